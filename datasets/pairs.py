@@ -1,0 +1,275 @@
+"""Training pairs for the Siamese tracker, drawn at random from crop stores.
+
+Item ``i`` of an epoch depends on ``(seed, epoch, i)`` alone: not on workers, ranks, what was read before,
+or any global random state. So a resumed training sees the very pairs that an uninterrupted one would have
+seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from datasets.crops import CROP_CENTER, CropStore
+from tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE, mean_color
+
+Item = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """How crops are varied. Shifts are in pixels of the crop; flip, gray and blur are probabilities."""
+
+    exemplar_shift: float = 4.0  # the target lies up to this far off the exemplar's middle, in x and in y
+    search_shift: float = 24.0  # the same in the search crop
+    scale: float = 0.05  # each crop is enlarged or shrunk by up to this share
+    still_scale: float = 0.12  # the same for pairs made of one still image
+    flip: float = 0.5  # both crops mirrored left to right
+    gray: float = 0.15  # both crops gray
+    light: float = (
+        0.2  # each crop's contrast changes by up to this share, its brightness by this share of 128
+    )
+    blur: float = 0.1  # the search crop out of focus
+
+    def __post_init__(self) -> None:
+        highest = {"exemplar_shift": 31.0, "search_shift": 64.0, "scale": 0.5, "still_scale": 0.5}
+        for field in fields(self):
+            _check_range(field.name, getattr(self, field.name), highest.get(field.name, 1.0))
+
+
+@dataclass(frozen=True)
+class _Pair:
+    target: tuple[int, int]  # store and first crop of the exemplar's target: tells targets apart
+    exemplar: tuple[int, int]  # store, crop
+    search: tuple[int, int]
+    still: bool
+    negative: bool = False
+
+
+class PairDataset(Dataset[Item]):
+    """Pairs of an exemplar and a search crop of one target (or, for negatives, of two).
+
+    A pair comes from two frames of one video at most ``max_gap`` frames apart, videos being drawn alike
+    whatever their length, or with probability ``still_share`` from one still target, varied twice.
+    ``negative_share`` of the pairs show an exemplar of one target and a search crop of another.
+
+    ``dataset[i]`` is a dict of tensors: ``exemplar`` (3, 127, 127) and ``search`` (3, 255, 255), uint8 RGB;
+    ``shift`` (2) float32, x, y in pixels: how far the target lies off the middle of the search crop, beyond
+    how far it lies off the middle of the exemplar; there the response should peak; ``negative`` () bool: that target is not the exemplar's.
+
+    Sequences named in ``exclude`` are left out: those held out for validation.
+    Raises ValueError for settings out of range and for stores without crops.
+    """
+
+    def __init__(
+        self,
+        stores: Sequence[CropStore],
+        length: int,
+        seed: int = 0,
+        *,
+        max_gap: int = 100,
+        still_share: float = 0.3,
+        negative_share: float = 0.0,
+        augment: AugmentConfig | None = None,
+        exclude: Collection[str] = (),
+    ) -> None:
+        _check_range("still_share", still_share, 1.0)
+        _check_range("negative_share", negative_share, 1.0)
+        if length < 1 or max_gap < 1 or seed < 0:
+            raise ValueError(f"length {length}, max_gap {max_gap}, seed {seed}: give at least 1, 1 and 0")
+        self.stores, self.length, self.seed, self.epoch = tuple(stores), length, seed, 0
+        self.max_gap, self.negative_share = max_gap, negative_share
+        self.augment = augment or AugmentConfig()
+        self._videos = _sequences_of(self.stores, "video", exclude)  # (V, 3): store, first crop, end
+        stills = _sequences_of(self.stores, "still", exclude)
+        crops = [(store, crop) for store, first, end in stills.tolist() for crop in range(first, end)]
+        self._stills = np.array(crops, dtype=np.int64).reshape(-1, 2)  # (K, 2): store, crop
+        if len(self._videos) + len(self._stills) == 0:
+            raise ValueError("the crop stores hold no crop; prepare some with tools/prepare_pairs.py")
+        both = len(self._videos) > 0 and len(self._stills) > 0
+        self._still_share = still_share if both else float(len(self._stills) > 0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch (0, 1, ...) whose pairs ``dataset[i]`` gives."""
+        self.epoch = epoch
+
+    def describe(self) -> str:
+        """What the pairs are drawn from, in a few words."""
+        return f"{self.length} pairs an epoch from {len(self._videos)} videos and {len(self._stills)} stills"
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int | tuple[int, int]) -> Item:
+        # loaders send (epoch, i), because worker processes do not hear of set_epoch
+        epoch, i = index if isinstance(index, tuple) else (self.epoch, index)
+        if not 0 <= i < self.length:
+            raise IndexError(f"pair {i} of {self.length}")
+        rng = np.random.default_rng((self.seed, epoch, i))
+        pair = self._draw(rng)
+        if rng.random() < self.negative_share:
+            other = self._draw(rng)
+            if other.target != pair.target:
+                pair = replace(pair, search=other.search, negative=True)
+        return self._make_item(rng, pair)
+
+    def _draw(self, rng: np.random.Generator) -> _Pair:
+        if rng.random() < self._still_share:
+            store, crop = self._stills[rng.integers(len(self._stills))].tolist()
+            return _Pair((store, crop), (store, crop), (store, crop), still=True)
+        store, start, end = self._videos[rng.integers(len(self._videos))].tolist()
+        frames = self.stores[store].frames[start:end]
+        first = int(rng.integers(len(frames)))
+        low = int(np.searchsorted(frames, frames[first] - self.max_gap))
+        high = int(np.searchsorted(frames, frames[first] + self.max_gap, side="right"))
+        second = first
+        if high - low > 1:  # any neighbour but the frame itself
+            second = low + int(rng.integers(high - low - 1))
+            second += second >= first
+        return _Pair((store, start), (store, start + first), (store, start + second), still=False)
+
+    def _make_item(self, rng: np.random.Generator, pair: _Pair) -> Item:
+        config = self.augment
+        exemplar = self._read(pair.exemplar)
+        search = exemplar if pair.search == pair.exemplar else self._read(pair.search)
+        scale = config.still_scale if pair.still else config.scale
+        mirror, gray = bool(rng.random() < config.flip), bool(rng.random() < config.gray)
+        shifts = rng.uniform(-1, 1, (2, 2)) * [[config.exemplar_shift], [config.search_shift]]
+        zooms = np.exp(rng.uniform(-1, 1, 2) * np.log1p(scale))
+        exemplar = warp_crop(exemplar, EXEMPLAR_SIZE, shifts[0], zooms[0], mirror)
+        search = warp_crop(search, SEARCH_SIZE, shifts[1], zooms[1], mirror)
+        if rng.random() < config.blur:
+            search = cv2.GaussianBlur(search, (0, 0), rng.uniform(0.5, 1.5))
+        exemplar, search = (change_light(crop, rng, config.light, gray) for crop in (exemplar, search))
+        return {
+            "exemplar": _to_tensor(exemplar),
+            "search": _to_tensor(search),
+            "shift": torch.from_numpy((shifts[1] - shifts[0]).astype(np.float32)),
+            "negative": torch.tensor(pair.negative),
+        }
+
+    def _read(self, crop: tuple[int, int]) -> np.ndarray:
+        return self.stores[crop[0]].read(crop[1])
+
+
+def warp_crop(crop: np.ndarray, size: int, shift: np.ndarray, zoom: float, mirror: bool) -> np.ndarray:
+    """Cut ``size`` x ``size`` x 3 out of a stored crop, enlarged ``zoom`` times.
+
+    The target's centre comes to lie ``shift`` (x, y) pixels off the middle. Where that reaches outside the
+    stored crop, its mean colour fills in, as in `tracker.geometry.crop_square`.
+    """
+    step = 1 / zoom  # stored pixels per new pixel
+    step_x = -step if mirror else step
+    x, y = (size - 1) / 2 + np.asarray(shift)  # where the target's centre comes to lie
+    affine = np.array([[step_x, 0, CROP_CENTER - step_x * x], [0, step, CROP_CENTER - step * y]])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP  # `affine` maps new pixels to stored ones
+    fill = mean_color(crop)
+    return cv2.warpAffine(
+        crop, affine, (size, size), flags=flags, borderMode=cv2.BORDER_CONSTANT, borderValue=fill
+    )
+
+
+def change_light(crop: np.ndarray, rng: np.random.Generator, amount: float, gray: bool) -> np.ndarray:
+    """Vary contrast and brightness of an H x W x 3 uint8 RGB crop by up to ``amount``; ``gray``: lose colour."""
+    contrast, brightness = 1 + amount * rng.uniform(-1, 1), 128 * amount * rng.uniform(-1, 1)
+    values = (np.arange(256) - 128) * contrast + 128 + brightness
+    table = np.clip(np.round(values), 0, 255).astype(np.uint8)
+    if gray:
+        crop = cv2.cvtColor(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    return cv2.LUT(crop, table)
+
+
+class EpochBatches(Sampler[list[tuple[int, int]]]):
+    """The batches of one rank in the dataset's present epoch, as lists of ``(epoch, i)``.
+
+    Pairs are random already, so they come in the order 0, 1, 2...; the ranks take turns, batch by batch.
+    What does not fill a batch on every rank is dropped. ``start_batch`` counts for the epoch at which the
+    dataset is now; every other epoch starts at batch 0.
+    """
+
+    def __init__(
+        self, dataset: PairDataset, batch_size: int, start_batch: int, rank: int, world: int
+    ) -> None:
+        self.dataset, self.batch_size, self.rank, self.world = dataset, batch_size, rank, world
+        self.count = len(dataset) // (batch_size * world)
+        self._start = (dataset.epoch, start_batch)
+
+    def __len__(self) -> int:
+        return self.count - self._first()
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch = self.dataset.epoch
+        for batch in range(self._first(), self.count):
+            start = (batch * self.world + self.rank) * self.batch_size
+            yield [(epoch, i) for i in range(start, start + self.batch_size)]
+
+    def _first(self) -> int:
+        epoch, batch = self._start
+        return batch if self.dataset.epoch == epoch else 0
+
+
+def make_loader(
+    dataset: PairDataset,
+    batch_size: int,
+    workers: int = 0,
+    start_batch: int = 0,
+    rank: int = 0,
+    world: int = 1,
+) -> DataLoader[Item]:
+    """Return a loader of items, stacked: ``exemplar`` (B, 3, 127, 127) and so on; B = ``batch_size``.
+
+    One loader serves a whole training: call ``dataset.set_epoch(e)`` before each pass over it; its worker
+    processes (0 = none) start at the first pass and stay. ``start_batch`` skips that many batches of the
+    epoch at which the dataset is now. ``batch_size`` counts the pairs of one rank; ``rank`` of ``world``
+    has its own share of an epoch. Raises ValueError for numbers out of range and where an epoch does not
+    fill one batch on every rank.
+    """
+    if batch_size < 1 or workers < 0 or not 0 <= rank < world:
+        numbers = f"batch_size {batch_size}, workers {workers}, rank {rank} of {world}"
+        raise ValueError(f"{numbers}: need at least 1, at least 0, and a rank from 0 to {world - 1}")
+    batches = EpochBatches(dataset, batch_size, start_batch, rank, world)
+    if batches.count < 1:
+        raise ValueError(
+            f"{len(dataset)} pairs do not fill {world} x {batch_size}; raise their number an epoch"
+        )
+    if not 0 <= start_batch <= batches.count:
+        raise ValueError(f"start_batch is {start_batch}; an epoch has batches 0 to {batches.count}")
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,  # type: ignore[arg-type]  # the stubs want ints; our dataset takes (epoch, i)
+        num_workers=workers,
+        multiprocessing_context="spawn" if workers else None,  # forked, OpenCV can wait for threads it has lost
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_start_worker,
+        generator=torch.Generator(),  # else a pass draws from the global one: resumed runs differ
+    )
+
+
+def _check_range(name: str, value: float, high: float) -> None:
+    if not (isinstance(value, int | float) and 0 <= value <= high):
+        raise ValueError(f"{name} is {value!r}; give a number from 0 to {high:g}")
+
+
+def _sequences_of(stores: Sequence[CropStore], kind: str, exclude: Collection[str]) -> np.ndarray:
+    """(S, 3) int64: store, first crop and end of every sequence of one kind that has crops and may be used."""
+    rows = [
+        (number, int(store.starts[s]), int(store.starts[s + 1]))
+        for number, store in enumerate(stores)
+        for s, its_kind in enumerate(store.kinds)
+        if its_kind == kind and store.names[s] not in exclude and store.starts[s + 1] > store.starts[s]
+    ]
+    return np.array(rows, dtype=np.int64).reshape(-1, 3)
+
+
+def _to_tensor(crop: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(crop.transpose(2, 0, 1)))  # (H, W, 3) -> (3, H, W)
+
+
+def _start_worker(_: int) -> None:
+    cv2.setNumThreads(1)  # the processes are the parallelism; threads on top only get in each other's way

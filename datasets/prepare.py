@@ -1,0 +1,262 @@
+"""Cut the targets of sequences and still images out once, into a crop store (see `datasets.crops`)."""
+
+from __future__ import annotations
+
+import csv
+import multiprocessing
+import signal
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from datasets.crops import Crop, CropWriter, make_crop
+from datasets.frames import list_images, read_image
+from datasets.sequences import Sequence, load_sequences
+from tracker.geometry import check_box
+
+MIN_TARGET = 8.0  # pixels, sqrt(w * h): a smaller target shows nothing but blur once it is enlarged
+CHUNK = 128  # crops that one worker makes at a time: about 2 MB of JPEGs
+COMMIT = 64  # crops at least between two commits, which wait for the disk
+
+Result = tuple[list[Crop], list[str]]  # crops, and one line for each frame or box that could not be used
+
+
+@dataclass(frozen=True)
+class Job:
+    """Targets to cut out of one sequence (kind "video") or one image (kind "still").
+
+    ``frames``: numbers of the frames, ascending; of a still, of its boxes. ``boxes``: (len(frames), 4)
+    float64 ``x, y, w, h``; NaN: the whole image.
+    """
+
+    source: str  # the folder given as data
+    name: str
+    kind: str
+    frames: tuple[int, ...]
+    boxes: np.ndarray
+    images: Sequence | Path
+
+    def read(self, frame: int) -> np.ndarray:
+        """The image with one of the frames, H x W x 3 uint8 RGB."""
+        return read_image(self.images) if isinstance(self.images, Path) else self.images.image(frame)
+
+    def chunks(self) -> list[Job]:
+        """The job, cut into jobs of at most CHUNK frames."""
+        cuts = [slice(start, start + CHUNK) for start in range(0, len(self.frames), CHUNK)]
+        return [replace(self, frames=self.frames[cut], boxes=self.boxes[cut]) for cut in cuts]
+
+
+@dataclass
+class Report:
+    """What `prepare` did. ``warnings`` has one line for each sequence of which something was left out."""
+
+    added: int = 0  # sequences
+    already_stored: int = 0  # sequences
+    sequences: int = 0  # in the store now
+    crops: int = 0  # in the store now
+    megabytes: float = 0.0  # size of the store, in 10^6 bytes
+    warnings: list[str] = field(default_factory=list)
+
+
+def prepare(
+    data: list[Path],
+    out: Path,
+    every: int = 1,
+    max_per_sequence: int | None = None,
+    workers: int = 1,
+    *,
+    progress: bool = True,
+) -> Report:
+    """Make, finish or extend the crop store ``out`` from sequence roots (any layout) and folders of stills.
+
+    Of a video every ``every``-th frame is taken, then at most ``max_per_sequence``, evenly spaced; frames
+    whose target is absent, unreadable or too small are left out. Sequences already stored are skipped, so
+    an interrupted run goes on where it stopped. What is stored does not depend on ``workers`` (1 = in this
+    process). Raises ValueError for unusable data, settings or an unfit ``out``, OSError where it cannot be
+    written.
+    """
+    if every < 1 or workers < 1 or (max_per_sequence is not None and max_per_sequence < 2):
+        numbers = f"every {every}, workers {workers}, max per sequence {max_per_sequence}"
+        raise ValueError(f"{numbers}: need at least 1, at least 1, and at least 2 if given")
+    jobs = [job for root in data for job in find_jobs(Path(root), every, max_per_sequence)]
+    report = Report()
+    with CropWriter(out, {"every": str(every), "max_per_sequence": str(max_per_sequence)}) as writer:
+        stored = writer.stored()
+        todo = [job for job in jobs if (job.source, job.name) not in stored]
+        report.already_stored = len(jobs) - len(todo)
+        _fill(writer, todo, workers, report, progress)
+        report.sequences, report.crops = writer.counts()
+        if report.crops == 0:
+            reason = report.warnings[0] if report.warnings else "no frame shows a target large enough"
+            raise ValueError(f"{', '.join(map(str, data))}: nothing could be prepared; {reason}")
+        writer.finish()
+    report.megabytes = Path(out).stat().st_size / 1e6
+    return report
+
+
+def find_jobs(root: Path, every: int, max_per_sequence: int | None) -> list[Job]:
+    """List what is to be prepared under one path; FileNotFoundError or ValueError where there is nothing."""
+    source = str(root.resolve())
+    jobs = []
+    if is_stills_folder(root):
+        for path, boxes in read_stills(root):
+            chosen = np.flatnonzero(~_too_small(boxes))
+            jobs.append(Job(source, path.name, "still", tuple(chosen.tolist()), boxes[chosen], path))
+    else:
+        for video in load_sequences(root):
+            chosen = select_frames(video.boxes, every, max_per_sequence)
+            jobs.append(Job(source, video.name, "video", tuple(chosen.tolist()), video.boxes[chosen], video))
+    return jobs
+
+
+def select_frames(boxes: np.ndarray, every: int, limit: int | None) -> np.ndarray:
+    """Indices of each ``every``-th frame that shows the target, evenly thinned to ``limit``.
+
+    ``boxes`` (N, 4): ``x, y, w, h``, NaN where absent.
+    """
+    frames = np.arange(0, len(boxes), every)
+    frames = frames[np.isfinite(boxes[frames]).all(axis=1) & ~_too_small(boxes[frames])]
+    if limit is None or len(frames) <= limit:
+        return frames
+    return frames[np.linspace(0, len(frames) - 1, limit).round().astype(int)]
+
+
+def _too_small(boxes: np.ndarray) -> np.ndarray:
+    area = boxes[:, 2] * boxes[:, 3]  # no area at all is a fault and is reported later; NaN is no size
+    return (area > 0) & (area < MIN_TARGET**2)
+
+
+def is_stills_folder(root: Path) -> bool:
+    """Whether a folder holds single images: it has a boxes.csv, or images but no groundtruth*.txt."""
+    if (root / "boxes.csv").is_file():
+        return True
+    return root.is_dir() and not any(root.glob("groundtruth*.txt")) and bool(list_images(root))
+
+
+def read_stills(folder: Path) -> list[tuple[Path, np.ndarray]]:
+    """Images of a folder, in natural order, each with its (K, 4) float64 boxes ``x, y, w, h`` (0-based).
+
+    The boxes are the rows of ``boxes.csv`` (header ``file,x,y,w,h``, further columns ignored). An image
+    without rows, or in a folder without that file, has one row of NaN: the whole image is the target.
+    Raises ValueError naming file and line for a faulty row and for an image that is listed but missing.
+    """
+    boxes: dict[str, list[list[float]]] = {name: [] for name in list_images(folder)}
+    table = folder / "boxes.csv"
+    for line, name, box in _read_boxes(table) if table.is_file() else ():
+        if name not in boxes:
+            raise ValueError(f"{table} line {line}: there is no image {name!r} beside it; remove the row")
+        boxes[name].append(box)
+    whole = [[np.nan] * 4]
+    return [(folder / name, np.array(rows or whole, dtype=np.float64)) for name, rows in boxes.items()]
+
+
+def _read_boxes(table: Path) -> Iterator[tuple[int, str, list[float]]]:
+    with table.open(newline="", encoding="utf-8-sig") as file:
+        rows = csv.DictReader(file)
+        if missing := {"file", "x", "y", "w", "h"} - set(rows.fieldnames or ()):
+            raise ValueError(f"{table} line 1: no column {', '.join(sorted(missing))}; write file,x,y,w,h")
+        for row in rows:
+            try:
+                box = [float(row[key]) for key in "xywh"]
+            except (TypeError, ValueError):
+                box = [np.nan]
+            if not np.isfinite(box).all():
+                raise ValueError(
+                    f"{table} line {rows.line_num}: x,y,w,h are not four numbers; correct the row"
+                )
+            yield rows.line_num, row["file"], box
+
+
+def _fill(writer: CropWriter, jobs: list[Job], workers: int, report: Report, progress: bool) -> None:
+    """Prepare the jobs, in order, and commit whole sequences only, so that a rerun can skip what is there."""
+    bar = tqdm(total=sum(len(job.frames) for job in jobs), unit="crop", desc="cropping", disable=not progress)
+    uncommitted = 0
+    with bar, _mapper(workers) as map_in_order:
+        results = map_in_order(chunk for job in jobs for chunk in job.chunks())
+        for job in jobs:
+            made, faults = _store(writer, job, results, bar)
+            report.added += made > 0
+            if faults:
+                warning = f"{job.name}: left out {len(faults)} of {len(job.frames)}; first: {faults[0]}"
+                report.warnings.append(warning)
+                tqdm.write(f"warning: {warning}", file=sys.stderr)
+            uncommitted += made
+            if uncommitted >= COMMIT:
+                writer.commit()
+                uncommitted = 0
+
+
+def _store(writer: CropWriter, job: Job, results: Iterator[Result], bar: tqdm) -> tuple[int, list[str]]:
+    """Store the results of one job's chunks; return the number of crops and what was wrong with others."""
+    sequence: int | None = None
+    made, faults = 0, []
+    for chunk in job.chunks():
+        crops, chunk_faults = next(results)
+        made += len(crops)
+        faults += chunk_faults
+        if crops and sequence is None:
+            sequence = writer.add_sequence(job.source, job.name, job.kind)
+        if sequence is not None:
+            writer.add_crops(sequence, crops)
+        bar.update(len(chunk.frames))
+    return made, faults
+
+
+def make_crops(job: Job) -> Result:
+    """Cut out the targets of one job."""
+    crops: list[Crop] = []
+    faults: list[str] = []
+    for frame, box in zip(job.frames, job.boxes, strict=True):
+        try:
+            image = job.read(frame)
+            height, width = image.shape[:2]
+            if np.isnan(box).any():
+                box = np.array([0.0, 0.0, width, height])
+            check_box(box, width, height)
+            crops.append(make_crop(image, box, frame))
+        except (ValueError, OSError) as error:
+            faults.append(f"{'frame' if job.kind == 'video' else 'box'} {frame}: {error}")
+    return crops, faults
+
+
+@contextmanager
+def _mapper(workers: int) -> Iterator[Callable[[Iterator[Job]], Iterator[Result]]]:
+    """Give a function that maps `make_crops` over jobs, in order, with a bounded number of them under way."""
+    if workers == 1:
+        yield lambda jobs: map(make_crops, jobs)
+        return
+    # spawned, not forked: the caller may have threads (torch, OpenCV), which do not survive a fork
+    spawn = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=_start_worker)
+    try:
+        yield lambda jobs: _map_bounded(pool, jobs, 2 * workers)
+    except BrokenProcessPool as error:
+        raise OSError(
+            "a worker process died, perhaps for want of memory; rerun with fewer workers"
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _map_bounded(pool: ProcessPoolExecutor, jobs: Iterator[Job], limit: int) -> Iterator[Result]:
+    under_way: deque[Future[Result]] = deque()
+    for job in jobs:
+        under_way.append(pool.submit(make_crops, job))
+        if len(under_way) == limit:
+            yield under_way.popleft().result()
+    while under_way:
+        yield under_way.popleft().result()
+
+
+def _start_worker() -> None:
+    cv2.setNumThreads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent to handle

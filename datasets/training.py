@@ -1,0 +1,49 @@
+"""What a training reads, from what the user names: crop stores for pairs, and sequences held out to track."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from datasets.crops import CropStore
+from datasets.prepare import is_stills_folder, prepare
+from datasets.sequences import Sequence, load_sequences
+
+SYNTHETIC = {"count": 40, "frames": 60, "size": (320, 240), "seed": 1}  # what is made where no data is named
+
+
+def open_training_data(
+    data: list[Path], cache: Path, val: Path | None = None, val_count: int = 4
+) -> tuple[list[CropStore], list[Sequence]]:
+    """Open `data`: crop stores (`.db`), sequence roots of any layout, folders of stills; none = synthetic videos.
+
+    What is no store yet is cropped into one in the folder `cache`, once.  Also returns `val_count` sequences to
+    validate on: of the root `val`, else spread evenly over the roots in `data` (none where `data` has stores only).
+    Raises ValueError or FileNotFoundError, naming the path, for data that cannot be used.
+    """
+    if not data:
+        data = [_synthetic(cache)]
+    stores = [CropStore(path) for path in data if path.suffix == ".db"]
+    folders = [path for path in data if path.suffix != ".db"]
+    if folders:
+        key = "|".join(str(path.resolve()) for path in folders)
+        store = cache / f"pairs-{hashlib.sha256(key.encode()).hexdigest()[:8]}.db"
+        report = prepare(folders, store, workers=os.cpu_count() or 1)
+        for line in report.warnings:
+            print(f"warning: {line}")
+        stores.append(CropStore(store))
+    roots = [val] if val else [path for path in folders if not is_stills_folder(path)]
+    sequences = [sequence for root in roots for sequence in load_sequences(root)] if val_count else []
+    every = max(1, len(sequences) // max(1, val_count))
+    return stores, sequences[::every][:val_count]
+
+
+def _synthetic(cache: Path) -> Path:
+    """Make the synthetic videos, in GOT-10k layout, unless they are there; returns their root."""
+    from datasets.synthetic import write_got10k
+
+    root = cache / "synthetic"
+    if not (root / "train" / "list.txt").is_file():
+        write_got10k(root / "train", **SYNTHETIC)  # type: ignore[arg-type]
+    return root

@@ -1,0 +1,1 @@
+"""Runs trackers over sequences and scores their boxes."""

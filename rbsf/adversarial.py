@@ -1,0 +1,45 @@
+"""Discriminators and the adversarial losses (Eq. 2, 4)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+GRID = 8  # each map is pooled to GRID x GRID, so that crops of any size share a discriminator
+
+
+def pool(maps: Tensor) -> Tensor:
+    """Average maps [N, C, H, W] of any size to [N, C, GRID, GRID]."""
+    return F.adaptive_avg_pool2d(maps, GRID)
+
+
+class Discriminator(nn.Module):
+    """Tells a feature map of the full-precision network (R, towards 1) from one of the 1-bit network (T, towards 0).
+
+    One map at a time, as Eq. 4 sums over maps: maps pooled to [N, C, GRID, GRID] give logits [N, C].  Four blocks of
+    Linear and LeakyReLU narrow a map to one value; the sigmoid is left to the losses, for the sake of precision.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = (GRID * GRID, 64, 32, 16, 1)
+        blocks = [nn.Sequential(nn.Linear(i, o), nn.LeakyReLU(0.2)) for i, o in zip(widths, widths[1:], strict=False)]
+        self.blocks = nn.Sequential(*blocks)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """See the class."""
+        return self.blocks(pooled.flatten(2)).squeeze(2)  # [N, C]
+
+
+def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """``-log D(R) - log(1 - D(T))`` from logits [N, C], as means over batch and maps: what D descends (Eq. 2)."""
+    return F.softplus(-real).mean() + F.softplus(fake).mean()
+
+
+def adversarial_loss(fake: Tensor) -> Tensor:
+    """``1/2 * (1 - D(T))^2`` from logits [N, C], the mean over batch and maps (Eq. 4 without lambda2).
+
+    The mean, not the paper's sum, keeps lambda2 independent of the number of maps and the batch.
+    """
+    return (1 - torch.sigmoid(fake)).square().mean() / 2

@@ -1,0 +1,28 @@
+"""Files that are either whole or not there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+
+def write_atomically(path: str | Path, content: bytes | Callable[[Path], None]) -> None:
+    """Write `content` (bytes, or a function that writes the file at the path it is given) under a temporary name
+    in the same folder, then rename it to `path`.
+
+    On failure, as on a full disk, what stood at `path` stays and the temporary file goes; OSError names `path`.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if callable(content):
+            content(temporary)
+        else:
+            temporary.write_bytes(content)
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        raise OSError(f"cannot write {path}: {getattr(error, 'strerror', None) or str(error).splitlines()[0]}") from error
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,46 @@
+"""RBConv, the rectified binary convolution (Liu et al., IJCAI 2019, sections 2.1 to 2.3)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rbsf.binarize import approx_sign
+from rbsf.layers import BinaryConv2d
+
+
+class RBConv2d(BinaryConv2d):
+    """``Conv(sign(F_in), sign(W) * C*)`` (Eq. 5, 6), with `C` learnable, [1, I/g, k, k], one per layer.
+
+    The forward pass uses ``C* = mean(C)``, a scalar, so it folds into the batch-norm that follows; the whole
+    matrix takes part in the kernel loss.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.C = nn.Parameter(torch.empty(1, *self.weight.shape[1:]))
+        self.set_weight(self.weight.detach())
+
+    def set_weight(self, weight: Tensor) -> None:
+        """Take the latent filters, and start `C` at their mean magnitude."""
+        super().set_weight(weight)
+        self.C.data.fill_(float(weight.abs().mean()))
+
+    def kernel(self) -> Tensor:
+        """``sign(W) * C*``, [O, I/g, k, k]."""
+        return approx_sign(self.weight) * self.C.mean()
+
+    def scale(self) -> Tensor:
+        """``C*`` for every output channel, [O]."""
+        return self.C.mean().expand(self.out_channels)
+
+    def set_packed(self, signs: Tensor, scale: Tensor) -> None:
+        """Take `signs` as filters and the scale as a constant `C`."""
+        self.weight.data.copy_(signs)
+        self.C.data.fill_(float(scale[0]))
+
+    def kernel_loss(self) -> Tensor:
+        """``1/2 * sum_i ||W_i - C sign(W_i)||^2`` (Eq. 3 without lambda1), elementwise with the matrix `C`."""
+        return (self.weight - self.C * approx_sign(self.weight)).square().sum() / 2

@@ -1,0 +1,30 @@
+"""XNOR-Net convolution (Rastegari et al., ECCV 2016)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from rbsf.binarize import clip_sign
+from rbsf.layers import BinaryConv2d
+
+
+class XNORConv2d(BinaryConv2d):
+    """``Conv(sign(F_in), sign(W) * alpha)`` with ``alpha_i = mean |W_i|`` for each filter.
+
+    The gradient reaches W through the sign and through alpha, as in the paper.  Its input scale K is left out:
+    the authors find alpha the one that matters, and the usual implementations drop K.
+    """
+
+    sign = staticmethod(clip_sign)
+
+    def kernel(self) -> Tensor:
+        """``sign(W) * alpha``, [O, I/g, k, k]."""
+        return clip_sign(self.weight) * self.scale()[:, None, None, None]
+
+    def scale(self) -> Tensor:
+        """``alpha``, [O]."""
+        return self.weight.abs().mean((1, 2, 3))
+
+    def set_packed(self, signs: Tensor, scale: Tensor) -> None:
+        """Filters of magnitude `scale`, whose mean magnitude is `scale` again."""
+        self.weight.data.copy_(signs * scale[:, None, None, None])

@@ -1,0 +1,328 @@
+"""Algorithm 1: train a 1-bit network under the guidance of its full-precision twin, for any task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from rbsf.adversarial import Discriminator, adversarial_loss, discriminator_loss, pool
+from rbsf.layers import BinaryConv2d, binary_layers
+from rbsf.methods.rbcn import RBConv2d
+from rbsf.train.distributed import average_gradients
+
+
+class Task(Protocol):
+    """What Algorithm 1 asks of a task: L_S of Eq. 1 on one batch.
+
+    Called with the student, the teacher (None where there is none) and a batch on their device.  It runs both
+    networks on the same inputs in the same order, so that their feature maps pair up, and returns the loss (a
+    scalar) and further scalars to log.
+    """
+
+    def __call__(self, student: nn.Module, teacher: nn.Module | None, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """See the class."""
+        ...
+
+
+@dataclass
+class RectifyConfig:
+    """Algorithm 1's switches (R, G, B of Table 2), weights and learning rates."""
+
+    rectify: bool = field(default=True, metadata={"help": "R: learn C and apply the kernel loss"})
+    gan: bool = field(default=True, metadata={"help": "G: discriminators on the feature maps"})
+    bn_pass: float = field(default=0.1, metadata={"help": "B: batch-norm-only pass after each epoch, share of an epoch; 0 = off"})
+    lambda_kernel: float = field(default=1e-4, metadata={"help": "lambda1, weight of the kernel loss (Eq. 3)"})
+    lambda_adversarial: float = field(default=0.1, metadata={"help": "lambda2, weight of the adversarial loss (Eq. 4)"})
+    lambda_match: float = field(default=1.0, metadata={"help": "weight of feature-map regression to the teacher (not in the paper)"})
+    lambda_decay: float = field(default=0.9, metadata={"help": "lambda1 and lambda2 are multiplied by this ..."})
+    lambda_epochs: int = field(default=60, metadata={"help": "... every so many epochs"})
+    lr_binary: float = field(default=1e-3, metadata={"help": "eta1, rate of the latent binary filters W"})
+    lr_real: float = field(default=0.0, metadata={"help": "rate of the real weights; 0 keeps the real layers and their batch-norms as they are at the start"})
+    lr_c: float = field(default=1e-3, metadata={"help": "eta2, rate of the learnable matrices C"})
+    lr_norm: float = field(default=1e-3, metadata={"help": "rate of the batch-norm layers"})
+    lr_discriminator: float = field(default=1e-3, metadata={"help": "rate of the discriminators"})
+
+    def __post_init__(self) -> None:
+        """Raise ValueError naming the field, its value and what would be valid."""
+        for name in ("lambda_kernel", "lambda_adversarial", "lambda_match", "lr_binary", "lr_real", "lr_c", "lr_norm"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more")
+        if not 0 <= self.bn_pass <= 1:
+            raise ValueError(f"bn_pass is {self.bn_pass}; it is a share of an epoch, 0 to 1")
+        if self.lambda_epochs < 1:
+            raise ValueError(f"lambda_epochs is {self.lambda_epochs}; it must be 1 or more")
+
+    def lambda_factor(self, epoch: int) -> float:
+        """Factor of lambda1 and lambda2 in `epoch` (from 0): section 3.1's schedule."""
+        return self.lambda_decay ** (epoch // self.lambda_epochs)
+
+
+class MapRecorder:
+    """Records what the modules named `points` put out each time `net` runs; `take` hands it over."""
+
+    def __init__(self, net: nn.Module, points: Iterable[str]) -> None:
+        self.maps: list[tuple[str, Tensor]] = []
+        self._hooks = [net.get_submodule(point).register_forward_hook(self._hook(point)) for point in points]
+
+    def _hook(self, point: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        def record(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+            self.maps.append((point, output))
+
+        return record
+
+    def take(self) -> list[tuple[str, Tensor]]:
+        """All (point, map [N, C, H, W]) recorded since the last call, in order."""
+        taken, self.maps = self.maps, []
+        return taken
+
+    def remove(self) -> None:
+        """Stop recording."""
+        for hook in self._hooks:
+            hook.remove()
+
+
+class MapNorm(nn.Module):
+    """Normalise the channels of a map by fixed statistics of the teacher's, so that layers weigh alike.
+
+    Statistics of the batch itself made training unstable: a channel that is dead in a batch divides by nothing.
+    """
+
+    mean: Tensor
+    inverse: Tensor
+
+    def __init__(self, mean: Tensor, std: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean.view(1, -1, 1, 1))
+        self.register_buffer("inverse", 1 / std.clamp(min=0.1 * std.mean().item()).view(1, -1, 1, 1))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """[N, C, H, W] of any float dtype to float32."""
+        return (maps.float() - self.mean) * self.inverse
+
+    def distance(self, fake: Tensor, real: Tensor) -> Tensor:
+        """Half the mean squared distance of two maps after normalisation, a scalar."""
+        difference = (fake - real) * self.inverse.to(fake.dtype)  # the mean cancels
+        return difference.square().mean(dtype=torch.float32) / 2
+
+
+def measure_maps(recorder: MapRecorder) -> dict[str, tuple[Tensor, Tensor]]:
+    """Mean and deviation [C] of every channel of the maps recorded so far, by point."""
+    sums: dict[str, Tensor] = {}
+    for point, maps in recorder.take():
+        x = maps.detach().float()
+        moments = torch.stack([torch.ones_like(x[0, :, 0, 0]) * x[:, 0].numel(), x.sum((0, 2, 3)), x.square().sum((0, 2, 3))])
+        sums[point] = sums.get(point, 0) + moments.double()
+    measured = {}
+    for point, (count, total, square) in sums.items():
+        mean = total / count
+        measured[point] = (mean.float(), (square / count - mean.square()).clamp(min=0).sqrt().float())
+    return measured
+
+
+def start_from_teacher(student: nn.Module, teacher: nn.Module, points: Sequence[str], stats: dict[str, tuple[Tensor, Tensor]]) -> None:
+    """Start a 1-bit `student` from its `teacher`: same weights, and the teacher's map statistics.
+
+    Latent filters are divided by three deviations of their layer, so that they lie where Eq. 8 has a gradient;
+    the batch-norm at each of `points` starts with the deviation and mean of the teacher's map as its scale and shift.
+    """
+    binary = binary_layers(student)
+    own = student.state_dict()
+    shared = {k: v for k, v in teacher.state_dict().items() if k in own and v.shape == own[k].shape}
+    student.load_state_dict({k: v for k, v in shared.items() if k.removesuffix(".weight") not in binary}, strict=False)
+    for name, layer in binary.items():
+        weight = teacher.get_submodule(name).weight.detach()
+        layer.set_weight(weight / (3 * weight.std()))  # type: ignore[operator, union-attr]
+    for point in points:
+        norm, (mean, std) = student.get_submodule(point), stats[point]
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.weight.data.copy_(std)
+            norm.bias.data.copy_(mean)
+            norm.reset_running_stats()
+
+
+class Rectifier:
+    """One network in training by Algorithm 1, with its optimizers.
+
+    `points` names the modules, in student and teacher, whose outputs are the maps T and R: the batch-norm after
+    each binary convolution.  Without a teacher and binary layers, what is left is plain training of `student`.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module | None,
+        task: Task,
+        config: RectifyConfig,
+        stats: dict[str, tuple[Tensor, Tensor]] | None = None,
+    ) -> None:
+        stats = stats or {}
+        if teacher is None and (config.lambda_match > 0 or config.gan):
+            raise ValueError("feature maps of a teacher are asked for (gan or lambda_match), but there is no teacher")
+        self.student, self.teacher, self.task, self.config = student, teacher, task, config
+        self.points = tuple(stats)
+        device = next(student.parameters()).device
+        self.map_norms = nn.ModuleDict({_key(p): MapNorm(*stats[p]) for p in stats}).to(device)
+        self.discriminators = nn.ModuleDict({_key(p): Discriminator() for p in stats if config.gan}).to(device)
+        self.recorders: list[MapRecorder] = []
+        if teacher is not None:
+            teacher.eval().requires_grad_(False)
+            if config.gan or config.lambda_match:
+                self.recorders = [MapRecorder(net, stats) for net in (student, teacher)]
+        self.frozen = [] if config.lr_real else self._freeze_real_layers()
+        self.optimizers = self._make_optimizers()
+
+    def _freeze_real_layers(self) -> list[nn.Module]:
+        """Switch learning off for real convolutions and the batch-norms after them; returns these batch-norms."""
+        binary = tuple(f"{name}." for name in binary_layers(self.student))
+        norms = [
+            module
+            for name, module in self.student.named_modules()
+            if isinstance(module, nn.BatchNorm2d) and name not in self.points and not name.startswith(binary)
+        ]
+        for parameter in (*parameter_groups(self.student)["real"], *(p for norm in norms for p in norm.parameters())):
+            parameter.requires_grad_(False)
+        return norms
+
+    def _train_mode(self) -> None:
+        self.student.train()
+        for norm in self.frozen:
+            norm.eval()
+
+    def _make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        config, groups = self.config, parameter_groups(self.student)
+        groups["discriminator"] = list(self.discriminators.parameters())
+        if not config.rectify:
+            for parameter in groups.pop("c"):
+                parameter.requires_grad_(False)
+        rates = {name: getattr(config, f"lr_{name}") for name in groups}
+        # Algorithm 1's order: W, then C with W fixed; the batch-norms go with W.
+        learning = {name: [p for p in params if p.requires_grad] for name, params in groups.items()}
+        return {name: torch.optim.Adam(params, lr=rates[name]) for name, params in learning.items() if params and rates[name]}
+
+    def set_rate_factor(self, factor: float) -> None:
+        """Scale every learning rate to `factor` times its configured value."""
+        for name, optimizer in self.optimizers.items():
+            for group in optimizer.param_groups:
+                group["lr"] = factor * getattr(self.config, f"lr_{name}")
+
+    def step(self, batch: Any, epoch: int) -> dict[str, Tensor]:
+        """One batch of Algorithm 1: update the discriminators, then W (with batch-norms and real weights), then C."""
+        self._train_mode()
+        loss, logged, maps = self._forward(batch)
+        if self.config.gan:
+            logged["discriminator"] = self._update_discriminators(maps)
+        loss = loss + self._map_loss(maps, epoch, logged)
+        if self.config.rectify and (layers := self._rbconvs()):
+            kernel = torch.stack([layer.kernel_loss() for layer in layers]).sum()
+            loss = loss + self.config.lambda_kernel * self.config.lambda_factor(epoch) * kernel
+            logged["kernel"] = kernel
+        self._update(loss, [name for name in self.optimizers if name != "discriminator"])
+        return {"loss": loss.detach(), **{k: v.detach() for k, v in logged.items()}}
+
+    def norm_step(self, batch: Any, epoch: int) -> dict[str, Tensor]:
+        """One batch of the pass after each epoch: only batch-norms learn, W and C stay (Algorithm 1, line 17)."""
+        self._train_mode()
+        frozen = [p for name, o in self.optimizers.items() if name in ("binary", "real", "c") for p in _parameters(o)]
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+        loss, logged, maps = self._forward(batch)
+        loss = loss + self._map_loss(maps, epoch, logged)
+        self._update(loss, ["norm"])
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+        return {"loss": loss.detach(), **{k: v.detach() for k, v in logged.items()}}
+
+    def _forward(self, batch: Any) -> tuple[Tensor, dict[str, Tensor], list[tuple[str, Tensor, Tensor]]]:
+        """The task's loss, what it logs, and per point the maps (point, T, R)."""
+        for recorder in self.recorders:
+            recorder.take()  # what a failed or foreign forward pass may have left
+        loss, logged = self.task(self.student, self.teacher, batch)
+        if not self.recorders:
+            return loss, logged, []
+        fake, real = (recorder.take() for recorder in self.recorders)
+        pairs = zip(fake, real, strict=True)
+        return loss, logged, [(point, t, r) for (point, t), (_, r) in pairs]
+
+    def _judge(self, point: str, maps: Tensor) -> Tensor:
+        """Logits [N, C] of the discriminator of `point`; normalising commutes with pooling and is cheaper after it."""
+        return self.discriminators[_key(point)](self.map_norms[_key(point)](pool(maps)))
+
+    def _update_discriminators(self, maps: list[tuple[str, Tensor, Tensor]]) -> Tensor:
+        losses = []
+        for point, fake, real in maps:
+            losses.append(discriminator_loss(self._judge(point, real.detach()), self._judge(point, fake.detach())))
+        loss = torch.stack(losses).mean()
+        self._update(loss * len(losses), ["discriminator"])
+        return loss
+
+    def _map_loss(self, maps: list[tuple[str, Tensor, Tensor]], epoch: int, logged: dict[str, Tensor]) -> Tensor | float:
+        """Weighted sum of the adversarial loss and the feature regression, each a mean over points and inputs."""
+        if not maps:
+            return 0.0
+        total: Tensor | float = 0.0
+        if self.config.gan:
+            self.discriminators.requires_grad_(False)
+            logged["adversarial"] = torch.stack([adversarial_loss(self._judge(p, t)) for p, t, _ in maps]).mean()
+            self.discriminators.requires_grad_(True)
+            total = total + self.config.lambda_adversarial * self.config.lambda_factor(epoch) * logged["adversarial"]
+        if self.config.lambda_match:
+            logged["match"] = torch.stack([self.map_norms[_key(p)].distance(t, r) for p, t, r in maps]).mean()
+            total = total + self.config.lambda_match * logged["match"]
+        return total
+
+    def _update(self, loss: Tensor, names: list[str]) -> None:
+        optimizers = [self.optimizers[name] for name in names if name in self.optimizers]
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        for optimizer in optimizers:
+            average_gradients(_parameters(optimizer))
+            optimizer.step()
+
+    def _rbconvs(self) -> list[RBConv2d]:
+        return [m for m in self.student.modules() if isinstance(m, RBConv2d)]
+
+    def modules(self) -> dict[str, nn.Module]:
+        """Everything with weights or statistics that a checkpoint must hold, by name."""
+        modules = {"student": self.student, "map_norms": self.map_norms, "discriminators": self.discriminators}
+        return modules if self.teacher is None else {**modules, "teacher": self.teacher}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights, statistics and optimizers, for a checkpoint."""
+        return {
+            "modules": {name: module.state_dict() for name, module in self.modules().items()},
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict`; RuntimeError, as torch raises it, where it is another network's."""
+        for name, module in self.modules().items():
+            module.load_state_dict(state["modules"][name])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+
+
+def parameter_groups(net: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """Parameters by the rate they learn at: latent `binary` filters, `real` weights, `norm`s, matrices `c`."""
+    groups: dict[str, list[nn.Parameter]] = {"binary": [], "real": [], "norm": [], "c": []}
+    for module in net.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if isinstance(module, nn.BatchNorm2d):
+                groups["norm"].append(parameter)
+            elif isinstance(module, BinaryConv2d):
+                groups["c" if name == "C" else "binary"].append(parameter)
+            else:
+                groups["real"].append(parameter)
+    return groups
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def _key(point: str) -> str:
+    return point.replace(".", "_")  # ModuleDict keys may hold no dot

@@ -1,0 +1,1 @@
+"""Plumbing of training: configuration, loop, checkpoints, logs, several processes."""

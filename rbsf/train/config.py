@@ -1,0 +1,97 @@
+"""A dataclass as the configuration of a program: YAML fills it, flags win, unknown keys and wrong types are refused."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import types
+import typing
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from rbsf.files import write_atomically
+
+Config = TypeVar("Config")
+
+
+def parse_config(cls: type[Config], argv: list[str] | None, description: str) -> tuple[Config, dict[str, Any]]:
+    """Build `cls` (a dataclass) from its defaults, then `--config FILE`, then flags: one flag a field.
+
+    A field's metadata gives its `help` and, where they are few, its `choices`.  Returns the configuration and what
+    was set by file or flag.  ValueError names a key or value that does not fit; argparse exits on its own errors.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, help="YAML file with any of the settings below; flags win over it")
+    types_of = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        _add_flag(parser, field, types_of[field.name])
+    given = {k: v for k, v in vars(parser.parse_args(argv)).items() if v is not None}
+    file = given.pop("config", None)
+    settings = {**(read_yaml(cls, file) if file else {}), **given}
+    return cls(**settings), settings
+
+
+def read_yaml(cls: type, path: str | Path) -> dict[str, Any]:
+    """Settings for `cls` from a YAML file.  FileNotFoundError, or ValueError naming the file, the key and what is valid."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no config file {path}")
+    try:
+        settings = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not YAML ({' '.join(str(error).split())[:120]})") from None
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path}: expected settings as `name: value`, found a {type(settings).__name__}")
+    types_of = typing.get_type_hints(cls)
+    for key, value in settings.items():
+        if key not in types_of:
+            near = difflib.get_close_matches(str(key), types_of, 1)
+            raise ValueError(f"{path}: unknown setting {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        settings[key] = _checked(value, types_of[key], f"{path}: {key}")
+    return settings
+
+
+def write_yaml(config: Any, path: str | Path) -> None:
+    """Write all settings of a dataclass, for the record and for `--config`."""
+    write_atomically(path, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False).encode())
+
+
+def _add_flag(parser: argparse.ArgumentParser, field: dataclasses.Field, kind: Any) -> None:
+    flag = "--" + field.name.replace("_", "-")
+    default = field.default_factory() if callable(field.default_factory) else field.default
+    text = f"{field.metadata.get('help', '')} (default: {'none' if default in (None, []) else default})".replace("%", "%%")
+    kind = _plain(kind)
+    if kind is bool:
+        parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
+    elif typing.get_origin(kind) is list:
+        parser.add_argument(flag, action="append", help=text + "; repeatable", metavar="PATH")
+    else:
+        metavar = None if field.metadata.get("choices") else {int: "N", float: "X"}.get(kind, "TEXT")
+        parser.add_argument(flag, type=kind, help=text, choices=field.metadata.get("choices"), metavar=metavar)
+
+
+def _plain(kind: Any) -> Any:
+    """`X | None` to X."""
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        return next(part for part in typing.get_args(kind) if part is not type(None))
+    return kind
+
+
+def _checked(value: Any, kind: Any, where: str) -> Any:
+    """`value` if it is of type `kind` (an int serves as a float), else ValueError."""
+    if value is None and type(None) in typing.get_args(kind):
+        return None
+    kind = _plain(kind)
+    if kind is float and isinstance(value, str):  # YAML 1.1 reads 1e-4 as text
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    wanted = typing.get_origin(kind) or kind
+    if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+        raise ValueError(f"{where} is {value!r}; expected {kind.__name__ if isinstance(kind, type) else kind}")
+    return value

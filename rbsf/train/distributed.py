@@ -1,0 +1,76 @@
+"""Training in several processes started by torchrun.  With one process every function here does nothing.
+
+Gradients are averaged by hand after the backward pass: Algorithm 1 has several networks and optimizers a batch,
+which DistributedDataParallel's wrapper around one forward pass does not fit.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+def start(device: str) -> tuple[int, int, torch.device]:
+    """Join the processes torchrun started, if it did.  Returns rank, world size and this process's device."""
+    if "RANK" not in os.environ:
+        return 0, 1, torch.device(device)
+    dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    if device == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        return dist.get_rank(), dist.get_world_size(), torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    return dist.get_rank(), dist.get_world_size(), torch.device(device)
+
+
+def active() -> bool:
+    """Whether there is more than this process."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def stop() -> None:
+    """Leave the group, if this process joined one."""
+    if active():
+        dist.destroy_process_group()
+
+
+def average_gradients(parameters: Iterable[Tensor]) -> None:
+    """Replace the gradients of `parameters` by their mean over processes."""
+    if active():
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        _average(gradients)
+
+
+def average_buffers(modules: Iterable[nn.Module]) -> None:
+    """Replace the float buffers (batch-norm statistics) of `modules` by their mean over processes."""
+    if active():
+        _average([b for m in modules for b in m.buffers() if b.is_floating_point()])
+
+
+def share_weights(modules: Iterable[nn.Module]) -> None:
+    """Give every process the weights and buffers of process 0."""
+    if active():
+        for module in modules:
+            for tensor in (*module.parameters(), *module.buffers()):
+                dist.broadcast(tensor.data, 0)
+
+
+def any_process(flag: bool) -> bool:
+    """Whether `flag` is set in any process, so that all of them act on it together."""
+    if not active():
+        return flag
+    box = torch.tensor(float(flag))
+    if dist.get_backend() == "nccl":
+        box = box.cuda()
+    dist.all_reduce(box)
+    return bool(box.item())
+
+
+def _average(tensors: list[Tensor]) -> None:
+    flat = torch.cat([t.reshape(-1) for t in tensors])  # one message, not one per tensor
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+        tensor.copy_(part.view_as(tensor))

@@ -1,0 +1,63 @@
+"""What a training run leaves to read: a CSV, a picture of it, TensorBoard events if installed."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+from rbsf.files import write_atomically
+
+
+class History:
+    """Rows of numbers by step.  Written as `log.csv` and `losses.png`, and to `tensorboard/` where that is installed."""
+
+    def __init__(self, folder: Path, resume_step: int = 0) -> None:
+        """Start a history, or continue the one in `folder` up to `resume_step` (what came later is dropped)."""
+        self.folder, self.rows = folder, []  # type: Path, list[dict[str, float]]
+        if resume_step and (folder / "log.csv").is_file():
+            with open(folder / "log.csv", newline="") as file:
+                rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+            self.rows = [row for row in rows if row["step"] <= resume_step]
+        self._events = _tensorboard(folder, resume_step)
+
+    def add(self, step: int, **values: float) -> None:
+        """Append a row."""
+        self.rows.append({"step": step, **values})
+        if self._events is not None:
+            for name, value in values.items():
+                self._events.add_scalar(name, value, step)
+
+    def write(self) -> None:
+        """Write the CSV and the picture."""
+        if not self.rows:
+            return
+        columns = list(dict.fromkeys(key for row in self.rows for key in row))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_atomically(self.folder / "log.csv", text.getvalue().encode())
+        write_atomically(self.folder / "losses.png", self._plot)
+
+    def _plot(self, path: Path) -> None:
+        from matplotlib.figure import Figure
+
+        names = [n for n in dict.fromkeys(k for row in self.rows for k in row) if n not in ("step", "epoch", "rate", "pairs_per_s")]
+        columns = min(3, len(names))
+        lines = -(-len(names) // columns)
+        figure = Figure(figsize=(4.5 * columns, 3 * lines), layout="constrained")
+        for axes, name in zip(figure.subplots(lines, columns, squeeze=False).flat, names, strict=False):
+            points = [(row["step"], row[name]) for row in self.rows if name in row]
+            axes.plot(*zip(*points, strict=True), marker="." if len(points) < 50 else None)
+            axes.set(title=name.replace("_", " "), xlabel="step")
+            axes.grid(alpha=0.3)
+        figure.savefig(path, dpi=100)
+
+
+def _tensorboard(folder: Path, purge_step: int):  # type: ignore[no-untyped-def]
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=purge_step or None)

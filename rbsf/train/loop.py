@@ -1,0 +1,197 @@
+"""The training loop: epochs of Algorithm 1 with progress, logs, checkpoints, and a clean stop at any moment."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from rbsf.rectify import Rectifier
+from rbsf.train import distributed
+from rbsf.train.checkpoint import save_checkpoint
+from rbsf.train.log import History
+
+CHECKPOINT = "checkpoint.pt"
+
+
+@dataclass
+class LoopConfig:
+    """Length and pace of a training."""
+
+    epochs: int = field(default=20, metadata={"help": "epochs"})
+    pairs: int = field(default=4000, metadata={"help": "pairs an epoch"})
+    batch_size: int = field(default=8, metadata={"help": "pairs a batch, per process"})
+    seed: int = field(default=0, metadata={"help": "seed of weights, order and augmentation"})
+    warmup: int = field(default=50, metadata={"help": "steps over which the rates rise to their values; then they follow a cosine to 1%"})
+    save_minutes: float = field(default=5.0, metadata={"help": "minutes between checkpoints; one follows each epoch too"})
+    log_every: int = field(default=20, metadata={"help": "steps between rows of the log"})
+
+    def __post_init__(self) -> None:
+        """Raise ValueError naming the field, its value and what would be valid."""
+        for name in ("epochs", "pairs", "batch_size", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        if self.pairs < self.batch_size:
+            raise ValueError(f"pairs is {self.pairs}, less than one batch of {self.batch_size}")
+
+
+class Stopped(Exception):
+    """Training was asked to stop by `signum` and has saved its state at `path`."""
+
+    def __init__(self, signum: int, path: Path) -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name}; saved {path}; continue with --resume")
+        self.signum = signum
+
+
+class StopRequest:
+    """Context in which Ctrl-C and SIGTERM set `signum` instead of ending the program; a second one ends it."""
+
+    def __enter__(self) -> StopRequest:
+        self.signum = 0
+        self._old = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for signum, handler in self._old.items():
+            signal.signal(signum, handler)
+
+    def _note(self, signum: int, _frame: FrameType | None) -> None:
+        self.signum = signum
+        signal.signal(signum, self._old[signum])
+
+
+def rate_factor(step: int, steps: int, warmup: int) -> float:
+    """Factor of all learning rates at `step` of `steps`: a linear rise over `warmup`, then a cosine from 1 to 0.01."""
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    return 0.01 + 0.99 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))) / 2
+
+
+class Loop:
+    """Trains by a Rectifier; `batches(epoch, start, count)` yields the batches `start` to `count` of an epoch.
+
+    An epoch is `train_steps` steps and then `norm_steps` of the batch-norm pass.  `validate` gets the student after
+    each epoch and returns figures to log.  Process 0 writes to `folder`.
+    """
+
+    def __init__(
+        self,
+        rectifier: Rectifier,
+        batches: Callable[[int, int, int], Iterable[dict[str, Tensor]]],
+        config: LoopConfig,
+        folder: Path,
+        validate: Callable[[nn.Module], dict[str, float]] | None = None,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.rectifier, self.batches, self.config, self.folder, self.validate = rectifier, batches, config, folder, validate
+        self.rank, self.world = rank, world
+        self.train_steps = config.pairs // (config.batch_size * world)
+        self.norm_steps = round(self.train_steps * rectifier.config.bn_pass)
+        if self.train_steps < 1:
+            raise ValueError(f"pairs is {config.pairs}: less than one batch of {config.batch_size} for {world} processes")
+        self.epoch = self.index = 0  # next epoch, and next batch in it
+        self.device = next(rectifier.student.parameters()).device
+        self.checkpoint = folder / CHECKPOINT
+        self.sums: dict[str, list[Tensor]] = {}
+        self.saved = ""
+
+    @property
+    def step(self) -> int:
+        """Steps done, those of the batch-norm passes included."""
+        return self.epoch * (self.train_steps + self.norm_steps) + self.index
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Continue from a checkpoint's `state`.  ValueError where it is of another network."""
+        try:
+            self.rectifier.load_state_dict(state["training"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:160]
+            raise ValueError(f"{self.checkpoint}: not of this network and configuration ({reason})") from None
+        self.epoch, self.index = state["epoch"], state["index"]
+        self.saved = str(self.checkpoint)
+
+    def save(self) -> None:
+        """Write the checkpoint (process 0)."""
+        distributed.average_buffers([self.rectifier.student])
+        if self.rank == 0:
+            state = {"epoch": self.epoch, "index": self.index, "training": self.rectifier.state_dict()}
+            save_checkpoint(self.checkpoint, state)
+            self.history.write()
+        self.saved = str(self.checkpoint)
+
+    def run(self) -> None:
+        """Train to the end.  Raises Stopped after Ctrl-C or SIGTERM, ValueError where the loss is no longer finite."""
+        length = self.train_steps + self.norm_steps
+        pairs_a_step = self.config.batch_size * self.world
+        self.history = History(self.folder, self.step)
+        distributed.share_weights(self.rectifier.modules().values())
+        bar = tqdm(
+            total=self.config.epochs * length * pairs_a_step,
+            initial=self.step * pairs_a_step,
+            unit="pair",
+            disable=self.rank > 0,
+            smoothing=0.05,
+            mininterval=1,
+        )
+        with StopRequest() as stop, bar:
+            while self.epoch < self.config.epochs:
+                bar.set_description(f"epoch {self.epoch + 1}/{self.config.epochs}")
+                self._run_epoch(bar, stop)
+                self.epoch, self.index = self.epoch + 1, 0
+                self._flush(bar)
+                self.save()
+                self._validate(bar)
+
+    def _run_epoch(self, bar: tqdm, stop: StopRequest) -> None:
+        length, saved_at = self.train_steps + self.norm_steps, time.monotonic()
+        total = self.config.epochs * length
+        for batch in self.batches(self.epoch, self.index, length):
+            batch = {k: v.to(self.device, non_blocking=True) for k, v in batch.items()}
+            self.rectifier.set_rate_factor(rate_factor(self.step, total, self.config.warmup))
+            step = self.rectifier.step if self.index < self.train_steps else self.rectifier.norm_step
+            for name, value in step(batch, self.epoch).items():
+                self.sums.setdefault(name, []).append(value)
+            self.index += 1
+            bar.update(self.config.batch_size * self.world)
+            if self.index % self.config.log_every == 0:
+                self._flush(bar)
+            if distributed.any_process(bool(stop.signum)):
+                self._flush(bar)
+                self.save()
+                raise Stopped(stop.signum or signal.SIGTERM, self.checkpoint)
+            if distributed.any_process(time.monotonic() - saved_at > 60 * self.config.save_minutes):
+                self._flush(bar)
+                self.save()
+                saved_at = time.monotonic()
+
+    def _flush(self, bar: tqdm) -> None:
+        """Log the means since the last call, and refuse to go on from a loss that is not finite."""
+        if not self.sums:
+            return
+        means = {name: torch.stack(values).mean().item() for name, values in self.sums.items()}
+        self.sums = {}
+        bad = [name for name, value in means.items() if not math.isfinite(value)]
+        if distributed.any_process(bool(bad)):
+            kept = f"the last good checkpoint is {self.saved}" if self.saved else "there is no checkpoint yet"
+            raise ValueError(f"{', '.join(bad) or 'a loss'} is not finite at step {self.step}; {kept}; try lower rates (--lr-...)")
+        bar.set_postfix({name: f"{value:.3g}" for name, value in means.items()}, refresh=False)
+        rate = bar.format_dict["rate"] or 0.0
+        self.history.add(self.step, epoch=self.epoch, pairs_per_s=round(rate, 2), **means)
+
+    def _validate(self, bar: tqdm) -> None:
+        if self.validate is None or self.rank > 0:
+            return
+        figures = self.validate(self.rectifier.student.eval())
+        self.history.add(self.step, **figures)
+        self.history.write()
+        bar.write(f"epoch {self.epoch}: " + ", ".join(f"{k} {v:.3f}" for k, v in figures.items()))

@@ -1,0 +1,158 @@
+"""Weights files: our own safetensors, and float SiamFC weights published elsewhere.
+
+Our file holds an inference network: of binary convolutions one bit a weight, rows of `numpy.packbits` per filter,
+and a float32 scale per channel; the rest as float32.  Metadata: `format`, `model` (see `rbsf.models`), `info` (JSON).
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from rbsf.files import write_atomically
+from rbsf.layers import BinaryConv2d, binary_layers
+from rbsf.models import MODELS, build
+
+FORMAT = "rbsf-weights-1"
+
+
+def save_weights(net: nn.Module, model: str, path: str | Path, info: dict[str, Any] | None = None) -> None:
+    """Write `net`, built as `model`, for inference.  Raises OSError where `path` cannot be written."""
+    tensors = {k: v for k, v in net.state_dict().items() if not k.endswith("num_batches_tracked")}
+    for name, layer in binary_layers(net).items():
+        for key in [k for k in tensors if k.rpartition(".")[0] == name]:
+            del tensors[key]
+        tensors[f"{name}.bits"] = _pack(layer)
+        tensors[f"{name}.scale"] = layer.scale()
+    metadata = {"format": FORMAT, "model": model, "info": json.dumps(info or {})}
+    data = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata)
+    write_atomically(path, data)
+
+
+def load_weights(path: str | Path) -> tuple[nn.Module, str, dict[str, Any]]:
+    """Read a weights file: the network in eval mode, the name of its model, and the info saved with it.
+
+    `.safetensors`: ours.  `.npz`: `convN.weight`, `convN.bias`, batch-norm folded in.  `.pth`: the state dict of a
+    siamfc-pytorch network.  Raises FileNotFoundError, or ValueError in one line for a file that is cut off, holds
+    pickled code, or is of another network.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights file {path}")
+    readers = {".safetensors": _read_own, ".npz": _read_npz, ".pth": _read_pth, ".pt": _read_pth}
+    if path.suffix not in readers:
+        raise ValueError(f"{path}: weights end in {', '.join(readers)}, not {path.suffix!r}")
+    net, model, info = readers[path.suffix](path)
+    return net.eval(), model, info
+
+
+def _pack(layer: BinaryConv2d) -> Tensor:
+    positive = (layer.weight.detach() >= 0).flatten(1).cpu().numpy()  # [O, I/g * k * k]
+    return torch.from_numpy(np.packbits(positive, axis=1))
+
+
+def _read_own(path: Path) -> tuple[nn.Module, str, dict[str, Any]]:
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no iterator)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a whole safetensors file ({error}); copy or train it again") from None
+    if metadata.get("format") != FORMAT or metadata.get("model") not in MODELS:
+        raise ValueError(f"{path}: a safetensors file, but not of this program (no metadata format={FORMAT})")
+    net = build(metadata["model"])
+    try:
+        for name, layer in binary_layers(net).items():
+            bits, scale = tensors.pop(f"{name}.bits"), tensors.pop(f"{name}.scale")
+            columns = layer.weight[0].numel()
+            signs = torch.from_numpy(np.unpackbits(bits.numpy(), axis=1, count=columns)).float() * 2 - 1
+            layer.set_packed(signs.view_as(layer.weight), scale)
+        derived = {f"{name}.{key}" for name, layer in binary_layers(net).items() for key, _ in layer.named_parameters(recurse=False)}
+        _load(net, tensors, derived)
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(f"{path}: does not fit the model {metadata['model']!r} it names ({_first_line(error)})") from None
+    return net, metadata["model"], json.loads(metadata.get("info", "{}"))
+
+
+def _load(net: nn.Module, tensors: dict[str, Tensor], optional: set[str] = frozenset()) -> None:  # type: ignore[assignment]
+    """Load `tensors`, all of them; missing may be `optional` names and batch counters.  KeyError otherwise."""
+    result = net.load_state_dict(tensors, strict=False)
+    missing = [k for k in result.missing_keys if k not in optional and not k.endswith("num_batches_tracked")]
+    if missing or result.unexpected_keys:
+        raise KeyError(f"missing: {', '.join(missing) or 'none'}; unknown: {', '.join(result.unexpected_keys) or 'none'}")
+
+
+def _read_npz(path: Path) -> tuple[nn.Module, str, dict[str, Any]]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: torch.from_numpy(file[key].astype(np.float32)) for key in file.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path}: not a whole .npz of plain arrays ({_first_line(error)})") from None
+    net = build("siamfc")
+    tensors = {}
+    try:
+        for number, block in enumerate(net.layers, 1):  # type: ignore[arg-type]
+            weight, bias = arrays[f"conv{number}.weight"], arrays[f"conv{number}.bias"]
+            tensors[f"layers.{number - 1}.conv.weight"] = weight
+            if isinstance(block.norm, nn.BatchNorm2d):
+                # The batch-norm is folded in: ours only adds the bias.
+                tensors[f"layers.{number - 1}.norm.bias"] = bias
+                tensors[f"layers.{number - 1}.norm.running_var"] = torch.full_like(bias, 1 - block.norm.eps)
+                tensors[f"layers.{number - 1}.norm.running_mean"] = torch.zeros_like(bias)
+                tensors[f"layers.{number - 1}.norm.weight"] = torch.ones_like(bias)
+            else:
+                tensors[f"layers.{number - 1}.conv.bias"] = bias
+        _load(net, tensors)
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(f"{path}: no SiamFC of conv1..conv5 .weight and .bias ({_first_line(error)})") from None
+    return net, "siamfc", {}
+
+
+def _read_pth(path: Path) -> tuple[nn.Module, str, dict[str, Any]]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise ValueError(f"{path}: holds more than tensors (pickled code), which is not loaded; save its state_dict alone") from None
+    except (RuntimeError, EOFError, OSError) as error:
+        raise ValueError(f"{path}: not a whole PyTorch file ({_first_line(error)})") from None
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ValueError(f"{path}: no state dict of tensors; its siamfc-pytorch keys would be backbone.conv1.0.weight ...")
+    net = build("siamfc")
+    parts = {"0": "conv", "1": "norm"}
+    try:
+        tensors = {}
+        for key, tensor in state.items():
+            number, part, rest = _siamfc_key(key)
+            tensors[f"layers.{number - 1}.{parts[part]}.{rest}"] = tensor
+        # A bias in front of a batch-norm only shifts its mean.
+        for number in range(len(net.layers)):  # type: ignore[arg-type]
+            mean, bias = f"layers.{number}.norm.running_mean", f"layers.{number}.conv.bias"
+            if mean in tensors and bias in tensors:
+                tensors[mean] = tensors[mean] - tensors.pop(bias)
+        _load(net, tensors)
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{path}: no network of siamfc-pytorch's AlexNet layout ({_first_line(error)})") from None
+    return net, "siamfc", {}
+
+
+def _siamfc_key(key: str) -> tuple[int, str, str]:
+    """`[module.][backbone.]conv2.1.weight` to (2, "1", "weight"); the last layer is `conv5.weight` or `conv5.0.weight`."""
+    words = key.removeprefix("module.").removeprefix("backbone.").removeprefix("features.").split(".")
+    if not words[0].startswith("conv") or len(words) not in (2, 3):
+        raise KeyError(f"unknown key {key}")
+    number = int(words[0].removeprefix("conv"))
+    return (number, words[1], words[2]) if len(words) == 3 else (number, "0", words[1])
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error.args[0]) if error.args else type(error).__name__
+    return " ".join(text.split())[:200]

@@ -1,0 +1,186 @@
+"""Crops have the promised geometry; a store survives processes, interruption and the wrong file."""
+
+import multiprocessing
+import pickle
+import sqlite3
+
+import cv2
+import numpy as np
+import pytest
+
+from datasets.crops import CROP_SIZE, Crop, CropStore, CropWriter, make_crop
+
+
+def plain_crop(frame, value):
+    pixels = np.full((CROP_SIZE, CROP_SIZE, 3), value, np.uint8)
+    return Crop(frame, (64.0, 32.0), cv2.imencode(".jpg", pixels)[1].tobytes())
+
+
+def write_store(path, sequences, finish=True):
+    """``sequences``: list of (name, kind, list of crops)."""
+    with CropWriter(path) as writer:
+        for name, kind, crops in sequences:
+            writer.add_crops(writer.add_sequence("source", name, kind), crops)
+            writer.commit()
+        if finish:
+            writer.finish()
+    return path
+
+
+@pytest.fixture
+def store_path(tmp_path):
+    car = ("car", "video", [plain_crop(0, 10), plain_crop(4, 20), plain_crop(8, 30)])
+    cup = ("cup.jpg", "still", [plain_crop(0, 200)])
+    return write_store(tmp_path / "a b#?.db", [car, cup])
+
+
+def decode(crop):
+    return cv2.cvtColor(cv2.imdecode(np.frombuffer(crop.jpeg, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+
+
+def test_crop_is_centred_at_exemplar_scale_and_rgb():
+    image = np.zeros((240, 320, 3), np.uint8)
+    image[80:120, 100:140] = 255, 0, 0  # box 100,80,40,40: the exemplar's square is 80 pixels wide
+    crop = make_crop(image, np.array([100.0, 80.0, 40.0, 40.0]), 7)
+    pixels = decode(crop)
+    assert pixels.shape == (319, 319, 3)
+    assert (crop.frame, crop.size) == (7, (63.5, 63.5))  # 40 * 127 / 80
+    ys, xs = np.nonzero(pixels[..., 0] > 128)
+    assert (xs.min() + xs.max()) / 2 == pytest.approx(159, abs=0.5)
+    assert (ys.min() + ys.max()) / 2 == pytest.approx(159, abs=0.5)
+    assert xs.max() - xs.min() + 1 == pytest.approx(63.5, abs=1.5)
+    assert pixels[159, 159, 0] > 200
+    assert pixels[159, 159, 2] < 60
+
+
+def test_crop_over_the_edge_is_filled_with_the_mean_colour():
+    image = np.full((100, 100, 3), 50, np.uint8)
+    image[:, :50] = 150
+    pixels = decode(make_crop(image, np.array([0.0, 0.0, 40.0, 40.0]), 0))
+    assert np.abs(pixels[:100, :100].astype(int) - 100).max() <= 3  # beyond the top left corner
+    assert np.abs(pixels[170:200, 170:200].astype(int) - 150).max() <= 3
+
+
+def test_round_trip(store_path):
+    store = CropStore(store_path)
+    assert len(store) == 4
+    assert store.names == ("car", "cup.jpg")
+    assert store.kinds == ("video", "still")
+    assert store.starts.tolist() == [0, 3, 4]
+    assert store.frames.tolist() == [0, 4, 8, 0]
+    assert store.sizes.tolist() == [[64, 32]] * 4
+    assert [round(store.read(i).mean()) for i in range(4)] == [10, 20, 30, 200]
+    assert store.read(0).dtype == np.uint8
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_read_in_other_processes(store_path, method):
+    if method not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"no {method} on this system")
+    store = CropStore(store_path)
+    store.read(0)  # opens this process's connection, which a child must not use
+    with multiprocessing.get_context(method).Pool(2) as pool:
+        assert pool.map(store.jpeg, range(4)) == [store.jpeg(i) for i in range(4)]
+
+
+def test_pickled_store_reads(store_path):
+    store = CropStore(store_path)
+    store.read(0)
+    assert pickle.loads(pickle.dumps(store)).jpeg(3) == store.jpeg(3)
+
+
+def test_what_is_not_committed_is_not_kept(tmp_path):
+    path = write_store(tmp_path / "pairs.db", [("car", "video", [plain_crop(0, 1)])], finish=False)
+    with CropWriter(path) as writer:
+        writer.add_crops(writer.add_sequence("source", "dog", "video"), [plain_crop(0, 2)])
+    with CropWriter(path) as writer:
+        assert writer.stored() == {("source", "car")}
+        assert writer.counts() == (1, 1)
+
+
+def test_unfinished_store_says_what_to_do(tmp_path):
+    path = write_store(tmp_path / "pairs.db", [("car", "video", [plain_crop(0, 1)])], finish=False)
+    with pytest.raises(ValueError, match=r"pairs\.db: unfinished crop store; rerun the command"):
+        CropStore(path)
+    with CropWriter(path) as writer:
+        writer.finish()
+    assert len(CropStore(path)) == 1
+
+
+def test_extending_a_finished_store_makes_it_unfinished_until_done(store_path):
+    with CropWriter(store_path) as writer:
+        writer.add_crops(writer.add_sequence("source", "dog", "video"), [plain_crop(0, 2)])
+        with pytest.raises(ValueError, match="unfinished"):
+            CropStore(store_path)
+        writer.finish()
+    assert CropStore(store_path).names == ("car", "cup.jpg", "dog")
+
+
+def test_missing_store(tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match=r"none\.db: no such crop store; make it with tools/prepare_pairs"
+    ):
+        CropStore(tmp_path / "none.db")
+
+
+@pytest.mark.parametrize("open_it", [CropStore, lambda path: CropWriter(path).__enter__()])
+def test_foreign_files(tmp_path, open_it):
+    text = tmp_path / "text.db"
+    text.write_text("these are not crops\n" * 100)
+    with pytest.raises(ValueError, match=r"text\.db: not a crop store"):
+        open_it(text)
+    other = tmp_path / "other.db"
+    with sqlite3.connect(other) as db:
+        db.execute("CREATE TABLE songs (title TEXT)")
+    db.close()
+    with pytest.raises(ValueError, match=r"other\.db: a database, but not a crop store"):
+        open_it(other)
+    assert text.read_text().startswith("these are not crops")
+
+
+def test_other_version(store_path):
+    with sqlite3.connect(store_path) as db:
+        db.execute("UPDATE meta SET value = '9' WHERE key = 'version'")
+    db.close()
+    with pytest.raises(ValueError, match="version '9', not '1'; prepare it again"):
+        CropStore(store_path)
+
+
+def test_damaged_image(store_path):
+    with sqlite3.connect(store_path) as db:
+        db.execute("UPDATE images SET jpeg = x'00' WHERE id = 2")
+        db.execute("DELETE FROM images WHERE id = 3")
+    db.close()
+    store = CropStore(store_path)
+    with pytest.raises(ValueError, match="crop 1 is damaged"):
+        store.read(1)
+    with pytest.raises(ValueError, match="crop 2 has no image"):
+        store.read(2)
+
+
+def test_other_settings_are_refused(tmp_path):
+    with CropWriter(tmp_path / "pairs.db", {"every": "1"}):
+        pass
+    with (
+        pytest.raises(ValueError, match="made with every 1, not 5; keep to that or name another file"),
+        CropWriter(tmp_path / "pairs.db", {"every": "5"}),
+    ):
+        pass
+
+
+def test_second_writer_is_refused(tmp_path):
+    first, second = CropWriter(tmp_path / "pairs.db"), CropWriter(tmp_path / "pairs.db")
+    with (
+        first,
+        pytest.raises(OSError, match=r"pairs\.db: cannot write the crop store \(database is locked\)"),
+        second,
+    ):
+        pass
+
+
+def test_unknown_kind(tmp_path):
+    with (
+        CropWriter(tmp_path / "pairs.db") as writer,
+        pytest.raises(ValueError, match="'film' is not one of video, still"),
+    ):
+        writer.add_sequence("source", "car", "film")

@@ -1,0 +1,258 @@
+"""Pairs: shift and augmentation mean what they say, items are pure functions, loaders resume and share out."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from datasets.crops import CROP_SIZE, Crop, CropStore, CropWriter
+from datasets.pairs import AugmentConfig, PairDataset, make_loader
+
+PLAIN = AugmentConfig(
+    exemplar_shift=0, search_shift=0, scale=0, still_scale=0, flip=0, gray=0, light=0, blur=0
+)
+
+
+def jpeg(pixels):
+    return cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1].tobytes()  # exact
+
+
+def flat(frame, value):
+    return Crop(frame, (60.0, 60.0), jpeg(np.full((CROP_SIZE, CROP_SIZE, 3), value, np.uint8)))
+
+
+def dot():
+    """A red disc on the target's centre, a blue patch to its left."""
+    pixels = np.full((CROP_SIZE, CROP_SIZE, 3), 40, np.uint8)
+    cv2.circle(pixels, (159, 159), 10, (250, 40, 40), -1)
+    pixels[150:169, 125:140] = 40, 40, 250
+    return Crop(0, (60.0, 60.0), jpeg(pixels))
+
+
+def store_of(path, *sequences):
+    with CropWriter(path) as writer:
+        for number, (kind, crops) in enumerate(sequences):
+            writer.add_crops(writer.add_sequence("source", str(number), kind), crops)
+        writer.finish()
+    return CropStore(path)
+
+
+@pytest.fixture
+def stills(tmp_path):
+    return store_of(tmp_path / "stills.db", ("still", [dot()]))
+
+
+@pytest.fixture
+def films(tmp_path):
+    """A long video of gray values 0 to 119, frame = value, every second frame; a short one of 200, 201."""
+    long = [flat(frame, frame) for frame in range(0, 120, 2)]
+    return store_of(tmp_path / "films.db", ("video", long), ("video", [flat(0, 200), flat(1, 201)]))
+
+
+def centre(mask):
+    ys, xs = np.nonzero(mask)
+    return np.array([xs.mean(), ys.mean()])
+
+
+def same(a, b):
+    return all(torch.equal(a[key], b[key]) for key in ("exemplar", "search", "shift", "negative"))
+
+
+def test_item_has_the_promised_shapes(stills):
+    item = PairDataset([stills], 10)[0]
+    assert item["exemplar"].shape == (3, 127, 127)
+    assert item["search"].shape == (3, 255, 255)
+    assert item["shift"].shape == (2,)
+    assert item["exemplar"].dtype == item["search"].dtype == torch.uint8
+    assert item["shift"].dtype == torch.float32
+    assert item["negative"].dtype == torch.bool
+
+
+def test_without_augmentation_crops_are_the_middle_of_the_stored_one(stills):
+    item = PairDataset([stills], 1, augment=PLAIN)[0]
+    stored = torch.from_numpy(stills.read(0)).permute(2, 0, 1)
+    assert torch.equal(item["exemplar"], stored[:, 96:223, 96:223])
+    assert torch.equal(item["search"], stored[:, 32:287, 32:287])
+    assert item["shift"].tolist() == [0, 0]
+
+
+def test_shift_is_where_the_target_lies(stills):
+    dataset = PairDataset([stills], 40, augment=AugmentConfig(gray=0, light=0, still_scale=0.12))
+    shifts = []
+    for i in range(40):
+        item = dataset[i]
+        red = (item["search"][0] > 140) & (item["search"][2] < 120)
+        assert centre(red.numpy()) == pytest.approx(127 + item["shift"].numpy(), abs=0.6)
+        off = centre(((item["exemplar"][0] > 140) & (item["exemplar"][2] < 120)).numpy()) - 63
+        assert np.abs(off).max() < 4.6
+        shifts.append(item["shift"].numpy())
+    assert 18 < np.abs(shifts).max() <= 24
+    assert np.abs(np.mean(shifts, axis=0)).max() < 8  # to all sides
+
+
+def test_both_crops_are_mirrored_together(stills):
+    dataset = PairDataset([stills], 30, augment=AugmentConfig(gray=0, light=0))
+    mirrored = []
+    for i in range(30):
+        sides = []
+        for key in ("exemplar", "search"):
+            red, _, blue = dataset[i][key].numpy().astype(int)
+            sides.append(bool(centre(blue > red + 60)[0] > centre(red > blue + 60)[0]))
+        assert sides[0] == sides[1]
+        mirrored.append(sides[0])
+    assert 5 < sum(mirrored) < 25
+
+
+def test_scale_changes_the_size_within_bounds(stills):
+    dataset = PairDataset([stills], 40, augment=AugmentConfig(still_scale=0.12, blur=0, gray=0, light=0))
+    areas = [
+        ((d["search"][0] > 140) & (d["search"][2] < 120)).sum().item()
+        for d in (dataset[i] for i in range(40))
+    ]
+    scales = np.sqrt(np.array(areas) / 317)  # pixels of the disc in the stored crop
+    assert 0.84 < scales.min() < 0.95
+    assert 1.05 < scales.max() < 1.17
+
+
+def test_gray_is_for_both_and_light_for_each(stills):
+    dataset = PairDataset([stills], 60)
+    gray = [
+        all(torch.equal(d[k][0], d[k][2]) for k in ("exemplar", "search"))
+        for d in map(dataset.__getitem__, range(60))
+    ]
+    some = [
+        any(torch.equal(d[k][0], d[k][2]) for k in ("exemplar", "search"))
+        for d in map(dataset.__getitem__, range(60))
+    ]
+    assert gray == some
+    assert 2 <= sum(gray) <= 18
+    corners = [
+        (int(d["exemplar"][1, 0, 0]), int(d["search"][1, 0, 0])) for d in map(dataset.__getitem__, range(20))
+    ]
+    assert len(set(corners)) > 10
+    assert any(a != b for a, b in corners)
+
+
+def test_frames_are_near_but_not_the_same(films):
+    dataset = PairDataset([films], 300, max_gap=10, augment=PLAIN)
+    long = 0
+    for i in range(300):
+        first, second = (int(dataset[i][key][0, 60, 60]) for key in ("exemplar", "search"))
+        assert 0 < abs(first - second) <= 10
+        assert (first >= 200) == (second >= 200)
+        long += first < 200
+    assert 110 < long < 190  # videos are drawn alike, though one has 30 times the frames
+
+
+def test_single_frame_video_pairs_with_itself(tmp_path):
+    item = PairDataset([store_of(tmp_path / "one.db", ("video", [flat(5, 77)]))], 1, augment=PLAIN)[0]
+    assert item["search"].float().mean() == 77
+
+
+def test_still_share(films, stills):
+    dataset = PairDataset([films, stills], 200, still_share=0.25, augment=PLAIN)
+    reds = sum(int(dataset[i]["exemplar"][0, 63, 63]) == 250 for i in range(200))
+    assert 30 < reds < 70
+
+
+def test_negatives_show_another_target(films, stills):
+    dataset = PairDataset([films, stills], 100, negative_share=1.0, augment=PLAIN)
+    kinds = []
+    for i in range(100):
+        item = dataset[i]
+        targets = [np.digitize(item[key][1, 63:64, 63].item(), [150]) for key in ("exemplar", "search")]
+        if item["negative"]:
+            kinds.append(item["exemplar"][0, 63, 63].item() != item["search"][0, 127, 127].item())
+        else:  # the second draw hit the first one's target
+            assert targets[0] == targets[1]
+    assert all(kinds)
+    assert len(kinds) > 40
+    assert not any(PairDataset([films], 20)[i]["negative"] for i in range(20))
+
+
+def test_items_are_pure_functions_of_seed_epoch_and_index(films, stills):
+    first, second = (PairDataset([films, stills], 50, seed=3) for _ in range(2))
+    second[7], torch.manual_seed(5), np.random.seed(5)  # neither what was read before nor global state matter
+    assert all(same(first[i], second[i]) for i in range(50))
+    assert not same(first[1], first[2])
+    second.set_epoch(1)
+    assert not same(first[1], second[1])
+    assert not same(first[1], PairDataset([films, stills], 50, seed=4)[1])
+
+
+def test_index_out_of_range_ends_iteration(stills):
+    assert len(list(PairDataset([stills], 3))) == 3
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_loader_gives_the_items_in_order_in_every_epoch(films, workers):
+    dataset = PairDataset([films], 7, seed=1)
+    loader = make_loader(dataset, 3, workers)
+    for epoch in (0, 1):  # worker processes stay, and still get the new epoch
+        dataset.set_epoch(epoch)
+        batches = list(loader)
+        assert len(batches) == len(loader) == 2  # the seventh item is dropped
+        for k, batch in enumerate(batches):
+            for j in range(3):
+                assert same({key: value[j] for key, value in batch.items()}, dataset[3 * k + j])
+
+
+def test_loader_resumes_in_the_middle_of_an_epoch(films):
+    dataset = PairDataset([films], 12)
+    dataset.set_epoch(4)
+    whole = list(make_loader(dataset, 3))
+    resumed = make_loader(dataset, 3, start_batch=2)
+    assert len(resumed) == 2
+    assert all(same(a, b) for a, b in zip(whole[2:], resumed, strict=True))
+    dataset.set_epoch(5)
+    assert len(list(resumed)) == 4
+    assert list(make_loader(dataset, 3, start_batch=4)) == []
+
+
+def test_ranks_share_an_epoch(films):
+    dataset = PairDataset([films], 13)
+    parts = [
+        [i for batch in make_loader(dataset, 2, rank=r, world=3).batch_sampler for _, i in batch]
+        for r in range(3)
+    ]
+    assert parts == [[0, 1, 6, 7], [2, 3, 8, 9], [4, 5, 10, 11]]
+
+
+def test_loader_leaves_the_global_random_state_alone(films):
+    state = torch.get_rng_state()
+    list(make_loader(PairDataset([films], 4), 2))
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size 0"),
+        ({"batch_size": 2, "rank": 2, "world": 2}, "rank 2 of 2"),
+        ({"batch_size": 20}, "10 pairs do not fill 1 x 20"),
+        ({"batch_size": 2, "start_batch": 6}, "start_batch is 6; an epoch has batches 0 to 5"),
+    ],
+)
+def test_loader_options(films, options, message):
+    with pytest.raises(ValueError, match=message):
+        make_loader(PairDataset([films], 10), **options)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("flip", 1.5), ("scale", -0.1), ("search_shift", 65), ("light", float("nan")), ("blur", "x")],
+)
+def test_augmentation_limits_name_the_field(field, value):
+    with pytest.raises(ValueError, match=f"{field} is .*; give a number from 0 to"):
+        AugmentConfig(**{field: value})
+
+
+@pytest.mark.parametrize("options", [{"length": 0}, {"max_gap": 0}, {"seed": -1}, {"still_share": 2}])
+def test_dataset_options(films, options):
+    with pytest.raises(ValueError):
+        PairDataset([films], **{"length": 5, **options})
+
+
+def test_empty_stores(tmp_path):
+    with pytest.raises(ValueError, match="hold no crop"):
+        PairDataset([store_of(tmp_path / "empty.db")], 5)

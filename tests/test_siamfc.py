@@ -1,0 +1,179 @@
+"""The tracker on a backbone of a few lines, whose answers are known."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import cv2
+import numpy as np
+import pytest
+
+from tracker.siamfc import SiamFC, TrackerConfig, correlate, update_all
+
+
+def contrast_backbone(crops: np.ndarray) -> np.ndarray:
+    """Local contrast, sampled with SiamFC's stride and field: 127 pixels -> 6 x 6, 255 -> 22 x 22."""
+    maps = [cv2.blur(c.astype(np.float32), (7, 7)) - cv2.blur(c.astype(np.float32), (61, 61)) for c in crops]
+    return np.ascontiguousarray(np.stack(maps)[:, 43:-43:8, 43:-43:8].transpose(0, 3, 1, 2))
+
+
+def texture(seed: int, width: int, height: int, cell: int) -> np.ndarray:
+    coarse = np.random.default_rng(seed).integers(
+        0, 256, (height // cell + 2, width // cell + 2, 3), np.uint8
+    )
+    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+BACKGROUND = texture(0, 320, 240, 40) // 3 + 60
+TARGET = texture(1, 48, 36, 8)
+
+
+def frame(x: float, y: float, scale: float = 1.0) -> np.ndarray:
+    """The target with its top left pixel at (x, y), on the background."""
+    image = BACKGROUND.copy()
+    patch = cv2.resize(TARGET, None, fx=scale, fy=scale)
+    x, y = round(x), round(y)
+    image[y : y + patch.shape[0], x : x + patch.shape[1]] = patch
+    return image
+
+
+@pytest.fixture
+def tracker() -> SiamFC:
+    tracker = SiamFC(contrast_backbone)
+    tracker.init(frame(100, 80), (100, 80, 48, 36))
+    return tracker
+
+
+def test_still_target_keeps_its_box_with_score_one(tracker: SiamFC) -> None:
+    for _ in range(5):
+        result = tracker.update(frame(100, 80))
+    np.testing.assert_allclose(result.box, [100, 80, 48, 36], atol=0.7)
+    assert result.score == pytest.approx(1, abs=0.02)
+    assert not result.lost
+    assert result.box.dtype == np.float64
+
+
+@pytest.mark.parametrize(("dx", "dy"), [(4, 0), (-3, 2), (0, -2), (5, 3)])
+def test_follows_a_moving_target(tracker: SiamFC, dx: int, dy: int) -> None:
+    for i in range(1, 16):
+        result = tracker.update(frame(100 + dx * i, 80 + dy * i))
+    np.testing.assert_allclose(result.box[:2], [100 + dx * 15, 80 + dy * 15], atol=4)
+    assert not result.lost
+
+
+@pytest.mark.parametrize("growth", [1.02, 0.98])
+def test_follows_a_change_of_size(tracker: SiamFC, growth: float) -> None:
+    for i in range(1, 21):
+        scale = growth**i
+        result = tracker.update(frame(124 - 24 * scale, 98 - 18 * scale, scale))
+    assert result.box[2] == pytest.approx(48 * scale, rel=0.15)
+    assert result.box[3] / result.box[2] == pytest.approx(36 / 48)
+
+
+def test_target_that_vanishes_is_lost_and_then_found(tracker: SiamFC) -> None:
+    states = [tracker.update(BACKGROUND if 3 <= i < 25 else frame(100, 80)).lost for i in range(45)]
+    assert not any(states[:4])
+    assert states[24]
+    assert not states[-1]
+    assert sum(a != b for a, b in pairwise(states)) == 2  # lost once, found once
+
+
+def test_stays_inside_the_frame_when_the_target_leaves(tracker: SiamFC) -> None:
+    for i in range(30):
+        center = tracker.update(frame(min(100 + 8 * i, 271), 80)).box
+    assert 0 <= center[0] + center[2] / 2 <= 320
+
+
+def test_image_of_another_size_is_the_same_view(tracker: SiamFC) -> None:
+    double = cv2.resize(frame(103, 82), None, fx=2, fy=2)
+    np.testing.assert_allclose(tracker.update(double).box, [206, 164, 96, 72], atol=5)
+    np.testing.assert_allclose(tracker.update(frame(103, 82)).box, [103, 82, 48, 36], atol=3)
+
+
+def test_gray_and_rgba_images_are_converted() -> None:
+    gray = cv2.cvtColor(frame(100, 80), cv2.COLOR_RGB2GRAY)
+    views = [gray, gray[..., None], np.dstack([gray] * 3), np.dstack([gray] * 3 + [np.full_like(gray, 9)])]
+    boxes = []
+    for view in views:
+        tracker = SiamFC(contrast_backbone)
+        tracker.init(view, (100, 80, 48, 36))
+        boxes.append(tracker.update(view).box)
+    for box in boxes[1:]:
+        np.testing.assert_array_equal(box, boxes[0])
+
+
+@pytest.mark.parametrize("image", [np.zeros((9, 9, 3), np.float32), np.zeros((9, 9, 2), np.uint8), None])
+def test_what_is_no_image_is_refused(tracker: SiamFC, image: np.ndarray) -> None:
+    with pytest.raises(ValueError, match=r"not an image: .*RGB"):
+        tracker.update(image)
+
+
+@pytest.mark.parametrize(
+    ("box", "fault"),
+    [
+        ((400, 10, 20, 20), "outside the 320x240 frame"),
+        ((-30, 10, 30, 20), "outside"),
+        ((10, 10, 0, 20), "no area"),
+        ((10, 10, 20, -5), "no area"),
+        ((10, 10, 20), "3 numbers"),
+        ((10, float("nan"), 20, 20), "not finite"),
+    ],
+)
+def test_bad_box_is_refused(box: tuple[float, ...], fault: str) -> None:
+    with pytest.raises(ValueError, match=fault):
+        SiamFC(contrast_backbone).init(BACKGROUND, box)
+
+
+def test_box_partly_outside_is_clipped_and_said() -> None:
+    tracker = SiamFC(contrast_backbone)
+    note = tracker.init(BACKGROUND, (-10, 5, 40, 40))
+    assert note is not None
+    assert "clipped to 0,5,30,40" in note
+    np.testing.assert_array_equal(tracker.box, [0, 5, 30, 40])
+    assert tracker.init(BACKGROUND, (1, 5, 40, 40)) is None
+
+
+def test_update_before_init_names_the_missing_call() -> None:
+    with pytest.raises(RuntimeError, match=r"call init\(image, box\)"):
+        SiamFC(contrast_backbone).update(BACKGROUND)
+
+
+def test_several_targets_in_one_pass_are_as_each_alone() -> None:
+    starts = [(100, 80, 48, 36), (90, 75, 30, 30), (110, 90, 40, 20)]
+    together, alone = ([SiamFC(contrast_backbone) for _ in starts] for _ in range(2))
+    for group in (together, alone):
+        for tracker, box in zip(group, starts, strict=True):
+            tracker.init(frame(100, 80), box)
+    results = update_all(together, frame(104, 82))
+    for result, tracker in zip(results, alone, strict=True):
+        np.testing.assert_array_equal(result.box, tracker.update(frame(104, 82)).box)
+
+
+def test_correlate_is_the_plain_sum_over_windows() -> None:
+    rng = np.random.default_rng(3)
+    template, features = rng.normal(size=(5, 2, 2)), rng.normal(size=(3, 5, 4, 6))
+    expected = np.zeros((3, 3, 5))
+    for n, i, j in np.ndindex(3, 3, 5):
+        expected[n, i, j] = (template * features[n, :, i : i + 2, j : j + 2]).sum()
+    np.testing.assert_allclose(correlate(template, features), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("fields", "fault"),
+    [
+        ({"scales": 2}, "scales=2"),
+        ({"scale_step": 1.0}, "scale_step=1.0"),
+        ({"window_influence": 1.5}, "window_influence=1.5"),
+        ({"response_up": 0}, "response_up=0"),
+        ({"lost_score": 0.5, "found_score": 0.4}, "found_score=0.4"),
+    ],
+)
+def test_config_names_what_is_wrong(fields: dict[str, float], fault: str) -> None:
+    with pytest.raises(ValueError, match=fault):
+        TrackerConfig(**fields)  # type: ignore[arg-type]
+
+
+def test_one_scale_keeps_the_size() -> None:
+    tracker = SiamFC(contrast_backbone, TrackerConfig(scales=1))
+    tracker.init(frame(100, 80), (100, 80, 48, 36))
+    np.testing.assert_array_equal(tracker.update(frame(105, 80)).box[2:], [48, 36])

@@ -1,0 +1,1 @@
+"""Command-line programs; each parses its flags, calls the library and prints."""

@@ -1,0 +1,96 @@
+"""What the programs share: one-line errors, exit codes and common flags. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+DEFAULT_WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "rbsf.safetensors"
+INTERRUPTED = 130  # the shell's exit code of a program ended by Ctrl-C
+
+
+def run(main: Callable[[], int | None]) -> NoReturn:
+    """Run a program and exit with its code; what a user can cause becomes one line on stderr, not a
+    traceback.
+
+    ValueError, OSError and ImportError: ``error: ...``, code 1. Ctrl-C: code 130.
+    """
+    try:
+        code = main() or 0
+    except KeyboardInterrupt:
+        code = _complain("interrupted", INTERRUPTED)
+    except ImportError as error:
+        code = _complain(f"error: {_import_advice(error)}", 1)
+    except (ValueError, OSError) as error:
+        code = _complain(f"error: {error}", 1)
+    sys.exit(code)
+
+
+def positive_int(text: str) -> int:
+    """Parse a flag's whole number from 1 (``type=`` of argparse)."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
+
+
+def add_network_flags(parser: argparse.ArgumentParser) -> None:
+    """Add --threads, --precision and --device."""
+    parser.add_argument(
+        "--threads", type=positive_int, metavar="N", help="CPU threads of the network (default: all cores)"
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="arithmetic of the network; bfloat16 is faster on CPUs with AMX and on GPUs (default: float32)",
+    )
+    parser.add_argument(
+        "--device", default="auto", help="cpu, cuda, cuda:1 ... (default: auto = a GPU if there is one)"
+    )
+
+
+def check_writable(path: Path) -> None:
+    """Make ``path``'s folder if need be and try to write there; ValueError names the path and the reason."""
+    if path.is_dir():
+        raise ValueError(f"cannot write {path}: it is a folder; give a file name")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent) as file:
+            file.write(b"x")
+    except OSError as error:
+        raise ValueError(f"cannot write {path}: {error.strerror}") from error
+
+
+def check_screen() -> None:
+    """Raise ValueError where OpenCV cannot open a window: no screen, a dead one, or OpenCV's headless
+    package.
+
+    Tried in a process of its own, for Qt ends the whole process when it finds no screen.
+    """
+    probe = "import cv2; cv2.namedWindow('probe'); cv2.waitKey(1)"
+    try:
+        works = subprocess.run([sys.executable, "-c", probe], capture_output=True, timeout=30).returncode == 0
+    except subprocess.TimeoutExpired:
+        works = False
+    if not works:
+        raise ValueError(
+            "no window can be opened here (no screen, or opencv-python-headless): leave out --select, --show"
+        )
+
+
+def _complain(line: str, code: int) -> int:
+    print(" ".join(line.split()), file=sys.stderr)
+    return code
+
+
+def _import_advice(error: ImportError) -> str:
+    if "cannot open shared object file" in str(
+        error
+    ):  # OpenCV's windows need libGL and others that servers lack
+        return f"{error}; install that system library, or opencv-python-headless in place of opencv-python"
+    return f"{error}; install this project's packages with: pip install -e {DEFAULT_WEIGHTS.parents[1]}"

@@ -1,0 +1,42 @@
+"""Cut targets out of videos and still images, once: make the crop store that train_rbsf.py reads.
+
+    python tools/prepare_pairs.py --data GOT-10k/train --data stills --out pairs.db --max-per-sequence 200
+
+Rerun the same command after an interruption: what is stored already is skipped.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from datasets.prepare import prepare
+from tools.cli import run
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    add = parser.add_argument
+    data_help = "root of sequences in any layout, or folder of images, with or without boxes.csv; repeatable"
+    add("--data", type=Path, action="append", required=True, metavar="PATH", help=data_help)
+    add("--out", type=Path, required=True, metavar="FILE", help="the store to make or to go on with")
+    add("--every", type=int, default=1, metavar="N", help="take each Nth frame of a video (default: 1)")
+    limit_help = "take at most N frames of a video, evenly spaced (default: all)"
+    add("--max-per-sequence", type=int, metavar="N", help=limit_help)
+    add("--workers", type=int, default=1, metavar="N", help="processes that decode and crop (default: 1)")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Prepare and print a summary."""
+    args = parse_args()
+    report = prepare(args.data, args.out, args.every, args.max_per_sequence, args.workers)
+    left_out = len(report.warnings)
+    print(f"{args.out}: {report.sequences} sequences, {report.crops} crops, {report.megabytes:.1f} MB")
+    print(f"{report.added} added, {report.already_stored} already there, {left_out} with parts left out")
+
+
+if __name__ == "__main__":
+    run(main)

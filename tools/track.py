@@ -1,0 +1,173 @@
+"""Track targets in a video, a folder of images or a camera, given their boxes in the first frame.
+
+    python tools/track.py --video in.mp4 --init 120,80,40,60
+
+writes in_tracked.mp4, with the boxes drawn in, to the current folder. Boxes are x,y,w,h in pixels, 0-based;
+frames are counted from 0, targets from 1. Ctrl-C, or q in the window, ends a run and keeps what it has.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder, installed or not
+
+from tools.cli import DEFAULT_WEIGHTS, add_network_flags, check_screen, check_writable, run
+
+if TYPE_CHECKING:  # these load OpenCV and PyTorch, which --help and a wrong command line need not wait for
+    import numpy as np
+
+    from tools.recording import Recorder
+    from tracker.siamfc import Backbone, SiamFC
+
+DEFAULT_FPS = 25.0  # of images, which have no rate of their own
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--video", required=True, help="video file, image folder, glob or camera index")
+    target = parser.add_mutually_exclusive_group(required=True)
+    target.add_argument("--init", action="append", metavar="X,Y,W,H", help="a target's box; repeatable")
+    target.add_argument("--select", action="store_true", help="draw the boxes with the mouse")
+    parser.add_argument(
+        "--weights", type=Path, default=DEFAULT_WEIGHTS, help="network (default: weights/rbsf.safetensors)"
+    )
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument("--out", type=Path, metavar="FILE.mp4", help="default: NAME_tracked.mp4, here")
+    output.add_argument("--no-out", action="store_true", help="write no video")
+    parser.add_argument("--boxes", type=Path, metavar="FILE", help="write the boxes too, as .csv or .json")
+    parser.add_argument("--show", action="store_true", help="show the frames in a window")
+    add_network_flags(parser)
+    return parser.parse_args(_keep_negative(sys.argv[1:] if argv is None else argv))
+
+
+def _keep_negative(argv: list[str]) -> list[str]:
+    """Write ``--init -5,0,20,20`` as ``--init=-5,0,20,20``, for argparse takes ``-5,...`` for a flag."""
+    for i, (flag, value) in enumerate(pairwise(argv)):
+        if flag == "--init" and re.match(r"-[\d.]", value):
+            return _keep_negative([*argv[:i], f"--init={value}", *argv[i + 2 :]])
+    return argv
+
+
+def parse_box(text: str) -> tuple[float, ...]:
+    """Read ``x,y,w,h``; ValueError where these are not four numbers (``SiamFC.init`` checks their values)."""
+    try:
+        box = tuple(float(v) for v in text.split(","))
+    except ValueError:
+        box = ()
+    if len(box) != 4:
+        raise ValueError(f"--init {text!r} is not four numbers; give x,y,w,h in pixels, such as 120,80,40,60")
+    return box
+
+
+def select_boxes(image: np.ndarray) -> list[tuple[float, ...]]:
+    """Let the user draw boxes in an RGB image. Raises ValueError if there is none in the end."""
+    import cv2
+
+    from tools.recording import WINDOW
+
+    print("drag a box, confirm with SPACE, repeat for more targets, end with ESC")
+    boxes = cv2.selectROIs(WINDOW, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), showCrosshair=False)
+    cv2.destroyWindow(WINDOW)
+    if len(boxes) == 0:
+        raise ValueError("no box was drawn; drag one with the mouse, then press SPACE, then ESC")
+    return [tuple(float(v) for v in box) for box in boxes]
+
+
+def start_trackers(backbone: Backbone, image: np.ndarray, boxes: list[tuple[float, ...]]) -> list[SiamFC]:
+    """Start one tracker per box; tells of boxes that were clipped. Raises ValueError for an unusable box."""
+    from tracker.siamfc import SiamFC
+
+    trackers = [SiamFC(backbone) for _ in boxes]
+    for tracker, box in zip(trackers, boxes, strict=True):
+        if note := tracker.init(image, box):
+            print(note)
+    return trackers
+
+
+def follow(
+    images: Iterator[np.ndarray], trackers: list[SiamFC], recorder: Recorder, total: int | None
+) -> Exception | KeyboardInterrupt | None:
+    """Track to the end of ``images``; returns what ended it early, so that the caller can save first."""
+    from tqdm import tqdm
+
+    from tracker.siamfc import update_all
+
+    with tqdm(total=total, initial=1, desc="track", unit="frame") as bar:
+        try:
+            for image in images:
+                go_on = recorder.add(image, update_all(trackers, image))
+                bar.update()
+                if not go_on:
+                    break
+        except (ValueError, OSError, KeyboardInterrupt) as error:
+            return error
+    return None
+
+
+def output_path(args: argparse.Namespace, name: str) -> Path | None:
+    """Where the video goes. Raises ValueError, before any work, for outputs that cannot be written."""
+    out = None if args.no_out else args.out or Path(f"{name}_tracked.mp4")
+    if out and out.suffix.lower() != ".mp4":
+        raise ValueError(f"--out {out}: give a file name that ends in .mp4")
+    if args.boxes and args.boxes.suffix.lower() not in (".csv", ".json"):
+        raise ValueError(f"--boxes {args.boxes}: give a file name that ends in .csv or .json")
+    for path in filter(None, (out, args.boxes)):
+        if path.exists() and Path(args.video).exists() and path.samefile(args.video):
+            raise ValueError(f"{path} is the input itself; give another --out")
+        check_writable(path)
+    return out
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Track as the command line says; whatever ends the run early, what was computed is saved."""
+    args = parse_args(argv)
+    boxes = [parse_box(text) for text in args.init or []]
+    if args.show or args.select:
+        check_screen()
+
+    from datasets.frames import VideoWriter, open_frames
+    from tools.recording import Recorder, Timing, save_boxes
+    from tracker.backbones import load_backbone, set_threads
+    from tracker.siamfc import Result
+
+    frames = open_frames(args.video)
+    out = output_path(args, frames.name)
+    set_threads(args.threads)
+    backbone = load_backbone(args.weights, args.device, args.precision)
+    images = iter(frames)
+    first = next(images, None)
+    if first is None:
+        raise ValueError(f"{args.video} holds no frame")
+    boxes = boxes or select_boxes(first)
+
+    timing = Timing()
+    trackers = start_trackers(timing.of_network(backbone), first, boxes)
+    recorder = Recorder(None if args.video.isdecimal() else frames.fps or DEFAULT_FPS, args.show)
+    try:
+        with VideoWriter(out, frames.fps or DEFAULT_FPS) if out else nullcontext() as recorder.writer:
+            recorder.add(first, [Result(t.box, 1.0, False) for t in trackers])
+            stop = follow(timing.decoding(images), trackers, recorder, frames.count)
+    finally:
+        if args.boxes and recorder.rows:
+            save_boxes(recorder.rows, args.boxes)
+    print(f"video: {out}" if out else "")
+    print(timing.summary(recorder.frames))
+    if stop:
+        print(f"ended early: the {recorder.frames} frames up to there are kept")
+        raise stop
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,101 @@
+"""Boxes and square crops, shared by training pairs and by tracking.
+
+A box is ``x, y, w, h`` in pixels, 0-based floats: it covers the pixels ``x`` to ``x + w - 1``, so its centre is at
+pixel coordinate ``x + (w - 1) / 2``. Images are H x W x 3 uint8 RGB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+EXEMPLAR_SIZE = 127  # pixels, side of the target's crop (SiamFC, section 2.4)
+SEARCH_SIZE = 255  # pixels, side of the search crop, at the same scale
+STRIDE = 8  # pixels of the search crop between neighbouring responses
+CONTEXT = 0.5  # share of (w + h) / 2 added on each side of the target
+
+
+def box_center(box: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Return the centre ``(cx, cy)`` of an ``x, y, w, h`` box in pixel coordinates, float64."""
+    x, y, w, h = (float(v) for v in box)
+    return np.array([x + (w - 1) / 2, y + (h - 1) / 2])
+
+
+def box_around(center: Sequence[float] | np.ndarray, size: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Return the ``x, y, w, h`` box of ``size = (w, h)`` whose centre is ``center = (cx, cy)``."""
+    (cx, cy), (w, h) = center, size
+    return np.array([cx - (w - 1) / 2, cy - (h - 1) / 2, w, h], dtype=np.float64)
+
+
+def exemplar_side(size: Sequence[float] | np.ndarray, context: float = CONTEXT) -> float:
+    """Side in image pixels of the square around a ``(w, h)`` target that becomes the 127-pixel exemplar.
+
+    SiamFC, section 2.4: ``s^2 = (w + 2p)(h + 2p)`` with ``2p = context * (w + h)``.
+    """
+    w, h = (float(v) for v in size)
+    margin = context * (w + h)
+    return float(np.sqrt((w + margin) * (h + margin)))
+
+
+def crop_square(
+    image: np.ndarray, center: Sequence[float] | np.ndarray, side: float, size: int, fill: Sequence[float] | None = None
+) -> np.ndarray:
+    """Cut a square of ``side`` image pixels around ``center`` and resize it to ``size`` x ``size`` x 3 uint8.
+
+    ``center`` may lie anywhere; pixels outside the image are ``fill`` (default: the image's mean colour).
+    """
+    scale = side / size  # image pixels per crop pixel
+    offset = np.asarray(center, dtype=np.float64) - scale * (size - 1) / 2
+    affine = np.array([[scale, 0, offset[0]], [0, scale, offset[1]]])
+    border = mean_color(image) if fill is None else fill
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP  # `affine` maps crop pixels to image pixels
+    return cv2.warpAffine(
+        image, affine, (size, size), flags=flags, borderMode=cv2.BORDER_CONSTANT, borderValue=tuple(float(c) for c in border)
+    )
+
+
+def mean_color(image: np.ndarray) -> tuple[float, ...]:
+    """Mean of each channel of an H x W x C image."""
+    return tuple(cv2.mean(image)[: image.shape[2]])
+
+
+def check_box(box: Sequence[float] | np.ndarray, width: int, height: int) -> tuple[np.ndarray, str | None]:
+    """Check a target box against a ``width`` x ``height`` frame.
+
+    Returns the box, float64, clipped to the frame, and a sentence saying so where clipping changed it (else None).
+    Raises ValueError, naming the fault, for a box that is not four finite numbers, has no area, or misses the frame.
+    """
+    values = np.asarray(box, dtype=np.float64).ravel()
+    text = ",".join(f"{v:g}" for v in values)
+    if values.size != 4:
+        raise ValueError(f"box {text!r} has {values.size} numbers; give four: x,y,w,h in pixels")
+    if not np.isfinite(values).all():
+        raise ValueError(f"box {text} holds a number that is not finite; give x,y,w,h in pixels")
+    x, y, w, h = values
+    if w <= 0 or h <= 0:
+        raise ValueError(f"box {text} has no area (w={w:g}, h={h:g}); w and h must be above 0")
+    left, top, right, bottom = max(x, 0.0), max(y, 0.0), min(x + w, float(width)), min(y + h, float(height))
+    if right - left < 1 or bottom - top < 1:
+        raise ValueError(f"box {text} lies outside the {width}x{height} frame")
+    clipped = np.array([left, top, right - left, bottom - top])
+    if np.array_equal(clipped, values):
+        return values, None
+    return clipped, f"box {text} reaches outside the {width}x{height} frame; clipped to " + ",".join(f"{v:g}" for v in clipped)
+
+
+def as_rgb(image: np.ndarray) -> np.ndarray:
+    """Return an H x W x 3 uint8 RGB image from one, or from a gray (H x W, H x W x 1) or RGBA (alpha dropped) image.
+
+    Raises ValueError, naming shape and type, for any other array.
+    """
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.size:
+        if image.ndim == 2:
+            return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
+        if image.ndim == 3 and image.shape[2] == 3:
+            return image
+        if image.ndim == 3 and image.shape[2] in (1, 4):
+            return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB if image.shape[2] == 1 else cv2.COLOR_RGBA2RGB)
+    found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+    raise ValueError(f"not an image: {found}; give H x W x 3 uint8 RGB (gray and RGBA are converted)")

@@ -1,0 +1,213 @@
+"""SiamFC tracking: find the first frame's target again in each following frame, on any backbone.
+
+A backbone is a callable from uint8 RGB crops (N, S, S, 3) to float32 features (N, C, H, W), stride 8: a float
+network, a 1-bit one in PyTorch or a packed one (``tracker.backbones``). Bertinetto et al., 2016, with the
+usual constants.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import cv2
+import numpy as np
+
+from tracker.geometry import (
+    EXEMPLAR_SIZE,
+    SEARCH_SIZE,
+    STRIDE,
+    as_rgb,
+    box_around,
+    box_center,
+    check_box,
+    crop_square,
+    exemplar_side,
+    mean_color,
+)
+
+Backbone = Callable[[np.ndarray], np.ndarray]
+
+SIZE_LIMITS = (0.2, 5.0)  # smallest and largest size of the target, in sizes of the first frame
+
+
+@dataclass(frozen=True)
+class TrackerConfig:
+    """Constants of the search; the defaults are the published ones of SiamFC-3s."""
+
+    scales: int = 3  # sizes tried per frame, odd
+    scale_step: float = 1.0375  # factor between neighbouring sizes
+    scale_penalty: float = 0.9745  # factor on the peak of a changed size
+    window_influence: float = 0.176  # share of the cosine window in the final map
+    scale_rate: float = 0.59  # share of the new size taken over per frame
+    response_up: int = 16  # upsampling of the 17 x 17 response
+    # On 5,300 frames of training videos, with the float SiamFC-3s, these call 56 % of the frames without
+    # overlap lost, and 3 % of the frames that they call lost are not.
+    lost_score: float = 0.22  # smoothed score below which the target counts as lost
+    found_score: float = 0.30  # ... and above which it counts as found again
+    score_rate: float = 0.2  # share of a new frame in the smoothed score
+
+    def __post_init__(self) -> None:
+        """Check every field; ValueError names the field, its value and what is valid."""
+        if self.scales < 1 or self.scales % 2 == 0:
+            raise ValueError(f"scales={self.scales}: give an odd number, such as 3")
+        if self.scale_step <= 1:
+            raise ValueError(f"scale_step={self.scale_step}: give a factor above 1, such as 1.0375")
+        if self.response_up < 1:
+            raise ValueError(f"response_up={self.response_up}: give a whole number from 1, such as 16")
+        for field in ("scale_penalty", "window_influence", "scale_rate", "score_rate"):
+            if not 0 <= getattr(self, field) <= 1:
+                raise ValueError(f"{field}={getattr(self, field)}: give a number from 0 to 1")
+        if not self.lost_score <= self.found_score:
+            raise ValueError(f"found_score={self.found_score}: give at least lost_score={self.lost_score}")
+
+
+@dataclass(frozen=True)
+class Result:
+    """Where the target is: ``box`` x,y,w,h, float64 pixels, 0-based, may reach outside the frame.
+
+    ``score`` tells how much what was found is like the first frame's target and its surroundings are not: the
+    response's peak above its mean, over the response of the exemplar to itself. 1 = the same target on a
+    background unlike it, 0 = nothing stands out. ``lost``: the score, smoothed over some frames, has fallen
+    below ``TrackerConfig.lost_score`` and not risen above ``found_score`` since.
+    """
+
+    box: np.ndarray
+    score: float
+    lost: bool
+
+
+class SiamFC:
+    """Track one target: ``init`` on the first frame, then ``update`` on each next one."""
+
+    def __init__(self, backbone: Backbone, config: TrackerConfig | None = None, name: str = "RB-SF") -> None:
+        self.backbone = backbone
+        self.config = config or TrackerConfig()
+        self.name = name
+        half = self.config.scales // 2
+        self._steps = self.config.scale_step ** np.arange(-half, half + 1)
+        self._template: np.ndarray | None = None  # (C, 6, 6)
+
+    def init(self, image: np.ndarray, box: Sequence[float] | np.ndarray) -> str | None:
+        """Learn the target in ``box`` (x,y,w,h pixels, 0-based) of an H x W x 3 uint8 RGB image (gray, RGBA:
+        converted).
+
+        Returns a sentence if the box was clipped to the frame, else None. Raises ValueError for a box without
+        area, not finite or outside the frame, and for an array that is no image.
+        """
+        image = as_rgb(image)
+        height, width = image.shape[:2]
+        box, note = check_box(box, width, height)
+        self._frame = np.array([width, height])
+        self._center, self._first_size, self._zoom = box_center(box), box[2:].copy(), 1.0
+        self._fill = mean_color(image)
+        crop = crop_square(image, self._center, exemplar_side(box[2:]), EXEMPLAR_SIZE, self._fill)
+        self._template = self.backbone(crop[None])[0]
+        self._self_response = max(float(np.vdot(self._template, self._template)), 1e-12)
+        self._smooth, self._lost = 1.0, False
+        return note
+
+    def update(self, image: np.ndarray) -> Result:
+        """Find the target in the next frame, an H x W x 3 uint8 RGB image (gray, RGBA: converted).
+
+        A frame of another size than the one before is taken as the same view, rescaled. Raises RuntimeError
+        before ``init``.
+        """
+        return self.locate(self.backbone(self.search_crops(image)))
+
+    def search_crops(self, image: np.ndarray) -> np.ndarray:
+        """First half of ``update``: a crop per size around the last place, uint8 (scales, 255, 255, 3)."""
+        if self._template is None:
+            raise RuntimeError(
+                "SiamFC.update was called before SiamFC.init: call init(image, box) on the first frame"
+            )
+        image = as_rgb(image)
+        self._follow_frame_size(image)
+        side = exemplar_side(self._size) * SEARCH_SIZE / EXEMPLAR_SIZE
+        return np.stack(
+            [crop_square(image, self._center, side * s, SEARCH_SIZE, self._fill) for s in self._steps]
+        )
+
+    def locate(self, features: np.ndarray) -> Result:
+        """Second half of ``update``: the target's place from the crops' features (scales, C, H, W)."""
+        assert self._template is not None  # search_crops has checked it; this is for the type checker
+        responses = correlate(self._template, features)  # (scales, 17, 17)
+        best = self._best_scale(responses)
+        offset = self._peak_offset(responses[best])  # (x, y) in pixels of the search crop
+        crop_pixel = (
+            exemplar_side(self._size) * self._steps[best] / EXEMPLAR_SIZE
+        )  # image pixels per crop pixel
+        self._center = np.clip(self._center + offset * crop_pixel, 0, self._frame - 1)
+        rate = self.config.scale_rate
+        self._zoom = float(np.clip(self._zoom * (1 - rate + rate * self._steps[best]), *SIZE_LIMITS))
+        score = float(responses[best].max() - responses[best].mean()) / self._self_response
+        return Result(self.box, score, self._is_lost(score))
+
+    @property
+    def box(self) -> np.ndarray:
+        """The target's box as last seen: x,y,w,h float64 pixels, after ``init`` the given one, clipped."""
+        return box_around(self._center, self._size)
+
+    @property
+    def _size(self) -> np.ndarray:
+        return self._first_size * self._zoom
+
+    def _follow_frame_size(self, image: np.ndarray) -> None:
+        frame = np.array([image.shape[1], image.shape[0]])
+        if (frame != self._frame).any():
+            ratio = frame / self._frame
+            self._center, self._first_size, self._frame = (
+                self._center * ratio,
+                self._first_size * ratio,
+                frame,
+            )
+
+    def _best_scale(self, responses: np.ndarray) -> int:
+        peaks = responses.max(axis=(1, 2)).astype(np.float64)
+        penalty = np.full(len(peaks), 1 - self.config.scale_penalty)
+        penalty[len(peaks) // 2] = 0
+        return int(
+            np.argmax(peaks - penalty * np.abs(peaks))
+        )  # abs: a change must not pay where peaks are negative
+
+    def _peak_offset(self, response: np.ndarray) -> np.ndarray:
+        up = self.config.response_up
+        size = response.shape[0] * up
+        fine = cv2.resize(response, (size, size), interpolation=cv2.INTER_CUBIC).astype(np.float64)
+        fine -= fine.min()
+        fine /= fine.sum() + 1e-16
+        fine = (1 - self.config.window_influence) * fine + self.config.window_influence * _cosine_window(size)
+        row, column = divmod(int(fine.argmax()), size)
+        return (np.array([column, row]) - (size - 1) / 2) * STRIDE / up
+
+    def _is_lost(self, score: float) -> bool:
+        self._smooth += self.config.score_rate * (score - self._smooth)
+        self._lost = self._smooth < (self.config.found_score if self._lost else self.config.lost_score)
+        return self._lost
+
+
+def update_all(trackers: Sequence[SiamFC], image: np.ndarray) -> list[Result]:
+    """``update`` several trackers that share a backbone, with one pass of the network for all crops."""
+    crops = np.concatenate([tracker.search_crops(image) for tracker in trackers])
+    features = np.split(trackers[0].backbone(crops), len(trackers))
+    return [tracker.locate(own) for tracker, own in zip(trackers, features, strict=True)]
+
+
+def correlate(template: np.ndarray, features: np.ndarray) -> np.ndarray:
+    """Cross-correlate a (C, K, K) template with (N, C, H, W) features: (N, H - K + 1, W - K + 1), float32.
+
+    One matrix product for all pairs of a template cell and a place, then a shifted sum: 30 times faster than
+    windows.
+    """
+    (channels, k, _), (n, _, height, width) = template.shape, features.shape
+    products = template.reshape(channels, k * k).T @ features.reshape(n, channels, height * width)
+    products = products.reshape(n, k, k, height, width)
+    rows, columns = height - k + 1, width - k + 1
+    return sum(products[:, i, j, i : i + rows, j : j + columns] for i in range(k) for j in range(k))
+
+
+@cache
+def _cosine_window(size: int) -> np.ndarray:
+    window = np.outer(np.hanning(size), np.hanning(size))
+    return window / window.sum()

@@ -1,0 +1,87 @@
+"""The Siamese task on pairs: response map, SiamFC's loss, and the teacher's response as a target."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tracker.geometry import STRIDE
+
+RESPONSE_SCALE = 1e-3  # brings sums of 256 x 6 x 6 products into the range of a logistic loss, as in SiamFC
+RADIUS = 16  # pixels of the search crop: responses this near the target's centre are positive
+
+
+def cross_correlate(exemplar: Tensor, search: Tensor) -> Tensor:
+    """Slide each exemplar's features [N, C, h, w] over its search features [N, C, H, W]: [N, H-h+1, W-w+1]."""
+    n, c, h, w = search.shape
+    response = F.conv2d(search.reshape(1, n * c, h, w), exemplar, groups=n)  # [1, N, H', W']
+    return response.squeeze(0) * RESPONSE_SCALE
+
+
+def labels_for(shift: Tensor, size: int) -> Tensor:
+    """Labels [N, size, size] of response maps: 1 within RADIUS of the target, else 0.
+
+    `shift` [N, 2] is the target's centre, x then y, in pixels from the middle of the search crop.
+    """
+    cells = (torch.arange(size, device=shift.device) - (size - 1) / 2) * STRIDE
+    dx = cells[None, None, :] - shift[:, 0, None, None]
+    dy = cells[None, :, None] - shift[:, 1, None, None]
+    return (dx.square() + dy.square() <= RADIUS**2).float()
+
+
+def balanced_logistic(response: Tensor, labels: Tensor) -> Tensor:
+    """SiamFC's loss: the mean logistic loss of positives and that of negatives, each with weight 1/2.
+
+    Both [N, H, W].  A map without positives (the target is absent) counts its negatives in full.
+    """
+    loss = F.binary_cross_entropy_with_logits(response, labels, reduction="none").flatten(1)
+    positive = labels.flatten(1)
+    count = positive.sum(1)
+    inside = (loss * positive).sum(1) / count.clamp(min=1)
+    outside = (loss * (1 - positive)).sum(1) / (1 - positive).sum(1).clamp(min=1)
+    return torch.where(count > 0, (inside + outside) / 2, outside).mean()
+
+
+def response_distance(response: Tensor, target: Tensor) -> Tensor:
+    """Mean squared difference of two batches of response maps [N, H, W], each map normalised to mean 0, deviation 1."""
+
+    def normalise(maps: Tensor) -> Tensor:
+        flat = maps.flatten(1)
+        return (flat - flat.mean(1, keepdim=True)) / (flat.std(1, keepdim=True) + 1e-6)
+
+    return F.mse_loss(normalise(response), normalise(target))
+
+
+class SiameseTask:
+    """L_S of Eq. 1 for a batch of pairs: SiamFC's loss plus `match` times the distance to the teacher's response.
+
+    A batch holds `exemplar` [N, 3, 127, 127] and `search` [N, 3, 255, 255], uint8 RGB, `shift` [N, 2] float
+    (see `labels_for`) and `negative` [N] bool: the search crop shows another target.
+    """
+
+    def __init__(self, match: float = 1.0, precision: torch.dtype = torch.float32) -> None:
+        self.match, self.precision = match, precision
+
+    def __call__(self, student: nn.Module, teacher: nn.Module | None, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss, and its parts to log."""
+        response = self.respond(student, batch)
+        labels = labels_for(batch["shift"], response.shape[-1]) * ~batch["negative"][:, None, None]
+        logistic = balanced_logistic(response, labels)
+        if teacher is None:
+            return logistic, {"logistic": logistic}
+        with torch.no_grad():
+            target = self.respond(teacher, batch)
+        distance = response_distance(response, target)
+        return logistic + self.match * distance, {"logistic": logistic, "response": distance}
+
+    def respond(self, net: nn.Module, batch: dict[str, Any]) -> Tensor:
+        """Response maps [N, 17, 17] float32 of `net` to a batch."""
+        device = batch["search"].device
+        with torch.autocast(device.type, self.precision, enabled=self.precision != torch.float32):
+            exemplar, search = (
+                net(batch[key].float().contiguous(memory_format=torch.channels_last)) for key in ("exemplar", "search")
+            )
+        return cross_correlate(exemplar.float(), search.float())

@@ -209,31 +209,23 @@ def _check_meta(db: sqlite3.Connection, path: Path) -> dict[str, str]:
         raise ValueError(f"{path}: a database, but not a crop store ({error}); name another file") from error
     for key, value in FORMAT.items():
         if meta.get(key) != value:
-            raise ValueError(
-                f"{path}: crop store with {key} {meta.get(key)!r}, not {value!r}; prepare it again"
-            )
+            raise ValueError(f"{path}: crop store with {key} {meta.get(key)!r}, not {value!r}; prepare it again")
     return meta
 
 
 def _connect_read_only(path: Path) -> sqlite3.Connection:
     # immutable: neither locks nor journal, so that many processes read at once, from read-only folders too
-    return sqlite3.connect(
-        f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False
-    )
+    return sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False)
 
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{path}: no such crop store; make it with tools/prepare_pairs.py --out {path}"
-        )
+        raise FileNotFoundError(f"{path}: no such crop store; make it with tools/prepare_pairs.py --out {path}")
     try:
         yield
     except sqlite3.Error as error:
-        raise ValueError(
-            f"{path}: not a crop store ({error}); make one with tools/prepare_pairs.py"
-        ) from error
+        raise ValueError(f"{path}: not a crop store ({error}); make one with tools/prepare_pairs.py") from error
 
 
 @contextmanager

@@ -18,6 +18,8 @@ cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # OpenCV: sil
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm")
+WRITABLE_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov")
+ESTIMATED_COUNT = (".mkv", ".webm")  # containers whose header does not hold the number of frames
 
 
 class BrokenVideo(ValueError):
@@ -107,21 +109,22 @@ def _open_camera(index: int) -> Frames:
         raise ValueError(f"camera {index} cannot be opened; is it plugged in and free?")
 
     def start() -> Iterator[np.ndarray]:
-        yield from _decode(cv2.VideoCapture(index))
+        capture = cv2.VideoCapture(index)
+        try:
+            yield from _decode(capture)
+        finally:
+            capture.release()
 
     return Frames(f"camera {index}", fps if fps > 0 else None, None, start)
 
 
 def _decode(capture: cv2.VideoCapture) -> Iterator[np.ndarray]:
-    """Frames of an open capture as H x W x 3 uint8 RGB, until it gives no more; it is released at the end."""
-    try:
-        while True:
-            good, image = capture.read()
-            if not good or image is None:
-                return
-            yield cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-    finally:
-        capture.release()
+    """Frames of an open capture as H x W x 3 uint8 RGB, until it gives no more."""
+    while True:
+        good, image = capture.read()
+        if not good or image is None:
+            return
+        yield cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def _open_video(path: Path) -> Frames:
@@ -137,3 +140,105 @@ def _open_video(path: Path) -> Frames:
         raise ValueError(f"video {path} opens, but not one frame of it can be decoded: it is cut short or damaged")
     known = count if count > 0 else None
     return Frames(str(path), fps if 0 < fps < 1000 else None, known, lambda: _play(path, known))
+
+
+def _play(path: Path, count: int | None) -> Iterator[np.ndarray]:
+    """Decode a video to its end; raises BrokenVideo there if that is not where its header puts it.
+
+    Headers of whole files were exact in all containers tried; one frame is forgiven for those that round. Matroska's
+    is an estimate (duration times rate), so there the time reached counts, not the number of frames.
+    """
+    capture, done, reached = cv2.VideoCapture(str(path)), 0, 0
+    try:
+        for image in _decode(capture):
+            done += 1
+            reached = round(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000 * capture.get(cv2.CAP_PROP_FPS)) + 1
+            yield image
+    finally:
+        capture.release()
+    if count and (reached if path.suffix.lower() in ESTIMATED_COUNT else done) < count - 1:
+        raise BrokenVideo(
+            f"video {path} is cut short or damaged: {done} of the {count} frames that its header promises could be "
+            f"decoded (0 to {done - 1})"
+        )
+
+
+def read_video_frame(path: str | Path, index: int) -> np.ndarray:
+    """Frame ``index`` (from 0) of a video, by a seek, as H x W x 3 uint8 RGB; ValueError where it cannot be decoded."""
+    capture = cv2.VideoCapture(str(path))
+    capture.set(cv2.CAP_PROP_POS_FRAMES, index)
+    good, image = capture.read()
+    capture.release()
+    if not good:
+        raise ValueError(f"frame {index} of video {path} cannot be decoded; is the file whole?")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+class VideoWriter:
+    """Write frames to ``path`` (.mp4, .avi, .mov, .mkv) at ``fps``; use as a context manager.
+
+    The first frame fixes the picture's size (cut to even sides, as the codec asks); later frames of another size are
+    scaled to fit into it, with black bars. The file appears under its name when the block ends without an error.
+    Raises ValueError for a bad ``fps`` or a ``path`` that cannot be written, OSError where writing fails later.
+    """
+
+    def __init__(self, path: str | Path, fps: float) -> None:
+        self.path, self.fps = Path(path), float(fps)
+        if self.path.suffix.lower() not in WRITABLE_SUFFIXES:
+            raise ValueError(f"cannot write {path}: give a name that ends in one of {', '.join(WRITABLE_SUFFIXES)}")
+        if not 0 < self.fps < 1000:
+            raise ValueError(f"cannot write {path} at {fps} frames per second; give a rate above 0, such as 25")
+        self._part = self.path.with_name(f".{self.path.stem}.{os.getpid()}{self.path.suffix}")
+        self._writer: cv2.VideoWriter | None = None
+        self._size = (0, 0)
+
+    def __enter__(self) -> VideoWriter:
+        if self.path.is_dir():
+            raise ValueError(f"cannot write {self.path}: it is a folder; give a file name")
+        try:  # now, not after an hour of tracking
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._part.touch()
+        except OSError as error:
+            raise ValueError(f"cannot write {self.path}: {error.strerror}") from error
+        return self
+
+    def write(self, image: np.ndarray) -> None:
+        """Append a frame, H x W x 3 uint8 RGB."""
+        if self._writer is None:
+            self._writer = self._open(image)
+        self._writer.write(cv2.cvtColor(fit(image, self._size), cv2.COLOR_RGB2BGR))
+
+    def _open(self, image: np.ndarray) -> cv2.VideoWriter:
+        height, width = image.shape[:2]
+        self._size = (max(width // 2 * 2, 2), max(height // 2 * 2, 2))
+        writer = cv2.VideoWriter(str(self._part), cv2.VideoWriter.fourcc(*"mp4v"), self.fps, self._size)
+        if not writer.isOpened():
+            raise OSError(f"cannot write {self.path}: OpenCV cannot encode {width}x{height} frames into it")
+        return writer
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        try:
+            if self._writer is not None:
+                self._writer.release()
+                self._keep(failed=kind is not None)
+        finally:
+            self._part.unlink(missing_ok=True)
+
+    def _keep(self, failed: bool) -> None:
+        if failed:
+            return
+        if self._part.stat().st_size == 0:  # OpenCV does not tell of a full disk
+            raise OSError(f"cannot write {self.path}: nothing was written; is the disk full?")
+        os.replace(self._part, self.path)
+
+
+def fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Bring an H x W x 3 image to ``size`` (width, height): one odd row or column is cut, else scaled with bars."""
+    width, height = size
+    if 0 <= image.shape[0] - height <= 1 and 0 <= image.shape[1] - width <= 1:
+        return image[:height, :width]
+    scale = min(width / image.shape[1], height / image.shape[0])
+    inner = (max(round(image.shape[1] * scale), 1), max(round(image.shape[0] * scale), 1))
+    left, top = (width - inner[0]) // 2, (height - inner[1]) // 2
+    bars = (top, height - inner[1] - top, left, width - inner[0] - left)
+    return cv2.copyMakeBorder(cv2.resize(image, inner, interpolation=cv2.INTER_AREA), *bars, cv2.BORDER_CONSTANT)

@@ -31,9 +31,7 @@ class AugmentConfig:
     still_scale: float = 0.12  # the same for pairs made of one still image
     flip: float = 0.5  # both crops mirrored left to right
     gray: float = 0.15  # both crops gray
-    light: float = (
-        0.2  # each crop's contrast changes by up to this share, its brightness by this share of 128
-    )
+    light: float = 0.2  # each crop's contrast changes by up to this share, its brightness by that of 128
     blur: float = 0.1  # the search crop out of focus
 
     def __post_init__(self) -> None:
@@ -59,10 +57,11 @@ class PairDataset(Dataset[Item]):
     ``negative_share`` of the pairs show an exemplar of one target and a search crop of another.
 
     ``dataset[i]`` is a dict of tensors: ``exemplar`` (3, 127, 127) and ``search`` (3, 255, 255), uint8 RGB;
-    ``shift`` (2) float32, x, y in pixels: how far the target lies off the middle of the search crop, beyond
-    how far it lies off the middle of the exemplar; there the response should peak; ``negative`` () bool: that target is not the exemplar's.
+    ``shift`` (2) float32, x, y in pixels: how far the target lies off the middle of the search crop, less
+    how far it lies off the middle of the exemplar, so where the response should peak; ``negative`` () bool:
+    the search crop's target is not the exemplar's.
 
-    Sequences named in ``exclude`` are left out: those held out for validation.
+    Sequences named in ``exclude``, those held out for validation, are left out.
     Raises ValueError for settings out of range and for stores without crops.
     """
 
@@ -169,9 +168,7 @@ def warp_crop(crop: np.ndarray, size: int, shift: np.ndarray, zoom: float, mirro
     affine = np.array([[step_x, 0, CROP_CENTER - step_x * x], [0, step, CROP_CENTER - step * y]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP  # `affine` maps new pixels to stored ones
     fill = mean_color(crop)
-    return cv2.warpAffine(
-        crop, affine, (size, size), flags=flags, borderMode=cv2.BORDER_CONSTANT, borderValue=fill
-    )
+    return cv2.warpAffine(crop, affine, (size, size), flags=flags, borderMode=cv2.BORDER_CONSTANT, borderValue=fill)
 
 
 def change_light(crop: np.ndarray, rng: np.random.Generator, amount: float, gray: bool) -> np.ndarray:
@@ -192,9 +189,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     dataset is now; every other epoch starts at batch 0.
     """
 
-    def __init__(
-        self, dataset: PairDataset, batch_size: int, start_batch: int, rank: int, world: int
-    ) -> None:
+    def __init__(self, dataset: PairDataset, batch_size: int, start_batch: int, rank: int, world: int) -> None:
         self.dataset, self.batch_size, self.rank, self.world = dataset, batch_size, rank, world
         self.count = len(dataset) // (batch_size * world)
         self._start = (dataset.epoch, start_batch)
@@ -234,16 +229,14 @@ def make_loader(
         raise ValueError(f"{numbers}: need at least 1, at least 0, and a rank from 0 to {world - 1}")
     batches = EpochBatches(dataset, batch_size, start_batch, rank, world)
     if batches.count < 1:
-        raise ValueError(
-            f"{len(dataset)} pairs do not fill {world} x {batch_size}; raise their number an epoch"
-        )
+        raise ValueError(f"{len(dataset)} pairs do not fill {world} x {batch_size}; raise their number an epoch")
     if not 0 <= start_batch <= batches.count:
         raise ValueError(f"start_batch is {start_batch}; an epoch has batches 0 to {batches.count}")
     return DataLoader(
         dataset,
         batch_sampler=batches,  # type: ignore[arg-type]  # the stubs want ints; our dataset takes (epoch, i)
         num_workers=workers,
-        multiprocessing_context="spawn" if workers else None,  # forked, OpenCV can wait for threads it has lost
+        multiprocessing_context="spawn" if workers else None,  # forked, OpenCV waits for lost threads
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_start_worker,
@@ -257,7 +250,7 @@ def _check_range(name: str, value: float, high: float) -> None:
 
 
 def _sequences_of(stores: Sequence[CropStore], kind: str, exclude: Collection[str]) -> np.ndarray:
-    """(S, 3) int64: store, first crop and end of every sequence of one kind that has crops and may be used."""
+    """(S, 3) int64: store, first crop and end of every sequence of one kind that may be used."""
     rows = [
         (number, int(store.starts[s]), int(store.starts[s + 1]))
         for number, store in enumerate(stores)

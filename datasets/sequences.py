@@ -5,16 +5,23 @@ Boxes are ``x, y, w, h`` in pixels, 0-based; OTB and UAV123 count from 1 and are
 
 from __future__ import annotations
 
-import json
+import hashlib
+import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
-from datasets.frames import list_images, natural_key, read_image
+from datasets.frames import list_images, open_frames, read_image, read_video_frame
+from datasets.index import Record, default_cache, fingerprint, load_index, save_index
+from datasets.layouts import Entry, find_entries, otb_name
+
+ABSENCE = "absence.label"
+MIN_INDEXED = 100  # sequences from which an index is kept; fewer are listed in no time
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,16 +47,16 @@ class Sequence:
         return read_image(self.frames[index])
 
 
-@dataclass(frozen=True)
-class Entry:
-    """Where one sequence lies: what a layout finds before any frame or box is read."""
+class VideoSequence(Sequence):
+    """A sequence whose frames lie in one video: frame 12 is named ``clip.mp4#12``."""
 
-    name: str
-    folder: Path
-    annotation: Path
-    span: tuple[int, int] | None = None  # first and last frame number that the annotation is for; None: all
-    one_based: bool = False
-    first_only: bool = False  # an annotation of the first frame alone is whole
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return islice(open_frames(self.frames[0].rpartition("#")[0]), len(self))
+
+    def image(self, index: int) -> np.ndarray:
+        """Frame ``index`` as H x W x 3 uint8 RGB, by a seek; raises ValueError where it cannot be decoded."""
+        path, _, number = self.frames[index].rpartition("#")
+        return read_video_frame(path, int(number))
 
 
 def read_boxes(path: Path) -> np.ndarray:
@@ -77,13 +84,15 @@ def _parse_box(line: str, path: Path, number: int) -> list[float]:
         box = []
     absent = sum(v != v for v in box)
     if len(box) != 4 or absent not in (0, 4) or float("inf") in map(abs, box) or min(box[2:]) < 0:
-        raise ValueError(f"{path} line {number}: {line.strip()!r} is not a box; write x,y,w,h in pixels (all nan = absent)")
+        raise ValueError(
+            f"{path} line {number}: {line.strip()!r} is not a box; write x,y,w,h in pixels (all nan = absent)"
+        )
     return box
 
 
 def _absent(entry: Entry, count: int) -> np.ndarray:
     """GOT-10k's annotation repeats the last box while the target is gone; ``absence.label`` says where. (N,) bool."""
-    path = entry.annotation.with_name("absence.label")
+    path = entry.annotation.with_name(ABSENCE)
     if not path.is_file():
         return np.zeros(count, dtype=bool)
     labels = path.read_text().split()
@@ -103,6 +112,8 @@ def read_entry(entry: Entry) -> Sequence:
     boxes[_absent(entry, len(boxes))] = np.nan
     if entry.one_based:
         boxes[:, :2] -= 1
+    if entry.folder.is_file():
+        return _read_video_entry(entry, boxes)
     if not entry.folder.is_dir():
         raise FileNotFoundError(f"sequence {entry.name}: folder of frames {entry.folder} does not exist")
     names = list_images(entry.folder)
@@ -116,6 +127,15 @@ def read_entry(entry: Entry) -> Sequence:
     return Sequence(entry.name, tuple(str(entry.folder / n) for n in names), boxes)
 
 
+def _read_video_entry(entry: Entry, boxes: np.ndarray) -> VideoSequence:
+    count = open_frames(entry.folder).count
+    if count is not None and count != len(boxes):
+        raise ValueError(
+            f"sequence {entry.name}: {count} frames in {entry.folder} but {len(boxes)} boxes in {entry.annotation}"
+        )
+    return VideoSequence(entry.name, tuple(f"{entry.folder}#{i}" for i in range(len(boxes))), boxes)
+
+
 def _mismatch(entry: Entry, names: list[str], boxes: int) -> str:
     text = f"sequence {entry.name}: {len(names)} frames in {entry.folder} but {boxes} boxes in {entry.annotation}"
     numbers = [_frame_number(n) for n in names]
@@ -125,129 +145,41 @@ def _mismatch(entry: Entry, names: list[str], boxes: int) -> str:
     return text + "; restore the missing files or leave the sequence out"
 
 
-SPLITS = ("train", "val", "test")
-# Frames that OTB's annotations are for, where the folder holds more (OTB web page).
-OTB_SPANS = {
-    "David": (300, 770),
-    "Football1": (1, 74),
-    "Freeman3": (1, 460),
-    "Freeman4": (1, 283),
-    "Diving": (1, 215),
-}
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm")
-
-
-def _folders(root: Path, annotation: str) -> list[Path]:
-    """``root`` itself where it is one sequence, else its folders, that hold a file matching ``annotation``."""
-    if any(root.glob(annotation)):
-        return [root]
-    folders = sorted((f for f in root.iterdir() if f.is_dir()), key=lambda f: natural_key(f.name))
-    return [f for f in folders if any(f.glob(annotation))]
-
-
-def find_got10k(root: Path) -> list[Entry]:
-    """GOT-10k split: ``list.txt`` and ``NAME/00000001.jpg ...`` with ``NAME/groundtruth.txt``; 0-based as read."""
-    listing = root / "list.txt"
-    splits = [s for s in SPLITS if (root / s / "list.txt").is_file()]
-    if not listing.is_file() and splits:
-        if len(splits) > 1:
-            raise ValueError(f"{root} holds the splits {', '.join(splits)}; choose one, for example {root / splits[0]}")
-        return find_got10k(root / splits[0])
-    if listing.is_file():
-        names = listing.read_text().split()
-        if not names:
-            raise ValueError(f"{listing} is empty; it must name one sequence folder per line")
-        folders = [root / name for name in names]
-    else:
-        folders = [f for f in _folders(root, "groundtruth.txt") if not (f / "img").is_dir()]
-    return [Entry(f.name, f, f / "groundtruth.txt", first_only=True) for f in folders]
-
-
-def otb_name(name: str) -> str:
-    """Name of a target where a folder holds two: ``Jogging-1`` and ``Jogging.1`` are both ``Jogging.1``."""
-    return re.sub(r"-(\d)$", r".\1", name)
-
-
-def find_otb(root: Path) -> list[Entry]:
-    """OTB: ``NAME/img/0001.jpg ...`` and ``NAME/groundtruth_rect.txt`` (``.1.txt``, ``.2.txt``: two targets); 1-based."""
-    entries = []
-    for folder in _folders(root, "groundtruth*.txt"):
-        if not (folder / "img").is_dir():
-            continue
-        for annotation in sorted(folder.glob("groundtruth*.txt")):
-            if not annotation.read_text().strip() and "." in annotation.stem:
-                continue  # OTB ships Human4/groundtruth_rect.1.txt empty: only its second target counts
-            target = "".join(re.findall(r"\.\d$", annotation.stem))
-            span = OTB_SPANS.get(folder.name)
-            entries.append(Entry(otb_name(folder.name) + target, folder / "img", annotation, span, one_based=True))
-    return entries
-
-
-def find_uav123(root: Path, version: str = "UAV123") -> list[Entry]:
-    """UAV123: ``anno/UAV123/NAME.txt`` and ``data_seq/UAV123/FOLDER/000001.jpg ...`` (or both ``UAV123_10fps``); 1-based."""
-    if version == "UAV123" and not (root / "anno" / version).is_dir():
-        version = "UAV123_10fps"
-    frames = root / "data_seq" / (version if version.endswith("fps") else "UAV123")
-    spans = _uav123_spans("UAV123" if version.endswith("fps") else version)
-    step = 3 if version.endswith("fps") else 1  # 10 fps keeps frames 1, 4, 7, ... and numbers them anew
-    entries = []
-    for annotation in sorted((root / "anno" / version).glob("*.txt"), key=lambda f: natural_key(f.name)):
-        name = annotation.stem
-        folder, first, last = spans.get(name, (name, 1, 10**9))
-        span = ((first - 1) // step + 1, (last - 1) // step + 1)
-        entries.append(Entry(name, frames / folder, annotation, span, one_based=True))
-    return entries
-
-
-def _uav123_spans(version: str) -> dict[str, tuple[str, int, int]]:
-    """Folder, first and last frame of each sequence: several are cut from one folder. Table of the got10k toolkit."""
-    toolkit = find_spec("got10k")
-    if toolkit is None or not toolkit.submodule_search_locations:
-        raise ValueError("reading UAV123 needs the got10k package (frame ranges); type: pip install got10k==0.1.3")
-    table = Path(toolkit.submodule_search_locations[0]) / "datasets" / "uav123.json"
-    metas = json.loads(table.read_text())[version]
-    return {name: (m["folder_name"], m["start_frame"], m["end_frame"]) for name, m in metas.items()}
-
-
-def find_uav20l(root: Path) -> list[Entry]:
-    """The long sequences of UAV123: ``anno/UAV20L`` beside ``anno/UAV123``; only on request."""
-    return find_uav123(root, "UAV20L")
-
-
-LAYOUTS: dict[str, Callable[[Path], list[Entry]]] = {
-    "got10k": find_got10k,
-    "otb": find_otb,
-    "uav123": find_uav123,
-    "uav20l": find_uav20l,
-}
-
-
 def load_sequences(
     root: str | Path,
     layout: str | None = None,
     names: Iterable[str] | None = None,
+    cache_dir: str | Path | None = None,
 ) -> list[Sequence]:
     """Read the annotated sequences under ``root``, in the order of the dataset.
 
-    ``layout`` is a key of ``LAYOUTS`` (None: found out); ``names`` keeps only those sequences. Raises ValueError where
-    ``root`` has no known layout, a name is not there, or frames and boxes of a sequence do not match.
+    ``layout`` is a key of ``datasets.layouts.LAYOUTS`` (None: found out); ``names`` keeps only those sequences. What
+    is found in a large dataset is kept in ``cache_dir`` (default: ``datasets.index.default_cache``) until the dataset
+    changes. Raises ValueError (FileNotFoundError for a missing file) where ``root`` has no known layout, a name is
+    not there, or frames and boxes of a sequence do not match.
     """
     root = Path(root)
     entries = _select(find_entries(root, layout), names, root)
-    return [read_entry(entry) for entry in entries]
+    if len(entries) < MIN_INDEXED or entries[0].folder.is_file():
+        return [read_entry(entry) for entry in entries]
+    return _load_indexed(entries, root, Path(cache_dir) if cache_dir else default_cache())
 
 
-def find_entries(root: Path, layout: str | None = None) -> list[Entry]:
-    """Entries of every sequence under ``root``; raises ValueError that says what was looked for and what is there."""
-    if not root.exists():
-        raise FileNotFoundError(f"dataset {root} does not exist")
-    if layout is not None and layout not in LAYOUTS:
-        raise ValueError(f"layout {layout!r} is not known; choose from {', '.join(LAYOUTS)}")
-    tried = [layout] if layout else list(LAYOUTS)
-    for name in tried:
-        if root.is_dir() and (entries := LAYOUTS[name](root)):
-            return entries
-    raise ValueError(f"no sequences found in {root}; looked for " + " or ".join(tried))
+def _load_indexed(entries: list[Entry], root: Path, cache_dir: Path) -> list[Sequence]:
+    sources = ((repr(e), [e.folder, e.annotation, e.annotation.with_name(ABSENCE)]) for e in entries)
+    key = fingerprint(sources)
+    label = hashlib.sha256(f"{root.resolve()} {[e.name for e in entries]}".encode()).hexdigest()[:16]
+    path = cache_dir / f"sequences-{label}.npz"
+    records = load_index(path, key)
+    if records is None:
+        read = [read_entry(e) for e in tqdm(entries, desc=f"listing {root}", unit="sequence")]
+        records = [
+            Record(e.name, str(e.folder), [Path(f).name for f in s.frames], s.boxes)
+            for e, s in zip(entries, read, strict=True)
+        ]
+        save_index(path, key, records)
+        return read
+    return [Sequence(r.name, tuple(os.path.join(r.folder, f) for f in r.files), r.boxes) for r in records]
 
 
 def _select(entries: list[Entry], names: Iterable[str] | None, root: Path) -> list[Entry]:

@@ -20,7 +20,8 @@ def value_noise(rng: Rng, shape: Shape, cell: float, octaves: int = 3) -> np.nda
         step = max(cell / 2**octave, 1.0)
         grid = rng.random((int(height / step) + 2, int(width / step) + 2), dtype=np.float32)
         total += cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC) / 2**octave
-    return cv2.normalize(total, None, 0, 1, cv2.NORM_MINMAX)
+    total -= total.min()
+    return total / max(float(total.max()), 1e-6)
 
 
 def _coordinates(rng: Rng, shape: Shape, cell: float) -> tuple[np.ndarray, np.ndarray]:
@@ -122,7 +123,7 @@ class Sprite:
 def make_sprite(rng: Rng, shape: Shape, colors: np.ndarray) -> Sprite:
     """A figure of ``shape`` pixels with an irregular outline, a soft edge, and a texture with two to five patches."""
     border = 2
-    mask = cv2.copyMakeBorder(_silhouette(rng, shape), *4 * [border], cv2.BORDER_CONSTANT, value=0)
+    mask = np.pad(_silhouette(rng, shape), border)
     size = (mask.shape[0], mask.shape[1])
     skin = texture(rng, size, max(max(shape) * rng.uniform(0.12, 0.35), 3), colors)
     for _ in range(rng.integers(2, 6)):

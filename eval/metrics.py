@@ -53,9 +53,7 @@ def score_sequence(boxes: np.ndarray, truth: np.ndarray) -> Scores:
     counted = np.isfinite(truth).all(axis=1)
     counted[:1] = False
     if not counted.any():
-        raise ValueError(
-            f"none of {len(truth)} frames can be scored: beyond the first frame no target is annotated"
-        )
+        raise ValueError(f"none of {len(truth)} frames can be scored: beyond the first frame no target is annotated")
     if not np.isfinite(boxes[counted]).all():
         raise ValueError(f"box of frame {int(np.argmax(~np.isfinite(boxes).all(axis=1)))} is not finite")
     overlap, error = overlaps(boxes[counted], truth[counted]), center_errors(boxes[counted], truth[counted])

@@ -53,9 +53,7 @@ BENCHMARKS = {
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--dataset", choices=BENCHMARKS, required=True, help="'folder' takes any layout that is recognised"
     )
@@ -91,9 +89,7 @@ def tracker_spec(text: str, precision: str, device: str) -> TrackerSpec:
         return TrackerSpec(None)
     path = DEFAULT_WEIGHTS if text == "rbsf" else Path(text)
     if not path.is_file():
-        raise FileNotFoundError(
-            f"tracker {text!r}: no weights file {path}; give rbsf, static or a weights file"
-        )
+        raise FileNotFoundError(f"tracker {text!r}: no weights file {path}; give rbsf, static or a weights file")
     return TrackerSpec(path, precision, device)
 
 
@@ -110,20 +106,14 @@ def find_sequences(dataset: str, root: Path) -> list[Sequence]:
     return sequences
 
 
-def describe(dataset: str, sequences: list[Sequence]) -> str:
-    """One line that says how much of the benchmark was there."""
+def describe(dataset: str, root: Path, sequences: list[Sequence]) -> str:
+    """One line that says what is run, split included, and how much of the benchmark was there."""
     whole = BENCHMARKS[dataset].targets
-    part = (
-        f" of {whole} (a part: not comparable to published numbers)"
-        if whole and len(sequences) < whole
-        else ""
-    )
-    return f"{dataset}: {len(sequences)}{part} sequences, {sum(map(len, sequences))} frames"
+    part = f" of {whole} (a part: not comparable to published numbers)" if whole and len(sequences) < whole else ""
+    return f"{dataset} in {root}: {len(sequences)}{part} sequences, {sum(map(len, sequences))} frames"
 
 
-def evaluate(
-    spec: TrackerSpec, sequences: list[Sequence], folder: Path, workers: int, threads: int
-) -> dict[str, Any]:
+def evaluate(spec: TrackerSpec, sequences: list[Sequence], folder: Path, workers: int, threads: int) -> dict[str, Any]:
     """Run one tracker, or take up its run, and return its scores as plain values for results.json."""
     from eval.metrics import mean_scores
     from eval.runner import run_tracker, score_runs
@@ -131,7 +121,7 @@ def evaluate(
     failed = run_tracker(spec, sequences, folder, workers, threads)
     scores, fps = score_runs(sequences, folder)
     return {
-        "tracker": spec.label,
+        "tracker": folder.name,
         "boxes": str(folder),
         "precision_of_network": spec.precision,
         "mean": asdict(mean_scores(scores.values())) if scores else None,
@@ -156,14 +146,15 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     specs = [tracker_spec(text, args.precision, args.device) for text in args.tracker or ["rbsf"]]
     sequences = find_sequences(args.dataset, args.root)
-    print(describe(args.dataset, sequences))
-    folder = args.out / args.dataset
+    title = describe(args.dataset, args.root, sequences)
+    print(title)
+    folder = args.out / (args.root.resolve().name if args.dataset == "folder" else args.dataset)
     rows = []
     for spec in specs:
         rows.append(evaluate(spec, sequences, folder / spec.folder_name(), args.workers, args.threads or 1))
         write_atomically(
             folder / "results.json",
-            (json.dumps({"dataset": args.dataset, "trackers": rows}, indent=1) + "\n").encode(),
+            (json.dumps({"dataset": title, "trackers": rows}, indent=1) + "\n").encode(),
         )
     print(format_table(rows))
     failures = [f"{row['tracker']}: {name}: {why}" for row in rows for name, why in row["failed"].items()]

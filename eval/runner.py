@@ -135,9 +135,7 @@ def run_tracker(
     todo = [sequence for sequence in sequences if load_run(folder, sequence) is None]
     failed: dict[str, str] = {}
     done = sum(map(len, sequences)) - sum(map(len, todo))
-    with tqdm(
-        total=done + sum(map(len, todo)), initial=done, desc=spec.label, unit="frame", smoothing=0.05
-    ) as bar:
+    with tqdm(total=done + sum(map(len, todo)), initial=done, desc=spec.label, unit="frame", smoothing=0.05) as bar:
         for sequence, error in _finished(spec, todo, folder, workers, threads):
             if error:
                 failed[sequence.name] = error
@@ -146,13 +144,18 @@ def run_tracker(
 
 
 def score_runs(sequences: list[Sequence], folder: Path) -> tuple[dict[str, Scores], float]:
-    """Score each sequence with a result in ``folder``: ({name: scores}, frames per second, undecoded)."""
+    """Score the runs kept in ``folder``: ({name: scores}, frames per second without decoding).
+
+    Sequences without a run are left out, and so are those whose truth is not published beyond the first frame.
+    """
     scores, frames, seconds = {}, 0, 0.0
     for sequence in sequences:
         run = load_run(folder, sequence)
-        if run is not None:
+        if run is None:
+            continue
+        if np.isfinite(sequence.boxes[1:]).any():
             scores[sequence.name] = score_sequence(run.boxes, sequence.boxes)
-            frames, seconds = frames + len(run.seconds), seconds + float(run.seconds.sum())
+        frames, seconds = frames + len(run.seconds), seconds + float(run.seconds.sum())
     return scores, frames / max(seconds, 1e-9)
 
 
@@ -168,9 +171,7 @@ def _finished(
         for sequence in todo:
             yield sequence, _attempt(spec, folder, sequence)
         return
-    with ProcessPoolExecutor(
-        workers, get_context("spawn"), _prepare_worker
-    ) as pool:  # torch does not survive a fork
+    with ProcessPoolExecutor(workers, get_context("spawn"), _prepare_worker) as pool:  # torch does not survive a fork
         longest_first = sorted(todo, key=len, reverse=True)
         jobs = {pool.submit(_attempt, spec, folder, sequence): sequence for sequence in longest_first}
         try:

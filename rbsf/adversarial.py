@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -24,7 +26,7 @@ class Discriminator(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         widths = (GRID * GRID, 64, 32, 16, 1)
-        blocks = [nn.Sequential(nn.Linear(i, o), nn.LeakyReLU(0.2)) for i, o in zip(widths, widths[1:], strict=False)]
+        blocks = [nn.Sequential(nn.Linear(i, o), nn.LeakyReLU(0.2)) for i, o in pairwise(widths)]
         self.blocks = nn.Sequential(*blocks)
 
     def forward(self, pooled: Tensor) -> Tensor:

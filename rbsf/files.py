@@ -23,6 +23,8 @@ def write_atomically(path: str | Path, content: bytes | Callable[[Path], None]) 
             temporary.write_bytes(content)
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        raise OSError(f"cannot write {path}: {getattr(error, 'strerror', None) or str(error).splitlines()[0]}") from error
+        raise OSError(
+            f"cannot write {path}: {getattr(error, 'strerror', None) or str(error).splitlines()[0]}"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -80,8 +80,8 @@ class BinaryConv2d(nn.Conv2d):
         """Convolve; see the class for shapes."""
         x = self.sign(self.norm(x))
         if any(self.padding):
-            ph, pw = self.padding  # type: ignore[misc]
-            x = F.pad(x, (pw, pw, ph, ph), value=-1.0)  # type: ignore[list-item]
+            (rows, columns) = (int(p) for p in self.padding)
+            x = F.pad(x, (columns, columns, rows, rows), value=-1.0)
         return F.conv2d(x, self.kernel().to(x.dtype), None, self.stride, 0, self.dilation, self.groups)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from rbsf.adversarial import Discriminator, adversarial_loss, discriminator_loss, pool
 from rbsf.layers import BinaryConv2d, binary_layers
+from rbsf.maps import MapNorm, MapRecorder, Stats
 from rbsf.methods.rbcn import RBConv2d
 from rbsf.train.distributed import average_gradients
 
@@ -34,21 +34,38 @@ class RectifyConfig:
 
     rectify: bool = field(default=True, metadata={"help": "R: learn C and apply the kernel loss"})
     gan: bool = field(default=True, metadata={"help": "G: discriminators on the feature maps"})
-    bn_pass: float = field(default=0.1, metadata={"help": "B: batch-norm-only pass after each epoch, share of an epoch; 0 = off"})
+    bn_pass: float = field(
+        default=0.1, metadata={"help": "B: batch-norm-only pass after each epoch, share of an epoch; 0 = off"}
+    )
     lambda_kernel: float = field(default=1e-4, metadata={"help": "lambda1, weight of the kernel loss (Eq. 3)"})
     lambda_adversarial: float = field(default=0.1, metadata={"help": "lambda2, weight of the adversarial loss (Eq. 4)"})
-    lambda_match: float = field(default=1.0, metadata={"help": "weight of feature-map regression to the teacher (not in the paper)"})
+    lambda_match: float = field(
+        default=1.0, metadata={"help": "weight of feature-map regression to the teacher (not in the paper)"}
+    )
     lambda_decay: float = field(default=0.9, metadata={"help": "lambda1 and lambda2 are multiplied by this ..."})
     lambda_epochs: int = field(default=60, metadata={"help": "... every so many epochs"})
     lr_binary: float = field(default=1e-3, metadata={"help": "eta1, rate of the latent binary filters W"})
-    lr_real: float = field(default=0.0, metadata={"help": "rate of the real weights; 0 keeps the real layers and their batch-norms as they are at the start"})
+    lr_real: float = field(
+        default=0.0,
+        metadata={
+            "help": "rate of the real weights; 0 keeps the real layers and their batch-norms as they are at the start"
+        },
+    )
     lr_c: float = field(default=1e-3, metadata={"help": "eta2, rate of the learnable matrices C"})
     lr_norm: float = field(default=1e-3, metadata={"help": "rate of the batch-norm layers"})
     lr_discriminator: float = field(default=1e-3, metadata={"help": "rate of the discriminators"})
 
     def __post_init__(self) -> None:
         """Raise ValueError naming the field, its value and what would be valid."""
-        for name in ("lambda_kernel", "lambda_adversarial", "lambda_match", "lr_binary", "lr_real", "lr_c", "lr_norm"):
+        for name in (
+            "lambda_kernel",
+            "lambda_adversarial",
+            "lambda_match",
+            "lr_binary",
+            "lr_real",
+            "lr_c",
+            "lr_norm",
+        ):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more")
         if not 0 <= self.bn_pass <= 1:
@@ -59,89 +76,6 @@ class RectifyConfig:
     def lambda_factor(self, epoch: int) -> float:
         """Factor of lambda1 and lambda2 in `epoch` (from 0): section 3.1's schedule."""
         return self.lambda_decay ** (epoch // self.lambda_epochs)
-
-
-class MapRecorder:
-    """Records what the modules named `points` put out each time `net` runs; `take` hands it over."""
-
-    def __init__(self, net: nn.Module, points: Iterable[str]) -> None:
-        self.maps: list[tuple[str, Tensor]] = []
-        self._hooks = [net.get_submodule(point).register_forward_hook(self._hook(point)) for point in points]
-
-    def _hook(self, point: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        def record(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-            self.maps.append((point, output))
-
-        return record
-
-    def take(self) -> list[tuple[str, Tensor]]:
-        """All (point, map [N, C, H, W]) recorded since the last call, in order."""
-        taken, self.maps = self.maps, []
-        return taken
-
-    def remove(self) -> None:
-        """Stop recording."""
-        for hook in self._hooks:
-            hook.remove()
-
-
-class MapNorm(nn.Module):
-    """Normalise the channels of a map by fixed statistics of the teacher's, so that layers weigh alike.
-
-    Statistics of the batch itself made training unstable: a channel that is dead in a batch divides by nothing.
-    """
-
-    mean: Tensor
-    inverse: Tensor
-
-    def __init__(self, mean: Tensor, std: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("mean", mean.view(1, -1, 1, 1))
-        self.register_buffer("inverse", 1 / std.clamp(min=0.1 * std.mean().item()).view(1, -1, 1, 1))
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """[N, C, H, W] of any float dtype to float32."""
-        return (maps.float() - self.mean) * self.inverse
-
-    def distance(self, fake: Tensor, real: Tensor) -> Tensor:
-        """Half the mean squared distance of two maps after normalisation, a scalar."""
-        difference = (fake - real) * self.inverse.to(fake.dtype)  # the mean cancels
-        return difference.square().mean(dtype=torch.float32) / 2
-
-
-def measure_maps(recorder: MapRecorder) -> dict[str, tuple[Tensor, Tensor]]:
-    """Mean and deviation [C] of every channel of the maps recorded so far, by point."""
-    sums: dict[str, Tensor] = {}
-    for point, maps in recorder.take():
-        x = maps.detach().float()
-        moments = torch.stack([torch.ones_like(x[0, :, 0, 0]) * x[:, 0].numel(), x.sum((0, 2, 3)), x.square().sum((0, 2, 3))])
-        sums[point] = sums.get(point, 0) + moments.double()
-    measured = {}
-    for point, (count, total, square) in sums.items():
-        mean = total / count
-        measured[point] = (mean.float(), (square / count - mean.square()).clamp(min=0).sqrt().float())
-    return measured
-
-
-def start_from_teacher(student: nn.Module, teacher: nn.Module, points: Sequence[str], stats: dict[str, tuple[Tensor, Tensor]]) -> None:
-    """Start a 1-bit `student` from its `teacher`: same weights, and the teacher's map statistics.
-
-    Latent filters are divided by three deviations of their layer, so that they lie where Eq. 8 has a gradient;
-    the batch-norm at each of `points` starts with the deviation and mean of the teacher's map as its scale and shift.
-    """
-    binary = binary_layers(student)
-    own = student.state_dict()
-    shared = {k: v for k, v in teacher.state_dict().items() if k in own and v.shape == own[k].shape}
-    student.load_state_dict({k: v for k, v in shared.items() if k.removesuffix(".weight") not in binary}, strict=False)
-    for name, layer in binary.items():
-        weight = teacher.get_submodule(name).weight.detach()
-        layer.set_weight(weight / (3 * weight.std()))  # type: ignore[operator, union-attr]
-    for point in points:
-        norm, (mean, std) = student.get_submodule(point), stats[point]
-        if isinstance(norm, nn.BatchNorm2d):
-            norm.weight.data.copy_(std)
-            norm.bias.data.copy_(mean)
-            norm.reset_running_stats()
 
 
 class Rectifier:
@@ -157,7 +91,7 @@ class Rectifier:
         teacher: nn.Module | None,
         task: Task,
         config: RectifyConfig,
-        stats: dict[str, tuple[Tensor, Tensor]] | None = None,
+        stats: Stats | None = None,
     ) -> None:
         stats = stats or {}
         if teacher is None and (config.lambda_match > 0 or config.gan):
@@ -178,12 +112,15 @@ class Rectifier:
     def _freeze_real_layers(self) -> list[nn.Module]:
         """Switch learning off for real convolutions and the batch-norms after them; returns these batch-norms."""
         binary = tuple(f"{name}." for name in binary_layers(self.student))
-        norms = [
+        norms: list[nn.Module] = [
             module
             for name, module in self.student.named_modules()
             if isinstance(module, nn.BatchNorm2d) and name not in self.points and not name.startswith(binary)
         ]
-        for parameter in (*parameter_groups(self.student)["real"], *(p for norm in norms for p in norm.parameters())):
+        for parameter in (
+            *parameter_groups(self.student)["real"],
+            *(p for norm in norms for p in norm.parameters()),
+        ):
             parameter.requires_grad_(False)
         return norms
 
@@ -201,7 +138,11 @@ class Rectifier:
         rates = {name: getattr(config, f"lr_{name}") for name in groups}
         # Algorithm 1's order: W, then C with W fixed; the batch-norms go with W.
         learning = {name: [p for p in params if p.requires_grad] for name, params in groups.items()}
-        return {name: torch.optim.Adam(params, lr=rates[name]) for name, params in learning.items() if params and rates[name]}
+        return {
+            name: torch.optim.Adam(params, lr=rates[name])
+            for name, params in learning.items()
+            if params and rates[name]
+        }
 
     def set_rate_factor(self, factor: float) -> None:
         """Scale every learning rate to `factor` times its configured value."""
@@ -259,7 +200,9 @@ class Rectifier:
         self._update(loss * len(losses), ["discriminator"])
         return loss
 
-    def _map_loss(self, maps: list[tuple[str, Tensor, Tensor]], epoch: int, logged: dict[str, Tensor]) -> Tensor | float:
+    def _map_loss(
+        self, maps: list[tuple[str, Tensor, Tensor]], epoch: int, logged: dict[str, Tensor]
+    ) -> Tensor | float:
         """Weighted sum of the adversarial loss and the feature regression, each a mean over points and inputs."""
         if not maps:
             return 0.0
@@ -288,7 +231,11 @@ class Rectifier:
 
     def modules(self) -> dict[str, nn.Module]:
         """Everything with weights or statistics that a checkpoint must hold, by name."""
-        modules = {"student": self.student, "map_norms": self.map_norms, "discriminators": self.discriminators}
+        modules = {
+            "student": self.student,
+            "map_norms": self.map_norms,
+            "discriminators": self.discriminators,
+        }
         return modules if self.teacher is None else {**modules, "teacher": self.teacher}
 
     def state_dict(self) -> dict[str, Any]:

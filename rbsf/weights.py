@@ -76,10 +76,16 @@ def _read_own(path: Path) -> tuple[nn.Module, str, dict[str, Any]]:
             columns = layer.weight[0].numel()
             signs = torch.from_numpy(np.unpackbits(bits.numpy(), axis=1, count=columns)).float() * 2 - 1
             layer.set_packed(signs.view_as(layer.weight), scale)
-        derived = {f"{name}.{key}" for name, layer in binary_layers(net).items() for key, _ in layer.named_parameters(recurse=False)}
+        derived = {
+            f"{name}.{key}"
+            for name, layer in binary_layers(net).items()
+            for key, _ in layer.named_parameters(recurse=False)
+        }
         _load(net, tensors, derived)
     except (KeyError, RuntimeError) as error:
-        raise ValueError(f"{path}: does not fit the model {metadata['model']!r} it names ({_first_line(error)})") from None
+        raise ValueError(
+            f"{path}: does not fit the model {metadata['model']!r} it names ({_first_line(error)})"
+        ) from None
     return net, metadata["model"], json.loads(metadata.get("info", "{}"))
 
 
@@ -88,7 +94,9 @@ def _load(net: nn.Module, tensors: dict[str, Tensor], optional: set[str] = froze
     result = net.load_state_dict(tensors, strict=False)
     missing = [k for k in result.missing_keys if k not in optional and not k.endswith("num_batches_tracked")]
     if missing or result.unexpected_keys:
-        raise KeyError(f"missing: {', '.join(missing) or 'none'}; unknown: {', '.join(result.unexpected_keys) or 'none'}")
+        raise KeyError(
+            f"missing: {', '.join(missing) or 'none'}; unknown: {', '.join(result.unexpected_keys) or 'none'}"
+        )
 
 
 def _read_npz(path: Path) -> tuple[nn.Module, str, dict[str, Any]]:
@@ -121,11 +129,15 @@ def _read_pth(path: Path) -> tuple[nn.Module, str, dict[str, Any]]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise ValueError(f"{path}: holds more than tensors (pickled code), which is not loaded; save its state_dict alone") from None
+        raise ValueError(
+            f"{path}: holds more than tensors (pickled code), which is not loaded; save its state_dict alone"
+        ) from None
     except (RuntimeError, EOFError, OSError) as error:
         raise ValueError(f"{path}: not a whole PyTorch file ({_first_line(error)})") from None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ValueError(f"{path}: no state dict of tensors; its siamfc-pytorch keys would be backbone.conv1.0.weight ...")
+        raise ValueError(
+            f"{path}: no state dict of tensors; its siamfc-pytorch keys would be backbone.conv1.0.weight ..."
+        )
     net = build("siamfc")
     parts = {"0": "conv", "1": "norm"}
     try:
@@ -145,7 +157,7 @@ def _read_pth(path: Path) -> tuple[nn.Module, str, dict[str, Any]]:
 
 
 def _siamfc_key(key: str) -> tuple[int, str, str]:
-    """`[module.][backbone.]conv2.1.weight` to (2, "1", "weight"); the last layer is `conv5.weight` or `conv5.0.weight`."""
+    """`[module.][backbone.]conv2.1.weight` to (2, "1", "weight"), `conv5.weight` to (5, "0", "weight")."""
     words = key.removeprefix("module.").removeprefix("backbone.").removeprefix("features.").split(".")
     if not words[0].startswith("conv") or len(words) not in (2, 3):
         raise KeyError(f"unknown key {key}")

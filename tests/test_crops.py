@@ -117,9 +117,7 @@ def test_extending_a_finished_store_makes_it_unfinished_until_done(store_path):
 
 
 def test_missing_store(tmp_path):
-    with pytest.raises(
-        FileNotFoundError, match=r"none\.db: no such crop store; make it with tools/prepare_pairs"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"none\.db: no such crop store; make it with tools/prepare_pairs"):
         CropStore(tmp_path / "none.db")
 
 

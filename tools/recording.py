@@ -70,8 +70,8 @@ class Recorder:
     """Takes each frame's results: keeps the boxes, tells losses, draws, writes and shows."""
 
     fps: float | None  # None: a camera, timed by the clock
+    writer: VideoWriter | None
     show: bool
-    writer: VideoWriter | None = None
     start: float = field(default_factory=time.perf_counter)
     rows: list[dict[str, float | int]] = field(default_factory=list)
     frames: int = 0

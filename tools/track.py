@@ -115,11 +115,9 @@ def follow(
     return None
 
 
-def output_path(args: argparse.Namespace, name: str) -> Path | None:
+def output_path(args: argparse.Namespace) -> Path | None:
     """Where the video goes. Raises ValueError, before any work, for outputs that cannot be written."""
-    out = None if args.no_out else args.out or Path(f"{name}_tracked.mp4")
-    if out and out.suffix.lower() != ".mp4":
-        raise ValueError(f"--out {out}: give a file name that ends in .mp4")
+    out = None if args.no_out else args.out or Path(f"{source_name(args.video)}_tracked.mp4")
     if args.boxes and args.boxes.suffix.lower() not in (".csv", ".json"):
         raise ValueError(f"--boxes {args.boxes}: give a file name that ends in .csv or .json")
     for path in filter(None, (out, args.boxes)):
@@ -127,6 +125,14 @@ def output_path(args: argparse.Namespace, name: str) -> Path | None:
             raise ValueError(f"{path} is the input itself; give another --out")
         check_writable(path)
     return out
+
+
+def source_name(video: str) -> str:
+    """Short name of a --video: ``a/cat.mp4`` is cat, ``a/cat/*.jpg`` is cat, 0 is camera0."""
+    if video.isdecimal():
+        return f"camera{video}"
+    path = Path(video).absolute()
+    return (path if path.exists() else path.parent).stem
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -142,7 +148,9 @@ def main(argv: list[str] | None = None) -> int:
     from tracker.siamfc import Result
 
     frames = open_frames(args.video)
-    out = output_path(args, frames.name)
+    fps = frames.fps or DEFAULT_FPS
+    out = output_path(args)
+    writer = VideoWriter(out, fps) if out else None
     set_threads(args.threads)
     backbone = load_backbone(args.weights, args.device, args.precision)
     images = iter(frames)
@@ -153,15 +161,16 @@ def main(argv: list[str] | None = None) -> int:
 
     timing = Timing()
     trackers = start_trackers(timing.of_network(backbone), first, boxes)
-    recorder = Recorder(None if args.video.isdecimal() else frames.fps or DEFAULT_FPS, args.show)
+    recorder = Recorder(None if args.video.isdecimal() else fps, writer, args.show)
     try:
-        with VideoWriter(out, frames.fps or DEFAULT_FPS) if out else nullcontext() as recorder.writer:
+        with writer or nullcontext():
             recorder.add(first, [Result(t.box, 1.0, False) for t in trackers])
             stop = follow(timing.decoding(images), trackers, recorder, frames.count)
     finally:
         if args.boxes and recorder.rows:
             save_boxes(recorder.rows, args.boxes)
-    print(f"video: {out}" if out else "")
+    if out:
+        print(f"video: {out}")
     print(timing.summary(recorder.frames))
     if stop:
         print(f"ended early: the {recorder.frames} frames up to there are kept")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import platform
-import random
 import resource
 import subprocess
 import sys
@@ -26,15 +25,18 @@ from torch import Tensor, nn
 
 from datasets.crops import CropStore
 from datasets.pairs import PairDataset, make_loader
-from rbsf import weights
+from datasets.sequences import Sequence
+from datasets.training import open_training_data
 from rbsf.files import write_atomically
 from rbsf.layers import binary_layers
+from rbsf.maps import MapRecorder, Stats, measure_maps, start_from_teacher
 from rbsf.models import MODELS, build
-from rbsf.rectify import MapRecorder, Rectifier, RectifyConfig, measure_maps, start_from_teacher
+from rbsf.rectify import Rectifier, RectifyConfig
 from rbsf.train import distributed
 from rbsf.train.checkpoint import load_checkpoint
 from rbsf.train.config import parse_config, read_yaml, write_yaml
 from rbsf.train.loop import CHECKPOINT, Loop, LoopConfig, Stopped
+from rbsf.weights import load_weights, save_weights
 from tools.cli import run
 from tracker.task import SiameseTask
 
@@ -47,19 +49,32 @@ class TrainConfig(LoopConfig, RectifyConfig):
     """Everything about a training; written as config.yaml beside its weights."""
 
     model: str = field(default="rbsf", metadata={"help": "network to train", "choices": tuple(MODELS)})
-    data: list[str] = field(default_factory=list, metadata={"help": "dataset folder (layout detected) or crop store .db"})
-    teacher: str | None = field(default=None, metadata={"help": "float weights: .safetensors, siamfc-pytorch .pth, or .npz"})
+    data: list[str] = field(
+        default_factory=list, metadata={"help": "dataset folder (layout detected) or crop store .db"}
+    )
+    teacher: str | None = field(
+        default=None, metadata={"help": "float weights: .safetensors, siamfc-pytorch .pth, or .npz"}
+    )
     out: str = field(default="runs/rbsf", metadata={"help": "folder for weights, checkpoint and logs"})
     resume: bool = field(default=False, metadata={"help": "continue the training in --out"})
     val: str | None = field(default=None, metadata={"help": "folder of sequences to track after each epoch"})
-    val_sequences: int = field(default=4, metadata={"help": "sequences tracked after each epoch; held out of --data without --val"})
+    val_sequences: int = field(
+        default=4, metadata={"help": "sequences tracked after each epoch; held out of --data without --val"}
+    )
     val_frames: int = field(default=60, metadata={"help": "frames of each"})
-    response_match: float = field(default=1.0, metadata={"help": "weight of the distance to the teacher's response map"})
-    still_share: float = field(default=0.3, metadata={"help": "share of pairs made from still images, where there are both"})
+    response_match: float = field(
+        default=1.0, metadata={"help": "weight of the distance to the teacher's response map"}
+    )
+    still_share: float = field(
+        default=0.3, metadata={"help": "share of pairs made from still images, where there are both"}
+    )
     device: str = field(default="auto", metadata={"help": "cpu, cuda, or auto"})
     precision: str = field(
         default="auto",
-        metadata={"help": "bfloat16 where the device is fast at it, or as said", "choices": ("auto", "float32", "bfloat16")},
+        metadata={
+            "help": "bfloat16 where the device is fast at it, or as said",
+            "choices": ("auto", "float32", "bfloat16"),
+        },
     )
     compile: bool = field(default=False, metadata={"help": "compile the networks (needs a C++ compiler; pays on GPUs)"})
     workers: int = field(default=2, metadata={"help": "processes that read pairs; 0 = none"})
@@ -96,6 +111,7 @@ def main(argv: list[str] | None = None) -> int:
         torch.set_num_threads(config.threads)
     rank, world, device = distributed.start(config.device)
     try:
+        _write_record(config, rank, world)
         if config.model != "siamfc" and config.teacher is None:
             config.teacher = str(_train_teacher(config, rank, world, device))
         train(config, rank, world, device)
@@ -118,52 +134,98 @@ def _train_teacher(config: TrainConfig, rank: int, world: int, device: torch.dev
     own = set(read_yaml(TrainConfig, CONFIGS / "siamfc.yaml")) - {"epochs", "pairs"}
     shared = {k: v for k, v in dataclasses.asdict(config).items() if k not in own}
     resume = config.resume and (folder / CHECKPOINT).is_file()
-    settings = {**read_yaml(TrainConfig, CONFIGS / "siamfc.yaml"), **shared, "model": "siamfc", "out": str(folder), "resume": resume}
+    settings = {
+        **read_yaml(TrainConfig, CONFIGS / "siamfc.yaml"),
+        **shared,
+        "model": "siamfc",
+        "out": str(folder),
+        "resume": resume,
+    }
     train(TrainConfig(**settings), rank, world, device)
     return done
 
 
 def train(config: TrainConfig, rank: int, world: int, device: torch.device) -> None:
     """One training, from data to OUT/MODEL.safetensors."""
-    from datasets.training import open_training_data
-
     folder = Path(config.out)
-    state = load_checkpoint(folder / CHECKPOINT) if config.resume else None
-    if rank == 0:
-        write_yaml(config, folder / "config.yaml")
-        write_atomically(folder / "environment.json", json.dumps(_environment(config, world), indent=1).encode())
-    stores, held_out = open_training_data(
-        [Path(path) for path in config.data], folder.parent, Path(config.val) if config.val else None, config.val_sequences
-    )
-    precision = _precision(config.precision, device)
-    task = SiameseTask(config.response_match, precision)
-    torch.manual_seed(config.seed)
-    student = build(config.model).to(device, memory_format=torch.channels_last)
-    teacher = weights.load_weights(config.teacher)[0].to(device, memory_format=torch.channels_last) if config.teacher else None
-    if teacher is not None and binary_layers(teacher):
-        raise ValueError(f"{config.teacher}: a teacher must be a float network (siamfc)")
-    length = (config.pairs // (config.batch_size * world)) * config.batch_size * world
+    state = _checkpoint_to_resume(config)
+    _write_record(config, rank, world)
+    stores, held_out = _open_data(config, rank)
     dataset = PairDataset(
-        stores, round(length * (1 + config.bn_pass)) + config.batch_size * world, config.seed,
-        still_share=config.still_share, exclude=[s.name for s in held_out],
+        stores,
+        sum(config.steps(world, config.bn_pass)) * config.batch_size * world,
+        config.seed,
+        still_share=config.still_share,
+        exclude=[sequence.name for sequence in held_out],
     )
-    stats = _start(student, teacher, task, dataset, config, device) if teacher is not None else None
-    if not (config.gan or config.lambda_match or config.response_match):
-        teacher = None  # it has given the start; nothing else asks for it
-    rectifier = Rectifier(student, teacher, task, config, stats)
-    if config.compile:
-        student.compile()
-    loop = Loop(rectifier, Batches(dataset, config, rank, world), config, folder, _validator(held_out, config, device), rank, world)
+    rectifier = _build(config, dataset, device)
+    batches, validate = Batches(dataset, config, rank, world), _validator(held_out, config, device)
+    loop = Loop(rectifier, batches, config, folder, validate, rank, world)
     if state:
         loop.load(state)
     if rank == 0:
-        print(f"{config.model}: {dataset.describe()}; {world} x {device.type}, {str(precision).removeprefix('torch.')}; into {folder}")
+        where = f"{world} x {device.type} in {str(_precision(config.precision, device)).removeprefix('torch.')}"
+        print(f"{config.model}: {dataset.describe()}; on {where}; into {folder}")
     loop.run()
     if rank == 0:
         final = folder / f"{config.model}.safetensors"
-        weights.save_weights(student, config.model, final, {"config": dataclasses.asdict(config), **_environment(config, world)})
+        save_weights(
+            rectifier.student, config.model, final, {"config": dataclasses.asdict(config), **_environment(world)}
+        )
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(f"{final} ({final.stat().st_size / 1e6:.2f} MB); peak memory {peak:.0f} MB; losses in {folder / 'losses.png'}")
+        print(
+            f"{final}: {final.stat().st_size / 1e6:.2f} MB; curves: {folder / 'losses.png'}; peak memory {peak:.0f} MB"
+        )
+
+
+def _checkpoint_to_resume(config: TrainConfig) -> dict[str, Any] | None:
+    checkpoint = Path(config.out) / CHECKPOINT
+    if not checkpoint.is_file():
+        return None
+    if not config.resume:
+        raise ValueError(f"{config.out} holds a training already; add --resume to continue it, or choose another --out")
+    return load_checkpoint(checkpoint)
+
+
+def _open_data(config: TrainConfig, rank: int) -> tuple[list[CropStore], list[Sequence]]:
+    """Crop stores, and the sequences held out for validation; says what is used where no data is named."""
+    if not config.data and rank == 0:
+        print(
+            "no --data given: training on synthetic videos made here, a try-out that teaches little of the real world"
+        )
+        print("for a real training: --data PATH/TO/GOT-10k/train   (other layouts and folders of images work too)")
+    with distributed.first_process_first(rank):
+        data, val = [Path(path) for path in config.data], Path(config.val) if config.val else None
+        return open_training_data(data, Path(config.out).parent, val, config.val_sequences)
+
+
+def _build(config: TrainConfig, dataset: PairDataset, device: torch.device) -> Rectifier:
+    """The networks, the student started from its teacher, and their training."""
+    task = SiameseTask(config.response_match, _precision(config.precision, device))
+    torch.manual_seed(config.seed)
+    student, teacher, stats = _place(build(config.model), device), None, None
+    if config.teacher:
+        teacher = _place(load_weights(config.teacher)[0], device)
+        if binary_layers(teacher):
+            raise ValueError(f"{config.teacher}: a teacher must be a float network (siamfc)")
+        stats = _start(student, teacher, task, dataset, config, device)
+    if not (config.gan or config.lambda_match or config.response_match):
+        teacher = None  # it has given the start; nothing else asks for it
+    if config.compile:
+        student.compile()
+    return Rectifier(student, teacher, task, config, stats)
+
+
+def _place(net: nn.Module, device: torch.device) -> nn.Module:
+    return net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _write_record(config: TrainConfig, rank: int, world: int) -> None:
+    """What a result needs to be repeated, beside its weights."""
+    if rank == 0:
+        folder = Path(config.out)
+        write_yaml(dataclasses.replace(config, resume=False), folder / "config.yaml")
+        write_atomically(folder / "environment.json", json.dumps(_environment(world), indent=1).encode())
 
 
 class Batches:
@@ -177,14 +239,21 @@ class Batches:
         """See the class; `count` is the number of the last batch, plus one."""
         self.dataset.set_epoch(epoch)
         if self.loader is None:
-            self.loader = make_loader(self.dataset, self.config.batch_size, self.config.workers, start, self.rank, self.world)
+            self.loader = make_loader(
+                self.dataset, self.config.batch_size, self.config.workers, start, self.rank, self.world
+            )
         for _, batch in zip(range(start, count), self.loader, strict=False):
             yield batch
 
 
 def _start(
-    student: nn.Module, teacher: nn.Module, task: SiameseTask, dataset: PairDataset, config: TrainConfig, device: torch.device
-) -> dict[str, tuple[Tensor, Tensor]]:
+    student: nn.Module,
+    teacher: nn.Module,
+    task: SiameseTask,
+    dataset: PairDataset,
+    config: TrainConfig,
+    device: torch.device,
+) -> Stats:
     """Start the student from its teacher.  Returns the statistics of the teacher's maps, by point."""
     points = [name.removesuffix(".conv") + ".norm" for name in binary_layers(student)]
     if not points:
@@ -202,7 +271,9 @@ def _start(
     return stats
 
 
-def _validator(sequences: list, config: TrainConfig, device: torch.device) -> Callable[[nn.Module], dict[str, float]] | None:
+def _validator(
+    sequences: list[Sequence], config: TrainConfig, device: torch.device
+) -> Callable[[nn.Module], dict[str, float]] | None:
     """Track held-out sequences with the network in training: `val_auc` and `val_precision`."""
     if not sequences:
         return None
@@ -211,7 +282,10 @@ def _validator(sequences: list, config: TrainConfig, device: torch.device) -> Ca
     from tracker.backbones import torch_backbone
     from tracker.siamfc import SiamFC
 
-    heads = [dataclasses.replace(s, frames=s.frames[: config.val_frames], boxes=s.boxes[: config.val_frames]) for s in sequences]
+    heads = [
+        dataclasses.replace(s, frames=s.frames[: config.val_frames], boxes=s.boxes[: config.val_frames])
+        for s in sequences
+    ]
     precision = "float32" if _precision(config.precision, device) == torch.float32 else "bfloat16"
 
     def validate(net: nn.Module) -> dict[str, float]:
@@ -238,14 +312,18 @@ def _precision(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" or tiles() else torch.float32
 
 
-def _environment(config: TrainConfig, world: int) -> dict[str, Any]:
+def _environment(world: int) -> dict[str, Any]:
     """What a result needs to be repeated, besides its configuration."""
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=CONFIGS, capture_output=True, text=True, check=False
     ).stdout.strip()
     return {
-        "command": " ".join(sys.argv), "commit": commit or "unknown", "python": platform.python_version(),
-        "torch": torch.__version__, "processor": platform.processor() or platform.machine(), "processes": world,
+        "command": " ".join(sys.argv),
+        "commit": commit or "unknown",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "processor": platform.processor() or platform.machine(),
+        "processes": world,
     }
 
 

@@ -40,7 +40,11 @@ def exemplar_side(size: Sequence[float] | np.ndarray, context: float = CONTEXT) 
 
 
 def crop_square(
-    image: np.ndarray, center: Sequence[float] | np.ndarray, side: float, size: int, fill: Sequence[float] | None = None
+    image: np.ndarray,
+    center: Sequence[float] | np.ndarray,
+    side: float,
+    size: int,
+    fill: Sequence[float] | None = None,
 ) -> np.ndarray:
     """Cut a square of ``side`` image pixels around ``center`` and resize it to ``size`` x ``size`` x 3 uint8.
 
@@ -52,7 +56,12 @@ def crop_square(
     border = mean_color(image) if fill is None else fill
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP  # `affine` maps crop pixels to image pixels
     return cv2.warpAffine(
-        image, affine, (size, size), flags=flags, borderMode=cv2.BORDER_CONSTANT, borderValue=tuple(float(c) for c in border)
+        image,
+        affine,
+        (size, size),
+        flags=flags,
+        borderMode=cv2.BORDER_CONSTANT,
+        borderValue=tuple(float(c) for c in border),
     )
 
 
@@ -82,7 +91,9 @@ def check_box(box: Sequence[float] | np.ndarray, width: int, height: int) -> tup
     clipped = np.array([left, top, right - left, bottom - top])
     if np.array_equal(clipped, values):
         return values, None
-    return clipped, f"box {text} reaches outside the {width}x{height} frame; clipped to " + ",".join(f"{v:g}" for v in clipped)
+    return clipped, f"box {text} reaches outside the {width}x{height} frame; clipped to " + ",".join(
+        f"{v:g}" for v in clipped
+    )
 
 
 def as_rgb(image: np.ndarray) -> np.ndarray:

@@ -65,7 +65,9 @@ class SiameseTask:
     def __init__(self, match: float = 1.0, precision: torch.dtype = torch.float32) -> None:
         self.match, self.precision = match, precision
 
-    def __call__(self, student: nn.Module, teacher: nn.Module | None, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(
+        self, student: nn.Module, teacher: nn.Module | None, batch: dict[str, Any]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, and its parts to log."""
         response = self.respond(student, batch)
         labels = labels_for(batch["shift"], response.shape[-1]) * ~batch["negative"][:, None, None]

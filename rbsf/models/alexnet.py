@@ -5,14 +5,29 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 # out channels, kernel, stride, groups, pooled after?   (SiamFC, table 1)
-LAYERS = ((96, 11, 2, 1, True), (256, 5, 1, 2, True), (384, 3, 1, 1, False), (384, 3, 1, 2, False), (256, 3, 1, 2, False))
+LAYERS = (
+    (96, 11, 2, 1, True),
+    (256, 5, 1, 2, True),
+    (384, 3, 1, 1, False),
+    (384, 3, 1, 2, False),
+    (256, 3, 1, 2, False),
+)
 
 
 class ConvBlock(nn.Module):
     """Convolution, batch-norm, then ReLU and 3x3 max-pooling where asked for."""
 
     def __init__(
-        self, inputs: int, outputs: int, kernel: int, stride: int, groups: int, *, norm: bool, relu: bool, pool: bool
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        stride: int,
+        groups: int,
+        *,
+        norm: bool,
+        relu: bool,
+        pool: bool,
     ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(inputs, outputs, kernel, stride, groups=groups, bias=not norm)
@@ -40,7 +55,14 @@ class AlexNet(nn.Module):
         for number, (outputs, kernel, stride, groups, pool) in enumerate(LAYERS):
             last = number == len(LAYERS) - 1
             block = ConvBlock(
-                inputs, outputs, kernel, stride, groups, norm=for_binary or not last, relu=not (for_binary or last), pool=pool
+                inputs,
+                outputs,
+                kernel,
+                stride,
+                groups,
+                norm=for_binary or not last,
+                relu=not (for_binary or last),
+                pool=pool,
             )
             self.layers.append(block)
             inputs = outputs

@@ -25,7 +25,9 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise ValueError(f"{path}: not a whole checkpoint of this program ({str(error).splitlines()[0][:120]})") from None
+        raise ValueError(
+            f"{path}: not a whole checkpoint of this program ({str(error).splitlines()[0][:120]})"
+        ) from None
     if not isinstance(state, dict) or state.get("version") != VERSION:
         raise ValueError(f"{path}: not a checkpoint of version {VERSION} of this program")
     return state

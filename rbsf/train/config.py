@@ -35,7 +35,7 @@ def parse_config(cls: type[Config], argv: list[str] | None, description: str) ->
 
 
 def read_yaml(cls: type, path: str | Path) -> dict[str, Any]:
-    """Settings for `cls` from a YAML file.  FileNotFoundError, or ValueError naming the file, the key and what is valid."""
+    """Settings for `cls` from a YAML file.  FileNotFoundError, or ValueError naming file, key and what is valid."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"no config file {path}")
     try:
@@ -61,7 +61,9 @@ def write_yaml(config: Any, path: str | Path) -> None:
 def _add_flag(parser: argparse.ArgumentParser, field: dataclasses.Field, kind: Any) -> None:
     flag = "--" + field.name.replace("_", "-")
     default = field.default_factory() if callable(field.default_factory) else field.default
-    text = f"{field.metadata.get('help', '')} (default: {'none' if default in (None, []) else default})".replace("%", "%%")
+    text = f"{field.metadata.get('help', '')} (default: {'none' if default in (None, []) else default})".replace(
+        "%", "%%"
+    )
     kind = _plain(kind)
     if kind is bool:
         parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)

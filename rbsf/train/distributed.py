@@ -7,7 +7,8 @@ which DistributedDataParallel's wrapper around one forward pass does not fit.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
@@ -34,6 +35,16 @@ def stop() -> None:
     """Leave the group, if this process joined one."""
     if active():
         dist.destroy_process_group()
+
+
+@contextmanager
+def first_process_first(rank: int) -> Iterator[None]:
+    """Context that process 0 goes through before the others, as to write what they read."""
+    if active() and rank > 0:
+        dist.barrier()
+    yield
+    if active() and rank == 0:
+        dist.barrier()
 
 
 def average_gradients(parameters: Iterable[Tensor]) -> None:

@@ -10,7 +10,7 @@ from rbsf.files import write_atomically
 
 
 class History:
-    """Rows of numbers by step.  Written as `log.csv` and `losses.png`, and to `tensorboard/` where that is installed."""
+    """Rows of numbers by step: `log.csv`, `losses.png`, and `tensorboard/` where that is installed."""
 
     def __init__(self, folder: Path, resume_step: int = 0) -> None:
         """Start a history, or continue the one in `folder` up to `resume_step` (what came later is dropped)."""
@@ -43,7 +43,11 @@ class History:
     def _plot(self, path: Path) -> None:
         from matplotlib.figure import Figure
 
-        names = [n for n in dict.fromkeys(k for row in self.rows for k in row) if n not in ("step", "epoch", "rate", "pairs_per_s")]
+        names = [
+            n
+            for n in dict.fromkeys(k for row in self.rows for k in row)
+            if n not in ("step", "epoch", "rate", "pairs_per_s")
+        ]
         columns = min(3, len(names))
         lines = -(-len(names) // columns)
         figure = Figure(figsize=(4.5 * columns, 3 * lines), layout="constrained")

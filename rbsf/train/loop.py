@@ -31,8 +31,13 @@ class LoopConfig:
     pairs: int = field(default=4000, metadata={"help": "pairs an epoch"})
     batch_size: int = field(default=8, metadata={"help": "pairs a batch, per process"})
     seed: int = field(default=0, metadata={"help": "seed of weights, order and augmentation"})
-    warmup: int = field(default=50, metadata={"help": "steps over which the rates rise to their values; then they follow a cosine to 1%"})
-    save_minutes: float = field(default=5.0, metadata={"help": "minutes between checkpoints; one follows each epoch too"})
+    warmup: int = field(
+        default=50,
+        metadata={"help": "steps over which the rates rise to their values; then they follow a cosine to 1%"},
+    )
+    save_minutes: float = field(
+        default=5.0, metadata={"help": "minutes between checkpoints; one follows each epoch too"}
+    )
     log_every: int = field(default=20, metadata={"help": "steps between rows of the log"})
 
     def __post_init__(self) -> None:
@@ -40,8 +45,13 @@ class LoopConfig:
         for name in ("epochs", "pairs", "batch_size", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
-        if self.pairs < self.batch_size:
-            raise ValueError(f"pairs is {self.pairs}, less than one batch of {self.batch_size}")
+
+    def steps(self, world: int, bn_pass: float) -> tuple[int, int]:
+        """Steps of an epoch for `world` processes: of training, and of a batch-norm pass of that share."""
+        steps = self.pairs // (self.batch_size * world)
+        if steps < 1:
+            raise ValueError(f"pairs is {self.pairs}: less than one batch of {self.batch_size} for {world} processes")
+        return steps, round(steps * bn_pass)
 
 
 class Stopped(Exception):
@@ -66,7 +76,7 @@ class StopRequest:
 
     def _note(self, signum: int, _frame: FrameType | None) -> None:
         self.signum = signum
-        signal.signal(signum, self._old[signum])
+        signal.signal(signum, self._old[signal.Signals(signum)])
 
 
 def rate_factor(step: int, steps: int, warmup: int) -> float:
@@ -93,12 +103,15 @@ class Loop:
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        self.rectifier, self.batches, self.config, self.folder, self.validate = rectifier, batches, config, folder, validate
+        self.rectifier, self.batches, self.config, self.folder, self.validate = (
+            rectifier,
+            batches,
+            config,
+            folder,
+            validate,
+        )
         self.rank, self.world = rank, world
-        self.train_steps = config.pairs // (config.batch_size * world)
-        self.norm_steps = round(self.train_steps * rectifier.config.bn_pass)
-        if self.train_steps < 1:
-            raise ValueError(f"pairs is {config.pairs}: less than one batch of {config.batch_size} for {world} processes")
+        self.train_steps, self.norm_steps = config.steps(world, rectifier.config.bn_pass)
         self.epoch = self.index = 0  # next epoch, and next batch in it
         self.device = next(rectifier.student.parameters()).device
         self.checkpoint = folder / CHECKPOINT
@@ -183,7 +196,9 @@ class Loop:
         bad = [name for name, value in means.items() if not math.isfinite(value)]
         if distributed.any_process(bool(bad)):
             kept = f"the last good checkpoint is {self.saved}" if self.saved else "there is no checkpoint yet"
-            raise ValueError(f"{', '.join(bad) or 'a loss'} is not finite at step {self.step}; {kept}; try lower rates (--lr-...)")
+            raise ValueError(
+                f"{', '.join(bad) or 'a loss'} is not finite at step {self.step}; {kept}; try lower rates (--lr-...)"
+            )
         bar.set_postfix({name: f"{value:.3g}" for name, value in means.items()}, refresh=False)
         rate = bar.format_dict["rate"] or 0.0
         self.history.add(self.step, epoch=self.epoch, pairs_per_s=round(rate, 2), **means)

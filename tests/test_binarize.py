@@ -1,0 +1,172 @@
+"""Sign, binary layers and their gradients, held to the paper's equations in closed form (float64)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from rbsf.binarize import approx_sign, clip_sign
+from rbsf.layers import binarize, binary_layers
+from rbsf.methods import METHODS, get_method
+from rbsf.methods.rbcn import RBConv2d
+from rbsf.methods.xnor import XNORConv2d
+
+POINTS = [-2.0, -1.0, -0.75, -0.25, 0.0, 0.25, 0.75, 1.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("sign", "gradient"),
+    [
+        (approx_sign, [0.0, 0.0, 0.5, 1.5, 2.0, 1.5, 0.5, 0.0, 0.0]),  # Eq. 8
+        (clip_sign, [0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0]),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_sign_and_its_gradient(sign, gradient, dtype):
+    x = torch.tensor(POINTS, dtype=dtype, requires_grad=True)
+    y = sign(x)
+    assert y.dtype == dtype
+    assert y.tolist() == [-1, -1, -1, -1, 1, 1, 1, 1, 1]  # sign(0) = +1
+    y.backward(torch.full_like(y, 3.0))
+    assert x.grad.tolist() == [3 * g for g in gradient]
+
+
+GEOMETRIES = [
+    {"in_channels": 3, "out_channels": 5, "kernel_size": 3},
+    {"in_channels": 4, "out_channels": 6, "kernel_size": 3, "groups": 2, "stride": 2, "padding": 1},
+    {"in_channels": 6, "out_channels": 6, "kernel_size": (1, 3), "groups": 3, "padding": (0, 2), "dilation": 2},
+]
+
+
+def slope(w):
+    """Eq. 8 written out as in the paper."""
+    below, above = (w >= -1) & (w < 0), (w >= 0) & (w < 1)
+    return torch.where(below, 2 + 2 * w, torch.where(above, 2 - 2 * w, torch.zeros_like(w)))
+
+
+def ones(w):
+    return torch.where(w >= 0, torch.ones_like(w), -torch.ones_like(w))
+
+
+def layer_and_input(geometry, seed=0):
+    torch.manual_seed(seed)
+    layer = RBConv2d(**geometry).double()
+    layer.set_weight(0.7 * torch.randn_like(layer.weight))
+    layer.C.data.add_(0.1 * torch.randn_like(layer.C))
+    return layer, torch.randn(2, geometry["in_channels"], 9, 9, dtype=torch.float64, requires_grad=True)
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_rbconv_forward_is_eq_5_and_6(geometry):
+    layer, x = layer_and_input(geometry)
+    rows, columns = layer.padding
+    padded = F.pad(ones(x), (columns, columns, rows, rows), value=-1.0)
+    kernel = ones(layer.weight) * layer.C.mean()
+    expected = F.conv2d(padded, kernel, None, layer.stride, 0, layer.dilation, layer.groups)
+    torch.testing.assert_close(layer(x), expected)
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_rbconv_gradients_are_eq_7_8_and_13(geometry):
+    layer, x = layer_and_input(geometry)
+    kernel = (ones(layer.weight) * layer.C.mean()).detach().requires_grad_()
+    rows, columns = layer.padding
+    padded = F.pad(ones(x).detach(), (columns, columns, rows, rows), value=-1.0)
+    out = F.conv2d(padded, kernel, None, layer.stride, 0, layer.dilation, layer.groups)
+    upstream = torch.randn_like(out)
+    (by_kernel,) = torch.autograd.grad(out, kernel, upstream)  # dL / d(W_hat C*)
+    layer(x).backward(upstream)
+    mean_c = layer.C.detach().mean()
+    torch.testing.assert_close(layer.weight.grad, by_kernel * mean_c * slope(layer.weight.detach()))
+    by_c = (by_kernel * ones(layer.weight.detach())).sum() / layer.C.numel()  # the mean shares it among C's entries
+    torch.testing.assert_close(layer.C.grad, by_c.expand_as(layer.C))
+    assert x.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_kernel_loss_is_eq_3_11_and_15(geometry):
+    layer, _ = layer_and_input(geometry)
+    w, c = layer.weight.detach(), layer.C.detach()
+    w_hat = ones(w)
+    loss = layer.kernel_loss()
+    torch.testing.assert_close(loss, (w - c * w_hat).pow(2).sum() / 2)
+    loss.backward()
+    by_w_hat = -(w - c * w_hat) * c  # Eq. 11, lambda1 = 1
+    direct = w - c * w_hat  # dL / dW with W_hat fixed: autograd takes the whole derivative
+    torch.testing.assert_close(layer.weight.grad, direct + by_w_hat * slope(w))
+    torch.testing.assert_close(layer.C.grad, -((w - c * w_hat) * w_hat).sum(0, keepdim=True))  # Eq. 15
+
+
+def test_sgd_step_is_eq_10_and_14():
+    layer, _ = layer_and_input(GEOMETRIES[0])
+    before_w, before_c = layer.weight.detach().clone(), layer.C.detach().clone()
+    layer.kernel_loss().backward()
+    torch.optim.SGD([layer.weight], lr=0.1).step()
+    torch.optim.SGD([layer.C], lr=0.01).step()
+    torch.testing.assert_close(layer.weight.detach(), before_w - 0.1 * layer.weight.grad)
+    torch.testing.assert_close(layer.C.detach(), before_c - 0.01 * layer.C.grad)
+
+
+def test_c_starts_at_the_mean_magnitude_and_has_the_shape_of_one_filter():
+    layer = RBConv2d(4, 8, 3, groups=2)
+    layer.set_weight(torch.full((8, 2, 3, 3), -0.25))
+    assert layer.C.shape == (1, 2, 3, 3)
+    assert torch.equal(layer.C, torch.full((1, 2, 3, 3), 0.25))
+
+
+def test_xnor_scales_each_filter_by_its_mean_magnitude():
+    layer = XNORConv2d(1, 2, 1)
+    layer.set_weight(torch.tensor([[[[-0.5]]], [[[2.0]]]]))
+    assert layer(torch.tensor([[[[0.0]]]])).flatten().tolist() == [-0.5, 2.0]  # sign(0) = +1
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_every_method_keeps_its_outputs_when_packed(method, geometry):
+    torch.manual_seed(1)
+    layer = get_method(method)(**geometry)
+    x = torch.randn(2, geometry["in_channels"], 9, 9)
+    expected = layer(x)
+    torch.testing.assert_close(layer.kernel(), layer.scale()[:, None, None, None] * ones(layer.weight))
+    packed = get_method(method)(**geometry)
+    packed.set_packed(ones(layer.weight.detach()), layer.scale().detach())
+    torch.testing.assert_close(packed(x), expected)
+
+
+def small_net():
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 3), nn.Sequential(nn.Conv2d(8, 4, 3))
+    )
+
+
+def test_binarize_changes_by_rule_and_says_so():
+    net = small_net()
+    original = net[3].weight.detach().clone()
+    changes = binarize(net, "rbcn")
+    assert [(c.name, c.kept) for c in changes] == [("0", "first convolution"), ("2", "1x1"), ("3", ""), ("4.0", "")]
+    assert list(binary_layers(net)) == ["3", "4.0"]
+    assert torch.equal(net[3].weight, original)
+    assert net(torch.randn(2, 3, 12, 12)).shape == (2, 4, 6, 6)
+    assert str(changes[2]) == "3: 576 weights, 1 bit"
+
+
+def test_binarize_options():
+    net = small_net()
+    binarize(net, "xnor", skip_first=False, skip_1x1=False, skip=["3"], input_norm=False)
+    assert list(binary_layers(net)) == ["0", "2", "4.0"]
+    assert all(isinstance(layer.norm, nn.Identity) for layer in binary_layers(net).values())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "nope"}, "unknown method 'nope'; known: rbcn, xnor"),
+        ({"skip": ["5"]}, "no convolution named 5; there are 0, 2, 3, 4.0"),
+        ({"skip": ["3", "4.0"]}, "nothing to binarize: 4 convolutions, all kept real by the rules"),
+    ],
+)
+def test_binarize_refuses(options, message):
+    with pytest.raises(ValueError, match=message):
+        binarize(small_net(), **options)

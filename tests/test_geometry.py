@@ -1,0 +1,64 @@
+"""Boxes and crops."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tracker.geometry import box_around, box_center, check_box, crop_square, exemplar_side
+
+
+def test_center_and_back():
+    assert box_center([10, 20, 5, 4]).tolist() == [12, 21.5]  # pixels 10..14 and 20..23
+    assert box_around([12, 21.5], [5, 4]).tolist() == [10, 20, 5, 4]
+
+
+def test_exemplar_side_is_siamfcs():
+    assert exemplar_side([40, 40]) == pytest.approx(80)
+    assert exemplar_side([10, 40]) == pytest.approx(np.sqrt(35 * 65))
+
+
+def test_a_crop_at_full_size_is_the_picture():
+    image = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    crop = crop_square(image, (20, 15), 9, 9)
+    np.testing.assert_array_equal(crop, image[11:20, 16:25])
+
+
+def test_outside_is_the_mean_colour_or_what_is_asked():
+    image = np.full((20, 20, 3), (10, 100, 200), np.uint8)
+    assert crop_square(image, (-50, -50), 10, 8)[0, 0].tolist() == [10, 100, 200]
+    assert crop_square(image, (-50, -50), 10, 8, fill=(1, 2, 3))[4, 4].tolist() == [1, 2, 3]
+
+
+def test_center_of_crop_is_center_of_target():
+    image = np.zeros((101, 101, 3), np.uint8)
+    image[40:61, 60:81] = 255  # centre (70, 50)
+    crop = crop_square(image, box_center([60, 40, 21, 21]), 42, 127)
+    rows, columns = np.nonzero(crop[..., 0] > 127)
+    assert (rows.mean(), columns.mean()) == (63, 63)
+
+
+@pytest.mark.parametrize(
+    ("box", "message"),
+    [
+        ([1, 2, 3], "has 3 numbers; give four: x,y,w,h"),
+        ([1, 2, float("nan"), 4], "not finite"),
+        ([1, 2, 0, 4], "has no area"),
+        ([1, 2, 5, -4], "has no area"),
+        ([100, 2, 5, 5], "lies outside the 100x50 frame"),
+        ([-30, 2, 30, 5], "lies outside the 100x50 frame"),
+    ],
+)
+def test_bad_boxes(box, message):
+    with pytest.raises(ValueError, match=message):
+        check_box(box, 100, 50)
+
+
+def test_good_and_clipped_boxes():
+    box, note = check_box([0, 0, 100, 50], 100, 50)
+    assert box.tolist() == [0, 0, 100, 50]
+    assert note is None
+    box, note = check_box([-10, 40, 30, 30], 100, 50)
+    assert box.tolist() == [0, 40, 20, 10]
+    assert note is not None
+    assert "clipped to 0,40,20,10" in note

@@ -1,0 +1,234 @@
+"""Preparing a crop store: what goes in, what is left out, and that an interrupted run goes on."""
+
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from datasets import prepare as module
+from datasets.crops import CropStore
+from datasets.prepare import prepare, read_stills, select_frames
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def write_image(path, value=100):
+    cv2.imwrite(str(path), np.full((90, 120, 3), value, np.uint8))
+
+
+def write_video(root, name, boxes):
+    """One GOT-10k sequence: a line of ``boxes`` for each frame, frame k of gray value 10 + k."""
+    folder = root / name
+    folder.mkdir(parents=True)
+    for number in range(len(boxes)):
+        write_image(folder / f"{number + 1:08d}.jpg", 10 + number)
+    (folder / "groundtruth.txt").write_text("".join(f"{box}\n" for box in boxes))
+    with (root / "list.txt").open("a") as names:
+        names.write(f"{name}\n")
+
+
+@pytest.fixture
+def videos(tmp_path):
+    root = tmp_path / "train"
+    write_video(root, "car", ["20,20,30,20"] * 5)
+    write_video(root, "dog", ["20,20,30,20", "nan,nan,nan,nan", "22,20,30,20", "22,20,3,2"])
+    return root
+
+
+@pytest.fixture
+def stills(tmp_path):
+    root = tmp_path / "stills"
+    root.mkdir()
+    for number in range(3):
+        write_image(root / f"{number}.jpg")
+    (root / "boxes.csv").write_text(
+        "file,x,y,w,h,label\n0.jpg,10,10,40,30,cup\n2.jpg,0,0,20,20,cup\n0.jpg,50,10,20,30,cup\n"
+    )
+    return root
+
+
+def content(path):
+    db = sqlite3.connect(path)
+    tables = (
+        "SELECT name, kind FROM sequences",
+        "SELECT sequence, frame, width, height FROM crops",
+        "SELECT jpeg FROM images",
+    )
+    rows = [db.execute(f"{query} ORDER BY rowid").fetchall() for query in tables]
+    db.close()
+    return rows
+
+
+def test_videos_and_stills(videos, stills, tmp_path):
+    report = prepare([videos, stills], tmp_path / "new" / "pairs.db", progress=False)
+    store = CropStore(tmp_path / "new" / "pairs.db")
+    assert store.names == ("car", "dog", "0.jpg", "1.jpg", "2.jpg")
+    assert store.kinds == ("video", "video", "still", "still", "still")
+    assert store.frames.tolist() == [0, 1, 2, 3, 4, 0, 2, 0, 1, 0, 0]  # absent and tiny targets are left out
+    assert store.starts.tolist() == [0, 5, 7, 9, 10, 11]
+    assert [round(store.read(i)[159, 159].mean()) for i in range(7)] == [10, 11, 12, 13, 14, 10, 12]
+    assert store.sizes[0].tolist() == pytest.approx([30 * 127 / 49.75, 20 * 127 / 49.75], abs=0.1)  # sqrt(55 * 45)
+    assert (report.added, report.already_stored, report.sequences, report.crops) == (5, 0, 5, 11)
+    assert report.megabytes > 0.01
+    assert report.warnings == []
+
+
+def test_image_without_boxes_is_the_target(stills, tmp_path):
+    (stills / "boxes.csv").unlink()
+    prepare([stills], tmp_path / "pairs.db", progress=False)
+    store = CropStore(tmp_path / "pairs.db")
+    assert len(store) == 3
+    assert store.sizes[0] == pytest.approx([120 * 127 / 209.46, 90 * 127 / 209.46], abs=0.1)  # sqrt(225 * 195)
+
+
+@pytest.mark.parametrize(
+    ("every", "limit", "frames"),
+    [
+        (1, None, [0, 1, 3, 4, 5, 6, 7, 8, 9]),
+        (3, None, [0, 3, 6, 9]),
+        (1, 3, [0, 5, 9]),
+        (2, None, [0, 4, 6, 8]),
+        (1, 99, [0, 1, 3, 4, 5, 6, 7, 8, 9]),
+    ],
+)
+def test_selection_of_frames(every, limit, frames):
+    boxes = np.full((10, 4), 20.0)
+    boxes[2] = np.nan
+    assert select_frames(boxes, every, limit).tolist() == frames
+
+
+def test_rerun_adds_only_what_is_new(videos, stills, tmp_path):
+    out = tmp_path / "pairs.db"
+    prepare([videos], out, progress=False)
+    report = prepare([videos, stills], out, progress=False)
+    assert (report.added, report.already_stored, report.sequences) == (3, 2, 5)
+    again = prepare([videos, stills], out, progress=False)
+    assert (again.added, again.already_stored, again.crops) == (0, 5, 11)
+    with pytest.raises(ValueError, match="made with every 1, not 2"):
+        prepare([videos], out, every=2, progress=False)
+
+
+def test_interrupted_run_goes_on(videos, stills, tmp_path, monkeypatch):
+    whole, broken = tmp_path / "whole.db", tmp_path / "broken.db"
+    prepare([videos, stills], whole, progress=False)
+    real, calls = module.make_crops, []
+
+    def interrupted(job):
+        calls.append(job.name)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return real(job)
+
+    monkeypatch.setattr(module, "COMMIT", 1)
+    monkeypatch.setattr(module, "CHUNK", 2)
+    monkeypatch.setattr(module, "make_crops", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        prepare([videos, stills], broken, progress=False)
+    with pytest.raises(ValueError, match="unfinished crop store; rerun"):
+        CropStore(broken)
+    monkeypatch.setattr(module, "make_crops", real)
+    report = prepare([videos, stills], broken, progress=False)
+    assert (report.added, report.already_stored) == (4, 1)  # the car was whole, the dog was not
+    assert content(broken) == content(whole)
+
+
+def test_workers_make_the_same_store(videos, stills, tmp_path):
+    prepare([videos, stills], tmp_path / "one.db", progress=False)
+    prepare([videos, stills], tmp_path / "two.db", workers=2, progress=False)
+    assert content(tmp_path / "one.db") == content(tmp_path / "two.db")
+
+
+def test_broken_images_are_named_and_left_out(videos, stills, tmp_path, capsys):
+    (videos / "car" / "00000003.jpg").write_bytes(b"no image")
+    (stills / "2.jpg").write_bytes(b"")
+    report = prepare([videos, stills], tmp_path / "pairs.db", progress=False)
+    assert (report.sequences, report.crops) == (4, 9)
+    car, still = report.warnings
+    assert car.startswith("car: left out 1 of 5; first: frame 2: ")
+    assert "00000003.jpg" in car
+    assert still.startswith("2.jpg: left out 1 of 1; first: box 0: ")
+    assert f"warning: {car}" in capsys.readouterr().err
+    assert CropStore(tmp_path / "pairs.db").frames[:4].tolist() == [0, 1, 3, 4]
+
+
+def test_box_outside_its_image_is_left_out(stills, tmp_path):
+    (stills / "boxes.csv").write_text("file,x,y,w,h\n0.jpg,500,10,40,30\n0.jpg,10,10,40,30\n1.jpg,10,10,-5,30\n")
+    report = prepare([stills], tmp_path / "pairs.db", progress=False)
+    assert report.warnings == [
+        "0.jpg: left out 1 of 2; first: box 0: box 500,10,40,30 lies outside the 120x90 frame",
+        "1.jpg: left out 1 of 1; first: box 0: box 10,10,-5,30 has no area (w=-5, h=30); w and h must be above 0",
+    ]
+    assert CropStore(tmp_path / "pairs.db").names == ("0.jpg", "2.jpg")
+
+
+def test_nothing_at_all_is_an_error(stills, tmp_path):
+    for image in stills.glob("*.jpg"):
+        image.write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"stills: nothing could be prepared; 0\.jpg: left out 2 of 2; first: box 0"):
+        prepare([stills], tmp_path / "pairs.db", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file,x,y,w\n", r"boxes\.csv line 1: no column h; write file,x,y,w,h"),
+        ("", r"boxes\.csv line 1: no column file, h, w, x, y"),
+        ("file,x,y,w,h\n0.jpg,1,2,3,4\n0.jpg,1,2,three,4\n", r"boxes\.csv line 3: x,y,w,h are not four numbers"),
+        ("file,x,y,w,h\n0.jpg,1,2,3\n", r"boxes\.csv line 2: x,y,w,h are not four numbers"),
+        ("file,x,y,w,h\n0.jpg,1,2,nan,4\n", r"boxes\.csv line 2: x,y,w,h are not four numbers"),
+        ("file,x,y,w,h\n9.jpg,1,2,3,4\n", r"boxes\.csv line 2: there is no image '9\.jpg' beside it"),
+    ],
+)
+def test_faulty_box_table(stills, text, message):
+    (stills / "boxes.csv").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_stills(stills)
+
+
+@pytest.mark.parametrize("options", [{"every": 0}, {"workers": 0}, {"max_per_sequence": 1}])
+def test_settings_out_of_range(videos, tmp_path, options):
+    with pytest.raises(ValueError, match="need at least"):
+        prepare([videos], tmp_path / "pairs.db", **options)
+    assert not (tmp_path / "pairs.db").exists()
+
+
+def test_video_files_are_decoded_forward(tmp_path):
+    root = tmp_path / "clips"
+    root.mkdir()
+    writer = cv2.VideoWriter(str(root / "clip.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 25, (128, 96))
+    for number in range(10):
+        writer.write(np.full((96, 128, 3), 20 * number, np.uint8))
+    writer.release()
+    (root / "clip.txt").write_text("30,30,40,30\n" * 10)
+    prepare([root], tmp_path / "pairs.db", every=3, progress=False)
+    store = CropStore(tmp_path / "pairs.db")
+    assert store.frames.tolist() == [0, 3, 6, 9]
+    assert [store.read(i)[159, 159].mean() for i in range(4)] == pytest.approx([0, 60, 120, 180], abs=4)
+
+
+def run_tool(*arguments):
+    command = [sys.executable, ROOT / "tools" / "prepare_pairs.py", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, check=False)
+
+
+def test_tool(videos, stills, tmp_path):
+    done = run_tool("--data", videos, "--data", stills, "--out", tmp_path / "pairs.db", "--every", "2")
+    assert done.returncode == 0
+    assert "5 sequences, 9 crops" in done.stdout
+    assert "5 added, 0 already there, 0 with parts left out" in done.stdout
+    failed = run_tool("--data", tmp_path / "nowhere", "--out", tmp_path / "other.db")
+    assert failed.returncode == 1
+    assert len(failed.stderr.strip().splitlines()) == 1
+    assert "nowhere" in failed.stderr
+
+
+def test_real_videos(real_data, tmp_path):
+    report = prepare([real_data / "GOT-10k" / "train"], tmp_path / "pairs.db", max_per_sequence=2, progress=False)
+    assert (report.sequences, report.crops, report.warnings) == (47, 94, [])
+    store = CropStore(tmp_path / "pairs.db")
+    sides = np.sqrt(np.prod(store.sizes + store.sizes.sum(axis=1, keepdims=True) / 2, axis=1))
+    assert sides == pytest.approx(127, abs=0.01)  # the exemplar's square around every target is 127 pixels wide

@@ -1,0 +1,226 @@
+"""Algorithm 1 on a toy task: losses in closed form, what each step updates, switches, schedule, resume."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from rbsf.adversarial import GRID, Discriminator, adversarial_loss, discriminator_loss, pool
+from rbsf.layers import binarize
+from rbsf.maps import MapNorm, MapRecorder, measure_maps, start_from_teacher
+from rbsf.rectify import RectifyConfig, Rectifier, parameter_groups
+
+POINTS = ["3"]
+
+
+def float_net():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 6, 3, bias=False), nn.BatchNorm2d(6))
+
+
+def toy_task(student, teacher, batch):
+    """Regress the mean of each map; run the teacher on the same input."""
+    out = student(batch)
+    if teacher is not None:
+        teacher(batch)
+    return (out.mean((2, 3)) - 1).square().mean(), {}
+
+
+def make_rectifier(**settings):
+    torch.manual_seed(0)
+    student, teacher = float_net(), float_net()
+    binarize(student, "rbcn")
+    recorder = MapRecorder(teacher, POINTS)
+    teacher(torch.randn(16, 3, 12, 12))
+    stats = measure_maps(recorder)
+    recorder.remove()
+    start_from_teacher(student, teacher, POINTS, stats)
+    config = RectifyConfig(**{"lr_real": 1e-3, "lambda_match": 0.5, **settings})
+    return Rectifier(student, teacher, toy_task, config, stats)
+
+
+def batch(seed=1):
+    return torch.randn(8, 3, 12, 12, generator=torch.Generator().manual_seed(seed))
+
+
+def weights_of(module):
+    return {name: p.detach().clone() for name, p in module.named_parameters()}
+
+
+def changed(before, module):
+    return {name for name, p in module.named_parameters() if not torch.equal(before[name], p)}
+
+
+def test_discriminator_losses_are_eq_2_and_4():
+    real, fake = torch.randn(2, 3, dtype=torch.float64), torch.randn(2, 3, dtype=torch.float64)
+    d_real, d_fake = real.sigmoid(), fake.sigmoid()
+    torch.testing.assert_close(discriminator_loss(real, fake), -(d_real.log().mean() + (1 - d_fake).log().mean()))
+    torch.testing.assert_close(adversarial_loss(fake), ((1 - d_fake) ** 2).mean() / 2)
+
+
+def test_adversarial_gradient_is_eq_12():
+    torch.manual_seed(0)
+    judge = Discriminator().double()
+    maps = torch.randn(2, 3, 9, 9, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(adversarial_loss(judge(pool(maps))), maps)
+    values = judge(pool(maps)).sigmoid()
+    expected = torch.zeros_like(maps)
+    for n in range(2):
+        for i in range(3):  # map by map: -(1 - D(T_i)) dD/dT, and 1/6 as the mean over 2 x 3 maps
+            (by_d,) = torch.autograd.grad(values[n, i], maps, retain_graph=True)
+            expected += -(1 - values[n, i].detach()) * by_d / 6
+    torch.testing.assert_close(gradient, expected)
+
+
+def test_adversarial_gradient_reaches_c_as_in_eq_16():
+    rectifier = make_rectifier(gan=True)
+    rectifier.student.double(), rectifier.discriminators.double(), rectifier.map_norms.double()
+    layer, x = rectifier.student[2], batch().double()
+    judge = rectifier.discriminators["3"]
+    values = judge(pool(rectifier.student(x))).sigmoid()
+    (gradient,) = torch.autograd.grad(adversarial_loss(torch.logit(values)), layer.C, retain_graph=True)
+    by_d = [torch.autograd.grad(v, layer.C, retain_graph=True)[0] for v in values.flatten()]
+    expected = sum(-(1 - v.detach()) * g for v, g in zip(values.flatten(), by_d, strict=True)) / values.numel()
+    torch.testing.assert_close(gradient, expected)
+
+
+def test_discriminator_is_four_blocks_on_single_maps_of_any_size():
+    judge = Discriminator()
+    assert [type(m).__name__ for m in judge.blocks[0]] == ["Linear", "LeakyReLU"]
+    assert len(judge.blocks) == 4
+    for side in (4, 6, 22, 57):
+        maps = torch.randn(2, 5, side, side)
+        assert pool(maps).shape == (2, 5, GRID, GRID)
+        torch.testing.assert_close(judge(pool(maps))[:, 2:3], judge(pool(maps[:, 2:3])))
+
+
+def test_a_step_learns_everything_once():
+    rectifier = make_rectifier()
+    student, judges = weights_of(rectifier.student), weights_of(rectifier.discriminators)
+    teacher = copy.deepcopy(rectifier.teacher.state_dict())
+    logged = rectifier.step(batch(), epoch=0)
+    assert changed(student, rectifier.student) == set(student)
+    assert changed(judges, rectifier.discriminators) == set(judges)
+    assert all(torch.equal(v, teacher[k]) for k, v in rectifier.teacher.state_dict().items())
+    assert set(logged) == {"loss", "discriminator", "adversarial", "match", "kernel"}
+
+
+def test_the_student_step_leaves_the_discriminators_alone():
+    rectifier = make_rectifier(lr_discriminator=0.0)
+    judges = weights_of(rectifier.discriminators)
+    rectifier.step(batch(), epoch=0)
+    assert changed(judges, rectifier.discriminators) == set()
+
+
+def test_the_batch_norm_pass_fixes_w_and_c():
+    rectifier = make_rectifier()
+    before, judges = weights_of(rectifier.student), weights_of(rectifier.discriminators)
+    mean = rectifier.student[3].running_mean.clone()
+    rectifier.norm_step(batch(), epoch=0)
+    names = {"1.weight", "1.bias", "2.norm.weight", "2.norm.bias", "3.weight", "3.bias"}
+    assert changed(before, rectifier.student) <= names
+    assert {"3.weight", "3.bias"} <= changed(before, rectifier.student)
+    assert changed(judges, rectifier.discriminators) == set()
+    assert not torch.equal(mean, rectifier.student[3].running_mean)
+    before = weights_of(rectifier.student)
+    rectifier.step(batch(), epoch=0)  # and the next step learns W and C again
+    assert {"2.weight", "2.C"} <= changed(before, rectifier.student)
+
+
+@pytest.mark.parametrize(
+    ("settings", "logged", "still"),
+    [
+        ({"rectify": False}, {"loss", "discriminator", "adversarial", "match"}, {"2.C"}),
+        ({"gan": False}, {"loss", "match", "kernel"}, set()),
+        ({"gan": False, "lambda_match": 0.0}, {"loss", "kernel"}, set()),
+        ({"lr_real": 0.0}, {"loss", "discriminator", "adversarial", "match", "kernel"}, {"0.weight", "0.bias"}),
+    ],
+)
+def test_switches(settings, logged, still):
+    rectifier = make_rectifier(**settings)
+    before = weights_of(rectifier.student)
+    assert set(rectifier.step(batch(), 0)) == logged
+    assert still.isdisjoint(changed(before, rectifier.student))
+    assert "2.weight" in changed(before, rectifier.student)
+
+
+def test_frozen_real_layers_keep_their_statistics():
+    rectifier = make_rectifier(lr_real=0.0)
+    before = copy.deepcopy(rectifier.student[1].state_dict())
+    rectifier.step(batch(), 0)
+    assert all(torch.equal(v, before[k]) for k, v in rectifier.student[1].state_dict().items())
+
+
+def test_lambda_schedule():
+    config = RectifyConfig(lambda_decay=0.9, lambda_epochs=60)
+    assert [config.lambda_factor(e) for e in (0, 59, 60, 120)] == pytest.approx([1, 1, 0.9, 0.81])
+
+
+def test_losses_fall():
+    rectifier = make_rectifier(lr_binary=1e-2, lr_norm=1e-2)
+    losses = [float(rectifier.step(batch(), 0)["loss"]) for _ in range(60)]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_state_continues_to_the_bit():
+    straight, first = make_rectifier(), make_rectifier()
+    for seed in range(4):
+        straight.step(batch(seed), 0)
+    for seed in range(2):
+        first.step(batch(seed), 0)
+    second = make_rectifier()
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    for seed in range(2, 4):
+        second.step(batch(seed), 0)
+    for a, b in zip(straight.student.state_dict().values(), second.student.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_maps_without_a_teacher_are_refused():
+    with pytest.raises(ValueError, match="there is no teacher"):
+        Rectifier(float_net(), None, toy_task, RectifyConfig())
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [({"lambda_kernel": -1.0}, "lambda_kernel is -1"), ({"bn_pass": 2.0}, "bn_pass is 2"), ({"lambda_epochs": 0}, "epochs is 0")],
+)
+def test_config_names_what_is_wrong(setting, message):
+    with pytest.raises(ValueError, match=message):
+        RectifyConfig(**setting)
+
+
+def test_map_statistics_and_normalisation():
+    net = nn.Sequential(nn.Identity())
+    recorder = MapRecorder(net, ["0"])
+    maps = torch.randn(4, 3, 5, 5) * torch.tensor([1.0, 2.0, 3.0]).view(1, 3, 1, 1) + 7
+    net(maps[:2]), net(maps[2:])
+    mean, std = measure_maps(recorder)["0"]
+    torch.testing.assert_close(mean, maps.mean((0, 2, 3)))
+    torch.testing.assert_close(std, maps.std((0, 2, 3), correction=0))
+    normal = MapNorm(mean, std)(maps)
+    torch.testing.assert_close(normal.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
+    shifted = maps + 2 * std.view(1, 3, 1, 1)  # two deviations apart everywhere
+    torch.testing.assert_close(MapNorm(mean, std).distance(shifted, maps), torch.tensor(2.0))
+
+
+def test_a_dead_channel_does_not_explode():
+    norm = MapNorm(torch.zeros(2), torch.tensor([1.0, 0.0]))
+    assert norm(torch.ones(1, 2, 1, 1)).max() <= 20  # floored at a tenth of the layer's mean deviation
+
+
+def test_start_from_teacher():
+    rectifier = make_rectifier()
+    student, teacher = rectifier.student, rectifier.teacher
+    assert torch.equal(student[0].weight, teacher[0].weight)
+    assert torch.equal(student[2].weight.sign(), teacher[2].weight.sign())
+    assert student[2].weight.std().item() == pytest.approx(1 / 3, rel=1e-3)
+
+
+def test_parameter_groups_cover_every_parameter_once():
+    student = make_rectifier().student
+    groups = parameter_groups(student)
+    assert sum(map(len, groups.values())) == len(list(student.parameters()))
+    assert {k: len(v) for k, v in groups.items()} == {"binary": 1, "real": 2, "norm": 6, "c": 1}

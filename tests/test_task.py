@@ -1,0 +1,86 @@
+"""The Siamese task: response maps, labels, losses."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from rbsf.models import build
+from tracker.task import (
+    RESPONSE_SCALE,
+    SiameseTask,
+    balanced_logistic,
+    cross_correlate,
+    labels_for,
+    response_distance,
+)
+
+
+def make_batch(count=2, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "exemplar": torch.randint(0, 256, (count, 3, 127, 127), dtype=torch.uint8, generator=generator),
+        "search": torch.randint(0, 256, (count, 3, 255, 255), dtype=torch.uint8, generator=generator),
+        "shift": torch.zeros(count, 2),
+        "negative": torch.zeros(count, dtype=torch.bool),
+    }
+
+
+def test_cross_correlation_peaks_where_the_exemplar_was_cut_out():
+    torch.manual_seed(0)
+    search = torch.randn(2, 8, 22, 22)
+    exemplar = torch.stack([search[0, :, 3:9, 5:11], search[1, :, 10:16, 0:6]])
+    response = cross_correlate(exemplar, search)
+    assert response.shape == (2, 17, 17)
+    assert [divmod(int(r.argmax()), 17) for r in response] == [(3, 5), (10, 0)]
+    torch.testing.assert_close(response[0, 3, 5], exemplar[0].square().sum() * RESPONSE_SCALE)
+
+
+def test_labels_are_positive_within_16_pixels_of_the_target():
+    labels = labels_for(torch.tensor([[0.0, 0.0], [24.0, -16.0]]), 17)
+    assert labels.sum((1, 2)).tolist() == [13, 13]  # a disc of radius two cells
+    assert labels[0, 8, 8] == labels[0, 8, 10] == labels[0, 6, 8] == 1
+    assert labels[0, 8, 11] == labels[0, 6, 10] == 0
+    assert labels[1, 6, 11] == 1  # 3 cells right, 2 cells up
+
+
+def test_balanced_logistic_in_closed_form():
+    response, labels = torch.tensor([[[2.0, -1.0, 0.5]]]), torch.tensor([[[1.0, 0.0, 0.0]]])
+    softplus = torch.nn.functional.softplus
+    expected = (softplus(torch.tensor(-2.0)) + softplus(torch.tensor([-1.0, 0.5])).mean()) / 2
+    torch.testing.assert_close(balanced_logistic(response, labels), expected)
+
+
+def test_a_map_without_positives_counts_its_negatives():
+    response = torch.tensor([[[2.0, 0.0]]])
+    expected = torch.nn.functional.softplus(response).mean()
+    torch.testing.assert_close(balanced_logistic(response, torch.zeros_like(response)), expected)
+
+
+def test_response_distance_ignores_scale_and_offset():
+    maps = torch.randn(3, 17, 17)
+    assert response_distance(maps, 4 * maps + 7) < 1e-10
+    assert response_distance(maps, -maps).item() == pytest.approx(4 * 288 / 289, rel=1e-3)
+
+
+def test_task_with_and_without_teacher():
+    torch.manual_seed(0)
+    net, teacher, batch = build("siamfc").eval(), build("siamfc").eval(), make_batch()
+    with torch.no_grad():
+        loss, logged = SiameseTask()(net, None, batch)
+        assert set(logged) == {"logistic"}
+        assert loss == logged["logistic"]
+        loss, logged = SiameseTask(match=0.5)(net, teacher, batch)
+        torch.testing.assert_close(loss, logged["logistic"] + 0.5 * logged["response"])
+        same, logged = SiameseTask(match=0.5)(net, net, batch)
+        torch.testing.assert_close(same, logged["logistic"], atol=1e-5, rtol=0)
+
+
+def test_negative_pairs_have_no_positive_label():
+    torch.manual_seed(0)
+    net, batch = build("siamfc").eval(), make_batch()
+    with torch.no_grad():
+        response = SiameseTask().respond(net, batch)
+        batch["negative"][:] = True
+        loss, _ = SiameseTask()(net, None, batch)
+    torch.testing.assert_close(loss, torch.nn.functional.softplus(response).mean())

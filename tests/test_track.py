@@ -1,0 +1,376 @@
+"""tools/track.py, mostly in this process on the backbone of test_siamfc; what only a process shows, in one."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from test_siamfc import BACKGROUND, contrast_backbone, frame
+
+import tools.cli
+from datasets.frames import Frames, VideoWriter, open_frames
+from tools.track import main, parse_args
+
+REPO = Path(__file__).resolve().parents[1]
+START = "--init=100,80,48,36"
+
+
+def moving(count: int) -> Iterator[np.ndarray]:
+    return (frame(100 + 3 * i, 80 + 2 * i) for i in range(count))
+
+
+def write_video(path: Path, images: Iterator[np.ndarray] | list[np.ndarray], fps: float = 10) -> Path:
+    with VideoWriter(path, fps) as writer:
+        for image in images:
+            writer.write(image)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put the few-line backbone in the network's place."""
+    monkeypatch.setattr("tracker.backbones.load_backbone", lambda *args: contrast_backbone)
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Path:
+    return write_video(tmp_path / "in.mp4", moving(12))
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from rbsf.models import build
+    from rbsf.weights import save_weights
+
+    path = tmp_path_factory.mktemp("weights") / "random.safetensors"
+    save_weights(build("rbsf"), "rbsf", path)
+    return path
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.usefixtures("fast")
+class TestOutputs:
+    def test_video_boxes_and_summary(self, video: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["--video", str(video), START, "--boxes", "boxes.csv"]) == 0
+        rows = read_csv(Path("boxes.csv"))
+        assert list(rows[0]) == ["frame", "time", "x", "y", "w", "h", "score"]
+        assert [row["frame"] for row in rows] == [str(i) for i in range(12)]
+        assert list(rows[0].values()) == ["0", "0.0", "100.0", "80.0", "48.0", "36.0", "1.0"]
+        assert rows[11]["time"] == "1.1"
+        assert float(rows[11]["x"]) == pytest.approx(133, abs=4)
+        assert float(rows[11]["y"]) == pytest.approx(102, abs=4)
+        shown = capsys.readouterr()
+        assert "12 frames in" in shown.out
+        assert all(word in shown.out for word in ("fps", "decode", "network", "rest", "in_tracked.mp4", "boxes.csv"))
+        assert "12/12" in shown.err  # the progress bar
+
+    def test_annotated_video_has_the_boxes_drawn_in(self, video: Path) -> None:
+        main(["--video", str(video), START, "--out", "deep/out.mp4"])
+        before, after = list(open_frames(str(video))), list(open_frames("deep/out.mp4"))
+        assert len(after) == 12
+        assert after[0].shape == (240, 320, 3)
+        assert open_frames("deep/out.mp4").fps == pytest.approx(10)
+        edge = after[0][80:116, 100].astype(int)  # left side of the box, green
+        assert (edge[:, 1] - edge[:, 0]).mean() > 60
+        far = np.abs(after[0][:, 200:].astype(int) - before[0][:, 200:]).mean()
+        assert far < 4
+
+    def test_json_by_its_ending(self, video: Path) -> None:
+        main(["--video", str(video), START, "--no-out", "--boxes", "boxes.json"])
+        rows = json.loads(Path("boxes.json").read_text())
+        assert rows[0] == {"frame": 0, "time": 0, "x": 100, "y": 80, "w": 48, "h": 36, "score": 1}
+        assert len(rows) == 12
+        assert not list(Path().glob("*_tracked.mp4"))
+
+    def test_several_targets_get_a_column(self, video: Path) -> None:
+        main(["--video", str(video), START, "--init", "95,75,58,46", "--no-out", "--boxes", "boxes.csv"])
+        rows = read_csv(Path("boxes.csv"))
+        assert [row["target"] for row in rows[:4]] == ["1", "2", "1", "2"]
+        assert [row["frame"] for row in rows[:4]] == ["0", "0", "1", "1"]
+        assert float(rows[-1]["x"]) == pytest.approx(128, abs=5)
+
+    @pytest.mark.parametrize("source", ["frames", "frames/*.png"])
+    def test_folder_and_pattern_with_gray_rgba_and_changing_size(self, source: str) -> None:
+        Path("frames").mkdir()
+        images = [cv2.cvtColor(image, cv2.COLOR_RGB2BGR) for image in moving(4)]
+        images[1] = cv2.cvtColor(images[1], cv2.COLOR_BGR2GRAY)
+        images[2] = cv2.cvtColor(images[2], cv2.COLOR_BGR2BGRA)
+        images[3] = cv2.resize(images[3], None, fx=2, fy=2)
+        for i, image in enumerate(images):
+            cv2.imwrite(f"frames/{i}.png", image)
+        assert main(["--video", source, START, "--boxes", "boxes.csv"]) == 0
+        assert float(read_csv(Path("boxes.csv"))[3]["x"]) == pytest.approx(218, abs=8)
+        assert len(list(open_frames("frames_tracked.mp4"))) == 4
+
+    def test_loss_is_said_once_and_so_is_the_return(self, capsys: pytest.CaptureFixture[str]) -> None:
+        images = [BACKGROUND if 3 <= i < 28 else frame(100, 80) for i in range(50)]
+        main(["--video", str(write_video(Path("gap.mp4"), images)), START, "--no-out"])
+        lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("frame ")]
+        assert len(lines) == 2
+        assert "target probably lost" in lines[0]
+        assert 3 <= int(lines[0].split()[1].rstrip(":")) < 28
+        assert "target found again" in lines[1]
+        assert 28 <= int(lines[1].split()[1].rstrip(":")) < 50
+
+    def test_box_partly_outside_is_clipped_and_said(self, video: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        main(["--video", str(video), "--init", "-8,80,48,36", "--no-out", "--boxes", "boxes.csv"])
+        assert "clipped to 0,80,40,36" in capsys.readouterr().out
+        assert read_csv(Path("boxes.csv"))[0]["w"] == "40.0"
+
+
+@pytest.mark.usefixtures("fast")
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("init", "fault"),
+        [
+            ("400,10,20,20", "outside the 320x240 frame"),
+            ("10,10,0,20", "no area"),
+            ("10,10,20,-4", "no area"),
+            ("10,10,20", "not four numbers"),
+            ("a,b,c,d", "not four numbers"),
+            ("", "not four numbers"),
+            ("10,nan,20,20", "not finite"),
+            ("10,10,inf,20", "not finite"),
+        ],
+    )
+    def test_box(self, video: Path, init: str, fault: str) -> None:
+        with pytest.raises(ValueError, match=fault):
+            main(["--video", str(video), f"--init={init}"])
+        assert not Path("in_tracked.mp4").exists()
+
+    def test_missing_empty_and_headless_video(self, video: Path) -> None:
+        Path("empty.mp4").touch()
+        Path("cut.mp4").write_bytes(video.read_bytes()[:5000])  # an .mp4 keeps its index at the end
+        for name in ("none.mp4", "empty.mp4", "cut.mp4"):
+            with pytest.raises((ValueError, FileNotFoundError), match=name):
+                main(["--video", name, START])
+
+    def test_video_that_breaks_off_keeps_what_came_before(self, capsys: pytest.CaptureFixture[str]) -> None:
+        whole = write_video(Path("whole.avi"), moving(20)).read_bytes()
+        Path("broken.avi").write_bytes(whole[: len(whole) * 6 // 10])
+        with pytest.raises(ValueError, match=r"broken.avi"):
+            main(["--video", "broken.avi", START, "--boxes", "boxes.csv"])
+        count = len(read_csv(Path("boxes.csv")))
+        assert 5 < count < 15
+        assert len(list(open_frames("broken_tracked.mp4"))) == count
+        assert f"ended early: the {count} frames up to there are kept" in capsys.readouterr().out
+
+    def test_broken_image_keeps_what_came_before(self) -> None:
+        Path("frames").mkdir()
+        for i, image in enumerate(moving(5)):
+            cv2.imwrite(f"frames/{i}.png", image)
+        Path("frames/3.png").write_bytes(b"\x89PNG")
+        with pytest.raises(ValueError, match=r"3.png"):
+            main(["--video", "frames", START, "--boxes", "boxes.csv"])
+        assert len(read_csv(Path("boxes.csv"))) == 3
+
+    @pytest.mark.parametrize("flag", ["--out", "--boxes"])
+    def test_unwritable_output_is_found_before_tracking(
+        self, video: Path, monkeypatch: pytest.MonkeyPatch, flag: str
+    ) -> None:
+        monkeypatch.setattr("tracker.backbones.load_backbone", lambda *args: pytest.fail("tracking has begun"))
+        Path("file").touch()
+        suffix = {"--out": "mp4", "--boxes": "csv"}[flag]
+        with pytest.raises(ValueError, match=r"cannot write file/x"):
+            main(["--video", str(video), START, flag, f"file/x.{suffix}"])
+        Path(f"folder.{suffix}").mkdir()
+        with pytest.raises(ValueError, match="is a folder"):
+            main(["--video", str(video), START, flag, f"folder.{suffix}"])
+
+    def test_unknown_endings_and_the_input_as_output(self, video: Path) -> None:
+        for flags, fault in [
+            (["--boxes", "boxes.txt"], "ends in .csv or .json"),
+            (["--out", "out.gif"], "out.gif"),
+            (["--out", "in.mp4"], "is the input itself"),
+        ]:
+            with pytest.raises(ValueError, match=fault):
+                main(["--video", str(video), START, *flags])
+
+    def test_ctrl_c_keeps_what_was_computed(self, video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        calls = iter(range(100))
+
+        def interrupted(crops: np.ndarray) -> np.ndarray:
+            if next(calls) == 6:  # the exemplar, then a call per frame
+                raise KeyboardInterrupt
+            return contrast_backbone(crops)
+
+        monkeypatch.setattr("tracker.backbones.load_backbone", lambda *args: interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            main(["--video", str(video), START, "--boxes", "boxes.csv"])
+        assert len(read_csv(Path("boxes.csv"))) == 6
+        assert len(list(open_frames("in_tracked.mp4"))) == 6
+
+    def test_full_disk_prints_the_boxes(
+        self, video: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def full(path: Path, content: bytes) -> None:
+            raise OSError(f"cannot write {path}: No space left on device")
+
+        monkeypatch.setattr("tools.recording.write_atomically", full)
+        with pytest.raises(OSError, match=r"boxes.csv: No space left .* printed instead"):
+            main(["--video", str(video), START, "--boxes", "boxes.csv"])
+        assert "0,0.0,100.0,80.0,48.0,36.0,1.0\n" in capsys.readouterr().out
+        assert Path("in_tracked.mp4").exists()
+
+
+def test_select_needs_a_screen(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    if sys.platform != "linux":
+        pytest.skip("only Linux has no screen without DISPLAY")
+    with pytest.raises(ValueError, match="no window can be opened here"):
+        main(["--video", str(video), "--select"])
+
+
+def test_select_tracks_the_drawn_boxes(
+    fast: None, video: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tools.track.check_screen", lambda: None)
+    monkeypatch.setattr(cv2, "destroyWindow", lambda name: None)
+    for drawn in ([], [[100, 80, 48, 36]]):
+        monkeypatch.setattr(cv2, "selectROIs", lambda *args, drawn=drawn, **flags: np.array(drawn))
+        if not drawn:
+            with pytest.raises(ValueError, match="no box was drawn"):
+                main(["--video", str(video), "--select"])
+        else:
+            assert main(["--video", str(video), "--select", "--boxes", "boxes.csv"]) == 0
+    assert read_csv(Path("boxes.csv"))[0]["x"] == "100.0"
+
+
+def test_show_ends_at_q(fast: None, video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[np.ndarray] = []
+    monkeypatch.setattr("tools.track.check_screen", lambda: None)
+    monkeypatch.setattr(cv2, "imshow", lambda name, image: seen.append(image))
+    monkeypatch.setattr(cv2, "waitKey", lambda wait: ord("q") if len(seen) == 4 else -1)
+    monkeypatch.setattr(cv2, "getWindowProperty", lambda *args: 1.0)
+    assert main(["--video", str(video), START, "--show", "--boxes", "boxes.csv"]) == 0
+    assert len(read_csv(Path("boxes.csv"))) == 4
+
+
+def test_weights_default_to_the_repository_from_any_folder() -> None:
+    args = parse_args(["--video", "x", "--init", "-1,-2,3,4", "--init", "1,2,3,4"])
+    assert args.weights == REPO / "weights" / "rbsf.safetensors"
+    assert args.init == ["-1,-2,3,4", "1,2,3,4"]
+
+
+def test_bad_weights_are_named(video: Path, weights: Path) -> None:
+    class Code:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.system, ("touch hacked",)
+
+    Path("half.safetensors").write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+    with zipfile.ZipFile("code.pth", "w") as file:
+        file.writestr("archive/data.pkl", pickle.dumps(Code(), protocol=2))
+        file.writestr("archive/version", "3")
+    np.savez("other.npz", conv9=np.zeros(3))
+    for name in ("none.safetensors", "half.safetensors", "code.pth", "other.npz"):
+        with pytest.raises((ValueError, FileNotFoundError), match=name):
+            main(["--video", str(video), START, "--weights", name])
+    assert not Path("hacked").exists()
+
+
+def test_network_that_is_no_backbone_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from tracker.backbones import load_backbone
+
+    for net in (torch.nn.Linear(4, 4), torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())):
+        monkeypatch.setattr("rbsf.weights.load_weights", lambda path, net=net: (net, "lenet", {}))
+        with pytest.raises(ValueError, match=r"lenet.pth holds no tracker backbone"):
+            load_backbone("lenet.pth")
+
+
+def run_tool(*flags: str, **options: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(REPO / "tools/track.py"), *flags]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)  # type: ignore[call-overload]
+
+
+def test_help_is_quick() -> None:
+    start = time.perf_counter()
+    assert run_tool("--help").returncode == 0
+    assert time.perf_counter() - start < 1
+
+
+def test_program_runs_from_any_folder_with_a_real_network(tmp_path: Path, weights: Path) -> None:
+    write_video(tmp_path / "in.mp4", moving(3))
+    done = run_tool(
+        "--video", "in.mp4", START, "--weights", str(weights), "--threads", "1", "--precision", "bfloat16", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(list(open_frames(str(tmp_path / "in_tracked.mp4")))) == 3
+    bad = run_tool("--video", "none.mp4", START, cwd=tmp_path)
+    assert (bad.returncode, bad.stdout) == (1, "")
+    assert bad.stderr.startswith("error: none.mp4 ")
+    assert bad.stderr.count("\n") == 1
+
+
+def test_ctrl_c_of_a_process(tmp_path: Path, weights: Path) -> None:
+    write_video(tmp_path / "in.mp4", [frame(100, 80)] * 200)
+    command = [sys.executable, str(REPO / "tools/track.py"), "--video", "in.mp4", START, "--boxes", "boxes.csv"]
+    command += ["--weights", str(weights), "--threads", "1"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    assert process.stderr is not None
+    seen = b""
+    while b" 3/200" not in seen:
+        seen += process.stderr.read(1)
+    process.send_signal(signal.SIGINT)
+    _, rest = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert rest.endswith(b"interrupted\n")
+    assert b"Traceback" not in rest
+    assert 3 <= len(read_csv(tmp_path / "boxes.csv")) < 200
+
+
+@pytest.mark.parametrize(
+    ("error", "line", "code"),
+    [
+        (ValueError("no\n  good"), "error: no good\n", 1),
+        (FileNotFoundError("no file x"), "error: no file x\n", 1),
+        (KeyboardInterrupt(), "interrupted\n", 130),
+        (ImportError("libGL.so.1: cannot open shared object file"), "opencv-python-headless", 1),
+        (ModuleNotFoundError("No module named 'tqdm'"), "pip install -e", 1),
+    ],
+)
+def test_one_line_per_error(error: BaseException, line: str, code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    def fails() -> int:
+        raise error
+
+    with pytest.raises(SystemExit) as stop:
+        tools.cli.run(fails)
+    assert stop.value.code == code
+    shown = capsys.readouterr().err
+    assert line in shown
+    assert shown.count("\n") == 1
+
+
+def test_camera_boxes_are_timed_by_the_clock(fast: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow() -> Iterator[np.ndarray]:
+        for image in moving(3):
+            time.sleep(0.05)
+            yield image
+
+    monkeypatch.setattr("datasets.frames.open_frames", lambda source: Frames("camera 0", None, None, slow))
+    assert main(["--video", "0", START, "--boxes", "boxes.csv"]) == 0
+    assert float(read_csv(Path("boxes.csv"))[2]["time"]) >= 0.1
+    assert Path("camera0_tracked.mp4").exists()

@@ -133,11 +133,12 @@ def evaluate(spec: TrackerSpec, sequences: list[Sequence], folder: Path, workers
 
 def format_table(rows: list[dict[str, Any]]) -> str:
     """Lay the trackers' mean scores out as a table."""
-    lines = [f"{'tracker':24} {'AUC':>7} {'prec20':>7} {'AO':>7} {'SR0.5':>7} {'fps':>7}"]
+    width = max(24, *(len(row["tracker"]) for row in rows))
+    lines = [f"{'tracker':{width}} {'AUC':>7} {'prec20':>7} {'AO':>7} {'SR0.5':>7} {'fps':>7}"]
     for row in rows:
         mean = row["mean"] or {}
         cells = [f"{mean.get(key, float('nan')):7.3f}" for key in ("auc", "precision", "ao", "sr50")]
-        lines.append(" ".join([f"{row['tracker']:24}", *cells, f"{row['fps']:7.1f}"]))
+        lines.append(" ".join([f"{row['tracker']:{width}}", *cells, f"{row['fps']:7.1f}"]))
     return "\n".join(lines)
 
 

@@ -134,8 +134,9 @@ def run_tracker(
     """
     todo = [sequence for sequence in sequences if load_run(folder, sequence) is None]
     failed: dict[str, str] = {}
-    done = sum(map(len, sequences)) - sum(map(len, todo))
-    with tqdm(total=done + sum(map(len, todo)), initial=done, desc=spec.label, unit="frame", smoothing=0.05) as bar:
+    total = sum(map(len, sequences))
+    done = total - sum(map(len, todo))
+    with tqdm(total=total, initial=done, desc=spec.label, unit="frame", smoothing=0.05) as bar:
         for sequence, error in _finished(spec, todo, folder, workers, threads):
             if error:
                 failed[sequence.name] = error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -27,4 +28,5 @@ def write_atomically(path: str | Path, content: bytes | Callable[[Path], None]) 
             f"cannot write {path}: {getattr(error, 'strerror', None) or str(error).splitlines()[0]}"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it is gone after the rename, or was never made
+            temporary.unlink()

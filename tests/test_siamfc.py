@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
 
+from datasets.sequences import load_sequences
+from eval.metrics import overlaps
+from tools.cli import DEFAULT_WEIGHTS
+from tracker.backbones import load_backbone, torch_backbone
+from tracker.got10k_adapter import GOT10kTracker
 from tracker.siamfc import SiamFC, TrackerConfig, correlate, update_all
 
 
@@ -18,9 +25,7 @@ def contrast_backbone(crops: np.ndarray) -> np.ndarray:
 
 
 def texture(seed: int, width: int, height: int, cell: int) -> np.ndarray:
-    coarse = np.random.default_rng(seed).integers(
-        0, 256, (height // cell + 2, width // cell + 2, 3), np.uint8
-    )
+    coarse = np.random.default_rng(seed).integers(0, 256, (height // cell + 2, width // cell + 2, 3), np.uint8)
     return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
@@ -177,3 +182,49 @@ def test_one_scale_keeps_the_size() -> None:
     tracker = SiamFC(contrast_backbone, TrackerConfig(scales=1))
     tracker.init(frame(100, 80), (100, 80, 48, 36))
     np.testing.assert_array_equal(tracker.update(frame(105, 80)).box[2:], [48, 36])
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-6), ("bfloat16", 0.05)])
+def test_torch_backbone_gives_the_networks_features(precision: str, tolerance: float) -> None:
+    torch.manual_seed(0)
+    net = torch.nn.Conv2d(3, 5, 11, stride=8)
+    crops = np.random.default_rng(0).integers(0, 256, (2, 127, 127, 3), np.uint8)
+    features = torch_backbone(net, "cpu", precision)(crops)
+    expected = net(torch.from_numpy(crops.transpose(0, 3, 1, 2)).float()).detach().numpy()
+    assert features.shape == (2, 5, 15, 15)
+    assert features.dtype == np.float32
+    np.testing.assert_allclose(features, expected, atol=tolerance * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "fault"),
+    [
+        ("cpu", "int3", "precision 'int3'"),
+        ("cuda:99", "float32", "device 'cuda:99' is not available"),
+        ("x", "float32", "'x'"),
+    ],
+)
+def test_torch_backbone_refuses_what_is_not_there(device: str, precision: str, fault: str) -> None:
+    with pytest.raises(ValueError, match=fault):
+        torch_backbone(torch.nn.Identity(), device, precision)
+
+
+@pytest.mark.parametrize(("one_based", "start"), [(False, (100, 80, 48, 36)), (True, (101, 81, 48, 36))])
+def test_got10k_toolkit_runs_it(tmp_path: Path, one_based: bool, start: tuple[int, ...]) -> None:
+    files = [str(tmp_path / f"{i}.png") for i in range(5)]
+    for i, name in enumerate(files):
+        cv2.imwrite(name, cv2.cvtColor(frame(100 + 3 * i, 80), cv2.COLOR_RGB2BGR))
+    boxes, times = GOT10kTracker(SiamFC(contrast_backbone), one_based).track(files, np.array(start))
+    np.testing.assert_array_equal(boxes[0], start)
+    np.testing.assert_allclose(boxes[4], np.add(start, (12, 0, 0, 0)), atol=2.5)
+    assert (times > 0).all()
+
+
+def test_shipped_weights_track_a_real_target(real_data: Path) -> None:
+    if not DEFAULT_WEIGHTS.is_file():
+        pytest.skip(f"no {DEFAULT_WEIGHTS}")
+    crossing = load_sequences(real_data / "OTB", "otb", ["Crossing"])[0]
+    tracker = SiamFC(load_backbone(DEFAULT_WEIGHTS, "cpu", "bfloat16"))
+    tracker.init(crossing.image(0), crossing.boxes[0])
+    boxes = np.array([tracker.update(crossing.image(i)).box for i in range(1, 40)])
+    assert overlaps(boxes, crossing.boxes[1:40]).mean() > 0.5

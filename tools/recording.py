@@ -120,9 +120,11 @@ def draw(image: np.ndarray, results: list[Result]) -> np.ndarray:
         cv2.rectangle(image, (x, y), (x + w - 1, y + h - 1), color, line)
         text = f"{target}: " if len(results) > 1 else ""
         text += f"{result.score:.2f}" + (" lost?" if result.lost else "")
-        place = (max(x, 0), max(y - 3 * line, 8 * line))
-        for ink, width in (((0, 0, 0), 2 * line), (color, line)):  # a dark rim keeps the text readable
-            cv2.putText(image, text, place, cv2.FONT_HERSHEY_SIMPLEX, line / 4, ink, width, cv2.LINE_AA)
+        font, size = cv2.FONT_HERSHEY_SIMPLEX, line / 4
+        (width, height), _ = cv2.getTextSize(text, font, size, 1)
+        x, y = max(x, 0), max(y, height + 2 * line)  # above the box, where there is room
+        cv2.rectangle(image, (x, y - height - 2 * line), (x + width, y), color, cv2.FILLED)
+        cv2.putText(image, text, (x, y - line), font, size, (0, 0, 0), 1, cv2.LINE_AA)
     return image
 
 

@@ -1,0 +1,91 @@
+"""Configuration: every shipped file parses; bad keys and values are refused in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rbsf.models import MODELS
+from rbsf.train.config import read_yaml, write_yaml
+from tools.train_rbsf import CONFIGS, TrainConfig, read_config
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.name)
+def test_every_shipped_config_parses(path):
+    TrainConfig(**read_yaml(TrainConfig, path))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_model_has_its_defaults(model):
+    assert read_config(["--model", model]).model == model
+
+
+def test_flags_win_over_file_over_defaults(tmp_path):
+    (tmp_path / "c.yaml").write_text("epochs: 7\nbatch_size: 3\nlr_binary: 1e-4\n")
+    config = read_config(["--config", str(tmp_path / "c.yaml"), "--batch-size", "5", "--no-gan", "--data", "a", "--data", "b"])
+    assert (config.epochs, config.batch_size, config.lr_binary, config.gan) == (7, 5, 1e-4, False)
+    assert config.data == ["a", "b"]
+    assert config.bn_pass == 0.1  # of configs/rbsf.yaml
+
+
+def test_written_settings_read_back(tmp_path):
+    config = read_config(["--seed", "5", "--teacher", "t.npz"])
+    write_yaml(config, tmp_path / "c.yaml")
+    assert TrainConfig(**read_yaml(TrainConfig, tmp_path / "c.yaml")) == config
+    assert yaml.safe_load((tmp_path / "c.yaml").read_text())["seed"] == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epoch: 3", "unknown setting 'epoch'; did you mean 'epochs'?"),
+        ("zzz: 3", "unknown setting 'zzz'"),
+        ("epochs: many", "epochs is 'many'; expected int"),
+        ("epochs: 1.5", "epochs is 1.5; expected int"),
+        ("epochs: true", "epochs is True; expected int"),
+        ("gan: 1", "gan is 1; expected bool"),
+        ("lr_binary: fast", "lr_binary is 'fast'; expected float"),
+        ("data: /x", "data is '/x'; expected list"),
+        ("- 1", "expected settings as `name: value`, found a list"),
+        ("a: [", "not YAML"),
+    ],
+)
+def test_bad_files(text, message, tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError) as error:
+        read_config(["--config", str(path)])
+    assert message in str(error.value)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--epochs", "0"], "epochs is 0"),
+        (["--lambda-kernel", "-1"], "lambda_kernel is -1"),
+        (["--lr-binary", "nan"], "lr_binary is nan"),
+        (["--workers", "-1"], "workers is -1"),
+        (["--resume", "--out", "nowhere"], "nothing to resume"),
+        (["--config", "nowhere.yaml"], "no config file nowhere.yaml"),
+    ],
+)
+def test_bad_flags(flags, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        read_config(flags)
+
+
+def test_help_is_complete(capsys):
+    with pytest.raises(SystemExit) as stop:
+        read_config(["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert "GOT-10k" in text
+    for name in TrainConfig.__dataclass_fields__:
+        flag = "--" + name.replace("_", "-")
+        assert flag in text
+        assert TrainConfig.__dataclass_fields__[name].metadata["help"], name
+    assert isinstance(CONFIGS, Path)

@@ -1,0 +1,232 @@
+"""Training end to end: synthetic videos to weights, stop and resume, failures."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import ROOT
+
+from rbsf.models import build
+from rbsf.train.checkpoint import load_checkpoint, save_checkpoint
+from rbsf.train.log import History
+from rbsf.train.loop import rate_factor
+from rbsf.weights import load_weights, save_weights
+from tools.train_rbsf import main
+
+SMALL = ["--pairs", "4", "--batch-size", "2", "--epochs", "2", "--warmup", "0", "--log-every", "1", "--workers", "0"]
+QUICK = [*SMALL, "--threads", "1", "--val-sequences", "0", "--precision", "float32", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    from datasets.prepare import prepare
+    from datasets.synthetic import write_got10k
+
+    folder = tmp_path_factory.mktemp("data")
+    write_got10k(folder / "videos" / "train", count=3, seed=5, frames=6, size=(160, 120))
+    prepare([folder / "videos" / "train"], folder / "pairs.db", progress=False)
+    return folder / "pairs.db"
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("teacher") / "siamfc.safetensors"
+    save_weights(build("siamfc"), "siamfc", path)
+    return path
+
+
+def run_main(store, teacher, out, *more):
+    return main(["--data", str(store), "--teacher", str(teacher), "--out", str(out), *QUICK, *more])
+
+
+def tensors(path):
+    return load_weights(path)[0].state_dict()
+
+
+def assert_same(first, second):
+    first, second = tensors(first), tensors(second)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[k], second[k]) for k in first)
+
+
+def test_a_whole_training_leaves_everything_beside_its_weights(store, teacher, tmp_path, capsys):
+    assert run_main(store, teacher, tmp_path / "run") == 0
+    files = {p.name for p in (tmp_path / "run").iterdir()}
+    expected = {"config.yaml", "environment.json", "checkpoint.pt", "log.csv", "losses.png", "rbsf.safetensors"}
+    assert expected <= files
+    with open(tmp_path / "run" / "log.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["1", "2", "3", "4"]
+    assert {"loss", "logistic", "response", "kernel", "adversarial", "discriminator", "match"} <= rows[0].keys()
+    net, model, info = load_weights(tmp_path / "run" / "rbsf.safetensors")
+    assert model == "rbsf"
+    assert info["config"]["seed"] == 0
+    assert info["torch"] == torch.__version__
+    assert "4 pairs an epoch from 3 videos" in capsys.readouterr().out
+
+
+def test_resume_continues_to_the_bit(store, teacher, tmp_path):
+    run_main(store, teacher, tmp_path / "straight", "--bn-pass", "0.5")
+    start = load_checkpoint(tmp_path / "straight" / "checkpoint.pt")
+    assert (start["epoch"], start["index"]) == (2, 0)
+    stopped = subprocess.Popen(
+        [sys.executable, str(ROOT / "tools" / "train_rbsf.py"), "--data", str(store), "--teacher", str(teacher)]
+        + ["--out", str(tmp_path / "stopped"), *QUICK, "--bn-pass", "0.5"],
+        stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        text=True,
+    )
+    # interrupted as soon as it trains, wherever in the epoch that is
+    waited = time.monotonic()
+    while not (tmp_path / "stopped" / "config.yaml").exists() and time.monotonic() - waited < 60:
+        time.sleep(0.05)
+    time.sleep(2)
+    stopped.send_signal(signal.SIGINT)
+    _, err = stopped.communicate(timeout=60)
+    assert stopped.returncode in (130, 0), err
+    assert "Traceback" not in err
+    main(["--resume", "--out", str(tmp_path / "stopped")])
+    assert_same(tmp_path / "straight" / "rbsf.safetensors", tmp_path / "stopped" / "rbsf.safetensors")
+
+
+def test_resume_in_the_middle_of_an_epoch_to_the_bit(store, teacher, tmp_path, monkeypatch):
+    from rbsf.train import loop
+
+    run_main(store, teacher, tmp_path / "straight")
+    original, count = loop.Rectifier.step, iter(range(100))
+
+    def step(self, *args):
+        if next(count) == 2:  # first batch of the second epoch is under way
+            signal.raise_signal(signal.SIGTERM)
+        return original(self, *args)
+
+    monkeypatch.setattr(loop.Rectifier, "step", step)
+    assert run_main(store, teacher, tmp_path / "stopped") == 128 + signal.SIGTERM
+    monkeypatch.undo()
+    state = load_checkpoint(tmp_path / "stopped" / "checkpoint.pt")
+    assert (state["epoch"], state["index"]) == (1, 1)
+    assert main(["--resume", "--out", str(tmp_path / "stopped")]) == 0
+    assert_same(tmp_path / "straight" / "rbsf.safetensors", tmp_path / "stopped" / "rbsf.safetensors")
+    assert (tmp_path / "straight" / "log.csv").read_text().count("\n") == 5
+    assert (tmp_path / "stopped" / "log.csv").read_text().count("\n") == 5
+
+
+def test_without_teacher_the_float_network_is_trained_first(store, tmp_path, capsys):
+    flags = ["--data", str(store), "--out", str(tmp_path / "run"), *QUICK, "--epochs", "1", "--pairs", "2"]
+    assert main(flags) == 0
+    assert "the float SiamFC is trained first" in capsys.readouterr().out
+    assert load_weights(tmp_path / "run" / "teacher" / "siamfc.safetensors")[1] == "siamfc"
+    assert load_weights(tmp_path / "run" / "rbsf.safetensors")[1] == "rbsf"
+
+
+def test_xnor_and_validation_by_tracking(store, teacher, tmp_path, capsys):
+    root = store.parent / "videos" / "train"
+    flags = ["--model", "xnor", "--epochs", "1", "--val", str(root), "--val-sequences", "2", "--val-frames", "3"]
+    assert run_main(store, teacher, tmp_path / "run", *flags) == 0
+    assert "from 1 videos" in capsys.readouterr().out  # two of three are held out
+    with open(tmp_path / "run" / "log.csv") as file:
+        last = list(csv.DictReader(file))[-1]
+    assert 0 <= float(last["val_auc"]) <= 1
+    assert load_weights(tmp_path / "run" / "xnor.safetensors")[1] == "xnor"
+
+
+def test_default_data_is_synthetic_and_says_so(tmp_path, monkeypatch, teacher, capsys):
+    from datasets import training
+
+    monkeypatch.setattr(training, "SYNTHETIC", {"count": 2, "frames": 3, "size": (120, 90), "seed": 1})
+    assert main(["--teacher", str(teacher), "--out", str(tmp_path / "runs" / "x"), *QUICK, "--epochs", "1"]) == 0
+    first = capsys.readouterr().out.splitlines()
+    assert "synthetic" in first[0]
+    assert "GOT-10k" in first[1]
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_the_last_good_checkpoint(store, teacher, tmp_path):
+    run_main(store, teacher, tmp_path / "run", "--epochs", "1")
+    good = (tmp_path / "run" / "checkpoint.pt").read_bytes()
+    with pytest.raises(ValueError, match=r"not finite at step .*last good checkpoint is .*checkpoint\.pt"):
+        main(["--resume", "--out", str(tmp_path / "run"), "--epochs", "3", "--lr-norm", "1e38", "--lr-binary", "1e38"])
+    assert load_checkpoint(tmp_path / "run" / "checkpoint.pt")["epoch"] >= 1
+    assert good
+
+
+def test_an_earlier_training_is_not_overwritten(store, teacher, tmp_path):
+    run_main(store, teacher, tmp_path / "run", "--epochs", "1")
+    with pytest.raises(ValueError, match="holds a training already; add --resume"):
+        run_main(store, teacher, tmp_path / "run", "--epochs", "1")
+
+
+def test_half_a_checkpoint_and_anothers_checkpoint(store, teacher, tmp_path):
+    run_main(store, teacher, tmp_path / "run", "--epochs", "1")
+    checkpoint = tmp_path / "run" / "checkpoint.pt"
+    whole = checkpoint.read_bytes()
+    checkpoint.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="not a whole checkpoint"):
+        main(["--resume", "--out", str(tmp_path / "run")])
+    checkpoint.write_bytes(whole)
+    with pytest.raises(ValueError, match="not of this network and configuration"):
+        main(["--resume", "--out", str(tmp_path / "run"), "--model", "siamfc", "--no-gan", "--lambda-match", "0"])
+    save_checkpoint(checkpoint, {"version": 99})
+    with pytest.raises(ValueError, match="not a checkpoint of version 1"):
+        main(["--resume", "--out", str(tmp_path / "run")])
+
+
+def test_a_binary_teacher_is_refused(store, tmp_path):
+    save_weights(build("rbsf"), "rbsf", tmp_path / "b.safetensors")
+    with pytest.raises(ValueError, match="must be a float network"):
+        run_main(store, tmp_path / "b.safetensors", tmp_path / "run")
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(path, {"epoch": 1})
+
+    def full(*_args, **_kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match=r"cannot write .*checkpoint\.pt: No space left on device"):
+        save_checkpoint(path, {"epoch": 2})
+    assert load_checkpoint(path)["epoch"] == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+def test_an_output_path_that_is_a_file(store, teacher, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="cannot write"):
+        run_main(store, teacher, tmp_path / "file" / "run")
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="PyTorch was built without torch.distributed")
+def test_two_processes_train_one_network(store, teacher, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29617"]
+    command += [str(ROOT / "tools" / "train_rbsf.py"), "--data", str(store), "--teacher", str(teacher)]
+    command += ["--out", str(tmp_path / "two"), *QUICK, "--epochs", "1", "--batch-size", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "on 2 x cpu" in done.stdout
+    assert load_weights(tmp_path / "two" / "rbsf.safetensors")[1] == "rbsf"
+
+
+def test_rates_rise_then_follow_a_cosine():
+    factors = [rate_factor(step, 100, 9) for step in range(100)]
+    assert factors[:9] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
+    assert factors[9] == 1
+    assert factors[-1] < 0.02
+    assert all(a >= b for a, b in zip(factors[9:], factors[10:], strict=False))
+
+
+def test_history_drops_what_came_after_the_checkpoint(tmp_path):
+    history = History(tmp_path)
+    for step in (1, 2, 3):
+        history.add(step, loss=float(step))
+    history.write()
+    again = History(tmp_path, resume_step=2)
+    assert [row["step"] for row in again.rows] == [1, 2]

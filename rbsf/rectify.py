@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -188,9 +188,12 @@ class Rectifier:
         pairs = zip(fake, real, strict=True)
         return loss, logged, [(point, t, r) for (point, t), (_, r) in pairs]
 
+    def _norm(self, point: str) -> MapNorm:
+        return cast(MapNorm, self.map_norms[_key(point)])
+
     def _judge(self, point: str, maps: Tensor) -> Tensor:
         """Logits [N, C] of the discriminator of `point`; normalising commutes with pooling and is cheaper after it."""
-        return self.discriminators[_key(point)](self.map_norms[_key(point)](pool(maps)))
+        return self.discriminators[_key(point)](self._norm(point)(pool(maps)))
 
     def _update_discriminators(self, maps: list[tuple[str, Tensor, Tensor]]) -> Tensor:
         losses = []
@@ -213,7 +216,7 @@ class Rectifier:
             self.discriminators.requires_grad_(True)
             total = total + self.config.lambda_adversarial * self.config.lambda_factor(epoch) * logged["adversarial"]
         if self.config.lambda_match:
-            logged["match"] = torch.stack([self.map_norms[_key(p)].distance(t, r) for p, t, r in maps]).mean()
+            logged["match"] = torch.stack([self._norm(p).distance(t, r) for p, t, r in maps]).mean()
             total = total + self.config.lambda_match * logged["match"]
         return total
 

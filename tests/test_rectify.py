@@ -11,7 +11,7 @@ from torch import nn
 from rbsf.adversarial import GRID, Discriminator, adversarial_loss, discriminator_loss, pool
 from rbsf.layers import binarize
 from rbsf.maps import MapNorm, MapRecorder, measure_maps, start_from_teacher
-from rbsf.rectify import RectifyConfig, Rectifier, parameter_groups
+from rbsf.rectify import Rectifier, RectifyConfig, parameter_groups
 
 POINTS = ["3"]
 
@@ -185,7 +185,11 @@ def test_maps_without_a_teacher_are_refused():
 
 @pytest.mark.parametrize(
     ("setting", "message"),
-    [({"lambda_kernel": -1.0}, "lambda_kernel is -1"), ({"bn_pass": 2.0}, "bn_pass is 2"), ({"lambda_epochs": 0}, "epochs is 0")],
+    [
+        ({"lambda_kernel": -1.0}, "lambda_kernel is -1"),
+        ({"bn_pass": 2.0}, "bn_pass is 2"),
+        ({"lambda_epochs": 0}, "epochs is 0"),
+    ],
 )
 def test_config_names_what_is_wrong(setting, message):
     with pytest.raises(ValueError, match=message):

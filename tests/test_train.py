@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 
 import pytest
 import torch
@@ -66,7 +67,7 @@ def test_a_whole_training_leaves_everything_beside_its_weights(store, teacher, t
         rows = list(csv.DictReader(file))
     assert [row["step"] for row in rows] == ["1", "2", "3", "4"]
     assert {"loss", "logistic", "response", "kernel", "adversarial", "discriminator", "match"} <= rows[0].keys()
-    net, model, info = load_weights(tmp_path / "run" / "rbsf.safetensors")
+    _, model, info = load_weights(tmp_path / "run" / "rbsf.safetensors")
     assert model == "rbsf"
     assert info["config"]["seed"] == 0
     assert info["torch"] == torch.__version__
@@ -77,9 +78,9 @@ def test_resume_continues_to_the_bit(store, teacher, tmp_path):
     run_main(store, teacher, tmp_path / "straight", "--bn-pass", "0.5")
     start = load_checkpoint(tmp_path / "straight" / "checkpoint.pt")
     assert (start["epoch"], start["index"]) == (2, 0)
+    program, data = str(ROOT / "tools" / "train_rbsf.py"), ["--data", str(store), "--teacher", str(teacher)]
     stopped = subprocess.Popen(
-        [sys.executable, str(ROOT / "tools" / "train_rbsf.py"), "--data", str(store), "--teacher", str(teacher)]
-        + ["--out", str(tmp_path / "stopped"), *QUICK, "--bn-pass", "0.5"],
+        [sys.executable, program, *data, "--out", str(tmp_path / "stopped"), *QUICK, "--bn-pass", "0.5"],
         stderr=subprocess.PIPE,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         text=True,
@@ -209,7 +210,9 @@ def test_two_processes_train_one_network(store, teacher, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29617"]
     command += [str(ROOT / "tools" / "train_rbsf.py"), "--data", str(store), "--teacher", str(teacher)]
     command += ["--out", str(tmp_path / "two"), *QUICK, "--epochs", "1", "--batch-size", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=200, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "on 2 x cpu" in done.stdout
     assert load_weights(tmp_path / "two" / "rbsf.safetensors")[1] == "rbsf"
@@ -220,7 +223,7 @@ def test_rates_rise_then_follow_a_cosine():
     assert factors[:9] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
     assert factors[9] == 1
     assert factors[-1] < 0.02
-    assert all(a >= b for a, b in zip(factors[9:], factors[10:], strict=False))
+    assert all(a >= b for a, b in pairwise(factors[9:]))
 
 
 def test_history_drops_what_came_after_the_checkpoint(tmp_path):

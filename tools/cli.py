@@ -89,8 +89,6 @@ def _complain(line: str, code: int) -> int:
 
 
 def _import_advice(error: ImportError) -> str:
-    if "cannot open shared object file" in str(
-        error
-    ):  # OpenCV's windows need libGL and others that servers lack
+    if "cannot open shared object file" in str(error):  # OpenCV's windows need libGL and others that servers lack
         return f"{error}; install that system library, or opencv-python-headless in place of opencv-python"
     return f"{error}; install this project's packages with: pip install -e {DEFAULT_WEIGHTS.parents[1]}"

@@ -106,7 +106,7 @@ def read_config(argv: list[str] | None) -> TrainConfig:
 def main(argv: list[str] | None = None) -> int:
     """Train; 0 when done, 128 + signal when stopped."""
     config = read_config(argv)
-    config.device = _device(config.device)
+    config.device = choose_device(config.device)
     if config.threads:
         torch.set_num_threads(config.threads)
     rank, world, device = distributed.start(config.device)
@@ -150,7 +150,7 @@ def train(config: TrainConfig, rank: int, world: int, device: torch.device) -> N
     folder = Path(config.out)
     state = _checkpoint_to_resume(config)
     _write_record(config, rank, world)
-    stores, held_out = _open_data(config, rank)
+    stores, held_out = open_data(config, rank)
     dataset = PairDataset(
         stores,
         sum(config.steps(world, config.bn_pass)) * config.batch_size * world,
@@ -158,7 +158,7 @@ def train(config: TrainConfig, rank: int, world: int, device: torch.device) -> N
         still_share=config.still_share,
         exclude=[sequence.name for sequence in held_out],
     )
-    rectifier = _build(config, dataset, device)
+    rectifier = build_rectifier(config, dataset, device)
     batches, validate = Batches(dataset, config, rank, world), _validator(held_out, config, device)
     loop = Loop(rectifier, batches, config, folder, validate, rank, world)
     if state:
@@ -187,7 +187,7 @@ def _checkpoint_to_resume(config: TrainConfig) -> dict[str, Any] | None:
     return load_checkpoint(checkpoint)
 
 
-def _open_data(config: TrainConfig, rank: int) -> tuple[list[CropStore], list[Sequence]]:
+def open_data(config: TrainConfig, rank: int) -> tuple[list[CropStore], list[Sequence]]:
     """Crop stores, and the sequences held out for validation; says what is used where no data is named."""
     if not config.data and rank == 0:
         print(
@@ -199,7 +199,7 @@ def _open_data(config: TrainConfig, rank: int) -> tuple[list[CropStore], list[Se
         return open_training_data(data, Path(config.out).parent, val, config.val_sequences)
 
 
-def _build(config: TrainConfig, dataset: PairDataset, device: torch.device) -> Rectifier:
+def build_rectifier(config: TrainConfig, dataset: PairDataset, device: torch.device) -> Rectifier:
     """The networks, the student started from its teacher, and their training."""
     task = SiameseTask(config.response_match, _precision(config.precision, device))
     torch.manual_seed(config.seed)
@@ -296,7 +296,8 @@ def _validator(
     return validate
 
 
-def _device(name: str) -> str:
+def choose_device(name: str) -> str:
+    """Device for `auto`, else `name`; ValueError where there is no such GPU."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():

@@ -56,9 +56,7 @@ def load_backbone(path: str | Path, device: str = "auto", precision: str = "floa
     except RuntimeError as error:  # torch's own words name layers, not the file
         raise ValueError(f"{path} holds no tracker backbone: {str(error).splitlines()[0]}") from error
     if len(shape) != 4 or min(shape[2:]) < 2:
-        raise ValueError(
-            f"{path} holds no tracker backbone: it turns a {EXEMPLAR_SIZE}-pixel crop into {shape}"
-        )
+        raise ValueError(f"{path} holds no tracker backbone: it turns a {EXEMPLAR_SIZE}-pixel crop into {shape}")
     return backbone
 
 
@@ -80,6 +78,4 @@ def _device(name: str) -> torch.device:
         torch.empty(0, device=name)
         return torch.device(name)
     except (RuntimeError, AssertionError) as error:  # torch's two ways to say that a device is not there
-        raise ValueError(
-            f"device {name!r} is not available here: {str(error).splitlines()[0]}; try cpu"
-        ) from error
+        raise ValueError(f"device {name!r} is not available here: {str(error).splitlines()[0]}; try cpu") from error

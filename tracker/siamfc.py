@@ -119,15 +119,11 @@ class SiamFC:
     def search_crops(self, image: np.ndarray) -> np.ndarray:
         """First half of ``update``: a crop per size around the last place, uint8 (scales, 255, 255, 3)."""
         if self._template is None:
-            raise RuntimeError(
-                "SiamFC.update was called before SiamFC.init: call init(image, box) on the first frame"
-            )
+            raise RuntimeError("SiamFC.update was called before SiamFC.init: call init(image, box) on the first frame")
         image = as_rgb(image)
         self._follow_frame_size(image)
         side = exemplar_side(self._size) * SEARCH_SIZE / EXEMPLAR_SIZE
-        return np.stack(
-            [crop_square(image, self._center, side * s, SEARCH_SIZE, self._fill) for s in self._steps]
-        )
+        return np.stack([crop_square(image, self._center, side * s, SEARCH_SIZE, self._fill) for s in self._steps])
 
     def locate(self, features: np.ndarray) -> Result:
         """Second half of ``update``: the target's place from the crops' features (scales, C, H, W)."""
@@ -135,9 +131,7 @@ class SiamFC:
         responses = correlate(self._template, features)  # (scales, 17, 17)
         best = self._best_scale(responses)
         offset = self._peak_offset(responses[best])  # (x, y) in pixels of the search crop
-        crop_pixel = (
-            exemplar_side(self._size) * self._steps[best] / EXEMPLAR_SIZE
-        )  # image pixels per crop pixel
+        crop_pixel = exemplar_side(self._size) * self._steps[best] / EXEMPLAR_SIZE  # image pixels per crop pixel
         self._center = np.clip(self._center + offset * crop_pixel, 0, self._frame - 1)
         rate = self.config.scale_rate
         self._zoom = float(np.clip(self._zoom * (1 - rate + rate * self._steps[best]), *SIZE_LIMITS))
@@ -167,9 +161,7 @@ class SiamFC:
         peaks = responses.max(axis=(1, 2)).astype(np.float64)
         penalty = np.full(len(peaks), 1 - self.config.scale_penalty)
         penalty[len(peaks) // 2] = 0
-        return int(
-            np.argmax(peaks - penalty * np.abs(peaks))
-        )  # abs: a change must not pay where peaks are negative
+        return int(np.argmax(peaks - penalty * np.abs(peaks)))  # abs: a change must not pay where peaks are negative
 
     def _peak_offset(self, response: np.ndarray) -> np.ndarray:
         up = self.config.response_up

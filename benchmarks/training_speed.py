@@ -1,0 +1,65 @@
+"""Pairs per second: the loader alone against loader and network together, in one process.
+
+Takes the flags of tools/train_rbsf.py; --pairs is how many pairs each side gets (after a warm-up of two batches).
+The loader must not be what limits: its ratio to the whole should be well above 1.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder, installed or not
+
+import torch
+
+from datasets.pairs import PairDataset, make_loader
+from tools.cli import run
+from tools.train_rbsf import build_rectifier, choose_device, open_data, read_config
+
+WARM_UP = 2  # batches
+
+
+def rate(loader: Any, use: Callable[[Any], object], pairs: int) -> float:
+    """Pairs per second of `use` on each batch of `loader`, the first batches left out."""
+    start = 0.0
+    for number, batch in enumerate(loader):
+        if number == WARM_UP:
+            start = time.perf_counter()
+        use(batch)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return pairs / (time.perf_counter() - start)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure both and print them with their ratio."""
+    config = read_config(argv)
+    device = torch.device(choose_device(config.device))
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    stores, _ = open_data(config, 0)
+    dataset = PairDataset(stores, config.pairs + WARM_UP * config.batch_size, config.seed)
+    rectifier = build_rectifier(config, dataset, device)
+    sizes = (config.batch_size, config.workers)
+    alone = rate(make_loader(dataset, *sizes), lambda batch: batch, config.pairs)
+    both = rate(
+        make_loader(dataset, *sizes),
+        lambda batch: rectifier.step({k: v.to(device, non_blocking=True) for k, v in batch.items()}, 0),
+        config.pairs,
+    )
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"batch {config.batch_size}, {config.workers} workers, {torch.get_num_threads()} threads, {device.type}")
+    print(f"loader alone         {alone:8.1f} pairs/s")
+    print(f"loader and network   {both:8.1f} pairs/s   (Algorithm 1, model {config.model})")
+    print(f"ratio                {alone / both:8.1f}")
+    print(f"peak memory          {peak:8.0f} MB   (this process)")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     device = torch.device(choose_device(config.device))
     if config.threads:
         torch.set_num_threads(config.threads)
-    stores, _ = open_data(config, 0)
+    stores, _ = open_data(config, Path(config.out).parent)
     dataset = PairDataset(stores, config.pairs + WARM_UP * config.batch_size, config.seed)
     rectifier = build_rectifier(config, dataset, device)
     sizes = (config.batch_size, config.workers)

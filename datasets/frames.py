@@ -190,7 +190,7 @@ class VideoWriter:
             raise ValueError(f"cannot write {path} at {fps} frames per second; give a rate above 0, such as 25")
         self._part = self.path.with_name(f".{self.path.stem}.{os.getpid()}{self.path.suffix}")
         self._writer: cv2.VideoWriter | None = None
-        self._size = (0, 0)
+        self._size, self._count = (0, 0), 0
 
     def __enter__(self) -> VideoWriter:
         if self.path.is_dir():
@@ -207,6 +207,7 @@ class VideoWriter:
         if self._writer is None:
             self._writer = self._open(image)
         self._writer.write(cv2.cvtColor(fit(image, self._size), cv2.COLOR_RGB2BGR))
+        self._count += 1
 
     def _open(self, image: np.ndarray) -> cv2.VideoWriter:
         height, width = image.shape[:2]
@@ -220,15 +221,17 @@ class VideoWriter:
         try:
             if self._writer is not None:
                 self._writer.release()
-                self._keep(failed=kind is not None)
+                if kind is None:
+                    self._keep()
         finally:
             self._part.unlink(missing_ok=True)
 
-    def _keep(self, failed: bool) -> None:
-        if failed:
-            return
-        if self._part.stat().st_size == 0:  # OpenCV does not tell of a full disk
-            raise OSError(f"cannot write {self.path}: nothing was written; is the disk full?")
+    def _keep(self) -> None:
+        capture = cv2.VideoCapture(str(self._part))
+        count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))  # OpenCV does not tell of a full disk
+        capture.release()
+        if count < self._count:
+            raise OSError(f"cannot write {self.path}: the file came out cut short; is the disk full?")
         os.replace(self._part, self.path)
 
 

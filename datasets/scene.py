@@ -116,10 +116,9 @@ class Scene:
     """Everything one video shows, drawn once from its seed; ``render`` then paints any frame of it."""
 
     def __init__(self, seed: int, frames: int, size: tuple[int, int], config: SceneConfig) -> None:
-        if frames < 1 or min(size) < 32:
-            raise ValueError(
-                f"a video of {frames} frames of {size[0]}x{size[1]} cannot be made; give 1 frame or more, 32x32 up"
-            )
+        if seed < 0 or frames < 1 or min(size) < 32:
+            what = f"video {seed} of {frames} frames of {size[0]}x{size[1]}"
+            raise ValueError(f"{what} cannot be made; give a seed from 0, 1 frame or more, 32x32 up")
         self.rng, self.frames, self.size, self.config = np.random.default_rng(seed), frames, size, config
         self.seed = seed
         self._make_background()

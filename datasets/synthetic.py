@@ -48,9 +48,12 @@ def write_got10k(
     """
     root = Path(root)
     names = [video_name(seed + i) for i in range(count)]
+    (root / "list.txt").unlink(missing_ok=True)  # of an earlier, now overwritten, split
     for i, name in enumerate(tqdm(names, unit="video", desc=f"writing {root}")):
         folder = root / name
         folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.glob("*.jpg"):
+            old.unlink()
         boxes = []
         for number, (image, box) in enumerate(make_sequence(seed + i, frames, size, config), 1):
             jpeg = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()

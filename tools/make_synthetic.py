@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder, installed or not
 
-from tools.cli import positive_int, run
+from tools.cli import check_writable, positive_int, run
 
 
 def parse_args() -> argparse.Namespace:
@@ -40,6 +40,7 @@ def parse_size(text: str) -> tuple[int, int]:
 def main() -> None:
     """Write the videos."""
     args = parse_args()
+    check_writable(args.out / "list.txt")
     from datasets.synthetic import video_name, write_got10k, write_video
 
     if not args.video:

@@ -84,8 +84,6 @@ class TrainConfig(LoopConfig, RectifyConfig):
         """Raise ValueError naming the field, its value and what would be valid."""
         LoopConfig.__post_init__(self)
         RectifyConfig.__post_init__(self)
-        if self.model not in MODELS:
-            raise ValueError(f"model is {self.model!r}; known: {', '.join(MODELS)}")
         for name in ("val_sequences", "val_frames", "workers", "threads"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more")
@@ -93,14 +91,22 @@ class TrainConfig(LoopConfig, RectifyConfig):
 
 def read_config(argv: list[str] | None) -> TrainConfig:
     """The model's file in configs/ (on --resume: the run's own), then --config, then flags."""
-    _, settings = parse_config(TrainConfig, argv, __doc__ or "")
-    model = settings.get("model", TrainConfig.model)
-    base = CONFIGS / f"{model}.yaml"
+    settings = parse_config(TrainConfig, argv, __doc__ or "")
     if settings.get("resume"):
         base = Path(settings.get("out", TrainConfig.out)) / "config.yaml"
         if not base.is_file():
             raise FileNotFoundError(f"nothing to resume: no {base}; start without --resume")
-    return TrainConfig(**{**read_yaml(TrainConfig, base), **settings})
+        return TrainConfig(**{**read_yaml(TrainConfig, base), **settings})
+    defaults = _model_defaults(settings.get("model", TrainConfig.model))
+    if not settings.get("data"):
+        defaults |= read_yaml(TrainConfig, CONFIGS / "tryout.yaml")
+    return TrainConfig(**{**defaults, **settings})
+
+
+def _model_defaults(model: str) -> dict[str, Any]:
+    if model not in MODELS:
+        raise ValueError(f"model is {model!r}; known: {', '.join(MODELS)}")
+    return read_yaml(TrainConfig, CONFIGS / f"{model}.yaml")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -111,10 +117,12 @@ def main(argv: list[str] | None = None) -> int:
         torch.set_num_threads(config.threads)
     rank, world, device = distributed.start(config.device)
     try:
+        cache = Path(config.out).parent
+        _refuse_to_overwrite(config)
         _write_record(config, rank, world)
         if config.model != "siamfc" and config.teacher is None:
-            config.teacher = str(_train_teacher(config, rank, world, device))
-        train(config, rank, world, device)
+            config.teacher = str(_train_teacher(config, cache, rank, world, device))
+        train(config, cache, rank, world, device)
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         return 128 + stopped.signum
@@ -123,7 +131,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _train_teacher(config: TrainConfig, rank: int, world: int, device: torch.device) -> Path:
+def _train_teacher(config: TrainConfig, cache: Path, rank: int, world: int, device: torch.device) -> Path:
     """Train the float network on the same data into OUT/teacher, unless it is there; returns its weights."""
     folder = Path(config.out) / "teacher"
     done = folder / "siamfc.safetensors"
@@ -131,26 +139,21 @@ def _train_teacher(config: TrainConfig, rank: int, world: int, device: torch.dev
         return done
     if rank == 0:
         print(f"no --teacher given: the float SiamFC is trained first, into {folder}")
-    own = set(read_yaml(TrainConfig, CONFIGS / "siamfc.yaml")) - {"epochs", "pairs"}
-    shared = {k: v for k, v in dataclasses.asdict(config).items() if k not in own}
+    defaults = _model_defaults("siamfc")
+    own = {name: defaults[name] for name in defaults.keys() - {"epochs", "pairs"}}
     resume = config.resume and (folder / CHECKPOINT).is_file()
-    settings = {
-        **read_yaml(TrainConfig, CONFIGS / "siamfc.yaml"),
-        **shared,
-        "model": "siamfc",
-        "out": str(folder),
-        "resume": resume,
-    }
-    train(TrainConfig(**settings), rank, world, device)
+    settings = {**dataclasses.asdict(config), **own, "model": "siamfc", "out": str(folder), "resume": resume}
+    train(TrainConfig(**settings), cache, rank, world, device)
     return done
 
 
-def train(config: TrainConfig, rank: int, world: int, device: torch.device) -> None:
-    """One training, from data to OUT/MODEL.safetensors."""
+def train(config: TrainConfig, cache: Path, rank: int, world: int, device: torch.device) -> None:
+    """One training, from data (cut out into the folder `cache`) to OUT/MODEL.safetensors."""
     folder = Path(config.out)
-    state = _checkpoint_to_resume(config)
+    checkpoint = folder / CHECKPOINT
+    state = load_checkpoint(checkpoint) if config.resume and checkpoint.is_file() else None
     _write_record(config, rank, world)
-    stores, held_out = open_data(config, rank)
+    stores, held_out = open_data(config, cache, rank)
     dataset = PairDataset(
         stores,
         sum(config.steps(world, config.bn_pass)) * config.batch_size * world,
@@ -178,16 +181,13 @@ def train(config: TrainConfig, rank: int, world: int, device: torch.device) -> N
         )
 
 
-def _checkpoint_to_resume(config: TrainConfig) -> dict[str, Any] | None:
-    checkpoint = Path(config.out) / CHECKPOINT
-    if not checkpoint.is_file():
-        return None
-    if not config.resume:
+def _refuse_to_overwrite(config: TrainConfig) -> None:
+    folders = (Path(config.out), Path(config.out) / "teacher")
+    if not config.resume and any((folder / CHECKPOINT).is_file() for folder in folders):
         raise ValueError(f"{config.out} holds a training already; add --resume to continue it, or choose another --out")
-    return load_checkpoint(checkpoint)
 
 
-def open_data(config: TrainConfig, rank: int) -> tuple[list[CropStore], list[Sequence]]:
+def open_data(config: TrainConfig, cache: Path, rank: int = 0) -> tuple[list[CropStore], list[Sequence]]:
     """Crop stores, and the sequences held out for validation; says what is used where no data is named."""
     if not config.data and rank == 0:
         print(
@@ -196,7 +196,7 @@ def open_data(config: TrainConfig, rank: int) -> tuple[list[CropStore], list[Seq
         print("for a real training: --data PATH/TO/GOT-10k/train   (other layouts and folders of images work too)")
     with distributed.first_process_first(rank):
         data, val = [Path(path) for path in config.data], Path(config.val) if config.val else None
-        return open_training_data(data, Path(config.out).parent, val, config.val_sequences)
+        return open_training_data(data, cache, val, config.val_sequences)
 
 
 def build_rectifier(config: TrainConfig, dataset: PairDataset, device: torch.device) -> Rectifier:

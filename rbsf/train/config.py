@@ -8,30 +8,27 @@ import difflib
 import types
 import typing
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 
 from rbsf.files import write_atomically
 
-Config = TypeVar("Config")
 
+def parse_config(cls: type, argv: list[str] | None, description: str) -> dict[str, Any]:
+    """Settings for `cls`, a dataclass, from `--config FILE` and flags (one a field), which win.
 
-def parse_config(cls: type[Config], argv: list[str] | None, description: str) -> tuple[Config, dict[str, Any]]:
-    """Build `cls` (a dataclass) from its defaults, then `--config FILE`, then flags: one flag a field.
-
-    A field's metadata gives its `help` and, where they are few, its `choices`.  Returns the configuration and what
-    was set by file or flag.  ValueError names a key or value that does not fit; argparse exits on its own errors.
+    A field's metadata gives its `help` and, where they are few, its `choices`.  ValueError names a key or value of
+    the file that does not fit; argparse exits on its own errors.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, help="YAML file with any of the settings below; flags win over it")
     types_of = typing.get_type_hints(cls)
-    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+    for field in dataclasses.fields(cls):
         _add_flag(parser, field, types_of[field.name])
     given = {k: v for k, v in vars(parser.parse_args(argv)).items() if v is not None}
     file = given.pop("config", None)
-    settings = {**(read_yaml(cls, file) if file else {}), **given}
-    return cls(**settings), settings
+    return {**(read_yaml(cls, file) if file else {}), **given}
 
 
 def read_yaml(cls: type, path: str | Path) -> dict[str, Any]:

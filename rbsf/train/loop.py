@@ -27,8 +27,8 @@ CHECKPOINT = "checkpoint.pt"
 class LoopConfig:
     """Length and pace of a training."""
 
-    epochs: int = field(default=20, metadata={"help": "epochs"})
-    pairs: int = field(default=4000, metadata={"help": "pairs an epoch"})
+    epochs: int = field(default=30, metadata={"help": "epochs"})
+    pairs: int = field(default=8000, metadata={"help": "pairs an epoch"})
     batch_size: int = field(default=8, metadata={"help": "pairs a batch, per process"})
     seed: int = field(default=0, metadata={"help": "seed of weights, order and augmentation"})
     warmup: int = field(

@@ -1,0 +1,269 @@
+from __future__ import annotations
+
+import re
+import resource
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from datasets.frames import BrokenVideo, VideoWriter, fit, list_images, open_frames, read_image, read_video_frame
+
+RED, GREEN, BLUE = (200, 30, 30), (30, 200, 30), (30, 30, 200)
+
+
+def picture(color: tuple[int, int, int] = RED, size: tuple[int, int] = (64, 48)) -> np.ndarray:
+    return np.full((size[1], size[0], 3), color, dtype=np.uint8)
+
+
+def noisy(count: int, seed: int = 0) -> list[np.ndarray]:
+    """Frames that do not compress away, so that cutting a file cuts frames."""
+    rng = np.random.default_rng(seed)
+    return [cv2.resize(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8), (128, 96)) for _ in range(count)]
+
+
+def write_video(path: Path, frames: list[np.ndarray], codec: str = "mp4v") -> Path:
+    size = (frames[0].shape[1], frames[0].shape[0])
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), 25, size)
+    for frame in frames:
+        writer.write(frame[..., ::-1])
+    writer.release()
+    return path
+
+
+def damage(path: Path, *, keep: float = 1.0, zero: tuple[float, float] = (0, 0)) -> Path:
+    """Cut a file to a share of its bytes; overwrite those between two shares with zeros."""
+    data = bytearray(path.read_bytes())
+    first, last = (int(len(data) * share) for share in zero)
+    data[first:last] = bytes(last - first)
+    path.write_bytes(data[: int(len(data) * keep)])
+    return path
+
+
+def drain(frames: Iterator[np.ndarray]) -> tuple[int, str]:
+    """Number of good frames and the message of the break (empty: none)."""
+    count = 0
+    try:
+        for _ in frames:
+            count += 1
+    except BrokenVideo as error:
+        return count, str(error)
+    return count, ""
+
+
+# --- images
+
+
+@pytest.mark.parametrize(
+    ("stored", "seen"),
+    [
+        (np.full((4, 5), 77, np.uint8), (77, 77, 77)),  # gray
+        (np.full((4, 5, 3), (10, 20, 30), np.uint8), (30, 20, 10)),  # OpenCV stores BGR
+        (np.full((4, 5, 4), (10, 20, 30, 128), np.uint8), (30, 20, 10)),  # transparent
+        (np.full((4, 5), 77 * 257, np.uint16), (77, 77, 77)),  # 16 bits
+    ],
+)
+def test_any_channels_and_depth_become_rgb(tmp_path: Path, stored: np.ndarray, seen: tuple[int, ...]) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), stored)
+    image = read_image(tmp_path / "a.png")
+    assert image.shape == (4, 5, 3)
+    assert image.dtype == np.uint8
+    assert tuple(image[0, 0]) == seen
+
+
+def test_a_missing_image_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"gone\.jpg does not exist"):
+        read_image(tmp_path / "gone.jpg")
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp"])
+@pytest.mark.parametrize("keep", [0.0, 0.3, 0.9])
+def test_an_image_cut_short_is_named(tmp_path: Path, suffix: str, keep: float) -> None:
+    path = tmp_path / f"cut{suffix}"
+    cv2.imwrite(str(path), noisy(1)[0])
+    damage(path, keep=keep)
+    with pytest.raises(ValueError, match=rf"cut\{suffix} is (empty|not an image, or is cut short)"):
+        read_image(path)
+
+
+# --- folders, patterns, cameras
+
+
+def test_images_come_in_natural_order_and_may_change_size(tmp_path: Path) -> None:
+    for number, size in ((10, (30, 20)), (2, (64, 48)), (1, (8, 8))):
+        cv2.imwrite(str(tmp_path / f"f{number}.png"), picture(size=size))
+    (tmp_path / "notes.txt").write_text("not a frame")
+    frames = open_frames(tmp_path)
+    assert (frames.count, frames.fps) == (3, None)
+    assert [f.shape[:2] for f in frames] == [(8, 8), (48, 64), (20, 30)]
+    assert len(list(frames)) == 3  # and again
+    assert [f.shape[:2] for f in open_frames(f"{tmp_path}/f1*.png")] == [(8, 8), (20, 30)]
+    assert open_frames(tmp_path / "f2.png").count == 1
+
+
+def test_a_sequence_folder_is_entered(tmp_path: Path) -> None:
+    (tmp_path / "img").mkdir()
+    cv2.imwrite(str(tmp_path / "img" / "0001.jpg"), picture())
+    assert open_frames(tmp_path).count == 1
+    assert list_images(tmp_path) == []
+
+
+@pytest.mark.parametrize("source", ["", "*.jpg"])
+def test_a_source_without_images_says_so(tmp_path: Path, source: str) -> None:
+    with pytest.raises(ValueError, match=r"holds no images; looked for \.jpg"):
+        open_frames(f"{tmp_path}/{source}")
+
+
+def test_a_broken_image_among_good_ones_ends_the_run_there(tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        cv2.imwrite(str(tmp_path / f"{number}.jpg"), picture())
+    (tmp_path / "2.jpg").write_bytes(b"")
+    frames = iter(open_frames(tmp_path))
+    next(frames)
+    with pytest.raises(ValueError, match=r"2\.jpg is empty"):
+        next(frames)
+
+
+def test_a_missing_source_or_camera_is_named() -> None:
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.mp4 does not exist"):
+        open_frames("nowhere.mp4")
+    with pytest.raises(ValueError, match="camera 97 cannot be opened"):
+        open_frames("97")
+
+
+# --- videos
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.avi", "a.mkv", "a.mov"])
+def test_written_videos_read_back(tmp_path: Path, name: str) -> None:
+    with VideoWriter(tmp_path / name, 12.5) as video:
+        for color in 3 * [RED] + 3 * [GREEN] + 3 * [BLUE]:
+            video.write(picture(color))
+    frames = open_frames(tmp_path / name)
+    assert (frames.count, frames.fps) == (9, pytest.approx(12.5))
+    images = list(frames)
+    assert [i.shape for i in images] == 9 * [(48, 64, 3)]
+    for image, color in zip(images[1::3], (RED, GREEN, BLUE), strict=True):  # RGB in, RGB out
+        assert np.abs(image.mean(axis=(0, 1)) - color).max() < 12
+    assert np.array_equal(read_video_frame(tmp_path / name, 4), images[4])
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_an_empty_video_is_named(tmp_path: Path) -> None:
+    (tmp_path / "e.mp4").touch()
+    with pytest.raises(ValueError, match=r"e\.mp4 is empty \(0 bytes\)"):
+        open_frames(tmp_path / "e.mp4")
+
+
+@pytest.mark.parametrize("keep", [0.1, 0.9])
+def test_an_mp4_cut_before_its_table_cannot_be_opened(
+    tmp_path: Path, keep: float, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = damage(write_video(tmp_path / "cut.mp4", noisy(20)), keep=keep)
+    with pytest.raises(ValueError, match=r"cut\.mp4 cannot be opened as a video: cut short"):
+        open_frames(path)
+    assert capfd.readouterr().err == ""  # nothing of ffmpeg's own
+
+
+def test_text_is_not_a_video(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_text("x,y,w,h\n" * 100)
+    with pytest.raises(ValueError, match=r"a\.mp4 cannot be opened as a video"):
+        open_frames(tmp_path / "a.mp4")
+
+
+def test_a_video_of_zeros_where_frames_should_be(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "z.mp4", noisy(20))
+    data = path.read_bytes()
+    damage(
+        path, zero=((data.index(b"mdat") + 4) / len(data), (data.index(b"moov") - 4) / len(data))
+    )  # only the table of frames stays
+    with pytest.raises(ValueError, match=r"z\.mp4 opens, but not one frame of it can be decoded"):
+        open_frames(path)
+
+
+@pytest.mark.parametrize(("name", "codec"), [("b.avi", "MJPG"), ("b.avi", "mp4v"), ("b.mkv", "mp4v")])
+def test_a_video_that_breaks_off_gives_its_good_frames_first(tmp_path: Path, name: str, codec: str) -> None:
+    path = damage(write_video(tmp_path / name, noisy(40), codec), keep=0.5)
+    frames = open_frames(path)
+    count, message = drain(iter(frames))
+    assert 10 < count < 30
+    assert re.search(rf"{count} of the 40 frames that its header promises .*\(0 to {count - 1}\)", message)
+    assert next(iter(frames)).shape == (96, 128, 3)
+
+
+def test_damage_in_the_middle_of_an_mp4_is_told(tmp_path: Path) -> None:
+    path = damage(write_video(tmp_path / "m.mp4", noisy(40)), zero=(0.5, 0.7))
+    count, message = drain(iter(open_frames(path)))
+    assert 10 < count < 39
+    assert f"{count} of the 40 frames" in message
+
+
+def test_whole_videos_from_elsewhere_do_not_count_as_broken(real_data: Path, tmp_path: Path) -> None:
+    folder = real_data / "OTB" / "Dog" / "img"
+    with VideoWriter(tmp_path / "dog.mp4", 30) as video:
+        for image in open_frames(folder):
+            video.write(image)
+    assert drain(iter(open_frames(tmp_path / "dog.mp4"))) == (127, "")
+
+
+# --- the writer
+
+
+def test_the_first_frame_fixes_an_even_size(tmp_path: Path) -> None:
+    with VideoWriter(tmp_path / "a.mp4", 25) as video:
+        for size in ((65, 49), (64, 48), (200, 50), (20, 20)):
+            video.write(picture(size=size))
+    assert [f.shape for f in open_frames(tmp_path / "a.mp4")] == 4 * [(48, 64, 3)]
+
+
+def test_other_sizes_are_fitted_with_bars() -> None:
+    wide = fit(picture(size=(200, 50)), (64, 48))  # 64 x 16 in the middle
+    assert wide.shape == (48, 64, 3)
+    assert wide[:16].max() == wide[32:].max() == 0
+    assert np.array_equal(wide[16:32], picture(size=(64, 16)))
+    assert np.array_equal(fit(picture(size=(65, 49)), (64, 48)), picture())
+
+
+@pytest.mark.parametrize(
+    ("name", "fps", "message"),
+    [
+        ("a.txt", 25, r"a\.txt: give a name that ends in one of \.mp4"),
+        ("a.mp4", 0, "at 0 frames per second"),
+        ("a.mp4", float("nan"), "at nan frames per second"),
+        ("folder.mp4", 25, r"folder\.mp4: it is a folder"),
+        ("file/a.mp4", 25, r"cannot write .*a\.mp4: (Not a directory|File exists)"),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_told_at_once(tmp_path: Path, name: str, fps: float, message: str) -> None:
+    (tmp_path / "folder.mp4").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=message), VideoWriter(tmp_path / name, fps):
+        pass
+
+
+def write_all(path: Path, images: Iterable[np.ndarray]) -> None:
+    with VideoWriter(path, 25) as video:
+        for image in images:
+            video.write(image)
+
+
+def test_a_failed_run_leaves_the_old_video_and_no_rubbish(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    path.write_bytes(b"old")
+    with pytest.raises(AttributeError):
+        write_all(path, [picture(), None])  # type: ignore[list-item]
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.mp4"]
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"a\.mp4: .*is the disk full"):
+            write_all(tmp_path / "a.mp4", noisy(60))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,84 @@
+"""Every command and program of the README runs, in a folder that has the files they name."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+
+from datasets.synthetic import make_sequence, write_got10k, write_video
+from rbsf.models import build
+from rbsf.weights import save_weights
+
+TEXT = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, re.DOTALL)
+COMMANDS = [line for kind, body in BLOCKS if kind == "sh" for line in body.splitlines() if line]
+PROGRAMS = [body for kind, body in BLOCKS if kind == "python"]
+SMALL = ["--epochs", "1", "--pairs", "2", "--batch-size", "2", "--val-sequences", "1", "--val-frames", "2"]
+SMALL += ["--workers", "0", "--threads", "1", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The files that the README's commands name."""
+    folder = tmp_path_factory.mktemp("readme")
+    write_video(folder / "in.mp4", seed=3, frames=8)
+    for split in ("train", "val"):
+        write_got10k(folder / "GOT-10k" / split, count=2, frames=3, size=(160, 120))
+    image = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    for name in ("OTB/Basketball/img", "photos", "weights"):
+        (folder / name).mkdir(parents=True)
+    cv2.imwrite(str(folder / "photos" / "a.jpg"), image)
+    boxes = []
+    for number, (frame, box) in enumerate(make_sequence(1, frames=3, size=(160, 120)), 1):
+        cv2.imwrite(str(folder / "OTB/Basketball/img" / f"{number:04d}.jpg"), frame)
+        boxes.append(",".join(str(round(v + (i < 2))) for i, v in enumerate(box)))
+    (folder / "OTB/Basketball/groundtruth_rect.txt").write_text("\n".join(boxes) + "\n")
+    (folder / "weights/rbsf.safetensors").symlink_to(ROOT / "weights/rbsf.safetensors")
+    torch.manual_seed(0)
+    save_weights(build("siamfc"), "siamfc", folder / "teacher.safetensors")
+    return folder
+
+
+def run_in(folder, *command):
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, env=env)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command(command, folder):
+    words = shlex.split(command, comments=True)
+    if words[0] == "make":
+        assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        return
+    assert words[0] == "python"
+    if "train_rbsf" in command and "--resume" not in command:
+        words += SMALL if "--data" not in command else [*SMALL, "--teacher", "teacher.safetensors"]
+    if "make_synthetic" in command:
+        words += ["--count", "1", "--frames", "2"]
+    if command == "python tools/train_rbsf.py":  # its 40 videos take a while: test_train.py runs it with fewer
+        words += ["--data", "GOT-10k/train"]
+    done = run_in(folder, sys.executable, str(ROOT / words[1]), *words[2:])
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda text: text.splitlines()[0])
+def test_program(program, folder):
+    done = run_in(folder, sys.executable, "-c", program)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.strip()
+
+
+def test_every_named_file_is_there():
+    for path in re.findall(r"\]\((docs/[^)]+)\)", TEXT):
+        assert (ROOT / path).is_file(), path
+    for path in re.findall(r"`((?:tools|tracker|eval|configs|rbsf)/[\w./]*)`", TEXT):
+        assert (ROOT / path).exists(), path

@@ -172,9 +172,7 @@ def train(config: TrainConfig, cache: Path, rank: int, world: int, device: torch
     loop.run()
     if rank == 0:
         final = folder / f"{config.model}.safetensors"
-        save_weights(
-            rectifier.student, config.model, final, {"config": dataclasses.asdict(config), **_environment(world)}
-        )
+        save_weights(rectifier.student, config.model, final, provenance(config, world))
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(
             f"{final}: {final.stat().st_size / 1e6:.2f} MB; curves: {folder / 'losses.png'}; peak memory {peak:.0f} MB"
@@ -311,6 +309,15 @@ def _precision(name: str, device: torch.device) -> torch.dtype:
         return getattr(torch, name)
     tiles = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     return torch.bfloat16 if device.type == "cuda" or tiles() else torch.float32
+
+
+def provenance(config: TrainConfig, world: int) -> dict[str, Any]:
+    """What goes into a weights file about its training.  Of paths only the last part: weights travel, folders don't."""
+    settings = dataclasses.asdict(config)
+    for name in ("teacher", "out", "val"):
+        settings[name] = Path(settings[name]).name if settings[name] else settings[name]
+    settings["data"] = [Path(path).name for path in config.data]
+    return {"config": settings, **{k: v for k, v in _environment(world).items() if k != "command"}}
 
 
 def _environment(world: int) -> dict[str, Any]:

@@ -23,8 +23,8 @@ class GOT10kTracker(Tracker):
 
     def init(self, image: Image, box: np.ndarray) -> None:
         """Learn the target in ``box`` of the first frame."""
-        self.tracker.init(np.asarray(image), np.asarray(box, dtype=np.float64) - self.shift)
+        self.tracker.init(np.asarray(image.convert("RGB")), np.asarray(box, dtype=np.float64) - self.shift)
 
     def update(self, image: Image) -> np.ndarray:
         """Return the target's box in the next frame, float64 (4,)."""
-        return self.tracker.update(np.asarray(image)).box + self.shift
+        return self.tracker.update(np.asarray(image.convert("RGB"))).box + self.shift

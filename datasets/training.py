@@ -11,6 +11,7 @@ from datasets.prepare import is_stills_folder, prepare
 from datasets.sequences import Sequence, load_sequences
 
 MAX_CROPS = 200  # crops of one sequence, evenly spaced: more of the same target teach little and take 16 kB each
+HELD_OUT = 4  # at most one in so many sequences of the training data is held out
 SYNTHETIC = {"count": 40, "frames": 60, "size": (320, 240), "seed": 1}  # what is made where no data is named
 
 
@@ -19,8 +20,9 @@ def open_training_data(
 ) -> tuple[list[CropStore], list[Sequence]]:
     """Open `data`: crop stores (`.db`), sequence roots of any layout, folders of stills; none = synthetic videos.
 
-    What is no store yet is cropped into one in the folder `cache`, once.  Also returns `val_count` sequences to
-    validate on: of the root `val`, else spread evenly over the roots in `data` (none where `data` has stores only).
+    What is no store yet is cropped into one in the folder `cache`, once.  Also returns up to `val_count` sequences to
+    validate on: of the root `val`, else spread evenly over the roots in `data`, a fourth of them at most (none where
+    `data` has stores only).
     Raises ValueError or FileNotFoundError, naming the path, for data that cannot be used.
     """
     if not data:
@@ -34,8 +36,8 @@ def open_training_data(
         stores.append(CropStore(store))
     roots = [val] if val else [path for path in folders if not is_stills_folder(path)]
     sequences = [sequence for root in roots for sequence in load_sequences(root)] if val_count else []
-    every = max(1, len(sequences) // max(1, val_count))
-    return stores, sequences[::every][:val_count]
+    count = min(val_count, len(sequences) if val else len(sequences) // HELD_OUT)
+    return stores, sequences[:: len(sequences) // count][:count] if count else []
 
 
 def _synthetic(cache: Path) -> Path:

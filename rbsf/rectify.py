@@ -151,7 +151,11 @@ class Rectifier:
                 group["lr"] = factor * getattr(self.config, f"lr_{name}")
 
     def step(self, batch: Any, epoch: int) -> dict[str, Tensor]:
-        """One batch of Algorithm 1: update the discriminators, then W (with batch-norms and real weights), then C."""
+        """One batch of Algorithm 1: update the discriminators, then W (with batch-norms and real weights), then C.
+
+        One backward pass serves W and C: Eq. 7 and 13 are partial derivatives of the same loss.
+        Returns the losses to log, scalars.
+        """
         self._train_mode()
         loss, logged, maps = self._forward(batch)
         if self.config.gan:

@@ -58,6 +58,8 @@ def test_good_and_clipped_boxes():
     box, note = check_box([0, 0, 100, 50], 100, 50)
     assert box.tolist() == [0, 0, 100, 50]
     assert note is None
+    _, note = check_box([45.4381, 37.7274, 29.4065, 55.8059], 320, 240)  # whose x + w - x is not w
+    assert note is None
     box, note = check_box([-10, 40, 30, 30], 100, 50)
     assert box.tolist() == [0, 40, 20, 10]
     assert note is not None

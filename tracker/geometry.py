@@ -85,15 +85,14 @@ def check_box(box: Sequence[float] | np.ndarray, width: int, height: int) -> tup
     x, y, w, h = values
     if w <= 0 or h <= 0:
         raise ValueError(f"box {text} has no area (w={w:g}, h={h:g}); w and h must be above 0")
+    if x >= 0 and y >= 0 and x + w <= width and y + h <= height:
+        return values, None
     left, top, right, bottom = max(x, 0.0), max(y, 0.0), min(x + w, float(width)), min(y + h, float(height))
     if right - left < 1 or bottom - top < 1:
         raise ValueError(f"box {text} lies outside the {width}x{height} frame")
     clipped = np.array([left, top, right - left, bottom - top])
-    if np.array_equal(clipped, values):
-        return values, None
-    return clipped, f"box {text} reaches outside the {width}x{height} frame; clipped to " + ",".join(
-        f"{v:g}" for v in clipped
-    )
+    inside = ",".join(f"{v:g}" for v in clipped)
+    return clipped, f"box {text} reaches outside the {width}x{height} frame; clipped to {inside}"
 
 
 def as_rgb(image: np.ndarray) -> np.ndarray:

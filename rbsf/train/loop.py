@@ -146,7 +146,8 @@ class Loop:
         """Train to the end.  Raises Stopped after Ctrl-C or SIGTERM, ValueError where the loss is no longer finite."""
         length = self.train_steps + self.norm_steps
         pairs_a_step = self.config.batch_size * self.world
-        self.history = History(self.folder, self.step)
+        if self.rank == 0:
+            self.history = History(self.folder, self.step)
         distributed.share_weights(self.rectifier.modules().values())
         bar = tqdm(
             total=self.config.epochs * length * pairs_a_step,
@@ -199,6 +200,8 @@ class Loop:
             raise ValueError(
                 f"{', '.join(bad) or 'a loss'} is not finite at step {self.step}; {kept}; try lower rates (--lr-...)"
             )
+        if self.rank > 0:
+            return
         bar.set_postfix({name: f"{value:.3g}" for name, value in means.items()}, refresh=False)
         rate = bar.format_dict["rate"] or 0.0
         self.history.add(self.step, epoch=self.epoch, pairs_per_s=round(rate, 2), **means)

@@ -2,7 +2,11 @@
 # make test   lint, types, tests
 # Both create .venv and install into it what they need.
 
+# TORCH_FLAGS goes to the pip call that installs PyTorch: on Linux its default build brings gigabytes for NVIDIA GPUs;
+# for CPUs alone:  make demo TORCH_FLAGS="--index-url https://download.pytorch.org/whl/cpu"
+
 PYTHON ?= python3
+TORCH_FLAGS ?=
 BIN := .venv/bin
 
 .PHONY: demo test lint clean
@@ -21,7 +25,7 @@ lint: .venv/.ready
 # The constraints name exact versions; torch comes first, so that nothing else chooses it.
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(TORCH_FLAGS) torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,log]"
 	touch $@
 

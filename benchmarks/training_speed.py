@@ -19,7 +19,8 @@ import torch
 
 from datasets.pairs import PairDataset, make_loader
 from tools.cli import run
-from tools.train_rbsf import build_rectifier, choose_device, open_data, read_config
+from tools.training import build_rectifier, open_data, read_config
+from tracker.backbones import choose_device
 
 WARM_UP = 2  # batches
 
@@ -38,8 +39,8 @@ def rate(loader: Any, use: Callable[[Any], object], pairs: int) -> float:
 
 def main(argv: list[str] | None = None) -> int:
     """Measure both and print them with their ratio."""
-    config = read_config(argv)
-    device = torch.device(choose_device(config.device))
+    config = read_config(argv, __doc__ or "")
+    device = choose_device(config.device)
     if config.threads:
         torch.set_num_threads(config.threads)
     stores, _ = open_data(config, Path(config.out).parent)

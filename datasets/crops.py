@@ -4,9 +4,9 @@ A crop is a CROP_SIZE x CROP_SIZE image centred on a target at the exemplar's sc
 pixels become 127), so a 255-pixel search crop fits inside with 32 pixels to spare on each side for random
 shifts. Training then reads about 15 kB a crop instead of a whole frame.
 
-Tables: `meta` (format, settings, the `complete` flag), `sequences`, `crops` (what is in each crop) and
-`images` (their JPEGs, kept apart so that the rest loads fast). The crops of one sequence have consecutive
-ids, by frame.
+Tables: `meta` (format, settings, the `complete` flag), `sequences`, `crops` (what is in each crop), `images`
+(their JPEGs, kept apart so that the rest loads fast) and `left_out` (frames that could not be used; stores made
+by early versions have no such table). The crops of one sequence have consecutive ids, by frame.
 """
 
 from __future__ import annotations
@@ -42,6 +42,11 @@ CREATE TABLE crops (
 );
 CREATE TABLE images (id INTEGER PRIMARY KEY, jpeg BLOB NOT NULL);
 """
+_LEFT_OUT = """
+CREATE TABLE IF NOT EXISTS left_out (
+    source TEXT NOT NULL, name TEXT NOT NULL, frame INTEGER NOT NULL, PRIMARY KEY (source, name, frame)
+)
+"""
 _ADD_SEQUENCE = "INSERT INTO sequences (source, name, kind) VALUES (?, ?, ?)"
 _ADD_CROP = "INSERT INTO crops (sequence, frame, width, height) VALUES (?, ?, ?, ?)"
 _SET_META = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
@@ -63,6 +68,29 @@ def make_crop(image: np.ndarray, box: Sequence[float] | np.ndarray, frame: int) 
     bgr = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
     _, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     return Crop(frame, (float(box[2]) * scale, float(box[3]) * scale), data.tobytes())
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a store holds: numbers of sequences and of crops, and what was left out.
+
+    ``left_out``: by ``(source, name)``, the frames that could not be used, of every sequence that was stored or
+    of which no frame could be used.
+    """
+
+    sequences: int
+    crops: int
+    left_out: dict[tuple[str, str], list[int]]
+
+
+def finished_contents(path: Path, settings: dict[str, str]) -> Contents | None:
+    """What a store holds, read without a lock; None unless it is finished and made with these settings."""
+    try:
+        with _reading(path), closing(_connect_read_only(path)) as db:
+            meta = _check_meta(db, path)
+            return _contents(db) if meta == {**meta, **settings, "complete": "1"} else None
+    except (ValueError, FileNotFoundError):
+        return None  # a writer mends it, or says what is wrong
 
 
 class CropStore:
@@ -147,24 +175,24 @@ class CropWriter:
     def __exit__(self, *_: object) -> None:
         self._db.close()  # rolls back what is not committed
 
-    def stored(self) -> set[tuple[str, str]]:
-        """``(source, name)`` of every sequence in the store."""
-        return set(self._db.execute("SELECT source, name FROM sequences"))
-
-    def counts(self) -> tuple[int, int]:
-        """Number of sequences and of crops in the store."""
-        query = "SELECT (SELECT count(*) FROM sequences), (SELECT count(*) FROM crops)"
-        sequences, crops = self._db.execute(query).fetchone()
-        return sequences, crops
+    def contents(self) -> Contents:
+        """What is in the store now."""
+        return _contents(self._db)
 
     def add_sequence(self, source: str, name: str, kind: str) -> int:
-        """Begin a sequence of one of KINDS, new by ``(source, name)``; returns its id, for `add_crops`."""
+        """Begin a sequence of one of KINDS, in place of one of the same ``(source, name)``.
+
+        Returns its id, for `add_crops`.
+        """
         if kind not in KINDS:
             raise ValueError(f"sequence {name}: kind {kind!r} is not one of {', '.join(KINDS)}")
         with _writing(self.path):
-            if not self._db.in_transaction:
-                self._db.execute(_SET_META, ("complete", "0"))  # on disk before anything is added
-                self._db.execute("BEGIN")
+            self._begin()
+            old = self._db.execute("SELECT id FROM sequences WHERE source = ? AND name = ?", (source, name)).fetchone()
+            if old is not None:
+                self._db.execute("DELETE FROM images WHERE id IN (SELECT id FROM crops WHERE sequence = ?)", old)
+                self._db.execute("DELETE FROM crops WHERE sequence = ?", old)
+                self._db.execute("DELETE FROM sequences WHERE id = ?", old)
             return int(self._db.execute(_ADD_SEQUENCE, (source, name, kind)).lastrowid or 0)
 
     def add_crops(self, sequence: int, crops: Iterable[Crop]) -> None:
@@ -173,6 +201,14 @@ class CropWriter:
             for crop in crops:
                 row = self._db.execute(_ADD_CROP, (sequence, crop.frame, *crop.size)).lastrowid
                 self._db.execute("INSERT INTO images VALUES (?, ?)", (row, crop.jpeg))
+
+    def leave_out(self, source: str, name: str, frames: Iterable[int]) -> None:
+        """Note which frames of a sequence could not be used, in place of what was noted before."""
+        with _writing(self.path):
+            self._begin()
+            self._db.execute("DELETE FROM left_out WHERE source = ? AND name = ?", (source, name))
+            rows = ((source, name, frame) for frame in frames)
+            self._db.executemany("INSERT INTO left_out VALUES (?, ?, ?)", rows)
 
     def commit(self) -> None:
         """Keep what was added since the last commit."""
@@ -185,6 +221,11 @@ class CropWriter:
         self.commit()
         with _writing(self.path):
             self._db.execute(_SET_META, ("complete", "1"))
+
+    def _begin(self) -> None:
+        if not self._db.in_transaction:
+            self._db.execute(_SET_META, ("complete", "0"))  # on disk before anything is added
+            self._db.execute("BEGIN")
 
     def _open(self) -> None:
         self._db.execute("PRAGMA locking_mode = EXCLUSIVE")  # a second writer fails and does not mix in
@@ -199,6 +240,16 @@ class CropWriter:
             if meta.get(key) != value:
                 made = f"{self.path}: made with {key} {meta.get(key)}, not {value}"
                 raise ValueError(f"{made}; keep to that or name another file")
+        self._db.execute(_LEFT_OUT)
+
+
+def _contents(db: sqlite3.Connection) -> Contents:
+    left_out: dict[tuple[str, str], list[int]] = {key: [] for key in db.execute("SELECT source, name FROM sequences")}
+    sequences = len(left_out)
+    if db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'left_out'").fetchone()[0]:
+        for source, name, frame in db.execute("SELECT source, name, frame FROM left_out ORDER BY frame"):
+            left_out.setdefault((source, name), []).append(frame)
+    return Contents(sequences, db.execute("SELECT count(*) FROM crops").fetchone()[0], left_out)
 
 
 def _check_meta(db: sqlite3.Connection, path: Path) -> dict[str, str]:

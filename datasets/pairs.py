@@ -7,6 +7,7 @@ seen.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 
@@ -266,3 +267,4 @@ def _to_tensor(crop: np.ndarray) -> torch.Tensor:
 
 def _start_worker(_: int) -> None:
     cv2.setNumThreads(1)  # the processes are the parallelism; threads on top only get in each other's way
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which finishes its step and saves

@@ -12,15 +12,15 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
-from datasets.crops import Crop, CropWriter, make_crop
-from datasets.frames import list_images, read_image
+from datasets.crops import Crop, CropWriter, finished_contents, make_crop
+from datasets.frames import list_images, open_frames, read_image
 from datasets.sequences import Sequence, VideoSequence, load_sequences
 from tracker.geometry import check_box
 
@@ -28,7 +28,8 @@ MIN_TARGET = 8.0  # pixels, sqrt(w * h): a smaller target shows nothing but blur
 CHUNK = 128  # crops that one worker makes at a time: about 2 MB of JPEGs
 COMMIT = 64  # crops at least between two commits, which wait for the disk
 
-Result = tuple[list[Crop], list[str]]  # crops, and one line for each frame or box that could not be used
+Result = tuple[list[Crop], dict[int, str]]  # crops, and what is wrong with each frame or box that could not be used
+Mapper = Callable[[Iterator["Job"]], Iterator[Result]]
 
 
 @dataclass(frozen=True)
@@ -44,39 +45,60 @@ class Job:
     kind: str
     frames: tuple[int, ...]
     boxes: np.ndarray
-    images: Sequence | Path
+    images: tuple[str, ...] | Path  # an image file for each frame, or the video file that has them all
 
-    def reader(self) -> Callable[[int], np.ndarray]:
-        """Give a function that reads frame ``k``, H x W x 3 uint8 RGB; it may only be asked for ascending ``k``."""
+    @property
+    def key(self) -> tuple[str, str]:
+        """What tells sequences apart in a store."""
+        return self.source, self.name
+
+    def part(self, rows: list[int]) -> Job:
+        """The job for some of its frames, given by their places in ``frames``."""
+        images = self.images if isinstance(self.images, Path) else tuple(self.images[row] for row in rows)
+        return replace(self, frames=tuple(self.frames[row] for row in rows), boxes=self.boxes[rows], images=images)
+
+    def chunks(self) -> Iterator[Job]:
+        """The job, cut into jobs of at most CHUNK frames."""
+        for start in range(0, len(self.frames), CHUNK):
+            yield self.part(list(range(start, min(start + CHUNK, len(self.frames)))))
+
+    def readers(self) -> Iterator[Callable[[], np.ndarray]]:
+        """For each frame, in order, a function that reads it: H x W x 3 uint8 RGB."""
         if isinstance(self.images, Path):
-            image = cache(partial(read_image, self.images))
-            return lambda _: image()
-        return _read_forward(self.images) if isinstance(self.images, VideoSequence) else self.images.image
-
-    def chunks(self) -> list[Job]:
-        """The job, cut into jobs of at most CHUNK frames; a video file is decoded by one worker, from its start."""
-        size = max(1, len(self.frames)) if isinstance(self.images, VideoSequence) else CHUNK
-        cuts = [slice(start, start + size) for start in range(0, len(self.frames), size)]
-        return [replace(self, frames=self.frames[cut], boxes=self.boxes[cut]) for cut in cuts]
+            video = _open_video(self.images)
+            return (partial(video.read, frame) for frame in self.frames)
+        image = lru_cache(maxsize=1)(read_image)  # the boxes of a still share theirs
+        return (partial(image, path) for path in self.images)
 
 
-def _read_forward(video: VideoSequence) -> Callable[[int], np.ndarray]:
-    frames = enumerate(video)  # the next frame takes 1 ms, a seek 40 ms
+class _Video:
+    """A video file, decoded forward as long as frames are asked for in order: the next takes 1 ms, a seek 40 ms."""
 
-    def read(wanted: int) -> np.ndarray:
-        for number, image in frames:
-            if number == wanted:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._frames: Iterator[np.ndarray] = iter(())
+        self._next = sys.maxsize  # behind whatever is asked for first, which opens the file
+
+    def read(self, wanted: int) -> np.ndarray:
+        """Frame ``wanted``, H x W x 3 uint8 RGB; ValueError where it cannot be decoded."""
+        if wanted < self._next:
+            self._frames, self._next = iter(open_frames(self.path)), 0
+        for image in self._frames:
+            self._next += 1
+            if self._next > wanted:
                 return image
         raise ValueError(f"the video ends before frame {wanted}")
 
-    return read
+
+# a process goes on where its last chunk of the video ended: a long video costs it one decoding, not one for each chunk
+_open_video = lru_cache(maxsize=1)(_Video)
 
 
 @dataclass
 class Report:
     """What `prepare` did. ``warnings`` has one line for each sequence of which something was left out."""
 
-    added: int = 0  # sequences
+    added: int = 0  # sequences, those that were done again included
     already_stored: int = 0  # sequences
     sequences: int = 0  # in the store now
     crops: int = 0  # in the store now
@@ -97,25 +119,32 @@ def prepare(
 
     Of a video every ``every``-th frame is taken, then at most ``max_per_sequence``, evenly spaced; frames
     whose target is absent, unreadable or too small are left out. Sequences already stored are skipped, so
-    an interrupted run goes on where it stopped. What is stored does not depend on ``workers`` (1 = in this
-    process). Raises ValueError for unusable data, settings or an unfit ``out``, OSError where it cannot be
-    written.
+    an interrupted run goes on where it stopped; one with an unreadable frame is done again once a rerun can read
+    it. Where nothing is left to do the file is not written to, nor locked. What is stored does not depend
+    on ``workers`` (1 = in this process). Raises ValueError for unusable data, settings or an unfit ``out``,
+    OSError where it cannot be written.
     """
     if every < 1 or workers < 1 or (max_per_sequence is not None and max_per_sequence < 2):
         numbers = f"every {every}, workers {workers}, max per sequence {max_per_sequence}"
         raise ValueError(f"{numbers}: need at least 1, at least 1, and at least 2 if given")
-    jobs = [job for root in data for job in find_jobs(Path(root), every, max_per_sequence)]
+    settings = {"every": str(every), "max_per_sequence": str(max_per_sequence)}
+    jobs = [job for root in data for job in find_jobs(Path(root), every, max_per_sequence) if job.frames]
     report = Report()
-    with CropWriter(out, {"every": str(every), "max_per_sequence": str(max_per_sequence)}) as writer:
-        stored = writer.stored()
-        todo = [job for job in jobs if (job.source, job.name) not in stored]
-        report.already_stored = len(jobs) - len(todo)
-        _fill(writer, todo, workers, report, progress)
-        report.sequences, report.crops = writer.counts()
-        if report.crops == 0:
-            reason = report.warnings[0] if report.warnings else "no frame shows a target large enough"
-            raise ValueError(f"{', '.join(map(str, data))}: nothing could be prepared; {reason}")
-        writer.finish()
+    with _mapper(workers) as map_in_order:
+        contents = finished_contents(Path(out), settings)
+        todo = _select(jobs, contents.left_out, map_in_order, report) if contents else []
+        if todo or contents is None:
+            with CropWriter(out, settings) as writer:
+                if contents is None:
+                    todo = _select(jobs, writer.contents().left_out, map_in_order, report)
+                _fill(writer, todo, map_in_order, report, progress)
+                contents = writer.contents()
+                if contents.crops == 0:
+                    reason = report.warnings[0] if report.warnings else "no frame shows a target large enough"
+                    raise ValueError(f"{', '.join(map(str, data))}: nothing could be prepared; {reason}")
+                writer.finish()
+    report.already_stored = len(jobs) - len(todo)
+    report.sequences, report.crops = contents.sequences, contents.crops
     report.megabytes = Path(out).stat().st_size / 1e6
     return report
 
@@ -127,12 +156,20 @@ def find_jobs(root: Path, every: int, max_per_sequence: int | None) -> list[Job]
     if is_stills_folder(root):
         for path, boxes in read_stills(root):
             chosen = np.flatnonzero(~_too_small(boxes))
-            jobs.append(Job(source, path.name, "still", tuple(chosen.tolist()), boxes[chosen], path))
+            files = (str(path),) * len(chosen)
+            jobs.append(Job(source, path.name, "still", tuple(chosen.tolist()), boxes[chosen], files))
     else:
         for video in load_sequences(root):
             chosen = select_frames(video.boxes, every, max_per_sequence)
-            jobs.append(Job(source, video.name, "video", tuple(chosen.tolist()), video.boxes[chosen], video))
+            files = _files_of(video, chosen)
+            jobs.append(Job(source, video.name, "video", tuple(chosen.tolist()), video.boxes[chosen], files))
     return jobs
+
+
+def _files_of(video: Sequence, chosen: np.ndarray) -> tuple[str, ...] | Path:
+    if isinstance(video, VideoSequence):
+        return Path(video.frames[0].rpartition("#")[0])
+    return tuple(video.frames[frame] for frame in chosen)
 
 
 def select_frames(boxes: np.ndarray, every: int, limit: int | None) -> np.ndarray:
@@ -191,66 +228,97 @@ def _read_boxes(table: Path) -> Iterator[tuple[int, str, list[float]]]:
             yield rows.line_num, row["file"], box
 
 
-def _fill(writer: CropWriter, jobs: list[Job], workers: int, report: Report, progress: bool) -> None:
+def _select(
+    jobs: list[Job], left_out: dict[tuple[str, str], list[int]], map_in_order: Mapper, report: Report
+) -> list[Job]:
+    """The jobs not stored yet, and those of which a frame that was left out can be used now; warns of the others'."""
+    suspects = []
+    for job in jobs:
+        frames = set(left_out.get(job.key, ()))
+        suspects.append(job.part([row for row, frame in enumerate(job.frames) if frame in frames]))
+    results = map_in_order(chunk for suspect in suspects for chunk in suspect.chunks())
+    todo = []
+    for job, suspect in zip(jobs, suspects, strict=True):
+        made, faults = 0, dict[int, str]()
+        for _ in suspect.chunks():
+            crops, chunk_faults = next(results)
+            made += len(crops)
+            faults |= chunk_faults
+        if made or job.key not in left_out:
+            todo.append(job)
+        else:
+            _warn(job, faults, report)
+    return todo
+
+
+def _fill(writer: CropWriter, jobs: list[Job], map_in_order: Mapper, report: Report, progress: bool) -> None:
     """Prepare the jobs, in order, and commit whole sequences only, so that a rerun can skip what is there."""
     bar = tqdm(total=sum(len(job.frames) for job in jobs), unit="crop", desc="cropping", disable=not progress)
     uncommitted = 0
-    with bar, _mapper(workers) as map_in_order:
-        results = map_in_order(chunk for job in jobs for chunk in job.chunks())
+    results = map_in_order(chunk for job in jobs for chunk in job.chunks())
+    with bar:
         for job in jobs:
             made, faults = _store(writer, job, results, bar)
             report.added += made > 0
-            if faults:
-                warning = f"{job.name}: left out {len(faults)} of {len(job.frames)}; first: {faults[0]}"
-                report.warnings.append(warning)
-                tqdm.write(f"warning: {warning}", file=sys.stderr)
+            _warn(job, faults, report)
             uncommitted += made
             if uncommitted >= COMMIT:
                 writer.commit()
                 uncommitted = 0
 
 
-def _store(writer: CropWriter, job: Job, results: Iterator[Result], bar: tqdm) -> tuple[int, list[str]]:
+def _store(writer: CropWriter, job: Job, results: Iterator[Result], bar: tqdm) -> tuple[int, dict[int, str]]:
     """Store the results of one job's chunks; return the number of crops and what was wrong with others."""
     sequence: int | None = None
-    made, faults = 0, []
+    made, faults = 0, dict[int, str]()
     for chunk in job.chunks():
         crops, chunk_faults = next(results)
         made += len(crops)
-        faults += chunk_faults
+        faults |= chunk_faults
         if crops and sequence is None:
             sequence = writer.add_sequence(job.source, job.name, job.kind)
         if sequence is not None:
             writer.add_crops(sequence, crops)
         bar.update(len(chunk.frames))
+    writer.leave_out(job.source, job.name, faults)
     return made, faults
+
+
+def _warn(job: Job, faults: dict[int, str], report: Report) -> None:
+    if faults:
+        first = next(iter(faults.values()))
+        warning = f"{job.name}: left out {len(faults)} of {len(job.frames)}; first: {first}"
+        report.warnings.append(warning)
+        tqdm.write(f"warning: {warning}", file=sys.stderr)
 
 
 def make_crops(job: Job) -> Result:
     """Cut out the targets of one job."""
     crops: list[Crop] = []
-    faults: list[str] = []
-    read = job.reader()
-    for frame, box in zip(job.frames, job.boxes, strict=True):
+    faults: dict[int, str] = {}
+    for frame, box, read in zip(job.frames, job.boxes, job.readers(), strict=True):
         try:
-            image = read(frame)
+            image = read()
             height, width = image.shape[:2]
             if np.isnan(box).any():
                 box = np.array([0.0, 0.0, width, height])
             check_box(box, width, height)
             crops.append(make_crop(image, box, frame))
         except (ValueError, OSError) as error:
-            faults.append(f"{'frame' if job.kind == 'video' else 'box'} {frame}: {error}")
+            faults[frame] = f"{'frame' if job.kind == 'video' else 'box'} {frame}: {error}"
     return crops, faults
 
 
 @contextmanager
-def _mapper(workers: int) -> Iterator[Callable[[Iterator[Job]], Iterator[Result]]]:
+def _mapper(workers: int) -> Iterator[Mapper]:
     """Give a function that maps `make_crops` over jobs, in order, with a bounded number of them under way."""
     if workers == 1:
-        yield lambda jobs: map(make_crops, jobs)
+        try:
+            yield lambda jobs: map(make_crops, jobs)
+        finally:
+            _open_video.cache_clear()
         return
-    # spawned, not forked: the caller may have threads (torch, OpenCV), which do not survive a fork
+    # started at need, and spawned, not forked: the caller may have threads (torch, OpenCV), which do not survive a fork
     spawn = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=_start_worker)
     try:

@@ -16,35 +16,40 @@ SYNTHETIC = {"count": 40, "frames": 60, "size": (320, 240), "seed": 1}  # what i
 
 
 def open_training_data(
-    data: list[Path], cache: Path, val: Path | None = None, val_count: int = 4
+    data: list[Path], cache: Path, val: Path | None = None, val_count: int = 4, *, prepare_missing: bool = True
 ) -> tuple[list[CropStore], list[Sequence]]:
     """Open `data`: crop stores (`.db`), sequence roots of any layout, folders of stills; none = synthetic videos.
 
     What is no store yet is cropped into one in the folder `cache`, once.  Also returns up to `val_count` sequences to
     validate on: of the root `val`, else spread evenly over the roots in `data`, a fourth of them at most (none where
-    `data` has stores only).
+    `data` has stores only: a line says so).
+    Of several processes one calls this first; the others, after it, with `prepare_missing=False`: they open what it
+    made, write nothing and print nothing.
     Raises ValueError or FileNotFoundError, naming the path, for data that cannot be used.
     """
     if not data:
-        data = [_synthetic(cache)]
+        data = [_synthetic(cache, prepare_missing)]
     stores = [CropStore(path) for path in data if path.suffix == ".db"]
     folders = [path for path in data if path.suffix != ".db"]
     if folders:
         key = "|".join(str(path.resolve()) for path in folders)
         store = cache / f"pairs-{hashlib.sha256(key.encode()).hexdigest()[:8]}.db"
-        prepare(folders, store, max_per_sequence=MAX_CROPS, workers=os.cpu_count() or 1)
+        if prepare_missing:
+            prepare(folders, store, max_per_sequence=MAX_CROPS, workers=os.cpu_count() or 1)
         stores.append(CropStore(store))
     roots = [val] if val else [path for path in folders if not is_stills_folder(path)]
     sequences = [sequence for root in roots for sequence in load_sequences(root)] if val_count else []
     count = min(val_count, len(sequences) if val else len(sequences) // HELD_OUT)
+    if val_count and not count and prepare_missing:
+        print("no validation during training: the data have no sequences to spare for it; give some with --val PATH")
     return stores, sequences[:: len(sequences) // count][:count] if count else []
 
 
-def _synthetic(cache: Path) -> Path:
-    """Make the synthetic videos, in GOT-10k layout, unless they are there; returns their root."""
+def _synthetic(cache: Path, make: bool) -> Path:
+    """The root of the synthetic videos, in GOT-10k layout; with `make` they are made unless they are there."""
     from datasets.synthetic import write_got10k
 
     root = cache / "synthetic"
-    if not (root / "train" / "list.txt").is_file():
+    if make and not (root / "train" / "list.txt").is_file():
         write_got10k(root / "train", **SYNTHETIC)  # type: ignore[arg-type]
     return root

@@ -2,7 +2,7 @@
 rate (GOT-10k).
 
 Boxes are x,y,w,h in pixels, float (N, 4), prediction and truth in the same frame of coordinates. The first
-frame, whose box is given, and frames where the target is absent (NaN truth) do not count.
+annotated frame, whose box is given, and frames where the target is absent (NaN truth) do not count.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def score_sequence(boxes: np.ndarray, truth: np.ndarray) -> Scores:
             f"boxes {boxes.shape} and truth {truth.shape} differ in shape; both need one x,y,w,h per frame"
         )
     counted = np.isfinite(truth).all(axis=1)
-    counted[:1] = False
+    counted[: counted.argmax() + 1] = False
     if not counted.any():
         raise ValueError(f"none of {len(truth)} frames can be scored: beyond the first frame no target is annotated")
     if not np.isfinite(boxes[counted]).all():

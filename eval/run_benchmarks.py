@@ -3,8 +3,8 @@
     python eval/run_benchmarks.py --dataset OTB100 --root data/OTB --tracker rbsf --tracker static
 
 Boxes are kept in OUT/DATASET/TRACKER-DIGEST/SEQUENCE.txt (x,y,w,h, 0-based), so an interrupted run goes on
-where it stopped. Scores are one-pass, without the first frame and frames without target, means over
-sequences.
+where it stopped; other weights, constants, precision, frames or first boxes are run anew. Scores are one-pass,
+without the first frame and frames without target, means over sequences.
 """
 
 from __future__ import annotations

@@ -1,4 +1,10 @@
-"""Run trackers over sequences, in parallel if wanted; boxes go to text files, from which a run is resumed."""
+"""Run trackers over sequences, in parallel if wanted; boxes go to text files, from which a run is resumed.
+
+A kept result is taken up only where all that defines it is the same: the folder's name holds a digest of the
+weights' bytes and of ``TrackerConfig``, and the precision; the first line of ``NAME_time.txt`` holds a digest of the
+sequence's place, length and first box. Anything else is run again. The program's code is in no digest: after a
+change of it give another folder.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +16,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Protocol
@@ -20,7 +27,7 @@ from tqdm import tqdm
 from datasets.sequences import Sequence
 from eval.metrics import Scores, score_sequence
 from tracker.backbones import load_backbone, set_threads
-from tracker.siamfc import Result, SiamFC
+from tracker.siamfc import Result, SiamFC, TrackerConfig
 
 
 class Tracker(Protocol):
@@ -59,10 +66,10 @@ class TrackerSpec:
         return "static" if self.weights is None else self.weights.stem
 
     def folder_name(self) -> str:
-        """Name of its results folder, with the weights' digest: retrained weights never reuse old boxes."""
+        """Name of its results folder, with a digest of weights and constants: no others' boxes are reused."""
         if self.weights is None:
             return self.label
-        digest = hashlib.sha256(self.weights.read_bytes()).hexdigest()[:8]
+        digest = hashlib.sha256(self.weights.read_bytes() + repr(TrackerConfig()).encode()).hexdigest()[:8]
         return f"{self.label}-{digest}" + ("" if self.precision == "float32" else f"-{self.precision}")
 
     def build(self) -> Tracker:
@@ -81,39 +88,56 @@ class Run:
 
 
 def track_sequence(tracker: Tracker, sequence: Sequence) -> Run:
-    """Start on the first frame's true box and follow the target to the end: one-pass evaluation."""
+    """Start on the true box of the first annotated frame and follow the target to the end: one-pass evaluation.
+
+    Boxes of the frames before it are zeros. Raises ValueError, naming the sequence, where no frame has a box.
+    """
     boxes, seconds = np.zeros((len(sequence), 4)), np.zeros(len(sequence))
-    boxes[0] = sequence.boxes[0]
-    for i, image in enumerate(sequence):
+    annotated = _annotated(sequence)
+    if not len(annotated):
+        raise ValueError(f"sequence {sequence.name}: none of its {len(sequence)} frames has a box to start on")
+    first = int(annotated[0])
+    boxes[first] = sequence.boxes[first]
+    for i, image in enumerate(islice(sequence, first, None), first):
         start = time.perf_counter()
-        if i == 0:
-            tracker.init(image, boxes[0])
+        if i == first:
+            tracker.init(image, boxes[first])
         else:
             boxes[i] = tracker.update(image).box
         seconds[i] = time.perf_counter() - start
     return Run(boxes, seconds)
 
 
-def save_run(run: Run, folder: Path, name: str) -> None:
-    """Write ``NAME_time.txt`` (seconds) and then ``NAME.txt`` (x,y,w,h, 0-based), a line per frame."""
+def fingerprint(sequence: Sequence) -> str:
+    """Digest of what a tracker's boxes depend on: where the frames lie, how many they are, and the first box."""
+    start = sequence.boxes[_annotated(sequence)[:1]].tolist()
+    what = f"{Path(sequence.frames[0]).resolve()} {len(sequence)} {start}"
+    return hashlib.sha256(what.encode()).hexdigest()[:16]
+
+
+def save_run(run: Run, folder: Path, sequence: Sequence) -> None:
+    """Write ``NAME.txt`` (x,y,w,h, 0-based), then ``NAME_time.txt`` (fingerprint, seconds), a line per frame."""
     folder.mkdir(parents=True, exist_ok=True)
-    for path, rows in (
-        (folder / f"{name}_time.txt", run.seconds[:, None]),
-        (folder / f"{name}.txt", run.boxes),
-    ):
+    boxes, times = _files(folder, sequence)
+    for path, rows, head, form in ((boxes, run.boxes, "", "%.4f"), (times, run.seconds, fingerprint(sequence), "%.6f")):
         part = path.with_name(path.name + ".part")
-        np.savetxt(part, rows, fmt="%.4f" if rows.shape[1] == 4 else "%.6f", delimiter=",")
+        np.savetxt(part, rows, fmt=form, delimiter=",", header=head)
         os.replace(part, path)
 
 
 def load_run(folder: Path, sequence: Sequence) -> Run | None:
-    """Read what ``save_run`` wrote; None if there is none. ValueError names a file that does not fit."""
-    path = folder / f"{sequence.name}.txt"
-    if not path.exists():
+    """Read what ``save_run`` wrote; None if there is none, or one of other frames or another first box.
+
+    Raises ValueError, naming the file, for a damaged one.
+    """
+    path, times = _files(folder, sequence)
+    if not path.exists() or not times.exists():
+        return None
+    if times.read_text().partition("\n")[0] != f"# {fingerprint(sequence)}":
         return None
     try:
         boxes = np.loadtxt(path, delimiter=",", ndmin=2)
-        seconds = np.loadtxt(folder / f"{sequence.name}_time.txt", ndmin=1)
+        seconds = np.loadtxt(times, ndmin=1)
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}); delete it to run the sequence again") from error
     if boxes.shape != (len(sequence), 4) or len(seconds) != len(boxes):
@@ -147,17 +171,27 @@ def run_tracker(
 def score_runs(sequences: list[Sequence], folder: Path) -> tuple[dict[str, Scores], float]:
     """Score the runs kept in ``folder``: ({name: scores}, frames per second without decoding).
 
-    Sequences without a run are left out, and so are those whose truth is not published beyond the first frame.
+    Sequences without a run are left out, and so are those whose truth is not published beyond the first box.
     """
     scores, frames, seconds = {}, 0, 0.0
     for sequence in sequences:
         run = load_run(folder, sequence)
         if run is None:
             continue
-        if np.isfinite(sequence.boxes[1:]).any():
+        annotated = _annotated(sequence)
+        if len(annotated) > 1:
             scores[sequence.name] = score_sequence(run.boxes, sequence.boxes)
-        frames, seconds = frames + len(run.seconds), seconds + float(run.seconds.sum())
+        frames, seconds = frames + len(sequence) - int(annotated[0]), seconds + float(run.seconds.sum())
     return scores, frames / max(seconds, 1e-9)
+
+
+def _annotated(sequence: Sequence) -> np.ndarray:
+    """Numbers of the frames whose box is known."""
+    return np.flatnonzero(np.isfinite(sequence.boxes).all(axis=1))
+
+
+def _files(folder: Path, sequence: Sequence) -> tuple[Path, Path]:
+    return folder / f"{sequence.name}.txt", folder / f"{sequence.name}_time.txt"
 
 
 def _finished(
@@ -190,7 +224,7 @@ def _tracker(spec: TrackerSpec) -> Tracker:
 def _attempt(spec: TrackerSpec, folder: Path, sequence: Sequence) -> str | None:
     """Track one sequence and save it; returns what is wrong with its data, if anything."""
     try:
-        save_run(track_sequence(_tracker(spec), sequence), folder, sequence.name)
+        save_run(track_sequence(_tracker(spec), sequence), folder, sequence)
     except (ValueError, FileNotFoundError) as error:
         return str(error)
     return None

@@ -43,10 +43,13 @@ class BinaryConv2d(nn.Conv2d):
 
     @classmethod
     def from_conv(cls, conv: nn.Conv2d, input_norm: bool = False) -> BinaryConv2d:
-        """A layer of this method with the geometry, the weights and the device of `conv`; its bias is dropped.
+        """A layer of this method with the geometry, weights, device and mode of `conv`; its bias is dropped.
 
-        A batch-norm is expected to follow, which makes a bias redundant.
+        A batch-norm is expected to follow, which makes a bias redundant.  ValueError for a padding that binary
+        convolutions do not have.
         """
+        if reason := _unfit(conv):
+            raise ValueError(reason)
         layer = cls(
             conv.in_channels,
             conv.out_channels,
@@ -58,7 +61,7 @@ class BinaryConv2d(nn.Conv2d):
             input_norm,
         ).to(conv.weight)
         layer.set_weight(conv.weight.detach())
-        return layer
+        return layer.train(conv.training)
 
     def set_weight(self, weight: Tensor) -> None:
         """Take `weight` [O, I/g, k, k] as the latent filters, and start what the method derives from them."""
@@ -92,14 +95,19 @@ def binary_layers(model: nn.Module) -> dict[str, BinaryConv2d]:
 
 @dataclass(frozen=True)
 class Change:
-    """What `binarize` did with one convolution: `kept` is the reason it stayed real, empty where it was changed."""
+    """What `binarize` did with one convolution: `kept` is the reason it stayed real, empty where it was changed.
+
+    `bias_dropped`: it had a bias, which it lost; only a batch-norm that follows makes up for that.
+    """
 
     name: str
     weights: int
     kept: str = ""
+    bias_dropped: bool = False
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.weights:,} weights, " + (f"real ({self.kept})" if self.kept else "1 bit")
+        note = " (bias dropped: a batch-norm must follow)" if self.bias_dropped else ""
+        return f"{self.name}: {self.weights:,} weights, " + (f"real ({self.kept})" if self.kept else f"1 bit{note}")
 
 
 def binarize(
@@ -116,7 +124,8 @@ def binarize(
     What stays real: the first convolution, 1x1 convolutions, those named in `skip`, and everything that is no
     Conv2d.  Weights are kept as latent filters.  `input_norm`: see `BinaryConv2d`; switch it off for a network
     that already normalises the input of its convolutions and has no ReLU there.
-    Raises ValueError for an unknown method, a name in `skip` that is no convolution, or nothing left to change.
+    Raises ValueError for an unknown method, a name in `skip` that is no convolution, a padding that binary
+    convolutions do not have, or nothing left to change; `model` is then as it was.
     """
     layer = get_method(method)
     convs = {name: m for name, m in model.named_modules() if type(m) is nn.Conv2d}
@@ -126,12 +135,24 @@ def binarize(
     changes = []
     for position, (name, conv) in enumerate(convs.items()):
         kept = _reason_to_keep(conv, skip_first and position == 0, skip_1x1, name in skip)
-        changes.append(Change(name, conv.weight.numel(), kept))
-        if not kept:
-            model.set_submodule(name, layer.from_conv(conv, input_norm))
+        changes.append(Change(name, conv.weight.numel(), kept, not kept and conv.bias is not None))
+        if not kept and (reason := _unfit(conv)):
+            raise ValueError(f"convolution {name}: {reason}; name it in skip or change its padding")
     if all(change.kept for change in changes):
         raise ValueError(f"nothing to binarize: {len(convs)} convolutions, all kept real by the rules")
+    for change in changes:
+        if not change.kept:
+            model.set_submodule(change.name, layer.from_conv(convs[change.name], input_norm))
     return changes
+
+
+def _unfit(conv: nn.Conv2d) -> str:
+    """Why `conv` cannot become binary, empty where it can: padded borders are -1, as many pixels as are given."""
+    if conv.padding_mode != "zeros":
+        return f"padding_mode {conv.padding_mode!r} has no binary form"
+    if isinstance(conv.padding, str):
+        return f"padding {conv.padding!r} is not in pixels"
+    return ""
 
 
 def _reason_to_keep(conv: nn.Conv2d, first: bool, skip_1x1: bool, named: bool) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,31 +11,34 @@ from torch import Tensor, nn
 
 from rbsf.layers import binary_layers
 
+Maps = list[tuple[str, Tensor]]  # point, and a map [N, C, H, W] of its output
 Stats = dict[str, tuple[Tensor, Tensor]]  # point -> mean and deviation [C] of the channels of its map
 
 
 class MapRecorder:
-    """Records what the modules named `points` put out each time `net` runs; `take` hands it over."""
+    """Records, inside `recording()`, what the modules named `points` put out each time `net` runs."""
 
     def __init__(self, net: nn.Module, points: Iterable[str]) -> None:
-        self.maps: list[tuple[str, Tensor]] = []
-        self._hooks = [net.get_submodule(point).register_forward_hook(self._hook(point)) for point in points]
+        self._maps: Maps | None = None
+        for point in points:
+            net.get_submodule(point).register_forward_hook(self._hook(point))
 
     def _hook(self, point: str) -> Callable[[nn.Module, Any, Tensor], None]:
         def record(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-            self.maps.append((point, output))
+            if self._maps is not None:
+                self._maps.append((point, output))
 
         return record
 
-    def take(self) -> list[tuple[str, Tensor]]:
-        """All (point, map [N, C, H, W]) recorded since the last call, in order."""
-        taken, self.maps = self.maps, []
-        return taken
-
-    def remove(self) -> None:
-        """Stop recording."""
-        for hook in self._hooks:
-            hook.remove()
+    @contextmanager
+    def recording(self) -> Iterator[Maps]:
+        """Context whose list collects (point, map [N, C, H, W]) in the order of the forward passes."""
+        maps: Maps = []
+        self._maps = maps
+        try:
+            yield maps
+        finally:
+            self._maps = None  # else passes outside training, as in validation, would pile up maps
 
 
 class MapNorm(nn.Module):
@@ -61,10 +65,10 @@ class MapNorm(nn.Module):
         return difference.square().mean(dtype=torch.float32) / 2
 
 
-def measure_maps(recorder: MapRecorder) -> Stats:
-    """Mean and deviation [C] of every channel of the maps recorded so far, by point."""
+def measure_maps(recorded: Maps) -> Stats:
+    """Mean and deviation [C] of every channel of the recorded maps, by point."""
     sums: dict[str, Tensor] = {}
-    for point, maps in recorder.take():
+    for point, maps in recorded:
         x = maps.detach().float()
         moments = torch.stack(
             [torch.ones_like(x[0, :, 0, 0]) * x[:, 0].numel(), x.sum((0, 2, 3)), x.square().sum((0, 2, 3))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
@@ -46,7 +47,7 @@ class RectifyConfig:
     lambda_epochs: int = field(default=60, metadata={"help": "... every so many epochs"})
     lr_binary: float = field(default=1e-3, metadata={"help": "eta1, rate of the latent binary filters W"})
     lr_real: float = field(
-        default=0.0,
+        default=1e-3,
         metadata={
             "help": "rate of the real weights; 0 keeps the real layers and their batch-norms as they are at the start"
         },
@@ -65,6 +66,8 @@ class RectifyConfig:
             "lr_real",
             "lr_c",
             "lr_norm",
+            "lr_discriminator",
+            "lambda_decay",
         ):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more")
@@ -94,8 +97,9 @@ class Rectifier:
         stats: Stats | None = None,
     ) -> None:
         stats = stats or {}
-        if teacher is None and (config.lambda_match > 0 or config.gan):
-            raise ValueError("feature maps of a teacher are asked for (gan or lambda_match), but there is no teacher")
+        if (config.lambda_match or config.gan) and (teacher is None or not stats):
+            missing = "there is no teacher" if teacher is None else "the student has no binary layer to take them from"
+            raise ValueError(f"gan or lambda_match ask for feature maps, but {missing}; switch both off")
         self.student, self.teacher, self.task, self.config = student, teacher, task, config
         self.points = tuple(stats)
         device = next(student.parameters()).device
@@ -183,12 +187,12 @@ class Rectifier:
 
     def _forward(self, batch: Any) -> tuple[Tensor, dict[str, Tensor], list[tuple[str, Tensor, Tensor]]]:
         """The task's loss, what it logs, and per point the maps (point, T, R)."""
-        for recorder in self.recorders:
-            recorder.take()  # what a failed or foreign forward pass may have left
-        loss, logged = self.task(self.student, self.teacher, batch)
-        if not self.recorders:
+        with ExitStack() as stack:
+            recorded = [stack.enter_context(recorder.recording()) for recorder in self.recorders]
+            loss, logged = self.task(self.student, self.teacher, batch)
+        if not recorded:
             return loss, logged, []
-        fake, real = (recorder.take() for recorder in self.recorders)
+        fake, real = recorded
         pairs = zip(fake, real, strict=True)
         return loss, logged, [(point, t, r) for (point, t), (_, r) in pairs]
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import pickle
-import zipfile
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -23,6 +23,7 @@ from rbsf.layers import BinaryConv2d, binary_layers
 from rbsf.models import MODELS, build
 
 FORMAT = "rbsf-weights-1"
+SIAMFC_EPS = 1e-6  # of the batch-norms in siamfc-pytorch
 
 
 def save_weights(net: nn.Module, model: str, path: str | Path, info: dict[str, Any] | None = None) -> None:
@@ -32,7 +33,7 @@ def save_weights(net: nn.Module, model: str, path: str | Path, info: dict[str, A
         for key in [k for k in tensors if k.rpartition(".")[0] == name]:
             del tensors[key]
         tensors[f"{name}.bits"] = _pack(layer)
-        tensors[f"{name}.scale"] = layer.scale()
+        tensors[f"{name}.scale"] = layer.scale().float()
     metadata = {"format": FORMAT, "model": model, "info": json.dumps(info or {})}
     data = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata)
     write_atomically(path, data)
@@ -43,7 +44,7 @@ def load_weights(path: str | Path) -> tuple[nn.Module, str, dict[str, Any]]:
 
     `.safetensors`: ours.  `.npz`: `convN.weight`, `convN.bias`, batch-norm folded in.  `.pth`: the state dict of a
     siamfc-pytorch network.  Raises FileNotFoundError, or ValueError in one line for a file that is cut off, holds
-    pickled code, or is of another network.
+    pickled code or values that are not finite, or is of another network.
     """
     path = Path(path)
     if not path.is_file():
@@ -52,7 +53,35 @@ def load_weights(path: str | Path) -> tuple[nn.Module, str, dict[str, Any]]:
     if path.suffix not in readers:
         raise ValueError(f"{path}: weights end in {', '.join(readers)}, not {path.suffix!r}")
     net, model, info = readers[path.suffix](path)
+    for name, tensor in net.state_dict().items():
+        if not tensor.isfinite().all():
+            raise ValueError(f"{path}: {name} holds values that are not finite; copy or train it again")
     return net.eval(), model, info
+
+
+def read_torch(path: str | Path, what: str, advice: str) -> Any:
+    """What `torch.save` wrote, onto the CPU and without running code of the file.
+
+    Raises ValueError in one line, "not a whole `what`" or "holds pickled code", which ends in `advice`.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols; where they matter an error follows
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch's parser raises anything on damaged bytes
+        if isinstance(error, pickle.UnpicklingError) and _is_code(Path(path), str(error)):
+            raise ValueError(f"{path}: holds pickled code, which is not loaded; {advice}") from None
+        raise ValueError(f"{path}: not a whole {what} ({_first_line(error)}); {advice}") from None
+
+
+def _is_code(path: Path, refusal: str) -> bool:
+    """Did torch refuse a real pickle, not damaged bytes?
+
+    Of those of protocol 4 and newer, Python's own, it reads none: it stops at operand 149, which opens them.
+    """
+    with path.open("rb") as file:
+        whole = file.read(3) in (b"\x80\x04\x95", b"\x80\x05\x95", b"PK\x03")
+    return "GLOBAL" in refusal or (whole and "operand 149\n" in refusal)
 
 
 def _pack(layer: BinaryConv2d) -> Tensor:
@@ -60,41 +89,65 @@ def _pack(layer: BinaryConv2d) -> Tensor:
     return torch.from_numpy(np.packbits(positive, axis=1))
 
 
+def _unpack(layer: BinaryConv2d, bits: Tensor, scale: Tensor) -> None:
+    """Put `bits` and `scale` of a file into `layer`; ValueError where they are no such tensors."""
+    rows, columns = layer.out_channels, layer.weight[0].numel()
+    for name, tensor, dtype, shape in (
+        ("bits", bits, torch.uint8, (rows, (columns + 7) // 8)),
+        ("scale", scale, torch.float32, (rows,)),
+    ):
+        if tensor.dtype != dtype or tensor.shape != shape:
+            raise ValueError(f"{name} is {tensor.dtype} {tuple(tensor.shape)}, expected {dtype} {shape}")
+    signs = torch.from_numpy(np.unpackbits(bits.numpy(), axis=1, count=columns)).float() * 2 - 1
+    layer.set_packed(signs.view_as(layer.weight), scale)
+    if not torch.allclose(layer.scale(), scale):  # NaN, or not of this method
+        raise ValueError("scale holds values that the method never makes")
+
+
 def _read_own(path: Path) -> tuple[nn.Module, str, dict[str, Any]]:
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no iterator)
-    except SafetensorError as error:
-        raise ValueError(f"{path}: not a whole safetensors file ({error}); copy or train it again") from None
+    except Exception as error:  # a parser of damaged files raises anything
+        raise ValueError(
+            f"{path}: not a whole safetensors file ({_first_line(error)}); copy or train it again"
+        ) from None
     if metadata.get("format") != FORMAT or metadata.get("model") not in MODELS:
         raise ValueError(f"{path}: a safetensors file, but not of this program (no metadata format={FORMAT})")
     net = build(metadata["model"])
     try:
         for name, layer in binary_layers(net).items():
-            bits, scale = tensors.pop(f"{name}.bits"), tensors.pop(f"{name}.scale")
-            columns = layer.weight[0].numel()
-            signs = torch.from_numpy(np.unpackbits(bits.numpy(), axis=1, count=columns)).float() * 2 - 1
-            layer.set_packed(signs.view_as(layer.weight), scale)
+            _unpack(layer, tensors.pop(f"{name}.bits"), tensors.pop(f"{name}.scale"))
         derived = {
             f"{name}.{key}"
             for name, layer in binary_layers(net).items()
             for key, _ in layer.named_parameters(recurse=False)
         }
         _load(net, tensors, derived)
-    except (KeyError, RuntimeError) as error:
+    except (KeyError, RuntimeError, ValueError) as error:
         raise ValueError(
             f"{path}: does not fit the model {metadata['model']!r} it names ({_first_line(error)})"
         ) from None
-    return net, metadata["model"], json.loads(metadata.get("info", "{}"))
+    return net, metadata["model"], _info(metadata, path)
+
+
+def _info(metadata: dict[str, str], path: Path) -> dict[str, Any]:
+    try:
+        info = json.loads(metadata.get("info", "{}"))
+    except (ValueError, RecursionError):
+        info = None
+    if not isinstance(info, dict):
+        raise ValueError(f"{path}: its metadata `info` is no JSON object; copy or train it again")
+    return info
 
 
 def _load(net: nn.Module, tensors: dict[str, Tensor], optional: set[str] = frozenset()) -> None:  # type: ignore[assignment]
-    """Load `tensors`, all of them; missing may be `optional` names and batch counters.  KeyError otherwise."""
+    """Load `tensors`, all of them; missing may be `optional` names and batch counters.  ValueError otherwise."""
     result = net.load_state_dict(tensors, strict=False)
     missing = [k for k in result.missing_keys if k not in optional and not k.endswith("num_batches_tracked")]
     if missing or result.unexpected_keys:
-        raise KeyError(
+        raise ValueError(
             f"missing: {', '.join(missing) or 'none'}; unknown: {', '.join(result.unexpected_keys) or 'none'}"
         )
 
@@ -103,8 +156,8 @@ def _read_npz(path: Path) -> tuple[nn.Module, str, dict[str, Any]]:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: torch.from_numpy(file[key].astype(np.float32)) for key in file.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: not a whole .npz of plain arrays ({_first_line(error)})") from None
+    except Exception as error:  # a parser of damaged files raises anything
+        raise ValueError(f"{path}: not a whole .npz of plain arrays ({_first_line(error)}); copy it again") from None
     net = build("siamfc")
     tensors = {}
     try:
@@ -120,21 +173,14 @@ def _read_npz(path: Path) -> tuple[nn.Module, str, dict[str, Any]]:
             else:
                 tensors[f"layers.{number - 1}.conv.bias"] = bias
         _load(net, tensors)
-    except (KeyError, RuntimeError) as error:
+    except (KeyError, RuntimeError, ValueError) as error:
         raise ValueError(f"{path}: no SiamFC of conv1..conv5 .weight and .bias ({_first_line(error)})") from None
     return net, "siamfc", {}
 
 
 def _read_pth(path: Path) -> tuple[nn.Module, str, dict[str, Any]]:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise ValueError(
-            f"{path}: holds more than tensors (pickled code), which is not loaded; save its state_dict alone"
-        ) from None
-    except (RuntimeError, EOFError, OSError) as error:
-        raise ValueError(f"{path}: not a whole PyTorch file ({_first_line(error)})") from None
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+    state = read_torch(path, "PyTorch file", "copy it again, or save the network's state_dict alone")
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise ValueError(
             f"{path}: no state dict of tensors; its siamfc-pytorch keys would be backbone.conv1.0.weight ..."
         )
@@ -145,11 +191,12 @@ def _read_pth(path: Path) -> tuple[nn.Module, str, dict[str, Any]]:
         for key, tensor in state.items():
             number, part, rest = _siamfc_key(key)
             tensors[f"layers.{number - 1}.{parts[part]}.{rest}"] = tensor
-        # A bias in front of a batch-norm only shifts its mean.
-        for number in range(len(net.layers)):  # type: ignore[arg-type]
-            mean, bias = f"layers.{number}.norm.running_mean", f"layers.{number}.conv.bias"
-            if mean in tensors and bias in tensors:
-                tensors[mean] = tensors[mean] - tensors.pop(bias)
+        for number, block in enumerate(net.layers):  # type: ignore[arg-type]
+            if isinstance(block.norm, nn.BatchNorm2d):
+                # A bias in front of a batch-norm only shifts its mean, and a difference of eps its variance.
+                mean, var = f"layers.{number}.norm.running_mean", f"layers.{number}.norm.running_var"
+                tensors[mean] = tensors[mean] - tensors.pop(f"layers.{number}.conv.bias", 0)
+                tensors[var] = tensors[var] + (SIAMFC_EPS - block.norm.eps)
         _load(net, tensors)
     except (KeyError, RuntimeError, ValueError) as error:
         raise ValueError(f"{path}: no network of siamfc-pytorch's AlexNet layout ({_first_line(error)})") from None
@@ -160,11 +207,11 @@ def _siamfc_key(key: str) -> tuple[int, str, str]:
     """`[module.][backbone.]conv2.1.weight` to (2, "1", "weight"), `conv5.weight` to (5, "0", "weight")."""
     words = key.removeprefix("module.").removeprefix("backbone.").removeprefix("features.").split(".")
     if not words[0].startswith("conv") or len(words) not in (2, 3):
-        raise KeyError(f"unknown key {key}")
+        raise ValueError(f"unknown key {key}")
     number = int(words[0].removeprefix("conv"))
     return (number, words[1], words[2]) if len(words) == 3 else (number, "0", words[1])
 
 
 def _first_line(error: BaseException) -> str:
-    text = str(error.args[0]) if error.args else type(error).__name__
-    return " ".join(text.split())[:200]
+    text = " ".join(str(error).rpartition("WeightsUnpickler error:")[2].split())[:200]  # torch's advice left out
+    return text if " " in text else f"{type(error).__name__} {text}".strip()  # a bare key or nothing says too little

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -13,7 +14,17 @@ import pytest
 
 from datasets.sequences import load_sequences
 from eval.run_benchmarks import find_sequences, main
-from eval.runner import Run, StaticTracker, TrackerSpec, load_run, run_tracker, save_run, track_sequence
+from eval.runner import (
+    Run,
+    StaticTracker,
+    TrackerSpec,
+    load_run,
+    run_tracker,
+    save_run,
+    score_runs,
+    track_sequence,
+)
+from tracker.siamfc import TrackerConfig
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -65,13 +76,45 @@ def test_finished_sequences_are_not_run_again(otb: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(("text", "fault"), [("1,2,3,4\n", "1 boxes but the sequence 4"), ("what\n", "damaged")])
-def test_result_of_another_run_is_named(otb: Path, tmp_path: Path, text: str, fault: str) -> None:
-    folder = tmp_path / "out/OTB100/static"
-    folder.mkdir(parents=True)
-    (folder / "Girl.txt").write_text(text)
-    (folder / "Girl_time.txt").write_text("0.1\n")
+def test_damaged_result_is_named(otb: Path, tmp_path: Path, text: str, fault: str) -> None:
+    main(arguments(otb, tmp_path / "out"))
+    (tmp_path / "out/OTB100/static/Girl.txt").write_text(text)
     with pytest.raises(ValueError, match=rf"Girl.txt.*{fault}"):
         main(arguments(otb, tmp_path / "out"))
+
+
+@pytest.mark.parametrize("place", ["moved", "same"])
+def test_result_of_other_frames_or_another_first_box_is_run_again(otb: Path, tmp_path: Path, place: str) -> None:
+    main(arguments(otb, tmp_path / "out"))
+    other = tmp_path / "other"
+    write_otb(other, "Girl", [[11, 11, 10, 10]] * 4 if place == "moved" else [[31, 31, 10, 10]] * 4)
+    if place == "same":
+        (otb / "Girl/groundtruth_rect.txt").write_bytes((other / "Girl/groundtruth_rect.txt").read_bytes())
+        other = otb
+    (tmp_path / "out/OTB100/static/Girl.txt").write_text("0,0,5,5\n" * 4)  # what a reuse would score
+    main(arguments(other, tmp_path / "out"))
+    result = json.loads((tmp_path / "out/OTB100/results.json").read_text())["trackers"][0]
+    assert result["sequences"]["Girl"]["ao"] == 1
+
+
+def test_target_that_is_absent_at_first_is_tracked_from_its_first_box(otb: Path, tmp_path: Path) -> None:
+    late = ["nan,nan,nan,nan", "11,11,10,10", "16,11,10,10", "41,11,10,10"]  # overlaps 1/3 and 0
+    (otb / "Girl/groundtruth_rect.txt").write_text("\n".join(late) + "\n")
+    girl = next(s for s in load_sequences(otb, "otb") if s.name == "Girl")
+    run = track_sequence(StaticTracker(), girl)
+    np.testing.assert_array_equal(run.boxes, [[0] * 4] + [[10, 10, 10, 10]] * 3)
+    save_run(run, tmp_path, girl)
+    assert score_runs([girl], tmp_path)[0]["Girl"].ao == pytest.approx(1 / 6)
+
+
+def test_sequence_without_any_box_is_named_and_fails_alone(otb: Path, tmp_path: Path) -> None:
+    dog, girl = load_sequences(otb, "otb")
+    blank = dataclasses.replace(girl, boxes=np.full((4, 4), np.nan))
+    with pytest.raises(ValueError, match="sequence Girl: none of its 4 frames has a box"):
+        track_sequence(StaticTracker(), blank)
+    failed = run_tracker(TrackerSpec(None), [blank, dog], tmp_path)
+    assert list(failed) == ["Girl"]
+    assert list(score_runs([blank, dog], tmp_path)[0]) == ["Dog"]
 
 
 def test_unreadable_frame_fails_its_sequence_alone(
@@ -102,12 +145,15 @@ def test_missing_tracker_is_named(otb: Path, tmp_path: Path, tracker: str, fault
         main(arguments(otb, tmp_path / "out", tracker=tracker))
 
 
-def test_weights_that_change_get_another_folder(tmp_path: Path) -> None:
+def test_weights_or_constants_that_change_get_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "net.safetensors"
     path.write_bytes(b"one")
     first = TrackerSpec(path).folder_name()
     assert first.startswith("net-")
     assert TrackerSpec(path, "bfloat16").folder_name() == first + "-bfloat16"
+    with monkeypatch.context() as patch:
+        patch.setattr("eval.runner.TrackerConfig", lambda: TrackerConfig(scale_step=1.05))
+        assert TrackerSpec(path).folder_name() != first
     path.write_bytes(b"two")
     assert TrackerSpec(path).folder_name() != first
 
@@ -115,7 +161,7 @@ def test_weights_that_change_get_another_folder(tmp_path: Path) -> None:
 def test_run_is_kept_to_a_ten_thousandth_of_a_pixel(otb: Path, tmp_path: Path) -> None:
     sequence = load_sequences(otb, "otb")[0]
     run = Run(np.random.default_rng(0).normal(size=(len(sequence), 4)) * 100, np.full(len(sequence), 0.0125))
-    save_run(run, tmp_path, sequence.name)
+    save_run(run, tmp_path, sequence)
     loaded = load_run(tmp_path, sequence)
     assert loaded is not None
     np.testing.assert_allclose(loaded.boxes, run.boxes, atol=5.1e-5)

@@ -149,7 +149,8 @@ def test_binarize_changes_by_rule_and_says_so():
     assert list(binary_layers(net)) == ["3", "4.0"]
     assert torch.equal(net[3].weight, original)
     assert net(torch.randn(2, 3, 12, 12)).shape == (2, 4, 6, 6)
-    assert str(changes[2]) == "3: 576 weights, 1 bit"
+    assert str(changes[0]) == "0: 216 weights, real (first convolution)"
+    assert str(changes[2]) == "3: 576 weights, 1 bit (bias dropped: a batch-norm must follow)"
 
 
 def test_binarize_options():
@@ -157,6 +158,36 @@ def test_binarize_options():
     binarize(net, "xnor", skip_first=False, skip_1x1=False, skip=["3"], input_norm=False)
     assert list(binary_layers(net)) == ["0", "2", "4.0"]
     assert all(isinstance(layer.norm, nn.Identity) for layer in binary_layers(net).values())
+
+
+def test_a_convolution_without_bias_loses_none():
+    changes = binarize(nn.Sequential(nn.Conv2d(8, 8, 3, bias=False)), skip_first=False)
+    assert [str(c) for c in changes] == ["0: 576 weights, 1 bit"]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_new_layers_keep_the_mode_of_the_old(training):
+    net = small_net().train(training)
+    binarize(net)
+    assert {m.training for m in net.modules()} == {training}
+
+
+@pytest.mark.parametrize(
+    ("padding", "message"),
+    [
+        ({"padding": 1, "padding_mode": "reflect"}, "convolution 4: padding_mode 'reflect' has no binary form"),
+        ({"padding": "same"}, "convolution 4: padding 'same' is not in pixels"),
+    ],
+)
+def test_binarize_refuses_paddings_before_it_changes_anything(padding, message):
+    net = small_net()[:4].append(nn.Conv2d(8, 4, 3, **padding))
+    with pytest.raises(ValueError, match=message) as error:
+        binarize(net)
+    assert "\n" not in str(error.value)
+    assert not binary_layers(net)
+    assert [c.kept for c in binarize(net, skip=["4"])] == ["first convolution", "1x1", "", "named in skip"]
+    with pytest.raises(ValueError, match=message.partition(": ")[2]):
+        RBConv2d.from_conv(net[4])
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from rbsf.models import MODELS
-from rbsf.train.config import read_yaml, write_yaml
-from tools.train_rbsf import CONFIGS, TrainConfig, read_config
+from rbsf.train.config import parse_config, read_yaml, write_yaml
+from tools.train_rbsf import main
+from tools.training import CONFIGS, TrainConfig, read_config
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.name)
@@ -49,7 +50,11 @@ def test_written_settings_read_back(tmp_path):
         ("epochs: true", "epochs is True; expected int"),
         ("gan: 1", "gan is 1; expected bool"),
         ("lr_binary: fast", "lr_binary is 'fast'; expected float"),
-        ("data: /x", "data is '/x'; expected list"),
+        ("data: /x", "data is '/x'; expected list[str]"),
+        ("data: [1]", "data is [1]; expected list[str]"),
+        ("precision: float61", "precision is 'float61'; expected one of auto, float32, bfloat16"),
+        ("model: resnet", "model is 'resnet'; expected one of siamfc, xnor, rbsf"),
+        ("out: 2024-13-45", "not YAML"),
         ("- 1", "expected settings as `name: value`, found a list"),
         ("a: [", "not YAML"),
     ],
@@ -82,7 +87,7 @@ def test_bad_flags(flags, message):
 
 def test_help_is_complete(capsys):
     with pytest.raises(SystemExit) as stop:
-        read_config(["--help"])
+        main(["--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
     assert "GOT-10k" in text
@@ -91,3 +96,13 @@ def test_help_is_complete(capsys):
         assert flag in text
         assert TrainConfig.__dataclass_fields__[name].metadata["help"], name
     assert isinstance(CONFIGS, Path)
+
+
+def test_help_names_the_defaults_it_is_given_and_settings_are_those_given(capsys):
+    assert parse_config(TrainConfig, ["--seed", "5"], "", {"epochs": 71, "lr_real": 0.0}) == {"seed": 5}
+    with pytest.raises(SystemExit):
+        parse_config(TrainConfig, ["--help"], "", {"epochs": 71, "lr_real": 0.0})
+    text = " ".join(capsys.readouterr().out.split())
+    assert "epochs (default: 71)" in text
+    assert "as they are at the start (default: 0.0)" in text
+    assert f"pairs an epoch (default: {TrainConfig.pairs})" in text

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from datasets.crops import CROP_SIZE, Crop, CropStore, CropWriter, make_crop
+from datasets.crops import CROP_SIZE, Contents, Crop, CropStore, CropWriter, finished_contents, make_crop
 
 
 def plain_crop(frame, value):
@@ -94,8 +94,7 @@ def test_what_is_not_committed_is_not_kept(tmp_path):
     with CropWriter(path) as writer:
         writer.add_crops(writer.add_sequence("source", "dog", "video"), [plain_crop(0, 2)])
     with CropWriter(path) as writer:
-        assert writer.stored() == {("source", "car")}
-        assert writer.counts() == (1, 1)
+        assert writer.contents() == Contents(1, 1, {("source", "car"): []})
 
 
 def test_unfinished_store_says_what_to_do(tmp_path):
@@ -114,6 +113,52 @@ def test_extending_a_finished_store_makes_it_unfinished_until_done(store_path):
             CropStore(store_path)
         writer.finish()
     assert CropStore(store_path).names == ("car", "cup.jpg", "dog")
+
+
+def test_sequence_is_replaced_as_a_whole(store_path):
+    with CropWriter(store_path) as writer:
+        writer.leave_out("source", "car", [2, 6])
+        writer.finish()
+    with CropWriter(store_path) as writer:
+        writer.add_crops(writer.add_sequence("source", "car", "video"), [plain_crop(k, 50 + k) for k in (0, 2, 4)])
+        writer.leave_out("source", "car", [6])
+    with CropWriter(store_path) as writer:  # that was not committed: nothing has changed
+        assert writer.contents() == Contents(2, 4, {("source", "car"): [2, 6], ("source", "cup.jpg"): []})
+        writer.add_crops(writer.add_sequence("source", "car", "video"), [plain_crop(k, 50 + k) for k in (0, 2, 4)])
+        writer.leave_out("source", "car", [6])
+        writer.finish()
+    store = CropStore(store_path)
+    assert store.names == ("cup.jpg", "car")
+    assert store.starts.tolist() == [0, 1, 4]
+    assert store.frames.tolist() == [0, 0, 2, 4]
+    assert [round(store.read(i).mean()) for i in range(4)] == [200, 50, 52, 54]
+    assert finished_contents(store_path, {}).left_out == {("source", "car"): [6], ("source", "cup.jpg"): []}
+    with sqlite3.connect(store_path) as db:
+        assert db.execute("SELECT count(*) FROM images").fetchone() == (4,)
+    db.close()
+
+
+def test_stores_of_early_versions_are_read_and_extended(store_path):
+    with sqlite3.connect(store_path) as db:
+        db.execute("DROP TABLE left_out")
+    db.close()
+    assert len(CropStore(store_path)) == 4
+    assert finished_contents(store_path, {}) == Contents(2, 4, {("source", "car"): [], ("source", "cup.jpg"): []})
+    with CropWriter(store_path) as writer:
+        writer.leave_out("source", "hat.jpg", [0])
+        writer.finish()
+    assert finished_contents(store_path, {}).left_out[("source", "hat.jpg")] == [0]
+
+
+def test_contents_are_told_of_finished_stores_only(store_path, tmp_path):
+    assert finished_contents(tmp_path / "none.db", {}) is None
+    assert finished_contents(store_path, {"every": "5"}) is None
+    text = tmp_path / "text.db"
+    text.write_text("these are not crops\n" * 100)
+    assert finished_contents(text, {}) is None
+    with CropWriter(store_path) as writer:
+        writer.add_sequence("source", "dog", "video")
+    assert finished_contents(store_path, {}) is None
 
 
 def test_missing_store(tmp_path):

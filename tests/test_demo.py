@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import csv
 import re
+import signal
+from pathlib import Path
 
 import cv2
+import numpy as np
+import pytest
+import torch
+from test_siamfc import contrast_backbone
 
 from tools.demo import main
 
+FAST = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()  # 16 bits are 3 times as fast there
 
-def test_demo(tmp_path, capsys):
-    assert main(["--out", str(tmp_path), "--frames", "60"]) == 0
+
+def test_demo_of_the_default_length(tmp_path, capsys):
+    assert main(["--out", str(tmp_path), "--threads", "1", "--precision", "bfloat16" if FAST else "float32"]) == 0
     assert {p.name for p in tmp_path.iterdir()} == {
         "video.mp4",
         "video.txt",
@@ -26,7 +34,33 @@ def test_demo(tmp_path, capsys):
     assert float(overlap[1]) > 0.6
     with open(tmp_path / "boxes.csv") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 60
+    assert len(rows) == 200
     assert list(rows[0]) == ["frame", "time", "x", "y", "w", "h", "score"]
-    assert cv2.VideoCapture(str(tmp_path / "tracked.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 60
+    assert cv2.VideoCapture(str(tmp_path / "tracked.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 200
     assert cv2.imread(str(tmp_path / "demo.png")) is not None
+
+
+def test_network_flags_are_passed_on(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("tracker.backbones.load_backbone", lambda *args: seen.append(args) or contrast_backbone)
+    monkeypatch.setattr("tracker.backbones.set_threads", seen.append)
+    flags = ["--precision", "bfloat16", "--device", "cpu", "--threads", "3", "--weights", "net.npz"]
+    assert main(["--out", str(tmp_path), "--frames", "3", *flags]) == 0
+    assert seen == [3, (Path("net.npz"), "cpu", "bfloat16")]
+
+
+def test_a_stopped_demo_says_so_by_its_code(tmp_path, monkeypatch):
+    def stopped(crops: np.ndarray) -> np.ndarray:
+        signal.raise_signal(signal.SIGTERM)
+        return contrast_backbone(crops)
+
+    calls = iter([contrast_backbone, stopped])  # the exemplar, then the second frame
+    monkeypatch.setattr("tracker.backbones.load_backbone", lambda *args: lambda crops: next(calls)(crops))
+    assert main(["--out", str(tmp_path), "--frames", "9"]) == 143
+    assert not (tmp_path / "demo.png").exists()
+
+
+def test_help_says_how_the_seed_was_chosen(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "seeds 0 to 7 were tried" in " ".join(capsys.readouterr().out.split())

@@ -47,6 +47,9 @@ def test_center_of_crop_is_center_of_target():
         ([1, 2, 5, -4], "has no area"),
         ([100, 2, 5, 5], "lies outside the 100x50 frame"),
         ([-30, 2, 30, 5], "lies outside the 100x50 frame"),
+        ([-30, 2, 30.5, 5], "too small: less than one pixel wide or high inside the 100x50 frame"),
+        ([10, 49.5, 20, 20], "too small"),
+        ([10, 10, 20, 0.5], "too small"),
     ],
 )
 def test_bad_boxes(box, message):
@@ -60,6 +63,7 @@ def test_good_and_clipped_boxes():
     assert note is None
     _, note = check_box([45.4381, 37.7274, 29.4065, 55.8059], 320, 240)  # whose x + w - x is not w
     assert note is None
+    assert check_box([99, 49, 1, 1], 100, 50)[1] is None
     box, note = check_box([-10, 40, 30, 30], 100, 50)
     assert box.tolist() == [0, 40, 20, 10]
     assert note is not None

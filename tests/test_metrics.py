@@ -44,6 +44,12 @@ def test_first_and_absent_frames_do_not_count() -> None:
     assert score_sequence(boxes, truth).ao == pytest.approx(0.5)
 
 
+def test_first_annotated_frame_does_not_count_where_earlier_ones_have_no_target() -> None:
+    truth = np.array([[np.nan] * 4, [0, 0, 10, 10], [0, 0, 10, 10], [0, 0, 10, 10]], dtype=float)
+    boxes = np.array([[0] * 4, [0, 0, 10, 10], [0, 0, 10, 10], [50, 50, 10, 10]], dtype=float)
+    assert score_sequence(boxes, truth).ao == pytest.approx(0.5)
+
+
 @pytest.mark.parametrize(
     ("boxes", "truth", "fault"),
     [

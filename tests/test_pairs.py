@@ -1,5 +1,8 @@
 """Pairs: shift and augmentation mean what they say, items are pure functions, loaders resume and share out."""
 
+import os
+import signal
+import sqlite3
 from dataclasses import replace
 
 import cv2
@@ -9,6 +12,7 @@ import torch
 
 from datasets.crops import CROP_SIZE, Crop, CropStore, CropWriter
 from datasets.pairs import AugmentConfig, PairDataset, make_loader
+from tools.cli import run
 
 PLAIN = AugmentConfig(exemplar_shift=0, search_shift=0, scale=0, still_scale=0, flip=0, gray=0, light=0, blur=0)
 
@@ -199,6 +203,49 @@ def test_loader_gives_the_items_in_order_in_every_epoch(films, workers):
         for k, batch in enumerate(batches):
             for j in range(3):
                 assert same({key: value[j] for key, value in batch.items()}, dataset[3 * k + j])
+
+
+def test_ctrl_c_at_a_terminal_leaves_the_workers_at_work(films):
+    loader = iter(make_loader(PairDataset([films], 12), 1, workers=1))  # 12 batches, of which 2 are read ahead
+    next(loader)  # it has started
+    os.kill(loader._workers[0].pid, signal.SIGINT)
+    assert len(list(loader)) == 11
+
+
+def test_damaged_crop_met_by_a_worker_is_one_line(films, capsys):
+    with sqlite3.connect(films.path) as db:
+        db.execute("UPDATE images SET jpeg = x'00'")
+    db.close()
+    with pytest.raises(SystemExit, match=r"^1$"):
+        run(lambda: list(make_loader(PairDataset([films], 4), 2, workers=1)))
+    line = capsys.readouterr().err
+    assert line.startswith(f"error: {films.path}: crop ")
+    assert line.endswith("is damaged; delete the file and prepare it again\n")
+
+
+def test_killed_worker_is_one_line(films, capsys):
+    def lose_worker():
+        loader = iter(make_loader(PairDataset([films], 12), 1, workers=1))
+        next(loader)
+        os.kill(loader._workers[0].pid, signal.SIGKILL)
+        loader._workers[0].join()
+        list(loader)
+
+    with pytest.raises(SystemExit, match=r"^1$"):
+        run(lose_worker)
+    line = capsys.readouterr().err
+    assert line.startswith(
+        "error: a process that reads pairs was killed, perhaps for want of memory; try --workers 0 (DataLoader worker"
+    )
+    assert line.count("\n") == 1
+
+
+def test_faults_of_ours_stay_tracebacks():
+    def fails():
+        raise RuntimeError("shapes do not match")
+
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        run(fails)
 
 
 def test_loader_resumes_in_the_middle_of_an_epoch(films):

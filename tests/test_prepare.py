@@ -1,5 +1,6 @@
 """Preparing a crop store: what goes in, what is left out, and that an interrupted run goes on."""
 
+import os
 import sqlite3
 import subprocess
 import sys
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 
 from datasets import prepare as module
-from datasets.crops import CropStore
+from datasets.crops import CropStore, CropWriter
 from datasets.prepare import prepare, read_stills, select_frames
+from datasets.training import open_training_data
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -196,23 +198,118 @@ def test_settings_out_of_range(videos, tmp_path, options):
     assert not (tmp_path / "pairs.db").exists()
 
 
-def test_video_files_are_decoded_forward(tmp_path):
-    root = tmp_path / "clips"
-    root.mkdir()
-    writer = cv2.VideoWriter(str(root / "clip.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 25, (128, 96))
-    for number in range(10):
+def write_clip(root, count):
+    """A video file of ``count`` frames, frame k of gray value 20 * k."""
+    root.mkdir(exist_ok=True)
+    writer = cv2.VideoWriter(str(root / "clip.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 25, (128, 96))
+    for number in range(count):
         writer.write(np.full((96, 128, 3), 20 * number, np.uint8))
     writer.release()
-    (root / "clip.txt").write_text("30,30,40,30\n" * 10)
-    prepare([root], tmp_path / "pairs.db", every=3, progress=False)
+    (root / "clip.txt").write_text("30,30,40,30\n" * count)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_video_files_are_decoded_forward_in_chunks(tmp_path, monkeypatch, workers):
+    write_clip(tmp_path / "clips", 12)
+    monkeypatch.setattr(module, "CHUNK", 2)
+    prepare([tmp_path / "clips"], tmp_path / "pairs.db", every=2, workers=workers, progress=False)
     store = CropStore(tmp_path / "pairs.db")
-    assert store.frames.tolist() == [0, 3, 6, 9]
-    assert [store.read(i)[159, 159].mean() for i in range(4)] == pytest.approx([0, 60, 120, 180], abs=4)
+    assert store.frames.tolist() == [0, 2, 4, 6, 8, 10]
+    means = [store.read(i)[159, 159].mean() for i in range(6)]
+    assert means == pytest.approx([0, 40, 80, 120, 160, 200], abs=4)
 
 
-def run_tool(*arguments):
+def test_a_long_video_is_decoded_once_and_held_in_parts(tmp_path, monkeypatch):
+    write_clip(tmp_path / "clips", 12)
+    opened, sizes = [], []
+    real_open, real_make = module.open_frames, module.make_crops
+    monkeypatch.setattr(module, "CHUNK", 5)
+    monkeypatch.setattr(module, "open_frames", lambda path: opened.append(path) or real_open(path))
+    monkeypatch.setattr(module, "make_crops", lambda job: sizes.append(len(job.frames)) or real_make(job))
+    prepare([tmp_path / "clips"], tmp_path / "pairs.db", progress=False)
+    assert sizes == [5, 5, 2]
+    assert opened == [tmp_path / "clips" / "clip.avi"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_rerun_takes_in_what_was_repaired(videos, stills, tmp_path, workers):
+    whole, mended = tmp_path / "whole.db", tmp_path / "mended.db"
+    prepare([videos, stills], whole, progress=False)
+    broken = [videos / "car" / "00000003.jpg", videos / "dog" / "00000001.jpg", stills / "2.jpg"]
+    good = [path.read_bytes() for path in broken]
+    for path in broken:
+        path.write_bytes(b"no image")
+    assert prepare([videos, stills], mended, workers=workers, progress=False).crops == 8
+    broken[0].write_bytes(good[0])
+    broken[2].write_bytes(good[2])
+    report = prepare([videos, stills], mended, workers=workers, progress=False)
+    assert (report.added, report.already_stored, report.sequences, report.crops) == (2, 3, 5, 10)
+    assert [line.split(";")[0] for line in report.warnings] == ["dog: left out 1 of 2"]
+    broken[1].write_bytes(good[1])
+    prepare([videos, stills], mended, workers=workers, progress=False)
+    assert pictures(mended) == pictures(whole)
+    assert prepare([videos, stills], mended, progress=False).warnings == []
+
+
+def pictures(path):
+    """What is in a store, whatever its order: of each sequence, frames and JPEGs."""
+    store = CropStore(path)
+    ends = zip(store.names, store.starts[:-1], store.starts[1:], strict=True)
+    return {name: [(store.frames[i], store.jpeg(i)) for i in range(start, end)] for name, start, end in ends}
+
+
+def test_with_nothing_left_to_do_the_store_is_not_touched(videos, stills, tmp_path):
+    out = tmp_path / "pairs.db"
+    (videos / "car" / "00000003.jpg").write_bytes(b"no image")  # a fault that stays must not change that
+    (stills / "1.jpg").write_bytes(b"no image")
+    first = prepare([videos, stills], out, progress=False)
+    before = out.read_bytes()
+    with CropWriter(out):  # another process writes
+        again = prepare([videos, stills], out, progress=False)
+    assert out.read_bytes() == before
+    assert (again.added, again.already_stored, again.crops) == (0, 5, first.crops)
+    assert again.warnings == first.warnings
+    (stills / "3.jpg").write_bytes((stills / "0.jpg").read_bytes())
+    with CropWriter(out), pytest.raises(OSError, match="database is locked"):
+        prepare([videos, stills], out, progress=False)
+
+
+class TestTrainingData:
+    def test_one_process_prepares_and_the_others_open(self, videos, tmp_path, capsys):
+        with pytest.raises(FileNotFoundError, match="no such crop store"):
+            open_training_data([videos], tmp_path / "cache", prepare_missing=False)
+        assert not (tmp_path / "cache").exists()
+        assert capsys.readouterr().out == ""
+        (first,), _ = open_training_data([videos], tmp_path / "cache")
+        before = first.path.read_bytes()
+        with CropWriter(first.path):
+            (other,), _ = open_training_data([videos], tmp_path / "cache", prepare_missing=False)
+        assert (other.path, other.names) == (first.path, ("car", "dog"))
+        assert first.path.read_bytes() == before
+
+    def test_synthetic_videos_are_made_by_one_process_only(self, tmp_path):
+        with pytest.raises(FileNotFoundError):
+            open_training_data([], tmp_path / "cache", prepare_missing=False)
+        assert not (tmp_path / "cache").exists()
+
+    def test_says_that_stores_alone_give_no_validation(self, videos, tmp_path, capsys):
+        store = tmp_path / "pairs.db"
+        prepare([videos], store, progress=False)
+        capsys.readouterr()
+        assert open_training_data([store], tmp_path)[1] == []
+        assert capsys.readouterr().out.splitlines() == [
+            "no validation during training: the data have no sequences to spare for it; give some with --val PATH"
+        ]
+        assert len(open_training_data([store], tmp_path, videos)[1]) == 2
+        open_training_data([store], tmp_path, val_count=0)
+        open_training_data([store], tmp_path, prepare_missing=False)
+        assert capsys.readouterr().out == ""
+
+
+def run_tool(*arguments, path=""):
     command = [sys.executable, ROOT / "tools" / "prepare_pairs.py", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, check=False)
+    env = {**os.environ, "PYTHONPATH": str(path), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, env=env, check=False)
 
 
 def test_tool(videos, stills, tmp_path):
@@ -224,6 +321,16 @@ def test_tool(videos, stills, tmp_path):
     assert failed.returncode == 1
     assert len(failed.stderr.strip().splitlines()) == 1
     assert "nowhere" in failed.stderr
+
+
+def test_tool_where_opencv_does_not_load(tmp_path):
+    (tmp_path / "cv2.py").write_text(
+        "raise ImportError('libGL.so.1: cannot open shared object file: No such file or directory')\n"
+    )
+    failed = run_tool("--data", tmp_path, "--out", tmp_path / "pairs.db", path=tmp_path)
+    assert failed.returncode == 1
+    assert failed.stderr.startswith("error: libGL.so.1: cannot open shared object file")
+    assert len(failed.stderr.splitlines()) == 1
 
 
 def test_real_videos(real_data, tmp_path):

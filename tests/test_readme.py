@@ -48,8 +48,8 @@ def folder(tmp_path_factory):
     return folder
 
 
-def run_in(folder, *command):
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+def run_in(folder, *command, path=""):
+    env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, env=env)
 
 
@@ -72,7 +72,7 @@ def test_command(command, folder):
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda text: text.splitlines()[0])
 def test_program(program, folder):
-    done = run_in(folder, sys.executable, "-c", program)
+    done = run_in(folder, sys.executable, "-c", program, path=str(ROOT))
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.strip()
 

@@ -32,10 +32,9 @@ def make_rectifier(**settings):
     torch.manual_seed(0)
     student, teacher = float_net(), float_net()
     binarize(student, "rbcn")
-    recorder = MapRecorder(teacher, POINTS)
-    teacher(torch.randn(16, 3, 12, 12))
-    stats = measure_maps(recorder)
-    recorder.remove()
+    with MapRecorder(teacher, POINTS).recording() as maps:
+        teacher(torch.randn(16, 3, 12, 12))
+    stats = measure_maps(maps)
     start_from_teacher(student, teacher, POINTS, stats)
     config = RectifyConfig(**{"lr_real": 1e-3, "lambda_match": 0.5, **settings})
     return Rectifier(student, teacher, toy_task, config, stats)
@@ -178,9 +177,21 @@ def test_state_continues_to_the_bit():
         assert torch.equal(a, b)
 
 
-def test_maps_without_a_teacher_are_refused():
+def test_maps_that_are_not_there_are_refused():
     with pytest.raises(ValueError, match="there is no teacher"):
         Rectifier(float_net(), None, toy_task, RectifyConfig())
+    with pytest.raises(ValueError, match="no binary layer"):
+        Rectifier(float_net(), float_net(), toy_task, RectifyConfig(), {})
+
+
+def test_maps_are_kept_only_while_recording():
+    net = float_net()
+    recorder = MapRecorder(net, ["1", "3"])
+    net(batch())
+    with recorder.recording() as maps:
+        net(batch())
+    net(batch())
+    assert [point for point, _ in maps] == ["1", "3"]
 
 
 @pytest.mark.parametrize(
@@ -198,10 +209,10 @@ def test_config_names_what_is_wrong(setting, message):
 
 def test_map_statistics_and_normalisation():
     net = nn.Sequential(nn.Identity())
-    recorder = MapRecorder(net, ["0"])
     maps = torch.randn(4, 3, 5, 5) * torch.tensor([1.0, 2.0, 3.0]).view(1, 3, 1, 1) + 7
-    net(maps[:2]), net(maps[2:])
-    mean, std = measure_maps(recorder)["0"]
+    with MapRecorder(net, ["0"]).recording() as recorded:
+        net(maps[:2]), net(maps[2:])
+    mean, std = measure_maps(recorded)["0"]
     torch.testing.assert_close(mean, maps.mean((0, 2, 3)))
     torch.testing.assert_close(std, maps.std((0, 2, 3), correction=0))
     normal = MapNorm(mean, std)(maps)

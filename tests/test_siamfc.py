@@ -95,6 +95,11 @@ def test_image_of_another_size_is_the_same_view(tracker: SiamFC) -> None:
     np.testing.assert_allclose(tracker.update(frame(103, 82)).box, [103, 82, 48, 36], atol=3)
 
 
+def test_enlarged_frame_enlarges_the_box_to_the_pixel(tracker: SiamFC) -> None:
+    tracker.search_crops(cv2.resize(frame(100, 80), None, fx=4, fy=4))
+    np.testing.assert_allclose(tracker.box, [400, 320, 192, 144], atol=1e-9)
+
+
 def test_gray_and_rgba_images_are_converted() -> None:
     gray = cv2.cvtColor(frame(100, 80), cv2.COLOR_RGB2GRAY)
     views = [gray, gray[..., None], np.dstack([gray] * 3), np.dstack([gray] * 3 + [np.full_like(gray, 9)])]

@@ -21,6 +21,7 @@ from test_siamfc import BACKGROUND, contrast_backbone, frame
 
 import tools.cli
 from datasets.frames import Frames, VideoWriter, open_frames
+from tools.recording import BoxWriter, Row
 from tools.track import main, parse_args
 
 REPO = Path(__file__).resolve().parents[1]
@@ -207,31 +208,87 @@ class TestBadInput:
             with pytest.raises(ValueError, match=fault):
                 main(["--video", str(video), START, *flags])
 
-    def test_ctrl_c_keeps_what_was_computed(self, video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+    def test_a_signal_keeps_what_was_computed(
+        self, video: Path, monkeypatch: pytest.MonkeyPatch, signum: signal.Signals
+    ) -> None:
         calls = iter(range(100))
 
         def interrupted(crops: np.ndarray) -> np.ndarray:
             if next(calls) == 6:  # the exemplar, then a call per frame
-                raise KeyboardInterrupt
+                signal.raise_signal(signum)
             return contrast_backbone(crops)
 
+        before = signal.getsignal(signum)
         monkeypatch.setattr("tracker.backbones.load_backbone", lambda *args: interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            main(["--video", str(video), START, "--boxes", "boxes.csv"])
-        assert len(read_csv(Path("boxes.csv"))) == 6
-        assert len(list(open_frames("in_tracked.mp4"))) == 6
+        assert main(["--video", str(video), START, "--boxes", "boxes.csv"]) == 128 + signum
+        assert len(read_csv(Path("boxes.csv"))) == 7  # the frame in hand is finished
+        assert len(list(open_frames("in_tracked.mp4"))) == 7
+        assert signal.getsignal(signum) is before
 
+    @pytest.mark.parametrize("suffix", ["csv", "json"])
     def test_full_disk_prints_the_boxes(
-        self, video: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+        self, video: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], suffix: str
     ) -> None:
-        def full(path: Path, content: bytes) -> None:
-            raise OSError(f"cannot write {path}: No space left on device")
-
-        monkeypatch.setattr("tools.recording.write_atomically", full)
-        with pytest.raises(OSError, match=r"boxes.csv: No space left .* printed instead"):
-            main(["--video", str(video), START, "--boxes", "boxes.csv"])
-        assert "0,0.0,100.0,80.0,48.0,36.0,1.0\n" in capsys.readouterr().out
+        if not Path("/dev/full").exists():
+            pytest.skip("no /dev/full to stand for a full disk")
+        Path(f"boxes.{suffix}.part").symlink_to("/dev/full")
+        with pytest.raises(OSError, match=rf"boxes.{suffix}: No space left .* printed instead"):
+            main(["--video", str(video), START, "--boxes", f"boxes.{suffix}"])
+        out = capsys.readouterr().out
+        assert {"csv": "0,0.0,100.0,80.0,48.0,36.0,1.0\n", "json": '"x": 100.0,'}[suffix] in out
         assert Path("in_tracked.mp4").exists()
+        assert not list(Path().glob("boxes*"))
+
+
+def rows_of(frame: int) -> list[Row]:
+    return [{"frame": frame, "x": 1.5}]
+
+
+class TestBoxWriter:
+    def test_csv_rows_are_on_disk_while_the_run_goes_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        clock = iter([0.0, 0.4, 1.1, 1.1, 1.5, 1.6])  # made, frame 0, frame 1, its writing, frame 2, its writing
+        monkeypatch.setattr("tools.recording.time.monotonic", lambda: next(clock))
+        Path("b.csv").write_text("old")
+        Path("b.csv.part").write_text("of a run that was killed")
+        with BoxWriter(Path("b.csv")) as boxes:
+            for number in range(3):
+                boxes.add(rows_of(number))
+            assert Path("b.csv.part").read_text() == "frame,x\n0,1.5\n1,1.5\n"
+            assert Path("b.csv").read_text() == "old"
+        assert Path("b.csv").read_text() == "frame,x\n0,1.5\n1,1.5\n2,1.5\n"
+        assert not Path("b.csv.part").exists()
+
+    def test_an_error_keeps_the_rows(self) -> None:
+        def fails() -> None:
+            with BoxWriter(Path("b.csv")) as boxes:
+                boxes.add(rows_of(0))
+                raise RuntimeError
+
+        with pytest.raises(RuntimeError):
+            fails()
+        assert Path("b.csv").read_text() == "frame,x\n0,1.5\n"
+
+    def test_a_disk_that_fills_up_leaves_whole_rows(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr("tools.recording.FLUSH_SECONDS", 0)
+        resource = pytest.importorskip("resource")
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # Python's default, stated
+        boxes = BoxWriter(Path("b.csv"))
+        try:
+            boxes.add(rows_of(0))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (16, limits[1]))  # room for a part of the next row
+            with pytest.raises(OSError, match=r"cannot write b.csv: .*printed instead"):
+                boxes.add(rows_of(1))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            signal.signal(signal.SIGXFSZ, old)
+        assert "1,1.5\n" in capsys.readouterr().out
+        with boxes:
+            pass
+        assert Path("b.csv").read_text() == "frame,x\n0,1.5\n"
 
 
 def test_select_needs_a_screen(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,21 +382,28 @@ def test_program_runs_from_any_folder_with_a_real_network(tmp_path: Path, weight
     assert bad.stderr.count("\n") == 1
 
 
-def test_ctrl_c_of_a_process(tmp_path: Path, weights: Path) -> None:
+@pytest.mark.parametrize(
+    ("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)]
+)
+def test_signal_to_a_process(tmp_path: Path, weights: Path, signum: signal.Signals, code: int) -> None:
     write_video(tmp_path / "in.mp4", [frame(100, 80)] * 200)
     command = [sys.executable, str(REPO / "tools/track.py"), "--video", "in.mp4", START, "--boxes", "boxes.csv"]
     command += ["--weights", str(weights), "--threads", "1"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
     assert process.stderr is not None
     seen = b""
-    while b" 3/200" not in seen:
+    while b" 3/200" not in seen or not (tmp_path / "boxes.csv.part").exists():
         seen += process.stderr.read(1)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signum)
     _, rest = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert rest.endswith(b"interrupted\n")
+    assert process.returncode == code
     assert b"Traceback" not in rest
+    if signum == signal.SIGKILL:
+        assert 1 < len(read_csv(tmp_path / "boxes.csv.part")) < 200
+        return
+    assert rest.endswith(b"interrupted\n")
     assert 3 <= len(read_csv(tmp_path / "boxes.csv")) < 200
+    assert len(list(open_frames(str(tmp_path / "in_tracked.mp4")))) == len(read_csv(tmp_path / "boxes.csv"))
 
 
 @pytest.mark.parametrize(

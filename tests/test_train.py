@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+import yaml
 from conftest import ROOT
 
 from rbsf.models import build
@@ -74,34 +76,10 @@ def test_a_whole_training_leaves_everything_beside_its_weights(store, teacher, t
     assert "4 pairs an epoch from 3 videos" in capsys.readouterr().out
 
 
-def test_resume_continues_to_the_bit(store, teacher, tmp_path):
-    run_main(store, teacher, tmp_path / "straight", "--bn-pass", "0.5")
-    start = load_checkpoint(tmp_path / "straight" / "checkpoint.pt")
-    assert (start["epoch"], start["index"]) == (2, 0)
-    program, data = str(ROOT / "tools" / "train_rbsf.py"), ["--data", str(store), "--teacher", str(teacher)]
-    stopped = subprocess.Popen(
-        [sys.executable, program, *data, "--out", str(tmp_path / "stopped"), *QUICK, "--bn-pass", "0.5"],
-        stderr=subprocess.PIPE,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        text=True,
-    )
-    # interrupted as soon as it trains, wherever in the epoch that is
-    waited = time.monotonic()
-    while not (tmp_path / "stopped" / "config.yaml").exists() and time.monotonic() - waited < 60:
-        time.sleep(0.05)
-    time.sleep(2)
-    stopped.send_signal(signal.SIGINT)
-    _, err = stopped.communicate(timeout=60)
-    assert stopped.returncode in (130, 0), err
-    assert "Traceback" not in err
-    main(["--resume", "--out", str(tmp_path / "stopped")])
-    assert_same(tmp_path / "straight" / "rbsf.safetensors", tmp_path / "stopped" / "rbsf.safetensors")
-
-
 def test_resume_in_the_middle_of_an_epoch_to_the_bit(store, teacher, tmp_path, monkeypatch):
     from rbsf.train import loop
 
-    run_main(store, teacher, tmp_path / "straight")
+    run_main(store, teacher, tmp_path / "straight", "--bn-pass", "0.5")
     original, count = loop.Rectifier.step, iter(range(100))
 
     def step(self, *args):
@@ -110,14 +88,15 @@ def test_resume_in_the_middle_of_an_epoch_to_the_bit(store, teacher, tmp_path, m
         return original(self, *args)
 
     monkeypatch.setattr(loop.Rectifier, "step", step)
-    assert run_main(store, teacher, tmp_path / "stopped") == 128 + signal.SIGTERM
+    assert run_main(store, teacher, tmp_path / "stopped", "--bn-pass", "0.5") == 128 + signal.SIGTERM
     monkeypatch.undo()
     state = load_checkpoint(tmp_path / "stopped" / "checkpoint.pt")
     assert (state["epoch"], state["index"]) == (1, 1)
     assert main(["--resume", "--out", str(tmp_path / "stopped")]) == 0
     assert_same(tmp_path / "straight" / "rbsf.safetensors", tmp_path / "stopped" / "rbsf.safetensors")
-    assert (tmp_path / "straight" / "log.csv").read_text().count("\n") == 5
-    assert (tmp_path / "stopped" / "log.csv").read_text().count("\n") == 5
+    assert (tmp_path / "straight" / "log.csv").read_text().count("\n") == 7  # a head, 2 x (2 + 1) steps
+    assert (tmp_path / "stopped" / "log.csv").read_text().count("\n") == 7
+    assert len(json.loads((tmp_path / "stopped" / "environment.json").read_text())) == 2
 
 
 def test_without_teacher_the_float_network_is_trained_first(store, tmp_path, capsys):
@@ -149,13 +128,66 @@ def test_default_data_is_synthetic_and_says_so(tmp_path, monkeypatch, teacher, c
     assert "GOT-10k" in first[1]
 
 
-def test_a_loss_that_is_not_finite_stops_and_names_the_last_good_checkpoint(store, teacher, tmp_path):
+def test_ctrl_c_at_the_terminal_with_loader_processes(store, teacher, tmp_path):
+    """It reaches the whole process group, whatever these are doing: one line, no traceback."""
+    program = [sys.executable, str(ROOT / "tools" / "train_rbsf.py"), "--data", str(store), "--teacher", str(teacher)]
+    training = subprocess.Popen(
+        [*program, "--out", str(tmp_path / "run"), *QUICK, "--epochs", "50", "--workers", "1"],
+        stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        text=True,
+        start_new_session=True,
+    )
+    begun = time.monotonic()
+    while not (tmp_path / "run" / "checkpoint.pt").exists() and time.monotonic() - begun < 90:
+        time.sleep(0.05)
+    os.killpg(training.pid, signal.SIGINT)
+    _, errors = training.communicate(timeout=90)
+    assert training.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert "continue with --resume" in errors
+    assert load_checkpoint(tmp_path / "run" / "checkpoint.pt")["epoch"] < 50
+
+
+def test_what_is_not_finite_stops_and_leaves_the_last_good_checkpoint(store, teacher, tmp_path):
     run_main(store, teacher, tmp_path / "run", "--epochs", "1")
     good = (tmp_path / "run" / "checkpoint.pt").read_bytes()
     with pytest.raises(ValueError, match=r"not finite at step .*last good checkpoint is .*checkpoint\.pt"):
         main(["--resume", "--out", str(tmp_path / "run"), "--epochs", "3", "--lr-norm", "1e38", "--lr-binary", "1e38"])
-    assert load_checkpoint(tmp_path / "run" / "checkpoint.pt")["epoch"] >= 1
-    assert good
+    assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == good
+
+
+def test_weights_that_are_not_finite_are_never_saved(store, teacher, tmp_path, monkeypatch):
+    """The loss is of the weights before a step; the step itself can break them."""
+    from rbsf.train import loop
+
+    original = loop.Rectifier.step
+
+    def step(self, *args):
+        logged = original(self, *args)
+        next(self.student.parameters()).data.fill_(float("inf"))
+        return logged
+
+    monkeypatch.setattr(loop.Rectifier, "step", step)
+    with pytest.raises(ValueError, match="not finite"):
+        run_main(store, teacher, tmp_path / "run", "--pairs", "2", "--epochs", "1", "--bn-pass", "0")
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize(("flag", "value"), [("--seed", "5"), ("--batch-size", "1"), ("--pairs", "8")])
+def test_resume_refuses_another_order_and_changes_nothing(flag, value, store, teacher, tmp_path):
+    run_main(store, teacher, tmp_path / "run", "--epochs", "1")
+    before = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir() if p.name == "environment.json"}
+    with pytest.raises(ValueError, match=f"trained with {flag[2:].replace('-', '_')} "):
+        main(["--resume", "--out", str(tmp_path / "run"), flag, value])
+    assert before == {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir() if p.name in before}
+
+
+def test_git_need_not_be_installed(monkeypatch):
+    from tools import training
+
+    monkeypatch.setenv("PATH", "")
+    assert training._environment(1)["commit"] == "unknown"
 
 
 def test_an_earlier_training_is_not_overwritten(store, teacher, tmp_path):
@@ -174,6 +206,7 @@ def test_half_a_checkpoint_and_anothers_checkpoint(store, teacher, tmp_path):
     checkpoint.write_bytes(whole)
     with pytest.raises(ValueError, match="not of this network and configuration"):
         main(["--resume", "--out", str(tmp_path / "run"), "--model", "siamfc", "--no-gan", "--lambda-match", "0"])
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["model"] == "rbsf"
     save_checkpoint(checkpoint, {"version": 99})
     with pytest.raises(ValueError, match="not a checkpoint of version 1"):
         main(["--resume", "--out", str(tmp_path / "run")])

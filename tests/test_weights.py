@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
+from datasets.index import Record, load_index, save_index
 from rbsf.layers import binary_layers
 from rbsf.models import MODELS, build
+from rbsf.train.checkpoint import load_checkpoint
 from rbsf.weights import load_weights, save_weights
 
 CROP = torch.randint(0, 256, (2, 3, 127, 127), generator=torch.Generator().manual_seed(0)).float()
@@ -88,6 +91,9 @@ def test_pth_of_siamfc_pytorch(prefix, tmp_path):
     net, state = trained("siamfc"), {}
     for number, block in enumerate(net.layers, 1):
         last = number == 5
+        block.norm.eps = 1e-6
+        if number == 4:
+            block.norm.running_var[::2] = 1e-5  # so small that a difference of eps shows
         conv = f"conv{number}" if last else f"conv{number}.0"
         state[f"{prefix}{conv}.weight"] = block.conv.weight.detach()
         # siamfc-pytorch's convolutions have a bias, which its batch-norms take back
@@ -130,6 +136,18 @@ def write_bad(kind, path):
     elif kind == "half pth":
         torch.save(build("siamfc").state_dict(), path)
         path.write_bytes(path.read_bytes()[:100_000])
+    elif kind == "text":
+        path.write_text("hello, this is a text file\n")
+    elif kind == "page":
+        path.write_text("<!DOCTYPE html>\n<html>")
+    elif kind == "npy":
+        with path.open("wb") as file:
+            np.save(file, np.zeros(3))
+    elif kind == "damaged npz":
+        np.savez_compressed(path, a=np.arange(9999))
+        data = bytearray(path.read_bytes())
+        data[200:300] = bytes(255 - b for b in data[200:300])
+        path.write_bytes(data)
     elif kind == "empty":
         path.write_bytes(b"")
 
@@ -145,6 +163,12 @@ def write_bad(kind, path):
         ("npz of another", ".npz", "no SiamFC of conv1..conv5"),
         ("half npz", ".npz", "not a whole .npz"),
         ("empty", ".npz", "not a whole .npz"),
+        ("npy", ".npz", "not a whole .npz"),
+        ("damaged npz", ".npz", "not a whole .npz"),
+        ("text", ".npz", "not a whole .npz"),
+        ("text", ".safetensors", "not a whole safetensors file"),
+        ("text", ".pth", r"not a whole PyTorch file \(KeyError 101\)"),
+        ("page", ".pth", r"not a whole PyTorch file \(Unsupported operand 60"),
         ("pickled code", ".pth", "pickled code"),
         ("code in torch", ".pth", "pickled code"),
         ("other pth", ".pth", "no network of siamfc-pytorch's"),
@@ -161,6 +185,70 @@ def test_bad_files_get_one_line(kind, suffix, message, tmp_path, capsys):
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
     assert "code was run" not in capsys.readouterr().out
+
+
+CHANGES = {  # name of the damage -> what it makes of the tensors, and what is said
+    "float bits": (lambda t: {"layers.1.conv.bits": t["layers.1.conv.bits"].float()}, "bits is torch.float32"),
+    "short bits": (lambda t: {"layers.1.conv.bits": t["layers.1.conv.bits"][:, :-1].clone()}, "expected torch.uint8"),
+    "0-d scale": (lambda t: {"layers.1.conv.scale": torch.tensor(1.0)}, r"scale is torch.float32 \(\)"),
+    "empty scale": (lambda t: {"layers.1.conv.scale": torch.zeros(0)}, r"scale is torch.float32 \(0,\)"),
+    "NaN scale": (lambda t: {"layers.1.conv.scale": t["layers.1.conv.scale"] * torch.nan}, "never makes"),
+    "NaN weight": (lambda t: {"layers.0.conv.weight": t["layers.0.conv.weight"] * torch.nan}, "not finite"),
+    "too large": (lambda t: {"layers.0.norm.bias": torch.full((96,), 1e300, dtype=torch.float64)}, "not finite"),
+}
+
+
+@pytest.mark.parametrize("damage", CHANGES)
+def test_damaged_tensors_of_our_own_are_refused(damage, tmp_path):
+    path, (change, message) = tmp_path / "w.safetensors", CHANGES[damage]
+    save_weights(build("rbsf"), "rbsf", path)
+    tensors = load_file(path)
+    save_file(tensors | change(tensors), path, {"format": "rbsf-weights-1", "model": "rbsf"})
+    with pytest.raises(ValueError, match=message) as error:
+        load_weights(path)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("info", ["{", "[1]", "[" * 100_000])
+def test_damaged_info_is_refused(info, tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_weights(build("rbsf"), "rbsf", path)
+    save_file(load_file(path), path, {"format": "rbsf-weights-1", "model": "rbsf", "info": info})
+    with pytest.raises(ValueError, match=r"w\.safetensors: its metadata `info` is no JSON object"):
+        load_weights(path)
+
+
+@pytest.mark.parametrize("load", [load_weights, load_checkpoint])
+def test_random_bytes_are_no_pytorch_file_and_raise_no_warning(load, tmp_path):
+    random, path = np.random.default_rng(0), tmp_path / "w.pth"
+    for number in range(200):
+        # some pass for the start of a pickle of a protocol that torch warns of
+        path.write_bytes((b"", b"\x80\x02", b"\x80\x03")[number % 3] + random.bytes(number))
+        with warnings.catch_warnings(record=True) as caught, pytest.raises(ValueError, match="not a whole") as error:
+            load(path)
+        assert not caught
+        assert str(path) in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_code_is_told_from_damage(protocol, tmp_path):
+    path = tmp_path / "w.pth"
+    path.write_bytes(pickle.dumps(Payload(), protocol))
+    for load in (load_weights, load_checkpoint):
+        with pytest.raises(ValueError, match=r"w\.pth: holds pickled code, which is not loaded"):
+            load(path)
+
+
+def test_an_index_with_a_damaged_byte_is_none_or_whole(tmp_path):
+    path, boxes = tmp_path / "index.npz", np.arange(12.0).reshape(3, 4)
+    save_index(path, "key", [Record("a", "folder", ["1.jpg", "2.jpg", "3.jpg"], boxes)])
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 3):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        records = load_index(path, "key")
+        assert records is None or (records[0].name == "a" and np.array_equal(records[0].boxes, boxes))
 
 
 def test_missing_file_and_unknown_model(tmp_path):

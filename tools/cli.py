@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import subprocess
 import sys
 import tempfile
@@ -18,7 +19,8 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     """Run a program and exit with its code; what a user can cause becomes one line on stderr, not a
     traceback.
 
-    ValueError, OSError and ImportError: ``error: ...``, code 1. Ctrl-C: code 130.
+    ValueError, OSError and ImportError, and the end of a process that reads training pairs: ``error: ...``, code 1.
+    Ctrl-C: code 130.
     """
     try:
         code = main() or 0
@@ -27,7 +29,12 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     except ImportError as error:
         code = _complain(f"error: {_import_advice(error)}", 1)
     except (ValueError, OSError) as error:
-        code = _complain(f"error: {error}", 1)
+        code = _complain(f"error: {_message(error)}", 1)
+    except RuntimeError as error:
+        if not re.match(r"DataLoader worker \(pid.*\) (exited unexpectedly|is killed by signal)", str(error)):
+            raise  # a fault of ours
+        advice = "a process that reads pairs was killed, perhaps for want of memory; try --workers 0"
+        code = _complain(f"error: {advice} ({error})", 1)
     sys.exit(code)
 
 
@@ -86,6 +93,15 @@ def check_screen() -> None:
 def _complain(line: str, code: int) -> int:
     print(" ".join(line.split()), file=sys.stderr)
     return code
+
+
+def _message(error: Exception) -> str:
+    """What an error says; of one that PyTorch hands on from a loader's process, with traceback, the last line."""
+    text = str(error)
+    if not (text.startswith("Caught ") and "Original Traceback" in text):
+        return text
+    last = [line for line in text.splitlines() if line.strip()][-1]
+    return re.sub(r"^[\w.]+: ", "", last)
 
 
 def _import_advice(error: ImportError) -> str:

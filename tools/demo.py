@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder, installed or not
 
-from tools.cli import DEFAULT_WEIGHTS, positive_int, run
+from tools.cli import DEFAULT_WEIGHTS, add_network_flags, positive_int, run
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,8 +30,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--weights", type=Path, default=DEFAULT_WEIGHTS, help="network (default: weights/rbsf.safetensors)"
     )
-    parser.add_argument("--seed", type=int, default=5, help="of the video (default: %(default)s)")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=5,
+        help="of the video (default: %(default)s; seeds 0 to 7 were tried with the float tracker, and 5 is among the"
+        " easy ones)",
+    )
     parser.add_argument("--frames", type=positive_int, default=200, help="of the video (default: %(default)s)")
+    add_network_flags(parser)
     return parser.parse_args(argv)
 
 
@@ -50,14 +57,18 @@ def main(argv: list[str] | None = None) -> int:
     write_video(video, args.seed, args.frames)
     truth = np.loadtxt(video.with_suffix(".txt"), delimiter=",", ndmin=2)
     files = {"--out": args.out / "tracked.mp4", "--boxes": args.out / "boxes.csv", "--weights": args.weights}
-    flags = [text for flag, path in files.items() for text in (flag, str(path))]
-    code = track.main(["--video", str(video), "--init", ",".join(str(v) for v in truth[0]), *flags])
+    network = {"--precision": args.precision, "--device": args.device}
+    if args.threads:
+        network["--threads"] = args.threads
+    flags = [str(text) for pair in (files | network).items() for text in pair]
+    if code := track.main(["--video", str(video), "--init", ",".join(str(v) for v in truth[0]), *flags]):
+        return code  # stopped: there are not boxes for all frames
     boxes, scores = read_boxes(args.out / "boxes.csv")
     overlap = overlaps(boxes, truth)
     save_picture(args.out / "demo.png", args.out / "tracked.mp4", truth, overlap, scores)
     print(f"picture: {args.out / 'demo.png'}")
     print(f"mean overlap with the true boxes: {overlap[1:].mean():.3f}; {time.perf_counter() - start:.0f} s in all")
-    return code
+    return 0
 
 
 def read_boxes(path: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -2,15 +2,18 @@
 
     python tools/prepare_pairs.py --data GOT-10k/train --data stills --out pairs.db --max-per-sequence 200
 
-Rerun the same command after an interruption: what is stored already is skipped.
+Rerun the same command after an interruption: what is stored already is skipped, and what could not be read is tried
+again.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
-from datasets.prepare import prepare
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder, installed or not
+
 from tools.cli import run
 
 
@@ -32,6 +35,8 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Prepare and print a summary."""
     args = parse_args()
+    from datasets.prepare import prepare  # not above: `run` words what can fail in these imports
+
     report = prepare(args.data, args.out, args.every, args.max_per_sequence, args.workers)
     left_out = len(report.warnings)
     print(f"{args.out}: {report.sequences} sequences, {report.crops} crops, {report.megabytes:.1f} MB")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,12 +17,14 @@ import numpy as np
 from tqdm import tqdm
 
 from datasets.frames import VideoWriter
-from rbsf.files import write_atomically
 from tracker.siamfc import Backbone, Result
 
 COLORS = [(64, 220, 64), (255, 160, 0), (64, 160, 255), (255, 64, 200), (240, 230, 60)]  # RGB, by target
 LOST_COLOR = (255, 40, 40)
 WINDOW = "track (q ends)"
+FLUSH_SECONDS = 1.0  # between two writings of boxes
+
+Row = dict[str, float | int]
 
 
 @dataclass
@@ -67,32 +71,22 @@ class Timing:
 
 @dataclass
 class Recorder:
-    """Takes each frame's results: keeps the boxes, tells losses, draws, writes and shows."""
+    """Takes each frame's results: hands on the boxes, tells losses, draws, writes and shows."""
 
     fps: float | None  # None: a camera, timed by the clock
     writer: VideoWriter | None
+    boxes: BoxWriter | None
     show: bool
     start: float = field(default_factory=time.perf_counter)
-    rows: list[dict[str, float | int]] = field(default_factory=list)
     frames: int = 0
     lost: set[int] = field(default_factory=set)
 
     def add(self, image: np.ndarray, results: list[Result]) -> bool:
         """Record a frame (H x W x 3 uint8 RGB) and a result per target; False once the window is closed."""
-        seconds = self.frames / self.fps if self.fps else time.perf_counter() - self.start
         for target, result in enumerate(results, 1):
-            x, y, w, h = (round(float(v), 3) for v in result.box)
-            row = {
-                "frame": self.frames,
-                "time": round(seconds, 3),
-                "target": target,
-                "x": x,
-                "y": y,
-                "w": w,
-                "h": h,
-            }
-            self.rows.append(row | {"score": round(result.score, 4)})
             self._tell_loss(target, result, several=len(results) > 1)
+        if self.boxes:
+            self.boxes.add(self._rows(results))
         self.frames += 1
         if self.writer or self.show:
             drawn = draw(image, results)
@@ -101,6 +95,17 @@ class Recorder:
             return not self.show or show(drawn)
         return True
 
+    def _rows(self, results: list[Result]) -> list[Row]:
+        seconds = self.frames / self.fps if self.fps else time.perf_counter() - self.start
+        rows: list[Row] = []
+        for target, result in enumerate(results, 1):
+            row: Row = {"frame": self.frames, "time": round(seconds, 3)}
+            if len(results) > 1:
+                row["target"] = target
+            row |= zip("xywh", (round(float(v), 3) for v in result.box), strict=True)
+            rows.append(row | {"score": round(result.score, 4)})
+        return rows
+
     def _tell_loss(self, target: int, result: Result, several: bool) -> None:
         if result.lost == (target in self.lost):
             return
@@ -108,6 +113,76 @@ class Recorder:
         change = "probably lost" if result.lost else "found again"
         who = f"target {target}" if several else "target"
         tqdm.write(f"frame {self.frames}: {who} {change} (score {result.score:.2f})")
+
+
+class BoxWriter:
+    """Writes boxes to ``path``, .csv or .json; use as a context manager.
+
+    CSV rows go, about once a second, to ``path`` with ``.part`` appended, which even a killed run leaves; JSON is
+    written at the end. The file gets its name when the block ends, with or without an error. Where writing fails (a
+    full disk), the rows that are not in the file are printed and OSError is raised.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._part = path.with_name(path.name + ".part")
+        self._json = path.suffix.lower() == ".json"
+        self._rows: list[Row] = []  # not written yet
+        self._written = time.monotonic()
+        self._size = 0  # bytes of whole rows in the file
+
+    def __enter__(self) -> BoxWriter:
+        return self
+
+    def add(self, rows: list[Row]) -> None:
+        """Take a frame's rows, which all have the same columns."""
+        self._rows += rows
+        if not self._json and time.monotonic() - self._written >= FLUSH_SECONDS:
+            self._write()
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            if self._rows:
+                self._write()
+        finally:
+            if self._size:
+                os.replace(self._part, self.path)
+                print(f"boxes: {self.path}")
+
+    def _write(self) -> None:
+        text = json.dumps(self._rows, indent=1) + "\n" if self._json else format_csv(self._rows, not self._size)
+        try:
+            append(self._part, text, self._size)
+        except OSError as error:
+            print(text, end="")
+            raise OSError(
+                f"cannot write {self.path}: {error.strerror}; the boxes not in it were printed instead"
+            ) from error
+        finally:
+            self._rows.clear()
+        self._size += len(text)
+        self._written = time.monotonic()
+
+
+def append(path: Path, text: str, size: int) -> None:
+    """Write ASCII ``text`` after the first ``size`` bytes of a file (0: anew); all of it or, with OSError, none."""
+    try:
+        with path.open("a" if size else "w", newline="", encoding="ascii") as file:
+            file.write(text)
+    except OSError:
+        with suppress(OSError):  # there may be no file to cut back
+            os.truncate(path, size) if size else path.unlink()
+        raise
+
+
+def format_csv(rows: list[Row], header: bool) -> str:
+    """Lay rows out as lines of CSV."""
+    text = io.StringIO()
+    table = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    if header:
+        table.writeheader()
+    table.writerows(rows)
+    return text.getvalue()
 
 
 def draw(image: np.ndarray, results: list[Result]) -> np.ndarray:
@@ -133,27 +208,3 @@ def show(image: np.ndarray) -> bool:
     cv2.imshow(WINDOW, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     key = cv2.waitKey(1) & 0xFF
     return key not in (ord("q"), 27) and cv2.getWindowProperty(WINDOW, cv2.WND_PROP_VISIBLE) >= 1
-
-
-def format_boxes(rows: list[dict[str, float | int]], suffix: str) -> str:
-    """Lay rows out as CSV or JSON, with a ``target`` column only where there are several targets."""
-    if all(row["target"] == 1 for row in rows):
-        rows = [{key: value for key, value in row.items() if key != "target"} for row in rows]
-    if suffix == ".json":
-        return json.dumps(rows, indent=1) + "\n"
-    text = io.StringIO()
-    table = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    table.writeheader()
-    table.writerows(rows)
-    return text.getvalue()
-
-
-def save_boxes(rows: list[dict[str, float | int]], path: Path) -> None:
-    """Write the boxes to ``path``; where that fails (a full disk) print them and raise OSError."""
-    text = format_boxes(rows, path.suffix.lower())
-    try:
-        write_atomically(path, text.encode())
-    except OSError as error:
-        print(text, end="")
-        raise OSError(f"{error}; the boxes were printed instead") from error
-    print(f"boxes: {path}")

@@ -3,7 +3,7 @@
     python tools/track.py --video in.mp4 --init 120,80,40,60
 
 writes in_tracked.mp4, with the boxes drawn in, to the current folder. Boxes are x,y,w,h in pixels, 0-based;
-frames are counted from 0, targets from 1. Ctrl-C, or q in the window, ends a run and keeps what it has.
+frames are counted from 0, targets from 1. Ctrl-C, SIGTERM, or q in the window, ends a run and keeps what it has.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from tools.cli import DEFAULT_WEIGHTS, add_network_flags, check_screen, check_wr
 if TYPE_CHECKING:  # these load OpenCV and PyTorch, which --help and a wrong command line need not wait for
     import numpy as np
 
+    from rbsf.stop import StopRequest
     from tools.recording import Recorder
     from tracker.siamfc import Backbone, SiamFC
 
@@ -45,7 +46,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--out", type=Path, metavar="FILE.mp4", help="default: NAME_tracked.mp4, here")
     output.add_argument("--no-out", action="store_true", help="write no video")
-    parser.add_argument("--boxes", type=Path, metavar="FILE", help="write the boxes too, as .csv or .json")
+    parser.add_argument(
+        "--boxes",
+        type=Path,
+        metavar="FILE",
+        help="write the boxes too: .csv (row by row into FILE.part, renamed at the end) or .json (at the end)",
+    )
     parser.add_argument("--show", action="store_true", help="show the frames in a window")
     add_network_flags(parser)
     return parser.parse_args(_keep_negative(sys.argv[1:] if argv is None else argv))
@@ -96,9 +102,9 @@ def start_trackers(backbone: Backbone, image: np.ndarray, boxes: list[tuple[floa
 
 
 def follow(
-    images: Iterator[np.ndarray], trackers: list[SiamFC], recorder: Recorder, total: int | None
-) -> Exception | KeyboardInterrupt | None:
-    """Track to the end of ``images``; returns what ended it early, so that the caller can save first."""
+    images: Iterator[np.ndarray], trackers: list[SiamFC], recorder: Recorder, total: int | None, stop: StopRequest
+) -> Exception | None:
+    """Track to the end of ``images`` or to a stop; returns the error that broke in, so that the caller can save."""
     from tqdm import tqdm
 
     from tracker.siamfc import update_all
@@ -108,9 +114,9 @@ def follow(
             for image in images:
                 go_on = recorder.add(image, update_all(trackers, image))
                 bar.update()
-                if not go_on:
+                if stop.signum or not go_on:
                     break
-        except (ValueError, OSError, KeyboardInterrupt) as error:
+        except (ValueError, OSError) as error:
             return error
     return None
 
@@ -143,7 +149,8 @@ def main(argv: list[str] | None = None) -> int:
         check_screen()
 
     from datasets.frames import VideoWriter, open_frames
-    from tools.recording import Recorder, Timing, save_boxes
+    from rbsf.stop import StopRequest
+    from tools.recording import BoxWriter, Recorder, Timing
     from tracker.backbones import load_backbone, set_threads
     from tracker.siamfc import Result
 
@@ -151,6 +158,7 @@ def main(argv: list[str] | None = None) -> int:
     fps = frames.fps or DEFAULT_FPS
     out = output_path(args)
     writer = VideoWriter(out, fps) if out else None
+    rows = BoxWriter(args.boxes) if args.boxes else None
     set_threads(args.threads)
     backbone = load_backbone(args.weights, args.device, args.precision)
     images = iter(frames)
@@ -161,20 +169,20 @@ def main(argv: list[str] | None = None) -> int:
 
     timing = Timing()
     trackers = start_trackers(timing.of_network(backbone), first, boxes)
-    recorder = Recorder(None if args.video.isdecimal() else fps, writer, args.show)
-    try:
-        with writer or nullcontext():
-            recorder.add(first, [Result(t.box, 1.0, False) for t in trackers])
-            stop = follow(timing.decoding(images), trackers, recorder, frames.count)
-    finally:
-        if args.boxes and recorder.rows:
-            save_boxes(recorder.rows, args.boxes)
+    recorder = Recorder(None if args.video.isdecimal() else fps, writer, rows, args.show)
+    with StopRequest() as stop, rows or nullcontext(), writer or nullcontext():
+        recorder.add(first, [Result(t.box, 1.0, False) for t in trackers])
+        error = follow(timing.decoding(images), trackers, recorder, frames.count, stop)
     if out:
         print(f"video: {out}")
     print(timing.summary(recorder.frames))
-    if stop:
+    if error or stop.signum:
         print(f"ended early: the {recorder.frames} frames up to there are kept")
-        raise stop
+    if error:
+        raise error
+    if stop.signum:
+        print("interrupted", file=sys.stderr)
+        return 128 + stop.signum  # as a shell tells it: 130 for Ctrl-C, 143 for SIGTERM
     return 0
 
 

@@ -30,7 +30,7 @@ def torch_backbone(net: nn.Module, device: str = "auto", precision: str = "float
 
     if precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r}: give one of {', '.join(PRECISIONS)}")
-    place = _device(device)
+    place = choose_device(device)
     net = net.eval().to(place).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.inference_mode()
@@ -69,7 +69,8 @@ def set_threads(count: int | None) -> None:
         cv2.setNumThreads(count)
 
 
-def _device(name: str) -> torch.device:
+def choose_device(name: str) -> torch.device:
+    """PyTorch device called `name`, for "auto" a GPU if there is one; ValueError where it is not to be had."""
     import torch
 
     if name == "auto":

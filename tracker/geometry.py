@@ -74,7 +74,8 @@ def check_box(box: Sequence[float] | np.ndarray, width: int, height: int) -> tup
     """Check a target box against a ``width`` x ``height`` frame.
 
     Returns the box, float64, clipped to the frame, and a sentence saying so where clipping changed it (else None).
-    Raises ValueError, naming the fault, for a box that is not four finite numbers, has no area, or misses the frame.
+    Raises ValueError, naming the fault, for a box that is not four finite numbers, has no area, misses the frame, or
+    has less than one pixel inside it.
     """
     values = np.asarray(box, dtype=np.float64).ravel()
     text = ",".join(f"{v:g}" for v in values)
@@ -85,12 +86,15 @@ def check_box(box: Sequence[float] | np.ndarray, width: int, height: int) -> tup
     x, y, w, h = values
     if w <= 0 or h <= 0:
         raise ValueError(f"box {text} has no area (w={w:g}, h={h:g}); w and h must be above 0")
-    if x >= 0 and y >= 0 and x + w <= width and y + h <= height:
-        return values, None
     left, top, right, bottom = max(x, 0.0), max(y, 0.0), min(x + w, float(width)), min(y + h, float(height))
-    if right - left < 1 or bottom - top < 1:
+    if right <= left or bottom <= top:
         raise ValueError(f"box {text} lies outside the {width}x{height} frame")
-    clipped = np.array([left, top, right - left, bottom - top])
+    whole = x >= 0 and y >= 0 and x + w <= width and y + h <= height
+    clipped = values if whole else np.array([left, top, right - left, bottom - top])
+    if min(clipped[2:]) < 1:
+        raise ValueError(f"box {text} is too small: less than one pixel wide or high inside the {width}x{height} frame")
+    if whole:
+        return values, None
     inside = ",".join(f"{v:g}" for v in clipped)
     return clipped, f"box {text} reaches outside the {width}x{height} frame; clipped to {inside}"
 

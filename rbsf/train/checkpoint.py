@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from rbsf.files import write_atomically
+from rbsf.weights import read_torch
 
 VERSION = 1
 
@@ -19,15 +19,10 @@ def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU.  FileNotFoundError, or ValueError for a file that is cut off or not ours."""
+    """Read a checkpoint onto the CPU.  FileNotFoundError, or ValueError for a file that is damaged or not ours."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"no checkpoint {path}")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise ValueError(
-            f"{path}: not a whole checkpoint of this program ({str(error).splitlines()[0][:120]})"
-        ) from None
+    state = read_torch(path, "checkpoint of this program", "copy it again, or train anew")
     if not isinstance(state, dict) or state.get("version") != VERSION:
         raise ValueError(f"{path}: not a checkpoint of version {VERSION} of this program")
     return state

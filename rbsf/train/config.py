@@ -15,17 +15,20 @@ import yaml
 from rbsf.files import write_atomically
 
 
-def parse_config(cls: type, argv: list[str] | None, description: str) -> dict[str, Any]:
-    """Settings for `cls`, a dataclass, from `--config FILE` and flags (one a field), which win.
+def parse_config(
+    cls: type, argv: list[str] | None, description: str, defaults: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Settings for `cls`, a dataclass, from `--config FILE` and flags (one a field), which win; only those given.
 
-    A field's metadata gives its `help` and, where they are few, its `choices`.  ValueError names a key or value of
-    the file that does not fit; argparse exits on its own errors.
+    A field's metadata gives its `help` and, where they are few, its `choices`.  `defaults`: values that --help names
+    instead of the dataclass's own.  ValueError names a key or value of the file that does not fit; argparse exits
+    on its own errors.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, help="YAML file with any of the settings below; flags win over it")
     types_of = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
-        _add_flag(parser, field, types_of[field.name])
+        _add_flag(parser, field, types_of[field.name], defaults or {})
     given = {k: v for k, v in vars(parser.parse_args(argv)).items() if v is not None}
     file = given.pop("config", None)
     return {**(read_yaml(cls, file) if file else {}), **given}
@@ -37,16 +40,16 @@ def read_yaml(cls: type, path: str | Path) -> dict[str, Any]:
         raise FileNotFoundError(f"no config file {path}")
     try:
         settings = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date that is none
         raise ValueError(f"{path}: not YAML ({' '.join(str(error).split())[:120]})") from None
     if not isinstance(settings, dict):
         raise ValueError(f"{path}: expected settings as `name: value`, found a {type(settings).__name__}")
-    types_of = typing.get_type_hints(cls)
+    fields, types_of = {field.name: field for field in dataclasses.fields(cls)}, typing.get_type_hints(cls)
     for key, value in settings.items():
-        if key not in types_of:
-            near = difflib.get_close_matches(str(key), types_of, 1)
+        if key not in fields:
+            near = difflib.get_close_matches(str(key), fields, 1)
             raise ValueError(f"{path}: unknown setting {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-        settings[key] = _checked(value, types_of[key], f"{path}: {key}")
+        settings[key] = _checked(value, fields[key], types_of[key], f"{path}: {key}")
     return settings
 
 
@@ -55,9 +58,10 @@ def write_yaml(config: Any, path: str | Path) -> None:
     write_atomically(path, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False).encode())
 
 
-def _add_flag(parser: argparse.ArgumentParser, field: dataclasses.Field, kind: Any) -> None:
+def _add_flag(parser: argparse.ArgumentParser, field: dataclasses.Field, kind: Any, defaults: dict[str, Any]) -> None:
     flag = "--" + field.name.replace("_", "-")
     default = field.default_factory() if callable(field.default_factory) else field.default
+    default = defaults.get(field.name, default)
     text = f"{field.metadata.get('help', '')} (default: {'none' if default in (None, []) else default})".replace(
         "%", "%%"
     )
@@ -78,8 +82,8 @@ def _plain(kind: Any) -> Any:
     return kind
 
 
-def _checked(value: Any, kind: Any, where: str) -> Any:
-    """`value` if it is of type `kind` (an int serves as a float), else ValueError."""
+def _checked(value: Any, field: dataclasses.Field, kind: Any, where: str) -> Any:
+    """`value` if it is of the field's type `kind` (an int serves as a float) and its choices, else ValueError."""
     if value is None and type(None) in typing.get_args(kind):
         return None
     kind = _plain(kind)
@@ -90,7 +94,17 @@ def _checked(value: Any, kind: Any, where: str) -> Any:
             pass
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if not _fits(value, kind):
+        raise ValueError(f"{where} is {value!r}; expected {kind if typing.get_args(kind) else kind.__name__}")
+    choices = field.metadata.get("choices", (value,))
+    if value not in choices:
+        raise ValueError(f"{where} is {value!r}; expected one of {', '.join(map(str, choices))}")
+    return value
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Is `value` of the type `kind`, such as `int` or `list[str]`?  A bool is no int."""
     wanted = typing.get_origin(kind) or kind
     if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
-        raise ValueError(f"{where} is {value!r}; expected {kind.__name__ if isinstance(kind, type) else kind}")
-    return value
+        return False
+    return all(_fits(item, item_kind) for item_kind in typing.get_args(kind) for item in value)

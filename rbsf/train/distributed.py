@@ -9,21 +9,33 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 
-def start(device: str) -> tuple[int, int, torch.device]:
-    """Join the processes torchrun started, if it did.  Returns rank, world size and this process's device."""
+class Process(NamedTuple):
+    """This process: its number, how many there are, its device."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+
+def start(device: torch.device) -> Process:
+    """Join the processes torchrun started, if it did."""
     if "RANK" not in os.environ:
-        return 0, 1, torch.device(device)
-    dist.init_process_group("nccl" if device == "cuda" else "gloo")
-    if device == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        return dist.get_rank(), dist.get_world_size(), torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-    return dist.get_rank(), dist.get_world_size(), torch.device(device)
+        return Process(0, 1, device)
+    cuda = device.type == "cuda"
+    # The others wait while process 0 cuts out the training crops of a large dataset, which can take hours.
+    dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(hours=24))
+    if cuda:
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    return Process(dist.get_rank(), dist.get_world_size(), device)
 
 
 def active() -> bool:

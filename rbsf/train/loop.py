@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from rbsf.rectify import Rectifier
+from rbsf.stop import StopRequest
 from rbsf.train import distributed
 from rbsf.train.checkpoint import save_checkpoint
 from rbsf.train.log import History
@@ -62,23 +62,6 @@ class Stopped(Exception):
         self.signum = signum
 
 
-class StopRequest:
-    """Context in which Ctrl-C and SIGTERM set `signum` instead of ending the program; a second one ends it."""
-
-    def __enter__(self) -> StopRequest:
-        self.signum = 0
-        self._old = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for signum, handler in self._old.items():
-            signal.signal(signum, handler)
-
-    def _note(self, signum: int, _frame: FrameType | None) -> None:
-        self.signum = signum
-        signal.signal(signum, self._old[signal.Signals(signum)])
-
-
 def rate_factor(step: int, steps: int, warmup: int) -> float:
     """Factor of all learning rates at `step` of `steps`: a linear rise over `warmup`, then a cosine from 1 to 0.01."""
     if step < warmup:
@@ -116,7 +99,7 @@ class Loop:
         self.device = next(rectifier.student.parameters()).device
         self.checkpoint = folder / CHECKPOINT
         self.sums: dict[str, list[Tensor]] = {}
-        self.saved = ""
+        self.saved = False
 
     @property
     def step(self) -> int:
@@ -124,26 +107,39 @@ class Loop:
         return self.epoch * (self.train_steps + self.norm_steps) + self.index
 
     def load(self, state: dict[str, Any]) -> None:
-        """Continue from a checkpoint's `state`.  ValueError where it is of another network."""
+        """Continue from a checkpoint's `state`.  ValueError where it is of another network or another data order."""
+        for name, value in self._order().items():
+            if state["order"].get(name) != value:
+                was = state["order"].get(name)
+                raise ValueError(f"{self.checkpoint}: trained with {name} {was}, not {value}; resume with {was}")
         try:
             self.rectifier.load_state_dict(state["training"])
         except (KeyError, RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())[:160]
             raise ValueError(f"{self.checkpoint}: not of this network and configuration ({reason})") from None
         self.epoch, self.index = state["epoch"], state["index"]
-        self.saved = str(self.checkpoint)
+        self.saved = True
+
+    def _order(self) -> dict[str, int]:
+        """What decides which pairs a step sees: a resumed run must have the same."""
+        config = self.config
+        order = {"seed": config.seed, "pairs": config.pairs, "batch_size": config.batch_size, "processes": self.world}
+        return {**order, "norm_steps": self.norm_steps}
 
     def save(self) -> None:
-        """Write the checkpoint (process 0)."""
+        """Write the checkpoint (process 0).  ValueError, and the last one stays, where weights are not finite."""
         distributed.average_buffers([self.rectifier.student])
+        tensors = (*self.rectifier.student.parameters(), *self.rectifier.student.buffers())
+        if not all(bool(tensor.isfinite().all()) for tensor in tensors):
+            raise ValueError(self._not_finite("weights"))
         if self.rank == 0:
-            state = {"epoch": self.epoch, "index": self.index, "training": self.rectifier.state_dict()}
-            save_checkpoint(self.checkpoint, state)
+            position = {"epoch": self.epoch, "index": self.index, "order": self._order()}
+            save_checkpoint(self.checkpoint, {**position, "training": self.rectifier.state_dict()})
             self.history.write()
-        self.saved = str(self.checkpoint)
+        self.saved = True
 
     def run(self) -> None:
-        """Train to the end.  Raises Stopped after Ctrl-C or SIGTERM, ValueError where the loss is no longer finite."""
+        """Train to the end.  Raises Stopped after Ctrl-C or SIGTERM, ValueError where a loss is no longer finite."""
         length = self.train_steps + self.norm_steps
         pairs_a_step = self.config.batch_size * self.world
         if self.rank == 0:
@@ -160,11 +156,19 @@ class Loop:
         with StopRequest() as stop, bar:
             while self.epoch < self.config.epochs:
                 bar.set_description(f"epoch {self.epoch + 1}/{self.config.epochs}")
-                self._run_epoch(bar, stop)
+                try:
+                    self._run_epoch(bar, stop)
+                except (
+                    RuntimeError
+                ):  # Ctrl-C reaches the loader's processes too, and can end one before it can ignore it
+                    if not stop.signum:
+                        raise
+                    self._stop_if_asked(bar, stop)
                 self.epoch, self.index = self.epoch + 1, 0
                 self._flush(bar)
                 self.save()
                 self._validate(bar)
+                self._stop_if_asked(bar, stop)
 
     def _run_epoch(self, bar: tqdm, stop: StopRequest) -> None:
         length, saved_at = self.train_steps + self.norm_steps, time.monotonic()
@@ -179,14 +183,17 @@ class Loop:
             bar.update(self.config.batch_size * self.world)
             if self.index % self.config.log_every == 0:
                 self._flush(bar)
-            if distributed.any_process(bool(stop.signum)):
-                self._flush(bar)
-                self.save()
-                raise Stopped(stop.signum or signal.SIGTERM, self.checkpoint)
+            self._stop_if_asked(bar, stop)
             if distributed.any_process(time.monotonic() - saved_at > 60 * self.config.save_minutes):
                 self._flush(bar)
                 self.save()
                 saved_at = time.monotonic()
+
+    def _stop_if_asked(self, bar: tqdm, stop: StopRequest) -> None:
+        if distributed.any_process(bool(stop.signum)):
+            self._flush(bar)
+            self.save()
+            raise Stopped(stop.signum or signal.SIGTERM, self.checkpoint)
 
     def _flush(self, bar: tqdm) -> None:
         """Log the means since the last call, and refuse to go on from a loss that is not finite."""
@@ -196,15 +203,16 @@ class Loop:
         self.sums = {}
         bad = [name for name, value in means.items() if not math.isfinite(value)]
         if distributed.any_process(bool(bad)):
-            kept = f"the last good checkpoint is {self.saved}" if self.saved else "there is no checkpoint yet"
-            raise ValueError(
-                f"{', '.join(bad) or 'a loss'} is not finite at step {self.step}; {kept}; try lower rates (--lr-...)"
-            )
+            raise ValueError(self._not_finite(", ".join(bad) or "a loss"))
         if self.rank > 0:
             return
         bar.set_postfix({name: f"{value:.3g}" for name, value in means.items()}, refresh=False)
         rate = bar.format_dict["rate"] or 0.0
         self.history.add(self.step, epoch=self.epoch, pairs_per_s=round(rate, 2), **means)
+
+    def _not_finite(self, what: str) -> str:
+        kept = f"the last good checkpoint is {self.checkpoint}" if self.saved else "there is no checkpoint yet"
+        return f"{what}: not finite at step {self.step}; {kept}; try lower rates (--lr-binary, --lr-norm)"
 
     def _validate(self, bar: tqdm) -> None:
         if self.validate is None or self.rank > 0:

@@ -2,43 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 
-class _ApproxSign(torch.autograd.Function):
-    """Eq. 5 forwards, Eq. 8 backwards."""
+class _Sign(torch.autograd.Function):
+    """Sign forwards; backwards its derivative is taken to be `slope(x)`."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, slope: Callable[[Tensor], Tensor]) -> Tensor:
         ctx.save_for_backward(x)
-        return _sign(x)
+        ctx.slope = slope
+        return (x >= 0).to(x.dtype).mul_(2).sub_(1)  # torch.sign gives 0 at 0, which is no bit value
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         (x,) = ctx.saved_tensors
-        return x.abs().mul_(-2).add_(2).clamp_(min=0).mul_(grad)
+        return ctx.slope(x).mul_(grad), None
 
 
-class _ClipSign(torch.autograd.Function):
-    """Sign forwards, the gradient of hardtanh backwards (BinaryNet, XNOR-Net)."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return _sign(x)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
-        (x,) = ctx.saved_tensors
-        return grad * (x.abs() <= 1)
+def _triangle(x: Tensor) -> Tensor:
+    return x.abs().mul_(-2).add_(2).clamp_(min=0)
 
 
-def _sign(x: Tensor) -> Tensor:
-    # torch.sign gives 0 at 0, which is no bit value.
-    return (x >= 0).to(x.dtype).mul_(2).sub_(1)
+def _box(x: Tensor) -> Tensor:
+    return (x.abs() <= 1).to(x.dtype)
 
 
 def approx_sign(x: Tensor) -> Tensor:
@@ -46,9 +37,12 @@ def approx_sign(x: Tensor) -> Tensor:
 
     d sign / dx = 2 + 2x on [-1, 0), 2 - 2x on [0, 1), else 0.  Any shape and float dtype; both are kept.
     """
-    return _ApproxSign.apply(x)
+    return _Sign.apply(x, _triangle)
 
 
 def clip_sign(x: Tensor) -> Tensor:
-    """Binarize to -1, +1 with d sign / dx = 1 on [-1, 1], else 0.  Any shape and float dtype; both are kept."""
-    return _ClipSign.apply(x)
+    """Binarize to -1, +1 with d sign / dx = 1 on [-1, 1], else 0 (BinaryNet, XNOR-Net).
+
+    Any shape and float dtype; both are kept.
+    """
+    return _Sign.apply(x, _box)

@@ -11,6 +11,7 @@ import pytest
 
 import datasets.sequences
 from datasets.frames import VideoWriter
+from datasets.index import Record, load_index, save_index
 from datasets.layouts import find_entries
 from datasets.sequences import Sequence, load_sequences, read_boxes
 
@@ -354,3 +355,13 @@ def test_an_index_that_cannot_be_kept_is_a_warning(tmp_path: Path, listings: lis
 def test_entries_are_found_without_reading_them(tmp_path: Path) -> None:
     (make_got10k(tmp_path) / "a" / "groundtruth.txt").write_text("rubbish")
     assert [entry.name for entry in find_entries(tmp_path)] == ["b", "a"]
+
+
+def test_an_index_with_a_damaged_byte_is_none_or_whole(tmp_path):
+    path, boxes = tmp_path / "index.npz", np.arange(12.0).reshape(3, 4)
+    save_index(path, "key", [Record("a", "folder", ["1.jpg", "2.jpg", "3.jpg"], boxes)])
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 3):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        records = load_index(path, "key")
+        assert records is None or (records[0].name == "a" and np.array_equal(records[0].boxes, boxes))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -240,7 +241,7 @@ def test_an_output_path_that_is_a_file(store, teacher, tmp_path):
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="PyTorch was built without torch.distributed")
 def test_two_processes_train_one_network(store, teacher, tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29617"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += [str(ROOT / "tools" / "train_rbsf.py"), "--data", str(store), "--teacher", str(teacher)]
     command += ["--out", str(tmp_path / "two"), *QUICK, "--epochs", "1", "--batch-size", "1"]
     done = subprocess.run(
@@ -266,3 +267,11 @@ def test_history_drops_what_came_after_the_checkpoint(tmp_path):
     history.write()
     again = History(tmp_path, resume_step=2)
     assert [row["step"] for row in again.rows] == [1, 2]
+
+
+def test_the_benchmark_of_training_speed_prints_a_ratio(store, teacher, tmp_path):
+    program = [sys.executable, str(ROOT / "benchmarks" / "training_speed.py"), "--data", str(store)]
+    flags = ["--teacher", str(teacher), "--out", str(tmp_path / "run"), *QUICK]
+    done = subprocess.run([*program, *flags], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert re.search(r"ratio +\d+\.\d", done.stdout)

@@ -10,7 +10,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from datasets.index import Record, load_index, save_index
 from rbsf.layers import binary_layers
 from rbsf.models import MODELS, build
 from rbsf.train.checkpoint import load_checkpoint
@@ -239,16 +238,6 @@ def test_code_is_told_from_damage(protocol, tmp_path):
     for load in (load_weights, load_checkpoint):
         with pytest.raises(ValueError, match=r"w\.pth: holds pickled code, which is not loaded"):
             load(path)
-
-
-def test_an_index_with_a_damaged_byte_is_none_or_whole(tmp_path):
-    path, boxes = tmp_path / "index.npz", np.arange(12.0).reshape(3, 4)
-    save_index(path, "key", [Record("a", "folder", ["1.jpg", "2.jpg", "3.jpg"], boxes)])
-    whole = path.read_bytes()
-    for place in range(0, len(whole), 3):
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
-        records = load_index(path, "key")
-        assert records is None or (records[0].name == "a" and np.array_equal(records[0].boxes, boxes))
 
 
 def test_missing_file_and_unknown_model(tmp_path):

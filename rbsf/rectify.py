@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Protocol, cast
 
 import torch
@@ -58,17 +58,7 @@ class RectifyConfig:
 
     def __post_init__(self) -> None:
         """Raise ValueError naming the field, its value and what would be valid."""
-        for name in (
-            "lambda_kernel",
-            "lambda_adversarial",
-            "lambda_match",
-            "lr_binary",
-            "lr_real",
-            "lr_c",
-            "lr_norm",
-            "lr_discriminator",
-            "lambda_decay",
-        ):
+        for name in (f.name for f in fields(RectifyConfig) if f.name.startswith(("lambda_", "lr_"))):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more")
         if not 0 <= self.bn_pass <= 1:
@@ -84,8 +74,10 @@ class RectifyConfig:
 class Rectifier:
     """One network in training by Algorithm 1, with its optimizers.
 
-    `points` names the modules, in student and teacher, whose outputs are the maps T and R: the batch-norm after
-    each binary convolution.  Without a teacher and binary layers, what is left is plain training of `student`.
+    The keys of `stats` name the points, modules of student and teacher whose outputs are the maps T and R: the
+    batch-norm after each binary convolution.  Its values are the teacher's statistics there (`rbsf.maps`).  Without
+    a teacher and binary layers, what is left is plain training of `student`.  Raises ValueError where the
+    configuration asks for maps that are not there.
     """
 
     def __init__(

@@ -226,8 +226,6 @@ def test_got10k_toolkit_runs_it(tmp_path: Path, one_based: bool, start: tuple[in
 
 
 def test_shipped_weights_track_a_real_target(real_data: Path) -> None:
-    if not DEFAULT_WEIGHTS.is_file():
-        pytest.skip(f"no {DEFAULT_WEIGHTS}")
     crossing = load_sequences(real_data / "OTB", "otb", ["Crossing"])[0]
     tracker = SiamFC(load_backbone(DEFAULT_WEIGHTS, "cpu", "bfloat16"))
     tracker.init(crossing.image(0), crossing.boxes[0])

@@ -73,8 +73,11 @@ def _check_listed(listing: Path, folders: list[Path]) -> None:
 
 
 def otb_name(name: str) -> str:
-    """Name of a target where a folder holds two: ``Jogging-1`` and ``Jogging.1`` are both ``Jogging.1``."""
-    return re.sub(r"-(\d)$", r".\1", name)
+    """Name of a target as the got10k toolkit has it: ``Jogging-1`` and ``Jogging.1`` are ``Jogging.1``; Human4's second
+    target, the only one with boxes, is ``Human4``.
+    """
+    name = re.sub(r"-(\d)$", r".\1", name)
+    return "Human4" if name == "Human4.2" else name
 
 
 def find_otb(root: Path) -> list[Entry]:
@@ -88,7 +91,8 @@ def find_otb(root: Path) -> list[Entry]:
                 continue  # OTB ships Human4/groundtruth_rect.1.txt empty: only its second target counts
             target = "".join(re.findall(r"\.\d$", annotation.stem))
             span = OTB_SPANS.get(folder.name)
-            entries.append(Entry(otb_name(folder.name) + target, folder / "img", annotation, span, one_based=True))
+            name = otb_name(folder.name + target)
+            entries.append(Entry(name, folder / "img", annotation, span, one_based=True))
     return entries
 
 
@@ -102,7 +106,7 @@ def find_uav123(root: Path, version: str = "UAV123") -> list[Entry]:
     if version == "UAV123" and not (root / "anno" / version).is_dir():
         version = "UAV123_10fps"
     frames = root / "data_seq" / (version if version.endswith("fps") else "UAV123")
-    spans = _uav123_spans("UAV123" if version.endswith("fps") else version)
+    spans = uav123_spans("UAV123" if version.endswith("fps") else version)
     step = 3 if version.endswith("fps") else 1  # 10 fps keeps frames 1, 4, 7, ... and numbers them anew
     entries = []
     for annotation in sorted((root / "anno" / version).glob("*.txt"), key=lambda f: natural_key(f.name)):
@@ -113,8 +117,11 @@ def find_uav123(root: Path, version: str = "UAV123") -> list[Entry]:
     return entries
 
 
-def _uav123_spans(version: str) -> dict[str, tuple[str, int, int]]:
-    """Folder, first and last frame of each sequence: several are cut from one folder. Table of the got10k toolkit."""
+def uav123_spans(version: str) -> dict[str, tuple[str, int, int]]:
+    """Folder, first and last frame of each sequence of "UAV123" or "UAV20L": several are cut from one folder.
+
+    The table is the got10k toolkit's; ValueError where the toolkit is not installed.
+    """
     toolkit = find_spec("got10k")
     if toolkit is None or not toolkit.submodule_search_locations:
         raise ValueError("reading UAV123 needs the got10k package (frame ranges); type: pip install got10k==0.1.3")

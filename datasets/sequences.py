@@ -20,7 +20,7 @@ from datasets.frames import list_images, open_frames, read_image, read_video_fra
 from datasets.index import Record, default_cache, fingerprint, load_index, save_index
 from datasets.layouts import Entry, find_entries, otb_name
 
-ABSENCE = "absence.label"
+COVER, ABSENCE = "cover.label", "absence.label"
 MIN_INDEXED = 100  # sequences from which an index is kept; fewer are listed in no time
 
 
@@ -28,16 +28,18 @@ MIN_INDEXED = 100  # sequences from which an index is kept; fewer are listed in 
 class Sequence:
     """Frames and the target's box in each.
 
-    ``frames``: image paths, in order. ``boxes``: (N, 4) float64; a row of NaN where the target is absent or (all but
-    the first frame of GOT-10k's test split) its box is not published.
+    ``frames``: image paths, in order; empty where only the boxes are at hand. ``boxes``: (N, 4) float64; a row of NaN
+    where the target is absent or (all but the first frame of GOT-10k's test split) its box is not published.
+    ``one_based``: the published files, results too, count pixels from 1; ``boxes`` never do.
     """
 
     name: str
     frames: tuple[str, ...]
     boxes: np.ndarray
+    one_based: bool = False
 
     def __len__(self) -> int:
-        return len(self.frames)
+        return len(self.boxes)
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return (self.image(i) for i in range(len(self)))
@@ -91,14 +93,20 @@ def _parse_box(line: str, path: Path, number: int) -> list[float]:
 
 
 def _absent(entry: Entry, count: int) -> np.ndarray:
-    """GOT-10k's annotation repeats the last box while the target is gone; ``absence.label`` says where. (N,) bool."""
-    path = entry.annotation.with_name(ABSENCE)
-    if not path.is_file():
-        return np.zeros(count, dtype=bool)
-    labels = path.read_text().split()
-    if len(labels) != count or not set(labels) <= {"0", "1"}:
-        raise ValueError(f"{path}: {len(labels)} labels for {count} boxes; give one 0 or 1 per frame")
-    return np.array(labels) == "1"
+    """Where the target of a GOT-10k sequence is absent, though its annotation repeats the last box: (N,) bool.
+
+    ``cover.label``, how much of it is seen from 0 to 8, decides as in the got10k toolkit; else ``absence.label``.
+    """
+    for name, absent, valid in ((COVER, "0", set("012345678")), (ABSENCE, "1", set("01"))):
+        path = entry.annotation.with_name(name)
+        if path.is_file():
+            labels = path.read_text().split()
+            if len(labels) != count or not set(labels) <= valid:
+                raise ValueError(
+                    f"{path}: {len(labels)} labels for {count} boxes; give one whole number, 0 to {max(valid)}, a frame"
+                )
+            return np.array(labels) == absent
+    return np.zeros(count, dtype=bool)
 
 
 def _frame_number(name: str) -> int:
@@ -124,7 +132,7 @@ def read_entry(entry: Entry) -> Sequence:
         boxes = np.vstack([boxes, np.full((len(names) - 1, 4), np.nan)])
     if len(names) != len(boxes) or not names:
         raise ValueError(_mismatch(entry, names, len(boxes)))
-    return Sequence(entry.name, tuple(str(entry.folder / n) for n in names), boxes)
+    return Sequence(entry.name, tuple(str(entry.folder / n) for n in names), boxes, entry.one_based)
 
 
 def _read_video_entry(entry: Entry, boxes: np.ndarray) -> VideoSequence:
@@ -150,36 +158,57 @@ def load_sequences(
     layout: str | None = None,
     names: Iterable[str] | None = None,
     cache_dir: str | Path | None = None,
+    broken: dict[str, str] | None = None,
 ) -> list[Sequence]:
     """Read the annotated sequences under ``root``, in the order of the dataset.
 
     ``layout`` is a key of ``datasets.layouts.LAYOUTS`` (None: found out); ``names`` keeps only those sequences. What
     is found in a large dataset is kept in ``cache_dir`` (default: ``datasets.index.default_cache``) until the dataset
     changes. Raises ValueError (FileNotFoundError for a missing file) where ``root`` has no known layout, a name is
-    not there, or frames and boxes of a sequence do not match.
+    not there, or frames and boxes of a sequence do not match; given ``broken``, such a sequence is left out and put
+    there as {name: what is wrong}.
     """
     root = Path(root)
     entries = _select(find_entries(root, layout), names, root)
     if len(entries) < MIN_INDEXED or entries[0].folder.is_file():
-        return [read_entry(entry) for entry in entries]
-    return _load_indexed(entries, root, Path(cache_dir) if cache_dir else default_cache())
+        return _read_entries(entries, broken)
+    return _load_indexed(entries, root, Path(cache_dir) if cache_dir else default_cache(), broken)
 
 
-def _load_indexed(entries: list[Entry], root: Path, cache_dir: Path) -> list[Sequence]:
-    sources = ((repr(e), [e.folder, e.annotation, e.annotation.with_name(ABSENCE)]) for e in entries)
+def _read_entries(entries: Iterable[Entry], broken: dict[str, str] | None) -> list[Sequence]:
+    sequences = []
+    for entry in entries:
+        try:
+            sequences.append(read_entry(entry))
+        except (ValueError, OSError) as error:
+            if broken is None:
+                raise
+            broken[entry.name] = str(error)
+    return sequences
+
+
+def _load_indexed(entries: list[Entry], root: Path, cache_dir: Path, broken: dict[str, str] | None) -> list[Sequence]:
+    labels = (COVER, ABSENCE)
+    sources = (
+        (repr(e), [e.folder, e.annotation, *(e.annotation.with_name(label) for label in labels)]) for e in entries
+    )
     key = fingerprint(sources)
     label = hashlib.sha256(f"{root.resolve()} {[e.name for e in entries]}".encode()).hexdigest()[:16]
     path = cache_dir / f"sequences-{label}.npz"
     records = load_index(path, key)
     if records is None:
-        read = [read_entry(e) for e in tqdm(entries, desc=f"listing {root}", unit="sequence")]
-        records = [
-            Record(e.name, str(e.folder), [Path(f).name for f in s.frames], s.boxes)
-            for e, s in zip(entries, read, strict=True)
-        ]
-        save_index(path, key, records)
+        read = _read_entries(tqdm(entries, desc=f"listing {root}", unit="sequence"), broken)
+        if len(read) == len(entries):  # what is broken is looked at again next time
+            records = [
+                Record(e.name, str(e.folder), [Path(f).name for f in s.frames], s.boxes)
+                for e, s in zip(entries, read, strict=True)
+            ]
+            save_index(path, key, records)
         return read
-    return [Sequence(r.name, tuple(os.path.join(r.folder, f) for f in r.files), r.boxes) for r in records]
+    return [
+        Sequence(r.name, tuple(os.path.join(r.folder, f) for f in r.files), r.boxes, e.one_based)
+        for r, e in zip(records, entries, strict=True)
+    ]
 
 
 def _select(entries: list[Entry], names: Iterable[str] | None, root: Path) -> list[Entry]:

@@ -1,73 +1,181 @@
-"""Metrics of single-target tracking: success AUC and precision (OTB, UAV123), average overlap and success
-rate (GOT-10k).
+"""Metrics of single-target tracking, by the functions of the got10k toolkit and equal to its reports to 1e-12.
 
-Boxes are x,y,w,h in pixels, float (N, 4), prediction and truth in the same frame of coordinates. The first
-annotated frame, whose box is given, and frames where the target is absent (NaN truth) do not count.
+Boxes are x,y,w,h in pixels, float (N, 4), prediction and truth in the same frame of coordinates; a row of NaN in the
+truth is an absent target. The toolkit's functions write into their arguments, so they get copies;
+what it cannot score without a warning or a silent cut (no annotated frame, a result of another length) is refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 
 import numpy as np
 
-SUCCESS_THRESHOLDS = np.linspace(0, 1, 21)  # OTB's: 0, 0.05, ..., 1
-PRECISION_PIXELS = 20.0
+PRECISION_PIXELS = np.arange(51)
+NORM_PRECISION = np.arange(51) / 100  # TrackingNet's: distance in sizes of the target
+PRECISION_AT = 20  # pixels
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a benchmark scores."""
+
+    text: str  # for the report
+    success: np.ndarray  # overlap thresholds
+    first_counts: bool  # the first frame, whose box is given, is scored
+    absent_counts: bool  # a frame without target is scored, as a miss
+    bounded: bool  # boxes are clipped to the frame
+    pooled: bool  # the mean is over all frames, not over sequences
+
+    @property
+    def thresholds(self) -> dict[str, list[float]]:
+        """Thresholds of each curve."""
+        return {
+            "success": self.success.tolist(),
+            "precision": PRECISION_PIXELS.tolist(),
+            "norm_precision": NORM_PRECISION.tolist(),
+        }
+
+
+_OPE = (
+    "One-pass evaluation by the rules of the got10k toolkit: AUC is the mean over 21 thresholds of the share of frames "
+    "whose overlap is greater, so that perfect boxes score 0.952; precision is the share of frames with the centre "
+    "within 20 pixels; the first frame counts; {absent}; means are over sequences. Normalised precision is "
+    "TrackingNet's: the mean over thresholds from 0 to 0.5 of the share of frames whose centre error, in widths and "
+    "heights of the target, is not greater."
+)
+OTB = Protocol(
+    _OPE.format(absent="frames without a target count as misses, as the toolkit has it for OTB"),
+    np.linspace(0, 1, 21),
+    first_counts=True,
+    absent_counts=True,
+    bounded=False,
+    pooled=False,
+)
+OPE = replace(OTB, text=_OPE.format(absent="frames without a target do not"), absent_counts=False)
+GOT10K = Protocol(
+    "GOT-10k's evaluation by the got10k toolkit: AO is the mean overlap and SR the share of frames whose overlap is "
+    "greater than 0.5 or 0.75; boxes are clipped to the frame, the first frame and frames without a target do not "
+    "count, means are over all frames. Precision is as for OTB, normalised precision as for TrackingNet.",
+    np.linspace(0, 1, 101),
+    first_counts=False,
+    absent_counts=False,
+    bounded=True,
+    pooled=True,
+)
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores from 0 to 1 of one sequence, or the mean over sequences."""
+    """Scores from 0 to 1."""
 
-    auc: float  # mean over 21 thresholds of the share of frames with overlap > threshold; at most 20/21
+    auc: float  # mean of the success curve
     precision: float  # share of frames with the centre within 20 pixels
+    norm_precision: float  # mean of the curve of normalised centre errors
     ao: float  # mean overlap
     sr50: float  # share of frames with overlap > 0.5
+    sr75: float
 
 
-def overlaps(boxes: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Intersection over union of each pair of boxes: (N, 4), (N, 4) -> (N,); 0 where neither has area."""
-    top_left = np.maximum(boxes[:, :2], truth[:, :2])
-    bottom_right = np.minimum(boxes[:, :2] + boxes[:, 2:], truth[:, :2] + truth[:, 2:])
-    shared = np.prod(np.clip(bottom_right - top_left, 0, None), axis=1)
-    union = np.prod(boxes[:, 2:], axis=1) + np.prod(truth[:, 2:], axis=1) - shared
-    return np.where(union > 0, shared / np.maximum(union, np.finfo(float).tiny), 0.0)
+@dataclass(frozen=True)
+class Curves:
+    """Share of frames at each threshold of ``Protocol.thresholds``; ``overlap`` holds AO, SR0.5 and SR0.75."""
+
+    success: np.ndarray
+    precision: np.ndarray
+    norm_precision: np.ndarray
+    overlap: np.ndarray
+    frames: int
+
+    @property
+    def scores(self) -> Scores:
+        """The curves in numbers."""
+        return Scores(
+            float(self.success.mean()),
+            float(self.precision[PRECISION_AT]),
+            float(self.norm_precision.mean()),
+            *map(float, self.overlap),
+        )
+
+
+def overlaps(boxes: np.ndarray, truth: np.ndarray, bound: tuple[int, int] | None = None) -> np.ndarray:
+    """Intersection over union of each pair of boxes: (N, 4), (N, 4) -> (N,); 0 where neither has area.
+
+    ``bound`` (width, height) clips both to the frame, as the toolkit does for GOT-10k: corners are moved into it, but
+    sizes are not shortened by as much.
+    """
+    from got10k.utils.metrics import rect_iou  # shapely, which it loads, takes a while
+
+    return rect_iou(np.array(boxes, dtype=np.float64), np.array(truth, dtype=np.float64), bound=bound)
 
 
 def center_errors(boxes: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Distance in pixels between the centres of each pair of boxes: (N, 4), (N, 4) -> (N,)."""
-    return np.linalg.norm((boxes[:, :2] + boxes[:, 2:] / 2) - (truth[:, :2] + truth[:, 2:] / 2), axis=1)
+    from got10k.utils.metrics import center_error
+
+    return center_error(np.asarray(boxes, dtype=np.float64), np.asarray(truth, dtype=np.float64))
 
 
-def score_sequence(boxes: np.ndarray, truth: np.ndarray) -> Scores:
-    """Score a tracker's boxes (N, 4) on a sequence against the truth (N, 4), NaN rows = absent.
+def norm_center_errors(boxes: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """The same in widths and heights of the true box (TrackingNet): (N,)."""
+    offset = (boxes[:, :2] + boxes[:, 2:] / 2) - (truth[:, :2] + truth[:, 2:] / 2)
+    return np.linalg.norm(offset / np.maximum(truth[:, 2:], np.finfo(float).eps), axis=1)
 
-    Raises ValueError where the lengths differ, a box is not finite, or no frame is left to score.
+
+def score_sequence(
+    boxes: np.ndarray, truth: np.ndarray, protocol: Protocol = OPE, bound: tuple[int, int] | None = None
+) -> Curves:
+    """Score a tracker's boxes (N, 4) on a sequence against the truth (N, 4); ``bound``: the frame's (width, height).
+
+    The first annotated frame is the given one: its box counts as the truth. Raises ValueError where the lengths
+    differ, a box is not finite, or no frame is left to score.
     """
-    boxes, truth = np.asarray(boxes, dtype=np.float64), np.asarray(truth, dtype=np.float64)
+    boxes, truth = np.array(boxes, dtype=np.float64), np.asarray(truth, dtype=np.float64)
     if boxes.shape != truth.shape or boxes.shape[1:] != (4,):
         raise ValueError(
             f"boxes {boxes.shape} and truth {truth.shape} differ in shape; both need one x,y,w,h per frame"
         )
     counted = np.isfinite(truth).all(axis=1)
-    counted[: counted.argmax() + 1] = False
+    misses = (~counted).sum() if protocol.absent_counts else 0
+    if counted.any():
+        first = int(counted.argmax())
+        boxes[first] = truth[first]
+        counted[first] = protocol.first_counts
     if not counted.any():
-        raise ValueError(f"none of {len(truth)} frames can be scored: beyond the first frame no target is annotated")
+        raise ValueError(f"none of {len(truth)} frames can be scored: no target is annotated")
     if not np.isfinite(boxes[counted]).all():
-        raise ValueError(f"box of frame {int(np.argmax(~np.isfinite(boxes).all(axis=1)))} is not finite")
-    overlap, error = overlaps(boxes[counted], truth[counted]), center_errors(boxes[counted], truth[counted])
-    return Scores(
-        auc=float((overlap[:, None] > SUCCESS_THRESHOLDS).mean()),
-        precision=float((error <= PRECISION_PIXELS).mean()),
-        ao=float(overlap.mean()),
-        sr50=float((overlap > 0.5).mean()),
+        bad = counted & ~np.isfinite(boxes).all(axis=1)
+        raise ValueError(f"box of frame {int(np.argmax(bad))} is not finite")
+    boxes, truth = boxes[counted], truth[counted]
+    overlap = overlaps(boxes, truth, bound if protocol.bounded else None)
+    frames = len(overlap) + int(misses)
+    return Curves(
+        (overlap[:, None] > protocol.success).sum(axis=0) / frames,
+        (center_errors(boxes, truth)[:, None] <= PRECISION_PIXELS).sum(axis=0) / frames,
+        (norm_center_errors(boxes, truth)[:, None] <= NORM_PRECISION).sum(axis=0) / frames,
+        np.array([overlap.sum(), (overlap > 0.5).sum(), (overlap > 0.75).sum()]) / frames,
+        frames,
     )
 
 
-def mean_scores(scores: Iterable[Scores]) -> Scores:
-    """Mean of each score over sequences, each sequence counting once. Raises ValueError for none."""
-    rows = [asdict(score) for score in scores]
+def mean_curves(curves: Iterable[Curves], pooled: bool = False) -> Curves:
+    """Mean over sequences, each counting once, or ``pooled``: each by its frames. Raises ValueError for none."""
+    rows = list(curves)
     if not rows:
         raise ValueError("no sequence to average over")
-    return Scores(**{key: float(np.mean([row[key] for row in rows])) for key in rows[0]})
+    weights = [row.frames if pooled else 1 for row in rows]
+
+    def mean(name: str) -> np.ndarray:
+        return np.average([getattr(row, name) for row in rows], axis=0, weights=weights)
+
+    frames = sum(row.frames for row in rows)
+    return Curves(mean("success"), mean("precision"), mean("norm_precision"), mean("overlap"), frames)
+
+
+def spread(scores: Iterable[Scores]) -> Scores | None:
+    """Sample standard deviation of each score over runs; None for fewer than two."""
+    rows = [asdict(row) for row in scores]
+    if len(rows) < 2:
+        return None
+    return Scores(**{f.name: float(np.std([row[f.name] for row in rows], ddof=1)) for f in fields(Scores)})

@@ -1,235 +1,198 @@
-"""Run trackers over sequences, in parallel if wanted; boxes go to text files, from which a run is resumed.
+"""Run trackers over sequences in several processes. What is finished is on disk, so a run is resumed by repeating it.
 
-A kept result is taken up only where all that defines it is the same: the folder's name holds a digest of the
-weights' bytes and of ``TrackerConfig``, and the precision; the first line of ``NAME_time.txt`` holds a digest of the
-sequence's place, length and first box. Anything else is run again. The program's code is in no digest: after a
-change of it give another folder.
+A sequence that cannot be tracked, or whose process is killed, is recorded and does not stop the others.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
 import signal
 import time
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 from multiprocessing import get_context
-from pathlib import Path
-from typing import Protocol
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 
+import cv2
 import numpy as np
 from tqdm import tqdm
 
 from datasets.sequences import Sequence
-from eval.metrics import Scores, score_sequence
-from tracker.backbones import load_backbone, set_threads
-from tracker.siamfc import Result, SiamFC, TrackerConfig
+from eval.results import ResultStore, Run, annotated
+from eval.trackers import Tracker, TrackerSpec
 
-
-class Tracker(Protocol):
-    """What can be run: ``tracker.siamfc.SiamFC`` and anything with its two methods."""
-
-    def init(self, image: np.ndarray, box: np.ndarray) -> object:
-        """Learn the target in ``box`` (x,y,w,h) of the first frame, H x W x 3 uint8 RGB."""
-
-    def update(self, image: np.ndarray) -> Result:
-        """Find it in the next frame."""
-
-
-class StaticTracker:
-    """Says that the target never moves: the floor under every benchmark."""
-
-    def init(self, image: np.ndarray, box: np.ndarray) -> None:
-        """Keep the box."""
-        self._box = np.asarray(box, dtype=np.float64)
-
-    def update(self, image: np.ndarray) -> Result:
-        """Return the kept box."""
-        return Result(self._box.copy(), 1.0, False)
+REPORT_SECONDS = 0.5  # between a worker's reports of its progress
 
 
 @dataclass(frozen=True)
-class TrackerSpec:
-    """Which tracker to run, small enough to be sent to a worker process."""
+class Job:
+    """One run of one tracker over one sequence."""
 
-    weights: Path | None  # a file of ``rbsf.weights.load_weights``; None = the static tracker
-    precision: str = "float32"
-    device: str = "cpu"
-
-    @property
-    def label(self) -> str:
-        """Name in tables."""
-        return "static" if self.weights is None else self.weights.stem
-
-    def folder_name(self) -> str:
-        """Name of its results folder, with a digest of weights and constants: no others' boxes are reused."""
-        if self.weights is None:
-            return self.label
-        digest = hashlib.sha256(self.weights.read_bytes() + repr(TrackerConfig()).encode()).hexdigest()[:8]
-        return f"{self.label}-{digest}" + ("" if self.precision == "float32" else f"-{self.precision}")
-
-    def build(self) -> Tracker:
-        """Load the weights. Raises ValueError or FileNotFoundError for a file that cannot be used."""
-        if self.weights is None:
-            return StaticTracker()
-        return SiamFC(load_backbone(self.weights, self.device, self.precision), name=self.label)
+    spec: TrackerSpec
+    store: ResultStore
+    sequence: Sequence
+    number: int = 1  # of the run
 
 
-@dataclass(frozen=True)
-class Run:
-    """A tracker's boxes x,y,w,h (N, 4) in a sequence and its ``seconds`` per frame (N,), without decoding."""
+@dataclass
+class _Worker:
+    process: BaseProcess
+    pipe: Connection
+    job: Job | None = None
+    frames: int = 0  # of its job that are done
 
-    boxes: np.ndarray
-    seconds: np.ndarray
 
-
-def track_sequence(tracker: Tracker, sequence: Sequence) -> Run:
+def track_sequence(
+    tracker: Tracker, sequence: Sequence, progress: Callable[[int], object] = lambda frames: None
+) -> Run:
     """Start on the true box of the first annotated frame and follow the target to the end: one-pass evaluation.
 
-    Boxes of the frames before it are zeros. Raises ValueError, naming the sequence, where no frame has a box.
+    Boxes of the frames before it are zeros; ``progress`` is told the frames done so far. Raises ValueError, naming the
+    sequence, where no frame has a box.
     """
     boxes, seconds = np.zeros((len(sequence), 4)), np.zeros(len(sequence))
-    annotated = _annotated(sequence)
-    if not len(annotated):
+    known = annotated(sequence)
+    if not len(known):
         raise ValueError(f"sequence {sequence.name}: none of its {len(sequence)} frames has a box to start on")
-    first = int(annotated[0])
+    first = int(known[0])
+    done = first - 1
     boxes[first] = sequence.boxes[first]
-    for i, image in enumerate(islice(sequence, first, None), first):
+    for done, image in enumerate(islice(sequence, first, None), first):
         start = time.perf_counter()
-        if i == first:
+        if done == first:
             tracker.init(image, boxes[first])
         else:
-            boxes[i] = tracker.update(image).box
-        seconds[i] = time.perf_counter() - start
-    return Run(boxes, seconds)
-
-
-def fingerprint(sequence: Sequence) -> str:
-    """Digest of what a tracker's boxes depend on: where the frames lie, how many they are, and the first box."""
-    start = sequence.boxes[_annotated(sequence)[:1]].tolist()
-    what = f"{Path(sequence.frames[0]).resolve()} {len(sequence)} {start}"
-    return hashlib.sha256(what.encode()).hexdigest()[:16]
-
-
-def save_run(run: Run, folder: Path, sequence: Sequence) -> None:
-    """Write ``NAME.txt`` (x,y,w,h, 0-based), then ``NAME_time.txt`` (fingerprint, seconds), a line per frame."""
-    folder.mkdir(parents=True, exist_ok=True)
-    boxes, times = _files(folder, sequence)
-    for path, rows, head, form in ((boxes, run.boxes, "", "%.4f"), (times, run.seconds, fingerprint(sequence), "%.6f")):
-        part = path.with_name(path.name + ".part")
-        np.savetxt(part, rows, fmt=form, delimiter=",", header=head)
-        os.replace(part, path)
-
-
-def load_run(folder: Path, sequence: Sequence) -> Run | None:
-    """Read what ``save_run`` wrote; None if there is none, or one of other frames or another first box.
-
-    Raises ValueError, naming the file, for a damaged one.
-    """
-    path, times = _files(folder, sequence)
-    if not path.exists() or not times.exists():
-        return None
-    if times.read_text().partition("\n")[0] != f"# {fingerprint(sequence)}":
-        return None
-    try:
-        boxes = np.loadtxt(path, delimiter=",", ndmin=2)
-        seconds = np.loadtxt(times, ndmin=1)
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); delete it to run the sequence again") from error
-    if boxes.shape != (len(sequence), 4) or len(seconds) != len(boxes):
+            boxes[done] = tracker.update(image).box
+        seconds[done] = time.perf_counter() - start
+        progress(done + 1)
+    if done + 1 < len(sequence):
         raise ValueError(
-            f"{path} holds {len(boxes)} boxes but the sequence {len(sequence)} frames; delete it to run again"
+            f"sequence {sequence.name}: {done + 1} frames can be read, but there are {len(sequence)} boxes"
         )
     return Run(boxes, seconds)
 
 
-def run_tracker(
-    spec: TrackerSpec, sequences: list[Sequence], folder: Path, workers: int = 1, threads: int = 1
-) -> dict[str, str]:
-    """Track each sequence that has no result in ``folder`` yet; a progress bar counts frames.
+def pending(jobs: list[Job]) -> list[Job]:
+    """The jobs without a result. A damaged one counts as one: it is not written over."""
+    todo = []
+    for job in jobs:
+        with suppress(ValueError):
+            if job.store.load(job.sequence, job.number) is None:
+                todo.append(job)
+    return todo
 
-    ``workers`` processes with one thread each, or, at 1, this process with ``threads``. A sequence that
-    cannot be read does not stop the others. Returns {name: what went wrong}. Raises ValueError for weights
+
+def run_jobs(jobs: list[Job], workers: int = 1, threads: int = 1, desc: str = "benchmark") -> None:
+    """Run the jobs that have no result yet, each tracker's longest first, in ``workers`` processes of ``threads``.
+
+    A progress bar counts frames. What fails is recorded in the job's store. Raises ValueError or OSError for a tracker
     that cannot be loaded.
     """
-    todo = [sequence for sequence in sequences if load_run(folder, sequence) is None]
-    failed: dict[str, str] = {}
-    total = sum(map(len, sequences))
-    done = total - sum(map(len, todo))
-    with tqdm(total=total, initial=done, desc=spec.label, unit="frame", smoothing=0.05) as bar:
-        for sequence, error in _finished(spec, todo, folder, workers, threads):
-            if error:
-                failed[sequence.name] = error
-            bar.update(len(sequence))
-    return failed
+    todo = pending(jobs)
+    for spec in dict.fromkeys(job.spec for job in todo):
+        spec.build()  # what cannot be loaded fails here, in words, and not once a sequence
+    total, left = sum(len(job.sequence) for job in jobs), sum(len(job.sequence) for job in todo)
+    order = {spec: i for i, spec in enumerate(dict.fromkeys(job.spec for job in jobs))}
+    queue = sorted(todo, key=lambda job: (order[job.spec], -len(job.sequence)))
+    finished = len(jobs) - len(todo)
+    with tqdm(total=total, initial=total - left, desc=desc, unit="frame", smoothing=0.05) as bar:
+        bar.set_postfix_str(f"{finished}/{len(jobs)} sequences")
+        for job, frames, result in _results(queue, workers, threads):
+            bar.update(frames)
+            if result is None:
+                continue
+            finished += 1
+            bar.set_postfix_str(f"{finished}/{len(jobs)} sequences")
+            if isinstance(result, Run):
+                job.store.save(job.sequence, result, job.number)
+            else:
+                job.store.save_failure(job.sequence, result)
+                bar.write(f"failed: {job.spec.label}: {job.sequence.name}: {result}")
 
 
-def score_runs(sequences: list[Sequence], folder: Path) -> tuple[dict[str, Scores], float]:
-    """Score the runs kept in ``folder``: ({name: scores}, frames per second without decoding).
-
-    Sequences without a run are left out, and so are those whose truth is not published beyond the first box.
-    """
-    scores, frames, seconds = {}, 0, 0.0
-    for sequence in sequences:
-        run = load_run(folder, sequence)
-        if run is None:
-            continue
-        annotated = _annotated(sequence)
-        if len(annotated) > 1:
-            scores[sequence.name] = score_sequence(run.boxes, sequence.boxes)
-        frames, seconds = frames + len(sequence) - int(annotated[0]), seconds + float(run.seconds.sum())
-    return scores, frames / max(seconds, 1e-9)
-
-
-def _annotated(sequence: Sequence) -> np.ndarray:
-    """Numbers of the frames whose box is known."""
-    return np.flatnonzero(np.isfinite(sequence.boxes).all(axis=1))
-
-
-def _files(folder: Path, sequence: Sequence) -> tuple[Path, Path]:
-    return folder / f"{sequence.name}.txt", folder / f"{sequence.name}_time.txt"
-
-
-def _finished(
-    spec: TrackerSpec, todo: list[Sequence], folder: Path, workers: int, threads: int
-) -> Iterator[tuple[Sequence, str | None]]:
-    """Yield each sequence once it is done, with its error."""
-    if not todo:
-        return
-    _tracker(spec)  # bad weights fail here, in words, and not in every worker
-    if workers <= 1:
-        set_threads(threads)
-        for sequence in todo:
-            yield sequence, _attempt(spec, folder, sequence)
-        return
-    with ProcessPoolExecutor(workers, get_context("spawn"), _prepare_worker) as pool:  # torch does not survive a fork
-        longest_first = sorted(todo, key=len, reverse=True)
-        jobs = {pool.submit(_attempt, spec, folder, sequence): sequence for sequence in longest_first}
-        try:
-            for job in as_completed(jobs):
-                yield jobs[job], job.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-@cache
-def _tracker(spec: TrackerSpec) -> Tracker:
-    return spec.build()  # once per process
-
-
-def _attempt(spec: TrackerSpec, folder: Path, sequence: Sequence) -> str | None:
-    """Track one sequence and save it; returns what is wrong with its data, if anything."""
+def _results(queue: list[Job], workers: int, threads: int) -> Iterator[tuple[Job, int, Run | str | None]]:
+    """Yield (job, frames done since, its boxes or what went wrong): None while it runs."""
+    waiting = list(reversed(queue))
+    pool = [_start_worker(threads) for _ in range(min(workers, len(queue)))]
     try:
-        save_run(track_sequence(_tracker(spec), sequence), folder, sequence)
-    except (ValueError, FileNotFoundError) as error:
-        return str(error)
-    return None
+        for worker in pool:
+            _give(worker, waiting)
+        while any(worker.job for worker in pool):
+            for pipe in wait([worker.pipe for worker in pool if worker.job]):
+                worker = next(w for w in pool if w.pipe is pipe)
+                job, before = worker.job, worker.frames
+                assert job is not None  # only workers with a job are waited for
+                try:
+                    said = worker.pipe.recv()
+                except (EOFError, OSError):
+                    said = _why_ended(worker.process)
+                    pool[pool.index(worker)] = worker = _start_worker(threads)
+                if isinstance(said, int):
+                    worker.frames = said
+                    yield job, said - before, None
+                else:
+                    yield job, len(job.sequence) - before, said
+                    _give(worker, waiting)
+    finally:
+        for worker in pool:
+            worker.process.terminate()
 
 
-def _prepare_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C: end without a traceback per worker
-    set_threads(1)
+def _start_worker(threads: int) -> _Worker:
+    context = get_context("spawn")  # torch does not survive a fork
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_work, args=(theirs, threads), daemon=True)
+    process.start()
+    theirs.close()  # so that the worker's end is the only one, and its death is seen
+    return _Worker(process, ours)
+
+
+def _give(worker: _Worker, waiting: list[Job]) -> None:
+    worker.job, worker.frames = (waiting.pop() if waiting else None), 0
+    if worker.job:
+        with suppress(ConnectionError):  # it has died: seen when its answer is read
+            worker.pipe.send(worker.job)
+
+
+def _why_ended(process: BaseProcess) -> str:
+    process.join()
+    code = process.exitcode or 0
+    if code < 0:
+        name = signal.Signals(-code).name
+        return f"its process was killed ({name}), perhaps for want of memory; run again, or with fewer --workers"
+    return f"its process ended with code {code}; run again"
+
+
+def _work(pipe: Connection, threads: int) -> None:
+    """A worker process: jobs in, frames done and results out, until the parent goes.
+
+    The parent writes the results: two runs of a GOT-10k sequence share a file of times.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the parent ends us
+    build = cache(lambda spec: spec.build(threads))
+    with suppress(EOFError, ConnectionError):
+        while True:
+            job = pipe.recv()
+            pipe.send(_attempt(build, job, pipe))
+
+
+def _attempt(build: Callable[[TrackerSpec], Tracker], job: Job, pipe: Connection) -> Run | str:
+    """Track one sequence; returns its boxes, or what went wrong."""
+    last = time.monotonic()
+
+    def progress(frames: int) -> None:
+        nonlocal last
+        if time.monotonic() - last > REPORT_SECONDS:
+            last = time.monotonic()
+            pipe.send(frames)
+
+    cv2.setRNGSeed(job.number)  # OpenCV's MIL samples: each run otherwise, and alike when it is repeated
+    try:
+        return track_sequence(build(job.spec), job.sequence, progress)
+    except ConnectionError:  # the parent is gone
+        raise
+    except (ValueError, OSError, RuntimeError, cv2.error) as error:  # RuntimeError: a GPU without memory
+        return " ".join(str(error).split()) or type(error).__name__

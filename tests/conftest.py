@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
+
+from datasets.sequences import Sequence
 
 torch.set_num_threads(1)  # results to the bit, and no fighting over cores with worker processes
 
@@ -20,3 +24,18 @@ def real_data() -> Path:
     if not folder:
         pytest.skip("RBSF_DATA is not set: no real data to test on")
     return Path(folder)
+
+
+def write_otb(root: Path, name: str, boxes: list[list[float]]) -> None:
+    """An OTB sequence of noise, 80 x 60 pixels; boxes are written as OTB does, counted from 1."""
+    (root / name / "img").mkdir(parents=True)
+    for i in range(1, len(boxes) + 1):
+        noise = np.random.default_rng(i).integers(0, 255, (60, 80, 3), np.uint8)
+        cv2.imwrite(str(root / name / "img" / f"{i:04d}.jpg"), noise)
+    lines = [",".join(f"{v:g}" for v in box) for box in boxes]
+    (root / name / "groundtruth_rect.txt").write_text("\n".join(lines) + "\n")
+
+
+def bare_sequence(name: str, boxes: list[list[float]], one_based: bool = False) -> Sequence:
+    """A sequence whose frames are nowhere."""
+    return Sequence(name, tuple(f"{name}/{i:08d}.jpg" for i in range(len(boxes))), np.array(boxes, float), one_based)

@@ -1,196 +1,293 @@
-"""The benchmark program on tiny OTB folders: run, resume, scores, broken data."""
+"""The benchmark program end to end on tiny folders: run, resume, shards, repeats, reports, broken data."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
+from typing import Any
 
-import cv2
 import numpy as np
 import pytest
+from conftest import ROOT, write_otb
 
-from datasets.sequences import load_sequences
-from eval.run_benchmarks import find_sequences, main
-from eval.runner import (
-    Run,
-    StaticTracker,
-    TrackerSpec,
-    load_run,
-    run_tracker,
-    save_run,
-    score_runs,
-    track_sequence,
-)
-from tracker.siamfc import TrackerConfig
+from datasets.synthetic import write_got10k, write_video
+from eval import run_benchmarks
+from eval.benchmarks import find_split, paper_scores, test_sequence_names
+from eval.run_benchmarks import main, parse_args
 
-REPO = Path(__file__).resolve().parents[1]
-
-
-def write_otb(root: Path, name: str, boxes: list[list[float]]) -> None:
-    """An OTB sequence of noise; boxes are written as OTB does, counted from 1."""
-    (root / name / "img").mkdir(parents=True)
-    for i in range(1, len(boxes) + 1):
-        noise = np.random.default_rng(i).integers(0, 255, (60, 80, 3), np.uint8)
-        cv2.imwrite(str(root / name / "img" / f"{i:04d}.jpg"), noise)
-    lines = [",".join(f"{v:g}" for v in box) for box in boxes]
-    (root / name / "groundtruth_rect.txt").write_text("\n".join(lines) + "\n")
+BOX = [11.0, 11.0, 10.0, 10.0]
+RESULTS = "out/results/OTB2015/static"
 
 
 @pytest.fixture
 def otb(tmp_path: Path) -> Path:
     root = tmp_path / "OTB"
-    write_otb(root, "Girl", [[11, 11, 10, 10]] * 4)
-    write_otb(root, "Dog", [[11, 11, 10, 10], [16, 11, 10, 10], [41, 11, 10, 10]])  # overlaps 1/3 and 0
+    write_otb(root, "Girl", [BOX] * 4)
+    write_otb(root, "Dog", [BOX, [16, 11, 10, 10], [41, 11, 10, 10]])  # overlaps 1, 1/3 and 0
     return root
 
 
-def arguments(root: Path, out: Path, *more: str, dataset: str = "OTB100", tracker: str = "static") -> list[str]:
-    return ["--dataset", dataset, "--root", str(root), "--out", str(out), "--tracker", tracker, *more]
+def arguments(root: Path, *more: str, dataset: str = "OTB100", tracker: str = "static") -> list[str]:
+    out = root.parent / "out"
+    fixed = ["--dataset", dataset, "--root", str(root), "--out", str(out), "--tracker", tracker, "--workers", "1"]
+    return [*fixed, *more]
 
 
-def test_scores_table_and_json(otb: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(arguments(otb, tmp_path / "out")) == 0
+def report(root: Path, dataset: str = "OTB100") -> dict[str, Any]:
+    return json.loads((root.parent / "out/reports" / dataset / "report.json").read_text())
+
+
+def test_scores_table_report_and_files(otb: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments(otb, "--json", str(tmp_path / "copy.json"))) == 0
     shown = capsys.readouterr().out
-    assert "2 of 100 (a part: not comparable to published numbers) sequences, 7 frames" in shown
-    result = json.loads((tmp_path / "out/OTB100/results.json").read_text())["trackers"][0]
-    assert result["sequences"]["Girl"] == {"auc": pytest.approx(20 / 21), "precision": 1, "ao": 1, "sr50": 1}
-    assert result["sequences"]["Dog"]["ao"] == pytest.approx(1 / 6)
-    assert result["mean"]["ao"] == pytest.approx((1 + 1 / 6) / 2)
-    assert f"{result['mean']['auc']:.3f}" in shown
-    boxes = np.loadtxt(tmp_path / "out/OTB100/static/Dog.txt", delimiter=",")
-    np.testing.assert_array_equal(boxes, [[10, 10, 10, 10]] * 3)  # 0-based
+    assert "OTB100 (2 of 100 sequences); missing: Basketball, " in shown
+    found = report(otb)
+    assert found == json.loads((tmp_path / "copy.json").read_text())
+    assert found["title"] == "OTB100 (2 of 100 sequences)"
+    assert len(found["missing"]) == 98
+    row = found["trackers"][0]
+    assert row["sequences"]["Girl"]["auc"] == pytest.approx(20 / 21)
+    assert row["sequences"]["Dog"]["ao"] == pytest.approx(4 / 9)
+    assert row["mean"]["ao"] == pytest.approx((1 + 4 / 9) / 2)
+    assert f"{row['mean']['auc']:.3f}" in shown
+    assert found["paper"]["scores"]["RB-SF"] == {"precision": 0.786, "success": 0.572}
+    for name in ("report.html", "report.md"):
+        assert "OTB100 (2 of 100 sequences)" in (tmp_path / "out/reports/OTB100" / name).read_text()
+    boxes = np.loadtxt(tmp_path / RESULTS / "Dog.txt", delimiter=",")
+    np.testing.assert_array_equal(boxes, [BOX] * 3)  # as OTB's files count: from 1
 
 
 def test_finished_sequences_are_not_run_again(otb: Path, tmp_path: Path) -> None:
-    main(arguments(otb, tmp_path / "out"))
-    kept = tmp_path / "out/OTB100/static/Girl.txt"
-    kept.write_text("10,10,5,10\n" * 4)
-    (tmp_path / "out/OTB100/static/Dog.txt").unlink()
-    main(arguments(otb, tmp_path / "out"))
-    result = json.loads((tmp_path / "out/OTB100/results.json").read_text())["trackers"][0]
-    assert result["sequences"]["Girl"]["ao"] == pytest.approx(0.5)
-    assert result["sequences"]["Dog"]["ao"] == pytest.approx(1 / 6)
+    main(arguments(otb))
+    (tmp_path / RESULTS / "Girl.txt").write_text("11,11,5,10\n" * 4)
+    (tmp_path / RESULTS / "Dog.txt").unlink()
+    main(arguments(otb))
+    rows = report(otb)["trackers"][0]["sequences"]
+    assert rows["Girl"]["ao"] == pytest.approx((1 + 3 * 0.5) / 4)
+    assert rows["Dog"]["ao"] == pytest.approx(4 / 9)
+    main(arguments(otb, "--no-resume"))
+    assert report(otb)["trackers"][0]["sequences"]["Girl"]["ao"] == 1
 
 
-@pytest.mark.parametrize(("text", "fault"), [("1,2,3,4\n", "1 boxes but the sequence 4"), ("what\n", "damaged")])
-def test_damaged_result_is_named(otb: Path, tmp_path: Path, text: str, fault: str) -> None:
-    main(arguments(otb, tmp_path / "out"))
-    (tmp_path / "out/OTB100/static/Girl.txt").write_text(text)
-    with pytest.raises(ValueError, match=rf"Girl.txt.*{fault}"):
-        main(arguments(otb, tmp_path / "out"))
+def test_result_of_another_first_box_is_run_again(otb: Path, tmp_path: Path) -> None:
+    main(arguments(otb))
+    (tmp_path / RESULTS / "Girl.txt").write_text("1,1,5,5\n" * 4)  # what a reuse would score
+    (otb / "Girl/groundtruth_rect.txt").write_text("31,31,10,10\n" * 4)
+    main(arguments(otb))
+    assert report(otb)["trackers"][0]["sequences"]["Girl"]["ao"] == 1
 
 
-@pytest.mark.parametrize("place", ["moved", "same"])
-def test_result_of_other_frames_or_another_first_box_is_run_again(otb: Path, tmp_path: Path, place: str) -> None:
-    main(arguments(otb, tmp_path / "out"))
-    other = tmp_path / "other"
-    write_otb(other, "Girl", [[11, 11, 10, 10]] * 4 if place == "moved" else [[31, 31, 10, 10]] * 4)
-    if place == "same":
-        (otb / "Girl/groundtruth_rect.txt").write_bytes((other / "Girl/groundtruth_rect.txt").read_bytes())
-        other = otb
-    (tmp_path / "out/OTB100/static/Girl.txt").write_text("0,0,5,5\n" * 4)  # what a reuse would score
-    main(arguments(other, tmp_path / "out"))
-    result = json.loads((tmp_path / "out/OTB100/results.json").read_text())["trackers"][0]
-    assert result["sequences"]["Girl"]["ao"] == 1
-
-
-def test_target_that_is_absent_at_first_is_tracked_from_its_first_box(otb: Path, tmp_path: Path) -> None:
-    late = ["nan,nan,nan,nan", "11,11,10,10", "16,11,10,10", "41,11,10,10"]  # overlaps 1/3 and 0
-    (otb / "Girl/groundtruth_rect.txt").write_text("\n".join(late) + "\n")
-    girl = next(s for s in load_sequences(otb, "otb") if s.name == "Girl")
-    run = track_sequence(StaticTracker(), girl)
-    np.testing.assert_array_equal(run.boxes, [[0] * 4] + [[10, 10, 10, 10]] * 3)
-    save_run(run, tmp_path, girl)
-    assert score_runs([girl], tmp_path)[0]["Girl"].ao == pytest.approx(1 / 6)
-
-
-def test_sequence_without_any_box_is_named_and_fails_alone(otb: Path, tmp_path: Path) -> None:
-    dog, girl = load_sequences(otb, "otb")
-    blank = dataclasses.replace(girl, boxes=np.full((4, 4), np.nan))
-    with pytest.raises(ValueError, match="sequence Girl: none of its 4 frames has a box"):
-        track_sequence(StaticTracker(), blank)
-    failed = run_tracker(TrackerSpec(None), [blank, dog], tmp_path)
-    assert list(failed) == ["Girl"]
-    assert list(score_runs([blank, dog], tmp_path)[0]) == ["Dog"]
-
-
-def test_unreadable_frame_fails_its_sequence_alone(
-    otb: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (otb / "Dog/img/0002.jpg").write_bytes(b"")
-    assert main(arguments(otb, tmp_path / "out")) == 1
-    captured = capsys.readouterr()
-    assert "0002.jpg" in captured.err
-    assert " 0.952 " in captured.out  # Girl alone
-    assert not (tmp_path / "out/OTB100/static/Dog.txt").exists()
-
-
-def test_otb50_is_a_part_of_otb100(otb: Path) -> None:
-    assert [s.name for s in find_sequences("OTB50", otb)] == ["Girl"]
-
-
-def test_two_targets_of_one_folder_belong_to_otb50(tmp_path: Path) -> None:
-    write_otb(tmp_path, "Skating2-2", [[11, 11, 10, 10]] * 2)
-    assert len(find_sequences("OTB50", tmp_path)) == 1
+def test_result_moves_to_another_machine_with_its_folder(otb: Path, tmp_path: Path) -> None:
+    main(arguments(otb))
+    (tmp_path / RESULTS / "Girl.txt").write_text("11,11,5,10\n" * 4)
+    otb.rename(tmp_path / "elsewhere")
+    main(arguments(tmp_path / "elsewhere"))
+    assert report(otb)["trackers"][0]["sequences"]["Girl"]["ao"] < 1
 
 
 @pytest.mark.parametrize(
-    ("tracker", "fault"), [("nothing.safetensors", "no weights file nothing.safetensors"), ("rbfs", "'rbfs'")]
+    ("text", "fault"), [("1,2,3,4\n", "holds 1 boxes but the sequence 4 frames"), ("what\n", "is damaged")]
 )
-def test_missing_tracker_is_named(otb: Path, tmp_path: Path, tracker: str, fault: str) -> None:
-    with pytest.raises(FileNotFoundError, match=fault):
-        main(arguments(otb, tmp_path / "out", tracker=tracker))
+def test_damaged_result_fails_its_sequence_alone_and_stays(
+    otb: Path, tmp_path: Path, text: str, fault: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(arguments(otb))
+    path = tmp_path / RESULTS / "Girl.txt"
+    path.write_text(text)
+    assert main(arguments(otb)) == 1
+    line = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("failed"))
+    assert str(path) in line
+    assert fault in line
+    assert path.read_text() == text
+    assert list(report(otb)["trackers"][0]["sequences"]) == ["Dog"]
 
 
-def test_weights_or_constants_that_change_get_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "net.safetensors"
-    path.write_bytes(b"one")
-    first = TrackerSpec(path).folder_name()
-    assert first.startswith("net-")
-    assert TrackerSpec(path, "bfloat16").folder_name() == first + "-bfloat16"
-    with monkeypatch.context() as patch:
-        patch.setattr("eval.runner.TrackerConfig", lambda: TrackerConfig(scale_step=1.05))
-        assert TrackerSpec(path).folder_name() != first
-    path.write_bytes(b"two")
-    assert TrackerSpec(path).folder_name() != first
+def test_broken_sequences_are_named_and_the_rest_go_on(
+    otb: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_otb(otb, "Bolt", [BOX] * 3)
+    (otb / "Bolt/img/0002.jpg").unlink()  # fewer images than boxes
+    write_otb(otb, "Boy", [BOX] * 3)
+    (otb / "Boy/groundtruth_rect.txt").write_text("nan,nan,nan,nan\n" * 3)
+    (otb / "Dog/img/0002.jpg").write_bytes(b"")
+    assert main(arguments(otb)) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("failed: ")]
+    assert len(lines) == 3
+    assert any("Bolt: 2 frames in" in line and "frame number 2 is missing" in line for line in lines)
+    assert any("Boy" in line and "no box at all" in line for line in lines)
+    assert any("static: Dog:" in line and "0002.jpg" in line for line in lines)
+    found = report(otb)
+    assert sorted(found["unreadable"]) == ["Bolt", "Boy"]
+    assert list(found["trackers"][0]["sequences"]) == ["Girl"]
+    assert "0002.jpg" in (tmp_path / RESULTS / "failed/Dog.txt").read_text()
 
 
-def test_run_is_kept_to_a_ten_thousandth_of_a_pixel(otb: Path, tmp_path: Path) -> None:
-    sequence = load_sequences(otb, "otb")[0]
-    run = Run(np.random.default_rng(0).normal(size=(len(sequence), 4)) * 100, np.full(len(sequence), 0.0125))
-    save_run(run, tmp_path, sequence)
-    loaded = load_run(tmp_path, sequence)
-    assert loaded is not None
-    np.testing.assert_allclose(loaded.boxes, run.boxes, atol=5.1e-5)
-    np.testing.assert_array_equal(loaded.seconds, run.seconds)
+def test_shards_make_the_whole(otb: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments(otb, "--shard", "2/2")) == 0
+    assert [path.name for path in (tmp_path / RESULTS).glob("*.txt")] == ["Dog.txt"]
+    assert not (tmp_path / "out/reports").exists()
+    assert "part 2 of 2: 1 of 1 sequences are done" in capsys.readouterr().out
+    (tmp_path / RESULTS / "Dog.txt").write_text("11,11,10,10\n" * 3)
+    main(arguments(otb, "--shard", "1/2"))
+    main(arguments(otb))
+    assert sorted(report(otb)["trackers"][0]["sequences"]) == ["Dog", "Girl"]
+    assert "000\n" not in (tmp_path / RESULTS / "Dog.txt").read_text()  # as merged, not run again
 
 
-def test_static_tracker_starts_on_the_first_box(otb: Path) -> None:
-    dog = next(s for s in load_sequences(otb, "otb") if s.name == "Dog")
-    np.testing.assert_array_equal(track_sequence(StaticTracker(), dog).boxes, [[10, 10, 10, 10]] * 3)
+def test_repeats_have_a_spread(otb: Path, tmp_path: Path) -> None:
+    main(arguments(otb, "--repeat", "2"))
+    assert (tmp_path / "out/results/OTB2015/static.run2/Girl.txt").is_file()
+    row = report(otb)["trackers"][0]
+    assert row["runs"] == 2
+    assert row["spread"]["auc"] == 0
 
 
-def test_workers_give_the_boxes_of_one_process(otb: Path, tmp_path: Path) -> None:
-    from rbsf.models import build
-    from rbsf.weights import save_weights
+def test_boxes_that_exist_are_shown_beside(otb: Path, tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    for name, count in (("Girl", 4), ("Dog", 3)):
+        (theirs / f"{name}.txt").write_text("11 11 10 5\n" * count)
+    assert main(arguments(otb, "--results", f"theirs={theirs}", "--reference", "theirs")) == 0
+    rows = {row["label"]: row for row in report(otb)["trackers"]}
+    assert rows["theirs"]["sequences"]["Girl"]["ao"] == pytest.approx((1 + 3 * 0.5) / 4)
+    assert rows["theirs"]["fps"] is None
+    assert report(otb)["reference"] == "theirs"
 
-    weights = tmp_path / "tiny.safetensors"
-    save_weights(build("rbsf"), "rbsf", weights)
-    sequences = load_sequences(otb, "otb")
-    for workers in (1, 2):
-        assert run_tracker(TrackerSpec(weights), sequences, tmp_path / str(workers), workers) == {}
-    for sequence in sequences:
-        name = f"{sequence.name}.txt"
-        assert (tmp_path / "1" / name).read_text() == (tmp_path / "2" / name).read_text()
+
+def test_synthetic_needs_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(run_benchmarks.SYNTHETIC, "count", 2)
+    monkeypatch.setitem(run_benchmarks.SYNTHETIC, "frames", 5)
+    command = ["--dataset", "synthetic", "--out", str(tmp_path), "--tracker", "static"]
+    assert main(command) == 0
+    found = json.loads((tmp_path / "reports/synthetic/report.json").read_text())
+    assert found["title"] == "synthetic (2 sequences)"
+    assert found["paper"] is None
+    made = sorted((tmp_path / "synthetic").iterdir())
+    before = [path.stat().st_mtime_ns for path in made]
+    assert main(command) == 0
+    assert [path.stat().st_mtime_ns for path in made] == before
+
+
+def make_got10k(root: Path, split: str, count: int) -> None:
+    folder = root / split.lower()
+    write_got10k(folder, count, frames=4, size=(160, 120))
+    for number, old in enumerate(sorted(folder.glob("synthetic_*")), 1):
+        old.rename(folder / f"GOT-10k_{split}_{number:06d}")
+    names = [f"GOT-10k_{split}_{number:06d}" for number in range(1, count + 1)]
+    (folder / "list.txt").write_text("\n".join(names) + "\n")
+
+
+def test_got10k_val_is_found_below_its_root_or_itself(tmp_path: Path) -> None:
+    make_got10k(tmp_path / "GOT-10k", "Val", 2)
+    for root in (tmp_path / "GOT-10k", tmp_path / "GOT-10k/val"):
+        split = find_split("GOT-10k-val", root)
+        assert split.title == "GOT-10k-val (2 of 180 sequences)"
+    assert main(arguments(tmp_path / "GOT-10k", dataset="GOT-10k-val")) == 0
+    found = report(tmp_path / "GOT-10k", "GOT-10k-val")
+    assert found["trackers"][0]["sequences"]["GOT-10k_Val_000001"]["frames"] == 3
+    name = "GOT-10k_Val_000001"
+    assert (tmp_path / f"out/results/GOT-10k/static/{name}/{name}_001.txt").is_file()
+
+
+def test_got10k_test_makes_an_archive_of_the_whole_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_got10k(tmp_path / "GOT-10k", "Test", 2)
+    for folder in (tmp_path / "GOT-10k/test").glob("GOT*"):  # the server keeps all but the first box
+        first = (folder / "groundtruth.txt").read_text().splitlines()[0]
+        (folder / "groundtruth.txt").write_text(first + "\n")
+    assert main(arguments(tmp_path / "GOT-10k", dataset="GOT-10k-test")) == 0
+    assert "no submission to GOT-10k's server: GOT-10k-test (2 of 180 sequences)" in capsys.readouterr().out
+    published = {"GOT-10k-test": lambda: ["GOT-10k_Test_000001", "GOT-10k_Test_000002"]}
+    monkeypatch.setattr("eval.benchmarks._NAMES", published)
+    assert main(arguments(tmp_path / "GOT-10k", dataset="GOT-10k-test")) == 0
+    with zipfile.ZipFile(tmp_path / "out/results/GOT-10k/static.zip") as archive:
+        assert len(archive.namelist()) == 4
+    assert report(tmp_path / "GOT-10k", "GOT-10k-test")["trackers"][0]["mean"] is None
+
+
+def test_otb50_is_a_part_of_otb100(otb: Path) -> None:
+    assert find_split("OTB50", otb).title == "OTB50 (1 of 50 sequences)"
+
+
+def test_test_splits_are_known_by_their_sequences() -> None:
+    names = test_sequence_names()
+    assert {"Basketball", "Human4", "Jogging.1", "bike1", "GOT-10k_Test_000180"} <= names
+    assert "GOT-10k_Val_000001" not in names
+
+
+def test_paper_has_no_figures_on_val() -> None:
+    assert paper_scores("GOT-10k-val") is None
+    assert paper_scores("GOT-10k-test")["scores"]["SiamFC"] == {"ao": 0.348, "sr50": 0.383}  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("more", "fault"),
+    [
+        (["--tracker", "nothing.safetensors"], "'nothing.safetensors': no such weights file; give one, or rbsf"),
+        (["--tracker", "opencv:Fast"], "OpenCV's trackers known here are MIL, KCF, CSRT, Nano, Vit"),
+        (["--tracker", "opencv:Nano"], "takes 2 model files: opencv:Nano:backbone.onnx,neckhead.onnx"),
+        (["--tracker", "static"], "2 trackers are called static"),
+        (["--reference", "me"], "--reference me: give another of the trackers"),
+        (["--sequences", "Gril"], "Gril is no sequence of OTB100"),
+        (["--sequences", "Bolt"], "sequence Bolt is missing in"),
+        (["--results", "here"], "--results 'here': write LABEL=DIR"),
+        (["--results", "a=/no/such"], "results folder /no/such does not exist"),
+        (["--annotations", "x"], "--annotations scores boxes without images"),
+        (["--constants", "no.yaml"], "no config file no.yaml"),
+    ],
+)
+def test_bad_arguments_are_named(otb: Path, more: list[str], fault: str) -> None:
+    with pytest.raises((ValueError, FileNotFoundError)) as caught:
+        main(arguments(otb, *more))
+    assert fault in str(caught.value)
+
+
+def test_unwritable_output_is_named_before_any_work(otb: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(ValueError, match=r"cannot write .*out"):
+        main(arguments(otb))
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/b", "1/0"])
+def test_bad_shard_is_refused(otb: Path, text: str) -> None:
+    with pytest.raises(SystemExit):
+        parse_args(arguments(otb, "--shard", text))
+
+
+def test_wrong_root_says_what_was_wanted_and_found(tmp_path: Path) -> None:
+    write_otb(tmp_path / "mine", "Cat", [BOX] * 2)
+    with pytest.raises(ValueError, match=r"mine is not OTB100: expected .* Basketball.*; found 1 sequences \(Cat\)"):
+        main(arguments(tmp_path / "mine"))
+    (tmp_path / "none/a").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"looked for NAME/img/ with NAME/groundtruth_rect.txt; found 1 folders"):
+        main(arguments(tmp_path / "none"))
+
+
+def test_constants_change_the_tracker_and_its_results(otb: Path, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("scale_step: 1.05\n")
+    args = parse_args([*arguments(otb, tracker="rbsf"), "--constants", str(tmp_path / "c.yaml")])
+    spec = run_benchmarks.read_specs(args)[0]
+    assert spec.config.scale_step == 1.05
+    args.constants = None
+    assert run_benchmarks.read_specs(args)[0].key() != spec.key()
 
 
 def test_program_reports_a_wrong_root_in_one_line(tmp_path: Path) -> None:
-    command = [sys.executable, str(REPO / "eval/run_benchmarks.py"), *arguments(tmp_path / "no", tmp_path / "out")]
+    command = [sys.executable, str(ROOT / "eval/run_benchmarks.py"), *arguments(tmp_path / "no")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
     assert str(tmp_path / "no") in done.stderr
+
+
+def test_published_sequences_may_be_videos(tmp_path: Path) -> None:
+    for name in ("Dog", "Cat"):
+        write_video(tmp_path / "videos" / f"{name}.mp4", seed=1, frames=2)
+    split = find_split("OTB100", tmp_path / "videos")
+    assert split.title == "OTB100 (1 of 100 sequences)"
+    assert not split.sequences[0].one_based

@@ -7,7 +7,8 @@ from conftest import ROOT
 
 from datasets.sequences import load_sequences
 from eval.metrics import score_sequence
-from eval.runner import StaticTracker, track_sequence
+from eval.runner import track_sequence
+from eval.trackers import StaticTracker
 from rbsf.layers import binary_layers
 from rbsf.weights import load_weights
 from tracker.backbones import load_backbone
@@ -30,4 +31,4 @@ def test_they_follow_a_target_of_otb(name, real_data):
     (sequence,) = load_sequences(real_data / "OTB", names=[name])
     tracked = score_sequence(track_sequence(SiamFC(load_backbone(WEIGHTS)), sequence).boxes, sequence.boxes)
     still = score_sequence(track_sequence(StaticTracker(), sequence).boxes, sequence.boxes)
-    assert tracked.auc > still.auc + 0.2
+    assert tracked.scores.auc > still.scores.auc + 0.2

@@ -184,13 +184,6 @@ def test_resume_refuses_another_order_and_changes_nothing(flag, value, store, te
     assert before == {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir() if p.name in before}
 
 
-def test_git_need_not_be_installed(monkeypatch):
-    from tools import training
-
-    monkeypatch.setenv("PATH", "")
-    assert training._environment(1)["commit"] == "unknown"
-
-
 def test_an_earlier_training_is_not_overwritten(store, teacher, tmp_path):
     run_main(store, teacher, tmp_path / "run", "--epochs", "1")
     with pytest.raises(ValueError, match="holds a training already; add --resume"):

@@ -9,7 +9,10 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from tracker.siamfc import TrackerConfig
 
 DEFAULT_WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "rbsf.safetensors"
 INTERRUPTED = 130  # the shell's exit code of a program ended by Ctrl-C
@@ -59,6 +62,21 @@ def add_network_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", default="auto", help="cpu, cuda, cuda:1 ... (default: auto = a GPU if there is one)"
     )
+
+
+def add_constants_flag(parser: argparse.ArgumentParser) -> None:
+    """Add --constants."""
+    parser.add_argument(
+        "--constants", type=Path, metavar="FILE", help="YAML of tracking constants, as tools/tune.py writes it"
+    )
+
+
+def read_constants(path: Path | None) -> TrackerConfig:
+    """Constants of ``--constants``, the published ones without. FileNotFoundError, or ValueError naming the key."""
+    from rbsf.train.config import read_yaml
+    from tracker.siamfc import TrackerConfig
+
+    return TrackerConfig(**read_yaml(TrackerConfig, path)) if path else TrackerConfig()
 
 
 def check_writable(path: Path) -> None:

@@ -19,14 +19,22 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder, installed or not
 
-from tools.cli import DEFAULT_WEIGHTS, add_network_flags, check_screen, check_writable, run
+from tools.cli import (
+    DEFAULT_WEIGHTS,
+    add_constants_flag,
+    add_network_flags,
+    check_screen,
+    check_writable,
+    read_constants,
+    run,
+)
 
 if TYPE_CHECKING:  # these load OpenCV and PyTorch, which --help and a wrong command line need not wait for
     import numpy as np
 
     from rbsf.stop import StopRequest
     from tools.recording import Recorder
-    from tracker.siamfc import Backbone, SiamFC
+    from tracker.siamfc import Backbone, SiamFC, TrackerConfig
 
 DEFAULT_FPS = 25.0  # of images, which have no rate of their own
 
@@ -53,6 +61,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="write the boxes too: .csv (row by row into FILE.part, renamed at the end) or .json (at the end)",
     )
     parser.add_argument("--show", action="store_true", help="show the frames in a window")
+    add_constants_flag(parser)
     add_network_flags(parser)
     return parser.parse_args(_keep_negative(sys.argv[1:] if argv is None else argv))
 
@@ -90,11 +99,13 @@ def select_boxes(image: np.ndarray) -> list[tuple[float, ...]]:
     return [tuple(float(v) for v in box) for box in boxes]
 
 
-def start_trackers(backbone: Backbone, image: np.ndarray, boxes: list[tuple[float, ...]]) -> list[SiamFC]:
+def start_trackers(
+    backbone: Backbone, image: np.ndarray, boxes: list[tuple[float, ...]], config: TrackerConfig
+) -> list[SiamFC]:
     """Start one tracker per box; tells of boxes that were clipped. Raises ValueError for an unusable box."""
     from tracker.siamfc import SiamFC
 
-    trackers = [SiamFC(backbone) for _ in boxes]
+    trackers = [SiamFC(backbone, config) for _ in boxes]
     for tracker, box in zip(trackers, boxes, strict=True):
         if note := tracker.init(image, box):
             print(note)
@@ -154,6 +165,7 @@ def main(argv: list[str] | None = None) -> int:
     from tracker.backbones import load_backbone, set_threads
     from tracker.siamfc import Result
 
+    config = read_constants(args.constants)
     frames = open_frames(args.video)
     fps = frames.fps or DEFAULT_FPS
     out = output_path(args)
@@ -168,7 +180,7 @@ def main(argv: list[str] | None = None) -> int:
     boxes = boxes or select_boxes(first)
 
     timing = Timing()
-    trackers = start_trackers(timing.of_network(backbone), first, boxes)
+    trackers = start_trackers(timing.of_network(backbone), first, boxes, config)
     recorder = Recorder(None if args.video.isdecimal() else fps, writer, rows, args.show)
     with StopRequest() as stop, rows or nullcontext(), writer or nullcontext():
         recorder.add(first, [Result(t.box, 1.0, False) for t in trackers])

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import platform
 import resource
-import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -22,8 +20,9 @@ from datasets.crops import CropStore
 from datasets.pairs import PairDataset, make_loader
 from datasets.sequences import Sequence
 from datasets.training import open_training_data
-from eval.metrics import mean_scores, score_sequence
+from eval.metrics import mean_curves, score_sequence
 from eval.runner import track_sequence
+from rbsf.environment import environment
 from rbsf.files import write_atomically
 from rbsf.layers import binary_layers
 from rbsf.maps import MapRecorder, Stats, measure_maps, start_from_teacher
@@ -213,7 +212,7 @@ def _write_record(config: TrainConfig, world: int) -> None:
     write_yaml(dataclasses.replace(config, resume=False), folder / "config.yaml")
     record = folder / "environment.json"
     starts = json.loads(record.read_text()) if config.resume and record.is_file() else []
-    write_atomically(record, json.dumps([*starts, _environment(world)], indent=1).encode())
+    write_atomically(record, json.dumps([*starts, environment() | {"processes": world}], indent=1).encode())
 
 
 class Batches:
@@ -268,15 +267,15 @@ def _validator(
     precision = str(_precision(config.precision, device)).removeprefix("torch.")
 
     def validate(net: nn.Module) -> dict[str, float]:
-        tracker, scores = SiamFC(torch_backbone(net, str(device), precision)), []
+        tracker, curves = SiamFC(torch_backbone(net, str(device), precision)), []
         for head in heads:
             try:
-                scores.append(score_sequence(track_sequence(tracker, head).boxes, head.boxes))
+                curves.append(score_sequence(track_sequence(tracker, head).boxes, head.boxes))
             except (ValueError, OSError) as error:  # one bad frame must not end a training
                 tqdm.write(f"warning: {head.name} is left out of the validation: {error}")
-        if not scores:
+        if not curves:
             return {}
-        mean = mean_scores(scores)
+        mean = mean_curves(curves).scores
         return {"val_auc": mean.auc, "val_precision": mean.precision}
 
     return validate
@@ -303,21 +302,4 @@ def provenance(config: TrainConfig, world: int) -> dict[str, Any]:
     for name in ("teacher", "out", "val"):
         settings[name] = Path(settings[name]).name if settings[name] else settings[name]
     settings["data"] = [Path(path).name for path in config.data]
-    return {"config": settings, **{k: v for k, v in _environment(world).items() if k != "command"}}
-
-
-def _environment(world: int) -> dict[str, Any]:
-    """What a result needs to be repeated, besides its configuration."""
-    describe = ["git", "describe", "--always", "--dirty"]
-    try:
-        commit = subprocess.run(describe, cwd=CONFIGS, capture_output=True, text=True, check=False).stdout.strip()
-    except OSError:  # no git here
-        commit = ""
-    return {
-        "command": " ".join(sys.argv),
-        "commit": commit or "unknown",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "processor": platform.processor() or platform.machine(),
-        "processes": world,
-    }
+    return {"config": settings, **{k: v for k, v in environment().items() if k != "command"}, "processes": world}

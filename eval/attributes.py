@@ -1,0 +1,74 @@
+"""What is hard about each sequence: the attributes by which benchmarks break their scores down.
+
+UAV123 publishes 12 of them, GOT-10k labels two; elsewhere those that OTB's authors define by boxes alone (Wu, Lim and
+Yang, 2015) are computed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from datasets.sequences import Sequence
+from eval.results import annotated
+
+UAV123 = {  # in the order of its files
+    "SV": "scale variation",
+    "ARC": "aspect ratio change",
+    "LR": "low resolution",
+    "FM": "fast motion",
+    "FOC": "full occlusion",
+    "POC": "partial occlusion",
+    "OV": "out of view",
+    "BC": "background clutter",
+    "IV": "illumination variation",
+    "VC": "viewpoint change",
+    "CM": "camera motion",
+    "SOB": "similar object",
+}
+GOT10K = {"absent": "the target is gone in some frames", "cut": "the frame's edge cuts the target in some frames"}
+COMPUTED = {
+    "SV": "scale variation: the box's area is beyond half or twice the first one's in some frame (computed)",
+    "FM": "fast motion: the centre moves by more than 20 pixels between two frames (computed)",
+    "LR": "low resolution: the box has fewer than 400 pixels in some frame (computed)",
+    "OV": "the target is absent in some frame (computed)",
+}
+
+
+def attributes_of(dataset: str, root: Path | None, sequences: list[Sequence]) -> tuple[dict[str, str], dict[str, set]]:
+    """Explanations of the attributes, and those of each sequence: ({short name: words}, {sequence: {short names}})."""
+    if dataset in ("UAV123", "UAV20L") and root is not None:
+        files = {s.name: root / "anno" / dataset / "att" / f"{s.name}.txt" for s in sequences}
+        if all(file.is_file() for file in files.values()):
+            return UAV123, {name: _read_uav123(file) for name, file in files.items()}
+    if dataset == "GOT-10k-val":
+        folders = {s.name: Path(s.frames[0]).parent for s in sequences}
+        return GOT10K, {name: _read_got10k(folder) for name, folder in folders.items()}
+    return COMPUTED, {s.name: _computed(s) for s in sequences}
+
+
+def _read_uav123(path: Path) -> set[str]:
+    flags = path.read_text().replace(",", " ").split()
+    if len(flags) != len(UAV123) or not set(flags) <= {"0", "1"}:
+        raise ValueError(f"{path} is damaged: expected {len(UAV123)} flags of 0 or 1, found {' '.join(flags)[:60]!r}")
+    return {name for name, flag in zip(UAV123, flags, strict=True) if flag == "1"}
+
+
+def _read_got10k(folder: Path) -> set[str]:
+    files = {"absent": folder / "absence.label", "cut": folder / "cut_by_image.label"}
+    return {name for name, file in files.items() if file.is_file() and "1" in file.read_text().split()}
+
+
+def _computed(sequence: Sequence) -> set[str]:
+    boxes = sequence.boxes[annotated(sequence)]
+    areas, centers = boxes[:, 2] * boxes[:, 3], boxes[:, :2] + boxes[:, 2:] / 2
+    ratio = areas / areas[:1]
+    moved = np.linalg.norm(np.diff(centers, axis=0), axis=1)[np.diff(annotated(sequence)) == 1]
+    found = {
+        "SV": bool(((ratio < 0.5) | (ratio > 2)).any()),
+        "FM": bool((moved > 20).any()),
+        "LR": bool((areas < 400).any()),
+        "OV": len(boxes) < len(sequence),
+    }
+    return {name for name, there in found.items() if there}

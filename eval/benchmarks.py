@@ -1,0 +1,179 @@
+"""The benchmarks: which sequences each has, where they lie below a root, by which protocol it is scored, and what the
+paper reports on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from datasets.layouts import LAYOUTS, find_entries, find_videos, otb_name, uav123_spans
+from datasets.sequences import Sequence, load_sequences, read_boxes
+from eval.metrics import GOT10K, OPE, OTB, Protocol
+
+# Targets as the got10k toolkit names them (a test compares).
+_OTB2013 = """
+    Basketball Bolt Boy Car4 CarDark CarScale Coke Couple Crossing David David2 David3 Deer Dog1 Doll Dudek FaceOcc1
+    FaceOcc2 Fish FleetFace Football Football1 Freeman1 Freeman3 Freeman4 Girl Ironman Jogging.1 Jogging.2 Jumping
+    Lemming Liquor Matrix Mhyang MotorRolling MountainBike Shaking Singer1 Singer2 Skating1 Skiing Soccer Subway Suv
+    Sylvester Tiger1 Tiger2 Trellis Walking Walking2 Woman
+"""
+_OTB50 = """
+    Basketball Biker Bird1 BlurBody BlurCar2 BlurFace BlurOwl Bolt Box Car1 Car4 CarDark CarScale ClifBar Couple Crowds
+    David Deer Diving DragonBaby Dudek Football Freeman4 Girl Human3 Human4 Human6 Human9 Ironman Jump Jumping Liquor
+    Matrix MotorRolling Panda RedTeam Shaking Singer2 Skating1 Skating2.1 Skating2.2 Skiing Soccer Surfer Sylvester
+    Tiger2 Trellis Walking Walking2 Woman
+"""
+_OTB100_REST = """
+    Bird2 BlurCar1 BlurCar3 BlurCar4 Board Bolt2 Boy Car2 Car24 Coke Coupon Crossing Dancer Dancer2 David2 David3 Dog
+    Dog1 Doll FaceOcc1 FaceOcc2 Fish FleetFace Football1 Freeman1 Freeman3 Girl2 Gym Human2 Human5 Human7 Human8
+    Jogging.1 Jogging.2 KiteSurf Lemming Man Mhyang MountainBike Rubik Singer1 Skater Skater2 Subway Suv Tiger1 Toy
+    Trans Twinnings Vase
+"""
+_NAMES = {
+    "OTB2013": lambda: _OTB2013.split(),
+    "OTB50": lambda: _OTB50.split(),
+    "OTB100": lambda: (_OTB50 + _OTB100_REST).split(),
+    "UAV123": lambda: list(uav123_spans("UAV123")),
+    "UAV20L": lambda: list(uav123_spans("UAV20L")),
+    "GOT-10k-val": lambda: [f"GOT-10k_Val_{i:06d}" for i in range(1, 181)],
+    "GOT-10k-test": lambda: [f"GOT-10k_Test_{i:06d}" for i in range(1, 181)],
+}
+TEST_SPLITS = ("OTB2013", "OTB50", "OTB100", "UAV123", "UAV20L", "GOT-10k-test")
+
+# Table 5 of the paper; its SR on GOT-10k is the success rate at 0.5, on the others the AUC.
+_TABLE_5: dict[str, dict[str, tuple[float, float]]] = {
+    "GOT-10k-test": {"SiamFC": (0.348, 0.383), "XNOR": (0.251, 0.230), "RB-SF": (0.327, 0.343)},
+    "OTB50": {"SiamFC": (0.761, 0.556), "XNOR": (0.457, 0.323), "RB-SF": (0.706, 0.496)},
+    "OTB100": {"SiamFC": (0.808, 0.602), "XNOR": (0.541, 0.394), "RB-SF": (0.786, 0.572)},
+    "UAV123": {"SiamFC": (0.745, 0.528), "XNOR": (0.547, 0.374), "RB-SF": (0.688, 0.497)},
+}
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One ``--dataset``."""
+
+    folder: str | None  # of its results, as the got10k toolkit names it; None: the root's name
+    layout: str | None = None  # key of ``datasets.layouts.LAYOUTS``; None: found out
+    split: str | None = None  # subfolder of the root, where it is there
+    protocol: Protocol = OPE
+
+
+BENCHMARKS = {
+    "OTB2013": Benchmark("OTB2013", "otb", protocol=OTB),
+    "OTB50": Benchmark("OTBtb50", "otb", protocol=OTB),
+    "OTB100": Benchmark("OTB2015", "otb", protocol=OTB),
+    "UAV123": Benchmark("UAV123", "uav123"),
+    "UAV20L": Benchmark("UAV20L", "uav20l"),
+    "GOT-10k-val": Benchmark("GOT-10k", "got10k", "val", GOT10K),
+    "GOT-10k-test": Benchmark("GOT-10k", "got10k", "test", GOT10K),
+    "folder": Benchmark(None),
+    "synthetic": Benchmark("synthetic", "videos"),
+}
+
+
+@dataclass
+class Split:
+    """What of a benchmark is at hand."""
+
+    dataset: str
+    sequences: list[Sequence]
+    missing: list[str] = field(default_factory=list)  # published, but not there
+    broken: dict[str, str] = field(default_factory=dict)  # there, but cannot be read: {name: why}
+
+    @property
+    def title(self) -> str:
+        """The split as every table says it, such as ``OTB100 (15 of 100 sequences)``."""
+        whole = len(published_names(self.dataset))
+        count = f"{len(self.sequences)} of {whole}" if whole and whole != len(self.sequences) else len(self.sequences)
+        return f"{self.dataset} ({count} sequence{'' if count == 1 else 's'})"
+
+
+def published_names(dataset: str) -> list[str]:
+    """Every target of a published benchmark; empty for ``folder`` and ``synthetic``."""
+    return _NAMES[dataset]() if dataset in _NAMES else []
+
+
+def test_sequence_names() -> frozenset[str]:
+    """Every sequence that must be neither trained nor tuned on."""
+    return frozenset(name for split in TEST_SPLITS for name in published_names(split))
+
+
+test_sequence_names.__test__ = False  # type: ignore[attr-defined]  # its name makes pytest take it for a test
+
+
+def paper_scores(dataset: str) -> dict[str, Any] | None:
+    """The paper's figures on a benchmark, in the form of a report; None where it has none."""
+    if dataset not in _TABLE_5:
+        return None
+    keys = ("ao", "sr50") if dataset.startswith("GOT-10k") else ("precision", "success")
+    scores = {tracker: dict(zip(keys, pair, strict=True)) for tracker, pair in _TABLE_5[dataset].items()}
+    return {"source": "RBCN, IJCAI 2019, Table 5", "dataset": dataset, "scores": scores}
+
+
+def find_split(dataset: str, root: Path, names: Iterable[str] | None = None) -> Split:
+    """Load a benchmark's sequences below ``root``, or those of ``names``; broken ones are recorded, not raised.
+
+    Raises FileNotFoundError for no such folder; ValueError where no sequence of the benchmark is there, saying what
+    was looked for and what was found.
+    """
+    benchmark = BENCHMARKS[dataset]
+    if benchmark.split and (root / benchmark.split).is_dir():
+        root = root / benchmark.split
+    published = published_names(dataset)
+    layout = _layout(root, benchmark)
+    there = [otb_name(entry.name) for entry in find_entries(root, layout)]
+    wanted = [otb_name(name) for name in names] if names else [n for n in there if not published or n in published]
+    _check_wanted(dataset, root, wanted, there, published)
+    broken: dict[str, str] = {}
+    sequences = load_sequences(root, layout, wanted, broken=broken)
+    missing = [] if names else [name for name in published if name not in there]
+    return Split(dataset, sequences, missing, broken)
+
+
+def _layout(root: Path, benchmark: Benchmark) -> str | None:
+    """The benchmark's layout, or videos with boxes where that is how its sequences were handed on."""
+    wanted = benchmark.layout
+    if wanted and root.is_dir() and not LAYOUTS[wanted](root) and find_videos(root):
+        return "videos"
+    return wanted
+
+
+def read_annotations(dataset: str, folder: Path, names: Iterable[str] | None = None) -> Split:
+    """A benchmark of true boxes alone, ``NAME.txt`` with x,y,w,h lines in the coordinates of the data set's files.
+
+    Raises FileNotFoundError for no such folder; ValueError where it holds no sequence of the benchmark, and for
+    GOT-10k, which is scored with the sizes of the frames.
+    """
+    if BENCHMARKS[dataset].protocol.bounded:
+        raise ValueError(f"{dataset} is scored with the sizes of the frames: give --root in place of --annotations")
+    if not folder.is_dir():
+        raise FileNotFoundError(f"annotations folder {folder} does not exist")
+    published = published_names(dataset)
+    files = {otb_name(path.stem): path for path in sorted(folder.glob("*.txt"))}
+    wanted = [otb_name(name) for name in names] if names else [n for n in files if not published or n in published]
+    _check_wanted(dataset, folder, wanted, list(files), published)
+    split = Split(dataset, [], [] if names else [name for name in published if name not in files])
+    for name in wanted:
+        try:
+            split.sequences.append(Sequence(name, (), read_boxes(files[name])))
+        except ValueError as error:
+            split.broken[name] = str(error)
+    return split
+
+
+def _check_wanted(dataset: str, root: Path, wanted: list[str], there: list[str], published: list[str]) -> None:
+    found = f"{len(there)} sequences ({', '.join(there[:3])}{', ...' * (len(there) > 3)})"
+    if not wanted:
+        raise ValueError(
+            f"{root} is not {dataset}: expected sequences such as {', '.join(published[:3])}; found {found}; "
+            "for any folder of sequences use --dataset folder"
+        )
+    for name in wanted:
+        if published and name not in published:
+            raise ValueError(f"{name} is no sequence of {dataset}; it has {', '.join(published[:3])}, ...")
+        if name not in there:
+            raise ValueError(f"sequence {name} is missing in {root}; found {found}")

@@ -1,0 +1,93 @@
+"""Curves of a benchmark report as inline SVG that takes the page's text colour, and the trackers' colours."""
+
+from __future__ import annotations
+
+import io
+import re
+from html import escape
+from typing import Any
+
+# Each has a contrast of 3.5 or more with white and with the dark page's ground.
+COLORS = ["#2f7fd6", "#d1660f", "#2f9440", "#e0434f", "#9468dc", "#a87038", "#d4509f", "#12938f", "#8c861a", "#7f8894"]
+STYLES = ("-", "--", "-.", ":")
+INK = "#010203"  # stands for the page's text colour until the SVG is written
+STYLE: Any = {"svg.fonttype": "none", "font.sans-serif": ["DejaVu Sans"], "font.size": 9, "text.color": INK}
+SIZE = (4.4, 3.1)  # inches, without the legend
+LINE = 0.19  # inches of a line of the legend
+
+PLOTS = {  # curve: title, x label, its score
+    "success": ("Success", "overlap threshold", "auc"),
+    "precision": ("Precision", "centre error threshold (pixels)", "precision"),
+    "norm_precision": ("Normalised precision", "normalised centre error threshold", "norm_precision"),
+}
+
+
+def tracker_color(index: int) -> str:
+    """Colour of the tracker of that place in a report, as #rrggbb."""
+    return COLORS[index % len(COLORS)]
+
+
+def tracker_style(index: int) -> str:
+    """Line style of the tracker; with the colour it is unique among 20."""
+    return STYLES[index % len(STYLES)]
+
+
+def plot_curves(report: dict[str, Any], name: str) -> str:
+    """SVG element of the curves called ``name``, a key of ``PLOTS``; empty where no tracker has any.
+
+    The legend is sorted by score. Equal reports give equal text.
+    """
+    title, label, key = PLOTS[name]
+    drawn = [(index, tracker) for index, tracker in enumerate(report["trackers"]) if tracker["curves"]]
+    drawn.sort(key=lambda pair: -(pair[1]["mean"][key] or 0.0))
+    if not drawn:
+        return ""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(STYLE | {"svg.hashsalt": name})
+        figure = Figure(figsize=(SIZE[0], SIZE[1] + LINE * len(drawn)), layout="constrained")
+        axes = _axes(figure, title, label, report["thresholds"][name])
+        lines = [
+            axes.plot(
+                report["thresholds"][name],
+                tracker["curves"][name],
+                color=tracker_color(index),
+                linestyle=tracker_style(index),
+                linewidth=2.4 if tracker["label"] == report["subject"] else 1.4,
+            )[0]
+            for index, tracker in drawn
+        ]
+        texts = [f"{tracker['mean'][key]:.3f}  {tracker['label']}" for _, tracker in drawn]
+        legend = figure.legend(lines, texts, loc="outside lower left", frameon=False, handlelength=3, labelspacing=0.35)
+        for text in legend.get_texts():
+            text.set_parse_math(False)
+        return _to_svg(figure, name, f"{title} plot. " + "; ".join(" ".join(text.split()) for text in texts))
+
+
+def _axes(figure: Any, title: str, label: str, thresholds: list[float]) -> Any:
+    axes = figure.add_subplot()
+    axes.set_title(title, fontsize=10, fontweight="bold", loc="left")
+    axes.set(xlim=(thresholds[0], thresholds[-1]), ylim=(0, 1))
+    axes.set_xlabel(label, color=INK)
+    axes.set_ylabel("share of frames", color=INK)
+    axes.grid(color=INK, alpha=0.12, linewidth=0.8)
+    axes.tick_params(color=INK, labelcolor=INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(INK)
+    return axes
+
+
+def _to_svg(figure: Any, prefix: str, description: str) -> str:
+    """The figure as an <svg> element: scalable, with ids that begin with ``prefix``."""
+    buffer = io.StringIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", text)
+    text = text.replace("<svg ", f'<svg role="img" aria-label="{escape(description)}" ', 1)
+    return text.replace(INK, "currentColor")

@@ -1,0 +1,186 @@
+"""Result files, in the form in which the got10k toolkit writes and reads them.
+
+OTB, UAV123: ``TRACKER/NAME.txt`` (x,y,w,h a line, in the coordinates of the data set's files) and
+``TRACKER/times/NAME_time.txt`` (seconds); further runs under ``TRACKER.run2`` and so on. GOT-10k:
+``TRACKER/NAME/NAME_001.txt`` and ``TRACKER/NAME/NAME_time.txt`` with a column per run. The times file begins with a
+comment, which the toolkit skips: a fingerprint of the sequence that was tracked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from datasets.layouts import otb_name
+from datasets.sequences import Sequence
+from rbsf.files import write_atomically
+
+TEXT_FILES = "[!.]*.txt"  # a process that is killed while it writes leaves a file that begins with a dot
+ADVICE = "replace it, or delete it to run the sequence again"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A tracker's boxes x,y,w,h (N, 4) in a sequence, 0-based, and its ``seconds`` per frame (N,), without decoding."""
+
+    boxes: np.ndarray
+    seconds: np.ndarray
+
+
+@dataclass(frozen=True)
+class ResultStore:
+    """The results of one tracker on one benchmark, in ``folder``."""
+
+    folder: Path
+    per_sequence: bool = False  # GOT-10k's form: a folder a sequence
+
+    def boxes_path(self, name: str, run: int = 1) -> Path:
+        """File of the boxes of a run, counted from 1."""
+        if self.per_sequence:
+            return self.folder / name / f"{name}_{run:03d}.txt"
+        return self._run_folder(run) / f"{name}.txt"
+
+    def times_path(self, name: str, run: int = 1) -> Path:
+        """File of the seconds of a run; of all runs in GOT-10k's form."""
+        folder = self.folder / name if self.per_sequence else self._run_folder(run) / "times"
+        return folder / f"{name}_time.txt"
+
+    def failure_path(self, name: str) -> Path:
+        """File that says why a sequence could not be tracked."""
+        return self.folder / "failed" / f"{name}.txt"
+
+    def _run_folder(self, run: int) -> Path:
+        return self.folder if run == 1 else self.folder.with_name(f"{self.folder.name}.run{run}")
+
+    def save(self, sequence: Sequence, result: Run, number: int = 1) -> None:
+        """Write a run: boxes first, so that a run with times is whole. Raises OSError where it cannot be written."""
+        columns, column = [], self._column(number)
+        if self.per_sequence:
+            with suppress(ValueError):  # a damaged file: the other runs count as not run
+                columns = self._columns(sequence, number)
+        columns += [np.full(len(sequence), np.nan)] * (column + 1 - len(columns))
+        columns[column] = result.seconds
+        times = _text(np.stack(columns, axis=1), "%.8f", fingerprint(sequence))
+        write_atomically(self.boxes_path(sequence.name, number), _text(result.boxes + _shift(sequence), "%.3f"))
+        write_atomically(self.times_path(sequence.name, number), times)
+        with suppress(FileNotFoundError):
+            self.failure_path(sequence.name).unlink()
+
+    def save_failure(self, sequence: Sequence, reason: str) -> None:
+        """Record why a sequence could not be tracked."""
+        write_atomically(self.failure_path(sequence.name), (reason + "\n").encode())
+
+    def failures(self) -> dict[str, str]:
+        """What ``save_failure`` recorded: {sequence: reason}."""
+        return {path.stem: path.read_text().strip() for path in sorted((self.folder / "failed").glob(TEXT_FILES))}
+
+    def forget(self, name: str, number: int = 1) -> None:
+        """Remove a run's boxes, if there are any, so that it is run again."""
+        self.boxes_path(name, number).unlink(missing_ok=True)
+
+    def load(self, sequence: Sequence, number: int = 1) -> Run | None:
+        """Read what ``save`` wrote; None if there is none, or one of other frames or another first box.
+
+        Raises ValueError, naming the file, for a damaged one and one of another length.
+        """
+        path, column = self.boxes_path(sequence.name, number), self._column(number)
+        columns = self._columns(sequence, number) if path.is_file() else []
+        if column >= len(columns) or np.isnan(columns[column]).any():
+            return None
+        return Run(read_result(path, len(sequence)) - _shift(sequence), columns[column])
+
+    def _column(self, number: int) -> int:
+        return number - 1 if self.per_sequence else 0
+
+    def _columns(self, sequence: Sequence, number: int) -> list[np.ndarray]:
+        """Seconds of each run in a file of times; none if the file is of other frames or another first box."""
+        path = self.times_path(sequence.name, number)
+        if not path.is_file() or path.read_text(errors="replace").partition("\n")[0] != f"# {fingerprint(sequence)}":
+            return []
+        table = _table(path)
+        if len(table) != len(sequence):
+            raise ValueError(f"{path} holds {len(table)} times but the sequence {len(sequence)} frames; {ADVICE}")
+        return list(table.T)
+
+
+def fingerprint(sequence: Sequence) -> str:
+    """Digest of what a tracker's boxes depend on, wherever it lies: name, length, first box, and the size in bytes of
+    the first and last frame's files.
+    """
+    start = sequence.boxes[annotated(sequence)[:1]].tolist()
+    files = [Path(sequence.frames[i].partition("#")[0]) for i in (0, -1)]
+    sizes = [file.stat().st_size if file.is_file() else 0 for file in files]
+    what = f"{sequence.name} {len(sequence)} {start} {sizes}"
+    return hashlib.sha256(what.encode()).hexdigest()[:16]
+
+
+def annotated(sequence: Sequence) -> np.ndarray:
+    """Numbers of the frames whose box is known."""
+    return np.flatnonzero(np.isfinite(sequence.boxes).all(axis=1))
+
+
+def read_result(path: Path, frames: int) -> np.ndarray:
+    """Read x,y,w,h lines (comma, tab or space), (``frames``, 4) as they stand. Raises ValueError naming the file."""
+    boxes = _table(path)
+    if boxes.shape[1:] != (4,):
+        raise ValueError(f"{path} is damaged (found {boxes.shape[1]} values a line, not x,y,w,h); {ADVICE}")
+    if len(boxes) != frames:
+        raise ValueError(f"{path} holds {len(boxes)} boxes but the sequence {frames} frames; {ADVICE}")
+    return boxes
+
+
+def read_result_folder(folder: Path) -> Callable[[Sequence], Run | None]:
+    """Reader of boxes that exist already, one text file a sequence, ``NAME.txt`` or ``NAME/NAME_001.txt``; seconds are
+    zeros where the toolkit's file of times is not beside them.
+
+    Raises FileNotFoundError for no such folder, ValueError for one without text files.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"results folder {folder} does not exist")
+    files = {otb_name(path.stem): path for path in folder.glob(TEXT_FILES)}
+    files |= {path.parent.name: path for path in folder.glob("*/*_001.txt")}
+    if not files:
+        raise ValueError(f"{folder} holds no results: expected NAME.txt with x,y,w,h lines, or NAME/NAME_001.txt")
+
+    def load(sequence: Sequence) -> Run | None:
+        path = files.get(sequence.name)
+        if path is None:
+            return None
+        boxes = read_result(path, len(sequence))
+        return Run(boxes - _shift(sequence), _seconds(path, len(boxes)))
+
+    return load
+
+
+def _seconds(boxes: Path, count: int) -> np.ndarray:
+    name = boxes.stem.removesuffix("_001") if boxes.parent.name in boxes.stem else boxes.stem
+    for path in (boxes.parent / "times" / f"{name}_time.txt", boxes.parent / f"{name}_time.txt"):
+        if path.is_file() and len(table := _table(path)) == count:
+            return np.nan_to_num(table[:, 0])
+    return np.zeros(count)
+
+
+def _shift(sequence: Sequence) -> np.ndarray:
+    return np.array([1.0, 1.0, 0.0, 0.0]) * sequence.one_based
+
+
+def _text(rows: np.ndarray, form: str, head: str = "") -> bytes:
+    buffer = io.StringIO()
+    np.savetxt(buffer, rows, fmt=form, delimiter=",", header=head)
+    return buffer.getvalue().encode()
+
+
+def _table(path: Path) -> np.ndarray:
+    try:
+        text = path.read_text().replace(",", " ")
+        if not text.strip():
+            raise ValueError("it is empty")
+        return np.loadtxt(io.StringIO(text), ndmin=2)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); {ADVICE}") from None

@@ -1,0 +1,192 @@
+"""The trackers that a benchmark can run: our networks, OpenCV's own trackers, and a box that never moves."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import numpy as np
+
+from tracker.siamfc import Result, TrackerConfig
+
+SHIPPED = {"rbsf": Path(__file__).resolve().parents[1] / "weights" / "rbsf.safetensors"}
+
+
+class Tracker(Protocol):
+    """What can be run: ``tracker.siamfc.SiamFC`` and anything with its two methods."""
+
+    def init(self, image: np.ndarray, box: np.ndarray) -> object:
+        """Learn the target in ``box`` (x,y,w,h) of the first frame, H x W x 3 uint8 RGB."""
+
+    def update(self, image: np.ndarray) -> Result:
+        """Find it in the next frame."""
+
+
+class StaticTracker:
+    """Says that the target never moves: the floor under every benchmark."""
+
+    def init(self, image: np.ndarray, box: np.ndarray) -> None:
+        """Keep the box."""
+        self._box = np.asarray(box, dtype=np.float64)
+
+    def update(self, image: np.ndarray) -> Result:
+        """Return the kept box."""
+        return Result(self._box.copy(), 1.0, False)
+
+
+def _with_models(name: str, *fields: str) -> Callable[..., object]:
+    """Maker of an OpenCV tracker that needs a model file for each of ``fields`` of its parameters."""
+
+    def make(*files: str) -> object:
+        params = getattr(cv2, f"Tracker{name}_Params")()
+        for key, file in zip(fields, files, strict=True):
+            setattr(params, key, file)
+        return getattr(cv2, f"Tracker{name}_create")(params)
+
+    make.files = fields  # type: ignore[attr-defined]
+    return make
+
+
+def _plain(name: str) -> Callable[..., object]:
+    def make() -> object:
+        return getattr(cv2, f"Tracker{name}_create")()
+
+    make.files = ()  # type: ignore[attr-defined]
+    return make
+
+
+# KCF and CSRT are in opencv-contrib-python below 5 alone.
+OPENCV = {
+    "MIL": _plain("MIL"),
+    "KCF": _plain("KCF"),
+    "CSRT": _plain("CSRT"),
+    "Nano": _with_models("Nano", "backbone", "neckhead"),
+    "Vit": _with_models("Vit", "net"),
+}
+
+
+class OpenCVTracker:
+    """One of OpenCV's trackers; where it says that the target is lost, its last box stays."""
+
+    def __init__(self, name: str, files: tuple[Path, ...] = ()) -> None:
+        self._make = lambda: OPENCV[name](*map(str, files))
+        self._make()  # a model that cannot be read fails here
+
+    def init(self, image: np.ndarray, box: np.ndarray) -> None:
+        """Start on a box, which OpenCV takes in whole pixels."""
+        self._tracker, self._box = self._make(), np.asarray(box, dtype=np.float64)
+        x, y, w, h = (round(float(v)) for v in box)
+        self._tracker.init(_bgr(image), (x, y, max(w, 1), max(h, 1)))  # type: ignore[attr-defined]
+
+    def update(self, image: np.ndarray) -> Result:
+        """Return the box in whole pixels."""
+        found, box = self._tracker.update(_bgr(image))  # type: ignore[attr-defined]
+        if found:
+            self._box = np.asarray(box, dtype=np.float64)
+        return Result(self._box.copy(), float(found), not found)
+
+
+def _bgr(image: np.ndarray) -> np.ndarray:
+    return cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+
+
+@dataclass(frozen=True)
+class TrackerSpec:
+    """Which tracker to run, small enough to be sent to a worker process."""
+
+    label: str  # in tables
+    opencv: str | None = None  # key of ``OPENCV``
+    files: tuple[Path, ...] = ()  # weights of a network, or OpenCV's model files; none and no ``opencv``: static
+    precision: str = "float32"
+    device: str = "cpu"
+    config: TrackerConfig = field(default_factory=TrackerConfig)
+
+    @property
+    def is_network(self) -> bool:
+        """Is it one of our networks?"""
+        return bool(self.files) and self.opencv is None
+
+    def key(self) -> str:
+        """Name of its results: with a digest of all that its boxes depend on, so that no other's are reused."""
+        if self.opencv is None and not self.files:
+            return "static"
+        digest = hashlib.sha256()
+        for file in self.files:
+            digest.update(file.read_bytes())
+        if self.opencv is not None:
+            digest.update(cv2.__version__.encode())
+            return f"opencv-{self.opencv}-{digest.hexdigest()[:8]}"
+        digest.update(repr(self.config).encode())
+        name = re.sub(r"[^\w.+-]", "_", self.files[0].stem)
+        return f"{name}-{digest.hexdigest()[:8]}" + ("" if self.precision == "float32" else f"-{self.precision}")
+
+    def size(self) -> int | None:
+        """Bytes of its files; None where it has none."""
+        return sum(file.stat().st_size for file in self.files) if self.files else None
+
+    def build(self, threads: int = 1) -> Tracker:
+        """Load it, to run with so many CPU threads. Raises ValueError or OSError for a file that cannot be used."""
+        cv2.setNumThreads(threads)
+        if self.opencv is not None:
+            return _build_opencv(self.opencv, self.files)
+        if not self.files:
+            return StaticTracker()
+        from tracker.backbones import load_backbone, set_threads  # torch takes a second to import
+        from tracker.siamfc import SiamFC
+
+        set_threads(threads)
+        return SiamFC(load_backbone(self.files[0], self.device, self.precision), self.config, self.label)
+
+
+def _build_opencv(name: str, files: tuple[Path, ...]) -> Tracker:
+    try:
+        return OpenCVTracker(name, files)
+    except AttributeError:
+        raise ValueError(
+            f"opencv:{name} is not in OpenCV {cv2.__version__}; KCF and CSRT come with opencv-contrib-python below 5: "
+            f"run it in a second environment and show its boxes here with --results {name}=FOLDER"
+        ) from None
+    except (cv2.error, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"opencv:{name} cannot use {', '.join(map(str, files))} ({reason})") from None
+
+
+def parse_tracker(
+    text: str, precision: str = "float32", device: str = "cpu", config: TrackerConfig | None = None
+) -> TrackerSpec:
+    """Read ``[LABEL=]WHAT``: ``rbsf``, ``static``, a weights file, ``opencv:MIL`` or ``opencv:Nano:FILE,FILE``.
+
+    Raises ValueError for an unknown name, listing the known; FileNotFoundError for a missing file.
+    """
+    label, what = text.split("=", 1) if "=" in text else ("", text)
+    if "=" in text and not label:
+        raise ValueError(f"--tracker {text!r}: the label before = is empty")
+    if what == "static":
+        return TrackerSpec(label or what)
+    if what.startswith("opencv:"):
+        return _parse_opencv(what, label)
+    path = SHIPPED.get(what, Path(what))
+    if not path.is_file():
+        known = ", ".join([*SHIPPED, "static", *(f"opencv:{name}" for name in OPENCV)])
+        raise FileNotFoundError(f"--tracker {what!r}: no such weights file; give one, or {known}")
+    return TrackerSpec(label or path.stem, None, (path,), precision, device, config or TrackerConfig())
+
+
+def _parse_opencv(what: str, label: str) -> TrackerSpec:
+    _, name, *rest = what.split(":", 2)
+    if name not in OPENCV:
+        raise ValueError(f"--tracker {what!r}: OpenCV's trackers known here are {', '.join(OPENCV)}")
+    wanted = OPENCV[name].files  # type: ignore[attr-defined]
+    files = tuple(Path(file) for file in ",".join(rest).split(",") if file)
+    if len(files) != len(wanted):
+        example = f"opencv:{name}" + (":" + ",".join(f"{key}.onnx" for key in wanted) if wanted else "")
+        raise ValueError(f"--tracker {what!r}: opencv:{name} takes {len(wanted)} model files: {example}")
+    for file in files:
+        if not file.is_file():
+            raise FileNotFoundError(f"--tracker {what!r}: no model file {file}")
+    return TrackerSpec(label or name, name, files)

@@ -1,0 +1,63 @@
+"""What a result needs to be repeated, beside its settings: command, commit, versions, hardware."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+PACKAGES = {"torch": "torch", "numpy": "numpy", "got10k": "got10k"}
+
+
+def environment() -> dict[str, str | int]:
+    """Command, commit, date, versions and processor of this run, by name."""
+    return {
+        "command": " ".join(["python", *map(shlex.quote, sys.argv)]),
+        "commit": _commit(),
+        "date": datetime.date.today().isoformat(),
+        "python": platform.python_version(),
+        **{name: _version(package) for name, package in PACKAGES.items()},
+        "opencv": _opencv_version(),
+        "processor": _processor(),
+        "cores": cores(),
+    }
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _commit() -> str:
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    except OSError:  # no git here
+        return "unknown"
+    return done.stdout.strip() or "unknown"
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _opencv_version() -> str:
+    import cv2  # its version is not its package's: several packages bring the module
+
+    return cv2.__version__
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):  # not Linux, or an ARM kernel
+        return platform.processor() or platform.machine()

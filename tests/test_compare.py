@@ -1,0 +1,136 @@
+"""Reports side by side: rows, columns, common sequences, the bootstrap, the program."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from reports import make_report, make_tracker
+
+from eval.report import write_report
+from eval.tables import Table
+from tools.compare import bootstrap_interval, compare, main, name_entries
+
+
+def save(folder: Path, report: dict[str, Any]) -> str:
+    write_report(report, folder, [])
+    return str(folder)
+
+
+def tables(*runs: tuple[str, dict[str, Any]]) -> dict[str, Table]:
+    return dict(compare(name_entries([path for path, _ in runs], [report for _, report in runs])))
+
+
+def rows(table: Table) -> list[list[str]]:
+    return [[cell.text for cell in row] for row in table.rows]
+
+
+def otb(*trackers: dict[str, Any], title: str = "OTB100 (2 of 100 sequences)") -> dict[str, Any]:
+    return make_report(*trackers, title=title)
+
+
+def uav(*trackers: dict[str, Any]) -> dict[str, Any]:
+    return make_report(*trackers, dataset="UAV123", title="UAV123 (1 of 123 sequences)")
+
+
+def test_data_sets_are_columns_with_their_split() -> None:
+    found = tables(
+        ("a/OTB100", otb(make_tracker("rbsf", {"Dog": 0.5}))),
+        ("a/UAV123", uav(make_tracker("rbsf", {"car": 0.25}), make_tracker("static", {}))),
+    )
+    scores = found["Scores"]
+    assert scores.groups == (("", 1), ("OTB100 (2 of 100 sequences)", 4), ("UAV123 (1 of 123 sequences)", 4))
+    assert scores.columns == ["tracker", *["AUC", "precision", "AO", "SR0.5"] * 2]
+    assert rows(scores) == [["rbsf", *["0.500"] * 4, *["0.250"] * 4], ["static", *["–"] * 8]]
+    assert list(found) == ["Scores"]  # nothing to compare within a data set
+
+
+def test_common_sequences_by_hand() -> None:
+    found = tables(
+        ("runs/a/reports/OTB100", otb(make_tracker("rbsf", {"Dog": 0.5, "Girl": 0.3, "Man": 0.9}))),
+        ("runs/b/reports/OTB100", otb(make_tracker("rbsf", {"Girl": 0.4, "Dog": 0.6, "Car": 0.0}), title="OTB100")),
+    )
+    assert [row[0] for row in rows(found["Scores"])] == ["rbsf (a)", "rbsf (b)"]
+    table = found["OTB100, common sequences"]
+    assert rows(table) == [["rbsf (a)", "0.400", "–", "–"], ["rbsf (b)", "0.500", "+0.100", "+0.100 to +0.100"]]
+    assert "the 2 sequences of OTB100 that all 2 trackers have" in table.caption
+    assert table.columns[2] == "minus rbsf (a)"
+
+
+def test_trackers_of_one_report_are_compared_too() -> None:
+    table = tables(("a", otb()))["OTB100, common sequences"]
+    assert [row[:3] for row in rows(table)] == [["rbsf", "0.550", "–"], ["teacher", "0.625", "+0.075"]]
+
+
+def test_one_common_sequence_has_no_interval() -> None:
+    report = otb(make_tracker("a", {"Dog": 0.5}), make_tracker("b", {"Dog": 0.25}))
+    assert rows(tables(("x", report))["OTB100, common sequences"])[1] == ["b", "0.250", "-0.250", "–"]
+
+
+def test_bootstrap_interval() -> None:
+    # The mean of 100 gaps of 0 or 1, half of each, has a standard error of 0.05: 0.5 +- 1.96 * 0.05.
+    gaps = np.tile([0.0, 1.0], 50)
+    low, high = bootstrap_interval(gaps)
+    assert low == pytest.approx(0.402, abs=0.011)
+    assert high == pytest.approx(0.598, abs=0.011)
+    assert bootstrap_interval(gaps) == (low, high)
+
+
+def test_other_weights_under_one_label_are_rows_of_their_own() -> None:
+    new = make_tracker("rbsf", {"car": 0.25}, key="rbsf-ffff")
+    names = [row[0] for row in rows(tables(("a/OTB100", otb()), ("b/UAV123", uav(new)))["Scores"])]
+    assert names == ["rbsf (a)", "teacher", "rbsf (b)"]
+    names = [row[0] for row in rows(tables(("a/OTB100", otb()), ("a/UAV123", uav(new)))["Scores"])]
+    assert names == ["rbsf (a) rbsf-1a2b", "teacher", "rbsf (a) rbsf-ffff"]
+
+
+def test_runs_of_one_name_are_told_apart_by_their_paths() -> None:
+    names = [row[0] for row in rows(tables(("x/a", otb()), ("y/a", otb()))["Scores"])]
+    assert names == ["rbsf (x/a)", "teacher (x/a)", "rbsf (y/a)", "teacher (y/a)"]
+
+
+def test_program_prints_markdown_and_writes_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evil = otb(make_tracker("<script>x</script>", {"Dog": 0.5}), make_tracker("b", {"Dog": 0.25}))
+    runs = [save(tmp_path / "a", evil), save(tmp_path / "b", uav()) + "/report.json"]
+    assert main([*runs, "--out", str(tmp_path / "new/out.html")]) == 0
+    shown = capsys.readouterr().out
+    assert "| b | 0.250 | -0.250 | – |" in shown
+    page = (tmp_path / "new/out.html").read_text()
+    assert "<h2>OTB100, common sequences</h2>" in page
+    assert "<script>x" not in page
+    assert "http" not in page
+    assert main([*runs, "--out", str(tmp_path / "out.md")]) == 0
+    assert (tmp_path / "out.md").read_text() == shown
+
+
+@pytest.mark.parametrize(
+    ("second", "fault"),
+    [
+        (otb(make_tracker("rbsf", {"Car": 0.5})), "OTB100: the trackers have no sequence in common"),
+        (otb() | {"format": "rbsf-benchmark-9"}, "newer format rbsf-benchmark-9"),
+    ],
+)
+def test_reports_that_cannot_be_compared(tmp_path: Path, second: dict[str, Any], fault: str) -> None:
+    with pytest.raises(ValueError, match=fault):
+        main([save(tmp_path / "a", otb()), save(tmp_path / "b", second)])
+
+
+def test_faults_of_the_command_line(tmp_path: Path) -> None:
+    run = save(tmp_path / "a", otb())
+    with pytest.raises(ValueError, match="is given twice"):
+        main([run, run + "/report.json"])
+    with pytest.raises(ValueError, match=r"out.txt: give a name that ends in .html or .md"):
+        main([run, "--out", str(tmp_path / "out.txt")])
+
+
+def test_exit_code_and_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "tools/compare.py"), str(tmp_path / "none")]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 1
+    assert result.stdout == ""
+    assert result.stderr == f"error: report {tmp_path / 'none'} does not exist; eval/run_benchmarks.py writes it\n"

@@ -1,0 +1,215 @@
+"""Search the tracker's constants for the best average overlap on validation videos.
+
+    python tools/tune.py --root GOT-10k/val --trials 50 --out runs/tune
+
+writes tracker.yaml (the best constants), tune.png and study.log to --out. The first trial is the defaults, so the
+result is never worse than they are on these videos. The same command goes on where it stopped; Ctrl-C keeps what is
+finished. Test data (OTB, UAV123, UAV20L, GOT-10k's test split) is refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shlex
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder, installed or not
+
+from rbsf.files import write_atomically
+from tools.cli import DEFAULT_WEIGHTS, INTERRUPTED, add_network_flags, check_writable, positive_int, run
+
+if TYPE_CHECKING:  # slow to load; --help and a wrong command line need not wait for them
+    from optuna import Study
+    from optuna.trial import FrozenTrial
+
+    from datasets.sequences import Sequence
+    from tools.tuning import Search
+
+TEST_FOLDER = re.compile(r"(otb|uav123|uav20l)(?![a-z])|got-?10k[-_/]test")
+
+
+def parse_args(argv: list[str]) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--root", type=Path, required=True, help="folder of validation videos with boxes, such as GOT-10k/val")
+    add("--sequences", nargs="+", metavar="NAME", help="only these (default: all)")
+    add("--frames", type=positive_int, metavar="N", help="only the first N frames of each (default: all)")
+    add("--weights", type=Path, default=DEFAULT_WEIGHTS, help="network (default: weights/rbsf.safetensors)")
+    add("--trials", type=positive_int, default=50, metavar="N", help="in all, earlier runs included (default: 50)")
+    add("--seed", type=int, default=0, metavar="S", help="of the search (default: 0)")
+    add("--out", type=Path, default=Path("runs/tune"), metavar="DIR", help="results folder (default: %(default)s)")
+    add(
+        "--workers",
+        type=positive_int,
+        default=1,
+        metavar="N",
+        help="processes, each of --threads or one thread; may take up to N - 1 trials too many (default: 1)",
+    )
+    add_network_flags(parser)
+    return parser.parse_args(argv)
+
+
+def refuse_test_data(root: Path) -> None:
+    """Raise ValueError where the path ``root``, or a sequence found there, has the name of test data."""
+    found = _test_folder(root) or _test_sequence(root)
+    if found:
+        raise ValueError(
+            f"{root} is test data: {found}. Tuning on it makes its scores worthless; give validation videos, such as "
+            "GOT-10k/val, or videos of tools/make_synthetic.py"
+        )
+
+
+def _test_folder(root: Path) -> str:
+    for path in (Path(os.path.abspath(root)), root.resolve()):
+        for parent, part in zip(path.parts, path.parts[1:], strict=False):
+            if TEST_FOLDER.match(part.lower()) or TEST_FOLDER.fullmatch(f"{parent}/{part}".lower()):
+                return f"its path {path} has {part!r} in it"
+    return ""
+
+
+def _test_sequence(root: Path) -> str:
+    from datasets.layouts import find_entries, otb_name
+    from eval.benchmarks import test_sequence_names
+
+    # Without the target's number: a copy may name the folder of Jogging.1 and Jogging.2 alone.
+    known = {name.lower().partition(".")[0] for name in test_sequence_names()}
+    for entry in find_entries(root):
+        name = otb_name(entry.name).lower()
+        if name.partition(".")[0] in known or name.startswith("got-10k_test"):
+            return f"it holds {entry.name}, which has the name of a test sequence"
+    return ""
+
+
+def find_sequences(root: Path, names: list[str] | None, frames: int | None) -> list[Sequence]:
+    """Load the sequences to tune on, cut to ``frames``, less those without a frame to score.
+
+    Raises ValueError (FileNotFoundError for no such folder) for test data, broken data and where none is left.
+    """
+    from datasets.sequences import load_sequences
+    from tools.tuning import scored_frames
+
+    refuse_test_data(root)
+    loaded = load_sequences(root, names=dict.fromkeys(names) if names else None)
+    cut = [replace(s, frames=s.frames[:frames], boxes=s.boxes[:frames]) for s in loaded]
+    sequences = [s for s in cut if len(scored_frames(s.boxes))]
+    if not sequences:
+        among = f" among its first {frames}; give a larger --frames" if frames else "; give others"
+        raise ValueError(f"{root}: no sequence to tune on: none of {len(loaded)} has two frames with a box{among}")
+    if len(sequences) < len(cut):
+        left_out = ", ".join(s.name for s in cut if s not in sequences)
+        print(f"left out, without two frames with a box: {left_out}", file=sys.stderr)
+    return sequences
+
+
+def check_log(log: Path) -> None:
+    """Raise ValueError for a journal that cannot be written, or whose last line was cut off.
+
+    Optuna overlooks such a line and would write on in its middle.
+    """
+    check_writable(log)
+    if log.is_file() and not (log.read_bytes() or b"\n").endswith(b"\n"):
+        raise ValueError(f"{log} is damaged: its last line was cut off; delete that line, or give another --out")
+
+
+def describe(study: Study, default: FrozenTrial, search: Search, command: str) -> str:
+    """Text of ``tracker.yaml``: the best constants, after comments that say where they come from."""
+    import yaml
+
+    from tools.tuning import constants_of, finished
+
+    best, names = study.best_trial, [s.name for s in search.sequences]
+    facts = [
+        f"average overlap {best.value:.4f}, of the defaults {default.value:.4f}; best of {len(finished(study))} trials",
+        f"on {len(names)} sequences, {sum(map(len, search.sequences))} frames: {', '.join(names)}",
+        f"weights {search.weights.name}, SHA-256 {search.weights_digest()}..., {search.precision}",
+        command,
+    ]
+    comments = "".join(f"# {' '.join(fact.split())}\n" for fact in facts)
+    return comments + yaml.safe_dump(constants_of(best), sort_keys=False)
+
+
+def plot(study: Study, path: Path) -> None:
+    """Draw the score over the trials, and over each constant."""
+    import numpy as np
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    from tools.tuning import RANGES, finished
+
+    whole = [trial for trial in finished(study) if trial.state.name == "COMPLETE"]  # the first: the defaults
+    numbers, scores = [trial.number for trial in whole], np.array([trial.value for trial in whole], float)
+    figure = Figure(figsize=(14, 6), layout="constrained")
+    panels = figure.subplot_mosaic([["score"] * len(RANGES), list(RANGES)])
+    axes = panels["score"]
+    for trial in finished(study):
+        if trial not in whole:
+            axes.axvline(trial.number, color="0.9", zorder=0)
+    axes.plot(numbers, scores, "o", label="trial")
+    axes.step(numbers, np.maximum.accumulate(scores), where="post", label="best so far")
+    axes.axhline(scores[0], color="0.4", linestyle="--", label="defaults")
+    axes.set(xlabel="trial (grey line: stopped early)", ylabel="average overlap")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(loc="lower right")
+    for name, limits in RANGES.items():
+        axes = panels[name]
+        axes.plot([trial.params[name] for trial in whole], scores, "o", alpha=0.5)
+        axes.plot(whole[0].params[name], scores[0], "s", color="0.4")
+        axes.plot(study.best_params[name], study.best_value, "*", markersize=14)
+        axes.set(title="square: default, star: best", xlabel=name, xlim=limits, ylabel="average overlap")
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=100)
+
+
+def finish(study: Study, default: FrozenTrial, search: Search, out: Path, command: str) -> None:
+    """Write the results and print them; ``default`` is the trial of the defaults."""
+    from tools.tuning import constants_of
+
+    write_atomically(out / "tracker.yaml", describe(study, default, search, command).encode())
+    write_atomically(out / "tune.png", partial(plot, study))
+    best = study.best_trial
+    print(f"defaults: average overlap {default.value:.4f}")
+    print(f"best:     average overlap {best.value:.4f}" + " (the defaults)" * (best.number == default.number))
+    for name, value in constants_of(best).items():
+        print(f"  {name}: {value}")
+    print(f"use it: python eval/run_benchmarks.py ... --constants {shlex.quote(str(out / 'tracker.yaml'))}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Search, then write and print the results; 130 where Ctrl-C ended it."""
+    words = sys.argv[1:] if argv is None else argv
+    args = parse_args(words)
+    try:
+        from tools.tuning import Search, check_study, defaults_trial, finished, open_study, run_search
+    except ModuleNotFoundError as error:
+        if error.name != "optuna":
+            raise
+        raise ValueError('tuning needs Optuna; type: pip install -e ".[tune]"') from error
+    if not args.weights.is_file():
+        raise FileNotFoundError(f"no weights file {args.weights}; give one with --weights")
+    sequences = find_sequences(args.root, args.sequences, args.frames)
+    check_log(args.out / "study.log")
+    threads = args.threads or (1 if args.workers > 1 else None)
+    search = Search(args.weights, args.precision, args.device, threads, sequences, args.out / "study.log", args.trials)
+    study = open_study(search, args.seed)
+    check_study(study, search)
+    code = 0
+    try:
+        run_search(study, search, args.workers, args.seed)
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+        kept = f"{len(finished(study))} of {args.trials} trials are kept; the same command goes on"
+        print(f"interrupted: {kept}", file=sys.stderr)
+    if default := defaults_trial(study):
+        finish(study, default, search, args.out, shlex.join(["python", "tools/tune.py", *words]))
+    return code
+
+
+if __name__ == "__main__":
+    run(main)

@@ -4,6 +4,7 @@ paper reports on it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,18 +59,19 @@ class Benchmark:
 
     folder: str | None  # of its results, as the got10k toolkit names it; None: the root's name
     layout: str | None = None  # key of ``datasets.layouts.LAYOUTS``; None: found out
+    root: str | None = None  # its folder in $RBSF_DATA or data/
     split: str | None = None  # subfolder of the root, where it is there
     protocol: Protocol = OPE
 
 
 BENCHMARKS = {
-    "OTB2013": Benchmark("OTB2013", "otb", protocol=OTB),
-    "OTB50": Benchmark("OTBtb50", "otb", protocol=OTB),
-    "OTB100": Benchmark("OTB2015", "otb", protocol=OTB),
-    "UAV123": Benchmark("UAV123", "uav123"),
-    "UAV20L": Benchmark("UAV20L", "uav20l"),
-    "GOT-10k-val": Benchmark("GOT-10k", "got10k", "val", GOT10K),
-    "GOT-10k-test": Benchmark("GOT-10k", "got10k", "test", GOT10K),
+    "OTB2013": Benchmark("OTB2013", "otb", "OTB", protocol=OTB),
+    "OTB50": Benchmark("OTBtb50", "otb", "OTB", protocol=OTB),
+    "OTB100": Benchmark("OTB2015", "otb", "OTB", protocol=OTB),
+    "UAV123": Benchmark("UAV123", "uav123", "UAV123"),
+    "UAV20L": Benchmark("UAV20L", "uav20l", "UAV123"),
+    "GOT-10k-val": Benchmark("GOT-10k", "got10k", "GOT-10k", "val", GOT10K),
+    "GOT-10k-test": Benchmark("GOT-10k", "got10k", "GOT-10k", "test", GOT10K),
     "folder": Benchmark(None),
     "synthetic": Benchmark("synthetic", "videos"),
 }
@@ -90,6 +92,19 @@ class Split:
         whole = len(published_names(self.dataset))
         count = f"{len(self.sequences)} of {whole}" if whole and whole != len(self.sequences) else len(self.sequences)
         return f"{self.dataset} ({count} sequence{'' if count == 1 else 's'})"
+
+
+def default_root(dataset: str) -> Path:
+    """Where a benchmark is looked for without --root: in the folder that RBSF_DATA names, or in ``data``.
+
+    Raises FileNotFoundError where it is not there, or has no place of its own.
+    """
+    folder = BENCHMARKS[dataset].root
+    root = Path(os.environ.get("RBSF_DATA") or "data") / (folder or "")
+    if not folder or not root.is_dir():
+        place = f"is not in {root}" if folder else "has no place of its own"
+        raise FileNotFoundError(f"{dataset} {place}: give its folder by --root; without any data: --dataset synthetic")
+    return root
 
 
 def published_names(dataset: str) -> list[str]:

@@ -46,7 +46,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         required=True,
         help="folder: sequences in any layout, or videos with boxes; synthetic: videos made on the spot",
     )
-    add("--root", type=Path, metavar="DIR", help="folder of the data set; a part of its sequences will do")
+    add(
+        "--root",
+        type=Path,
+        metavar="DIR",
+        help="folder of the data set; a part of its sequences will do (default: OTB, UAV123 or GOT-10k in the folder"
+        " that the environment variable RBSF_DATA names, or in data/)",
+    )
     add(
         "--tracker",
         action="append",
@@ -91,7 +97,7 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 def find(args: argparse.Namespace) -> Split:
     """What of the benchmark is at hand; makes the synthetic one."""
-    from eval.benchmarks import find_split, read_annotations
+    from eval.benchmarks import default_root, find_split, read_annotations
 
     if args.annotations:
         if args.root or args.tracker or not args.results:
@@ -100,8 +106,7 @@ def find(args: argparse.Namespace) -> Split:
     if args.dataset == "synthetic":
         args.root = args.root or args.out / "synthetic"
         make_synthetic(args.root)
-    if not args.root:
-        raise ValueError(f"--root is missing: the folder of {args.dataset}; without any data: --dataset synthetic")
+    args.root = args.root or default_root(args.dataset)
     return find_split(args.dataset, args.root, args.sequences)
 
 

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from datasets.sequences import Sequence
 from eval.results import ResultStore, Run, annotated
-from eval.trackers import Tracker, TrackerSpec
+from eval.trackers import Tracker, TrackerSpec, seed_opencv
 
 REPORT_SECONDS = 0.5  # between a worker's reports of its progress
 
@@ -189,9 +189,10 @@ def _attempt(build: Callable[[TrackerSpec], Tracker], job: Job, pipe: Connection
             last = time.monotonic()
             pipe.send(frames)
 
-    cv2.setRNGSeed(job.number)  # OpenCV's MIL samples: each run otherwise, and alike when it is repeated
     try:
-        return track_sequence(build(job.spec), job.sequence, progress)
+        tracker = build(job.spec)
+        seed_opencv(job.number)  # each run otherwise, and alike when it is repeated
+        return track_sequence(tracker, job.sequence, progress)
     except ConnectionError:  # the parent is gone
         raise
     except (ValueError, OSError, RuntimeError, cv2.error) as error:  # RuntimeError: a GPU without memory

@@ -12,9 +12,8 @@ import numpy as np
 from datasets.sequences import Sequence
 from eval.benchmarks import BENCHMARKS, Split, paper_scores
 from eval.metrics import Curves, Protocol, mean_curves, score_sequence, spread
+from eval.report import FORMAT
 from eval.results import Run, annotated
-
-FORMAT = "rbsf-benchmark-1"
 
 
 @dataclass(frozen=True)

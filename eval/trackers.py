@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -89,6 +91,13 @@ class OpenCVTracker:
         if found:
             self._box = np.asarray(box, dtype=np.float64)
         return Result(self._box.copy(), float(found), not found)
+
+
+def seed_opencv(number: int) -> None:
+    """OpenCV's MIL samples, with its own generator and with C's ``rand``, which is out of reach on Windows."""
+    cv2.setRNGSeed(number)
+    if os.name != "nt":
+        ctypes.CDLL(None).srand(number)
 
 
 def _bgr(image: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from conftest import ROOT, write_otb
 
 from datasets.synthetic import write_got10k, write_video
 from eval import run_benchmarks
-from eval.benchmarks import find_split, paper_scores, test_sequence_names
+from eval.benchmarks import default_root, find_split, paper_scores, test_sequence_names
 from eval.run_benchmarks import main, parse_args
 
 BOX = [11.0, 11.0, 10.0, 10.0]
@@ -291,3 +291,18 @@ def test_published_sequences_may_be_videos(tmp_path: Path) -> None:
     split = find_split("OTB100", tmp_path / "videos")
     assert split.title == "OTB100 (1 of 100 sequences)"
     assert not split.sequences[0].one_based
+
+
+def test_root_has_a_default(otb: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ["--dataset", "OTB100", "--tracker", "static", "--workers", "1", "--out", "out"]
+    monkeypatch.chdir(otb.parent)
+    monkeypatch.delenv("RBSF_DATA", raising=False)
+    with pytest.raises(FileNotFoundError, match="OTB100 is not in data/OTB: give its folder by --root"):
+        main(command)
+    (otb.parent / "data").mkdir()
+    otb.rename(otb.parent / "data/OTB")
+    assert main(command) == 0
+    monkeypatch.setenv("RBSF_DATA", "data")
+    assert find_split("OTB100", default_root("OTB100")).title == "OTB100 (2 of 100 sequences)"
+    with pytest.raises(FileNotFoundError, match="folder has no place of its own"):
+        default_root("folder")

@@ -14,7 +14,8 @@ import pytest
 import torch
 from conftest import ROOT
 
-from datasets.synthetic import make_sequence, write_got10k, write_video
+from datasets.synthetic import make_sequence, video_name, write_got10k, write_video
+from eval.run_benchmarks import SYNTHETIC
 from rbsf.models import build
 from rbsf.weights import save_weights
 
@@ -42,6 +43,11 @@ def folder(tmp_path_factory):
         cv2.imwrite(str(folder / "OTB/Basketball/img" / f"{number:04d}.jpg"), frame)
         boxes.append(",".join(str(round(v + (i < 2))) for i, v in enumerate(box)))
     (folder / "OTB/Basketball/groundtruth_rect.txt").write_text("\n".join(boxes) + "\n")
+    for name in ("truth", "boxes"):
+        (folder / name).mkdir()
+        (folder / name / "Basketball.txt").write_text("\n".join(boxes) + "\n")
+    for seed in range(SYNTHETIC["seed"], SYNTHETIC["seed"] + SYNTHETIC["count"]):  # short ones, taken as made already
+        write_video(folder / f"runs/benchmarks/synthetic/{video_name(seed)}.mp4", seed, frames=2, size=(96, 80))
     (folder / "weights/rbsf.safetensors").symlink_to(ROOT / "weights/rbsf.safetensors")
     torch.manual_seed(0)
     save_weights(build("siamfc"), "siamfc", folder / "teacher.safetensors")
@@ -66,10 +72,6 @@ def test_command(command, folder):
         words += ["--count", "1", "--frames", "2"]
     if command == "python tools/train_rbsf.py":  # its 40 videos take a while: test_train.py runs it with fewer
         words += ["--data", "GOT-10k/train"]
-    if "--dataset synthetic" in command:  # in place of the 8 videos of 100 frames that it makes
-        words[words.index("synthetic")] = "folder"
-        words += ["--root", "videos"]
-        (folder / "runs/benchmarks/reports/folder").mkdir(parents=True, exist_ok=True)
     if "tune.py" in command:
         words += ["--trials", "2", "--threads", "1"]
     done = run_in(folder, sys.executable, str(ROOT / words[1]), *words[2:])

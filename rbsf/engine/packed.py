@@ -1,0 +1,242 @@
+"""The packed file: a 1-bit network as integers, one bit a binary weight.
+
+A safetensors file.  Metadata, all strings: `format` "rbsf-packed-1"; `model`, a name; `layers`, a JSON list in order
+of execution; `info`, a JSON object; `sha256`, the hex digest over, for tensors sorted by name: name, dtype, shape as
+Python prints them, and the raw little-endian bytes.
+
+An entry of `layers` has kind, name, kernel, stride, padding, groups, inputs, outputs (channels) and pool (max-pooling
+3 x 3, stride 2, after it).  A bit is 1 for +1 and 0 for -1; binary convolutions pad with -1.  Tensors of a layer NAME:
+
+    kind            NAME.weight                              others
+    conv_u8         int8 [O, k, k, I], -63..63               NAME.threshold int32 [O]
+    conv_bits       uint8 [O, ceil(k * k * I / g / 8)]       NAME.threshold int32 [O]
+    conv_bits_real  as conv_bits                             NAME.scale, NAME.bias float32 [O]
+
+Rows of bits are `numpy.packbits(bitorder="little")` of the flattened [k, k, I / g] bits.  conv_u8 takes pixels 0..255
+and comes first; conv_bits_real comes last.  With integer sums acc, an output bit is acc >= threshold, and the last
+layer's output is scale * acc + bias, in float32, the product rounded before the sum.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save
+
+from rbsf.files import write_atomically
+
+FORMAT = "rbsf-packed-1"
+KINDS = ("conv_u8", "conv_bits", "conv_bits_real")
+MAX_WEIGHT = 63  # of conv_u8: the sum of two products of a pixel and a weight fits 16 bits, which AVX2 needs
+MAX_FILE_BYTES = 64 << 20
+# What is in bounds keeps every sum within int32, and within float32's exact integers for binary layers.
+LIMITS = {"kernel": (1, 31), "stride": (1, 16), "padding": (0, 16), "groups": (1, 1 << 14)}
+MAX_CHANNELS = 1 << 14
+MAX_LAYERS = 1000
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One convolution of a packed network; the arrays are as in the file, see above."""
+
+    kind: str
+    name: str
+    kernel: int
+    stride: int
+    padding: int
+    groups: int
+    inputs: int
+    outputs: int
+    pool: bool
+    weight: np.ndarray
+    threshold: np.ndarray | None = None
+    scale: np.ndarray | None = None
+    bias: np.ndarray | None = None
+
+    @property
+    def products(self) -> int:
+        """How many products an output sums up."""
+        return self.kernel**2 * (self.inputs // self.groups)
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """The arrays that are there, by the names they have in a file."""
+        arrays = {key: getattr(self, key) for key in ("weight", "threshold", "scale", "bias")}
+        return {f"{self.name}.{key}": array for key, array in arrays.items() if array is not None}
+
+    def output_size(self, size: int) -> int:
+        """Height or width of the output, after pooling, for that of the input; below 1 if the input is too small."""
+        size = (size + 2 * self.padding - self.kernel) // self.stride + 1
+        return (size - 3) // 2 + 1 if self.pool else size
+
+
+@dataclass(frozen=True)
+class PackedModel:
+    """A packed network, checked: its layers follow on one another and every array is as the format says."""
+
+    model: str
+    layers: tuple[Layer, ...]
+    info: dict[str, Any]
+    path: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ValueError in one line that names the layer."""
+        try:
+            check_layers(self.layers)
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {error}" if self.path else str(error)) from None
+
+
+GEOMETRY = [f.name for f in fields(Layer) if f.name not in ("weight", "threshold", "scale", "bias")]
+
+
+def check_layers(layers: Sequence[Layer]) -> None:
+    """Raises ValueError for layers that are no network: unknown kinds, wrong order, shapes that do not fit."""
+    if not 2 <= len(layers) <= MAX_LAYERS:
+        raise ValueError(f"{len(layers)} layers: a packed network has 2 to {MAX_LAYERS}")
+    if len({layer.name for layer in layers}) < len(layers):
+        raise ValueError("two layers have the same name")
+    for number, layer in enumerate(layers):
+        check_layer(layer)
+        kind = "conv_u8" if number == 0 else "conv_bits_real" if number == len(layers) - 1 else "conv_bits"
+        if layer.kind != kind:
+            raise ValueError(f"layer {layer.name!r} is {layer.kind}, number {number + 1} must be {kind}")
+        if number and layer.inputs != layers[number - 1].outputs:
+            raise ValueError(f"layer {layer.name!r} takes {layer.inputs} channels, {layers[number - 1].outputs} come")
+
+
+def check_layer(layer: Layer) -> None:
+    """Raises ValueError for one layer with a number out of range or an array of wrong type, shape or values."""
+    where = f"layer {layer.name!r}"
+    if layer.kind not in KINDS:
+        raise ValueError(f"{where}: unknown kind {layer.kind!r}; this version knows {', '.join(KINDS)}")
+    for field, (low, high) in {**LIMITS, "inputs": (1, MAX_CHANNELS), "outputs": (1, MAX_CHANNELS)}.items():
+        value = getattr(layer, field)
+        if type(value) is not int or not low <= value <= high:
+            raise ValueError(f"{where}: {field}={value!r}, expected {low} to {high}")
+    first = layer.kind == "conv_u8"
+    if layer.inputs % layer.groups or layer.outputs % layer.groups:
+        raise ValueError(f"{where}: {layer.inputs} to {layer.outputs} channels do not split into {layer.groups} groups")
+    if first and (layer.groups, layer.padding) != (1, 0):
+        raise ValueError(f"{where}: a conv_u8 has groups=1, padding=0, not {layer.groups}, {layer.padding}")
+    if layer.products * (255 * MAX_WEIGHT if first else 1) >= (1 << 31 if first else 1 << 24):
+        raise ValueError(f"{where}: its sums of {layer.products} products may overflow")
+    if type(layer.pool) is not bool or (layer.pool and layer.kind == "conv_bits_real"):
+        raise ValueError(f"{where}: pool={layer.pool!r}, expected true or false, false in a conv_bits_real")
+    _check_arrays(layer, where)
+
+
+def _check_arrays(layer: Layer, where: str) -> None:
+    k, outputs = layer.kernel, layer.outputs
+    expected: dict[str, tuple[str, tuple[int, ...]] | None] = {
+        "weight": ("uint8", (outputs, (layer.products + 7) // 8)),
+        "threshold": ("int32", (outputs,)) if layer.kind != "conv_bits_real" else None,
+        "scale": ("float32", (outputs,)) if layer.kind == "conv_bits_real" else None,
+        "bias": ("float32", (outputs,)) if layer.kind == "conv_bits_real" else None,
+    }
+    if layer.kind == "conv_u8":
+        expected["weight"] = ("int8", (outputs, k, k, layer.inputs))
+    for key, form in expected.items():
+        array = getattr(layer, key)
+        found = None if array is None else (str(array.dtype), array.shape)
+        if found != form:
+            raise ValueError(f"{where}: {key} is {_form(found)}, expected {_form(form)}")
+        if key in ("scale", "bias") and form and not np.isfinite(array).all():
+            raise ValueError(f"{where}: {key} holds values that are not finite")
+    if layer.kind == "conv_u8" and max(-int(layer.weight.min()), int(layer.weight.max())) > MAX_WEIGHT:
+        raise ValueError(f"{where}: weights beyond +-{MAX_WEIGHT}")
+
+
+def _form(form: tuple[str, tuple[int, ...]] | None) -> str:
+    return f"{form[0]} {list(form[1])}" if form else "absent"
+
+
+def write_packed(path: str | Path, model: str, layers: Sequence[Layer], info: dict[str, Any]) -> None:
+    """Write a packed file.  Raises ValueError for layers that are no network, OSError where `path` cannot be written.
+
+    `info`: anything JSON holds (architecture, versions, training config, sha256 of the source file).
+    """
+    check_layers(layers)
+    tensors = {name: np.ascontiguousarray(array) for layer in layers for name, array in layer.tensors().items()}
+    entries = [{key: getattr(layer, key) for key in GEOMETRY} for layer in layers]
+    metadata = {
+        "format": FORMAT,
+        "model": model,
+        "layers": json.dumps(entries),
+        "info": json.dumps(info),
+        "sha256": digest(tensors),
+    }
+    write_atomically(path, save(tensors, metadata))
+
+
+def read_packed(path: str | Path) -> PackedModel:
+    """Read and check a packed file.
+
+    Raises FileNotFoundError, or ValueError in one line for a file that is cut or changed, of a newer version, too
+    large, or holds layers that are unknown or do not fit one another.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no packed file {path}")
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise ValueError(f"{path}: {path.stat().st_size} bytes; packed files have at most {MAX_FILE_BYTES}")
+    metadata, tensors = _read_safetensors(path)
+    form = metadata.get("format", "")
+    if form != FORMAT:
+        newer = form.startswith("rbsf-packed-")
+        raise ValueError(f"{path}: {f'{form}, and this version reads {FORMAT}' if newer else 'no packed network'}")
+    if digest(tensors) != metadata.get("sha256"):
+        raise ValueError(f"{path}: its bytes have changed since it was written (sha256); copy or export it again")
+    entries, info = _read_json(metadata, "layers", list, path), _read_json(metadata, "info", dict, path)
+    try:
+        layers = tuple(_layer(entry, tensors) for entry in entries)
+        if tensors:
+            raise ValueError(f"holds tensors of no layer: {', '.join(sorted(tensors))[:100]}")
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return PackedModel(metadata.get("model", ""), layers, info, path)
+
+
+def digest(tensors: dict[str, np.ndarray]) -> str:
+    """sha256 over names, types, shapes and bytes, as hex."""
+    sha = hashlib.sha256()
+    for name in sorted(tensors):
+        array = tensors[name]
+        sha.update(f"{name}{array.dtype}{array.shape}".encode())
+        sha.update(array.astype(array.dtype.newbyteorder("<")).tobytes())
+    return sha.hexdigest()
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    try:
+        with safe_open(path, "numpy") as file:
+            return file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no iterator)
+    except Exception as error:  # a parser of damaged files raises anything
+        reason = " ".join(str(error).split())[:100]
+        raise ValueError(f"{path}: not a whole safetensors file ({reason}); copy or export it again") from None
+
+
+def _read_json(metadata: dict[str, str], key: str, kind: type, path: Path) -> Any:
+    try:
+        value = json.loads(metadata.get(key, ""))
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, kind):
+        raise ValueError(f"{path}: its metadata {key!r} is no JSON {kind.__name__}; copy or export it again")
+    return value
+
+
+def _layer(entry: Any, tensors: dict[str, np.ndarray]) -> Layer:
+    """The layer of one entry, its tensors taken out of `tensors`; they are checked later."""
+    if not isinstance(entry, dict) or set(entry) != set(GEOMETRY) or not isinstance(entry["name"], str):
+        raise ValueError(f"a layer is {str(entry)[:100]}, expected {', '.join(GEOMETRY)}")
+    arrays = {key: tensors.pop(f"{entry['name']}.{key}", None) for key in ("weight", "threshold", "scale", "bias")}
+    if arrays["weight"] is None:
+        raise ValueError(f"layer {entry['name']!r} has no weight")
+    return Layer(**entry, **arrays)

@@ -236,7 +236,9 @@ def _layer(entry: Any, tensors: dict[str, np.ndarray]) -> Layer:
     """The layer of one entry, its tensors taken out of `tensors`; they are checked later."""
     if not isinstance(entry, dict) or set(entry) != set(GEOMETRY) or not isinstance(entry["name"], str):
         raise ValueError(f"a layer is {str(entry)[:100]}, expected {', '.join(GEOMETRY)}")
-    arrays = {key: tensors.pop(f"{entry['name']}.{key}", None) for key in ("weight", "threshold", "scale", "bias")}
+    arrays: dict[str, Any] = {
+        key: tensors.pop(f"{entry['name']}.{key}", None) for key in ("weight", "threshold", "scale", "bias")
+    }
     if arrays["weight"] is None:
         raise ValueError(f"layer {entry['name']!r} has no weight")
     return Layer(**entry, **arrays)

@@ -1,0 +1,102 @@
+// AVX-512 with VPOPCNTDQ and VNNI: one register holds a word of 8 filters, or 4 pixels x weights of 16.
+
+#pragma once
+
+#include "kernels.hpp"
+
+#if defined(__x86_64__) || defined(_M_X64)
+#include <immintrin.h>
+
+#include "cpuid.hpp"
+
+#if defined(_MSC_VER) && !defined(__clang__)
+#define RBSF_AVX512
+#else
+#define RBSF_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vnni")))
+#endif
+
+namespace rbsf {
+
+struct Avx512 {
+    // 2 registers a pixel and block hold its sum and parity: 24 of 32.
+    static constexpr int PIXELS = 6, BLOCKS = 2, U8_PIXELS = 8, U8_BLOCKS = 3;
+
+    static bool available() { return cpu_has_avx512(); }
+
+    template <int P, int B>
+    RBSF_AVX512 static void bits(const BitsRow& row, size_t block, size_t pixel) {
+        const size_t words = row.words;
+        const uint64_t* x = row.windows + pixel * words;
+        const Line* w = row.weights + block * words;
+        __m512i sum[P][B], last[P][B];
+        for (int p = 0; p < P; ++p) {
+            for (int b = 0; b < B; ++b) {
+                sum[p][b] = last[p][b] = _mm512_setzero_si512();
+                if (words & 1) last[p][b] = _mm512_xor_si512(load(w + b * words), broadcast(x + p * words));
+            }
+        }
+        for (size_t t = words & 1; t < words; t += 2) {
+            for (int b = 0; b < B; ++b) {
+                const __m512i w0 = load(w + b * words + t), w1 = load(w + b * words + t + 1);
+                for (int p = 0; p < P; ++p) {
+                    const __m512i q = _mm512_xor_si512(w0, broadcast(x + p * words + t));
+                    const __m512i r = _mm512_xor_si512(w1, broadcast(x + p * words + t + 1));
+                    const __m512i carry = _mm512_ternarylogic_epi64(q, r, last[p][b], 0x3a);  // q ? ~r : last
+                    sum[p][b] = _mm512_add_epi64(sum[p][b], _mm512_popcnt_epi64(carry));
+                    last[p][b] = r;
+                }
+            }
+        }
+        for (int b = 0; b < B; ++b) {
+            const __m512i limit = load(row.limits + block + b);
+            for (int p = 0; p < P; ++p) {
+                const __m512i count =
+                    _mm512_add_epi64(_mm512_add_epi64(sum[p][b], sum[p][b]), _mm512_popcnt_epi64(last[p][b]));
+                if (row.counts) {
+                    int32_t* out = row.counts + (pixel + p) * row.counts_step + (block + b) * 8;
+                    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm512_cvtepi64_epi32(count));
+                } else {
+                    row.out[block + b][(pixel + p) * row.out_step] =
+                        static_cast<uint8_t>(_mm512_cmple_epi64_mask(count, limit));
+                }
+            }
+        }
+    }
+
+    template <int P, int B>
+    RBSF_AVX512 static void pixels(const PixelsRow& row, size_t block, size_t pixel) {
+        const size_t lines = row.rows * row.steps;
+        const uint8_t* window = row.image + pixel * row.pixel_step;
+        const Line* w = row.weights + block * lines;
+        __m512i sum[P][B];
+        for (int p = 0; p < P; ++p)
+            for (int b = 0; b < B; ++b) sum[p][b] = _mm512_setzero_si512();
+        for (size_t y = 0; y < row.rows; ++y, window += row.row_step) {
+            for (size_t s = 0; s < row.steps; ++s, ++w) {
+                __m512i weight[B];
+                for (int b = 0; b < B; ++b) weight[b] = load(w + b * lines);
+                for (int p = 0; p < P; ++p) {
+                    const __m512i four = _mm512_set1_epi32(static_cast<int>(load32(window + p * row.pixel_step + 4 * s)));
+                    for (int b = 0; b < B; ++b) sum[p][b] = _mm512_dpbusd_epi32(sum[p][b], four, weight[b]);
+                }
+            }
+        }
+        for (int b = 0; b < B; ++b) {
+            const __m512i limit = load(row.limits + block + b);
+            for (int p = 0; p < P; ++p) {
+                const unsigned bits = _mm512_cmpge_epi32_mask(sum[p][b], limit);
+                row.out[2 * (block + b)][(pixel + p) * row.out_step] = static_cast<uint8_t>(bits);
+                row.out[2 * (block + b) + 1][(pixel + p) * row.out_step] = static_cast<uint8_t>(bits >> 8);
+            }
+        }
+    }
+
+  private:
+    RBSF_AVX512 static __m512i load(const Line* line) { return _mm512_load_si512(line); }
+    RBSF_AVX512 static __m512i broadcast(const uint64_t* word) {
+        return _mm512_set1_epi64(static_cast<long long>(*word));
+    }
+};
+
+}  // namespace rbsf
+#endif

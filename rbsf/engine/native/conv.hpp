@@ -1,0 +1,264 @@
+// A convolution with what follows it up to the next layer: thresholds, packing, pooling.  Works row by row.
+//
+// Maps of bits are [N, planes, H, W, bytes]: a plane holds the channels of one group of the layer that reads it, so
+// that a row of a window is one run of bytes.  A map has its reader's padding around it, in zeros (-1).  Which channel
+// stands where is the caller's business (layout.py): it gives weights in the order of the bytes.
+
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "kernels.hpp"
+
+namespace rbsf {
+
+enum class Output { bits, real, sums };
+
+struct Geometry {
+    bool pixels;  // the input is uint8 [N, H, W, bytes] instead of bits
+    Output output;
+    size_t kernel, stride, groups;
+    bool pool;
+    size_t bytes;                      // of an input pixel (in one plane)
+    size_t products;                   // summed up in one output
+    size_t outputs;                    // channels
+    size_t planes, out_bytes, margin;  // of an output map of bits
+
+    size_t conv_size(size_t size) const { return size < kernel ? 0 : (size - kernel) / stride + 1; }
+    size_t output_size(size_t size) const {
+        const size_t conv = conv_size(size);
+        return !pool ? conv : conv < 3 ? 0 : (conv - 3) / 2 + 1;
+    }
+    size_t row_words() const { return pixels ? (kernel * bytes + 3) / 4 : (kernel * bytes + 7) / 8; }  // of a window
+};
+
+struct Place {
+    size_t plane, byte;  // of 8 output bits
+};
+
+// What one thread needs while it computes rows; kept from call to call.
+struct Scratch {
+    std::vector<uint64_t> windows;
+    std::vector<uint8_t> image, row, merged, unused;
+    std::vector<int32_t> counts;
+    std::vector<uint8_t*> out;
+
+    template <class T>
+    static T* grow(std::vector<T>& buffer, size_t size) {
+        if (buffer.size() < size) buffer.resize(size);
+        return buffer.data();
+    }
+    static Scratch& mine() {
+        thread_local Scratch scratch;
+        return scratch;
+    }
+};
+
+class Conv {
+  public:
+    const Geometry g;
+
+    // weights [8 * blocks][kernel * kernel * bytes], thresholds [8 * blocks], scale and bias [outputs] for a real
+    // output, else empty; group_blocks: how many blocks of 8 filters each group has.
+    Conv(const Geometry& geometry, const uint8_t* weights, const int32_t* thresholds,
+         const std::vector<size_t>& group_blocks, std::vector<Place> places, std::vector<float> scale,
+         std::vector<float> bias)
+        : g(geometry), places(std::move(places)), scale(std::move(scale)), bias(std::move(bias)) {
+        for (size_t count : group_blocks) first_block.push_back(first_block.back() + count);
+        if (g.pixels)
+            prepare_pixels(weights, thresholds);
+        else
+            prepare_bits(weights, thresholds);
+    }
+
+    // Output rows first..last - 1 of one image; height and width are the input map's, its margin included.
+    void rows(const Kernels& isa, const uint8_t* in, size_t height, size_t width, void* out, size_t first,
+              size_t last) const {
+        const Size size{height, width, g.conv_size(width), g.output_size(height), g.output_size(width)};
+        uint8_t* map = static_cast<uint8_t*>(out);
+        if (g.output == Output::real) {
+            for (size_t y = first; y < last; ++y) real_row(isa, in, size, y, static_cast<float*>(out));
+        } else if (g.output == Output::sums) {
+            for (size_t y = first; y < last; ++y) sums_row(isa, in, size, y, static_cast<int32_t*>(out));
+        } else if (g.pool) {
+            pooled_rows(isa, in, size, first, last, map);
+        } else {
+            for (size_t y = first; y < last; ++y) bits_row(isa, in, size, y, map_row(map, size, y), plane_bytes(size));
+        }
+    }
+
+  private:
+    struct Size {
+        size_t height, width, conv_width, out_height, out_width;
+    };
+
+    std::vector<size_t> first_block{0};  // of each group, and the end
+    std::vector<Place> places;
+    std::vector<float> scale, bias;
+    std::vector<Line> weights, limits;
+
+    size_t blocks() const { return first_block.back(); }
+
+    void prepare_bits(const uint8_t* rows, const int32_t* thresholds) {
+        const size_t run = g.kernel * g.bytes, row_words = g.row_words(), words = g.kernel * row_words;
+        weights.resize(blocks() * words);
+        limits.resize(blocks());
+        for (size_t slot = 0; slot < 8 * blocks(); ++slot) {
+            uint64_t parity = 0;
+            for (size_t t = 0; t < words; ++t) {
+                const size_t from = t % row_words * 8;
+                uint64_t word = 0;
+                std::memcpy(&word, rows + (slot * g.kernel + t / row_words) * run + from, std::min<size_t>(8, run - from));
+                weights[slot / 8 * words + t].word[slot % 8] = parity ^= word;
+            }
+            // products - 2 * count >= threshold, so count <= floor((products - threshold) / 2)
+            const int64_t products = static_cast<int64_t>(g.products), spare = products - thresholds[slot];
+            const int64_t limit = spare < 0 ? -1 : std::min(spare / 2, products);
+            limits[slot / 8].word[slot % 8] = static_cast<uint64_t>(limit);
+        }
+    }
+
+    void prepare_pixels(const uint8_t* rows, const int32_t* thresholds) {
+        const size_t run = g.kernel * g.bytes, steps = g.row_words(), lines = g.kernel * steps;
+        const size_t pairs = (blocks() + 1) / 2;
+        weights.resize(pairs * lines);
+        limits.resize(pairs);
+        for (size_t slot = 0; slot < 8 * blocks(); ++slot) {
+            for (size_t i = 0; i < g.kernel * run; ++i) {
+                Line& line = weights[slot / 16 * lines + i / run * steps + i % run / 4];
+                reinterpret_cast<uint8_t*>(line.word)[slot % 16 * 4 + i % run % 4] = rows[slot * g.kernel * run + i];
+            }
+            std::memcpy(reinterpret_cast<uint8_t*>(limits[slot / 16].word) + slot % 16 * 4, thresholds + slot, 4);
+        }
+    }
+
+    size_t plane_bytes(const Size& size) const {
+        return (size.out_height + 2 * g.margin) * (size.out_width + 2 * g.margin) * g.out_bytes;
+    }
+    uint8_t* map_row(uint8_t* map, const Size& size, size_t y) const {
+        return map + ((y + g.margin) * (size.out_width + 2 * g.margin) + g.margin) * g.out_bytes;
+    }
+
+    // Row y of the convolution as bits: plane p's at out + p * plane_step.
+    void bits_row(const Kernels& isa, const uint8_t* in, const Size& size, size_t y, uint8_t* out,
+                  size_t plane_step) const {
+        Scratch& scratch = Scratch::mine();
+        const size_t count = (blocks() + 1) / 2 * 2;
+        uint8_t** targets = Scratch::grow(scratch.out, count);
+        for (size_t i = 0; i < blocks(); ++i) targets[i] = out + places[i].plane * plane_step + places[i].byte;
+        if (count > blocks()) targets[count - 1] = Scratch::grow(scratch.unused, size.conv_width * g.out_bytes);
+        if (g.pixels)
+            pixels_row(isa, in, size, y, targets);
+        else
+            filter_row(isa, in, size, y, targets, nullptr);
+    }
+
+    void pixels_row(const Kernels& isa, const uint8_t* in, const Size& size, size_t y, uint8_t** targets) const {
+        // A copy of the image's rows, because the kernels read a little behind the last window.
+        const size_t row_step = size.width * g.bytes, length = g.kernel * row_step;
+        uint8_t* image = Scratch::grow(Scratch::mine().image, length + 4);
+        std::memcpy(image, in + y * g.stride * row_step, length);
+        isa.pixels({image, size.conv_width, g.stride * g.bytes, row_step, g.kernel, g.row_words(), weights.data(),
+                    limits.size(), limits.data(), targets, g.out_bytes});
+    }
+
+    // Row y of all groups, as bits or as counts [conv_width][8 * blocks].
+    void filter_row(const Kernels& isa, const uint8_t* in, const Size& size, size_t y, uint8_t** targets,
+                    int32_t* counts) const {
+        const size_t words = g.kernel * g.row_words();
+        uint64_t* windows = Scratch::grow(Scratch::mine().windows, size.conv_width * words);
+        for (size_t group = 0; group < g.groups; ++group) {
+            gather(in + group * size.height * size.width * g.bytes, size, y, windows);
+            const size_t first = first_block[group];
+            isa.bits({windows, size.conv_width, words, weights.data() + first * words, first_block[group + 1] - first,
+                      limits.data() + first, targets + first, g.out_bytes, counts ? counts + 8 * first : nullptr,
+                      8 * blocks()});
+        }
+    }
+
+    // The windows of row y as running parities of their words.
+    void gather(const uint8_t* plane, const Size& size, size_t y, uint64_t* to) const {
+        const size_t run = g.kernel * g.bytes, whole = run / 8, rest = run % 8;
+        for (size_t x = 0; x < size.conv_width; ++x) {
+            uint64_t parity = 0;
+            for (size_t i = 0; i < g.kernel; ++i) {
+                const uint8_t* from = plane + ((y * g.stride + i) * size.width + x * g.stride) * g.bytes;
+                for (size_t j = 0; j < whole; ++j) *to++ = parity ^= load64(from + 8 * j);
+                if (rest) *to++ = parity ^= tail(from, run);
+            }
+        }
+    }
+
+    // The last run % 8 bytes of a run, not reading beyond it.
+    static uint64_t tail(const uint8_t* from, size_t run) {
+        if (run >= 8) return load64(from + run - 8) >> (64 - 8 * (run % 8));
+        uint64_t word = 0;
+        std::memcpy(&word, from, run);
+        return word;
+    }
+
+    void pooled_rows(const Kernels& isa, const uint8_t* in, const Size& size, size_t first, size_t last,
+                     uint8_t* map) const {
+        Scratch& scratch = Scratch::mine();
+        const size_t plane = size.conv_width * g.out_bytes, length = g.planes * plane;
+        uint8_t* row = Scratch::grow(scratch.row, length);
+        uint8_t* merged = Scratch::grow(scratch.merged, length);
+        for (size_t y = 2 * first; y <= 2 * last; ++y) {
+            std::memset(row, 0, length);  // bytes that no block writes
+            bits_row(isa, in, size, y, row, plane);
+            if (y > 2 * first) merge(merged, row, length);
+            if (y % 2 == 0 && y > 2 * first) pool_columns(merged, size, map_row(map, size, y / 2 - 1));
+            if (y % 2 == 0) std::memcpy(merged, row, length);
+        }
+    }
+
+    static void merge(uint8_t* into, const uint8_t* row, size_t length) {
+        for (size_t i = 0; i < length; ++i) into[i] |= row[i];
+    }
+
+    void pool_columns(uint8_t* merged, const Size& size, uint8_t* out) const {
+        const size_t b = g.out_bytes, plane = size.conv_width * b;
+        for (size_t i = 0; i + 2 * b < g.planes * plane; ++i) merged[i] |= merged[i + b] | merged[i + 2 * b];
+        for (size_t p = 0; p < g.planes; ++p) {
+            uint8_t* to = out + p * plane_bytes(size);
+            for (size_t x = 0; x < size.out_width; ++x)
+                for (size_t i = 0; i < b; ++i) to[x * b + i] = merged[p * plane + 2 * x * b + i];
+        }
+    }
+
+    int32_t* counts_row(const Kernels& isa, const uint8_t* in, const Size& size, size_t y) const {
+        int32_t* counts = Scratch::grow(Scratch::mine().counts, size.conv_width * 8 * blocks());
+        filter_row(isa, in, size, y, nullptr, counts);
+        return counts;
+    }
+
+    // Where channel c's count is among the 8 * blocks.
+    size_t slot(size_t c) const {
+        const size_t width = g.outputs / g.groups;
+        return 8 * first_block[c / width] + c % width;
+    }
+
+    void sums_row(const Kernels& isa, const uint8_t* in, const Size& size, size_t y, int32_t* out) const {
+        const int32_t* counts = counts_row(isa, in, size, y);
+        out += y * size.conv_width * g.outputs;
+        for (size_t x = 0; x < size.conv_width; ++x)
+            for (size_t c = 0; c < g.outputs; ++c)
+                *out++ = static_cast<int32_t>(g.products) - 2 * counts[x * 8 * blocks() + slot(c)];
+    }
+
+    void real_row(const Kernels& isa, const uint8_t* in, const Size& size, size_t y, float* out) const {
+        const int32_t* counts = counts_row(isa, in, size, y);
+        const int32_t products = static_cast<int32_t>(g.products);
+        for (size_t c = 0; c < g.outputs; ++c) {
+            const int32_t* count = counts + slot(c);
+            float* to = out + (c * size.out_height + y) * size.conv_width;
+            for (size_t x = 0; x < size.conv_width; ++x)
+                to[x] = scale[c] * static_cast<float>(products - 2 * count[x * 8 * blocks()]) + bias[c];
+        }
+    }
+};
+
+}  // namespace rbsf

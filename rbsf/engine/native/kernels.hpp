@@ -1,0 +1,108 @@
+// What an instruction set has to provide, and the loops over tiles that all of them share.
+//
+// Binary convolution.  A window is a run of 64-bit words x_0 .. x_n of its bits, a filter one of w_0 .. w_n, and
+// popcount(x ^ w) is wanted.  Both are held as running parities, X_t = x_0 ^ ... ^ x_t, because the parities of the
+// difference then come for one XOR each: D_t = X_t ^ W_t.  A carry-save adder over the words t, t + 1 onto the parity
+// D_{t-1} leaves the parity D_{t+1} and the carry (D_t ? ~D_{t+1} : D_{t-1}), worth 2 each.  So two words cost two XORs,
+// one selection, one popcount and one sum, instead of two of each but the selection:
+//     popcount(x ^ w) = 2 * sum over pairs of popcount(carry) + popcount(D_last)
+//
+// Filters come in blocks of 8: a line of 64 bytes holds the same word of all 8.
+
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <utility>
+
+namespace rbsf {
+
+struct alignas(64) Line {
+    uint64_t word[8];
+};
+
+// One output row of a binary convolution, for the filters of one group.
+struct BitsRow {
+    const uint64_t* windows;  // [pixels][words], running parities
+    size_t pixels, words;
+    const Line* weights;  // [blocks][words], running parities
+    size_t blocks;        // of 8 filters
+    const Line* limits;   // [blocks]: an output bit is count <= limit
+    uint8_t* const* out;  // [blocks]: where the bits of the first pixel go ...
+    size_t out_step;      // ... and bytes to the next pixel
+    int32_t* counts;      // if not null, counts [pixels][counts_step] are written instead of bits
+    size_t counts_step;
+};
+
+// One output row of the first convolution.
+struct PixelsRow {
+    const uint8_t* image;  // first window's corner; 3 bytes behind the last window are readable
+    size_t pixels, pixel_step, row_step;
+    size_t rows, steps;   // of a window; steps of 4 bytes
+    const Line* weights;  // [blocks][rows][steps], 16 filters x 4 bytes a line, in int8
+    size_t blocks;        // of 16 filters
+    const Line* limits;   // [blocks], 16 int32: an output bit is sum >= limit
+    uint8_t* const* out;  // [2 * blocks], as above
+    size_t out_step;
+};
+
+struct Kernels {
+    const char* name;
+    bool (*available)();
+    void (*bits)(const BitsRow&);
+    void (*pixels)(const PixelsRow&);
+};
+
+inline uint64_t load64(const void* from) {
+    uint64_t value;
+    std::memcpy(&value, from, 8);
+    return value;
+}
+
+inline uint32_t load32(const void* from) {
+    uint32_t value;
+    std::memcpy(&value, from, 4);
+    return value;
+}
+
+template <class Row>
+using Tile = void (*)(const Row&, size_t block, size_t pixel);
+
+// Cover a row's pixels x blocks by tiles of at most P x B; tiles[(p - 1) * B + b - 1] does p x b.
+template <int P, int B, class Row>
+void cover(const Row& row, const std::array<Tile<Row>, P * B>& tiles) {
+    for (size_t block = 0; block < row.blocks; block += B) {
+        const size_t b = row.blocks - block < B ? row.blocks - block : B;
+        for (size_t pixel = 0; pixel < row.pixels; pixel += P) {
+            const size_t p = row.pixels - pixel < P ? row.pixels - pixel : P;
+            tiles[(p - 1) * B + b - 1](row, block, pixel);
+        }
+    }
+}
+
+template <class Isa, size_t... I>
+void bits_row(const BitsRow& row, std::index_sequence<I...>) {
+    constexpr int B = Isa::BLOCKS;
+    static const std::array<Tile<BitsRow>, sizeof...(I)> tiles{&Isa::template bits<I / B + 1, I % B + 1>...};
+    cover<Isa::PIXELS, B>(row, tiles);
+}
+
+template <class Isa, size_t... I>
+void pixels_row(const PixelsRow& row, std::index_sequence<I...>) {
+    constexpr int B = Isa::U8_BLOCKS;
+    static const std::array<Tile<PixelsRow>, sizeof...(I)> tiles{&Isa::template pixels<I / B + 1, I % B + 1>...};
+    cover<Isa::U8_PIXELS, B>(row, tiles);
+}
+
+template <class Isa>
+constexpr Kernels kernels(const char* name) {
+    return {name, &Isa::available,
+            [](const BitsRow& row) { bits_row<Isa>(row, std::make_index_sequence<Isa::PIXELS * Isa::BLOCKS>()); },
+            [](const PixelsRow& row) {
+                pixels_row<Isa>(row, std::make_index_sequence<Isa::U8_PIXELS * Isa::U8_BLOCKS>());
+            }};
+}
+
+}  // namespace rbsf

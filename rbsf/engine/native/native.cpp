@@ -1,0 +1,188 @@
+// Python's door to the kernels.  Everything that could make them read or write out of bounds is checked here.
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <chrono>
+#include <memory>
+#include <numeric>
+#include <stdexcept>
+#include <string>
+
+#include "avx512.hpp"
+#include "conv.hpp"
+#include "pool.hpp"
+#include "scalar.hpp"
+
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "bits are packed for little-endian machines"
+#endif
+
+namespace py = pybind11;
+
+namespace rbsf {
+namespace {
+
+const Kernels ALL[] = {
+#if defined(__x86_64__) || defined(_M_X64)
+    kernels<Avx512>("avx512"),
+#endif
+    kernels<Scalar>("scalar"),
+};
+
+std::vector<std::string> isas() {
+    std::vector<std::string> names;
+    for (const Kernels& isa : ALL)
+        if (isa.available()) names.push_back(isa.name);
+    return names;
+}
+
+const Kernels& find(const std::string& name) {
+    for (const Kernels& isa : ALL)
+        if (isa.name == name && isa.available()) return isa;
+    throw std::invalid_argument("this machine has no kernels " + name);
+}
+
+using Shape = std::vector<size_t>;
+
+std::string text(const Shape& shape) {
+    std::string out = "[";
+    for (size_t n : shape) out += (out.size() > 1 ? ", " : "") + std::to_string(n);
+    return out + "]";
+}
+
+// The array's data, after a check of its type and layout; ValueError otherwise.
+template <class T>
+T* checked(const py::array& array, const Shape& shape, const char* what, bool write = false) {
+    const Shape found(array.shape(), array.shape() + array.ndim());
+    if (!py::isinstance<py::array_t<T, py::array::c_style>>(array) || found != shape)
+        throw std::invalid_argument(std::string(what) + " is " + std::string(py::str(array.dtype())) + " " +
+                                    text(found) + " or not contiguous, expected " +
+                                    std::string(py::str(py::dtype::of<T>())) + " " + text(shape));
+    if (write && !array.writeable()) throw std::invalid_argument(std::string(what) + " is read-only");
+    return static_cast<T*>(const_cast<void*>(array.data()));
+}
+
+template <class T>
+std::vector<T> copied(const py::object& object, size_t size, const char* what) {
+    if (object.is_none()) return {};
+    const T* data = checked<T>(py::array(object), {size}, what);
+    return {data, data + size};
+}
+
+void require(bool good, const char* what) {
+    if (!good) throw std::invalid_argument(what);
+}
+
+std::shared_ptr<Conv> make_conv(bool pixels, const std::string& output, size_t kernel, size_t stride, bool pool,
+                                size_t bytes, size_t products, size_t outputs, size_t planes, size_t out_bytes,
+                                size_t margin, const std::vector<size_t>& group_blocks, const py::array& places,
+                                const py::array& weights, const py::array& thresholds, const py::object& scale,
+                                const py::object& bias) {
+    const size_t groups = group_blocks.size(), limit = size_t{1} << 20;
+    for (size_t n : {kernel, stride, bytes, products, outputs, groups})
+        require(n >= 1 && n <= limit * 16, "a number of the geometry is out of range");
+    for (size_t n : {planes, out_bytes, margin}) require(n <= limit, "a number of the output map is out of range");
+    size_t blocks = 0;
+    for (size_t n : group_blocks) {
+        require(n >= 1 && n <= limit, "a group's number of blocks is out of range");
+        blocks += n;
+    }
+    require(output == "bits" || output == "real" || output == "sums", "output is bits, real or sums");
+    const Geometry g{pixels, output == "bits" ? Output::bits : output == "real" ? Output::real : Output::sums,
+                     kernel, stride, groups, pool, bytes, products, outputs, planes, out_bytes, margin};
+    require(!pixels || (groups == 1 && g.output == Output::bits), "pixels go to bits, in one group");
+    require(!pool || g.output == Output::bits, "only bits are pooled");
+    std::vector<Place> where;
+    if (g.output == Output::bits) {
+        const int32_t* place = checked<int32_t>(places, {blocks, 2}, "places");
+        for (size_t i = 0; i < blocks; ++i) {
+            where.push_back({static_cast<size_t>(place[2 * i]), static_cast<size_t>(place[2 * i + 1])});
+            require(where[i].plane < planes && where[i].byte < out_bytes, "a place is outside of the map");
+        }
+    } else {
+        require(outputs % groups == 0, "outputs do not split into the groups");
+        for (size_t n : group_blocks) require(n == (outputs / groups + 7) / 8, "blocks do not fit the outputs");
+    }
+    const size_t size = g.output == Output::real ? outputs : 0;
+    require((size > 0) == !scale.is_none() && (size > 0) == !bias.is_none(), "scale and bias go with a real output");
+    const uint8_t* rows = checked<uint8_t>(weights, {8 * blocks, kernel * kernel * bytes}, "weights");
+    const int32_t* ends = checked<int32_t>(thresholds, {8 * blocks}, "thresholds");
+    return std::make_shared<Conv>(g, rows, ends, group_blocks, std::move(where),
+                                  copied<float>(scale, size, "scale"), copied<float>(bias, size, "bias"));
+}
+
+struct Step {
+    const Conv* conv;
+    const uint8_t* in;
+    uint8_t* out;
+    size_t height, width, in_bytes, out_bytes;  // bytes of one image
+};
+
+// Check one layer's maps and take their pointers.
+Step make_step(const Conv& conv, const py::array& in, const py::array& out) {
+    const Geometry& g = conv.g;
+    require(in.ndim() == (g.pixels ? 4 : 5), "a map has the wrong number of dimensions");
+    const auto dim = [&](int i) { return static_cast<size_t>(in.shape(i)); };
+    const size_t n = dim(0), height = dim(g.pixels ? 1 : 2), width = dim(g.pixels ? 2 : 3);
+    const Shape in_shape = g.pixels ? Shape{n, height, width, g.bytes} : Shape{n, g.groups, height, width, g.bytes};
+    const size_t rows = g.output_size(height), columns = g.output_size(width), m = 2 * g.margin;
+    require(rows >= 1 && columns >= 1, "a map is too small for the window");
+    Step step{&conv, checked<uint8_t>(in, in_shape, "input"), nullptr, height, width, 0, 0};
+    if (g.output == Output::bits)
+        step.out = checked<uint8_t>(out, {n, g.planes, rows + m, columns + m, g.out_bytes}, "output", true);
+    else if (g.output == Output::real)
+        step.out = reinterpret_cast<uint8_t*>(checked<float>(out, {n, g.outputs, rows, columns}, "output", true));
+    else
+        step.out = reinterpret_cast<uint8_t*>(checked<int32_t>(out, {n, rows, columns, g.outputs}, "output", true));
+    step.in_bytes = n ? in.nbytes() / n : 0;
+    step.out_bytes = n ? out.nbytes() / n : 0;
+    return step;
+}
+
+// All images and rows of a layer; each image is cut so that the jobs share out evenly.
+void run(const Step& step, const Kernels& isa, size_t images, size_t threads) {
+    const size_t rows = step.conv->g.output_size(step.height);
+    const size_t parts = std::min(rows, threads / std::gcd(threads, std::max<size_t>(images, 1)));
+    const auto work = [&](size_t job) {
+        const size_t image = job / parts, part = job % parts;
+        step.conv->rows(isa, step.in + image * step.in_bytes, step.height, step.width,
+                        step.out + image * step.out_bytes, rows * part / parts, rows * (part + 1) / parts);
+    };
+    Pool::run(threads, images * parts, std::ref(work));
+}
+
+// Layer i reads maps[i] and writes maps[i + 1]; seconds[i], if given, is the time it took.
+void forward(const std::vector<std::shared_ptr<Conv>>& convs, const std::vector<py::array>& maps, size_t threads,
+             const std::string& isa_name, const py::object& seconds) {
+    require(maps.size() == convs.size() + 1 && !convs.empty(), "give one map more than layers");
+    require(threads >= 1 && threads <= 1024, "threads is out of range");
+    const Kernels& isa = find(isa_name);
+    std::vector<Step> steps;
+    for (size_t i = 0; i < convs.size(); ++i) steps.push_back(make_step(*convs[i], maps[i], maps[i + 1]));
+    double* times = seconds.is_none() ? nullptr : checked<double>(py::array(seconds), {convs.size()}, "seconds", true);
+    const size_t images = static_cast<size_t>(maps[0].shape(0));
+    py::gil_scoped_release release;
+    for (size_t i = 0; i < steps.size(); ++i) {
+        const auto start = std::chrono::steady_clock::now();
+        run(steps[i], isa, images, threads);
+        if (times) times[i] = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    }
+}
+
+}  // namespace
+}  // namespace rbsf
+
+PYBIND11_MODULE(_native, module) {
+    using namespace rbsf;
+    module.doc() = "Kernels of the packed engine; use rbsf.engine.runtime.";
+    py::class_<Conv, std::shared_ptr<Conv>>(module, "Conv")
+        .def(py::init(&make_conv), py::kw_only(), py::arg("pixels"), py::arg("output"), py::arg("kernel"),
+             py::arg("stride"), py::arg("pool"), py::arg("bytes"), py::arg("products"), py::arg("outputs"),
+             py::arg("planes"), py::arg("out_bytes"), py::arg("margin"), py::arg("group_blocks"), py::arg("places"),
+             py::arg("weights"), py::arg("thresholds"), py::arg("scale"), py::arg("bias"));
+    module.def("isas", &isas, "Instruction sets of this machine that there are kernels for, fastest first.");
+    module.def("forward", &forward, py::arg("convs"), py::arg("maps"), py::arg("threads"), py::arg("isa"),
+               py::arg("seconds"), "Run layers; layer i reads maps[i] and writes maps[i + 1].");
+}

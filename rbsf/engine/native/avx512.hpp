@@ -18,71 +18,71 @@
 namespace rbsf {
 
 struct Avx512 {
-    // 2 registers a pixel and block hold its sum and parity: 24 of 32.
-    static constexpr int PIXELS = 6, BLOCKS = 2, U8_PIXELS = 8, U8_BLOCKS = 3;
+    // 2 registers a pixel hold its sum and parity: 24 of 32.
+    static constexpr int PIXELS = 12, U8_PIXELS = 8, U8_BLOCKS = 3;
 
     static bool available() { return cpu_has_avx512(); }
 
-    template <int P, int B>
+    template <int P>
     RBSF_AVX512 static void bits(const BitsRow& row, size_t block, size_t pixel) {
-        const size_t words = row.words;
-        const uint64_t* x = row.windows + pixel * words;
-        const Line* w = row.weights + block * words;
-        __m512i sum[P][B], last[P][B];
+        const bool odd = row.words & 1;
+        const Line *w = row.weights + block * row.words, *end = w + row.words;
+        __m512i sum[P], last[P];
+        RBSF_UNROLL
         for (int p = 0; p < P; ++p) {
-            for (int b = 0; b < B; ++b) {
-                sum[p][b] = last[p][b] = _mm512_setzero_si512();
-                if (words & 1) last[p][b] = _mm512_xor_si512(load(w + b * words), broadcast(x + p * words));
-            }
+            sum[p] = last[p] = _mm512_setzero_si512();
+            if (odd) last[p] = _mm512_xor_si512(load(w), broadcast(row.windows + pixel + p));
         }
-        for (size_t t = words & 1; t < words; t += 2) {
-            for (int b = 0; b < B; ++b) {
-                const __m512i w0 = load(w + b * words + t), w1 = load(w + b * words + t + 1);
-                for (int p = 0; p < P; ++p) {
-                    const __m512i q = _mm512_xor_si512(w0, broadcast(x + p * words + t));
-                    const __m512i r = _mm512_xor_si512(w1, broadcast(x + p * words + t + 1));
-                    const __m512i carry = _mm512_ternarylogic_epi64(q, r, last[p][b], 0x3a);  // q ? ~r : last
-                    sum[p][b] = _mm512_add_epi64(sum[p][b], _mm512_popcnt_epi64(carry));
-                    last[p][b] = r;
-                }
-            }
-        }
-        for (int b = 0; b < B; ++b) {
-            const __m512i limit = load(row.limits + block + b);
+        const uint64_t* x = row.windows + odd * row.pixels + 2 * pixel;
+        for (w += odd; w < end; w += 2, x += 2 * row.pixels) {
+            const __m512i w0 = load(w), w1 = load(w + 1);
+            RBSF_UNROLL
             for (int p = 0; p < P; ++p) {
-                const __m512i count =
-                    _mm512_add_epi64(_mm512_add_epi64(sum[p][b], sum[p][b]), _mm512_popcnt_epi64(last[p][b]));
-                if (row.counts) {
-                    int32_t* out = row.counts + (pixel + p) * row.counts_step + (block + b) * 8;
-                    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm512_cvtepi64_epi32(count));
-                } else {
-                    row.out[block + b][(pixel + p) * row.out_step] =
-                        static_cast<uint8_t>(_mm512_cmple_epi64_mask(count, limit));
-                }
+                const __m512i q = _mm512_xor_si512(w0, broadcast(x + 2 * p));
+                const __m512i r = _mm512_xor_si512(w1, broadcast(x + 2 * p + 1));
+                const __m512i carry = _mm512_ternarylogic_epi64(q, r, last[p], 0x3a);  // q ? ~r : last
+                sum[p] = _mm512_add_epi64(sum[p], _mm512_popcnt_epi64(carry));
+                last[p] = r;
+            }
+        }
+        const __m512i limit = load(row.limits + block);
+        RBSF_UNROLL
+        for (int p = 0; p < P; ++p) {
+            const __m512i count = _mm512_add_epi64(_mm512_add_epi64(sum[p], sum[p]), _mm512_popcnt_epi64(last[p]));
+            if (row.counts) {
+                int32_t* out = row.counts + (pixel + p) * row.counts_step + block * 8;
+                _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm512_cvtepi64_epi32(count));
+            } else {
+                row.out[block][(pixel + p) * row.out_step] = static_cast<uint8_t>(_mm512_cmple_epi64_mask(count, limit));
             }
         }
     }
 
     template <int P, int B>
     RBSF_AVX512 static void pixels(const PixelsRow& row, size_t block, size_t pixel) {
-        const size_t lines = row.rows * row.steps;
         const uint8_t* window = row.image + pixel * row.pixel_step;
-        const Line* w = row.weights + block * lines;
+        const Line* w = row.weights + block * row.lines;
         __m512i sum[P][B];
+        RBSF_UNROLL
         for (int p = 0; p < P; ++p)
+            RBSF_UNROLL
             for (int b = 0; b < B; ++b) sum[p][b] = _mm512_setzero_si512();
-        for (size_t y = 0; y < row.rows; ++y, window += row.row_step) {
-            for (size_t s = 0; s < row.steps; ++s, ++w) {
-                __m512i weight[B];
-                for (int b = 0; b < B; ++b) weight[b] = load(w + b * lines);
-                for (int p = 0; p < P; ++p) {
-                    const __m512i four = _mm512_set1_epi32(static_cast<int>(load32(window + p * row.pixel_step + 4 * s)));
-                    for (int b = 0; b < B; ++b) sum[p][b] = _mm512_dpbusd_epi32(sum[p][b], four, weight[b]);
-                }
+        for (size_t i = 0; i < row.lines; ++i) {
+            const uint8_t* from = window + row.offsets[i];
+            __m512i weight[B];
+            RBSF_UNROLL
+            for (int b = 0; b < B; ++b) weight[b] = load(w + b * row.lines + i);
+            RBSF_UNROLL
+            for (int p = 0; p < P; ++p) {
+                const __m512i four = _mm512_set1_epi32(static_cast<int>(load32(from + p * row.pixel_step)));
+                RBSF_UNROLL
+                for (int b = 0; b < B; ++b) sum[p][b] = _mm512_dpbusd_epi32(sum[p][b], four, weight[b]);
             }
         }
+        RBSF_UNROLL
         for (int b = 0; b < B; ++b) {
             const __m512i limit = load(row.limits + block + b);
+            RBSF_UNROLL
             for (int p = 0; p < P; ++p) {
                 const unsigned bits = _mm512_cmpge_epi32_mask(sum[p][b], limit);
                 row.out[2 * (block + b)][(pixel + p) * row.out_step] = static_cast<uint8_t>(bits);

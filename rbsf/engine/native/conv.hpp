@@ -42,6 +42,7 @@ struct Place {
 // What one thread needs while it computes rows; kept from call to call.
 struct Scratch {
     std::vector<uint64_t> windows;
+    std::vector<size_t> offsets;
     std::vector<uint8_t> image, row, merged, unused;
     std::vector<int32_t> counts;
     std::vector<uint8_t*> out;
@@ -161,8 +162,11 @@ class Conv {
         const size_t row_step = size.width * g.bytes, length = g.kernel * row_step;
         uint8_t* image = Scratch::grow(Scratch::mine().image, length + 4);
         std::memcpy(image, in + y * g.stride * row_step, length);
-        isa.pixels({image, size.conv_width, g.stride * g.bytes, row_step, g.kernel, g.row_words(), weights.data(),
-                    limits.size(), limits.data(), targets, g.out_bytes});
+        const size_t steps = g.row_words(), lines = g.kernel * steps;
+        size_t* offsets = Scratch::grow(Scratch::mine().offsets, lines);
+        for (size_t i = 0; i < lines; ++i) offsets[i] = i / steps * row_step + i % steps * 4;
+        isa.pixels({image, size.conv_width, g.stride * g.bytes, offsets, lines, weights.data(), limits.size(),
+                    limits.data(), targets, g.out_bytes});
     }
 
     // Row y of all groups, as bits or as counts [conv_width][8 * blocks].
@@ -179,16 +183,25 @@ class Conv {
         }
     }
 
-    // The windows of row y as running parities of their words.
+    // The windows of row y as running parities, in the order of BitsRow.
     void gather(const uint8_t* plane, const Size& size, size_t y, uint64_t* to) const {
-        const size_t run = g.kernel * g.bytes, whole = run / 8, rest = run % 8;
-        for (size_t x = 0; x < size.conv_width; ++x) {
-            uint64_t parity = 0;
-            for (size_t i = 0; i < g.kernel; ++i) {
-                const uint8_t* from = plane + ((y * g.stride + i) * size.width + x * g.stride) * g.bytes;
-                for (size_t j = 0; j < whole; ++j) *to++ = parity ^= load64(from + 8 * j);
-                if (rest) *to++ = parity ^= tail(from, run);
+        const size_t run = g.kernel * g.bytes, words = g.row_words(), step = g.stride * g.bytes;
+        const size_t width = size.conv_width, odd = g.kernel * words & 1;
+        const uint64_t* parity = nullptr;
+        size_t parity_step = 1;
+        for (size_t t = 0; t < g.kernel * words; ++t) {
+            const size_t i = t / words, j = t % words, from_first = t - odd;
+            const uint8_t* from = plane + (y * g.stride + i) * size.width * g.bytes + 8 * j;
+            const bool first = t < odd;
+            uint64_t* row = first ? to : to + odd * width + from_first / 2 * 2 * width + from_first % 2;
+            const size_t row_step = first ? 1 : 2;
+            const bool whole = 8 * j + 8 <= run;
+            for (size_t x = 0; x < width; ++x) {
+                const uint64_t word = whole ? load64(from + x * step) : tail(from - 8 * j + x * step, run);
+                row[x * row_step] = word ^ (parity ? parity[x * parity_step] : 0);
             }
+            parity = row;
+            parity_step = row_step;
         }
     }
 

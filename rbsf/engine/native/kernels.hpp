@@ -17,6 +17,15 @@
 #include <cstring>
 #include <utility>
 
+// Before a loop over a tile: unrolled, so that the tile's sums stay in registers.
+#if defined(__clang__)
+#define RBSF_UNROLL _Pragma("unroll")
+#elif defined(__GNUC__)
+#define RBSF_UNROLL _Pragma("GCC unroll 16")
+#else
+#define RBSF_UNROLL
+#endif
+
 namespace rbsf {
 
 struct alignas(64) Line {
@@ -25,7 +34,7 @@ struct alignas(64) Line {
 
 // One output row of a binary convolution, for the filters of one group.
 struct BitsRow {
-    const uint64_t* windows;  // [pixels][words], running parities
+    const uint64_t* windows;  // running parities: if words are odd, [pixels] of the first; then [pairs][pixels][2]
     size_t pixels, words;
     const Line* weights;  // [blocks][words], running parities
     size_t blocks;        // of 8 filters
@@ -39,9 +48,10 @@ struct BitsRow {
 // One output row of the first convolution.
 struct PixelsRow {
     const uint8_t* image;  // first window's corner; 3 bytes behind the last window are readable
-    size_t pixels, pixel_step, row_step;
-    size_t rows, steps;   // of a window; steps of 4 bytes
-    const Line* weights;  // [blocks][rows][steps], 16 filters x 4 bytes a line, in int8
+    size_t pixels, pixel_step;
+    const size_t* offsets;  // [lines]: where every 4 bytes of a window are
+    size_t lines;
+    const Line* weights;  // [blocks][lines], 16 filters x 4 bytes a line, in int8
     size_t blocks;        // of 16 filters
     const Line* limits;   // [blocks], 16 int32: an output bit is sum >= limit
     uint8_t* const* out;  // [2 * blocks], as above
@@ -75,18 +85,18 @@ template <int P, int B, class Row>
 void cover(const Row& row, const std::array<Tile<Row>, P * B>& tiles) {
     for (size_t block = 0; block < row.blocks; block += B) {
         const size_t b = row.blocks - block < B ? row.blocks - block : B;
-        for (size_t pixel = 0; pixel < row.pixels; pixel += P) {
-            const size_t p = row.pixels - pixel < P ? row.pixels - pixel : P;
+        for (size_t left = (row.pixels + P - 1) / P, pixel = 0; left > 0; --left) {
+            const size_t p = (row.pixels - pixel + left - 1) / left;  // tiles of equal size
             tiles[(p - 1) * B + b - 1](row, block, pixel);
+            pixel += p;
         }
     }
 }
 
 template <class Isa, size_t... I>
 void bits_row(const BitsRow& row, std::index_sequence<I...>) {
-    constexpr int B = Isa::BLOCKS;
-    static const std::array<Tile<BitsRow>, sizeof...(I)> tiles{&Isa::template bits<I / B + 1, I % B + 1>...};
-    cover<Isa::PIXELS, B>(row, tiles);
+    static const std::array<Tile<BitsRow>, sizeof...(I)> tiles{&Isa::template bits<I + 1>...};
+    cover<Isa::PIXELS, 1>(row, tiles);
 }
 
 template <class Isa, size_t... I>
@@ -99,7 +109,7 @@ void pixels_row(const PixelsRow& row, std::index_sequence<I...>) {
 template <class Isa>
 constexpr Kernels kernels(const char* name) {
     return {name, &Isa::available,
-            [](const BitsRow& row) { bits_row<Isa>(row, std::make_index_sequence<Isa::PIXELS * Isa::BLOCKS>()); },
+            [](const BitsRow& row) { bits_row<Isa>(row, std::make_index_sequence<Isa::PIXELS>()); },
             [](const PixelsRow& row) {
                 pixels_row<Isa>(row, std::make_index_sequence<Isa::U8_PIXELS * Isa::U8_BLOCKS>());
             }};

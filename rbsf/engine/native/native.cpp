@@ -1,5 +1,9 @@
 // Python's door to the kernels.  Everything that could make them read or write out of bounds is checked here.
 
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC optimize("no-tree-pre")  // it stores the sums of a tile to the stack at every step of the inner loop
+#endif
+
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>

@@ -7,7 +7,7 @@
 namespace rbsf {
 
 struct Scalar {
-    static constexpr int PIXELS = 1, BLOCKS = 1, U8_PIXELS = 1, U8_BLOCKS = 1;
+    static constexpr int PIXELS = 1, U8_PIXELS = 1, U8_BLOCKS = 1;
 
     static bool available() { return true; }
 
@@ -20,16 +20,16 @@ struct Scalar {
         return (x + (x >> 32)) & 0xff;
     }
 
-    template <int P, int B>
+    template <int P>
     static void bits(const BitsRow& row, size_t block, size_t pixel) {
-        const uint64_t* x = row.windows + pixel * row.words;
-        const Line* w = row.weights + block * row.words;
+        const bool odd = row.words & 1;
+        const Line *w = row.weights + block * row.words, *end = w + row.words;
         Line sum{}, last{};
-        size_t t = row.words & 1;
-        for (int i = 0; t && i < 8; ++i) last.word[i] = x[0] ^ w[0].word[i];
-        for (; t < row.words; t += 2) {
+        for (int i = 0; odd && i < 8; ++i) last.word[i] = row.windows[pixel] ^ w->word[i];
+        const uint64_t* x = row.windows + odd * row.pixels + 2 * pixel;
+        for (w += odd; w < end; w += 2, x += 2 * row.pixels) {
             for (int i = 0; i < 8; ++i) {
-                const uint64_t q = x[t] ^ w[t].word[i], r = x[t + 1] ^ w[t + 1].word[i];
+                const uint64_t q = x[0] ^ w[0].word[i], r = x[1] ^ w[1].word[i];
                 sum.word[i] += popcount((q & ~r) | (~q & last.word[i]));
                 last.word[i] = r;
             }
@@ -47,14 +47,13 @@ struct Scalar {
     static void pixels(const PixelsRow& row, size_t block, size_t pixel) {
         int32_t sum[16] = {};
         const uint8_t* window = row.image + pixel * row.pixel_step;
-        const Line* w = row.weights + block * row.rows * row.steps;
-        for (size_t y = 0; y < row.rows; ++y, window += row.row_step) {
-            for (size_t s = 0; s < row.steps; ++s, ++w) {
-                int8_t weight[64];
-                std::memcpy(weight, w, 64);
-                for (int i = 0; i < 16; ++i)
-                    for (int j = 0; j < 4; ++j) sum[i] += window[4 * s + j] * weight[4 * i + j];
-            }
+        const Line* w = row.weights + block * row.lines;
+        for (size_t line = 0; line < row.lines; ++line) {
+            const uint8_t* from = window + row.offsets[line];
+            int8_t weight[64];
+            std::memcpy(weight, w + line, 64);
+            for (int i = 0; i < 16; ++i)
+                for (int j = 0; j < 4; ++j) sum[i] += from[j] * weight[4 * i + j];
         }
         int32_t limit[16];
         std::memcpy(limit, row.limits + block, 64);

@@ -14,6 +14,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "avx2.hpp"
 #include "avx512.hpp"
 #include "conv.hpp"
 #include "pool.hpp"
@@ -31,6 +32,7 @@ namespace {
 const Kernels ALL[] = {
 #if defined(__x86_64__) || defined(_M_X64)
     kernels<Avx512>("avx512"),
+    kernels<Avx2>("avx2"),
 #endif
     kernels<Scalar>("scalar"),
 };

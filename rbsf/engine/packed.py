@@ -1,8 +1,8 @@
 """The packed file: a 1-bit network as integers, one bit a binary weight.
 
 A safetensors file.  Metadata, all strings: `format` "rbsf-packed-1"; `model`, a name; `layers`, a JSON list in order
-of execution; `info`, a JSON object; `sha256`, the hex digest over, for tensors sorted by name: name, dtype, shape as
-Python prints them, and the raw little-endian bytes.
+of execution; `info`, a JSON object; `sha256`, the hex digest over the strings `model`, `layers`, `info`, then for
+tensors sorted by name: name, dtype and shape as Python prints them, and the raw little-endian bytes.
 
 An entry of `layers` has kind, name, kernel, stride, padding, groups, inputs, outputs (channels) and pool (max-pooling
 3 x 3, stride 2, after it).  A bit is 1 for +1 and 0 for -1; binary convolutions pad with -1.  Tensors of a layer NAME:
@@ -170,9 +170,8 @@ def write_packed(path: str | Path, model: str, layers: Sequence[Layer], info: di
         "model": model,
         "layers": json.dumps(entries),
         "info": json.dumps(info),
-        "sha256": digest(tensors),
     }
-    write_atomically(path, save(tensors, metadata))
+    write_atomically(path, save(tensors, metadata | {"sha256": digest(metadata, tensors)}))
 
 
 def read_packed(path: str | Path) -> PackedModel:
@@ -191,7 +190,7 @@ def read_packed(path: str | Path) -> PackedModel:
     if form != FORMAT:
         newer = form.startswith("rbsf-packed-")
         raise ValueError(f"{path}: {f'{form}, and this version reads {FORMAT}' if newer else 'no packed network'}")
-    if digest(tensors) != metadata.get("sha256"):
+    if digest(metadata, tensors) != metadata.get("sha256"):
         raise ValueError(f"{path}: its bytes have changed since it was written (sha256); copy or export it again")
     entries, info = _read_json(metadata, "layers", list, path), _read_json(metadata, "info", dict, path)
     try:
@@ -203,9 +202,9 @@ def read_packed(path: str | Path) -> PackedModel:
     return PackedModel(metadata.get("model", ""), layers, info, path)
 
 
-def digest(tensors: dict[str, np.ndarray]) -> str:
-    """sha256 over names, types, shapes and bytes, as hex."""
-    sha = hashlib.sha256()
+def digest(metadata: dict[str, str], tensors: dict[str, np.ndarray]) -> str:
+    """What `sha256` must be, see above."""
+    sha = hashlib.sha256("".join(metadata.get(key, "") for key in ("model", "layers", "info")).encode())
     for name in sorted(tensors):
         array = tensors[name]
         sha.update(f"{name}{array.dtype}{array.shape}".encode())

@@ -1,6 +1,7 @@
 # make demo   track a made-up video with the shipped 1-bit weights; results in demo/
 # make test   lint, types, tests
-# Both create .venv and install into it what they need.
+# make sanitize   the engine's tests and a longer fuzz of its loader, on kernels built with sanitizers (GCC, Linux)
+# All create .venv and install into it what they need.
 
 # TORCH_FLAGS goes to the pip call that installs PyTorch: on Linux its default build brings gigabytes for NVIDIA GPUs;
 # for CPUs alone:  make demo TORCH_FLAGS="--index-url https://download.pytorch.org/whl/cpu"
@@ -9,7 +10,7 @@ PYTHON ?= python3
 TORCH_FLAGS ?=
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint sanitize clean
 
 demo: .venv/.ready
 	$(BIN)/python tools/demo.py --out demo
@@ -22,12 +23,22 @@ lint: .venv/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# A copy of the packages in build/sanitize, beside kernels that stop at the first bad read, write or overflow.
+SANITIZED := build/sanitize
+sanitize: .venv/.ready
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt pybind11
+	CFLAGS="-fsanitize=address,undefined -fno-sanitize-recover=undefined -O1 -g" LDFLAGS="-fsanitize=address,undefined" \
+	  $(BIN)/python setup.py --quiet build --build-base $(SANITIZED) --build-lib $(SANITIZED)/lib --force
+	cd $(SANITIZED)/lib && RBSF_FUZZ=20000 OMP_NUM_THREADS=1 ASAN_OPTIONS=detect_leaks=0 \
+	  LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so)" \
+	  $(CURDIR)/$(BIN)/python -m pytest --noconftest -p no:cacheprovider $(CURDIR)/tests/test_engine.py $(CURDIR)/tests/test_packed.py
+
 # The constraints name exact versions; torch comes first, so that nothing else chooses it.
-.venv/.ready: pyproject.toml constraints.txt
+.venv/.ready: pyproject.toml constraints.txt setup.py $(wildcard rbsf/engine/native/*)
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(TORCH_FLAGS) torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,log]"
 	touch $@
 
 clean:
-	rm -rf .venv demo
+	rm -rf .venv demo build

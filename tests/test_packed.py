@@ -47,15 +47,18 @@ def change_tensor(path: Path, name: str, array: np.ndarray) -> None:
     sign(path, metadata, tensors)
 
 
-def test_what_is_written_is_read(path: Path) -> None:
-    model, read = random_model(0, SMALL), read_packed(path)
-    assert read.model == "rbsf"
-    assert read.info == {"source": "test"}
-    for layer, own in zip(read.layers, model.layers, strict=True):
+def assert_is_the_original(path: Path) -> None:
+    read = read_packed(path)
+    assert (read.model, read.info) == ("rbsf", {"source": "test"})
+    for layer, own in zip(read.layers, random_model(0, SMALL).layers, strict=True):
         assert [getattr(layer, key) for key in GEOMETRY] == [getattr(own, key) for key in GEOMETRY]
         for (name, array), (own_name, own_array) in zip(layer.tensors().items(), own.tensors().items(), strict=True):
             assert name == own_name
             np.testing.assert_array_equal(array, own_array, strict=True)
+
+
+def test_what_is_written_is_read(path: Path) -> None:
+    assert_is_the_original(path)
 
 
 def test_metadata_and_tensors_are_as_documented(tmp_path: Path) -> None:
@@ -175,7 +178,7 @@ def test_header_that_claims_more_than_there_is(path: Path) -> None:
 
 def test_damaged_files_give_value_errors_alone(path: Path) -> None:
     """RBSF_FUZZ: how many files; `make sanitize` sets more."""
-    whole, rng = path.read_bytes(), np.random.default_rng(7)
+    whole, rng, refused = path.read_bytes(), np.random.default_rng(7), 0
     for number in range(int(os.environ.get("RBSF_FUZZ", 300))):
         data = bytearray(whole)
         if number % 3 == 0:
@@ -183,7 +186,9 @@ def test_damaged_files_give_value_errors_alone(path: Path) -> None:
         for place in rng.integers(len(data), size=rng.integers(1, 6)) if data and number % 3 else ():
             data[place] = rng.integers(256)
         path.write_bytes(data)
-        if data != whole:
-            with pytest.raises(ValueError) as caught:
-                read_packed(path)
-            assert "\n" not in str(caught.value)
+        try:
+            assert_is_the_original(path)  # a blank of the header may have changed
+        except ValueError as error:
+            refused += 1
+            assert "\n" not in str(error)  # noqa: PT017 (it may not be raised)
+    assert refused > 0.99 * number

@@ -240,7 +240,7 @@ def submit(args: argparse.Namespace, split: Split, stores: dict[TrackerSpec, Res
         print(f"no submission to GOT-10k's server: {split.title}")
         return
     for store in stores.values():
-        path = store.folder.with_suffix(".zip")
+        path = store.folder.with_name(f"{store.folder.name}.zip")
         write_submission(path, store, split.sequences, args.repeat)
         print(f"submission: {path}; how to hand it in: {SERVER}")
 

@@ -100,8 +100,10 @@ def find(args: argparse.Namespace) -> Split:
     from eval.benchmarks import default_root, find_split, read_annotations
 
     if args.annotations:
-        if args.root or args.tracker or not args.results:
-            raise ValueError("--annotations scores boxes without images: give --results, and no --root or --tracker")
+        if args.root or args.tracker or args.shard or not args.results:
+            raise ValueError(
+                "--annotations scores boxes without images: give --results, and no --root, --tracker or --shard"
+            )
         return read_annotations(args.dataset, args.annotations, args.sequences)
     if args.dataset == "synthetic":
         args.root = args.root or args.out / "synthetic"
@@ -140,6 +142,8 @@ def stores_of(args: argparse.Namespace, specs: list[TrackerSpec]) -> dict[Tracke
     from eval.metrics import GOT10K
     from eval.results import ResultStore
 
+    if not specs:  # --annotations: nothing is run, and there is no root
+        return {}
     benchmark = BENCHMARKS[args.dataset]
     folder = args.out / "results" / (benchmark.folder or args.root.resolve().name)
     return {spec: ResultStore(folder / spec.key(), benchmark.protocol is GOT10K) for spec in specs}

@@ -157,6 +157,19 @@ def test_boxes_that_exist_are_shown_beside(otb: Path, tmp_path: Path) -> None:
     assert report(otb)["reference"] == "theirs"
 
 
+@pytest.mark.parametrize("dataset", ["OTB100", "folder"])
+def test_boxes_that_exist_are_scored_without_images(tmp_path: Path, dataset: str) -> None:
+    for folder, size in (("truth", 10), ("boxes", 5)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "Girl.txt").write_text(f"11,11,10,{size}\n" * 4)
+    command = ["--dataset", dataset, "--annotations", str(tmp_path / "truth"), "--out", str(tmp_path / "out")]
+    assert main([*command, "--results", f"theirs={tmp_path / 'boxes'}"]) == 0
+    row = report(tmp_path / "truth", dataset)["trackers"][0]
+    assert row["mean"]["ao"] == pytest.approx((1 + 3 * 0.5) / 4)
+    with pytest.raises(ValueError, match="no --root, --tracker or --shard"):
+        main([*command, "--results", f"theirs={tmp_path / 'boxes'}", "--shard", "1/2"])
+
+
 def test_synthetic_needs_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(run_benchmarks.SYNTHETIC, "count", 2)
     monkeypatch.setitem(run_benchmarks.SYNTHETIC, "frames", 5)

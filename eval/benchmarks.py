@@ -141,7 +141,7 @@ def find_split(dataset: str, root: Path, names: Iterable[str] | None = None) -> 
     published = published_names(dataset)
     layout = _layout(root, benchmark)
     there = [otb_name(entry.name) for entry in find_entries(root, layout)]
-    wanted = [otb_name(name) for name in names] if names else [n for n in there if not published or n in published]
+    wanted = _wanted(there, names, published)
     _check_wanted(dataset, root, wanted, there, published)
     broken: dict[str, str] = {}
     sequences = load_sequences(root, layout, wanted, broken=broken)
@@ -169,7 +169,7 @@ def read_annotations(dataset: str, folder: Path, names: Iterable[str] | None = N
         raise FileNotFoundError(f"annotations folder {folder} does not exist")
     published = published_names(dataset)
     files = {otb_name(path.stem): path for path in sorted(folder.glob("*.txt"))}
-    wanted = [otb_name(name) for name in names] if names else [n for n in files if not published or n in published]
+    wanted = _wanted(list(files), names, published)
     _check_wanted(dataset, folder, wanted, list(files), published)
     split = Split(dataset, [], [] if names else [name for name in published if name not in files])
     for name in wanted:
@@ -178,6 +178,12 @@ def read_annotations(dataset: str, folder: Path, names: Iterable[str] | None = N
         except ValueError as error:
             split.broken[name] = str(error)
     return split
+
+
+def _wanted(there: list[str], names: Iterable[str] | None, published: list[str]) -> list[str]:
+    """The sequences of ``names``, else those of the benchmark that are ``there``, each once."""
+    wanted = map(otb_name, names) if names else (name for name in there if not published or name in published)
+    return list(dict.fromkeys(wanted))
 
 
 def _check_wanted(dataset: str, root: Path, wanted: list[str], there: list[str], published: list[str]) -> None:

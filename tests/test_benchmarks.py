@@ -15,7 +15,7 @@ from conftest import ROOT, write_otb
 
 from datasets.synthetic import write_got10k, write_video
 from eval import run_benchmarks
-from eval.benchmarks import default_root, find_split, paper_scores, test_sequence_names
+from eval.benchmarks import default_root, find_split, paper_scores, read_annotations, test_sequence_names
 from eval.run_benchmarks import main, parse_args
 
 BOX = [11.0, 11.0, 10.0, 10.0]
@@ -224,6 +224,13 @@ def test_got10k_test_makes_an_archive_of_the_whole_split(
 
 def test_otb50_is_a_part_of_otb100(otb: Path) -> None:
     assert find_split("OTB50", otb).title == "OTB50 (1 of 50 sequences)"
+
+
+def test_sequence_that_is_named_twice_counts_once(otb: Path, tmp_path: Path) -> None:
+    assert find_split("OTB100", otb, ["Girl", "Dog", "Girl"]).title == "OTB100 (2 of 100 sequences)"
+    (tmp_path / "truth").mkdir()
+    (tmp_path / "truth/Girl.txt").write_text("11,11,10,10\n" * 4)
+    assert read_annotations("OTB100", tmp_path / "truth", ["Girl", "Girl"]).title == "OTB100 (1 of 100 sequences)"
 
 
 def test_test_splits_are_known_by_their_sequences() -> None:

@@ -138,7 +138,8 @@ def find_uav20l(root: Path) -> list[Entry]:
 def find_videos(root: Path) -> list[Entry]:
     """Videos with boxes beside them, ``NAME.mp4`` and ``NAME.txt``, in a folder or one alone; 0-based."""
     files = [root] if root.is_file() else sorted(root.iterdir(), key=lambda f: natural_key(f.name))
-    videos = [f for f in files if f.suffix.lower() in VIDEO_SUFFIXES]
+    # A name that begins with a dot is a killed program's half-written video, or macOS's notes on one.
+    videos = [f for f in files if f.suffix.lower() in VIDEO_SUFFIXES and not f.name.startswith(".")]
     return [Entry(f.stem, f, f.with_suffix(".txt")) for f in videos]
 
 

@@ -189,9 +189,10 @@ def test_later_boxes_and_the_place_do_not_matter(otb: ResultStore, girl: Sequenc
     assert otb.load(dataclasses.replace(girl, boxes=boxes, frames=("elsewhere/1.jpg", "2.jpg"))) is not None
 
 
-def test_frames_of_another_size_are_another_sequence(otb: ResultStore, tmp_path: Path) -> None:
-    write_otb(tmp_path / "OTB", "Girl", [[11, 11, 10, 10]] * 2)
-    girl = load_sequences(tmp_path / "OTB", "otb")[0]
+@pytest.mark.parametrize("folder", ["OTB", "OTB #2"])
+def test_frames_of_another_size_are_another_sequence(otb: ResultStore, tmp_path: Path, folder: str) -> None:
+    write_otb(tmp_path / folder, "Girl", [[11, 11, 10, 10]] * 2)
+    girl = load_sequences(tmp_path / folder, "otb")[0]
     otb.save(girl, run_of(0.5, 0.25))
     assert otb.load(girl) is not None
     with Path(girl.frames[-1]).open("ab") as file:
@@ -273,7 +274,13 @@ def test_file_of_a_killed_write_is_no_failure(otb: ResultStore, girl: Sequence, 
 @pytest.mark.parametrize("separator", [",", "\t", " ", ", "])
 @pytest.mark.parametrize(
     ("file", "name"),
-    [("Girl.txt", "Girl"), ("Jogging-1.txt", "Jogging.1"), ("Jogging.1.txt", "Jogging.1"), ("Human4.2.txt", "Human4")],
+    [
+        ("Girl.txt", "Girl"),
+        ("Jogging-1.txt", "Jogging.1"),
+        ("Jogging.1.txt", "Jogging.1"),
+        ("Jogging-1.txt", "Jogging-1"),
+        ("Human4.2.txt", "Human4"),
+    ],
 )
 def test_flat_folder(tmp_path: Path, file: str, name: str, separator: str) -> None:
     lines = [["11", "11", "10", "10"], ["12.5", "13", "10", "9"]]
@@ -311,6 +318,16 @@ def test_times_beside_a_flat_folder(tmp_path: Path, place: str, times: str, seco
     found = read_result_folder(tmp_path)(bare_sequence("Jogging.1", [[10, 10, 10, 10]] * 2))
     assert found is not None
     assert found.seconds.tolist() == seconds
+
+
+def test_times_beside_a_name_that_ends_like_a_run(tmp_path: Path) -> None:
+    folder = tmp_path / "cl"
+    folder.mkdir()
+    (folder / "clip_001.txt").write_text("10,10,10,10\n" * 2)
+    (folder / "clip_001_time.txt").write_text("0.5\n0.25\n")
+    found = read_result_folder(folder)(bare_sequence("clip_001", [[10, 10, 10, 10]] * 2))
+    assert found is not None
+    assert found.seconds.tolist() == [0.5, 0.25]
 
 
 @pytest.mark.parametrize("form", ["otb", "got10k"])

@@ -157,13 +157,15 @@ def track(args: argparse.Namespace, sequences: list[Sequence], stores: dict[Trac
     if args.shard:
         part, count = args.shard
         sequences = sorted(sequences, key=lambda s: (-len(s), s.name))[part - 1 :: count]
-    jobs = [Job(spec, stores[spec], s, n + 1) for spec in stores for s in sequences for n in range(args.repeat)]
-    if not args.resume:
-        for job in jobs:
-            job.store.forget(job.sequence.name, job.number)
+    jobs = [
+        Job(spec, store, s, n + 1, store.folder.name)
+        for spec, store in stores.items()
+        for s in sequences
+        for n in range(args.repeat)
+    ]
     args.workers = args.workers or min(MAX_WORKERS, cores())
     args.threads = args.threads or max(1, cores() // args.workers)
-    run_jobs(jobs, args.workers, args.threads, args.dataset)
+    run_jobs(jobs, args.workers, args.threads, args.dataset, args.resume)
     return jobs
 
 

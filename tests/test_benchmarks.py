@@ -72,6 +72,13 @@ def test_finished_sequences_are_not_run_again(otb: Path, tmp_path: Path) -> None
     assert report(otb)["trackers"][0]["sequences"]["Girl"]["ao"] == 1
 
 
+def test_results_stay_where_a_tracker_cannot_be_run_again(otb: Path, tmp_path: Path) -> None:
+    main(arguments(otb))
+    with pytest.raises(ValueError, match="device 'none' is not available here"):
+        main(arguments(otb, "--tracker", "rbsf", "--device", "none", "--no-resume"))
+    assert (tmp_path / RESULTS / "Girl.txt").is_file()
+
+
 def test_result_of_another_first_box_is_run_again(otb: Path, tmp_path: Path) -> None:
     main(arguments(otb))
     (tmp_path / RESULTS / "Girl.txt").write_text("1,1,5,5\n" * 4)  # what a reuse would score

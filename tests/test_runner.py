@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -172,6 +174,22 @@ def test_process_that_ends_costs_its_sequence_alone(otb: Path, capfd: pytest.Cap
     assert {job: job.store.boxes_path(job.sequence.name).read_bytes() for job in marked} == marked
 
 
+def test_weights_that_are_replaced_while_it_runs_are_not_used(otb: Path, tmp_path: Path) -> None:
+    from rbsf.models import build
+    from rbsf.weights import save_weights
+
+    weights = tmp_path / "net.safetensors"
+    save_weights(build("rbsf"), "rbsf", weights)
+    spec = TrackerSpec("net", None, (weights,))
+    (job,) = (replace(job, key=spec.key()) for job in jobs_of(otb, spec)[:1])
+    save_weights(build("rbsf"), "rbsf", weights)  # other random numbers
+    run_jobs([job])
+    assert job.store.failures() == {"Dog": f"{weights} has changed since the run began; run again"}
+    assert pending([job]) == [job]
+    run_jobs([replace(job, key=spec.key())])
+    assert pending([job]) == []
+
+
 def test_runs_of_one_got10k_sequence_do_not_drop_each_other(otb: Path, tmp_path: Path) -> None:
     store = ResultStore(tmp_path / "out", per_sequence=True)
     jobs = [Job(STATIC, store, s, n) for s in load_sequences(otb, "otb") for n in (1, 2, 3)]
@@ -194,6 +212,19 @@ def test_workers_give_the_boxes_of_one_process(otb: Path, tmp_path: Path) -> Non
     assert one == many
     assert set(one) == {"Dog.txt", "Girl.txt"}
     assert one["Girl.txt"] != b"11.000,11.000,10.000,10.000\n" * 4
+
+
+# ---- Ctrl-C, which every process of a terminal gets
+
+
+def test_ctrl_c_does_not_reach_a_worker_that_is_starting(otb: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    worker = runner._start_worker(1)
+    os.kill(worker.process.pid or 0, signal.SIGINT)
+    runner._give(worker, jobs_of(otb)[:1])
+    assert isinstance(worker.pipe.recv(), Run)
+    worker.process.terminate()
+    worker.process.join()
+    assert capfd.readouterr().err == ""
 
 
 # ---- a worker whose pipe breaks

@@ -170,11 +170,10 @@ def track(args: argparse.Namespace, sequences: list[Sequence], stores: dict[Trac
 
 
 def entrants(args: argparse.Namespace, stores: dict[TrackerSpec, ResultStore]) -> list[Entrant]:
-    """Every tracker of the report: those that were run, then --results."""
-    from eval.results import read_result_folder
+    """The trackers of the report that were run."""
     from eval.summary import Entrant
 
-    found = [
+    return [
         Entrant(
             spec.label,
             store.folder.name,
@@ -185,6 +184,14 @@ def entrants(args: argparse.Namespace, stores: dict[TrackerSpec, ResultStore]) -
         )
         for spec, store in stores.items()
     ]
+
+
+def shown(args: argparse.Namespace) -> list[Entrant]:
+    """Those of --results. Raises ValueError or FileNotFoundError where there are none."""
+    from eval.results import read_result_folder
+    from eval.summary import Entrant
+
+    found = []
     for text in args.results:
         label, given, folder = text.partition("=")
         if not (given and label and folder):
@@ -197,7 +204,8 @@ def choose_reference(args: argparse.Namespace, specs: list[TrackerSpec], labels:
     """Label of the tracker that gaps are measured to: the given one, or the first float SiamFC but the subject."""
     if args.reference:
         if args.reference not in labels[1:]:
-            raise ValueError(f"--reference {args.reference}: give another of the trackers, {', '.join(labels[1:])}")
+            others = ", ".join(labels[1:]) or "of which there is none"
+            raise ValueError(f"--reference {args.reference}: give another of the trackers, {others}")
         return args.reference
     from rbsf.weights import load_weights
 
@@ -266,14 +274,16 @@ def main(argv: list[str] | None = None) -> int:
         if path:
             check_writable(path)
     split = find(args)
-    print(split.title + (f"; missing: {', '.join(split.missing[:5])}, ..." if split.missing else ""))
+    names = ", ".join(split.missing[:5]) + ", ..." * (len(split.missing) > 5)
+    print(split.title + (f"; missing: {names}" if names else ""))
     specs = read_specs(args)
+    others = shown(args)  # before the work: what is wrong with the command line must not wait for it
+    reference = choose_reference(args, specs, [s.label for s in specs] + [entrant.label for entrant in others])
     stores = stores_of(args, specs)
     jobs = track(args, split.sequences, stores) if specs else []
     if args.shard:
         return finish_shard(args, jobs)
-    found = entrants(args, stores)
-    report = write(args, split, found, choose_reference(args, specs, [entrant.label for entrant in found]))
+    report = write(args, split, [*entrants(args, stores), *others], reference)
     from eval.report import main_table
 
     print(main_table(report))

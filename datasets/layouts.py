@@ -103,7 +103,7 @@ def find_uav123(root: Path, version: str = "UAV123") -> list[Entry]:
     """
     if not (root / "anno").is_dir():
         return find_otb(root)
-    if version == "UAV123" and not (root / "anno" / version).is_dir():
+    if version == "UAV123" and is_uav123_10fps(root):
         version = "UAV123_10fps"
     frames = root / "data_seq" / (version if version.endswith("fps") else "UAV123")
     spans = uav123_spans("UAV123" if version.endswith("fps") else version)
@@ -115,6 +115,11 @@ def find_uav123(root: Path, version: str = "UAV123") -> list[Entry]:
         span = ((first - 1) // step + 1, (last - 1) // step + 1)
         entries.append(Entry(name, frames / folder, annotation, span, one_based=True))
     return entries
+
+
+def is_uav123_10fps(root: Path) -> bool:
+    """Whether ``root`` holds UAV123 at 10 frames per second, a benchmark of its own, and not at 30."""
+    return (root / "anno" / "UAV123_10fps").is_dir() and not (root / "anno" / "UAV123").is_dir()
 
 
 def uav123_spans(version: str) -> dict[str, tuple[str, int, int]]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from datasets.layouts import LAYOUTS, find_entries, find_videos, otb_name, uav123_spans
+from datasets.layouts import LAYOUTS, find_entries, find_videos, is_uav123_10fps, otb_name, uav123_spans
 from datasets.sequences import Sequence, load_sequences, read_boxes
 from eval.metrics import GOT10K, OPE, OTB, Protocol
 
@@ -85,13 +85,14 @@ class Split:
     sequences: list[Sequence]
     missing: list[str] = field(default_factory=list)  # published, but not there
     broken: dict[str, str] = field(default_factory=dict)  # there, but cannot be read: {name: why}
+    variant: str = ""  # of the published set, such as " at 10 fps"
 
     @property
     def title(self) -> str:
         """The split as every table says it, such as ``OTB100 (15 of 100 sequences)``."""
         whole = len(published_names(self.dataset))
         count = f"{len(self.sequences)} of {whole}" if whole and whole != len(self.sequences) else len(self.sequences)
-        return f"{self.dataset} ({count} sequence{'' if count == 1 else 's'})"
+        return f"{self.dataset}{self.variant} ({count} sequence{'' if count == 1 else 's'})"
 
 
 def default_root(dataset: str) -> Path:
@@ -146,7 +147,8 @@ def find_split(dataset: str, root: Path, names: Iterable[str] | None = None) -> 
     broken: dict[str, str] = {}
     sequences = load_sequences(root, layout, wanted, broken=broken)
     missing = [] if names else [name for name in published if name not in there]
-    return Split(dataset, sequences, missing, broken)
+    variant = " at 10 fps" if benchmark.layout == "uav123" and is_uav123_10fps(root) else ""
+    return Split(dataset, sequences, missing, broken, variant)
 
 
 def _layout(root: Path, benchmark: Benchmark) -> str | None:

@@ -233,6 +233,26 @@ def test_otb50_is_a_part_of_otb100(otb: Path) -> None:
     assert find_split("OTB50", otb).title == "OTB50 (1 of 50 sequences)"
 
 
+def test_few_missing_sequences_are_all_named(
+    otb: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eval.benchmarks._NAMES", {"OTB100": lambda: ["Girl", "Dog", "Bolt"]})
+    main(arguments(otb))
+    assert "OTB100 (2 of 3 sequences); missing: Bolt\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("version", "title"), [("UAV123", "UAV123 (1 of 123"), ("UAV123_10fps", "UAV123 at 10 fps (1 of 123")]
+)
+def test_uav123_at_10_fps_is_called_that(tmp_path: Path, version: str, title: str) -> None:
+    write_otb(tmp_path, "boat1", [BOX] * 2)
+    (tmp_path / "data_seq" / version).mkdir(parents=True)
+    (tmp_path / "anno" / version).mkdir(parents=True)
+    (tmp_path / "boat1/groundtruth_rect.txt").rename(tmp_path / "anno" / version / "boat1.txt")
+    (tmp_path / "boat1/img").rename(tmp_path / "data_seq" / version / "boat1")
+    assert find_split("UAV123", tmp_path).title == f"{title} sequences)"
+
+
 def test_sequence_that_is_named_twice_counts_once(otb: Path, tmp_path: Path) -> None:
     assert find_split("OTB100", otb, ["Girl", "Dog", "Girl"]).title == "OTB100 (2 of 100 sequences)"
     (tmp_path / "truth").mkdir()
@@ -258,7 +278,7 @@ def test_paper_has_no_figures_on_val() -> None:
         (["--tracker", "opencv:Fast"], "OpenCV's trackers known here are MIL, KCF, CSRT, Nano, Vit"),
         (["--tracker", "opencv:Nano"], "takes 2 model files: opencv:Nano:backbone.onnx,neckhead.onnx"),
         (["--tracker", "static"], "2 trackers are called static"),
-        (["--reference", "me"], "--reference me: give another of the trackers"),
+        (["--reference", "me"], "--reference me: give another of the trackers, of which there is none"),
         (["--sequences", "Gril"], "Gril is no sequence of OTB100"),
         (["--sequences", "Bolt"], "sequence Bolt is missing in"),
         (["--results", "here"], "--results 'here': write LABEL=DIR"),
@@ -271,6 +291,7 @@ def test_bad_arguments_are_named(otb: Path, more: list[str], fault: str) -> None
     with pytest.raises((ValueError, FileNotFoundError)) as caught:
         main(arguments(otb, *more))
     assert fault in str(caught.value)
+    assert not (otb.parent / "out/results").exists()  # before any work
 
 
 def test_unwritable_output_is_named_before_any_work(otb: Path, tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def find_uav123(root: Path, version: str = "UAV123") -> list[Entry]:
     """
     if not (root / "anno").is_dir():
         return find_otb(root)
-    if version == "UAV123" and not (root / "anno" / version).is_dir():
+    if version == "UAV123" and is_uav123_10fps(root):
         version = "UAV123_10fps"
     frames = root / "data_seq" / (version if version.endswith("fps") else "UAV123")
     spans = uav123_spans("UAV123" if version.endswith("fps") else version)
@@ -115,6 +115,11 @@ def find_uav123(root: Path, version: str = "UAV123") -> list[Entry]:
         span = ((first - 1) // step + 1, (last - 1) // step + 1)
         entries.append(Entry(name, frames / folder, annotation, span, one_based=True))
     return entries
+
+
+def is_uav123_10fps(root: Path) -> bool:
+    """Whether ``root`` holds UAV123 at 10 frames per second, a benchmark of its own, and not at 30."""
+    return (root / "anno" / "UAV123_10fps").is_dir() and not (root / "anno" / "UAV123").is_dir()
 
 
 def uav123_spans(version: str) -> dict[str, tuple[str, int, int]]:
@@ -138,7 +143,8 @@ def find_uav20l(root: Path) -> list[Entry]:
 def find_videos(root: Path) -> list[Entry]:
     """Videos with boxes beside them, ``NAME.mp4`` and ``NAME.txt``, in a folder or one alone; 0-based."""
     files = [root] if root.is_file() else sorted(root.iterdir(), key=lambda f: natural_key(f.name))
-    videos = [f for f in files if f.suffix.lower() in VIDEO_SUFFIXES]
+    # A name that begins with a dot is a killed program's half-written video, or macOS's notes on one.
+    videos = [f for f in files if f.suffix.lower() in VIDEO_SUFFIXES and not f.name.startswith(".")]
     return [Entry(f.stem, f, f.with_suffix(".txt")) for f in videos]
 
 

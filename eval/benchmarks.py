@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from datasets.layouts import LAYOUTS, find_entries, find_videos, otb_name, uav123_spans
+from datasets.layouts import LAYOUTS, find_entries, find_videos, is_uav123_10fps, otb_name, uav123_spans
 from datasets.sequences import Sequence, load_sequences, read_boxes
 from eval.metrics import GOT10K, OPE, OTB, Protocol
 
@@ -85,13 +85,14 @@ class Split:
     sequences: list[Sequence]
     missing: list[str] = field(default_factory=list)  # published, but not there
     broken: dict[str, str] = field(default_factory=dict)  # there, but cannot be read: {name: why}
+    variant: str = ""  # of the published set, such as " at 10 fps"
 
     @property
     def title(self) -> str:
         """The split as every table says it, such as ``OTB100 (15 of 100 sequences)``."""
         whole = len(published_names(self.dataset))
         count = f"{len(self.sequences)} of {whole}" if whole and whole != len(self.sequences) else len(self.sequences)
-        return f"{self.dataset} ({count} sequence{'' if count == 1 else 's'})"
+        return f"{self.dataset}{self.variant} ({count} sequence{'' if count == 1 else 's'})"
 
 
 def default_root(dataset: str) -> Path:
@@ -141,12 +142,13 @@ def find_split(dataset: str, root: Path, names: Iterable[str] | None = None) -> 
     published = published_names(dataset)
     layout = _layout(root, benchmark)
     there = [otb_name(entry.name) for entry in find_entries(root, layout)]
-    wanted = [otb_name(name) for name in names] if names else [n for n in there if not published or n in published]
+    wanted = _wanted(there, names, published)
     _check_wanted(dataset, root, wanted, there, published)
     broken: dict[str, str] = {}
     sequences = load_sequences(root, layout, wanted, broken=broken)
     missing = [] if names else [name for name in published if name not in there]
-    return Split(dataset, sequences, missing, broken)
+    variant = " at 10 fps" if benchmark.layout == "uav123" and is_uav123_10fps(root) else ""
+    return Split(dataset, sequences, missing, broken, variant)
 
 
 def _layout(root: Path, benchmark: Benchmark) -> str | None:
@@ -169,7 +171,7 @@ def read_annotations(dataset: str, folder: Path, names: Iterable[str] | None = N
         raise FileNotFoundError(f"annotations folder {folder} does not exist")
     published = published_names(dataset)
     files = {otb_name(path.stem): path for path in sorted(folder.glob("*.txt"))}
-    wanted = [otb_name(name) for name in names] if names else [n for n in files if not published or n in published]
+    wanted = _wanted(list(files), names, published)
     _check_wanted(dataset, folder, wanted, list(files), published)
     split = Split(dataset, [], [] if names else [name for name in published if name not in files])
     for name in wanted:
@@ -178,6 +180,12 @@ def read_annotations(dataset: str, folder: Path, names: Iterable[str] | None = N
         except ValueError as error:
             split.broken[name] = str(error)
     return split
+
+
+def _wanted(there: list[str], names: Iterable[str] | None, published: list[str]) -> list[str]:
+    """The sequences of ``names``, else those of the benchmark that are ``there``, each once."""
+    wanted = map(otb_name, names) if names else (name for name in there if not published or name in published)
+    return list(dict.fromkeys(wanted))
 
 
 def _check_wanted(dataset: str, root: Path, wanted: list[str], there: list[str], published: list[str]) -> None:

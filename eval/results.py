@@ -114,10 +114,16 @@ def fingerprint(sequence: Sequence) -> str:
     the first and last frame's files.
     """
     start = sequence.boxes[annotated(sequence)[:1]].tolist()
-    files = [Path(sequence.frames[i].partition("#")[0]) for i in (0, -1)]
-    sizes = [file.stat().st_size if file.is_file() else 0 for file in files]
+    sizes = [_size(sequence.frames[i]) for i in (0, -1)]
     what = f"{sequence.name} {len(sequence)} {start} {sizes}"
     return hashlib.sha256(what.encode()).hexdigest()[:16]
+
+
+def _size(frame: str) -> int:
+    for file in map(Path, (frame, frame.rpartition("#")[0])):  # an image, or a video's frame
+        if file.is_file():
+            return file.stat().st_size
+    return 0
 
 
 def annotated(sequence: Sequence) -> np.ndarray:
@@ -144,12 +150,12 @@ def read_result_folder(folder: Path) -> Callable[[Sequence], Run | None]:
     if not folder.is_dir():
         raise FileNotFoundError(f"results folder {folder} does not exist")
     files = {otb_name(path.stem): path for path in folder.glob(TEXT_FILES)}
-    files |= {path.parent.name: path for path in folder.glob("*/*_001.txt")}
+    files |= {otb_name(path.parent.name): path for path in folder.glob("*/*_001.txt")}
     if not files:
         raise ValueError(f"{folder} holds no results: expected NAME.txt with x,y,w,h lines, or NAME/NAME_001.txt")
 
     def load(sequence: Sequence) -> Run | None:
-        path = files.get(sequence.name)
+        path = files.get(otb_name(sequence.name))  # a video may be called Jogging-1
         if path is None:
             return None
         boxes = read_result(path, len(sequence))
@@ -159,7 +165,8 @@ def read_result_folder(folder: Path) -> Callable[[Sequence], Run | None]:
 
 
 def _seconds(boxes: Path, count: int) -> np.ndarray:
-    name = boxes.stem.removesuffix("_001") if boxes.parent.name in boxes.stem else boxes.stem
+    folder = boxes.parent.name  # the sequence's, in GOT-10k's form
+    name = folder if boxes.stem == f"{folder}_001" else boxes.stem
     for path in (boxes.parent / "times" / f"{name}_time.txt", boxes.parent / f"{name}_time.txt"):
         if path.is_file() and len(table := _table(path)) == count:
             return np.nan_to_num(table[:, 0])

@@ -100,8 +100,10 @@ def find(args: argparse.Namespace) -> Split:
     from eval.benchmarks import default_root, find_split, read_annotations
 
     if args.annotations:
-        if args.root or args.tracker or not args.results:
-            raise ValueError("--annotations scores boxes without images: give --results, and no --root or --tracker")
+        if args.root or args.tracker or args.shard or not args.results:
+            raise ValueError(
+                "--annotations scores boxes without images: give --results, and no --root, --tracker or --shard"
+            )
         return read_annotations(args.dataset, args.annotations, args.sequences)
     if args.dataset == "synthetic":
         args.root = args.root or args.out / "synthetic"
@@ -140,6 +142,8 @@ def stores_of(args: argparse.Namespace, specs: list[TrackerSpec]) -> dict[Tracke
     from eval.metrics import GOT10K
     from eval.results import ResultStore
 
+    if not specs:  # --annotations: nothing is run, and there is no root
+        return {}
     benchmark = BENCHMARKS[args.dataset]
     folder = args.out / "results" / (benchmark.folder or args.root.resolve().name)
     return {spec: ResultStore(folder / spec.key(), benchmark.protocol is GOT10K) for spec in specs}
@@ -153,22 +157,23 @@ def track(args: argparse.Namespace, sequences: list[Sequence], stores: dict[Trac
     if args.shard:
         part, count = args.shard
         sequences = sorted(sequences, key=lambda s: (-len(s), s.name))[part - 1 :: count]
-    jobs = [Job(spec, stores[spec], s, n + 1) for spec in stores for s in sequences for n in range(args.repeat)]
-    if not args.resume:
-        for job in jobs:
-            job.store.forget(job.sequence.name, job.number)
+    jobs = [
+        Job(spec, store, s, n + 1, store.folder.name)
+        for spec, store in stores.items()
+        for s in sequences
+        for n in range(args.repeat)
+    ]
     args.workers = args.workers or min(MAX_WORKERS, cores())
     args.threads = args.threads or max(1, cores() // args.workers)
-    run_jobs(jobs, args.workers, args.threads, args.dataset)
+    run_jobs(jobs, args.workers, args.threads, args.dataset, args.resume)
     return jobs
 
 
 def entrants(args: argparse.Namespace, stores: dict[TrackerSpec, ResultStore]) -> list[Entrant]:
-    """Every tracker of the report: those that were run, then --results."""
-    from eval.results import read_result_folder
+    """The trackers of the report that were run."""
     from eval.summary import Entrant
 
-    found = [
+    return [
         Entrant(
             spec.label,
             store.folder.name,
@@ -179,6 +184,14 @@ def entrants(args: argparse.Namespace, stores: dict[TrackerSpec, ResultStore]) -
         )
         for spec, store in stores.items()
     ]
+
+
+def shown(args: argparse.Namespace) -> list[Entrant]:
+    """Those of --results. Raises ValueError or FileNotFoundError where there are none."""
+    from eval.results import read_result_folder
+    from eval.summary import Entrant
+
+    found = []
     for text in args.results:
         label, given, folder = text.partition("=")
         if not (given and label and folder):
@@ -191,7 +204,8 @@ def choose_reference(args: argparse.Namespace, specs: list[TrackerSpec], labels:
     """Label of the tracker that gaps are measured to: the given one, or the first float SiamFC but the subject."""
     if args.reference:
         if args.reference not in labels[1:]:
-            raise ValueError(f"--reference {args.reference}: give another of the trackers, {', '.join(labels[1:])}")
+            others = ", ".join(labels[1:]) or "of which there is none"
+            raise ValueError(f"--reference {args.reference}: give another of the trackers, {others}")
         return args.reference
     from rbsf.weights import load_weights
 
@@ -240,7 +254,7 @@ def submit(args: argparse.Namespace, split: Split, stores: dict[TrackerSpec, Res
         print(f"no submission to GOT-10k's server: {split.title}")
         return
     for store in stores.values():
-        path = store.folder.with_suffix(".zip")
+        path = store.folder.with_name(f"{store.folder.name}.zip")
         write_submission(path, store, split.sequences, args.repeat)
         print(f"submission: {path}; how to hand it in: {SERVER}")
 
@@ -260,14 +274,16 @@ def main(argv: list[str] | None = None) -> int:
         if path:
             check_writable(path)
     split = find(args)
-    print(split.title + (f"; missing: {', '.join(split.missing[:5])}, ..." if split.missing else ""))
+    names = ", ".join(split.missing[:5]) + ", ..." * (len(split.missing) > 5)
+    print(split.title + (f"; missing: {names}" if names else ""))
     specs = read_specs(args)
+    others = shown(args)  # before the work: what is wrong with the command line must not wait for it
+    reference = choose_reference(args, specs, [s.label for s in specs] + [entrant.label for entrant in others])
     stores = stores_of(args, specs)
     jobs = track(args, split.sequences, stores) if specs else []
     if args.shard:
         return finish_shard(args, jobs)
-    found = entrants(args, stores)
-    report = write(args, split, found, choose_reference(args, specs, [entrant.label for entrant in found]))
+    report = write(args, split, [*entrants(args, stores), *others], reference)
     from eval.report import main_table
 
     print(main_table(report))

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import islice
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
@@ -35,6 +35,7 @@ class Job:
     store: ResultStore
     sequence: Sequence
     number: int = 1  # of the run
+    key: str | None = None  # the spec's when the store was chosen; other files are not loaded. None: not looked at
 
 
 @dataclass
@@ -85,15 +86,19 @@ def pending(jobs: list[Job]) -> list[Job]:
     return todo
 
 
-def run_jobs(jobs: list[Job], workers: int = 1, threads: int = 1, desc: str = "benchmark") -> None:
+def run_jobs(jobs: list[Job], workers: int = 1, threads: int = 1, desc: str = "benchmark", resume: bool = True) -> None:
     """Run the jobs that have no result yet, each tracker's longest first, in ``workers`` processes of ``threads``.
 
-    A progress bar counts frames. What fails is recorded in the job's store. Raises ValueError or OSError for a tracker
-    that cannot be loaded.
+    Without ``resume`` all are run, and the results that are there are dropped once the trackers are loaded. A progress
+    bar counts frames. What fails is recorded in the job's store. Raises ValueError or OSError for a tracker that cannot
+    be loaded.
     """
-    todo = pending(jobs)
+    todo = pending(jobs) if resume else jobs
     for spec in dict.fromkeys(job.spec for job in todo):
         spec.build()  # what cannot be loaded fails here, in words, and not once a sequence
+    if not resume:
+        for job in jobs:
+            job.store.forget(job.sequence.name, job.number)
     total, left = sum(len(job.sequence) for job in jobs), sum(len(job.sequence) for job in todo)
     order = {spec: i for i, spec in enumerate(dict.fromkeys(job.spec for job in jobs))}
     queue = sorted(todo, key=lambda job: (order[job.spec], -len(job.sequence)))
@@ -145,7 +150,11 @@ def _start_worker(threads: int) -> _Worker:
     context = get_context("spawn")  # torch does not survive a fork
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(theirs, threads), daemon=True)
-    process.start()
+    on_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C is for the parent, which ends us
+    try:
+        process.start()
+    finally:
+        signal.signal(signal.SIGINT, on_interrupt)
     theirs.close()  # so that the worker's end is the only one, and its death is seen
     return _Worker(process, ours)
 
@@ -171,15 +180,21 @@ def _work(pipe: Connection, threads: int) -> None:
 
     The parent writes the results: two runs of a GOT-10k sequence share a file of times.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the parent ends us
-    build = cache(lambda spec: spec.build(threads))
+    build = cache(partial(_load, threads))
     with suppress(EOFError, ConnectionError):
         while True:
             job = pipe.recv()
             pipe.send(_attempt(build, job, pipe))
 
 
-def _attempt(build: Callable[[TrackerSpec], Tracker], job: Job, pipe: Connection) -> Run | str:
+def _load(threads: int, spec: TrackerSpec, key: str | None) -> Tracker:
+    tracker = spec.build(threads)
+    if key not in (None, spec.key()):  # a training writes on, say: results would go by another model's name
+        raise ValueError(f"{', '.join(map(str, spec.files))} has changed since the run began; run again")
+    return tracker
+
+
+def _attempt(build: Callable[[TrackerSpec, str | None], Tracker], job: Job, pipe: Connection) -> Run | str:
     """Track one sequence; returns its boxes, or what went wrong."""
     last = time.monotonic()
 
@@ -190,7 +205,7 @@ def _attempt(build: Callable[[TrackerSpec], Tracker], job: Job, pipe: Connection
             pipe.send(frames)
 
     try:
-        tracker = build(job.spec)
+        tracker = build(job.spec, job.key)
         seed_opencv(job.number)  # each run otherwise, and alike when it is repeated
         return track_sequence(tracker, job.sequence, progress)
     except ConnectionError:  # the parent is gone

@@ -48,10 +48,12 @@ def check_submission(file: Path | io.BytesIO, frames: dict[str, int], runs: int 
             raise ValueError(f"submission: {name} is {'missing' if name in wanted else 'not wanted'}")
         for name, columns in wanted.items():
             rows = [line.split(",") for line in archive.read(name).decode().splitlines()]
-            if len(rows) != frames[name.partition("/")[0]] or any(len(row) != columns for row in rows):
-                raise ValueError(f"submission: {name} has {len(rows)} lines of {len(rows[0]) if rows else 0} numbers")
-            if any(not _is_number(value) for row in rows for value in row):
-                raise ValueError(f"submission: {name} holds what is not a number")
+            count = frames[name.partition("/")[0]]
+            if len(rows) != count:
+                raise ValueError(f"submission: {name} has {len(rows)} lines but the sequence {count} frames")
+            for number, row in enumerate(rows, 1):
+                if len(row) != columns or not all(map(_is_number, row)):
+                    raise ValueError(f"submission: {name} line {number} is not {columns} numbers: {','.join(row)!r}")
 
 
 def _is_number(text: str) -> bool:

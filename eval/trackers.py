@@ -161,7 +161,7 @@ def _build_opencv(name: str, files: tuple[Path, ...]) -> Tracker:
             f"run it in a second environment and show its boxes here with --results {name}=FOLDER"
         ) from None
     except (cv2.error, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(getattr(error, "err", error)).split())[:300]  # without the place in OpenCV's source
         raise ValueError(f"opencv:{name} cannot use {', '.join(map(str, files))} ({reason})") from None
 
 

@@ -15,7 +15,7 @@ from conftest import ROOT, write_otb
 
 from datasets.synthetic import write_got10k, write_video
 from eval import run_benchmarks
-from eval.benchmarks import default_root, find_split, paper_scores, test_sequence_names
+from eval.benchmarks import default_root, find_split, paper_scores, read_annotations, test_sequence_names
 from eval.run_benchmarks import main, parse_args
 
 BOX = [11.0, 11.0, 10.0, 10.0]
@@ -70,6 +70,13 @@ def test_finished_sequences_are_not_run_again(otb: Path, tmp_path: Path) -> None
     assert rows["Dog"]["ao"] == pytest.approx(4 / 9)
     main(arguments(otb, "--no-resume"))
     assert report(otb)["trackers"][0]["sequences"]["Girl"]["ao"] == 1
+
+
+def test_results_stay_where_a_tracker_cannot_be_run_again(otb: Path, tmp_path: Path) -> None:
+    main(arguments(otb))
+    with pytest.raises(ValueError, match="device 'none' is not available here"):
+        main(arguments(otb, "--tracker", "rbsf", "--device", "none", "--no-resume"))
+    assert (tmp_path / RESULTS / "Girl.txt").is_file()
 
 
 def test_result_of_another_first_box_is_run_again(otb: Path, tmp_path: Path) -> None:
@@ -157,6 +164,19 @@ def test_boxes_that_exist_are_shown_beside(otb: Path, tmp_path: Path) -> None:
     assert report(otb)["reference"] == "theirs"
 
 
+@pytest.mark.parametrize("dataset", ["OTB100", "folder"])
+def test_boxes_that_exist_are_scored_without_images(tmp_path: Path, dataset: str) -> None:
+    for folder, size in (("truth", 10), ("boxes", 5)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "Girl.txt").write_text(f"11,11,10,{size}\n" * 4)
+    command = ["--dataset", dataset, "--annotations", str(tmp_path / "truth"), "--out", str(tmp_path / "out")]
+    assert main([*command, "--results", f"theirs={tmp_path / 'boxes'}"]) == 0
+    row = report(tmp_path / "truth", dataset)["trackers"][0]
+    assert row["mean"]["ao"] == pytest.approx((1 + 3 * 0.5) / 4)
+    with pytest.raises(ValueError, match="no --root, --tracker or --shard"):
+        main([*command, "--results", f"theirs={tmp_path / 'boxes'}", "--shard", "1/2"])
+
+
 def test_synthetic_needs_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(run_benchmarks.SYNTHETIC, "count", 2)
     monkeypatch.setitem(run_benchmarks.SYNTHETIC, "frames", 5)
@@ -213,6 +233,33 @@ def test_otb50_is_a_part_of_otb100(otb: Path) -> None:
     assert find_split("OTB50", otb).title == "OTB50 (1 of 50 sequences)"
 
 
+def test_few_missing_sequences_are_all_named(
+    otb: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eval.benchmarks._NAMES", {"OTB100": lambda: ["Girl", "Dog", "Bolt"]})
+    main(arguments(otb))
+    assert "OTB100 (2 of 3 sequences); missing: Bolt\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("version", "title"), [("UAV123", "UAV123 (1 of 123"), ("UAV123_10fps", "UAV123 at 10 fps (1 of 123")]
+)
+def test_uav123_at_10_fps_is_called_that(tmp_path: Path, version: str, title: str) -> None:
+    write_otb(tmp_path, "boat1", [BOX] * 2)
+    (tmp_path / "data_seq" / version).mkdir(parents=True)
+    (tmp_path / "anno" / version).mkdir(parents=True)
+    (tmp_path / "boat1/groundtruth_rect.txt").rename(tmp_path / "anno" / version / "boat1.txt")
+    (tmp_path / "boat1/img").rename(tmp_path / "data_seq" / version / "boat1")
+    assert find_split("UAV123", tmp_path).title == f"{title} sequences)"
+
+
+def test_sequence_that_is_named_twice_counts_once(otb: Path, tmp_path: Path) -> None:
+    assert find_split("OTB100", otb, ["Girl", "Dog", "Girl"]).title == "OTB100 (2 of 100 sequences)"
+    (tmp_path / "truth").mkdir()
+    (tmp_path / "truth/Girl.txt").write_text("11,11,10,10\n" * 4)
+    assert read_annotations("OTB100", tmp_path / "truth", ["Girl", "Girl"]).title == "OTB100 (1 of 100 sequences)"
+
+
 def test_test_splits_are_known_by_their_sequences() -> None:
     names = test_sequence_names()
     assert {"Basketball", "Human4", "Jogging.1", "bike1", "GOT-10k_Test_000180"} <= names
@@ -231,7 +278,7 @@ def test_paper_has_no_figures_on_val() -> None:
         (["--tracker", "opencv:Fast"], "OpenCV's trackers known here are MIL, KCF, CSRT, Nano, Vit"),
         (["--tracker", "opencv:Nano"], "takes 2 model files: opencv:Nano:backbone.onnx,neckhead.onnx"),
         (["--tracker", "static"], "2 trackers are called static"),
-        (["--reference", "me"], "--reference me: give another of the trackers"),
+        (["--reference", "me"], "--reference me: give another of the trackers, of which there is none"),
         (["--sequences", "Gril"], "Gril is no sequence of OTB100"),
         (["--sequences", "Bolt"], "sequence Bolt is missing in"),
         (["--results", "here"], "--results 'here': write LABEL=DIR"),
@@ -244,6 +291,7 @@ def test_bad_arguments_are_named(otb: Path, more: list[str], fault: str) -> None
     with pytest.raises((ValueError, FileNotFoundError)) as caught:
         main(arguments(otb, *more))
     assert fault in str(caught.value)
+    assert not (otb.parent / "out/results").exists()  # before any work
 
 
 def test_unwritable_output_is_named_before_any_work(otb: Path, tmp_path: Path) -> None:

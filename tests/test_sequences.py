@@ -144,8 +144,9 @@ def test_videos_with_boxes_beside_them(tmp_path: Path) -> None:
         for level in (40, 120, 200):
             video.write(np.full((48, 64, 3), level, np.uint8))
     write_lines(tmp_path / "clip.txt", BOXES)
+    (tmp_path / ".clip.4711.mp4").write_bytes(b"half-written")
     for root in (tmp_path, tmp_path / "clip.mp4"):
-        sequence = load_sequences(root)[0]
+        (sequence,) = load_sequences(root)
         assert summary([sequence]) == [("clip", 3, [10, 20, 30, 40])]
         for view in (sequence, pickle.loads(pickle.dumps(sequence))):  # as worker processes get it
             assert [round(image.mean(), -1) for image in view] == [40, 120, 200]

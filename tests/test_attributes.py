@@ -1,0 +1,107 @@
+"""Attributes of sequences: those that the data sets publish, and those that are computed from boxes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import bare_sequence
+
+from datasets.sequences import Sequence
+from eval.attributes import COMPUTED, GOT10K, attributes_of
+
+NAN = [float("nan")] * 4
+BIKE, CAR = (bare_sequence(name, [[10, 10, 30, 30]] * 2) for name in ("bike1", "car1_s"))
+
+
+def write_flags(root: Path, name: str, text: str, version: str = "UAV123") -> None:
+    path = root / "anno" / version / "att" / f"{name}.txt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+# ---- UAV123
+
+
+@pytest.mark.parametrize("version", ["UAV123", "UAV20L"])
+def test_uav123_publishes_12_flags(tmp_path: Path, version: str) -> None:
+    write_flags(tmp_path, "bike1", "1,0,0,1,0,0,0,0,0,0,0,1\n", version)
+    write_flags(tmp_path, "car1_s", "0 0 0 0 0 0 0 0 0 0 0 0", version)
+    words, found = attributes_of(version, tmp_path, [BIKE, CAR])
+    assert list(words) == ["SV", "ARC", "LR", "FM", "FOC", "POC", "OV", "BC", "IV", "VC", "CM", "SOB"]
+    assert words["SOB"] == "similar object"
+    assert found == {"bike1": {"SV", "FM", "SOB"}, "car1_s": set()}
+
+
+@pytest.mark.parametrize("place", range(12))
+def test_order_of_uav123s_flags(tmp_path: Path, place: int) -> None:
+    write_flags(tmp_path, "bike1", ",".join("1" if i == place else "0" for i in range(12)))
+    name = ("SV", "ARC", "LR", "FM", "FOC", "POC", "OV", "BC", "IV", "VC", "CM", "SOB")[place]
+    assert attributes_of("UAV123", tmp_path, [BIKE])[1] == {"bike1": {name}}
+
+
+@pytest.mark.parametrize("text", ["1,0,1\n", "", "1,0,0,1,0,0,0,0,0,0,0,2\n", "1,0,0,1,0,0,0,0,0,0,0,1,0\n", "what"])
+def test_damaged_flags_are_named(tmp_path: Path, text: str) -> None:
+    write_flags(tmp_path, "bike1", text)
+    with pytest.raises(ValueError, match=r"bike1\.txt is damaged: expected 12 flags of 0 or 1, found"):
+        attributes_of("UAV123", tmp_path, [BIKE])
+
+
+def test_uav123_without_all_its_flags_is_computed(tmp_path: Path) -> None:
+    write_flags(tmp_path, "bike1", "1,1,1,1,1,1,1,1,1,1,1,1\n")
+    assert attributes_of("UAV123", tmp_path, [BIKE, CAR]) == (COMPUTED, {"bike1": set(), "car1_s": set()})
+    assert attributes_of("UAV123", None, [BIKE]) == (COMPUTED, {"bike1": set()})
+
+
+# ---- GOT-10k
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ({}, set()),
+        ({"absence": "0\n0\n", "cut_by_image": "0\n0\n"}, set()),
+        ({"absence": "0\n1\n", "cut_by_image": "0\n0\n"}, {"absent"}),
+        ({"cut_by_image": "1\n0\n"}, {"cut"}),
+        ({"absence": "1\n1\n", "cut_by_image": "0\n1\n", "cover": "1\n1\n"}, {"absent", "cut"}),
+    ],
+)
+def test_got10k_labels_two(tmp_path: Path, labels: dict[str, str], expected: set[str]) -> None:
+    for name, text in labels.items():
+        (tmp_path / f"{name}.label").write_text(text)
+    sequence = Sequence("GOT-10k_Val_000001", (f"{tmp_path}/00000001.jpg",), BIKE.boxes)
+    assert attributes_of("GOT-10k-val", None, [sequence]) == (GOT10K, {"GOT-10k_Val_000001": expected})
+
+
+# ---- computed
+
+
+@pytest.mark.parametrize(
+    ("boxes", "expected"),
+    [
+        ([[10, 10, 20, 20], [10, 10, 20, 20]], set()),
+        # of 1600 pixels: half and twice as many are not beyond it
+        ([[10, 10, 40, 40], [10, 10, 40, 20], [10, 10, 40, 40], [10, 10, 50, 64]], set()),
+        ([[10, 10, 40, 40], [10, 10, 40, 19.9]], {"SV"}),
+        ([[10, 10, 40, 40], [10, 10, 50, 64.1]], {"SV"}),
+        ([[10, 10, 40, 40], [10, 10, 40, 30], [10, 10, 40, 19]], {"SV"}),  # against the first
+        # the centre moves by 20, and by more
+        ([[10, 10, 30, 30], [22, 26, 30, 30]], set()),
+        ([[10, 10, 30, 30], [22, 26.1, 30, 30]], {"FM"}),
+        ([[10, 10, 30, 30], [20, 20, 30, 30], [30, 30, 30, 30]], set()),
+        ([[10, 10, 30, 30], [40, 40, 30, 30], [41, 40, 30, 30]], {"FM"}),
+        ([[10, 10, 30, 30], [10, 10, 30, 71]], {"SV", "FM"}),  # the centre moves with the size
+        # 400 pixels, and fewer
+        ([[10, 10, 20, 20], [10, 10, 20, 19.9]], {"LR"}),
+        ([[10, 10, 39, 10]], {"LR"}),
+        # absent: what moves meanwhile is not fast
+        ([[10, 10, 30, 30], NAN, [60, 60, 30, 30]], {"OV"}),
+        ([NAN, [10, 10, 30, 30], [60, 60, 30, 30]], {"OV", "FM"}),
+        ([NAN, [10, 10, 10, 10], [60, 60, 30, 30]], {"OV", "FM", "LR", "SV"}),
+        ([NAN, NAN], {"OV"}),
+    ],
+)
+def test_computed_at_their_thresholds(boxes: list[list[float]], expected: set[str]) -> None:
+    words, found = attributes_of("OTB100", None, [bare_sequence("Girl", boxes)])
+    assert words is COMPUTED
+    assert found == {"Girl": expected}

@@ -1,0 +1,133 @@
+"""The archive for GOT-10k's server: what is in it, and what is refused."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from datasets.sequences import Sequence, load_sequences
+from eval.results import ResultStore, Run
+from eval.submission import check_submission, write_submission
+
+NAMES = [f"GOT-10k_Test_{i:06d}" for i in (1, 2, 3)]
+MEMBERS = {f"{name}/{name}_{end}.txt" for name in NAMES for end in ("001", "time")}
+BOXES = "1.000,2.000,30.000,40.000\n"
+
+
+@pytest.fixture
+def sequences(tmp_path: Path) -> list[Sequence]:
+    """A test split: frames, and the first one's box alone."""
+    for length, name in enumerate(NAMES, 2):
+        folder = tmp_path / "GOT-10k/test" / name
+        folder.mkdir(parents=True)
+        (folder / "groundtruth.txt").write_text("1.0000,2.0000,30.0000,40.0000\n")
+        for i in range(1, length + 1):
+            cv2.imwrite(str(folder / f"{i:08d}.jpg"), np.zeros((60, 80, 3), np.uint8))
+    (tmp_path / "GOT-10k/test/list.txt").write_text("".join(f"{name}\n" for name in NAMES))
+    return load_sequences(tmp_path / "GOT-10k/test", "got10k")
+
+
+@pytest.fixture
+def store(tmp_path: Path, sequences: list[Sequence]) -> ResultStore:
+    """Two runs of a tracker over all of it."""
+    store = ResultStore(tmp_path / "results/GOT-10k/ours-1a2b3c4d", per_sequence=True)
+    for sequence in sequences:
+        for number in (1, 2):
+            boxes = np.tile([number, 2.0, 30, 40], (len(sequence), 1))
+            store.save(sequence, Run(boxes, np.full(len(sequence), number / 8)), number)
+    return store
+
+
+def texts(path: Path) -> dict[str, str]:
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+        return {name: archive.read(name).decode() for name in archive.namelist()}
+
+
+def test_archive_holds_boxes_and_times_of_each_sequence(
+    tmp_path: Path, store: ResultStore, sequences: list[Sequence]
+) -> None:
+    write_submission(tmp_path / "ours.zip", store, sequences)
+    found = texts(tmp_path / "ours.zip")
+    assert set(found) == MEMBERS
+    assert found[f"{NAMES[0]}/{NAMES[0]}_001.txt"] == BOXES * 2
+    assert found[f"{NAMES[2]}/{NAMES[2]}_001.txt"] == BOXES * 4
+    assert found[f"{NAMES[0]}/{NAMES[0]}_time.txt"] == "0.12500000\n" * 2  # no comment; the first of two runs
+    assert not [name for name, text in found.items() if "#" in text or "nan" in text]
+
+
+def test_archive_of_two_runs(tmp_path: Path, store: ResultStore, sequences: list[Sequence]) -> None:
+    write_submission(tmp_path / "ours.zip", store, sequences, runs=2)
+    found = texts(tmp_path / "ours.zip")
+    assert set(found) == MEMBERS | {f"{name}/{name}_002.txt" for name in NAMES}
+    assert found[f"{NAMES[0]}/{NAMES[0]}_002.txt"] == "2.000,2.000,30.000,40.000\n" * 2
+    assert found[f"{NAMES[0]}/{NAMES[0]}_time.txt"] == "0.12500000,0.25000000\n" * 2
+
+
+def test_toolkit_reads_the_archive(tmp_path: Path, store: ResultStore, sequences: list[Sequence]) -> None:
+    write_submission(tmp_path / "ours.zip", store, sequences)
+    with zipfile.ZipFile(tmp_path / "ours.zip") as archive:
+        archive.extractall(tmp_path / "unpacked")
+    for sequence in sequences:
+        folder = tmp_path / "unpacked" / sequence.name  # as got10k.experiments.got10k looks for it
+        assert [file.name for file in folder.glob(f"{sequence.name}_[0-9]*.txt")] == [f"{sequence.name}_001.txt"]
+        boxes = np.loadtxt(folder / f"{sequence.name}_001.txt", delimiter=",")
+        assert boxes.tolist() == [[1, 2, 30, 40]] * len(sequence)
+        times = np.loadtxt(folder / f"{sequence.name}_time.txt", delimiter=",")
+        assert times.tolist() == [0.125] * len(sequence)
+
+
+def test_missing_result_is_named(tmp_path: Path, store: ResultStore, sequences: list[Sequence]) -> None:
+    store.forget(NAMES[1], 2)
+    write_submission(tmp_path / "one.zip", store, sequences, runs=1)
+    with pytest.raises(ValueError, match=f"no submission: {NAMES[1]} has no result of ours-1a2b3c4d"):
+        write_submission(tmp_path / "ours.zip", store, sequences, runs=2)
+    assert not (tmp_path / "ours.zip").exists()
+
+
+def test_box_that_is_no_number_is_refused(tmp_path: Path, store: ResultStore, sequences: list[Sequence]) -> None:
+    store.boxes_path(NAMES[1]).write_text(BOXES * 2 + "nan,nan,nan,nan\n")
+    fault = f"submission: {NAMES[1]}/{NAMES[1]}_001.txt line 3 is not 4 numbers: 'nan,nan,nan,nan'"
+    with pytest.raises(ValueError, match=fault):
+        write_submission(tmp_path / "ours.zip", store, sequences)
+    assert not (tmp_path / "ours.zip").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"B/B_001.txt": None}, "submission: B/B_001.txt is missing"),
+        ({"B/B_time.txt": None}, "submission: B/B_time.txt is missing"),
+        ({"B/B_002.txt": BOXES * 2}, "submission: B/B_002.txt is not wanted"),
+        ({"failed/B.txt": "why\n"}, "submission: failed/B.txt is not wanted"),
+        ({"A/A_001.txt": BOXES * 3}, "A_001.txt has 3 lines but the sequence 2 frames"),
+        ({"A/A_001.txt": ""}, "A_001.txt has 0 lines but the sequence 2 frames"),
+        ({"A/A_001.txt": BOXES + "1,2,3\n"}, "A_001.txt line 2 is not 4 numbers: '1,2,3'"),
+        ({"A/A_001.txt": BOXES + "1,2,3,inf\n"}, "A_001.txt line 2 is not 4 numbers: '1,2,3,inf'"),
+        ({"A/A_001.txt": BOXES + "1,2,3,x\n"}, "A_001.txt line 2 is not 4 numbers: '1,2,3,x'"),
+        ({"A/A_time.txt": "# 1a2b\n0.1\n"}, "A_time.txt line 1 is not 1 numbers: '# 1a2b'"),
+        ({"A/A_time.txt": "0.1,0.2\n" * 2}, "A_time.txt line 1 is not 1 numbers: '0.1,0.2'"),
+        ({"A/A_time.txt": "nan\n0.1\n"}, "A_time.txt line 1 is not 1 numbers: 'nan'"),
+    ],
+)
+def test_archive_that_the_server_would_refuse(change: dict[str, str | None], fault: str) -> None:
+    good = {
+        f"{name}/{name}_{end}": text for name in "AB" for end, text in (("001.txt", BOXES * 2), ("time.txt", "1\n2\n"))
+    }
+    check_submission(archive_of(good), {"A": 2, "B": 2})
+    with pytest.raises(ValueError, match=fault):
+        check_submission(archive_of(good | change), {"A": 2, "B": 2})
+
+
+def archive_of(files: dict[str, str | None]) -> io.BytesIO:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, text in files.items():
+            if text is not None:
+                archive.writestr(name, text)
+    return buffer

@@ -1,0 +1,218 @@
+"""Trackers that a benchmark can run: their names on the command line, the names of their results, OpenCV's own."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from datasets.synthetic import make_sequence
+from eval.metrics import overlaps
+from eval.trackers import StaticTracker, TrackerSpec, parse_tracker, seed_opencv
+from tracker.siamfc import TrackerConfig
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    """Files that are no models."""
+    for name in ("net.safetensors", "backbone.onnx", "head.onnx"):
+        (tmp_path / name).write_bytes(b"garbage " * 4)
+    return tmp_path
+
+
+# ---- names
+
+
+def test_shipped_weights() -> None:
+    spec = parse_tracker("rbsf")
+    assert spec == TrackerSpec("rbsf", None, (ROOT / "weights/rbsf.safetensors",))
+    assert spec.is_network
+    assert spec.size() == (ROOT / "weights/rbsf.safetensors").stat().st_size
+    assert parse_tracker("ours=rbsf") == replace(spec, label="ours")
+
+
+def test_weights_file(models: Path) -> None:
+    config = TrackerConfig(scale_step=1.05)
+    spec = parse_tracker(f"{models}/net.safetensors", "bfloat16", "cuda:1", config)
+    assert spec == TrackerSpec("net", None, (models / "net.safetensors",), "bfloat16", "cuda:1", config)
+    assert spec.size() == 32
+
+
+def test_label_ends_at_the_first_equals_sign(models: Path) -> None:
+    (models / "lr=0.1").mkdir()
+    weights = (models / "net.safetensors").rename(models / "lr=0.1/net.safetensors")
+    assert parse_tracker(f"new={weights}") == TrackerSpec("new", None, (weights,))
+
+
+def test_static() -> None:
+    assert parse_tracker("static") == TrackerSpec("static")
+    assert parse_tracker("floor=static") == TrackerSpec("floor")
+    assert not parse_tracker("static").is_network
+    assert parse_tracker("static").size() is None
+    assert parse_tracker("static").key() == "static"
+
+
+def test_opencv_trackers(models: Path) -> None:
+    files = (models / "backbone.onnx", models / "head.onnx")
+    nano = f"opencv:Nano:{files[0]},{files[1]}"
+    assert parse_tracker("opencv:MIL") == TrackerSpec("MIL", "MIL")
+    assert parse_tracker("opencv:MIL").size() is None
+    assert parse_tracker(nano) == TrackerSpec("Nano", "Nano", files)
+    assert parse_tracker(nano).size() == 64
+    assert parse_tracker(f"peer={nano}").label == "peer"
+    assert parse_tracker(f"opencv:Vit:{files[0]}") == TrackerSpec("Vit", "Vit", files[:1])
+    assert not any(parse_tracker(text).is_network for text in ("opencv:MIL", "opencv:CSRT", nano))
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "fault"),
+    [
+        ("=rbsf", ValueError, "--tracker '=rbsf': the label before = is empty"),
+        (
+            "rbfs",
+            FileNotFoundError,
+            "--tracker 'rbfs': no such weights file; give one, or rbsf, static, opencv:MIL, opencv:KCF, opencv:CSRT, "
+            "opencv:Nano, opencv:Vit",
+        ),
+        ("a=", FileNotFoundError, "--tracker '': no such weights file"),
+        ("a=b=static", FileNotFoundError, "--tracker 'b=static': no such weights file"),
+        ("opencv:Foo", ValueError, "--tracker 'opencv:Foo': OpenCV's trackers known here are MIL, KCF, CSRT, Nano"),
+        ("opencv:", ValueError, "--tracker 'opencv:': OpenCV's trackers known here are MIL"),
+        ("opencv:MIL:net.onnx", ValueError, "opencv:MIL takes 0 model files: opencv:MIL"),
+        ("opencv:Nano", ValueError, "opencv:Nano takes 2 model files: opencv:Nano:backbone.onnx,neckhead.onnx"),
+        ("opencv:Nano:a.onnx", ValueError, "opencv:Nano takes 2 model files"),
+        ("opencv:Vit:a,b", ValueError, "opencv:Vit takes 1 model files: opencv:Vit:net.onnx"),
+        ("opencv:Vit:a.onnx", FileNotFoundError, "--tracker 'opencv:Vit:a.onnx': no model file a.onnx"),
+    ],
+)
+def test_name_that_is_not_known(text: str, kind: type[Exception], fault: str) -> None:
+    with pytest.raises(kind, match=re.escape(fault)) as caught:
+        parse_tracker(text)
+    assert "\n" not in str(caught.value)
+
+
+# ---- names of results
+
+
+def test_key_is_of_all_that_the_boxes_depend_on(models: Path) -> None:
+    weights = models / "net.safetensors"
+    spec = parse_tracker(str(weights))
+    key = spec.key()
+    assert re.fullmatch(r"net-[0-9a-f]{8}", key)
+    assert replace(spec, precision="bfloat16").key() == f"{key}-bfloat16"
+    assert replace(spec, config=TrackerConfig(scale_step=1.05)).key() != key
+    assert replace(spec, label="other").key() == key
+    (models / "moved").mkdir()
+    weights.rename(models / "moved/net.safetensors")
+    assert parse_tracker(f"{models}/moved/net.safetensors").key() == key
+    weights.write_bytes(b"other weights")
+    assert spec.key() != key
+
+
+def test_key_is_a_plain_folder_name(models: Path) -> None:
+    weights = (models / "net.safetensors").rename(models / "my net (2).v1.safetensors")
+    assert re.fullmatch(r"my_net__2_\.v1-[0-9a-f]{8}", parse_tracker(str(weights)).key())
+
+
+def test_key_of_an_opencv_tracker_is_of_its_models_and_version(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone, head = models / "backbone.onnx", models / "head.onnx"
+    mil, nano = TrackerSpec("MIL", "MIL"), TrackerSpec("Nano", "Nano", (backbone, head))
+    keys = [spec.key() for spec in (mil, nano)]
+    assert re.fullmatch(r"opencv-MIL-[0-9a-f]{8}", keys[0])
+    assert re.fullmatch(r"opencv-Nano-[0-9a-f]{8}", keys[1])
+    assert replace(mil, label="other").key() == keys[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(cv2, "__version__", "4.99.0")
+        assert mil.key() != keys[0]
+        assert nano.key() != keys[1]
+    head.write_bytes(b"another head")
+    assert nano.key() != keys[1]
+
+
+# ---- the trackers
+
+
+def test_static_tracker_keeps_the_first_box() -> None:
+    tracker, image = StaticTracker(), np.zeros((60, 80, 3), np.uint8)
+    tracker.init(image, np.array([10, 11, 12, 13]))
+    for _ in range(2):
+        result = tracker.update(image)
+        assert result.box.tolist() == [10, 11, 12, 13]
+        assert not result.lost
+        result.box[:] = 0  # the caller's to write into
+
+
+def follow(tracker: object, seed: int = 0, size: tuple[int, int] = (160, 120)) -> tuple[np.ndarray, float]:
+    """Boxes in a made video of a moving target, and their mean overlap."""
+    frames = list(make_sequence(seed, 10, size))
+    tracker.init(*frames[0])  # type: ignore[attr-defined]
+    boxes = np.array([frames[0][1], *(tracker.update(image).box for image, _ in frames[1:])])  # type: ignore[attr-defined]
+    return boxes, overlaps(boxes, np.array([box for _, box in frames])).mean()
+
+
+def test_mil_follows_and_repeats_itself() -> None:
+    tracker = TrackerSpec("MIL", "MIL").build()
+    runs = []
+    for number in (1, 2, 1):
+        seed_opencv(number)
+        runs.append(follow(tracker))
+    assert min(overlap for _, overlap in runs) > 0.3
+    assert (runs[0][0] == runs[2][0]).all()
+    assert (runs[0][0] != runs[1][0]).any()
+
+
+def test_box_stays_where_opencv_finds_nothing() -> None:
+    class Lost:
+        def init(self, image: np.ndarray, box: tuple[int, ...]) -> None:
+            self.given = image[0, 0].tolist(), box
+
+        def update(self, image: np.ndarray) -> tuple[bool, tuple[int, ...]]:
+            return False, (0, 0, 0, 0)
+
+    tracker = TrackerSpec("MIL", "MIL").build()
+    tracker._make = Lost  # type: ignore[attr-defined]
+    image = np.full((60, 80, 3), (1, 2, 3), np.uint8)
+    tracker.init(image, np.array([10.6, 11.2, 0.3, 12]))
+    assert tracker._tracker.given == ([3, 2, 1], (11, 11, 1, 12))  # type: ignore[attr-defined]
+    result = tracker.update(image)
+    assert result.box.tolist() == [10.6, 11.2, 0.3, 12]
+    assert result.lost
+
+
+@pytest.mark.parametrize("name", ["KCF", "CSRT"])
+def test_tracker_that_opencv_has_not(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(cv2, f"Tracker{name}_create", raising=False)
+    with pytest.raises(ValueError, match=rf"opencv:{name} is not in OpenCV .*contrib.* --results {name}=FOLDER$"):
+        TrackerSpec(name, name).build()
+
+
+@pytest.mark.parametrize("name", ["Nano", "Vit"])
+def test_model_file_that_is_garbage(models: Path, name: str) -> None:
+    if not hasattr(cv2, f"Tracker{name}_create"):
+        pytest.skip(f"OpenCV {cv2.__version__} has no {name}")
+    files = (models / "backbone.onnx", models / "head.onnx")[: 2 if name == "Nano" else 1]
+    with pytest.raises(
+        ValueError, match=rf"opencv:{name} cannot use .*/backbone\.onnx.* \(.*/backbone\.onnx"
+    ) as caught:
+        TrackerSpec(name, name, files).build()
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_file_that_is_garbage(models: Path) -> None:
+    with pytest.raises(ValueError, match=r"net\.safetensors"):
+        parse_tracker(f"{models}/net.safetensors").build()
+
+
+def test_nano_follows(real_data: Path) -> None:
+    files = sorted((real_data / "peers").glob("nano2_*.onnx"))
+    if [file.name for file in files] != ["nano2_backbone.onnx", "nano2_head.onnx"]:
+        pytest.skip(f"no NanoTrack V2 models in {real_data / 'peers'}")
+    tracker = TrackerSpec("Nano", "Nano", tuple(files)).build()
+    runs = [follow(tracker) for _ in range(2)]
+    assert runs[0][1] > 0.6
+    assert (runs[0][0] == runs[1][0]).all()

@@ -1,0 +1,97 @@
+"""What a network costs, layer by layer: bits of weights and multiplications, counted as Table 6 of the paper does.
+
+A weight of a binary convolution is 1 bit and each other parameter 32. 64 1-bit multiplications count as one real one.
+A batch-norm that follows a real convolution, or another batch-norm, folds into it and costs nothing; after a binary
+convolution the scale and the batch-norm cost one real multiplication for each value of its output each. Additions,
+comparisons and pooling are not counted, nor are RBConv's matrices `C`, of which training alone has use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rbsf.layers import BinaryConv2d
+
+REAL_BITS = 32
+BINARY_SHARE = 1 / 64  # of a real multiplication: a word of 64 bits is one operation
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """Cost of one layer for one input: `output` is its shape without the batch."""
+
+    name: str
+    kind: str
+    output: tuple[int, ...]
+    bits: int
+    real: int  # multiplications
+    binary: int  # 1-bit multiplications
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of its parameters."""
+        return (self.bits + 7) // 8
+
+    @property
+    def multiplications(self) -> float:
+        """Real multiplications, and 1/64 of the 1-bit ones."""
+        return self.real + self.binary * BINARY_SHARE
+
+
+def total(layers: Iterable[LayerCost]) -> LayerCost:
+    """The sum of `layers`, as one that is called "total"."""
+    layers = list(layers)
+    sums = {key: sum(getattr(layer, key) for layer in layers) for key in ("bits", "real", "binary")}
+    return LayerCost("total", "", (), **sums)
+
+
+def count(net: nn.Module, shape: tuple[int, ...]) -> list[LayerCost]:
+    """Costs of the layers of `net` that have parameters, in the order in which one input of `shape` meets them.
+
+    The network is run once, on zeros, and is left as it was. ValueError for a layer that cannot be counted.
+    """
+    found: list[LayerCost] = []
+    hooks = []
+    for name, module in net.named_modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear, nn.BatchNorm2d)):
+            hooks.append(module.register_forward_hook(_recorder(name, found)))
+        elif any(True for _ in module.parameters(recurse=False)):
+            raise ValueError(f"layer {name} is a {type(module).__name__}, whose cost is not known here")
+    training = net.training
+    try:
+        with torch.no_grad():
+            net.eval()(torch.zeros(1, *shape, device=next(net.parameters()).device))
+    finally:
+        net.train(training)
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def _recorder(name: str, found: list[LayerCost]) -> Any:
+    def record(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        after_binary = bool(found) and found[-1].kind == "1-bit convolution"
+        found.append(LayerCost(name, _kind(module), tuple(output.shape[1:]), *_counts(module, output, after_binary)))
+
+    return record
+
+
+def _kind(module: nn.Module) -> str:
+    kinds = {BinaryConv2d: "1-bit convolution", nn.Conv2d: "convolution", nn.Linear: "linear"}
+    return next((kind for cls, kind in kinds.items() if isinstance(module, cls)), "batch-norm")
+
+
+def _counts(module: nn.Module, output: Tensor, after_binary: bool) -> tuple[int, int, int]:
+    """Bits, real and 1-bit multiplications."""
+    values = output.numel()
+    if isinstance(module, BinaryConv2d):
+        return module.weight.numel(), values, values * module.weight[0].numel()
+    bits = REAL_BITS * sum(p.numel() for p in module.parameters(recurse=False))
+    if isinstance(module, nn.BatchNorm2d):
+        return bits, values if after_binary else 0, 0
+    return bits, values * module.weight[0].numel(), 0  # type: ignore[index, operator]

@@ -1,0 +1,119 @@
+"""The cost report: Table 6 of the paper, and small networks counted by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from rbsf.cost import LayerCost, count, total
+from rbsf.layers import binarize
+from rbsf.models.resnet import ResNet
+from tools.cost import build_pair, main
+
+SHAPE = (3, 224, 224)
+
+
+@pytest.fixture(scope="module")
+def resnet18():
+    return [total(count(net, SHAPE)) for net in build_pair("resnet18")]
+
+
+def test_table_6(resnet18):
+    binary, real = resnet18
+    assert real.bits == 374_064_384  # the paper: 374.1 Mbit
+    assert real.multiplications == 1_814_073_344  # 1.81e9
+    assert binary.bits == 33_514_752
+    assert binary.bits == pytest.approx(33.7e6, rel=0.01)
+    assert binary.multiplications == pytest.approx(1.67e8, rel=0.001)
+    assert real.bits / binary.bits == pytest.approx(11.10, rel=0.01)
+    assert round(real.multiplications / binary.multiplications, 2) == 10.86
+
+
+def test_1_bit_multiplications_of_resnet18(resnet18):
+    binary, real = resnet18
+    assert (binary.binary, binary.real) == (1_676_279_808, 140_804_096)
+    assert real.binary == 0
+
+
+def small():
+    layers = [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 8, 3, groups=2, bias=False), nn.BatchNorm2d(8)]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(8 * 4 * 4, 2))
+
+
+def test_layers_counted_by_hand():
+    net = small()
+    binarize(net, "rbcn", input_norm=False)
+    assert count(net, (3, 8, 8)) == [
+        LayerCost("0", "convolution", (4, 6, 6), 32 * (4 * 27 + 4), 144 * 27, 0),
+        LayerCost("1", "batch-norm", (4, 6, 6), 32 * 8, 0, 0),  # folds into the convolution
+        LayerCost("2", "1-bit convolution", (8, 4, 4), 8 * 18, 128, 128 * 18),
+        LayerCost("3", "batch-norm", (8, 4, 4), 32 * 16, 128, 0),
+        LayerCost("5", "linear", (2,), 32 * (128 * 2 + 2), 256, 0),
+    ]
+
+
+def test_a_norm_in_front_of_the_sign_folds_into_the_one_before():
+    net = small()
+    binarize(net, "xnor", input_norm=True)
+    costs = {layer.name: layer for layer in count(net, (3, 8, 8))}
+    assert (costs["2.norm"].bits, costs["2.norm"].real) == (256, 0)
+
+
+def test_bytes_and_multiplications():
+    layer = LayerCost("a", "1-bit convolution", (1, 1, 1), 13, 5, 128)
+    assert (layer.bytes, layer.multiplications) == (2, 7.0)
+    assert total([layer, layer]) == LayerCost("total", "", (), 26, 10, 256)
+
+
+def test_counting_leaves_the_network_as_it_was():
+    net = small().train()
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    count(net, (3, 8, 8))
+    assert net.training
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    assert not any(module._forward_hooks for module in net.modules())
+
+
+def test_an_unknown_layer_is_named():
+    with pytest.raises(ValueError, match="layer 1 is a PReLU"):
+        count(nn.Sequential(nn.Conv2d(3, 4, 3), nn.PReLU()), (3, 8, 8))
+
+
+def test_resnet_has_a_shortcut_around_every_convolution():
+    """With all batch-norms of the residual branch at zero only the shortcuts are left."""
+    net = ResNet(((8, 2), (16, 2)), classes=5, for_binary=True).eval()
+    for module in net.stages.modules():
+        if hasattr(module, "norm"):
+            nn.init.zeros_(module.norm.weight)
+    x = torch.randn(2, 3, 33, 47)
+    stem = net.stem(x)
+    assert net(x).shape == (2, 5)
+    assert torch.equal(net.stages[0](stem), stem)
+    assert net.stages(stem).shape == (2, 16, 5, 6)
+    assert torch.equal(net.stages(stem), net.stages[1][0].shortcut(stem))
+
+
+def test_resnet_trains_in_both_forms():
+    for for_binary in (True, False):
+        net = ResNet(((8, 2), (16, 2)), classes=5, for_binary=for_binary)
+        if for_binary:
+            changes = binarize(net, "rbcn", input_norm=False)
+            assert [c.name for c in changes if c.kept] == ["stem.0", "stages.1.0.shortcut.1"]
+        net(torch.randn(2, 3, 32, 32)).square().sum().backward()
+        assert all(p.grad is not None for name, p in net.named_parameters())
+        assert any(isinstance(m, nn.ReLU) for m in net.modules()) != for_binary
+
+
+def test_tool_prints_the_table(capsys):
+    main(["--model", "resnet18"])
+    out = capsys.readouterr().out
+    assert "stages.1.0.shortcut.1  convolution        128 x 28 x 28      262,144     32,768    6,422,528" in out
+    assert out.endswith(
+        "weights: 33.5 Mbit, float 374.1 Mbit: 11.16x\nmultiplications: 1.67e+08, float 1.81e+09: 10.86x\n"
+    )
+
+
+def test_tool_refuses_a_size_that_does_not_suit():
+    with pytest.raises(ValueError, match="--size 50 does not suit rbsf"):
+        main(["--model", "rbsf", "--size", "50"])

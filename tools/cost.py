@@ -1,0 +1,103 @@
+"""Bits and multiplications of a network, layer by layer, beside its float twin's; counted as Table 6 of the paper does.
+
+    python tools/cost.py --model resnet18
+
+A 1-bit multiplication counts 1/64 of a real one; rbsf/cost.py has the conventions. --measure adds milliseconds for one
+input: of the float twin in PyTorch, and of the packed engine where the network is a tracker's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder, installed or not
+
+from tools.cli import positive_int, run
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from rbsf.cost import LayerCost
+
+SIZES = {"rbsf": 255, "xnor": 255, "resnet18": 224}  # pixels of the input's side
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=tuple(SIZES), default="rbsf", help="default: %(default)s")
+    parser.add_argument(
+        "--size", type=positive_int, metavar="PIXELS", help="side of the input (default: 255 of trackers, 224)"
+    )
+    parser.add_argument("--measure", action="store_true", help="measure milliseconds too")
+    parser.add_argument("--repeat", type=positive_int, default=20, help="measured passes (default: %(default)s)")
+    parser.add_argument("--threads", type=positive_int, default=1, metavar="N", help="CPU threads (default: 1)")
+    return parser.parse_args(argv)
+
+
+def build_pair(model: str) -> tuple[nn.Module, nn.Module]:
+    """The 1-bit network of that name, and its float twin."""
+    from rbsf.layers import binarize
+    from rbsf.models import build
+    from rbsf.models.resnet import ResNet
+
+    if model != "resnet18":
+        return build(model), build("siamfc")
+    net = ResNet(for_binary=True)
+    binarize(net, "rbcn", input_norm=False)
+    return net, ResNet()
+
+
+def table(layers: list[LayerCost], times: dict[str, dict[str, float]]) -> str:
+    """Layers and their total as text; `times` are columns of milliseconds by layer name."""
+    from rbsf.cost import total
+
+    heads = ("layer", "kind", "output", "bits", "bytes", "real mult.", "1-bit mult.", *times)
+    rows = [heads]
+    for layer in [*layers, total(layers)]:
+        shape = " x ".join(map(str, layer.output))
+        counts = (f"{n:,}" for n in (layer.bits, layer.bytes, layer.real, layer.binary))
+        spent = (column.get(layer.name) for column in times.values())
+        rows.append((layer.name, layer.kind, shape, *counts, *("" if ms is None else f"{ms:.3f}" for ms in spent)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    left = 3  # columns of words; the others are numbers
+    lines = (
+        "  ".join(
+            cell.ljust(width) if i < left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    )
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def summary(binary: LayerCost, real: LayerCost) -> str:
+    """Totals of both networks, and their ratios."""
+    return (
+        f"weights: {binary.bits / 1e6:.1f} Mbit, float {real.bits / 1e6:.1f} Mbit: {real.bits / binary.bits:.2f}x\n"
+        f"multiplications: {binary.multiplications:.3g}, float {real.multiplications:.3g}:"
+        f" {real.multiplications / binary.multiplications:.2f}x"
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Count, measure, print."""
+    args = parse_args(argv)
+    from rbsf.cost import count, total
+
+    size = args.size or SIZES[args.model]
+    shape = (3, size, size)
+    net, twin = build_pair(args.model)
+    try:
+        layers, real = count(net, shape), count(twin, shape)
+    except RuntimeError as error:
+        raise ValueError(f"--size {size} does not suit {args.model}: {str(error).splitlines()[0]}") from None
+    print(table(layers, {}))
+    print(summary(total(layers), total(real)))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -128,7 +128,7 @@ def read_specs(args: argparse.Namespace) -> list[TrackerSpec]:
 
     config = read_constants(args.constants)
     texts = args.tracker or ([] if args.annotations else ["rbsf"])
-    specs = [parse_tracker(text, args.precision, args.device, config) for text in texts]
+    specs = [parse_tracker(text, args.precision, args.device, config, args.engine) for text in texts]
     labels = Counter([spec.label for spec in specs] + [text.partition("=")[0] for text in args.results])
     for label, count in labels.items():
         if count > 1:
@@ -179,7 +179,7 @@ def entrants(args: argparse.Namespace, stores: dict[TrackerSpec, ResultStore]) -
             store.folder.name,
             [partial(store.load, number=n + 1) for n in range(args.repeat)],
             spec.size(),
-            spec.precision if spec.is_network else None,
+            spec.arithmetic,
             store.failures(),
         )
         for spec, store in stores.items()
@@ -209,7 +209,7 @@ def choose_reference(args: argparse.Namespace, specs: list[TrackerSpec], labels:
         return args.reference
     from rbsf.weights import load_weights
 
-    networks = [spec for spec in specs[1:] if spec.is_network]
+    networks = [spec for spec in specs[1:] if spec.is_network and spec.engine == "torch"]
     return next((spec.label for spec in networks if load_weights(spec.files[0])[1] == "siamfc"), None)
 
 

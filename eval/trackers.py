@@ -14,7 +14,8 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from tracker.siamfc import Result, TrackerConfig
+from tracker.backbones import choose_engine, load_backbone
+from tracker.siamfc import Result, SiamFC, TrackerConfig
 
 SHIPPED = {"rbsf": Path(__file__).resolve().parents[1] / "weights" / "rbsf.safetensors"}
 
@@ -114,11 +115,17 @@ class TrackerSpec:
     precision: str = "float32"
     device: str = "cpu"
     config: TrackerConfig = field(default_factory=TrackerConfig)
+    engine: str = "torch"  # or "packed": what runs a network
 
     @property
     def is_network(self) -> bool:
         """Is it one of our networks?"""
         return bool(self.files) and self.opencv is None
+
+    @property
+    def arithmetic(self) -> str | None:
+        """What a network computes in: "packed", or PyTorch's precision; None for other trackers."""
+        return (self.precision if self.engine == "torch" else "packed") if self.is_network else None
 
     def key(self) -> str:
         """Name of its results: with a digest of all that its boxes depend on, so that no other's are reused."""
@@ -132,7 +139,7 @@ class TrackerSpec:
             return f"opencv-{self.opencv}-{digest.hexdigest()[:8]}"
         digest.update(repr(self.config).encode())
         name = re.sub(r"[^\w.+-]", "_", self.files[0].stem)
-        return f"{name}-{digest.hexdigest()[:8]}" + ("" if self.precision == "float32" else f"-{self.precision}")
+        return f"{name}-{digest.hexdigest()[:8]}" + ("" if self.arithmetic == "float32" else f"-{self.arithmetic}")
 
     def size(self) -> int | None:
         """Bytes of its files; None where it has none."""
@@ -145,11 +152,8 @@ class TrackerSpec:
             return _build_opencv(self.opencv, self.files)
         if not self.files:
             return StaticTracker()
-        from tracker.backbones import load_backbone, set_threads  # torch takes a second to import
-        from tracker.siamfc import SiamFC
-
-        set_threads(threads)
-        return SiamFC(load_backbone(self.files[0], self.device, self.precision), self.config, self.label)
+        backbone = load_backbone(self.files[0], self.device, self.precision, threads, self.engine)
+        return SiamFC(backbone, self.config, self.label)
 
 
 def _build_opencv(name: str, files: tuple[Path, ...]) -> Tracker:
@@ -166,11 +170,16 @@ def _build_opencv(name: str, files: tuple[Path, ...]) -> Tracker:
 
 
 def parse_tracker(
-    text: str, precision: str = "float32", device: str = "cpu", config: TrackerConfig | None = None
+    text: str,
+    precision: str = "float32",
+    device: str = "cpu",
+    config: TrackerConfig | None = None,
+    engine: str = "auto",
 ) -> TrackerSpec:
     """Read ``[LABEL=]WHAT``: ``rbsf``, ``static``, a weights file, ``opencv:MIL`` or ``opencv:Nano:FILE,FILE``.
 
-    Raises ValueError for an unknown name, listing the known; FileNotFoundError for a missing file.
+    ``engine``: see ``tracker.backbones.choose_engine``. Raises ValueError for an unknown name, listing the known, and
+    where the engine cannot be had; FileNotFoundError for a missing file.
     """
     label, what = text.split("=", 1) if "=" in text else ("", text)
     if "=" in text and not label:
@@ -183,7 +192,9 @@ def parse_tracker(
     if not path.is_file():
         known = ", ".join([*SHIPPED, "static", *(f"opencv:{name}" for name in OPENCV)])
         raise FileNotFoundError(f"--tracker {what!r}: no such weights file; give one, or {known}")
-    return TrackerSpec(label or path.stem, None, (path,), precision, device, config or TrackerConfig())
+    label = label or path.stem
+    path, engine = choose_engine(path, engine)
+    return TrackerSpec(label, None, (path,), precision, device, config or TrackerConfig(), engine)
 
 
 def _parse_opencv(what: str, label: str) -> TrackerSpec:

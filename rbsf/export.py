@@ -9,9 +9,11 @@ round, its bits are inverted and with them the weights that read them.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,6 +22,7 @@ from torch import Tensor, nn
 from rbsf.engine.packed import Layer, write_packed
 from rbsf.layers import BinaryConv2d, binary_layers
 from rbsf.models.alexnet import ConvBlock
+from rbsf.weights import load_weights
 
 FIRST_MAX = 63  # of the first layer's weights, 7 bits: the sum of two products with uint8 pixels fits 16 bits
 INT32 = np.iinfo(np.int32)
@@ -28,6 +31,24 @@ INT32 = np.iinfo(np.int32)
 def export_packed(net: nn.Module, model: str, path: str | Path, info: dict[str, Any]) -> None:
     """Write `net`, called `model`, as a packed file with `info` in it; ValueError, OSError as the parts raise them."""
     write_packed(path, model, export_layers(net), info)
+
+
+def pack_weights(source: str | Path, target: str | Path) -> nn.Module:
+    """Write the 1-bit network of the weights file `source` as a packed file; returns it as packed, first layer rounded.
+
+    The packed file's info is that of `source`, and what it was made from and with. Errors: as `export_packed` and
+    `load_weights` have them.
+    """
+    net, model, info = load_weights(source)
+    quantise_first(net)
+    info |= {
+        "architecture": type(net).__name__,
+        "source": Path(source).name,
+        "source_sha256": hashlib.sha256(Path(source).read_bytes()).hexdigest(),
+        "export": {"torch": torch.__version__, "numpy": np.__version__},
+    }
+    export_packed(net, model, target, info)
+    return net
 
 
 def export_layers(net: nn.Module) -> list[Layer]:
@@ -44,13 +65,35 @@ def export_layers(net: nn.Module) -> list[Layer]:
     return layers
 
 
+def export_conv(name: str, conv: BinaryConv2d) -> Layer:
+    """One binary convolution, for networks that are no plain chain: bits in, ``scale * sums`` out."""
+    if reason := _uneven(conv):
+        raise ValueError(f"no packed form: layer {name} {reason}")
+    weight, scale = _weights(conv, np.zeros(conv.in_channels, bool))
+    return _real_layer(weight, _Affine(scale, np.zeros_like(scale)), _geometry(name, conv))
+
+
 def quantise_first(net: nn.Module) -> None:
-    """Round the first convolution of `net`, in place, to the weights that its packed form has: whole multiples, from
-    -63 to 63, of 1/63 of the largest of each filter.
+    """Give `net`, in place, the first layer that its packed form has.
+
+    Its weights become whole multiples, from -63 to 63, of 1/63 of the largest of each filter. Then every sum is a whole
+    number of steps, and the batch-norm's bias is moved by less than a step so that the threshold lies midway between
+    two sums: no output changes, and float32's rounding cannot carry a sum across. ValueError as in `export_layers`.
     """
-    conv = next(m for m in net.modules() if isinstance(m, nn.Conv2d))
-    weight, step = _quantise(conv)
-    conv.weight.data.copy_(torch.from_numpy(weight * step[:, None, None, None]))
+    (_, block), (_, following) = _blocks(net)[:2]
+    conv, norm = block.conv, block.norm
+    whole, step = _quantise(conv)
+    conv.weight.data.copy_(torch.from_numpy(whole * step[:, None, None, None]))
+    if not isinstance(norm, nn.BatchNorm2d):
+        return
+    outer = _Affine(step, _bias(conv)).then(_affine(norm, len(step)))
+    inner = _affine(cast(BinaryConv2d, following.conv).norm, len(step))
+    inverse, both = _inverse(block, inner), outer.then(inner)
+    threshold, _ = _fold(outer, inner, inverse)
+    middle = np.where(inverse, 1, -1) * np.abs(both.scale) * (threshold - 0.5)  # bias of a map that is 0 there
+    movable = (both.scale != 0) & (threshold > INT32.min) & (threshold < INT32.max)
+    moved = np.divide(middle - both.bias, inner.scale, where=movable, out=np.zeros_like(middle))
+    norm.bias.data.add_(torch.from_numpy(moved))
 
 
 def _quantise(conv: nn.Conv2d) -> tuple[np.ndarray, np.ndarray]:
@@ -59,6 +102,21 @@ def _quantise(conv: nn.Conv2d) -> tuple[np.ndarray, np.ndarray]:
     step = np.abs(weight).max((1, 2, 3)) / FIRST_MAX
     step[step == 0] = 1
     return np.rint(weight / step[:, None, None, None]), step
+
+
+@torch.inference_mode()
+def torch_outputs(net: nn.Module, crops: np.ndarray) -> list[np.ndarray]:
+    """What `Engine.layer_outputs` gives for crops uint8 [N, S, S, 3], computed by the torch network in its own dtype.
+
+    Bits uint8 [N, C, H, W] after every layer, inverted where the packed ones are; float32 after the last.
+    """
+    blocks = [block for _, block in _blocks(net)]
+    x, outputs = torch.from_numpy(crops).permute(0, 3, 1, 2).to(next(net.parameters())), []
+    for block, following in pairwise(blocks):
+        x, norm = block(x), cast(BinaryConv2d, following.conv).norm
+        inverse = _inverse(block, _affine(norm, x.shape[1]))
+        outputs.append(((norm(x) >= 0).numpy() ^ inverse[:, None, None]).astype(np.uint8))
+    return [*outputs, blocks[-1](x).float().numpy()]
 
 
 @dataclass(frozen=True)
@@ -88,42 +146,51 @@ def _export(name: str, block: ConvBlock, following: ConvBlock | None, inverted: 
     conv, pool = block.conv, isinstance(block.pool, nn.MaxPool2d)
     weight, scale = _weights(conv, inverted)
     outer = _Affine(scale, _bias(conv)).then(_affine(block.norm, conv.out_channels))
-    geometry: dict[str, Any] = {
-        "name": f"{name}.conv",
-        "kernel": conv.kernel_size[0],
-        "stride": conv.stride[0],
-        "padding": int(conv.padding[0]),
-        "groups": conv.groups,
-        "inputs": conv.in_channels,
-        "outputs": conv.out_channels,
-        "pool": pool,
-    }
+    geometry = _geometry(f"{name}.conv", conv)
     if following is None:
-        layer = Layer(
-            kind="conv_bits_real",
-            weight=_pack(weight),
-            scale=outer.scale.astype(np.float32),
-            bias=outer.bias.astype(np.float32),
-            **geometry,
-        )
-        return layer, np.zeros(conv.out_channels, bool)
-    inner = _affine(following.conv.norm, conv.out_channels)  # type: ignore[arg-type]
-    threshold, negated, inverse = _fold(outer, inner, pool)
+        return _real_layer(weight, outer, geometry), np.zeros(conv.out_channels, bool)
+    inner = _affine(cast(BinaryConv2d, following.conv).norm, conv.out_channels)
+    inverse = _inverse(block, inner)
+    threshold, negated = _fold(outer, inner, inverse)
     if inverse.any() and any(following.conv.padding):
         raise ValueError(
             f"no packed form: layer {name} is pooled before a negative batch-norm and a padded convolution"
         )
     weight[negated] *= -1
     kind, packed = ("conv_bits", _pack(weight)) if isinstance(conv, BinaryConv2d) else ("conv_u8", _whole(weight))
-    return Layer(kind=kind, weight=packed, threshold=threshold, **geometry), inverse
+    return Layer(kind=kind, weight=packed, threshold=threshold, pool=pool, **geometry), inverse
 
 
-def _fold(outer: _Affine, inner: _Affine, pool: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Thresholds [C] of the sums, which channels' weights to negate, and which bits come out inverted.
+def _geometry(name: str, conv: nn.Conv2d) -> dict[str, Any]:
+    return {
+        "name": name,
+        "kernel": conv.kernel_size[0],
+        "stride": conv.stride[0],
+        "padding": int(conv.padding[0]),
+        "groups": conv.groups,
+        "inputs": conv.in_channels,
+        "outputs": conv.out_channels,
+    }
 
-    The bit of the network is ``inner(max(outer(sums))) >= 0``, the packed one ``any(+-sums >= threshold)``.
+
+def _real_layer(weight: np.ndarray, affine: _Affine, geometry: dict[str, Any]) -> Layer:
+    scale, bias = affine.scale.astype(np.float32), affine.bias.astype(np.float32)
+    return Layer(kind="conv_bits_real", weight=_pack(weight), pool=False, scale=scale, bias=bias, **geometry)
+
+
+def _inverse(block: ConvBlock, inner: _Affine) -> np.ndarray:
+    """Which channels' bits come out inverted: where the largest value of a pool decides, and has to stay *below* a
+    limit, the packed bit says that it does not.
     """
-    inverse = pool & (inner.scale < 0)  # the largest value decides, and has to stay below a limit
+    return (inner.scale < 0) & isinstance(block.pool, nn.MaxPool2d)
+
+
+def _fold(outer: _Affine, inner: _Affine, inverse: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Thresholds [C] of the sums, and which channels' weights to negate.
+
+    The bit of the network is ``inner(max(outer(sums))) >= 0``, the packed one ``any(+-sums >= threshold)``, or its
+    inverse.
+    """
     whole = outer.then(inner)
     negated = (whole.scale < 0) ^ inverse
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -131,7 +198,7 @@ def _fold(outer: _Affine, inner: _Affine, pool: bool) -> tuple[np.ndarray, np.nd
         threshold = np.where(inverse, np.floor(-limit) + 1, np.ceil(limit))  # inverse: not `<= -limit`
     constant = np.where((whole.bias >= 0) ^ inverse, INT32.min, INT32.max)
     threshold = np.where(whole.scale == 0, constant, np.clip(threshold, INT32.min, INT32.max))
-    return threshold.astype(np.int32), negated, inverse
+    return threshold.astype(np.int32), negated
 
 
 def _weights(conv: nn.Conv2d, inverted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -185,8 +252,8 @@ def _misfit(block: ConvBlock, first: bool, last: bool) -> str:
         return "is the first and binary; it takes pixels" if first else "is not the first and has a real convolution"
     if not isinstance(block.relu, nn.Identity):
         return "has a ReLU, after which the sign of everything is +1"
-    if len({*conv.kernel_size}) > 1 or len({*conv.stride}) > 1 or len({*conv.padding}) > 1 or {*conv.dilation} != {1}:
-        return f"has kernel {conv.kernel_size}, stride {conv.stride}, padding {conv.padding}, dilation {conv.dilation}"
+    if reason := _uneven(conv):
+        return reason
     if first and (conv.padding[0] or conv.groups > 1):
         return f"is the first and has padding {conv.padding} and {conv.groups} groups; it can have neither"
     if isinstance(pool, nn.MaxPool2d):
@@ -194,4 +261,11 @@ def _misfit(block: ConvBlock, first: bool, last: bool) -> str:
             return "is the last and pooled; its output is real"
         if (pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode) != (3, 2, 0, 1, False):
             return f"is pooled by {pool}, not 3 x 3 with stride 2"
+    return ""
+
+
+def _uneven(conv: nn.Conv2d) -> str:
+    """What keeps `conv` from being described by one number each, empty where nothing does."""
+    if len({*conv.kernel_size}) > 1 or len({*conv.stride}) > 1 or len({*conv.padding}) > 1 or {*conv.dilation} != {1}:
+        return f"has kernel {conv.kernel_size}, stride {conv.stride}, padding {conv.padding}, dilation {conv.dilation}"
     return ""

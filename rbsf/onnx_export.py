@@ -8,16 +8,21 @@ features of the exemplar, and `features` to `response` [N, 1, S' - k + 1, S' - k
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
+import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from rbsf.layers import BinaryConv2d
 from rbsf.models.alexnet import ConvBlock
 
+TEMPLATE_SIZE = 127  # pixels of SiamFC's exemplar
 OPSET = 17
 IR_VERSION = 8  # of the same age: old runtimes refuse what they do not know
 
@@ -68,12 +73,31 @@ def backbone_graph(net: nn.Module) -> onnx.ModelProto:
     return graph.model("backbone", inputs, {"features": ("N", channels, "height", "width")})
 
 
-def head_graph(channels: int) -> onnx.ModelProto:
-    """The graph of the correlation; see the module."""
+def head_graph(backbone: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph of the correlation of two outputs of `backbone`; see the module."""
+    channels = backbone.graph.output[0].type.tensor_type.shape.dim[1].dim_value
     graph = _Graph("features")
     graph.add("Conv", "response", ["features", "template"])
     inputs: Shapes = {"template": (1, channels, "k", "k"), "features": ("N", channels, "height", "width")}
     return graph.model("head", inputs, {"response": ("N", 1, "rows", "columns")})
+
+
+@torch.inference_mode()
+def check_graphs(net: nn.Module, backbone: Path, head: Path, crops: np.ndarray) -> dict[str, tuple[float, float]]:
+    """Run both graphs in ONNX Runtime and the same in PyTorch, on crops uint8 [N, S, S, 3].
+
+    The template is the middle of the first crop. Returns {output: (largest difference, largest value)}.
+    """
+    pixels = torch.from_numpy(crops).permute(0, 3, 1, 2).float()
+    middle = (pixels.shape[-1] - TEMPLATE_SIZE) // 2
+    exemplar = pixels[:1, :, middle : middle + TEMPLATE_SIZE, middle : middle + TEMPLATE_SIZE]
+    features, template = net(pixels), net(exemplar)
+    response = F.conv2d(features, template)
+    (found,) = onnxruntime.InferenceSession(backbone).run(None, {"image": pixels.numpy()})
+    inputs = {"template": template.numpy(), "features": features.numpy()}
+    (answer,) = onnxruntime.InferenceSession(head).run(None, inputs)
+    pairs = {"features": (found, features.numpy()), "response": (answer, response.numpy())}
+    return {name: (float(np.abs(a - b).max()), float(np.abs(b).max())) for name, (a, b) in pairs.items()}
 
 
 def _add_block(graph: _Graph, name: str, block: ConvBlock) -> None:

@@ -10,16 +10,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
 from test_siamfc import contrast_backbone
 
 from tools.demo import main
 
-FAST = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()  # 16 bits are 3 times as fast there
-
 
 def test_demo_of_the_default_length(tmp_path, capsys):
-    assert main(["--out", str(tmp_path), "--threads", "1", "--precision", "bfloat16" if FAST else "float32"]) == 0
+    assert main(["--out", str(tmp_path), "--threads", "1"]) == 0
     assert {p.name for p in tmp_path.iterdir()} == {
         "video.mp4",
         "video.txt",
@@ -43,10 +40,20 @@ def test_demo_of_the_default_length(tmp_path, capsys):
 def test_network_flags_are_passed_on(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr("tracker.backbones.load_backbone", lambda *args: seen.append(args) or contrast_backbone)
-    monkeypatch.setattr("tracker.backbones.set_threads", seen.append)
-    flags = ["--precision", "bfloat16", "--device", "cpu", "--threads", "3", "--weights", "net.npz"]
+    flags = [
+        "--precision",
+        "bfloat16",
+        "--device",
+        "cpu",
+        "--threads",
+        "3",
+        "--engine",
+        "torch",
+        "--weights",
+        "net.npz",
+    ]
     assert main(["--out", str(tmp_path), "--frames", "3", *flags]) == 0
-    assert seen == [3, (Path("net.npz"), "cpu", "bfloat16")]
+    assert seen == [(Path("net.npz"), "cpu", "bfloat16", 3, "torch")]
 
 
 def test_a_stopped_demo_says_so_by_its_code(tmp_path, monkeypatch):

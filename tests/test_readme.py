@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -48,7 +49,10 @@ def folder(tmp_path_factory):
         (folder / name / "Basketball.txt").write_text("\n".join(boxes) + "\n")
     for seed in range(SYNTHETIC["seed"], SYNTHETIC["seed"] + SYNTHETIC["count"]):  # short ones, taken as made already
         write_video(folder / f"runs/benchmarks/synthetic/{video_name(seed)}.mp4", seed, frames=2, size=(96, 80))
-    (folder / "weights/rbsf.safetensors").symlink_to(ROOT / "weights/rbsf.safetensors")
+    for name in ("rbsf.safetensors", "rbsf-train.safetensors"):
+        (folder / "weights" / name).symlink_to(ROOT / "weights" / name)
+    (folder / "runs/rbsf").mkdir()
+    shutil.copy(ROOT / "weights/rbsf-train.safetensors", folder / "runs/rbsf/rbsf.safetensors")
     torch.manual_seed(0)
     save_weights(build("siamfc"), "siamfc", folder / "teacher.safetensors")
     return folder

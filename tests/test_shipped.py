@@ -1,7 +1,10 @@
-"""The weights that ship: what they are, and that they track a real video."""
+"""The weights that ship: what they are, that both files are the same network, and that they track a real video."""
 
 from __future__ import annotations
 
+import hashlib
+
+import numpy as np
 import pytest
 from conftest import ROOT
 
@@ -9,26 +12,55 @@ from datasets.sequences import load_sequences
 from eval.metrics import score_sequence
 from eval.runner import track_sequence
 from eval.trackers import StaticTracker
+from rbsf.engine.packed import read_packed
+from rbsf.export import export_layers, quantise_first
 from rbsf.layers import binary_layers
 from rbsf.weights import load_weights
 from tracker.backbones import load_backbone
 from tracker.siamfc import SiamFC
 
-WEIGHTS = ROOT / "weights" / "rbsf.safetensors"
+PACKED = ROOT / "weights" / "rbsf.safetensors"
+TRAINED = ROOT / "weights" / "rbsf-train.safetensors"
 
 
 def test_they_are_the_1_bit_network_and_say_how_they_were_trained():
-    net, model, info = load_weights(WEIGHTS)
+    net, model, info = load_weights(TRAINED)
     assert model == "rbsf"
     assert len(binary_layers(net)) == 4
-    assert WEIGHTS.stat().st_size < 500_000
-    assert {"config", "commit", "torch"} <= info.keys()
-    assert "/" not in str(info["config"]["teacher"]), "machine paths stay out of the weights"
+    assert TRAINED.stat().st_size < 500_000
+    packed = read_packed(PACKED)
+    assert packed.model == "rbsf"
+    assert PACKED.stat().st_size <= 450_000
+    for about in (info, packed.info):
+        assert {"config", "commit", "torch"} <= about.keys()
+        assert "/" not in str(about["config"]["teacher"]), "machine paths stay out of the weights"
+
+
+def test_both_files_are_the_same_network():
+    net, _, _ = load_weights(TRAINED)
+    packed = read_packed(PACKED)
+    assert packed.info["source_sha256"] == hashlib.sha256(TRAINED.read_bytes()).hexdigest()
+    before = net.layers[0].conv.weight.clone()
+    quantise_first(net)
+    assert before.equal(net.layers[0].conv.weight), "the first layer of the training form is on the 7-bit grid"
+    for layer, shipped in zip(export_layers(net), packed.layers, strict=True):
+        for name, array in layer.tensors().items():
+            np.testing.assert_array_equal(array, shipped.tensors()[name], err_msg=name)
 
 
 @pytest.mark.parametrize("name", ["Crossing", "Couple"])
 def test_they_follow_a_target_of_otb(name, real_data):
     (sequence,) = load_sequences(real_data / "OTB", names=[name])
-    tracked = score_sequence(track_sequence(SiamFC(load_backbone(WEIGHTS)), sequence).boxes, sequence.boxes)
+    tracked = score_sequence(track_sequence(SiamFC(load_backbone(PACKED)), sequence).boxes, sequence.boxes)
     still = score_sequence(track_sequence(StaticTracker(), sequence).boxes, sequence.boxes)
     assert tracked.scores.auc > still.scores.auc + 0.2
+
+
+def test_packed_and_torch_give_the_same_boxes_of_a_real_video(real_data):
+    (sequence,) = load_sequences(real_data / "OTB", names=["Skiing"])
+    packed, torch = (
+        track_sequence(SiamFC(load_backbone(PACKED, "cpu", engine=engine)), sequence).boxes
+        for engine in ("packed", "torch")
+    )
+    assert len(packed) == 81
+    np.testing.assert_allclose(packed, torch, atol=0.1)

@@ -227,7 +227,7 @@ def test_got10k_toolkit_runs_it(tmp_path: Path, one_based: bool, start: tuple[in
 
 def test_shipped_weights_track_a_real_target(real_data: Path) -> None:
     crossing = load_sequences(real_data / "OTB", "otb", ["Crossing"])[0]
-    tracker = SiamFC(load_backbone(DEFAULT_WEIGHTS, "cpu", "bfloat16"))
+    tracker = SiamFC(load_backbone(DEFAULT_WEIGHTS))
     tracker.init(crossing.image(0), crossing.boxes[0])
     boxes = np.array([tracker.update(crossing.image(i)).box for i in range(1, 40)])
     assert overlaps(boxes, crossing.boxes[1:40]).mean() > 0.5

@@ -30,7 +30,11 @@ def models(tmp_path: Path) -> Path:
 
 def test_shipped_weights() -> None:
     spec = parse_tracker("rbsf")
-    assert spec == TrackerSpec("rbsf", None, (ROOT / "weights/rbsf.safetensors",))
+    assert spec == TrackerSpec("rbsf", None, (ROOT / "weights/rbsf.safetensors",), engine="packed")
+    assert re.fullmatch("rbsf-[0-9a-f]{8}-packed", spec.key())
+    trained = parse_tracker("rbsf", engine="torch")
+    assert trained == TrackerSpec("rbsf", None, (ROOT / "weights/rbsf-train.safetensors",))
+    assert (spec.arithmetic, trained.arithmetic, parse_tracker("static").arithmetic) == ("packed", "float32", None)
     assert spec.is_network
     assert spec.size() == (ROOT / "weights/rbsf.safetensors").stat().st_size
     assert parse_tracker("ours=rbsf") == replace(spec, label="ours")

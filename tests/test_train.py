@@ -65,6 +65,7 @@ def test_a_whole_training_leaves_everything_beside_its_weights(store, teacher, t
     assert run_main(store, teacher, tmp_path / "run") == 0
     files = {p.name for p in (tmp_path / "run").iterdir()}
     expected = {"config.yaml", "environment.json", "checkpoint.pt", "log.csv", "losses.png", "rbsf.safetensors"}
+    expected.add("rbsf-packed.safetensors")
     assert expected <= files
     with open(tmp_path / "run" / "log.csv") as file:
         rows = list(csv.DictReader(file))

@@ -47,7 +47,6 @@ def videos(tmp_path_factory):
 def tune(videos, tmp_path, monkeypatch):
     """The program on the made videos and a cheap backbone; a later flag wins over an earlier one."""
     monkeypatch.setattr("tracker.backbones.load_backbone", lambda *_: colours)
-    monkeypatch.setattr("tracker.backbones.set_threads", lambda _: None)
     monkeypatch.setattr("tools.tune.plot", lambda _, path: path.touch())
     (tmp_path / "net.safetensors").write_bytes(b"a network")
     fixed = ["--root", videos, "--weights", tmp_path / "net.safetensors", "--out", tmp_path / "out", "--trials", "3"]
@@ -159,6 +158,7 @@ def test_trial_of_a_killed_process_does_not_count(tune, tmp_path):
     ("flags", "what"),
     [
         (["--precision", "bfloat16"], "precision"),
+        (["--engine", "torch"], "engine"),
         (["--sequences", "synthetic_000001"], "sequences, frames, boxes"),
         (["--frames", "4"], "frames, boxes"),
         (["--weights", ROOT / "weights/rbsf.safetensors"], "weights"),

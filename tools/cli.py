@@ -49,18 +49,25 @@ def positive_int(text: str) -> int:
 
 
 def add_network_flags(parser: argparse.ArgumentParser) -> None:
-    """Add --threads, --precision and --device."""
+    """Add --threads, --engine, --precision and --device."""
     parser.add_argument(
         "--threads", type=positive_int, metavar="N", help="CPU threads of the network (default: all cores)"
+    )
+    parser.add_argument(
+        "--engine",
+        choices=("auto", "packed", "torch"),
+        default="auto",
+        help="what runs the network: the packed 1-bit engine, which counts bits on the CPU, or PyTorch (default: auto ="
+        " the packed one for packed files, as the shipped weights are)",
     )
     parser.add_argument(
         "--precision",
         choices=("float32", "bfloat16"),
         default="float32",
-        help="arithmetic of the network; bfloat16 is faster on CPUs with AMX and on GPUs (default: float32)",
+        help="arithmetic in PyTorch; bfloat16 is faster on CPUs with AMX and on GPUs (default: float32)",
     )
     parser.add_argument(
-        "--device", default="auto", help="cpu, cuda, cuda:1 ... (default: auto = a GPU if there is one)"
+        "--device", default="auto", help="of PyTorch: cpu, cuda, cuda:1 ... (default: auto = a GPU if there is one)"
     )
 
 

@@ -3,13 +3,14 @@
     python tools/cost.py --model resnet18
 
 A 1-bit multiplication counts 1/64 of a real one; rbsf/cost.py has the conventions. --measure adds milliseconds for one
-input: of the float twin in PyTorch, and of the packed engine where the network is a tracker's.
+input: of the float twin in PyTorch, and in the packed engine (of resnet18 its binary convolutions alone).
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from rbsf.cost import LayerCost
+
+Times = dict[str, dict[str, float]]  # column -> layer -> milliseconds
 
 SIZES = {"rbsf": 255, "xnor": 255, "resnet18": 224}  # pixels of the input's side
 
@@ -51,7 +54,60 @@ def build_pair(model: str) -> tuple[nn.Module, nn.Module]:
     return net, ResNet()
 
 
-def table(layers: list[LayerCost], times: dict[str, dict[str, float]]) -> str:
+def measure_all(net: nn.Module, twin: nn.Module, layers: list[LayerCost], args: argparse.Namespace) -> Times:
+    """Milliseconds of one input, random: of the float twin in PyTorch, and of what runs packed."""
+    import torch
+
+    from rbsf.cost import measure
+
+    torch.set_num_threads(args.threads)
+    twin = twin.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    image = torch.rand(1, 3, args.size, args.size).contiguous(memory_format=torch.channels_last)
+    packed = measure_chain if args.model != "resnet18" else measure_layers
+    times = {"float ms": measure(twin, image, args.repeat), "packed ms": packed(net, layers, args)}
+    return {head: {**column, "total": sum(column.values())} for head, column in times.items()}
+
+
+def measure_chain(net: nn.Module, layers: list[LayerCost], args: argparse.Namespace) -> dict[str, float]:
+    """Milliseconds of the layers of a tracker's backbone, each with its thresholds and pooling."""
+    import numpy as np
+
+    from rbsf.engine.packed import PackedModel
+    from rbsf.engine.runtime import Engine
+    from rbsf.export import export_layers
+
+    engine = Engine(PackedModel(args.model, tuple(export_layers(net)), {}), args.threads)
+    crop = np.random.default_rng(0).integers(0, 256, (1, args.size, args.size, 3), dtype=np.uint8)
+    seconds = np.median([engine.layer_seconds(crop) for _ in range(args.repeat + 1)][1:], axis=0)
+    return {layer.name: 1000 * float(s) for layer, s in zip(engine.model.layers, seconds, strict=True)}
+
+
+def measure_layers(net: nn.Module, layers: list[LayerCost], args: argparse.Namespace) -> dict[str, float]:
+    """Milliseconds of each binary convolution alone, from packed bits to sums."""
+    from statistics import median
+
+    import numpy as np
+
+    from rbsf.engine.runtime import BitConv, pack_signs
+    from rbsf.export import export_conv
+    from rbsf.layers import binary_layers
+
+    outputs, times = {layer.name: layer.output for layer in layers}, {}
+    for name, conv in binary_layers(net).items():
+        run_layer = BitConv(export_conv(name, conv), args.threads)
+        side = outputs[name][1] * conv.stride[0]  # the padding makes up for the kernel
+        values = np.random.default_rng(0).standard_normal((1, side, side, conv.in_channels))
+        bits = pack_signs(values, conv.groups)
+        spent = []
+        for _ in range(args.repeat + 1):
+            start = time.perf_counter()
+            run_layer(bits)
+            spent.append(1000 * (time.perf_counter() - start))
+        times[name] = median(spent[1:])
+    return times
+
+
+def table(layers: list[LayerCost], times: Times) -> str:
     """Layers and their total as text; `times` are columns of milliseconds by layer name."""
     from rbsf.cost import total
 
@@ -88,14 +144,14 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     from rbsf.cost import count, total
 
-    size = args.size or SIZES[args.model]
-    shape = (3, size, size)
+    args.size = args.size or SIZES[args.model]
+    shape = (3, args.size, args.size)
     net, twin = build_pair(args.model)
     try:
         layers, real = count(net, shape), count(twin, shape)
     except RuntimeError as error:
-        raise ValueError(f"--size {size} does not suit {args.model}: {str(error).splitlines()[0]}") from None
-    print(table(layers, {}))
+        raise ValueError(f"--size {args.size} does not suit {args.model}: {str(error).splitlines()[0]}") from None
+    print(table(layers, measure_all(net, twin, layers, args) if args.measure else {}))
     print(summary(total(layers), total(real)))
 
 

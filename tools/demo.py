@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     write_video(video, args.seed, args.frames)
     truth = np.loadtxt(video.with_suffix(".txt"), delimiter=",", ndmin=2)
     files = {"--out": args.out / "tracked.mp4", "--boxes": args.out / "boxes.csv", "--weights": args.weights}
-    network = {"--precision": args.precision, "--device": args.device}
+    network = {"--engine": args.engine, "--precision": args.precision, "--device": args.device}
     if args.threads:
         network["--threads"] = args.threads
     flags = [str(text) for pair in (files | network).items() for text in pair]

@@ -162,7 +162,7 @@ def main(argv: list[str] | None = None) -> int:
     from datasets.frames import VideoWriter, open_frames
     from rbsf.stop import StopRequest
     from tools.recording import BoxWriter, Recorder, Timing
-    from tracker.backbones import load_backbone, set_threads
+    from tracker.backbones import load_backbone
     from tracker.siamfc import Result
 
     config = read_constants(args.constants)
@@ -171,8 +171,7 @@ def main(argv: list[str] | None = None) -> int:
     out = output_path(args)
     writer = VideoWriter(out, fps) if out else None
     rows = BoxWriter(args.boxes) if args.boxes else None
-    set_threads(args.threads)
-    backbone = load_backbone(args.weights, args.device, args.precision)
+    backbone = load_backbone(args.weights, args.device, args.precision, args.threads, args.engine)
     images = iter(frames)
     first = next(images, None)
     if first is None:

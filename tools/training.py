@@ -23,6 +23,7 @@ from datasets.training import open_training_data
 from eval.metrics import mean_curves, score_sequence
 from eval.runner import track_sequence
 from rbsf.environment import environment
+from rbsf.export import pack_weights
 from rbsf.files import write_atomically
 from rbsf.layers import binary_layers
 from rbsf.maps import MapRecorder, Stats, measure_maps, start_from_teacher
@@ -145,7 +146,7 @@ def _train_teacher(config: TrainConfig, process: Process) -> Path:
 
 
 def train(config: TrainConfig, cache: Path, process: Process) -> None:
-    """One training, from data (cut out into the folder `cache`) to OUT/MODEL.safetensors."""
+    """One training, from data (cut out into the folder `cache`) to OUT/MODEL.safetensors, and -packed of 1-bit ones."""
     rank, world, device = process
     folder = Path(config.out)
     checkpoint = folder / CHECKPOINT
@@ -173,6 +174,10 @@ def train(config: TrainConfig, cache: Path, process: Process) -> None:
         save_weights(rectifier.student, config.model, final, provenance(config, world))
         size, peak = final.stat().st_size / 1e6, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(f"{final}: {size:.2f} MB; curves: {folder / 'losses.png'}; peak memory {peak:.0f} MB")
+        if binary_layers(rectifier.student):
+            packed = folder / f"{config.model}-packed.safetensors"
+            pack_weights(final, packed)
+            print(f"{packed}: {packed.stat().st_size / 1e6:.2f} MB, to track with")
 
 
 def open_data(config: TrainConfig, cache: Path, rank: int = 0) -> tuple[list[CropStore], list[Sequence]]:

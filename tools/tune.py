@@ -196,7 +196,8 @@ def main(argv: list[str] | None = None) -> int:
     sequences = find_sequences(args.root, args.sequences, args.frames)
     check_log(args.out / "study.log")
     threads = args.threads or (1 if args.workers > 1 else None)
-    search = Search(args.weights, args.precision, args.device, threads, sequences, args.out / "study.log", args.trials)
+    network = (args.weights, args.precision, args.device, threads, args.engine)
+    search = Search(*network, sequences, args.out / "study.log", args.trials)
     study = open_study(search, args.seed)
     check_study(study, search)
     code = 0

@@ -51,14 +51,14 @@ class Search:
     precision: str
     device: str
     threads: int | None
+    engine: str
     sequences: list[Sequence]  # each with a scored frame
     log: Path  # the study's journal
     trials: int  # in all
 
     def load(self) -> Backbone:
         """Load the network; ValueError or FileNotFoundError where it cannot be used."""
-        backbones.set_threads(self.threads)
-        return backbones.load_backbone(self.weights, self.device, self.precision)
+        return backbones.load_backbone(self.weights, self.device, self.precision, self.threads, self.engine)
 
     def weights_digest(self) -> str:
         """Digest of the weights file."""
@@ -110,6 +110,7 @@ def check_study(study: Study, search: Search) -> None:
     now = {
         "weights": search.weights_digest(),
         "precision": search.precision,
+        "engine": search.engine,
         "sequences": [sequence.name for sequence in search.sequences],
         "frames": [len(sequence) for sequence in search.sequences],
         "boxes": hashlib.sha256(b"".join(s.boxes.tobytes() for s in search.sequences)).hexdigest()[:16],

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
+from rbsf.engine.packed import PackedModel, read_packed
+from rbsf.environment import cores
 from tracker.geometry import EXEMPLAR_SIZE
 from tracker.siamfc import Backbone
 
@@ -16,6 +20,7 @@ if TYPE_CHECKING:  # torch takes a second to import and a packed network needs n
     from torch import nn
 
 PRECISIONS = ("float32", "bfloat16")
+ENGINES = ("auto", "packed", "torch")
 
 
 def torch_backbone(net: nn.Module, device: str = "auto", precision: str = "float32") -> Backbone:
@@ -42,31 +47,94 @@ def torch_backbone(net: nn.Module, device: str = "auto", precision: str = "float
     return features
 
 
-def load_backbone(path: str | Path, device: str = "auto", precision: str = "float32") -> Backbone:
-    """Load a weights file (``rbsf.weights.load_weights``) as a backbone, and try it on an empty crop.
+def load_backbone(
+    path: str | Path,
+    device: str = "auto",
+    precision: str = "float32",
+    threads: int | None = None,
+    engine: str = "auto",
+) -> Backbone:
+    """Load a network as a backbone, and try it on an empty crop.
 
-    Raises FileNotFoundError for a missing file; ValueError for a broken one and for another network's
-    weights.
+    Raises FileNotFoundError for a missing file; ValueError for a broken one, for another network's weights and for a
+    network that ``engine`` cannot run: see ``choose_engine``. ``device`` and ``precision`` are those of PyTorch; the
+    packed engine counts bits on the CPU. ``threads``: CPU threads of the network, and in this process of OpenCV and
+    PyTorch; None takes all cores.
     """
-    from rbsf.weights import load_weights
-
-    backbone = torch_backbone(load_weights(path)[0], device, precision)
+    path, engine = choose_engine(path, engine)
+    if threads is not None:
+        cv2.setNumThreads(threads)
+    backbone = _packed_backbone(path, threads) if engine == "packed" else _load_torch(path, device, precision, threads)
     try:
         shape = backbone(np.zeros((1, EXEMPLAR_SIZE, EXEMPLAR_SIZE, 3), np.uint8)).shape
-    except RuntimeError as error:  # torch's own words name layers, not the file
+    except (RuntimeError, ValueError) as error:  # these words name layers, not the file
         raise ValueError(f"{path} holds no tracker backbone: {str(error).splitlines()[0]}") from error
     if len(shape) != 4 or min(shape[2:]) < 2:
         raise ValueError(f"{path} holds no tracker backbone: it turns a {EXEMPLAR_SIZE}-pixel crop into {shape}")
     return backbone
 
 
-def set_threads(count: int | None) -> None:
-    """Limit PyTorch and OpenCV to ``count`` CPU threads in this process; None leaves them as they are."""
+def choose_engine(path: str | Path, engine: str = "auto") -> tuple[Path, str]:
+    """The file to load, and what runs it: "packed" or "torch".
+
+    "auto": packed files run packed, others in PyTorch. "torch" with a packed file takes the network that it was
+    exported from, beside it: for NAME-packed.safetensors NAME.safetensors, else NAME-train.safetensors. "packed" with
+    1-bit weights packs them on loading. Raises ValueError for another engine, and where there is no such network.
+    """
+    path = Path(path)
+    if engine not in ENGINES:
+        raise ValueError(f"engine {engine!r}: give one of {', '.join(ENGINES)}")
+    if not is_packed(path):
+        return path, "torch" if engine == "auto" else engine
+    return (_trained_form(path), "torch") if engine == "torch" else (path, "packed")
+
+
+def is_packed(path: str | Path) -> bool:
+    """Is this a file of the packed engine, as far as its header says?"""
+    try:
+        with safe_open(path, "numpy") as file:
+            return (file.metadata() or {}).get("format", "").startswith("rbsf-packed-")
+    except (OSError, SafetensorError):  # what is wrong with it is said when it is loaded
+        return False
+
+
+def _trained_form(path: Path) -> Path:
+    stem = path.stem.removesuffix("-packed") if path.stem.endswith("-packed") else f"{path.stem}-train"
+    trained = path.with_stem(stem)
+    if not trained.is_file():
+        raise ValueError(f"{path} is packed, and PyTorch needs the network it came from, {trained}, which is not there")
+    digest = hashlib.sha256(trained.read_bytes()).hexdigest()
+    if read_packed(path).info.get("source_sha256") != digest:
+        raise ValueError(f"{trained} is not what {path} was exported from; give the file that PyTorch shall run")
+    return trained
+
+
+def _packed_backbone(path: Path, threads: int | None) -> Backbone:
+    from rbsf.engine.runtime import Engine
+
+    return Engine(read_packed(path) if is_packed(path) else _pack(path), threads or cores())
+
+
+def _pack(path: Path) -> PackedModel:
+    """Weights of a 1-bit network as the packed engine takes them."""
+    from rbsf.export import export_layers
+    from rbsf.weights import load_weights
+
+    net, model, info = load_weights(path)
+    try:
+        return PackedModel(model, tuple(export_layers(net)), info, path)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; leave out --engine packed") from None
+
+
+def _load_torch(path: Path, device: str, precision: str, threads: int | None) -> Backbone:
     import torch
 
-    if count is not None:
-        torch.set_num_threads(count)
-        cv2.setNumThreads(count)
+    from rbsf.weights import load_weights
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return torch_backbone(load_weights(path)[0], device, precision)
 
 
 def choose_device(name: str) -> torch.device:

@@ -207,9 +207,11 @@ def choose_reference(args: argparse.Namespace, specs: list[TrackerSpec], labels:
             others = ", ".join(labels[1:]) or "of which there is none"
             raise ValueError(f"--reference {args.reference}: give another of the trackers, {others}")
         return args.reference
-    from rbsf.weights import load_weights
-
     networks = [spec for spec in specs[1:] if spec.is_network and spec.engine == "torch"]
+    if not networks:
+        return None
+    from rbsf.weights import load_weights  # loads PyTorch, which packed networks need not
+
     return next((spec.label for spec in networks if load_weights(spec.files[0])[1] == "siamfc"), None)
 
 

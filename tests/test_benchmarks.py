@@ -74,7 +74,7 @@ def test_finished_sequences_are_not_run_again(otb: Path, tmp_path: Path) -> None
 
 def test_results_stay_where_a_tracker_cannot_be_run_again(otb: Path, tmp_path: Path) -> None:
     main(arguments(otb))
-    with pytest.raises(ValueError, match="device 'none' is not available here"):
+    with pytest.raises(ValueError, match="device 'none': the packed engine runs on the CPU; add --engine torch"):
         main(arguments(otb, "--tracker", "rbsf", "--device", "none", "--no-resume"))
     assert (tmp_path / RESULTS / "Girl.txt").is_file()
 

@@ -268,6 +268,13 @@ def test_weights_are_packed_on_loading(files):
         load_backbone(files / "float.safetensors", engine="packed")
 
 
+def test_the_packed_engine_runs_on_the_cpu_alone(files):
+    for device in ("auto", "cpu"):
+        load_backbone(files / "net-packed.safetensors", device)
+    with pytest.raises(ValueError, match="device 'cuda': the packed engine runs on the CPU; add --engine torch"):
+        load_backbone(files / "net-packed.safetensors", "cuda")
+
+
 def test_a_packed_file_is_no_weights_file(files):
     with pytest.raises(ValueError, match="packed, which runs but does not train"):
         load_weights(files / "net-packed.safetensors")

@@ -56,12 +56,14 @@ def load_backbone(
 ) -> Backbone:
     """Load a network as a backbone, and try it on an empty crop.
 
-    Raises FileNotFoundError for a missing file; ValueError for a broken one, for another network's weights and for a
-    network that ``engine`` cannot run: see ``choose_engine``. ``device`` and ``precision`` are those of PyTorch; the
-    packed engine counts bits on the CPU. ``threads``: CPU threads of the network, and in this process of OpenCV and
-    PyTorch; None takes all cores.
+    ``engine``: see ``choose_engine``. ``threads``: CPU threads of the network, and in this process of OpenCV and
+    PyTorch; None takes all cores. ``precision`` is PyTorch's; the packed engine counts bits. Raises FileNotFoundError
+    for a missing file; ValueError for a broken one, another network's weights, and an engine or a device that cannot
+    be had.
     """
     path, engine = choose_engine(path, engine)
+    if engine == "packed" and device not in ("auto", "cpu"):
+        raise ValueError(f"device {device!r}: the packed engine runs on the CPU; add --engine torch")
     if threads is not None:
         cv2.setNumThreads(threads)
     backbone = _packed_backbone(path, threads) if engine == "packed" else _load_torch(path, device, precision, threads)

@@ -18,7 +18,7 @@
 namespace rbsf {
 
 struct Avx2 {
-    static constexpr int PIXELS = 4, U8_PIXELS = 4, U8_BLOCKS = 1;
+    static constexpr int PIXELS = 4, U8_PIXELS = 6, U8_BLOCKS = 1;
 
     static bool available() { return cpu_has_avx2(); }
 
@@ -48,26 +48,35 @@ struct Avx2 {
     template <int P, int B>
     RBSF_AVX2 static void pixels(const PixelsRow& row, size_t block, size_t pixel) {
         const uint8_t* window = row.image + pixel * row.pixel_step;
-        const Line* w = row.weights + block * row.lines;
         const __m256i ones = _mm256_set1_epi16(1);
-        __m256i low[P], high[P];  // filters 0..7 and 8..15
-        RBSF_UNROLL
-        for (int p = 0; p < P; ++p) low[p] = high[p] = _mm256_setzero_si256();
-        for (size_t i = 0; i < row.lines; ++i) {
-            const uint8_t* from = window + row.offsets[i];
-            const __m256i w0 = load(w + i, 0), w1 = load(w + i, 1);
+        for (int half = 0; half < 2; ++half) {  // of the block's 16 filters
+            const Line* w = row.weights + block * row.lines;
+            __m256i sum[P];
             RBSF_UNROLL
-            for (int p = 0; p < P; ++p) {
-                const __m256i four = _mm256_set1_epi32(static_cast<int>(load32(from + p * row.pixel_step)));
-                low[p] = _mm256_add_epi32(low[p], _mm256_madd_epi16(_mm256_maddubs_epi16(four, w0), ones));
-                high[p] = _mm256_add_epi32(high[p], _mm256_madd_epi16(_mm256_maddubs_epi16(four, w1), ones));
+            for (int p = 0; p < P; ++p) sum[p] = _mm256_setzero_si256();
+            size_t i = 0;
+            for (; i < row.paired; i += 2) {
+                const uint8_t *from0 = window + row.offsets[i], *from1 = window + row.offsets[i + 1];
+                const __m256i w0 = load(w + i, half), w1 = load(w + i + 1, half);
+                RBSF_UNROLL
+                for (int p = 0; p < P; ++p) {
+                    const __m256i part0 = _mm256_maddubs_epi16(four(from0 + p * row.pixel_step), w0);
+                    const __m256i part1 = _mm256_maddubs_epi16(four(from1 + p * row.pixel_step), w1);
+                    sum[p] = _mm256_add_epi32(sum[p], _mm256_madd_epi16(_mm256_add_epi16(part0, part1), ones));
+                }
             }
-        }
-        const __m256i limit0 = load(row.limits + block, 0), limit1 = load(row.limits + block, 1);
-        RBSF_UNROLL
-        for (int p = 0; p < P; ++p) {
-            row.out[2 * block][(pixel + p) * row.out_step] = not_below(low[p], limit0);
-            row.out[2 * block + 1][(pixel + p) * row.out_step] = not_below(high[p], limit1);
+            for (; i < row.lines; ++i) {
+                const uint8_t* from = window + row.offsets[i];
+                const __m256i w0 = load(w + i, half);
+                RBSF_UNROLL
+                for (int p = 0; p < P; ++p) {
+                    const __m256i part = _mm256_maddubs_epi16(four(from + p * row.pixel_step), w0);
+                    sum[p] = _mm256_add_epi32(sum[p], _mm256_madd_epi16(part, ones));
+                }
+            }
+            const __m256i limit = load(row.limits + block, half);
+            RBSF_UNROLL
+            for (int p = 0; p < P; ++p) row.out[2 * block + half][(pixel + p) * row.out_step] = not_below(sum[p], limit);
         }
     }
 
@@ -78,6 +87,7 @@ struct Avx2 {
     RBSF_AVX2 static __m256i broadcast(const uint64_t* word) {
         return _mm256_set1_epi64x(static_cast<long long>(*word));
     }
+    RBSF_AVX2 static __m256i four(const uint8_t* pixels) { return _mm256_set1_epi32(static_cast<int>(load32(pixels))); }
     RBSF_AVX2 static uint8_t not_below(__m256i sums, __m256i limits) {
         const __m256i below = _mm256_cmpgt_epi32(limits, sums);
         return static_cast<uint8_t>(~_mm256_movemask_ps(_mm256_castsi256_ps(below)));

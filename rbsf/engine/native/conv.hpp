@@ -100,6 +100,8 @@ class Conv {
     std::vector<Place> places;
     std::vector<float> scale, bias;
     std::vector<Line> weights, limits;
+    std::vector<size_t> order;  // of the lines of pixels; the first `paired` are pairs
+    size_t paired = 0;
 
     size_t blocks() const { return first_block.back(); }
 
@@ -125,15 +127,56 @@ class Conv {
     void prepare_pixels(const uint8_t* rows, const int32_t* thresholds) {
         const size_t run = g.kernel * g.bytes, steps = g.row_words(), lines = g.kernel * steps;
         const size_t pairs = (blocks() + 1) / 2;
-        weights.resize(pairs * lines);
+        std::vector<Line> natural(pairs * lines);
         limits.resize(pairs);
         for (size_t slot = 0; slot < 8 * blocks(); ++slot) {
             for (size_t i = 0; i < g.kernel * run; ++i) {
-                Line& line = weights[slot / 16 * lines + i / run * steps + i % run / 4];
+                Line& line = natural[slot / 16 * lines + i / run * steps + i % run / 4];
                 reinterpret_cast<uint8_t*>(line.word)[slot % 16 * 4 + i % run % 4] = rows[slot * g.kernel * run + i];
             }
             std::memcpy(reinterpret_cast<uint8_t*>(limits[slot / 16].word) + slot % 16 * 4, thresholds + slot, 4);
         }
+        pair_lines(natural, pairs, lines);
+        weights.resize(natural.size());
+        for (size_t i = 0; i < natural.size(); ++i)
+            weights[i] = natural[i / lines * lines + order[i % lines]];
+    }
+
+    // Bring lines together, two and two, whose weights of either sign add up to at most 128 at every pair of products:
+    // then the sum of 4 products is within 128 * 255 < 2^15.  The heaviest lines choose first; singles come last.
+    void pair_lines(const std::vector<Line>& natural, size_t line_blocks, size_t lines) {
+        const size_t width = 64 * line_blocks;
+        std::vector<uint8_t> load(lines * width);  // [lines][pairs of products][positive, negative]
+        std::vector<std::pair<uint8_t, size_t>> heaviest;
+        for (size_t i = 0; i < lines; ++i) {
+            for (size_t j = 0; j < width; ++j) {
+                int8_t weight;
+                std::memcpy(&weight, reinterpret_cast<const char*>(&natural[j / 64 * lines + i]) + j % 64, 1);
+                load[i * width + j / 2 * 2 + (weight < 0)] += static_cast<uint8_t>(weight < 0 ? -weight : weight);
+            }
+            heaviest.emplace_back(*std::max_element(&load[i * width], &load[i * width] + width), i);
+        }
+        std::sort(heaviest.rbegin(), heaviest.rend());
+        const auto fit = [&](size_t a, size_t b) {
+            for (size_t j = 0; j < width; ++j)
+                if (load[a * width + j] + load[b * width + j] > 128) return false;
+            return true;
+        };
+        std::vector<size_t> singles;
+        while (!heaviest.empty()) {
+            const size_t line = heaviest.front().second;
+            heaviest.erase(heaviest.begin());
+            const auto mate = std::find_if(heaviest.begin(), heaviest.end(),
+                                           [&](const auto& other) { return fit(line, other.second); });
+            if (mate == heaviest.end()) {
+                singles.push_back(line);
+            } else {
+                order.insert(order.end(), {line, mate->second});
+                heaviest.erase(mate);
+            }
+        }
+        paired = order.size();
+        order.insert(order.end(), singles.begin(), singles.end());
     }
 
     size_t plane_bytes(const Size& size) const {
@@ -164,9 +207,9 @@ class Conv {
         std::memcpy(image, in + y * g.stride * row_step, length);
         const size_t steps = g.row_words(), lines = g.kernel * steps;
         size_t* offsets = Scratch::grow(Scratch::mine().offsets, lines);
-        for (size_t i = 0; i < lines; ++i) offsets[i] = i / steps * row_step + i % steps * 4;
-        isa.pixels({image, size.conv_width, g.stride * g.bytes, offsets, lines, weights.data(), limits.size(),
-                    limits.data(), targets, g.out_bytes});
+        for (size_t i = 0; i < lines; ++i) offsets[i] = order[i] / steps * row_step + order[i] % steps * 4;
+        isa.pixels({image, size.conv_width, g.stride * g.bytes, offsets, lines, paired, weights.data(),
+                    limits.size(), limits.data(), targets, g.out_bytes});
     }
 
     // Row y of all groups, as bits or as counts [conv_width][8 * blocks].

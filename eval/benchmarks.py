@@ -158,7 +158,8 @@ def find_split(dataset: str, root: Path, names: Iterable[str] | None = None) -> 
 def _variant(dataset: str, root: Path) -> str:
     if dataset == "folder":
         return f"-{root.resolve().name}"
-    return "_10fps" if dataset == "UAV123" and is_uav123_10fps(root) else ""
+    slow = is_uav123_10fps(root) or root.resolve().name == "UAV123_10fps"  # in OTB's form its name alone tells
+    return "_10fps" if dataset == "UAV123" and slow else ""
 
 
 def _layout(root: Path, benchmark: Benchmark) -> str | None:

@@ -241,6 +241,11 @@ def test_otb50_is_a_part_of_otb100(otb: Path) -> None:
     assert find_split("OTB50", otb).title == "OTB50 (1 of 50 sequences)"
 
 
+def test_uav123_at_10_fps_in_otbs_form_is_known_by_its_folder(tmp_path: Path) -> None:
+    write_otb(tmp_path / "UAV123_10fps", "boat1", [BOX] * 2)
+    assert find_split("UAV123", tmp_path / "UAV123_10fps").title == "UAV123_10fps (1 of 123 sequences)"
+
+
 def test_few_missing_sequences_are_all_named(
     otb: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

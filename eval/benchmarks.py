@@ -85,14 +85,19 @@ class Split:
     sequences: list[Sequence]
     missing: list[str] = field(default_factory=list)  # published, but not there
     broken: dict[str, str] = field(default_factory=dict)  # there, but cannot be read: {name: why}
-    variant: str = ""  # of the published set, such as " at 10 fps"
+    variant: str = ""  # which folder, or which version of the published set: "-mine", "_10fps"
+
+    @property
+    def name(self) -> str:
+        """What is compared with its like alone: ``OTB100``, ``UAV123_10fps``, ``folder-mine``."""
+        return self.dataset + self.variant
 
     @property
     def title(self) -> str:
         """The split as every table says it, such as ``OTB100 (15 of 100 sequences)``."""
         whole = len(published_names(self.dataset))
         count = f"{len(self.sequences)} of {whole}" if whole and whole != len(self.sequences) else len(self.sequences)
-        return f"{self.dataset}{self.variant} ({count} sequence{'' if count == 1 else 's'})"
+        return f"{self.name} ({count} sequence{'' if count == 1 else 's'})"
 
 
 def default_root(dataset: str) -> Path:
@@ -147,8 +152,14 @@ def find_split(dataset: str, root: Path, names: Iterable[str] | None = None) -> 
     broken: dict[str, str] = {}
     sequences = load_sequences(root, layout, wanted, broken=broken)
     missing = [] if names else [name for name in published if name not in there]
-    variant = " at 10 fps" if benchmark.layout == "uav123" and is_uav123_10fps(root) else ""
-    return Split(dataset, sequences, missing, broken, variant)
+    return Split(dataset, sequences, missing, broken, _variant(dataset, root))
+
+
+def _variant(dataset: str, root: Path) -> str:
+    if dataset == "folder":
+        return f"-{root.resolve().name}"
+    slow = is_uav123_10fps(root) or root.resolve().name == "UAV123_10fps"  # in OTB's form its name alone tells
+    return "_10fps" if dataset == "UAV123" and slow else ""
 
 
 def _layout(root: Path, benchmark: Benchmark) -> str | None:
@@ -173,7 +184,8 @@ def read_annotations(dataset: str, folder: Path, names: Iterable[str] | None = N
     files = {otb_name(path.stem): path for path in sorted(folder.glob("*.txt"))}
     wanted = _wanted(list(files), names, published)
     _check_wanted(dataset, folder, wanted, list(files), published)
-    split = Split(dataset, [], [] if names else [name for name in published if name not in files])
+    missing = [] if names else [name for name in published if name not in files]
+    split = Split(dataset, [], missing, variant=_variant(dataset, folder))
     for name in wanted:
         try:
             split.sequences.append(Sequence(name, (), read_boxes(files[name])))

@@ -4,8 +4,9 @@
 
 Results go to OUT/results/DATASET/TRACKER-DIGEST in the got10k toolkit's form; what is there is not run again, so an
 interrupted run goes on where it stopped, and other weights, constants, precision or frames are run anew. The report,
-OUT/reports/DATASET/report.html, .md and .json, says which part of the benchmark was run. Without any data:
---dataset synthetic. Boxes that exist already are scored, without images, by --annotations and --results.
+OUT/reports/DATASET/report.html, .md and .json, says which part of the benchmark was run; that of a folder goes to
+OUT/reports/folder-NAME. Without any data: --dataset synthetic. Boxes that exist already are scored, without images, by
+--annotations and --results.
 """
 
 from __future__ import annotations
@@ -227,7 +228,7 @@ def write(args: argparse.Namespace, split: Split, found: list[Entrant], referenc
     about = environment() | {"workers": args.workers or 0, "threads": args.threads or 0}
     report = summarise(split, found, reference, about, attributes_of(args.dataset, args.root, split.sequences))
     strips = [] if args.annotations else make_strips(split.sequences, report, boxes_of(split, found))
-    folder = args.out / "reports" / args.dataset
+    folder = args.out / "reports" / split.name
     write_report(report, folder, strips)
     print(f"report: {folder / 'report.html'}")
     if args.json:

@@ -41,7 +41,7 @@ def summarise(
     words, of_sequence = attributes
     return {
         "format": FORMAT,
-        "dataset": split.dataset,
+        "dataset": split.name,
         "title": split.title,
         "protocol": protocol.text,
         "frames": sum(map(len, split.sequences)),

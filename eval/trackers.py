@@ -181,8 +181,9 @@ def parse_tracker(
     ``engine``: see ``tracker.backbones.choose_engine``. Raises ValueError for an unknown name, listing the known, and
     where the engine cannot be had; FileNotFoundError for a missing file.
     """
-    label, what = text.split("=", 1) if "=" in text else ("", text)
-    if "=" in text and not label:
+    labelled = "=" in text and not Path(text).is_file()  # such as lr=0.1/last.safetensors
+    label, what = text.split("=", 1) if labelled else ("", text)
+    if labelled and not label:
         raise ValueError(f"--tracker {text!r}: the label before = is empty")
     if what == "static":
         return TrackerSpec(label or what)

@@ -171,10 +171,18 @@ def test_boxes_that_exist_are_scored_without_images(tmp_path: Path, dataset: str
         (tmp_path / folder / "Girl.txt").write_text(f"11,11,10,{size}\n" * 4)
     command = ["--dataset", dataset, "--annotations", str(tmp_path / "truth"), "--out", str(tmp_path / "out")]
     assert main([*command, "--results", f"theirs={tmp_path / 'boxes'}"]) == 0
-    row = report(tmp_path / "truth", dataset)["trackers"][0]
+    row = report(tmp_path / "truth", "folder-truth" if dataset == "folder" else dataset)["trackers"][0]
     assert row["mean"]["ao"] == pytest.approx((1 + 3 * 0.5) / 4)
     with pytest.raises(ValueError, match="no --root, --tracker or --shard"):
         main([*command, "--results", f"theirs={tmp_path / 'boxes'}", "--shard", "1/2"])
+
+
+def test_each_folder_has_a_report(otb: Path, tmp_path: Path) -> None:
+    write_otb(tmp_path / "mine", "Cat", [BOX] * 2)
+    for root in (otb, tmp_path / "mine"):
+        assert main(arguments(root, dataset="folder")) == 0
+    assert report(otb, "folder-OTB")["title"] == "folder-OTB (2 sequences)"
+    assert report(otb, "folder-mine")["dataset"] == "folder-mine"  # so that the two are not compared
 
 
 def test_synthetic_needs_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,6 +241,11 @@ def test_otb50_is_a_part_of_otb100(otb: Path) -> None:
     assert find_split("OTB50", otb).title == "OTB50 (1 of 50 sequences)"
 
 
+def test_uav123_at_10_fps_in_otbs_form_is_known_by_its_folder(tmp_path: Path) -> None:
+    write_otb(tmp_path / "UAV123_10fps", "boat1", [BOX] * 2)
+    assert find_split("UAV123", tmp_path / "UAV123_10fps").title == "UAV123_10fps (1 of 123 sequences)"
+
+
 def test_few_missing_sequences_are_all_named(
     otb: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,7 +255,7 @@ def test_few_missing_sequences_are_all_named(
 
 
 @pytest.mark.parametrize(
-    ("version", "title"), [("UAV123", "UAV123 (1 of 123"), ("UAV123_10fps", "UAV123 at 10 fps (1 of 123")]
+    ("version", "title"), [("UAV123", "UAV123 (1 of 123"), ("UAV123_10fps", "UAV123_10fps (1 of 123")]
 )
 def test_uav123_at_10_fps_is_called_that(tmp_path: Path, version: str, title: str) -> None:
     write_otb(tmp_path, "boat1", [BOX] * 2)

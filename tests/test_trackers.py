@@ -51,6 +51,7 @@ def test_label_ends_at_the_first_equals_sign(models: Path) -> None:
     (models / "lr=0.1").mkdir()
     weights = (models / "net.safetensors").rename(models / "lr=0.1/net.safetensors")
     assert parse_tracker(f"new={weights}") == TrackerSpec("new", None, (weights,))
+    assert parse_tracker(str(weights)) == TrackerSpec("net", None, (weights,))  # a file's name is no label
 
 
 def test_static() -> None:

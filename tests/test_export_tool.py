@@ -1,0 +1,68 @@
+"""tools/export.py: packed files and ONNX graphs, each compared with PyTorch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+
+from datasets.synthetic import write_video
+from rbsf.models import build
+from rbsf.weights import save_weights
+from tools.export import main
+from tracker.backbones import is_packed, load_backbone
+
+TRAINED = ROOT / "weights" / "rbsf-train.safetensors"
+
+
+def test_tool_writes_a_packed_file_and_compares_it(tmp_path, capsys):
+    out = tmp_path / "new" / "rbsf-packed.safetensors"
+    write_video(tmp_path / "in.mp4", seed=3, frames=2)
+    main(["--weights", str(TRAINED), "--out", str(out), "--check", str(tmp_path / "in.mp4")])
+    text = capsys.readouterr().out
+    assert "9,330,816 as float32: 28." in text
+    sizes = (2 * 96 * 61 * 61, 2 * 256 * 28 * 28, 2 * 384 * 26 * 26, 2 * 384 * 24 * 24)
+    for number, size in enumerate(sizes):
+        (line,) = (line for line in text.splitlines() if f"after layers.{number}.conv" in line)
+        assert line.endswith(f", 0 of {size:,}"), "the packed network is the torch one in float64"
+    assert is_packed(out)
+
+
+@pytest.mark.parametrize("model", ["rbsf", "siamfc"])
+def test_onnx_graphs_equal_torch(model, tmp_path, capsys):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    weights = TRAINED
+    if model == "siamfc":
+        torch.manual_seed(0)
+        weights = tmp_path / "float.safetensors"
+        save_weights(build("siamfc"), model, weights)
+    write_video(tmp_path / "in.mp4", seed=3, frames=2)
+    flags = ["--format", "onnx", "--check", str(tmp_path / "in.mp4")]
+    main(["--weights", str(weights), "--out", str(tmp_path / "net.onnx"), *flags])
+    assert "response: largest difference to PyTorch" in capsys.readouterr().out
+    images = np.random.default_rng(0).integers(0, 256, (2, 127, 127, 3), dtype=np.uint8)
+    pixels = images.transpose(0, 3, 1, 2).astype(np.float32)
+    (features,) = onnxruntime.InferenceSession(tmp_path / "net_backbone.onnx").run(None, {"image": pixels})
+    np.testing.assert_allclose(features, load_backbone(weights, "cpu")(images), rtol=1e-3, atol=1e-3)
+    head = onnxruntime.InferenceSession(tmp_path / "net_head.onnx")
+    template, scene = np.ones((1, 256, 2, 2), np.float32), np.ones((3, 256, 4, 5), np.float32)
+    (response,) = head.run(None, {"template": template, "features": scene})
+    assert response.shape == (3, 1, 3, 4)
+    assert (response == 1024).all()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--out", "x.onnx"], "a file of --format packed ends in .safetensors"),
+        (["--out", "x.safetensors", "--format", "onnx"], "a file of --format onnx ends in .onnx"),
+        (["--out", str(TRAINED)], "is the input itself"),
+        (["--out", "x.safetensors", "--check", "none.mp4"], "none.mp4"),
+    ],
+)
+def test_tool_refuses(flags, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((ValueError, OSError), match=message):
+        main(["--weights", str(TRAINED), *flags])
+    assert not list(tmp_path.iterdir())

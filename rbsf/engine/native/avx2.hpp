@@ -36,7 +36,7 @@ struct Avx2 {
                 if (row.counts) {
                     const __m256i even = _mm256_setr_epi32(0, 2, 4, 6, 0, 0, 0, 0);
                     const __m128i four = _mm256_castsi256_si128(_mm256_permutevar8x32_epi32(count[p], even));
-                    int32_t* out = row.counts + (pixel + p) * row.counts_step + block * 8 + half * 4;
+                    int32_t* out = row.counts + (block * row.pixels + pixel + p) * 8 + half * 4;
                     _mm_storeu_si128(reinterpret_cast<__m128i*>(out), four);
                 }
             }

@@ -50,7 +50,7 @@ struct Avx512 {
         for (int p = 0; p < P; ++p) {
             const __m512i count = _mm512_add_epi64(_mm512_add_epi64(sum[p], sum[p]), _mm512_popcnt_epi64(last[p]));
             if (row.counts) {
-                int32_t* out = row.counts + (pixel + p) * row.counts_step + block * 8;
+                int32_t* out = row.counts + (block * row.pixels + pixel + p) * 8;
                 _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm512_cvtepi64_epi32(count));
             } else {
                 row.out[block][(pixel + p) * row.out_step] = static_cast<uint8_t>(_mm512_cmple_epi64_mask(count, limit));

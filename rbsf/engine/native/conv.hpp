@@ -43,8 +43,9 @@ struct Place {
 struct Scratch {
     std::vector<uint64_t> windows;
     std::vector<size_t> offsets;
-    std::vector<uint8_t> image, row, merged, unused;
+    std::vector<uint8_t> image, row, merged, pooled, unused;
     std::vector<int32_t> counts;
+    std::vector<float> scaled;
     std::vector<uint8_t*> out;
 
     template <class T>
@@ -212,7 +213,7 @@ class Conv {
                     limits.size(), limits.data(), targets, g.out_bytes});
     }
 
-    // Row y of all groups, as bits or as counts [conv_width][8 * blocks].
+    // Row y of all groups, as bits or as counts [blocks][conv_width][8].
     void filter_row(const Kernels& isa, const uint8_t* in, const Size& size, size_t y, uint8_t** targets,
                     int32_t* counts) const {
         const size_t words = g.kernel * g.row_words();
@@ -221,8 +222,7 @@ class Conv {
             gather(in + group * size.height * size.width * g.bytes, size, y, windows);
             const size_t first = first_block[group];
             isa.bits({windows, size.conv_width, words, weights.data() + first * words, first_block[group + 1] - first,
-                      limits.data() + first, targets + first, g.out_bytes, counts ? counts + 8 * first : nullptr,
-                      8 * blocks()});
+                      limits.data() + first, targets + first, g.out_bytes, counts ? counts + 8 * first * size.conv_width : nullptr});
         }
     }
 
@@ -230,21 +230,20 @@ class Conv {
     void gather(const uint8_t* plane, const Size& size, size_t y, uint64_t* to) const {
         const size_t run = g.kernel * g.bytes, words = g.row_words(), step = g.stride * g.bytes;
         const size_t width = size.conv_width, odd = g.kernel * words & 1;
-        const uint64_t* parity = nullptr;
-        size_t parity_step = 1;
+        const uint64_t none = 0, *parity = &none;
+        size_t parity_step = 0;
         for (size_t t = 0; t < g.kernel * words; ++t) {
-            const size_t i = t / words, j = t % words, from_first = t - odd;
-            const uint8_t* from = plane + (y * g.stride + i) * size.width * g.bytes + 8 * j;
-            const bool first = t < odd;
-            uint64_t* row = first ? to : to + odd * width + from_first / 2 * 2 * width + from_first % 2;
-            const size_t row_step = first ? 1 : 2;
-            const bool whole = 8 * j + 8 <= run;
-            for (size_t x = 0; x < width; ++x) {
-                const uint64_t word = whole ? load64(from + x * step) : tail(from - 8 * j + x * step, run);
-                row[x * row_step] = word ^ (parity ? parity[x * parity_step] : 0);
-            }
+            const uint8_t* from = plane + (y * g.stride + t / words) * size.width * g.bytes;
+            const size_t at = t % words * 8, to_step = t < odd ? 1 : 2;
+            uint64_t* row = t < odd ? to : to + odd * width + (t - odd) / 2 * 2 * width + (t - odd) % 2;
+            if (at + 8 <= run)
+                for (size_t x = 0; x < width; ++x)
+                    row[x * to_step] = load64(from + at + x * step) ^ parity[x * parity_step];
+            else
+                for (size_t x = 0; x < width; ++x)
+                    row[x * to_step] = tail(from + x * step, run) ^ parity[x * parity_step];
             parity = row;
-            parity_step = row_step;
+            parity_step = to_step;
         }
     }
 
@@ -275,13 +274,14 @@ class Conv {
         for (size_t i = 0; i < length; ++i) into[i] |= row[i];
     }
 
-    void pool_columns(uint8_t* merged, const Size& size, uint8_t* out) const {
+    void pool_columns(const uint8_t* merged, const Size& size, uint8_t* out) const {
         const size_t b = g.out_bytes, plane = size.conv_width * b;
-        for (size_t i = 0; i + 2 * b < g.planes * plane; ++i) merged[i] |= merged[i + b] | merged[i + 2 * b];
+        uint8_t* pooled = Scratch::grow(Scratch::mine().pooled, g.planes * plane);
+        for (size_t i = 0; i + 2 * b < g.planes * plane; ++i) pooled[i] = merged[i] | merged[i + b] | merged[i + 2 * b];
         for (size_t p = 0; p < g.planes; ++p) {
             uint8_t* to = out + p * plane_bytes(size);
             for (size_t x = 0; x < size.out_width; ++x)
-                for (size_t i = 0; i < b; ++i) to[x * b + i] = merged[p * plane + 2 * x * b + i];
+                for (size_t i = 0; i < b; ++i) to[x * b + i] = pooled[p * plane + 2 * x * b + i];
         }
     }
 
@@ -291,28 +291,38 @@ class Conv {
         return counts;
     }
 
-    // Where channel c's count is among the 8 * blocks.
-    size_t slot(size_t c) const {
-        const size_t width = g.outputs / g.groups;
-        return 8 * first_block[c / width] + c % width;
+    // Channel c's counts in a row of them; those of the next pixels follow 8 apart.
+    const int32_t* channel(const int32_t* counts, const Size& size, size_t c) const {
+        const size_t width = g.outputs / g.groups, local = c % width;
+        return counts + (first_block[c / width] + local / 8) * 8 * size.conv_width + local % 8;
     }
 
     void sums_row(const Kernels& isa, const uint8_t* in, const Size& size, size_t y, int32_t* out) const {
         const int32_t* counts = counts_row(isa, in, size, y);
         out += y * size.conv_width * g.outputs;
-        for (size_t x = 0; x < size.conv_width; ++x)
-            for (size_t c = 0; c < g.outputs; ++c)
-                *out++ = static_cast<int32_t>(g.products) - 2 * counts[x * 8 * blocks() + slot(c)];
+        for (size_t c = 0; c < g.outputs; ++c) {
+            const int32_t* count = channel(counts, size, c);
+            for (size_t x = 0; x < size.conv_width; ++x)
+                out[x * g.outputs + c] = static_cast<int32_t>(g.products) - 2 * count[8 * x];
+        }
     }
 
     void real_row(const Kernels& isa, const uint8_t* in, const Size& size, size_t y, float* out) const {
         const int32_t* counts = counts_row(isa, in, size, y);
-        const int32_t products = static_cast<int32_t>(g.products);
-        for (size_t c = 0; c < g.outputs; ++c) {
-            const int32_t* count = counts + slot(c);
-            float* to = out + (c * size.out_height + y) * size.conv_width;
+        float* scaled = Scratch::grow(Scratch::mine().scaled, 8 * size.conv_width);
+        const size_t plane = size.out_height * size.conv_width;
+        for (size_t c = 0, next; c < g.outputs; c = next) {  // up to 8 channels of one block
+            const size_t width = g.outputs / g.groups;
+            next = std::min(c + 8, (c / width + 1) * width);
+            const int32_t* count = channel(counts, size, c);
             for (size_t x = 0; x < size.conv_width; ++x)
-                to[x] = scale[c] * static_cast<float>(products - 2 * count[x * 8 * blocks()]) + bias[c];
+                for (size_t i = 0; i < 8; ++i)
+                    scaled[8 * x + i] = static_cast<float>(static_cast<int32_t>(g.products) - 2 * count[8 * x + i]);
+            for (size_t i = 0; i < next - c; ++i) {
+                const float factor = scale[c + i], addend = bias[c + i];
+                float* to = out + (c + i) * plane + y * size.conv_width;
+                for (size_t x = 0; x < size.conv_width; ++x) to[x] = factor * scaled[8 * x + i] + addend;
+            }
         }
     }
 };

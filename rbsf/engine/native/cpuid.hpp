@@ -1,45 +1,58 @@
-// Which vector instructions this x86-64 machine and its operating system offer.
+// Which vector instructions this x86-64 machine offers and its operating system saves.
 
 #pragma once
 
-#if defined(_MSC_VER) && !defined(__clang__)
+#include <array>
+#include <cstdint>
+#include <initializer_list>
+
+#if defined(_MSC_VER)
 #include <immintrin.h>
 #include <intrin.h>
-
-namespace rbsf {
-
-inline bool os_saves(unsigned long long registers) {
-    int info[4];
-    __cpuid(info, 1);
-    return (info[2] >> 27 & 1) && (_xgetbv(0) & registers) == registers;
-}
-
-inline bool cpu_has_avx2() {
-    int info[4];
-    __cpuidex(info, 7, 0);
-    return os_saves(0x6) && (info[1] >> 5 & 1);
-}
-
-inline bool cpu_has_avx512() {
-    int info[4];
-    __cpuidex(info, 7, 0);
-    const int ebx = 1 << 16 | 1 << 17 | 1 << 30;                // F, DQ, BW
-    const bool vl = info[1] >> 31 & 1;                          //
-    const int ecx = 1 << 11 | 1 << 14;                          // VNNI, VPOPCNTDQ
-    return os_saves(0xe6) && vl && (info[1] & ebx) == ebx && (info[2] & ecx) == ecx;
-}
-
-}  // namespace rbsf
 #else
+#include <cpuid.h>
+#endif
+
 namespace rbsf {
 
-inline bool cpu_has_avx2() { return __builtin_cpu_supports("avx2"); }
+// Registers eax, ebx, ecx, edx of a leaf; zeros where there is no such leaf.
+inline std::array<uint32_t, 4> cpuid(uint32_t leaf) {
+    std::array<uint32_t, 4> r{};
+#if defined(_MSC_VER)
+    int info[4];
+    __cpuid(info, 0);
+    if (static_cast<uint32_t>(info[0]) < leaf) return r;
+    __cpuidex(info, static_cast<int>(leaf), 0);
+    for (int i = 0; i < 4; ++i) r[i] = static_cast<uint32_t>(info[i]);
+#else
+    __get_cpuid_count(leaf, 0, &r[0], &r[1], &r[2], &r[3]);
+#endif
+    return r;
+}
+
+inline bool has(uint32_t bits, std::initializer_list<int> wanted) {
+    for (int bit : wanted)
+        if (!(bits >> bit & 1)) return false;
+    return true;
+}
+
+// The register states that the operating system saves: 1, 2 SSE, AVX; 5, 6, 7 AVX-512.
+inline uint32_t saved_states() {
+    if (!has(cpuid(1)[2], {27})) return 0;
+#if defined(_MSC_VER)
+    return static_cast<uint32_t>(_xgetbv(0));
+#else
+    uint32_t low, high;
+    __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return low;
+#endif
+}
+
+inline bool cpu_has_avx2() { return has(saved_states(), {1, 2}) && has(cpuid(7)[1], {5}); }
 
 inline bool cpu_has_avx512() {
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_supports("avx512vnni");
+    return has(saved_states(), {1, 2, 5, 6, 7}) && has(cpuid(7)[1], {16, 17, 30, 31}) &&  // F, DQ, BW, VL
+           has(cpuid(7)[2], {11, 14});                                                    // VNNI, VPOPCNTDQ
 }
 
 }  // namespace rbsf
-#endif

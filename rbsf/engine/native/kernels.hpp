@@ -41,8 +41,7 @@ struct BitsRow {
     const Line* limits;   // [blocks]: an output bit is count <= limit
     uint8_t* const* out;  // [blocks]: where the bits of the first pixel go ...
     size_t out_step;      // ... and bytes to the next pixel
-    int32_t* counts;      // if not null, counts [pixels][counts_step] are written instead of bits
-    size_t counts_step;
+    int32_t* counts;      // if not null, counts [blocks][pixels][8] are written instead of bits
 };
 
 // One output row of the first convolution.

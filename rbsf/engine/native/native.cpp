@@ -17,6 +17,7 @@
 #include "avx2.hpp"
 #include "avx512.hpp"
 #include "conv.hpp"
+#include "neon.hpp"
 #include "pool.hpp"
 #include "scalar.hpp"
 
@@ -33,6 +34,9 @@ const Kernels ALL[] = {
 #if defined(__x86_64__) || defined(_M_X64)
     kernels<Avx512>("avx512"),
     kernels<Avx2>("avx2"),
+#endif
+#if defined(__aarch64__) || defined(_M_ARM64)
+    kernels<Neon>("neon"),
 #endif
     kernels<Scalar>("scalar"),
 };

@@ -7,7 +7,7 @@
 namespace rbsf {
 
 struct Scalar {
-    static constexpr int PIXELS = 1, U8_PIXELS = 1, U8_BLOCKS = 1;
+    static constexpr int PIXELS = 1, U8_PIXELS = 8, U8_BLOCKS = 1;
 
     static bool available() { return true; }
 
@@ -37,7 +37,7 @@ struct Scalar {
         unsigned bits = 0;
         for (int i = 0; i < 8; ++i) {
             const int64_t count = static_cast<int64_t>(2 * sum.word[i] + popcount(last.word[i]));
-            if (row.counts) row.counts[pixel * row.counts_step + block * 8 + i] = static_cast<int32_t>(count);
+            if (row.counts) row.counts[(block * row.pixels + pixel) * 8 + i] = static_cast<int32_t>(count);
             bits |= static_cast<unsigned>(count <= static_cast<int64_t>(row.limits[block].word[i])) << i;
         }
         if (!row.counts) row.out[block][pixel * row.out_step] = static_cast<uint8_t>(bits);
@@ -45,22 +45,30 @@ struct Scalar {
 
     template <int P, int B>
     static void pixels(const PixelsRow& row, size_t block, size_t pixel) {
-        int32_t sum[16] = {};
+        int32_t sum[P][16] = {};
         const uint8_t* window = row.image + pixel * row.pixel_step;
-        const Line* w = row.weights + block * row.lines;
         for (size_t line = 0; line < row.lines; ++line) {
-            const uint8_t* from = window + row.offsets[line];
-            int8_t weight[64];
-            std::memcpy(weight, w + line, 64);
-            for (int i = 0; i < 16; ++i)
-                for (int j = 0; j < 4; ++j) sum[i] += from[j] * weight[4 * i + j];
+            int8_t bytes[64];
+            std::memcpy(bytes, row.weights + block * row.lines + line, 64);
+            int16_t w[4][16];
+            for (int i = 0; i < 64; ++i) w[i % 4][i / 4] = bytes[i];
+            for (int p = 0; p < P; ++p) {
+                const uint8_t* from = window + p * row.pixel_step + row.offsets[line];
+                for (int j = 0; j < 4; j += 2) {
+                    const int16_t x0 = from[j], x1 = from[j + 1];
+                    for (int i = 0; i < 16; ++i)  // two products fit 16 bits
+                        sum[p][i] += static_cast<int16_t>(x0 * w[j][i] + x1 * w[j + 1][i]);
+                }
+            }
         }
         int32_t limit[16];
         std::memcpy(limit, row.limits + block, 64);
-        unsigned bits = 0;
-        for (int i = 0; i < 16; ++i) bits |= static_cast<unsigned>(sum[i] >= limit[i]) << i;
-        row.out[2 * block][pixel * row.out_step] = static_cast<uint8_t>(bits);
-        row.out[2 * block + 1][pixel * row.out_step] = static_cast<uint8_t>(bits >> 8);
+        for (int p = 0; p < P; ++p) {
+            unsigned bits = 0;
+            for (int i = 0; i < 16; ++i) bits |= static_cast<unsigned>(sum[p][i] >= limit[i]) << i;
+            row.out[2 * block][(pixel + p) * row.out_step] = static_cast<uint8_t>(bits);
+            row.out[2 * block + 1][(pixel + p) * row.out_step] = static_cast<uint8_t>(bits >> 8);
+        }
     }
 };
 

@@ -1,0 +1,298 @@
+"""The packed engine against PyTorch, ONNX Runtime and OpenCV's trackers: milliseconds and their ratios, in one run.
+
+    python benchmarks/engine_speed.py --root OTB/David --nano2 BACKBONE.onnx,HEAD.onnx --out runs/speed
+
+Every round times each side once, one after the other, so that whatever else the machine does falls on all; the figures
+are medians over rounds. Backbones get the three crops of one update; trackers follow one target over the same frames.
+The float network is SiamFC's AlexNet with random weights, which cost what trained ones do. KCF and CSRT, which OpenCV 5
+has not, are timed by the Python of --contrib, an environment with opencv-contrib-python below 5, beside the packed
+tracker. Start-up and peak memory (Linux) are those of a process that loads a tracker and follows a target for 20
+frames. Writes speed.json, speed.md and speed.png to --out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder, installed or not
+
+from tools.cli import DEFAULT_WEIGHTS, check_writable, positive_int, run
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from datasets.sequences import Sequence
+    from eval.trackers import Tracker
+
+Timed = Callable[[], object]
+WARM_UP = 3  # rounds
+START_UP = """
+import re, sys, time
+start = time.perf_counter()
+sys.path.insert(0, {root!r})
+import numpy as np
+from tracker.backbones import load_backbone
+from tracker.siamfc import SiamFC
+tracker = SiamFC(load_backbone({weights!r}, engine={engine!r}))
+ready = time.perf_counter() - start
+image = np.random.default_rng(0).integers(0, 256, (360, 640, 3), dtype=np.uint8)
+tracker.init(image, (100, 100, 60, 60))
+for _ in range(20):
+    tracker.update(image)
+# Not getrusage: its peak is the parent's where that was larger.
+peak = re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())
+print(ready, int(peak[1]) / 1024)
+"""
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--root", type=Path, required=True, metavar="DIR", help="a sequence, or a folder whose first one is taken")
+    add("--weights", type=Path, default=DEFAULT_WEIGHTS, metavar="FILE", help="packed file (default: the shipped one)")
+    add("--rounds", type=positive_int, default=30, metavar="N", help="of backbones (default: 30)")
+    add("--frames", type=positive_int, default=60, metavar="N", help="of the sequence (default: 60)")
+    add("--threads", type=positive_int, nargs="+", default=[1, 2], metavar="N", help="default: 1 2")
+    add("--nano1", metavar="FILES", help="NanoTrack v1: BACKBONE.onnx,HEAD.onnx")
+    add("--nano2", metavar="FILES", help="NanoTrack v2, likewise")
+    add("--contrib", type=Path, metavar="PYTHON", help="Python of an environment with opencv-contrib-python below 5")
+    add("--trackers", nargs="+", metavar="NAME", help="time only these of OpenCV, print JSON (what --contrib is told)")
+    add("--out", type=Path, default=Path("runs/speed"), metavar="DIR", help="default: %(default)s")
+    return parser.parse_args(argv)
+
+
+def medians(sides: dict[str, Timed], rounds: int) -> dict[str, float]:
+    """Median milliseconds of each side over interleaved rounds."""
+    import numpy as np
+    from tqdm import tqdm
+
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for number in tqdm(range(WARM_UP + rounds), desc="backbones", unit="round"):
+        for name, side in sides.items():
+            start = time.perf_counter()
+            side()
+            if number >= WARM_UP:
+                times[name].append(1000 * (time.perf_counter() - start))
+    return {name: float(np.median(values)) for name, values in times.items()}
+
+
+def backbones(weights: Path, crops: np.ndarray, threads: int, folder: Path) -> dict[str, Timed]:
+    """A call of every backbone on ``crops``, uint8 (3, 255, 255, 3), with so many threads."""
+    import torch
+
+    from rbsf.engine.runtime import Engine, available_isas
+    from rbsf.models import build
+    from tracker.backbones import torch_backbone
+
+    sides: dict[str, Timed] = {}
+    for isa in available_isas():
+        if isa != "numpy":
+            engine = Engine(weights, threads=threads, isa=isa)
+            sides[f"packed, {isa}"] = lambda engine=engine: engine(crops)  # type: ignore[misc]
+    net = build("siamfc")
+    for name, module in (("PyTorch float32", net), ("PyTorch float32, compiled", torch.compile(net))):
+        backbone = torch_backbone(module, "cpu")
+        sides[name] = lambda backbone=backbone: _with_threads(torch, threads, backbone, crops)  # type: ignore[misc]
+    return sides | onnx_sessions(net, crops, threads, folder)
+
+
+def _with_threads(torch: Any, threads: int, backbone: Callable, crops: np.ndarray) -> None:
+    torch.set_num_threads(threads)
+    backbone(crops)
+
+
+def onnx_sessions(net: Any, crops: np.ndarray, threads: int, folder: Path) -> dict[str, Timed]:
+    """ONNX Runtime on the float network, also in 8 bits (static, QDQ, per channel); none where it is not installed."""
+    try:
+        import onnxruntime as ort
+        from onnxruntime.quantization import CalibrationDataReader, quantize_static
+        from onnxruntime.quantization.shape_inference import quant_pre_process
+    except ImportError:
+        return {}
+    import onnx
+
+    from rbsf.onnx_export import backbone_graph
+
+    pixels = crops.transpose(0, 3, 1, 2).astype("float32")
+
+    class Crops(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.rows: Iterator[dict] = iter([{"image": pixels}])
+
+        def get_next(self) -> dict | None:
+            return next(self.rows, None)
+
+    files = {name: folder / f"{name}.onnx" for name in ("float32", "prepared", "int8")}
+    if not files["int8"].is_file():
+        onnx.save(backbone_graph(net.eval()), str(files["float32"]))
+        quant_pre_process(str(files["float32"]), str(files["prepared"]))
+        quantize_static(str(files["prepared"]), str(files["int8"]), Crops(), per_channel=True)
+    sides: dict[str, Timed] = {}
+    for name in ("float32", "int8"):
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        session = ort.InferenceSession(str(files[name]), options, providers=["CPUExecutionProvider"])
+        sides[f"ONNX Runtime {name}"] = lambda session=session: session.run(None, {"image": pixels})  # type: ignore[misc]
+    return sides
+
+
+def updates(trackers: dict[str, Tracker], sequence: Sequence, frames: int) -> dict[str, float]:
+    """Median milliseconds of each tracker's update, all on one frame before the next."""
+    import numpy as np
+    from tqdm import tqdm
+
+    times: dict[str, list[float]] = {name: [] for name in trackers}
+    for number in tqdm(range(min(frames, len(sequence))), desc="trackers", unit="frame"):
+        image = sequence.image(number)
+        for name, tracker in trackers.items():
+            start = time.perf_counter()
+            if number:
+                tracker.update(image)
+                times[name].append(1000 * (time.perf_counter() - start))
+            else:
+                tracker.init(image, sequence.boxes[0])
+    return {name: float(np.median(values)) for name, values in times.items()}
+
+
+def packed_trackers(weights: Path, threads: int) -> dict[str, Tracker]:
+    """The packed tracker with three scales and with one."""
+    from rbsf.engine.runtime import Engine
+    from tracker.siamfc import SiamFC, TrackerConfig
+
+    engine = Engine(weights, threads=threads)
+    return {"packed RB-SF": SiamFC(engine), "packed RB-SF, one scale": SiamFC(engine, TrackerConfig(scales=1))}
+
+
+def all_trackers(args: argparse.Namespace, threads: int) -> dict[str, Tracker]:
+    """Every tracker that this environment has."""
+    import torch
+
+    from eval.trackers import parse_tracker
+    from rbsf.models import build
+    from tracker.backbones import torch_backbone
+    from tracker.siamfc import SiamFC
+
+    torch.set_num_threads(threads)
+    trackers = packed_trackers(args.weights, threads)
+    trackers["float SiamFC, PyTorch"] = SiamFC(torch_backbone(build("siamfc"), "cpu"))
+    specs = {"OpenCV MIL": "opencv:MIL"}
+    specs |= {f"NanoTrack v{i}": f"opencv:Nano:{files}" for i, files in ((1, args.nano1), (2, args.nano2)) if files}
+    return trackers | {name: parse_tracker(text).build(threads) for name, text in specs.items()}
+
+
+def contrib(args: argparse.Namespace, threads: int) -> dict[str, float]:
+    """KCF and CSRT in units of the packed tracker beside them, {name: their time over its}; none without --contrib."""
+    if not args.contrib:
+        return {}
+    command = [str(args.contrib), __file__, "--root", str(args.root), "--weights", str(args.weights)]
+    command += ["--frames", str(args.frames), "--threads", str(threads), "--trackers", "KCF", "CSRT"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ValueError(f"{args.contrib} failed: {done.stderr.strip().splitlines()[-1]}")
+    found = json.loads(done.stdout.splitlines()[-1])
+    return {f"OpenCV {name}": found[name] / found["packed RB-SF"] for name in ("KCF", "CSRT")}
+
+
+def start_up(weights: Path, engine: str) -> tuple[float, float]:
+    """Seconds from the start of the imports to a loaded tracker, and the peak of memory in MB, medians of 3."""
+    import numpy as np
+
+    root = str(Path(__file__).resolve().parents[1])
+    code = START_UP.format(root=root, weights=str(weights), engine=engine)
+    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(3)]
+    seconds, memory = np.median([[float(v) for v in done.stdout.split()] for done in runs], axis=0)
+    return float(seconds), float(memory)
+
+
+def measure(args: argparse.Namespace, sequence: Sequence) -> dict[str, Any]:
+    """All figures: {"backbones": {threads: {name: ms}}, "updates": likewise, "start": {engine: [seconds, MB]}}."""
+    from tracker.siamfc import SiamFC
+
+    found: dict[str, Any] = {"backbones": {}, "updates": {}}
+    template = packed_trackers(args.weights, 1)["packed RB-SF"]
+    assert isinstance(template, SiamFC)
+    template.init(sequence.image(0), sequence.boxes[0])
+    crops = template.search_crops(sequence.image(min(1, len(sequence) - 1)))
+    with tempfile.TemporaryDirectory() as folder:
+        for threads in args.threads:
+            found["backbones"][threads] = medians(backbones(args.weights, crops, threads, Path(folder)), args.rounds)
+            rows = updates(all_trackers(args, threads), sequence, args.frames)
+            rows |= {name: ratio * rows["packed RB-SF"] for name, ratio in contrib(args, threads).items()}
+            found["updates"][threads] = rows
+    found["start"] = {engine: start_up(args.weights, engine) for engine in ("packed", "torch")}
+    return found
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """The figures as tables; ratios are to the packed engine, of its best instruction set."""
+    parts = []
+    for title, key, first in (
+        ("backbone, 3 crops of 255 x 255", "backbones", None),
+        ("update, per frame", "updates", "packed RB-SF"),
+    ):
+        for threads, rows in found[key].items():
+            base = rows[first] if first else next(iter(rows.values()))
+            parts.append(f"| {title}, {threads} threads | ms | x packed |\n|---|---:|---:|")
+            parts[-1] += "".join(f"\n| {name} | {ms:.2f} | {ms / base:.2f} |" for name, ms in rows.items())
+    parts.append("| a tracking process | start-up, s | peak memory, MB |\n|---|---:|---:|")
+    parts[-1] += "".join(f"\n| {name} | {s:.2f} | {mb:.0f} |" for name, (s, mb) in found["start"].items())
+    return "\n\n".join(parts) + "\n"
+
+
+def plot(found: dict[str, Any], path: Path) -> None:
+    """Bars of all medians, a panel for backbones and one for trackers."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 5.5), layout="constrained")
+    for axes, (key, title) in zip(
+        figure.subplots(1, 2),
+        (("backbones", "backbone, 3 crops of 255 x 255"), ("updates", "update, per frame")),
+        strict=True,
+    ):
+        for offset, (threads, rows) in enumerate(found[key].items()):
+            height = 0.8 / len(found[key])
+            places = [i + offset * height for i in range(len(rows))]
+            bars = axes.barh(places, list(rows.values()), height * 0.92, label=f"{threads} threads")
+            axes.bar_label(bars, fmt=" %.1f", fontsize=7)
+        axes.set_yticks([i + 0.2 for i in range(len(rows))], list(rows))
+        axes.invert_yaxis()
+        axes.set(title=title, xlabel="milliseconds (log scale)", xscale="log")
+        axes.legend()
+    figure.savefig(path, dpi=110)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure, print, write."""
+    args = parse_args(argv)
+    from datasets.sequences import load_sequences
+    from rbsf.environment import environment
+    from rbsf.files import write_atomically
+
+    sequence = load_sequences(args.root)[0]
+    if args.trackers:
+        from eval.trackers import parse_tracker
+
+        trackers = {name: parse_tracker(f"opencv:{name}").build(args.threads[0]) for name in args.trackers}
+        print(json.dumps(updates(packed_trackers(args.weights, args.threads[0]) | trackers, sequence, args.frames)))
+        return 0
+    check_writable(args.out / "speed.json")
+    found = measure(args, sequence)
+    print(markdown(found))
+    content = {"environment": environment(), **found}
+    write_atomically(args.out / "speed.json", (json.dumps(content, indent=1) + "\n").encode())
+    write_atomically(args.out / "speed.md", markdown(found).encode())
+    write_atomically(args.out / "speed.png", lambda path: plot(found, path))
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

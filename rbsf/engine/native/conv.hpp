@@ -101,6 +101,7 @@ class Conv {
     std::vector<Place> places;
     std::vector<float> scale, bias;
     std::vector<Line> weights, limits;
+    std::vector<Line> natural;  // weights of pixels before they were paired
     std::vector<size_t> order;  // of the lines of pixels; the first `paired` are pairs
     size_t paired = 0;
 
@@ -128,7 +129,7 @@ class Conv {
     void prepare_pixels(const uint8_t* rows, const int32_t* thresholds) {
         const size_t run = g.kernel * g.bytes, steps = g.row_words(), lines = g.kernel * steps;
         const size_t pairs = (blocks() + 1) / 2;
-        std::vector<Line> natural(pairs * lines);
+        natural.resize(pairs * lines);
         limits.resize(pairs);
         for (size_t slot = 0; slot < 8 * blocks(); ++slot) {
             for (size_t i = 0; i < g.kernel * run; ++i) {
@@ -137,7 +138,7 @@ class Conv {
             }
             std::memcpy(reinterpret_cast<uint8_t*>(limits[slot / 16].word) + slot % 16 * 4, thresholds + slot, 4);
         }
-        pair_lines(natural, pairs, lines);
+        pair_lines(pairs, lines);
         weights.resize(natural.size());
         for (size_t i = 0; i < natural.size(); ++i)
             weights[i] = natural[i / lines * lines + order[i % lines]];
@@ -145,7 +146,7 @@ class Conv {
 
     // Bring lines together, two and two, whose weights of either sign add up to at most 128 at every pair of products:
     // then the sum of 4 products is within 128 * 255 < 2^15.  The heaviest lines choose first; singles come last.
-    void pair_lines(const std::vector<Line>& natural, size_t line_blocks, size_t lines) {
+    void pair_lines(size_t line_blocks, size_t lines) {
         const size_t width = 64 * line_blocks;
         std::vector<uint8_t> load(lines * width);  // [lines][pairs of products][positive, negative]
         std::vector<std::pair<uint8_t, size_t>> heaviest;
@@ -209,8 +210,8 @@ class Conv {
         const size_t steps = g.row_words(), lines = g.kernel * steps;
         size_t* offsets = Scratch::grow(Scratch::mine().offsets, lines);
         for (size_t i = 0; i < lines; ++i) offsets[i] = order[i] / steps * row_step + order[i] % steps * 4;
-        isa.pixels({image, size.conv_width, g.stride * g.bytes, offsets, lines, paired, weights.data(),
-                    limits.size(), limits.data(), targets, g.out_bytes});
+        isa.pixels({image, size.conv_width, g.stride * g.bytes, offsets, lines, g.kernel, row_step, paired,
+                    weights.data(), natural.data(), limits.size(), limits.data(), targets, g.out_bytes});
     }
 
     // Row y of all groups, as bits or as counts [blocks][conv_width][8].

@@ -26,7 +26,7 @@ lint: .venv/.ready
 # A copy of the packages in build/sanitize, beside kernels that stop at the first bad read, write or overflow.
 SANITIZED := build/sanitize
 sanitize: .venv/.ready
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt pybind11
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt pybind11 setuptools
 	CFLAGS="-fsanitize=address,undefined -fno-sanitize-recover=undefined -O1 -g" LDFLAGS="-fsanitize=address,undefined" \
 	  $(BIN)/python setup.py --quiet build --build-base $(SANITIZED) --build-lib $(SANITIZED)/lib --force
 	cd $(SANITIZED)/lib && RBSF_FUZZ=20000 OMP_NUM_THREADS=1 ASAN_OPTIONS=detect_leaks=0 \

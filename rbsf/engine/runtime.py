@@ -27,7 +27,7 @@ KEPT_SIZES = 8  # of input, whose maps are kept for the next call
 
 
 def available_isas() -> list[str]:
-    """Instruction sets this machine can run, fastest first: of avx512, avx2, neon, scalar and numpy."""
+    """Instruction sets this machine can run, fastest first: of amx, avx512, avx2, neon, scalar and numpy."""
     return [*(_native.isas() if _native else ()), "numpy"]
 
 

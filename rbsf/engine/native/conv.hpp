@@ -101,6 +101,7 @@ class Conv {
     std::vector<Place> places;
     std::vector<float> scale, bias;
     std::vector<Line> weights, limits;
+    std::vector<Line> natural;  // weights of pixels before they were paired
     std::vector<size_t> order;  // of the lines of pixels; the first `paired` are pairs
     size_t paired = 0;
 
@@ -128,7 +129,7 @@ class Conv {
     void prepare_pixels(const uint8_t* rows, const int32_t* thresholds) {
         const size_t run = g.kernel * g.bytes, steps = g.row_words(), lines = g.kernel * steps;
         const size_t pairs = (blocks() + 1) / 2;
-        std::vector<Line> natural(pairs * lines);
+        natural.resize(pairs * lines);
         limits.resize(pairs);
         for (size_t slot = 0; slot < 8 * blocks(); ++slot) {
             for (size_t i = 0; i < g.kernel * run; ++i) {
@@ -137,7 +138,7 @@ class Conv {
             }
             std::memcpy(reinterpret_cast<uint8_t*>(limits[slot / 16].word) + slot % 16 * 4, thresholds + slot, 4);
         }
-        pair_lines(natural, pairs, lines);
+        pair_lines(pairs, lines);
         weights.resize(natural.size());
         for (size_t i = 0; i < natural.size(); ++i)
             weights[i] = natural[i / lines * lines + order[i % lines]];
@@ -145,7 +146,7 @@ class Conv {
 
     // Bring lines together, two and two, whose weights of either sign add up to at most 128 at every pair of products:
     // then the sum of 4 products is within 128 * 255 < 2^15.  The heaviest lines choose first; singles come last.
-    void pair_lines(const std::vector<Line>& natural, size_t line_blocks, size_t lines) {
+    void pair_lines(size_t line_blocks, size_t lines) {
         const size_t width = 64 * line_blocks;
         std::vector<uint8_t> load(lines * width);  // [lines][pairs of products][positive, negative]
         std::vector<std::pair<uint8_t, size_t>> heaviest;
@@ -209,8 +210,8 @@ class Conv {
         const size_t steps = g.row_words(), lines = g.kernel * steps;
         size_t* offsets = Scratch::grow(Scratch::mine().offsets, lines);
         for (size_t i = 0; i < lines; ++i) offsets[i] = order[i] / steps * row_step + order[i] % steps * 4;
-        isa.pixels({image, size.conv_width, g.stride * g.bytes, offsets, lines, paired, weights.data(),
-                    limits.size(), limits.data(), targets, g.out_bytes});
+        isa.pixels({image, size.conv_width, g.stride * g.bytes, offsets, lines, g.kernel, row_step, paired,
+                    weights.data(), natural.data(), limits.size(), limits.data(), targets, g.out_bytes});
     }
 
     // Row y of all groups, as bits or as counts [blocks][conv_width][8].
@@ -226,33 +227,58 @@ class Conv {
         }
     }
 
+    // One word of all windows of a row: 8 bytes at data + x * step, less the lowest `shift` bits.
+    struct Word {
+        const uint8_t* data;
+        unsigned shift;
+        uint64_t at(size_t offset) const { return load64(data + offset) >> shift; }
+    };
+
+    // Word t of the windows of row y, no byte beyond them.
+    Word word(const uint8_t* plane, const Size& size, size_t y, size_t t) const {
+        const size_t run = g.kernel * g.bytes, words = g.row_words(), at = t % words * 8;
+        const uint8_t* from = plane + (y * g.stride + t / words) * size.width * g.bytes;
+        if (at + 8 <= run) return {from + at, 0};
+        return {from + run - 8, static_cast<unsigned>(64 - run % 8 * 8)};
+    }
+
     // The windows of row y as running parities, in the order of BitsRow.
     void gather(const uint8_t* plane, const Size& size, size_t y, uint64_t* to) const {
-        const size_t run = g.kernel * g.bytes, words = g.row_words(), step = g.stride * g.bytes;
-        const size_t width = size.conv_width, odd = g.kernel * words & 1;
+        const size_t step = g.stride * g.bytes, width = size.conv_width, words = g.kernel * g.row_words();
+        if (g.kernel * g.bytes < 8) return gather_short(plane, size, y, to);
         const uint64_t none = 0, *parity = &none;
-        size_t parity_step = 0;
-        for (size_t t = 0; t < g.kernel * words; ++t) {
-            const uint8_t* from = plane + (y * g.stride + t / words) * size.width * g.bytes;
-            const size_t at = t % words * 8, to_step = t < odd ? 1 : 2;
-            uint64_t* row = t < odd ? to : to + odd * width + (t - odd) / 2 * 2 * width + (t - odd) % 2;
-            if (at + 8 <= run)
-                for (size_t x = 0; x < width; ++x)
-                    row[x * to_step] = load64(from + at + x * step) ^ parity[x * parity_step];
-            else
-                for (size_t x = 0; x < width; ++x)
-                    row[x * to_step] = tail(from + x * step, run) ^ parity[x * parity_step];
-            parity = row;
-            parity_step = to_step;
+        size_t parity_step = 0, t = words & 1;
+        if (t) {
+            const Word first = word(plane, size, y, 0);
+            for (size_t x = 0; x < width; ++x) to[x] = first.at(x * step);
+            parity = to;
+            parity_step = 1;
+            to += width;
+        }
+        for (; t < words; t += 2, to += 2 * width) {
+            const Word first = word(plane, size, y, t), second = word(plane, size, y, t + 1);
+            for (size_t x = 0; x < width; ++x) {
+                to[2 * x] = first.at(x * step) ^ parity[x * parity_step];
+                to[2 * x + 1] = second.at(x * step) ^ to[2 * x];
+            }
+            parity = to + 1;
+            parity_step = 2;
         }
     }
 
-    // The last run % 8 bytes of a run, not reading beyond it.
-    static uint64_t tail(const uint8_t* from, size_t run) {
-        if (run >= 8) return load64(from + run - 8) >> (64 - 8 * (run % 8));
-        uint64_t word = 0;
-        std::memcpy(&word, from, run);
-        return word;
+    // The same for windows whose rows, less than 8 bytes, are a word each.
+    void gather_short(const uint8_t* plane, const Size& size, size_t y, uint64_t* to) const {
+        const size_t width = size.conv_width, odd = g.kernel & 1;
+        for (size_t x = 0; x < width; ++x) {
+            uint64_t parity = 0;
+            for (size_t t = 0; t < g.kernel; ++t) {
+                uint64_t row = 0;
+                const uint8_t* from = plane + ((y * g.stride + t) * size.width + x * g.stride) * g.bytes;
+                std::memcpy(&row, from, g.kernel * g.bytes);
+                parity ^= row;
+                (t < odd ? to[x] : to[odd * width + (t - odd) / 2 * 2 * width + 2 * x + (t - odd) % 2]) = parity;
+            }
+        }
     }
 
     void pooled_rows(const Kernels& isa, const uint8_t* in, const Size& size, size_t first, size_t last,
@@ -275,13 +301,14 @@ class Conv {
     }
 
     void pool_columns(const uint8_t* merged, const Size& size, uint8_t* out) const {
-        const size_t b = g.out_bytes, plane = size.conv_width * b;
-        uint8_t* pooled = Scratch::grow(Scratch::mine().pooled, g.planes * plane);
-        for (size_t i = 0; i + 2 * b < g.planes * plane; ++i) pooled[i] = merged[i] | merged[i + b] | merged[i + 2 * b];
+        const size_t b = g.out_bytes, plane = size.conv_width * b, ends = g.planes * plane - 2 * b;
+        uint8_t* pooled = Scratch::grow(Scratch::mine().pooled, ends);
+        for (size_t i = 0; i < ends; ++i) pooled[i] = merged[i] | merged[i + b] | merged[i + 2 * b];
         for (size_t p = 0; p < g.planes; ++p) {
+            const uint8_t* from = pooled + p * plane;
             uint8_t* to = out + p * plane_bytes(size);
-            for (size_t x = 0; x < size.out_width; ++x)
-                for (size_t i = 0; i < b; ++i) to[x * b + i] = pooled[p * plane + 2 * x * b + i];
+            for (size_t x = 0; x < size.out_width; ++x, from += 2 * b, to += b)
+                for (size_t i = 0; i < b; ++i) to[i] = from[i];
         }
     }
 

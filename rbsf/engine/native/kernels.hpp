@@ -50,8 +50,10 @@ struct PixelsRow {
     size_t pixels, pixel_step;
     const size_t* offsets;  // [lines]: where every 4 bytes of a window are
     size_t lines;
+    size_t rows, row_step;  // of a window, and bytes to the next in the image
     size_t paired;  // so many lines at the start are pairs: the sum of 2 products of each, 4 in all, fits 16 bits
     const Line* weights;  // [blocks][lines], 16 filters x 4 bytes a line, in int8
+    const Line* natural;  // the same, row by row of the window
     size_t blocks;        // of 16 filters
     const Line* limits;   // [blocks], 16 int32: an output bit is sum >= limit
     uint8_t* const* out;  // [2 * blocks], as above

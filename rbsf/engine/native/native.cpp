@@ -14,6 +14,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "amx.hpp"
 #include "avx2.hpp"
 #include "avx512.hpp"
 #include "conv.hpp"
@@ -31,6 +32,9 @@ namespace rbsf {
 namespace {
 
 const Kernels ALL[] = {
+#if defined(RBSF_HAS_AMX)
+    {"amx", &Amx::available, kernels<Avx512>("").bits, &Amx::pixels_row},
+#endif
 #if defined(__x86_64__) || defined(_M_X64)
     kernels<Avx512>("avx512"),
     kernels<Avx2>("avx2"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import cv2
@@ -11,6 +12,9 @@ import pytest
 import torch
 
 from datasets.sequences import Sequence
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as under nohup; the tests of Ctrl-C need it to be heard
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 torch.set_num_threads(1)  # results to the bit, and no fighting over cores with worker processes
 

@@ -391,8 +391,8 @@ def test_signal_to_a_process(tmp_path: Path, weights: Path, signum: signal.Signa
     command += ["--weights", str(weights), "--threads", "1"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
     assert process.stderr is not None
-    seen = b""
-    while b" 3/200" not in seen or not (tmp_path / "boxes.csv.part").exists():
+    seen, part = b"", tmp_path / "boxes.csv.part"  # written once a second
+    while b" 3/200" not in seen or not part.exists() or len(part.read_text().splitlines()) < 3:
         seen += process.stderr.read(1)
     process.send_signal(signum)
     _, rest = process.communicate(timeout=60)

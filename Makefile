@@ -29,7 +29,7 @@ sanitize: .venv/.ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt pybind11 setuptools
 	CFLAGS="-fsanitize=address,undefined -fno-sanitize-recover=undefined -O1 -g" LDFLAGS="-fsanitize=address,undefined" \
 	  $(BIN)/python setup.py --quiet build --build-base $(SANITIZED) --build-lib $(SANITIZED)/lib --force
-	cd $(SANITIZED)/lib && RBSF_FUZZ=20000 OMP_NUM_THREADS=1 ASAN_OPTIONS=detect_leaks=0 \
+	cd $(SANITIZED)/lib && RBSF_FUZZ=20000 PYTHONPATH= OMP_NUM_THREADS=1 ASAN_OPTIONS=detect_leaks=0 \
 	  LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so)" \
 	  $(CURDIR)/$(BIN)/python -m pytest --noconftest -p no:cacheprovider $(CURDIR)/tests/test_engine.py $(CURDIR)/tests/test_packed.py
 

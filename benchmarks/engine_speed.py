@@ -2,8 +2,8 @@
 
     python benchmarks/engine_speed.py --root OTB/David --nano2 BACKBONE.onnx,HEAD.onnx --out runs/speed
 
-Every round times each side once, one after the other, so that whatever else the machine does falls on all; the figures
-are medians over rounds. Backbones get the three crops of one update; trackers follow one target over the same frames.
+Every round times each side once, one after the other, each after a pause, so that whatever else the machine does falls
+on all; the figures are medians over rounds. Backbones get the three crops of one update; trackers follow one target over the same frames.
 The float network is SiamFC's AlexNet with random weights, which cost what trained ones do. KCF and CSRT, which OpenCV 5
 has not, are timed by the Python of --contrib, an environment with opencv-contrib-python below 5, beside the packed
 tracker. Start-up and peak memory (Linux) are those of a process that loads a tracker and follows a target for 20
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 Timed = Callable[[], object]
 WARM_UP = 3  # rounds
+PAUSE = 0.2  # seconds before each side: the threads of the one before spin that long, and would take its cores
 START_UP = """
 import re, sys, time
 start = time.perf_counter()
@@ -78,6 +79,8 @@ def medians(sides: dict[str, Timed], rounds: int) -> dict[str, float]:
     times: dict[str, list[float]] = {name: [] for name in sides}
     for number in tqdm(range(WARM_UP + rounds), desc="backbones", unit="round"):
         for name, side in sides.items():
+            time.sleep(PAUSE)
+            side()  # brings caches and threads back
             start = time.perf_counter()
             side()
             if number >= WARM_UP:
@@ -154,6 +157,7 @@ def updates(trackers: dict[str, Tracker], sequence: Sequence, frames: int) -> di
     for number in tqdm(range(min(frames, len(sequence))), desc="trackers", unit="frame"):
         image = sequence.image(number)
         for name, tracker in trackers.items():
+            time.sleep(PAUSE)
             start = time.perf_counter()
             if number:
                 tracker.update(image)

@@ -19,7 +19,7 @@ from rbsf.engine.runtime import BitConv, Engine, available_isas, conv2d_bits, pa
 
 ISAS = available_isas()
 THREADS = min(2, os.cpu_count() or 1)
-EXAMPLES = settings(max_examples=40, deadline=None, derandomize=True)
+EXAMPLES = settings(max_examples=150, deadline=None, derandomize=True)
 
 
 def pixels(*shape: int, seed: int = 0) -> np.ndarray:

@@ -11,53 +11,10 @@
 #include <utility>
 #include <vector>
 
+#include "geometry.hpp"
 #include "kernels.hpp"
 
 namespace rbsf {
-
-enum class Output { bits, real, sums };
-
-struct Geometry {
-    bool pixels;  // the input is uint8 [N, H, W, bytes] instead of bits
-    Output output;
-    size_t kernel, stride, groups;
-    bool pool;
-    size_t bytes;                      // of an input pixel (in one plane)
-    size_t products;                   // summed up in one output
-    size_t outputs;                    // channels
-    size_t planes, out_bytes, margin;  // of an output map of bits
-
-    size_t conv_size(size_t size) const { return size < kernel ? 0 : (size - kernel) / stride + 1; }
-    size_t output_size(size_t size) const {
-        const size_t conv = conv_size(size);
-        return !pool ? conv : conv < 3 ? 0 : (conv - 3) / 2 + 1;
-    }
-    size_t row_words() const { return pixels ? (kernel * bytes + 3) / 4 : (kernel * bytes + 7) / 8; }  // of a window
-};
-
-struct Place {
-    size_t plane, byte;  // of 8 output bits
-};
-
-// What one thread needs while it computes rows; kept from call to call.
-struct Scratch {
-    std::vector<uint64_t> windows;
-    std::vector<size_t> offsets;
-    std::vector<uint8_t> image, row, merged, pooled, unused;
-    std::vector<int32_t> counts;
-    std::vector<float> scaled;
-    std::vector<uint8_t*> out;
-
-    template <class T>
-    static T* grow(std::vector<T>& buffer, size_t size) {
-        if (buffer.size() < size) buffer.resize(size);
-        return buffer.data();
-    }
-    static Scratch& mine() {
-        thread_local Scratch scratch;
-        return scratch;
-    }
-};
 
 class Conv {
   public:

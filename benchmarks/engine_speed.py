@@ -2,12 +2,12 @@
 
     python benchmarks/engine_speed.py --root OTB/David --nano2 BACKBONE.onnx,HEAD.onnx --out runs/speed
 
-Every round times each side once, one after the other, each after a pause, so that whatever else the machine does falls
-on all; the figures are medians over rounds. Backbones get the three crops of one update; trackers follow one target over the same frames.
-The float network is SiamFC's AlexNet with random weights, which cost what trained ones do. KCF and CSRT, which OpenCV 5
-has not, are timed by the Python of --contrib, an environment with opencv-contrib-python below 5, beside the packed
-tracker. Start-up and peak memory (Linux) are those of a process that loads a tracker and follows a target for 20
-frames. Writes speed.json, speed.md and speed.png to --out.
+Every round times each side once, one after the other, each after a pause, so that whatever else the machine does
+falls on all; the figures are medians over rounds. Backbones get the three crops of one update; trackers follow one
+target over the same frames. The float network is SiamFC's AlexNet with random weights, which cost what trained ones
+do. KCF and CSRT, which OpenCV 5 has not, are timed by the Python of --contrib, an environment with opencv-contrib-
+python below 5, beside the packed tracker. Start-up and peak memory (Linux) are those of a process that loads a
+tracker and follows a target for 20 frames. Writes speed.json, speed.md and speed.png to --out.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 Timed = Callable[[], object]
 WARM_UP = 3  # rounds
 PAUSE = 0.2  # seconds before each side: the threads of the one before spin that long, and would take its cores
+WAKE = 0.1  # seconds of untimed calls after it: a sleeping core takes that long to be of use
 START_UP = """
 import re, sys, time
 start = time.perf_counter()
@@ -80,7 +81,9 @@ def medians(sides: dict[str, Timed], rounds: int) -> dict[str, float]:
     for number in tqdm(range(WARM_UP + rounds), desc="backbones", unit="round"):
         for name, side in sides.items():
             time.sleep(PAUSE)
-            side()  # brings caches and threads back
+            begin = time.perf_counter()
+            while time.perf_counter() - begin < WAKE:
+                side()
             start = time.perf_counter()
             side()
             if number >= WARM_UP:
@@ -245,7 +248,7 @@ def markdown(found: dict[str, Any]) -> str:
     ):
         for threads, rows in found[key].items():
             base = rows[first] if first else next(iter(rows.values()))
-            parts.append(f"| {title}, {threads} threads | ms | x packed |\n|---|---:|---:|")
+            parts.append(f"| {title}, threads: {threads} | ms | x packed |\n|---|---:|---:|")
             parts[-1] += "".join(f"\n| {name} | {ms:.2f} | {ms / base:.2f} |" for name, ms in rows.items())
     parts.append("| a tracking process | start-up, s | peak memory, MB |\n|---|---:|---:|")
     parts[-1] += "".join(f"\n| {name} | {s:.2f} | {mb:.0f} |" for name, (s, mb) in found["start"].items())
@@ -265,11 +268,12 @@ def plot(found: dict[str, Any], path: Path) -> None:
         for offset, (threads, rows) in enumerate(found[key].items()):
             height = 0.8 / len(found[key])
             places = [i + offset * height for i in range(len(rows))]
-            bars = axes.barh(places, list(rows.values()), height * 0.92, label=f"{threads} threads")
+            bars = axes.barh(places, list(rows.values()), height * 0.92, label=f"threads: {threads}")
             axes.bar_label(bars, fmt=" %.1f", fontsize=7)
         axes.set_yticks([i + 0.2 for i in range(len(rows))], list(rows))
         axes.invert_yaxis()
-        axes.set(title=title, xlabel="milliseconds (log scale)", xscale="log")
+        longest = max(max(rows.values()) for rows in found[key].values())
+        axes.set(title=title, xlabel="milliseconds (log scale)", xscale="log", xlim=(1, 2 * longest))
         axes.legend()
     figure.savefig(path, dpi=110)
 

@@ -15,7 +15,7 @@ from conftest import ROOT, write_otb
 
 from datasets.synthetic import write_got10k, write_video
 from eval import run_benchmarks
-from eval.benchmarks import default_root, find_split, paper_scores, read_annotations, test_sequence_names
+from eval.benchmarks import BENCHMARKS, default_root, find_split, paper_scores, read_annotations, test_sequence_names
 from eval.run_benchmarks import main, parse_args
 
 BOX = [11.0, 11.0, 10.0, 10.0]
@@ -235,6 +235,10 @@ def test_got10k_test_makes_an_archive_of_the_whole_split(
     with zipfile.ZipFile(tmp_path / "out/results/GOT-10k/static.zip") as archive:
         assert len(archive.namelist()) == 4
     assert report(tmp_path / "GOT-10k", "GOT-10k-test")["trackers"][0]["mean"] is None
+
+
+def test_every_benchmark_can_be_chosen() -> None:
+    assert sorted(run_benchmarks.DATASETS) == sorted(BENCHMARKS)  # named apart, so that --help loads no OpenCV
 
 
 def test_otb50_is_a_part_of_otb100(otb: Path) -> None:

@@ -6,6 +6,7 @@ import sys
 import threading
 from dataclasses import replace
 from math import lcm
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from packed_models import random_layer, random_model
 
-from rbsf.engine import reference
+from rbsf.engine import reference, runtime
 from rbsf.engine.packed import Layer, PackedModel
 from rbsf.engine.runtime import BitConv, Engine, available_isas, conv2d_bits, pack_signs
 
@@ -155,6 +156,18 @@ def test_several_python_threads_at_once() -> None:
     assert not wrong
 
 
+def test_layer_outputs_are_read_before_another_call_can_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, crops = random_model(1), pixels(1, 127, 127, 3)
+    engine, unpack = Engine(model), runtime.unpack_map
+
+    def unpack_late(*order: Any) -> np.ndarray:  # a call of another thread comes in between
+        engine(pixels(1, 127, 127, 3, seed=1))
+        return unpack(*order)
+
+    monkeypatch.setattr(runtime, "unpack_map", unpack_late)
+    assert_same(engine.layer_outputs(crops), list(reference.layer_outputs(model, crops)), "late")
+
+
 def test_results_are_the_callers_own() -> None:
     engine = Engine(random_model(1))
     first = engine(pixels(1, 127, 127, 3))
@@ -282,7 +295,7 @@ def test_kernels_check_their_arrays() -> None:
 
     engine = Engine(random_model(1))
     crops = pixels(1, 127, 127, 3)
-    maps = engine._run(crops)[1]
+    maps = engine._take_maps(crops.shape, engine._shapes(crops)[:-1])
     features = np.zeros((1, 256, 6, 6), np.float32)
     good = [crops, *maps, features]
     read_only = features.copy()

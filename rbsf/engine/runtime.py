@@ -70,9 +70,8 @@ class Engine:
         if self.isa == "numpy":
             self._shapes(crops)
             return list(reference.layer_outputs(self.model, crops))
-        features, maps, _ = self._run(crops)
-        orders = zip(maps, self._layouts, self._margins, strict=False)
-        return [*(unpack_map(*order) for order in orders), features]
+        features, bits, _ = self._run(crops, unpacked=True)
+        return [*bits, features]
 
     def layer_seconds(self, crops: np.ndarray) -> np.ndarray:
         """Seconds that each layer takes, float64; ValueError for the instruction set numpy, which is not measured."""
@@ -80,17 +79,21 @@ class Engine:
             raise ValueError("the NumPy reference measures no layers; choose another instruction set")
         return self._run(crops, timed=True)[2]
 
-    def _run(self, crops: np.ndarray, timed: bool = False) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
-        """Features, the maps before them, seconds of every layer."""
+    def _run(
+        self, crops: np.ndarray, timed: bool = False, unpacked: bool = False
+    ) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
+        """Features; where ``unpacked``, the bits of the layers before; where ``timed``, seconds of every layer."""
         *shapes, final = self._shapes(crops)
         if self.isa == "numpy":
             return reference.forward(self.model, crops), [], np.zeros(0)
         features, seconds = np.empty(final, np.float32), np.zeros(len(self._convs))
         maps = self._take_maps(crops.shape, shapes)
         _native.forward(self._convs, [crops, *maps, features], self.threads, self.isa, seconds if timed else None)
-        with self._lock:
+        orders = zip(maps, self._layouts, self._margins, strict=False)
+        bits = [unpack_map(*order) for order in orders] if unpacked else []
+        with self._lock:  # from here on another call may write into the maps
             self._free.setdefault(crops.shape, []).append(maps)
-        return features, maps, seconds
+        return features, bits, seconds
 
     def _shapes(self, crops: np.ndarray) -> list[tuple[int, ...]]:
         """Check crops; shapes of every layer's map, margins included, and of the features."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -65,38 +65,73 @@ class MapNorm(nn.Module):
         return difference.square().mean(dtype=torch.float32) / 2
 
 
-def measure_maps(recorded: Maps) -> Stats:
-    """Mean and deviation [C] of every channel of the recorded maps, by point."""
-    sums: dict[str, Tensor] = {}
-    for point, maps in recorded:
-        x = maps.detach().float()
-        moments = torch.stack(
-            [torch.ones_like(x[0, :, 0, 0]) * x[:, 0].numel(), x.sum((0, 2, 3)), x.square().sum((0, 2, 3))]
-        )
-        sums[point] = sums.get(point, 0) + moments.double()
-    measured: Stats = {}
-    for point, (count, total, square) in sums.items():
-        mean = total / count
-        measured[point] = (mean.float(), (square / count - mean.square()).clamp(min=0).sqrt().float())
-    return measured
+def measure_maps(net: nn.Module, convs: Iterable[str], run: Callable[[], Any]) -> Stats:
+    """Find the points of `net`, the batch-norms that read the outputs of `convs`, and measure their maps.
+
+    Returns mean and deviation [C] of every channel over the forward passes of `net` that `run()` makes, by point, in
+    the order of `convs`.  ValueError for a convolution that `net` has not, or whose output no batch-norm reads.
+    """
+    made: dict[int, tuple[str, Tensor]] = {}  # id -> name, and the tensor, so that no other takes its id
+    found: dict[str, tuple[str, Tensor]] = {}  # convolution -> point, and the moments of its maps
+
+    def keep(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        return lambda _module, _inputs, output: made.update({id(output): (name, output)})
+
+    def add(point: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        def record(_module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+            name, _ = made.pop(id(inputs[0]), ("", None))
+            if name:
+                found[name] = point, _moments(output) + (found[name][1] if name in found else 0)
+
+        return record
+
+    modules, convs = dict(net.named_modules()), list(convs)
+    if missing := [name for name in convs if name not in modules]:
+        raise ValueError(f"the teacher has no layer {missing[0]!r}: it is no float twin of the student")
+    norms = [name for name, module in modules.items() if isinstance(module, nn.BatchNorm2d)]
+    hooks = [modules[name].register_forward_hook(keep(name)) for name in convs]
+    hooks += [modules[name].register_forward_hook(add(name)) for name in norms]
+    with torch.no_grad():
+        run()
+    for hook in hooks:
+        hook.remove()
+    if missing := [name for name in convs if name not in found]:
+        raise ValueError(f"no batch-norm reads the output of layer {missing[0]!r}; RBCN compares maps after one")
+    return {point: _mean_and_deviation(moments) for point, moments in map(found.__getitem__, convs)}
 
 
-def start_from_teacher(student: nn.Module, teacher: nn.Module, points: Sequence[str], stats: Stats) -> None:
-    """Start a 1-bit `student` from its `teacher`: same weights, and the teacher's map statistics.
+def _moments(maps: Tensor) -> Tensor:
+    """Count, sum and sum of squares of every channel, [3, C] float64."""
+    x = maps.detach().float()
+    count = torch.full_like(x[0, :, 0, 0], x[:, 0].numel())
+    return torch.stack([count, x.sum((0, 2, 3)), x.square().sum((0, 2, 3))]).double()
+
+
+def _mean_and_deviation(moments: Tensor) -> tuple[Tensor, Tensor]:
+    count, total, square = moments
+    mean = total / count
+    return mean.float(), (square / count - mean.square()).clamp(min=0).sqrt().float()
+
+
+def start_from_teacher(student: nn.Module, teacher: nn.Module, stats: Stats) -> None:
+    """Start a 1-bit `student` from its `teacher`: same weights, and the teacher's map statistics (`measure_maps`).
 
     Latent filters are divided by three deviations of their layer, so that they lie where Eq. 8 has a gradient;
-    the batch-norm at each of `points` starts with the deviation and mean of the teacher's map as its scale and shift.
+    the batch-norm at each point starts with the deviation and mean of the teacher's map as its scale and shift.
+    ValueError for a teacher whose filters are of other shapes.
     """
     binary = binary_layers(student)
     own = student.state_dict()
     shared = {k: v for k, v in teacher.state_dict().items() if k in own and v.shape == own[k].shape}
     student.load_state_dict({k: v for k, v in shared.items() if k.removesuffix(".weight") not in binary}, strict=False)
     for name, layer in binary.items():
-        conv = teacher.get_submodule(name)
-        if isinstance(conv, nn.Conv2d):
-            layer.set_weight(conv.weight.detach() / (3 * conv.weight.detach().std()))
-    for point in points:
-        norm, (mean, std) = student.get_submodule(point), stats[point]
+        weight = teacher.get_submodule(name).weight.detach()
+        if weight.shape != layer.weight.shape:
+            shapes = f"the teacher's filters are {tuple(weight.shape)}, the student's {tuple(layer.weight.shape)}"
+            raise ValueError(f"layer {name!r}: {shapes}; train a teacher of the student's own stages")
+        layer.set_weight(weight / (3 * weight.std()))
+    for point, (mean, std) in stats.items():
+        norm = student.get_submodule(point)
         if isinstance(norm, nn.BatchNorm2d):
             norm.weight.data.copy_(std)
             norm.bias.data.copy_(mean)

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from rbsf.adversarial import Discriminator, adversarial_loss, discriminator_loss, pool
 from rbsf.layers import BinaryConv2d, binary_layers
 from rbsf.maps import MapNorm, MapRecorder, Stats
-from rbsf.methods.rbcn import RBConv2d
 from rbsf.train.distributed import average_gradients
 
 
@@ -55,12 +54,22 @@ class RectifyConfig:
     lr_c: float = field(default=1e-3, metadata={"help": "eta2, rate of the learnable matrices C"})
     lr_norm: float = field(default=1e-3, metadata={"help": "rate of the batch-norm layers"})
     lr_discriminator: float = field(default=1e-3, metadata={"help": "rate of the discriminators"})
+    train_teacher: bool = field(
+        default=False, metadata={"help": "train the teacher beside the student, as Apprentice's scheme A does"}
+    )
+    optimizer: str = field(
+        default="adam",
+        metadata={"help": "adam, or sgd with momentum 0.9 (discriminators: adam)", "choices": ("adam", "sgd")},
+    )
+    weight_decay: float = field(default=0.0, metadata={"help": "decay of real and latent binary weights"})
 
     def __post_init__(self) -> None:
         """Raise ValueError naming the field, its value and what would be valid."""
         for name in (f.name for f in fields(RectifyConfig) if f.name.startswith(("lambda_", "lr_"))):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more")
+        if not self.weight_decay >= 0:
+            raise ValueError(f"weight_decay is {self.weight_decay}; it must be 0 or more")
         if not 0 <= self.bn_pass <= 1:
             raise ValueError(f"bn_pass is {self.bn_pass}; it is a share of an epoch, 0 to 1")
         if self.lambda_epochs < 1:
@@ -99,7 +108,7 @@ class Rectifier:
         self.discriminators = nn.ModuleDict({_key(p): Discriminator() for p in stats if config.gan}).to(device)
         self.recorders: list[MapRecorder] = []
         if teacher is not None:
-            teacher.eval().requires_grad_(False)
+            teacher.eval().requires_grad_(config.train_teacher)
             if config.gan or config.lambda_match:
                 self.recorders = [MapRecorder(net, stats) for net in (student, teacher)]
         self.frozen = [] if config.lr_real else self._freeze_real_layers()
@@ -122,29 +131,45 @@ class Rectifier:
 
     def _train_mode(self) -> None:
         self.student.train()
+        if self.teacher is not None:
+            self.teacher.train(self.config.train_teacher)
         for norm in self.frozen:
             norm.eval()
 
     def _make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
         config, groups = self.config, parameter_groups(self.student)
         groups["discriminator"] = list(self.discriminators.parameters())
+        if config.train_teacher and self.teacher is not None:
+            groups["teacher"] = list(self.teacher.parameters())
         if not config.rectify:
             for parameter in groups.pop("c"):
                 parameter.requires_grad_(False)
-        rates = {name: getattr(config, f"lr_{name}") for name in groups}
+        rates = {name: self._rate(name) for name in groups}
         # Algorithm 1's order: W, then C with W fixed; the batch-norms go with W.
         learning = {name: [p for p in params if p.requires_grad] for name, params in groups.items()}
         return {
-            name: torch.optim.Adam(params, lr=rates[name])
+            name: self._make_optimizer(name, params, rates[name])
             for name, params in learning.items()
             if params and rates[name]
         }
+
+    def _make_optimizer(self, name: str, parameters: list[nn.Parameter], rate: float) -> torch.optim.Optimizer:
+        if name == "discriminator":
+            return torch.optim.Adam(parameters, lr=rate)
+        decay = self.config.weight_decay if name in ("binary", "real", "teacher") else 0.0
+        if self.config.optimizer == "sgd":
+            return torch.optim.SGD(parameters, lr=rate, momentum=0.9, weight_decay=decay)
+        return torch.optim.Adam(parameters, lr=rate, weight_decay=decay)
+
+    def _rate(self, name: str) -> float:
+        """The configured learning rate of an optimizer; a teacher in training learns as real weights do."""
+        return getattr(self.config, "lr_real" if name == "teacher" else f"lr_{name}")
 
     def set_rate_factor(self, factor: float) -> None:
         """Scale every learning rate to `factor` times its configured value."""
         for name, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:
-                group["lr"] = factor * getattr(self.config, f"lr_{name}")
+                group["lr"] = factor * self._rate(name)
 
     def step(self, batch: Any, epoch: int) -> dict[str, Tensor]:
         """One batch of Algorithm 1: update the discriminators, then W (with batch-norms and real weights), then C.
@@ -157,10 +182,9 @@ class Rectifier:
         if self.config.gan:
             logged["discriminator"] = self._update_discriminators(maps)
         loss = loss + self._map_loss(maps, epoch, logged)
-        if self.config.rectify and (layers := self._rbconvs()):
-            kernel = torch.stack([layer.kernel_loss() for layer in layers]).sum()
-            loss = loss + self.config.lambda_kernel * self.config.lambda_factor(epoch) * kernel
-            logged["kernel"] = kernel
+        if self.config.rectify and (terms := self._kernel_losses()):
+            logged["kernel"] = torch.stack(terms).sum()
+            loss = loss + self.config.lambda_kernel * self.config.lambda_factor(epoch) * logged["kernel"]
         self._update(loss, [name for name in self.optimizers if name != "discriminator"])
         return {"loss": loss.detach(), **{k: v.detach() for k, v in logged.items()}}
 
@@ -185,8 +209,7 @@ class Rectifier:
         if not recorded:
             return loss, logged, []
         fake, real = recorded
-        pairs = zip(fake, real, strict=True)
-        return loss, logged, [(point, t, r) for (point, t), (_, r) in pairs]
+        return loss, logged, [_pair(*maps) for maps in zip(fake, real, strict=True)]
 
     def _norm(self, point: str) -> MapNorm:
         return cast(MapNorm, self.map_norms[_key(point)])
@@ -228,9 +251,13 @@ class Rectifier:
         for optimizer in optimizers:
             average_gradients(_parameters(optimizer))
             optimizer.step()
+        for layer in binary_layers(self.student).values():
+            layer.constrain()
 
-    def _rbconvs(self) -> list[RBConv2d]:
-        return [m for m in self.student.modules() if isinstance(m, RBConv2d)]
+    def _kernel_losses(self) -> list[Tensor]:
+        """What the method of each binary layer adds to the loss: RBConv's kernel loss, PCNN's projection loss."""
+        losses = (layer.regularizer() for layer in binary_layers(self.student).values())
+        return [loss for loss in losses if loss is not None]
 
     def modules(self) -> dict[str, nn.Module]:
         """Everything with weights or statistics that a checkpoint must hold, by name."""
@@ -268,6 +295,15 @@ def parameter_groups(net: nn.Module) -> dict[str, list[nn.Parameter]]:
             else:
                 groups["real"].append(parameter)
     return groups
+
+
+def _pair(fake: tuple[str, Tensor], real: tuple[str, Tensor]) -> tuple[str, Tensor, Tensor]:
+    """(point, T, R); ValueError where the maps are not of the same shape."""
+    (point, t), (other, r) = fake, real
+    if point != other or t.shape != r.shape:
+        found = f"the student's is {tuple(t.shape)}, the teacher's {tuple(r.shape)}"
+        raise ValueError(f"feature maps at {point!r} do not match: {found}; give a teacher of the student's own stages")
+    return point, t, r
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:

@@ -1,7 +1,8 @@
 """Weights files: our own safetensors, and float SiamFC weights published elsewhere.
 
 Our file holds an inference network: of binary convolutions one bit a weight, rows of `numpy.packbits` per filter,
-and a float32 scale per channel; the rest as float32.  Metadata: `format`, `model` (see `rbsf.models`), `info` (JSON).
+and a float32 scale per channel; the rest as float32.  Metadata: `format`, `model` and `options` (JSON) to build it by
+(see `rbsf.models`), `info` (JSON).
 """
 
 from __future__ import annotations
@@ -27,14 +28,20 @@ SIAMFC_EPS = 1e-6  # of the batch-norms in siamfc-pytorch
 
 
 def save_weights(net: nn.Module, model: str, path: str | Path, info: dict[str, Any] | None = None) -> None:
-    """Write `net`, built as `model`, for inference.  Raises OSError where `path` cannot be written."""
+    """Write `net`, built as `model` (its `model_options` go along), for inference.
+
+    Raises OSError where `path` cannot be written.
+    """
     tensors = {k: v for k, v in net.state_dict().items() if not k.endswith("num_batches_tracked")}
     for name, layer in binary_layers(net).items():
         for key in [k for k in tensors if k.rpartition(".")[0] == name]:
             del tensors[key]
         tensors[f"{name}.bits"] = _pack(layer)
         tensors[f"{name}.scale"] = layer.scale().float()
+    options = getattr(net, "model_options", {})
     metadata = {"format": FORMAT, "model": model, "info": json.dumps(info or {})}
+    if options:
+        metadata["options"] = json.dumps(options)
     data = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata)
     write_atomically(path, data)
 
@@ -117,8 +124,8 @@ def _read_own(path: Path) -> tuple[nn.Module, str, dict[str, Any]]:
         raise ValueError(f"{path}: packed, which runs but does not train; give the weights that it was exported from")
     if metadata.get("format") != FORMAT or metadata.get("model") not in MODELS:
         raise ValueError(f"{path}: a safetensors file, but not of this program (no metadata format={FORMAT})")
-    net = build(metadata["model"])
     try:
+        net = build(metadata["model"], **_json(metadata, "options", path))
         for name, layer in binary_layers(net).items():
             _unpack(layer, tensors.pop(f"{name}.bits"), tensors.pop(f"{name}.scale"))
         derived = {
@@ -131,17 +138,18 @@ def _read_own(path: Path) -> tuple[nn.Module, str, dict[str, Any]]:
         raise ValueError(
             f"{path}: does not fit the model {metadata['model']!r} it names ({_first_line(error)})"
         ) from None
-    return net, metadata["model"], _info(metadata, path)
+    return net, metadata["model"], _json(metadata, "info", path)
 
 
-def _info(metadata: dict[str, str], path: Path) -> dict[str, Any]:
+def _json(metadata: dict[str, str], key: str, path: Path) -> dict[str, Any]:
+    """The JSON object `key` of a file's metadata, empty where there is none; ValueError for anything else."""
     try:
-        info = json.loads(metadata.get("info", "{}"))
+        value = json.loads(metadata.get(key, "{}"))
     except (ValueError, RecursionError):
-        info = None
-    if not isinstance(info, dict):
-        raise ValueError(f"{path}: its metadata `info` is no JSON object; copy or train it again")
-    return info
+        value = None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: its metadata `{key}` is no JSON object; copy or train it again")
+    return value
 
 
 def _load(net: nn.Module, tensors: dict[str, Tensor], optional: set[str] = frozenset()) -> None:  # type: ignore[assignment]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rbsf.models import MODELS
+from rbsf.models import TRACKERS
 from rbsf.train.config import parse_config, read_yaml, write_yaml
 from tools.train_rbsf import main
 from tools.training import CONFIGS, TrainConfig, read_config
@@ -18,7 +18,7 @@ def test_every_shipped_config_parses(path):
     TrainConfig(**read_yaml(TrainConfig, path))
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", TRACKERS)
 def test_every_model_has_its_defaults(model):
     assert read_config(["--model", model]).model == model
 

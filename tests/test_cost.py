@@ -8,7 +8,7 @@ from torch import nn
 
 from rbsf.cost import LayerCost, count, total
 from rbsf.layers import binarize
-from rbsf.models.resnet import ResNet
+from rbsf.models.resnet import Residual, ResNet
 from tools.cost import build_pair, main
 
 SHAPE = (3, 224, 224)
@@ -84,8 +84,8 @@ def test_resnet_has_a_shortcut_around_every_convolution():
     """With all batch-norms of the residual branch at zero only the shortcuts are left."""
     net = ResNet(((8, 2), (16, 2)), classes=5, for_binary=True).eval()
     for module in net.stages.modules():
-        if hasattr(module, "norm"):
-            nn.init.zeros_(module.norm.weight)
+        if isinstance(module, Residual):
+            nn.init.zeros_(module.norms[-1].weight)
     x = torch.randn(2, 3, 33, 47)
     stem = net.stem(x)
     assert net(x).shape == (2, 5)

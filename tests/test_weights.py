@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rbsf.layers import binary_layers
-from rbsf.models import MODELS, build
+from rbsf.models import TRACKERS, build
 from rbsf.train.checkpoint import load_checkpoint
 from rbsf.weights import load_weights, save_weights
 
@@ -28,7 +28,7 @@ def trained(name):
     return net.eval()
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", TRACKERS)
 def test_every_model_has_siamfcs_shape(name):
     net = build(name).eval()
     with torch.no_grad():
@@ -46,7 +46,7 @@ def test_exemplar_features_are_a_window_of_the_search_features():
     torch.testing.assert_close(inner, outer[..., 8:14, 8:14], atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", TRACKERS)
 def test_saved_weights_give_the_same_network(name, tmp_path):
     net = trained(name)
     save_weights(net, name, tmp_path / "w.safetensors", {"seed": 3})

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import resource
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -22,40 +19,47 @@ from datasets.sequences import Sequence
 from datasets.training import open_training_data
 from eval.metrics import mean_curves, score_sequence
 from eval.runner import track_sequence
-from rbsf.environment import environment
 from rbsf.export import pack_weights
-from rbsf.files import write_atomically
 from rbsf.layers import binary_layers
-from rbsf.maps import MapRecorder, Stats, measure_maps, start_from_teacher
-from rbsf.models import MODELS, build
-from rbsf.rectify import Rectifier, RectifyConfig
+from rbsf.maps import Stats, measure_maps, start_from_teacher
+from rbsf.models import TRACKERS, build
+from rbsf.rectify import Rectifier
 from rbsf.train import distributed
-from rbsf.train.checkpoint import load_checkpoint
-from rbsf.train.config import parse_config, read_yaml, write_yaml
+from rbsf.train.config import parse_config, read_yaml
 from rbsf.train.distributed import Process
-from rbsf.train.loop import CHECKPOINT, Loop, LoopConfig, Stopped
+from rbsf.train.loop import Loop
 from rbsf.weights import load_weights, save_weights
-from tracker.backbones import choose_device, torch_backbone
+from tools.runs import (
+    CONFIGS,
+    RunConfig,
+    describe_place,
+    dtype_of,
+    place,
+    provenance,
+    report_size,
+    resumed,
+    run_training,
+    saved_state,
+    write_record,
+)
+from tracker.backbones import torch_backbone
 from tracker.siamfc import SiamFC
 from tracker.task import SiameseTask
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 CALIBRATION = 16  # batches over which the teacher's map statistics are measured
 
 
 @dataclass
-class TrainConfig(LoopConfig, RectifyConfig):
-    """Everything about a training; written as config.yaml beside its weights."""
+class TrainConfig(RunConfig):
+    """Everything about the training of a tracker."""
 
-    model: str = field(default="rbsf", metadata={"help": "network to train", "choices": tuple(MODELS)})
+    UNIT: ClassVar[str] = "pair"
+
+    pairs: int = field(default=8000, metadata={"help": "pairs an epoch"})
+    model: str = field(default="rbsf", metadata={"help": "network to train", "choices": tuple(TRACKERS)})
     data: list[str] = field(
         default_factory=list, metadata={"help": "dataset folder (layout detected) or crop store .db"}
     )
-    teacher: str | None = field(
-        default=None, metadata={"help": "float weights: .safetensors, siamfc-pytorch .pth, or .npz"}
-    )
-    out: str = field(default="runs/rbsf", metadata={"help": "folder for weights, checkpoint and logs"})
-    resume: bool = field(default=False, metadata={"help": "continue the training in --out"})
     val: str | None = field(default=None, metadata={"help": "folder of sequences to track after each epoch"})
     val_sequences: int = field(
         default=4, metadata={"help": "sequences tracked after each epoch; held out of --data without --val"}
@@ -67,35 +71,18 @@ class TrainConfig(LoopConfig, RectifyConfig):
     still_share: float = field(
         default=0.3, metadata={"help": "share of pairs made from still images, where there are both"}
     )
-    device: str = field(default="auto", metadata={"help": "cpu, cuda, or auto"})
-    precision: str = field(
-        default="auto",
-        metadata={
-            "help": "bfloat16 where the device is fast at it, or as said",
-            "choices": ("auto", "float32", "bfloat16"),
-        },
-    )
-    compile: bool = field(default=False, metadata={"help": "compile the networks (needs a C++ compiler; pays on GPUs)"})
-    workers: int = field(default=2, metadata={"help": "processes that read pairs; 0 = none"})
-    threads: int = field(default=0, metadata={"help": "CPU threads of the network; 0 = all cores"})
 
     def __post_init__(self) -> None:
         """Raise ValueError naming the field, its value and what would be valid."""
-        LoopConfig.__post_init__(self)
-        RectifyConfig.__post_init__(self)
-        for name, least in (("val_sequences", 0), ("val_frames", 2), ("workers", 0), ("threads", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be {least} or more")
+        super().__post_init__()
+        self.check_least(pairs=1, val_sequences=0, val_frames=2)
 
 
 def read_config(argv: list[str] | None, description: str = "") -> TrainConfig:
     """The model's file in configs/ (on --resume: the run's own), then --config, then flags."""
     settings = parse_config(TrainConfig, argv, description, _model_defaults(TrainConfig.model))
     if settings.get("resume"):
-        base = Path(settings.get("out", TrainConfig.out)) / "config.yaml"
-        if not base.is_file():
-            raise FileNotFoundError(f"nothing to resume: no {base}; start without --resume")
-        return TrainConfig(**{**read_yaml(TrainConfig, base), **settings})
+        return resumed(TrainConfig, settings)
     defaults = _model_defaults(settings.get("model", TrainConfig.model))
     if not settings.get("data"):
         defaults |= read_yaml(TrainConfig, CONFIGS / "tryout.yaml")
@@ -103,31 +90,21 @@ def read_config(argv: list[str] | None, description: str = "") -> TrainConfig:
 
 
 def _model_defaults(model: str) -> dict[str, Any]:
-    if model not in MODELS:
-        raise ValueError(f"model is {model!r}; known: {', '.join(MODELS)}")
+    if model not in TRACKERS:
+        raise ValueError(f"model is {model!r}; known: {', '.join(TRACKERS)}")
     return read_yaml(TrainConfig, CONFIGS / f"{model}.yaml")
 
 
 def train_all(config: TrainConfig) -> int:
     """Train what `config` says, its teacher first where none is given; 0 when done, 128 + signal when stopped."""
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    folder = Path(config.out)
-    if not config.resume and any((f / CHECKPOINT).is_file() for f in (folder, folder / "teacher")):
-        raise ValueError(f"{folder} holds a training already; add --resume to continue it, or choose another --out")
-    process = distributed.start(choose_device(config.device))
-    try:
-        if process.rank == 0 and not config.resume:
-            write_yaml(config, folder / "config.yaml")  # so that --resume works from here on
-        if config.model != "siamfc" and config.teacher is None:
-            config = dataclasses.replace(config, teacher=str(_train_teacher(config, process)))
-        train(config, folder.parent, process)
-    except Stopped as stopped:
-        print(stopped, file=sys.stderr)
-        return 128 + stopped.signum
-    finally:
-        distributed.stop()
-    return 0
+
+    def body(process: Process) -> None:
+        teacher = config.teacher
+        if config.model != "siamfc" and teacher is None:
+            teacher = str(_train_teacher(config, process))
+        train(dataclasses.replace(config, teacher=teacher), Path(config.out).parent, process)
+
+    return run_training(config, body)
 
 
 def _train_teacher(config: TrainConfig, process: Process) -> Path:
@@ -149,8 +126,7 @@ def train(config: TrainConfig, cache: Path, process: Process) -> None:
     """One training, from data (cut out into the folder `cache`) to OUT/MODEL.safetensors, and -packed of 1-bit ones."""
     rank, world, device = process
     folder = Path(config.out)
-    checkpoint = folder / CHECKPOINT
-    state = load_checkpoint(checkpoint) if config.resume and checkpoint.is_file() else None
+    state = saved_state(config)
     stores, held_out = open_data(config, cache, rank)
     dataset = PairDataset(
         stores,
@@ -165,15 +141,13 @@ def train(config: TrainConfig, cache: Path, process: Process) -> None:
     if state:
         loop.load(state)
     if rank == 0:
-        _write_record(config, world)
-        where = f"{world} x {device.type} in {str(_precision(config.precision, device)).removeprefix('torch.')}"
-        print(f"{config.model}: {dataset.describe()}; on {where}; into {folder}")
+        write_record(config, world)
+        print(f"{config.model}: {dataset.describe()}; on {describe_place(config, process)}; into {folder}")
     loop.run()
     if rank == 0:
         final = folder / f"{config.model}.safetensors"
         save_weights(rectifier.student, config.model, final, provenance(config, world))
-        size, peak = final.stat().st_size / 1e6, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(f"{final}: {size:.2f} MB; curves: {folder / 'losses.png'}; peak memory {peak:.0f} MB")
+        report_size(final, folder)
         if binary_layers(rectifier.student):
             packed = folder / f"{config.model}-packed.safetensors"
             pack_weights(final, packed)
@@ -192,11 +166,11 @@ def open_data(config: TrainConfig, cache: Path, rank: int = 0) -> tuple[list[Cro
 
 def build_rectifier(config: TrainConfig, dataset: PairDataset, device: torch.device) -> Rectifier:
     """The networks, the student started from its teacher, and their training."""
-    task = SiameseTask(config.response_match, _precision(config.precision, device))
+    task = SiameseTask(config.response_match, dtype_of(config.precision, device))
     torch.manual_seed(config.seed)
-    student, teacher, stats = _place(build(config.model), device), None, None
+    student, teacher, stats = place(build(config.model), device), None, None
     if config.teacher:
-        teacher = _place(load_weights(config.teacher)[0], device)
+        teacher = place(load_weights(config.teacher)[0], device)
         if binary_layers(teacher):
             raise ValueError(f"{config.teacher}: a teacher must be a float network (siamfc)")
         stats = _start(student, teacher, task, dataset, config, device)
@@ -205,19 +179,6 @@ def build_rectifier(config: TrainConfig, dataset: PairDataset, device: torch.dev
     if config.compile:
         student.compile()
     return Rectifier(student, teacher, task, config, stats)
-
-
-def _place(net: nn.Module, device: torch.device) -> nn.Module:
-    return net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def _write_record(config: TrainConfig, world: int) -> None:
-    """What a result needs to be repeated, beside its weights; `environment.json` has an entry for each start."""
-    folder = Path(config.out)
-    write_yaml(dataclasses.replace(config, resume=False), folder / "config.yaml")
-    record = folder / "environment.json"
-    starts = json.loads(record.read_text()) if config.resume and record.is_file() else []
-    write_atomically(record, json.dumps([*starts, environment() | {"processes": world}], indent=1).encode())
 
 
 class Batches:
@@ -247,18 +208,17 @@ def _start(
     device: torch.device,
 ) -> Stats:
     """Start the student from its teacher.  Returns the statistics of the teacher's maps, by point."""
-    points = [name.removesuffix(".conv") + ".norm" for name in binary_layers(student)]
-    if not points:
+    convs = binary_layers(student)
+    if not convs:
         student.load_state_dict(teacher.state_dict())
         return {}
-    recorder = MapRecorder(teacher, points)
-    with torch.no_grad(), recorder.recording() as maps:
-        for number, batch in enumerate(make_loader(dataset, config.batch_size)):
+
+    def run() -> None:
+        for _, batch in zip(range(CALIBRATION), make_loader(dataset, config.batch_size), strict=False):
             task.respond(teacher.eval(), {k: v.to(device) for k, v in batch.items()})
-            if number + 1 == CALIBRATION:
-                break
-    stats = measure_maps(maps)
-    start_from_teacher(student, teacher, points, stats)
+
+    stats = measure_maps(teacher, convs, run)
+    start_from_teacher(student, teacher, stats)
     return stats
 
 
@@ -269,7 +229,7 @@ def _validator(
     if not sequences:
         return None
     heads = [_head(sequence, config.val_frames) for sequence in sequences]
-    precision = str(_precision(config.precision, device)).removeprefix("torch.")
+    precision = str(dtype_of(config.precision, device)).removeprefix("torch.")
 
     def validate(net: nn.Module) -> dict[str, float]:
         tracker, curves = SiamFC(torch_backbone(net, str(device), precision)), []
@@ -291,20 +251,3 @@ def _head(sequence: Sequence, frames: int) -> Sequence:
     start = int(np.isfinite(sequence.boxes).all(1).argmax())
     part = slice(start, start + frames)
     return dataclasses.replace(sequence, frames=sequence.frames[part], boxes=sequence.boxes[part])
-
-
-def _precision(name: str, device: torch.device) -> torch.dtype:
-    """`auto` is bfloat16 on GPUs and on CPUs with matrix tiles (AMX), where it is several times as fast."""
-    if name != "auto":
-        return getattr(torch, name)
-    tiles = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    return torch.bfloat16 if device.type == "cuda" or tiles() else torch.float32
-
-
-def provenance(config: TrainConfig, world: int) -> dict[str, Any]:
-    """What goes into a weights file about its training.  Of paths only the last part: weights travel, folders don't."""
-    settings = dataclasses.asdict(config)
-    for name in ("teacher", "out", "val"):
-        settings[name] = Path(settings[name]).name if settings[name] else settings[name]
-    settings["data"] = [Path(path).name for path in config.data]
-    return {"config": settings, **{k: v for k, v in environment().items() if k != "command"}, "processes": world}

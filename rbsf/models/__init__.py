@@ -2,26 +2,49 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import nn
 
-MODELS = {"siamfc": "", "xnor": "xnor", "rbsf": "rbcn"}  # name -> binarization method ("" = real)
+TRACKERS = {"siamfc": "", "xnor": "xnor", "rbsf": "rbcn"}  # SiamFC's backbone: name -> method ("" = real)
+CLASSIFIERS = {  # name -> function in rbsf.models
+    "resnet18": "resnet:resnet18",
+    "wrn22": "wide_resnet:wrn22",
+    "wrn40": "wide_resnet:wrn40",
+    "lenet": "lenet:LeNet",
+}
+MODELS = (*TRACKERS, *CLASSIFIERS)
 
 
-def build(name: str) -> nn.Module:
-    """Build SiamFC's backbone: `siamfc` real, `rbsf` with RBConv, `xnor` with XNOR-Net convolutions.
+def build(name: str, method: str = "", method_options: dict[str, Any] | None = None, **options: Any) -> nn.Module:
+    """Build a network with random weights; it keeps its `model_name` and `model_options`, by which to build it again.
 
-    `conv1` and all batch-norms stay real.  ValueError with the known names for any other.
+    Trackers, SiamFC's backbone: `siamfc` real, `rbsf` with RBConv, `xnor` with XNOR-Net convolutions; no options.
+    Classifiers: `method` is the binarization method ("" = real, the float twin) with `method_options` for its layers;
+    `options` are those of the function that CLASSIFIERS names.  First convolution, 1x1 shortcuts, classifier and
+    batch-norms stay real.  ValueError with what would be valid for an unknown name, method or option.
     """
     from rbsf.layers import binarize
-    from rbsf.models.alexnet import AlexNet
 
     if name not in MODELS:
         raise ValueError(f"unknown model {name!r}; known: {', '.join(MODELS)}")
-    method = MODELS[name]
-    net = AlexNet(for_binary=bool(method))
+    net_options = {**options}
+    if name in TRACKERS:
+        if method or method_options or options:
+            raise ValueError(f"model {name!r} takes no options")
+        method, place = TRACKERS[name], "alexnet:AlexNet"
+    else:
+        place = CLASSIFIERS[name]
+        net_options |= {"method": method} | ({"method_options": method_options} if method_options else {})
+    module, function = place.split(":")
+    try:
+        net = getattr(import_module(f"rbsf.models.{module}"), function)(for_binary=bool(method), **options)
+    except TypeError as error:  # an option that the function has not, or of another type
+        raise ValueError(f"model {name!r}: {error}") from None
     if method:
-        binarize(net, method)
+        # Of the classifiers every map has been normalised on the way to its sign.
+        binarize(net, method, input_norm=name in TRACKERS, options=method_options)
+    net.model_name, net.model_options = name, {} if name in TRACKERS else net_options
     return net

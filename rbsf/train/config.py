@@ -69,7 +69,9 @@ def _add_flag(parser: argparse.ArgumentParser, field: dataclasses.Field, kind: A
     if kind is bool:
         parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
     elif typing.get_origin(kind) is list:
-        parser.add_argument(flag, action="append", help=text + "; repeatable", metavar="PATH")
+        parser.add_argument(
+            flag, action="append", help=text + "; repeatable", metavar=field.metadata.get("metavar", "PATH")
+        )
     else:
         metavar = None if field.metadata.get("choices") else {int: "N", float: "X"}.get(kind, "TEXT")
         parser.add_argument(flag, type=kind, help=text, choices=field.metadata.get("choices"), metavar=metavar)

@@ -46,7 +46,7 @@ class History:
         names = [
             n
             for n in dict.fromkeys(k for row in self.rows for k in row)
-            if n not in ("step", "epoch", "rate", "pairs_per_s")
+            if n not in ("step", "epoch", "rate") and not n.endswith("_per_s")
         ]
         columns = min(3, len(names))
         lines = -(-len(names) // columns)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,11 +25,12 @@ CHECKPOINT = "checkpoint.pt"
 
 @dataclass
 class LoopConfig:
-    """Length and pace of a training."""
+    """Length and pace of a training; a subclass has the field `UNIT`s, how many samples an epoch has."""
+
+    UNIT: ClassVar[str] = "sample"
 
     epochs: int = field(default=30, metadata={"help": "epochs"})
-    pairs: int = field(default=8000, metadata={"help": "pairs an epoch"})
-    batch_size: int = field(default=8, metadata={"help": "pairs a batch, per process"})
+    batch_size: int = field(default=8, metadata={"help": "samples a batch, per process"})
     seed: int = field(default=0, metadata={"help": "seed of weights, order and augmentation"})
     warmup: int = field(
         default=50,
@@ -42,15 +43,21 @@ class LoopConfig:
 
     def __post_init__(self) -> None:
         """Raise ValueError naming the field, its value and what would be valid."""
-        for name in ("epochs", "pairs", "batch_size", "log_every"):
+        for name in ("epochs", "batch_size", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
 
+    @property
+    def samples(self) -> int:
+        """Samples an epoch."""
+        return getattr(self, f"{self.UNIT}s")
+
     def steps(self, world: int, bn_pass: float) -> tuple[int, int]:
         """Steps of an epoch for `world` processes: of training, and of a batch-norm pass of that share."""
-        steps = self.pairs // (self.batch_size * world)
+        steps = self.samples // (self.batch_size * world)
         if steps < 1:
-            raise ValueError(f"pairs is {self.pairs}: less than one batch of {self.batch_size} for {world} processes")
+            size = f"one batch of {self.batch_size} for {world} processes"
+            raise ValueError(f"{self.UNIT}s is {self.samples}: less than {size}")
         return steps, round(steps * bn_pass)
 
 
@@ -121,10 +128,10 @@ class Loop:
         self.saved = True
 
     def _order(self) -> dict[str, int]:
-        """What decides which pairs a step sees: a resumed run must have the same."""
+        """What decides which samples a step sees: a resumed run must have the same."""
         config = self.config
-        order = {"seed": config.seed, "pairs": config.pairs, "batch_size": config.batch_size, "processes": self.world}
-        return {**order, "norm_steps": self.norm_steps}
+        order = {"seed": config.seed, f"{config.UNIT}s": config.samples, "batch_size": config.batch_size}
+        return {**order, "processes": self.world, "norm_steps": self.norm_steps}
 
     def save(self) -> None:
         """Write the checkpoint (process 0).  ValueError, and the last one stays, where weights are not finite."""
@@ -141,14 +148,14 @@ class Loop:
     def run(self) -> None:
         """Train to the end.  Raises Stopped after Ctrl-C or SIGTERM, ValueError where a loss is no longer finite."""
         length = self.train_steps + self.norm_steps
-        pairs_a_step = self.config.batch_size * self.world
+        samples_a_step = self.config.batch_size * self.world
         if self.rank == 0:
             self.history = History(self.folder, self.step)
         distributed.share_weights(self.rectifier.modules().values())
         bar = tqdm(
-            total=self.config.epochs * length * pairs_a_step,
-            initial=self.step * pairs_a_step,
-            unit="pair",
+            total=self.config.epochs * length * samples_a_step,
+            initial=self.step * samples_a_step,
+            unit=self.config.UNIT,
             disable=self.rank > 0,
             smoothing=0.05,
             mininterval=1,
@@ -208,7 +215,7 @@ class Loop:
             return
         bar.set_postfix({name: f"{value:.3g}" for name, value in means.items()}, refresh=False)
         rate = bar.format_dict["rate"] or 0.0
-        self.history.add(self.step, epoch=self.epoch, pairs_per_s=round(rate, 2), **means)
+        self.history.add(self.step, epoch=self.epoch, **{f"{self.config.UNIT}s_per_s": round(rate, 2)}, **means)
 
     def _not_finite(self, what: str) -> str:
         kept = f"the last good checkpoint is {self.checkpoint}" if self.saved else "there is no checkpoint yet"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -65,39 +66,59 @@ class MapNorm(nn.Module):
         return difference.square().mean(dtype=torch.float32) / 2
 
 
-def measure_maps(net: nn.Module, convs: Iterable[str], run: Callable[[], Any]) -> Stats:
-    """Find the points of `net`, the batch-norms that read the outputs of `convs`, and measure their maps.
+def measure_maps(
+    student: nn.Module, teacher: nn.Module, forward: Callable[[nn.Module, Any], Any], batches: Iterable[Any]
+) -> Stats:
+    """Find the points at which to compare the two networks, and measure the teacher's maps there.
 
-    Returns mean and deviation [C] of every channel over the forward passes of `net` that `run()` makes, by point, in
-    the order of `convs`.  ValueError for a convolution that `net` has not, or whose output no batch-norm reads.
+    A point is the batch-norm that reads a binary layer of the student, as its first batch shows; the teacher's module
+    of that name makes the map to match.  `forward(net, batch)` runs a network.  Returns mean and deviation [C] of
+    every channel over all `batches`, by point.  ValueError for a teacher without such a module, and for a binary
+    layer whose output no batch-norm reads.
     """
-    made: dict[int, tuple[str, Tensor]] = {}  # id -> name, and the tensor, so that no other takes its id
-    found: dict[str, tuple[str, Tensor]] = {}  # convolution -> point, and the moments of its maps
+    stats: dict[str, Tensor] = {}
+    modules = dict(teacher.named_modules())
+    teacher.eval()
+    with ExitStack() as stack, torch.no_grad():
+        for number, batch in enumerate(batches):
+            if number == 0:
+                points = _points(student, partial(forward, student, batch))
+                if missing := [point for point in points if point not in modules]:
+                    raise ValueError(f"the teacher has no layer {missing[0]!r}: it is no float twin of the student")
+                recorder = stack.enter_context(MapRecorder(teacher, points).recording())
+            forward(teacher, batch)
+            for point, maps in recorder:
+                stats[point] = stats.get(point, 0) + _moments(maps)
+            recorder.clear()
+    return {point: _mean_and_deviation(stats[point]) for point in stats}
+
+
+def _points(net: nn.Module, run: Callable[[], Any]) -> list[str]:
+    """Names of the batch-norms that read the outputs of the binary layers of `net` in `run()`, in their order."""
+    made: dict[int, tuple[str, Tensor]] = {}  # id -> layer and the tensor itself, so that no other takes its id
+    found: dict[str, str] = {}  # binary layer -> batch-norm
 
     def keep(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
         return lambda _module, _inputs, output: made.update({id(output): (name, output)})
 
-    def add(point: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        def record(_module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-            name, _ = made.pop(id(inputs[0]), ("", None))
-            if name:
-                found[name] = point, _moments(output) + (found[name][1] if name in found else 0)
+    def find(name: str) -> Callable[[nn.Module, tuple[Tensor], Tensor], None]:
+        return lambda _module, inputs, _output: found.update(
+            {made[id(inputs[0])][0]: name} if id(inputs[0]) in made else {}
+        )
 
-        return record
-
-    modules, convs = dict(net.named_modules()), list(convs)
-    if missing := [name for name in convs if name not in modules]:
-        raise ValueError(f"the teacher has no layer {missing[0]!r}: it is no float twin of the student")
-    norms = [name for name, module in modules.items() if isinstance(module, nn.BatchNorm2d)]
-    hooks = [modules[name].register_forward_hook(keep(name)) for name in convs]
-    hooks += [modules[name].register_forward_hook(add(name)) for name in norms]
-    with torch.no_grad():
-        run()
+    layers = binary_layers(net)
+    norms = {name: m for name, m in net.named_modules() if isinstance(m, nn.BatchNorm2d)}
+    hooks = [layer.register_forward_hook(keep(name)) for name, layer in layers.items()]
+    hooks += [norm.register_forward_hook(find(name)) for name, norm in norms.items()]
+    training = net.training
+    net.eval()
+    run()
+    net.train(training)
     for hook in hooks:
         hook.remove()
-    if missing := [name for name in convs if name not in found]:
-        raise ValueError(f"no batch-norm reads the output of layer {missing[0]!r}; RBCN compares maps after one")
-    return {point: _mean_and_deviation(moments) for point, moments in map(found.__getitem__, convs)}
+    if missing := [name for name in layers if name not in found]:
+        raise ValueError(f"no batch-norm reads the output of binary layer {missing[0]!r}; maps are compared after one")
+    return [found[name] for name in layers]
 
 
 def _moments(maps: Tensor) -> Tensor:
@@ -125,7 +146,7 @@ def start_from_teacher(student: nn.Module, teacher: nn.Module, stats: Stats) -> 
     shared = {k: v for k, v in teacher.state_dict().items() if k in own and v.shape == own[k].shape}
     student.load_state_dict({k: v for k, v in shared.items() if k.removesuffix(".weight") not in binary}, strict=False)
     for name, layer in binary.items():
-        weight = teacher.get_submodule(name).weight.detach()
+        weight = teacher.get_parameter(f"{name}.weight").detach()
         if weight.shape != layer.weight.shape:
             shapes = f"the teacher's filters are {tuple(weight.shape)}, the student's {tuple(layer.weight.shape)}"
             raise ValueError(f"layer {name!r}: {shapes}; train a teacher of the student's own stages")

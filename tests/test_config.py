@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -91,10 +92,9 @@ def test_help_is_complete(capsys):
     assert stop.value.code == 0
     text = capsys.readouterr().out
     assert "GOT-10k" in text
-    for name in TrainConfig.__dataclass_fields__:
-        flag = "--" + name.replace("_", "-")
-        assert flag in text
-        assert TrainConfig.__dataclass_fields__[name].metadata["help"], name
+    for field in dataclasses.fields(TrainConfig):
+        assert "--" + field.name.replace("_", "-") in text
+        assert field.metadata["help"], field.name
     assert isinstance(CONFIGS, Path)
 
 

@@ -10,8 +10,9 @@ from torch import nn
 
 from rbsf.adversarial import GRID, Discriminator, adversarial_loss, discriminator_loss, pool
 from rbsf.layers import binarize
-from rbsf.maps import MapNorm, measure_maps, start_from_teacher
+from rbsf.maps import MapNorm, MapRecorder, measure_maps, start_from_teacher
 from rbsf.rectify import Rectifier, RectifyConfig, parameter_groups
+
 
 def float_net():
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 6, 3, bias=False), nn.BatchNorm2d(6))
@@ -29,7 +30,7 @@ def make_rectifier(**settings):
     torch.manual_seed(0)
     student, teacher = float_net(), float_net()
     binarize(student, "rbcn")
-    stats = measure_maps(teacher, ["2"], lambda: teacher(torch.randn(16, 3, 12, 12)))
+    stats = measure_maps(student, teacher, lambda net, x: net(x), [torch.randn(16, 3, 12, 12)])
     start_from_teacher(student, teacher, stats)
     config = RectifyConfig(**{"lr_real": 1e-3, "lambda_match": 0.5, **settings})
     return Rectifier(student, teacher, toy_task, config, stats)
@@ -203,11 +204,13 @@ def test_config_names_what_is_wrong(setting, message):
 
 
 def test_map_statistics_and_normalisation():
-    net = nn.Sequential(nn.Identity(), nn.BatchNorm2d(3, eps=0.0).eval())
+    student = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Identity(), nn.BatchNorm2d(3))
+    binarize(student, "rbcn", skip_first=False, skip_1x1=False)
+    teacher = nn.Sequential(nn.Identity(), nn.Identity(), nn.Identity())
     maps = torch.randn(4, 3, 5, 5) * torch.tensor([1.0, 2.0, 3.0]).view(1, 3, 1, 1) + 7
-    stats = measure_maps(net, ["0"], lambda: (net(maps[:2]), net(maps[2:])))
-    assert list(stats) == ["1"]  # the batch-norm that reads the layer's output
-    mean, std = stats["1"]
+    stats = measure_maps(student, teacher, lambda net, batch: net(batch), [maps[:2], maps[2:]])
+    assert list(stats) == ["2"]  # the batch-norm that reads the layer's output, through nothing but an identity
+    mean, std = stats["2"]
     torch.testing.assert_close(mean, maps.mean((0, 2, 3)))
     torch.testing.assert_close(std, maps.std((0, 2, 3), correction=0))
     normal = MapNorm(mean, std)(maps)
@@ -221,12 +224,15 @@ def test_a_dead_channel_does_not_explode():
     assert norm(torch.ones(1, 2, 1, 1)).max() <= 20  # floored at a tenth of the layer's mean deviation
 
 
-def test_maps_need_a_batch_norm_and_the_layer():
-    net = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(), nn.BatchNorm2d(3))
-    with pytest.raises(ValueError, match="no batch-norm reads the output of layer '0'"):
-        measure_maps(net, ["0"], lambda: net(torch.randn(1, 3, 4, 4)))
-    with pytest.raises(ValueError, match="no layer '7'"):
-        measure_maps(net, ["7"], lambda: net(torch.randn(1, 3, 4, 4)))
+def test_maps_need_a_batch_norm_and_a_twin():
+    student = nn.Sequential(nn.Conv2d(3, 3, 3), nn.ReLU(), nn.BatchNorm2d(3))
+    binarize(student, "rbcn", skip_first=False)
+    batches = [torch.randn(1, 3, 4, 4)]
+    with pytest.raises(ValueError, match="no batch-norm reads the output of binary layer '0'"):
+        measure_maps(student, student, lambda net, batch: net(batch), batches)
+    student[1] = nn.Identity()
+    with pytest.raises(ValueError, match="the teacher has no layer '2'"):
+        measure_maps(student, nn.Sequential(nn.Conv2d(3, 3, 3)), lambda net, batch: net(batch), batches)
 
 
 def test_a_teacher_of_other_shapes_is_refused():
@@ -238,7 +244,7 @@ def test_a_teacher_of_other_shapes_is_refused():
         start_from_teacher(student, teacher, {})
     stats = {"3": (torch.zeros(6), torch.ones(6))}
     rectifier = Rectifier(student, teacher, toy_task, RectifyConfig(), stats)
-    with pytest.raises(ValueError, match=r"maps at '3' do not match: the student's is \(8, 6, 8, 8\), the teacher's \(8, 8"):
+    with pytest.raises(ValueError, match=r"maps at '3' do not match: the student's is \(8, 6, 8, 8\), the"):
         rectifier.step(batch(), 0)
 
 

@@ -43,15 +43,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def build_pair(model: str) -> tuple[nn.Module, nn.Module]:
     """The 1-bit network of that name, and its float twin."""
-    from rbsf.layers import binarize
-    from rbsf.models import build
-    from rbsf.models.resnet import ResNet
+    from rbsf.models import TRACKERS, build
 
-    if model != "resnet18":
+    if model in TRACKERS:
         return build(model), build("siamfc")
-    net = ResNet(for_binary=True)
-    binarize(net, "rbcn", input_norm=False)
-    return net, ResNet()
+    return build(model, method="rbcn"), build(model)
 
 
 def measure_all(net: nn.Module, twin: nn.Module, layers: list[LayerCost], args: argparse.Namespace) -> Times:

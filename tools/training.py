@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -208,16 +209,14 @@ def _start(
     device: torch.device,
 ) -> Stats:
     """Start the student from its teacher.  Returns the statistics of the teacher's maps, by point."""
-    convs = binary_layers(student)
-    if not convs:
+    if not binary_layers(student):
         student.load_state_dict(teacher.state_dict())
         return {}
 
-    def run() -> None:
-        for _, batch in zip(range(CALIBRATION), make_loader(dataset, config.batch_size), strict=False):
-            task.respond(teacher.eval(), {k: v.to(device) for k, v in batch.items()})
+    def forward(net: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        return task.respond(net, {k: v.to(device) for k, v in batch.items()})
 
-    stats = measure_maps(teacher, convs, run)
+    stats = measure_maps(student, teacher, forward, islice(make_loader(dataset, config.batch_size), CALIBRATION))
     start_from_teacher(student, teacher, stats)
     return stats
 

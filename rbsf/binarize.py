@@ -9,6 +9,11 @@ import torch
 from torch import Tensor
 
 
+def hard_sign(x: Tensor) -> Tensor:
+    """-1 where `x` is negative, else +1: bit values, of any shape and float dtype, without a gradient."""
+    return (x >= 0).to(x.dtype).mul_(2).sub_(1)  # torch.sign gives 0 at 0, which is no bit value
+
+
 class _Sign(torch.autograd.Function):
     """Sign forwards; backwards its derivative is taken to be `slope(x)`."""
 
@@ -16,7 +21,7 @@ class _Sign(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, slope: Callable[[Tensor], Tensor]) -> Tensor:
         ctx.save_for_backward(x)
         ctx.slope = slope
-        return (x >= 0).to(x.dtype).mul_(2).sub_(1)  # torch.sign gives 0 at 0, which is no bit value
+        return hard_sign(x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]

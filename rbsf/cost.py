@@ -3,7 +3,12 @@
 A weight of a binary convolution is 1 bit and each other parameter 32. 64 1-bit multiplications count as one real one.
 A batch-norm that follows a real convolution, or another batch-norm, folds into it and costs nothing; after a binary
 convolution the scale and the batch-norm cost one real multiplication for each value of its output each. Additions,
-comparisons and pooling are not counted, nor are RBConv's matrices `C`, of which training alone has use.
+comparisons and pooling are not counted, nor are scales and shifts as bits, nor RBConv's matrices `C`, of which training
+alone has use.
+
+A method whose layers have several terms pays for each: the bits of every kernel, the 1-bit multiplications and the
+scale of every term, but not a scale that is 1 everywhere (BinaryNet). XNOR-Net's map K costs one multiplication for
+each of its values, by the size of the window, and one for each value of the output.
 """
 
 from __future__ import annotations
@@ -18,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rbsf.layers import BinaryConv2d
+from rbsf.layers import BinaryConv2d, distinct_signs
 
 REAL_BITS = 32
 COUNTED = (nn.Conv2d, nn.Linear, nn.BatchNorm2d)
@@ -117,8 +122,16 @@ def _counts(module: nn.Module, output: Tensor, after_binary: bool) -> tuple[int,
     """Bits, real and 1-bit multiplications."""
     values = output.numel()
     if isinstance(module, BinaryConv2d):
-        return module.weight.numel(), values, values * module.weight[0].numel()
+        return _binary_counts(module, values, output[0, 0].numel())
     bits = REAL_BITS * sum(p.numel() for p in module.parameters(recurse=False))
     if isinstance(module, nn.BatchNorm2d):
         return bits, values if after_binary else 0, 0
     return bits, values * module.weight[0].numel(), 0  # type: ignore[index, operator]
+
+
+def _binary_counts(layer: BinaryConv2d, values: int, pixels: int) -> tuple[int, int, int]:
+    terms = layer.terms()
+    kernels = distinct_signs(terms)
+    scaled = sum(not bool((term.scale == 1).all()) for term in terms)
+    real = values * scaled + (values + pixels) * layer.input_scale
+    return len(kernels) * kernels[0].numel(), real, len(terms) * values * kernels[0][0].numel()

@@ -2,27 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from inspect import Parameter, signature
+from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rbsf.binarize import approx_sign
+from rbsf.binarize import approx_sign, hard_sign
 from rbsf.methods import get_method
+
+
+@dataclass(frozen=True)
+class Term:
+    """One 1-bit convolution of a layer: ``scale * conv(sign(x + shift), signs)``.
+
+    `signs` [O, I/g, k, k] of -1 and +1, `scale` [O], `shift` [I].  Terms that share their signs share the tensor.
+    """
+
+    signs: Tensor
+    scale: Tensor
+    shift: Tensor
 
 
 class BinaryConv2d(nn.Conv2d):
     """Convolution of sign(input) with a binary kernel; a method subclasses it and says how the kernel is scaled.
 
     Input [N, I, H, W] of any float dtype; output [N, O, H', W'].  `weight` [O, I/g, k, k] holds the latent real
-    filters W; only their signs and the scale survive training.  Zero padding would bring in a third value, so
-    padded borders are -1, as in packed runtimes.
+    filters W; only their `terms` survive training.  Zero padding would bring in a third value, so padded borders
+    are -1, as in packed runtimes.
 
     With `input_norm` a batch-norm stands before the sign: it places the threshold of each input channel, which a
     network with ReLU in front of its convolutions needs (the sign of a rectified map is +1 everywhere).
+
+    Options of a method are the keyword-only arguments of its constructor.  With `input_scale` the output is
+    multiplied by `input_map` (XNOR-Net's K).
     """
 
+    input_scale: bool = False
+    fixed_signs: Tensor | None
+    fixed_scale: Tensor
+    fixed_shift: Tensor
     sign: Callable[[Tensor], Tensor] = staticmethod(approx_sign)
 
     def __init__(
@@ -40,16 +62,28 @@ class BinaryConv2d(nn.Conv2d):
         if isinstance(self.padding, str):
             raise ValueError(f"binary convolutions need padding in pixels, not {self.padding!r}")
         self.norm = nn.BatchNorm2d(in_channels) if input_norm else nn.Identity()
+        for name in ("signs", "scale", "shift"):
+            self.register_buffer(f"fixed_{name}", None, persistent=False)
 
     @classmethod
-    def from_conv(cls, conv: nn.Conv2d, input_norm: bool = False) -> BinaryConv2d:
+    def option_names(cls) -> list[str]:
+        """Names of the method's own options, beyond what all binary convolutions take."""
+        return [p.name for p in signature(cls).parameters.values() if p.kind is Parameter.KEYWORD_ONLY]
+
+    @classmethod
+    def from_conv(
+        cls, conv: nn.Conv2d, input_norm: bool = False, options: dict[str, Any] | None = None
+    ) -> BinaryConv2d:
         """A layer of this method with the geometry, weights, device and mode of `conv`; its bias is dropped.
 
         A batch-norm is expected to follow, which makes a bias redundant.  ValueError for a padding that binary
-        convolutions do not have.
+        convolutions do not have, and for `options` that the method does not.
         """
         if reason := _unfit(conv):
             raise ValueError(reason)
+        if unknown := (options or {}).keys() - cls.option_names():
+            known = ", ".join(cls.option_names()) or "none"
+            raise ValueError(f"unknown method option {', '.join(sorted(unknown))}; {cls.__name__} has {known}")
         layer = cls(
             conv.in_channels,
             conv.out_channels,
@@ -59,6 +93,7 @@ class BinaryConv2d(nn.Conv2d):
             conv.dilation,  # type: ignore[arg-type]
             conv.groups,
             input_norm,
+            **(options or {}),
         ).to(conv.weight)
         layer.set_weight(conv.weight.detach())
         return layer.train(conv.training)
@@ -66,26 +101,90 @@ class BinaryConv2d(nn.Conv2d):
     def set_weight(self, weight: Tensor) -> None:
         """Take `weight` [O, I/g, k, k] as the latent filters, and start what the method derives from them."""
         self.weight.data.copy_(weight)
+        self.fixed_signs = None
 
     def kernel(self) -> Tensor:
         """The scaled binary kernel of the forward pass, [O, I/g, k, k]."""
         raise NotImplementedError
 
     def scale(self) -> Tensor:
-        """The real factor of each output channel, [O]: ``kernel() == sign(weight) * scale()``."""
+        """The real factor of each output channel, [O], of a method with one term: ``kernel() == signs * scale()``."""
         raise NotImplementedError
 
-    def set_packed(self, signs: Tensor, scale: Tensor) -> None:
-        """Become the inference layer with the given `signs` (-1, +1; shape of `weight`) and `scale` [O]."""
-        raise NotImplementedError
+    def terms(self) -> list[Term]:
+        """What survives training: in eval mode ``forward(x) == sum(scale * conv(sign(norm(x) + shift), signs))``.
+
+        All without gradient.  Where `input_scale` is set, the sum is multiplied by `input_map`.
+        """
+        if self.fixed_signs is not None:
+            signs = list(self.fixed_signs)
+            pairs = zip(self.fixed_scale, self.fixed_shift, strict=True)
+            return [Term(signs[t % len(signs)], *pair) for t, pair in enumerate(pairs)]
+        weight = self.weight.detach()
+        return [Term(hard_sign(weight), self.scale().detach(), weight.new_zeros(self.in_channels))]
+
+    def set_terms(self, terms: Sequence[Term]) -> None:
+        """Become the inference layer made of `terms`, as many as the method has, in its order."""
+        (term,) = terms
+        self.set_weight(term.signs * term.scale[:, None, None, None])
+
+    def fix_terms(self, terms: Sequence[Term]) -> None:
+        """Keep `terms` themselves, where they do not tell the latent filters; it learns no more until `set_weight`."""
+        signs = distinct_signs(terms)
+        self.fixed_signs = torch.stack(signs).to(self.weight)
+        self.fixed_scale = torch.stack([term.scale for term in terms]).to(self.weight)
+        self.fixed_shift = torch.stack([term.shift for term in terms]).to(self.weight)
+
+    def constrain(self) -> None:
+        """What the method does to its parameters after every step of the optimizer; nothing for most."""
+
+    def regularizer(self) -> Tensor | None:
+        """A term of the loss that the method adds, a scalar, or None."""
+        return None
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve; see the class for shapes."""
-        x = self.sign(self.norm(x))
-        if any(self.padding):
-            (rows, columns) = (int(p) for p in self.padding)
-            x = F.pad(x, (columns, columns, rows, rows), value=-1.0)
-        return F.conv2d(x, self.kernel().to(x.dtype), None, self.stride, 0, self.dilation, self.groups)
+        x = self.norm(x)
+        if self.fixed_signs is None:
+            out = self.convolve(self.activate(x), self.kernel())
+        else:
+            out = self.sum_terms(x)
+        return out * self.input_map(x) if self.input_scale else out
+
+    def activate(self, x: Tensor) -> Tensor:
+        """The binary input of the convolution, padded: [N, I, H, W] to [N, I, H + 2 p, W + 2 p]."""
+        return self.pad(self.sign(x))
+
+    def pad(self, signs: Tensor) -> Tensor:
+        """Surround `signs` [N, I, H, W] by the layer's padding of -1."""
+        (rows, columns) = (int(p) for p in self.padding)
+        return F.pad(signs, (columns, columns, rows, rows), value=-1.0) if rows or columns else signs
+
+    def convolve(self, x: Tensor, kernel: Tensor) -> Tensor:
+        """Convolve the padded `x` with `kernel` [O, I/g, k, k], cast to its dtype."""
+        return F.conv2d(x, kernel.to(x.dtype), None, self.stride, 0, self.dilation, self.groups)
+
+    def sum_terms(self, x: Tensor) -> Tensor:
+        """The sum of all `terms` for the normalised input `x`."""
+        return torch.stack([self._convolve_term(x, term) for term in self.terms()]).sum(0)
+
+    def _convolve_term(self, x: Tensor, term: Term) -> Tensor:
+        signs = self.pad(hard_sign(x + term.shift[:, None, None].to(x.dtype)))
+        return self.convolve(signs, term.signs * term.scale[:, None, None, None])
+
+    def input_map(self, x: Tensor) -> Tensor:
+        """XNOR-Net's K: means over the channels and the window of the magnitude of `x`, [N, 1, H', W'].
+
+        The window is the kernel's, of equal weights; borders are 0.
+        """
+        mean = x.abs().mean(1, keepdim=True)  # [N, 1, H, W]
+        window = mean.new_full((1, 1, *self.kernel_size), 1 / (self.kernel_size[0] * self.kernel_size[1]))
+        return F.conv2d(mean, window, None, self.stride, self.padding, self.dilation)
+
+
+def distinct_signs(terms: Sequence[Term]) -> list[Tensor]:
+    """The M kernels of `terms`, of which term t has number ``t % M``."""
+    return list({id(term.signs): term.signs for term in terms}.values())
 
 
 def binary_layers(model: nn.Module) -> dict[str, BinaryConv2d]:
@@ -118,13 +217,14 @@ def binarize(
     skip_1x1: bool = True,
     skip: Iterable[str] = (),
     input_norm: bool = True,
+    options: dict[str, Any] | None = None,
 ) -> list[Change]:
     """Turn the convolutions of any `model` into binary ones of `method`, in place, and say what was done.
 
     What stays real: the first convolution, 1x1 convolutions, those named in `skip`, and everything that is no
     Conv2d.  Weights are kept as latent filters.  `input_norm`: see `BinaryConv2d`; switch it off for a network
-    that already normalises the input of its convolutions and has no ReLU there.
-    Raises ValueError for an unknown method, a name in `skip` that is no convolution, a padding that binary
+    that already normalises the input of its convolutions and has no ReLU there.  `options` are the method's own.
+    Raises ValueError for an unknown method or option, a name in `skip` that is no convolution, a padding that binary
     convolutions do not have, or nothing left to change; `model` is then as it was.
     """
     layer = get_method(method)
@@ -140,9 +240,9 @@ def binarize(
             raise ValueError(f"convolution {name}: {reason}; name it in skip or change its padding")
     if all(change.kept for change in changes):
         raise ValueError(f"nothing to binarize: {len(convs)} convolutions, all kept real by the rules")
-    for change in changes:
-        if not change.kept:
-            model.set_submodule(change.name, layer.from_conv(convs[change.name], input_norm))
+    made = {c.name: layer.from_conv(convs[c.name], input_norm, options) for c in changes if not c.kept}
+    for name, conv in made.items():
+        model.set_submodule(name, conv)
     return changes
 
 

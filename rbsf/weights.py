@@ -3,6 +3,8 @@
 Our file holds an inference network: of binary convolutions one bit a weight, rows of `numpy.packbits` per filter,
 and a float32 scale per channel; the rest as float32.  Metadata: `format`, `model` and `options` (JSON) to build it by
 (see `rbsf.models`), `info` (JSON).
+Of a binary convolution `name` with T terms and M kernels there are `name.bits` [M, O, bytes], `name.scale` [T, O] and,
+unless it is zero, `name.shift` [T, I]; term t has kernel t % M.  Where T is 1, the leading dimension is left out.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from rbsf.files import write_atomically
-from rbsf.layers import BinaryConv2d, binary_layers
+from rbsf.layers import BinaryConv2d, Term, binary_layers, distinct_signs
 from rbsf.models import MODELS, build
 
 FORMAT = "rbsf-weights-1"
@@ -36,8 +38,7 @@ def save_weights(net: nn.Module, model: str, path: str | Path, info: dict[str, A
     for name, layer in binary_layers(net).items():
         for key in [k for k in tensors if k.rpartition(".")[0] == name]:
             del tensors[key]
-        tensors[f"{name}.bits"] = _pack(layer)
-        tensors[f"{name}.scale"] = layer.scale().float()
+        tensors |= {f"{name}.{key}": tensor for key, tensor in _pack(layer).items()}
     options = getattr(net, "model_options", {})
     metadata = {"format": FORMAT, "model": model, "info": json.dumps(info or {})}
     if options:
@@ -91,24 +92,46 @@ def _is_code(path: Path, refusal: str) -> bool:
     return "GLOBAL" in refusal or (whole and "operand 149\n" in refusal)
 
 
-def _pack(layer: BinaryConv2d) -> Tensor:
-    positive = (layer.weight.detach() >= 0).flatten(1).cpu().numpy()  # [O, I/g * k * k]
-    return torch.from_numpy(np.packbits(positive, axis=1))
+def _pack(layer: BinaryConv2d) -> dict[str, Tensor]:
+    """The terms of `layer` as they are in a file, by the last part of the name."""
+    terms = layer.terms()
+    positive = torch.stack(distinct_signs(terms)).flatten(2) > 0  # [M, O, I/g * k * k]
+    tensors = {
+        "bits": torch.from_numpy(np.packbits(positive.cpu().numpy(), axis=-1)),
+        "scale": torch.stack([term.scale for term in terms]).float(),
+        "shift": torch.stack([term.shift for term in terms]).float(),
+    }
+    if not tensors["shift"].any():
+        del tensors["shift"]
+    return {key: tensor[0] if len(terms) == 1 else tensor for key, tensor in tensors.items()}
 
 
-def _unpack(layer: BinaryConv2d, bits: Tensor, scale: Tensor) -> None:
-    """Put `bits` and `scale` of a file into `layer`; ValueError where they are no such tensors."""
-    rows, columns = layer.out_channels, layer.weight[0].numel()
-    for name, tensor, dtype, shape in (
-        ("bits", bits, torch.uint8, (rows, (columns + 7) // 8)),
-        ("scale", scale, torch.float32, (rows,)),
-    ):
-        if tensor.dtype != dtype or tensor.shape != shape:
-            raise ValueError(f"{name} is {tensor.dtype} {tuple(tensor.shape)}, expected {dtype} {shape}")
-    signs = torch.from_numpy(np.unpackbits(bits.numpy(), axis=1, count=columns)).float() * 2 - 1
-    layer.set_packed(signs.view_as(layer.weight), scale)
-    if not torch.allclose(layer.scale(), scale):  # NaN, or not of this method
-        raise ValueError("scale holds values that the method never makes")
+def _unpack(layer: BinaryConv2d, tensors: dict[str, Tensor]) -> None:
+    """Put the `tensors` of a file into `layer`; ValueError where they are no such tensors."""
+    expected = layer.terms()
+    count, kernels, shape = len(expected), len(distinct_signs(expected)), expected[0].signs.shape
+    columns = shape[1:].numel()
+    several = slice(1 if count == 1 else 0, None)  # leaves the leading dimension out
+    sizes = {
+        "bits": (torch.uint8, (kernels, shape[0], (columns + 7) // 8)[several]),
+        "scale": (torch.float32, (count, shape[0])[several]),
+        "shift": (torch.float32, (count, layer.in_channels)[several]),
+    }
+    tensors = {"shift": torch.zeros(sizes["shift"][1])} | tensors
+    for name, (dtype, size) in sizes.items():
+        if tensors[name].dtype != dtype or tensors[name].shape != size:
+            found = f"{tensors[name].dtype} {tuple(tensors[name].shape)}"
+            raise ValueError(f"{name} is {found}, expected {dtype} {size}")
+    bits = tensors["bits"].view(kernels, shape[0], -1).numpy()
+    signs = torch.from_numpy(np.unpackbits(bits, axis=-1, count=columns)).float() * 2 - 1
+    own = list(signs.view(kernels, *shape))
+    pairs = zip(tensors["scale"].view(count, -1), tensors["shift"].view(count, -1), strict=True)
+    terms = [Term(own[t % kernels], scale, shift) for t, (scale, shift) in enumerate(pairs)]
+    layer.set_terms(terms)
+    for term, made in zip(terms, layer.terms(), strict=True):  # NaN, or not of this method
+        for name in ("scale", "shift"):
+            if not torch.allclose(getattr(made, name), getattr(term, name)):
+                raise ValueError(f"{name} holds values that the method never makes")
 
 
 def _read_own(path: Path) -> tuple[nn.Module, str, dict[str, Any]]:
@@ -127,7 +150,8 @@ def _read_own(path: Path) -> tuple[nn.Module, str, dict[str, Any]]:
     try:
         net = build(metadata["model"], **_json(metadata, "options", path))
         for name, layer in binary_layers(net).items():
-            _unpack(layer, tensors.pop(f"{name}.bits"), tensors.pop(f"{name}.scale"))
+            own = {key: f"{name}.{key}" for key in ("bits", "scale", "shift")}
+            _unpack(layer, {key: tensors.pop(own[key]) for key in own if key != "shift" or own[key] in tensors})
         derived = {
             f"{name}.{key}"
             for name, layer in binary_layers(net).items()

@@ -133,7 +133,7 @@ def test_every_method_keeps_its_outputs_when_packed(method, geometry):
     expected = layer(x)
     torch.testing.assert_close(layer.kernel(), layer.scale()[:, None, None, None] * ones(layer.weight))
     packed = get_method(method)(**geometry)
-    packed.set_packed(ones(layer.weight.detach()), layer.scale().detach())
+    packed.set_terms(layer.terms())
     torch.testing.assert_close(packed(x), expected)
 
 

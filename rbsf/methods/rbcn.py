@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rbsf.binarize import approx_sign
-from rbsf.layers import BinaryConv2d
+from rbsf.layers import BinaryConv2d, Term
 
 
 class RBConv2d(BinaryConv2d):
@@ -36,10 +37,15 @@ class RBConv2d(BinaryConv2d):
         """``C*`` for every output channel, [O]."""
         return self.C.mean().expand(self.out_channels)
 
-    def set_packed(self, signs: Tensor, scale: Tensor) -> None:
-        """Take `signs` as filters and the scale as a constant `C`."""
-        self.weight.data.copy_(signs)
-        self.C.data.fill_(float(scale[0]))
+    def set_terms(self, terms: Sequence[Term]) -> None:
+        """Take the signs as filters and the scale as a constant `C`."""
+        (term,) = terms
+        self.weight.data.copy_(term.signs)
+        self.C.data.fill_(float(term.scale[0]))
+
+    def regularizer(self) -> Tensor:
+        """`kernel_loss`."""
+        return self.kernel_loss()
 
     def kernel_loss(self) -> Tensor:
         """``1/2 * sum_i ||W_i - C sign(W_i)||^2`` (Eq. 3 without lambda1), elementwise with the matrix `C`."""

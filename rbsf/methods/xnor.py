@@ -24,7 +24,3 @@ class XNORConv2d(BinaryConv2d):
     def scale(self) -> Tensor:
         """``alpha``, [O]."""
         return self.weight.abs().mean((1, 2, 3))
-
-    def set_packed(self, signs: Tensor, scale: Tensor) -> None:
-        """Filters of magnitude `scale`, whose mean magnitude is `scale` again."""
-        self.weight.data.copy_(signs * scale[:, None, None, None])

@@ -51,3 +51,17 @@ def clip_sign(x: Tensor) -> Tensor:
     Any shape and float dtype; both are kept.
     """
     return _Sign.apply(x, _box)
+
+
+def stochastic_sign(x: Tensor) -> Tensor:
+    """+1 with probability clip((x + 1) / 2, 0, 1), else -1 (BinaryNet, Eq. 2 and 3), with the gradient of `clip_sign`.
+
+    Any shape and float dtype; both are kept.
+    """
+    threshold = 1 - 2 * torch.rand_like(x)  # uniform on (-1, 1]: x reaches it with that very probability
+    return straight_through(hard_sign(x - threshold), x.clamp(-1, 1))
+
+
+def straight_through(value: Tensor, x: Tensor) -> Tensor:
+    """`value` exactly, with the gradient of `x`, which is finite and of the same shape."""
+    return value.detach() + (x - x.detach())

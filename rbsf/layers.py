@@ -83,7 +83,7 @@ class BinaryConv2d(nn.Conv2d):
             raise ValueError(reason)
         if unknown := (options or {}).keys() - cls.option_names():
             known = ", ".join(cls.option_names()) or "none"
-            raise ValueError(f"unknown method option {', '.join(sorted(unknown))}; {cls.__name__} has {known}")
+            raise ValueError(f"unknown method option {', '.join(map(str, unknown))}; {cls.__name__} has {known}")
         layer = cls(
             conv.in_channels,
             conv.out_channels,
@@ -107,8 +107,12 @@ class BinaryConv2d(nn.Conv2d):
         """The scaled binary kernel of the forward pass, [O, I/g, k, k]."""
         raise NotImplementedError
 
+    def signs(self) -> Tensor:
+        """The binary kernel, -1 and +1, [O, I/g, k, k], of a method with one term; without gradient."""
+        return hard_sign(self.weight.detach())
+
     def scale(self) -> Tensor:
-        """The real factor of each output channel, [O], of a method with one term: ``kernel() == signs * scale()``."""
+        """The real factor of each output channel, [O], of a method with one term: ``kernel() == signs() * scale()``."""
         raise NotImplementedError
 
     def terms(self) -> list[Term]:
@@ -120,8 +124,7 @@ class BinaryConv2d(nn.Conv2d):
             signs = list(self.fixed_signs)
             pairs = zip(self.fixed_scale, self.fixed_shift, strict=True)
             return [Term(signs[t % len(signs)], *pair) for t, pair in enumerate(pairs)]
-        weight = self.weight.detach()
-        return [Term(hard_sign(weight), self.scale().detach(), weight.new_zeros(self.in_channels))]
+        return [Term(self.signs(), self.scale().detach(), self.weight.new_zeros(self.in_channels))]
 
     def set_terms(self, terms: Sequence[Term]) -> None:
         """Become the inference layer made of `terms`, as many as the method has, in its order."""
@@ -185,6 +188,13 @@ class BinaryConv2d(nn.Conv2d):
 def distinct_signs(terms: Sequence[Term]) -> list[Tensor]:
     """The M kernels of `terms`, of which term t has number ``t % M``."""
     return list({id(term.signs): term.signs for term in terms}.values())
+
+
+def whole_option(name: str, value: Any) -> int:
+    """`value`, which has to be a whole number from 1; ValueError naming the option otherwise."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"method option {name} is {value!r}; it must be a whole number, 1 or more")
+    return value
 
 
 def binary_layers(model: nn.Module) -> dict[str, BinaryConv2d]:

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rbsf.layers import BinaryConv2d
 
-METHODS = {"rbcn": "RBConv2d", "xnor": "XNORConv2d"}  # file -> class in it
+METHODS = {  # file -> class in it
+    "rbcn": "RBConv2d",
+    "xnor": "XNORConv2d",
+    "xnor_k": "XNORKConv2d",
+    "binarynet": "BinaryNetConv2d",
+    "bireal": "BiRealConv2d",
+    "abcnet": "ABCConv2d",
+    "pcnn": "ProjectionConv2d",
+    "scheme_a": "SchemeAConv2d",
+}
 
 
 def get_method(name: str) -> type[BinaryConv2d]:

@@ -248,7 +248,7 @@ def test_missing_file_and_unknown_model(tmp_path):
         build("x")
 
 
-SEVERAL = {  # name of the damage -> what it makes of the tensors of a layer with 2 kernels and 4 terms, and what is said
+SEVERAL = {  # name of the damage -> what it makes of a layer of 2 kernels and 4 terms, and what is said
     "one kernel": (lambda t: {"bits": t["bits"][:1].clone()}, r"bits is torch.uint8 \(1, 64, 100\), expected .*\(2, "),
     "no kernels": (lambda t: {"bits": t["bits"][0].clone()}, r"bits is torch.uint8 \(64, 100\)"),
     "three scales": (lambda t: {"scale": t["scale"][:3].clone()}, r"scale is torch.float32 \(3, 64\)"),

@@ -9,6 +9,7 @@ from typing import Protocol
 from torch import Tensor
 
 from datasets.cifar import CIFAR10, CIFAR100, CIFAR100_COARSE, open_cifar
+from datasets.image_folder import FOLDER, IMAGENET, TINY_IMAGENET, open_image_folder
 from datasets.mnist import open_mnist
 
 
@@ -67,6 +68,9 @@ LABELLED: dict[str, Callable[..., Pair]] = {
     "cifar10": lambda root, check, **_: open_cifar(root, CIFAR10, check),
     "cifar100": lambda root, check, **_: open_cifar(root, CIFAR100, check),
     "cifar100-coarse": lambda root, check, **_: open_cifar(root, CIFAR100_COARSE, check),
+    "imagenet": lambda root, check, skip_broken: open_image_folder(root, IMAGENET, check, skip_broken),
+    "tiny-imagenet": lambda root, check, skip_broken: open_image_folder(root, TINY_IMAGENET, check, skip_broken),
+    "folder": lambda root, check, skip_broken: open_image_folder(root, FOLDER, check, skip_broken),
 }
 
 

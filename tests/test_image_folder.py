@@ -232,14 +232,15 @@ def test_colours_are_rgb_and_the_crop_is_where_it_should_be(suffix, reduced):
 
 
 def test_reduced_decoding_shows_the_same_crop(monkeypatch):
-    photo = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (600, 800, 3), np.uint8), (0, 0), 6)
+    photo = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (600, 800, 3), np.uint8), (0, 0), 20)
     photo = cv2.normalize(photo, None, 0, 255, cv2.NORM_MINMAX)
     flags, imdecode = [], cv2.imdecode
     monkeypatch.setattr(cv2, "imdecode", lambda data, flag: flags.append(flag) or imdecode(data, flag))
     for seed in range(20):
         crop = RandomCrop.draw(np.random.default_rng(seed))
         small, full = (decode_crop(encode(photo), crop, 64, reduced).astype(int) for reduced in (True, False))
-        assert np.abs(small - full).mean() < 6  # half a reduced pixel off; a crop elsewhere differs by 40
+        assert np.abs(small - full).mean() < 8  # up to half a reduced pixel off
+        assert np.abs(small - full[:, ::-1]).mean() > 20
     assert {cv2.IMREAD_REDUCED_COLOR_2, cv2.IMREAD_REDUCED_COLOR_4} <= set(flags)
     assert decode_crop(encode(photo), CentreCrop(1.0), 299).shape == (299, 299, 3)
     assert flags[-1] == cv2.IMREAD_REDUCED_COLOR_2  # 300 pixels are left of 600

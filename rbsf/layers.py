@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from rbsf.binarize import approx_sign, hard_sign
 from rbsf.methods import get_method
 
+MOST = 64  # of whatever a method has several: a file that asks for more is damaged
+
 
 @dataclass(frozen=True)
 class Term:
@@ -191,9 +193,9 @@ def distinct_signs(terms: Sequence[Term]) -> list[Tensor]:
 
 
 def whole_option(name: str, value: Any) -> int:
-    """`value`, which has to be a whole number from 1; ValueError naming the option otherwise."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"method option {name} is {value!r}; it must be a whole number, 1 or more")
+    """`value`, which has to be a whole number of terms or kernels; ValueError naming the option otherwise."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST:
+        raise ValueError(f"method option {name} is {value!r}; it must be a whole number from 1 to {MOST}")
     return value
 
 

@@ -60,6 +60,22 @@ def test_a_norm_in_front_of_the_sign_folds_into_the_one_before():
     assert (costs["2.norm"].bits, costs["2.norm"].real) == (256, 0)
 
 
+@pytest.mark.parametrize(
+    ("method", "options", "bits", "real", "binary"),
+    [  # 8 filters of 18 weights, 8 x 4 x 4 values
+        ("xnor", {}, 144, 128, 128 * 18),
+        ("xnor_k", {}, 144, 128 + 128 + 16, 128 * 18),  # scale, K, and the 16 values of K
+        ("binarynet", {}, 144, 0, 128 * 18),  # no scale
+        ("pcnn", {"projections": 4}, 144, 128, 128 * 18),  # nothing is left of the projections
+        ("abcnet", {"weight_bases": 2, "activation_bases": 3}, 2 * 144, 6 * 128, 6 * 128 * 18),
+    ],
+)
+def test_methods_counted_by_hand(method, options, bits, real, binary):
+    net = small()
+    binarize(net, method, input_norm=False, options=options)
+    assert count(net, (3, 8, 8))[2] == LayerCost("2", "1-bit convolution", (8, 4, 4), bits, real, binary)
+
+
 def test_bytes_and_multiplications():
     layer = LayerCost("a", "1-bit convolution", (1, 1, 1), 13, 5, 128)
     assert (layer.bytes, layer.multiplications) == (2, 7.0)

@@ -8,6 +8,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from rbsf.layers import binary_layers
@@ -245,3 +246,37 @@ def test_missing_file_and_unknown_model(tmp_path):
         load_weights(tmp_path / "none.safetensors")
     with pytest.raises(ValueError, match="unknown model 'x'; known: siamfc, xnor, rbsf"):
         build("x")
+
+
+SEVERAL = {  # name of the damage -> what it makes of a layer of 2 kernels and 4 terms, and what is said
+    "one kernel": (lambda t: {"bits": t["bits"][:1].clone()}, r"bits is torch.uint8 \(1, 64, 100\), expected .*\(2, "),
+    "no kernels": (lambda t: {"bits": t["bits"][0].clone()}, r"bits is torch.uint8 \(64, 100\)"),
+    "three scales": (lambda t: {"scale": t["scale"][:3].clone()}, r"scale is torch.float32 \(3, 64\)"),
+    "one shift": (lambda t: {"shift": t["shift"][0].clone()}, r"shift is torch.float32 \(32,\), expected .*\(4, 32\)"),
+    "NaN shift": (lambda t: {"shift": t["shift"] * torch.nan}, "shift holds values that the method never makes"),
+}
+
+
+@pytest.mark.parametrize("damage", SEVERAL)
+def test_damaged_terms_are_refused(damage, tmp_path):
+    path, (change, message) = tmp_path / "w.safetensors", SEVERAL[damage]
+    net = build("lenet", method="abcnet", method_options={"weight_bases": 2, "activation_bases": 2})
+    save_weights(net, "lenet", path)
+    tensors, name = load_file(path), "layers.1.conv"
+    changed = change({key: tensors[f"{name}.{key}"] for key in ("bits", "scale", "shift")})
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    save_file(tensors | {f"{name}.{key}": tensor for key, tensor in changed.items()}, path, metadata)
+    with pytest.raises(ValueError, match=message) as error:
+        load_weights(path)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_shift_for_a_method_without_is_refused(tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_weights(build("rbsf"), "rbsf", path)
+    tensors = load_file(path) | {"layers.1.conv.shift": torch.ones(96)}
+    save_file(tensors, path, {"format": "rbsf-weights-1", "model": "rbsf"})
+    with pytest.raises(ValueError, match="shift holds values that the method never makes"):
+        load_weights(path)

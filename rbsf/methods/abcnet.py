@@ -42,14 +42,16 @@ class ABCConv2d(BinaryConv2d):
         weight = self.weight.detach()
         centred = weight - weight.mean((1, 2, 3), keepdim=True)
         std = weight.std((1, 2, 3), correction=0, keepdim=True)
-        spread = torch.linspace(-1, 1, self.weight_bases) if self.weight_bases > 1 else torch.zeros(1)
-        bases = hard_sign(centred + spread.to(weight)[:, None, None, None, None] * std)
+        spread = weight.new_zeros(1)
+        if self.weight_bases > 1:
+            spread = torch.linspace(-1, 1, self.weight_bases, dtype=weight.dtype, device=weight.device)
+        bases = hard_sign(centred + spread[:, None, None, None, None] * std)
         return bases, _least_squares(bases.flatten(2), weight.flatten(1))
 
     def kernel(self) -> Tensor:
         """``sum_m alpha_m B_m``, [O, I/g, k, k]."""
         bases, alpha = self.bases()
-        value = torch.einsum("mo,moikl->oikl", alpha, bases)
+        value = (alpha[:, :, None, None, None] * bases).sum(0)  # no einsum: autocast would round it
         return straight_through(value, alpha.sum(0)[:, None, None, None] * self.weight)
 
     def activate(self, x: Tensor) -> Tensor:

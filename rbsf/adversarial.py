@@ -13,6 +13,9 @@ GRID = 8  # each map is pooled to GRID x GRID, so that crops of any size share a
 
 def pool(maps: Tensor) -> Tensor:
     """Average maps [N, C, H, W] of any size to [N, C, GRID, GRID]."""
+    rows, columns = maps.shape[2:]
+    if rows % GRID == 0 and columns % GRID == 0:  # the same, and several times as fast
+        return F.avg_pool2d(maps, (rows // GRID, columns // GRID))
     return F.adaptive_avg_pool2d(maps, GRID)
 
 

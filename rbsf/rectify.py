@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from rbsf.adversarial import Discriminator, adversarial_loss, discriminator_loss, pool
 from rbsf.layers import BinaryConv2d, binary_layers
-from rbsf.maps import MapNorm, MapRecorder, Stats
+from rbsf.maps import MapNorm, MapRecorder, Maps, Stats
 from rbsf.train.distributed import average_gradients
 
 
@@ -179,9 +179,10 @@ class Rectifier:
         """
         self._train_mode()
         loss, logged, maps = self._forward(batch)
+        fakes = self._pooled([(point, t) for point, t, _ in maps])
         if self.config.gan:
-            logged["discriminator"] = self._update_discriminators(maps)
-        loss = loss + self._map_loss(maps, epoch, logged)
+            logged["discriminator"] = self._update_discriminators(fakes, self._pooled([(p, r) for p, _, r in maps]))
+        loss = loss + self._map_loss(maps, fakes, epoch, logged)
         if self.config.rectify and (terms := self._kernel_losses()):
             logged["kernel"] = torch.stack(terms).sum()
             loss = loss + self.config.lambda_kernel * self.config.lambda_factor(epoch) * logged["kernel"]
@@ -195,7 +196,7 @@ class Rectifier:
         for parameter in frozen:
             parameter.requires_grad_(False)
         loss, logged, maps = self._forward(batch)
-        loss = loss + self._map_loss(maps, epoch, logged)
+        loss = loss + self._map_loss(maps, self._pooled([(p, t) for p, t, _ in maps]), epoch, logged)
         self._update(loss, ["norm"])
         for parameter in frozen:
             parameter.requires_grad_(True)
@@ -214,20 +215,24 @@ class Rectifier:
     def _norm(self, point: str) -> MapNorm:
         return cast(MapNorm, self.map_norms[_key(point)])
 
-    def _judge(self, point: str, maps: Tensor) -> Tensor:
-        """Logits [N, C] of the discriminator of `point`; normalising commutes with pooling and is cheaper after it."""
-        return self.discriminators[_key(point)](self._norm(point)(pool(maps)))
+    def _pooled(self, maps: Maps) -> Maps:
+        """What the discriminators see of maps; normalising commutes with pooling and is cheaper after it."""
+        return [(point, self._norm(point)(pool(x))) for point, x in maps] if self.config.gan else []
 
-    def _update_discriminators(self, maps: list[tuple[str, Tensor, Tensor]]) -> Tensor:
+    def _judge(self, point: str, pooled: Tensor) -> Tensor:
+        """Logits [N, C] float32 of the discriminator of `point`."""
+        return self.discriminators[_key(point)](pooled).float()
+
+    def _update_discriminators(self, fakes: Maps, reals: Maps) -> Tensor:
         losses = []
-        for point, fake, real in maps:
+        for (point, fake), (_, real) in zip(fakes, reals, strict=True):
             losses.append(discriminator_loss(self._judge(point, real.detach()), self._judge(point, fake.detach())))
         loss = torch.stack(losses).mean()
         self._update(loss * len(losses), ["discriminator"])
         return loss
 
     def _map_loss(
-        self, maps: list[tuple[str, Tensor, Tensor]], epoch: int, logged: dict[str, Tensor]
+        self, maps: list[tuple[str, Tensor, Tensor]], fakes: Maps, epoch: int, logged: dict[str, Tensor]
     ) -> Tensor | float:
         """Weighted sum of the adversarial loss and the feature regression, each a mean over points and inputs."""
         if not maps:
@@ -235,7 +240,7 @@ class Rectifier:
         total: Tensor | float = 0.0
         if self.config.gan:
             self.discriminators.requires_grad_(False)
-            logged["adversarial"] = torch.stack([adversarial_loss(self._judge(p, t)) for p, t, _ in maps]).mean()
+            logged["adversarial"] = torch.stack([adversarial_loss(self._judge(p, t)) for p, t in fakes]).mean()
             self.discriminators.requires_grad_(True)
             total = total + self.config.lambda_adversarial * self.config.lambda_factor(epoch) * logged["adversarial"]
         if self.config.lambda_match:

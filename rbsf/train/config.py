@@ -44,13 +44,17 @@ def read_yaml(cls: type, path: str | Path) -> dict[str, Any]:
         raise ValueError(f"{path}: not YAML ({' '.join(str(error).split())[:120]})") from None
     if not isinstance(settings, dict):
         raise ValueError(f"{path}: expected settings as `name: value`, found a {type(settings).__name__}")
+    return check_settings(cls, settings, str(path))
+
+
+def check_settings(cls: type, settings: dict[str, Any], where: str) -> dict[str, Any]:
+    """`settings` for the dataclass `cls` with their types put right; ValueError begins with `where`, names the key."""
     fields, types_of = {field.name: field for field in dataclasses.fields(cls)}, typing.get_type_hints(cls)
-    for key, value in settings.items():
+    for key in settings:
         if key not in fields:
             near = difflib.get_close_matches(str(key), fields, 1)
-            raise ValueError(f"{path}: unknown setting {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-        settings[key] = _checked(value, fields[key], types_of[key], f"{path}: {key}")
-    return settings
+            raise ValueError(f"{where}: unknown setting {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    return {k: _checked(v, fields[k], types_of[k], f"{where}: {k}") for k, v in settings.items()}
 
 
 def write_yaml(config: Any, path: str | Path) -> None:

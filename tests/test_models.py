@@ -1,0 +1,127 @@
+"""Classification networks: shapes, layers and sizes as documented, options refused, every method in every network."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from rbsf.cost import count, total
+from rbsf.layers import binary_layers
+from rbsf.methods import METHODS
+from rbsf.models import CLASSIFIERS, build
+from rbsf.weights import load_weights, save_weights
+
+SMALL = {
+    "resnet18": {"stages": "8-8-16-16", "stem": "cifar", "classes": 7},
+    "wrn22": {"stages": "8-8-16-16", "classes": 7},
+    "wrn40": {"stages": "4-4-8-8", "classes": 7},
+    "lenet": {"classes": 7},
+}
+
+
+def images(name, number=2):
+    shape = (1, 28, 28) if name == "lenet" else (3, 32, 32)
+    return torch.randn(number, *shape, generator=torch.Generator().manual_seed(1))
+
+
+def trained(name, method, **options):
+    """A network with statistics of its own."""
+    torch.manual_seed(2)
+    net = build(name, method, **options)
+    net.train()(images(name, 8))
+    return net.eval()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "parameters", "bits"),
+    [
+        ("resnet18", {"stages": "32-32-64-128", "stem": "cifar", "classes": 100}, 754_788, 718_848),
+        ("resnet18", {}, 11_720_040, 10_985_472),
+        ("wrn22", {}, 4_373_348, 4_276_224),
+        ("lenet", {}, 128_842, 124_928),
+    ],
+)
+def test_parameters_and_1_bit_weights(name, options, parameters, bits):
+    net = build(name, "rbcn", **options)
+    assert sum(layer.weight.numel() for layer in binary_layers(net).values()) == bits
+    assert sum(p.numel() for p in net.parameters()) == parameters
+
+
+@pytest.mark.parametrize(("name", "binary", "shortcuts"), [("resnet18", 16, 3), ("wrn22", 18, 2), ("wrn40", 36, 2)])
+def test_layers_as_the_names_count_them(name, binary, shortcuts):
+    net = build(name, "rbcn")
+    convs = [m for m in net.modules() if isinstance(m, nn.Conv2d)]
+    assert len(binary_layers(net)) == binary
+    assert len([c for c in convs if c.kernel_size == (1, 1)]) == shortcuts
+    assert len(convs) == binary + shortcuts + 1  # and the stem
+
+
+@pytest.mark.parametrize("shortcut", ["conv", "block"])
+def test_shortcuts_go_around_one_convolution_or_two(shortcut):
+    net = trained("resnet18", "rbcn", **SMALL["resnet18"], shortcut=shortcut)
+    x = torch.randn(1, 8, 6, 6)
+    stage = net.stages[0]
+    assert len(stage) == {"conv": 4, "block": 2}[shortcut]
+    for norm in stage[0].norms:
+        nn.init.zeros_(norm.weight), nn.init.zeros_(norm.bias)
+    assert torch.equal(stage[0](x), x)
+
+
+def test_a_binary_network_has_no_relu_and_its_twin_has():
+    for method, found in (("", True), ("rbcn", False)):
+        net = build("resnet18", method, **SMALL["resnet18"])
+        assert any(isinstance(m, nn.ReLU) for m in net.modules()) == found
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_every_method_in_every_network(name, method, tmp_path):
+    net = trained(name, method, **SMALL[name])
+    loss = net.train()(images(name)).square().sum()
+    loss.backward()
+    assert all(layer.weight.grad.abs().sum() > 0 for layer in binary_layers(net).values())
+    for layer in binary_layers(net).values():
+        layer.constrain()
+    assert total(count(net, images(name).shape[1:])).binary > 0
+    net.eval()
+    save_weights(net, name, tmp_path / "net.safetensors")
+    loaded, model, _ = load_weights(tmp_path / "net.safetensors")
+    assert model == name
+    assert loaded.model_options == net.model_options
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(images(name)), net(images(name)), atol=1e-4, rtol=1e-3)
+
+
+def test_method_options_are_kept(tmp_path):
+    net = trained("lenet", "abcnet", classes=3, method_options={"weight_bases": 2, "activation_bases": 1})
+    save_weights(net, "lenet", tmp_path / "net.safetensors")
+    loaded = load_weights(tmp_path / "net.safetensors")[0]
+    assert [len(layer.terms()) for layer in binary_layers(loaded).values()] == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("resnet", {}, "unknown model 'resnet'"),
+        ("rbsf", {"stages": "1-2-3-4"}, "model 'rbsf' takes no options"),
+        ("resnet18", {"stages": "32-64-128"}, "stages is '32-64-128'; expected 4 numbers"),
+        ("wrn22", {"stages": "16-16-0-64"}, "expected 4 numbers"),
+        ("resnet18", {"stem": "mnist"}, "stem is 'mnist'; known: cifar, imagenet"),
+        ("wrn22", {"shortcut": "none"}, "shortcut is 'none'; known: conv, block"),
+        ("lenet", {"stages": "8-8-8-8"}, "model 'lenet': .*stages"),
+        ("lenet", {"method": "bnn"}, "unknown method 'bnn'"),
+        ("lenet", {"method": "rbcn", "method_options": {"bases": 2}}, "unknown method option bases"),
+    ],
+)
+def test_unknown_options_are_refused(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        build(name, **options)
+
+
+def test_a_file_with_foreign_options_is_refused(tmp_path):
+    net = trained("lenet", "rbcn")
+    net.model_options = {"stages": "8-8"}
+    save_weights(net, "lenet", tmp_path / "net.safetensors")
+    with pytest.raises(ValueError, match="does not fit the model 'lenet' it names"):
+        load_weights(tmp_path / "net.safetensors")

@@ -26,8 +26,8 @@ def forward(model: NetworkModel, images: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def compute(node: Node, inputs: list[np.ndarray]) -> np.ndarray:
-    """The output of one node, a new array or a view."""
-    return OPS[node.op](node, *inputs)
+    """The output of one node, a new array or a view; inputs are its maps, or the uint8 images."""
+    return OPS[node.op](node, *(np.asarray(x, np.float32) for x in inputs))
 
 
 def take_bits(node: Node, x: np.ndarray) -> np.ndarray:
@@ -91,21 +91,23 @@ def max_pool(node: Node, x: np.ndarray) -> np.ndarray:
 
 def avg_pool(node: Node, x: np.ndarray) -> np.ndarray:
     """The mean of each window."""
-    counts = [window_counts(size, node.attributes) for size in x.shape[1:3]]
-    areas = np.outer(*counts).astype(np.float32)
-    return _pooled(x, node.attributes, np.add, 0.0) / areas[:, :, None]
+    return _pooled(x, node.attributes, np.add, 0.0) / window_areas(x.shape[1:3], node.attributes)[:, :, None]
 
 
-def window_counts(size: int, a: dict[str, Any]) -> np.ndarray:
-    """How many rows (or columns) of each window an average divides by, int64 [size of the output]."""
+def window_areas(shape: tuple[int, ...], a: dict[str, Any]) -> np.ndarray:
+    """What the sum of each window is divided by, float32 [H', W'], for a map of `shape` (H, W, ...)."""
+    return np.outer(*(_window_counts(size, a) for size in shape[:2])).astype(np.float32)
+
+
+def _window_counts(size: int, a: dict[str, Any]) -> np.ndarray:
     start = np.arange(window_size(size, a)) * a["stride"] - a["padding"]
     end = np.minimum(start + a["kernel"], size + a["padding"])
     return end - start if a["include_pad"] else np.minimum(end, size) - np.maximum(start, 0)
 
 
 def affine(node: Node, x: np.ndarray) -> np.ndarray:
-    """scale * x + bias, of float32 or the input's uint8."""
-    return x.astype(np.float32) * node.tensors["scale"] + node.tensors["bias"]
+    """scale * x + bias."""
+    return x * node.tensors["scale"] + node.tensors["bias"]
 
 
 def _hardtanh(node: Node, x: np.ndarray) -> np.ndarray:

@@ -163,14 +163,16 @@ def write_packed(path: str | Path, model: str, layers: Sequence[Layer], info: di
     `info`: anything JSON holds (architecture, versions, training config, sha256 of the source file).
     """
     check_layers(layers)
-    tensors = {name: np.ascontiguousarray(array) for layer in layers for name, array in layer.tensors().items()}
-    entries = [{key: getattr(layer, key) for key in GEOMETRY} for layer in layers]
-    metadata = {
-        "format": FORMAT,
-        "model": model,
-        "layers": json.dumps(entries),
-        "info": json.dumps(info),
-    }
+    tensors = {name: array for layer in layers for name, array in layer.tensors().items()}
+    write_file(path, FORMAT, model, [{key: getattr(layer, key) for key in GEOMETRY} for layer in layers], tensors, info)
+
+
+def write_file(
+    path: str | Path, form: str, model: str, entries: list[Any], tensors: dict[str, np.ndarray], info: dict[str, Any]
+) -> None:
+    """Write a file of format `form` whose metadata `layers` are `entries`; OSError where `path` cannot be written."""
+    tensors = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    metadata = {"format": form, "model": model, "layers": json.dumps(entries), "info": json.dumps(info)}
     write_atomically(path, save(tensors, metadata | {"sha256": digest(metadata, tensors)}))
 
 
@@ -181,25 +183,34 @@ def read_packed(path: str | Path) -> PackedModel:
     large, or holds layers that are unknown or do not fit one another.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no packed file {path}")
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise ValueError(f"{path}: {path.stat().st_size} bytes; packed files have at most {MAX_FILE_BYTES}")
-    metadata, tensors = _read_safetensors(path)
-    form = metadata.get("format", "")
-    if form != FORMAT:
-        newer = form.startswith("rbsf-packed-")
-        raise ValueError(f"{path}: {f'{form}, and this version reads {FORMAT}' if newer else 'no packed network'}")
-    if digest(metadata, tensors) != metadata.get("sha256"):
-        raise ValueError(f"{path}: its bytes have changed since it was written (sha256); copy or export it again")
-    entries, info = _read_json(metadata, "layers", list, path), _read_json(metadata, "info", dict, path)
+    model, entries, tensors, info = read_file(path, FORMAT)
     try:
         layers = tuple(_layer(entry, tensors) for entry in entries)
         if tensors:
             raise ValueError(f"holds tensors of no layer: {', '.join(sorted(tensors))[:100]}")
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    return PackedModel(metadata.get("model", ""), layers, info, path)
+    return PackedModel(model, layers, info, path)
+
+
+def read_file(path: Path, form: str) -> tuple[str, list[Any], dict[str, np.ndarray], dict[str, Any]]:
+    """The name, the entries of `layers`, the tensors and the info of a file of format `form`, its checksum right.
+
+    Raises as `read_packed` does, but for what the entries and tensors say.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no packed file {path}")
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise ValueError(f"{path}: {path.stat().st_size} bytes; packed files have at most {MAX_FILE_BYTES}")
+    metadata, tensors = _read_safetensors(path)
+    found = metadata.get("format", "")
+    if found != form:
+        packed = found.startswith(("rbsf-packed-", "rbsf-network-"))
+        raise ValueError(f"{path}: {f'{found}, and this version reads {form} here' if packed else 'no packed network'}")
+    if digest(metadata, tensors) != metadata.get("sha256"):
+        raise ValueError(f"{path}: its bytes have changed since it was written (sha256); copy or export it again")
+    entries, info = _read_json(metadata, "layers", list, path), _read_json(metadata, "info", dict, path)
+    return metadata.get("model", ""), entries, tensors, info
 
 
 def digest(metadata: dict[str, str], tensors: dict[str, np.ndarray]) -> str:

@@ -45,16 +45,26 @@ const Kernels ALL[] = {
     kernels<Scalar>("scalar"),
 };
 
+// Asked once: in a virtual machine every CPUID takes tens of microseconds.
+const std::vector<const Kernels*>& available() {
+    static const std::vector<const Kernels*> found = [] {
+        std::vector<const Kernels*> here;
+        for (const Kernels& isa : ALL)
+            if (isa.available()) here.push_back(&isa);
+        return here;
+    }();
+    return found;
+}
+
 std::vector<std::string> isas() {
     std::vector<std::string> names;
-    for (const Kernels& isa : ALL)
-        if (isa.available()) names.push_back(isa.name);
+    for (const Kernels* isa : available()) names.push_back(isa->name);
     return names;
 }
 
 const Kernels& find(const std::string& name) {
-    for (const Kernels& isa : ALL)
-        if (isa.name == name && isa.available()) return isa;
+    for (const Kernels* isa : available())
+        if (isa->name == name) return *isa;
     throw std::invalid_argument("this machine has no kernels " + name);
 }
 
@@ -188,6 +198,8 @@ void forward(const std::vector<std::shared_ptr<Conv>>& convs, const std::vector<
 }  // namespace
 }  // namespace rbsf
 
+#include "network.hpp"  // here, for it uses what stands above
+
 PYBIND11_MODULE(_native, module) {
     using namespace rbsf;
     module.doc() = "Kernels of the packed engine; use rbsf.engine.runtime.";
@@ -199,4 +211,5 @@ PYBIND11_MODULE(_native, module) {
     module.def("isas", &isas, "Instruction sets of this machine that there are kernels for, fastest first.");
     module.def("forward", &forward, py::arg("convs"), py::arg("maps"), py::arg("threads"), py::arg("isa"),
                py::arg("seconds"), "Run layers; layer i reads maps[i] and writes maps[i + 1].");
+    register_network(module);
 }

@@ -1,0 +1,108 @@
+// What kernels on maps of float32 take, and those of every instruction set.
+
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+
+#include "cpuid.hpp"
+#include "kernels.hpp"
+#include "neon.hpp"
+
+namespace rbsf {
+
+struct PackRow {
+    const float* x;  // of the first pixel; x_step floats to the next
+    size_t pixels, x_step, channels;
+    const float* thresholds;
+    const uint8_t* flips;
+    uint8_t* out;
+    size_t bytes;  // of a pixel
+};
+
+// Pixels of a sum of binary convolutions.
+struct SumRow {
+    const int32_t* sums;  // [pixels][channels], of one term
+    size_t pixels, channels;
+    const float* scale;    // [channels]
+    const float* before;   // the terms before it, [pixels][channels], or null
+    const float* factors;  // [pixels] or null
+    const float* bias;     // [channels], or null: more terms follow
+    const float* other;    // [pixels][channels] or null; may be out itself
+    float* out;            // may be `before`
+};
+
+struct PoolRow {
+    const float* in;  // the whole map
+    size_t width, channels, kernel, stride, padding;
+    size_t top, bottom;  // rows of the window
+    size_t pixels;       // of the output
+    const float* areas;  // [pixels] for means; null for the largest
+    float* out;
+};
+
+struct RealRow {
+    const float* x;  // the first window's corner; x_step floats to the next window
+    size_t pixels, x_step;
+    const size_t* offsets;  // [runs]: where the pieces of a window begin, `run` floats each
+    size_t runs, run;
+    const float* weights;  // [blocks][runs * run][16]
+    const float* bias;     // [blocks][16]
+    size_t blocks, channels;
+    float* out;
+    size_t out_step;
+};
+
+struct MapKernels {
+    void (*pack)(const PackRow&);
+    void (*sum)(const SumRow&);
+    void (*pool)(const PoolRow&);
+    void (*real)(const RealRow&);
+};
+
+#if defined(_MSC_VER) && !defined(__clang__)
+#define RBSF_WITH(features)
+#else
+#define RBSF_WITH(features) __attribute__((target(features)))
+#endif
+
+#if defined(__x86_64__) || defined(_M_X64)
+inline bool cpu_has_fma() {
+    static const bool found = has(cpuid(1)[2], {12});
+    return found;
+}
+
+namespace with_avx512 {
+#define RBSF_TARGET RBSF_WITH("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")
+#define RBSF_LANES 16
+#define RBSF_BLOCKS 4
+#include "map_kernels.hpp"
+}  // namespace with_avx512
+
+namespace with_avx2 {
+#define RBSF_TARGET RBSF_WITH("avx2,fma")
+#define RBSF_LANES 8
+#define RBSF_BLOCKS 1
+#include "map_kernels.hpp"
+}  // namespace with_avx2
+#endif
+
+#if defined(__aarch64__) || defined(_M_ARM64)
+namespace with_neon {
+#define RBSF_TARGET
+#define RBSF_LANES 4
+#define RBSF_BLOCKS 1
+#include "map_kernels.hpp"
+}  // namespace with_neon
+#endif
+
+namespace with_scalar {
+#define RBSF_TARGET
+#define RBSF_LANES 1
+#define RBSF_BLOCKS 1
+#include "map_kernels.hpp"
+}  // namespace with_scalar
+
+#undef RBSF_WITH
+
+}  // namespace rbsf

@@ -1,0 +1,201 @@
+// Nodes of networks on maps of float32 [N, H, W, C]: binary convolutions with thresholds before and scales after them,
+// real convolutions, pools.  Included by native.cpp, whose checks and threads it uses.
+
+#pragma once
+
+#include <cmath>
+
+#include "map_rows.hpp"
+
+namespace rbsf {
+namespace {
+
+const MapKernels& map_kernels(const std::string& isa) {
+    find(isa);  // refuses what this machine has not
+#if defined(__x86_64__) || defined(_M_X64)
+    if (isa == "amx" || isa == "avx512") return with_avx512::table;
+    if (isa == "avx2" && cpu_has_fma()) return with_avx2::table;
+#endif
+#if defined(__aarch64__) || defined(_M_ARM64)
+    if (isa == "neon") return with_neon::table;
+#endif
+    return with_scalar::table;
+}
+
+// Call work(image, first row, end) for all images, cut into jobs that share out evenly.
+template <class Work>
+void each_part(size_t images, size_t rows, size_t threads, const Work& work) {
+    const size_t parts = std::min(rows, threads / std::gcd(threads, images));
+    const auto job = [&](size_t number) {
+        const size_t image = number / parts, part = number % parts;
+        work(image, rows * part / parts, rows * (part + 1) / parts);
+    };
+    Pool::run(threads, images * parts, std::ref(job));
+}
+
+// Call work(image, row) for all rows of all images.
+template <class Work>
+void each_row(size_t images, size_t rows, size_t threads, const Work& work) {
+    each_part(images, rows, threads, [&](size_t image, size_t first, size_t end) {
+        for (size_t y = first; y < end; ++y) work(image, y);
+    });
+}
+
+Shape shape_of(const py::array& array, int dimensions, const char* what) {
+    require(array.ndim() == dimensions, what);
+    Shape shape(array.shape(), array.shape() + dimensions);
+    for (size_t n : shape) require(n >= 1 && n <= (size_t{1} << 40), what);
+    return shape;
+}
+
+void check_threads(size_t threads) { require(threads >= 1 && threads <= 1024, "threads is out of range"); }
+
+size_t window_count(size_t size, size_t kernel, size_t stride) { return size < kernel ? 0 : (size - kernel) / stride + 1; }
+
+// Bits of a map, uint8 [N, planes, H + 2 margin, W + 2 margin, bytes], whose margin stays as it is.
+void pack_map(const py::array& map, const py::array& thresholds, const py::array& flips, const py::array& bits,
+              size_t margin, size_t threads, const std::string& isa) {
+    const Shape in = shape_of(map, 4, "map is [N, H, W, C]"), out = shape_of(bits, 5, "bits have 5 dimensions");
+    const size_t planes = out[1], bytes = out[4], rows = in[1], columns = in[2], channels = in[3] / planes;
+    require(in[3] % planes == 0 && bytes == (channels + 7) / 8 && margin <= 1024, "bits do not fit the map");
+    const float* x = checked<float>(map, in, "map");
+    uint8_t* to = checked<uint8_t>(bits, {in[0], planes, rows + 2 * margin, columns + 2 * margin, bytes}, "bits", true);
+    const float* limits = checked<float>(thresholds, {in[3]}, "thresholds");
+    const uint8_t* flip = checked<uint8_t>(flips, {planes, bytes}, "flips");
+    const MapKernels& kernels = map_kernels(isa);
+    check_threads(threads);
+    py::gil_scoped_release release;
+    each_row(in[0], rows, threads, [&](size_t image, size_t y) {
+        for (size_t plane = 0; plane < planes; ++plane) {
+            const size_t row = ((image * planes + plane) * out[2] + y + margin) * out[3] + margin;
+            kernels.pack({x + ((image * rows + y) * columns) * in[3] + plane * channels, columns, in[3], channels,
+                          limits + plane * channels, flip + plane * bytes, to + row * bytes, bytes});
+        }
+    });
+}
+
+constexpr size_t BAND = size_t{1} << 15;  // sums that are made and scaled at a time: they stay in the cache
+
+// Buffers of a thread: sums of a term, and what has been added up before it.
+struct Sums {
+    std::vector<int32_t> term;
+    std::vector<float> before;
+    static Sums& mine() {
+        thread_local Sums sums;
+        return sums;
+    }
+};
+
+// out = sum of scale[t] * convs[t](bits[t]) [* factors] + bias [+ other]; maps [N, H', W', O], factors [N, H', W'].
+void conv_bits(const std::vector<std::shared_ptr<Conv>>& convs, const std::vector<py::array>& bits,
+               const py::array& scale, const py::array& bias, const py::object& factors, const py::object& other,
+               const py::array& out, size_t threads, const std::string& isa) {
+    require(!convs.empty() && convs.size() == bits.size(), "give each convolution its bits");
+    const Geometry& g = convs[0]->g;
+    const Shape in = shape_of(bits[0], 5, "bits have 5 dimensions");
+    const Shape map{in[0], g.output_size(in[2]), g.output_size(in[3]), g.outputs};
+    require(map[1] >= 1 && map[2] >= 1, "a map is too small for the window");
+    std::vector<const uint8_t*> data;
+    for (size_t t = 0; t < convs.size(); ++t) {
+        const Geometry& h = convs[t]->g;
+        require(h.output == Output::sums && !h.pixels && h.kernel == g.kernel && h.stride == g.stride &&
+                    h.groups == g.groups && h.bytes == g.bytes && h.outputs == g.outputs,
+                "terms of one sum differ in their geometry, or give no sums");
+        data.push_back(checked<uint8_t>(bits[t], {in[0], g.groups, in[2], in[3], g.bytes}, "bits"));
+    }
+    const size_t image_bytes = g.groups * in[2] * in[3] * g.bytes, row_bytes = g.stride * in[3] * g.bytes;
+    const float* factor = checked<float>(scale, {convs.size(), g.outputs}, "scale");
+    const float* addend = checked<float>(bias, {g.outputs}, "bias");
+    const float* pixel = factors.is_none() ? nullptr : checked<float>(py::array(factors), {map[0], map[1], map[2]}, "factors");
+    const float* added = other.is_none() ? nullptr : checked<float>(py::array(other), map, "other");
+    float* result = checked<float>(out, map, "out", true);  // may be `other` itself
+    const MapKernels& kernels = map_kernels(isa);
+    const Kernels& counter = find(isa);
+    check_threads(threads);
+    const size_t row = map[2] * g.outputs, step = std::max<size_t>(1, BAND / row);
+    py::gil_scoped_release release;
+    each_part(map[0], map[1], threads, [&](size_t image, size_t first, size_t end) {
+        int32_t* term = Scratch::grow(Sums::mine().term, std::min(step, end - first) * row);
+        float* before = convs.size() > 1 ? Scratch::grow(Sums::mine().before, std::min(step, end - first) * row) : nullptr;
+        for (size_t y = first, to; y < end; y = to) {
+            to = std::min(end, y + step);
+            const size_t line = image * map[1] + y;
+            for (size_t t = 0; t < convs.size(); ++t) {
+                const bool last = t + 1 == convs.size();
+                const uint8_t* from = data[t] + image * image_bytes + y * row_bytes;  // row y is the first from there
+                convs[t]->rows(counter, from, in[2], in[3], term, 0, to - y);
+                kernels.sum({term, (to - y) * map[2], g.outputs, factor + t * g.outputs, t ? before : nullptr,
+                             last && pixel ? pixel + line * map[2] : nullptr, last ? addend : nullptr,
+                             last && added ? added + line * row : nullptr, last ? result + line * row : before});
+            }
+        }
+    });
+}
+
+// Real convolution of a map whose padding is in it already; weights [g, blocks, runs of products, 16], bias [g, 16 blocks].
+void conv_real(const py::array& map, const py::array& weights, const py::array& bias, const py::array& out,
+               size_t kernel, size_t stride, size_t groups, size_t threads, const std::string& isa) {
+    const Shape in = shape_of(map, 4, "map is [N, H, W, C]"), to = shape_of(out, 4, "out is [N, H', W', O]");
+    for (size_t n : {kernel, stride, groups}) require(n >= 1 && n <= (size_t{1} << 20), "the geometry is out of range");
+    require(in[3] % groups == 0 && to[3] % groups == 0, "channels do not split into the groups");
+    const size_t channels = in[3] / groups, outputs = to[3] / groups, blocks = (outputs + 15) / 16;
+    const size_t rows = window_count(in[1], kernel, stride), columns = window_count(in[2], kernel, stride);
+    const size_t products = kernel * kernel * channels;
+    require(rows >= 1 && columns >= 1, "a map is too small for the window");
+    const float* x = checked<float>(map, in, "map");
+    const float* w = checked<float>(weights, {groups, blocks, products, 16}, "weights");
+    const float* b = checked<float>(bias, {groups, blocks * 16}, "bias");
+    float* result = checked<float>(out, {in[0], rows, columns, to[3]}, "out", true);
+    std::vector<size_t> offsets;  // of the runs of a window that are one piece
+    const size_t pieces = groups == 1 ? 1 : kernel, run = products / kernel / pieces;
+    for (size_t i = 0; i < kernel * pieces; ++i) offsets.push_back((i / pieces * in[2] + i % pieces) * in[3]);
+    const MapKernels& kernels = map_kernels(isa);
+    check_threads(threads);
+    py::gil_scoped_release release;
+    each_row(in[0], rows, threads, [&](size_t image, size_t y) {
+        for (size_t group = 0; group < groups; ++group) {
+            const float* corner = x + (image * in[1] + y * stride) * in[2] * in[3] + group * channels;
+            kernels.real({corner, columns, stride * in[3], offsets.data(), offsets.size(), run,
+                          w + group * blocks * products * 16, b + group * blocks * 16, blocks, outputs,
+                          result + (image * rows + y) * columns * to[3] + group * outputs, to[3]});
+        }
+    });
+}
+
+// The largest of each window, or the mean where areas float32 [H', W'] (what to divide by) are given.
+void pool_map(const py::array& map, const py::array& out, size_t kernel, size_t stride, size_t padding,
+              const py::object& areas, size_t threads, const std::string& isa) {
+    const Shape in = shape_of(map, 4, "map is [N, H, W, C]"), to = shape_of(out, 4, "out is [N, H', W', C]");
+    for (size_t n : {kernel, stride}) require(n >= 1 && n <= (size_t{1} << 20), "the geometry is out of range");
+    require(padding < kernel && in[0] == to[0] && in[3] == to[3], "the pool's maps do not fit");
+    for (int i : {1, 2})  // every window has a pixel
+        require((to[i] - 1) * stride < in[i] + padding, "the pool's windows go beyond the map");
+    const float* x = checked<float>(map, in, "map");
+    float* result = checked<float>(out, to, "out", true);
+    const float* divisors = areas.is_none() ? nullptr : checked<float>(py::array(areas), {to[1], to[2]}, "areas");
+    const MapKernels& kernels = map_kernels(isa);
+    check_threads(threads);
+    py::gil_scoped_release release;
+    each_row(in[0], to[1], threads, [&](size_t image, size_t y) {
+        const size_t top = y * stride < padding ? 0 : y * stride - padding;
+        const size_t bottom = std::min(in[1], y * stride + kernel - padding);
+        kernels.pool({x + image * in[1] * in[2] * in[3], in[2], in[3], kernel, stride, padding, top, bottom, to[2],
+                      divisors ? divisors + y * to[2] : nullptr, result + (image * to[1] + y) * to[2] * to[3]});
+    });
+}
+
+void register_network(py::module_& module) {
+    module.def("pack_map", &pack_map, py::arg("map"), py::arg("thresholds"), py::arg("flips"), py::arg("bits"),
+               py::arg("margin"), py::arg("threads"), py::arg("isa"), "Bits of a map of float32.");
+    module.def("conv_bits", &conv_bits, py::arg("convs"), py::arg("bits"), py::arg("scale"), py::arg("bias"),
+               py::arg("factors"), py::arg("other"), py::arg("out"), py::arg("threads"), py::arg("isa"),
+               "A scaled sum of binary convolutions, as a map of float32.");
+    module.def("conv_real", &conv_real, py::arg("map"), py::arg("weights"), py::arg("bias"), py::arg("out"),
+               py::arg("kernel"), py::arg("stride"), py::arg("groups"), py::arg("threads"), py::arg("isa"),
+               "Real convolution.");
+    module.def("pool_map", &pool_map, py::arg("map"), py::arg("out"), py::arg("kernel"), py::arg("stride"),
+               py::arg("padding"), py::arg("areas"), py::arg("threads"), py::arg("isa"), "Largest, or mean, of windows.");
+}
+
+}  // namespace
+}  // namespace rbsf

@@ -1,0 +1,187 @@
+"""From any trained network of common layers to a packed network file of `rbsf.engine.network`.
+
+The network's eval-mode graph is traced (torch.fx) with binary convolutions as leaves and turned into nodes, in which
+batch-norms are folded (`rbsf.fold_nodes`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import fx, nn
+
+from rbsf.engine.nodes import NetworkModel, Node, write_network
+from rbsf.fold_nodes import fold
+from rbsf.layers import BinaryConv2d
+from rbsf.node_forms import FORMS
+
+IMAGE = "image"
+
+
+def export_network(
+    net: nn.Module, path: str | Path, model: str, input_shape: Sequence[int], info: dict[str, Any] | None = None,
+    mean: Sequence[float] = (0.0,), std: Sequence[float] = (1.0,),
+) -> NetworkModel:  # fmt: skip
+    """Write `net`, called `model`, as a packed network file; returns what was written.
+
+    Arguments are those of `network_nodes`; `info` is anything JSON holds.  ValueError as there, OSError where `path`
+    cannot be written.
+    """
+    nodes = network_nodes(net, input_shape, mean, std)
+    write_network(path, model, nodes, info or {})
+    return NetworkModel(model, tuple(nodes), info or {})
+
+
+def network_nodes(
+    net: nn.Module, input_shape: Sequence[int], mean: Sequence[float] = (0.0,), std: Sequence[float] = (1.0,)
+) -> list[Node]:
+    """Nodes for `net` in eval mode.
+
+    `input_shape`: (H, W, C) of the uint8 images that the packed network takes; `net` takes (image - mean) / std as
+    [N, C, H, W], with mean and std in steps of the pixel, one for each channel or for all.  ValueError in one line
+    that names what has no packed form.
+    """
+    nodes = fold(_Builder(net, input_shape, mean, std).nodes)
+    try:
+        NetworkModel("", tuple(nodes), {})
+    except ValueError as error:
+        raise ValueError(f"no packed form: {error}") from None
+    return nodes
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, BinaryConv2d) or super().is_leaf_module(m, module_qualified_name)
+
+
+class _Builder:
+    """Walks the traced graph; `names` says which of our nodes holds the value of each of its nodes."""
+
+    def __init__(self, net: nn.Module, input_shape: Sequence[int], mean: Sequence[float], std: Sequence[float]) -> None:
+        if net.training:
+            raise ValueError("no packed form: the network is in training mode; call its eval() first")
+        self.modules = dict(net.named_modules())
+        height, width, channels = (int(n) for n in input_shape)
+        self.nodes = [Node(IMAGE, "input", (), {"height": height, "width": width, "channels": channels})]
+        middle, spread = (np.broadcast_to(np.asarray(v, np.float64), (channels,)) for v in (mean, std))
+        self._add("normalise", "affine", (IMAGE,), tensors={"scale": 1 / spread, "bias": -middle / spread})
+        self.names: dict[fx.Node, str] = {}
+        for node in _trace(net).nodes:
+            self._visit(node)
+
+    def _add(
+        self, name: str, op: str, inputs: Sequence[str], attributes: dict | None = None, tensors: dict | None = None
+    ) -> str:
+        while any(node.name == name for node in self.nodes):  # a module that is called twice
+            name += "'"
+        self.nodes.append(Node(name, op, tuple(inputs), attributes or {}, tensors or {}))
+        return name
+
+    def _visit(self, node: fx.Node) -> None:
+        if node.op == "placeholder":
+            if self.names:
+                raise ValueError(f"no packed form: the network takes a second input, {node.name}")
+            self.names[node] = self.nodes[-1].name
+        elif node.op == "output":
+            if not isinstance(node.args[0], fx.Node) or self.names[node.args[0]] != self.nodes[-1].name:
+                raise ValueError("no packed form: the network's output is not one value, computed last")
+        elif node.op == "call_module":
+            module, inputs = self.modules[str(node.target)], self._inputs(node)
+            self.names[node] = self._module(str(node.target), module, inputs)
+        elif node.op in ("call_function", "call_method"):
+            self.names[node] = self._call(node)
+        else:
+            raise ValueError(f"no packed form: {node.op} {node.target}")
+
+    def _inputs(self, node: fx.Node) -> list[str]:
+        return [self.names[value] for value in node.all_input_nodes]
+
+    def _module(self, name: str, module: nn.Module, inputs: list[str]) -> str:
+        if isinstance(module, (nn.Identity, nn.Dropout, nn.Dropout2d)):
+            return inputs[0]
+        if isinstance(module, BinaryConv2d):
+            inputs = [self._module(f"{name}.norm", module.norm, inputs)]
+        make = next((make for kind, make in FORMS.items() if isinstance(module, kind)), None)
+        if make is None:
+            known = ", ".join(kind.__name__ for kind in FORMS)
+            raise ValueError(f"no packed form: {name} is a {type(module).__name__}; expected one of {known}")
+        try:
+            op, attributes, tensors = make(module)
+        except ValueError as error:
+            raise ValueError(f"no packed form: {name} {error}") from None
+        return self._add(name, op, inputs, attributes, tensors)
+
+    def _call(self, node: fx.Node) -> str:
+        target = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+        inputs = self._inputs(node)
+        if target in ADDS and len(node.args) == 2 and not node.kwargs:
+            terms = [self.names[value] for value in node.args if isinstance(value, fx.Node)]
+            if len(terms) == 2:
+                return self._add(node.name, "add", terms)
+        modules = _as_modules(target, node)
+        if modules is None or len(inputs) != 1:
+            raise ValueError(f"no packed form: {node.name} calls {target} {_arguments(node)}; use a module for it")
+        for part in modules:
+            inputs = [self._module(node.name, part, inputs)]
+        return inputs[0]
+
+
+def _trace(net: nn.Module) -> fx.Graph:
+    try:
+        traced = fx.GraphModule(net, _Tracer().trace(net))
+        traced.graph.eliminate_dead_code()
+        return traced.graph
+    except Exception as error:  # whatever the network's own code does with what stands in for its input
+        reason = " ".join(str(error).split())[:150]
+        raise ValueError(f"no packed form: the network cannot be traced by torch.fx ({reason})") from None
+
+
+# ---- calls in a network's forward
+
+
+ADDS = ("add", "iadd", "add_")
+
+
+def _arguments(node: fx.Node) -> str:
+    return f"with {(*node.args[1:], *node.kwargs.items())}"[:100]
+
+
+def _as_modules(target: str, node: fx.Node) -> list[nn.Module] | None:
+    """The modules that do what a call does, None for a call that is not known."""
+    args, kwargs = node.args[1:], node.kwargs
+    flatten = target == "flatten" and (args, kwargs) in (((1,), {}), ((), {"start_dim": 1}))
+    if flatten or (target in ("view", "reshape") and len(args) == 2 and args[1] == -1):
+        return [nn.Flatten()]
+    if target == "mean" and _is_global(args, kwargs):
+        keep = kwargs.get("keepdim", args[1] if len(args) > 1 else False)
+        return [nn.AdaptiveAvgPool2d(1), *([] if keep else [nn.Flatten()])]
+    if target in CALLS and len(args) <= 4:  # from there on F.max_pool2d's order is not MaxPool2d's
+        try:
+            return [CALLS[target](*args, **{k: v for k, v in kwargs.items() if k != "inplace"})]
+        except TypeError:
+            return None
+    return None
+
+
+def _is_global(args: tuple, kwargs: dict) -> bool:
+    dims = kwargs.get("dim", args[0] if args else None)
+    return isinstance(dims, (list, tuple)) and sorted(d % 4 for d in dims) == [2, 3]
+
+
+def _refuse() -> nn.Module:
+    raise TypeError("F.dropout without training=self.training drops values even in eval mode")
+
+
+CALLS: dict[str, Callable[..., nn.Module]] = {
+    "relu": nn.ReLU,
+    "relu_": nn.ReLU,
+    "relu6": nn.ReLU6,
+    "hardtanh": nn.Hardtanh,
+    "max_pool2d": nn.MaxPool2d,
+    "avg_pool2d": nn.AvgPool2d,
+    "adaptive_avg_pool2d": nn.AdaptiveAvgPool2d,
+    "dropout": lambda p=0.5, training=True: nn.Dropout(0) if not training else _refuse(),
+}

@@ -1,0 +1,295 @@
+"""tools/train_classifier.py and reproduce.py, end to end on small folders of images, and what they refuse."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from rbsf.classification import ClassificationTask, evaluate
+from rbsf.engine.network import Network
+from rbsf.train.config import read_yaml
+from rbsf.weights import load_weights
+from tools import reproduce, tables
+from tools.classifying import RESULT, Batches, ClassifierConfig, evaluation_batches, open_data
+from tools.runs import CONFIGS
+from tools.train_classifier import main
+
+NET = ["--model", "resnet18", "--stages", "8-8-8-8", "--stem", "cifar", "--dataset", "folder", "--size", "32"]
+QUICK = [
+    "--batch-size",
+    "4",
+    "--epochs",
+    "2",
+    "--warmup",
+    "0",
+    "--log-every",
+    "1",
+    "--workers",
+    "0",
+    "--bn-pass",
+    "0.5",
+]
+QUICK += ["--lambda-match", "0", "--precision", "float32", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Eight training and four test images of two classes, a bright and a dark one."""
+    folder = tmp_path_factory.mktemp("images")
+    for split, count in (("train", 4), ("val", 2)):
+        for level, name in ((60, "dark"), (180, "bright")):
+            (folder / split / name).mkdir(parents=True)
+            for number in range(count):
+                noise = np.random.default_rng(number).integers(0, 40, (40, 48, 3)) + level
+                cv2.imwrite(str(folder / split / name / f"{number}.png"), noise.astype(np.uint8))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def teacher(root, tmp_path_factory):
+    out = tmp_path_factory.mktemp("teacher") / "run"
+    flags = ["--method", "float", "--no-gan", "--no-rectify", "--start", "random", "--epochs", "1"]
+    assert main([*NET, "--root", str(root), "--out", str(out), *QUICK, *flags]) == 0
+    return out / "resnet18.safetensors"
+
+
+def run_main(root, teacher, out, *flags):
+    return main([*NET, "--root", str(root), "--teacher", str(teacher), "--out", str(out), *QUICK, *flags])
+
+
+def rows_of(log):
+    with open(log, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_training_leaves_weights_packed_network_log_and_result(root, teacher, tmp_path, capsys):
+    assert run_main(root, teacher, tmp_path / "run") == 0
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"resnet18.safetensors", "resnet18-packed.safetensors", "log.csv", "losses.png", RESULT} <= names
+    rows = rows_of(tmp_path / "run" / "log.csv")
+    assert [row["step"] for row in rows if row["loss"]] == ["1", "2", "3", "4", "5", "6"]  # 2 + 1 an epoch
+    assert {"entropy", "error", "kernel", "adversarial", "discriminator"} <= rows[0].keys()
+    result = json.loads((tmp_path / "run" / RESULT).read_text())
+    assert result["top1"] in (0, 25, 50, 75, 100)  # of four images
+    assert (result["top5"], result["epochs"], result["images"]) == (100, 2, 8)
+    _, model, info = load_weights(tmp_path / "run" / "resnet18.safetensors")
+    assert (model, info["input"]["classes"]) == ("resnet18", ["bright", "dark"])
+    out = capsys.readouterr().out
+    assert "resnet18, rbcn: " in out
+    assert "of 4 test images" in out
+
+
+def test_the_packed_network_gives_the_same_classes(root, teacher, tmp_path):
+    run_main(root, teacher, tmp_path / "run")
+    config = ClassifierConfig(**read_yaml(ClassifierConfig, tmp_path / "run" / "config.yaml"))
+    _, test = open_data(config, torch.device("cpu"))
+    net = load_weights(tmp_path / "run" / "resnet18.safetensors")[0]
+    packed = Network(tmp_path / "run" / "resnet18-packed.safetensors")
+    for raw, batch in zip(
+        test.batches(8, 0, 0, train=False), evaluation_batches(test, config, torch.device("cpu")), strict=True
+    ):
+        with torch.no_grad():
+            expected = net(batch["image"]).numpy()
+        found = packed(np.ascontiguousarray(raw["image"].permute(0, 2, 3, 1).numpy()))
+        np.testing.assert_allclose(found, expected, atol=1e-3, rtol=1e-3)
+
+
+def test_resume_in_the_batch_norm_pass_to_the_bit(root, teacher, tmp_path, monkeypatch):
+    from rbsf.train import loop
+
+    run_main(root, teacher, tmp_path / "straight")
+    original = loop.Rectifier.norm_step
+
+    def norm_step(self, *args):
+        signal.raise_signal(signal.SIGTERM)  # in the pass of the first epoch
+        return original(self, *args)
+
+    monkeypatch.setattr(loop.Rectifier, "norm_step", norm_step)
+    assert run_main(root, teacher, tmp_path / "stopped") == 128 + signal.SIGTERM
+    monkeypatch.undo()
+    assert not (tmp_path / "stopped" / RESULT).exists()
+    assert main(["--resume", "--out", str(tmp_path / "stopped")]) == 0
+    first, second = (load_file(tmp_path / name / "resnet18.safetensors") for name in ("straight", "stopped"))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_a_teacher_is_trained_once_for_all_that_share_it(root, tmp_path, capsys):
+    flags = [*NET, "--root", str(root), *QUICK, "--epochs", "1"]
+    assert main([*flags, "--out", str(tmp_path / "a")]) == 0
+    assert "the float resnet18 is trained first" in capsys.readouterr().out
+    assert main([*flags, "--out", str(tmp_path / "b"), "--no-gan", "--method", "bireal", "--lambda-kernel", "0"]) == 0
+    assert "trained first" not in capsys.readouterr().out
+    assert len(list((tmp_path / "teachers").iterdir())) == 1
+
+
+def test_apprentice_trains_the_teacher_beside_the_student(root, tmp_path):
+    flags = ["--method", "scheme_a", "--train-teacher", "--no-gan", "--start", "random", "--lr-real", "0.01"]
+    assert main([*NET, "--root", str(root), *QUICK, "--out", str(tmp_path / "run"), *flags]) == 0
+    assert not (tmp_path / "teachers").exists()
+    state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["training"]
+    assert "teacher" in state["optimizers"]
+
+
+def evaluation_batches_depend_on_seed_and_epoch_alone(root):
+    config = ClassifierConfig(dataset="folder", root=str(root), size=32, batch_size=4, images=8, workers=0, bn_pass=0.5)
+    process = (0, 1, torch.device("cpu"))
+    from rbsf.train.distributed import Process
+
+    data, _ = open_data(config, torch.device("cpu"))
+    first = list(Batches(data, config, Process(*process))(1, 0, 3))
+    again = list(Batches(data, config, Process(*process))(1, 1, 3))
+    assert len(first) == 3
+    for one, other in zip(first[1:], again, strict=True):
+        assert torch.equal(one["image"], other["image"])
+        assert torch.equal(one["label"], other["label"])
+    assert not torch.equal(first[0]["image"], first[2]["image"])  # the batch-norm pass has an order of its own
+
+
+def test_evaluate_counts_right_answers():
+    batches = [{"image": torch.eye(8)[[0, 1, 2]], "label": torch.tensor([0, 1, 7])}]
+    scores = evaluate(torch.nn.Identity(), batches, ClassificationTask())
+    assert scores["top1"] == pytest.approx(200 / 3)
+    assert scores["entropy"] == pytest.approx(np.mean([1.2740, 1.2740, 2.2740]), abs=1e-3)  # ln(e + 7) - (1 or 0)
+    with pytest.raises(ValueError, match="no image to evaluate on"):
+        evaluate(torch.nn.Identity(), [], ClassificationTask())
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--stages", "8-8-8"], "stages is '8-8-8'; expected 4"),
+        (["--method-options", "weight_bases"], "method_options holds 'weight_bases'; expected NAME=VALUE"),
+        (["--method-options", "bases=2"], "unknown method option bases"),
+        (["--subset", "-1"], "subset is -1"),
+        (["--method", "float"], "method is float, but gan"),
+        (["--batch-size", "9"], "images is 8: less than one batch of 9"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(root, teacher, tmp_path, flags, message):
+    with pytest.raises(ValueError, match=message):
+        run_main(root, teacher, tmp_path / "run", *flags)
+
+
+def test_a_teacher_that_is_none_is_refused(root, teacher, tmp_path):
+    with pytest.raises(ValueError, match=r"layer 'stages.0.0.convs.0': the teacher's filters are \(8, 8, 3, 3\), the"):
+        run_main(root, teacher, tmp_path / "a", "--stages", "16-8-8-8")
+    with pytest.raises(ValueError, match=r"feature maps at 'stages.0.0.norms.0' do not match"):
+        run_main(root, teacher, tmp_path / "b", "--stages", "16-8-8-8", "--start", "random")
+    run_main(root, teacher, tmp_path / "student", "--epochs", "1")
+    with pytest.raises(ValueError, match="a teacher must be a float network"):
+        run_main(root, tmp_path / "student" / "resnet18.safetensors", tmp_path / "c")
+    with pytest.raises(FileNotFoundError, match="no weights file"):
+        run_main(root, tmp_path / "none.safetensors", tmp_path / "d")
+
+
+def test_resume_with_another_configuration_is_refused(root, teacher, tmp_path):
+    run_main(root, teacher, tmp_path / "run", "--epochs", "1")
+    with pytest.raises(ValueError, match="trained with seed 0, not 3; resume with 0"):
+        main(["--resume", "--out", str(tmp_path / "run"), "--seed", "3"])
+    with pytest.raises(ValueError, match="not of this network and configuration"):
+        main(["--resume", "--out", str(tmp_path / "run"), "--stages", "8-8-8-16", "--start", "random", "--no-gan"])
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "classify").glob("*.yaml")), ids=lambda p: p.name)
+def test_every_shipped_config_parses(path):
+    config = ClassifierConfig(**read_yaml(ClassifierConfig, path))
+    assert config.needs_teacher
+
+
+@pytest.mark.parametrize(("name", "cells"), [("table2", 12), ("table3", 36), ("table4", 14), ("figure2", 2)])
+def test_every_cell_has_its_configuration(name, cells):
+    table = tables.read_table(name, {})
+    assert len(table.cells) == cells
+    keys = {(c.row, c.column, c.metric) for c in table.cells}
+    assert len(keys) == cells
+    epochs = {c.config.epochs for c in table.cells}
+    assert epochs == ({200} if name in ("table2", "table3") else {70})
+
+
+def test_cells_of_several_tables_share_their_training(tmp_path):
+    two, three = (tables.read_table(name, {}).cells for name in ("table2", "table3"))
+    rbcn = next(c for c in two if (c.row, c.column) == ("32-32-64-128", "R+G+B"))
+    same = next(c for c in three if (c.row, c.column) == ("RBCN (ResNet18) 32-32-64-128", "CIFAR-100"))
+    assert tables.folder_of(rbcn.config, tmp_path) == tables.folder_of(same.config, tmp_path)
+    assert rbcn.config.float_twin().digest() == two[0].config.float_twin().digest()
+    assert rbcn.paper == 61.64
+    assert same.paper == 61.09  # the paper's two tables differ
+
+
+SETTINGS = ["stages=8-8-8-8", "dataset=folder", "size=32", "batch_size=4", "epochs=1", "warmup=0", "workers=0"]
+SETTINGS += ["precision=float32", "device=cpu"]
+
+
+def test_reproduce_trains_what_is_missing_and_prints_both_figures(root, tmp_path, capsys):
+    flags = ["table2", "--root", str(root), "--out", str(tmp_path), "--only", "32-32-64-128"]
+    flags += [word for setting in SETTINGS for word in ("--set", setting)]
+    assert reproduce.main([*flags, "--list"]) == 0
+    assert capsys.readouterr().out.count("to do") == 4
+    assert reproduce.main([*flags, "--only", "Bi", "--seeds", "0", "1"]) == 0
+    table = (tmp_path / "table2.md").read_text()
+    assert "| 32-32-64-128 | Bi | 54.92 |" in table
+    assert table.splitlines()[-1].endswith("| 8 | 2 |")
+    capsys.readouterr()
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob(RESULT)}
+    assert reproduce.main([*flags, "--only", "Bi", "--seeds", "0", "1"]) == 0  # nothing is trained again
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob(RESULT)} == before
+    assert reproduce.main([*flags, "--list"]) == 0
+    listed = capsys.readouterr().out
+    assert (listed.count("to do"), listed.count("Bi, seed 0: done")) == (3, 1)
+    assert "--method bireal --stages 8-8-8-8" in listed
+
+
+def test_reproduce_goes_on_where_data_is_missing_and_says_so(root, tmp_path, capsys):
+    flags = ["table3", "--root", str(root), "--out", str(tmp_path), "--only", "XNOR (WRN22) 64-64-128-256"]
+    assert reproduce.main(flags) == 1
+    captured = capsys.readouterr()
+    assert captured.err.count("error: ") == 2  # both data sets are missing
+    assert "| not run |" in captured.out
+
+
+def test_figure_2_draws_both_curves(root, tmp_path, capsys):
+    flags = ["figure2", "--root", str(root), "--out", str(tmp_path), "--set", "stem=cifar"]
+    flags += [word for setting in SETTINGS for word in ("--set", setting)]
+    assert reproduce.main(flags) == 0
+    assert cv2.imread(str(tmp_path / "figure2.png")) is not None
+    cell = tables.read_table("figure2", reproduce.parse_settings([*SETTINGS, "stem=cifar", f"root={root}"])).cells[1]
+    curves = tables.read_curves(tables.folder_of(cell.config, tmp_path) / "log.csv")
+    assert [epoch for epoch, _ in curves["test"]] == [1.0]
+    assert [epoch for epoch, _ in curves["train"]] == [1.0]
+
+
+def test_table_6(tmp_path, capsys):
+    assert reproduce.main(["table6", "--out", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "| memory usage, ResNet-18 | 374.1 Mbit | 374.1 Mbit |" in out
+    assert "| speedup | 10.86x | 10.86x |" in out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["table2", "--set", "epochs"], "--set 'epochs': expected NAME=VALUE"),
+        (["table2", "--set", "epoch=3"], "--set: unknown setting 'epoch'; did you mean 'epochs'"),
+        (["table2", "--set", "epochs=many"], "--set: epochs is 'many'; expected int"),
+        (["table2", "--only", "Bo"], "--only 'Bo': no such row or column"),
+    ],
+)
+def test_reproduce_refuses(flags, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        reproduce.main([*flags, "--out", str(tmp_path)])
+
+
+def test_mnist_learns(real_data, tmp_path):
+    """One short epoch over real digits: far from the full training's figure, and far above chance."""
+    flags = ["--config", str(CONFIGS / "classify" / "mnist.yaml"), "--root", str(real_data), "--subset", "3000"]
+    flags += ["--epochs", "1", "--out", str(tmp_path / "run"), "--threads", "1", "--warmup", "0", "--batch-size", "32"]
+    flags += ["--no-gan", "--start", "random"]
+    assert main(flags) == 0
+    assert json.loads((tmp_path / "run" / RESULT).read_text())["top1"] > 70

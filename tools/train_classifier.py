@@ -1,0 +1,28 @@
+"""Train a 1-bit classifier by RBCN or one of its rivals, or the real network, on MNIST, CIFAR, ImageNet or a folder.
+
+    python tools/train_classifier.py --config configs/classify/mnist.yaml --root data
+
+configs/classify/ has the paper's settings; tools/reproduce.py runs whole tables of the paper.  RBCN needs a float
+teacher: --teacher FILE, or one that is trained first, kept in OUT/../teachers for the runs that share it.
+Several GPUs: torchrun --nproc-per-node N tools/train_classifier.py ...
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder, installed or not
+
+from tools.cli import run
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train; 0 when done, 128 + signal when stopped."""
+    from tools.classifying import read_config, train_all  # not above: `run` words what can fail in these imports
+
+    return train_all(read_config(argv, __doc__ or ""))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -328,7 +328,7 @@ def test_checksums_bind_as_asked(tmp_path):
             else:
                 verify(tmp_path / "f", content, published, check)
     refused(lambda: verify(tmp_path / "f", b"", None, "strict"), "no checksum")
-    refused(lambda: verify(tmp_path / "f", b"", None, "maybe"), "'maybe'", "auto, strict, off")
+    refused(lambda: open_labelled("mnist", tmp_path, check="maybe"), "'maybe'", "auto, strict, off")
 
 
 # Batches

@@ -22,12 +22,12 @@ def batch_generator(seed: int, epoch: int, number: int, device: torch.device | s
 def augment(images: Tensor, generator: torch.Generator, crop_padding: int = 4, flip: bool = True) -> Tensor:
     """Random crops of zero-padded images, half of them mirrored left to right; each image draws for itself.
 
-    ``images`` [B, C, H, W], any dtype, stays as it is; the result has its shape, dtype and device, in channels-last
-    memory. ``crop_padding``: pixels on each side. ``generator``: on the same device.
+    ``images`` [B, C, H, W], any dtype, stays as it is; the result has its shape, dtype and device, contiguous.
+    ``crop_padding``: pixels on each side. ``generator``: on the same device.
     """
     if crop_padding == 0 and not flip:
         return images
-    count, _, height, width = images.shape
+    count, channels, height, width = images.shape
     device = images.device
     columns = torch.arange(width, device=device).expand(count, width)
     rows = torch.arange(height, device=device).expand(count, height)
@@ -38,9 +38,9 @@ def augment(images: Tensor, generator: torch.Generator, crop_padding: int = 4, f
         shifts = torch.randint(2 * crop_padding + 1, (2, count, 1), generator=generator, device=device)
         rows, columns = rows + shifts[0], columns + shifts[1]
         images = functional.pad(images, (crop_padding,) * 4)
-    index = torch.arange(count, device=device)[:, None, None]
-    picked = images[index, :, rows[:, :, None], columns[:, None, :]]  # [B, H, W, C]
-    return picked.permute(0, 3, 1, 2)
+    pixels = rows[:, :, None] * images.shape[-1] + columns[:, None, :]  # [B, H, W] in the padded image
+    pixels = pixels.view(count, 1, -1).expand(-1, channels, -1)
+    return images.flatten(2).gather(2, pixels).view(count, channels, height, width)
 
 
 def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:

@@ -71,12 +71,9 @@ def decode_crop(data: bytes, crop: RandomCrop | CentreCrop, size: int, reduced: 
     if image is None:
         return None
     x, y, width, height = crop.box(image.shape[1], image.shape[0])
-    shrinks = width * height > size * size
-    image = cv2.resize(
-        image[y : y + height, x : x + width],
-        (size, size),
-        interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
-    )
+    # Of four neighbours a linear mean misses nothing down to half the size, and takes a fifth of the time.
+    how = cv2.INTER_AREA if width * height > 4 * size * size else cv2.INTER_LINEAR
+    image = cv2.resize(image[y : y + height, x : x + width], (size, size), interpolation=how)
     return cv2.cvtColor(cv2.flip(image, 1) if crop.mirror else image, cv2.COLOR_BGR2RGB)
 
 

@@ -9,8 +9,10 @@ from typing import Protocol
 from torch import Tensor
 
 from datasets.cifar import CIFAR10, CIFAR100, CIFAR100_COARSE, open_cifar
+from datasets.folder_data import FolderData
 from datasets.image_folder import FOLDER, IMAGENET, TINY_IMAGENET, open_image_folder
 from datasets.mnist import open_mnist
+from datasets.published import CHECKS
 
 
 class Labelled(Protocol):
@@ -74,15 +76,34 @@ LABELLED: dict[str, Callable[..., Pair]] = {
 }
 
 
-def open_labelled(name: str, root: str | Path, *, skip_broken: bool = False, check: str = "auto") -> Pair:
+def open_labelled(
+    name: str,
+    root: str | Path,
+    *,
+    skip_broken: bool = False,
+    check: str = "auto",
+    workers: int = 0,
+    size: int | None = None,
+) -> Pair:
     """Training and test (or validation) images of the data set ``name``, one of LABELLED, in the folder ``root``.
 
-    ``check``: how published checksums and counts bind, see `verify`. ``skip_broken``: images that cannot be decoded
-    are named, counted and left out, not an error. FileNotFoundError or ValueError, in one line, for what is missing
-    or does not fit.
+    ``check``: how published checksums and counts bind, see `verify`. Of image files only: ``skip_broken``: those that
+    cannot be decoded are named, counted and left out, not an error; ``workers``: processes that decode; ``size``: side
+    of the crops in pixels (None: the data set's own). FileNotFoundError or ValueError, in one line, for what is
+    missing or does not fit.
     """
     if name not in LABELLED:
         raise ValueError(f"data set is {name!r}; known: {', '.join(LABELLED)}")
+    if check not in CHECKS:
+        raise ValueError(f"check is {check!r}; give one of {', '.join(CHECKS)}")
+    if workers < 0 or (size is not None and size < 1):
+        raise ValueError(f"workers {workers}, size {size}: give at least 0 and 1")
     if not Path(root).is_dir():
         raise FileNotFoundError(f"no folder {root}, where {name} should be")
-    return LABELLED[name](Path(root), check=check, skip_broken=skip_broken)
+    pair = LABELLED[name](Path(root), check=check, skip_broken=skip_broken)
+    for data in pair:
+        if isinstance(data, FolderData):
+            data.workers, data.size = workers, size or data.size
+        elif size not in (None, data.size):
+            raise ValueError(f"size is {size}; images of {name} are {data.size} pixels wide and are not resized")
+    return pair

@@ -180,6 +180,13 @@ def test_published_numbers_bind_unless_the_check_is_off(tmp_path):
     assert open_labelled("folder", tmp_path)[0].size == 224
 
 
+def test_size_and_workers_are_those_of_the_caller(tmp_path):
+    for data in open_labelled("folder", make(tmp_path), size=96, workers=3):
+        assert (data.size, data.workers) == (96, 3)
+    refused(lambda: open_labelled("folder", tmp_path, workers=-1), "workers -1")
+    refused(lambda: open_labelled("folder", tmp_path, size=0), "size 0")
+
+
 # Crops
 
 

@@ -7,16 +7,20 @@ batch-norms are folded (`rbsf.fold_nodes`).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import fx, nn
+import torch
+from torch import Tensor, fx, nn
 
+from rbsf.engine.network import Network
+from rbsf.engine.node_reference import take_bits
 from rbsf.engine.nodes import NetworkModel, Node, write_network
 from rbsf.fold_nodes import fold
-from rbsf.layers import BinaryConv2d
-from rbsf.node_forms import FORMS
+from rbsf.layers import BinaryConv2d, binary_layers
+from rbsf.node_forms import FORMS, distinct, to_numpy
 
 IMAGE = "image"
 
@@ -50,6 +54,66 @@ def network_nodes(
     except ValueError as error:
         raise ValueError(f"no packed form: {error}") from None
     return nodes
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How a packed network and PyTorch agree on some images."""
+
+    bits: int  # that the binary convolutions took
+    differing: int  # of them
+    logits: float  # largest difference
+    predictions: int  # that differ
+    largest: float  # of PyTorch's logits
+
+    def __str__(self) -> str:
+        return (
+            f"bits that differ: {self.differing:,} of {self.bits:,}; logits: by {self.logits:.2g} of {self.largest:.2g}"
+            f" at most; predictions that differ: {self.predictions}"
+        )
+
+
+@torch.inference_mode()
+def compare(
+    net: nn.Module, network: Network, images: np.ndarray, mean: Sequence[float] = (0.0,), std: Sequence[float] = (1.0,)
+) -> Agreement:
+    """Run both on `images` uint8 [N, H, W, C]; mean and std as in `network_nodes`.
+
+    A bit may differ where float32 rounds a value next to its threshold to the other side: PyTorch and the engine add
+    in different orders, and the engine's thresholds are exact where PyTorch rounds the batch-norm.  One bit alters
+    what follows.
+    """
+    taken: dict[str, np.ndarray] = {}
+    layers = binary_layers(net)
+    hooks = [layer.register_forward_pre_hook(_recorder(name, taken)) for name, layer in layers.items()]
+    middle, spread = (np.broadcast_to(np.asarray(v, np.float32), images.shape[-1:]) for v in (mean, std))
+    pixels = torch.from_numpy((images - middle) / spread).permute(0, 3, 1, 2).contiguous()
+    expected = net(pixels.to(next(net.parameters()).dtype)).float().numpy()
+    for hook in hooks:
+        hook.remove()
+    found = network.outputs(images)
+    differing = 0
+    for node in network.model.nodes:
+        if node.op == "conv_bits":
+            differing += int((take_bits(node, found[node.inputs[0]]) != taken[node.name]).sum())
+    logits = found[network.model.nodes[-1].name]
+    wrong = (logits.argmax(-1) != expected.argmax(-1)).sum()
+    bits = sum(part.size for part in taken.values())
+    return Agreement(bits, differing, float(np.abs(logits - expected).max()), int(wrong), float(np.abs(expected).max()))
+
+
+def _recorder(name: str, taken: dict[str, np.ndarray]) -> Callable:
+    """A hook that keeps the bits a binary layer takes, uint8 [B, N, H, W, I], under the name of its node."""
+
+    def record(layer: BinaryConv2d, inputs: tuple[Tensor]) -> None:
+        x, key = layer.norm(inputs[0]), name
+        while key in taken:  # as for a module that is called twice
+            key += "'"
+        shifts = distinct([to_numpy(term.shift) for term in layer.terms()])[0]
+        shifted = [x + torch.from_numpy(shift).to(x.dtype)[:, None, None] for shift in shifts]
+        taken[key] = np.stack([(part >= 0).permute(0, 2, 3, 1).numpy() for part in shifted]).astype(np.uint8)
+
+    return record
 
 
 class _Tracer(fx.Tracer):
@@ -92,12 +156,13 @@ class _Builder:
             module, inputs = self.modules[str(node.target)], self._inputs(node)
             self.names[node] = self._module(str(node.target), module, inputs)
         elif node.op in ("call_function", "call_method"):
-            self.names[node] = self._call(node)
+            if _target(node) not in SIZES:
+                self.names[node] = self._call(node)
         else:
             raise ValueError(f"no packed form: {node.op} {node.target}")
 
     def _inputs(self, node: fx.Node) -> list[str]:
-        return [self.names[value] for value in node.all_input_nodes]
+        return [self.names[value] for value in node.all_input_nodes if _target(value) not in SIZES]
 
     def _module(self, name: str, module: nn.Module, inputs: list[str]) -> str:
         if isinstance(module, (nn.Identity, nn.Dropout, nn.Dropout2d)):
@@ -115,15 +180,14 @@ class _Builder:
         return self._add(name, op, inputs, attributes, tensors)
 
     def _call(self, node: fx.Node) -> str:
-        target = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
-        inputs = self._inputs(node)
+        target, inputs = _target(node), self._inputs(node)
         if target in ADDS and len(node.args) == 2 and not node.kwargs:
             terms = [self.names[value] for value in node.args if isinstance(value, fx.Node)]
             if len(terms) == 2:
                 return self._add(node.name, "add", terms)
         modules = _as_modules(target, node)
         if modules is None or len(inputs) != 1:
-            raise ValueError(f"no packed form: {node.name} calls {target} {_arguments(node)}; use a module for it")
+            raise ValueError(f"no packed form: {node.name} calls {target} {_arguments(node)}, which no node does")
         for part in modules:
             inputs = [self._module(node.name, part, inputs)]
         return inputs[0]
@@ -143,6 +207,11 @@ def _trace(net: nn.Module) -> fx.Graph:
 
 
 ADDS = ("add", "iadd", "add_")
+SIZES = ("size", "getattr", "getitem")  # x.size(0), x.shape[0]: what a flattening asks for
+
+
+def _target(node: fx.Node) -> str:
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
 
 
 def _arguments(node: fx.Node) -> str:
@@ -153,7 +222,7 @@ def _as_modules(target: str, node: fx.Node) -> list[nn.Module] | None:
     """The modules that do what a call does, None for a call that is not known."""
     args, kwargs = node.args[1:], node.kwargs
     flatten = target == "flatten" and (args, kwargs) in (((1,), {}), ((), {"start_dim": 1}))
-    if flatten or (target in ("view", "reshape") and len(args) == 2 and args[1] == -1):
+    if flatten or (target in ("view", "reshape") and len(args) == 2 and args[1] == -1 and args[0] != -1):
         return [nn.Flatten()]
     if target == "mean" and _is_global(args, kwargs):
         keep = kwargs.get("keepdim", args[1] if len(args) > 1 else False)

@@ -139,7 +139,9 @@ class Network:
     def _workspace(self, count: int) -> _Workspace:
         slots = [np.empty(count * size, np.float32) for size in self._slots]
         maps = {s.output: slots[s.slot][: count * int(np.prod(s.shape))].reshape(count, *s.shape) for s in self._steps}
-        scratch = [[np.zeros((count, *shape), kind) for shape, kind in s.kernel.scratch] for s in self._steps]
+        scratch: list[list[np.ndarray]] = [
+            [np.zeros((count, *shape), kind) for shape, kind in s.kernel.scratch] for s in self._steps
+        ]
         return _Workspace(maps, scratch)
 
 

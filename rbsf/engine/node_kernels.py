@@ -158,8 +158,8 @@ def _global_pool(inputs: list[np.ndarray], out: np.ndarray, _: list[np.ndarray])
 
 
 def _flatten(inputs: list[np.ndarray], out: np.ndarray, _: list[np.ndarray]) -> None:
-    count, height, width, channels = inputs[0].shape
-    out.reshape(count, channels, height, width)[:] = inputs[0].transpose(0, 3, 1, 2)
+    x = inputs[0]
+    np.copyto(out, x if x.ndim == 2 else x.transpose(0, 3, 1, 2).reshape(out.shape))
 
 
 def _relu(inputs: list[np.ndarray], out: np.ndarray, _: list[np.ndarray]) -> None:
@@ -167,7 +167,7 @@ def _relu(inputs: list[np.ndarray], out: np.ndarray, _: list[np.ndarray]) -> Non
 
 
 def _add(inputs: list[np.ndarray], out: np.ndarray, _: list[np.ndarray]) -> None:
-    np.add(*inputs, out=out)
+    np.add(inputs[0], inputs[1], out=out)
 
 
 _IN_PLACE: dict[str, Callable[[Node, Shape], Run]] = {

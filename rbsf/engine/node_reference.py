@@ -126,5 +126,5 @@ OPS: dict[str, Callable[..., np.ndarray]] = {
     "max_pool": max_pool,
     "avg_pool": avg_pool,
     "global_pool": lambda node, x: x.reshape(len(x), 1, -1, x.shape[-1]).mean(2, keepdims=True),
-    "flatten": lambda node, x: x.transpose(0, 3, 1, 2).reshape(len(x), -1),
+    "flatten": lambda node, x: x if x.ndim == 2 else x.transpose(0, 3, 1, 2).reshape(len(x), -1),
 }

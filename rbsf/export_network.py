@@ -6,21 +6,20 @@ batch-norms are folded (`rbsf.fold_nodes`).
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
-from rbsf.engine.network import Network
-from rbsf.engine.node_reference import take_bits
 from rbsf.engine.nodes import NetworkModel, Node, write_network
 from rbsf.fold_nodes import fold
-from rbsf.layers import BinaryConv2d, binary_layers
-from rbsf.node_forms import FORMS, distinct, to_numpy
+from rbsf.layers import BinaryConv2d
+from rbsf.node_forms import FORMS
+from rbsf.weights import load_weights
 
 IMAGE = "image"
 
@@ -39,6 +38,35 @@ def export_network(
     return NetworkModel(model, tuple(nodes), info or {})
 
 
+def pack_classifier(source: str | Path, target: str | Path) -> tuple[nn.Module, NetworkModel]:
+    """Write the classifier of the weights file `source` as a packed network file; returns it in both forms.
+
+    Its info is that of `source`, whose `input` (size, mean and std on a scale of 0 to 1) says what images it takes, and
+    what it was made from and with.  ValueError and OSError as `load_weights` and `export_network` have them.
+    """
+    net, model, info = load_weights(source)
+    shape, mean, std = classifier_input(source, info)
+    info |= {
+        "options": net.model_options,
+        "source": Path(source).name,
+        "source_sha256": hashlib.sha256(Path(source).read_bytes()).hexdigest(),
+        "export": {"torch": torch.__version__, "numpy": np.__version__},
+    }
+    return net, export_network(net, target, model, shape, info, mean, std)
+
+
+def classifier_input(source: str | Path, info: dict[str, Any]) -> tuple[tuple[int, int, int], list[float], list[float]]:
+    """Input shape, and mean and std in steps of the pixel, as `info` of the weights file `source` has them."""
+    try:
+        size, mean, std = (info["input"][key] for key in ("size", "mean", "std"))
+        if not len(mean) == len(std) or not all(value > 0 for value in std):
+            raise ValueError
+        return (int(size), int(size), len(mean)), [255 * float(v) for v in mean], [255 * float(v) for v in std]
+    except (KeyError, TypeError, ValueError):
+        advice = "train it by tools/train_classifier.py, or call rbsf.export_network.export_network"
+        raise ValueError(f"{source}: its info has no input (size, mean, std) of the images; {advice}") from None
+
+
 def network_nodes(
     net: nn.Module, input_shape: Sequence[int], mean: Sequence[float] = (0.0,), std: Sequence[float] = (1.0,)
 ) -> list[Node]:
@@ -54,66 +82,6 @@ def network_nodes(
     except ValueError as error:
         raise ValueError(f"no packed form: {error}") from None
     return nodes
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How a packed network and PyTorch agree on some images."""
-
-    bits: int  # that the binary convolutions took
-    differing: int  # of them
-    logits: float  # largest difference
-    predictions: int  # that differ
-    largest: float  # of PyTorch's logits
-
-    def __str__(self) -> str:
-        return (
-            f"bits that differ: {self.differing:,} of {self.bits:,}; logits: by {self.logits:.2g} of {self.largest:.2g}"
-            f" at most; predictions that differ: {self.predictions}"
-        )
-
-
-@torch.inference_mode()
-def compare(
-    net: nn.Module, network: Network, images: np.ndarray, mean: Sequence[float] = (0.0,), std: Sequence[float] = (1.0,)
-) -> Agreement:
-    """Run both on `images` uint8 [N, H, W, C]; mean and std as in `network_nodes`.
-
-    A bit may differ where float32 rounds a value next to its threshold to the other side: PyTorch and the engine add
-    in different orders, and the engine's thresholds are exact where PyTorch rounds the batch-norm.  One bit alters
-    what follows.
-    """
-    taken: dict[str, np.ndarray] = {}
-    layers = binary_layers(net)
-    hooks = [layer.register_forward_pre_hook(_recorder(name, taken)) for name, layer in layers.items()]
-    middle, spread = (np.broadcast_to(np.asarray(v, np.float32), images.shape[-1:]) for v in (mean, std))
-    pixels = torch.from_numpy((images - middle) / spread).permute(0, 3, 1, 2).contiguous()
-    expected = net(pixels.to(next(net.parameters()).dtype)).float().numpy()
-    for hook in hooks:
-        hook.remove()
-    found = network.outputs(images)
-    differing = 0
-    for node in network.model.nodes:
-        if node.op == "conv_bits":
-            differing += int((take_bits(node, found[node.inputs[0]]) != taken[node.name]).sum())
-    logits = found[network.model.nodes[-1].name]
-    wrong = (logits.argmax(-1) != expected.argmax(-1)).sum()
-    bits = sum(part.size for part in taken.values())
-    return Agreement(bits, differing, float(np.abs(logits - expected).max()), int(wrong), float(np.abs(expected).max()))
-
-
-def _recorder(name: str, taken: dict[str, np.ndarray]) -> Callable:
-    """A hook that keeps the bits a binary layer takes, uint8 [B, N, H, W, I], under the name of its node."""
-
-    def record(layer: BinaryConv2d, inputs: tuple[Tensor]) -> None:
-        x, key = layer.norm(inputs[0]), name
-        while key in taken:  # as for a module that is called twice
-            key += "'"
-        shifts = distinct([to_numpy(term.shift) for term in layer.terms()])[0]
-        shifted = [x + torch.from_numpy(shift).to(x.dtype)[:, None, None] for shift in shifts]
-        taken[key] = np.stack([(part >= 0).permute(0, 2, 3, 1).numpy() for part in shifted]).astype(np.uint8)
-
-    return record
 
 
 class _Tracer(fx.Tracer):

@@ -8,8 +8,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from rbsf.agreement import compare
 from rbsf.engine.network import Network
-from rbsf.export_network import compare, export_network, network_nodes
+from rbsf.engine.nodes import NetworkModel
+from rbsf.export_network import export_network, network_nodes
 from rbsf.layers import binarize
 from rbsf.methods import METHODS
 from rbsf.models import build
@@ -149,3 +151,23 @@ def test_weights_that_are_not_finite() -> None:
     net[0].weight.data[0, 0, 0, 0] = torch.nan
     with pytest.raises(ValueError, match="weight holds values that are not finite"):
         network_nodes(net, (8, 8, 3))
+
+
+@pytest.mark.parametrize("method", ["", "rbcn", "xnor_k", "abcnet"])
+def test_onnx_graph_agrees_with_torch(method, tmp_path) -> None:
+    pytest.importorskip("onnxruntime")
+    import onnx
+
+    from rbsf.onnx_network import network_graph, run_graph
+
+    torch.manual_seed(3)
+    nets = [(build("resnet18", method=method, stages="8-16-16-24", stem="cifar", classes=7), (19, 19, 3))]
+    own = Own()
+    if method:
+        binarize(own, method)
+    for net, shape in [*nets, (own, (37, 30, 3))]:
+        model = NetworkModel("net", tuple(network_nodes(unsettle(net), shape, [120.0], [60.0])), {})
+        onnx.save(network_graph(model), str(tmp_path / "net.onnx"))
+        batch = np.random.default_rng(0).integers(0, 256, (3, *shape), np.uint8)
+        expected = net((torch.from_numpy(batch).permute(0, 3, 1, 2).contiguous().float() - 120) / 60)
+        np.testing.assert_allclose(run_graph(tmp_path / "net.onnx", batch), expected.detach(), rtol=1e-4, atol=1e-4)

@@ -160,7 +160,7 @@ def _plan(model: NetworkModel, target: Target) -> list[_Step]:
         else:
             slots[output] = free.pop() if free else 1 + max(slots.values(), default=-1)
         shapes = [model.shapes[name] for name in inputs]
-        kernel = prepare(node, shapes, model.shapes[output], target, plus=output != node.name)
+        kernel = prepare(node, shapes, target, plus=output != node.name)
         if node.op != "affine" and model.nodes[0].name in inputs:
             kernel = _of_floats(kernel)
         steps.append(_Step(node.name, inputs, output, slots[output], model.shapes[output], kernel))

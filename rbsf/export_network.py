@@ -6,17 +6,20 @@ batch-norms are folded (`rbsf.fold_nodes`).
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import fx, nn
 
 from rbsf.engine.nodes import NetworkModel, Node, write_network
 from rbsf.fold_nodes import fold
 from rbsf.layers import BinaryConv2d
 from rbsf.node_forms import FORMS
+from rbsf.weights import load_weights
 
 IMAGE = "image"
 
@@ -33,6 +36,35 @@ def export_network(
     nodes = network_nodes(net, input_shape, mean, std)
     write_network(path, model, nodes, info or {})
     return NetworkModel(model, tuple(nodes), info or {})
+
+
+def pack_classifier(source: str | Path, target: str | Path) -> tuple[nn.Module, NetworkModel]:
+    """Write the classifier of the weights file `source` as a packed network file; returns it in both forms.
+
+    Its info is that of `source`, whose `input` (size, mean and std on a scale of 0 to 1) says what images it takes, and
+    what it was made from and with.  ValueError and OSError as `load_weights` and `export_network` have them.
+    """
+    net, model, info = load_weights(source)
+    shape, mean, std = classifier_input(source, info)
+    info |= {
+        "options": net.model_options,
+        "source": Path(source).name,
+        "source_sha256": hashlib.sha256(Path(source).read_bytes()).hexdigest(),
+        "export": {"torch": torch.__version__, "numpy": np.__version__},
+    }
+    return net, export_network(net, target, model, shape, info, mean, std)
+
+
+def classifier_input(source: str | Path, info: dict[str, Any]) -> tuple[tuple[int, int, int], list[float], list[float]]:
+    """Input shape, and mean and std in steps of the pixel, as `info` of the weights file `source` has them."""
+    try:
+        size, mean, std = (info["input"][key] for key in ("size", "mean", "std"))
+        if not len(mean) == len(std) or not all(value > 0 for value in std):
+            raise ValueError
+        return (int(size), int(size), len(mean)), [255 * float(v) for v in mean], [255 * float(v) for v in std]
+    except (KeyError, TypeError, ValueError):
+        advice = "train it by tools/train_classifier.py, or call rbsf.export_network.export_network"
+        raise ValueError(f"{source}: its info has no input (size, mean, std) of the images; {advice}") from None
 
 
 def network_nodes(
@@ -92,12 +124,13 @@ class _Builder:
             module, inputs = self.modules[str(node.target)], self._inputs(node)
             self.names[node] = self._module(str(node.target), module, inputs)
         elif node.op in ("call_function", "call_method"):
-            self.names[node] = self._call(node)
+            if _target(node) not in SIZES:
+                self.names[node] = self._call(node)
         else:
             raise ValueError(f"no packed form: {node.op} {node.target}")
 
     def _inputs(self, node: fx.Node) -> list[str]:
-        return [self.names[value] for value in node.all_input_nodes]
+        return [self.names[value] for value in node.all_input_nodes if _target(value) not in SIZES]
 
     def _module(self, name: str, module: nn.Module, inputs: list[str]) -> str:
         if isinstance(module, (nn.Identity, nn.Dropout, nn.Dropout2d)):
@@ -115,15 +148,14 @@ class _Builder:
         return self._add(name, op, inputs, attributes, tensors)
 
     def _call(self, node: fx.Node) -> str:
-        target = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
-        inputs = self._inputs(node)
+        target, inputs = _target(node), self._inputs(node)
         if target in ADDS and len(node.args) == 2 and not node.kwargs:
             terms = [self.names[value] for value in node.args if isinstance(value, fx.Node)]
             if len(terms) == 2:
                 return self._add(node.name, "add", terms)
         modules = _as_modules(target, node)
         if modules is None or len(inputs) != 1:
-            raise ValueError(f"no packed form: {node.name} calls {target} {_arguments(node)}; use a module for it")
+            raise ValueError(f"no packed form: {node.name} calls {target} {_arguments(node)}, which no node does")
         for part in modules:
             inputs = [self._module(node.name, part, inputs)]
         return inputs[0]
@@ -143,6 +175,11 @@ def _trace(net: nn.Module) -> fx.Graph:
 
 
 ADDS = ("add", "iadd", "add_")
+SIZES = ("size", "getattr", "getitem")  # x.size(0), x.shape[0]: what a flattening asks for
+
+
+def _target(node: fx.Node) -> str:
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
 
 
 def _arguments(node: fx.Node) -> str:
@@ -153,7 +190,7 @@ def _as_modules(target: str, node: fx.Node) -> list[nn.Module] | None:
     """The modules that do what a call does, None for a call that is not known."""
     args, kwargs = node.args[1:], node.kwargs
     flatten = target == "flatten" and (args, kwargs) in (((1,), {}), ((), {"start_dim": 1}))
-    if flatten or (target in ("view", "reshape") and len(args) == 2 and args[1] == -1):
+    if flatten or (target in ("view", "reshape") and len(args) == 2 and args[1] == -1 and args[0] != -1):
         return [nn.Flatten()]
     if target == "mean" and _is_global(args, kwargs):
         keep = kwargs.get("keepdim", args[1] if len(args) > 1 else False)

@@ -32,19 +32,19 @@ def _window(module: Any) -> dict[str, Any]:
 def _conv(module: nn.Conv2d) -> Made:
     if module.padding_mode != "zeros":
         raise ValueError(f"has padding_mode {module.padding_mode!r}, expected zeros")
-    weight = _numpy(module.weight).transpose(0, 2, 3, 1)
-    bias = np.zeros(len(weight)) if module.bias is None else _numpy(module.bias)
+    weight = to_numpy(module.weight).transpose(0, 2, 3, 1)
+    bias = np.zeros(len(weight)) if module.bias is None else to_numpy(module.bias)
     return "conv", _window(module) | {"groups": module.groups}, {"weight": weight, "bias": bias}
 
 
 def _conv_bits(module: BinaryConv2d) -> Made:
     """Its bits are for now those of ``in_scale * x + in_bias + shift``; `rbsf.fold_nodes` makes thresholds of that."""
     terms = module.terms()
-    shifts, bits = _distinct([_numpy(term.shift) for term in terms])
-    kernels, numbers = _distinct([_pack(_numpy(term.signs)) for term in terms])
+    shifts, bits = distinct([to_numpy(term.shift) for term in terms])
+    kernels, numbers = distinct([_pack(to_numpy(term.signs)) for term in terms])
     tensors = {
         "weight": np.stack(kernels),
-        "scale": np.stack([_numpy(term.scale) for term in terms]),
+        "scale": np.stack([to_numpy(term.scale) for term in terms]),
         "bias": np.zeros(module.out_channels),
         "in_scale": np.ones(module.in_channels),
         "in_bias": np.zeros(module.in_channels),
@@ -54,7 +54,7 @@ def _conv_bits(module: BinaryConv2d) -> Made:
     return "conv_bits", attributes | {"input_scale": module.input_scale}, tensors
 
 
-def _distinct(arrays: list[np.ndarray]) -> tuple[list[np.ndarray], list[int]]:
+def distinct(arrays: list[np.ndarray]) -> tuple[list[np.ndarray], list[int]]:
     """The different ones of `arrays`, and the number of each array among them."""
     found: dict[bytes, tuple[int, np.ndarray]] = {}
     numbers = [found.setdefault(array.tobytes(), (len(found), array))[0] for array in arrays]
@@ -69,14 +69,14 @@ def _norm(module: Any) -> Made:
     if module.running_mean is None or module.running_var is None:
         raise ValueError("has no running statistics")
     ones = torch.ones_like(module.running_var)
-    weight, bias = (_numpy(v if v is not None else d) for v, d in ((module.weight, ones), (module.bias, 0 * ones)))
-    scale = weight / np.sqrt(_numpy(module.running_var) + module.eps)
-    return "affine", {}, {"scale": scale, "bias": bias - scale * _numpy(module.running_mean)}
+    weight, bias = (to_numpy(v if v is not None else d) for v, d in ((module.weight, ones), (module.bias, 0 * ones)))
+    scale = weight / np.sqrt(to_numpy(module.running_var) + module.eps)
+    return "affine", {}, {"scale": scale, "bias": bias - scale * to_numpy(module.running_mean)}
 
 
 def _linear(module: nn.Linear) -> Made:
-    bias = np.zeros(module.out_features) if module.bias is None else _numpy(module.bias)
-    return "linear", {}, {"weight": _numpy(module.weight), "bias": bias}
+    bias = np.zeros(module.out_features) if module.bias is None else to_numpy(module.bias)
+    return "linear", {}, {"weight": to_numpy(module.weight), "bias": bias}
 
 
 def _max_pool(module: nn.MaxPool2d) -> Made:
@@ -118,7 +118,7 @@ FORMS: dict[type[nn.Module], Callable[[Any], Made]] = {
     nn.BatchNorm1d: _norm,
     nn.Linear: _linear,
     nn.ReLU: lambda module: ("relu", {}, {}),
-    nn.PReLU: lambda module: ("prelu", {}, {"slope": _numpy(module.weight)}),
+    nn.PReLU: lambda module: ("prelu", {}, {"slope": to_numpy(module.weight)}),
     nn.Hardtanh: lambda module: ("hardtanh", {"low": float(module.min_val), "high": float(module.max_val)}, {}),
     nn.MaxPool2d: _max_pool,
     nn.AvgPool2d: _avg_pool,
@@ -127,5 +127,6 @@ FORMS: dict[type[nn.Module], Callable[[Any], Made]] = {
 }
 
 
-def _numpy(tensor: Tensor) -> np.ndarray:
+def to_numpy(tensor: Tensor) -> np.ndarray:
+    """A copy in float64."""
     return tensor.detach().cpu().double().numpy()

@@ -29,7 +29,7 @@ IR_VERSION = 8  # of the same age: old runtimes refuse what they do not know
 Shapes = Mapping[str, Sequence[int | str]]
 
 
-class _Graph:
+class Graph:
     """A chain of nodes with their constants."""
 
     def __init__(self, value: str) -> None:
@@ -38,16 +38,19 @@ class _Graph:
         self.constants: dict[str, onnx.TensorProto] = {}
 
     def constant(self, name: str, array: np.ndarray | Tensor) -> str:
+        """Hold `array` under `name`; returns the name."""
         if isinstance(array, Tensor):
             array = array.detach().cpu().numpy()
         self.constants[name] = numpy_helper.from_array(array, name)
         return name
 
     def add(self, kind: str, name: str, inputs: Sequence[str], **attributes: Any) -> None:
+        """A node whose one output is called as itself, and is now the latest `value`."""
         self.nodes.append(helper.make_node(kind, inputs, [name], name=name, **attributes))
         self.value = name
 
     def model(self, name: str, inputs: Shapes, outputs: Shapes) -> onnx.ModelProto:
+        """The checked graph, whose output is the latest node's."""
         self.nodes[-1].output[0] = next(iter(outputs))
         ends = [
             [helper.make_tensor_value_info(key, TensorProto.FLOAT, shape) for key, shape in group.items()]
@@ -65,7 +68,7 @@ def backbone_graph(net: nn.Module) -> onnx.ModelProto:
     blocks = [(name, module) for name, module in net.named_modules() if isinstance(module, ConvBlock)]
     if not blocks:
         raise ValueError("no ONNX form: the network is no AlexNet of SiamFC")
-    graph = _Graph("image")
+    graph = Graph("image")
     for name, block in blocks:
         _add_block(graph, name, block)
     channels = blocks[-1][1].conv.out_channels
@@ -76,7 +79,7 @@ def backbone_graph(net: nn.Module) -> onnx.ModelProto:
 def head_graph(backbone: onnx.ModelProto) -> onnx.ModelProto:
     """The graph of the correlation of two outputs of `backbone`; see the module."""
     channels = backbone.graph.output[0].type.tensor_type.shape.dim[1].dim_value
-    graph = _Graph("features")
+    graph = Graph("features")
     graph.add("Conv", "response", ["features", "template"])
     inputs: Shapes = {"template": (1, channels, "k", "k"), "features": ("N", channels, "height", "width")}
     return graph.model("head", inputs, {"response": ("N", 1, "rows", "columns")})
@@ -100,7 +103,7 @@ def check_graphs(net: nn.Module, backbone: Path, head: Path, crops: np.ndarray) 
     return {name: (float(np.abs(a - b).max()), float(np.abs(b).max())) for name, (a, b) in pairs.items()}
 
 
-def _add_block(graph: _Graph, name: str, block: ConvBlock) -> None:
+def _add_block(graph: Graph, name: str, block: ConvBlock) -> None:
     conv = block.conv
     if isinstance(conv, BinaryConv2d):
         _add_sign(graph, f"{name}.conv", conv)
@@ -118,14 +121,14 @@ def _add_block(graph: _Graph, name: str, block: ConvBlock) -> None:
         graph.add("MaxPool", f"{name}.pool", [graph.value], kernel_shape=[3, 3], strides=[2, 2])
 
 
-def _add_norm(graph: _Graph, name: str, norm: nn.Module) -> None:
+def _add_norm(graph: Graph, name: str, norm: nn.Module) -> None:
     if isinstance(norm, nn.BatchNorm2d):
         values = {"weight": norm.weight, "bias": norm.bias, "mean": norm.running_mean, "variance": norm.running_var}
         constants = [graph.constant(f"{name}.{key}", value) for key, value in values.items()]  # type: ignore[arg-type]
         graph.add("BatchNormalization", name, [graph.value, *constants], epsilon=norm.eps)
 
 
-def _add_sign(graph: _Graph, name: str, conv: BinaryConv2d) -> None:
+def _add_sign(graph: Graph, name: str, conv: BinaryConv2d) -> None:
     """Batch-norm, sign with sign(0) = +1, which ONNX's own has not, and a border of -1."""
     _add_norm(graph, f"{name}.in", conv.norm)
     zero, one, minus = (

@@ -143,7 +143,7 @@ def _read_own(path: Path) -> tuple[nn.Module, str, dict[str, Any]]:
         raise ValueError(
             f"{path}: not a whole safetensors file ({_first_line(error)}); copy or train it again"
         ) from None
-    if metadata.get("format", "").startswith("rbsf-packed-"):
+    if metadata.get("format", "").startswith(("rbsf-packed-", "rbsf-network-")):
         raise ValueError(f"{path}: packed, which runs but does not train; give the weights that it was exported from")
     if metadata.get("format") != FORMAT or metadata.get("model") not in MODELS:
         raise ValueError(f"{path}: a safetensors file, but not of this program (no metadata format={FORMAT})")

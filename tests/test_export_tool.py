@@ -8,6 +8,7 @@ import torch
 from conftest import ROOT
 
 from datasets.synthetic import write_video
+from rbsf.engine.nodes import read_network
 from rbsf.models import build
 from rbsf.weights import save_weights
 from tools.export import main
@@ -50,6 +51,37 @@ def test_onnx_graphs_equal_torch(model, tmp_path, capsys):
     (response,) = head.run(None, {"template": template, "features": scene})
     assert response.shape == (3, 1, 3, 4)
     assert (response == 1024).all()
+
+
+@pytest.mark.parametrize(("model", "channels"), [("resnet18", 3), ("lenet", 1)])
+def test_classifiers_in_both_formats(model, channels, tmp_path, capsys):
+    pytest.importorskip("onnxruntime")
+    torch.manual_seed(0)
+    options = {"stages": "8-8-16-16", "stem": "cifar"} if model == "resnet18" else {}
+    images = {"size": 28, "mean": [0.5] * channels, "std": [0.25] * channels, "classes": [*"0123456789"]}
+    net, weights = build(model, method="rbcn", classes=10, **options), tmp_path / "net.safetensors"
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):  # fresh ones put thresholds at sums of 0, which PyTorch rounds
+            torch.nn.init.normal_(module.bias)
+    save_weights(net, model, weights, {"input": images})
+    main(["--weights", str(weights), "--out", str(tmp_path / "packed.safetensors")])
+    text = capsys.readouterr().out
+    assert "times smaller" in text
+    assert "bits that differ: 0 of" in text
+    assert "predictions that differ: 0" in text
+    packed = read_network(tmp_path / "packed.safetensors")
+    assert packed.shapes["image"] == (28, 28, channels)
+    assert packed.info["source"] == "net.safetensors"
+    main(["--weights", str(weights), "--format", "onnx", "--out", str(tmp_path / "net.onnx")])
+    assert "logits: largest difference to PyTorch" in capsys.readouterr().out
+    assert (tmp_path / "net.onnx").is_file()
+
+
+def test_classifier_that_says_nothing_of_its_images(tmp_path):
+    save_weights(build("lenet", method="rbcn"), "lenet", tmp_path / "net.safetensors")
+    with pytest.raises(ValueError, match="its info has no input"):
+        main(["--weights", str(tmp_path / "net.safetensors"), "--out", str(tmp_path / "packed.safetensors")])
+    assert not (tmp_path / "packed.safetensors").exists()
 
 
 @pytest.mark.parametrize(

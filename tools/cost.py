@@ -3,14 +3,13 @@
     python tools/cost.py --model resnet18
 
 A 1-bit multiplication counts 1/64 of a real one; rbsf/cost.py has the conventions. --measure adds milliseconds for one
-input: of the float twin in PyTorch, and in the packed engine (of resnet18 its binary convolutions alone).
+input: of the float twin in PyTorch, and in the packed engine. What has no parameters counts to the layer before it.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,11 +54,12 @@ def measure_all(net: nn.Module, twin: nn.Module, layers: list[LayerCost], args: 
     import torch
 
     from rbsf.cost import measure
+    from rbsf.models import TRACKERS
 
     torch.set_num_threads(args.threads)
     twin = twin.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     image = torch.rand(1, 3, args.size, args.size).contiguous(memory_format=torch.channels_last)
-    packed = measure_chain if args.model != "resnet18" else measure_layers
+    packed = measure_chain if args.model in TRACKERS else measure_network
     times = {"float ms": measure(twin, image, args.repeat), "packed ms": packed(net, layers, args)}
     return {head: {**column, "total": sum(column.values())} for head, column in times.items()}
 
@@ -78,28 +78,24 @@ def measure_chain(net: nn.Module, layers: list[LayerCost], args: argparse.Namesp
     return {layer.name: 1000 * float(s) for layer, s in zip(engine.model.layers, seconds, strict=True)}
 
 
-def measure_layers(net: nn.Module, layers: list[LayerCost], args: argparse.Namespace) -> dict[str, float]:
-    """Milliseconds of each binary convolution alone, from packed bits to sums."""
+def measure_network(net: nn.Module, layers: list[LayerCost], args: argparse.Namespace) -> dict[str, float]:
+    """Milliseconds of the layers of a classifier; the images' normalisation counts to the first."""
     from statistics import median
 
     import numpy as np
 
-    from rbsf.engine.runtime import BitConv, pack_signs
-    from rbsf.export import export_conv
-    from rbsf.layers import binary_layers
+    from rbsf.engine.network import Network
+    from rbsf.engine.nodes import NetworkModel
+    from rbsf.export_network import network_nodes
 
-    outputs, times = {layer.name: layer.output for layer in layers}, {}
-    for name, conv in binary_layers(net).items():
-        run_layer = BitConv(export_conv(name, conv), args.threads)
-        side = outputs[name][1] * conv.stride[0]  # the padding makes up for the kernel
-        values = np.random.default_rng(0).standard_normal((1, side, side, conv.in_channels))
-        bits = pack_signs(values, conv.groups)
-        spent = []
-        for _ in range(args.repeat + 1):
-            start = time.perf_counter()
-            run_layer(bits)
-            spent.append(1000 * (time.perf_counter() - start))
-        times[name] = median(spent[1:])
+    shape = (args.size, args.size, 3)
+    network = Network(NetworkModel(args.model, tuple(network_nodes(net.eval(), shape)), {}), args.threads)
+    image = np.random.default_rng(0).integers(0, 256, (1, *shape), dtype=np.uint8)
+    passes = [network.node_seconds(image) for _ in range(args.repeat + 1)][1:]
+    times, latest = {layer.name: 0.0 for layer in layers if layer.name in passes[0]}, layers[0].name
+    for node in passes[0]:
+        latest = node if node in times else latest
+        times[latest] += 1000 * median(spent[node] for spent in passes)
     return times
 
 

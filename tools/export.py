@@ -2,9 +2,10 @@
 
     python tools/export.py --weights runs/rbsf/rbsf.safetensors --out rbsf-packed.safetensors
 
-packed: a 1-bit network with one bit a weight and integer thresholds; its first layer is rounded to 7 bits a weight.
-Then the bits after every layer are compared with those of PyTorch, on made-up frames or those of --check.
-onnx: two graphs, NAME_backbone.onnx and NAME_head.onnx, of a 1-bit or a float network, compared with PyTorch too.
+packed: a 1-bit network with one bit a weight. A tracker's backbone has integer thresholds, and its first layer rounded
+to 7 bits a weight; a classifier's real layers stay float32. Then bits and results are compared with those of PyTorch,
+on made-up frames or those of --check.
+onnx: of a tracker two graphs, NAME_backbone.onnx and NAME_head.onnx, of a classifier one; 1-bit or float, compared too.
 """
 
 from __future__ import annotations
@@ -30,24 +31,24 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--weights", type=Path, required=True, metavar="FILE", help="trained weights, as tools/train_rbsf.py writes")
+    add("--weights", type=Path, required=True, metavar="FILE", help="trained weights of a tracker or a classifier")
     add("--out", type=Path, required=True, metavar="FILE", help=".safetensors, or .onnx with --format onnx")
     add("--format", choices=("packed", "onnx"), default="packed", help="default: %(default)s")
-    add("--check", metavar="VIDEO", help=f"video or folder whose first {FRAMES} frames are compared (default: made up)")
+    add("--check", metavar="VIDEO", help=f"video or folder whose first {FRAMES} images are compared (default: made up)")
     return parser.parse_args(argv)
 
 
-def read_crops(video: str | None) -> np.ndarray:
-    """Middles of frames as crops uint8 (N, 255, 255, 3); ValueError for a video without frames."""
+def read_crops(video: str | None, size: int = 255) -> np.ndarray:
+    """Middles of frames as crops uint8 (N, size, size, 3); ValueError for a video without frames."""
     import numpy as np
 
     from datasets.frames import open_frames
     from datasets.synthetic import make_sequence
-    from tracker.geometry import SEARCH_SIZE, crop_square, mean_color
+    from tracker.geometry import crop_square, mean_color
 
     frames = open_frames(video) if video else (image for image, _ in make_sequence(0, FRAMES))
     crops = [
-        crop_square(image, (np.array(image.shape[1::-1]) - 1) / 2, min(image.shape[:2]), SEARCH_SIZE, mean_color(image))
+        crop_square(image, (np.array(image.shape[1::-1]) - 1) / 2, min(image.shape[:2]), size, mean_color(image))
         for image in islice(frames, FRAMES)
     ]
     if not crops:
@@ -55,16 +56,15 @@ def read_crops(video: str | None) -> np.ndarray:
     return np.stack(crops)
 
 
-def export_packed(weights: Path, out: Path, crops: np.ndarray) -> None:
-    """Write the packed file; print its size and how it agrees with PyTorch."""
+def export_packed(weights: Path, out: Path, video: str | None) -> None:
+    """Write a tracker's packed file; print its size and how it agrees with PyTorch."""
     import numpy as np
 
     from rbsf.engine.runtime import Engine
     from rbsf.export import pack_weights, torch_outputs
 
-    net = pack_weights(weights, out)
-    size, floats = out.stat().st_size, float_bytes(net)
-    print(f"{out}: {size:,} bytes; {floats:,} as float32: {floats / size:.1f} times smaller")
+    crops, net = read_crops(video), pack_weights(weights, out)
+    print_size(net, out)
     engine = Engine(out)
     print(f"bits that differ between the packed engine ({engine.isa}) and PyTorch in float32, in float64:")
     *packed, features = engine.layer_outputs(crops)
@@ -79,25 +79,68 @@ def export_packed(weights: Path, out: Path, crops: np.ndarray) -> None:
         print("what differs in float32 alone is PyTorch's rounding at a threshold, and what follows from it")
 
 
-def float_bytes(net: nn.Module) -> int:
-    """Bytes of the weights of all convolutions in float32."""
+def print_size(net: nn.Module, out: Path) -> None:
+    """Bytes of the file, and of the weights of all convolutions and linear layers in float32."""
     from torch import nn
 
-    return sum(4 * m.weight.numel() for m in net.modules() if isinstance(m, nn.Conv2d))
+    size = out.stat().st_size
+    floats = sum(4 * m.weight.numel() for m in net.modules() if isinstance(m, (nn.Conv2d, nn.Linear)))
+    print(f"{out}: {size:,} bytes; {floats:,} as float32: {floats / size:.1f} times smaller")
 
 
-def export_onnx(weights: Path, out: Path, crops: np.ndarray) -> None:
-    """Write both graphs; print their sizes and the largest difference to PyTorch."""
-    try:
-        from rbsf.onnx_export import backbone_graph, check_graphs, head_graph
-    except ModuleNotFoundError as error:
-        if error.name not in ("onnx", "onnxruntime"):
-            raise
-        raise ValueError('ONNX export needs onnx and onnxruntime; type: pip install -e ".[onnx]"') from error
-    from rbsf.files import write_atomically
+def export_classifier(weights: Path, out: Path, video: str | None) -> None:
+    """Write a classifier's packed file; print its size and how it agrees with PyTorch."""
+    from rbsf.agreement import compare
+    from rbsf.engine.network import Network
+    from rbsf.export_network import classifier_input, pack_classifier
     from rbsf.weights import load_weights
 
-    net = load_weights(weights)[0]
+    shape, mean, std = classifier_input(weights, load_weights(weights)[2])
+    images = read_images(video, shape)
+    net, _ = pack_classifier(weights, out)
+    print_size(net, out)
+    network = Network(out)
+    print(f"{network.isa} engine and PyTorch: {compare(net, network, images, mean, std)}")
+
+
+def read_images(video: str | None, shape: tuple[int, int, int]) -> np.ndarray:
+    """Middles of frames as images uint8 (N, H, W, C), grey where C is 1."""
+    import cv2
+    import numpy as np
+
+    crops = read_crops(video, shape[0])
+    return crops if shape[2] == 3 else np.stack([cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)[..., None] for crop in crops])
+
+
+def onnx_classifier(weights: Path, out: Path, video: str | None) -> None:
+    """Write the graph of a classifier; print its size and the largest difference to PyTorch."""
+    import numpy as np
+
+    from rbsf.agreement import torch_logits
+    from rbsf.engine.nodes import NetworkModel
+    from rbsf.export_network import classifier_input, network_nodes
+    from rbsf.files import write_atomically
+    from rbsf.onnx_network import network_graph, run_graph
+    from rbsf.weights import load_weights
+
+    net, name, info = load_weights(weights)
+    shape, mean, std = classifier_input(weights, info)
+    images = read_images(video, shape)
+    model = NetworkModel(name, tuple(network_nodes(net, shape, mean, std)), {})
+    write_atomically(out, network_graph(model).SerializeToString())
+    print(f"{out}: {out.stat().st_size:,} bytes")
+    expected = torch_logits(net, images, mean, std)
+    difference, largest = np.abs(run_graph(out, images) - expected).max(), np.abs(expected).max()
+    print(f"logits: largest difference to PyTorch {difference:.2g}, largest value {largest:.2g}")
+
+
+def export_onnx(weights: Path, out: Path, video: str | None) -> None:
+    """Write a tracker's two graphs; print their sizes and the largest difference to PyTorch."""
+    from rbsf.files import write_atomically
+    from rbsf.onnx_export import backbone_graph, check_graphs, head_graph
+    from rbsf.weights import load_weights
+
+    crops, net = read_crops(video), load_weights(weights)[0]
     backbone = backbone_graph(net)
     graphs = {"backbone": backbone, "head": head_graph(backbone)}
     paths = {part: out.with_name(f"{out.stem}_{part}.onnx") for part in graphs}
@@ -108,16 +151,35 @@ def export_onnx(weights: Path, out: Path, crops: np.ndarray) -> None:
         print(f"{part}: largest difference to PyTorch {difference:.2g}, largest value {largest:.2g}")
 
 
+def is_classifier(weights: Path) -> bool:
+    """Whether a weights file holds a classifier; raises as `load_weights` does."""
+    from rbsf.models import CLASSIFIERS
+    from rbsf.weights import load_weights
+
+    return load_weights(weights)[1] in CLASSIFIERS
+
+
 def main(argv: list[str] | None = None) -> None:
     """Export, compare, print."""
     args = parse_args(argv)
-    suffix, write = {"packed": (".safetensors", export_packed), "onnx": (".onnx", export_onnx)}[args.format]
+    suffix = {"packed": ".safetensors", "onnx": ".onnx"}[args.format]
     if args.out.suffix != suffix:
         raise ValueError(f"--out {args.out}: a file of --format {args.format} ends in {suffix}")
     if args.out.exists() and args.weights.exists() and args.out.samefile(args.weights):
         raise ValueError(f"--out {args.out} is the input itself; give another")
     check_writable(args.out)
-    write(args.weights, args.out, read_crops(args.check))
+    write = {
+        ("packed", False): export_packed,
+        ("packed", True): export_classifier,
+        ("onnx", False): export_onnx,
+        ("onnx", True): onnx_classifier,
+    }[args.format, is_classifier(args.weights)]
+    try:
+        write(args.weights, args.out, args.check)
+    except ModuleNotFoundError as error:
+        if error.name not in ("onnx", "onnxruntime"):
+            raise
+        raise ValueError('ONNX export needs onnx and onnxruntime; type: pip install -e ".[onnx]"') from error
 
 
 if __name__ == "__main__":

@@ -139,7 +139,9 @@ class Network:
     def _workspace(self, count: int) -> _Workspace:
         slots = [np.empty(count * size, np.float32) for size in self._slots]
         maps = {s.output: slots[s.slot][: count * int(np.prod(s.shape))].reshape(count, *s.shape) for s in self._steps}
-        scratch = [[np.zeros((count, *shape), kind) for shape, kind in s.kernel.scratch] for s in self._steps]
+        scratch: list[list[np.ndarray]] = [
+            [np.zeros((count, *shape), kind) for shape, kind in s.kernel.scratch] for s in self._steps
+        ]
         return _Workspace(maps, scratch)
 
 
@@ -158,7 +160,7 @@ def _plan(model: NetworkModel, target: Target) -> list[_Step]:
         else:
             slots[output] = free.pop() if free else 1 + max(slots.values(), default=-1)
         shapes = [model.shapes[name] for name in inputs]
-        kernel = prepare(node, shapes, model.shapes[output], target, plus=output != node.name)
+        kernel = prepare(node, shapes, target, plus=output != node.name)
         if node.op != "affine" and model.nodes[0].name in inputs:
             kernel = _of_floats(kernel)
         steps.append(_Step(node.name, inputs, output, slots[output], model.shapes[output], kernel))

@@ -41,8 +41,8 @@ class Target:
     threads: int
 
 
-def prepare(node: Node, inputs: list[Shape], output: Shape, target: Target, plus: bool = False) -> Kernel:
-    """The kernel of `node` for maps of these shapes; `plus`: a conv_bits to which a last input is added.
+def prepare(node: Node, inputs: list[Shape], target: Target, plus: bool = False) -> Kernel:
+    """The kernel of `node` for inputs of these shapes; `plus`: a conv_bits to which a last input is added.
 
     Raises ValueError for weights that would take too much memory in the kernels' order.
     """
@@ -52,8 +52,8 @@ def prepare(node: Node, inputs: list[Shape], output: Shape, target: Target, plus
         return _conv_bits(node, inputs[0], target, plus)
     if node.op in ("conv", "linear"):
         return _conv(node, inputs[0], target)
-    if node.op in ("max_pool", "avg_pool"):
-        return _pool(node, inputs[0], output, target)
+    if node.op in ("max_pool", "avg_pool", "global_pool"):
+        return _pool(node, inputs[0], target)
     return Kernel(_IN_PLACE[node.op](node, inputs[0]))
 
 
@@ -106,10 +106,11 @@ def _blocks(rows: np.ndarray, groups: int) -> np.ndarray:
     return np.ascontiguousarray(filled.reshape(groups, blocks, 16, -1).transpose(0, 1, 3, 2))
 
 
-def _pool(node: Node, x: Shape, output: Shape, target: Target) -> Kernel:
-    a, areas = node.attributes, None
-    if node.op == "avg_pool":
-        areas = reference.window_areas(x, a)
+def _pool(node: Node, x: Shape, target: Target) -> Kernel:
+    if node.op == "global_pool":
+        a, areas = {"kernel": max(x[:2]), "stride": 1, "padding": 0}, np.full((1, 1), x[0] * x[1], np.float32)
+    else:
+        a, areas = node.attributes, reference.window_areas(x, node.attributes) if node.op == "avg_pool" else None
     geometry = (a["kernel"], a["stride"], a["padding"], areas, target.threads, target.isa)
     return Kernel(lambda inputs, out, _: target.native.pool_map(inputs[0], out, *geometry))
 
@@ -152,14 +153,9 @@ def _hardtanh(node: Node, x: Shape) -> Run:
     return lambda inputs, out, _: np.copyto(out, np.clip(inputs[0], low, high, out=out))
 
 
-def _global_pool(inputs: list[np.ndarray], out: np.ndarray, _: list[np.ndarray]) -> None:
-    rows = inputs[0].reshape(len(out), 1, -1, out.shape[-1])
-    np.mean(rows, 2, keepdims=True, out=out)
-
-
 def _flatten(inputs: list[np.ndarray], out: np.ndarray, _: list[np.ndarray]) -> None:
-    count, height, width, channels = inputs[0].shape
-    out.reshape(count, channels, height, width)[:] = inputs[0].transpose(0, 3, 1, 2)
+    x = inputs[0]
+    np.copyto(out, x if x.ndim == 2 else x.transpose(0, 3, 1, 2).reshape(out.shape))
 
 
 def _relu(inputs: list[np.ndarray], out: np.ndarray, _: list[np.ndarray]) -> None:
@@ -167,7 +163,7 @@ def _relu(inputs: list[np.ndarray], out: np.ndarray, _: list[np.ndarray]) -> Non
 
 
 def _add(inputs: list[np.ndarray], out: np.ndarray, _: list[np.ndarray]) -> None:
-    np.add(*inputs, out=out)
+    np.add(inputs[0], inputs[1], out=out)
 
 
 _IN_PLACE: dict[str, Callable[[Node, Shape], Run]] = {
@@ -176,6 +172,5 @@ _IN_PLACE: dict[str, Callable[[Node, Shape], Run]] = {
     "hardtanh": _hardtanh,
     "relu": lambda node, x: _relu,
     "add": lambda node, x: _add,
-    "global_pool": lambda node, x: _global_pool,
     "flatten": lambda node, x: _flatten,
 }

@@ -105,6 +105,15 @@ def _window_counts(size: int, a: dict[str, Any]) -> np.ndarray:
     return end - start if a["include_pad"] else np.minimum(end, size) - np.maximum(start, 0)
 
 
+def global_pool(x: np.ndarray) -> np.ndarray:
+    """The mean of each channel, [N, 1, 1, C], pixel after pixel added up."""
+    pixels = x.reshape(len(x), -1, x.shape[-1])
+    out = pixels[:, 0].copy()
+    for number in range(1, pixels.shape[1]):
+        out += pixels[:, number]
+    return (out / np.float32(pixels.shape[1]))[:, None, None]
+
+
 def affine(node: Node, x: np.ndarray) -> np.ndarray:
     """scale * x + bias."""
     return x * node.tensors["scale"] + node.tensors["bias"]
@@ -125,6 +134,6 @@ OPS: dict[str, Callable[..., np.ndarray]] = {
     "add": lambda node, x, y: x + y,
     "max_pool": max_pool,
     "avg_pool": avg_pool,
-    "global_pool": lambda node, x: x.reshape(len(x), 1, -1, x.shape[-1]).mean(2, keepdims=True),
-    "flatten": lambda node, x: x.transpose(0, 3, 1, 2).reshape(len(x), -1),
+    "global_pool": lambda node, x: global_pool(x),
+    "flatten": lambda node, x: x if x.ndim == 2 else x.transpose(0, 3, 1, 2).reshape(len(x), -1),
 }

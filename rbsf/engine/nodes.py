@@ -20,7 +20,7 @@ float32 [N, H, W, C], vectors [N, C]; only the input is uint8.  Tensors of a nod
     max_pool     kernel, stride, padding, ceil
     avg_pool     kernel, stride, padding, ceil, include_pad
     global_pool  (mean of each channel, [1, 1, C])
-    flatten      (to [C * H * W], channels slowest)
+    flatten      (to [C * H * W], channels slowest; a vector stays)
 
 conv_bits: B ways to take bits, bit = (x >= threshold) xor flip, 1 for +1; padded borders are 0, which is -1.  T terms:
 `bits`[t] says which of the B term t reads, `kernels`[t] which of the M kernels it has, whose rows of weights are
@@ -168,7 +168,7 @@ def _flag(key: str, value: Any) -> None:
 def _numbering(key: str, value: Any) -> None:
     if not isinstance(value, list) or not 1 <= len(value) <= MAX_TERMS or any(type(v) is not int for v in value):
         raise ValueError(f"{key}={str(value)[:50]}, expected 1 to {MAX_TERMS} whole numbers")
-    if sorted({*value}) != [*range(max(value) + 1)]:
+    if sorted({*value}) != [*range(len({*value}))]:
         raise ValueError(f"{key}={str(value)[:50]}: every number from 0 up to the largest is needed")
 
 
@@ -311,7 +311,7 @@ OPS = {
     "max_pool": _Op(_pool, _POOL, map=True),
     "avg_pool": _Op(_pool, _POOL | {"include_pad": _flag}, map=True),
     "global_pool": _Op(_global_pool, map=True),
-    "flatten": _Op(_flatten, map=True),
+    "flatten": _Op(_flatten),
 }
 
 

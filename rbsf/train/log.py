@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import time
 from pathlib import Path
 
 from rbsf.files import write_atomically
@@ -19,6 +20,7 @@ class History:
             with open(folder / "log.csv", newline="") as file:
                 rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
             self.rows = [row for row in rows if row["step"] <= resume_step]
+        self.drawn = time.monotonic()
         self._events = _tensorboard(folder, resume_step)
 
     def add(self, step: int, **values: float) -> None:
@@ -28,8 +30,8 @@ class History:
             for name, value in values.items():
                 self._events.add_scalar(name, value, step)
 
-    def write(self) -> None:
-        """Write the CSV and the picture."""
+    def write(self, final: bool = False) -> None:
+        """Write the CSV, and the picture if it is the `final` one or a minute old: it takes a second to draw."""
         if not self.rows:
             return
         columns = list(dict.fromkeys(key for row in self.rows for key in row))
@@ -38,7 +40,9 @@ class History:
         writer.writeheader()
         writer.writerows(self.rows)
         write_atomically(self.folder / "log.csv", text.getvalue().encode())
-        write_atomically(self.folder / "losses.png", self._plot)
+        if final or time.monotonic() - self.drawn > 60:
+            write_atomically(self.folder / "losses.png", self._plot)
+            self.drawn = time.monotonic()
 
     def _plot(self, path: Path) -> None:
         from matplotlib.figure import Figure

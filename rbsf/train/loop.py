@@ -160,22 +160,28 @@ class Loop:
             smoothing=0.05,
             mininterval=1,
         )
-        with StopRequest() as stop, bar:
-            while self.epoch < self.config.epochs:
-                bar.set_description(f"epoch {self.epoch + 1}/{self.config.epochs}")
-                try:
-                    self._run_epoch(bar, stop)
-                except (
-                    RuntimeError
-                ):  # Ctrl-C reaches the loader's processes too, and can end one before it can ignore it
-                    if not stop.signum:
-                        raise
-                    self._stop_if_asked(bar, stop)
-                self.epoch, self.index = self.epoch + 1, 0
-                self._flush(bar)
-                self.save()
-                self._validate(bar)
-                self._stop_if_asked(bar, stop)
+        try:
+            with StopRequest() as stop, bar:
+                while self.epoch < self.config.epochs:
+                    self._train_epoch(bar, stop)
+        finally:
+            if self.rank == 0:
+                self.history.write(final=True)
+
+    def _train_epoch(self, bar: tqdm, stop: StopRequest) -> None:
+        """What is left of an epoch, its checkpoint and its validation."""
+        bar.set_description(f"epoch {self.epoch + 1}/{self.config.epochs}")
+        try:
+            self._run_epoch(bar, stop)
+        except RuntimeError:  # Ctrl-C reaches the loader's processes too, and can end one before it can ignore it
+            if not stop.signum:
+                raise
+            self._stop_if_asked(bar, stop)
+        self.epoch, self.index = self.epoch + 1, 0
+        self._flush(bar)
+        self.save()
+        self._validate(bar)
+        self._stop_if_asked(bar, stop)
 
     def _run_epoch(self, bar: tqdm, stop: StopRequest) -> None:
         length, saved_at = self.train_steps + self.norm_steps, time.monotonic()

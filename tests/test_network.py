@@ -252,3 +252,16 @@ def test_without_the_extension_numpy_runs_with_a_warning() -> None:
         "assert network(np.zeros((2, 12, 10, 3), np.uint8)).shape == (2, 5)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env=_env())
+
+
+def test_threads_change_nothing() -> None:
+    make = Maker(4, (40, 40, 3))
+    make.affine()
+    make.conv(64, 3, 1, 1, 1)
+    make.conv_bits(96, 3, 1, 1, 1, kernels=2)
+    make.add("max_pool", kernel=3, stride=2, padding=1, ceil=False)
+    model = make.head(10)
+    batch = images(3, 40, 40, 3)
+    for isa in ISAS[:-1]:
+        alone, shared = (Network(model, threads, isa)(batch) for threads in (1, THREADS))
+        np.testing.assert_array_equal(alone, shared)

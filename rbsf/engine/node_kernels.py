@@ -32,6 +32,9 @@ class Kernel:
         return sum(int(np.prod(shape)) * np.dtype(kind).itemsize for shape, kind in self.scratch)
 
 
+WORTH_SHARING = 50  # microseconds: waking a helper costs a good part of it
+
+
 @dataclass(frozen=True)
 class Target:
     """Where kernels run: the extension, an instruction set of it, and how many threads."""
@@ -39,6 +42,10 @@ class Target:
     native: Any
     isa: str
     threads: int
+
+    def share(self, microseconds: float) -> int:
+        """Threads for work that takes one of them about so long."""
+        return self.threads if microseconds >= WORTH_SHARING else 1
 
 
 def prepare(node: Node, inputs: list[Shape], target: Target, plus: bool = False) -> Kernel:
@@ -65,14 +72,16 @@ def _conv_bits(node: Node, x: Shape, target: Target, plus: bool) -> Kernel:
     kernels = [target.native.Conv(**kernel_arguments(layer, read, write, 0, "sums")) for layer in layers]
     convs = [kernels[number] for number in a["kernels"]]
     flips = [np.packbits(flip.reshape(groups, -1), axis=1, bitorder="little") for flip in t["flip"]]
+    cost = len(convs) * (1 + layers[0].products / 600) / 1000  # microseconds for an output, about
 
     def run(inputs: list[np.ndarray], out: np.ndarray, bits: list[np.ndarray]) -> None:
+        threads = target.share(out.size * cost)
         for threshold, flip, packed in zip(t["threshold"], flips, bits, strict=True):
-            target.native.pack_map(inputs[0], threshold, flip, packed, pad, target.threads, target.isa)
+            target.native.pack_map(inputs[0], threshold, flip, packed, pad, threads, target.isa)
         factors = reference.input_scale(node, inputs[0])[..., 0] if "map_scale" in t else None
         other = inputs[1] if plus else None
         maps = [bits[base] for base in a["bits"]]
-        target.native.conv_bits(convs, maps, t["scale"], t["bias"], factors, other, out, target.threads, target.isa)
+        target.native.conv_bits(convs, maps, t["scale"], t["bias"], factors, other, out, threads, target.isa)
 
     form = ((groups, x[0] + 2 * pad, x[1] + 2 * pad, read.bytes), np.uint8)
     return Kernel(run, [form] * len(flips))
@@ -83,7 +92,7 @@ def _conv(node: Node, x: Shape, target: Target) -> Kernel:
     pad, groups = a["padding"], a["groups"]
     weight, bias = _blocks(node.tensors["weight"], groups), _blocks(node.tensors["bias"], groups)[:, :, 0]
     bias = np.ascontiguousarray(bias).reshape(groups, -1)
-    geometry = (a["kernel"], a["stride"], groups, target.threads, target.isa)
+    cost = (1 + weight.shape[2] / 50) / 1000  # as above
 
     def run(inputs: list[np.ndarray], out: np.ndarray, padded: list[np.ndarray]) -> None:
         image = inputs[0]
@@ -92,7 +101,8 @@ def _conv(node: Node, x: Shape, target: Target) -> Kernel:
         if pad:
             padded[0][:, pad:-pad, pad:-pad] = image
             image = padded[0]
-        target.native.conv_real(image, weight, bias, out, *geometry)
+        threads = target.share(out.size * cost)
+        target.native.conv_real(image, weight, bias, out, a["kernel"], a["stride"], groups, threads, target.isa)
 
     return Kernel(run, [((x[0] + 2 * pad, x[1] + 2 * pad, x[2]), np.float32)] if pad else [])
 
@@ -111,8 +121,12 @@ def _pool(node: Node, x: Shape, target: Target) -> Kernel:
         a, areas = {"kernel": max(x[:2]), "stride": 1, "padding": 0}, np.full((1, 1), x[0] * x[1], np.float32)
     else:
         a, areas = node.attributes, reference.window_areas(x, node.attributes) if node.op == "avg_pool" else None
-    geometry = (a["kernel"], a["stride"], a["padding"], areas, target.threads, target.isa)
-    return Kernel(lambda inputs, out, _: target.native.pool_map(inputs[0], out, *geometry))
+    geometry = (a["kernel"], a["stride"], a["padding"], areas)
+
+    def run(inputs: list[np.ndarray], out: np.ndarray, _: list[np.ndarray]) -> None:
+        target.native.pool_map(inputs[0], out, *geometry, target.share(inputs[0].size / 4000), target.isa)
+
+    return Kernel(run)
 
 
 # ---- NumPy in place

@@ -1,0 +1,172 @@
+"""Whole classification networks, packed and in PyTorch and ONNX Runtime: milliseconds and their ratios, in one run.
+
+    python benchmarks/network_speed.py --out runs/network_speed
+
+Every round times each side once, one after the other, as benchmarks/engine_speed.py does; the figures are medians over
+rounds.  The packed network is 1-bit, with RBCN's layers; the others run its float twin, which ONNX Runtime also has in
+8 bits.  Weights are random, which cost what trained ones do.  Images are uint8 for the packed network, whose time
+includes their normalisation, and ready float32 tensors for the others.  Writes network.json and network.md to --out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder, installed or not
+
+from benchmarks.engine_speed import Timed, medians
+from tools.cli import check_writable, positive_int, run
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
+
+NETWORKS: dict[str, tuple[str, dict[str, Any], int]] = {  # name -> model, options, pixels
+    "ResNet-18, 224 x 224": ("resnet18", {}, 224),
+    "ResNet-18 32-32-64-128, 32 x 32": ("resnet18", {"stages": "32-32-64-128", "stem": "cifar", "classes": 100}, 32),
+    "WRN-22 64-64-128-256, 32 x 32": ("wrn22", {"stages": "64-64-128-256", "classes": 100}, 32),
+}
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--rounds", type=positive_int, default=30, metavar="N", help="default: %(default)s")
+    add("--threads", type=positive_int, nargs="+", default=[1, 2], metavar="N", help="default: 1 2")
+    add("--batch", type=positive_int, default=1, metavar="N", help="images at a time (default: %(default)s)")
+    add("--isas", action="store_true", help="time every instruction set of the engine, not the fastest alone")
+    add("--out", type=Path, default=Path("runs/network_speed"), metavar="DIR", help="default: %(default)s")
+    return parser.parse_args(argv)
+
+
+def sides(name: str, args: argparse.Namespace, threads: int, folder: Path) -> dict[str, Timed]:
+    """A call of everything that runs the network `name` on a batch, with so many threads; the packed engine first."""
+    import numpy as np
+    import torch
+
+    from rbsf.engine.network import Network
+    from rbsf.engine.nodes import NetworkModel
+    from rbsf.engine.runtime import available_isas
+    from rbsf.export_network import network_nodes
+    from rbsf.models import build
+
+    model, options, pixels = NETWORKS[name]
+    shape = (pixels, pixels, 3)
+    images = np.random.default_rng(0).integers(0, 256, (args.batch, *shape), dtype=np.uint8)
+    torch.manual_seed(0)
+    packed = NetworkModel(model, tuple(network_nodes(build(model, method="rbcn", **options).eval(), shape)), {})
+    found: dict[str, Timed] = {}
+    for isa in available_isas()[:-1] if args.isas else available_isas()[:1]:
+        network = Network(packed, threads, isa)
+        found[f"packed, {isa}"] = lambda network=network: network(images)  # type: ignore[misc]
+    twin = build(model, **options).eval()
+    onnx = onnx_sessions(twin, shape, images, threads, folder)  # traced before the twin changes its memory format
+    return found | torch_sides(twin, images, threads) | onnx
+
+
+def torch_sides(net: nn.Module, images: np.ndarray, threads: int) -> dict[str, Timed]:
+    """The float network in PyTorch, channels last, as it is and compiled."""
+    import torch
+
+    net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float().contiguous(memory_format=torch.channels_last)
+    torch.set_num_threads(threads)
+    torch._dynamo.reset()  # compiled code has the number of threads in it
+    found: dict[str, Timed] = {}
+    for name, module in (("PyTorch float32", net), ("PyTorch float32, compiled", torch.compile(net))):
+
+        def call(module: Any = module) -> None:
+            torch.set_num_threads(threads)
+            with torch.inference_mode():
+                module(pixels)
+
+        call()
+        found[name] = call
+    return found
+
+
+def onnx_sessions(
+    net: nn.Module, shape: tuple[int, int, int], images: np.ndarray, threads: int, folder: Path
+) -> dict[str, Timed]:
+    """ONNX Runtime on the float network, also in 8 bits (static, QDQ, per channel); none where it is not installed."""
+    try:
+        import onnx
+        import onnxruntime as ort
+        from onnxruntime.quantization import CalibrationDataReader, quantize_static
+        from onnxruntime.quantization.shape_inference import quant_pre_process
+    except ImportError:
+        return {}
+    from rbsf.engine.nodes import NetworkModel
+    from rbsf.export_network import network_nodes
+    from rbsf.onnx_network import network_graph
+
+    pixels = images.transpose(0, 3, 1, 2).astype("float32")
+
+    class Images(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.rows: Iterator[dict] = iter([{"image": pixels}])
+
+        def get_next(self) -> dict | None:
+            return next(self.rows, None)
+
+    files = {name: folder / f"{name}.onnx" for name in ("float32", "prepared", "int8")}
+    if not files["int8"].is_file():
+        onnx.save(network_graph(NetworkModel("twin", tuple(network_nodes(net, shape)), {})), str(files["float32"]))
+        quant_pre_process(str(files["float32"]), str(files["prepared"]))
+        quantize_static(str(files["prepared"]), str(files["int8"]), Images(), per_channel=True)
+    found: dict[str, Timed] = {}
+    for name in ("float32", "int8"):
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        session = ort.InferenceSession(str(files[name]), options, providers=["CPUExecutionProvider"])
+        found[f"ONNX Runtime {name}"] = lambda session=session: session.run(None, {"image": pixels})  # type: ignore[misc]
+    return found
+
+
+def measure(args: argparse.Namespace) -> dict[str, dict[int, dict[str, float]]]:
+    """Milliseconds: {network: {threads: {side: ms}}}."""
+    found: dict[str, dict[int, dict[str, float]]] = {}
+    for name in NETWORKS:
+        found[name] = {}
+        with tempfile.TemporaryDirectory() as folder:
+            for threads in args.threads:
+                found[name][threads] = medians(sides(name, args, threads, Path(folder)), args.rounds)
+    return found
+
+
+def markdown(found: dict[str, dict[int, dict[str, float]]], batch: int) -> str:
+    """A table for each network; ratios are to the packed engine's fastest instruction set."""
+    parts = []
+    for name, runs in found.items():
+        heads = [f"threads: {threads}, ms | x packed" for threads in runs]
+        lines = [f"| {name}, {batch} at a time | " + " | ".join(heads) + " |", "|---|" + "---:|" * 2 * len(runs)]
+        for side in next(iter(runs.values())):
+            cells = (f"{rows[side]:.2f} | {rows[side] / next(iter(rows.values())):.2f}" for rows in runs.values())
+            lines.append(f"| {side} | " + " | ".join(cells) + " |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure, print, write."""
+    args = parse_args(argv)
+    from rbsf.environment import environment
+    from rbsf.files import write_atomically
+
+    check_writable(args.out / "network.json")
+    found = measure(args)
+    print(markdown(found, args.batch))
+    content = {"environment": environment(), "batch": args.batch, "milliseconds": found}
+    write_atomically(args.out / "network.json", (json.dumps(content, indent=1) + "\n").encode())
+    write_atomically(args.out / "network.md", markdown(found, args.batch).encode())
+
+
+if __name__ == "__main__":
+    run(main)

@@ -41,8 +41,18 @@ def export_network(
 def pack_classifier(source: str | Path, target: str | Path) -> tuple[nn.Module, NetworkModel]:
     """Write the classifier of the weights file `source` as a packed network file; returns it in both forms.
 
+    ValueError and OSError as `packed_classifier` and `write_network` have them.
+    """
+    net, packed = packed_classifier(source)
+    write_network(target, packed.model, packed.nodes, packed.info)
+    return net, packed
+
+
+def packed_classifier(source: str | Path) -> tuple[nn.Module, NetworkModel]:
+    """The classifier of the weights file `source`, and its packed form.
+
     Its info is that of `source`, whose `input` (size, mean and std on a scale of 0 to 1) says what images it takes, and
-    what it was made from and with.  ValueError and OSError as `load_weights` and `export_network` have them.
+    what it was made from and with.  ValueError and OSError as `load_weights` and `network_nodes` have them.
     """
     net, model, info = load_weights(source)
     shape, mean, std = classifier_input(source, info)
@@ -52,7 +62,7 @@ def pack_classifier(source: str | Path, target: str | Path) -> tuple[nn.Module, 
         "source_sha256": hashlib.sha256(Path(source).read_bytes()).hexdigest(),
         "export": {"torch": torch.__version__, "numpy": np.__version__},
     }
-    return net, export_network(net, target, model, shape, info, mean, std)
+    return net, NetworkModel(model, tuple(network_nodes(net, shape, mean, std)), info)
 
 
 def classifier_input(source: str | Path, info: dict[str, Any]) -> tuple[tuple[int, int, int], list[float], list[float]]:

@@ -16,10 +16,11 @@ from rbsf.classification import ClassificationTask, evaluate
 from rbsf.engine.network import Network
 from rbsf.train.config import read_yaml
 from rbsf.weights import load_weights
-from tools import reproduce, tables
+from tools import classify, reproduce, tables
 from tools.classifying import RESULT, Batches, ClassifierConfig, evaluation_batches, open_data
 from tools.runs import CONFIGS
 from tools.train_classifier import main
+from tracker.backbones import load_backbone
 
 NET = ["--model", "resnet18", "--stages", "8-8-8-8", "--stem", "cifar", "--dataset", "folder", "--size", "32"]
 QUICK = [
@@ -183,7 +184,7 @@ def test_a_teacher_that_is_none_is_refused(root, teacher, tmp_path):
     with pytest.raises(ValueError, match=r"feature maps at 'stages.0.0.norms.0' do not match"):
         run_main(root, teacher, tmp_path / "b", "--stages", "16-8-8-8", "--start", "random")
     run_main(root, teacher, tmp_path / "student", "--epochs", "1")
-    with pytest.raises(ValueError, match="a teacher must be a float network"):
+    with pytest.raises(ValueError, match=r"a teacher must be a float resnet18 \(--method float\)"):
         run_main(root, tmp_path / "student" / "resnet18.safetensors", tmp_path / "c")
     with pytest.raises(FileNotFoundError, match="no weights file"):
         run_main(root, tmp_path / "none.safetensors", tmp_path / "d")
@@ -293,3 +294,67 @@ def test_mnist_learns(real_data, tmp_path):
     flags += ["--no-gan", "--start", "random"]
     assert main(flags) == 0
     assert json.loads((tmp_path / "run" / RESULT).read_text())["top1"] > 70
+
+
+@pytest.fixture(scope="module")
+def trained(root, teacher, tmp_path_factory):
+    out = tmp_path_factory.mktemp("trained") / "run"
+    assert run_main(root, teacher, out, "--epochs", "1", "--no-gan") == 0
+    return out
+
+
+def test_classify_names_the_classes_of_images(root, trained, tmp_path, capsys):
+    packed = str(trained / "resnet18-packed.safetensors")
+    images = [str(root / "val" / "dark"), str(root / "val" / "bright" / "0.png")]
+    assert classify.main(["--weights", packed, "--top", "2", *images]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert lines[2].startswith(images[1] + ": ")
+    shares = [float(word.removesuffix("%")) for word in lines[0].replace(",", "").split() if word.endswith("%")]
+    assert sum(shares) == pytest.approx(100, abs=0.2)
+    (tmp_path / "cut.png").write_bytes((root / "val" / "dark" / "0.png").read_bytes()[:60])
+    assert classify.main(["--weights", packed, str(tmp_path / "cut.png"), images[1]]) == 1  # the good one is classed
+    captured = capsys.readouterr()
+    assert "cut.png: not a whole image" in captured.err
+    assert len(captured.out.splitlines()) == 1
+
+
+def test_classify_compares_packed_and_pytorch_on_a_test_set(root, trained, tmp_path, capsys):
+    flags = ["--weights", str(trained / "resnet18.safetensors"), "--dataset", "folder", "--root", str(root)]
+    assert classify.main([*flags, "--compare", "--json", str(tmp_path / "figures.json")]) == 0
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    result = json.loads((trained / RESULT).read_text())
+    assert figures.pop("differing") == 0
+    assert {values["top1"] for values in figures.values()} == {result["top1"]}
+    assert "predictions that differ: 0 of 4" in capsys.readouterr().out
+
+
+def test_classify_refuses(root, trained, tmp_path, capsys):
+    packed = str(trained / "resnet18-packed.safetensors")
+    (tmp_path / "empty").mkdir()
+    for flags, message in (
+        (["--weights", packed, "--engine", "torch", str(root)], "is packed; give the weights file"),
+        (["--weights", packed, str(tmp_path / "empty")], "holds no images"),
+        (["--weights", packed, str(tmp_path / "none.jpg")], "no image"),
+        (["--weights", str(tmp_path / "none"), str(root)], "no weights file"),
+    ):
+        with pytest.raises((ValueError, OSError), match=message):
+            classify.main(flags)
+    with pytest.raises(SystemExit):
+        classify.main(["--weights", packed])
+    assert "give images, or --dataset" in capsys.readouterr().err
+    (tmp_path / "other").mkdir()
+    for split in ("train", "val"):
+        (root / split / "dark").rename(root / split / "dim")
+    try:
+        with pytest.raises(ValueError, match="was trained on other classes"):
+            classify.main(["--weights", packed, "--dataset", "folder", "--root", str(root)])
+    finally:
+        for split in ("train", "val"):
+            (root / split / "dim").rename(root / split / "dark")
+
+
+def test_a_classifier_is_no_tracker(trained):
+    for name, message in (("resnet18", "holds no tracker backbone"), ("resnet18-packed", "packed, which runs")):
+        with pytest.raises(ValueError, match=message):
+            load_backbone(trained / f"{name}.safetensors")

@@ -19,7 +19,7 @@ from datasets.augment import augment, batch_generator, normalise
 from datasets.folder_data import FolderData
 from datasets.labelled import LABELLED, Labelled, open_labelled
 from rbsf.classification import ClassificationTask, evaluate
-from rbsf.export_network import export_network
+from rbsf.export_network import pack_classifier
 from rbsf.files import write_atomically
 from rbsf.layers import binary_layers
 from rbsf.maps import Stats, measure_maps, start_from_teacher
@@ -217,13 +217,11 @@ def finish(
     final = folder / f"{config.model}.safetensors"
     save_weights(net, config.model, final, provenance(config, process.world) | {"input": input_of(test)})
     report_size(final, folder)
-    net, _, info = load_weights(final)
+    net = load_weights(final)[0]
     result = evaluate(place(net, process.device), evaluation_batches(test, config, process.device), task)
     if config.binary:
         packed = folder / f"{config.model}-packed.safetensors"
-        shape = (test.size, test.size, len(test.mean))
-        mean, std = ([255 * value for value in values] for values in (test.mean, test.std))
-        export_network(net.cpu(), packed, config.model, shape, info, mean, std)
+        pack_classifier(final, packed)
         print(f"{packed}: {packed.stat().st_size / 1e6:.3f} MB, to run without PyTorch")
     print(f"top-1 {result['top1']:.2f}%, top-5 {result['top5']:.2f}% of {len(test):,} test images")
     result |= {"epochs": config.epochs, "images": config.images, "seed": config.seed}
@@ -280,9 +278,10 @@ def build_rectifier(config: ClassifierConfig, task: ClassificationTask, batches:
     if config.train_teacher:
         teacher = place(build(config.model, **config.float_twin().network_options(classes)), device)
     elif config.binary and config.teacher:
-        teacher = place(load_weights(config.teacher)[0], device)
-        if binary_layers(teacher):
-            raise ValueError(f"{config.teacher}: a teacher must be a float network (--method float)")
+        teacher, model, _ = load_weights(config.teacher)
+        if model != config.model or binary_layers(teacher):
+            raise ValueError(f"{config.teacher}: a teacher must be a float {config.model} (--method float)")
+        teacher = place(teacher, device)
         stats = _start(student, teacher, task, batches)
     if not (config.gan or config.lambda_match or config.train_teacher):
         teacher = None  # it has given the start; nothing else asks for it

@@ -171,9 +171,10 @@ def build_rectifier(config: TrainConfig, dataset: PairDataset, device: torch.dev
     torch.manual_seed(config.seed)
     student, teacher, stats = place(build(config.model), device), None, None
     if config.teacher:
-        teacher = place(load_weights(config.teacher)[0], device)
-        if binary_layers(teacher):
-            raise ValueError(f"{config.teacher}: a teacher must be a float network (siamfc)")
+        teacher, model, _ = load_weights(config.teacher)
+        if model != "siamfc":
+            raise ValueError(f"{config.teacher}: a teacher must be a float network (siamfc), this is {model}")
+        teacher = place(teacher, device)
         stats = _start(student, teacher, task, dataset, config, device)
     if not (config.gan or config.lambda_match or config.response_match):
         teacher = None  # it has given the start; nothing else asks for it

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
-from rbsf.engine.packed import PackedModel, read_packed
+from rbsf.engine.packed import PackedModel, file_format, read_packed
 from rbsf.environment import cores
 from tracker.geometry import EXEMPLAR_SIZE
 from tracker.siamfc import Backbone
@@ -93,11 +92,7 @@ def choose_engine(path: str | Path, engine: str = "auto") -> tuple[Path, str]:
 
 def is_packed(path: str | Path) -> bool:
     """Is this a file of the packed engine, as far as its header says?"""
-    try:
-        with safe_open(path, "numpy") as file:
-            return (file.metadata() or {}).get("format", "").startswith("rbsf-packed-")
-    except (OSError, SafetensorError):  # what is wrong with it is said when it is loaded
-        return False
+    return file_format(path).startswith("rbsf-packed-")
 
 
 def _trained_form(path: Path) -> Path:

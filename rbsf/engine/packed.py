@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from rbsf.files import write_atomically
@@ -211,6 +211,15 @@ def read_file(path: Path, form: str) -> tuple[str, list[Any], dict[str, np.ndarr
         raise ValueError(f"{path}: its bytes have changed since it was written (sha256); copy or export it again")
     entries, info = _read_json(metadata, "layers", list, path), _read_json(metadata, "info", dict, path)
     return metadata.get("model", ""), entries, tensors, info
+
+
+def file_format(path: str | Path) -> str:
+    """The `format` that a safetensors file names, such as "rbsf-packed-1"; empty where it is no such file."""
+    try:
+        with safe_open(path, "numpy") as file:
+            return (file.metadata() or {}).get("format", "")
+    except (OSError, SafetensorError):  # what is wrong with it is said when it is loaded
+        return ""
 
 
 def digest(metadata: dict[str, str], tensors: dict[str, np.ndarray]) -> str:

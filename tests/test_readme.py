@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import re
 import shlex
 import shutil
+import struct
 import subprocess
 import sys
 
@@ -53,9 +55,23 @@ def folder(tmp_path_factory):
         (folder / "weights" / name).symlink_to(ROOT / "weights" / name)
     (folder / "runs/rbsf").mkdir()
     shutil.copy(ROOT / "weights/rbsf-train.safetensors", folder / "runs/rbsf/rbsf.safetensors")
+    (folder / "configs").symlink_to(ROOT / "configs")
+    write_mnist(folder / "data" / "MNIST" / "raw")
     torch.manual_seed(0)
     save_weights(build("siamfc"), "siamfc", folder / "teacher.safetensors")
     return folder
+
+
+def write_mnist(folder):
+    """MNIST's files with its numbers of images, all noise: one page of bytes many times over."""
+    folder.mkdir(parents=True)
+    for split, count in (("train", 60_000), ("t10k", 10_000)):
+        labels = np.arange(count, dtype=np.uint8) % 10
+        page = np.random.default_rng(1).integers(0, 256, 28 * 28 * 100, np.uint8).tobytes()
+        header = struct.pack(">4i", 0x803, count, 28, 28)
+        (folder / f"{split}-images-idx3-ubyte.gz").write_bytes(gzip.compress(header + page * (count // 100), 1))
+        header = struct.pack(">2i", 0x801, count)
+        (folder / f"{split}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(header + labels.tobytes(), 1))
 
 
 def run_in(folder, *command, path=""):
@@ -72,6 +88,8 @@ def test_command(command, folder):
     assert words[0] == "python"
     if "train_rbsf" in command and "--resume" not in command:
         words += SMALL if "--data" not in command else [*SMALL, "--teacher", "teacher.safetensors"]
+    if "train_classifier" in command:
+        words += ["--epochs", "1", "--subset", "60", "--batch-size", "20", "--warmup", "0", "--threads", "1"]
     if "make_synthetic" in command:
         words += ["--count", "1", "--frames", "2"]
     if command == "python tools/train_rbsf.py":  # its 40 videos take a while: test_train.py runs it with fewer

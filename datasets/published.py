@@ -37,8 +37,8 @@ def verify(path: Path, content: bytes, published: tuple[int, str] | None, check:
     if check == "off" or (check == "auto" and (published is None or len(content) != published[0])):
         return
     if published is None:
-        raise ValueError(f"{path}: no checksum of it was published; read it with check 'auto'")
+        raise ValueError(f"{path}: no checksum of it was published; read it with --check auto")
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if (len(content), found) != published:
         what = f"{len(content)} bytes with md5 {found}, published: {published[0]} with {published[1]}"
-        raise ValueError(f"{path}: not the published file, or damaged ({what}); fetch it again, or use check 'off'")
+        raise ValueError(f"{path}: not the published file, or damaged ({what}); fetch it again, or give --check off")

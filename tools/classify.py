@@ -47,6 +47,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--weights", type=Path, required=True, metavar="FILE", help="as tools/train_classifier.py writes, or packed")
     add("--dataset", metavar="NAME", help="measure on the test set of mnist, cifar10, cifar100, imagenet, folder ...")
     add("--root", type=Path, default=Path("data"), help="folder that holds the data set (default: %(default)s)")
+    add("--check", choices=("auto", "strict", "off"), default="auto", help="checksums as published (default: auto)")
     add("--subset", type=positive_int, metavar="N", help="only so many test images, as many of each class")
     add("--batch-size", type=positive_int, default=64, metavar="N", help="images at a time (default: 64)")
     add("--top", type=positive_int, default=3, metavar="N", help="classes named for each image (default: 3)")
@@ -174,7 +175,7 @@ def measure_dataset(args: argparse.Namespace) -> None:
     engines = ("torch", "packed") if args.compare else (args.engine,)
     classifiers = [load(args.weights, engine, args.threads) for engine in engines]
     size = classifiers[0].input["size"]
-    _, test = open_labelled(args.dataset, args.root, size=size)
+    _, test = open_labelled(args.dataset, args.root, check=args.check, size=size)
     if list(test.classes) != classifiers[0].input["classes"]:
         raise ValueError(f"{args.weights} was trained on other classes than those of {args.dataset} in {args.root}")
     measured = {c.name: measure(c, test, args.batch_size, args.subset) for c in classifiers}

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from datasets.arrays import ArrayData
 from datasets.augment import augment, batch_generator, normalise
-from datasets.folder_data import FolderData
 from datasets.labelled import LABELLED, Labelled, open_labelled
 from rbsf.classification import ClassificationTask, evaluate
 from rbsf.export_network import pack_classifier
@@ -46,7 +45,8 @@ from tools.runs import (
 CALIBRATION = 16  # batches over which the teacher's map statistics are measured
 RESULT = "result.json"
 FLOAT = "float"  # in place of a method: the real network
-NO_RESULT = ("out", "root", "resume", "device", "workers", "threads", "save_minutes", "log_every", "compile")
+NO_RESULT = {"out", "root", "resume", "device", "workers", "threads"}  # settings that do not decide the result
+NO_RESULT |= {"save_minutes", "log_every", "compile", "check", "skip_broken"}
 NORM_PASS = 1_000_000  # added to an epoch's number for the order of the images of its batch-norm pass
 
 
@@ -79,6 +79,13 @@ class ClassifierConfig(RunConfig):
     )
     size: int = field(default=0, metadata={"help": "pixels of the images' side, of folders of images; 0 = 224, or 64"})
     augment: bool = field(default=True, metadata={"help": "crop at random, and flip where the data set allows it"})
+    check: str = field(
+        default="auto",
+        metadata={
+            "help": "checksums and counts as published: strict; auto, where a file has the published size; off",
+            "choices": ("auto", "strict", "off"),
+        },
+    )
     skip_broken: bool = field(default=False, metadata={"help": "leave images out that cannot be read"})
     out: str = field(default="runs/classifier", metadata={"help": "folder for weights, checkpoint and logs"})
 
@@ -169,13 +176,19 @@ def _train_teacher(config: ClassifierConfig, data: tuple[Labelled, Labelled], pr
 def open_data(config: ClassifierConfig, device: torch.device) -> tuple[Labelled, Labelled]:
     """Training and test images, on the device where they are arrays; errors as `open_labelled` raises them."""
 
-    def fit(data: Labelled) -> Labelled:
-        if isinstance(data, FolderData):
-            return dataclasses.replace(data, workers=config.workers, size=config.size or data.size)
-        return data.to(device) if isinstance(data, ArrayData) else data
+    training, test = open_labelled(
+        config.dataset,
+        config.root,
+        skip_broken=config.skip_broken,
+        check=config.check,
+        workers=config.workers,
+        size=config.size or None,
+    )
+    return _on_device(training, device), _on_device(test, device)
 
-    training, test = open_labelled(config.dataset, config.root, skip_broken=config.skip_broken)
-    return fit(training), fit(test)
+
+def _on_device(data: Labelled, device: torch.device) -> Labelled:
+    return data.to(device) if isinstance(data, ArrayData) else data
 
 
 def train(config: ClassifierConfig, data: tuple[Labelled, Labelled], process: Process) -> None:

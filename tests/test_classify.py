@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import signal
+import subprocess
+import sys
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from safetensors.torch import load_file
 
 from rbsf.classification import ClassificationTask, evaluate
 from rbsf.engine.network import Network
 from rbsf.train.config import read_yaml
+from rbsf.train.distributed import Process
 from rbsf.weights import load_weights
 from tools import classify, reproduce, tables
 from tools.classifying import RESULT, Batches, ClassifierConfig, evaluation_batches, open_data
@@ -138,14 +143,23 @@ def test_apprentice_trains_the_teacher_beside_the_student(root, tmp_path):
     assert "teacher" in state["optimizers"]
 
 
-def evaluation_batches_depend_on_seed_and_epoch_alone(root):
-    config = ClassifierConfig(dataset="folder", root=str(root), size=32, batch_size=4, images=8, workers=0, bn_pass=0.5)
-    process = (0, 1, torch.device("cpu"))
-    from rbsf.train.distributed import Process
+def test_two_processes_train_a_teacher_and_its_student(root, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += [str(ROOT / "tools" / "train_classifier.py"), *NET, "--root", str(root), "--out", str(tmp_path / "two")]
+    command += [*QUICK, "--epochs", "1", "--batch-size", "2"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=env)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("on 2 x cpu") == 2  # the teacher's training and the student's
+    assert json.loads((tmp_path / "two" / RESULT).read_text())["images"] == 8
 
+
+def test_batches_depend_on_seed_and_epoch_alone(root):
+    config = ClassifierConfig(dataset="folder", root=str(root), size=32, batch_size=4, images=8, workers=0, bn_pass=0.5)
+    process = Process(0, 1, torch.device("cpu"))
     data, _ = open_data(config, torch.device("cpu"))
-    first = list(Batches(data, config, Process(*process))(1, 0, 3))
-    again = list(Batches(data, config, Process(*process))(1, 1, 3))
+    first = list(Batches(data, config, process)(1, 0, 3))
+    again = list(Batches(data, config, process)(1, 1, 3))
     assert len(first) == 3
     for one, other in zip(first[1:], again, strict=True):
         assert torch.equal(one["image"], other["image"])

@@ -25,6 +25,7 @@ from rbsf.maps import Stats, measure_maps, start_from_teacher
 from rbsf.methods import METHODS
 from rbsf.models import CLASSIFIERS, build
 from rbsf.rectify import Rectifier, RectifyConfig
+from rbsf.train import distributed
 from rbsf.train.config import parse_config
 from rbsf.train.distributed import Process
 from rbsf.train.loop import Loop
@@ -211,8 +212,9 @@ def train(config: ClassifierConfig, data: tuple[Labelled, Labelled], process: Pr
         print(f"{describe_network(config, rectifier.student)}; {training.describe()}", end="")
         print(f"; on {describe_place(config, process)}; into {config.out}")
     loop.run()
-    if process.rank == 0:
-        finish(config, rectifier.student, test, task, process)
+    with distributed.first_process_first(process.rank):  # what is written may be the teacher that all read next
+        if process.rank == 0:
+            finish(config, rectifier.student, test, task, process)
 
 
 def describe_network(config: ClassifierConfig, net: nn.Module) -> str:

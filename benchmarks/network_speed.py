@@ -130,15 +130,10 @@ def onnx_sessions(
     return found
 
 
-def measure(args: argparse.Namespace) -> dict[str, dict[int, dict[str, float]]]:
-    """Milliseconds: {network: {threads: {side: ms}}}."""
-    found: dict[str, dict[int, dict[str, float]]] = {}
-    for name in NETWORKS:
-        found[name] = {}
-        with tempfile.TemporaryDirectory() as folder:
-            for threads in args.threads:
-                found[name][threads] = medians(sides(name, args, threads, Path(folder)), args.rounds)
-    return found
+def measure(args: argparse.Namespace, name: str) -> dict[int, dict[str, float]]:
+    """Milliseconds of one network: {threads: {side: ms}}."""
+    with tempfile.TemporaryDirectory() as folder:
+        return {threads: medians(sides(name, args, threads, Path(folder)), args.rounds) for threads in args.threads}
 
 
 def markdown(found: dict[str, dict[int, dict[str, float]]], batch: int) -> str:
@@ -161,11 +156,13 @@ def main(argv: list[str] | None = None) -> None:
     from rbsf.files import write_atomically
 
     check_writable(args.out / "network.json")
-    found = measure(args)
-    print(markdown(found, args.batch))
-    content = {"environment": environment(), "batch": args.batch, "milliseconds": found}
-    write_atomically(args.out / "network.json", (json.dumps(content, indent=1) + "\n").encode())
-    write_atomically(args.out / "network.md", markdown(found, args.batch).encode())
+    found: dict[str, dict[int, dict[str, float]]] = {}
+    for name in NETWORKS:
+        found[name] = measure(args, name)
+        print(markdown({name: found[name]}, args.batch), flush=True)
+        content = {"environment": environment(), "batch": args.batch, "milliseconds": found}
+        write_atomically(args.out / "network.json", (json.dumps(content, indent=1) + "\n").encode())
+        write_atomically(args.out / "network.md", markdown(found, args.batch).encode())
 
 
 if __name__ == "__main__":

@@ -110,7 +110,8 @@ void conv_bits(const std::vector<std::shared_ptr<Conv>>& convs, const std::vecto
     const float* added = other.is_none() ? nullptr : checked<float>(py::array(other), map, "other");
     float* result = checked<float>(out, map, "out", true);  // may be `other` itself
     const MapKernels& kernels = map_kernels(isa);
-    const Kernels& counter = find(isa);
+    // AMX reads weights of a byte each, which pays on the trackers' large maps and not on these.
+    const Kernels& counter = find(isa == "amx" ? "avx512" : isa);
     check_threads(threads);
     const size_t row = map[2] * g.outputs, step = std::max<size_t>(1, BAND / row);
     py::gil_scoped_release release;

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from datasets.order import balanced_subset, count_batches, epoch_order, shares
+from datasets.order import count_batches, epoch_order, shares
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,6 @@ class ArrayData:
         """What it is, in a few words."""
         shape = "x".join(map(str, self.images.shape[1:]))
         return f"{len(self)} images of {shape}, {len(self.classes)} classes"
-
-    def subset(self, limit: int, seed: int = 0) -> ArrayData:
-        """The class-balanced subset of ``limit`` images that `batches` reads with that limit and seed."""
-        index = torch.from_numpy(balanced_subset(self.labels.cpu().numpy(), limit, seed)).to(self.labels.device)
-        return dataclasses.replace(self, images=self.images[index], labels=self.labels[index])
 
     def batch_count(self, batch_size: int, world: int = 1, train: bool = True, limit: int | None = None) -> int:
         """Batches of an epoch, of one of ``world`` ranks (evaluation: of rank 0)."""

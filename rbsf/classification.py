@@ -45,17 +45,18 @@ class ClassificationTask:
 def evaluate(net: nn.Module, batches: Iterable[dict[str, Tensor]], task: ClassificationTask) -> dict[str, float]:
     """Mean cross-entropy, and top-1 and top-5 accuracy in percent, of `net` in eval mode, over all images of `batches`.
 
-    `top5` counts a class among the five (or fewer, where there are fewer) with the largest logits.  ValueError where
-    there is no image.
+    `top5` counts a class among the five (or fewer, where there are fewer) with the largest logits; `tested` is the
+    number of images.  ValueError where there is none.
     """
     net.eval()
-    sums = torch.zeros(4, dtype=torch.float64)
+    sums, images = torch.zeros(3, dtype=torch.float64), 0
     for batch in batches:
         logits, labels = task.classify(net, batch["image"]), batch["label"]
         best = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
         entropy = F.cross_entropy(logits, labels, reduction="sum")
-        sums += torch.stack([best[:, 0].sum(), best.sum(), entropy, torch.tensor(len(labels))]).double().cpu()
-    top1, top5, entropy, images = sums.tolist()
+        sums += torch.stack([best[:, 0].sum(), best.sum(), entropy]).double().cpu()
+        images += len(labels)
     if not images:
         raise ValueError("there is no image to evaluate on")
-    return {"top1": 100 * top1 / images, "top5": 100 * top5 / images, "entropy": entropy / images}
+    top1, top5, entropy = (sums / images).tolist()
+    return {"top1": 100 * top1, "top5": 100 * top5, "entropy": entropy, "tested": images}

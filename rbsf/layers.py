@@ -123,7 +123,7 @@ class BinaryConv2d(nn.Conv2d):
         All without gradient.  Where `input_scale` is set, the sum is multiplied by `input_map`.
         """
         if self.fixed_signs is not None:
-            signs = list(self.fixed_signs)
+            signs = self.fixed_signs.split(self.out_channels)
             pairs = zip(self.fixed_scale, self.fixed_shift, strict=True)
             return [Term(signs[t % len(signs)], *pair) for t, pair in enumerate(pairs)]
         return [Term(self.signs(), self.scale().detach(), self.weight.new_zeros(self.in_channels))]
@@ -136,7 +136,7 @@ class BinaryConv2d(nn.Conv2d):
     def fix_terms(self, terms: Sequence[Term]) -> None:
         """Keep `terms` themselves, where they do not tell the latent filters; it learns no more until `set_weight`."""
         signs = distinct_signs(terms)
-        self.fixed_signs = torch.stack(signs).to(self.weight)
+        self.fixed_signs = torch.cat(list(signs)).to(self.weight)  # of 4 dimensions, for channels-last memory
         self.fixed_scale = torch.stack([term.scale for term in terms]).to(self.weight)
         self.fixed_shift = torch.stack([term.shift for term in terms]).to(self.weight)
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from rbsf.layers import binary_layers
 
+CALIBRATION = 16  # batches that suffice for a teacher's map statistics
 Maps = list[tuple[str, Tensor]]  # point, and a map [N, C, H, W] of its output
 Stats = dict[str, tuple[Tensor, Tensor]]  # point -> mean and deviation [C] of the channels of its map
 
@@ -147,8 +148,9 @@ def start_from_teacher(student: nn.Module, teacher: nn.Module, stats: Stats) -> 
     student.load_state_dict({k: v for k, v in shared.items() if k.removesuffix(".weight") not in binary}, strict=False)
     for name, layer in binary.items():
         weight = teacher.get_parameter(f"{name}.weight").detach()
-        if weight.shape != layer.weight.shape:
-            shapes = f"the teacher's filters are {tuple(weight.shape)}, the student's {tuple(layer.weight.shape)}"
+        own_shape = (layer.out_channels, *layer.weight.shape[1:])  # PCNN keeps a part of the filters
+        if tuple(weight.shape) != own_shape:
+            shapes = f"the teacher's filters are {tuple(weight.shape)}, the student's {own_shape}"
             raise ValueError(f"layer {name!r}: {shapes}; train a teacher of the student's own stages")
         layer.set_weight(weight / (3 * weight.std()))
     for point, (mean, std) in stats.items():

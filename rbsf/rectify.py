@@ -192,7 +192,8 @@ class Rectifier:
     def norm_step(self, batch: Any, epoch: int) -> dict[str, Tensor]:
         """One batch of the pass after each epoch: only batch-norms learn, W and C stay (Algorithm 1, line 17)."""
         self._train_mode()
-        frozen = [p for name, o in self.optimizers.items() if name in ("binary", "real", "c") for p in _parameters(o)]
+        held = ("binary", "real", "c", "teacher")
+        frozen = [p for name, o in self.optimizers.items() if name in held for p in _parameters(o)]
         for parameter in frozen:
             parameter.requires_grad_(False)
         loss, logged, maps = self._forward(batch)

@@ -84,7 +84,7 @@ def test_a_training_leaves_weights_packed_network_log_and_result(root, teacher, 
     assert {"entropy", "error", "kernel", "adversarial", "discriminator"} <= rows[0].keys()
     result = json.loads((tmp_path / "run" / RESULT).read_text())
     assert result["top1"] in (0, 25, 50, 75, 100)  # of four images
-    assert (result["top5"], result["epochs"], result["images"]) == (100, 2, 8)
+    assert (result["top5"], result["epochs"], result["images"], result["tested"]) == (100, 2, 8, 4)
     _, model, info = load_weights(tmp_path / "run" / "resnet18.safetensors")
     assert (model, info["input"]["classes"]) == ("resnet18", ["bright", "dark"])
     out = capsys.readouterr().out
@@ -133,6 +133,8 @@ def test_a_teacher_is_trained_once_for_all_that_share_it(root, tmp_path, capsys)
     assert main([*flags, "--out", str(tmp_path / "b"), "--no-gan", "--method", "bireal", "--lambda-kernel", "0"]) == 0
     assert "trained first" not in capsys.readouterr().out
     assert len(list((tmp_path / "teachers").iterdir())) == 1
+    config = tables.ClassifierConfig(dataset="folder", root=str(root), method="float", gan=False, lambda_match=0.0)
+    assert config.digest() == config.float_twin().digest()  # a float row of a table is the teacher of others
 
 
 def test_apprentice_trains_the_teacher_beside_the_student(root, tmp_path):
@@ -183,6 +185,10 @@ def test_evaluate_counts_right_answers():
         (["--method-options", "weight_bases"], "method_options holds 'weight_bases'; expected NAME=VALUE"),
         (["--method-options", "bases=2"], "unknown method option bases"),
         (["--subset", "-1"], "subset is -1"),
+        (["--seed", "-1"], "seed is -1; it must be 0 or more"),
+        (["--images", "64"], "images is 64: there are 8 to train on"),
+        (["--train-teacher"], "train_teacher goes without gan"),
+        (["--method", "scheme_a"], "scheme_a, which learns beside its teacher"),
         (["--method", "float"], "method is float, but gan"),
         (["--batch-size", "9"], "images is 8: less than one batch of 9"),
     ],
@@ -206,10 +212,38 @@ def test_a_teacher_that_is_none_is_refused(root, teacher, tmp_path):
 
 def test_resume_with_another_configuration_is_refused(root, teacher, tmp_path):
     run_main(root, teacher, tmp_path / "run", "--epochs", "1")
-    with pytest.raises(ValueError, match="trained with seed 0, not 3; resume with 0"):
-        main(["--resume", "--out", str(tmp_path / "run"), "--seed", "3"])
-    with pytest.raises(ValueError, match="not of this network and configuration"):
-        main(["--resume", "--out", str(tmp_path / "run"), "--stages", "8-8-8-16", "--start", "random", "--no-gan"])
+    before = (tmp_path / "run" / "config.yaml").read_text()
+    for flags, message in (
+        (["--seed", "3"], "trained with seed 0, not 3; resume with 0"),
+        (["--stages", "8-8-8-16"], "trained with stages 8-8-8-8, not 8-8-8-16"),
+        (["--optimizer", "sgd"], "trained with optimizer adam, not sgd"),
+        (["--lr-binary", "0.5"], "trained with lr_binary 0.001, not 0.5"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            main(["--resume", "--out", str(tmp_path / "run"), *flags])
+    assert (tmp_path / "run" / "config.yaml").read_text() == before
+    assert main(["--resume", "--out", str(tmp_path / "run"), "--epochs", "2"]) == 0  # a longer training
+
+
+def test_images_that_the_network_does_not_take_are_refused(root, tmp_path):
+    flags = ["--model", "lenet", "--dataset", "folder", "--root", str(root), "--size", "28", *QUICK]
+    flags += ["--no-gan", "--start", "random", "--out", str(tmp_path / "run")]
+    with pytest.raises(ValueError, match="lenet does not take images of 3 x 28 x 28"):
+        main(flags)
+
+
+def test_a_teacher_of_other_classes_is_refused(root, teacher, tmp_path):
+    for split in ("train", "val"):
+        (tmp_path / "three" / split).mkdir(parents=True)
+        for name, source in (("a", "dark"), ("b", "bright"), ("c", "dark")):
+            (tmp_path / "three" / split / name).symlink_to(root / split / source)
+    with pytest.raises(ValueError, match="must have learned the same classes"):
+        run_main(tmp_path / "three", teacher, tmp_path / "run")
+
+
+def test_pcnn_with_several_projections_starts_from_a_teacher(root, teacher, tmp_path):
+    flags = ["--method", "pcnn", "--method-options", "projections=2", "--no-gan", "--epochs", "1"]
+    assert run_main(root, teacher, tmp_path / "run", *flags) == 0
 
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "classify").glob("*.yaml")), ids=lambda p: p.name)
@@ -291,6 +325,7 @@ def test_table_6(tmp_path, capsys):
     ("flags", "message"),
     [
         (["table2", "--set", "epochs"], "--set 'epochs': expected NAME=VALUE"),
+        (["table2", "--set", "epochs=[1"], r"--set 'epochs=\[1': '\[1' is no value in YAML"),
         (["table2", "--set", "epoch=3"], "--set: unknown setting 'epoch'; did you mean 'epochs'"),
         (["table2", "--set", "epochs=many"], "--set: epochs is 'many'; expected int"),
         (["table2", "--only", "Bo"], "--only 'Bo': no such row or column"),

@@ -8,7 +8,9 @@ from torch import nn
 
 from rbsf.cost import LayerCost, count, total
 from rbsf.layers import binarize
+from rbsf.models import build
 from rbsf.models.resnet import Residual, ResNet
+from rbsf.weights import save_weights
 from tools.cost import build_pair, main
 
 SHAPE = (3, 224, 224)
@@ -130,6 +132,26 @@ def test_tool_prints_the_table(capsys):
     )
 
 
+@pytest.mark.parametrize("model", ["wrn22", "lenet"])
+def test_tool_counts_and_measures_classifiers(model, capsys):
+    main(["--model", model, "--method", "bireal", "--measure", "--repeat", "1"])
+    out = capsys.readouterr().out
+    assert "packed ms" in out
+    assert "1-bit convolution" in out
+
+
+def test_tool_takes_trained_weights(tmp_path, capsys):
+    net = build("lenet", "abcnet", classes=5, method_options={"weight_bases": 2, "activation_bases": 1}).eval()
+    save_weights(net, "lenet", tmp_path / "net.safetensors")
+    main(["--weights", str(tmp_path / "net.safetensors")])
+    assert "102,400" in capsys.readouterr().out  # bits of 2 bases of 64 x 32 x 5 x 5
+    save_weights(build("lenet", classes=5), "lenet", tmp_path / "float.safetensors")
+    with pytest.raises(ValueError, match="a float network"):
+        main(["--weights", str(tmp_path / "float.safetensors")])
+
+
 def test_tool_refuses_a_size_that_does_not_suit():
     with pytest.raises(ValueError, match="--size 50 does not suit rbsf"):
         main(["--model", "rbsf", "--size", "50"])
+    with pytest.raises(ValueError, match="4096 pixels at most"):
+        main(["--model", "rbsf", "--size", "99999999999999999999"])

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder, installed or not
 
+from rbsf.files import write_atomically
 from tools.cli import check_writable, positive_int, run
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from datasets.labelled import Labelled
 
 SHARE = 224 / 256  # of an image's short side that its square in the middle has, as in ImageNet's evaluation
-IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,15 @@ def load_packed(path: Path, threads: int) -> Classifier:
 
         _, model = packed_classifier(path)
     network = Network(model, threads)
-    return Classifier(f"packed ({network.isa})", network, model.info["input"])
+    return Classifier(f"packed ({network.isa})", network, check_input(path, model.info))
+
+
+def check_input(path: Path, info: dict[str, Any]) -> dict[str, Any]:
+    """What a file says of its images; ValueError where that is not all of size, mean, std and classes."""
+    found = info.get("input")
+    if not isinstance(found, dict) or not found.keys() >= {"size", "mean", "std", "classes"}:
+        raise ValueError(f"{path}: its info has no input (size, mean, std, classes); train it by train_classifier.py")
+    return found
 
 
 def load_torch(path: Path, threads: int) -> Classifier:
@@ -95,6 +103,7 @@ def load_torch(path: Path, threads: int) -> Classifier:
 
     torch.set_num_threads(threads)
     net, _, info = load_weights(path)
+    check_input(path, info)
     _, mean, std = classifier_input(path, info)
     net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Classifier("PyTorch", lambda images: torch_logits(net, images, mean, std), info["input"])
@@ -110,12 +119,14 @@ def load(path: Path, engine: str, threads: int) -> Classifier:
 
 def list_images(paths: list[Path]) -> Iterator[Path]:
     """Files of folders and files; FileNotFoundError or ValueError where there is none."""
+    from datasets.frames import IMAGE_SUFFIXES
+
     for path in paths:
         if not path.exists():
             raise FileNotFoundError(f"no image {path}")
-        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGES) if path.is_dir() else [path]
+        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES) if path.is_dir() else [path]
         if not found:
-            raise ValueError(f"{path} holds no images ({', '.join(sorted(IMAGES))})")
+            raise ValueError(f"{path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
         yield from found
 
 
@@ -170,6 +181,8 @@ def figures(measured: dict[str, Any]) -> dict[str, float]:
 
 def measure_dataset(args: argparse.Namespace) -> None:
     """Measure, print, and write --json."""
+    if args.json:
+        check_writable(args.json)
     from datasets.labelled import open_labelled
 
     engines = ("torch", "packed") if args.compare else (args.engine,)
@@ -191,8 +204,7 @@ def measure_dataset(args: argparse.Namespace) -> None:
         report["differing"] = int((first != second).sum())
         print(f"predictions that differ: {report['differing']} of {len(first):,}")
     if args.json:
-        check_writable(args.json)
-        args.json.write_text(json.dumps(report, indent=1))
+        write_atomically(args.json, json.dumps(report, indent=1).encode())
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -21,7 +21,7 @@ from rbsf.classification import ClassificationTask, evaluate
 from rbsf.export_network import pack_classifier
 from rbsf.files import write_atomically
 from rbsf.layers import binary_layers
-from rbsf.maps import Stats, measure_maps, start_from_teacher
+from rbsf.maps import CALIBRATION, Stats, measure_maps, start_from_teacher
 from rbsf.methods import METHODS
 from rbsf.models import CLASSIFIERS, build
 from rbsf.rectify import Rectifier, RectifyConfig
@@ -43,7 +43,6 @@ from tools.runs import (
     write_record,
 )
 
-CALIBRATION = 16  # batches over which the teacher's map statistics are measured
 RESULT = "result.json"
 FLOAT = "float"  # in place of a method: the real network
 NO_RESULT = {"out", "root", "resume", "device", "workers", "threads"}  # settings that do not decide the result
@@ -95,9 +94,11 @@ class ClassifierConfig(RunConfig):
         super().__post_init__()
         self.check_least(images=0, subset=0, size=0)
         if self.method == FLOAT and (self.gan or self.lambda_match or self.train_teacher):
-            raise ValueError(
-                "method is float, but gan, lambda_match or train_teacher ask for a teacher; switch them off"
-            )
+            raise ValueError("method is float, but gan, lambda_match or train_teacher want a teacher; switch them off")
+        if self.train_teacher and (self.gan or self.lambda_match):
+            raise ValueError("train_teacher goes without gan and lambda_match: no maps are compared; switch them off")
+        if self.method == "scheme_a" and not self.train_teacher:
+            raise ValueError("method is scheme_a, which learns beside its teacher: add --train-teacher --no-gan")
         self.network_options(1)
 
     @property
@@ -128,11 +129,20 @@ class ClassifierConfig(RunConfig):
 
     def digest(self) -> str:
         """Eight hex digits of the settings that decide the result, as far as they are not the defaults."""
+        if not self.binary and self != (twin := self.float_twin()):
+            return twin.digest()  # what is left out there decides nothing here
         settings = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         changed = {
             k: v for k, v in settings.items() if k not in NO_RESULT and v not in (getattr(type(self), k, []), [])
         }
+        if self.dataset == "folder":
+            changed["root"] = str(Path(self.root).resolve())  # the name alone says nothing of the images
         return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:8]
+
+    def folder_name(self) -> str:
+        """Where trainings with these settings are kept: those of a table, and of the teachers that they share."""
+        name = f"{self.dataset}-{self.model}-{self.method}-{self.digest()}"
+        return name if self.binary else f"teachers/{name}"
 
 
 def _value(text: str) -> int | float | bool | str:
@@ -165,7 +175,7 @@ def train_all(config: ClassifierConfig) -> int:
 def _train_teacher(config: ClassifierConfig, data: tuple[Labelled, Labelled], process: Process) -> Path:
     """Train the float twin into OUT/../teachers, where all runs beside OUT find it; returns its weights."""
     twin = config.float_twin()
-    folder = Path(config.out).parent / "teachers" / f"{config.dataset}-{config.model}-{twin.digest()}"
+    folder = Path(config.out).parent / twin.folder_name()
     done = folder / f"{config.model}.safetensors"
     if not done.is_file():
         if process.rank == 0:
@@ -196,13 +206,17 @@ def train(config: ClassifierConfig, data: tuple[Labelled, Labelled], process: Pr
     """One training: OUT/MODEL.safetensors, MODEL-packed.safetensors of a 1-bit network, and result.json."""
     training, test = data
     state = saved_state(config)
-    config = dataclasses.replace(config, images=config.images or config.subset or len(training))
+    available = min(len(training), config.subset or len(training))
+    if config.images > available:
+        raise ValueError(f"images is {config.images}: there are {available} to train on; 0 takes them all")
+    config = dataclasses.replace(config, images=config.images or available)
     task = ClassificationTask(dtype_of(config.precision, process.device), apprentice=config.train_teacher)
     batches = Batches(training, config, process)
     rectifier = build_rectifier(config, task, batches)
 
     def validate(net: nn.Module) -> dict[str, float]:
-        return {f"val_{k}": v for k, v in evaluate(net, evaluation_batches(test, config, process.device), task).items()}
+        scores = evaluate(net, evaluation_batches(test, config, process.device), task)
+        return {f"val_{name}": scores[name] for name in ("top1", "top5", "entropy")}
 
     loop = Loop(rectifier, batches, config, Path(config.out), validate, process.rank, process.world)
     if state:
@@ -214,7 +228,7 @@ def train(config: ClassifierConfig, data: tuple[Labelled, Labelled], process: Pr
     loop.run()
     with distributed.first_process_first(process.rank):  # what is written may be the teacher that all read next
         if process.rank == 0:
-            finish(config, rectifier.student, test, task, process)
+            finish(config, rectifier.student, test, process)
 
 
 def describe_network(config: ClassifierConfig, net: nn.Module) -> str:
@@ -224,21 +238,20 @@ def describe_network(config: ClassifierConfig, net: nn.Module) -> str:
     return f"{config.model}, {config.method}: {parameters:,} parameters, {bits:,} of them 1-bit weights"
 
 
-def finish(
-    config: ClassifierConfig, net: nn.Module, test: Labelled, task: ClassificationTask, process: Process
-) -> None:
-    """Write the weights, the packed file, and the result of the weights file as it reads back."""
+def finish(config: ClassifierConfig, net: nn.Module, test: Labelled, process: Process) -> None:
+    """Write the weights, the packed file, and the result, in float32, of the weights file as it reads back."""
     folder = Path(config.out)
     final = folder / f"{config.model}.safetensors"
     save_weights(net, config.model, final, provenance(config, process.world) | {"input": input_of(test)})
     report_size(final, folder)
     net = load_weights(final)[0]
-    result = evaluate(place(net, process.device), evaluation_batches(test, config, process.device), task)
+    batches = evaluation_batches(test, config, process.device)
+    result = evaluate(place(net, process.device), batches, ClassificationTask())
     if config.binary:
         packed = folder / f"{config.model}-packed.safetensors"
         pack_classifier(final, packed)
         print(f"{packed}: {packed.stat().st_size / 1e6:.3f} MB, to run without PyTorch")
-    print(f"top-1 {result['top1']:.2f}%, top-5 {result['top5']:.2f}% of {len(test):,} test images")
+    print(f"top-1 {result['top1']:.2f}%, top-5 {result['top5']:.2f}% of {result['tested']:,} test images")
     result |= {"epochs": config.epochs, "images": config.images, "seed": config.seed}
     write_atomically(folder / RESULT, json.dumps(result, indent=1).encode())
 
@@ -289,13 +302,13 @@ def build_rectifier(config: ClassifierConfig, task: ClassificationTask, batches:
     torch.manual_seed(config.seed)
     classes, device = len(batches.data.classes), batches.process.device
     student = place(build(config.model, **config.network_options(classes)), device)
+    _check_images(config.model, student, batches.data, device)
     teacher, stats = None, None
     if config.train_teacher:
         teacher = place(build(config.model, **config.float_twin().network_options(classes)), device)
     elif config.binary and config.teacher:
-        teacher, model, _ = load_weights(config.teacher)
-        if model != config.model or binary_layers(teacher):
-            raise ValueError(f"{config.teacher}: a teacher must be a float {config.model} (--method float)")
+        teacher, model, info = load_weights(config.teacher)
+        _check_teacher(config, teacher, model, info, batches.data)
         teacher = place(teacher, device)
         stats = _start(student, teacher, task, batches)
     if not (config.gan or config.lambda_match or config.train_teacher):
@@ -303,6 +316,27 @@ def build_rectifier(config: ClassifierConfig, task: ClassificationTask, batches:
     if config.compile:
         student.compile()
     return Rectifier(student, teacher, task, config, stats)
+
+
+def _check_images(model: str, net: nn.Module, data: Labelled, device: torch.device) -> None:
+    """Raise ValueError where the network does not take the images of the data set."""
+    shape = (len(data.mean), data.size, data.size)
+    try:
+        with torch.no_grad():
+            net.eval()(torch.zeros(1, *shape, device=device))
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0][:120]
+        raise ValueError(f"{model} does not take images of {' x '.join(map(str, shape))}: {reason}") from None
+
+
+def _check_teacher(
+    config: ClassifierConfig, teacher: nn.Module, model: str, info: dict[str, Any], data: Labelled
+) -> None:
+    """Raise ValueError for a network that cannot teach the one of `config`."""
+    if model != config.model or binary_layers(teacher):
+        raise ValueError(f"{config.teacher}: a teacher must be a float {config.model} (--method float)")
+    if info.get("input", {}).get("classes", list(data.classes)) != list(data.classes):
+        raise ValueError(f"{config.teacher}: a teacher must have learned the same classes as {config.root} has")
 
 
 def _start(student: nn.Module, teacher: nn.Module, task: ClassificationTask, batches: Batches) -> Stats:

@@ -11,10 +11,11 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder, installed or not
 
+from rbsf.methods import METHODS
 from tools.cli import positive_int, run
 
 if TYPE_CHECKING:
@@ -24,15 +25,19 @@ if TYPE_CHECKING:
 
 Times = dict[str, dict[str, float]]  # column -> layer -> milliseconds
 
-SIZES = {"rbsf": 255, "xnor": 255, "resnet18": 224}  # pixels of the input's side
+# Pixels of the input's side
+SIZES = {"rbsf": 255, "xnor": 255, "resnet18": 224, "wrn22": 32, "wrn40": 32, "lenet": 28}
+MAX_SIZE = 4096
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=tuple(SIZES), default="rbsf", help="default: %(default)s")
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="trained 1-bit weights, in place of --model")
+    parser.add_argument("--method", choices=tuple(METHODS), default="rbcn", help="of a classifier (default: rbcn)")
     parser.add_argument(
-        "--size", type=positive_int, metavar="PIXELS", help="side of the input (default: 255 of trackers, 224)"
+        "--size", type=positive_int, metavar="PIXELS", help="side of the input (default: that the network is made for)"
     )
     parser.add_argument("--measure", action="store_true", help="measure milliseconds too")
     parser.add_argument("--repeat", type=positive_int, default=20, help="measured passes (default: %(default)s)")
@@ -40,13 +45,33 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def build_pair(model: str) -> tuple[nn.Module, nn.Module]:
+def build_pair(model: str, method: str = "rbcn") -> tuple[nn.Module, nn.Module]:
     """The 1-bit network of that name, and its float twin."""
     from rbsf.models import TRACKERS, build
 
-    if model in TRACKERS:
-        return build(model), build("siamfc")
-    return build(model, method="rbcn"), build(model)
+    net = build(model) if model in TRACKERS else build(model, method=method)
+    return net, float_twin(net)
+
+
+def float_twin(net: nn.Module) -> nn.Module:
+    """The real network of the same model and options."""
+    from rbsf.models import TRACKERS, build
+
+    if net.model_name in TRACKERS:
+        return build("siamfc")
+    options: Any = net.model_options
+    return build(str(net.model_name), **{k: v for k, v in options.items() if k not in ("method", "method_options")})
+
+
+def load_pair(weights: Path) -> tuple[nn.Module, nn.Module, int | None]:
+    """The network of a weights file, its float twin, and its images' side; ValueError for one without binary layers."""
+    from rbsf.layers import binary_layers
+    from rbsf.weights import load_weights
+
+    net, model, info = load_weights(weights)
+    if not binary_layers(net):
+        raise ValueError(f"{weights}: a float network ({model}); give the weights of a 1-bit one")
+    return net, float_twin(net), info.get("input", {}).get("size")
 
 
 def measure_all(net: nn.Module, twin: nn.Module, layers: list[LayerCost], args: argparse.Namespace) -> Times:
@@ -58,7 +83,7 @@ def measure_all(net: nn.Module, twin: nn.Module, layers: list[LayerCost], args: 
 
     torch.set_num_threads(args.threads)
     twin = twin.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    image = torch.rand(1, 3, args.size, args.size).contiguous(memory_format=torch.channels_last)
+    image = torch.rand(1, *args.shape).contiguous(memory_format=torch.channels_last)
     packed = measure_chain if args.model in TRACKERS else measure_network
     times = {"float ms": measure(twin, image, args.repeat), "packed ms": packed(net, layers, args)}
     return {head: {**column, "total": sum(column.values())} for head, column in times.items()}
@@ -88,7 +113,8 @@ def measure_network(net: nn.Module, layers: list[LayerCost], args: argparse.Name
     from rbsf.engine.nodes import NetworkModel
     from rbsf.export_network import network_nodes
 
-    shape = (args.size, args.size, 3)
+    channels, *sides = args.shape
+    shape = (*sides, channels)
     network = Network(NetworkModel(args.model, tuple(network_nodes(net.eval(), shape)), {}), args.threads)
     image = np.random.default_rng(0).integers(0, 256, (1, *shape), dtype=np.uint8)
     passes = [network.node_seconds(image) for _ in range(args.repeat + 1)][1:]
@@ -136,11 +162,17 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     from rbsf.cost import count, total
 
-    args.size = args.size or SIZES[args.model]
-    shape = (3, args.size, args.size)
-    net, twin = build_pair(args.model)
+    if args.weights:
+        net, twin, size = load_pair(args.weights)
+        args.model = net.model_name
+    else:
+        (net, twin), size = build_pair(args.model, args.method), None
+    args.size = args.size or size or SIZES[args.model]
+    if args.size > MAX_SIZE:
+        raise ValueError(f"--size {args.size}: {MAX_SIZE} pixels at most")
+    args.shape = (next(net.parameters()).shape[1], args.size, args.size)  # the first layer's channels
     try:
-        layers, real = count(net, shape), count(twin, shape)
+        layers, real = count(net, args.shape), count(twin, args.shape)
     except RuntimeError as error:
         raise ValueError(f"--size {args.size} does not suit {args.model}: {str(error).splitlines()[0]}") from None
     print(table(layers, measure_all(net, twin, layers, args) if args.measure else {}))

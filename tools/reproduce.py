@@ -58,7 +58,10 @@ def parse_settings(words: list[str]) -> dict[str, Any]:
         name, equals, value = word.partition("=")
         if not (name and equals):
             raise ValueError(f"--set {word!r}: expected NAME=VALUE, such as epochs=3")
-        settings[name.replace("-", "_")] = yaml.safe_load(value)
+        try:
+            settings[name.replace("-", "_")] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ValueError(f"--set {word!r}: {value!r} is no value in YAML") from None
     return settings
 
 
@@ -73,13 +76,15 @@ def select(table: Table, only: list[str]) -> Table:
 
 def list_cells(table: Table, seeds: list[int], out: Path) -> None:
     """Print each training's state, and the command that runs it alone."""
+    from rbsf.train.loop import CHECKPOINT
     from tools.tables import folder_of, result_of
 
     for cell in table.cells:
         for seed in seeds:
             config = dataclasses.replace(cell.config, seed=seed)
             folder = folder_of(config, out)
-            state = "done" if result_of(config, out) else "half done" if folder.is_dir() else "to do"
+            begun = (folder / CHECKPOINT).is_file()
+            state = "done" if result_of(config, out) else "half done" if begun else "to do"
             print(f"{cell.row}, {cell.column}, seed {seed}: {state}\n  {command(config, folder)}")
 
 
@@ -150,9 +155,9 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         code = train_cells(table, args.seeds, args.out)
         text = as_markdown(table, args.seeds, args.out)
-        if args.name == "figure2":
-            plot_curves(table, args.seeds[0], args.out, args.out / "figure2.png")
-            text += f"\nCurves: {args.out / 'figure2.png'}\n"
+        picture = args.out / "figure2.png"
+        if args.name == "figure2" and plot_curves(table, args.seeds[0], args.out, picture):
+            text += f"\nCurves: {picture}\n"
     print(text)
     write_atomically(args.out / f"{args.name}.md", text.encode())
     return code

@@ -27,6 +27,9 @@ from tracker.backbones import choose_device
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+# Settings that may be others when a training is resumed: where and how it runs, how long, what it is validated on.
+CHANGEABLE = {"out", "resume", "device", "workers", "threads", "save_minutes", "log_every", "compile", "epochs"}
+CHANGEABLE |= {"data", "root", "teacher", "val", "val_sequences", "val_frames", "check", "skip_broken"}
 PATHS = ("teacher", "out", "val", "root", "data")  # settings that are paths: of them only the last part travels
 
 
@@ -55,12 +58,12 @@ class RunConfig(LoopConfig, RectifyConfig):
         """Raise ValueError naming the field, its value and what would be valid."""
         LoopConfig.__post_init__(self)
         RectifyConfig.__post_init__(self)
-        self.check_least(workers=0, threads=0)
+        self.check_least(workers=0, threads=0, seed=0, warmup=0, save_minutes=0)
 
     def check_least(self, **least: int) -> None:
         """Raise ValueError for a field that is less than said."""
         for name, value in least.items():
-            if getattr(self, name) < value:
+            if not getattr(self, name) >= value:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be {value} or more")
 
 
@@ -68,11 +71,18 @@ Config = TypeVar("Config", bound=RunConfig)
 
 
 def resumed(cls: type[Config], settings: dict[str, Any]) -> Config:
-    """The settings of the training in `out` with `settings` on top.  FileNotFoundError where there is none."""
+    """The settings of the training in `out` with `settings` on top.
+
+    FileNotFoundError where there is none; ValueError for a setting that would make it another training.
+    """
     base = Path(settings.get("out", cls.out)) / "config.yaml"
     if not base.is_file():
         raise FileNotFoundError(f"nothing to resume: no {base}; start without --resume")
-    return cls(**{**read_yaml(cls, base), **settings})
+    trained = read_yaml(cls, base)
+    for name, value in settings.items():
+        if name not in CHANGEABLE and name in trained and value != trained[name]:
+            raise ValueError(f"{base}: trained with {name} {trained[name]}, not {value}; resume with {trained[name]}")
+    return cls(**{**trained, **settings})
 
 
 def run_training(config: RunConfig, body: Callable[[Process], None]) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from rbsf.files import write_atomically
 from rbsf.train.config import check_settings, read_yaml
 from rbsf.train.loop import CHECKPOINT
 from tools.classifying import RESULT, ClassifierConfig, train_all
@@ -49,16 +50,11 @@ def read_table(name: str, overrides: dict[str, Any]) -> Table:
     """
     path = TABLES / f"{name}.yaml"
     if not path.is_file():
-        raise FileNotFoundError(f"no table {path}; there are {', '.join(names())}")
+        raise FileNotFoundError(f"no table {path}")
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict) or content.keys() != KEYS:
         raise ValueError(f"{path}: expected the keys {', '.join(sorted(KEYS))}")
     return Table(content["title"], list(_cells(path, content, check_settings(ClassifierConfig, overrides, "--set"))))
-
-
-def names() -> list[str]:
-    """Tables that can be asked for."""
-    return sorted(path.stem for path in TABLES.glob("*.yaml"))
 
 
 def _cells(path: Path, content: dict[str, Any], overrides: dict[str, Any]) -> Iterator[Cell]:
@@ -75,7 +71,7 @@ def _cells(path: Path, content: dict[str, Any], overrides: dict[str, Any]) -> It
 
 def folder_of(config: ClassifierConfig, out: Path) -> Path:
     """Where the training of a cell lives: cells of several tables with the same settings share it."""
-    return out / f"{config.dataset}-{config.model}-{config.method}-{config.digest()}"
+    return out / config.folder_name()
 
 
 def run_cell(config: ClassifierConfig, out: Path) -> int:
@@ -129,18 +125,21 @@ def read_curves(log: Path) -> dict[str, list[tuple[float, float]]]:
     return curves
 
 
-def plot_curves(table: Table, seed: int, out: Path, path: Path) -> None:
-    """Training and test error of the table's rows over epochs, as figure 2; rows without a log are left out."""
+def plot_curves(table: Table, seed: int, out: Path, path: Path) -> bool:
+    """Draw training and test error of the table's rows over epochs, as figure 2; False where no row has a log."""
     from matplotlib.figure import Figure
 
+    logs = [folder_of(dataclasses.replace(cell.config, seed=seed), out) / "log.csv" for cell in table.cells]
+    if not any(log.is_file() for log in logs):
+        return False
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
-    for number, cell in enumerate(table.cells):
-        log = folder_of(dataclasses.replace(cell.config, seed=seed), out) / "log.csv"
+    for number, (cell, log) in enumerate(zip(table.cells, logs, strict=True)):
         for kind, points in (read_curves(log) if log.is_file() else {}).items():
             style = "--" if kind == "train" else "-"
             axes.plot(*zip(*points, strict=True), style, color=f"C{number}", label=f"{cell.row}, {kind}")
     axes.set(title=table.title, xlabel="epoch", ylabel="top-1 error, %")
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(path, dpi=120)
+    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=120))
+    return True

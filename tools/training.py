@@ -22,7 +22,7 @@ from eval.metrics import mean_curves, score_sequence
 from eval.runner import track_sequence
 from rbsf.export import pack_weights
 from rbsf.layers import binary_layers
-from rbsf.maps import Stats, measure_maps, start_from_teacher
+from rbsf.maps import CALIBRATION, Stats, measure_maps, start_from_teacher
 from rbsf.models import TRACKERS, build
 from rbsf.rectify import Rectifier
 from rbsf.train import distributed
@@ -46,8 +46,6 @@ from tools.runs import (
 from tracker.backbones import torch_backbone
 from tracker.siamfc import SiamFC
 from tracker.task import SiameseTask
-
-CALIBRATION = 16  # batches over which the teacher's map statistics are measured
 
 
 @dataclass

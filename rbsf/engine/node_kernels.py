@@ -20,8 +20,7 @@ MapForm = tuple[Shape, type]  # of one image
 class Kernel:
     """``run(inputs, output, scratch)`` computes a node; `scratch` are arrays of its own, zero at first.
 
-    Inputs and output are float32 [N, ...], C-contiguous (an affine node's input may be uint8).  `margin`: the first of
-    scratch is the input's copy within so wide a border of zeros.
+    Inputs and output are float32 [N, ...], C-contiguous (an affine node's input may be uint8).
     """
 
     run: Run

@@ -77,6 +77,7 @@ class ProjectionConv2d(BinaryConv2d):
 
         C_hat counts as a constant (Eq. 3.52, 3.56).  delta is the gradient that last came to C_hat: the current one
         is not known yet.  eta is the rate of C; the default leaves the summand out, since it vanishes beside C.
+        No checkpoint holds delta: with an eta a resumed training takes its first step without it.
         """
         product = self._product()
         quantized = hard_sign(product.detach()) * self.weight.detach().abs().mean()

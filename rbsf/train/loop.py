@@ -125,6 +125,7 @@ class Loop:
             reason = " ".join(str(error).split())[:160]
             raise ValueError(f"{self.checkpoint}: not of this network and configuration ({reason})") from None
         self.epoch, self.index = state["epoch"], state["index"]
+        torch.set_rng_state(state["random"])  # of stochastic methods
         self.saved = True
 
     def _order(self) -> dict[str, int]:
@@ -141,7 +142,8 @@ class Loop:
             raise ValueError(self._not_finite("weights"))
         if self.rank == 0:
             position = {"epoch": self.epoch, "index": self.index, "order": self._order()}
-            save_checkpoint(self.checkpoint, {**position, "training": self.rectifier.state_dict()})
+            state = {"training": self.rectifier.state_dict(), "random": torch.get_rng_state()}
+            save_checkpoint(self.checkpoint, {**position, **state})
             self.history.write()
         self.saved = True
 
@@ -196,8 +198,9 @@ class Loop:
             bar.update(self.config.batch_size * self.world)
             if self.index % self.config.log_every == 0:
                 self._flush(bar)
-            self._stop_if_asked(bar, stop)
-            if distributed.any_process(time.monotonic() - saved_at > 60 * self.config.save_minutes):
+            due = time.monotonic() - saved_at > 60 * self.config.save_minutes
+            if distributed.any_process(due or bool(stop.signum)):  # one message a step
+                self._stop_if_asked(bar, stop)
                 self._flush(bar)
                 self.save()
                 saved_at = time.monotonic()

@@ -8,7 +8,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -43,7 +42,8 @@ class Conv {
         const bool flat = !g.pixels && isa.bytes && g.stride == 1;
         const size_t pitch = flat ? width : g.pixels ? (conv_width + 31) / 32 * 32 : conv_width;
         const Size size{height, width, conv_width, g.output_size(height), g.output_size(width), flat, pitch};
-        const size_t step = std::max<size_t>(1, BAND / pitch / (g.pool ? 2 : 1));
+        const size_t most = std::max<size_t>(1, band_pixels(flat) / pitch / (g.pool ? 2 : 1));
+        const size_t bands = (last - first + most - 1) / most, step = bands ? (last - first + bands - 1) / bands : 1;
         for (size_t from = first, to; from < last; from = to) {
             to = std::min(last, from + step);
             if (g.output == Output::bits)
@@ -54,7 +54,8 @@ class Conv {
     }
 
   private:
-    static constexpr size_t BAND = 8192;  // pixels
+    // A band's results shall stay in a cache; a flat one loses up to 31 pixels and spreads kernel - 1 rows once more.
+    size_t band_pixels(bool flat) const { return flat ? g.output == Output::bits ? 2048 : 512 : 256; }
 
     struct Size {
         size_t height, width, conv_width, out_height, out_width;
@@ -167,39 +168,36 @@ class Conv {
 
     // The windows of row y as running parities, in the order of BitsRow.
     void gather(const uint8_t* plane, const Size& size, size_t y, uint64_t* to) const {
-        const size_t width = size.conv_width, words = g.words(), odd = words & 1;
-        const uint8_t* corner = plane + y * g.stride * size.width * g.bytes;
+        const size_t width = size.conv_width, words = g.words(), row_step = size.width * g.bytes;
+        const uint8_t* corner = plane + y * g.stride * row_step;
         const uint64_t none = 0, *parity = &none;
-        size_t parity_step = 0;
-        for (size_t t = 0; t < words; ++t) {
-            const bool single = t < odd;
-            uint64_t* word = single ? to : to + odd * width + (t - odd) / 2 * 2 * width + (t - odd) % 2;
-            gather_word(corner, size, t, parity, parity_step, word, single ? 1 : 2);
-            parity = word;
-            parity_step = single ? 1 : 2;
+        size_t t = words & 1;
+        if (t) {
+            with_word(corner, row_step, 0, [=](auto word) { for (size_t x = 0; x < width; ++x) to[x] = word(x); });
+            parity = to;
+            to += width;
+        }
+        for (size_t parity_step = t; t < words; t += 2, to += 2 * width, parity_step = 2) {
+            with_word(corner, row_step, t, [=](auto word) {
+                for (size_t x = 0; x < width; ++x) to[2 * x] = word(x) ^ parity[x * parity_step];
+            });
+            with_word(corner, row_step, t + 1, [=](auto word) {
+                for (size_t x = 0; x < width; ++x) to[2 * x + 1] = word(x) ^ to[2 * x];
+            });
+            parity = to + 1;
         }
     }
 
-    // Word t of all windows of a row, and the parities before it.
-    void gather_word(const uint8_t* corner, const Size& size, size_t t, const uint64_t* parity, size_t parity_step,
-                     uint64_t* to, size_t to_step) const {
-        const size_t run = g.kernel * g.bytes, row_step = size.width * g.bytes, step = g.stride * g.bytes;
-        const size_t row = 8 * t / run, at = 8 * t % run, left = run - at;
-        const uint8_t* from = corner + row * row_step + at;
-        if (left >= 8) {
-            for (size_t x = 0; x < size.conv_width; ++x)
-                to[x * to_step] = load64(from + x * step) ^ parity[x * parity_step];
-        } else if (run >= 8) {  // the end of a row, and the start of the next, if any; no byte beyond them is read
-            const uint8_t *end = from + left - 8, *next = corner + (row + 1) * row_step;
-            const bool last = row + 1 == g.kernel;
-            for (size_t x = 0; x < size.conv_width; ++x) {
-                const uint64_t high = last ? 0 : load64(next + x * step) << 8 * left;
-                to[x * to_step] = (load64(end + x * step) >> (64 - 8 * left) | high) ^ parity[x * parity_step];
-            }
-        } else {
-            for (size_t x = 0; x < size.conv_width; ++x)
-                to[x * to_step] = short_word(corner + x * step, row_step, t) ^ parity[x * parity_step];
-        }
+    // Call use(word), where word(x) is word t of the window at x of a row; no byte beyond the windows is read.
+    template <class Use>
+    void with_word(const uint8_t* corner, size_t row_step, size_t t, const Use& use) const {
+        const size_t run = g.kernel * g.bytes, step = g.stride * g.bytes, row = 8 * t / run, left = run - 8 * t % run;
+        const uint8_t *end = corner + row * row_step + run, *next = end - run + row_step;
+        if (left >= 8) return use([=](size_t x) { return load64(end - left + x * step); });
+        if (run < 8) return use([=](size_t x) { return short_word(corner + x * step, row_step, t); });
+        const size_t spare = 64 - 8 * left;
+        if (row + 1 == g.kernel) return use([=](size_t x) { return load64(end - 8 + x * step) >> spare; });
+        use([=](size_t x) { return load64(end - 8 + x * step) >> spare | load64(next + x * step) << (64 - spare); });
     }
 
     // Word t of a window whose rows are less than 8 bytes.
@@ -259,46 +257,45 @@ class Conv {
         const Band band{nullptr, 0, counts, 8 * (size.flat ? pixels : size.pitch),
                         8 * size.pitch * (size.flat ? 1 : all)};
         convolve(isa, in, size, from, rows, band);
-        for (size_t row = 0; row < rows; ++row) {
-            if (g.output == Output::real)
-                real_row(band, row, size, from + row, static_cast<float*>(out));
-            else
-                sums_row(band, row, size, from + row, static_cast<int32_t*>(out));
-        }
-    }
-
-    // Counts of 8 channels from c on in a row of a band, those of the next pixels 8 apart; how many of them are there.
-    std::pair<const int32_t*, size_t> channels(const Band& band, size_t row, const Size& size, size_t c) const {
-        const size_t width = g.outputs / g.groups, group = c / width, local = c % width;
-        const size_t first = size.flat ? 4 * of_bytes.first_block[group] : first_block[group];
-        return {band.counts + (first + local / 8) * band.block_step + row * band.row_step, std::min<size_t>(8, width - local)};
-    }
-
-    void sums_row(const Band& band, size_t row, const Size& size, size_t y, int32_t* out) const {
-        out += y * size.conv_width * g.outputs;
-        for (size_t c = 0, some; c < g.outputs; c += some) {
-            const int32_t* counts;
-            std::tie(counts, some) = channels(band, row, size, c);
-            for (size_t x = 0; x < size.conv_width; ++x)
-                for (size_t i = 0; i < some; ++i)
-                    out[x * g.outputs + c + i] = static_cast<int32_t>(g.products) - 2 * counts[8 * x + i];
-        }
-    }
-
-    void real_row(const Band& band, size_t row, const Size& size, size_t y, float* out) const {
-        const size_t plane = size.out_height * size.conv_width;
-        for (size_t c = 0, some; c < g.outputs; c += some) {
-            const int32_t* counts;
-            std::tie(counts, some) = channels(band, row, size, c);
-            float factor[8] = {}, addend[8] = {}, scaled[8];
-            std::copy(&scale[c], &scale[c] + some, factor);
-            std::copy(&bias[c], &bias[c] + some, addend);
-            float* to = out + c * plane + y * size.conv_width;
-            for (size_t x = 0; x < size.conv_width; ++x) {
-                for (size_t i = 0; i < 8; ++i)
-                    scaled[i] = factor[i] * static_cast<float>(static_cast<int32_t>(g.products) - 2 * counts[8 * x + i]) + addend[i];
-                for (size_t i = 0; i < some; ++i) to[i * plane + x] = scaled[i];
+        for (size_t c = 0; c < g.outputs; c = after(c))
+            for (size_t row = 0; row < rows; ++row) {
+                const size_t group = c / width(), local = c % width();
+                const size_t block = (size.flat ? 4 * of_bytes.first_block[group] : first_block[group]) + local / 8;
+                const int32_t* found = counts + block * band.block_step + row * band.row_step;
+                if (g.output == Output::real)
+                    put_real(found, c, size, from + row, static_cast<float*>(out));
+                else
+                    put_sums(found, c, size, from + row, static_cast<int32_t*>(out));
             }
+    }
+
+    size_t width() const { return g.outputs / g.groups; }
+    size_t after(size_t c) const { return std::min(c + 8, (c / width() + 1) * width()); }  // the next block's channel
+
+    // Row y of the channels from c to after(c), from counts [conv_width][8].
+    void put_sums(const int32_t* counts, size_t c, const Size& size, size_t y, int32_t* out) const {
+        const size_t some = after(c) - c;
+        out += y * size.conv_width * g.outputs + c;
+        for (size_t x = 0; x < size.conv_width; ++x)
+            for (size_t i = 0; i < some; ++i)
+                out[x * g.outputs + i] = static_cast<int32_t>(g.products) - 2 * counts[8 * x + i];
+    }
+
+    void put_real(const int32_t* counts, size_t c, const Size& size, size_t y, float* out) const {
+        const size_t plane = size.out_height * size.conv_width, some = after(c) - c;
+        float factor[8] = {}, addend[8] = {}, scaled[8];
+        std::copy(&scale[c], &scale[c] + some, factor);
+        std::copy(&bias[c], &bias[c] + some, addend);
+        out += c * plane + y * size.conv_width;
+        for (size_t x = 0; x < size.conv_width; ++x) {
+            for (size_t i = 0; i < 8; ++i) {
+                const int32_t sum = static_cast<int32_t>(g.products) - 2 * counts[8 * x + i];
+                scaled[i] = factor[i] * static_cast<float>(sum) + addend[i];
+            }
+            if (some == 8)  // unrolled by the compiler
+                for (size_t i = 0; i < 8; ++i) out[i * plane + x] = scaled[i];
+            else
+                for (size_t i = 0; i < some; ++i) out[i * plane + x] = scaled[i];
         }
     }
 };

@@ -115,6 +115,24 @@ struct Avx512 {
         }
     }
 
+    // `loops` times 16 popcounts in registers, each with an XOR before and a sum behind it if `all`.
+    template <bool all>
+    RBSF_AVX512 static uint64_t count_registers(size_t loops) {
+        __m512i sum[16];
+        const __m512i word = _mm512_set1_epi64(static_cast<long long>(loops));
+        RBSF_UNROLL
+        for (int i = 0; i < 16; ++i) sum[i] = _mm512_set1_epi64(i);
+        for (; loops > 0; --loops)
+            RBSF_UNROLL
+            for (int i = 0; i < 16; ++i)
+                sum[i] = all ? _mm512_add_epi64(sum[i], _mm512_popcnt_epi64(_mm512_xor_epi64(sum[i], word)))
+                             : _mm512_popcnt_epi64(sum[i]);
+        uint64_t total = 0;
+        RBSF_UNROLL
+        for (int i = 0; i < 16; ++i) total += static_cast<uint64_t>(_mm512_reduce_add_epi64(sum[i]));
+        return total;
+    }
+
   private:
     RBSF_AVX512 static __m512i load(const Line* line) { return _mm512_load_si512(line); }
     RBSF_AVX512 static __m512i differing(__m512i weights, const uint64_t* word) {

@@ -199,6 +199,24 @@ void forward(const std::vector<std::shared_ptr<Conv>>& convs, const std::vector<
     }
 }
 
+// What this core could do at most: `vpopcntq` of a whole register, alone and with an XOR and a sum, a second each.
+std::pair<double, double> popcount_rates() {
+    find("avx512");
+#if defined(__x86_64__) || defined(_M_X64)
+    constexpr size_t LOOPS = 20000;
+    const auto rate = [](uint64_t (*count)(size_t)) {
+        const auto start = std::chrono::steady_clock::now();
+        const volatile uint64_t kept = count(LOOPS);
+        static_cast<void>(kept);
+        return 16 * LOOPS / std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    };
+    py::gil_scoped_release release;
+    return {rate(&Avx512::count_registers<false>), rate(&Avx512::count_registers<true>)};
+#else
+    return {};
+#endif
+}
+
 }  // namespace
 }  // namespace rbsf
 
@@ -213,6 +231,7 @@ PYBIND11_MODULE(_native, module) {
              py::arg("planes"), py::arg("out_bytes"), py::arg("margin"), py::arg("group_blocks"), py::arg("places"),
              py::arg("weights"), py::arg("thresholds"), py::arg("scale"), py::arg("bias"));
     module.def("isas", &isas, "Instruction sets of this machine that there are kernels for, fastest first.");
+    module.def("popcount_rates", &popcount_rates, "Popcounts of 512 bits a second: alone; with an XOR and a sum each.");
     module.def("forward", &forward, py::arg("convs"), py::arg("maps"), py::arg("threads"), py::arg("isa"),
                py::arg("seconds"), "Run layers; layer i reads maps[i] and writes maps[i + 1].");
     register_network(module);

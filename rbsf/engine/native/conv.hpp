@@ -55,7 +55,7 @@ class Conv {
 
   private:
     // A band's results shall stay in a cache; a flat one loses up to 31 pixels and spreads kernel - 1 rows once more.
-    size_t band_pixels(bool flat) const { return flat ? g.output == Output::bits ? 2048 : 512 : 256; }
+    size_t band_pixels(bool flat) const { return flat ? g.output == Output::bits ? 2048 : 128 : 256; }
 
     struct Size {
         size_t height, width, conv_width, out_height, out_width;
@@ -287,6 +287,8 @@ class Conv {
         std::copy(&scale[c], &scale[c] + some, factor);
         std::copy(&bias[c], &bias[c] + some, addend);
         out += c * plane + y * size.conv_width;
+        for (size_t i = 0; i < 2 * some; ++i)  // the row after the next one's place, for a cache is slow to fetch it
+            RBSF_PREFETCH(out + i / 2 * plane + 2 * size.conv_width + i % 2 * 16);
         for (size_t x = 0; x < size.conv_width; ++x) {
             for (size_t i = 0; i < 8; ++i) {
                 const int32_t sum = static_cast<int32_t>(g.products) - 2 * counts[8 * x + i];

@@ -26,6 +26,13 @@
 #define RBSF_UNROLL
 #endif
 
+// A place that will soon be written to.
+#if defined(__GNUC__)
+#define RBSF_PREFETCH(place) __builtin_prefetch(place, 1)
+#else
+#define RBSF_PREFETCH(place) static_cast<void>(place)
+#endif
+
 namespace rbsf {
 
 struct alignas(64) Line {

@@ -80,7 +80,8 @@ struct Amx : Avx512 {
         _tile_stored(1, sums[1], 64);
         _tile_stored(2, sums[2], 64);
         _tile_stored(3, sums[3], 64);
-        for (size_t i = 0; i < 4; ++i) (row.counts ? &count : &compare)(row, 2 * block + i % 2, pixel + i / 2 * 16, sums[i]);
+        const auto put = row.counts ? &count : &compare;
+        for (size_t i = 0; i < 4; ++i) put(row, 2 * block + i % 2, pixel + i / 2 * 16, sums[i]);
     }
 
     // The results of 16 pixels and of the `half`th 16 filters.

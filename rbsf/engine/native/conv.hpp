@@ -47,7 +47,7 @@ class Conv {
         for (size_t from = first, to; from < last; from = to) {
             to = std::min(last, from + step);
             if (g.output == Output::bits)
-                bits_band(isa, in, size, from, to, from > first, std::min(step, last - first), static_cast<uint8_t*>(out));
+                bits_band(isa, in, size, from, to, from > first, step, static_cast<uint8_t*>(out));
             else
                 counts_band(isa, in, size, from, to, out);
         }

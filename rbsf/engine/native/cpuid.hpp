@@ -55,8 +55,9 @@ inline bool cpu_has_avx2() {
 }
 
 inline bool cpu_has_avx512() {
-    static const bool found = has(saved_states(), {1, 2, 5, 6, 7}) && has(cpuid(7)[1], {16, 17, 30, 31}) &&  // F, DQ, BW, VL
-                              has(cpuid(7)[2], {11, 14});                                                    // VNNI, VPOPCNTDQ
+    static const bool found = has(saved_states(), {1, 2, 5, 6, 7}) &&
+                              has(cpuid(7)[1], {16, 17, 30, 31}) &&  // F, DQ, BW, VL
+                              has(cpuid(7)[2], {11, 14});            // VNNI, VPOPCNTDQ
     return found;
 }
 

@@ -116,13 +116,15 @@ struct ByteWeights {
         row_chunks = (run + 63) / 64;
         chunk_lines = (run + 4 * row_chunks - 1) / (4 * row_chunks);
         first_block.push_back(0);
-        for (size_t i = 1; i < eights.size(); ++i) first_block.push_back(first_block.back() + (eights[i] - eights[i - 1] + 3) / 4);
+        for (size_t i = 1; i < eights.size(); ++i)
+            first_block.push_back(first_block.back() + (eights[i] - eights[i - 1] + 3) / 4);
         lines.resize(first_block.back() * block_lines(g));
         limits.resize(2 * first_block.back());
         ones.resize(2 * first_block.back());
         for (size_t group = 0; group < g.groups; ++group)
             for (size_t slot = 8 * eights[group]; slot < 8 * eights[group + 1]; ++slot)
-                put(g, 32 * first_block[group] + slot - 8 * eights[group], rows + slot * g.window_bytes(), thresholds[slot]);
+                put(g, 32 * first_block[group] + slot - 8 * eights[group], rows + slot * g.window_bytes(),
+                    thresholds[slot]);
     }
 
     size_t chunks(const Geometry& g) const { return g.kernel * row_chunks; }

@@ -35,6 +35,11 @@ struct Amx : Avx512 {
             for (int i = 0; i < 8; ++i) *to++ = *bits >> i & 1;
     }
 
+    RBSF_AMX static void signs(const uint64_t* bits, size_t lines, Line* to) {
+        const __m512i one = _mm512_set1_epi8(1), minus = _mm512_set1_epi8(-1);
+        for (size_t i = 0; i < lines; ++i) _mm512_store_si512(to + i, _mm512_mask_blend_epi8(bits[i], minus, one));
+    }
+
     struct alignas(64) Config {
         uint8_t palette = 1, start = 0, unused[14] = {};
         uint16_t row_bytes[16] = {};

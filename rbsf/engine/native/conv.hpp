@@ -146,7 +146,7 @@ class Conv {
             }
             isa.spread(in + (group * size.height + y) * row_bytes, length, spread);
             isa.bytes({spread, pixels, 8 * g.bytes, offsets, of_bytes.chunks(g), of_bytes.chunk_lines,
-                       of_bytes.lines.data() + first * of_bytes.block_lines(g), end - first,
+                       of_bytes.spread(g, isa) + first * of_bytes.block_lines(g), end - first,
                        of_bytes.limits.data() + 2 * first, of_bytes.ones.data() + 2 * first, targets, g.out_bytes,
                        band.counts ? band.counts + 4 * first * band.block_step : nullptr});
         }

@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels.hpp"
+
 namespace rbsf {
 
 enum class Output { bits, real, sums };
@@ -41,6 +43,8 @@ struct Scratch {
     std::vector<uint8_t> image, band, merged, pooled, unused, spread;
     std::vector<int32_t> counts;
     std::vector<uint8_t*> out;
+    std::vector<Line> weights;  // spread, of the layer of this number
+    uint64_t weights_of = 0;
 
     template <class T>
     static T* grow(std::vector<T>& buffer, size_t size) {

@@ -87,6 +87,7 @@ struct Kernels {
     void (*pixels)(const PixelsRow&);
     void (*bytes)(const BytesRow&) = nullptr;  // if there, the fastest where it can be used
     void (*spread)(const uint8_t* bits, size_t bytes, uint8_t* to) = nullptr;  // bits to bytes 0 and 1
+    void (*signs)(const uint64_t* bits, size_t lines, Line* to) = nullptr;     // ... and to -1 and 1
 };
 
 inline uint64_t load64(const void* from) {
@@ -137,7 +138,7 @@ constexpr Kernels kernels(const char* name) {
             [](const PixelsRow& row) {
                 pixels_row<Isa>(row, std::make_index_sequence<Isa::U8_PIXELS * Isa::U8_BLOCKS>());
             },
-            nullptr, nullptr};
+            nullptr, nullptr, nullptr};
 }
 
 }  // namespace rbsf

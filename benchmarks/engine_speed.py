@@ -2,14 +2,14 @@
 
     python benchmarks/engine_speed.py --root OTB/David --nano2 BACKBONE.onnx,HEAD.onnx --out runs/speed
 
-Every round times each side once, one after the other, each after a pause, so that whatever else the machine does
-falls on all; the figures are medians over rounds. Backbones get the three crops of one update; trackers follow one
-target over the same frames. The float network is SiamFC's AlexNet with random weights, which cost what trained ones
-do. --layers times the packed network's layers alone, on one thread, and says what share the binary ones have of what
-this core could do at most: one `vpopcntq` of 512 bits a cycle, its rate taken in each round. KCF and CSRT, which
-OpenCV 5 has not, are timed by the Python of --contrib, an environment with opencv-contrib-python below 5, beside the
-packed tracker. Start-up and peak memory (Linux) are those of a process that loads a tracker and follows a target for
-20 frames. Writes speed.json, speed.md and speed.png to --out.
+Every round times each side once, one after the other, each after a pause and untimed calls, so that whatever else the
+machine does falls on all; the figures are medians over rounds. Backbones get the three crops of one update; trackers
+follow one target over the same frames, and their untimed calls are on the frame before. The float network is SiamFC's
+AlexNet with random weights, which cost what trained ones do. --layers times the packed network's layers alone, on one
+thread, and says what share the binary ones have of what this core could do at most: one `vpopcntq` of 512 bits a
+cycle, its rate taken in each round. KCF and CSRT, which OpenCV 5 has not, are timed by the Python of --contrib, an
+environment with opencv-contrib-python below 5, beside the packed tracker. Start-up and peak memory (Linux) are those of
+a process that loads a tracker and follows a target for 20 frames. Writes speed.json, speed.md and speed.png to --out.
 """
 
 from __future__ import annotations
@@ -201,16 +201,18 @@ def updates(trackers: dict[str, Tracker], sequence: Sequence, frames: int) -> di
     from tqdm import tqdm
 
     times: dict[str, list[float]] = {name: [] for name in trackers}
-    for number in tqdm(range(min(frames, len(sequence))), desc="trackers", unit="frame"):
+    before = sequence.image(0)
+    for tracker in trackers.values():
+        tracker.init(before, sequence.boxes[0])
+    for number in tqdm(range(1, min(frames, len(sequence))), desc="trackers", unit="frame"):
         image = sequence.image(number)
         for name, tracker in trackers.items():
             time.sleep(PAUSE)
+            _wake(lambda tracker=tracker, image=before: tracker.update(image))  # type: ignore[misc]
             start = time.perf_counter()
-            if number:
-                tracker.update(image)
-                times[name].append(1000 * (time.perf_counter() - start))
-            else:
-                tracker.init(image, sequence.boxes[0])
+            tracker.update(image)
+            times[name].append(1000 * (time.perf_counter() - start))
+        before = image
     return {name: float(np.median(values)) for name, values in times.items()}
 
 

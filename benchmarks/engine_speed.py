@@ -2,12 +2,14 @@
 
     python benchmarks/engine_speed.py --root OTB/David --nano2 BACKBONE.onnx,HEAD.onnx --out runs/speed
 
-Every round times each side once, one after the other, each after a pause, so that whatever else the machine does
-falls on all; the figures are medians over rounds. Backbones get the three crops of one update; trackers follow one
-target over the same frames. The float network is SiamFC's AlexNet with random weights, which cost what trained ones
-do. KCF and CSRT, which OpenCV 5 has not, are timed by the Python of --contrib, an environment with opencv-contrib-
-python below 5, beside the packed tracker. Start-up and peak memory (Linux) are those of a process that loads a
-tracker and follows a target for 20 frames. Writes speed.json, speed.md and speed.png to --out.
+Every round times each side once, one after the other, each after a pause and untimed calls, so that whatever else the
+machine does falls on all; the figures are medians over rounds. Backbones get the three crops of one update; trackers
+follow one target over the same frames, and their untimed calls are on the frame before. The float network is SiamFC's
+AlexNet with random weights, which cost what trained ones do. --layers times the packed network's layers alone, on one
+thread, and says what share the binary ones have of what this core could do at most: one `vpopcntq` of 512 bits a
+cycle, its rate taken in each round. KCF and CSRT, which OpenCV 5 has not, are timed by the Python of --contrib, an
+environment with opencv-contrib-python below 5, beside the packed tracker. Start-up and peak memory (Linux) are those of
+a process that loads a tracker and follows a target for 20 frames. Writes speed.json, speed.md and speed.png to --out.
 """
 
 from __future__ import annotations
@@ -64,6 +66,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--rounds", type=positive_int, default=30, metavar="N", help="of backbones (default: 30)")
     add("--frames", type=positive_int, default=60, metavar="N", help="of the sequence (default: 60)")
     add("--threads", type=positive_int, nargs="+", default=[1, 2], metavar="N", help="default: 1 2")
+    add("--layers", action="store_true", help="time the packed network's layers instead, one by one")
     add("--nano1", metavar="FILES", help="NanoTrack v1: BACKBONE.onnx,HEAD.onnx")
     add("--nano2", metavar="FILES", help="NanoTrack v2, likewise")
     add("--contrib", type=Path, metavar="PYTHON", help="Python of an environment with opencv-contrib-python below 5")
@@ -81,14 +84,18 @@ def medians(sides: dict[str, Timed], rounds: int) -> dict[str, float]:
     for number in tqdm(range(WARM_UP + rounds), desc="backbones", unit="round"):
         for name, side in sides.items():
             time.sleep(PAUSE)
-            begin = time.perf_counter()
-            while time.perf_counter() - begin < WAKE:
-                side()
+            _wake(side)
             start = time.perf_counter()
             side()
             if number >= WARM_UP:
                 times[name].append(1000 * (time.perf_counter() - start))
     return {name: float(np.median(values)) for name, values in times.items()}
+
+
+def _wake(side: Timed) -> None:
+    begin = time.perf_counter()
+    while time.perf_counter() - begin < WAKE:
+        side()
 
 
 def backbones(weights: Path, crops: np.ndarray, threads: int, folder: Path) -> dict[str, Timed]:
@@ -151,22 +158,61 @@ def onnx_sessions(net: Any, crops: np.ndarray, threads: int, folder: Path) -> di
     return sides
 
 
+def layers(weights: Path, crops: np.ndarray, rounds: int) -> str:
+    """A table, for crops uint8 (N, S, S, 3): milliseconds of each layer and of the binary ones on one thread, medians,
+    and their share of the limit of `vpopcntq`, alone and with an XOR and a sum each."""
+    import numpy as np
+    from tqdm import tqdm
+
+    from rbsf.engine import _native  # type: ignore[attr-defined]
+    from rbsf.engine.runtime import Engine, available_isas
+
+    engines = {isa: Engine(weights, isa=isa) for isa in available_isas() if isa != "numpy"}
+    times: dict[str, list[np.ndarray]] = {isa: [] for isa in engines}
+    rates = [(np.nan, np.nan)]
+    for _ in tqdm(range(rounds), desc="layers", unit="round"):
+        for isa, engine in engines.items():
+            _wake(lambda engine=engine: engine(crops))  # type: ignore[misc]
+            times[isa].append(1000 * engine.layer_seconds(crops))
+        if "avx512" in engines:
+            rates.append(_native.popcount_rates())
+    size, products = crops.shape[1], []
+    network = next(iter(engines.values())).model.layers
+    for layer in network:
+        conv = (size + 2 * layer.padding - layer.kernel) // layer.stride + 1
+        products.append(len(crops) * layer.products * layer.outputs * conv**2)
+        size = layer.output_size(size)
+    alone, whole = 512 * np.nanmedian(rates, axis=0) if len(rates) > 1 else rates[0]
+    rows = [f"| layers of {len(crops)} crops, ms | " + " | ".join(layer.name for layer in network)]
+    rows[0] += " | binary ones | 1e12 products/s | of the limit | with XOR and sum |\n|---" + "|---:" * (
+        len(network) + 4
+    )
+    for isa, found in times.items():
+        each = np.median(found, axis=0)
+        rate = sum(products[1:]) / each[1:].sum() * 1000
+        cells = [*(f"{ms:.2f}" for ms in [*each, each[1:].sum()]), f"{rate / 1e12:.2f}"]
+        rows.append(f"| {isa} | " + " | ".join([*cells, f"{rate / alone:.0%}", f"{rate / whole:.0%}"]))
+    return " |\n".join(rows) + " |\n"
+
+
 def updates(trackers: dict[str, Tracker], sequence: Sequence, frames: int) -> dict[str, float]:
     """Median milliseconds of each tracker's update, all on one frame before the next."""
     import numpy as np
     from tqdm import tqdm
 
     times: dict[str, list[float]] = {name: [] for name in trackers}
-    for number in tqdm(range(min(frames, len(sequence))), desc="trackers", unit="frame"):
+    before = sequence.image(0)
+    for tracker in trackers.values():
+        tracker.init(before, sequence.boxes[0])
+    for number in tqdm(range(1, min(frames, len(sequence))), desc="trackers", unit="frame"):
         image = sequence.image(number)
         for name, tracker in trackers.items():
             time.sleep(PAUSE)
+            _wake(lambda tracker=tracker, image=before: tracker.update(image))  # type: ignore[misc]
             start = time.perf_counter()
-            if number:
-                tracker.update(image)
-                times[name].append(1000 * (time.perf_counter() - start))
-            else:
-                tracker.init(image, sequence.boxes[0])
+            tracker.update(image)
+            times[name].append(1000 * (time.perf_counter() - start))
+        before = image
     return {name: float(np.median(values)) for name, values in times.items()}
 
 
@@ -220,15 +266,20 @@ def start_up(weights: Path, engine: str) -> tuple[float, float]:
     return float(seconds), float(memory)
 
 
-def measure(args: argparse.Namespace, sequence: Sequence) -> dict[str, Any]:
-    """All figures: {"backbones": {threads: {name: ms}}, "updates": likewise, "start": {engine: [seconds, MB]}}."""
+def search_crops(weights: Path, sequence: Sequence) -> np.ndarray:
+    """The crops of the second frame's update, uint8 (3, 255, 255, 3)."""
     from tracker.siamfc import SiamFC
 
+    tracker = packed_trackers(weights, 1)["packed RB-SF"]
+    assert isinstance(tracker, SiamFC)
+    tracker.init(sequence.image(0), sequence.boxes[0])
+    return tracker.search_crops(sequence.image(min(1, len(sequence) - 1)))
+
+
+def measure(args: argparse.Namespace, sequence: Sequence) -> dict[str, Any]:
+    """All figures: {"backbones": {threads: {name: ms}}, "updates": likewise, "start": {engine: [seconds, MB]}}."""
     found: dict[str, Any] = {"backbones": {}, "updates": {}}
-    template = packed_trackers(args.weights, 1)["packed RB-SF"]
-    assert isinstance(template, SiamFC)
-    template.init(sequence.image(0), sequence.boxes[0])
-    crops = template.search_crops(sequence.image(min(1, len(sequence) - 1)))
+    crops = search_crops(args.weights, sequence)
     with tempfile.TemporaryDirectory() as folder:
         for threads in args.threads:
             found["backbones"][threads] = medians(backbones(args.weights, crops, threads, Path(folder)), args.rounds)
@@ -291,6 +342,9 @@ def main(argv: list[str] | None = None) -> int:
 
         trackers = {name: parse_tracker(f"opencv:{name}").build(args.threads[0]) for name in args.trackers}
         print(json.dumps(updates(packed_trackers(args.weights, args.threads[0]) | trackers, sequence, args.frames)))
+        return 0
+    if args.layers:
+        print(layers(args.weights, search_crops(args.weights, sequence), args.rounds))
         return 0
     check_writable(args.out / "speed.json")
     found = measure(args, sequence)

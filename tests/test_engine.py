@@ -176,6 +176,15 @@ def test_results_are_the_callers_own() -> None:
     np.testing.assert_array_equal(first, kept)
 
 
+@pytest.mark.skipif(len(ISAS) == 1, reason="the extension is not built")
+def test_memory_of_dropped_results_is_used_again() -> None:
+    engine, crops = Engine(random_model(1)), pixels(1, 127, 127, 3)
+    place = engine(crops).ctypes.data
+    view = engine(crops)[0, 1:]  # holds the array it looks at
+    assert view.ctypes.data == place + 4 * 36
+    assert engine(crops).ctypes.data != place
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_forked_process_has_threads_of_its_own() -> None:
     code = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 
@@ -28,6 +29,18 @@ def test_outside_is_the_mean_colour_or_what_is_asked():
     image = np.full((20, 20, 3), (10, 100, 200), np.uint8)
     assert crop_square(image, (-50, -50), 10, 8)[0, 0].tolist() == [10, 100, 200]
     assert crop_square(image, (-50, -50), 10, 8, fill=(1, 2, 3))[4, 4].tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("center", [(20.3, 15.7), (-9.2, 3), (55.5, 44.1), (200, 15)])
+@pytest.mark.parametrize("side", [3.7, 31, 160])
+def test_a_crop_is_the_whole_image_warped(center, side):
+    image = np.random.default_rng(1).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    scale, start = side / 31, np.array(center) - side / 31 * 15
+    matrix = np.array([[scale, 0, start[0]], [0, scale, start[1]]])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    expected = cv2.warpAffine(image, matrix, (31, 31), flags=flags, borderValue=(1.0, 2.0, 3.0))
+    crop = crop_square(image, center, side, 31, fill=(1, 2, 3))
+    np.testing.assert_allclose(crop.astype(int), expected, atol=1)  # rounding of float32 coordinates
 
 
 def test_center_of_crop_is_center_of_target():

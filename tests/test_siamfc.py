@@ -15,7 +15,7 @@ from eval.metrics import overlaps
 from tools.cli import DEFAULT_WEIGHTS
 from tracker.backbones import load_backbone, torch_backbone
 from tracker.got10k_adapter import GOT10kTracker
-from tracker.siamfc import SiamFC, TrackerConfig, correlate, update_all
+from tracker.siamfc import SiamFC, TrackerConfig, _upsampling, correlate, update_all
 
 
 def contrast_backbone(crops: np.ndarray) -> np.ndarray:
@@ -166,6 +166,19 @@ def test_correlate_is_the_plain_sum_over_windows() -> None:
     for n, i, j in np.ndindex(3, 3, 5):
         expected[n, i, j] = (template * features[n, :, i : i + 2, j : j + 2]).sum()
     np.testing.assert_allclose(correlate(template, features), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("size", "up"), [(17, 16), (17, 1), (5, 8)])
+def test_upsampling_is_opencvs_along_both_axes(size: int, up: int) -> None:
+    response = np.random.default_rng(4).normal(size=(size, size)).astype(np.float32)
+    rise = _upsampling(size, up)
+    expected = cv2.resize(response, (size * up, size * up), interpolation=cv2.INTER_CUBIC)
+    np.testing.assert_allclose(rise @ (response @ rise.T), expected, atol=2e-6)
+
+
+def test_a_flat_response_leaves_the_target_in_the_middle() -> None:
+    offset = SiamFC(contrast_backbone)._peak_offset(np.full((17, 17), 3, np.float32))
+    np.testing.assert_array_equal(abs(offset), [0.25, 0.25])  # 272 is even: the middle lies between two places
 
 
 @pytest.mark.parametrize(

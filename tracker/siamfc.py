@@ -13,6 +13,7 @@ from functools import cache
 
 import cv2
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 from tracker.geometry import (
     EXEMPLAR_SIZE,
@@ -166,14 +167,15 @@ class SiamFC:
         return int(np.argmax(peaks - penalty * np.abs(peaks)))  # abs: a change must not pay where peaks are negative
 
     def _peak_offset(self, response: np.ndarray) -> np.ndarray:
-        up = self.config.response_up
-        size = response.shape[0] * up
-        fine = cv2.resize(response, (size, size), interpolation=cv2.INTER_CUBIC).astype(np.float64)
+        up, share = self.config.response_up, np.float32(self.config.window_influence)
+        rise = _upsampling(len(response), up)
+        fine = rise @ (response @ rise.T)  # (272, 272)
         fine -= fine.min()
-        fine /= fine.sum() + 1e-16
-        fine = (1 - self.config.window_influence) * fine + self.config.window_influence * _cosine_window(size)
-        row, column = divmod(int(fine.argmax()), size)
-        return (np.array([column, row]) - (size - 1) / 2) * STRIDE / up
+        window = share * (fine.sum() + np.float32(1e-16)) * _cosine_window(len(fine))  # response and window of one sum
+        fine *= 1 - share
+        fine += window
+        row, column = divmod(int(fine.argmax()), len(fine))
+        return (np.array([column, row]) - (len(fine) - 1) / 2) * STRIDE / up
 
     def _is_lost(self, score: float) -> bool:
         self._smooth += self.config.score_rate * (score - self._smooth)
@@ -196,12 +198,24 @@ def correlate(template: np.ndarray, features: np.ndarray) -> np.ndarray:
     """
     (channels, k, _), (n, _, height, width) = template.shape, features.shape
     products = template.reshape(channels, k * k).T @ features.reshape(n, channels, height * width)
-    products = products.reshape(n, k, k, height, width)
+    image, cell, place = products.strides
     rows, columns = height - k + 1, width - k + 1
-    return sum(products[:, i, j, i : i + rows, j : j + columns] for i in range(k) for j in range(k))
+    shifted = as_strided(  # (n, k, k, rows, columns): what each template cell says about each place
+        products,
+        (n, k, k, rows, columns),
+        (image, k * cell + width * place, cell + place, width * place, place),
+        writeable=False,
+    )
+    return shifted.sum((1, 2))
+
+
+@cache
+def _upsampling(size: int, up: int) -> np.ndarray:
+    """Matrix (size * up, size) of OpenCV's bicubic interpolation along one axis, float32."""
+    return cv2.resize(np.eye(size, dtype=np.float32), (size, size * up), interpolation=cv2.INTER_CUBIC)
 
 
 @cache
 def _cosine_window(size: int) -> np.ndarray:
     window = np.outer(np.hanning(size), np.hanning(size))
-    return window / window.sum()
+    return (window / window.sum()).astype(np.float32)

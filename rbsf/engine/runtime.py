@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import warnings
 from importlib import import_module
@@ -24,6 +25,7 @@ except ImportError:  # it was installed without a compiler
 
 MAX_MAP_BYTES = 1 << 30  # of one map of a batch
 KEPT_SIZES = 8  # of input, whose maps are kept for the next call
+KEPT_RESULTS = 4  # arrays of features of one shape, likewise
 
 
 def available_isas() -> list[str]:
@@ -51,6 +53,7 @@ class Engine:
         self._layouts = [layout(a.outputs, a.groups, b.groups) for a, b in zip(layers, readers, strict=True)]
         self._margins = [*(layer.padding for layer in layers[1:]), 0]
         self._free: dict[tuple[int, ...], list[list[np.ndarray]]] = {}
+        self._results: dict[tuple[int, ...], list[np.ndarray]] = {}
         self._lock = threading.Lock()
         if self.isa != "numpy":
             outputs = ["bits"] * (len(layers) - 1) + ["real"]
@@ -86,7 +89,7 @@ class Engine:
         *shapes, final = self._shapes(crops)
         if self.isa == "numpy":
             return reference.forward(self.model, crops), [], np.zeros(0)
-        features, seconds = np.empty(final, np.float32), np.zeros(len(self._convs))
+        features, seconds = self._take_result(final), np.zeros(len(self._convs))
         maps = self._take_maps(crops.shape, shapes)
         _native.forward(self._convs, [crops, *maps, features], self.threads, self.isa, seconds if timed else None)
         orders = zip(maps, self._layouts, self._margins, strict=False)
@@ -123,6 +126,20 @@ class Engine:
             if len(self._free) >= KEPT_SIZES:
                 self._free.clear()
         return [np.zeros(shape, np.uint8) for shape in shapes]
+
+    def _take_result(self, shape: tuple[int, ...]) -> np.ndarray:
+        """An array for features: one returned before that its caller has dropped, because new memory costs as much time
+        as a layer; else a new one."""
+        with self._lock:
+            if shape not in self._results and len(self._results) >= KEPT_SIZES:
+                self._results.clear()
+            kept = self._results.setdefault(shape, [])
+            for array in kept:
+                if sys.getrefcount(array) == 3:  # in `kept`, as `array`, as an argument
+                    return array
+            array = np.empty(shape, np.float32)
+            kept[KEPT_RESULTS - 1 :] = [array]
+        return array
 
 
 class BitConv:

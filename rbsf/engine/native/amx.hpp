@@ -1,4 +1,5 @@
-// AMX: the first layer by 8-bit matrix products of 16 pixels x 16 filters; the rest as with AVX-512.
+// AMX: convolutions by 8-bit matrix products of 16 pixels x 16 filters, bits spread to bytes; where a map is too small
+// or strided, as with AVX-512.
 
 #pragma once
 
@@ -9,7 +10,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define RBSF_AMX __attribute__((target("amx-tile,amx-int8,avx512f,avx512bw")))
+#define RBSF_AMX __attribute__((target("amx-tile,amx-int8,avx512f,avx512bw,avx512vl")))
 
 namespace rbsf {
 
@@ -26,45 +27,56 @@ struct Amx : Avx512 {
         return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
     }
 
+    RBSF_AMX static void spread(const uint8_t* bits, size_t bytes, uint8_t* to) {
+        const __m512i one = _mm512_set1_epi8(1);
+        for (; bytes >= 8; bytes -= 8, bits += 8, to += 64)
+            _mm512_storeu_si512(to, _mm512_maskz_mov_epi8(load64(bits), one));
+        for (; bytes > 0; --bytes, ++bits)
+            for (int i = 0; i < 8; ++i) *to++ = *bits >> i & 1;
+    }
+
+    RBSF_AMX static void signs(const uint64_t* bits, size_t lines, Line* to) {
+        const __m512i one = _mm512_set1_epi8(1), minus = _mm512_set1_epi8(-1);
+        for (size_t i = 0; i < lines; ++i) _mm512_store_si512(to + i, _mm512_mask_blend_epi8(bits[i], minus, one));
+    }
+
     struct alignas(64) Config {
         uint8_t palette = 1, start = 0, unused[14] = {};
         uint16_t row_bytes[16] = {};
         uint8_t rows[16] = {};
     };
 
-    RBSF_AMX static void pixels_row(const PixelsRow& row) {
-        const size_t steps = row.lines / row.rows;  // of 4 bytes in a window's row
-        if (steps > 16 || row.pixels < 32) return kernels<Avx512>("").pixels(row);
+    RBSF_AMX static void bytes(const BytesRow& row) {
         Config config;
         for (int tile = 0; tile < 8; ++tile) {
-            config.row_bytes[tile] = static_cast<uint16_t>(tile == 4 || tile == 5 ? 4 * steps : 64);
-            config.rows[tile] = static_cast<uint8_t>(tile < 6 ? 16 : steps);
+            config.row_bytes[tile] = static_cast<uint16_t>(tile == 4 || tile == 5 ? 4 * row.chunk_lines : 64);
+            config.rows[tile] = static_cast<uint8_t>(tile < 6 ? 16 : row.chunk_lines);
         }
+        __asm__ volatile("" : : "r"(&config) : "memory");  // GCC holds that the next line reads 8 bytes only
         _tile_loadconfig(&config);
-        for (size_t block = 0; block < row.blocks; block += 2) {
-            const size_t second = block + 1 < row.blocks ? block + 1 : block;
-            for (size_t pixel = 0; pixel < row.pixels; pixel += 32)  // the last ones may overlap
-                square(row, steps, block, second, pixel + 32 <= row.pixels ? pixel : row.pixels - 32);
-        }
+        for (size_t pixel = 0; pixel < row.pixels; pixel += 32)
+            for (size_t block = 0; block < row.blocks; ++block) square(row, block, pixel);
         _tile_release();
     }
 
   private:
-    // 32 pixels x 2 blocks of 16 filters.  Tiles: 0..3 sums, 4, 5 pixels, 6, 7 weights.
-    RBSF_AMX static void square(const PixelsRow& row, size_t steps, size_t block, size_t second, size_t pixel) {
-        const uint8_t* window = row.image + pixel * row.pixel_step;
-        const Line *a = row.natural + block * row.lines, *b = row.natural + second * row.lines;
+    // 32 pixels x 32 filters.  Tiles: 0..3 sums, 4, 5 pixels, 6, 7 weights.
+    RBSF_AMX static void square(const BytesRow& row, size_t block, size_t pixel) {
+        const uint8_t* window = row.windows + pixel * row.pixel_step;
+        const size_t step = row.pixel_step, lines = row.chunk_lines;
+        const Line* weights = row.weights + 2 * block * row.chunks * lines;
         _tile_zero(0);
         _tile_zero(1);
         _tile_zero(2);
         _tile_zero(3);
-        for (size_t y = 0; y < row.rows; ++y, window += row.row_step, a += steps, b += steps) {
-            _tile_loadd(4, window, row.pixel_step);
-            _tile_loadd(6, a, 64);
+        for (size_t i = 0; i < row.chunks; ++i, weights += 2 * lines) {
+            const uint8_t* from = window + row.offsets[i];
+            _tile_loadd(4, from, step);
+            _tile_loadd(6, weights, 64);
             _tile_dpbusd(0, 4, 6);
-            _tile_loadd(7, b, 64);
+            _tile_loadd(7, weights + lines, 64);
             _tile_dpbusd(1, 4, 7);
-            _tile_loadd(5, window + 16 * row.pixel_step, row.pixel_step);
+            _tile_loadd(5, from + 16 * step, step);
             _tile_dpbusd(2, 5, 6);
             _tile_dpbusd(3, 5, 7);
         }
@@ -73,16 +85,28 @@ struct Amx : Avx512 {
         _tile_stored(1, sums[1], 64);
         _tile_stored(2, sums[2], 64);
         _tile_stored(3, sums[3], 64);
-        for (int i = 0; i < 4; ++i) compare(row, i % 2 ? second : block, pixel + i / 2 * 16, sums[i]);
+        const auto put = row.counts ? &count : &compare;
+        for (size_t i = 0; i < 4; ++i) put(row, 2 * block + i % 2, pixel + i / 2 * 16, sums[i]);
     }
 
-    RBSF_AMX static void compare(const PixelsRow& row, size_t block, size_t pixel, const Line* sums) {
-        const __m512i limit = _mm512_load_si512(row.limits + block);
-        uint8_t *low = row.out[2 * block] + pixel * row.out_step, *high = row.out[2 * block + 1] + pixel * row.out_step;
+    // The results of 16 pixels and of the `half`th 16 filters.
+    RBSF_AMX static void compare(const BytesRow& row, size_t half, size_t pixel, const Line* sums) {
+        const __m512i limit = _mm512_load_si512(row.limits + half);
+        uint8_t *low = row.out[2 * half] + pixel * row.out_step, *high = row.out[2 * half + 1] + pixel * row.out_step;
         for (int p = 0; p < 16; ++p, low += row.out_step, high += row.out_step) {
             const unsigned bits = _mm512_cmpge_epi32_mask(_mm512_load_si512(sums + p), limit);
             *low = static_cast<uint8_t>(bits);
             *high = static_cast<uint8_t>(bits >> 8);
+        }
+    }
+
+    RBSF_AMX static void count(const BytesRow& row, size_t half, size_t pixel, const Line* sums) {
+        const __m512i ones = _mm512_load_si512(row.ones + half);
+        int32_t *low = row.counts + (2 * half * row.pixels + pixel) * 8, *high = low + row.pixels * 8;
+        for (int p = 0; p < 16; ++p) {
+            const __m512i counts = _mm512_sub_epi32(ones, _mm512_load_si512(sums + p));
+            _mm256_storeu_si256(reinterpret_cast<__m256i*>(low) + p, _mm512_castsi512_si256(counts));
+            _mm256_storeu_si256(reinterpret_cast<__m256i*>(high) + p, _mm512_extracti64x4_epi64(counts, 1));
         }
     }
 };

@@ -15,6 +15,13 @@
 #define RBSF_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vnni")))
 #endif
 
+// A pointer that the compiler shall not compute from others: with it every word is at a constant distance from x or y.
+#if defined(__GNUC__)
+#define RBSF_OPAQUE(pointer) __asm__("" : "+r"(pointer))
+#else
+#define RBSF_OPAQUE(pointer)
+#endif
+
 namespace rbsf {
 
 struct Avx512 {
@@ -31,30 +38,47 @@ struct Avx512 {
         RBSF_UNROLL
         for (int p = 0; p < P; ++p) {
             sum[p] = last[p] = _mm512_setzero_si512();
-            if (odd) last[p] = _mm512_xor_si512(load(w), broadcast(row.windows + pixel + p));
+            if (odd) last[p] = differing(load(w), row.windows + pixel + p);
         }
         const uint64_t* x = row.windows + odd * row.pixels + 2 * pixel;
-        for (w += odd; w < end; w += 2, x += 2 * row.pixels) {
+        w += odd;
+        const size_t step = 2 * row.pixels;
+        const uint64_t* y = x + step;
+        for (; end - w >= 4; w += 4, x += 2 * step, y += 2 * step) {  // two pairs at a time: then no parity is copied
+            RBSF_OPAQUE(y);
+            const __m512i w0 = load(w), w1 = load(w + 1), w2 = load(w + 2), w3 = load(w + 3);
+            RBSF_UNROLL
+            for (int p = 0; p < P; ++p) {
+                const __m512i between = differing(w1, x + 2 * p + 1);
+                const __m512i first = carry(differing(w0, x + 2 * p), between, last[p]);
+                last[p] = differing(w3, y + 2 * p + 1);
+                const __m512i second = carry(differing(w2, y + 2 * p), last[p], between);
+                sum[p] = _mm512_add_epi64(sum[p], _mm512_popcnt_epi64(first));
+                sum[p] = _mm512_add_epi64(sum[p], _mm512_popcnt_epi64(second));
+            }
+        }
+        if (w < end) {
             const __m512i w0 = load(w), w1 = load(w + 1);
             RBSF_UNROLL
             for (int p = 0; p < P; ++p) {
-                const __m512i q = _mm512_xor_si512(w0, broadcast(x + 2 * p));
-                const __m512i r = _mm512_xor_si512(w1, broadcast(x + 2 * p + 1));
-                const __m512i carry = _mm512_ternarylogic_epi64(q, r, last[p], 0x3a);  // q ? ~r : last
-                sum[p] = _mm512_add_epi64(sum[p], _mm512_popcnt_epi64(carry));
+                const __m512i r = differing(w1, x + 2 * p + 1);
+                sum[p] = _mm512_add_epi64(sum[p], _mm512_popcnt_epi64(carry(differing(w0, x + 2 * p), r, last[p])));
                 last[p] = r;
             }
         }
-        const __m512i limit = load(row.limits + block);
         RBSF_UNROLL
-        for (int p = 0; p < P; ++p) {
-            const __m512i count = _mm512_add_epi64(_mm512_add_epi64(sum[p], sum[p]), _mm512_popcnt_epi64(last[p]));
-            if (row.counts) {
-                int32_t* out = row.counts + (block * row.pixels + pixel + p) * 8;
-                _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm512_cvtepi64_epi32(count));
-            } else {
-                row.out[block][(pixel + p) * row.out_step] = static_cast<uint8_t>(_mm512_cmple_epi64_mask(count, limit));
-            }
+        for (int p = 0; p < P; ++p)
+            sum[p] = _mm512_add_epi64(_mm512_add_epi64(sum[p], sum[p]), _mm512_popcnt_epi64(last[p]));
+        if (row.counts) {
+            __m256i* out = reinterpret_cast<__m256i*>(row.counts) + block * row.pixels + pixel;
+            RBSF_UNROLL
+            for (int p = 0; p < P; ++p) _mm256_storeu_si256(out + p, _mm512_cvtepi64_epi32(sum[p]));
+        } else {
+            const __m512i limit = load(row.limits + block);
+            const size_t out_step = row.out_step;
+            uint8_t* out = row.out[block] + pixel * out_step;
+            RBSF_UNROLL
+            for (int p = 0; p < P; ++p, out += out_step) _store_mask8(out, _mm512_cmple_epi64_mask(sum[p], limit));
         }
     }
 
@@ -91,10 +115,32 @@ struct Avx512 {
         }
     }
 
+    // `loops` times 16 popcounts in registers, each with an XOR before and a sum behind it if `all`.
+    template <bool all>
+    RBSF_AVX512 static uint64_t count_registers(size_t loops) {
+        __m512i sum[16];
+        const __m512i word = _mm512_set1_epi64(static_cast<long long>(loops));
+        RBSF_UNROLL
+        for (int i = 0; i < 16; ++i) sum[i] = _mm512_set1_epi64(i);
+        for (; loops > 0; --loops)
+            RBSF_UNROLL
+            for (int i = 0; i < 16; ++i)
+                sum[i] = all ? _mm512_add_epi64(sum[i], _mm512_popcnt_epi64(_mm512_xor_epi64(sum[i], word)))
+                             : _mm512_popcnt_epi64(sum[i]);
+        uint64_t total = 0;
+        RBSF_UNROLL
+        for (int i = 0; i < 16; ++i) total += static_cast<uint64_t>(_mm512_reduce_add_epi64(sum[i]));
+        return total;
+    }
+
   private:
     RBSF_AVX512 static __m512i load(const Line* line) { return _mm512_load_si512(line); }
-    RBSF_AVX512 static __m512i broadcast(const uint64_t* word) {
-        return _mm512_set1_epi64(static_cast<long long>(*word));
+    RBSF_AVX512 static __m512i differing(__m512i weights, const uint64_t* word) {
+        return _mm512_xor_epi64(weights, _mm512_set1_epi64(static_cast<long long>(*word)));
+    }
+    // Of an adder over two words onto the parity `last`: the parities behind the first and the second are q and r.
+    RBSF_AVX512 static __m512i carry(__m512i q, __m512i r, __m512i last) {
+        return _mm512_ternarylogic_epi64(q, r, last, 0x3a);  // q ? ~r : last
     }
 };
 

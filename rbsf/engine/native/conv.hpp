@@ -1,4 +1,4 @@
-// A convolution with what follows it up to the next layer: thresholds, packing, pooling.  Works row by row.
+// A convolution with what follows it up to the next layer: thresholds, packing, pooling.  Works in bands of rows.
 //
 // Maps of bits are [N, planes, H, W, bytes]: a plane holds the channels of one group of the layer that reads it, so
 // that a row of a window is one run of bytes.  A map has its reader's padding around it, in zeros (-1).  Which channel
@@ -13,6 +13,7 @@
 
 #include "geometry.hpp"
 #include "kernels.hpp"
+#include "weights.hpp"
 
 namespace rbsf {
 
@@ -21,121 +22,191 @@ class Conv {
     const Geometry g;
 
     // weights [8 * blocks][kernel * kernel * bytes], thresholds [8 * blocks], scale and bias [outputs] for a real
-    // output, else empty; group_blocks: how many blocks of 8 filters each group has.
+    // output, else empty; group_blocks: how many blocks of 8 filters each group has; bytes: some kernels take bytes.
     Conv(const Geometry& geometry, const uint8_t* weights, const int32_t* thresholds,
          const std::vector<size_t>& group_blocks, std::vector<Place> places, std::vector<float> scale,
-         std::vector<float> bias)
+         std::vector<float> bias, bool bytes)
         : g(geometry), places(std::move(places)), scale(std::move(scale)), bias(std::move(bias)) {
         for (size_t count : group_blocks) first_block.push_back(first_block.back() + count);
         if (g.pixels)
-            prepare_pixels(weights, thresholds);
+            of_pixels = PixelWeights(g, blocks(), weights, thresholds);
         else
-            prepare_bits(weights, thresholds);
+            of_bits = BitWeights(g, blocks(), weights, thresholds);
+        if (bytes && (g.pixels || g.stride == 1)) of_bytes = ByteWeights(g, first_block, weights, thresholds);
     }
 
     // Output rows first..last - 1 of one image; height and width are the input map's, its margin included.
     void rows(const Kernels& isa, const uint8_t* in, size_t height, size_t width, void* out, size_t first,
               size_t last) const {
-        const Size size{height, width, g.conv_size(width), g.output_size(height), g.output_size(width)};
-        uint8_t* map = static_cast<uint8_t*>(out);
-        if (g.output == Output::real) {
-            for (size_t y = first; y < last; ++y) real_row(isa, in, size, y, static_cast<float*>(out));
-        } else if (g.output == Output::sums) {
-            for (size_t y = first; y < last; ++y) sums_row(isa, in, size, y, static_cast<int32_t*>(out));
-        } else if (g.pool) {
-            pooled_rows(isa, in, size, first, last, map);
-        } else {
-            for (size_t y = first; y < last; ++y) bits_row(isa, in, size, y, map_row(map, size, y), plane_bytes(size));
+        const size_t conv_width = g.conv_size(width);
+        const bool flat = !g.pixels && isa.bytes && g.stride == 1;
+        const size_t pitch = flat ? width : g.pixels ? (conv_width + 31) / 32 * 32 : conv_width;
+        const Size size{height, width, conv_width, g.output_size(height), g.output_size(width), flat, pitch};
+        const size_t most = std::max<size_t>(1, band_pixels(flat) / pitch / (g.pool ? 2 : 1));
+        const size_t bands = (last - first + most - 1) / most, step = bands ? (last - first + bands - 1) / bands : 1;
+        for (size_t from = first, to; from < last; from = to) {
+            to = std::min(last, from + step);
+            if (g.output == Output::bits)
+                bits_band(isa, in, size, from, to, from > first, step, static_cast<uint8_t*>(out));
+            else
+                counts_band(isa, in, size, from, to, out);
         }
     }
 
   private:
+    // A band's results shall stay in a cache; a flat one loses up to 31 pixels and spreads kernel - 1 rows once more.
+    size_t band_pixels(bool flat) const { return flat ? g.output == Output::bits ? 2048 : 128 : 256; }
+
     struct Size {
         size_t height, width, conv_width, out_height, out_width;
+        bool flat;     // windows of bits are taken from the whole map at once, also those across its right end
+        size_t pitch;  // pixels from row to row of what is computed
+    };
+
+    // Where the results of a band go: bits to plane p's at bits + p * plane_step, or counts.
+    struct Band {
+        uint8_t* bits;
+        size_t plane_step;
+        int32_t* counts;  // [blocks][rows * pitch, and up to 31 more][8] if flat, else [rows][blocks][pitch][8]
+        size_t block_step, row_step;
     };
 
     std::vector<size_t> first_block{0};  // of each group, and the end
     std::vector<Place> places;
     std::vector<float> scale, bias;
-    std::vector<Line> weights, limits;
-    std::vector<Line> natural;  // weights of pixels before they were paired
-    std::vector<size_t> order;  // of the lines of pixels; the first `paired` are pairs
-    size_t paired = 0;
+    BitWeights of_bits;
+    PixelWeights of_pixels;
+    ByteWeights of_bytes;
 
     size_t blocks() const { return first_block.back(); }
 
-    void prepare_bits(const uint8_t* rows, const int32_t* thresholds) {
-        const size_t run = g.kernel * g.bytes, row_words = g.row_words(), words = g.kernel * row_words;
-        weights.resize(blocks() * words);
-        limits.resize(blocks());
-        for (size_t slot = 0; slot < 8 * blocks(); ++slot) {
-            uint64_t parity = 0;
-            for (size_t t = 0; t < words; ++t) {
-                const size_t from = t % row_words * 8;
-                uint64_t word = 0;
-                std::memcpy(&word, rows + (slot * g.kernel + t / row_words) * run + from, std::min<size_t>(8, run - from));
-                weights[slot / 8 * words + t].word[slot % 8] = parity ^= word;
-            }
-            // products - 2 * count >= threshold, so count <= floor((products - threshold) / 2)
-            const int64_t products = static_cast<int64_t>(g.products), spare = products - thresholds[slot];
-            const int64_t limit = spare < 0 ? -1 : std::min(spare / 2, products);
-            limits[slot / 8].word[slot % 8] = static_cast<uint64_t>(limit);
+    // Rows y .. y + count - 1 of the convolution.
+    void convolve(const Kernels& isa, const uint8_t* in, const Size& size, size_t y, size_t count,
+                  const Band& band) const {
+        if (size.flat) return flat_rows(isa, in, size, y, count, band);
+        Scratch& scratch = Scratch::mine();
+        const size_t ends = (blocks() + 3) / 4 * 4, row_bytes = size.pitch * g.out_bytes;
+        uint8_t** targets = Scratch::grow(scratch.out, ends);
+        for (size_t i = blocks(); i < ends; ++i) targets[i] = Scratch::grow(scratch.unused, row_bytes);
+        for (size_t row = 0; row < count; ++row) {
+            for (size_t i = 0; i < blocks() && band.bits; ++i)
+                targets[i] = band.bits + row * row_bytes + places[i].plane * band.plane_step + places[i].byte;
+            if (g.pixels)
+                pixels_row(isa, in, size, y + row, targets);
+            else
+                filter_row(isa, in, size, y + row, targets, band.counts ? band.counts + row * band.row_step : nullptr);
         }
     }
 
-    void prepare_pixels(const uint8_t* rows, const int32_t* thresholds) {
-        const size_t run = g.kernel * g.bytes, steps = g.row_words(), lines = g.kernel * steps;
-        const size_t pairs = (blocks() + 1) / 2;
-        natural.resize(pairs * lines);
-        limits.resize(pairs);
-        for (size_t slot = 0; slot < 8 * blocks(); ++slot) {
-            for (size_t i = 0; i < g.kernel * run; ++i) {
-                Line& line = natural[slot / 16 * lines + i / run * steps + i % run / 4];
-                reinterpret_cast<uint8_t*>(line.word)[slot % 16 * 4 + i % run % 4] = rows[slot * g.kernel * run + i];
-            }
-            std::memcpy(reinterpret_cast<uint8_t*>(limits[slot / 16].word) + slot % 16 * 4, thresholds + slot, 4);
+    void pixels_row(const Kernels& isa, const uint8_t* in, const Size& size, size_t y, uint8_t** targets) const {
+        // A copy of the image's rows, because the kernels read a little behind the last window.
+        const size_t row_step = size.width * g.bytes, length = g.kernel * row_step, step = g.stride * g.bytes;
+        uint8_t* image = Scratch::grow(Scratch::mine().image, length + 31 * step + 64);
+        std::memcpy(image, in + y * g.stride * row_step, length);
+        if (isa.bytes) {
+            const size_t* offsets = chunk_offsets(row_step);
+            return isa.bytes({image, size.pitch, step, offsets, of_bytes.chunks(g), of_bytes.chunk_lines,
+                              of_bytes.lines.data(), of_bytes.first_block.back(), of_bytes.limits.data(),
+                              of_bytes.ones.data(), targets, g.out_bytes, nullptr});
         }
-        pair_lines(pairs, lines);
-        weights.resize(natural.size());
-        for (size_t i = 0; i < natural.size(); ++i)
-            weights[i] = natural[i / lines * lines + order[i % lines]];
+        const size_t steps = g.row_lines(), lines = g.kernel * steps;
+        size_t* offsets = Scratch::grow(Scratch::mine().offsets, lines);
+        for (size_t i = 0; i < lines; ++i)
+            offsets[i] = of_pixels.order[i] / steps * row_step + of_pixels.order[i] % steps * 4;
+        isa.pixels({image, size.conv_width, step, offsets, lines, of_pixels.paired, of_pixels.lines.data(),
+                    of_pixels.limits.size(), of_pixels.limits.data(), targets, g.out_bytes});
     }
 
-    // Bring lines together, two and two, whose weights of either sign add up to at most 128 at every pair of products:
-    // then the sum of 4 products is within 128 * 255 < 2^15.  The heaviest lines choose first; singles come last.
-    void pair_lines(size_t line_blocks, size_t lines) {
-        const size_t width = 64 * line_blocks;
-        std::vector<uint8_t> load(lines * width);  // [lines][pairs of products][positive, negative]
-        std::vector<std::pair<uint8_t, size_t>> heaviest;
-        for (size_t i = 0; i < lines; ++i) {
-            for (size_t j = 0; j < width; ++j) {
-                int8_t weight;
-                std::memcpy(&weight, reinterpret_cast<const char*>(&natural[j / 64 * lines + i]) + j % 64, 1);
-                load[i * width + j / 2 * 2 + (weight < 0)] += static_cast<uint8_t>(weight < 0 ? -weight : weight);
+    const size_t* chunk_offsets(size_t row_step) const {
+        const size_t chunks = of_bytes.row_chunks;
+        size_t* offsets = Scratch::grow(Scratch::mine().offsets, of_bytes.chunks(g));
+        for (size_t i = 0; i < of_bytes.chunks(g); ++i)
+            offsets[i] = i / chunks * row_step + i % chunks * 4 * of_bytes.chunk_lines;
+        return offsets;
+    }
+
+    static size_t flat_pixels(const Size& size, size_t rows) { return (rows * size.pitch + 31) / 32 * 32; }
+
+    // Rows of bits, spread to bytes, as one long row, its windows at row ends included.
+    void flat_rows(const Kernels& isa, const uint8_t* in, const Size& size, size_t y, size_t count,
+                   const Band& band) const {
+        Scratch& scratch = Scratch::mine();
+        const size_t row_bytes = size.width * g.bytes, length = (count + g.kernel - 1) * row_bytes;
+        const size_t pixels = flat_pixels(size, count), behind = (g.kernel + 31) * g.bytes * 8 + 64;
+        uint8_t* spread = Scratch::grow(scratch.spread, 8 * length + behind);
+        const size_t* offsets = chunk_offsets(8 * row_bytes);
+        for (size_t group = 0; group < g.groups; ++group) {
+            const size_t first = of_bytes.first_block[group], end = of_bytes.first_block[group + 1];
+            uint8_t** targets = Scratch::grow(scratch.out, 4 * (end - first));
+            for (size_t i = 0; i < 4 * (end - first) && band.bits; ++i) {
+                const size_t block = first_block[group] + i;
+                targets[i] = block < first_block[group + 1]
+                                 ? band.bits + places[block].plane * band.plane_step + places[block].byte
+                                 : Scratch::grow(scratch.unused, pixels * g.out_bytes);
             }
-            heaviest.emplace_back(*std::max_element(&load[i * width], &load[i * width] + width), i);
+            isa.spread(in + (group * size.height + y) * row_bytes, length, spread);
+            isa.bytes({spread, pixels, 8 * g.bytes, offsets, of_bytes.chunks(g), of_bytes.chunk_lines,
+                       of_bytes.spread(g, isa) + first * of_bytes.block_lines(g), end - first,
+                       of_bytes.limits.data() + 2 * first, of_bytes.ones.data() + 2 * first, targets, g.out_bytes,
+                       band.counts ? band.counts + 4 * first * band.block_step : nullptr});
         }
-        std::sort(heaviest.rbegin(), heaviest.rend());
-        const auto fit = [&](size_t a, size_t b) {
-            for (size_t j = 0; j < width; ++j)
-                if (load[a * width + j] + load[b * width + j] > 128) return false;
-            return true;
-        };
-        std::vector<size_t> singles;
-        while (!heaviest.empty()) {
-            const size_t line = heaviest.front().second;
-            heaviest.erase(heaviest.begin());
-            const auto mate = std::find_if(heaviest.begin(), heaviest.end(),
-                                           [&](const auto& other) { return fit(line, other.second); });
-            if (mate == heaviest.end()) {
-                singles.push_back(line);
-            } else {
-                order.insert(order.end(), {line, mate->second});
-                heaviest.erase(mate);
-            }
+    }
+
+    // Row y of all groups, as bits or as counts [blocks][conv_width][8].
+    void filter_row(const Kernels& isa, const uint8_t* in, const Size& size, size_t y, uint8_t** targets,
+                    int32_t* counts) const {
+        const size_t words = g.words();
+        uint64_t* windows = Scratch::grow(Scratch::mine().windows, size.conv_width * words);
+        for (size_t group = 0; group < g.groups; ++group) {
+            gather(in + group * size.height * size.width * g.bytes, size, y, windows);
+            const size_t first = first_block[group];
+            isa.bits({windows, size.conv_width, words, of_bits.lines.data() + first * words,
+                      first_block[group + 1] - first, of_bits.limits.data() + first, targets + first, g.out_bytes,
+                      counts ? counts + 8 * first * size.conv_width : nullptr});
         }
-        paired = order.size();
-        order.insert(order.end(), singles.begin(), singles.end());
+    }
+
+    // The windows of row y as running parities, in the order of BitsRow.
+    void gather(const uint8_t* plane, const Size& size, size_t y, uint64_t* to) const {
+        const size_t width = size.conv_width, words = g.words(), row_step = size.width * g.bytes;
+        const uint8_t* corner = plane + y * g.stride * row_step;
+        const uint64_t none = 0, *parity = &none;
+        size_t t = words & 1;
+        if (t) {
+            with_word(corner, row_step, 0, [=](auto word) { for (size_t x = 0; x < width; ++x) to[x] = word(x); });
+            parity = to;
+            to += width;
+        }
+        for (size_t parity_step = t; t < words; t += 2, to += 2 * width, parity_step = 2) {
+            with_word(corner, row_step, t, [=](auto word) {
+                for (size_t x = 0; x < width; ++x) to[2 * x] = word(x) ^ parity[x * parity_step];
+            });
+            with_word(corner, row_step, t + 1, [=](auto word) {
+                for (size_t x = 0; x < width; ++x) to[2 * x + 1] = word(x) ^ to[2 * x];
+            });
+            parity = to + 1;
+        }
+    }
+
+    // Call use(word), where word(x) is word t of the window at x of a row; no byte beyond the windows is read.
+    template <class Use>
+    void with_word(const uint8_t* corner, size_t row_step, size_t t, const Use& use) const {
+        const size_t run = g.kernel * g.bytes, step = g.stride * g.bytes, row = 8 * t / run, left = run - 8 * t % run;
+        const uint8_t *end = corner + row * row_step + run, *next = end - run + row_step;
+        if (left >= 8) return use([=](size_t x) { return load64(end - left + x * step); });
+        if (run < 8) return use([=](size_t x) { return short_word(corner + x * step, row_step, t); });
+        const size_t spare = 64 - 8 * left;
+        if (row + 1 == g.kernel) return use([=](size_t x) { return load64(end - 8 + x * step) >> spare; });
+        use([=](size_t x) { return load64(end - 8 + x * step) >> spare | load64(next + x * step) << (64 - spare); });
+    }
+
+    // Word t of a window whose rows are less than 8 bytes.
+    uint64_t short_word(const uint8_t* window, size_t row_step, size_t t) const {
+        const size_t run = g.kernel * g.bytes, end = std::min(8 * t + 8, g.window_bytes());
+        uint64_t word = 0;
+        for (size_t i = 8 * t; i < end; ++i)
+            word |= uint64_t{window[i / run * row_step + i % run]} << i % 8 * 8;
+        return word;
     }
 
     size_t plane_bytes(const Size& size) const {
@@ -145,168 +216,88 @@ class Conv {
         return map + ((y + g.margin) * (size.out_width + 2 * g.margin) + g.margin) * g.out_bytes;
     }
 
-    // Row y of the convolution as bits: plane p's at out + p * plane_step.
-    void bits_row(const Kernels& isa, const uint8_t* in, const Size& size, size_t y, uint8_t* out,
-                  size_t plane_step) const {
-        Scratch& scratch = Scratch::mine();
-        const size_t count = (blocks() + 1) / 2 * 2;
-        uint8_t** targets = Scratch::grow(scratch.out, count);
-        for (size_t i = 0; i < blocks(); ++i) targets[i] = out + places[i].plane * plane_step + places[i].byte;
-        if (count > blocks()) targets[count - 1] = Scratch::grow(scratch.unused, size.conv_width * g.out_bytes);
-        if (g.pixels)
-            pixels_row(isa, in, size, y, targets);
-        else
-            filter_row(isa, in, size, y, targets, nullptr);
-    }
-
-    void pixels_row(const Kernels& isa, const uint8_t* in, const Size& size, size_t y, uint8_t** targets) const {
-        // A copy of the image's rows, because the kernels read a little behind the last window.
-        const size_t row_step = size.width * g.bytes, length = g.kernel * row_step;
-        uint8_t* image = Scratch::grow(Scratch::mine().image, length + 4);
-        std::memcpy(image, in + y * g.stride * row_step, length);
-        const size_t steps = g.row_words(), lines = g.kernel * steps;
-        size_t* offsets = Scratch::grow(Scratch::mine().offsets, lines);
-        for (size_t i = 0; i < lines; ++i) offsets[i] = order[i] / steps * row_step + order[i] % steps * 4;
-        isa.pixels({image, size.conv_width, g.stride * g.bytes, offsets, lines, g.kernel, row_step, paired,
-                    weights.data(), natural.data(), limits.size(), limits.data(), targets, g.out_bytes});
-    }
-
-    // Row y of all groups, as bits or as counts [blocks][conv_width][8].
-    void filter_row(const Kernels& isa, const uint8_t* in, const Size& size, size_t y, uint8_t** targets,
-                    int32_t* counts) const {
-        const size_t words = g.kernel * g.row_words();
-        uint64_t* windows = Scratch::grow(Scratch::mine().windows, size.conv_width * words);
-        for (size_t group = 0; group < g.groups; ++group) {
-            gather(in + group * size.height * size.width * g.bytes, size, y, windows);
-            const size_t first = first_block[group];
-            isa.bits({windows, size.conv_width, words, weights.data() + first * words, first_block[group + 1] - first,
-                      limits.data() + first, targets + first, g.out_bytes, counts ? counts + 8 * first * size.conv_width : nullptr});
-        }
-    }
-
-    // One word of all windows of a row: 8 bytes at data + x * step, less the lowest `shift` bits.
-    struct Word {
-        const uint8_t* data;
-        unsigned shift;
-        uint64_t at(size_t offset) const { return load64(data + offset) >> shift; }
-    };
-
-    // Word t of the windows of row y, no byte beyond them.
-    Word word(const uint8_t* plane, const Size& size, size_t y, size_t t) const {
-        const size_t run = g.kernel * g.bytes, words = g.row_words(), at = t % words * 8;
-        const uint8_t* from = plane + (y * g.stride + t / words) * size.width * g.bytes;
-        if (at + 8 <= run) return {from + at, 0};
-        return {from + run - 8, static_cast<unsigned>(64 - run % 8 * 8)};
-    }
-
-    // The windows of row y as running parities, in the order of BitsRow.
-    void gather(const uint8_t* plane, const Size& size, size_t y, uint64_t* to) const {
-        const size_t step = g.stride * g.bytes, width = size.conv_width, words = g.kernel * g.row_words();
-        if (g.kernel * g.bytes < 8) return gather_short(plane, size, y, to);
-        const uint64_t none = 0, *parity = &none;
-        size_t parity_step = 0, t = words & 1;
-        if (t) {
-            const Word first = word(plane, size, y, 0);
-            for (size_t x = 0; x < width; ++x) to[x] = first.at(x * step);
-            parity = to;
-            parity_step = 1;
-            to += width;
-        }
-        for (; t < words; t += 2, to += 2 * width) {
-            const Word first = word(plane, size, y, t), second = word(plane, size, y, t + 1);
-            for (size_t x = 0; x < width; ++x) {
-                to[2 * x] = first.at(x * step) ^ parity[x * parity_step];
-                to[2 * x + 1] = second.at(x * step) ^ to[2 * x];
+    // Output rows from .. to - 1.  When pooled, the band keeps its last row for the next one, if that continues it.
+    void bits_band(const Kernels& isa, const uint8_t* in, const Size& size, size_t from, size_t to, bool continues,
+                   size_t most, uint8_t* map) const {
+        const size_t row_bytes = size.pitch * g.out_bytes, most_rows = g.pool ? 2 * most + 1 : most;
+        const size_t plane = most_rows * row_bytes + 31 * g.out_bytes;
+        uint8_t* bits = Scratch::grow(Scratch::mine().band, g.planes * plane);
+        const size_t y = g.pool ? 2 * from : from, rows = g.pool ? 2 * (to - from) + 1 : to - from;
+        const size_t kept = continues && g.pool;
+        if (!continues && blocks() < g.planes * g.out_bytes) std::memset(bits, 0, g.planes * plane);
+        for (size_t p = 0; p < g.planes && kept; ++p)
+            std::memmove(bits + p * plane, bits + p * plane + 2 * most * row_bytes, row_bytes);
+        convolve(isa, in, size, y + kept, rows - kept, {bits + kept * row_bytes, plane, nullptr, 0, 0});
+        for (size_t p = 0; p < g.planes; ++p)
+            for (size_t row = from; row < to; ++row) {
+                uint8_t* target = map_row(map, size, row) + p * plane_bytes(size);
+                const uint8_t* source = bits + p * plane + (row - from) * (g.pool ? 2 : 1) * row_bytes;
+                if (g.pool)
+                    pool_row(source, row_bytes, size, target);
+                else
+                    std::memcpy(target, source, size.out_width * g.out_bytes);
             }
-            parity = to + 1;
-            parity_step = 2;
-        }
     }
 
-    // The same for windows whose rows, less than 8 bytes, are a word each.
-    void gather_short(const uint8_t* plane, const Size& size, size_t y, uint64_t* to) const {
-        const size_t width = size.conv_width, odd = g.kernel & 1;
-        for (size_t x = 0; x < width; ++x) {
-            uint64_t parity = 0;
-            for (size_t t = 0; t < g.kernel; ++t) {
-                uint64_t row = 0;
-                const uint8_t* from = plane + ((y * g.stride + t) * size.width + x * g.stride) * g.bytes;
-                std::memcpy(&row, from, g.kernel * g.bytes);
-                parity ^= row;
-                (t < odd ? to[x] : to[odd * width + (t - odd) / 2 * 2 * width + 2 * x + (t - odd) % 2]) = parity;
+    // One row of the map: each pixel is any of 3 x 3.
+    void pool_row(const uint8_t* rows, size_t row_bytes, const Size& size, uint8_t* to) const {
+        const size_t b = g.out_bytes, width = size.conv_width * b;
+        uint8_t* merged = Scratch::grow(Scratch::mine().merged, width);
+        uint8_t* pooled = Scratch::grow(Scratch::mine().pooled, width);
+        for (size_t i = 0; i < width; ++i) merged[i] = rows[i] | rows[i + row_bytes] | rows[i + 2 * row_bytes];
+        for (size_t i = 0; i < width - 2 * b; ++i) pooled[i] = merged[i] | merged[i + b] | merged[i + 2 * b];
+        for (size_t x = 0; x < size.out_width; ++x, pooled += 2 * b, to += b)
+            for (size_t i = 0; i < b; ++i) to[i] = pooled[i];
+    }
+
+    void counts_band(const Kernels& isa, const uint8_t* in, const Size& size, size_t from, size_t to, void* out) const {
+        const size_t rows = to - from, all = size.flat ? 4 * of_bytes.first_block.back() : blocks();
+        const size_t pixels = size.flat ? flat_pixels(size, rows) : rows * size.pitch;
+        int32_t* counts = Scratch::grow(Scratch::mine().counts, all * pixels * 8);
+        const Band band{nullptr, 0, counts, 8 * (size.flat ? pixels : size.pitch),
+                        8 * size.pitch * (size.flat ? 1 : all)};
+        convolve(isa, in, size, from, rows, band);
+        for (size_t c = 0; c < g.outputs; c = after(c))
+            for (size_t row = 0; row < rows; ++row) {
+                const size_t group = c / width(), local = c % width();
+                const size_t block = (size.flat ? 4 * of_bytes.first_block[group] : first_block[group]) + local / 8;
+                const int32_t* found = counts + block * band.block_step + row * band.row_step;
+                if (g.output == Output::real)
+                    put_real(found, c, size, from + row, static_cast<float*>(out));
+                else
+                    put_sums(found, c, size, from + row, static_cast<int32_t*>(out));
             }
-        }
     }
 
-    void pooled_rows(const Kernels& isa, const uint8_t* in, const Size& size, size_t first, size_t last,
-                     uint8_t* map) const {
-        Scratch& scratch = Scratch::mine();
-        const size_t plane = size.conv_width * g.out_bytes, length = g.planes * plane;
-        uint8_t* row = Scratch::grow(scratch.row, length);
-        uint8_t* merged = Scratch::grow(scratch.merged, length);
-        for (size_t y = 2 * first; y <= 2 * last; ++y) {
-            std::memset(row, 0, length);  // bytes that no block writes
-            bits_row(isa, in, size, y, row, plane);
-            if (y > 2 * first) merge(merged, row, length);
-            if (y % 2 == 0 && y > 2 * first) pool_columns(merged, size, map_row(map, size, y / 2 - 1));
-            if (y % 2 == 0) std::memcpy(merged, row, length);
-        }
+    size_t width() const { return g.outputs / g.groups; }
+    size_t after(size_t c) const { return std::min(c + 8, (c / width() + 1) * width()); }  // the next block's channel
+
+    // Row y of the channels from c to after(c), from counts [conv_width][8].
+    void put_sums(const int32_t* counts, size_t c, const Size& size, size_t y, int32_t* out) const {
+        const size_t some = after(c) - c;
+        out += y * size.conv_width * g.outputs + c;
+        for (size_t x = 0; x < size.conv_width; ++x)
+            for (size_t i = 0; i < some; ++i)
+                out[x * g.outputs + i] = static_cast<int32_t>(g.products) - 2 * counts[8 * x + i];
     }
 
-    static void merge(uint8_t* into, const uint8_t* row, size_t length) {
-        for (size_t i = 0; i < length; ++i) into[i] |= row[i];
-    }
-
-    void pool_columns(const uint8_t* merged, const Size& size, uint8_t* out) const {
-        const size_t b = g.out_bytes, plane = size.conv_width * b, ends = g.planes * plane - 2 * b;
-        uint8_t* pooled = Scratch::grow(Scratch::mine().pooled, ends);
-        for (size_t i = 0; i < ends; ++i) pooled[i] = merged[i] | merged[i + b] | merged[i + 2 * b];
-        for (size_t p = 0; p < g.planes; ++p) {
-            const uint8_t* from = pooled + p * plane;
-            uint8_t* to = out + p * plane_bytes(size);
-            for (size_t x = 0; x < size.out_width; ++x, from += 2 * b, to += b)
-                for (size_t i = 0; i < b; ++i) to[i] = from[i];
-        }
-    }
-
-    int32_t* counts_row(const Kernels& isa, const uint8_t* in, const Size& size, size_t y) const {
-        int32_t* counts = Scratch::grow(Scratch::mine().counts, size.conv_width * 8 * blocks());
-        filter_row(isa, in, size, y, nullptr, counts);
-        return counts;
-    }
-
-    // Channel c's counts in a row of them; those of the next pixels follow 8 apart.
-    const int32_t* channel(const int32_t* counts, const Size& size, size_t c) const {
-        const size_t width = g.outputs / g.groups, local = c % width;
-        return counts + (first_block[c / width] + local / 8) * 8 * size.conv_width + local % 8;
-    }
-
-    void sums_row(const Kernels& isa, const uint8_t* in, const Size& size, size_t y, int32_t* out) const {
-        const int32_t* counts = counts_row(isa, in, size, y);
-        out += y * size.conv_width * g.outputs;
-        for (size_t c = 0; c < g.outputs; ++c) {
-            const int32_t* count = channel(counts, size, c);
-            for (size_t x = 0; x < size.conv_width; ++x)
-                out[x * g.outputs + c] = static_cast<int32_t>(g.products) - 2 * count[8 * x];
-        }
-    }
-
-    void real_row(const Kernels& isa, const uint8_t* in, const Size& size, size_t y, float* out) const {
-        const int32_t* counts = counts_row(isa, in, size, y);
-        float* scaled = Scratch::grow(Scratch::mine().scaled, 8 * size.conv_width);
-        const size_t plane = size.out_height * size.conv_width;
-        for (size_t c = 0, next; c < g.outputs; c = next) {  // up to 8 channels of one block
-            const size_t width = g.outputs / g.groups;
-            next = std::min(c + 8, (c / width + 1) * width);
-            const int32_t* count = channel(counts, size, c);
-            for (size_t x = 0; x < size.conv_width; ++x)
-                for (size_t i = 0; i < 8; ++i)
-                    scaled[8 * x + i] = static_cast<float>(static_cast<int32_t>(g.products) - 2 * count[8 * x + i]);
-            for (size_t i = 0; i < next - c; ++i) {
-                const float factor = scale[c + i], addend = bias[c + i];
-                float* to = out + (c + i) * plane + y * size.conv_width;
-                for (size_t x = 0; x < size.conv_width; ++x) to[x] = factor * scaled[8 * x + i] + addend;
+    void put_real(const int32_t* counts, size_t c, const Size& size, size_t y, float* out) const {
+        const size_t plane = size.out_height * size.conv_width, some = after(c) - c;
+        float factor[8] = {}, addend[8] = {}, scaled[8];
+        std::copy(&scale[c], &scale[c] + some, factor);
+        std::copy(&bias[c], &bias[c] + some, addend);
+        out += c * plane + y * size.conv_width;
+        for (size_t i = 0; i < 2 * some; ++i)  // the row after the next one's place, for a cache is slow to fetch it
+            RBSF_PREFETCH(out + i / 2 * plane + 2 * size.conv_width + i % 2 * 16);
+        for (size_t x = 0; x < size.conv_width; ++x) {
+            for (size_t i = 0; i < 8; ++i) {
+                const int32_t sum = static_cast<int32_t>(g.products) - 2 * counts[8 * x + i];
+                scaled[i] = factor[i] * static_cast<float>(sum) + addend[i];
             }
+            if (some == 8)  // unrolled by the compiler
+                for (size_t i = 0; i < 8; ++i) out[i * plane + x] = scaled[i];
+            else
+                for (size_t i = 0; i < some; ++i) out[i * plane + x] = scaled[i];
         }
     }
 };

@@ -48,11 +48,17 @@ inline uint32_t saved_states() {
 #endif
 }
 
-inline bool cpu_has_avx2() { return has(saved_states(), {1, 2}) && has(cpuid(7)[1], {5}); }
+// Asked once: under a hypervisor cpuid takes as long as a layer of a small network.
+inline bool cpu_has_avx2() {
+    static const bool found = has(saved_states(), {1, 2}) && has(cpuid(7)[1], {5});
+    return found;
+}
 
 inline bool cpu_has_avx512() {
-    return has(saved_states(), {1, 2, 5, 6, 7}) && has(cpuid(7)[1], {16, 17, 30, 31}) &&  // F, DQ, BW, VL
-           has(cpuid(7)[2], {11, 14});                                                    // VNNI, VPOPCNTDQ
+    static const bool found = has(saved_states(), {1, 2, 5, 6, 7}) &&
+                              has(cpuid(7)[1], {16, 17, 30, 31}) &&  // F, DQ, BW, VL
+                              has(cpuid(7)[2], {11, 14});            // VNNI, VPOPCNTDQ
+    return found;
 }
 
 }  // namespace rbsf

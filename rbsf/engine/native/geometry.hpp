@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels.hpp"
+
 namespace rbsf {
 
 enum class Output { bits, real, sums };
@@ -25,7 +27,9 @@ struct Geometry {
         const size_t conv = conv_size(size);
         return !pool ? conv : conv < 3 ? 0 : (conv - 3) / 2 + 1;
     }
-    size_t row_words() const { return pixels ? (kernel * bytes + 3) / 4 : (kernel * bytes + 7) / 8; }  // of a window
+    size_t window_bytes() const { return kernel * kernel * bytes; }
+    size_t words() const { return (window_bytes() + 7) / 8; }
+    size_t row_lines() const { return (kernel * bytes + 3) / 4; }  // of pixels, 4 bytes each, in a window's row
 };
 
 struct Place {
@@ -36,10 +40,11 @@ struct Place {
 struct Scratch {
     std::vector<uint64_t> windows;
     std::vector<size_t> offsets;
-    std::vector<uint8_t> image, row, merged, pooled, unused;
+    std::vector<uint8_t> image, band, merged, pooled, unused, spread;
     std::vector<int32_t> counts;
-    std::vector<float> scaled;
     std::vector<uint8_t*> out;
+    std::vector<Line> weights;  // spread, of the layer of this number
+    uint64_t weights_of = 0;
 
     template <class T>
     static T* grow(std::vector<T>& buffer, size_t size) {

@@ -26,6 +26,13 @@
 #define RBSF_UNROLL
 #endif
 
+// A place that will soon be written to.
+#if defined(__GNUC__)
+#define RBSF_PREFETCH(place) __builtin_prefetch(place, 1)
+#else
+#define RBSF_PREFETCH(place) static_cast<void>(place)
+#endif
+
 namespace rbsf {
 
 struct alignas(64) Line {
@@ -50,14 +57,27 @@ struct PixelsRow {
     size_t pixels, pixel_step;
     const size_t* offsets;  // [lines]: where every 4 bytes of a window are
     size_t lines;
-    size_t rows, row_step;  // of a window, and bytes to the next in the image
     size_t paired;  // so many lines at the start are pairs: the sum of 2 products of each, 4 in all, fits 16 bits
     const Line* weights;  // [blocks][lines], 16 filters x 4 bytes a line, in int8
-    const Line* natural;  // the same, row by row of the window
     size_t blocks;        // of 16 filters
     const Line* limits;   // [blocks], 16 int32: an output bit is sum >= limit
     uint8_t* const* out;  // [2 * blocks], as above
     size_t out_step;
+};
+
+// Neighbouring windows of uint8 pixels or of bits spread to bytes 0 and 1, times int8 weights.
+struct BytesRow {
+    const uint8_t* windows;  // the first one's corner; 64 bytes behind the last window's are readable
+    size_t pixels, pixel_step;  // pixels: a multiple of 32
+    const size_t* offsets;      // [chunks]: where every chunk of a window is
+    size_t chunks, chunk_lines;
+    const Line* weights;  // [blocks][chunks][2][chunk_lines], 16 filters x 4 bytes a line
+    size_t blocks;        // of 32 filters
+    const Line* limits;   // [blocks][2], 16 int32: an output bit is sum >= limit
+    const Line* ones;     // [blocks][2], 16 int32: less the sum, the count of differing bits
+    uint8_t* const* out;  // [4 * blocks], as above
+    size_t out_step;
+    int32_t* counts;  // if not null, counts [4 * blocks][pixels][8] are written instead of bits
 };
 
 struct Kernels {
@@ -65,6 +85,9 @@ struct Kernels {
     bool (*available)();
     void (*bits)(const BitsRow&);
     void (*pixels)(const PixelsRow&);
+    void (*bytes)(const BytesRow&) = nullptr;  // if there, the fastest where it can be used
+    void (*spread)(const uint8_t* bits, size_t bytes, uint8_t* to) = nullptr;  // bits to bytes 0 and 1
+    void (*signs)(const uint64_t* bits, size_t lines, Line* to) = nullptr;     // ... and to -1 and 1
 };
 
 inline uint64_t load64(const void* from) {
@@ -114,7 +137,8 @@ constexpr Kernels kernels(const char* name) {
             [](const BitsRow& row) { bits_row<Isa>(row, std::make_index_sequence<Isa::PIXELS>()); },
             [](const PixelsRow& row) {
                 pixels_row<Isa>(row, std::make_index_sequence<Isa::U8_PIXELS * Isa::U8_BLOCKS>());
-            }};
+            },
+            nullptr, nullptr, nullptr};
 }
 
 }  // namespace rbsf

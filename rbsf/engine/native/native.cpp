@@ -8,7 +8,9 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <chrono>
+#include <iterator>
 #include <memory>
 #include <numeric>
 #include <stdexcept>
@@ -33,7 +35,7 @@ namespace {
 
 const Kernels ALL[] = {
 #if defined(RBSF_HAS_AMX)
-    {"amx", &Amx::available, kernels<Avx512>("").bits, &Amx::pixels_row},
+    {"amx", &Amx::available, kernels<Avx512>("").bits, nullptr, &Amx::bytes, &Amx::spread, &Amx::signs},
 #endif
 #if defined(__x86_64__) || defined(_M_X64)
     kernels<Avx512>("avx512"),
@@ -129,12 +131,14 @@ std::shared_ptr<Conv> make_conv(bool pixels, const std::string& output, size_t k
         require(outputs % groups == 0, "outputs do not split into the groups");
         for (size_t n : group_blocks) require(n == (outputs / groups + 7) / 8, "blocks do not fit the outputs");
     }
+    const bool spread = std::any_of(std::begin(ALL), std::end(ALL),
+                                   [](const Kernels& isa) { return isa.bytes && isa.available(); });
     const size_t size = g.output == Output::real ? outputs : 0;
     require((size > 0) == !scale.is_none() && (size > 0) == !bias.is_none(), "scale and bias go with a real output");
     const uint8_t* rows = checked<uint8_t>(weights, {8 * blocks, kernel * kernel * bytes}, "weights");
     const int32_t* ends = checked<int32_t>(thresholds, {8 * blocks}, "thresholds");
     return std::make_shared<Conv>(g, rows, ends, group_blocks, std::move(where),
-                                  copied<float>(scale, size, "scale"), copied<float>(bias, size, "bias"));
+                                  copied<float>(scale, size, "scale"), copied<float>(bias, size, "bias"), spread);
 }
 
 struct Step {
@@ -195,6 +199,24 @@ void forward(const std::vector<std::shared_ptr<Conv>>& convs, const std::vector<
     }
 }
 
+// What this core could do at most: `vpopcntq` of a whole register, alone and with an XOR and a sum, a second each.
+std::pair<double, double> popcount_rates() {
+    find("avx512");
+#if defined(__x86_64__) || defined(_M_X64)
+    constexpr size_t LOOPS = 20000;
+    const auto rate = [](uint64_t (*count)(size_t)) {
+        const auto start = std::chrono::steady_clock::now();
+        const volatile uint64_t kept = count(LOOPS);
+        static_cast<void>(kept);
+        return 16 * LOOPS / std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    };
+    py::gil_scoped_release release;
+    return {rate(&Avx512::count_registers<false>), rate(&Avx512::count_registers<true>)};
+#else
+    return {};
+#endif
+}
+
 }  // namespace
 }  // namespace rbsf
 
@@ -209,6 +231,7 @@ PYBIND11_MODULE(_native, module) {
              py::arg("planes"), py::arg("out_bytes"), py::arg("margin"), py::arg("group_blocks"), py::arg("places"),
              py::arg("weights"), py::arg("thresholds"), py::arg("scale"), py::arg("bias"));
     module.def("isas", &isas, "Instruction sets of this machine that there are kernels for, fastest first.");
+    module.def("popcount_rates", &popcount_rates, "Popcounts of 512 bits a second: alone; with an XOR and a sum each.");
     module.def("forward", &forward, py::arg("convs"), py::arg("maps"), py::arg("threads"), py::arg("isa"),
                py::arg("seconds"), "Run layers; layer i reads maps[i] and writes maps[i + 1].");
     register_network(module);

@@ -1,0 +1,178 @@
+// A layer's weights in the orders that kernels read them in.
+
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <utility>
+#include <vector>
+
+#include "geometry.hpp"
+#include "kernels.hpp"
+
+namespace rbsf {
+
+inline uint8_t* bytes_of(Line& line) { return reinterpret_cast<uint8_t*>(line.word); }
+
+// All forms take rows [8 * blocks][kernel * kernel * bytes] and thresholds [8 * blocks], where an output bit is
+// sum >= threshold.
+
+// For Kernels::bits: running parities of the words of a window, whose bytes follow one another without gaps.
+struct BitWeights {
+    std::vector<Line> lines, limits;
+
+    BitWeights() = default;
+    BitWeights(const Geometry& g, size_t blocks, const uint8_t* rows, const int32_t* thresholds)
+        : lines(blocks * g.words()), limits(blocks) {
+        const size_t size = g.window_bytes(), words = g.words();
+        for (size_t slot = 0; slot < 8 * blocks; ++slot) {
+            uint64_t parity = 0;
+            for (size_t t = 0; t < words; ++t) {
+                uint64_t word = 0;
+                std::memcpy(&word, rows + slot * size + 8 * t, std::min<size_t>(8, size - 8 * t));
+                lines[slot / 8 * words + t].word[slot % 8] = parity ^= word;
+            }
+            limits[slot / 8].word[slot % 8] = static_cast<uint64_t>(most_differing(g, thresholds[slot]));
+        }
+    }
+
+    // products - 2 * count >= threshold, so count <= floor((products - threshold) / 2)
+    static int64_t most_differing(const Geometry& g, int32_t threshold) {
+        const int64_t products = static_cast<int64_t>(g.products), spare = products - threshold;
+        return spare < 0 ? -1 : std::min(spare / 2, products);
+    }
+};
+
+// For Kernels::pixels: lines of 4 bytes of 16 filters; lines that may be added in 16 bits come in pairs.
+struct PixelWeights {
+    std::vector<Line> lines, limits;
+    std::vector<size_t> order;  // of the lines; the first `paired` are pairs
+    size_t paired = 0;
+
+    PixelWeights() = default;
+    PixelWeights(const Geometry& g, size_t blocks, const uint8_t* rows, const int32_t* thresholds) {
+        const size_t run = g.kernel * g.bytes, steps = g.row_lines(), count = g.kernel * steps;
+        const size_t pairs = (blocks + 1) / 2;
+        std::vector<Line> natural(pairs * count);
+        limits.resize(pairs);
+        for (size_t slot = 0; slot < 8 * blocks; ++slot) {
+            for (size_t i = 0; i < g.kernel * run; ++i)
+                bytes_of(natural[slot / 16 * count + i / run * steps + i % run / 4])[slot % 16 * 4 + i % run % 4] =
+                    rows[slot * g.kernel * run + i];
+            std::memcpy(bytes_of(limits[slot / 16]) + slot % 16 * 4, thresholds + slot, 4);
+        }
+        pair_lines(natural, pairs, count);
+        for (size_t i = 0; i < natural.size(); ++i) lines.push_back(natural[i / count * count + order[i % count]]);
+    }
+
+  private:
+    // Bring lines together, two and two, whose weights of either sign add up to at most 128 at every pair of products:
+    // then the sum of 4 products is within 128 * 255 < 2^15.  The heaviest lines choose first; singles come last.
+    void pair_lines(const std::vector<Line>& natural, size_t line_blocks, size_t count) {
+        const size_t width = 64 * line_blocks;
+        std::vector<uint8_t> load(count * width);  // [count][pairs of products][positive, negative]
+        std::vector<std::pair<uint8_t, size_t>> heaviest;
+        for (size_t i = 0; i < count; ++i) {
+            for (size_t j = 0; j < width; ++j) {
+                int8_t weight;
+                std::memcpy(&weight, reinterpret_cast<const char*>(&natural[j / 64 * count + i]) + j % 64, 1);
+                load[i * width + j / 2 * 2 + (weight < 0)] += static_cast<uint8_t>(weight < 0 ? -weight : weight);
+            }
+            heaviest.emplace_back(*std::max_element(&load[i * width], &load[i * width] + width), i);
+        }
+        std::sort(heaviest.rbegin(), heaviest.rend());
+        const auto fit = [&](size_t a, size_t b) {
+            for (size_t j = 0; j < width; ++j)
+                if (load[a * width + j] + load[b * width + j] > 128) return false;
+            return true;
+        };
+        std::vector<size_t> singles;
+        while (!heaviest.empty()) {
+            const size_t line = heaviest.front().second;
+            heaviest.erase(heaviest.begin());
+            const auto mate = std::find_if(heaviest.begin(), heaviest.end(),
+                                           [&](const auto& other) { return fit(line, other.second); });
+            if (mate == heaviest.end()) {
+                singles.push_back(line);
+            } else {
+                order.insert(order.end(), {line, mate->second});
+                heaviest.erase(mate);
+            }
+        }
+        paired = order.size();
+        order.insert(order.end(), singles.begin(), singles.end());
+    }
+};
+
+// For Kernels::bytes.  A window's rows are cut into chunks of equal size, up to 64 bytes; where the last one reaches
+// beyond its row, its weights are 0.  Each chunk's lines of 32 filters follow one another.  Weights of bits are kept as
+// such and spread at each use: that is quicker than to fetch 8 times as much from a distant cache.
+struct ByteWeights {
+    size_t row_chunks = 0, chunk_lines = 0;
+    std::vector<Line> lines, limits, ones;  // ones: how many weights of a filter of bits are 1
+    std::vector<uint64_t> bits;             // of the lines' bytes
+    uint64_t number = 0;                    // that no other layer has
+    std::vector<size_t> first_block;        // of each group, and the end; in blocks of 32 filters
+
+    ByteWeights() = default;
+    ByteWeights(const Geometry& g, const std::vector<size_t>& eights, const uint8_t* rows, const int32_t* thresholds) {
+        static std::atomic<uint64_t> layers{0};
+        number = ++layers;
+        const size_t run = g.kernel * g.bytes * (g.pixels ? 1 : 8);
+        row_chunks = (run + 63) / 64;
+        chunk_lines = (run + 4 * row_chunks - 1) / (4 * row_chunks);
+        first_block.push_back(0);
+        for (size_t i = 1; i < eights.size(); ++i)
+            first_block.push_back(first_block.back() + (eights[i] - eights[i - 1] + 3) / 4);
+        if (g.pixels)
+            lines.resize(first_block.back() * block_lines(g));
+        else
+            bits.resize(first_block.back() * block_lines(g));
+        limits.resize(2 * first_block.back());
+        ones.resize(2 * first_block.back());
+        for (size_t group = 0; group < g.groups; ++group)
+            for (size_t slot = 8 * eights[group]; slot < 8 * eights[group + 1]; ++slot)
+                put(g, 32 * first_block[group] + slot - 8 * eights[group], rows + slot * g.window_bytes(),
+                    thresholds[slot]);
+    }
+
+    size_t chunks(const Geometry& g) const { return g.kernel * row_chunks; }
+    size_t block_lines(const Geometry& g) const { return 2 * chunks(g) * chunk_lines; }
+
+    // The lines of weights of bits as int8 1 and -1; a thread keeps those of the layer it spread last.
+    const Line* spread(const Geometry& g, const Kernels& isa) const {
+        Scratch& scratch = Scratch::mine();
+        Line* to = Scratch::grow(scratch.weights, bits.size());
+        if (scratch.weights_of == number) return to;
+        isa.signs(bits.data(), bits.size(), to);
+        const size_t used = g.kernel * g.bytes * 2;  // lines of a window's row
+        for (size_t i = 0; i < bits.size() && used < row_chunks * chunk_lines; ++i)
+            if (i / (2 * chunk_lines) % row_chunks * chunk_lines + i % chunk_lines >= used) to[i] = {};
+        scratch.weights_of = number;
+        return to;
+    }
+
+  private:
+    void put(const Geometry& g, size_t slot, const uint8_t* row, int32_t threshold) {
+        const size_t per = g.pixels ? 1 : 8, run = g.kernel * g.bytes * per, width = 4 * chunk_lines;
+        const size_t first = slot / 32 * block_lines(g) + slot / 16 % 2 * chunk_lines;
+        int32_t total = 0;
+        for (size_t i = 0; i < g.kernel * run; ++i) {
+            const size_t chunk = i / run * row_chunks + i % run / width, at = i % run % width;
+            const bool bit = row[i / 8] >> i % 8 & 1;
+            const size_t line = first + 2 * chunk * chunk_lines + at / 4, byte = slot % 16 * 4 + at % 4;
+            if (g.pixels)
+                bytes_of(lines[line])[byte] = row[i];
+            else
+                bits[line] |= uint64_t{bit} << byte;
+            total += bit;
+        }
+        // Of bits 0 and 1 times weights -1 and 1 the sum is ones - count, with the count of differing bits.
+        const int32_t limit =
+            g.pixels ? threshold : total - static_cast<int32_t>(BitWeights::most_differing(g, threshold));
+        std::memcpy(bytes_of(limits[slot / 16]) + slot % 16 * 4, &limit, 4);
+        std::memcpy(bytes_of(ones[slot / 16]) + slot % 16 * 4, &total, 4);
+    }
+};
+
+}  // namespace rbsf

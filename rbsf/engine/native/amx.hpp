@@ -1,5 +1,5 @@
-// AMX: convolutions by 8-bit matrix products of 16 pixels x 16 filters, bits spread to bytes; where a map is too small
-// or strided, as with AVX-512.
+// AMX: convolutions to bits by 8-bit matrix products of 16 pixels x 16 filters, bits spread to bytes; those to numbers,
+// whose sums would have to be stored and read again, and those with strides as with AVX-512.
 
 #pragma once
 
@@ -85,8 +85,7 @@ struct Amx : Avx512 {
         _tile_stored(1, sums[1], 64);
         _tile_stored(2, sums[2], 64);
         _tile_stored(3, sums[3], 64);
-        const auto put = row.counts ? &count : &compare;
-        for (size_t i = 0; i < 4; ++i) put(row, 2 * block + i % 2, pixel + i / 2 * 16, sums[i]);
+        for (size_t i = 0; i < 4; ++i) compare(row, 2 * block + i % 2, pixel + i / 2 * 16, sums[i]);
     }
 
     // The results of 16 pixels and of the `half`th 16 filters.
@@ -97,16 +96,6 @@ struct Amx : Avx512 {
             const unsigned bits = _mm512_cmpge_epi32_mask(_mm512_load_si512(sums + p), limit);
             *low = static_cast<uint8_t>(bits);
             *high = static_cast<uint8_t>(bits >> 8);
-        }
-    }
-
-    RBSF_AMX static void count(const BytesRow& row, size_t half, size_t pixel, const Line* sums) {
-        const __m512i ones = _mm512_load_si512(row.ones + half);
-        int32_t *low = row.counts + (2 * half * row.pixels + pixel) * 8, *high = low + row.pixels * 8;
-        for (int p = 0; p < 16; ++p) {
-            const __m512i counts = _mm512_sub_epi32(ones, _mm512_load_si512(sums + p));
-            _mm256_storeu_si256(reinterpret_cast<__m256i*>(low) + p, _mm512_castsi512_si256(counts));
-            _mm256_storeu_si256(reinterpret_cast<__m256i*>(high) + p, _mm512_extracti64x4_epi64(counts, 1));
         }
     }
 };

@@ -32,17 +32,18 @@ class Conv {
             of_pixels = PixelWeights(g, blocks(), weights, thresholds);
         else
             of_bits = BitWeights(g, blocks(), weights, thresholds);
-        if (bytes && (g.pixels || g.stride == 1)) of_bytes = ByteWeights(g, first_block, weights, thresholds);
+        if (bytes && takes_bytes()) of_bytes = ByteWeights(g, first_block, weights, thresholds);
     }
 
     // Output rows first..last - 1 of one image; height and width are the input map's, its margin included.
     void rows(const Kernels& isa, const uint8_t* in, size_t height, size_t width, void* out, size_t first,
               size_t last) const {
         const size_t conv_width = g.conv_size(width);
-        const bool flat = !g.pixels && isa.bytes && g.stride == 1;
+        const bool flat = !g.pixels && isa.bytes && takes_bytes();
         const size_t pitch = flat ? width : g.pixels ? (conv_width + 31) / 32 * 32 : conv_width;
         const Size size{height, width, conv_width, g.output_size(height), g.output_size(width), flat, pitch};
-        const size_t most = std::max<size_t>(1, band_pixels(flat) / pitch / (g.pool ? 2 : 1));
+        // A band's results shall stay in a cache; a flat one loses up to 31 pixels, and spreads kernel - 1 rows again.
+        const size_t most = std::max<size_t>(1, (flat ? 2048 : 256) / pitch / (g.pool ? 2 : 1));
         const size_t bands = (last - first + most - 1) / most, step = bands ? (last - first + bands - 1) / bands : 1;
         for (size_t from = first, to; from < last; from = to) {
             to = std::min(last, from + step);
@@ -54,9 +55,6 @@ class Conv {
     }
 
   private:
-    // A band's results shall stay in a cache; a flat one loses up to 31 pixels and spreads kernel - 1 rows once more.
-    size_t band_pixels(bool flat) const { return flat ? g.output == Output::bits ? 2048 : 128 : 256; }
-
     struct Size {
         size_t height, width, conv_width, out_height, out_width;
         bool flat;     // windows of bits are taken from the whole map at once, also those across its right end
@@ -67,8 +65,7 @@ class Conv {
     struct Band {
         uint8_t* bits;
         size_t plane_step;
-        int32_t* counts;  // [blocks][rows * pitch, and up to 31 more][8] if flat, else [rows][blocks][pitch][8]
-        size_t block_step, row_step;
+        int32_t* counts;  // [rows][blocks][pitch][8]
     };
 
     std::vector<size_t> first_block{0};  // of each group, and the end
@@ -79,6 +76,7 @@ class Conv {
     ByteWeights of_bytes;
 
     size_t blocks() const { return first_block.back(); }
+    bool takes_bytes() const { return g.pixels || (g.stride == 1 && g.output == Output::bits); }
 
     // Rows y .. y + count - 1 of the convolution.
     void convolve(const Kernels& isa, const uint8_t* in, const Size& size, size_t y, size_t count,
@@ -89,12 +87,13 @@ class Conv {
         uint8_t** targets = Scratch::grow(scratch.out, ends);
         for (size_t i = blocks(); i < ends; ++i) targets[i] = Scratch::grow(scratch.unused, row_bytes);
         for (size_t row = 0; row < count; ++row) {
+            int32_t* counts = band.counts ? band.counts + row * blocks() * 8 * size.pitch : nullptr;
             for (size_t i = 0; i < blocks() && band.bits; ++i)
                 targets[i] = band.bits + row * row_bytes + places[i].plane * band.plane_step + places[i].byte;
             if (g.pixels)
                 pixels_row(isa, in, size, y + row, targets);
             else
-                filter_row(isa, in, size, y + row, targets, band.counts ? band.counts + row * band.row_step : nullptr);
+                filter_row(isa, in, size, y + row, targets, counts);
         }
     }
 
@@ -106,8 +105,8 @@ class Conv {
         if (isa.bytes) {
             const size_t* offsets = chunk_offsets(row_step);
             return isa.bytes({image, size.pitch, step, offsets, of_bytes.chunks(g), of_bytes.chunk_lines,
-                              of_bytes.lines.data(), of_bytes.first_block.back(), of_bytes.limits.data(),
-                              of_bytes.ones.data(), targets, g.out_bytes, nullptr});
+                              of_bytes.lines.data(), of_bytes.first_block.back(), of_bytes.limits.data(), targets,
+                              g.out_bytes});
         }
         const size_t steps = g.row_lines(), lines = g.kernel * steps;
         size_t* offsets = Scratch::grow(Scratch::mine().offsets, lines);
@@ -125,20 +124,18 @@ class Conv {
         return offsets;
     }
 
-    static size_t flat_pixels(const Size& size, size_t rows) { return (rows * size.pitch + 31) / 32 * 32; }
-
     // Rows of bits, spread to bytes, as one long row, its windows at row ends included.
     void flat_rows(const Kernels& isa, const uint8_t* in, const Size& size, size_t y, size_t count,
                    const Band& band) const {
         Scratch& scratch = Scratch::mine();
         const size_t row_bytes = size.width * g.bytes, length = (count + g.kernel - 1) * row_bytes;
-        const size_t pixels = flat_pixels(size, count), behind = (g.kernel + 31) * g.bytes * 8 + 64;
+        const size_t pixels = (count * size.pitch + 31) / 32 * 32, behind = (g.kernel + 31) * g.bytes * 8 + 64;
         uint8_t* spread = Scratch::grow(scratch.spread, 8 * length + behind);
         const size_t* offsets = chunk_offsets(8 * row_bytes);
         for (size_t group = 0; group < g.groups; ++group) {
             const size_t first = of_bytes.first_block[group], end = of_bytes.first_block[group + 1];
             uint8_t** targets = Scratch::grow(scratch.out, 4 * (end - first));
-            for (size_t i = 0; i < 4 * (end - first) && band.bits; ++i) {
+            for (size_t i = 0; i < 4 * (end - first); ++i) {
                 const size_t block = first_block[group] + i;
                 targets[i] = block < first_block[group + 1]
                                  ? band.bits + places[block].plane * band.plane_step + places[block].byte
@@ -147,8 +144,7 @@ class Conv {
             isa.spread(in + (group * size.height + y) * row_bytes, length, spread);
             isa.bytes({spread, pixels, 8 * g.bytes, offsets, of_bytes.chunks(g), of_bytes.chunk_lines,
                        of_bytes.spread(g, isa) + first * of_bytes.block_lines(g), end - first,
-                       of_bytes.limits.data() + 2 * first, of_bytes.ones.data() + 2 * first, targets, g.out_bytes,
-                       band.counts ? band.counts + 4 * first * band.block_step : nullptr});
+                       of_bytes.limits.data() + 2 * first, targets, g.out_bytes});
         }
     }
 
@@ -227,7 +223,7 @@ class Conv {
         if (!continues && blocks() < g.planes * g.out_bytes) std::memset(bits, 0, g.planes * plane);
         for (size_t p = 0; p < g.planes && kept; ++p)
             std::memmove(bits + p * plane, bits + p * plane + 2 * most * row_bytes, row_bytes);
-        convolve(isa, in, size, y + kept, rows - kept, {bits + kept * row_bytes, plane, nullptr, 0, 0});
+        convolve(isa, in, size, y + kept, rows - kept, {bits + kept * row_bytes, plane, nullptr});
         for (size_t p = 0; p < g.planes; ++p)
             for (size_t row = from; row < to; ++row) {
                 uint8_t* target = map_row(map, size, row) + p * plane_bytes(size);
@@ -251,17 +247,12 @@ class Conv {
     }
 
     void counts_band(const Kernels& isa, const uint8_t* in, const Size& size, size_t from, size_t to, void* out) const {
-        const size_t rows = to - from, all = size.flat ? 4 * of_bytes.first_block.back() : blocks();
-        const size_t pixels = size.flat ? flat_pixels(size, rows) : rows * size.pitch;
-        int32_t* counts = Scratch::grow(Scratch::mine().counts, all * pixels * 8);
-        const Band band{nullptr, 0, counts, 8 * (size.flat ? pixels : size.pitch),
-                        8 * size.pitch * (size.flat ? 1 : all)};
-        convolve(isa, in, size, from, rows, band);
+        const size_t rows = to - from, step = 8 * size.pitch;
+        int32_t* counts = Scratch::grow(Scratch::mine().counts, rows * blocks() * step);
+        convolve(isa, in, size, from, rows, {nullptr, 0, counts});
         for (size_t c = 0; c < g.outputs; c = after(c))
             for (size_t row = 0; row < rows; ++row) {
-                const size_t group = c / width(), local = c % width();
-                const size_t block = (size.flat ? 4 * of_bytes.first_block[group] : first_block[group]) + local / 8;
-                const int32_t* found = counts + block * band.block_step + row * band.row_step;
+                const int32_t* found = counts + (row * blocks() + first_block[c / width()] + c % width() / 8) * step;
                 if (g.output == Output::real)
                     put_real(found, c, size, from + row, static_cast<float*>(out));
                 else

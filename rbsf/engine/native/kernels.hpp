@@ -74,10 +74,8 @@ struct BytesRow {
     const Line* weights;  // [blocks][chunks][2][chunk_lines], 16 filters x 4 bytes a line
     size_t blocks;        // of 32 filters
     const Line* limits;   // [blocks][2], 16 int32: an output bit is sum >= limit
-    const Line* ones;     // [blocks][2], 16 int32: less the sum, the count of differing bits
     uint8_t* const* out;  // [4 * blocks], as above
     size_t out_step;
-    int32_t* counts;  // if not null, counts [4 * blocks][pixels][8] are written instead of bits
 };
 
 struct Kernels {
@@ -85,7 +83,7 @@ struct Kernels {
     bool (*available)();
     void (*bits)(const BitsRow&);
     void (*pixels)(const PixelsRow&);
-    void (*bytes)(const BytesRow&) = nullptr;  // if there, the fastest where it can be used
+    void (*bytes)(const BytesRow&) = nullptr;  // if there, for what goes to bits without strides, and for pixels
     void (*spread)(const uint8_t* bits, size_t bytes, uint8_t* to) = nullptr;  // bits to bytes 0 and 1
     void (*signs)(const uint64_t* bits, size_t lines, Line* to) = nullptr;     // ... and to -1 and 1
 };

@@ -109,10 +109,10 @@ struct PixelWeights {
 // such and spread at each use: that is quicker than to fetch 8 times as much from a distant cache.
 struct ByteWeights {
     size_t row_chunks = 0, chunk_lines = 0;
-    std::vector<Line> lines, limits, ones;  // ones: how many weights of a filter of bits are 1
-    std::vector<uint64_t> bits;             // of the lines' bytes
-    uint64_t number = 0;                    // that no other layer has
-    std::vector<size_t> first_block;        // of each group, and the end; in blocks of 32 filters
+    std::vector<Line> lines, limits;
+    std::vector<uint64_t> bits;       // of the lines' bytes
+    uint64_t number = 0;              // that no other layer has
+    std::vector<size_t> first_block;  // of each group, and the end; in blocks of 32 filters
 
     ByteWeights() = default;
     ByteWeights(const Geometry& g, const std::vector<size_t>& eights, const uint8_t* rows, const int32_t* thresholds) {
@@ -129,7 +129,6 @@ struct ByteWeights {
         else
             bits.resize(first_block.back() * block_lines(g));
         limits.resize(2 * first_block.back());
-        ones.resize(2 * first_block.back());
         for (size_t group = 0; group < g.groups; ++group)
             for (size_t slot = 8 * eights[group]; slot < 8 * eights[group + 1]; ++slot)
                 put(g, 32 * first_block[group] + slot - 8 * eights[group], rows + slot * g.window_bytes(),
@@ -167,11 +166,10 @@ struct ByteWeights {
                 bits[line] |= uint64_t{bit} << byte;
             total += bit;
         }
-        // Of bits 0 and 1 times weights -1 and 1 the sum is ones - count, with the count of differing bits.
+        // Of bits 0 and 1 times weights -1 and 1 the sum is total - count, with the count of differing bits.
         const int32_t limit =
             g.pixels ? threshold : total - static_cast<int32_t>(BitWeights::most_differing(g, threshold));
         std::memcpy(bytes_of(limits[slot / 16]) + slot % 16 * 4, &limit, 4);
-        std::memcpy(bytes_of(ones[slot / 16]) + slot % 16 * 4, &total, 4);
     }
 };
 

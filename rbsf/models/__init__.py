@@ -16,6 +16,7 @@ CLASSIFIERS = {  # name -> function in rbsf.models
     "lenet": "lenet:LeNet",
 }
 MODELS = (*TRACKERS, *CLASSIFIERS)
+POOLED = {*TRACKERS, "lenet"}  # a maximum is taken of their maps, which is seldom below 0, between batch-norm and sign
 
 
 def build(name: str, method: str = "", method_options: dict[str, Any] | None = None, **options: Any) -> nn.Module:
@@ -44,7 +45,6 @@ def build(name: str, method: str = "", method_options: dict[str, Any] | None = N
     except TypeError as error:  # an option that the function has not, or of another type
         raise ValueError(f"model {name!r}: {error}") from None
     if method:
-        # Of the classifiers every map has been normalised on the way to its sign.
-        binarize(net, method, input_norm=name in TRACKERS, options=method_options)
+        binarize(net, method, input_norm=name in POOLED, options=method_options)
     net.model_name, net.model_options = name, {} if name in TRACKERS else net_options
     return net

@@ -217,7 +217,7 @@ def test_resume_with_another_configuration_is_refused(root, teacher, tmp_path):
         (["--seed", "3"], "trained with seed 0, not 3; resume with 0"),
         (["--stages", "8-8-8-16"], "trained with stages 8-8-8-8, not 8-8-8-16"),
         (["--optimizer", "sgd"], "trained with optimizer adam, not sgd"),
-        (["--lr-binary", "0.5"], "trained with lr_binary 0.001, not 0.5"),
+        (["--lambda-kernel", "0.5"], "trained with lambda_kernel 0.0001, not 0.5"),
     ):
         with pytest.raises(ValueError, match=message):
             main(["--resume", "--out", str(tmp_path / "run"), *flags])

@@ -199,9 +199,15 @@ def test_half_a_checkpoint_and_anothers_checkpoint(store, teacher, tmp_path):
     with pytest.raises(ValueError, match="not a whole checkpoint"):
         main(["--resume", "--out", str(tmp_path / "run")])
     checkpoint.write_bytes(whole)
+    config = tmp_path / "run" / "config.yaml"
+    with pytest.raises(ValueError, match="trained with model rbsf, not xnor; resume with rbsf"):
+        main(["--resume", "--out", str(tmp_path / "run"), "--model", "xnor"])
+    assert yaml.safe_load(config.read_text())["model"] == "rbsf"
+    text = config.read_text()
+    config.write_text(text.replace("model: rbsf", "model: xnor"))  # of another training
     with pytest.raises(ValueError, match="not of this network and configuration"):
-        main(["--resume", "--out", str(tmp_path / "run"), "--model", "siamfc", "--no-gan", "--lambda-match", "0"])
-    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["model"] == "rbsf"
+        main(["--resume", "--out", str(tmp_path / "run")])
+    config.write_text(text)
     save_checkpoint(checkpoint, {"version": 99})
     with pytest.raises(ValueError, match="not a checkpoint of version 1"):
         main(["--resume", "--out", str(tmp_path / "run")])

@@ -27,8 +27,10 @@ from tracker.backbones import choose_device
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-# Settings that may be others when a training is resumed: where and how it runs, how long, what it is validated on.
+# Settings that may be others when a training is resumed: where and how it runs, how long, what it is validated on, and
+# the rates, which are lowered after a loss that was not finite.
 CHANGEABLE = {"out", "resume", "device", "workers", "threads", "save_minutes", "log_every", "compile", "epochs"}
+CHANGEABLE |= {"lr_binary", "lr_real", "lr_norm", "lr_c", "lr_discriminator"}
 CHANGEABLE |= {"data", "root", "teacher", "val", "val_sequences", "val_frames", "check", "skip_broken"}
 PATHS = ("teacher", "out", "val", "root", "data")  # settings that are paths: of them only the last part travels
 

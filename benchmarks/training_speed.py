@@ -1,8 +1,7 @@
 """Pairs per second: the loader alone against loader and network together, in one process.
 
-The latter with memory as the C library handles it by default, and kept as trainings do (tools/runs.py). Takes the
-flags of tools/train_rbsf.py; --pairs is how many pairs each side gets (after a warm-up of two batches). The loader must
-not be what limits: its ratio to the whole should be well above 1.
+Takes the flags of tools/train_rbsf.py; --pairs is how many pairs each side gets (after a warm-up of two batches).
+The loader must not be what limits: its ratio to the whole should be well above 1.
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ import torch
 
 from datasets.pairs import PairDataset, make_loader
 from tools.cli import run
-from tools.runs import keep_freed_memory
 from tools.training import build_rectifier, open_data, read_config
 from tracker.backbones import choose_device
 
@@ -50,19 +48,16 @@ def main(argv: list[str] | None = None) -> int:
     rectifier = build_rectifier(config, dataset, device)
     sizes = (config.batch_size, config.workers)
     alone = rate(make_loader(dataset, *sizes), lambda batch: batch, config.pairs)
-
-    def step(batch: dict[str, torch.Tensor]) -> object:
-        return rectifier.step({k: v.to(device, non_blocking=True) for k, v in batch.items()}, 0)
-
-    default = rate(make_loader(dataset, *sizes), step, config.pairs)
-    keep_freed_memory()
-    both = rate(make_loader(dataset, *sizes), step, config.pairs)
+    both = rate(
+        make_loader(dataset, *sizes),
+        lambda batch: rectifier.step({k: v.to(device, non_blocking=True) for k, v in batch.items()}, 0),
+        config.pairs,
+    )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"batch {config.batch_size}, {config.workers} workers, {torch.get_num_threads()} threads, {device.type}")
     print(f"loader alone         {alone:8.1f} pairs/s")
     print(f"loader and network   {both:8.1f} pairs/s   (Algorithm 1, model {config.model})")
     print(f"ratio                {alone / both:8.1f}")
-    print(f"freed memory kept    {both / default:8.2f} times the {default:.1f} pairs/s of giving it back")
     print(f"peak memory          {peak:8.0f} MB   (this process)")
     return 0
 

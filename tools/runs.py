@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import json
 import resource
@@ -25,7 +24,6 @@ from rbsf.train.distributed import Process
 from rbsf.train.loop import CHECKPOINT, LoopConfig, Stopped
 from tracker.backbones import choose_device
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 # Settings that may be others when a training is resumed: where and how it runs, how long, what it is validated on, and
 # the rates, which are lowered after a loss that was not finite.
@@ -92,7 +90,6 @@ def run_training(config: RunConfig, body: Callable[[Process], None]) -> int:
 
     ValueError where the folder holds a training that is not to be resumed.
     """
-    keep_freed_memory()
     if config.threads:
         torch.set_num_threads(config.threads)
     folder = Path(config.out)
@@ -109,18 +106,6 @@ def run_training(config: RunConfig, body: Callable[[Process], None]) -> int:
     finally:
         distributed.stop()
     return 0
-
-
-def keep_freed_memory() -> None:
-    """Have the C library (glibc) keep the memory that is freed, instead of giving it back to the system.
-
-    A training step on a CPU takes and frees hundreds of MB; the page faults of getting them anew cost more than the
-    arithmetic of small networks (`benchmarks/training_speed.py` has the ratio).
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1)):
-            mallopt(option, value)
 
 
 def saved_state(config: RunConfig) -> dict[str, Any] | None:

@@ -26,7 +26,7 @@ PUBLISHED = {
 
 
 def open_mnist(root: Path, check: str = "auto", counts: dict[str, int] = COUNTS) -> tuple[ArrayData, ArrayData]:
-    """Training and test images, [N, 1, 28, 28]; not to be flipped.
+    """Training and test images, [N, 1, 28, 28]; in training shifted by up to 2 pixels, which digits stand, not flipped.
 
     Header, sizes, counts and range of labels are checked, checksums as in `verify`. FileNotFoundError or ValueError
     names the file.
@@ -43,7 +43,7 @@ def _open_split(folder: Path, split: str, count: int, check: str) -> ArrayData:
         raise ValueError(f"{folder / split}-labels-idx1-ubyte: label {labels.max()} at {labels.argmax()}; 0 to 9 exist")
     digits = tuple(map(str, range(10)))
     images, labels = torch.from_numpy(images).unsqueeze(1), torch.from_numpy(labels.astype(np.int64))
-    return ArrayData(images, labels, digits, MEAN, STD, flip=False)
+    return ArrayData(images, labels, digits, MEAN, STD, crop_padding=2, flip=False)
 
 
 def _read_idx(folder: Path, name: str, shape: tuple[int, ...], check: str) -> np.ndarray:

@@ -160,3 +160,30 @@ def start_from_teacher(student: nn.Module, teacher: nn.Module, stats: Stats) -> 
             norm.weight.data.copy_(std)
             norm.bias.data.copy_(mean)
             norm.reset_running_stats()
+
+
+@torch.no_grad()
+def calibrate_norms(net: nn.Module, run: Callable[[Any], Any], batches: Iterable[Any]) -> None:
+    """Give the batch-norms of `net` the statistics of what they see, without changing what it computes in eval mode.
+
+    Published networks come with their batch-norms folded into the convolutions; without this, batches would normalise
+    anew what is scaled already, and training would start from another network.  `run(batch)` runs `net`.
+    """
+    norms = {name: m for name, m in net.named_modules() if isinstance(m, nn.BatchNorm2d)}
+    seen: dict[str, Tensor] = {}
+
+    def measure(name: str) -> Callable[[nn.Module, tuple[Tensor]], None]:
+        return lambda _module, inputs: seen.update({name: seen.get(name, 0) + _moments(inputs[0])})
+
+    hooks = [norm.register_forward_pre_hook(measure(name)) for name, norm in norms.items()]
+    net.eval()
+    for batch in batches:
+        run(batch)
+    for hook in hooks:
+        hook.remove()
+    for name, moments in seen.items():
+        norm, (mean, std) = norms[name], _mean_and_deviation(moments)
+        was = norm.state_dict()
+        scale = was["weight"] / (was["running_var"] + norm.eps).sqrt()
+        weight, bias = scale * (std.square() + norm.eps).sqrt(), was["bias"] + scale * (mean - was["running_mean"])
+        norm.load_state_dict({**was, "weight": weight, "bias": bias, "running_mean": mean, "running_var": std.square()})

@@ -208,6 +208,10 @@ def test_half_a_checkpoint_and_anothers_checkpoint(store, teacher, tmp_path):
     with pytest.raises(ValueError, match="not of this network and configuration"):
         main(["--resume", "--out", str(tmp_path / "run")])
     config.write_text(text)
+    state = load_checkpoint(checkpoint)
+    save_checkpoint(checkpoint, {name: value for name, value in state.items() if name != "random"})  # an older one
+    with pytest.raises(ValueError, match=r"not of this network and configuration \('random'\)"):
+        main(["--resume", "--out", str(tmp_path / "run")])
     save_checkpoint(checkpoint, {"version": 99})
     with pytest.raises(ValueError, match="not a checkpoint of version 1"):
         main(["--resume", "--out", str(tmp_path / "run")])

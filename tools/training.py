@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,7 +23,7 @@ from eval.metrics import mean_curves, score_sequence
 from eval.runner import track_sequence
 from rbsf.export import pack_weights
 from rbsf.layers import binary_layers
-from rbsf.maps import CALIBRATION, Stats, measure_maps, start_from_teacher
+from rbsf.maps import CALIBRATION, Stats, calibrate_norms, measure_maps, start_from_teacher
 from rbsf.models import TRACKERS, build
 from rbsf.rectify import Rectifier
 from rbsf.train import distributed
@@ -208,14 +209,16 @@ def _start(
     device: torch.device,
 ) -> Stats:
     """Start the student from its teacher.  Returns the statistics of the teacher's maps, by point."""
-    if not binary_layers(student):
-        student.load_state_dict(teacher.state_dict())
-        return {}
 
     def forward(net: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         return task.respond(net, {k: v.to(device) for k, v in batch.items()})
 
-    stats = measure_maps(student, teacher, forward, islice(make_loader(dataset, config.batch_size), CALIBRATION))
+    batches = islice(make_loader(dataset, config.batch_size), CALIBRATION)
+    if not binary_layers(student):
+        student.load_state_dict(teacher.state_dict())
+        calibrate_norms(student, partial(forward, student), batches)
+        return {}
+    stats = measure_maps(student, teacher, forward, batches)
     start_from_teacher(student, teacher, stats)
     return stats
 

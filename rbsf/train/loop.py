@@ -121,11 +121,11 @@ class Loop:
                 raise ValueError(f"{self.checkpoint}: trained with {name} {was}, not {value}; resume with {was}")
         try:
             self.rectifier.load_state_dict(state["training"])
+            torch.set_rng_state(state["random"])  # of stochastic methods
         except (KeyError, RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())[:160]
             raise ValueError(f"{self.checkpoint}: not of this network and configuration ({reason})") from None
         self.epoch, self.index = state["epoch"], state["index"]
-        torch.set_rng_state(state["random"])  # of stochastic methods
         self.saved = True
 
     def _order(self) -> dict[str, int]:

@@ -7,6 +7,7 @@ seen.
 
 from __future__ import annotations
 
+import math
 import signal
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -62,7 +63,8 @@ class PairDataset(Dataset[Item]):
     how far it lies off the middle of the exemplar, so where the response should peak; ``negative`` () bool:
     the search crop's target is not the exemplar's.
 
-    Sequences named in ``exclude``, those held out for validation, are left out.
+    Sequences named in ``exclude``, those held out for validation, are left out; of the others ``data_share`` of the
+    videos and of the stills are used, drawn by ``seed``: those of a smaller share are among those of a larger.
     Raises ValueError for settings out of range and for stores without crops.
     """
 
@@ -77,6 +79,7 @@ class PairDataset(Dataset[Item]):
         negative_share: float = 0.0,
         augment: AugmentConfig | None = None,
         exclude: Collection[str] = (),
+        data_share: float = 1.0,
     ) -> None:
         _check_range("still_share", still_share, 1.0)
         _check_range("negative_share", negative_share, 1.0)
@@ -87,6 +90,7 @@ class PairDataset(Dataset[Item]):
         self.augment = augment or AugmentConfig()
         self._videos = _sequences_of(self.stores, "video", exclude)  # (V, 3): store, first crop, end
         stills = _sequences_of(self.stores, "still", exclude)
+        self._videos, stills = (_share_of(rows, data_share, seed) for rows in (self._videos, stills))
         crops = [(store, crop) for store, first, end in stills.tolist() for crop in range(first, end)]
         self._stills = np.array(crops, dtype=np.int64).reshape(-1, 2)  # (K, 2): store, crop
         if len(self._videos) + len(self._stills) == 0:
@@ -259,6 +263,14 @@ def _sequences_of(stores: Sequence[CropStore], kind: str, exclude: Collection[st
         if its_kind == kind and store.names[s] not in exclude and store.starts[s + 1] > store.starts[s]
     ]
     return np.array(rows, dtype=np.int64).reshape(-1, 3)
+
+
+def _share_of(sequences: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """The first ``share`` of the rows, rounded up, in an order that ``seed`` draws."""
+    if not 0 < share <= 1:
+        raise ValueError(f"data_share is {share!r}; give a share above 0, up to 1")
+    order = np.random.default_rng(seed).permutation(len(sequences))
+    return sequences[np.sort(order[: math.ceil(share * len(sequences))])]
 
 
 def _to_tensor(crop: np.ndarray) -> torch.Tensor:

@@ -4,6 +4,7 @@ import os
 import signal
 import sqlite3
 from dataclasses import replace
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -82,6 +83,25 @@ def test_without_augmentation_crops_are_the_middle_of_the_stored_one(stills):
 
 def reds(pixels):
     return ((pixels[0] > 140) & (pixels[2] < 120)).numpy()
+
+
+def test_shares_of_the_sequences_are_nested(tmp_path):
+    videos = [("video", [flat(0, 10 * n), flat(1, 10 * n)]) for n in range(8)]
+    store = store_of(tmp_path / "videos.db", *videos, *[("still", [flat(0, 200 + n)]) for n in range(3)])
+
+    def seen(share, seed=0):
+        """Grays, which tell sequences apart."""
+        dataset = PairDataset([store], 80, seed, augment=PLAIN, data_share=share)
+        return {int(dataset[i]["search"][0, 0, 0]) for i in range(80)}
+
+    shares = [seen(share) for share in (0.125, 0.25, 0.5, 1.0)]
+    assert [len([gray for gray in grays if gray < 100]) for grays in shares] == [1, 2, 4, 8]
+    assert [len([gray for gray in grays if gray > 100]) for grays in shares] == [1, 1, 2, 3]
+    assert all(small < large for small, large in pairwise(shares))
+    assert len({frozenset(seen(0.5, seed)) for seed in range(2)}) == 2
+    for share in (0.0, 1.5):
+        with pytest.raises(ValueError, match=r"data_share is .*; give a share above 0, up to 1"):
+            seen(share)
 
 
 def test_shift_is_how_far_the_target_moved_from_one_middle_to_the_other(stills):

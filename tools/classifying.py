@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -45,8 +44,6 @@ from tools.runs import (
 
 RESULT = "result.json"
 FLOAT = "float"  # in place of a method: the real network
-NO_RESULT = {"out", "root", "resume", "device", "workers", "threads"}  # settings that do not decide the result
-NO_RESULT |= {"save_minutes", "log_every", "compile", "check", "skip_broken"}
 NORM_PASS = 1_000_000  # added to an epoch's number for the order of the images of its batch-norm pass
 
 
@@ -127,17 +124,19 @@ class ClassifierConfig(RunConfig):
         off |= {"lambda_epochs": 1, "bn_pass": 0.0, "lr_binary": 0.0, "lr_c": 0.0, "lr_discriminator": 0.0}
         return dataclasses.replace(self, method=FLOAT, method_options=[], start="random", teacher=None, **off)
 
-    def digest(self) -> str:
-        """Eight hex digits of the settings that decide the result, as far as they are not the defaults."""
+    @property
+    def result_file(self) -> str:
+        """What a training writes last."""
+        return RESULT
+
+    def decisive(self) -> dict[str, Any]:
+        """See `RunConfig.decisive`; of a folder of images its path is among them."""
         if not self.binary and self != (twin := self.float_twin()):
-            return twin.digest()  # what is left out there decides nothing here
-        settings = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        changed = {
-            k: v for k, v in settings.items() if k not in NO_RESULT and v not in (getattr(type(self), k, []), [])
-        }
+            return twin.decisive()  # what is left out there decides nothing here
+        settings = super().decisive()
         if self.dataset == "folder":
-            changed["root"] = str(Path(self.root).resolve())  # the name alone says nothing of the images
-        return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:8]
+            settings["root"] = str(Path(self.root).resolve())  # the name alone says nothing of the images
+        return settings
 
     def folder_name(self) -> str:
         """Where trainings with these settings are kept: those of a table, and of the teachers that they share."""

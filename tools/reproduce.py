@@ -1,10 +1,14 @@
-"""Reproduce a table or figure of the paper: train what is missing, go on with what is half done, print both figures.
+"""Reproduce a table or figure of the paper, or another table of trainings: train what is missing, go on with what is
+half done, print the figures.
 
     python tools/reproduce.py table2 --root data
+    python tools/reproduce.py parts --data pairs.db --teacher teacher.safetensors --seeds 0 1 2 --test OTB100=data/OTB
 
 table2, table3, table4, figure2: trainings as configs/tables/NAME.yaml has them, 70 to 200 epochs each; the float
 teachers that they share are trained once.  table6: counted, in a second.  Short variants change the epochs alone:
 --set epochs=3, or any other setting of tools/train_classifier.py; table2_small is one for CPUs, an hour or two.
+parts, sources, data_size: ablations of the tracker; every training is tracked over each --test, and its results lie
+where eval/run_benchmarks.py --out OUT has them.  NAME may be a .yaml file of your own, too.
 --list says what there is to do.  Ctrl-C keeps what is done; the same command goes on.
 """
 
@@ -20,21 +24,32 @@ from typing import TYPE_CHECKING, Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder, installed or not
 
 from rbsf.files import write_atomically
-from tools.cli import run
+from tools.cli import positive_int, run
 
 if TYPE_CHECKING:
     from tools.tables import Table
 
-TABLES = Path(__file__).resolve().parents[1] / "configs" / "tables"
-NAMES = (*sorted(path.stem for path in TABLES.glob("*.yaml")), "table6")
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+NAMES = (*sorted(path.stem for path in (CONFIGS / "tables").glob("*.yaml")), "table6")
+FLAGS_OF = {"classifier": ("root",), "tracker": ("data", "teacher", "test", "workers")}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("name", choices=NAMES, help="what to reproduce")
-    add("--root", type=Path, default=Path("data"), help="folder that holds the data sets (default: %(default)s)")
+    add("name", metavar="NAME", help=f"what to reproduce: {', '.join(NAMES)}, or a .yaml file")
+    add("--root", metavar="DIR", help="of classifiers: folder that holds the data sets (default: data)")
+    add("--data", action="append", metavar="PATH", help="of trackers: as of tools/train_rbsf.py; repeatable")
+    add("--teacher", metavar="FILE", help="of trackers: weights of the float teacher, as of tools/train_rbsf.py")
+    add(
+        "--test",
+        action="append",
+        metavar="NAME=ROOT",
+        help="of trackers: a --dataset and --root of eval/run_benchmarks.py to track over; repeatable; without any,"
+        " what is missing is trained and no more",
+    )
+    add("--workers", type=positive_int, metavar="N", help="of trackers: processes that track (default: one a core)")
     add("--out", type=Path, default=Path("runs/reproduce"), metavar="DIR", help="results (default: %(default)s)")
     add("--seeds", type=int, nargs="+", default=[0], metavar="S", help="trainings of each cell (default: 0)")
     add("--only", action="append", default=[], metavar="TEXT", help="cells whose row or column is TEXT; repeatable")
@@ -43,7 +58,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="a setting of tools/train_classifier.py for all cells, such as epochs=3 or dataset=cifar100; repeatable",
+        help="a setting of tools/train_classifier.py or train_rbsf.py for all cells, such as epochs=3; repeatable",
     )
     add("--list", action="store_true", help="print the cells and their commands, and train nothing")
     return parser.parse_args(argv)
@@ -66,33 +81,36 @@ def parse_settings(words: list[str]) -> dict[str, Any]:
 
 
 def select(table: Table, only: list[str]) -> Table:
-    """The table with the cells of these rows or columns; ValueError where a name is of neither."""
-    known = {cell.row for cell in table.cells} | {cell.column for cell in table.cells}
-    if unknown := [text for text in only if text not in known]:
-        raise ValueError(f"--only {unknown[0]!r}: no such row or column; there are {', '.join(sorted(known))}")
-    cells = [c for c in table.cells if all(text in (c.row, c.column) for text in only)]
-    return dataclasses.replace(table, cells=cells)
+    """The table with the cells of these rows and columns, all where none is named; ValueError for a name of neither."""
+    rows, columns = {cell.row for cell in table.cells}, {cell.column for cell in table.cells}
+    if unknown := [text for text in only if text not in rows | columns]:
+        known = ", ".join(sorted((rows | columns) - {""}))
+        raise ValueError(f"--only {unknown[0]!r}: no such row or column; there are {known}")
+    rows, columns = rows & set(only) or rows, columns & set(only) or columns
+    return dataclasses.replace(table, cells=[c for c in table.cells if c.row in rows and c.column in columns])
 
 
 def list_cells(table: Table, seeds: list[int], out: Path) -> None:
     """Print each training's state, and the command that runs it alone."""
-    from rbsf.train.loop import CHECKPOINT
-    from tools.tables import folder_of, result_of
+    from tools.tables import folder_of, state_of
 
     for cell in table.cells:
         for seed in seeds:
             config = dataclasses.replace(cell.config, seed=seed)
-            folder = folder_of(config, out)
-            begun = (folder / CHECKPOINT).is_file()
-            state = "done" if result_of(config, out) else "half done" if begun else "to do"
-            print(f"{cell.row}, {cell.column}, seed {seed}: {state}\n  {command(config, folder)}")
+            print(f"{cell.name}, seed {seed}: {state_of(config, out)}\n  {command(config, folder_of(config, out))}")
 
 
 def command(config: Any, folder: Path) -> str:
-    """The command of tools/train_classifier.py that trains the cell."""
-    words = ["python", "tools/train_classifier.py", "--out", str(folder)]
+    """The command that trains the cell alone."""
+    from rbsf.train.config import read_yaml
+    from tools.training import TrainConfig
+
+    tracker = isinstance(config, TrainConfig)  # its program starts from the file of its model
+    defaults = read_yaml(TrainConfig, CONFIGS / f"{config.model}.yaml") if tracker else {}
+    words = ["python", f"tools/train_{'rbsf' if tracker else 'classifier'}.py", "--out", str(folder)]
+    words += ["--model", config.model] if tracker else []
     for field in dataclasses.fields(config):
-        value, default = getattr(config, field.name), field.default
+        value, default = getattr(config, field.name), defaults.get(field.name, field.default)
         if field.name in ("out", "resume") or value in (default, []):
             continue
         flag = "--" + field.name.replace("_", "-")
@@ -110,12 +128,12 @@ def train_cells(table: Table, seeds: list[int], out: Path) -> int:
     failed: set[str] = set()
     for cell in table.cells:
         for seed in seeds:
-            print(f"{cell.row}, {cell.column}, seed {seed}", flush=True)
+            print(f"{cell.name}, seed {seed}", flush=True)
             try:
                 code = run_cell(dataclasses.replace(cell.config, seed=seed), out)
             except (ValueError, OSError) as error:
                 if str(error) not in failed:
-                    print(f"error: {cell.row}, {cell.column}: {error}", file=sys.stderr)
+                    print(f"error: {cell.name}: {error}", file=sys.stderr)
                 failed.add(str(error))
                 continue
             if code:
@@ -141,25 +159,68 @@ def table6() -> str:
     return f"Table 6: memory and multiplications; 224 x 224\n\n{lines}\n"
 
 
+def open_table(args: argparse.Namespace) -> Table:
+    """The table, its cells with the settings of the command line; ValueError for flags of the other kind of table."""
+    from tools.tables import folder_of, read_table
+
+    given = {"classifier": {"root": args.root or "data"}, "tracker": {"data": args.data or [], "teacher": args.teacher}}
+    table = select(read_table(args.name, parse_settings(args.set), given), args.only)
+    for trains, flags in FLAGS_OF.items():
+        for flag in flags:
+            if trains != table.trains and getattr(args, flag):
+                raise ValueError(f"{args.name} trains {table.trains}s: --{flag} is for tables of {trains}s")
+    for cell in table.cells:
+        if table.trains == "tracker":
+            check_tracker(cell.name, cell.config)
+        folder_of(cell.config, args.out)  # what is not there is missed now
+    return table
+
+
+def check_tracker(name: str, config: Any) -> None:
+    """Raise ValueError for a row that would train on made-up videos, or a teacher of its own."""
+    if not config.data:
+        raise ValueError(f"{name}: no data to train on; give a crop store or a folder by --data")
+    if config.model != "siamfc" and not config.teacher:
+        raise ValueError(f"{name}: a 1-bit network needs a teacher; give the weights of a float SiamFC by --teacher")
+
+
+def make(args: argparse.Namespace) -> tuple[str, int]:
+    """Train what is missing; the table and the exit code."""
+    from tools.tables import as_markdown, plot_curves
+
+    table = open_table(args)
+    if args.list:
+        list_cells(table, args.seeds, args.out)
+        return "", 0
+    if table.trains == "tracker":
+        return make_trackers(args, table)
+    code = train_cells(table, args.seeds, args.out)
+    text = as_markdown(table, args.seeds, args.out)
+    picture = args.out / "figure2.png"
+    if args.name == "figure2" and plot_curves(table, args.seeds[0], args.out, picture):
+        text += f"\nCurves: {picture}\n"
+    return text, code
+
+
+def make_trackers(args: argparse.Namespace, table: Table) -> tuple[str, int]:
+    """Train what is missing and track with it; the table and the exit code.  No table where a training was stopped."""
+    from tools.tracker_tables import finish, open_test
+
+    tests = [open_test(text, args.out, args.workers) for text in args.test or []]  # what is wrong there is said now
+    code = train_cells(table, args.seeds, args.out)
+    if code > 1:
+        return "", code
+    text, failed = finish(table, args.seeds, args.out, tests, Path(args.name).stem)
+    return text, code or failed
+
+
 def main(argv: list[str] | None = None) -> int:
     """Train what is missing, print and write the table; 0 when all of it is done."""
     args = parse_args(argv)
-    if args.name == "table6":
-        text, code = table6(), 0
-    else:
-        from tools.tables import as_markdown, plot_curves, read_table
-
-        table = select(read_table(args.name, {"root": str(args.root), **parse_settings(args.set)}), args.only)
-        if args.list:
-            list_cells(table, args.seeds, args.out)
-            return 0
-        code = train_cells(table, args.seeds, args.out)
-        text = as_markdown(table, args.seeds, args.out)
-        picture = args.out / "figure2.png"
-        if args.name == "figure2" and plot_curves(table, args.seeds[0], args.out, picture):
-            text += f"\nCurves: {picture}\n"
-    print(text)
-    write_atomically(args.out / f"{args.name}.md", text.encode())
+    text, code = (table6(), 0) if args.name == "table6" else make(args)
+    if text:
+        print(text)
+        write_atomically(args.out / f"{Path(args.name).stem}.md", text.encode())
     return code
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import resource
 import sys
@@ -30,6 +31,8 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 CHANGEABLE = {"out", "resume", "device", "workers", "threads", "save_minutes", "log_every", "compile", "epochs"}
 CHANGEABLE |= {"lr_binary", "lr_real", "lr_norm", "lr_c", "lr_discriminator"}
 CHANGEABLE |= {"data", "root", "teacher", "val", "val_sequences", "val_frames", "check", "skip_broken"}
+NO_RESULT = {"out", "root", "resume", "device", "workers", "threads"}  # settings that do not decide the result
+NO_RESULT |= {"save_minutes", "log_every", "compile", "check", "skip_broken"}
 PATHS = ("teacher", "out", "val", "root", "data")  # settings that are paths: of them only the last part travels
 
 
@@ -59,6 +62,24 @@ class RunConfig(LoopConfig, RectifyConfig):
         LoopConfig.__post_init__(self)
         RectifyConfig.__post_init__(self)
         self.check_least(workers=0, threads=0, seed=0, warmup=0, save_minutes=0)
+
+    @property
+    def result_file(self) -> str:
+        """What a training writes last into its folder: there, it is done."""
+        raise NotImplementedError
+
+    def folder_name(self) -> str:
+        """Where trainings with these settings are kept, below the folder of a table."""
+        raise NotImplementedError
+
+    def decisive(self) -> dict[str, Any]:
+        """The settings that decide the result, as far as they are not the defaults."""
+        settings = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {k: v for k, v in settings.items() if k not in NO_RESULT and v not in (getattr(type(self), k, []), [])}
+
+    def digest(self) -> str:
+        """Eight hex digits of the decisive settings."""
+        return hashlib.sha256(json.dumps(self.decisive(), sort_keys=True).encode()).hexdigest()[:8]
 
     def check_least(self, **least: int) -> None:
         """Raise ValueError for a field that is less than said."""

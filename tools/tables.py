@@ -1,11 +1,15 @@
-"""A table of the paper: its cells as trainings, what they have given so far, and both side by side."""
+"""Tables of trainings, as configs/tables/NAME.yaml has them: their cells, how these are run, what they have given.
+
+Those of classifiers are the paper's, ours beside its figures; for those of trackers see `tools.tracker_tables`.
+"""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -16,74 +20,129 @@ import yaml
 from rbsf.files import write_atomically
 from rbsf.train.config import check_settings, read_yaml
 from rbsf.train.loop import CHECKPOINT
-from tools.classifying import RESULT, ClassifierConfig, train_all
-from tools.runs import CONFIGS
+from tools import classifying, training
+from tools.classifying import RESULT, ClassifierConfig
+from tools.runs import CONFIGS, RunConfig
+from tools.training import TrainConfig
 
 TABLES = CONFIGS / "tables"
-KEYS = {"title", "config", "columns", "rows"}
+KEYS = {"title", "trains", "config", "set", "columns", "rows"}
+REQUIRED = {"title", "config", "rows"}
+PART_KEYS = {"config", "set", "paper", "metric"}  # of a row or column
+TRAINS: dict[str, type[RunConfig]] = {"classifier": ClassifierConfig, "tracker": TrainConfig}
+TRAIN: dict[type, Callable[[Any], int]] = {
+    ClassifierConfig: classifying.train_all,
+    TrainConfig: training.train_all,
+}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A figure of the paper, in percent, and the training that gives ours: its `metric`, top1 or top5."""
+    """A training, and the figure of the paper, in percent, that its `metric`, top1 or top5, is to be compared with.
+
+    A table of trackers has rows alone and no figures of the paper: `column` is empty, `paper` is nan.
+    """
 
     row: str
     column: str
     paper: float
     metric: str
-    config: ClassifierConfig
+    config: Any  # of the class that the table trains
+
+    @property
+    def name(self) -> str:
+        """Row and column."""
+        return ", ".join(filter(None, (self.row, self.column)))
 
 
 @dataclass(frozen=True)
 class Table:
-    """`title` and cells, row by row."""
+    """`title` and cells, row by row; `trains` is a key of TRAINS."""
 
     title: str
     cells: list[Cell]
+    trains: str = "classifier"
 
 
-def read_table(name: str, overrides: dict[str, Any]) -> Table:
-    """The table of configs/tables/NAME.yaml; `overrides` are settings that all its cells get.
+def read_table(name: str, overrides: dict[str, Any], given: dict[str, dict[str, Any]] | None = None) -> Table:
+    """The table of configs/tables/NAME.yaml, or of the file `name` where it ends in .yaml.
 
-    A cell's settings are those of the file `config` of its row or of the table, then `set` of its column, `set` of its
-    row, and the overrides.  ValueError names the file and what does not fit.
+    A cell's settings are those of the file `config` of its row or of the table, then those `given` for what the table
+    trains, `set` of the table, of the column and of the row, and last the overrides, which all cells get.
+    FileNotFoundError, or ValueError that names the file and what does not fit.
     """
-    path = TABLES / f"{name}.yaml"
+    path = Path(name) if name.endswith(".yaml") else TABLES / f"{name}.yaml"
+    content = _read_content(path)
+    cls = TRAINS[content["trains"]]
+    base = {**(given or {}).get(content["trains"], {}), **check_settings(cls, content["set"], f"{path}: set")}
+    cells = _cells(path, content, base, check_settings(cls, overrides, "--set"))
+    return Table(content["title"], list(cells), content["trains"])
+
+
+def _read_content(path: Path) -> dict[str, Any]:
+    """The file with all KEYS."""
     if not path.is_file():
-        raise FileNotFoundError(f"no table {path}")
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(content, dict) or content.keys() != KEYS:
-        raise ValueError(f"{path}: expected the keys {', '.join(sorted(KEYS))}")
-    return Table(content["title"], list(_cells(path, content, check_settings(ClassifierConfig, overrides, "--set"))))
+        known = ", ".join(sorted(found.stem for found in TABLES.glob("*.yaml")))
+        raise FileNotFoundError(f"no table {path}; there are {known}, table6, or a .yaml file of your own")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date that is none
+        raise ValueError(f"{path}: not YAML ({' '.join(str(error).split())[:120]})") from None
+    if not isinstance(content, dict) or not REQUIRED <= content.keys() <= KEYS:
+        raise ValueError(f"{path}: expected the keys {', '.join(sorted(REQUIRED))}, perhaps trains, set, columns")
+    content = {"trains": "classifier", "set": {}, "columns": {"": {}}, **content}
+    if content["trains"] not in TRAINS:
+        raise ValueError(f"{path}: trains is {content['trains']!r}; expected {' or '.join(TRAINS)}")
+    for kind in ("columns", "rows"):
+        parts = content[kind]
+        if not isinstance(parts, dict) or not parts:
+            raise ValueError(f"{path}: {kind} is {parts!r}; expected `name: {{set: {{...}}}}` for each")
+        for name, part in parts.items():
+            _check_part(part, f"{path}: {name}")
+    return content
 
 
-def _cells(path: Path, content: dict[str, Any], overrides: dict[str, Any]) -> Iterator[Cell]:
+def _check_part(part: Any, where: str) -> None:
+    """Raise ValueError where a row or column is not what it should be."""
+    if not isinstance(part, dict) or not part.keys() <= PART_KEYS or not isinstance(part.get("set", {}), dict):
+        raise ValueError(f"{where} is {part!r}; expected {{set: {{name: value, ...}}}}, perhaps with config: FILE")
+
+
+def _cells(path: Path, content: dict[str, Any], base: dict[str, Any], overrides: dict[str, Any]) -> Iterator[Cell]:
+    cls = TRAINS[content["trains"]]
     for row_name, row in content["rows"].items():
-        base = read_yaml(ClassifierConfig, CONFIGS / (row.get("config") or content["config"]))
-        if len(row["paper"]) != len(content["columns"]):
-            raise ValueError(f"{path}: row {row_name!r} has {len(row['paper'])} figures for {len(content['columns'])}")
-        for (column_name, column), paper in zip(content["columns"].items(), row["paper"], strict=True):
-            own = {**column.get("set", {}), **row.get("set", {})}
-            settings = {**base, **check_settings(ClassifierConfig, own, f"{path}: {row_name}"), **overrides}
-            config = ClassifierConfig(**settings)
-            yield Cell(row_name, column_name, paper, column.get("metric", "top1"), config)
+        file = read_yaml(cls, CONFIGS / (row.get("config") or content["config"]))
+        figures = row.get("paper", [] if cls is ClassifierConfig else [math.nan])
+        if len(figures) != len(content["columns"]):
+            raise ValueError(f"{path}: row {row_name!r} has {len(figures)} figures for {len(content['columns'])}")
+        for (column_name, column), paper in zip(content["columns"].items(), figures, strict=True):
+            own = check_settings(cls, {**column.get("set", {}), **row.get("set", {})}, f"{path}: {row_name}")
+            config = cls(**{**file, **base, **own, **overrides})
+            yield Cell(str(row_name), str(column_name), paper, column.get("metric", "top1"), config)
 
 
-def folder_of(config: ClassifierConfig, out: Path) -> Path:
+def folder_of(config: RunConfig, out: Path) -> Path:
     """Where the training of a cell lives: cells of several tables with the same settings share it."""
     return out / config.folder_name()
 
 
-def run_cell(config: ClassifierConfig, out: Path) -> int:
-    """Train unless its result is there, from its last checkpoint where it has one; the exit code of the training."""
+def state_of(config: RunConfig, out: Path) -> str:
+    """`done`, `half done` or `to do`."""
     folder = folder_of(config, out)
-    if (folder / RESULT).is_file():
+    begun = (folder / CHECKPOINT).is_file()
+    return "done" if (folder / config.result_file).is_file() else "half done" if begun else "to do"
+
+
+def run_cell(config: RunConfig, out: Path) -> int:
+    """Train unless its result is there, from its last checkpoint where it has one; the exit code of the training."""
+    folder, state = folder_of(config, out), state_of(config, out)
+    if state == "done":
         return 0
-    return train_all(dataclasses.replace(config, out=str(folder), resume=(folder / CHECKPOINT).is_file()))
+    return TRAIN[type(config)](dataclasses.replace(config, out=str(folder), resume=state == "half done"))
 
 
 def result_of(config: ClassifierConfig, out: Path) -> dict[str, float] | None:
-    """What the training of a cell gave; None where it is not done."""
+    """What the training of a classifier gave; None where it is not done."""
     path = folder_of(config, out) / RESULT
     return json.loads(path.read_text()) if path.is_file() else None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -71,11 +72,41 @@ class TrainConfig(RunConfig):
     still_share: float = field(
         default=0.3, metadata={"help": "share of pairs made from still images, where there are both"}
     )
+    data_share: float = field(default=1.0, metadata={"help": "share of the sequences to train on, for learning curves"})
 
     def __post_init__(self) -> None:
         """Raise ValueError naming the field, its value and what would be valid."""
         super().__post_init__()
         self.check_least(pairs=1, val_sequences=0, val_frames=2)
+        if not 0 < self.data_share <= 1:
+            raise ValueError(f"data_share is {self.data_share}; give a share above 0, up to 1")
+
+    @property
+    def result_file(self) -> str:
+        """What a training writes last, and a tracker runs: packed weights of a 1-bit network."""
+        return f"{self.model}.safetensors" if self.model == "siamfc" else f"{self.model}-packed.safetensors"
+
+    def folder_name(self) -> str:
+        """See `RunConfig.folder_name`."""
+        return f"{self.model}-seed{self.seed}-{self.digest()}"
+
+    def decisive(self) -> dict[str, Any]:
+        """See `RunConfig.decisive`; data and teacher by what they are.  FileNotFoundError where they are not there."""
+        settings = super().decisive()
+        if self.data:
+            settings["data"] = [_describe_data(Path(path)) for path in self.data]
+        if self.teacher:
+            if not Path(self.teacher).is_file():
+                raise FileNotFoundError(f"no teacher {self.teacher}; give the weights of a float SiamFC by --teacher")
+            settings["teacher"] = hashlib.sha256(Path(self.teacher).read_bytes()).hexdigest()
+        return settings
+
+
+def _describe_data(path: Path) -> str:
+    """A file by name and size, which travel with it, a folder by its place."""
+    if not path.exists():
+        raise FileNotFoundError(f"no training data {path}; give a crop store or a folder by --data")
+    return f"{path.name} {path.stat().st_size}" if path.is_file() else str(path.resolve())
 
 
 def read_config(argv: list[str] | None, description: str = "") -> TrainConfig:
@@ -133,6 +164,7 @@ def train(config: TrainConfig, cache: Path, process: Process) -> None:
         sum(config.steps(world, config.bn_pass)) * config.batch_size * world,
         config.seed,
         still_share=config.still_share,
+        data_share=config.data_share,
         exclude=[sequence.name for sequence in held_out],
     )
     rectifier = build_rectifier(config, dataset, device)

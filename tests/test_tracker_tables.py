@@ -1,0 +1,237 @@
+"""Tables of trackers by tools/reproduce.py: trained, tracked, resumed, read from results; what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+import signal
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import write_otb
+from packed_models import random_model
+
+from datasets.prepare import prepare
+from datasets.synthetic import write_got10k
+from eval import run_benchmarks
+from eval.results import Run
+from rbsf.engine.packed import write_packed
+from rbsf.models import build
+from rbsf.train import loop
+from rbsf.train.config import parse_config
+from rbsf.weights import save_weights
+from tools import reproduce, tables
+from tools.tracker_tables import finish, open_test
+from tools.training import TrainConfig, read_config
+
+SMALL = "{epochs: 1, pairs: 2, batch_size: 2, warmup: 0, val_sequences: 0, workers: 0, device: cpu, precision: float32}"
+TEACHER_ALONE = "{gan: false, bn_pass: 0.0, lambda_match: 0.0}"
+TABLE = f"""
+title: Two trackers
+trains: tracker
+config: rbsf.yaml
+set: {SMALL}
+rows:
+  regression: {{set: {TEACHER_ALONE}}}
+  float: {{config: siamfc.yaml}}
+"""
+BOX = [11.0, 11.0, 10.0, 10.0]  # as OTB counts
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    write_got10k(folder / "train", count=3, seed=5, frames=4, size=(160, 120))
+    prepare([folder / "train"], folder / "pairs.db", progress=False)
+    return folder / "pairs.db"
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("teacher") / "siamfc.safetensors"
+    save_weights(build("siamfc"), "siamfc", path)
+    return path
+
+
+@pytest.fixture
+def otb(tmp_path):
+    write_otb(tmp_path / "OTB", "Dog", [BOX] * 3)
+    return tmp_path / "OTB"
+
+
+@pytest.fixture
+def flags(store, teacher, tmp_path):
+    (tmp_path / "two.yaml").write_text(TABLE)
+    words = [str(tmp_path / "two.yaml"), "--data", str(store), "--teacher", str(teacher)]
+    return [*words, "--out", str(tmp_path / "out"), "--workers", "1"]
+
+
+def times(folder):
+    """When each file of trainings and results was written; the cut-out data and the table do not count."""
+    return {path: path.stat().st_mtime_ns for path in folder.glob("*/**/*") if path.is_file()}
+
+
+def test_trains_tracks_and_does_neither_twice(flags, otb, tmp_path, capfd):
+    flags += ["--test", f"OTB100={otb}"]
+    out = tmp_path / "out"
+    assert reproduce.main(flags) == 0
+    lines = (out / "two.md").read_text().splitlines()
+    assert lines[0] == "Two trackers"
+    assert lines[2].startswith(
+        "|  | seeds | pairs | OTB100 (1 of 100 sequences): AUC | OTB100 (1 of 100 sequences): diff"
+    )
+    assert [line.split(" | ")[:3] for line in lines[4:6]] == [["| regression", "1", "1 x 2"], ["| float", "1", "1 x 2"]]
+    assert lines[4].split(" | ")[4] == "–"  # no difference from itself
+    assert float(lines[5].split(" | ")[4]) <= 1
+    assert cv2.imread(str(out / "two.png")) is not None
+    first, second = sorted(path.name for path in (out / "results" / "OTB2015").iterdir())
+    assert first.startswith("rbsf-packed-")
+    assert first.endswith("-packed")  # by the engine
+    assert second.startswith("siamfc-")
+    before = times(out)
+    capfd.readouterr()
+    assert reproduce.main(flags) == 0
+    assert times(out) == before
+    assert "\n".join(lines) in capfd.readouterr().out
+    assert reproduce.main([*flags, "--list", "--set", "epochs=2"]) == 0  # another training
+    assert capfd.readouterr().out.count("to do") == 2
+
+
+def test_goes_on_with_a_training_that_was_stopped(flags, tmp_path, monkeypatch, capfd):
+    original = loop.Rectifier.step
+
+    def step(self, *args):
+        signal.raise_signal(signal.SIGTERM)
+        return original(self, *args)
+
+    flags += ["--only", "float"]
+    monkeypatch.setattr(loop.Rectifier, "step", step)
+    assert reproduce.main(flags) == 128 + signal.SIGTERM
+    assert not (tmp_path / "out" / "two.md").exists()
+    monkeypatch.undo()
+    assert reproduce.main([*flags, "--list"]) == 0
+    assert "float, seed 0: half done" in capfd.readouterr().out
+    assert reproduce.main(flags) == 0
+    assert (tmp_path / "out" / "two.md").read_text().splitlines()[-1] == "| float | 1 | 1 x 2 |"
+    (folder,) = (tmp_path / "out").glob("siamfc-seed0-*")
+    assert len(json.loads((folder / "environment.json").read_text())) == 2
+
+
+def test_the_table_of_results_that_are_there(flags, otb, tmp_path):
+    """Overlap 1 scores 20 of 21 thresholds, 1/3 scores 7, a first frame always 20; the third row is not trained."""
+    table = f"{TABLE}  other: {{set: {{lr_binary: 0.1}}}}\n".replace("{config: siamfc.yaml}", "{set: {lr_c: 0.1}}")
+    (tmp_path / "two.yaml").write_text(table)
+    flags += ["--test", f"OTB100={otb}", "--seeds", "0", "1"]
+    cells = reproduce.open_table(reproduce.parse_args(flags)).cells
+    test = open_test(f"OTB100={otb}", tmp_path / "out")
+    for number, (cell, seed, shift) in enumerate(
+        [(cells[0], 0, 0), (cells[0], 1, 0), (cells[1], 0, 5), (cells[1], 1, 0)]
+    ):
+        config = dataclasses.replace(cell.config, seed=seed)
+        file = tables.folder_of(config, tmp_path / "out") / config.result_file
+        model = random_model(number)
+        write_packed(file, model.model, model.layers, model.info)
+        test.args.tracker = [str(file)]
+        (store,) = run_benchmarks.stores_of(test.args, run_benchmarks.read_specs(test.args)).values()
+        for sequence in test.split.sequences:
+            store.save(sequence, Run(sequence.boxes + np.array([shift, 0, 0, 0]), np.full(3, 0.1)))
+    table = reproduce.open_table(reproduce.parse_args(flags))
+    text, code = finish(table, [0, 1], tmp_path / "out", [test], "two")
+    assert code == 0
+    assert [line for line in text.splitlines() if line.startswith("| ")][1:] == [
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+        "| regression | 2 | 1 x 2 | 0.952 ± 0.000 | – | 1.000 ± 0.000 |",
+        "| float | 2 | 1 x 2 | 0.746 ± 0.292 | -0.206 ± 0.292 | 1.000 ± 0.000 |",
+        "| other | not run | 1 x 2 | – | – | – |",
+    ]
+
+
+def test_a_training_is_told_by_what_decides_its_result(store, teacher, tmp_path):
+    config = TrainConfig(data=[str(store)], teacher=str(teacher))
+    name = config.folder_name()
+    (tmp_path / "moved").mkdir()
+    for file in (store, teacher):
+        (tmp_path / "moved" / file.name).write_bytes(file.read_bytes())
+    moved = {"data": [str(tmp_path / "moved" / store.name)], "teacher": str(tmp_path / "moved" / teacher.name)}
+    assert TrainConfig(**moved, workers=7, out="elsewhere").folder_name() == name
+    for other in ({"seed": 1}, {"lr_c": 0.5}, {"data_share": 0.5}):
+        assert TrainConfig(**moved, **other).folder_name() != name
+    (tmp_path / "moved" / teacher.name).write_bytes(b"another network")
+    assert TrainConfig(**moved).folder_name() != name
+
+
+FIELDS = {field.name for field in dataclasses.fields(TrainConfig)}
+SHIPPED = [("parts", 5), ("data_size", 4), *([("sources", 8)] if "random_share" in FIELDS else [])]
+
+
+@pytest.mark.parametrize(("name", "rows"), SHIPPED)
+def test_every_shipped_table_lists_commands_that_train_its_rows(name, rows, store, teacher, tmp_path):
+    flags = [name, "--data", str(store), "--teacher", str(teacher), "--out", str(tmp_path)]
+    cells = reproduce.open_table(reproduce.parse_args(flags)).cells
+    assert len({cell.config.folder_name() for cell in cells}) == rows
+    for cell in cells:
+        words = shlex.split(reproduce.command(cell.config, tmp_path))
+        assert words[:2] == ["python", "tools/train_rbsf.py"]
+        assert read_config(words[2:]) == dataclasses.replace(cell.config, out=str(tmp_path))
+
+
+def test_configs_of_models_name_their_model():
+    flags = ["--config", str(reproduce.CONFIGS / "siamfc.yaml")]
+    assert parse_config(TrainConfig, flags, "")["model"] == "siamfc"
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--only", "flot"], "--only 'flot': no such row or column; there are float, regression"),
+        (["--set", "epoch=3"], "--set: unknown setting 'epoch'; did you mean 'epochs'"),
+        (["--data", "none.db"], "no training data none.db"),
+        (["--teacher", "none.npz"], "no teacher none.npz"),
+        (["--root", "data"], "trains trackers: --root is for tables of classifiers"),
+        (["--test", "OTB100=none"], "none"),
+        (["--test", "OTB=."], "--test 'OTB=.': write NAME=ROOT, NAME one of OTB100"),
+    ],
+)
+def test_refuses(more, message, flags, tmp_path):
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
+        reproduce.main([*flags, *more])
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("lambda_match: 0.0", "lambda_mach: 0.0", r"two.yaml: regression: unknown setting 'lambda_mach'; did you mean"),
+        ("{set: {gan", "{gan: true, set: {gan", r"two.yaml: regression is .*expected {set: "),
+        ("trains: tracker", "trains: cats", "two.yaml: trains is 'cats'; expected classifier or tracker"),
+        ("title:", "titel:", "two.yaml: expected the keys config, rows, title"),
+        ("epochs: 1", "epochs: one", "two.yaml: set: epochs is 'one'; expected int"),
+        ("siamfc.yaml", "siam.yaml", "no config file .*siam.yaml"),
+        ("rows:", "rows: [", "two.yaml: not YAML"),
+    ],
+)
+def test_refuses_a_table(old, new, message, flags, tmp_path):
+    (tmp_path / "two.yaml").write_text(TABLE.replace(old, new))
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        reproduce.main(flags)
+
+
+@pytest.mark.parametrize(
+    ("name", "left_out", "message"),
+    [
+        ("parts", "--data", "R: no data to train on; give a crop store or a folder by --data"),
+        ("parts", "--teacher", "R: a 1-bit network needs a teacher"),
+        ("table2", "", "table2 trains classifiers: --data is for tables of trackers"),
+        ("part", "", "no table .*part.yaml; there are data_size, figure2, parts"),
+    ],
+)
+def test_refuses_a_table_without_what_it_needs(name, left_out, message, store, teacher, tmp_path):
+    given = {"--data": str(store), "--teacher": str(teacher)}
+    words = [word for flag, value in given.items() if flag != left_out for word in (flag, value)]
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        reproduce.main([name, *words, "--out", str(tmp_path)])

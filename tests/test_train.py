@@ -55,6 +55,16 @@ def tensors(path):
     return load_weights(path)[0].state_dict()
 
 
+def test_a_correlation_of_signs_is_trained(store, teacher, tmp_path):
+    losses = []
+    for name, flags in (("float", []), ("bits", ["--correlation-bits"])):
+        assert run_main(store, teacher, tmp_path / name, "--epochs", "1", *flags) == 0
+        with open(tmp_path / name / "log.csv") as file:
+            losses.append(float(next(csv.DictReader(file))["logistic"]))
+    assert losses[0] != losses[1]
+    assert load_weights(tmp_path / "bits" / "rbsf.safetensors")[2]["config"]["correlation_bits"] is True
+
+
 def assert_same(first, second):
     first, second = tensors(first), tensors(second)
     assert first.keys() == second.keys()

@@ -45,7 +45,7 @@ from tools.runs import (
     write_record,
 )
 from tracker.backbones import torch_backbone
-from tracker.siamfc import SiamFC
+from tracker.siamfc import SiamFC, TrackerConfig
 from tracker.task import SiameseTask
 
 
@@ -67,6 +67,9 @@ class TrainConfig(RunConfig):
     val_frames: int = field(default=60, metadata={"help": "frames of each"})
     response_match: float = field(
         default=1.0, metadata={"help": "weight of the distance to the teacher's response map"}
+    )
+    correlation_bits: bool = field(
+        default=False, metadata={"help": "train for a correlation of signs (constants: correlation: bits)"}
     )
     still_share: float = field(
         default=0.3, metadata={"help": "share of pairs made from still images, where there are both"}
@@ -166,7 +169,7 @@ def open_data(config: TrainConfig, cache: Path, rank: int = 0) -> tuple[list[Cro
 
 def build_rectifier(config: TrainConfig, dataset: PairDataset, device: torch.device) -> Rectifier:
     """The networks, the student started from its teacher, and their training."""
-    task = SiameseTask(config.response_match, dtype_of(config.precision, device))
+    task = SiameseTask(config.response_match, dtype_of(config.precision, device), config.correlation_bits)
     torch.manual_seed(config.seed)
     student, teacher, stats = place(build(config.model), device), None, None
     if config.teacher:
@@ -231,9 +234,10 @@ def _validator(
         return None
     heads = [_head(sequence, config.val_frames) for sequence in sequences]
     precision = str(dtype_of(config.precision, device)).removeprefix("torch.")
+    constants = TrackerConfig(correlation="bits" if config.correlation_bits else "float")
 
     def validate(net: nn.Module) -> dict[str, float]:
-        tracker, curves = SiamFC(torch_backbone(net, str(device), precision)), []
+        tracker, curves = SiamFC(torch_backbone(net, str(device), precision), constants), []
         for head in heads:
             try:
                 curves.append(score_sequence(track_sequence(tracker, head).boxes, head.boxes))

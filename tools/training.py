@@ -25,6 +25,7 @@ from rbsf.export import pack_weights
 from rbsf.layers import binary_layers
 from rbsf.maps import CALIBRATION, Stats, calibrate_norms, measure_maps, start_from_teacher
 from rbsf.models import TRACKERS, build
+from rbsf.models.alexnet import slimmed
 from rbsf.rectify import Rectifier
 from rbsf.train import distributed
 from rbsf.train.config import parse_config, read_yaml
@@ -57,6 +58,9 @@ class TrainConfig(RunConfig):
 
     pairs: int = field(default=8000, metadata={"help": "pairs an epoch"})
     model: str = field(default="rbsf", metadata={"help": "network to train", "choices": tuple(TRACKERS)})
+    width: float = field(
+        default=1.0, metadata={"help": "factor of the hidden channels, which are rounded to multiples of 32"}
+    )
     data: list[str] = field(
         default_factory=list, metadata={"help": "dataset folder (layout detected) or crop store .db"}
     )
@@ -120,7 +124,7 @@ def _train_teacher(config: TrainConfig, process: Process) -> Path:
         print(f"no --teacher given: the float SiamFC is trained first, into {folder}")
     defaults = _model_defaults("siamfc")
     own = {name: defaults[name] for name in defaults.keys() - {"epochs", "pairs"}}
-    settings = {**dataclasses.asdict(config), **own, "model": "siamfc", "out": str(folder)}
+    settings = {**dataclasses.asdict(config), **own, "model": "siamfc", "out": str(folder), "correlation_bits": False}
     train(TrainConfig(**settings), Path(config.out).parent, process)
     return done
 
@@ -171,7 +175,7 @@ def build_rectifier(config: TrainConfig, dataset: PairDataset, device: torch.dev
     """The networks, the student started from its teacher, and their training."""
     task = SiameseTask(config.response_match, dtype_of(config.precision, device), config.correlation_bits)
     torch.manual_seed(config.seed)
-    student, teacher, stats = place(build(config.model), device), None, None
+    student, teacher, stats = place(build(config.model, width=config.width), device), None, None
     if config.teacher:
         teacher, model, _ = load_weights(config.teacher)
         if model != "siamfc":
@@ -211,18 +215,29 @@ def _start(
     config: TrainConfig,
     device: torch.device,
 ) -> Stats:
-    """Start the student from its teacher.  Returns the statistics of the teacher's maps, by point."""
+    """Start the student from its teacher.  Returns the statistics of the teacher's maps to compare with, by point.
+
+    A wider teacher gives a part of its channels to start from; its maps are compared where there are as many.
+    """
+    wider = teacher.model_options != student.model_options
+    start = place(slimmed(teacher, config.width), device) if wider else teacher
 
     def forward(net: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         return task.respond(net, {k: v.to(device) for k, v in batch.items()})
 
-    batches = islice(make_loader(dataset, config.batch_size), CALIBRATION)
+    def batches() -> Iterable[dict[str, Tensor]]:
+        return islice(make_loader(dataset, config.batch_size), CALIBRATION)
+
     if not binary_layers(student):
-        student.load_state_dict(teacher.state_dict())
-        calibrate_norms(student, partial(forward, student), batches)
+        student.load_state_dict(start.state_dict())
+        calibrate_norms(student, partial(forward, student), batches())
         return {}
-    stats = measure_maps(student, teacher, forward, batches)
-    start_from_teacher(student, teacher, stats)
+    own = stats = measure_maps(student, start, forward, batches())
+    if wider:
+        wide = measure_maps(student, teacher, forward, batches())
+        stats = {point: wide[point] for point in own if wide[point][0].shape == own[point][0].shape}
+        print(f"teacher of another width: maps are compared at {', '.join(stats)}, {len(stats)} of {len(own)} points")
+    start_from_teacher(student, start, own | stats)
     return stats
 
 

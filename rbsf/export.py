@@ -19,48 +19,52 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rbsf.engine.packed import Layer, write_packed
+from rbsf.engine.packed import Layer, pack_whole, write_packed
 from rbsf.layers import BinaryConv2d, binary_layers
 from rbsf.models.alexnet import ConvBlock
+from rbsf.rounding import round_weights
 from rbsf.weights import load_weights
 
-FIRST_MAX = 63  # of the first layer's weights, 7 bits: the sum of two products with uint8 pixels fits 16 bits
+FIRST_BITS = 7  # of the first layer's weights: the sum of two products with uint8 pixels fits 16 bits
 INT32 = np.iinfo(np.int32)
 
 
-def export_packed(net: nn.Module, model: str, path: str | Path, info: dict[str, Any]) -> None:
+def export_packed(
+    net: nn.Module, model: str, path: str | Path, info: dict[str, Any], first_bits: int = FIRST_BITS
+) -> None:
     """Write `net`, called `model`, as a packed file with `info` in it; ValueError, OSError as the parts raise them."""
-    write_packed(path, model, export_layers(net), info)
+    write_packed(path, model, export_layers(net, first_bits), info)
 
 
-def pack_weights(source: str | Path, target: str | Path) -> nn.Module:
+def pack_weights(source: str | Path, target: str | Path, first_bits: int = FIRST_BITS) -> nn.Module:
     """Write the 1-bit network of the weights file `source` as a packed file; returns it as packed, first layer rounded.
 
-    The packed file's info is that of `source`, and what it was made from and with. Errors: as `export_packed` and
-    `load_weights` have them.
+    The packed file's info is that of `source`, and what it was made from and with. `first_bits`: of a weight of the
+    first layer, see `quantise_first`. Errors: as `export_packed` and `load_weights` have them.
     """
     net, model, info = load_weights(source)
-    quantise_first(net)
+    quantise_first(net, first_bits)
     info |= {
         "architecture": type(net).__name__,
         "source": Path(source).name,
         "source_sha256": hashlib.sha256(Path(source).read_bytes()).hexdigest(),
         "export": {"torch": torch.__version__, "numpy": np.__version__},
     }
-    export_packed(net, model, target, info)
+    export_packed(net, model, target, info, first_bits)
     return net
 
 
-def export_layers(net: nn.Module) -> list[Layer]:
+def export_layers(net: nn.Module, first_bits: int = FIRST_BITS) -> list[Layer]:
     """Layers of the packed engine for a 1-bit SiamFC backbone (`rbsf.models.alexnet` with binary convolutions).
 
-    Everything folds in float64. The first layer is rounded to 7 bits a weight: see `quantise_first`. ValueError,
+    Everything folds in float64. The first layer is rounded to `first_bits` a weight: see `quantise_first`. ValueError,
     naming the layer, for a network that has no packed form.
     """
+    check_first_bits(first_bits)
     blocks = _blocks(net)
     layers, inverted = [], np.zeros(3, bool)
     for (name, block), following in zip(blocks, [*blocks[1:], None], strict=True):
-        layer, inverted = _export(name, block, following[1] if following else None, inverted)
+        layer, inverted = _export(name, block, following[1] if following else None, inverted, first_bits)
         layers.append(layer)
     return layers
 
@@ -69,20 +73,29 @@ def export_conv(name: str, conv: BinaryConv2d) -> Layer:
     """One binary convolution, for networks that are no plain chain: bits in, ``scale * sums`` out."""
     if reason := _uneven(conv):
         raise ValueError(f"no packed form: layer {name} {reason}")
-    weight, scale = _weights(conv, np.zeros(conv.in_channels, bool))
+    weight, scale = _signs(conv, np.zeros(conv.in_channels, bool))
     return _real_layer(weight, _Affine(scale, np.zeros_like(scale)), _geometry(name, conv))
 
 
-def quantise_first(net: nn.Module) -> None:
+def check_first_bits(bits: int) -> None:
+    """ValueError where the first layer's weights cannot have so many bits."""
+    if not 2 <= bits <= FIRST_BITS:
+        raise ValueError(f"first_bits={bits}: the first layer's weights have 2 to {FIRST_BITS} bits")
+
+
+def quantise_first(net: nn.Module, bits: int = FIRST_BITS) -> None:
     """Give `net`, in place, the first layer that its packed form has.
 
-    Its weights become whole multiples, from -63 to 63, of 1/63 of the largest of each filter. Then every sum is a whole
-    number of steps, and the batch-norm's bias is moved by less than a step so that the threshold lies midway between
-    two sums: no output changes, and float32's rounding cannot carry a sum across. ValueError as in `export_layers`.
+    Its weights become whole multiples, from -63 to 63, of 1/63 of the largest of each filter; where they have fewer
+    `bits` than 7, multiples up to 2^(bits-1) - 1 of a step that is chosen for each filter (`rbsf.rounding`). Then every
+    sum is a whole number of steps, and the batch-norm's bias is moved by less than a step so that the threshold lies
+    midway between two sums: no output changes, and float32's rounding cannot carry a sum across. ValueError as in
+    `export_layers`.
     """
+    check_first_bits(bits)
     (_, block), (_, following) = _blocks(net)[:2]
     conv, norm = block.conv, block.norm
-    whole, step = _quantise(conv)
+    whole, step = _quantise(conv, bits)
     conv.weight.data.copy_(torch.from_numpy(whole * step[:, None, None, None]))
     if not isinstance(norm, nn.BatchNorm2d):
         return
@@ -96,10 +109,12 @@ def quantise_first(net: nn.Module) -> None:
     norm.bias.data.add_(torch.from_numpy(moved))
 
 
-def _quantise(conv: nn.Conv2d) -> tuple[np.ndarray, np.ndarray]:
+def _quantise(conv: nn.Conv2d, bits: int) -> tuple[np.ndarray, np.ndarray]:
     """Whole weights [O, I, k, k] and their steps [O], both float64; the step of a filter of zeros is 1."""
     weight = _numpy(conv.weight)
-    step = np.abs(weight).max((1, 2, 3)) / FIRST_MAX
+    if bits < FIRST_BITS:
+        return round_weights(weight, bits)
+    step = np.abs(weight).max((1, 2, 3)) / (2 ** (bits - 1) - 1)
     step[step == 0] = 1
     return np.rint(weight / step[:, None, None, None]), step
 
@@ -138,13 +153,15 @@ def _affine(norm: nn.Module, channels: int) -> _Affine:
     return _Affine(scale, _numpy(norm.bias) - scale * _numpy(norm.running_mean))  # type: ignore[arg-type]
 
 
-def _export(name: str, block: ConvBlock, following: ConvBlock | None, inverted: np.ndarray) -> tuple[Layer, np.ndarray]:
+def _export(
+    name: str, block: ConvBlock, following: ConvBlock | None, inverted: np.ndarray, first_bits: int
+) -> tuple[Layer, np.ndarray]:
     """The packed layer of `block`, and which of its output channels hold the inverse of their bits.
 
     `inverted` says the same of its input.
     """
     conv, pool = block.conv, isinstance(block.pool, nn.MaxPool2d)
-    weight, scale = _weights(conv, inverted)
+    weight, scale = _signs(conv, inverted) if isinstance(conv, BinaryConv2d) else _quantise(conv, first_bits)
     outer = _Affine(scale, _bias(conv)).then(_affine(block.norm, conv.out_channels))
     geometry = _geometry(f"{name}.conv", conv)
     if following is None:
@@ -157,8 +174,13 @@ def _export(name: str, block: ConvBlock, following: ConvBlock | None, inverted: 
             f"no packed form: layer {name} is pooled before a negative batch-norm and a padded convolution"
         )
     weight[negated] *= -1
-    kind, packed = ("conv_bits", _pack(weight)) if isinstance(conv, BinaryConv2d) else ("conv_u8", _whole(weight))
-    return Layer(kind=kind, weight=packed, threshold=threshold, pool=pool, **geometry), inverse
+    form: Any = {"threshold": threshold, "pool": pool, **geometry}
+    if isinstance(conv, BinaryConv2d):
+        return Layer(kind="conv_bits", weight=_pack(weight), **form), inverse
+    whole = weight.transpose(0, 2, 3, 1).astype(np.int8)  # [O, k, k, I]
+    if first_bits == FIRST_BITS:  # the oldest form: a byte a weight
+        return Layer(kind="conv_u8", weight=np.ascontiguousarray(whole), **form), inverse
+    return Layer(kind="conv_u8", weight=pack_whole(whole, first_bits), bits=first_bits, **form), inverse
 
 
 def _geometry(name: str, conv: nn.Conv2d) -> dict[str, Any]:
@@ -201,10 +223,8 @@ def _fold(outer: _Affine, inner: _Affine, inverse: np.ndarray) -> tuple[np.ndarr
     return threshold.astype(np.int32), negated
 
 
-def _weights(conv: nn.Conv2d, inverted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Whole weights [O, I/g, k, k] of a layer whose `inverted` inputs are the inverse of their bits, and scales [O]."""
-    if not isinstance(conv, BinaryConv2d):
-        return _quantise(conv)
+def _signs(conv: BinaryConv2d, inverted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Signs [O, I/g, k, k] of a layer whose `inverted` inputs are the inverse of their bits, and scales [O]."""
     signs = np.where(_numpy(conv.weight) >= 0, 1.0, -1.0)
     grouped = signs.reshape(conv.groups, -1, *signs.shape[1:])  # [g, O/g, I/g, k, k]
     flips = np.where(inverted, -1.0, 1.0).reshape(conv.groups, 1, -1, 1, 1)
@@ -218,10 +238,6 @@ def _bias(conv: nn.Conv2d) -> np.ndarray:
 def _pack(weight: np.ndarray) -> np.ndarray:
     """Bits of signs [O, I/g, k, k], uint8 [O, bytes], channels last."""
     return np.packbits(weight.transpose(0, 2, 3, 1).reshape(len(weight), -1) > 0, axis=1, bitorder="little")
-
-
-def _whole(weight: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(weight.transpose(0, 2, 3, 1).astype(np.int8))  # [O, k, k, I]
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:

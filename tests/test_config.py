@@ -10,13 +10,22 @@ import yaml
 
 from rbsf.models import TRACKERS
 from rbsf.train.config import parse_config, read_yaml, write_yaml
+from tools.cli import read_constants
 from tools.train_rbsf import main
 from tools.training import CONFIGS, TrainConfig, read_config
+from tracker.siamfc import TrackerConfig
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.name)
 def test_every_shipped_config_parses(path):
     TrainConfig(**read_yaml(TrainConfig, path))
+
+
+@pytest.mark.parametrize(
+    ("name", "constants"), [("fast", TrackerConfig(scales=1)), ("bits", TrackerConfig(correlation="bits"))]
+)
+def test_constants_for_tracking(name, constants):
+    assert read_constants(CONFIGS / "track" / f"{name}.yaml") == constants
 
 
 @pytest.mark.parametrize("model", TRACKERS)

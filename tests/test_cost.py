@@ -150,6 +150,13 @@ def test_tool_takes_trained_weights(tmp_path, capsys):
         main(["--weights", str(tmp_path / "float.safetensors")])
 
 
+def test_a_narrow_tracker_and_its_narrow_twin(tmp_path, capsys):
+    save_weights(build("rbsf", width=0.5).eval(), "rbsf", tmp_path / "net.safetensors")
+    main(["--weights", str(tmp_path / "net.safetensors")])
+    out = capsys.readouterr().out
+    assert "102,400" in out  # bits of 128 x 32 x 5 x 5
+
+
 def test_tool_refuses_a_size_that_does_not_suit():
     with pytest.raises(ValueError, match="--size 50 does not suit rbsf"):
         main(["--model", "rbsf", "--size", "50"])

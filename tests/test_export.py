@@ -9,12 +9,13 @@ from torch import nn
 
 from rbsf.engine import reference
 from rbsf.engine.packed import PackedModel, read_packed
-from rbsf.engine.runtime import BitConv, pack_signs
+from rbsf.engine.runtime import BitConv, Engine, pack_signs
 from rbsf.export import _Affine, _fold, export_conv, export_layers, pack_weights, quantise_first, torch_outputs
 from rbsf.layers import binarize
 from rbsf.methods.rbcn import RBConv2d
 from rbsf.models import build
 from rbsf.models.alexnet import AlexNet, ConvBlock
+from rbsf.rounding import round_weights
 from rbsf.weights import save_weights
 
 LOW, HIGH = -(2**31), 2**31 - 1
@@ -99,7 +100,48 @@ def test_first_layer_is_rounded_per_filter():
     assert first.weight[1, 0, :2, 0].tolist() == [-63, 2]
 
 
+@pytest.mark.parametrize("bits", [2, 4])
+def test_first_layer_in_few_bits(bits):
+    torch.manual_seed(0)
+    net = build("rbsf")
+    exact = net.layers[0].conv.weight.detach().numpy()
+    whole, step = round_weights(exact, bits)
+    limit = 2 ** (bits - 1) - 1
+    assert {*np.abs(whole).max((1, 2, 3))} == {limit}
+    rounded = whole * step[:, None, None, None]
+    again, same = round_weights(rounded, bits)
+    np.testing.assert_array_equal(again, whole)
+    np.testing.assert_allclose(same, step, rtol=1e-12)
+    nearest = np.clip(np.rint(exact / step[:, None, None, None]), -limit, limit) * step[:, None, None, None]
+    sums = [np.abs((w - exact).sum((1, 2, 3))).mean() for w in (rounded, nearest)]
+    assert sums[0] < sums[1] / 5, "what rounding adds to the answer to an even image is taken back"
+
+
+def test_filters_of_zeros_stay_so():
+    whole, step = round_weights(np.zeros((2, 3, 5, 5)), 4)
+    assert not whole.any()
+    assert step.tolist() == [1, 1]
+
+
 # ---- packed against torch
+
+
+def test_few_bits_in_the_first_layer_are_those_of_torch(tmp_path):
+    torch.manual_seed(0)
+    save_weights(settle(build("rbsf")).float(), "rbsf", tmp_path / "net.safetensors")
+    sizes = {}
+    for bits in (7, 4):
+        file = tmp_path / f"{bits}.safetensors"
+        net, sizes[bits] = pack_weights(tmp_path / "net.safetensors", file, bits), file.stat().st_size
+    assert sizes[7] - sizes[4] == pytest.approx(96 * 363 / 2, abs=200)
+    model, images = read_packed(tmp_path / "4.safetensors"), crops(1)
+    *packed, _ = Engine(model).layer_outputs(images)
+    for got, expected in zip(packed, torch_outputs(net.double(), images), strict=False):
+        np.testing.assert_array_equal(got, expected)
+    for got, expected in zip(packed, reference.layer_outputs(model, images), strict=False):
+        np.testing.assert_array_equal(got, expected)
+    with pytest.raises(ValueError, match="first_bits=1: the first layer's weights have 2 to 7 bits"):
+        pack_weights(tmp_path / "net.safetensors", tmp_path / "1.safetensors", 1)
 
 
 @pytest.mark.parametrize("model", ["rbsf", "xnor"])

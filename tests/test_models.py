@@ -10,6 +10,7 @@ from rbsf.cost import count, total
 from rbsf.layers import binary_layers
 from rbsf.methods import METHODS
 from rbsf.models import CLASSIFIERS, build
+from rbsf.models.alexnet import slimmed
 from rbsf.weights import load_weights, save_weights
 
 SMALL = {
@@ -105,6 +106,10 @@ def test_method_options_are_kept(tmp_path):
     [
         ("resnet", {}, "unknown model 'resnet'"),
         ("rbsf", {"stages": "1-2-3-4"}, "model 'rbsf' takes no options"),
+        ("rbsf", {"width": 0}, "width is 0; give a factor"),
+        ("siamfc", {"width": "half"}, "width is 'half'"),
+        ("xnor", {"width": float("nan")}, "width is nan"),
+        ("rbsf", {"width": 1e9}, "at most 4"),
         ("resnet18", {"stages": "32-64-128"}, "stages is '32-64-128'; expected 4 numbers"),
         ("wrn22", {"stages": "16-16-0-64"}, "expected 4 numbers"),
         ("resnet18", {"stem": "mnist"}, "stem is 'mnist'; known: cifar, imagenet"),
@@ -117,6 +122,36 @@ def test_method_options_are_kept(tmp_path):
 def test_unknown_options_are_refused(name, options, message):
     with pytest.raises(ValueError, match=message):
         build(name, **options)
+
+
+@pytest.mark.parametrize(
+    ("width", "channels"),
+    [(1.0, [96, 256, 384, 384, 256]), (0.5, [64, 128, 192, 192, 256]), (0.01, [32, 32, 32, 32, 256])],
+)
+def test_width_of_a_tracker_is_kept(width, channels, tmp_path):
+    net = build("rbsf", width=width)
+    assert [block.conv.out_channels for block in net.layers] == channels
+    assert net.model_options == ({} if width == 1 else {"width": width})
+    save_weights(net, "rbsf", tmp_path / "net.safetensors")
+    assert [block.conv.out_channels for block in load_weights(tmp_path / "net.safetensors")[0].layers] == channels
+
+
+def test_slimmed_network_computes_a_part_of_the_wide_one():
+    torch.manual_seed(0)
+    wide = build("siamfc").eval()
+    slim = slimmed(wide, 0.5).eval()
+    kept = [*range(32), *range(48, 80)]  # of 96 channels, in two halves
+    x = 255 * torch.rand(1, 3, 127, 127)
+    with torch.no_grad():
+        first = wide.layers[0](x)
+        torch.testing.assert_close(slim.layers[0](x), first[:, kept])
+        lost = [c for c in range(96) if c not in kept]
+        first[:, lost] = 0  # what the slim one does not have
+        expected = wide.layers[1](first)[:, [*range(64), *range(128, 192)]]
+        torch.testing.assert_close(slim.layers[1](slim.layers[0](x)), expected)
+        assert slim(x).shape == (1, 256, 6, 6)
+    with pytest.raises(ValueError, match="give a teacher as wide as the student"):
+        slimmed(slim, 1.0)
 
 
 def test_a_file_with_foreign_options_is_refused(tmp_path):

@@ -93,7 +93,7 @@ def test_no_file(tmp_path: Path) -> None:
 
 def test_other_formats(path: Path) -> None:
     metadata, tensors = parts(path)
-    with pytest.raises(ValueError, match="rbsf-network-1, and this version reads rbsf-packed-1 here"):
+    with pytest.raises(ValueError, match="rbsf-network-1, and this version reads rbsf-packed-1 and rbsf-packed-2 here"):
         read_packed(path)
     save_file(tensors, path, metadata | {"format": "rbsf-network-2"})
     assert_refused(path, "rbsf-network-2, and this version reads rbsf-network-1")

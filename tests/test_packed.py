@@ -11,7 +11,7 @@ from packed_models import random_model
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from rbsf.engine.packed import GEOMETRY, Layer, digest, read_packed, write_packed
+from rbsf.engine.packed import GEOMETRY, Layer, digest, pack_whole, read_packed, write_packed
 
 SMALL = [(3, 2, 0, 1, 3, 8, True), (3, 1, 1, 2, 8, 12, False), (1, 1, 0, 1, 12, 5, False)]
 
@@ -80,6 +80,22 @@ def test_metadata_and_tensors_are_as_documented(tmp_path: Path) -> None:
     }
 
 
+def test_first_layer_of_few_bits(tmp_path: Path) -> None:
+    whole = np.int8([[[[3], [-3]], [[0], [1]]]])
+    packed = pack_whole(whole, 3)
+    assert packed.tolist() == [[0b00_101_011, 0b0010]]  # the lowest bits first: 3, -3, 0, 1
+    first = Layer("conv_u8", "a", 2, 1, 0, 1, 1, 1, False, packed, np.int32([35]), bits=3)
+    last = Layer("conv_bits_real", "b", 1, 1, 0, 1, 1, 1, False, np.uint8([[1]]), None, *np.float32([[2], [0.5]]))
+    write_packed(tmp_path / "few.safetensors", "rbsf", [first, last], {})
+    assert parts(tmp_path / "few.safetensors")[0]["format"] == "rbsf-packed-2"
+    (read, _) = read_packed(tmp_path / "few.safetensors").layers
+    assert read.bits == 3
+    assert read.whole.tolist() == [[3, -3, 0, 1]]
+    change_tensor(tmp_path / "few.safetensors", "a.weight", np.uint8([[1]]))
+    with pytest.raises(ValueError, match=r"weight is uint8 \[1, 1\], expected uint8 \[1, 2\]"):
+        read_packed(tmp_path / "few.safetensors")
+
+
 def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no packed file"):
         read_packed(tmp_path / "none.safetensors")
@@ -87,8 +103,8 @@ def test_no_file(tmp_path: Path) -> None:
 
 def test_newer_format(path: Path) -> None:
     metadata, tensors = parts(path)
-    save_file(tensors, path, metadata | {"format": "rbsf-packed-2"})
-    with pytest.raises(ValueError, match="rbsf-packed-2, and this version reads rbsf-packed-1"):
+    save_file(tensors, path, metadata | {"format": "rbsf-packed-3"})
+    with pytest.raises(ValueError, match="rbsf-packed-3, and this version reads rbsf-packed-1 and rbsf-packed-2"):
         read_packed(path)
     save_file(tensors, path)
     with pytest.raises(ValueError, match="no packed network"):
@@ -125,6 +141,10 @@ def test_flipped_bit(path: Path) -> None:
         (1, {"more": 1}, "a layer is"),
         (2, {"pool": True}, "pool=True"),
         (0, {"padding": 1}, "padding=0"),
+        (0, {"bits": 4}, "weight is int8"),
+        (0, {"bits": 1}, "bits=1, expected 2 to 7"),
+        (0, {"bits": 4.0}, "bits=4.0"),
+        (1, {"bits": 4}, "bits=4, expected 2 to 7, in a conv_u8"),
     ],
 )
 def test_changed_layer(path: Path, number: int, changes: dict[str, object], message: str) -> None:

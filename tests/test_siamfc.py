@@ -15,7 +15,7 @@ from eval.metrics import overlaps
 from tools.cli import DEFAULT_WEIGHTS
 from tracker.backbones import load_backbone, torch_backbone
 from tracker.got10k_adapter import GOT10kTracker
-from tracker.siamfc import SiamFC, TrackerConfig, _upsampling, correlate, update_all
+from tracker.siamfc import SiamFC, TrackerConfig, _upsampling, correlate, correlate_signs, update_all
 
 
 def contrast_backbone(crops: np.ndarray) -> np.ndarray:
@@ -168,6 +168,25 @@ def test_correlate_is_the_plain_sum_over_windows() -> None:
     np.testing.assert_allclose(correlate(template, features), expected, rtol=1e-12)
 
 
+def test_correlate_signs_counts_equal_signs_less_others() -> None:
+    rng = np.random.default_rng(5)
+    template, features = (rng.integers(-2, 3, shape).astype(np.float32) for shape in ((70, 3, 3), (2, 70, 5, 6)))
+    plus, minus = np.float32(1), np.float32(-1)
+    expected = correlate(np.where(template >= 0, plus, minus), np.where(features >= 0, plus, minus))  # zeros: +1
+    np.testing.assert_array_equal(correlate_signs(template)(features), expected)
+    assert correlate_signs(template)(template[None]).tolist() == [[[630]]]
+
+
+def test_follows_a_moving_target_by_signs() -> None:
+    tracker = SiamFC(contrast_backbone, TrackerConfig(correlation="bits"))
+    tracker.init(frame(100, 80), (100, 80, 48, 36))
+    assert tracker.update(frame(100, 80)).score == pytest.approx(1, abs=0.1)
+    for i in range(1, 16):
+        result = tracker.update(frame(100 + 4 * i, 80))
+    np.testing.assert_allclose(result.box[:2], [160, 80], atol=4)
+    assert not result.lost
+
+
 @pytest.mark.parametrize(("size", "up"), [(17, 16), (17, 1), (5, 8)])
 def test_upsampling_is_opencvs_along_both_axes(size: int, up: int) -> None:
     response = np.random.default_rng(4).normal(size=(size, size)).astype(np.float32)
@@ -188,6 +207,7 @@ def test_a_flat_response_leaves_the_target_in_the_middle() -> None:
         ({"scale_step": 1.0}, "scale_step=1.0"),
         ({"window_influence": 1.5}, "window_influence=1.5"),
         ({"response_up": 0}, "response_up=0"),
+        ({"correlation": "sign"}, "correlation='sign': give one of float, bits"),
         ({"lost_score": 0.5, "found_score": 0.4}, "found_score=0.4"),
     ],
 )

@@ -76,6 +76,21 @@ def test_task_with_and_without_teacher():
         torch.testing.assert_close(same, logged["logistic"], atol=1e-5, rtol=0)
 
 
+def test_correlation_of_signs_is_the_students_alone():
+    torch.manual_seed(0)
+    net, teacher, batch = build("siamfc").eval(), build("siamfc").eval(), make_batch()
+    task = SiameseTask(bits=True)
+    response = task.respond(net, batch, bits=True)
+    assert response.abs().max() <= 9.216 + 1e-4  # 256 x 6 x 6 products of signs
+    with torch.no_grad():
+        exemplar, search = (net(batch[key].float()).sign() for key in ("exemplar", "search"))
+        torch.testing.assert_close(response, cross_correlate(exemplar, search))
+        _, logged = task(net, teacher, batch)
+        torch.testing.assert_close(logged["response"], response_distance(response, task.respond(teacher, batch)))
+    response.sum().backward()
+    assert net.layers[0].conv.weight.grad.abs().sum() > 0
+
+
 def test_negative_pairs_have_no_positive_label():
     torch.manual_seed(0)
     net, batch = build("siamfc").eval(), make_batch()

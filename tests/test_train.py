@@ -12,6 +12,7 @@ import sys
 import time
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -23,6 +24,7 @@ from rbsf.train.log import History
 from rbsf.train.loop import rate_factor
 from rbsf.weights import load_weights, save_weights
 from tools.train_rbsf import main
+from tracker.backbones import load_backbone
 
 SMALL = ["--pairs", "4", "--batch-size", "2", "--epochs", "2", "--warmup", "0", "--log-every", "1", "--workers", "0"]
 QUICK = [*SMALL, "--threads", "1", "--val-sequences", "0", "--precision", "float32", "--device", "cpu"]
@@ -53,6 +55,31 @@ def run_main(store, teacher, out, *more):
 
 def tensors(path):
     return load_weights(path)[0].state_dict()
+
+
+def test_a_correlation_of_signs_is_trained(store, teacher, tmp_path):
+    losses = []
+    for name, flags in (("float", []), ("bits", ["--correlation-bits"])):
+        assert run_main(store, teacher, tmp_path / name, "--epochs", "1", *flags) == 0
+        with open(tmp_path / name / "log.csv") as file:
+            losses.append(float(next(csv.DictReader(file))["logistic"]))
+    assert losses[0] != losses[1]
+    assert load_weights(tmp_path / "bits" / "rbsf.safetensors")[2]["config"]["correlation_bits"] is True
+
+
+def test_a_narrow_network_starts_from_a_part_of_a_wide_teacher(store, teacher, tmp_path, capsys):
+    assert run_main(store, teacher, tmp_path / "run", "--epochs", "1", "--width", "0.5") == 0
+    said = capsys.readouterr().out
+    assert "teacher of another width: maps are compared at layers.4.norm, 1 of 4 points" in said
+    net, _, _ = load_weights(tmp_path / "run" / "rbsf.safetensors")
+    first = load_weights(teacher)[0].layers[0].conv.weight
+    assert torch.equal(net.layers[0].conv.weight, first[[*range(32), *range(48, 80)]])
+    crops = np.random.default_rng(0).integers(0, 256, (1, 127, 127, 3), dtype=np.uint8)
+    packed = load_backbone(tmp_path / "run" / "rbsf-packed.safetensors", threads=1)(crops)
+    assert packed.shape == (1, 256, 6, 6)
+    narrow = tmp_path / "run" / "rbsf.safetensors"
+    real = load_backbone(narrow, "cpu", engine="packed", threads=1)(crops)
+    np.testing.assert_array_equal(packed, real)
 
 
 def assert_same(first, second):

@@ -57,9 +57,9 @@ def float_twin(net: nn.Module) -> nn.Module:
     """The real network of the same model and options."""
     from rbsf.models import TRACKERS, build
 
-    if net.model_name in TRACKERS:
-        return build("siamfc")
     options: Any = net.model_options
+    if net.model_name in TRACKERS:
+        return build("siamfc", **options)
     return build(str(net.model_name), **{k: v for k, v in options.items() if k not in ("method", "method_options")})
 
 

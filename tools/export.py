@@ -3,8 +3,8 @@
     python tools/export.py --weights runs/rbsf/rbsf.safetensors --out rbsf-packed.safetensors
 
 packed: a 1-bit network with one bit a weight. A tracker's backbone has integer thresholds, and its first layer rounded
-to 7 bits a weight; a classifier's real layers stay float32. Then bits and results are compared with those of PyTorch,
-on made-up frames or those of --check.
+to 7 bits a weight, or to --first-bits; a classifier's real layers stay float32. Then bits and results are compared with
+those of PyTorch, on made-up frames or those of --check.
 onnx: of a tracker two graphs, NAME_backbone.onnx and NAME_head.onnx, of a classifier one; 1-bit or float, compared too.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +35,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--weights", type=Path, required=True, metavar="FILE", help="trained weights of a tracker or a classifier")
     add("--out", type=Path, required=True, metavar="FILE", help=".safetensors, or .onnx with --format onnx")
     add("--format", choices=("packed", "onnx"), default="packed", help="default: %(default)s")
+    add(
+        "--first-bits",
+        type=int,
+        choices=range(2, 8),
+        metavar="N",
+        help="bits of a weight of a tracker's first layer, 2 to 7 (default: 7, stored in a byte each)",
+    )
     add("--check", metavar="VIDEO", help=f"video or folder whose first {FRAMES} images are compared (default: made up)")
     return parser.parse_args(argv)
 
@@ -56,14 +64,14 @@ def read_crops(video: str | None, size: int = 255) -> np.ndarray:
     return np.stack(crops)
 
 
-def export_packed(weights: Path, out: Path, video: str | None) -> None:
+def export_packed(weights: Path, out: Path, video: str | None, first_bits: int = 7) -> None:
     """Write a tracker's packed file; print its size and how it agrees with PyTorch."""
     import numpy as np
 
     from rbsf.engine.runtime import Engine
     from rbsf.export import pack_weights, torch_outputs
 
-    crops, net = read_crops(video), pack_weights(weights, out)
+    crops, net = read_crops(video), pack_weights(weights, out, first_bits)
     print_size(net, out)
     engine = Engine(out)
     print(f"bits that differ between the packed engine ({engine.isa}) and PyTorch in float32, in float64:")
@@ -168,14 +176,19 @@ def main(argv: list[str] | None = None) -> None:
     if args.out.exists() and args.weights.exists() and args.out.samefile(args.weights):
         raise ValueError(f"--out {args.out} is the input itself; give another")
     check_writable(args.out)
-    write = {
+    write: dict[tuple[str, bool], Callable[..., None]] = {
         ("packed", False): export_packed,
         ("packed", True): export_classifier,
         ("onnx", False): export_onnx,
         ("onnx", True): onnx_classifier,
-    }[args.format, is_classifier(args.weights)]
+    }
+    kind, options = (args.format, is_classifier(args.weights)), {}
+    if args.first_bits:
+        if kind != ("packed", False):
+            raise ValueError("--first-bits is for packed files of trackers; leave it out")
+        options["first_bits"] = args.first_bits
     try:
-        write(args.weights, args.out, args.check)
+        write[kind](args.weights, args.out, args.check, **options)
     except ModuleNotFoundError as error:
         if error.name not in ("onnx", "onnxruntime"):
             raise

@@ -26,6 +26,7 @@ from rbsf.export import pack_weights
 from rbsf.layers import binary_layers
 from rbsf.maps import CALIBRATION, Stats, calibrate_norms, measure_maps, start_from_teacher
 from rbsf.models import TRACKERS, build
+from rbsf.models.alexnet import slimmed
 from rbsf.rectify import Rectifier
 from rbsf.train import distributed
 from rbsf.train.config import parse_config, read_yaml
@@ -46,7 +47,7 @@ from tools.runs import (
     write_record,
 )
 from tracker.backbones import torch_backbone
-from tracker.siamfc import SiamFC
+from tracker.siamfc import SiamFC, TrackerConfig
 from tracker.task import SiameseTask
 
 
@@ -58,6 +59,9 @@ class TrainConfig(RunConfig):
 
     pairs: int = field(default=8000, metadata={"help": "pairs an epoch"})
     model: str = field(default="rbsf", metadata={"help": "network to train", "choices": tuple(TRACKERS)})
+    width: float = field(
+        default=1.0, metadata={"help": "factor of the hidden channels, which are rounded to multiples of 32"}
+    )
     data: list[str] = field(
         default_factory=list, metadata={"help": "dataset folder (layout detected) or crop store .db"}
     )
@@ -68,6 +72,9 @@ class TrainConfig(RunConfig):
     val_frames: int = field(default=60, metadata={"help": "frames of each"})
     response_match: float = field(
         default=1.0, metadata={"help": "weight of the distance to the teacher's response map"}
+    )
+    correlation_bits: bool = field(
+        default=False, metadata={"help": "train for a correlation of signs (constants: correlation: bits)"}
     )
     still_share: float = field(
         default=0.3, metadata={"help": "share of pairs made from still images, where there are both"}
@@ -148,7 +155,7 @@ def _train_teacher(config: TrainConfig, process: Process) -> Path:
         print(f"no --teacher given: the float SiamFC is trained first, into {folder}")
     defaults = _model_defaults("siamfc")
     own = {name: defaults[name] for name in defaults.keys() - {"epochs", "pairs"}}
-    settings = {**dataclasses.asdict(config), **own, "model": "siamfc", "out": str(folder)}
+    settings = {**dataclasses.asdict(config), **own, "model": "siamfc", "out": str(folder), "correlation_bits": False}
     train(TrainConfig(**settings), Path(config.out).parent, process)
     return done
 
@@ -198,9 +205,9 @@ def open_data(config: TrainConfig, cache: Path, rank: int = 0) -> tuple[list[Cro
 
 def build_rectifier(config: TrainConfig, dataset: PairDataset, device: torch.device) -> Rectifier:
     """The networks, the student started from its teacher, and their training."""
-    task = SiameseTask(config.response_match, dtype_of(config.precision, device))
+    task = SiameseTask(config.response_match, dtype_of(config.precision, device), config.correlation_bits)
     torch.manual_seed(config.seed)
-    student, teacher, stats = place(build(config.model), device), None, None
+    student, teacher, stats = place(build(config.model, width=config.width), device), None, None
     if config.teacher:
         teacher, model, _ = load_weights(config.teacher)
         if model != "siamfc":
@@ -240,18 +247,29 @@ def _start(
     config: TrainConfig,
     device: torch.device,
 ) -> Stats:
-    """Start the student from its teacher.  Returns the statistics of the teacher's maps, by point."""
+    """Start the student from its teacher.  Returns the statistics of the teacher's maps to compare with, by point.
+
+    A wider teacher gives a part of its channels to start from; its maps are compared where there are as many.
+    """
+    wider = teacher.model_options != student.model_options
+    start = place(slimmed(teacher, config.width), device) if wider else teacher
 
     def forward(net: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         return task.respond(net, {k: v.to(device) for k, v in batch.items()})
 
-    batches = islice(make_loader(dataset, config.batch_size), CALIBRATION)
+    def batches() -> Iterable[dict[str, Tensor]]:
+        return islice(make_loader(dataset, config.batch_size), CALIBRATION)
+
     if not binary_layers(student):
-        student.load_state_dict(teacher.state_dict())
-        calibrate_norms(student, partial(forward, student), batches)
+        student.load_state_dict(start.state_dict())
+        calibrate_norms(student, partial(forward, student), batches())
         return {}
-    stats = measure_maps(student, teacher, forward, batches)
-    start_from_teacher(student, teacher, stats)
+    own = stats = measure_maps(student, start, forward, batches())
+    if wider:
+        wide = measure_maps(student, teacher, forward, batches())
+        stats = {point: wide[point] for point in own if wide[point][0].shape == own[point][0].shape}
+        print(f"teacher of another width: maps are compared at {', '.join(stats)}, {len(stats)} of {len(own)} points")
+    start_from_teacher(student, start, own | stats)
     return stats
 
 
@@ -263,9 +281,10 @@ def _validator(
         return None
     heads = [_head(sequence, config.val_frames) for sequence in sequences]
     precision = str(dtype_of(config.precision, device)).removeprefix("torch.")
+    constants = TrackerConfig(correlation="bits" if config.correlation_bits else "float")
 
     def validate(net: nn.Module) -> dict[str, float]:
-        tracker, curves = SiamFC(torch_backbone(net, str(device), precision)), []
+        tracker, curves = SiamFC(torch_backbone(net, str(device), precision), constants), []
         for head in heads:
             try:
                 curves.append(score_sequence(track_sequence(tracker, head).boxes, head.boxes))

@@ -8,13 +8,15 @@ usual constants.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, field
+from functools import cache, partial
 
 import cv2
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
+from rbsf.engine.packed import Layer
+from rbsf.engine.runtime import BitConv, pack_signs
 from tracker.geometry import (
     EXEMPLAR_SIZE,
     SEARCH_SIZE,
@@ -30,6 +32,7 @@ from tracker.geometry import (
 
 Backbone = Callable[[np.ndarray], np.ndarray]
 
+CORRELATIONS = ("float", "bits")
 SIZE_LIMITS = (0.2, 5.0)  # smallest and largest size of the target, in sizes of the first frame
 
 
@@ -50,6 +53,7 @@ class TrackerConfig:
     lost_score: float = 0.22  # smoothed score below which the target counts as lost
     found_score: float = 0.30  # ... and above which it counts as found again
     score_rate: float = 0.2  # share of a new frame in the smoothed score
+    correlation: str = field(default="float", metadata={"choices": CORRELATIONS})  # of features, or of their signs
 
     def __post_init__(self) -> None:
         """Check every field; ValueError names the field, its value and what is valid."""
@@ -59,9 +63,11 @@ class TrackerConfig:
             raise ValueError(f"scale_step={self.scale_step}: give a factor above 1, such as 1.0375")
         if self.response_up < 1:
             raise ValueError(f"response_up={self.response_up}: give a whole number from 1, such as 16")
-        for field in ("scale_penalty", "window_influence", "scale_rate", "score_rate"):
-            if not 0 <= getattr(self, field) <= 1:
-                raise ValueError(f"{field}={getattr(self, field)}: give a number from 0 to 1")
+        for name in ("scale_penalty", "window_influence", "scale_rate", "score_rate"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)}: give a number from 0 to 1")
+        if self.correlation not in CORRELATIONS:
+            raise ValueError(f"correlation={self.correlation!r}: give one of {', '.join(CORRELATIONS)}")
         if not self.lost_score <= self.found_score:
             raise ValueError(f"found_score={self.found_score}: give at least lost_score={self.lost_score}")
 
@@ -90,7 +96,7 @@ class SiamFC:
         self.name = name
         half = self.config.scales // 2
         self._steps = self.config.scale_step ** np.arange(-half, half + 1)
-        self._template: np.ndarray | None = None  # (C, 6, 6)
+        self._correlate: Callable[[np.ndarray], np.ndarray] | None = None  # with the template, (C, 6, 6)
 
     def init(self, image: np.ndarray, box: Sequence[float] | np.ndarray) -> str | None:
         """Learn the target in ``box`` (x,y,w,h pixels, 0-based) of an H x W x 3 uint8 RGB image (gray, RGBA:
@@ -106,8 +112,10 @@ class SiamFC:
         self._center, self._first_size, self._zoom = box_center(box), box[2:].copy(), 1.0
         self._fill = mean_color(image)
         crop = crop_square(image, self._center, exemplar_side(box[2:]), EXEMPLAR_SIZE, self._fill)
-        self._template = self.backbone(crop[None])[0]
-        self._self_response = max(float(np.vdot(self._template, self._template)), 1e-12)
+        template = self.backbone(crop[None])[0]
+        bits = self.config.correlation == "bits"
+        self._correlate = correlate_signs(template) if bits else partial(correlate, template)
+        self._self_response = template.size if bits else max(float(np.vdot(template, template)), 1e-12)
         self._smooth, self._lost = 1.0, False
         return note
 
@@ -121,7 +129,7 @@ class SiamFC:
 
     def search_crops(self, image: np.ndarray) -> np.ndarray:
         """First half of ``update``: a crop per size around the last place, uint8 (scales, 255, 255, 3)."""
-        if self._template is None:
+        if self._correlate is None:
             raise RuntimeError("SiamFC.update was called before SiamFC.init: call init(image, box) on the first frame")
         image = as_rgb(image)
         self._follow_frame_size(image)
@@ -130,8 +138,8 @@ class SiamFC:
 
     def locate(self, features: np.ndarray) -> Result:
         """Second half of ``update``: the target's place from the crops' features (scales, C, H, W)."""
-        assert self._template is not None  # search_crops has checked it; this is for the type checker
-        responses = correlate(self._template, features)  # (scales, 17, 17)
+        assert self._correlate is not None  # search_crops has checked it; this is for the type checker
+        responses = self._correlate(features)  # (scales, 17, 17)
         best = self._best_scale(responses)
         offset = self._peak_offset(responses[best])  # (x, y) in pixels of the search crop
         crop_pixel = exemplar_side(self._size) * self._steps[best] / EXEMPLAR_SIZE  # image pixels per crop pixel
@@ -207,6 +215,17 @@ def correlate(template: np.ndarray, features: np.ndarray) -> np.ndarray:
         writeable=False,
     )
     return shifted.sum((1, 2))
+
+
+def correlate_signs(template: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """``correlate`` of a (C, K, K) template's signs with those of features, sign(0) = +1: by XOR and popcount.
+
+    The template is one filter of the packed engine.
+    """
+    channels, size, _ = template.shape
+    bits = np.packbits(template.transpose(1, 2, 0).reshape(1, -1) >= 0, axis=1, bitorder="little")
+    conv = BitConv(Layer("conv_bits", "template", size, 1, 0, 1, channels, 1, False, bits, np.zeros(1, np.int32)))
+    return lambda features: conv(pack_signs(features.transpose(0, 2, 3, 1)))[..., 0].astype(np.float32)
 
 
 @cache

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rbsf.binarize import approx_sign
 from tracker.geometry import STRIDE
 
 RESPONSE_SCALE = 1e-3  # brings sums of 256 x 6 x 6 products into the range of a logistic loss, as in SiamFC
@@ -59,17 +60,18 @@ class SiameseTask:
     """L_S of Eq. 1 for a batch of pairs: SiamFC's loss plus `match` times the distance to the teacher's response.
 
     A batch holds `exemplar` [N, 3, 127, 127] and `search` [N, 3, 255, 255], uint8 RGB, `shift` [N, 2] float
-    (see `labels_for`) and `negative` [N] bool: the search crop shows another target.
+    (see `labels_for`) and `negative` [N] bool: the search crop shows another target.  With `bits` the student's
+    features are correlated by their signs, through which it learns as through those of its layers (Eq. 8).
     """
 
-    def __init__(self, match: float = 1.0, precision: torch.dtype = torch.float32) -> None:
-        self.match, self.precision = match, precision
+    def __init__(self, match: float = 1.0, precision: torch.dtype = torch.float32, bits: bool = False) -> None:
+        self.match, self.precision, self.bits = match, precision, bits
 
     def __call__(
         self, student: nn.Module, teacher: nn.Module | None, batch: dict[str, Any]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, and its parts to log."""
-        response = self.respond(student, batch)
+        response = self.respond(student, batch, self.bits)
         labels = labels_for(batch["shift"], response.shape[-1]) * ~batch["negative"][:, None, None]
         logistic = balanced_logistic(response, labels)
         if teacher is None:
@@ -79,11 +81,12 @@ class SiameseTask:
         distance = response_distance(response, target)
         return logistic + self.match * distance, {"logistic": logistic, "response": distance}
 
-    def respond(self, net: nn.Module, batch: dict[str, Any]) -> Tensor:
-        """Response maps [N, 17, 17] float32 of `net` to a batch."""
+    def respond(self, net: nn.Module, batch: dict[str, Any], bits: bool = False) -> Tensor:
+        """Response maps [N, 17, 17] float32 of `net` to a batch; `bits`: of its features' signs."""
         device = batch["search"].device
         with torch.autocast(device.type, self.precision, enabled=self.precision != torch.float32):
             exemplar, search = (
                 net(batch[key].float().contiguous(memory_format=torch.channels_last)) for key in ("exemplar", "search")
             )
-        return cross_correlate(exemplar.float(), search.float())
+        features = exemplar.float(), search.float()
+        return cross_correlate(*(map(approx_sign, features) if bits else features))

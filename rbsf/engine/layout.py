@@ -56,9 +56,7 @@ def kernel_arguments(layer: Layer, read: Layout | None, write: Layout, margin: i
         raise ValueError(f"layer {layer.name!r}: its weights would take over {MAX_PREPARED_BYTES >> 20} MB unpacked")
     used = write.slots >= 0
     weights = np.zeros((len(used), layer.kernel**2 * size), np.uint8)
-    weights[used] = (_bit_rows(layer, read) if read else layer.weight.reshape(layer.outputs, -1).view(np.uint8))[
-        write.slots[used]
-    ]
+    weights[used] = (_bit_rows(layer, read) if read else layer.whole.view(np.uint8))[write.slots[used]]
     thresholds = np.full(len(used), NEVER, np.int32)
     if layer.threshold is not None:
         thresholds[used] = layer.threshold[write.slots[used]]

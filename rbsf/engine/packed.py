@@ -1,8 +1,8 @@
 """The packed file: a 1-bit network as integers, one bit a binary weight.
 
-A safetensors file.  Metadata, all strings: `format` "rbsf-packed-1"; `model`, a name; `layers`, a JSON list in order
-of execution; `info`, a JSON object; `sha256`, the hex digest over the strings `model`, `layers`, `info`, then for
-tensors sorted by name: name, dtype and shape as Python prints them, and the raw little-endian bytes.
+A safetensors file.  Metadata, all strings: `format` "rbsf-packed-1", or -2, see below; `model`, a name; `layers`, a
+JSON list in order of execution; `info`, a JSON object; `sha256`, the hex digest over the strings `model`, `layers`,
+`info`, then for tensors sorted by name: name, dtype and shape as Python prints them, and the raw little-endian bytes.
 
 An entry of `layers` has kind, name, kernel, stride, padding, groups, inputs, outputs (channels) and pool (max-pooling
 3 x 3, stride 2, after it).  A bit is 1 for +1 and 0 for -1; binary convolutions pad with -1.  Tensors of a layer NAME:
@@ -11,6 +11,10 @@ An entry of `layers` has kind, name, kernel, stride, padding, groups, inputs, ou
     conv_u8         int8 [O, k, k, I], -63..63               NAME.threshold int32 [O]
     conv_bits       uint8 [O, ceil(k * k * I / g / 8)]       NAME.threshold int32 [O]
     conv_bits_real  as conv_bits                             NAME.scale, NAME.bias float32 [O]
+
+"rbsf-packed-2" is the same but for its conv_u8, whose entry has `bits` too, 2 to 7, and whose weight is uint8
+[O, ceil(k * k * I * bits / 8)]: rows of bits of the flattened [k, k, I] weights, each in two's complement of so many
+bits, lowest first.
 
 Rows of bits are `numpy.packbits(bitorder="little")` of the flattened [k, k, I / g] bits.  conv_u8 takes pixels 0..255
 and comes first; conv_bits_real comes last.  With integer sums acc, an output bit is acc >= threshold, and the last
@@ -32,7 +36,7 @@ from safetensors.numpy import save
 
 from rbsf.files import write_atomically
 
-FORMAT = "rbsf-packed-1"
+FORMATS = ("rbsf-packed-1", "rbsf-packed-2")  # without and with conv_u8 weights of a few bits
 KINDS = ("conv_u8", "conv_bits", "conv_bits_real")
 MAX_WEIGHT = 63  # of conv_u8: the sum of two products of a pixel and a weight fits 16 bits, which AVX2 needs
 MAX_FILE_BYTES = 64 << 20
@@ -59,6 +63,16 @@ class Layer:
     threshold: np.ndarray | None = None
     scale: np.ndarray | None = None
     bias: np.ndarray | None = None
+    bits: int = 8  # that a weight of a conv_u8 takes
+
+    @property
+    def whole(self) -> np.ndarray:
+        """Weights of a conv_u8, int8 [O, k * k * I]."""
+        if self.bits == 8:
+            return self.weight.reshape(self.outputs, -1)
+        rows = np.unpackbits(self.weight, axis=1, count=self.products * self.bits, bitorder="little")
+        places = np.array([*(1 << i for i in range(self.bits - 1)), -(1 << (self.bits - 1))], np.int8)
+        return (rows.reshape(self.outputs, self.products, self.bits).view(np.int8) * places).sum(2, dtype=np.int8)
 
     @property
     def products(self) -> int:
@@ -93,7 +107,13 @@ class PackedModel:
             raise ValueError(f"{self.path}: {error}" if self.path else str(error)) from None
 
 
-GEOMETRY = [f.name for f in fields(Layer) if f.name not in ("weight", "threshold", "scale", "bias")]
+GEOMETRY = [f.name for f in fields(Layer) if f.name not in ("weight", "threshold", "scale", "bias", "bits")]
+
+
+def pack_whole(weight: np.ndarray, bits: int) -> np.ndarray:
+    """int8 weights [O, ...] within +-(2^(bits-1) - 1) as rows of `bits` a weight, uint8 [O, bytes]."""
+    rows = np.unpackbits(weight.reshape(len(weight), -1, 1).view(np.uint8), axis=2, count=bits, bitorder="little")
+    return np.packbits(rows.reshape(len(weight), -1), axis=1, bitorder="little")
 
 
 def check_layers(layers: Sequence[Layer]) -> None:
@@ -123,6 +143,8 @@ def check_layer(layer: Layer) -> None:
     first = layer.kind == "conv_u8"
     if layer.inputs % layer.groups or layer.outputs % layer.groups:
         raise ValueError(f"{where}: {layer.inputs} to {layer.outputs} channels do not split into {layer.groups} groups")
+    if type(layer.bits) is not int or layer.bits not in (range(2, 9) if first else (8,)):
+        raise ValueError(f"{where}: bits={layer.bits!r}, expected 2 to 7, in a conv_u8")
     if first and (layer.groups, layer.padding) != (1, 0):
         raise ValueError(f"{where}: a conv_u8 has groups=1, padding=0, not {layer.groups}, {layer.padding}")
     if layer.products * (255 * MAX_WEIGHT if first else 1) >= (1 << 31 if first else 1 << 24):
@@ -141,7 +163,8 @@ def _check_arrays(layer: Layer, where: str) -> None:
         "bias": ("float32", (outputs,)) if layer.kind == "conv_bits_real" else None,
     }
     if layer.kind == "conv_u8":
-        expected["weight"] = ("int8", (outputs, k, k, layer.inputs))
+        packed = ("uint8", (outputs, (layer.products * layer.bits + 7) // 8))
+        expected["weight"] = ("int8", (outputs, k, k, layer.inputs)) if layer.bits == 8 else packed
     for key, form in expected.items():
         array = getattr(layer, key)
         found = None if array is None else (str(array.dtype), array.shape)
@@ -149,7 +172,7 @@ def _check_arrays(layer: Layer, where: str) -> None:
             raise ValueError(f"{where}: {key} is {_form(found)}, expected {_form(form)}")
         if key in ("scale", "bias") and form and not np.isfinite(array).all():
             raise ValueError(f"{where}: {key} holds values that are not finite")
-    if layer.kind == "conv_u8" and max(-int(layer.weight.min()), int(layer.weight.max())) > MAX_WEIGHT:
+    if layer.kind == "conv_u8" and max(-int(layer.whole.min()), int(layer.whole.max())) > MAX_WEIGHT:
         raise ValueError(f"{where}: weights beyond +-{MAX_WEIGHT}")
 
 
@@ -164,7 +187,9 @@ def write_packed(path: str | Path, model: str, layers: Sequence[Layer], info: di
     """
     check_layers(layers)
     tensors = {name: array for layer in layers for name, array in layer.tensors().items()}
-    write_file(path, FORMAT, model, [{key: getattr(layer, key) for key in GEOMETRY} for layer in layers], tensors, info)
+    keys = [GEOMETRY if layer.bits == 8 else [*GEOMETRY, "bits"] for layer in layers]
+    entries = [{key: getattr(layer, key) for key in own} for layer, own in zip(layers, keys, strict=True)]
+    write_file(path, FORMATS[any(layer.bits < 8 for layer in layers)], model, entries, tensors, info)
 
 
 def write_file(
@@ -183,7 +208,7 @@ def read_packed(path: str | Path) -> PackedModel:
     large, or holds layers that are unknown or do not fit one another.
     """
     path = Path(path)
-    model, entries, tensors, info = read_file(path, FORMAT)
+    model, entries, tensors, info = read_file(path, *FORMATS)
     try:
         layers = tuple(_layer(entry, tensors) for entry in entries)
         if tensors:
@@ -193,8 +218,8 @@ def read_packed(path: str | Path) -> PackedModel:
     return PackedModel(model, layers, info, path)
 
 
-def read_file(path: Path, form: str) -> tuple[str, list[Any], dict[str, np.ndarray], dict[str, Any]]:
-    """The name, the entries of `layers`, the tensors and the info of a file of format `form`, its checksum right.
+def read_file(path: Path, *forms: str) -> tuple[str, list[Any], dict[str, np.ndarray], dict[str, Any]]:
+    """The name, the entries of `layers`, the tensors and the info of a file of a format in `forms`, its checksum right.
 
     Raises as `read_packed` does, but for what the entries and tensors say.
     """
@@ -204,9 +229,10 @@ def read_file(path: Path, form: str) -> tuple[str, list[Any], dict[str, np.ndarr
         raise ValueError(f"{path}: {path.stat().st_size} bytes; packed files have at most {MAX_FILE_BYTES}")
     metadata, tensors = _read_safetensors(path)
     found = metadata.get("format", "")
-    if found != form:
+    if found not in forms:
         packed = found.startswith(("rbsf-packed-", "rbsf-network-"))
-        raise ValueError(f"{path}: {f'{found}, and this version reads {form} here' if packed else 'no packed network'}")
+        known = f"{found}, and this version reads {' and '.join(forms)} here"
+        raise ValueError(f"{path}: {known if packed else 'no packed network'}")
     if digest(metadata, tensors) != metadata.get("sha256"):
         raise ValueError(f"{path}: its bytes have changed since it was written (sha256); copy or export it again")
     entries, info = _read_json(metadata, "layers", list, path), _read_json(metadata, "info", dict, path)
@@ -253,7 +279,7 @@ def _read_json(metadata: dict[str, str], key: str, kind: type, path: Path) -> An
 
 def _layer(entry: Any, tensors: dict[str, np.ndarray]) -> Layer:
     """The layer of one entry, its tensors taken out of `tensors`; they are checked later."""
-    if not isinstance(entry, dict) or set(entry) != set(GEOMETRY) or not isinstance(entry["name"], str):
+    if not isinstance(entry, dict) or {*entry} - {"bits"} != {*GEOMETRY} or not isinstance(entry["name"], str):
         raise ValueError(f"a layer is {str(entry)[:100]}, expected {', '.join(GEOMETRY)}")
     arrays: dict[str, Any] = {
         key: tensors.pop(f"{entry['name']}.{key}", None) for key in ("weight", "threshold", "scale", "bias")

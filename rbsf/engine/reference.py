@@ -31,7 +31,7 @@ def layer_outputs(model: PackedModel, crops: np.ndarray) -> Iterator[np.ndarray]
 
 def conv_u8(pixels: np.ndarray, layer: Layer) -> np.ndarray:
     """Pixels uint8 [N, H, W, I] to sums int32 [N, H', W', O]."""
-    return _convolve(pixels, layer.weight.reshape(layer.outputs, -1), layer, largest=255 * 127)
+    return _convolve(pixels, layer.whole, layer, largest=255 * 127)
 
 
 def conv_bits(bits: np.ndarray, layer: Layer) -> np.ndarray:

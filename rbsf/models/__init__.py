@@ -22,7 +22,8 @@ POOLED = {*TRACKERS, "lenet"}  # a maximum is taken of their maps, which is seld
 def build(name: str, method: str = "", method_options: dict[str, Any] | None = None, **options: Any) -> nn.Module:
     """Build a network with random weights; it keeps its `model_name` and `model_options`, by which to build it again.
 
-    Trackers, SiamFC's backbone: `siamfc` real, `rbsf` with RBConv, `xnor` with XNOR-Net convolutions; no options.
+    Trackers, SiamFC's backbone: `siamfc` real, `rbsf` with RBConv, `xnor` with XNOR-Net convolutions; the only
+    option is `width`, see `rbsf.models.alexnet`.
     Classifiers: `method` is the binarization method ("" = real, the float twin) with `method_options` for its layers;
     `options` are those of the function that CLASSIFIERS names.  First convolution, 1x1 shortcuts, classifier and
     batch-norms stay real.  ValueError with what would be valid for an unknown name, method or option.
@@ -33,8 +34,9 @@ def build(name: str, method: str = "", method_options: dict[str, Any] | None = N
         raise ValueError(f"unknown model {name!r}; known: {', '.join(MODELS)}")
     net_options = {**options}
     if name in TRACKERS:
-        if method or method_options or options:
-            raise ValueError(f"model {name!r} takes no options")
+        if method or method_options or options.keys() - {"width"}:
+            raise ValueError(f"model {name!r} takes no options but width")
+        net_options = {key: value for key, value in options.items() if value != 1}  # files of old name none
         method, place = TRACKERS[name], "alexnet:AlexNet"
     else:
         place = CLASSIFIERS[name]
@@ -46,5 +48,5 @@ def build(name: str, method: str = "", method_options: dict[str, Any] | None = N
         raise ValueError(f"model {name!r}: {error}") from None
     if method:
         binarize(net, method, input_norm=name in POOLED, options=method_options)
-    net.model_name, net.model_options = name, {} if name in TRACKERS else net_options
+    net.model_name, net.model_options = name, net_options
     return net

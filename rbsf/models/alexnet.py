@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
+from rbsf.models import build
+
+UNIT = 32  # hidden channels come in multiples of it
 # out channels, kernel, stride, groups, pooled after?   (SiamFC, table 1)
 LAYERS = (
     (96, 11, 2, 1, True),
@@ -45,15 +49,19 @@ class AlexNet(nn.Module):
 
     S = 127 gives S' = 6, S = 255 gives 22.  As SiamFC's: ReLU after all layers but the last, which has no
     batch-norm.  `for_binary` gives the frame of a 1-bit network: no ReLU, since the sign of a rectified map is
-    constant, and a batch-norm after the last convolution too, to give its sums a scale.
+    constant, and a batch-norm after the last convolution too, to give its sums a scale.  `width` multiplies the
+    channels of all layers but the last, rounded to multiples of 32.  ValueError for one that is not in (0, 4].
     """
 
-    def __init__(self, for_binary: bool = False) -> None:
+    def __init__(self, for_binary: bool = False, width: float = 1.0) -> None:
         super().__init__()
+        if not (isinstance(width, (int, float)) and 0 < width <= 4):
+            raise ValueError(f"width is {width!r}; give a factor of the hidden channels, above 0 and at most 4")
         self.layers = nn.Sequential()
         inputs = 3
         for number, (outputs, kernel, stride, groups, pool) in enumerate(LAYERS):
             last = number == len(LAYERS) - 1
+            outputs = outputs if last else max(UNIT, UNIT * round(outputs * width / UNIT))
             block = ConvBlock(
                 inputs,
                 outputs,
@@ -70,3 +78,28 @@ class AlexNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
         return self.layers(x)
+
+
+def slimmed(net: nn.Module, width: float) -> nn.Module:
+    """The real SiamFC of that `width` with the weights of a part of the channels of `net`, a wider one.
+
+    Of each half of a layer's channels the first are taken, so that each of two groups reads what it did.  ValueError
+    where `net` is narrower.
+    """
+    slim, wide = build("siamfc", width=width), net.state_dict()
+    for key, own in slim.state_dict().items():
+        value, module = wide[key], slim.get_submodule(key.rpartition(".")[0])
+        if own.ndim:  # all but counters
+            value = _first(value, 0, own.shape[0], 2)
+        if isinstance(module, nn.Conv2d) and own.ndim > 1 and module.in_channels > 3:
+            value = _first(value, 1, own.shape[1], 2 // module.groups)
+        own.copy_(value)
+    return slim
+
+
+def _first(value: Tensor, dim: int, size: int, parts: int) -> Tensor:
+    """Of each of `parts` equal parts of `value` along `dim` the first, `size` in all."""
+    if size > value.shape[dim]:
+        raise ValueError(f"{value.shape[dim]} channels cannot start {size}; give a teacher as wide as the student")
+    index = torch.arange(value.shape[dim], device=value.device).view(parts, -1)[:, : size // parts].flatten()
+    return value.index_select(dim, index)

@@ -17,9 +17,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any fol
 
 import torch
 
-from datasets.pairs import PairDataset, make_loader
+from datasets.pairs import make_loader
 from tools.cli import run
-from tools.training import build_rectifier, open_data, read_config
+from tools.training import build_rectifier, open_data, open_pairs, read_config
 from tracker.backbones import choose_device
 
 WARM_UP = 2  # batches
@@ -43,8 +43,8 @@ def main(argv: list[str] | None = None) -> int:
     device = choose_device(config.device)
     if config.threads:
         torch.set_num_threads(config.threads)
-    stores, _ = open_data(config, Path(config.out).parent)
-    dataset = PairDataset(stores, config.pairs + WARM_UP * config.batch_size, config.seed)
+    stores, held_out = open_data(config, Path(config.out).parent)
+    dataset = open_pairs(config, stores, held_out, config.pairs + WARM_UP * config.batch_size)
     rectifier = build_rectifier(config, dataset, device)
     sizes = (config.batch_size, config.workers)
     alone = rate(make_loader(dataset, *sizes), lambda batch: batch, config.pairs)

@@ -2,12 +2,11 @@
 
 Item ``i`` of an epoch depends on ``(seed, epoch, i)`` alone: not on workers, ranks, what was read before,
 or any global random state. So a resumed training sees the very pairs that an uninterrupted one would have
-seen.
+seen. What they are made of besides a target's own crops is in `datasets.mixing`.
 """
 
 from __future__ import annotations
 
-import math
 import signal
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -18,9 +17,13 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from datasets.crops import CROP_CENTER, CropStore
+from datasets.draws import Pair, PairDraws
+from datasets.mixing import MixConfig, Target, add_distractor, check_range, paste_on_scene, random_window
 from tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE, mean_color
 
 Item = dict[str, torch.Tensor]
+Key = tuple[int, int, int]  # seed, epoch, i: what a pair depends on
+RANDOM, PASTE, DISTRACTOR = 1, 2, 3  # added to the key, the streams of sources: each draws for itself
 
 
 @dataclass(frozen=True)
@@ -39,16 +42,7 @@ class AugmentConfig:
     def __post_init__(self) -> None:
         highest = {"exemplar_shift": 31.0, "search_shift": 64.0, "scale": 0.5, "still_scale": 0.5}
         for field in fields(self):
-            _check_range(field.name, getattr(self, field.name), highest.get(field.name, 1.0))
-
-
-@dataclass(frozen=True)
-class _Pair:
-    target: tuple[int, int]  # store and first crop of the exemplar's target: tells targets apart
-    exemplar: tuple[int, int]  # store, crop
-    search: tuple[int, int]
-    still: bool
-    negative: bool = False
+            check_range(field.name, getattr(self, field.name), highest.get(field.name, 1.0))
 
 
 class PairDataset(Dataset[Item]):
@@ -56,7 +50,10 @@ class PairDataset(Dataset[Item]):
 
     A pair comes from two frames of one video at most ``max_gap`` frames apart, videos being drawn alike
     whatever their length, or with probability ``still_share`` from one still target, varied twice.
-    ``negative_share`` of the pairs show an exemplar of one target and a search crop of another.
+    ``mix`` (`MixConfig`; the default: none of it) says what else they are made of. ``negative_share`` of them show an
+    exemplar of one target and a search crop of another, of another video or image; such a target takes the place of the
+    search crop's own, a random window that of the exemplar's and of the search crop's alike; then both are pasted on
+    scenes, then the search crop gets a distractor. Where the stores hold but one sequence, pairs stay as they were.
 
     ``dataset[i]`` is a dict of tensors: ``exemplar`` (3, 127, 127) and ``search`` (3, 255, 255), uint8 RGB;
     ``shift`` (2) float32, x, y in pixels: how far the target lies off the middle of the search crop, less
@@ -76,27 +73,17 @@ class PairDataset(Dataset[Item]):
         *,
         max_gap: int = 100,
         still_share: float = 0.3,
-        negative_share: float = 0.0,
+        mix: MixConfig | None = None,
         augment: AugmentConfig | None = None,
         exclude: Collection[str] = (),
         data_share: float = 1.0,
     ) -> None:
-        _check_range("still_share", still_share, 1.0)
-        _check_range("negative_share", negative_share, 1.0)
+        check_range("still_share", still_share, 1.0)
         if length < 1 or max_gap < 1 or seed < 0:
             raise ValueError(f"length {length}, max_gap {max_gap}, seed {seed}: give at least 1, 1 and 0")
         self.stores, self.length, self.seed, self.epoch = tuple(stores), length, seed, 0
-        self.max_gap, self.negative_share = max_gap, negative_share
-        self.augment = augment or AugmentConfig()
-        self._videos = _sequences_of(self.stores, "video", exclude)  # (V, 3): store, first crop, end
-        stills = _sequences_of(self.stores, "still", exclude)
-        self._videos, stills = (_share_of(rows, data_share, seed) for rows in (self._videos, stills))
-        crops = [(store, crop) for store, first, end in stills.tolist() for crop in range(first, end)]
-        self._stills = np.array(crops, dtype=np.int64).reshape(-1, 2)  # (K, 2): store, crop
-        if len(self._videos) + len(self._stills) == 0:
-            raise ValueError("the crop stores hold no crop; prepare some with tools/prepare_pairs.py")
-        both = len(self._videos) > 0 and len(self._stills) > 0
-        self._still_share = still_share if both else float(len(self._stills) > 0)
+        self.mix, self.augment = mix or MixConfig(), augment or AugmentConfig()
+        self._draws = PairDraws(self.stores, max_gap, still_share, exclude, data_share, seed)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch (0, 1, ...) whose pairs ``dataset[i]`` gives."""
@@ -104,7 +91,7 @@ class PairDataset(Dataset[Item]):
 
     def describe(self) -> str:
         """What the pairs are drawn from, in a few words."""
-        return f"{self.length} pairs an epoch from {len(self._videos)} videos and {len(self._stills)} stills"
+        return f"{self.length} pairs an epoch from {self._draws.describe()}"
 
     def __len__(self) -> int:
         return self.length
@@ -114,33 +101,44 @@ class PairDataset(Dataset[Item]):
         epoch, i = index if isinstance(index, tuple) else (self.epoch, index)
         if not 0 <= i < self.length:
             raise IndexError(f"pair {i} of {self.length}")
-        rng = np.random.default_rng((self.seed, epoch, i))
-        pair = self._draw(rng)
-        if rng.random() < self.negative_share:
-            other = self._draw(rng)
-            if other.target != pair.target:
-                pair = replace(pair, search=other.search, negative=True)
-        return self._make_item(rng, pair)
+        key = (self.seed, epoch, i)
+        rng = np.random.default_rng(key)
+        pair = self._draws.draw(rng)
+        if rng.random() < self.mix.negative_share and (other := self._draws.other(rng, pair, self.mix.hard_share)):
+            pair = replace(pair, search=other.search, negative=True)
+        return self._make_item(rng, pair, key)
 
-    def _draw(self, rng: np.random.Generator) -> _Pair:
-        if rng.random() < self._still_share:
-            store, crop = self._stills[rng.integers(len(self._stills))].tolist()
-            return _Pair((store, crop), (store, crop), (store, crop), still=True)
-        store, start, end = self._videos[rng.integers(len(self._videos))].tolist()
-        frames = self.stores[store].frames[start:end]
-        first = int(rng.integers(len(frames)))
-        low = int(np.searchsorted(frames, frames[first] - self.max_gap))
-        high = int(np.searchsorted(frames, frames[first] + self.max_gap, side="right"))
-        second = first
-        if high - low > 1:  # any neighbour but the frame itself
-            second = low + int(rng.integers(high - low - 1))
-            second += second >= first
-        return _Pair((store, start), (store, start + first), (store, start + second), still=False)
+    def _stream(self, key: Key, source: int, share: float) -> np.random.Generator | None:
+        """The source's own generator where this pair is one of its share."""
+        if not share:
+            return None
+        rng = np.random.default_rng((*key, source))
+        return rng if rng.random() < share else None
 
-    def _make_item(self, rng: np.random.Generator, pair: _Pair) -> Item:
-        config = self.augment
+    def _mix(self, pair: Pair, key: Key) -> tuple[Pair, np.ndarray, np.ndarray]:
+        """The pair with its crops, as the sources of ``mix`` make them: targets in the middle, 319 x 319 x 3."""
+        window = self._stream(key, RANDOM, self.mix.random_share)
+        if window and not pair.negative:
+            pair = replace(pair, search=pair.exemplar)
         exemplar = self._read(pair.exemplar)
         search = exemplar if pair.search == pair.exemplar else self._read(pair.search)
+        if window:
+            same = pair.search == pair.exemplar
+            exemplar = random_window(exemplar, window)
+            search = exemplar if same else random_window(search, window)
+        paste = self._stream(key, PASTE, self.mix.paste_share)
+        if paste and (scene := self._draws.other(paste, pair)):
+            exemplar = paste_on_scene(exemplar, self._read(scene.exemplar), paste)
+            search = paste_on_scene(search, self._read(scene.search), paste)
+        beside = None if pair.negative else self._stream(key, DISTRACTOR, self.mix.distractor_share)
+        if beside and (other := self._draws.other(beside, pair, self.mix.hard_share)):
+            search = add_distractor(search, self._read(other.search), beside)
+        made = window is not None or paste is not None
+        return replace(pair, still=pair.still or made), exemplar.pixels, search.pixels
+
+    def _make_item(self, rng: np.random.Generator, pair: Pair, key: Key) -> Item:
+        config = self.augment
+        pair, exemplar, search = self._mix(pair, key)
         scale = config.still_scale if pair.still else config.scale
         mirror, gray = bool(rng.random() < config.flip), bool(rng.random() < config.gray)
         shifts = rng.uniform(-1, 1, (2, 2)) * [[config.exemplar_shift], [config.search_shift]]
@@ -157,8 +155,9 @@ class PairDataset(Dataset[Item]):
             "negative": torch.tensor(pair.negative),
         }
 
-    def _read(self, crop: tuple[int, int]) -> np.ndarray:
-        return self.stores[crop[0]].read(crop[1])
+    def _read(self, crop: tuple[int, int]) -> Target:
+        store, number = self.stores[crop[0]], crop[1]
+        return Target(store.read(number), store.sizes[number])
 
 
 def warp_crop(crop: np.ndarray, size: int, shift: np.ndarray, zoom: float, mirror: bool) -> np.ndarray:
@@ -247,30 +246,6 @@ def make_loader(
         worker_init_fn=_start_worker,
         generator=torch.Generator(),  # else a pass draws from the global one: resumed runs differ
     )
-
-
-def _check_range(name: str, value: float, high: float) -> None:
-    if not (isinstance(value, int | float) and 0 <= value <= high):
-        raise ValueError(f"{name} is {value!r}; give a number from 0 to {high:g}")
-
-
-def _sequences_of(stores: Sequence[CropStore], kind: str, exclude: Collection[str]) -> np.ndarray:
-    """(S, 3) int64: store, first crop and end of every sequence of one kind that may be used."""
-    rows = [
-        (number, int(store.starts[s]), int(store.starts[s + 1]))
-        for number, store in enumerate(stores)
-        for s, its_kind in enumerate(store.kinds)
-        if its_kind == kind and store.names[s] not in exclude and store.starts[s + 1] > store.starts[s]
-    ]
-    return np.array(rows, dtype=np.int64).reshape(-1, 3)
-
-
-def _share_of(sequences: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """The first ``share`` of the rows, rounded up, in an order that ``seed`` draws."""
-    if not 0 < share <= 1:
-        raise ValueError(f"data_share is {share!r}; give a share above 0, up to 1")
-    order = np.random.default_rng(seed).permutation(len(sequences))
-    return sequences[np.sort(order[: math.ceil(share * len(sequences))])]
 
 
 def _to_tensor(crop: np.ndarray) -> torch.Tensor:

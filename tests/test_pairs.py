@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from datasets.crops import CROP_SIZE, Crop, CropStore, CropWriter
+from datasets.mixing import MixConfig
 from datasets.pairs import AugmentConfig, PairDataset, make_loader
 from tools.cli import run
 
@@ -181,7 +182,7 @@ def target_of(value):
 
 
 def test_negatives_show_another_target(films, stills):
-    dataset = PairDataset([films, stills], 100, negative_share=1.0, augment=PLAIN)
+    dataset = PairDataset([films, stills], 100, mix=MixConfig(negative_share=1.0), augment=PLAIN)
     negatives = 0
     for item in dataset:
         targets = {target_of(item["exemplar"][0, 63, 63].item()), target_of(item["search"][0, 127, 127].item())}

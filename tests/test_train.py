@@ -212,6 +212,32 @@ def test_resume_refuses_another_order_and_changes_nothing(flag, value, store, te
     assert before == {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir() if p.name in before}
 
 
+def test_resume_of_a_training_older_than_a_setting(store, teacher, tmp_path):
+    """It had the default then: it goes on with that, and with nothing else."""
+    run_main(store, teacher, tmp_path / "run", "--epochs", "1")
+    config = tmp_path / "run" / "config.yaml"
+    settings = yaml.safe_load(config.read_text())
+    assert settings.pop("paste_share") == 0.0
+    assert settings.pop("gray") == 0.15
+    config.write_text(yaml.safe_dump(settings))
+    with pytest.raises(ValueError, match=r"trained with paste_share 0.0, not 0.5; resume with 0.0"):
+        main(["--resume", "--out", str(tmp_path / "run"), "--paste-share", "0.5"])
+    assert main(["--resume", "--out", str(tmp_path / "run"), "--epochs", "2", "--paste-share", "0"]) == 0
+
+
+def first_losses(folder):
+    with open(folder / "log.csv") as file:
+        return [float(row["logistic"]) for row in csv.DictReader(file)][:2]
+
+
+def test_settings_of_pairs_reach_the_pairs(store, teacher, tmp_path):
+    plain, mixed = tmp_path / "plain", tmp_path / "mixed"
+    run_main(store, teacher, plain, "--epochs", "1")
+    run_main(store, teacher, mixed, "--epochs", "1", "--negative-share", "1", "--gray", "1")
+    assert first_losses(plain) != first_losses(mixed)
+    assert load_weights(mixed / "rbsf.safetensors")[2]["config"]["negative_share"] == 1.0
+
+
 def test_an_earlier_training_is_not_overwritten(store, teacher, tmp_path):
     run_main(store, teacher, tmp_path / "run", "--epochs", "1")
     with pytest.raises(ValueError, match="holds a training already; add --resume"):

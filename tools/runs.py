@@ -100,9 +100,10 @@ def resumed(cls: type[Config], settings: dict[str, Any]) -> Config:
     if not base.is_file():
         raise FileNotFoundError(f"nothing to resume: no {base}; start without --resume")
     trained = read_yaml(cls, base)
+    before = dataclasses.asdict(cls(**trained))  # what an older version did not know had its default
     for name, value in settings.items():
-        if name not in CHANGEABLE and name in trained and value != trained[name]:
-            raise ValueError(f"{base}: trained with {name} {trained[name]}, not {value}; resume with {trained[name]}")
+        if name not in CHANGEABLE and value != before[name]:
+            raise ValueError(f"{base}: trained with {name} {before[name]}, not {value}; resume with {before[name]}")
     return cls(**{**trained, **settings})
 
 

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from datasets.crops import CropStore
-from datasets.pairs import PairDataset, make_loader
+from datasets.mixing import MixConfig, check_range
+from datasets.pairs import AugmentConfig, PairDataset, make_loader
 from datasets.sequences import Sequence
 from datasets.training import open_training_data
 from eval.metrics import mean_curves, score_sequence
@@ -52,7 +53,7 @@ from tracker.task import SiameseTask
 
 
 @dataclass
-class TrainConfig(RunConfig):
+class TrainConfig(MixConfig, RunConfig):
     """Everything about the training of a tracker."""
 
     UNIT: ClassVar[str] = "pair"
@@ -80,13 +81,26 @@ class TrainConfig(RunConfig):
         default=0.3, metadata={"help": "share of pairs made from still images, where there are both"}
     )
     data_share: float = field(default=1.0, metadata={"help": "share of the sequences to train on, for learning curves"})
+    gray: float = field(default=AugmentConfig.gray, metadata={"help": "share of pairs in gray"})
+    blur: float = field(default=AugmentConfig.blur, metadata={"help": "share of search crops out of focus"})
+    light: float = field(
+        default=AugmentConfig.light,
+        metadata={"help": "contrast and brightness of each crop change by up to this share"},
+    )
 
     def __post_init__(self) -> None:
         """Raise ValueError naming the field, its value and what would be valid."""
-        super().__post_init__()
+        RunConfig.__post_init__(self)
+        MixConfig.__post_init__(self)
+        self.augment()
+        check_range("still_share", self.still_share, 1.0)
         self.check_least(pairs=1, val_sequences=0, val_frames=2)
         if not 0 < self.data_share <= 1:
             raise ValueError(f"data_share is {self.data_share}; give a share above 0, up to 1")
+
+    def augment(self) -> AugmentConfig:
+        """How crops are varied; ValueError names a field that is out of range."""
+        return AugmentConfig(gray=self.gray, blur=self.blur, light=self.light)
 
     @property
     def result_file(self) -> str:
@@ -166,14 +180,8 @@ def train(config: TrainConfig, cache: Path, process: Process) -> None:
     folder = Path(config.out)
     state = saved_state(config)
     stores, held_out = open_data(config, cache, rank)
-    dataset = PairDataset(
-        stores,
-        sum(config.steps(world, config.bn_pass)) * config.batch_size * world,
-        config.seed,
-        still_share=config.still_share,
-        data_share=config.data_share,
-        exclude=[sequence.name for sequence in held_out],
-    )
+    length = sum(config.steps(world, config.bn_pass)) * config.batch_size * world
+    dataset = open_pairs(config, stores, held_out, length)
     rectifier = build_rectifier(config, dataset, device)
     batches, validate = Batches(dataset, config, rank, world), _validator(held_out, config, device)
     loop = Loop(rectifier, batches, config, folder, validate, rank, world)
@@ -201,6 +209,21 @@ def open_data(config: TrainConfig, cache: Path, rank: int = 0) -> tuple[list[Cro
     with distributed.first_process_first(rank):
         data, val = [Path(path) for path in config.data], Path(config.val) if config.val else None
         return open_training_data(data, cache, val, config.val_sequences, prepare_missing=rank == 0)
+
+
+def open_pairs(config: TrainConfig, stores: list[CropStore], held_out: list[Sequence], length: int) -> PairDataset:
+    """The pairs that `config` asks for, `length` an epoch, of all targets but those held out."""
+    exclude = [sequence.name for sequence in held_out]
+    return PairDataset(
+        stores,
+        length,
+        config.seed,
+        still_share=config.still_share,
+        mix=config,
+        augment=config.augment(),
+        exclude=exclude,
+        data_share=config.data_share,
+    )
 
 
 def build_rectifier(config: TrainConfig, dataset: PairDataset, device: torch.device) -> Rectifier:

@@ -1,0 +1,76 @@
+"""A picture of the first pairs that a training would see: OUT/pairs.png.
+
+    python tools/show_pairs.py --data pairs.db --paste-share 1 --out runs/look
+
+Takes the flags of tools/train_rbsf.py (with --resume: the settings of the training in --out) and trains nothing.  Each
+pair is an exemplar and its search crop, in which a green circle marks where the response should peak; a red frame marks
+a search crop without the exemplar's target.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder, installed or not
+
+from tools.cli import run
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from datasets.pairs import Item
+
+COUNT, COLUMNS = 32, 4  # pairs
+GREEN, RED = (0, 255, 0), (255, 0, 0)
+
+
+def draw_pair(item: Item) -> np.ndarray:
+    """A pair of `PairDataset` side by side: 255 x 384 x 3 uint8 RGB."""
+    import cv2  # here, as below: `run` words what can fail in these imports
+    import numpy as np
+
+    from tracker.task import RADIUS
+
+    exemplar, search = (np.ascontiguousarray(item[key].permute(1, 2, 0).numpy()) for key in ("exemplar", "search"))
+    side = len(search)
+    if item["negative"]:
+        cv2.rectangle(search, (0, 0), (side - 1, side - 1), RED, 3)
+    else:
+        x, y = (side // 2 + item["shift"].numpy()).round().astype(int).tolist()
+        cv2.circle(search, (x, y), RADIUS, GREEN, 1)
+    left = cv2.copyMakeBorder(exemplar, 0, side - len(exemplar), 0, 2, cv2.BORDER_CONSTANT)
+    return np.hstack([left, search])
+
+
+def sheet(items: Sequence[Item], columns: int = COLUMNS) -> np.ndarray:
+    """Pairs in rows of ``columns``, left to right: H x W x 3 uint8 RGB."""
+    import cv2
+    import numpy as np
+
+    tiles = [cv2.copyMakeBorder(draw_pair(item), 0, 4, 0, 4, cv2.BORDER_CONSTANT) for item in items]
+    tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
+    return np.vstack([np.hstack(tiles[start : start + columns]) for start in range(0, len(tiles), columns)])
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the picture and name it."""
+    import cv2
+
+    from rbsf.files import write_atomically
+    from tools.training import open_data, open_pairs, read_config
+
+    config = read_config(argv, __doc__ or "")
+    stores, held_out = open_data(config, Path(config.out).parent)
+    pairs = open_pairs(config, stores, held_out, COUNT)
+    items = [pairs[i] for i in range(COUNT)]
+    picture = Path(config.out) / "pairs.png"
+    write_atomically(picture, cv2.imencode(".png", cv2.cvtColor(sheet(items), cv2.COLOR_RGB2BGR))[1].tobytes())
+    print(f"{picture}: {COUNT} pairs")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

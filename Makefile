@@ -1,5 +1,6 @@
 # make demo   track a made-up video with the shipped 1-bit weights; results in demo/
 # make test   lint, types, tests
+# make weights DATA=... TEACHER=...   train the shipped weights again; hours on a CPU
 # make sanitize   the engine's tests and a longer fuzz of its loader, on kernels built with sanitizers (GCC, Linux)
 # All create .venv and install into it what they need.
 
@@ -10,7 +11,7 @@ PYTHON ?= python3
 TORCH_FLAGS ?=
 BIN := .venv/bin
 
-.PHONY: demo test lint sanitize clean
+.PHONY: demo test lint weights sanitize clean
 
 demo: .venv/.ready
 	$(BIN)/python tools/demo.py --out demo
@@ -22,6 +23,15 @@ lint: .venv/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The shipped weights from raw data: DATA has GOT-10k/train, or videos so laid out, and stills/; TEACHER is a float SiamFC,
+# which is trained on first. After an interruption: make weights ... RESUME=--resume (or without, if it had not begun).
+WEIGHTS := runs/weights
+PAIRS = --data $(DATA)/GOT-10k/train --data $(DATA)/stills --data $(WEIGHTS)/synthetic
+weights: .venv/.ready
+	test -d $(WEIGHTS)/synthetic || $(BIN)/python tools/make_synthetic.py --count 48 --frames 60 --seed 100 --out $(WEIGHTS)/synthetic
+	test -f $(WEIGHTS)/teacher/siamfc.safetensors || $(BIN)/python tools/train_rbsf.py --config configs/finetune.yaml $(PAIRS) --teacher $(TEACHER) --out $(WEIGHTS)/teacher $(RESUME)
+	$(BIN)/python tools/train_rbsf.py --config configs/shipped.yaml $(PAIRS) --teacher $(WEIGHTS)/teacher/siamfc.safetensors --out $(WEIGHTS)/rbsf $(RESUME)
 
 # A copy of the packages in build/sanitize, beside kernels that stop at the first bad read, write or overflow.
 SANITIZED := build/sanitize

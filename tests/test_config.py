@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
+from conftest import ROOT
 
 from rbsf.models import TRACKERS
 from rbsf.train.config import parse_config, read_yaml, write_yaml
@@ -118,3 +122,15 @@ def test_help_names_the_defaults_it_is_given_and_settings_are_those_given(capsys
     assert "epochs (default: 71)" in text
     assert "as they are at the start (default: 0.0)" in text
     assert f"pairs an epoch (default: {TrainConfig.pairs})" in text
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_make_weights_gives_train_rbsf_settings_that_it_knows():
+    """The recipe of the shipped weights: a float teacher is trained on, then the student from it."""
+    plan = ["make", "--dry-run", "weights", "DATA=d", "TEACHER=t.npz"]
+    lines = subprocess.run(plan, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    commands = [shlex.split(line.split("tools/train_rbsf.py ")[1]) for line in lines if "tools/train_rbsf.py " in line]
+    teacher, student = (read_config(command) for command in commands)
+    assert (teacher.model, teacher.teacher, teacher.lr_real) == ("siamfc", "t.npz", 1e-4)
+    assert (student.model, student.teacher, student.lr_real) == ("rbsf", "runs/weights/teacher/siamfc.safetensors", 0.0)
+    assert student.data == teacher.data == ["d/GOT-10k/train", "d/stills", "runs/weights/synthetic"]

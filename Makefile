@@ -17,7 +17,7 @@ demo: .venv/.ready
 	$(BIN)/python tools/demo.py --out demo
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: .venv/.ready
 	$(BIN)/ruff check .

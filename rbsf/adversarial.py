@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import pairwise
 
 import torch
@@ -12,11 +13,26 @@ GRID = 8  # each map is pooled to GRID x GRID, so that crops of any size share a
 
 
 def pool(maps: Tensor) -> Tensor:
-    """Average maps [N, C, H, W] of any size to [N, C, GRID, GRID]."""
+    """Average maps [N, C, H, W] of any size to [N, C, GRID, GRID], as `F.adaptive_avg_pool2d`.
+
+    As one matrix product, which forwards and backwards takes a half to a tenth of its time for most sizes.
+    """
     rows, columns = maps.shape[2:]
-    if rows % GRID == 0 and columns % GRID == 0:  # the same, and several times as fast
-        return F.avg_pool2d(maps, (rows // GRID, columns // GRID))
-    return F.adaptive_avg_pool2d(maps, GRID)
+    pixels = maps.permute(0, 2, 3, 1).flatten(1, 2)  # [N, H * W, C], no copy of maps in channels-last memory
+    return (_averages(rows, columns, maps.dtype, maps.device) @ pixels).mT.unflatten(2, (GRID, GRID))
+
+
+@lru_cache(maxsize=64)
+def _averages(rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Weights [GRID * GRID, rows * columns] of each pixel in each cell's average; kept, as a GPU waits for copies."""
+    return torch.kron(_windows(rows), _windows(columns)).to(device, dtype)
+
+
+def _windows(size: int) -> Tensor:
+    """Weights [GRID, size]: cell i averages the pixels from floor(i * size / GRID) to ceil((i + 1) * size / GRID)."""
+    cells, pixels = torch.arange(GRID)[:, None], torch.arange(size)
+    inside = (pixels >= cells * size // GRID) & (pixels < -(-(cells + 1) * size // GRID))
+    return inside / inside.sum(1, keepdim=True)
 
 
 class Discriminator(nn.Module):

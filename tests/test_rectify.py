@@ -81,6 +81,12 @@ def test_adversarial_gradient_reaches_c_as_in_eq_16():
     torch.testing.assert_close(gradient, expected)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (4, 7), (8, 16), (22, 57)])
+def test_pooling_is_adaptive_averaging(size):
+    maps = torch.randn(2, 3, *size)
+    torch.testing.assert_close(pool(maps), nn.functional.adaptive_avg_pool2d(maps, GRID))
+
+
 def test_discriminator_is_four_blocks_on_single_maps_of_any_size():
     judge = Discriminator()
     assert [type(m).__name__ for m in judge.blocks[0]] == ["Linear", "LeakyReLU"]

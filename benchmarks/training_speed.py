@@ -19,7 +19,8 @@ import torch
 
 from datasets.pairs import make_loader
 from tools.cli import run
-from tools.training import build_rectifier, open_data, open_pairs, read_config
+from tools.tracker_config import read_config
+from tools.training import build_rectifier, open_data, open_pairs
 from tracker.backbones import choose_device
 
 WARM_UP = 2  # batches

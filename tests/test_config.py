@@ -15,8 +15,9 @@ from conftest import ROOT
 from rbsf.models import TRACKERS
 from rbsf.train.config import parse_config, read_yaml, write_yaml
 from tools.cli import read_constants
+from tools.runs import CONFIGS
+from tools.tracker_config import TrainConfig, read_config
 from tools.train_rbsf import main
-from tools.training import CONFIGS, TrainConfig, read_config
 from tracker.siamfc import TrackerConfig
 
 

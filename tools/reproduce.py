@@ -103,7 +103,7 @@ def list_cells(table: Table, seeds: list[int], out: Path) -> None:
 def command(config: Any, folder: Path) -> str:
     """The command that trains the cell alone."""
     from rbsf.train.config import read_yaml
-    from tools.training import TrainConfig
+    from tools.tracker_config import TrainConfig
 
     tracker = isinstance(config, TrainConfig)  # its program starts from the file of its model
     defaults = read_yaml(TrainConfig, CONFIGS / f"{config.model}.yaml") if tracker else {}

@@ -60,7 +60,8 @@ def main(argv: list[str] | None = None) -> int:
     import cv2
 
     from rbsf.files import write_atomically
-    from tools.training import open_data, open_pairs, read_config
+    from tools.tracker_config import read_config
+    from tools.training import open_data, open_pairs
 
     config = read_config(argv, __doc__ or "")
     stores, held_out = open_data(config, Path(config.out).parent)

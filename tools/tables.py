@@ -23,7 +23,7 @@ from rbsf.train.loop import CHECKPOINT
 from tools import classifying, training
 from tools.classifying import RESULT, ClassifierConfig
 from tools.runs import CONFIGS, RunConfig
-from tools.training import TrainConfig
+from tools.tracker_config import TrainConfig
 
 TABLES = CONFIGS / "tables"
 KEYS = {"title", "trains", "config", "set", "columns", "rows"}

@@ -18,7 +18,8 @@ from tools.cli import run
 
 def main(argv: list[str] | None = None) -> int:
     """Train; 0 when done, 128 + signal when stopped."""
-    from tools.training import read_config, train_all  # not above: `run` words what can fail in these imports
+    from tools.tracker_config import read_config  # not above: `run` words what can fail in these imports
+    from tools.training import train_all
 
     return train_all(read_config(argv, __doc__ or ""))
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from datasets.crops import CropStore
-from datasets.mixing import MixConfig, check_range
-from datasets.pairs import AugmentConfig, PairDataset, make_loader
+from datasets.pairs import PairDataset, make_loader
 from datasets.sequences import Sequence
 from datasets.training import open_training_data
 from eval.metrics import mean_curves, score_sequence
@@ -26,125 +23,27 @@ from eval.runner import track_sequence
 from rbsf.export import pack_weights
 from rbsf.layers import binary_layers
 from rbsf.maps import CALIBRATION, Stats, calibrate_norms, measure_maps, start_from_teacher
-from rbsf.models import TRACKERS, build
+from rbsf.models import build
 from rbsf.models.alexnet import slimmed
 from rbsf.rectify import Rectifier
 from rbsf.train import distributed
-from rbsf.train.config import parse_config, read_yaml
 from rbsf.train.distributed import Process
 from rbsf.train.loop import Loop
 from rbsf.weights import load_weights, save_weights
 from tools.runs import (
-    CONFIGS,
-    RunConfig,
     describe_place,
     dtype_of,
     place,
     provenance,
     report_size,
-    resumed,
     run_training,
     saved_state,
     write_record,
 )
+from tools.tracker_config import TrainConfig, model_defaults
 from tracker.backbones import torch_backbone
 from tracker.siamfc import SiamFC, TrackerConfig
 from tracker.task import SiameseTask
-
-
-@dataclass
-class TrainConfig(MixConfig, RunConfig):
-    """Everything about the training of a tracker."""
-
-    UNIT: ClassVar[str] = "pair"
-
-    pairs: int = field(default=8000, metadata={"help": "pairs an epoch"})
-    model: str = field(default="rbsf", metadata={"help": "network to train", "choices": tuple(TRACKERS)})
-    width: float = field(
-        default=1.0, metadata={"help": "factor of the hidden channels, which are rounded to multiples of 32"}
-    )
-    data: list[str] = field(
-        default_factory=list, metadata={"help": "dataset folder (layout detected) or crop store .db"}
-    )
-    val: str | None = field(default=None, metadata={"help": "folder of sequences to track after each epoch"})
-    val_sequences: int = field(
-        default=4, metadata={"help": "sequences tracked after each epoch; held out of --data without --val"}
-    )
-    val_frames: int = field(default=60, metadata={"help": "frames of each"})
-    response_match: float = field(
-        default=1.0, metadata={"help": "weight of the distance to the teacher's response map"}
-    )
-    correlation_bits: bool = field(
-        default=False, metadata={"help": "train for a correlation of signs (constants: correlation: bits)"}
-    )
-    still_share: float = field(
-        default=0.3, metadata={"help": "share of pairs made from still images, where there are both"}
-    )
-    data_share: float = field(default=1.0, metadata={"help": "share of the sequences to train on, for learning curves"})
-    gray: float = field(default=AugmentConfig.gray, metadata={"help": "share of pairs in gray"})
-    blur: float = field(default=AugmentConfig.blur, metadata={"help": "share of search crops out of focus"})
-    light: float = field(
-        default=AugmentConfig.light,
-        metadata={"help": "contrast and brightness of each crop change by up to this share"},
-    )
-
-    def __post_init__(self) -> None:
-        """Raise ValueError naming the field, its value and what would be valid."""
-        RunConfig.__post_init__(self)
-        MixConfig.__post_init__(self)
-        self.augment()
-        check_range("still_share", self.still_share, 1.0)
-        self.check_least(pairs=1, val_sequences=0, val_frames=2)
-        if not 0 < self.data_share <= 1:
-            raise ValueError(f"data_share is {self.data_share}; give a share above 0, up to 1")
-
-    def augment(self) -> AugmentConfig:
-        """How crops are varied; ValueError names a field that is out of range."""
-        return AugmentConfig(gray=self.gray, blur=self.blur, light=self.light)
-
-    @property
-    def result_file(self) -> str:
-        """What a training writes last, and a tracker runs: packed weights of a 1-bit network."""
-        return f"{self.model}.safetensors" if self.model == "siamfc" else f"{self.model}-packed.safetensors"
-
-    def folder_name(self) -> str:
-        """See `RunConfig.folder_name`."""
-        return f"{self.model}-seed{self.seed}-{self.digest()}"
-
-    def decisive(self) -> dict[str, Any]:
-        """See `RunConfig.decisive`; data and teacher by what they are.  FileNotFoundError where they are not there."""
-        settings = super().decisive()
-        if self.data:
-            settings["data"] = [_describe_data(Path(path)) for path in self.data]
-        if self.teacher:
-            if not Path(self.teacher).is_file():
-                raise FileNotFoundError(f"no teacher {self.teacher}; give the weights of a float SiamFC by --teacher")
-            settings["teacher"] = hashlib.sha256(Path(self.teacher).read_bytes()).hexdigest()
-        return settings
-
-
-def _describe_data(path: Path) -> str:
-    """A file by name and size, which travel with it, a folder by its place."""
-    if not path.exists():
-        raise FileNotFoundError(f"no training data {path}; give a crop store or a folder by --data")
-    return f"{path.name} {path.stat().st_size}" if path.is_file() else str(path.resolve())
-
-
-def read_config(argv: list[str] | None, description: str = "") -> TrainConfig:
-    """The model's file in configs/ (on --resume: the run's own), then --config, then flags."""
-    settings = parse_config(TrainConfig, argv, description, _model_defaults(TrainConfig.model))
-    if settings.get("resume"):
-        return resumed(TrainConfig, settings)
-    defaults = _model_defaults(settings.get("model", TrainConfig.model))
-    if not settings.get("data"):
-        defaults |= read_yaml(TrainConfig, CONFIGS / "tryout.yaml")
-    return TrainConfig(**{**defaults, **settings})
-
-
-def _model_defaults(model: str) -> dict[str, Any]:
-    if model not in TRACKERS:
-        raise ValueError(f"model is {model!r}; known: {', '.join(TRACKERS)}")
-    return read_yaml(TrainConfig, CONFIGS / f"{model}.yaml")
 
 
 def train_all(config: TrainConfig) -> int:
@@ -167,7 +66,7 @@ def _train_teacher(config: TrainConfig, process: Process) -> Path:
         return done
     if process.rank == 0:
         print(f"no --teacher given: the float SiamFC is trained first, into {folder}")
-    defaults = _model_defaults("siamfc")
+    defaults = model_defaults("siamfc")
     own = {name: defaults[name] for name in defaults.keys() - {"epochs", "pairs"}}
     settings = {**dataclasses.asdict(config), **own, "model": "siamfc", "out": str(folder), "correlation_bits": False}
     train(TrainConfig(**settings), Path(config.out).parent, process)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -163,27 +163,53 @@ def start_from_teacher(student: nn.Module, teacher: nn.Module, stats: Stats) -> 
 
 
 @torch.no_grad()
-def calibrate_norms(net: nn.Module, run: Callable[[Any], Any], batches: Iterable[Any]) -> None:
-    """Give the batch-norms of `net` the statistics of what they see, without changing what it computes in eval mode.
+def start_again(net: nn.Module, run: Callable[[Any], Any], batches: Iterable[Any]) -> None:
+    """Bring a trained `net` into a state from which it can be trained on; what it computes in eval mode stays.
 
-    Published networks come with their batch-norms folded into the convolutions; without this, batches would normalise
-    anew what is scaled already, and training would start from another network.  `run(batch)` runs `net`.
+    Published networks come with their batch-norms folded into the convolutions: batches would normalise anew what is
+    scaled already.  So batch-norms get the statistics of what they see.  And weights of a convolution in front of one
+    may have any size: those of a first layer for pixels to 255 are so small that Adam, whose steps are of one size
+    for all, would overwrite them.  So they get the deviation of fresh ones, 1 / sqrt(3 fan-in).  `run(batch)`: runs net.
     """
     norms = {name: m for name, m in net.named_modules() if isinstance(m, nn.BatchNorm2d)}
     seen: dict[str, Tensor] = {}
+    source: dict[str, nn.Conv2d] = {}  # norm -> the convolution whose output it reads
+    made: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # id -> convolution and the tensor itself: no other takes its id
+
+    def keep(module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        made[id(output)] = (cast(nn.Conv2d, module), output)
 
     def measure(name: str) -> Callable[[nn.Module, tuple[Tensor]], None]:
-        return lambda _module, inputs: seen.update({name: seen.get(name, 0) + _moments(inputs[0])})
+        def record(_module: nn.Module, inputs: tuple[Tensor]) -> None:
+            seen[name] = seen.get(name, 0) + _moments(inputs[0])
+            if id(inputs[0]) in made:
+                source[name] = made[id(inputs[0])][0]
+
+        return record
 
     hooks = [norm.register_forward_pre_hook(measure(name)) for name, norm in norms.items()]
+    hooks += [m.register_forward_hook(keep) for m in net.modules() if isinstance(m, nn.Conv2d)]
     net.eval()
     for batch in batches:
         run(batch)
+        made.clear()
     for hook in hooks:
         hook.remove()
     for name, moments in seen.items():
         norm, (mean, std) = norms[name], _mean_and_deviation(moments)
+        size = _resize(source[name]) if name in source else 1.0
         was = norm.state_dict()
         scale = was["weight"] / (was["running_var"] + norm.eps).sqrt()
-        weight, bias = scale * (std.square() + norm.eps).sqrt(), was["bias"] + scale * (mean - was["running_mean"])
-        norm.load_state_dict({**was, "weight": weight, "bias": bias, "running_mean": mean, "running_var": std.square()})
+        mean, bias = mean * size, was["bias"] + scale * (mean - was["running_mean"])
+        variance = (std * size).square()
+        weight = scale / size * (variance + norm.eps).sqrt()
+        norm.load_state_dict({**was, "weight": weight, "bias": bias, "running_mean": mean, "running_var": variance})
+
+
+def _resize(conv: nn.Conv2d) -> float:
+    """Give weights the deviation of fresh ones; returns the factor, 1 for a convolution whose bias it would not fit."""
+    if conv.bias is not None or not conv.weight.any():
+        return 1.0
+    factor = 1 / (3 * conv.weight[0].numel()) ** 0.5 / conv.weight.std().item()
+    conv.weight.mul_(factor)
+    return factor

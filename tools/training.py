@@ -22,7 +22,7 @@ from eval.metrics import mean_curves, score_sequence
 from eval.runner import track_sequence
 from rbsf.export import pack_weights
 from rbsf.layers import binary_layers
-from rbsf.maps import CALIBRATION, Stats, calibrate_norms, measure_maps, start_from_teacher
+from rbsf.maps import CALIBRATION, Stats, measure_maps, start_again, start_from_teacher
 from rbsf.models import build
 from rbsf.models.alexnet import slimmed
 from rbsf.rectify import Rectifier
@@ -184,7 +184,7 @@ def _start(
 
     if not binary_layers(student):
         student.load_state_dict(start.state_dict())
-        calibrate_norms(student, partial(forward, student), batches())
+        start_again(student, partial(forward, student), batches())
         return {}
     own = stats = measure_maps(student, start, forward, batches())
     if wider:

@@ -184,6 +184,15 @@ def test_distractor_is_seen_and_the_target_s_box_is_untouched(size):
     assert not is_green(own.pixels).any()
 
 
+def test_targets_less_than_a_pixel_high_can_be_pasted():
+    """A box of 1000 x 1 image pixels is 0.2 pixels high in its crop."""
+    line, scene = Target(target(GREEN, (140, 2), 90).pixels, np.array([140, 0.2])), target(RED)
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        for pixels, _ in (add_distractor(scene, line, rng), paste_on_scene(line, scene, rng)):
+            assert is_red(pixels).sum() > 2000
+
+
 def test_distractor_leaves_exemplar_label_and_negatives_alone(two):
     plain = PairDataset([two], 40, augment=MOVED)
     mixed = PairDataset([two], 40, augment=MOVED, mix=MixConfig(distractor_share=1.0))

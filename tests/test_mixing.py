@@ -288,6 +288,13 @@ def test_one_sequence_alone_stays_as_it_is(tmp_path, share):
     assert not any(item["negative"] for item in PairDataset([store], 10, mix=mix))
 
 
+def test_one_sequence_alone_is_enlarged_and_shifted_as_it_was(tmp_path):
+    """Frames of a video are not taken for pasted ones, which are enlarged by as much as stills."""
+    store = store_of(tmp_path / "one.db", ("video", [painted(RED), painted(GREEN)]))
+    pasted = PairDataset([store], 10, mix=MixConfig(paste_share=1.0))
+    assert all(same(a, b) for a, b in zip(PairDataset([store], 10), pasted, strict=True))
+
+
 @pytest.mark.parametrize("name", SHARES)
 @pytest.mark.parametrize("value", [-0.1, 1.5, float("nan"), "x"])
 def test_shares_out_of_range_are_named(name, value):

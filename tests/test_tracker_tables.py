@@ -150,6 +150,21 @@ def test_the_table_of_results_that_are_there(flags, otb, tmp_path):
     ]
 
 
+def test_a_network_trained_for_signs_is_tracked_by_signs(flags, otb, tmp_path, monkeypatch):
+    row = f"  signs: {{set: {{correlation_bits: true}}}}\n  again: {{set: {TEACHER_ALONE}}}\n"
+    (tmp_path / "two.yaml").write_text(TABLE.replace("  float: {config: siamfc.yaml}\n", row))
+    table = reproduce.open_table(reproduce.parse_args(flags))
+    for cell in table.cells:
+        file = tables.folder_of(cell.config, tmp_path / "out") / cell.config.result_file
+        model = random_model(0)
+        write_packed(file, model.model, model.layers, model.info)
+    tracked = []
+    monkeypatch.setattr(run_benchmarks, "track", lambda args, sequences, stores: tracked.extend(stores))
+    finish(table, [0], tmp_path / "out", [open_test(f"OTB100={otb}", tmp_path / "out")], "two")
+    correlations = [(spec.label, spec.config.correlation) for spec in tracked]
+    assert correlations == [("regression, seed 0", "float"), ("signs, seed 0", "bits")]
+
+
 def test_a_training_is_told_by_what_decides_its_result(store, teacher, tmp_path):
     config = TrainConfig(data=[str(store)], teacher=str(teacher))
     name = config.folder_name()

@@ -12,6 +12,7 @@ from datasets.pairs import AugmentConfig
 from rbsf.models import TRACKERS
 from rbsf.train.config import parse_config, read_yaml
 from tools.runs import CONFIGS, RunConfig, resumed
+from tracker.siamfc import TrackerConfig
 
 
 @dataclass
@@ -63,6 +64,11 @@ class TrainConfig(MixConfig, RunConfig):
     def augment(self) -> AugmentConfig:
         """How crops are varied; ValueError names a field that is out of range."""
         return AugmentConfig(gray=self.gray, blur=self.blur, light=self.light)
+
+    @property
+    def constants(self) -> TrackerConfig:
+        """Of tracking with the trained network: the published ones, and the correlation that it was trained for."""
+        return TrackerConfig(correlation="bits" if self.correlation_bits else "float")
 
     @property
     def result_file(self) -> str:

@@ -172,7 +172,7 @@ def test_a_training_is_told_by_what_decides_its_result(store, teacher, tmp_path)
     for file in (store, teacher):
         (tmp_path / "moved" / file.name).write_bytes(file.read_bytes())
     moved = {"data": [str(tmp_path / "moved" / store.name)], "teacher": str(tmp_path / "moved" / teacher.name)}
-    assert TrainConfig(**moved, workers=7, out="elsewhere").folder_name() == name
+    assert TrainConfig(**moved, workers=7, val_frames=9, out="elsewhere").folder_name() == name
     for other in ({"seed": 1}, {"lr_c": 0.5}, {"data_share": 0.5}):
         assert TrainConfig(**moved, **other).folder_name() != name
     (tmp_path / "moved" / teacher.name).write_bytes(b"another network")

@@ -93,6 +93,7 @@ def test_bad_files(text, message, tmp_path):
         (["--workers", "-1"], "workers is -1"),
         (["--paste-share", "1.5"], "paste_share is 1.5; give a number from 0 to 1"),
         (["--still-share", "-1"], "still_share is -1.0; give a number from 0 to 1"),
+        (["--width", "0"], "width is 0.0; give a factor of the hidden channels"),
         (["--gray", "2"], "gray is 2.0; give a number from 0 to 1"),
         (["--resume", "--out", "nowhere"], "nothing to resume"),
         (["--config", "nowhere.yaml"], "no config file nowhere.yaml"),

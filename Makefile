@@ -25,13 +25,14 @@ lint: .venv/.ready
 	$(BIN)/mypy
 
 # The shipped weights from raw data: DATA has GOT-10k/train, or videos so laid out, and stills/; TEACHER is a float SiamFC,
-# which is trained on first. After an interruption: make weights ... RESUME=--resume (or without, if it had not begun).
+# which is trained on first. After an interruption the same command goes on.
 WEIGHTS := runs/weights
+RESUME = $(if $(wildcard $(WEIGHTS)/$(1)/config.yaml),--resume)
 PAIRS = --data $(DATA)/GOT-10k/train --data $(DATA)/stills --data $(WEIGHTS)/synthetic
 weights: .venv/.ready
-	test -d $(WEIGHTS)/synthetic || $(BIN)/python tools/make_synthetic.py --count 48 --frames 60 --seed 100 --out $(WEIGHTS)/synthetic
-	test -f $(WEIGHTS)/teacher/siamfc.safetensors || $(BIN)/python tools/train_rbsf.py --config configs/finetune.yaml $(PAIRS) --teacher $(TEACHER) --out $(WEIGHTS)/teacher $(RESUME)
-	$(BIN)/python tools/train_rbsf.py --config configs/shipped.yaml $(PAIRS) --teacher $(WEIGHTS)/teacher/siamfc.safetensors --out $(WEIGHTS)/rbsf $(RESUME)
+	test -f $(WEIGHTS)/synthetic/list.txt || $(BIN)/python tools/make_synthetic.py --count 48 --frames 60 --seed 100 --out $(WEIGHTS)/synthetic
+	test -f $(WEIGHTS)/teacher/siamfc.safetensors || $(BIN)/python tools/train_rbsf.py --config configs/finetune.yaml $(PAIRS) --teacher $(TEACHER) --out $(WEIGHTS)/teacher $(call RESUME,teacher)
+	$(BIN)/python tools/train_rbsf.py --config configs/shipped.yaml $(PAIRS) --teacher $(WEIGHTS)/teacher/siamfc.safetensors --out $(WEIGHTS)/rbsf $(call RESUME,rbsf)
 
 # A copy of the packages in build/sanitize, beside kernels that stop at the first bad read, write or overflow.
 SANITIZED := build/sanitize

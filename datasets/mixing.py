@@ -140,7 +140,8 @@ def _moved(pixels: np.ndarray, x: int, y: int) -> np.ndarray:
 
 def _paste(canvas: np.ndarray, target: Target, place: np.ndarray, zoom: float = 1.0) -> np.ndarray:
     """``canvas`` with the ellipse in the target's box, enlarged, its centre ``place`` off the middle, edges faded."""
-    centre, half = CROP_CENTER + place, target.size * zoom / 2
+    centre = CROP_CENTER + place
+    half = np.maximum(target.size * zoom / 2, 1)  # a box less than a pixel high would cover none
     left, top = np.maximum(np.ceil(centre - half), 0).astype(int)
     right, bottom = np.minimum(np.floor(centre + half) + 1, CROP_SIZE).astype(int)
     start = CROP_CENTER + ((left, top) - centre) / zoom  # in the target's crop

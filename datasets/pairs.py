@@ -127,13 +127,14 @@ class PairDataset(Dataset[Item]):
             exemplar = random_window(exemplar, window)
             search = exemplar if same else random_window(search, window)
         paste = self._stream(key, PASTE, self.mix.paste_share)
-        if paste and (scene := self._draws.other(paste, pair)):
+        scene = self._draws.other(paste, pair) if paste else None
+        if paste and scene:
             exemplar = paste_on_scene(exemplar, self._read(scene.exemplar), paste)
             search = paste_on_scene(search, self._read(scene.search), paste)
         beside = None if pair.negative else self._stream(key, DISTRACTOR, self.mix.distractor_share)
         if beside and (other := self._draws.other(beside, pair, self.mix.hard_share)):
             search = add_distractor(search, self._read(other.search), beside)
-        made = window is not None or paste is not None
+        made = window is not None or scene is not None
         return replace(pair, still=pair.still or made), exemplar.pixels, search.pixels
 
     def _make_item(self, rng: np.random.Generator, pair: Pair, key: Key) -> Item:

@@ -93,6 +93,7 @@ def test_bad_files(text, message, tmp_path):
         (["--workers", "-1"], "workers is -1"),
         (["--paste-share", "1.5"], "paste_share is 1.5; give a number from 0 to 1"),
         (["--still-share", "-1"], "still_share is -1.0; give a number from 0 to 1"),
+        (["--width", "0"], "width is 0.0; give a factor of the hidden channels"),
         (["--gray", "2"], "gray is 2.0; give a number from 0 to 1"),
         (["--resume", "--out", "nowhere"], "nothing to resume"),
         (["--config", "nowhere.yaml"], "no config file nowhere.yaml"),
@@ -135,3 +136,15 @@ def test_make_weights_gives_train_rbsf_settings_that_it_knows():
     assert (teacher.model, teacher.teacher, teacher.lr_real) == ("siamfc", "t.npz", 1e-4)
     assert (student.model, student.teacher, student.lr_real) == ("rbsf", "runs/weights/teacher/siamfc.safetensors", 0.0)
     assert student.data == teacher.data == ["d/GOT-10k/train", "d/stills", "runs/weights/synthetic"]
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_make_weights_goes_on_where_it_stopped(tmp_path):
+    """The teacher half done, the student not begun; the videos count as made with their list, which is written last."""
+    (tmp_path / "teacher").mkdir()
+    (tmp_path / "teacher" / "config.yaml").touch()
+    plan = ["make", "--dry-run", "weights", "DATA=d", "TEACHER=t.npz", f"WEIGHTS={tmp_path}"]
+    lines = subprocess.run(plan, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    teacher, student = (line for line in lines if "tools/train_rbsf.py " in line)
+    assert ("--resume" in teacher, "--resume" in student) == (True, False)
+    assert any(line.startswith(f"test -f {tmp_path}/synthetic/list.txt ||") for line in lines)

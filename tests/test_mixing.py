@@ -184,6 +184,15 @@ def test_distractor_is_seen_and_the_target_s_box_is_untouched(size):
     assert not is_green(own.pixels).any()
 
 
+def test_targets_less_than_a_pixel_high_can_be_pasted():
+    """A box of 1000 x 1 image pixels is 0.2 pixels high in its crop."""
+    line, scene = Target(target(GREEN, (140, 2), 90).pixels, np.array([140, 0.2])), target(RED)
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        for pixels, _ in (add_distractor(scene, line, rng), paste_on_scene(line, scene, rng)):
+            assert is_red(pixels).sum() > 2000
+
+
 def test_distractor_leaves_exemplar_label_and_negatives_alone(two):
     plain = PairDataset([two], 40, augment=MOVED)
     mixed = PairDataset([two], 40, augment=MOVED, mix=MixConfig(distractor_share=1.0))
@@ -277,6 +286,13 @@ def test_one_sequence_alone_stays_as_it_is(tmp_path, share):
     mix = MixConfig(**{share: 1.0}, hard_share=1.0)
     assert {int(item["search"].max()) for item in PairDataset([store], 10, augment=PLAIN, mix=mix)} == {20, 21}
     assert not any(item["negative"] for item in PairDataset([store], 10, mix=mix))
+
+
+def test_one_sequence_alone_is_enlarged_and_shifted_as_it_was(tmp_path):
+    """Frames of a video are not taken for pasted ones, which are enlarged by as much as stills."""
+    store = store_of(tmp_path / "one.db", ("video", [painted(RED), painted(GREEN)]))
+    pasted = PairDataset([store], 10, mix=MixConfig(paste_share=1.0))
+    assert all(same(a, b) for a, b in zip(PairDataset([store], 10), pasted, strict=True))
 
 
 @pytest.mark.parametrize("name", SHARES)

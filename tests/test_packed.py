@@ -11,7 +11,7 @@ from packed_models import random_model
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from rbsf.engine.packed import GEOMETRY, Layer, digest, pack_whole, read_packed, write_packed
+from rbsf.engine.packed import GEOMETRY, Layer, check_layer, digest, pack_whole, read_packed, write_packed
 
 SMALL = [(3, 2, 0, 1, 3, 8, True), (3, 1, 1, 2, 8, 12, False), (1, 1, 0, 1, 12, 5, False)]
 
@@ -94,6 +94,14 @@ def test_first_layer_of_few_bits(tmp_path: Path) -> None:
     change_tensor(tmp_path / "few.safetensors", "a.weight", np.uint8([[1]]))
     with pytest.raises(ValueError, match=r"weight is uint8 \[1, 1\], expected uint8 \[1, 2\]"):
         read_packed(tmp_path / "few.safetensors")
+
+
+def test_few_bits_do_not_hide_weights_that_exhaust_memory() -> None:
+    """18 MB of 2 bits a weight."""
+    packed, thresholds = np.zeros((1 << 14, 1156), np.uint8), np.zeros(1 << 14, np.int32)
+    layer = Layer("conv_u8", "a", 17, 1, 0, 1, 16, 1 << 14, False, packed, thresholds, bits=2)
+    with pytest.raises(ValueError, match="layer 'a': its weights would take over 64 MB unpacked"):
+        check_layer(layer)
 
 
 def test_no_file(tmp_path: Path) -> None:

@@ -150,6 +150,21 @@ def test_the_table_of_results_that_are_there(flags, otb, tmp_path):
     ]
 
 
+def test_a_network_trained_for_signs_is_tracked_by_signs(flags, otb, tmp_path, monkeypatch):
+    row = f"  signs: {{set: {{correlation_bits: true}}}}\n  again: {{set: {TEACHER_ALONE}}}\n"
+    (tmp_path / "two.yaml").write_text(TABLE.replace("  float: {config: siamfc.yaml}\n", row))
+    table = reproduce.open_table(reproduce.parse_args(flags))
+    for cell in table.cells:
+        file = tables.folder_of(cell.config, tmp_path / "out") / cell.config.result_file
+        model = random_model(0)
+        write_packed(file, model.model, model.layers, model.info)
+    tracked = []
+    monkeypatch.setattr(run_benchmarks, "track", lambda args, sequences, stores: tracked.extend(stores))
+    finish(table, [0], tmp_path / "out", [open_test(f"OTB100={otb}", tmp_path / "out")], "two")
+    correlations = [(spec.label, spec.config.correlation) for spec in tracked]
+    assert correlations == [("regression, seed 0", "float"), ("signs, seed 0", "bits")]
+
+
 def test_a_training_is_told_by_what_decides_its_result(store, teacher, tmp_path):
     config = TrainConfig(data=[str(store)], teacher=str(teacher))
     name = config.folder_name()
@@ -157,7 +172,7 @@ def test_a_training_is_told_by_what_decides_its_result(store, teacher, tmp_path)
     for file in (store, teacher):
         (tmp_path / "moved" / file.name).write_bytes(file.read_bytes())
     moved = {"data": [str(tmp_path / "moved" / store.name)], "teacher": str(tmp_path / "moved" / teacher.name)}
-    assert TrainConfig(**moved, workers=7, out="elsewhere").folder_name() == name
+    assert TrainConfig(**moved, workers=7, val_frames=9, out="elsewhere").folder_name() == name
     for other in ({"seed": 1}, {"lr_c": 0.5}, {"data_share": 0.5}):
         assert TrainConfig(**moved, **other).folder_name() != name
     (tmp_path / "moved" / teacher.name).write_bytes(b"another network")
@@ -204,6 +219,14 @@ def test_refuses(more, message, flags, tmp_path):
     [
         ("lambda_match: 0.0", "lambda_mach: 0.0", r"two.yaml: regression: unknown setting 'lambda_mach'; did you mean"),
         ("{set: {gan", "{gan: true, set: {gan", r"two.yaml: regression is .*expected {set: "),
+        ("trains: tracker", "trains: [cats]", r"two.yaml: trains is \['cats'\]; expected classifier or tracker"),
+        ("config: rbsf.yaml", "config: 5", "two.yaml: config is 5; expected FILE"),
+        (f"set: {SMALL}", "set:", "two.yaml: set is None; expected {name: value"),
+        ("{config: siamfc.yaml}", "{config: 5}", "two.yaml: float: config is 5; expected the name of a file"),
+        ("{config: siamfc.yaml}", "{paper: 3}", "two.yaml: float: paper is 3; expected a list of numbers"),
+        ("{config: siamfc.yaml}", "{paper: [x]}", r"two.yaml: float: paper is \['x'\]; expected a list of numbers"),
+        ("{config: siamfc.yaml}", "{metric: iou}", "two.yaml: float: metric is 'iou'; expected top1 or top5"),
+        ("title: Two trackers", "title: 2", "two.yaml: title is 2; expected text"),
         ("trains: tracker", "trains: cats", "two.yaml: trains is 'cats'; expected classifier or tracker"),
         ("title:", "titel:", "two.yaml: expected the keys config, rows, title"),
         ("epochs: 1", "epochs: one", "two.yaml: set: epochs is 'one'; expected int"),

@@ -32,7 +32,7 @@ CHANGEABLE = {"out", "resume", "device", "workers", "threads", "save_minutes", "
 CHANGEABLE |= {"lr_binary", "lr_real", "lr_norm", "lr_c", "lr_discriminator"}
 CHANGEABLE |= {"data", "root", "teacher", "val", "val_sequences", "val_frames", "check", "skip_broken"}
 NO_RESULT = {"out", "root", "resume", "device", "workers", "threads"}  # settings that do not decide the result
-NO_RESULT |= {"save_minutes", "log_every", "compile", "check", "skip_broken"}
+NO_RESULT |= {"save_minutes", "log_every", "compile", "check", "skip_broken", "val_frames"}
 PATHS = ("teacher", "out", "val", "root", "data")  # settings that are paths: of them only the last part travels
 
 

@@ -29,6 +29,7 @@ TABLES = CONFIGS / "tables"
 KEYS = {"title", "trains", "config", "set", "columns", "rows"}
 REQUIRED = {"title", "config", "rows"}
 PART_KEYS = {"config", "set", "paper", "metric"}  # of a row or column
+METRICS = ("top1", "top5")
 TRAINS: dict[str, type[RunConfig]] = {"classifier": ClassifierConfig, "tracker": TrainConfig}
 TRAIN: dict[type, Callable[[Any], int]] = {
     ClassifierConfig: classifying.train_all,
@@ -91,8 +92,11 @@ def _read_content(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not REQUIRED <= content.keys() <= KEYS:
         raise ValueError(f"{path}: expected the keys {', '.join(sorted(REQUIRED))}, perhaps trains, set, columns")
     content = {"trains": "classifier", "set": {}, "columns": {"": {}}, **content}
-    if content["trains"] not in TRAINS:
+    if content["trains"] not in [*TRAINS]:
         raise ValueError(f"{path}: trains is {content['trains']!r}; expected {' or '.join(TRAINS)}")
+    for kind, needed, form in (("title", str, "text"), ("config", str, "FILE"), ("set", dict, "{name: value, ...}")):
+        if not isinstance(content[kind], needed):
+            raise ValueError(f"{path}: {kind} is {content[kind]!r}; expected {form}")
     for kind in ("columns", "rows"):
         parts = content[kind]
         if not isinstance(parts, dict) or not parts:
@@ -106,6 +110,13 @@ def _check_part(part: Any, where: str) -> None:
     """Raise ValueError where a row or column is not what it should be."""
     if not isinstance(part, dict) or not part.keys() <= PART_KEYS or not isinstance(part.get("set", {}), dict):
         raise ValueError(f"{where} is {part!r}; expected {{set: {{name: value, ...}}}}, perhaps with config: FILE")
+    config, paper, metric = part.get("config", ""), part.get("paper", []), part.get("metric", METRICS[0])
+    if not isinstance(config, str):
+        raise ValueError(f"{where}: config is {config!r}; expected the name of a file in configs/")
+    if not isinstance(paper, list) or not all(isinstance(figure, int | float) for figure in paper):
+        raise ValueError(f"{where}: paper is {paper!r}; expected a list of numbers, one a column")
+    if metric not in METRICS:
+        raise ValueError(f"{where}: metric is {metric!r}; expected {' or '.join(METRICS)}")
 
 
 def _cells(path: Path, content: dict[str, Any], base: dict[str, Any], overrides: dict[str, Any]) -> Iterator[Cell]:
@@ -118,7 +129,7 @@ def _cells(path: Path, content: dict[str, Any], base: dict[str, Any], overrides:
         for (column_name, column), paper in zip(content["columns"].items(), figures, strict=True):
             own = check_settings(cls, {**column.get("set", {}), **row.get("set", {})}, f"{path}: {row_name}")
             config = cls(**{**file, **base, **own, **overrides})
-            yield Cell(str(row_name), str(column_name), paper, column.get("metric", "top1"), config)
+            yield Cell(str(row_name), str(column_name), paper, column.get("metric", METRICS[0]), config)
 
 
 def folder_of(config: RunConfig, out: Path) -> Path:

@@ -10,8 +10,10 @@ from typing import Any, ClassVar
 from datasets.mixing import MixConfig, check_range
 from datasets.pairs import AugmentConfig
 from rbsf.models import TRACKERS
+from rbsf.models.alexnet import check_width
 from rbsf.train.config import parse_config, read_yaml
 from tools.runs import CONFIGS, RunConfig, resumed
+from tracker.siamfc import TrackerConfig
 
 
 @dataclass
@@ -55,6 +57,7 @@ class TrainConfig(MixConfig, RunConfig):
         RunConfig.__post_init__(self)
         MixConfig.__post_init__(self)
         self.augment()
+        check_width(self.width)
         check_range("still_share", self.still_share, 1.0)
         self.check_least(pairs=1, val_sequences=0, val_frames=2)
         if not 0 < self.data_share <= 1:
@@ -63,6 +66,11 @@ class TrainConfig(MixConfig, RunConfig):
     def augment(self) -> AugmentConfig:
         """How crops are varied; ValueError names a field that is out of range."""
         return AugmentConfig(gray=self.gray, blur=self.blur, light=self.light)
+
+    @property
+    def constants(self) -> TrackerConfig:
+        """Of tracking with the trained network: the published ones, and the correlation that it was trained for."""
+        return TrackerConfig(correlation="bits" if self.correlation_bits else "float")
 
     @property
     def result_file(self) -> str:

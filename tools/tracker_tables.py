@@ -21,6 +21,7 @@ from rbsf.files import write_atomically
 from tools.runs import dtype_of
 from tools.tables import Table, folder_of, state_of
 from tracker.backbones import choose_device
+from tracker.siamfc import TrackerConfig
 
 Trained = tuple[str, int]  # row, seed
 METRICS = {"auc": "AUC", "precision": "precision"}
@@ -56,17 +57,23 @@ def open_test(text: str, out: Path, workers: int | None = None) -> EvalSet:
 
 
 def track(test: EvalSet, table: Table, seeds: list[int], out: Path) -> Scored:
-    """Track with every training that is done, unless its results are there; packed networks run packed."""
+    """Track with every training that is done, unless its results are there; packed networks run packed.
+
+    A network trained for a correlation of signs is tracked with one.
+    """
     files: dict[Path, list[Trained]] = {}  # rows of the same settings share one
+    constants: list[TrackerConfig] = []  # a file each
     for cell in table.cells:
         for seed in seeds:
             config = dataclasses.replace(cell.config, seed=seed)
             if state_of(config, out) == "done":
-                files.setdefault(folder_of(config, out) / config.result_file, []).append((cell.row, seed))
+                file = folder_of(config, out) / config.result_file
+                constants += [config.constants] if file not in files else []
+                files.setdefault(file, []).append((cell.row, seed))
     if not files:
         return Scored(test.split.title, {})
     trackers = [f"{row.replace('=', ' ')}, seed {seed}={file}" for file, ((row, seed), *_) in files.items()]
-    report = _run(argparse.Namespace(**{**vars(test.args), "tracker": trackers}), test.split)
+    report = _run(argparse.Namespace(**{**vars(test.args), "tracker": trackers}), test.split, constants)
     scores = {
         trained: {metric: tracker["mean"][metric] for metric in METRICS}
         for tracker, names in zip(report["trackers"], files.values(), strict=True)
@@ -76,8 +83,9 @@ def track(test: EvalSet, table: Table, seeds: list[int], out: Path) -> Scored:
     return Scored(test.split.title, scores, tuple(run_benchmarks.failures(report)))
 
 
-def _run(args: argparse.Namespace, split: Split) -> dict[str, Any]:
-    stores = run_benchmarks.stores_of(args, run_benchmarks.read_specs(args))
+def _run(args: argparse.Namespace, split: Split, constants: list[TrackerConfig]) -> dict[str, Any]:
+    specs = zip(run_benchmarks.read_specs(args), constants, strict=True)
+    stores = run_benchmarks.stores_of(args, [dataclasses.replace(spec, config=own) for spec, own in specs])
     run_benchmarks.track(args, split.sequences, stores)
     return summarise(split, run_benchmarks.entrants(args, stores), None, {}, ({}, {}))
 

@@ -42,7 +42,7 @@ from tools.runs import (
 )
 from tools.tracker_config import TrainConfig, model_defaults
 from tracker.backbones import torch_backbone
-from tracker.siamfc import SiamFC, TrackerConfig
+from tracker.siamfc import SiamFC
 from tracker.task import SiameseTask
 
 
@@ -203,10 +203,9 @@ def _validator(
         return None
     heads = [_head(sequence, config.val_frames) for sequence in sequences]
     precision = str(dtype_of(config.precision, device)).removeprefix("torch.")
-    constants = TrackerConfig(correlation="bits" if config.correlation_bits else "float")
 
     def validate(net: nn.Module) -> dict[str, float]:
-        tracker, curves = SiamFC(torch_backbone(net, str(device), precision), constants), []
+        tracker, curves = SiamFC(torch_backbone(net, str(device), precision), config.constants), []
         for head in heads:
             try:
                 curves.append(score_sequence(track_sequence(tracker, head).boxes, head.boxes))

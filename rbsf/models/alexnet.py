@@ -44,6 +44,12 @@ class ConvBlock(nn.Module):
         return self.pool(self.relu(self.norm(self.conv(x))))
 
 
+def check_width(width: float) -> None:
+    """ValueError for what is no width of an `AlexNet`."""
+    if not (isinstance(width, (int, float)) and 0 < width <= 4):
+        raise ValueError(f"width is {width!r}; give a factor of the hidden channels, above 0 and at most 4")
+
+
 class AlexNet(nn.Module):
     """Fully convolutional AlexNet without padding, stride 8: RGB [N, 3, S, S] in 0..255 to [N, 256, S', S'].
 
@@ -55,8 +61,7 @@ class AlexNet(nn.Module):
 
     def __init__(self, for_binary: bool = False, width: float = 1.0) -> None:
         super().__init__()
-        if not (isinstance(width, (int, float)) and 0 < width <= 4):
-            raise ValueError(f"width is {width!r}; give a factor of the hidden channels, above 0 and at most 4")
+        check_width(width)
         self.layers = nn.Sequential()
         inputs = 3
         for number, (outputs, kernel, stride, groups, pool) in enumerate(LAYERS):

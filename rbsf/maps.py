@@ -169,7 +169,9 @@ def start_again(net: nn.Module, run: Callable[[Any], Any], batches: Iterable[Any
     Published networks come with their batch-norms folded into the convolutions: batches would normalise anew what is
     scaled already.  So batch-norms get the statistics of what they see.  And weights of a convolution in front of one
     may have any size: those of a first layer for pixels to 255 are so small that Adam, whose steps are of one size
-    for all, would overwrite them.  So they get the deviation of fresh ones, 1 / sqrt(3 fan-in).  `run(batch)`: runs net.
+    for all, would overwrite them.  So they get the deviation of fresh ones, 1 / sqrt(3 fan-in).
+
+    `run(batch)` runs `net`.
     """
     norms = {name: m for name, m in net.named_modules() if isinstance(m, nn.BatchNorm2d)}
     seen: dict[str, Tensor] = {}

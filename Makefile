@@ -28,10 +28,10 @@ lint: .venv/.ready
 # which is trained on first. After an interruption the same command goes on.
 WEIGHTS := runs/weights
 RESUME = $(if $(wildcard $(WEIGHTS)/$(1)/config.yaml),--resume)
-PAIRS = --data $(DATA)/GOT-10k/train --data $(DATA)/stills --data $(WEIGHTS)/synthetic
+PAIRS = --data $(or $(DATA),$(error make weights needs DATA=FOLDER, see README))/GOT-10k/train --data $(DATA)/stills --data $(WEIGHTS)/synthetic
 weights: .venv/.ready
 	test -f $(WEIGHTS)/synthetic/list.txt || $(BIN)/python tools/make_synthetic.py --count 48 --frames 60 --seed 100 --out $(WEIGHTS)/synthetic
-	test -f $(WEIGHTS)/teacher/siamfc.safetensors || $(BIN)/python tools/train_rbsf.py --config configs/finetune.yaml $(PAIRS) --teacher $(TEACHER) --out $(WEIGHTS)/teacher $(call RESUME,teacher)
+	test -f $(WEIGHTS)/teacher/siamfc.safetensors || $(BIN)/python tools/train_rbsf.py --config configs/finetune.yaml $(PAIRS) --teacher $(or $(TEACHER),$(error make weights needs TEACHER=FILE, see README)) --out $(WEIGHTS)/teacher $(call RESUME,teacher)
 	$(BIN)/python tools/train_rbsf.py --config configs/shipped.yaml $(PAIRS) --teacher $(WEIGHTS)/teacher/siamfc.safetensors --out $(WEIGHTS)/rbsf $(call RESUME,rbsf)
 
 # A copy of the packages in build/sanitize, beside kernels that stop at the first bad read, write or overflow.

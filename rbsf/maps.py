@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 from typing import Any, cast
 
 import torch
@@ -78,17 +79,23 @@ def measure_maps(
     every channel over all `batches`, by point.  ValueError for a teacher without such a module, and for a binary
     layer whose output no batch-norm reads.
     """
+    batches = iter(batches)
+    if (first := next(batches, None)) is None:
+        return {}
+    points, modules = _points(student, partial(forward, student, first)), dict(teacher.named_modules())
+    if missing := [point for point in points if point not in modules]:
+        raise ValueError(f"the teacher has no layer {missing[0]!r}: it is no float twin of the student")
+    return _statistics(teacher, points, partial(forward, teacher), chain([first], batches))
+
+
+@torch.no_grad()
+def _statistics(net: nn.Module, points: Iterable[str], run: Callable[[Any], Any], batches: Iterable[Any]) -> Stats:
+    """Mean and deviation of the channels of what the modules `points` put out over `batches`, `net` in eval mode."""
     stats: dict[str, Tensor] = {}
-    modules = dict(teacher.named_modules())
-    teacher.eval()
-    with ExitStack() as stack, torch.no_grad():
-        for number, batch in enumerate(batches):
-            if number == 0:
-                points = _points(student, partial(forward, student, batch))
-                if missing := [point for point in points if point not in modules]:
-                    raise ValueError(f"the teacher has no layer {missing[0]!r}: it is no float twin of the student")
-                recorder = stack.enter_context(MapRecorder(teacher, points).recording())
-            forward(teacher, batch)
+    net.eval()
+    with MapRecorder(net, points).recording() as recorder:
+        for batch in batches:
+            run(batch)
             for point, maps in recorder:
                 stats[point] = stats.get(point, 0) + _moments(maps)
             recorder.clear()
@@ -97,8 +104,18 @@ def measure_maps(
 
 def _points(net: nn.Module, run: Callable[[], Any]) -> list[str]:
     """Names of the batch-norms that read the outputs of the binary layers of `net` in `run()`, in their order."""
+    layers = binary_layers(net)
+    found = _readers(net, layers, run)
+    if missing := [name for name in layers if name not in found]:
+        raise ValueError(f"no batch-norm reads the output of binary layer {missing[0]!r}; maps are compared after one")
+    return [found[name] for name in layers]
+
+
+@torch.no_grad()
+def _readers(net: nn.Module, layers: Mapping[str, nn.Module], run: Callable[[], Any]) -> dict[str, str]:
+    """For each of `layers` whose output a batch-norm reads in `run()`, `net` in eval mode, the batch-norm's name."""
     made: dict[int, tuple[str, Tensor]] = {}  # id -> layer and the tensor itself, so that no other takes its id
-    found: dict[str, str] = {}  # binary layer -> batch-norm
+    found: dict[str, str] = {}
 
     def keep(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
         return lambda _module, _inputs, output: made.update({id(output): (name, output)})
@@ -108,7 +125,6 @@ def _points(net: nn.Module, run: Callable[[], Any]) -> list[str]:
             {made[id(inputs[0])][0]: name} if id(inputs[0]) in made else {}
         )
 
-    layers = binary_layers(net)
     norms = {name: m for name, m in net.named_modules() if isinstance(m, nn.BatchNorm2d)}
     hooks = [layer.register_forward_hook(keep(name)) for name, layer in layers.items()]
     hooks += [norm.register_forward_hook(find(name)) for name, norm in norms.items()]
@@ -118,9 +134,7 @@ def _points(net: nn.Module, run: Callable[[], Any]) -> list[str]:
     net.train(training)
     for hook in hooks:
         hook.remove()
-    if missing := [name for name in layers if name not in found]:
-        raise ValueError(f"no batch-norm reads the output of binary layer {missing[0]!r}; maps are compared after one")
-    return [found[name] for name in layers]
+    return found
 
 
 def _moments(maps: Tensor) -> Tensor:
@@ -171,35 +185,14 @@ def start_again(net: nn.Module, run: Callable[[Any], Any], batches: Iterable[Any
     may have any size: those of a first layer for pixels to 255 are so small that Adam, whose steps are of one size
     for all, would overwrite them.  So they get the deviation of fresh ones, 1 / sqrt(3 fan-in).
 
-    `run(batch)` runs `net`.
+    That is for the convolutions whose output a batch-norm reads, and for these.  `run(batch)` runs `net`.
     """
-    norms = {name: m for name, m in net.named_modules() if isinstance(m, nn.BatchNorm2d)}
-    seen: dict[str, Tensor] = {}
-    source: dict[str, nn.Conv2d] = {}  # norm -> the convolution whose output it reads
-    made: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # id -> convolution and the tensor itself: no other takes its id
-
-    def keep(module: nn.Module, _inputs: Any, output: Tensor) -> None:
-        made[id(output)] = (cast(nn.Conv2d, module), output)
-
-    def measure(name: str) -> Callable[[nn.Module, tuple[Tensor]], None]:
-        def record(_module: nn.Module, inputs: tuple[Tensor]) -> None:
-            seen[name] = seen.get(name, 0) + _moments(inputs[0])
-            if id(inputs[0]) in made:
-                source[name] = made[id(inputs[0])][0]
-
-        return record
-
-    hooks = [norm.register_forward_pre_hook(measure(name)) for name, norm in norms.items()]
-    hooks += [m.register_forward_hook(keep) for m in net.modules() if isinstance(m, nn.Conv2d)]
-    net.eval()
-    for batch in batches:
-        run(batch)
-        made.clear()
-    for hook in hooks:
-        hook.remove()
-    for name, moments in seen.items():
-        norm, (mean, std) = norms[name], _mean_and_deviation(moments)
-        size = _resize(source[name]) if name in source else 1.0
+    batches = iter(batches)
+    first = next(batches)
+    convs = {name: m for name, m in net.named_modules() if isinstance(m, nn.Conv2d)}
+    readers = _readers(net, convs, partial(run, first))
+    for name, (mean, std) in _statistics(net, readers, run, chain([first], batches)).items():
+        norm, size = cast(nn.BatchNorm2d, net.get_submodule(readers[name])), _resize(convs[name])
         was = norm.state_dict()
         scale = was["weight"] / (was["running_var"] + norm.eps).sqrt()
         mean, bias = mean * size, was["bias"] + scale * (mean - was["running_mean"])

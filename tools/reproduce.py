@@ -102,11 +102,10 @@ def list_cells(table: Table, seeds: list[int], out: Path) -> None:
 
 def command(config: Any, folder: Path) -> str:
     """The command that trains the cell alone."""
-    from rbsf.train.config import read_yaml
-    from tools.tracker_config import TrainConfig
+    from tools.tracker_config import TrainConfig, model_defaults
 
     tracker = isinstance(config, TrainConfig)  # its program starts from the file of its model
-    defaults = read_yaml(TrainConfig, CONFIGS / f"{config.model}.yaml") if tracker else {}
+    defaults = model_defaults(config.model) if tracker else {}
     words = ["python", f"tools/train_{'rbsf' if tracker else 'classifier'}.py", "--out", str(folder)]
     words += ["--model", config.model] if tracker else []
     for field in dataclasses.fields(config):

@@ -174,7 +174,7 @@ def _check_arrays(layer: Layer, where: str) -> None:
             raise ValueError(f"{where}: {key} holds values that are not finite")
     if layer.bits < 8 and outputs * layer.products > MAX_FILE_BYTES:  # as many as with a byte each
         raise ValueError(f"{where}: its weights would take over {MAX_FILE_BYTES >> 20} MB unpacked")
-    if layer.kind == "conv_u8" and max(-int(layer.whole.min()), int(layer.whole.max())) > MAX_WEIGHT:
+    if layer.kind == "conv_u8" and np.abs(layer.whole.astype(np.int16)).max() > MAX_WEIGHT:
         raise ValueError(f"{where}: weights beyond +-{MAX_WEIGHT}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
 from typing import Any, Protocol, cast
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from rbsf.adversarial import Discriminator, adversarial_loss, discriminator_loss, pool
 from rbsf.layers import BinaryConv2d, binary_layers
 from rbsf.maps import MapNorm, MapRecorder, Maps, Stats
-from rbsf.train.distributed import average_gradients
+from rbsf.train.distributed import average_buffers, average_gradients
 
 
 class Task(Protocol):
@@ -36,6 +37,13 @@ class RectifyConfig:
     gan: bool = field(default=True, metadata={"help": "G: discriminators on the feature maps"})
     bn_pass: float = field(
         default=0.1, metadata={"help": "B: batch-norm-only pass after each epoch, share of an epoch; 0 = off"}
+    )
+    norm_epochs: int = field(
+        default=-1,
+        metadata={
+            "help": "epochs after which batch-norms keep their statistics, measured anew then, as they will be used;"
+            " -1: they go by each batch to the end"
+        },
     )
     lambda_kernel: float = field(default=1e-4, metadata={"help": "lambda1, weight of the kernel loss (Eq. 3)"})
     lambda_adversarial: float = field(default=0.1, metadata={"help": "lambda2, weight of the adversarial loss (Eq. 4)"})
@@ -129,8 +137,11 @@ class Rectifier:
             parameter.requires_grad_(False)
         return norms
 
-    def _train_mode(self) -> None:
+    def _train_mode(self, epoch: int) -> None:
         self.student.train()
+        if self.keeps_statistics(epoch):
+            for norm in _norms(self.student):
+                norm.eval()
         if self.teacher is not None:
             self.teacher.train(self.config.train_teacher)
         for norm in self.frozen:
@@ -171,13 +182,32 @@ class Rectifier:
             for group in optimizer.param_groups:
                 group["lr"] = factor * self._rate(name)
 
+    def keeps_statistics(self, epoch: int) -> bool:
+        """Whether batch-norms have fixed statistics in `epoch` (from 0)."""
+        return 0 <= self.config.norm_epochs <= epoch
+
+    @torch.no_grad()
+    def measure_statistics(self, batches: Iterable[Any]) -> None:
+        """Give the batch-norms the mean statistics over `batches`: those of single batches do not suit tracking."""
+        self._train_mode(-1)
+        norms = [norm for norm in _norms(self.student) if norm.training]
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the mean of all
+        for batch in batches:
+            self.task(self.student, None, batch)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        average_buffers([self.student])
+
     def step(self, batch: Any, epoch: int) -> dict[str, Tensor]:
         """One batch of Algorithm 1: update the discriminators, then W (with batch-norms and real weights), then C.
 
         One backward pass serves W and C: Eq. 7 and 13 are partial derivatives of the same loss.
         Returns the losses to log, scalars.
         """
-        self._train_mode()
+        self._train_mode(epoch)
         loss, logged, maps = self._forward(batch)
         fakes = self._pooled([(point, t) for point, t, _ in maps])
         if self.config.gan:
@@ -191,7 +221,7 @@ class Rectifier:
 
     def norm_step(self, batch: Any, epoch: int) -> dict[str, Tensor]:
         """One batch of the pass after each epoch: only batch-norms learn, W and C stay (Algorithm 1, line 17)."""
-        self._train_mode()
+        self._train_mode(epoch)
         held = ("binary", "real", "c", "teacher")
         frozen = [p for name, o in self.optimizers.items() if name in held for p in _parameters(o)]
         for parameter in frozen:
@@ -301,6 +331,10 @@ def parameter_groups(net: nn.Module) -> dict[str, list[nn.Parameter]]:
             else:
                 groups["real"].append(parameter)
     return groups
+
+
+def _norms(net: nn.Module) -> list[nn.BatchNorm2d]:
+    return [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
 
 
 def _pair(fake: tuple[str, Tensor], real: tuple[str, Tensor]) -> tuple[str, Tensor, Tensor]:

@@ -5,12 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 
+from rbsf.binarize import approx_sign
 from rbsf.models import build
 from tracker.task import (
+    BIAS_LIMIT,
     RESPONSE_SCALE,
     SiameseTask,
     balanced_logistic,
+    balanced_weights,
+    best_bias,
     cross_correlate,
+    cross_correlate_all,
+    crossed_weights,
     labels_for,
     response_distance,
 )
@@ -23,6 +29,7 @@ def make_batch(count=2, seed=0):
         "search": torch.randint(0, 256, (count, 3, 255, 255), dtype=torch.uint8, generator=generator),
         "shift": torch.zeros(count, 2),
         "negative": torch.zeros(count, dtype=torch.bool),
+        "scene": torch.arange(count)[:, None].repeat(1, 2),
     }
 
 
@@ -80,7 +87,7 @@ def test_correlation_of_signs_is_the_students_alone():
     torch.manual_seed(0)
     net, teacher, batch = build("siamfc").eval(), build("siamfc").eval(), make_batch()
     task = SiameseTask(bits=True)
-    response = task.respond(net, batch, bits=True)
+    response = cross_correlate(*map(approx_sign, task.features(net, batch)))
     assert response.abs().max() <= 9.216 + 1e-4  # 256 x 6 x 6 products of signs
     with torch.no_grad():
         exemplar, search = (net(batch[key].float()).sign() for key in ("exemplar", "search"))
@@ -94,8 +101,64 @@ def test_correlation_of_signs_is_the_students_alone():
 def test_negative_pairs_have_no_positive_label():
     torch.manual_seed(0)
     net, batch = build("siamfc").eval(), make_batch()
+    batch["negative"][0] = True
     with torch.no_grad():
         response = SiameseTask().respond(net, batch)
-        batch["negative"][:] = True
+        labels = labels_for(batch["shift"], 17)
+        labels[0] = 0
         loss, _ = SiameseTask()(net, None, batch)
-    torch.testing.assert_close(loss, torch.nn.functional.softplus(response).mean())
+    torch.testing.assert_close(loss, balanced_logistic(response + best_bias(response, labels), labels))
+
+
+def test_the_bias_is_where_the_loss_is_least():
+    torch.manual_seed(0)
+    response, labels = torch.randn(4, 17, 17) + 5, labels_for(torch.randn(4, 2) * 16, 17)
+    bias = best_bias(response, labels).requires_grad_()
+    (slope,) = torch.autograd.grad(balanced_logistic(response + bias, labels), bias)
+    assert slope.abs() < 1e-4
+    torch.testing.assert_close(best_bias(response + 3, labels), bias.detach() - 3, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("label", [0.0, 1.0])
+def test_the_bias_of_labels_of_one_kind_is_finite(label):
+    response = torch.randn(2, 17, 17)
+    labels = torch.full_like(response, label)
+    bias = best_bias(response, labels)
+    assert bias.abs() <= BIAS_LIMIT
+    assert balanced_logistic(response + bias, labels) < 1e-6
+
+
+def test_an_offset_of_all_responses_costs_nothing():
+    torch.manual_seed(0)
+    net, batch = build("siamfc").eval(), make_batch()
+    response = SiameseTask().respond(net, batch)
+    labels = labels_for(batch["shift"], 17)
+    losses = [balanced_logistic(r + best_bias(r, labels), labels) for r in (response, response + 4)]
+    torch.testing.assert_close(losses[0], losses[1], atol=1e-3, rtol=0)
+
+
+def test_crossed_weights_move_a_share_of_the_negatives_to_other_pairs():
+    labels = labels_for(torch.zeros(4, 2), 17)
+    labels[3] = 0  # a negative pair
+    same = torch.zeros(4, 4, dtype=torch.bool)
+    same[0, 1] = True
+    weight = crossed_weights(labels, same, 0.5)
+    torch.testing.assert_close(weight.sum((1, 2, 3)), torch.ones(4))
+    assert (weight[0, 1] == 0).all()
+    torch.testing.assert_close(weight[0, 2:].sum(), torch.tensor(0.25))
+    torch.testing.assert_close(weight[1, 1][labels[1] > 0].sum(), torch.tensor(0.5))
+    torch.testing.assert_close(weight[3, 3].sum(), torch.tensor(0.5))
+    alone = crossed_weights(labels[:1], same[:1, :1], 0.5)  # nothing to move it to
+    torch.testing.assert_close(alone[:, 0], balanced_weights(labels[:1]))
+
+
+def test_crossed_responses_hold_those_of_the_pairs():
+    torch.manual_seed(0)
+    net, teacher, batch = build("siamfc").eval(), build("siamfc").eval(), make_batch()
+    with torch.no_grad():
+        exemplar, search = SiameseTask().features(net, batch)
+        crossed = cross_correlate_all(exemplar, search)
+        torch.testing.assert_close(crossed.diagonal().permute(2, 0, 1), cross_correlate(exemplar, search))
+        torch.testing.assert_close(crossed[0, 1], cross_correlate(exemplar[:1], search[1:2])[0])
+        loss, logged = SiameseTask(cross_share=0.5)(net, teacher, batch)
+    torch.testing.assert_close(loss, logged["logistic"] + logged["response"])

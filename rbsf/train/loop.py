@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from rbsf.maps import CALIBRATION
 from rbsf.rectify import Rectifier
 from rbsf.stop import StopRequest
 from rbsf.train import distributed
@@ -187,9 +188,11 @@ class Loop:
 
     def _run_epoch(self, bar: tqdm, stop: StopRequest) -> None:
         length, saved_at = self.train_steps + self.norm_steps, time.monotonic()
+        if self.index == 0 and self.epoch == self.rectifier.config.norm_epochs:
+            first = self.batches(self.epoch, 0, min(CALIBRATION, length))
+            self.rectifier.measure_statistics(self._placed(first))
         total = self.config.epochs * length
-        for batch in self.batches(self.epoch, self.index, length):
-            batch = {k: v.to(self.device, non_blocking=True) for k, v in batch.items()}
+        for batch in self._placed(self.batches(self.epoch, self.index, length)):
             self.rectifier.set_rate_factor(rate_factor(self.step, total, self.config.warmup))
             step = self.rectifier.step if self.index < self.train_steps else self.rectifier.norm_step
             for name, value in step(batch, self.epoch).items():
@@ -204,6 +207,11 @@ class Loop:
                 self._flush(bar)
                 self.save()
                 saved_at = time.monotonic()
+
+    def _placed(self, batches: Iterable[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+        """The batches, on the device of the networks."""
+        for batch in batches:
+            yield {k: v.to(self.device, non_blocking=True) for k, v in batch.items()}
 
     def _stop_if_asked(self, bar: tqdm, stop: StopRequest) -> None:
         if distributed.any_process(bool(stop.signum)):

@@ -58,8 +58,7 @@ class PairDataset(Dataset[Item]):
     ``dataset[i]`` is a dict of tensors: ``exemplar`` (3, 127, 127) and ``search`` (3, 255, 255), uint8 RGB;
     ``shift`` (2) float32, x, y in pixels: how far the target lies off the middle of the search crop, less
     how far it lies off the middle of the exemplar, so where the response should peak; ``negative`` () bool:
-    the search crop's target is not the exemplar's; ``scene`` (2) int64: numbers of the sequences of the exemplar's
-    and of the search crop's target.
+    the search crop's target is not the exemplar's.
 
     Sequences named in ``exclude``, those held out for validation, are left out; of the others ``data_share`` of the
     videos and of the stills are used, drawn by ``seed``: those of a smaller share are among those of a larger.
@@ -155,14 +154,7 @@ class PairDataset(Dataset[Item]):
             "search": _to_tensor(search),
             "shift": torch.from_numpy((shifts[1] - shifts[0]).astype(np.float32)),
             "negative": torch.tensor(pair.negative),
-            "scene": torch.tensor([self._scene(pair.exemplar), self._scene(pair.search)]),
         }
-
-    def _scene(self, crop: tuple[int, int]) -> int:
-        """A number of the crop's sequence, that no other has."""
-        store, number = crop
-        first = sum(len(other.names) for other in self.stores[:store])
-        return first + int(np.searchsorted(self.stores[store].starts, number, side="right")) - 1
 
     def _read(self, crop: tuple[int, int]) -> Target:
         store, number = self.stores[crop[0]], crop[1]

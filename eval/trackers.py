@@ -17,7 +17,7 @@ import numpy as np
 from tracker.backbones import choose_engine, load_backbone
 from tracker.siamfc import Result, SiamFC, TrackerConfig
 
-SHIPPED = {"rbsf": Path(__file__).resolve().parents[1] / "weights" / "rbsf.safetensors"}
+SHIPPED = {name: Path(__file__).resolve().parents[1] / "weights" / f"{name}.safetensors" for name in ("rbsf", "siamfc")}
 
 
 class Tracker(Protocol):
@@ -176,7 +176,7 @@ def parse_tracker(
     config: TrackerConfig | None = None,
     engine: str = "auto",
 ) -> TrackerSpec:
-    """Read ``[LABEL=]WHAT``: ``rbsf``, ``static``, a weights file, ``opencv:MIL`` or ``opencv:Nano:FILE,FILE``.
+    """Read ``[LABEL=]WHAT``: of ``SHIPPED``, ``static``, a weights file, ``opencv:MIL`` or ``opencv:Nano:FILE,FILE``.
 
     ``engine``: see ``tracker.backbones.choose_engine``. Raises ValueError for an unknown name, listing the known, and
     where the engine cannot be had; FileNotFoundError for a missing file.

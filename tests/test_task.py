@@ -5,18 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rbsf.binarize import approx_sign
 from rbsf.models import build
 from tracker.task import (
     BIAS_LIMIT,
     RESPONSE_SCALE,
     SiameseTask,
     balanced_logistic,
-    balanced_weights,
     best_bias,
     cross_correlate,
-    cross_correlate_all,
-    crossed_weights,
     labels_for,
     response_distance,
 )
@@ -29,7 +25,6 @@ def make_batch(count=2, seed=0):
         "search": torch.randint(0, 256, (count, 3, 255, 255), dtype=torch.uint8, generator=generator),
         "shift": torch.zeros(count, 2),
         "negative": torch.zeros(count, dtype=torch.bool),
-        "scene": torch.arange(count)[:, None].repeat(1, 2),
     }
 
 
@@ -87,7 +82,7 @@ def test_correlation_of_signs_is_the_students_alone():
     torch.manual_seed(0)
     net, teacher, batch = build("siamfc").eval(), build("siamfc").eval(), make_batch()
     task = SiameseTask(bits=True)
-    response = cross_correlate(*map(approx_sign, task.features(net, batch)))
+    response = task.respond(net, batch, bits=True)
     assert response.abs().max() <= 9.216 + 1e-4  # 256 x 6 x 6 products of signs
     with torch.no_grad():
         exemplar, search = (net(batch[key].float()).sign() for key in ("exemplar", "search"))
@@ -135,30 +130,3 @@ def test_an_offset_of_all_responses_costs_nothing():
     labels = labels_for(batch["shift"], 17)
     losses = [balanced_logistic(r + best_bias(r, labels), labels) for r in (response, response + 4)]
     torch.testing.assert_close(losses[0], losses[1], atol=1e-3, rtol=0)
-
-
-def test_crossed_weights_move_a_share_of_the_negatives_to_other_pairs():
-    labels = labels_for(torch.zeros(4, 2), 17)
-    labels[3] = 0  # a negative pair
-    same = torch.zeros(4, 4, dtype=torch.bool)
-    same[0, 1] = True
-    weight = crossed_weights(labels, same, 0.5)
-    torch.testing.assert_close(weight.sum((1, 2, 3)), torch.ones(4))
-    assert (weight[0, 1] == 0).all()
-    torch.testing.assert_close(weight[0, 2:].sum(), torch.tensor(0.25))
-    torch.testing.assert_close(weight[1, 1][labels[1] > 0].sum(), torch.tensor(0.5))
-    torch.testing.assert_close(weight[3, 3].sum(), torch.tensor(0.5))
-    alone = crossed_weights(labels[:1], same[:1, :1], 0.5)  # nothing to move it to
-    torch.testing.assert_close(alone[:, 0], balanced_weights(labels[:1]))
-
-
-def test_crossed_responses_hold_those_of_the_pairs():
-    torch.manual_seed(0)
-    net, teacher, batch = build("siamfc").eval(), build("siamfc").eval(), make_batch()
-    with torch.no_grad():
-        exemplar, search = SiameseTask().features(net, batch)
-        crossed = cross_correlate_all(exemplar, search)
-        torch.testing.assert_close(crossed.diagonal().permute(2, 0, 1), cross_correlate(exemplar, search))
-        torch.testing.assert_close(crossed[0, 1], cross_correlate(exemplar[:1], search[1:2])[0])
-        loss, logged = SiameseTask(cross_share=0.5)(net, teacher, batch)
-    torch.testing.assert_close(loss, logged["logistic"] + logged["response"])

@@ -81,8 +81,8 @@ def test_opencv_trackers(models: Path) -> None:
         (
             "rbfs",
             FileNotFoundError,
-            "--tracker 'rbfs': no such weights file; give one, or rbsf, static, opencv:MIL, opencv:KCF, opencv:CSRT, "
-            "opencv:Nano, opencv:Vit",
+            "--tracker 'rbfs': no such weights file; give one, or rbsf, siamfc, static, opencv:MIL, opencv:KCF, "
+            "opencv:CSRT, opencv:Nano, opencv:Vit",
         ),
         ("a=", FileNotFoundError, "--tracker '': no such weights file"),
         ("a=b=static", FileNotFoundError, "--tracker 'b=static': no such weights file"),

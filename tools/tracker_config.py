@@ -38,10 +38,6 @@ class TrainConfig(MixConfig, RunConfig):
     response_match: float = field(
         default=1.0, metadata={"help": "weight of the distance to the teacher's response map"}
     )
-    cross_share: float = field(
-        default=0.0,
-        metadata={"help": "share of the weight of negatives that search crops of other pairs of the batch have"},
-    )
     correlation_bits: bool = field(
         default=False, metadata={"help": "train for a correlation of signs (constants: correlation: bits)"}
     )
@@ -62,7 +58,6 @@ class TrainConfig(MixConfig, RunConfig):
         MixConfig.__post_init__(self)
         self.augment()
         check_width(self.width)
-        check_range("cross_share", self.cross_share, 1.0)
         check_range("still_share", self.still_share, 1.0)
         self.check_least(pairs=1, val_sequences=0, val_frames=2)
         if not 0 < self.data_share <= 1:

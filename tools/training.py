@@ -127,8 +127,7 @@ def open_pairs(config: TrainConfig, stores: list[CropStore], held_out: list[Sequ
 
 def build_rectifier(config: TrainConfig, dataset: PairDataset, device: torch.device) -> Rectifier:
     """The networks, the student started from its teacher, and their training."""
-    precision = dtype_of(config.precision, device)
-    task = SiameseTask(config.response_match, precision, config.correlation_bits, config.cross_share)
+    task = SiameseTask(config.response_match, dtype_of(config.precision, device), config.correlation_bits)
     torch.manual_seed(config.seed)
     student, teacher, stats = place(build(config.model, width=config.width), device), None, None
     if config.teacher:

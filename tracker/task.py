@@ -24,11 +24,6 @@ def cross_correlate(exemplar: Tensor, search: Tensor) -> Tensor:
     return response.squeeze(0) * RESPONSE_SCALE
 
 
-def cross_correlate_all(exemplar: Tensor, search: Tensor) -> Tensor:
-    """`cross_correlate` of every exemplar with every pair's search features: [N, N, H', W'], exemplar first."""
-    return F.conv2d(search, exemplar).transpose(0, 1) * RESPONSE_SCALE
-
-
 def labels_for(shift: Tensor, size: int) -> Tensor:
     """Labels [N, size, size] of response maps: 1 within RADIUS of the target, else 0.
 
@@ -40,49 +35,32 @@ def labels_for(shift: Tensor, size: int) -> Tensor:
     return (dx.square() + dy.square() <= RADIUS**2).float()
 
 
-def balanced_logistic(response: Tensor, labels: Tensor, weight: Tensor | None = None) -> Tensor:
+def balanced_logistic(response: Tensor, labels: Tensor) -> Tensor:
     """SiamFC's loss: the mean logistic loss of positives and that of negatives, each with weight 1/2.
 
-    All [N, ...].  A map without positives (the target is absent) counts its negatives in full.  `weight`: in place of
-    `balanced_weights`.
+    Both [N, H, W].  A map without positives (the target is absent) counts its negatives in full.
     """
-    weight = balanced_weights(labels) if weight is None else weight
+    weight = _balanced_weights(labels)
     return F.binary_cross_entropy_with_logits(response, labels, weight, reduction="sum") / len(response)
 
 
-def balanced_weights(labels: Tensor) -> Tensor:
+def _balanced_weights(labels: Tensor) -> Tensor:
     """Weights of the cells of `labels` [N, H, W], of sum 1 a map: 1/2 for positives, 1/2 for negatives, if any."""
     count = labels.sum((1, 2), keepdim=True)
     share = torch.where(count > 0, 0.5, 1.0)
     return torch.where(labels > 0, 0.5 / count.clamp(min=1), share / (labels[0].numel() - count).clamp(min=1))
 
 
-def crossed_weights(labels: Tensor, same: Tensor, share: float) -> Tensor:
-    """Weights [N, N, H, W] of responses of all exemplars to all search crops, of sum 1 an exemplar.
-
-    `labels` [N, H, W] are those of the pairs, of which `balanced_weights` holds but for `share` of the negatives'
-    weight: that goes to the search crops of other pairs, but where these show the exemplar's target too: `same` [N, N].
-    """
-    own = balanced_weights(labels)
-    others = ~(same | torch.eye(len(labels), dtype=torch.bool, device=labels.device))
-    count = others.sum(1)[:, None, None]  # [N, 1, 1]
-    moved = torch.where((labels == 0) & (count > 0), share * own, 0)
-    each = moved.sum((1, 2), keepdim=True) / (count.clamp(min=1) * labels[0].numel())
-    weight = (others[:, :, None, None] * each[:, :, :, None]).expand(-1, -1, *labels.shape[1:]).clone()
-    weight.diagonal().copy_((own - moved).permute(1, 2, 0))
-    return weight
-
-
 @torch.no_grad()
-def best_bias(response: Tensor, labels: Tensor, weight: Tensor | None = None) -> Tensor:
-    """The scalar b for which `balanced_logistic` of `response` + b is least; arguments as there.
+def best_bias(response: Tensor, labels: Tensor) -> Tensor:
+    """The scalar b for which `balanced_logistic` of `response` + b is least; both [N, H, W].
 
     Such a bias is SiamFC's last parameter.  Tracking does not need it, since only differences of responses count, but
     without one a training spends itself on pushing all responses down.  As b is a minimum, the loss at it has the
     gradient of the loss of both together.  Where labels are of one kind alone it is any that makes the loss vanish.
     """
     low, high = response.new_tensor(-BIAS_LIMIT), response.new_tensor(BIAS_LIMIT)
-    weight = balanced_weights(labels) if weight is None else weight
+    weight = _balanced_weights(labels)
     for _ in range(BIAS_STEPS):  # the loss is convex in b: halve the interval by the sign of its derivative
         middle = (low + high) / 2
         rising = (weight * (torch.sigmoid(response + middle) - labels)).sum() > 0
@@ -91,7 +69,7 @@ def best_bias(response: Tensor, labels: Tensor, weight: Tensor | None = None) ->
 
 
 def response_distance(response: Tensor, target: Tensor) -> Tensor:
-    """Mean squared difference of two batches of response maps [N, ...], each normalised to mean 0, deviation 1."""
+    """Mean squared difference of two batches of response maps [N, H, W], each map normalised to mean 0, deviation 1."""
 
     def normalise(maps: Tensor) -> Tensor:
         flat = maps.flatten(1)
@@ -107,51 +85,31 @@ class SiameseTask:
     `exemplar` [N, 3, 127, 127] and `search` [N, 3, 255, 255], uint8 RGB, `shift` [N, 2] float (see `labels_for`) and
     `negative` [N] bool: the search crop shows another target.  With `bits` the student's features are correlated by
     their signs, through which it learns as through those of its layers (Eq. 8).
-
-    With a `cross_share` exemplars are correlated with the search crops of the other pairs of the batch too, which hold
-    that share of the negatives' weight, and responses to all of them are compared with the teacher's; the batch then
-    needs `scene` [N, 2], numbers that tell what the exemplar and the search crop show.
     """
 
-    def __init__(
-        self,
-        match: float = 1.0,
-        precision: torch.dtype = torch.float32,
-        bits: bool = False,
-        cross_share: float = 0.0,
-    ) -> None:
-        self.match, self.precision, self.bits, self.cross_share = match, precision, bits, cross_share
+    def __init__(self, match: float = 1.0, precision: torch.dtype = torch.float32, bits: bool = False) -> None:
+        self.match, self.precision, self.bits = match, precision, bits
 
     def __call__(
         self, student: nn.Module, teacher: nn.Module | None, batch: dict[str, Any]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, and its parts to log."""
-        correlate = cross_correlate_all if self.cross_share else cross_correlate
-        features = self.features(student, batch)
-        response = correlate(*(map(approx_sign, features) if self.bits else features))
+        response = self.respond(student, batch, self.bits)
         labels = labels_for(batch["shift"], response.shape[-1]) * ~batch["negative"][:, None, None]
-        weight = None
-        if self.cross_share:
-            exemplar, search = batch["scene"].unbind(1)
-            weight = crossed_weights(labels, exemplar[:, None] == search, self.cross_share)
-            labels = torch.diag_embed(labels.permute(1, 2, 0)).permute(2, 3, 0, 1)  # [N, N, H, W], 0 off the pairs
-        logistic = balanced_logistic(response + best_bias(response, labels, weight), labels, weight)
+        logistic = balanced_logistic(response + best_bias(response, labels), labels)
         if teacher is None:
             return logistic, {"logistic": logistic}
         with torch.no_grad():
-            target = correlate(*self.features(teacher, batch))
+            target = self.respond(teacher, batch)
         distance = response_distance(response, target)
         return logistic + self.match * distance, {"logistic": logistic, "response": distance}
 
-    def respond(self, net: nn.Module, batch: dict[str, Any]) -> Tensor:
-        """Response maps [N, 17, 17] float32 of `net` to the pairs of a batch."""
-        return cross_correlate(*self.features(net, batch))
-
-    def features(self, net: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """Features of the exemplars [N, 256, 6, 6] and of the search crops [N, 256, 22, 22], float32."""
+    def respond(self, net: nn.Module, batch: dict[str, Any], bits: bool = False) -> Tensor:
+        """Response maps [N, 17, 17] float32 of `net` to a batch; `bits`: of its features' signs."""
         device = batch["search"].device
         with torch.autocast(device.type, self.precision, enabled=self.precision != torch.float32):
             exemplar, search = (
                 net(batch[key].float().contiguous(memory_format=torch.channels_last)) for key in ("exemplar", "search")
             )
-        return exemplar.float(), search.float()
+        features = exemplar.float(), search.float()
+        return cross_correlate(*(map(approx_sign, features) if bits else features))

@@ -43,3 +43,17 @@ def write_otb(root: Path, name: str, boxes: list[list[float]]) -> None:
 def bare_sequence(name: str, boxes: list[list[float]], one_based: bool = False) -> Sequence:
     """A sequence whose frames are nowhere."""
     return Sequence(name, tuple(f"{name}/{i:08d}.jpg" for i in range(len(boxes))), np.array(boxes, float), one_based)
+
+
+@pytest.fixture(scope="session")
+def teacher(tmp_path_factory):
+    """Weights of a float SiamFC that knows nothing."""
+    import torch
+
+    from rbsf.models import build
+    from rbsf.weights import save_weights
+
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("teacher") / "siamfc.safetensors"
+    save_weights(build("siamfc"), "siamfc", path)
+    return path

@@ -10,7 +10,6 @@ import signal
 import cv2
 import numpy as np
 import pytest
-import torch
 from conftest import write_otb
 from packed_models import random_model
 
@@ -19,10 +18,8 @@ from datasets.synthetic import write_got10k
 from eval import run_benchmarks
 from eval.results import Run
 from rbsf.engine.packed import write_packed
-from rbsf.models import build
 from rbsf.train import loop
 from rbsf.train.config import parse_config
-from rbsf.weights import save_weights
 from tools import reproduce, tables
 from tools.tracker_config import TrainConfig, read_config
 from tools.tracker_tables import finish, open_test
@@ -47,14 +44,6 @@ def store(tmp_path_factory):
     write_got10k(folder / "train", count=3, seed=5, frames=4, size=(160, 120))
     prepare([folder / "train"], folder / "pairs.db", progress=False)
     return folder / "pairs.db"
-
-
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory):
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("teacher") / "siamfc.safetensors"
-    save_weights(build("siamfc"), "siamfc", path)
-    return path
 
 
 @pytest.fixture
@@ -179,7 +168,7 @@ def test_a_training_is_told_by_what_decides_its_result(store, teacher, tmp_path)
     assert TrainConfig(**moved).folder_name() != name
 
 
-@pytest.mark.parametrize(("name", "rows"), [("parts", 6), ("data_size", 4), ("sources", 8)])
+@pytest.mark.parametrize(("name", "rows"), [("parts", 7), ("data_size", 4), ("sources", 8)])
 def test_every_shipped_table_lists_commands_that_train_its_rows(name, rows, store, teacher, tmp_path):
     flags = [name, "--data", str(store), "--teacher", str(teacher), "--out", str(tmp_path)]
     cells = reproduce.open_table(reproduce.parse_args(flags)).cells

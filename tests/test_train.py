@@ -41,14 +41,6 @@ def store(tmp_path_factory):
     return folder / "pairs.db"
 
 
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory):
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("teacher") / "siamfc.safetensors"
-    save_weights(build("siamfc"), "siamfc", path)
-    return path
-
-
 def run_main(store, teacher, out, *more):
     return main(["--data", str(store), "--teacher", str(teacher), "--out", str(out), *QUICK, *more])
 

@@ -30,7 +30,7 @@ class Pair:
 class PairDraws:
     """Draws pairs as `datasets.pairs.PairDataset` says, from all sequences but those named in ``exclude``.
 
-    Raises ValueError for stores without crops and for a ``data_share`` out of range.
+    With ``only``, from no others than these. Raises ValueError for stores without crops and for a ``data_share`` out of range.
     """
 
     def __init__(
@@ -41,10 +41,11 @@ class PairDraws:
         exclude: Collection[str] = (),
         data_share: float = 1.0,
         seed: int = 0,
+        only: Collection[str] | None = None,
     ) -> None:
         self._stores, self._max_gap = stores, max_gap
-        self._videos = _sequences_of(stores, "video", exclude)  # (V, 3): store, first crop, end
-        stills = _sequences_of(stores, "still", exclude)
+        self._videos = _sequences_of(stores, "video", exclude, only)  # (V, 3): store, first crop, end
+        stills = _sequences_of(stores, "still", exclude, only)
         self._videos, stills = (_share_of(rows, data_share, seed) for rows in (self._videos, stills))
         crops = [(store, crop, first) for store, first, end in stills.tolist() for crop in range(first, end)]
         self._stills = np.array(crops, dtype=np.int64).reshape(-1, 3)  # (K, 3): store, crop, first crop of its image
@@ -129,13 +130,16 @@ class Lookalikes:
         return float(np.log(width / height))
 
 
-def _sequences_of(stores: Sequence[CropStore], kind: str, exclude: Collection[str]) -> np.ndarray:
+def _sequences_of(
+    stores: Sequence[CropStore], kind: str, exclude: Collection[str], only: Collection[str] | None
+) -> np.ndarray:
     """(S, 3) int64: store, first crop and end of every sequence of one kind that may be used."""
     rows = [
         (number, int(store.starts[s]), int(store.starts[s + 1]))
         for number, store in enumerate(stores)
         for s, its_kind in enumerate(store.kinds)
-        if its_kind == kind and store.names[s] not in exclude and store.starts[s + 1] > store.starts[s]
+        if its_kind == kind and store.starts[s + 1] > store.starts[s]
+        if store.names[s] not in exclude and (only is None or store.names[s] in only)
     ]
     return np.array(rows, dtype=np.int64).reshape(-1, 3)
 

@@ -60,8 +60,9 @@ class PairDataset(Dataset[Item]):
     how far it lies off the middle of the exemplar, so where the response should peak; ``negative`` () bool:
     the search crop's target is not the exemplar's.
 
-    Sequences named in ``exclude``, those held out for validation, are left out; of the others ``data_share`` of the
-    videos and of the stills are used, drawn by ``seed``: those of a smaller share are among those of a larger.
+    Sequences named in ``exclude``, those held out for validation, are left out; with ``only`` all but these are. Of
+    the others ``data_share`` of the videos and of the stills are used, drawn by ``seed``: those of a smaller share are
+    among those of a larger.
     Raises ValueError for settings out of range and for stores without crops.
     """
 
@@ -76,6 +77,7 @@ class PairDataset(Dataset[Item]):
         mix: MixConfig | None = None,
         augment: AugmentConfig | None = None,
         exclude: Collection[str] = (),
+        only: Collection[str] | None = None,
         data_share: float = 1.0,
     ) -> None:
         check_range("still_share", still_share, 1.0)
@@ -83,7 +85,7 @@ class PairDataset(Dataset[Item]):
             raise ValueError(f"length {length}, max_gap {max_gap}, seed {seed}: give at least 1, 1 and 0")
         self.stores, self.length, self.seed, self.epoch = tuple(stores), length, seed, 0
         self.mix, self.augment = mix or MixConfig(), augment or AugmentConfig()
-        self._draws = PairDraws(self.stores, max_gap, still_share, exclude, data_share, seed)
+        self._draws = PairDraws(self.stores, max_gap, still_share, exclude, data_share, seed, only)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch (0, 1, ...) whose pairs ``dataset[i]`` gives."""

@@ -199,6 +199,13 @@ def test_excluded_sequences_are_never_drawn(films):
         PairDataset([films], 50, exclude=("0", "1"))
 
 
+def test_only_the_named_sequences_are_drawn(films):
+    dataset = PairDataset([films], 50, only=("0",), augment=PLAIN)
+    assert "short" not in {target_of(item["exemplar"][0, 63, 63].item()) for item in dataset}
+    with pytest.raises(ValueError, match="hold no crop"):
+        PairDataset([films], 50, only=("none",))
+
+
 def test_items_are_pure_functions_of_seed_epoch_and_index(films, stills):
     first, second = (PairDataset([films, stills], 50, seed=3) for _ in range(2))
     _ = second[7], torch.manual_seed(5)  # neither what was read before nor global state matters

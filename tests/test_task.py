@@ -13,6 +13,7 @@ from tracker.task import (
     balanced_logistic,
     best_bias,
     cross_correlate,
+    hit_rate,
     labels_for,
     response_distance,
 )
@@ -121,6 +122,13 @@ def test_the_bias_of_labels_of_one_kind_is_finite(label):
     bias = best_bias(response, labels)
     assert bias.abs() <= BIAS_LIMIT
     assert balanced_logistic(response + bias, labels) < 1e-6
+
+
+def test_hit_rate_counts_maps_with_their_peak_on_the_target():
+    labels = labels_for(torch.zeros(2, 2), 17)
+    response = torch.zeros(2, 17, 17)
+    response[0, 8, 9], response[1, 0, 0] = 1, 1
+    assert hit_rate(response, labels) == 0.5
 
 
 def test_an_offset_of_all_responses_costs_nothing():

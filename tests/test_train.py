@@ -136,6 +136,8 @@ def test_xnor_and_validation_by_tracking(store, teacher, tmp_path, capsys):
     with open(tmp_path / "run" / "log.csv") as file:
         last = list(csv.DictReader(file))[-1]
     assert 0 <= float(last["val_auc"]) <= 1
+    assert 0 <= float(last["val_hit"]) <= 1
+    assert float(last["val_logistic"]) > 0
     assert load_weights(tmp_path / "run" / "xnor.safetensors")[1] == "xnor"
 
 

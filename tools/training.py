@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from datasets.crops import CropStore
 from datasets.pairs import PairDataset, make_loader
 from datasets.sequences import Sequence
 from datasets.training import open_training_data
-from eval.metrics import mean_curves, score_sequence
-from eval.runner import track_sequence
 from rbsf.export import pack_weights
 from rbsf.layers import binary_layers
 from rbsf.maps import CALIBRATION, Stats, measure_maps, start_again, start_from_teacher
@@ -41,8 +37,7 @@ from tools.runs import (
     write_record,
 )
 from tools.tracker_config import TrainConfig, model_defaults
-from tracker.backbones import torch_backbone
-from tracker.siamfc import SiamFC
+from tools.validation import validation
 from tracker.task import SiameseTask
 
 
@@ -82,7 +77,7 @@ def train(config: TrainConfig, cache: Path, process: Process) -> None:
     length = sum(config.steps(world, config.bn_pass)) * config.batch_size * world
     dataset = open_pairs(config, stores, held_out, length)
     rectifier = build_rectifier(config, dataset, device)
-    batches, validate = Batches(dataset, config, rank, world), _validator(held_out, config, device)
+    batches, validate = Batches(dataset, config, rank, world), validation(stores, held_out, config, device)
     loop = Loop(rectifier, batches, config, folder, validate, rank, world)
     if state:
         loop.load(state)
@@ -193,34 +188,3 @@ def _start(
         print(f"teacher of another width: maps are compared at {', '.join(stats)}, {len(stats)} of {len(own)} points")
     start_from_teacher(student, start, own | stats)
     return stats
-
-
-def _validator(
-    sequences: list[Sequence], config: TrainConfig, device: torch.device
-) -> Callable[[nn.Module], dict[str, float]] | None:
-    """Track the heads of held-out sequences with the network in training: `val_auc` and `val_precision`."""
-    if not sequences:
-        return None
-    heads = [_head(sequence, config.val_frames) for sequence in sequences]
-    precision = str(dtype_of(config.precision, device)).removeprefix("torch.")
-
-    def validate(net: nn.Module) -> dict[str, float]:
-        tracker, curves = SiamFC(torch_backbone(net, str(device), precision), config.constants), []
-        for head in heads:
-            try:
-                curves.append(score_sequence(track_sequence(tracker, head).boxes, head.boxes))
-            except (ValueError, OSError) as error:  # one bad frame must not end a training
-                tqdm.write(f"warning: {head.name} is left out of the validation: {error}")
-        if not curves:
-            return {}
-        mean = mean_curves(curves).scores
-        return {"val_auc": mean.auc, "val_precision": mean.precision}
-
-    return validate
-
-
-def _head(sequence: Sequence, frames: int) -> Sequence:
-    """The first `frames` frames from where the target is first seen."""
-    start = int(np.isfinite(sequence.boxes).all(1).argmax())
-    part = slice(start, start + frames)
-    return dataclasses.replace(sequence, frames=sequence.frames[part], boxes=sequence.boxes[part])

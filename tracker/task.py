@@ -68,6 +68,12 @@ def best_bias(response: Tensor, labels: Tensor) -> Tensor:
     return (low + high) / 2
 
 
+def hit_rate(response: Tensor, labels: Tensor) -> float:
+    """The share of response maps whose highest cell is labelled positive; both [N, H, W]."""
+    highest = response.flatten(1).argmax(1, keepdim=True)
+    return labels.flatten(1).gather(1, highest).mean().item()
+
+
 def response_distance(response: Tensor, target: Tensor) -> Tensor:
     """Mean squared difference of two batches of response maps [N, H, W], each map normalised to mean 0, deviation 1."""
 

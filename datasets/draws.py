@@ -30,7 +30,8 @@ class Pair:
 class PairDraws:
     """Draws pairs as `datasets.pairs.PairDataset` says, from all sequences but those named in ``exclude``.
 
-    With ``only``, from no others than these. Raises ValueError for stores without crops and for a ``data_share`` out of range.
+    With ``only``, from no others than these. Raises ValueError for stores without crops and for a ``data_share`` out of
+    range.
     """
 
     def __init__(

@@ -80,6 +80,8 @@ class RectifyConfig:
             raise ValueError(f"weight_decay is {self.weight_decay}; it must be 0 or more")
         if not 0 <= self.bn_pass <= 1:
             raise ValueError(f"bn_pass is {self.bn_pass}; it is a share of an epoch, 0 to 1")
+        if self.norm_epochs < -1:
+            raise ValueError(f"norm_epochs is {self.norm_epochs}; it must be 0 or more, or -1 for all epochs")
         if self.lambda_epochs < 1:
             raise ValueError(f"lambda_epochs is {self.lambda_epochs}; it must be 1 or more")
 

@@ -220,6 +220,7 @@ def test_maps_are_kept_only_while_recording():
         ({"lambda_kernel": -1.0}, "lambda_kernel is -1"),
         ({"bn_pass": 2.0}, "bn_pass is 2"),
         ({"lambda_epochs": 0}, "epochs is 0"),
+        ({"norm_epochs": -2}, "norm_epochs is -2; it must be 0 or more, or -1 for all epochs"),
     ],
 )
 def test_config_names_what_is_wrong(setting, message):

@@ -100,7 +100,7 @@ def test_a_whole_training_leaves_everything_beside_its_weights(store, teacher, t
 def test_resume_in_the_middle_of_an_epoch_to_the_bit(store, teacher, tmp_path, monkeypatch):
     from rbsf.train import loop
 
-    run_main(store, teacher, tmp_path / "straight", "--bn-pass", "0.5")
+    run_main(store, teacher, tmp_path / "straight", "--bn-pass", "0.5", "--norm-epochs", "1")
     original, count = loop.Rectifier.step, iter(range(100))
 
     def step(self, *args):
@@ -109,7 +109,9 @@ def test_resume_in_the_middle_of_an_epoch_to_the_bit(store, teacher, tmp_path, m
         return original(self, *args)
 
     monkeypatch.setattr(loop.Rectifier, "step", step)
-    assert run_main(store, teacher, tmp_path / "stopped", "--bn-pass", "0.5") == 128 + signal.SIGTERM
+    assert (
+        run_main(store, teacher, tmp_path / "stopped", "--bn-pass", "0.5", "--norm-epochs", "1") == 128 + signal.SIGTERM
+    )
     monkeypatch.undo()
     state = load_checkpoint(tmp_path / "stopped" / "checkpoint.pt")
     assert (state["epoch"], state["index"]) == (1, 1)

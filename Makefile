@@ -1,6 +1,6 @@
 # make demo   track a made-up video with the shipped 1-bit weights; results in demo/
 # make test   lint, types, tests
-# make weights DATA=... TEACHER=...   train 1-bit weights as the shipped ones were; 1 to 2 hours on a CPU
+# make weights DATA=... TEACHER=...   train 1-bit weights as the shipped ones were; an hour on a CPU
 # make sanitize   the engine's tests and a longer fuzz of its loader, on kernels built with sanitizers (GCC, Linux)
 # All create .venv and install into it what they need.
 
@@ -25,15 +25,12 @@ lint: .venv/.ready
 	$(BIN)/mypy
 
 # As the shipped weights were trained, from raw data: DATA has GOT-10k/train, or videos so laid out, and stills/; TEACHER
-# is a float SiamFC, which is trained on first.  After an interruption the same command goes on.
+# is a float SiamFC. After an interruption the same command goes on.
 WEIGHTS := runs/weights
 PAIRS = --data $(or $(DATA),$(error make weights needs DATA=FOLDER, see README))/GOT-10k/train --data $(DATA)/stills --data $(WEIGHTS)/synthetic
-TRAIN = $(BIN)/python tools/train_rbsf.py $(PAIRS)
-resumed = --out $(WEIGHTS)/$(1) $(if $(wildcard $(WEIGHTS)/$(1)/config.yaml),--resume)
 weights: .venv/.ready
 	test -f $(WEIGHTS)/synthetic/list.txt || $(BIN)/python tools/make_synthetic.py --count 16 --frames 60 --seed 100 --out $(WEIGHTS)/synthetic
-	$(TRAIN) --config configs/finetune.yaml --teacher $(or $(TEACHER),$(error make weights needs TEACHER=FILE, see README)) $(call resumed,teacher)
-	$(TRAIN) --config configs/shipped.yaml --teacher $(WEIGHTS)/teacher/siamfc.safetensors $(call resumed,rbsf)
+	$(BIN)/python tools/train_rbsf.py --config configs/shipped.yaml $(PAIRS) --teacher $(or $(TEACHER),$(error make weights needs TEACHER=FILE, see README)) --out $(WEIGHTS)/rbsf $(if $(wildcard $(WEIGHTS)/rbsf/config.yaml),--resume)
 
 # A copy of the packages in build/sanitize, beside kernels that stop at the first bad read, write or overflow.
 SANITIZED := build/sanitize

@@ -51,7 +51,7 @@ def folder(tmp_path_factory):
         (folder / name / "Basketball.txt").write_text("\n".join(boxes) + "\n")
     for seed in range(SYNTHETIC["seed"], SYNTHETIC["seed"] + SYNTHETIC["count"]):  # short ones, taken as made already
         write_video(folder / f"runs/benchmarks/synthetic/{video_name(seed)}.mp4", seed, frames=2, size=(96, 80))
-    for name in ("rbsf.safetensors", "rbsf-train.safetensors"):
+    for name in ("rbsf.safetensors", "rbsf-train.safetensors", "siamfc.safetensors"):
         (folder / "weights" / name).symlink_to(ROOT / "weights" / name)
     (folder / "runs/rbsf").mkdir()
     shutil.copy(ROOT / "weights/rbsf-train.safetensors", folder / "runs/rbsf/rbsf.safetensors")

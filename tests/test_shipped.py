@@ -21,6 +21,7 @@ from tracker.siamfc import SiamFC
 
 PACKED = ROOT / "weights" / "rbsf.safetensors"
 TRAINED = ROOT / "weights" / "rbsf-train.safetensors"
+FLOAT = ROOT / "weights" / "siamfc.safetensors"
 
 
 def test_they_are_the_1_bit_network_and_say_how_they_were_trained():
@@ -46,6 +47,14 @@ def test_both_files_are_the_same_network():
     for layer, shipped in zip(export_layers(net), packed.layers, strict=True):
         for name, array in layer.tensors().items():
             np.testing.assert_array_equal(array, shipped.tensors()[name], err_msg=name)
+
+
+def test_the_float_network_says_how_it_was_trained():
+    net, model, info = load_weights(FLOAT)
+    assert model == "siamfc"
+    assert not binary_layers(net)
+    assert {"config", "commit", "torch"} <= info.keys()
+    assert "/" not in str(info["config"]["teacher"]), "machine paths stay out of the weights"
 
 
 @pytest.mark.parametrize("name", ["Crossing", "Couple"])

@@ -55,7 +55,10 @@ class History:
         columns = min(3, len(names))
         lines = -(-len(names) // columns)
         figure = Figure(figsize=(4.5 * columns, 3 * lines), layout="constrained")
-        for axes, name in zip(figure.subplots(lines, columns, squeeze=False).flat, names, strict=False):
+        places = figure.subplots(lines, columns, squeeze=False).flatten()
+        for axes in places[len(names) :]:
+            axes.set_axis_off()
+        for axes, name in zip(places, names, strict=False):
             points = [(row["step"], row[name]) for row in self.rows if name in row]
             axes.plot(*zip(*points, strict=True), marker="." if len(points) < 50 else None)
             axes.set(title=name.replace("_", " "), xlabel="step")

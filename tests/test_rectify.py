@@ -180,7 +180,7 @@ def test_lambda_schedule():
 def test_losses_fall():
     rectifier = make_rectifier(lr_binary=1e-2, lr_norm=1e-2)
     losses = [float(rectifier.step(batch(), 0)["loss"]) for _ in range(60)]
-    assert sum(losses[-10:]) / 10 < 0.75 * losses[0]  # the last ones go up and down by 0.01 about 0.70
+    assert sum(losses[-10:]) / 10 < 0.7 * losses[0]  # single ones go up and down by 0.01
 
 
 def test_state_continues_to_the_bit():

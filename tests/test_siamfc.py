@@ -15,7 +15,7 @@ from eval.metrics import overlaps
 from tools.cli import DEFAULT_WEIGHTS
 from tracker.backbones import load_backbone, torch_backbone
 from tracker.got10k_adapter import GOT10kTracker
-from tracker.siamfc import SiamFC, TrackerConfig, _upsampling, correlate, correlate_signs, update_all
+from tracker.siamfc import SiamFC, TrackerConfig, _upsampling, correlate, correlate_signs, look_at, update_all
 
 
 def contrast_backbone(crops: np.ndarray) -> np.ndarray:
@@ -66,13 +66,38 @@ def test_follows_a_moving_target(tracker: SiamFC, dx: int, dy: int) -> None:
     assert not result.lost
 
 
-@pytest.mark.parametrize("growth", [1.02, 0.98])
-def test_follows_a_change_of_size(tracker: SiamFC, growth: float) -> None:
+# A memory takes some of a quick change of size for one of looks.
+@pytest.mark.parametrize(("growth", "share"), [(1.02, 0), (0.98, 0), (1.02, 0.6), (0.985, 0.6)])
+def test_follows_a_change_of_size(growth: float, share: float) -> None:
+    tracker = SiamFC(contrast_backbone, TrackerConfig(memory_share=share))
+    tracker.init(frame(100, 80), (100, 80, 48, 36))
     for i in range(1, 21):
         scale = growth**i
         result = tracker.update(frame(124 - 24 * scale, 98 - 18 * scale, scale))
     assert result.box[2] == pytest.approx(48 * scale, rel=0.15)
     assert result.box[3] / result.box[2] == pytest.approx(36 / 48)
+
+
+def test_a_memory_follows_a_change_of_looks() -> None:
+    first, last = frame(100, 80), frame(100, 80)
+    last[80:116, 100:148] = texture(7, 48, 36, 8)
+    results = {}
+    for share in (0.0, 0.6):
+        tracker = SiamFC(contrast_backbone, TrackerConfig(memory_share=share))
+        tracker.init(first, (100, 80, 48, 36))
+        for i in range(200):
+            change = min(i / 100, 1)
+            results[share] = tracker.update(cv2.addWeighted(last, change, first, 1 - change, 0))
+    np.testing.assert_allclose(results[0.6].box[:2], [100, 80], atol=6)  # it drifts a little
+    assert results[0.6].score > 1.5 * results[0.0].score
+
+
+def test_what_is_lost_is_not_remembered(tracker: SiamFC) -> None:
+    memory = tracker._memory
+    assert tracker.update(BACKGROUND).score < tracker.config.lost_score
+    assert tracker._memory is memory
+    tracker.update(frame(100, 80))
+    assert tracker._memory is not memory
 
 
 def test_target_that_vanishes_is_lost_and_then_found(tracker: SiamFC) -> None:
@@ -159,6 +184,22 @@ def test_several_targets_in_one_pass_are_as_each_alone() -> None:
         np.testing.assert_array_equal(result.box, tracker.update(frame(104, 82)).box)
 
 
+def test_look_at_is_a_part_of_the_features() -> None:
+    features = np.random.default_rng(6).normal(size=(4, 22, 22)).astype(np.float32)
+    np.testing.assert_array_equal(look_at(features, np.array([0, 0]), 6), features[:, 8:14, 8:14])
+    np.testing.assert_array_equal(look_at(features, np.array([-16, 40]), 6), features[:, 13:19, 6:12])
+    between = (features[:, 8:14, 8:14] + features[:, 8:14, 9:15]) / 2
+    np.testing.assert_allclose(look_at(features, np.array([4, 0]), 6), between, atol=1e-6)
+    np.testing.assert_allclose(look_at(features, np.array([500, -500]), 6), features[:, :6, 16:], atol=1e-6)
+
+
+def test_look_at_is_what_a_crop_around_that_place_gives() -> None:
+    crop = texture(8, 255, 255, 12)
+    expected = contrast_backbone(crop[None, 64 + 16 : 191 + 16, 64 - 24 : 191 - 24])[0]
+    found = look_at(contrast_backbone(crop[None])[0], np.array([-24, 16]), 6)
+    np.testing.assert_allclose(found[:, 1:-1, 1:-1], expected[:, 1:-1, 1:-1], atol=0.5)  # blur reaches the border
+
+
 def test_correlate_is_the_plain_sum_over_windows() -> None:
     rng = np.random.default_rng(3)
     template, features = rng.normal(size=(5, 2, 2)), rng.normal(size=(3, 5, 4, 6))
@@ -206,6 +247,7 @@ def test_a_flat_response_leaves_the_target_in_the_middle() -> None:
         ({"scales": 2}, "scales=2"),
         ({"scale_step": 1.0}, "scale_step=1.0"),
         ({"window_influence": 1.5}, "window_influence=1.5"),
+        ({"memory_share": -0.1}, "memory_share=-0.1"),
         ({"response_up": 0}, "response_up=0"),
         ({"correlation": "sign"}, "correlation='sign': give one of float, bits"),
         ({"lost_score": 0.5, "found_score": 0.4}, "found_score=0.4"),

@@ -79,7 +79,7 @@ def add_constants_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def read_constants(path: Path | None) -> TrackerConfig:
-    """Constants of ``--constants``, the published ones without. FileNotFoundError, or ValueError naming the key."""
+    """Constants of ``--constants``, the defaults without. FileNotFoundError, or ValueError naming the key."""
     from rbsf.train.config import read_yaml
     from tracker.siamfc import TrackerConfig
 

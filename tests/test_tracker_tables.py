@@ -23,6 +23,7 @@ from rbsf.train.config import parse_config
 from tools import reproduce, tables
 from tools.tracker_config import TrainConfig, read_config
 from tools.tracker_tables import finish, open_test
+from tracker.siamfc import TrackerConfig
 
 SMALL = "{epochs: 1, pairs: 2, batch_size: 2, warmup: 0, val_sequences: 0, workers: 0, device: cpu, precision: float32}"
 TEACHER_ALONE = "{gan: false, bn_pass: 0.0, lambda_match: 0.0}"
@@ -139,7 +140,7 @@ def test_the_table_of_results_that_are_there(flags, otb, tmp_path):
     ]
 
 
-def test_a_network_trained_for_signs_is_tracked_by_signs(flags, otb, tmp_path, monkeypatch):
+def test_a_network_trained_for_signs_is_tracked_by_signs_and_all_by_given_constants(flags, otb, tmp_path, monkeypatch):
     row = f"  signs: {{set: {{correlation_bits: true}}}}\n  again: {{set: {TEACHER_ALONE}}}\n"
     (tmp_path / "two.yaml").write_text(TABLE.replace("  float: {config: siamfc.yaml}\n", row))
     table = reproduce.open_table(reproduce.parse_args(flags))
@@ -149,9 +150,13 @@ def test_a_network_trained_for_signs_is_tracked_by_signs(flags, otb, tmp_path, m
         write_packed(file, model.model, model.layers, model.info)
     tracked = []
     monkeypatch.setattr(run_benchmarks, "track", lambda args, sequences, stores: tracked.extend(stores))
-    finish(table, [0], tmp_path / "out", [open_test(f"OTB100={otb}", tmp_path / "out")], "two")
-    correlations = [(spec.label, spec.config.correlation) for spec in tracked]
-    assert correlations == [("regression, seed 0", "float"), ("signs, seed 0", "bits")]
+    (tmp_path / "own.yaml").write_text("memory_share: 0.25\n")
+    test = open_test(f"OTB100={otb}", tmp_path / "out", constants=tmp_path / "own.yaml")
+    finish(table, [0], tmp_path / "out", [test], "two")
+    assert [(spec.label, spec.config) for spec in tracked] == [
+        ("regression, seed 0", TrackerConfig(memory_share=0.25)),
+        ("signs, seed 0", TrackerConfig(memory_share=0.25, correlation="bits")),
+    ]
 
 
 def test_a_training_is_told_by_what_decides_its_result(store, teacher, tmp_path):
@@ -192,6 +197,7 @@ def test_configs_of_models_name_their_model():
         (["--data", "none.db"], "no training data none.db"),
         (["--teacher", "none.npz"], "no teacher none.npz"),
         (["--root", "data"], "trains trackers: --root is for tables of classifiers"),
+        (["--test", "OTB100=none", "--constants", "none.yaml"], "none"),
         (["--test", "OTB100=none"], "none"),
         (["--test", "OTB=."], "--test 'OTB=.': write NAME=ROOT, NAME one of OTB100"),
     ],

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 NAMES = (*sorted(path.stem for path in (CONFIGS / "tables").glob("*.yaml")), "table6")
-FLAGS_OF = {"classifier": ("root",), "tracker": ("data", "teacher", "test", "workers")}
+FLAGS_OF = {"classifier": ("root",), "tracker": ("data", "teacher", "test", "workers", "constants")}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -49,6 +49,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="of trackers: a --dataset and --root of eval/run_benchmarks.py to track over; repeatable; without any,"
         " what is missing is trained and no more",
     )
+    add("--constants", type=Path, metavar="FILE", help="of trackers: YAML of tracking constants (default: the usual)")
     add("--workers", type=positive_int, metavar="N", help="of trackers: processes that track (default: one a core)")
     add("--out", type=Path, default=Path("runs/reproduce"), metavar="DIR", help="results (default: %(default)s)")
     add("--seeds", type=int, nargs="+", default=[0], metavar="S", help="trainings of each cell (default: 0)")
@@ -205,7 +206,9 @@ def make_trackers(args: argparse.Namespace, table: Table) -> tuple[str, int]:
     """Train what is missing and track with it; the table and the exit code.  No table where a training was stopped."""
     from tools.tracker_tables import finish, open_test
 
-    tests = [open_test(text, args.out, args.workers) for text in args.test or []]  # what is wrong there is said now
+    tests = [
+        open_test(text, args.out, args.workers, args.constants) for text in args.test or []
+    ]  # what is wrong there is said now
     code = train_cells(table, args.seeds, args.out)
     if code > 1:
         return "", code

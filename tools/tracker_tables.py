@@ -21,7 +21,6 @@ from rbsf.files import write_atomically
 from tools.runs import dtype_of
 from tools.tables import Table, folder_of, state_of
 from tracker.backbones import choose_device
-from tracker.siamfc import TrackerConfig
 
 Trained = tuple[str, int]  # row, seed
 METRICS = {"auc": "AUC", "precision": "precision"}
@@ -44,13 +43,17 @@ class Scored:
     failed: tuple[str, ...] = ()
 
 
-def open_test(text: str, out: Path, workers: int | None = None) -> EvalSet:
-    """`NAME=ROOT`, or NAME for the usual place; FileNotFoundError, or ValueError for no such benchmark."""
+def open_test(text: str, out: Path, workers: int | None = None, constants: Path | None = None) -> EvalSet:
+    """`NAME=ROOT`, or NAME for the usual place; FileNotFoundError, or ValueError for no such benchmark.
+
+    `constants`: a YAML file of tracking constants; the defaults without.
+    """
     name, _, root = text.partition("=")
     if name not in run_benchmarks.DATASETS:
         raise ValueError(f"--test {text!r}: write NAME=ROOT, NAME one of {', '.join(run_benchmarks.DATASETS)}")
     words = ["--dataset", name, "--out", str(out)]
     words += (["--root", root] if root else []) + (["--workers", str(workers)] if workers else [])
+    words += ["--constants", str(constants)] if constants else []
     args = run_benchmarks.parse_args(words)
     args.precision = str(dtype_of("auto", torch.device(choose_device(args.device)))).removeprefix("torch.")
     return EvalSet(args, run_benchmarks.find(args))
@@ -62,18 +65,18 @@ def track(test: EvalSet, table: Table, seeds: list[int], out: Path) -> Scored:
     A network trained for a correlation of signs is tracked with one.
     """
     files: dict[Path, list[Trained]] = {}  # rows of the same settings share one
-    constants: list[TrackerConfig] = []  # a file each
+    by_signs: list[bool] = []  # a file each
     for cell in table.cells:
         for seed in seeds:
             config = dataclasses.replace(cell.config, seed=seed)
             if state_of(config, out) == "done":
                 file = folder_of(config, out) / config.result_file
-                constants += [config.constants] if file not in files else []
+                by_signs += [config.correlation_bits] if file not in files else []
                 files.setdefault(file, []).append((cell.row, seed))
     if not files:
         return Scored(test.split.title, {})
     trackers = [f"{row.replace('=', ' ')}, seed {seed}={file}" for file, ((row, seed), *_) in files.items()]
-    report = _run(argparse.Namespace(**{**vars(test.args), "tracker": trackers}), test.split, constants)
+    report = _run(argparse.Namespace(**{**vars(test.args), "tracker": trackers}), test.split, by_signs)
     scores = {
         trained: {metric: tracker["mean"][metric] for metric in METRICS}
         for tracker, names in zip(report["trackers"], files.values(), strict=True)
@@ -83,9 +86,12 @@ def track(test: EvalSet, table: Table, seeds: list[int], out: Path) -> Scored:
     return Scored(test.split.title, scores, tuple(run_benchmarks.failures(report)))
 
 
-def _run(args: argparse.Namespace, split: Split, constants: list[TrackerConfig]) -> dict[str, Any]:
-    specs = zip(run_benchmarks.read_specs(args), constants, strict=True)
-    stores = run_benchmarks.stores_of(args, [dataclasses.replace(spec, config=own) for spec, own in specs])
+def _run(args: argparse.Namespace, split: Split, by_signs: list[bool]) -> dict[str, Any]:
+    specs = [
+        dataclasses.replace(spec, config=dataclasses.replace(spec.config, correlation="bits")) if signs else spec
+        for spec, signs in zip(run_benchmarks.read_specs(args), by_signs, strict=True)
+    ]
+    stores = run_benchmarks.stores_of(args, specs)
     run_benchmarks.track(args, split.sequences, stores)
     return summarise(split, run_benchmarks.entrants(args, stores), None, {}, ({}, {}))
 

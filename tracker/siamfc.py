@@ -31,6 +31,7 @@ from tracker.geometry import (
 )
 
 Backbone = Callable[[np.ndarray], np.ndarray]
+Correlation = Callable[[np.ndarray], np.ndarray]  # features (N, C, 22, 22) -> responses (N, 17, 17)
 
 CORRELATIONS = ("float", "bits")
 SIZE_LIMITS = (0.2, 5.0)  # smallest and largest size of the target, in sizes of the first frame
@@ -98,7 +99,7 @@ class SiamFC:
         self.name = name
         half = self.config.scales // 2
         self._steps = self.config.scale_step ** np.arange(-half, half + 1)
-        self._correlate: Callable[[np.ndarray], np.ndarray] | None = None  # with the template
+        self._weigh: Correlation | None = None  # with the template that chooses the size
 
     def init(self, image: np.ndarray, box: Sequence[float] | np.ndarray) -> str | None:
         """Learn the target in ``box`` (x,y,w,h pixels, 0-based) of an H x W x 3 uint8 RGB image (gray, RGBA:
@@ -115,7 +116,7 @@ class SiamFC:
         self._fill = mean_color(image)
         crop = crop_square(image, self._center, exemplar_side(box[2:]), EXEMPLAR_SIZE, self._fill)
         self._first = self._memory = first = self.backbone(crop[None])[0]  # (C, 6, 6)
-        self._correlate = self._correlation(first)
+        self._weigh = self._place = self._correlation(first)
         self._self_response = first.size if self._by_signs else max(float(np.vdot(first, first)), 1e-12)
         self._smooth, self._lost = 1.0, False
         return note
@@ -130,7 +131,7 @@ class SiamFC:
 
     def search_crops(self, image: np.ndarray) -> np.ndarray:
         """First half of ``update``: a crop per size around the last place, uint8 (scales, 255, 255, 3)."""
-        if self._correlate is None:
+        if self._weigh is None:
             raise RuntimeError("SiamFC.update was called before SiamFC.init: call init(image, box) on the first frame")
         image = as_rgb(image)
         self._follow_frame_size(image)
@@ -139,27 +140,33 @@ class SiamFC:
 
     def locate(self, features: np.ndarray) -> Result:
         """Second half of ``update``: the target's place from the crops' features (scales, C, H, W)."""
-        assert self._correlate is not None  # search_crops has checked it; this is for the type checker
-        responses = self._correlate(features)  # (scales, 17, 17)
-        best = self._best_scale(responses)
-        offset = self._peak_offset(responses[best])  # (x, y) in pixels of the search crop
-        score = float(responses[best].max() - responses[best].mean()) / self._self_response
+        assert self._weigh is not None  # search_crops has checked it; this is for the type checker
+        best = self._best_scale(self._weigh(features))
+        response = self._place(features[best : best + 1])[0]  # (17, 17)
+        offset = self._peak_offset(response)  # (x, y) in pixels of the search crop
+        score = float(response.max() - response.mean()) / self._self_response
         if self.config.memory_share and score >= self.config.lost_score:
-            self._remember(features[best], offset)
+            self._remember(look_at(features[best], offset, self._first.shape[-1]))
         crop_pixel = exemplar_side(self._size) * self._steps[best] / EXEMPLAR_SIZE  # image pixels per crop pixel
         self._center = np.clip(self._center + offset * crop_pixel, 0, self._frame - 1)
         rate = self.config.scale_rate
         self._zoom = float(np.clip(self._zoom * (1 - rate + rate * self._steps[best]), *SIZE_LIMITS))
         return Result(self.box, score, self._is_lost(score))
 
-    def _remember(self, features: np.ndarray, offset: np.ndarray) -> None:
-        """Take how the target looks at `offset` in the crop of `features` into the template."""
-        self._memory = self._memory + self.config.memory_rate * (
-            look_at(features, offset, len(self._first[0])) - self._memory
-        )
-        self._correlate = self._correlation(self._first + self.config.memory_share * (self._memory - self._first))
+    def _remember(self, look: np.ndarray) -> None:
+        """Take features of the target, (C, 6, 6), into the memory.
 
-    def _correlation(self, template: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        The size is chosen with half as much of it: as the size followed lags behind a target that grows or shrinks,
+        so do the sizes in the memory, and with all of it they would hold the next ones back.
+        """
+        self._memory = self._memory + np.float32(self.config.memory_rate) * (look - self._memory)
+        learned = np.float32(self.config.memory_share) * (self._memory - self._first)
+        self._place, self._weigh = (
+            self._correlation(self._first + learned),
+            self._correlation(self._first + learned / 2),
+        )
+
+    def _correlation(self, template: np.ndarray) -> Correlation:
         return correlate_signs(template) if self._by_signs else partial(correlate, template)
 
     @property

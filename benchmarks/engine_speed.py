@@ -217,12 +217,17 @@ def updates(trackers: dict[str, Tracker], sequence: Sequence, frames: int) -> di
 
 
 def packed_trackers(weights: Path, threads: int) -> dict[str, Tracker]:
-    """The packed tracker with three scales and with one."""
+    """The packed tracker with three scales, with a template that stays, and with one scale."""
     from rbsf.engine.runtime import Engine
     from tracker.siamfc import SiamFC, TrackerConfig
 
     engine = Engine(weights, threads=threads)
-    return {"packed RB-SF": SiamFC(engine), "packed RB-SF, one scale": SiamFC(engine, TrackerConfig(scales=1))}
+    configs = {
+        "": TrackerConfig(),
+        ", no memory": TrackerConfig(memory_share=0),
+        ", one scale": TrackerConfig(scales=1),
+    }
+    return {f"packed RB-SF{name}": SiamFC(engine, config) for name, config in configs.items()}
 
 
 def all_trackers(args: argparse.Namespace, threads: int) -> dict[str, Tracker]:

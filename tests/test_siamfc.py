@@ -66,8 +66,8 @@ def test_follows_a_moving_target(tracker: SiamFC, dx: int, dy: int) -> None:
     assert not result.lost
 
 
-# A memory takes some of a quick change of size for one of looks.
-@pytest.mark.parametrize(("growth", "share"), [(1.02, 0), (0.98, 0), (1.02, 0.6), (0.985, 0.6)])
+@pytest.mark.parametrize("growth", [1.02, 0.98])
+@pytest.mark.parametrize("share", [0, 0.6])
 def test_follows_a_change_of_size(growth: float, share: float) -> None:
     tracker = SiamFC(contrast_backbone, TrackerConfig(memory_share=share))
     tracker.init(frame(100, 80), (100, 80, 48, 36))

@@ -206,9 +206,8 @@ def make_trackers(args: argparse.Namespace, table: Table) -> tuple[str, int]:
     """Train what is missing and track with it; the table and the exit code.  No table where a training was stopped."""
     from tools.tracker_tables import finish, open_test
 
-    tests = [
-        open_test(text, args.out, args.workers, args.constants) for text in args.test or []
-    ]  # what is wrong there is said now
+    # Before the training: what is wrong with a test set is said now.
+    tests = [open_test(text, args.out, args.workers, args.constants) for text in args.test or []]
     code = train_cells(table, args.seeds, args.out)
     if code > 1:
         return "", code

@@ -159,6 +159,12 @@ def test_a_network_trained_for_signs_is_tracked_by_signs_and_all_by_given_consta
     ]
 
 
+def test_missing_constants_are_named_before_the_training(flags, otb, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none\.yaml"):
+        reproduce.main([*flags, "--test", f"OTB100={otb}", "--constants", "none.yaml"])
+    assert not list((tmp_path / "out").glob("rbsf-*"))
+
+
 def test_a_training_is_told_by_what_decides_its_result(store, teacher, tmp_path):
     config = TrainConfig(data=[str(store)], teacher=str(teacher))
     name = config.folder_name()
@@ -197,7 +203,6 @@ def test_configs_of_models_name_their_model():
         (["--data", "none.db"], "no training data none.db"),
         (["--teacher", "none.npz"], "no teacher none.npz"),
         (["--root", "data"], "trains trackers: --root is for tables of classifiers"),
-        (["--test", "OTB100=none", "--constants", "none.yaml"], "none"),
         (["--test", "OTB100=none"], "none"),
         (["--test", "OTB=."], "--test 'OTB=.': write NAME=ROOT, NAME one of OTB100"),
     ],

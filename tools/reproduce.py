@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder, installed or not
 
 from rbsf.files import write_atomically
-from tools.cli import positive_int, run
+from tools.cli import add_constants_flag, positive_int, run
 
 if TYPE_CHECKING:
     from tools.tables import Table
@@ -49,7 +49,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="of trackers: a --dataset and --root of eval/run_benchmarks.py to track over; repeatable; without any,"
         " what is missing is trained and no more",
     )
-    add("--constants", type=Path, metavar="FILE", help="of trackers: YAML of tracking constants (default: the usual)")
+    add_constants_flag(parser)
     add("--workers", type=positive_int, metavar="N", help="of trackers: processes that track (default: one a core)")
     add("--out", type=Path, default=Path("runs/reproduce"), metavar="DIR", help="results (default: %(default)s)")
     add("--seeds", type=int, nargs="+", default=[0], metavar="S", help="trainings of each cell (default: 0)")

@@ -18,6 +18,7 @@ from eval.tables import Cell as TextCell
 from eval.tables import Table as TextTable
 from eval.tables import markdown_text, number
 from rbsf.files import write_atomically
+from tools.cli import read_constants
 from tools.runs import dtype_of
 from tools.tables import Table, folder_of, state_of
 from tracker.backbones import choose_device
@@ -46,8 +47,10 @@ class Scored:
 def open_test(text: str, out: Path, workers: int | None = None, constants: Path | None = None) -> EvalSet:
     """`NAME=ROOT`, or NAME for the usual place; FileNotFoundError, or ValueError for no such benchmark.
 
-    `constants`: a YAML file of tracking constants; the defaults without.
+    `constants`: a YAML file of tracking constants, the defaults without; FileNotFoundError or ValueError as of
+    `read_constants`.
     """
+    read_constants(constants)  # the trackers are made after the trainings: what is wrong with it is said now
     name, _, root = text.partition("=")
     if name not in run_benchmarks.DATASETS:
         raise ValueError(f"--test {text!r}: write NAME=ROOT, NAME one of {', '.join(run_benchmarks.DATASETS)}")

@@ -39,7 +39,7 @@ SIZE_LIMITS = (0.2, 5.0)  # smallest and largest size of the target, in sizes of
 
 @dataclass(frozen=True)
 class TrackerConfig:
-    """Constants of the search."""
+    """Constants of the search; all but the memory's are the published ones of SiamFC-3s."""
 
     scales: int = 3  # sizes tried per frame, odd
     scale_step: float = 1.0375  # factor between neighbouring sizes
@@ -49,8 +49,9 @@ class TrackerConfig:
     response_up: int = 16  # upsampling of the 17 x 17 response
     memory_share: float = 0.6  # share of the memory of later looks in the template, the rest is the first frame's
     memory_rate: float = 0.02  # share of a new frame's look in that memory
-    # What counts as lost is not remembered.  The shipped RB-SF on 10,673 frames of training videos: of 1,084 frames
-    # without overlap 23 % are called lost; of 447 called lost 44 % overlap at all and 1 % by more than a half.
+    # A frame whose own score is below lost_score is not remembered.  The shipped RB-SF on 10,673 frames of training
+    # videos: of 1,084 frames without overlap 23 % are called lost; of 447 called lost 44 % overlap at all and 1 % by
+    # more than a half.
     lost_score: float = 0.22  # smoothed score below which the target counts as lost
     found_score: float = 0.30  # ... and above which it counts as found again
     score_rate: float = 0.2  # share of a new frame in the smoothed score
@@ -159,10 +160,8 @@ class SiamFC:
         """
         self._memory = self._memory + np.float32(self.config.memory_rate) * (look - self._memory)
         learned = np.float32(self.config.memory_share) * (self._memory - self._first)
-        self._place, self._weigh = (
-            self._correlation(self._first + learned),
-            self._correlation(self._first + learned / 2),
-        )
+        self._place = self._correlation(self._first + learned)
+        self._weigh = self._correlation(self._first + learned / 2)
 
     def _correlation(self, template: np.ndarray) -> Correlation:
         return correlate_signs(template) if self._by_signs else partial(correlate, template)

@@ -217,15 +217,15 @@ def updates(trackers: dict[str, Tracker], sequence: Sequence, frames: int) -> di
 
 
 def packed_trackers(weights: Path, threads: int) -> dict[str, Tracker]:
-    """The packed tracker with three scales, with a template that stays, and with one scale."""
+    """The packed tracker with three scales, as SiamFC was published, and with one scale."""
     from rbsf.engine.runtime import Engine
     from tracker.siamfc import SiamFC, TrackerConfig
 
     engine = Engine(weights, threads=threads)
     configs = {
         "": TrackerConfig(),
-        ", no memory": TrackerConfig(memory_share=0),
-        ", one scale": TrackerConfig(scales=1),
+        ", as published": TrackerConfig(memory_share=0, box_share=0),
+        ", one scale": TrackerConfig(scales=1, follow_rate=0.05),
     }
     return {f"packed RB-SF{name}": SiamFC(engine, config) for name, config in configs.items()}
 

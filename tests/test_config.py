@@ -27,7 +27,12 @@ def test_every_shipped_config_parses(path):
 
 
 @pytest.mark.parametrize(
-    ("name", "constants"), [("fast", TrackerConfig(scales=1)), ("bits", TrackerConfig(correlation="bits"))]
+    ("name", "constants"),
+    [
+        ("fast", TrackerConfig(scales=1, follow_rate=0.05)),
+        ("bits", TrackerConfig(correlation="bits")),
+        ("siamfc", TrackerConfig(memory_share=0, box_share=0)),
+    ],
 )
 def test_constants_for_tracking(name, constants):
     assert read_constants(CONFIGS / "track" / f"{name}.yaml") == constants

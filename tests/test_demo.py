@@ -61,7 +61,7 @@ def test_a_stopped_demo_says_so_by_its_code(tmp_path, monkeypatch):
         signal.raise_signal(signal.SIGTERM)
         return contrast_backbone(crops)
 
-    calls = iter([contrast_backbone, stopped])  # the exemplar, then the second frame
+    calls = iter([contrast_backbone, contrast_backbone, stopped])  # the exemplar, its copies, then the second frame
     monkeypatch.setattr("tracker.backbones.load_backbone", lambda *args: lambda crops: next(calls)(crops))
     assert main(["--out", str(tmp_path), "--frames", "9"]) == 143
     assert not (tmp_path / "demo.png").exists()

@@ -32,11 +32,12 @@ def test_outside_is_the_mean_colour_or_what_is_asked():
 
 
 @pytest.mark.parametrize("center", [(20.3, 15.7), (-9.2, 3), (55.5, 44.1), (200, 15)])
-@pytest.mark.parametrize("side", [3.7, 31, 160])
+@pytest.mark.parametrize("side", [3.7, 31, 160, np.array([31, 15.5]), np.array([9.3, 40])])
 def test_a_crop_is_the_whole_image_warped(center, side):
     image = np.random.default_rng(1).integers(0, 256, (40, 50, 3), dtype=np.uint8)
-    scale, start = side / 31, np.array(center) - side / 31 * 15
-    matrix = np.array([[scale, 0, start[0]], [0, scale, start[1]]])
+    scale = np.broadcast_to(side, 2) / 31
+    start = np.array(center) - scale * 15
+    matrix = np.array([[scale[0], 0, start[0]], [0, scale[1], start[1]]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     expected = cv2.warpAffine(image, matrix, (31, 31), flags=flags, borderValue=(1.0, 2.0, 3.0))
     crop = crop_square(image, center, side, 31, fill=(1, 2, 3))

@@ -14,6 +14,8 @@ from datasets.sequences import load_sequences
 from eval.metrics import overlaps
 from tools.cli import DEFAULT_WEIGHTS
 from tracker.backbones import load_backbone, torch_backbone
+from tracker.box_regression import COPY_SIZE, BoxRegression, stretch
+from tracker.geometry import EXEMPLAR_SIZE, crop_square, exemplar_side
 from tracker.got10k_adapter import GOT10kTracker
 from tracker.siamfc import SiamFC, TrackerConfig, _upsampling, correlate, correlate_signs, look_at, update_all
 
@@ -75,7 +77,41 @@ def test_follows_a_change_of_size(growth: float, share: float) -> None:
         scale = growth**i
         result = tracker.update(frame(124 - 24 * scale, 98 - 18 * scale, scale))
     assert result.box[2] == pytest.approx(48 * scale, rel=0.15)
-    assert result.box[3] / result.box[2] == pytest.approx(36 / 48)
+    assert result.box[3] / result.box[2] == pytest.approx(36 / 48, rel=0.03)
+    proportions = tracker._size[1] / tracker._size[0]
+    assert proportions == pytest.approx(36 / 48)  # those of the search do not change
+
+
+@pytest.mark.parametrize("growth", [1.01, 0.99])
+def test_one_scale_follows_a_change_of_size(growth: float) -> None:
+    errors = {}
+    for rate in (0.0, 0.05):
+        tracker = SiamFC(contrast_backbone, TrackerConfig(scales=1, follow_rate=rate))
+        tracker.init(frame(100, 80), (100, 80, 48, 36))
+        for i in range(1, 51):
+            scale = growth**i
+            result = tracker.update(frame(124 - 24 * scale, 98 - 18 * scale, scale))
+        errors[rate] = abs(np.log(result.box[2:] / (48 * scale, 36 * scale))).max()
+    assert errors[0.05] < 0.15
+    assert errors[0.05] < 0.6 * errors[0.0]
+
+
+@pytest.mark.parametrize("wider", [1.3, 0.75])
+@pytest.mark.parametrize("scales", [1, 3])
+def test_follows_a_change_of_proportions(wider: float, scales: int) -> None:
+    boxes = {}
+    for share in (0.0, 0.6):
+        tracker = SiamFC(contrast_backbone, TrackerConfig(scales=scales, box_share=share))
+        tracker.init(frame(100, 80), (100, 80, 48, 36))
+        for i in range(1, 41):
+            wide = cv2.resize(TARGET, (round(48 * wider ** min(i / 20, 1)), 36))
+            image = BACKGROUND.copy()
+            image[80:116, 100 : 100 + wide.shape[1]] = wide
+            boxes[share] = tracker.update(image).box
+    truth = np.array([[100, 80, wide.shape[1], 36]])
+    fitted, fixed = (overlaps(boxes[share][None], truth)[0] for share in (0.6, 0.0))
+    assert fitted > fixed + 0.05
+    assert boxes[0.0][3] / boxes[0.0][2] == pytest.approx(36 / 48)
 
 
 def test_a_memory_follows_a_change_of_looks() -> None:
@@ -90,6 +126,23 @@ def test_a_memory_follows_a_change_of_looks() -> None:
             results[share] = tracker.update(cv2.addWeighted(last, change, first, 1 - change, 0))
     np.testing.assert_allclose(results[0.6].box[:2], [100, 80], atol=6)  # it drifts a little
     assert results[0.6].score > 1.5 * results[0.0].score
+
+
+@pytest.mark.parametrize(("size", "aspect"), [(0, 0), (0.15, 0), (-0.15, 0), (0, 0.1), (0, -0.1), (0.1, 0.1)])
+def test_box_regression_tells_what_a_crop_shows(size: float, aspect: float) -> None:
+    image, center, target = frame(100, 80), np.array([123.5, 97.5]), np.array([48, 36])
+    regression = BoxRegression(contrast_backbone, image, center, target, (0.0, 0.0, 0.0))
+    step = exemplar_side(target) / EXEMPLAR_SIZE / stretch(size, aspect)  # image pixels per pixel of the crop
+    crop = crop_square(image, center - step * (2, -3), COPY_SIZE * step, COPY_SIZE)
+    misfit = regression(contrast_backbone(crop[None])[0])
+    np.testing.assert_allclose(misfit[:2], [2, -3], atol=1.5)
+    np.testing.assert_allclose(misfit[2:], [size, aspect], atol=0.05)
+
+
+def test_a_plain_picture_teaches_no_misfit() -> None:
+    plain = np.full((100, 100, 3), 90, np.uint8)
+    regression = BoxRegression(contrast_backbone, plain, np.array([50, 50]), np.array([20, 20]), (90.0, 90.0, 90.0))
+    assert np.isfinite(regression(np.zeros((3, 8, 8), np.float32))).all()
 
 
 def test_what_is_lost_is_not_remembered(tracker: SiamFC) -> None:
@@ -248,6 +301,7 @@ def test_a_flat_response_leaves_the_target_in_the_middle() -> None:
         ({"scale_step": 1.0}, "scale_step=1.0"),
         ({"window_influence": 1.5}, "window_influence=1.5"),
         ({"memory_share": -0.1}, "memory_share=-0.1"),
+        ({"box_share": 1.5}, "box_share=1.5"),
         ({"response_up": 0}, "response_up=0"),
         ({"correlation": "sign"}, "correlation='sign': give one of float, bits"),
         ({"lost_score": 0.5, "found_score": 0.4}, "found_score=0.4"),
@@ -259,7 +313,7 @@ def test_config_names_what_is_wrong(fields: dict[str, float], fault: str) -> Non
 
 
 def test_one_scale_keeps_the_size() -> None:
-    tracker = SiamFC(contrast_backbone, TrackerConfig(scales=1))
+    tracker = SiamFC(contrast_backbone, TrackerConfig(scales=1, box_share=0.0))
     tracker.init(frame(100, 80), (100, 80, 48, 36))
     np.testing.assert_array_equal(tracker.update(frame(105, 80)).box[2:], [48, 36])
 

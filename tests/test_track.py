@@ -215,7 +215,7 @@ class TestBadInput:
         calls = iter(range(100))
 
         def interrupted(crops: np.ndarray) -> np.ndarray:
-            if next(calls) == 6:  # the exemplar, then a call per frame
+            if next(calls) == 7:  # the exemplar, its copies, then a call per frame
                 signal.raise_signal(signum)
             return contrast_backbone(crops)
 

@@ -42,15 +42,17 @@ def exemplar_side(size: Sequence[float] | np.ndarray, context: float = CONTEXT) 
 def crop_square(
     image: np.ndarray,
     center: Sequence[float] | np.ndarray,
-    side: float,
+    side: float | np.ndarray,
     size: int,
     fill: Sequence[float] | None = None,
 ) -> np.ndarray:
     """Cut a square of ``side`` image pixels around ``center`` and resize it to ``size`` x ``size`` x 3 uint8.
 
+    With a ``side`` (in x, in y) what is cut is no square, and the crop stretches it.
     ``center`` may lie anywhere; pixels outside the image are ``fill`` (default: the image's mean colour).
     """
-    scale = side / size  # image pixels per crop pixel
+    side = np.broadcast_to(side, 2)
+    scale = side / size  # image pixels per crop pixel, in x and in y
     start = np.asarray(center, dtype=np.float64) - scale * (size - 1) / 2
     left, top = first = np.clip(np.floor(start), 0, (image.shape[1] - 1, image.shape[0] - 1)).astype(int)
     right, bottom = np.maximum(np.ceil(start + side).astype(int), first) + 1
@@ -59,7 +61,9 @@ def crop_square(
     border = mean_color(image) if fill is None else fill
     crop = cv2.warpAffine(
         part,
-        np.array([[scale, 0, start[0] - left], [0, scale, start[1] - top]]),  # from crop pixels to those of `part`
+        np.array(
+            [[scale[0], 0, start[0] - left], [0, scale[1], start[1] - top]]
+        ),  # from crop pixels to those of `part`
         (size, size),
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_CONSTANT,

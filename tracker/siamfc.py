@@ -2,7 +2,8 @@
 
 A backbone is a callable from uint8 RGB crops (N, S, S, 3) to float32 features (N, C, H, W), stride 8: a float
 network, a 1-bit one in PyTorch or a packed one (``tracker.backbones``). Bertinetto et al., 2016, with a template that
-also remembers how the target has looked since; ``configs/track/siamfc.yaml`` has the published constants, without.
+also remembers how the target has looked since, and a box that is fitted to it (`tracker.box_regression`);
+``configs/track/siamfc.yaml`` has the published constants, without.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from numpy.lib.stride_tricks import as_strided
 
 from rbsf.engine.packed import Layer
 from rbsf.engine.runtime import BitConv, pack_signs
+from tracker.box_regression import BoxRegression, stretch
 from tracker.geometry import (
     EXEMPLAR_SIZE,
     SEARCH_SIZE,
@@ -34,12 +36,23 @@ Backbone = Callable[[np.ndarray], np.ndarray]
 Correlation = Callable[[np.ndarray], np.ndarray]  # features (N, C, 22, 22) -> responses (N, 17, 17)
 
 CORRELATIONS = ("float", "bits")
+SHARES = (  # fields that are numbers from 0 to 1
+    "scale_penalty",
+    "window_influence",
+    "scale_rate",
+    "score_rate",
+    "memory_share",
+    "memory_rate",
+    "box_share",
+    "box_rate",
+    "follow_rate",
+)
 SIZE_LIMITS = (0.2, 5.0)  # smallest and largest size of the target, in sizes of the first frame
 
 
 @dataclass(frozen=True)
 class TrackerConfig:
-    """Constants of the search; all but the memory's are the published ones of SiamFC-3s."""
+    """Constants of the search; all but those of memory and box are the published ones of SiamFC-3s."""
 
     scales: int = 3  # sizes tried per frame, odd
     scale_step: float = 1.0375  # factor between neighbouring sizes
@@ -49,9 +62,12 @@ class TrackerConfig:
     response_up: int = 16  # upsampling of the 17 x 17 response
     memory_share: float = 0.6  # share of the memory of later looks in the template, the rest is the first frame's
     memory_rate: float = 0.02  # share of a new frame's look in that memory
-    # A frame whose own score is below lost_score is not remembered.  The shipped RB-SF on 10,673 frames of training
-    # videos: of 1,084 frames without overlap 23 % are called lost; of 447 called lost 44 % overlap at all and 1 % by
-    # more than a half.
+    box_share: float = 0.6  # share taken over of what the box regression says, of place, size and proportions
+    box_rate: float = 0.15  # share of a new frame in the smoothed size and proportions that it says
+    follow_rate: float = 0.0  # share of that size's change which the search follows per frame
+    # A frame whose own score is below lost_score is not remembered, nor tells of the box.  The shipped RB-SF on 10,673
+    # frames of training videos: of 1,084 frames without overlap 23 % are called lost; of 447 called lost 44 % overlap
+    # at all and 1 % by more than a half.
     lost_score: float = 0.22  # smoothed score below which the target counts as lost
     found_score: float = 0.30  # ... and above which it counts as found again
     score_rate: float = 0.2  # share of a new frame in the smoothed score
@@ -65,7 +81,7 @@ class TrackerConfig:
             raise ValueError(f"scale_step={self.scale_step}: give a factor above 1, such as 1.0375")
         if self.response_up < 1:
             raise ValueError(f"response_up={self.response_up}: give a whole number from 1, such as 16")
-        for name in ("scale_penalty", "window_influence", "scale_rate", "score_rate", "memory_share", "memory_rate"):
+        for name in SHARES:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)}: give a number from 0 to 1")
         if self.correlation not in CORRELATIONS:
@@ -99,6 +115,7 @@ class SiamFC:
         half = self.config.scales // 2
         self._steps = self.config.scale_step ** np.arange(-half, half + 1)
         self._weigh: Correlation | None = None  # with the template that chooses the size
+        self._regression: BoxRegression | None = None
 
     def init(self, image: np.ndarray, box: Sequence[float] | np.ndarray) -> str | None:
         """Learn the target in ``box`` (x,y,w,h pixels, 0-based) of an H x W x 3 uint8 RGB image (gray, RGBA:
@@ -118,6 +135,12 @@ class SiamFC:
         self._weigh = self._place = self._correlation(first)
         self._self_response = first.size if self._by_signs else max(float(np.vdot(first, first)), 1e-12)
         self._smooth, self._lost = 1.0, False
+        self._aside, self._misfit = (
+            np.zeros(2),
+            np.zeros(2),
+        )  # of the box off the search: x, y; logs of size, proportions
+        if self.config.box_share or self.config.follow_rate:
+            self._regression = BoxRegression(self.backbone, image, self._center, self._size, self._fill)
         return note
 
     def update(self, image: np.ndarray) -> Result:
@@ -144,13 +167,30 @@ class SiamFC:
         response = self._place(features[best : best + 1])[0]  # (17, 17)
         offset = self._peak_offset(response)  # (x, y) in pixels of the search crop
         score = float(response.max() - response.mean()) / self._self_response
-        if self.config.memory_share and score >= self.config.lost_score:
+        found = score >= self.config.lost_score
+        if self.config.memory_share and found:
             self._remember(look_at(features[best], offset, self._first.shape[-1]))
         crop_pixel = exemplar_side(self._size) * self._steps[best] / EXEMPLAR_SIZE  # image pixels per crop pixel
+        misfit = self._misfit_at(features[best], offset) if self._regression and found else None
         self._center = np.clip(self._center + offset * crop_pixel, 0, self._frame - 1)
         rate = self.config.scale_rate
-        self._zoom = float(np.clip(self._zoom * (1 - rate + rate * self._steps[best]), *SIZE_LIMITS))
+        zoom = self._zoom * (1 - rate + rate * self._steps[best])
+        self._aside = np.zeros(2)
+        if misfit is not None:
+            self._aside = misfit[:2] * crop_pixel
+            self._misfit += self.config.box_rate * (misfit[2:] - self._misfit)
+            zoom *= np.exp(self.config.follow_rate * misfit[2])
+        self._zoom = float(np.clip(zoom, *SIZE_LIMITS))
         return Result(self.box, score, self._is_lost(score))
+
+    def _misfit_at(self, features: np.ndarray, offset: np.ndarray) -> np.ndarray:
+        """What `BoxRegression` says at the peak, `offset` (x, y) pixels off the middle: place as seen from the peak."""
+        assert self._regression is not None
+        reach = (features.shape[-1] - self._regression.cells) // 2
+        cell = STRIDE * np.clip(np.round(offset / STRIDE), -reach, reach)  # whole ones, as it was learned from
+        misfit = self._regression(look_at(features, cell, self._regression.cells))
+        misfit[:2] += cell - offset
+        return misfit
 
     def _remember(self, look: np.ndarray) -> None:
         """Take features of the target, (C, 6, 6), into the memory.
@@ -173,7 +213,9 @@ class SiamFC:
     @property
     def box(self) -> np.ndarray:
         """The target's box as last seen: x,y,w,h float64 pixels, after ``init`` the given one, clipped."""
-        return box_around(self._center, self._size)
+        # The search goes on from the peak, with the first frame's proportions: a wrong misfit spoils this box, no more.
+        share = self.config.box_share
+        return box_around(self._center + share * self._aside, self._size * stretch(*(share * self._misfit)))
 
     @property
     def _size(self) -> np.ndarray:
@@ -183,11 +225,8 @@ class SiamFC:
         frame = np.array([image.shape[1], image.shape[0]])
         if (frame != self._frame).any():
             ratio = frame / self._frame
-            self._center, self._first_size, self._frame = (
-                (self._center + 0.5) * ratio - 0.5,  # pixel 0 reaches from -0.5 to 0.5
-                self._first_size * ratio,
-                frame,
-            )
+            self._center = (self._center + 0.5) * ratio - 0.5  # pixel 0 reaches from -0.5 to 0.5
+            self._first_size, self._aside, self._frame = self._first_size * ratio, self._aside * ratio, frame
 
     def _best_scale(self, responses: np.ndarray) -> int:
         peaks = responses.max(axis=(1, 2)).astype(np.float64)

@@ -1,0 +1,76 @@
+"""Where a target's box ends, learned from its first frame: ridge regression on the features of warped copies.
+
+A response map tells where the target is, to some pixels, and which of a few sizes fits best. Copies of the first
+frame's target that are moved, resized and stretched on purpose teach what each of these does to its features; so the
+features of a later frame tell place, size and proportions. As DSST learns sizes (Danelljan et al., BMVC 2014), in
+closed form and with no weights but those of the backbone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE, STRIDE, crop_square, exemplar_side
+
+COPIES = 48  # even
+COPY_SIZE = EXEMPLAR_SIZE + 2 * STRIDE  # pixels: the exemplar and a cell of features more on each side
+SHIFT = 4.0  # pixels by which copies are moved at most, in x and in y: half a cell
+SIZE_SPREAD, ASPECT_SPREAD = 0.15, 0.1  # standard deviations of the logs of their sizes and of sqrt(width / height)
+RIDGE = 1.0  # regularisation, in mean eigenvalues
+
+
+class BoxRegression:
+    """What is wrong with a box around a target, by the features there.
+
+    ``backbone``: see `tracker.siamfc`. Learns the target of ``size`` (w, h) pixels around ``center`` (x, y) of an RGB
+    ``image``; ``fill`` is the colour outside of it. ``cells``: side of the features that a call takes.
+    """
+
+    def __init__(
+        self,
+        backbone: Callable[[np.ndarray], np.ndarray],
+        image: np.ndarray,
+        center: np.ndarray,
+        size: np.ndarray,
+        fill: tuple[float, ...],
+    ) -> None:
+        rng = np.random.default_rng(0)
+        shifts = with_opposites(rng.uniform(-SHIFT, SHIFT, (COPIES // 2, 2)))
+        changes = with_opposites(rng.normal(0, (SIZE_SPREAD, ASPECT_SPREAD), (COPIES // 2, 2)))  # logs, see `stretch`
+        scene = crop_square(image, center, exemplar_side(size) * SEARCH_SIZE / EXEMPLAR_SIZE, SEARCH_SIZE, fill)
+        middle = np.full(2, (SEARCH_SIZE - 1) / 2)
+        crops = []
+        for shift, change in zip(shifts, changes, strict=True):
+            step = 1 / stretch(*change)  # scene pixels per pixel of the copy, in x and in y
+            crops.append(crop_square(scene, middle - shift * step, COPY_SIZE * step, COPY_SIZE, fill))
+        features = backbone(np.stack(crops))
+        self.cells = features.shape[-1]
+        self._learn(features.reshape(COPIES, -1), np.concatenate([shifts, changes], axis=1))
+
+    def _learn(self, features: np.ndarray, labels: np.ndarray) -> None:
+        """Ridge regression in its dual form: far fewer copies than features."""
+        mean = features.mean(0)
+        centered = features - mean  # as the labels, whose mean is 0
+        products = (centered @ centered.T).astype(np.float64)
+        ridge = max(RIDGE * np.trace(products) / COPIES, 1e-12)  # features that are all the same teach nothing
+        shares = np.linalg.solve(products + ridge * np.eye(COPIES), labels)
+        self._weights = (centered.T @ shares).astype(np.float32)
+        self._bias = -(mean @ self._weights).astype(np.float64)
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        """From (C, cells, cells) features, float64 (4): how far the target lies off their middle, x and y in pixels of
+        the crop, and the logs of its size and of its sqrt(width / height), both over those that the crop is made for.
+        """
+        return features.ravel() @ self._weights + self._bias
+
+
+def with_opposites(draws: np.ndarray) -> np.ndarray:
+    """Draws (N, K) and their negatives (2 N, K): what is learned depends less on the luck of the draw."""
+    return np.concatenate([draws, -draws])
+
+
+def stretch(size: float, aspect: float) -> np.ndarray:
+    """Factors of width and height, from the logs of a size's factor and of that of sqrt(width / height)."""
+    return np.exp([size + aspect, size - aspect])

@@ -61,9 +61,8 @@ def crop_square(
     border = mean_color(image) if fill is None else fill
     crop = cv2.warpAffine(
         part,
-        np.array(
-            [[scale[0], 0, start[0] - left], [0, scale[1], start[1] - top]]
-        ),  # from crop pixels to those of `part`
+        # from crop pixels to those of `part`
+        np.array([[scale[0], 0, start[0] - left], [0, scale[1], start[1] - top]]),
         (size, size),
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_CONSTANT,

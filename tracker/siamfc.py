@@ -135,10 +135,8 @@ class SiamFC:
         self._weigh = self._place = self._correlation(first)
         self._self_response = first.size if self._by_signs else max(float(np.vdot(first, first)), 1e-12)
         self._smooth, self._lost = 1.0, False
-        self._aside, self._misfit = (
-            np.zeros(2),
-            np.zeros(2),
-        )  # of the box off the search: x, y; logs of size, proportions
+        self._aside = np.zeros(2)  # where the regression sees the target: x, y in pixels off the search's centre
+        self._misfit = np.zeros(2)  # its size and its proportions over the search's, as logs, smoothed
         if self.config.box_share or self.config.follow_rate:
             self._regression = BoxRegression(self.backbone, image, self._center, self._size, self._fill)
         return note
@@ -213,7 +211,8 @@ class SiamFC:
     @property
     def box(self) -> np.ndarray:
         """The target's box as last seen: x,y,w,h float64 pixels, after ``init`` the given one, clipped."""
-        # The search goes on from the peak, with the first frame's proportions: a wrong misfit spoils this box, no more.
+        # The search itself goes on from the peak, at the first frame's proportions: what the regression gets wrong
+        # spoils boxes, but loses no target.
         share = self.config.box_share
         return box_around(self._center + share * self._aside, self._size * stretch(*(share * self._misfit)))
 

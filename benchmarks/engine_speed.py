@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder, installed or not
 
-from tools.cli import DEFAULT_WEIGHTS, check_writable, positive_int, run
+from tools.cli import DEFAULT_WEIGHTS, check_writable, positive_int, read_constants, run
 
 if TYPE_CHECKING:
     import numpy as np
@@ -219,15 +219,12 @@ def updates(trackers: dict[str, Tracker], sequence: Sequence, frames: int) -> di
 def packed_trackers(weights: Path, threads: int) -> dict[str, Tracker]:
     """The packed tracker with three scales, as SiamFC was published, and with one scale."""
     from rbsf.engine.runtime import Engine
-    from tracker.siamfc import SiamFC, TrackerConfig
+    from tracker.siamfc import SiamFC
 
     engine = Engine(weights, threads=threads)
-    configs = {
-        "": TrackerConfig(),
-        ", as published": TrackerConfig(memory_share=0, box_share=0),
-        ", one scale": TrackerConfig(scales=1, follow_rate=0.05),
-    }
-    return {f"packed RB-SF{name}": SiamFC(engine, config) for name, config in configs.items()}
+    folder = Path(__file__).parents[1] / "configs" / "track"
+    files = {"": None, ", as published": folder / "siamfc.yaml", ", one scale": folder / "fast.yaml"}
+    return {f"packed RB-SF{name}": SiamFC(engine, read_constants(path)) for name, path in files.items()}
 
 
 def all_trackers(args: argparse.Namespace, threads: int) -> dict[str, Tracker]:

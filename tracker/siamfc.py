@@ -169,12 +169,12 @@ class SiamFC:
         if self.config.memory_share and found:
             self._remember(look_at(features[best], offset, self._first.shape[-1]))
         crop_pixel = exemplar_side(self._size) * self._steps[best] / EXEMPLAR_SIZE  # image pixels per crop pixel
-        misfit = self._misfit_at(features[best], offset) if self._regression and found else None
         self._center = np.clip(self._center + offset * crop_pixel, 0, self._frame - 1)
         rate = self.config.scale_rate
         zoom = self._zoom * (1 - rate + rate * self._steps[best])
         self._aside = np.zeros(2)
-        if misfit is not None:
+        if self._regression and found:
+            misfit = self._misfit_at(features[best], offset)
             self._aside = misfit[:2] * crop_pixel
             self._misfit += self.config.box_rate * (misfit[2:] - self._misfit)
             zoom *= np.exp(self.config.follow_rate * misfit[2])
@@ -211,8 +211,8 @@ class SiamFC:
     @property
     def box(self) -> np.ndarray:
         """The target's box as last seen: x,y,w,h float64 pixels, after ``init`` the given one, clipped."""
-        # The search itself goes on from the peak, at the first frame's proportions: what the regression gets wrong
-        # spoils boxes, but loses no target.
+        # The search itself goes on from the peak, at the first frame's proportions: but for follow_rate, what the
+        # regression gets wrong spoils boxes and loses no target.
         share = self.config.box_share
         return box_around(self._center + share * self._aside, self._size * stretch(*(share * self._misfit)))
 

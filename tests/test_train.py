@@ -74,6 +74,17 @@ def test_a_narrow_network_starts_from_a_part_of_a_wide_teacher(store, teacher, t
     np.testing.assert_array_equal(packed, real)
 
 
+def test_from_scratch_nothing_is_taken_over_from_the_teacher(store, teacher, tmp_path):
+    out = tmp_path / "run"
+    with pytest.raises(ValueError, match="lr_real is 0: from scratch the real layers would stay random"):
+        run_main(store, teacher, out, "--scratch")
+    assert run_main(store, teacher, out, "--epochs", "1", "--scratch", "--lr-real", "1e-3", "--seed", "1") == 0
+    with open(out / "log.csv") as file:
+        assert float(next(csv.DictReader(file))["match"]) > 0  # but it is compared with it
+    own, theirs = (tensors(path)["layers.0.conv.weight"].flatten() for path in (out / "rbsf.safetensors", teacher))
+    assert abs(float(torch.corrcoef(torch.stack([own, theirs]))[0, 1])) < 0.1
+
+
 def assert_same(first, second):
     first, second = tensors(first), tensors(second)
     assert first.keys() == second.keys()

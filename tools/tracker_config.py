@@ -38,6 +38,7 @@ class TrainConfig(MixConfig, RunConfig):
     response_match: float = field(
         default=1.0, metadata={"help": "weight of the distance to the teacher's response map"}
     )
+    scratch: bool = field(default=False, metadata={"help": "start from new weights in place of the teacher's"})
     correlation_bits: bool = field(
         default=False, metadata={"help": "train for a correlation of signs (constants: correlation: bits)"}
     )
@@ -60,6 +61,8 @@ class TrainConfig(MixConfig, RunConfig):
         check_width(self.width)
         check_range("still_share", self.still_share, 1.0)
         self.check_least(pairs=1, val_sequences=0, val_frames=2)
+        if self.scratch and not self.lr_real:
+            raise ValueError("lr_real is 0: from scratch the real layers would stay random; give a rate such as 1e-3")
         if not 0 < self.data_share <= 1:
             raise ValueError(f"data_share is {self.data_share}; give a share above 0, up to 1")
 

@@ -121,7 +121,7 @@ def open_pairs(config: TrainConfig, stores: list[CropStore], held_out: list[Sequ
 
 
 def build_rectifier(config: TrainConfig, dataset: PairDataset, device: torch.device) -> Rectifier:
-    """The networks, the student started from its teacher, and their training."""
+    """The networks, the student started from its teacher or from scratch, and their training."""
     task = SiameseTask(config.response_match, dtype_of(config.precision, device), config.correlation_bits)
     torch.manual_seed(config.seed)
     student, teacher, stats = place(build(config.model, width=config.width), device), None, None
@@ -164,7 +164,8 @@ def _start(
     config: TrainConfig,
     device: torch.device,
 ) -> Stats:
-    """Start the student from its teacher.  Returns the statistics of the teacher's maps to compare with, by point.
+    """Start the student from its teacher, or leave it from scratch.  Returns the statistics of the teacher's maps to
+    compare with, by point.
 
     A wider teacher gives a part of its channels to start from; its maps are compared where there are as many.
     """
@@ -178,6 +179,8 @@ def _start(
         return islice(make_loader(dataset, config.batch_size), CALIBRATION)
 
     if not binary_layers(student):
+        if config.scratch:
+            return {}
         student.load_state_dict(start.state_dict())
         start_again(student, partial(forward, student), batches())
         return {}
@@ -186,5 +189,6 @@ def _start(
         wide = measure_maps(student, teacher, forward, batches())
         stats = {point: wide[point] for point in own if wide[point][0].shape == own[point][0].shape}
         print(f"teacher of another width: maps are compared at {', '.join(stats)}, {len(stats)} of {len(own)} points")
-    start_from_teacher(student, start, own | stats)
+    if not config.scratch:
+        start_from_teacher(student, start, own | stats)
     return stats

@@ -9,7 +9,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -48,12 +48,18 @@ class Sequence:
         """Frame ``index`` as H x W x 3 uint8 RGB; raises ValueError, naming the file, where it cannot be read."""
         return read_image(self.frames[index])
 
+    def part(self, first: int, stop: int) -> Sequence:
+        """Frames ``first`` to ``stop - 1``, counted from 0, as a sequence of its own: ``David@60+150`` has 150."""
+        name = f"{self.name}@{first}+{stop - first}"
+        return replace(self, name=name, frames=self.frames[first:stop], boxes=self.boxes[first:stop])
+
 
 class VideoSequence(Sequence):
     """A sequence whose frames lie in one video: frame 12 is named ``clip.mp4#12``."""
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        return islice(open_frames(self.frames[0].rpartition("#")[0]), len(self))
+        path, _, first = self.frames[0].rpartition("#")
+        return islice(open_frames(path), int(first), int(first) + len(self))
 
     def image(self, index: int) -> np.ndarray:
         """Frame ``index`` as H x W x 3 uint8 RGB, by a seek; raises ValueError where it cannot be decoded."""

@@ -39,7 +39,8 @@ COMPUTED = {
 def attributes_of(dataset: str, root: Path | None, sequences: list[Sequence]) -> tuple[dict[str, str], dict[str, set]]:
     """Explanations of the attributes, and those of each sequence: ({short name: words}, {sequence: {short names}})."""
     if dataset in ("UAV123", "UAV20L") and root is not None:
-        files = {s.name: root / "anno" / dataset / "att" / f"{s.name}.txt" for s in sequences}
+        folder = root / "anno" / dataset / "att"
+        files = {s.name: folder / f"{s.name.partition('@')[0]}.txt" for s in sequences}  # a part has those of the whole
         if all(file.is_file() for file in files.values()):
             return UAV123, {name: _read_uav123(file) for name, file in files.items()}
     if dataset == "GOT-10k-val":

@@ -86,6 +86,7 @@ class Split:
     missing: list[str] = field(default_factory=list)  # published, but not there
     broken: dict[str, str] = field(default_factory=dict)  # there, but cannot be read: {name: why}
     variant: str = ""  # which folder, or which version of the published set: "-mine", "_10fps"
+    passes: bool = False  # are its sequences parts of those of the benchmark?  See eval.passes
 
     @property
     def name(self) -> str:
@@ -96,8 +97,10 @@ class Split:
     def title(self) -> str:
         """The split as every table says it, such as ``OTB100 (15 of 100 sequences)``."""
         whole = len(published_names(self.dataset))
-        count = f"{len(self.sequences)} of {whole}" if whole and whole != len(self.sequences) else len(self.sequences)
-        return f"{self.name} ({count} sequence{'' if count == 1 else 's'})"
+        there = len({sequence.name.partition("@")[0] for sequence in self.sequences})
+        count = f"{there} of {whole}" if whole and whole != there else there
+        passes = f", {len(self.sequences)} passes" if self.passes else ""
+        return f"{self.name} ({count} sequence{'' if count == 1 else 's'}{passes})"
 
 
 def default_root(dataset: str) -> Path:

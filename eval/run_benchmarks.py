@@ -22,7 +22,15 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder, installed or not
 
-from tools.cli import add_constants_flag, add_network_flags, check_writable, positive_int, read_constants, run
+from tools.cli import (
+    add_constants_flag,
+    add_network_flags,
+    add_pass_flags,
+    check_writable,
+    positive_int,
+    read_constants,
+    run,
+)
 
 if TYPE_CHECKING:  # these load OpenCV and more, which --help need not wait for
     from datasets.sequences import Sequence
@@ -64,6 +72,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add("--out", type=Path, default=Path("runs/benchmarks"), metavar="DIR", help="default: %(default)s")
     add("--sequences", nargs="+", metavar="NAME", help="only these")
+    add_pass_flags(parser)
     add("--repeat", type=positive_int, default=1, metavar="N", help="runs of each tracker (default: 1)")
     add(
         "--workers",
@@ -97,7 +106,13 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 
 def find(args: argparse.Namespace) -> Split:
-    """What of the benchmark is at hand; makes the synthetic one."""
+    """What of the benchmark is at hand, in passes where they are asked for; makes the synthetic one."""
+    from eval.passes import in_passes
+
+    return in_passes(_find_whole(args), args.every, args.frames)
+
+
+def _find_whole(args: argparse.Namespace) -> Split:
     from eval.benchmarks import default_root, find_split, read_annotations
 
     if args.annotations:
@@ -253,7 +268,7 @@ def submit(args: argparse.Namespace, split: Split, stores: dict[TrackerSpec, Res
     """Write the archive for GOT-10k's server, if the whole test split was run."""
     from eval.submission import SERVER, write_submission
 
-    if split.missing or args.sequences:
+    if split.missing or args.sequences or split.passes:
         print(f"no submission to GOT-10k's server: {split.title}")
         return
     for store in stores.values():

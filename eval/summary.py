@@ -53,7 +53,7 @@ def summarise(
         "reference": reference,
         "trackers": [_tracker(entrant, split, protocol, bound, of_sequence) for entrant in entrants],
         "attributes": words,
-        "paper": paper_scores(split.dataset),
+        "paper": None if split.passes else paper_scores(split.dataset),
     }
 
 

@@ -78,6 +78,20 @@ def add_constants_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_pass_flags(parser: argparse.ArgumentParser) -> None:
+    """Add --every and --frames."""
+    parser.add_argument(
+        "--every",
+        type=positive_int,
+        metavar="N",
+        help="track each sequence from every Nth frame on, in passes of their own: more to score in the same data"
+        " (default: from the first frame alone)",
+    )
+    parser.add_argument(
+        "--frames", type=positive_int, metavar="N", help="end a pass after N frames (default: where the sequence ends)"
+    )
+
+
 def read_constants(path: Path | None) -> TrackerConfig:
     """Constants of ``--constants``, the defaults without. FileNotFoundError, or ValueError naming the key."""
     from rbsf.train.config import read_yaml

@@ -24,14 +24,14 @@ from typing import TYPE_CHECKING, Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder, installed or not
 
 from rbsf.files import write_atomically
-from tools.cli import add_constants_flag, positive_int, run
+from tools.cli import add_constants_flag, add_pass_flags, positive_int, run
 
 if TYPE_CHECKING:
     from tools.tables import Table
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 NAMES = (*sorted(path.stem for path in (CONFIGS / "tables").glob("*.yaml")), "table6")
-FLAGS_OF = {"classifier": ("root",), "tracker": ("data", "teacher", "test", "workers", "constants")}
+FLAGS_OF = {"classifier": ("root",), "tracker": ("data", "teacher", "test", "workers", "constants", "every", "frames")}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -50,6 +50,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         " what is missing is trained and no more",
     )
     add_constants_flag(parser)
+    add_pass_flags(parser)
     add("--workers", type=positive_int, metavar="N", help="of trackers: processes that track (default: one a core)")
     add("--out", type=Path, default=Path("runs/reproduce"), metavar="DIR", help="results (default: %(default)s)")
     add("--seeds", type=int, nargs="+", default=[0], metavar="S", help="trainings of each cell (default: 0)")
@@ -207,7 +208,8 @@ def make_trackers(args: argparse.Namespace, table: Table) -> tuple[str, int]:
     from tools.tracker_tables import finish, open_test
 
     # Before the training: what is wrong with a test set is said now.
-    tests = [open_test(text, args.out, args.workers, args.constants) for text in args.test or []]
+    how = (args.workers, args.constants, args.every, args.frames)
+    tests = [open_test(text, args.out, *how) for text in args.test or []]
     code = train_cells(table, args.seeds, args.out)
     if code > 1:
         return "", code

@@ -44,11 +44,18 @@ class Scored:
     failed: tuple[str, ...] = ()
 
 
-def open_test(text: str, out: Path, workers: int | None = None, constants: Path | None = None) -> EvalSet:
+def open_test(
+    text: str,
+    out: Path,
+    workers: int | None = None,
+    constants: Path | None = None,
+    every: int | None = None,
+    frames: int | None = None,
+) -> EvalSet:
     """`NAME=ROOT`, or NAME for the usual place; FileNotFoundError, or ValueError for no such benchmark.
 
     `constants`: a YAML file of tracking constants, the defaults without; FileNotFoundError or ValueError as of
-    `read_constants`.
+    `read_constants`.  `every`, `frames`: see `eval.passes.passes`.
     """
     read_constants(constants)  # the trackers are made after the trainings: what is wrong with it is said now
     name, _, root = text.partition("=")
@@ -57,6 +64,7 @@ def open_test(text: str, out: Path, workers: int | None = None, constants: Path 
     words = ["--dataset", name, "--out", str(out)]
     words += (["--root", root] if root else []) + (["--workers", str(workers)] if workers else [])
     words += ["--constants", str(constants)] if constants else []
+    words += (["--every", str(every)] if every else []) + (["--frames", str(frames)] if frames else [])
     args = run_benchmarks.parse_args(words)
     args.precision = str(dtype_of("auto", torch.device(choose_device(args.device)))).removeprefix("torch.")
     return EvalSet(args, run_benchmarks.find(args))

@@ -54,6 +54,11 @@ class Sequence:
         return replace(self, name=name, frames=self.frames[first:stop], boxes=self.boxes[first:stop])
 
 
+def whole_name(name: str) -> str:
+    """Name of the sequence that a part is of; of a whole one its own."""
+    return name.partition("@")[0]
+
+
 class VideoSequence(Sequence):
     """A sequence whose frames lie in one video: frame 12 is named ``clip.mp4#12``."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.sequences import Sequence
+from datasets.sequences import Sequence, whole_name
 from eval.results import annotated
 
 UAV123 = {  # in the order of its files
@@ -40,7 +40,7 @@ def attributes_of(dataset: str, root: Path | None, sequences: list[Sequence]) ->
     """Explanations of the attributes, and those of each sequence: ({short name: words}, {sequence: {short names}})."""
     if dataset in ("UAV123", "UAV20L") and root is not None:
         folder = root / "anno" / dataset / "att"
-        files = {s.name: folder / f"{s.name.partition('@')[0]}.txt" for s in sequences}  # a part has those of the whole
+        files = {s.name: folder / f"{whole_name(s.name)}.txt" for s in sequences}
         if all(file.is_file() for file in files.values()):
             return UAV123, {name: _read_uav123(file) for name, file in files.items()}
     if dataset == "GOT-10k-val":

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets.layouts import LAYOUTS, find_entries, find_videos, is_uav123_10fps, otb_name, uav123_spans
-from datasets.sequences import Sequence, load_sequences, read_boxes
+from datasets.sequences import Sequence, load_sequences, read_boxes, whole_name
 from eval.metrics import GOT10K, OPE, OTB, Protocol
 
 # Targets as the got10k toolkit names them (a test compares).
@@ -97,7 +97,7 @@ class Split:
     def title(self) -> str:
         """The split as every table says it, such as ``OTB100 (15 of 100 sequences)``."""
         whole = len(published_names(self.dataset))
-        there = len({sequence.name.partition("@")[0] for sequence in self.sequences})
+        there = len({whole_name(sequence.name) for sequence in self.sequences})
         count = f"{there} of {whole}" if whole and whole != there else there
         passes = f", {len(self.sequences)} passes" if self.passes else ""
         return f"{self.name} ({count} sequence{'' if count == 1 else 's'}{passes})"

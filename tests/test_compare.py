@@ -75,10 +75,24 @@ def test_one_common_sequence_has_no_interval() -> None:
 def test_bootstrap_interval() -> None:
     # The mean of 100 gaps of 0 or 1, half of each, has a standard error of 0.05: 0.5 +- 1.96 * 0.05.
     gaps = np.tile([0.0, 1.0], 50)
-    low, high = bootstrap_interval(gaps)
+    names = [str(i) for i in range(100)]
+    low, high = bootstrap_interval(gaps, names)
     assert low == pytest.approx(0.402, abs=0.011)
     assert high == pytest.approx(0.598, abs=0.011)
-    assert bootstrap_interval(gaps) == (low, high)
+    assert bootstrap_interval(gaps, names) == (low, high)
+
+
+def test_passes_of_one_sequence_are_one_draw() -> None:
+    gaps = np.tile([0.0, 1.0], 50)
+    four_each = bootstrap_interval(gaps.repeat(4), [str(i // 4) for i in range(400)])
+    assert four_each == pytest.approx(bootstrap_interval(gaps, [str(i) for i in range(100)]))  # not half as wide
+    low, high = bootstrap_interval(np.array([0.0, 1.0, 1.0, 1.0]), ["a", "b", "b", "b"])  # all of a, or of b, or 3 of 4
+    assert (low, high) == (0, 1)
+    names = {f"{name}@{first}+9": 0.5 for name in ("Dog", "Girl") for first in (0, 20)}
+    trackers = make_tracker("a", names), make_tracker("b", dict.fromkeys(names, 0.25))
+    table = tables(("x", otb(*trackers, title="OTB100-every20")))["OTB100, common sequences"]
+    assert "over the 4 passes of 2 sequences of OTB100" in table.caption
+    assert rows(table)[1] == ["b", "0.250", "-0.250", "-0.250 to -0.250"]
 
 
 def test_other_weights_under_one_label_are_rows_of_their_own() -> None:

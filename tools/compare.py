@@ -3,7 +3,7 @@
     python tools/compare.py runs/a/reports/OTB100 runs/b/reports/OTB100 --out compare.html
 
 Trackers on the same data set are compared on the sequences that all of them have: mean AUC, and the difference to the
-first with a 95 % interval by a paired bootstrap over sequences.
+first with a 95 % interval by a paired bootstrap over sequences, each with all its passes.
 """
 
 from __future__ import annotations
@@ -143,40 +143,52 @@ def common_table(dataset: str, entries: list[Entry]) -> Table:
     """Mean AUC over the sequences that all ``entries`` have scores of, and the difference to the first entry."""
     import numpy as np
 
+    from datasets.sequences import whole_name
     from eval.tables import NOTHING, Cell, Table, mark_best_rows, number
 
     names = sorted(set.intersection(*(set(entry.tracker["sequences"]) for entry in entries)))
     if not names:
         raise ValueError(f"{dataset}: the trackers have no sequence in common; give reports of the same sequences")
+    wholes = [whole_name(name) for name in names]
     scores = np.array([[entry.tracker["sequences"][name]["auc"] for name in names] for entry in entries])
     rows = [
-        [Cell(entry.name), number(float(row.mean())), *(_gap_cells(row - scores[0]) if i else [Cell(NOTHING)] * 2)]
+        [
+            Cell(entry.name),
+            number(float(row.mean())),
+            *(_gap_cells(row - scores[0], wholes) if i else [Cell(NOTHING)] * 2),
+        ]
         for i, (entry, row) in enumerate(zip(entries, scores, strict=True))
     ]
-    first = entries[0].name
+    first, count = entries[0].name, len(set(wholes))
+    scored = f"{count} sequences" if count == len(names) else f"{len(names)} passes of {count} sequences"
     return Table(
-        f"Mean AUC over the {len(names)} sequences of {dataset} that all {len(entries)} trackers have, and the"
+        f"Mean AUC over the {scored} of {dataset} that all {len(entries)} trackers have, and the"
         f" difference to {first}: 95 % interval of a paired bootstrap over sequences ({RESAMPLES:,} resamples).",
         ["tracker", "AUC", f"minus {first}", "95 % interval"],
         mark_best_rows(rows, [1]),
     )
 
 
-def _gap_cells(gaps: np.ndarray) -> list[Any]:
+def _gap_cells(gaps: np.ndarray, sequences: list[str]) -> list[Any]:
     from eval.tables import NOTHING, Cell, number
 
-    if len(gaps) < 2:
+    if len(set(sequences)) < 2:
         return [number(float(gaps.mean()), "+.3f"), Cell(NOTHING)]
-    low, high = bootstrap_interval(gaps)
+    low, high = bootstrap_interval(gaps, sequences)
     return [number(float(gaps.mean()), "+.3f"), Cell(f"{low:+.3f} to {high:+.3f}", low)]
 
 
-def bootstrap_interval(gaps: np.ndarray) -> tuple[float, float]:
-    """95 % percentile interval of the mean of ``gaps`` (S,), a difference per sequence; equal input, equal output."""
+def bootstrap_interval(gaps: np.ndarray, sequences: list[str]) -> tuple[float, float]:
+    """95 % percentile interval of the mean of ``gaps`` (P,), a difference per pass; equal input, equal output.
+
+    Passes of one of ``sequences`` (P names) are no draws of their own: they come and go together.
+    """
     import numpy as np
 
-    draws = np.random.default_rng(SEED).integers(0, len(gaps), (RESAMPLES, len(gaps)))
-    low, high = np.percentile(gaps[draws].mean(axis=1), (2.5, 97.5))
+    _, which = np.unique(sequences, return_inverse=True)
+    sums, counts = np.bincount(which, gaps), np.bincount(which)
+    draws = np.random.default_rng(SEED).integers(0, len(counts), (RESAMPLES, len(counts)))
+    low, high = np.percentile(sums[draws].sum(axis=1) / counts[draws].sum(axis=1), (2.5, 97.5))
     return float(low), float(high)
 
 

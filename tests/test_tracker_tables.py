@@ -87,6 +87,9 @@ def test_trains_tracks_and_does_neither_twice(flags, otb, tmp_path, capfd):
     assert reproduce.main(flags) == 0
     assert times(out) == before
     assert "\n".join(lines) in capfd.readouterr().out
+    assert reproduce.main([*flags, "--every", "1", "--frames", "2"]) == 0  # tracked anew, trained no more
+    assert "| OTB100-every1-frames2 (1 of 100 sequences, 2 passes): AUC |" in (out / "two.md").read_text()
+    assert {path: time for path, time in times(out).items() if path in before} == before
     assert reproduce.main([*flags, "--list", "--set", "epochs=2"]) == 0  # another training
     assert capfd.readouterr().out.count("to do") == 2
 

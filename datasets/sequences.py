@@ -56,7 +56,7 @@ class Sequence:
 
 def whole_name(name: str) -> str:
     """Name of the sequence that a part is of; of a whole one its own."""
-    return name.partition("@")[0]
+    return re.sub(r"@\d+\+\d+$", "", name)
 
 
 class VideoSequence(Sequence):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import bare_sequence, write_otb
 
-from datasets.sequences import load_sequences
+from datasets.sequences import load_sequences, whole_name
 from datasets.synthetic import write_video
 from eval.benchmarks import find_split
 from eval.passes import in_passes, passes
@@ -41,6 +41,11 @@ def test_parts_of_ten_frames(every: int | None, frames: int | None, spans: list[
         assert part.frames == sequence.frames[first : first + count]
         assert part.one_based
     assert len({fingerprint(part) for part in parts}) == len(parts)
+
+
+def test_the_whole_of_a_part() -> None:
+    sequence = bare_sequence("cam@2", [BOX] * 3)  # a name of one's own
+    assert whole_name(sequence.part(1, 3).name) == whole_name(sequence.name) == "cam@2"
 
 
 def test_parts_with_nothing_to_score_are_left_out() -> None:

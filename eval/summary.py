@@ -43,7 +43,7 @@ def summarise(
         "format": FORMAT,
         "dataset": split.name,
         "title": split.title,
-        "protocol": protocol.text,
+        "protocol": protocol.text + " Each pass counts as a sequence." * split.passes,
         "frames": sum(map(len, split.sequences)),
         "missing": split.missing,
         "unreadable": split.broken,

@@ -81,9 +81,11 @@ def test_the_benchmark_tracks_each_pass_from_its_own_first_box(
     report = json.loads((tmp_path / "out/reports/OTB100-every2-frames3/report.json").read_text())
     scores = report["trackers"][0]["sequences"]
     assert {name: score["ao"] for name, score in scores.items()} == {"Dog@0+3": pytest.approx(2 / 3), "Dog@2+3": 1}
+    assert report["protocol"].endswith(" Each pass counts as a sequence.")
     assert report["paper"] is None  # whole sequences are what it has
     assert main(flags) == 0  # beside the whole sequences, and neither in the other's way
     whole = json.loads((tmp_path / "out/reports/OTB100/report.json").read_text())
+    assert "pass counts" not in whole["protocol"]
     assert whole["trackers"][0]["sequences"]["Dog"]["ao"] == pytest.approx(2 / 5)
     boxes = sorted(path.name for path in (tmp_path / "out/results/OTB2015/static").glob("*.txt"))
     assert boxes == ["Dog.txt", "Dog@0+3.txt", "Dog@2+3.txt"]

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 NAMES = (*sorted(path.stem for path in (CONFIGS / "tables").glob("*.yaml")), "table6")
-FLAGS_OF = {"classifier": ("root",), "tracker": ("data", "teacher", "test", "workers", "constants", "every", "frames")}
+TRACK_FLAGS = ("workers", "constants", "every", "frames")  # of eval/run_benchmarks.py, handed on to it
+FLAGS_OF = {"classifier": ("root",), "tracker": ("data", "teacher", "test", *TRACK_FLAGS)}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -208,8 +209,8 @@ def make_trackers(args: argparse.Namespace, table: Table) -> tuple[str, int]:
     from tools.tracker_tables import finish, open_test
 
     # Before the training: what is wrong with a test set is said now.
-    how = (args.workers, args.constants, args.every, args.frames)
-    tests = [open_test(text, args.out, *how) for text in args.test or []]
+    flags = {name: getattr(args, name) for name in TRACK_FLAGS}
+    tests = [open_test(text, args.out, **flags) for text in args.test or []]
     code = train_cells(table, args.seeds, args.out)
     if code > 1:
         return "", code

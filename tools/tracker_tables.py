@@ -44,28 +44,20 @@ class Scored:
     failed: tuple[str, ...] = ()
 
 
-def open_test(
-    text: str,
-    out: Path,
-    workers: int | None = None,
-    constants: Path | None = None,
-    every: int | None = None,
-    frames: int | None = None,
-) -> EvalSet:
+def open_test(text: str, out: Path, **flags: object) -> EvalSet:
     """`NAME=ROOT`, or NAME for the usual place; FileNotFoundError, or ValueError for no such benchmark.
 
-    `constants`: a YAML file of tracking constants, the defaults without; FileNotFoundError or ValueError as of
-    `read_constants`.  `every`, `frames`: see `eval.passes.passes`.
+    `flags`: further ones of run_benchmarks, None for its default; FileNotFoundError or ValueError for the constants as
+    of `read_constants`.
     """
-    read_constants(constants)  # the trackers are made after the trainings: what is wrong with it is said now
     name, _, root = text.partition("=")
     if name not in run_benchmarks.DATASETS:
         raise ValueError(f"--test {text!r}: write NAME=ROOT, NAME one of {', '.join(run_benchmarks.DATASETS)}")
     words = ["--dataset", name, "--out", str(out)]
-    words += (["--root", root] if root else []) + (["--workers", str(workers)] if workers else [])
-    words += ["--constants", str(constants)] if constants else []
-    words += (["--every", str(every)] if every else []) + (["--frames", str(frames)] if frames else [])
+    for flag, value in {"root": root or None, **flags}.items():
+        words += [f"--{flag}", str(value)] if value is not None else []
     args = run_benchmarks.parse_args(words)
+    read_constants(args.constants)  # the trackers are made after the trainings: what is wrong with it is said now
     args.precision = str(dtype_of("auto", torch.device(choose_device(args.device)))).removeprefix("torch.")
     return EvalSet(args, run_benchmarks.find(args))
 

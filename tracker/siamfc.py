@@ -160,9 +160,7 @@ class SiamFC:
 
     def locate(self, features: np.ndarray) -> Result:
         """Second half of ``update``: the target's place from the crops' features (scales, C, H, W)."""
-        assert self._weigh is not None  # search_crops has checked it; this is for the type checker
-        best = self._best_scale(self._weigh(features))
-        response = self._place(features[best : best + 1])[0]  # (17, 17)
+        best, response = self._respond(features)
         offset = self._peak_offset(response)  # (x, y) in pixels of the search crop
         score = float(response.max() - response.mean()) / self._self_response
         found = score >= self.config.lost_score
@@ -181,13 +179,25 @@ class SiamFC:
         self._zoom = float(np.clip(zoom, *SIZE_LIMITS))
         return Result(self.box, score, self._is_lost(score))
 
+    def _respond(self, features: np.ndarray) -> tuple[int, np.ndarray]:
+        """Which size fits best, by its number, and the response (17, 17) of its crop."""
+        assert self._weigh is not None  # search_crops has checked it; this is for the type checker
+        if len(features) == 1:
+            return 0, self._place(features)[0]
+        responses = self._weigh(features)
+        best = self._best_scale(responses)
+        fixed = self._place is self._weigh
+        return best, responses[best] if fixed else self._place(features[best : best + 1])[0]
+
     def _misfit_at(self, features: np.ndarray, offset: np.ndarray) -> np.ndarray:
         """What `BoxRegression` says at the peak, `offset` (x, y) pixels off the middle: place as seen from the peak."""
         assert self._regression is not None
-        reach = (features.shape[-1] - self._regression.cells) // 2
-        cell = STRIDE * np.clip(np.round(offset / STRIDE), -reach, reach)  # whole ones, as it was learned from
-        misfit = self._regression(look_at(features, cell, self._regression.cells))
-        misfit[:2] += cell - offset
+        size = self._regression.cells
+        reach = (features.shape[-1] - size) // 2
+        cells = np.clip(np.round(offset / STRIDE).astype(int), -reach, reach)  # whole ones, as it was learned from
+        column, row = cells + reach
+        misfit = self._regression(features[:, row : row + size, column : column + size])
+        misfit[:2] += cells * STRIDE - offset
         return misfit
 
     def _remember(self, look: np.ndarray) -> None:

@@ -3,7 +3,10 @@
 
 #pragma once
 
+#include <algorithm>
+
 #include "avx512.hpp"
+#include "geometry.hpp"
 
 #if defined(__linux__) && defined(__x86_64__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
 #define RBSF_HAS_AMX
@@ -54,48 +57,88 @@ struct Amx : Avx512 {
         }
         __asm__ volatile("" : : "r"(&config) : "memory");  // GCC holds that the next line reads 8 bytes only
         _tile_loadconfig(&config);
-        for (size_t pixel = 0; pixel < row.pixels; pixel += 32)
-            for (size_t block = 0; block < row.blocks; ++block) square(row, block, pixel);
+        multiply(row);
         _tile_release();
     }
 
   private:
-    // 32 pixels x 32 filters.  Tiles: 0..3 sums, 4, 5 pixels, 6, 7 weights.
-    RBSF_AMX static void square(const BytesRow& row, size_t block, size_t pixel) {
-        const uint8_t* window = row.windows + pixel * row.pixel_step;
-        const size_t step = row.pixel_step, lines = row.chunk_lines;
-        const Line* weights = row.weights + 2 * block * row.chunks * lines;
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_zero(2);
-        _tile_zero(3);
-        for (size_t i = 0; i < row.chunks; ++i, weights += 2 * lines) {
-            const uint8_t* from = window + row.offsets[i];
-            _tile_loadd(4, from, step);
-            _tile_loadd(6, weights, 64);
-            _tile_dpbusd(0, 4, 6);
-            _tile_loadd(7, weights + lines, 64);
-            _tile_dpbusd(1, 4, 7);
-            _tile_loadd(5, from + 16 * step, step);
-            _tile_dpbusd(2, 5, 6);
-            _tile_dpbusd(3, 5, 7);
-        }
-        Line sums[4][16];
-        _tile_stored(0, sums[0], 64);
-        _tile_stored(1, sums[1], 64);
-        _tile_stored(2, sums[2], 64);
-        _tile_stored(3, sums[3], 64);
-        for (size_t i = 0; i < 4; ++i) compare(row, 2 * block + i % 2, pixel + i / 2 * 16, sums[i]);
+    static constexpr size_t MOST_CHUNKS = 20;  // whose weights for 32 filters stay in the first cache: 40 kB
+
+    // Squares of 32 pixels x 32 filters, all pixels for a block of filters before the next.  Where its weights are too
+    // many for the first cache they are taken in parts, and the sums are kept from part to part.  What a square gives
+    // is compared while the next one's products are under way.
+    RBSF_AMX static void multiply(const BytesRow& row) {
+        const size_t parts = (row.chunks + MOST_CHUNKS - 1) / MOST_CHUNKS, most = (row.chunks + parts - 1) / parts;
+        Line done[64], *kept = Scratch::grow(Scratch::mine().sums, parts > 1 ? 2 * row.pixels : 0);
+        size_t left = 0, last_block = 0, last_pixel = 0;  // quarters of a square that are to be compared
+        for (size_t block = 0; block < row.blocks; ++block)
+            for (size_t first = 0, end; first < row.chunks; first = end) {
+                end = std::min(first + most, row.chunks);
+                for (size_t pixel = 0; pixel < row.pixels; pixel += 32) {
+                    take_sums(first > 0 ? kept + 2 * pixel : nullptr);
+                    for (size_t i = first; i < end; ++i) {
+                        add_chunk(row, block, pixel, i);
+                        if (left > 0) compare(row, last_block, last_pixel, --left, done);
+                    }
+                    while (left > 0) compare(row, last_block, last_pixel, --left, done);
+                    store_sums(end < row.chunks ? kept + 2 * pixel : done);
+                    if (end == row.chunks) left = 4, last_block = block, last_pixel = pixel;
+                }
+            }
+        while (left > 0) compare(row, last_block, last_pixel, --left, done);
     }
 
-    // The results of 16 pixels and of the `half`th 16 filters.
-    RBSF_AMX static void compare(const BytesRow& row, size_t half, size_t pixel, const Line* sums) {
+    // Tiles: 0..3 sums, 4, 5 pixels, 6, 7 weights.
+    RBSF_AMX static void add_chunk(const BytesRow& row, size_t block, size_t pixel, size_t i) {
+        const uint8_t* from = row.windows + pixel * row.pixel_step + row.offsets[i];
+        const Line* weights = row.weights + 2 * (block * row.chunks + i) * row.chunk_lines;
+        _tile_loadd(4, from, row.pixel_step);
+        _tile_loadd(6, weights, 64);
+        _tile_dpbusd(0, 4, 6);
+        _tile_loadd(7, weights + row.chunk_lines, 64);
+        _tile_dpbusd(1, 4, 7);
+        _tile_loadd(5, from + 16 * row.pixel_step, row.pixel_step);
+        _tile_dpbusd(2, 5, 6);
+        _tile_dpbusd(3, 5, 7);
+    }
+
+    RBSF_AMX static void take_sums(const Line* from) {
+        if (from) {
+            _tile_loadd(0, from, 64);
+            _tile_loadd(1, from + 16, 64);
+            _tile_loadd(2, from + 32, 64);
+            _tile_loadd(3, from + 48, 64);
+        } else {
+            _tile_zero(0);
+            _tile_zero(1);
+            _tile_zero(2);
+            _tile_zero(3);
+        }
+    }
+
+    RBSF_AMX static void store_sums(Line* to) {
+        _tile_stored(0, to, 64);
+        _tile_stored(1, to + 16, 64);
+        _tile_stored(2, to + 32, 64);
+        _tile_stored(3, to + 48, 64);
+    }
+
+    // The bits of a quarter of a square, of 16 pixels and 16 filters.
+    RBSF_AMX static void compare(const BytesRow& row, size_t block, size_t pixel, size_t quarter, const Line* sums) {
+        const size_t half = 2 * block + quarter % 2;
         const __m512i limit = _mm512_load_si512(row.limits + half);
+        pixel += quarter / 2 * 16;
+        sums += quarter * 16;
         uint8_t *low = row.out[2 * half] + pixel * row.out_step, *high = row.out[2 * half + 1] + pixel * row.out_step;
+        const bool together = high == low + 1;
         for (int p = 0; p < 16; ++p, low += row.out_step, high += row.out_step) {
-            const unsigned bits = _mm512_cmpge_epi32_mask(_mm512_load_si512(sums + p), limit);
-            *low = static_cast<uint8_t>(bits);
-            *high = static_cast<uint8_t>(bits >> 8);
+            const __mmask16 bits = _mm512_cmpge_epi32_mask(_mm512_load_si512(sums + p), limit);
+            if (together) {
+                std::memcpy(low, &bits, 2);
+            } else {
+                *low = static_cast<uint8_t>(bits);
+                *high = static_cast<uint8_t>(bits >> 8);
+            }
         }
     }
 };

@@ -130,7 +130,7 @@ class Conv {
         Scratch& scratch = Scratch::mine();
         const size_t row_bytes = size.width * g.bytes, length = (count + g.kernel - 1) * row_bytes;
         const size_t pixels = (count * size.pitch + 31) / 32 * 32, behind = (g.kernel + 31) * g.bytes * 8 + 64;
-        uint8_t* spread = Scratch::grow(scratch.spread, 8 * length + behind);
+        uint8_t* spread = reinterpret_cast<uint8_t*>(Scratch::grow(scratch.spread, (8 * length + behind) / 64 + 1));
         const size_t* offsets = chunk_offsets(8 * row_bytes);
         for (size_t group = 0; group < g.groups; ++group) {
             const size_t first = of_bytes.first_block[group], end = of_bytes.first_block[group + 1];

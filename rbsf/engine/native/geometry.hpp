@@ -40,9 +40,10 @@ struct Place {
 struct Scratch {
     std::vector<uint64_t> windows;
     std::vector<size_t> offsets;
-    std::vector<uint8_t> image, band, merged, pooled, unused, spread;
+    std::vector<uint8_t> image, band, merged, pooled, unused;
     std::vector<int32_t> counts;
     std::vector<uint8_t*> out;
+    std::vector<Line> spread, sums;
     std::vector<Line> weights;  // spread, of the layer of this number
     uint64_t weights_of = 0;
 

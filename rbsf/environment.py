@@ -34,12 +34,18 @@ def cores() -> int:
 
 
 def _commit() -> str:
-    command = ["git", "describe", "--always", "--dirty"]
+    root = Path(__file__).resolve().parents[1]
     try:
-        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+        if Path(_git(root, "rev-parse", "--show-toplevel")).resolve() != root:
+            return "unknown"  # a copy within another repository, or in none
+        return _git(root, "describe", "--always", "--dirty") or "unknown"
     except OSError:  # no git here
         return "unknown"
-    return done.stdout.strip() or "unknown"
+
+
+def _git(folder: Path, *command: str) -> str:
+    done = subprocess.run(["git", *command], cwd=folder, capture_output=True, text=True, check=False)
+    return done.stdout.strip()
 
 
 def _version(package: str) -> str:

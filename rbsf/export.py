@@ -69,14 +69,6 @@ def export_layers(net: nn.Module, first_bits: int = FIRST_BITS) -> list[Layer]:
     return layers
 
 
-def export_conv(name: str, conv: BinaryConv2d) -> Layer:
-    """One binary convolution, for networks that are no plain chain: bits in, ``scale * sums`` out."""
-    if reason := _uneven(conv):
-        raise ValueError(f"no packed form: layer {name} {reason}")
-    weight, scale = _signs(conv, np.zeros(conv.in_channels, bool))
-    return _real_layer(weight, _Affine(scale, np.zeros_like(scale)), _geometry(name, conv))
-
-
 def check_first_bits(bits: int) -> None:
     """ValueError where the first layer's weights cannot have so many bits."""
     if not 2 <= bits <= FIRST_BITS:

@@ -128,7 +128,7 @@ class _Builder:
                 raise ValueError(f"no packed form: the network takes a second input, {node.name}")
             self.names[node] = self.nodes[-1].name
         elif node.op == "output":
-            if not isinstance(node.args[0], fx.Node) or self.names[node.args[0]] != self.nodes[-1].name:
+            if not isinstance(node.args[0], fx.Node) or self._name(node.args[0]) != self.nodes[-1].name:
                 raise ValueError("no packed form: the network's output is not one value, computed last")
         elif node.op == "call_module":
             module, inputs = self.modules[str(node.target)], self._inputs(node)
@@ -140,7 +140,17 @@ class _Builder:
             raise ValueError(f"no packed form: {node.op} {node.target}")
 
     def _inputs(self, node: fx.Node) -> list[str]:
-        return [self.names[value] for value in node.all_input_nodes if _target(value) not in SIZES]
+        given = node.all_input_nodes
+        sizes = [value for value in given if _target(value) in SIZES]
+        return [self._name(value) for value in given if value not in sizes or len(sizes) == len(given)]
+
+    def _name(self, value: fx.Node) -> str:
+        """The node that gives `value`, which has to be a map."""
+        if value not in self.names:
+            raise ValueError(
+                f"no packed form: {value.format_node()} takes a part or the size of a map".replace("\n", " ")
+            )
+        return self.names[value]
 
     def _module(self, name: str, module: nn.Module, inputs: list[str]) -> str:
         if isinstance(module, (nn.Identity, nn.Dropout, nn.Dropout2d)):
@@ -160,7 +170,7 @@ class _Builder:
     def _call(self, node: fx.Node) -> str:
         target, inputs = _target(node), self._inputs(node)
         if target in ADDS and len(node.args) == 2 and not node.kwargs:
-            terms = [self.names[value] for value in node.args if isinstance(value, fx.Node)]
+            terms = [self._name(value) for value in node.args if isinstance(value, fx.Node)]
             if len(terms) == 2:
                 return self._add(node.name, "add", terms)
         modules = _as_modules(target, node)

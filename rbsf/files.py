@@ -22,11 +22,12 @@ def write_atomically(path: str | Path, content: bytes | Callable[[Path], None]) 
             content(temporary)
         else:
             temporary.write_bytes(content)
+        with temporary.open("rb+") as file:  # on the disk before its name is, or a power cut leaves an empty file
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        raise OSError(
-            f"cannot write {path}: {getattr(error, 'strerror', None) or str(error).splitlines()[0]}"
-        ) from error
+        reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
+        raise OSError(f"cannot write {path}: {reason}") from error
     finally:
         with suppress(OSError):  # it is gone after the rename, or was never made
             temporary.unlink()

@@ -158,7 +158,7 @@ def _read_own(path: Path) -> tuple[nn.Module, str, dict[str, Any]]:
             for key, _ in layer.named_parameters(recurse=False)
         }
         _load(net, tensors, derived)
-    except (KeyError, RuntimeError, ValueError) as error:
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:  # options may be any JSON
         raise ValueError(
             f"{path}: does not fit the model {metadata['model']!r} it names ({_first_line(error)})"
         ) from None

@@ -16,7 +16,7 @@ from packed_models import random_layer, random_model
 
 from rbsf.engine import reference, runtime
 from rbsf.engine.packed import Layer, PackedModel
-from rbsf.engine.runtime import BitConv, Engine, available_isas, conv2d_bits, pack_signs
+from rbsf.engine.runtime import BitConv, Engine, available_isas, pack_signs
 
 ISAS = available_isas()
 THREADS = min(2, os.cpu_count() or 1)
@@ -103,7 +103,7 @@ def test_sums_worked_out_by_hand() -> None:
     assert bits.tolist() == [[[[[1], [3]]]]]
     for isa in ISAS:
         # Rows above and below: 12 products (-1)(-1).  The middle one: -2 - 2 - 2, and 0 + 0 + 2.
-        assert conv2d_bits(bits, layer, isa=isa).tolist() == [[[[6], [14]]]]
+        assert BitConv(layer, isa=isa)(bits).tolist() == [[[[6], [14]]]]
 
 
 @EXAMPLES

@@ -9,8 +9,8 @@ from torch import nn
 
 from rbsf.engine import reference
 from rbsf.engine.packed import PackedModel, read_packed
-from rbsf.engine.runtime import BitConv, Engine, pack_signs
-from rbsf.export import _Affine, _fold, export_conv, export_layers, pack_weights, quantise_first, torch_outputs
+from rbsf.engine.runtime import Engine
+from rbsf.export import _Affine, _fold, export_layers, pack_weights, quantise_first, torch_outputs
 from rbsf.layers import binarize
 from rbsf.methods.rbcn import RBConv2d
 from rbsf.models import build
@@ -167,16 +167,6 @@ def test_a_network_without_norms_in_front_of_the_sign():
     *expected, _ = torch_outputs(net, crops(1))
     for got, wanted in zip(bits, expected, strict=True):
         np.testing.assert_array_equal(got, wanted)
-
-
-def test_a_single_convolution_gives_the_sums_of_torch():
-    torch.manual_seed(0)
-    conv = RBConv2d(24, 16, 3, stride=2, padding=1, groups=2)
-    x = torch.randn(2, 24, 9, 8)
-    layer = export_conv("conv", conv)
-    sums = BitConv(layer)(pack_signs(x.permute(0, 2, 3, 1).numpy(), 2))
-    expected = (conv(x) / conv.scale()[0]).round()
-    np.testing.assert_array_equal(sums.transpose(0, 3, 1, 2), expected.detach().numpy())
 
 
 def test_the_packed_file_says_where_it_comes_from(tmp_path):

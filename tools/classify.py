@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from datasets.labelled import Labelled
 
-SHARE = 224 / 256  # of an image's short side that its square in the middle has, as in ImageNet's evaluation
+SHARE = 224 / 256  # of an image's short side that a network sees which does not say: ImageNet's
 
 
 @dataclass(frozen=True)
@@ -138,8 +138,9 @@ def class_images(classifier: Classifier, paths: list[Path], top: int) -> int:
     from datasets.decode import CentreCrop, decode_crop
 
     names, broken = classifier.input["classes"], 0
+    share = classifier.input.get("share", SHARE)
     for path in list_images(paths):
-        crop = decode_crop(path.read_bytes(), CentreCrop(SHARE), classifier.input["size"])
+        crop = decode_crop(path.read_bytes(), CentreCrop(share), classifier.input["size"])
         if crop is None:
             print(f"error: {path}: not a whole image that OpenCV can decode", file=sys.stderr)
             broken += 1

@@ -121,7 +121,8 @@ class ClassifierConfig(RunConfig):
         """The configuration of the teacher: the same training of the real network, without what is the student's."""
         off: dict[str, Any] = {"gan": False, "rectify": False, "train_teacher": False}
         off |= {f.name: 0.0 for f in dataclasses.fields(RectifyConfig) if f.name.startswith("lambda_")}
-        off |= {"lambda_epochs": 1, "bn_pass": 0.0, "lr_binary": 0.0, "lr_c": 0.0, "lr_discriminator": 0.0}
+        off |= {"lr_binary": 0.0, "lr_c": 0.0, "lr_discriminator": 0.0}
+        off |= {"lambda_epochs": 1, "bn_pass": 0.0, "norm_epochs": -1}
         return dataclasses.replace(self, method=FLOAT, method_options=[], start="random", teacher=None, **off)
 
     @property
@@ -257,7 +258,9 @@ def finish(config: ClassifierConfig, net: nn.Module, test: Labelled, process: Pr
 
 def input_of(data: Labelled) -> dict[str, Any]:
     """What a network has to know of its images; goes into its weights file."""
-    return {"size": data.size, "mean": list(data.mean), "std": list(data.std), "classes": list(data.classes)}
+    share = getattr(data, "share", 1.0)  # of the short side; sets of small images are taken whole
+    shape = {"size": data.size, "share": share}
+    return {**shape, "mean": list(data.mean), "std": list(data.std), "classes": list(data.classes)}
 
 
 class Batches:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import resource
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -175,6 +175,10 @@ def provenance(config: RunConfig, world: int) -> dict[str, Any]:
 
 def report_size(path: Path, folder: Path) -> None:
     """Print what a training has made."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    size = path.stat().st_size / 1e6
-    print(f"{path}: {size:.2f} MB; curves: {folder / 'losses.png'}; peak memory {peak:.0f} MB")
+    text = f"{path}: {path.stat().st_size / 1e6:.2f} MB; curves: {folder / 'losses.png'}"
+    with suppress(ImportError):  # Windows has none
+        import resource
+
+        unit = 1 << 20 if sys.platform == "darwin" else 1 << 10
+        text += f"; peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit:.0f} MB"
+    print(text)

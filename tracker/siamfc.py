@@ -262,8 +262,9 @@ class SiamFC:
 
 def update_all(trackers: Sequence[SiamFC], image: np.ndarray) -> list[Result]:
     """``update`` several trackers that share a backbone, with one pass of the network for all crops."""
-    crops = np.concatenate([tracker.search_crops(image) for tracker in trackers])
-    features = np.split(trackers[0].backbone(crops), len(trackers))
+    crops = [tracker.search_crops(image) for tracker in trackers]
+    ends = np.cumsum([len(own) for own in crops])
+    features = np.split(trackers[0].backbone(np.concatenate(crops)), ends[:-1])
     return [tracker.locate(own) for tracker, own in zip(trackers, features, strict=True)]
 
 

@@ -131,21 +131,26 @@ def _pool(node: Node, x: Shape, target: Target) -> Kernel:
 # ---- NumPy in place
 
 
+LONGEST_ROW = 1 << 16  # numbers: from there on loops over channels are long enough, and copies take much memory
+
+
 def _rows(values: np.ndarray, x: Shape) -> np.ndarray:
     """A number for each channel, repeated over a row of pixels: NumPy is slow in short loops."""
-    return np.tile(np.broadcast_to(values, x[-1:]), x[1] if len(x) == 3 else 1)
+    short = len(x) == 3 and x[1] * x[2] <= LONGEST_ROW
+    return np.tile(np.broadcast_to(values, x[-1:]), x[1] if short else 1)
 
 
-def _as_rows(x: np.ndarray) -> np.ndarray:
-    return x.reshape(*x.shape[:2], -1) if x.ndim == 4 else x
+def _as_rows(x: np.ndarray, row: np.ndarray) -> np.ndarray:
+    """The map `x` with its rows of pixels in one, if `row` has numbers for such."""
+    return x if len(row) == x.shape[-1] else x.reshape(*x.shape[:2], -1)
 
 
 def _affine(node: Node, x: Shape) -> Run:
     scale, bias = _rows(node.tensors["scale"], x), _rows(node.tensors["bias"], x)
 
     def run(inputs: list[np.ndarray], out: np.ndarray, _: list[np.ndarray]) -> None:
-        out = _as_rows(out)
-        np.multiply(_as_rows(inputs[0]), scale, out=out)
+        out = _as_rows(out, scale)
+        np.multiply(_as_rows(inputs[0], scale), scale, out=out)
         np.add(out, bias, out=out)
 
     return run
@@ -155,7 +160,7 @@ def _prelu(node: Node, x: Shape) -> Run:
     slope = _rows(node.tensors["slope"], x)
 
     def run(inputs: list[np.ndarray], out: np.ndarray, _: list[np.ndarray]) -> None:
-        np.multiply(_as_rows(inputs[0]), slope, out=_as_rows(out))
+        np.multiply(_as_rows(inputs[0], slope), slope, out=_as_rows(out, slope))
         np.copyto(out, inputs[0], where=inputs[0] >= 0)
 
     return run

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import warnings
+import weakref
+from collections import deque
 from importlib import import_module
 from math import prod
 from pathlib import Path
@@ -53,7 +54,7 @@ class Engine:
         self._layouts = [layout(a.outputs, a.groups, b.groups) for a, b in zip(layers, readers, strict=True)]
         self._margins = [*(layer.padding for layer in layers[1:]), 0]
         self._free: dict[tuple[int, ...], list[list[np.ndarray]]] = {}
-        self._results: dict[tuple[int, ...], list[np.ndarray]] = {}
+        self._results: dict[tuple[int, ...], deque[np.ndarray]] = {}
         self._lock = threading.Lock()
         if self.isa != "numpy":
             outputs = ["bits"] * (len(layers) - 1) + ["real"]
@@ -128,17 +129,19 @@ class Engine:
         return [np.zeros(shape, np.uint8) for shape in shapes]
 
     def _take_result(self, shape: tuple[int, ...]) -> np.ndarray:
-        """An array for features: one returned before that its caller has dropped, because new memory costs as much time
-        as a layer; else a new one."""
+        """An array for features, in memory whose last array is gone where there is some: new memory costs as much time
+        as a layer."""
         with self._lock:
             if shape not in self._results and len(self._results) >= KEPT_SIZES:
                 self._results.clear()
-            kept = self._results.setdefault(shape, [])
-            for array in kept:
-                if sys.getrefcount(array) == 3:  # in `kept`, as `array`, as an argument
-                    return array
-            array = np.empty(shape, np.float32)
-            kept[KEPT_RESULTS - 1 :] = [array]
+            kept = self._results.setdefault(shape, deque(maxlen=KEPT_RESULTS))
+        try:
+            memory = kept.pop()
+        except IndexError:
+            memory = np.empty(shape, np.float32)
+        # Of a memoryview, since parts of it then keep this very array alive; those of a view would keep `memory` alone.
+        array = np.asarray(memory.data)
+        weakref.finalize(array, kept.append, memory).atexit = False
         return array
 
 
@@ -172,11 +175,6 @@ class BitConv:
         sums = np.empty((len(bits), rows, columns, layer.outputs), np.int32)
         _native.forward([self._conv], [bits, sums], self.threads, self.isa, None)
         return sums
-
-
-def conv2d_bits(bits: np.ndarray, layer: Layer, threads: int = 1, isa: str = "auto") -> np.ndarray:
-    """`BitConv` for a single use: it brings the weights into order at each call."""
-    return BitConv(layer, threads, isa)(bits)
 
 
 def pack_signs(values: np.ndarray, groups: int = 1) -> np.ndarray:

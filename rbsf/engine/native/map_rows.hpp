@@ -5,9 +5,12 @@
 #include <algorithm>
 #include <cmath>
 
-#include "cpuid.hpp"
 #include "kernels.hpp"
 #include "neon.hpp"
+
+#if defined(__x86_64__) || defined(_M_X64)
+#include "cpuid.hpp"
+#endif
 
 namespace rbsf {
 

@@ -109,6 +109,7 @@ std::shared_ptr<Conv> make_conv(bool pixels, const std::string& output, size_t k
     const size_t groups = group_blocks.size(), limit = size_t{1} << 20;
     for (size_t n : {kernel, stride, bytes, products, outputs, groups})
         require(n >= 1 && n <= limit * 16, "a number of the geometry is out of range");
+    require(kernel <= 1024, "the kernel is too large");  // its square times the bytes has to fit 64 bits
     for (size_t n : {planes, out_bytes, margin}) require(n <= limit, "a number of the output map is out of range");
     size_t blocks = 0;
     for (size_t n : group_blocks) {

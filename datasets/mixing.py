@@ -7,7 +7,7 @@ draw from the generator that they are given, change none of their arguments, and
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -22,8 +22,9 @@ WINDOW_ZOOM = 1.5  # the same of windows
 PLACES = 4  # places looked at for a window, or for a target in a scene
 
 
-def _share(text: str) -> float:
-    return field(default=0.0, metadata={"help": text})
+def setting(default: float, text: str) -> Any:
+    """A field of a configuration, with what --help says of it."""
+    return field(default=default, metadata={"help": text})
 
 
 @dataclass
@@ -34,14 +35,17 @@ class MixConfig:
     the bit as without that source. ValueError for a share out of range.
     """
 
-    negative_share: float = _share("share of pairs whose search crop shows another target")
-    hard_share: float = _share(
+    negative_share: float = setting(0.0, "share of pairs whose search crop shows another target")
+    hard_share: float = setting(
+        0.0,
         "share of these targets, and of distractors, that are like the exemplar's: named alike but for a number"
-        " (dog_1.jpg, dog_2.jpg) and of a like shape"
+        " (dog_1.jpg, dog_2.jpg) and of a like shape",
     )
-    distractor_share: float = _share("share of positive pairs with another target pasted beside the true one")
-    paste_share: float = _share("share of pairs whose targets are cut out and pasted on scenes of another sequence")
-    random_share: float = _share("share of pairs whose target is a random window of a crop, whatever it shows")
+    distractor_share: float = setting(0.0, "share of positive pairs with another target pasted beside the true one")
+    paste_share: float = setting(
+        0.0, "share of pairs whose targets are cut out and pasted on scenes of another sequence"
+    )
+    random_share: float = setting(0.0, "share of pairs whose target is a random window of a crop, whatever it shows")
 
     def __post_init__(self) -> None:
         for name in MixConfig.__dataclass_fields__:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from datasets.crops import CROP_CENTER, CropStore
 from datasets.draws import Pair, PairDraws
-from datasets.mixing import MixConfig, Target, add_distractor, check_range, paste_on_scene, random_window
+from datasets.mixing import MixConfig, Target, add_distractor, check_range, paste_on_scene, random_window, setting
 from tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE, mean_color
 
 Item = dict[str, torch.Tensor]
@@ -26,23 +26,23 @@ Key = tuple[int, int, int]  # seed, epoch, i: what a pair depends on
 RANDOM, PASTE, DISTRACTOR = 1, 2, 3  # added to the key, the streams of sources: each draws for itself
 
 
-@dataclass(frozen=True)
+@dataclass
 class AugmentConfig:
-    """How crops are varied. Shifts are in pixels of the crop; flip, gray and blur are probabilities."""
+    """How crops are varied; ValueError for a value out of range."""
 
-    exemplar_shift: float = 4.0  # the target lies up to this far off the exemplar's middle, in x and in y
-    search_shift: float = 24.0  # the same in the search crop
-    scale: float = 0.05  # each crop is enlarged or shrunk by up to this share
-    still_scale: float = 0.12  # the same for pairs made of one still image
-    flip: float = 0.5  # both crops mirrored left to right
-    gray: float = 0.15  # both crops gray
-    light: float = 0.2  # each crop's contrast changes by up to this share, its brightness by that of 128
-    blur: float = 0.1  # the search crop out of focus
+    exemplar_shift: float = setting(4.0, "pixels by which targets lie off the exemplar's middle at most, in x and in y")
+    search_shift: float = setting(24.0, "the same in the search crop")
+    scale: float = setting(0.05, "share by which each crop is enlarged or shrunk at most")
+    still_scale: float = setting(0.12, "the same for pairs made of one still image")
+    flip: float = setting(0.5, "share of pairs that are mirrored left to right")
+    gray: float = setting(0.15, "share of pairs in gray")
+    light: float = setting(0.2, "contrast and brightness of each crop change by up to this share")
+    blur: float = setting(0.1, "share of search crops out of focus")
 
     def __post_init__(self) -> None:
         highest = {"exemplar_shift": 31.0, "search_shift": 64.0, "scale": 0.5, "still_scale": 0.5}
-        for field in fields(self):
-            check_range(field.name, getattr(self, field.name), highest.get(field.name, 1.0))
+        for name in AugmentConfig.__dataclass_fields__:
+            check_range(name, getattr(self, name), highest.get(name, 1.0))
 
 
 class PairDataset(Dataset[Item]):

@@ -17,7 +17,7 @@ from tracker.siamfc import TrackerConfig
 
 
 @dataclass
-class TrainConfig(MixConfig, RunConfig):
+class TrainConfig(AugmentConfig, MixConfig, RunConfig):
     """Everything about the training of a tracker."""
 
     UNIT: ClassVar[str] = "pair"
@@ -46,29 +46,20 @@ class TrainConfig(MixConfig, RunConfig):
         default=0.3, metadata={"help": "share of pairs made from still images, where there are both"}
     )
     data_share: float = field(default=1.0, metadata={"help": "share of the sequences to train on, for learning curves"})
-    gray: float = field(default=AugmentConfig.gray, metadata={"help": "share of pairs in gray"})
-    blur: float = field(default=AugmentConfig.blur, metadata={"help": "share of search crops out of focus"})
-    light: float = field(
-        default=AugmentConfig.light,
-        metadata={"help": "contrast and brightness of each crop change by up to this share"},
-    )
+    max_gap: int = field(default=100, metadata={"help": "frames of a video between the two of a pair at most"})
 
     def __post_init__(self) -> None:
         """Raise ValueError naming the field, its value and what would be valid."""
         RunConfig.__post_init__(self)
         MixConfig.__post_init__(self)
-        self.augment()
+        AugmentConfig.__post_init__(self)
         check_width(self.width)
         check_range("still_share", self.still_share, 1.0)
-        self.check_least(pairs=1, val_sequences=0, val_frames=2)
+        self.check_least(pairs=1, max_gap=1, val_sequences=0, val_frames=2)
         if self.scratch and not self.lr_real:
             raise ValueError("lr_real is 0: from scratch the real layers would stay random; give a rate such as 1e-3")
         if not 0 < self.data_share <= 1:
             raise ValueError(f"data_share is {self.data_share}; give a share above 0, up to 1")
-
-    def augment(self) -> AugmentConfig:
-        """How crops are varied; ValueError names a field that is out of range."""
-        return AugmentConfig(gray=self.gray, blur=self.blur, light=self.light)
 
     @property
     def constants(self) -> TrackerConfig:

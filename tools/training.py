@@ -114,7 +114,8 @@ def open_pairs(config: TrainConfig, stores: list[CropStore], held_out: list[Sequ
         config.seed,
         still_share=config.still_share,
         mix=config,
-        augment=config.augment(),
+        augment=config,
+        max_gap=config.max_gap,
         exclude=exclude,
         data_share=config.data_share,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import subprocess
 import sys
@@ -13,6 +14,10 @@ from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from tracker.siamfc import TrackerConfig
+
+# Before NumPy is imported.  Its products here are small: with more threads they are no faster, and where others want
+# the cores too, the network's own threads among them, a frame takes several times as long.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 DEFAULT_WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "rbsf.safetensors"
 INTERRUPTED = 130  # the shell's exit code of a program ended by Ctrl-C

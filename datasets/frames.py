@@ -1,47 +1,22 @@
-"""Read frames from images, folders, videos and cameras, and write videos. Frames are H x W x 3 uint8 RGB."""
+"""Read frames from images, folders and all that `datasets.videos` reads; write videos. H x W x 3 uint8 RGB."""
 
 from __future__ import annotations
 
 import glob
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
-
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # ffmpeg: quiet; our own messages name the fault
 
 import cv2
 import numpy as np
 
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # OpenCV: silent, for the same reason
+from datasets.videos import MAX_FPS, Frames, open_camera, open_stream, open_video
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm")
 WRITABLE_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov")
-ESTIMATED_COUNT = (".mkv", ".webm")  # containers whose header does not hold the number of frames
-
-
-class BrokenVideo(ValueError):
-    """A video that ends before its header says so; every frame before the break has been yielded."""
-
-
-@dataclass(frozen=True)
-class Frames:
-    """A run of frames that can be iterated again and again (a camera: from now on).
-
-    ``count`` is what a folder holds or a video's header promises; None where it is not known (camera, some videos).
-    Iterating yields H x W x 3 uint8 RGB, whose size may change on the way, and raises ValueError for a frame that
-    cannot be read, BrokenVideo for a video that breaks off.
-    """
-
-    name: str
-    fps: float | None
-    count: int | None
-    start: Callable[[], Iterator[np.ndarray]]
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        return self.start()
+URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -72,20 +47,26 @@ def list_images(folder: str | Path) -> list[str]:
 
 
 def open_frames(source: str | Path) -> Frames:
-    """Open a video file, a folder of images (or of ``img/``), a quoted pattern ``'a/*.jpg'`` or a camera ``"0"``.
+    """Open a video file, a folder of images (or of ``img/``), a quoted pattern, a camera, a stream's URL or a pipe.
 
-    Raises FileNotFoundError or ValueError, naming ``source``, where it is missing, empty or not decodable.
+    Patterns are ``'a/*.jpg'`` and ``a/%04d.jpg``, cameras numbers: ``"0"``. Raises FileNotFoundError or ValueError,
+    naming ``source``, where it is missing, empty or not decodable.
     """
     text, path = str(source), Path(source)
     if path.is_dir():
         return _open_folder(path)
     if path.is_file():
-        return _open_images(text, [path]) if path.suffix.lower() in IMAGE_SUFFIXES else _open_video(path)
+        return _open_images(text, [path]) if path.suffix.lower() in IMAGE_SUFFIXES else open_video(path)
     if text.isdecimal():
-        return _open_camera(int(text))
-    if glob.has_magic(text):
-        return _open_images(text, sorted((Path(p) for p in glob.glob(text)), key=lambda p: natural_key(str(p))))
-    raise FileNotFoundError(f"{text} does not exist; give a video, a folder of images, a pattern or a camera's number")
+        return open_camera(int(text))
+    if URL.match(text) or path.exists():  # what is neither file nor folder is a pipe
+        return open_stream(text)
+    pattern = re.sub(r"%\d*d", "[0-9]*", text)  # as ffmpeg counts files
+    if glob.has_magic(pattern):
+        return _open_images(text, sorted((Path(p) for p in glob.glob(pattern)), key=lambda p: natural_key(str(p))))
+    raise FileNotFoundError(
+        f"{text} does not exist; give a video, a folder of images, a pattern, a camera's number or a stream's URL"
+    )
 
 
 def _open_folder(path: Path) -> Frames:
@@ -97,81 +78,7 @@ def _open_images(name: str, paths: Iterable[Path]) -> Frames:
     files = [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
     if not files:
         raise ValueError(f"{name} holds no images; looked for {', '.join(IMAGE_SUFFIXES)}")
-    return Frames(name, None, len(files), lambda: (read_image(path) for path in files))
-
-
-def _open_camera(index: int) -> Frames:
-    capture = cv2.VideoCapture(index)
-    opened = capture.isOpened()
-    fps = capture.get(cv2.CAP_PROP_FPS) if opened else 0.0
-    capture.release()
-    if not opened:
-        raise ValueError(f"camera {index} cannot be opened; is it plugged in and free?")
-
-    def start() -> Iterator[np.ndarray]:
-        capture = cv2.VideoCapture(index)
-        try:
-            yield from _decode(capture)
-        finally:
-            capture.release()
-
-    return Frames(f"camera {index}", fps if fps > 0 else None, None, start)
-
-
-def _decode(capture: cv2.VideoCapture) -> Iterator[np.ndarray]:
-    """Frames of an open capture as H x W x 3 uint8 RGB, until it gives no more."""
-    while True:
-        good, image = capture.read()
-        if not good or image is None:
-            return
-        yield cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-
-
-def _open_video(path: Path) -> Frames:
-    if path.stat().st_size == 0:
-        raise ValueError(f"video {path} is empty (0 bytes)")
-    capture = cv2.VideoCapture(str(path))
-    opened, good = capture.isOpened(), capture.read()[0]
-    count, fps = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), capture.get(cv2.CAP_PROP_FPS)
-    capture.release()
-    if not opened:
-        raise ValueError(f"{path} cannot be opened as a video: cut short, damaged or of an unknown format")
-    if not good:
-        raise ValueError(f"video {path} opens, but not one frame of it can be decoded: it is cut short or damaged")
-    known = count if count > 0 else None
-    return Frames(str(path), fps if 0 < fps < 1000 else None, known, lambda: _play(path, known))
-
-
-def _play(path: Path, count: int | None) -> Iterator[np.ndarray]:
-    """Decode a video to its end; raises BrokenVideo there if that is not where its header puts it.
-
-    Headers of whole files were exact in all containers tried; one frame is forgiven for those that round. Matroska's
-    is an estimate (duration times rate), so there the time reached counts, not the number of frames.
-    """
-    capture, done, reached = cv2.VideoCapture(str(path)), 0, 0
-    try:
-        for image in _decode(capture):
-            done += 1
-            reached = round(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000 * capture.get(cv2.CAP_PROP_FPS)) + 1
-            yield image
-    finally:
-        capture.release()
-    if count and (reached if path.suffix.lower() in ESTIMATED_COUNT else done) < count - 1:
-        raise BrokenVideo(
-            f"video {path} is cut short or damaged: {done} of the {count} frames that its header promises could be "
-            f"decoded (0 to {done - 1})"
-        )
-
-
-def read_video_frame(path: str | Path, index: int) -> np.ndarray:
-    """Frame ``index`` (from 0) of a video, by a seek, as H x W x 3 uint8 RGB; ValueError where it cannot be decoded."""
-    capture = cv2.VideoCapture(str(path))
-    capture.set(cv2.CAP_PROP_POS_FRAMES, index)
-    good, image = capture.read()
-    capture.release()
-    if not good:
-        raise ValueError(f"frame {index} of video {path} cannot be decoded; is the file whole?")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return Frames(name, None, len(files), lambda: ((read_image(path), None) for path in files))
 
 
 class VideoWriter:
@@ -186,7 +93,7 @@ class VideoWriter:
         self.path, self.fps = Path(path), float(fps)
         if self.path.suffix.lower() not in WRITABLE_SUFFIXES:
             raise ValueError(f"cannot write {path}: give a name that ends in one of {', '.join(WRITABLE_SUFFIXES)}")
-        if not 0 < self.fps < 1000:
+        if not 0 < self.fps <= MAX_FPS:
             raise ValueError(f"cannot write {path} at {fps} frames per second; give a rate above 0, such as 25")
         self._part = self.path.with_name(f".{self.path.stem}.{os.getpid()}{self.path.suffix}")
         self._writer: cv2.VideoWriter | None = None

@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from datasets.frames import list_images, open_frames, read_image, read_video_frame
+from datasets.frames import list_images, open_frames, read_image
 from datasets.index import Record, default_cache, fingerprint, load_index, save_index
 from datasets.layouts import Entry, find_entries, otb_name
+from datasets.videos import count_frames, read_video_frame
 
 COVER, ABSENCE = "cover.label", "absence.label"
 MIN_INDEXED = 100  # sequences from which an index is kept; fewer are listed in no time
@@ -148,6 +149,8 @@ def read_entry(entry: Entry) -> Sequence:
 
 def _read_video_entry(entry: Entry, boxes: np.ndarray) -> VideoSequence:
     count = open_frames(entry.folder).count
+    if count is not None and count != len(boxes):  # headers estimate: only then is it worth decoding all
+        count = count_frames(entry.folder)
     if count is not None and count != len(boxes):
         raise ValueError(
             f"sequence {entry.name}: {count} frames in {entry.folder} but {len(boxes)} boxes in {entry.annotation}"

@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from datasets.frames import BrokenVideo, VideoWriter, fit, list_images, open_frames, read_image, read_video_frame
+from datasets.frames import VideoWriter, fit, list_images, open_frames, read_image
+from datasets.videos import BrokenVideo, read_video_frame
 
 RED, GREEN, BLUE = (200, 30, 30), (30, 200, 30), (30, 30, 200)
 
@@ -100,6 +101,7 @@ def test_images_come_in_natural_order_and_may_change_size(tmp_path: Path) -> Non
     assert [f.shape[:2] for f in frames] == [(8, 8), (48, 64), (20, 30)]
     assert len(list(frames)) == 3  # and again
     assert [f.shape[:2] for f in open_frames(f"{tmp_path}/f1*.png")] == [(8, 8), (20, 30)]
+    assert [f.shape[:2] for f in open_frames(f"{tmp_path}/f%d.png")] == [(8, 8), (48, 64), (20, 30)]
     assert open_frames(tmp_path / "f2.png").count == 1
 
 

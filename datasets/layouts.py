@@ -54,7 +54,7 @@ def find_got10k(root: Path) -> list[Entry]:
             raise ValueError(f"{root} holds the splits {', '.join(splits)}; choose one, for example {root / splits[0]}")
         return find_got10k(root / splits[0])
     if listing.is_file():
-        folders = [root / line.strip() for line in listing.read_text().splitlines() if line.strip()]
+        folders = [root / line.strip() for line in listing.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
         _check_listed(listing, folders)
     else:
         folders = [f for f in _folders(root, "groundtruth.txt") if not (f / "img").is_dir()]

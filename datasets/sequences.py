@@ -81,7 +81,7 @@ def read_boxes(path: Path) -> np.ndarray:
     """
     if not path.is_file():
         raise FileNotFoundError(f"annotation {path} does not exist")
-    lines = path.read_text().strip().splitlines()
+    lines = path.read_text(encoding="utf-8-sig").strip().splitlines()  # some editors put a mark first
     if not lines:
         raise ValueError(f"annotation {path} is empty; give one x,y,w,h line per frame")
     boxes = np.array([_parse_box(line, path, number) for number, line in enumerate(lines, 1)])

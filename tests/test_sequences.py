@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from test_videos import misleading
 
 import datasets.sequences
 from datasets.frames import VideoWriter
@@ -156,6 +157,16 @@ def test_videos_with_boxes_beside_them(tmp_path: Path) -> None:
         load_sequences(tmp_path)
 
 
+@pytest.mark.parametrize(("name", "said", "shown"), [("a.mkv", 50, 40), ("a.avi", 30, 40), ("a.mp4", 40, 20)])
+def test_boxes_are_counted_against_decoded_frames(tmp_path: Path, name: str, said: int, shown: int) -> None:
+    misleading(tmp_path / name, said)
+    write_lines(tmp_path / "a.txt", [BOXES[0]] * shown)
+    assert len(list(load_sequences(tmp_path)[0])) == shown
+    write_lines(tmp_path / "a.txt", [BOXES[0]] * (shown + 1))
+    with pytest.raises(ValueError, match=rf"sequence a: {shown} frames in .*a\.\w+ but {shown + 1} boxes in"):
+        load_sequences(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("folder", "count", "frames"), [("GOT-10k", 47, 10848), ("OTB", 15, 2970), ("UAV123_10fps", 6, 822)]
 )
@@ -197,6 +208,12 @@ def test_a_line_that_is_no_box_is_named(tmp_path: Path, line: str, message: str)
 def test_absent_targets_become_nan(tmp_path: Path) -> None:
     write_lines(tmp_path / "a.txt", ["1,2,3,4", "NaN,NaN,NaN,NaN", "0,0,0,0", "5 6 7 8"])
     assert np.isnan(read_boxes(tmp_path / "a.txt")).all(axis=1).tolist() == [False, True, True, False]
+
+
+def test_a_byte_order_mark_is_no_part_of_a_box_or_name(tmp_path: Path) -> None:
+    for path in (make_got10k(tmp_path) / "list.txt", tmp_path / "b" / "groundtruth.txt"):
+        path.write_text(path.read_text(), encoding="utf-8-sig")
+    assert summary(load_sequences(tmp_path))[0] == ("b", 3, [10, 20, 30, 40])
 
 
 @pytest.mark.parametrize(

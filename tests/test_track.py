@@ -18,11 +18,12 @@ import cv2
 import numpy as np
 import pytest
 from test_siamfc import BACKGROUND, contrast_backbone, frame
+from test_videos import misleading, serve, uneven
 
 import tools.cli
 from datasets.frames import Frames, VideoWriter, open_frames
 from tools.recording import BoxWriter, Row
-from tools.track import main, parse_args
+from tools.track import main, parse_args, source_name
 
 REPO = Path(__file__).resolve().parents[1]
 START = "--init=100,80,48,36"
@@ -75,9 +76,9 @@ class TestOutputs:
     def test_video_boxes_and_summary(self, video: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["--video", str(video), START, "--boxes", "boxes.csv"]) == 0
         rows = read_csv(Path("boxes.csv"))
-        assert list(rows[0]) == ["frame", "time", "x", "y", "w", "h", "score"]
+        assert list(rows[0]) == ["frame", "time", "x", "y", "w", "h", "score", "lost"]
         assert [row["frame"] for row in rows] == [str(i) for i in range(12)]
-        assert list(rows[0].values()) == ["0", "0.0", "100.0", "80.0", "48.0", "36.0", "1.0"]
+        assert list(rows[0].values()) == ["0", "0.0", "100.0", "80.0", "48.0", "36.0", "1.0", "0"]
         assert rows[11]["time"] == "1.1"
         assert float(rows[11]["x"]) == pytest.approx(133, abs=4)
         assert float(rows[11]["y"]) == pytest.approx(102, abs=4)
@@ -100,7 +101,7 @@ class TestOutputs:
     def test_json_by_its_ending(self, video: Path) -> None:
         main(["--video", str(video), START, "--no-out", "--boxes", "boxes.json"])
         rows = json.loads(Path("boxes.json").read_text())
-        assert rows[0] == {"frame": 0, "time": 0, "x": 100, "y": 80, "w": 48, "h": 36, "score": 1}
+        assert rows[0] == {"frame": 0, "time": 0, "x": 100, "y": 80, "w": 48, "h": 36, "score": 1, "lost": 0}
         assert len(rows) == 12
         assert not list(Path().glob("*_tracked.mp4"))
 
@@ -126,18 +127,62 @@ class TestOutputs:
 
     def test_loss_is_said_once_and_so_is_the_return(self, capsys: pytest.CaptureFixture[str]) -> None:
         images = [BACKGROUND if 3 <= i < 28 else frame(100, 80) for i in range(50)]
-        main(["--video", str(write_video(Path("gap.mp4"), images)), START, "--no-out"])
+        main(["--video", str(write_video(Path("gap.mp4"), images)), START, "--no-out", "--boxes", "boxes.csv"])
+        lost = [row["lost"] for row in read_csv(Path("boxes.csv"))]
         lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("frame ")]
         assert len(lines) == 2
         assert "target probably lost" in lines[0]
         assert 3 <= int(lines[0].split()[1].rstrip(":")) < 28
         assert "target found again" in lines[1]
         assert 28 <= int(lines[1].split()[1].rstrip(":")) < 50
+        gone, back = (int(line.split()[1].rstrip(":")) for line in lines)
+        assert "".join(lost) == gone * "0" + (back - gone) * "1" + (50 - back) * "0"
 
     def test_box_partly_outside_is_clipped_and_said(self, video: Path, capsys: pytest.CaptureFixture[str]) -> None:
         main(["--video", str(video), "--init", "-8,80,48,36", "--no-out", "--boxes", "boxes.csv"])
         assert "clipped to 0,80,40,36" in capsys.readouterr().out
         assert read_csv(Path("boxes.csv"))[0]["w"] == "40.0"
+
+    def test_start_and_end_choose_frames(self, video: Path) -> None:
+        first = "--init=115,90,48,36"  # in frame 5
+        assert main(["--video", str(video), first, "--start", "5", "--end", "8", "--boxes", "boxes.csv"]) == 0
+        rows = read_csv(Path("boxes.csv"))
+        assert [(row["frame"], row["time"]) for row in rows] == [("5", "0.5"), ("6", "0.6"), ("7", "0.7"), ("8", "0.8")]
+        assert (rows[0]["x"], float(rows[3]["x"])) == ("115.0", pytest.approx(124, abs=4))
+        assert len(list(open_frames("in_tracked.mp4"))) == 4
+        for flags, fault in (
+            (["--start", "12"], "in.mp4 holds no frame 12"),
+            (["--start", "3", "--end", "2"], "--end 2"),
+        ):
+            with pytest.raises(ValueError, match=fault):
+                main(["--video", str(video), START, *flags])
+
+    @pytest.mark.parametrize(("name", "said", "shown"), [("a.mkv", 50, 40), ("a.mp4", 40, 20)])
+    def test_a_header_of_more_frames_is_a_note(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, said: int, shown: int
+    ) -> None:
+        command = ["--video", str(misleading(tmp_path / name, said)), "--init=40,30,40,30", "--no-out"]
+        assert main(command) == 0
+        note = f"the video ended after {shown} frames; by its header {said} were expected\n"
+        assert note in capsys.readouterr().out
+        assert main([*command, "--end", "9"]) == 0
+        assert "header" not in capsys.readouterr().out
+
+    def test_boxes_have_the_times_of_uneven_frames(self, tmp_path: Path) -> None:
+        video = str(uneven(tmp_path / "a.mkv"))
+        main(["--video", video, "--init=20,20,20,20", "--no-out", "--boxes", "boxes.csv", "--start", "4"])
+        assert [row["time"] for row in read_csv(Path("boxes.csv"))[:3]] == ["0.16", "1.2", "1.24"]
+
+    def test_a_pipe_is_tracked(self, tmp_path: Path) -> None:
+        pipe = serve(write_video(tmp_path / "in.avi", moving(6)), tmp_path / "pipe.avi")
+        assert main(["--video", str(pipe), START, "--boxes", "boxes.csv"]) == 0
+        assert len(read_csv(Path("boxes.csv"))) == 6
+        assert Path("pipe_tracked.mp4").exists()
+
+    def test_a_default_name_that_is_taken_is_said(self, video: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        for taken in (False, True):
+            main(["--video", str(video), START])
+            assert ("in_tracked.mp4 is there already and will be replaced" in capsys.readouterr().out) is taken
 
 
 @pytest.mark.usefixtures("fast")
@@ -236,7 +281,7 @@ class TestBadInput:
         with pytest.raises(OSError, match=rf"boxes.{suffix}: No space left .* printed instead"):
             main(["--video", str(video), START, "--boxes", f"boxes.{suffix}"])
         out = capsys.readouterr().out
-        assert {"csv": "0,0.0,100.0,80.0,48.0,36.0,1.0\n", "json": '"x": 100.0,'}[suffix] in out
+        assert {"csv": "0,0.0,100.0,80.0,48.0,36.0,1.0,0\n", "json": '"x": 100.0,'}[suffix] in out
         assert Path("in_tracked.mp4").exists()
         assert not list(Path().glob("boxes*"))
 
@@ -329,6 +374,26 @@ def test_weights_default_to_the_repository_from_any_folder() -> None:
     args = parse_args(["--video", "x", "--init", "-1,-2,3,4", "--init", "1,2,3,4"])
     assert args.weights == REPO / "weights" / "rbsf.safetensors"
     assert args.init == ["-1,-2,3,4", "1,2,3,4"]
+
+
+def test_a_second_video_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_args(["--video", "a", "--video", "b", "--init", "1,2,3,4"])
+    assert "argument --video: is given twice" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("video", "name"),
+    [
+        ("3", "camera3"),
+        ("a/cat/*.jpg", "cat"),
+        ("a/cat/%04d.jpg", "cat"),
+        ("http://a/b/cat.mp4?x", "cat"),
+        ("rtsp://a", "stream"),
+    ],
+)
+def test_the_name_of_a_video(video: str, name: str) -> None:
+    assert source_name(video) == name
 
 
 def test_bad_weights_are_named(video: Path, weights: Path) -> None:
@@ -429,10 +494,10 @@ def test_one_line_per_error(error: BaseException, line: str, code: int, capsys: 
 
 
 def test_camera_boxes_are_timed_by_the_clock(fast: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    def slow() -> Iterator[np.ndarray]:
+    def slow() -> Iterator[tuple[np.ndarray, None]]:
         for image in moving(3):
             time.sleep(0.05)
-            yield image
+            yield image, None
 
     monkeypatch.setattr("datasets.frames.open_frames", lambda source: Frames("camera 0", None, None, slow))
     assert main(["--video", "0", START, "--boxes", "boxes.csv"]) == 0

@@ -53,6 +53,25 @@ def positive_int(text: str) -> int:
     return int(text)
 
 
+def frame_number(text: str) -> int:
+    """Parse a flag's frame, counted from 0 (``type=`` of argparse)."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a frame, a whole number from 0")
+    return int(text)
+
+
+class Once(argparse.Action):
+    """Store a flag's value; given twice, the flag is an error, where argparse would take the last value."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, args: argparse.Namespace, value: object, option: str | None = None
+    ) -> None:
+        """Store ``value``; ArgumentError where there is one."""
+        if getattr(args, self.dest) is not None:
+            raise argparse.ArgumentError(self, "is given twice; run once for each")
+        setattr(args, self.dest, value)
+
+
 def add_network_flags(parser: argparse.ArgumentParser) -> None:
     """Add --threads, --engine, --precision and --device."""
     parser.add_argument(

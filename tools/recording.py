@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -25,6 +26,7 @@ WINDOW = "track (q ends)"
 FLUSH_SECONDS = 1.0  # between two writings of boxes
 
 Row = dict[str, float | int]
+Item = TypeVar("Item")
 
 
 @dataclass
@@ -35,16 +37,16 @@ class Timing:
     decode: float = 0.0
     network: float = 0.0
 
-    def decoding(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    def decoding(self, frames: Iterable[Item]) -> Iterator[Item]:
         """Pass frames on, and count the time that they take to come."""
         source = iter(frames)
         while True:
             start = time.perf_counter()
-            image = next(source, None)
+            frame = next(source, None)
             self.decode += time.perf_counter() - start
-            if image is None:
+            if frame is None:
                 return
-            yield image
+            yield frame
 
     def of_network(self, backbone: Backbone) -> Backbone:
         """Wrap a backbone to count the time spent in it."""
@@ -73,20 +75,21 @@ class Timing:
 class Recorder:
     """Takes each frame's results: hands on the boxes, tells losses, draws, writes and shows."""
 
-    fps: float | None  # None: a camera, timed by the clock
+    fps: float | None  # of frames that come without a time; None: a camera, timed by the clock
     writer: VideoWriter | None
     boxes: BoxWriter | None
     show: bool
+    first: int = 0  # number of the first frame
     start: float = field(default_factory=time.perf_counter)
     frames: int = 0
     lost: set[int] = field(default_factory=set)
 
-    def add(self, image: np.ndarray, results: list[Result]) -> bool:
-        """Record a frame (H x W x 3 uint8 RGB) and a result per target; False once the window is closed."""
+    def add(self, image: np.ndarray, seconds: float | None, results: list[Result]) -> bool:
+        """Record a frame (H x W x 3 uint8 RGB), its time and a result per target; False once the window is closed."""
         for target, result in enumerate(results, 1):
             self._tell_loss(target, result, several=len(results) > 1)
         if self.boxes:
-            self.boxes.add(self._rows(results))
+            self.boxes.add(self._rows(seconds, results))
         self.frames += 1
         if self.writer or self.show:
             drawn = draw(image, results)
@@ -95,15 +98,21 @@ class Recorder:
             return not self.show or show(drawn)
         return True
 
-    def _rows(self, results: list[Result]) -> list[Row]:
-        seconds = self.frames / self.fps if self.fps else time.perf_counter() - self.start
+    @property
+    def number(self) -> int:
+        """Number of the next frame in its video, from 0."""
+        return self.first + self.frames
+
+    def _rows(self, seconds: float | None, results: list[Result]) -> list[Row]:
+        if seconds is None:
+            seconds = self.number / self.fps if self.fps else time.perf_counter() - self.start
         rows: list[Row] = []
         for target, result in enumerate(results, 1):
-            row: Row = {"frame": self.frames, "time": round(seconds, 3)}
+            row: Row = {"frame": self.number, "time": round(seconds, 3)}
             if len(results) > 1:
                 row["target"] = target
             row |= zip("xywh", (round(float(v), 3) for v in result.box), strict=True)
-            rows.append(row | {"score": round(result.score, 4)})
+            rows.append(row | {"score": round(result.score, 4), "lost": int(result.lost)})
         return rows
 
     def _tell_loss(self, target: int, result: Result, several: bool) -> None:
@@ -112,7 +121,7 @@ class Recorder:
         self.lost ^= {target}
         change = "probably lost" if result.lost else "found again"
         who = f"target {target}" if several else "target"
-        tqdm.write(f"frame {self.frames}: {who} {change} (score {result.score:.2f})")
+        tqdm.write(f"frame {self.number}: {who} {change} (score {result.score:.2f})")
 
 
 class BoxWriter:

@@ -1,4 +1,4 @@
-"""Track targets in a video, a folder of images or a camera, given their boxes in the first frame.
+"""Track targets in a video, a folder of images, a stream or a camera, given their boxes in the first frame.
 
     python tools/track.py --video in.mp4 --init 120,80,40,60
 
@@ -13,18 +13,21 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder, installed or not
 
 from tools.cli import (
     DEFAULT_WEIGHTS,
+    Once,
     add_constants_flag,
     add_network_flags,
     check_screen,
     check_writable,
+    frame_number,
     read_constants,
     run,
 )
@@ -44,10 +47,21 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--video", required=True, help="video file, image folder, glob or camera index")
+    parser.add_argument(
+        "--video",
+        action=Once,
+        required=True,
+        help="video file, image folder, pattern ('a/*.jpg', a/%%04d.jpg), camera index, stream's URL or pipe",
+    )
     target = parser.add_mutually_exclusive_group(required=True)
-    target.add_argument("--init", action="append", metavar="X,Y,W,H", help="a target's box; repeatable")
+    target.add_argument(
+        "--init", action="append", metavar="X,Y,W,H", help="a target's box in frame --start; repeatable"
+    )
     target.add_argument("--select", action="store_true", help="draw the boxes with the mouse")
+    parser.add_argument(
+        "--start", type=frame_number, default=0, metavar="N", help="begin at frame N, skip those before (default: 0)"
+    )
+    parser.add_argument("--end", type=frame_number, metavar="N", help="end after frame N (default: the last)")
     parser.add_argument(
         "--weights", type=Path, default=DEFAULT_WEIGHTS, help="network (default: weights/rbsf.safetensors)"
     )
@@ -113,23 +127,42 @@ def start_trackers(
 
 
 def follow(
-    images: Iterator[np.ndarray], trackers: list[SiamFC], recorder: Recorder, total: int | None, stop: StopRequest
+    frames: Iterator[tuple[np.ndarray, float | None]],
+    trackers: list[SiamFC],
+    recorder: Recorder,
+    total: int | None,
+    stop: StopRequest,
 ) -> Exception | None:
-    """Track to the end of ``images`` or to a stop; returns the error that broke in, so that the caller can save."""
+    """Track to the end of ``frames``, ``total`` by the header, or to a stop.
+
+    Returns the error that broke in, so that the caller can save.
+    """
     from tqdm import tqdm
 
     from tracker.siamfc import update_all
 
     with tqdm(total=total, initial=1, desc="track", unit="frame") as bar:
         try:
-            for image in images:
-                go_on = recorder.add(image, update_all(trackers, image))
+            for image, seconds in frames:
+                go_on = recorder.add(image, seconds, update_all(trackers, image))
                 bar.update()
                 if stop.signum or not go_on:
-                    break
+                    return None
         except (ValueError, OSError) as error:
             return error
+    if total and total != recorder.frames:
+        print(f"the video ended after {recorder.number} frames; by its header {recorder.first + total} were expected")
     return None
+
+
+def frame_range(args: argparse.Namespace, count: int | None) -> tuple[int, int | None, int | None]:
+    """First frame of a run, the one after its last, and how many a header of ``count`` frames promises (None: unknown)."""
+    if args.end is not None and args.end < args.start:
+        raise ValueError(f"--end {args.end} is before --start {args.start}; give a later frame")
+    stop = None if args.end is None else args.end + 1
+    ends = [end for end in (stop, count) if end is not None]
+    total = min(ends) - args.start if count else 0
+    return args.start, stop, total if total > 0 else None  # a header that says less than there is helps nobody
 
 
 def output_path(args: argparse.Namespace) -> Path | None:
@@ -141,13 +174,17 @@ def output_path(args: argparse.Namespace) -> Path | None:
         if path.exists() and Path(args.video).exists() and path.samefile(args.video):
             raise ValueError(f"{path} is the input itself; give another --out")
         check_writable(path)
+    if out and not args.out and out.exists():  # a name that nobody typed
+        print(f"{out} is there already and will be replaced; --out gives another name")
     return out
 
 
 def source_name(video: str) -> str:
-    """Short name of a --video: ``a/cat.mp4`` is cat, ``a/cat/*.jpg`` is cat, 0 is camera0."""
+    """Short name of a --video: ``a/cat.mp4``, ``a/cat/*.jpg`` and ``http://a/cat.mp4?b`` are cat, 0 is camera0."""
     if video.isdecimal():
         return f"camera{video}"
+    if "://" in video:
+        return Path(urlsplit(video).path).stem or "stream"
     path = Path(video).absolute()
     return (path if path.exists() else path.parent).stem
 
@@ -172,18 +209,19 @@ def main(argv: list[str] | None = None) -> int:
     writer = VideoWriter(out, fps) if out else None
     rows = BoxWriter(args.boxes) if args.boxes else None
     backbone = load_backbone(args.weights, args.device, args.precision, args.threads, args.engine)
-    images = iter(frames)
-    first = next(images, None)
+    begin, end, total = frame_range(args, frames.count)
+    images = islice(frames.start(), begin, end)
+    first, seconds = next(images, (None, None))
     if first is None:
-        raise ValueError(f"{args.video} holds no frame")
+        raise ValueError(f"{args.video} holds no frame {begin}" + ("; give an earlier --start" if begin else ""))
     boxes = boxes or select_boxes(first)
 
     timing = Timing()
     trackers = start_trackers(timing.of_network(backbone), first, boxes, config)
-    recorder = Recorder(None if args.video.isdecimal() else fps, writer, rows, args.show)
+    recorder = Recorder(None if args.video.isdecimal() else fps, writer, rows, args.show, begin)
     with StopRequest() as stop, rows or nullcontext(), writer or nullcontext():
-        recorder.add(first, [Result(t.box, 1.0, False) for t in trackers])
-        error = follow(timing.decoding(images), trackers, recorder, frames.count, stop)
+        recorder.add(first, seconds, [Result(t.box, 1.0, False) for t in trackers])
+        error = follow(timing.decoding(images), trackers, recorder, total, stop)
     if out:
         print(f"video: {out}")
     print(timing.summary(recorder.frames))

@@ -156,7 +156,7 @@ def follow(
 
 
 def frame_range(args: argparse.Namespace, count: int | None) -> tuple[int, int | None, int | None]:
-    """First frame of a run, the one after its last, and how many a header of ``count`` frames promises (None: unknown)."""
+    """First frame of a run, the one after its last, and how many a header of ``count`` frames promises (None: open)."""
     if args.end is not None and args.end < args.start:
         raise ValueError(f"--end {args.end} is before --start {args.start}; give a later frame")
     stop = None if args.end is None else args.end + 1

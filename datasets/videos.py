@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # ffmpeg: quiet; our own messages name the fault
@@ -65,14 +66,19 @@ def open_stream(address: str) -> Frames:
     capture = cv2.VideoCapture(address, cv2.CAP_FFMPEG)
     if not capture.isOpened():
         raise ValueError(f"{address} cannot be opened as a video; is the address right, and is a video sent there?")
-    fps = _header_rate(capture)
+    count, fps = _header_count(capture), _header_rate(capture)
+    frames = _decode(capture, fps)
+    first = next(frames, None)
+    if first is None:
+        raise ValueError(f"{address} opens, but no frame comes; an .mp4 can be sent so with its index in front alone")
+    unread = [chain([first], frames)]
 
     def start() -> Iterator[tuple[np.ndarray, float | None]]:
-        if not capture.isOpened():
+        if not unread:
             raise ValueError(f"{address} can be read only once; save it to a file")
-        yield from _decode(capture, fps)
+        return unread.pop()
 
-    return Frames(address, fps, _header_count(capture), start)
+    return Frames(address, fps, count, start)
 
 
 def open_video(path: Path) -> Frames:

@@ -151,6 +151,12 @@ def test_a_pipe_is_read_once(tmp_path: Path) -> None:
         next(iter(frames))
 
 
+def test_a_pipe_of_which_nothing_can_be_decoded_is_named(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", noisy(40))  # its index is at the end, and a pipe does not go back
+    with pytest.raises(ValueError, match=r"pipe opens, but no frame comes; an \.mp4 can"):
+        open_frames(serve(path, tmp_path / "pipe"))
+
+
 def test_urls_go_to_ffmpeg(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", noisy(10))
     frames = open_frames(f"file://{path}")

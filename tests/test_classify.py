@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -18,11 +20,12 @@ from safetensors.torch import load_file
 
 from rbsf.classification import ClassificationTask, evaluate
 from rbsf.engine.network import Network
+from rbsf.methods import METHODS
 from rbsf.train.config import read_yaml
 from rbsf.train.distributed import Process
 from rbsf.weights import load_weights
 from tools import classify, reproduce, tables
-from tools.classifying import RESULT, Batches, ClassifierConfig, evaluation_batches, open_data
+from tools.classifying import FLOAT, RESULT, Batches, ClassifierConfig, evaluation_batches, open_data, read_config
 from tools.runs import CONFIGS
 from tools.train_classifier import main
 from tracker.backbones import load_backbone
@@ -188,14 +191,59 @@ def test_evaluate_counts_right_answers():
         (["--seed", "-1"], "seed is -1; it must be 0 or more"),
         (["--images", "64"], "images is 64: there are 8 to train on"),
         (["--train-teacher"], "train_teacher goes without gan"),
-        (["--method", "scheme_a"], "scheme_a, which learns beside its teacher"),
-        (["--method", "float"], "method is float, but gan"),
+        (["--method", "scheme_a", "--no-train-teacher"], "scheme_a, which learns beside its teacher"),
+        (["--method", "float", "--gan"], "method is float, but gan"),
         (["--batch-size", "9"], "images is 8: less than one batch of 9"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(root, teacher, tmp_path, flags, message):
     with pytest.raises(ValueError, match=message):
         run_main(root, teacher, tmp_path / "run", *flags)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [(["weight_bases=x"], "weight_bases is 'x'; it must be a whole number"), (["foo=3"], "unknown method option foo")],
+)
+def test_bad_method_options_are_refused_before_the_teacher_is_trained(root, tmp_path, options, message):
+    flags = [*NET, "--root", str(root), "--out", str(tmp_path / "run"), *QUICK, "--method", "abcnet"]
+    with pytest.raises(ValueError, match=message):
+        main([*flags, *(word for option in options for word in ("--method-options", option))])
+    assert not (tmp_path / "teachers").exists()
+
+
+@pytest.mark.parametrize("method", [method for method in (FLOAT, *METHODS) if method != "rbcn"])
+def test_a_rival_is_trained_without_what_is_rbcns(method, tmp_path):
+    config = read_config(["--method", method, "--start", "random"])
+    assert (config.gan, config.lambda_match, config.bn_pass, config.needs_teacher) == (False, 0, 0, False)
+    assert config.train_teacher == (method == "scheme_a")
+    (tmp_path / "c.yaml").write_text("bn_pass: 0.2\nlambda_match: 0.5\n")
+    given = ["--config", str(tmp_path / "c.yaml"), "--method", "xnor", "--lambda-match", "0.25", "--gan"]
+    config = read_config(given)
+    assert (config.gan, config.lambda_match, config.bn_pass) == (True, 0.25, 0.2)  # files and flags win
+
+
+def test_rbcn_has_all_of_it_by_default():
+    for config in (read_config([]), read_config(["--method", "rbcn"])):
+        assert config == ClassifierConfig()
+    assert (config.rectify, config.gan, config.lambda_match, config.bn_pass) == (True, True, 1, 0.1)
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "classify").glob("*.yaml")), ids=lambda p: p.name)
+def test_a_rival_by_a_shipped_config_is_that_of_the_tables(path):
+    config = read_config(["--config", str(path), "--method", "xnor_k"])
+    settings = {**read_yaml(ClassifierConfig, path), "method": "xnor_k"}
+    assert config == ClassifierConfig(**{**settings, "gan": False, "lambda_match": 0.0, "bn_pass": 0.0})
+
+
+def test_a_listed_command_gives_the_settings_of_its_cell(tmp_path):
+    """Also where a table of one's own asks for what the method has not by default."""
+    text = "{title: t, config: classify/mnist.yaml, rows: {a: {set: {method: bireal, gan: true}, paper: [1]}}}"
+    (tmp_path / "own.yaml").write_text(text)
+    for name in ("table3", str(tmp_path / "own.yaml")):
+        for cell in tables.read_table(name, {}).cells:
+            words = shlex.split(reproduce.command(cell.config, tmp_path))
+            assert read_config(words[2:]) == dataclasses.replace(cell.config, out=str(tmp_path))
 
 
 def test_a_teacher_that_is_none_is_refused(root, teacher, tmp_path):

@@ -44,6 +44,9 @@ from tools.runs import (
 
 RESULT = "result.json"
 FLOAT = "float"  # in place of a method: the real network
+# By default of all methods but RBCN, whose own G and B these are.  R stays: it weighs what the method itself adds to the
+# loss, which is PCNN's projection loss, and nothing of the others.
+RIVAL = {"gan": False, "lambda_match": 0.0, "bn_pass": 0.0}
 NORM_PASS = 1_000_000  # added to an epoch's number for the order of the images of its batch-norm pass
 
 
@@ -60,7 +63,12 @@ class ClassifierConfig(RunConfig):
     root: str = field(default="data", metadata={"help": "folder that holds the data set, or its files"})
     model: str = field(default="resnet18", metadata={"help": "network to train", "choices": tuple(CLASSIFIERS)})
     method: str = field(
-        default="rbcn", metadata={"help": "how it is binarized; float: not at all", "choices": (FLOAT, *METHODS)}
+        default="rbcn",
+        metadata={
+            "help": "how it is binarized; float: not at all. By default all but rbcn have no gan, lambda_match and"
+            " bn_pass, and scheme_a has train_teacher and start random; files and flags win",
+            "choices": (FLOAT, *METHODS),
+        },
     )
     method_options: list[str] = field(
         default_factory=list,
@@ -95,7 +103,7 @@ class ClassifierConfig(RunConfig):
         if self.train_teacher and (self.gan or self.lambda_match):
             raise ValueError("train_teacher goes without gan and lambda_match: no maps are compared; switch them off")
         if self.method == "scheme_a" and not self.train_teacher:
-            raise ValueError("method is scheme_a, which learns beside its teacher: add --train-teacher --no-gan")
+            raise ValueError("method is scheme_a, which learns beside its teacher; switch train_teacher on")
         self.network_options(1)
 
     @property
@@ -153,16 +161,28 @@ def _value(text: str) -> int | float | bool | str:
     return value if isinstance(value, (int, float, bool)) else text
 
 
+def method_defaults(method: str) -> dict[str, Any]:
+    """What a training by `method` has in place of the defaults of `ClassifierConfig`, which are RBCN's."""
+    apprentice = {"train_teacher": True, "start": "random"} if method == "scheme_a" else {}
+    return {} if method == ClassifierConfig.method else {**RIVAL, **apprentice}
+
+
+def with_defaults(settings: dict[str, Any]) -> ClassifierConfig:
+    """The configuration of `settings`, the defaults of their method below them."""
+    return ClassifierConfig(**{**method_defaults(settings.get("method", ClassifierConfig.method)), **settings})
+
+
 def read_config(argv: list[str] | None, description: str = "") -> ClassifierConfig:
-    """The settings of --config, then flags; on --resume those of the run itself, then flags."""
+    """The method's defaults, then --config, then flags; on --resume the settings of the run itself, then flags."""
     settings = parse_config(ClassifierConfig, argv, description)
-    return resumed(ClassifierConfig, settings) if settings.get("resume") else ClassifierConfig(**settings)
+    return resumed(ClassifierConfig, settings) if settings.get("resume") else with_defaults(settings)
 
 
 def train_all(config: ClassifierConfig) -> int:
     """Train what `config` says, its teacher first where it needs one; 0 when done, 128 + signal when stopped."""
 
     def body(process: Process) -> None:
+        build(config.model, **config.network_options(1))  # what is wrong with the student is said before the teacher
         data = open_data(config, process.device)
         teacher = config.teacher
         if config.needs_teacher and teacher is None:

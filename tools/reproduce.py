@@ -105,10 +105,11 @@ def list_cells(table: Table, seeds: list[int], out: Path) -> None:
 
 def command(config: Any, folder: Path) -> str:
     """The command that trains the cell alone."""
+    from tools.classifying import method_defaults
     from tools.tracker_config import TrainConfig, model_defaults
 
     tracker = isinstance(config, TrainConfig)  # its program starts from the file of its model
-    defaults = model_defaults(config.model) if tracker else {}
+    defaults = model_defaults(config.model) if tracker else method_defaults(config.method)
     words = ["python", f"tools/train_{'rbsf' if tracker else 'classifier'}.py", "--out", str(folder)]
     words += ["--model", config.model] if tracker else []
     for field in dataclasses.fields(config):

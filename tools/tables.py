@@ -31,6 +31,10 @@ REQUIRED = {"title", "config", "rows"}
 PART_KEYS = {"config", "set", "paper", "metric"}  # of a row or column
 METRICS = ("top1", "top5")
 TRAINS: dict[str, type[RunConfig]] = {"classifier": ClassifierConfig, "tracker": TrainConfig}
+CONFIGURE: dict[type, Callable[[dict[str, Any]], Any]] = {
+    ClassifierConfig: classifying.with_defaults,
+    TrainConfig: lambda settings: TrainConfig(**settings),
+}
 TRAIN: dict[type, Callable[[Any], int]] = {
     ClassifierConfig: classifying.train_all,
     TrainConfig: training.train_all,
@@ -69,7 +73,8 @@ def read_table(name: str, overrides: dict[str, Any], given: dict[str, dict[str, 
     """The table of configs/tables/NAME.yaml, or of the file `name` where it ends in .yaml.
 
     A cell's settings are those of the file `config` of its row or of the table, then those `given` for what the table
-    trains, `set` of the table, of the column and of the row, and last the overrides, which all cells get.
+    trains, `set` of the table, of the column and of the row, and last the overrides, which all cells get; below them
+    all, of classifiers, the defaults of the method.
     FileNotFoundError, or ValueError that names the file and what does not fit.
     """
     path = Path(name) if name.endswith(".yaml") else TABLES / f"{name}.yaml"
@@ -128,7 +133,7 @@ def _cells(path: Path, content: dict[str, Any], base: dict[str, Any], overrides:
             raise ValueError(f"{path}: row {row_name!r} has {len(figures)} figures for {len(content['columns'])}")
         for (column_name, column), paper in zip(content["columns"].items(), figures, strict=True):
             own = check_settings(cls, {**column.get("set", {}), **row.get("set", {})}, f"{path}: {row_name}")
-            config = cls(**{**file, **base, **own, **overrides})
+            config = CONFIGURE[cls]({**file, **base, **own, **overrides})
             yield Cell(str(row_name), str(column_name), paper, column.get("metric", METRICS[0]), config)
 
 

@@ -3,7 +3,9 @@
     python tools/train_classifier.py --config configs/classify/mnist.yaml --root data
 
 configs/classify/ has the paper's settings; tools/reproduce.py runs whole tables of the paper.  RBCN needs a float
-teacher: --teacher FILE, or one that is trained first, kept in OUT/../teachers for the runs that share it.
+teacher: --teacher FILE, or one that is trained first, kept in OUT/../teachers for the runs that share it.  A rival by
+--method is trained without RBCN's discriminators, feature regression and batch-norm pass, unless they are asked for;
+with --start random it needs no teacher.
 Several GPUs: torchrun --nproc-per-node N tools/train_classifier.py ...
 """
 

@@ -17,11 +17,12 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from rbsf.engine.packed import Layer, pack_whole, write_packed
 from rbsf.layers import BinaryConv2d, binary_layers
 from rbsf.models.alexnet import ConvBlock
+from rbsf.node_forms import pack_kernels, to_numpy
 from rbsf.rounding import round_weights
 from rbsf.weights import load_weights
 
@@ -103,7 +104,7 @@ def quantise_first(net: nn.Module, bits: int = FIRST_BITS) -> None:
 
 def _quantise(conv: nn.Conv2d, bits: int) -> tuple[np.ndarray, np.ndarray]:
     """Whole weights [O, I, k, k] and their steps [O], both float64; the step of a filter of zeros is 1."""
-    weight = _numpy(conv.weight)
+    weight = to_numpy(conv.weight)
     if bits < FIRST_BITS:
         return round_weights(weight, bits)
     step = np.abs(weight).max((1, 2, 3)) / (2 ** (bits - 1) - 1)
@@ -141,8 +142,8 @@ def _affine(norm: nn.Module, channels: int) -> _Affine:
     """A batch-norm in eval mode, or nothing."""
     if not isinstance(norm, nn.BatchNorm2d):
         return _Affine(np.ones(channels), np.zeros(channels))
-    scale = _numpy(norm.weight) / np.sqrt(_numpy(norm.running_var) + norm.eps)  # type: ignore[arg-type]
-    return _Affine(scale, _numpy(norm.bias) - scale * _numpy(norm.running_mean))  # type: ignore[arg-type]
+    scale = to_numpy(norm.weight) / np.sqrt(to_numpy(norm.running_var) + norm.eps)  # type: ignore[arg-type]
+    return _Affine(scale, to_numpy(norm.bias) - scale * to_numpy(norm.running_mean))  # type: ignore[arg-type]
 
 
 def _export(
@@ -168,7 +169,7 @@ def _export(
     weight[negated] *= -1
     form: Any = {"threshold": threshold, "pool": pool, **geometry}
     if isinstance(conv, BinaryConv2d):
-        return Layer(kind="conv_bits", weight=_pack(weight), **form), inverse
+        return Layer(kind="conv_bits", weight=pack_kernels(weight), **form), inverse
     whole = weight.transpose(0, 2, 3, 1).astype(np.int8)  # [O, k, k, I]
     if first_bits == FIRST_BITS:  # the oldest form: a byte a weight
         return Layer(kind="conv_u8", weight=np.ascontiguousarray(whole), **form), inverse
@@ -189,7 +190,7 @@ def _geometry(name: str, conv: nn.Conv2d) -> dict[str, Any]:
 
 def _real_layer(weight: np.ndarray, affine: _Affine, geometry: dict[str, Any]) -> Layer:
     scale, bias = affine.scale.astype(np.float32), affine.bias.astype(np.float32)
-    return Layer(kind="conv_bits_real", weight=_pack(weight), pool=False, scale=scale, bias=bias, **geometry)
+    return Layer(kind="conv_bits_real", weight=pack_kernels(weight), pool=False, scale=scale, bias=bias, **geometry)
 
 
 def _inverse(block: ConvBlock, inner: _Affine) -> np.ndarray:
@@ -217,23 +218,14 @@ def _fold(outer: _Affine, inner: _Affine, inverse: np.ndarray) -> tuple[np.ndarr
 
 def _signs(conv: BinaryConv2d, inverted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Signs [O, I/g, k, k] of a layer whose `inverted` inputs are the inverse of their bits, and scales [O]."""
-    signs = np.where(_numpy(conv.weight) >= 0, 1.0, -1.0)
+    signs = np.where(to_numpy(conv.weight) >= 0, 1.0, -1.0)
     grouped = signs.reshape(conv.groups, -1, *signs.shape[1:])  # [g, O/g, I/g, k, k]
     flips = np.where(inverted, -1.0, 1.0).reshape(conv.groups, 1, -1, 1, 1)
-    return (grouped * flips).reshape(signs.shape), _numpy(conv.scale())
+    return (grouped * flips).reshape(signs.shape), to_numpy(conv.scale())
 
 
 def _bias(conv: nn.Conv2d) -> np.ndarray:
-    return np.zeros(conv.out_channels) if conv.bias is None else _numpy(conv.bias)
-
-
-def _pack(weight: np.ndarray) -> np.ndarray:
-    """Bits of signs [O, I/g, k, k], uint8 [O, bytes], channels last."""
-    return np.packbits(weight.transpose(0, 2, 3, 1).reshape(len(weight), -1) > 0, axis=1, bitorder="little")
-
-
-def _numpy(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().cpu().double().numpy()
+    return np.zeros(conv.out_channels) if conv.bias is None else to_numpy(conv.bias)
 
 
 def _blocks(net: nn.Module) -> list[tuple[str, ConvBlock]]:

@@ -41,7 +41,7 @@ def _conv_bits(module: BinaryConv2d) -> Made:
     """Its bits are for now those of ``in_scale * x + in_bias + shift``; `rbsf.fold_nodes` makes thresholds of that."""
     terms = module.terms()
     shifts, bits = distinct([to_numpy(term.shift) for term in terms])
-    kernels, numbers = distinct([_pack(to_numpy(term.signs)) for term in terms])
+    kernels, numbers = distinct([pack_kernels(to_numpy(term.signs)) for term in terms])
     tensors = {
         "weight": np.stack(kernels),
         "scale": np.stack([to_numpy(term.scale) for term in terms]),
@@ -61,7 +61,8 @@ def distinct(arrays: list[np.ndarray]) -> tuple[list[np.ndarray], list[int]]:
     return [array for _, array in found.values()], numbers
 
 
-def _pack(signs: np.ndarray) -> np.ndarray:
+def pack_kernels(signs: np.ndarray) -> np.ndarray:
+    """Kernels [O, I/g, k, k], bits 1 where they are above 0, as uint8 [O, bytes] in the engine's order."""
     return np.packbits(signs.transpose(0, 2, 3, 1).reshape(len(signs), -1) > 0, axis=1, bitorder="little")
 
 

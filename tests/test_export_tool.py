@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -28,6 +30,22 @@ def test_tool_writes_a_packed_file_and_compares_it(tmp_path, capsys):
         (line,) = (line for line in text.splitlines() if f"after layers.{number}.conv" in line)
         assert line.endswith(f", 0 of {size:,}"), "the packed network is the torch one in float64"
     assert is_packed(out)
+
+
+def test_tool_says_how_far_the_rounded_network_is_from_the_weights_as_given(tmp_path, capsys):
+    """The shipped weights are rounded to 7 bits already."""
+    write_video(tmp_path / "in.mp4", seed=3, frames=2)
+    found = {}
+    for bits in (2, 7):
+        flags = ["--first-bits", str(bits), "--check", str(tmp_path / "in.mp4")]
+        main(["--weights", str(TRAINED), "--out", str(tmp_path / "out.safetensors"), *flags])
+        line = capsys.readouterr().out.splitlines()[-1]
+        words = re.match(
+            r"to the weights as given: (\S+)% of .* differ by \S+ of \S+ at most, correlation (\S+)$", line
+        )
+        found[bits] = [float(word) for word in words.groups()]
+    assert found[2][0] > 0.1 > found[7][0] == 0
+    assert found[2][1] < 0.99 < 0.9999 < found[7][1] <= 1
 
 
 @pytest.mark.parametrize("model", ["rbsf", "siamfc"])

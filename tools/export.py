@@ -4,7 +4,8 @@
 
 packed: a 1-bit network with one bit a weight. A tracker's backbone has integer thresholds, and its first layer rounded
 to 7 bits a weight, or to --first-bits; a classifier's real layers stay float32. Then bits and results are compared with
-those of PyTorch, on made-up frames or those of --check.
+those of PyTorch, on made-up frames or those of --check; a tracker's with the rounded network, which is what the file
+holds, and, in the last line, with the weights as given.
 onnx: of a tracker two graphs, NAME_backbone.onnx and NAME_head.onnx, of a classifier one; 1-bit or float, compared too.
 """
 
@@ -70,6 +71,7 @@ def export_packed(weights: Path, out: Path, video: str | None, first_bits: int =
 
     from rbsf.engine.runtime import Engine
     from rbsf.export import pack_weights, torch_outputs
+    from rbsf.weights import load_weights
 
     crops, net = read_crops(video), pack_weights(weights, out, first_bits)
     print_size(net, out)
@@ -85,6 +87,21 @@ def export_packed(weights: Path, out: Path, video: str | None, first_bits: int =
         print(f"features: largest difference to {name} {np.abs(features - other).max():.2g}")
     if any((bits != other).any() for bits, other in zip(packed, single, strict=True)):
         print("what differs in float32 alone is PyTorch's rounding at a threshold, and what follows from it")
+    print(describe_loss(packed[0], features, torch_outputs(load_weights(weights)[0], crops)))
+
+
+def describe_loss(bits: np.ndarray, features: np.ndarray, given: list[np.ndarray]) -> str:
+    """What rounding the first layer did: its output `bits` and the `features`, beside `given`, `torch_outputs` of the
+    weights as given.
+    """
+    import numpy as np
+
+    turned, difference = (bits != given[0]).mean(), np.abs(features - given[-1]).max()
+    alike = np.corrcoef(features.ravel(), given[-1].ravel())[0, 1]
+    return (
+        f"to the weights as given: {turned:.2%} of the first layer's bits turned; features differ by {difference:.2g}"
+        f" of {np.abs(given[-1]).max():.2g} at most, correlation {alike:.4f}"
+    )
 
 
 def print_size(net: nn.Module, out: Path) -> None:

@@ -21,6 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from rbsf.engine.packed import kind_of
 from rbsf.files import write_atomically
 from rbsf.layers import BinaryConv2d, Term, binary_layers, distinct_signs
 from rbsf.models import MODELS, build
@@ -143,8 +144,9 @@ def _read_own(path: Path) -> tuple[nn.Module, str, dict[str, Any]]:
         raise ValueError(
             f"{path}: not a whole safetensors file ({_first_line(error)}); copy or train it again"
         ) from None
-    if metadata.get("format", "").startswith(("rbsf-packed-", "rbsf-network-")):
-        raise ValueError(f"{path}: packed, which runs but does not train; give the weights that it was exported from")
+    if kind := kind_of(metadata):
+        advice = "give the weights file that it was exported from"
+        raise ValueError(f"{path}: a packed {kind}, which runs but does not train; {advice}")
     if metadata.get("format") != FORMAT or metadata.get("model") not in MODELS:
         raise ValueError(f"{path}: a safetensors file, but not of this program (no metadata format={FORMAT})")
     try:

@@ -66,10 +66,12 @@ def test_the_packed_engine_runs_on_the_cpu_alone(files):
         load_backbone(files / "net-packed.safetensors", device)
     with pytest.raises(ValueError, match="device 'cuda': the packed engine runs on the CPU; add --engine torch"):
         load_backbone(files / "net-packed.safetensors", "cuda")
+    with pytest.raises(ValueError, match="precision 'bfloat16': the packed engine counts bits; leave it out, or add"):
+        load_backbone(files / "net-packed.safetensors", precision="bfloat16")
 
 
 def test_a_packed_file_is_no_weights_file(files):
-    with pytest.raises(ValueError, match="packed, which runs but does not train"):
+    with pytest.raises(ValueError, match="a packed tracker, which runs but does not train; give"):
         load_weights(files / "net-packed.safetensors")
 
 

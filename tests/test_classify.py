@@ -10,6 +10,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from datetime import datetime
 
 import cv2
 import numpy as np
@@ -134,7 +135,10 @@ def test_a_teacher_is_trained_once_for_all_that_share_it(root, tmp_path, capsys)
     assert main([*flags, "--out", str(tmp_path / "a")]) == 0
     assert "the float resnet18 is trained first" in capsys.readouterr().out
     assert main([*flags, "--out", str(tmp_path / "b"), "--no-gan", "--method", "bireal", "--lambda-kernel", "0"]) == 0
-    assert "trained first" not in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "trained first" not in said
+    (file,) = (tmp_path / "teachers").glob("*/resnet18.safetensors")
+    assert f"{file}, made {datetime.now():%Y-}" in said
     assert len(list((tmp_path / "teachers").iterdir())) == 1
     config = tables.ClassifierConfig(dataset="folder", root=str(root), method="float", gan=False, lambda_match=0.0)
     assert config.digest() == config.float_twin().digest()  # a float row of a table is the teacher of others
@@ -431,6 +435,7 @@ def test_classify_refuses(root, trained, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     for flags, message in (
         (["--weights", packed, "--engine", "torch", str(root)], "is packed; give the weights file"),
+        (["--weights", str(ROOT / "weights" / "rbsf.safetensors"), str(root)], "a packed tracker, no classifier; give"),
         (["--weights", packed, str(tmp_path / "empty")], "holds no images"),
         (["--weights", packed, str(tmp_path / "none.jpg")], "no image"),
         (["--weights", str(tmp_path / "none"), str(root)], "no weights file"),
@@ -452,6 +457,6 @@ def test_classify_refuses(root, trained, tmp_path, capsys):
 
 
 def test_a_classifier_is_no_tracker(trained):
-    for name, message in (("resnet18", "holds no tracker backbone"), ("resnet18-packed", "packed, which runs")):
+    for name, message in (("resnet18", "holds no tracker backbone"), ("resnet18-packed", "classifier, no tracker")):
         with pytest.raises(ValueError, match=message):
             load_backbone(trained / f"{name}.safetensors")

@@ -63,19 +63,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def is_packed(path: Path) -> bool:
-    """Is this a packed network, as far as its header says?"""
-    from rbsf.engine.packed import file_format
-
-    return file_format(path).startswith("rbsf-network-")
-
-
 def load_packed(path: Path, threads: int) -> Classifier:
     """A packed file, or a weights file packed on loading; errors as the readers have them."""
     from rbsf.engine.network import Network
     from rbsf.engine.nodes import read_network
+    from rbsf.engine.packed import packed_kind
 
-    if is_packed(path):
+    if packed_kind(path) == "classifier":
         model = read_network(path)
     else:
         from rbsf.export_network import packed_classifier
@@ -110,8 +104,16 @@ def load_torch(path: Path, threads: int) -> Classifier:
 
 
 def load(path: Path, engine: str, threads: int) -> Classifier:
-    """The classifier in the engine asked for; "auto": packed files run packed, others in PyTorch."""
-    packed = is_packed(path)
+    """The classifier in the engine asked for; "auto": packed files run packed, others in PyTorch.
+
+    ValueError for a packed tracker, and a packed file for PyTorch; otherwise as the readers have them.
+    """
+    from rbsf.engine.packed import packed_kind
+
+    kind = packed_kind(path)
+    packed = kind == "classifier"
+    if kind == "tracker":
+        raise ValueError(f"{path}: a packed tracker, no classifier; give weights that tools/train_classifier.py wrote")
     if packed and engine == "torch":
         raise ValueError(f"{path} is packed; give the weights file that it was made from to run it in PyTorch")
     return load_packed(path, threads) if packed or engine == "packed" else load_torch(path, threads)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
@@ -44,8 +45,8 @@ from tools.runs import (
 
 RESULT = "result.json"
 FLOAT = "float"  # in place of a method: the real network
-# By default of all methods but RBCN, whose own G and B these are.  R stays: it weighs what the method itself adds to the
-# loss, which is PCNN's projection loss, and nothing of the others.
+# By default of all methods but RBCN, whose own G and B these are.  R stays: it weighs what the method itself adds to
+# the loss, which is PCNN's projection loss, and nothing of the others.
 RIVAL = {"gan": False, "lambda_match": 0.0, "bn_pass": 0.0}
 NORM_PASS = 1_000_000  # added to an epoch's number for the order of the images of its batch-norm pass
 
@@ -193,14 +194,20 @@ def train_all(config: ClassifierConfig) -> int:
 
 
 def _train_teacher(config: ClassifierConfig, data: tuple[Labelled, Labelled], process: Process) -> Path:
-    """Train the float twin into OUT/../teachers, where all runs beside OUT find it; returns its weights."""
+    """Train the float twin into OUT/../teachers, where all runs beside OUT find it, unless it is there; returns its
+    weights.
+    """
     twin = config.float_twin()
     folder = Path(config.out).parent / twin.folder_name()
     done = folder / f"{config.model}.safetensors"
-    if not done.is_file():
-        if process.rank == 0:
-            print(f"no --teacher given: the float {config.model} is trained first, into {folder}")
-        train(dataclasses.replace(twin, out=str(folder), resume=(folder / "config.yaml").is_file()), data, process)
+    if done.is_file():
+        if process.rank == 0:  # the folder's name tells settings apart, but not images that were swapped since
+            made = datetime.fromtimestamp(done.stat().st_mtime)
+            print(f"no --teacher given: {done}, made {made:%Y-%m-%d %H:%M}, serves; delete it if the data has changed")
+        return done
+    if process.rank == 0:
+        print(f"no --teacher given: the float {config.model} is trained first, into {folder}")
+    train(dataclasses.replace(twin, out=str(folder), resume=(folder / "config.yaml").is_file()), data, process)
     return done
 
 

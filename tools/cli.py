@@ -88,7 +88,8 @@ def add_network_flags(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=("float32", "bfloat16"),
         default="float32",
-        help="arithmetic in PyTorch; bfloat16 is faster on CPUs with AMX and on GPUs (default: float32)",
+        help="arithmetic in PyTorch, so with --engine torch or float weights; bfloat16 is faster on CPUs with AMX and"
+        " on GPUs (default: float32)",
     )
     parser.add_argument(
         "--device", default="auto", help="of PyTorch: cpu, cuda, cuda:1 ... (default: auto = a GPU if there is one)"

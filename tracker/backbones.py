@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from rbsf.engine.packed import PackedModel, file_format, read_packed
+from rbsf.engine.packed import PackedModel, packed_kind, read_packed
 from rbsf.environment import cores
 from tracker.geometry import EXEMPLAR_SIZE
 from tracker.siamfc import Backbone
@@ -56,13 +56,14 @@ def load_backbone(
     """Load a network as a backbone, and try it on an empty crop.
 
     ``engine``: see ``choose_engine``. ``threads``: CPU threads of the network, and in this process of OpenCV and
-    PyTorch; None takes all cores. ``precision`` is PyTorch's; the packed engine counts bits. Raises FileNotFoundError
-    for a missing file; ValueError for a broken one, another network's weights, and an engine or a device that cannot
-    be had.
+    PyTorch; None takes all cores. ``precision`` is PyTorch's. Raises FileNotFoundError for a missing file; ValueError
+    for a broken one, another network's weights, and an engine, a device or a precision that cannot be had.
     """
     path, engine = choose_engine(path, engine)
     if engine == "packed" and device not in ("auto", "cpu"):
         raise ValueError(f"device {device!r}: the packed engine runs on the CPU; add --engine torch")
+    if engine == "packed" and precision != "float32":
+        raise ValueError(f"precision {precision!r}: the packed engine counts bits; leave it out, or add --engine torch")
     if threads is not None:
         cv2.setNumThreads(threads)
     backbone = _packed_backbone(path, threads) if engine == "packed" else _load_torch(path, device, precision, threads)
@@ -80,19 +81,22 @@ def choose_engine(path: str | Path, engine: str = "auto") -> tuple[Path, str]:
 
     "auto": packed files run packed, others in PyTorch. "torch" with a packed file takes the network that it was
     exported from, beside it: for NAME-packed.safetensors NAME.safetensors, else NAME-train.safetensors. "packed" with
-    1-bit weights packs them on loading. Raises ValueError for another engine, and where there is no such network.
+    1-bit weights packs them on loading. Raises ValueError for another engine, a packed classifier, and where there is
+    no such network.
     """
     path = Path(path)
     if engine not in ENGINES:
         raise ValueError(f"engine {engine!r}: give one of {', '.join(ENGINES)}")
+    if packed_kind(path) == "classifier":
+        raise ValueError(f"{path}: a packed classifier, no tracker; give a tracker such as weights/rbsf.safetensors")
     if not is_packed(path):
         return path, "torch" if engine == "auto" else engine
     return (_trained_form(path), "torch") if engine == "torch" else (path, "packed")
 
 
 def is_packed(path: str | Path) -> bool:
-    """Is this a file of the packed engine, as far as its header says?"""
-    return file_format(path).startswith("rbsf-packed-")
+    """Is this a packed tracker, as far as its header says?"""
+    return packed_kind(path) == "tracker"
 
 
 def _trained_form(path: Path) -> Path:

@@ -36,6 +36,7 @@ from safetensors.numpy import save
 
 from rbsf.files import write_atomically
 
+HOLDS = {"rbsf-packed": "tracker", "rbsf-network": "classifier"}  # of formats, without their number
 FORMATS = ("rbsf-packed-1", "rbsf-packed-2")  # without and with conv_u8 weights of a few bits
 KINDS = ("conv_u8", "conv_bits", "conv_bits_real")
 MAX_WEIGHT = 63  # of conv_u8: the sum of two products of a pixel and a weight fits 16 bits, which AVX2 needs
@@ -241,13 +242,18 @@ def read_file(path: Path, *forms: str) -> tuple[str, list[Any], dict[str, np.nda
     return metadata.get("model", ""), entries, tensors, info
 
 
-def file_format(path: str | Path) -> str:
-    """The `format` that a safetensors file names, such as "rbsf-packed-1"; empty where it is no such file."""
+def packed_kind(path: str | Path) -> str:
+    """What a packed file holds, as far as its header says: a value of HOLDS, empty where it is no such file."""
     try:
         with safe_open(path, "numpy") as file:
-            return (file.metadata() or {}).get("format", "")
+            return kind_of(file.metadata() or {})
     except (OSError, SafetensorError):  # what is wrong with it is said when it is loaded
         return ""
+
+
+def kind_of(metadata: dict[str, str]) -> str:
+    """As `packed_kind`, of a file's metadata."""
+    return HOLDS.get(metadata.get("format", "").rpartition("-")[0], "")
 
 
 def digest(metadata: dict[str, str], tensors: dict[str, np.ndarray]) -> str:

@@ -1,0 +1,101 @@
+"""Trainings in two processes are those of one with batches of twice the size."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+import torch
+from conftest import ROOT
+from torch import nn
+
+from rbsf.rectify import Rectifier, RectifyConfig
+from rbsf.train import distributed
+from rbsf.train.loop import Loop, LoopConfig
+
+STEPS, BATCH = 3, 8
+
+
+@dataclass
+class ToyConfig(LoopConfig, RectifyConfig):
+    """Settings of the training."""
+
+    UNIT: ClassVar[str] = "image"
+
+    images: int = STEPS * BATCH
+
+
+class Toy(nn.Module):
+    """Two linear layers, whose samples do not meet as in a batch-norm, and the mean of the last batch as a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 2))
+        self.register_buffer("mean", torch.zeros(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.mean.copy_(x.mean(0))
+        return self.layers(x)
+
+
+def task(student, teacher, batch):
+    return (student(batch["x"]) - batch["y"]).square().mean(), {}
+
+
+def train(out, batch_size):
+    """Train as this process of its group, starting from weights of its own; leaves RANK.pt with the network."""
+    rank, world, _ = distributed.start(torch.device("cpu"))
+    generator = torch.Generator().manual_seed(5)
+    x, y = (torch.randn(STEPS, BATCH, size, generator=generator) for size in (4, 2))
+
+    def batches(epoch, start, count):
+        part = slice(rank * batch_size, (rank + 1) * batch_size)
+        for step in range(start, count):
+            yield {"x": x[step, part], "y": y[step, part]}
+
+    torch.manual_seed(rank)
+    settings = {"gan": False, "lambda_match": 0.0, "bn_pass": 0.0, "optimizer": "sgd", "lr_real": 0.1}
+    config = ToyConfig(**settings, epochs=1, batch_size=batch_size, warmup=0)
+    Loop(Rectifier(net := Toy(), None, task, config), batches, config, out, None, rank, world).run()
+    torch.save(net.state_dict(), out / f"{rank}.pt")
+    distributed.stop()
+
+
+PROGRAM = "import sys; from pathlib import Path; from test_distributed import train; train(Path(sys.argv[1]), {size})"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Networks of one process, and of two with halves of its batches."""
+    folder = tmp_path_factory.mktemp("distributed")
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    found = {}
+    for count in (1, 2):
+        out = folder / str(count)
+        out.mkdir()
+        (program := folder / f"{count}.py").write_text(PROGRAM.format(size=BATCH // count))
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
+        done = subprocess.run([*command, str(program), str(out)], capture_output=True, text=True, timeout=120, env=env)
+        assert done.returncode == 0, done.stderr[-2000:]
+        found[count] = [torch.load(out / f"{rank}.pt", weights_only=True) for rank in range(count)]
+    return found
+
+
+def test_both_processes_have_the_same_network(trained):
+    first, second = trained[2]
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_two_processes_are_one_with_batches_of_twice_the_size(trained):
+    """Gradients, whose mean over halves is that of the whole, and buffers."""
+    torch.testing.assert_close(trained[2][0], trained[1][0], rtol=1e-5, atol=1e-6)
+
+
+def test_the_training_moves_every_weight(trained):
+    torch.manual_seed(0)
+    start = Toy().state_dict()
+    assert all((trained[1][0][name] - start[name]).abs().max() > 1e-3 for name in start)

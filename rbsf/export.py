@@ -22,7 +22,7 @@ from torch import nn
 from rbsf.engine.packed import Layer, pack_whole, write_packed
 from rbsf.layers import BinaryConv2d, binary_layers
 from rbsf.models.alexnet import ConvBlock
-from rbsf.node_forms import pack_kernels, to_numpy
+from rbsf.node_forms import bias_of, pack_kernels, to_numpy
 from rbsf.rounding import round_weights
 from rbsf.weights import load_weights
 
@@ -92,7 +92,7 @@ def quantise_first(net: nn.Module, bits: int = FIRST_BITS) -> None:
     conv.weight.data.copy_(torch.from_numpy(whole * step[:, None, None, None]))
     if not isinstance(norm, nn.BatchNorm2d):
         return
-    outer = _Affine(step, _bias(conv)).then(_affine(norm, len(step)))
+    outer = _Affine(step, bias_of(conv)).then(_affine(norm, len(step)))
     inner = _affine(cast(BinaryConv2d, following.conv).norm, len(step))
     inverse, both = _inverse(block, inner), outer.then(inner)
     threshold, _ = _fold(outer, inner, inverse)
@@ -155,7 +155,7 @@ def _export(
     """
     conv, pool = block.conv, isinstance(block.pool, nn.MaxPool2d)
     weight, scale = _signs(conv, inverted) if isinstance(conv, BinaryConv2d) else _quantise(conv, first_bits)
-    outer = _Affine(scale, _bias(conv)).then(_affine(block.norm, conv.out_channels))
+    outer = _Affine(scale, bias_of(conv)).then(_affine(block.norm, conv.out_channels))
     geometry = _geometry(f"{name}.conv", conv)
     if following is None:
         return _real_layer(weight, outer, geometry), np.zeros(conv.out_channels, bool)
@@ -222,10 +222,6 @@ def _signs(conv: BinaryConv2d, inverted: np.ndarray) -> tuple[np.ndarray, np.nda
     grouped = signs.reshape(conv.groups, -1, *signs.shape[1:])  # [g, O/g, I/g, k, k]
     flips = np.where(inverted, -1.0, 1.0).reshape(conv.groups, 1, -1, 1, 1)
     return (grouped * flips).reshape(signs.shape), to_numpy(conv.scale())
-
-
-def _bias(conv: nn.Conv2d) -> np.ndarray:
-    return np.zeros(conv.out_channels) if conv.bias is None else to_numpy(conv.bias)
 
 
 def _blocks(net: nn.Module) -> list[tuple[str, ConvBlock]]:

@@ -40,7 +40,7 @@ class BinaryConv2d(nn.Conv2d):
     network with ReLU in front of its convolutions needs (the sign of a rectified map is +1 everywhere).
 
     Options of a method are the keyword-only arguments of its constructor.  With `input_scale` the output is
-    multiplied by `input_map` (XNOR-Net's K).
+    multiplied by `input_map` (XNOR-Net's K).  A `bias` [O], which `from_conv` takes over, is real and added last.
     """
 
     input_scale: bool = False
@@ -76,10 +76,9 @@ class BinaryConv2d(nn.Conv2d):
     def from_conv(
         cls, conv: nn.Conv2d, input_norm: bool = False, options: dict[str, Any] | None = None
     ) -> BinaryConv2d:
-        """A layer of this method with the geometry, weights, device and mode of `conv`; its bias is dropped.
+        """A layer of this method with the geometry, weights, bias, device and mode of `conv`.
 
-        A batch-norm is expected to follow, which makes a bias redundant.  ValueError for a padding that binary
-        convolutions do not have, and for `options` that the method does not.
+        ValueError for a padding that binary convolutions do not have, and for `options` that the method does not.
         """
         if reason := _unfit(conv):
             raise ValueError(reason)
@@ -98,6 +97,8 @@ class BinaryConv2d(nn.Conv2d):
             **(options or {}),
         ).to(conv.weight)
         layer.set_weight(conv.weight.detach())
+        if conv.bias is not None:
+            layer.bias = nn.Parameter(conv.bias.detach().clone())
         return layer.train(conv.training)
 
     def set_weight(self, weight: Tensor) -> None:
@@ -120,7 +121,7 @@ class BinaryConv2d(nn.Conv2d):
     def terms(self) -> list[Term]:
         """What survives training: in eval mode ``forward(x) == sum(scale * conv(sign(norm(x) + shift), signs))``.
 
-        All without gradient.  Where `input_scale` is set, the sum is multiplied by `input_map`.
+        All without gradient.  Where `input_scale` is set, the sum is multiplied by `input_map`; a bias is added.
         """
         if self.fixed_signs is not None:
             signs = self.fixed_signs.split(self.out_channels)
@@ -154,7 +155,9 @@ class BinaryConv2d(nn.Conv2d):
             out = self.convolve(self.activate(x), self.kernel())
         else:
             out = self.sum_terms(x)
-        return out * self.input_map(x) if self.input_scale else out
+        if self.input_scale:
+            out = out * self.input_map(x)
+        return out if self.bias is None else out + self.bias.to(out.dtype)[:, None, None]
 
     def activate(self, x: Tensor) -> Tensor:
         """The binary input of the convolution, padded: [N, I, H, W] to [N, I, H + 2 p, W + 2 p]."""
@@ -206,19 +209,14 @@ def binary_layers(model: nn.Module) -> dict[str, BinaryConv2d]:
 
 @dataclass(frozen=True)
 class Change:
-    """What `binarize` did with one convolution: `kept` is the reason it stayed real, empty where it was changed.
-
-    `bias_dropped`: it had a bias, which it lost; only a batch-norm that follows makes up for that.
-    """
+    """What `binarize` did with one convolution: `kept` is the reason it stayed real, empty where it was changed."""
 
     name: str
     weights: int
     kept: str = ""
-    bias_dropped: bool = False
 
     def __str__(self) -> str:
-        note = " (bias dropped: a batch-norm must follow)" if self.bias_dropped else ""
-        return f"{self.name}: {self.weights:,} weights, " + (f"real ({self.kept})" if self.kept else f"1 bit{note}")
+        return f"{self.name}: {self.weights:,} weights, " + (f"real ({self.kept})" if self.kept else "1 bit")
 
 
 def binarize(
@@ -234,8 +232,9 @@ def binarize(
     """Turn the convolutions of any `model` into binary ones of `method`, in place, and say what was done.
 
     What stays real: the first convolution, 1x1 convolutions, those named in `skip`, and everything that is no
-    Conv2d.  Weights are kept as latent filters.  `input_norm`: see `BinaryConv2d`; switch it off for a network
-    that already normalises the input of its convolutions and has no ReLU there.  `options` are the method's own.
+    Conv2d.  Weights are kept as latent filters, biases as they are, real.  `input_norm`: see `BinaryConv2d`; switch it
+    off for a network that already normalises the input of its convolutions and has no ReLU there.  `options` are the
+    method's own.
     Raises ValueError for an unknown method or option, a name in `skip` that is no convolution, a padding that binary
     convolutions do not have, or nothing left to change; `model` is then as it was.
     """
@@ -247,7 +246,7 @@ def binarize(
     changes = []
     for position, (name, conv) in enumerate(convs.items()):
         kept = _reason_to_keep(conv, skip_first and position == 0, skip_1x1, name in skip)
-        changes.append(Change(name, conv.weight.numel(), kept, not kept and conv.bias is not None))
+        changes.append(Change(name, conv.weight.numel(), kept))
         if not kept and (reason := _unfit(conv)):
             raise ValueError(f"convolution {name}: {reason}; name it in skip or change its padding")
     if all(change.kept for change in changes):

@@ -33,8 +33,13 @@ def _conv(module: nn.Conv2d) -> Made:
     if module.padding_mode != "zeros":
         raise ValueError(f"has padding_mode {module.padding_mode!r}, expected zeros")
     weight = to_numpy(module.weight).transpose(0, 2, 3, 1)
-    bias = np.zeros(len(weight)) if module.bias is None else to_numpy(module.bias)
-    return "conv", _window(module) | {"groups": module.groups}, {"weight": weight, "bias": bias}
+    return "conv", _window(module) | {"groups": module.groups}, {"weight": weight, "bias": bias_of(module)}
+
+
+def bias_of(module: nn.Conv2d | nn.Linear) -> np.ndarray:
+    """The bias [O] of a layer, zeros where it has none."""
+    outputs = module.out_features if isinstance(module, nn.Linear) else module.out_channels
+    return np.zeros(outputs) if module.bias is None else to_numpy(module.bias)
 
 
 def _conv_bits(module: BinaryConv2d) -> Made:
@@ -45,7 +50,7 @@ def _conv_bits(module: BinaryConv2d) -> Made:
     tensors = {
         "weight": np.stack(kernels),
         "scale": np.stack([to_numpy(term.scale) for term in terms]),
-        "bias": np.zeros(module.out_channels),
+        "bias": bias_of(module),
         "in_scale": np.ones(module.in_channels),
         "in_bias": np.zeros(module.in_channels),
         "shift": np.stack(shifts),
@@ -76,8 +81,7 @@ def _norm(module: Any) -> Made:
 
 
 def _linear(module: nn.Linear) -> Made:
-    bias = np.zeros(module.out_features) if module.bias is None else to_numpy(module.bias)
-    return "linear", {}, {"weight": to_numpy(module.weight), "bias": bias}
+    return "linear", {}, {"weight": to_numpy(module.weight), "bias": bias_of(module)}
 
 
 def _max_pool(module: nn.MaxPool2d) -> Made:

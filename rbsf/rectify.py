@@ -328,7 +328,7 @@ def parameter_groups(net: nn.Module) -> dict[str, list[nn.Parameter]]:
         for name, parameter in module.named_parameters(recurse=False):
             if isinstance(module, nn.BatchNorm2d):
                 groups["norm"].append(parameter)
-            elif isinstance(module, BinaryConv2d):
+            elif isinstance(module, BinaryConv2d) and name != "bias":
                 groups["c" if name == "C" else "binary"].append(parameter)
             else:
                 groups["real"].append(parameter)

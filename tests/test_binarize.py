@@ -14,6 +14,7 @@ from rbsf.layers import binarize, binary_layers
 from rbsf.methods import METHODS, get_method
 from rbsf.methods.rbcn import RBConv2d
 from rbsf.methods.xnor import XNORConv2d
+from rbsf.rectify import parameter_groups
 
 POINTS = [-2.0, -1.0, -0.75, -0.25, 0.0, 0.25, 0.75, 1.0, 2.0]
 
@@ -151,7 +152,7 @@ def test_binarize_changes_by_rule_and_says_so():
     assert torch.equal(net[3].weight, original)
     assert net(torch.randn(2, 3, 12, 12)).shape == (2, 4, 6, 6)
     assert str(changes[0]) == "0: 216 weights, real (first convolution)"
-    assert str(changes[2]) == "3: 576 weights, 1 bit (bias dropped: a batch-norm must follow)"
+    assert str(changes[2]) == "3: 576 weights, 1 bit"
 
 
 def test_binarize_options():
@@ -161,9 +162,26 @@ def test_binarize_options():
     assert all(isinstance(layer.norm, nn.Identity) for layer in binary_layers(net).values())
 
 
-def test_a_convolution_without_bias_loses_none():
-    changes = binarize(nn.Sequential(nn.Conv2d(8, 8, 3, bias=False)), skip_first=False)
-    assert [str(c) for c in changes] == ["0: 576 weights, 1 bit"]
+@pytest.mark.parametrize("method", METHODS)
+def test_a_bias_is_kept(method):
+    """No batch-norm may follow that would make up for it."""
+    net, x = nn.Sequential(nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3, bias=False)), torch.randn(2, 8, 9, 9)
+    bias = net[0].bias.detach().clone()
+    binarize(net, method, skip_first=False)
+    torch.testing.assert_close(net[0].bias, bias, rtol=0, atol=0)
+    assert net[1].bias is None
+    net.eval()
+    out = net[0](x)
+    net[0].bias = None
+    torch.testing.assert_close(out, net[0](x) + bias[:, None, None])
+
+
+def test_a_bias_learns_as_real_weights_do():
+    net = small_net()
+    binarize(net)
+    groups = parameter_groups(net)
+    assert any(net[3].bias is p for p in groups["real"])
+    assert [p.dim() for p in groups["binary"]] == [4, 4]
 
 
 @pytest.mark.parametrize("training", [True, False])

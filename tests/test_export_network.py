@@ -64,6 +64,18 @@ def test_every_method_agrees_with_torch(method, tmp_path) -> None:
     assert_agrees(unsettle(build("lenet", method=method)), (28, 28, 1), tmp_path)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_bias_that_no_batch_norm_follows(method, tmp_path) -> None:
+    torch.manual_seed(1)
+    layers = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3), nn.ReLU()]
+    net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+    binarize(net, method)
+    net[2].bias.data *= 20
+    assert_agrees(unsettle(net), (14, 12, 3), tmp_path)
+    (node,) = (n for n in network_nodes(net, (14, 12, 3)) if n.name == "2")
+    np.testing.assert_array_equal(node.tensors["bias"], net[2].bias.detach().numpy())
+
+
 class Own(nn.Module):
     """What people write: functions and methods in forward, groups, dropout, a layer of any size."""
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -20,7 +21,15 @@ from rbsf.engine.runtime import BitConv, Engine, available_isas, pack_signs
 
 ISAS = available_isas()
 THREADS = min(2, os.cpu_count() or 1)
+needs_kernels = pytest.mark.skipif(len(ISAS) == 1, reason="the extension is not built")
 EXAMPLES = settings(max_examples=150, deadline=None, derandomize=True)
+
+
+def test_the_extension_is_built() -> None:
+    """Where it could be: without it the tests of the kernels are left out."""
+    if not any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++", "cl")):
+        pytest.skip("there is no C++ compiler")
+    assert len(ISAS) > 1, "rbsf.engine._native is not built; type: pip install -e ."
 
 
 def pixels(*shape: int, seed: int = 0) -> np.ndarray:
@@ -53,6 +62,7 @@ def networks(draw: st.DrawFn) -> list[tuple]:
     return shapes
 
 
+@needs_kernels
 @EXAMPLES
 @given(networks(), st.integers(1, 4), st.integers(6, 40), st.integers(6, 40), st.integers(0, 1000))
 def test_any_network_is_as_the_reference(shapes: list[tuple], count: int, height: int, width: int, seed: int) -> None:
@@ -69,6 +79,7 @@ def test_any_network_is_as_the_reference(shapes: list[tuple], count: int, height
             assert_same(engine.layer_outputs(crops), expected, isa)
 
 
+@needs_kernels
 @pytest.mark.parametrize("size", [127, 255])
 def test_the_tracker_network_is_as_the_reference(size: int) -> None:
     model, crops = random_model(1), pixels(2, size, size, 3)
@@ -82,6 +93,7 @@ def test_the_tracker_network_is_as_the_reference(size: int) -> None:
             assert_same([engine(crops[:1])], [expected[-1][:1]], (isa, threads))
 
 
+@needs_kernels
 def test_long_windows_do_not_overflow_a_byte() -> None:
     shapes = [(1, 1, 0, 1, 3, 256, False), (7, 1, 0, 1, 256, 9, False), (1, 1, 0, 1, 9, 1, False)]
     model = random_model(2, shapes)
@@ -106,6 +118,7 @@ def test_sums_worked_out_by_hand() -> None:
         assert BitConv(layer, isa=isa)(bits).tolist() == [[[[6], [14]]]]
 
 
+@needs_kernels
 @EXAMPLES
 @given(
     st.integers(1, 4), st.integers(1, 3), st.integers(0, 2), st.integers(1, 3), st.integers(1, 70), st.integers(1, 20),
@@ -176,7 +189,7 @@ def test_results_are_the_callers_own() -> None:
     np.testing.assert_array_equal(first, kept)
 
 
-@pytest.mark.skipif(len(ISAS) == 1, reason="the extension is not built")
+@needs_kernels
 def test_memory_of_dropped_results_is_used_again() -> None:
     engine, crops = Engine(random_model(1)), pixels(1, 127, 127, 3)
     place = engine(crops).ctypes.data
@@ -255,6 +268,7 @@ def test_batch_too_large_for_memory() -> None:
         Engine(random_model(1, shapes))(np.zeros((1, 200, 200, 1), np.uint8))
 
 
+@needs_kernels
 def test_weights_too_large_for_memory() -> None:
     groups = 1 << 14
     shapes = [(1, 1, 0, 1, 1, groups, False), (31, 1, 0, groups, groups, groups, False)]
@@ -297,7 +311,7 @@ def test_signs_of_nan() -> None:
         pack_signs(np.zeros((1, 1, 1, 3)), groups=2)
 
 
-@pytest.mark.skipif(len(ISAS) == 1, reason="the extension is not built")
+@needs_kernels
 def test_kernels_check_their_arrays() -> None:
     """What `Engine` never passes is refused all the same."""
     from rbsf.engine import _native  # type: ignore[attr-defined]

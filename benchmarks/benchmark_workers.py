@@ -9,6 +9,7 @@ Takes the flags of eval/run_benchmarks.py; each side has one thread a process an
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import subprocess
 import sys
@@ -43,6 +44,11 @@ def result_files(out: Path) -> dict[str, bytes]:
 def main(argv: list[str] | None = None) -> int:
     """Run both sides and print their ratio; 1 where they gave other boxes."""
     argv = sys.argv[1:] if argv is None else argv
+    usage = "%(prog)s [-h] FLAGS OF eval/run_benchmarks.py, whose --help has them"
+    own = argparse.ArgumentParser(
+        usage=usage, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    own.parse_known_args(argv)  # for its --help
     args = parse_args(argv)
     workers = args.workers or 2
     took = {count: seconds(argv, count, args.out / f"workers{count}") for count in (1, workers)}

@@ -199,6 +199,12 @@ def test_synthetic_needs_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert [path.stat().st_mtime_ns for path in made] == before
 
 
+def test_the_benchmark_of_workers_describes_itself() -> None:
+    program = [sys.executable, str(ROOT / "benchmarks" / "benchmark_workers.py"), "--help"]
+    said = subprocess.run(program, capture_output=True, text=True, check=True, timeout=60).stdout
+    assert "How much faster eval/run_benchmarks.py gets with more processes" in said
+
+
 def make_got10k(root: Path, split: str, count: int) -> None:
     folder = root / split.lower()
     write_got10k(folder, count, frames=4, size=(160, 120))

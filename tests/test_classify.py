@@ -293,9 +293,10 @@ def test_a_teacher_of_other_classes_is_refused(root, teacher, tmp_path):
         run_main(tmp_path / "three", teacher, tmp_path / "run")
 
 
-def test_pcnn_with_several_projections_starts_from_a_teacher(root, teacher, tmp_path):
-    flags = ["--method", "pcnn", "--method-options", "projections=2", "--no-gan", "--epochs", "1"]
+def test_pcnn_with_several_projections_starts_from_a_teacher_on_a_part_of_the_images(root, teacher, tmp_path, capsys):
+    flags = ["--method", "pcnn", "--method-options", "projections=2", "--subset", "4", "--epochs", "1"]
     assert run_main(root, teacher, tmp_path / "run", *flags) == 0
+    assert ", 4 of them taken; on 1 x cpu" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "classify").glob("*.yaml")), ids=lambda p: p.name)

@@ -250,7 +250,8 @@ def train(config: ClassifierConfig, data: tuple[Labelled, Labelled], process: Pr
         loop.load(state)
     if process.rank == 0:
         write_record(config, process.world)
-        print(f"{describe_network(config, rectifier.student)}; {training.describe()}", end="")
+        part = f", {available:,} of them taken" if available < len(training) else ""
+        print(f"{describe_network(config, rectifier.student)}; {training.describe()}{part}", end="")
         print(f"; on {describe_place(config, process)}; into {config.out}")
     loop.run()
     with distributed.first_process_first(process.rank):  # what is written may be the teacher that all read next

@@ -66,8 +66,15 @@ def test_the_packed_engine_runs_on_the_cpu_alone(files):
         load_backbone(files / "net-packed.safetensors", device)
     with pytest.raises(ValueError, match="device 'cuda': the packed engine runs on the CPU; add --engine torch"):
         load_backbone(files / "net-packed.safetensors", "cuda")
-    with pytest.raises(ValueError, match="precision 'bfloat16': the packed engine counts bits; leave it out, or add"):
-        load_backbone(files / "net-packed.safetensors", precision="bfloat16")
+
+
+def test_the_packed_engine_says_that_it_has_no_precision(files, capsys):
+    load_backbone(files / "net-packed.safetensors")
+    assert capsys.readouterr().err == ""
+    load_backbone(files / "net-packed.safetensors", precision="bfloat16")
+    said = capsys.readouterr().err
+    assert "net-packed.safetensors: the packed engine counts bits, --precision bfloat16 is PyTorch's" in said
+    assert said.count("\n") == 1
 
 
 def test_a_packed_file_is_no_weights_file(files):

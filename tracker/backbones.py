@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,14 +57,15 @@ def load_backbone(
     """Load a network as a backbone, and try it on an empty crop.
 
     ``engine``: see ``choose_engine``. ``threads``: CPU threads of the network, and in this process of OpenCV and
-    PyTorch; None takes all cores. ``precision`` is PyTorch's. Raises FileNotFoundError for a missing file; ValueError
-    for a broken one, another network's weights, and an engine, a device or a precision that cannot be had.
+    PyTorch; None takes all cores. ``precision`` is PyTorch's; a line on stderr says that the packed engine has none.
+    Raises FileNotFoundError for a missing file; ValueError for a broken one, another network's weights, and an engine
+    or a device that cannot be had.
     """
     path, engine = choose_engine(path, engine)
     if engine == "packed" and device not in ("auto", "cpu"):
         raise ValueError(f"device {device!r}: the packed engine runs on the CPU; add --engine torch")
-    if engine == "packed" and precision != "float32":
-        raise ValueError(f"precision {precision!r}: the packed engine counts bits; leave it out, or add --engine torch")
+    if engine == "packed" and precision != "float32":  # not refused: a run may have float networks beside this one
+        print(f"{path}: the packed engine counts bits, --precision {precision} is PyTorch's", file=sys.stderr)
     if threads is not None:
         cv2.setNumThreads(threads)
     backbone = _packed_backbone(path, threads) if engine == "packed" else _load_torch(path, device, precision, threads)

@@ -19,7 +19,10 @@ from conftest import ROOT
 
 from datasets.synthetic import make_sequence, video_name, write_got10k, write_video
 from eval.run_benchmarks import SYNTHETIC
+from rbsf.export_network import CALLS
+from rbsf.layers import BinaryConv2d
 from rbsf.models import build
+from rbsf.node_forms import FORMS
 from rbsf.weights import save_weights
 
 TEXT = (ROOT / "README.md").read_text()
@@ -107,6 +110,12 @@ def test_program(program, folder):
     done = run_in(folder, sys.executable, "-c", program, path=str(ROOT))
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.strip()
+
+
+def test_what_a_packed_file_can_hold_is_listed():
+    named = {*re.findall(r"`(\w+)`", TEXT)}
+    assert {kind.__name__ for kind in FORMS if kind is not BinaryConv2d} <= named
+    assert {name.rstrip("_") for name in CALLS} <= named
 
 
 def test_every_named_file_is_there():

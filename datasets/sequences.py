@@ -49,6 +49,10 @@ class Sequence:
         """Frame ``index`` as H x W x 3 uint8 RGB; raises ValueError, naming the file, where it cannot be read."""
         return read_image(self.frames[index])
 
+    def files(self) -> tuple[str, ...]:
+        """The files that its frames lie in, in order, each once."""
+        return self.frames
+
     def part(self, first: int, stop: int) -> Sequence:
         """Frames ``first`` to ``stop - 1``, counted from 0, as a sequence of its own: ``David@60+150`` has 150."""
         name = f"{self.name}@{first}+{stop - first}"
@@ -71,6 +75,10 @@ class VideoSequence(Sequence):
         """Frame ``index`` as H x W x 3 uint8 RGB, by a seek; raises ValueError where it cannot be decoded."""
         path, _, number = self.frames[index].rpartition("#")
         return read_video_frame(path, int(number))
+
+    def files(self) -> tuple[str, ...]:
+        """The video."""
+        return (self.frames[0].rpartition("#")[0],)
 
 
 def read_boxes(path: Path) -> np.ndarray:

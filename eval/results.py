@@ -3,7 +3,7 @@
 OTB, UAV123: ``TRACKER/NAME.txt`` (x,y,w,h a line, in the coordinates of the data set's files) and
 ``TRACKER/times/NAME_time.txt`` (seconds); further runs under ``TRACKER.run2`` and so on. GOT-10k:
 ``TRACKER/NAME/NAME_001.txt`` and ``TRACKER/NAME/NAME_time.txt`` with a column per run. The times file begins with a
-comment, which the toolkit skips: a fingerprint of the sequence that was tracked.
+comment, which the toolkit skips: two fingerprints of the sequence that was tracked, `stamp` and `fingerprint`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ import io
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
+from datasets import index
 from datasets.layouts import otb_name
 from datasets.sequences import Sequence
 from rbsf.files import write_atomically
@@ -66,7 +68,7 @@ class ResultStore:
                 columns = self._columns(sequence, number)
         columns += [np.full(len(sequence), np.nan)] * (column + 1 - len(columns))
         columns[column] = result.seconds
-        times = _text(np.stack(columns, axis=1), "%.8f", fingerprint(sequence))
+        times = _text(np.stack(columns, axis=1), "%.8f", f"{stamp(sequence)} {fingerprint(sequence)}")
         write_atomically(self.boxes_path(sequence.name, number), _text(result.boxes + _shift(sequence), "%.3f"))
         write_atomically(self.times_path(sequence.name, number), times)
         with suppress(FileNotFoundError):
@@ -101,7 +103,7 @@ class ResultStore:
     def _columns(self, sequence: Sequence, number: int) -> list[np.ndarray]:
         """Seconds of each run in a file of times; none if the file is of other frames or another first box."""
         path = self.times_path(sequence.name, number)
-        if not path.is_file() or path.read_text(errors="replace").partition("\n")[0] != f"# {fingerprint(sequence)}":
+        if not path.is_file() or not _is_of(path.read_text(errors="replace").partition("\n")[0], sequence):
             return []
         table = _table(path)
         if len(table) != len(sequence):
@@ -110,20 +112,40 @@ class ResultStore:
 
 
 def fingerprint(sequence: Sequence) -> str:
-    """Digest of what a tracker's boxes depend on, wherever it lies: name, length, first box, and the size in bytes of
-    the first and last frame's files.
+    """Digest of what a tracker's boxes depend on, wherever it lies: name, length, first box, and the bytes of the
+    frames' files.
     """
-    start = sequence.boxes[annotated(sequence)[:1]].tolist()
-    sizes = [_size(sequence.frames[i]) for i in (0, -1)]
-    what = f"{sequence.name} {len(sequence)} {start} {sizes}"
+    what = f"{_start(sequence)} {_content(sequence.files(), stamp(sequence))}"
     return hashlib.sha256(what.encode()).hexdigest()[:16]
 
 
-def _size(frame: str) -> int:
-    for file in map(Path, (frame, frame.rpartition("#")[0])):  # an image, or a video's frame
-        if file.is_file():
-            return file.stat().st_size
-    return 0
+def stamp(sequence: Sequence) -> str:
+    """Digest of the same, but for the files' sizes and times in place of their bytes: known without reading them."""
+    return index.fingerprint([(_start(sequence), [Path(file) for file in sequence.files()])])[:16]
+
+
+def _start(sequence: Sequence) -> str:
+    return f"{sequence.name} {len(sequence)} {sequence.boxes[annotated(sequence)[:1]].tolist()}"
+
+
+@lru_cache(maxsize=1024)  # of a sequence all trackers ask
+def _content(files: tuple[str, ...], state: str) -> str:
+    """Digest of the bytes of files in this state; one that is missing has none."""
+    digest = hashlib.sha256()
+    for path in files:
+        with suppress(OSError), open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+            digest.update(f" {file.tell()} ".encode())
+    return digest.hexdigest()
+
+
+def _is_of(head: str, sequence: Sequence) -> bool:
+    """Whether times with this first line are of this sequence as it is. Its frames are read where their sizes or times
+    are others, as a copy's may be.
+    """
+    words = head.split()
+    return len(words) == 3 and (words[1] == stamp(sequence) or words[2] == fingerprint(sequence))
 
 
 def annotated(sequence: Sequence) -> np.ndarray:

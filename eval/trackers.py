@@ -14,8 +14,8 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from tracker.backbones import choose_engine, load_backbone
-from tracker.siamfc import Result, SiamFC, TrackerConfig
+from tracker.backbones import choose_device, choose_engine, load_backbone
+from tracker.siamfc import TRACKER_VERSION, Result, SiamFC, TrackerConfig
 
 SHIPPED = {name: Path(__file__).resolve().parents[1] / "weights" / f"{name}.safetensors" for name in ("rbsf", "siamfc")}
 
@@ -128,16 +128,21 @@ class TrackerSpec:
         return (self.precision if self.engine == "torch" else "packed") if self.is_network else None
 
     def key(self) -> str:
-        """Name of its results: with a digest of all that its boxes depend on, so that no other's are reused."""
+        """Name of its results: with a digest of all that its boxes depend on, so that no other's are reused: files,
+        constants, OpenCV's version, that of the tracking code, and the kind of device that PyTorch runs on.
+
+        Raises ValueError for a device that is not to be had.
+        """
         if self.opencv is None and not self.files:
             return "static"
         digest = hashlib.sha256()
         for file in self.files:
             digest.update(file.read_bytes())
+        digest.update(cv2.__version__.encode())  # which also decodes and cuts for our networks
         if self.opencv is not None:
-            digest.update(cv2.__version__.encode())
             return f"opencv-{self.opencv}-{digest.hexdigest()[:8]}"
-        digest.update(repr(self.config).encode())
+        kind = choose_device(self.device).type if self.engine == "torch" else "cpu"
+        digest.update(f"{self.config} {TRACKER_VERSION} {kind}".encode())
         name = re.sub(r"[^\w.+-]", "_", self.files[0].stem)
         return f"{name}-{digest.hexdigest()[:8]}" + ("" if self.arithmetic == "float32" else f"-{self.arithmetic}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -85,6 +86,26 @@ def test_result_of_another_first_box_is_run_again(otb: Path, tmp_path: Path) -> 
     (otb / "Girl/groundtruth_rect.txt").write_text("31,31,10,10\n" * 4)
     main(arguments(otb))
     assert report(otb)["trackers"][0]["sequences"]["Girl"]["ao"] == 1
+
+
+def test_results_of_changed_frames_and_of_a_folder_of_the_same_name_are_run_again(otb: Path, tmp_path: Path) -> None:
+    def spoil() -> float:
+        """The overlap when the stored boxes are far off, and the program has run again."""
+        (tmp_path / "out/results/OTB/static/Girl.txt").write_text("1,1,5,5\n" * 4)
+        assert main(arguments(root, "--out", str(tmp_path / "out"), dataset="folder")) == 0
+        found = json.loads((tmp_path / "out/reports/folder-OTB/report.json").read_text())
+        return found["trackers"][0]["sequences"]["Girl"]["ao"]
+
+    root = otb
+    main(arguments(root, dataset="folder"))
+    assert spoil() < 1
+    shutil.copy(otb / "Girl/img/0001.jpg", otb / "Girl/img/0003.jpg")
+    assert spoil() == 1
+    root = tmp_path / "B/OTB"
+    shutil.copytree(otb, root)
+    assert spoil() < 1  # the same frames
+    shutil.copy(otb / "Girl/img/0001.jpg", root / "Girl/img/0002.jpg")
+    assert spoil() == 1
 
 
 def test_result_moves_to_another_machine_with_its_folder(otb: Path, tmp_path: Path) -> None:

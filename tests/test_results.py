@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ import pytest
 from conftest import bare_sequence, write_otb
 
 from datasets.sequences import Sequence, load_sequences
-from eval.results import ResultStore, Run, fingerprint, read_result_folder
+from datasets.synthetic import write_video
+from eval.results import ResultStore, Run, fingerprint, read_result_folder, stamp
 
 NAN = float("nan")
 BOXES = [[10.0, 10.0, 10.0, 10.0], [11.23456, 12.0, 10.5, 9.0]]
@@ -60,9 +62,10 @@ def test_boxes_count_from_1_where_the_data_set_does(otb: ResultStore, girl: Sequ
     otb.save(girl, run_of(0.5, 0.0123456789))
     assert tree(tmp_path) == ["ours/Girl.txt", "ours/times/Girl_time.txt"]
     assert (tmp_path / "ours/Girl.txt").read_text() == "11.000,11.000,10.000,10.000\n12.235,13.000,10.500,9.000\n"
-    digest = hashlib.sha256(b"Girl 2 [[10.0, 10.0, 10.0, 10.0]] [0, 0]").hexdigest()[:16]
+    nothing = hashlib.sha256().hexdigest()
+    digest = hashlib.sha256(f"Girl 2 [[10.0, 10.0, 10.0, 10.0]] {nothing}".encode()).hexdigest()[:16]
     times = (tmp_path / "ours/times/Girl_time.txt").read_text()
-    assert times == f"# {digest}\n0.50000000\n0.01234568\n"
+    assert times == f"# {stamp(girl)} {digest}\n0.50000000\n0.01234568\n"
     check(otb.load(girl), 0, [0.5, 0.01234568])
 
 
@@ -97,7 +100,7 @@ def test_got10k_has_a_column_of_times_a_run(got10k: ResultStore, val: Sequence, 
     assert tree(tmp_path) == files
     times = (tmp_path / files[-1]).read_text().splitlines()
     assert times == [
-        f"# {fingerprint(val)}",
+        f"# {stamp(val)} {fingerprint(val)}",
         "1.00000000,2.00000000,3.00000000",
         "0.25000000,0.50000000,0.75000000",
     ]
@@ -136,7 +139,7 @@ def test_got10k_runs_of_other_frames_are_dropped(got10k: ResultStore, val: Seque
 
 def test_got10k_saves_over_damaged_times(got10k: ResultStore, val: Sequence) -> None:
     got10k.save(val, run_of(0.5, 0.25))
-    got10k.times_path(VAL).write_text(f"# {fingerprint(val)}\nwhat\n")
+    got10k.times_path(VAL).write_text(f"# {stamp(val)} {fingerprint(val)}\nwhat\n")
     got10k.save(val, run_of(0.1, 0.2), 2)
     assert got10k.load(val) is None
     check(got10k.load(val, 2), 0, [0.1, 0.2])
@@ -190,13 +193,30 @@ def test_later_boxes_and_the_place_do_not_matter(otb: ResultStore, girl: Sequenc
 
 
 @pytest.mark.parametrize("folder", ["OTB", "OTB #2"])
-def test_frames_of_another_size_are_another_sequence(otb: ResultStore, tmp_path: Path, folder: str) -> None:
-    write_otb(tmp_path / folder, "Girl", [[11, 11, 10, 10]] * 2)
+def test_changed_frames_are_another_sequence(otb: ResultStore, tmp_path: Path, folder: str) -> None:
+    write_otb(tmp_path / folder, "Girl", [[11, 11, 10, 10]] * 3)
     girl = load_sequences(tmp_path / folder, "otb")[0]
-    otb.save(girl, run_of(0.5, 0.25))
+    otb.save(girl, Run(girl.boxes, np.ones(3)))
     assert otb.load(girl) is not None
-    with Path(girl.frames[-1]).open("ab") as file:
-        file.write(b"!")
+    middle = Path(girl.frames[1])
+    before = middle.read_bytes()
+    for after in (before + b"!", before[:-1] + b"!"):  # of another size, and of the same
+        middle.write_bytes(after)
+        os.utime(middle, (1, len(after)))
+        assert otb.load(girl) is None
+    middle.write_bytes(before)  # as a copy, whose times are others
+    assert otb.load(girl) is not None
+
+
+def test_changed_video_is_another_sequence(otb: ResultStore, tmp_path: Path) -> None:
+    write_video(tmp_path / "a#b" / "Girl.mp4", 0, 3, (96, 64))
+    (girl,) = load_sequences(tmp_path / "a#b")
+    otb.save(girl, Run(girl.boxes, np.ones(3)))
+    (tmp_path / "link").symlink_to(tmp_path / "a#b")
+    assert otb.load(load_sequences(tmp_path / "link")[0]) is not None
+    text = (tmp_path / "a#b" / "Girl.txt").read_text()
+    write_video(tmp_path / "a#b" / "Girl.mp4", 1, 3, (96, 64))
+    (tmp_path / "a#b" / "Girl.txt").write_text(text)
     assert otb.load(girl) is None
 
 
@@ -236,7 +256,7 @@ def test_damaged_times_are_named(
 ) -> None:
     store, sequence = request.getfixturevalue(form), girl if form == "otb" else val
     store.save(sequence, run_of(0.5, 0.25))
-    store.times_path(sequence.name).write_text(f"# {fingerprint(sequence)}\n{rows}")
+    store.times_path(sequence.name).write_text(f"# {stamp(sequence)} {fingerprint(sequence)}\n{rows}")
     with pytest.raises(ValueError, match=f"{sequence.name}_time.txt {fault}"):
         store.load(sequence)
 

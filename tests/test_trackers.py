@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT
 
 from datasets.synthetic import make_sequence
@@ -117,6 +118,22 @@ def test_key_is_of_all_that_the_boxes_depend_on(models: Path) -> None:
     assert parse_tracker(f"{models}/moved/net.safetensors").key() == key
     weights.write_bytes(b"other weights")
     assert spec.key() != key
+
+
+def test_key_is_of_the_code_and_the_device_too(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = parse_tracker(str(models / "net.safetensors"))
+    keys = [spec.key()]
+    for name, value in (
+        ("eval.trackers.cv2.__version__", "4.99.0"),
+        ("eval.trackers.TRACKER_VERSION", 99),
+        ("eval.trackers.choose_device", lambda name: torch.device("cuda:1")),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(name, value)
+            keys.append(spec.key())
+    assert len(set(keys)) == 4
+    assert replace(spec, device="auto", engine="packed").key() == replace(spec, engine="packed").key()
+    assert spec.key() == keys[0]
 
 
 def test_key_is_a_plain_folder_name(models: Path) -> None:

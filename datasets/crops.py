@@ -5,8 +5,9 @@ pixels become 127), so a 255-pixel search crop fits inside with 32 pixels to spa
 shifts. Training then reads about 15 kB a crop instead of a whole frame.
 
 Tables: `meta` (format, settings, the `complete` flag), `sequences`, `crops` (what is in each crop), `images`
-(their JPEGs, kept apart so that the rest loads fast) and `left_out` (frames that could not be used; stores made
-by early versions have no such table). The crops of one sequence have consecutive ids, by frame.
+(their JPEGs, kept apart so that the rest loads fast), `left_out` (frames that could not be used) and `origins` (what
+each sequence was cut from); stores made by early versions lack the last two. The crops of one sequence have
+consecutive ids, by frame.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from datasets.origins import Origin
 from tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE, box_center, crop_square, exemplar_side
 
 MARGIN = 32  # pixels around the search crop, for random shifts and scales
@@ -42,9 +44,13 @@ CREATE TABLE crops (
 );
 CREATE TABLE images (id INTEGER PRIMARY KEY, jpeg BLOB NOT NULL);
 """
-_LEFT_OUT = """
+_LATER_TABLES = """
 CREATE TABLE IF NOT EXISTS left_out (
     source TEXT NOT NULL, name TEXT NOT NULL, frame INTEGER NOT NULL, PRIMARY KEY (source, name, frame)
+);
+CREATE TABLE IF NOT EXISTS origins (
+    source TEXT NOT NULL, name TEXT NOT NULL, state TEXT NOT NULL, place TEXT NOT NULL, boxes TEXT NOT NULL,
+    PRIMARY KEY (source, name)
 )
 """
 _ADD_SEQUENCE = "INSERT INTO sequences (source, name, kind) VALUES (?, ?, ?)"
@@ -75,12 +81,13 @@ class Contents:
     """What a store holds: numbers of sequences and of crops, and what was left out.
 
     ``left_out``: by ``(source, name)``, the frames that could not be used, of every sequence that was stored or
-    of which no frame could be used.
+    of which no frame could be used. ``origins``: by ``(source, name)``, as far as they are known.
     """
 
     sequences: int
     crops: int
     left_out: dict[tuple[str, str], list[int]]
+    origins: dict[tuple[str, str], Origin] = field(default_factory=dict)
 
 
 def finished_contents(path: Path, settings: dict[str, str]) -> Contents | None:
@@ -96,10 +103,10 @@ def finished_contents(path: Path, settings: dict[str, str]) -> Contents | None:
 class CropStore:
     """A finished store, read only. Pickles and forks freely: each process opens the file itself, at need.
 
-    Attributes, for S sequences and N crops: ``names``, ``kinds``: S strings each. ``starts`` (S + 1) int64:
-    sequence ``s`` has crops ``starts[s]`` to ``starts[s + 1] - 1``. ``frames`` (N) int64: each crop's frame
-    in its sequence (of a still: the number of its box), ascending. ``sizes`` (N, 2) float32: the target's
-    w, h in pixels of the crop.
+    Attributes, for S sequences and N crops: ``names``, ``kinds``: S strings each. ``origins``: S, each an `Origin`, or
+    None where it is not known. ``starts`` (S + 1) int64: sequence ``s`` has crops ``starts[s]`` to
+    ``starts[s + 1] - 1``. ``frames`` (N) int64: each crop's frame in its sequence (of a still: the number of its box),
+    ascending. ``sizes`` (N, 2) float32: the target's w, h in pixels of the crop.
 
     Nothing may be added to the file while it is being read. Raises FileNotFoundError for a missing file,
     ValueError for one that is foreign, unfinished or of another version.
@@ -111,11 +118,13 @@ class CropStore:
         with _reading(self.path), closing(_connect_read_only(self.path)) as db:
             if _check_meta(db, self.path).get("complete") != "1":
                 raise ValueError(f"{self.path}: unfinished crop store; rerun the command that was making it")
-            sequences = db.execute("SELECT id, name, kind FROM sequences ORDER BY id").fetchall()
+            sequences = db.execute("SELECT id, name, kind, source FROM sequences ORDER BY id").fetchall()
+            origins = _origins(db)
             crops = db.execute("SELECT id, sequence, frame, width, height FROM crops ORDER BY id").fetchall()
         table = np.array(crops, dtype=np.float64).reshape(-1, 5)
-        self.names = tuple(str(name) for _, name, _ in sequences)
-        self.kinds = tuple(str(kind) for _, _, kind in sequences)
+        self.names = tuple(str(name) for _, name, _, _ in sequences)
+        self.kinds = tuple(str(kind) for _, _, kind, _ in sequences)
+        self.origins = tuple(origins.get((source, name)) for _, name, _, source in sequences)
         self.starts = np.append(np.searchsorted(table[:, 1], [row[0] for row in sequences]), len(table))
         self._ids = table[:, 0].astype(np.int64)
         self.frames = table[:, 2].astype(np.int64)
@@ -187,12 +196,7 @@ class CropWriter:
         if kind not in KINDS:
             raise ValueError(f"sequence {name}: kind {kind!r} is not one of {', '.join(KINDS)}")
         with _writing(self.path):
-            self._begin()
-            old = self._db.execute("SELECT id FROM sequences WHERE source = ? AND name = ?", (source, name)).fetchone()
-            if old is not None:
-                self._db.execute("DELETE FROM images WHERE id IN (SELECT id FROM crops WHERE sequence = ?)", old)
-                self._db.execute("DELETE FROM crops WHERE sequence = ?", old)
-                self._db.execute("DELETE FROM sequences WHERE id = ?", old)
+            self.remove(source, name)
             return int(self._db.execute(_ADD_SEQUENCE, (source, name, kind)).lastrowid or 0)
 
     def add_crops(self, sequence: int, crops: Iterable[Crop]) -> None:
@@ -201,6 +205,22 @@ class CropWriter:
             for crop in crops:
                 row = self._db.execute(_ADD_CROP, (sequence, crop.frame, *crop.size)).lastrowid
                 self._db.execute("INSERT INTO images VALUES (?, ?)", (row, crop.jpeg))
+
+    def remove(self, source: str, name: str) -> None:
+        """Take a sequence out, if it is there."""
+        with _writing(self.path):
+            self._begin()
+            old = self._db.execute("SELECT id FROM sequences WHERE source = ? AND name = ?", (source, name)).fetchone()
+            if old is not None:
+                self._db.execute("DELETE FROM images WHERE id IN (SELECT id FROM crops WHERE sequence = ?)", old)
+                self._db.execute("DELETE FROM crops WHERE sequence = ?", old)
+                self._db.execute("DELETE FROM sequences WHERE id = ?", old)
+
+    def note_origin(self, source: str, name: str, origin: Origin) -> None:
+        """Note what a sequence was cut from, in place of what was noted before."""
+        with _writing(self.path):
+            self._begin()
+            self._db.execute("INSERT OR REPLACE INTO origins VALUES (?, ?, ?, ?, ?)", (source, name, *origin))
 
     def leave_out(self, source: str, name: str, frames: Iterable[int]) -> None:
         """Note which frames of a sequence could not be used, in place of what was noted before."""
@@ -240,16 +260,26 @@ class CropWriter:
             if meta.get(key) != value:
                 made = f"{self.path}: made with {key} {meta.get(key)}, not {value}"
                 raise ValueError(f"{made}; keep to that or name another file")
-        self._db.execute(_LEFT_OUT)
+        for statement in _LATER_TABLES.split(";"):
+            self._db.execute(statement)
 
 
 def _contents(db: sqlite3.Connection) -> Contents:
     left_out: dict[tuple[str, str], list[int]] = {key: [] for key in db.execute("SELECT source, name FROM sequences")}
     sequences = len(left_out)
-    if db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'left_out'").fetchone()[0]:
+    if _has_table(db, "left_out"):
         for source, name, frame in db.execute("SELECT source, name, frame FROM left_out ORDER BY frame"):
             left_out.setdefault((source, name), []).append(frame)
-    return Contents(sequences, db.execute("SELECT count(*) FROM crops").fetchone()[0], left_out)
+    return Contents(sequences, db.execute("SELECT count(*) FROM crops").fetchone()[0], left_out, _origins(db))
+
+
+def _origins(db: sqlite3.Connection) -> dict[tuple[str, str], Origin]:
+    rows = db.execute("SELECT source, name, state, place, boxes FROM origins") if _has_table(db, "origins") else ()
+    return {(source, name): Origin(*origin) for source, name, *origin in rows}
+
+
+def _has_table(db: sqlite3.Connection, name: str) -> bool:
+    return bool(db.execute("SELECT count(*) FROM sqlite_master WHERE name = ?", (name,)).fetchone()[0])
 
 
 def _check_meta(db: sqlite3.Connection, path: Path) -> dict[str, str]:

@@ -19,8 +19,9 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from datasets.crops import Crop, CropWriter, finished_contents, make_crop
+from datasets.crops import Contents, Crop, CropWriter, finished_contents, make_crop
 from datasets.frames import list_images, open_frames, read_image
+from datasets.origins import Origin, origin_of
 from datasets.sequences import Sequence, VideoSequence, load_sequences
 from tracker.geometry import check_box
 
@@ -46,6 +47,7 @@ class Job:
     frames: tuple[int, ...]
     boxes: np.ndarray
     images: tuple[str, ...] | Path  # an image file for each frame, or the video file that has them all
+    origin: Origin
 
     @property
     def key(self) -> tuple[str, str]:
@@ -100,6 +102,7 @@ class Report:
 
     added: int = 0  # sequences, those that were done again included
     already_stored: int = 0  # sequences
+    changed: list[str] = field(default_factory=list)  # names of those that were stored, but from other boxes or frames
     sequences: int = 0  # in the store now
     crops: int = 0  # in the store now
     megabytes: float = 0.0  # size of the store, in 10^6 bytes
@@ -120,30 +123,30 @@ def prepare(
     Of a video every ``every``-th frame is taken, then at most ``max_per_sequence``, evenly spaced; frames
     whose target is absent, unreadable or too small are left out. Sequences already stored are skipped, so
     an interrupted run goes on where it stopped; one with an unreadable frame is done again once a rerun can read
-    it. Where nothing is left to do the file is not written to, nor locked. What is stored does not depend
-    on ``workers`` (1 = in this process). Raises ValueError for unusable data, settings or an unfit ``out``,
-    OSError where it cannot be written.
+    it, and one whose boxes or frames have changed since, which a line says. Where nothing is left to do the file is
+    not written to, nor locked. What is stored does not depend on ``workers`` (1 = in this process). Raises ValueError
+    for unusable data, settings or an unfit ``out``, OSError where it cannot be written.
     """
     if every < 1 or workers < 1 or (max_per_sequence is not None and max_per_sequence < 2):
         numbers = f"every {every}, workers {workers}, max per sequence {max_per_sequence}"
         raise ValueError(f"{numbers}: need at least 1, at least 1, and at least 2 if given")
     settings = {"every": str(every), "max_per_sequence": str(max_per_sequence)}
-    jobs = [job for root in data for job in find_jobs(Path(root), every, max_per_sequence) if job.frames]
+    jobs = [job for root in data for job in find_jobs(Path(root), every, max_per_sequence)]
     report = Report()
     with _mapper(workers) as map_in_order:
         contents = finished_contents(Path(out), settings)
-        todo = _select(jobs, contents.left_out, map_in_order, report) if contents else []
+        todo = _select(jobs, contents, map_in_order, report) if contents else []
         if todo or contents is None:
             with CropWriter(out, settings) as writer:
                 if contents is None:
-                    todo = _select(jobs, writer.contents().left_out, map_in_order, report)
+                    todo = _select(jobs, writer.contents(), map_in_order, report)
+                _say_changed(report, out)
                 _fill(writer, todo, map_in_order, report, progress)
                 contents = writer.contents()
                 if contents.crops == 0:
                     reason = report.warnings[0] if report.warnings else "no frame shows a target large enough"
                     raise ValueError(f"{', '.join(map(str, data))}: nothing could be prepared; {reason}")
                 writer.finish()
-    report.already_stored = len(jobs) - len(todo)
     report.sequences, report.crops = contents.sequences, contents.crops
     report.megabytes = Path(out).stat().st_size / 1e6
     return report
@@ -157,19 +160,21 @@ def find_jobs(root: Path, every: int, max_per_sequence: int | None) -> list[Job]
         for path, boxes in read_stills(root):
             chosen = np.flatnonzero(~_too_small(boxes))
             files = (str(path),) * len(chosen)
-            jobs.append(Job(source, path.name, "still", tuple(chosen.tolist()), boxes[chosen], files))
+            origin = origin_of((str(path),), boxes, chosen, files)
+            jobs.append(Job(source, path.name, "still", tuple(chosen.tolist()), boxes[chosen], files, origin))
     else:
         for video in load_sequences(root):
             chosen = select_frames(video.boxes, every, max_per_sequence)
-            files = _files_of(video, chosen)
-            jobs.append(Job(source, video.name, "video", tuple(chosen.tolist()), video.boxes[chosen], files))
+            jobs.append(_video_job(source, video, chosen))
     return jobs
 
 
-def _files_of(video: Sequence, chosen: np.ndarray) -> tuple[str, ...] | Path:
-    if isinstance(video, VideoSequence):
-        return Path(video.frames[0].rpartition("#")[0])
-    return tuple(video.frames[frame] for frame in chosen)
+def _video_job(source: str, video: Sequence, chosen: np.ndarray) -> Job:
+    in_file = isinstance(video, VideoSequence)
+    files = video.files() if in_file else tuple(video.frames[frame] for frame in chosen)
+    origin = origin_of(video.files(), video.boxes, chosen, files)
+    images = Path(files[0]) if in_file else files
+    return Job(source, video.name, "video", tuple(chosen.tolist()), video.boxes[chosen], images, origin)
 
 
 def select_frames(boxes: np.ndarray, every: int, limit: int | None) -> np.ndarray:
@@ -228,13 +233,19 @@ def _read_boxes(table: Path) -> Iterator[tuple[int, str, list[float]]]:
             yield rows.line_num, row["file"], box
 
 
-def _select(
-    jobs: list[Job], left_out: dict[tuple[str, str], list[int]], map_in_order: Mapper, report: Report
-) -> list[Job]:
-    """The jobs not stored yet, and those of which a frame that was left out can be used now; warns of the others'."""
+def _select(jobs: list[Job], contents: Contents, map_in_order: Mapper, report: Report) -> list[Job]:
+    """The jobs not stored yet, those that have changed since, and those of which a frame that was left out can be used
+    now; warns of the others'.
+    """
+    left_out, states = contents.left_out, {key: origin.state for key, origin in contents.origins.items()}
+    jobs = [job for job in jobs if job.frames or job.key in left_out]  # with no frame now, but some before: changed
+    changed = {
+        job.key for job in jobs if job.key in left_out and states.get(job.key, job.origin.state) != job.origin.state
+    }
+    report.changed = [job.name for job in jobs if job.key in changed]
     suspects = []
     for job in jobs:
-        frames = set(left_out.get(job.key, ()))
+        frames = set() if job.key in changed else set(left_out.get(job.key, ()))
         suspects.append(job.part([row for row, frame in enumerate(job.frames) if frame in frames]))
     results = map_in_order(chunk for suspect in suspects for chunk in suspect.chunks())
     todo = []
@@ -244,11 +255,19 @@ def _select(
             crops, chunk_faults = next(results)
             made += len(crops)
             faults |= chunk_faults
-        if made or job.key not in left_out:
+        if made or job.key not in left_out or job.key in changed:
             todo.append(job)
         else:
             _warn(job, faults, report)
+    report.already_stored = len(jobs) - len(todo)
     return todo
+
+
+def _say_changed(report: Report, out: Path) -> None:
+    if report.changed:
+        names = ", ".join(report.changed[:3]) + ", ..." * (len(report.changed) > 3)
+        what = f"{len(report.changed)} sequences have other boxes or frames than when they were cut out"
+        tqdm.write(f"{out}: {what}, and are cut out again: {names}", file=sys.stderr)
 
 
 def _fill(writer: CropWriter, jobs: list[Job], map_in_order: Mapper, report: Report, progress: bool) -> None:
@@ -271,6 +290,7 @@ def _store(writer: CropWriter, job: Job, results: Iterator[Result], bar: tqdm) -
     """Store the results of one job's chunks; return the number of crops and what was wrong with others."""
     sequence: int | None = None
     made, faults = 0, dict[int, str]()
+    writer.remove(*job.key)
     for chunk in job.chunks():
         crops, chunk_faults = next(results)
         made += len(crops)
@@ -280,7 +300,8 @@ def _store(writer: CropWriter, job: Job, results: Iterator[Result], bar: tqdm) -
         if sequence is not None:
             writer.add_crops(sequence, crops)
         bar.update(len(chunk.frames))
-    writer.leave_out(job.source, job.name, faults)
+    writer.leave_out(*job.key, faults)
+    writer.note_origin(*job.key, job.origin)
     return made, faults
 
 

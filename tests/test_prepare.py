@@ -251,6 +251,57 @@ def test_rerun_takes_in_what_was_repaired(videos, stills, tmp_path, workers):
     assert prepare([videos, stills], mended, progress=False).warnings == []
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_rerun_cuts_out_again_what_has_changed(videos, stills, tmp_path, capsys, workers):
+    whole, out = tmp_path / "whole.db", tmp_path / "pairs.db"
+    prepare([videos, stills], out, progress=False)
+    (videos / "dog" / "groundtruth.txt").write_text("30,20,30,20\n" * 4)
+    write_image(videos / "car" / "00000003.jpg", 200)
+    (stills / "boxes.csv").write_text("file,x,y,w,h\n0.jpg,10,10,4,3\n2.jpg,0,0,20,20\n")  # too small; as it was
+    capsys.readouterr()
+    report = prepare([videos, stills], out, workers=workers, progress=False)
+    assert (report.added, report.already_stored, report.sequences) == (2, 2, 4)
+    said = "3 sequences have other boxes or frames than when they were cut out, and are cut out again: car, dog, 0.jpg"
+    assert capsys.readouterr().err == f"{out}: {said}\n"
+    prepare([videos, stills], whole, progress=False)
+    assert pictures(out) == pictures(whole)
+    before = out.read_bytes()
+    assert prepare([videos, stills], out, progress=False).already_stored == 4
+    assert out.read_bytes() == before
+    assert capsys.readouterr().err == ""
+
+
+def test_changed_sequence_of_which_nothing_can_be_used_is_taken_out(videos, tmp_path):
+    out = tmp_path / "pairs.db"
+    prepare([videos], out, progress=False)
+    for image in (videos / "car").glob("*.jpg"):
+        image.write_bytes(b"no image")
+    report = prepare([videos], out, progress=False)
+    assert (report.added, report.sequences, report.changed) == (0, 1, ["car"])
+    assert [line.split(";")[0] for line in report.warnings] == ["car: left out 5 of 5"]
+
+
+def test_changed_video_file_is_cut_out_again(tmp_path):
+    write_clip(tmp_path / "clips", 6)
+    prepare([tmp_path / "clips"], tmp_path / "pairs.db", progress=False)
+    (tmp_path / "clips" / "clip.txt").write_text("30,30,40,30\n" * 5 + "31,30,40,30\n")
+    assert prepare([tmp_path / "clips"], tmp_path / "pairs.db", progress=False).changed == ["clip"]
+    os.utime(tmp_path / "clips" / "clip.avi", (1, 1))
+    assert prepare([tmp_path / "clips"], tmp_path / "pairs.db", progress=False).changed == ["clip"]
+
+
+def test_stores_of_early_versions_are_taken_as_they_are(videos, tmp_path, capsys):
+    out = tmp_path / "pairs.db"
+    prepare([videos], out, progress=False)
+    with sqlite3.connect(out) as db:
+        db.execute("DROP TABLE origins")
+    db.close()
+    (videos / "dog" / "groundtruth.txt").write_text("30,20,30,20\n" * 4)
+    assert prepare([videos], out, progress=False).already_stored == 2
+    assert capsys.readouterr().err == ""
+    assert CropStore(out).origins == (None, None)
+
+
 def pictures(path):
     """What is in a store, whatever its order: of each sequence, frames and JPEGs."""
     store = CropStore(path)
@@ -286,6 +337,13 @@ class TestTrainingData:
             (other,), _ = open_training_data([videos], tmp_path / "cache", prepare_missing=False)
         assert (other.path, other.names) == (first.path, ("car", "dog"))
         assert first.path.read_bytes() == before
+
+    def test_corrected_boxes_are_trained_on(self, videos, tmp_path):
+        (before,), _ = open_training_data([videos], tmp_path / "cache")
+        (videos / "car" / "groundtruth.txt").write_text("20,20,60,20\n" * 5)
+        (after,), _ = open_training_data([videos], tmp_path / "cache")
+        assert (before.path, before.names) == (after.path, after.names[::-1])
+        assert before.sizes[0, 0] < after.sizes[-1, 0]
 
     def test_synthetic_videos_are_made_by_one_process_only(self, tmp_path):
         with pytest.raises(FileNotFoundError):

@@ -2,8 +2,8 @@
 
     python tools/prepare_pairs.py --data GOT-10k/train --data stills --out pairs.db --max-per-sequence 200
 
-Rerun the same command after an interruption: what is stored already is skipped, and what could not be read is tried
-again.
+Rerun the same command after an interruption: what is stored already is skipped, what could not be read is tried again,
+and what has other boxes or frames by now is cut out again.
 """
 
 from __future__ import annotations

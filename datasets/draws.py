@@ -14,6 +14,7 @@ from datasets.crops import CropStore
 
 CANDIDATES = 16  # targets looked at for a lookalike
 TRIES = 8  # draws for a target of another scene before a pair goes without
+Row = tuple[int, int]  # a sequence of several stores: numbers of store and sequence
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,9 @@ class Pair:
 
 
 class PairDraws:
-    """Draws pairs as `datasets.pairs.PairDataset` says, from all sequences but those named in ``exclude``.
+    """Draws pairs as `datasets.pairs.PairDataset` says, from all sequences but those of ``exclude``.
 
-    With ``only``, from no others than these. Raises ValueError for stores without crops and for a ``data_share`` out of
+    With ``only``, from no others than these. Raises ValueError where no crops are left and for a ``data_share`` out of
     range.
     """
 
@@ -39,26 +40,37 @@ class PairDraws:
         stores: Sequence[CropStore],
         max_gap: int,
         still_share: float,
-        exclude: Collection[str] = (),
+        exclude: Collection[Row] = (),
         data_share: float = 1.0,
         seed: int = 0,
-        only: Collection[str] | None = None,
+        only: Collection[Row] | None = None,
     ) -> None:
         self._stores, self._max_gap = stores, max_gap
+        self._excluded = [stores[store].names[sequence] for store, sequence in exclude]
         self._videos = _sequences_of(stores, "video", exclude, only)  # (V, 3): store, first crop, end
         stills = _sequences_of(stores, "still", exclude, only)
         self._videos, stills = (_share_of(rows, data_share, seed) for rows in (self._videos, stills))
         crops = [(store, crop, first) for store, first, end in stills.tolist() for crop in range(first, end)]
         self._stills = np.array(crops, dtype=np.int64).reshape(-1, 3)  # (K, 3): store, crop, first crop of its image
         if len(self._videos) + len(self._stills) == 0:
-            raise ValueError("the crop stores hold no crop; prepare some with tools/prepare_pairs.py")
+            raise ValueError(self._why_empty())
         both = len(self._videos) > 0 and len(self._stills) > 0
         self._still_share = still_share if both else float(len(self._stills) > 0)
         self._lookalikes = Lookalikes(stores, np.concatenate([self._videos, stills]))
 
     def describe(self) -> str:
-        """What there is to draw from, in a few words."""
-        return f"{len(self._videos)} videos and {len(self._stills)} stills"
+        """What there is to draw from, in a few words, and what is held out."""
+        text = f"{len(self._videos)} videos and {len(self._stills)} stills"
+        return text + (f", without {self._held_out()}, held out for validation" if self._excluded else "")
+
+    def _held_out(self) -> str:
+        return ", ".join(self._excluded[:5]) + f" and {len(self._excluded) - 5} more" * (len(self._excluded) > 5)
+
+    def _why_empty(self) -> str:
+        if not self._excluded:
+            return "the crop stores hold no crop; prepare some with tools/prepare_pairs.py"
+        whole = f"all of the training data is held out for validation ({self._held_out()})"
+        return f"{whole}; give more --data, other videos by --val, or fewer by --val-sequences"
 
     def draw(self, rng: np.random.Generator) -> Pair:
         """Two frames of a video, or one still twice."""
@@ -132,7 +144,7 @@ class Lookalikes:
 
 
 def _sequences_of(
-    stores: Sequence[CropStore], kind: str, exclude: Collection[str], only: Collection[str] | None
+    stores: Sequence[CropStore], kind: str, exclude: Collection[Row], only: Collection[Row] | None
 ) -> np.ndarray:
     """(S, 3) int64: store, first crop and end of every sequence of one kind that may be used."""
     rows = [
@@ -140,7 +152,7 @@ def _sequences_of(
         for number, store in enumerate(stores)
         for s, its_kind in enumerate(store.kinds)
         if its_kind == kind and store.starts[s + 1] > store.starts[s]
-        if store.names[s] not in exclude and (only is None or store.names[s] in only)
+        if (number, s) not in exclude and (only is None or (number, s) in only)
     ]
     return np.array(rows, dtype=np.int64).reshape(-1, 3)
 

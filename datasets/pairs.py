@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from datasets.crops import CROP_CENTER, CropStore
-from datasets.draws import Pair, PairDraws
+from datasets.draws import Pair, PairDraws, Row
 from datasets.mixing import MixConfig, Target, add_distractor, check_range, paste_on_scene, random_window, setting
 from tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE, mean_color
 
@@ -60,10 +60,10 @@ class PairDataset(Dataset[Item]):
     how far it lies off the middle of the exemplar, so where the response should peak; ``negative`` () bool:
     the search crop's target is not the exemplar's.
 
-    Sequences named in ``exclude``, those held out for validation, are left out; with ``only`` all but these are. Of
-    the others ``data_share`` of the videos and of the stills are used, drawn by ``seed``: those of a smaller share are
-    among those of a larger.
-    Raises ValueError for settings out of range and for stores without crops.
+    Sequences of ``exclude`` (numbers of store and sequence), those held out for validation, are left out; with ``only``
+    all but these are. Of the others ``data_share`` of the videos and of the stills are used, drawn by ``seed``: those
+    of a smaller share are among those of a larger.
+    Raises ValueError for settings out of range and where no crops are left.
     """
 
     def __init__(
@@ -76,8 +76,8 @@ class PairDataset(Dataset[Item]):
         still_share: float = 0.3,
         mix: MixConfig | None = None,
         augment: AugmentConfig | None = None,
-        exclude: Collection[str] = (),
-        only: Collection[str] | None = None,
+        exclude: Collection[Row] = (),
+        only: Collection[Row] | None = None,
         data_share: float = 1.0,
     ) -> None:
         check_range("still_share", still_share, 1.0)

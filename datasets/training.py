@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import defaultdict
 from pathlib import Path
 
 from datasets.crops import CropStore
+from datasets.draws import Row
+from datasets.origins import origin_of
 from datasets.prepare import is_stills_folder, prepare
 from datasets.sequences import Sequence, load_sequences
 
@@ -27,6 +30,8 @@ def open_training_data(
     made, write nothing and print nothing.
     Raises ValueError or FileNotFoundError, naming the path, for data that cannot be used.
     """
+    if val and not val.exists():  # though none of it may be asked for
+        raise FileNotFoundError(f"--val {val} does not exist; give a folder of sequences")
     if not data:
         data = [_synthetic(cache, prepare_missing)]
     stores = [CropStore(path) for path in data if path.suffix == ".db"]
@@ -43,6 +48,23 @@ def open_training_data(
     if val_count and not count and prepare_missing:
         print("no validation during training: the data have no sequences to spare for it; give some with --val PATH")
     return stores, sequences[:: len(sequences) // count][:count] if count else []
+
+
+def find_held_out(stores: list[CropStore], held_out: list[Sequence]) -> list[Row]:
+    """Where the stores hold crops of these sequences: numbers of store and sequence.
+
+    A sequence of the same name is another where the store knows that it lies elsewhere and has other boxes.
+    """
+    wanted: dict[str, list[Sequence]] = defaultdict(list)
+    for sequence in held_out:
+        wanted[sequence.name].append(sequence)
+    return [
+        (number, row)
+        for number, store in enumerate(stores)
+        for row, (name, origin) in enumerate(zip(store.names, store.origins, strict=True))
+        if store.starts[row + 1] > store.starts[row]
+        if any(origin is None or origin.is_of(origin_of(s.files(), s.boxes)) for s in wanted.get(name, ()))
+    ]
 
 
 def _synthetic(cache: Path, make: bool) -> Path:

@@ -193,17 +193,18 @@ def test_negatives_show_another_target(films, stills):
 
 
 def test_excluded_sequences_are_never_drawn(films):
-    dataset = PairDataset([films], 50, exclude=("0",), augment=PLAIN)
+    dataset = PairDataset([films], 50, exclude=[(0, 0)], augment=PLAIN)
     assert {target_of(item["exemplar"][0, 63, 63].item()) for item in dataset} == {"short"}
-    with pytest.raises(ValueError, match="hold no crop"):
-        PairDataset([films], 50, exclude=("0", "1"))
+    assert dataset.describe() == "50 pairs an epoch from 1 videos and 0 stills, without 0, held out for validation"
+    with pytest.raises(ValueError, match=r"^all of the training data is held out for validation \(0, 1\); give more"):
+        PairDataset([films], 50, exclude=[(0, 0), (0, 1)])
 
 
 def test_only_the_named_sequences_are_drawn(films):
-    dataset = PairDataset([films], 50, only=("0",), augment=PLAIN)
+    dataset = PairDataset([films], 50, only=[(0, 0)], augment=PLAIN)
     assert "short" not in {target_of(item["exemplar"][0, 63, 63].item()) for item in dataset}
     with pytest.raises(ValueError, match="hold no crop"):
-        PairDataset([films], 50, only=("none",))
+        PairDataset([films], 50, only=[])
 
 
 def test_items_are_pure_functions_of_seed_epoch_and_index(films, stills):

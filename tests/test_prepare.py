@@ -1,6 +1,7 @@
 """Preparing a crop store: what goes in, what is left out, and that an interrupted run goes on."""
 
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -13,7 +14,8 @@ import pytest
 from datasets import prepare as module
 from datasets.crops import CropStore, CropWriter
 from datasets.prepare import prepare, read_stills, select_frames
-from datasets.training import open_training_data
+from datasets.sequences import load_sequences
+from datasets.training import find_held_out, open_training_data
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -344,6 +346,29 @@ class TestTrainingData:
         (after,), _ = open_training_data([videos], tmp_path / "cache")
         assert (before.path, before.names) == (after.path, after.names[::-1])
         assert before.sizes[0, 0] < after.sizes[-1, 0]
+
+    def test_held_out_is_what_is_the_same_and_not_what_is_called_the_same(self, videos, tmp_path):
+        other, copy = tmp_path / "other", tmp_path / "copy"
+        write_video(other, "car", ["22,20,30,20"] * 5)
+        shutil.copytree(videos, copy)
+        (tmp_path / "link").symlink_to(videos)
+        stores, _ = open_training_data([videos, other], tmp_path / "cache")
+        assert stores[0].names == ("car", "dog", "car")
+        for root, rows in (
+            (videos, [(0, 0), (0, 1)]),
+            (tmp_path / "link", [(0, 0), (0, 1)]),
+            (copy, [(0, 0), (0, 1)]),
+            (other, [(0, 2)]),
+        ):
+            assert find_held_out(stores, load_sequences(root)) == rows
+        with sqlite3.connect(stores[0].path) as db:
+            db.execute("DROP TABLE origins")  # as of an early version: names are all that there is
+        db.close()
+        assert find_held_out([CropStore(stores[0].path)], load_sequences(other)) == [(0, 0), (0, 2)]
+
+    def test_validation_that_is_nowhere_is_named_though_none_is_asked_for(self, videos, tmp_path):
+        with pytest.raises(FileNotFoundError, match=r"--val .*typo does not exist; give a folder of sequences"):
+            open_training_data([videos], tmp_path / "cache", tmp_path / "typo", 0)
 
     def test_synthetic_videos_are_made_by_one_process_only(self, tmp_path):
         with pytest.raises(FileNotFoundError):

@@ -145,13 +145,28 @@ def test_xnor_and_validation_by_tracking(store, teacher, tmp_path, capsys):
     root = store.parent / "videos" / "train"
     flags = ["--model", "xnor", "--epochs", "1", "--val", str(root), "--val-sequences", "2", "--val-frames", "3"]
     assert run_main(store, teacher, tmp_path / "run", *flags) == 0
-    assert "from 1 videos" in capsys.readouterr().out  # two of three are held out
+    said = capsys.readouterr().out  # two of three are held out
+    assert "from 1 videos and 0 stills, without synthetic_000005, synthetic_000006, held out for validation" in said
     with open(tmp_path / "run" / "log.csv") as file:
         last = list(csv.DictReader(file))[-1]
     assert 0 <= float(last["val_auc"]) <= 1
     assert 0 <= float(last["val_hit"]) <= 1
     assert float(last["val_logistic"]) > 0
     assert load_weights(tmp_path / "run" / "xnor.safetensors")[1] == "xnor"
+
+
+def test_videos_that_share_a_name_with_those_of_val_are_trained_on(store, teacher, tmp_path, capsys):
+    from datasets.synthetic import write_got10k
+
+    write_got10k(tmp_path / "other", count=3, seed=50, frames=6, size=(160, 120))
+    for number in range(3):
+        (tmp_path / "other" / f"synthetic_{50 + number:06d}").rename(tmp_path / "other" / f"synthetic_{5 + number:06d}")
+    (tmp_path / "other" / "list.txt").unlink()
+    flags = ["--epochs", "1", "--val", str(tmp_path / "other"), "--val-sequences", "2", "--val-frames", "3"]
+    assert run_main(store, teacher, tmp_path / "run", *flags) == 0
+    assert "from 3 videos and 0 stills; on" in capsys.readouterr().out
+    with open(tmp_path / "run" / "log.csv") as file:
+        assert not list(csv.DictReader(file))[-1].get("val_hit")  # of other videos there are no crops
 
 
 def test_default_data_is_synthetic_and_says_so(tmp_path, monkeypatch, teacher, capsys):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from datasets.crops import CropStore
 from datasets.pairs import PairDataset, make_loader
 from datasets.sequences import Sequence
-from datasets.training import open_training_data
+from datasets.training import find_held_out, open_training_data
 from rbsf.export import pack_weights
 from rbsf.layers import binary_layers
 from rbsf.maps import CALIBRATION, Stats, measure_maps, start_again, start_from_teacher
@@ -107,7 +107,6 @@ def open_data(config: TrainConfig, cache: Path, rank: int = 0) -> tuple[list[Cro
 
 def open_pairs(config: TrainConfig, stores: list[CropStore], held_out: list[Sequence], length: int) -> PairDataset:
     """The pairs that `config` asks for, `length` an epoch, of all targets but those held out."""
-    exclude = [sequence.name for sequence in held_out]
     return PairDataset(
         stores,
         length,
@@ -116,7 +115,7 @@ def open_pairs(config: TrainConfig, stores: list[CropStore], held_out: list[Sequ
         mix=config,
         augment=config,
         max_gap=config.max_gap,
-        exclude=exclude,
+        exclude=find_held_out(stores, held_out),
         data_share=config.data_share,
     )
 

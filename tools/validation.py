@@ -11,8 +11,10 @@ from torch import nn
 from tqdm import tqdm
 
 from datasets.crops import CropStore
+from datasets.draws import Row
 from datasets.pairs import PairDataset, make_loader
 from datasets.sequences import Sequence
+from datasets.training import find_held_out
 from eval.metrics import mean_curves, score_sequence
 from eval.runner import track_sequence
 from tools.runs import dtype_of
@@ -35,20 +37,15 @@ def validation(
     """
     if not sequences:
         return None
-    names = {sequence.name for sequence in sequences}
     parts = [_tracked(sequences, config, device)]
-    if any(_has_crops(store, names) for store in stores):
-        parts.append(_paired(stores, names, config, device))
+    if rows := find_held_out(stores, sequences):
+        parts.append(_paired(stores, rows, config, device))
     return lambda net: {key: value for part in parts for key, value in part(net).items()}
 
 
-def _has_crops(store: CropStore, names: set[str]) -> bool:
-    return any(count for name, count in zip(store.names, np.diff(store.starts), strict=True) if name in names)
-
-
-def _paired(stores: list[CropStore], names: set[str], config: TrainConfig, device: torch.device) -> Validate:
-    """SiamFC's loss of pairs of the sequences `names`, and how many of them have their peak on the target."""
-    dataset = PairDataset(stores, PAIRS, seed=0, only=names)
+def _paired(stores: list[CropStore], rows: list[Row], config: TrainConfig, device: torch.device) -> Validate:
+    """SiamFC's loss of pairs of the stores' sequences `rows`, and how many of them have their peak on the target."""
+    dataset = PairDataset(stores, PAIRS, seed=0, only=rows)
     task = SiameseTask(precision=dtype_of(config.precision, device), bits=config.correlation_bits)
 
     @torch.inference_mode()

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from datasets.crops import Contents, Crop, CropWriter, finished_contents, make_crop
 from datasets.frames import list_images, open_frames, read_image
 from datasets.origins import Origin, origin_of
-from datasets.sequences import Sequence, VideoSequence, load_sequences
+from datasets.sequences import Sequence, VideoSequence, check_broken, load_sequences
 from tracker.geometry import check_box
 
 MIN_TARGET = 8.0  # pixels, sqrt(w * h): a smaller target shows nothing but blur once it is enlarged
@@ -107,6 +107,7 @@ class Report:
     crops: int = 0  # in the store now
     megabytes: float = 0.0  # size of the store, in 10^6 bytes
     warnings: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)  # what is wrong with each sequence that was left out as a whole
 
 
 def prepare(
@@ -116,12 +117,14 @@ def prepare(
     max_per_sequence: int | None = None,
     workers: int = 1,
     *,
+    skip_broken: bool = False,
     progress: bool = True,
 ) -> Report:
     """Make, finish or extend the crop store ``out`` from sequence roots (any layout) and folders of stills.
 
     Of a video every ``every``-th frame is taken, then at most ``max_per_sequence``, evenly spaced; frames
-    whose target is absent, unreadable or too small are left out. Sequences already stored are skipped, so
+    whose target is absent, unreadable or too small are left out, and with ``skip_broken``, each with a warning,
+    sequences whose annotation cannot be read or does not match their frames. Sequences already stored are skipped, so
     an interrupted run goes on where it stopped; one with an unreadable frame is done again once a rerun can read
     it, and one whose boxes or frames have changed since, which a line says. Where nothing is left to do the file is
     not written to, nor locked. What is stored does not depend on ``workers`` (1 = in this process). Raises ValueError
@@ -131,8 +134,9 @@ def prepare(
         numbers = f"every {every}, workers {workers}, max per sequence {max_per_sequence}"
         raise ValueError(f"{numbers}: need at least 1, at least 1, and at least 2 if given")
     settings = {"every": str(every), "max_per_sequence": str(max_per_sequence)}
-    jobs = [job for root in data for job in find_jobs(Path(root), every, max_per_sequence)]
     report = Report()
+    jobs = [job for root in data for job in find_jobs(Path(root), every, max_per_sequence, report.broken)]
+    check_broken(report.broken, skip_broken)
     with _mapper(workers) as map_in_order:
         contents = finished_contents(Path(out), settings)
         todo = _select(jobs, contents, map_in_order, report) if contents else []
@@ -144,16 +148,19 @@ def prepare(
                 _fill(writer, todo, map_in_order, report, progress)
                 contents = writer.contents()
                 if contents.crops == 0:
-                    reason = report.warnings[0] if report.warnings else "no frame shows a target large enough"
-                    raise ValueError(f"{', '.join(map(str, data))}: nothing could be prepared; {reason}")
+                    reasons = [*report.warnings, *report.broken, "no frame shows a target large enough"]
+                    raise ValueError(f"{', '.join(map(str, data))}: nothing could be prepared; {reasons[0]}")
                 writer.finish()
     report.sequences, report.crops = contents.sequences, contents.crops
     report.megabytes = Path(out).stat().st_size / 1e6
     return report
 
 
-def find_jobs(root: Path, every: int, max_per_sequence: int | None) -> list[Job]:
-    """List what is to be prepared under one path; FileNotFoundError or ValueError where there is nothing."""
+def find_jobs(root: Path, every: int, max_per_sequence: int | None, broken: list[str]) -> list[Job]:
+    """List what is to be prepared under one path; what is wrong with other sequences there is added to ``broken``.
+
+    Raises FileNotFoundError or ValueError where there is nothing.
+    """
     source = str(root.resolve())
     jobs = []
     if is_stills_folder(root):
@@ -163,9 +170,11 @@ def find_jobs(root: Path, every: int, max_per_sequence: int | None) -> list[Job]
             origin = origin_of((str(path),), boxes, chosen, files)
             jobs.append(Job(source, path.name, "still", tuple(chosen.tolist()), boxes[chosen], files, origin))
     else:
-        for video in load_sequences(root):
+        faults: dict[str, str] = {}
+        for video in load_sequences(root, broken=faults):
             chosen = select_frames(video.boxes, every, max_per_sequence)
             jobs.append(_video_job(source, video, chosen))
+        broken.extend(faults.values())
     return jobs
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -195,6 +196,15 @@ def load_sequences(
     if len(entries) < MIN_INDEXED or entries[0].folder.is_file():
         return _read_entries(entries, broken)
     return _load_indexed(entries, root, Path(cache_dir) if cache_dir else default_cache(), broken)
+
+
+def check_broken(reasons: list[str], skip: bool) -> None:
+    """Raise ValueError that says what is wrong with broken sequences; with ``skip`` warn of each instead."""
+    if reasons and not skip:
+        said = "; ".join(reasons[:5]) + f"; and {len(reasons) - 5} more" * (len(reasons) > 5)
+        raise ValueError(f"broken sequences: {len(reasons)}: {said}; mend them, or leave them out by --skip-broken")
+    for reason in reasons:
+        tqdm.write(f"warning: left out: {reason}", file=sys.stderr)
 
 
 def _read_entries(entries: Iterable[Entry], broken: dict[str, str] | None) -> list[Sequence]:

@@ -11,7 +11,7 @@ from datasets.crops import CropStore
 from datasets.draws import Row
 from datasets.origins import origin_of
 from datasets.prepare import is_stills_folder, prepare
-from datasets.sequences import Sequence, load_sequences
+from datasets.sequences import Sequence, check_broken, load_sequences
 
 MAX_CROPS = 200  # crops of one sequence, evenly spaced: more of the same target teach little and take 16 kB each
 HELD_OUT = 4  # at most one in so many sequences of the training data is held out
@@ -19,13 +19,19 @@ SYNTHETIC = {"count": 40, "frames": 60, "size": (320, 240), "seed": 1}  # what i
 
 
 def open_training_data(
-    data: list[Path], cache: Path, val: Path | None = None, val_count: int = 4, *, prepare_missing: bool = True
+    data: list[Path],
+    cache: Path,
+    val: Path | None = None,
+    val_count: int = 4,
+    *,
+    skip_broken: bool = False,
+    prepare_missing: bool = True,
 ) -> tuple[list[CropStore], list[Sequence]]:
     """Open `data`: crop stores (`.db`), sequence roots of any layout, folders of stills; none = synthetic videos.
 
     What is no store yet is cropped into one in the folder `cache`, once.  Also returns up to `val_count` sequences to
     validate on: of the root `val`, else spread evenly over the roots in `data`, a fourth of them at most (none where
-    `data` has stores only: a line says so).
+    `data` has stores only: a line says so).  With `skip_broken` broken sequences are left out, with a warning of each.
     Of several processes one calls this first; the others, after it, with `prepare_missing=False`: they open what it
     made, write nothing and print nothing.
     Raises ValueError or FileNotFoundError, naming the path, for data that cannot be used.
@@ -40,10 +46,14 @@ def open_training_data(
         key = "|".join(str(path.resolve()) for path in folders)
         store = cache / f"pairs-{hashlib.sha256(key.encode()).hexdigest()[:8]}.db"
         if prepare_missing:
-            prepare(folders, store, max_per_sequence=MAX_CROPS, workers=os.cpu_count() or 1)
+            workers = os.cpu_count() or 1
+            prepare(folders, store, max_per_sequence=MAX_CROPS, workers=workers, skip_broken=skip_broken)
         stores.append(CropStore(store))
     roots = [val] if val else [path for path in folders if not is_stills_folder(path)]
-    sequences = [sequence for root in roots for sequence in load_sequences(root)] if val_count else []
+    broken: dict[str, str] = {}
+    sequences = [sequence for root in roots for sequence in load_sequences(root, broken=broken)] if val_count else []
+    if val and prepare_missing:  # those of `data` were looked at already
+        check_broken(list(broken.values()), skip_broken)
     count = min(val_count, len(sequences) if val else len(sequences) // HELD_OUT)
     if val_count and not count and prepare_missing:
         print("no validation during training: the data have no sequences to spare for it; give some with --val PATH")

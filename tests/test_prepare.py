@@ -193,6 +193,32 @@ def test_faulty_box_table(stills, text, message):
         read_stills(stills)
 
 
+def break_some(videos):
+    """A missing frame, and a missing annotation."""
+    (videos / "car" / "00000003.jpg").unlink()
+    write_video(videos, "elk", ["20,20,30,20"] * 3)
+    (videos / "elk" / "groundtruth.txt").unlink()
+
+
+def test_broken_sequences_are_all_named_or_left_out(videos, stills, tmp_path, capsys):
+    break_some(videos)
+    out = tmp_path / "pairs.db"
+    said = (
+        r"^broken sequences: 2: sequence car: 4 frames .* number 3 .*elk/groundtruth\.txt does not exist; mend them, or"
+    )
+    with pytest.raises(ValueError, match=said):
+        prepare([videos, stills], out, progress=False)
+    assert not out.exists()
+    report = prepare([videos, stills], out, skip_broken=True, progress=False)
+    assert (report.sequences, len(report.broken), report.warnings) == (4, 2, [])
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.startswith("warning: left out: ") for line in lines] == [True, True]
+    for name in ("car", "dog", "elk"):
+        (videos / name / "groundtruth.txt").write_text("1,2,3\n")
+    with pytest.raises(ValueError, match=r"nothing could be prepared; .*groundtruth\.txt line 1: '1,2,3' is not a box"):
+        prepare([videos], tmp_path / "other.db", skip_broken=True, progress=False)
+
+
 @pytest.mark.parametrize("options", [{"every": 0}, {"workers": 0}, {"max_per_sequence": 1}])
 def test_settings_out_of_range(videos, tmp_path, options):
     with pytest.raises(ValueError, match="need at least"):
@@ -370,6 +396,20 @@ class TestTrainingData:
         with pytest.raises(FileNotFoundError, match=r"--val .*typo does not exist; give a folder of sequences"):
             open_training_data([videos], tmp_path / "cache", tmp_path / "typo", 0)
 
+    def test_broken_sequences_stop_it_or_are_left_out(self, videos, tmp_path, capsys):
+        good = tmp_path / "good"
+        shutil.copytree(videos, good)
+        break_some(videos)
+        for data, val in (([videos], None), ([good], videos)):
+            with pytest.raises(ValueError, match=r"broken sequences: 2: .* --skip-broken"):
+                open_training_data(data, tmp_path / "cache", val)
+            capsys.readouterr()
+            _, sequences = open_training_data(data, tmp_path / "cache", val, skip_broken=True)
+            assert [sequence.name for sequence in sequences] == (["dog"] if val else [])
+            assert capsys.readouterr().err.count("warning: left out: ") == 2
+            open_training_data(data, tmp_path / "cache", val, skip_broken=True, prepare_missing=False)
+            assert capsys.readouterr().err == ""
+
     def test_synthetic_videos_are_made_by_one_process_only(self, tmp_path):
         with pytest.raises(FileNotFoundError):
             open_training_data([], tmp_path / "cache", prepare_missing=False)
@@ -400,6 +440,10 @@ def test_tool(videos, stills, tmp_path):
     assert done.returncode == 0
     assert "5 sequences, 9 crops" in done.stdout
     assert "5 added, 0 already there, 0 with parts left out" in done.stdout
+    (videos / "car" / "00000003.jpg").unlink()
+    done = run_tool("--data", videos, "--out", tmp_path / "fewer.db", "--skip-broken")
+    assert done.returncode == 0
+    assert "0 with parts left out\n1 broken sequences left out\n" in done.stdout
     failed = run_tool("--data", tmp_path / "nowhere", "--out", tmp_path / "other.db")
     assert failed.returncode == 1
     assert len(failed.stderr.strip().splitlines()) == 1

@@ -29,6 +29,8 @@ def parse_args() -> argparse.Namespace:
     limit_help = "take at most N frames of a video, evenly spaced (default: all)"
     add("--max-per-sequence", type=int, metavar="N", help=limit_help)
     add("--workers", type=int, default=1, metavar="N", help="processes that decode and crop (default: 1)")
+    broken_help = "leave sequences out whose annotation cannot be read or does not match their frames"
+    add("--skip-broken", action="store_true", help=broken_help)
     return parser.parse_args()
 
 
@@ -37,10 +39,13 @@ def main() -> None:
     args = parse_args()
     from datasets.prepare import prepare  # not above: `run` words what can fail in these imports
 
-    report = prepare(args.data, args.out, args.every, args.max_per_sequence, args.workers)
+    numbers = args.every, args.max_per_sequence, args.workers
+    report = prepare(args.data, args.out, *numbers, skip_broken=args.skip_broken)
     left_out = len(report.warnings)
     print(f"{args.out}: {report.sequences} sequences, {report.crops} crops, {report.megabytes:.1f} MB")
     print(f"{report.added} added, {report.already_stored} already there, {left_out} with parts left out")
+    if report.broken:
+        print(f"{len(report.broken)} broken sequences left out")
 
 
 if __name__ == "__main__":

@@ -30,6 +30,10 @@ class TrainConfig(AugmentConfig, MixConfig, RunConfig):
     data: list[str] = field(
         default_factory=list, metadata={"help": "dataset folder (layout detected) or crop store .db"}
     )
+    skip_broken: bool = field(
+        default=False,
+        metadata={"help": "leave sequences out whose annotation cannot be read or does not match their frames"},
+    )
     val: str | None = field(default=None, metadata={"help": "folder of sequences to track after each epoch"})
     val_sequences: int = field(
         default=4, metadata={"help": "sequences tracked after each epoch; held out of --data without --val"}

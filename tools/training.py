@@ -102,7 +102,9 @@ def open_data(config: TrainConfig, cache: Path, rank: int = 0) -> tuple[list[Cro
         print("for a real training: --data PATH/TO/GOT-10k/train   (other layouts and folders of images work too)")
     with distributed.first_process_first(rank):
         data, val = [Path(path) for path in config.data], Path(config.val) if config.val else None
-        return open_training_data(data, cache, val, config.val_sequences, prepare_missing=rank == 0)
+        return open_training_data(
+            data, cache, val, config.val_sequences, skip_broken=config.skip_broken, prepare_missing=rank == 0
+        )
 
 
 def open_pairs(config: TrainConfig, stores: list[CropStore], held_out: list[Sequence], length: int) -> PairDataset:

@@ -72,7 +72,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         " repeatable (default: rbsf)",
     )
     add("--out", type=Path, default=Path("runs/benchmarks"), metavar="DIR", help="default: %(default)s")
-    add("--sequences", nargs="+", metavar="NAME", help="only these")
+    add("--sequences", nargs="+", action="extend", metavar="NAME", help="only these; repeatable")
     add_pass_flags(parser)
     add("--repeat", type=positive_int, default=1, metavar="N", help="runs of each tracker (default: 1)")
     add(

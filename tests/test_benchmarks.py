@@ -304,6 +304,10 @@ def test_sequence_that_is_named_twice_counts_once(otb: Path, tmp_path: Path) -> 
     assert read_annotations("OTB100", tmp_path / "truth", ["Girl", "Girl"]).title == "OTB100 (1 of 100 sequences)"
 
 
+def test_sequences_can_be_given_by_several_flags(otb: Path) -> None:
+    assert parse_args(arguments(otb, "--sequences", "Girl", "--sequences", "Dog")).sequences == ["Girl", "Dog"]
+
+
 def test_test_splits_are_known_by_their_sequences() -> None:
     names = test_sequence_names()
     assert {"Basketball", "Human4", "Jogging.1", "bike1", "GOT-10k_Test_000180"} <= names

@@ -39,7 +39,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--root", type=Path, required=True, help="folder of validation videos with boxes, such as GOT-10k/val")
-    add("--sequences", nargs="+", metavar="NAME", help="only these (default: all)")
+    add("--sequences", nargs="+", action="extend", metavar="NAME", help="only these; repeatable (default: all)")
     add("--frames", type=positive_int, metavar="N", help="only the first N frames of each (default: all)")
     add("--weights", type=Path, default=DEFAULT_WEIGHTS, help="network (default: weights/rbsf.safetensors)")
     add("--trials", type=positive_int, default=50, metavar="N", help="in all, earlier runs included (default: 50)")

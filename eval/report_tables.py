@@ -34,7 +34,9 @@ def main_table(report: dict[str, Any]) -> Table:
     """Mean scores of every tracker, a row each."""
     rows = [_main_row(report, index) for index in range(len(report["trackers"]))]
     runs = max((tracker["runs"] for tracker in report["trackers"]), default=1)
-    caption = f"Means over the sequences of {report['title']}; the best of each score in bold."
+    caption = f"Means over the sequences of {report['title']}; the best of each score in bold"
+    partial = any(_part(report, tracker) for tracker in report["trackers"])
+    caption += ", but for means over fewer sequences than others." if partial else "."
     caption += " After ±: standard deviation over runs." if runs > 1 else ""
     caption += " fps: frames per second in the tracker, decoding left out."
     columns = ["tracker", *MEASURES.values(), "fps", "file"]
@@ -47,7 +49,8 @@ def _main_row(report: dict[str, Any], index: int) -> list[Cell]:
     facts = (tracker["precision"], f"{tracker['runs']} runs" if tracker["runs"] > 1 else None, _part(report, tracker))
     head = Cell(tracker["label"], tags=roles + tuple(filter(None, facts)), color=tracker_color(index))
     mean, spread = tracker["mean"] or {}, tracker["spread"] or {}
-    scores = [number(mean.get(key), spread=spread.get(key)) for key in MEASURES]
+    partial = _part(report, tracker) is not None
+    scores = [number(mean.get(key), spread=spread.get(key), partial=partial) for key in MEASURES]
     return [head, *scores, _speed(tracker["fps"]), _size(tracker["bytes"])]
 
 
@@ -114,7 +117,8 @@ def _attribute_row(report: dict[str, Any], name: str) -> list[Cell]:
     scores = [tracker["attributes"].get(name, {}) for tracker in report["trackers"]]
     count = max(score.get("sequences", 0) for score in scores)
     head = Cell(name, detail=report["attributes"].get(name, ""))
-    return [head, number(count, "d"), *mark_best(number(score.get("auc")) for score in scores)]
+    cells = [number(score.get("auc"), partial=score.get("sequences", 0) < count) for score in scores]
+    return [head, number(count, "d"), *mark_best(cells)]
 
 
 def sequence_table(report: dict[str, Any]) -> Table:

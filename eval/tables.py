@@ -20,6 +20,7 @@ class Cell:
     tags: tuple[str, ...] = ()
     detail: str = ""
     color: str = ""
+    partial: bool = False  # a mean over fewer sequences than others in its column have: it is no rival
 
 
 @dataclass(frozen=True)
@@ -59,20 +60,22 @@ def markdown_text(text: str) -> str:
     return re.sub(r"([\\`*|\[\]]|\b_|_\b)", r"\\\1", escape(" ".join(text.split()), quote=False))
 
 
-def number(value: float | None, form: str = ".3f", spread: float | None = None) -> Cell:
-    """A cell for a number, with its spread over runs where there is one."""
+def number(value: float | None, form: str = ".3f", spread: float | None = None, partial: bool = False) -> Cell:
+    """A cell for a number, with its spread over runs where there is one; ``partial``: see `Cell`."""
     if value is None:
         return Cell(NOTHING)
-    return Cell(f"{value:{form}}" + (f" ± {spread:{form}}" if spread is not None else ""), value)
+    text = f"{value:{form}}" + (f" ± {spread:{form}}" if spread is not None else "")
+    return Cell(text, value, partial=partial)
 
 
 def mark_best(cells: Iterable[Cell]) -> list[Cell]:
-    """Mark the highest scores, equal ones to the three digits shown; a lone score has no rival."""
+    """Mark the highest scores, equal ones to the three digits shown; a lone score has no rival, a partial is none."""
     cells = list(cells)
-    values = [round(cell.value, 3) for cell in cells if cell.value is not None]
-    if len(values) < 2:
+    values = [None if cell.partial or cell.value is None else round(cell.value, 3) for cell in cells]
+    rivals = [value for value in values if value is not None]
+    if len(rivals) < 2:
         return cells
-    return [replace(c, best=c.value is not None and round(c.value, 3) == max(values)) for c in cells]
+    return [replace(cell, best=value == max(rivals)) for cell, value in zip(cells, values, strict=True)]
 
 
 def mark_best_rows(rows: Sequence[list[Cell]], columns: Iterable[int]) -> list[list[Cell]]:

@@ -50,6 +50,13 @@ def test_data_sets_are_columns_with_their_split() -> None:
     assert list(found) == ["Scores"]  # nothing to compare within a data set
 
 
+def test_mean_over_fewer_sequences_is_not_the_best() -> None:
+    whole = [make_tracker(name, {"Dog": auc, "Girl": auc}) for name, auc in (("a", 0.5), ("b", 0.4))]
+    scores = tables(("x/OTB100", otb(*whole, make_tracker("c", {"Dog": 0.9}))))["Scores"]
+    assert [row[1].best for row in scores.rows] == [True, False, False]
+    assert "| c | 0.900 (1 of 2 sequences) | 0.900 |" in str(scores)
+
+
 def test_common_sequences_by_hand() -> None:
     found = tables(
         ("runs/a/reports/OTB100", otb(make_tracker("rbsf", {"Dog": 0.5, "Girl": 0.3, "Man": 0.9}))),

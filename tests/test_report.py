@@ -49,7 +49,20 @@ def test_main_table_in_markdown() -> None:
     assert lines[2] == (
         "| rbsf (subject, float32, 3 runs, 1 of 2 sequences)" + " | 0.550 ± 0.013" * 6 + " | 107,754 | 0.48 MB |"
     )
-    assert lines[3] == "| teacher (reference, float32)" + " | **0.625**" * 6 + " | 12.3 | 9.35 MB |"
+    assert lines[3] == "| teacher (reference, float32)" + " | 0.625" * 6 + " | 12.3 | 9.35 MB |"
+
+
+def test_mean_over_fewer_sequences_is_not_the_best() -> None:
+    few, more, most = make_tracker("a", {"Dog": 0.9}), *(make_tracker(c, {"Dog": 0.6, "Girl": 0.2}) for c in "bc")
+    table = main_table(make_report(few, more, most))
+    assert [row[1].best for row in table.rows] == [False, True, True]
+    assert table.rows[0][0].tags[-1] == "1 of 2 sequences"
+    assert "the best of each score in bold, but for means over fewer sequences than others." in table.caption
+    for tracker, auc, count in ((few, 0.9, 1), (more, 0.2, 2), (most, 0.4, 2)):
+        tracker["attributes"] = {"SV": {"auc": auc, "sequences": count}}
+    found = attribute_table(make_report(few, more, most))
+    assert found is not None
+    assert [cell.best for cell in found.rows[0]] == [False, False, False, False, True]
 
 
 def test_scores_that_show_alike_are_both_best() -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from tools.cli import check_writable, run
 if TYPE_CHECKING:
     import numpy as np
 
-    from eval.tables import Table
+    from eval.tables import Cell, Table
 
 SHOWN = ("auc", "precision", "ao", "sr50")
 RESAMPLES, SEED = 10_000, 0
@@ -122,21 +122,33 @@ def compare(entries: list[Entry]) -> list[tuple[str, Table]]:
 def overview(entries: list[Entry]) -> Table:
     """Mean scores as the reports have them: a row a tracker, a group of columns a data set with its split."""
     from eval.report_tables import MEASURES
-    from eval.tables import Cell, Table, mark_best_rows, number
+    from eval.tables import Cell, Table, mark_best_rows
 
     titles = list(dict.fromkeys(entry.report["title"] for entry in entries))
-    means = {(entry.name, entry.report["title"]): entry.tracker["mean"] or {} for entry in entries}
+    trackers = {(entry.name, entry.report["title"]): entry.tracker for entry in entries}
+    most = {title: max(len(t["sequences"]) for (_, its), t in trackers.items() if its == title) for title in titles}
     rows = [
-        [Cell(name), *(number(means.get((name, title), {}).get(key)) for title in titles for key in SHOWN)]
+        [Cell(name), *(cell for title in titles for cell in _means(trackers.get((name, title)), most[title]))]
         for name in dict.fromkeys(entry.name for entry in entries)
     ]
     width = 1 + len(titles) * len(SHOWN)
     return Table(
-        "Means as each report has them, over the sequences that it names; the best of each column in bold.",
+        "Means as each report has them, over the sequences that it names; the best of each column in bold,"
+        " but for means over fewer sequences than others.",
         ["tracker", *[MEASURES[key] for key in SHOWN] * len(titles)],
         mark_best_rows(rows, range(1, width)),
         (("", 1), *((title, len(SHOWN)) for title in titles)),
     )
+
+
+def _means(tracker: dict[str, Any] | None, most: int) -> list[Cell]:
+    """A tracker's mean scores, the first of them saying where they are over less than ``most`` sequences."""
+    from eval.tables import number
+
+    count = len(tracker["sequences"]) if tracker else 0
+    means = (tracker and tracker["mean"]) or {}
+    first, *others = (number(means.get(key), partial=count < most) for key in SHOWN)
+    return [replace(first, tags=(f"{count} of {most} sequences",)) if first.partial else first, *others]
 
 
 def common_table(dataset: str, entries: list[Entry]) -> Table:

@@ -23,6 +23,7 @@ from datasets.layouts import Entry, find_entries, otb_name
 from datasets.videos import count_frames, read_video_frame
 
 COVER, ABSENCE = "cover.label", "absence.label"
+_SPAN = r"@(\d+)\+(\d+)$"  # at the end of a part's name
 MIN_INDEXED = 100  # sequences from which an index is kept; fewer are listed in no time
 
 
@@ -62,7 +63,13 @@ class Sequence:
 
 def whole_name(name: str) -> str:
     """Name of the sequence that a part is of; of a whole one its own."""
-    return re.sub(r"@\d+\+\d+$", "", name)
+    return re.sub(_SPAN, "", name)
+
+
+def span_of(name: str) -> slice:
+    """The frames of its sequence that a part has, by its name; of a whole one all."""
+    found = re.search(_SPAN, name)
+    return slice(int(found[1]), int(found[1]) + int(found[2])) if found else slice(None)
 
 
 class VideoSequence(Sequence):

@@ -1,7 +1,7 @@
 """What is hard about each sequence: the attributes by which benchmarks break their scores down.
 
-UAV123 publishes 12 of them, GOT-10k labels two; elsewhere those that OTB's authors define by boxes alone (Wu, Lim and
-Yang, 2015) are computed.
+UAV123 publishes 12 of them for each video, GOT-10k labels two in each frame; elsewhere those that OTB's authors define
+by boxes alone (Wu, Lim and Yang, 2015) are computed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.sequences import Sequence, whole_name
+from datasets.sequences import Sequence, span_of, whole_name
 from eval.results import annotated
 
 UAV123 = {  # in the order of its files
@@ -42,10 +42,11 @@ def attributes_of(dataset: str, root: Path | None, sequences: list[Sequence]) ->
         folder = root / "anno" / dataset / "att"
         files = {s.name: folder / f"{whole_name(s.name)}.txt" for s in sequences}
         if all(file.is_file() for file in files.values()):
-            return UAV123, {name: _read_uav123(file) for name, file in files.items()}
+            parts = any(whole_name(name) != name for name in files)
+            words = {key: f"{text} (somewhere in the whole video)" if parts else text for key, text in UAV123.items()}
+            return words, {name: _read_uav123(file) for name, file in files.items()}
     if dataset == "GOT-10k-val":
-        folders = {s.name: Path(s.frames[0]).parent for s in sequences}
-        return GOT10K, {name: _read_got10k(folder) for name, folder in folders.items()}
+        return GOT10K, {s.name: _read_got10k(Path(s.frames[0]).parent, span_of(s.name)) for s in sequences}
     if dataset == "GOT-10k-test":  # its boxes are not published
         return {}, {}
     return COMPUTED, {s.name: _computed(s) for s in sequences}
@@ -58,9 +59,10 @@ def _read_uav123(path: Path) -> set[str]:
     return {name for name, flag in zip(UAV123, flags, strict=True) if flag == "1"}
 
 
-def _read_got10k(folder: Path) -> set[str]:
+def _read_got10k(folder: Path, span: slice) -> set[str]:
+    """What the labels, one a frame, say of the frames of ``span``."""
     files = {"absent": folder / "absence.label", "cut": folder / "cut_by_image.label"}
-    return {name for name, file in files.items() if file.is_file() and "1" in file.read_text().split()}
+    return {name for name, file in files.items() if file.is_file() and "1" in file.read_text().split()[span]}
 
 
 def _computed(sequence: Sequence) -> set[str]:

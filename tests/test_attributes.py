@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import bare_sequence
 
@@ -71,6 +72,22 @@ def test_got10k_labels_two(tmp_path: Path, labels: dict[str, str], expected: set
         (tmp_path / f"{name}.label").write_text(text)
     sequence = Sequence("GOT-10k_Val_000001", (f"{tmp_path}/00000001.jpg",), BIKE.boxes)
     assert attributes_of("GOT-10k-val", None, [sequence]) == (GOT10K, {"GOT-10k_Val_000001": expected})
+
+
+def test_parts_have_their_own_labels_of_got10k(tmp_path: Path) -> None:
+    (tmp_path / "absence.label").write_text("0\n0\n0\n1\n0\n0\n")
+    (tmp_path / "cut_by_image.label").write_text("1\n0\n0\n0\n0\n0\n")
+    frames = tuple(f"{tmp_path}/{i:08d}.jpg" for i in range(1, 7))
+    whole = Sequence("GOT-10k_Val_000001", frames, np.ones((6, 4)))
+    _, found = attributes_of("GOT-10k-val", None, [whole, *(whole.part(first, first + 2) for first in (0, 2, 4))])
+    assert list(found.values()) == [{"absent", "cut"}, {"cut"}, {"absent"}, set()]
+
+
+def test_flags_of_uav123_are_said_to_be_of_the_whole_video(tmp_path: Path) -> None:
+    write_flags(tmp_path, "bike1", "1,0,0,0,0,0,0,0,0,0,0,0\n")
+    words, found = attributes_of("UAV123", tmp_path, [BIKE.part(0, 2)])
+    assert found == {"bike1@0+2": {"SV"}}
+    assert words["SV"] == "scale variation (somewhere in the whole video)"
 
 
 # ---- computed

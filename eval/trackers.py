@@ -1,4 +1,4 @@
-"""The trackers that a benchmark can run: our networks, OpenCV's own trackers, and a box that never moves."""
+"""The trackers that a benchmark can run: our networks, OpenCV's, those of users, and a box that never moves."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Protocol
 import cv2
 import numpy as np
 
+from eval.own_tracker import OwnTracker
 from tracker.backbones import choose_device, choose_engine, load_backbone
 from tracker.siamfc import TRACKER_VERSION, Result, SiamFC, TrackerConfig
 
@@ -111,16 +112,17 @@ class TrackerSpec:
 
     label: str  # in tables
     opencv: str | None = None  # key of ``OPENCV``
-    files: tuple[Path, ...] = ()  # weights of a network, or OpenCV's model files; none and no ``opencv``: static
+    files: tuple[Path, ...] = ()  # weights, OpenCV's models or a user's code; none and no ``opencv``: static
     precision: str = "float32"
     device: str = "cpu"
     config: TrackerConfig = field(default_factory=TrackerConfig)
     engine: str = "torch"  # or "packed": what runs a network
+    own: str = ""  # class in a user's code
 
     @property
     def is_network(self) -> bool:
         """Is it one of our networks?"""
-        return bool(self.files) and self.opencv is None
+        return bool(self.files) and self.opencv is None and not self.own
 
     @property
     def arithmetic(self) -> str | None:
@@ -129,7 +131,8 @@ class TrackerSpec:
 
     def key(self) -> str:
         """Name of its results: with a digest of all that its boxes depend on, so that no other's are reused: files,
-        constants, OpenCV's version, that of the tracking code, and the kind of device that PyTorch runs on.
+        constants, OpenCV's version, that of the tracking code, and the kind of device that PyTorch runs on. What a
+        user's code reads beside its own file is not in it.
 
         Raises ValueError for a device that is not to be had.
         """
@@ -141,20 +144,24 @@ class TrackerSpec:
         digest.update(cv2.__version__.encode())  # which also decodes and cuts for our networks
         if self.opencv is not None:
             return f"opencv-{self.opencv}-{digest.hexdigest()[:8]}"
+        if self.own:
+            return f"{self.own}-{digest.hexdigest()[:8]}"
         kind = choose_device(self.device).type if self.engine == "torch" else "cpu"
         digest.update(f"{self.config} {TRACKER_VERSION} {kind}".encode())
         name = re.sub(r"[^\w.+-]", "_", self.files[0].stem)
         return f"{name}-{digest.hexdigest()[:8]}" + ("" if self.arithmetic == "float32" else f"-{self.arithmetic}")
 
     def size(self) -> int | None:
-        """Bytes of its files; None where it has none."""
-        return sum(file.stat().st_size for file in self.files) if self.files else None
+        """Bytes of its weights or models; None where it has none."""
+        return sum(file.stat().st_size for file in self.files) if self.files and not self.own else None
 
     def build(self, threads: int = 1) -> Tracker:
         """Load it, to run with so many CPU threads. Raises ValueError or OSError for a file that cannot be used."""
         cv2.setNumThreads(threads)
         if self.opencv is not None:
             return _build_opencv(self.opencv, self.files)
+        if self.own:
+            return OwnTracker(self.files[0], self.own)
         if not self.files:
             return StaticTracker()
         backbone = load_backbone(self.files[0], self.device, self.precision, threads, self.engine)
@@ -181,7 +188,8 @@ def parse_tracker(
     config: TrackerConfig | None = None,
     engine: str = "auto",
 ) -> TrackerSpec:
-    """Read ``[LABEL=]WHAT``: of ``SHIPPED``, ``static``, a weights file, ``opencv:MIL`` or ``opencv:Nano:FILE,FILE``.
+    """Read ``[LABEL=]WHAT``: of ``SHIPPED``, ``static``, a weights file, ``opencv:MIL``, ``opencv:Nano:FILE,FILE``, or
+    ``FILE.py:CLASS`` (`OwnTracker`).
 
     ``engine``: see ``tracker.backbones.choose_engine``. Raises ValueError for an unknown name, listing the known, and
     where the engine cannot be had; FileNotFoundError for a missing file.
@@ -194,13 +202,21 @@ def parse_tracker(
         return TrackerSpec(label or what)
     if what.startswith("opencv:"):
         return _parse_opencv(what, label)
+    if own := re.fullmatch(r"(.+\.py):(\w+)", what):
+        return _parse_own(Path(own[1]), own[2], label)
     path = SHIPPED.get(what, Path(what))
     if not path.is_file():
-        known = ", ".join([*SHIPPED, "static", *(f"opencv:{name}" for name in OPENCV)])
+        known = ", ".join([*SHIPPED, "static", *(f"opencv:{name}" for name in OPENCV), "FILE.py:CLASS"])
         raise FileNotFoundError(f"--tracker {what!r}: no such weights file; give one, or {known}")
     label = label or path.stem
     path, engine = choose_engine(path, engine)
     return TrackerSpec(label, None, (path,), precision, device, config or TrackerConfig(), engine)
+
+
+def _parse_own(path: Path, name: str, label: str) -> TrackerSpec:
+    if not path.is_file():
+        raise FileNotFoundError(f"--tracker {path}:{name}: there is no {path}")
+    return TrackerSpec(label or name, files=(path,), own=name)
 
 
 def _parse_opencv(what: str, label: str) -> TrackerSpec:

@@ -1,0 +1,81 @@
+"""A tracker of a user's own in the benchmarks: what it is asked, what it may answer, what is wrong with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eval import run_benchmarks
+from eval.trackers import parse_tracker
+
+CODE = """
+from pathlib import Path
+class Right:
+    def init(self, image, box):
+        assert image.dtype == "uint8" and image.ndim == 3
+        self.box = list(box)
+    def update(self, image):
+        self.box[0] += 1
+        return self.box
+class Wrong(Right):
+    def update(self, image):
+        return None
+class Half:
+    def init(self, image, box): ...
+class Broken:
+    def __init__(self): raise OSError("no model file")
+"""
+
+
+@pytest.fixture
+def code(tmp_path: Path) -> Path:
+    (tmp_path / "mine.py").write_text(CODE)
+    return tmp_path / "mine.py"
+
+
+def test_its_boxes_are_taken(code: Path) -> None:
+    spec = parse_tracker(f"ours={code}:Right")
+    assert (spec.label, spec.is_network, spec.arithmetic, spec.size()) == ("ours", False, None, None)
+    tracker, image = spec.build(), np.zeros((20, 30, 3), np.uint8)
+    tracker.init(image, np.array([1.0, 2, 3, 4]))
+    assert tracker.update(image).box.tolist() == [2, 2, 3, 4]
+    assert tracker.update(image).box.tolist() == [3, 2, 3, 4]
+
+
+def test_its_results_are_those_of_its_code(code: Path) -> None:
+    keys = {parse_tracker(f"{code}:{name}").key() for name in ("Right", "Wrong")}
+    code.write_text(CODE + "\n")
+    assert len(keys | {parse_tracker(f"{code}:Right").key()}) == 3
+
+
+def test_it_runs_in_worker_processes(code: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["--dataset", "synthetic", "--tracker", f"{code}:Right", "--workers", "2", "--out", str(tmp_path / "out")]
+    assert run_benchmarks.main(argv) == 0
+    assert "| Right" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("Broken", "Broken: OSError: no model file"),
+        ("Missing", "AttributeError: .* no attribute 'Missing'"),
+        ("Half", "Half has no method update"),
+    ],
+)
+def test_what_cannot_run_is_one_line(code: Path, name: str, fault: str) -> None:
+    with pytest.raises(ValueError, match=fault):
+        parse_tracker(f"{code}:{name}").build()
+
+
+def test_an_answer_that_is_no_box_is_named(code: Path) -> None:
+    tracker, image = parse_tracker(f"{code}:Wrong").build(), np.zeros((20, 30, 3), np.uint8)
+    tracker.init(image, np.array([1.0, 2, 3, 4]))
+    with pytest.raises(ValueError, match="update returned None, expected x,y,w,h"):
+        tracker.update(image)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"there is no .*none\.py"):
+        parse_tracker(f"{tmp_path}/none.py:Tracker")

@@ -10,8 +10,9 @@ from pathlib import Path
 from datasets.crops import CropStore
 from datasets.draws import Row
 from datasets.origins import origin_of
-from datasets.prepare import is_stills_folder, prepare
+from datasets.prepare import prepare
 from datasets.sequences import Sequence, check_broken, load_sequences
+from datasets.stills import is_stills_folder
 
 MAX_CROPS = 200  # crops of one sequence, evenly spaced: more of the same target teach little and take 16 kB each
 HELD_OUT = 4  # at most one in so many sequences of the training data is held out

@@ -13,8 +13,9 @@ import pytest
 
 from datasets import prepare as module
 from datasets.crops import CropStore, CropWriter
-from datasets.prepare import prepare, read_stills, select_frames
+from datasets.prepare import prepare, select_frames
 from datasets.sequences import load_sequences
+from datasets.stills import read_stills
 from datasets.training import find_held_out, open_training_data
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -18,6 +16,7 @@ from tqdm import tqdm
 
 from datasets.decode import CentreCrop, RandomCrop, decode_crop
 from datasets.order import count_batches, epoch_order, shares
+from datasets.workers import start_worker
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of ImageNet's training images, as usually published
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -113,7 +112,7 @@ class FolderData:
             multiprocessing_context="spawn" if self.workers else None,  # forked, OpenCV waits for lost threads
             persistent_workers=self.workers > 0,
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_start_worker,
+            worker_init_fn=start_worker,
             generator=torch.Generator(),  # else a pass draws from the global one
         )
 
@@ -171,8 +170,3 @@ def _collate(items: list[tuple[_Request, np.ndarray | str]]) -> dict[str, Any]:
     images = np.stack([crop for _, crop in good]) if good else np.empty((0, 1, 1, 3), np.uint8)  # [B, S, S, 3]
     labels = torch.tensor([request.label for request, _ in good], dtype=torch.int64)
     return {"image": torch.from_numpy(images).permute(0, 3, 1, 2), "label": labels, "broken": broken}
-
-
-def _start_worker(_: int) -> None:
-    cv2.setNumThreads(1)  # the processes are the parallelism; threads on top only get in each other's way
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which finishes its step and saves

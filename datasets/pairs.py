@@ -7,7 +7,6 @@ seen. What they are made of besides a target's own crops is in `datasets.mixing`
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -19,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from datasets.crops import CROP_CENTER, CropStore
 from datasets.draws import Pair, PairDraws, Row
 from datasets.mixing import MixConfig, Target, add_distractor, check_range, paste_on_scene, random_window, setting
+from datasets.workers import start_worker
 from tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE, mean_color
 
 Item = dict[str, torch.Tensor]
@@ -246,15 +246,10 @@ def make_loader(
         multiprocessing_context="spawn" if workers else None,  # forked, OpenCV waits for lost threads
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_start_worker,
+        worker_init_fn=start_worker,
         generator=torch.Generator(),  # else a pass draws from the global one: resumed runs differ
     )
 
 
 def _to_tensor(crop: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(crop.transpose(2, 0, 1)))  # (H, W, 3) -> (3, H, W)
-
-
-def _start_worker(_: int) -> None:
-    cv2.setNumThreads(1)  # the processes are the parallelism; threads on top only get in each other's way
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which finishes its step and saves

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -14,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
@@ -23,6 +21,7 @@ from datasets.frames import open_frames, read_image
 from datasets.origins import Origin, origin_of
 from datasets.sequences import Sequence, VideoSequence, check_broken, load_sequences
 from datasets.stills import is_stills_folder, read_stills
+from datasets.workers import start_worker
 from tracker.geometry import check_box
 
 MIN_TARGET = 8.0  # pixels, sqrt(w * h): a smaller target shows nothing but blur once it is enlarged
@@ -311,7 +310,7 @@ def _mapper(workers: int) -> Iterator[Mapper]:
         return
     # started at need, and spawned, not forked: the caller may have threads (torch, OpenCV), which do not survive a fork
     spawn = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=_start_worker)
+    pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=start_worker)
     try:
         yield lambda jobs: _map_bounded(pool, jobs, 2 * workers)
     except BrokenProcessPool as error:
@@ -328,8 +327,3 @@ def _map_bounded(pool: ProcessPoolExecutor, jobs: Iterator[Job], limit: int) -> 
             yield under_way.popleft().result()
     while under_way:
         yield under_way.popleft().result()
-
-
-def _start_worker() -> None:
-    cv2.setNumThreads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent to handle

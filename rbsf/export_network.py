@@ -147,9 +147,7 @@ class _Builder:
     def _name(self, value: fx.Node) -> str:
         """The node that gives `value`, which has to be a map."""
         if value not in self.names:
-            raise ValueError(
-                f"no packed form: {value.format_node()} takes a part or the size of a map".replace("\n", " ")
-            )
+            raise ValueError(f"no packed form: {value.name} is a part or the size of a map, which no node gives")
         return self.names[value]
 
     def _module(self, name: str, module: nn.Module, inputs: list[str]) -> str:

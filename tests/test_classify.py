@@ -19,6 +19,7 @@ import torch
 from conftest import ROOT
 from safetensors.torch import load_file
 
+from datasets.arrays import ArrayData
 from rbsf.classification import ClassificationTask, evaluate
 from rbsf.engine.network import Network
 from rbsf.methods import METHODS
@@ -26,7 +27,16 @@ from rbsf.train.config import read_yaml
 from rbsf.train.distributed import Process
 from rbsf.weights import load_weights
 from tools import classify, reproduce, tables
-from tools.classifying import FLOAT, RESULT, Batches, ClassifierConfig, evaluation_batches, open_data, read_config
+from tools.classifying import (
+    FLOAT,
+    RESULT,
+    Batches,
+    ClassifierConfig,
+    evaluation_batches,
+    input_of,
+    open_data,
+    read_config,
+)
 from tools.runs import CONFIGS
 from tools.train_classifier import main
 from tracker.backbones import load_backbone
@@ -419,6 +429,28 @@ def test_classify_names_the_classes_of_images(root, trained, tmp_path, capsys):
     captured = capsys.readouterr()
     assert "cut.png: not a whole image" in captured.err
     assert len(captured.out.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("share", "taken"), [({"share": 1.0}, 32), ({"share": 0.5}, 16), ({}, 28)])
+def test_loose_images_are_cut_as_those_of_the_training(share, taken, tmp_path):
+    image = np.zeros((32, 32, 3), np.uint8)
+    image[1:-1, 1:-1] = 255  # a frame of black: seen by a network that takes the whole image
+    cv2.imwrite(str(tmp_path / "a.png"), image)
+    seen = []
+    shape = {"size": taken, "mean": [0, 0, 0], "classes": ["a", "b"], **share}
+    network = classify.Classifier("net", lambda images: seen.append(images) or np.zeros((1, 2)), shape)
+    assert classify.class_images(network, [tmp_path / "a.png"], 1) == 0
+    first = (32 - taken) // 2
+    np.testing.assert_array_equal(seen[0][0], image[first : 32 - first, first : 32 - first])
+
+
+def test_weights_say_how_images_are_cut(root):
+    config = ClassifierConfig(dataset="folder", root=str(root), size=32)
+    assert input_of(open_data(config, torch.device("cpu"))[1])["share"] == 224 / 256
+    whole = ArrayData(
+        torch.zeros(1, 1, 4, 4, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64), ("a",), (0.0,), (1.0,)
+    )
+    assert input_of(whole)["share"] == 1
 
 
 def test_classify_compares_packed_and_pytorch_on_a_test_set(root, trained, tmp_path, capsys):

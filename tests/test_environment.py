@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 
 import cv2
 import torch
 
+from rbsf import environment as module
 from rbsf.environment import cores, environment
 
 
@@ -23,3 +25,12 @@ def test_what_a_result_needs_to_be_repeated(monkeypatch):
 def test_git_need_not_be_installed(monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert environment()["commit"] == "unknown"
+
+
+def test_the_commit_of_another_repository_is_not_ours(tmp_path, monkeypatch):
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    subprocess.run([*git, "commit", "--quiet", "--allow-empty", "--message", "theirs"], check=True)
+    for folder, known in (("rbsf", True), ("venv/site/rbsf", False)):
+        monkeypatch.setattr(module, "__file__", str(tmp_path / folder / "environment.py"))
+        assert (environment()["commit"] != "unknown") == known

@@ -13,6 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from random_networks import Maker, small_network
 
+from rbsf.engine import node_kernels
 from rbsf.engine import node_reference as reference
 from rbsf.engine.network import Network
 from rbsf.engine.nodes import NetworkModel, Node
@@ -203,6 +204,15 @@ def test_too_much_memory_for_one_image() -> None:
     make.add("relu")
     with pytest.raises(ValueError, match="bytes an image; 1,073,741,824 at most"):
         Network(make.head(1))
+
+
+def test_long_rows_take_no_copies_of_their_factors() -> None:
+    make = Maker(0, (2, 10_000, 8))
+    make.affine()
+    model, inputs = make.head(1), images(1, 2, 10_000, 8)
+    np.testing.assert_allclose(Network(model)(inputs), Network(model, isa="numpy")(inputs), rtol=1e-3)
+    assert len(node_kernels._rows(np.ones(8, np.float32), (2, 10_000, 8))) == 8
+    assert len(node_kernels._rows(np.ones(8, np.float32), (2, 100, 8))) == 800
 
 
 @needs_kernels

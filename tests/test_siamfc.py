@@ -236,6 +236,15 @@ def test_several_targets_in_one_pass_are_as_each_alone() -> None:
         np.testing.assert_array_equal(result.box, tracker.update(frame(104, 82)).box)
 
 
+def test_targets_with_other_numbers_of_sizes_share_a_pass() -> None:
+    together, alone = ([SiamFC(contrast_backbone, TrackerConfig(scales=n)) for n in (3, 1, 5)] for _ in range(2))
+    for tracker in (*together, *alone):
+        tracker.init(frame(100, 80), (100, 80, 48, 36))
+    results = update_all(together, frame(104, 82))
+    for result, tracker in zip(results, alone, strict=True):
+        np.testing.assert_array_equal(result.box, tracker.update(frame(104, 82)).box)
+
+
 def test_look_at_is_a_part_of_the_features() -> None:
     features = np.random.default_rng(6).normal(size=(4, 22, 22)).astype(np.float32)
     np.testing.assert_array_equal(look_at(features, np.array([0, 0]), 6), features[:, 8:14, 8:14])

@@ -219,6 +219,15 @@ def test_damaged_info_is_refused(info, tmp_path):
         load_weights(path)
 
 
+@pytest.mark.parametrize("options", ['{"name": "x"}', '{"method": ["a"]}', '{"method": "rbcn", "method_options": [1]}'])
+def test_options_that_no_model_has_are_refused(options, tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_weights(build("rbsf"), "rbsf", path)
+    save_file(load_file(path), path, {"format": "rbsf-weights-1", "model": "rbsf", "options": options})
+    with pytest.raises(ValueError, match=r"w\.safetensors: does not fit the model 'rbsf'"):
+        load_weights(path)
+
+
 @pytest.mark.parametrize("load", [load_weights, load_checkpoint])
 def test_random_bytes_are_no_pytorch_file_and_raise_no_warning(load, tmp_path):
     random, path = np.random.default_rng(0), tmp_path / "w.pth"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
@@ -23,6 +24,9 @@ class OwnTracker:
         assert spec is not None  # its name ends in .py
         assert spec.loader is not None
         module = module_from_spec(spec)
+        sys.modules[spec.name] = module  # dataclasses look there for the module that they are in
+        if str(path.parent) not in sys.path:  # what lies beside the file can be imported, as if it were run
+            sys.path.append(str(path.parent))
         try:
             spec.loader.exec_module(module)
             self._tracker = getattr(module, name)()

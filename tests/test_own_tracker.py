@@ -11,13 +11,18 @@ from eval import run_benchmarks
 from eval.trackers import parse_tracker
 
 CODE = """
-from pathlib import Path
+from __future__ import annotations
+from dataclasses import dataclass
+from beside import STEP
+@dataclass
+class State:
+    step: int = STEP
 class Right:
     def init(self, image, box):
         assert image.dtype == "uint8" and image.ndim == 3
         self.box = list(box)
     def update(self, image):
-        self.box[0] += 1
+        self.box[0] += State().step
         return self.box
 class Wrong(Right):
     def update(self, image):
@@ -32,6 +37,7 @@ class Broken:
 @pytest.fixture
 def code(tmp_path: Path) -> Path:
     (tmp_path / "mine.py").write_text(CODE)
+    (tmp_path / "beside.py").write_text("STEP = 1")
     return tmp_path / "mine.py"
 
 

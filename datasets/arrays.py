@@ -51,6 +51,11 @@ class ArrayData:
         """Side of the images in pixels."""
         return self.images.shape[-1]
 
+    @property
+    def share(self) -> float:
+        """1: small images are seen whole."""
+        return 1.0
+
     def __len__(self) -> int:
         return len(self.labels)
 

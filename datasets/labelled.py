@@ -35,6 +35,10 @@ class Labelled(Protocol):
         """Side of the images of a batch, in pixels."""
 
     @property
+    def share(self) -> float:
+        """Share of an image's short side that its middle square has, which evaluation sees."""
+
+    @property
     def crop_padding(self) -> int:
         """What `augment` is to be given for training batches; 0: their crops are random already."""
 

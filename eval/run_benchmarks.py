@@ -4,10 +4,9 @@
 
 Results go to OUT/results/DATASET/TRACKER-DIGEST in the got10k toolkit's form; what is there is not run again, so an
 interrupted run goes on where it stopped, and other weights, constants, precision, frames, first boxes, tracking code
-or OpenCV are run anew. The report,
-OUT/reports/DATASET/report.html, .md and .json, says which part of the benchmark was run; that of a folder goes to
-OUT/reports/folder-NAME. Without any data: --dataset synthetic. Boxes that exist already are scored, without images, by
---annotations and --results.
+or OpenCV are run anew. The report, OUT/reports/DATASET/report.html, .md and .json, says which part of the benchmark was
+run; that of a folder goes to OUT/reports/folder-NAME. Without any data: --dataset synthetic. Boxes that exist already
+are scored, without images, by --annotations and --results.
 """
 
 from __future__ import annotations

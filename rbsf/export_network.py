@@ -140,9 +140,8 @@ class _Builder:
             raise ValueError(f"no packed form: {node.op} {node.target}")
 
     def _inputs(self, node: fx.Node) -> list[str]:
-        given = node.all_input_nodes
-        sizes = [value for value in given if _target(value) in SIZES]
-        return [self._name(value) for value in given if value not in sizes or len(sizes) == len(given)]
+        maps = [value for value in node.all_input_nodes if _target(value) not in SIZES]
+        return [self._name(value) for value in maps or node.all_input_nodes]
 
     def _name(self, value: fx.Node) -> str:
         """The node that gives `value`, which has to be a map."""

@@ -17,6 +17,10 @@ from rbsf.rectify import Rectifier, RectifyConfig
 from rbsf.train import distributed
 from rbsf.train.loop import Loop, LoopConfig
 
+pytestmark = pytest.mark.skipif(
+    not torch.distributed.is_available(), reason="PyTorch was built without torch.distributed"
+)
+
 STEPS, BATCH = 3, 8
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 
 import cv2
+import pytest
 import torch
 
 from rbsf import environment as module
@@ -27,8 +29,9 @@ def test_git_need_not_be_installed(monkeypatch):
     assert environment()["commit"] == "unknown"
 
 
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 def test_the_commit_of_another_repository_is_not_ours(tmp_path, monkeypatch):
-    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=no"]
     subprocess.run([*git, "init", "--quiet"], check=True)
     subprocess.run([*git, "commit", "--quiet", "--allow-empty", "--message", "theirs"], check=True)
     for folder, known in (("rbsf", True), ("venv/site/rbsf", False)):

@@ -210,21 +210,20 @@ def test_damaged_tensors_of_our_own_are_refused(damage, tmp_path):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("info", ["{", "[1]", "[" * 100_000])
-def test_damaged_info_is_refused(info, tmp_path):
+@pytest.mark.parametrize(
+    ("key", "text", "message"),
+    [
+        *(("info", text, "its metadata `info` is no JSON object") for text in ("{", "[1]", "[" * 100_000)),
+        ("options", '{"name": "x"}', "does not fit the model 'rbsf'"),
+        ("options", '{"method": ["a"]}', "does not fit the model 'rbsf'"),
+        ("options", '{"method": "rbcn", "method_options": [1]}', "does not fit the model 'rbsf'"),
+    ],
+)
+def test_damaged_metadata_is_refused(key, text, message, tmp_path):
     path = tmp_path / "w.safetensors"
     save_weights(build("rbsf"), "rbsf", path)
-    save_file(load_file(path), path, {"format": "rbsf-weights-1", "model": "rbsf", "info": info})
-    with pytest.raises(ValueError, match=r"w\.safetensors: its metadata `info` is no JSON object"):
-        load_weights(path)
-
-
-@pytest.mark.parametrize("options", ['{"name": "x"}', '{"method": ["a"]}', '{"method": "rbcn", "method_options": [1]}'])
-def test_options_that_no_model_has_are_refused(options, tmp_path):
-    path = tmp_path / "w.safetensors"
-    save_weights(build("rbsf"), "rbsf", path)
-    save_file(load_file(path), path, {"format": "rbsf-weights-1", "model": "rbsf", "options": options})
-    with pytest.raises(ValueError, match=r"w\.safetensors: does not fit the model 'rbsf'"):
+    save_file(load_file(path), path, {"format": "rbsf-weights-1", "model": "rbsf", key: text})
+    with pytest.raises(ValueError, match=rf"w\.safetensors: {message}"):
         load_weights(path)
 
 

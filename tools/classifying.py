@@ -286,8 +286,7 @@ def finish(config: ClassifierConfig, net: nn.Module, test: Labelled, process: Pr
 
 def input_of(data: Labelled) -> dict[str, Any]:
     """What a network has to know of its images; goes into its weights file."""
-    share = getattr(data, "share", 1.0)  # of the short side; sets of small images are taken whole
-    shape = {"size": data.size, "share": share}
+    shape = {"size": data.size, "share": data.share}
     return {**shape, "mean": list(data.mean), "std": list(data.std), "classes": list(data.classes)}
 
 

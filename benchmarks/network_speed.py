@@ -53,7 +53,7 @@ def sides(name: str, args: argparse.Namespace, threads: int, folder: Path) -> di
 
     from rbsf.engine.network import Network
     from rbsf.engine.nodes import NetworkModel
-    from rbsf.engine.runtime import available_isas
+    from rbsf.engine.runtime import available_isas, choose_isa
     from rbsf.export_network import network_nodes
     from rbsf.models import build
 
@@ -63,7 +63,7 @@ def sides(name: str, args: argparse.Namespace, threads: int, folder: Path) -> di
     torch.manual_seed(0)
     packed = NetworkModel(model, tuple(network_nodes(build(model, method="rbcn", **options).eval(), shape)), {})
     found: dict[str, Timed] = {}
-    for isa in available_isas()[:-1] if args.isas else available_isas()[:1]:
+    for isa in available_isas()[:-1] if args.isas else [choose_isa()]:
         network = Network(packed, threads, isa)
         found[f"packed, {isa}"] = lambda network=network: network(images)  # type: ignore[misc]
     twin = build(model, **options).eval()

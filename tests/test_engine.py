@@ -282,9 +282,31 @@ def test_bad_thread_counts(threads: object) -> None:
         Engine(random_model(1), threads)  # type: ignore[arg-type]
 
 
-def test_unknown_instruction_set() -> None:
-    with pytest.raises(ValueError, match="isa='sse': this machine has auto, "):
-        Engine(random_model(1), isa="sse")
+class TestInstructionSet:
+    """`choose_isa` and $RBSF_ISA."""
+
+    @pytest.mark.parametrize("name", ISAS)
+    def test_the_environment_says_what_auto_takes(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("RBSF_ISA", name)
+        engine, crops = Engine(random_model(1)), pixels(1, 127, 127, 3)
+        assert engine.isa == name
+        np.testing.assert_array_equal(engine(crops), reference.forward(engine.model, crops))
+
+    def test_an_argument_wins_over_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("RBSF_ISA", ISAS[0])
+        assert Engine(random_model(1), isa="numpy").isa == "numpy"
+
+    @pytest.mark.parametrize("value", ["auto", ""])
+    def test_the_fastest_is_taken_where_nothing_is_said(self, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("RBSF_ISA", value)
+        assert Engine(random_model(1)).isa == ISAS[0]
+
+    def test_what_this_machine_has_not_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with pytest.raises(ValueError, match="^isa='sse': this machine has auto, "):
+            Engine(random_model(1), isa="sse")
+        monkeypatch.setenv("RBSF_ISA", "sse")
+        with pytest.raises(ValueError, match="^RBSF_ISA='sse': this machine has auto, "):
+            Engine(random_model(1))
 
 
 @pytest.mark.parametrize(

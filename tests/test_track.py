@@ -447,6 +447,17 @@ def test_program_runs_from_any_folder_with_a_real_network(tmp_path: Path, weight
     assert bad.stderr.count("\n") == 1
 
 
+def test_the_instruction_set_is_said(
+    video: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RBSF_ISA", "numpy")
+    assert main(["--video", str(video), START, "--end", "1", "--threads", "1"]) == 0
+    assert "network: rbsf.safetensors, packed engine, instruction set numpy, 1 thread\n" in capsys.readouterr().out
+    monkeypatch.setenv("RBSF_ISA", "mmx")
+    with pytest.raises(ValueError, match="RBSF_ISA='mmx': this machine has auto, "):
+        main(["--video", str(video), START])
+
+
 @pytest.mark.parametrize(
     ("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)]
 )

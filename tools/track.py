@@ -199,7 +199,7 @@ def main(argv: list[str] | None = None) -> int:
     from datasets.frames import VideoWriter, open_frames
     from rbsf.stop import StopRequest
     from tools.recording import BoxWriter, Recorder, Timing
-    from tracker.backbones import load_backbone
+    from tracker.backbones import describe_backbone, load_backbone
     from tracker.siamfc import Result
 
     config = read_constants(args.constants)
@@ -209,6 +209,7 @@ def main(argv: list[str] | None = None) -> int:
     writer = VideoWriter(out, fps) if out else None
     rows = BoxWriter(args.boxes) if args.boxes else None
     backbone = load_backbone(args.weights, args.device, args.precision, args.threads, args.engine)
+    print(f"network: {args.weights.name}, {describe_backbone(backbone)}")
     begin, end, total = frame_range(args, frames.count)
     images = islice(frames.start(), begin, end)
     first, seconds = next(images, (None, None))

@@ -78,6 +78,15 @@ def load_backbone(
     return backbone
 
 
+def describe_backbone(backbone: Backbone) -> str:
+    """What runs the network, such as "packed engine, instruction set avx2, 2 threads"."""
+    isa = getattr(backbone, "isa", "")
+    if not isa:
+        return "PyTorch"
+    threads = backbone.threads  # type: ignore[attr-defined]
+    return f"packed engine, instruction set {isa}, {threads} thread{'s' if threads > 1 else ''}"
+
+
 def choose_engine(path: str | Path, engine: str = "auto") -> tuple[Path, str]:
     """The file to load, and what runs it: "packed" or "torch".
 

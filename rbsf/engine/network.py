@@ -48,13 +48,13 @@ class Network:
     """
 
     def __init__(self, model: NetworkModel | str | Path, threads: int = 1, isa: str = "auto") -> None:
-        """`model`: a checked model or the path of its file; `isa`: one of `runtime.available_isas`, or the fastest.
+        """`model`: a checked model or the path of its file; `isa`: one of `runtime.available_isas`; see `choose_isa`.
 
         Raises ValueError for an instruction set this machine has not, more threads than cores, a network whose maps
         take over 1 GiB an image and what `read_network` refuses; FileNotFoundError.
         """
         self.model = model if isinstance(model, NetworkModel) else read_network(model)
-        self.threads, self.isa = runtime._check_threads(threads), runtime._choose_isa(isa)
+        self.threads, self.isa = runtime._check_threads(threads), runtime.choose_isa(isa)
         self._steps = _plan(self.model, Target(runtime._native, self.isa, self.threads))
         self._slots = [0] * (1 + max(step.slot for step in self._steps))  # floats an image
         for step in self._steps:

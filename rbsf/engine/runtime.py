@@ -27,6 +27,7 @@ except ImportError:  # it was installed without a compiler
 MAX_MAP_BYTES = 1 << 30  # of one map of a batch
 KEPT_SIZES = 8  # of input, whose maps are kept for the next call
 KEPT_RESULTS = 4  # arrays of features of one shape, likewise
+ISA_VARIABLE = "RBSF_ISA"  # names the instruction set that "auto" takes
 
 
 def available_isas() -> list[str]:
@@ -42,13 +43,13 @@ class Engine:
     """
 
     def __init__(self, model: PackedModel | str | Path, threads: int = 1, isa: str = "auto") -> None:
-        """`model`: a checked model or the path of its file; `isa`: one of `available_isas`, or the fastest.
+        """`model`: a checked model or the path of its file; `isa`: one of `available_isas`; see `choose_isa`.
 
         Raises ValueError for an instruction set this machine has not, more threads than cores and what `read_packed`
         refuses; FileNotFoundError.
         """
         self.model = model if isinstance(model, PackedModel) else read_packed(model)
-        self.threads, self.isa = _check_threads(threads), _choose_isa(isa)
+        self.threads, self.isa = _check_threads(threads), choose_isa(isa)
         layers = self.model.layers
         readers = [*layers[1:], layers[-1]]
         self._layouts = [layout(a.outputs, a.groups, b.groups) for a, b in zip(layers, readers, strict=True)]
@@ -153,7 +154,7 @@ class BitConv:
         check_layer(layer)
         if layer.kind == "conv_u8":
             raise ValueError(f"layer {layer.name!r} is a conv_u8, expected binary weights")
-        self.layer, self.threads, self.isa = layer, _check_threads(threads), _choose_isa(isa)
+        self.layer, self.threads, self.isa = layer, _check_threads(threads), choose_isa(isa)
         self._read = layout(layer.inputs, 1, layer.groups)
         write = layout(layer.outputs, layer.groups, layer.groups)
         if self.isa != "numpy":
@@ -196,12 +197,21 @@ def _check_threads(threads: int) -> int:
     return threads
 
 
-def _choose_isa(isa: str) -> str:
-    if isa == "auto" and not _native:
-        warnings.warn(
-            "the engine's kernels were not built; NumPy runs, slowly: install a C++ compiler, then `pip install -e .`",
-            stacklevel=3,
-        )
-    if isa != "auto" and isa not in available_isas():
-        raise ValueError(f"isa={isa!r}: this machine has auto, {', '.join(available_isas())}")
-    return available_isas()[0] if isa == "auto" else isa
+def choose_isa(isa: str = "auto") -> str:
+    """The instruction set to run: `isa` itself, or for "auto" the one that $RBSF_ISA names, else the fastest.
+
+    Raises ValueError for one that this machine cannot run.  Warns where "auto" ends at NumPy for want of kernels.
+    """
+    name = "isa" if isa != "auto" else ISA_VARIABLE
+    asked = isa if isa != "auto" else os.environ.get(ISA_VARIABLE) or "auto"
+    if asked == "auto":
+        if not _native:
+            warnings.warn(
+                "the engine's kernels were not built; NumPy runs, slowly: install a C++ compiler,"
+                " then `pip install -e .`",
+                stacklevel=3,
+            )
+        return available_isas()[0]
+    if asked not in available_isas():
+        raise ValueError(f"{name}={asked!r}: this machine has auto, {', '.join(available_isas())}")
+    return asked

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rbsf.methods.scheme_a import apprentice_loss
+from rbsf.precision import widen
 
 
 class ClassificationTask:
@@ -36,9 +37,9 @@ class ClassificationTask:
         return (apprentice_loss(logits, guide, labels) if self.apprentice else entropy), logged
 
     def classify(self, net: nn.Module, images: Tensor) -> Tensor:
-        """Logits [N, classes] float32 of `net`."""
+        """Logits [N, classes] of `net`, float32, or float64 of a network in float64."""
         with torch.autocast(images.device.type, self.precision, enabled=self.precision != torch.float32):
-            return net(images).float()
+            return widen(net(images))
 
 
 @torch.inference_mode()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rbsf.layers import binary_layers
+from rbsf.precision import widen
 
 CALIBRATION = 16  # batches that suffice for a teacher's map statistics
 Maps = list[tuple[str, Tensor]]  # point, and a map [N, C, H, W] of its output
@@ -59,8 +60,8 @@ class MapNorm(nn.Module):
         self.register_buffer("inverse", 1 / std.clamp(min=0.1 * std.mean().item()).view(1, -1, 1, 1))
 
     def forward(self, maps: Tensor) -> Tensor:
-        """[N, C, H, W] of any float dtype to float32."""
-        return (maps.float() - self.mean) * self.inverse
+        """[N, C, H, W] of any float dtype to the same in float32, of float64 in float64."""
+        return (widen(maps) - self.mean) * self.inverse
 
     def distance(self, fake: Tensor, real: Tensor) -> Tensor:
         """Half the mean squared distance of two maps after normalisation, a scalar."""
@@ -78,7 +79,7 @@ class _HalfSquare(torch.autograd.Function):
     def forward(ctx: Any, fake: Tensor, real: Tensor, factor: Tensor) -> Tensor:
         difference = (fake - real.detach()) * factor.to(fake.dtype)
         ctx.save_for_backward(difference, factor)
-        return torch.linalg.vector_norm(difference).float().square() / (2 * difference.numel())
+        return widen(torch.linalg.vector_norm(difference)).square() / (2 * difference.numel())
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]

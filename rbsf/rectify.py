@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any, Protocol, cast
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from rbsf.adversarial import Discriminator, adversarial_loss, discriminator_loss, pool
 from rbsf.layers import BinaryConv2d, binary_layers
 from rbsf.maps import MapNorm, MapRecorder, Maps, Stats
+from rbsf.precision import widen
 from rbsf.train.distributed import average_buffers, average_gradients
 
 
@@ -167,12 +168,14 @@ class Rectifier:
         }
 
     def _make_optimizer(self, name: str, parameters: list[nn.Parameter], rate: float) -> torch.optim.Optimizer:
-        if name == "discriminator":
-            return torch.optim.Adam(parameters, lr=rate)
         decay = self.config.weight_decay if name in ("binary", "real", "teacher") else 0.0
-        if self.config.optimizer == "sgd":
-            return torch.optim.SGD(parameters, lr=rate, momentum=0.9, weight_decay=decay)
-        return torch.optim.Adam(parameters, lr=rate, weight_decay=decay)
+        options: dict[str, Any] = {"lr": rate, "weight_decay": decay}
+        on_gpu = parameters[0].is_cuda
+        if on_gpu:  # one launch for all parameters, and a rate that a recorded step reads anew (rbsf.train.capture)
+            options |= {"lr": torch.tensor(rate, device=parameters[0].device), "fused": True}
+        if self.config.optimizer == "sgd" and name != "discriminator":
+            return torch.optim.SGD(parameters, momentum=0.9, **options)
+        return torch.optim.Adam(parameters, capturable=on_gpu, **options)
 
     def _rate(self, name: str) -> float:
         """The configured learning rate of an optimizer; a teacher in training learns as real weights do."""
@@ -182,7 +185,11 @@ class Rectifier:
         """Scale every learning rate to `factor` times its configured value."""
         for name, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:
-                group["lr"] = factor * self._rate(name)
+                rate = factor * self._rate(name)
+                if isinstance(group["lr"], Tensor):
+                    group["lr"].fill_(rate)
+                else:
+                    group["lr"] = rate
 
     def keeps_statistics(self, epoch: int) -> bool:
         """Whether batch-norms have fixed statistics in `epoch` (from 0)."""
@@ -226,13 +233,10 @@ class Rectifier:
         self._train_mode(epoch)
         held = ("binary", "real", "c", "teacher")
         frozen = [p for name, o in self.optimizers.items() if name in held for p in _parameters(o)]
-        for parameter in frozen:
-            parameter.requires_grad_(False)
-        loss, logged, maps = self._forward(batch)
-        loss = loss + self._map_loss(maps, self._pooled([(p, t) for p, t, _ in maps]), epoch, logged)
-        self._update(loss, ["norm"])
-        for parameter in frozen:
-            parameter.requires_grad_(True)
+        with _held(frozen):
+            loss, logged, maps = self._forward(batch)
+            loss = loss + self._map_loss(maps, self._pooled([(p, t) for p, t, _ in maps]), epoch, logged)
+            self._update(loss, ["norm"])
         return {"loss": loss.detach(), **{k: v.detach() for k, v in logged.items()}}
 
     def _forward(self, batch: Any) -> tuple[Tensor, dict[str, Tensor], list[tuple[str, Tensor, Tensor]]]:
@@ -253,8 +257,8 @@ class Rectifier:
         return [(point, self._norm(point)(pool(x))) for point, x in maps] if self.config.gan else []
 
     def _judge(self, point: str, pooled: Tensor) -> Tensor:
-        """Logits [N, C] float32 of the discriminator of `point`."""
-        return self.discriminators[_key(point)](pooled).float()
+        """Logits [N, C] of the discriminator of `point`, in 32 bits or more."""
+        return widen(self.discriminators[_key(point)](pooled))
 
     def _update_discriminators(self, fakes: Maps, reals: Maps) -> Tensor:
         losses = []
@@ -272,9 +276,8 @@ class Rectifier:
             return 0.0
         total: Tensor | float = 0.0
         if self.config.gan:
-            self.discriminators.requires_grad_(False)
-            logged["adversarial"] = torch.stack([adversarial_loss(self._judge(p, t)) for p, t in fakes]).mean()
-            self.discriminators.requires_grad_(True)
+            with _held(self.discriminators.parameters()):
+                logged["adversarial"] = torch.stack([adversarial_loss(self._judge(p, t)) for p, t in fakes]).mean()
             total = total + self.config.lambda_adversarial * self.config.lambda_factor(epoch) * logged["adversarial"]
         if self.config.lambda_match:
             logged["match"] = torch.stack([self._norm(p).distance(t, r) for p, t, r in maps]).mean()
@@ -318,7 +321,7 @@ class Rectifier:
         for name, module in self.modules().items():
             module.load_state_dict(state["modules"][name])
         for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][name])
+            optimizer.load_state_dict(_with_options_of(optimizer, state["optimizers"][name]))
 
 
 def parameter_groups(net: nn.Module) -> dict[str, list[nn.Parameter]]:
@@ -333,6 +336,19 @@ def parameter_groups(net: nn.Module) -> dict[str, list[nn.Parameter]]:
             else:
                 groups["real"].append(parameter)
     return groups
+
+
+@contextmanager
+def _held(parameters: Iterable[Tensor]) -> Iterator[None]:
+    """Context in which `parameters` get no gradient; afterwards they do again, also where it breaks off."""
+    held = list(parameters)
+    for parameter in held:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in held:
+            parameter.requires_grad_(True)
 
 
 def _norms(net: nn.Module) -> list[nn.BatchNorm2d]:
@@ -350,6 +366,13 @@ def _pair(fake: tuple[str, Tensor], real: tuple[str, Tensor]) -> tuple[str, Tens
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def _with_options_of(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """The `state` of an optimizer with the options of this one, which suit the device that it runs on."""
+    own = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+    groups = [{**saved, **options} for saved, options in zip(state["param_groups"], own, strict=True)]
+    return {**state, "param_groups": groups}
 
 
 def _key(point: str) -> str:

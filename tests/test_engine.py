@@ -302,10 +302,10 @@ class TestInstructionSet:
         assert Engine(random_model(1)).isa == ISAS[0]
 
     def test_what_this_machine_has_not_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        with pytest.raises(ValueError, match="^isa='sse': this machine has auto, "):
+        with pytest.raises(ValueError, match=r"^isa='sse': this machine has auto, "):
             Engine(random_model(1), isa="sse")
         monkeypatch.setenv("RBSF_ISA", "sse")
-        with pytest.raises(ValueError, match="^RBSF_ISA='sse': this machine has auto, "):
+        with pytest.raises(ValueError, match=r"^RBSF_ISA='sse': this machine has auto, "):
             Engine(random_model(1))
 
 

@@ -168,7 +168,8 @@ def test_boxes_are_counted_against_decoded_frames(tmp_path: Path, name: str, sai
 
 
 @pytest.mark.parametrize(
-    ("folder", "count", "frames"), [("GOT-10k/train", 47, 10848), ("GOT-10k/val", 12, 2818), ("OTB", 15, 2970), ("UAV123_10fps", 6, 822)]
+    ("folder", "count", "frames"),
+    [("GOT-10k/train", 47, 10848), ("GOT-10k/val", 12, 2818), ("OTB", 15, 2970), ("UAV123_10fps", 6, 822)],
 )
 def test_real_data(real_data: Path, folder: str, count: int, frames: int) -> None:
     sequences = load_sequences(real_data / folder)

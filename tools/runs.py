@@ -28,11 +28,12 @@ from tracker.backbones import choose_device
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 # Settings that may be others when a training is resumed: where and how it runs, how long, what it is validated on, and
 # the rates, which are lowered after a loss that was not finite.
-CHANGEABLE = {"out", "resume", "device", "workers", "threads", "save_minutes", "log_every", "compile", "epochs"}
+CHANGEABLE = {"out", "resume", "device", "workers", "threads", "epochs", "save_minutes", "log_every"}
+CHANGEABLE |= {"compile", "capture"}
 CHANGEABLE |= {"lr_binary", "lr_real", "lr_norm", "lr_c", "lr_discriminator"}
 CHANGEABLE |= {"data", "root", "teacher", "val", "val_sequences", "val_frames", "check", "skip_broken"}
 NO_RESULT = {"out", "root", "resume", "device", "workers", "threads"}  # settings that do not decide the result
-NO_RESULT |= {"save_minutes", "log_every", "compile", "check", "skip_broken", "val_frames"}
+NO_RESULT |= {"save_minutes", "log_every", "compile", "capture", "check", "skip_broken", "val_frames"}
 PATHS = ("teacher", "out", "val", "root", "data")  # settings that are paths: of them only the last part travels
 
 
@@ -117,7 +118,9 @@ def run_training(config: RunConfig, body: Callable[[Process], None]) -> int:
     folder = Path(config.out)
     if not config.resume and any((f / CHECKPOINT).is_file() for f in (folder, folder / "teacher")):
         raise ValueError(f"{folder} holds a training already; add --resume to continue it, or choose another --out")
-    process = distributed.start(choose_device(config.device))
+    device = choose_device(config.device)
+    torch.backends.cudnn.benchmark = device.type == "cuda"  # batches are of one size: the first ones choose for all
+    process = distributed.start(device)
     try:
         if process.rank == 0 and not config.resume:
             write_yaml(config, folder / "config.yaml")  # so that --resume works from here on

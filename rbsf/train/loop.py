@@ -18,6 +18,7 @@ from rbsf.maps import CALIBRATION
 from rbsf.rectify import Rectifier
 from rbsf.stop import StopRequest
 from rbsf.train import distributed
+from rbsf.train.capture import CapturedSteps
 from rbsf.train.checkpoint import save_checkpoint
 from rbsf.train.log import History
 
@@ -41,6 +42,9 @@ class LoopConfig:
         default=5.0, metadata={"help": "minutes between checkpoints; one follows each epoch too"}
     )
     log_every: int = field(default=20, metadata={"help": "steps between rows of the log"})
+    capture: bool = field(
+        default=True, metadata={"help": "on a GPU, record the launches of a step once and replay them: faster"}
+    )
 
     def __post_init__(self) -> None:
         """Raise ValueError naming the field, its value and what would be valid."""
@@ -105,6 +109,8 @@ class Loop:
         self.train_steps, self.norm_steps = config.steps(world, rectifier.config.bn_pass)
         self.epoch = self.index = 0  # next epoch, and next batch in it
         self.device = next(rectifier.student.parameters()).device
+        captured = config.capture and self.device.type == "cuda" and world == 1
+        self.steps = CapturedSteps(rectifier) if captured else rectifier
         self.checkpoint = folder / CHECKPOINT
         self.sums: dict[str, list[Tensor]] = {}
         self.saved = False
@@ -194,7 +200,7 @@ class Loop:
         total = self.config.epochs * length
         for batch in self._placed(self.batches(self.epoch, self.index, length)):
             self.rectifier.set_rate_factor(rate_factor(self.step, total, self.config.warmup))
-            step = self.rectifier.step if self.index < self.train_steps else self.rectifier.norm_step
+            step = self.steps.step if self.index < self.train_steps else self.steps.norm_step
             for name, value in step(batch, self.epoch).items():
                 self.sums.setdefault(name, []).append(value)
             self.index += 1

@@ -1,0 +1,13 @@
+"""Which floating-point types results are kept in."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+HALVES = (torch.float16, torch.bfloat16)
+
+
+def widen(x: Tensor) -> Tensor:
+    """`x` in float32 where it has 16 bits, and as it is where it has more."""
+    return x.float() if x.dtype in HALVES else x

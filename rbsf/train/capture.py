@@ -1,0 +1,138 @@
+"""Steps of Algorithm 1 whose launches are recorded once, as a CUDA graph, and replayed.
+
+A step of a small network is hundreds of kernels of a few microseconds each.  Launched from Python one by one they leave
+the GPU idle most of the time; a replayed graph launches all of them at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from rbsf.rectify import Rectifier
+
+WARM_UP = 3  # plain steps before a recording: optimizers and libraries then have made what they keep
+Batch = dict[str, Tensor]
+Step = Callable[[Batch, int], dict[str, Tensor]]
+
+
+class Graph(Protocol):
+    """What a function launches, recorded without being run; a replay fills `result` anew."""
+
+    result: Tensor
+
+    def replay(self) -> None:
+        """Run what was recorded."""
+        ...
+
+
+class CudaGraph:
+    """A `Graph` of CUDA kernels.  RuntimeError where `function` does what cannot be recorded, such as a wait."""
+
+    def __init__(self, function: Callable[[], Tensor]) -> None:
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self.result = function()
+
+    def replay(self) -> None:
+        """Run what was recorded."""
+        self._graph.replay()
+
+
+@dataclass
+class Recording:
+    """A recorded step: the batch that it reads, the names of what it logs, and what it was recorded for."""
+
+    key: tuple
+    inputs: Batch
+    names: list[str]
+    graph: Graph
+
+
+class CapturedSteps:
+    """`step` and `norm_step` of a Rectifier, recorded once each and replayed; results are those of the plain steps.
+
+    The first steps of each kind are plain ones.  A step is recorded anew where the weights of the losses or the form of
+    the batch change.  Where it cannot be recorded, a line on stderr says why, and all further steps are plain ones.
+    `make_graph` stands for `CudaGraph` in tests.
+    """
+
+    def __init__(self, rectifier: Rectifier, make_graph: Callable[[Callable[[], Tensor]], Graph] = CudaGraph) -> None:
+        self.rectifier, self.make_graph = rectifier, make_graph
+        self.failure = ""  # why there is no recording
+        self._plain_steps: Counter[str] = Counter()
+        self._recordings: dict[str, Recording] = {}
+
+    def step(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
+        """See `Rectifier.step`."""
+        return self._run("step", self.rectifier.step, batch, epoch)
+
+    def norm_step(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
+        """See `Rectifier.norm_step`."""
+        return self._run("norm_step", self.rectifier.norm_step, batch, epoch)
+
+    def _run(self, kind: str, step: Step, batch: Batch, epoch: int) -> dict[str, Tensor]:
+        if self.failure:
+            return step(batch, epoch)
+        if self._plain_steps[kind] < WARM_UP:
+            self._plain_steps[kind] += 1
+            return _on_side_stream(step, batch, epoch)
+        key = self._key(batch, epoch)
+        recording = self._recordings.get(kind)
+        if recording is None or recording.key != key:
+            self._recordings.pop(kind, None)  # its memory is free for the next
+            try:
+                recording = self._record(key, step, batch, epoch)
+            except RuntimeError as error:
+                self._give_up(error)
+                return step(batch, epoch)
+            self._recordings[kind] = recording
+        return _replay(recording, batch)
+
+    def _key(self, batch: Batch, epoch: int) -> tuple:
+        """What a recording depends on beside the numbers in tensors."""
+        forms = [(name, tensor.shape, tensor.dtype) for name, tensor in batch.items()]
+        config = self.rectifier.config
+        return config.lambda_factor(epoch), self.rectifier.keeps_statistics(epoch), *forms
+
+    def _record(self, key: tuple, step: Step, batch: Batch, epoch: int) -> Recording:
+        inputs = {name: tensor.clone() for name, tensor in batch.items()}
+        names: list[str] = []
+
+        def launch() -> Tensor:
+            logged = step(inputs, epoch)
+            names[:] = logged
+            return torch.stack([value.double() for value in logged.values()])
+
+        return Recording(key, inputs, names, self.make_graph(launch))
+
+    def _give_up(self, error: RuntimeError) -> None:
+        self.failure = str(error).splitlines()[0]
+        self._recordings.clear()
+        print(f"the training step cannot be captured and is launched piece by piece: {self.failure}", file=sys.stderr)
+
+
+def _on_side_stream(step: Step, batch: Batch, epoch: int) -> dict[str, Tensor]:
+    """A plain step on a stream of its own, as PyTorch asks of those before a recording; on a CPU just the step."""
+    if not torch.cuda.is_available():
+        return step(batch, epoch)
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        logged = step(batch, epoch)
+    torch.cuda.current_stream().wait_stream(side)
+    return logged
+
+
+def _replay(recording: Recording, batch: Batch) -> dict[str, Any]:
+    for name, tensor in batch.items():
+        recording.inputs[name].copy_(tensor)
+    recording.graph.replay()
+    values = recording.graph.result.clone()  # the next replay writes into the result
+    return dict(zip(recording.names, values.unbind(), strict=True))

@@ -1,0 +1,133 @@
+"""Captured steps, with a stand-in for CUDA's graphs: recording runs nothing, a replay runs what was recorded."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from test_rectify import batch, make_rectifier
+
+from rbsf.train.capture import WARM_UP, CapturedSteps
+
+
+def task_of_dict(student, teacher, samples):
+    out = student(samples["image"])
+    if teacher is not None:
+        teacher(samples["image"])
+    error = (out.mean((2, 3)) - 1).square().mean()
+    return error, {"error": error}
+
+
+def make(**settings):
+    rectifier = make_rectifier(lambda_epochs=1, **settings)
+    rectifier.task = task_of_dict
+    return rectifier
+
+
+class StandIn:
+    """A graph of the CPU's work."""
+
+    made = 0
+
+    def __init__(self, rectifier, function):
+        before = {name: tensor.clone() for name, tensor in tensors_of(rectifier).items()}
+        self.function, self.result = function, function()
+        for name, tensor in tensors_of(rectifier).items():
+            tensor.data.copy_(before[name])
+        StandIn.made += 1
+
+    def replay(self):
+        self.result.copy_(self.function())
+
+
+def tensors_of(rectifier):
+    """Weights, statistics and the optimizers' memories, by name."""
+    state = rectifier.state_dict()
+    found = {(name, key): tensor for name, part in state["modules"].items() for key, tensor in part.items()}
+    for name, part in state["optimizers"].items():
+        found |= {(name, p, key): tensor for p, memory in part["state"].items() for key, tensor in memory.items()}
+    return found
+
+
+def train(steps):
+    """Three epochs of five steps and a pass of four; the losses logged."""
+    logged, seed = [], 0
+    for epoch in range(3):
+        for number in range(9):
+            step, seed = steps.step if number < 5 else steps.norm_step, seed + 1
+            logged.append(step({"image": batch(seed)}, epoch))
+    return logged
+
+
+@pytest.mark.parametrize("settings", [{}, {"optimizer": "sgd"}, {"gan": False, "lambda_match": 0.0}])
+def test_replayed_steps_are_the_plain_ones_to_the_bit(settings, monkeypatch):
+    monkeypatch.setattr(StandIn, "made", 0)
+    plain, captured = make(**settings), make(**settings)
+    expected = train(plain)
+    found = train(CapturedSteps(captured, lambda function: StandIn(captured, function)))
+    assert StandIn.made == 6, "both kinds, anew in each epoch as lambda changes"
+    for name, tensor in tensors_of(plain).items():
+        assert torch.equal(tensor, tensors_of(captured)[name]), name
+    assert [{k: float(v) for k, v in row.items()} for row in found] == [
+        {k: float(v) for k, v in row.items()} for row in expected
+    ]
+
+
+def test_what_cannot_be_recorded_is_said_once_and_goes_on_step_by_step(capsys):
+    plain, captured = make(), make()
+
+    def refuse(function):
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    train(plain)
+    steps = CapturedSteps(captured, refuse)
+    train(steps)
+    assert steps.failure == "operation not permitted when stream is capturing"
+    assert capsys.readouterr().err.count("cannot be captured") == 1
+    for name, tensor in tensors_of(plain).items():
+        assert torch.equal(tensor, tensors_of(captured)[name]), name
+
+
+def test_a_recording_that_breaks_off_leaves_nothing_held():
+    rectifier = make()
+
+    def break_off(function):
+        rectifier.task = None
+        try:
+            function()
+        finally:
+            rectifier.task = task_of_dict
+
+    def fail(function):
+        try:
+            break_off(function)
+        except TypeError:
+            raise RuntimeError("broken off") from None
+
+    steps = CapturedSteps(rectifier, fail)
+    for seed in range(WARM_UP + 1):
+        steps.norm_step({"image": batch(seed)}, 0)
+    assert steps.failure == "broken off"
+    assert all(p.requires_grad for p in rectifier.student.parameters())
+
+
+def test_a_batch_of_another_form_is_recorded_anew(monkeypatch):
+    monkeypatch.setattr(StandIn, "made", 0)
+    rectifier = make()
+    steps = CapturedSteps(rectifier, lambda function: StandIn(rectifier, function))
+    for count in (8, 8, 8, 8, 8, 4, 4):
+        steps.step({"image": batch()[:count]}, 0)
+    assert StandIn.made == 2
+
+
+def test_a_checkpoint_keeps_the_options_of_the_device_it_is_loaded_on():
+    rectifier, other = make(), make()
+    rectifier.step({"image": batch()}, 0)
+    state = rectifier.state_dict()
+    for optimizer in state["optimizers"].values():
+        for group in optimizer["param_groups"]:
+            group |= {"fused": True, "lr": torch.tensor(0.5), "capturable": True}
+    other.load_state_dict(state)
+    for optimizer in other.optimizers.values():
+        assert not optimizer.param_groups[0]["fused"]
+        assert not optimizer.param_groups[0]["capturable"]
+    other.step({"image": batch()}, 0)

@@ -1,0 +1,37 @@
+"""The report of a check or timing on a GPU: `report.md` to read, `report.json` to go on with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rbsf.environment import environment
+from rbsf.files import write_atomically
+
+
+def write_report(
+    folder: Path,
+    title: str,
+    device: torch.device,
+    heads: list[str],
+    rows: list[list[str]],
+    text: str = "",
+    **data: Any,
+) -> None:
+    """Write both files anew, with what is there so far: a table, `text` behind it, and the environment."""
+    about = environment() | {"card": card(device), "cuda": torch.version.cuda or ""}
+    lines = ["| " + " | ".join(cells) + " |" for cells in (heads, ["---"] * len(heads), *rows)]
+    where = f"{about['card'] or about['processor']}, PyTorch {torch.__version__}, {about['date']}"
+    words = [f"## {title}", where, "\n".join(lines), text, f"`{about['command']}`"]
+    content = "\n\n".join(word for word in words if word) + "\n"
+    write_atomically(folder / "report.md", content.encode())
+    table = {"heads": heads, "rows": rows}
+    write_atomically(folder / "report.json", json.dumps(table | data | {"environment": about}, indent=1).encode())
+
+
+def card(device: torch.device) -> str:
+    """The name of a GPU, empty for a CPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else ""

@@ -1,0 +1,301 @@
+"""How fast is a training step, R+G+B of ResNet-18 on CIFAR's images, and where does its time go?
+
+Each way to run a step is timed alone: eager (float32, TF32, without channels-last, bfloat16), captured as a CUDA graph,
+compiled.  Then several trainings at once, captured: as processes that take turns, as processes under NVIDIA's
+multi-process service, and as streams of one process.  On a CPU only the ways that it has.  The report is written anew
+after each row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder, installed or not
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.gpu_report import write_report
+from rbsf.train.capture import WARM_UP, CapturedSteps
+from tools.cli import positive_int, run
+from tools.gpu_sharing import Mps
+from tools.step_trial import Trial, trial_config
+from tracker.backbones import choose_device
+
+BATCHES = 4  # that are taken in turn
+PEAK_SIZE = 8192  # of the square matrices whose product measures the card's peak
+TOP_KERNELS = 12
+WAYS = {  # name: what is unusual about it
+    "eager, float32": {"tf32": False},
+    "eager, TF32": {},
+    "eager, TF32, not channels-last": {"channels_last": False},
+    "eager, bfloat16": {"precision": torch.bfloat16},
+    "captured, TF32": {"captured": True},
+    "captured, bfloat16": {"captured": True, "precision": torch.bfloat16},
+    "compiled and captured, TF32": {"captured": True, "compiled": True},
+}
+ON_CPU = ("eager, float32", "eager, bfloat16")
+BESIDE = "captured, TF32"  # the way in which several trainings run beside each other
+
+
+class Runner:
+    """A training step on made-up batches, run in one of WAYS."""
+
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        tf32: bool = True,
+        channels_last: bool = True,
+        precision: torch.dtype = torch.float32,
+        captured: bool = False,
+        compiled: bool = False,
+    ) -> None:
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
+        config = trial_config(stages=args.stages, batch_size=args.batch_size, compile=compiled)
+        device = choose_device(args.device)
+        torch.backends.cudnn.benchmark = device.type == "cuda"
+        trial = Trial(config, device, precision=precision)
+        self.images = args.batch_size
+        self.batches = trial.batches(BATCHES)
+        if not channels_last:
+            for module in trial.rectifier.modules().values():
+                module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+            self.batches = [{name: tensor.contiguous() for name, tensor in batch.items()} for batch in self.batches]
+        self.rectifier = trial.rectifier
+        self.steps = CapturedSteps(trial.rectifier) if captured else trial.rectifier
+        self.count = 0
+        for _ in range(WARM_UP + 2):
+            self.step()
+        if isinstance(self.steps, CapturedSteps) and self.steps.failure:
+            raise ValueError(f"not captured: {self.steps.failure}")
+        synchronize()
+
+    def step(self) -> None:
+        """One step, launched."""
+        self.steps.step(self.batches[self.count % BATCHES], 0)
+        self.count += 1
+
+    def rate(self, seconds: float) -> float:
+        """Images a second."""
+        return self.images * count_steps([self.step], seconds)
+
+
+def count_steps(steps: list[Callable[[], None]], seconds: float) -> float:
+    """Calls a second, of all `steps` together, taken in turn for about `seconds`."""
+    synchronize()
+    begin, done = time.perf_counter(), 0
+    while time.perf_counter() - begin < seconds:
+        for _ in range(5):  # between two looks at the clock
+            for step in steps:
+                step()
+        done += 5 * len(steps)
+        synchronize()
+    return done / (time.perf_counter() - begin)
+
+
+def synchronize() -> None:
+    """Wait for the GPU, if there is one."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def time_alone(args: argparse.Namespace) -> Iterator[tuple[str, float, str]]:
+    """Name, images a second and a remark of each way; nan where it does not work."""
+    cpu = choose_device(args.device).type == "cpu"
+    for name, way in WAYS.items():
+        if cpu and name not in ON_CPU:
+            continue
+        try:
+            yield name, Runner(args, **way).rate(args.seconds), ""  # type: ignore[arg-type]
+        except (RuntimeError, ValueError) as error:
+            yield name, float("nan"), str(error).splitlines()[0][:120]
+
+
+def time_beside(args: argparse.Namespace) -> Iterator[tuple[str, float, str]]:
+    """The same of `args.beside` trainings at once, images of all of them together."""
+    count = args.beside
+    yield f"{count} streams of a process", *attempt(lambda: time_streams(args))
+    yield f"{count} processes", *attempt(lambda: time_processes(args, {}))
+    service = Mps(Path("/tmp/rbsf-mps"))
+    reason = service.start()
+    if reason:
+        yield f"{count} processes, MPS", float("nan"), reason
+        return
+    try:
+        yield f"{count} processes, MPS", *attempt(lambda: time_processes(args, service.environment))
+    finally:
+        service.stop()
+
+
+def attempt(function: Callable[[], float]) -> tuple[float, str]:
+    """What `function` measures and no remark, or nan and the reason."""
+    try:
+        return function(), ""
+    except (RuntimeError, ValueError, OSError, subprocess.SubprocessError) as error:
+        return float("nan"), str(error).splitlines()[0][:120]
+
+
+def time_streams(args: argparse.Namespace) -> float:
+    """Images a second of captured steps on streams of this process."""
+    runners = [Runner(args, **WAYS[BESIDE]) for _ in range(args.beside)]  # type: ignore[arg-type]
+
+    def on_stream(runner: Runner, stream: Any) -> Callable[[], None]:
+        def step() -> None:
+            with torch.cuda.stream(stream):
+                runner.step()
+
+        return step
+
+    steps = [on_stream(runner, torch.cuda.Stream()) for runner in runners]
+    return args.batch_size * count_steps(steps, args.seconds)
+
+
+def time_processes(args: argparse.Namespace, variables: dict[str, str]) -> float:
+    """Images a second of captured steps in processes of their own, all at work at the same time."""
+    import os
+
+    flags = ["--device", args.device, "--stages", args.stages, "--batch-size", str(args.batch_size)]
+    command = [sys.executable, __file__, "--way", BESIDE, "--seconds", str(2 * args.seconds), *flags]
+    environment = {**os.environ, **variables}
+    processes = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        for _ in range(args.beside)
+    ]
+    try:
+        for process in processes:
+            expect(process, "ready")
+        for process in processes:  # all have warmed up: go
+            process.stdin.write("go\n")  # type: ignore[union-attr]
+            process.stdin.flush()  # type: ignore[union-attr]
+        return sum(float(expect(process, "rate").split()[1]) for process in processes)
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def expect(process: subprocess.Popen, word: str) -> str:
+    """The next line of a process that begins with `word`; ValueError where it ends before."""
+    for line in process.stdout:  # type: ignore[union-attr]
+        if line.startswith(word):
+            return line
+    raise ValueError(f"a process ended with exit code {process.wait()}")
+
+
+def serve_one(args: argparse.Namespace) -> int:
+    """Warm up, wait for a line on standard input, and print the rate: one of several processes."""
+    runner = Runner(args, **WAYS[args.way])  # type: ignore[arg-type]
+    print("ready", flush=True)
+    sys.stdin.readline()
+    print("rate", runner.rate(args.seconds), flush=True)
+    return 0
+
+
+def measure_peak(device: torch.device) -> dict[str, float]:
+    """Operations a second of large matrix products in TF32 and bfloat16; bytes a second of a copy."""
+    if device.type == "cpu":
+        return {}
+    torch.backends.cuda.matmul.allow_tf32 = True
+    found = {}
+    for name, dtype in (("TF32", torch.float32), ("bfloat16", torch.bfloat16)):
+        a, b = (torch.randn(PEAK_SIZE, PEAK_SIZE, device=device, dtype=dtype) for _ in range(2))
+        found[name] = 2 * PEAK_SIZE**3 * count_steps([lambda a=a, b=b: torch.mm(a, b)], 0.5)  # type: ignore[misc]
+    source = torch.randn(1 << 28, device=device)
+    target = torch.empty_like(source)
+    found["copy"] = 2 * source.nbytes * count_steps([lambda: target.copy_(source)], 0.5)  # type: ignore[list-item]
+    return found
+
+
+def count_operations(args: argparse.Namespace) -> int:
+    """Floating-point operations of the products in one step: convolutions and linear layers, forwards and backwards."""
+    runner = Runner(argparse.Namespace(**{**vars(args), "device": "cpu", "batch_size": 2}))
+    with FlopCounterMode(display=False) as counter:
+        runner.step()
+    return counter.get_total_flops() * args.batch_size // 2
+
+
+def profile_step(args: argparse.Namespace) -> str:
+    """Where the time of an eager step goes: the kernels that take most of it."""
+    runner = Runner(args)
+    cuda = choose_device(args.device).type == "cuda"
+    activities = [torch.profiler.ProfilerActivity.CUDA if cuda else torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities) as profile:
+        for _ in range(3):
+            runner.step()
+        synchronize()
+    time_of = "self_device_time_total" if cuda else "self_cpu_time_total"
+    kernels = sorted(profile.key_averages(), key=lambda kernel: getattr(kernel, time_of), reverse=True)
+    total = sum(getattr(kernel, time_of) for kernel in kernels)
+    launches = sum(kernel.count for kernel in kernels) / 3
+    lines = [f"{total / 3000:.2f} ms and {launches:.0f} kernels or operations a step; the largest:", ""]
+    for kernel in kernels[:TOP_KERNELS]:
+        share = getattr(kernel, time_of) / total
+        lines.append(f"- {share:.0%}, {kernel.count / 3:.0f} calls: `{kernel.key[:100]}`")
+    return "\n".join(lines)
+
+
+class Report:
+    """The table so far, written after each row."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args, self.device = args, choose_device(args.device)
+        self.operations = count_operations(args)
+        self.peak = measure_peak(self.device)
+        self.rows: list[list[str]] = []
+        self.rates: dict[str, float] = {}
+        self.text = ""
+
+    def add(self, name: str, rate: float, remark: str) -> None:
+        """A row."""
+        self.rates[name] = rate
+        peak = self.peak.get("bfloat16" if "bfloat16" in name else "TF32")
+        done = rate * self.operations / self.args.batch_size
+        share = f"{done / peak:.1%}" if peak else ""
+        milliseconds = 1000 * self.args.batch_size / rate
+        self.rows.append([name, f"{rate:,.0f}", f"{milliseconds:.2f}", f"{done / 1e12:.2f}", share, remark])
+        print(" | ".join(self.rows[-1]), flush=True)
+        self.write()
+
+    def write(self) -> None:
+        """Both files."""
+        heads = ["", "images a second", "ms a step", "TFLOP/s", "share of the peak", ""]
+        peaks = ", ".join(f"{name} {value / 1e12:.1f} T/s" for name, value in self.peak.items())
+        count = f"{self.operations / 1e9:.1f} G operations of products a step of {self.args.batch_size} images"
+        text = "\n\n".join(filter(None, [f"{count}. Measured peaks: {peaks or 'none on a CPU'}.", self.text]))
+        title = f"A training step, R+G+B, ResNet-18 {self.args.stages}"
+        write_report(self.args.out, title, self.device, heads, self.rows, text, rates=self.rates)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Time all ways, print and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--device", default="cuda", help="where it runs (default: %(default)s)")
+    add("--stages", default="32-32-64-128", help="channels of the network (default: %(default)s)")
+    add("--batch-size", type=positive_int, default=128, metavar="N", help="images (default: %(default)s)")
+    add("--beside", type=positive_int, default=4, metavar="N", help="trainings at once (default: %(default)s)")
+    add("--seconds", type=float, default=3.0, metavar="S", help="to time each way for (default: %(default)s)")
+    add("--way", choices=tuple(WAYS), help="time this one alone, once a line comes on standard input")
+    add("--out", type=Path, default=Path("runs/step_speed"), metavar="DIR", help="default: %(default)s")
+    args = parser.parse_args(argv)
+    if args.way:
+        return serve_one(args)
+    report = Report(args)
+    for name, rate, remark in time_alone(args):
+        report.add(name, rate, remark)
+    report.text = profile_step(args)
+    report.write()
+    if report.device.type == "cuda":
+        for name, rate, remark in time_beside(args):
+            report.add(name, rate, remark)
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,165 @@
+"""What a GPU should do for this project, in the order of its worth.  `tools/gpu_run.py` works it down.
+
+An entry of ENTRIES is a check, or a cell of a table of trainings.  What an item needs follows from it: a 1-bit network
+needs the float one that it starts from, where the list has that too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rbsf.train.worklist import Item
+from tools.tables import folder_of, read_table
+
+ROOT = Path(__file__).resolve().parents[1]
+TRAININGS = Path("tables")  # below the list's folder
+SHRUNK = 8  # a rehearsal's networks have an eighth of the channels
+REHEARSAL = {"epochs": 1, "subset": 64, "batch_size": 32, "warmup": 2, "threads": 1, "device": "cpu"}
+ON_GPU = {"precision": "float32", "threads": 2}  # 32 bits: products of signs are exact in TF32 too
+
+
+@dataclass(frozen=True)
+class Check:
+    """A program that writes `report.md` and `report.json` into the folder that its --out names."""
+
+    name: str
+    program: str
+    worth: str
+    minutes: float
+    rehearsal: tuple[str, ...] = ()  # its flags in a rehearsal
+
+
+@dataclass(frozen=True)
+class Training:
+    """A cell of configs/tables/TABLE.yaml; those of a later `seed` start from the float network of seed 0."""
+
+    table: str
+    row: str
+    column: str
+    worth: str
+    minutes: float
+    seed: int = 0
+    alone: bool = False
+
+    @property
+    def name(self) -> str:
+        """A folder's name."""
+        words = filter(None, (self.table, self.row, self.column, f"seed {self.seed}" if self.seed else ""))
+        return "-".join(" ".join(words).replace("(", "").replace(")", "").split()).lower()
+
+
+Entry = Check | Training
+SMALL = "32-32-64-128"
+WIDTHS = ("32-64-128-256", "64-64-128-256")
+COLUMNS = ("Bi", "R", "R+G", "R+G+B")
+
+CHECKS = [
+    Check(
+        "agreement",
+        "benchmarks/step_agreement.py",
+        "numbers of the GPU are those of the CPU",
+        1.5,
+        ("--device", "cpu", "--stages", "4-4-8-16", "--batch-size", "8", "--steps", "3"),
+    ),
+    Check(
+        "speed",
+        "benchmarks/step_speed.py",
+        "images a second, where the time goes, what beside each other is worth",
+        4,
+        ("--device", "cpu", "--stages", "4-4-8-16", "--batch-size", "16", "--seconds", "0.2"),
+    ),
+]
+FIRST_ROW = [
+    Training(
+        "teachers", f"ResNet18 {SMALL}", "", "the float network that Table 2's first row starts from", 5, alone=True
+    ),
+    *(Training("table2", SMALL, column, "Table 2, first row", 9) for column in COLUMNS),
+    Training("table3", f"ResNet18 {SMALL}", "CIFAR-100", "the float network of Table 3, which XNOR starts from", 5),
+    Training("table3", f"XNOR (ResNet18) {SMALL}", "CIFAR-100", "XNOR-Net beside it", 6),
+    Training("table3", f"PCNN (ResNet18) {SMALL}", "CIFAR-100", "PCNN beside it", 6),
+    *(
+        Training("table2", SMALL, column, f"Table 2, first row, seed {seed}", 9, seed)
+        for seed in (1, 2)
+        for column in COLUMNS
+    ),
+]
+OTHER_ROWS = [
+    entry
+    for width in WIDTHS
+    for entry in (
+        Training("teachers", f"ResNet18 {width}", "", f"the float network that {width} starts from", 8),
+        *(Training("table2", width, column, f"Table 2, row {width}", 14) for column in COLUMNS),
+    )
+]
+WIDE = [
+    Training("teachers", "WRN22 64-64-128-256", "", "the float network that WRN-22 starts from", 15),
+    Training("table3", "RBCN (WRN22) 64-64-128-256", "CIFAR-100", "Table 3, RBCN with WRN-22", 25),
+    Training("table3", "Bi-Real (WRN22) 64-64-128-256", "CIFAR-100", "Table 3, Bi-Real Net with WRN-22", 20),
+    Training("table3", "PCNN (WRN22) 64-64-128-256", "CIFAR-100", "Table 3, PCNN with WRN-22", 20),
+    Training("teachers", "WRN40 64-64-128-256", "", "the float network that WRN-40 starts from", 25),
+    Training("table3", "RBCN (WRN40) 64-64-128-256", "CIFAR-100", "Table 3, RBCN with WRN-40", 40),
+]
+ENTRIES: list[Entry] = [*CHECKS, *FIRST_ROW, *OTHER_ROWS, *WIDE]
+
+
+def make_items(data: Path, rehearse: bool = False, only: Sequence[str] = ()) -> list[Item]:
+    """The list for CIFAR-100 in the folder `data`.
+
+    `only`: the items whose names hold one of these words; ValueError for a word that none holds.  `rehearse`: each
+    shrunk to seconds, on the CPU.
+    """
+    items: list[Item] = []
+    for entry in ENTRIES:
+        if isinstance(entry, Check):
+            items.append(_check_item(entry, rehearse))
+        else:
+            items.append(_training_item(entry, data, rehearse, items))
+    if unknown := [word for word in only if not any(word in item.name for item in items)]:
+        raise ValueError(f"--only {unknown[0]!r}: no such item; there are {', '.join(item.name for item in items)}")
+    return [item for item in items if not only or any(word in item.name for word in only)]
+
+
+def _check_item(check: Check, rehearse: bool) -> Item:
+    folder = Path("items", check.name)
+    flags = check.rehearsal if rehearse else ()
+    command = (str(ROOT / check.program), "--out", str(folder), *flags)
+    return Item(check.name, command, check.worth, check.minutes, alone=True, results=str(folder))
+
+
+def _training_item(entry: Training, data: Path, rehearse: bool, before: list[Item]) -> Item:
+    settings: dict[str, Any] = ON_GPU | (_rehearsal_settings(entry.row) if rehearse else {})
+    config = _config_of(entry, settings)
+    if entry.seed and config.needs_teacher:
+        first = folder_of(config.float_twin(), TRAININGS)
+        settings["teacher"] = str(first / f"{config.model}.safetensors")
+        config = _config_of(entry, settings)
+    folder = folder_of(dataclasses.replace(config, seed=entry.seed), TRAININGS)
+    command = [str(ROOT / "tools/reproduce.py"), entry.table, "--only", entry.row]
+    command += ["--only", entry.column] if entry.column else []
+    command += ["--seeds", str(entry.seed), "--root", str(data), "--out", str(TRAININGS)]
+    for name, value in settings.items():
+        command += ["--set", f"{name}={value}"]
+    needs = tuple(item.name for item in before if item.results == str(_teacher_folder(config)))
+    return Item(entry.name, tuple(command), entry.worth, entry.minutes, needs, entry.alone, str(folder))
+
+
+def _config_of(entry: Training, settings: dict[str, Any]) -> Any:
+    cells = read_table(entry.table, settings).cells
+    return next(cell.config for cell in cells if (cell.row, cell.column) == (entry.row, entry.column))
+
+
+def _teacher_folder(config: Any) -> Path | None:
+    """Where the float network lies that a 1-bit one starts from."""
+    if config.teacher:
+        return Path(config.teacher).parent
+    return folder_of(config.float_twin(), TRAININGS) if config.needs_teacher else None
+
+
+def _rehearsal_settings(row: str) -> dict[str, Any]:
+    """Settings of a rehearsal of a table's row, whose name ends with its stages."""
+    widths = [int(width) // SHRUNK for width in row.split()[-1].split("-")]
+    return REHEARSAL | {"stages": "-".join(map(str, widths))}

@@ -1,0 +1,59 @@
+"""Several processes on one GPU: taking turns, or at once by NVIDIA's multi-process service (MPS) where it is there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+CONTROL = "nvidia-cuda-mps-control"
+PROBE = "import torch; torch.ones(8, device='cuda').sum().item()"
+SECONDS = 60  # that starting and trying it may take
+
+
+class Mps:
+    """The service, for this user's processes that get `environment`; it changes nothing of the card's settings."""
+
+    def __init__(self, folder: Path) -> None:
+        """`folder`: for the service's pipe and log; its path must be short."""
+        folders = {"CUDA_MPS_PIPE_DIRECTORY": folder / "pipe", "CUDA_MPS_LOG_DIRECTORY": folder / "log"}
+        self.folders = list(folders.values())
+        self.environment = {name: str(path) for name, path in folders.items()}
+
+    def start(self) -> str:
+        """Start it and try it; the reason why it cannot be had, empty where it runs."""
+        if shutil.which(CONTROL) is None:
+            return f"{CONTROL} is not there"
+        for path in self.folders:
+            path.mkdir(parents=True, exist_ok=True)
+        try:
+            self._run([CONTROL, "-d"])
+            self._run([sys.executable, "-c", PROBE])
+        except (OSError, subprocess.SubprocessError) as error:
+            self.stop()
+            return str(error).splitlines()[0][:200]
+        return ""
+
+    def stop(self) -> None:
+        """End it, if it runs."""
+        if shutil.which(CONTROL) is None:
+            return
+        try:
+            self._run([CONTROL], "quit\n")
+        except (OSError, subprocess.SubprocessError):
+            return  # it did not run
+
+    def _run(self, command: list[str], text: str = "") -> None:
+        """Raises CalledProcessError or TimeoutExpired."""
+        subprocess.run(
+            command,
+            input=text,
+            text=True,
+            env={**os.environ, **self.environment},
+            check=True,
+            timeout=SECONDS,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )

@@ -1,0 +1,105 @@
+"""A training step of a CIFAR network on made-up images: what checks and timings of a step run."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from datasets.arrays import ArrayData
+from datasets.cifar import CIFAR100
+from rbsf.classification import ClassificationTask
+from rbsf.models import build
+from rbsf.rectify import Rectifier
+from rbsf.train.config import read_yaml
+from rbsf.train.distributed import Process
+from rbsf.weights import save_weights
+from tools.classifying import Batches, ClassifierConfig, build_rectifier
+from tools.runs import CONFIGS
+
+# Powers of two, which are the same number in 32 and in 64 bits: a GPU keeps rates in 32.
+RATES = {"lr_binary": 0.125, "lr_real": 0.125, "lr_norm": 0.125, "lr_c": 2.0**-7, "lr_discriminator": 2.0**-10}
+TEACHER_BATCHES = 4  # that give a teacher's batch-norms their statistics
+
+
+def trial_config(**settings: Any) -> ClassifierConfig:
+    """R+G+B by the paper's settings, `settings` on top."""
+    paper = read_yaml(ClassifierConfig, CONFIGS / "classify" / "resnet18_cifar.yaml")
+    return ClassifierConfig(**{**paper, **RATES, **settings})
+
+
+def made_up_images(count: int, seed: int = 0) -> ArrayData:
+    """Smooth images of 32 x 32 pixels with labels at random."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(count, 3, 6, 6, generator=generator)
+    images = functional.interpolate(coarse, size=32, mode="bilinear").mul(255).to(torch.uint8)
+    labels = torch.randint(CIFAR100.classes, (count,), generator=generator)
+    return ArrayData(images, labels, tuple(map(str, range(CIFAR100.classes))), CIFAR100.mean, CIFAR100.std)
+
+
+class Trial:
+    """A rectifier on `device` and batches for it, the same on every device.
+
+    `dtype`: of all weights and images.  `precision`: bfloat16 casts inside the networks, as a training does.
+    """
+
+    def __init__(
+        self,
+        config: ClassifierConfig,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        precision: torch.dtype = torch.float32,
+    ) -> None:
+        images = config.batch_size * TEACHER_BATCHES
+        self.config = dataclasses.replace(config, images=images)
+        self.device, self.dtype = device, dtype
+        self.rectifier = self._build(precision)
+        for module in self.rectifier.modules().values():
+            module.to(device, dtype)
+
+    def _build(self, precision: torch.dtype) -> Rectifier:
+        """The networks as made on the CPU, so that they are the same everywhere, then on the device."""
+        cpu = Process(0, 1, torch.device("cpu"))
+        self._cpu_batches = Batches(made_up_images(self.config.images), self.config, cpu)
+        made = self._rectifier(self._cpu_batches, precision)
+        if self.device.type == "cpu":
+            return made
+        images = made_up_images(self.config.images).to(self.device)
+        placed = self._rectifier(Batches(images, self.config, cpu._replace(device=self.device)), precision)
+        placed.load_state_dict(made.state_dict())
+        return placed
+
+    def _rectifier(self, batches: Batches, precision: torch.dtype) -> Rectifier:
+        task = ClassificationTask(precision)
+        if not self.config.needs_teacher:
+            return build_rectifier(self.config, task, batches)
+        with tempfile.TemporaryDirectory() as folder:
+            teacher = Path(folder) / "teacher.safetensors"
+            self._write_teacher(teacher)
+            return build_rectifier(dataclasses.replace(self.config, teacher=str(teacher)), task, batches)
+
+    def _write_teacher(self, path: Path) -> None:
+        """A float twin that has learned nothing but the statistics of its batch-norms."""
+        torch.manual_seed(self.config.seed)
+        twin = self.config.float_twin()
+        net = build(self.config.model, **twin.network_options(CIFAR100.classes)).train()
+        with torch.no_grad():
+            for batch in self._cpu_batches(0, 0, TEACHER_BATCHES):
+                net(batch["image"])
+        save_weights(net, self.config.model, path)
+
+    def batches(self, count: int) -> list[dict[str, Tensor]]:
+        """The first `count` batches, on the device; they begin anew after the last."""
+        first = list(islice(self._cpu_batches(0, 0, min(count, TEACHER_BATCHES)), count))
+        placed = [self._placed(batch) for batch in first]
+        return [placed[number % len(placed)] for number in range(count)]
+
+    def _placed(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        image = batch["image"].to(self.device, self.dtype)
+        return {"image": image, "label": batch["label"].to(self.device)}

@@ -1,5 +1,6 @@
 # make demo   track a made-up video with the shipped 1-bit weights; results in demo/
 # make test   lint, types, tests
+# make test-all   the slow checks, which `make test` leaves out: whole rehearsals, kernels under sanitizers
 # make weights DATA=... TEACHER=...   train 1-bit weights as the shipped ones were; an hour on a CPU
 # make sanitize   the engine's tests and a longer fuzz of its loader, on kernels built with sanitizers (GCC, Linux)
 # All create .venv and install into it what they need.
@@ -11,13 +12,16 @@ PYTHON ?= python3
 TORCH_FLAGS ?=
 BIN := .venv/bin
 
-.PHONY: demo test lint weights sanitize clean
+.PHONY: demo test test-all lint weights sanitize clean
 
 demo: .venv/.ready
 	$(BIN)/python tools/demo.py --out demo
 
 test: lint
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
+test-all: .venv/.ready sanitize
+	$(BIN)/python -m pytest -m slow --numprocesses 2
 
 lint: .venv/.ready
 	$(BIN)/ruff check .

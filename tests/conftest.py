@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Generator
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from requirements import fail_where_required, required, skip_without
 
 from datasets.sequences import Sequence
 
@@ -21,12 +23,33 @@ torch.set_num_threads(1)  # results to the bit, and no fighting over cores with 
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def pytest_configure() -> None:
+    """Refuse a $RBSF_REQUIRE that names what is not known."""
+    required()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test that is skipped for want of what is required has failed."""
+    report = yield
+    fail_where_required(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """The same of files that are skipped whole."""
+    report = yield
+    fail_where_required(report)
+    return report
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """Folder of unpacked real data: $RBSF_DATA with GOT-10k/train, OTB, UAV123_10fps, stills."""
     folder = os.environ.get("RBSF_DATA")
     if not folder:
-        pytest.skip("RBSF_DATA is not set: no real data to test on")
+        skip_without("data", "RBSF_DATA is not set: no real data to test on")
     return Path(folder)
 
 

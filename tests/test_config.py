@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import ROOT
+from requirements import needs
 
 from rbsf.models import TRACKERS
 from rbsf.train.config import parse_config, read_yaml, write_yaml
@@ -131,7 +132,7 @@ def test_help_names_the_defaults_it_is_given_and_settings_are_those_given(capsys
     assert f"pairs an epoch (default: {TrainConfig.pairs})" in text
 
 
-@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+@pytest.mark.skipif(shutil.which("make") is None, reason=needs("make", "make is not installed"))
 @pytest.mark.parametrize("begun", [False, True])
 def test_make_weights_gives_settings_that_exist_and_goes_on_where_it_stopped(begun, tmp_path):
     """The videos count as made with their list, which is written last."""

@@ -7,6 +7,7 @@ import sqlite3
 import cv2
 import numpy as np
 import pytest
+from requirements import skip_without
 
 from datasets.crops import CROP_SIZE, Contents, Crop, CropStore, CropWriter, finished_contents, make_crop
 
@@ -76,7 +77,7 @@ def test_round_trip(store_path):
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_read_in_other_processes(store_path, method):
     if method not in multiprocessing.get_all_start_methods():
-        pytest.skip(f"no {method} on this system")
+        skip_without(method, f"no {method} on this system")
     store = CropStore(store_path)
     store.read(0)  # opens this process's connection, which a child must not use
     with multiprocessing.get_context(method).Pool(2) as pool:

@@ -11,6 +11,7 @@ from typing import ClassVar
 import pytest
 import torch
 from conftest import ROOT
+from requirements import needs
 from torch import nn
 
 from rbsf.rectify import Rectifier, RectifyConfig
@@ -18,7 +19,7 @@ from rbsf.train import distributed
 from rbsf.train.loop import Loop, LoopConfig
 
 pytestmark = pytest.mark.skipif(
-    not torch.distributed.is_available(), reason="PyTorch was built without torch.distributed"
+    not torch.distributed.is_available(), reason=needs("distributed", "PyTorch was built without it")
 )
 
 STEPS, BATCH = 3, 8

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from packed_models import random_layer, random_model
+from requirements import needs, skip_without
 
 from rbsf.engine import reference, runtime
 from rbsf.engine.packed import Layer, PackedModel
@@ -21,14 +22,14 @@ from rbsf.engine.runtime import BitConv, Engine, available_isas, pack_signs
 
 ISAS = available_isas()
 THREADS = min(2, os.cpu_count() or 1)
-needs_kernels = pytest.mark.skipif(len(ISAS) == 1, reason="the extension is not built")
+needs_kernels = pytest.mark.skipif(len(ISAS) == 1, reason=needs("kernels", "the extension is not built"))
 EXAMPLES = settings(max_examples=150, deadline=None, derandomize=True)
 
 
 def test_the_extension_is_built() -> None:
     """Where it could be: without it the tests of the kernels are left out."""
     if not any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++", "cl")):
-        pytest.skip("there is no C++ compiler")
+        skip_without("compiler", "there is no C++ compiler")
     assert len(ISAS) > 1, "rbsf.engine._native is not built; type: pip install -e ."
 
 
@@ -137,7 +138,7 @@ def test_a_single_convolution_is_as_the_reference(
 
 
 def test_reference_is_a_convolution_of_signs() -> None:
-    torch = pytest.importorskip("torch")
+    import torch
     rng = np.random.default_rng(3)
     layer = random_layer(rng, "conv_bits", "a", (3, 2, 1, 2, 6, 4, False))
     bits = rng.integers(0, 2, (2, 9, 8, 6), np.uint8)
@@ -198,7 +199,7 @@ def test_memory_of_dropped_results_is_used_again() -> None:
     assert engine(crops).ctypes.data != place
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason=needs("fork", "no fork here"))
 def test_a_forked_process_has_threads_of_its_own() -> None:
     code = (
         (

@@ -9,6 +9,7 @@ import sys
 import cv2
 import pytest
 import torch
+from requirements import needs
 
 from rbsf import environment as module
 from rbsf.environment import cores, environment
@@ -29,7 +30,7 @@ def test_git_need_not_be_installed(monkeypatch):
     assert environment()["commit"] == "unknown"
 
 
-@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+@pytest.mark.skipif(shutil.which("git") is None, reason=needs("git", "git is not installed"))
 def test_the_commit_of_another_repository_is_not_ours(tmp_path, monkeypatch):
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=no"]
     subprocess.run([*git, "init", "--quiet"], check=True)

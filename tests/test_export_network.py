@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from requirements import needs
 from torch import nn
 from torch.nn import functional as F
 
@@ -170,7 +171,7 @@ def test_weights_that_are_not_finite() -> None:
 
 @pytest.mark.parametrize("method", ["", "rbcn", "xnor_k", "abcnet"])
 def test_onnx_graph_agrees_with_torch(method, tmp_path) -> None:
-    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxruntime", reason=needs("onnxruntime", "it is not installed"))
     import onnx
 
     from rbsf.onnx_network import network_graph, run_graph

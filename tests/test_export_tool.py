@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from requirements import needs
 
 from datasets.synthetic import write_video
 from rbsf.engine.nodes import read_network
@@ -50,7 +51,7 @@ def test_tool_says_how_far_the_rounded_network_is_from_the_weights_as_given(tmp_
 
 @pytest.mark.parametrize("model", ["rbsf", "siamfc"])
 def test_onnx_graphs_equal_torch(model, tmp_path, capsys):
-    onnxruntime = pytest.importorskip("onnxruntime")
+    onnxruntime = pytest.importorskip("onnxruntime", reason=needs("onnxruntime", "it is not installed"))
     weights = TRAINED
     if model == "siamfc":
         torch.manual_seed(0)
@@ -73,7 +74,7 @@ def test_onnx_graphs_equal_torch(model, tmp_path, capsys):
 
 @pytest.mark.parametrize(("model", "channels"), [("resnet18", 3), ("lenet", 1)])
 def test_classifiers_in_both_formats(model, channels, tmp_path, capsys):
-    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxruntime", reason=needs("onnxruntime", "it is not installed"))
     torch.manual_seed(0)
     options = {"stages": "8-8-16-16", "stem": "cifar"} if model == "resnet18" else {}
     images = {"size": 28, "mean": [0.5] * channels, "std": [0.25] * channels, "classes": [*"0123456789"]}

@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from requirements import needs
 
 from datasets.decode import AREA, RATIO, CentreCrop, RandomCrop, decode_crop, jpeg_size
 from datasets.image_folder import FOLDER, FolderSet, open_image_folder
@@ -256,7 +257,7 @@ def test_reduced_decoding_shows_the_same_crop(monkeypatch):
 
 
 def test_gray_cmyk_and_rotated_jpegs():
-    image_module = pytest.importorskip("PIL.Image", reason="Pillow writes the CMYK file")
+    image_module = pytest.importorskip("PIL.Image", reason=needs("pillow", "it writes the CMYK file"))
     gray = cv2.imencode(".jpg", plain(77)[:, :, 0])[1].tobytes()
     assert np.abs(decode_crop(gray, CentreCrop(1.0), 16).astype(int) - 77).max() <= 1
     buffer = io.BytesIO()

@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from requirements import skip_without
 
 from datasets.arrays import ArrayData
 from datasets.cifar import CIFAR10, CIFAR100, CIFAR100_COARSE, open_cifar
@@ -425,7 +426,7 @@ def test_unknown_names_are_refused_and_known_ones_listed(tmp_path):
 
 def part_of(real_data, folder):
     if not (real_data / folder).is_dir():
-        pytest.skip(f"RBSF_DATA has no {folder}")
+        skip_without("data", f"RBSF_DATA has no {folder}")
     return real_data
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from requirements import skip_without
 
 from datasets.layouts import otb_name
 from datasets.sequences import Sequence, load_sequences
@@ -237,7 +238,7 @@ def test_published_siamfc_boxes_on_all_of_otb100(real_data: Path, tmp_path: Path
 
     annotations, results = real_data / "results/otb100_annotations", real_data / "results/otb100_boxes_siamfc"
     if not annotations.is_dir():
-        pytest.skip(f"no {annotations}")
+        skip_without("data", f"no {annotations}")
     arguments = ["--dataset", "OTB100", "--annotations", str(annotations), "--results", f"SiamFC={results}"]
     assert main([*arguments, "--out", str(tmp_path), "--json", str(tmp_path / "out.json")]) == 0
     report = json.loads((tmp_path / "out.json").read_text())
@@ -259,7 +260,7 @@ def test_toolkit_scores_those_boxes_alike(real_data: Path, tmp_path: Path, monke
     """The 0.6040658187118 above, by the toolkit's own report over folders of all 100 targets, with empty images."""
     annotations, results = real_data / "results/otb100_annotations", real_data / "results/otb100_boxes_siamfc"
     if not annotations.is_dir():
-        pytest.skip(f"no {annotations}")
+        skip_without("data", f"no {annotations}")
     for path in annotations.glob("*.txt"):
         name = otb_name(path.stem)
         folder, _, target = name.partition(".")

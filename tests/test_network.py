@@ -12,6 +12,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from random_networks import Maker, small_network
+from requirements import needs
 
 from rbsf.engine import node_kernels
 from rbsf.engine import node_reference as reference
@@ -21,7 +22,7 @@ from rbsf.engine.runtime import available_isas
 
 ISAS = available_isas()
 THREADS = min(2, os.cpu_count() or 1)
-needs_kernels = pytest.mark.skipif(len(ISAS) == 1, reason="the extension is not built")
+needs_kernels = pytest.mark.skipif(len(ISAS) == 1, reason=needs("kernels", "the extension is not built"))
 EXAMPLES = settings(max_examples=100, deadline=None, derandomize=True)
 EPS = 2.0**-24  # relative error of one rounding to float32
 

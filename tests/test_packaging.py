@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from requirements import needs
 
-tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has no reader of TOML")
+tomllib = pytest.importorskip("tomllib", reason=needs("tomllib", "Python 3.10 has none"))
 
 ROOT = Path(__file__).resolve().parents[1]
 

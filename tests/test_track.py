@@ -17,6 +17,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from requirements import needs, skip_without
 from test_siamfc import BACKGROUND, contrast_backbone, frame
 from test_videos import misleading, serve, uneven
 
@@ -276,7 +277,7 @@ class TestBadInput:
         self, video: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], suffix: str
     ) -> None:
         if not Path("/dev/full").exists():
-            pytest.skip("no /dev/full to stand for a full disk")
+            skip_without("linux", "no /dev/full to stand for a full disk")
         Path(f"boxes.{suffix}.part").symlink_to("/dev/full")
         with pytest.raises(OSError, match=rf"boxes.{suffix}: No space left .* printed instead"):
             main(["--video", str(video), START, "--boxes", f"boxes.{suffix}"])
@@ -318,7 +319,7 @@ class TestBoxWriter:
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         monkeypatch.setattr("tools.recording.FLUSH_SECONDS", 0)
-        resource = pytest.importorskip("resource")
+        resource = pytest.importorskip("resource", reason=needs("linux", "no module resource"))
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
         old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # Python's default, stated
         boxes = BoxWriter(Path("b.csv"))
@@ -340,7 +341,7 @@ def test_select_needs_a_screen(video: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     if sys.platform != "linux":
-        pytest.skip("only Linux has no screen without DISPLAY")
+        skip_without("linux", "elsewhere there is a screen without DISPLAY")
     with pytest.raises(ValueError, match="no window can be opened here"):
         main(["--video", str(video), "--select"])
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from requirements import skip_without
 
 from datasets.synthetic import make_sequence
 from eval.metrics import overlaps
@@ -216,7 +217,7 @@ def test_tracker_that_opencv_has_not(name: str, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("name", ["Nano", "Vit"])
 def test_model_file_that_is_garbage(models: Path, name: str) -> None:
     if not hasattr(cv2, f"Tracker{name}_create"):
-        pytest.skip(f"OpenCV {cv2.__version__} has no {name}")
+        skip_without("opencv", f"OpenCV {cv2.__version__} has no {name}")
     files = (models / "backbone.onnx", models / "head.onnx")[: 2 if name == "Nano" else 1]
     with pytest.raises(
         ValueError, match=rf"opencv:{name} cannot use .*/backbone\.onnx.* \(.*/backbone\.onnx"
@@ -233,7 +234,7 @@ def test_weights_file_that_is_garbage(models: Path) -> None:
 def test_nano_follows(real_data: Path) -> None:
     files = sorted((real_data / "peers").glob("nano2_*.onnx"))
     if [file.name for file in files] != ["nano2_backbone.onnx", "nano2_head.onnx"]:
-        pytest.skip(f"no NanoTrack V2 models in {real_data / 'peers'}")
+        skip_without("peers", f"no NanoTrack V2 models in {real_data / 'peers'}")
     tracker = TrackerSpec("Nano", "Nano", tuple(files)).build()
     runs = [follow(tracker) for _ in range(2)]
     assert runs[0][1] > 0.6

@@ -17,6 +17,7 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT
+from requirements import needs
 
 from rbsf.models import build
 from rbsf.train.checkpoint import load_checkpoint, save_checkpoint
@@ -318,7 +319,7 @@ def test_an_output_path_that_is_a_file(store, teacher, tmp_path):
         run_main(store, teacher, tmp_path / "file" / "run")
 
 
-@pytest.mark.skipif(not torch.distributed.is_available(), reason="PyTorch was built without torch.distributed")
+@pytest.mark.skipif(not torch.distributed.is_available(), reason=needs("distributed", "PyTorch was built without it"))
 def test_two_processes_train_one_network(store, teacher, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += [str(ROOT / "tools" / "train_rbsf.py"), "--data", str(store), "--teacher", str(teacher)]

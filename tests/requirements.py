@@ -1,0 +1,61 @@
+"""What tests need beside the project's own packages.
+
+A test that misses something is skipped, and says so.  $RBSF_REQUIRE names, separated by spaces, what has to be there:
+a test that is skipped for want of that has failed.  Continuous integration sets it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import NoReturn
+
+import pytest
+
+KNOWN = {
+    "compiler": "a C++ compiler",
+    "data": "real data in $RBSF_DATA",
+    "distributed": "PyTorch with torch.distributed",
+    "fork": "an operating system that forks processes",
+    "git": "git",
+    "kernels": "the engine's extension",
+    "linux": "Linux",
+    "make": "make",
+    "onnxruntime": "ONNX Runtime",
+    "opencv": "an OpenCV that has the tracker",
+    "peers": "NanoTrack's weights in $RBSF_DATA/peers",
+    "pillow": "Pillow",
+    "spawn": "an operating system that spawns processes",
+    "tomllib": "Python 3.11's reader of TOML",
+}
+
+
+def needs(word: str, why: str) -> str:
+    """The reason of a skip for want of `word`, one of KNOWN."""
+    if word not in KNOWN:
+        raise KeyError(word)
+    return f"needs {word}: {why}"
+
+
+def skip_without(word: str, why: str) -> NoReturn:
+    """Skip the test that is running for want of `word`."""
+    pytest.skip(needs(word, why))
+
+
+def required() -> set[str]:
+    """The words of $RBSF_REQUIRE; UsageError for one that is none of KNOWN."""
+    words = set(os.environ.get("RBSF_REQUIRE", "").split())
+    if unknown := words - KNOWN.keys():
+        raise pytest.UsageError(f"RBSF_REQUIRE names {', '.join(sorted(unknown))}; known: {', '.join(KNOWN)}")
+    return words
+
+
+def fail_where_required(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """Turn the `report` of a skip into that of a failure where $RBSF_REQUIRE names what was missing."""
+    if not report.skipped or hasattr(report, "wasxfail"):
+        return
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    match = re.search(r"needs (\w+): ", reason)
+    if match and match[1] in required():
+        report.outcome = "failed"
+        report.longrepr = f"RBSF_REQUIRE names {match[1]}, but this was skipped: {reason}"

@@ -1,0 +1,229 @@
+"""Work down what a GPU should do for this project, in the minutes for which there is one.
+
+    python tools/gpu_run.py --pack PARTS --root data                  # here: CIFAR-100 in parts of at most 40 MB
+    python tools/gpu_run.py --data PARTS --out RUN --minutes 9        # there, again and again; goes on where it was
+    python tools/gpu_run.py --rehearse                                # anywhere: every item in seconds, on the CPU
+    python tools/gpu_run.py --summary RUN                             # one table of all that came home
+
+--data is a folder with the parts, or with CIFAR-100 itself.  Results, logs and weights of all items come home in the
+archive RUN/home, parts of at most 15 MiB; lay them beside the parts in --data, and an empty --out goes on from them on
+another machine.  --list names the items.  SIGTERM and Ctrl-C keep what is there, as the end of the minutes does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder, installed or not
+
+from tools.cli import positive_int, run
+
+ROOT = Path(__file__).resolve().parents[1]
+PART_BYTES = 40_000_000
+CLOSING_SECONDS = 25  # of the minutes, for stopping and the archive
+LEAST_MINUTES = 1.0
+LEAST_DISK_BYTES = 2 << 30
+LEAST_GPU_BYTES = 6 << 30
+PROBE = "import torch; print(torch.cuda.get_device_name(), *torch.cuda.mem_get_info(), sep=chr(10))"
+REHEARSAL = Path("runs/gpu_rehearsal")
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--pack", type=Path, metavar="DIR", help="write CIFAR-100 as parts into DIR")
+    what.add_argument("--data", type=Path, metavar="DIR", help="work on the data in DIR")
+    what.add_argument("--rehearse", action="store_true", help="run every item, shrunk, on made-up data")
+    what.add_argument("--summary", type=Path, metavar="DIR", help="print the results in DIR, an --out or its home")
+    what.add_argument("--list", action="store_true", help="print the items, what they need and are worth")
+    add("--root", type=Path, default=Path("data"), help="folder of the data set for --pack (default: %(default)s)")
+    add("--out", type=Path, metavar="DIR", help=f"folder of the runs (default: runs/gpu; of a rehearsal {REHEARSAL})")
+    add("--minutes", type=float, metavar="M", help="end after M minutes (default: when all is done)")
+    add("--beside", type=positive_int, default=4, metavar="N", help="trainings at once (default: %(default)s)")
+    add("--only", action="append", default=[], metavar="TEXT", help="items whose names hold TEXT; repeatable")
+    return parser.parse_args(argv)
+
+
+def pack(root: Path, folder: Path) -> int:
+    """Write the parts and say how large they are."""
+    from datasets.cifar_parts import pack_cifar100
+
+    for path in pack_cifar100(root, folder, PART_BYTES):
+        print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
+def print_list(only: list[str]) -> int:
+    """Print the items."""
+    from tools.gpu_items import make_items
+
+    for item in make_items(Path("DATA"), only=only):
+        needs = f"; needs {', '.join(item.needs)}" if item.needs else ""
+        print(f"{item.name}: about {item.minutes:g} minutes{', alone' if item.alone else ''}; {item.worth}{needs}")
+    return 0
+
+
+def work(args: argparse.Namespace) -> int:
+    """Run the list on the GPU for the minutes given."""
+    from rbsf.environment import cores
+    from tools.gpu_items import make_items
+
+    folder = (args.out or Path("runs/gpu")).resolve()
+    check_minutes(args.minutes)
+    check_disk(folder)
+    print(f"GPU: {probe_gpu()}")
+    data = open_data(args.data.resolve(), folder)
+    items = make_items(data, only=args.only)
+    threads = {"OMP_NUM_THREADS": str(max(1, cores() // args.beside))}
+    seconds = 60 * args.minutes - CLOSING_SECONDS if args.minutes else None
+    with sharing(folder) as shared:
+        return work_down(items, folder, args.beside, {**threads, **shared}, seconds)
+
+
+def rehearse(args: argparse.Namespace) -> int:
+    """Pack made-up data, unpack it, run every item shrunk, bring it home, and print the summary of that."""
+    from datasets.cifar_parts import pack_cifar100
+    from datasets.made_up_cifar import write_made_up_cifar
+    from tools.gpu_items import make_items
+    from tools.gpu_summary import summarise
+
+    folder = (args.out or REHEARSAL).resolve()
+    parts = folder / "parts"
+    if not parts.is_dir():
+        write_made_up_cifar(folder / "raw")
+        pack_cifar100(folder / "raw", parts, PART_BYTES)
+    items = make_items(open_data(parts, folder), rehearse=True, only=args.only)
+    seconds = 60 * args.minutes if args.minutes else None
+    code = work_down(items, folder, min(2, args.beside), {"OMP_NUM_THREADS": "1"}, seconds)
+    print(summarise(folder / "home"))
+    return code
+
+
+def work_down(items: list, folder: Path, beside: int, environment: dict[str, str], seconds: float | None) -> int:
+    """Run the items, and write the archive whatever happens; the worklist's exit code."""
+    from rbsf.train.worklist import Worklist
+    from tools.gpu_home import pack_home
+    from tools.gpu_summary import write_list
+
+    variables = environment | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "MPLBACKEND": "agg"}
+    worklist = Worklist(items, folder, beside, lambda: variables, say)
+    write_list(folder, items)
+    try:
+        return worklist.run(seconds)
+    finally:
+        parts, left = pack_home(folder, folder / "home")
+        say(f"archive: {', '.join(f'{path} ({path.stat().st_size / 1e6:.1f} MB)' for path in parts)}")
+        if left:
+            say(f"no room in it for: {', '.join(str(path.relative_to(folder)) for path in left)}")
+
+
+def say(line: str) -> None:
+    """Print a line at once."""
+    print(line, flush=True)
+
+
+def check_minutes(minutes: float | None) -> None:
+    """Raise ValueError for a time in which nothing can be done."""
+    if minutes is not None and not minutes >= LEAST_MINUTES:
+        raise ValueError(f"--minutes {minutes:g}: too short to start anything; give at least {LEAST_MINUTES:g}")
+
+
+def check_disk(folder: Path) -> None:
+    """Raise ValueError where there is little room for the runs."""
+    import shutil
+
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < LEAST_DISK_BYTES:
+        least = LEAST_DISK_BYTES / 1e9
+        raise ValueError(f"{folder}: {free / 1e9:.1f} GB are free on its disk; make room for {least:.1f} GB")
+
+
+def probe_gpu() -> str:
+    """Name and memory of the GPU; ValueError where PyTorch finds none, or one with too little memory.
+
+    Asked in a process of its own, so that this one takes no memory of the GPU.
+    """
+    done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise ValueError(f"PyTorch finds no GPU here ({reason}); --rehearse runs on the CPU")
+    name, free, total = done.stdout.strip().splitlines()[-3:]
+    if int(free) < LEAST_GPU_BYTES:
+        needed = f"{int(free) / 1e9:.1f} of {int(total) / 1e9:.1f} GB are free, {LEAST_GPU_BYTES / 1e9:.1f} are needed"
+        raise ValueError(f"{name}: {needed}; end what else runs there")
+    return f"{name}, {int(free) / 1e9:.0f} of {int(total) / 1e9:.0f} GB free"
+
+
+def open_data(folder: Path, out: Path) -> Path:
+    """The folder that holds CIFAR-100: `folder`, or `out`/data, where its parts are put together.
+
+    An archive that came home, beside the parts, is put back into an `out` without runs.
+    """
+    from datasets.cifar_parts import unpack_cifar100
+    from tools.gpu_home import unpack_home
+    from tools.gpu_summary import LIST
+
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder {folder}; make one with --pack")
+    if not (out / LIST).is_file() and unpack_home(folder, out):
+        print(f"goes on from the archive in {folder}")
+    if any((folder / name).is_dir() for name in ("cifar-100-python", "cifar-100-binary")):
+        return folder
+    unpack_cifar100(folder, out / "data")
+    return out / "data"
+
+
+@contextmanager
+def sharing(folder: Path) -> Iterator[dict[str, str]]:
+    """Context with the variables for processes that share the GPU in the way that measured faster, if one was measured.
+
+    Until then, and where the multi-process service cannot be had, they take turns.
+    """
+    from tools.gpu_sharing import Mps
+
+    rates = _measured_rates(folder)
+    turns = max((rate for name, rate in rates.items() if name.endswith(" processes")), default=0.0)
+    at_once = max((rate for name, rate in rates.items() if name.endswith("MPS")), default=0.0)
+    service = Mps(Path("/tmp/rbsf-mps"))
+    if not at_once > turns:  # also where it is not a number
+        yield {}
+        return
+    reason = service.start()
+    print(f"processes share the GPU by MPS: {reason or 'measured faster'}")
+    try:
+        yield {} if reason else service.environment
+    finally:
+        service.stop()
+
+
+def _measured_rates(folder: Path) -> dict[str, float]:
+    report = folder / "items" / "speed" / "report.json"
+    return json.loads(report.read_text()).get("rates", {}) if report.is_file() else {}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Do what the command line says; 0 when all is well, 1 where an item failed, 128 + signal when stopped."""
+    args = parse_args(argv)
+    if args.pack:
+        return pack(args.root, args.pack)
+    if args.list:
+        return print_list(args.only)
+    if args.summary:
+        from tools.gpu_summary import summarise
+
+        print(summarise(args.summary))
+        return 0
+    return rehearse(args) if args.rehearse else work(args)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -168,7 +168,9 @@ def main(argv: list[str] | None = None) -> int:
         rows.append(row)
         print(" | ".join(as_cells(row)), flush=True)
         write_report(args.out, f"A step on {args.device} and on the CPU", device, heads, [as_cells(r) for r in rows])
-    return int(not all(row.passed for row in rows))
+    missed = [row.name for row in rows if not row.passed]
+    print(f"out of bounds: {'; '.join(missed)}" if missed else f"all {len(rows)} comparisons within their bounds")
+    return int(bool(missed))
 
 
 if __name__ == "__main__":

@@ -122,7 +122,7 @@ def time_beside(args: argparse.Namespace) -> Iterator[tuple[str, float, str]]:
     count = args.beside
     yield f"{count} streams of a process", *attempt(lambda: time_streams(args))
     yield f"{count} processes", *attempt(lambda: time_processes(args, {}))
-    service = Mps(Path("/tmp/rbsf-mps"))
+    service = Mps()
     reason = service.start()
     if reason:
         yield f"{count} processes, MPS", float("nan"), reason

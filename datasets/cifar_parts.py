@@ -91,8 +91,10 @@ def _members(split: str, fine: ArrayData, coarse: ArrayData) -> Iterator[Member]
 
 
 def _encode(images: np.ndarray) -> bytes:
-    """2,500 images [n, 3, 32, 32] RGB as one lossless picture."""
-    grid = images.reshape(SIDE, SIDE, 3, 32, 32).transpose(0, 3, 1, 4, 2)  # row, y, column, x, channel
+    """Up to 2,500 images [n, 3, 32, 32] RGB as one lossless picture, what is left of it black."""
+    full = np.zeros((PICTURE, 3, 32, 32), np.uint8)
+    full[: len(images)] = images
+    grid = full.reshape(SIDE, SIDE, 3, 32, 32).transpose(0, 3, 1, 4, 2)  # row, y, column, x, channel
     picture = grid.reshape(SIDE * 32, SIDE * 32, 3)[:, :, ::-1]  # BGR, for OpenCV
     done, content = cv2.imencode(".webp", picture, LOSSLESS)
     if not done:
@@ -107,7 +109,7 @@ def _records(picture: bytes, labels: bytes) -> np.ndarray:
         raise ValueError("OpenCV cannot read WebP here; install opencv-python of the version in constraints.txt")
     grid = pixels[:, :, ::-1].reshape(SIDE, 32, SIDE, 32, 3).transpose(0, 2, 4, 1, 3)  # row, column, channel, y, x
     pairs = np.frombuffer(labels, np.uint8).reshape(-1, 2)
-    return np.concatenate([pairs, grid.reshape(PICTURE, -1)], axis=1)
+    return np.concatenate([pairs, grid.reshape(PICTURE, -1)[: len(pairs)]], axis=1)
 
 
 def _divide(members: list[Member], most_bytes: int) -> list[list[Member]]:

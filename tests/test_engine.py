@@ -139,6 +139,7 @@ def test_a_single_convolution_is_as_the_reference(
 
 def test_reference_is_a_convolution_of_signs() -> None:
     import torch
+
     rng = np.random.default_rng(3)
     layer = random_layer(rng, "conv_bits", "a", (3, 2, 1, 2, 6, 4, False))
     bits = rng.integers(0, 2, (2, 9, 8, 6), np.uint8)

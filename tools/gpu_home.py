@@ -6,11 +6,14 @@ not fit is left out and named.
 
 from __future__ import annotations
 
+import gzip
 import re
 import shutil
 import tarfile
 import tempfile
+import zlib
 from pathlib import Path
+from typing import IO
 
 from rbsf.files import write_atomically
 
@@ -75,13 +78,22 @@ def unpack_home(home: Path, folder: Path) -> bool:
         for number in range(1, count + 1):
             with open(found[number], "rb") as part:
                 shutil.copyfileobj(part, archive)
-        archive.seek(0)
         try:
+            _read_through(archive)
+            archive.seek(0)
             with tarfile.open(fileobj=archive, mode="r:gz") as tar:
                 tar.extractall(folder, filter="data")
-        except (tarfile.TarError, EOFError, OSError) as error:
+        except (tarfile.TarError, zlib.error, EOFError, gzip.BadGzipFile) as error:
             raise ValueError(f"{home}: the archive is damaged ({error}); copy its parts again") from None
     return True
+
+
+def _read_through(archive: IO[bytes]) -> None:
+    """Raise an error where the archive's checksum, which stands at its end, is not that of its content."""
+    archive.seek(0)
+    with gzip.open(archive) as content:
+        while content.read(MEBIBYTE):
+            pass
 
 
 def _files(folder: Path, home: Path) -> list[Path]:

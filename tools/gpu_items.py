@@ -109,8 +109,8 @@ ENTRIES: list[Entry] = [*CHECKS, *FIRST_ROW, *OTHER_ROWS, *WIDE]
 def make_items(data: Path, rehearse: bool = False, only: Sequence[str] = ()) -> list[Item]:
     """The list for CIFAR-100 in the folder `data`.
 
-    `only`: the items whose names hold one of these words; ValueError for a word that none holds.  `rehearse`: each
-    shrunk to seconds, on the CPU.
+    `only`: the items whose names hold one of these words, and what they need; ValueError for a word that none holds.
+    `rehearse`: each shrunk to seconds, on the CPU.
     """
     items: list[Item] = []
     for entry in ENTRIES:
@@ -120,7 +120,9 @@ def make_items(data: Path, rehearse: bool = False, only: Sequence[str] = ()) -> 
             items.append(_training_item(entry, data, rehearse, items))
     if unknown := [word for word in only if not any(word in item.name for item in items)]:
         raise ValueError(f"--only {unknown[0]!r}: no such item; there are {', '.join(item.name for item in items)}")
-    return [item for item in items if not only or any(word in item.name for word in only)]
+    chosen = {item.name for item in items if not only or any(word in item.name for word in only)}
+    needed = {name for item in items if item.name in chosen for name in item.needs}
+    return [item for item in items if item.name in chosen | needed]
 
 
 def _check_item(check: Check, rehearse: bool) -> Item:

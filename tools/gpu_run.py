@@ -193,7 +193,7 @@ def sharing(folder: Path) -> Iterator[dict[str, str]]:
     rates = _measured_rates(folder)
     turns = max((rate for name, rate in rates.items() if name.endswith(" processes")), default=0.0)
     at_once = max((rate for name, rate in rates.items() if name.endswith("MPS")), default=0.0)
-    service = Mps(Path("/tmp/rbsf-mps"))
+    service = Mps()
     if not at_once > turns:  # also where it is not a number
         yield {}
         return

@@ -6,8 +6,10 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
+FOLDER = Path(tempfile.gettempdir()) / "rbsf-mps"  # of the service's pipe: its path must be short
 CONTROL = "nvidia-cuda-mps-control"
 PROBE = "import torch; torch.ones(8, device='cuda').sum().item()"
 SECONDS = 60  # that starting and trying it may take
@@ -16,8 +18,7 @@ SECONDS = 60  # that starting and trying it may take
 class Mps:
     """The service, for this user's processes that get `environment`; it changes nothing of the card's settings."""
 
-    def __init__(self, folder: Path) -> None:
-        """`folder`: for the service's pipe and log; its path must be short."""
+    def __init__(self, folder: Path = FOLDER) -> None:
         folders = {"CUDA_MPS_PIPE_DIRECTORY": folder / "pipe", "CUDA_MPS_LOG_DIRECTORY": folder / "log"}
         self.folders = list(folders.values())
         self.environment = {name: str(path) for name, path in folders.items()}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+import yaml
 
 from rbsf.files import write_atomically
 from rbsf.train.worklist import DONE, FAILED, Item, State, clock, state_of
@@ -55,7 +56,7 @@ def _item(entry: dict[str, Any]) -> Item:
 def _row(folder: Path, item: Item) -> list[str]:
     state, results = state_of(folder, item), folder / item.results
     top1 = _read_top1(results / "result.json")
-    epochs, rate = _read_log(results / "log.csv")
+    epochs, rate = _read_log(results)
     worth = item.worth if state.state != FAILED else f"{item.worth}: **{state.reason}**"
     return [item.name, state.state, _time(state), top1, epochs, rate, worth.replace("|", "/")]
 
@@ -68,12 +69,14 @@ def _read_top1(path: Path) -> str:
     return f"{json.loads(path.read_text())['top1']:.2f}" if path.is_file() else ""
 
 
-def _read_log(path: Path) -> tuple[str, str]:
-    """Epochs that a training's log.csv has the end of, and its median rate; both empty where there is none."""
-    if not path.is_file():
+def _read_log(results: Path) -> tuple[str, str]:
+    """Epochs done, such as "3 of 200", and the median rate of a training; empty where it has not told yet."""
+    log, config = results / "log.csv", results / "config.yaml"
+    if not (log.is_file() and config.is_file()):
         return "", ""
-    with open(path, newline="") as file:
+    with open(log, newline="") as file:
         rows = list(csv.DictReader(file))
-    rates = [float(row["images_per_s"]) for row in rows if row.get("images_per_s")]
-    rate = median(rates) if rates else math.nan
-    return str(sum(bool(row.get("val_top1")) for row in rows)), f"{rate:,.0f}"
+    done = sum(bool(row.get("val_top1")) for row in rows)
+    rates = [float(row["images_per_s"]) for row in rows if float(row.get("images_per_s") or 0)]
+    rate = f"{median(rates):,.0f}" if rates else ""
+    return f"{done} of {yaml.safe_load(config.read_text())['epochs']}", rate

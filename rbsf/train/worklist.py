@@ -256,7 +256,7 @@ def progress_of(log: Path) -> str:
     line = last_line(log)
     head, bar, rest = line.partition("|")
     if not bar:
-        return line[-80:]
+        return line[:80]
     times = rest.rpartition("[")[2].partition("]")[0]  # such as "03:12<09:41, 5.1kimage/s, loss=2.1"
     return f"{head.strip()} {', '.join(times.split(', ')[:2])}"
 

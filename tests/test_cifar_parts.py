@@ -1,0 +1,104 @@
+"""CIFAR-100 in parts: there and back again, and parts that are missing or damaged."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from datasets import cifar, cifar_parts
+from datasets.cifar import CIFAR100, open_cifar
+from datasets.cifar_parts import find_parts, pack_cifar100, unpack_cifar100
+from datasets.made_up_cifar import write_made_up_cifar
+
+COUNTS = {"train": 5200, "test": 300}  # two whole pictures and a part of one; a part of one
+
+
+@pytest.fixture(scope="module")
+def small():
+    """CIFAR-100 with fewer images, for the readers and writers of this module."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (cifar, cifar_parts):
+            for name in ("CIFAR100", "CIFAR100_COARSE"):
+                patch.setattr(module, name, dataclasses.replace(getattr(cifar, name), counts=COUNTS))
+        patch.setattr("datasets.made_up_cifar.CIFAR100", cifar.CIFAR100)
+        yield
+
+
+@pytest.fixture(scope="module")
+def parts(small, tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("made-up")
+    write_made_up_cifar(root)
+    paths = pack_cifar100(root, root / "parts", 150_000)
+    assert [path.name for path in paths] == [f"cifar100-{n}-of-{len(paths)}.zip" for n in range(1, len(paths) + 1)]
+    assert len(paths) > 1
+    assert all(path.stat().st_size <= 150_000 for path in paths)
+    return root / "parts"
+
+
+def test_the_parts_give_every_pixel_and_label_again(parts: Path, tmp_path: Path) -> None:
+    unpack_cifar100(parts, tmp_path)
+    pairs = zip(open_cifar(tmp_path, cifar.CIFAR100), open_cifar(parts.parent, cifar.CIFAR100), strict=True)
+    for found, expected in pairs:
+        assert found.images.equal(expected.images)
+        assert found.labels.equal(expected.labels)
+        assert found.classes == expected.classes
+
+
+def test_coarse_labels_travel_too(parts: Path, tmp_path: Path) -> None:
+    unpack_cifar100(parts, tmp_path)
+    binary = [np.fromfile(root / "cifar-100-binary" / "test.bin", np.uint8) for root in (tmp_path, parts.parent)]
+    np.testing.assert_array_equal(*binary)
+
+
+def test_unpacking_again_does_nothing(parts: Path, tmp_path: Path) -> None:
+    unpack_cifar100(parts, tmp_path)
+    before = (tmp_path / "cifar-100-binary" / "train.bin").stat().st_mtime_ns
+    unpack_cifar100(tmp_path / "no such folder", tmp_path)
+    assert (tmp_path / "cifar-100-binary" / "train.bin").stat().st_mtime_ns == before
+
+
+def copy_of(parts: Path, folder: Path) -> list[Path]:
+    for path in parts.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    return find_parts(folder)
+
+
+def test_missing_parts_are_named(parts: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"holds no cifar100-1-of-N\.zip; make the parts with --pack"):
+        unpack_cifar100(tmp_path, tmp_path)
+    copies = copy_of(parts, tmp_path)
+    copies[1].unlink()
+    with pytest.raises(FileNotFoundError, match=rf"lacks {copies[1].name}$"):
+        unpack_cifar100(tmp_path, tmp_path)
+    copies[1].with_name("cifar100-2-of-9.zip").write_bytes(b"")
+    with pytest.raises(ValueError, match="holds parts of two sets"):
+        unpack_cifar100(tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "other"])
+def test_a_damaged_part_is_named_and_nothing_is_made(parts: Path, tmp_path: Path, damage: str) -> None:
+    path = copy_of(parts, tmp_path)[0]
+    content = bytearray(path.read_bytes())
+    if damage == "cut":
+        content = content[: len(content) // 2]
+    elif damage == "changed":
+        content[len(content) // 2] ^= 1
+    else:
+        content = bytearray(b"not a zip file")
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{path.name}: damaged \(.*\); copy it again"):
+        unpack_cifar100(tmp_path, tmp_path)
+    assert not (tmp_path / "cifar-100-binary" / "fine_label_names.txt").exists()
+
+
+@pytest.mark.slow
+def test_real_images(real_data: Path, tmp_path: Path) -> None:
+    paths = pack_cifar100(real_data, tmp_path / "parts", 40_000_000)
+    assert len(paths) == 3
+    unpack_cifar100(tmp_path / "parts", tmp_path)
+    for found, expected in zip(open_cifar(tmp_path, CIFAR100), open_cifar(real_data, CIFAR100), strict=True):
+        assert found.images.equal(expected.images)
+        assert found.labels.equal(expected.labels)

@@ -1,0 +1,182 @@
+"""tools/gpu_run.py: its list, a rehearsal of it on the CPU, slices of time, and bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from rbsf.train.worklist import DONE, state_of
+from tools import gpu_run
+from tools.gpu_items import make_items
+from tools.gpu_run import main
+from tools.gpu_summary import LIST
+
+PROGRAM = [sys.executable, str(ROOT / "tools" / "gpu_run.py")]
+FIRST = "table2-32-32-64-128-r+g+b"
+
+
+def test_the_list_is_in_order_and_each_item_has_a_place_of_its_own() -> None:
+    items = make_items(Path("data"))
+    names = [item.name for item in items]
+    assert names[:7] == [
+        "agreement",
+        "speed",
+        "teachers-resnet18-32-32-64-128",
+        "table2-32-32-64-128-bi",
+        "table2-32-32-64-128-r",
+        "table2-32-32-64-128-r+g",
+        FIRST,
+    ]
+    assert len(set(names)) == len(names)
+    assert len({item.results for item in items}) == len(items)
+    for number, item in enumerate(items):
+        assert set(item.needs) <= set(names[:number]), "what is needed comes before"
+    assert all(item.needs for item in items if item.name.startswith("table2"))
+    assert [item.name for item in items if item.alone] == names[:3]
+
+
+def test_seeds_start_from_the_float_network_of_the_first() -> None:
+    by_name = {item.name: item for item in make_items(Path("data"))}
+    assert by_name[f"{FIRST}-seed-1"].needs == by_name[FIRST].needs == ("teachers-resnet18-32-32-64-128",)
+    (teacher,) = [word for word in by_name[f"{FIRST}-seed-1"].command if word.startswith("teacher=")]
+    assert teacher == f"teacher={by_name['teachers-resnet18-32-32-64-128'].results}/resnet18.safetensors"
+
+
+def test_only_takes_what_is_needed_along(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--list", "--only", f"{FIRST}-seed-2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["teachers-resnet18-32-32-64-128", f"{FIRST}-seed-2"]
+    with pytest.raises(ValueError, match="--only 'table9': no such item; there are agreement, speed, "):
+        main(["--list", "--only", "table9"])
+
+
+def rehearse(folder: Path, *flags: str) -> subprocess.Popen:
+    command = [*PROGRAM, "--rehearse", "--out", str(folder), *flags]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def test_a_rehearsal_comes_home(tmp_path: Path) -> None:
+    process = rehearse(tmp_path / "run", "--only", "speed")
+    said = process.communicate()[0]
+    assert process.returncode == 0, said
+    assert "done: speed after" in said
+    assert "1 of 1 done, 0 failed" in said
+    assert "| speed | done | " in said
+    assert "## A training step, R+G+B, ResNet-18 4-4-8-16" in said
+    home = tmp_path / "run" / "home"
+    summary = subprocess.run([*PROGRAM, "--summary", str(home)], capture_output=True, text=True, check=True)
+    assert summary.stdout.strip() in said
+
+
+@pytest.mark.slow
+def test_a_whole_rehearsal(tmp_path: Path) -> None:
+    process = rehearse(tmp_path / "run")
+    said = process.communicate()[0]
+    assert process.returncode == 0, said
+    count = len(make_items(Path("data")))
+    assert f"{count} of {count} done, 0 failed" in said
+
+
+@pytest.mark.slow
+def test_a_run_cut_into_three_slices_gives_what_an_uncut_one_gives(tmp_path: Path, monkeypatch) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert rehearse(whole, "--only", FIRST + "-seed-1").wait() == 0
+    (item,) = [item for item in make_items(whole / "data", rehearse=True, only=[f"{FIRST}-seed-1"]) if item.needs]
+    for _ in range(2):
+        process = rehearse(cut, "--only", f"{FIRST}-seed-1")
+        stop_in_training(process, cut / "items")
+        assert process.wait() == 128 + signal.SIGTERM
+    assert rehearse(cut, "--only", f"{FIRST}-seed-1").wait() == 0
+    assert state_of(cut, item).state == DONE
+    for name in ("resnet18.safetensors", "resnet18-packed.safetensors"):
+        first, second = ((folder / item.results / name).read_bytes() for folder in (whole, cut))
+        assert weights_of(first) == weights_of(second)
+
+
+def stop_in_training(process: subprocess.Popen, items: Path) -> None:
+    """Send SIGTERM while a training's bar moves that was not there before."""
+    logs = {path: path.stat().st_size for path in items.glob("*/log.txt")}
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        for path in items.glob("*/log.txt"):
+            new = path.read_bytes()[logs.get(path, 0) :]
+            if b"image/s" in new:
+                process.send_signal(signal.SIGTERM)
+                return
+        time.sleep(0.02)
+    pytest.fail("no training began")
+
+
+def weights_of(content: bytes) -> bytes:
+    """The tensors of a safetensors file, without its header, which has the date."""
+    return content[8 + int.from_bytes(content[:8], "little") :]
+
+
+class TestBadInput:
+    def test_no_gpu(self, tmp_path: Path) -> None:
+        done = subprocess.run(
+            [*PROGRAM, "--data", str(tmp_path), "--out", str(tmp_path / "run")],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
+            check=False,
+        )
+        assert done.returncode == 1
+        assert done.stderr.startswith("error: PyTorch finds no GPU here (")
+        assert done.stderr.endswith("; --rehearse runs on the CPU\n")
+        assert done.stderr.count("\n") == 1
+
+    @pytest.mark.parametrize("minutes", ["0", "0.5", "-3", "nan"])
+    def test_a_time_that_is_too_short(self, tmp_path: Path, minutes: str) -> None:
+        with pytest.raises(ValueError, match="too short to start anything; give at least 1"):
+            main(["--data", str(tmp_path), "--out", str(tmp_path), f"--minutes={minutes}"])
+
+    def test_a_full_disk(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 10**9})())
+        with pytest.raises(ValueError, match=r"1\.0 GB are free on its disk; make room for 2\.1 GB"):
+            main(["--data", str(tmp_path), "--out", str(tmp_path / "run")])
+
+    def test_too_little_memory(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        answer = subprocess.CompletedProcess([], 0, "warning\nA card\n2000000000\n8000000000\n", "")
+        monkeypatch.setattr(subprocess, "run", lambda *_, **__: answer)
+        with pytest.raises(ValueError, match=r"A card: 2\.0 of 8\.0 GB are free, 6\.4 are needed"):
+            main(["--data", str(tmp_path), "--out", str(tmp_path / "run")])
+
+    def test_data_that_is_not_there(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(gpu_run, "probe_gpu", lambda: "a card")
+        with pytest.raises(FileNotFoundError, match=r"no folder .*none; make one with --pack"):
+            main(["--data", str(tmp_path / "none"), "--out", str(tmp_path / "run")])
+        with pytest.raises(FileNotFoundError, match="holds no cifar100-1-of-N"):
+            main(["--data", str(tmp_path), "--out", str(tmp_path / "run")])
+
+    def test_a_summary_of_nothing(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match=rf"holds neither {LIST} nor home-1-of-N\.part"):
+            main(["--summary", str(tmp_path)])
+
+
+class TestSharing:
+    """Whether processes share the GPU by MPS follows what the item `speed` has measured."""
+
+    def rates(self, folder: Path, **rates: float) -> None:
+        report = folder / "items" / "speed" / "report.json"
+        report.parent.mkdir(parents=True, exist_ok=True)
+        report.write_text(json.dumps({"rates": {name.replace("_", " "): rate for name, rate in rates.items()}}))
+
+    def test_turns_until_it_is_measured(self, tmp_path: Path) -> None:
+        with gpu_run.sharing(tmp_path) as variables:
+            assert variables == {}
+
+    @pytest.mark.parametrize(("at_once", "used"), [(3.0, True), (1.0, False), (float("nan"), False)])
+    def test_what_was_faster(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: float, used: bool) -> None:
+        monkeypatch.setattr("tools.gpu_sharing.Mps.start", lambda self: "")
+        self.rates(tmp_path, **{"4 processes": 2.0, "4 processes, MPS": at_once})
+        with gpu_run.sharing(tmp_path) as variables:
+            assert ("CUDA_MPS_PIPE_DIRECTORY" in variables) is used

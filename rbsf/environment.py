@@ -17,7 +17,7 @@ PACKAGES = {"torch": "torch", "numpy": "numpy", "got10k": "got10k"}
 def environment() -> dict[str, str | int]:
     """Command, commit, date, versions and processor of this run, by name."""
     return {
-        "command": " ".join(["python", *map(shlex.quote, sys.argv)]),
+        "command": _command(),
         "commit": _commit(),
         "date": datetime.date.today().isoformat(),
         "python": platform.python_version(),
@@ -33,8 +33,21 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _command() -> str:
+    """The command line; a program of this project by its place in it, wherever that lies."""
+    program, *words = sys.argv
+    root = _root()
+    if Path(program).resolve().is_relative_to(root):
+        program = str(Path(program).resolve().relative_to(root))
+    return shlex.join(["python", program, *words])
+
+
+def _root() -> Path:
+    return Path(__file__).resolve().parents[1]
+
+
 def _commit() -> str:
-    root = Path(__file__).resolve().parents[1]
+    root = _root()
     try:
         if Path(_git(root, "rev-parse", "--show-toplevel")).resolve() != root:
             return "unknown"  # a copy within another repository, or in none

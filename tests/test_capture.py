@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from test_rectify import batch, make_rectifier
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
+from rbsf import adversarial
 from rbsf.train.capture import WARM_UP, CapturedSteps
+from tools.step_trial import Trial, trial_config
 
 
 def task_of_dict(student, teacher, samples):
@@ -131,3 +134,61 @@ def test_a_checkpoint_keeps_the_options_of_the_device_it_is_loaded_on():
         assert not optimizer.param_groups[0]["fused"]
         assert not optimizer.param_groups[0]["capturable"]
     other.step({"image": batch()}, 0)
+
+
+class TestAStepOnAnotherDevice:
+    """Steps of a CIFAR network on tensors without values, on a device that is not the CPU: what a recording asks for.
+
+    Whoever asks for a value, as `.item()` does, and whoever takes a tensor of the CPU along, gets an error there.
+    """
+
+    @pytest.fixture(autouse=True)
+    def _no_weights_of_pixels_kept(self):
+        """Neither from an earlier test, nor for a later one."""
+        adversarial._averages.cache_clear()
+        yield
+        adversarial._averages.cache_clear()
+
+    @pytest.mark.parametrize(
+        "settings",
+        [
+            {},
+            {"lambda_match": 1.0},
+            {"gan": False},
+            {"gan": False, "rectify": False, "method": "bireal"},
+            {"gan": False, "method": "pcnn"},
+            {"gan": False, "method": "xnor_k"},
+            {"gan": False, "method": "float", "rectify": False, "start": "random"},
+        ],
+    )
+    def test_it_asks_for_no_value_and_takes_nothing_from_the_cpu(self, settings):
+        trial = Trial(trial_config(stages="4-4-8-16", batch_size=4, **settings), torch.device("cpu"))
+        rectifier = trial.rectifier
+        rectifier.task.classify = lambda net, images: net(images)  # there is no autocast for such a device
+        (batch,) = trial.batches(1)
+        with FakeTensorMode():
+            for module in rectifier.modules().values():
+                make_valueless(module)
+            for optimizer in rectifier.optimizers.values():
+                optimizer.step = lambda: None  # it has the tensors with values
+            batch = {name: valueless(tensor) for name, tensor in batch.items()}
+            for step in (rectifier.step, rectifier.norm_step):
+                logged = step(batch, 0)
+                assert {tensor.device.type for tensor in logged.values()} == {"meta"}
+
+    def test_what_asks_for_a_value_is_noticed(self):
+        with FakeTensorMode(), pytest.raises(DataDependentOutputException):
+            torch.ones(2, device="meta").sum().item()
+
+
+def make_valueless(module):
+    for part in module.modules():
+        for name, parameter in part.named_parameters(recurse=False):
+            part._parameters[name] = torch.nn.Parameter(valueless(parameter), parameter.requires_grad)
+        for name, buffer in part.named_buffers(recurse=False):
+            part._buffers[name] = valueless(buffer)
+
+
+def valueless(tensor):
+    form = torch.channels_last if tensor.ndim == 4 else torch.contiguous_format
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta", memory_format=form)

@@ -9,6 +9,7 @@ import sys
 import cv2
 import pytest
 import torch
+from conftest import ROOT
 from requirements import needs
 
 from rbsf import environment as module
@@ -23,6 +24,11 @@ def test_what_a_result_needs_to_be_repeated(monkeypatch):
     assert found["opencv"] == cv2.__version__
     assert found["got10k"] == "0.1.3"
     assert found["cores"] == cores() >= 1
+
+
+def test_a_program_of_the_project_is_named_by_its_place_in_it(monkeypatch):
+    monkeypatch.setattr(sys, "argv", [str(ROOT / "tools" / "track.py"), "--init", "1,2,3,4"])
+    assert environment()["command"] == "python tools/track.py --init 1,2,3,4"
 
 
 def test_git_need_not_be_installed(monkeypatch):

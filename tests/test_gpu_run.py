@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -180,3 +181,20 @@ class TestSharing:
         self.rates(tmp_path, **{"4 processes": 2.0, "4 processes, MPS": at_once})
         with gpu_run.sharing(tmp_path) as variables:
             assert ("CUDA_MPS_PIPE_DIRECTORY" in variables) is used
+
+
+def test_every_command_of_the_document_is_understood() -> None:
+    """Those without a GPU are run: --rehearse and --summary above, --pack in test_cifar_parts.py."""
+    text = (ROOT / "docs" / "gpu.md").read_text()
+    commands = [line for line in text.splitlines() if line.startswith("python tools/gpu_run.py ")]
+    assert len(commands) == 4
+    for command in commands:
+        gpu_run.parse_args(command.split()[2:])
+
+
+def test_the_document_says_how_many_operations_a_step_needs() -> None:
+    from benchmarks.step_speed import count_operations
+
+    text = (ROOT / "docs" / "gpu.md").read_text()
+    step = Namespace(device="cpu", stages="32-32-64-128", batch_size=128)
+    assert f"| {count_operations(step) / 1e9:.0f} G |" in text

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TRAININGS = Path("tables")  # below the list's folder
 SHRUNK = 8  # a rehearsal's networks have an eighth of the channels
 REHEARSAL = {"epochs": 1, "subset": 64, "batch_size": 32, "warmup": 2, "threads": 1, "device": "cpu"}
-ON_GPU = {"precision": "float32", "threads": 2}  # 32 bits: products of signs are exact in TF32 too
+ON_GPU = {"precision": "bfloat16", "threads": 2}
 
 
 @dataclass(frozen=True)

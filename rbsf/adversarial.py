@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 GRID = 8  # each map is pooled to GRID x GRID, so that crops of any size share a discriminator
+WIDTHS = (GRID * GRID, 64, 32, 16, 1)  # of a discriminator's blocks
+SLOPE = 0.2  # of its LeakyReLUs
 
 
 def pool(maps: Tensor) -> Tensor:
@@ -35,31 +37,37 @@ def _windows(size: int) -> Tensor:
     return inside / inside.sum(1, keepdim=True)
 
 
-class Discriminator(nn.Module):
-    """Tells a feature map of the full-precision network (R, towards 1) from one of the 1-bit network (T, towards 0).
+class Discriminators(nn.Module):
+    """A discriminator for each of `count` points, which tells maps R of the float network from maps T of the 1-bit one.
 
-    One map at a time, as Eq. 4 sums over maps: maps pooled to [N, C, GRID, GRID] give logits [N, C].  Four blocks of
-    Linear and LeakyReLU narrow a map to one value; the sigmoid is left to the losses, for the sake of precision.
+    One map at a time, as Eq. 4 sums over maps: pooled maps [count, M, GRID, GRID] give logits [count, M], towards R
+    positive.  Four blocks of Linear and LeakyReLU narrow a map to one value; the sigmoid is left to the losses, for the
+    sake of precision.  All are evaluated at once: one by one they are thousands of launches a step on a GPU.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, count: int) -> None:
         super().__init__()
-        widths = (GRID * GRID, 64, 32, 16, 1)
-        blocks = [nn.Sequential(nn.Linear(i, o), nn.LeakyReLU(0.2)) for i, o in pairwise(widths)]
-        self.blocks = nn.Sequential(*blocks)
+        blocks = [[nn.Linear(i, o) for _ in range(count)] for i, o in pairwise(WIDTHS)]
+        self.weights = nn.ParameterList(torch.stack([linear.weight.detach().T for linear in block]) for block in blocks)
+        self.biases = nn.ParameterList(
+            torch.stack([linear.bias.detach()[None] for linear in block]) for block in blocks
+        )
 
     def forward(self, pooled: Tensor) -> Tensor:
         """See the class."""
-        return self.blocks(pooled.flatten(2)).squeeze(2)  # [N, C]
+        x = pooled.flatten(2)  # [count, M, GRID * GRID]
+        for weight, bias in zip(self.weights, self.biases, strict=True):
+            x = F.leaky_relu(torch.baddbmm(bias, x, weight), SLOPE)
+        return x.squeeze(2)  # [count, M]
 
 
 def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """``-log D(R) - log(1 - D(T))`` from logits [N, C], as means over batch and maps: what D descends (Eq. 2)."""
+    """``-log D(R) - log(1 - D(T))`` from logits of any shape, as means over batch and maps: what D descends (Eq. 2)."""
     return F.softplus(-real).mean() + F.softplus(fake).mean()
 
 
 def adversarial_loss(fake: Tensor) -> Tensor:
-    """``1/2 * (1 - D(T))^2`` from logits [N, C], the mean over batch and maps (Eq. 4 without lambda2).
+    """``1/2 * (1 - D(T))^2`` from logits of any shape, the mean over batch and maps (Eq. 4 without lambda2).
 
     The mean, not the paper's sum, keeps lambda2 independent of the number of maps and the batch.
     """

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from rbsf.adversarial import GRID, Discriminator, adversarial_loss, discriminator_loss, pool
+from rbsf.adversarial import GRID, SLOPE, Discriminators, adversarial_loss, discriminator_loss, pool
 from rbsf.layers import binarize
 from rbsf.maps import MapNorm, MapRecorder, measure_maps, start_again, start_from_teacher
 from rbsf.rectify import Rectifier, RectifyConfig, parameter_groups
+from tools.step_trial import Trial, trial_config
 
 
 def float_net():
@@ -55,12 +56,17 @@ def test_discriminator_losses_are_eq_2_and_4():
     torch.testing.assert_close(adversarial_loss(fake), ((1 - d_fake) ** 2).mean() / 2)
 
 
+def judge(judges, maps):
+    """Logits [N, C] of maps [N, C, H, W] of the only point of `judges`."""
+    return judges(pool(maps).flatten(0, 1)[None]).view(maps.shape[:2])
+
+
 def test_adversarial_gradient_is_eq_12():
     torch.manual_seed(0)
-    judge = Discriminator().double()
+    judges = Discriminators(1).double()
     maps = torch.randn(2, 3, 9, 9, dtype=torch.float64, requires_grad=True)
-    (gradient,) = torch.autograd.grad(adversarial_loss(judge(pool(maps))), maps)
-    values = judge(pool(maps)).sigmoid()
+    (gradient,) = torch.autograd.grad(adversarial_loss(judge(judges, maps)), maps)
+    values = judge(judges, maps).sigmoid()
     expected = torch.zeros_like(maps)
     for n in range(2):
         for i in range(3):  # map by map: -(1 - D(T_i)) dD/dT, and 1/6 as the mean over 2 x 3 maps
@@ -73,8 +79,7 @@ def test_adversarial_gradient_reaches_c_as_in_eq_16():
     rectifier = make_rectifier(gan=True)
     rectifier.student.double(), rectifier.discriminators.double(), rectifier.map_norms.double()
     layer, x = rectifier.student[2], batch().double()
-    judge = rectifier.discriminators["3"]
-    values = judge(pool(rectifier.student(x))).sigmoid()
+    values = judge(rectifier.discriminators["6"], rectifier.student(x)).sigmoid()
     (gradient,) = torch.autograd.grad(adversarial_loss(torch.logit(values)), layer.C, retain_graph=True)
     by_d = [torch.autograd.grad(v, layer.C, retain_graph=True)[0] for v in values.flatten()]
     expected = sum(-(1 - v.detach()) * g for v, g in zip(values.flatten(), by_d, strict=True)) / values.numel()
@@ -87,14 +92,23 @@ def test_pooling_is_adaptive_averaging(size):
     torch.testing.assert_close(pool(maps), nn.functional.adaptive_avg_pool2d(maps, GRID))
 
 
-def test_discriminator_is_four_blocks_on_single_maps_of_any_size():
-    judge = Discriminator()
-    assert [type(m).__name__ for m in judge.blocks[0]] == ["Linear", "LeakyReLU"]
-    assert len(judge.blocks) == 4
+def test_discriminators_judge_single_maps_of_any_size():
+    judges = Discriminators(1)
     for side in (4, 6, 22, 57):
         maps = torch.randn(2, 5, side, side)
         assert pool(maps).shape == (2, 5, GRID, GRID)
-        torch.testing.assert_close(judge(pool(maps))[:, 2:3], judge(pool(maps[:, 2:3])))
+        torch.testing.assert_close(judge(judges, maps)[:, 2:3], judge(judges, maps[:, 2:3]))
+
+
+def test_each_discriminator_is_four_linear_layers_of_its_own_with_leaky_relu():
+    judges, maps = Discriminators(3), torch.randn(3, 7, GRID, GRID)
+    assert [tuple(weight.shape) for weight in judges.weights] == [(3, 64, 64), (3, 64, 32), (3, 32, 16), (3, 16, 1)]
+    for point in range(3):
+        x = maps[point].flatten(1)
+        for weight, bias in zip(judges.weights, judges.biases, strict=True):
+            x = x @ weight[point] + bias[point, 0]
+            x = torch.where(x > 0, x, SLOPE * x)
+        torch.testing.assert_close(judges(maps)[point], x[:, 0])
 
 
 def test_a_step_learns_everything_once():
@@ -315,3 +329,21 @@ def test_a_trained_network_starts_again_as_it_was():
     assert (net.train()(whole) - net.eval()(whole)).abs().mean() < 0.02 * before.std()
     for conv, fan_in in ((net[0], 27), (net[3], 72)):
         assert conv.weight.std().item() == pytest.approx((3 * fan_in) ** -0.5, rel=1e-4)
+
+
+def test_losses_of_discriminators_are_means_over_points_of_all_widths():
+    trial = Trial(trial_config(stages="4-4-8-16", batch_size=4), torch.device("cpu"))
+    rectifier, (batch,) = trial.rectifier, trial.batches(1)
+    rectifier._train_mode(0)
+    _, _, maps = rectifier._forward(batch)
+    real, fake = ([(point, pair[i]) for point, *pair in maps] for i in (1, 0))
+    by_point = []
+    for (point, t), (_, r) in zip(fake, real, strict=True):
+        width = str(t.shape[1])
+        number = rectifier.same_width[width].index(point)
+        judges, norm = rectifier.discriminators[width], rectifier._norm(point)
+        both = [norm(pool(x)).flatten(0, 1).expand(len(rectifier.same_width[width]), -1, -1, -1) for x in (r, t)]
+        by_point.append(discriminator_loss(*(judges(x)[number] for x in both)))
+    loss = rectifier._update_discriminators(rectifier._pooled(fake), rectifier._pooled(real))
+    assert len(by_point) == 16
+    torch.testing.assert_close(loss, torch.stack(by_point).mean())

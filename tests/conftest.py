@@ -6,6 +6,8 @@ import os
 import signal
 from pathlib import Path
 
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as of all programs, see tools/cli.py; before NumPy is imported
+
 import cv2
 import numpy as np
 import pytest

@@ -7,6 +7,8 @@ import signal
 from collections.abc import Generator
 from pathlib import Path
 
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as of all programs, see tools/cli.py; before NumPy is imported
+
 import cv2
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as under nohup; the tes
 torch.set_num_threads(1)  # results to the bit, and no fighting over cores with worker processes
 
 ROOT = Path(__file__).resolve().parents[1]
+NARROW = 0.1  # width of trackers in tests of all but the network: 32 channels in each layer but the last
 
 
 def pytest_configure() -> None:
@@ -70,13 +73,20 @@ def bare_sequence(name: str, boxes: list[list[float]], one_based: bool = False) 
 
 @pytest.fixture(scope="session")
 def teacher(tmp_path_factory):
-    """Weights of a float SiamFC that knows nothing."""
-    import torch
+    """Weights of a narrow float SiamFC that knows nothing."""
+    return write_teacher(tmp_path_factory.mktemp("teacher") / "siamfc.safetensors", NARROW)
 
+
+@pytest.fixture(scope="session")
+def wide_teacher(tmp_path_factory):
+    """Weights of a float SiamFC of full width that knows nothing."""
+    return write_teacher(tmp_path_factory.mktemp("wide_teacher") / "siamfc.safetensors", 1.0)
+
+
+def write_teacher(path: Path, width: float) -> Path:
     from rbsf.models import build
     from rbsf.weights import save_weights
 
     torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("teacher") / "siamfc.safetensors"
-    save_weights(build("siamfc"), "siamfc", path)
+    save_weights(build("siamfc", width=width), "siamfc", path)
     return path

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from datetime import datetime
 
 import cv2
@@ -84,34 +87,47 @@ def run_main(root, teacher, out, *flags):
     return main([*NET, "--root", str(root), "--teacher", str(teacher), "--out", str(out), *QUICK, *flags])
 
 
+@pytest.fixture(scope="module")
+def whole(root, teacher, tmp_path_factory):
+    """A whole training, and what it printed."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    with redirect_stdout(io.StringIO()) as said:
+        assert run_main(root, teacher, out) == 0
+    return out, said.getvalue()
+
+
+@pytest.fixture(scope="module")
+def trained(whole):
+    """The folder of that training."""
+    return whole[0]
+
+
 def rows_of(log):
     with open(log, newline="") as file:
         return list(csv.DictReader(file))
 
 
-def test_a_training_leaves_weights_packed_network_log_and_result(root, teacher, tmp_path, capsys):
-    assert run_main(root, teacher, tmp_path / "run") == 0
-    names = {path.name for path in (tmp_path / "run").iterdir()}
+def test_a_training_leaves_weights_packed_network_log_and_result(whole):
+    run, said = whole
+    names = {path.name for path in run.iterdir()}
     assert {"resnet18.safetensors", "resnet18-packed.safetensors", "log.csv", "losses.png", RESULT} <= names
-    rows = rows_of(tmp_path / "run" / "log.csv")
+    rows = rows_of(run / "log.csv")
     assert [row["step"] for row in rows if row["loss"]] == ["1", "2", "3", "4", "5", "6"]  # 2 + 1 an epoch
     assert {"entropy", "error", "kernel", "adversarial", "discriminator"} <= rows[0].keys()
-    result = json.loads((tmp_path / "run" / RESULT).read_text())
+    result = json.loads((run / RESULT).read_text())
     assert result["top1"] in (0, 25, 50, 75, 100)  # of four images
     assert (result["top5"], result["epochs"], result["images"], result["tested"]) == (100, 2, 8, 4)
-    _, model, info = load_weights(tmp_path / "run" / "resnet18.safetensors")
+    _, model, info = load_weights(run / "resnet18.safetensors")
     assert (model, info["input"]["classes"]) == ("resnet18", ["bright", "dark"])
-    out = capsys.readouterr().out
-    assert "resnet18, rbcn: " in out
-    assert "of 4 test images" in out
+    assert "resnet18, rbcn: " in said
+    assert "of 4 test images" in said
 
 
-def test_the_packed_network_gives_the_same_classes(root, teacher, tmp_path):
-    run_main(root, teacher, tmp_path / "run")
-    config = ClassifierConfig(**read_yaml(ClassifierConfig, tmp_path / "run" / "config.yaml"))
+def test_the_packed_network_gives_the_same_classes(trained):
+    config = ClassifierConfig(**read_yaml(ClassifierConfig, trained / "config.yaml"))
     _, test = open_data(config, torch.device("cpu"))
-    net = load_weights(tmp_path / "run" / "resnet18.safetensors")[0]
-    packed = Network(tmp_path / "run" / "resnet18-packed.safetensors")
+    net = load_weights(trained / "resnet18.safetensors")[0]
+    packed = Network(trained / "resnet18-packed.safetensors")
     for raw, batch in zip(
         test.batches(8, 0, 0, train=False), evaluation_batches(test, config, torch.device("cpu")), strict=True
     ):
@@ -121,10 +137,9 @@ def test_the_packed_network_gives_the_same_classes(root, teacher, tmp_path):
         np.testing.assert_allclose(found, expected, atol=1e-3, rtol=1e-3)
 
 
-def test_resume_in_the_batch_norm_pass_to_the_bit(root, teacher, tmp_path, monkeypatch):
+def test_resume_in_the_batch_norm_pass_to_the_bit(trained, root, teacher, tmp_path, monkeypatch):
     from rbsf.train import loop
 
-    run_main(root, teacher, tmp_path / "straight")
     original = loop.Rectifier.norm_step
 
     def norm_step(self, *args):
@@ -136,7 +151,7 @@ def test_resume_in_the_batch_norm_pass_to_the_bit(root, teacher, tmp_path, monke
     monkeypatch.undo()
     assert not (tmp_path / "stopped" / RESULT).exists()
     assert main(["--resume", "--out", str(tmp_path / "stopped")]) == 0
-    first, second = (load_file(tmp_path / name / "resnet18.safetensors") for name in ("straight", "stopped"))
+    first, second = (load_file(run / "resnet18.safetensors") for run in (trained, tmp_path / "stopped"))
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
@@ -260,21 +275,20 @@ def test_a_listed_command_gives_the_settings_of_its_cell(tmp_path):
             assert read_config(words[2:]) == dataclasses.replace(cell.config, out=str(tmp_path))
 
 
-def test_a_teacher_that_is_none_is_refused(root, teacher, tmp_path):
+def test_a_teacher_that_is_none_is_refused(root, teacher, trained, tmp_path):
     with pytest.raises(ValueError, match=r"layer 'stages.0.0.convs.0': the teacher's filters are \(8, 8, 3, 3\), the"):
         run_main(root, teacher, tmp_path / "a", "--stages", "16-8-8-8")
     with pytest.raises(ValueError, match=r"feature maps at 'stages.0.0.norms.0' do not match"):
         run_main(root, teacher, tmp_path / "b", "--stages", "16-8-8-8", "--start", "random")
-    run_main(root, teacher, tmp_path / "student", "--epochs", "1")
     with pytest.raises(ValueError, match=r"a teacher must be a float resnet18 \(--method float\)"):
-        run_main(root, tmp_path / "student" / "resnet18.safetensors", tmp_path / "c")
+        run_main(root, trained / "resnet18.safetensors", tmp_path / "c")
     with pytest.raises(FileNotFoundError, match="no weights file"):
         run_main(root, tmp_path / "none.safetensors", tmp_path / "d")
 
 
-def test_resume_with_another_configuration_is_refused(root, teacher, tmp_path):
-    run_main(root, teacher, tmp_path / "run", "--epochs", "1")
-    before = (tmp_path / "run" / "config.yaml").read_text()
+def test_resume_with_another_configuration_is_refused(trained, tmp_path):
+    run = shutil.copytree(trained, tmp_path / "run")
+    before = (run / "config.yaml").read_text()
     for flags, message in (
         (["--seed", "3"], "trained with seed 0, not 3; resume with 0"),
         (["--stages", "8-8-8-16"], "trained with stages 8-8-8-8, not 8-8-8-16"),
@@ -282,9 +296,9 @@ def test_resume_with_another_configuration_is_refused(root, teacher, tmp_path):
         (["--lambda-kernel", "0.5"], "trained with lambda_kernel 0.0001, not 0.5"),
     ):
         with pytest.raises(ValueError, match=message):
-            main(["--resume", "--out", str(tmp_path / "run"), *flags])
-    assert (tmp_path / "run" / "config.yaml").read_text() == before
-    assert main(["--resume", "--out", str(tmp_path / "run"), "--epochs", "2"]) == 0  # a longer training
+            main(["--resume", "--out", str(run), *flags])
+    assert (run / "config.yaml").read_text() == before
+    assert main(["--resume", "--out", str(run), "--epochs", "3"]) == 0  # a longer training
 
 
 def test_images_that_the_network_does_not_take_are_refused(root, tmp_path):
@@ -406,13 +420,6 @@ def test_mnist_learns(real_data, tmp_path):
     flags += ["--no-gan", "--start", "random"]
     assert main(flags) == 0
     assert json.loads((tmp_path / "run" / RESULT).read_text())["top1"] > 70
-
-
-@pytest.fixture(scope="module")
-def trained(root, teacher, tmp_path_factory):
-    out = tmp_path_factory.mktemp("trained") / "run"
-    assert run_main(root, teacher, out, "--epochs", "1", "--no-gan") == 0
-    return out
 
 
 def test_classify_names_the_classes_of_images(root, trained, tmp_path, capsys):

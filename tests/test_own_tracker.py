@@ -56,7 +56,11 @@ def test_its_results_are_those_of_its_code(code: Path) -> None:
     assert len(keys | {parse_tracker(f"{code}:Right").key()}) == 3
 
 
-def test_it_runs_in_worker_processes(code: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_runs_in_worker_processes(
+    code: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(run_benchmarks.SYNTHETIC, "count", 2)
+    monkeypatch.setitem(run_benchmarks.SYNTHETIC, "frames", 5)
     argv = ["--dataset", "synthetic", "--tracker", f"{code}:Right", "--workers", "2", "--out", str(tmp_path / "out")]
     assert run_benchmarks.main(argv) == 0
     assert "| Right" in capsys.readouterr().out

@@ -4,6 +4,7 @@ import os
 import signal
 import sqlite3
 from dataclasses import replace
+from functools import cache
 from itertools import pairwise
 
 import cv2
@@ -23,6 +24,7 @@ def jpeg(pixels):
     return cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1].tobytes()  # exact
 
 
+@cache
 def flat(frame, value):
     return Crop(frame, (60.0, 60.0), jpeg(np.full((CROP_SIZE, CROP_SIZE, 3), value, np.uint8)))
 

@@ -14,23 +14,20 @@ import sys
 import cv2
 import numpy as np
 import pytest
-import torch
-from conftest import ROOT
+from conftest import NARROW, ROOT, write_teacher
 
 from datasets.synthetic import make_sequence, video_name, write_got10k, write_video
 from eval.run_benchmarks import SYNTHETIC
 from rbsf.export_network import CALLS
 from rbsf.layers import BinaryConv2d
-from rbsf.models import build
 from rbsf.node_forms import FORMS
-from rbsf.weights import save_weights
 
 TEXT = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, re.DOTALL)
 COMMANDS = [line for kind, body in BLOCKS if kind == "sh" for line in body.splitlines() if line]
 PROGRAMS = [body for kind, body in BLOCKS if kind == "python"]
 SMALL = ["--epochs", "1", "--pairs", "2", "--batch-size", "2", "--val-sequences", "1", "--val-frames", "2"]
-SMALL += ["--workers", "0", "--threads", "1", "--device", "cpu"]
+SMALL += ["--workers", "0", "--threads", "1", "--device", "cpu", "--width", str(NARROW)]
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +57,7 @@ def folder(tmp_path_factory):
     shutil.copy(ROOT / "weights/rbsf-train.safetensors", folder / "runs/rbsf/rbsf.safetensors")
     (folder / "configs").symlink_to(ROOT / "configs")
     write_mnist(folder / "data" / "MNIST" / "raw")
-    torch.manual_seed(0)
-    save_weights(build("siamfc"), "siamfc", folder / "teacher.safetensors")
+    write_teacher(folder / "teacher.safetensors", NARROW)
     return folder
 
 
@@ -92,7 +88,7 @@ def test_command(command, folder):
     if "train_rbsf" in command and "--resume" not in command:
         words += SMALL if "--data" not in command else [*SMALL, "--teacher", "teacher.safetensors"]
     if "train_classifier" in command:
-        words += ["--epochs", "1", "--subset", "60", "--batch-size", "20", "--warmup", "0", "--threads", "1"]
+        words += ["--epochs", "1", "--subset", "60", "--batch-size", "60", "--warmup", "0", "--threads", "1"]
     if "mnist" in command and "photos" not in command:
         words += ["--check", "off"]  # noise has another checksum
     if "make_synthetic" in command:

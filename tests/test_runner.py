@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, bare_sequence, write_otb
+from conftest import NARROW, ROOT, bare_sequence, write_otb
 from faulty import FaultySpec
 
 from datasets.sequences import Sequence, load_sequences
@@ -179,10 +179,10 @@ def test_weights_that_are_replaced_while_it_runs_are_not_used(otb: Path, tmp_pat
     from rbsf.weights import save_weights
 
     weights = tmp_path / "net.safetensors"
-    save_weights(build("rbsf"), "rbsf", weights)
+    save_weights(build("rbsf", width=NARROW), "rbsf", weights)
     spec = TrackerSpec("net", None, (weights,))
     (job,) = (replace(job, key=spec.key()) for job in jobs_of(otb, spec)[:1])
-    save_weights(build("rbsf"), "rbsf", weights)  # other random numbers
+    save_weights(build("rbsf", width=NARROW), "rbsf", weights)  # other random numbers
     run_jobs([job])
     assert job.store.failures() == {"Dog": f"{weights} has changed since the run began; run again"}
     assert pending([job]) == [job]
@@ -203,7 +203,7 @@ def test_workers_give_the_boxes_of_one_process(otb: Path, tmp_path: Path) -> Non
     from rbsf.weights import save_weights
 
     weights = tmp_path / "tiny.safetensors"
-    save_weights(build("rbsf"), "rbsf", weights)
+    save_weights(build("rbsf", width=NARROW), "rbsf", weights)
     spec = TrackerSpec("tiny", None, (weights,))
     run_jobs(jobs_of(otb, spec, "many"), workers=2)
     for job in jobs_of(otb, spec, "one"):

@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 
 from datasets.sequences import load_sequences
-from eval.metrics import score_sequence
+from eval.metrics import overlaps, score_sequence
 from eval.runner import track_sequence
 from eval.trackers import StaticTracker
 from rbsf.engine.packed import read_packed
@@ -60,16 +60,18 @@ def test_the_float_network_says_how_it_was_trained():
 @pytest.mark.parametrize("name", ["Crossing", "Couple"])
 def test_they_follow_a_target_of_otb(name, real_data):
     (sequence,) = load_sequences(real_data / "OTB", names=[name])
-    tracked = score_sequence(track_sequence(SiamFC(load_backbone(PACKED)), sequence).boxes, sequence.boxes)
+    boxes = track_sequence(SiamFC(load_backbone(PACKED)), sequence).boxes
+    tracked = score_sequence(boxes, sequence.boxes)
     still = score_sequence(track_sequence(StaticTracker(), sequence).boxes, sequence.boxes)
     assert tracked.scores.auc > still.scores.auc + 0.2
+    assert overlaps(boxes[1:40], sequence.boxes[1:40]).mean() > 0.5
 
 
 def test_packed_and_torch_give_the_same_boxes_of_a_real_video(real_data):
     (sequence,) = load_sequences(real_data / "OTB", names=["Skiing"])
     packed, torch = (
-        track_sequence(SiamFC(load_backbone(PACKED, "cpu", engine=engine)), sequence).boxes
+        track_sequence(SiamFC(load_backbone(PACKED, "cpu", engine=engine)), sequence.part(0, 30)).boxes
         for engine in ("packed", "torch")
     )
-    assert len(packed) == 81
+    assert len(packed) == 30
     np.testing.assert_allclose(packed, torch, atol=0.1)

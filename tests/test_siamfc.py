@@ -10,10 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from datasets.sequences import load_sequences
 from eval.metrics import overlaps
-from tools.cli import DEFAULT_WEIGHTS
-from tracker.backbones import load_backbone, torch_backbone
+from tracker.backbones import torch_backbone
 from tracker.box_regression import COPY_SIZE, BoxRegression, stretch
 from tracker.geometry import EXEMPLAR_SIZE, crop_square, exemplar_side
 from tracker.got10k_adapter import GOT10kTracker
@@ -360,11 +358,3 @@ def test_got10k_toolkit_runs_it(tmp_path: Path, one_based: bool, start: tuple[in
     np.testing.assert_array_equal(boxes[0], start)
     np.testing.assert_allclose(boxes[4], np.add(start, (12, 0, 0, 0)), atol=2.5)
     assert (times > 0).all()
-
-
-def test_shipped_weights_track_a_real_target(real_data: Path) -> None:
-    crossing = load_sequences(real_data / "OTB", "otb", ["Crossing"])[0]
-    tracker = SiamFC(load_backbone(DEFAULT_WEIGHTS))
-    tracker.init(crossing.image(0), crossing.boxes[0])
-    boxes = np.array([tracker.update(crossing.image(i)).box for i in range(1, 40)])
-    assert overlaps(boxes, crossing.boxes[1:40]).mean() > 0.5

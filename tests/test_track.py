@@ -17,12 +17,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from packed_models import random_model
 from requirements import needs, skip_without
 from test_siamfc import BACKGROUND, contrast_backbone, frame
 from test_videos import misleading, serve, uneven
 
 import tools.cli
 from datasets.frames import Frames, VideoWriter, open_frames
+from rbsf.engine.packed import write_packed
 from tools.recording import BoxWriter, Row
 from tools.track import main, parse_args, source_name
 
@@ -451,8 +453,11 @@ def test_program_runs_from_any_folder_with_a_real_network(tmp_path: Path, weight
 def test_the_instruction_set_is_said(
     video: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    slim = [(11, 2, 0, 1, 3, 8, True), (5, 1, 0, 1, 8, 8, True), (3, 1, 0, 1, 8, 8, False), (5, 1, 0, 1, 8, 8, False)]
+    write_packed(Path("rbsf.safetensors"), "rbsf", random_model(0, slim).layers, {})
     monkeypatch.setenv("RBSF_ISA", "numpy")
-    assert main(["--video", str(video), START, "--end", "1", "--threads", "1"]) == 0
+    command = ["--video", str(video), START, "--end", "1", "--threads", "1", "--weights", "rbsf.safetensors"]
+    assert main(command) == 0
     assert "network: rbsf.safetensors, packed engine, instruction set numpy, 1 thread\n" in capsys.readouterr().out
     monkeypatch.setenv("RBSF_ISA", "mmx")
     with pytest.raises(ValueError, match="RBSF_ISA='mmx': this machine has auto, "):

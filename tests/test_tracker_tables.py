@@ -10,7 +10,7 @@ import signal
 import cv2
 import numpy as np
 import pytest
-from conftest import write_otb
+from conftest import NARROW, write_otb
 from packed_models import random_model
 
 from datasets.prepare import prepare
@@ -25,7 +25,8 @@ from tools.tracker_config import TrainConfig, read_config
 from tools.tracker_tables import finish, open_test
 from tracker.siamfc import TrackerConfig
 
-SMALL = "{epochs: 1, pairs: 2, batch_size: 2, warmup: 0, val_sequences: 0, workers: 0, device: cpu, precision: float32}"
+SMALL = "{epochs: 1, pairs: 2, batch_size: 2, warmup: 0, val_sequences: 0, workers: 0, device: cpu, precision: float32"
+SMALL += f", width: {NARROW}}}"
 TEACHER_ALONE = "{gan: false, bn_pass: 0.0, lambda_match: 0.0}"
 TABLE = f"""
 title: Two trackers

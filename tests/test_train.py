@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import ROOT
+from conftest import NARROW, ROOT
 from requirements import needs
 
 from rbsf.models import build
@@ -29,6 +30,7 @@ from tracker.backbones import load_backbone
 
 SMALL = ["--pairs", "4", "--batch-size", "2", "--epochs", "2", "--warmup", "0", "--log-every", "1", "--workers", "0"]
 QUICK = [*SMALL, "--threads", "1", "--val-sequences", "0", "--precision", "float32", "--device", "cpu"]
+QUICK += ["--width", str(NARROW)]
 
 
 @pytest.fixture(scope="module")
@@ -46,26 +48,41 @@ def run_main(store, teacher, out, *more):
     return main(["--data", str(store), "--teacher", str(teacher), "--out", str(out), *QUICK, *more])
 
 
+@pytest.fixture(scope="module")
+def one_epoch(store, teacher, tmp_path_factory):
+    """A training of one epoch, to look at and to copy."""
+    out = tmp_path_factory.mktemp("trained") / "run"
+    assert run_main(store, teacher, out, "--epochs", "1") == 0
+    return out
+
+
+@pytest.fixture
+def run(one_epoch, tmp_path):
+    """A copy of it, to go on with and to damage."""
+    return shutil.copytree(one_epoch, tmp_path / "run")
+
+
 def tensors(path):
     return load_weights(path)[0].state_dict()
 
 
-def test_a_correlation_of_signs_is_trained(store, teacher, tmp_path):
-    losses = []
-    for name, flags in (("float", []), ("bits", ["--correlation-bits"])):
-        assert run_main(store, teacher, tmp_path / name, "--epochs", "1", *flags) == 0
-        with open(tmp_path / name / "log.csv") as file:
-            losses.append(float(next(csv.DictReader(file))["logistic"]))
-    assert losses[0] != losses[1]
+def first_losses(folder):
+    with open(folder / "log.csv") as file:
+        return [float(row["logistic"]) for row in csv.DictReader(file)][:2]
+
+
+def test_a_correlation_of_signs_is_trained(one_epoch, store, teacher, tmp_path):
+    assert run_main(store, teacher, tmp_path / "bits", "--epochs", "1", "--correlation-bits") == 0
+    assert first_losses(one_epoch)[0] != first_losses(tmp_path / "bits")[0]
     assert load_weights(tmp_path / "bits" / "rbsf.safetensors")[2]["config"]["correlation_bits"] is True
 
 
-def test_a_narrow_network_starts_from_a_part_of_a_wide_teacher(store, teacher, tmp_path, capsys):
-    assert run_main(store, teacher, tmp_path / "run", "--epochs", "1", "--width", "0.5") == 0
+def test_a_narrow_network_starts_from_a_part_of_a_wide_teacher(store, wide_teacher, tmp_path, capsys):
+    assert run_main(store, wide_teacher, tmp_path / "run", "--epochs", "1", "--width", "0.5") == 0
     said = capsys.readouterr().out
     assert "teacher of another width: maps are compared at layers.4.norm, 1 of 4 points" in said
     net, _, _ = load_weights(tmp_path / "run" / "rbsf.safetensors")
-    first = load_weights(teacher)[0].layers[0].conv.weight
+    first = load_weights(wide_teacher)[0].layers[0].conv.weight
     assert torch.equal(net.layers[0].conv.weight, first[[*range(32), *range(48, 80)]])
     crops = np.random.default_rng(0).integers(0, 256, (1, 127, 127, 3), dtype=np.uint8)
     packed = load_backbone(tmp_path / "run" / "rbsf-packed.safetensors", threads=1)(crops)
@@ -92,8 +109,8 @@ def assert_same(first, second):
     assert all(torch.equal(first[k], second[k]) for k in first)
 
 
-def test_a_whole_training_leaves_everything_beside_its_weights(store, teacher, tmp_path, capsys):
-    assert run_main(store, teacher, tmp_path / "run") == 0
+def test_a_whole_training_leaves_everything_beside_its_weights(store, wide_teacher, tmp_path, capsys):
+    assert run_main(store, wide_teacher, tmp_path / "run", "--width", "1") == 0
     files = {p.name for p in (tmp_path / "run").iterdir()}
     expected = {"config.yaml", "environment.json", "checkpoint.pt", "log.csv", "losses.png", "rbsf.safetensors"}
     expected.add("rbsf-packed.safetensors")
@@ -201,12 +218,11 @@ def test_ctrl_c_at_the_terminal_with_loader_processes(store, teacher, tmp_path):
     assert load_checkpoint(tmp_path / "run" / "checkpoint.pt")["epoch"] < 50
 
 
-def test_what_is_not_finite_stops_and_leaves_the_last_good_checkpoint(store, teacher, tmp_path):
-    run_main(store, teacher, tmp_path / "run", "--epochs", "1")
-    good = (tmp_path / "run" / "checkpoint.pt").read_bytes()
+def test_what_is_not_finite_stops_and_leaves_the_last_good_checkpoint(run):
+    good = (run / "checkpoint.pt").read_bytes()
     with pytest.raises(ValueError, match=r"not finite at step .*last good checkpoint is .*checkpoint\.pt"):
-        main(["--resume", "--out", str(tmp_path / "run"), "--epochs", "3", "--lr-norm", "1e38", "--lr-binary", "1e38"])
-    assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == good
+        main(["--resume", "--out", str(run), "--epochs", "3", "--lr-norm", "1e38", "--lr-binary", "1e38"])
+    assert (run / "checkpoint.pt").read_bytes() == good
 
 
 def test_weights_that_are_not_finite_are_never_saved(store, teacher, tmp_path, monkeypatch):
@@ -227,70 +243,60 @@ def test_weights_that_are_not_finite_are_never_saved(store, teacher, tmp_path, m
 
 
 @pytest.mark.parametrize(("flag", "value"), [("--seed", "5"), ("--batch-size", "1"), ("--pairs", "8")])
-def test_resume_refuses_another_order_and_changes_nothing(flag, value, store, teacher, tmp_path):
-    run_main(store, teacher, tmp_path / "run", "--epochs", "1")
-    before = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir() if p.name == "environment.json"}
+def test_resume_refuses_another_order_and_changes_nothing(flag, value, run):
+    before = {p.name: p.read_bytes() for p in run.iterdir() if p.name == "environment.json"}
     with pytest.raises(ValueError, match=f"trained with {flag[2:].replace('-', '_')} "):
-        main(["--resume", "--out", str(tmp_path / "run"), flag, value])
-    assert before == {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir() if p.name in before}
+        main(["--resume", "--out", str(run), flag, value])
+    assert before == {p.name: p.read_bytes() for p in run.iterdir() if p.name in before}
 
 
-def test_resume_of_a_training_older_than_a_setting(store, teacher, tmp_path):
+def test_resume_of_a_training_older_than_a_setting(run):
     """It had the default then: it goes on with that, and with nothing else."""
-    run_main(store, teacher, tmp_path / "run", "--epochs", "1")
-    config = tmp_path / "run" / "config.yaml"
+    config = run / "config.yaml"
     settings = yaml.safe_load(config.read_text())
     assert settings.pop("paste_share") == 0.0
     assert settings.pop("gray") == 0.15
     config.write_text(yaml.safe_dump(settings))
     with pytest.raises(ValueError, match=r"trained with paste_share 0.0, not 0.5; resume with 0.0"):
-        main(["--resume", "--out", str(tmp_path / "run"), "--paste-share", "0.5"])
-    assert main(["--resume", "--out", str(tmp_path / "run"), "--epochs", "2", "--paste-share", "0"]) == 0
+        main(["--resume", "--out", str(run), "--paste-share", "0.5"])
+    assert main(["--resume", "--out", str(run), "--epochs", "2", "--paste-share", "0"]) == 0
 
 
-def first_losses(folder):
-    with open(folder / "log.csv") as file:
-        return [float(row["logistic"]) for row in csv.DictReader(file)][:2]
-
-
-def test_settings_of_pairs_reach_the_pairs(store, teacher, tmp_path):
-    plain, mixed = tmp_path / "plain", tmp_path / "mixed"
-    run_main(store, teacher, plain, "--epochs", "1")
+def test_settings_of_pairs_reach_the_pairs(one_epoch, store, teacher, tmp_path):
+    mixed = tmp_path / "mixed"
     run_main(store, teacher, mixed, "--epochs", "1", "--negative-share", "1", "--gray", "1")
-    assert first_losses(plain) != first_losses(mixed)
+    assert first_losses(one_epoch) != first_losses(mixed)
     assert load_weights(mixed / "rbsf.safetensors")[2]["config"]["negative_share"] == 1.0
 
 
-def test_an_earlier_training_is_not_overwritten(store, teacher, tmp_path):
-    run_main(store, teacher, tmp_path / "run", "--epochs", "1")
+def test_an_earlier_training_is_not_overwritten(run, store, teacher):
     with pytest.raises(ValueError, match="holds a training already; add --resume"):
-        run_main(store, teacher, tmp_path / "run", "--epochs", "1")
+        run_main(store, teacher, run, "--epochs", "1")
 
 
-def test_half_a_checkpoint_and_anothers_checkpoint(store, teacher, tmp_path):
-    run_main(store, teacher, tmp_path / "run", "--epochs", "1")
-    checkpoint = tmp_path / "run" / "checkpoint.pt"
+def test_half_a_checkpoint_and_anothers_checkpoint(run):
+    checkpoint = run / "checkpoint.pt"
     whole = checkpoint.read_bytes()
     checkpoint.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match="not a whole checkpoint"):
-        main(["--resume", "--out", str(tmp_path / "run")])
+        main(["--resume", "--out", str(run)])
     checkpoint.write_bytes(whole)
-    config = tmp_path / "run" / "config.yaml"
+    config = run / "config.yaml"
     with pytest.raises(ValueError, match="trained with model rbsf, not xnor; resume with rbsf"):
-        main(["--resume", "--out", str(tmp_path / "run"), "--model", "xnor"])
+        main(["--resume", "--out", str(run), "--model", "xnor"])
     assert yaml.safe_load(config.read_text())["model"] == "rbsf"
     text = config.read_text()
     config.write_text(text.replace("model: rbsf", "model: xnor"))  # of another training
     with pytest.raises(ValueError, match="not of this network and configuration"):
-        main(["--resume", "--out", str(tmp_path / "run")])
+        main(["--resume", "--out", str(run)])
     config.write_text(text)
     state = load_checkpoint(checkpoint)
     save_checkpoint(checkpoint, {name: value for name, value in state.items() if name != "random"})  # an older one
     with pytest.raises(ValueError, match=r"not of this network and configuration \('random'\)"):
-        main(["--resume", "--out", str(tmp_path / "run")])
+        main(["--resume", "--out", str(run)])
     save_checkpoint(checkpoint, {"version": 99})
     with pytest.raises(ValueError, match="not a checkpoint of version 1"):
-        main(["--resume", "--out", str(tmp_path / "run")])
+        main(["--resume", "--out", str(run)])
 
 
 def test_a_binary_teacher_is_refused(store, tmp_path):

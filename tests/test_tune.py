@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import NARROW, ROOT
 
 from datasets.sequences import Sequence
 from datasets.synthetic import write_got10k
@@ -308,7 +308,7 @@ def test_worker_that_dies_costs_no_trial(tune, tmp_path, monkeypatch, capfd):
 def network(tmp_path_factory):
     path = tmp_path_factory.mktemp("network") / "net.safetensors"
     torch.manual_seed(0)
-    save_weights(build("rbsf"), "rbsf", path)
+    save_weights(build("rbsf", width=NARROW), "rbsf", path)
     return path
 
 

@@ -100,7 +100,11 @@ class _Tracer(fx.Tracer):
 
 
 class _Builder:
-    """Walks the traced graph; `names` says which of our nodes holds the value of each of its nodes."""
+    """Walks the traced graph; `names` says which of our nodes holds the value of each of its nodes.
+
+    What is computed in place changes its input for all that come later: they get the name of the result.  `memory` says
+    which values share memory, by the first of them.
+    """
 
     def __init__(self, net: nn.Module, input_shape: Sequence[int], mean: Sequence[float], std: Sequence[float]) -> None:
         if net.training:
@@ -111,8 +115,11 @@ class _Builder:
         middle, spread = (np.broadcast_to(np.asarray(v, np.float64), (channels,)) for v in (mean, std))
         self._add("normalise", "affine", (IMAGE,), tensors={"scale": 1 / spread, "bias": -middle / spread})
         self.names: dict[fx.Node, str] = {}
+        self.memory: dict[fx.Node, fx.Node] = {}
+        self.output = ""
         for node in _trace(net).nodes:
             self._visit(node)
+        self.nodes = _needed(self.nodes, self.output)
 
     def _add(
         self, name: str, op: str, inputs: Sequence[str], attributes: dict | None = None, tensors: dict | None = None
@@ -128,16 +135,35 @@ class _Builder:
                 raise ValueError(f"no packed form: the network takes a second input, {node.name}")
             self.names[node] = self.nodes[-1].name
         elif node.op == "output":
-            if not isinstance(node.args[0], fx.Node) or self._name(node.args[0]) != self.nodes[-1].name:
-                raise ValueError("no packed form: the network's output is not one value, computed last")
+            if not isinstance(node.args[0], fx.Node):
+                raise ValueError("no packed form: the network's output is not one value")
+            self.output = self._name(node.args[0])
         elif node.op == "call_module":
             module, inputs = self.modules[str(node.target)], self._inputs(node)
             self.names[node] = self._module(str(node.target), module, inputs)
+            self._share_memory(node, getattr(module, "inplace", False), isinstance(module, VIEWS))
         elif node.op in ("call_function", "call_method"):
             if _target(node) not in SIZES:
                 self.names[node] = self._call(node)
+                self._share_memory(node, _is_in_place(node), _target(node) in VIEW_CALLS)
         else:
             raise ValueError(f"no packed form: {node.op} {node.target}")
+
+    def _share_memory(self, node: fx.Node, in_place: bool, view: bool) -> None:
+        """Note which values `node`, which is named now, shares memory with, and rename those that it has changed."""
+        if not (in_place or view):
+            return
+        first = self.memory.get(node.all_input_nodes[0], node.all_input_nodes[0])
+        mates = [first, *(value for value, other in self.memory.items() if other is first)]
+        self.memory[node] = first
+        if not in_place:
+            return
+        before = self.names[node.all_input_nodes[0]]
+        for value in mates:
+            if self.names[value] == before:
+                self.names[value] = self.names[node]
+            elif any(node < user for user in value.users):
+                raise ValueError(f"no packed form: {node.name} works in place on {value.name}, which has another shape")
 
     def _inputs(self, node: fx.Node) -> list[str]:
         maps = [value for value in node.all_input_nodes if _target(value) not in SIZES]
@@ -180,23 +206,42 @@ class _Builder:
 
 def _trace(net: nn.Module) -> fx.Graph:
     try:
-        traced = fx.GraphModule(net, _Tracer().trace(net))
-        traced.graph.eliminate_dead_code()
-        return traced.graph
+        return _Tracer().trace(net)
     except Exception as error:  # whatever the network's own code does with what stands in for its input
         reason = " ".join(str(error).split())[:150]
         raise ValueError(f"no packed form: the network cannot be traced by torch.fx ({reason})") from None
 
 
+def _needed(nodes: list[Node], output: str) -> list[Node]:
+    """The nodes that `output` depends on, in their order; the last one gives it.  The image is always one."""
+    needed = {IMAGE, output}
+    for node in reversed(nodes):
+        if node.name in needed:
+            needed.update(node.inputs)
+    return [node for node in nodes if node.name in needed]
+
+
 # ---- calls in a network's forward
 
 
+VIEWS = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Flatten)  # modules that give their input itself, or a view of it
+VIEW_CALLS = ("dropout", "flatten", "view", "reshape", "contiguous", "detach")
+LAST_MAY_BE_INPLACE = {"relu": 1, "relu6": 1, "hardtanh": 3, "dropout": 3}  # its place among the arguments
 ADDS = ("add", "iadd", "add_")
 SIZES = ("size", "getattr", "getitem")  # x.size(0), x.shape[0]: what a flattening asks for
 
 
 def _target(node: fx.Node) -> str:
     return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+
+
+def _is_in_place(node: fx.Node) -> bool:
+    """Whether a call writes into its first argument: `relu_`, `+=`, and functions that are told to."""
+    target = _target(node)
+    if target.endswith("_") or target == "iadd":
+        return True
+    place = LAST_MAY_BE_INPLACE.get(target, len(node.args))
+    return bool(node.kwargs.get("inplace", False)) or (node.op == "call_function" and any(node.args[place : place + 1]))
 
 
 def _arguments(node: fx.Node) -> str:
@@ -212,6 +257,8 @@ def _as_modules(target: str, node: fx.Node) -> list[nn.Module] | None:
     if target == "mean" and _is_global(args, kwargs):
         keep = kwargs.get("keepdim", args[1] if len(args) > 1 else False)
         return [nn.AdaptiveAvgPool2d(1), *([] if keep else [nn.Flatten()])]
+    if target in LAST_MAY_BE_INPLACE:
+        args = args[: LAST_MAY_BE_INPLACE[target] - 1]
     if target in CALLS and len(args) <= 4:  # from there on F.max_pool2d's order is not MaxPool2d's
         try:
             return [CALLS[target](*args, **{k: v for k, v in kwargs.items() if k != "inplace"})]
@@ -234,6 +281,9 @@ CALLS: dict[str, Callable[..., nn.Module]] = {
     "relu_": nn.ReLU,
     "relu6": nn.ReLU6,
     "hardtanh": nn.Hardtanh,
+    "hardtanh_": nn.Hardtanh,
+    "clamp": lambda min, max: nn.Hardtanh(min, max),  # both: a bound of one side has no node
+    "clamp_": lambda min, max: nn.Hardtanh(min, max),
     "max_pool2d": nn.MaxPool2d,
     "avg_pool2d": nn.AvgPool2d,
     "adaptive_avg_pool2d": nn.AdaptiveAvgPool2d,

@@ -162,6 +162,70 @@ def test_networks_without_a_packed_form(net: nn.Module, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+class InPlace(nn.Module):
+    """A block whose shortcut takes what `change` may have changed on the way."""
+
+    def __init__(self, change) -> None:
+        super().__init__()
+        self.change = change
+        self.first = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8))
+        self.second = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8))
+        self.relu, self.drop, self.last = nn.ReLU(inplace=True), nn.Dropout(), nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        y = self.change(self, x)
+        return self.last(F.adaptive_avg_pool2d(self.second(y) + x, 1).flatten(1))
+
+
+def changed(x: torch.Tensor, *_) -> torch.Tensor:
+    return x
+
+
+def added(net: InPlace, x: torch.Tensor) -> torch.Tensor:
+    y = net.second(x)
+    y += x
+    return y
+
+
+IN_PLACE = {
+    "a module": lambda net, x: net.relu(x),
+    "a function": lambda net, x: changed(x, F.relu(x, inplace=True)),
+    "a function, said by place": lambda net, x: changed(x, F.relu(x, True)),
+    "a function of two numbers": lambda net, x: changed(x, F.hardtanh(x, -0.5, 0.7, True)),
+    "a method": lambda net, x: changed(x, x.relu_()),
+    "a method of two numbers": lambda net, x: changed(x, x.clamp_(-0.5, 0.7)),
+    "another name of the same map": lambda net, x: changed(x, net.relu(net.drop(x))),
+    "a sum": added,
+    "a sum, and its term after it": lambda net, x: changed(x, x.add_(net.second(x))),
+    "a copy": lambda net, x: changed(x, F.relu(x)),
+    "twice": lambda net, x: net.relu(changed(x, x.clamp_(-0.5, 0.7))),
+}
+
+
+@pytest.mark.parametrize("change", IN_PLACE.values(), ids=IN_PLACE)
+@pytest.mark.parametrize("method", ["", "rbcn"])
+def test_what_works_in_place_changes_its_input_for_all(change, method, tmp_path) -> None:
+    torch.manual_seed(4)
+    net = InPlace(change)
+    if method:
+        binarize(net, method)
+    assert_agrees(unsettle(net), (12, 10, 3), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda net, x: changed(x, x.mul_(0.5)), r"mul_ calls mul_ with \(0.5,\), which no node does"),
+        (lambda net, x: changed(x, x.flatten(1).relu_()), "relu_ works in place on .*, which has another shape"),
+        (lambda net, x: changed(x, x.clamp_(0)), "clamp_ calls clamp_"),
+    ],
+)
+def test_what_works_in_place_and_has_no_packed_form(change, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        network_nodes(InPlace(change).eval(), (12, 10, 3))
+
+
 def test_weights_that_are_not_finite() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3)).eval()
     net[0].weight.data[0, 0, 0, 0] = torch.nan

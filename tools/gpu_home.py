@@ -104,6 +104,7 @@ def _files(folder: Path, home: Path) -> list[Path]:
         and not path.name.startswith(".")
         and path.suffix not in LEFT_OUT
         and home not in path.parents
+        and path.parent.name != "tensorboard"  # the same numbers as log.csv
         and not (path.name == CHECKPOINT and (path.parent / RESULT).is_file())
     ]
 

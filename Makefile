@@ -1,7 +1,8 @@
 # make demo   track a made-up video with the shipped 1-bit weights; results in demo/
 # make test   lint, types, tests
-# make test-all   the slow checks, which `make test` leaves out: whole rehearsals, kernels under sanitizers
+# make test-all   the slow checks, which `make test` leaves out: whole rehearsals, kernels for ARM and under sanitizers
 # make weights DATA=... TEACHER=...   train 1-bit weights as the shipped ones were; an hour on a CPU
+# make neon   the kernels for ARM against the scalar ones, in an emulator (g++-aarch64-linux-gnu and qemu-user of Debian)
 # make sanitize   the engine's tests and a longer fuzz of its loader, on kernels built with sanitizers (GCC, Linux)
 # All create .venv and install into it what they need.
 
@@ -12,7 +13,7 @@ PYTHON ?= python3
 TORCH_FLAGS ?=
 BIN := .venv/bin
 
-.PHONY: demo test test-all lint weights sanitize clean
+.PHONY: demo test test-all lint weights neon sanitize clean
 
 demo: .venv/.ready
 	$(BIN)/python tools/demo.py --out demo
@@ -27,6 +28,9 @@ lint: .venv/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+neon: .venv/.ready
+	$(BIN)/python -m pytest -m slow tests/test_kernels_of_arm.py
 
 # As the shipped weights were trained, from raw data: DATA has GOT-10k/train, or videos so laid out, and stills/; TEACHER
 # is a float SiamFC. After an interruption the same command goes on.

@@ -21,6 +21,7 @@ KNOWN = {
     "kernels": "the engine's extension",
     "linux": "Linux",
     "make": "make",
+    "neon": "a cross compiler for ARM, and QEMU",
     "onnxruntime": "ONNX Runtime",
     "opencv": "an OpenCV that has the tracker",
     "peers": "NanoTrack's weights in $RBSF_DATA/peers",

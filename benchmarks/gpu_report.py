@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,11 @@ def write_report(
     write_atomically(folder / "report.md", content.encode())
     table = {"heads": heads, "rows": rows}
     write_atomically(folder / "report.json", json.dumps(table | data | {"environment": about}, indent=1).encode())
+
+
+def end_cleanly_on_sigterm() -> None:
+    """Let SIGTERM end the program by an exception, so that what it has started is ended too."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def card(device: torch.device) -> str:

@@ -9,6 +9,7 @@ missed.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any fol
 import torch
 from torch import Tensor
 
-from benchmarks.gpu_report import write_report
+from benchmarks.gpu_report import end_cleanly_on_sigterm, write_report
 from rbsf.train.capture import WARM_UP, CapturedSteps
 from tools.cli import run
 from tools.step_trial import Trial, trial_config
@@ -103,15 +104,28 @@ def compare(args: argparse.Namespace, device: torch.device) -> Iterator[Row]:
         return
     with arithmetic(tf32=True):
         yield Row("TF32, one step", distances(outcome(device), exact), (LOSS_BOUNDS["TF32"], None, None))
-    count = WARM_UP + 3
-    with arithmetic(tf32=False, repeatable=True):
-        eager, replayed = (outcome(device, count, DOUBLE, captured=captured) for captured in (False, True))
+
+    def captured() -> tuple[tuple[float, float, float], str]:
+        eager, replayed = (outcome(device, WARM_UP + 3, DOUBLE, captured=replay) for replay in (False, True))
         equal = torch.equal(eager.weights, replayed.weights)
-        note = "equal to the bit" if equal else "not to the bit"
-        yield Row(f"captured and eager, float64, {count} steps", distances(replayed, eager), (EXACT,) * 3, note)
-        compiled = trial_config(stages=args.stages, batch_size=args.batch_size, compile=True)
-        found = take_steps(Trial(compiled, device, DOUBLE), 1)
-        yield Row("compiled, float64, one step", distances(found, exact), (EXACT,) * 3)
+        return distances(replayed, eager), "equal to the bit" if equal else "not to the bit"
+
+    def compiled() -> tuple[tuple[float, float, float], str]:
+        config = trial_config(stages=args.stages, batch_size=args.batch_size, compile=True)
+        return distances(take_steps(Trial(config, device, DOUBLE), 1), exact), ""
+
+    with arithmetic(tf32=False, repeatable=True):
+        yield attempt(f"captured and eager, float64, {WARM_UP + 3} steps", captured)
+        yield attempt("compiled, float64, one step", compiled)
+
+
+def attempt(name: str, function: Callable[[], tuple[tuple[float, float, float], str]]) -> Row:
+    """The row of what `function` measures and remarks, or of the reason why it cannot."""
+    try:
+        found, note = function()
+    except Exception as error:  # compilers have errors of their own
+        found, note = (math.nan,) * 3, (str(error).splitlines() or [type(error).__name__])[0][:120]
+    return Row(name, found, (EXACT,) * 3, note)
 
 
 @contextmanager
@@ -161,6 +175,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--steps", type=int, default=20, metavar="N", help="steps of the long comparison (default: %(default)s)")
     add("--out", type=Path, default=Path("runs/agreement"), metavar="DIR", help="default: %(default)s")
     args = parser.parse_args(argv)
+    end_cleanly_on_sigterm()
     device = choose_device(args.device)
     rows: list[Row] = []
     heads = ["", "loss", "gradients", "weights", "within", ""]

@@ -9,8 +9,10 @@ after each row.
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,13 +23,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any fol
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.gpu_report import write_report
+from benchmarks.gpu_report import end_cleanly_on_sigterm, write_report
 from rbsf.train.capture import WARM_UP, CapturedSteps
 from tools.cli import positive_int, run
 from tools.gpu_sharing import Mps
 from tools.step_trial import Trial, trial_config
 from tracker.backbones import choose_device
 
+PATIENCE = 120  # seconds that processes beside each other have
 BATCHES = 4  # that are taken in turn
 PEAK_SIZE = 8192  # of the square matrices whose product measures the card's peak
 TOP_KERNELS = 12
@@ -156,8 +159,6 @@ def time_streams(args: argparse.Namespace) -> float:
 
 def time_processes(args: argparse.Namespace, variables: dict[str, str]) -> float:
     """Images a second of captured steps in processes of their own, all at work at the same time."""
-    import os
-
     flags = ["--device", args.device, "--stages", args.stages, "--batch-size", str(args.batch_size)]
     command = [sys.executable, __file__, "--way", BESIDE, "--seconds", str(2 * args.seconds), *flags]
     environment = {**os.environ, **variables}
@@ -165,6 +166,8 @@ def time_processes(args: argparse.Namespace, variables: dict[str, str]) -> float
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
         for _ in range(args.beside)
     ]
+    patience = threading.Timer(PATIENCE, lambda: [process.kill() for process in processes])
+    patience.start()
     try:
         for process in processes:
             expect(process, "ready")
@@ -173,9 +176,18 @@ def time_processes(args: argparse.Namespace, variables: dict[str, str]) -> float
             process.stdin.flush()  # type: ignore[union-attr]
         return sum(float(expect(process, "rate").split()[1]) for process in processes)
     finally:
+        patience.cancel()
         for process in processes:
-            process.kill()
-            process.wait()
+            end_process(process)
+
+
+def end_process(process: subprocess.Popen) -> None:
+    """Wait for the end of a process, which comes by itself where all is well."""
+    try:
+        process.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def expect(process: subprocess.Popen, word: str) -> str:
@@ -232,7 +244,7 @@ def profile_step(args: argparse.Namespace) -> str:
     total = sum(getattr(kernel, time_of) for kernel in kernels)
     if not total:
         raise RuntimeError("the profiler has recorded nothing")
-    launches = sum(kernel.count for kernel in kernels) / 3
+    launches = sum(kernel.count for kernel in kernels if getattr(kernel, time_of)) / 3
     lines = [f"{total / 3000:.2f} ms and {launches:.0f} kernels or operations a step; the largest:", ""]
     for kernel in kernels[:TOP_KERNELS]:
         share = getattr(kernel, time_of) / total
@@ -284,6 +296,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--way", choices=tuple(WAYS), help="time this one alone, once a line comes on standard input")
     add("--out", type=Path, default=Path("runs/step_speed"), metavar="DIR", help="default: %(default)s")
     args = parser.parse_args(argv)
+    end_cleanly_on_sigterm()
     if args.way:
         return serve_one(args)
     report = Report(args)

@@ -59,7 +59,7 @@ def unpack_cifar100(parts: Path, root: Path) -> None:
     folder = root / "cifar-100-binary"
     files = {split: folder / f"{split}.bin" for split in SPLITS}
     names = folder / "fine_label_names.txt"
-    if names.is_file():  # it is written last
+    if names.is_file() and all(file.is_file() for file in files.values()):  # the names are written last
         return
     members = {member.name: member.content for path in find_parts(parts) for member in _read_zip(path)}
     for split, file in files.items():

@@ -21,10 +21,15 @@ FILES = {
     "tables/other/checkpoint.pt": 30_000,
     "tables/teachers/x/resnet18.safetensors": 8_000,
     "data/cifar-100-binary/train.bin": 70_000,
+    "data/cifar-100-binary/fine_label_names.txt": 700,
     "items/.lock": 1,
     "tables/half/tensorboard/events.out": 900,
 }
-COMES = {name for name in FILES if not name.endswith((".png", ".bin", ".lock", "done/checkpoint.pt", "events.out"))}
+COMES = {
+    name
+    for name in FILES
+    if not name.endswith((".png", ".bin", "names.txt", ".lock", "done/checkpoint.pt", "events.out"))
+}
 
 
 @pytest.fixture

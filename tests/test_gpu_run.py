@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,11 +15,14 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from datasets.cifar_parts import pack_cifar100
+from datasets.made_up_cifar import write_made_up_cifar
 from rbsf.train.worklist import DONE, state_of
 from tools import gpu_run
+from tools.gpu_home import pack_home
 from tools.gpu_items import make_items
 from tools.gpu_run import main
-from tools.gpu_summary import LIST
+from tools.gpu_summary import LIST, write_list
 
 PROGRAM = [sys.executable, str(ROOT / "tools" / "gpu_run.py")]
 FIRST = "table2-32-32-64-128-r+g+b"
@@ -161,6 +165,42 @@ class TestBadInput:
     def test_a_summary_of_nothing(self, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError, match=rf"holds neither {LIST} nor home-1-of-N\.part"):
             main(["--summary", str(tmp_path)])
+
+
+def test_another_machine_goes_on_from_the_parts_and_what_came_home(tmp_path: Path) -> None:
+    """The archive holds nothing of the data, which would pass for the whole of it."""
+    parts, first, second = (tmp_path / name for name in ("parts", "first", "second"))
+    write_made_up_cifar(tmp_path / "raw")
+    pack_cifar100(tmp_path / "raw", parts, 40_000_000)
+    gpu_run.unpack_data(parts, gpu_run.find_data(parts, first))
+    (first / LIST).write_text("[]")
+    for part in pack_home(first, first / "home")[0]:
+        shutil.copy(part, parts)
+    data = gpu_run.find_data(parts, second)
+    assert (second / LIST).read_text() == "[]"
+    gpu_run.unpack_data(parts, data)
+    files = {path.name for path in (second / "data" / "cifar-100-binary").iterdir()}
+    assert files == {"train.bin", "test.bin", "fine_label_names.txt"}
+
+
+def test_checks_need_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_run, "probe_gpu", lambda: "a card")
+    ran = []
+    monkeypatch.setattr(gpu_run, "work_down", lambda items, *_: ran.extend(items) or 0)
+    assert (
+        main(["--data", str(tmp_path), "--out", str(tmp_path / "run"), "--only", "agreement", "--only", "speed"]) == 0
+    )
+    assert [item.name for item in ran] == ["agreement", "speed"]
+    assert all(item.most_minutes for item in ran)
+
+
+def test_a_list_keeps_what_earlier_runs_had_on_theirs(tmp_path: Path) -> None:
+    items = make_items(Path("data"))
+    write_list(tmp_path, items[:3])
+    write_list(tmp_path, items[2:4])
+    assert [entry["name"] for entry in json.loads((tmp_path / LIST).read_text())] == [
+        items[i].name for i in (2, 3, 0, 1)
+    ]
 
 
 class TestSharing:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -132,16 +133,54 @@ def test_two_runs_in_one_folder(tmp_path: Path) -> None:
         Worklist([], tmp_path).run()
 
 
-def test_an_item_that_outlived_its_run_is_not_started_beside_itself(tmp_path: Path) -> None:
-    item = python(tmp_path, "orphan", "import time; time.sleep(60)")
-    process = subprocess.Popen([sys.executable, *item.command], cwd=tmp_path)
+def test_an_item_that_outlived_its_run_is_ended_and_goes_on(tmp_path: Path, said: list[str]) -> None:
+    item = Item("count", (program(tmp_path, COUNTER), "n.txt", "30"), "a try", 1.0)
+    slow = subprocess.Popen([sys.executable, item.command[0], "n.txt", "5000"], cwd=tmp_path)
     try:
-        worklist.write_state(tmp_path, item, State("running", process=process.pid))
-        with pytest.raises(ValueError, match=rf"orphan of an earlier run .* end it first: kill {process.pid}"):
-            Worklist([item], tmp_path).run()
+        wait_for(lambda: (tmp_path / "n.txt").is_file())
+        worklist.write_state(tmp_path, item, State("running", process=slow.pid))
+        assert Worklist([item], tmp_path, say=said.append).run() == 0
+        assert slow.wait(10) == 143
     finally:
-        process.kill()
-        process.wait()
+        slow.kill()
+    assert said[0] == "ending 1 that an earlier run has left at work"
+    assert state_of(tmp_path, item).state == DONE
+
+
+def test_a_process_that_has_the_number_of_an_item_that_is_gone_is_left_alone(tmp_path: Path) -> None:
+    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    item = python(tmp_path, "good", "")
+    try:
+        worklist.write_state(tmp_path, item, State("running", process=other.pid))
+        assert Worklist([item], tmp_path, say=lambda _: None).run() == 0
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
+
+
+def test_what_takes_longer_than_it_may_has_failed(tmp_path: Path, said: list[str]) -> None:
+    items = [
+        python(tmp_path, "hangs", "import time; time.sleep(60)", most_minutes=0.01),
+        python(tmp_path, "good", ""),
+    ]
+    assert Worklist(items, tmp_path / "run", 1, say=said.append).run() == 1
+    assert state_of(tmp_path / "run", items[0]).reason == "longer than 0.01 minutes"
+    assert state_of(tmp_path / "run", items[1]).state == DONE
+
+
+def test_what_failed_before_comes_last(tmp_path: Path, said: list[str]) -> None:
+    items = [python(tmp_path, "bad", "sys.exit(1)"), python(tmp_path, "good", "")]
+    worklist.write_state(tmp_path / "run", items[0], State(FAILED))
+    Worklist(items, tmp_path / "run", 1, say=said.append).run()
+    assert [line.split()[1] for line in said if line.startswith("begun")] == ["good", "bad"]
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert condition()
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
@@ -153,9 +192,7 @@ def test_a_signal_stops_all_and_keeps_what_is_there(tmp_path: Path, signum: sign
     )
     process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)})
     counted = tmp_path / "run" / "n.txt"
-    deadline = time.monotonic() + 30
-    while not (counted.is_file() and counted.read_text()) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_for(lambda: counted.is_file() and bool(counted.read_text()))
     process.send_signal(signum)
     assert process.wait(30) == 128 + signum
     assert state_of(tmp_path / "run", Item("count", (), "", 1.0)).state == STOPPED

@@ -22,7 +22,7 @@ PART_BYTES = 15 * MEBIBYTE
 ALL_BYTES = 56 * MEBIBYTE
 NAME = re.compile(r"home-(\d+)-of-(\d+)\.part")
 CHECKPOINT, RESULT = "checkpoint.pt", "result.json"
-LEFT_OUT = {".png", ".bin", ".zip", ".part"}  # pictures are drawn anew from the logs; the rest is data
+LEFT_OUT = {".png", ".zip", ".part"}  # pictures are drawn anew from the logs
 
 
 def pack_home(folder: Path, home: Path) -> tuple[list[Path], list[Path]]:
@@ -103,7 +103,7 @@ def _files(folder: Path, home: Path) -> list[Path]:
         if path.is_file()
         and not path.name.startswith(".")
         and path.suffix not in LEFT_OUT
-        and home not in path.parents
+        and not {home, folder / "data"} & set(path.parents)
         and path.parent.name != "tensorboard"  # the same numbers as log.csv
         and not (path.name == CHECKPOINT and (path.parent / RESULT).is_file())
     ]

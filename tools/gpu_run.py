@@ -16,21 +16,28 @@ import argparse
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder, installed or not
 
 from tools.cli import positive_int, run
 
+if TYPE_CHECKING:
+    from rbsf.train.worklist import Item
+
+STARTED = time.monotonic()  # the minutes count from here
 ROOT = Path(__file__).resolve().parents[1]
 PART_BYTES = 40_000_000
-CLOSING_SECONDS = 25  # of the minutes, for stopping and the archive
+CLOSING_SECONDS = 45  # of the minutes, for stopping and the archive
 LEAST_MINUTES = 1.0
 LEAST_DISK_BYTES = 2 << 30
 LEAST_GPU_BYTES = 6 << 30
 PROBE = "import torch; print(torch.cuda.get_device_name(), *torch.cuda.mem_get_info(), sep=chr(10))"
+ALWAYS = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "MPLBACKEND": "agg"}  # for all items
 REHEARSAL = Path("runs/gpu_rehearsal")
 
 
@@ -73,19 +80,19 @@ def print_list(only: list[str]) -> int:
 
 def work(args: argparse.Namespace) -> int:
     """Run the list on the GPU for the minutes given."""
-    from rbsf.environment import cores
-    from tools.gpu_items import make_items
+    from tools.gpu_items import make_items, read_data
 
     folder = (args.out or Path("runs/gpu")).resolve()
     check_minutes(args.minutes)
     check_disk(folder)
     print(f"GPU: {probe_gpu()}")
-    data = open_data(args.data.resolve(), folder)
+    data = find_data(args.data.resolve(), folder)
     items = make_items(data, only=args.only)
-    threads = {"OMP_NUM_THREADS": str(max(1, cores() // args.beside))}
-    seconds = 60 * args.minutes - CLOSING_SECONDS if args.minutes else None
-    with sharing(folder) as shared:
-        return work_down(items, folder, args.beside, {**threads, **shared}, seconds)
+    if read_data(items):
+        unpack_data(args.data.resolve(), data)
+    end = STARTED + 60 * args.minutes - CLOSING_SECONDS if args.minutes else None
+    with sharing(folder) as variables:
+        return work_down(items, folder, args.beside, variables, end)
 
 
 def rehearse(args: argparse.Namespace) -> int:
@@ -100,24 +107,30 @@ def rehearse(args: argparse.Namespace) -> int:
     if not parts.is_dir():
         write_made_up_cifar(folder / "raw")
         pack_cifar100(folder / "raw", parts, PART_BYTES)
-    items = make_items(open_data(parts, folder), rehearse=True, only=args.only)
-    seconds = 60 * args.minutes if args.minutes else None
-    code = work_down(items, folder, min(2, args.beside), {"OMP_NUM_THREADS": "1"}, seconds)
+    data = find_data(parts, folder)
+    unpack_data(parts, data)
+    items = make_items(data, rehearse=True, only=args.only)
+    end = STARTED + 60 * args.minutes if args.minutes else None
+    code = work_down(items, folder, min(2, args.beside), {"OMP_NUM_THREADS": "1"}, end)
     print(summarise(folder / "home"))
     return code
 
 
-def work_down(items: list, folder: Path, beside: int, environment: dict[str, str], seconds: float | None) -> int:
-    """Run the items, and write the archive whatever happens; the worklist's exit code."""
+def work_down(items: list[Item], folder: Path, beside: int, variables: dict[str, str], end: float | None) -> int:
+    """Run the items until `end`, by the monotonic clock, and write the archive whatever happens; the exit code."""
+    from rbsf.environment import cores
     from rbsf.train.worklist import Worklist
     from tools.gpu_home import pack_home
     from tools.gpu_summary import write_list
 
-    variables = environment | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "MPLBACKEND": "agg"}
-    worklist = Worklist(items, folder, beside, lambda: variables, say)
+    def environment(item: Item) -> dict[str, str]:
+        threads = cores() if item.alone else max(1, cores() // beside)
+        return {"OMP_NUM_THREADS": str(threads), **ALWAYS, **variables}
+
     write_list(folder, items)
     try:
-        return worklist.run(seconds)
+        seconds = end - time.monotonic() if end else None
+        return Worklist(items, folder, beside, environment, say).run(seconds)
     finally:
         parts, left = pack_home(folder, folder / "home")
         say(f"archive: {', '.join(f'{path} ({path.stat().st_size / 1e6:.1f} MB)' for path in parts)}")
@@ -163,12 +176,11 @@ def probe_gpu() -> str:
     return f"{name}, {int(free) / 1e9:.0f} of {int(total) / 1e9:.0f} GB free"
 
 
-def open_data(folder: Path, out: Path) -> Path:
-    """The folder that holds CIFAR-100: `folder`, or `out`/data, where its parts are put together.
+def find_data(folder: Path, out: Path) -> Path:
+    """The folder that holds CIFAR-100: `folder`, or `out`/data, where its parts will be put together.
 
     An archive that came home, beside the parts, is put back into an `out` without runs.
     """
-    from datasets.cifar_parts import unpack_cifar100
     from tools.gpu_home import unpack_home
     from tools.gpu_summary import LIST
 
@@ -176,10 +188,19 @@ def open_data(folder: Path, out: Path) -> Path:
         raise FileNotFoundError(f"no folder {folder}; make one with --pack")
     if not (out / LIST).is_file() and unpack_home(folder, out):
         print(f"goes on from the archive in {folder}")
-    if any((folder / name).is_dir() for name in ("cifar-100-python", "cifar-100-binary")):
-        return folder
-    unpack_cifar100(folder, out / "data")
-    return out / "data"
+    return folder if _is_data(folder) else out / "data"
+
+
+def unpack_data(folder: Path, data: Path) -> None:
+    """Put the parts in `folder` together in `data`, unless the data set is there."""
+    from datasets.cifar_parts import unpack_cifar100
+
+    if data != folder:
+        unpack_cifar100(folder, data)
+
+
+def _is_data(folder: Path) -> bool:
+    return any((folder / name).is_dir() for name in ("cifar-100-python", "cifar-100-binary"))
 
 
 @contextmanager

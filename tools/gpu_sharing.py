@@ -12,7 +12,7 @@ from pathlib import Path
 FOLDER = Path(tempfile.gettempdir()) / "rbsf-mps"  # of the service's pipe: its path must be short
 CONTROL = "nvidia-cuda-mps-control"
 PROBE = "import torch; torch.ones(8, device='cuda').sum().item()"
-SECONDS = 60  # that starting and trying it may take
+START_SECONDS, STOP_SECONDS = 40, 10  # that it may take
 
 
 class Mps:
@@ -27,11 +27,12 @@ class Mps:
         """Start it and try it; the reason why it cannot be had, empty where it runs."""
         if shutil.which(CONTROL) is None:
             return f"{CONTROL} is not there"
+        self.stop()  # one that an earlier program has left
         for path in self.folders:
             path.mkdir(parents=True, exist_ok=True)
         try:
-            self._run([CONTROL, "-d"])
-            self._run([sys.executable, "-c", PROBE])
+            self._run([CONTROL, "-d"], START_SECONDS)
+            self._run([sys.executable, "-c", PROBE], START_SECONDS)
         except (OSError, subprocess.SubprocessError) as error:
             self.stop()
             return str(error).splitlines()[0][:200]
@@ -42,11 +43,11 @@ class Mps:
         if shutil.which(CONTROL) is None:
             return
         try:
-            self._run([CONTROL], "quit\n")
+            self._run([CONTROL], STOP_SECONDS, "quit\n")
         except (OSError, subprocess.SubprocessError):
             return  # it did not run
 
-    def _run(self, command: list[str], text: str = "") -> None:
+    def _run(self, command: list[str], seconds: float, text: str = "") -> None:
         """Raises CalledProcessError or TimeoutExpired."""
         subprocess.run(
             command,
@@ -54,7 +55,7 @@ class Mps:
             text=True,
             env={**os.environ, **self.environment},
             check=True,
-            timeout=SECONDS,
+            timeout=seconds,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )

@@ -21,8 +21,11 @@ HEADS = ("item", "state", "time", "top-1, %", "epochs", "images a second", "what
 
 
 def write_list(folder: Path, items: list[Item]) -> None:
-    """Keep what the list was, for a summary later and elsewhere."""
-    write_atomically(folder / LIST, json.dumps([asdict(item) for item in items], indent=1).encode())
+    """Keep what the list is, and behind it what earlier runs have had on theirs, for a summary later and elsewhere."""
+    names = {item.name for item in items}
+    earlier = [item for item in _read_list(folder) if item.name not in names] if (folder / LIST).is_file() else []
+    entries = [asdict(item) for item in (*items, *earlier)]
+    write_atomically(folder / LIST, json.dumps(entries, indent=1).encode())
 
 
 def summarise(folder: Path) -> str:
@@ -39,13 +42,17 @@ def summarise(folder: Path) -> str:
 
 
 def _summarise(folder: Path) -> str:
-    items = [_item(entry) for entry in json.loads((folder / LIST).read_text())]
+    items = _read_list(folder)
     rows = [_row(folder, item) for item in items]
     lines = ["| " + " | ".join(row) + " |" for row in (HEADS, ["---"] * len(HEADS), *rows)]
     states = [state_of(folder, item).state for item in items]
     count = f"{states.count(DONE)} of {len(items)} done, {states.count(FAILED)} failed"
     reports = [path.read_text() for item in items if (path := folder / item.results / "report.md").is_file()]
     return "\n\n".join([count, "\n".join(lines), *reports])
+
+
+def _read_list(folder: Path) -> list[Item]:
+    return [_item(entry) for entry in json.loads((folder / LIST).read_text())]
 
 
 def _item(entry: dict[str, Any]) -> Item:

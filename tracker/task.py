@@ -59,7 +59,7 @@ def best_bias(response: Tensor, labels: Tensor) -> Tensor:
     without one a training spends itself on pushing all responses down.  As b is a minimum, the loss at it has the
     gradient of the loss of both together.  Where labels are of one kind alone it is any that makes the loss vanish.
     """
-    low, high = response.new_tensor(-BIAS_LIMIT), response.new_tensor(BIAS_LIMIT)
+    low, high = response.new_full((), -BIAS_LIMIT), response.new_full((), BIAS_LIMIT)
     weight = _balanced_weights(labels)
     for _ in range(BIAS_STEPS):  # the loss is convex in b: halve the interval by the sign of its derivative
         middle = (low + high) / 2

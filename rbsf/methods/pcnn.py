@@ -32,7 +32,7 @@ class ProjectionConv2d(BinaryConv2d):
     since equal ones would learn the same.
     """
 
-    delta: Tensor | None
+    delta: Tensor
 
     def __init__(self, *args: Any, projections: int = 1, eta: float = 0.0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -45,7 +45,7 @@ class ProjectionConv2d(BinaryConv2d):
         signs = hard_sign(torch.randn(projections, 1, *self.kernel_size))
         signs[0] = 1
         self.projection = nn.Parameter(signs)
-        self.register_buffer("delta", None, persistent=False)
+        self.register_buffer("delta", torch.zeros_like(_concatenate(self._product().detach())), persistent=False)
 
     def set_weight(self, weight: Tensor) -> None:
         """Take every J-th of the filters [O, I/g, k, k]."""
@@ -81,15 +81,16 @@ class ProjectionConv2d(BinaryConv2d):
         """
         product = self._product()
         quantized = hard_sign(product.detach()) * self.weight.detach().abs().mean()
-        if self.delta is not None:
-            product = product + self.eta * self.projection[:, None] * self.delta
+        if self.eta:
+            delta = self.delta.unflatten(0, (-1, self.projections)).transpose(0, 1)  # as the product
+            product = product + self.eta * self.projection[:, None] * delta
         return (quantized - product).square().sum() / 2
 
     def _product(self) -> Tensor:
         return self.projection[:, None] * self.weight  # [J, O / J, I/g, k, k]
 
     def _keep_delta(self, grad: Tensor) -> None:
-        self.delta = grad.detach()
+        self.delta.copy_(_concatenate(grad))
 
 
 def _concatenate(kernels: Tensor) -> Tensor:

@@ -37,7 +37,10 @@ class CudaGraph:
 
     def __init__(self, function: Callable[[], Tensor]) -> None:
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        current = torch.cuda.current_stream()
+        # A stream of its own, since what libraries keep for a stream must not serve two graphs at once.  The outer
+        # context brings the current stream back where the recording breaks off.
+        with torch.cuda.stream(current), torch.cuda.graph(self._graph, stream=torch.cuda.Stream()):
             self.result = function()
 
     def replay(self) -> None:
@@ -86,11 +89,10 @@ class CapturedSteps:
         key = self._key(batch, epoch)
         recording = self._recordings.get(kind)
         if recording is None or recording.key != key:
-            self._recordings.pop(kind, None)  # its memory is free for the next
-            try:
-                recording = self._record(key, step, batch, epoch)
-            except RuntimeError as error:
-                self._give_up(error)
+            self._recordings.pop(kind, None)
+            recording = None  # its memory is free for the next
+            recording = self._try_to_record(key, step, batch, epoch)
+            if recording is None:
                 return step(batch, epoch)
             self._recordings[kind] = recording
         return _replay(recording, batch)
@@ -100,6 +102,13 @@ class CapturedSteps:
         forms = [(name, tensor.shape, tensor.dtype) for name, tensor in batch.items()]
         config = self.rectifier.config
         return config.lambda_factor(epoch), self.rectifier.keeps_statistics(epoch), *forms
+
+    def _try_to_record(self, key: tuple, step: Step, batch: Batch, epoch: int) -> Recording | None:
+        try:
+            return self._record(key, step, batch, epoch)
+        except RuntimeError as error:
+            self._give_up(error)
+            return None
 
     def _record(self, key: tuple, step: Step, batch: Batch, epoch: int) -> Recording:
         inputs = {name: tensor.clone() for name, tensor in batch.items()}
@@ -113,7 +122,10 @@ class CapturedSteps:
         return Recording(key, inputs, names, self.make_graph(launch))
 
     def _give_up(self, error: RuntimeError) -> None:
-        self.failure = str(error).splitlines()[0]
+        first: BaseException = error
+        while first.__context__ is not None:  # what broke the recording off; the last says only that it did
+            first = first.__context__
+        self.failure = (str(first).splitlines() or [type(first).__name__])[0]
         self._recordings.clear()
         print(f"the training step cannot be captured and is launched piece by piece: {self.failure}", file=sys.stderr)
 

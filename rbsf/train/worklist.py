@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -36,6 +36,7 @@ class Item:
 
     `command`: the words behind `python`, run in the list's folder.  `needs`: names of items that have to be done
     before.  `alone`: nothing else runs beside it.  `results`: a folder below the list's with what it made.
+    `most_minutes`: it has failed where it takes longer in one run; None: as long as it likes.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Item:
     needs: tuple[str, ...] = ()
     alone: bool = False
     results: str = ""
+    most_minutes: float | None = None
 
 
 @dataclass
@@ -64,20 +66,21 @@ class Running:
     item: Item
     process: subprocess.Popen
     started: float
-    asked_at: float | None = None  # when it was asked to stop
+    asked: bool = False  # to stop
 
 
 @dataclass
 class Worklist:
     """Items in the order of their worth, worked down in `folder`, at most `beside` of them at once.
 
-    `environment` gives further variables for a command about to start; `say` takes lines on what happens.
+    Items that failed in an earlier run come last.  `environment` gives further variables for an item about to start;
+    `say` takes lines on what happens.
     """
 
     items: Sequence[Item]
     folder: Path
     beside: int = 4
-    environment: Callable[[], dict[str, str]] = dict
+    environment: Callable[[Item], dict[str, str]] = lambda item: {}
     say: Callable[[str], None] = print
     say_seconds: float = 20.0
     running: list[Running] = field(default_factory=list)
@@ -89,7 +92,7 @@ class Worklist:
         ValueError where another run is at work in the folder.
         """
         with self._lock(), StopRequest() as stop:
-            self._refuse_orphans()
+            self._end_orphans()
             begin = time.monotonic()
             end = begin + seconds if seconds else None
             try:
@@ -108,6 +111,7 @@ class Worklist:
             now = time.monotonic()
             left = end - now if end else float("inf")
             self._reap()
+            self._end_what_takes_too_long()
             if left <= 0:
                 return
             if left > TOO_SHORT_SECONDS:
@@ -131,12 +135,11 @@ class Worklist:
         """Items that could start now, in order; none while one runs that wants to be alone."""
         if any(running.item.alone for running in self.running):
             return
-        for item in self.items:
+        for item in sorted(self.items, key=lambda item: state_of(self.folder, item).state == FAILED):
             if item.name in self.tried or state_of(self.folder, item).state == DONE:
                 continue
-            if self._unmet(item):
-                continue
-            yield item
+            if not self._unmet(item):
+                yield item
 
     def _unmet(self, item: Item) -> list[str]:
         states = {other.name: state_of(self.folder, other).state for other in self.items if other.name in item.needs}
@@ -150,7 +153,7 @@ class Worklist:
             process = subprocess.Popen(
                 [sys.executable, *item.command],
                 cwd=self.folder,
-                env={**os.environ, **self.environment()},
+                env={**os.environ, **self.environment(item)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -169,10 +172,11 @@ class Worklist:
     def _finish(self, running: Running) -> None:
         item, code = running.item, running.process.returncode
         seconds = state_of(self.folder, item).seconds + time.monotonic() - running.started
-        asked = running.asked_at is not None
         if code == 0:
             state = State(DONE, seconds)
-        elif code in STOPPED_CODES or (asked and code in (-signal.SIGTERM, -signal.SIGKILL)):
+        elif running.asked and _takes_too_long(running):
+            state = State(FAILED, seconds, f"longer than {item.most_minutes:g} minutes")
+        elif code in STOPPED_CODES or (running.asked and code in (-signal.SIGTERM, -signal.SIGKILL)):
             state = State(STOPPED, seconds)
         else:
             state = State(FAILED, seconds, last_line(item_folder(self.folder, item) / "log.txt") or f"exit code {code}")
@@ -180,10 +184,16 @@ class Worklist:
         note = f": {state.reason}; log: {item_folder(self.folder, item) / 'log.txt'}" if state.state == FAILED else ""
         self.say(f"{state.state}: {item.name} after {clock(seconds)}{note}")
 
+    def _end_what_takes_too_long(self) -> None:
+        for running in self.running:
+            if _takes_too_long(running):
+                running.process.kill() if running.asked else running.process.terminate()
+                running.asked = True
+
     def _stop_all(self) -> None:
         """Ask all that runs to stop, and wait for it."""
         for running in self.running:
-            running.asked_at = time.monotonic()
+            running.asked = True
             running.process.terminate()
         deadline = time.monotonic() + GRACE_SECONDS
         while self.running and time.monotonic() < deadline:
@@ -192,7 +202,7 @@ class Worklist:
 
     def _kill_all(self) -> None:
         for running in self.running:
-            running.asked_at = running.asked_at or time.monotonic()
+            running.asked = True
             running.process.kill()
             running.process.wait()
         self._reap()
@@ -218,13 +228,18 @@ class Worklist:
         finally:
             lock.release()
 
-    def _refuse_orphans(self) -> None:
-        """Raise ValueError where an item of a run that was killed is still at work."""
-        for item in self.items:
-            state = state_of(self.folder, item)
-            if state.state == RUNNING and _runs(state.process, item.command[0]):
-                number = state.process
-                raise ValueError(f"{item.name} of an earlier run is still at work; end it first: kill {number}")
+    def _end_orphans(self) -> None:
+        """End items that a killed run has left at work; they go on from what they have saved."""
+        states = [(item, state_of(self.folder, item)) for item in self.items]
+        orphans = [state.process for item, state in states if state.state == RUNNING and _runs(state.process, item)]
+        if not orphans:
+            return
+        self.say(f"ending {len(orphans)} that an earlier run has left at work")
+        _signal(orphans, signal.SIGTERM)
+        deadline = time.monotonic() + GRACE_SECONDS
+        while any(map(_is_alive, orphans)) and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+        _signal(orphans, signal.SIGKILL)
 
 
 def item_folder(folder: Path, item: Item) -> Path:
@@ -275,10 +290,28 @@ def _tail(path: Path, size: int = 4096) -> str:
         return ""
 
 
-def _runs(process: int, program: str) -> bool:
-    """Whether the process of this number runs `program`; False where the system does not tell."""
+def _takes_too_long(running: Running) -> bool:
+    most = running.item.most_minutes
+    return most is not None and time.monotonic() - running.started > 60 * most
+
+
+def _runs(process: int, item: Item) -> bool:
+    """Whether the process of this number runs the command of `item`; False where the system does not tell."""
     try:
         words = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return False
-    return os.fsencode(program) in words
+    return os.fsencode(item.command[0]) in words
+
+
+def _signal(processes: Sequence[int], signum: signal.Signals) -> None:
+    for process in processes:
+        with suppress(ProcessLookupError):
+            os.kill(process, signum)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

@@ -14,9 +14,8 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from test_cifar_parts import parts, small  # noqa: F401
 
-from datasets.cifar_parts import pack_cifar100
-from datasets.made_up_cifar import write_made_up_cifar
 from rbsf.train.worklist import DONE, state_of
 from tools import gpu_run
 from tools.gpu_home import pack_home
@@ -167,18 +166,17 @@ class TestBadInput:
             main(["--summary", str(tmp_path)])
 
 
-def test_another_machine_goes_on_from_the_parts_and_what_came_home(tmp_path: Path) -> None:
+def test_another_machine_goes_on_from_the_parts_and_what_came_home(parts: Path, tmp_path: Path) -> None:  # noqa: F811
     """The archive holds nothing of the data, which would pass for the whole of it."""
-    parts, first, second = (tmp_path / name for name in ("parts", "first", "second"))
-    write_made_up_cifar(tmp_path / "raw")
-    pack_cifar100(tmp_path / "raw", parts, 40_000_000)
-    gpu_run.unpack_data(parts, gpu_run.find_data(parts, first))
+    carried, first, second = (tmp_path / name for name in ("carried", "first", "second"))
+    shutil.copytree(parts, carried)
+    gpu_run.unpack_data(carried, gpu_run.find_data(carried, first))
     (first / LIST).write_text("[]")
     for part in pack_home(first, first / "home")[0]:
-        shutil.copy(part, parts)
-    data = gpu_run.find_data(parts, second)
+        shutil.copy(part, carried)
+    data = gpu_run.find_data(carried, second)
     assert (second / LIST).read_text() == "[]"
-    gpu_run.unpack_data(parts, data)
+    gpu_run.unpack_data(carried, data)
     files = {path.name for path in (second / "data" / "cifar-100-binary").iterdir()}
     assert files == {"train.bin", "test.bin", "fine_label_names.txt"}
 

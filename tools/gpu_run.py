@@ -99,17 +99,17 @@ def rehearse(args: argparse.Namespace) -> int:
     """Pack made-up data, unpack it, run every item shrunk, bring it home, and print the summary of that."""
     from datasets.cifar_parts import pack_cifar100
     from datasets.made_up_cifar import write_made_up_cifar
-    from tools.gpu_items import make_items
+    from tools.gpu_items import make_items, read_data
     from tools.gpu_summary import summarise
 
     folder = (args.out or REHEARSAL).resolve()
-    parts = folder / "parts"
-    if not parts.is_dir():
-        write_made_up_cifar(folder / "raw")
-        pack_cifar100(folder / "raw", parts, PART_BYTES)
-    data = find_data(parts, folder)
-    unpack_data(parts, data)
+    parts, data = folder / "parts", folder / "data"
     items = make_items(data, rehearse=True, only=args.only)
+    if read_data(items):
+        if not parts.is_dir():
+            write_made_up_cifar(folder / "raw")
+            pack_cifar100(folder / "raw", parts, PART_BYTES)
+        unpack_data(parts, data)
     end = STARTED + 60 * args.minutes if args.minutes else None
     code = work_down(items, folder, min(2, args.beside), {"OMP_NUM_THREADS": "1"}, end)
     print(summarise(folder / "home"))

@@ -20,29 +20,42 @@ Stats = dict[str, tuple[Tensor, Tensor]]  # point -> mean and deviation [C] of t
 
 
 class MapRecorder:
-    """Records, inside `recording()`, what the modules named `points` put out each time `net` runs."""
+    """Records, inside `recording()`, what the modules named `points` put out each time `net` runs.
+
+    Maps are kept as they were put out, also where the network writes into them afterwards, as ReLU(inplace=True) does:
+    the first recording copies them, and later ones do so if it has seen that happen.
+    """
 
     def __init__(self, net: nn.Module, points: Iterable[str]) -> None:
-        self._maps: Maps | None = None
-        for point in points:
-            net.get_submodule(point).register_forward_hook(self._hook(point))
-
-    def _hook(self, point: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        def record(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-            if self._maps is not None:
-                self._maps.append((point, output))
-
-        return record
+        self._modules = {point: net.get_submodule(point) for point in points}
+        self._copies = True
 
     @contextmanager
     def recording(self) -> Iterator[Maps]:
-        """Context whose list collects (point, map [N, C, H, W]) in the order of the forward passes."""
+        """Context whose list collects (point, map [N, C, H, W]) in the order of the forward passes.
+
+        RuntimeError at its end where a network writes into its maps that has not done so before.
+        """
         maps: Maps = []
-        self._maps = maps
+        outputs: list[tuple[Tensor, int]] = []
+
+        def keep(point: str) -> Callable[[nn.Module, Any, Tensor], None]:
+            def record(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+                outputs.append((output, output._version))
+                maps.append((point, output.clone() if self._copies else output.view_as(output)))
+
+            return record
+
+        hooks = [module.register_forward_hook(keep(point)) for point, module in self._modules.items()]
         try:
             yield maps
         finally:
-            self._maps = None  # else passes outside training, as in validation, would pile up maps
+            for hook in hooks:
+                hook.remove()
+        written = any(output._version != version for output, version in outputs)
+        if written and not self._copies:
+            raise RuntimeError("the network writes into its feature maps in this pass, but did not in the first")
+        self._copies = written
 
 
 class MapNorm(nn.Module):
@@ -111,12 +124,12 @@ def _statistics(net: nn.Module, points: Iterable[str], run: Callable[[Any], Any]
     """Mean and deviation of the channels of what the modules `points` put out over `batches`, `net` in eval mode."""
     stats: dict[str, Tensor] = {}
     net.eval()
-    with MapRecorder(net, points).recording() as recorder:
-        for batch in batches:
+    recorder = MapRecorder(net, points)
+    for batch in batches:
+        with recorder.recording() as recorded:
             run(batch)
-            for point, maps in recorder:
-                stats[point] = stats.get(point, 0) + _moments(maps)
-            recorder.clear()
+        for point, maps in recorded:
+            stats[point] = stats.get(point, 0) + _moments(maps)
     return {point: _mean_and_deviation(stats[point]) for point in stats}
 
 

@@ -228,6 +228,52 @@ def test_maps_are_kept_only_while_recording():
     assert [point for point, _ in maps] == ["1", "3"]
 
 
+def test_no_hook_is_left_behind():
+    net = float_net()
+    recorder = MapRecorder(net, ["1", "3"])
+    for _ in range(3):
+        with recorder.recording():
+            net(batch())
+    with pytest.raises(ZeroDivisionError), recorder.recording():
+        raise ZeroDivisionError
+    assert not any(module._forward_hooks for module in net.modules())
+
+
+class WritesIntoMaps(nn.Module):
+    """A batch-norm whose output is rectified afterwards, in place by `rectify`."""
+
+    def __init__(self, rectify):
+        super().__init__()
+        torch.manual_seed(3)
+        self.conv, self.norm, self.rectify = nn.Conv2d(3, 6, 3, bias=False), nn.BatchNorm2d(6), rectify
+
+    def forward(self, x):
+        return self.rectify(self.norm(self.conv(x)))
+
+
+@pytest.mark.parametrize("rectify", [nn.ReLU(inplace=True), torch.relu_, lambda x: x.clamp_(min=0)])
+def test_maps_are_those_that_were_put_out_whatever_is_written_into_them(rectify):
+    found = []
+    for net in (WritesIntoMaps(torch.relu), WritesIntoMaps(rectify)):
+        recorder = MapRecorder(net, ["norm"])
+        for _ in range(3):  # copied, and then as the first has shown
+            with recorder.recording() as maps:
+                net(batch()).sum().backward()
+            found.append(maps[0][1])
+    assert (found[0] < 0).any()
+    assert all(torch.equal(found[i], found[i + 3]) for i in range(3))
+
+
+def test_a_network_that_begins_to_write_into_its_maps_is_an_error():
+    net = WritesIntoMaps(torch.relu)
+    recorder = MapRecorder(net, ["norm"])
+    with recorder.recording():
+        net(batch())
+    net.rectify = torch.relu_
+    with pytest.raises(RuntimeError, match="writes into its feature maps in this pass"), recorder.recording():
+        net(batch())
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [

@@ -16,7 +16,7 @@ import pytest
 from conftest import ROOT
 from test_cifar_parts import parts, small  # noqa: F401
 
-from rbsf.train.worklist import DONE, state_of
+from rbsf.train.worklist import DONE, lock, state_of
 from tools import gpu_run
 from tools.gpu_home import pack_home
 from tools.gpu_items import make_items
@@ -209,16 +209,33 @@ class TestSharing:
         report.parent.mkdir(parents=True, exist_ok=True)
         report.write_text(json.dumps({"rates": {name.replace("_", " "): rate for name, rate in rates.items()}}))
 
-    def test_turns_until_it_is_measured(self, tmp_path: Path) -> None:
-        with gpu_run.sharing(tmp_path) as variables:
-            assert variables == {}
-
-    @pytest.mark.parametrize(("at_once", "used"), [(3.0, True), (1.0, False), (float("nan"), False)])
-    def test_what_was_faster(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: float, used: bool) -> None:
+    def test_turns_until_it_is_measured_then_what_was_faster(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr("tools.gpu_sharing.Mps.start", lambda self: "")
+        speed, training = make_items(Path("data"))[1], make_items(Path("data"))[3]
+        with gpu_run.Sharing(tmp_path) as sharing:
+            assert sharing.variables(training) == {}
+            self.rates(tmp_path, **{"4 processes": 2.0, "4 processes, MPS": 3.0})
+            assert "CUDA_MPS_PIPE_DIRECTORY" in sharing.variables(training)
+            assert sharing.variables(speed) == {}, "what is measured alone shares nothing"
+
+    @pytest.mark.parametrize(("at_once", "reason"), [(1.0, ""), (float("nan"), ""), (3.0, "it is not there")])
+    def test_turns_where_that_is_faster_or_all_there_is(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: float, reason: str
+    ) -> None:
+        monkeypatch.setattr("tools.gpu_sharing.Mps.start", lambda self: reason)
         self.rates(tmp_path, **{"4 processes": 2.0, "4 processes, MPS": at_once})
-        with gpu_run.sharing(tmp_path) as variables:
-            assert ("CUDA_MPS_PIPE_DIRECTORY" in variables) is used
+        with gpu_run.Sharing(tmp_path) as sharing:
+            assert sharing.variables(make_items(Path("data"))[3]) == {}
+
+
+def test_a_second_run_in_the_same_folder_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_run, "probe_gpu", lambda: "a card")
+    run = tmp_path / "run"
+    with lock(run), pytest.raises(ValueError, match="another run is at work there"):
+        main(["--data", str(tmp_path), "--out", str(run), "--only", "speed"])
+    assert [path.name for path in run.iterdir()] == [".lock"]
 
 
 def test_every_command_of_the_document_is_understood() -> None:

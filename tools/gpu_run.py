@@ -17,8 +17,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +27,7 @@ from tools.cli import positive_int, run
 
 if TYPE_CHECKING:
     from rbsf.train.worklist import Item
+    from tools.gpu_sharing import Mps
 
 STARTED = time.monotonic()  # the minutes count from here
 ROOT = Path(__file__).resolve().parents[1]
@@ -80,43 +80,49 @@ def print_list(only: list[str]) -> int:
 
 def work(args: argparse.Namespace) -> int:
     """Run the list on the GPU for the minutes given."""
+    from rbsf.train.worklist import lock
     from tools.gpu_items import make_items, read_data
 
     folder = (args.out or Path("runs/gpu")).resolve()
     check_minutes(args.minutes)
     check_disk(folder)
     print(f"GPU: {probe_gpu()}")
-    data = find_data(args.data.resolve(), folder)
-    items = make_items(data, only=args.only)
-    if read_data(items):
-        unpack_data(args.data.resolve(), data)
-    end = STARTED + 60 * args.minutes - CLOSING_SECONDS if args.minutes else None
-    with sharing(folder) as variables:
-        return work_down(items, folder, args.beside, variables, end)
+    with lock(folder):
+        data = find_data(args.data.resolve(), folder)
+        items = make_items(data, only=args.only)
+        if read_data(items):
+            unpack_data(args.data.resolve(), data)
+        end = STARTED + 60 * args.minutes - CLOSING_SECONDS if args.minutes else None
+        with Sharing(folder) as sharing:
+            return work_down(items, folder, args.beside, sharing.variables, end)
 
 
 def rehearse(args: argparse.Namespace) -> int:
     """Pack made-up data, unpack it, run every item shrunk, bring it home, and print the summary of that."""
     from datasets.cifar_parts import pack_cifar100
     from datasets.made_up_cifar import write_made_up_cifar
+    from rbsf.train.worklist import lock
     from tools.gpu_items import make_items, read_data
     from tools.gpu_summary import summarise
 
     folder = (args.out or REHEARSAL).resolve()
     parts, data = folder / "parts", folder / "data"
     items = make_items(data, rehearse=True, only=args.only)
-    if read_data(items):
-        if not parts.is_dir():
-            write_made_up_cifar(folder / "raw")
-            pack_cifar100(folder / "raw", parts, PART_BYTES)
-        unpack_data(parts, data)
     end = STARTED + 60 * args.minutes if args.minutes else None
-    code = work_down(items, folder, min(2, args.beside), {"OMP_NUM_THREADS": "1"}, end)
+    with lock(folder):
+        if read_data(items):
+            if not parts.is_dir():
+                write_made_up_cifar(folder / "raw")
+                pack_cifar100(folder / "raw", parts, PART_BYTES)
+            unpack_data(parts, data)
+        code = work_down(items, folder, min(2, args.beside), lambda item: {"OMP_NUM_THREADS": "1"}, end)
     print(summarise(folder / "home"))
     return code
 
 
-def work_down(items: list[Item], folder: Path, beside: int, variables: dict[str, str], end: float | None) -> int:
+def work_down(
+    items: list[Item], folder: Path, beside: int, variables: Callable[[Item], dict[str, str]], end: float | None
+) -> int:
     """Run the items until `end`, by the monotonic clock, and write the archive whatever happens; the exit code."""
     from rbsf.environment import cores
     from rbsf.train.worklist import Worklist
@@ -125,7 +131,7 @@ def work_down(items: list[Item], folder: Path, beside: int, variables: dict[str,
 
     def environment(item: Item) -> dict[str, str]:
         threads = cores() if item.alone else max(1, cores() // beside)
-        return {"OMP_NUM_THREADS": str(threads), **ALWAYS, **variables}
+        return {"OMP_NUM_THREADS": str(threads), **ALWAYS, **variables(item)}
 
     write_list(folder, items)
     try:
@@ -203,32 +209,47 @@ def _is_data(folder: Path) -> bool:
     return any((folder / name).is_dir() for name in ("cifar-100-python", "cifar-100-binary"))
 
 
-@contextmanager
-def sharing(folder: Path) -> Iterator[dict[str, str]]:
-    """Context with the variables for processes that share the GPU in the way that measured faster, if one was measured.
+class Sharing:
+    """How processes share the GPU: in the way that the item `speed` has measured to be faster.
 
-    Until then, and where the multi-process service cannot be had, they take turns.
+    Until it has, and where NVIDIA's multi-process service cannot be had, they take turns.
     """
-    from tools.gpu_sharing import Mps
 
-    rates = _measured_rates(folder)
-    turns = max((rate for name, rate in rates.items() if name.endswith(" processes")), default=0.0)
-    at_once = max((rate for name, rate in rates.items() if name.endswith("MPS")), default=0.0)
-    service = Mps()
-    if not at_once > turns:  # also where it is not a number
-        yield {}
-        return
-    reason = service.start()
-    print(f"processes share the GPU by MPS: {reason or 'measured faster'}")
-    try:
-        yield {} if reason else service.environment
-    finally:
-        service.stop()
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.service: Mps | None = None
+        self.chosen: dict[str, str] | None = None  # variables for processes beside each other
 
+    def __enter__(self) -> Sharing:
+        return self
 
-def _measured_rates(folder: Path) -> dict[str, float]:
-    report = folder / "items" / "speed" / "report.json"
-    return json.loads(report.read_text()).get("rates", {}) if report.is_file() else {}
+    def __exit__(self, *_: object) -> None:
+        if self.service is not None:
+            self.service.stop()
+
+    def variables(self, item: Item) -> dict[str, str]:
+        """Variables for an item about to start; what runs alone shares nothing."""
+        if item.alone:
+            return {}
+        if self.chosen is None and (rates := self._measured_rates()):
+            self.chosen = self._choose(rates)
+        return self.chosen or {}
+
+    def _choose(self, rates: dict[str, float]) -> dict[str, str]:
+        from tools.gpu_sharing import Mps
+
+        turns = max((rate for name, rate in rates.items() if name.endswith(" processes")), default=0.0)
+        at_once = max((rate for name, rate in rates.items() if name.endswith("MPS")), default=0.0)
+        if not at_once > turns:  # also where it is not a number
+            return {}
+        self.service = Mps()
+        reason = self.service.start()
+        say(f"processes share the GPU by MPS: {reason or 'measured faster'}")
+        return {} if reason else self.service.environment
+
+    def _measured_rates(self) -> dict[str, float]:
+        report = self.folder / "items" / "speed" / "report.json"
+        return json.loads(report.read_text()).get("rates", {}) if report.is_file() else {}
 
 
 def main(argv: list[str] | None = None) -> int:

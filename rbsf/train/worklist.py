@@ -71,7 +71,7 @@ class Running:
 
 @dataclass
 class Worklist:
-    """Items in the order of their worth, worked down in `folder`, at most `beside` of them at once.
+    """Items in the order of their worth, worked down in `folder`, which is locked, at most `beside` of them at once.
 
     Items that failed in an earlier run come last.  `environment` gives further variables for an item about to start;
     `say` takes lines on what happens.
@@ -87,11 +87,8 @@ class Worklist:
     tried: set[str] = field(default_factory=set)
 
     def run(self, seconds: float | None = None) -> int:
-        """Work for at most `seconds`; 0, 1 where an item failed, 128 + signal where a signal ended it.
-
-        ValueError where another run is at work in the folder.
-        """
-        with self._lock(), StopRequest() as stop:
+        """Work for at most `seconds`; 0, 1 where an item failed, 128 + signal where a signal ended it."""
+        with StopRequest() as stop:
             self._end_orphans()
             begin = time.monotonic()
             end = begin + seconds if seconds else None
@@ -213,21 +210,6 @@ class Worklist:
         parts = [f"{r.item.name}: {progress_of(item_folder(self.folder, r.item) / 'log.txt')}" for r in self.running]
         return f"{span}, {done} of {len(self.items)} done | " + " | ".join(parts)
 
-    @contextmanager
-    def _lock(self) -> Iterator[None]:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise ValueError(
-                f"{self.folder}: another run is at work there; wait for it, or give another --out"
-            ) from None
-        try:
-            yield
-        finally:
-            lock.release()
-
     def _end_orphans(self) -> None:
         """End items that a killed run has left at work; they go on from what they have saved."""
         states = [(item, state_of(self.folder, item)) for item in self.items]
@@ -240,6 +222,22 @@ class Worklist:
         while any(map(_is_alive, orphans)) and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
         _signal(orphans, signal.SIGKILL)
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Context in which this process alone works in `folder`; ValueError where another one does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    held = FileLock(folder / ".lock")
+    try:
+        held.acquire(timeout=0)
+    except Timeout:
+        advice = "wait for it, or give another --out"
+        raise ValueError(f"{folder}: another run is at work there; {advice}") from None
+    try:
+        yield
+    finally:
+        held.release()
 
 
 def item_folder(folder: Path, item: Item) -> Path:

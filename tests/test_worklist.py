@@ -91,7 +91,7 @@ def test_as_many_run_at_once_as_may(tmp_path: Path) -> None:
 
 def test_a_failure_is_one_line_and_the_others_go_on(tmp_path: Path, said: list[str]) -> None:
     items = [
-        python(tmp_path, "bad", "print('error: no room'); sys.exit(1)"),
+        python(tmp_path, "bad", "print('error: no room'); print('| a table |'); sys.exit(1)"),
         python(tmp_path, "child", "", needs=("bad",)),
         python(tmp_path, "good", ""),
     ]

@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TRAININGS = Path("tables")  # below the list's folder
 SHRUNK = 8  # a rehearsal's networks have an eighth of the channels
 REHEARSAL = {"epochs": 1, "subset": 64, "batch_size": 32, "warmup": 2, "threads": 1, "device": "cpu"}
+REHEARSAL |= {"lr_binary": 1e-3, "lr_real": 1e-3, "lr_norm": 1e-3}  # two steps of a full rate may end anywhere
 ON_GPU = {"precision": "bfloat16", "threads": 2}
 
 

@@ -176,7 +176,7 @@ class Worklist:
         elif code in STOPPED_CODES or (running.asked and code in (-signal.SIGTERM, -signal.SIGKILL)):
             state = State(STOPPED, seconds)
         else:
-            state = State(FAILED, seconds, last_line(item_folder(self.folder, item) / "log.txt") or f"exit code {code}")
+            state = State(FAILED, seconds, reason_in(item_folder(self.folder, item) / "log.txt") or f"exit code {code}")
         write_state(self.folder, item, state)
         note = f": {state.reason}; log: {item_folder(self.folder, item) / 'log.txt'}" if state.state == FAILED else ""
         self.say(f"{state.state}: {item.name} after {clock(seconds)}{note}")
@@ -258,10 +258,15 @@ def write_state(folder: Path, item: Item, state: State) -> None:
     write_atomically(item_folder(folder, item) / "state.json", json.dumps(asdict(state), indent=1).encode())
 
 
-def last_line(log: Path) -> str:
-    """The last line of a log that is not empty."""
+def last_line(log: Path, begins: str = "") -> str:
+    """The last line of a log that is not empty and begins like that; empty where there is none."""
     lines = [line.strip() for line in _tail(log).replace("\r", "\n").splitlines()]
-    return next((line for line in reversed(lines) if line), "")
+    return next((line for line in reversed(lines) if line and line.startswith(begins)), "")
+
+
+def reason_in(log: Path) -> str:
+    """Why a program has failed, by its log: the last error that it told, else what it said last."""
+    return last_line(log, "error: ") or last_line(log)
 
 
 def progress_of(log: Path) -> str:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from rbsf.maps import Maps
+from rbsf.precision import widen
 
 GRID = 8  # each map is pooled to GRID x GRID, so that crops of any size share a discriminator
 WIDTHS = (GRID * GRID, 64, 32, 16, 1)  # of a discriminator's blocks
@@ -37,7 +41,7 @@ def _windows(size: int) -> Tensor:
     return inside / inside.sum(1, keepdim=True)
 
 
-class Discriminators(nn.Module):
+class DiscriminatorStack(nn.Module):
     """A discriminator for each of `count` points, which tells maps R of the float network from maps T of the 1-bit one.
 
     One map at a time, as Eq. 4 sums over maps: pooled maps [count, M, GRID, GRID] give logits [count, M], towards R
@@ -59,6 +63,39 @@ class Discriminators(nn.Module):
         for weight, bias in zip(self.weights, self.biases, strict=True):
             x = F.leaky_relu(torch.baddbmm(bias, x, weight), SLOPE)
         return x.squeeze(2)  # [count, M]
+
+
+class Discriminators(nn.Module):
+    """The discriminators of all points; `channels` says how many their maps have.
+
+    Points whose maps have as many channels share a `DiscriminatorStack`.
+    """
+
+    def __init__(self, channels: Mapping[str, int]) -> None:
+        super().__init__()
+        self.points: dict[str, list[str]] = {}
+        for point, width in channels.items():
+            self.points.setdefault(str(width), []).append(point)
+        self.stacks = nn.ModuleDict({width: DiscriminatorStack(len(same)) for width, same in self.points.items()})
+
+    def arrange(self, pooled: Maps) -> list[Tensor]:
+        """Pooled maps [N, C, GRID, GRID] of all points, each as often as the others, as the stacks take them.
+
+        For each stack [points, M, GRID, GRID]; M: all maps of a point.
+        """
+        by_point: dict[str, list[Tensor]] = {}
+        for point, maps in pooled:
+            by_point.setdefault(point, []).append(maps.flatten(0, 1))  # [N * C, GRID, GRID]
+        return [torch.stack([torch.cat(by_point[point]) for point in same]) for same in self.points.values()]
+
+    def forward(self, arranged: list[Tensor]) -> list[Tensor]:
+        """Logits [points, M] of each stack, in 32 bits or more."""
+        return [widen(stack(maps)) for stack, maps in zip(self.stacks.values(), arranged, strict=True)]
+
+    def mean(self, losses: list[Tensor]) -> Tensor:
+        """The mean over all points of what is a mean over the points of each stack."""
+        counts = [len(same) for same in self.points.values()]
+        return torch.stack([count * loss for count, loss in zip(counts, losses, strict=True)]).sum() / sum(counts)
 
 
 def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from rbsf.adversarial import Discriminators, adversarial_loss, discriminator_loss, pool
 from rbsf.layers import BinaryConv2d, binary_layers
 from rbsf.maps import MapNorm, MapRecorder, Maps, Stats
-from rbsf.precision import widen
 from rbsf.train.distributed import average_buffers, average_gradients
 
 
@@ -116,9 +115,8 @@ class Rectifier:
         self.points = tuple(stats)
         device = next(student.parameters()).device
         self.map_norms = nn.ModuleDict({_key(p): MapNorm(*stats[p]) for p in stats}).to(device)
-        self.same_width = _points_by_width(stats) if config.gan else {}
-        judges = {width: Discriminators(len(points)) for width, points in self.same_width.items()}
-        self.discriminators = nn.ModuleDict(judges).to(device)
+        channels = {point: len(mean) for point, (mean, _) in stats.items() if config.gan}
+        self.discriminators = Discriminators(channels).to(device)
         self.recorders: list[MapRecorder] = []
         if teacher is not None:
             teacher.eval().requires_grad_(config.train_teacher)
@@ -258,27 +256,11 @@ class Rectifier:
         """What the discriminators see of maps; normalising commutes with pooling and is cheaper after it."""
         return [(point, self._norm(point)(pool(x))) for point, x in maps] if self.config.gan else []
 
-    def _stacked(self, pooled: Maps) -> list[Tensor]:
-        """Pooled maps [points, M, GRID, GRID] of the points of each width; M: all maps of a point in this step."""
-        by_point: dict[str, list[Tensor]] = {}
-        for point, maps in pooled:
-            by_point.setdefault(point, []).append(maps.flatten(0, 1))  # [N * C, GRID, GRID]
-        return [torch.stack([torch.cat(by_point[point]) for point in points]) for points in self.same_width.values()]
-
-    def _judge(self, stacked: list[Tensor]) -> list[Tensor]:
-        """Logits [points, M] of the discriminators of each width, in 32 bits or more."""
-        return [widen(judge(maps)) for judge, maps in zip(self.discriminators.values(), stacked, strict=True)]
-
-    def _mean_over_points(self, losses: list[Tensor]) -> Tensor:
-        """The mean over points of what is a mean over those of each width."""
-        counts = [len(points) for points in self.same_width.values()]
-        return torch.stack([count * loss for count, loss in zip(counts, losses, strict=True)]).sum() / sum(counts)
-
     def _update_discriminators(self, fakes: Maps, reals: Maps) -> Tensor:
         """Their loss, a mean over points, after a step down the sum: no discriminator learns slower beside others."""
-        pairs = zip(self._stacked(reals), self._stacked(fakes), strict=True)
-        logits = self._judge([torch.cat(pair, dim=1).detach() for pair in pairs])
-        loss = self._mean_over_points([discriminator_loss(*both.chunk(2, dim=1)) for both in logits])
+        pairs = zip(self.discriminators.arrange(reals), self.discriminators.arrange(fakes), strict=True)
+        logits = self.discriminators([torch.cat(pair, dim=1).detach() for pair in pairs])
+        loss = self.discriminators.mean([discriminator_loss(*both.chunk(2, dim=1)) for both in logits])
         self._update(loss * len(fakes), ["discriminator"])
         return loss
 
@@ -291,8 +273,8 @@ class Rectifier:
         total: Tensor | float = 0.0
         if self.config.gan:
             with _held(self.discriminators.parameters()):
-                losses = [adversarial_loss(logits) for logits in self._judge(self._stacked(fakes))]
-            logged["adversarial"] = self._mean_over_points(losses)
+                logits = self.discriminators(self.discriminators.arrange(fakes))
+            logged["adversarial"] = self.discriminators.mean([adversarial_loss(each) for each in logits])
             total = total + self.config.lambda_adversarial * self.config.lambda_factor(epoch) * logged["adversarial"]
         if self.config.lambda_match:
             logged["match"] = torch.stack([self._norm(p).distance(t, r) for p, t, r in maps]).mean()
@@ -388,14 +370,6 @@ def _with_options_of(optimizer: torch.optim.Optimizer, state: dict[str, Any]) ->
     own = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
     groups = [{**saved, **options} for saved, options in zip(state["param_groups"], own, strict=True)]
     return {**state, "param_groups": groups}
-
-
-def _points_by_width(stats: Stats) -> dict[str, list[str]]:
-    """The points whose maps have as many channels, by that number."""
-    found: dict[str, list[str]] = {}
-    for point, (mean, _) in stats.items():
-        found.setdefault(str(len(mean)), []).append(point)
-    return found
 
 
 def _key(point: str) -> str:

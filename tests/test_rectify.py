@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from rbsf.adversarial import GRID, SLOPE, Discriminators, adversarial_loss, discriminator_loss, pool
+from rbsf.adversarial import GRID, SLOPE, DiscriminatorStack, adversarial_loss, discriminator_loss, pool
 from rbsf.layers import binarize
 from rbsf.maps import MapNorm, MapRecorder, measure_maps, start_again, start_from_teacher
 from rbsf.rectify import Rectifier, RectifyConfig, parameter_groups
@@ -63,7 +63,7 @@ def judge(judges, maps):
 
 def test_adversarial_gradient_is_eq_12():
     torch.manual_seed(0)
-    judges = Discriminators(1).double()
+    judges = DiscriminatorStack(1).double()
     maps = torch.randn(2, 3, 9, 9, dtype=torch.float64, requires_grad=True)
     (gradient,) = torch.autograd.grad(adversarial_loss(judge(judges, maps)), maps)
     values = judge(judges, maps).sigmoid()
@@ -79,7 +79,7 @@ def test_adversarial_gradient_reaches_c_as_in_eq_16():
     rectifier = make_rectifier(gan=True)
     rectifier.student.double(), rectifier.discriminators.double(), rectifier.map_norms.double()
     layer, x = rectifier.student[2], batch().double()
-    values = judge(rectifier.discriminators["6"], rectifier.student(x)).sigmoid()
+    values = judge(rectifier.discriminators.stacks["6"], rectifier.student(x)).sigmoid()
     (gradient,) = torch.autograd.grad(adversarial_loss(torch.logit(values)), layer.C, retain_graph=True)
     by_d = [torch.autograd.grad(v, layer.C, retain_graph=True)[0] for v in values.flatten()]
     expected = sum(-(1 - v.detach()) * g for v, g in zip(values.flatten(), by_d, strict=True)) / values.numel()
@@ -93,7 +93,7 @@ def test_pooling_is_adaptive_averaging(size):
 
 
 def test_discriminators_judge_single_maps_of_any_size():
-    judges = Discriminators(1)
+    judges = DiscriminatorStack(1)
     for side in (4, 6, 22, 57):
         maps = torch.randn(2, 5, side, side)
         assert pool(maps).shape == (2, 5, GRID, GRID)
@@ -101,7 +101,7 @@ def test_discriminators_judge_single_maps_of_any_size():
 
 
 def test_each_discriminator_is_four_linear_layers_of_its_own_with_leaky_relu():
-    judges, maps = Discriminators(3), torch.randn(3, 7, GRID, GRID)
+    judges, maps = DiscriminatorStack(3), torch.randn(3, 7, GRID, GRID)
     assert [tuple(weight.shape) for weight in judges.weights] == [(3, 64, 64), (3, 64, 32), (3, 32, 16), (3, 16, 1)]
     for point in range(3):
         x = maps[point].flatten(1)
@@ -386,9 +386,9 @@ def test_losses_of_discriminators_are_means_over_points_of_all_widths():
     by_point = []
     for (point, t), (_, r) in zip(fake, real, strict=True):
         width = str(t.shape[1])
-        number = rectifier.same_width[width].index(point)
-        judges, norm = rectifier.discriminators[width], rectifier._norm(point)
-        both = [norm(pool(x)).flatten(0, 1).expand(len(rectifier.same_width[width]), -1, -1, -1) for x in (r, t)]
+        same = rectifier.discriminators.points[width]
+        judges, norm, number = rectifier.discriminators.stacks[width], rectifier._norm(point), same.index(point)
+        both = [norm(pool(x)).flatten(0, 1).expand(len(same), -1, -1, -1) for x in (r, t)]
         by_point.append(discriminator_loss(*(judges(x)[number] for x in both)))
     loss = rectifier._update_discriminators(rectifier._pooled(fake), rectifier._pooled(real))
     assert len(by_point) == 16

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import signal
 import sys
@@ -12,6 +13,7 @@ import torch
 
 from rbsf.environment import environment
 from rbsf.files import write_atomically
+from tools.cli import positive_int
 
 
 def write_report(
@@ -32,6 +34,17 @@ def write_report(
     write_atomically(folder / "report.md", content.encode())
     table = {"heads": heads, "rows": rows}
     write_atomically(folder / "report.json", json.dumps(table | data | {"environment": about}, indent=1).encode())
+
+
+def trial_parser(description: str, batch_size: int, out: Path) -> argparse.ArgumentParser:
+    """A parser with the flags of all programs that run trial steps: the device, the network, the batch, --out."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--device", default="cuda", help="where the steps run (default: %(default)s)")
+    add("--stages", default="32-32-64-128", help="channels of the network (default: %(default)s)")
+    add("--batch-size", type=positive_int, default=batch_size, metavar="N", help="images (default: %(default)s)")
+    add("--out", type=Path, default=out, metavar="DIR", help="for the report (default: %(default)s)")
+    return parser
 
 
 def end_cleanly_on_sigterm() -> None:

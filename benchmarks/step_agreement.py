@@ -21,9 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any fol
 import torch
 from torch import Tensor
 
-from benchmarks.gpu_report import end_cleanly_on_sigterm, write_report
+from benchmarks.gpu_report import end_cleanly_on_sigterm, trial_parser, write_report
 from rbsf.train.capture import WARM_UP, CapturedSteps
-from tools.cli import run
+from tools.cli import positive_int, run
 from tools.step_trial import Trial, trial_config
 from tracker.backbones import choose_device
 
@@ -167,13 +167,9 @@ def as_cells(row: Row) -> list[str]:
 
 def main(argv: list[str] | None = None) -> int:
     """Compare, print and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("--device", default="cuda", help="what is compared with the CPU (default: %(default)s)")
-    add("--stages", default="32-32-64-128", help="channels of the network (default: %(default)s)")
-    add("--batch-size", type=int, default=64, metavar="N", help="images (default: %(default)s)")
-    add("--steps", type=int, default=20, metavar="N", help="steps of the long comparison (default: %(default)s)")
-    add("--out", type=Path, default=Path("runs/agreement"), metavar="DIR", help="default: %(default)s")
+    parser = trial_parser(__doc__ or "", batch_size=64, out=Path("runs/step_agreement"))
+    help_of_steps = "steps of the long comparison (default: %(default)s)"
+    parser.add_argument("--steps", type=positive_int, default=20, metavar="N", help=help_of_steps)
     args = parser.parse_args(argv)
     end_cleanly_on_sigterm()
     device = choose_device(args.device)

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any fol
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.gpu_report import end_cleanly_on_sigterm, write_report
+from benchmarks.gpu_report import end_cleanly_on_sigterm, trial_parser, write_report
 from rbsf.train.capture import WARM_UP, CapturedSteps
 from tools.cli import positive_int, run
 from tools.gpu_sharing import Mps
@@ -286,15 +286,11 @@ class Report:
 
 def main(argv: list[str] | None = None) -> int:
     """Time all ways, print and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = trial_parser(__doc__ or "", batch_size=128, out=Path("runs/step_speed"))
     add = parser.add_argument
-    add("--device", default="cuda", help="where it runs (default: %(default)s)")
-    add("--stages", default="32-32-64-128", help="channels of the network (default: %(default)s)")
-    add("--batch-size", type=positive_int, default=128, metavar="N", help="images (default: %(default)s)")
     add("--beside", type=positive_int, default=4, metavar="N", help="trainings at once (default: %(default)s)")
     add("--seconds", type=float, default=3.0, metavar="S", help="to time each way for (default: %(default)s)")
     add("--way", choices=tuple(WAYS), help="time this one alone, once a line comes on standard input")
-    add("--out", type=Path, default=Path("runs/step_speed"), metavar="DIR", help="default: %(default)s")
     args = parser.parse_args(argv)
     end_cleanly_on_sigterm()
     if args.way:

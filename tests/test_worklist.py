@@ -172,6 +172,12 @@ def test_what_takes_longer_than_it_may_has_failed(tmp_path: Path, said: list[str
     assert state_of(tmp_path / "run", items[1]).state == DONE
 
 
+def test_no_time_at_all_is_not_all_the_time(tmp_path: Path) -> None:
+    item = python(tmp_path, "good", "")
+    assert Worklist([item], tmp_path / "run", say=lambda _: None).run(0.0) == 0
+    assert state_of(tmp_path / "run", item).state == TO_DO
+
+
 def test_what_failed_before_comes_last(tmp_path: Path, said: list[str]) -> None:
     items = [python(tmp_path, "bad", "sys.exit(1)"), python(tmp_path, "good", "")]
     worklist.write_state(tmp_path / "run", items[0], State(FAILED))

@@ -92,7 +92,7 @@ def work(args: argparse.Namespace) -> int:
         items = make_items(data, only=args.only)
         if read_data(items):
             unpack_data(args.data.resolve(), data)
-        end = STARTED + 60 * args.minutes - CLOSING_SECONDS if args.minutes else None
+        end = None if args.minutes is None else STARTED + 60 * args.minutes - CLOSING_SECONDS
         with Sharing(folder) as sharing:
             return work_down(items, folder, args.beside, sharing.variables, end)
 
@@ -108,7 +108,7 @@ def rehearse(args: argparse.Namespace) -> int:
     folder = (args.out or REHEARSAL).resolve()
     parts, data = folder / "parts", folder / "data"
     items = make_items(data, rehearse=True, only=args.only)
-    end = STARTED + 60 * args.minutes if args.minutes else None
+    end = None if args.minutes is None else STARTED + 60 * args.minutes
     with lock(folder):
         if read_data(items):
             if not parts.is_dir():
@@ -135,7 +135,7 @@ def work_down(
 
     write_list(folder, items)
     try:
-        seconds = end - time.monotonic() if end else None
+        seconds = None if end is None else end - time.monotonic()
         return Worklist(items, folder, beside, environment, say).run(seconds)
     finally:
         parts, left = pack_home(folder, folder / "home")

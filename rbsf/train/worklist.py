@@ -91,7 +91,7 @@ class Worklist:
         with StopRequest() as stop:
             self._end_orphans()
             begin = time.monotonic()
-            end = begin + seconds if seconds else None
+            end = None if seconds is None else begin + seconds
             try:
                 self._work(begin, end, stop)
                 self._stop_all()
@@ -183,9 +183,11 @@ class Worklist:
 
     def _end_what_takes_too_long(self) -> None:
         for running in self.running:
-            if _takes_too_long(running):
-                running.process.kill() if running.asked else running.process.terminate()
+            if not running.asked and _takes_too_long(running):
                 running.asked = True
+                running.process.terminate()
+            elif running.asked and _takes_too_long(running, GRACE_SECONDS):
+                running.process.kill()
 
     def _stop_all(self) -> None:
         """Ask all that runs to stop, and wait for it."""
@@ -293,9 +295,9 @@ def _tail(path: Path, size: int = 4096) -> str:
         return ""
 
 
-def _takes_too_long(running: Running) -> bool:
+def _takes_too_long(running: Running, grace: float = 0.0) -> bool:
     most = running.item.most_minutes
-    return most is not None and time.monotonic() - running.started > 60 * most
+    return most is not None and time.monotonic() - running.started > 60 * most + grace
 
 
 def _runs(process: int, item: Item) -> bool:

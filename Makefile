@@ -3,6 +3,7 @@
 # make test-all   the slow checks, which `make test` leaves out: whole rehearsals, kernels for ARM and under sanitizers
 # make weights DATA=... TEACHER=...   train 1-bit weights as the shipped ones were; an hour on a CPU
 # make neon   the kernels for ARM against the scalar ones, in an emulator (g++-aarch64-linux-gnu and qemu-user of Debian)
+# make operation NAME=add  whether each part of an operation of the engine is there (CONTRIBUTING.md)
 # make sanitize   the engine's tests and a longer fuzz of its loader, on kernels built with sanitizers (GCC, Linux)
 # All create .venv and install into it what they need.
 
@@ -13,7 +14,7 @@ PYTHON ?= python3
 TORCH_FLAGS ?=
 BIN := .venv/bin
 
-.PHONY: demo test test-all lint weights neon sanitize clean
+.PHONY: demo test test-all lint weights neon operation sanitize clean
 
 demo: .venv/.ready
 	$(BIN)/python tools/demo.py --out demo
@@ -32,6 +33,10 @@ lint: .venv/.ready
 neon: .venv/.ready
 	$(BIN)/python -m pytest -m slow tests/test_kernels_of_arm.py
 
+operation: .venv/.ready
+	$(BIN)/python -m pytest tests/test_operations.py tests/test_readme.py::test_what_a_packed_file_can_hold_is_listed \
+	  --operation $(or $(NAME),$(error make operation needs NAME=OPERATION))
+
 # As the shipped weights were trained, from raw data: DATA has GOT-10k/train, or videos so laid out, and stills/; TEACHER
 # is a float SiamFC. After an interruption the same command goes on.
 WEIGHTS := runs/weights
@@ -49,7 +54,7 @@ sanitize: .venv/.ready
 	cd $(SANITIZED)/lib && RBSF_FUZZ=20000 PYTHONPATH= OMP_NUM_THREADS=1 ASAN_OPTIONS=detect_leaks=0 \
 	  LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so)" \
 	  $(CURDIR)/$(BIN)/python -m pytest --noconftest -p no:cacheprovider \
-	  $(addprefix $(CURDIR)/tests/,test_engine.py test_packed.py test_network.py test_network_file.py)
+	  $(addprefix $(CURDIR)/tests/,test_engine.py test_packed.py test_network.py test_network_file.py test_old_networks.py)
 
 # The constraints name exact versions; torch comes first, so that nothing else chooses it.
 .venv/.ready: pyproject.toml constraints.txt setup.py $(wildcard rbsf/engine/native/*)

@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,7 +103,8 @@ def backbones(weights: Path, crops: np.ndarray, threads: int, folder: Path) -> d
     """A call of every backbone on ``crops``, uint8 (3, 255, 255, 3), with so many threads."""
     import torch
 
-    from rbsf.engine.runtime import Engine, available_isas
+    from rbsf.engine.cpu import available_isas
+    from rbsf.engine.run import Engine
     from rbsf.models import build
     from tracker.backbones import torch_backbone
 
@@ -133,7 +135,8 @@ def onnx_sessions(net: Any, crops: np.ndarray, threads: int, folder: Path) -> di
         return {}
     import onnx
 
-    from rbsf.onnx_export import backbone_graph
+    from rbsf.export.onnx import network_graph
+    from rbsf.export.pack import export_float_tracker
 
     pixels = crops.transpose(0, 3, 1, 2).astype("float32")
 
@@ -146,7 +149,7 @@ def onnx_sessions(net: Any, crops: np.ndarray, threads: int, folder: Path) -> di
 
     files = {name: folder / f"{name}.onnx" for name in ("float32", "prepared", "int8")}
     if not files["int8"].is_file():
-        onnx.save(backbone_graph(net.eval()), str(files["float32"]))
+        onnx.save(network_graph(export_float_tracker(net, "siamfc").packed), str(files["float32"]))
         quant_pre_process(str(files["float32"]), str(files["prepared"]))
         quantize_static(str(files["prepared"]), str(files["int8"]), Crops(), per_channel=True)
     sides: dict[str, Timed] = {}
@@ -165,31 +168,29 @@ def layers(weights: Path, crops: np.ndarray, rounds: int) -> str:
     from tqdm import tqdm
 
     from rbsf.engine import _native  # type: ignore[attr-defined]
-    from rbsf.engine.runtime import Engine, available_isas
+    from rbsf.engine.cpu import available_isas
+    from rbsf.engine.layout import products
+    from rbsf.engine.run import Engine
 
     engines = {isa: Engine(weights, isa=isa) for isa in available_isas() if isa != "numpy"}
-    times: dict[str, list[np.ndarray]] = {isa: [] for isa in engines}
+    times: dict[str, list[list[float]]] = {isa: [] for isa in engines}
     rates = [(np.nan, np.nan)]
     for _ in tqdm(range(rounds), desc="layers", unit="round"):
         for isa, engine in engines.items():
             _wake(lambda engine=engine: engine(crops))  # type: ignore[misc]
-            times[isa].append(1000 * engine.layer_seconds(crops))
+            times[isa].append([1000 * seconds for seconds in engine.node_seconds(crops).values()])
         if "avx512" in engines:
             rates.append(_native.popcount_rates())
-    size, products = crops.shape[1], []
-    network = next(iter(engines.values())).model.layers
-    for layer in network:
-        conv = (size + 2 * layer.padding - layer.kernel) // layer.stride + 1
-        products.append(len(crops) * layer.products * layer.outputs * conv**2)
-        size = layer.output_size(size)
+    model = next(iter(engines.values())).model
+    maps = model.maps_for(*crops.shape[1:3])
+    convs = [node for node in model.nodes if node.op in ("conv_u8", "conv_bits")]
+    binary = sum(len(crops) * products(node) * prod(maps[node.name].shape) for node in convs[1:])
     alone, whole = 512 * np.nanmedian(rates, axis=0) if len(rates) > 1 else rates[0]
-    rows = [f"| layers of {len(crops)} crops, ms | " + " | ".join(layer.name for layer in network)]
-    rows[0] += " | binary ones | 1e12 products/s | of the limit | with XOR and sum |\n|---" + "|---:" * (
-        len(network) + 4
-    )
+    rows = [f"| layers of {len(crops)} crops, ms | " + " | ".join(node.name for node in convs)]
+    rows[0] += " | binary ones | 1e12 products/s | of the limit | with XOR and sum |\n|---" + "|---:" * (len(convs) + 4)
     for isa, found in times.items():
         each = np.median(found, axis=0)
-        rate = sum(products[1:]) / each[1:].sum() * 1000
+        rate = binary / each[1:].sum() * 1000
         cells = [*(f"{ms:.2f}" for ms in [*each, each[1:].sum()]), f"{rate / 1e12:.2f}"]
         rows.append(f"| {isa} | " + " | ".join([*cells, f"{rate / alone:.0%}", f"{rate / whole:.0%}"]))
     return " |\n".join(rows) + " |\n"
@@ -218,7 +219,7 @@ def updates(trackers: dict[str, Tracker], sequence: Sequence, frames: int) -> di
 
 def packed_trackers(weights: Path, threads: int) -> dict[str, Tracker]:
     """The packed tracker with three scales, as SiamFC was published, and with one scale."""
-    from rbsf.engine.runtime import Engine
+    from rbsf.engine.run import Engine
     from tracker.siamfc import SiamFC
 
     engine = Engine(weights, threads=threads)

@@ -51,21 +51,20 @@ def sides(name: str, args: argparse.Namespace, threads: int, folder: Path) -> di
     import numpy as np
     import torch
 
-    from rbsf.engine.network import Network
-    from rbsf.engine.nodes import NetworkModel
-    from rbsf.engine.runtime import available_isas, choose_isa
-    from rbsf.export_network import network_nodes
+    from rbsf.engine.cpu import available_isas, choose_isa
+    from rbsf.engine.run import Engine
+    from rbsf.export.pack import Images, export_classifier
     from rbsf.models import build
 
     model, options, pixels = NETWORKS[name]
     shape = (pixels, pixels, 3)
     images = np.random.default_rng(0).integers(0, 256, (args.batch, *shape), dtype=np.uint8)
     torch.manual_seed(0)
-    packed = NetworkModel(model, tuple(network_nodes(build(model, method="rbcn", **options).eval(), shape)), {})
+    packed = export_classifier(build(model, method="rbcn", **options).eval(), model, Images(shape)).packed
     found: dict[str, Timed] = {}
     for isa in available_isas()[:-1] if args.isas else [choose_isa()]:
-        network = Network(packed, threads, isa)
-        found[f"packed, {isa}"] = lambda network=network: network(images)  # type: ignore[misc]
+        engine = Engine(packed, threads, isa)
+        found[f"packed, {isa}"] = lambda engine=engine: engine(images)  # type: ignore[misc]
     twin = build(model, **options).eval()
     onnx = onnx_sessions(twin, shape, images, threads, folder)  # traced before the twin changes its memory format
     return found | torch_sides(twin, images, threads) | onnx
@@ -103,13 +102,13 @@ def onnx_sessions(
         from onnxruntime.quantization.shape_inference import quant_pre_process
     except ImportError:
         return {}
-    from rbsf.engine.nodes import NetworkModel
-    from rbsf.export_network import network_nodes
-    from rbsf.onnx_network import network_graph
+    from rbsf.export.onnx import network_graph
+    from rbsf.export.pack import Images, export_classifier
 
+    taken = Images(shape)
     pixels = images.transpose(0, 3, 1, 2).astype("float32")
 
-    class Images(CalibrationDataReader):
+    class Calibration(CalibrationDataReader):
         def __init__(self) -> None:
             self.rows: Iterator[dict] = iter([{"image": pixels}])
 
@@ -118,9 +117,9 @@ def onnx_sessions(
 
     files = {name: folder / f"{name}.onnx" for name in ("float32", "prepared", "int8")}
     if not files["int8"].is_file():
-        onnx.save(network_graph(NetworkModel("twin", tuple(network_nodes(net, shape)), {})), str(files["float32"]))
+        onnx.save(network_graph(export_classifier(net, "twin", taken).packed), str(files["float32"]))
         quant_pre_process(str(files["float32"]), str(files["prepared"]))
-        quantize_static(str(files["prepared"]), str(files["int8"]), Images(), per_channel=True)
+        quantize_static(str(files["prepared"]), str(files["int8"]), Calibration(), per_channel=True)
     found: dict[str, Timed] = {}
     for name in ("float32", "int8"):
         options = ort.SessionOptions()

@@ -33,8 +33,8 @@ class BinaryConv2d(nn.Conv2d):
     """Convolution of sign(input) with a binary kernel; a method subclasses it and says how the kernel is scaled.
 
     Input [N, I, H, W] of any float dtype; output [N, O, H', W'].  `weight` [O, I/g, k, k] holds the latent real
-    filters W; only their `terms` survive training.  Zero padding would bring in a third value, so padded borders
-    are -1, as in packed runtimes.
+    filters W; only their `terms` survive training.  Padded borders are `border`: -1 or +1, or 0, a third value, which
+    takes a packed network twice the time.
 
     With `input_norm` a batch-norm stands before the sign: it places the threshold of each input channel, which a
     network with ReLU in front of its convolutions needs (the sign of a rectified map is +1 everywhere).
@@ -44,6 +44,7 @@ class BinaryConv2d(nn.Conv2d):
     """
 
     input_scale: bool = False
+    border: float = -1.0
     fixed_signs: Tensor | None
     fixed_scale: Tensor
     fixed_shift: Tensor
@@ -63,7 +64,7 @@ class BinaryConv2d(nn.Conv2d):
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias=False)
         if isinstance(self.padding, str):
             raise ValueError(f"binary convolutions need padding in pixels, not {self.padding!r}")
-        self.norm = nn.BatchNorm2d(in_channels) if input_norm else nn.Identity()
+        self.norm: nn.Module = nn.BatchNorm2d(in_channels) if input_norm else nn.Identity()
         for name in ("signs", "scale", "shift"):
             self.register_buffer(f"fixed_{name}", None, persistent=False)
 
@@ -164,9 +165,9 @@ class BinaryConv2d(nn.Conv2d):
         return self.pad(self.sign(x))
 
     def pad(self, signs: Tensor) -> Tensor:
-        """Surround `signs` [N, I, H, W] by the layer's padding of -1."""
+        """Surround `signs` [N, I, H, W] by the layer's padding."""
         (rows, columns) = (int(p) for p in self.padding)
-        return F.pad(signs, (columns, columns, rows, rows), value=-1.0) if rows or columns else signs
+        return F.pad(signs, (columns, columns, rows, rows), value=self.border) if rows or columns else signs
 
     def convolve(self, x: Tensor, kernel: Tensor) -> Tensor:
         """Convolve the padded `x` with `kernel` [O, I/g, k, k], cast to its dtype."""

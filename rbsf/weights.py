@@ -21,7 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from rbsf.engine.packed import kind_of
+from rbsf.engine.file import kind_of
 from rbsf.files import write_atomically
 from rbsf.layers import BinaryConv2d, Term, binary_layers, distinct_signs
 from rbsf.models import MODELS, build

@@ -26,6 +26,11 @@ ROOT = Path(__file__).resolve().parents[1]
 NARROW = 0.1  # width of trackers in tests of all but the network: 32 channels in each layer but the last
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """--operation NAME: of the tests of operations, those of this one."""
+    parser.addoption("--operation", metavar="NAME", help="test this operation of the engine alone")
+
+
 def pytest_configure() -> None:
     """Refuse a $RBSF_REQUIRE that names what is not known."""
     required()

@@ -1,10 +1,11 @@
-"""Packed networks of random weights, for the tests of the engine."""
+"""Packed trackers of random weights, for the tests of the engine."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from rbsf.engine.packed import Layer, PackedModel
+from rbsf.engine.graph import PackedModel
+from rbsf.engine.node import Node
 
 # kernel, stride, padding, groups, inputs, outputs, pool
 RBSF = [
@@ -14,29 +15,58 @@ RBSF = [
     (3, 1, 0, 2, 384, 384, False),
     (3, 1, 0, 2, 384, 256, False),
 ]
+POOL = {"kernel": 3, "stride": 2, "padding": 0, "ceil": False}
 ENDS = np.array([-(2**31), 2**31 - 1, -(2**31) + 1, 2**31 - 2], np.int64)
 
 
-def random_layer(rng: np.random.Generator, kind: str, name: str, shape: tuple) -> Layer:
-    """A layer of random weights; thresholds are within the range of its sums, at its ends, and far beyond."""
-    kernel, _, _, groups, inputs, outputs, _ = shape
-    products = kernel**2 * (inputs // groups)
-    if kind == "conv_u8":
-        weight, spread = rng.integers(-63, 64, (outputs, kernel, kernel, inputs)).astype(np.int8), 5000 * products**0.5
-    else:
-        bits = rng.integers(0, 2, (outputs, products), np.uint8)
-        weight, spread = np.packbits(bits, axis=1, bitorder="little"), products**0.5
-    if kind == "conv_bits_real":
-        return Layer(kind, name, *shape, weight, None, *rng.normal(size=(2, outputs)).astype(np.float32))
+def random_model(seed: int, shapes: list[tuple] = RBSF) -> PackedModel:
+    """A tracker of layers of the given shapes, for images of any size."""
+    rng, size = np.random.default_rng(seed), least_size(shapes)
+    nodes = [Node("image", "input", (), {"height": size, "width": size, "channels": shapes[0][4], "any_size": True})]
+    for number, shape in enumerate(shapes, 1):
+        conv = random_conv(rng, f"conv{number}", nodes[-1].name, shape, of_pixels=number == 1)
+        nodes.append(conv)
+        if number == len(shapes):
+            scale, bias = rng.normal(size=(2, shape[5])).astype(np.float32)
+            nodes.append(Node(f"{conv.name}.scaled", "affine", (conv.name,), {}, {"scale": scale, "bias": bias}))
+            nodes.append(Node(f"{conv.name}.features", "channels_first", (nodes[-1].name,)))
+            break
+        if shape[6]:
+            nodes.append(Node(f"{conv.name}.pool", "max_pool", (conv.name,), dict(POOL)))
+        nodes.append(random_sign(rng, conv, nodes[-1].name))
+    return PackedModel("rbsf", "tracker", tuple(nodes), {"seed": seed})
+
+
+def least_size(shapes: list[tuple]) -> int:
+    """Height and width of the smallest image that layers of the given shapes make a pixel of."""
+    size = 1
+    for kernel, stride, padding, _, _, _, pool in reversed(shapes):
+        size = 2 * size + 1 if pool else size
+        size = max(1, (size - 1) * stride + kernel - 2 * padding)
+    return size
+
+
+def random_conv(rng: np.random.Generator, name: str, source: str, shape: tuple, of_pixels: bool = False) -> Node:
+    """A conv_u8 or conv_bits of random weights; what it pads with, if it does, is random too."""
+    kernel, stride, padding, groups, inputs, outputs, _ = shape
+    attributes = {"kernel": kernel, "stride": stride, "padding": padding, "groups": groups, "channels": inputs}
+    if of_pixels:
+        weight = rng.integers(-63, 64, (outputs, kernel, kernel, inputs)).astype(np.int8)
+        return Node(name, "conv_u8", (source,), attributes | {"bits": 8}, {"weight": weight})
+    bits = rng.integers(0, 2, (outputs, kernel**2 * (inputs // groups)), np.uint8)
+    border = int(rng.choice([-1, 1])) if padding else -1
+    weight = np.packbits(bits, axis=1, bitorder="little")
+    return Node(name, "conv_bits", (source,), attributes | {"border": border}, {"weight": weight})
+
+
+def random_sign(rng: np.random.Generator, conv: Node, source: str) -> Node:
+    """Bits of the sums of `conv`: thresholds are within their range, at its ends, and far beyond; some signs flip."""
+    a, outputs = conv.attributes, len(conv.tensors["weight"])
+    products = a["kernel"] ** 2 * (a["channels"] // a["groups"])
+    spread = products**0.5 * (5000 if conv.op == "conv_u8" else 1)
     ends = np.concatenate([ENDS, [-products - 1, -products, -products + 1, products, products - 1, products + 1]])
     threshold = np.where(rng.random(outputs) < 0.3, rng.choice(ends, outputs), rng.normal(0, spread, outputs).round())
-    return Layer(kind, name, *shape, weight, threshold.astype(np.int32))
-
-
-def random_model(seed: int, shapes: list[tuple] = RBSF) -> PackedModel:
-    """A network of layers of the given shapes."""
-    rng = np.random.default_rng(seed)
-    kinds = ["conv_u8", *["conv_bits"] * (len(shapes) - 2), "conv_bits_real"]
-    names = [f"conv{i}" for i in range(1, len(shapes) + 1)]
-    layers = [random_layer(rng, *layer) for layer in zip(kinds, names, shapes, strict=True)]
-    return PackedModel("rbsf", tuple(layers), {"seed": seed})
+    tensors = {"threshold": threshold.astype(np.int32)}
+    if rng.random() < 0.5:
+        tensors["flip"] = rng.integers(0, 2, outputs, np.uint8)
+    return Node(f"{conv.name}.sign", "sign", (source,), {}, tensors)

@@ -1,90 +1,378 @@
-"""Packed networks of random nodes, for the tests of the engine."""
+"""Packed networks of random operations, for the tests of the engine.
+
+`EXAMPLES` has a function for each operation that adds it to a network, on maps that are there or on new ones.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from rbsf.engine.nodes import NetworkModel, Node, Shape, check_nodes
+from rbsf.engine.graph import PackedModel, infer_maps
+from rbsf.engine.node import Map, Node
+from rbsf.engine.ops.conv_u8 import pack_whole
+from rbsf.engine.terms import Terms, nodes_of
 
-WINDOWS = ("kernel", "stride", "padding")
+Shape = tuple[int, ...]
+LARGEST_SIDE = 24  # of maps that are enlarged
 
 
 class Maker:
     """Adds nodes one after another; the maps' shapes are known, so that every node fits."""
 
-    def __init__(self, seed: int, shape: Shape) -> None:
+    def __init__(self, seed: int, shape: Shape, any_size: bool = False) -> None:
         self.rng = np.random.default_rng(seed)
-        self.nodes = [Node("image", "input", (), dict(zip(("height", "width", "channels"), shape, strict=True)))]
-        self.shapes: dict[str, Shape] = {"image": shape}
+        sizes = dict(zip(("height", "width", "channels"), shape, strict=True))
+        self.nodes = [Node("image", "input", (), sizes | {"any_size": any_size})]
+        self.image = Map(shape, "pixels")
+        self.maps: dict[str, Map] = {"image": self.image}
 
     def normal(self, *shape: int) -> np.ndarray:
         return self.rng.normal(size=shape).astype(np.float32)
 
+    def among(self, *values: Any) -> Any:
+        return values[self.rng.integers(len(values))]
+
+    def put(self, *nodes: Node) -> str:
+        self.maps = infer_maps([*self.nodes, *nodes], check_values=True)
+        self.nodes += nodes
+        return self.nodes[-1].name
+
     def add(self, op: str, *inputs: str, tensors: dict[str, np.ndarray] | None = None, **attributes: Any) -> str:
-        node = Node(f"{op}.{len(self.nodes)}", op, inputs or (self.nodes[-1].name,), attributes, tensors or {})
-        self.nodes.append(node)
-        self.shapes = check_nodes(self.nodes)
-        return node.name
+        name = f"{op}.{len(self.nodes)}"
+        return self.put(Node(name, op, inputs or (self.last,), attributes, tensors or {}))
+
+    @property
+    def last(self) -> str:
+        return self.nodes[-1].name
 
     @property
     def shape(self) -> Shape:
-        return self.shapes[self.nodes[-1].name]
+        return self.maps[self.last].shape
 
-    def affine(self) -> str:
-        channels = self.shape[-1]
-        return self.add("affine", tensors={"scale": self.normal(channels) / 50, "bias": self.normal(channels)})
+    def model(self) -> PackedModel:
+        """The network, whose output is the last node's."""
+        return PackedModel("random", "classifier", tuple(self.nodes), {"made": "random"})
 
-    def conv(self, outputs: int, kernel: int, stride: int, padding: int, groups: int) -> str:
-        tensors = {
-            "weight": self.normal(outputs, kernel, kernel, self.shape[2] // groups),
-            "bias": self.normal(outputs),
-        }
-        return self.add("conv", tensors=tensors, kernel=kernel, stride=stride, padding=padding, groups=groups)
+    # ---- maps to work on
 
-    def conv_bits(
+    def some(self, *kinds: str) -> str:
+        """The name of a map (H, W, C) of one of these kinds, made from another where there is none."""
+        fit = [name for name, m in self.maps.items() if m.kind in kinds and len(m.shape) == 3]
+        if fit:
+            return self.among(*fit[-4:])
+        return {"bits": lambda: sign(self), "whole": lambda: conv_bits(self), "real": lambda: affine(self)}[kinds[0]]()
+
+    def channels(self, name: str) -> int:
+        return self.maps[name].shape[-1]
+
+    # ---- the operations that tests ask for with their numbers
+
+    def affine(self, source: str = "") -> str:
+        channels = self.channels(source or self.last)
+        tensors = {"scale": self.normal(channels) / 50, "bias": self.normal(channels)}
+        return self.add("affine", source or self.last, tensors=tensors)
+
+    def conv(self, outputs: int, kernel: int, stride: int, padding: int, groups: int, source: str = "") -> str:
+        width = self.channels(source or self.last) // groups
+        tensors = {"weight": self.normal(outputs, kernel, kernel, width), "bias": self.normal(outputs)}
+        window = {"kernel": kernel, "stride": stride, "padding": padding, "groups": groups}
+        return self.add("conv", source or self.last, tensors=tensors, **window)
+
+    def thresholds(self, name: str) -> dict[str, np.ndarray]:
+        """Of signs of a map: within its values and, some, at the ends; some with flips."""
+        m, channels = self.maps[name], self.channels(name)
+        if m.kind == "real":
+            ends, within = np.float32([np.inf, -np.inf, 0.0, -0.0]), self.normal(channels)
+        else:
+            ends = np.int32([-(2**31), 2**31 - 1, m.largest, -m.largest, m.largest + 1, 0])
+            spread = 100 if m.kind == "pixels" else max(m.largest, 1) ** 0.5
+            within = self.rng.normal(50 if m.kind == "pixels" else 0, spread, channels).astype(np.int32)
+        found = {"threshold": np.where(self.rng.random(channels) < 0.2, self.rng.choice(ends, channels), within)}
+        if self.rng.random() < 0.5:
+            found["flip"] = self.rng.integers(0, 2, channels, np.uint8)
+        return found
+
+    def weight_bits(self, outputs: int, products: int) -> np.ndarray:
+        return np.packbits(self.rng.integers(0, 2, (outputs, products), np.uint8), axis=1, bitorder="little")
+
+    def binary(
         self, outputs: int, kernel: int, stride: int, padding: int, groups: int, bases: int = 1, kernels: int = 1,
-        mapped: bool = False,
+        mapped: bool = False, border: int = -1,
     ) -> str:  # fmt: skip
-        """`bases` x `kernels` terms; thresholds within the values and, some, at the ends; some bits are flipped."""
+        """A whole binary convolution of the last map, real, in `bases` x `kernels` terms."""
         inputs = self.shape[2]
         products = kernel**2 * (inputs // groups)
-        bits = self.rng.integers(0, 2, (kernels, outputs, products), np.uint8)
-        ends = np.float32([np.inf, -np.inf, 0.0, -0.0])
-        some = self.rng.random((bases, inputs)) < 0.2
-        tensors = {
-            "threshold": np.where(some, self.rng.choice(ends, (bases, inputs)), self.normal(bases, inputs)),
-            "flip": self.rng.integers(0, 2, (bases, inputs), np.uint8),
-            "weight": np.packbits(bits, axis=-1, bitorder="little"),
-            "scale": self.normal(bases * kernels, outputs) / np.float32(products**0.5),
-            "bias": self.normal(outputs),
-        }
-        if mapped:
-            tensors |= {"map_scale": self.normal(inputs), "map_bias": self.normal(inputs)}
         numbers = [(base, number) for base in range(bases) for number in range(kernels)]
-        terms = dict(zip(("bits", "kernels"), ([*part] for part in zip(*numbers, strict=True)), strict=True))
-        return self.add(
-            "conv_bits", tensors=tensors, kernel=kernel, stride=stride, padding=padding, groups=groups, **terms
+        bits, which = zip(*numbers, strict=True)
+        terms = Terms(
+            [self.thresholds(self.last) for _ in range(bases)],
+            [self.weight_bits(outputs, products) for _ in range(kernels)],
+            bits,
+            which,
+            self.normal(len(numbers), outputs) / np.float32(products**0.5),
+            self.normal(outputs),
+            {"scale": self.normal(inputs), "bias": self.normal(inputs)} if mapped else None,
         )
+        geometry = {"kernel": kernel, "stride": stride, "padding": padding, "groups": groups}
+        geometry |= {"channels": inputs, "border": border}
+        return self.put(*nodes_of(f"binary.{len(self.nodes)}", self.last, geometry, terms))
 
-    def head(self, classes: int) -> NetworkModel:
+    def head(self, classes: int) -> PackedModel:
         """Mean, flatten, linear; the whole network."""
         self.add("global_pool")
         self.add("flatten")
         tensors = {"weight": self.normal(classes, self.shape[0]), "bias": self.normal(classes)}
         self.add("linear", tensors=tensors)
-        return NetworkModel("random", tuple(self.nodes), {"made": "random"})
+        return self.model()
 
 
-def small_network(seed: int = 0) -> NetworkModel:
+# ---- one function an operation
+
+
+def affine(make: Maker) -> str:
+    name = make.some("real", "whole", "pixels")
+    size = 1 / 50 if make.maps[name].kind == "pixels" else max(make.maps[name].largest, 1) ** -0.5
+    tensors = {"scale": make.normal(make.channels(name)) * np.float32(size), "bias": make.normal(make.channels(name))}
+    for key in make.among((), (), ("scale",), ("bias",)):
+        del tensors[key]
+    return make.add("affine", name, tensors=tensors)
+
+
+def sign(make: Maker) -> str:
+    name = make.some("real", "whole", "pixels")
+    return make.add("sign", name, tensors=make.thresholds(name))
+
+
+def _window(make: Maker, name: str) -> dict[str, int]:
+    side, channels = min(make.maps[name].shape[:2]), make.channels(name)
+    kernel = make.among(*range(1, min(side, 4) + 1))
+    groups = make.among(*[g for g in (1, 1, 2, 3) if channels % g == 0])
+    return {"kernel": kernel, "stride": make.among(1, 1, 2, 3), "padding": make.among(0, 1, 2), "groups": groups}
+
+
+def conv_bits(make: Maker) -> str:
+    name = make.some("bits")
+    window, channels = _window(make, name), make.channels(name)
+    groups = window["groups"]
+    outputs = groups * int(make.rng.integers(1, 40 // groups))
+    weight = make.weight_bits(outputs, window["kernel"] ** 2 * channels // groups)
+    more = {"channels": channels, "border": make.among(-1, 1)}
+    return make.add("conv_bits", name, tensors={"weight": weight}, **window, **more)
+
+
+def conv_u8(make: Maker) -> str:
+    kernel, channels = make.among(1, 2, 3), make.image.shape[2]
+    bits, outputs = make.among(2, 3, 5, 7, 8), int(make.rng.integers(1, 40))
+    largest = 63 if bits == 8 else 2 ** (bits - 1) - 1
+    weight = make.rng.integers(-largest, largest + 1, (outputs, kernel, kernel, channels)).astype(np.int8)
+    geometry = {"kernel": kernel, "stride": make.among(1, 2), "padding": 0, "groups": 1, "channels": channels}
+    tensors = {"weight": weight if bits == 8 else pack_whole(weight, bits)}
+    return make.add("conv_u8", "image", tensors=tensors, **geometry, bits=bits)
+
+
+def conv(make: Maker) -> str:
+    name = make.some("real", "whole", "pixels")
+    window = _window(make, name)
+    return make.conv(window["groups"] * int(make.rng.integers(1, 40 // window["groups"])), **window, source=name)
+
+
+def linear(make: Maker) -> str:
+    name = make.add("flatten", make.some("real", "whole"))
+    tensors = {"weight": make.normal(5, make.shape[0]), "bias": make.normal(5)}
+    return make.add("linear", name, tensors=tensors)
+
+
+def prelu(make: Maker) -> str:
+    name = make.some("real")
+    return make.add("prelu", name, tensors={"slope": make.normal(make.among(1, make.channels(name)))})
+
+
+def hardtanh(make: Maker) -> str:
+    return make.add("hardtanh", make.some("real"), low=-1.0, high=1.5)
+
+
+def _pool(make: Maker) -> dict[str, Any]:
+    kernel = make.among(1, 2, 3)
+    return {
+        "kernel": kernel,
+        "stride": make.among(1, 2, 3),
+        "padding": make.among(0, kernel // 2),
+        "ceil": make.among(True, False),
+    }
+
+
+def max_pool(make: Maker) -> str:
+    name = make.some("whole", "real", "bits")
+    if make.rng.random() < 0.5:  # as the planner fuses it
+        return make.add("max_pool", name, kernel=min(3, *make.maps[name].shape[:2]), stride=2, padding=0, ceil=False)
+    return make.add("max_pool", name, **_pool(make))
+
+
+def avg_pool(make: Maker) -> str:
+    return make.add("avg_pool", make.some("real", "whole"), **_pool(make), include_pad=make.among(True, False))
+
+
+def _like(make: Maker, name: str, *kinds: str) -> str:
+    """Another map of that shape, or the same one."""
+    return make.among(*[n for n, m in make.maps.items() if m.shape == make.maps[name].shape and m.kind in kinds])
+
+
+def add(make: Maker) -> str:
+    name = make.some("whole", "real")
+    return make.add("add", name, _like(make, name, "whole", "real"))
+
+
+def mul(make: Maker) -> str:
+    name = make.some("real", "whole")
+    other = make.among(global_pool, abs_mean, None)
+    second = other(make, name) if other else _like(make, name, "real", "whole")
+    return make.add("mul", name, second)
+
+
+def global_pool(make: Maker, name: str = "") -> str:
+    return make.add("global_pool", name or make.some("real", "whole"))
+
+
+def abs_mean(make: Maker, name: str = "") -> str:
+    return make.add("abs_mean", name or make.some("real", "whole"))
+
+
+def concat(make: Maker) -> str:
+    name = make.some("bits", "whole", "real")
+    kind, size = make.maps[name].kind, make.maps[name].shape[:2]
+    others = [n for n, m in make.maps.items() if m.kind == kind and len(m.shape) == 3 and m.shape[:2] == size]
+    return make.add("concat", name, make.among(*others))
+
+
+def upsample(make: Maker) -> str:
+    name = make.some("bits", "whole", "real")
+    if max(make.maps[name].shape[:2]) * 3 > LARGEST_SIDE:
+        name = make.add("max_pool", name, kernel=3, stride=4, padding=1, ceil=True)
+    return make.add("upsample", name, factor=make.among(2, 3))
+
+
+EXAMPLES: dict[str, Callable[[Maker], str]] = {
+    "abs_mean": abs_mean,
+    "add": add,
+    "affine": affine,
+    "avg_pool": avg_pool,
+    "channels_first": lambda make: make.add("channels_first", make.some("real")),
+    "concat": concat,
+    "conv": conv,
+    "conv_bits": conv_bits,
+    "conv_u8": conv_u8,
+    "flatten": lambda make: make.add("flatten", make.some("real", "whole")),
+    "global_pool": global_pool,
+    "hardtanh": hardtanh,
+    "input": lambda make: make.add("affine", "image", tensors={"scale": make.normal(make.image.shape[2])}),
+    "linear": linear,
+    "max_pool": max_pool,
+    "mul": mul,
+    "prelu": prelu,
+    "relu": lambda make: make.add("relu", make.some("real")),
+    "sigmoid": lambda make: make.add("sigmoid", make.some("real")),
+    "sign": sign,
+    "upsample": upsample,
+}
+
+
+def with_operation(op: str, seed: int) -> PackedModel:
+    """A small network that has the operation `op`, on maps of all kinds that it takes; its output is real."""
+    make = _start(seed)
+    EXAMPLES[op](make)
+    return _finished(make)
+
+
+def random_network(seed: int) -> PackedModel:
+    """A network of 3 to 12 random operations, some of them the rows that the planner fuses."""
+    make = _start(seed)
+    for _ in range(make.rng.integers(3, 13)):
+        try:
+            make.among(*BLOCKS)(make)
+        except ValueError:  # a map became too small, or a sum too large: that node was not added
+            continue
+    return _finished(make)
+
+
+def _start(seed: int) -> Maker:
+    rng = np.random.default_rng(seed)
+    make = Maker(seed, (int(rng.integers(5, 15)), int(rng.integers(5, 15)), int(rng.integers(1, 5))))
+    affine(make)
+    for start in (conv_u8, sign, conv_bits):
+        if rng.random() < 0.5:
+            start(make)
+    return make
+
+
+def _finished(make: Maker) -> PackedModel:
+    """The network with a real map at its end."""
+    if make.maps[make.last].kind == "bits":
+        channels = make.shape[2]
+        window = {"kernel": 1, "stride": 1, "padding": 0, "groups": 1, "channels": channels, "border": -1}
+        make.add("conv_bits", tensors={"weight": make.weight_bits(4, channels)}, **window)
+    if make.maps[make.last].kind == "whole":
+        make.add("affine", tensors={"scale": make.normal(make.shape[-1])})
+    return make.model()
+
+
+# ---- rows of operations that the planner computes as one
+
+
+def to_bits(make: Maker) -> str:
+    conv_bits(make) if make.rng.random() < 0.7 else conv_u8(make)
+    if make.rng.random() < 0.5 and min(make.shape[:2]) >= 3:
+        make.add("max_pool", kernel=3, stride=2, padding=0, ceil=False)
+    make.add("sign", tensors=make.thresholds(make.last))
+    name, window = make.last, _window(make, make.last)
+    outputs = 2 * window["groups"]
+    weight = make.weight_bits(outputs, window["kernel"] ** 2 * make.channels(name) // window["groups"])
+    more = {"channels": make.channels(name), "border": make.among(-1, 1)}
+    for _ in range(make.among(1, 1, 2)):
+        make.add("conv_bits", name, tensors={"weight": weight}, **window, **more)
+    return make.last
+
+
+def scaled(make: Maker) -> str:
+    name = make.some("real")
+    make.add("hardtanh", name, low=-9.0, high=9.0)  # the last map, which `binary` reads
+    source, channels = make.last, make.channels(name)
+    terms = (make.among(1, 1, 2, 3), make.among(1, 1, 2), make.among(True, False, False), make.among(-1, 0, 1))
+    if make.rng.random() < 0.6:
+        result = make.binary(channels, 3, 1, 1, make.among(*[g for g in (1, 2) if channels % g == 0]), *terms)
+        return make.add("add", *make.among((result, source), (source, result)))
+    window = _window(make, source)
+    return make.binary(window["groups"] * make.among(1, 2, 9), *window.values(), *terms)
+
+
+def whole_sum(make: Maker) -> str:
+    """Two convolutions of the same bits added up, and the signs of the sum."""
+    bits = make.some("bits")
+    channels, groups = make.channels(bits), make.among(1, 1, 2) if make.channels(bits) % 2 == 0 else 1
+    names = []
+    for kernel, padding in ((3, 1), (1, 0)):
+        weight = make.weight_bits(2 * groups, kernel**2 * channels // groups)
+        window = {"kernel": kernel, "stride": 1, "padding": padding, "groups": groups}
+        more = {"channels": channels, "border": make.among(-1, 1)}
+        names.append(make.add("conv_bits", bits, tensors={"weight": weight}, **window, **more))
+    total = make.add("add", *names)
+    return make.add("sign", total, tensors=make.thresholds(total))
+
+
+SINGLE = [make for op, make in EXAMPLES.items() if op not in ("input", "channels_first", "flatten", "linear")]
+BLOCKS = [*SINGLE, *[to_bits, scaled, whole_sum] * 4]
+
+
+def small_network(seed: int = 0) -> PackedModel:
     """A stem, a binary convolution with a shortcut, a pool, another, with a 1x1 shortcut, a head."""
     make = Maker(seed, (12, 10, 3))
     make.affine()
     stem = make.conv(16, 3, 1, 1, 1)
-    conv = make.conv_bits(16, 3, 1, 1, 1)
+    conv = make.binary(16, 3, 1, 1, 1)
     add = make.add("add", conv, stem)
-    conv = make.conv_bits(24, 3, 2, 1, 1)
+    conv = make.binary(24, 3, 2, 1, 1)
     make.add("avg_pool", add, kernel=2, stride=2, padding=0, ceil=True, include_pad=True)
     shortcut = make.conv(24, 1, 1, 0, 1)
     make.add("add", conv, shortcut)

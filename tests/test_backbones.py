@@ -10,8 +10,8 @@ import pytest
 from conftest import ROOT
 
 from datasets.synthetic import make_sequence, write_video
-from rbsf.engine.runtime import Engine
-from rbsf.export import pack_weights
+from rbsf.engine.run import Engine
+from rbsf.export.pack import pack_weights
 from rbsf.models import build
 from rbsf.weights import load_weights, save_weights
 from tracker.backbones import choose_engine, is_packed, load_backbone

@@ -81,6 +81,16 @@ def test_rbconv_forward_is_eq_5_and_6(geometry):
     torch.testing.assert_close(layer(x), expected)
 
 
+@pytest.mark.parametrize("border", [-1.0, 0.0, 1.0])
+def test_padded_borders_are_what_the_layer_says(border):
+    layer, x = layer_and_input({"in_channels": 4, "out_channels": 6, "kernel_size": 3, "padding": 2, "stride": 2})
+    layer.border = border
+    padded = F.pad(ones(x), (2, 2, 2, 2), value=border)
+    torch.testing.assert_close(layer(x), F.conv2d(padded, ones(layer.weight) * layer.C.mean(), None, 2))
+    layer.fix_terms(layer.terms())
+    torch.testing.assert_close(layer(x), F.conv2d(padded, ones(layer.weight) * layer.C.mean(), None, 2))
+
+
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_rbconv_gradients_are_eq_7_8_and_13(geometry):
     layer, x = layer_and_input(geometry)

@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 
 from datasets.arrays import ArrayData
 from rbsf.classification import ClassificationTask, evaluate
-from rbsf.engine.network import Network
+from rbsf.engine.run import Engine
 from rbsf.methods import METHODS
 from rbsf.train.config import read_yaml
 from rbsf.train.distributed import Process
@@ -127,7 +127,7 @@ def test_the_packed_network_gives_the_same_classes(trained):
     config = ClassifierConfig(**read_yaml(ClassifierConfig, trained / "config.yaml"))
     _, test = open_data(config, torch.device("cpu"))
     net = load_weights(trained / "resnet18.safetensors")[0]
-    packed = Network(trained / "resnet18-packed.safetensors")
+    packed = Engine(trained / "resnet18-packed.safetensors")
     for raw, batch in zip(
         test.batches(8, 0, 0, train=False), evaluation_batches(test, config, torch.device("cpu")), strict=True
     ):

@@ -11,7 +11,7 @@ from rbsf.layers import binarize
 from rbsf.models import build
 from rbsf.models.resnet import Residual, ResNet
 from rbsf.weights import save_weights
-from tools.cost import build_pair, main
+from tools.cost import build_pair, layer_of, main
 
 SHAPE = (3, 224, 224)
 
@@ -138,6 +138,28 @@ def test_tool_counts_and_measures_classifiers(model, capsys):
     out = capsys.readouterr().out
     assert "packed ms" in out
     assert "1-bit convolution" in out
+
+
+def test_tool_measures_every_convolution_of_a_tracker(capsys):
+    main(["--model", "rbsf", "--size", "127", "--measure", "--repeat", "1"])
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if "convolution" in line]
+    assert [row[0] for row in rows] == [f"layers.{number}.conv" for number in range(5)]
+    assert all("." in number and float(number) > 0 for row in rows for number in row[-2:])  # counts have no point
+
+
+@pytest.mark.parametrize(
+    ("node", "layer"),
+    [
+        ("a.1", "a.1"),
+        ("a.1.sum.0", "a.1"),
+        ("a.1.norm", "a.1.norm"),
+        ("a.10.sign.0", "a.10"),
+        ("add", ""),
+        ("normalise", ""),
+    ],
+)
+def test_nodes_of_a_packed_network_are_those_of_a_layer(node, layer):
+    assert layer_of(node, ["a.1.norm", "a.1", "a.10"]) == layer
 
 
 def test_tool_takes_trained_weights(tmp_path, capsys):

@@ -1,3 +1,5 @@
+"""The engine on trackers: every instruction set equals the NumPy reference to the bit, and what is refused."""
+
 from __future__ import annotations
 
 import os
@@ -13,12 +15,18 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from packed_models import random_layer, random_model
+from packed_models import POOL, least_size, random_conv, random_model, random_sign
 from requirements import needs, skip_without
 
-from rbsf.engine import reference, runtime
-from rbsf.engine.packed import Layer, PackedModel
-from rbsf.engine.runtime import BitConv, Engine, available_isas, pack_signs
+from rbsf.engine import run
+from rbsf.engine.cpu import available_isas, choose_isa, native
+from rbsf.engine.graph import PackedModel
+from rbsf.engine.kernel import Target
+from rbsf.engine.layout import Packed, kernel_arguments, layout
+from rbsf.engine.node import Map, Node
+from rbsf.engine.ops import conv_bits, reference
+from rbsf.engine.ops.conv_u8 import whole_weights
+from rbsf.engine.run import Engine
 
 ISAS = available_isas()
 THREADS = min(2, os.cpu_count() or 1)
@@ -37,12 +45,25 @@ def pixels(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
 
 
-def assert_same(found: list[np.ndarray], expected: list[np.ndarray], what: object) -> None:
-    """Equal to the bit: also -0.0 and 0.0 differ."""
-    assert len(found) == len(expected)
-    for number, (a, b) in enumerate(zip(found, expected, strict=True), 1):
-        assert (a.dtype, a.shape, a.flags.c_contiguous) == (b.dtype, b.shape, True)
-        assert a.tobytes() == b.tobytes(), f"{what}, layer {number}"
+def reference_outputs(model: PackedModel, images: np.ndarray) -> dict[str, np.ndarray]:
+    """Every node's map, one after another by the reference."""
+    maps, found = model.maps_for(*images.shape[1:3]), {"image": images}
+    for node in model.nodes[1:]:
+        inputs = [found[name] for name in node.inputs]
+        found[node.name] = reference(node, [maps[name] for name in node.inputs], maps[node.name], inputs)
+    return found
+
+
+def features_of(outputs: dict[str, np.ndarray]) -> np.ndarray:
+    return [*outputs.values()][-1]
+
+
+def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray], what: object) -> None:
+    """All that was found is equal to the bit: also -0.0 and 0.0 differ."""
+    for name, array in found.items():
+        other = expected[name]
+        assert (array.dtype, array.shape, array.flags.c_contiguous) == (other.dtype, other.shape, True), (what, name)
+        assert array.tobytes() == other.tobytes(), (what, name)
 
 
 @st.composite
@@ -67,56 +88,102 @@ def networks(draw: st.DrawFn) -> list[tuple]:
 @EXAMPLES
 @given(networks(), st.integers(1, 4), st.integers(6, 40), st.integers(6, 40), st.integers(0, 1000))
 def test_any_network_is_as_the_reference(shapes: list[tuple], count: int, height: int, width: int, seed: int) -> None:
-    model = random_model(seed, shapes)
-    sizes = [height, width]
-    for layer in model.layers:
-        sizes = [layer.output_size(size) for size in sizes]
-        assume(min(sizes) >= 1)
-    crops = pixels(count, height, width, shapes[0][4], seed=seed)
-    expected = list(reference.layer_outputs(model, crops))
+    assume(least_size(shapes) <= min(height, width))
+    model, crops = random_model(seed, shapes), pixels(count, height, width, shapes[0][4], seed=seed)
+    expected = reference_outputs(model, crops)
+    bits = [node.name for node in model.nodes if node.op == "sign"]
     for isa in ISAS:
         engine = Engine(model, 1 + seed % THREADS, isa)
         for _ in range(2):  # the second time in the maps of the first
-            assert_same(engine.layer_outputs(crops), expected, isa)
+            found = engine.outputs(crops)
+            assert [*found] == ([*expected] if isa == "numpy" else ["image", *bits, model.nodes[-1].name])
+            assert_same(found, expected, isa)
 
 
 @needs_kernels
 @pytest.mark.parametrize("size", [127, 255])
 def test_the_tracker_network_is_as_the_reference(size: int) -> None:
     model, crops = random_model(1), pixels(2, size, size, 3)
-    expected = list(reference.layer_outputs(model, crops))
-    assert expected[-1].shape == (2, 256, size // 8 - 9, size // 8 - 9)
+    expected = reference_outputs(model, crops)
+    features = features_of(expected)
+    assert features.shape == (2, 256, size // 8 - 9, size // 8 - 9)
     for isa in ISAS[:-1]:
         for threads in range(1, THREADS + 1):
             engine = Engine(model, threads, isa)
             assert engine.isa == isa
-            assert_same(engine.layer_outputs(crops), expected, (isa, threads))
-            assert_same([engine(crops[:1])], [expected[-1][:1]], (isa, threads))
+            assert engine.in_numpy == []
+            assert_same(engine.outputs(crops), expected, (isa, threads))
+            assert engine(crops[:1]).tobytes() == features[:1].tobytes(), (isa, threads)
 
 
 @needs_kernels
 def test_long_windows_do_not_overflow_a_byte() -> None:
     shapes = [(1, 1, 0, 1, 3, 256, False), (7, 1, 0, 1, 256, 9, False), (1, 1, 0, 1, 9, 1, False)]
     model = random_model(2, shapes)
-    model = PackedModel("x", (model.layers[0], all_ones(model.layers[1]), model.layers[2]), {})
+    model = replace(model, nodes=tuple(all_ones(node) if node.name == "conv2" else node for node in model.nodes))
     crops = pixels(1, 9, 9, 3)
     for isa in ISAS:
-        assert_same(Engine(model, isa=isa).layer_outputs(crops), list(reference.layer_outputs(model, crops)), isa)
+        assert_same(Engine(model, isa=isa).outputs(crops), reference_outputs(model, crops), isa)
 
 
-def all_ones(layer: Layer) -> Layer:
-    return replace(layer, weight=np.full_like(layer.weight, 255))
+def all_ones(node: Node) -> Node:
+    return replace(node, tensors={"weight": np.full_like(node.tensors["weight"], 255)})
 
 
-def test_sums_worked_out_by_hand() -> None:
-    """Two pixels (+, -), (+, +) in padding of -1; the middle row of the weights is (+, +), (-, +), (-, -)."""
+@pytest.mark.parametrize(("border", "expected"), [(-1, [6, 14]), (1, [-14, -14])])
+def test_sums_worked_out_by_hand(border: int, expected: list[int]) -> None:
+    """Two pixels (+, -), (+, +), made with a flip of the second bit; the middle row of the weights is (+, +), (-, +),
+    (-, -), the others are -.  In padding of -1 the rows above and below give 12 products (-1)(-1), and the middle one
+    -2 - 2 - 2, and 0 + 0 + 2; in padding of +1 they give -12, and 2 - 2 - 2, and 0 + 0 - 2.
+    """
     weight = np.packbits([[0, 0, 0, 0, 0, 0, 1, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0]], axis=1, bitorder="little")
-    layer = Layer("conv_bits", "a", 3, 1, 1, 1, 2, 1, False, weight, np.zeros(1, np.int32))
-    bits = pack_signs(np.array([[[[0.0, -1.0], [3.0, 0.5]]]]))
-    assert bits.tolist() == [[[[[1], [3]]]]]
+    geometry = {"kernel": 3, "stride": 1, "padding": 1, "groups": 1, "channels": 2, "border": border}
+    nodes = (
+        Node("image", "input", (), {"height": 1, "width": 2, "channels": 2, "any_size": False}),
+        Node("bits", "sign", ("image",), {}, {"threshold": np.int32([5, 5]), "flip": np.uint8([0, 1])}),
+        Node("conv", "conv_bits", ("bits",), geometry, {"weight": weight}),
+        Node("scaled", "affine", ("conv",), {}, {"scale": np.ones(1, np.float32), "bias": np.zeros(1, np.float32)}),
+        Node("features", "channels_first", ("scaled",)),
+    )
     for isa in ISAS:
-        # Rows above and below: 12 products (-1)(-1).  The middle one: -2 - 2 - 2, and 0 + 0 + 2.
-        assert BitConv(layer, isa=isa)(bits).tolist() == [[[[6], [14]]]]
+        found = Engine(PackedModel("", "tracker", nodes, {}), isa=isa).outputs(np.uint8([[[[5, 5], [6, 4]]]]))
+        assert found["bits"].tolist() == [[[[1, 0], [1, 1]]]]
+        assert found["features"].tolist() == [[[expected]]]
+
+
+def test_a_first_layer_worked_out_by_hand() -> None:
+    """Windows of two pixels with weights 63 and -2, pooled before the threshold, and turned round after it."""
+    geometry = {"kernel": 1, "stride": 1, "padding": 0, "groups": 1, "channels": 2}
+    weight = np.packbits([[1]], axis=1, bitorder="little")
+    nodes = (
+        Node("image", "input", (), {"height": 3, "width": 5, "channels": 2, "any_size": False}),
+        Node("first", "conv_u8", ("image",), geometry | {"bits": 8}, {"weight": np.int8([[[[63, -2]]]])}),
+        Node("pool", "max_pool", ("first",), dict(POOL)),
+        Node("bits", "sign", ("pool",), {}, {"threshold": np.int32([626]), "flip": np.uint8([1])}),
+        Node("conv", "conv_bits", ("bits",), geometry | {"channels": 1, "border": -1}, {"weight": weight}),
+        Node("scaled", "affine", ("conv",), {}, {"scale": np.float32([0.5]), "bias": np.float32([2])}),
+        Node("features", "channels_first", ("scaled",)),
+    )
+    image = np.zeros((1, 3, 5, 2), np.uint8)
+    image[0, 1, 0], image[0, 2, 4] = (10, 2), (10, 3)  # 626, 624
+    for isa in ISAS:
+        found = Engine(PackedModel("", "tracker", nodes, {}), isa=isa).outputs(image)
+        assert found["bits"].tolist() == [[[[0], [1]]]]
+        assert found["features"].tolist() == [[[[1.5, 2.5]]]]
+
+
+def sums_of(conv: Node, bits: np.ndarray, isa: str, threads: int, inverted: np.ndarray | None = None) -> np.ndarray:
+    """Sums of `conv` by the kernels of `isa`; the bits of `inverted` channels lie in memory turned round."""
+    a, channels = conv.attributes, bits.shape[3]
+    out = conv_bits.OP.result(conv, Map(bits.shape[1:], "bits"))
+    inverted = np.zeros(channels, bool) if inverted is None else inverted
+    read = Packed(layout(channels, 1, a["groups"]), a["padding"], a["border"], inverted)
+    packed = read.array(len(bits), bits.shape[1:])
+    read.inside(packed)[:] = read.pack(bits)
+    np.testing.assert_array_equal(read.unpack(packed), bits)
+    result = np.empty((len(bits), *out.shape), out.dtype)
+    conv_bits.packed_kernel(conv, read, out, Target(native, isa, threads)).run([packed], result, [])
+    return result
 
 
 @needs_kernels
@@ -128,27 +195,48 @@ def test_sums_worked_out_by_hand() -> None:
 def test_a_single_convolution_is_as_the_reference(
     kernel: int, stride: int, padding: int, groups: int, inputs: int, outputs: int, count: int, size: int, seed: int
 ) -> None:
-    rng = np.random.default_rng(seed)
-    shape = (kernel, stride, padding, groups, inputs * groups, outputs * groups, False)
-    layer = random_layer(rng, "conv_bits", "a", shape)
-    values = rng.normal(size=(count, size, size + 1, inputs * groups))
-    expected = reference.conv_bits((values >= 0).astype(np.uint8), layer)
-    for isa in ISAS:
-        assert_same([BitConv(layer, 1 + seed % THREADS, isa)(pack_signs(values, groups))], [expected], isa)
+    rng, channels = np.random.default_rng(seed), inputs * groups
+    conv = random_conv(rng, "a", "x", (kernel, stride, padding, groups, channels, outputs * groups, False))
+    bits = rng.integers(0, 2, (count, size, size + 1, channels), np.uint8)
+    expected = conv_bits.reference(conv, bits)
+    inverted = rng.random(channels) < 0.5 if seed % 2 else None
+    for isa in ISAS[:-1]:
+        found = sums_of(conv, bits, isa, 1 + seed % THREADS, inverted)
+        assert found.dtype == (np.int8 if kernel**2 * inputs < 128 else np.int16)
+        np.testing.assert_array_equal(found, expected, err_msg=isa)
 
 
-def test_reference_is_a_convolution_of_signs() -> None:
+@needs_kernels
+@pytest.mark.parametrize(
+    ("kernel", "channels", "kind"),
+    [(1, 127, np.int8), (1, 128, np.int16), (7, 668, np.int16), (3, 3640, np.int16), (2, 8192, np.int32)],
+)
+def test_sums_reach_their_ends(kernel: int, channels: int, kind: type) -> None:
+    """All bits are +1, all weights of the first filter, none of the second."""
+    conv = random_conv(np.random.default_rng(0), "a", "x", (kernel, 1, 0, 1, channels, 2, False))
+    weight = np.packbits(np.outer([1, 0], np.ones(kernel**2 * channels, np.uint8)), axis=1, bitorder="little")
+    conv = replace(conv, tensors={"weight": weight})
+    most = kernel**2 * channels
+    for isa in ISAS[:-1]:
+        found = sums_of(conv, np.ones((1, kernel, kernel, channels), np.uint8), isa, 1)
+        assert found.dtype == kind
+        assert found.tolist() == [[[[most, -most]]]]
+
+
+@pytest.mark.parametrize("border", [-1, 1])
+def test_reference_is_a_convolution_of_signs(border: int) -> None:
     import torch
 
     rng = np.random.default_rng(3)
-    layer = random_layer(rng, "conv_bits", "a", (3, 2, 1, 2, 6, 4, False))
+    conv = random_conv(rng, "a", "x", (3, 2, 1, 2, 6, 4, False))
+    conv = replace(conv, attributes=conv.attributes | {"border": border})
     bits = rng.integers(0, 2, (2, 9, 8, 6), np.uint8)
     signs = torch.from_numpy(bits.transpose(0, 3, 1, 2) * 2.0 - 1)
-    weight = np.unpackbits(layer.weight, axis=1, count=27, bitorder="little").reshape(4, 3, 3, 3)
+    weight = np.unpackbits(conv.tensors["weight"], axis=1, count=27, bitorder="little").reshape(4, 3, 3, 3)
     weight = torch.from_numpy(weight.transpose(0, 3, 1, 2) * 2.0 - 1)
-    padded = torch.nn.functional.pad(signs, (1, 1, 1, 1), value=-1.0)
+    padded = torch.nn.functional.pad(signs, (1, 1, 1, 1), value=float(border))
     expected = torch.nn.functional.conv2d(padded, weight, stride=2, groups=2).permute(0, 2, 3, 1)
-    np.testing.assert_array_equal(reference.conv_bits(bits, layer), expected.numpy())
+    np.testing.assert_array_equal(conv_bits.reference(conv, bits), expected.numpy())
 
 
 def test_several_python_threads_at_once() -> None:
@@ -171,16 +259,46 @@ def test_several_python_threads_at_once() -> None:
     assert not wrong
 
 
-def test_layer_outputs_are_read_before_another_call_can_write(monkeypatch: pytest.MonkeyPatch) -> None:
+@needs_kernels
+def test_outputs_are_read_before_another_call_can_write(monkeypatch: pytest.MonkeyPatch) -> None:
     model, crops = random_model(1), pixels(1, 127, 127, 3)
-    engine, unpack = Engine(model), runtime.unpack_map
+    engine, unpack = Engine(model, isa=ISAS[0]), Packed.unpack
+    calls = []
 
     def unpack_late(*order: Any) -> np.ndarray:  # a call of another thread comes in between
-        engine(pixels(1, 127, 127, 3, seed=1))
+        calls.append(engine(pixels(1, 127, 127, 3, seed=1)))
         return unpack(*order)
 
-    monkeypatch.setattr(runtime, "unpack_map", unpack_late)
-    assert_same(engine.layer_outputs(crops), list(reference.layer_outputs(model, crops)), "late")
+    monkeypatch.setattr(Packed, "unpack", unpack_late)
+    assert_same(engine.outputs(crops), reference_outputs(model, crops), "late")
+    assert len(calls) == 4
+
+
+def test_images_of_many_sizes_in_turn() -> None:
+    shapes = [(3, 2, 0, 1, 3, 20, True), (3, 1, 1, 2, 20, 6, False)]
+    model, sizes = random_model(4, shapes), [(7 + n % 11, 9 + n % 7) for n in range(24)]  # more than it keeps
+    for isa in {ISAS[0], "numpy"}:
+        engine = Engine(model, isa=isa)
+        for number, size in enumerate(sizes):
+            crops = pixels(1 + number % 2, *size, 3, seed=number)
+            assert_same(engine.outputs(crops), reference_outputs(model, crops), (isa, size))
+
+
+def test_images_of_one_size_alone_where_no_other_is_admitted() -> None:
+    model = random_model(4, [(3, 2, 0, 1, 3, 20, True), (3, 1, 1, 2, 20, 6, False)])
+    first = replace(model.nodes[0], attributes={"height": 9, "width": 11, "channels": 3, "any_size": False})
+    engine = Engine(replace(model, nodes=(first, *model.nodes[1:])))
+    assert engine(pixels(2, 9, 11, 3)).tobytes() == Engine(model)(pixels(2, 9, 11, 3)).tobytes()
+    with pytest.raises(ValueError, match=r"^images are 11 x 9, expected 9 x 11$"):
+        engine(pixels(2, 11, 9, 3))
+
+
+def test_large_batches_are_computed_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, crops = Engine(random_model(1)), pixels(5, 127, 127, 3)
+    together = engine(crops).copy()
+    for images in (1, 2, 4):
+        monkeypatch.setattr(run, "CHUNK_BYTES", images * engine._plan(127, 127).bytes)
+        np.testing.assert_array_equal(engine(crops), together)
 
 
 def test_results_are_the_callers_own() -> None:
@@ -191,7 +309,6 @@ def test_results_are_the_callers_own() -> None:
     np.testing.assert_array_equal(first, kept)
 
 
-@needs_kernels
 def test_memory_of_dropped_results_is_used_again() -> None:
     engine, crops = Engine(random_model(1)), pixels(1, 127, 127, 3)
     place = engine(crops).ctypes.data
@@ -200,21 +317,25 @@ def test_memory_of_dropped_results_is_used_again() -> None:
     assert engine(crops).ctypes.data != place
 
 
+@needs_kernels
+def test_seconds_of_every_run() -> None:
+    spent = Engine(random_model(1), isa=ISAS[0]).node_seconds(pixels(1, 127, 127, 3))
+    assert [*spent] == ["conv1", "conv2", "conv3", "conv4", "conv5"]
+    assert min(spent.values()) > 0
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason=needs("fork", "no fork here"))
 def test_a_forked_process_has_threads_of_its_own() -> None:
     code = (
-        (
-            "import multiprocessing as mp, numpy as np\n"
-            "from packed_models import random_model\n"
-            "from rbsf.engine.runtime import Engine\n"
-            f"engine = Engine(random_model(1), {THREADS})\n"
-            "crops = np.zeros((2, 127, 127, 3), np.uint8)\n"
-            "expected = engine(crops)\n"
-            "with mp.get_context('fork').Pool(2) as pool:\n"
-            "    assert all((r == expected).all() for r in pool.map(engine.__call__, [crops] * 4))\n"
-        )
-        .replace("pool.map(engine.__call__", "pool.map(run")
-        .replace("with mp", "def run(crops): return engine(crops)\nwith mp")
+        "import multiprocessing as mp, numpy as np\n"
+        "from packed_models import random_model\n"
+        "from rbsf.engine.run import Engine\n"
+        f"engine = Engine(random_model(1), {THREADS})\n"
+        "crops = np.zeros((2, 127, 127, 3), np.uint8)\n"
+        "expected = engine(crops)\n"
+        "def run(crops): return engine(crops)\n"
+        "with mp.get_context('fork').Pool(2) as pool:\n"
+        "    assert all((r == expected).all() for r in pool.map(run, [crops] * 4))\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env=_env())
 
@@ -223,20 +344,24 @@ def _env() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
 
 
-def test_torch_is_not_imported() -> None:
-    code = "import sys, rbsf.engine.runtime; assert 'torch' not in sys.modules"
+@pytest.mark.parametrize("module", ["rbsf.engine.run", "rbsf.engine.file", "rbsf.engine.correlate", "tracker.siamfc"])
+def test_torch_is_not_imported(module: str) -> None:
+    code = f"import sys, {module}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env=_env())
 
 
 def test_without_the_extension_numpy_runs_with_a_warning() -> None:
     code = (
         "import sys; sys.modules['rbsf.engine._native'] = None\n"
-        "import warnings; from rbsf.engine.runtime import Engine, available_isas\n"
+        "import warnings, numpy as np; from rbsf.engine.run import Engine\n"
+        "from rbsf.engine.cpu import available_isas\n"
         "from packed_models import random_model\n"
         "assert available_isas() == ['numpy']\n"
         "with warnings.catch_warnings(record=True) as caught:\n"
         "    engine = Engine(random_model(1))\n"
         "assert engine.isa == 'numpy' and len(caught) == 1 and 'compiler' in str(caught[0].message)\n"
+        "assert caught[0].filename == '<string>', caught[0].filename\n"
+        "assert engine(np.zeros((1, 127, 127, 3), np.uint8)).shape == (1, 256, 6, 6)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env=_env() | {"RBSF_ISA": ""})
 
@@ -248,26 +373,40 @@ def test_without_the_extension_numpy_runs_with_a_warning() -> None:
         (np.full((1, 127, 127, 3), np.nan, np.float32), "float32"),
         (np.zeros((127, 127, 3), np.uint8), "expected a uint8 array"),
         (np.zeros((1, 127, 127, 4), np.uint8), "expected a uint8 array"),
-        ([[1]], "crops are list"),
-        (None, "crops are NoneType"),
+        ([[1]], "images are list"),
+        (None, "images are NoneType"),
         (np.zeros((0, 127, 127, 3), np.uint8), "are none"),
         (np.zeros((1, 127, 254, 3), np.uint8)[:, :, ::2], "C-contiguous"),
         (np.zeros((1, 127, 127, 3), np.uint8)[:, ::-1], "C-contiguous"),
-        (np.zeros((1, 86, 127, 3), np.uint8), "86 x 127 pixels are too small"),
-        (np.zeros((1, 0, 127, 3), np.uint8), "0 x 127 pixels are too small"),
+        (np.zeros((1, 86, 127, 3), np.uint8), "images of 86 x 127 pixels do not suit the network: node 'conv5'"),
+        (np.zeros((1, 127, 1, 3), np.uint8), "images of 127 x 1 pixels do not suit the network: node 'conv1'"),
+        (np.zeros((1, 0, 127, 3), np.uint8), "images of 0 x 127 pixels do not suit the network: node 'image'"),
         (np.broadcast_to(np.zeros((1, 1, 1, 1), np.uint8), (4000, 500, 500, 3)), "C-contiguous"),
+        (np.zeros((4000, 500, 500, 3), np.uint8), "take over 1 GiB; give fewer at a time"),
+        (np.zeros((1, 20000, 127, 3), np.uint8), "do not suit the network: node 'image'"),
+        (np.zeros((1, 8000, 8000, 3), np.uint8), "do not suit the network: node 'conv1'.*would take over"),
     ],
 )
 def test_bad_crops(crops: object, message: str) -> None:
     for isa in {ISAS[0], "numpy"}:
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ValueError, match=message) as caught:
             Engine(random_model(1), isa=isa)(crops)  # type: ignore[arg-type]
+        assert "\n" not in str(caught.value)
 
 
-def test_batch_too_large_for_memory() -> None:
-    shapes = [(1, 1, 0, 1, 1, 1, False), (1, 1, 16, 1, 1, 1 << 14, False)]
-    with pytest.raises(ValueError, match="maps of over 1 GiB"):
-        Engine(random_model(1, shapes))(np.zeros((1, 200, 200, 1), np.uint8))
+def test_images_too_large_for_memory() -> None:
+    engine = Engine(random_model(1, [(1, 1, 0, 1, 1, 1, False), (1, 1, 16, 1, 1, 1 << 14, False)]))
+    with pytest.raises(ValueError, match=r"images of 60 x 60 pixels do not .* more memory than so small"):
+        engine(np.zeros((1, 60, 60, 1), np.uint8))
+
+
+def test_maps_too_large_for_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(random_model(1))
+    most = engine._plan(255, 255).bytes
+    monkeypatch.setattr(run, "MAX_BYTES", most)
+    engine(pixels(1, 255, 255, 3))
+    with pytest.raises(ValueError, match=rf"^the network: its maps take [\d,]+ bytes an image; {most:,} at most$"):
+        engine(pixels(1, 300, 255, 3))
 
 
 @needs_kernels
@@ -291,8 +430,8 @@ class TestInstructionSet:
     def test_the_environment_says_what_auto_takes(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("RBSF_ISA", name)
         engine, crops = Engine(random_model(1)), pixels(1, 127, 127, 3)
-        assert engine.isa == name
-        np.testing.assert_array_equal(engine(crops), reference.forward(engine.model, crops))
+        assert engine.isa == choose_isa() == name
+        np.testing.assert_array_equal(engine(crops), features_of(reference_outputs(engine.model, crops)))
 
     def test_an_argument_wins_over_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("RBSF_ISA", ISAS[0])
@@ -311,57 +450,132 @@ class TestInstructionSet:
             Engine(random_model(1))
 
 
-@pytest.mark.parametrize(
-    ("bits", "message"),
-    [
-        (np.zeros((1, 1, 5, 5, 2)), "no uint8 array"),
-        (np.zeros((1, 5, 5, 2), np.uint8), "no uint8 array"),
-        (np.zeros((1, 1, 5, 5, 1), np.uint8), "not of 12 channels in 1 groups"),
-        (np.zeros((1, 2, 5, 5, 2), np.uint8), "not of 12 channels in 1 groups"),
-        (np.zeros((1, 1, 2, 5, 2), np.uint8), "too small for a 3 x 3 window"),
-    ],
-)
-def test_bad_bits(bits: np.ndarray, message: str) -> None:
-    layer = random_layer(np.random.default_rng(0), "conv_bits", "a", (3, 1, 0, 1, 12, 4, False))
-    for isa in {ISAS[0], "numpy"}:
-        with pytest.raises(ValueError, match=message):
-            BitConv(layer, isa=isa)(bits)
+# ---- what the extension itself refuses, though `Engine` never passes it
 
 
-def test_signs_of_nan() -> None:
-    with pytest.raises(ValueError, match="none of them NaN"):
-        pack_signs(np.array([[[[1.0, np.nan]]]]))
-    with pytest.raises(ValueError, match="for 2 groups"):
-        pack_signs(np.zeros((1, 1, 1, 3)), groups=2)
+def two_convs() -> tuple[list[Any], list[np.ndarray]]:
+    """A first layer that pools, a second one whose sums are real, and arrays that suit them."""
+    rng = np.random.default_rng(0)
+    first = random_conv(rng, "a", "image", (3, 2, 0, 1, 3, 20, True), of_pixels=True)
+    second = random_conv(rng, "b", "bits", (3, 1, 1, 2, 20, 10, False))
+    bits = Packed(layout(20, 1, 2), 1, second.attributes["border"], np.zeros(20, bool))
+    rows, more = whole_weights(first).view(np.uint8), {"thresholds": random_sign(rng, first, "a").tensors["threshold"]}
+    real = {"scale": np.ones(10, np.float32), "bias": np.zeros(10, np.float32)}
+    convs = [
+        native.Conv(**kernel_arguments(first, rows, True, bits, "bits", **more, pool=True)),
+        conv_bits.make_conv(second, bits, Target(native, "scalar", 1), "real", None, **real),
+    ]
+    return convs, [pixels(2, 31, 27, 3), bits.array(2, (7, 6, 20)), np.zeros((2, 10, 7, 6), np.float32)]
 
 
 @needs_kernels
 def test_kernels_check_their_arrays() -> None:
-    """What `Engine` never passes is refused all the same."""
-    from rbsf.engine import _native  # type: ignore[attr-defined]
-
-    engine = Engine(random_model(1), isa="scalar")
-    crops = pixels(1, 127, 127, 3)
-    maps = engine._take_maps(crops.shape, engine._shapes(crops)[:-1])
-    features = np.zeros((1, 256, 6, 6), np.float32)
-    good = [crops, *maps, features]
+    convs, good = two_convs()
+    crops, maps, features = good
     read_only = features.copy()
     read_only.flags.writeable = False
     bad = [
-        [crops, *maps],
-        [crops[:, :126], *maps, features],
-        [crops.astype(np.int8), *maps, features],
-        [crops, maps[0][:, :, :, ::-1], *maps[1:], features],
-        [crops, *maps, features.astype(np.float64)],
-        [crops, *maps, features[:, :255]],
-        [np.concatenate([crops, crops]), *maps, features],
-        [crops[0], *maps, features],
-        [crops, *maps, read_only],
+        [crops, maps],
+        [crops[:, :26], maps, features],
+        [crops[:, :6], maps, features],
+        [crops.astype(np.int8), maps, features],
+        [crops, maps[..., ::-1], features],
+        [crops, maps[:, :, :, :7], features],
+        [crops, maps[:, 0], features],
+        [crops, maps.view(np.int8), features],
+        [crops, maps, features.astype(np.float64)],
+        [crops, maps, features[:, :9]],
+        [crops, maps, features.transpose(0, 2, 3, 1)],
+        [crops, maps[:1], features],
+        [np.concatenate([crops, crops]), maps, features],
+        [crops[0], maps, features],
+        [crops, maps, read_only],
     ]
-    _native.forward(engine._convs, good, 1, "scalar", None)
+    native.forward(convs, good, 1, "scalar", None)
     for arrays in bad:
         with pytest.raises(ValueError):
-            _native.forward(engine._convs, arrays, 1, "scalar", None)
+            native.forward(convs, arrays, 1, "scalar", None)
     for threads, isa in ((0, "scalar"), (10**6, "scalar"), (1, "none")):
         with pytest.raises(ValueError):
-            _native.forward(engine._convs, good, threads, isa, None)
+            native.forward(convs, good, threads, isa, None)
+    for seconds in (np.zeros(1), np.zeros(2, np.float32)):
+        with pytest.raises(ValueError, match="seconds is"):
+            native.forward(convs, good, 1, "scalar", seconds)
+    with pytest.raises(ValueError, match="one map more than layers"):
+        native.forward([], good[:1], 1, "scalar", None)
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    ("output", "channels", "kind"), [("sums8", 14, np.int8), ("sums16", 200, np.int16), ("sums", 200, np.int32)]
+)
+def test_kernels_check_where_they_write_sums(output: str, channels: int, kind: type) -> None:
+    conv = random_conv(np.random.default_rng(0), "a", "x", (3, 1, 0, 1, channels, 5, False))
+    read = Packed(layout(channels, 1, 1), 0, -1, np.zeros(channels, bool))
+    made = conv_bits.make_conv(conv, read, Target(native, "scalar", 1), output)
+    bits = read.pack(np.random.default_rng(1).integers(0, 2, (2, 6, 5, channels), np.uint8))
+    bits, out = np.ascontiguousarray(bits), np.zeros((2, 4, 3, 5), kind)
+    read_only = out.copy()
+    read_only.flags.writeable = False
+    others = [out.astype(other) for other in (np.int8, np.int16, np.int32, np.uint8, np.float32) if other != kind]
+    native.forward([made], [bits, out], 1, "scalar", None)
+    assert out.any()
+    for wrong in (*others, read_only, out[:1], out[:, :3], out[..., :4], out[:, ::-1], out.transpose(0, 3, 1, 2)):
+        with pytest.raises(ValueError, match="output is"):
+            native.forward([made], [bits, wrong], 1, "scalar", None)
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"output": "sum"}, "output is bits, real, sums, sums16 or sums8"),
+        ({"output": "sums8"}, "sums do not fit 8 bits"),
+        ({"output": "sums16", "products": 1 << 15}, "sums do not fit 16 bits"),
+        ({"kernel": 0}, "a number of the geometry is out of range"),
+        ({"stride": 0}, "a number of the geometry is out of range"),
+        ({"bytes": 0}, "a number of the geometry is out of range"),
+        ({"products": 0}, "a number of the geometry is out of range"),
+        ({"outputs": 1 << 40}, "a number of the geometry is out of range"),
+        ({"kernel": 1025}, "the kernel is too large"),
+        ({"margin": 1 << 40}, "a number of the output map is out of range"),
+        ({"group_blocks": []}, "a number of the geometry is out of range"),
+        ({"group_blocks": [3, 0]}, "a group's number of blocks is out of range"),
+        ({"group_blocks": [1, 2]}, "blocks do not fit the outputs"),
+        ({"outputs": 23}, "outputs do not split into the groups"),
+        ({"pixels": True}, "pixels go to bits, in one group"),
+        ({"pool": True}, "only bits are pooled"),
+        ({"scale": np.ones(24, np.float32)}, "scale and bias go with a real output"),
+        ({"output": "real"}, "scale and bias go with a real output"),
+        ({"output": "real", "scale": np.ones(24, np.float32)}, "scale and bias go with a real output"),
+        ({"output": "real", "scale": np.ones(24), "bias": np.ones(24, np.float32)}, "scale is float64"),
+        ({"output": "real", "scale": np.ones(24, np.float32), "bias": np.ones(23, np.float32)}, "bias is float32"),
+        ({"weights": np.zeros((32, 17), np.uint8)}, "weights is uint8"),
+        ({"weights": np.zeros((32, 18), np.int8)}, "weights is int8"),
+        ({"thresholds": np.zeros(31, np.int32)}, "thresholds is int32"),
+        ({"thresholds": np.zeros(32, np.int64)}, "thresholds is int64"),
+        ({"output": "bits", "places": np.zeros((3, 2), np.int32)}, "places is int32"),
+        ({"output": "bits", "places": np.zeros((4, 2), np.int64)}, "places is int64"),
+        ({"output": "bits", "places": np.full((4, 2), 2, np.int32)}, "a place is outside of the map"),
+        ({"output": "bits", "places": np.full((4, 2), -1, np.int32)}, "a place is outside of the map"),
+    ],
+)
+def test_kernels_check_what_a_convolution_is(changes: dict[str, Any], message: str) -> None:
+    """24 filters of 15 channels in two groups: 135 products, two blocks of 8 filters each."""
+    conv = random_conv(np.random.default_rng(0), "a", "x", (3, 1, 0, 2, 30, 24, False))
+    read = Packed(layout(30, 1, 2), 0, -1, np.zeros(30, bool))
+    good = kernel_arguments(conv, conv_bits.bit_rows(conv, read), False, None, "sums16")
+    native.Conv(**good)
+    with pytest.raises(ValueError, match=message):
+        native.Conv(**(good | changes))
+
+
+@needs_kernels
+def test_sums_fit_up_to_the_last_one() -> None:
+    for channels, output in ((127, "sums8"), ((1 << 14) - 1, "sums16")):
+        conv = random_conv(np.random.default_rng(0), "a", "x", (1, 1, 0, 1, channels, 1, False))
+        read = Packed(layout(channels, 1, 1), 0, -1, np.zeros(channels, bool))
+        good = kernel_arguments(conv, conv_bits.bit_rows(conv, read), False, None, output)
+        native.Conv(**good)
+        with pytest.raises(ValueError, match="sums do not fit"):
+            native.Conv(**good | {"products": 128 if output == "sums8" else 1 << 15})

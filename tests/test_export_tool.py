@@ -11,25 +11,28 @@ from conftest import ROOT
 from requirements import needs
 
 from datasets.synthetic import write_video
-from rbsf.engine.nodes import read_network
+from rbsf.engine.file import read_packed
+from rbsf.export import fold
 from rbsf.models import build
 from rbsf.weights import save_weights
 from tools.export import main
 from tracker.backbones import is_packed, load_backbone
 
 TRAINED = ROOT / "weights" / "rbsf-train.safetensors"
+DIFFERENCE = r"results differ by (\S+) of (\S+) at most"
 
 
 def test_tool_writes_a_packed_file_and_compares_it(tmp_path, capsys):
     out = tmp_path / "new" / "rbsf-packed.safetensors"
     write_video(tmp_path / "in.mp4", seed=3, frames=2)
     main(["--weights", str(TRAINED), "--out", str(out), "--check", str(tmp_path / "in.mp4")])
-    text = capsys.readouterr().out
-    assert "9,330,816 as float32: 28." in text
-    sizes = (2 * 96 * 61 * 61, 2 * 256 * 28 * 28, 2 * 384 * 26 * 26, 2 * 384 * 24 * 24)
-    for number, size in enumerate(sizes):
-        (line,) = (line for line in text.splitlines() if f"after layers.{number}.conv" in line)
-        assert line.endswith(f", 0 of {size:,}"), "the packed network is the torch one in float64"
+    size, nodes, engine, given = capsys.readouterr().out.splitlines()
+    assert size.startswith(f"{out}: {out.stat().st_size:,} bytes; 9,330,816 as float32: 28.")
+    bits = 2 * (96 * 61 * 61 + 256 * 28 * 28 + 384 * 26 * 26 + 384 * 24 * 24)
+    assert nodes.startswith("to the rounded network in float64, operation by operation: ")
+    assert f": 0 of {bits:,} bits differ, 0 of them at their threshold; real values by " in nodes
+    for line, start in ((engine, r"\S+ engine to PyTorch in float32"), (given, "to the weights as given")):
+        assert re.fullmatch(rf"{start}: {DIFFERENCE}, correlation (1\.0000|0\.999\d)", line)
     assert is_packed(out)
 
 
@@ -41,12 +44,21 @@ def test_tool_says_how_far_the_rounded_network_is_from_the_weights_as_given(tmp_
         flags = ["--first-bits", str(bits), "--check", str(tmp_path / "in.mp4")]
         main(["--weights", str(TRAINED), "--out", str(tmp_path / "out.safetensors"), *flags])
         line = capsys.readouterr().out.splitlines()[-1]
-        words = re.match(
-            r"to the weights as given: (\S+)% of .* differ by \S+ of \S+ at most, correlation (\S+)$", line
-        )
-        found[bits] = [float(word) for word in words.groups()]
-    assert found[2][0] > 0.1 > found[7][0] == 0
+        words = re.fullmatch(rf"to the weights as given: {DIFFERENCE}, correlation (\S+)", line)
+        difference, largest, correlation = (float(word) for word in words.groups())
+        found[bits] = difference / largest, correlation
+    assert found[2][0] > 0.1 > 1e-5 > found[7][0]
     assert found[2][1] < 0.99 < 0.9999 < found[7][1] <= 1
+
+
+def test_tool_writes_no_file_that_would_compute_something_else(tmp_path, monkeypatch):
+    monkeypatch.setattr(fold, "threshold_of_whole", lambda scale, bias: {"threshold": np.zeros(len(scale), np.int32)})
+    message = (
+        r"out\.safetensors was not written: .* differs from the rounded one in float64 at layers\.1\.conv\.sign\.0"
+    )
+    with pytest.raises(ValueError, match=message):
+        main(["--weights", str(TRAINED), "--out", str(tmp_path / "out.safetensors")])
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("model", ["rbsf", "siamfc"])
@@ -60,7 +72,12 @@ def test_onnx_graphs_equal_torch(model, tmp_path, capsys):
     write_video(tmp_path / "in.mp4", seed=3, frames=2)
     flags = ["--format", "onnx", "--check", str(tmp_path / "in.mp4")]
     main(["--weights", str(weights), "--out", str(tmp_path / "net.onnx"), *flags])
-    assert "response: largest difference to PyTorch" in capsys.readouterr().out
+    said = capsys.readouterr().out.splitlines()
+    for part, size, line in zip(("backbone", "head"), said[::2], said[1::2], strict=True):
+        path = tmp_path / f"net_{part}.onnx"
+        assert size == f"{path}: {path.stat().st_size:,} bytes"
+        result = {"backbone": "features", "head": "response"}[part]
+        assert re.fullmatch(rf"{result} to PyTorch: {DIFFERENCE}, correlation 1\.0000", line)
     images = np.random.default_rng(0).integers(0, 256, (2, 127, 127, 3), dtype=np.uint8)
     pixels = images.transpose(0, 3, 1, 2).astype(np.float32)
     (features,) = onnxruntime.InferenceSession(tmp_path / "net_backbone.onnx").run(None, {"image": pixels})
@@ -86,13 +103,14 @@ def test_classifiers_in_both_formats(model, channels, tmp_path, capsys):
     main(["--weights", str(weights), "--out", str(tmp_path / "packed.safetensors")])
     text = capsys.readouterr().out
     assert "times smaller" in text
-    assert "bits that differ: 0 of" in text
-    assert "predictions that differ: 0" in text
-    packed = read_network(tmp_path / "packed.safetensors")
-    assert packed.shapes["image"] == (28, 28, channels)
+    assert re.search(r"operation by operation: 0 of [\d,]+ bits differ, 0 of them at their threshold; real", text)
+    assert re.search(rf"\S+ engine to PyTorch in float32: {DIFFERENCE}, predictions that differ: 0\n", text)
+    assert re.search(r"operations without a kernel, which run in NumPy: affine(, \w+)*\n$", text)
+    packed = read_packed(tmp_path / "packed.safetensors")
+    assert (packed.input_shape, packed.task) == ((28, 28, channels), "classifier")
     assert packed.info["source"] == "net.safetensors"
     main(["--weights", str(weights), "--format", "onnx", "--out", str(tmp_path / "net.onnx")])
-    assert "logits: largest difference to PyTorch" in capsys.readouterr().out
+    assert re.search(rf"\nlogits to PyTorch: {DIFFERENCE}, predictions that differ: 0\n$", capsys.readouterr().out)
     assert (tmp_path / "net.onnx").is_file()
 
 

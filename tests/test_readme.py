@@ -18,9 +18,8 @@ from conftest import NARROW, ROOT, write_teacher
 
 from datasets.synthetic import make_sequence, video_name, write_got10k, write_video
 from eval.run_benchmarks import SYNTHETIC
-from rbsf.export_network import CALLS
+from rbsf.export.modules import CALLS, FORMS
 from rbsf.layers import BinaryConv2d
-from rbsf.node_forms import FORMS
 
 TEXT = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, re.DOTALL)

@@ -12,8 +12,11 @@ from datasets.sequences import load_sequences
 from eval.metrics import overlaps, score_sequence
 from eval.runner import track_sequence
 from eval.trackers import StaticTracker
-from rbsf.engine.packed import read_packed
-from rbsf.export import export_layers, quantise_first
+from rbsf.engine.file import read_packed
+from rbsf.engine.graph import PackedModel
+from rbsf.engine.run import Engine
+from rbsf.export.first_layer import quantise_first
+from rbsf.export.pack import export_tracker
 from rbsf.layers import binary_layers
 from rbsf.weights import load_weights
 from tracker.backbones import load_backbone
@@ -44,9 +47,18 @@ def test_both_files_are_the_same_network():
     before = net.layers[0].conv.weight.clone()
     quantise_first(net)
     assert before.equal(net.layers[0].conv.weight), "the first layer of the training form is on the 7-bit grid"
-    for layer, shipped in zip(export_layers(net), packed.layers, strict=True):
-        for name, array in layer.tensors().items():
-            np.testing.assert_array_equal(array, shipped.tensors()[name], err_msg=name)
+    exported = export_tracker(net, "rbsf").packed
+    for size in (127, 255):
+        crops = np.random.default_rng(size).integers(0, 256, (2, size, size, 3), np.uint8)
+        maps, shipped = (bits_and_features(model, crops) for model in (exported, packed))
+        assert len(maps) == 5
+        for found, expected in zip(maps, shipped, strict=True):
+            np.testing.assert_array_equal(found, expected, strict=True)
+
+
+def bits_and_features(model: PackedModel, crops: np.ndarray) -> list[np.ndarray]:
+    maps = Engine(model).outputs(crops)
+    return [maps[node.name] for node in model.nodes if node.op in ("sign", "channels_first")]
 
 
 def test_the_float_network_says_how_it_was_trained():

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from eval.metrics import overlaps
+from rbsf.engine.cpu import available_isas
 from tracker.backbones import torch_backbone
 from tracker.box_regression import COPY_SIZE, BoxRegression, stretch
 from tracker.geometry import EXEMPLAR_SIZE, crop_square, exemplar_side
@@ -268,13 +269,40 @@ def test_correlate_is_the_plain_sum_over_windows() -> None:
     np.testing.assert_allclose(correlate(template, features), expected, rtol=1e-12)
 
 
-def test_correlate_signs_counts_equal_signs_less_others() -> None:
+@pytest.mark.parametrize("isa", available_isas())
+@pytest.mark.parametrize(("channels", "size"), [(70, 3), (5, 2), (127, 1), (4000, 3)])
+def test_correlate_signs_counts_equal_signs_less_others(
+    isa: str, channels: int, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RBSF_ISA", isa)
     rng = np.random.default_rng(5)
-    template, features = (rng.integers(-2, 3, shape).astype(np.float32) for shape in ((70, 3, 3), (2, 70, 5, 6)))
+    template, features = (
+        rng.integers(-2, 3, shape).astype(np.float32) for shape in ((channels, size, size), (2, channels, 5, 6))
+    )
     plus, minus = np.float32(1), np.float32(-1)
     expected = correlate(np.where(template >= 0, plus, minus), np.where(features >= 0, plus, minus))  # zeros: +1
-    np.testing.assert_array_equal(correlate_signs(template)(features), expected)
-    assert correlate_signs(template)(template[None]).tolist() == [[[630]]]
+    found = correlate_signs(template)(features)
+    np.testing.assert_array_equal(found, expected, strict=True)
+    assert correlate_signs(template)(template[None]).tolist() == [[[channels * size**2]]]
+
+
+@pytest.mark.parametrize("isa", available_isas())
+@pytest.mark.parametrize(
+    "features",
+    [
+        np.full((1, 3, 4, 4), np.nan, np.float32),
+        np.zeros((1, 1, 4, 4), np.float32),
+        np.zeros((1, 4, 4, 4), np.float32),
+        np.zeros((3, 4, 4), np.float32),
+        np.zeros((1, 3, 1, 4), np.float32),
+    ],
+)
+def test_correlate_signs_refuses_what_has_none_or_does_not_fit(
+    isa: str, features: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RBSF_ISA", isa)
+    with pytest.raises(ValueError, match=r"expected numbers \(N, 3, H, W\) from 2 x 2 up, none of them NaN"):
+        correlate_signs(np.ones((3, 2, 2), np.float32))(features)
 
 
 def test_follows_a_moving_target_by_signs() -> None:

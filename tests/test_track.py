@@ -24,7 +24,7 @@ from test_videos import misleading, serve, uneven
 
 import tools.cli
 from datasets.frames import Frames, VideoWriter, open_frames
-from rbsf.engine.packed import write_packed
+from rbsf.engine.file import write_packed
 from tools.recording import BoxWriter, Row
 from tools.track import main, parse_args, source_name
 
@@ -454,7 +454,7 @@ def test_the_instruction_set_is_said(
     video: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     slim = [(11, 2, 0, 1, 3, 8, True), (5, 1, 0, 1, 8, 8, True), (3, 1, 0, 1, 8, 8, False), (5, 1, 0, 1, 8, 8, False)]
-    write_packed(Path("rbsf.safetensors"), "rbsf", random_model(0, slim).layers, {})
+    write_packed(Path("rbsf.safetensors"), "rbsf", "tracker", random_model(0, slim).nodes, {})
     monkeypatch.setenv("RBSF_ISA", "numpy")
     command = ["--video", str(video), START, "--end", "1", "--threads", "1", "--weights", "rbsf.safetensors"]
     assert main(command) == 0

@@ -17,7 +17,7 @@ from datasets.prepare import prepare
 from datasets.synthetic import write_got10k
 from eval import run_benchmarks
 from eval.results import Run
-from rbsf.engine.packed import write_packed
+from rbsf.engine.file import write_packed
 from rbsf.train import loop
 from rbsf.train.config import parse_config
 from tools import reproduce, tables
@@ -128,7 +128,7 @@ def test_the_table_of_results_that_are_there(flags, otb, tmp_path):
         config = dataclasses.replace(cell.config, seed=seed)
         file = tables.folder_of(config, tmp_path / "out") / config.result_file
         model = random_model(number)
-        write_packed(file, model.model, model.layers, model.info)
+        write_packed(file, model.model, model.task, model.nodes, model.info)
         test.args.tracker = [str(file)]
         (store,) = run_benchmarks.stores_of(test.args, run_benchmarks.read_specs(test.args)).values()
         for sequence in test.split.sequences:
@@ -151,7 +151,7 @@ def test_a_network_trained_for_signs_is_tracked_by_signs_and_all_by_given_consta
     for cell in table.cells:
         file = tables.folder_of(cell.config, tmp_path / "out") / cell.config.result_file
         model = random_model(0)
-        write_packed(file, model.model, model.layers, model.info)
+        write_packed(file, model.model, model.task, model.nodes, model.info)
     tracked = []
     monkeypatch.setattr(run_benchmarks, "track", lambda args, sequences, stores: tracked.extend(stores))
     (tmp_path / "own.yaml").write_text("memory_share: 0.25\n")

@@ -65,18 +65,18 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def load_packed(path: Path, threads: int) -> Classifier:
     """A packed file, or a weights file packed on loading; errors as the readers have them."""
-    from rbsf.engine.network import Network
-    from rbsf.engine.nodes import read_network
-    from rbsf.engine.packed import packed_kind
+    from rbsf.engine.file import packed_kind, read_packed
+    from rbsf.engine.run import Engine
 
     if packed_kind(path) == "classifier":
-        model = read_network(path)
+        model = read_packed(path)
     else:
-        from rbsf.export_network import packed_classifier
+        from rbsf.export.pack import packed_weights
 
-        _, model = packed_classifier(path)
-    network = Network(model, threads)
-    return Classifier(f"packed ({network.isa})", network, check_input(path, model.info))
+        model = packed_weights(path).packed
+    engine = Engine(model, threads)
+    print(f"network: {path}, {engine}", file=sys.stderr)
+    return Classifier(f"packed ({engine.isa})", engine, check_input(path, model.info))
 
 
 def check_input(path: Path, info: dict[str, Any]) -> dict[str, Any]:
@@ -91,16 +91,16 @@ def load_torch(path: Path, threads: int) -> Classifier:
     """A weights file in PyTorch, float32."""
     import torch
 
-    from rbsf.agreement import torch_logits
-    from rbsf.export_network import classifier_input
+    from rbsf.export.compare import torch_logits
+    from rbsf.export.pack import classifier_input
     from rbsf.weights import load_weights
 
     torch.set_num_threads(threads)
     net, _, info = load_weights(path)
     check_input(path, info)
-    _, mean, std = classifier_input(path, info)
+    taken = classifier_input(path, info)
     net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Classifier("PyTorch", lambda images: torch_logits(net, images, mean, std), info["input"])
+    return Classifier("PyTorch", lambda images: torch_logits(net, images, taken.mean, taken.std), info["input"])
 
 
 def load(path: Path, engine: str, threads: int) -> Classifier:
@@ -108,7 +108,7 @@ def load(path: Path, engine: str, threads: int) -> Classifier:
 
     ValueError for a packed tracker, and a packed file for PyTorch; otherwise as the readers have them.
     """
-    from rbsf.engine.packed import packed_kind
+    from rbsf.engine.file import packed_kind
 
     kind = packed_kind(path)
     packed = kind == "classifier"

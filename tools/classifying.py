@@ -18,7 +18,7 @@ from datasets.arrays import ArrayData
 from datasets.augment import augment, batch_generator, normalise
 from datasets.labelled import LABELLED, Labelled, open_labelled
 from rbsf.classification import ClassificationTask, evaluate
-from rbsf.export_network import pack_classifier
+from rbsf.export.pack import pack_weights
 from rbsf.files import write_atomically
 from rbsf.layers import binary_layers
 from rbsf.maps import CALIBRATION, Stats, measure_maps, start_from_teacher
@@ -277,7 +277,7 @@ def finish(config: ClassifierConfig, net: nn.Module, test: Labelled, process: Pr
     result = evaluate(place(net, process.device), batches, ClassificationTask())
     if config.binary:
         packed = folder / f"{config.model}-packed.safetensors"
-        pack_classifier(final, packed)
+        pack_weights(final, packed)
         print(f"{packed}: {packed.stat().st_size / 1e6:.3f} MB, to run without PyTorch")
     print(f"top-1 {result['top1']:.2f}%, top-5 {result['top5']:.2f}% of {result['tested']:,} test images")
     result |= {"epochs": config.epochs, "images": config.images, "seed": config.seed}

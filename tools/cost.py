@@ -79,50 +79,43 @@ def measure_all(net: nn.Module, twin: nn.Module, layers: list[LayerCost], args: 
     import torch
 
     from rbsf.cost import measure
-    from rbsf.models import TRACKERS
 
     torch.set_num_threads(args.threads)
     twin = twin.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     image = torch.rand(1, *args.shape).contiguous(memory_format=torch.channels_last)
-    packed = measure_chain if args.model in TRACKERS else measure_network
-    times = {"float ms": measure(twin, image, args.repeat), "packed ms": packed(net, layers, args)}
+    times = {"float ms": measure(twin, image, args.repeat), "packed ms": measure_packed(net, layers, args)}
     return {head: {**column, "total": sum(column.values())} for head, column in times.items()}
 
 
-def measure_chain(net: nn.Module, layers: list[LayerCost], args: argparse.Namespace) -> dict[str, float]:
-    """Milliseconds of the layers of a tracker's backbone, each with its thresholds and pooling."""
-    import numpy as np
-
-    from rbsf.engine.packed import PackedModel
-    from rbsf.engine.runtime import Engine
-    from rbsf.export import export_layers
-
-    engine = Engine(PackedModel(args.model, tuple(export_layers(net)), {}), args.threads)
-    crop = np.random.default_rng(0).integers(0, 256, (1, args.size, args.size, 3), dtype=np.uint8)
-    seconds = np.median([engine.layer_seconds(crop) for _ in range(args.repeat + 1)][1:], axis=0)
-    return {layer.name: 1000 * float(s) for layer, s in zip(engine.model.layers, seconds, strict=True)}
-
-
-def measure_network(net: nn.Module, layers: list[LayerCost], args: argparse.Namespace) -> dict[str, float]:
-    """Milliseconds of the layers of a classifier; the images' normalisation counts to the first."""
+def measure_packed(net: nn.Module, layers: list[LayerCost], args: argparse.Namespace) -> dict[str, float]:
+    """Milliseconds of the layers in the packed engine, each with what follows it; normalisation counts to the first."""
     from statistics import median
 
     import numpy as np
 
-    from rbsf.engine.network import Network
-    from rbsf.engine.nodes import NetworkModel
-    from rbsf.export_network import network_nodes
+    from rbsf.engine.run import Engine
+    from rbsf.export.pack import Images, export_classifier, export_tracker
+    from rbsf.models import TRACKERS
 
-    channels, *sides = args.shape
-    shape = (*sides, channels)
-    network = Network(NetworkModel(args.model, tuple(network_nodes(net.eval(), shape)), {}), args.threads)
-    image = np.random.default_rng(0).integers(0, 256, (1, *shape), dtype=np.uint8)
-    passes = [network.node_seconds(image) for _ in range(args.repeat + 1)][1:]
-    times, latest = {layer.name: 0.0 for layer in layers if layer.name in passes[0]}, layers[0].name
-    for node in passes[0]:
-        latest = node if node in times else latest
+    channels, height, width = args.shape
+    if args.model in TRACKERS:
+        packed = export_tracker(net, args.model).packed
+    else:
+        packed = export_classifier(net.eval(), args.model, Images((height, width, channels))).packed
+    engine = Engine(packed, args.threads)
+    image = np.random.default_rng(0).integers(0, 256, (1, height, width, channels), dtype=np.uint8)
+    passes = [engine.node_seconds(image) for _ in range(args.repeat + 1)][1:]
+    owners = {node: layer_of(node, [layer.name for layer in layers]) for node in passes[0]}
+    times, latest = {layer.name: 0.0 for layer in layers if layer.name in owners.values()}, layers[0].name
+    for node, owner in owners.items():
+        latest = owner or latest
         times[latest] += 1000 * median(spent[node] for spent in passes)
     return times
+
+
+def layer_of(node: str, layers: list[str]) -> str:
+    """The layer that a node of a packed network is a part of, by their names; empty for none of `layers`."""
+    return next((layer for layer in layers if f"{node}.".startswith(f"{layer}.")), "")
 
 
 def table(layers: list[LayerCost], times: Times) -> str:

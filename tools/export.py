@@ -2,10 +2,9 @@
 
     python tools/export.py --weights runs/rbsf/rbsf.safetensors --out rbsf-packed.safetensors
 
-packed: a 1-bit network with one bit a weight. A tracker's backbone has integer thresholds, and its first layer rounded
-to 7 bits a weight, or to --first-bits; a classifier's real layers stay float32. Then bits and results are compared with
-those of PyTorch, on made-up frames or those of --check; a tracker's with the rounded network, which is what the file
-holds, and, in the last line, with the weights as given.
+packed: a 1-bit network with one bit a weight. A tracker's first layer is rounded to 7 bits a weight, or --first-bits; a
+classifier's real layers stay float32. A file that would not compute what the rounded network does in float64 is not
+written. Then results are compared with PyTorch's, on made-up frames or those of --check.
 onnx: of a tracker two graphs, NAME_backbone.onnx and NAME_head.onnx, of a classifier one; 1-bit or float, compared too.
 """
 
@@ -13,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,42 +64,38 @@ def read_crops(video: str | None, size: int = 255) -> np.ndarray:
 
 
 def export_packed(weights: Path, out: Path, video: str | None, first_bits: int = 7) -> None:
-    """Write a tracker's packed file; print its size and how it agrees with PyTorch."""
-    import numpy as np
-
-    from rbsf.engine.runtime import Engine
-    from rbsf.export import pack_weights, torch_outputs
+    """Write a packed file; print its size and how it agrees with PyTorch."""
+    from rbsf.engine.run import Engine
+    from rbsf.export.compare import torch_logits
+    from rbsf.export.pack import classifier_input, pack_weights
     from rbsf.weights import load_weights
 
-    crops, net = read_crops(video), pack_weights(weights, out, first_bits)
-    print_size(net, out)
+    net, _, info = load_weights(weights)
+    tracker = not is_classifier(weights)
+    images = read_crops(video) if tracker else read_images(video, classifier_input(weights, info).shape)
+    exported = pack_weights(weights, out, first_bits)
+    print_size(exported.net, out)
+    print(f"to the rounded network in float64, operation by operation: {exported.compare(images)}")
     engine = Engine(out)
-    print(f"bits that differ between the packed engine ({engine.isa}) and PyTorch in float32, in float64:")
-    *packed, features = engine.layer_outputs(crops)
-    *single, expected = torch_outputs(net, crops)
-    double = torch_outputs(net.double(), crops)
-    for layer, bits, *others in zip(engine.model.layers, packed, single, double, strict=False):
-        shares = ", ".join(f"{(bits != other).mean():.2g}" for other in others)
-        print(f"  after {layer.name}: {shares} of {bits.size:,}")
-    for name, other in (("float32", expected), ("float64", double[-1])):
-        print(f"features: largest difference to {name} {np.abs(features - other).max():.2g}")
-    if any((bits != other).any() for bits, other in zip(packed, single, strict=True)):
-        print("what differs in float32 alone is PyTorch's rounding at a threshold, and what follows from it")
-    print(describe_loss(packed[0], features, torch_outputs(load_weights(weights)[0], crops)))
+    found = engine(images)
+    taken = exported.images
+    expected, given = (torch_logits(n, images, taken.mean, taken.std) for n in (exported.net, net))
+    print(f"{engine.isa} engine to PyTorch in float32: {describe_difference(found, expected)}")
+    if tracker:  # whose first layer was rounded
+        print(f"to the weights as given: {describe_difference(found, given)}")
+    if engine.in_numpy:
+        print(f"operations without a kernel, which run in NumPy: {', '.join(engine.in_numpy)}")
 
 
-def describe_loss(bits: np.ndarray, features: np.ndarray, given: list[np.ndarray]) -> str:
-    """What rounding the first layer did: its output `bits` and the `features`, beside `given`, `torch_outputs` of the
-    weights as given.
-    """
+def describe_difference(found: np.ndarray, expected: np.ndarray) -> str:
+    """How results (N, ...) differ; of logits also how many predictions do."""
     import numpy as np
 
-    turned, difference = (bits != given[0]).mean(), np.abs(features - given[-1]).max()
-    alike = np.corrcoef(features.ravel(), given[-1].ravel())[0, 1]
-    return (
-        f"to the weights as given: {turned:.2%} of the first layer's bits turned; features differ by {difference:.2g}"
-        f" of {np.abs(given[-1]).max():.2g} at most, correlation {alike:.4f}"
-    )
+    difference, largest = np.abs(found - expected).max(), np.abs(expected).max()
+    text = f"results differ by {difference:.2g} of {largest:.2g} at most"
+    if found.ndim == 2:
+        return f"{text}, predictions that differ: {(found.argmax(1) != expected.argmax(1)).sum()}"
+    return f"{text}, correlation {np.corrcoef(found.ravel(), expected.ravel())[0, 1]:.4f}"
 
 
 def print_size(net: nn.Module, out: Path) -> None:
@@ -113,21 +107,6 @@ def print_size(net: nn.Module, out: Path) -> None:
     print(f"{out}: {size:,} bytes; {floats:,} as float32: {floats / size:.1f} times smaller")
 
 
-def export_classifier(weights: Path, out: Path, video: str | None) -> None:
-    """Write a classifier's packed file; print its size and how it agrees with PyTorch."""
-    from rbsf.agreement import compare
-    from rbsf.engine.network import Network
-    from rbsf.export_network import classifier_input, pack_classifier
-    from rbsf.weights import load_weights
-
-    shape, mean, std = classifier_input(weights, load_weights(weights)[2])
-    images = read_images(video, shape)
-    net, _ = pack_classifier(weights, out)
-    print_size(net, out)
-    network = Network(out)
-    print(f"{network.isa} engine and PyTorch: {compare(net, network, images, mean, std)}")
-
-
 def read_images(video: str | None, shape: tuple[int, int, int]) -> np.ndarray:
     """Middles of frames as images uint8 (N, H, W, C), grey where C is 1."""
     import cv2
@@ -137,43 +116,44 @@ def read_images(video: str | None, shape: tuple[int, int, int]) -> np.ndarray:
     return crops if shape[2] == 3 else np.stack([cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)[..., None] for crop in crops])
 
 
-def onnx_classifier(weights: Path, out: Path, video: str | None) -> None:
-    """Write the graph of a classifier; print its size and the largest difference to PyTorch."""
-    import numpy as np
-
-    from rbsf.agreement import torch_logits
-    from rbsf.engine.nodes import NetworkModel
-    from rbsf.export_network import classifier_input, network_nodes
+def export_onnx(weights: Path, out: Path, video: str | None) -> None:
+    """Write a classifier's graph, or a tracker's two; print their sizes and the largest difference to PyTorch."""
+    from rbsf.export.compare import torch_logits
+    from rbsf.export.onnx import head_graph, network_graph, run_graph
+    from rbsf.export.pack import classifier_input, export_classifier, export_float_tracker
     from rbsf.files import write_atomically
-    from rbsf.onnx_network import network_graph, run_graph
     from rbsf.weights import load_weights
 
     net, name, info = load_weights(weights)
-    shape, mean, std = classifier_input(weights, info)
-    images = read_images(video, shape)
-    model = NetworkModel(name, tuple(network_nodes(net, shape, mean, std)), {})
-    write_atomically(out, network_graph(model).SerializeToString())
-    print(f"{out}: {out.stat().st_size:,} bytes")
-    expected = torch_logits(net, images, mean, std)
-    difference, largest = np.abs(run_graph(out, images) - expected).max(), np.abs(expected).max()
-    print(f"logits: largest difference to PyTorch {difference:.2g}, largest value {largest:.2g}")
+    tracker = not is_classifier(weights)
+    if tracker:
+        exported = export_float_tracker(net, name)
+    else:
+        exported = export_classifier(net, name, classifier_input(weights, info))
+    taken, graph = exported.images, network_graph(exported.packed)
+    images = read_crops(video) if tracker else read_images(video, taken.shape)
+    path = out.with_name(f"{out.stem}_backbone.onnx") if tracker else out
+    write_atomically(path, graph.SerializeToString())
+    print(f"{path}: {path.stat().st_size:,} bytes")
+    expected = torch_logits(net, images, taken.mean, taken.std)
+    print(f"{graph.graph.output[0].name} to PyTorch: {describe_difference(run_graph(path, images), expected)}")
+    if tracker:
+        head = out.with_name(f"{out.stem}_head.onnx")
+        write_atomically(head, head_graph(graph).SerializeToString())
+        print(f"{head}: {head.stat().st_size:,} bytes")
+        check_head(head, expected)
 
 
-def export_onnx(weights: Path, out: Path, video: str | None) -> None:
-    """Write a tracker's two graphs; print their sizes and the largest difference to PyTorch."""
-    from rbsf.files import write_atomically
-    from rbsf.onnx_export import backbone_graph, check_graphs, head_graph
-    from rbsf.weights import load_weights
+def check_head(head: Path, features: np.ndarray) -> None:
+    """Print how the graph of a tracker's head agrees with PyTorch, its template the middle of the first features."""
+    import torch
+    from torch.nn import functional as F
 
-    crops, net = read_crops(video), load_weights(weights)[0]
-    backbone = backbone_graph(net)
-    graphs = {"backbone": backbone, "head": head_graph(backbone)}
-    paths = {part: out.with_name(f"{out.stem}_{part}.onnx") for part in graphs}
-    for part, path in paths.items():
-        write_atomically(path, graphs[part].SerializeToString())
-        print(f"{path}: {path.stat().st_size:,} bytes")
-    for part, (difference, largest) in check_graphs(net, paths["backbone"], paths["head"], crops).items():
-        print(f"{part}: largest difference to PyTorch {difference:.2g}, largest value {largest:.2g}")
+    from rbsf.export.onnx import run_head
+
+    template = features[:1, :, 8:14, 8:14].copy()
+    expected = F.conv2d(torch.from_numpy(features), torch.from_numpy(template)).numpy()
+    print(f"response to PyTorch: {describe_difference(run_head(head, template, features), expected)}")
 
 
 def is_classifier(weights: Path) -> bool:
@@ -193,19 +173,13 @@ def main(argv: list[str] | None = None) -> None:
     if args.out.exists() and args.weights.exists() and args.out.samefile(args.weights):
         raise ValueError(f"--out {args.out} is the input itself; give another")
     check_writable(args.out)
-    write: dict[tuple[str, bool], Callable[..., None]] = {
-        ("packed", False): export_packed,
-        ("packed", True): export_classifier,
-        ("onnx", False): export_onnx,
-        ("onnx", True): onnx_classifier,
-    }
-    kind, options = (args.format, is_classifier(args.weights)), {}
-    if args.first_bits:
-        if kind != ("packed", False):
-            raise ValueError("--first-bits is for packed files of trackers; leave it out")
-        options["first_bits"] = args.first_bits
+    if args.first_bits and (args.format != "packed" or is_classifier(args.weights)):
+        raise ValueError("--first-bits is for packed files of trackers; leave it out")
     try:
-        write[kind](args.weights, args.out, args.check, **options)
+        if args.format == "onnx":
+            export_onnx(args.weights, args.out, args.check)
+        else:
+            export_packed(args.weights, args.out, args.check, args.first_bits or 7)
     except ModuleNotFoundError as error:
         if error.name not in ("onnx", "onnxruntime"):
             raise

@@ -16,7 +16,7 @@ from datasets.crops import CropStore
 from datasets.pairs import PairDataset, make_loader
 from datasets.sequences import Sequence
 from datasets.training import find_held_out, open_training_data
-from rbsf.export import pack_weights
+from rbsf.export.pack import pack_weights
 from rbsf.layers import binary_layers
 from rbsf.maps import CALIBRATION, Stats, measure_maps, start_again, start_from_teacher
 from rbsf.models import build

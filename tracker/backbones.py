@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from rbsf.engine.packed import PackedModel, packed_kind, read_packed
+from rbsf.engine.file import packed_kind, read_packed
+from rbsf.engine.graph import PackedModel
 from rbsf.environment import cores
 from tracker.geometry import EXEMPLAR_SIZE
 from tracker.siamfc import Backbone
@@ -80,11 +81,7 @@ def load_backbone(
 
 def describe_backbone(backbone: Backbone) -> str:
     """What runs the network, such as "packed engine, instruction set avx2, 2 threads"."""
-    isa = getattr(backbone, "isa", "")
-    if not isa:
-        return "PyTorch"
-    threads = backbone.threads  # type: ignore[attr-defined]
-    return f"packed engine, instruction set {isa}, {threads} thread{'s' if threads > 1 else ''}"
+    return str(backbone) if hasattr(backbone, "isa") else "PyTorch"
 
 
 def choose_engine(path: str | Path, engine: str = "auto") -> tuple[Path, str]:
@@ -122,19 +119,17 @@ def _trained_form(path: Path) -> Path:
 
 
 def _packed_backbone(path: Path, threads: int | None) -> Backbone:
-    from rbsf.engine.runtime import Engine
+    from rbsf.engine.run import Engine
 
     return Engine(read_packed(path) if is_packed(path) else _pack(path), threads or cores())
 
 
 def _pack(path: Path) -> PackedModel:
     """Weights of a 1-bit network as the packed engine takes them."""
-    from rbsf.export import export_layers
-    from rbsf.weights import load_weights
+    from rbsf.export.pack import packed_weights
 
-    net, model, info = load_weights(path)
     try:
-        return PackedModel(model, tuple(export_layers(net)), info, path)
+        return packed_weights(path).packed
     except ValueError as error:
         raise ValueError(f"{path}: {error}; leave out --engine packed") from None
 

@@ -15,6 +15,7 @@ import numpy as np
 from tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE, STRIDE, crop_square, exemplar_side
 
 COPIES = 48  # even
+BLOCK = 2048  # features that are taken to float64 at a time
 COPY_SIZE = EXEMPLAR_SIZE + 2 * STRIDE  # pixels: the exemplar and a cell of features more on each side
 SHIFT = 4.0  # pixels by which copies are moved at most, in x and in y: half a cell
 SIZE_SPREAD, ASPECT_SPREAD = 0.15, 0.1  # standard deviations of the logs of their sizes and of sqrt(width / height)
@@ -41,22 +42,24 @@ class BoxRegression:
         changes = with_opposites(rng.normal(0, (SIZE_SPREAD, ASPECT_SPREAD), (COPIES // 2, 2)))  # logs, see `stretch`
         scene = crop_square(image, center, exemplar_side(size) * SEARCH_SIZE / EXEMPLAR_SIZE, SEARCH_SIZE, fill)
         middle = np.full(2, (SEARCH_SIZE - 1) / 2)
-        crops = []
-        for shift, change in zip(shifts, changes, strict=True):
+        crops = np.empty((COPIES, COPY_SIZE, COPY_SIZE, 3), np.uint8)
+        for crop, shift, change in zip(crops, shifts, changes, strict=True):
             step = 1 / stretch(*change)  # scene pixels per pixel of the copy, in x and in y
-            crops.append(crop_square(scene, middle - shift * step, COPY_SIZE * step, COPY_SIZE, fill))
-        features = backbone(np.stack(crops))
+            crop[:] = crop_square(scene, middle - shift * step, COPY_SIZE * step, COPY_SIZE, fill)
+        features = backbone(crops)
         self.cells = features.shape[-1]
         self._learn(features.reshape(COPIES, -1), np.concatenate([shifts, changes], axis=1))
 
     def _learn(self, features: np.ndarray, labels: np.ndarray) -> None:
         """Ridge regression in its dual form: far fewer copies than features."""
         mean = features.mean(0)
-        centered = features - mean  # as the labels, whose mean is 0
+        centered = np.subtract(features, mean, out=features)  # as the labels, whose mean is 0
         products = (centered @ centered.T).astype(np.float64)
         ridge = max(RIDGE * np.trace(products) / COPIES, 1e-12)  # features that are all the same teach nothing
         shares = np.linalg.solve(products + ridge * np.eye(COPIES), labels)
-        self._weights = (centered.T @ shares).astype(np.float32)
+        blocks = range(0, centered.shape[1], BLOCK)
+        parts = [(centered[:, start : start + BLOCK].T @ shares).astype(np.float32) for start in blocks]
+        self._weights = np.concatenate(parts)
         self._bias = -(mean @ self._weights).astype(np.float64)
 
     def __call__(self, features: np.ndarray) -> np.ndarray:

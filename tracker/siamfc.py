@@ -16,8 +16,7 @@ import cv2
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from rbsf.engine.packed import Layer
-from rbsf.engine.runtime import BitConv, pack_signs
+from rbsf.engine.correlate import correlate_signs
 from tracker.box_regression import BoxRegression, stretch
 from tracker.geometry import (
     EXEMPLAR_SIZE,
@@ -304,17 +303,6 @@ def correlate(template: np.ndarray, features: np.ndarray) -> np.ndarray:
         writeable=False,
     )
     return shifted.sum((1, 2))
-
-
-def correlate_signs(template: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """``correlate`` of a (C, K, K) template's signs with those of features, sign(0) = +1: by XOR and popcount.
-
-    The template is one filter of the packed engine.
-    """
-    channels, size, _ = template.shape
-    bits = np.packbits(template.transpose(1, 2, 0).reshape(1, -1) >= 0, axis=1, bitorder="little")
-    conv = BitConv(Layer("conv_bits", "template", size, 1, 0, 1, channels, 1, False, bits, np.zeros(1, np.int32)))
-    return lambda features: conv(pack_signs(features.transpose(0, 2, 3, 1)))[..., 0].astype(np.float32)
 
 
 @cache

@@ -1,7 +1,8 @@
 """Where each channel's bit stands in the kernels' maps, and weights brought into the same order.
 
-A map is uint8 [N, planes, H, W, bytes]: a plane for each group of the layer that reads it.  Kernels write 8 filters of
-one group at a time, a byte; so where groups of writer and reader overlap, their common channels begin on a new byte.
+A map of bits is uint8 [N, planes, H + 2 margin, W + 2 margin, bytes]: a plane for each group of the convolution that
+reads it, its padding around it.  Kernels write 8 filters of one group at a time, a byte; so where groups of writer and
+reader overlap, their common channels begin on a new byte.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from rbsf.engine.packed import Layer
+from rbsf.engine.node import Node, Shape
 
 MAX_PREPARED_BYTES = 64 << 20
 NEVER = np.iinfo(np.int32).max
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Layout:
     """The order of a map's channels."""
 
@@ -28,6 +29,48 @@ class Layout:
     places: np.ndarray  # int32 [blocks, 2]: plane and byte of every 8 slots that the writer makes
     slots: np.ndarray  # [8 * blocks] channel of a slot, -1 for none
     group_blocks: list[int]  # blocks of each group of the writer
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """How the bits of an edge lie in memory: their order, and the padding of the convolution that reads them."""
+
+    layout: Layout
+    margin: int
+    border: int  # what the padding is: -1 or 1
+    inverted: np.ndarray  # bool [C]: these channels' bits are turned round, padding too
+
+    def shape(self, x: Shape) -> Shape:
+        """Of the array for one image, for a map (H, W, C)."""
+        return (self.layout.planes, x[0] + 2 * self.margin, x[1] + 2 * self.margin, self.layout.bytes)
+
+    def array(self, count: int, x: Shape) -> np.ndarray:
+        """A new array for so many images, whose padding is right; kernels write inside of it alone."""
+        array = np.empty((count, *self.shape(x)), np.uint8)
+        array[:] = self.pack(np.full((1, 1, 1, x[2]), self.border > 0))
+        return array
+
+    def pack(self, bits: np.ndarray) -> np.ndarray:
+        """Bits 0 or 1 [N, H, W, C] as [N, planes, H, W, bytes], without a margin."""
+        order, width = self.layout, bits.shape[3] // self.layout.planes
+        spread = np.zeros((*bits.shape[:3], order.planes, 8 * order.bytes), np.uint8)
+        turned = bits ^ self.inverted
+        for plane in range(order.planes):
+            own = slice(plane * width, (plane + 1) * width)
+            in_order = order.bits[own][-1] == width - 1
+            spread[..., plane, slice(0, width) if in_order else order.bits[own]] = turned[..., own]
+        return np.packbits(spread, axis=-1, bitorder="little").transpose(0, 3, 1, 2, 4)
+
+    def inside(self, array: np.ndarray) -> np.ndarray:
+        """The part of the array that is not padding."""
+        m = self.margin
+        return array[:, :, m : array.shape[2] - m, m : array.shape[3] - m]
+
+    def unpack(self, array: np.ndarray) -> np.ndarray:
+        """The array's bits 0 or 1, uint8 [N, H, W, C]."""
+        planes = np.unpackbits(self.inside(array), axis=-1, bitorder="little")  # [N, planes, H, W, 8 * bytes]
+        plane = np.arange(len(self.layout.bits)) * self.layout.planes // len(self.layout.bits)  # of each channel
+        return np.ascontiguousarray(planes.transpose(0, 2, 3, 1, 4)[..., plane, self.layout.bits]) ^ self.inverted
 
 
 def layout(channels: int, written_in: int, read_in: int) -> Layout:
@@ -48,53 +91,61 @@ def layout(channels: int, written_in: int, read_in: int) -> Layout:
     return Layout(read_in, max(used), bits, np.array(places, np.int32), np.array(slots), group_blocks)
 
 
-def kernel_arguments(layer: Layer, read: Layout | None, write: Layout, margin: int, output: str) -> dict[str, Any]:
-    """What the C++ class Conv takes: `read` is the layout of the input (None: pixels), `margin` the padding around the
-    output map, `output` one of bits, real, sums.  Raises ValueError for a layer that would take too much memory."""
-    size = read.bytes if read else layer.inputs
-    if len(write.slots) * layer.kernel**2 * size > MAX_PREPARED_BYTES:
-        raise ValueError(f"layer {layer.name!r}: its weights would take over {MAX_PREPARED_BYTES >> 20} MB unpacked")
-    used = write.slots >= 0
-    weights = np.zeros((len(used), layer.kernel**2 * size), np.uint8)
-    weights[used] = (_bit_rows(layer, read) if read else layer.whole.view(np.uint8))[write.slots[used]]
-    thresholds = np.full(len(used), NEVER, np.int32)
-    if layer.threshold is not None:
-        thresholds[used] = layer.threshold[write.slots[used]]
+def kernel_arguments(
+    node: Node, rows: np.ndarray, pixels: bool, write: Packed | None, output: str,
+    thresholds: np.ndarray | None = None, pool: bool = False,
+    scale: np.ndarray | None = None, bias: np.ndarray | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """What the C++ class Conv takes for a convolution.
+
+    `rows` uint8 [O, k * k * bytes of a pixel] are its weights in the order of the map it reads; `write` is how the bits
+    lie that it writes (None: it writes numbers), `output` one of bits, real, sums, sums16, sums8; `thresholds` [O].
+    Raises ValueError for weights that would take too much memory.
+    """
+    outputs, kernel, groups = len(rows), node.attributes["kernel"], node.attributes["groups"]
+    order = write.layout if write else layout(outputs, groups, groups)
+    if len(order.slots) * rows.shape[1] > MAX_PREPARED_BYTES:
+        raise ValueError(f"node {node.name!r}: its weights would take over {MAX_PREPARED_BYTES >> 20} MB unpacked")
+    used = order.slots >= 0
+    weights = np.zeros((len(used), rows.shape[1]), np.uint8)
+    weights[used] = rows[order.slots[used]]
+    limits = np.full(len(used), NEVER, np.int32)
+    if thresholds is not None:
+        limits[used] = thresholds[order.slots[used]]
     return {
-        "pixels": read is None,
+        "pixels": pixels,
         "output": output,
-        "kernel": layer.kernel,
-        "stride": layer.stride,
-        "pool": layer.pool,
-        "bytes": size,
-        "products": layer.products,
-        "outputs": layer.outputs,
-        "planes": write.planes,
-        "out_bytes": write.bytes,
-        "margin": margin,
-        "group_blocks": write.group_blocks,
-        "places": write.places,
+        "kernel": kernel,
+        "stride": node.attributes["stride"],
+        "pool": pool,
+        "bytes": rows.shape[1] // kernel**2,
+        "products": products(node),
+        "outputs": outputs,
+        "planes": order.planes,
+        "out_bytes": order.bytes,
+        "margin": write.margin if write else 0,
+        "group_blocks": order.group_blocks,
+        "places": order.places,
         "weights": weights,
-        "thresholds": thresholds,
-        "scale": layer.scale if output == "real" else None,
-        "bias": layer.bias if output == "real" else None,
+        "thresholds": limits,
+        "scale": scale,
+        "bias": bias,
     }
 
 
-def _bit_rows(layer: Layer, read: Layout) -> np.ndarray:
-    """Rows [O, k * k * bytes] of a layer's bits, in the order of the map it reads."""
-    k, width = layer.kernel, layer.inputs // layer.groups
-    bits = np.unpackbits(layer.weight, axis=1, count=layer.products, bitorder="little")
-    bits = bits.reshape(layer.groups, layer.outputs // layer.groups, k * k, width)
-    rows = np.zeros((*bits.shape[:3], read.bytes * 8), np.uint8)
-    for group in range(layer.groups):
-        rows[group][..., read.bits[group * width : (group + 1) * width]] = bits[group]
-    return np.packbits(rows, axis=-1, bitorder="little").reshape(layer.outputs, -1)
+def products(node: Node) -> int:
+    """How many products an output of a convolution sums up."""
+    return node.attributes["kernel"] ** 2 * (node.attributes["channels"] // node.attributes["groups"])
 
 
-def unpack_map(bits: np.ndarray, order: Layout, margin: int) -> np.ndarray:
-    """Map uint8 [N, planes, H + 2 margin, W + 2 margin, bytes] to bits 0 or 1, uint8 [N, C, H, W]."""
-    inner = bits[:, :, margin : bits.shape[2] - margin, margin : bits.shape[3] - margin]
-    planes = np.unpackbits(inner, axis=-1, bitorder="little")  # [N, planes, H, W, 8 * bytes]
-    plane = np.arange(len(order.bits)) * order.planes // len(order.bits)  # of each channel
-    return np.ascontiguousarray(planes.transpose(0, 1, 4, 2, 3)[:, plane, order.bits])
+def bit_rows(node: Node, read: Packed) -> np.ndarray:
+    """Rows [O, k * k * bytes] of the bits of a conv_bits, in the order of the map it reads."""
+    k, groups, channels = (node.attributes[key] for key in ("kernel", "groups", "channels"))
+    width, weight = channels // groups, node.tensors["weight"]
+    bits = np.unpackbits(weight, axis=1, count=products(node), bitorder="little")
+    bits = bits.reshape(groups, len(weight) // groups, k * k, width)
+    rows = np.zeros((*bits.shape[:3], read.layout.bytes * 8), np.uint8)
+    for group in range(groups):
+        own = slice(group * width, (group + 1) * width)
+        rows[group][..., read.layout.bits[own]] = bits[group] ^ read.inverted[own]
+    return np.packbits(rows, axis=-1, bitorder="little").reshape(len(weight), -1)

@@ -253,10 +253,12 @@ class Conv {
         for (size_t c = 0; c < g.outputs; c = after(c))
             for (size_t row = 0; row < rows; ++row) {
                 const int32_t* found = counts + (row * blocks() + first_block[c / width()] + c % width() / 8) * step;
-                if (g.output == Output::real)
-                    put_real(found, c, size, from + row, static_cast<float*>(out));
-                else
-                    put_sums(found, c, size, from + row, static_cast<int32_t*>(out));
+                switch (g.output) {
+                    case Output::real: put_real(found, c, size, from + row, static_cast<float*>(out)); break;
+                    case Output::sums16: put_sums(found, c, size, from + row, static_cast<int16_t*>(out)); break;
+                    case Output::sums8: put_sums(found, c, size, from + row, static_cast<int8_t*>(out)); break;
+                    default: put_sums(found, c, size, from + row, static_cast<int32_t*>(out));
+                }
             }
     }
 
@@ -264,12 +266,13 @@ class Conv {
     size_t after(size_t c) const { return std::min(c + 8, (c / width() + 1) * width()); }  // the next block's channel
 
     // Row y of the channels from c to after(c), from counts [conv_width][8].
-    void put_sums(const int32_t* counts, size_t c, const Size& size, size_t y, int32_t* out) const {
+    template <class T>
+    void put_sums(const int32_t* counts, size_t c, const Size& size, size_t y, T* out) const {
         const size_t some = after(c) - c;
         out += y * size.conv_width * g.outputs + c;
         for (size_t x = 0; x < size.conv_width; ++x)
             for (size_t i = 0; i < some; ++i)
-                out[x * g.outputs + i] = static_cast<int32_t>(g.products) - 2 * counts[8 * x + i];
+                out[x * g.outputs + i] = static_cast<T>(static_cast<int32_t>(g.products) - 2 * counts[8 * x + i]);
     }
 
     void put_real(const int32_t* counts, size_t c, const Size& size, size_t y, float* out) const {

@@ -10,7 +10,7 @@
 
 namespace rbsf {
 
-enum class Output { bits, real, sums };
+enum class Output { bits, real, sums, sums16, sums8 };  // sums: of 32 bits, or so many
 
 struct Geometry {
     bool pixels;  // the input is uint8 [N, H, W, bytes] instead of bits

@@ -101,6 +101,15 @@ void require(bool good, const char* what) {
     if (!good) throw std::invalid_argument(what);
 }
 
+Output output_named(const std::string& name) {
+    if (name == "bits") return Output::bits;
+    if (name == "real") return Output::real;
+    if (name == "sums") return Output::sums;
+    if (name == "sums16") return Output::sums16;
+    require(name == "sums8", "output is bits, real, sums, sums16 or sums8");
+    return Output::sums8;
+}
+
 std::shared_ptr<Conv> make_conv(bool pixels, const std::string& output, size_t kernel, size_t stride, bool pool,
                                 size_t bytes, size_t products, size_t outputs, size_t planes, size_t out_bytes,
                                 size_t margin, const std::vector<size_t>& group_blocks, const py::array& places,
@@ -116,9 +125,10 @@ std::shared_ptr<Conv> make_conv(bool pixels, const std::string& output, size_t k
         require(n >= 1 && n <= limit, "a group's number of blocks is out of range");
         blocks += n;
     }
-    require(output == "bits" || output == "real" || output == "sums", "output is bits, real or sums");
-    const Geometry g{pixels, output == "bits" ? Output::bits : output == "real" ? Output::real : Output::sums,
-                     kernel, stride, groups, pool, bytes, products, outputs, planes, out_bytes, margin};
+    const Geometry g{pixels, output_named(output), kernel, stride, groups, pool, bytes, products, outputs, planes,
+                     out_bytes, margin};
+    require(g.output != Output::sums16 || products < (1 << 15), "sums do not fit 16 bits");
+    require(g.output != Output::sums8 || products < (1 << 7), "sums do not fit 8 bits");
     require(!pixels || (groups == 1 && g.output == Output::bits), "pixels go to bits, in one group");
     require(!pool || g.output == Output::bits, "only bits are pooled");
     std::vector<Place> where;
@@ -149,6 +159,12 @@ struct Step {
     size_t height, width, in_bytes, out_bytes;  // bytes of one image
 };
 
+uint8_t* sums_of(Output output, const py::array& out, const Shape& shape) {
+    if (output == Output::sums16) return reinterpret_cast<uint8_t*>(checked<int16_t>(out, shape, "output", true));
+    if (output == Output::sums8) return reinterpret_cast<uint8_t*>(checked<int8_t>(out, shape, "output", true));
+    return reinterpret_cast<uint8_t*>(checked<int32_t>(out, shape, "output", true));
+}
+
 // Check one layer's maps and take their pointers.
 Step make_step(const Conv& conv, const py::array& in, const py::array& out) {
     const Geometry& g = conv.g;
@@ -164,7 +180,7 @@ Step make_step(const Conv& conv, const py::array& in, const py::array& out) {
     else if (g.output == Output::real)
         step.out = reinterpret_cast<uint8_t*>(checked<float>(out, {n, g.outputs, rows, columns}, "output", true));
     else
-        step.out = reinterpret_cast<uint8_t*>(checked<int32_t>(out, {n, rows, columns, g.outputs}, "output", true));
+        step.out = sums_of(g.output, out, {n, rows, columns, g.outputs});
     step.in_bytes = n ? in.nbytes() / n : 0;
     step.out_bytes = n ? out.nbytes() / n : 0;
     return step;
@@ -225,7 +241,7 @@ std::pair<double, double> popcount_rates() {
 
 PYBIND11_MODULE(_native, module) {
     using namespace rbsf;
-    module.doc() = "Kernels of the packed engine; use rbsf.engine.runtime.";
+    module.doc() = "Kernels of the packed engine; use rbsf.engine.run.";
     py::class_<Conv, std::shared_ptr<Conv>>(module, "Conv")
         .def(py::init(&make_conv), py::kw_only(), py::arg("pixels"), py::arg("output"), py::arg("kernel"),
              py::arg("stride"), py::arg("pool"), py::arg("bytes"), py::arg("products"), py::arg("outputs"),

@@ -1,0 +1,137 @@
+"""Two states of this project against each other: are boxes and logits equal to the bit, and which is faster?
+
+    git worktree add ../before COMMIT && (cd ../before && python setup.py build_ext --inplace)
+    python benchmarks/two_trees.py --other ../before --sequence OTB/David --network resnet18.safetensors
+
+Each round starts a process in either tree, one after the other: the shipped tracker with three scales and with one on
+the first --frames of each sequence, stored as PNG first, then each packed classifier on one image.  A process gives the
+median of its times; a ratio is that of the least over all rounds, this tree's to the other's.  Nothing else should run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder, installed or not
+
+from tools.cli import positive_int, run
+
+WORKER = """
+import hashlib, json, sys, time
+from pathlib import Path
+sys.path.insert(0, ".")
+import cv2
+import numpy as np
+from tools.classify import load
+from tools.cli import read_constants
+from tracker.backbones import load_backbone
+from tracker.siamfc import SiamFC
+
+folders, networks, repeat = json.loads(sys.argv[1])
+digest, found = hashlib.sha256(), {}
+backbone = load_backbone("weights/rbsf.safetensors", threads=1)
+for scales, config in (("three scales", "siamfc.yaml"), ("one scale", "fast.yaml")):
+    times = []
+    for folder in folders:
+        tracker = SiamFC(backbone, read_constants(Path("configs/track") / config))
+        box = json.loads((Path(folder) / "box.json").read_text())
+        for path in sorted(Path(folder).glob("*.png")):
+            image = cv2.imread(str(path))[..., ::-1].copy()
+            start = time.perf_counter()
+            if path.stem == "0000":
+                tracker.init(image, box)
+            else:
+                result = np.asarray(tracker.update(image).box, np.float64)
+                times.append(time.perf_counter() - start)
+                digest.update(result.tobytes())
+    found[scales] = 1000 * float(np.median(times))
+for path in networks:
+    network = load(Path(path), "packed", 1)
+    size, channels = network.input["size"], len(network.input["mean"])
+    image = np.random.default_rng(0).integers(0, 256, (1, size, size, channels), dtype=np.uint8)
+    digest.update(network.run(image).tobytes())
+    times = []
+    for _ in range(repeat):
+        start = time.perf_counter()
+        network.run(image)
+        times.append(time.perf_counter() - start)
+    found[Path(path).stem] = 1000 * float(np.median(times))
+print(json.dumps({"digest": digest.hexdigest(), "ms": found}))
+"""
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--other", type=Path, required=True, metavar="TREE", help="a work tree of this project, its extension built")
+    add(
+        "--sequence",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="of OTB or UAV123; repeatable",
+    )
+    add("--network", type=Path, action="append", default=[], metavar="FILE", help="a packed classifier; repeatable")
+    add("--frames", type=positive_int, default=60, metavar="N", help="of each sequence (default: %(default)s)")
+    add("--rounds", type=positive_int, default=5, metavar="N", help="default: %(default)s")
+    add("--repeat", type=positive_int, default=50, metavar="N", help="runs of a classifier (default: %(default)s)")
+    add("--isa", action="append", default=[], help="instruction set; repeatable (default: the fastest)")
+    return parser.parse_args(argv)
+
+
+def store_frames(sequence: Path, folder: Path, frames: int) -> None:
+    """The first frames of a sequence as PNG files, and its first box."""
+    import cv2
+
+    from datasets.sequences import load_sequences
+
+    (found,) = load_sequences(sequence)
+    for number in range(min(frames, len(found))):
+        cv2.imwrite(str(folder / f"{number:04}.png"), found.image(number)[..., ::-1])
+    (folder / "box.json").write_text(json.dumps([float(v) for v in found.boxes[0]]))
+
+
+def measure(tree: Path, work: str, isa: str) -> dict:
+    """What the worker finds in one tree."""
+    env = os.environ | {"RBSF_ISA": isa, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", WORKER, work], cwd=tree, env=env, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise ValueError(f"{tree}: {done.stderr.strip().splitlines()[-1]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure, compare, print."""
+    args = parse_args(argv)
+    from rbsf.engine.cpu import choose_isa
+    from rbsf.environment import environment
+
+    here = Path(__file__).resolve().parents[1]
+    print(json.dumps(environment()))
+    with tempfile.TemporaryDirectory() as temporary:
+        folders = [Path(temporary) / f"{number}" for number in range(len(args.sequence))]
+        for sequence, folder in zip(args.sequence, folders, strict=True):
+            folder.mkdir()
+            store_frames(sequence, folder, args.frames)
+        work = json.dumps([[str(f) for f in folders], [str(n.resolve()) for n in args.network], args.repeat])
+        for isa in args.isa or [choose_isa()]:
+            rounds = [[measure(tree, work, isa) for tree in (here, args.other)] for _ in range(args.rounds)]
+            digests = {found["digest"] for pair in rounds for found in pair}
+            print(f"{isa}: boxes and logits {'equal to the bit' if len(digests) == 1 else 'DIFFER'}")
+            for name in rounds[0][0]["ms"]:
+                ours, others = (min(pair[side]["ms"][name] for pair in rounds) for side in (0, 1))
+                print(f"  {name}: {ours:.3f} ms, the other {others:.3f} ms, ratio {ours / others:.3f}", flush=True)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,49 @@
+"""What this machine can run: instruction sets that there are kernels for, and threads."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from importlib import import_module
+from typing import Any
+
+native: Any
+try:
+    native = import_module("rbsf.engine._native")
+except ImportError:  # it was installed without a compiler
+    native = None
+
+ISA_VARIABLE = "RBSF_ISA"  # names the instruction set that "auto" takes
+
+
+def available_isas() -> list[str]:
+    """Instruction sets this machine can run, fastest first: of amx, avx512, avx2, neon, scalar and numpy."""
+    return [*(native.isas() if native else ()), "numpy"]
+
+
+def check_threads(threads: int) -> int:
+    """`threads` itself; ValueError for none, or more than there are cores."""
+    cores = os.cpu_count() or 1
+    if type(threads) is not int or not 1 <= threads <= cores:
+        raise ValueError(f"threads={threads!r}: give 1 to {cores}, the number of this machine's cores")
+    return threads
+
+
+def choose_isa(isa: str = "auto") -> str:
+    """The instruction set to run: `isa` itself, or for "auto" the one that $RBSF_ISA names, else the fastest.
+
+    Raises ValueError for one that this machine cannot run.  Warns where "auto" ends at NumPy for want of kernels.
+    """
+    name = "isa" if isa != "auto" else ISA_VARIABLE
+    asked = isa if isa != "auto" else os.environ.get(ISA_VARIABLE) or "auto"
+    if asked == "auto":
+        if not native:
+            warnings.warn(
+                "the engine's kernels were not built; NumPy runs, slowly: install a C++ compiler,"
+                " then `pip install -e .`",
+                stacklevel=3,
+            )
+        return available_isas()[0]
+    if asked not in available_isas():
+        raise ValueError(f"{name}={asked!r}: this machine has auto, {', '.join(available_isas())}")
+    return asked

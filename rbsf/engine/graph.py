@@ -1,0 +1,151 @@
+"""A packed network: a graph of operations, checked before anything takes memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rbsf.engine.node import Forms, Map, Node
+from rbsf.engine.ops import OPS
+
+MAX_NODES = 4000
+MAX_MAP_BYTES = 1 << 30  # of all maps of one image together ...
+MAP_BYTES = 64 << 20  # ... and no more than this, and so many for each byte of the weights
+MAP_BYTES_PER_BYTE = 1024
+
+
+@dataclass(frozen=True)
+class PackedModel:
+    """A packed network, checked: nodes follow on one another and every array is as its operation says.
+
+    The first node is the input; the last one's map is the output.
+    """
+
+    model: str
+    task: str  # tracker or classifier
+    nodes: tuple[Node, ...]
+    info: dict[str, Any]
+    path: Path | None = None
+    maps: dict[str, Map] = field(init=False)  # of every node's output, for the input's own size
+
+    def __post_init__(self) -> None:
+        """Raises ValueError in one line that names the node."""
+        try:
+            object.__setattr__(self, "maps", check_nodes(self.nodes))
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {error}" if self.path else str(error)) from None
+
+    def maps_for(self, height: int, width: int) -> dict[str, Map]:
+        """Maps for images of another size; ValueError where the network takes none, or they are too small or large."""
+        first = self.nodes[0]
+        if (height, width) == self.maps[first.name].shape[:2]:
+            return self.maps
+        if not first.attributes["any_size"]:
+            raise ValueError(f"images are {height} x {width}, expected {' x '.join(map(str, self.input_shape[:2]))}")
+        resized = replace(first, attributes=first.attributes | {"height": height, "width": width})
+        try:
+            return infer_maps((resized, *self.nodes[1:]))
+        except ValueError as error:
+            raise ValueError(f"images of {height} x {width} pixels do not suit the network: {error}") from None
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """(H, W, C) of the images; height and width are an example where the network takes any."""
+        return self.maps[self.nodes[0].name].shape
+
+
+def check_nodes(nodes: Sequence[Node]) -> dict[str, Map]:
+    """Maps of all nodes.  ValueError for nodes that are no network: unknown operations, inputs that no earlier node
+    makes, attributes or arrays of wrong type or size, maps that do not fit, too large ones.
+    """
+    if not 2 <= len(nodes) <= MAX_NODES:
+        raise ValueError(f"{len(nodes)} nodes: a packed network has 2 to {MAX_NODES}")
+    names: set[str] = set()
+    for number, node in enumerate(nodes):
+        where = f"node {node.name!r}"
+        if node.op not in OPS:
+            raise ValueError(f"{where}: unknown op {node.op!r}; this version knows {', '.join(OPS)}")
+        if (node.op == "input") is not (number == 0):
+            raise ValueError(f"{where} is number {number + 1} and {node.op!r}; the first, and only it, is the input")
+        if node.name in names:
+            raise ValueError(f"two nodes are called {node.name!r}")
+        if missing := [name for name in node.inputs if name not in names]:
+            raise ValueError(f"{where} takes {missing[0]!r}, which no node before it makes")
+        names.add(node.name)
+    maps = infer_maps(nodes, check_values=True)
+    if (kind := maps[nodes[-1].name].kind) not in ("real", "planes"):
+        raise ValueError(f"node {nodes[-1].name!r} is the last and gives {kind}; a network ends in real numbers")
+    return maps
+
+
+def infer_maps(nodes: Sequence[Node], check_values: bool = False) -> dict[str, Map]:
+    """Maps of all nodes, whose order is right; ValueError in one line that names the node."""
+    maps: dict[str, Map] = {}
+    weights = sum(array.nbytes for node in nodes for array in node.tensors.values())
+    allowed = min(MAX_MAP_BYTES, MAP_BYTES + MAP_BYTES_PER_BYTE * weights)
+    for node in nodes:
+        try:
+            maps[node.name] = _check(node, [maps[name] for name in node.inputs], check_values)
+            allowed -= maps[node.name].bytes
+            if allowed < 0:
+                raise ValueError("up to here the maps of one image take more memory than so small a network may")
+        except ValueError as error:
+            raise ValueError(f"node {node.name!r} ({node.op}): {error}") from None
+    return maps
+
+
+def _check(node: Node, inputs: list[Map], check_values: bool) -> Map:
+    op = OPS[node.op]
+    if len(inputs) != len(op.takes):
+        raise ValueError(f"takes {len(op.takes)} inputs, {len(inputs)} are given")
+    for x, kinds in zip(inputs, op.takes, strict=True):
+        if x.kind not in kinds:
+            raise ValueError(f"takes {' or '.join(kinds)}, {x.kind} come")
+    if set(node.attributes) != set(op.attributes):
+        raise ValueError(f"has attributes {sorted(node.attributes)}, expected {sorted(op.attributes)}")
+    for key, good in op.attributes.items():
+        good(key, node.attributes[key])
+    result = op.result(node, *inputs)
+    if check_values:
+        _check_tensors(node, op.tensors(node, *inputs))
+        if op.check_values:
+            op.check_values(node)
+    return result
+
+
+def _check_tensors(node: Node, forms: Forms) -> None:
+    found = {key: (str(array.dtype), array.shape) for key, array in node.tensors.items()}
+    for key in sorted({*forms, *found}):
+        if found.get(key) != forms.get(key):
+            raise ValueError(f"{key} is {_text(found.get(key))}, expected {_text(forms.get(key))}")
+        array = node.tensors[key]
+        if array.dtype != np.float32:
+            continue
+        if np.isnan(array).any() or (key != "threshold" and not np.isfinite(array).all()):
+            raise ValueError(f"{key} holds values that are not finite")
+
+
+def _text(form: tuple[str, tuple[int, ...]] | None) -> str:
+    return f"{form[0]} {list(form[1])}" if form else "absent"
+
+
+def check_entry(entry: Any) -> None:
+    """Raises ValueError for what is no node: {"name", "op", "inputs", "attributes"}."""
+    expected = {"name": str, "op": str, "inputs": list, "attributes": dict}
+    if not isinstance(entry, dict) or {k: type(v) for k, v in entry.items()} != expected:
+        raise ValueError(f"a node is {str(entry)[:100]}, expected name, op, inputs, attributes")
+    if not all(isinstance(name, str) for name in entry["inputs"]):
+        raise ValueError(f"node {entry['name'][:100]!r}: inputs are {str(entry['inputs'])[:100]}, expected names")
+
+
+def by_owner(tensors: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+    """Tensors by the name of their node, the part before the last dot."""
+    owned: dict[str, dict[str, np.ndarray]] = {}
+    for name, array in tensors.items():
+        owner, _, key = name.rpartition(".")
+        owned.setdefault(owner, {})[key] = array
+    return owned

@@ -1,0 +1,63 @@
+"""Operations made ready to run: by the C++ extension, or in NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from rbsf.engine.node import Shape
+
+Run = Callable[[list[np.ndarray], np.ndarray, list[np.ndarray]], None]
+
+WORTH_SHARING = 50  # microseconds: waking a helper costs a good part of it
+LONGEST_ROW = 1 << 16  # numbers: from there on loops over channels are long enough, and copies take much memory
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """``run(inputs, output, scratch)`` computes an operation; `scratch` are arrays of its own, zero at first.
+
+    Arrays are C-contiguous, [N, ...] of the edges' maps; bits that a convolution reads are in the order of `layout`.
+    """
+
+    run: Run
+    scratch: Sequence[tuple[Shape, type]] = ()  # of one image
+    native: bool = True  # False: NumPy computes it
+
+    def scratch_bytes(self) -> int:
+        """Bytes of its scratch for one image."""
+        return sum(int(np.prod(shape)) * np.dtype(kind).itemsize for shape, kind in self.scratch)
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where kernels run: the extension, an instruction set of it, and how many threads."""
+
+    native: Any
+    isa: str
+    threads: int
+    prepared: dict[Hashable, Any] = field(default_factory=dict)  # weights in the kernels' order, for all sizes of input
+
+    def share(self, microseconds: float) -> int:
+        """Threads for work that takes one of them about so long."""
+        return self.threads if microseconds >= WORTH_SHARING else 1
+
+    def prepare(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """What `make` gives, made once for each `key`."""
+        if key not in self.prepared:
+            self.prepared[key] = make()
+        return self.prepared[key]
+
+
+def rows_of(values: np.ndarray, shape: Shape) -> np.ndarray:
+    """A number for each channel, repeated over a row of pixels: NumPy is slow in short loops."""
+    short = len(shape) == 3 and shape[1] * shape[2] <= LONGEST_ROW
+    return np.tile(np.broadcast_to(values, shape[-1:]), shape[1] if short else 1)
+
+
+def as_rows(x: np.ndarray, row: np.ndarray) -> np.ndarray:
+    """The map `x` with its rows of pixels in one, if `row` has numbers for such."""
+    return x if len(row) == x.shape[-1] else x.reshape(*x.shape[:2], -1)

@@ -1,0 +1,67 @@
+"""What an operation of packed networks is; CONTRIBUTING.md says what is where, and how to add one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rbsf.engine.kernel import Kernel, Target
+from rbsf.engine.node import Check, Forms, Map, Node
+
+REAL, NUMBERS = ("real",), ("whole", "real")
+ANY = ("bits", "whole", "real")
+
+
+Source = str | int | np.ndarray | np.floating
+
+
+class Step(NamedTuple):
+    """One ONNX node.  An input is "x0", "x1" (the operation's), the number of an earlier step, a constant, or "", none.
+
+    Maps are [N, C, H, W] there, and bits are -1 and +1; all values are float32.
+    """
+
+    type: str
+    inputs: tuple[Source, ...]
+    attributes: dict[str, Any]
+
+
+def step(kind: str, *inputs: Source, **attributes: Any) -> Step:
+    """An ONNX node of type `kind`; see `Step`."""
+    return Step(kind, inputs, attributes)
+
+
+def per_channel(values: np.ndarray, x: Map) -> np.ndarray:
+    """Values [C] as float32 of the shape in which they meet a map in ONNX."""
+    return values.astype(np.float32).reshape(-1, *[1] * (len(x.shape) - 1))
+
+
+def _same(node: Node, x: Map) -> Map:
+    return x
+
+
+def _none(node: Node, *maps: Map) -> Forms:
+    return {}
+
+
+@dataclass(frozen=True)
+class Op:
+    """One operation.  All functions take its node first, then a map or an array [N, ...] for each input."""
+
+    takes: tuple[tuple[str, ...], ...]  # kinds of map that each input may be
+    reference: Callable[..., np.ndarray]  # of arrays: the oracle, plain NumPy, written without a look at the kernel
+    onnx: str | Callable[..., list[Step]]  # the same as ONNX nodes of maps; a type alone for one node of all inputs
+    result: Callable[..., Map] = _same  # the output's map; raises ValueError for what does not fit
+    attributes: Mapping[str, Check] = field(default_factory=dict)  # name: check, see `rbsf.engine.node`
+    tensors: Callable[..., Forms] = _none  # their dtypes and shapes
+    check_values: Callable[[Node], None] | None = None  # raises ValueError for tensors with wrong values
+    kernel: Callable[[Node, list[Map], Target], Kernel | None] | None = None  # None: the reference runs
+
+    def steps(self, node: Node, *maps: Map) -> list[Step]:
+        """Its ONNX nodes."""
+        if isinstance(self.onnx, str):
+            return [step(self.onnx, *(f"x{number}" for number in range(len(maps))))]
+        return self.onnx(node, *maps)

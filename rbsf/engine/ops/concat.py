@@ -1,0 +1,23 @@
+"""concat: the channels of two maps of one kind, one after another."""
+
+import numpy as np
+
+from rbsf.engine.node import MAX_CHANNELS, Map, Node
+from rbsf.engine.op import ANY, Op, step
+
+
+def _result(node: Node, x: Map, y: Map) -> Map:
+    if x.kind != y.kind or x.shape[:-1] != y.shape[:-1]:
+        raise ValueError(f"takes maps of one kind and size, {x.kind} {x.shape}, {y.kind} {y.shape} come")
+    channels = x.shape[-1] + y.shape[-1]
+    if channels > MAX_CHANNELS:
+        raise ValueError(f"has {channels} channels, {MAX_CHANNELS} at most")
+    return Map((*x.shape[:-1], channels), x.kind, max(x.largest, y.largest))
+
+
+OP = Op(
+    takes=(ANY, ANY),
+    result=_result,
+    reference=lambda node, x, y: np.concatenate([x, y], axis=-1),
+    onnx=lambda node, x, y: [step("Concat", "x0", "x1", axis=1)],
+)

@@ -1,0 +1,73 @@
+"""conv_u8: convolution of pixels with whole weights from -63 to 63, to whole numbers.  No padding, one group.
+
+With `bits` = 8 the weight is int8 [O, k, k, I]; with `bits` from 2 to 7 it is uint8 [O, ceil(k * k * I * bits / 8)]:
+rows of bits of the weights in that order, each in two's complement of so many bits, lowest first.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rbsf.engine.layout import products
+from rbsf.engine.node import Forms, Map, Node, whole
+from rbsf.engine.op import Op, Step, step
+from rbsf.engine.ops._windows import CHANNELS, WINDOW, convolve_whole, convolved
+
+MAX_WEIGHT = 63  # the sum of two products of a pixel and a weight fits 16 bits, which AVX2 needs
+MAX_WEIGHTS = 64 << 20
+
+
+def _result(node: Node, x: Map) -> Map:
+    shape = convolved(node, x)
+    if shape[2] * products(node) > MAX_WEIGHTS:
+        raise ValueError(f"its weights would take over {MAX_WEIGHTS >> 20} MB unpacked")
+    return Map(shape, "whole", products(node) * 255 * MAX_WEIGHT)
+
+
+def _tensors(node: Node, x: Map) -> Forms:
+    a, outputs = node.attributes, len(node.tensors["weight"])
+    if a["bits"] == 8:
+        return {"weight": ("int8", (outputs, a["kernel"], a["kernel"], a["channels"]))}
+    return {"weight": ("uint8", (outputs, (products(node) * a["bits"] + 7) // 8))}
+
+
+def _check_values(node: Node) -> None:
+    if np.abs(whole_weights(node).astype(np.int16)).max() > MAX_WEIGHT:
+        raise ValueError(f"weights beyond +-{MAX_WEIGHT}")
+
+
+def pack_whole(weight: np.ndarray, bits: int) -> np.ndarray:
+    """int8 weights [O, ...] within +-(2^(bits-1) - 1) as rows of `bits` a weight, uint8 [O, bytes]."""
+    rows = np.unpackbits(weight.reshape(len(weight), -1, 1).view(np.uint8), axis=2, count=bits, bitorder="little")
+    return np.packbits(rows.reshape(len(weight), -1), axis=1, bitorder="little")
+
+
+def whole_weights(node: Node) -> np.ndarray:
+    """The weights, int8 [O, k * k * I]."""
+    weight, bits, count = node.tensors["weight"], node.attributes["bits"], products(node)
+    if bits == 8:
+        return weight.reshape(len(weight), -1)
+    rows = np.unpackbits(weight, axis=1, count=count * bits, bitorder="little").reshape(-1, count, bits)
+    places = np.array([*(1 << i for i in range(bits - 1)), -(1 << (bits - 1))], np.int8)
+    return (rows.view(np.int8) * places).sum(2, dtype=np.int8)
+
+
+def _reference(node: Node, x: np.ndarray) -> np.ndarray:
+    return convolve_whole(x, whole_weights(node), node.attributes, products(node) * 255 * MAX_WEIGHT)
+
+
+def _onnx(node: Node, x: Map) -> list[Step]:
+    k = node.attributes["kernel"]
+    weight = whole_weights(node).reshape(-1, k, k, node.attributes["channels"]).transpose(0, 3, 1, 2)
+    return [step("Conv", "x0", weight.astype(np.float32), strides=[node.attributes["stride"]] * 2)]
+
+
+OP = Op(
+    takes=(("pixels",),),
+    attributes=WINDOW | CHANNELS | {"padding": whole(0, 0), "groups": whole(1, 1), "bits": whole(2, 8)},
+    result=_result,
+    tensors=_tensors,
+    check_values=_check_values,
+    reference=_reference,
+    onnx=_onnx,
+)

@@ -1,0 +1,20 @@
+"""flatten: a map (H, W, C) to a vector (C * H * W,), channels slowest; a vector stays."""
+
+from math import prod
+
+import numpy as np
+
+from rbsf.engine.node import Map, Node
+from rbsf.engine.op import NUMBERS, Op
+
+
+def _reference(node: Node, x: np.ndarray) -> np.ndarray:
+    return (x if x.ndim == 2 else x.transpose(0, 3, 1, 2)).reshape(len(x), -1)
+
+
+OP = Op(
+    takes=(NUMBERS,),
+    result=lambda node, x: Map((prod(x.shape),), x.kind, x.largest),
+    reference=_reference,
+    onnx="Flatten",
+)

@@ -1,0 +1,27 @@
+"""input: the images, uint8 [N, H, W, C].
+
+Maps of other heights and widths are admitted where `any_size` is true; height and width are then an example.
+"""
+
+import numpy as np
+
+from rbsf.engine.node import MAX_CHANNELS, MAX_SIDE, Map, Node, flag, whole
+from rbsf.engine.op import Op
+
+
+def _result(node: Node) -> Map:
+    return Map(tuple(node.attributes[key] for key in ("height", "width", "channels")), "pixels")
+
+
+def _reference(node: Node) -> np.ndarray:
+    raise ValueError("the images are given, not computed")
+
+
+SIDE = whole(1, MAX_SIDE)
+OP = Op(
+    takes=(),
+    attributes={"height": SIDE, "width": SIDE, "channels": whole(1, MAX_CHANNELS), "any_size": flag},
+    result=_result,
+    reference=_reference,
+    onnx=lambda node: [],
+)

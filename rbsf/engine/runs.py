@@ -1,0 +1,140 @@
+"""Operations that are computed as one, so that between binary layers only bits move.
+
+to bits     conv_u8 or conv_bits [max_pool 3 x 3, stride 2], sign: where only binary convolutions read the bits
+to planes   conv_bits, affine, channels_first: the end of a tracker's backbone
+scaled      conv_bits, affine [+ further such terms] [mul by a factor a pixel] [affine] [add of another map]
+single      any operation alone
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rbsf.engine.graph import PackedModel
+from rbsf.engine.node import Node
+
+POOLED = {"kernel": 3, "stride": 2, "padding": 0, "ceil": False}
+
+Need = tuple[int, int, int]  # how a convolution takes bits: groups, padding, border
+
+
+@dataclass(frozen=True)
+class Run:
+    """Nodes that are computed as one; `inputs` come from outside of it, in order, and the last one gives its output."""
+
+    kind: str
+    nodes: tuple[Node, ...]
+
+    @property
+    def output(self) -> str:
+        """The edge that it writes."""
+        return self.nodes[-1].name
+
+    @property
+    def inputs(self) -> list[tuple[str, Need | None]]:
+        """The edges that it reads, and how it takes them."""
+        own = {node.name for node in self.nodes}
+        return [(name, need_of(node)) for node in self.nodes for name in node.inputs if name not in own]
+
+
+def need_of(node: Node) -> Need | None:
+    """How `node` takes the bits that it reads; None where it takes a map as it is."""
+    a = node.attributes
+    return (a["groups"], a["padding"], a["border"]) if node.op == "conv_bits" else None
+
+
+def find_runs(model: PackedModel, fuse: bool = True) -> list[Run]:
+    """All nodes but the input in runs, in order of execution."""
+    finder = _Finder(model)
+    found: dict[str, Run] = {}  # by the node at their end
+    taken: set[str] = set()
+    for node in model.nodes[1:]:
+        run = finder.run_from(node, taken) if fuse and node.name not in taken else None
+        if run:
+            found[run.output] = run
+            taken.update(n.name for n in run.nodes)
+    singles = (Run("single", (node,)) for node in model.nodes[1:])
+    return [found.get(run.output, run) for run in singles if run.output in found or run.output not in taken]
+
+
+class _Finder:
+    def __init__(self, model: PackedModel) -> None:
+        self.maps = model.maps
+        self.nodes = {node.name: node for node in model.nodes}
+        self.readers: dict[str, list[Node]] = {name: [] for name in self.nodes}
+        for node in model.nodes:
+            for name in node.inputs:
+                self.readers[name].append(node)
+
+    def run_from(self, conv: Node, taken: set[str]) -> Run | None:
+        """The run that begins at `conv`, if one does."""
+        makers = {
+            "conv_u8": {"to bits": self._to_bits},
+            "conv_bits": {"to bits": self._to_bits, "to planes": self._to_planes, "scaled": self._scaled},
+        }
+        for kind, make in makers.get(conv.op, {}).items():
+            nodes = make(conv)
+            if nodes and not any(node.name in taken for node in nodes):
+                return Run(kind, tuple(nodes))
+        return None
+
+    def _next(self, node: Node, op: str) -> Node | None:
+        """The one reader of `node`, if it is an `op`."""
+        readers = self.readers[node.name]
+        return readers[0] if len(readers) == 1 and readers[0].op == op else None
+
+    def _other(self, node: Node, known: Node) -> Node:
+        """The input of `node` that is not `known`."""
+        return self.nodes[next(name for name in node.inputs if name != known.name)]
+
+    def _to_bits(self, conv: Node) -> list[Node]:
+        pool = self._next(conv, "max_pool")
+        if pool and pool.attributes != POOLED:
+            return []
+        sign = self._next(pool or conv, "sign")
+        needs = {need_of(reader) for reader in self.readers[sign.name]} if sign else set()
+        if not sign or len(needs) != 1 or None in needs:
+            return []
+        return [conv, *([pool] if pool else []), sign]
+
+    def _to_planes(self, conv: Node) -> list[Node]:
+        affine = self._next(conv, "affine")
+        planes = affine and self._next(affine, "channels_first")
+        return [conv, affine, planes] if affine and planes and len(affine.tensors) == 2 else []
+
+    def _scaled(self, conv: Node) -> list[Node]:
+        first = self._next(conv, "affine")
+        if not first or "scale" not in first.tensors:
+            return []
+        nodes = [conv, first]
+        if "bias" not in first.tensors:
+            for part in self._terms(conv, first):
+                nodes += part
+            nodes += self._factor_and_bias(nodes[-1])
+        add = self._next(nodes[-1], "add")
+        if add and self.maps[self._other(add, nodes[-1]).name].kind == "real":
+            nodes.append(add)
+        return nodes
+
+    def _terms(self, conv: Node, latest: Node) -> Iterator[list[Node]]:
+        """Further terms of a sum: convolution, scale and addition of each."""
+        while add := self._next(latest, "add"):
+            scale = self._other(add, latest)
+            if set(scale.tensors) != {"scale"} or not self._next(scale, "add"):
+                return
+            source = self.nodes[scale.inputs[0]]
+            if source.op != "conv_bits" or source.attributes != conv.attributes or not self._next(source, "affine"):
+                return
+            yield [source, scale, add]
+            latest = add
+
+    def _factor_and_bias(self, latest: Node) -> list[Node]:
+        nodes = []
+        product = self._next(latest, "mul")
+        if product and product.inputs[0] == latest.name and self._other(product, latest).op == "avg_pool":
+            factor = self.maps[product.inputs[1]].shape
+            if factor == (*self.maps[latest.name].shape[:2], 1):
+                nodes.append(product)
+        bias = self._next(nodes[-1] if nodes else latest, "affine")
+        return [*nodes, bias] if bias and set(bias.tensors) == {"bias"} else nodes

@@ -44,6 +44,8 @@ def save_weights(net: nn.Module, model: str, path: str | Path, info: dict[str, A
     metadata = {"format": FORMAT, "model": model, "info": json.dumps(info or {})}
     if options:
         metadata["options"] = json.dumps(options)
+    if borders := {name: layer.border for name, layer in binary_layers(net).items() if layer.border != -1}:
+        metadata["borders"] = json.dumps(borders)
     data = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata)
     write_atomically(path, data)
 
@@ -154,6 +156,7 @@ def _read_own(path: Path) -> tuple[nn.Module, str, dict[str, Any]]:
         for name, layer in binary_layers(net).items():
             own = {key: f"{name}.{key}" for key in ("bits", "scale", "shift")}
             _unpack(layer, {key: tensors.pop(own[key]) for key in own if key != "shift" or own[key] in tensors})
+        _set_borders(net, _json(metadata, "borders", path))
         derived = {
             f"{name}.{key}"
             for name, layer in binary_layers(net).items()
@@ -165,6 +168,15 @@ def _read_own(path: Path) -> tuple[nn.Module, str, dict[str, Any]]:
             f"{path}: does not fit the model {metadata['model']!r} it names ({_first_line(error)})"
         ) from None
     return net, metadata["model"], _json(metadata, "info", path)
+
+
+def _set_borders(net: nn.Module, borders: dict[str, Any]) -> None:
+    """Give binary layers the borders that a file names; KeyError or ValueError where it names others."""
+    layers = binary_layers(net)
+    for name, border in borders.items():
+        if border not in (-1, 0, 1):
+            raise ValueError(f"border of {name} is {border!r}, expected -1, 0 or 1")
+        layers[name].border = float(border)
 
 
 def _json(metadata: dict[str, str], key: str, path: Path) -> dict[str, Any]:

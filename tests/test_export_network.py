@@ -229,6 +229,10 @@ def squeezed(net: Made, x: torch.Tensor) -> torch.Tensor:
     return torch.sigmoid(net.grow(F.relu(net.shrink(F.adaptive_avg_pool2d(x, 1)))))
 
 
+def beside_its_norm(net: Made, x: torch.Tensor) -> torch.Tensor:
+    return F.relu(net.norm(x)) + x
+
+
 def stem(channels: int) -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, channels, 3), nn.BatchNorm2d(channels))
 
@@ -267,6 +271,10 @@ MADE = {
         a=nn.Sequential(stem(8), nn.AdaptiveAvgPool2d(1), nn.Flatten()), gate=nn.Linear(8, 8), b=nn.Linear(8, 5),
     ),
     "PReLU per channel": lambda: nn.Sequential(stem(8), nn.PReLU(8), binary(8, 8), nn.PReLU(8), binary(8, 8), head(8)),
+    "a convolution that not only its norm reads": lambda: Made(
+        lambda net, x: net.head(beside_its_norm(net, net.a(x)) + beside_its_norm(net, net.conv(x))),
+        a=nn.Conv2d(3, 8, 3), conv=binary(3, 8), norm=nn.BatchNorm2d(8), head=head(8),
+    ),
     "ReLU without a norm behind": lambda: nn.Sequential(stem(8), nn.ReLU(), get_method("xnor")(8, 8, 3), head(8)),
 }  # fmt: skip
 
@@ -420,7 +428,7 @@ def test_what_works_in_place_and_has_no_packed_form(change, message) -> None:
 def test_weights_that_are_not_finite(tmp_path) -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3)).eval()
     net[0].weight.data[0, 0, 0, 0] = torch.nan
-    with pytest.raises(ValueError, match="weight holds values that are not finite"):
+    with pytest.raises(ValueError, match="no packed form: 0 holds values that are not finite"):
         nodes_of(net, (8, 8, 3))
     net = settle(nn.Sequential(stem(8), binary(8, 8), binary(8, 8), head(8)), taken((12, 12, 3)))
     net[2].norm.bias.data[3] = torch.nan

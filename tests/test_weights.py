@@ -288,3 +288,27 @@ def test_a_shift_for_a_method_without_is_refused(tmp_path):
     save_file(tensors, path, {"format": "rbsf-weights-1", "model": "rbsf"})
     with pytest.raises(ValueError, match="shift holds values that the method never makes"):
         load_weights(path)
+
+
+def test_borders_are_kept(tmp_path):
+    net = build("lenet", method="bireal")
+    layers = [module for module in net.modules() if hasattr(module, "border")]
+    layers[0].border = 1.0
+    save_weights(net, "lenet", tmp_path / "net.safetensors")
+    loaded = load_weights(tmp_path / "net.safetensors")[0]
+    assert [m.border for m in loaded.modules() if hasattr(m, "border")] == [layer.border for layer in layers]
+
+
+@pytest.mark.parametrize(
+    ("borders", "message"), [('{"nothing": 1}', "nothing"), ('{"%s": 2}', "is 2, expected -1, 0 or 1")]
+)
+def test_borders_that_are_none(tmp_path, borders, message):
+    net = build("lenet", method="bireal")
+    name = next(name for name, module in net.named_modules() if hasattr(module, "border"))
+    save_weights(net, "lenet", tmp_path / "net.safetensors")
+    with safe_open(tmp_path / "net.safetensors", "pt") as file:
+        metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    metadata["borders"] = borders.replace("%s", name)
+    save_file(tensors, tmp_path / "net.safetensors", metadata)
+    with pytest.raises(ValueError, match=message):
+        load_weights(tmp_path / "net.safetensors")

@@ -16,7 +16,8 @@ from rbsf.engine.ops import reference
 from rbsf.export.modules import distinct, to_numpy
 from rbsf.layers import BinaryConv2d
 
-NEAR = 1e-5  # of a threshold, relative to the largest value: there float32 may round to the other side
+NEAR = 1e-5  # of a threshold, relative to the largest value: there float32 may round to the other side ...
+NEAR_WHOLE = 1e-9  # ... and where whole numbers are compared, float64, relative to the largest of the channel
 CLOSE = 1e-3  # that real values may differ by, relative to the largest
 
 
@@ -78,7 +79,9 @@ def compare(
         found[node.name] = reference(node, maps, out, [found[name] for name in node.inputs])
         before = _before_sign(node.name, recorder) if node.op == "sign" else None
         if before is not None:
-            differences.append(_of_bits(node.name, found[node.name], before))
+            largest = np.abs(before).max() if maps[0].kind == "real" else np.abs(before).max((0, 1, 2))
+            limit = largest * (NEAR if maps[0].kind == "real" else NEAR_WHOLE)
+            differences.append(_of_bits(node.name, found[node.name], before, limit))
             found[node.name] = (before >= 0).astype(np.uint8)
         elif out.kind in ("real", "planes") and values.get(node.name) in recorder.values:
             expected = recorder.values[values[node.name]]
@@ -138,9 +141,9 @@ def _before_sign(name: str, recorder: _Recorder) -> np.ndarray | None:
     return recorder.before_sign[module][int(number)] if module in recorder.before_sign else None
 
 
-def _of_bits(name: str, found: np.ndarray, before: np.ndarray) -> Difference:
+def _of_bits(name: str, found: np.ndarray, before: np.ndarray, limit: np.ndarray) -> Difference:
     wrong = found != (before >= 0)
-    near = wrong & (np.abs(before) <= NEAR * np.abs(before).max())
+    near = wrong & (np.abs(before) <= limit)
     return Difference(name, found.size, True, int(wrong.sum()), int(near.sum()), 0.0)
 
 

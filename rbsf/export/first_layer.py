@@ -113,15 +113,11 @@ def _norm_behind(net: nn.Module, traced: Traced, name: str) -> Any:
 
 
 def _signs_behind(net: nn.Module, bits: int, name: str) -> list[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
-    """(scale and bias of the first layer's sums, scale and bias of a sign of that) for all signs that read it.
-
-    Where a pool stands between, sums of channels with a negative scale are turned round, as they are when packed.
+    """(scale and bias of the first layer's sums, scale and bias of a sign of that) for all signs behind it, or behind a
+    pool of it.
     """
     nodes, _ = expanded(round_first(trace(net, (1, 1, 3)), bits))
     outer = next(node for node in nodes if node.name == name)
     reader = next(node for node in nodes if name in node.inputs)
-    pooled = reader.op == "max_pool"
-    scale = np.abs(outer.tensors["scale"]) if pooled else outer.tensors["scale"]
-    source = reader.name if pooled else name
-    signs = [node.tensors for node in nodes if node.op == "sign" and source in node.inputs]
-    return [({"scale": scale, "bias": outer.tensors["bias"]}, sign) for sign in signs]
+    source = reader.name if reader.op == "max_pool" else name
+    return [(outer.tensors, node.tensors) for node in nodes if node.op == "sign" and source in node.inputs]

@@ -167,7 +167,10 @@ def make(module: nn.Module) -> Made:
     if form is None:
         known = ", ".join(kind.__name__ for kind in FORMS)
         raise ValueError(f"is a {type(module).__name__}; expected one of {known} (CONTRIBUTING.md: how to add one)")
-    return form(module)
+    made = form(module)
+    if not all(np.isfinite(array).all() for array in made.tensors.values()):
+        raise ValueError("holds values that are not finite")
+    return made
 
 
 # ---- calls in a network's forward

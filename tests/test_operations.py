@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from random_networks import EXAMPLES, with_operation
-from requirements import needs
+from requirements import needs, skip_without
 from test_network import assert_as_the_oracle, images, needs_kernels
 from torch import Tensor, nn
 
@@ -155,3 +158,28 @@ def test_it_is_documented(op: str) -> None:
 
 def test_nothing_is_left_of_an_operation_that_is_gone() -> None:
     assert not (set(EXAMPLES) | set(TORCH)) - set(OPS)
+
+
+def test_the_worked_example_is_the_operation_itself() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    assert (ROOT / "rbsf/engine/ops/prelu.py").read_text() in page
+    line = page.partition("A module gets a line in `FORMS`:\n\n```python\n")[2].partition("\n")[0]
+    assert line in (ROOT / "rbsf/export/modules.py").read_text()
+
+
+def test_the_command_of_the_page() -> None:
+    """`make operation` runs these tests, those of one operation; of one that is not there it says so."""
+    if not shutil.which("make"):
+        skip_without("make", "it is not installed")
+    made = subprocess.run(
+        ["make", "-n", "-o", ".venv/.ready", "operation", "NAME=prelu"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "-m pytest tests/test_operations.py tests/test_readme.py" in made.stdout
+    assert "--operation prelu" in made.stdout
+    command = [sys.executable, "-m", "pytest", "-n0", "-p", "no:cacheprovider", "tests/test_operations.py"]
+    command += ["-k", "documented", "--operation"]
+    subprocess.run([*command, "prelu"], cwd=ROOT, capture_output=True, text=True, check=True)
+    found = subprocess.run([*command, "swish"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert found.returncode
+    assert "there is no rbsf/engine/ops/swish.py; see CONTRIBUTING.md" in found.stdout + found.stderr

@@ -3,11 +3,14 @@
 Without --data it trains on synthetic videos that it makes itself: a try-out, no more.  For a tracker to use give real
 data: --data GOT-10k/train, or any folder of sequences, still images, or a crop store of tools/prepare_pairs.py.
 RB-SF and XNOR-SF start from a float teacher: --teacher FILE, or one that is trained first.
+RB-SF 2 learns from a published tracker: --model rbsf2 --teacher BACKBONE.onnx,HEAD.onnx; --model rbsf2 --help has its
+settings.
 Several GPUs: torchrun --nproc-per-node N tools/train_rbsf.py ...
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -18,10 +21,28 @@ from tools.cli import run
 
 def main(argv: list[str] | None = None) -> int:
     """Train; 0 when done, 128 + signal when stopped."""
+    family = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    family.add_argument("--model")
+    known, others = family.parse_known_args(argv)
+    if known.model == "rbsf2":
+        return _train_rbsf2(others)
     from tools.tracker_config import read_config  # not above: `run` words what can fail in these imports
     from tools.training import train_all
 
     return train_all(read_config(argv, __doc__ or ""))
+
+
+def _train_rbsf2(arguments: list[str]) -> int:
+    """RB-SF 2 has settings of its own."""
+    from rbsf.train.config import parse_config, read_yaml
+    from tools.distilling import DistillConfig, train_all
+    from tools.runs import CONFIGS, resumed
+
+    defaults = read_yaml(DistillConfig, CONFIGS / "rbsf2.yaml")
+    settings = parse_config(DistillConfig, arguments, __doc__ or "", defaults)
+    if settings.get("resume"):
+        return train_all(resumed(DistillConfig, settings))
+    return train_all(DistillConfig(**{**defaults, **settings}))
 
 
 if __name__ == "__main__":

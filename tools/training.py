@@ -27,6 +27,7 @@ from rbsf.train.distributed import Process
 from rbsf.train.loop import Loop
 from rbsf.weights import load_weights, save_weights
 from tools.runs import (
+    RunConfig,
     describe_place,
     dtype_of,
     place,
@@ -143,7 +144,7 @@ def build_rectifier(config: TrainConfig, dataset: PairDataset, device: torch.dev
 class Batches:
     """Batches of an epoch, from batch `start`: a pure function of seed, epoch and number."""
 
-    def __init__(self, dataset: PairDataset, config: TrainConfig, rank: int, world: int) -> None:
+    def __init__(self, dataset: PairDataset, config: RunConfig, rank: int, world: int) -> None:
         self.dataset, self.config, self.rank, self.world = dataset, config, rank, world
         self.loader: Any = None
 

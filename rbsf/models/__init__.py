@@ -15,7 +15,8 @@ CLASSIFIERS = {  # name -> function in rbsf.models
     "wrn40": "wide_resnet:wrn40",
     "lenet": "lenet:LeNet",
 }
-MODELS = (*TRACKERS, *CLASSIFIERS)
+WHOLE = {"rbsf2": "rbsf2:RBSF2"}  # networks of whole numbers, which know their binarization method themselves
+MODELS = (*TRACKERS, *CLASSIFIERS, *WHOLE)
 POOLED = {*TRACKERS, "lenet"}  # a maximum is taken of their maps, which is seldom below 0, between batch-norm and sign
 
 
@@ -26,7 +27,9 @@ def build(name: str, method: str = "", method_options: dict[str, Any] | None = N
     option is `width`, see `rbsf.models.alexnet`.
     Classifiers: `method` is the binarization method ("" = real, the float twin) with `method_options` for its layers;
     `options` are those of the function that CLASSIFIERS names.  First convolution, 1x1 shortcuts, classifier and
-    batch-norms stay real.  ValueError with what would be valid for an unknown name, method or option.
+    batch-norms stay real.
+    `rbsf2`: backbone and head of RB-SF 2, see `rbsf.models.rbsf2`.
+    ValueError with what would be valid for an unknown name, method or option.
     """
     from rbsf.layers import binarize
 
@@ -39,14 +42,15 @@ def build(name: str, method: str = "", method_options: dict[str, Any] | None = N
         net_options = {key: value for key, value in options.items() if value != 1}  # files of old name none
         method, place = TRACKERS[name], "alexnet:AlexNet"
     else:
-        place = CLASSIFIERS[name]
+        place = CLASSIFIERS[name] if name in CLASSIFIERS else WHOLE[name]
         net_options |= {"method": method} | ({"method_options": method_options} if method_options else {})
     module, function = place.split(":")
+    arguments = {"method": method or "bireal"} if name in WHOLE else {"for_binary": bool(method)}
     try:
-        net = getattr(import_module(f"rbsf.models.{module}"), function)(for_binary=bool(method), **options)
+        net = getattr(import_module(f"rbsf.models.{module}"), function)(**arguments, **options)
     except TypeError as error:  # an option that the function has not, or of another type
         raise ValueError(f"model {name!r}: {error}") from None
-    if method:
+    if method and name not in WHOLE:
         binarize(net, method, input_norm=name in POOLED, options=method_options)
     net.model_name, net.model_options = name, net_options
     return net

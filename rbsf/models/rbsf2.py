@@ -1,0 +1,157 @@
+"""RB-SF 2: a backbone and a head made for one bit.
+
+Little stands in front of the first sign, and a shortcut around each binary layer (Bi-Real Net); thresholds and slopes
+are learned for each channel (ReActNet); padding is +1 (QuickNet).  All maps are whole numbers of steps, see
+`rbsf.models.whole`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rbsf.layers import BinaryConv2d
+from rbsf.methods import get_method
+from rbsf.models.whole import LIMIT, STEP, Round, Shift, Slope, Stem, WholeNorm
+
+BYTE = 127  # steps of what 8-bit layers take
+
+
+class Sums(nn.Module):
+    """A binary convolution's sums of +1 and -1, without its scale, which the batch-norm behind it would take out."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, method: str) -> None:
+        super().__init__()
+        layer = get_method(method)
+        self.conv: BinaryConv2d = layer(inputs, outputs, kernel, stride, padding=kernel // 2)
+        self.conv.norm = Shift(inputs)
+        self.conv.border = 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, I, H, W] to whole numbers [N, O, H', W']."""
+        sums = self.conv(x) / self.conv.scale().detach()[:, None, None]
+        return sums + (torch.round(sums) - sums).detach()
+
+
+class Block(nn.Module):
+    """``shortcut(x) + round(slope(norm(sums(sign(x + shift)))))``.
+
+    With stride 2 the shortcut is the mean of 2 x 2; with twice the channels it is there twice.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int, method: str, kernel: int = 3) -> None:
+        super().__init__()
+        if outputs not in (inputs, 2 * inputs):
+            raise ValueError(f"a block goes from {inputs} channels to as many or twice as many, not {outputs}")
+        self.stride, self.copies = stride, outputs // inputs
+        self.sums = Sums(inputs, outputs, kernel, stride, method)
+        self.norm, self.slope, self.round = WholeNorm(outputs), Slope(outputs), Round()
+        self.halved = Round(32 * LIMIT)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, I, H, W] to [N, O, H', W']."""
+        shortcut = x
+        if self.stride == 2:
+            shortcut = self.halved(F.avg_pool2d(x, 2, 2, ceil_mode=True))
+        if self.copies == 2:
+            shortcut = torch.cat([shortcut, shortcut], 1)
+        return shortcut + self.round(self.slope(self.norm(self.sums(x))))
+
+
+class ByteConv(nn.Conv2d):
+    """A convolution of whole numbers of at most 127 steps with weights of 8 bits: sums are exact in float32.
+
+    Weights are multiples, up to 127, of a power of two for each filter, and so is the bias, of that times STEP.
+    """
+
+    def rounded(self) -> tuple[Tensor, Tensor]:
+        """Weight [O, I, k, k] and bias [O]."""
+        largest = self.weight.detach().abs().amax((1, 2, 3)).clamp(min=1e-12)
+        step = torch.exp2(torch.ceil(torch.log2(largest / BYTE)))
+        wide = step[:, None, None, None]
+        weight = self.weight + (torch.round(self.weight / wide) * wide - self.weight).detach()
+        assert self.bias is not None  # it has one; this is for the type checker
+        grid = step * STEP
+        return weight, self.bias + (torch.round(self.bias / grid) * grid - self.bias).detach()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, I, H, W] to [N, O, H', W']."""
+        weight, bias = self.rounded()
+        return F.conv2d(x, weight, None, self.stride, self.padding) + bias[:, None, None]
+
+
+class Backbone(nn.Module):
+    """Pixels [N, 3, S, S], 0 to 255, to features [N, C, S', S'] of 8 bits, at stride 16: S = 127 gives 8, 255 gives 16.
+
+    `channels` and `depths` are of the stages at strides 4, 8 and 16.
+    """
+
+    def __init__(self, channels: Sequence[int], depths: Sequence[int], stem: int, features: int, method: str) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(Stem(channels[0], stem, 4), Slope(channels[0]), Round())
+        blocks: list[nn.Module] = []
+        inputs = channels[0]
+        for number, (outputs, depth) in enumerate(zip(channels, depths, strict=True)):
+            for block in range(depth):
+                stride = 2 if number and not block else 1
+                blocks.append(Block(inputs, outputs, stride, method))
+                inputs = outputs
+        self.blocks = nn.Sequential(*blocks)
+        self.neck = nn.Sequential(Round(BYTE), ByteConv(inputs, features, 1), Round(BYTE))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        return self.neck(self.blocks(self.stem(x)))
+
+
+class Head(nn.Module):
+    """Class and box of every position of a search region, by the template's features.
+
+    Each cell of the template is a filter over the search features (pixel-wise correlation, as in Alpha-Refine); what
+    comes out stands beside these features, and binary blocks read both.
+    """
+
+    def __init__(self, features: int, cells: int, depth: int, method: str) -> None:
+        super().__init__()
+        width = features + cells
+        self.answer = nn.Sequential(WholeNorm(cells), Round())
+        self.blocks = nn.Sequential(*(Block(width, width, 1, method) for _ in range(depth)))
+        self.last = nn.Sequential(Round(BYTE), ByteConv(width, 5, 2))
+
+    def forward(self, template: Tensor, search: Tensor) -> tuple[Tensor, Tensor]:
+        """Template [N, C, 8, 8] and search features [N, C, 16, 16] to class logits [N, 15, 15] and, of 255 pixels, the
+        logs of the distances left, top, right and bottom [N, 4, 15, 15] from the position to the target's sides.
+        """
+        n, _, height, width = search.shape
+        filters = template.flatten(2).transpose(1, 2)  # [N, cells, C]
+        answer = (filters @ search.flatten(2)).view(n, -1, height, width)  # [N, cells, H, W]
+        x = self.last(self.blocks(torch.cat([search, self.answer(answer)], 1)))
+        return x[:, 0], x[:, 1:]
+
+
+class RBSF2(nn.Module):
+    """Backbone and head; see both.  Options are those of the constructor."""
+
+    def __init__(
+        self,
+        channels: Sequence[int] = (64, 128, 256),
+        depths: Sequence[int] = (2, 3, 3),
+        stem: int = 4,
+        features: int = 64,
+        head_depth: int = 2,
+        method: str = "bireal",
+        teacher_features: int = 96,
+    ) -> None:
+        super().__init__()
+        self.backbone = Backbone(channels, depths, stem, features, method)
+        self.head = Head(features, 64, head_depth, method)
+        self.adapter = nn.Conv2d(
+            features, teacher_features, 1
+        )  # to compare features with a teacher's; in training alone
+
+    def forward(self, exemplar: Tensor, search: Tensor) -> tuple[Tensor, Tensor]:
+        """Crops [N, 3, 127, 127] and [N, 3, 255, 255], RGB 0 to 255, to class logits and boxes; see `Head`."""
+        return self.head(self.backbone(exemplar), self.backbone(search))

@@ -1,0 +1,143 @@
+"""Layers whose values are whole numbers of steps, so that a network is the same to the bit in PyTorch and when packed.
+
+A map's values are multiples of STEP.  What rounds passes the gradient on as if it did not (straight-through).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+STEP = 1 / 32  # of the values of maps
+LIMIT = 1023  # steps that what a layer adds to a map may have; sums of 32 such layers fit 16 bits
+SCALE_BITS = 7  # of the mantissa of a scale
+SLOPE_STEPS = 16  # of a slope of 1
+WEIGHT_LIMIT = 63  # steps of a stem's weight: products with pixels that two and two fit 16 bits
+
+
+def straight_through(rounded: Tensor, x: Tensor) -> Tensor:
+    """`rounded`, with the gradient of `x`."""
+    return x + (rounded - x).detach()
+
+
+class Round(nn.Module):
+    """Multiples of STEP, at most LIMIT of them, half ones to the even one; the same shape."""
+
+    def __init__(self, limit: int = LIMIT) -> None:
+        super().__init__()
+        self.limit = limit
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        bounded = x.clamp(-self.limit * STEP, self.limit * STEP)
+        return straight_through(torch.round(bounded / STEP) * STEP, bounded)
+
+    def extra_repr(self) -> str:
+        """The limit."""
+        return f"limit={self.limit}"
+
+
+class Shift(nn.Module):
+    """A number added to each channel of [N, C, H, W], in front of a sign: its threshold."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        return x + self.bias[:, None, None]
+
+
+class Slope(nn.Module):
+    """PReLU whose slopes [C] are multiples of 1/16 from -1 to 1."""
+
+    def __init__(self, channels: int, start: float = 0.25) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((channels,), start))
+
+    def slopes(self) -> Tensor:
+        """The rounded slopes, [C]."""
+        bounded = self.weight.clamp(-1, 1)
+        return straight_through(torch.round(bounded * SLOPE_STEPS) / SLOPE_STEPS, bounded)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] to the same."""
+        return torch.where(x >= 0, x, x * self.slopes()[:, None, None])
+
+
+class WholeNorm(nn.BatchNorm2d):
+    """Batch-norm of whole sums [N, C, H, W] as ``scale * x + bias``, each product and sum exact in float32.
+
+    A channel's scale has 7 bits and any exponent; its bias is a multiple of the scale's last bit.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        scale, bias = self.scale_and_bias(*self._statistics(x))
+        return x * scale[:, None, None] + bias[:, None, None]
+
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """Scale and bias [C] in eval mode."""
+        assert self.running_mean is not None  # it has statistics; this is for the type checker
+        assert self.running_var is not None
+        return self.scale_and_bias(self.running_mean, self.running_var)
+
+    def scale_and_bias(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+        """Rounded scale and bias [C] for these statistics."""
+        gain = self.weight / torch.sqrt(variance + self.eps)
+        bit = torch.exp2(torch.floor(torch.log2(gain.detach().abs().clamp(min=1e-12))) - (SCALE_BITS - 1))
+        scale = straight_through(torch.round(gain / bit) * bit, gain)
+        bias = self.bias - mean * gain
+        return scale, straight_through(torch.round(bias / bit) * bit, bias)
+
+    def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of each channel: the batch's in training, which go into the running ones, else these."""
+        assert self.running_mean is not None  # as above
+        assert self.running_var is not None
+        if not self.training:
+            return self.running_mean, self.running_var
+        variance, mean = torch.var_mean(x, (0, 2, 3), correction=0)
+        with torch.no_grad():
+            share = self.momentum if self.momentum is not None else self._share_of_mean()
+            self.running_mean.lerp_(mean, share)
+            self.running_var.lerp_(variance * (x.numel() / x.shape[1] / (x.numel() / x.shape[1] - 1)), share)
+        return mean, variance
+
+    def _share_of_mean(self) -> float:
+        """Of this batch in the mean over all batches so far."""
+        assert self.num_batches_tracked is not None  # as above
+        self.num_batches_tracked += 1
+        return 1 / float(self.num_batches_tracked)
+
+
+class Stem(nn.Conv2d):
+    """The first convolution: weights are whole multiples, up to 63, of a power of two for each filter.
+
+    Takes pixels 0 to 255, [N, 3, S, S]; no padding.  Its bias is a multiple of that power, so that sums are exact.
+    """
+
+    def __init__(self, channels: int, kernel: int, stride: int) -> None:
+        super().__init__(3, channels, kernel, stride)
+        with torch.no_grad():
+            nn.init.kaiming_normal_(self.weight, nonlinearity="linear")
+            self.weight /= 64  # pixels deviate by about so much
+
+    def step(self) -> Tensor:
+        """The power of two [O] that weights are multiples of."""
+        largest = self.weight.detach().abs().amax((1, 2, 3)).clamp(min=1e-12)
+        return torch.exp2(torch.ceil(torch.log2(largest / WEIGHT_LIMIT)))
+
+    def rounded(self) -> tuple[Tensor, Tensor]:
+        """Weight [O, 3, k, k] and bias [O]."""
+        step = self.step()
+        weight = straight_through(
+            torch.round(self.weight / step[:, None, None, None]) * step[:, None, None, None], self.weight
+        )
+        assert self.bias is not None  # it has one; this is for the type checker
+        return weight, straight_through(torch.round(self.bias / step) * step, self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        weight, bias = self.rounded()
+        return nn.functional.conv2d(x, weight, None, self.stride) + bias[:, None, None]

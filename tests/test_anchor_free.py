@@ -1,0 +1,130 @@
+"""Tracking by class map and boxes: a made-up network whose answers are known, and NanoTrack on a real video."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from requirements import needs
+
+from datasets.sequences import load_sequences
+from eval.metrics import score_sequence
+from eval.runner import track_sequence
+from tracker.anchor_free import AnchorFree, AnchorFreeConfig, Answer
+from tracker.teachers.pair import read_pair
+
+FRAME = np.full((240, 320, 3), 90, np.uint8)
+
+
+class Always:
+    """A network that sees the target at one place: `offset` (x, y) and `size` in pixels of the search crop."""
+
+    def __init__(
+        self, offset: tuple[int, int] = (0, 0), size: tuple[float, float] = (60, 60), share: float = 1.0
+    ) -> None:
+        self.offset, self.size, self.share, self.sides = np.array(offset), np.array(size), share, []
+
+    def features(self, crops: np.ndarray) -> np.ndarray:
+        self.sides.append(crops.shape[1])
+        return crops
+
+    def answer(self, template: np.ndarray, search: np.ndarray) -> Answer:
+        cells = (np.arange(15) - 7) * 16
+        x, y = self.offset[0] - cells[None, :], self.offset[1] - cells[:, None]
+        near = np.hypot(x, y) < 12
+        left, right = self.size[0] / 2 - x, self.size[0] / 2 + x
+        top, bottom = self.size[1] / 2 - y, self.size[1] / 2 + y
+        sides = np.stack([np.broadcast_to(side, (15, 15)) for side in (left, top, right, bottom)])
+        return Answer(np.where(near, self.share, 0.0), sides)
+
+
+def start(network: Always, box: tuple[float, ...] = (100, 80, 60, 60), **constants: float) -> AnchorFree:
+    tracker = AnchorFree(network, AnchorFreeConfig(**constants))
+    assert tracker.init(FRAME, box) is None
+    return tracker
+
+
+def test_a_target_that_stands_still_stays() -> None:
+    """A square of 60 pixels has a context of 120: a crop pixel is 120 / 127 of one."""
+    tracker = start(Always(size=(63.5, 63.5)))
+    for _ in range(5):
+        result = tracker.update(FRAME)
+    np.testing.assert_allclose(result.box, [100, 80, 60, 60], atol=1e-6)
+    assert (result.score, result.lost) == (1.0, False)
+    assert tracker.network.sides[:2] == [127, 255]  # type: ignore[attr-defined]
+
+
+def test_a_target_that_moves() -> None:
+    result = start(Always(offset=(32, -16), size=(63.5, 63.5)), window_influence=0).update(FRAME)
+    np.testing.assert_allclose(result.box, [100 + 32 * 120 / 127, 80 - 16 * 120 / 127, 60, 60], atol=1e-6)
+
+
+def test_a_size_is_taken_over_in_part() -> None:
+    """size_rate times the score, without a penalty for the change."""
+    result = start(Always(size=(127, 127), share=0.5), change_penalty=0, size_rate=0.4).update(FRAME)
+    np.testing.assert_allclose(result.box[2:], 60 * (1 + 0.4 * 0.5), atol=1e-6)
+
+
+def test_changes_are_penalised() -> None:
+    """Twice the size and twice as wide: exp(-3 k) of the score counts."""
+    found = []
+    for penalty in (0.0, 1.0):
+        tracker = start(Always(size=(63.5, 63.5)), change_penalty=penalty, size_rate=1)
+        answer = Always(size=(127 * 2**0.5, 127 / 2**0.5)).answer(FRAME, FRAME)
+        size = np.stack([answer.sides[0] + answer.sides[2], answer.sides[1] + answer.sides[3]])
+        found.append(tracker._penalty(size, np.array([63.5, 63.5]))[7, 7])
+    assert found[0] == 1
+    assert 0.02 < found[1] < 0.06
+
+
+def test_lost() -> None:
+    tracker = start(Always(share=0.2), lost_score=0.25)
+    assert tracker.update(FRAME).lost
+
+
+def test_sizes_stay_within_bounds() -> None:
+    tracker = start(Always(size=(5000, 5000)), size_rate=1, change_penalty=0)
+    for _ in range(4):
+        box = tracker.update(FRAME).box
+    assert box[2:].tolist() == [320, 240]
+    tracker = start(Always(size=(0.1, 0.1)), size_rate=1, change_penalty=0)
+    assert tracker.update(FRAME).box[2:].tolist() == [10, 10]
+
+
+def test_a_frame_of_another_size_is_the_same_view() -> None:
+    tracker = start(Always(size=(63.5, 63.5)))
+    result = tracker.update(np.full((480, 640, 3), 90, np.uint8))
+    np.testing.assert_allclose(result.box[2:], [120, 120], atol=1e-6)
+
+
+def test_what_a_user_can_do_wrong() -> None:
+    with pytest.raises(RuntimeError, match="before init"):
+        AnchorFree(Always()).update(FRAME)
+    with pytest.raises(ValueError, match="has no area"):
+        AnchorFree(Always()).init(FRAME, (1, 1, 0, 5))
+    with pytest.raises(ValueError, match=r"window_influence=1\.5: give a number from 0 to 1"):
+        AnchorFreeConfig(window_influence=1.5)
+    assert "clipped" in str(AnchorFree(Always()).init(FRAME, (300, 200, 60, 60)))
+
+
+def test_nanotrack_by_its_own_rules(real_data: Path) -> None:
+    folder = real_data / "peers"
+    if not folder.is_dir():
+        pytest.skip(needs("peers", f"no {folder}"))
+    pair = read_pair(folder / "nano3_backbone.onnx", folder / "nano3_head.onnx")
+
+    class Nano:
+        @torch.inference_mode()
+        def features(self, crops: np.ndarray) -> np.ndarray:
+            return pair.backbone(torch.from_numpy(crops).permute(0, 3, 1, 2).flip(1).float())[0].numpy()
+
+        @torch.inference_mode()
+        def answer(self, template: np.ndarray, search: np.ndarray) -> Answer:
+            logits, sides = pair.head(torch.from_numpy(template), torch.from_numpy(search))
+            return Answer(logits.softmax(1)[0, 1].numpy(), sides[0].numpy())
+
+    (david,) = load_sequences(real_data / "OTB" / "David")
+    head = david.part(0, 40)
+    assert score_sequence(track_sequence(AnchorFree(Nano()), head).boxes, head.boxes).scores.auc > 0.6

@@ -1,0 +1,176 @@
+"""RB-SF 2: its maps are whole numbers of steps, so that float32 is float64 to the bit; what it learns from."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from rbsf.layers import binary_layers
+from rbsf.models import build
+from rbsf.models.rbsf2 import RBSF2
+from rbsf.models.whole import LIMIT, STEP, Round, Slope, Stem, WholeNorm
+from tracker.distill import DistillTask, sides_loss, target_loss
+from tracker.teachers.pair import Lesson
+
+SMALL = {"channels": [16, 32, 64], "depths": [1, 1, 1], "features": 16, "head_depth": 1}
+
+
+def crops(count: int = 2) -> tuple[Tensor, Tensor]:
+    """Soft random images, uint8."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(count, 3, 17, 17, generator=generator) * 255
+    return tuple(torch.nn.functional.interpolate(coarse, size, mode="bilinear").byte() for size in (127, 255))  # type: ignore[return-value]
+
+
+def trained(net: RBSF2) -> RBSF2:
+    """With statistics and parameters of its own for every channel."""
+    torch.manual_seed(3)
+    for parameter in net.parameters():
+        if parameter.ndim == 1:
+            parameter.data += 0.3 * torch.randn_like(parameter)
+    with torch.no_grad():
+        for _ in range(30):
+            net.train()(*(x.float() for x in crops(4)))
+    return net.eval()
+
+
+@pytest.mark.parametrize("method", ["bireal", "rbcn", "xnor"])
+def test_float32_is_float64_to_the_bit(method: str) -> None:
+    net = trained(build("rbsf2", method=method, **SMALL))  # type: ignore[arg-type]
+    pixels = [x.float() for x in crops()]
+    with torch.inference_mode():
+        single, double = net(*pixels), net.double()(*(x.double() for x in pixels))
+    for one, other in zip(single, double, strict=True):
+        assert torch.equal(one.double(), other)
+        assert one.std() > 0.05
+
+
+def test_maps_are_whole_numbers_of_steps() -> None:
+    net = trained(build("rbsf2", **SMALL))  # type: ignore[arg-type]
+    seen: list[Tensor] = []
+    for block in net.backbone.blocks:
+        block.register_forward_hook(lambda _, args, out: seen.append(out))
+    with torch.inference_mode():
+        features = net.backbone(crops()[1].float())
+    assert features.shape == (2, 16, 16, 16)
+    assert len(seen) == 3
+    for x in (*seen, features):
+        assert torch.equal(x / STEP, torch.round(x / STEP))
+        assert x.abs().max() > STEP
+    assert features.abs().max() <= 127 * STEP
+
+
+def test_a_round_of_a_round_changes_nothing() -> None:
+    x = torch.tensor([0.4, 0.5, 1.5, -0.6, 1e9, -1e9]) * STEP
+    assert (Round()(x) / STEP).tolist() == [0, 0, 2, -1, LIMIT, -LIMIT]
+    assert torch.equal(Round()(Round()(x)), Round()(x))
+
+
+def test_scales_have_seven_bits() -> None:
+    norm = WholeNorm(4)
+    norm.weight.data = torch.tensor([1.0, -0.3, 1e-3, 77.7])
+    norm.bias.data = torch.tensor([0.1, 5.0, -3.0, 0.0])
+    scale, bias = norm.scale_and_bias(torch.tensor([3.0, -2.0, 1.0, 100.0]), torch.tensor([900.0, 10.0, 4.0, 2.0]))
+    mantissa, exponent = torch.frexp(scale)
+    assert torch.equal(mantissa * 128, torch.round(mantissa * 128))
+    assert torch.allclose(scale, norm.weight / torch.sqrt(torch.tensor([900.0, 10.0, 4.0, 2.0])), rtol=1 / 127)
+    assert torch.equal(bias / torch.exp2(exponent - 7.0), torch.round(bias / torch.exp2(exponent - 7.0)))
+
+
+def test_a_norm_is_nearly_a_batch_norm() -> None:
+    torch.manual_seed(0)
+    ours, theirs = WholeNorm(8), torch.nn.BatchNorm2d(8)
+    x = torch.randint(-50, 50, (4, 8, 6, 6)).float()
+    for _ in range(3):
+        assert torch.allclose(ours(x), theirs(x), atol=0.05)
+    assert torch.allclose(ours.running_mean, theirs.running_mean)
+    assert torch.allclose(ours.running_var, theirs.running_var)
+    assert torch.allclose(ours.eval()(x), theirs.eval()(x), atol=0.05)
+
+
+def test_a_stem_has_whole_weights() -> None:
+    stem = Stem(8, 4, 4)
+    weight, bias = stem.rounded()
+    whole = weight / stem.step()[:, None, None, None]
+    assert torch.equal(whole, torch.round(whole))
+    assert whole.abs().max() <= 63
+    assert torch.allclose(weight, stem.weight, atol=float(stem.step().max()))
+    assert torch.equal(bias / stem.step(), torch.round(bias / stem.step()))
+
+
+def test_everything_learns() -> None:
+    net = build("rbsf2", **SMALL).train()  # type: ignore[arg-type]
+    logits, sides = net(*(x.float() for x in crops(4)))
+    features = net.adapter(net.backbone(crops(4)[1].float()))
+    (logits.square().mean() + sides.square().mean() + features.square().mean()).backward()
+    assert not [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()]
+
+
+def test_slopes_are_sixteenths() -> None:
+    slope = Slope(3)
+    slope.weight.data = torch.tensor([0.26, -3.0, 0.99])
+    assert slope.slopes().tolist() == [0.25, -1.0, 1.0]
+
+
+def test_borders_are_plus_one() -> None:
+    assert {layer.border for layer in binary_layers(build("rbsf2")).values()} == {1.0}
+
+
+def test_blocks_that_do_not_fit() -> None:
+    with pytest.raises(ValueError, match="from 16 channels to as many or twice as many, not 48"):
+        build("rbsf2", channels=[16, 48, 64])
+
+
+# ---- what it learns
+
+
+def lesson(target: Tensor) -> Lesson:
+    return Lesson(torch.zeros(1, 2, 8, 8), torch.zeros(1, 2, 16, 16), target, torch.zeros(1, 4, 2, 2))
+
+
+def test_a_map_like_the_teachers_costs_nothing() -> None:
+    target = torch.tensor([[[0.9, 0.1], [0.5, 0.01]]])
+    assert target_loss(torch.logit(target), target).abs() < 1e-6
+    assert target_loss(torch.logit(target) + 1, target) > 0.05
+
+
+def test_on_and_off_the_target_weigh_alike() -> None:
+    """One position of four is on the target: an error there weighs as much as one at all of the others."""
+    target = torch.tensor([[[1.0, 0.0], [0.0, 0.0]]])
+    on = target_loss(torch.tensor([[[-9.0, -9.0], [-9.0, -9.0]]]), target)
+    off = target_loss(torch.tensor([[[9.0, 9.0], [9.0, 9.0]]]), target)
+    assert on == pytest.approx(4.5, abs=0.01)
+    assert off == pytest.approx(4.5, abs=0.01)
+
+
+def test_boxes_count_where_the_target_is() -> None:
+    sides = torch.zeros(1, 4, 2, 2)
+    sides[:, :, 0, 0] = 3
+    assert sides_loss(sides, lesson(torch.tensor([[[0.0, 1.0], [1.0, 0.0]]]))) == 0
+    assert sides_loss(sides, lesson(torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]))) == pytest.approx(1.5)
+    assert sides_loss(sides, lesson(torch.full((1, 2, 2), 1e-6))) < 1e-4, "no target, no box"
+
+
+def test_it_learns_from_a_teacher() -> None:
+    def source(exemplar: Tensor, search: Tensor) -> Lesson:
+        n = len(exemplar)
+        target = torch.zeros(n, 15, 15)
+        target[:, 7, 7] = 1
+        return Lesson(torch.ones(n, 96, 8, 8), torch.ones(n, 96, 16, 16), target, torch.full((n, 4, 15, 15), 3.0))
+
+    task = DistillTask(source)  # type: ignore[arg-type]
+    batch = dict(zip(("exemplar", "search"), crops(2), strict=True))
+    task.measure([batch])
+    torch.manual_seed(0)
+    net = build("rbsf2", **SMALL)
+    optimizer = torch.optim.Adam(net.parameters(), 0.01)
+    losses = []
+    for _ in range(12):
+        loss, parts = task(net, None, batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert set(parts) == {"features", "target", "sides"}
+    assert losses[-1] < losses[0] / 2

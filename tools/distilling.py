@@ -1,0 +1,183 @@
+"""The training of RB-SF 2 from a published tracker of two graphs: settings, networks, validation."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from datasets.crops import CropStore
+from datasets.mixing import MixConfig, check_range
+from datasets.pairs import AugmentConfig, PairDataset, make_loader
+from datasets.sequences import Sequence, load_sequences
+from datasets.training import find_held_out, open_training_data
+from eval.metrics import mean_curves, score_sequence
+from eval.runner import track_sequence
+from rbsf.models import build
+from rbsf.rectify import Rectifier
+from rbsf.train import distributed
+from rbsf.train.distributed import Process
+from rbsf.train.loop import Loop
+from rbsf.weights import save_weights
+from tools.runs import RunConfig, place, provenance, report_size, run_training, saved_state, write_record
+from tools.training import Batches
+from tools.validation import Validate
+from tracker.anchor_free import AnchorFree, Answer
+from tracker.distill import DistillTask
+from tracker.teachers.pair import OnnxPair, read_pair
+
+MEASURED = 8  # batches that the deviation of the teacher's features is taken from
+
+
+@dataclass
+class DistillConfig(AugmentConfig, MixConfig, RunConfig):
+    """Everything about the training of RB-SF 2."""
+
+    UNIT: ClassVar[str] = "pair"
+
+    pairs: int = field(default=8000, metadata={"help": "pairs an epoch"})
+    channels: str = field(default="64-128-256", metadata={"help": "of the stages at strides 4, 8 and 16"})
+    depths: str = field(default="2-3-3", metadata={"help": "blocks of the stages"})
+    stem: int = field(default=4, metadata={"help": "side of the first convolution's windows, whose stride is 4"})
+    features: int = field(default=64, metadata={"help": "channels that template and search region are compared in"})
+    head_depth: int = field(default=2, metadata={"help": "blocks of the head"})
+    method: str = field(default="bireal", metadata={"help": "binarization method"})
+    lambda_features: float = field(default=1.0, metadata={"help": "weight of the distance to the teacher's features"})
+    lambda_target: float = field(default=1.0, metadata={"help": "weight of the divergence of the class maps"})
+    lambda_sides: float = field(default=1.0, metadata={"help": "weight of the distance of the boxes"})
+    data: list[str] = field(default_factory=list, metadata={"help": "dataset folder or crop store .db"})
+    val: str | None = field(default=None, metadata={"help": "folder of sequences to track after each epoch"})
+    val_frames: int = field(default=100, metadata={"help": "frames of each"})
+    still_share: float = field(default=0.3, metadata={"help": "share of pairs made from still images"})
+    max_gap: int = field(default=100, metadata={"help": "frames of a video between the two of a pair at most"})
+
+    def __post_init__(self) -> None:
+        """Raise ValueError naming the field, its value and what would be valid."""
+        RunConfig.__post_init__(self)
+        MixConfig.__post_init__(self)
+        AugmentConfig.__post_init__(self)
+        check_range("still_share", self.still_share, 1.0)
+        self.check_least(pairs=1, max_gap=1, val_frames=2)
+        if not self.teacher or len(self.teacher.split(",")) != 2:
+            raise ValueError(f"teacher is {self.teacher!r}; give two files, BACKBONE.onnx,HEAD.onnx")
+        if not self.data:
+            raise ValueError("data is empty; give crop stores or folders by --data")
+
+    @property
+    def network(self) -> dict[str, Any]:
+        """Options of the network."""
+        stages = {name: [int(n) for n in getattr(self, name).split("-")] for name in ("channels", "depths")}
+        return stages | {name: getattr(self, name) for name in ("stem", "features", "head_depth", "method")}
+
+    @property
+    def result_file(self) -> str:
+        """What a training writes last."""
+        return "rbsf2.safetensors"
+
+    def folder_name(self) -> str:
+        """See `RunConfig.folder_name`."""
+        return f"rbsf2-seed{self.seed}-{self.digest()}"
+
+    def decisive(self) -> dict[str, Any]:
+        """See `RunConfig.decisive`; the teacher by what its files hold."""
+        settings = super().decisive()
+        files = [Path(part) for part in str(self.teacher).split(",")]
+        settings["teacher"] = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+        return settings
+
+
+def train_all(config: DistillConfig) -> int:
+    """Train what `config` says; 0 when done, 128 + signal when stopped."""
+    return run_training(config, lambda process: train(config, process))
+
+
+def train(config: DistillConfig, process: Process) -> None:
+    """One training, from data to OUT/rbsf2.safetensors."""
+    rank, world, device = process
+    folder, state = Path(config.out), saved_state(config)
+    with distributed.first_process_first(rank):
+        stores, held_out = open_training_data(
+            [Path(path) for path in config.data], folder.parent, None, 0, skip_broken=True, prepare_missing=rank == 0
+        )
+    length = sum(config.steps(world, config.bn_pass)) * config.batch_size * world
+    dataset = open_pairs(config, stores, held_out, length)
+    rectifier = build_rectifier(config, dataset, device)
+    loop = Loop(rectifier, Batches(dataset, config, rank, world), config, folder, validation(config), rank, world)
+    if state:
+        loop.load(state)
+    if rank == 0:
+        write_record(config, world)
+        print(f"rbsf2: {dataset.describe()}; into {folder}")
+    loop.run()
+    if rank == 0:
+        final = folder / config.result_file
+        save_weights(rectifier.student, "rbsf2", final, provenance(config, world))
+        report_size(final, folder)
+
+
+def open_pairs(config: DistillConfig, stores: list[CropStore], held_out: list[Sequence], length: int) -> PairDataset:
+    """The pairs that `config` asks for, `length` an epoch."""
+    return PairDataset(
+        stores,
+        length,
+        config.seed,
+        still_share=config.still_share,
+        mix=config,
+        augment=config,
+        max_gap=config.max_gap,
+        exclude=find_held_out(stores, held_out),
+    )
+
+
+def build_rectifier(config: DistillConfig, dataset: PairDataset, device: torch.device) -> Rectifier:
+    """The student, from new weights, and what it learns."""
+    torch.manual_seed(config.seed)
+    student = place(build("rbsf2", **config.network), device)
+    source: OnnxPair = read_pair(*str(config.teacher).split(",")).to(device)
+    task = DistillTask(source, config.lambda_features, config.lambda_target, config.lambda_sides)
+    batches = islice(make_loader(dataset, config.batch_size), MEASURED)
+    task.measure([{key: value.to(device) for key, value in batch.items()} for batch in batches])
+    return Rectifier(student, None, task, config)
+
+
+class TorchNetwork:
+    """RB-SF 2 in PyTorch as a network of `tracker.anchor_free`."""
+
+    def __init__(self, net: nn.Module) -> None:
+        self.net: Any = net.eval()
+        self.device = next(net.parameters()).device
+
+    @torch.inference_mode()
+    def features(self, crops: np.ndarray) -> np.ndarray:
+        """See `tracker.anchor_free.Network`."""
+        pixels = torch.from_numpy(crops).to(self.device).permute(0, 3, 1, 2).float()
+        return self.net.backbone(pixels).cpu().numpy()
+
+    @torch.inference_mode()
+    def answer(self, template: np.ndarray, search: np.ndarray) -> Answer:
+        """See `tracker.anchor_free.Network`."""
+        logits, sides = self.net.head(*(torch.from_numpy(x).to(self.device) for x in (template, search)))
+        return Answer(logits[0].sigmoid().cpu().numpy(), sides[0].exp().cpu().numpy())
+
+
+def validation(config: DistillConfig) -> Validate | None:
+    """AUC and precision of the first frames of --val's sequences, tracked; None where there are none."""
+    if not config.val:
+        return None
+    heads = [sequence.part(0, min(config.val_frames, len(sequence))) for sequence in load_sequences(Path(config.val))]
+
+    def validate(net: nn.Module) -> dict[str, float]:
+        curves = []
+        for head in tqdm(heads, desc="validation", unit="sequence", leave=False):
+            curves.append(score_sequence(track_sequence(AnchorFree(TorchNetwork(net)), head).boxes, head.boxes))
+        mean = mean_curves(curves).scores
+        return {"val_auc": mean.auc, "val_precision": mean.precision}
+
+    return validate

@@ -1,0 +1,160 @@
+"""Tracking by class map and boxes: for each position of a search region how likely the target is there, and its sides.
+
+The rules are NanoTrack's (those of SiamBAN), from its author's publication.  A network is a pair of callables, see
+`Network`; RB-SF 2 is one, NanoTrack itself another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from tracker.geometry import (
+    EXEMPLAR_SIZE,
+    SEARCH_SIZE,
+    as_rgb,
+    box_around,
+    box_center,
+    check_box,
+    crop_square,
+    exemplar_side,
+    mean_color,
+)
+from tracker.siamfc import Result
+
+POSITION_STRIDE = 16  # pixels of the search crop between neighbouring positions
+SMALLEST = 10.0  # pixels of the image, of a target's width and height
+
+
+class Answer(NamedTuple):
+    """What a head says of one search region."""
+
+    target: np.ndarray  # (rows, columns): probability of the target, 0 to 1
+    sides: (
+        np.ndarray
+    )  # (4, rows, columns): left, top, right, bottom from the position to the target's sides, crop pixels
+
+
+class Network(Protocol):
+    """Backbone and head."""
+
+    def features(self, crops: np.ndarray) -> np.ndarray:
+        """Features (N, ...) of crops uint8 RGB (N, S, S, 3), S 127 or 255."""
+        ...
+
+    def answer(self, template: np.ndarray, search: np.ndarray) -> Answer:
+        """The head's answer for features of one template and one search region."""
+        ...
+
+
+@dataclass(frozen=True)
+class AnchorFreeConfig:
+    """Constants of the search; those published for NanoTrack v3."""
+
+    window_influence: float = 0.455  # share of the cosine window in the final map
+    change_penalty: float = 0.138  # how much a change of size or proportions takes off
+    size_rate: float = 0.348  # share of the new size taken over, times the score
+    lost_score: float = 0.3  # score below which the target counts as lost
+
+    def __post_init__(self) -> None:
+        """Check every field; ValueError names the field, its value and what is valid."""
+        for name in ("window_influence", "change_penalty", "size_rate", "lost_score"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)}: give a number from 0 to 1")
+
+
+class AnchorFree:
+    """Track one target: ``init`` on the first frame, then ``update`` on each next one.
+
+    ``Result.score`` is the probability at the position chosen, without window and penalty.
+    """
+
+    def __init__(self, network: Network, config: AnchorFreeConfig | None = None, name: str = "RB-SF 2") -> None:
+        self.network, self.config, self.name = network, config or AnchorFreeConfig(), name
+        self._template: np.ndarray | None = None
+
+    def init(self, image: np.ndarray, box: Sequence[float] | np.ndarray) -> str | None:
+        """Learn the target in ``box`` (x,y,w,h pixels, 0-based) of an H x W x 3 uint8 RGB image (gray, RGBA:
+        converted).
+
+        Returns a sentence if the box was clipped to the frame, else None.  Raises ValueError for a box without area,
+        not finite or outside the frame, and for an array that is no image.
+        """
+        image = as_rgb(image)
+        height, width = image.shape[:2]
+        box, note = check_box(box, width, height)
+        self._frame = np.array([width, height])
+        self._center, self._size = box_center(box), box[2:].copy()
+        self._fill = mean_color(image)
+        crop = crop_square(image, self._center, exemplar_side(self._size), EXEMPLAR_SIZE, self._fill)
+        self._template = self.network.features(crop[None])
+        return note
+
+    def update(self, image: np.ndarray) -> Result:
+        """Find the target in the next frame, an H x W x 3 uint8 RGB image (gray, RGBA: converted).
+
+        A frame of another size than the one before is taken as the same view, rescaled.  Raises RuntimeError before
+        ``init``.
+        """
+        if self._template is None:
+            raise RuntimeError("AnchorFree.update was called before init: call init(image, box) on the first frame")
+        image = as_rgb(image)
+        self._follow_frame_size(image)
+        zoom = EXEMPLAR_SIZE / exemplar_side(self._size)  # crop pixels per image pixel
+        crop = crop_square(image, self._center, SEARCH_SIZE / zoom, SEARCH_SIZE, self._fill)
+        answer = self.network.answer(self._template, self.network.features(crop[None]))
+        offset, size, score, trust = self._choose(answer, self._size * zoom)
+        rate = self.config.size_rate * trust
+        self._size = np.clip(self._size * (1 - rate) + size / zoom * rate, SMALLEST, self._frame)
+        self._center = np.clip(self._center + offset / zoom, 0, self._frame - 1)
+        return Result(self.box, score, score < self.config.lost_score)
+
+    @property
+    def box(self) -> np.ndarray:
+        """The target's box as last seen: x,y,w,h float64 pixels, after ``init`` the given one, clipped."""
+        return box_around(self._center, self._size)
+
+    def _choose(self, answer: Answer, before: np.ndarray) -> tuple[np.ndarray, np.ndarray, float, float]:
+        """Of the best position, in crop pixels: offset (x, y) of the box there from the middle, and its size; then the
+        score, and the score less the penalty.  `before` is the size so far.
+        """
+        left, top, right, bottom = answer.sides.astype(np.float64)
+        size = np.stack([left + right, top + bottom])  # [2, rows, columns]
+        penalty = self._penalty(size, before)
+        trust = penalty * answer.target
+        share = self.config.window_influence
+        final = trust * (1 - share) + _window(*answer.target.shape) * share
+        row, column = np.unravel_index(final.argmax(), final.shape)
+        position = (np.array([column, row]) - (np.array(answer.target.shape[::-1]) - 1) / 2) * POSITION_STRIDE
+        middle = np.array([right - left, bottom - top])[:, row, column] / 2
+        return position + middle, size[:, row, column], float(answer.target[row, column]), float(trust[row, column])
+
+    def _penalty(self, size: np.ndarray, before: np.ndarray) -> np.ndarray:
+        """Factors (rows, columns), lower where boxes differ from `before` in size and proportions."""
+        change = _larger(_side(size) / _side(before)) * _larger((size[0] / size[1]) / (before[0] / before[1]))
+        return np.exp(-(change - 1) * self.config.change_penalty)
+
+    def _follow_frame_size(self, image: np.ndarray) -> None:
+        frame = np.array([image.shape[1], image.shape[0]])
+        if (frame != self._frame).any():
+            ratio = frame / self._frame
+            self._center = (self._center + 0.5) * ratio - 0.5  # pixel 0 reaches from -0.5 to 0.5
+            self._size, self._frame = self._size * ratio, frame
+
+
+def _side(size: np.ndarray) -> np.ndarray:
+    """Side of the square of a target of this width and height with its context."""
+    margin = (size[0] + size[1]) / 2
+    return np.sqrt((size[0] + margin) * (size[1] + margin))
+
+
+def _larger(ratio: np.ndarray) -> np.ndarray:
+    """The ratio or its inverse, whichever is above 1."""
+    return np.maximum(ratio, 1 / ratio)
+
+
+def _window(rows: int, columns: int) -> np.ndarray:
+    return np.outer(np.hanning(rows), np.hanning(columns))

@@ -1,0 +1,74 @@
+"""The task of learning from a teacher what it says of pairs of crops; no label is used."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tracker.teachers.pair import Lesson, OnnxPair
+
+FLOOR = 0.05  # of a feature's deviation: one that never changes teaches nothing
+
+
+class DistillTask:
+    """L_S of Eq. 1 for a student of `rbsf.models.rbsf2`: features, class map and boxes of `source`.
+
+    A batch holds `exemplar` [N, 3, 127, 127] and `search` [N, 3, 255, 255], uint8 RGB.  Features are compared in units
+    of their deviation, which `measure` takes from some batches and which stays then.
+    """
+
+    def __init__(self, source: OnnxPair, features: float = 1.0, target: float = 1.0, sides: float = 1.0) -> None:
+        self.source, self.weights = source, (features, target, sides)
+        self.mean = self.deviation = torch.zeros(1)
+
+    def measure(self, batches: list[dict[str, Tensor]]) -> None:
+        """Take mean and deviation of each of the teacher's features."""
+        lessons = [self.source(batch["exemplar"], batch["search"]).search for batch in batches]
+        deviation, mean = torch.std_mean(torch.cat(lessons), (0, 2, 3), keepdim=True)
+        self.mean, self.deviation = mean, deviation.clamp(min=max(FLOOR * float(deviation.mean()), 1e-6))
+
+    def __call__(
+        self, student: Any, teacher: nn.Module | None, batch: dict[str, Any]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss, and its parts to log."""
+        lesson = self.source(batch["exemplar"], batch["search"])
+        crops = [batch[key].float().contiguous(memory_format=torch.channels_last) for key in ("exemplar", "search")]
+        template, search = (student.backbone(x) for x in crops)
+        logits, sides = student.head(template, search)
+        pairs = ((template, lesson.template), (search, lesson.search))
+        parts = {
+            "features": torch.stack([self._distance(student.adapter(own), other) for own, other in pairs]).mean(),
+            "target": target_loss(logits, lesson.target),
+            "sides": sides_loss(sides, lesson),
+        }
+        weighted = [weight * part for weight, part in zip(self.weights, parts.values(), strict=True)]
+        return torch.stack(weighted).sum(), parts
+
+    def _distance(self, own: Tensor, other: Tensor) -> Tensor:
+        """Mean smooth L1 distance of the student's features to the teacher's, both in units of its deviation."""
+        return F.smooth_l1_loss(own, (other - self.mean) / self.deviation)
+
+
+def target_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Divergence of the student's class map from the teacher's, both [N, rows, columns].
+
+    Positions on the target weigh as much as all others together, where the teacher sees one.
+    """
+    share = target.sum((1, 2), keepdim=True)
+    on = target / share.clamp(min=1)
+    off = (1 - target) / (1 - target).sum((1, 2), keepdim=True)
+    divergence = F.binary_cross_entropy_with_logits(logits, target, reduction="none") - _entropy(target)
+    return (divergence * (on + off) / 2).sum((1, 2)).mean()
+
+
+def _entropy(share: Tensor) -> Tensor:
+    return F.binary_cross_entropy(share, share, reduction="none")
+
+
+def sides_loss(sides: Tensor, lesson: Lesson) -> Tensor:
+    """Mean absolute difference of logs of distances [N, 4, rows, columns], where the teacher sees the target."""
+    weight = lesson.target / lesson.target.sum((1, 2), keepdim=True).clamp(min=1)
+    return ((sides - lesson.sides).abs().mean(1) * weight).sum((1, 2)).mean()

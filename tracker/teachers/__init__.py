@@ -1,0 +1,1 @@
+"""Readers of foreign trackers, for the networks here to learn from.  Imports nothing itself."""

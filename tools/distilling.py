@@ -23,10 +23,21 @@ from eval.runner import track_sequence
 from rbsf.models import build
 from rbsf.rectify import Rectifier
 from rbsf.train import distributed
+from rbsf.train.config import parse_config, read_yaml
 from rbsf.train.distributed import Process
 from rbsf.train.loop import Loop
 from rbsf.weights import save_weights
-from tools.runs import RunConfig, place, provenance, report_size, run_training, saved_state, write_record
+from tools.runs import (
+    CONFIGS,
+    RunConfig,
+    place,
+    provenance,
+    report_size,
+    resumed,
+    run_training,
+    saved_state,
+    write_record,
+)
 from tools.training import Batches
 from tools.validation import Validate
 from tracker.anchor_free import AnchorFree, Answer
@@ -65,6 +76,9 @@ class DistillConfig(AugmentConfig, MixConfig, RunConfig):
         AugmentConfig.__post_init__(self)
         check_range("still_share", self.still_share, 1.0)
         self.check_least(pairs=1, max_gap=1, val_frames=2)
+        for name in ("channels", "depths"):
+            if not all(part.isdecimal() and int(part) for part in getattr(self, name).split("-")):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; give whole numbers such as 64-128-256")
         if not self.teacher or len(self.teacher.split(",")) != 2:
             raise ValueError(f"teacher is {self.teacher!r}; give two files, BACKBONE.onnx,HEAD.onnx")
         if not self.data:
@@ -91,6 +105,15 @@ class DistillConfig(AugmentConfig, MixConfig, RunConfig):
         files = [Path(part) for part in str(self.teacher).split(",")]
         settings["teacher"] = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
         return settings
+
+
+def read_settings(argv: list[str] | None, description: str = "") -> DistillConfig:
+    """configs/rbsf2.yaml (on --resume: the run's own settings), then --config, then flags."""
+    defaults = read_yaml(DistillConfig, CONFIGS / "rbsf2.yaml")
+    settings = parse_config(DistillConfig, argv, description, defaults)
+    if settings.get("resume"):
+        return resumed(DistillConfig, settings)
+    return DistillConfig(**{**defaults, **settings})
 
 
 def train_all(config: DistillConfig) -> int:

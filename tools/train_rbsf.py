@@ -34,15 +34,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def _train_rbsf2(arguments: list[str]) -> int:
     """RB-SF 2 has settings of its own."""
-    from rbsf.train.config import parse_config, read_yaml
-    from tools.distilling import DistillConfig, train_all
-    from tools.runs import CONFIGS, resumed
+    from tools.distilling import read_settings, train_all
 
-    defaults = read_yaml(DistillConfig, CONFIGS / "rbsf2.yaml")
-    settings = parse_config(DistillConfig, arguments, __doc__ or "", defaults)
-    if settings.get("resume"):
-        return train_all(resumed(DistillConfig, settings))
-    return train_all(DistillConfig(**{**defaults, **settings}))
+    return train_all(read_settings(arguments, __doc__ or ""))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,108 @@
+"""The training of RB-SF 2 end to end, from a made-up teacher: weights, stop and resume, what a user can do wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from rbsf.weights import load_weights
+from tools import distilling
+from tools.distilling import TorchNetwork, read_settings
+from tools.train_rbsf import main
+from tracker.anchor_free import AnchorFree
+from tracker.teachers.graph import OnnxGraph, Operation, write_graph
+
+SMALL = ["--channels", "8-16-32", "--depths", "1-1-1", "--features", "8", "--head-depth", "1", "--pairs", "4"]
+QUICK = [*SMALL, "--batch-size", "2", "--epochs", "2", "--warmup", "0", "--log-every", "1", "--workers", "0"]
+QUICK += ["--threads", "1", "--device", "cpu", "--precision", "float32"]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from datasets.prepare import prepare
+    from datasets.synthetic import write_got10k
+
+    folder = tmp_path_factory.mktemp("data")
+    write_got10k(folder / "videos" / "train", count=3, seed=5, frames=6, size=(160, 120))
+    prepare([folder / "videos" / "train"], folder / "pairs.db", progress=False)
+    return folder / "pairs.db"
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A backbone of one convolution and a head of two, in files."""
+    folder, generator = tmp_path_factory.mktemp("teacher"), torch.Generator().manual_seed(0)
+
+    def weight(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator) / 30
+
+    stride = {"strides": [16, 16], "pads": [1, 1, 0, 0]}
+    operations = [Operation("Conv", ("pixels", "w"), "features", stride)]
+    write_graph(
+        OnnxGraph(["pixels"], ["features"], operations, {"w": weight(96, 3, 16, 16) / 30}), folder / "b.safetensors"
+    )
+    operations = [
+        Operation("Conv", ("search", "c"), "logits", {}),
+        Operation("Conv", ("search", "b"), "logs", {}),
+        Operation("Exp", ("logs",), "sides", {}),
+    ]
+    values = {"c": weight(2, 96, 2, 2), "b": weight(4, 96, 2, 2)}
+    write_graph(OnnxGraph(["template", "search"], ["logits", "sides"], operations, values), folder / "h.safetensors")
+    return f"{folder / 'b.safetensors'},{folder / 'h.safetensors'}"
+
+
+def run(store: Path, pair: str, out: Path, *more: str) -> int:
+    return main(["--model", "rbsf2", "--data", str(store), "--teacher", pair, "--out", str(out), *QUICK, *more])
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_weights(folder / "rbsf2.safetensors")[0].state_dict()
+
+
+def test_weights_come_out_and_track(store: Path, pair: str, tmp_path: Path) -> None:
+    import numpy as np
+
+    assert run(store, pair, tmp_path / "run") == 0
+    net, model, info = load_weights(tmp_path / "run" / "rbsf2.safetensors")
+    assert (model, net.model_options["channels"], info["config"]["pairs"]) == ("rbsf2", [8, 16, 32], 4)
+    tracker = AnchorFree(TorchNetwork(net))
+    frame = np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8)
+    tracker.init(frame, (40, 30, 20, 25))
+    assert np.isfinite(tracker.update(frame).box).all()
+
+
+def test_a_training_in_two_parts_is_the_same_to_the_bit(
+    store: Path, pair: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(store, pair, tmp_path / "whole") == 0
+    step, steps = distilling.Rectifier.step, []
+
+    def stop_at_third(self: object, *arguments: object) -> object:
+        steps.append(1)
+        if len(steps) == 4:
+            raise KeyboardInterrupt
+        return step(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(distilling.Rectifier, "step", stop_at_third)
+    with pytest.raises(KeyboardInterrupt):
+        run(store, pair, tmp_path / "parts", "--save-minutes", "0")
+    monkeypatch.undo()
+    assert main(["--model", "rbsf2", "--resume", "--out", str(tmp_path / "parts")]) == 0
+    whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+
+
+def test_what_a_user_can_do_wrong(store: Path, pair: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"teacher is None; give two files, BACKBONE\.onnx,HEAD\.onnx"):
+        read_settings(["--data", str(store)])
+    with pytest.raises(ValueError, match="data is empty; give crop stores or folders by --data"):
+        read_settings(["--teacher", pair])
+    with pytest.raises(ValueError, match="channels is '8-x'; give whole numbers such as 64-128-256"):
+        read_settings(["--data", str(store), "--teacher", pair, "--channels", "8-x"])
+    with pytest.raises(FileNotFoundError, match=r"no file .*none\.safetensors"):
+        run(store, "none.safetensors,none.safetensors", tmp_path / "run")
+    with pytest.raises(ValueError, match="crops of 127 and 255 pixels do not suit it"):
+        run(store, ",".join(pair.split(",")[::-1]), tmp_path / "other")

@@ -254,6 +254,10 @@ def upsample(make: Maker) -> str:
     return make.add("upsample", name, factor=make.among(2, 3))
 
 
+def round_(make: Maker) -> str:
+    return make.add("round", make.some("real", "whole"), limit=make.among(3, 127, 1023))
+
+
 EXAMPLES: dict[str, Callable[[Maker], str]] = {
     "abs_mean": abs_mean,
     "add": add,
@@ -273,6 +277,7 @@ EXAMPLES: dict[str, Callable[[Maker], str]] = {
     "mul": mul,
     "prelu": prelu,
     "relu": lambda make: make.add("relu", make.some("real")),
+    "round": round_,
     "sigmoid": lambda make: make.add("sigmoid", make.some("real")),
     "sign": sign,
     "upsample": upsample,

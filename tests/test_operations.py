@@ -26,6 +26,7 @@ from rbsf.export.pack import Exported, Images, export_classifier, export_float_t
 from rbsf.layers import BinaryConv2d
 from rbsf.methods import get_method
 from rbsf.models import build
+from rbsf.models.whole import Round
 
 ROOT = Path(__file__).parents[1]
 SHAPE = (13, 11, 3)
@@ -83,6 +84,7 @@ TORCH: dict[str, Callable[[], nn.Module]] = {
     "mul": lambda: Net(lambda x: x * x.mean((2, 3), keepdim=True)),
     "prelu": lambda: of(nn.Sequential(nn.PReLU(8), nn.PReLU())),
     "relu": lambda: of(nn.ReLU()),
+    "round": lambda: of(nn.Sequential(Round(), Round(127))),
     "sigmoid": lambda: Net(lambda x: x.sigmoid()),
     "sign": lambda: of(binary()),
     "upsample": lambda: of(nn.Upsample(scale_factor=2)),

@@ -28,7 +28,13 @@ def to_bits(run: Run, read: Packed | None, write: Packed, target: Target) -> Ker
 def to_planes(run: Run, read: Packed, target: Target) -> Kernel:
     """A binary convolution whose scaled sums are planes."""
     conv, affine, _ = run.nodes
-    return _forward(conv_bits.make_conv(conv, read, target, "real", None, **affine.tensors), target)
+    each = {key: _each(array, conv) for key, array in affine.tensors.items()}
+    return _forward(conv_bits.make_conv(conv, read, target, "real", None, **each), target)
+
+
+def _each(values: np.ndarray, conv: Node) -> np.ndarray:
+    """Values for each channel of a convolution's output."""
+    return np.ascontiguousarray(np.broadcast_to(values, len(conv.tensors["weight"])))
 
 
 def _forward(conv: object, target: Target) -> Kernel:
@@ -44,7 +50,7 @@ def scaled(run: Run, reads: list[Packed], target: Target) -> Kernel:
     made = [conv_bits.make_conv(node, read, target, "sums") for node, read in zip(convs, reads, strict=True)]
     scale = np.stack([_scale_behind(conv, run) for conv in convs])
     biases = [node.tensors["bias"] for node in run.nodes if "bias" in node.tensors]
-    bias = biases[0] if biases else np.zeros(scale.shape[1], np.float32)
+    bias = _each(biases[0] if biases else np.zeros(1, np.float32), convs[0])
     factor, plus = any(node.op == "mul" for node in run.nodes), ends_in_sum(run)
     cost = len(convs) * conv_bits.cost(convs[0])
 
@@ -65,4 +71,4 @@ def ends_in_sum(run: Run) -> bool:
 
 
 def _scale_behind(conv: Node, run: Run) -> np.ndarray:
-    return next(node for node in run.nodes if node.inputs == (conv.name,)).tensors["scale"]
+    return _each(next(node for node in run.nodes if node.inputs == (conv.name,)).tensors["scale"], conv)

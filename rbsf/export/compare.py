@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 from rbsf.engine.graph import PackedModel
 from rbsf.engine.ops import reference
-from rbsf.export.modules import distinct, to_numpy
+from rbsf.export.modules import binary_part, distinct, to_numpy
 from rbsf.layers import BinaryConv2d
 
 NEAR = 1e-5  # of a threshold, relative to the largest value: there float32 may round to the other side ...
@@ -120,9 +120,9 @@ class _Recorder(fx.Interpreter):
         self.before_sign: dict[str, list[np.ndarray]] = {}  # by module, with a ' for each earlier call; [N, H, W, C]
 
     def run_node(self, n: fx.Node) -> Any:
-        if n.op == "call_module" and isinstance(module := self.fetch_attr(str(n.target)), BinaryConv2d):
+        if n.op == "call_module" and (binary := binary_part(self.fetch_attr(str(n.target)))):
             (x,) = self.fetch_args_kwargs_from_env(n)[0]
-            self._record_signs(str(n.target), module, module.norm(x))
+            self._record_signs(str(n.target), binary, binary.norm(x))
         result = super().run_node(n)
         if isinstance(result, Tensor):
             self.values[n.name] = result.numpy().copy()

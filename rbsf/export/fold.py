@@ -17,6 +17,7 @@ from rbsf.engine.runs import POOLED
 from rbsf.engine.terms import Terms, nodes_of
 from rbsf.export.modules import BINARY
 from rbsf.export.trace import IMAGE, Traced
+from rbsf.export.whole import lift_scales
 
 INT32 = np.iinfo(np.int32)
 
@@ -24,7 +25,7 @@ INT32 = np.iinfo(np.int32)
 def fold(traced: Traced) -> tuple[list[Node], dict[str, str]]:
     """Nodes as a file holds them, and which values they give; see `Traced`."""
     nodes, values = expanded(traced)
-    nodes = with_thresholds(nodes)
+    nodes = with_thresholds(lift_scales(nodes))
     return [_finish(node, nodes) for node in nodes], values
 
 
@@ -90,6 +91,8 @@ def _fold_back(nodes: list[Node], values: dict[str, str]) -> list[Node]:
     for name in [node.name for node in nodes if node.op == "affine"]:
         node = _named(nodes, name)
         source = _named(nodes, node.inputs[0])
+        if len(node.tensors) < 2 or (source.op == "affine" and len(source.tensors) < 2):  # the scale of whole numbers
+            continue
         if source.op in ("conv", BINARY, "linear", "affine") and len(_users(nodes, source.name)) == 1:
             nodes = _without(_replaced(nodes, _after(source, **node.tensors)), node)
             values.pop(source.name, None)
@@ -122,9 +125,9 @@ def _parts(node: Node) -> list[Node]:
 def _is_whole(nodes: list[Node], name: str) -> bool:
     """Whether a node gives whole numbers other than pixels."""
     node = _named(nodes, name)
-    if node.op in ("add", "max_pool"):
+    if node.op in ("add", "max_pool", "concat", "upsample"):
         return all(_is_whole(nodes, source) for source in node.inputs)
-    return node.op in ("conv_u8", "conv_bits")
+    return node.op in ("conv_u8", "conv_bits", "round")
 
 
 def _alone(nodes: list[Node], name: str, *ops: str) -> Node | None:

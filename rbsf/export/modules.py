@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from rbsf.layers import BinaryConv2d
+from rbsf.models.rbsf2 import ByteConv, Sums
+from rbsf.models.whole import STEP, Round, Shift, Slope, Stem, WholeNorm
 
 BINARY = "binary"  # a whole BinaryConv2d: no operation of the engine; `rbsf.export.fold` makes nodes of it
 
@@ -141,8 +143,43 @@ def _whole_numbers(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-FORMS: dict[type[nn.Module], Callable[[Any], Made]] = {
+def _sums(module: Sums) -> Made:
+    made = _binary(module.conv)
+    return made._replace(tensors=made.tensors | {"scale": np.ones_like(made.tensors["scale"])})
+
+
+def _rounded_conv(module: Stem | ByteConv) -> Made:
+    """Its rounded weights: whole multiples of powers of two, whose sums float32 holds exactly."""
+    made, (weight, bias) = _conv(module), module.rounded()
+    return made._replace(tensors={"weight": to_numpy(weight).transpose(0, 2, 3, 1), "bias": to_numpy(bias)})
+
+
+def _whole_norm(module: WholeNorm) -> Made:
+    scale, bias = (to_numpy(part) for part in module.folded())
+    return Made("affine", {}, {"scale": scale, "bias": bias})
+
+
+def _shift(module: Shift) -> Made:
+    bias = to_numpy(module.bias)
+    return Made("affine", {}, {"scale": np.ones_like(bias), "bias": bias})
+
+
+def _round(module: Round) -> list[Made]:
+    """To steps, rounded, and back: `rbsf.export.whole` takes the scales away."""
+    scales = [Made("affine", {}, {"scale": np.array([scale])}) for scale in (1 / STEP, STEP)]
+    return [scales[0], Made("round", {"limit": module.limit}, {}), scales[1]]
+
+
+# The first class that fits wins: a subclass stands before its base.
+FORMS: dict[type[nn.Module], Callable[[Any], Made | list[Made]]] = {
     BinaryConv2d: _binary,
+    Sums: _sums,
+    Stem: _rounded_conv,
+    ByteConv: _rounded_conv,
+    WholeNorm: _whole_norm,
+    Shift: _shift,
+    Slope: lambda module: Made("prelu", {}, {"slope": to_numpy(module.slopes())}),
+    Round: _round,
     nn.Conv2d: _conv,
     nn.BatchNorm2d: _norm,
     nn.BatchNorm1d: _norm,
@@ -161,16 +198,25 @@ SAME = (nn.Identity, nn.Dropout, nn.Dropout2d)  # modules that give their input 
 VIEWS = (*SAME, nn.Flatten)  # ... or a view of it
 
 
-def make(module: nn.Module) -> Made:
-    """The node of a module; ValueError that says what of it has no packed form."""
+LEAVES = (BinaryConv2d, Sums, Stem, ByteConv, WholeNorm, Shift, Slope, Round)  # what a trace does not look into
+
+
+def binary_part(module: nn.Module) -> BinaryConv2d | None:
+    """The binary convolution that a module of the trace is, or has."""
+    return module.conv if isinstance(module, Sums) else module if isinstance(module, BinaryConv2d) else None
+
+
+def make(module: nn.Module) -> list[Made]:
+    """The nodes of a module, one after another; ValueError that says what of it has no packed form."""
     form = next((form for kind, form in FORMS.items() if isinstance(module, kind)), None)
     if form is None:
         known = ", ".join(kind.__name__ for kind in FORMS)
         raise ValueError(f"is a {type(module).__name__}; expected one of {known} (CONTRIBUTING.md: how to add one)")
     made = form(module)
-    if not all(np.isfinite(array).all() for array in made.tensors.values()):
+    parts = [made] if isinstance(made, Made) else made
+    if not all(np.isfinite(array).all() for part in parts for array in part.tensors.values()):
         raise ValueError("holds values that are not finite")
-    return made
+    return parts
 
 
 # ---- calls in a network's forward

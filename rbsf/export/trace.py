@@ -12,7 +12,6 @@ from rbsf.engine.node import Node
 from rbsf.engine.ops import OPS
 from rbsf.export import modules
 from rbsf.export.modules import BINARY, SIZES, target_of
-from rbsf.layers import BinaryConv2d
 
 IMAGE = "image"
 
@@ -49,7 +48,7 @@ def trace(
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, BinaryConv2d) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, modules.LEAVES) or super().is_leaf_module(m, module_qualified_name)
 
 
 def _trace(net: nn.Module) -> fx.Graph:
@@ -142,13 +141,15 @@ class _Builder:
     def _module(self, name: str, module: nn.Module, inputs: list[str]) -> str:
         if isinstance(module, modules.SAME):
             return inputs[0]
-        if isinstance(module, BinaryConv2d):
-            inputs = [self._module(f"{name}.norm", module.norm, inputs)]
+        if binary := modules.binary_part(module):
+            inputs = [self._module(f"{name}.norm", binary.norm, inputs)]
         try:
-            op, attributes, tensors = modules.make(module)
+            *before, last = modules.make(module)
         except ValueError as error:
             raise ValueError(f"no packed form: {name} {error}") from None
-        return self.add(name, op, inputs, attributes, tensors)
+        for part in before:
+            inputs = [self.add(f"{name}.{part.op}", part.op, inputs, part.attributes, part.tensors)]
+        return self.add(name, last.op, inputs, last.attributes, last.tensors)
 
     def _call(self, node: fx.Node) -> str:
         target, inputs = target_of(node), self._inputs(node)

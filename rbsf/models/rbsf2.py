@@ -49,7 +49,7 @@ class Block(nn.Module):
         self.stride, self.copies = stride, outputs // inputs
         self.sums = Sums(inputs, outputs, kernel, stride, method)
         self.norm, self.slope, self.round = WholeNorm(outputs), Slope(outputs), Round()
-        self.halved = Round(32 * LIMIT)
+        self.halved = Round(16 * LIMIT)  # with 16 blocks behind it sums still fit 16 bits
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, I, H, W] to [N, O, H', W']."""

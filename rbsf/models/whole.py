@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 STEP = 1 / 32  # of the values of maps
-LIMIT = 1023  # steps that what a layer adds to a map may have; sums of 32 such layers fit 16 bits
+LIMIT = 1023  # steps that what a layer adds to a map may have: sums of 32 such layers fit 16 bits
 SCALE_BITS = 7  # of the mantissa of a scale
 SLOPE_STEPS = 16  # of a slope of 1
 WEIGHT_LIMIT = 63  # steps of a stem's weight: products with pixels that two and two fit 16 bits

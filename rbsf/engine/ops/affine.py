@@ -1,4 +1,7 @@
-"""affine: scale * x + bias for each channel, in float32, each step rounded.  One of the two tensors may be absent."""
+"""affine: scale * x + bias, in float32, each step rounded.
+
+Both tensors are [C], or [1] for all channels; one of them may be absent.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,8 @@ from rbsf.engine.op import Op, Step, per_channel, step
 
 
 def _tensors(node: Node, x: Map) -> Forms:
-    return dict.fromkeys({*node.tensors} & {"scale", "bias"} or {"scale"}, ("float32", x.shape[-1:]))
+    found = {key: array.shape for key, array in node.tensors.items() if key in ("scale", "bias")} or {"scale": ()}
+    return {key: ("float32", (1,) if shape == (1,) else x.shape[-1:]) for key, shape in found.items()}
 
 
 def _reference(node: Node, x: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from rbsf.engine.node import Map, Node, whole
-from rbsf.engine.op import REAL, Op, Step, step
+from rbsf.engine.op import NUMBERS, Op, Step, step
 
 
 def _reference(node: Node, x: np.ndarray) -> np.ndarray:
@@ -17,7 +17,7 @@ def _onnx(node: Node, x: Map) -> list[Step]:
 
 
 OP = Op(
-    takes=(REAL,),
+    takes=(NUMBERS,),
     attributes={"limit": whole(1, (1 << 24) - 1)},
     result=lambda node, x: Map(x.shape, "whole", node.attributes["limit"]),
     reference=_reference,

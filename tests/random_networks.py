@@ -138,6 +138,8 @@ def affine(make: Maker) -> str:
     tensors = {"scale": make.normal(make.channels(name)) * np.float32(size), "bias": make.normal(make.channels(name))}
     for key in make.among((), (), ("scale",), ("bias",)):
         del tensors[key]
+    if make.rng.random() < 0.2:  # one number for all channels
+        tensors = {key: array[:1] for key, array in tensors.items()}
     return make.add("affine", name, tensors=tensors)
 
 
@@ -366,8 +368,31 @@ def whole_sum(make: Maker) -> str:
     return make.add("sign", total, tensors=make.thresholds(total))
 
 
+def steps(make: Maker) -> str:
+    """A binary convolution with a shortcut, rounded to whole numbers, and the signs of that."""
+    shortcut = make.add("round", make.some("real"), limit=make.among(300, 1023))
+    bits = make.add("sign", shortcut, tensors=make.thresholds(shortcut))
+    channels = make.channels(shortcut)
+    groups = make.among(*[g for g in (1, 1, 2) if channels % g == 0])
+    window = {
+        "kernel": 3,
+        "stride": 1,
+        "padding": 1,
+        "groups": groups,
+        "channels": channels,
+        "border": make.among(-1, 1),
+    }
+    make.add("conv_bits", bits, tensors={"weight": make.weight_bits(channels, 9 * channels // groups)}, **window)
+    make.add("affine", tensors={"scale": make.normal(channels), "bias": make.normal(channels)})
+    make.add("prelu", tensors={"slope": make.normal(make.among(1, channels))})
+    make.add("affine", tensors={"scale": np.float32([make.among(0.25, 32, 1000)])})
+    added = make.add("round", limit=make.among(100, 1023))
+    total = make.add("add", *make.among((added, shortcut), (shortcut, added)))
+    return make.add("sign", total, tensors=make.thresholds(total))
+
+
 SINGLE = [make for op, make in EXAMPLES.items() if op not in ("input", "channels_first", "flatten", "linear")]
-BLOCKS = [*SINGLE, *[to_bits, scaled, whole_sum] * 4]
+BLOCKS = [*SINGLE, *[to_bits, scaled, whole_sum, steps] * 4]
 
 
 def small_network(seed: int = 0) -> PackedModel:

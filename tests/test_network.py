@@ -15,8 +15,10 @@ from requirements import needs
 from rbsf.engine import kernel, run
 from rbsf.engine.cpu import available_isas, native
 from rbsf.engine.graph import PackedModel
+from rbsf.engine.kernel import Target
+from rbsf.engine.layout import Packed, layout
 from rbsf.engine.node import Map, Node
-from rbsf.engine.ops import reference
+from rbsf.engine.ops import conv_bits, reference
 from rbsf.engine.run import Engine
 from rbsf.engine.runs import find_runs
 
@@ -74,7 +76,7 @@ def test_any_network_is_as_the_oracle(part: int) -> None:
 @needs_kernels
 def test_random_networks_have_every_run() -> None:
     kinds = {run.kind for seed in range(60) for run in find_runs(random_network(seed))}
-    assert kinds == {"single", "to bits", "scaled"}
+    assert kinds == {"single", "to bits", "scaled", "steps"}
 
 
 def test_sums_worked_out_by_hand() -> None:
@@ -219,8 +221,11 @@ def test_kernels_check_their_arrays() -> None:
         "pack_map": (x, t, f, bits, 1, 1, "scalar"),
         "conv_real": (x, w, b, np.zeros((1, 4, 4, 8), np.float32), 3, 1, 1, 1, "scalar"),
         "pool_map": (x, small, 2, 2, 0, None, 1, "scalar"),
+        "pack_whole": (x.astype(np.int16), t.astype(np.int16), f, bits, 1, 1, "scalar"),
     }
     bad = {
+        "pack_whole": {0: (x, x[..., :8].astype(np.int16)), 1: (t, t[:8].astype(np.int16)), 2: (f[:, :1],),
+                       3: (bits[..., :1], bits.astype(np.int8)), 4: (0, 2, 1 << 40), 5: (0, 10**6), 6: ("none",)},
         "pack_map": {0: (x[:, :5], x[..., :8], x.astype(float), x[0], x[:, ::-1]), 1: (t[:8],), 2: (f[:, :1],),
                      3: (bits[..., :1], bits.astype(np.int8)), 4: (0, 2, 1 << 40), 5: (0, 10**6), 6: ("none",)},
         "conv_real": {0: (x[:, :2], x[..., :8]), 1: (w[:, :, :143],), 2: (b[:, :8],), 3: (out, small[..., :8]),
@@ -265,3 +270,24 @@ def test_threads_change_nothing() -> None:
     for isa in ISAS[:-1]:
         alone, shared = (Engine(model, threads, isa)(batch) for threads in (1, THREADS))
         np.testing.assert_array_equal(alone, shared)
+
+
+@needs_kernels
+def test_a_layer_with_its_shortcut_checks_its_arrays() -> None:
+    make = Maker(0, (6, 6, 8))
+    bits = make.add("sign", "image", tensors={"threshold": np.zeros(8, np.int32)})
+    window = {"kernel": 1, "stride": 1, "padding": 0, "groups": 1, "channels": 8, "border": -1}
+    make.add("conv_bits", bits, tensors={"weight": make.weight_bits(8, 8)}, **window)
+    read = Packed(layout(8, 1, 1), 0, -1, np.zeros(8, bool))
+    target = Target(native, "scalar", 1)
+    conv, other = (conv_bits.make_conv(make.nodes[-1], read, target, kind) for kind in ("sums", "sums16"))
+    packed, each, out = np.zeros((1, 1, 6, 6, 1), np.uint8), np.ones(8, np.float32), np.zeros((1, 6, 6, 8), np.int16)
+    good = (conv, packed, each, each, each, 1.0, 100.0, out.copy(), out, 1, "scalar")
+    native.conv_steps(*good)
+    bad = {0: (other,), 1: (packed[:, :, :5], packed.astype(np.int8)), 2: (each[:7],), 3: (each[:7],), 4: (each[:7],),
+           6: (-1.0, 1e6), 7: (out[:, :5], out.astype(np.int32)), 8: (out[:, :5], out.astype(np.int8)), 9: (0, 10**6),
+           10: ("none",)}  # fmt: skip
+    for place, values in bad.items():
+        for value in values:
+            with pytest.raises((ValueError, TypeError)):
+                native.conv_steps(*good[:place], value, *good[place + 1 :])

@@ -64,6 +64,23 @@ def scaled(run: Run, reads: list[Packed], target: Target) -> Kernel:
     return Kernel(compute)
 
 
+def steps(run: Run, read: Packed, target: Target) -> Kernel:
+    """A binary convolution whose scaled sums get slopes, are rounded, and added to whole numbers."""
+    conv, affine, prelu, factor, rounding, _ = run.nodes
+    made = conv_bits.make_conv(conv, read, target, "sums")
+    scale = _each(affine.tensors.get("scale", np.ones(1, np.float32)), conv)
+    bias = _each(affine.tensors.get("bias", np.zeros(1, np.float32)), conv)
+    slope, times = _each(prelu.tensors["slope"], conv), float(factor.tensors["scale"][0])
+    limit, cost = float(rounding.attributes["limit"]), conv_bits.cost(conv)
+
+    def compute(inputs: list[np.ndarray], out: np.ndarray, _: list[np.ndarray]) -> None:
+        bits, other = inputs
+        threads = target.share(out.size * cost)
+        target.native.conv_steps(made, bits, scale, bias, slope, times, limit, other, out, threads, target.isa)
+
+    return Kernel(compute)
+
+
 def ends_in_sum(run: Run) -> bool:
     """Whether another map is added at the end, and so may be overwritten by the sum."""
     own, last = {node.name for node in run.nodes}, run.nodes[-1]

@@ -86,6 +86,8 @@ class Program:
             return fused.to_bits(run, self.packed.get(inputs[0]), self.packed[output], self.target)
         if run.kind == "to planes":
             return fused.to_planes(run, self.packed[inputs[0]], self.target)
+        if run.kind == "steps":
+            return fused.steps(run, self.packed[inputs[0]], self.target)
         reads = [self.packed[key] for key in inputs if key in self.packed]
         return fused.scaled(run, reads, self.target)
 

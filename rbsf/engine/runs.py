@@ -2,6 +2,7 @@
 
 to bits     conv_u8 or conv_bits [max_pool 3 x 3, stride 2], sign: where only binary convolutions read the bits
 to planes   conv_bits, affine, channels_first: the end of a tracker's backbone
+steps       conv_bits, affine, prelu, affine of one number, round, add: a layer with its shortcut, int16
 scaled      conv_bits, affine [+ further such terms] [mul by a factor a pixel] [affine] [add of another map]
 single      any operation alone
 """
@@ -71,7 +72,12 @@ class _Finder:
         """The run that begins at `conv`, if one does."""
         makers = {
             "conv_u8": {"to bits": self._to_bits},
-            "conv_bits": {"to bits": self._to_bits, "to planes": self._to_planes, "scaled": self._scaled},
+            "conv_bits": {
+                "to bits": self._to_bits,
+                "to planes": self._to_planes,
+                "steps": self._steps,
+                "scaled": self._scaled,
+            },
         }
         for kind, make in makers.get(conv.op, {}).items():
             nodes = make(conv)
@@ -102,6 +108,17 @@ class _Finder:
         affine = self._next(conv, "affine")
         planes = affine and self._next(affine, "channels_first")
         return [conv, affine, planes] if affine and planes and len(affine.tensors) == 2 else []
+
+    def _steps(self, conv: Node) -> list[Node]:
+        nodes = [conv]
+        for op in ("affine", "prelu", "affine", "round", "add"):
+            following = self._next(nodes[-1], op)
+            if not following:
+                return []
+            nodes.append(following)
+        whole = {self.maps[name].dtype.name for name in (nodes[-1].name, self._other(nodes[-1], nodes[-2]).name)}
+        factor = nodes[3].tensors
+        return nodes if whole == {"int16"} and {*factor} == {"scale"} and factor["scale"].shape == (1,) else []
 
     def _scaled(self, conv: Node) -> list[Node]:
         first = self._next(conv, "affine")

@@ -26,6 +26,15 @@
 #define RBSF_UNROLL
 #endif
 
+// Before a loop that reads each place before it writes there, and no other: arrays may be one and the same.
+#if defined(__clang__)
+#define RBSF_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#elif defined(__GNUC__)
+#define RBSF_INDEPENDENT _Pragma("GCC ivdep")
+#else
+#define RBSF_INDEPENDENT
+#endif
+
 // A place that will soon be written to.
 #if defined(__GNUC__)
 #define RBSF_PREFETCH(place) __builtin_prefetch(place, 1)

@@ -55,6 +55,55 @@ RBSF_TARGET inline void pack_row(const PackRow& row) {
     }
 }
 
+RBSF_TARGET inline void pack_whole_row(const PackWholeRow& row) {
+    for (size_t p = 0; p < row.pixels; ++p) {
+        const int16_t* x = row.x + p * row.x_step;
+        uint8_t* out = row.out + p * row.bytes;
+        size_t c = 0;
+#if RBSF_LANES >= 8
+        for (; c + 16 <= row.channels; c += 16) {
+            const __m256i values = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + c));
+            const __m256i limits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(row.limits + c));
+            const __m256i above = _mm256_cmpgt_epi16(values, limits);
+            const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(above), _mm256_extracti128_si256(above, 1));
+            uint16_t bits;
+            std::memcpy(&bits, row.flips + c / 8, 2);
+            bits ^= static_cast<uint16_t>(_mm_movemask_epi8(bytes));
+            std::memcpy(out + c / 8, &bits, 2);
+        }
+#endif
+        for (; c < row.channels; c += 8) {
+            unsigned bits = row.flips[c / 8];
+            for (size_t i = 0; i < 8 && c + i < row.channels; ++i)
+                bits ^= static_cast<unsigned>(x[c + i] > row.limits[c + i]) << i;
+            out[c / 8] = static_cast<uint8_t>(bits);
+        }
+    }
+}
+
+RBSF_TARGET inline void steps_row(const StepsRow& row) {
+    constexpr float WHOLE = 12582912.0f;  // 1.5 * 2^23: what is added to it is rounded, half ones to the even one
+    const float *scale = row.scale, *bias = row.bias, *slope = row.slope;
+    const float factor = row.factor, low = -row.limit, high = row.limit;
+    for (size_t p = 0; p < row.pixels; ++p) {
+        const int32_t* sums = row.sums + p * row.channels;
+        const int16_t* other = row.other + p * row.channels;
+        int16_t* out = row.out + p * row.channels;
+        RBSF_INDEPENDENT
+        for (size_t c = 0; c < row.channels; ++c) {
+            float value = scale[c] * static_cast<float>(sums[c]);
+            value = value + bias[c];
+            const float sloped = value * slope[c];
+            value = value >= 0 ? value : sloped;
+            value = value * factor;
+            value = value < low ? low : value;
+            value = value > high ? high : value;
+            value = (value + WHOLE) - WHOLE;
+            out[c] = static_cast<int16_t>(other[c] + static_cast<int32_t>(value));
+        }
+    }
+}
+
 // out = ([before +] scale * sums) [* factor of the pixel + bias [+ other]], each step rounded.
 template <bool BEFORE, bool LAST, bool OTHER>
 RBSF_TARGET inline void sum_pixels(const SumRow& row) {
@@ -150,7 +199,8 @@ inline void real_row(const RealRow& row, std::index_sequence<I...>) {
 
 constexpr MapKernels table{
     &pack_row, &sum_row, &pool_row,
-    [](const RealRow& row) { real_row(row, std::make_index_sequence<6 * RBSF_BLOCKS>()); }};
+    [](const RealRow& row) { real_row(row, std::make_index_sequence<6 * RBSF_BLOCKS>()); },
+    &pack_whole_row, &steps_row};
 
 #undef RBSF_TARGET
 #undef RBSF_LANES

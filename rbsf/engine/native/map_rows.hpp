@@ -35,6 +35,27 @@ struct SumRow {
     float* out;            // may be `before`
 };
 
+// As PackRow, of whole numbers: a bit is (x > limit) ^ flip.
+struct PackWholeRow {
+    const int16_t* x;
+    size_t pixels, x_step, channels;
+    const int16_t* limits;
+    const uint8_t* flips;
+    uint8_t* out;
+    size_t bytes;
+};
+
+// Pixels of a binary convolution whose scaled sums are rounded and added to whole numbers.
+struct StepsRow {
+    const int32_t* sums;  // [pixels][channels]
+    size_t pixels, channels;
+    const float *scale, *bias;  // [channels]
+    const float* slope;         // [channels], of what is below 0 then
+    float factor, limit;        // by which it is multiplied then, and within which it is rounded
+    const int16_t* other;       // [pixels][channels]; may be out itself
+    int16_t* out;
+};
+
 struct PoolRow {
     const float* in;  // the whole map
     size_t width, channels, kernel, stride, padding;
@@ -61,6 +82,8 @@ struct MapKernels {
     void (*sum)(const SumRow&);
     void (*pool)(const PoolRow&);
     void (*real)(const RealRow&);
+    void (*pack_whole)(const PackWholeRow&);
+    void (*steps)(const StepsRow&);
 };
 
 #if defined(_MSC_VER) && !defined(__clang__)

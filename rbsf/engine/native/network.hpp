@@ -74,6 +74,28 @@ void pack_map(const py::array& map, const py::array& thresholds, const py::array
     });
 }
 
+// As pack_map, of whole numbers int16; a bit is (x > limit) ^ flip.
+void pack_whole(const py::array& map, const py::array& limits, const py::array& flips, const py::array& bits,
+                size_t margin, size_t threads, const std::string& isa) {
+    const Shape in = shape_of(map, 4, "map is [N, H, W, C]"), out = shape_of(bits, 5, "bits have 5 dimensions");
+    const size_t planes = out[1], bytes = out[4], rows = in[1], columns = in[2], channels = in[3] / planes;
+    require(in[3] % planes == 0 && bytes == (channels + 7) / 8 && margin <= 1024, "bits do not fit the map");
+    const int16_t* x = checked<int16_t>(map, in, "map");
+    uint8_t* to = checked<uint8_t>(bits, {in[0], planes, rows + 2 * margin, columns + 2 * margin, bytes}, "bits", true);
+    const int16_t* ends = checked<int16_t>(limits, {in[3]}, "limits");
+    const uint8_t* flip = checked<uint8_t>(flips, {planes, bytes}, "flips");
+    const MapKernels& kernels = map_kernels(isa);
+    check_threads(threads);
+    py::gil_scoped_release release;
+    each_row(in[0], rows, threads, [&](size_t image, size_t y) {
+        for (size_t plane = 0; plane < planes; ++plane) {
+            const size_t row = ((image * planes + plane) * out[2] + y + margin) * out[3] + margin;
+            kernels.pack_whole({x + ((image * rows + y) * columns) * in[3] + plane * channels, columns, in[3], channels,
+                                ends + plane * channels, flip + plane * bytes, to + row * bytes, bytes});
+        }
+    });
+}
+
 constexpr size_t BAND = size_t{1} << 15;  // sums that are made and scaled at a time: they stay in the cache
 
 // Buffers of a thread: sums of a term, and what has been added up before it.
@@ -129,6 +151,40 @@ void conv_bits(const std::vector<std::shared_ptr<Conv>>& convs, const std::vecto
                              last && pixel ? pixel + line * map[2] : nullptr, last ? addend : nullptr,
                              last && added ? added + line * row : nullptr, last ? result + line * row : before});
             }
+        }
+    });
+}
+
+// out = other + round(factor * prelu(scale * conv(bits) + bias)), within +-limit; maps int16 [N, H', W', O].
+void conv_steps(const std::shared_ptr<Conv>& conv, const py::array& bits, const py::array& scale, const py::array& bias,
+                const py::array& slope, float factor, float limit, const py::array& other, const py::array& out,
+                size_t threads, const std::string& isa) {
+    const Geometry& g = conv->g;
+    require(g.output == Output::sums && !g.pixels, "the convolution gives no sums");
+    require(limit >= 0 && limit <= 32767, "limit is out of range");
+    const Shape in = shape_of(bits, 5, "bits have 5 dimensions");
+    const Shape map{in[0], g.output_size(in[2]), g.output_size(in[3]), g.outputs};
+    require(map[1] >= 1 && map[2] >= 1, "a map is too small for the window");
+    const uint8_t* data = checked<uint8_t>(bits, {in[0], g.groups, in[2], in[3], g.bytes}, "bits");
+    const size_t image_bytes = g.groups * in[2] * in[3] * g.bytes, row_bytes = g.stride * in[3] * g.bytes;
+    const float* factors = checked<float>(scale, {g.outputs}, "scale");
+    const float* addend = checked<float>(bias, {g.outputs}, "bias");
+    const float* slopes = checked<float>(slope, {g.outputs}, "slope");
+    const int16_t* added = checked<int16_t>(other, map, "other");
+    int16_t* result = checked<int16_t>(out, map, "out", true);  // may be `other` itself
+    const MapKernels& kernels = map_kernels(isa);
+    const Kernels& counter = find(isa == "amx" ? "avx512" : isa);  // as in conv_bits
+    check_threads(threads);
+    const size_t row = map[2] * g.outputs, step = std::max<size_t>(1, BAND / row);
+    py::gil_scoped_release release;
+    each_part(map[0], map[1], threads, [&](size_t image, size_t first, size_t end) {
+        int32_t* term = Scratch::grow(Sums::mine().term, std::min(step, end - first) * row);
+        for (size_t y = first, to; y < end; y = to) {
+            to = std::min(end, y + step);
+            const size_t line = (image * map[1] + y) * row;
+            conv->rows(counter, data + image * image_bytes + y * row_bytes, in[2], in[3], term, 0, to - y);
+            kernels.steps({term, (to - y) * map[2], g.outputs, factors, addend, slopes, factor, limit, added + line,
+                           result + line});
         }
     });
 }
@@ -191,6 +247,11 @@ void register_network(py::module_& module) {
     module.def("conv_bits", &conv_bits, py::arg("convs"), py::arg("bits"), py::arg("scale"), py::arg("bias"),
                py::arg("factors"), py::arg("other"), py::arg("out"), py::arg("threads"), py::arg("isa"),
                "A scaled sum of binary convolutions, as a map of float32.");
+    module.def("pack_whole", &pack_whole, py::arg("map"), py::arg("limits"), py::arg("flips"), py::arg("bits"),
+               py::arg("margin"), py::arg("threads"), py::arg("isa"), "Bits of a map of whole numbers.");
+    module.def("conv_steps", &conv_steps, py::arg("conv"), py::arg("bits"), py::arg("scale"), py::arg("bias"),
+               py::arg("slope"), py::arg("factor"), py::arg("limit"), py::arg("other"), py::arg("out"),
+               py::arg("threads"), py::arg("isa"), "A binary convolution's rounded sums, added to whole numbers.");
     module.def("conv_real", &conv_real, py::arg("map"), py::arg("weights"), py::arg("bias"), py::arg("out"),
                py::arg("kernel"), py::arg("stride"), py::arg("groups"), py::arg("threads"), py::arg("isa"),
                "Real convolution.");

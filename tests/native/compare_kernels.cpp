@@ -163,6 +163,34 @@ void compare_sum(const std::vector<Isa>& here) {
     for (const Isa& isa : here) compare(run(isa.maps), expected, isa.kernels.name, "a row of sums");
 }
 
+void compare_whole_numbers(const std::vector<Isa>& here) {
+    const size_t pixels = static_cast<size_t>(number(1, 20)), channels = static_cast<size_t>(number(1, 70));
+    const size_t count = pixels * channels, bytes = (channels + 7) / 8;
+    const std::vector<int32_t> sums = numbers<int32_t>(count, -5000, 5000);
+    const std::vector<int16_t> other = numbers<int16_t>(count, -30000, 30000);
+    std::vector<int16_t> limits = numbers<int16_t>(channels, -31000, 31000);
+    for (size_t c = 0; c < channels; c += 3) limits[c] = other[c];  // equal is not above
+    const std::vector<float> scale = reals(channels), bias = reals(channels), slope = reals(channels);
+    const std::vector<uint8_t> flips = numbers<uint8_t>(bytes, 0, channels % 8 ? (1 << channels % 8) - 1 : 255);
+    const auto steps = [&](const MapKernels& maps) {
+        std::vector<int16_t> out = other;  // the sum takes the place of what is added
+        maps.steps({sums.data(), pixels, channels, scale.data(), bias.data(), slope.data(), 0.5f, 1023.0f, out.data(),
+                    out.data()});
+        return out;
+    };
+    const auto pack = [&](const MapKernels& maps) {
+        std::vector<uint8_t> out(pixels * bytes);
+        maps.pack_whole({other.data(), pixels, channels, channels, limits.data(), flips.data(), out.data(), bytes});
+        return out;
+    };
+    const std::vector<int16_t> expected = steps(SCALAR.maps);
+    const std::vector<uint8_t> bits = pack(SCALAR.maps);
+    for (const Isa& isa : here) {
+        compare(steps(isa.maps), expected, isa.kernels.name, "a row of whole numbers");
+        compare(pack(isa.maps), bits, isa.kernels.name, "a packed row of whole numbers");
+    }
+}
+
 void compare_pool(const std::vector<Isa>& here) {
     const size_t kernel = static_cast<size_t>(number(2, 4)), stride = static_cast<size_t>(number(1, 3));
     const size_t padding = static_cast<size_t>(number(0, 1)), width = kernel + static_cast<size_t>(number(0, 20));
@@ -213,6 +241,7 @@ int main(int count, char** words) {
         compare_convolution(here);
         compare_pack(here);
         compare_sum(here);
+        compare_whole_numbers(here);
         compare_pool(here);
         compare_real(here);
     }

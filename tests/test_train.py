@@ -333,7 +333,7 @@ def test_two_processes_train_one_network(store, teacher, tmp_path):
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=200, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.returncode == 0, done.stderr
     assert "on 2 x cpu" in done.stdout
     assert load_weights(tmp_path / "two" / "rbsf.safetensors")[1] == "rbsf"
 
@@ -359,5 +359,5 @@ def test_the_benchmark_of_training_speed_prints_a_ratio(store, teacher, tmp_path
     program = [sys.executable, str(ROOT / "benchmarks" / "training_speed.py"), "--data", str(store)]
     flags = ["--teacher", str(teacher), "--out", str(tmp_path / "run"), *QUICK]
     done = subprocess.run([*program, *flags], capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.returncode == 0, done.stderr
     assert re.search(r"ratio +\d+\.\d", done.stdout)

@@ -125,6 +125,7 @@ def run_training(config: RunConfig, body: Callable[[Process], None]) -> int:
         if process.rank == 0 and not config.resume:
             write_yaml(config, folder / "config.yaml")  # so that --resume works from here on
         body(process)
+        distributed.wait_for_all()
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         return 128 + stopped.signum

@@ -210,7 +210,7 @@ def make(module: nn.Module) -> list[Made]:
     """The nodes of a module, one after another; ValueError that says what of it has no packed form."""
     form = next((form for kind, form in FORMS.items() if isinstance(module, kind)), None)
     if form is None:
-        known = ", ".join(kind.__name__ for kind in FORMS)
+        known = ", ".join(kind.__name__ for kind in FORMS if not kind.__module__.startswith("rbsf.models"))
         raise ValueError(f"is a {type(module).__name__}; expected one of {known} (CONTRIBUTING.md: how to add one)")
     made = form(module)
     parts = [made] if isinstance(made, Made) else made

@@ -43,6 +43,12 @@ def active() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
+def wait_for_all() -> None:
+    """Wait until every process is here: one that left while another still writes has been seen to abort."""
+    if active():
+        dist.barrier()
+
+
 def stop() -> None:
     """Leave the group, if this process joined one."""
     if active():

@@ -13,11 +13,10 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from datasets.crops import CropStore
 from datasets.mixing import MixConfig, check_range
 from datasets.pairs import AugmentConfig, PairDataset, make_loader
-from datasets.sequences import Sequence, load_sequences
-from datasets.training import find_held_out, open_training_data
+from datasets.sequences import load_sequences
+from datasets.training import open_training_data
 from eval.metrics import mean_curves, score_sequence
 from eval.runner import track_sequence
 from rbsf.models import build
@@ -38,7 +37,7 @@ from tools.runs import (
     saved_state,
     write_record,
 )
-from tools.training import Batches
+from tools.training import Batches, open_pairs
 from tools.validation import Validate
 from tracker.anchor_free import AnchorFree, Answer
 from tracker.distill import DistillTask
@@ -67,6 +66,7 @@ class DistillConfig(AugmentConfig, MixConfig, RunConfig):
     val: str | None = field(default=None, metadata={"help": "folder of sequences to track after each epoch"})
     val_frames: int = field(default=100, metadata={"help": "frames of each"})
     still_share: float = field(default=0.3, metadata={"help": "share of pairs made from still images"})
+    data_share: float = field(default=1.0, metadata={"help": "share of the sequences to train on, for learning curves"})
     max_gap: int = field(default=100, metadata={"help": "frames of a video between the two of a pair at most"})
 
     def __post_init__(self) -> None:
@@ -143,20 +143,6 @@ def train(config: DistillConfig, process: Process) -> None:
         final = folder / config.result_file
         save_weights(rectifier.student, "rbsf2", final, provenance(config, world))
         report_size(final, folder)
-
-
-def open_pairs(config: DistillConfig, stores: list[CropStore], held_out: list[Sequence], length: int) -> PairDataset:
-    """The pairs that `config` asks for, `length` an epoch."""
-    return PairDataset(
-        stores,
-        length,
-        config.seed,
-        still_share=config.still_share,
-        mix=config,
-        augment=config,
-        max_gap=config.max_gap,
-        exclude=find_held_out(stores, held_out),
-    )
 
 
 def build_rectifier(config: DistillConfig, dataset: PairDataset, device: torch.device) -> Rectifier:

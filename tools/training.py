@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,9 @@ from tools.runs import (
 from tools.tracker_config import TrainConfig, model_defaults
 from tools.validation import validation
 from tracker.task import SiameseTask
+
+if TYPE_CHECKING:
+    from tools.distilling import DistillConfig
 
 
 def train_all(config: TrainConfig) -> int:
@@ -108,7 +111,9 @@ def open_data(config: TrainConfig, cache: Path, rank: int = 0) -> tuple[list[Cro
         )
 
 
-def open_pairs(config: TrainConfig, stores: list[CropStore], held_out: list[Sequence], length: int) -> PairDataset:
+def open_pairs(
+    config: TrainConfig | DistillConfig, stores: list[CropStore], held_out: list[Sequence], length: int
+) -> PairDataset:
     """The pairs that `config` asks for, `length` an epoch, of all targets but those held out."""
     return PairDataset(
         stores,

@@ -28,7 +28,7 @@ inline Vector fma(float x, Vector w, Vector sum) { return std::fma(x, w, sum); }
 #endif
 
 // Bits (x >= threshold) ^ flip of a row of pixels, 8 channels a byte; what a last byte has too many is 0.
-RBSF_TARGET inline void pack_row(const PackRow& row) {
+RBSF_TARGET inline void pack_row(const PackRow<float>& row) {
     for (size_t p = 0; p < row.pixels; ++p) {
         const float* x = row.x + p * row.x_step;
         uint8_t* out = row.out + p * row.bytes;
@@ -37,25 +37,25 @@ RBSF_TARGET inline void pack_row(const PackRow& row) {
         for (; c + 16 <= row.channels; c += 16) {
             uint16_t bits;
             std::memcpy(&bits, row.flips + c / 8, 2);
-            bits ^= static_cast<uint16_t>(_mm512_cmp_ps_mask(load(x + c), load(row.thresholds + c), _CMP_GE_OQ));
+            bits ^= static_cast<uint16_t>(_mm512_cmp_ps_mask(load(x + c), load(row.limits + c), _CMP_GE_OQ));
             std::memcpy(out + c / 8, &bits, 2);
         }
 #elif RBSF_LANES == 8
         for (; c + 8 <= row.channels; c += 8) {
-            const Vector above = _mm256_cmp_ps(load(x + c), load(row.thresholds + c), _CMP_GE_OQ);
+            const Vector above = _mm256_cmp_ps(load(x + c), load(row.limits + c), _CMP_GE_OQ);
             out[c / 8] = static_cast<uint8_t>(row.flips[c / 8] ^ _mm256_movemask_ps(above));
         }
 #endif
         for (; c < row.channels; c += 8) {
             unsigned bits = row.flips[c / 8];
             for (size_t i = 0; i < 8 && c + i < row.channels; ++i)
-                bits ^= static_cast<unsigned>(x[c + i] >= row.thresholds[c + i]) << i;
+                bits ^= static_cast<unsigned>(x[c + i] >= row.limits[c + i]) << i;
             out[c / 8] = static_cast<uint8_t>(bits);
         }
     }
 }
 
-RBSF_TARGET inline void pack_whole_row(const PackWholeRow& row) {
+RBSF_TARGET inline void pack_whole_row(const PackRow<int16_t>& row) {
     for (size_t p = 0; p < row.pixels; ++p) {
         const int16_t* x = row.x + p * row.x_step;
         uint8_t* out = row.out + p * row.bytes;

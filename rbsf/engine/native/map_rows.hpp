@@ -14,10 +14,12 @@
 
 namespace rbsf {
 
+// Bits of a row of pixels: (x >= limit) ^ flip of reals, (x > limit) ^ flip of whole numbers.
+template <class T>
 struct PackRow {
-    const float* x;  // of the first pixel; x_step floats to the next
+    const T* x;  // of the first pixel; x_step numbers to the next
     size_t pixels, x_step, channels;
-    const float* thresholds;
+    const T* limits;  // [channels]
     const uint8_t* flips;
     uint8_t* out;
     size_t bytes;  // of a pixel
@@ -33,16 +35,6 @@ struct SumRow {
     const float* bias;     // [channels], or null: more terms follow
     const float* other;    // [pixels][channels] or null; may be out itself
     float* out;            // may be `before`
-};
-
-// As PackRow, of whole numbers: a bit is (x > limit) ^ flip.
-struct PackWholeRow {
-    const int16_t* x;
-    size_t pixels, x_step, channels;
-    const int16_t* limits;
-    const uint8_t* flips;
-    uint8_t* out;
-    size_t bytes;
 };
 
 // Pixels of a binary convolution whose scaled sums are rounded and added to whole numbers.
@@ -78,11 +70,11 @@ struct RealRow {
 };
 
 struct MapKernels {
-    void (*pack)(const PackRow&);
+    void (*pack)(const PackRow<float>&);
     void (*sum)(const SumRow&);
     void (*pool)(const PoolRow&);
     void (*real)(const RealRow&);
-    void (*pack_whole)(const PackWholeRow&);
+    void (*pack_whole)(const PackRow<int16_t>&);
     void (*steps)(const StepsRow&);
 };
 

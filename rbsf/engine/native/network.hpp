@@ -53,47 +53,37 @@ void check_threads(size_t threads) { require(threads >= 1 && threads <= 1024, "t
 size_t window_count(size_t size, size_t kernel, size_t stride) { return size < kernel ? 0 : (size - kernel) / stride + 1; }
 
 // Bits of a map, uint8 [N, planes, H + 2 margin, W + 2 margin, bytes], whose margin stays as it is.
-void pack_map(const py::array& map, const py::array& thresholds, const py::array& flips, const py::array& bits,
-              size_t margin, size_t threads, const std::string& isa) {
+template <class T>
+void pack_rows(const py::array& map, const py::array& limits, const py::array& flips, const py::array& bits,
+               size_t margin, size_t threads, void (*pack)(const PackRow<T>&)) {
     const Shape in = shape_of(map, 4, "map is [N, H, W, C]"), out = shape_of(bits, 5, "bits have 5 dimensions");
     const size_t planes = out[1], bytes = out[4], rows = in[1], columns = in[2], channels = in[3] / planes;
     require(in[3] % planes == 0 && bytes == (channels + 7) / 8 && margin <= 1024, "bits do not fit the map");
-    const float* x = checked<float>(map, in, "map");
+    const T* x = checked<T>(map, in, "map");
     uint8_t* to = checked<uint8_t>(bits, {in[0], planes, rows + 2 * margin, columns + 2 * margin, bytes}, "bits", true);
-    const float* limits = checked<float>(thresholds, {in[3]}, "thresholds");
+    const T* ends = checked<T>(limits, {in[3]}, "limits");
     const uint8_t* flip = checked<uint8_t>(flips, {planes, bytes}, "flips");
-    const MapKernels& kernels = map_kernels(isa);
     check_threads(threads);
     py::gil_scoped_release release;
     each_row(in[0], rows, threads, [&](size_t image, size_t y) {
         for (size_t plane = 0; plane < planes; ++plane) {
             const size_t row = ((image * planes + plane) * out[2] + y + margin) * out[3] + margin;
-            kernels.pack({x + ((image * rows + y) * columns) * in[3] + plane * channels, columns, in[3], channels,
-                          limits + plane * channels, flip + plane * bytes, to + row * bytes, bytes});
+            pack({x + ((image * rows + y) * columns) * in[3] + plane * channels, columns, in[3], channels,
+                  ends + plane * channels, flip + plane * bytes, to + row * bytes, bytes});
         }
     });
 }
 
-// As pack_map, of whole numbers int16; a bit is (x > limit) ^ flip.
+// Of float32: a bit is (x >= threshold) ^ flip.
+void pack_map(const py::array& map, const py::array& thresholds, const py::array& flips, const py::array& bits,
+              size_t margin, size_t threads, const std::string& isa) {
+    pack_rows<float>(map, thresholds, flips, bits, margin, threads, map_kernels(isa).pack);
+}
+
+// Of whole numbers, int16: a bit is (x > limit) ^ flip.
 void pack_whole(const py::array& map, const py::array& limits, const py::array& flips, const py::array& bits,
                 size_t margin, size_t threads, const std::string& isa) {
-    const Shape in = shape_of(map, 4, "map is [N, H, W, C]"), out = shape_of(bits, 5, "bits have 5 dimensions");
-    const size_t planes = out[1], bytes = out[4], rows = in[1], columns = in[2], channels = in[3] / planes;
-    require(in[3] % planes == 0 && bytes == (channels + 7) / 8 && margin <= 1024, "bits do not fit the map");
-    const int16_t* x = checked<int16_t>(map, in, "map");
-    uint8_t* to = checked<uint8_t>(bits, {in[0], planes, rows + 2 * margin, columns + 2 * margin, bytes}, "bits", true);
-    const int16_t* ends = checked<int16_t>(limits, {in[3]}, "limits");
-    const uint8_t* flip = checked<uint8_t>(flips, {planes, bytes}, "flips");
-    const MapKernels& kernels = map_kernels(isa);
-    check_threads(threads);
-    py::gil_scoped_release release;
-    each_row(in[0], rows, threads, [&](size_t image, size_t y) {
-        for (size_t plane = 0; plane < planes; ++plane) {
-            const size_t row = ((image * planes + plane) * out[2] + y + margin) * out[3] + margin;
-            kernels.pack_whole({x + ((image * rows + y) * columns) * in[3] + plane * channels, columns, in[3], channels,
-                                ends + plane * channels, flip + plane * bytes, to + row * bytes, bytes});
-        }
-    });
+    pack_rows<int16_t>(map, limits, flips, bits, margin, threads, map_kernels(isa).pack_whole);
 }
 
 constexpr size_t BAND = size_t{1} << 15;  // sums that are made and scaled at a time: they stay in the cache

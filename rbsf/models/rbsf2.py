@@ -117,7 +117,7 @@ class Head(nn.Module):
     def __init__(self, features: int, cells: int, depth: int, method: str) -> None:
         super().__init__()
         width = features + cells
-        self.answer = nn.Sequential(WholeNorm(cells), Round())
+        self.answer = nn.Sequential(WholeNorm(cells, bits=1), Round())  # products of bytes leave room for one bit
         self.blocks = nn.Sequential(*(Block(width, width, 1, method) for _ in range(depth)))
         self.last = nn.Sequential(Round(BYTE), ByteConv(width, 5, 2))
 

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 STEP = 1 / 32  # of the values of maps
 LIMIT = 1023  # steps that what a layer adds to a map may have: sums of 32 such layers fit 16 bits
 SCALE_BITS = 7  # of the mantissa of a scale
+LAST_BIT = 2.0**-13  # the least that the last of these may be: with biases up to 32 and a slope 24 bits hold all
+LARGEST_BIAS = 32.0
 SLOPE_STEPS = 16  # of a slope of 1
 WEIGHT_LIMIT = 63  # steps of a stem's weight: products with pixels that two and two fit 16 bits
 
@@ -69,12 +71,16 @@ class Slope(nn.Module):
 class WholeNorm(nn.BatchNorm2d):
     """Batch-norm of whole sums [N, C, H, W] as ``scale * x + bias``, each product and sum exact in float32.
 
-    A channel's scale has 7 bits and any exponent; its bias is a multiple of the scale's last bit.
+    A channel's scale has `bits`; its bias is a multiple of the scale's last bit, which has any exponent from -13 up.
     """
+
+    def __init__(self, channels: int, bits: int = SCALE_BITS) -> None:
+        super().__init__(channels)
+        self.bits = bits
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
-        scale, bias = self.scale_and_bias(*self._statistics(x))
+        scale, bias = (part.to(x.dtype) for part in self.scale_and_bias(*self._statistics(x)))
         return x * scale[:, None, None] + bias[:, None, None]
 
     def folded(self) -> tuple[Tensor, Tensor]:
@@ -84,11 +90,12 @@ class WholeNorm(nn.BatchNorm2d):
         return self.scale_and_bias(self.running_mean, self.running_var)
 
     def scale_and_bias(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
-        """Rounded scale and bias [C] for these statistics."""
-        gain = self.weight / torch.sqrt(variance + self.eps)
-        bit = torch.exp2(torch.floor(torch.log2(gain.detach().abs().clamp(min=1e-12))) - (SCALE_BITS - 1))
+        """Rounded scale and bias [C] for these statistics: in float64, so that they are the same in every precision."""
+        gain = self.weight.double() / torch.sqrt(variance.double() + self.eps)
+        bit = torch.exp2(torch.floor(torch.log2(gain.detach().abs().clamp(min=1e-12))) - (self.bits - 1))
+        bit = bit.clamp(min=LAST_BIT)
         scale = straight_through(torch.round(gain / bit) * bit, gain)
-        bias = self.bias - mean * gain
+        bias = (self.bias.double() - mean.double() * gain).clamp(-LARGEST_BIAS, LARGEST_BIAS)
         return scale, straight_through(torch.round(bias / bit) * bit, bias)
 
     def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:

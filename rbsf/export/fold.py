@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from rbsf.engine.layout import products
 from rbsf.engine.node import Node
 from rbsf.engine.runs import POOLED
 from rbsf.engine.terms import Terms, nodes_of
@@ -185,9 +186,7 @@ def _negated(conv: Node, which: np.ndarray) -> Node:
     if conv.op == "conv_u8":
         weight[which] *= -1
         return replace(conv, tensors={"weight": weight})
-    a = conv.attributes
-    count = a["kernel"] ** 2 * (a["channels"] // a["groups"])
-    bits = np.unpackbits(weight, axis=1, count=count, bitorder="little")
+    bits = np.unpackbits(weight, axis=1, count=products(conv), bitorder="little")
     bits[which] ^= 1
     return replace(conv, tensors={"weight": np.packbits(bits, axis=1, bitorder="little")})
 

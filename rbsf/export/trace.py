@@ -80,7 +80,7 @@ class _Builder:
             self._visit(node)
             if node in self.names:
                 self.values.setdefault(self.names[node], node.name)
-        nodes = _real_image(_needed(self.nodes, self.output))
+        nodes = _real_image(needed(self.nodes, self.output))
         return Traced(nodes, self.values, fx.GraphModule(self.net, graph))
 
     def add(
@@ -182,10 +182,10 @@ def _real_image(nodes: list[Node]) -> list[Node]:
     return [nodes[0], real, *moved]
 
 
-def _needed(nodes: list[Node], output: str) -> list[Node]:
+def needed(nodes: list[Node], output: str) -> list[Node]:
     """The nodes that `output` depends on, in their order; the last one gives it.  The image is always one."""
-    needed = {IMAGE, output}
+    names = {IMAGE, output}
     for node in reversed(nodes):
-        if node.name in needed:
-            needed.update(node.inputs)
-    return [node for node in nodes if node.name in needed]
+        if node.name in names:
+            names.update(node.inputs)
+    return [node for node in nodes if node.name in names]

@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from rbsf.engine.node import Node
+from rbsf.export.trace import needed
 
 # Operations of whose results a positive factor can be taken out.
 HOMOGENEOUS = ("add", "concat", "avg_pool", "max_pool", "global_pool", "upsample")
@@ -22,7 +23,8 @@ def lift_scales(nodes: list[Node]) -> list[Node]:
     for node in nodes:
         for part in _lifted(node, made):
             made[part.name] = part
-    return _needed(list(made.values()))
+    nodes = _without_ones(list(made.values()))
+    return needed(nodes, nodes[-1].name)
 
 
 def _lifted(node: Node, made: dict[str, Node]) -> list[Node]:
@@ -48,12 +50,7 @@ def _factor(node: Node) -> float | None:
     return float(node.tensors["scale"][0]) if alone and node.tensors["scale"][0] > 0 else None
 
 
-def _needed(nodes: list[Node]) -> list[Node]:
-    """Nodes that the last one depends on, and the image, without those that multiply by 1."""
-    last, same = nodes[-1].name, {n.name: n.inputs[0] for n in nodes if _factor(n) == 1 and n is not nodes[-1]}
-    nodes = [replace(n, inputs=tuple(same.get(name, name) for name in n.inputs)) for n in nodes if n.name not in same]
-    needed = {nodes[0].name, last}
-    for node in reversed(nodes):
-        if node.name in needed:
-            needed.update(node.inputs)
-    return [node for node in nodes if node.name in needed]
+def _without_ones(nodes: list[Node]) -> list[Node]:
+    """`nodes` without those that multiply by 1; the last one stays."""
+    same = {n.name: n.inputs[0] for n in nodes[:-1] if _factor(n) == 1}
+    return [replace(n, inputs=tuple(same.get(name, name) for name in n.inputs)) for n in nodes if n.name not in same]

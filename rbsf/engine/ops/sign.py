@@ -40,8 +40,6 @@ def packed_kernel(node: Node, maps: list[Map], write: Packed, target: Target) ->
         threads = target.share(inputs[0].size / 4000)
         target.native.pack_map(inputs[0], threshold, flips, out, write.margin, threads, target.isa)
 
-    limits = np.clip(threshold.astype(np.float64) - 1, -(1 << 15), (1 << 15) - 1).astype(np.int16)
-
     def run_whole(inputs: list[np.ndarray], out: np.ndarray, _: list[np.ndarray]) -> None:
         threads = target.share(inputs[0].size / 8000)
         target.native.pack_whole(inputs[0], limits, flips, out, write.margin, threads, target.isa)
@@ -51,7 +49,10 @@ def packed_kernel(node: Node, maps: list[Map], write: Packed, target: Target) ->
 
     if maps[0].kind == "real":
         return Kernel(run)
-    return Kernel(run_whole) if maps[0].dtype == np.int16 else Kernel(run_in_numpy, native=False)
+    if maps[0].dtype != np.int16:
+        return Kernel(run_in_numpy, native=False)
+    limits = np.clip(threshold.astype(np.float64) - 1, -(1 << 15), (1 << 15) - 1).astype(np.int16)
+    return Kernel(run_whole)
 
 
 def _onnx(node: Node, x: Map) -> list[Step]:  # not ONNX's Sign, which has a 0

@@ -68,10 +68,11 @@ def export_packed(weights: Path, out: Path, video: str | None, first_bits: int =
     from rbsf.engine.run import Engine
     from rbsf.export.compare import torch_logits
     from rbsf.export.pack import classifier_input, pack_weights
+    from rbsf.models import TRACKERS
     from rbsf.weights import load_weights
 
-    net, _, info = load_weights(weights)
-    tracker = not is_classifier(weights)
+    net, model, info = load_weights(weights)
+    tracker = model in TRACKERS
     images = read_crops(video) if tracker else read_images(video, classifier_input(weights, info).shape)
     exported = pack_weights(weights, out, first_bits)
     print_size(exported.net, out)
@@ -122,14 +123,15 @@ def export_onnx(weights: Path, out: Path, video: str | None) -> None:
     from rbsf.export.onnx import head_graph, network_graph, run_graph
     from rbsf.export.pack import classifier_input, export_classifier, export_float_tracker
     from rbsf.files import write_atomically
+    from rbsf.models import TRACKERS
     from rbsf.weights import load_weights
 
-    net, name, info = load_weights(weights)
-    tracker = not is_classifier(weights)
+    net, model, info = load_weights(weights)
+    tracker = model in TRACKERS
     if tracker:
-        exported = export_float_tracker(net, name)
+        exported = export_float_tracker(net, model)
     else:
-        exported = export_classifier(net, name, classifier_input(weights, info))
+        exported = export_classifier(net, model, classifier_input(weights, info))
     taken, graph = exported.images, network_graph(exported.packed)
     images = read_crops(video) if tracker else read_images(video, taken.shape)
     path = out.with_name(f"{out.stem}_backbone.onnx") if tracker else out

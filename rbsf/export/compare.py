@@ -64,7 +64,7 @@ def compare(
     net: nn.Module, graph: fx.Graph, values: dict[str, str], packed: PackedModel, images: np.ndarray,
     mean: Sequence[float] = (0.0,), std: Sequence[float] = (1.0,),
 ) -> Agreement:  # fmt: skip
-    """Compare on `images` uint8 [N, H, W, C]; mean and std as in `rbsf.export.trace.trace`.
+    """Compare on `images` uint8 [N, H, W, C]; mean and std as in `rbsf.export.trace.trace`.  Errors: see `maps_for`.
 
     `graph` is the trace of `net`; `values` says which of its values the nodes of `packed` give.  Every operation is
     computed by the engine's reference from inputs that are the network's own, as far as it has them.
@@ -73,9 +73,9 @@ def compare(
     recorder.run(normalised(images, mean, std).double())
     differences: list[Difference] = []
     found = {packed.nodes[0].name: images}
+    all_maps = packed.maps_for(*images.shape[1:3])
     for node in packed.nodes[1:]:
-        maps = [packed.maps[name] for name in node.inputs]
-        out = packed.maps[node.name]
+        maps, out = [all_maps[name] for name in node.inputs], all_maps[node.name]
         found[node.name] = reference(node, maps, out, [found[name] for name in node.inputs])
         before = _before_sign(node.name, recorder) if node.op == "sign" else None
         if before is not None:

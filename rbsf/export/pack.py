@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +54,7 @@ class Exported:
     def compare(self, images: np.ndarray | None = None) -> Agreement:
         """How both agree on `images` uint8 [N, H, W, C], or on made-up ones; see `rbsf.export.compare`."""
         images = made_up_images(self.packed.input_shape) if images is None else images
-        sized = replace(self.packed, nodes=_sized(self.packed.nodes, images.shape))
-        return compare(self.net, self.graph, self.values, sized, images, self.images.mean, self.images.std)
+        return compare(self.net, self.graph, self.values, self.packed, images, self.images.mean, self.images.std)
 
 
 def export_network(
@@ -165,9 +164,3 @@ def _write(exported: Exported, path: str | Path) -> Exported:
     packed = exported.packed
     write_packed(path, packed.model, packed.task, packed.nodes, packed.info)
     return exported
-
-
-def _sized(nodes: tuple[Node, ...], shape: tuple[int, ...]) -> tuple[Node, ...]:
-    first = nodes[0]
-    size = {"height": shape[1], "width": shape[2]}
-    return (replace(first, attributes=first.attributes | size), *nodes[1:]) if first.attributes["any_size"] else nodes

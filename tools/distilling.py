@@ -20,6 +20,7 @@ from datasets.training import open_training_data
 from eval.metrics import mean_curves, score_sequence
 from eval.runner import track_sequence
 from rbsf.models import build
+from rbsf.models.rbsf2 import Sums
 from rbsf.rectify import Rectifier
 from rbsf.train import distributed
 from rbsf.train.config import parse_config, read_yaml
@@ -29,6 +30,7 @@ from rbsf.weights import save_weights
 from tools.runs import (
     CONFIGS,
     RunConfig,
+    dtype_of,
     place,
     provenance,
     report_size,
@@ -149,6 +151,8 @@ def build_rectifier(config: DistillConfig, dataset: PairDataset, device: torch.d
     """The student, from new weights, and what it learns."""
     torch.manual_seed(config.seed)
     student = place(build("rbsf2", **config.network), device)
+    for sums in (module for module in student.modules() if isinstance(module, Sums)):
+        sums.gradients = dtype_of(config.precision, device)
     source: OnnxPair = read_pair(*str(config.teacher).split(",")).to(device)
     task = DistillTask(source, config.lambda_features, config.lambda_target, config.lambda_sides)
     batches = islice(make_loader(dataset, config.batch_size), MEASURED)

@@ -15,13 +15,18 @@ from torch.nn import functional as F
 
 from rbsf.layers import BinaryConv2d
 from rbsf.methods import get_method
-from rbsf.models.whole import LIMIT, STEP, Round, Shift, Slope, Stem, WholeNorm
+from rbsf.models.whole import LIMIT, STEP, Round, Shift, Slope, Stem, WholeNorm, conv_of_signs, straight_through
 
 BYTE = 127  # steps of what 8-bit layers take
 
 
 class Sums(nn.Module):
-    """A binary convolution's sums of +1 and -1, without its scale, which the batch-norm behind it would take out."""
+    """A binary convolution's sums of +1 and -1, without its scale, which the batch-norm behind it would take out.
+
+    `gradients` is the dtype that gradients of these sums are computed in; None: that of the maps.
+    """
+
+    gradients: torch.dtype | None = None
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, method: str) -> None:
         super().__init__()
@@ -32,8 +37,10 @@ class Sums(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, I, H, W] to whole numbers [N, O, H', W']."""
-        sums = self.conv(x) / self.conv.scale().detach()[:, None, None]
-        return sums + (torch.round(sums) - sums).detach()
+        conv = self.conv
+        kernel = straight_through(conv.signs(), conv.kernel() / conv.scale().detach()[:, None, None, None])
+        signs = conv.activate(conv.norm(x))
+        return conv_of_signs(signs, kernel, conv.stride, self.gradients or x.dtype)
 
 
 class Block(nn.Module):

@@ -5,8 +5,11 @@ A map's values are multiples of STEP.  What rounds passes the gradient on as if 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 STEP = 1 / 32  # of the values of maps
 LIMIT = 1023  # steps that what a layer adds to a map may have: sums of 32 such layers fit 16 bits
@@ -20,6 +23,30 @@ WEIGHT_LIMIT = 63  # steps of a stem's weight: products with pixels that two and
 def straight_through(rounded: Tensor, x: Tensor) -> Tensor:
     """`rounded`, with the gradient of `x`."""
     return x + (rounded - x).detach()
+
+
+class _WholeConv(torch.autograd.Function):
+    """A convolution without padding whose gradients are computed in a dtype of their own."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, kernel: Tensor, stride: tuple[int, int], dtype: torch.dtype) -> Tensor:
+        ctx.save_for_backward(x.to(dtype), kernel.to(dtype))
+        ctx.stride = stride
+        return F.conv2d(x, kernel, None, stride)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
+        x, kernel = ctx.saved_tensors
+        wanted = [*ctx.needs_input_grad[:2], False]
+        inputs, weights, _ = torch.ops.aten.convolution_backward(
+            grad.to(x.dtype), x, kernel, None, ctx.stride, (0, 0), (1, 1), False, (0, 0), 1, wanted
+        )
+        return *(None if part is None else part.to(grad.dtype) for part in (inputs, weights)), None, None
+
+
+def conv_of_signs(x: Tensor, kernel: Tensor, stride: tuple[int, int], gradients: torch.dtype) -> Tensor:
+    """`F.conv2d` of signs [N, I, H, W] with signs [O, I, k, k], whole sums; gradients are computed in that dtype."""
+    return _WholeConv.apply(x, kernel, stride, gradients)
 
 
 class Round(nn.Module):
@@ -65,7 +92,7 @@ class Slope(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] to the same."""
-        return torch.where(x >= 0, x, x * self.slopes()[:, None, None])
+        return F.prelu(x, self.slopes())
 
 
 class WholeNorm(nn.BatchNorm2d):
@@ -147,4 +174,4 @@ class Stem(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
         weight, bias = self.rounded()
-        return nn.functional.conv2d(x, weight, None, self.stride) + bias[:, None, None]
+        return F.conv2d(x, weight, None, self.stride) + bias[:, None, None]

@@ -29,13 +29,13 @@ class _WholeConv(torch.autograd.Function):
     """A convolution without padding whose gradients are computed in a dtype of their own."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, kernel: Tensor, stride: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    def forward(ctx: Any, x: Tensor, kernel: Tensor, stride: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         ctx.save_for_backward(x.to(dtype), kernel.to(dtype))
         ctx.stride = stride
         return F.conv2d(x, kernel, None, stride)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, kernel = ctx.saved_tensors
         wanted = [*ctx.needs_input_grad[:2], False]
         inputs, weights, _ = torch.ops.aten.convolution_backward(
@@ -44,7 +44,7 @@ class _WholeConv(torch.autograd.Function):
         return *(None if part is None else part.to(grad.dtype) for part in (inputs, weights)), None, None
 
 
-def conv_of_signs(x: Tensor, kernel: Tensor, stride: tuple[int, int], gradients: torch.dtype) -> Tensor:
+def conv_of_signs(x: Tensor, kernel: Tensor, stride: tuple[int, ...], gradients: torch.dtype) -> Tensor:
     """`F.conv2d` of signs [N, I, H, W] with signs [O, I, k, k], whole sums; gradients are computed in that dtype."""
     return _WholeConv.apply(x, kernel, stride, gradients)
 

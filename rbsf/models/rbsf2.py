@@ -7,6 +7,7 @@ are learned for each channel (ReActNet); padding is +1 (QuickNet).  All maps are
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -17,6 +18,7 @@ from rbsf.layers import BinaryConv2d
 from rbsf.methods import get_method
 from rbsf.models.whole import LIMIT, STEP, Round, Shift, Slope, Stem, WholeNorm, conv_of_signs, straight_through
 
+HALF_SIDE = 32  # pixels from the middle of a square target to its sides, in crops of 127 and 255
 BYTE = 127  # steps of what 8-bit layers take
 
 
@@ -127,6 +129,8 @@ class Head(nn.Module):
         self.answer = nn.Sequential(WholeNorm(cells, bits=1), Round())  # products of bytes leave room for one bit
         self.blocks = nn.Sequential(*(Block(width, width, 1, method) for _ in range(depth)))
         self.last = nn.Sequential(Round(BYTE), ByteConv(width, 5, 2))
+        with torch.no_grad():
+            self.last[1].bias[1:] = math.log(HALF_SIDE)  # type: ignore[index]  # it would take Adam 2,000 steps
 
     def forward(self, template: Tensor, search: Tensor) -> tuple[Tensor, Tensor]:
         """Template [N, C, 8, 8] and search features [N, C, 16, 16] to class logits [N, 15, 15] and, of 255 pixels, the

@@ -15,8 +15,10 @@ import cv2
 import numpy as np
 
 from eval.own_tracker import OwnTracker
-from tracker.backbones import choose_device, choose_engine, load_backbone
-from tracker.siamfc import TRACKER_VERSION, Result, SiamFC, TrackerConfig
+from tracker.anchor_free import AnchorFreeConfig
+from tracker.backbones import choose_device, choose_engine
+from tracker.loading import Constants, is_rbsf2, load_network, make_tracker
+from tracker.siamfc import TRACKER_VERSION, Result, TrackerConfig
 
 SHIPPED = {name: Path(__file__).resolve().parents[1] / "weights" / f"{name}.safetensors" for name in ("rbsf", "siamfc")}
 
@@ -115,7 +117,7 @@ class TrackerSpec:
     files: tuple[Path, ...] = ()  # weights, OpenCV's models or a user's code; none and no ``opencv``: static
     precision: str = "float32"
     device: str = "cpu"
-    config: TrackerConfig = field(default_factory=TrackerConfig)
+    config: Constants = field(default_factory=TrackerConfig)
     engine: str = "torch"  # or "packed": what runs a network
     own: str = ""  # class in a user's code
 
@@ -164,8 +166,8 @@ class TrackerSpec:
             return OwnTracker(self.files[0], self.own)
         if not self.files:
             return StaticTracker()
-        backbone = load_backbone(self.files[0], self.device, self.precision, threads, self.engine)
-        return SiamFC(backbone, self.config, self.label)
+        network = load_network(self.files[0], self.device, self.precision, threads, self.engine)
+        return make_tracker(network, self.config, self.label)
 
 
 def _build_opencv(name: str, files: tuple[Path, ...]) -> Tracker:
@@ -210,7 +212,12 @@ def parse_tracker(
         raise FileNotFoundError(f"--tracker {what!r}: no such weights file; give one, or {known}")
     label = label or path.stem
     path, engine = choose_engine(path, engine)
-    return TrackerSpec(label, None, (path,), precision, device, config or TrackerConfig(), engine)
+    constants: Constants = config or TrackerConfig()
+    if is_rbsf2(path):
+        if config not in (None, TrackerConfig()):
+            raise ValueError(f"--tracker {what!r}: --constants are of other trackers than RB-SF 2; leave them out")
+        constants = AnchorFreeConfig()
+    return TrackerSpec(label, None, (path,), precision, device, constants, engine)
 
 
 def _parse_own(path: Path, name: str, label: str) -> TrackerSpec:

@@ -391,8 +391,26 @@ def steps(make: Maker) -> str:
     return make.add("sign", total, tensors=make.thresholds(total))
 
 
+def rounded(make: Maker) -> str:
+    """Numbers that are scaled, get slopes, are scaled again and rounded; some of it may be missing."""
+    source = make.some("real", "whole")
+    channels = make.channels(source)
+    if make.among(True, False):
+        tensors = {"scale": make.normal(channels), "bias": make.normal(channels)}
+        source = make.add(
+            "affine",
+            source,
+            tensors={key: tensors[key] for key in make.among(("scale", "bias"), ("scale",), ("bias",))},
+        )
+        if make.among(True, False):
+            source = make.add("prelu", source, tensors={"slope": make.normal(make.among(1, channels))})
+        if make.among(True, False):
+            source = make.add("affine", source, tensors={"scale": np.float32([make.among(0.25, 32, 1000)])})
+    return make.add("round", source, limit=make.among(3, 127, 1023, 16368))
+
+
 SINGLE = [make for op, make in EXAMPLES.items() if op not in ("input", "channels_first", "flatten", "linear")]
-BLOCKS = [*SINGLE, *[to_bits, scaled, whole_sum, steps] * 4]
+BLOCKS = [*SINGLE, *[to_bits, scaled, whole_sum, steps, rounded] * 4]
 
 
 def small_network(seed: int = 0) -> PackedModel:

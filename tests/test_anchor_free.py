@@ -26,11 +26,12 @@ class Always:
     ) -> None:
         self.offset, self.size, self.share, self.sides = np.array(offset), np.array(size), share, []
 
-    def features(self, crops: np.ndarray) -> np.ndarray:
-        self.sides.append(crops.shape[1])
-        return crops
+    def learn(self, crop: np.ndarray) -> np.ndarray:
+        self.sides.append(len(crop))
+        return crop
 
-    def answer(self, template: np.ndarray, search: np.ndarray) -> Answer:
+    def answer(self, template: np.ndarray, crop: np.ndarray) -> Answer:
+        self.sides.append(len(crop))
         cells = (np.arange(15) - 7) * 16
         x, y = self.offset[0] - cells[None, :], self.offset[1] - cells[:, None]
         near = np.hypot(x, y) < 12
@@ -117,12 +118,12 @@ def test_nanotrack_by_its_own_rules(real_data: Path) -> None:
 
     class Nano:
         @torch.inference_mode()
-        def features(self, crops: np.ndarray) -> np.ndarray:
-            return pair.backbone(torch.from_numpy(crops).permute(0, 3, 1, 2).flip(1).float())[0].numpy()
+        def learn(self, crop: np.ndarray) -> torch.Tensor:
+            return pair.backbone(torch.from_numpy(crop[None]).permute(0, 3, 1, 2).flip(1).float())[0]
 
         @torch.inference_mode()
-        def answer(self, template: np.ndarray, search: np.ndarray) -> Answer:
-            logits, sides = pair.head(torch.from_numpy(template), torch.from_numpy(search))
+        def answer(self, template: torch.Tensor, crop: np.ndarray) -> Answer:
+            logits, sides = pair.head(template, self.learn(crop))
             return Answer(logits.softmax(1)[0, 1].numpy(), sides[0].numpy())
 
     (david,) = load_sequences(real_data / "OTB" / "David")

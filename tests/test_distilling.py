@@ -9,9 +9,10 @@ import torch
 
 from rbsf.weights import load_weights
 from tools import distilling
-from tools.distilling import TorchNetwork, read_settings
+from tools.distilling import read_settings
 from tools.train_rbsf import main
 from tracker.anchor_free import AnchorFree
+from tracker.rbsf2 import TorchNetwork
 from tracker.teachers.graph import OnnxGraph, Operation, write_graph
 
 SMALL = ["--channels", "8-16-32", "--depths", "1-1-1", "--features", "8", "--head-depth", "1", "--pairs", "4"]

@@ -127,7 +127,10 @@ def test_classifier_that_says_nothing_of_its_images(tmp_path):
         (["--out", "x.onnx"], "a file of --format packed ends in .safetensors"),
         (["--out", "x.safetensors", "--format", "onnx"], "a file of --format onnx ends in .onnx"),
         (["--out", str(TRAINED)], "is the input itself"),
-        (["--out", "x.onnx", "--format", "onnx", "--first-bits", "4"], "--first-bits is for packed files of trackers"),
+        (
+            ["--out", "x.onnx", "--format", "onnx", "--first-bits", "4"],
+            "--first-bits is for packed files",
+        ),
         (["--out", "x.safetensors", "--check", "none.mp4"], "none.mp4"),
     ],
 )

@@ -76,7 +76,7 @@ def test_any_network_is_as_the_oracle(part: int) -> None:
 @needs_kernels
 def test_random_networks_have_every_run() -> None:
     kinds = {run.kind for seed in range(60) for run in find_runs(random_network(seed))}
-    assert kinds == {"single", "to bits", "scaled", "steps"}
+    assert kinds == {"single", "to bits", "scaled", "steps", "rounded"}
 
 
 def test_sums_worked_out_by_hand() -> None:

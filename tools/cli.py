@@ -10,10 +10,10 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    from tracker.siamfc import TrackerConfig
+    from tracker.loading import Constants
 
 # Before NumPy is imported.  Its products here are small: with more threads they are no faster, and where others want
 # the cores too, the network's own threads among them, a frame takes several times as long.
@@ -117,12 +117,16 @@ def add_pass_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def read_constants(path: Path | None) -> TrackerConfig:
-    """Constants of ``--constants``, the defaults without. FileNotFoundError, or ValueError naming the key."""
+def read_constants(path: Path | None, kind: type[Constants] | None = None) -> Any:
+    """Constants of ``--constants``, the defaults without; of `kind`, by default SiamFC's.
+
+    FileNotFoundError, or ValueError naming the key.
+    """
     from rbsf.train.config import read_yaml
     from tracker.siamfc import TrackerConfig
 
-    return TrackerConfig(**read_yaml(TrackerConfig, path)) if path else TrackerConfig()
+    kind = kind or TrackerConfig
+    return kind(**read_yaml(kind, path)) if path else kind()
 
 
 def check_writable(path: Path) -> None:

@@ -8,7 +8,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
@@ -41,8 +40,9 @@ from tools.runs import (
 )
 from tools.training import Batches, open_pairs
 from tools.validation import Validate
-from tracker.anchor_free import AnchorFree, Answer
+from tracker.anchor_free import AnchorFree
 from tracker.distill import DistillTask
+from tracker.rbsf2 import TorchNetwork
 from tracker.teachers.pair import OnnxPair, read_pair
 
 MEASURED = 8  # batches that the deviation of the teacher's features is taken from
@@ -158,26 +158,6 @@ def build_rectifier(config: DistillConfig, dataset: PairDataset, device: torch.d
     batches = islice(make_loader(dataset, config.batch_size), MEASURED)
     task.measure([{key: value.to(device) for key, value in batch.items()} for batch in batches])
     return Rectifier(student, None, task, config)
-
-
-class TorchNetwork:
-    """RB-SF 2 in PyTorch as a network of `tracker.anchor_free`."""
-
-    def __init__(self, net: nn.Module) -> None:
-        self.net: Any = net.eval()
-        self.device = next(net.parameters()).device
-
-    @torch.inference_mode()
-    def features(self, crops: np.ndarray) -> np.ndarray:
-        """See `tracker.anchor_free.Network`."""
-        pixels = torch.from_numpy(crops).to(self.device).permute(0, 3, 1, 2).float()
-        return self.net.backbone(pixels).cpu().numpy()
-
-    @torch.inference_mode()
-    def answer(self, template: np.ndarray, search: np.ndarray) -> Answer:
-        """See `tracker.anchor_free.Network`."""
-        logits, sides = self.net.head(*(torch.from_numpy(x).to(self.device) for x in (template, search)))
-        return Answer(logits[0].sigmoid().cpu().numpy(), sides[0].exp().cpu().numpy())
 
 
 def validation(config: DistillConfig) -> Validate | None:

@@ -7,18 +7,18 @@ import io
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
 from datasets.frames import VideoWriter
-from tracker.siamfc import Backbone, Result
+from tracker.siamfc import Result
 
 COLORS = [(64, 220, 64), (255, 160, 0), (64, 160, 255), (255, 64, 200), (240, 230, 60)]  # RGB, by target
 LOST_COLOR = (255, 40, 40)
@@ -48,14 +48,14 @@ class Timing:
                 return
             yield frame
 
-    def of_network(self, backbone: Backbone) -> Backbone:
-        """Wrap a backbone to count the time spent in it."""
+    def of_network(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Wrap a function of the network to count the time spent in it."""
 
-        def timed(crops: np.ndarray) -> np.ndarray:
+        def timed(*arguments: Any) -> Any:
             start = time.perf_counter()
-            features = backbone(crops)
+            result = function(*arguments)
             self.network += time.perf_counter() - start
-            return features
+            return result
 
         return timed
 

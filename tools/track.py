@@ -37,7 +37,9 @@ if TYPE_CHECKING:  # these load OpenCV and PyTorch, which --help and a wrong com
 
     from rbsf.stop import StopRequest
     from tools.recording import Recorder
-    from tracker.siamfc import Backbone, SiamFC, TrackerConfig
+    from tracker.anchor_free import AnchorFree, Network
+    from tracker.loading import Constants
+    from tracker.siamfc import Backbone, SiamFC
 
 DEFAULT_FPS = 25.0  # of images, which have no rate of their own
 
@@ -114,12 +116,12 @@ def select_boxes(image: np.ndarray) -> list[tuple[float, ...]]:
 
 
 def start_trackers(
-    backbone: Backbone, image: np.ndarray, boxes: list[tuple[float, ...]], config: TrackerConfig
-) -> list[SiamFC]:
+    network: Backbone | Network, image: np.ndarray, boxes: list[tuple[float, ...]], constants: Constants
+) -> list[SiamFC | AnchorFree]:
     """Start one tracker per box; tells of boxes that were clipped. Raises ValueError for an unusable box."""
-    from tracker.siamfc import SiamFC
+    from tracker.loading import make_tracker
 
-    trackers = [SiamFC(backbone, config) for _ in boxes]
+    trackers = [make_tracker(network, constants) for _ in boxes]
     for tracker, box in zip(trackers, boxes, strict=True):
         if note := tracker.init(image, box):
             print(note)
@@ -128,7 +130,7 @@ def start_trackers(
 
 def follow(
     frames: Iterator[tuple[np.ndarray, float | None]],
-    trackers: list[SiamFC],
+    trackers: list[SiamFC | AnchorFree],
     recorder: Recorder,
     total: int | None,
     stop: StopRequest,
@@ -139,7 +141,7 @@ def follow(
     """
     from tqdm import tqdm
 
-    from tracker.siamfc import update_all
+    from tracker.loading import update_all
 
     with tqdm(total=total, initial=1, desc="track", unit="frame") as bar:
         try:
@@ -199,17 +201,18 @@ def main(argv: list[str] | None = None) -> int:
     from datasets.frames import VideoWriter, open_frames
     from rbsf.stop import StopRequest
     from tools.recording import BoxWriter, Recorder, Timing
-    from tracker.backbones import describe_backbone, load_backbone
+    from tracker.backbones import describe_backbone
+    from tracker.loading import constants_of, load_network, wrapped
     from tracker.siamfc import Result
 
-    config = read_constants(args.constants)
+    constants = read_constants(args.constants, constants_of(args.weights))
     frames = open_frames(args.video)
     fps = frames.fps or DEFAULT_FPS
     out = output_path(args)
     writer = VideoWriter(out, fps) if out else None
     rows = BoxWriter(args.boxes) if args.boxes else None
-    backbone = load_backbone(args.weights, args.device, args.precision, args.threads, args.engine)
-    print(f"network: {args.weights.name}, {describe_backbone(backbone)}")
+    network = load_network(args.weights, args.device, args.precision, args.threads, args.engine)
+    print(f"network: {args.weights.name}, {describe_backbone(network)}")
     begin, end, total = frame_range(args, frames.count)
     images = islice(frames.start(), begin, end)
     first, seconds = next(images, (None, None))
@@ -218,7 +221,7 @@ def main(argv: list[str] | None = None) -> int:
     boxes = boxes or select_boxes(first)
 
     timing = Timing()
-    trackers = start_trackers(timing.of_network(backbone), first, boxes, config)
+    trackers = start_trackers(wrapped(network, timing.of_network), first, boxes, constants)
     recorder = Recorder(None if args.video.isdecimal() else fps, writer, rows, args.show, begin)
     with StopRequest() as stop, rows or nullcontext(), writer or nullcontext():
         recorder.add(first, seconds, [Result(t.box, 1.0, False) for t in trackers])

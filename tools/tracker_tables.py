@@ -17,11 +17,13 @@ from eval.summary import summarise
 from eval.tables import Cell as TextCell
 from eval.tables import Table as TextTable
 from eval.tables import markdown_text, number
+from eval.trackers import TrackerSpec
 from rbsf.files import write_atomically
 from tools.cli import read_constants
 from tools.runs import dtype_of
 from tools.tables import Table, folder_of, state_of
 from tracker.backbones import choose_device
+from tracker.siamfc import TrackerConfig
 
 Trained = tuple[str, int]  # row, seed
 METRICS = {"auc": "AUC", "precision": "precision"}
@@ -89,9 +91,15 @@ def track(test: EvalSet, table: Table, seeds: list[int], out: Path) -> Scored:
     return Scored(test.split.title, scores, tuple(run_benchmarks.failures(report)))
 
 
+def _of_signs(spec: TrackerSpec) -> TrackerSpec:
+    """`spec`, correlating the signs of features."""
+    assert isinstance(spec.config, TrackerConfig)  # RB-SF 2 is in no table of the paper's
+    return dataclasses.replace(spec, config=dataclasses.replace(spec.config, correlation="bits"))
+
+
 def _run(args: argparse.Namespace, split: Split, by_signs: list[bool]) -> dict[str, Any]:
     specs = [
-        dataclasses.replace(spec, config=dataclasses.replace(spec.config, correlation="bits")) if signs else spec
+        _of_signs(spec) if signs else spec
         for spec, signs in zip(run_benchmarks.read_specs(args), by_signs, strict=True)
     ]
     stores = run_benchmarks.stores_of(args, specs)

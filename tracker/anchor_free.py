@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -30,23 +30,24 @@ SMALLEST = 10.0  # pixels of the image, of a target's width and height
 
 
 class Answer(NamedTuple):
-    """What a head says of one search region."""
+    """What a head says of one search region: of each position the probability that the target is there, and its sides.
 
-    target: np.ndarray  # (rows, columns): probability of the target, 0 to 1
-    sides: (
-        np.ndarray
-    )  # (4, rows, columns): left, top, right, bottom from the position to the target's sides, crop pixels
+    `sides` are the distances left, top, right and bottom from the position to the target's sides, in crop pixels.
+    """
+
+    target: np.ndarray  # (rows, columns), 0 to 1
+    sides: np.ndarray  # (4, rows, columns)
 
 
 class Network(Protocol):
-    """Backbone and head."""
+    """Backbone and head; crops are uint8 RGB (S, S, 3)."""
 
-    def features(self, crops: np.ndarray) -> np.ndarray:
-        """Features (N, ...) of crops uint8 RGB (N, S, S, 3), S 127 or 255."""
+    def learn(self, crop: np.ndarray) -> Any:
+        """The template of a crop of 127 pixels, in a form of the network's own."""
         ...
 
-    def answer(self, template: np.ndarray, search: np.ndarray) -> Answer:
-        """The head's answer for features of one template and one search region."""
+    def answer(self, template: Any, crop: np.ndarray) -> Answer:
+        """The head's answer for a search region, a crop of 255 pixels."""
         ...
 
 
@@ -74,7 +75,7 @@ class AnchorFree:
 
     def __init__(self, network: Network, config: AnchorFreeConfig | None = None, name: str = "RB-SF 2") -> None:
         self.network, self.config, self.name = network, config or AnchorFreeConfig(), name
-        self._template: np.ndarray | None = None
+        self._template: Any = None
 
     def init(self, image: np.ndarray, box: Sequence[float] | np.ndarray) -> str | None:
         """Learn the target in ``box`` (x,y,w,h pixels, 0-based) of an H x W x 3 uint8 RGB image (gray, RGBA:
@@ -90,7 +91,7 @@ class AnchorFree:
         self._center, self._size = box_center(box), box[2:].copy()
         self._fill = mean_color(image)
         crop = crop_square(image, self._center, exemplar_side(self._size), EXEMPLAR_SIZE, self._fill)
-        self._template = self.network.features(crop[None])
+        self._template = self.network.learn(crop)
         return note
 
     def update(self, image: np.ndarray) -> Result:
@@ -105,7 +106,7 @@ class AnchorFree:
         self._follow_frame_size(image)
         zoom = EXEMPLAR_SIZE / exemplar_side(self._size)  # crop pixels per image pixel
         crop = crop_square(image, self._center, SEARCH_SIZE / zoom, SEARCH_SIZE, self._fill)
-        answer = self.network.answer(self._template, self.network.features(crop[None]))
+        answer = self.network.answer(self._template, crop)
         offset, size, score, trust = self._choose(answer, self._size * zoom)
         rate = self.config.size_rate * trust
         self._size = np.clip(self._size * (1 - rate) + size / zoom * rate, SMALLEST, self._frame)

@@ -79,9 +79,9 @@ def load_backbone(
     return backbone
 
 
-def describe_backbone(backbone: Backbone) -> str:
-    """What runs the network, such as "packed engine, instruction set avx2, 2 threads"."""
-    return str(backbone) if hasattr(backbone, "isa") else "PyTorch"
+def describe_backbone(network: object) -> str:
+    """What runs a network, such as "packed engine, instruction set avx2, 2 threads"."""
+    return str(network) if hasattr(network, "isa") else "PyTorch"
 
 
 def choose_engine(path: str | Path, engine: str = "auto") -> tuple[Path, str]:

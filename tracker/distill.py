@@ -37,7 +37,7 @@ class DistillTask:
         lesson = self.source(batch["exemplar"], batch["search"])
         crops = [batch[key].float().contiguous(memory_format=torch.channels_last) for key in ("exemplar", "search")]
         template, search = (student.backbone(x) for x in crops)
-        logits, sides = student.head(template, search)
+        logits, sides = student.answer(template, search)
         pairs = ((template, lesson.template), (search, lesson.search))
         parts = {
             "features": torch.stack([self._distance(student.adapter(own), other) for own, other in pairs]).mean(),

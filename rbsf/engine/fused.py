@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from rbsf.engine.kernel import Kernel, Target
@@ -66,19 +68,40 @@ def scaled(run: Run, reads: list[Packed], target: Target) -> Kernel:
 
 def steps(run: Run, read: Packed, target: Target) -> Kernel:
     """A binary convolution whose scaled sums get slopes, are rounded, and added to whole numbers."""
-    conv, affine, prelu, factor, rounding, _ = run.nodes
-    made = conv_bits.make_conv(conv, read, target, "sums")
-    scale = _each(affine.tensors.get("scale", np.ones(1, np.float32)), conv)
-    bias = _each(affine.tensors.get("bias", np.zeros(1, np.float32)), conv)
-    slope, times = _each(prelu.tensors["slope"], conv), float(factor.tensors["scale"][0])
-    limit, cost = float(rounding.attributes["limit"]), conv_bits.cost(conv)
+    conv, *rounding, _ = run.nodes
+    made, cost = conv_bits.make_conv(conv, read, target, "sums"), conv_bits.cost(conv)
+    constants = _rounding(rounding, len(conv.tensors["weight"]))
 
     def compute(inputs: list[np.ndarray], out: np.ndarray, _: list[np.ndarray]) -> None:
         bits, other = inputs
-        threads = target.share(out.size * cost)
-        target.native.conv_steps(made, bits, scale, bias, slope, times, limit, other, out, threads, target.isa)
+        target.native.conv_steps(made, bits, *constants, other, out, target.share(out.size * cost), target.isa)
 
     return Kernel(compute)
+
+
+def rounded(run: Run, channels: int, target: Target) -> Kernel:
+    """Numbers that are scaled, get slopes and are rounded."""
+    constants = _rounding(run.nodes, channels)
+
+    def compute(inputs: list[np.ndarray], out: np.ndarray, _: list[np.ndarray]) -> None:
+        target.native.round_map(inputs[0], *constants, out, target.share(out.size / 5000), target.isa)
+
+    return Kernel(compute)
+
+
+def _rounding(nodes: Sequence[Node], channels: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, float, float]:
+    """Scale, bias and slope of each channel, the factor behind them, and the limit of what is rounded then."""
+    scale = slope = np.ones(1, np.float32)
+    bias, factor = np.zeros(1, np.float32), 1.0
+    for node in nodes:
+        if node.op == "prelu":
+            slope = node.tensors["slope"]
+        elif node.op == "affine" and node is nodes[0]:
+            scale, bias = (node.tensors.get(key, value) for key, value in (("scale", scale), ("bias", bias)))
+        elif node.op == "affine":
+            factor = float(node.tensors["scale"][0])
+    wide = [np.ascontiguousarray(np.broadcast_to(values, channels)) for values in (scale, bias, slope)]
+    return wide[0], wide[1], wide[2], factor, float(nodes[-1].attributes["limit"])
 
 
 def ends_in_sum(run: Run) -> bool:

@@ -52,6 +52,21 @@ class PackedModel:
         except ValueError as error:
             raise ValueError(f"images of {height} x {width} pixels do not suit the network: {error}") from None
 
+    def up_to(self, name: str) -> PackedModel:
+        """The network that gives the map of node `name`, as real numbers."""
+        wanted = {self.nodes[0].name, name}
+        for node in reversed(self.nodes):
+            if node.name in wanted:
+                wanted.update(node.inputs)
+        end = Node(f"{name}.real", "affine", (name,), {}, {"scale": np.ones(1, np.float32)})
+        nodes = [node for node in self.nodes if node.name in wanted]
+        return replace(self, nodes=(*nodes, end))
+
+    def with_weight(self, name: str, weight: np.ndarray) -> PackedModel:
+        """The network with another weight in node `name`; ValueError where it does not fit."""
+        nodes = [replace(n, tensors=n.tensors | {"weight": weight}) if n.name == name else n for n in self.nodes]
+        return replace(self, nodes=tuple(nodes))
+
     @property
     def input_shape(self) -> tuple[int, ...]:
         """(H, W, C) of the images; height and width are an example where the network takes any."""

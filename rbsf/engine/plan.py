@@ -88,6 +88,8 @@ class Program:
             return fused.to_planes(run, self.packed[inputs[0]], self.target)
         if run.kind == "steps":
             return fused.steps(run, self.packed[inputs[0]], self.target)
+        if run.kind == "rounded":
+            return fused.rounded(run, self.model.maps[run.output].shape[-1], self.target)
         reads = [self.packed[key] for key in inputs if key in self.packed]
         return fused.scaled(run, reads, self.target)
 

@@ -3,19 +3,23 @@
 to bits     conv_u8 or conv_bits [max_pool 3 x 3, stride 2], sign: where only binary convolutions read the bits
 to planes   conv_bits, affine, channels_first: the end of a tracker's backbone
 steps       conv_bits, affine, prelu, affine of one number, round, add: a layer with its shortcut, int16
+rounded     [affine] [prelu] [affine of one number] round, of real numbers or int16: to int8 or int16
 scaled      conv_bits, affine [+ further such terms] [mul by a factor a pixel] [affine] [add of another map]
 single      any operation alone
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from rbsf.engine.graph import PackedModel
 from rbsf.engine.node import Node
 
 POOLED = {"kernel": 3, "stride": 2, "padding": 0, "ceil": False}
+
+BEFORE_ROUND = ("affine", "prelu", "affine", "round")
+ROUNDED = (("float32", "int16"), ("float32", "int8"), ("int16", "int8"))
 
 Need = tuple[int, int, int]  # how a convolution takes bits: groups, padding, border
 
@@ -59,6 +63,11 @@ def find_runs(model: PackedModel, fuse: bool = True) -> list[Run]:
     return [found.get(run.output, run) for run in singles if run.output in found or run.output not in taken]
 
 
+def is_factor(node: Node) -> bool:
+    """Whether an affine node multiplies all channels by one number, and no more."""
+    return {*node.tensors} == {"scale"} and node.tensors["scale"].shape == (1,)
+
+
 class _Finder:
     def __init__(self, model: PackedModel) -> None:
         self.maps = model.maps
@@ -68,9 +77,10 @@ class _Finder:
             for name in node.inputs:
                 self.readers[name].append(node)
 
-    def run_from(self, conv: Node, taken: set[str]) -> Run | None:
-        """The run that begins at `conv`, if one does."""
-        makers = {
+    def run_from(self, first: Node, taken: set[str]) -> Run | None:
+        """The run that begins at `first`, if one does."""
+        rounded = {"rounded": self._rounded}
+        makers: dict[str, Mapping[str, Callable[[Node], list[Node]]]] = {
             "conv_u8": {"to bits": self._to_bits},
             "conv_bits": {
                 "to bits": self._to_bits,
@@ -78,9 +88,12 @@ class _Finder:
                 "steps": self._steps,
                 "scaled": self._scaled,
             },
+            "affine": rounded,
+            "prelu": rounded,
+            "round": rounded,
         }
-        for kind, make in makers.get(conv.op, {}).items():
-            nodes = make(conv)
+        for kind, make in makers.get(first.op, {}).items():
+            nodes = make(first)
             if nodes and not any(node.name in taken for node in nodes):
                 return Run(kind, tuple(nodes))
         return None
@@ -117,8 +130,17 @@ class _Finder:
                 return []
             nodes.append(following)
         whole = {self.maps[name].dtype.name for name in (nodes[-1].name, self._other(nodes[-1], nodes[-2]).name)}
-        factor = nodes[3].tensors
-        return nodes if whole == {"int16"} and {*factor} == {"scale"} and factor["scale"].shape == (1,) else []
+        return nodes if whole == {"int16"} and is_factor(nodes[3]) else []
+
+    def _rounded(self, first: Node) -> list[Node]:
+        nodes = [first]
+        for op in BEFORE_ROUND[BEFORE_ROUND.index(first.op) + 1 :]:
+            following = self._next(nodes[-1], op)
+            if following and (op != "affine" or is_factor(following)):
+                nodes.append(following)
+        source, out = self.maps[first.inputs[0]], self.maps[nodes[-1].name]
+        fits = len(source.shape) == 3 and (source.dtype.name, out.dtype.name) in ROUNDED
+        return nodes if fits and nodes[-1].op == "round" else []
 
     def _scaled(self, conv: Node) -> list[Node]:
         first = self._next(conv, "affine")

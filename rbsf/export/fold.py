@@ -16,7 +16,7 @@ from rbsf.engine.layout import products
 from rbsf.engine.node import Node
 from rbsf.engine.runs import POOLED
 from rbsf.engine.terms import Terms, nodes_of
-from rbsf.export.modules import BINARY
+from rbsf.export.modules import BINARY, TEMPLATE
 from rbsf.export.trace import IMAGE, Traced
 from rbsf.export.whole import lift_scales
 
@@ -203,7 +203,7 @@ def _finish(node: Node, nodes: list[Node]) -> Node:
         tensors = make(tensors["scale"], tensors["bias"])
     with np.errstate(over="ignore"):  # an infinite value is refused later
         final = {k: v.astype(np.float32) if v.dtype == np.float64 else v for k, v in tensors.items()}
-    return replace(node, tensors=final)
+    return replace(node, op="conv" if node.op == TEMPLATE else node.op, tensors=final)
 
 
 def threshold_of_whole(scale: np.ndarray, bias: np.ndarray) -> dict[str, np.ndarray]:

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from rbsf.layers import BinaryConv2d
-from rbsf.models.rbsf2 import ByteConv, Sums
+from rbsf.models.rbsf2 import ByteConv, Correlation, Sums
 from rbsf.models.whole import STEP, Round, Shift, Slope, Stem, WholeNorm
 
 BINARY = "binary"  # a whole BinaryConv2d: no operation of the engine; `rbsf.export.fold` makes nodes of it
+
+TEMPLATE = "template"  # a 1 x 1 convolution with a template, which nothing is folded into
 
 
 class Made(NamedTuple):
@@ -154,6 +156,14 @@ def _rounded_conv(module: Stem | ByteConv) -> Made:
     return made._replace(tensors={"weight": to_numpy(weight).transpose(0, 2, 3, 1), "bias": to_numpy(bias)})
 
 
+def _correlation(module: Correlation) -> Made:
+    if module.fixed is None:
+        raise ValueError("is a correlation without a template")
+    weight = to_numpy(module.fixed)[0].reshape(module.fixed.shape[1], -1).T[:, None, None]  # [cells, 1, 1, C]
+    window = {"kernel": 1, "stride": 1, "padding": 0, "groups": 1}
+    return Made(TEMPLATE, window, {"weight": np.ascontiguousarray(weight), "bias": np.zeros(len(weight))})
+
+
 def _whole_norm(module: WholeNorm) -> Made:
     scale, bias = (to_numpy(part) for part in module.folded())
     return Made("affine", {}, {"scale": scale, "bias": bias})
@@ -176,6 +186,7 @@ FORMS: dict[type[nn.Module], Callable[[Any], Made | list[Made]]] = {
     Sums: _sums,
     Stem: _rounded_conv,
     ByteConv: _rounded_conv,
+    Correlation: _correlation,
     WholeNorm: _whole_norm,
     Shift: _shift,
     Slope: lambda module: Made("prelu", {}, {"slope": to_numpy(module.slopes())}),
@@ -198,7 +209,17 @@ SAME = (nn.Identity, nn.Dropout, nn.Dropout2d)  # modules that give their input 
 VIEWS = (*SAME, nn.Flatten)  # ... or a view of it
 
 
-LEAVES = (BinaryConv2d, Sums, Stem, ByteConv, WholeNorm, Shift, Slope, Round)  # what a trace does not look into
+LEAVES = (
+    BinaryConv2d,
+    Sums,
+    Stem,
+    ByteConv,
+    Correlation,
+    WholeNorm,
+    Shift,
+    Slope,
+    Round,
+)  # what a trace does not look into
 
 
 def binary_part(module: nn.Module) -> BinaryConv2d | None:

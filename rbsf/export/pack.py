@@ -20,12 +20,14 @@ from torch import fx, nn
 from rbsf.engine.file import write_packed
 from rbsf.engine.graph import PackedModel
 from rbsf.engine.node import Node
-from rbsf.export.compare import Agreement, compare, made_up_images
+from rbsf.export.compare import Agreement, compare, made_up_images, normalised
 from rbsf.export.first_layer import FIRST_BITS, pack_first, quantise_first, round_first
 from rbsf.export.fold import fold
 from rbsf.export.trace import trace
 from rbsf.layers import binary_layers
-from rbsf.models import TRACKERS
+from rbsf.models import TRACKERS, WHOLE
+from rbsf.models.rbsf2 import RBSF2, Search
+from rbsf.models.whole import STEP
 from rbsf.weights import load_weights
 
 
@@ -38,7 +40,9 @@ class Images:
     std: Sequence[float] = (1.0,)
 
 
-CROPS = Images((127, 127, 3))  # of a tracker, which takes larger ones too
+EXEMPLAR_SIZE = 127  # pixels of a template's crop
+CROPS = Images((EXEMPLAR_SIZE, EXEMPLAR_SIZE, 3))  # of a tracker, which takes larger ones too
+REGIONS = Images((255, 255, 3))  # of a tracker with a head
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,9 @@ def packed_weights(source: str | Path, first_bits: int = FIRST_BITS) -> Exported
     }
     if model in TRACKERS:
         return export_tracker(net, model, info | {"architecture": type(net).__name__} | origin, first_bits)
+    if model in WHOLE:
+        assert isinstance(net, RBSF2)  # for the type checker
+        return export_search(net, info | {"options": net.model_options} | origin)
     images = classifier_input(source, info)
     return export_classifier(net, model, images, info | {"options": net.model_options} | origin)
 
@@ -127,6 +134,22 @@ def _of_tracker(
 ) -> Exported:
     nodes = [*nodes, Node("features", "channels_first", (nodes[-1].name,))]
     return Exported(net, graph, values, _checked(model, "tracker", nodes, info), CROPS)
+
+
+def export_search(net: RBSF2, info: dict[str, Any] | None = None) -> Exported:
+    """RB-SF 2, a search region's pixels to `rbsf.models.rbsf2.Head`'s maps; ValueError as `export_tracker`.
+
+    Its template is that of a made-up crop.  To track, node `template` of the info gets the target's own, see
+    `tracker.rbsf2`: whole steps [cells, 1, 1, C] times `template_scale`.
+    """
+    crop = made_up_images((EXEMPLAR_SIZE, EXEMPLAR_SIZE, 3), 1)
+    search = Search(net, normalised(crop, (0.0,), (1.0,)))
+    traced = trace(search, REGIONS.shape, any_size=True)
+    nodes, values = fold(traced)
+    nodes = [*nodes, Node("maps", "channels_first", (nodes[-1].name,))]
+    told = {"template": "head.correlation", "template_scale": STEP * STEP}
+    packed = _checked("rbsf2", "tracker", nodes, (info or {}) | told)
+    return Exported(search, traced.module.graph, values, packed, REGIONS)
 
 
 def export_classifier(net: nn.Module, model: str, images: Images, info: dict[str, Any] | None = None) -> Exported:

@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from rbsf.engine.node import Node
+from rbsf.export.modules import TEMPLATE
 from rbsf.export.trace import needed
 
 # Operations of whose results a positive factor can be taken out.
@@ -39,7 +40,7 @@ def _lifted(node: Node, made: dict[str, Node]) -> list[Node]:
         return [inner, Node(node.name, "affine", (inner.name,), {}, {"scale": np.array([factor])})]
     if node.op in ("affine", "sign"):
         return [replace(plain, tensors=node.tensors | {"scale": node.tensors.get("scale", np.ones(1)) * factor})]
-    if node.op == "conv":
+    if node.op in ("conv", TEMPLATE):
         return [replace(plain, tensors=node.tensors | {"weight": node.tensors["weight"] * factor})]
     return [node]
 

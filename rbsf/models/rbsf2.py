@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
@@ -116,31 +117,66 @@ class Backbone(nn.Module):
         return self.neck(self.blocks(self.stem(x)))
 
 
+class Correlation(nn.Module):
+    """Each cell of a template is a filter over search features: pixel-wise correlation, as in Alpha-Refine.
+
+    `fixed`: a template [1, C, h, w] to take when none is given, which a packed network has among its weights.
+    """
+
+    fixed: Tensor | None
+
+    def __init__(self, fixed: Tensor | None = None) -> None:
+        super().__init__()
+        self.register_buffer("fixed", fixed, persistent=False)
+
+    def forward(self, search: Tensor, template: Tensor | None = None) -> Tensor:
+        """Features [N, C, H, W] and a template [N, C, h, w] to products [N, h * w, H, W]."""
+        n, _, height, width = search.shape
+        template = self.fixed if template is None else template
+        assert template is not None  # for the type checker
+        filters = template.flatten(2).transpose(1, 2)  # [N, cells, C]
+        return (filters @ search.flatten(2)).view(n, -1, height, width)
+
+
 class Head(nn.Module):
     """Class and box of every position of a search region, by the template's features.
 
-    Each cell of the template is a filter over the search features (pixel-wise correlation, as in Alpha-Refine); what
-    comes out stands beside these features, and binary blocks read both.
+    What comes out of the correlation with the template stands beside the search features, and binary blocks read both.
     """
 
     def __init__(self, features: int, cells: int, depth: int, method: str) -> None:
         super().__init__()
         width = features + cells
+        self.correlation = Correlation()
         self.answer = nn.Sequential(WholeNorm(cells, bits=1), Round())  # products of bytes leave room for one bit
         self.blocks = nn.Sequential(*(Block(width, width, 1, method) for _ in range(depth)))
         self.last = nn.Sequential(Round(BYTE), ByteConv(width, 5, 2))
-        with torch.no_grad():
-            self.last[1].bias[1:] = math.log(HALF_SIDE)  # type: ignore[index]  # it would take Adam 2,000 steps
+        with torch.no_grad():  # it would take Adam 2,000 steps
+            self.last[1].bias[1:] = math.log(HALF_SIDE)  # type: ignore[index, operator]
 
-    def forward(self, template: Tensor, search: Tensor) -> tuple[Tensor, Tensor]:
-        """Template [N, C, 8, 8] and search features [N, C, 16, 16] to class logits [N, 15, 15] and, of 255 pixels, the
-        logs of the distances left, top, right and bottom [N, 4, 15, 15] from the position to the target's sides.
+    def forward(self, search: Tensor, template: Tensor | None = None) -> Tensor:
+        """Search features [N, C, 16, 16] and a template [N, C, 8, 8] to maps [N, 5, 15, 15]: class logits and, of 255
+        pixels, the logs of the distances left, top, right and bottom from the position to the target's sides.
         """
-        n, _, height, width = search.shape
-        filters = template.flatten(2).transpose(1, 2)  # [N, cells, C]
-        answer = (filters @ search.flatten(2)).view(n, -1, height, width)  # [N, cells, H, W]
-        x = self.last(self.blocks(torch.cat([search, self.answer(answer)], 1)))
-        return x[:, 0], x[:, 1:]
+        answer = self.answer(self.correlation(search, template))
+        return self.last(self.blocks(torch.cat([search, answer], 1)))
+
+
+class Search(nn.Module):
+    """RB-SF 2 for one template: search regions [N, 3, 255, 255] to `Head`'s maps; in eval mode."""
+
+    def __init__(self, net: RBSF2, exemplar: Tensor) -> None:
+        """`exemplar`: the template's crop, [1, 3, 127, 127]."""
+        super().__init__()
+        net = deepcopy(net).eval()
+        self.backbone, self.head = net.backbone, net.head
+        with torch.no_grad():
+            self.head.correlation = Correlation(net.backbone(exemplar))
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        return self.head(self.backbone(x))
 
 
 class RBSF2(nn.Module):
@@ -159,10 +195,15 @@ class RBSF2(nn.Module):
         super().__init__()
         self.backbone = Backbone(channels, depths, stem, features, method)
         self.head = Head(features, 64, head_depth, method)
-        self.adapter = nn.Conv2d(
-            features, teacher_features, 1
-        )  # to compare features with a teacher's; in training alone
+        self.adapter = nn.Conv2d(features, teacher_features, 1)  # for training: to compare features with a teacher's
 
     def forward(self, exemplar: Tensor, search: Tensor) -> tuple[Tensor, Tensor]:
-        """Crops [N, 3, 127, 127] and [N, 3, 255, 255], RGB 0 to 255, to class logits and boxes; see `Head`."""
-        return self.head(self.backbone(exemplar), self.backbone(search))
+        """Crops [N, 3, 127, 127] and [N, 3, 255, 255], RGB 0 to 255, to class logits [N, 15, 15] and logs of sides
+        [N, 4, 15, 15]; see `Head`.
+        """
+        return self.answer(self.backbone(exemplar), self.backbone(search))
+
+    def answer(self, template: Tensor, search: Tensor) -> tuple[Tensor, Tensor]:
+        """The same of features."""
+        maps = self.head(search, template)
+        return maps[:, 0], maps[:, 1:]

@@ -81,17 +81,19 @@ RBSF_TARGET inline void pack_whole_row(const PackRow<int16_t>& row) {
     }
 }
 
-RBSF_TARGET inline void steps_row(const StepsRow& row) {
+template <bool OTHER, class In, class Out>
+RBSF_TARGET inline void round_pixels(const RoundRow<In, Out>& row) {
     constexpr float WHOLE = 12582912.0f;  // 1.5 * 2^23: what is added to it is rounded, half ones to the even one
-    const float *scale = row.scale, *bias = row.bias, *slope = row.slope;
-    const float factor = row.factor, low = -row.limit, high = row.limit;
-    for (size_t p = 0; p < row.pixels; ++p) {
-        const int32_t* sums = row.sums + p * row.channels;
-        const int16_t* other = row.other + p * row.channels;
-        int16_t* out = row.out + p * row.channels;
+    const float *scale = row.rounding.scale, *bias = row.rounding.bias, *slope = row.rounding.slope;
+    const float factor = row.rounding.factor, low = -row.rounding.limit, high = row.rounding.limit;
+    const size_t pixels = row.pixels, channels = row.channels;  // an int8 that is stored might be part of `row`
+    const In* x = row.x;
+    const Out* other = row.other;
+    Out* out = row.out;
+    for (size_t p = 0; p < pixels; ++p, x += channels, out += channels) {
         RBSF_INDEPENDENT
-        for (size_t c = 0; c < row.channels; ++c) {
-            float value = scale[c] * static_cast<float>(sums[c]);
+        for (size_t c = 0; c < channels; ++c) {
+            float value = scale[c] * static_cast<float>(x[c]);
             value = value + bias[c];
             const float sloped = value * slope[c];
             value = value >= 0 ? value : sloped;
@@ -99,8 +101,10 @@ RBSF_TARGET inline void steps_row(const StepsRow& row) {
             value = value < low ? low : value;
             value = value > high ? high : value;
             value = (value + WHOLE) - WHOLE;
-            out[c] = static_cast<int16_t>(other[c] + static_cast<int32_t>(value));
+            const int32_t rounded = static_cast<int32_t>(value);
+            out[c] = static_cast<Out>(OTHER ? other[c] + rounded : rounded);
         }
+        if (OTHER) other += channels;
     }
 }
 
@@ -200,7 +204,11 @@ inline void real_row(const RealRow& row, std::index_sequence<I...>) {
 constexpr MapKernels table{
     &pack_row, &sum_row, &pool_row,
     [](const RealRow& row) { real_row(row, std::make_index_sequence<6 * RBSF_BLOCKS>()); },
-    &pack_whole_row, &steps_row};
+    &pack_whole_row,
+    &round_pixels<true, int32_t, int16_t>,
+    &round_pixels<false, float, int16_t>,
+    &round_pixels<false, float, int8_t>,
+    &round_pixels<false, int16_t, int8_t>};
 
 #undef RBSF_TARGET
 #undef RBSF_LANES

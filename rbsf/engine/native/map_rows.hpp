@@ -37,15 +37,20 @@ struct SumRow {
     float* out;            // may be `before`
 };
 
-// Pixels of a binary convolution whose scaled sums are rounded and added to whole numbers.
-struct StepsRow {
-    const int32_t* sums;  // [pixels][channels]
+// What numbers become before they are rounded: factor * prelu(scale * x + bias), within +-limit.
+struct Rounding {
+    const float *scale, *bias, *slope;  // [channels]
+    float factor, limit;
+};
+
+// Pixels whose numbers are rounded, and added to whole numbers if there are such.
+template <class In, class Out>
+struct RoundRow {
+    const In* x;  // [pixels][channels]
     size_t pixels, channels;
-    const float *scale, *bias;  // [channels]
-    const float* slope;         // [channels], of what is below 0 then
-    float factor, limit;        // by which it is multiplied then, and within which it is rounded
-    const int16_t* other;       // [pixels][channels]; may be out itself
-    int16_t* out;
+    Rounding rounding;
+    const Out* other;  // [pixels][channels] or null; may be out itself
+    Out* out;
 };
 
 struct PoolRow {
@@ -75,7 +80,10 @@ struct MapKernels {
     void (*pool)(const PoolRow&);
     void (*real)(const RealRow&);
     void (*pack_whole)(const PackRow<int16_t>&);
-    void (*steps)(const StepsRow&);
+    void (*steps)(const RoundRow<int32_t, int16_t>&);
+    void (*real_to_16)(const RoundRow<float, int16_t>&);
+    void (*real_to_8)(const RoundRow<float, int8_t>&);
+    void (*whole_to_8)(const RoundRow<int16_t, int8_t>&);
 };
 
 #if defined(_MSC_VER) && !defined(__clang__)

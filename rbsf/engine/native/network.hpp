@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cmath>
+#include <limits>
 
 #include "map_rows.hpp"
 
@@ -145,21 +146,54 @@ void conv_bits(const std::vector<std::shared_ptr<Conv>>& convs, const std::vecto
     });
 }
 
+Rounding make_rounding(const py::array& scale, const py::array& bias, const py::array& slope, float factor, float limit,
+                       size_t channels) {
+    require(limit >= 0 && limit <= 32767, "limit is out of range");
+    return {checked<float>(scale, {channels}, "scale"), checked<float>(bias, {channels}, "bias"),
+            checked<float>(slope, {channels}, "slope"), factor, limit};
+}
+
+// out = round(factor * prelu(scale * map + bias)), within +-limit; maps [N, H, W, C].
+template <class In, class Out>
+void round_rows(const py::array& map, const Rounding& rounding, const py::array& out, size_t threads,
+                void (*row)(const RoundRow<In, Out>&)) {
+    const Shape shape = shape_of(map, 4, "map is [N, H, W, C]");
+    require(rounding.limit <= std::numeric_limits<Out>::max(), "limit does not fit the output");
+    const In* x = checked<In>(map, shape, "map");
+    Out* result = checked<Out>(out, shape, "out", true);
+    const size_t length = shape[2] * shape[3];
+    check_threads(threads);
+    py::gil_scoped_release release;
+    each_row(shape[0], shape[1], threads, [&](size_t image, size_t y) {
+        const size_t line = (image * shape[1] + y) * length;
+        row({x + line, shape[2], shape[3], rounding, nullptr, result + line});
+    });
+}
+
+void round_map(const py::array& map, const py::array& scale, const py::array& bias, const py::array& slope,
+               float factor, float limit, const py::array& out, size_t threads, const std::string& isa) {
+    const Shape shape = shape_of(map, 4, "map is [N, H, W, C]");
+    const Rounding rounding = make_rounding(scale, bias, slope, factor, limit, shape[3]);
+    const MapKernels& kernels = map_kernels(isa);
+    if (py::isinstance<py::array_t<int16_t>>(map))
+        return round_rows(map, rounding, out, threads, kernels.whole_to_8);
+    if (py::isinstance<py::array_t<int16_t>>(out))
+        return round_rows(map, rounding, out, threads, kernels.real_to_16);
+    round_rows(map, rounding, out, threads, kernels.real_to_8);
+}
+
 // out = other + round(factor * prelu(scale * conv(bits) + bias)), within +-limit; maps int16 [N, H', W', O].
 void conv_steps(const std::shared_ptr<Conv>& conv, const py::array& bits, const py::array& scale, const py::array& bias,
                 const py::array& slope, float factor, float limit, const py::array& other, const py::array& out,
                 size_t threads, const std::string& isa) {
     const Geometry& g = conv->g;
     require(g.output == Output::sums && !g.pixels, "the convolution gives no sums");
-    require(limit >= 0 && limit <= 32767, "limit is out of range");
     const Shape in = shape_of(bits, 5, "bits have 5 dimensions");
     const Shape map{in[0], g.output_size(in[2]), g.output_size(in[3]), g.outputs};
     require(map[1] >= 1 && map[2] >= 1, "a map is too small for the window");
     const uint8_t* data = checked<uint8_t>(bits, {in[0], g.groups, in[2], in[3], g.bytes}, "bits");
     const size_t image_bytes = g.groups * in[2] * in[3] * g.bytes, row_bytes = g.stride * in[3] * g.bytes;
-    const float* factors = checked<float>(scale, {g.outputs}, "scale");
-    const float* addend = checked<float>(bias, {g.outputs}, "bias");
-    const float* slopes = checked<float>(slope, {g.outputs}, "slope");
+    const Rounding rounding = make_rounding(scale, bias, slope, factor, limit, g.outputs);
     const int16_t* added = checked<int16_t>(other, map, "other");
     int16_t* result = checked<int16_t>(out, map, "out", true);  // may be `other` itself
     const MapKernels& kernels = map_kernels(isa);
@@ -173,8 +207,7 @@ void conv_steps(const std::shared_ptr<Conv>& conv, const py::array& bits, const 
             to = std::min(end, y + step);
             const size_t line = (image * map[1] + y) * row;
             conv->rows(counter, data + image * image_bytes + y * row_bytes, in[2], in[3], term, 0, to - y);
-            kernels.steps({term, (to - y) * map[2], g.outputs, factors, addend, slopes, factor, limit, added + line,
-                           result + line});
+            kernels.steps({term, (to - y) * map[2], g.outputs, rounding, added + line, result + line});
         }
     });
 }
@@ -242,6 +275,9 @@ void register_network(py::module_& module) {
     module.def("conv_steps", &conv_steps, py::arg("conv"), py::arg("bits"), py::arg("scale"), py::arg("bias"),
                py::arg("slope"), py::arg("factor"), py::arg("limit"), py::arg("other"), py::arg("out"),
                py::arg("threads"), py::arg("isa"), "A binary convolution's rounded sums, added to whole numbers.");
+    module.def("round_map", &round_map, py::arg("map"), py::arg("scale"), py::arg("bias"), py::arg("slope"),
+               py::arg("factor"), py::arg("limit"), py::arg("out"), py::arg("threads"), py::arg("isa"),
+               "Rounded numbers of a map.");
     module.def("conv_real", &conv_real, py::arg("map"), py::arg("weights"), py::arg("bias"), py::arg("out"),
                py::arg("kernel"), py::arg("stride"), py::arg("groups"), py::arg("threads"), py::arg("isa"),
                "Real convolution.");

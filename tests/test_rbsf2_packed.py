@@ -1,0 +1,139 @@
+"""RB-SF 2 from a file: packed and in PyTorch it gives the same boxes, and wrong files are told in one line."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_rbsf2 import SMALL, trained
+
+from datasets.synthetic import make_sequence
+from eval.trackers import parse_tracker
+from rbsf.engine.cpu import available_isas
+from rbsf.engine.file import read_packed, write_packed
+from rbsf.engine.graph import PackedModel
+from rbsf.models import build
+from rbsf.weights import save_weights
+from tools.export import main as export
+from tools.track import main as track
+from tracker.anchor_free import AnchorFree
+from tracker.loading import is_rbsf2, load_network, make_tracker, update_all
+from tracker.rbsf2 import PackedNetwork, TorchNetwork
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with net.safetensors and what is packed of it."""
+    folder = tmp_path_factory.mktemp("rbsf2")
+    save_weights(trained(build("rbsf2", **SMALL)), "rbsf2", folder / "net.safetensors", {"seed": 0})  # type: ignore[arg-type]
+    export(["--weights", str(folder / "net.safetensors"), "--out", str(folder / "net-packed.safetensors")])
+    return folder
+
+
+def crops() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(1)
+    return tuple(rng.integers(0, 256, (17, 17, 3), np.uint8).repeat(16, 0).repeat(16, 1)[:s, :s] for s in (127, 255))  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("isa", available_isas())
+def test_answers_are_pytorchs_to_the_bit(files: Path, isa: str) -> None:
+    exemplar, region = (np.ascontiguousarray(crop) for crop in crops())
+    packed = PackedNetwork(files / "net-packed.safetensors", isa=isa)
+    own = load_network(files / "net.safetensors", "cpu", engine="torch")
+    assert isinstance(own, TorchNetwork)
+    found, expected = (net.answer(net.learn(exemplar), region) for net in (packed, own))  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(found.target, expected.target)
+    np.testing.assert_array_equal(found.sides, expected.sides)
+    assert found.target.shape == (15, 15)
+    assert found.sides.shape == (4, 15, 15)
+    assert found.target.std() > 0.01
+
+
+def test_a_template_changes_the_answer(files: Path) -> None:
+    net = PackedNetwork(files / "net-packed.safetensors")
+    exemplar, region = (np.ascontiguousarray(crop) for crop in crops())
+    one, other = (net.answer(net.learn(crop), region) for crop in (exemplar, 255 - exemplar))
+    assert not np.array_equal(one.target, other.target)
+
+
+def test_boxes_are_the_same_packed_or_not(files: Path) -> None:
+    frames = [image for image, _ in make_sequence(0, 6)]
+    boxes = []
+    for name, engine in (("net-packed", "auto"), ("net", "packed"), ("net", "torch"), ("net-packed", "torch")):
+        spec = parse_tracker(str(files / f"{name}.safetensors"), engine=engine)
+        tracker = spec.build()
+        assert isinstance(tracker, AnchorFree)
+        tracker.init(frames[0], (40, 30, 30, 24))
+        boxes.append([tracker.update(frame).box for frame in frames[1:]])
+    for found in boxes[1:]:
+        np.testing.assert_array_equal(found, boxes[0])
+
+
+def test_the_command_tracks_several_targets(files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import cv2
+
+    for number, (image, _) in enumerate(make_sequence(0, 5)):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), image[..., ::-1])
+    flags = ["--video", str(tmp_path), "--weights", str(files / "net-packed.safetensors"), "--no-out"]
+    boxes = ["--init", "40,30,30,24", "--init", "60,50,20,20", "--boxes", str(tmp_path / "boxes.csv")]
+    assert not track([*flags, *boxes])
+    out = capsys.readouterr().out
+    assert "network: net-packed.safetensors, packed engine" in out
+    assert "per frame decode" in out
+    assert len((tmp_path / "boxes.csv").read_text().splitlines()) == 1 + 2 * 5
+
+
+def test_trackers_of_one_network_go_together(files: Path) -> None:
+    frames = [image for image, _ in make_sequence(0, 3)]
+    spec, net = parse_tracker(str(files / "net.safetensors")), PackedNetwork(files / "net-packed.safetensors")
+    trackers = [make_tracker(net, spec.config) for _ in range(2)]
+    for number, tracker in enumerate(trackers):
+        tracker.init(frames[0], (40 + 20 * number, 30, 30, 24))
+    together = update_all(trackers, frames[1])
+    alone = make_tracker(net, spec.config)
+    alone.init(frames[0], (40, 30, 30, 24))
+    np.testing.assert_array_equal(together[0].box, alone.update(frames[1]).box)
+
+
+def test_a_packed_file_says_what_it_is(files: Path) -> None:
+    assert is_rbsf2(files / "net-packed.safetensors")
+    assert is_rbsf2(files / "net.safetensors")
+    assert not is_rbsf2(Path(__file__))
+    assert read_packed(files / "net-packed.safetensors").info["seed"] == 0
+
+
+def changed(files: Path, path: Path, **info: object) -> Path:
+    packed = read_packed(files / "net-packed.safetensors")
+    write_packed(path, packed.model, packed.task, packed.nodes, packed.info | info)
+    return path
+
+
+def test_what_a_user_can_do_wrong(files: Path, tmp_path: Path) -> None:
+    for info in ({"template": "nowhere"}, {"template_scale": "1"}, {"template": "backbone.stem.0"}):
+        with pytest.raises(ValueError, match="has no template to set; export it again"):
+            load_network(changed(files, tmp_path / "bad.safetensors", **info))
+    packed = files / "net-packed.safetensors"
+    with pytest.raises(ValueError, match="--precision bfloat16: RB-SF 2 counts in whole numbers"):
+        load_network(packed, precision="bfloat16")
+    with pytest.raises(ValueError, match="the packed engine runs on the CPU; add --engine torch"):
+        load_network(packed, "cuda")
+    with pytest.raises(ValueError, match="RB-SF 2 has no ONNX form yet"):
+        export(["--weights", str(files / "net.safetensors"), "--out", str(tmp_path / "x.onnx"), "--format", "onnx"])
+    (tmp_path / "scales.yaml").write_text("scales: 3\n")
+    flags = ["--video", str(tmp_path), "--init", "1,1,9,9", "--weights", str(files / "net.safetensors")]
+    with pytest.raises(ValueError, match="scales"):
+        track([*flags, "--constants", str(tmp_path / "scales.yaml")])
+
+
+def test_a_template_of_other_cells_is_refused(files: Path) -> None:
+    packed = read_packed(files / "net-packed.safetensors")
+    nodes = [
+        replace(n, tensors={"weight": n.tensors["weight"][:9], "bias": n.tensors["bias"][:9]})
+        if n.name == "head.correlation"
+        else n
+        for n in packed.nodes
+    ]
+    with pytest.raises(ValueError, match=r"expected float32 \[9\]"):
+        PackedModel(packed.model, packed.task, tuple(nodes), packed.info)

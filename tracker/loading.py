@@ -1,0 +1,99 @@
+"""Trackers from files: RB-SF and SiamFC, which search by a response, and RB-SF 2, which has a head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from rbsf.environment import cores
+from tracker import backbones, siamfc
+from tracker.anchor_free import AnchorFree, AnchorFreeConfig, Network
+from tracker.siamfc import Backbone, Result, SiamFC, TrackerConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Constants = TrackerConfig | AnchorFreeConfig
+
+
+def is_rbsf2(path: str | Path) -> bool:
+    """Whether a file holds RB-SF 2, packed or not, as far as its header says."""
+    try:
+        with safe_open(path, "numpy") as file:
+            return (file.metadata() or {}).get("model") == "rbsf2"
+    except (OSError, SafetensorError):  # what is wrong with it is said when it is loaded
+        return False
+
+
+def constants_of(path: str | Path) -> type[Constants]:
+    """The class of the tracking constants of a file's network."""
+    return AnchorFreeConfig if is_rbsf2(path) else TrackerConfig
+
+
+def load_network(
+    path: str | Path,
+    device: str = "auto",
+    precision: str = "float32",
+    threads: int | None = None,
+    engine: str = "auto",
+) -> Backbone | Network:
+    """The network of a file; what is asked for, and errors, as `tracker.backbones.load_backbone` has them."""
+    if not is_rbsf2(path):
+        return backbones.load_backbone(path, device, precision, threads, engine)
+    path, engine = backbones.choose_engine(path, engine)
+    if precision != "float32":
+        raise ValueError(f"--precision {precision}: RB-SF 2 counts in whole numbers, which need float32; leave it out")
+    if threads is not None:
+        cv2.setNumThreads(threads)
+    return _packed(path, device, threads) if engine == "packed" else _in_torch(path, device, threads)
+
+
+def _packed(path: Path, device: str, threads: int | None) -> Network:
+    from tracker.rbsf2 import PackedNetwork
+
+    if device not in ("auto", "cpu"):
+        raise ValueError(f"device {device!r}: the packed engine runs on the CPU; add --engine torch")
+    if backbones.is_packed(path):
+        return PackedNetwork(path, threads or cores())
+    from rbsf.export.pack import packed_weights
+
+    return PackedNetwork(packed_weights(path).packed, threads or cores())
+
+
+def _in_torch(path: Path, device: str, threads: int | None) -> Network:
+    import torch
+
+    from rbsf.weights import load_weights
+    from tracker.rbsf2 import TorchNetwork
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return TorchNetwork(load_weights(path)[0].to(backbones.choose_device(device)))
+
+
+def make_tracker(network: Backbone | Network, constants: Constants, name: str = "") -> SiamFC | AnchorFree:
+    """A tracker of one target by `network`, whose constants are of the class that `constants_of` says."""
+    named = {"name": name} if name else {}
+    if isinstance(constants, AnchorFreeConfig):
+        return AnchorFree(network, constants, **named)  # type: ignore[arg-type]
+    return SiamFC(network, constants, **named)  # type: ignore[arg-type]
+
+
+def update_all(trackers: Sequence[SiamFC | AnchorFree], image: np.ndarray) -> list[Result]:
+    """``update`` all trackers, which share a network, with as few passes of it as there can be."""
+    if all(isinstance(tracker, SiamFC) for tracker in trackers):
+        return siamfc.update_all(trackers, image)  # type: ignore[arg-type]
+    return [tracker.update(image) for tracker in trackers]
+
+
+def wrapped(network: Backbone | Network, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Any:
+    """`network` with `wrap` around each of its functions, as to measure the time they take."""
+    if callable(network):
+        return wrap(network)
+    return SimpleNamespace(learn=wrap(network.learn), answer=wrap(network.answer))

@@ -1,0 +1,98 @@
+"""RB-SF 2 as a network of `tracker.anchor_free`: packed, without PyTorch, or in PyTorch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rbsf.engine.file import read_packed
+from rbsf.engine.graph import PackedModel
+from rbsf.engine.run import Engine
+from tracker.anchor_free import Answer
+from tracker.geometry import EXEMPLAR_SIZE
+
+if TYPE_CHECKING:  # torch takes a second to import and a packed network needs none
+    import torch
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Template:
+    """Where a packed network has its template: a 1 x 1 convolution over the features, each cell a filter."""
+
+    node: str  # of the convolution
+    features: str  # node that it reads
+    channels: int
+    scale: float  # of the weight: what a step of the template's features becomes
+
+    @classmethod
+    def of(cls, model: PackedModel) -> Template:
+        """That of `model`, as its info says; ValueError where there is none."""
+        name, scale = model.info.get("template"), model.info.get("template_scale")
+        node = next((node for node in model.nodes if node.name == name and node.op == "conv"), None)
+        if node is None or node.attributes["kernel"] != 1 or not isinstance(scale, float) or not 0 < scale < 1:
+            raise ValueError(f"{model.path or 'the network'}: has no template to set; export it again")
+        return cls(node.name, node.inputs[0], node.tensors["weight"].shape[-1], scale)
+
+
+class PackedNetwork:
+    """RB-SF 2 in the packed engine."""
+
+    def __init__(self, model: PackedModel | str | Path, threads: int = 1, isa: str = "auto") -> None:
+        """`model`: a checked model or the path of its file; the rest, and errors, as `rbsf.engine.run.Engine`.
+
+        ValueError too for a network that has no template.
+        """
+        self._model = model if isinstance(model, PackedModel) else read_packed(model)
+        self._template = Template.of(self._model)
+        self._threads, self._isa = threads, isa
+        self._features = Engine(self._model.up_to(self._template.features), threads, isa)
+        self.isa = self._features.isa
+        self.learn(np.zeros((EXEMPLAR_SIZE, EXEMPLAR_SIZE, 3), np.uint8))  # a network of other sizes fails here
+
+    def __str__(self) -> str:
+        return str(self._features)
+
+    def learn(self, crop: np.ndarray) -> Engine:
+        """See `tracker.anchor_free.Network`."""
+        steps = self._features(crop[None]).reshape(-1, 1, 1, self._template.channels)  # [cells, 1, 1, C]
+        weight = steps * np.float32(self._template.scale)
+        return Engine(self._model.with_weight(self._template.node, weight), self._threads, self._isa)
+
+    def answer(self, template: Engine, crop: np.ndarray) -> Answer:
+        """See `tracker.anchor_free.Network`."""
+        return answer_of(template(crop[None])[0])
+
+
+class TorchNetwork:
+    """RB-SF 2 in PyTorch."""
+
+    def __init__(self, net: nn.Module) -> None:
+        self.net: Any = net.eval()
+        self.device = next(net.parameters()).device
+
+    def learn(self, crop: np.ndarray) -> torch.Tensor:
+        """See `tracker.anchor_free.Network`."""
+        return self._features(crop)
+
+    def answer(self, template: torch.Tensor, crop: np.ndarray) -> Answer:
+        """See `tracker.anchor_free.Network`."""
+        import torch
+
+        with torch.inference_mode():
+            return answer_of(self.net.head(self._features(crop), template)[0].cpu().numpy())
+
+    def _features(self, crop: np.ndarray) -> torch.Tensor:
+        import torch
+
+        with torch.inference_mode():
+            return self.net.backbone(torch.from_numpy(crop[None]).to(self.device).permute(0, 3, 1, 2).float())
+
+
+def answer_of(maps: np.ndarray) -> Answer:
+    """What the head's maps [5, rows, columns] say: the logit of the target, and the logs of its sides."""
+    logit, *sides = maps.astype(np.float64)
+    return Answer(1 / (1 + np.exp(-logit)), np.exp(sides))

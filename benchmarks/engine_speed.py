@@ -1,6 +1,6 @@
 """The packed engine against PyTorch, ONNX Runtime and OpenCV's trackers: milliseconds and their ratios, in one run.
 
-    python benchmarks/engine_speed.py --root OTB/David --nano2 BACKBONE.onnx,HEAD.onnx --out runs/speed
+    python benchmarks/engine_speed.py --root OTB/David --tracker v3=onnx:BACKBONE.onnx,HEAD.onnx --out runs/speed
 
 Every round times each side once, one after the other, each after a pause and untimed calls, so that whatever else the
 machine does falls on all; the figures are medians over rounds. Backbones get the three crops of one update; trackers
@@ -68,8 +68,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--frames", type=positive_int, default=60, metavar="N", help="of the sequence (default: 60)")
     add("--threads", type=positive_int, nargs="+", default=[1, 2], metavar="N", help="default: 1 2")
     add("--layers", action="store_true", help="time the packed network's layers instead, one by one")
-    add("--nano1", metavar="FILES", help="NanoTrack v1: BACKBONE.onnx,HEAD.onnx")
-    add("--nano2", metavar="FILES", help="NanoTrack v2, likewise")
+    add(
+        "--tracker", action="append", default=[], metavar="[LABEL=]WHAT",
+        help="time this too, as eval/run_benchmarks.py names it; repeatable",
+    )  # fmt: skip
+    add("--updates", action="store_true", help="time trackers alone, no backbones and no start-up")
     add("--contrib", type=Path, metavar="PYTHON", help="Python of an environment with opencv-contrib-python below 5")
     add("--trackers", nargs="+", metavar="NAME", help="time only these of OpenCV, print JSON (what --contrib is told)")
     add("--out", type=Path, default=Path("runs/speed"), metavar="DIR", help="default: %(default)s")
@@ -240,9 +243,8 @@ def all_trackers(args: argparse.Namespace, threads: int) -> dict[str, Tracker]:
     torch.set_num_threads(threads)
     trackers = packed_trackers(args.weights, threads)
     trackers["float SiamFC, PyTorch"] = SiamFC(torch_backbone(build("siamfc"), "cpu"))
-    specs = {"OpenCV MIL": "opencv:MIL"}
-    specs |= {f"NanoTrack v{i}": f"opencv:Nano:{files}" for i, files in ((1, args.nano1), (2, args.nano2)) if files}
-    return trackers | {name: parse_tracker(text).build(threads) for name, text in specs.items()}
+    specs = [parse_tracker(text) for text in ("OpenCV MIL=opencv:MIL", *args.tracker)]
+    return trackers | {spec.label: spec.build(threads) for spec in specs}
 
 
 def contrib(args: argparse.Namespace, threads: int) -> dict[str, float]:
@@ -279,18 +281,26 @@ def search_crops(weights: Path, sequence: Sequence) -> np.ndarray:
     return tracker.search_crops(sequence.image(min(1, len(sequence) - 1)))
 
 
-def measure(args: argparse.Namespace, sequence: Sequence) -> dict[str, Any]:
-    """All figures: {"backbones": {threads: {name: ms}}, "updates": likewise, "start": {engine: [seconds, MB]}}."""
-    found: dict[str, Any] = {"backbones": {}, "updates": {}}
+def measure(args: argparse.Namespace, sequence: Sequence) -> Iterator[dict[str, Any]]:
+    """All figures so far, after each part: {"backbones": {threads: {name: ms}}, "updates": likewise,
+    "start": {engine: [seconds, MB]}}.
+    """
+    found: dict[str, Any] = {"backbones": {}, "updates": {}, "start": {}}
+    for threads in args.threads:
+        rows = updates(all_trackers(args, threads), sequence, args.frames)
+        found["updates"][threads] = rows
+        yield found
+        rows |= {name: ratio * rows["packed RB-SF"] for name, ratio in contrib(args, threads).items()}
+        yield found
+    if args.updates:
+        return
     crops = search_crops(args.weights, sequence)
     with tempfile.TemporaryDirectory() as folder:
         for threads in args.threads:
             found["backbones"][threads] = medians(backbones(args.weights, crops, threads, Path(folder)), args.rounds)
-            rows = updates(all_trackers(args, threads), sequence, args.frames)
-            rows |= {name: ratio * rows["packed RB-SF"] for name, ratio in contrib(args, threads).items()}
-            found["updates"][threads] = rows
+            yield found
     found["start"] = {engine: start_up(args.weights, engine) for engine in ("packed", "torch")}
-    return found
+    yield found
 
 
 def markdown(found: dict[str, Any]) -> str:
@@ -304,21 +314,20 @@ def markdown(found: dict[str, Any]) -> str:
             base = rows[first] if first else next(iter(rows.values()))
             parts.append(f"| {title}, threads: {threads} | ms | x packed |\n|---|---:|---:|")
             parts[-1] += "".join(f"\n| {name} | {ms:.2f} | {ms / base:.2f} |" for name, ms in rows.items())
-    parts.append("| a tracking process | start-up, s | peak memory, MB |\n|---|---:|---:|")
-    parts[-1] += "".join(f"\n| {name} | {s:.2f} | {mb:.0f} |" for name, (s, mb) in found["start"].items())
+    if found["start"]:
+        parts.append("| a tracking process | start-up, s | peak memory, MB |\n|---|---:|---:|")
+        parts[-1] += "".join(f"\n| {name} | {s:.2f} | {mb:.0f} |" for name, (s, mb) in found["start"].items())
     return "\n\n".join(parts) + "\n"
 
 
 def plot(found: dict[str, Any], path: Path) -> None:
-    """Bars of all medians, a panel for backbones and one for trackers."""
+    """Bars of all medians, a panel for backbones and one for trackers, where they were timed."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 5.5), layout="constrained")
-    for axes, (key, title) in zip(
-        figure.subplots(1, 2),
-        (("backbones", "backbone, 3 crops of 255 x 255"), ("updates", "update, per frame")),
-        strict=True,
-    ):
+    titles = {"backbones": "backbone, 3 crops of 255 x 255", "updates": "update, per frame"}
+    panels = [key for key in titles if found[key]]
+    figure = Figure(figsize=(5.5 * len(panels), 5.5), layout="constrained")
+    for axes, key in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for offset, (threads, rows) in enumerate(found[key].items()):
             height = 0.8 / len(found[key])
             places = [i + offset * height for i in range(len(rows))]
@@ -327,7 +336,7 @@ def plot(found: dict[str, Any], path: Path) -> None:
         axes.set_yticks([i + 0.2 for i in range(len(rows))], list(rows))
         axes.invert_yaxis()
         longest = max(max(rows.values()) for rows in found[key].values())
-        axes.set(title=title, xlabel="milliseconds (log scale)", xscale="log", xlim=(1, 2 * longest))
+        axes.set(title=titles[key], xlabel="milliseconds (log scale)", xscale="log", xlim=(1, 2 * longest))
         axes.legend()
     figure.savefig(path, dpi=110)
 
@@ -350,11 +359,11 @@ def main(argv: list[str] | None = None) -> int:
         print(layers(args.weights, search_crops(args.weights, sequence), args.rounds))
         return 0
     check_writable(args.out / "speed.json")
-    found = measure(args, sequence)
+    for found in measure(args, sequence):  # a run that ends early keeps what it has
+        content = {"environment": environment(), **found}
+        write_atomically(args.out / "speed.json", (json.dumps(content, indent=1) + "\n").encode())
+        write_atomically(args.out / "speed.md", markdown(found).encode())
     print(markdown(found))
-    content = {"environment": environment(), **found}
-    write_atomically(args.out / "speed.json", (json.dumps(content, indent=1) + "\n").encode())
-    write_atomically(args.out / "speed.md", markdown(found).encode())
     write_atomically(args.out / "speed.png", lambda path: plot(found, path))
     return 0
 

@@ -67,8 +67,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         action="append",
         metavar="[LABEL=]WHAT",
         help="rbsf (the shipped weights), static (a box that never moves), a .safetensors, .npz or .pth file,"
-        " opencv:MIL, opencv:KCF, opencv:CSRT, opencv:Nano:BACKBONE.onnx,HEAD.onnx, opencv:Vit:MODEL.onnx, or a class"
-        " of your own with init(image, box) and update(image): FILE.py:CLASS; repeatable (default: rbsf)",
+        " opencv:MIL, opencv:KCF, opencv:CSRT, opencv:Nano:BACKBONE.onnx,HEAD.onnx, opencv:Vit:MODEL.onnx,"
+        " onnx:BACKBONE.onnx,HEAD.onnx (NanoTrack by its author's rules, in ONNX Runtime), or a class of your own with"
+        " init(image, box) and update(image): FILE.py:CLASS; repeatable (default: rbsf)",
     )
     add("--out", type=Path, default=Path("runs/benchmarks"), metavar="DIR", help="default: %(default)s")
     add("--sequences", nargs="+", action="extend", metavar="NAME", help="only these; repeatable")

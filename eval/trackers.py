@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from eval.own_tracker import OwnTracker
-from tracker.anchor_free import AnchorFreeConfig
+from tracker.anchor_free import AnchorFree, AnchorFreeConfig
 from tracker.backbones import choose_device, choose_engine
 from tracker.loading import Constants, is_rbsf2, load_network, make_tracker
 from tracker.siamfc import TRACKER_VERSION, Result, TrackerConfig
@@ -120,11 +120,12 @@ class TrackerSpec:
     config: Constants = field(default_factory=TrackerConfig)
     engine: str = "torch"  # or "packed": what runs a network
     own: str = ""  # class in a user's code
+    pair: bool = False  # of ONNX graphs, backbone and head, in ONNX Runtime
 
     @property
     def is_network(self) -> bool:
         """Is it one of our networks?"""
-        return bool(self.files) and self.opencv is None and not self.own
+        return bool(self.files) and self.opencv is None and not self.own and not self.pair
 
     @property
     def arithmetic(self) -> str | None:
@@ -148,6 +149,9 @@ class TrackerSpec:
             return f"opencv-{self.opencv}-{digest.hexdigest()[:8]}"
         if self.own:
             return f"{self.own}-{digest.hexdigest()[:8]}"
+        if self.pair:
+            digest.update(f"{self.config} {TRACKER_VERSION}".encode())
+            return f"{self.files[0].stem}-{digest.hexdigest()[:8]}"
         kind = choose_device(self.device).type if self.engine == "torch" else "cpu"
         digest.update(f"{self.config} {TRACKER_VERSION} {kind}".encode())
         name = re.sub(r"[^\w.+-]", "_", self.files[0].stem)
@@ -164,6 +168,8 @@ class TrackerSpec:
             return _build_opencv(self.opencv, self.files)
         if self.own:
             return OwnTracker(self.files[0], self.own)
+        if self.pair:
+            return _build_pair(self.files, threads, self.label)
         if not self.files:
             return StaticTracker()
         network = load_network(self.files[0], self.device, self.precision, threads, self.engine)
@@ -183,6 +189,18 @@ def _build_opencv(name: str, files: tuple[Path, ...]) -> Tracker:
         raise ValueError(f"opencv:{name} cannot use {', '.join(map(str, files))} ({reason})") from None
 
 
+def _build_pair(files: tuple[Path, ...], threads: int, label: str) -> Tracker:
+    from tracker.onnx_pair import OnnxPair
+
+    backbone, head = files
+    try:
+        return AnchorFree(OnnxPair(backbone, head, threads), name=label)
+    except ModuleNotFoundError as error:
+        if error.name != "onnxruntime":
+            raise
+        raise ValueError('onnx:FILES needs ONNX Runtime; type: pip install -e ".[onnx]"') from error
+
+
 def parse_tracker(
     text: str,
     precision: str = "float32",
@@ -190,8 +208,8 @@ def parse_tracker(
     config: TrackerConfig | None = None,
     engine: str = "auto",
 ) -> TrackerSpec:
-    """Read ``[LABEL=]WHAT``: of ``SHIPPED``, ``static``, a weights file, ``opencv:MIL``, ``opencv:Nano:FILE,FILE``, or
-    ``FILE.py:CLASS`` (`OwnTracker`).
+    """Read ``[LABEL=]WHAT``: of ``SHIPPED``, ``static``, a weights file, ``opencv:MIL``, ``opencv:Nano:FILE,FILE``,
+    ``onnx:BACKBONE,HEAD`` (`tracker.onnx_pair`), or ``FILE.py:CLASS`` (`OwnTracker`).
 
     ``engine``: see ``tracker.backbones.choose_engine``. Raises ValueError for an unknown name, listing the known, and
     where the engine cannot be had; FileNotFoundError for a missing file.
@@ -204,11 +222,15 @@ def parse_tracker(
         return TrackerSpec(label or what)
     if what.startswith("opencv:"):
         return _parse_opencv(what, label)
+    if what.startswith("onnx:"):
+        return _parse_pair(what, label)
     if own := re.fullmatch(r"(.+\.py):(\w+)", what):
         return _parse_own(Path(own[1]), own[2], label)
     path = SHIPPED.get(what, Path(what))
     if not path.is_file():
-        known = ", ".join([*SHIPPED, "static", *(f"opencv:{name}" for name in OPENCV), "FILE.py:CLASS"])
+        known = ", ".join(
+            [*SHIPPED, "static", *(f"opencv:{name}" for name in OPENCV), "onnx:BACKBONE,HEAD", "FILE.py:CLASS"]
+        )
         raise FileNotFoundError(f"--tracker {what!r}: no such weights file; give one, or {known}")
     label = label or path.stem
     path, engine = choose_engine(path, engine)
@@ -218,6 +240,16 @@ def parse_tracker(
             raise ValueError(f"--tracker {what!r}: --constants are of other trackers than RB-SF 2; leave them out")
         constants = AnchorFreeConfig()
     return TrackerSpec(label, None, (path,), precision, device, constants, engine)
+
+
+def _parse_pair(what: str, label: str) -> TrackerSpec:
+    files = tuple(Path(file) for file in what.removeprefix("onnx:").split(",") if file)
+    if len(files) != 2:
+        raise ValueError(f"--tracker {what!r}: give two files, onnx:BACKBONE.onnx,HEAD.onnx")
+    for file in files:
+        if not file.is_file():
+            raise FileNotFoundError(f"--tracker {what!r}: no model file {file}")
+    return TrackerSpec(label or files[0].stem, files=files, config=AnchorFreeConfig(), pair=True)
 
 
 def _parse_own(path: Path, name: str, label: str) -> TrackerSpec:

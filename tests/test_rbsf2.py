@@ -10,7 +10,7 @@ from rbsf.layers import binary_layers
 from rbsf.models import build
 from rbsf.models.rbsf2 import RBSF2, Block
 from rbsf.models.whole import LIMIT, STEP, Round, Slope, Stem, WholeNorm
-from tracker.distill import DistillTask, sides_loss, target_loss
+from tracker.distill import DistillTask, both_alike, cells_near, middle_of, sides_loss, target_loss
 from tracker.teachers.pair import Lesson
 
 SMALL = {"channels": [16, 32, 64], "depths": [1, 1, 1], "features": 16, "head_depth": 1}
@@ -195,3 +195,14 @@ def test_gradients_in_bfloat16_are_near_those_in_float32() -> None:
     near = torch.nn.functional.cosine_similarity(*(g.flatten() for g in gradients), dim=0)
     assert near > 0.9999
     assert not torch.equal(*gradients)
+
+
+def test_cells_on_the_target_weigh_as_much_as_the_others() -> None:
+    target = torch.zeros(1, 3, 3)
+    target[0, 1, 1] = 1
+    cells = cells_near(target)
+    assert cells[0].tolist() == [[0, 0, 0, 0], [0, 0.25, 0.25, 0], [0, 0.25, 0.25, 0], [0, 0, 0, 0]]
+    weights = both_alike(middle_of(torch.zeros(2, 5, 8, 8)))
+    assert weights.sum((1, 2)).tolist() == [1, 1]
+    assert weights[0, 2:6, 2:6].sum() == weights[0].sum() / 2
+    assert both_alike(torch.zeros(1, 2, 2)).tolist() == [[[0.125] * 2] * 2]

@@ -38,18 +38,45 @@ class DistillTask:
         crops = [batch[key].float().contiguous(memory_format=torch.channels_last) for key in ("exemplar", "search")]
         template, search = (student.backbone(x) for x in crops)
         logits, sides = student.answer(template, search)
-        pairs = ((template, lesson.template), (search, lesson.search))
+        near = cells_near(lesson.target)
+        template_distance = self._distance(student.adapter(template), lesson.template, middle_of(lesson.template))
         parts = {
-            "features": torch.stack([self._distance(student.adapter(own), other) for own, other in pairs]).mean(),
+            "features": (template_distance + self._distance(student.adapter(search), lesson.search, near)) / 2,
             "target": target_loss(logits, lesson.target),
             "sides": sides_loss(sides, lesson),
         }
         weighted = [weight * part for weight, part in zip(self.weights, parts.values(), strict=True)]
         return torch.stack(weighted).sum(), parts
 
-    def _distance(self, own: Tensor, other: Tensor) -> Tensor:
-        """Mean smooth L1 distance of the student's features to the teacher's, both in units of its deviation."""
-        return F.smooth_l1_loss(own, (other - self.mean) / self.deviation)
+    def _distance(self, own: Tensor, other: Tensor, on: Tensor) -> Tensor:
+        """Smooth L1 distance of the student's features to the teacher's, in units of its deviation: the mean of that
+        over the cells `on` the target and that over the others.
+        """
+        each = F.smooth_l1_loss(own, (other - self.mean) / self.deviation, reduction="none").mean(1)
+        return (each * both_alike(on)).sum((1, 2)).mean()
+
+
+def cells_near(target: Tensor) -> Tensor:
+    """Shares [N, H + 1, W + 1] of cells on the target, from those [N, H, W] of positions, each between four cells."""
+    return F.avg_pool2d(target[:, None], 2, 1, padding=1)[:, 0]
+
+
+def middle_of(features: Tensor) -> Tensor:
+    """[N, H, W], 1 in the middle, half as high and wide as the map, where a template has its target."""
+    n, _, height, width = features.shape
+    on = features.new_zeros(n, height, width)
+    on[:, height // 4 : height - height // 4, width // 4 : width - width // 4] = 1
+    return on
+
+
+def both_alike(on: Tensor) -> Tensor:
+    """Weights [N, H, W] whose sum is 1, of what is `on` the target, by 0 to 1, and of the rest: both weigh the same.
+
+    Where the target is on less than one place in sum, it weighs less.
+    """
+    rest = 1 - on
+    shares = on / on.sum((1, 2), keepdim=True).clamp(min=1), rest / rest.sum((1, 2), keepdim=True)
+    return (shares[0] + shares[1]) / 2
 
 
 def target_loss(logits: Tensor, target: Tensor) -> Tensor:
@@ -57,11 +84,8 @@ def target_loss(logits: Tensor, target: Tensor) -> Tensor:
 
     Positions on the target weigh as much as all others together, where the teacher sees one.
     """
-    share = target.sum((1, 2), keepdim=True)
-    on = target / share.clamp(min=1)
-    off = (1 - target) / (1 - target).sum((1, 2), keepdim=True)
     divergence = F.binary_cross_entropy_with_logits(logits, target, reduction="none") - _entropy(target)
-    return (divergence * (on + off) / 2).sum((1, 2)).mean()
+    return (divergence * both_alike(target)).sum((1, 2)).mean()
 
 
 def _entropy(share: Tensor) -> Tensor:

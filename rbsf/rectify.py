@@ -122,11 +122,12 @@ class Rectifier:
             teacher.eval().requires_grad_(config.train_teacher)
             if config.gan or config.lambda_match:
                 self.recorders = [MapRecorder(net, stats) for net in (student, teacher)]
-        self.frozen = [] if config.lr_real else self._freeze_real_layers()
+        if not config.lr_real:
+            self._freeze_real_layers()
         self.optimizers = self._make_optimizers()
 
-    def _freeze_real_layers(self) -> list[nn.Module]:
-        """Switch learning off for real convolutions and the batch-norms after them; returns these batch-norms."""
+    def _freeze_real_layers(self) -> None:
+        """Switch learning off for real convolutions and the batch-norms after them."""
         binary = tuple(f"{name}." for name in binary_layers(self.student))
         norms: list[nn.Module] = [
             module
@@ -138,7 +139,6 @@ class Rectifier:
             *(p for norm in norms for p in norm.parameters()),
         ):
             parameter.requires_grad_(False)
-        return norms
 
     def _train_mode(self, epoch: int) -> None:
         self.student.train()
@@ -147,8 +147,9 @@ class Rectifier:
                 norm.eval()
         if self.teacher is not None:
             self.teacher.train(self.config.train_teacher)
-        for norm in self.frozen:
-            norm.eval()
+        for norm in _norms(self.student):
+            if norm.weight is not None and not norm.weight.requires_grad:  # it does not learn, and keeps its statistics
+                norm.eval()
 
     def _make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
         config, groups = self.config, parameter_groups(self.student)

@@ -96,6 +96,54 @@ def test_a_training_in_two_parts_is_the_same_to_the_bit(
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
 
 
+def test_presence_is_learned_and_all_else_stays(store: Path, pair: str, tmp_path: Path) -> None:
+    assert run(store, pair, tmp_path / "first") == 0
+    file = tmp_path / "first" / "rbsf2.safetensors"
+    flags = ["--model", "rbsf2", "--data", str(store), "--presence-of", str(file), "--out", str(tmp_path / "second")]
+    quick = [
+        "--pairs",
+        "8",
+        "--batch-size",
+        "4",
+        "--warmup",
+        "0",
+        "--log-every",
+        "1",
+        "--workers",
+        "0",
+        "--threads",
+        "1",
+    ]
+    assert main([*flags, *quick, "--val", str(store.parent / "videos" / "train")]) == 0
+    before, after = weights(tmp_path / "first"), weights(tmp_path / "second")
+    new = {name for name in after if name not in before}
+    assert new
+    assert all(name.startswith("head.presence.") for name in new)
+    for name, value in before.items():  # of binary filters the signs: their scale counts for nothing
+        assert torch.equal(*(x.sign() if "sums.conv" in name else x for x in (value, after[name]))), name
+    net = load_weights(tmp_path / "second" / "rbsf2.safetensors")[0]
+    untrained = distilling.with_presence(str(file)).state_dict()
+    assert any(not torch.equal(untrained[name], net.state_dict()[name]) for name in new)
+    log = (tmp_path / "second" / "log.csv").read_text()
+    assert "right" in log
+    assert "val_presence" in log
+    tracker = AnchorFree(TorchNetwork(net))
+    frame = torch.randint(0, 256, (120, 160, 3), dtype=torch.uint8).numpy()
+    tracker.init(frame, (40, 30, 20, 25))
+    tracker.update(frame)
+    assert tracker.presence is not None
+    assert 0 < tracker.presence < 1
+
+
+def test_presence_of_another_network(store: Path, tmp_path: Path) -> None:
+    from rbsf.models import build
+    from rbsf.weights import save_weights
+
+    save_weights(build("rbsf", width=0.1), "rbsf", tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match=r"--presence-of .*other.safetensors: holds rbsf; give weights of RB-SF 2"):
+        distilling.with_presence(str(tmp_path / "other.safetensors"))
+
+
 def test_what_a_user_can_do_wrong(store: Path, pair: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"teacher is None; give two files, BACKBONE\.onnx,HEAD\.onnx"):
         read_settings(["--data", str(store)])

@@ -14,6 +14,7 @@ from eval.trackers import parse_tracker
 from rbsf.engine.cpu import available_isas
 from rbsf.engine.file import read_packed, write_packed
 from rbsf.engine.graph import PackedModel
+from rbsf.export.pack import export_search
 from rbsf.models import build
 from rbsf.weights import save_weights
 from tools.export import main as export
@@ -102,6 +103,20 @@ def test_a_packed_file_says_what_it_is(files: Path) -> None:
     assert is_rbsf2(files / "net.safetensors")
     assert not is_rbsf2(Path(__file__))
     assert read_packed(files / "net-packed.safetensors").info["seed"] == 0
+
+
+@pytest.mark.parametrize("isa", available_isas())
+def test_presence_is_pytorchs_to_the_bit(isa: str) -> None:
+    exemplar, region = (np.ascontiguousarray(crop) for crop in crops())
+    net = trained(build("rbsf2", presence=True, **SMALL))  # type: ignore[arg-type]
+    exported = export_search(net)
+    exported.compare().check()
+    packed, own = PackedNetwork(exported.packed, isa=isa), TorchNetwork(net)
+    found, expected = packed.answer(packed.learn(exemplar), region), own.answer(own.learn(exemplar), region)
+    assert found.presence is not None
+    np.testing.assert_array_equal(found.presence, expected.presence)
+    assert found.presence.shape == (15, 15)
+    assert found.presence.std() > 0.001
 
 
 def changed(files: Path, path: Path, **info: object) -> Path:

@@ -8,15 +8,17 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from datasets.mixing import MixConfig, check_range
 from datasets.pairs import AugmentConfig, PairDataset, make_loader
-from datasets.sequences import load_sequences
+from datasets.sequences import Sequence, load_sequences
 from datasets.training import open_training_data
 from eval.metrics import mean_curves, score_sequence
+from eval.results import annotated
 from eval.runner import track_sequence
 from rbsf.models import build
 from rbsf.models.rbsf2 import Sums
@@ -25,7 +27,7 @@ from rbsf.train import distributed
 from rbsf.train.config import parse_config, read_yaml
 from rbsf.train.distributed import Process
 from rbsf.train.loop import Loop
-from rbsf.weights import save_weights
+from rbsf.weights import load_weights, save_weights
 from tools.runs import (
     CONFIGS,
     RunConfig,
@@ -41,7 +43,8 @@ from tools.runs import (
 from tools.training import Batches, open_pairs
 from tools.validation import Validate
 from tracker.anchor_free import AnchorFree
-from tracker.distill import DistillTask
+from tracker.distill import DistillTask, PresenceTask, presence_logits
+from tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE, target_crop
 from tracker.rbsf2 import TorchNetwork
 from tracker.teachers.pair import OnnxPair, read_pair
 
@@ -61,6 +64,9 @@ class DistillConfig(AugmentConfig, MixConfig, RunConfig):
     features: int = field(default=64, metadata={"help": "channels that template and search region are compared in"})
     head_depth: int = field(default=2, metadata={"help": "blocks of the head"})
     method: str = field(default="bireal", metadata={"help": "binarization method"})
+    presence_of: str | None = field(
+        default=None, metadata={"help": "weights of RB-SF 2 that get a presence output; all else stays as it is"}
+    )
     lambda_features: float = field(default=1.0, metadata={"help": "weight of the distance to the teacher's features"})
     lambda_target: float = field(default=1.0, metadata={"help": "weight of the divergence of the class maps"})
     lambda_sides: float = field(default=1.0, metadata={"help": "weight of the distance of the boxes"})
@@ -81,7 +87,7 @@ class DistillConfig(AugmentConfig, MixConfig, RunConfig):
         for name in ("channels", "depths"):
             if not all(part.isdecimal() and int(part) for part in getattr(self, name).split("-")):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; give whole numbers such as 64-128-256")
-        if not self.teacher or len(self.teacher.split(",")) != 2:
+        if not self.presence_of and (not self.teacher or len(self.teacher.split(",")) != 2):
             raise ValueError(f"teacher is {self.teacher!r}; give two files, BACKBONE.onnx,HEAD.onnx")
         if not self.data:
             raise ValueError("data is empty; give crop stores or folders by --data")
@@ -104,15 +110,22 @@ class DistillConfig(AugmentConfig, MixConfig, RunConfig):
     def decisive(self) -> dict[str, Any]:
         """See `RunConfig.decisive`; the teacher by what its files hold."""
         settings = super().decisive()
-        files = [Path(part) for part in str(self.teacher).split(",")]
-        settings["teacher"] = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+        for name in ("teacher", "presence_of"):
+            if given := getattr(self, name):
+                content = b"".join(Path(part).read_bytes() for part in given.split(","))
+                settings[name] = hashlib.sha256(content).hexdigest()
         return settings
 
 
 def read_settings(argv: list[str] | None, description: str = "") -> DistillConfig:
-    """configs/rbsf2.yaml (on --resume: the run's own settings), then --config, then flags."""
+    """configs/rbsf2.yaml (on --resume: the run's own settings), then --config, then flags.
+
+    For --presence-of configs/rbsf2-presence.yaml goes between.
+    """
     defaults = read_yaml(DistillConfig, CONFIGS / "rbsf2.yaml")
     settings = parse_config(DistillConfig, argv, description, defaults)
+    if settings.get("presence_of"):
+        defaults |= read_yaml(DistillConfig, CONFIGS / "rbsf2-presence.yaml")
     if settings.get("resume"):
         return resumed(DistillConfig, settings)
     return DistillConfig(**{**defaults, **settings})
@@ -148,8 +161,10 @@ def train(config: DistillConfig, process: Process) -> None:
 
 
 def build_rectifier(config: DistillConfig, dataset: PairDataset, device: torch.device) -> Rectifier:
-    """The student, from new weights, and what it learns."""
+    """The student, from new weights, and what it learns; for --presence-of that network and its presence output."""
     torch.manual_seed(config.seed)
+    if config.presence_of:
+        return Rectifier(place(with_presence(config.presence_of), device), None, PresenceTask(), config)
     student = place(build("rbsf2", **config.network), device)
     for sums in (module for module in student.modules() if isinstance(module, Sums)):
         sums.gradients = dtype_of(config.precision, device)
@@ -160,10 +175,29 @@ def build_rectifier(config: DistillConfig, dataset: PairDataset, device: torch.d
     return Rectifier(student, None, task, config)
 
 
+def with_presence(path: str) -> nn.Module:
+    """The network of `path` with a new presence output, which alone learns; ValueError for another network."""
+    trained, model, _ = load_weights(path)
+    if model != "rbsf2":
+        raise ValueError(f"--presence-of {path}: holds {model}; give weights of RB-SF 2")
+    net = build("rbsf2", **{**trained.model_options, "presence": True})  # type: ignore[arg-type, dict-item]
+    state = {name: value for name, value in trained.state_dict().items() if not name.startswith("head.presence.")}
+    net.load_state_dict(state, strict=False)
+    for name, parameter in net.named_parameters():
+        parameter.requires_grad_(name.startswith("head.presence."))
+    return net
+
+
 def validation(config: DistillConfig) -> Validate | None:
-    """AUC and precision of the first frames of --val's sequences, tracked; None where there are none."""
+    """AUC and precision of the first frames of --val's sequences, tracked; None where there are none.
+
+    For --presence-of it is how well presence tells these targets from one another, see `presence_auc`.
+    """
     if not config.val:
         return None
+    if config.presence_of:
+        sequences = load_sequences(Path(config.val))
+        return lambda net: {"val_presence": presence_auc(net, sequences)}
     heads = [sequence.part(0, min(config.val_frames, len(sequence))) for sequence in load_sequences(Path(config.val))]
 
     def validate(net: nn.Module) -> dict[str, float]:
@@ -174,3 +208,33 @@ def validation(config: DistillConfig) -> Validate | None:
         return {"val_auc": mean.auc, "val_precision": mean.precision}
 
     return validate
+
+
+@torch.inference_mode()
+def presence_auc(net: nn.Module, sequences: list[Sequence], looks: int = 5) -> float:
+    """How often presence is higher in a search region around the target than in one around another sequence's.
+
+    The templates are of the first frames, the regions of `looks` frames of each sequence, around their true boxes.
+    """
+    net.eval()
+    device = next(net.parameters()).device
+
+    def as_batch(crops: list[np.ndarray]) -> Tensor:
+        return torch.from_numpy(np.stack(crops)).to(device).permute(0, 3, 1, 2)
+
+    crops = [_looks_at(sequence, looks) for sequence in tqdm(sequences, desc="crops", unit="sequence", leave=False)]
+    regions = as_batch([region for _, own in crops for region in own])
+    owner = torch.arange(len(regions), device=device) // looks
+    own, other = [], []
+    for number, (exemplar, _) in enumerate(crops):
+        found = presence_logits(net, as_batch([exemplar] * len(regions)), regions)
+        own.append(found[owner == number])
+        other.append(found[owner != number])
+    return float((torch.cat(own)[:, None] > torch.cat(other)).double().mean())
+
+
+def _looks_at(sequence: Sequence, looks: int) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The exemplar of the first frame that has a box, and search regions of `looks` others."""
+    first, *others = annotated(sequence)[np.linspace(0, len(annotated(sequence)) - 1, looks + 1).round().astype(int)]
+    regions = [target_crop(sequence.image(n), sequence.boxes[n], SEARCH_SIZE) for n in others]
+    return target_crop(sequence.image(first), sequence.boxes[first], EXEMPLAR_SIZE), regions

@@ -37,6 +37,7 @@ class Answer(NamedTuple):
 
     target: np.ndarray  # (rows, columns), 0 to 1
     sides: np.ndarray  # (4, rows, columns)
+    presence: np.ndarray | None = None  # (rows, columns): probability that the target is in the region at all
 
 
 class Network(Protocol):
@@ -67,15 +68,27 @@ class AnchorFreeConfig:
                 raise ValueError(f"{name}={getattr(self, name)}: give a number from 0 to 1")
 
 
+class _Choice(NamedTuple):
+    """What is found at the best position."""
+
+    offset: np.ndarray  # (x, y) of the box's middle from that of the crop, crop pixels
+    size: np.ndarray  # (w, h), crop pixels
+    score: float
+    trust: float  # the score less the penalty
+    presence: float | None
+
+
 class AnchorFree:
     """Track one target: ``init`` on the first frame, then ``update`` on each next one.
 
-    ``Result.score`` is the probability at the position chosen, without window and penalty.
+    ``Result.score`` is the probability at the position chosen, without window and penalty; `presence` what the network
+    says there of whether the target is in the search region at all, 0 to 1, None where it does not say.
     """
 
     def __init__(self, network: Network, config: AnchorFreeConfig | None = None, name: str = "RB-SF 2") -> None:
         self.network, self.config, self.name = network, config or AnchorFreeConfig(), name
         self._template: Any = None
+        self.presence: float | None = None
 
     def init(self, image: np.ndarray, box: Sequence[float] | np.ndarray) -> str | None:
         """Learn the target in ``box`` (x,y,w,h pixels, 0-based) of an H x W x 3 uint8 RGB image (gray, RGBA:
@@ -107,31 +120,30 @@ class AnchorFree:
         zoom = EXEMPLAR_SIZE / exemplar_side(self._size)  # crop pixels per image pixel
         crop = crop_square(image, self._center, SEARCH_SIZE / zoom, SEARCH_SIZE, self._fill)
         answer = self.network.answer(self._template, crop)
-        offset, size, score, trust = self._choose(answer, self._size * zoom)
-        rate = self.config.size_rate * trust
-        self._size = np.clip(self._size * (1 - rate) + size / zoom * rate, SMALLEST, self._frame)
-        self._center = np.clip(self._center + offset / zoom, 0, self._frame - 1)
-        return Result(self.box, score, score < self.config.lost_score)
+        found = self._choose(answer, self._size * zoom)
+        rate = self.config.size_rate * found.trust
+        self._size = np.clip(self._size * (1 - rate) + found.size / zoom * rate, SMALLEST, self._frame)
+        self._center = np.clip(self._center + found.offset / zoom, 0, self._frame - 1)
+        self.presence = found.presence
+        return Result(self.box, found.score, found.score < self.config.lost_score)
 
     @property
     def box(self) -> np.ndarray:
         """The target's box as last seen: x,y,w,h float64 pixels, after ``init`` the given one, clipped."""
         return box_around(self._center, self._size)
 
-    def _choose(self, answer: Answer, before: np.ndarray) -> tuple[np.ndarray, np.ndarray, float, float]:
-        """Of the best position, in crop pixels: offset (x, y) of the box there from the middle, and its size; then the
-        score, and the score less the penalty.  `before` is the size so far.
-        """
+    def _choose(self, answer: Answer, before: np.ndarray) -> _Choice:
+        """The best position; `before` is the size so far, in crop pixels."""
         left, top, right, bottom = answer.sides.astype(np.float64)
         size = np.stack([left + right, top + bottom])  # [2, rows, columns]
-        penalty = self._penalty(size, before)
-        trust = penalty * answer.target
+        trust = self._penalty(size, before) * answer.target
         share = self.config.window_influence
         final = trust * (1 - share) + _window(*answer.target.shape) * share
-        row, column = np.unravel_index(final.argmax(), final.shape)
+        at = row, column = np.unravel_index(final.argmax(), final.shape)
         position = (np.array([column, row]) - (np.array(answer.target.shape[::-1]) - 1) / 2) * POSITION_STRIDE
         middle = np.array([right - left, bottom - top])[:, row, column] / 2
-        return position + middle, size[:, row, column], float(answer.target[row, column]), float(trust[row, column])
+        presence = None if answer.presence is None else float(answer.presence[at])
+        return _Choice(position + middle, size[:, row, column], float(answer.target[at]), float(trust[at]), presence)
 
     def _penalty(self, size: np.ndarray, before: np.ndarray) -> np.ndarray:
         """Factors (rows, columns), lower where boxes differ from `before` in size and proportions."""

@@ -56,6 +56,30 @@ class DistillTask:
         return (each * both_alike(on)).sum((1, 2)).mean()
 
 
+class PresenceTask:
+    """What `rbsf.models.rbsf2.Head` learns for its presence output, all else frozen: whether a pair shows one target.
+
+    A batch holds `exemplar` and `search` as `DistillTask` takes them, and `negative` [N] bool.  What counts is the
+    position that tracking would choose, that of the largest class logit.
+    """
+
+    def __call__(
+        self, student: Any, teacher: nn.Module | None, batch: dict[str, Any]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The binary cross-entropy, and the share of pairs that are told rightly."""
+        logits, there = presence_logits(student, batch["exemplar"], batch["search"]), ~batch["negative"]
+        loss = F.binary_cross_entropy_with_logits(logits, there.to(logits.dtype))
+        return loss, {"right": ((logits >= 0) == there).float().mean()}
+
+
+def presence_logits(net: Any, exemplar: Tensor, search: Tensor) -> Tensor:
+    """The presence logits [N] of pairs of crops, at the positions that tracking would choose."""
+    template, region = (net.backbone(crops.float()) for crops in (exemplar, search))
+    maps = net.head(region, template).flatten(2)  # [N, 6, positions]
+    chosen = maps[:, 0].argmax(1, keepdim=True)
+    return maps[:, 5].gather(1, chosen)[:, 0]
+
+
 def cells_near(target: Tensor) -> Tensor:
     """Shares [N, H + 1, W + 1] of cells on the target, from those [N, H, W] of positions, each between four cells."""
     return F.avg_pool2d(target[:, None], 2, 1, padding=1)[:, 0]

@@ -71,6 +71,12 @@ def crop_square(
     return cv2.cvtColor(crop, cv2.COLOR_RGBA2RGB)
 
 
+def target_crop(image: np.ndarray, box: np.ndarray, size: int) -> np.ndarray:
+    """The crop of `size` pixels, EXEMPLAR_SIZE or SEARCH_SIZE, around the target in ``box``, uint8 RGB."""
+    side = exemplar_side(box[2:]) * size / EXEMPLAR_SIZE
+    return crop_square(image, box_center(box), side, size)
+
+
 def mean_color(image: np.ndarray) -> tuple[float, ...]:
     """Mean of each channel of an H x W x C image."""
     return tuple(cv2.mean(image)[: image.shape[2]])

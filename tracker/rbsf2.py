@@ -93,6 +93,10 @@ class TorchNetwork:
 
 
 def answer_of(maps: np.ndarray) -> Answer:
-    """What the head's maps [5, rows, columns] say: the logit of the target, and the logs of its sides."""
-    logit, *sides = maps.astype(np.float64)
-    return Answer(1 / (1 + np.exp(-logit)), np.exp(sides))
+    """What the head's maps [5 or 6, rows, columns] say: logits of the target, logs of its sides, logits of presence."""
+    wide = maps.astype(np.float64)
+    return Answer(_sigmoid(wide[0]), np.exp(wide[1:5]), _sigmoid(wide[5]) if len(wide) > 5 else None)
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))

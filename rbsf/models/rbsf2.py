@@ -142,9 +142,11 @@ class Head(nn.Module):
     """Class and box of every position of a search region, by the template's features.
 
     What comes out of the correlation with the template stands beside the search features, and binary blocks read both.
+    With `presence` there is a sixth map, the logit that the target is in the region at all, as seen from each position:
+    it is learned when all else is, for the class map answers the nearest to the target where there is none.
     """
 
-    def __init__(self, features: int, cells: int, depth: int, method: str) -> None:
+    def __init__(self, features: int, cells: int, depth: int, method: str, presence: bool = False) -> None:
         super().__init__()
         width = features + cells
         self.correlation = Correlation()
@@ -153,13 +155,19 @@ class Head(nn.Module):
         self.last = nn.Sequential(Round(BYTE), ByteConv(width, 5, 2))
         with torch.no_grad():  # it would take Adam 2,000 steps
             self.last[1].bias[1:] = math.log(HALF_SIDE)  # type: ignore[index, operator]
+        self.presence = None
+        if presence:
+            self.presence = nn.Sequential(Block(width, width, 1, method), Round(BYTE), ByteConv(width, 1, 2))
 
     def forward(self, search: Tensor, template: Tensor | None = None) -> Tensor:
-        """Search features [N, C, 16, 16] and a template [N, C, 8, 8] to maps [N, 5, 15, 15]: class logits and, of 255
-        pixels, the logs of the distances left, top, right and bottom from the position to the target's sides.
+        """Search features [N, C, 16, 16] and a template [N, C, 8, 8] to maps [N, 5 or 6, 15, 15]: class logits and, of
+        255 pixels, the logs of the distances left, top, right and bottom from the position to the target's sides; then
+        the logits of presence.
         """
         answer = self.answer(self.correlation(search, template))
-        return self.last(self.blocks(torch.cat([search, answer], 1)))
+        x = self.blocks(torch.cat([search, answer], 1))
+        maps = self.last(x)
+        return maps if self.presence is None else torch.cat([maps, self.presence(x)], 1)
 
 
 class Search(nn.Module):
@@ -191,10 +199,11 @@ class RBSF2(nn.Module):
         head_depth: int = 2,
         method: str = "bireal",
         teacher_features: int = 96,
+        presence: bool = False,
     ) -> None:
         super().__init__()
         self.backbone = Backbone(channels, depths, stem, features, method)
-        self.head = Head(features, 64, head_depth, method)
+        self.head = Head(features, 64, head_depth, method, presence)
         self.adapter = nn.Conv2d(features, teacher_features, 1)  # for training: to compare features with a teacher's
 
     def forward(self, exemplar: Tensor, search: Tensor) -> tuple[Tensor, Tensor]:
@@ -206,4 +215,4 @@ class RBSF2(nn.Module):
     def answer(self, template: Tensor, search: Tensor) -> tuple[Tensor, Tensor]:
         """The same of features."""
         maps = self.head(search, template)
-        return maps[:, 0], maps[:, 1:]
+        return maps[:, 0], maps[:, 1:5]

@@ -116,11 +116,11 @@ def measure_maps(
     points, modules = _points(student, partial(forward, student, first)), dict(teacher.named_modules())
     if missing := [point for point in points if point not in modules]:
         raise ValueError(f"the teacher has no layer {missing[0]!r}: it is no float twin of the student")
-    return _statistics(teacher, points, partial(forward, teacher), chain([first], batches))
+    return map_statistics(teacher, points, partial(forward, teacher), chain([first], batches))
 
 
 @torch.no_grad()
-def _statistics(net: nn.Module, points: Iterable[str], run: Callable[[Any], Any], batches: Iterable[Any]) -> Stats:
+def map_statistics(net: nn.Module, points: Iterable[str], run: Callable[[Any], Any], batches: Iterable[Any]) -> Stats:
     """Mean and deviation of the channels of what the modules `points` put out over `batches`, `net` in eval mode."""
     stats: dict[str, Tensor] = {}
     net.eval()
@@ -222,7 +222,7 @@ def start_again(net: nn.Module, run: Callable[[Any], Any], batches: Iterable[Any
     first = next(batches)
     convs = {name: m for name, m in net.named_modules() if isinstance(m, nn.Conv2d)}
     readers = _readers(net, convs, partial(run, first))
-    for name, (mean, std) in _statistics(net, readers, run, chain([first], batches)).items():
+    for name, (mean, std) in map_statistics(net, readers, run, chain([first], batches)).items():
         norm, size = cast(nn.BatchNorm2d, net.get_submodule(readers[name])), _resize(convs[name])
         was = norm.state_dict()
         scale = was["weight"] / (was["running_var"] + norm.eps).sqrt()

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from rbsf.weights import load_weights
+from rbsf.layers import binary_layers
+from rbsf.models import build
+from rbsf.weights import load_weights, save_weights
 from tools import distilling
 from tools.distilling import read_settings
 from tools.train_rbsf import main
@@ -18,6 +20,9 @@ from tracker.teachers.graph import OnnxGraph, Operation, write_graph
 SMALL = ["--channels", "8-16-32", "--depths", "1-1-1", "--features", "8", "--head-depth", "1", "--pairs", "4"]
 QUICK = [*SMALL, "--batch-size", "2", "--epochs", "2", "--warmup", "0", "--log-every", "1", "--workers", "0"]
 QUICK += ["--threads", "1", "--device", "cpu", "--precision", "float32"]
+
+
+OPTIONS = {"channels": [8, 16, 32], "depths": [1, 1, 1], "stem": 4, "features": 8, "head_depth": 1}  # of SMALL
 
 
 @pytest.fixture(scope="module")
@@ -135,10 +140,41 @@ def test_presence_is_learned_and_all_else_stays(store: Path, pair: str, tmp_path
     assert 0 < tracker.presence < 1
 
 
-def test_presence_of_another_network(store: Path, tmp_path: Path) -> None:
-    from rbsf.models import build
-    from rbsf.weights import save_weights
+def test_the_float_twin_guides(store: Path, pair: str, tmp_path: Path) -> None:
+    """Its maps at every block are what R + G + B of RBCN compare with; a start from it has its filters' signs."""
+    assert run(store, pair, tmp_path / "twin", "--method", "float") == 0
+    twin = str(tmp_path / "twin" / "rbsf2.safetensors")
+    parts = ["--rectify", "--gan", "--bn-pass", "0.5", "--lambda-match", "0.1", "--method", "rbcn", "--twin", twin]
+    assert run(store, pair, tmp_path / "own", *parts, "--from-twin") == 0
+    header = (tmp_path / "own" / "log.csv").read_text().splitlines()[0]
+    for part in ("features", "target", "sides", "discriminator", "adversarial", "match", "kernel"):
+        assert part in header
+    started = build("rbsf2", method="rbcn", **OPTIONS)
+    real = load_weights(twin)[0]
+    distilling.start_from_twin(started, real)
+    for name, layer in binary_layers(started).items():
+        filters = real.get_submodule(name).weight
+        assert torch.equal(layer.weight, filters)
+        assert torch.allclose(layer.scale().detach(), filters.abs().mean())  # C starts from these filters too
 
+
+def test_another_network_is_no_twin(store: Path, pair: str, tmp_path: Path) -> None:
+    assert run(store, pair, tmp_path / "first") == 0
+    assert run(store, pair, tmp_path / "deep", "--method", "float", "--head-depth", "2") == 0
+    student = build("rbsf2", **OPTIONS)
+    for folder, message in (
+        ("first", "holds rbsf2, no float twin of RB-SF 2"),
+        ("deep", "its head_depth is 2, that of"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            distilling.load_twin(str(tmp_path / folder / "rbsf2.safetensors"), student)
+    with pytest.raises(ValueError, match="gan or lambda_match ask for feature maps, but there is no teacher"):
+        run(store, pair, tmp_path / "none", "--gan")
+    with pytest.raises(ValueError, match="from_twin is true without a twin; give its weights by --twin"):
+        run(store, pair, tmp_path / "no-twin", "--from-twin")
+
+
+def test_presence_of_another_network(store: Path, tmp_path: Path) -> None:
     save_weights(build("rbsf", width=0.1), "rbsf", tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match=r"--presence-of .*other.safetensors: holds rbsf; give weights of RB-SF 2"):
         distilling.with_presence(str(tmp_path / "other.safetensors"))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -20,8 +22,10 @@ from datasets.training import open_training_data
 from eval.metrics import mean_curves, score_sequence
 from eval.results import annotated
 from eval.runner import track_sequence
+from rbsf.layers import binary_layers
+from rbsf.maps import CALIBRATION, map_statistics
 from rbsf.models import build
-from rbsf.models.rbsf2 import Sums
+from rbsf.models.rbsf2 import FLOAT, Block, Sums
 from rbsf.rectify import Rectifier
 from rbsf.train import distributed
 from rbsf.train.config import parse_config, read_yaml
@@ -43,7 +47,7 @@ from tools.runs import (
 from tools.training import Batches, open_pairs
 from tools.validation import Validate
 from tracker.anchor_free import AnchorFree
-from tracker.distill import DistillTask, PresenceTask, presence_logits
+from tracker.distill import DistillTask, PresenceTask, answers, presence_logits
 from tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE, target_crop
 from tracker.rbsf2 import TorchNetwork
 from tracker.teachers.pair import OnnxPair, read_pair
@@ -63,7 +67,11 @@ class DistillConfig(AugmentConfig, MixConfig, RunConfig):
     stem: int = field(default=4, metadata={"help": "side of the first convolution's windows, whose stride is 4"})
     features: int = field(default=64, metadata={"help": "channels that template and search region are compared in"})
     head_depth: int = field(default=2, metadata={"help": "blocks of the head"})
-    method: str = field(default="bireal", metadata={"help": "binarization method"})
+    method: str = field(default="bireal", metadata={"help": "binarization method; float: the float twin"})
+    twin: str | None = field(
+        default=None, metadata={"help": "weights of the float twin, whose maps --gan and --lambda-match compare with"}
+    )
+    from_twin: bool = field(default=False, metadata={"help": "start from the weights of --twin"})
     presence_of: str | None = field(
         default=None, metadata={"help": "weights of RB-SF 2 that get a presence output; all else stays as it is"}
     )
@@ -89,6 +97,8 @@ class DistillConfig(AugmentConfig, MixConfig, RunConfig):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; give whole numbers such as 64-128-256")
         if not self.presence_of and (not self.teacher or len(self.teacher.split(",")) != 2):
             raise ValueError(f"teacher is {self.teacher!r}; give two files, BACKBONE.onnx,HEAD.onnx")
+        if self.from_twin and not self.twin:
+            raise ValueError("from_twin is true without a twin; give its weights by --twin")
         if not self.data:
             raise ValueError("data is empty; give crop stores or folders by --data")
 
@@ -110,7 +120,7 @@ class DistillConfig(AugmentConfig, MixConfig, RunConfig):
     def decisive(self) -> dict[str, Any]:
         """See `RunConfig.decisive`; the teacher by what its files hold."""
         settings = super().decisive()
-        for name in ("teacher", "presence_of"):
+        for name in ("teacher", "twin", "presence_of"):
             if given := getattr(self, name):
                 content = b"".join(Path(part).read_bytes() for part in given.split(","))
                 settings[name] = hashlib.sha256(content).hexdigest()
@@ -170,9 +180,44 @@ def build_rectifier(config: DistillConfig, dataset: PairDataset, device: torch.d
         sums.gradients = dtype_of(config.precision, device)
     source: OnnxPair = read_pair(*str(config.teacher).split(",")).to(device)
     task = DistillTask(source, config.lambda_features, config.lambda_target, config.lambda_sides)
-    batches = islice(make_loader(dataset, config.batch_size), MEASURED)
-    task.measure([{key: value.to(device) for key, value in batch.items()} for batch in batches])
-    return Rectifier(student, None, task, config)
+
+    def batches(count: int) -> Iterator[dict[str, Tensor]]:
+        for batch in islice(make_loader(dataset, config.batch_size), count):
+            yield {key: value.to(device) for key, value in batch.items()}
+
+    task.measure(list(batches(MEASURED)))
+    if not config.twin:
+        return Rectifier(student, None, task, config)
+    twin = place(load_twin(config.twin, student), device)
+    if config.from_twin:
+        start_from_twin(student, twin)
+    points = [f"{name}.norm" for name, module in student.named_modules() if isinstance(module, Block)]
+    stats = map_statistics(twin, points, partial(answers, twin), batches(CALIBRATION))
+    return Rectifier(student, twin if config.gan or config.lambda_match else None, task, config, stats)
+
+
+def load_twin(path: str, student: nn.Module) -> nn.Module:
+    """The float twin of `student`; ValueError for any other network."""
+    twin, model, _ = load_weights(path)
+    options, own = options_of(twin), options_of(student)
+    if model != "rbsf2" or options.get("method") != FLOAT:
+        raise ValueError(f"--twin {path}: holds {model}, no float twin of RB-SF 2; train one with --method float")
+    if differing := [key for key in own if key != "method" and options.get(key) != own[key]]:
+        key = differing[0]
+        raise ValueError(f"--twin {path}: its {key} is {options.get(key)}, that of the network {own[key]}")
+    return twin
+
+
+def options_of(net: nn.Module) -> dict[str, Any]:
+    """What `build` was given for a network."""
+    return cast(dict[str, Any], net.model_options)
+
+
+def start_from_twin(student: nn.Module, twin: nn.Module) -> None:
+    """Give `student` the twin's tensors, its real filters as latent binary ones."""
+    student.load_state_dict(twin.state_dict(), strict=False)
+    for layer in binary_layers(student).values():
+        layer.set_weight(layer.weight.detach())
 
 
 def with_presence(path: str) -> nn.Module:
@@ -180,7 +225,7 @@ def with_presence(path: str) -> nn.Module:
     trained, model, _ = load_weights(path)
     if model != "rbsf2":
         raise ValueError(f"--presence-of {path}: holds {model}; give weights of RB-SF 2")
-    net = build("rbsf2", **{**trained.model_options, "presence": True})  # type: ignore[arg-type, dict-item]
+    net = build("rbsf2", **{**options_of(trained), "presence": True})
     state = {name: value for name, value in trained.state_dict().items() if not name.startswith("head.presence.")}
     net.load_state_dict(state, strict=False)
     for name, parameter in net.named_parameters():

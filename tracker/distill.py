@@ -35,9 +35,10 @@ class DistillTask:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, and its parts to log."""
         lesson = self.source(batch["exemplar"], batch["search"])
-        crops = [batch[key].float().contiguous(memory_format=torch.channels_last) for key in ("exemplar", "search")]
-        template, search = (student.backbone(x) for x in crops)
-        logits, sides = student.answer(template, search)
+        if teacher is not None:  # the float twin, whose maps are compared at every block
+            with torch.no_grad():
+                answers(teacher, batch)
+        template, search, logits, sides = answers(student, batch)
         near = cells_near(lesson.target)
         template_distance = self._distance(student.adapter(template), lesson.template, middle_of(lesson.template))
         parts = {
@@ -54,6 +55,13 @@ class DistillTask:
         """
         each = F.smooth_l1_loss(own, (other - self.mean) / self.deviation, reduction="none").mean(1)
         return (each * both_alike(on)).sum((1, 2)).mean()
+
+
+def answers(net: Any, batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Features of exemplars and of search regions, class logits and logs of sides, of a network as RB-SF 2."""
+    crops = [batch[key].float().contiguous(memory_format=torch.channels_last) for key in ("exemplar", "search")]
+    template, search = (net.backbone(x) for x in crops)
+    return (template, search, *net.answer(template, search))
 
 
 class PresenceTask:

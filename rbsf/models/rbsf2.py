@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from copy import deepcopy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from rbsf.methods import get_method
 from rbsf.models.whole import LIMIT, STEP, Round, Shift, Slope, Stem, WholeNorm, conv_of_signs, straight_through
 
 HALF_SIDE = 32  # pixels from the middle of a square target to its sides, in crops of 127 and 255
+FLOAT = "float"  # the method of the float twin: the same network without signs
 BYTE = 127  # steps of what 8-bit layers take
 
 
@@ -46,6 +48,19 @@ class Sums(nn.Module):
         return conv_of_signs(signs, kernel, conv.stride, self.gradients or x.dtype)
 
 
+class RealSums(nn.Module):
+    """What the float twin has in place of `Sums`: a real convolution, padded with 0.  Its tensors have those names."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int) -> None:
+        super().__init__()
+        self.conv: Any = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+        self.conv.norm = Shift(inputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, I, H, W] to [N, O, H', W']."""
+        return self.conv(self.conv.norm(x))
+
+
 class Block(nn.Module):
     """``shortcut(x) + round(slope(norm(sums(sign(x + shift)))))``.
 
@@ -57,7 +72,8 @@ class Block(nn.Module):
         if outputs not in (inputs, 2 * inputs):
             raise ValueError(f"a block goes from {inputs} channels to as many or twice as many, not {outputs}")
         self.stride, self.copies = stride, outputs // inputs
-        self.sums = Sums(inputs, outputs, kernel, stride, method)
+        real = method == FLOAT
+        self.sums = RealSums(inputs, outputs, kernel, stride) if real else Sums(inputs, outputs, kernel, stride, method)
         self.norm, self.slope, self.round = WholeNorm(outputs), Slope(outputs), Round()
         self.halved = Round(16 * LIMIT)  # with 16 blocks behind it sums still fit 16 bits
 
@@ -188,7 +204,7 @@ class Search(nn.Module):
 
 
 class RBSF2(nn.Module):
-    """Backbone and head; see both.  Options are those of the constructor."""
+    """Backbone and head; see both.  Options are those of the constructor; `method`: one of `rbsf.methods`, or FLOAT."""
 
     def __init__(
         self,

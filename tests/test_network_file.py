@@ -99,6 +99,23 @@ def test_metadata_and_tensors_are_as_documented(tmp_path: Path) -> None:
     assert read.nodes[2].tensors["weight"] is read.nodes[3].tensors["weight"]
 
 
+def test_multiples_of_powers_of_two_are_kept_as_bytes(tmp_path: Path) -> None:
+    make = Maker(0, (4, 5, 3))
+    whole = make.rng.integers(-127, 128, (7, 3, 3, 3)).astype(np.float32)
+    whole[1] = 0
+    whole[2, 0, 0, 0] = 127
+    weight = whole * np.exp2(np.arange(7, dtype=np.float32) - 9)[:, None, None, None]
+    for values in (weight, weight + np.float32(0.3)):
+        window = {"kernel": 3, "stride": 1, "padding": 0, "groups": 1}
+        make.add("conv", "image", tensors={"weight": values, "bias": make.normal(7)}, **window)
+    write_packed(tmp_path / "bytes.safetensors", "tiny", "classifier", make.nodes, {})
+    tensors = parts(tmp_path / "bytes.safetensors")[1]
+    assert [str(tensors[f"conv.{n}.weight"].dtype) for n in (1, 2)] == ["int8", "float32"]
+    for node, read in zip(make.nodes[1:], read_packed(tmp_path / "bytes.safetensors").nodes[1:], strict=True):
+        np.testing.assert_array_equal(read.tensors["weight"], node.tensors["weight"])
+        assert read.tensors["weight"].dtype == np.float32
+
+
 def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no packed file"):
         Engine(tmp_path / "none.safetensors")
@@ -156,6 +173,10 @@ def test_flipped_bit(path: Path) -> None:
         (2, {"shared": {"weight": "none"}}, "which the file lacks"),
         (2, {"shared": {"weight": []}}, "which the file lacks"),
         (2, {"shared": {"more": "affine.1.bias"}}, r"more is float32 \[3\], expected absent"),
+        (2, {"bytes": 3}, "its bytes are 3, expected a list of names"),
+        (2, {"bytes": [["weight"]]}, "expected a list of names"),
+        (2, {"bytes": ["weight"]}, "weight is not kept as bytes and their steps"),
+        (2, {"bytes": ["none"]}, "none is not kept as bytes and their steps"),
         (15, {"inputs": ["global_pool.13"]}, "takes a vector"),
         (13, {"inputs": ["flatten.14"]}, "no node before it"),
         (14, {"inputs": ["conv.2"]}, r"node 'linear.15' \(linear\): weight is float32 \[5, 24\], expected"),

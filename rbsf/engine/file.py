@@ -7,7 +7,8 @@ raw little-endian bytes.
 
 A node is {"name", "op", "inputs", "attributes"}.  `op` names a module of `rbsf.engine.ops`, which says what attributes
 and tensors it has; `inputs` name earlier nodes.  The tensors of a node NAME are NAME.KEY; where it shares one with
-another node, it has "shared": {KEY: the tensor's name} too.
+another node, it has "shared": {KEY: the tensor's name} too.  Those in its "bytes": [KEY] are int8 [O, ...], to be
+multiplied by NAME.KEY_steps, float32 [O]: so weights are kept that are whole multiples of a power of two.
 
 Files of the formats before, "rbsf-packed-1", "rbsf-packed-2" and "rbsf-network-1", are read too: `old_files.py`.
 """
@@ -33,6 +34,7 @@ FORMAT = "rbsf-graph-1"
 FORMATS = (FORMAT, *old_files.FORMATS)
 TASKS = ("tracker", "classifier")
 MAX_FILE_BYTES = 64 << 20
+MAX_BYTE = 127
 
 
 def write_packed(path: str | Path, model: str, task: str, nodes: Sequence[Node], info: dict[str, Any]) -> PackedModel:
@@ -48,7 +50,7 @@ def write_packed(path: str | Path, model: str, task: str, nodes: Sequence[Node],
     for node in nodes:
         entry: dict[str, Any] = {"name": node.name, "op": node.op, "inputs": list(node.inputs)}
         entry |= {"attributes": node.attributes}
-        for key, array in node.tensors.items():
+        for key, array in _smaller(node.tensors, entry).items():
             name = names.setdefault(id(array), f"{node.name}.{key}")
             tensors[name] = np.ascontiguousarray(array)
             if name != f"{node.name}.{key}":
@@ -58,6 +60,31 @@ def write_packed(path: str | Path, model: str, task: str, nodes: Sequence[Node],
     metadata |= {"layers": json.dumps(entries, separators=(",", ":")), "info": json.dumps(info)}
     write_atomically(path, save(tensors, metadata | {"sha256": digest(metadata, tensors)}))
     return packed
+
+
+def _smaller(tensors: dict[str, np.ndarray], entry: dict[str, Any]) -> dict[str, np.ndarray]:
+    """`tensors` as a file keeps them; the node's `entry` is told which are bytes."""
+    kept: dict[str, np.ndarray] = {}
+    for key, array in tensors.items():
+        if (found := as_bytes(array)) is None:
+            kept[key] = array
+            continue
+        entry.setdefault("bytes", []).append(key)
+        kept[key], kept[f"{key}_steps"] = found
+    return kept
+
+
+def as_bytes(array: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """int8 [O, ...] and float32 [O], powers of two, whose product is `array` exactly; None where there are none."""
+    if array.dtype != np.float32 or array.ndim < 2 or not array.size:
+        return None
+    rows = array.reshape(len(array), -1).astype(np.float64)
+    largest = np.abs(rows).max(1)
+    step = np.exp2(np.ceil(np.log2(np.where(largest > 0, largest, 1) / MAX_BYTE)))
+    whole = rows / step[:, None]
+    if not np.array_equal(whole, np.rint(whole)):
+        return None
+    return whole.astype(np.int8).reshape(array.shape), step.astype(np.float32)
 
 
 def read_packed(path: str | Path) -> PackedModel:
@@ -139,11 +166,25 @@ def _nodes(entries: list[Any], tensors: dict[str, np.ndarray]) -> list[Node]:
     nodes = []
     for entry in entries:
         shared = entry.pop("shared", {}) if isinstance(entry, dict) else {}
+        in_bytes = entry.pop("bytes", []) if isinstance(entry, dict) else []
         check_entry(entry)
         if not isinstance(shared, dict) or not all(isinstance(n, str) and n in tensors for n in shared.values()):
             raise ValueError(f"node {entry['name'][:100]!r}: shares {str(shared)[:100]}, which the file lacks")
         arrays = owned.pop(entry["name"], {}) | {key: tensors[name] for key, name in shared.items()}
+        _widen(arrays, in_bytes, entry["name"])
         nodes.append(Node(entry["name"], entry["op"], tuple(entry["inputs"]), entry["attributes"], arrays))
     if owned:
         raise ValueError(f"holds tensors of no node: {', '.join(sorted(owned))[:100]}")
     return nodes
+
+
+def _widen(arrays: dict[str, np.ndarray], in_bytes: Any, name: str) -> None:
+    """Make the arrays that are kept `in_bytes` float32 again."""
+    if not isinstance(in_bytes, list) or not all(isinstance(key, str) for key in in_bytes):
+        raise ValueError(f"node {name[:100]!r}: its bytes are {str(in_bytes)[:100]}, expected a list of names")
+    nothing = np.empty(0, bool)
+    for key in in_bytes:
+        array, steps = arrays.get(key, nothing), arrays.pop(f"{key}_steps", nothing)
+        if (array.dtype, steps.dtype) != (np.int8, np.float32) or steps.shape != array.shape[:1]:
+            raise ValueError(f"node {name[:100]!r}: {key[:100]} is not kept as bytes and their steps")
+        arrays[key] = array * steps.reshape(-1, *[1] * (array.ndim - 1))

@@ -16,8 +16,8 @@ import numpy as np
 
 from eval.own_tracker import OwnTracker
 from tracker.anchor_free import AnchorFree, AnchorFreeConfig
-from tracker.backbones import choose_device, choose_engine
-from tracker.loading import Constants, is_rbsf2, load_network, make_tracker
+from tracker.backbones import choose_device, choose_engine, is_rbsf2
+from tracker.loading import Constants, load_network, make_tracker
 from tracker.siamfc import TRACKER_VERSION, Result, TrackerConfig
 
 SHIPPED = {name: Path(__file__).resolve().parents[1] / "weights" / f"{name}.safetensors" for name in ("rbsf", "siamfc")}

@@ -12,6 +12,7 @@ from requirements import needs
 from datasets.sequences import load_sequences
 from eval.metrics import score_sequence
 from eval.runner import track_sequence
+from eval.trackers import parse_tracker
 from tracker.anchor_free import AnchorFree, AnchorFreeConfig, Answer
 from tracker.teachers.pair import read_pair
 
@@ -110,11 +111,18 @@ def test_what_a_user_can_do_wrong() -> None:
     assert "clipped" in str(AnchorFree(Always()).init(FRAME, (300, 200, 60, 60)))
 
 
+def peers(real_data: Path, *names: str) -> list[Path]:
+    files = [real_data / "peers" / name for name in names]
+    if not all(file.is_file() for file in files):
+        pytest.skip(needs("peers", f"no {files[0]}"))
+    return files
+
+
 def test_nanotrack_by_its_own_rules(real_data: Path) -> None:
-    folder = real_data / "peers"
-    if not folder.is_dir():
-        pytest.skip(needs("peers", f"no {folder}"))
-    pair = read_pair(folder / "nano3_backbone.onnx", folder / "nano3_head.onnx")
+    """In PyTorch and in ONNX Runtime."""
+    pytest.importorskip("onnxruntime", reason=needs("onnxruntime", "it is not installed"))
+    backbone, head = peers(real_data, "nano3_backbone.onnx", "nano3_head.onnx")
+    pair = read_pair(backbone, head)
 
     class Nano:
         @torch.inference_mode()
@@ -127,5 +135,25 @@ def test_nanotrack_by_its_own_rules(real_data: Path) -> None:
             return Answer(logits.softmax(1)[0, 1].numpy(), sides[0].numpy())
 
     (david,) = load_sequences(real_data / "OTB" / "David")
-    head = david.part(0, 40)
-    assert score_sequence(track_sequence(AnchorFree(Nano()), head).boxes, head.boxes).scores.auc > 0.6
+    first = david.part(0, 40)
+    spec = parse_tracker(f"NanoTrack=onnx:{backbone},{head}")
+    assert (spec.label, spec.is_network) == ("NanoTrack", False)
+    boxes = [track_sequence(tracker, first).boxes for tracker in (AnchorFree(Nano()), spec.build())]
+    assert score_sequence(boxes[0], first.boxes).scores.auc > 0.6
+    np.testing.assert_allclose(boxes[1], boxes[0], atol=0.5)
+
+
+def test_pairs_of_graphs_that_are_none(real_data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason=needs("onnxruntime", "it is not installed"))
+    backbone, head = peers(real_data, "nano3_backbone.onnx", "nano3_head.onnx")
+    with pytest.raises(ValueError, match=r"give two files, onnx:BACKBONE\.onnx,HEAD\.onnx"):
+        parse_tracker(f"onnx:{backbone}")
+    with pytest.raises(FileNotFoundError, match="no model file"):
+        parse_tracker(f"onnx:{backbone},none.onnx")
+    (tmp_path / "text.onnx").write_text("no graph")
+    for files, message in (
+        (f"{backbone},{tmp_path / 'text.onnx'}", "cannot read it"),
+        (f"{head},{backbone}", "Required inputs"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            parse_tracker(f"onnx:{files}").build()

@@ -20,7 +20,8 @@ from rbsf.weights import save_weights
 from tools.export import main as export
 from tools.track import main as track
 from tracker.anchor_free import AnchorFree
-from tracker.loading import is_rbsf2, load_network, make_tracker, update_all
+from tracker.backbones import is_rbsf2, load_backbone
+from tracker.loading import load_network, make_tracker, update_all
 from tracker.rbsf2 import PackedNetwork, TorchNetwork
 
 
@@ -134,6 +135,8 @@ def test_what_a_user_can_do_wrong(files: Path, tmp_path: Path) -> None:
         load_network(packed, precision="bfloat16")
     with pytest.raises(ValueError, match="the packed engine runs on the CPU; add --engine torch"):
         load_network(packed, "cuda")
+    with pytest.raises(ValueError, match="holds RB-SF 2, which is no backbone alone"):
+        load_backbone(packed)
     with pytest.raises(ValueError, match="RB-SF 2 has no ONNX form yet"):
         export(["--weights", str(files / "net.safetensors"), "--out", str(tmp_path / "x.onnx"), "--format", "onnx"])
     (tmp_path / "scales.yaml").write_text("scales: 3\n")

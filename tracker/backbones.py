@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from rbsf.engine.file import packed_kind, read_packed
 from rbsf.engine.graph import PackedModel
@@ -62,6 +63,8 @@ def load_backbone(
     Raises FileNotFoundError for a missing file; ValueError for a broken one, another network's weights, and an engine
     or a device that cannot be had.
     """
+    if is_rbsf2(path):
+        raise ValueError(f"{path} holds RB-SF 2, which is no backbone alone; give weights of RB-SF, XNOR or SiamFC")
     path, engine = choose_engine(path, engine)
     if engine == "packed" and device not in ("auto", "cpu"):
         raise ValueError(f"device {device!r}: the packed engine runs on the CPU; add --engine torch")
@@ -100,6 +103,15 @@ def choose_engine(path: str | Path, engine: str = "auto") -> tuple[Path, str]:
     if not is_packed(path):
         return path, "torch" if engine == "auto" else engine
     return (_trained_form(path), "torch") if engine == "torch" else (path, "packed")
+
+
+def is_rbsf2(path: str | Path) -> bool:
+    """Whether a file holds RB-SF 2, packed or not, as far as its header says."""
+    try:
+        with safe_open(path, "numpy") as file:
+            return (file.metadata() or {}).get("model") == "rbsf2"
+    except (OSError, SafetensorError):  # what is wrong with it is said when it is loaded
+        return False
 
 
 def is_packed(path: str | Path) -> bool:

@@ -9,26 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from rbsf.environment import cores
 from tracker import backbones, siamfc
 from tracker.anchor_free import AnchorFree, AnchorFreeConfig, Network
+from tracker.backbones import is_rbsf2
 from tracker.siamfc import Backbone, Result, SiamFC, TrackerConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 Constants = TrackerConfig | AnchorFreeConfig
-
-
-def is_rbsf2(path: str | Path) -> bool:
-    """Whether a file holds RB-SF 2, packed or not, as far as its header says."""
-    try:
-        with safe_open(path, "numpy") as file:
-            return (file.metadata() or {}).get("model") == "rbsf2"
-    except (OSError, SafetensorError):  # what is wrong with it is said when it is loaded
-        return False
 
 
 def constants_of(path: str | Path) -> type[Constants]:

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from datasets.sequences import Sequence
-    from eval.trackers import Tracker
+    from eval.trackers import Tracker, TrackerSpec
+    from tracker.siamfc import Result
 
 Timed = Callable[[], object]
 WARM_UP = 3  # rounds
@@ -71,6 +72,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add(
         "--tracker", action="append", default=[], metavar="[LABEL=]WHAT",
         help="time this too, as eval/run_benchmarks.py names it; repeatable",
+    )  # fmt: skip
+    add(
+        "--targets", type=positive_int, nargs="+", default=[], metavar="N",
+        help="time so many targets at once too, with this project's networks among the trackers",
     )  # fmt: skip
     add("--updates", action="store_true", help="time trackers alone, no backbones and no start-up")
     add("--contrib", type=Path, metavar="PYTHON", help="Python of an environment with opencv-contrib-python below 5")
@@ -231,6 +236,27 @@ def packed_trackers(weights: Path, threads: int) -> dict[str, Tracker]:
     return {f"packed RB-SF{name}": SiamFC(engine, read_constants(path)) for name, path in files.items()}
 
 
+class Several:
+    """Trackers of one network, all on one target: what so many targets cost."""
+
+    def __init__(self, spec: TrackerSpec, threads: int, count: int) -> None:
+        from tracker.loading import load_network, make_tracker
+
+        network = load_network(spec.files[0], spec.device, spec.precision, threads, spec.engine)
+        self._trackers = [make_tracker(network, spec.config) for _ in range(count)]
+
+    def init(self, image: np.ndarray, box: np.ndarray) -> None:
+        """Start all of them."""
+        for tracker in self._trackers:
+            tracker.init(image, box)
+
+    def update(self, image: np.ndarray) -> Result:
+        """Update all of them; the first one's result."""
+        from tracker.loading import update_all
+
+        return update_all(self._trackers, image)[0]
+
+
 def all_trackers(args: argparse.Namespace, threads: int) -> dict[str, Tracker]:
     """Every tracker that this environment has."""
     import torch
@@ -244,7 +270,10 @@ def all_trackers(args: argparse.Namespace, threads: int) -> dict[str, Tracker]:
     trackers = packed_trackers(args.weights, threads)
     trackers["float SiamFC, PyTorch"] = SiamFC(torch_backbone(build("siamfc"), "cpu"))
     specs = [parse_tracker(text) for text in ("OpenCV MIL=opencv:MIL", *args.tracker)]
-    return trackers | {spec.label: spec.build(threads) for spec in specs}
+    trackers |= {spec.label: spec.build(threads) for spec in specs}
+    own = [parse_tracker(f"packed RB-SF={args.weights}"), *(spec for spec in specs if spec.is_network)]
+    several = [(spec, count) for spec in own for count in args.targets]
+    return trackers | {f"{spec.label}, {n} targets": Several(spec, threads, n) for spec, n in several}
 
 
 def contrib(args: argparse.Namespace, threads: int) -> dict[str, float]:

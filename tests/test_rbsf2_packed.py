@@ -145,6 +145,14 @@ def test_what_a_user_can_do_wrong(files: Path, tmp_path: Path) -> None:
         track([*flags, "--constants", str(tmp_path / "scales.yaml")])
 
 
+def test_other_maps_are_refused(files: Path) -> None:
+    packed = read_packed(files / "net-packed.safetensors")
+    last = packed.nodes[-2]
+    fewer = replace(last, tensors={key: array[:4] for key, array in last.tensors.items()})
+    with pytest.raises(ValueError, match=r"gives \(1, 4, 15, 15\), expected \(1, 5 or 6, rows, columns\)"):
+        PackedNetwork(replace(packed, nodes=(*packed.nodes[:-2], fewer, packed.nodes[-1])))
+
+
 def test_a_template_of_other_cells_is_refused(files: Path) -> None:
     packed = read_packed(files / "net-packed.safetensors")
     nodes = [

@@ -12,11 +12,13 @@ from rbsf.engine.file import read_packed
 from rbsf.engine.graph import PackedModel
 from rbsf.engine.run import Engine
 from tracker.anchor_free import Answer
-from tracker.geometry import EXEMPLAR_SIZE
+from tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE
 
 if TYPE_CHECKING:  # torch takes a second to import and a packed network needs none
     import torch
     from torch import nn
+
+MAPS = (5, 6)  # of the head, without presence and with it
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,10 @@ class PackedNetwork:
         self._threads, self._isa = threads, isa
         self._features = Engine(self._model.up_to(self._template.features), threads, isa)
         self.isa = self._features.isa
-        self.learn(np.zeros((EXEMPLAR_SIZE, EXEMPLAR_SIZE, 3), np.uint8))  # a network of other sizes fails here
+        exemplar, region = (np.zeros((1, size, size, 3), np.uint8) for size in (EXEMPLAR_SIZE, SEARCH_SIZE))
+        shape = self.learn(exemplar[0])(region).shape
+        if len(shape) != 4 or shape[1] not in MAPS:
+            raise ValueError(f"{self._model.path or 'the network'}: gives {shape}, expected (1, 5 or 6, rows, columns)")
 
     def __str__(self) -> str:
         return str(self._features)

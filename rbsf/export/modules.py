@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from rbsf.layers import BinaryConv2d
-from rbsf.models.rbsf2 import ByteConv, Correlation, Sums
-from rbsf.models.whole import STEP, Round, Shift, Slope, Stem, WholeNorm
+from rbsf.models.rbsf2 import Correlation, Sums
+from rbsf.models.whole import STEP, Round, Shift, Slope, WholeConv, WholeNorm
 
 BINARY = "binary"  # a whole BinaryConv2d: no operation of the engine; `rbsf.export.fold` makes nodes of it
 
@@ -150,7 +150,7 @@ def _sums(module: Sums) -> Made:
     return made._replace(tensors=made.tensors | {"scale": np.ones_like(made.tensors["scale"])})
 
 
-def _rounded_conv(module: Stem | ByteConv) -> Made:
+def _rounded_conv(module: WholeConv) -> Made:
     """Its rounded weights: whole multiples of powers of two, whose sums float32 holds exactly."""
     made, (weight, bias) = _conv(module), module.rounded()
     return made._replace(tensors={"weight": to_numpy(weight).transpose(0, 2, 3, 1), "bias": to_numpy(bias)})
@@ -184,8 +184,7 @@ def _round(module: Round) -> list[Made]:
 FORMS: dict[type[nn.Module], Callable[[Any], Made | list[Made]]] = {
     BinaryConv2d: _binary,
     Sums: _sums,
-    Stem: _rounded_conv,
-    ByteConv: _rounded_conv,
+    WholeConv: _rounded_conv,
     Correlation: _correlation,
     WholeNorm: _whole_norm,
     Shift: _shift,
@@ -212,8 +211,7 @@ VIEWS = (*SAME, nn.Flatten)  # ... or a view of it
 LEAVES = (
     BinaryConv2d,
     Sums,
-    Stem,
-    ByteConv,
+    WholeConv,
     Correlation,
     WholeNorm,
     Shift,

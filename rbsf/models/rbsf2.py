@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rbsf.binarize import straight_through
 from rbsf.layers import BinaryConv2d
 from rbsf.methods import get_method
-from rbsf.models.whole import LIMIT, STEP, Round, Shift, Slope, Stem, WholeNorm, conv_of_signs, straight_through
+from rbsf.models.whole import LIMIT, Round, Shift, Slope, Stem, WholeConv, WholeNorm, conv_of_signs
 
 HALF_SIDE = 32  # pixels from the middle of a square target to its sides, in crops of 127 and 255
 FLOAT = "float"  # the method of the float twin: the same network without signs
@@ -87,28 +88,6 @@ class Block(nn.Module):
         return shortcut + self.round(self.slope(self.norm(self.sums(x))))
 
 
-class ByteConv(nn.Conv2d):
-    """A convolution of whole numbers of at most 127 steps with weights of 8 bits: sums are exact in float32.
-
-    Weights are multiples, up to 127, of a power of two for each filter, and so is the bias, of that times STEP.
-    """
-
-    def rounded(self) -> tuple[Tensor, Tensor]:
-        """Weight [O, I, k, k] and bias [O]."""
-        largest = self.weight.detach().abs().amax((1, 2, 3)).clamp(min=1e-12)
-        step = torch.exp2(torch.ceil(torch.log2(largest / BYTE)))
-        wide = step[:, None, None, None]
-        weight = self.weight + (torch.round(self.weight / wide) * wide - self.weight).detach()
-        assert self.bias is not None  # it has one; this is for the type checker
-        grid = step * STEP
-        return weight, self.bias + (torch.round(self.bias / grid) * grid - self.bias).detach()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, I, H, W] to [N, O, H', W']."""
-        weight, bias = self.rounded()
-        return F.conv2d(x, weight, None, self.stride, self.padding) + bias[:, None, None]
-
-
 class Backbone(nn.Module):
     """Pixels [N, 3, S, S], 0 to 255, to features [N, C, S', S'] of 8 bits, at stride 16: S = 127 gives 8, 255 gives 16.
 
@@ -126,7 +105,7 @@ class Backbone(nn.Module):
                 blocks.append(Block(inputs, outputs, stride, method))
                 inputs = outputs
         self.blocks = nn.Sequential(*blocks)
-        self.neck = nn.Sequential(Round(BYTE), ByteConv(inputs, features, 1), Round(BYTE))
+        self.neck = nn.Sequential(Round(BYTE), WholeConv(inputs, features, 1), Round(BYTE))
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
@@ -168,12 +147,12 @@ class Head(nn.Module):
         self.correlation = Correlation()
         self.answer = nn.Sequential(WholeNorm(cells, bits=1), Round())  # products of bytes leave room for one bit
         self.blocks = nn.Sequential(*(Block(width, width, 1, method) for _ in range(depth)))
-        self.last = nn.Sequential(Round(BYTE), ByteConv(width, 5, 2))
+        self.last = nn.Sequential(Round(BYTE), WholeConv(width, 5, 2))
         with torch.no_grad():  # it would take Adam 2,000 steps
             self.last[1].bias[1:] = math.log(HALF_SIDE)  # type: ignore[index, operator]
         self.presence = None
         if presence:
-            self.presence = nn.Sequential(Block(width, width, 1, method), Round(BYTE), ByteConv(width, 1, 2))
+            self.presence = nn.Sequential(Block(width, width, 1, method), Round(BYTE), WholeConv(width, 1, 2))
 
     def forward(self, search: Tensor, template: Tensor | None = None) -> Tensor:
         """Search features [N, C, 16, 16] and a template [N, C, 8, 8] to maps [N, 5 or 6, 15, 15]: class logits and, of

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rbsf.binarize import straight_through
+
 STEP = 1 / 32  # of the values of maps
 LIMIT = 1023  # steps that what a layer adds to a map may have: sums of 32 such layers fit 16 bits
 SCALE_BITS = 7  # of the mantissa of a scale
@@ -18,11 +20,6 @@ LAST_BIT = 2.0**-13  # the least that the last of these may be: with biases up t
 LARGEST_BIAS = 32.0
 SLOPE_STEPS = 16  # of a slope of 1
 WEIGHT_LIMIT = 63  # steps of a stem's weight: products with pixels that two and two fit 16 bits
-
-
-def straight_through(rounded: Tensor, x: Tensor) -> Tensor:
-    """`rounded`, with the gradient of `x`."""
-    return x + (rounded - x).detach()
 
 
 class _WholeConv(torch.autograd.Function):
@@ -145,33 +142,45 @@ class WholeNorm(nn.BatchNorm2d):
         return 1 / float(self.num_batches_tracked)
 
 
-class Stem(nn.Conv2d):
-    """The first convolution: weights are whole multiples, up to 63, of a power of two for each filter.
+class WholeConv(nn.Conv2d):
+    """A convolution whose weights are whole multiples, up to `largest`, of a power of two for each filter.
 
-    Takes pixels 0 to 255, [N, 3, S, S]; no padding.  Its bias is a multiple of that power, so that sums are exact.
+    So is its bias, of that power times `grid`, the unit of its input.
     """
 
-    def __init__(self, channels: int, kernel: int, stride: int) -> None:
-        super().__init__(3, channels, kernel, stride)
-        with torch.no_grad():
-            nn.init.kaiming_normal_(self.weight, nonlinearity="linear")
-            self.weight /= 64  # pixels deviate by about so much
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, stride: int = 1, *, largest: int = 127, grid: float = STEP
+    ) -> None:
+        super().__init__(inputs, outputs, kernel, stride)
+        self.largest, self.grid = largest, grid
+
+    def rounded(self) -> tuple[Tensor, Tensor]:
+        """Weight [O, I, k, k] and bias [O]."""
+        assert self.bias is not None  # it has one; this is for the type checker
+        step = self.step()
+        return _whole(self.weight, step[:, None, None, None]), _whole(self.bias, step * self.grid)
 
     def step(self) -> Tensor:
         """The power of two [O] that weights are multiples of."""
         largest = self.weight.detach().abs().amax((1, 2, 3)).clamp(min=1e-12)
-        return torch.exp2(torch.ceil(torch.log2(largest / WEIGHT_LIMIT)))
-
-    def rounded(self) -> tuple[Tensor, Tensor]:
-        """Weight [O, 3, k, k] and bias [O]."""
-        step = self.step()
-        weight = straight_through(
-            torch.round(self.weight / step[:, None, None, None]) * step[:, None, None, None], self.weight
-        )
-        assert self.bias is not None  # it has one; this is for the type checker
-        return weight, straight_through(torch.round(self.bias / step) * step, self.bias)
+        return torch.exp2(torch.ceil(torch.log2(largest / self.largest)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
+        """[N, I, H, W] to [N, O, H', W'], no padding; of whole numbers of `grid` exact in float32."""
         weight, bias = self.rounded()
         return F.conv2d(x, weight, None, self.stride) + bias[:, None, None]
+
+
+def _whole(x: Tensor, unit: Tensor) -> Tensor:
+    """Whole multiples of `unit` near `x`."""
+    return straight_through(torch.round(x / unit) * unit, x)
+
+
+class Stem(WholeConv):
+    """The first convolution, of pixels 0 to 255, [N, 3, S, S]."""
+
+    def __init__(self, channels: int, kernel: int, stride: int) -> None:
+        super().__init__(3, channels, kernel, stride, largest=WEIGHT_LIMIT, grid=1.0)
+        with torch.no_grad():
+            nn.init.kaiming_normal_(self.weight, nonlinearity="linear")
+            self.weight /= 64  # pixels deviate by about so much

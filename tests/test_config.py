@@ -16,6 +16,7 @@ from requirements import needs
 from rbsf.models import TRACKERS
 from rbsf.train.config import parse_config, read_yaml, write_yaml
 from tools.cli import read_constants
+from tools.distilling import DistillConfig
 from tools.runs import CONFIGS
 from tools.tracker_config import TrainConfig, read_config
 from tools.train_rbsf import main
@@ -24,7 +25,10 @@ from tracker.siamfc import TrackerConfig
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.name)
 def test_every_shipped_config_parses(path):
-    TrainConfig(**read_yaml(TrainConfig, path))
+    if path.stem.startswith("rbsf2"):
+        DistillConfig(**read_yaml(DistillConfig, path), teacher="b.onnx,h.onnx", data=["pairs.db"])
+    else:
+        TrainConfig(**read_yaml(TrainConfig, path))
 
 
 @pytest.mark.parametrize(

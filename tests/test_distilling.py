@@ -15,7 +15,7 @@ from tools.distilling import read_settings
 from tools.train_rbsf import main
 from tracker.anchor_free import AnchorFree
 from tracker.rbsf2 import TorchNetwork
-from tracker.teachers.graph import OnnxGraph, Operation, write_graph
+from tracker.teachers.made_up import write_made_up
 
 SMALL = ["--channels", "8-16-32", "--depths", "1-1-1", "--features", "8", "--head-depth", "1", "--pairs", "4"]
 QUICK = [*SMALL, "--batch-size", "2", "--epochs", "2", "--warmup", "0", "--log-every", "1", "--workers", "0"]
@@ -38,24 +38,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A backbone of one convolution and a head of two, in files."""
-    folder, generator = tmp_path_factory.mktemp("teacher"), torch.Generator().manual_seed(0)
-
-    def weight(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=generator) / 30
-
-    stride = {"strides": [16, 16], "pads": [1, 1, 0, 0]}
-    operations = [Operation("Conv", ("pixels", "w"), "features", stride)]
-    write_graph(
-        OnnxGraph(["pixels"], ["features"], operations, {"w": weight(96, 3, 16, 16) / 30}), folder / "b.safetensors"
-    )
-    operations = [
-        Operation("Conv", ("search", "c"), "logits", {}),
-        Operation("Conv", ("search", "b"), "logs", {}),
-        Operation("Exp", ("logs",), "sides", {}),
-    ]
-    values = {"c": weight(2, 96, 2, 2), "b": weight(4, 96, 2, 2)}
-    write_graph(OnnxGraph(["template", "search"], ["logits", "sides"], operations, values), folder / "h.safetensors")
+    """A made-up teacher's two files."""
+    folder = tmp_path_factory.mktemp("teacher")
+    write_made_up(folder / "b.safetensors", folder / "h.safetensors")
     return f"{folder / 'b.safetensors'},{folder / 'h.safetensors'}"
 
 

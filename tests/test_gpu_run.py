@@ -30,7 +30,8 @@ FIRST = "table2-32-32-64-128-r+g+b"
 def test_the_list_is_in_order_and_each_item_has_a_place_of_its_own() -> None:
     items = make_items(Path("data"))
     names = [item.name for item in items]
-    assert names[:7] == [
+    assert names[:8] == [
+        "rbsf2",
         "agreement",
         "speed",
         "teachers-resnet18-32-32-64-128",
@@ -44,7 +45,7 @@ def test_the_list_is_in_order_and_each_item_has_a_place_of_its_own() -> None:
     for number, item in enumerate(items):
         assert set(item.needs) <= set(names[:number]), "what is needed comes before"
     assert all(item.needs for item in items if item.name.startswith("table2"))
-    assert [item.name for item in items if item.alone] == names[:3]
+    assert [item.name for item in items if item.alone] == names[:4]
 
 
 def test_seeds_start_from_the_float_network_of_the_first() -> None:
@@ -58,8 +59,13 @@ def test_only_takes_what_is_needed_along(capsys: pytest.CaptureFixture[str]) -> 
     assert main(["--list", "--only", f"{FIRST}-seed-2"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == ["teachers-resnet18-32-32-64-128", f"{FIRST}-seed-2"]
-    with pytest.raises(ValueError, match="--only 'table9': no such item; there are agreement, speed, "):
+    with pytest.raises(ValueError, match="--only 'table9': no such item; there are rbsf2, agreement, speed, "):
         main(["--list", "--only", "table9"])
+
+
+def test_without_its_parts_rbsf2_is_left_out() -> None:
+    with_it, without = (make_items(Path("data"), rbsf2=there) for there in (True, False))
+    assert [item.name for item in with_it] == ["rbsf2", *(item.name for item in without)]
 
 
 def rehearse(folder: Path, *flags: str) -> subprocess.Popen:
@@ -213,7 +219,7 @@ class TestSharing:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("tools.gpu_sharing.Mps.start", lambda self: "")
-        speed, training = make_items(Path("data"))[1], make_items(Path("data"))[3]
+        speed, training = (make_items(Path("data"), rbsf2=False)[number] for number in (1, 3))
         with gpu_run.Sharing(tmp_path) as sharing:
             assert sharing.variables(training) == {}
             self.rates(tmp_path, **{"4 processes": 2.0, "4 processes, MPS": 3.0})

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rbsf.train.worklist import Item
+from tools.gpu_distil import FOLDER, PAIRS, TEACHER
 from tools.tables import folder_of, read_table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,6 +21,8 @@ TRAININGS = Path("tables")  # below the list's folder
 SHRUNK = 8  # a rehearsal's networks have an eighth of the channels
 REHEARSAL = {"epochs": 1, "subset": 64, "batch_size": 32, "warmup": 2, "threads": 1, "device": "cpu"}
 REHEARSAL |= {"lr_binary": 1e-3, "lr_real": 1e-3, "lr_norm": 1e-3}  # two steps of a full rate may end anywhere
+SMALL_RBSF2 = ("--channels", "8-16-32", "--depths", "1-1-1", "--features", "8", "--head-depth", "1", "--pairs", "4")
+SMALL_RBSF2 += ("--epochs", "1", "--batch-size", "2", "--threads", "1", "--workers", "0", "--device", "cpu")
 ON_GPU = {"precision": "bfloat16", "threads": 2}
 
 
@@ -53,11 +56,22 @@ class Training:
         return "-".join(" ".join(words).replace("(", "").replace(")", "").split()).lower()
 
 
-Entry = Check | Training
+@dataclass(frozen=True)
+class Distillation:
+    """A training of RB-SF 2 by the recipe of configs/rbsf2.yaml, from what `tools.gpu_distil` packs."""
+
+    name: str
+    worth: str
+    minutes: float
+    flags: tuple[str, ...]
+
+
+Entry = Check | Training | Distillation
 SMALL = "32-32-64-128"
 WIDTHS = ("32-64-128-256", "64-64-128-256")
 COLUMNS = ("Bi", "R", "R+G", "R+G+B")
 
+RBSF2 = [Distillation("rbsf2", "RB-SF 2's long training", 15, ("--epochs", "40", "--workers", "12"))]
 CHECKS = [
     Check(
         "agreement",
@@ -104,11 +118,11 @@ WIDE = [
     Training("teachers", "WRN40 64-64-128-256", "", "the float network that WRN-40 starts from", 25),
     Training("table3", "RBCN (WRN40) 64-64-128-256", "CIFAR-100", "Table 3, RBCN with WRN-40", 40),
 ]
-ENTRIES: list[Entry] = [*CHECKS, *FIRST_ROW, *OTHER_ROWS, *WIDE]
+ENTRIES: list[Entry] = [*RBSF2, *CHECKS, *FIRST_ROW, *OTHER_ROWS, *WIDE]
 
 
-def make_items(data: Path, rehearse: bool = False, only: Sequence[str] = ()) -> list[Item]:
-    """The list for CIFAR-100 in the folder `data`.
+def make_items(data: Path, rehearse: bool = False, only: Sequence[str] = (), rbsf2: bool = True) -> list[Item]:
+    """The list for CIFAR-100 in the folder `data`, and with `rbsf2` for what RB-SF 2 learns from.
 
     `only`: the items whose names hold one of these words, and what they need; ValueError for a word that none holds.
     `rehearse`: each shrunk to seconds, on the CPU.
@@ -117,6 +131,8 @@ def make_items(data: Path, rehearse: bool = False, only: Sequence[str] = ()) -> 
     for entry in ENTRIES:
         if isinstance(entry, Check):
             items.append(_check_item(entry, rehearse))
+        elif isinstance(entry, Distillation):
+            items += [_distillation_item(entry, rehearse)] if rbsf2 else []
         else:
             items.append(_training_item(entry, data, rehearse, items))
     if unknown := [word for word in only if not any(word in item.name for item in items)]:
@@ -127,8 +143,8 @@ def make_items(data: Path, rehearse: bool = False, only: Sequence[str] = ()) -> 
 
 
 def read_data(items: Sequence[Item]) -> bool:
-    """Whether any of the items reads CIFAR-100: all but the checks do."""
-    return not {item.name for item in items} <= {check.name for check in CHECKS}
+    """Whether any of the items reads CIFAR-100: all but the checks and RB-SF 2 do."""
+    return not {item.name for item in items} <= {check.name for check in CHECKS} | {entry.name for entry in RBSF2}
 
 
 def _check_item(check: Check, rehearse: bool) -> Item:
@@ -136,6 +152,22 @@ def _check_item(check: Check, rehearse: bool) -> Item:
     flags = check.rehearsal if rehearse else ()
     command = (str(ROOT / check.program), "--out", str(folder), *flags)
     return Item(check.name, command, check.worth, check.minutes, (), True, str(folder), 3 * check.minutes)
+
+
+def _distillation_item(entry: Distillation, rehearse: bool) -> Item:
+    teacher = ",".join(str(FOLDER / file) for file in TEACHER)
+    command = [
+        str(ROOT / "tools/train_rbsf.py"),
+        "--model",
+        "rbsf2",
+        "--teacher",
+        teacher,
+        "--data",
+        str(FOLDER / PAIRS),
+    ]
+    results = str(Path("rbsf2", entry.name))
+    command += ["--out", results, *(SMALL_RBSF2 if rehearse else entry.flags)]
+    return Item(entry.name, tuple(command), entry.worth, entry.minutes, (), True, results, again=("--resume",))
 
 
 def _training_item(entry: Training, data: Path, rehearse: bool, before: list[Item]) -> Item:

@@ -1,6 +1,7 @@
 """Work down what a GPU should do for this project, in the minutes for which there is one.
 
     python tools/gpu_run.py --pack PARTS --root data                  # here: CIFAR-100 in parts of at most 40 MB
+    python tools/gpu_run.py --pack PARTS --pairs pairs.db --teacher BACKBONE.onnx,HEAD.onnx   # what RB-SF 2 learns from
     python tools/gpu_run.py --data PARTS --out RUN --minutes 9        # there, again and again; goes on where it was
     python tools/gpu_run.py --rehearse                                # anywhere: every item in seconds, on the CPU
     python tools/gpu_run.py --summary RUN                             # one table of all that came home
@@ -52,6 +53,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     what.add_argument("--summary", type=Path, metavar="DIR", help="print the results in DIR, an --out or its home")
     what.add_argument("--list", action="store_true", help="print the items, what they need and are worth")
     add("--root", type=Path, default=Path("data"), help="folder of the data set for --pack (default: %(default)s)")
+    add("--pairs", type=Path, metavar="FILE.db", help="with --pack: what RB-SF 2 learns from, a crop store ...")
+    add("--teacher", metavar="FILES", help="... and its teacher, BACKBONE.onnx,HEAD.onnx; CIFAR-100 is then not packed")
     add("--out", type=Path, metavar="DIR", help=f"folder of the runs (default: runs/gpu; of a rehearsal {REHEARSAL})")
     add("--minutes", type=float, metavar="M", help="end after M minutes (default: when all is done)")
     add("--beside", type=positive_int, default=4, metavar="N", help="trainings at once (default: %(default)s)")
@@ -59,11 +62,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def pack(root: Path, folder: Path) -> int:
+def pack(args: argparse.Namespace) -> int:
     """Write the parts and say how large they are."""
     from datasets.cifar_parts import pack_cifar100
+    from tools import gpu_distil
 
-    for path in pack_cifar100(root, folder, PART_BYTES):
+    if bool(args.pairs) != bool(args.teacher):
+        raise ValueError("--pairs and --teacher go together: RB-SF 2 learns from both")
+    paths = gpu_distil.pack(args.pairs, args.teacher, args.pack, PART_BYTES) if args.pairs else []
+    for path in paths or pack_cifar100(args.root, args.pack, PART_BYTES):
         print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
     return 0
 
@@ -81,6 +88,7 @@ def print_list(only: list[str]) -> int:
 def work(args: argparse.Namespace) -> int:
     """Run the list on the GPU for the minutes given."""
     from rbsf.train.worklist import lock
+    from tools import gpu_distil
     from tools.gpu_items import make_items, read_data
 
     folder = (args.out or Path("runs/gpu")).resolve()
@@ -89,7 +97,9 @@ def work(args: argparse.Namespace) -> int:
     print(f"GPU: {probe_gpu()}")
     with lock(folder):
         data = find_data(args.data.resolve(), folder)
-        items = make_items(data, only=args.only)
+        if not (rbsf2 := gpu_distil.unpack(args.data.resolve(), folder)):
+            print(f"{args.data}: holds no {gpu_distil.STEM}-1-of-N.part; RB-SF 2 is left out")
+        items = make_items(data, only=args.only, rbsf2=rbsf2)
         if read_data(items):
             unpack_data(args.data.resolve(), data)
         end = None if args.minutes is None else STARTED + 60 * args.minutes - CLOSING_SECONDS
@@ -102,7 +112,8 @@ def rehearse(args: argparse.Namespace) -> int:
     from datasets.cifar_parts import pack_cifar100
     from datasets.made_up_cifar import write_made_up_cifar
     from rbsf.train.worklist import lock
-    from tools.gpu_items import make_items, read_data
+    from tools import gpu_distil
+    from tools.gpu_items import RBSF2, make_items, read_data
     from tools.gpu_summary import summarise
 
     folder = (args.out or REHEARSAL).resolve()
@@ -115,6 +126,8 @@ def rehearse(args: argparse.Namespace) -> int:
                 write_made_up_cifar(folder / "raw")
                 pack_cifar100(folder / "raw", parts, PART_BYTES)
             unpack_data(parts, data)
+        if {entry.name for entry in RBSF2} & {item.name for item in items}:
+            gpu_distil.make_up(folder)
         code = work_down(items, folder, min(2, args.beside), lambda item: {"OMP_NUM_THREADS": "1"}, end)
     print(summarise(folder / "home"))
     return code
@@ -256,7 +269,7 @@ def main(argv: list[str] | None = None) -> int:
     """Do what the command line says; 0 when all is well, 1 where an item failed, 128 + signal when stopped."""
     args = parse_args(argv)
     if args.pack:
-        return pack(args.root, args.pack)
+        return pack(args)
     if args.list:
         return print_list(args.only)
     if args.summary:

@@ -56,7 +56,7 @@ def _read_list(folder: Path) -> list[Item]:
 
 
 def _item(entry: dict[str, Any]) -> Item:
-    lists = {name: tuple(entry[name]) for name in ("command", "needs")}
+    lists = {name: tuple(entry.get(name, ())) for name in ("command", "needs", "again")}
     return Item(**{**entry, **lists})
 
 
@@ -83,7 +83,8 @@ def _read_log(results: Path) -> tuple[str, str]:
         return "", ""
     with open(log, newline="") as file:
         rows = list(csv.DictReader(file))
-    done = sum(bool(row.get("val_top1")) for row in rows)
-    rates = [float(row["images_per_s"]) for row in rows if float(row.get("images_per_s") or 0)]
+    done = max([sum(bool(row.get("val_top1")) for row in rows), *(int(row["epoch"] or 0) for row in rows)])
+    paces = (row.get("images_per_s") or row.get("pairs_per_s") or 0 for row in rows)
+    rates = [float(pace) for pace in paces if float(pace)]
     rate = f"{median(rates):,.0f}" if rates else ""
     return f"{done} of {yaml.safe_load(config.read_text())['epochs']}", rate

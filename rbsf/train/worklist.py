@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 from rbsf.files import write_atomically
 from rbsf.stop import StopRequest
 
+CHECKPOINT = "checkpoint.pt"
 GRACE_SECONDS = 20  # from the request to stop to the end by force
 TOO_SHORT_SECONDS = 15  # nothing is begun with less time left
 POLL_SECONDS = 0.2
@@ -36,7 +37,8 @@ class Item:
 
     `command`: the words behind `python`, run in the list's folder.  `needs`: names of items that have to be done
     before.  `alone`: nothing else runs beside it.  `results`: a folder below the list's with what it made.
-    `most_minutes`: it has failed where it takes longer in one run; None: as long as it likes.
+    `most_minutes`: it has failed where it takes longer in one run; None: as long as it likes.  `again`: further words
+    of the command where `results` holds a checkpoint.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Item:
     alone: bool = False
     results: str = ""
     most_minutes: float | None = None
+    again: tuple[str, ...] = ()
 
 
 @dataclass
@@ -146,9 +149,10 @@ class Worklist:
         folder = item_folder(self.folder, item)
         folder.mkdir(parents=True, exist_ok=True)
         self.tried.add(item.name)
+        begun = item.results and (self.folder / item.results / CHECKPOINT).is_file()
         with open(folder / "log.txt", "ab") as log:
             process = subprocess.Popen(
-                [sys.executable, *item.command],
+                [sys.executable, *item.command, *(item.again if begun else ())],
                 cwd=self.folder,
                 env={**os.environ, **self.environment(item)},
                 stdin=subprocess.DEVNULL,

@@ -1,0 +1,63 @@
+"""RB-SF 2 on a GPU elsewhere: its data in parts, a rehearsal that stops and goes on, and bad input."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from rbsf.weights import load_weights
+from tools import gpu_distil
+from tools.gpu_run import main
+from tracker.teachers.graph import read_graph
+
+PROGRAM = [sys.executable, str(ROOT / "tools" / "gpu_run.py")]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("made")
+    gpu_distil.make_up(folder)
+    return folder / gpu_distil.FOLDER
+
+
+def teacher(made: Path) -> str:
+    return ",".join(str(made / name) for name in gpu_distil.TEACHER)
+
+
+def test_there_and_back(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert not gpu_distil.unpack(tmp_path, tmp_path / "run")
+    assert main(["--pack", str(tmp_path), "--pairs", str(made / "pairs.db"), "--teacher", teacher(made)]) == 0
+    assert "rbsf2-1-of-1.part: " in capsys.readouterr().out
+    parts = gpu_distil.pack(made / "pairs.db", teacher(made), tmp_path, 50_000)
+    assert len(parts) > 1
+    assert all(part.stat().st_size <= 50_000 for part in parts)
+    assert gpu_distil.unpack(tmp_path, tmp_path / "run")
+    target = tmp_path / "run" / gpu_distil.FOLDER
+    assert (target / "pairs.db").read_bytes() == (made / "pairs.db").read_bytes()
+    for name in gpu_distil.TEACHER:
+        assert read_graph(target / name).operations == read_graph(made / name).operations
+    parts[-1].unlink()
+    assert gpu_distil.unpack(tmp_path, tmp_path / "run"), "what is there is not put together again"
+    with pytest.raises(FileNotFoundError, match=f"lacks {parts[-1].name}"):
+        gpu_distil.unpack(tmp_path, tmp_path / "other")
+
+
+def test_a_rehearsal(tmp_path: Path) -> None:
+    command = [*PROGRAM, "--rehearse", "--out", str(tmp_path / "run"), "--only", "rbsf2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "| rbsf2 | done | " in done.stdout
+    assert load_weights(tmp_path / "run" / "rbsf2" / "rbsf2" / "rbsf2.safetensors")[1] == "rbsf2"
+
+
+def test_what_a_user_can_do_wrong(made: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--pairs and --teacher go together"):
+        main(["--pack", str(tmp_path), "--pairs", str(made / "pairs.db")])
+    with pytest.raises(ValueError, match="give two files"):
+        main(["--pack", str(tmp_path), "--pairs", str(made / "pairs.db"), "--teacher", "one.onnx"])
+    with pytest.raises((ValueError, FileNotFoundError), match=r"none\.db"):
+        main(["--pack", str(tmp_path), "--pairs", "none.db", "--teacher", teacher(made)])

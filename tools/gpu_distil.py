@@ -1,0 +1,68 @@
+"""What RB-SF 2 learns from on a GPU elsewhere: training pairs and its teacher, in parts."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from rbsf.parts import read_parts, write_parts
+
+STEM = "rbsf2"  # of the parts' names
+FOLDER = Path("data", "rbsf2")  # below a worklist's
+PAIRS, TEACHER = "pairs.db", ("backbone.safetensors", "head.safetensors")
+
+
+def pack(pairs: Path, teacher: str, folder: Path, most_bytes: int) -> list[Path]:
+    """Write a crop store and the teacher's two files, BACKBONE,HEAD, as parts into `folder`; their paths.
+
+    The teacher's graphs are kept without ONNX.  ValueError and FileNotFoundError for files that are none.
+    """
+    from datasets.crops import CropStore
+    from tracker.teachers.graph import write_graph
+    from tracker.teachers.pair import read_pair
+
+    files = teacher.split(",")
+    if len(files) != 2:
+        raise ValueError(f"--teacher {teacher}: give two files, BACKBONE.onnx,HEAD.onnx")
+    CropStore(pairs)  # what is no store fails here
+    pair = read_pair(*files)
+    with tempfile.TemporaryDirectory() as name:
+        graphs = [Path(name, file) for file in TEACHER]
+        for graph, path in zip((pair.backbone, pair.head), graphs, strict=True):
+            write_graph(graph, path)
+        content = {PAIRS: pairs} | {path.name: path for path in graphs}
+        return write_parts(content, folder, STEM, most_bytes, level=0)  # crops are compressed already
+
+
+def unpack(parts: Path, run: Path) -> bool:
+    """Put the parts in the folder `parts` together below `run`, unless that is done; False where there are none.
+
+    FileNotFoundError names parts that are missing, ValueError says what is damaged.
+    """
+    target = run / FOLDER
+    if all((target / name).is_file() for name in (PAIRS, *TEACHER)):
+        return True
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as name:
+        if not read_parts(parts, STEM, Path(name)):
+            return False
+        target.mkdir(exist_ok=True)
+        for file in (*TEACHER, PAIRS):
+            Path(name, file).replace(target / file)
+    return True
+
+
+def make_up(run: Path) -> None:
+    """Pairs of synthetic videos and a teacher of random weights, for a rehearsal."""
+    from datasets.prepare import prepare
+    from datasets.synthetic import write_got10k
+    from tracker.teachers.made_up import write_made_up
+
+    target = run / FOLDER
+    if (target / PAIRS).is_file():
+        return
+    target.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as name:
+        write_got10k(Path(name, "videos", "train"), count=3, seed=5, frames=6, size=(160, 120))
+        write_made_up(*(target / file for file in TEACHER))
+        prepare([Path(name, "videos", "train")], target / PAIRS, progress=False)

@@ -1,0 +1,29 @@
+"""A teacher of random weights, for tests and rehearsals: a backbone of one convolution and a head of two."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tracker.teachers.graph import OnnxGraph, Operation, write_graph
+
+
+def write_made_up(backbone: Path, head: Path) -> None:
+    """Write both graphs, of the form that `tracker.teachers.pair.OnnxPair` takes."""
+    generator = torch.Generator().manual_seed(0)
+
+    def weight(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator) / 30
+
+    stride = {"strides": [16, 16], "pads": [1, 1, 0, 0]}
+    operations = [Operation("Conv", ("pixels", "w"), "features", stride)]
+    write_graph(OnnxGraph(["pixels"], ["features"], operations, {"w": weight(96, 3, 16, 16) / 30}), backbone)
+    operations = [
+        Operation("Conv", ("search", "c"), "logits", {}),
+        Operation("Conv", ("search", "b"), "logs", {}),
+        Operation("Exp", ("logs",), "sides", {}),
+    ]
+    values = {"c": weight(2, 96, 2, 2), "b": weight(4, 96, 2, 2)}
+    write_graph(OnnxGraph(["template", "search"], ["logits", "sides"], operations, values), head)

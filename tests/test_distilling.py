@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from rbsf.models import build
 from rbsf.weights import load_weights, save_weights
 from tools import distilling
 from tools.distilling import read_settings
+from tools.presence import with_presence
 from tools.train_rbsf import main
 from tracker.anchor_free import AnchorFree
 from tracker.rbsf2 import TorchNetwork
@@ -112,7 +114,7 @@ def test_presence_is_learned_and_all_else_stays(store: Path, pair: str, tmp_path
     for name, value in before.items():  # of binary filters the signs: their scale counts for nothing
         assert torch.equal(*(x.sign() if "sums.conv" in name else x for x in (value, after[name]))), name
     net = load_weights(tmp_path / "second" / "rbsf2.safetensors")[0]
-    untrained = distilling.with_presence(str(file)).state_dict()
+    untrained = with_presence(str(file)).state_dict()
     assert any(not torch.equal(untrained[name], net.state_dict()[name]) for name in new)
     log = (tmp_path / "second" / "log.csv").read_text()
     assert "right" in log
@@ -162,7 +164,11 @@ def test_another_network_is_no_twin(store: Path, pair: str, tmp_path: Path) -> N
 def test_presence_of_another_network(store: Path, tmp_path: Path) -> None:
     save_weights(build("rbsf", width=0.1), "rbsf", tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match=r"--presence-of .*other.safetensors: holds rbsf; give weights of RB-SF 2"):
-        distilling.with_presence(str(tmp_path / "other.safetensors"))
+        with_presence(str(tmp_path / "other.safetensors"))
+    one = store.parent / "videos" / "train" / sorted(os.listdir(store.parent / "videos" / "train"))[0]
+    flags = ["--data", str(store), "--presence-of", str(tmp_path / "other.safetensors")]
+    with pytest.raises(ValueError, match="holds one sequence; presence is looked at between two or more"):
+        distilling.validation(read_settings([*flags, "--val", str(one)]))
 
 
 def test_what_a_user_can_do_wrong(store: Path, pair: str, tmp_path: Path) -> None:

@@ -8,19 +8,17 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from datasets.mixing import MixConfig, check_range
 from datasets.pairs import AugmentConfig, PairDataset, make_loader
-from datasets.sequences import Sequence, load_sequences
+from datasets.sequences import load_sequences
 from datasets.training import open_training_data
 from eval.metrics import mean_curves, score_sequence
-from eval.results import annotated
 from eval.runner import track_sequence
 from rbsf.layers import binary_layers
 from rbsf.maps import CALIBRATION, map_statistics
@@ -32,6 +30,7 @@ from rbsf.train.config import parse_config, read_yaml
 from rbsf.train.distributed import Process
 from rbsf.train.loop import Loop
 from rbsf.weights import load_weights, save_weights
+from tools.presence import options_of, presence_auc, with_presence
 from tools.runs import (
     CONFIGS,
     RunConfig,
@@ -47,8 +46,7 @@ from tools.runs import (
 from tools.training import Batches, open_pairs
 from tools.validation import Validate
 from tracker.anchor_free import AnchorFree
-from tracker.distill import DistillTask, PresenceTask, answers, presence_logits
-from tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE, target_crop
+from tracker.distill import DistillTask, PresenceTask, answers
 from tracker.rbsf2 import TorchNetwork
 from tracker.teachers.pair import OnnxPair, read_pair
 
@@ -208,29 +206,11 @@ def load_twin(path: str, student: nn.Module) -> nn.Module:
     return twin
 
 
-def options_of(net: nn.Module) -> dict[str, Any]:
-    """What `build` was given for a network."""
-    return cast(dict[str, Any], net.model_options)
-
-
 def start_from_twin(student: nn.Module, twin: nn.Module) -> None:
     """Give `student` the twin's tensors, its real filters as latent binary ones."""
     student.load_state_dict(twin.state_dict(), strict=False)
     for layer in binary_layers(student).values():
         layer.set_weight(layer.weight.detach())
-
-
-def with_presence(path: str) -> nn.Module:
-    """The network of `path` with a new presence output, which alone learns; ValueError for another network."""
-    trained, model, _ = load_weights(path)
-    if model != "rbsf2":
-        raise ValueError(f"--presence-of {path}: holds {model}; give weights of RB-SF 2")
-    net = build("rbsf2", **{**options_of(trained), "presence": True})
-    state = {name: value for name, value in trained.state_dict().items() if not name.startswith("head.presence.")}
-    net.load_state_dict(state, strict=False)
-    for name, parameter in net.named_parameters():
-        parameter.requires_grad_(name.startswith("head.presence."))
-    return net
 
 
 def validation(config: DistillConfig) -> Validate | None:
@@ -242,6 +222,8 @@ def validation(config: DistillConfig) -> Validate | None:
         return None
     if config.presence_of:
         sequences = load_sequences(Path(config.val))
+        if len(sequences) < 2:
+            raise ValueError(f"--val {config.val}: holds one sequence; presence is looked at between two or more")
         return lambda net: {"val_presence": presence_auc(net, sequences)}
     heads = [sequence.part(0, min(config.val_frames, len(sequence))) for sequence in load_sequences(Path(config.val))]
 
@@ -253,33 +235,3 @@ def validation(config: DistillConfig) -> Validate | None:
         return {"val_auc": mean.auc, "val_precision": mean.precision}
 
     return validate
-
-
-@torch.inference_mode()
-def presence_auc(net: nn.Module, sequences: list[Sequence], looks: int = 5) -> float:
-    """How often presence is higher in a search region around the target than in one around another sequence's.
-
-    The templates are of the first frames, the regions of `looks` frames of each sequence, around their true boxes.
-    """
-    net.eval()
-    device = next(net.parameters()).device
-
-    def as_batch(crops: list[np.ndarray]) -> Tensor:
-        return torch.from_numpy(np.stack(crops)).to(device).permute(0, 3, 1, 2)
-
-    crops = [_looks_at(sequence, looks) for sequence in tqdm(sequences, desc="crops", unit="sequence", leave=False)]
-    regions = as_batch([region for _, own in crops for region in own])
-    owner = torch.arange(len(regions), device=device) // looks
-    own, other = [], []
-    for number, (exemplar, _) in enumerate(crops):
-        found = presence_logits(net, as_batch([exemplar] * len(regions)), regions)
-        own.append(found[owner == number])
-        other.append(found[owner != number])
-    return float((torch.cat(own)[:, None] > torch.cat(other)).double().mean())
-
-
-def _looks_at(sequence: Sequence, looks: int) -> tuple[np.ndarray, list[np.ndarray]]:
-    """The exemplar of the first frame that has a box, and search regions of `looks` others."""
-    first, *others = annotated(sequence)[np.linspace(0, len(annotated(sequence)) - 1, looks + 1).round().astype(int)]
-    regions = [target_crop(sequence.image(n), sequence.boxes[n], SEARCH_SIZE) for n in others]
-    return target_crop(sequence.image(first), sequence.boxes[first], EXEMPLAR_SIZE), regions

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -165,7 +164,7 @@ def test_presence_of_another_network(store: Path, tmp_path: Path) -> None:
     save_weights(build("rbsf", width=0.1), "rbsf", tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match=r"--presence-of .*other.safetensors: holds rbsf; give weights of RB-SF 2"):
         with_presence(str(tmp_path / "other.safetensors"))
-    one = store.parent / "videos" / "train" / sorted(os.listdir(store.parent / "videos" / "train"))[0]
+    one = next(path for path in (store.parent / "videos" / "train").iterdir() if path.is_dir())
     flags = ["--data", str(store), "--presence-of", str(tmp_path / "other.safetensors")]
     with pytest.raises(ValueError, match="holds one sequence; presence is looked at between two or more"):
         distilling.validation(read_settings([*flags, "--val", str(one)]))

@@ -245,7 +245,7 @@ def test_a_second_run_in_the_same_folder_changes_nothing(tmp_path: Path, monkeyp
 
 
 def test_every_command_of_the_document_is_understood() -> None:
-    """Those without a GPU are run: --rehearse and --summary above, --pack in test_cifar_parts.py and test_gpu_distil.py."""
+    """Those without a GPU are run: --rehearse and --summary above, --pack in test_cifar_parts and test_gpu_distil."""
     text = (ROOT / "docs" / "gpu.md").read_text()
     commands = [line for line in text.splitlines() if line.startswith("python tools/gpu_run.py ")]
     assert len(commands) == 5

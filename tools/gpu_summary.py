@@ -83,7 +83,7 @@ def _read_log(results: Path) -> tuple[str, str]:
         return "", ""
     with open(log, newline="") as file:
         rows = list(csv.DictReader(file))
-    done = max([sum(bool(row.get("val_top1")) for row in rows), *(int(row["epoch"] or 0) for row in rows)])
+    done = max([sum(bool(row.get("val_top1")) for row in rows), *(int(float(row.get("epoch") or 0)) for row in rows)])
     paces = (row.get("images_per_s") or row.get("pairs_per_s") or 0 for row in rows)
     rates = [float(pace) for pace in paces if float(pace)]
     rate = f"{median(rates):,.0f}" if rates else ""

@@ -21,7 +21,7 @@ from tools import gpu_run
 from tools.gpu_home import pack_home
 from tools.gpu_items import make_items
 from tools.gpu_run import main
-from tools.gpu_summary import LIST, write_list
+from tools.gpu_summary import LIST, _read_log, write_list
 
 PROGRAM = [sys.executable, str(ROOT / "tools" / "gpu_run.py")]
 FIRST = "table2-32-32-64-128-r+g+b"
@@ -259,3 +259,12 @@ def test_the_document_says_how_many_operations_a_step_needs() -> None:
     text = (ROOT / "docs" / "gpu.md").read_text()
     step = Namespace(device="cpu", stages="32-32-64-128", batch_size=128)
     assert f"| {count_operations(step) / 1e9:.0f} G |" in text
+
+
+def test_logs_of_images_and_of_pairs(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("epochs: 40\n")
+    for name, last in (("images", "2.0,,,0.99"), ("pairs", "40,2,1300,")):
+        rows = f"step,epoch,{name}_per_s,val_top1\n20.0,1.0,1200.0,\n{last}\n"
+        (tmp_path / "log.csv").write_text(rows)
+        epochs, rate = _read_log(tmp_path)
+        assert (epochs, rate) == {"images": ("1 of 40", "1,200"), "pairs": ("2 of 40", "1,250")}[name]

@@ -9,11 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from rbsf.parts import MEBIBYTE, read_parts, write_parts
+from rbsf.train.worklist import CHECKPOINT
 
 PART_BYTES = 15 * MEBIBYTE
 ALL_BYTES = 56 * MEBIBYTE
 STEM = "home"  # of the parts' names
-CHECKPOINT, RESULT = "checkpoint.pt", "result.json"
+RESULT = "result.json"
 LEFT_OUT = {".png", ".zip", ".part"}  # pictures are drawn anew from the logs
 
 

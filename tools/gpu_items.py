@@ -155,18 +155,9 @@ def _check_item(check: Check, rehearse: bool) -> Item:
 
 
 def _distillation_item(entry: Distillation, rehearse: bool) -> Item:
-    teacher = ",".join(str(FOLDER / file) for file in TEACHER)
-    command = [
-        str(ROOT / "tools/train_rbsf.py"),
-        "--model",
-        "rbsf2",
-        "--teacher",
-        teacher,
-        "--data",
-        str(FOLDER / PAIRS),
-    ]
-    results = str(Path("rbsf2", entry.name))
-    command += ["--out", results, *(SMALL_RBSF2 if rehearse else entry.flags)]
+    teacher, results = ",".join(str(FOLDER / file) for file in TEACHER), str(Path("rbsf2", entry.name))
+    command = [str(ROOT / "tools/train_rbsf.py"), "--model", "rbsf2", "--out", results, "--teacher", teacher]
+    command += ["--data", str(FOLDER / PAIRS), *(SMALL_RBSF2 if rehearse else entry.flags)]
     return Item(entry.name, tuple(command), entry.worth, entry.minutes, (), True, results, again=("--resume",))
 
 

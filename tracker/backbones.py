@@ -66,8 +66,8 @@ def load_backbone(
     if is_rbsf2(path):
         raise ValueError(f"{path} holds RB-SF 2, which is no backbone alone; give weights of RB-SF, XNOR or SiamFC")
     path, engine = choose_engine(path, engine)
-    if engine == "packed" and device not in ("auto", "cpu"):
-        raise ValueError(f"device {device!r}: the packed engine runs on the CPU; add --engine torch")
+    if engine == "packed":
+        check_on_cpu(device)
     if engine == "packed" and precision != "float32":  # not refused: a run may have float networks beside this one
         print(f"{path}: the packed engine counts bits, --precision {precision} is PyTorch's", file=sys.stderr)
     if threads is not None:
@@ -80,6 +80,12 @@ def load_backbone(
     if len(shape) != 4 or min(shape[2:]) < 2:
         raise ValueError(f"{path} holds no tracker backbone: it turns a {EXEMPLAR_SIZE}-pixel crop into {shape}")
     return backbone
+
+
+def check_on_cpu(device: str) -> None:
+    """Raise ValueError for a device that the packed engine does not run on."""
+    if device not in ("auto", "cpu"):
+        raise ValueError(f"device {device!r}: the packed engine runs on the CPU; add --engine torch")
 
 
 def describe_backbone(network: object) -> str:

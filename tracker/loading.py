@@ -48,8 +48,7 @@ def load_network(
 def _packed(path: Path, device: str, threads: int | None) -> Network:
     from tracker.rbsf2 import PackedNetwork
 
-    if device not in ("auto", "cpu"):
-        raise ValueError(f"device {device!r}: the packed engine runs on the CPU; add --engine torch")
+    backbones.check_on_cpu(device)
     if backbones.is_packed(path):
         return PackedNetwork(path, threads or cores())
     from rbsf.export.pack import packed_weights

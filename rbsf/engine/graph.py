@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rbsf.engine.node import Forms, Map, Node
+from rbsf.engine.node import Forms, Map, Node, needed
 from rbsf.engine.ops import OPS
 
 MAX_NODES = 4000
@@ -54,13 +54,8 @@ class PackedModel:
 
     def up_to(self, name: str) -> PackedModel:
         """The network that gives the map of node `name`, as real numbers."""
-        wanted = {self.nodes[0].name, name}
-        for node in reversed(self.nodes):
-            if node.name in wanted:
-                wanted.update(node.inputs)
         end = Node(f"{name}.real", "affine", (name,), {}, {"scale": np.ones(1, np.float32)})
-        nodes = [node for node in self.nodes if node.name in wanted]
-        return replace(self, nodes=(*nodes, end))
+        return replace(self, nodes=(*needed(self.nodes, name), end))
 
     def with_weight(self, name: str, weight: np.ndarray) -> PackedModel:
         """The network with another weight in node `name`; ValueError where it does not fit."""

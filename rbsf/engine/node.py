@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import isfinite, prod
 from typing import Any
@@ -63,6 +63,15 @@ class Map:
     def bytes(self) -> int:
         """Of its array for one image."""
         return prod(self.shape) * self.dtype.itemsize
+
+
+def needed(nodes: Sequence[Node], output: str) -> list[Node]:
+    """The nodes that `output` depends on, in their order; the last one gives it.  The image always stays."""
+    names = {nodes[0].name, output}
+    for node in reversed(nodes):
+        if node.name in names:
+            names.update(node.inputs)
+    return [node for node in nodes if node.name in names]
 
 
 # ---- checks of attributes

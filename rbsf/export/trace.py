@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import fx, nn
 
-from rbsf.engine.node import Node
+from rbsf.engine.node import Node, needed
 from rbsf.engine.ops import OPS
 from rbsf.export import modules
 from rbsf.export.modules import BINARY, SIZES, target_of
@@ -180,12 +180,3 @@ def _real_image(nodes: list[Node]) -> list[Node]:
     real = Node(f"{IMAGE}.real", "affine", (IMAGE,), {}, {"scale": ones, "bias": 0 * ones})
     moved = [replace(n, inputs=tuple(real.name if i == IMAGE else i for i in n.inputs)) for n in nodes[1:]]
     return [nodes[0], real, *moved]
-
-
-def needed(nodes: list[Node], output: str) -> list[Node]:
-    """The nodes that `output` depends on, in their order; the last one gives it.  The image is always one."""
-    names = {IMAGE, output}
-    for node in reversed(nodes):
-        if node.name in names:
-            names.update(node.inputs)
-    return [node for node in nodes if node.name in names]

@@ -10,9 +10,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from rbsf.engine.node import Node
+from rbsf.engine.node import Node, needed
 from rbsf.export.modules import TEMPLATE
-from rbsf.export.trace import needed
 
 # Operations of whose results a positive factor can be taken out.
 HOMOGENEOUS = ("add", "concat", "avg_pool", "max_pool", "global_pool", "upsample")

@@ -1,7 +1,8 @@
 """What is hard about each sequence: the attributes by which benchmarks break their scores down.
 
 UAV123 publishes 12 of them for each video, GOT-10k labels two in each frame; elsewhere those that OTB's authors define
-by boxes alone (Wu, Lim and Yang, 2015) are computed.
+by boxes alone (Wu, Lim and Yang, 2015) are computed.  The size of the target, in COCO's three classes, is computed for
+every data set whose boxes are known.
 """
 
 from __future__ import annotations
@@ -34,10 +35,22 @@ COMPUTED = {
     "LR": "low resolution: the box has fewer than 400 pixels in some frame (computed)",
     "OV": "the target is absent in some frame (computed)",
 }
+SIZES = {
+    "small": "the box has fewer than 32 x 32 pixels in the median frame (computed)",
+    "medium": "the box has 32 x 32 to 96 x 96 pixels in the median frame (computed)",
+    "large": "the box has more than 96 x 96 pixels in the median frame (computed)",
+}
 
 
 def attributes_of(dataset: str, root: Path | None, sequences: list[Sequence]) -> tuple[dict[str, str], dict[str, set]]:
     """Explanations of the attributes, and those of each sequence: ({short name: words}, {sequence: {short names}})."""
+    if dataset == "GOT-10k-test":  # its boxes are not published
+        return {}, {}
+    words, found = _hardships(dataset, root, sequences)
+    return words | SIZES, {s.name: found[s.name] | _size(s) for s in sequences}
+
+
+def _hardships(dataset: str, root: Path | None, sequences: list[Sequence]) -> tuple[dict[str, str], dict[str, set]]:
     if dataset in ("UAV123", "UAV20L") and root is not None:
         folder = root / "anno" / dataset / "att"
         files = {s.name: folder / f"{whole_name(s.name)}.txt" for s in sequences}
@@ -47,9 +60,18 @@ def attributes_of(dataset: str, root: Path | None, sequences: list[Sequence]) ->
             return words, {name: _read_uav123(file) for name, file in files.items()}
     if dataset == "GOT-10k-val":
         return GOT10K, {s.name: _read_got10k(Path(s.frames[0]).parent, span_of(s.name)) for s in sequences}
-    if dataset == "GOT-10k-test":  # its boxes are not published
-        return {}, {}
     return COMPUTED, {s.name: _computed(s) for s in sequences}
+
+
+def _size(sequence: Sequence) -> set[str]:
+    """The class of the target's size, one of SIZES; none where there is no box."""
+    boxes = sequence.boxes[annotated(sequence)]
+    if not len(boxes):
+        return set()
+    pixels = np.median(boxes[:, 2] * boxes[:, 3])
+    if pixels < 32 * 32:
+        return {"small"}
+    return {"medium"} if pixels <= 96 * 96 else {"large"}
 
 
 def _read_uav123(path: Path) -> set[str]:

@@ -190,11 +190,11 @@ def _build_opencv(name: str, files: tuple[Path, ...]) -> Tracker:
 
 
 def _build_pair(files: tuple[Path, ...], threads: int, label: str) -> Tracker:
-    from tracker.onnx_pair import OnnxPair
+    from tracker.onnx_pair import open_pair
 
     backbone, head = files
     try:
-        return AnchorFree(OnnxPair(backbone, head, threads), name=label)
+        return AnchorFree(open_pair(backbone, head, threads), name=label)
     except ModuleNotFoundError as error:
         if error.name != "onnxruntime":
             raise

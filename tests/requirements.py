@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -60,3 +61,11 @@ def fail_where_required(report: pytest.TestReport | pytest.CollectReport) -> Non
     if match and match[1] in required():
         report.outcome = "failed"
         report.longrepr = f"RBSF_REQUIRE names {match[1]}, but this was skipped: {reason}"
+
+
+def peers(real_data: Path, *names: str) -> list[Path]:
+    """Files of published trackers; skips the test where they are not."""
+    files = [real_data / "peers" / name for name in names]
+    if not all(file.is_file() for file in files):
+        pytest.skip(needs("peers", f"no {files[0]}"))
+    return files

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from requirements import needs
+from requirements import needs, peers
 
 from datasets.sequences import load_sequences
 from eval.metrics import score_sequence
@@ -109,13 +109,6 @@ def test_what_a_user_can_do_wrong() -> None:
     with pytest.raises(ValueError, match=r"window_influence=1\.5: give a number from 0 to 1"):
         AnchorFreeConfig(window_influence=1.5)
     assert "clipped" in str(AnchorFree(Always()).init(FRAME, (300, 200, 60, 60)))
-
-
-def peers(real_data: Path, *names: str) -> list[Path]:
-    files = [real_data / "peers" / name for name in names]
-    if not all(file.is_file() for file in files):
-        pytest.skip(needs("peers", f"no {files[0]}"))
-    return files
 
 
 def test_nanotrack_by_its_own_rules(real_data: Path) -> None:

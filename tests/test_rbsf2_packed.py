@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from requirements import needs, peers
 from test_rbsf2 import SMALL, trained
 
 from datasets.synthetic import make_sequence
@@ -120,6 +121,47 @@ def test_presence_is_pytorchs_to_the_bit(isa: str) -> None:
     assert found.presence.std() > 0.001
 
 
+@pytest.mark.parametrize("method", ["bireal", "float"])
+def test_onnx_graphs_answer_alike(method: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In ONNX Runtime; of the float twin as well."""
+    pytest.importorskip("onnxruntime", reason=needs("onnxruntime", "it is not installed"))
+    net = trained(build("rbsf2", **SMALL | {"method": method}))  # type: ignore[arg-type]
+    save_weights(net, "rbsf2", tmp_path / "net.safetensors")
+    export(["--weights", str(tmp_path / "net.safetensors"), "--out", str(tmp_path / "x.onnx"), "--format", "onnx"])
+    assert capsys.readouterr().out.count("correlation 1.0000") == 2
+    tracker = parse_tracker(f"onnx:{tmp_path / 'x_backbone.onnx'},{tmp_path / 'x_head.onnx'}").build()
+    assert isinstance(tracker, AnchorFree)
+    exemplar, region = (np.ascontiguousarray(crop) for crop in crops())
+    networks = (tracker.network, TorchNetwork(net))
+    found, expected = (network.answer(network.learn(exemplar), region) for network in networks)
+    # Real sums are added in another order, and what lies between two steps is then rounded to the other one.
+    allowed = 0.002 if method == "float" else 0
+    assert np.abs(found.target - expected.target).mean() <= allowed
+    assert np.abs(np.log(found.sides / expected.sides)).mean() <= allowed
+
+
+def test_a_pair_of_graphs_in_8_bits(files: Path, real_data: Path, tmp_path: Path) -> None:
+    """Of RB-SF 2 and of NanoTrack: the target's probabilities stay about the same."""
+    pytest.importorskip("onnxruntime", reason=needs("onnxruntime", "it is not installed"))
+    from benchmarks.quantise_pair import main as quantise
+    from tracker.onnx_pair import open_pair
+
+    export(["--weights", str(files / "net.safetensors"), "--out", str(tmp_path / "own.onnx"), "--format", "onnx"])
+    pairs = {
+        "own": (tmp_path / "own_backbone.onnx", tmp_path / "own_head.onnx"),
+        "nano": peers(real_data, "nano3_backbone.onnx", "nano3_head.onnx"),
+    }
+    exemplar, region = (np.ascontiguousarray(crop) for crop in crops())
+    for name, pair in pairs.items():
+        out = tmp_path / name
+        flags = ["--data", str(real_data / "OTB" / "David"), "--crops", "4", "--out", str(out)]
+        quantise(["--pair", ",".join(map(str, pair)), *flags])
+        networks = open_pair(*pair), open_pair(out / "backbone.onnx", out / "head.onnx")
+        whole, coarse = (net.answer(net.learn(exemplar), region) for net in networks)
+        assert sum(file.stat().st_size for file in out.iterdir()) < sum(file.stat().st_size for file in pair)
+        assert 0 < np.abs(coarse.target - whole.target).mean() < 0.1
+
+
 def changed(files: Path, path: Path, **info: object) -> Path:
     packed = read_packed(files / "net-packed.safetensors")
     write_packed(path, packed.model, packed.task, packed.nodes, packed.info | info)
@@ -137,8 +179,6 @@ def test_what_a_user_can_do_wrong(files: Path, tmp_path: Path) -> None:
         load_network(packed, "cuda")
     with pytest.raises(ValueError, match="holds RB-SF 2, which is no backbone alone"):
         load_backbone(packed)
-    with pytest.raises(ValueError, match="RB-SF 2 has no ONNX form yet"):
-        export(["--weights", str(files / "net.safetensors"), "--out", str(tmp_path / "x.onnx"), "--format", "onnx"])
     (tmp_path / "scales.yaml").write_text("scales: 3\n")
     flags = ["--video", str(tmp_path), "--init", "1,1,9,9", "--weights", str(files / "net.safetensors")]
     with pytest.raises(ValueError, match="scales"):

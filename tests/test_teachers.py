@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from requirements import needs
+from requirements import needs, peers
 
 from tracker.teachers.graph import OnnxGraph, Operation, read_graph, read_onnx, write_graph
 from tracker.teachers.pair import OnnxPair, read_pair
@@ -18,10 +18,8 @@ onnxruntime = pytest.importorskip("onnxruntime", reason=needs("onnxruntime", "it
 
 @pytest.fixture(scope="module")
 def files(real_data: Path) -> tuple[Path, Path]:
-    folder = real_data / "peers"
-    if not folder.is_dir():
-        pytest.skip(needs("peers", f"no {folder}"))
-    return folder / "nano3_backbone.onnx", folder / "nano3_head.onnx"
+    backbone, head = peers(real_data, "nano3_backbone.onnx", "nano3_head.onnx")
+    return backbone, head
 
 
 def crops(size: int, count: int = 3) -> np.ndarray:

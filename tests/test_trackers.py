@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from requirements import skip_without
+from requirements import peers, skip_without
 
 from datasets.synthetic import make_sequence
 from eval.metrics import overlaps
@@ -232,9 +232,7 @@ def test_weights_file_that_is_garbage(models: Path) -> None:
 
 
 def test_nano_follows(real_data: Path) -> None:
-    files = sorted((real_data / "peers").glob("nano2_*.onnx"))
-    if [file.name for file in files] != ["nano2_backbone.onnx", "nano2_head.onnx"]:
-        skip_without("peers", f"no NanoTrack V2 models in {real_data / 'peers'}")
+    files = peers(real_data, "nano2_backbone.onnx", "nano2_head.onnx")
     tracker = TrackerSpec("Nano", "Nano", tuple(files)).build()
     runs = [follow(tracker) for _ in range(2)]
     assert runs[0][1] > 0.6

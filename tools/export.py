@@ -22,7 +22,11 @@ from tools.cli import check_writable, run
 
 if TYPE_CHECKING:
     import numpy as np
+    from onnx import ModelProto
     from torch import nn
+
+    from rbsf.export.pack import Exported
+    from rbsf.models.rbsf2 import RBSF2
 
 FRAMES = 8  # that are compared
 
@@ -120,45 +124,81 @@ def read_images(video: str | None, shape: tuple[int, int, int]) -> np.ndarray:
 
 def export_onnx(weights: Path, out: Path, video: str | None) -> None:
     """Write a classifier's graph, or a tracker's two; print their sizes and the largest difference to PyTorch."""
-    from rbsf.export.compare import torch_logits
-    from rbsf.export.onnx import head_graph, network_graph, run_graph
-    from rbsf.export.pack import classifier_input, export_classifier, export_float_tracker
-    from rbsf.files import write_atomically
+    from rbsf.export.pack import classifier_input, export_classifier, export_float_tracker, export_search
     from rbsf.models import TRACKERS, WHOLE
     from rbsf.weights import load_weights
 
     net, model, info = load_weights(weights)
     if model in WHOLE:
-        raise ValueError(f"{weights}: RB-SF 2 has no ONNX form yet; leave out --format onnx")
-    tracker = model in TRACKERS
-    if tracker:
-        exported = export_float_tracker(net, model)
+        export_two_with_head(net, export_search(net), read_crops(video), out)
+    elif model in TRACKERS:
+        export_two(net, export_float_tracker(net, model), read_crops(video), out)
     else:
         exported = export_classifier(net, model, classifier_input(weights, info))
-    taken, graph = exported.images, network_graph(exported.packed)
-    images = read_crops(video) if tracker else read_images(video, taken.shape)
-    path = out.with_name(f"{out.stem}_backbone.onnx") if tracker else out
-    write_atomically(path, graph.SerializeToString())
-    print(f"{path}: {path.stat().st_size:,} bytes")
-    expected = torch_logits(net, images, taken.mean, taken.std)
-    print(f"{graph.graph.output[0].name} to PyTorch: {describe_difference(run_graph(path, images), expected)}")
-    if tracker:
-        head = out.with_name(f"{out.stem}_head.onnx")
-        write_atomically(head, head_graph(graph).SerializeToString())
-        print(f"{head}: {head.stat().st_size:,} bytes")
-        check_head(head, expected)
+        export_one(net, exported, read_images(video, exported.images.shape), out)
 
 
-def check_head(head: Path, features: np.ndarray) -> None:
-    """Print how the graph of a tracker's head agrees with PyTorch, its template the middle of the first features."""
+def export_one(net: nn.Module, exported: Exported, images: np.ndarray, out: Path) -> None:
+    """The graph of a classifier."""
+    from rbsf.export.compare import torch_logits
+    from rbsf.export.onnx import network_graph, run_graph
+
+    write_graph(network_graph(exported.packed), out)
+    expected = torch_logits(net, images, exported.images.mean, exported.images.std)
+    print(f"logits to PyTorch: {describe_difference(run_graph(out, images), expected)}")
+
+
+def export_two(net: nn.Module, exported: Exported, images: np.ndarray, out: Path) -> None:
+    """The graphs of a tracker of SiamFC's form; to compare, the middle of the first features is the template."""
     import torch
     from torch.nn import functional as F
 
-    from rbsf.export.onnx import run_head
+    from rbsf.export.compare import torch_logits
+    from rbsf.export.onnx import head_graph, network_graph, run_graph, run_head
 
+    backbone, head = paths_of(out)
+    graph = network_graph(exported.packed)
+    write_graph(graph, backbone)
+    features = torch_logits(net, images)
+    print(f"features to PyTorch: {describe_difference(run_graph(backbone, images), features)}")
+    write_graph(head_graph(graph), head)
     template = features[:1, :, 8:14, 8:14].copy()
-    expected = F.conv2d(torch.from_numpy(features), torch.from_numpy(template)).numpy()
-    print(f"response to PyTorch: {describe_difference(run_head(head, template, features), expected)}")
+    response = F.conv2d(torch.from_numpy(features), torch.from_numpy(template)).numpy()
+    print(f"response to PyTorch: {describe_difference(run_head(head, template, features), response)}")
+
+
+def export_two_with_head(net: RBSF2, exported: Exported, images: np.ndarray, out: Path) -> None:
+    """The graphs of RB-SF 2; to compare, the middle of the first image is the exemplar."""
+    import torch
+
+    from rbsf.export.compare import torch_logits
+    from rbsf.export.onnx import run_graph, run_head, search_graphs
+    from rbsf.models.whole import STEP
+
+    for graph, path in zip(search_graphs(exported.packed), paths_of(out), strict=True):
+        write_graph(graph, path)
+    backbone, head = paths_of(out)
+    exemplar = images[:1, 64:191, 64:191]
+    template, features = (torch_logits(net.backbone, crops) for crops in (exemplar, images))
+    steps = run_graph(backbone, images)
+    print(f"features to PyTorch: {describe_difference(steps * STEP, features)}")
+    with torch.inference_mode():
+        maps = net.head(torch.from_numpy(features), torch.from_numpy(template)).numpy()
+    found = run_head(head, run_graph(backbone, exemplar), steps)
+    print(f"maps to PyTorch: {describe_difference(found, maps)}")
+
+
+def paths_of(out: Path) -> tuple[Path, Path]:
+    """The files of a tracker's two graphs: its backbone, its head."""
+    return out.with_name(f"{out.stem}_backbone.onnx"), out.with_name(f"{out.stem}_head.onnx")
+
+
+def write_graph(graph: ModelProto, path: Path) -> None:
+    """Write an ONNX graph and print its size."""
+    from rbsf.files import write_atomically
+
+    write_atomically(path, graph.SerializeToString())
+    print(f"{path}: {path.stat().st_size:,} bytes")
 
 
 def rounds_first_layer(weights: Path) -> bool:

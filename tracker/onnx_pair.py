@@ -1,4 +1,7 @@
-"""NanoTrack, and other published trackers of two ONNX graphs, in ONNX Runtime as a network of `tracker.anchor_free`."""
+"""Trackers of two ONNX graphs in ONNX Runtime, as networks of `tracker.anchor_free`.
+
+NanoTrack and others of its form, and RB-SF 2 as `tools/export.py --format onnx` writes it.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,15 @@ import numpy as np
 
 from tracker.anchor_free import Answer
 from tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE
+from tracker.rbsf2 import answer_of
+
+OWN_INPUTS = {"template", "features"}  # of the heads that this project writes
+
+
+def open_pair(backbone: str | Path, head: str | Path, threads: int = 1) -> OnnxPair:
+    """The network of two graphs; errors as `OnnxPair` has them."""
+    own = {value.name for value in load_any_size(head).graph.input} == OWN_INPUTS
+    return (RBSF2Pair if own else OnnxPair)(backbone, head, threads)
 
 
 class OnnxPair:
@@ -22,37 +34,79 @@ class OnnxPair:
             answer = self.answer(self.learn(crops[0]), crops[1])
         except Exception as error:  # ONNX Runtime raises classes of its own
             raise ValueError(f"{backbone}, {head}: {' '.join(str(error).split())[:200]}") from None
-        if answer.target.ndim != 2 or answer.sides.shape != (4, *answer.target.shape):
-            raise ValueError(f"{head}: gives maps {answer.target.shape} and {answer.sides.shape}, expected a class map")
+        target, sides = answer.target.shape, answer.sides.shape
+        if len(target) != 2 or sides != (4, *target):
+            raise ValueError(f"{head}: gives maps {target} and {sides}, expected (rows, columns) and (4, rows, columns)")
 
     def learn(self, crop: np.ndarray) -> np.ndarray:
         """See `tracker.anchor_free.Network`."""
-        pixels = crop[..., ::-1].transpose(2, 0, 1)[None].astype(np.float32)  # BGR
-        return self._backbone.run(None, {self._backbone.get_inputs()[0].name: pixels})[0]
+        return self._backbone.run(None, self.image(crop))[0]
 
     def answer(self, template: np.ndarray, crop: np.ndarray) -> Answer:
         """See `tracker.anchor_free.Network`."""
+        return self._read(self._head.run(None, self.features(template, self.learn(crop))))
+
+    def image(self, crop: np.ndarray) -> dict[str, np.ndarray]:
+        """What the backbone takes of a crop."""
+        pixels = crop[..., ::-1].transpose(2, 0, 1)[None].astype(np.float32)  # BGR
+        return {self._backbone.get_inputs()[0].name: pixels}
+
+    def features(self, template: np.ndarray, search: np.ndarray) -> dict[str, np.ndarray]:
+        """What the head takes of features [1, C, h, w] and [1, C, H, W]."""
         first, second = (given.name for given in self._head.get_inputs())
-        logits, sides = self._head.run(None, {first: template, second: self.learn(crop)})
-        background, target = logits[0].astype(np.float64)
-        return Answer(1 / (1 + np.exp(background - target)), sides[0])
+        return {first: template, second: search}
+
+    def _read(self, maps: list[np.ndarray]) -> Answer:
+        background, target = maps[0][0].astype(np.float64)
+        return Answer(1 / (1 + np.exp(background - target)), maps[1][0])
+
+
+class RBSF2Pair(OnnxPair):
+    """RB-SF 2's graphs, see `rbsf.export.onnx`."""
+
+    def image(self, crop: np.ndarray) -> dict[str, np.ndarray]:
+        """See `OnnxPair.image`."""
+        return {"image": crop.transpose(2, 0, 1)[None].astype(np.float32)}
+
+    def features(self, template: np.ndarray, search: np.ndarray) -> dict[str, np.ndarray]:
+        """See `OnnxPair.features`."""
+        return {"template": template, "features": search}
+
+    def _read(self, maps: list[np.ndarray]) -> Answer:
+        return answer_of(maps[0][0])
+
+
+def load_any_size(path: str | Path) -> Any:
+    """The ONNX model of a file, for maps of any size; ValueError for any other file.
+
+    Published backbones name the size of search regions alone.
+    """
+    import onnx
+
+    try:
+        model = onnx.load(path)
+    except Exception as error:  # onnx raises classes of its own
+        raise ValueError(_unreadable(path, error)) from None
+    del model.graph.value_info[:]
+    for value in (*model.graph.input, *model.graph.output):
+        for number, size in enumerate(value.type.tensor_type.shape.dim):
+            if number >= 2:
+                size.dim_param = f"{value.name}_{number}"
+    return model
 
 
 def _session(path: str | Path, threads: int) -> Any:
-    """A session of the graph for maps of any size: published backbones name that of search regions alone."""
-    import onnx
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors alone
+    model = load_any_size(path).SerializeToString()
     try:
-        model = onnx.load(path)
-        del model.graph.value_info[:]
-        for value in (*model.graph.input, *model.graph.output):
-            for number, size in enumerate(value.type.tensor_type.shape.dim):
-                if number >= 2:
-                    size.dim_param = f"{value.name}_{number}"
-        return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # as above
-        raise ValueError(f"{path}: ONNX Runtime cannot read it: {' '.join(str(error).split())[:150]}") from None
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime raises classes of its own
+        raise ValueError(_unreadable(path, error)) from None
+
+
+def _unreadable(path: str | Path, error: Exception) -> str:
+    return f"{path}: ONNX Runtime cannot read it: {' '.join(str(error).split())[:150]}"

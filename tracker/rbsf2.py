@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from rbsf.engine.file import read_packed
 from rbsf.engine.graph import PackedModel
 from rbsf.engine.run import Engine
+from rbsf.engine.template import Template
 from tracker.anchor_free import Answer
 from tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE
 
@@ -19,25 +19,6 @@ if TYPE_CHECKING:  # torch takes a second to import and a packed network needs n
     from torch import nn
 
 MAPS = (5, 6)  # of the head, without presence and with it
-
-
-@dataclass(frozen=True)
-class Template:
-    """Where a packed network has its template: a 1 x 1 convolution over the features, each cell a filter."""
-
-    node: str  # of the convolution
-    features: str  # node that it reads
-    channels: int
-    scale: float  # of the weight: what a step of the template's features becomes
-
-    @classmethod
-    def of(cls, model: PackedModel) -> Template:
-        """That of `model`, as its info says; ValueError where there is none."""
-        name, scale = model.info.get("template"), model.info.get("template_scale")
-        node = next((node for node in model.nodes if node.name == name and node.op == "conv"), None)
-        if node is None or node.attributes["kernel"] != 1 or not isinstance(scale, float) or not 0 < scale < 1:
-            raise ValueError(f"{model.path or 'the network'}: has no template to set; export it again")
-        return cls(node.name, node.inputs[0], node.tensors["weight"].shape[-1], scale)
 
 
 class PackedNetwork:

@@ -98,7 +98,9 @@ def normalised(images: np.ndarray, mean: Sequence[float], std: Sequence[float]) 
 
 
 @torch.inference_mode()
-def torch_logits(net: nn.Module, images: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+def torch_logits(
+    net: nn.Module, images: np.ndarray, mean: Sequence[float] = (0.0,), std: Sequence[float] = (1.0,)
+) -> np.ndarray:
     """Logits float32 [N, classes] of `net`, in its own dtype, for images uint8 [N, H, W, C]."""
     return net(normalised(images, mean, std).to(next(net.parameters()).dtype)).float().numpy()
 

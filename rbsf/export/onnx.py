@@ -2,12 +2,14 @@
 
 A network takes `image` [N, C, H, W], float32 pixels 0 to 255, and gives `features` or `logits`; the normalisation and
 all batch-norms are in it.  1-bit layers are float ones here, with weights and inputs of two values: ONNX has no others.
-A tracker has a second graph, its head: `template` [1, C, k, k], the features of the exemplar, and `features` to
-`response` [N, 1, S' - k + 1, S' - k + 1], the plain sums of products.
+A tracker has a second graph, its head, which takes `template` [1, C, k, k], the features of the exemplar, and
+`features` [N, C, S', S'].  That of SiamFC's form gives `response` [N, 1, S' - k + 1, S' - k + 1], the plain sums of
+products; that of RB-SF 2 gives `maps`, see `rbsf.models.rbsf2.Head`, and its features are whole steps.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,8 +19,10 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from rbsf.engine.graph import PackedModel
+from rbsf.engine.node import Node
 from rbsf.engine.op import Source, Step, step
 from rbsf.engine.ops import OPS
+from rbsf.engine.template import Template
 
 TEMPLATE_SIZE = 127  # pixels of SiamFC's exemplar
 OPSET = 17
@@ -31,16 +35,39 @@ def network_graph(packed: PackedModel) -> onnx.ModelProto:
     """The graph of a packed network."""
     first, *nodes = packed.nodes
     output = "features" if packed.task == "tracker" else "logits"
-    graph, values = _Graph(), {first.name: "image"}
-    for node in nodes:
-        steps = OPS[node.op].steps(node, *(packed.maps[name] for name in node.inputs))
-        last = output if node is nodes[-1] else node.name
-        values[node.name] = graph.add(last, steps, [values[name] for name in node.inputs])
+    graph = _Graph()
+    graph.add_nodes(packed, nodes, {first.name: "image"}, output)
     shape, result = packed.input_shape, packed.maps[nodes[-1].name]
     channels = result.shape[0] if result.kind == "planes" else result.shape[-1]
     if first.attributes["any_size"]:
         return graph.model(output, {"image": ("N", shape[2], "S", "S")}, ("N", channels, "height", "width"))
     return graph.model(output, {"image": ("N", shape[2], *shape[:2])}, ("N", channels, *result.shape[:-1]))
+
+
+def search_graphs(packed: PackedModel) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    """The graphs of RB-SF 2's backbone and head, of its whole network; see the module."""
+    template = Template.of(packed)
+    backbone = packed.up_to(template.features)
+    inside = {node.name for node in backbone.nodes}
+    nodes = [node for node in packed.nodes if node.name not in inside]
+    graph = _Graph()
+    filters = [
+        step("Reshape", "x1", np.array([template.channels, -1])),
+        step("Transpose", 0, perm=[1, 0]),  # [cells, C]
+        step("Reshape", 1, np.array([-1, template.channels, 1, 1])),
+        step("Mul", 2, np.float32(template.scale)),
+        step("Conv", "x0", 3),
+    ]
+    products = graph.add(template.node, filters, ["features", "template"])
+    others = [node for node in nodes if node.name != template.node]
+    graph.add_nodes(packed, others, {template.features: "features", template.node: products}, "maps")
+    side = math.isqrt(template.cells)
+    inputs: Shapes = {
+        "template": (1, template.channels, side, side),
+        "features": ("N", template.channels, "height", "width"),
+    }
+    count = packed.maps[packed.nodes[-1].name].shape[0]
+    return network_graph(backbone), graph.model("maps", inputs, ("N", count, "rows", "columns"))
 
 
 def head_graph(backbone: onnx.ModelProto) -> onnx.ModelProto:
@@ -58,6 +85,16 @@ class _Graph:
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
+
+    def add_nodes(self, packed: PackedModel, nodes: Sequence[Node], values: dict[str, str], output: str) -> None:
+        """ONNX nodes for `nodes` of a network, the last one's value called `output`.
+
+        `values`: what the values of the nodes before them are called; theirs are added.
+        """
+        for node in nodes:
+            steps = OPS[node.op].steps(node, *(packed.maps[name] for name in node.inputs))
+            name = output if node is nodes[-1] else node.name
+            values[node.name] = self.add(name, steps, [values[name] for name in node.inputs])
 
     def add(self, name: str, steps: Sequence[Step], inputs: Sequence[str]) -> str:
         """Nodes for the steps of one operation, whose last one's value is called `name`; returns the name."""
@@ -95,5 +132,5 @@ def run_graph(path: str | Path, images: np.ndarray) -> np.ndarray:
 
 
 def run_head(path: str | Path, template: np.ndarray, features: np.ndarray) -> np.ndarray:
-    """The response [N, 1, rows, columns] of a tracker's head, by ONNX Runtime."""
+    """What a tracker's head gives, `response` or `maps`, by ONNX Runtime."""
     return onnxruntime.InferenceSession(path).run(None, {"template": template, "features": features})[0]

@@ -1,0 +1,96 @@
+"""A tracker of two ONNX graphs in 8 bits, by ONNX Runtime's static quantisation, as a rival for one bit.
+
+    python benchmarks/quantise_pair.py --pair BACKBONE.onnx,HEAD.onnx --data GOT-10k/train --out runs/int8
+
+Weights are quantised for each channel.  The ranges of maps come from crops of training videos: half of them exemplars,
+half search regions.  Writes backbone.onnx and head.onnx to --out, which `--tracker onnx:...` runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder, installed or not
+
+from tools.cli import positive_int, run
+
+Inputs = dict[str, np.ndarray]
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--pair", required=True, metavar="BACKBONE,HEAD", help="the two graphs in float32")
+    add("--data", type=Path, required=True, metavar="DIR", help="training videos with boxes")
+    add("--crops", type=positive_int, default=96, metavar="N", help="default: %(default)s")
+    add("--out", type=Path, required=True, metavar="DIR")
+    return parser.parse_args(argv)
+
+
+def pairs_of(folder: Path, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Exemplars of first frames, and search regions of frames behind them, of `count` videos, in turns."""
+    from datasets.sequences import load_sequences
+    from tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE, box_center, crop_square, exemplar_side, mean_color
+
+    sequences, pairs = load_sequences(folder), []
+    for number in range(count):
+        sequence = sequences[number % len(sequences)]
+        frames = np.flatnonzero(np.isfinite(sequence.boxes).all(axis=1))
+        crops = []
+        for frame, size in ((frames[0], EXEMPLAR_SIZE), (frames[(7 * number + 1) % len(frames)], SEARCH_SIZE)):
+            image, box = sequence.image(int(frame)), sequence.boxes[frame]
+            side = exemplar_side(box[2:]) * size / EXEMPLAR_SIZE
+            crops.append(crop_square(image, box_center(box), side, size, mean_color(image)))
+        pairs.append((crops[0], crops[1]))
+    return pairs
+
+
+def quantise(source: Path, target: Path, examples: Iterable[Inputs]) -> None:
+    """Write `source` in 8 bits as `target`, its ranges those of `examples`."""
+    import onnx
+    from onnxruntime.quantization import CalibrationDataReader, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    from tracker.onnx_pair import load_any_size
+
+    class Reader(CalibrationDataReader):
+        """The examples, one by one."""
+
+        def __init__(self) -> None:
+            self.rest = iter(examples)
+
+        def get_next(self) -> Inputs | None:
+            return next(self.rest, None)
+
+    with tempfile.TemporaryDirectory() as folder:
+        plain, prepared = Path(folder) / "plain.onnx", Path(folder) / "prepared.onnx"
+        onnx.save(load_any_size(source), plain)
+        quant_pre_process(str(plain), str(prepared), skip_symbolic_shape=True)
+        quantize_static(str(prepared), str(target), Reader(), per_channel=True)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Quantise both graphs."""
+    from tracker.onnx_pair import open_pair
+
+    args = parse_args(argv)
+    backbone, head = (Path(part) for part in args.pair.split(","))
+    network = open_pair(backbone, head)
+    pairs = pairs_of(args.data, args.crops // 2)
+    args.out.mkdir(parents=True, exist_ok=True)
+    quantise(backbone, args.out / "backbone.onnx", (network.image(crop) for pair in pairs for crop in pair))
+    features = (network.features(*(network.learn(crop) for crop in pair)) for pair in pairs)
+    quantise(head, args.out / "head.onnx", features)
+    for path in (args.out / "backbone.onnx", args.out / "head.onnx"):
+        print(f"{path}: {path.stat().st_size:,} bytes")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -12,7 +12,6 @@ from datasets.sequences import Sequence
 from eval.attributes import COMPUTED, GOT10K, SIZES, attributes_of
 
 
-
 def without_sizes(found: tuple[dict[str, str], dict[str, set]]) -> tuple[dict[str, str], dict[str, set]]:
     words, of_sequence = found
     hardships = {name: word for name, word in words.items() if name not in SIZES}

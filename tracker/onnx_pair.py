@@ -36,7 +36,9 @@ class OnnxPair:
             raise ValueError(f"{backbone}, {head}: {' '.join(str(error).split())[:200]}") from None
         target, sides = answer.target.shape, answer.sides.shape
         if len(target) != 2 or sides != (4, *target):
-            raise ValueError(f"{head}: gives maps {target} and {sides}, expected (rows, columns) and (4, rows, columns)")
+            raise ValueError(
+                f"{head}: gives maps {target} and {sides}, expected (rows, columns) and (4, rows, columns)"
+            )
 
     def learn(self, crop: np.ndarray) -> np.ndarray:
         """See `tracker.anchor_free.Network`."""

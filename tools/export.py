@@ -125,11 +125,12 @@ def read_images(video: str | None, shape: tuple[int, int, int]) -> np.ndarray:
 def export_onnx(weights: Path, out: Path, video: str | None) -> None:
     """Write a classifier's graph, or a tracker's two; print their sizes and the largest difference to PyTorch."""
     from rbsf.export.pack import classifier_input, export_classifier, export_float_tracker, export_search
-    from rbsf.models import TRACKERS, WHOLE
+    from rbsf.models import TRACKERS
+    from rbsf.models.rbsf2 import RBSF2
     from rbsf.weights import load_weights
 
     net, model, info = load_weights(weights)
-    if model in WHOLE:
+    if isinstance(net, RBSF2):
         export_two_with_head(net, export_search(net), read_crops(video), out)
     elif model in TRACKERS:
         export_two(net, export_float_tracker(net, model), read_crops(video), out)

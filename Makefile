@@ -3,6 +3,7 @@
 # make test-all   the slow checks, which `make test` leaves out: whole rehearsals, kernels for ARM and under sanitizers
 # make weights DATA=... TEACHER=...   train 1-bit weights as the shipped ones were; an hour on a CPU
 # make neon   the kernels for ARM against the scalar ones, in an emulator (g++-aarch64-linux-gnu and qemu-user of Debian)
+# make wheel  an installable package with kernels for this machine's architecture: dist/rbsf-*.whl
 # make operation NAME=add  whether each part of an operation of the engine is there (CONTRIBUTING.md)
 # make sanitize   the engine's tests and a longer fuzz of its loader, on kernels built with sanitizers (GCC, Linux)
 # All create .venv and install into it what they need.
@@ -14,7 +15,7 @@ PYTHON ?= python3
 TORCH_FLAGS ?=
 BIN := .venv/bin
 
-.PHONY: demo test test-all lint weights neon operation sanitize clean
+.PHONY: demo test test-all lint weights neon wheel operation sanitize clean
 
 demo: .venv/.ready
 	$(BIN)/python tools/demo.py --out demo
@@ -33,6 +34,11 @@ lint: .venv/.ready
 neon: .venv/.ready
 	$(BIN)/python -m pytest -m slow tests/test_kernels_of_arm.py
 
+wheel: .venv/.ready
+	rm -rf build/lib* build/bdist*
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	ls dist
+
 operation: .venv/.ready
 	$(BIN)/python -m pytest tests/test_operations.py tests/test_readme.py::test_what_a_packed_file_can_hold_is_listed \
 	  --operation $(or $(NAME),$(error make operation needs NAME=OPERATION))
@@ -48,7 +54,6 @@ weights: .venv/.ready
 # A copy of the packages in build/sanitize, beside kernels that stop at the first bad read, write or overflow.
 SANITIZED := build/sanitize
 sanitize: .venv/.ready
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt pybind11 setuptools
 	CFLAGS="-fsanitize=address,undefined -fno-sanitize-recover=undefined -O1 -g" LDFLAGS="-fsanitize=address,undefined" \
 	  $(BIN)/python setup.py --quiet build --build-base $(SANITIZED) --build-lib $(SANITIZED)/lib --force
 	cd $(SANITIZED)/lib && RBSF_FUZZ=20000 PYTHONPATH= OMP_NUM_THREADS=1 ASAN_OPTIONS=detect_leaks=0 \
@@ -60,7 +65,7 @@ sanitize: .venv/.ready
 .venv/.ready: pyproject.toml constraints.txt setup.py $(wildcard rbsf/engine/native/*)
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(TORCH_FLAGS) torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,log]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
 clean:

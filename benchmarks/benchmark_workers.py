@@ -16,10 +16,11 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder, installed or not
+if not __package__:  # run as a file: where nothing is installed the checkout serves
+    sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from eval.run_benchmarks import parse_args
-from tools.cli import run
+from rbsf.eval.run_benchmarks import parse_args
+from rbsf.tools.cli import run
 
 PROGRAM = Path(__file__).resolve().parents[1] / "eval" / "run_benchmarks.py"
 

@@ -26,16 +26,17 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder, installed or not
+if not __package__:  # run as a file: where nothing is installed the checkout serves
+    sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 import cv2
 import numpy as np
 
-from datasets.folder_data import FolderData
-from datasets.image_folder import open_image_folder
-from datasets.textures import palette, texture
-from rbsf.environment import cores
-from tools.cli import positive_int, run
+from rbsf.datasets.images.class_folders import open_image_folder
+from rbsf.datasets.images.in_files import FolderData
+from rbsf.datasets.synthetic.textures import palette, texture
+from rbsf.system.environment import cores
+from rbsf.tools.cli import positive_int, run
 
 GPUS = 8
 TRAIN_IMAGES = 1_281_167  # of ImageNet

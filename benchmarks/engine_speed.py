@@ -25,16 +25,17 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder, installed or not
+if not __package__:  # run as a file: where nothing is installed the checkout serves
+    sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from tools.cli import DEFAULT_WEIGHTS, check_writable, positive_int, read_constants, run
+from rbsf.tools.cli import add_weights_flag, check_writable, positive_int, read_constants, run
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from datasets.sequences import Sequence
-    from eval.trackers import Tracker, TrackerSpec
-    from tracker.siamfc import Result
+    from rbsf.datasets.video.sequences import Sequence
+    from rbsf.eval.trackers import Tracker, TrackerSpec
+    from rbsf.tracker.siamfc import Result
 
 Timed = Callable[[], object]
 WARM_UP = 3  # rounds
@@ -45,8 +46,8 @@ import re, sys, time
 start = time.perf_counter()
 sys.path.insert(0, {root!r})
 import numpy as np
-from tracker.backbones import load_backbone
-from tracker.siamfc import SiamFC
+from rbsf.tracker.backbones import load_backbone
+from rbsf.tracker.siamfc import SiamFC
 tracker = SiamFC(load_backbone({weights!r}, engine={engine!r}))
 ready = time.perf_counter() - start
 image = np.random.default_rng(0).integers(0, 256, (360, 640, 3), dtype=np.uint8)
@@ -64,7 +65,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--root", type=Path, required=True, metavar="DIR", help="a sequence, or a folder whose first one is taken")
-    add("--weights", type=Path, default=DEFAULT_WEIGHTS, metavar="FILE", help="packed file (default: the shipped one)")
+    add_weights_flag(parser)
     add("--rounds", type=positive_int, default=30, metavar="N", help="of backbones (default: 30)")
     add("--frames", type=positive_int, default=60, metavar="N", help="of the sequence (default: 60)")
     add("--threads", type=positive_int, nargs="+", default=[1, 2], metavar="N", help="default: 1 2")
@@ -114,7 +115,7 @@ def backbones(weights: Path, crops: np.ndarray, threads: int, folder: Path) -> d
     from rbsf.engine.cpu import available_isas
     from rbsf.engine.run import Engine
     from rbsf.models import build
-    from tracker.backbones import torch_backbone
+    from rbsf.tracker.backbones import torch_backbone
 
     sides: dict[str, Timed] = {}
     for isa in available_isas():
@@ -228,7 +229,7 @@ def updates(trackers: dict[str, Tracker], sequence: Sequence, frames: int) -> di
 def packed_trackers(weights: Path, threads: int) -> dict[str, Tracker]:
     """The packed tracker with three scales, as SiamFC was published, and with one scale."""
     from rbsf.engine.run import Engine
-    from tracker.siamfc import SiamFC
+    from rbsf.tracker.siamfc import SiamFC
 
     engine = Engine(weights, threads=threads)
     folder = Path(__file__).parents[1] / "configs" / "track"
@@ -240,7 +241,7 @@ class Several:
     """Trackers of one network, all on one target: what so many targets cost."""
 
     def __init__(self, spec: TrackerSpec, threads: int, count: int) -> None:
-        from tracker.loading import load_network, make_tracker
+        from rbsf.tracker.loading import load_network, make_tracker
 
         network = load_network(spec.files[0], spec.device, spec.precision, threads, spec.engine)
         self._trackers = [make_tracker(network, spec.config) for _ in range(count)]
@@ -252,7 +253,7 @@ class Several:
 
     def update(self, image: np.ndarray) -> Result:
         """Update all of them; the first one's result."""
-        from tracker.loading import update_all
+        from rbsf.tracker.loading import update_all
 
         return update_all(self._trackers, image)[0]
 
@@ -261,10 +262,10 @@ def all_trackers(args: argparse.Namespace, threads: int) -> dict[str, Tracker]:
     """Every tracker that this environment has."""
     import torch
 
-    from eval.trackers import parse_tracker
+    from rbsf.eval.trackers import parse_tracker
     from rbsf.models import build
-    from tracker.backbones import torch_backbone
-    from tracker.siamfc import SiamFC
+    from rbsf.tracker.backbones import torch_backbone
+    from rbsf.tracker.siamfc import SiamFC
 
     torch.set_num_threads(threads)
     trackers = packed_trackers(args.weights, threads)
@@ -302,7 +303,7 @@ def start_up(weights: Path, engine: str) -> tuple[float, float]:
 
 def search_crops(weights: Path, sequence: Sequence) -> np.ndarray:
     """The crops of the second frame's update, uint8 (3, 255, 255, 3)."""
-    from tracker.siamfc import SiamFC
+    from rbsf.tracker.siamfc import SiamFC
 
     tracker = packed_trackers(weights, 1)["packed RB-SF"]
     assert isinstance(tracker, SiamFC)
@@ -373,13 +374,13 @@ def plot(found: dict[str, Any], path: Path) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Measure, print, write."""
     args = parse_args(argv)
-    from datasets.sequences import load_sequences
-    from rbsf.environment import environment
-    from rbsf.files import write_atomically
+    from rbsf.datasets.video.sequences import load_sequences
+    from rbsf.system.environment import environment
+    from rbsf.system.files import write_atomically
 
     sequence = load_sequences(args.root)[0]
     if args.trackers:
-        from eval.trackers import parse_tracker
+        from rbsf.eval.trackers import parse_tracker
 
         trackers = {name: parse_tracker(f"opencv:{name}").build(args.threads[0]) for name in args.trackers}
         print(json.dumps(updates(packed_trackers(args.weights, args.threads[0]) | trackers, sequence, args.frames)))

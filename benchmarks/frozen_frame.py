@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder, installed or not
+if not __package__:  # run as a file: where nothing is installed the checkout serves
+    sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from tools.cli import positive_int, run
+from rbsf.tools.cli import positive_int, run
 
 HEADER = """
 | tracker | overlap with the true box: first, last | last with first | worst of these | pixels a frame, last half |
@@ -39,9 +40,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     """Track, print a row of the table for each tracker."""
-    from datasets.sequences import load_sequences
-    from eval.metrics import overlaps
-    from eval.trackers import parse_tracker
+    from rbsf.datasets.video.sequences import load_sequences
+    from rbsf.eval.metrics import overlaps
+    from rbsf.eval.trackers import parse_tracker
 
     args = parse_args(argv)
     if args.frames < 4:

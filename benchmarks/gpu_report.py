@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from rbsf.environment import environment
-from rbsf.files import write_atomically
-from tools.cli import positive_int
+from rbsf.system.environment import environment
+from rbsf.system.files import write_atomically
+from rbsf.tools.cli import positive_int
 
 
 def write_report(

@@ -18,10 +18,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder, installed or not
+if not __package__:  # run as a file: where nothing is installed the checkout serves
+    sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.engine_speed import Timed, medians
-from tools.cli import check_writable, positive_int, run
+from rbsf.tools.cli import check_writable, positive_int, run
 
 if TYPE_CHECKING:
     import numpy as np
@@ -151,8 +152,8 @@ def markdown(found: dict[str, dict[int, dict[str, float]]], batch: int) -> str:
 def main(argv: list[str] | None = None) -> None:
     """Measure, print, write."""
     args = parse_args(argv)
-    from rbsf.environment import environment
-    from rbsf.files import write_atomically
+    from rbsf.system.environment import environment
+    from rbsf.system.files import write_atomically
 
     check_writable(args.out / "network.json")
     found: dict[str, dict[int, dict[str, float]]] = {}

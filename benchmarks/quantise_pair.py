@@ -16,9 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder, installed or not
+if not __package__:  # run as a file: where nothing is installed the checkout serves
+    sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from tools.cli import positive_int, run
+from rbsf.tools.cli import positive_int, run
 
 Inputs = dict[str, np.ndarray]
 
@@ -36,8 +37,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def pairs_of(folder: Path, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Exemplars of first frames, and search regions of frames behind them, of `count` videos, in turns."""
-    from datasets.sequences import load_sequences
-    from tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE, box_center, crop_square, exemplar_side, mean_color
+    from rbsf.datasets.video.sequences import load_sequences
+    from rbsf.tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE, box_center, crop_square, exemplar_side, mean_color
 
     sequences, pairs = load_sequences(folder), []
     for number in range(count):
@@ -58,7 +59,7 @@ def quantise(source: Path, target: Path, examples: Iterable[Inputs]) -> None:
     from onnxruntime.quantization import CalibrationDataReader, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    from tracker.onnx_pair import load_any_size
+    from rbsf.tracker.onnx_pair import load_any_size
 
     class Reader(CalibrationDataReader):
         """The examples, one by one."""
@@ -78,7 +79,7 @@ def quantise(source: Path, target: Path, examples: Iterable[Inputs]) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Quantise both graphs."""
-    from tracker.onnx_pair import open_pair
+    from rbsf.tracker.onnx_pair import open_pair
 
     args = parse_args(argv)
     backbone, head = (Path(part) for part in args.pair.split(","))

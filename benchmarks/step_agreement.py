@@ -16,16 +16,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder, installed or not
+if not __package__:  # run as a file: where nothing is installed the checkout serves
+    sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 import torch
 from torch import Tensor
 
 from benchmarks.gpu_report import end_cleanly_on_sigterm, trial_parser, write_report
+from rbsf.tools.cli import positive_int, run
+from rbsf.tools.step_trial import Trial, trial_config
+from rbsf.tracker.backbones import choose_device
 from rbsf.train.capture import WARM_UP, CapturedSteps
-from tools.cli import positive_int, run
-from tools.step_trial import Trial, trial_config
-from tracker.backbones import choose_device
 
 DOUBLE = torch.float64
 EXACT, EXACT_LONG = 1e-9, 1e-6  # of one step and of all, in 64 bits

@@ -18,17 +18,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder, installed or not
+if not __package__:  # run as a file: where nothing is installed the checkout serves
+    sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.gpu_report import end_cleanly_on_sigterm, trial_parser, write_report
+from rbsf.tools.cli import positive_int, run
+from rbsf.tools.gpu_sharing import Mps
+from rbsf.tools.step_trial import Trial, trial_config
+from rbsf.tracker.backbones import choose_device
 from rbsf.train.capture import WARM_UP, CapturedSteps
-from tools.cli import positive_int, run
-from tools.gpu_sharing import Mps
-from tools.step_trial import Trial, trial_config
-from tracker.backbones import choose_device
 
 PATIENCE = 120  # seconds that processes beside each other have
 BATCHES = 4  # that are taken in turn

@@ -13,15 +13,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder, installed or not
+if not __package__:  # run as a file: where nothing is installed the checkout serves
+    sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from datasets.pairs import make_loader
-from tools.cli import run
-from tools.tracker_config import read_config
-from tools.training import build_rectifier, open_data, open_pairs
-from tracker.backbones import choose_device
+from rbsf.datasets.pairs.pair_dataset import make_loader
+from rbsf.tools.cli import run
+from rbsf.tools.recipes.siamese import build_rectifier, open_data, open_pairs
+from rbsf.tools.recipes.siamese_config import read_config
+from rbsf.tracker.backbones import choose_device
 
 WARM_UP = 2  # batches
 

@@ -18,9 +18,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder, installed or not
+if not __package__:  # run as a file: where nothing is installed the checkout serves
+    sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from tools.cli import positive_int, run
+from rbsf.tools.cli import positive_int, run
 
 WORKER = """
 import hashlib, json, sys, time
@@ -28,10 +29,10 @@ from pathlib import Path
 sys.path.insert(0, ".")
 import cv2
 import numpy as np
-from tools.classify import load
-from tools.cli import read_constants
-from tracker.backbones import load_backbone
-from tracker.siamfc import SiamFC
+from rbsf.tools.classify import load
+from rbsf.tools.cli import read_constants
+from rbsf.tracker.backbones import load_backbone
+from rbsf.tracker.siamfc import SiamFC
 
 folders, networks, repeat = json.loads(sys.argv[1])
 digest, found = hashlib.sha256(), {}
@@ -92,7 +93,7 @@ def store_frames(sequence: Path, folder: Path, frames: int) -> None:
     """The first frames of a sequence as PNG files, and its first box."""
     import cv2
 
-    from datasets.sequences import load_sequences
+    from rbsf.datasets.video.sequences import load_sequences
 
     (found,) = load_sequences(sequence)
     for number in range(min(frames, len(found))):
@@ -115,7 +116,7 @@ def main(argv: list[str] | None = None) -> None:
     """Measure, compare, print."""
     args = parse_args(argv)
     from rbsf.engine.cpu import choose_isa
-    from rbsf.environment import environment
+    from rbsf.system.environment import environment
 
     here = Path(__file__).resolve().parents[1]
     print(json.dumps(environment()))

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.sequences import Sequence, span_of, whole_name
-from eval.results import annotated
+from rbsf.datasets.video.sequences import Sequence, span_of, whole_name
+from rbsf.eval.results import annotated
 
 UAV123 = {  # in the order of its files
     "SV": "scale variation",

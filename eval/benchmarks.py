@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from datasets.layouts import LAYOUTS, find_entries, find_videos, is_uav123_10fps, otb_name, uav123_spans
-from datasets.sequences import Sequence, load_sequences, read_boxes, whole_name
-from eval.metrics import GOT10K, OPE, OTB, Protocol
+from rbsf.datasets.video.layouts import LAYOUTS, find_entries, find_videos, is_uav123_10fps, otb_name, uav123_spans
+from rbsf.datasets.video.sequences import Sequence, load_sequences, read_boxes, whole_name
+from rbsf.eval.metrics import GOT10K, OPE, OTB, Protocol
 
 # Targets as the got10k toolkit names them (a test compares).
 _OTB2013 = """
@@ -58,7 +58,7 @@ class Benchmark:
     """One ``--dataset``."""
 
     folder: str | None  # of its results, as the got10k toolkit names it; None: the root's name
-    layout: str | None = None  # key of ``datasets.layouts.LAYOUTS``; None: found out
+    layout: str | None = None  # key of ``rbsf.datasets.video.layouts.LAYOUTS``; None: found out
     root: str | None = None  # its folder in $RBSF_DATA or data/
     split: str | None = None  # subfolder of the root, where it is there
     protocol: Protocol = OPE
@@ -86,7 +86,7 @@ class Split:
     missing: list[str] = field(default_factory=list)  # published, but not there
     broken: dict[str, str] = field(default_factory=dict)  # there, but cannot be read: {name: why}
     variant: str = ""  # which folder, or which version of the published set: "-mine", "_10fps"
-    passes: bool = False  # are its sequences parts of those of the benchmark?  See eval.passes
+    passes: bool = False  # are its sequences parts of those of the benchmark?  See rbsf.eval.passes
 
     @property
     def name(self) -> str:

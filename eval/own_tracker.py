@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tracker.siamfc import Result
+from rbsf.tracker.siamfc import Result
 
 
 class OwnTracker:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from datasets.sequences import Sequence
-from eval.benchmarks import Split
-from eval.results import annotated
+from rbsf.datasets.video.sequences import Sequence
+from rbsf.eval.benchmarks import Split
+from rbsf.eval.results import annotated
 
 
 def in_passes(split: Split, every: int | None, frames: int | None) -> Split:

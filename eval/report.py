@@ -1,7 +1,7 @@
 """Write and read a benchmark report: report.json, which is the report, and report.md and report.html for readers.
 
-A report is a plain dict as ``eval.summary.summarise`` makes it; all scores are shares from 0 to 1, None where there is
-none.
+A report is a plain dict as ``rbsf.eval.summary.summarise`` makes it; all scores are shares from 0 to 1, None where
+there is none.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval.plots import PLOTS, plot_curves, tracker_color
-from eval.report_tables import (
+from rbsf.eval.plots import PLOTS, plot_curves, tracker_color
+from rbsf.eval.report_tables import (
     attribute_table,
     environment_table,
     find_tracker,
@@ -22,11 +22,11 @@ from eval.report_tables import (
     paper_table,
     sequence_table,
 )
-from eval.tables import Table, markdown_text
-from rbsf.files import write_atomically
+from rbsf.eval.tables import Table, markdown_text
+from rbsf.system.files import write_atomically
 
 if TYPE_CHECKING:
-    from eval.strips import Strip
+    from rbsf.eval.strips import Strip
 
 FORMAT = "rbsf-benchmark-1"
 FIELDS = ("dataset", "title", "protocol", "frames", "missing", "unreadable", "thresholds", "environment", "subject")

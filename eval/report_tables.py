@@ -1,12 +1,12 @@
-"""The tables of a benchmark report, from its dict (see ``eval.report``)."""
+"""The tables of a benchmark report, from its dict (see ``rbsf.eval.report``)."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-from eval.plots import tracker_color
-from eval.tables import NOTHING, Cell, Table, mark_best, mark_best_rows, number
+from rbsf.eval.plots import tracker_color
+from rbsf.eval.tables import NOTHING, Cell, Table, mark_best, mark_best_rows, number
 
 MEASURES = {
     "auc": "AUC",

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets import index
-from datasets.layouts import otb_name
-from datasets.sequences import Sequence
-from rbsf.files import write_atomically
+from rbsf.datasets.video import index
+from rbsf.datasets.video.layouts import otb_name
+from rbsf.datasets.video.sequences import Sequence
+from rbsf.system.files import write_atomically
 
 TEXT_FILES = "[!.]*.txt"  # a process that is killed while it writes leaves a file that begins with a dot
 ADVICE = "replace it, or delete it to run the sequence again"

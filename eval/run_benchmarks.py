@@ -20,25 +20,27 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder, installed or not
+if not __package__:  # run as a file: where nothing is installed the checkout serves
+    sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from tools.cli import (
+from rbsf.tools.cli import (
     add_constants_flag,
     add_network_flags,
     add_pass_flags,
     check_writable,
     positive_int,
     read_constants,
+    require,
     run,
 )
 
 if TYPE_CHECKING:  # these load OpenCV and more, which --help need not wait for
-    from datasets.sequences import Sequence
-    from eval.benchmarks import Split
-    from eval.results import ResultStore
-    from eval.runner import Job
-    from eval.summary import Entrant
-    from eval.trackers import TrackerSpec
+    from rbsf.datasets.video.sequences import Sequence
+    from rbsf.eval.benchmarks import Split
+    from rbsf.eval.results import ResultStore
+    from rbsf.eval.runner import Job
+    from rbsf.eval.summary import Entrant
+    from rbsf.eval.trackers import TrackerSpec
 
 DATASETS = ("OTB100", "OTB50", "OTB2013", "UAV123", "UAV20L", "GOT-10k-val", "GOT-10k-test", "folder", "synthetic")
 MAX_WORKERS = 8  # by default: each takes some 400 MB
@@ -108,13 +110,13 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 def find(args: argparse.Namespace) -> Split:
     """What of the benchmark is at hand, in passes where they are asked for; makes the synthetic one."""
-    from eval.passes import in_passes
+    from rbsf.eval.passes import in_passes
 
     return in_passes(_find_whole(args), args.every, args.frames)
 
 
 def _find_whole(args: argparse.Namespace) -> Split:
-    from eval.benchmarks import default_root, find_split, read_annotations
+    from rbsf.eval.benchmarks import default_root, find_split, read_annotations
 
     if args.annotations:
         if args.root or args.tracker or args.shard or not args.results:
@@ -131,7 +133,7 @@ def _find_whole(args: argparse.Namespace) -> Split:
 
 def make_synthetic(root: Path) -> None:
     """Make the videos of the synthetic benchmark that are not there yet."""
-    from datasets.synthetic import video_name, write_video
+    from rbsf.datasets.synthetic.videos import video_name, write_video
 
     for seed in range(SYNTHETIC["seed"], SYNTHETIC["seed"] + SYNTHETIC["count"]):
         path = root / f"{video_name(seed)}.mp4"
@@ -141,7 +143,7 @@ def make_synthetic(root: Path) -> None:
 
 def read_specs(args: argparse.Namespace) -> list[TrackerSpec]:
     """The trackers to run. Raises ValueError or FileNotFoundError for an unknown one and for labels that clash."""
-    from eval.trackers import parse_tracker
+    from rbsf.eval.trackers import parse_tracker
 
     config = read_constants(args.constants)
     texts = args.tracker or ([] if args.annotations else ["rbsf"])
@@ -155,9 +157,9 @@ def read_specs(args: argparse.Namespace) -> list[TrackerSpec]:
 
 def stores_of(args: argparse.Namespace, specs: list[TrackerSpec]) -> dict[TrackerSpec, ResultStore]:
     """Where each tracker's results lie."""
-    from eval.benchmarks import BENCHMARKS
-    from eval.metrics import GOT10K
-    from eval.results import ResultStore
+    from rbsf.eval.benchmarks import BENCHMARKS
+    from rbsf.eval.metrics import GOT10K
+    from rbsf.eval.results import ResultStore
 
     if not specs:  # --annotations: nothing is run, and there is no root
         return {}
@@ -168,8 +170,8 @@ def stores_of(args: argparse.Namespace, specs: list[TrackerSpec]) -> dict[Tracke
 
 def track(args: argparse.Namespace, sequences: list[Sequence], stores: dict[TrackerSpec, ResultStore]) -> list[Job]:
     """Run what has no result yet; returns all jobs of this shard."""
-    from eval.runner import Job, run_jobs
-    from rbsf.environment import cores
+    from rbsf.eval.runner import Job, run_jobs
+    from rbsf.system.environment import cores
 
     if args.shard:
         part, count = args.shard
@@ -188,7 +190,7 @@ def track(args: argparse.Namespace, sequences: list[Sequence], stores: dict[Trac
 
 def entrants(args: argparse.Namespace, stores: dict[TrackerSpec, ResultStore]) -> list[Entrant]:
     """The trackers of the report that were run."""
-    from eval.summary import Entrant
+    from rbsf.eval.summary import Entrant
 
     return [
         Entrant(
@@ -205,8 +207,8 @@ def entrants(args: argparse.Namespace, stores: dict[TrackerSpec, ResultStore]) -
 
 def shown(args: argparse.Namespace) -> list[Entrant]:
     """Those of --results. Raises ValueError or FileNotFoundError where there are none."""
-    from eval.results import read_result_folder
-    from eval.summary import Entrant
+    from rbsf.eval.results import read_result_folder
+    from rbsf.eval.summary import Entrant
 
     found = []
     for text in args.results:
@@ -234,12 +236,12 @@ def choose_reference(args: argparse.Namespace, specs: list[TrackerSpec], labels:
 
 def write(args: argparse.Namespace, split: Split, found: list[Entrant], reference: str | None) -> dict[str, Any]:
     """Score all and write the report; returns it."""
-    from eval.attributes import attributes_of
-    from eval.report import write_report
-    from eval.strips import make_strips
-    from eval.summary import summarise
-    from rbsf.environment import environment
-    from rbsf.files import write_atomically
+    from rbsf.eval.attributes import attributes_of
+    from rbsf.eval.report import write_report
+    from rbsf.eval.strips import make_strips
+    from rbsf.eval.summary import summarise
+    from rbsf.system.environment import environment
+    from rbsf.system.files import write_atomically
 
     about = environment() | {"workers": args.workers or 0, "threads": args.threads or 0}
     report = summarise(split, found, reference, about, attributes_of(args.dataset, args.root, split.sequences))
@@ -267,7 +269,7 @@ def boxes_of(split: Split, found: list[Entrant]) -> dict[str, dict[str, Any]]:
 
 def submit(args: argparse.Namespace, split: Split, stores: dict[TrackerSpec, ResultStore]) -> None:
     """Write the archive for GOT-10k's server, if the whole test split was run."""
-    from eval.submission import SERVER, write_submission
+    from rbsf.eval.submission import SERVER, write_submission
 
     if split.missing or args.sequences or split.passes:
         print(f"no submission to GOT-10k's server: {split.title}")
@@ -289,6 +291,7 @@ def failures(report: dict[str, Any]) -> list[str]:
 def main(argv: list[str] | None = None) -> int:
     """Find, run, score, report. Returns 1 if a sequence could not be read, tracked or scored."""
     args = parse_args(argv)
+    require("eval")
     for path in (args.out / "report", args.json):
         if path:
             check_writable(path)
@@ -303,7 +306,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.shard:
         return finish_shard(args, jobs)
     report = write(args, split, [*entrants(args, stores), *others], reference)
-    from eval.report import main_table
+    from rbsf.eval.report import main_table
 
     print(main_table(report))
     lines = failures(report)
@@ -316,7 +319,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def finish_shard(args: argparse.Namespace, jobs: list[Job]) -> int:
     """Say how a shard went. Returns 1 if a sequence failed."""
-    from eval.runner import pending
+    from rbsf.eval.runner import pending
 
     left = len(pending(jobs))
     print(f"part {args.shard[0]} of {args.shard[1]}: {len(jobs) - left} of {len(jobs)} sequences are done")

@@ -20,9 +20,9 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from datasets.sequences import Sequence
-from eval.results import ResultStore, Run, annotated
-from eval.trackers import Tracker, TrackerSpec, seed_opencv
+from rbsf.datasets.video.sequences import Sequence
+from rbsf.eval.results import ResultStore, Run, annotated
+from rbsf.eval.trackers import Tracker, TrackerSpec, seed_opencv
 
 REPORT_SECONDS = 0.5  # between a worker's reports of its progress
 

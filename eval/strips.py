@@ -9,9 +9,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from datasets.sequences import Sequence
-from eval.plots import tracker_color
-from eval.report_tables import find_tracker, labels, sequence_gap
+from rbsf.datasets.video.sequences import Sequence
+from rbsf.eval.plots import tracker_color
+from rbsf.eval.report_tables import find_tracker, labels, sequence_gap
 
 WIDTH = 320  # pixels at most
 QUALITY = 85

@@ -6,9 +6,9 @@ import io
 import zipfile
 from pathlib import Path
 
-from datasets.sequences import Sequence
-from eval.results import ResultStore
-from rbsf.files import write_atomically
+from rbsf.datasets.video.sequences import Sequence
+from rbsf.eval.results import ResultStore
+from rbsf.system.files import write_atomically
 
 SERVER = "http://got-10k.aitestunion.com/submit_instructions"
 

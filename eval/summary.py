@@ -1,4 +1,4 @@
-"""Scores of a benchmark's results, as the plain dict that ``eval.report`` writes."""
+"""Scores of a benchmark's results, as the plain dict that ``rbsf.eval.report`` writes."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from datasets.sequences import Sequence
-from eval.benchmarks import BENCHMARKS, Split, paper_scores
-from eval.metrics import Curves, Protocol, mean_curves, score_sequence, spread
-from eval.report import FORMAT
-from eval.results import Run, annotated
+from rbsf.datasets.video.sequences import Sequence
+from rbsf.eval.benchmarks import BENCHMARKS, Split, paper_scores
+from rbsf.eval.metrics import Curves, Protocol, mean_curves, score_sequence, spread
+from rbsf.eval.report import FORMAT
+from rbsf.eval.results import Run, annotated
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def summarise(
     environment: dict[str, Any],
     attributes: tuple[dict[str, str], dict[str, set]],
 ) -> dict[str, Any]:
-    """Score every entrant on every sequence that it has results of; the form is that of ``eval.report``."""
+    """Score every entrant on every sequence that it has results of; the form is that of ``rbsf.eval.report``."""
     protocol = BENCHMARKS[split.dataset].protocol
     bound = cache(frame_size if protocol.bounded else lambda sequence: None)
     words, of_sequence = attributes

@@ -8,23 +8,25 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
 import cv2
 import numpy as np
 
-from eval.own_tracker import OwnTracker
-from tracker.anchor_free import AnchorFree, AnchorFreeConfig
-from tracker.backbones import choose_device, choose_engine, is_rbsf2
-from tracker.loading import Constants, load_network, make_tracker
-from tracker.siamfc import TRACKER_VERSION, Result, TrackerConfig
+from rbsf.eval.own_tracker import OwnTracker
+from rbsf.shipped import find_weights
+from rbsf.tracker.anchor_free import AnchorFree, AnchorFreeConfig
+from rbsf.tracker.backbones import choose_device, choose_engine, is_rbsf2
+from rbsf.tracker.loading import Constants, load_network, make_tracker
+from rbsf.tracker.siamfc import TRACKER_VERSION, Result, TrackerConfig
 
-SHIPPED = {name: Path(__file__).resolve().parents[1] / "weights" / f"{name}.safetensors" for name in ("rbsf", "siamfc")}
+SHIPPED = {name: find_weights(name) for name in ("rbsf", "siamfc")}
 
 
 class Tracker(Protocol):
-    """What can be run: ``tracker.siamfc.SiamFC`` and anything with its two methods."""
+    """What can be run: ``rbsf.tracker.siamfc.SiamFC`` and anything with its two methods."""
 
     def init(self, image: np.ndarray, box: np.ndarray) -> object:
         """Learn the target in ``box`` (x,y,w,h) of the first frame, H x W x 3 uint8 RGB."""
@@ -190,15 +192,10 @@ def _build_opencv(name: str, files: tuple[Path, ...]) -> Tracker:
 
 
 def _build_pair(files: tuple[Path, ...], threads: int, label: str) -> Tracker:
-    from tracker.onnx_pair import open_pair
+    from rbsf.tracker.onnx_pair import open_pair
 
     backbone, head = files
-    try:
-        return AnchorFree(open_pair(backbone, head, threads), name=label)
-    except ModuleNotFoundError as error:
-        if error.name != "onnxruntime":
-            raise
-        raise ValueError('onnx:FILES needs ONNX Runtime; type: pip install -e ".[onnx]"') from error
+    return AnchorFree(open_pair(backbone, head, threads), name=label)
 
 
 def parse_tracker(
@@ -209,10 +206,10 @@ def parse_tracker(
     engine: str = "auto",
 ) -> TrackerSpec:
     """Read ``[LABEL=]WHAT``: of ``SHIPPED``, ``static``, a weights file, ``opencv:MIL``, ``opencv:Nano:FILE,FILE``,
-    ``onnx:BACKBONE,HEAD`` (`tracker.onnx_pair`), or ``FILE.py:CLASS`` (`OwnTracker`).
+    ``onnx:BACKBONE,HEAD`` (`rbsf.tracker.onnx_pair`), or ``FILE.py:CLASS`` (`OwnTracker`).
 
-    ``engine``: see ``tracker.backbones.choose_engine``. Raises ValueError for an unknown name, listing the known, and
-    where the engine cannot be had; FileNotFoundError for a missing file.
+    ``engine``: see ``rbsf.tracker.backbones.choose_engine``. Raises ValueError for an unknown name, listing the known,
+    and where the engine cannot be had; FileNotFoundError for a missing file.
     """
     labelled = "=" in text and not Path(text).is_file()  # such as lr=0.1/last.safetensors
     label, what = text.split("=", 1) if labelled else ("", text)
@@ -246,6 +243,8 @@ def _parse_pair(what: str, label: str) -> TrackerSpec:
     files = tuple(Path(file) for file in what.removeprefix("onnx:").split(",") if file)
     if len(files) != 2:
         raise ValueError(f"--tracker {what!r}: give two files, onnx:BACKBONE.onnx,HEAD.onnx")
+    if find_spec("onnxruntime") is None:
+        raise ValueError(f'--tracker {what!r}: needs ONNX Runtime; in the clone type: pip install -e ".[onnx]"')
     for file in files:
         if not file.is_file():
             raise FileNotFoundError(f"--tracker {what!r}: no model file {file}")

@@ -22,9 +22,9 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from rbsf.engine.file import kind_of
-from rbsf.files import write_atomically
 from rbsf.layers import BinaryConv2d, Term, binary_layers, distinct_signs
 from rbsf.models import MODELS, build
+from rbsf.system.files import write_atomically
 
 FORMAT = "rbsf-weights-1"
 SIAMFC_EPS = 1e-6  # of the batch-norms in siamfc-pytorch

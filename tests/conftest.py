@@ -15,7 +15,7 @@ import pytest
 import torch
 from requirements import fail_where_required, required, skip_without
 
-from datasets.sequences import Sequence
+from rbsf.datasets.video.sequences import Sequence
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as under nohup; the tests of Ctrl-C need it to be heard
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eval.trackers import StaticTracker, TrackerSpec
-from tracker.siamfc import Result
+from rbsf.eval.trackers import StaticTracker, TrackerSpec
+from rbsf.tracker.siamfc import Result
 
 
 class FaultyTracker(StaticTracker):

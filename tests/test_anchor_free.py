@@ -9,12 +9,12 @@ import pytest
 import torch
 from requirements import needs, peers
 
-from datasets.sequences import load_sequences
-from eval.metrics import score_sequence
-from eval.runner import track_sequence
-from eval.trackers import parse_tracker
-from tracker.anchor_free import AnchorFree, AnchorFreeConfig, Answer
-from tracker.teachers.pair import read_pair
+from rbsf.datasets.video.sequences import load_sequences
+from rbsf.eval.metrics import score_sequence
+from rbsf.eval.runner import track_sequence
+from rbsf.eval.trackers import parse_tracker
+from rbsf.tracker.anchor_free import AnchorFree, AnchorFreeConfig, Answer
+from rbsf.tracker.teachers.pair import read_pair
 
 FRAME = np.full((240, 320, 3), 90, np.uint8)
 

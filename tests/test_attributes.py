@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from conftest import bare_sequence
 
-from datasets.sequences import Sequence
-from eval.attributes import COMPUTED, GOT10K, SIZES, attributes_of
+from rbsf.datasets.video.sequences import Sequence
+from rbsf.eval.attributes import COMPUTED, GOT10K, SIZES, attributes_of
 
 
 def without_sizes(found: tuple[dict[str, str], dict[str, set]]) -> tuple[dict[str, str], dict[str, set]]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import pad
 
-from datasets.augment import augment, batch_generator, normalise
+from rbsf.datasets.images.augment import augment, batch_generator, normalise
 
 IMAGE = torch.arange(1, 2 * 3 * 5 + 1, dtype=torch.uint8).view(2, 3, 5)  # no two pixels alike, none 0
 

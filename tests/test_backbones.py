@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from datasets.synthetic import make_sequence, write_video
+from rbsf.datasets.synthetic.videos import make_sequence, write_video
 from rbsf.engine.run import Engine
 from rbsf.export.pack import pack_weights
 from rbsf.models import build
+from rbsf.tracker.backbones import choose_engine, is_packed, load_backbone
+from rbsf.tracker.siamfc import SiamFC
 from rbsf.weights import load_weights, save_weights
-from tracker.backbones import choose_engine, is_packed, load_backbone
-from tracker.siamfc import SiamFC
 
 TRAINED = ROOT / "weights" / "rbsf-train.safetensors"
 
@@ -96,7 +96,7 @@ def test_boxes_of_a_made_video(files):
 def test_tracking_with_a_packed_file_imports_no_torch(tmp_path):
     write_video(tmp_path / "in.mp4", seed=3, frames=3)
     program = (
-        "import sys; from tools.track import main;"
+        "import sys; from rbsf.tools.track import main;"
         "code = main(['--video', 'in.mp4', '--init', '120,80,40,60', '--threads', '1']);"
         "assert 'torch' not in sys.modules, 'torch was imported'; sys.exit(code)"
     )

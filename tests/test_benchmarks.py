@@ -14,10 +14,17 @@ import numpy as np
 import pytest
 from conftest import ROOT, write_otb
 
-from datasets.synthetic import write_got10k, write_video
-from eval import run_benchmarks
-from eval.benchmarks import BENCHMARKS, default_root, find_split, paper_scores, read_annotations, test_sequence_names
-from eval.run_benchmarks import main, parse_args
+from rbsf.datasets.synthetic.videos import write_got10k, write_video
+from rbsf.eval import run_benchmarks
+from rbsf.eval.benchmarks import (
+    BENCHMARKS,
+    default_root,
+    find_split,
+    paper_scores,
+    read_annotations,
+    test_sequence_names,
+)
+from rbsf.eval.run_benchmarks import main, parse_args
 
 BOX = [11.0, 11.0, 10.0, 10.0]
 RESULTS = "out/results/OTB2015/static"
@@ -257,7 +264,7 @@ def test_got10k_test_makes_an_archive_of_the_whole_split(
     assert main(arguments(tmp_path / "GOT-10k", dataset="GOT-10k-test")) == 0
     assert "no submission to GOT-10k's server: GOT-10k-test (2 of 180 sequences)" in capsys.readouterr().out
     published = {"GOT-10k-test": lambda: ["GOT-10k_Test_000001", "GOT-10k_Test_000002"]}
-    monkeypatch.setattr("eval.benchmarks._NAMES", published)
+    monkeypatch.setattr("rbsf.eval.benchmarks._NAMES", published)
     assert main(arguments(tmp_path / "GOT-10k", dataset="GOT-10k-test")) == 0
     with zipfile.ZipFile(tmp_path / "out/results/GOT-10k/static.zip") as archive:
         assert len(archive.namelist()) == 4
@@ -280,7 +287,7 @@ def test_uav123_at_10_fps_in_otbs_form_is_known_by_its_folder(tmp_path: Path) ->
 def test_few_missing_sequences_are_all_named(
     otb: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("eval.benchmarks._NAMES", {"OTB100": lambda: ["Girl", "Dog", "Bolt"]})
+    monkeypatch.setattr("rbsf.eval.benchmarks._NAMES", {"OTB100": lambda: ["Girl", "Dog", "Bolt"]})
     main(arguments(otb))
     assert "OTB100 (2 of 3 sequences); missing: Bolt\n" in capsys.readouterr().out
 

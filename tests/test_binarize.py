@@ -14,7 +14,7 @@ from rbsf.layers import binarize, binary_layers
 from rbsf.methods import METHODS, get_method
 from rbsf.methods.rbcn import RBConv2d
 from rbsf.methods.xnor import XNORConv2d
-from rbsf.rectify import parameter_groups
+from rbsf.train.rectify import parameter_groups
 
 POINTS = [-2.0, -1.0, -0.75, -0.25, 0.0, 0.25, 0.75, 1.0, 2.0]
 

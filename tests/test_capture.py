@@ -7,9 +7,9 @@ import torch
 from test_rectify import batch, make_rectifier
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from rbsf import adversarial
+from rbsf.tools.step_trial import Trial, trial_config
+from rbsf.train import adversarial
 from rbsf.train.capture import WARM_UP, CapturedSteps
-from tools.step_trial import Trial, trial_config
 
 
 def task_of_dict(student, teacher, samples):

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets import cifar, cifar_parts
-from datasets.cifar import CIFAR100, open_cifar
-from datasets.cifar_parts import find_parts, pack_cifar100, unpack_cifar100
-from datasets.made_up_cifar import write_made_up_cifar
+from rbsf.datasets.images import cifar, cifar_parts
+from rbsf.datasets.images.cifar import CIFAR100, open_cifar
+from rbsf.datasets.images.cifar_parts import find_parts, pack_cifar100, unpack_cifar100
+from rbsf.datasets.images.made_up_cifar import write_made_up_cifar
 
 COUNTS = {"train": 5200, "test": 300}  # two whole pictures and a part of one; a part of one
 
@@ -23,7 +23,7 @@ def small():
         for module in (cifar, cifar_parts):
             for name in ("CIFAR100", "CIFAR100_COARSE"):
                 patch.setattr(module, name, dataclasses.replace(getattr(cifar, name), counts=COUNTS))
-        patch.setattr("datasets.made_up_cifar.CIFAR100", cifar.CIFAR100)
+        patch.setattr("rbsf.datasets.images.made_up_cifar.CIFAR100", cifar.CIFAR100)
         yield
 
 

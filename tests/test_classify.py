@@ -22,15 +22,12 @@ import torch
 from conftest import ROOT
 from safetensors.torch import load_file
 
-from datasets.arrays import ArrayData
-from rbsf.classification import ClassificationTask, evaluate
+from rbsf.datasets.images.in_memory import ArrayData
 from rbsf.engine.run import Engine
 from rbsf.methods import METHODS
-from rbsf.train.config import read_yaml
-from rbsf.train.distributed import Process
-from rbsf.weights import load_weights
-from tools import classify, reproduce, tables
-from tools.classifying import (
+from rbsf.shipped import CONFIGS
+from rbsf.tools import classify, reproduce, studies
+from rbsf.tools.recipes.classifier import (
     FLOAT,
     RESULT,
     Batches,
@@ -40,9 +37,12 @@ from tools.classifying import (
     open_data,
     read_config,
 )
-from tools.runs import CONFIGS
-from tools.train_classifier import main
-from tracker.backbones import load_backbone
+from rbsf.tools.train_classifier import main
+from rbsf.tracker.backbones import load_backbone
+from rbsf.train.config import read_yaml
+from rbsf.train.cross_entropy import ClassificationTask, evaluate
+from rbsf.train.distributed import Process
+from rbsf.weights import load_weights
 
 NET = ["--model", "resnet18", "--stages", "8-8-8-8", "--stem", "cifar", "--dataset", "folder", "--size", "32"]
 QUICK = [
@@ -165,7 +165,7 @@ def test_a_teacher_is_trained_once_for_all_that_share_it(root, tmp_path, capsys)
     (file,) = (tmp_path / "teachers").glob("*/resnet18.safetensors")
     assert f"{file}, made {datetime.now():%Y-}" in said
     assert len(list((tmp_path / "teachers").iterdir())) == 1
-    config = tables.ClassifierConfig(dataset="folder", root=str(root), method="float", gan=False, lambda_match=0.0)
+    config = studies.ClassifierConfig(dataset="folder", root=str(root), method="float", gan=False, lambda_match=0.0)
     assert config.digest() == config.float_twin().digest()  # a float row of a table is the teacher of others
 
 
@@ -270,7 +270,7 @@ def test_a_listed_command_gives_the_settings_of_its_cell(tmp_path):
     text = "{title: t, config: classify/mnist.yaml, rows: {a: {set: {method: bireal, gan: true}, paper: [1]}}}"
     (tmp_path / "own.yaml").write_text(text)
     for name in ("table3", str(tmp_path / "own.yaml")):
-        for cell in tables.read_table(name, {}).cells:
+        for cell in studies.read_table(name, {}).cells:
             words = shlex.split(reproduce.command(cell.config, tmp_path))
             assert read_config(words[2:]) == dataclasses.replace(cell.config, out=str(tmp_path))
 
@@ -331,7 +331,7 @@ def test_every_shipped_config_parses(path):
 
 @pytest.mark.parametrize(("name", "cells"), [("table2", 12), ("table3", 36), ("table4", 14), ("figure2", 2)])
 def test_every_cell_has_its_configuration(name, cells):
-    table = tables.read_table(name, {})
+    table = studies.read_table(name, {})
     assert len(table.cells) == cells
     keys = {(c.row, c.column, c.metric) for c in table.cells}
     assert len(keys) == cells
@@ -340,10 +340,10 @@ def test_every_cell_has_its_configuration(name, cells):
 
 
 def test_cells_of_several_tables_share_their_training(tmp_path):
-    two, three = (tables.read_table(name, {}).cells for name in ("table2", "table3"))
+    two, three = (studies.read_table(name, {}).cells for name in ("table2", "table3"))
     rbcn = next(c for c in two if (c.row, c.column) == ("32-32-64-128", "R+G+B"))
     same = next(c for c in three if (c.row, c.column) == ("RBCN (ResNet18) 32-32-64-128", "CIFAR-100"))
-    assert tables.folder_of(rbcn.config, tmp_path) == tables.folder_of(same.config, tmp_path)
+    assert studies.folder_of(rbcn.config, tmp_path) == studies.folder_of(same.config, tmp_path)
     assert rbcn.config.float_twin().digest() == two[0].config.float_twin().digest()
     assert rbcn.paper == 61.64
     assert same.paper == 61.09  # the paper's two tables differ
@@ -385,8 +385,8 @@ def test_figure_2_draws_both_curves(root, tmp_path, capsys):
     flags += [word for setting in SETTINGS for word in ("--set", setting)]
     assert reproduce.main(flags) == 0
     assert cv2.imread(str(tmp_path / "figure2.png")) is not None
-    cell = tables.read_table("figure2", reproduce.parse_settings([*SETTINGS, "stem=cifar", f"root={root}"])).cells[1]
-    curves = tables.read_curves(tables.folder_of(cell.config, tmp_path) / "log.csv")
+    cell = studies.read_table("figure2", reproduce.parse_settings([*SETTINGS, "stem=cifar", f"root={root}"])).cells[1]
+    curves = studies.read_curves(studies.folder_of(cell.config, tmp_path) / "log.csv")
     assert [epoch for epoch, _ in curves["test"]] == [1.0]
     assert [epoch for epoch, _ in curves["train"]] == [1.0]
 

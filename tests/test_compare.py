@@ -12,9 +12,9 @@ import pytest
 from conftest import ROOT
 from reports import make_report, make_tracker
 
-from eval.report import write_report
-from eval.tables import Table
-from tools.compare import bootstrap_interval, compare, main, name_entries
+from rbsf.eval.report import write_report
+from rbsf.eval.tables import Table
+from rbsf.tools.compare import bootstrap_interval, compare, main, name_entries
 
 
 def save(folder: Path, report: dict[str, Any]) -> str:

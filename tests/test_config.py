@@ -14,13 +14,13 @@ from conftest import ROOT
 from requirements import needs
 
 from rbsf.models import TRACKERS
+from rbsf.shipped import CONFIGS
+from rbsf.tools.cli import read_constants
+from rbsf.tools.recipes.distilled import DistillConfig
+from rbsf.tools.recipes.siamese_config import TrainConfig, read_config
+from rbsf.tools.train_rbsf import main
+from rbsf.tracker.siamfc import TrackerConfig
 from rbsf.train.config import parse_config, read_yaml, write_yaml
-from tools.cli import read_constants
-from tools.distilling import DistillConfig
-from tools.runs import CONFIGS
-from tools.tracker_config import TrainConfig, read_config
-from tools.train_rbsf import main
-from tracker.siamfc import TrackerConfig
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.name)

@@ -10,8 +10,8 @@ from rbsf.cost import LayerCost, count, total
 from rbsf.layers import binarize
 from rbsf.models import build
 from rbsf.models.resnet import Residual, ResNet
+from rbsf.tools.cost import build_pair, layer_of, main
 from rbsf.weights import save_weights
-from tools.cost import build_pair, layer_of, main
 
 SHAPE = (3, 224, 224)
 

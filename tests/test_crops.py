@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 from requirements import skip_without
 
-from datasets.crops import CROP_SIZE, Contents, Crop, CropStore, CropWriter, finished_contents, make_crop
+from rbsf.datasets.pairs.crop_store import (
+    CROP_SIZE,
+    Contents,
+    Crop,
+    CropStore,
+    CropWriter,
+    finished_contents,
+    make_crop,
+)
 
 
 def plain_crop(frame, value):

@@ -9,14 +9,14 @@ import torch
 
 from rbsf.layers import binary_layers
 from rbsf.models import build
+from rbsf.tools.recipes import distilled
+from rbsf.tools.recipes.distilled import read_settings
+from rbsf.tools.recipes.presence import with_presence
+from rbsf.tools.train_rbsf import main
+from rbsf.tracker.anchor_free import AnchorFree
+from rbsf.tracker.rbsf2 import TorchNetwork
+from rbsf.tracker.teachers.made_up import write_made_up
 from rbsf.weights import load_weights, save_weights
-from tools import distilling
-from tools.distilling import read_settings
-from tools.presence import with_presence
-from tools.train_rbsf import main
-from tracker.anchor_free import AnchorFree
-from tracker.rbsf2 import TorchNetwork
-from tracker.teachers.made_up import write_made_up
 
 SMALL = ["--channels", "8-16-32", "--depths", "1-1-1", "--features", "8", "--head-depth", "1", "--pairs", "4"]
 QUICK = [*SMALL, "--batch-size", "2", "--epochs", "2", "--warmup", "0", "--log-every", "1", "--workers", "0"]
@@ -28,8 +28,8 @@ OPTIONS = {"channels": [8, 16, 32], "depths": [1, 1, 1], "stem": 4, "features": 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from datasets.prepare import prepare
-    from datasets.synthetic import write_got10k
+    from rbsf.datasets.pairs.prepare import prepare
+    from rbsf.datasets.synthetic.videos import write_got10k
 
     folder = tmp_path_factory.mktemp("data")
     write_got10k(folder / "videos" / "train", count=3, seed=5, frames=6, size=(160, 120))
@@ -69,7 +69,7 @@ def test_a_training_in_two_parts_is_the_same_to_the_bit(
     store: Path, pair: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run(store, pair, tmp_path / "whole") == 0
-    step, steps = distilling.Rectifier.step, []
+    step, steps = distilled.Rectifier.step, []
 
     def stop_at_third(self: object, *arguments: object) -> object:
         steps.append(1)
@@ -77,7 +77,7 @@ def test_a_training_in_two_parts_is_the_same_to_the_bit(
             raise KeyboardInterrupt
         return step(self, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(distilling.Rectifier, "step", stop_at_third)
+    monkeypatch.setattr(distilled.Rectifier, "step", stop_at_third)
     with pytest.raises(KeyboardInterrupt):
         run(store, pair, tmp_path / "parts", "--save-minutes", "0")
     monkeypatch.undo()
@@ -137,7 +137,7 @@ def test_the_float_twin_guides(store: Path, pair: str, tmp_path: Path) -> None:
         assert part in header
     started = build("rbsf2", method="rbcn", **OPTIONS)
     real = load_weights(twin)[0]
-    distilling.start_from_twin(started, real)
+    distilled.start_from_twin(started, real)
     for name, layer in binary_layers(started).items():
         filters = real.get_submodule(name).weight
         assert torch.equal(layer.weight, filters)
@@ -153,7 +153,7 @@ def test_another_network_is_no_twin(store: Path, pair: str, tmp_path: Path) -> N
         ("deep", "its head_depth is 2, that of"),
     ):
         with pytest.raises(ValueError, match=message):
-            distilling.load_twin(str(tmp_path / folder / "rbsf2.safetensors"), student)
+            distilled.load_twin(str(tmp_path / folder / "rbsf2.safetensors"), student)
     with pytest.raises(ValueError, match="gan or lambda_match ask for feature maps, but there is no teacher"):
         run(store, pair, tmp_path / "none", "--gan")
     with pytest.raises(ValueError, match="from_twin is true without a twin; give its weights by --twin"):
@@ -167,7 +167,7 @@ def test_presence_of_another_network(store: Path, tmp_path: Path) -> None:
     one = next(path for path in (store.parent / "videos" / "train").iterdir() if path.is_dir())
     flags = ["--data", str(store), "--presence-of", str(tmp_path / "other.safetensors")]
     with pytest.raises(ValueError, match="holds one sequence; presence is looked at between two or more"):
-        distilling.validation(read_settings([*flags, "--val", str(one)]))
+        distilled.validation(read_settings([*flags, "--val", str(one)]))
 
 
 def test_what_a_user_can_do_wrong(store: Path, pair: str, tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ from conftest import ROOT
 from requirements import needs
 from torch import nn
 
-from rbsf.rectify import Rectifier, RectifyConfig
 from rbsf.train import distributed
 from rbsf.train.loop import Loop, LoopConfig
+from rbsf.train.rectify import Rectifier, RectifyConfig
 
 pytestmark = pytest.mark.skipif(
     not torch.distributed.is_available(), reason=needs("distributed", "PyTorch was built without it")

@@ -344,7 +344,9 @@ def _env() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
 
 
-@pytest.mark.parametrize("module", ["rbsf.engine.run", "rbsf.engine.file", "rbsf.engine.correlate", "tracker.siamfc"])
+@pytest.mark.parametrize(
+    "module", ["rbsf.engine.run", "rbsf.engine.file", "rbsf.engine.correlate", "rbsf.tracker.siamfc"]
+)
 def test_torch_is_not_imported(module: str) -> None:
     code = f"import sys, {module}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env=_env())

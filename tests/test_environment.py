@@ -12,8 +12,8 @@ import torch
 from conftest import ROOT
 from requirements import needs
 
-from rbsf import environment as module
-from rbsf.environment import cores, environment
+from rbsf.system import environment as module
+from rbsf.system.environment import cores, environment
 
 
 def test_what_a_result_needs_to_be_repeated(monkeypatch):
@@ -41,6 +41,6 @@ def test_the_commit_of_another_repository_is_not_ours(tmp_path, monkeypatch):
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=no"]
     subprocess.run([*git, "init", "--quiet"], check=True)
     subprocess.run([*git, "commit", "--quiet", "--allow-empty", "--message", "theirs"], check=True)
-    for folder, known in (("rbsf", True), ("venv/site/rbsf", False)):
+    for folder, known in (("rbsf/system", True), ("venv/site/rbsf/system", False)):
         monkeypatch.setattr(module, "__file__", str(tmp_path / folder / "environment.py"))
         assert (environment()["commit"] != "unknown") == known

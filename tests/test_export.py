@@ -15,9 +15,9 @@ from torch import nn
 
 from rbsf.engine.cpu import available_isas
 from rbsf.engine.file import read_packed
+from rbsf.engine.fusion import POOLED
 from rbsf.engine.node import Node
 from rbsf.engine.run import Engine
-from rbsf.engine.runs import POOLED
 from rbsf.export import fold, pack
 from rbsf.export.first_layer import quantise_first
 from rbsf.export.fold import threshold_of_real, threshold_of_whole, with_thresholds

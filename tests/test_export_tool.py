@@ -10,13 +10,13 @@ import torch
 from conftest import ROOT
 from requirements import needs
 
-from datasets.synthetic import write_video
+from rbsf.datasets.synthetic.videos import write_video
 from rbsf.engine.file import read_packed
 from rbsf.export import fold
 from rbsf.models import build
+from rbsf.tools.export import main
+from rbsf.tracker.backbones import is_packed, load_backbone
 from rbsf.weights import save_weights
-from tools.export import main
-from tracker.backbones import is_packed, load_backbone
 
 TRAINED = ROOT / "weights" / "rbsf-train.safetensors"
 DIFFERENCE = r"results differ by (\S+) of (\S+) at most"

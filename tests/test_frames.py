@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from datasets.frames import VideoWriter, fit, list_images, open_frames, read_image
-from datasets.videos import BrokenVideo, read_video_frame
+from rbsf.datasets.video.frames import VideoWriter, fit, list_images, open_frames, read_image
+from rbsf.datasets.video.sources import BrokenVideo, read_video_frame
 
 RED, GREEN, BLUE = (200, 30, 30), (30, 200, 30), (30, 30, 200)
 

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tracker.geometry import box_around, box_center, check_box, crop_square, exemplar_side
+from rbsf.tracker.geometry import box_around, box_center, check_box, crop_square, exemplar_side
 
 
 def test_center_and_back():

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from rbsf.tools import gpu_distil
+from rbsf.tools.gpu_run import main
+from rbsf.tracker.teachers.graph import read_graph
 from rbsf.weights import load_weights
-from tools import gpu_distil
-from tools.gpu_run import main
-from tracker.teachers.graph import read_graph
 
 PROGRAM = [sys.executable, str(ROOT / "tools" / "gpu_run.py")]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tools import gpu_home
-from tools.gpu_home import choose_files, pack_home, unpack_home
+from rbsf.tools import gpu_home
+from rbsf.tools.gpu_home import choose_files, pack_home, unpack_home
 
 FILES = {
     "list.json": 20,

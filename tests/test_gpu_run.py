@@ -16,12 +16,12 @@ import pytest
 from conftest import ROOT
 from test_cifar_parts import parts, small  # noqa: F401
 
+from rbsf.tools import gpu_run
+from rbsf.tools.gpu_home import pack_home
+from rbsf.tools.gpu_items import make_items
+from rbsf.tools.gpu_run import main
+from rbsf.tools.gpu_summary import LIST, _read_log, write_list
 from rbsf.train.worklist import DONE, lock, state_of
-from tools import gpu_run
-from tools.gpu_home import pack_home
-from tools.gpu_items import make_items
-from tools.gpu_run import main
-from tools.gpu_summary import LIST, _read_log, write_list
 
 PROGRAM = [sys.executable, str(ROOT / "tools" / "gpu_run.py")]
 FIRST = "table2-32-32-64-128-r+g+b"
@@ -218,7 +218,7 @@ class TestSharing:
     def test_turns_until_it_is_measured_then_what_was_faster(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("tools.gpu_sharing.Mps.start", lambda self: "")
+        monkeypatch.setattr("rbsf.tools.gpu_sharing.Mps.start", lambda self: "")
         speed, training = (make_items(Path("data"), rbsf2=False)[number] for number in (1, 3))
         with gpu_run.Sharing(tmp_path) as sharing:
             assert sharing.variables(training) == {}
@@ -230,7 +230,7 @@ class TestSharing:
     def test_turns_where_that_is_faster_or_all_there_is(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: float, reason: str
     ) -> None:
-        monkeypatch.setattr("tools.gpu_sharing.Mps.start", lambda self: reason)
+        monkeypatch.setattr("rbsf.tools.gpu_sharing.Mps.start", lambda self: reason)
         self.rates(tmp_path, **{"4 processes": 2.0, "4 processes, MPS": at_once})
         with gpu_run.Sharing(tmp_path) as sharing:
             assert sharing.variables(make_items(Path("data"))[3]) == {}

@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from requirements import needs
 
-from datasets.decode import AREA, RATIO, CentreCrop, RandomCrop, decode_crop, jpeg_size
-from datasets.image_folder import FOLDER, FolderSet, open_image_folder
-from datasets.labelled import open_labelled
-from tools.cli import run
+from rbsf.datasets.images.class_folders import FOLDER, FolderSet, open_image_folder
+from rbsf.datasets.images.decode import AREA, RATIO, CentreCrop, RandomCrop, decode_crop, jpeg_size
+from rbsf.datasets.images.labelled import open_labelled
+from rbsf.tools.cli import run
 
 CLASSES = ("n01", "n02", "n03")
 SMALL = FolderSet(size=16)

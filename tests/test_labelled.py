@@ -15,13 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from requirements import skip_without
 
-from datasets.arrays import ArrayData
-from datasets.cifar import CIFAR10, CIFAR100, CIFAR100_COARSE, open_cifar
-from datasets.labelled import LABELLED, open_labelled
-from datasets.mnist import open_mnist
-from datasets.order import balanced_subset, epoch_order, shares
-from datasets.pickles import parse_pickle
-from datasets.published import verify
+from rbsf.datasets.images.cifar import CIFAR10, CIFAR100, CIFAR100_COARSE, open_cifar
+from rbsf.datasets.images.epochs import balanced_subset, epoch_order, shares
+from rbsf.datasets.images.in_memory import ArrayData
+from rbsf.datasets.images.labelled import LABELLED, open_labelled
+from rbsf.datasets.images.mnist import open_mnist
+from rbsf.datasets.images.pickles import parse_pickle
+from rbsf.datasets.images.published import verify
 
 COUNTS = {"train": 20, "t10k": 10}
 SMALL10 = dataclasses.replace(CIFAR10, counts={"train": 100, "test": 20})

@@ -9,9 +9,9 @@ import pytest
 import torch
 from test_pairs import PLAIN, centre, flat, jpeg, same, store_of
 
-from datasets.crops import CROP_SIZE, Crop, CropStore, CropWriter
-from datasets.mixing import MixConfig, Target, add_distractor, paste_on_scene, random_window
-from datasets.pairs import AugmentConfig, PairDataset
+from rbsf.datasets.pairs.crop_store import CROP_SIZE, Crop, CropStore, CropWriter
+from rbsf.datasets.pairs.mixing import MixConfig, Target, add_distractor, paste_on_scene, random_window
+from rbsf.datasets.pairs.pair_dataset import AugmentConfig, PairDataset
 
 MOVED = AugmentConfig(gray=0, light=0, blur=0)  # shifted, enlarged, mirrored; colours as they are
 RED, GREEN = (220, 30, 30), (30, 220, 30)

@@ -14,13 +14,13 @@ from requirements import needs
 
 from rbsf.engine import kernel, run
 from rbsf.engine.cpu import available_isas, native
+from rbsf.engine.fusion import find_runs
 from rbsf.engine.graph import PackedModel
 from rbsf.engine.kernel import Target
 from rbsf.engine.layout import Packed, layout
 from rbsf.engine.node import Map, Node
 from rbsf.engine.ops import conv_bits, reference
 from rbsf.engine.run import Engine
-from rbsf.engine.runs import find_runs
 
 ISAS = available_isas()
 THREADS = min(2, os.cpu_count() or 1)

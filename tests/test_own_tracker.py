@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval import run_benchmarks
-from eval.trackers import parse_tracker
+from rbsf.eval import run_benchmarks
+from rbsf.eval.trackers import parse_tracker
 
 CODE = """
 from __future__ import annotations

@@ -1,20 +1,155 @@
-"""What an installed copy holds: tools read configs and weights beside the packages."""
+"""What an installed copy holds, that it destroys nothing, and that no module has two names."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 from requirements import needs
 
-tomllib = pytest.importorskip("tomllib", reason=needs("tomllib", "Python 3.10 has none"))
+PROGRAMS = sorted([*(ROOT / "tools").glob("*.py"), ROOT / "eval" / "run_benchmarks.py"])
+PROGRAMS = [path for path in PROGRAMS if "def parse_args" in path.read_text()]
 
-ROOT = Path(__file__).resolve().parents[1]
+# Modules by their files, links followed; the program itself is known as __main__ besides.
+ONE_NAME = """
+import sys
+from pathlib import Path
+
+ROOT = ROOT_FOLDER
+
+def check_names():
+    names = {}
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if file and name != "__main__" and Path(file).is_absolute() and Path(file).resolve().is_relative_to(ROOT):
+            names.setdefault(Path(file).resolve(), []).append(name)
+    names = {file: found for file, found in names.items() if ".venv" not in file.parts}
+    wrong = [found for found in names.values() if len(found) > 1 or not found[0].startswith("rbsf")]
+    assert not wrong, wrong
+    assert len(names) > COUNT, len(names)
+"""
+EVERY_MODULE = """
+import importlib, pkgutil
+import rbsf
+for found in pkgutil.walk_packages(rbsf.__path__, "rbsf."):
+    if not found.name.endswith("__main__"):
+        importlib.import_module(found.name)
+check_names()
+"""
+A_PROGRAM = """
+import runpy
+sys.argv = [PROGRAM, "--help"]
+try:
+    runpy.run_path(PROGRAM, run_name="__main__")
+except SystemExit:
+    check_names()
+"""
+FOREIGN = "KIND = 'other people'\\n"
+TRACK = """
+import sys
+sys.modules["torch"] = None  # cannot be imported
+import datasets
+assert datasets.KIND == "other people"
+import numpy as np
+import rbsf
+from rbsf.engine.cpu import native
+assert native, "no kernels"
+assert str(TARGET) in rbsf.__file__, rbsf.__file__
+image = np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8)
+tracker = rbsf.Tracker(threads=1)
+tracker.init(image, (60, 40, 30, 24))
+found, box = tracker.update(image)
+assert found and abs(box[0] - 60) < 3 and abs(box[1] - 40) < 3, box
+"""
 
 
-@pytest.mark.parametrize("folder", ["rbsf", "tracker", "datasets", "eval", "tools", "configs", "weights"])
-def test_every_folder_is_installed(folder: str) -> None:
-    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    files = [path for suffix in ("py", "yaml", "safetensors") for path in (ROOT / folder).rglob(f"*.{suffix}")]
-    needed = {".".join(path.parent.relative_to(ROOT).parts) for path in files}
-    assert needed <= set(listed)
+def run(code: str, folder: Path, **variables: str) -> str:
+    """What a fresh Python prints; without this project on its path but for what `variables` say."""
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | variables
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def names_checked(more_than: int) -> str:
+    """Code that defines `check_names`, which expects more than so many modules of this project."""
+    return ONE_NAME.replace("ROOT_FOLDER", f"Path({str(ROOT)!r})").replace("COUNT", str(more_than))
+
+
+def test_no_module_is_loaded_under_two_names() -> None:
+    run(names_checked(150) + EVERY_MODULE, ROOT)
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: path.name)
+def test_no_program_loads_one_under_two_names(program: Path) -> None:
+    code = names_checked(1) + A_PROGRAM.replace("PROGRAM", repr(str(program)))
+    assert "usage" in run(code, ROOT)
+
+
+def test_an_installed_copy_wins_over_the_clone(tmp_path: Path) -> None:
+    """Programs of the clone, where another copy is installed: they append the clone to the path."""
+    for folder in ("rbsf", "rbsf/tools"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "__init__.py").touch()
+    (tmp_path / "rbsf" / "tools" / "cli.py").write_text("print('the installed one')\nraise SystemExit(0)\n")
+    path = str(ROOT / "tools" / "cost.py")
+    code = f"import runpy, sys; sys.argv = [{path!r}]; runpy.run_path({path!r}, run_name='__main__')"
+    (tmp_path / "rbsf" / "methods").mkdir()
+    (tmp_path / "rbsf" / "methods" / "__init__.py").write_text("METHODS = {}\n")
+    assert "the installed one" in run(code, tmp_path, PYTHONPATH=str(tmp_path))
+
+
+def test_links_give_the_folders_their_names() -> None:
+    for name in ("tracker", "datasets", "eval", "tools"):
+        assert os.readlink(ROOT / "rbsf" / name) == f"../{name}"
+    for name in ("configs", "weights"):
+        assert os.readlink(ROOT / "rbsf" / "shipped" / name) == f"../../{name}"
+
+
+def test_every_folder_with_code_is_a_package() -> None:
+    """Others would be left out of a wheel."""
+    folders = {
+        path.parent for top in ("rbsf", "tracker", "datasets", "eval", "tools") for path in (ROOT / top).rglob("*.py")
+    }
+    assert all((folder / "__init__.py").is_file() for folder in folders if "__pycache__" not in folder.parts)
+
+
+def test_the_extension_that_is_missing_is_named() -> None:
+    code = """
+import sys
+sys.modules["got10k"] = None
+sys.argv = ["rbsf benchmark", "--dataset", "synthetic"]
+from rbsf.eval.run_benchmarks import main
+from rbsf.tools.cli import run
+run(main)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith('error: got10k is not installed; install this project with its extra "eval"')
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_a_wheel_tracks_beside_other_peoples_packages(tmp_path: Path) -> None:
+    """Installed outside of the clone, without torch, with another `datasets`: with kernels, and nothing overwritten."""
+    pytest.importorskip("pybind11", reason=needs("compiler", "there is no pybind11 to build with"))
+    pip = [sys.executable, "-m", "pip", "--quiet"]
+    wheel = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path), str(ROOT)]
+    subprocess.run(wheel, check=True)
+    (file,) = tmp_path.glob("*.whl")
+    target = tmp_path / "site"
+    (target / "datasets").mkdir(parents=True)
+    (target / "datasets" / "__init__.py").write_text(FOREIGN)
+    subprocess.run([*pip, "install", "--no-deps", "--target", str(target), str(file)], check=True)
+    assert {path.name for path in target.iterdir() if path.is_dir()} >= {"rbsf", "datasets"}
+    assert not {"tracker", "eval", "tools", "configs", "weights"} & {path.name for path in target.iterdir()}
+    assert (target / "datasets" / "__init__.py").read_text() == FOREIGN
+    run(TRACK.replace("TARGET", repr(str(target))), tmp_path, PYTHONPATH=str(target))
+    program = run("from rbsf.tools.command import main; main()", tmp_path, PYTHONPATH=str(target))
+    assert "rbsf COMMAND" in program

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from conftest import bare_sequence, write_otb
 
-from datasets.sequences import load_sequences, whole_name
-from datasets.synthetic import write_video
-from eval.benchmarks import find_split
-from eval.passes import in_passes, passes
-from eval.results import fingerprint
-from eval.run_benchmarks import main
+from rbsf.datasets.synthetic.videos import write_video
+from rbsf.datasets.video.sequences import load_sequences, whole_name
+from rbsf.eval.benchmarks import find_split
+from rbsf.eval.passes import in_passes, passes
+from rbsf.eval.results import fingerprint
+from rbsf.eval.run_benchmarks import main
 
 BOX = [11.0, 11.0, 10.0, 10.0]
 ABSENT = [float("nan")] * 4

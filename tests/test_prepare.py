@@ -11,12 +11,12 @@ import cv2
 import numpy as np
 import pytest
 
-from datasets import prepare as module
-from datasets.crops import CropStore, CropWriter
-from datasets.prepare import prepare, select_frames
-from datasets.sequences import load_sequences
-from datasets.stills import read_stills
-from datasets.training import find_held_out, open_training_data
+from rbsf.datasets.pairs import prepare as module
+from rbsf.datasets.pairs.crop_store import CropStore, CropWriter
+from rbsf.datasets.pairs.prepare import prepare, select_frames
+from rbsf.datasets.pairs.stills import read_stills
+from rbsf.datasets.pairs.training_data import find_held_out, open_training_data
+from rbsf.datasets.video.sequences import load_sequences
 
 ROOT = Path(__file__).resolve().parents[1]
 

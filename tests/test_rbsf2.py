@@ -10,8 +10,8 @@ from rbsf.layers import binary_layers
 from rbsf.models import build
 from rbsf.models.rbsf2 import RBSF2, Block
 from rbsf.models.whole import LIMIT, STEP, Round, Slope, Stem, WholeNorm
-from tracker.distill import DistillTask, both_alike, cells_near, middle_of, sides_loss, target_loss
-from tracker.teachers.pair import Lesson
+from rbsf.tracker.distill import DistillTask, both_alike, cells_near, middle_of, sides_loss, target_loss
+from rbsf.tracker.teachers.pair import Lesson
 
 SMALL = {"channels": [16, 32, 64], "depths": [1, 1, 1], "features": 16, "head_depth": 1}
 

@@ -10,20 +10,20 @@ import pytest
 from requirements import needs, peers
 from test_rbsf2 import SMALL, trained
 
-from datasets.synthetic import make_sequence
-from eval.trackers import parse_tracker
+from rbsf.datasets.synthetic.videos import make_sequence
 from rbsf.engine.cpu import available_isas
 from rbsf.engine.file import read_packed, write_packed
 from rbsf.engine.graph import PackedModel
+from rbsf.eval.trackers import parse_tracker
 from rbsf.export.pack import export_search
 from rbsf.models import build
+from rbsf.tools.export import main as export
+from rbsf.tools.track import main as track
+from rbsf.tracker.anchor_free import AnchorFree
+from rbsf.tracker.backbones import is_rbsf2, load_backbone
+from rbsf.tracker.loading import load_network, make_tracker, update_all
+from rbsf.tracker.rbsf2 import PackedNetwork, TorchNetwork
 from rbsf.weights import save_weights
-from tools.export import main as export
-from tools.track import main as track
-from tracker.anchor_free import AnchorFree
-from tracker.backbones import is_rbsf2, load_backbone
-from tracker.loading import load_network, make_tracker, update_all
-from tracker.rbsf2 import PackedNetwork, TorchNetwork
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +144,7 @@ def test_a_pair_of_graphs_in_8_bits(files: Path, real_data: Path, tmp_path: Path
     """Of RB-SF 2 and of NanoTrack: the target's probabilities stay about the same."""
     pytest.importorskip("onnxruntime", reason=needs("onnxruntime", "it is not installed"))
     from benchmarks.quantise_pair import main as quantise
-    from tracker.onnx_pair import open_pair
+    from rbsf.tracker.onnx_pair import open_pair
 
     export(["--weights", str(files / "net.safetensors"), "--out", str(tmp_path / "own.onnx"), "--format", "onnx"])
     pairs = {

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from rbsf.adversarial import GRID, SLOPE, DiscriminatorStack, adversarial_loss, discriminator_loss, pool
 from rbsf.layers import binarize
 from rbsf.maps import MapNorm, MapRecorder, measure_maps, start_again, start_from_teacher
-from rbsf.rectify import Rectifier, RectifyConfig, parameter_groups
-from tools.step_trial import Trial, trial_config
+from rbsf.tools.step_trial import Trial, trial_config
+from rbsf.train.adversarial import GRID, SLOPE, DiscriminatorStack, adversarial_loss, discriminator_loss, pool
+from rbsf.train.rectify import Rectifier, RectifyConfig, parameter_groups
 
 
 def float_net():

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from reports import make_report, make_tracker
 
-from datasets.sequences import Sequence
-from eval.plots import COLORS, plot_curves, tracker_color, tracker_style
-from eval.report import load_report, to_html, to_markdown, write_report
-from eval.report_tables import attribute_table, main_table, paper_table, sequence_table
-from eval.strips import Strip, make_strips
-from eval.tables import Cell, Table
+from rbsf.datasets.video.sequences import Sequence
+from rbsf.eval.plots import COLORS, plot_curves, tracker_color, tracker_style
+from rbsf.eval.report import load_report, to_html, to_markdown, write_report
+from rbsf.eval.report_tables import attribute_table, main_table, paper_table, sequence_table
+from rbsf.eval.strips import Strip, make_strips
+from rbsf.eval.tables import Cell, Table
 
 PAPER = {
     "source": "RBCN, IJCAI 2019, Table 5",

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from conftest import bare_sequence, write_otb
 
-from datasets.sequences import Sequence, load_sequences
-from datasets.synthetic import write_video
-from eval.results import ResultStore, Run, fingerprint, read_result_folder, stamp
+from rbsf.datasets.synthetic.videos import write_video
+from rbsf.datasets.video.sequences import Sequence, load_sequences
+from rbsf.eval.results import ResultStore, Run, fingerprint, read_result_folder, stamp
 
 NAN = float("nan")
 BOXES = [[10.0, 10.0, 10.0, 10.0], [11.23456, 12.0, 10.5, 9.0]]

@@ -16,12 +16,12 @@ import pytest
 from conftest import NARROW, ROOT, bare_sequence, write_otb
 from faulty import FaultySpec
 
-from datasets.sequences import Sequence, load_sequences
-from eval import runner
-from eval.results import ResultStore, Run
-from eval.runner import Job, pending, run_jobs, track_sequence
-from eval.trackers import StaticTracker, TrackerSpec
-from tracker.siamfc import Result
+from rbsf.datasets.video.sequences import Sequence, load_sequences
+from rbsf.eval import runner
+from rbsf.eval.results import ResultStore, Run
+from rbsf.eval.runner import Job, pending, run_jobs, track_sequence
+from rbsf.eval.trackers import StaticTracker, TrackerSpec
+from rbsf.tracker.siamfc import Result
 
 NAN = [float("nan")] * 4
 BOX = [11.0, 11.0, 10.0, 10.0]  # as OTB counts

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from test_videos import misleading
 
-import datasets.sequences
-from datasets.frames import VideoWriter
-from datasets.index import Record, load_index, save_index
-from datasets.layouts import find_entries
-from datasets.sequences import Sequence, load_sequences, read_boxes
+import rbsf.datasets.video.sequences
+from rbsf.datasets.video.frames import VideoWriter
+from rbsf.datasets.video.index import Record, load_index, save_index
+from rbsf.datasets.video.layouts import find_entries
+from rbsf.datasets.video.sequences import Sequence, load_sequences, read_boxes
 
 BOXES = ["10,20,30,40", "11,21,30,40", "12,22,31,41"]
 
@@ -292,14 +292,14 @@ def test_an_unknown_root_says_what_was_looked_for_and_found(tmp_path: Path) -> N
 def listings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Folders that are listed from here on; every dataset counts as large."""
     listed: list[str] = []
-    real = datasets.sequences.list_images
+    real = rbsf.datasets.video.sequences.list_images
 
     def count(folder: Path) -> list[str]:
         listed.append(Path(folder).name)
         return real(folder)
 
-    monkeypatch.setattr(datasets.sequences, "list_images", count)
-    monkeypatch.setattr(datasets.sequences, "MIN_INDEXED", 1)
+    monkeypatch.setattr(rbsf.datasets.video.sequences, "list_images", count)
+    monkeypatch.setattr(rbsf.datasets.video.sequences, "MIN_INDEXED", 1)
     return listed
 
 

@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from datasets.sequences import load_sequences
-from eval.metrics import overlaps, score_sequence
-from eval.runner import track_sequence
-from eval.trackers import StaticTracker
+from rbsf.datasets.video.sequences import load_sequences
 from rbsf.engine.file import read_packed
 from rbsf.engine.graph import PackedModel
 from rbsf.engine.run import Engine
+from rbsf.eval.metrics import overlaps, score_sequence
+from rbsf.eval.runner import track_sequence
+from rbsf.eval.trackers import StaticTracker
 from rbsf.export.first_layer import quantise_first
 from rbsf.export.pack import export_tracker
 from rbsf.layers import binary_layers
+from rbsf.tracker.backbones import load_backbone
+from rbsf.tracker.siamfc import SiamFC
 from rbsf.weights import load_weights
-from tracker.backbones import load_backbone
-from tracker.siamfc import SiamFC
 
 PACKED = ROOT / "weights" / "rbsf.safetensors"
 TRAINED = ROOT / "weights" / "rbsf-train.safetensors"

@@ -6,9 +6,9 @@ import pytest
 import torch
 from test_pairs import dot, flat, store_of
 
-from datasets.mixing import MixConfig
-from datasets.pairs import PairDataset
-from tools.show_pairs import draw_pair, main, sheet
+from rbsf.datasets.pairs.mixing import MixConfig
+from rbsf.datasets.pairs.pair_dataset import PairDataset
+from rbsf.tools.show_pairs import draw_pair, main, sheet
 
 
 @pytest.fixture

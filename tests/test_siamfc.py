@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from eval.metrics import overlaps
 from rbsf.engine.cpu import available_isas
-from tracker.backbones import torch_backbone
-from tracker.box_regression import COPY_SIZE, BoxRegression, stretch
-from tracker.geometry import EXEMPLAR_SIZE, crop_square, exemplar_side
-from tracker.got10k_adapter import GOT10kTracker
-from tracker.siamfc import SiamFC, TrackerConfig, _upsampling, correlate, correlate_signs, look_at, update_all
+from rbsf.eval.metrics import overlaps
+from rbsf.tracker.backbones import torch_backbone
+from rbsf.tracker.box_regression import COPY_SIZE, BoxRegression, stretch
+from rbsf.tracker.geometry import EXEMPLAR_SIZE, crop_square, exemplar_side
+from rbsf.tracker.got10k_adapter import GOT10kTracker
+from rbsf.tracker.siamfc import SiamFC, TrackerConfig, _upsampling, correlate, correlate_signs, look_at, update_all
 
 
 def contrast_backbone(crops: np.ndarray) -> np.ndarray:

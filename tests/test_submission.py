@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 import pytest
 
-from datasets.sequences import Sequence, load_sequences
-from eval.results import ResultStore, Run
-from eval.submission import check_submission, write_submission
+from rbsf.datasets.video.sequences import Sequence, load_sequences
+from rbsf.eval.results import ResultStore, Run
+from rbsf.eval.submission import check_submission, write_submission
 
 NAMES = [f"GOT-10k_Test_{i:06d}" for i in (1, 2, 3)]
 MEMBERS = {f"{name}/{name}_{end}.txt" for name in NAMES for end in ("001", "time")}

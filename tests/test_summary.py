@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from conftest import bare_sequence
 
-from datasets.sequences import Sequence
-from eval import summary
-from eval.benchmarks import Split
-from eval.results import Run
-from eval.summary import Entrant, summarise
+from rbsf.datasets.video.sequences import Sequence
+from rbsf.eval import summary
+from rbsf.eval.benchmarks import Split
+from rbsf.eval.results import Run
+from rbsf.eval.summary import Entrant, summarise
 
 NAN = [float("nan")] * 4
 A, B, C = [10, 10, 10, 10], [15, 10, 10, 10], [40, 10, 10, 10]  # B overlaps A by a third, C by nothing

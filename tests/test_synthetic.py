@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets.scene import Actor, Scene, SceneConfig, smear
-from datasets.sequences import load_sequences
-from datasets.synthetic import make_sequence, write_got10k, write_video
+from rbsf.datasets.synthetic.scene import Actor, Scene, SceneConfig, smear
+from rbsf.datasets.synthetic.videos import make_sequence, write_got10k, write_video
+from rbsf.datasets.video.sequences import load_sequences
 
 SIZE = (160, 120)
 OFF = dict.fromkeys(("speed", "camera", "shake", "rotation", "deform", "occlusions", "light", "blur", "noise"), 0.0)

@@ -8,7 +8,7 @@ from torch import nn
 
 from rbsf.binarize import hard_sign
 from rbsf.models import build
-from tracker.task import (
+from rbsf.tracker.task import (
     BIAS_LIMIT,
     RESPONSE_SCALE,
     SiameseTask,

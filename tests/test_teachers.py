@@ -9,8 +9,8 @@ import pytest
 import torch
 from requirements import needs, peers
 
-from tracker.teachers.graph import OnnxGraph, Operation, read_graph, read_onnx, write_graph
-from tracker.teachers.pair import OnnxPair, read_pair
+from rbsf.tracker.teachers.graph import OnnxGraph, Operation, read_graph, read_onnx, write_graph
+from rbsf.tracker.teachers.pair import OnnxPair, read_pair
 
 onnx = pytest.importorskip("onnx", reason=needs("onnxruntime", "it is not installed"))
 onnxruntime = pytest.importorskip("onnxruntime", reason=needs("onnxruntime", "it is not installed"))

@@ -22,11 +22,11 @@ from requirements import needs, skip_without
 from test_siamfc import BACKGROUND, contrast_backbone, frame
 from test_videos import misleading, serve, uneven
 
-import tools.cli
-from datasets.frames import Frames, VideoWriter, open_frames
+import rbsf.tools.cli
+from rbsf.datasets.video.frames import Frames, VideoWriter, open_frames
 from rbsf.engine.file import write_packed
-from tools.recording import BoxWriter, Row
-from tools.track import main, parse_args, source_name
+from rbsf.tools.recording import BoxWriter, Row
+from rbsf.tools.track import main, parse_args, source_name
 
 REPO = Path(__file__).resolve().parents[1]
 START = "--init=100,80,48,36"
@@ -51,7 +51,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """Put the few-line backbone in the network's place."""
-    monkeypatch.setattr("tracker.backbones.load_backbone", lambda *args: contrast_backbone)
+    monkeypatch.setattr("rbsf.tracker.backbones.load_backbone", lambda *args: contrast_backbone)
 
 
 @pytest.fixture
@@ -238,7 +238,7 @@ class TestBadInput:
     def test_unwritable_output_is_found_before_tracking(
         self, video: Path, monkeypatch: pytest.MonkeyPatch, flag: str
     ) -> None:
-        monkeypatch.setattr("tracker.backbones.load_backbone", lambda *args: pytest.fail("tracking has begun"))
+        monkeypatch.setattr("rbsf.tracker.backbones.load_backbone", lambda *args: pytest.fail("tracking has begun"))
         Path("file").touch()
         suffix = {"--out": "mp4", "--boxes": "csv"}[flag]
         with pytest.raises(ValueError, match=r"cannot write file/x"):
@@ -268,7 +268,7 @@ class TestBadInput:
             return contrast_backbone(crops)
 
         before = signal.getsignal(signum)
-        monkeypatch.setattr("tracker.backbones.load_backbone", lambda *args: interrupted)
+        monkeypatch.setattr("rbsf.tracker.backbones.load_backbone", lambda *args: interrupted)
         assert main(["--video", str(video), START, "--boxes", "boxes.csv"]) == 128 + signum
         assert len(read_csv(Path("boxes.csv"))) == 7  # the frame in hand is finished
         assert len(list(open_frames("in_tracked.mp4"))) == 7
@@ -296,7 +296,7 @@ def rows_of(frame: int) -> list[Row]:
 class TestBoxWriter:
     def test_csv_rows_are_on_disk_while_the_run_goes_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
         clock = iter([0.0, 0.4, 1.1, 1.1, 1.5, 1.6])  # made, frame 0, frame 1, its writing, frame 2, its writing
-        monkeypatch.setattr("tools.recording.time.monotonic", lambda: next(clock))
+        monkeypatch.setattr("rbsf.tools.recording.time.monotonic", lambda: next(clock))
         Path("b.csv").write_text("old")
         Path("b.csv.part").write_text("of a run that was killed")
         with BoxWriter(Path("b.csv")) as boxes:
@@ -320,7 +320,7 @@ class TestBoxWriter:
     def test_a_disk_that_fills_up_leaves_whole_rows(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        monkeypatch.setattr("tools.recording.FLUSH_SECONDS", 0)
+        monkeypatch.setattr("rbsf.tools.recording.FLUSH_SECONDS", 0)
         resource = pytest.importorskip("resource", reason=needs("linux", "no module resource"))
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
         old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # Python's default, stated
@@ -351,7 +351,7 @@ def test_select_needs_a_screen(video: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_select_tracks_the_drawn_boxes(
     fast: None, video: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("tools.track.check_screen", lambda: None)
+    monkeypatch.setattr("rbsf.tools.track.check_screen", lambda: None)
     monkeypatch.setattr(cv2, "destroyWindow", lambda name: None)
     for drawn in ([], [[100, 80, 48, 36]]):
         monkeypatch.setattr(cv2, "selectROIs", lambda *args, drawn=drawn, **flags: np.array(drawn))
@@ -365,7 +365,7 @@ def test_select_tracks_the_drawn_boxes(
 
 def test_show_ends_at_q(fast: None, video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[np.ndarray] = []
-    monkeypatch.setattr("tools.track.check_screen", lambda: None)
+    monkeypatch.setattr("rbsf.tools.track.check_screen", lambda: None)
     monkeypatch.setattr(cv2, "imshow", lambda name, image: seen.append(image))
     monkeypatch.setattr(cv2, "waitKey", lambda wait: ord("q") if len(seen) == 4 else -1)
     monkeypatch.setattr(cv2, "getWindowProperty", lambda *args: 1.0)
@@ -418,7 +418,7 @@ def test_bad_weights_are_named(video: Path, weights: Path) -> None:
 def test_network_that_is_no_backbone_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from tracker.backbones import load_backbone
+    from rbsf.tracker.backbones import load_backbone
 
     for net in (torch.nn.Linear(4, 4), torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())):
         monkeypatch.setattr("rbsf.weights.load_weights", lambda path, net=net: (net, "lenet", {}))
@@ -503,7 +503,7 @@ def test_one_line_per_error(error: BaseException, line: str, code: int, capsys: 
         raise error
 
     with pytest.raises(SystemExit) as stop:
-        tools.cli.run(fails)
+        rbsf.tools.cli.run(fails)
     assert stop.value.code == code
     shown = capsys.readouterr().err
     assert line in shown
@@ -516,7 +516,7 @@ def test_camera_boxes_are_timed_by_the_clock(fast: None, monkeypatch: pytest.Mon
             time.sleep(0.05)
             yield image, None
 
-    monkeypatch.setattr("datasets.frames.open_frames", lambda source: Frames("camera 0", None, None, slow))
+    monkeypatch.setattr("rbsf.datasets.video.frames.open_frames", lambda source: Frames("camera 0", None, None, slow))
     assert main(["--video", "0", START, "--boxes", "boxes.csv"]) == 0
     assert float(read_csv(Path("boxes.csv"))[2]["time"]) >= 0.1
     assert Path("camera0_tracked.mp4").exists()

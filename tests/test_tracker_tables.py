@@ -13,17 +13,17 @@ import pytest
 from conftest import NARROW, write_otb
 from packed_models import random_model
 
-from datasets.prepare import prepare
-from datasets.synthetic import write_got10k
-from eval import run_benchmarks
-from eval.results import Run
+from rbsf.datasets.pairs.prepare import prepare
+from rbsf.datasets.synthetic.videos import write_got10k
 from rbsf.engine.file import write_packed
+from rbsf.eval import run_benchmarks
+from rbsf.eval.results import Run
+from rbsf.tools import reproduce, studies
+from rbsf.tools.recipes.siamese_config import TrainConfig, read_config
+from rbsf.tools.tracker_studies import finish, open_test
+from rbsf.tracker.siamfc import TrackerConfig
 from rbsf.train import loop
 from rbsf.train.config import parse_config
-from tools import reproduce, tables
-from tools.tracker_config import TrainConfig, read_config
-from tools.tracker_tables import finish, open_test
-from tracker.siamfc import TrackerConfig
 
 SMALL = "{epochs: 1, pairs: 2, batch_size: 2, warmup: 0, val_sequences: 0, workers: 0, device: cpu, precision: float32"
 SMALL += f", width: {NARROW}}}"
@@ -126,7 +126,7 @@ def test_the_table_of_results_that_are_there(flags, otb, tmp_path):
         [(cells[0], 0, 0), (cells[0], 1, 0), (cells[1], 0, 5), (cells[1], 1, 0)]
     ):
         config = dataclasses.replace(cell.config, seed=seed)
-        file = tables.folder_of(config, tmp_path / "out") / config.result_file
+        file = studies.folder_of(config, tmp_path / "out") / config.result_file
         model = random_model(number)
         write_packed(file, model.model, model.task, model.nodes, model.info)
         test.args.tracker = [str(file)]
@@ -149,7 +149,7 @@ def test_a_network_trained_for_signs_is_tracked_by_signs_and_all_by_given_consta
     (tmp_path / "two.yaml").write_text(TABLE.replace("  float: {config: siamfc.yaml}\n", row))
     table = reproduce.open_table(reproduce.parse_args(flags))
     for cell in table.cells:
-        file = tables.folder_of(cell.config, tmp_path / "out") / cell.config.result_file
+        file = studies.folder_of(cell.config, tmp_path / "out") / cell.config.result_file
         model = random_model(0)
         write_packed(file, model.model, model.task, model.nodes, model.info)
     tracked = []

@@ -13,10 +13,10 @@ import torch
 from conftest import ROOT
 from requirements import peers, skip_without
 
-from datasets.synthetic import make_sequence
-from eval.metrics import overlaps
-from eval.trackers import StaticTracker, TrackerSpec, parse_tracker, seed_opencv
-from tracker.siamfc import TrackerConfig
+from rbsf.datasets.synthetic.videos import make_sequence
+from rbsf.eval.metrics import overlaps
+from rbsf.eval.trackers import StaticTracker, TrackerSpec, parse_tracker, seed_opencv
+from rbsf.tracker.siamfc import TrackerConfig
 
 
 @pytest.fixture
@@ -125,9 +125,9 @@ def test_key_is_of_the_code_and_the_device_too(models: Path, monkeypatch: pytest
     spec = parse_tracker(str(models / "net.safetensors"))
     keys = [spec.key()]
     for name, value in (
-        ("eval.trackers.cv2.__version__", "4.99.0"),
-        ("eval.trackers.TRACKER_VERSION", 99),
-        ("eval.trackers.choose_device", lambda name: torch.device("cuda:1")),
+        ("rbsf.eval.trackers.cv2.__version__", "4.99.0"),
+        ("rbsf.eval.trackers.TRACKER_VERSION", 99),
+        ("rbsf.eval.trackers.choose_device", lambda name: torch.device("cuda:1")),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(name, value)

@@ -21,12 +21,12 @@ from conftest import NARROW, ROOT
 from requirements import needs
 
 from rbsf.models import build
+from rbsf.tools.train_rbsf import main
+from rbsf.tracker.backbones import load_backbone
 from rbsf.train.checkpoint import load_checkpoint, save_checkpoint
 from rbsf.train.log import History
 from rbsf.train.loop import rate_factor
 from rbsf.weights import load_weights, save_weights
-from tools.train_rbsf import main
-from tracker.backbones import load_backbone
 
 SMALL = ["--pairs", "4", "--batch-size", "2", "--epochs", "2", "--warmup", "0", "--log-every", "1", "--workers", "0"]
 QUICK = [*SMALL, "--threads", "1", "--val-sequences", "0", "--precision", "float32", "--device", "cpu"]
@@ -35,8 +35,8 @@ QUICK += ["--width", str(NARROW)]
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    from datasets.prepare import prepare
-    from datasets.synthetic import write_got10k
+    from rbsf.datasets.pairs.prepare import prepare
+    from rbsf.datasets.synthetic.videos import write_got10k
 
     folder = tmp_path_factory.mktemp("data")
     write_got10k(folder / "videos" / "train", count=3, seed=5, frames=6, size=(160, 120))
@@ -174,7 +174,7 @@ def test_xnor_and_validation_by_tracking(store, teacher, tmp_path, capsys):
 
 
 def test_videos_that_share_a_name_with_those_of_val_are_trained_on(store, teacher, tmp_path, capsys):
-    from datasets.synthetic import write_got10k
+    from rbsf.datasets.synthetic.videos import write_got10k
 
     write_got10k(tmp_path / "other", count=3, seed=50, frames=6, size=(160, 120))
     for number in range(3):
@@ -188,9 +188,9 @@ def test_videos_that_share_a_name_with_those_of_val_are_trained_on(store, teache
 
 
 def test_default_data_is_synthetic_and_says_so(tmp_path, monkeypatch, teacher, capsys):
-    from datasets import training
+    from rbsf.datasets.pairs import training_data
 
-    monkeypatch.setattr(training, "SYNTHETIC", {"count": 2, "frames": 3, "size": (120, 90), "seed": 1})
+    monkeypatch.setattr(training_data, "SYNTHETIC", {"count": 2, "frames": 3, "size": (120, 90), "seed": 1})
     assert main(["--teacher", str(teacher), "--out", str(tmp_path / "runs" / "x"), *QUICK, "--epochs", "1"]) == 0
     first = capsys.readouterr().out.splitlines()
     assert "synthetic" in first[0]

@@ -16,15 +16,15 @@ import pytest
 import torch
 from conftest import NARROW, ROOT
 
-from datasets.sequences import Sequence
-from datasets.synthetic import write_got10k
-from eval.runner import Run
+from rbsf.datasets.synthetic.videos import write_got10k
+from rbsf.datasets.video.sequences import Sequence
+from rbsf.eval.runner import Run
 from rbsf.models import build
+from rbsf.tools import constants_search
+from rbsf.tools.tune import main
+from rbsf.tracker.siamfc import TrackerConfig
 from rbsf.train.config import read_yaml
 from rbsf.weights import save_weights
-from tools import tuning
-from tools.tune import main
-from tracker.siamfc import TrackerConfig
 
 DEFAULTS = {"scale_step": 1.0375, "scale_penalty": 0.9745, "window_influence": 0.176, "scale_rate": 0.59}
 
@@ -46,8 +46,8 @@ def videos(tmp_path_factory):
 @pytest.fixture
 def tune(videos, tmp_path, monkeypatch):
     """The program on the made videos and a cheap backbone; a later flag wins over an earlier one."""
-    monkeypatch.setattr("tracker.backbones.load_backbone", lambda *_: colours)
-    monkeypatch.setattr("tools.tune.plot", lambda _, path: path.touch())
+    monkeypatch.setattr("rbsf.tracker.backbones.load_backbone", lambda *_: colours)
+    monkeypatch.setattr("rbsf.tools.tune.plot", lambda _, path: path.touch())
     (tmp_path / "net.safetensors").write_bytes(b"a network")
     fixed = ["--root", videos, "--weights", tmp_path / "net.safetensors", "--out", tmp_path / "out", "--trials", "3"]
     return lambda *more: main([str(word) for word in (*fixed, *more)])
@@ -63,7 +63,7 @@ def score_by(monkeypatch, function) -> None:
     def scores(backbone, sequences, constants, show):
         return (function(constants, sequence) for sequence in sequences)
 
-    monkeypatch.setattr(tuning, "sequence_scores", scores)
+    monkeypatch.setattr(constants_search, "sequence_scores", scores)
 
 
 def test_first_trial_is_the_defaults_and_the_best_is_written(tune, tmp_path, capsys):
@@ -85,9 +85,11 @@ def test_first_trial_is_the_defaults_and_the_best_is_written(tune, tmp_path, cap
 def test_score_leaves_out_the_first_frame_and_those_without_the_target(monkeypatch):
     gone = [np.nan] * 4
     truth = np.array([gone, [0, 0, 10, 10], [5, 0, 10, 10], gone, [0, 0, 10, 10]])  # overlaps 1/3 and 1
-    monkeypatch.setattr(tuning, "track_sequence", lambda *_: Run(np.tile([0.0, 0, 10, 10], (5, 1)), np.zeros(5)))
+    monkeypatch.setattr(
+        constants_search, "track_sequence", lambda *_: Run(np.tile([0.0, 0, 10, 10], (5, 1)), np.zeros(5))
+    )
     sequence = Sequence("made", ("",) * 5, truth)
-    assert list(tuning.sequence_scores(colours, [sequence], DEFAULTS, False)) == [pytest.approx(2 / 3)]
+    assert list(constants_search.sequence_scores(colours, [sequence], DEFAULTS, False)) == [pytest.approx(2 / 3)]
 
 
 def test_constants_are_searched_from_the_defaults(tune, tmp_path, monkeypatch, capsys):
@@ -102,7 +104,7 @@ def test_constants_are_searched_from_the_defaults(tune, tmp_path, monkeypatch, c
     shown = capsys.readouterr().out
     assert shown.startswith("defaults: average overlap 0.7900\nbest:     average overlap 0.")
     assert f"  scale_rate: {best['scale_rate']}\n" in shown
-    for name, (low, high) in tuning.RANGES.items():
+    for name, (low, high) in constants_search.RANGES.items():
         assert all(low <= constants[name] <= high for constants in seen)
 
 
@@ -172,7 +174,7 @@ def test_study_of_something_else_is_refused(tune, flags, what):
 
 def test_study_of_other_ranges_is_refused(tune, monkeypatch):
     tune("--trials", "1")
-    monkeypatch.setitem(tuning.RANGES, "scale_rate", (0.3, 0.9))
+    monkeypatch.setitem(constants_search.RANGES, "scale_rate", (0.3, 0.9))
     with pytest.raises(ValueError, match="other ranges"):
         tune()
 
@@ -282,8 +284,6 @@ def test_damaged_study_is_named(tune, tmp_path, content, fault):
 
 
 def test_missing_optuna_says_what_to_type(tune, monkeypatch):
-    monkeypatch.delitem(sys.modules, "tools.tuning")
-    monkeypatch.delattr("tools.tuning")
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(ValueError, match=r'pip install -e "\.\[tune\]"'):
         tune()

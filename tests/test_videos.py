@@ -13,9 +13,9 @@ import cv2
 import pytest
 from test_frames import damage, drain, noisy, picture, write_video
 
-from datasets.containers import is_cut_short, shows_all_frames
-from datasets.frames import VideoWriter, open_frames
-from datasets.videos import count_frames
+from rbsf.datasets.video.containers import is_cut_short, shows_all_frames
+from rbsf.datasets.video.frames import VideoWriter, open_frames
+from rbsf.datasets.video.sources import count_frames
 
 
 def edit(path: Path, mark: bytes, skip: int, value: bytes) -> Path:

@@ -17,15 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder, installed or not
+if not __package__:  # run as a file: where nothing is installed the checkout serves
+    sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from rbsf.files import write_atomically
-from tools.cli import check_writable, positive_int, run
+from rbsf.system.files import write_atomically
+from rbsf.tools.cli import check_writable, positive_int, run
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from datasets.labelled import Labelled
+    from rbsf.datasets.images.labelled import Labelled
 
 SHARE = 224 / 256  # of an image's short side that a network sees which does not say: ImageNet's
 
@@ -121,7 +122,7 @@ def load(path: Path, engine: str, threads: int) -> Classifier:
 
 def list_images(paths: list[Path]) -> Iterator[Path]:
     """Files of folders and files; FileNotFoundError or ValueError where there is none."""
-    from datasets.frames import IMAGE_SUFFIXES
+    from rbsf.datasets.video.frames import IMAGE_SUFFIXES
 
     for path in paths:
         if not path.exists():
@@ -137,7 +138,7 @@ def class_images(classifier: Classifier, paths: list[Path], top: int) -> int:
     import cv2
     import numpy as np
 
-    from datasets.decode import CentreCrop, decode_crop
+    from rbsf.datasets.images.decode import CentreCrop, decode_crop
 
     names, broken = classifier.input["classes"], 0
     share = classifier.input.get("share", SHARE)
@@ -186,7 +187,7 @@ def measure_dataset(args: argparse.Namespace) -> None:
     """Measure, print, and write --json."""
     if args.json:
         check_writable(args.json)
-    from datasets.labelled import open_labelled
+    from rbsf.datasets.images.labelled import open_labelled
 
     engines = ("torch", "packed") if args.compare else (args.engine,)
     classifiers = [load(args.weights, engine, args.threads) for engine in engines]

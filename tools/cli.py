@@ -8,18 +8,27 @@ import re
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from rbsf.shipped import find_constants, find_weights
+
 if TYPE_CHECKING:
-    from tracker.loading import Constants
+    from rbsf.tracker.loading import Constants
 
 # Before NumPy is imported.  Its products here are small: with more threads they are no faster, and where others want
 # the cores too, the network's own threads among them, a frame takes several times as long.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-DEFAULT_WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "rbsf.safetensors"
+EXTRAS = {  # of pyproject.toml: modules that come with them
+    "train": ("torch", "filelock", "matplotlib"),
+    "eval": ("got10k", "six", "shapely", "matplotlib", "jinja2"),
+    "tune": ("got10k", "six", "shapely", "matplotlib", "jinja2", "optuna"),
+    "onnx": ("torch", "onnx", "onnxruntime"),
+}
 INTERRUPTED = 130  # the shell's exit code of a program ended by Ctrl-C
 
 
@@ -30,6 +39,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     ValueError, OSError and ImportError, and the end of a process that reads training pairs: ``error: ...``, code 1.
     Ctrl-C: code 130.
     """
+    warnings.showwarning = _warn
     try:
         code = main() or 0
     except KeyboardInterrupt:
@@ -44,6 +54,14 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         advice = "a process that reads pairs was killed, perhaps for want of memory; try --workers 0"
         code = _complain(f"error: {advice} ({error})", 1)
     sys.exit(code)
+
+
+def require(extra: str) -> None:
+    """ValueError, before any work, where a module is missing that comes with `extra`, one of EXTRAS."""
+    missing = [name for name in EXTRAS[extra] if find_spec(name) is None]
+    if missing:
+        advice = f'install this project with its extra "{extra}", in its clone by: pip install -e ".[{extra}]"'
+        raise ValueError(f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed; {advice}")
 
 
 def positive_int(text: str) -> int:
@@ -96,10 +114,24 @@ def add_network_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_weights_flag(parser: argparse.ArgumentParser) -> None:
+    """Add --weights."""
+    parser.add_argument(
+        "--weights",
+        type=find_weights,
+        default=find_weights("rbsf"),
+        metavar="FILE",
+        help="network: a file, or the name of shipped weights, such as rbsf (default: rbsf)",
+    )
+
+
 def add_constants_flag(parser: argparse.ArgumentParser) -> None:
     """Add --constants."""
     parser.add_argument(
-        "--constants", type=Path, metavar="FILE", help="YAML of tracking constants, as tools/tune.py writes it"
+        "--constants",
+        type=find_constants,
+        metavar="FILE",
+        help="YAML of tracking constants, as tools/tune.py writes it, or the name of shipped ones, such as fast",
     )
 
 
@@ -122,8 +154,8 @@ def read_constants(path: Path | None, kind: type[Constants] | None = None) -> An
 
     FileNotFoundError, or ValueError naming the key.
     """
+    from rbsf.tracker.siamfc import TrackerConfig
     from rbsf.train.config import read_yaml
-    from tracker.siamfc import TrackerConfig
 
     kind = kind or TrackerConfig
     return kind(**read_yaml(kind, path)) if path else kind()
@@ -158,6 +190,10 @@ def check_screen() -> None:
         )
 
 
+def _warn(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"warning: {message}", file=sys.stderr)
+
+
 def _complain(line: str, code: int) -> int:
     print(" ".join(line.split()), file=sys.stderr)
     return code
@@ -175,4 +211,4 @@ def _message(error: Exception) -> str:
 def _import_advice(error: ImportError) -> str:
     if "cannot open shared object file" in str(error):  # OpenCV's windows need libGL and others that servers lack
         return f"{error}; install that system library, or opencv-python-headless in place of opencv-python"
-    return f"{error}; install this project's packages with: pip install -e {DEFAULT_WEIGHTS.parents[1]}"
+    return f'{error}; install this project\'s packages, in its clone by: pip install -e ".[all]"'

@@ -15,14 +15,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder, installed or not
+if not __package__:  # run as a file: where nothing is installed the checkout serves
+    sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from tools.cli import check_writable, run
+from rbsf.tools.cli import check_writable, require, run
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from eval.tables import Cell, Table
+    from rbsf.eval.tables import Cell, Table
 
 SHOWN = ("auc", "precision", "ao", "sr50")
 RESAMPLES, SEED = 10_000, 0
@@ -48,12 +49,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Read the reports, print the tables as Markdown, write them to --out."""
     args = parse_args(argv)
+    require("eval")
     if args.out:
         if args.out.suffix not in (".html", ".md"):
             raise ValueError(f"--out {args.out}: give a name that ends in .html or .md")
         check_writable(args.out)
-    from eval.report import load_report, render_page
-    from rbsf.files import write_atomically
+    from rbsf.eval.report import load_report, render_page
+    from rbsf.system.files import write_atomically
 
     tables = compare(name_entries(args.runs, [load_report(path) for path in args.runs]))
     text = to_markdown(tables)
@@ -121,8 +123,8 @@ def compare(entries: list[Entry]) -> list[tuple[str, Table]]:
 
 def overview(entries: list[Entry]) -> Table:
     """Mean scores as the reports have them: a row a tracker, a group of columns a data set with its split."""
-    from eval.report_tables import MEASURES
-    from eval.tables import Cell, Table, mark_best_rows
+    from rbsf.eval.report_tables import MEASURES
+    from rbsf.eval.tables import Cell, Table, mark_best_rows
 
     titles = list(dict.fromkeys(entry.report["title"] for entry in entries))
     trackers = {(entry.name, entry.report["title"]): entry.tracker for entry in entries}
@@ -143,7 +145,7 @@ def overview(entries: list[Entry]) -> Table:
 
 def _means(tracker: dict[str, Any] | None, most: int) -> list[Cell]:
     """A tracker's mean scores, the first of them saying where they are over less than ``most`` sequences."""
-    from eval.tables import number
+    from rbsf.eval.tables import number
 
     count = len(tracker["sequences"]) if tracker else 0
     means = (tracker and tracker["mean"]) or {}
@@ -155,8 +157,8 @@ def common_table(dataset: str, entries: list[Entry]) -> Table:
     """Mean AUC over the sequences that all ``entries`` have scores of, and the difference to the first entry."""
     import numpy as np
 
-    from datasets.sequences import whole_name
-    from eval.tables import NOTHING, Cell, Table, mark_best_rows, number
+    from rbsf.datasets.video.sequences import whole_name
+    from rbsf.eval.tables import NOTHING, Cell, Table, mark_best_rows, number
 
     names = sorted(set.intersection(*(set(entry.tracker["sequences"]) for entry in entries)))
     if not names:
@@ -182,7 +184,7 @@ def common_table(dataset: str, entries: list[Entry]) -> Table:
 
 
 def _gap_cells(gaps: np.ndarray, sequences: list[str]) -> list[Any]:
-    from eval.tables import NOTHING, Cell, number
+    from rbsf.eval.tables import NOTHING, Cell, number
 
     if len(set(sequences)) < 2:
         return [number(float(gaps.mean()), "+.3f"), Cell(NOTHING)]
@@ -206,7 +208,7 @@ def bootstrap_interval(gaps: np.ndarray, sequences: list[str]) -> tuple[float, f
 
 def to_markdown(tables: list[tuple[str, Table]]) -> str:
     """Lay the tables out under their headings."""
-    from eval.tables import markdown_text
+    from rbsf.eval.tables import markdown_text
 
     parts = [f"## {markdown_text(heading)}\n\n{markdown_text(table.caption)}\n\n{table}\n" for heading, table in tables]
     return "\n".join(parts)

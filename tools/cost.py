@@ -13,10 +13,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder, installed or not
+if not __package__:  # run as a file: where nothing is installed the checkout serves
+    sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from rbsf.methods import METHODS
-from tools.cli import positive_int, run
+from rbsf.tools.cli import positive_int, run
 
 if TYPE_CHECKING:
     from torch import nn

@@ -12,9 +12,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder, installed or not
+if not __package__:  # run as a file: where nothing is installed the checkout serves
+    sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from tools.cli import DEFAULT_WEIGHTS, add_network_flags, positive_int, run
+from rbsf.tools.cli import add_network_flags, add_weights_flag, positive_int, require, run
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,9 +28,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder (default: %(default)s)")
-    parser.add_argument(
-        "--weights", type=Path, default=DEFAULT_WEIGHTS, help="network (default: weights/rbsf.safetensors)"
-    )
+    add_weights_flag(parser)
     parser.add_argument(
         "--seed",
         type=int,
@@ -45,11 +44,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Make, track, score."""
     args = parse_args(argv)
+    require("eval")
     import numpy as np
 
-    from datasets.synthetic import write_video
-    from eval.metrics import overlaps
-    from tools import track
+    from rbsf.datasets.synthetic.videos import write_video
+    from rbsf.eval.metrics import overlaps
+    from rbsf.tools import track
 
     start = time.perf_counter()
     video = args.out / "video.mp4"
@@ -86,8 +86,8 @@ def save_picture(path: Path, tracked: Path, truth: np.ndarray, overlap: np.ndarr
     import numpy as np
     from matplotlib.figure import Figure
 
-    from datasets.frames import open_frames
-    from rbsf.files import write_atomically
+    from rbsf.datasets.video.frames import open_frames
+    from rbsf.system.files import write_atomically
 
     shown = np.linspace(0, len(truth) - 1, min(SHOWN, len(truth))).round().astype(int)
     figure = Figure(figsize=(14, 5), layout="constrained")

@@ -16,9 +16,10 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder, installed or not
+if not __package__:  # run as a file: where nothing is installed the checkout serves
+    sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from tools.cli import check_writable, run
+from rbsf.tools.cli import check_writable, require, run
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,9 +54,9 @@ def read_crops(video: str | None, size: int = 255) -> np.ndarray:
     """Middles of frames as crops uint8 (N, size, size, 3); ValueError for a video without frames."""
     import numpy as np
 
-    from datasets.frames import open_frames
-    from datasets.synthetic import make_sequence
-    from tracker.geometry import crop_square, mean_color
+    from rbsf.datasets.synthetic.videos import make_sequence
+    from rbsf.datasets.video.frames import open_frames
+    from rbsf.tracker.geometry import crop_square, mean_color
 
     frames = open_frames(video) if video else (image for image, _ in make_sequence(0, FRAMES))
     crops = [
@@ -196,7 +197,7 @@ def paths_of(out: Path) -> tuple[Path, Path]:
 
 def write_graph(graph: ModelProto, path: Path) -> None:
     """Write an ONNX graph and print its size."""
-    from rbsf.files import write_atomically
+    from rbsf.system.files import write_atomically
 
     write_atomically(path, graph.SerializeToString())
     print(f"{path}: {path.stat().st_size:,} bytes")
@@ -218,18 +219,14 @@ def main(argv: list[str] | None = None) -> None:
         raise ValueError(f"--out {args.out}: a file of --format {args.format} ends in {suffix}")
     if args.out.exists() and args.weights.exists() and args.out.samefile(args.weights):
         raise ValueError(f"--out {args.out} is the input itself; give another")
+    require("onnx" if args.format == "onnx" else "train")
     check_writable(args.out)
     if args.first_bits and (args.format != "packed" or not rounds_first_layer(args.weights)):
         raise ValueError("--first-bits is for packed files of RB-SF and XNOR trackers; leave it out")
-    try:
-        if args.format == "onnx":
-            export_onnx(args.weights, args.out, args.check)
-        else:
-            export_packed(args.weights, args.out, args.check, args.first_bits or 7)
-    except ModuleNotFoundError as error:
-        if error.name not in ("onnx", "onnxruntime"):
-            raise
-        raise ValueError('ONNX export needs onnx and onnxruntime; type: pip install -e ".[onnx]"') from error
+    if args.format == "onnx":
+        export_onnx(args.weights, args.out, args.check)
+    else:
+        export_packed(args.weights, args.out, args.check, args.first_bits or 7)
 
 
 if __name__ == "__main__":

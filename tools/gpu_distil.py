@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from rbsf.parts import read_parts, write_parts
+from rbsf.system.archive_parts import read_parts, write_parts
 
 STEM = "rbsf2"  # of the parts' names
 FOLDER = Path("data", "rbsf2")  # below a worklist's
@@ -17,9 +17,9 @@ def pack(pairs: Path, teacher: str, folder: Path, most_bytes: int) -> list[Path]
 
     The teacher's graphs are kept without ONNX.  ValueError and FileNotFoundError for files that are none.
     """
-    from datasets.crops import CropStore
-    from tracker.teachers.graph import write_graph
-    from tracker.teachers.pair import read_pair
+    from rbsf.datasets.pairs.crop_store import CropStore
+    from rbsf.tracker.teachers.graph import write_graph
+    from rbsf.tracker.teachers.pair import read_pair
 
     files = teacher.split(",")
     if len(files) != 2:
@@ -54,9 +54,9 @@ def unpack(parts: Path, run: Path) -> bool:
 
 def make_up(run: Path) -> None:
     """Pairs of synthetic videos and a teacher of random weights, for a rehearsal."""
-    from datasets.prepare import prepare
-    from datasets.synthetic import write_got10k
-    from tracker.teachers.made_up import write_made_up
+    from rbsf.datasets.pairs.prepare import prepare
+    from rbsf.datasets.synthetic.videos import write_got10k
+    from rbsf.tracker.teachers.made_up import write_made_up
 
     target = run / FOLDER
     if (target / PAIRS).is_file():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rbsf.parts import MEBIBYTE, read_parts, write_parts
+from rbsf.system.archive_parts import MEBIBYTE, read_parts, write_parts
 from rbsf.train.worklist import CHECKPOINT
 
 PART_BYTES = 15 * MEBIBYTE

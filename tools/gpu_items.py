@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rbsf.tools.gpu_distil import FOLDER, PAIRS, TEACHER
+from rbsf.tools.studies import folder_of, read_table
 from rbsf.train.worklist import Item
-from tools.gpu_distil import FOLDER, PAIRS, TEACHER
-from tools.tables import folder_of, read_table
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAININGS = Path("tables")  # below the list's folder
@@ -58,7 +58,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Distillation:
-    """A training of RB-SF 2 by the recipe of configs/rbsf2.yaml, from what `tools.gpu_distil` packs."""
+    """A training of RB-SF 2 by the recipe of configs/rbsf2.yaml, from what `rbsf.tools.gpu_distil` packs."""
 
     name: str
     worth: str

@@ -22,13 +22,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder, installed or not
+if not __package__:  # run as a file: where nothing is installed the checkout serves
+    sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from tools.cli import positive_int, run
+from rbsf.tools.cli import positive_int, run
 
 if TYPE_CHECKING:
+    from rbsf.tools.gpu_sharing import Mps
     from rbsf.train.worklist import Item
-    from tools.gpu_sharing import Mps
 
 STARTED = time.monotonic()  # the minutes count from here
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,8 +65,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def pack(args: argparse.Namespace) -> int:
     """Write the parts and say how large they are."""
-    from datasets.cifar_parts import pack_cifar100
-    from tools import gpu_distil
+    from rbsf.datasets.images.cifar_parts import pack_cifar100
+    from rbsf.tools import gpu_distil
 
     if bool(args.pairs) != bool(args.teacher):
         raise ValueError("--pairs and --teacher go together: RB-SF 2 learns from both")
@@ -77,7 +78,7 @@ def pack(args: argparse.Namespace) -> int:
 
 def print_list(only: list[str]) -> int:
     """Print the items."""
-    from tools.gpu_items import make_items
+    from rbsf.tools.gpu_items import make_items
 
     for item in make_items(Path("DATA"), only=only):
         needs = f"; needs {', '.join(item.needs)}" if item.needs else ""
@@ -87,9 +88,9 @@ def print_list(only: list[str]) -> int:
 
 def work(args: argparse.Namespace) -> int:
     """Run the list on the GPU for the minutes given."""
+    from rbsf.tools import gpu_distil
+    from rbsf.tools.gpu_items import make_items, read_data
     from rbsf.train.worklist import lock
-    from tools import gpu_distil
-    from tools.gpu_items import make_items, read_data
 
     folder = (args.out or Path("runs/gpu")).resolve()
     check_minutes(args.minutes)
@@ -109,12 +110,12 @@ def work(args: argparse.Namespace) -> int:
 
 def rehearse(args: argparse.Namespace) -> int:
     """Pack made-up data, unpack it, run every item shrunk, bring it home, and print the summary of that."""
-    from datasets.cifar_parts import pack_cifar100
-    from datasets.made_up_cifar import write_made_up_cifar
+    from rbsf.datasets.images.cifar_parts import pack_cifar100
+    from rbsf.datasets.images.made_up_cifar import write_made_up_cifar
+    from rbsf.tools import gpu_distil
+    from rbsf.tools.gpu_items import RBSF2, make_items, read_data
+    from rbsf.tools.gpu_summary import summarise
     from rbsf.train.worklist import lock
-    from tools import gpu_distil
-    from tools.gpu_items import RBSF2, make_items, read_data
-    from tools.gpu_summary import summarise
 
     folder = (args.out or REHEARSAL).resolve()
     parts, data = folder / "parts", folder / "data"
@@ -137,10 +138,10 @@ def work_down(
     items: list[Item], folder: Path, beside: int, variables: Callable[[Item], dict[str, str]], end: float | None
 ) -> int:
     """Run the items until `end`, by the monotonic clock, and write the archive whatever happens; the exit code."""
-    from rbsf.environment import cores
+    from rbsf.system.environment import cores
+    from rbsf.tools.gpu_home import pack_home
+    from rbsf.tools.gpu_summary import write_list
     from rbsf.train.worklist import Worklist
-    from tools.gpu_home import pack_home
-    from tools.gpu_summary import write_list
 
     def environment(item: Item) -> dict[str, str]:
         threads = cores() if item.alone else max(1, cores() // beside)
@@ -200,8 +201,8 @@ def find_data(folder: Path, out: Path) -> Path:
 
     An archive that came home, beside the parts, is put back into an `out` without runs.
     """
-    from tools.gpu_home import unpack_home
-    from tools.gpu_summary import LIST
+    from rbsf.tools.gpu_home import unpack_home
+    from rbsf.tools.gpu_summary import LIST
 
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}; make one with --pack")
@@ -212,7 +213,7 @@ def find_data(folder: Path, out: Path) -> Path:
 
 def unpack_data(folder: Path, data: Path) -> None:
     """Put the parts in `folder` together in `data`, unless the data set is there."""
-    from datasets.cifar_parts import unpack_cifar100
+    from rbsf.datasets.images.cifar_parts import unpack_cifar100
 
     if data != folder:
         unpack_cifar100(folder, data)
@@ -249,7 +250,7 @@ class Sharing:
         return self.chosen or {}
 
     def _choose(self, rates: dict[str, float]) -> dict[str, str]:
-        from tools.gpu_sharing import Mps
+        from rbsf.tools.gpu_sharing import Mps
 
         turns = max((rate for name, rate in rates.items() if name.endswith(" processes")), default=0.0)
         at_once = max((rate for name, rate in rates.items() if name.endswith("MPS")), default=0.0)
@@ -273,7 +274,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.list:
         return print_list(args.only)
     if args.summary:
-        from tools.gpu_summary import summarise
+        from rbsf.tools.gpu_summary import summarise
 
         print(summarise(args.summary))
         return 0

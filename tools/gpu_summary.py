@@ -12,9 +12,9 @@ from typing import Any
 
 import yaml
 
-from rbsf.files import write_atomically
+from rbsf.system.files import write_atomically
+from rbsf.tools.gpu_home import unpack_home
 from rbsf.train.worklist import DONE, FAILED, Item, State, clock, state_of
-from tools.gpu_home import unpack_home
 
 LIST = "list.json"  # the items of a folder, as they were run
 HEADS = ("item", "state", "time", "top-1, %", "epochs", "images a second", "what it is worth")

@@ -11,9 +11,10 @@ import re
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder, installed or not
+if not __package__:  # run as a file: where nothing is installed the checkout serves
+    sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from tools.cli import check_writable, positive_int, run
+from rbsf.tools.cli import check_writable, positive_int, run
 
 
 def parse_args() -> argparse.Namespace:
@@ -41,7 +42,7 @@ def main() -> None:
     """Write the videos."""
     args = parse_args()
     check_writable(args.out / "list.txt")
-    from datasets.synthetic import video_name, write_got10k, write_video
+    from rbsf.datasets.synthetic.videos import video_name, write_got10k, write_video
 
     if not args.video:
         write_got10k(args.out, args.count, args.seed, args.frames, args.size)

@@ -13,9 +13,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder, installed or not
+if not __package__:  # run as a file: where nothing is installed the checkout serves
+    sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from tools.cli import positive_int, run
+from rbsf.tools.cli import positive_int, run
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,8 +42,8 @@ def main(argv: list[str] | None = None) -> None:
     import numpy as np
     from tqdm import tqdm
 
-    from datasets.frames import VIDEO_SUFFIXES, open_frames
-    from rbsf.files import write_atomically
+    from rbsf.datasets.video.frames import VIDEO_SUFFIXES, open_frames
+    from rbsf.system.files import write_atomically
 
     videos = sorted(path for path in args.videos.glob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
     if not videos:

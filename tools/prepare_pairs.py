@@ -12,9 +12,10 @@ import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder, installed or not
+if not __package__:  # run as a file: where nothing is installed the checkout serves
+    sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from tools.cli import run
+from rbsf.tools.cli import run
 
 
 def parse_args() -> argparse.Namespace:
@@ -37,7 +38,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Prepare and print a summary."""
     args = parse_args()
-    from datasets.prepare import prepare  # not above: `run` words what can fail in these imports
+    from rbsf.datasets.pairs.prepare import prepare  # not above: `run` words what can fail in these imports
 
     numbers = args.every, args.max_per_sequence, args.workers
     report = prepare(args.data, args.out, *numbers, skip_broken=args.skip_broken)

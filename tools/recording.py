@@ -17,8 +17,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from datasets.frames import VideoWriter
-from tracker.siamfc import Result
+from rbsf.datasets.video.frames import VideoWriter
+from rbsf.tracker.siamfc import Result
 
 COLORS = [(64, 220, 64), (255, 160, 0), (64, 160, 255), (255, 64, 200), (240, 230, 60)]  # RGB, by target
 LOST_COLOR = (255, 40, 40)

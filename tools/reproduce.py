@@ -21,15 +21,16 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder, installed or not
+if not __package__:  # run as a file: where nothing is installed the checkout serves
+    sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from rbsf.files import write_atomically
-from tools.cli import add_constants_flag, add_pass_flags, positive_int, run
+from rbsf.shipped import CONFIGS
+from rbsf.system.files import write_atomically
+from rbsf.tools.cli import add_constants_flag, add_pass_flags, positive_int, run
 
 if TYPE_CHECKING:
-    from tools.tables import Table
+    from rbsf.tools.studies import Table
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 NAMES = (*sorted(path.stem for path in (CONFIGS / "tables").glob("*.yaml")), "table6")
 TRACK_FLAGS = ("workers", "constants", "every", "frames")  # of eval/run_benchmarks.py, handed on to it
 FLAGS_OF = {"classifier": ("root",), "tracker": ("data", "teacher", "test", *TRACK_FLAGS)}
@@ -95,7 +96,7 @@ def select(table: Table, only: list[str]) -> Table:
 
 def list_cells(table: Table, seeds: list[int], out: Path) -> None:
     """Print each training's state, and the command that runs it alone."""
-    from tools.tables import folder_of, state_of
+    from rbsf.tools.studies import folder_of, state_of
 
     for cell in table.cells:
         for seed in seeds:
@@ -105,8 +106,8 @@ def list_cells(table: Table, seeds: list[int], out: Path) -> None:
 
 def command(config: Any, folder: Path) -> str:
     """The command that trains the cell alone."""
-    from tools.classifying import method_defaults
-    from tools.tracker_config import TrainConfig, model_defaults
+    from rbsf.tools.recipes.classifier import method_defaults
+    from rbsf.tools.recipes.siamese_config import TrainConfig, model_defaults
 
     tracker = isinstance(config, TrainConfig)  # its program starts from the file of its model
     defaults = model_defaults(config.model) if tracker else method_defaults(config.method)
@@ -126,7 +127,7 @@ def command(config: Any, folder: Path) -> str:
 
 def train_cells(table: Table, seeds: list[int], out: Path) -> int:
     """Train what is missing; a cell whose data is not there is named and left out.  The exit code."""
-    from tools.tables import run_cell
+    from rbsf.tools.studies import run_cell
 
     failed: set[str] = set()
     for cell in table.cells:
@@ -147,7 +148,7 @@ def train_cells(table: Table, seeds: list[int], out: Path) -> int:
 def table6() -> str:
     """Table 6: memory and multiplications of ResNet-18, counted."""
     from rbsf.cost import count, total
-    from tools.cost import build_pair
+    from rbsf.tools.cost import build_pair
 
     binary, real = (total(count(net, (3, 224, 224))) for net in build_pair("resnet18"))
     rows = (
@@ -164,7 +165,7 @@ def table6() -> str:
 
 def open_table(args: argparse.Namespace) -> Table:
     """The table, its cells with the settings of the command line; ValueError for flags of the other kind of table."""
-    from tools.tables import folder_of, read_table
+    from rbsf.tools.studies import folder_of, read_table
 
     given = {"classifier": {"root": args.root or "data"}, "tracker": {"data": args.data or [], "teacher": args.teacher}}
     table = select(read_table(args.name, parse_settings(args.set), given), args.only)
@@ -189,7 +190,7 @@ def check_tracker(name: str, config: Any) -> None:
 
 def make(args: argparse.Namespace) -> tuple[str, int]:
     """Train what is missing; the table and the exit code."""
-    from tools.tables import as_markdown, plot_curves
+    from rbsf.tools.studies import as_markdown, plot_curves
 
     table = open_table(args)
     if args.list:
@@ -207,7 +208,7 @@ def make(args: argparse.Namespace) -> tuple[str, int]:
 
 def make_trackers(args: argparse.Namespace, table: Table) -> tuple[str, int]:
     """Train what is missing and track with it; the table and the exit code.  No table where a training was stopped."""
-    from tools.tracker_tables import finish, open_test
+    from rbsf.tools.tracker_studies import finish, open_test
 
     # Before the training: what is wrong with a test set is said now.
     flags = {name: getattr(args, name) for name in TRACK_FLAGS}

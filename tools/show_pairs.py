@@ -14,14 +14,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder, installed or not
+if not __package__:  # run as a file: where nothing is installed the checkout serves
+    sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from tools.cli import run
+from rbsf.tools.cli import run
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from datasets.pairs import Item
+    from rbsf.datasets.pairs.pair_dataset import Item
 
 COUNT, COLUMNS = 32, 4  # pairs
 GREEN, RED = (0, 255, 0), (255, 0, 0)
@@ -32,7 +33,7 @@ def draw_pair(item: Item) -> np.ndarray:
     import cv2  # here, as below: `run` words what can fail in these imports
     import numpy as np
 
-    from tracker.task import RADIUS
+    from rbsf.tracker.task import RADIUS
 
     exemplar, search = (np.ascontiguousarray(item[key].permute(1, 2, 0).numpy()) for key in ("exemplar", "search"))
     side = len(search)
@@ -59,9 +60,9 @@ def main(argv: list[str] | None = None) -> int:
     """Write the picture and name it."""
     import cv2
 
-    from rbsf.files import write_atomically
-    from tools.tracker_config import read_config
-    from tools.training import open_data, open_pairs
+    from rbsf.system.files import write_atomically
+    from rbsf.tools.recipes.siamese import open_data, open_pairs
+    from rbsf.tools.recipes.siamese_config import read_config
 
     config = read_config(argv, __doc__ or "")
     stores, held_out = open_data(config, Path(config.out).parent)

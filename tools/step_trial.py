@@ -12,16 +12,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from datasets.arrays import ArrayData
-from datasets.cifar import CIFAR100
-from rbsf.classification import ClassificationTask
+from rbsf.datasets.images.cifar import CIFAR100
+from rbsf.datasets.images.in_memory import ArrayData
 from rbsf.models import build
-from rbsf.rectify import Rectifier
+from rbsf.shipped import CONFIGS
+from rbsf.tools.recipes.classifier import Batches, ClassifierConfig, build_rectifier
 from rbsf.train.config import read_yaml
+from rbsf.train.cross_entropy import ClassificationTask
 from rbsf.train.distributed import Process
+from rbsf.train.rectify import Rectifier
 from rbsf.weights import save_weights
-from tools.classifying import Batches, ClassifierConfig, build_rectifier
-from tools.runs import CONFIGS
 
 # Powers of two, which are the same number in 32 and in 64 bits: a GPU keeps rates in 32.
 RATES = {"lr_binary": 0.125, "lr_real": 0.125, "lr_norm": 0.125, "lr_c": 2.0**-7, "lr_discriminator": 2.0**-10}

@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder, installed or not
+if not __package__:  # run as a file: where nothing is installed the checkout serves
+    sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from tools.cli import (
-    DEFAULT_WEIGHTS,
+from rbsf.tools.cli import (
     Once,
     add_constants_flag,
     add_network_flags,
+    add_weights_flag,
     check_screen,
     check_writable,
     frame_number,
@@ -35,11 +36,11 @@ from tools.cli import (
 if TYPE_CHECKING:  # these load OpenCV and PyTorch, which --help and a wrong command line need not wait for
     import numpy as np
 
-    from rbsf.stop import StopRequest
-    from tools.recording import Recorder
-    from tracker.anchor_free import AnchorFree, Network
-    from tracker.loading import Constants
-    from tracker.siamfc import Backbone, SiamFC
+    from rbsf.system.stop import StopRequest
+    from rbsf.tools.recording import Recorder
+    from rbsf.tracker.anchor_free import AnchorFree, Network
+    from rbsf.tracker.loading import Constants
+    from rbsf.tracker.siamfc import Backbone, SiamFC
 
 DEFAULT_FPS = 25.0  # of images, which have no rate of their own
 
@@ -64,9 +65,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--start", type=frame_number, default=0, metavar="N", help="begin at frame N, skip those before (default: 0)"
     )
     parser.add_argument("--end", type=frame_number, metavar="N", help="end after frame N (default: the last)")
-    parser.add_argument(
-        "--weights", type=Path, default=DEFAULT_WEIGHTS, help="network (default: weights/rbsf.safetensors)"
-    )
+    add_weights_flag(parser)
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--out", type=Path, metavar="FILE.mp4", help="default: NAME_tracked.mp4, here")
     output.add_argument("--no-out", action="store_true", help="write no video")
@@ -105,7 +104,7 @@ def select_boxes(image: np.ndarray) -> list[tuple[float, ...]]:
     """Let the user draw boxes in an RGB image. Raises ValueError if there is none in the end."""
     import cv2
 
-    from tools.recording import WINDOW
+    from rbsf.tools.recording import WINDOW
 
     print("drag a box, confirm with SPACE, repeat for more targets, end with ESC")
     boxes = cv2.selectROIs(WINDOW, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), showCrosshair=False)
@@ -119,7 +118,7 @@ def start_trackers(
     network: Backbone | Network, image: np.ndarray, boxes: list[tuple[float, ...]], constants: Constants
 ) -> list[SiamFC | AnchorFree]:
     """Start one tracker per box; tells of boxes that were clipped. Raises ValueError for an unusable box."""
-    from tracker.loading import make_tracker
+    from rbsf.tracker.loading import make_tracker
 
     trackers = [make_tracker(network, constants) for _ in boxes]
     for tracker, box in zip(trackers, boxes, strict=True):
@@ -141,7 +140,7 @@ def follow(
     """
     from tqdm import tqdm
 
-    from tracker.loading import update_all
+    from rbsf.tracker.loading import update_all
 
     with tqdm(total=total, initial=1, desc="track", unit="frame") as bar:
         try:
@@ -198,12 +197,12 @@ def main(argv: list[str] | None = None) -> int:
     if args.show or args.select:
         check_screen()
 
-    from datasets.frames import VideoWriter, open_frames
-    from rbsf.stop import StopRequest
-    from tools.recording import BoxWriter, Recorder, Timing
-    from tracker.backbones import describe_backbone
-    from tracker.loading import constants_of, load_network, wrapped
-    from tracker.siamfc import Result
+    from rbsf.datasets.video.frames import VideoWriter, open_frames
+    from rbsf.system.stop import StopRequest
+    from rbsf.tools.recording import BoxWriter, Recorder, Timing
+    from rbsf.tracker.backbones import describe_backbone
+    from rbsf.tracker.loading import constants_of, load_network, wrapped
+    from rbsf.tracker.siamfc import Result
 
     constants = read_constants(args.constants, constants_of(args.weights))
     frames = open_frames(args.video)

@@ -14,14 +14,19 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder, installed or not
+if not __package__:  # run as a file: where nothing is installed the checkout serves
+    sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from tools.cli import run
+from rbsf.tools.cli import require, run
 
 
 def main(argv: list[str] | None = None) -> int:
     """Train; 0 when done, 128 + signal when stopped."""
-    from tools.classifying import read_config, train_all  # not above: `run` words what can fail in these imports
+    require("train")
+    from rbsf.tools.recipes.classifier import (  # not above: `run` words what can fail in these imports
+        read_config,
+        train_all,
+    )
 
     return train_all(read_config(argv, __doc__ or ""))
 

@@ -14,27 +14,29 @@ import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder, installed or not
+if not __package__:  # run as a file: where nothing is installed the checkout serves
+    sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from tools.cli import run
+from rbsf.tools.cli import require, run
 
 
 def main(argv: list[str] | None = None) -> int:
     """Train; 0 when done, 128 + signal when stopped."""
+    require("train")
     family = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     family.add_argument("--model")
     known, others = family.parse_known_args(argv)
     if known.model == "rbsf2":
         return _train_rbsf2(others)
-    from tools.tracker_config import read_config  # not above: `run` words what can fail in these imports
-    from tools.training import train_all
+    from rbsf.tools.recipes.siamese import train_all
+    from rbsf.tools.recipes.siamese_config import read_config  # not above: `run` words what can fail in these imports
 
     return train_all(read_config(argv, __doc__ or ""))
 
 
 def _train_rbsf2(arguments: list[str]) -> int:
     """RB-SF 2 has settings of its own."""
-    from tools.distilling import read_settings, train_all
+    from rbsf.tools.recipes.distilled import read_settings, train_all
 
     return train_all(read_settings(arguments, __doc__ or ""))
 

@@ -19,17 +19,26 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from any folder, installed or not
+if not __package__:  # run as a file: where nothing is installed the checkout serves
+    sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from rbsf.files import write_atomically
-from tools.cli import DEFAULT_WEIGHTS, INTERRUPTED, add_network_flags, check_writable, positive_int, run
+from rbsf.system.files import write_atomically
+from rbsf.tools.cli import (
+    INTERRUPTED,
+    add_network_flags,
+    add_weights_flag,
+    check_writable,
+    positive_int,
+    require,
+    run,
+)
 
 if TYPE_CHECKING:  # slow to load; --help and a wrong command line need not wait for them
     from optuna import Study
     from optuna.trial import FrozenTrial
 
-    from datasets.sequences import Sequence
-    from tools.tuning import Search
+    from rbsf.datasets.video.sequences import Sequence
+    from rbsf.tools.constants_search import Search
 
 TEST_FOLDER = re.compile(r"(otb|uav123|uav20l)(?![a-z])|got-?10k[-_/]test")
 
@@ -41,7 +50,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     add("--root", type=Path, required=True, help="folder of validation videos with boxes, such as GOT-10k/val")
     add("--sequences", nargs="+", action="extend", metavar="NAME", help="only these; repeatable (default: all)")
     add("--frames", type=positive_int, metavar="N", help="only the first N frames of each (default: all)")
-    add("--weights", type=Path, default=DEFAULT_WEIGHTS, help="network (default: weights/rbsf.safetensors)")
+    add_weights_flag(parser)
     add("--trials", type=positive_int, default=50, metavar="N", help="in all, earlier runs included (default: 50)")
     add("--seed", type=int, default=0, metavar="S", help="of the search (default: 0)")
     add("--out", type=Path, default=Path("runs/tune"), metavar="DIR", help="results folder (default: %(default)s)")
@@ -75,8 +84,8 @@ def _test_folder(root: Path) -> str:
 
 
 def _test_sequence(root: Path) -> str:
-    from datasets.layouts import find_entries, otb_name
-    from eval.benchmarks import test_sequence_names
+    from rbsf.datasets.video.layouts import find_entries, otb_name
+    from rbsf.eval.benchmarks import test_sequence_names
 
     # Without the target's number: a copy may name the folder of Jogging.1 and Jogging.2 alone.
     known = {name.lower().partition(".")[0] for name in test_sequence_names()}
@@ -92,8 +101,8 @@ def find_sequences(root: Path, names: list[str] | None, frames: int | None) -> l
 
     Raises ValueError (FileNotFoundError for no such folder) for test data, broken data and where none is left.
     """
-    from datasets.sequences import load_sequences
-    from tools.tuning import scored_frames
+    from rbsf.datasets.video.sequences import load_sequences
+    from rbsf.tools.constants_search import scored_frames
 
     refuse_test_data(root)
     loaded = load_sequences(root, names=dict.fromkeys(names) if names else None)
@@ -122,7 +131,7 @@ def describe(study: Study, default: FrozenTrial, search: Search, command: str) -
     """Text of ``tracker.yaml``: the best constants, after comments that say where they come from."""
     import yaml
 
-    from tools.tuning import constants_of, finished
+    from rbsf.tools.constants_search import constants_of, finished
 
     best, names = study.best_trial, [s.name for s in search.sequences]
     facts = [
@@ -141,7 +150,7 @@ def plot(study: Study, path: Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    from tools.tuning import RANGES, finished
+    from rbsf.tools.constants_search import RANGES, finished
 
     whole = [trial for trial in finished(study) if trial.state.name == "COMPLETE"]  # the first: the defaults
     numbers, scores = [trial.number for trial in whole], np.array([trial.value for trial in whole], float)
@@ -169,7 +178,7 @@ def plot(study: Study, path: Path) -> None:
 
 def finish(study: Study, default: FrozenTrial, search: Search, out: Path, command: str) -> None:
     """Write the results and print them; ``default`` is the trial of the defaults."""
-    from tools.tuning import constants_of
+    from rbsf.tools.constants_search import constants_of
 
     write_atomically(out / "tracker.yaml", describe(study, default, search, command).encode())
     write_atomically(out / "tune.png", partial(plot, study))
@@ -185,12 +194,9 @@ def main(argv: list[str] | None = None) -> int:
     """Search, then write and print the results; 130 where Ctrl-C ended it."""
     words = sys.argv[1:] if argv is None else argv
     args = parse_args(words)
-    try:
-        from tools.tuning import Search, check_study, defaults_trial, finished, open_study, run_search
-    except ModuleNotFoundError as error:
-        if error.name != "optuna":
-            raise
-        raise ValueError('tuning needs Optuna; type: pip install -e ".[tune]"') from error
+    require("tune")
+    from rbsf.tools.constants_search import Search, check_study, defaults_trial, finished, open_study, run_search
+
     if not args.weights.is_file():
         raise FileNotFoundError(f"no weights file {args.weights}; give one with --weights")
     sequences = find_sequences(args.root, args.sequences, args.frames)

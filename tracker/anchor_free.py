@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from tracker.geometry import (
+from rbsf.tracker.geometry import (
     EXEMPLAR_SIZE,
     SEARCH_SIZE,
     as_rgb,
@@ -23,7 +23,7 @@ from tracker.geometry import (
     exemplar_side,
     mean_color,
 )
-from tracker.siamfc import Result
+from rbsf.tracker.siamfc import Result
 
 POSITION_STRIDE = 16  # pixels of the search crop between neighbouring positions
 SMALLEST = 10.0  # pixels of the image, of a target's width and height

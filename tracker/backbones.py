@@ -1,4 +1,4 @@
-"""Networks as the backbones that ``tracker.siamfc`` takes: uint8 RGB crops in, float32 features out."""
+"""Networks as the backbones that ``rbsf.tracker.siamfc`` takes: uint8 RGB crops in, float32 features out."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from safetensors import SafetensorError, safe_open
 
 from rbsf.engine.file import packed_kind, read_packed
 from rbsf.engine.graph import PackedModel
-from rbsf.environment import cores
-from tracker.geometry import EXEMPLAR_SIZE
-from tracker.siamfc import Backbone
+from rbsf.system.environment import cores
+from rbsf.tracker.geometry import EXEMPLAR_SIZE
+from rbsf.tracker.siamfc import Backbone
 
 if TYPE_CHECKING:  # torch takes a second to import and a packed network needs none
     import torch

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE, STRIDE, crop_square, exemplar_side
+from rbsf.tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE, STRIDE, crop_square, exemplar_side
 
 COPIES = 48  # even
 BLOCK = 2048  # features that are taken to float64 at a time
@@ -25,8 +25,8 @@ RIDGE = 1.0  # regularisation, in mean eigenvalues
 class BoxRegression:
     """What is wrong with a box around a target, by the features there.
 
-    ``backbone``: see `tracker.siamfc`. Learns the target of ``size`` (w, h) pixels around ``center`` (x, y) of an RGB
-    ``image``; ``fill`` is the colour outside of it. ``cells``: side of the features that a call takes.
+    ``backbone``: see `rbsf.tracker.siamfc`. Learns the target of ``size`` (w, h) pixels around ``center`` (x, y) of an
+    RGB ``image``; ``fill`` is the colour outside of it. ``cells``: side of the features that a call takes.
     """
 
     def __init__(

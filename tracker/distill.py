@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tracker.teachers.pair import Lesson, OnnxPair
+from rbsf.tracker.teachers.pair import Lesson, OnnxPair
 
 FLOOR = 0.05  # of a feature's deviation: one that never changes teaches nothing
 

@@ -6,7 +6,7 @@ import numpy as np
 from got10k.trackers import Tracker
 from PIL.Image import Image
 
-from tracker.siamfc import SiamFC
+from rbsf.tracker.siamfc import SiamFC
 
 
 class GOT10kTracker(Tracker):

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from rbsf.environment import cores
-from tracker import backbones, siamfc
-from tracker.anchor_free import AnchorFree, AnchorFreeConfig, Network
-from tracker.backbones import is_rbsf2
-from tracker.siamfc import Backbone, Result, SiamFC, TrackerConfig
+from rbsf.system.environment import cores
+from rbsf.tracker import backbones, siamfc
+from rbsf.tracker.anchor_free import AnchorFree, AnchorFreeConfig, Network
+from rbsf.tracker.backbones import is_rbsf2
+from rbsf.tracker.siamfc import Backbone, Result, SiamFC, TrackerConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +34,7 @@ def load_network(
     threads: int | None = None,
     engine: str = "auto",
 ) -> Backbone | Network:
-    """The network of a file; what is asked for, and errors, as `tracker.backbones.load_backbone` has them."""
+    """The network of a file; what is asked for, and errors, as `rbsf.tracker.backbones.load_backbone` has them."""
     if not is_rbsf2(path):
         return backbones.load_backbone(path, device, precision, threads, engine)
     path, engine = backbones.choose_engine(path, engine)
@@ -46,7 +46,7 @@ def load_network(
 
 
 def _packed(path: Path, device: str, threads: int | None) -> Network:
-    from tracker.rbsf2 import PackedNetwork
+    from rbsf.tracker.rbsf2 import PackedNetwork
 
     backbones.check_on_cpu(device)
     if backbones.is_packed(path):
@@ -59,8 +59,8 @@ def _packed(path: Path, device: str, threads: int | None) -> Network:
 def _in_torch(path: Path, device: str, threads: int | None) -> Network:
     import torch
 
+    from rbsf.tracker.rbsf2 import TorchNetwork
     from rbsf.weights import load_weights
-    from tracker.rbsf2 import TorchNetwork
 
     if threads is not None:
         torch.set_num_threads(threads)

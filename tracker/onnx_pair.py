@@ -1,4 +1,4 @@
-"""Trackers of two ONNX graphs in ONNX Runtime, as networks of `tracker.anchor_free`.
+"""Trackers of two ONNX graphs in ONNX Runtime, as networks of `rbsf.tracker.anchor_free`.
 
 NanoTrack and others of its form, and RB-SF 2 as `tools/export.py --format onnx` writes it.
 """
@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from tracker.anchor_free import Answer
-from tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE
-from tracker.rbsf2 import answer_of
+from rbsf.tracker.anchor_free import Answer
+from rbsf.tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE
+from rbsf.tracker.rbsf2 import answer_of
 
 OWN_INPUTS = {"template", "features"}  # of the heads that this project writes
 
@@ -24,7 +24,9 @@ def open_pair(backbone: str | Path, head: str | Path, threads: int = 1) -> OnnxP
 
 
 class OnnxPair:
-    """Backbone and head; what they take and give: see `tracker.teachers.pair.OnnxPair`, which runs them in PyTorch."""
+    """Backbone and head; what they take and give: see `rbsf.tracker.teachers.pair.OnnxPair`, which runs them in
+    PyTorch.
+    """
 
     def __init__(self, backbone: str | Path, head: str | Path, threads: int = 1) -> None:
         """ValueError for graphs that cannot be read or do not go together; ImportError without onnxruntime."""
@@ -41,11 +43,11 @@ class OnnxPair:
             )
 
     def learn(self, crop: np.ndarray) -> np.ndarray:
-        """See `tracker.anchor_free.Network`."""
+        """See `rbsf.tracker.anchor_free.Network`."""
         return self._backbone.run(None, self.image(crop))[0]
 
     def answer(self, template: np.ndarray, crop: np.ndarray) -> Answer:
-        """See `tracker.anchor_free.Network`."""
+        """See `rbsf.tracker.anchor_free.Network`."""
         return self._read(self._head.run(None, self.features(template, self.learn(crop))))
 
     def image(self, crop: np.ndarray) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""RB-SF 2 as a network of `tracker.anchor_free`: packed, without PyTorch, or in PyTorch."""
+"""RB-SF 2 as a network of `rbsf.tracker.anchor_free`: packed, without PyTorch, or in PyTorch."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from rbsf.engine.file import read_packed
 from rbsf.engine.graph import PackedModel
 from rbsf.engine.run import Engine
 from rbsf.engine.template import Template
-from tracker.anchor_free import Answer
-from tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE
+from rbsf.tracker.anchor_free import Answer
+from rbsf.tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE
 
 if TYPE_CHECKING:  # torch takes a second to import and a packed network needs none
     import torch
@@ -43,13 +43,13 @@ class PackedNetwork:
         return str(self._features)
 
     def learn(self, crop: np.ndarray) -> Engine:
-        """See `tracker.anchor_free.Network`."""
+        """See `rbsf.tracker.anchor_free.Network`."""
         steps = self._features(crop[None]).reshape(-1, 1, 1, self._template.channels)  # [cells, 1, 1, C]
         weight = steps * np.float32(self._template.scale)
         return Engine(self._model.with_weight(self._template.node, weight), self._threads, self._isa)
 
     def answer(self, template: Engine, crop: np.ndarray) -> Answer:
-        """See `tracker.anchor_free.Network`."""
+        """See `rbsf.tracker.anchor_free.Network`."""
         return answer_of(template(crop[None])[0])
 
 
@@ -61,11 +61,11 @@ class TorchNetwork:
         self.device = next(net.parameters()).device
 
     def learn(self, crop: np.ndarray) -> torch.Tensor:
-        """See `tracker.anchor_free.Network`."""
+        """See `rbsf.tracker.anchor_free.Network`."""
         return self._features(crop)
 
     def answer(self, template: torch.Tensor, crop: np.ndarray) -> Answer:
-        """See `tracker.anchor_free.Network`."""
+        """See `rbsf.tracker.anchor_free.Network`."""
         import torch
 
         with torch.inference_mode():

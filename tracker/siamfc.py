@@ -1,8 +1,8 @@
 """SiamFC tracking: find the first frame's target again in each following frame, on any backbone.
 
-A backbone is a callable from uint8 RGB crops (N, S, S, 3) to float32 features (N, C, H, W), stride 8: a float
-network, a 1-bit one in PyTorch or a packed one (``tracker.backbones``). Bertinetto et al., 2016, with a template that
-also remembers how the target has looked since, and a box that is fitted to it (`tracker.box_regression`);
+A backbone is a callable from uint8 RGB crops (N, S, S, 3) to float32 features (N, C, H, W), stride 8: a float network,
+a 1-bit one in PyTorch or a packed one (``rbsf.tracker.backbones``). Bertinetto et al., 2016, with a template that also
+remembers how the target has looked since, and a box that is fitted to it (`rbsf.tracker.box_regression`);
 ``configs/track/siamfc.yaml`` has the published constants, without.
 """
 
@@ -17,8 +17,8 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from rbsf.engine.correlate import correlate_signs
-from tracker.box_regression import BoxRegression, stretch
-from tracker.geometry import (
+from rbsf.tracker.box_regression import BoxRegression, stretch
+from rbsf.tracker.geometry import (
     EXEMPLAR_SIZE,
     SEARCH_SIZE,
     STRIDE,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rbsf.binarize import approx_sign
-from tracker.geometry import STRIDE
+from rbsf.tracker.geometry import STRIDE
 
 RESPONSE_SCALE = 1e-3  # brings sums of 256 x 6 x 6 products into the range of a logistic loss, as in SiamFC
 BIAS_LIMIT = 1024.0

@@ -10,9 +10,15 @@ from typing import Any
 native: Any
 try:
     native = import_module("rbsf.engine._native")
-except ImportError:  # it was installed without a compiler
+    MISSING = ""
+except ImportError as error:  # it was installed without a compiler, or is a bare clone
     native = None
+    MISSING = str(error)
 
+NO_KERNELS = (
+    f"the engine's kernels are missing ({MISSING}), so NumPy does their work, about 100 times as slowly;"
+    " install a C++ compiler, then this project: pip install -e ."
+)
 ISA_VARIABLE = "RBSF_ISA"  # names the instruction set that "auto" takes
 
 
@@ -38,11 +44,7 @@ def choose_isa(isa: str = "auto") -> str:
     asked = isa if isa != "auto" else os.environ.get(ISA_VARIABLE) or "auto"
     if asked == "auto":
         if not native:
-            warnings.warn(
-                "the engine's kernels were not built; NumPy runs, slowly: install a C++ compiler,"
-                " then `pip install -e .`",
-                stacklevel=3,
-            )
+            warnings.warn(NO_KERNELS, stacklevel=3)
         return available_isas()[0]
     if asked not in available_isas():
         raise ValueError(f"{name}={asked!r}: this machine has auto, {', '.join(available_isas())}")

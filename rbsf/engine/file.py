@@ -28,7 +28,7 @@ from safetensors.numpy import save
 from rbsf.engine import old_files
 from rbsf.engine.graph import PackedModel, by_owner, check_entry
 from rbsf.engine.node import Node
-from rbsf.files import write_atomically
+from rbsf.system.files import write_atomically
 
 FORMAT = "rbsf-graph-1"
 FORMATS = (FORMAT, *old_files.FORMATS)

@@ -10,13 +10,13 @@ from time import perf_counter
 
 import numpy as np
 
-from rbsf.engine import fused, ops
+from rbsf.engine import fusion_kernels, ops
+from rbsf.engine.fusion import Need, Run, find_runs, need_of
 from rbsf.engine.graph import PackedModel
 from rbsf.engine.kernel import Kernel, Target
 from rbsf.engine.layout import Packed, layout
 from rbsf.engine.node import Map, Node
 from rbsf.engine.ops import conv_bits, sign
-from rbsf.engine.runs import Need, Run, find_runs, need_of
 
 Key = tuple[str, Need | None]  # an edge, as it is or as binary convolutions take it
 
@@ -65,7 +65,7 @@ class Program:
         needs = sorted(self.needs[name] or {None}, key=str)
         if run.kind != "single":
             (need,) = needs
-            overwrites = inputs[-1] if fused.ends_in_sum(run) else None
+            overwrites = inputs[-1] if fusion_kernels.ends_in_sum(run) else None
             yield Step(first.name, first.op, inputs, (name, need), self._fused(run, inputs, (name, need)), overwrites)
             return
         if first.op != "sign" or None in needs:  # a sign writes packed bits at once
@@ -83,15 +83,15 @@ class Program:
 
     def _fused(self, run: Run, inputs: tuple[Key, ...], output: Key) -> Kernel:
         if run.kind == "to bits":
-            return fused.to_bits(run, self.packed.get(inputs[0]), self.packed[output], self.target)
+            return fusion_kernels.to_bits(run, self.packed.get(inputs[0]), self.packed[output], self.target)
         if run.kind == "to planes":
-            return fused.to_planes(run, self.packed[inputs[0]], self.target)
+            return fusion_kernels.to_planes(run, self.packed[inputs[0]], self.target)
         if run.kind == "steps":
-            return fused.steps(run, self.packed[inputs[0]], self.target)
+            return fusion_kernels.steps(run, self.packed[inputs[0]], self.target)
         if run.kind == "rounded":
-            return fused.rounded(run, self.model.maps[run.output].shape[-1], self.target)
+            return fusion_kernels.rounded(run, self.model.maps[run.output].shape[-1], self.target)
         reads = [self.packed[key] for key in inputs if key in self.packed]
-        return fused.scaled(run, reads, self.target)
+        return fusion_kernels.scaled(run, reads, self.target)
 
     def _single(self, node: Node, inputs: tuple[Key, ...], maps: dict[str, Map]) -> Kernel:
         out = maps[node.name]

@@ -12,9 +12,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from rbsf.engine.fusion import POOLED
 from rbsf.engine.layout import products
 from rbsf.engine.node import Node
-from rbsf.engine.runs import POOLED
 from rbsf.engine.terms import Terms, nodes_of
 from rbsf.export.modules import BINARY, TEMPLATE
 from rbsf.export.trace import IMAGE, Traced

@@ -140,7 +140,7 @@ def export_search(net: RBSF2, info: dict[str, Any] | None = None) -> Exported:
     """RB-SF 2, a search region's pixels to `rbsf.models.rbsf2.Head`'s maps; ValueError as `export_tracker`.
 
     Its template is that of a made-up crop.  To track, node `template` of the info gets the target's own, see
-    `tracker.rbsf2`: whole steps [cells, 1, 1, C] times `template_scale`.
+    `rbsf.tracker.rbsf2`: whole steps [cells, 1, 1, C] times `template_scale`.
     """
     crop = made_up_images((EXEMPLAR_SIZE, EXEMPLAR_SIZE, 3), 1)
     search = Search(net, normalised(crop, (0.0,), (1.0,)))

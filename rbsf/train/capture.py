@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from rbsf.rectify import Rectifier
+from rbsf.train.rectify import Rectifier
 
 WARM_UP = 3  # plain steps before a recording: optimizers and libraries then have made what they keep
 Batch = dict[str, Tensor]

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from rbsf.files import write_atomically
+from rbsf.system.files import write_atomically
 from rbsf.weights import read_torch
 
 VERSION = 1

@@ -12,7 +12,8 @@ from typing import Any
 
 import yaml
 
-from rbsf.files import write_atomically
+from rbsf.shipped import find_config
+from rbsf.system.files import write_atomically
 
 
 def parse_config(
@@ -25,7 +26,12 @@ def parse_config(
     on its own errors.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, help="YAML file with any of the settings below; flags win over it")
+    parser.add_argument(
+        "--config",
+        type=find_config,
+        metavar="FILE",
+        help="YAML file with any of the settings below, or the name of a shipped one, such as long; flags win over it",
+    )
     types_of = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
         _add_flag(parser, field, types_of[field.name], defaults or {})

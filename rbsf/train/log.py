@@ -7,7 +7,7 @@ import io
 import time
 from pathlib import Path
 
-from rbsf.files import write_atomically
+from rbsf.system.files import write_atomically
 
 
 class History:

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from rbsf.maps import CALIBRATION
-from rbsf.rectify import Rectifier
-from rbsf.stop import StopRequest
+from rbsf.system.stop import StopRequest
 from rbsf.train import distributed
 from rbsf.train.capture import CapturedSteps
 from rbsf.train.checkpoint import save_checkpoint
 from rbsf.train.log import History
+from rbsf.train.rectify import Rectifier
 
 CHECKPOINT = "checkpoint.pt"
 

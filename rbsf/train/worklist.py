@@ -19,8 +19,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from rbsf.files import write_atomically
-from rbsf.stop import StopRequest
+from rbsf.system.files import write_atomically
+from rbsf.system.stop import StopRequest
 
 CHECKPOINT = "checkpoint.pt"
 GRACE_SECONDS = 20  # from the request to stop to the end by force

@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rbsf.files import write_atomically
+from rbsf.system.files import write_atomically
 
 FORMAT = "rbsf-teacher-1"
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tracker.teachers.graph import OnnxGraph, Operation, write_graph
+from rbsf.tracker.teachers.graph import OnnxGraph, Operation, write_graph
 
 
 def write_made_up(backbone: Path, head: Path) -> None:
-    """Write both graphs, of the form that `tracker.teachers.pair.OnnxPair` takes."""
+    """Write both graphs, of the form that `rbsf.tracker.teachers.pair.OnnxPair` takes."""
     generator = torch.Generator().manual_seed(0)
 
     def weight(*shape: int) -> Tensor:

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE
-from tracker.teachers.graph import OnnxGraph, read_graph
+from rbsf.tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE
+from rbsf.tracker.teachers.graph import OnnxGraph, read_graph
 
 
 class Lesson(NamedTuple):

@@ -1,0 +1,1 @@
+"""Images with class labels: MNIST, CIFAR, ImageNet and folders like it."""

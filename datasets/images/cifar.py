@@ -1,0 +1,169 @@
+"""CIFAR-10 and CIFAR-100 in their python and binary layouts, as published at cs.toronto.edu/~kriz/cifar.html.
+
+python: ROOT/cifar-10-batches-py or cifar-100-python, pickles of ``data`` [n, 3072] (uint8; red, green, blue planes of
+32 x 32) and lists of labels. binary: cifar-10-batches-bin or cifar-100-binary, records of one label (CIFAR-100: coarse,
+fine) and 3072 pixels. ROOT may be that folder itself; python is read where both are there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rbsf.datasets.images.in_memory import ArrayData
+from rbsf.datasets.images.pickles import parse_pickle
+from rbsf.datasets.images.published import find_folder, read_bytes, verify
+
+PIXELS = 3 * 32 * 32
+# Size in bytes and md5 of the python layout's files; of the binary layout's none were published.
+PUBLISHED = {
+    "data_batch_1": (31035704, "c99cafc152244af753f735de768cd75f"),
+    "data_batch_2": (31035320, "d4bba439e000b95fd0a9bffe97cbabec"),
+    "data_batch_3": (31035999, "54ebc095f3ab1f0389bbae665268c751"),
+    "data_batch_4": (31035696, "634d18415352ddfa80567beed471001a"),
+    "data_batch_5": (31035623, "482c414d41f54cd18b22e5b47cb7c3cb"),
+    "test_batch": (31035526, "40351d587109b95175f43aff81a1287e"),
+    "train": (155249918, "16019d7e3df5f24257cddd939b257f8d"),
+    "test": (31049908, "f0ef6b0ae62326f3e7ffdfab6717acfc"),
+}
+
+
+@dataclass(frozen=True)
+class Cifar:
+    """One of the two sets: names of its folders and files, what is to be in them, statistics of its training images."""
+
+    folders: tuple[str, str]  # python, binary
+    files: dict[str, tuple[str, ...]]  # by split; binary: with .bin
+    counts: dict[str, int]  # images by split, equally many of each class
+    labels: str  # key in the python layout
+    label_bytes: int  # of a record in the binary layout
+    label_at: int  # which of them is the label
+    names: tuple[str, str, str]  # of classes: python file, its key, binary's text file
+    classes: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+CIFAR10 = Cifar(
+    folders=("cifar-10-batches-py", "cifar-10-batches-bin"),
+    files={"train": tuple(f"data_batch_{i}" for i in range(1, 6)), "test": ("test_batch",)},
+    counts={"train": 50_000, "test": 10_000},
+    labels="labels",
+    label_bytes=1,
+    label_at=0,
+    names=("batches.meta", "label_names", "batches.meta.txt"),
+    classes=10,
+    mean=(0.4914, 0.4822, 0.4465),
+    std=(0.2470, 0.2435, 0.2616),
+)
+CIFAR100 = Cifar(
+    folders=("cifar-100-python", "cifar-100-binary"),
+    files={"train": ("train",), "test": ("test",)},
+    counts={"train": 50_000, "test": 10_000},
+    labels="fine_labels",
+    label_bytes=2,
+    label_at=1,
+    names=("meta", "fine_label_names", "fine_label_names.txt"),
+    classes=100,
+    mean=(0.5071, 0.4865, 0.4409),  # tests measure them
+    std=(0.2673, 0.2564, 0.2762),
+)
+CIFAR100_COARSE = dataclasses.replace(
+    CIFAR100,
+    labels="coarse_labels",
+    label_at=0,
+    names=("meta", "coarse_label_names", "coarse_label_names.txt"),
+    classes=20,
+)
+
+
+def open_cifar(root: Path, cifar: Cifar, check: str = "auto") -> tuple[ArrayData, ArrayData]:
+    """Training and test images, [N, 3, 32, 32] RGB.
+
+    Counts, class balance and range of labels are checked, checksums as in `verify`. FileNotFoundError or ValueError
+    names the file.
+    """
+    first = cifar.files["train"][0]
+    folder = find_folder(root, (*cifar.folders, "."), (first, f"{first}.bin"))
+    binary = not (folder / first).is_file()
+    classes = _class_names(folder, cifar, binary)
+    train, test = (_open_split(folder, cifar, split, classes, check, binary) for split in ("train", "test"))
+    return train, test
+
+
+def _open_split(
+    folder: Path, cifar: Cifar, split: str, classes: tuple[str, ...], check: str, binary: bool
+) -> ArrayData:
+    read = _read_binary if binary else _read_python
+    paths = [folder / (f"{name}.bin" if binary else name) for name in cifar.files[split]]
+    batches = [read(path, cifar, check) for path in paths]
+    images = np.concatenate([images for images, _ in batches]).reshape(-1, 3, 32, 32)
+    labels = np.concatenate([labels for _, labels in batches])
+    _check_counts(", ".join(map(str, paths)), labels, classes, cifar.counts[split])
+    return ArrayData(torch.from_numpy(images), torch.from_numpy(labels), classes, cifar.mean, cifar.std)
+
+
+def _read_python(path: Path, cifar: Cifar, check: str) -> tuple[np.ndarray, np.ndarray]:
+    content = read_bytes(path)
+    verify(path, content, PUBLISHED[path.name], check)
+    batch = parse_pickle(content, path)
+    if not isinstance(batch, dict) or not {"data", cifar.labels} <= batch.keys():
+        raise ValueError(f"{path}: not a batch of CIFAR (no 'data' and {cifar.labels!r}); is it of the other set?")
+    images = batch["data"]
+    if not (isinstance(images, np.ndarray) and images.dtype == np.uint8 and images.shape[1:] == (PIXELS,)):
+        found = f"{images.dtype} {list(images.shape)}" if isinstance(images, np.ndarray) else type(images).__name__
+        raise ValueError(f"{path}: 'data' is {found}, not uint8 [n, {PIXELS}]")
+    return images, _labels(path, batch[cifar.labels], len(images), cifar.classes)
+
+
+def _read_binary(path: Path, cifar: Cifar, check: str) -> tuple[np.ndarray, np.ndarray]:
+    content = read_bytes(path)
+    verify(path, content, None, check)
+    record = cifar.label_bytes + PIXELS
+    if not content or len(content) % record:
+        raise ValueError(f"{path}: {len(content)} bytes are no whole number of {record}-byte records; fetch it again")
+    records = np.frombuffer(content, np.uint8).reshape(-1, record)
+    labels = records[:, cifar.label_at].tolist()
+    return records[:, cifar.label_bytes :], _labels(path, labels, len(records), cifar.classes)
+
+
+def _labels(path: Path, labels: Any, count: int, classes: int) -> np.ndarray:
+    """Labels as int64, after checks of their number, type and range."""
+    labels = labels.tolist() if isinstance(labels, np.ndarray) else labels
+    if not isinstance(labels, list) or len(labels) != count:
+        found = len(labels) if isinstance(labels, Sequence) else type(labels).__name__
+        raise ValueError(f"{path}: {count} images, but as labels {found}")
+    for index, label in enumerate(labels):
+        if type(label) is not int or not 0 <= label < classes:
+            raise ValueError(f"{path}: label {str(label)[:40]} of image {index}; 0 to {classes - 1} exist")
+    return np.array(labels, np.int64)
+
+
+def _check_counts(paths: str, labels: np.ndarray, classes: tuple[str, ...], expected: int) -> None:
+    if len(labels) != expected:
+        raise ValueError(f"{paths}: {len(labels)} images, not {expected}")
+    counts = np.bincount(labels, minlength=len(classes))
+    wrong = np.flatnonzero(counts != expected // len(classes))
+    if len(wrong):
+        first = f"class {wrong[0]} ({classes[wrong[0]]}) has {counts[wrong[0]]} images, not {expected // len(classes)}"
+        raise ValueError(f"{paths}: {first}; {len(wrong)} classes are wrong in number")
+
+
+def _class_names(folder: Path, cifar: Cifar, binary: bool) -> tuple[str, ...]:
+    python, key, text = cifar.names
+    path = folder / (text if binary else python)
+    content = read_bytes(path)
+    if binary:
+        names: Any = content.decode("utf-8", errors="replace").split()
+    else:
+        meta = parse_pickle(content, path)
+        names = meta.get(key) if isinstance(meta, dict) else None
+    if not isinstance(names, list) or len(names) != cifar.classes:
+        raise ValueError(f"{path}: not the names of {cifar.classes} classes")
+    return tuple(name.decode("latin1") if isinstance(name, bytes) else str(name) for name in names)

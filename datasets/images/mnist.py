@@ -1,0 +1,75 @@
+"""MNIST: the four idx files, gzipped or not, in ROOT, ROOT/raw or ROOT/MNIST/raw."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from rbsf.datasets.images.in_memory import ArrayData
+from rbsf.datasets.images.published import find_folder, verify
+
+FOLDERS = (".", "raw", "MNIST/raw")
+COUNTS = {"train": 60_000, "t10k": 10_000}
+SIDE = 28
+MEAN, STD = (0.1307,), (0.3081,)  # of the 60,000 training images; tests measure them
+# Size and md5 of the published files, unpacked: gzip packs the same content in many ways.
+PUBLISHED = {
+    "train-images-idx3-ubyte": (47040016, "6bbc9ace898e44ae57da46a324031adb"),
+    "train-labels-idx1-ubyte": (60008, "a25bea736e30d166cdddb491f175f624"),
+    "t10k-images-idx3-ubyte": (7840016, "2646ac647ad5339dbf082846283269ea"),
+    "t10k-labels-idx1-ubyte": (10008, "27ae3e4e09519cfbb04c329615203637"),
+}
+
+
+def open_mnist(root: Path, check: str = "auto", counts: dict[str, int] = COUNTS) -> tuple[ArrayData, ArrayData]:
+    """Training and test images, [N, 1, 28, 28]; in training shifted by up to 2 pixels, which digits stand, not flipped.
+
+    Header, sizes, counts and range of labels are checked, checksums as in `verify`. FileNotFoundError or ValueError
+    names the file.
+    """
+    folder = find_folder(root, FOLDERS, ("train-images-idx3-ubyte", "train-images-idx3-ubyte.gz"))
+    train, test = (_open_split(folder, split, counts[split], check) for split in ("train", "t10k"))
+    return train, test
+
+
+def _open_split(folder: Path, split: str, count: int, check: str) -> ArrayData:
+    images = _read_idx(folder, f"{split}-images-idx3-ubyte", (count, SIDE, SIDE), check)
+    labels = _read_idx(folder, f"{split}-labels-idx1-ubyte", (count,), check)
+    if labels.max() > 9:
+        raise ValueError(f"{folder / split}-labels-idx1-ubyte: label {labels.max()} at {labels.argmax()}; 0 to 9 exist")
+    digits = tuple(map(str, range(10)))
+    images, labels = torch.from_numpy(images).unsqueeze(1), torch.from_numpy(labels.astype(np.int64))
+    return ArrayData(images, labels, digits, MEAN, STD, crop_padding=2, flip=False)
+
+
+def _read_idx(folder: Path, name: str, shape: tuple[int, ...], check: str) -> np.ndarray:
+    """An idx file of bytes: 0, 0, 8 (unsigned byte), number of dimensions; their sizes, big-endian int32; content."""
+    path = folder / name if (folder / name).is_file() else folder / f"{name}.gz"
+    header = bytes([0, 0, 8, len(shape)]) + np.array(shape, ">i4").tobytes()
+    size = len(header) + int(np.prod(shape))
+    content = _read(path, size + 1)
+    if content[:4] != header[:4]:
+        raise ValueError(f"{path}: not an idx file of bytes with {len(shape)} dimensions (starts {content[:4].hex()})")
+    if content[: len(header)] != header:
+        found = np.frombuffer(content[4 : len(header)].ljust(len(header) - 4, b"\0"), ">i4").tolist()
+        raise ValueError(f"{path}: its header says {found}, expected {list(shape)}")
+    if len(content) != size:
+        less = "less" if len(content) < size else "more"
+        raise ValueError(f"{path}: {less} than the {size} bytes that its header promises; fetch it again")
+    verify(path, content, PUBLISHED[name], check)
+    return np.frombuffer(bytearray(content), np.uint8, offset=len(header)).reshape(shape)  # bytearray: writable
+
+
+def _read(path: Path, most: int) -> bytes:
+    """At most so many bytes of a file, unpacked where it ends in .gz."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing, packed or not")
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            return file.read(most)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{path}: damaged or cut short ({error}); fetch it again") from None

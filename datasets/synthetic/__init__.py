@@ -1,0 +1,1 @@
+"""Videos that are made up, with true boxes."""

@@ -1,0 +1,50 @@
+"""All programs of this project as one command: ``rbsf track --video in.mp4 --init x,y,w,h``.
+
+Each is the same as the program of its name in tools/, or eval/run_benchmarks.py.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import NoReturn
+
+from rbsf.tools.cli import run
+
+COMMANDS = {  # name: (module, what it does)
+    "track": ("rbsf.tools.track", "follow targets in a video"),
+    "benchmark": ("rbsf.eval.run_benchmarks", "run trackers over a benchmark and report their scores"),
+    "train": ("rbsf.tools.train_rbsf", "train a tracker"),
+    "prepare-pairs": ("rbsf.tools.prepare_pairs", "cut training pairs out of videos and images, once"),
+    "show-pairs": ("rbsf.tools.show_pairs", "draw the first pairs that a training would see"),
+    "tune": ("rbsf.tools.tune", "search the constants of tracking"),
+    "train-classifier": ("rbsf.tools.train_classifier", "train a classifier"),
+    "classify": ("rbsf.tools.classify", "class images by a trained classifier"),
+    "export": ("rbsf.tools.export", "turn trained weights into a packed file or ONNX graphs"),
+    "cost": ("rbsf.tools.cost", "count a network's bits and multiplications"),
+    "compare": ("rbsf.tools.compare", "put benchmark reports side by side"),
+    "reproduce": ("rbsf.tools.reproduce", "train the tables of the paper"),
+    "demo": ("rbsf.tools.demo", "make a video, track it, score it"),
+    "make-synthetic": ("rbsf.tools.make_synthetic", "make videos with true boxes"),
+}
+
+
+def main() -> NoReturn:
+    """Run the program that the command line names; exits with its code."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("-h", "--help"):
+        print(help_text())
+        sys.exit(0)
+    if name not in COMMANDS:
+        print(f"error: rbsf knows no command {name!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
+        sys.exit(2)
+    sys.argv = [f"rbsf {name}", *sys.argv[2:]]
+    run(lambda: import_module(COMMANDS[name][0]).main())
+
+
+def help_text() -> str:
+    """All commands, a line each."""
+    lines = [f"  {name:18}{what}" for name, (_, what) in COMMANDS.items()]
+    return "\n".join(
+        ["usage: rbsf COMMAND [flags]", "", *lines, "", "rbsf COMMAND --help lists the flags of a command."]
+    )

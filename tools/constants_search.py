@@ -1,0 +1,233 @@
+"""The search behind `tools/tune.py`: an Optuna study in one journal, from which several processes take trials.
+
+A trial's score is the mean over sequences of the average overlap. Trials are pruned by the mean over the sequences
+done so far.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import signal
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna import Study, Trial
+from optuna.distributions import FloatDistribution
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.study import MaxTrialsCallback
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from tqdm import tqdm
+
+from rbsf.datasets.video.sequences import Sequence
+from rbsf.eval.metrics import overlaps
+from rbsf.eval.runner import track_sequence
+from rbsf.tools.cli import run
+from rbsf.tracker import backbones
+from rbsf.tracker.siamfc import Backbone, SiamFC, TrackerConfig
+
+RANGES = {  # of TrackerConfig's fields; they hold the values published for SiamFC and its followers
+    "scale_step": (1.01, 1.1),
+    "scale_penalty": (0.9, 1.0),
+    "window_influence": (0.05, 0.5),
+    "scale_rate": (0.2, 0.9),
+}
+DIGITS = 4  # after the point, to which constants are rounded before they are tried
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)  # one left RUNNING by a killed process does not count
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a process needs to take part in a search."""
+
+    weights: Path
+    precision: str
+    device: str
+    threads: int | None
+    engine: str
+    sequences: list[Sequence]  # each with a scored frame
+    log: Path  # the study's journal
+    trials: int  # in all
+
+    def load(self) -> Backbone:
+        """Load the network; ValueError or FileNotFoundError where it cannot be used."""
+        return backbones.load_backbone(self.weights, self.device, self.precision, self.threads, self.engine)
+
+    def weights_digest(self) -> str:
+        """Digest of the weights file."""
+        return hashlib.sha256(self.weights.read_bytes()).hexdigest()[:16]
+
+
+def scored_frames(truth: np.ndarray) -> np.ndarray:
+    """Numbers of the frames that count, of boxes (N, 4): those with a box but for the first, which is given."""
+    return np.flatnonzero(np.isfinite(truth).all(axis=1))[1:]
+
+
+def sequence_scores(
+    backbone: Backbone, sequences: list[Sequence], constants: dict[str, Any], show: bool
+) -> Iterator[float]:
+    """Yield the average overlap in each sequence; ``show``: with a bar, on a terminal."""
+    config = TrackerConfig(**constants)
+    for sequence in tqdm(sequences, desc="this trial", unit="sequence", leave=False, disable=None if show else True):
+        boxes, frames = track_sequence(SiamFC(backbone, config), sequence).boxes, scored_frames(sequence.boxes)
+        yield float(overlaps(boxes[frames], sequence.boxes[frames]).mean())
+
+
+def running_means(scores: Iterable[float]) -> Iterator[float]:
+    """Yield the mean of the first score, of the first two ..."""
+    total = 0.0
+    for count, score in enumerate(scores, 1):
+        total += score
+        yield total / count
+
+
+def open_study(search: Search, seed: int) -> Study:
+    """Open the study of ``search.log``, or begin it. Raises ValueError for a file that is no whole study."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # a failed trial is reported by rbsf.tools.cli.run, in one line
+    # Its first third, the hardest sequences (see score_defaults), says little of a trial.
+    pruner = optuna.pruners.MedianPruner(n_warmup_steps=len(search.sequences) // 3)
+    try:
+        storage = JournalStorage(JournalFileBackend(str(search.log)))
+        study = optuna.create_study(
+            storage=storage, study_name="tune", direction="maximize", pruner=pruner, load_if_exists=True
+        )
+    except (ValueError, TypeError, LookupError, AttributeError) as error:  # Optuna has no exception for this
+        raise ValueError(f"{search.log} is damaged or no study of this program; give another --out") from error
+    # The seed of an earlier run would give its trials again.
+    study.sampler = optuna.samplers.TPESampler(seed=(seed + len(study.trials)) % 2**32)
+    return study
+
+
+def check_study(study: Study, search: Search) -> None:
+    """Note in a new study what its scores depend on beside the searched constants; ValueError where that differs."""
+    now = {
+        "weights": search.weights_digest(),
+        "precision": search.precision,
+        "engine": search.engine,
+        "sequences": [sequence.name for sequence in search.sequences],
+        "frames": [len(sequence) for sequence in search.sequences],
+        "boxes": hashlib.sha256(b"".join(s.boxes.tobytes() for s in search.sequences)).hexdigest()[:16],
+        "ranges": {name: list(limits) for name, limits in RANGES.items()},
+        "defaults": asdict(TrackerConfig()),
+    }
+    if not study.trials:
+        study.set_user_attr("origin", now)
+    then = study.user_attrs.get("origin", {})
+    if changed := [key for key in now if now[key] != then.get(key)]:
+        raise ValueError(f"{search.log} was made with other {', '.join(changed)}; give another --out")
+
+
+def finished(study: Study) -> list[FrozenTrial]:
+    """Trials that count: whole ones and those that the pruner stopped."""
+    return study.get_trials(deepcopy=False, states=FINISHED)
+
+
+def constants_of(trial: FrozenTrial) -> dict[str, float]:
+    """Constants that a trial has tried."""
+    return {name: round(trial.params[name], DIGITS) for name in RANGES}
+
+
+def defaults_trial(study: Study) -> FrozenTrial | None:
+    """The trial of the defaults, None before it is finished."""
+    return next((trial for trial in finished(study) if "order" in trial.user_attrs), None)
+
+
+def score_defaults(study: Study, search: Search, backbone: Backbone) -> Search:
+    """Make the trial of the defaults, if it is not there; return the search with its hardest sequences first.
+
+    In that order running means rise, as they must for the pruner: it takes the highest so far as a trial's value.
+    """
+    trial = defaults_trial(study)
+    if trial is None:
+        constants = {name: getattr(TrackerConfig(), name) for name in RANGES}
+        scores = list(sequence_scores(backbone, search.sequences, constants, show=True))
+        order = sorted(range(len(scores)), key=scores.__getitem__)
+        means = list(running_means(scores[i] for i in order))
+        trial = create_trial(
+            params=constants,
+            distributions={name: FloatDistribution(*limits) for name, limits in RANGES.items()},
+            value=means[-1],
+            intermediate_values=dict(enumerate(means)),
+            user_attrs={"order": order},
+        )
+        study.add_trial(trial)
+    return replace(search, sequences=[search.sequences[i] for i in trial.user_attrs["order"]])
+
+
+def take_trials(study: Study, search: Search, backbone: Backbone, *callbacks: Any, show: bool = False) -> None:
+    """Try constants until the study has all its trials; ``callbacks`` (study, trial) are called after each."""
+
+    def objective(trial: Trial) -> float:
+        constants = {name: round(trial.suggest_float(name, *limits), DIGITS) for name, limits in RANGES.items()}
+        mean = 0.0
+        for step, mean in enumerate(running_means(sequence_scores(backbone, search.sequences, constants, show))):
+            trial.report(mean, step)
+            if step + 1 < len(search.sequences) and trial.should_prune():
+                raise optuna.TrialPruned
+        return mean
+
+    if len(finished(study)) < search.trials:
+        study.optimize(objective, callbacks=[MaxTrialsCallback(search.trials, states=FINISHED), *callbacks])
+
+
+def run_search(study: Study, search: Search, workers: int, seed: int) -> None:
+    """Score the defaults, then take the other trials with ``workers`` processes, this one included, under a bar.
+
+    Raises ValueError, naming the file, for weights or frames that cannot be read.
+    """
+    backbone = search.load()
+    with tqdm(total=search.trials, initial=len(finished(study)), unit="trial", desc="tuning") as bar:
+
+        def progress(*_: object) -> None:
+            bar.set_postfix_str(f"best {study.best_value:.4f}", refresh=False)
+            bar.update(len(finished(study)) - bar.n)
+
+        search = score_defaults(study, search, backbone)
+        progress()
+        with helpers(search, min(workers, search.trials - len(finished(study))) - 1, seed):
+            take_trials(study, search, backbone, progress, show=True)
+
+
+@contextmanager
+def helpers(search: Search, count: int, seed: int) -> Iterator[None]:
+    """Let ``count`` more processes take trials; in the end they are stopped, and those that had died are named."""
+    context = multiprocessing.get_context("spawn")  # torch does not survive a fork
+    processes = [context.Process(target=help_search, args=(search, seed + 1000 * (i + 1))) for i in range(count)]
+    on_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # they inherit it: Ctrl-C is for this process alone
+    try:
+        for process in processes:
+            process.start()
+    finally:
+        signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield
+    finally:
+        for process in processes:
+            if process.exitcode:
+                print(f"a worker died (exit code {process.exitcode}); try fewer --workers", file=sys.stderr)
+            process.terminate()
+        for process in processes:
+            process.join()
+
+
+def help_search(search: Search, seed: int) -> None:
+    """Take trials in a process of its own, until the study has all or the process that started it is gone."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # by an exception, so that the journal's lock is let go
+
+    def stop_if_alone(study: Study, _: FrozenTrial) -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None and not parent.is_alive():
+            study.stop()
+
+    def work() -> None:
+        with suppress(KeyboardInterrupt):
+            take_trials(open_study(search, seed), search, search.load(), stop_if_alone)
+
+    run(work)

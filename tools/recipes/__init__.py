@@ -1,0 +1,1 @@
+"""What each training is made of: settings, data, networks, validation."""

@@ -1,0 +1,117 @@
+"""Settings of the training of a tracker, and where they come from."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from rbsf.datasets.pairs.mixing import MixConfig, check_range
+from rbsf.datasets.pairs.pair_dataset import AugmentConfig
+from rbsf.models import TRACKERS
+from rbsf.models.alexnet import check_width
+from rbsf.shipped import CONFIGS
+from rbsf.tools.recipes.common import RunConfig, resumed
+from rbsf.tracker.siamfc import TrackerConfig
+from rbsf.train.config import parse_config, read_yaml
+
+
+@dataclass
+class TrainConfig(AugmentConfig, MixConfig, RunConfig):
+    """Everything about the training of a tracker."""
+
+    UNIT: ClassVar[str] = "pair"
+
+    pairs: int = field(default=8000, metadata={"help": "pairs an epoch"})
+    model: str = field(default="rbsf", metadata={"help": "network to train", "choices": tuple(TRACKERS)})
+    width: float = field(
+        default=1.0, metadata={"help": "factor of the hidden channels, which are rounded to multiples of 32"}
+    )
+    data: list[str] = field(
+        default_factory=list, metadata={"help": "dataset folder (layout detected) or crop store .db"}
+    )
+    skip_broken: bool = field(
+        default=False,
+        metadata={"help": "leave sequences out whose annotation cannot be read or does not match their frames"},
+    )
+    val: str | None = field(default=None, metadata={"help": "folder of sequences to track after each epoch"})
+    val_sequences: int = field(
+        default=4, metadata={"help": "sequences tracked after each epoch; held out of --data without --val"}
+    )
+    val_frames: int = field(default=60, metadata={"help": "frames of each"})
+    response_match: float = field(
+        default=1.0, metadata={"help": "weight of the distance to the teacher's response map"}
+    )
+    scratch: bool = field(default=False, metadata={"help": "start from new weights in place of the teacher's"})
+    correlation_bits: bool = field(
+        default=False, metadata={"help": "train for a correlation of signs (constants: correlation: bits)"}
+    )
+    still_share: float = field(
+        default=0.3, metadata={"help": "share of pairs made from still images, where there are both"}
+    )
+    data_share: float = field(default=1.0, metadata={"help": "share of the sequences to train on, for learning curves"})
+    max_gap: int = field(default=100, metadata={"help": "frames of a video between the two of a pair at most"})
+
+    def __post_init__(self) -> None:
+        """Raise ValueError naming the field, its value and what would be valid."""
+        RunConfig.__post_init__(self)
+        MixConfig.__post_init__(self)
+        AugmentConfig.__post_init__(self)
+        check_width(self.width)
+        check_range("still_share", self.still_share, 1.0)
+        self.check_least(pairs=1, max_gap=1, val_sequences=0, val_frames=2)
+        if self.scratch and not self.lr_real:
+            raise ValueError("lr_real is 0: from scratch the real layers would stay random; give a rate such as 1e-3")
+        if not 0 < self.data_share <= 1:
+            raise ValueError(f"data_share is {self.data_share}; give a share above 0, up to 1")
+
+    @property
+    def constants(self) -> TrackerConfig:
+        """Of tracking with the trained network: the published ones, and the correlation that it was trained for."""
+        return TrackerConfig(correlation="bits" if self.correlation_bits else "float")
+
+    @property
+    def result_file(self) -> str:
+        """What a training writes last, and a tracker runs: packed weights of a 1-bit network."""
+        return f"{self.model}.safetensors" if self.model == "siamfc" else f"{self.model}-packed.safetensors"
+
+    def folder_name(self) -> str:
+        """See `RunConfig.folder_name`."""
+        return f"{self.model}-seed{self.seed}-{self.digest()}"
+
+    def decisive(self) -> dict[str, Any]:
+        """See `RunConfig.decisive`; data and teacher by what they are.  FileNotFoundError where they are not there."""
+        settings = super().decisive()
+        if self.data:
+            settings["data"] = [_describe_data(Path(path)) for path in self.data]
+        if self.teacher:
+            if not Path(self.teacher).is_file():
+                raise FileNotFoundError(f"no teacher {self.teacher}; give the weights of a float SiamFC by --teacher")
+            settings["teacher"] = hashlib.sha256(Path(self.teacher).read_bytes()).hexdigest()
+        return settings
+
+
+def _describe_data(path: Path) -> str:
+    """A file by name and size, which travel with it, a folder by its place."""
+    if not path.exists():
+        raise FileNotFoundError(f"no training data {path}; give a crop store or a folder by --data")
+    return f"{path.name} {path.stat().st_size}" if path.is_file() else str(path.resolve())
+
+
+def read_config(argv: list[str] | None, description: str = "") -> TrainConfig:
+    """The model's file in configs/ (on --resume: the run's own), then --config, then flags."""
+    settings = parse_config(TrainConfig, argv, description, model_defaults(TrainConfig.model))
+    if settings.get("resume"):
+        return resumed(TrainConfig, settings)
+    defaults = model_defaults(settings.get("model", TrainConfig.model))
+    if not settings.get("data"):
+        defaults |= read_yaml(TrainConfig, CONFIGS / "tryout.yaml")
+    return TrainConfig(**{**defaults, **settings})
+
+
+def model_defaults(model: str) -> dict[str, Any]:
+    """The settings of configs/MODEL.yaml; ValueError for no such model."""
+    if model not in TRACKERS:
+        raise ValueError(f"model is {model!r}; known: {', '.join(TRACKERS)}")
+    return read_yaml(TrainConfig, CONFIGS / f"{model}.yaml")

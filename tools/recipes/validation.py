@@ -1,0 +1,88 @@
+"""What a tracker in training is measured by after each epoch: held-out sequences, as pairs and tracked."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from rbsf.datasets.pairs.crop_store import CropStore
+from rbsf.datasets.pairs.pair_dataset import PairDataset, make_loader
+from rbsf.datasets.pairs.sampling import Row
+from rbsf.datasets.pairs.training_data import find_held_out
+from rbsf.datasets.video.sequences import Sequence
+from rbsf.eval.metrics import mean_curves, score_sequence
+from rbsf.eval.runner import track_sequence
+from rbsf.tools.recipes.common import dtype_of
+from rbsf.tools.recipes.siamese_config import TrainConfig
+from rbsf.tracker.backbones import torch_backbone
+from rbsf.tracker.siamfc import SiamFC
+from rbsf.tracker.task import SiameseTask, balanced_logistic, best_bias, hit_rate, labels_for
+
+PAIRS, BATCH = 200, 8  # held-out pairs that are looked at, so many at a time
+Validate = Callable[[nn.Module], dict[str, float]]
+
+
+def validation(
+    stores: list[CropStore], sequences: list[Sequence], config: TrainConfig, device: torch.device
+) -> Validate | None:
+    """What measures a network by `sequences`; None where there are none.
+
+    `val_auc` and `val_precision` of their heads tracked, and where `stores` hold their crops `val_logistic` and
+    `val_hit` of 200 pairs of them, always the same: these say less of tracking, but vary less by chance.
+    """
+    if not sequences:
+        return None
+    parts = [_tracked(sequences, config, device)]
+    if rows := find_held_out(stores, sequences):
+        parts.append(_paired(stores, rows, config, device))
+    return lambda net: {key: value for part in parts for key, value in part(net).items()}
+
+
+def _paired(stores: list[CropStore], rows: list[Row], config: TrainConfig, device: torch.device) -> Validate:
+    """SiamFC's loss of pairs of the stores' sequences `rows`, and how many of them have their peak on the target."""
+    dataset = PairDataset(stores, PAIRS, seed=0, only=rows)
+    task = SiameseTask(precision=dtype_of(config.precision, device), bits=config.correlation_bits)
+
+    @torch.inference_mode()
+    def validate(net: nn.Module) -> dict[str, float]:
+        net.eval()
+        batches = [{k: v.to(device) for k, v in batch.items()} for batch in make_loader(dataset, BATCH)]
+        response = torch.cat([task.respond(net, batch, task.bits) for batch in batches])
+        shift = torch.cat([batch["shift"] for batch in batches])
+        labels = labels_for(shift, response.shape[-1])
+        loss = balanced_logistic(response + best_bias(response, labels), labels)
+        return {"val_logistic": loss.item(), "val_hit": hit_rate(response, labels)}
+
+    return validate
+
+
+def _tracked(sequences: list[Sequence], config: TrainConfig, device: torch.device) -> Validate:
+    """AUC and precision of the heads of `sequences`."""
+    heads = [_head(sequence, config.val_frames) for sequence in sequences]
+    precision = str(dtype_of(config.precision, device)).removeprefix("torch.")
+
+    def validate(net: nn.Module) -> dict[str, float]:
+        tracker, curves = SiamFC(torch_backbone(net, str(device), precision), config.constants), []
+        for head in heads:
+            try:
+                curves.append(score_sequence(track_sequence(tracker, head).boxes, head.boxes))
+            except (ValueError, OSError) as error:  # one bad frame must not end a training
+                tqdm.write(f"warning: {head.name} is left out of the validation: {error}")
+        if not curves:
+            return {}
+        mean = mean_curves(curves).scores
+        return {"val_auc": mean.auc, "val_precision": mean.precision}
+
+    return validate
+
+
+def _head(sequence: Sequence, frames: int) -> Sequence:
+    """The first `frames` frames from where the target is first seen."""
+    start = int(np.isfinite(sequence.boxes).all(1).argmax())
+    part = slice(start, start + frames)
+    return dataclasses.replace(sequence, frames=sequence.frames[part], boxes=sequence.boxes[part])

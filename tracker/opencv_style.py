@@ -1,0 +1,50 @@
+"""The tracker as OpenCV's are used: ``init`` on one frame, ``update`` on each next one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from rbsf.shipped import find_weights
+from rbsf.tracker.loading import constants_of, load_network, make_tracker
+
+
+class Tracker:
+    """Follow one target.
+
+        tracker = rbsf.Tracker()
+        tracker.init(frame, (x, y, w, h))
+        found, box = tracker.update(next_frame)
+
+    Frames are as OpenCV reads them: H x W x 3 uint8, **BGR** (or H x W gray).  Boxes are x, y, w, h in pixels, 0-based,
+    floats.  `score` is that of the last frame, see `rbsf.tracker.siamfc.Result`.
+    """
+
+    def __init__(self, weights: str | Path = "rbsf", threads: int | None = None) -> None:
+        """`weights`: a file, or the name of shipped ones; `threads`: of the CPU, by default all cores.
+
+        FileNotFoundError, or ValueError in one line for a file that is no tracker.
+        """
+        path = find_weights(weights)
+        network = load_network(path, "cpu", threads=threads)
+        self._tracker = make_tracker(network, constants_of(path)())
+        self.score = 1.0
+
+    def init(self, image: np.ndarray, box: Sequence[float]) -> None:
+        """Learn the target in `box`; ValueError for a box without area, not finite or outside of the frame."""
+        self._tracker.init(_rgb(image), box)
+        self.score = 1.0
+
+    def update(self, image: np.ndarray) -> tuple[bool, tuple[float, float, float, float]]:
+        """Whether the target is there, and its box; RuntimeError before ``init``."""
+        result = self._tracker.update(_rgb(image))
+        self.score = result.score
+        x, y, w, h = (float(side) for side in result.box)
+        return not result.lost, (x, y, w, h)
+
+
+def _rgb(image: np.ndarray) -> np.ndarray:
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if image.ndim == 3 and image.shape[2] == 3 else image

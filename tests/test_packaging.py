@@ -48,7 +48,7 @@ try:
 except SystemExit:
     check_names()
 """
-FOREIGN = "KIND = 'other people'\\n"
+FOREIGN = "KIND = 'other people'\n"
 TRACK = """
 import sys
 sys.modules["torch"] = None  # cannot be imported

@@ -16,7 +16,7 @@ except ImportError as error:  # it was installed without a compiler, or is a bar
     MISSING = str(error)
 
 NO_KERNELS = (
-    f"the engine's kernels are missing ({MISSING}), so NumPy does their work, about 100 times as slowly;"
+    f"the engine's kernels are missing ({MISSING}), so NumPy does their work, 20 times as slowly or more;"
     " install a C++ compiler, then this project: pip install -e ."
 )
 ISA_VARIABLE = "RBSF_ISA"  # names the instruction set that "auto" takes

@@ -20,7 +20,7 @@ if not __package__:  # run as a file: where nothing is installed the checkout se
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from rbsf.eval.run_benchmarks import parse_args
-from rbsf.tools.cli import run
+from rbsf.system.program import run
 
 PROGRAM = Path(__file__).resolve().parents[1] / "eval" / "run_benchmarks.py"
 

@@ -36,7 +36,7 @@ from rbsf.datasets.images.class_folders import open_image_folder
 from rbsf.datasets.images.in_files import FolderData
 from rbsf.datasets.synthetic.textures import palette, texture
 from rbsf.system.environment import cores
-from rbsf.tools.cli import positive_int, run
+from rbsf.system.program import positive_int, run
 
 GPUS = 8
 TRAIN_IMAGES = 1_281_167  # of ImageNet

@@ -28,7 +28,8 @@ from typing import TYPE_CHECKING, Any
 if not __package__:  # run as a file: where nothing is installed the checkout serves
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from rbsf.tools.cli import add_weights_flag, check_writable, positive_int, read_constants, run
+from rbsf.system.program import check_writable, positive_int, run
+from rbsf.tracker.flags import add_weights_flag, read_constants
 
 if TYPE_CHECKING:
     import numpy as np

@@ -13,7 +13,7 @@ import torch
 
 from rbsf.system.environment import environment
 from rbsf.system.files import write_atomically
-from rbsf.tools.cli import positive_int
+from rbsf.system.program import positive_int
 
 
 def write_report(

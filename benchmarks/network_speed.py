@@ -22,7 +22,7 @@ if not __package__:  # run as a file: where nothing is installed the checkout se
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.engine_speed import Timed, medians
-from rbsf.tools.cli import check_writable, positive_int, run
+from rbsf.system.program import check_writable, positive_int, run
 
 if TYPE_CHECKING:
     import numpy as np

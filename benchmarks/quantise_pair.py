@@ -19,7 +19,7 @@ import numpy as np
 if not __package__:  # run as a file: where nothing is installed the checkout serves
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from rbsf.tools.cli import positive_int, run
+from rbsf.system.program import positive_int, run
 
 Inputs = dict[str, np.ndarray]
 

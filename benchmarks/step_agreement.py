@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu_report import end_cleanly_on_sigterm, trial_parser, write_report
-from rbsf.tools.cli import positive_int, run
+from rbsf.system.program import positive_int, run
 from rbsf.tools.step_trial import Trial, trial_config
 from rbsf.tracker.backbones import choose_device
 from rbsf.train.capture import WARM_UP, CapturedSteps

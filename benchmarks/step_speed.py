@@ -25,7 +25,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.gpu_report import end_cleanly_on_sigterm, trial_parser, write_report
-from rbsf.tools.cli import positive_int, run
+from rbsf.system.program import positive_int, run
 from rbsf.tools.gpu_sharing import Mps
 from rbsf.tools.step_trial import Trial, trial_config
 from rbsf.tracker.backbones import choose_device

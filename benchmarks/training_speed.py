@@ -19,7 +19,7 @@ if not __package__:  # run as a file: where nothing is installed the checkout se
 import torch
 
 from rbsf.datasets.pairs.pair_dataset import make_loader
-from rbsf.tools.cli import run
+from rbsf.system.program import run
 from rbsf.tools.recipes.siamese import build_rectifier, open_data, open_pairs
 from rbsf.tools.recipes.siamese_config import read_config
 from rbsf.tracker.backbones import choose_device

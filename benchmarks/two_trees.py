@@ -21,7 +21,7 @@ from pathlib import Path
 if not __package__:  # run as a file: where nothing is installed the checkout serves
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from rbsf.tools.cli import positive_int, run
+from rbsf.system.program import positive_int, run
 
 WORKER = """
 import hashlib, json, sys, time
@@ -30,7 +30,7 @@ sys.path.insert(0, ".")
 import cv2
 import numpy as np
 from rbsf.tools.classify import load
-from rbsf.tools.cli import read_constants
+from rbsf.tracker.flags import read_constants
 from rbsf.tracker.backbones import load_backbone
 from rbsf.tracker.siamfc import SiamFC
 

@@ -23,16 +23,9 @@ from typing import TYPE_CHECKING, Any
 if not __package__:  # run as a file: where nothing is installed the checkout serves
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from rbsf.tools.cli import (
-    add_constants_flag,
-    add_network_flags,
-    add_pass_flags,
-    check_writable,
-    positive_int,
-    read_constants,
-    require,
-    run,
-)
+from rbsf.eval.passes import add_pass_flags
+from rbsf.system.program import check_writable, positive_int, require, run
+from rbsf.tracker.flags import add_constants_flag, add_network_flags, read_constants
 
 if TYPE_CHECKING:  # these load OpenCV and more, which --help need not wait for
     from rbsf.datasets.video.sequences import Sequence

@@ -1,8 +1,8 @@
-"""Binary convolution layers: what all methods share, and `binarize`, which puts them into any network."""
+"""Binary convolution layers: what all methods share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from inspect import Parameter, signature
 from typing import Any
@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rbsf.binarize import approx_sign, hard_sign
-from rbsf.methods import get_method
 
 MOST = 64  # of whatever a method has several: a file that asks for more is damaged
 
@@ -81,7 +80,7 @@ class BinaryConv2d(nn.Conv2d):
 
         ValueError for a padding that binary convolutions do not have, and for `options` that the method does not.
         """
-        if reason := _unfit(conv):
+        if reason := why_unfit(conv):
             raise ValueError(reason)
         if unknown := (options or {}).keys() - cls.option_names():
             known = ", ".join(cls.option_names()) or "none"
@@ -208,70 +207,10 @@ def binary_layers(model: nn.Module) -> dict[str, BinaryConv2d]:
     return {name: module for name, module in model.named_modules() if isinstance(module, BinaryConv2d)}
 
 
-@dataclass(frozen=True)
-class Change:
-    """What `binarize` did with one convolution: `kept` is the reason it stayed real, empty where it was changed."""
-
-    name: str
-    weights: int
-    kept: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.weights:,} weights, " + (f"real ({self.kept})" if self.kept else "1 bit")
-
-
-def binarize(
-    model: nn.Module,
-    method: str = "rbcn",
-    *,
-    skip_first: bool = True,
-    skip_1x1: bool = True,
-    skip: Iterable[str] = (),
-    input_norm: bool = True,
-    options: dict[str, Any] | None = None,
-) -> list[Change]:
-    """Turn the convolutions of any `model` into binary ones of `method`, in place, and say what was done.
-
-    What stays real: the first convolution, 1x1 convolutions, those named in `skip`, and everything that is no
-    Conv2d.  Weights are kept as latent filters, biases as they are, real.  `input_norm`: see `BinaryConv2d`; switch it
-    off for a network that already normalises the input of its convolutions and has no ReLU there.  `options` are the
-    method's own.
-    Raises ValueError for an unknown method or option, a name in `skip` that is no convolution, a padding that binary
-    convolutions do not have, or nothing left to change; `model` is then as it was.
-    """
-    layer = get_method(method)
-    convs = {name: m for name, m in model.named_modules() if type(m) is nn.Conv2d}
-    skip = set(skip)
-    if unknown := skip - convs.keys():
-        raise ValueError(f"no convolution named {', '.join(sorted(unknown))}; there are {', '.join(convs) or 'none'}")
-    changes = []
-    for position, (name, conv) in enumerate(convs.items()):
-        kept = _reason_to_keep(conv, skip_first and position == 0, skip_1x1, name in skip)
-        changes.append(Change(name, conv.weight.numel(), kept))
-        if not kept and (reason := _unfit(conv)):
-            raise ValueError(f"convolution {name}: {reason}; name it in skip or change its padding")
-    if all(change.kept for change in changes):
-        raise ValueError(f"nothing to binarize: {len(convs)} convolutions, all kept real by the rules")
-    made = {c.name: layer.from_conv(convs[c.name], input_norm, options) for c in changes if not c.kept}
-    for name, conv in made.items():
-        model.set_submodule(name, conv)
-    return changes
-
-
-def _unfit(conv: nn.Conv2d) -> str:
+def why_unfit(conv: nn.Conv2d) -> str:
     """Why `conv` cannot become binary, empty where it can: padded borders are -1, as many pixels as are given."""
     if conv.padding_mode != "zeros":
         return f"padding_mode {conv.padding_mode!r} has no binary form"
     if isinstance(conv.padding, str):
         return f"padding {conv.padding!r} is not in pixels"
-    return ""
-
-
-def _reason_to_keep(conv: nn.Conv2d, first: bool, skip_1x1: bool, named: bool) -> str:
-    if first:
-        return "first convolution"
-    if named:
-        return "named in skip"
-    if skip_1x1 and conv.kernel_size == (1, 1):
-        return "1x1"
     return ""

@@ -7,7 +7,10 @@ import signal
 from collections.abc import Generator
 from pathlib import Path
 
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as of all programs, see tools/cli.py; before NumPy is imported
+from rbsf.system.program import ENVIRONMENT
+
+for name, value in ENVIRONMENT.items():  # as of all programs; before NumPy and OpenCV are imported
+    os.environ.setdefault(name, value)
 
 import cv2
 import numpy as np

@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from rbsf.binarize import approx_sign, clip_sign
-from rbsf.layers import binarize, binary_layers
+from rbsf.conversion import binarize
+from rbsf.layers import binary_layers
 from rbsf.methods import METHODS, get_method
 from rbsf.methods.rbcn import RBConv2d
 from rbsf.methods.xnor import XNORConv2d

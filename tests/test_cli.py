@@ -11,7 +11,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_programs_limit_the_threads_of_numpy_before_it_is_imported() -> None:
-    code = "import sys, os, rbsf.tools.cli; print(os.environ['OPENBLAS_NUM_THREADS'], 'numpy' in sys.modules)"
+    code = """
+import os, sys
+from rbsf.system.program import run
+run(lambda: print(os.environ["OPENBLAS_NUM_THREADS"], "numpy" in sys.modules))
+"""
     for given, expected in (({}, "1"), ({"OPENBLAS_NUM_THREADS": "3"}, "3")):
         kept = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
         command = [sys.executable, "-c", code]

@@ -15,10 +15,10 @@ from requirements import needs
 
 from rbsf.models import TRACKERS
 from rbsf.shipped import CONFIGS
-from rbsf.tools.cli import read_constants
 from rbsf.tools.recipes.distilled import DistillConfig
 from rbsf.tools.recipes.siamese_config import TrainConfig, read_config
 from rbsf.tools.train_rbsf import main
+from rbsf.tracker.flags import read_constants
 from rbsf.tracker.siamfc import TrackerConfig
 from rbsf.train.config import parse_config, read_yaml, write_yaml
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from rbsf.conversion import binarize
 from rbsf.cost import LayerCost, count, total
-from rbsf.layers import binarize
 from rbsf.models import build
 from rbsf.models.resnet import Residual, ResNet
 from rbsf.tools.cost import build_pair, layer_of, main

@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
+from rbsf.conversion import binarize
 from rbsf.cost import count, total
-from rbsf.layers import binarize, binary_layers
+from rbsf.layers import binary_layers
 from rbsf.methods import METHODS, get_method
 from rbsf.models import build
 from rbsf.weights import load_weights, save_weights

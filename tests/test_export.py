@@ -13,6 +13,7 @@ import torch
 from conftest import NARROW
 from torch import nn
 
+from rbsf.conversion import binarize
 from rbsf.engine.cpu import available_isas
 from rbsf.engine.file import read_packed
 from rbsf.engine.fusion import POOLED
@@ -23,7 +24,7 @@ from rbsf.export.first_layer import quantise_first
 from rbsf.export.fold import threshold_of_real, threshold_of_whole, with_thresholds
 from rbsf.export.pack import export_tracker, pack_weights
 from rbsf.export.rounding import round_weights
-from rbsf.layers import BinaryConv2d, binarize
+from rbsf.layers import BinaryConv2d
 from rbsf.methods.rbcn import RBConv2d
 from rbsf.models import build
 from rbsf.models.alexnet import AlexNet

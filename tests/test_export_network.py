@@ -13,13 +13,13 @@ from requirements import needs
 from torch import nn
 from torch.nn import functional as F
 
+from rbsf.conversion import binarize
 from rbsf.engine.graph import PackedModel
 from rbsf.engine.run import Engine
 from rbsf.export import fold, pack
 from rbsf.export.compare import normalised, torch_logits
 from rbsf.export.fold import threshold_of_real
 from rbsf.export.pack import Images, export_classifier, export_float_tracker, export_network, export_tracker
-from rbsf.layers import binarize
 from rbsf.methods import METHODS, get_method
 from rbsf.models import build
 

@@ -18,7 +18,7 @@ from requirements import needs
 from rbsf.datasets.images.class_folders import FOLDER, FolderSet, open_image_folder
 from rbsf.datasets.images.decode import AREA, RATIO, CentreCrop, RandomCrop, decode_crop, jpeg_size
 from rbsf.datasets.images.labelled import open_labelled
-from rbsf.tools.cli import run
+from rbsf.system.program import run
 
 CLASSES = ("n01", "n02", "n03")
 SMALL = FolderSet(size=16)

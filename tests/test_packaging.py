@@ -94,13 +94,12 @@ def test_no_program_loads_one_under_two_names(program: Path) -> None:
 
 def test_an_installed_copy_wins_over_the_clone(tmp_path: Path) -> None:
     """Programs of the clone, where another copy is installed: they append the clone to the path."""
-    for folder in ("rbsf", "rbsf/tools"):
+    for folder in ("rbsf", "rbsf/methods", "rbsf/system"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "__init__.py").touch()
-    (tmp_path / "rbsf" / "tools" / "cli.py").write_text("print('the installed one')\nraise SystemExit(0)\n")
+    (tmp_path / "rbsf" / "system" / "program.py").write_text("print('the installed one')\nraise SystemExit(0)\n")
     path = str(ROOT / "tools" / "cost.py")
     code = f"import runpy, sys; sys.argv = [{path!r}]; runpy.run_path({path!r}, run_name='__main__')"
-    (tmp_path / "rbsf" / "methods").mkdir()
     (tmp_path / "rbsf" / "methods" / "__init__.py").write_text("METHODS = {}\n")
     assert "the installed one" in run(code, tmp_path, PYTHONPATH=str(tmp_path))
 
@@ -126,7 +125,7 @@ import sys
 sys.modules["got10k"] = None
 sys.argv = ["rbsf benchmark", "--dataset", "synthetic"]
 from rbsf.eval.run_benchmarks import main
-from rbsf.tools.cli import run
+from rbsf.system.program import run
 run(main)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)

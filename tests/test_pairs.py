@@ -15,7 +15,7 @@ import torch
 from rbsf.datasets.pairs.crop_store import CROP_SIZE, Crop, CropStore, CropWriter
 from rbsf.datasets.pairs.mixing import MixConfig
 from rbsf.datasets.pairs.pair_dataset import AugmentConfig, PairDataset, make_loader
-from rbsf.tools.cli import run
+from rbsf.system.program import run
 
 PLAIN = AugmentConfig(exemplar_shift=0, search_shift=0, scale=0, still_scale=0, flip=0, gray=0, light=0, blur=0)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from rbsf.layers import binarize
+from rbsf.conversion import binarize
 from rbsf.maps import MapNorm, MapRecorder, measure_maps, start_again, start_from_teacher
 from rbsf.tools.step_trial import Trial, trial_config
 from rbsf.train.adversarial import GRID, SLOPE, DiscriminatorStack, adversarial_loss, discriminator_loss, pool

@@ -22,7 +22,7 @@ from requirements import needs, skip_without
 from test_siamfc import BACKGROUND, contrast_backbone, frame
 from test_videos import misleading, serve, uneven
 
-import rbsf.tools.cli
+import rbsf.system.program
 from rbsf.datasets.video.frames import Frames, VideoWriter, open_frames
 from rbsf.engine.file import write_packed
 from rbsf.tools.recording import BoxWriter, Row
@@ -503,7 +503,7 @@ def test_one_line_per_error(error: BaseException, line: str, code: int, capsys: 
         raise error
 
     with pytest.raises(SystemExit) as stop:
-        rbsf.tools.cli.run(fails)
+        rbsf.system.program.run(fails)
     assert stop.value.code == code
     shown = capsys.readouterr().err
     assert line in shown

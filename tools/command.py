@@ -9,7 +9,7 @@ import sys
 from importlib import import_module
 from typing import NoReturn
 
-from rbsf.tools.cli import run
+from rbsf.system.program import run
 
 COMMANDS = {  # name: (module, what it does)
     "track": ("rbsf.tools.track", "follow targets in a video"),

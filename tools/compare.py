@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 if not __package__:  # run as a file: where nothing is installed the checkout serves
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from rbsf.tools.cli import check_writable, require, run
+from rbsf.system.program import check_writable, require, run
 
 if TYPE_CHECKING:
     import numpy as np

@@ -29,7 +29,7 @@ from tqdm import tqdm
 from rbsf.datasets.video.sequences import Sequence
 from rbsf.eval.metrics import overlaps
 from rbsf.eval.runner import track_sequence
-from rbsf.tools.cli import run
+from rbsf.system.program import run
 from rbsf.tracker import backbones
 from rbsf.tracker.siamfc import Backbone, SiamFC, TrackerConfig
 
@@ -90,7 +90,7 @@ def running_means(scores: Iterable[float]) -> Iterator[float]:
 
 def open_study(search: Search, seed: int) -> Study:
     """Open the study of ``search.log``, or begin it. Raises ValueError for a file that is no whole study."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # a failed trial is reported by rbsf.tools.cli.run, in one line
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # the program tells of a failed trial, in one line
     # Its first third, the hardest sequences (see score_defaults), says little of a trial.
     pruner = optuna.pruners.MedianPruner(n_warmup_steps=len(search.sequences) // 3)
     try:

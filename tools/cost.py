@@ -17,7 +17,7 @@ if not __package__:  # run as a file: where nothing is installed the checkout se
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from rbsf.methods import METHODS
-from rbsf.tools.cli import positive_int, run
+from rbsf.system.program import positive_int, run
 
 if TYPE_CHECKING:
     from torch import nn

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 if not __package__:  # run as a file: where nothing is installed the checkout serves
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from rbsf.tools.cli import add_network_flags, add_weights_flag, positive_int, require, run
+from rbsf.system.program import positive_int, require, run
+from rbsf.tracker.flags import add_network_flags, add_weights_flag
 
 if TYPE_CHECKING:
     import numpy as np

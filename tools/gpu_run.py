@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 if not __package__:  # run as a file: where nothing is installed the checkout serves
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from rbsf.tools.cli import positive_int, run
+from rbsf.system.program import positive_int, run
 
 if TYPE_CHECKING:
     from rbsf.tools.gpu_sharing import Mps

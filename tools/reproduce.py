@@ -24,9 +24,11 @@ from typing import TYPE_CHECKING, Any
 if not __package__:  # run as a file: where nothing is installed the checkout serves
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
+from rbsf.eval.passes import add_pass_flags
 from rbsf.shipped import CONFIGS
 from rbsf.system.files import write_atomically
-from rbsf.tools.cli import add_constants_flag, add_pass_flags, positive_int, run
+from rbsf.system.program import positive_int, run
+from rbsf.tracker.flags import add_constants_flag
 
 if TYPE_CHECKING:
     from rbsf.tools.studies import Table

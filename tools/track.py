@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -21,17 +22,8 @@ from urllib.parse import urlsplit
 if not __package__:  # run as a file: where nothing is installed the checkout serves
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from rbsf.tools.cli import (
-    Once,
-    add_constants_flag,
-    add_network_flags,
-    add_weights_flag,
-    check_screen,
-    check_writable,
-    frame_number,
-    read_constants,
-    run,
-)
+from rbsf.system.program import Once, check_writable, frame_number, run
+from rbsf.tracker.flags import add_constants_flag, add_network_flags, add_weights_flag, read_constants
 
 if TYPE_CHECKING:  # these load OpenCV and PyTorch, which --help and a wrong command line need not wait for
     import numpy as np
@@ -188,6 +180,23 @@ def source_name(video: str) -> str:
         return Path(urlsplit(video).path).stem or "stream"
     path = Path(video).absolute()
     return (path if path.exists() else path.parent).stem
+
+
+def check_screen() -> None:
+    """Raise ValueError where OpenCV cannot open a window: no screen, a dead one, or OpenCV's headless
+    package.
+
+    Tried in a process of its own, for Qt ends the whole process when it finds no screen.
+    """
+    probe = "import cv2; cv2.namedWindow('probe'); cv2.waitKey(1)"
+    try:
+        works = subprocess.run([sys.executable, "-c", probe], capture_output=True, timeout=30).returncode == 0
+    except subprocess.TimeoutExpired:
+        works = False
+    if not works:
+        raise ValueError(
+            "no window can be opened here (no screen, or opencv-python-headless): leave out --select, --show"
+        )
 
 
 def main(argv: list[str] | None = None) -> int:

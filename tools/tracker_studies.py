@@ -19,10 +19,10 @@ from rbsf.eval.tables import Table as TextTable
 from rbsf.eval.tables import markdown_text, number
 from rbsf.eval.trackers import TrackerSpec
 from rbsf.system.files import write_atomically
-from rbsf.tools.cli import read_constants
 from rbsf.tools.recipes.common import dtype_of
 from rbsf.tools.studies import Table, folder_of, state_of
 from rbsf.tracker.backbones import choose_device
+from rbsf.tracker.flags import read_constants
 from rbsf.tracker.siamfc import TrackerConfig
 
 Trained = tuple[str, int]  # row, seed

@@ -17,7 +17,7 @@ from pathlib import Path
 if not __package__:  # run as a file: where nothing is installed the checkout serves
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from rbsf.tools.cli import require, run
+from rbsf.system.program import require, run
 
 
 def main(argv: list[str] | None = None) -> int:

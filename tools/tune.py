@@ -23,15 +23,8 @@ if not __package__:  # run as a file: where nothing is installed the checkout se
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from rbsf.system.files import write_atomically
-from rbsf.tools.cli import (
-    INTERRUPTED,
-    add_network_flags,
-    add_weights_flag,
-    check_writable,
-    positive_int,
-    require,
-    run,
-)
+from rbsf.system.program import INTERRUPTED, check_writable, positive_int, require, run
+from rbsf.tracker.flags import add_network_flags, add_weights_flag
 
 if TYPE_CHECKING:  # slow to load; --help and a wrong command line need not wait for them
     from optuna import Study

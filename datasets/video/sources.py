@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # ffmpeg: quiet; our own messages name the fault
-
 import cv2
 import numpy as np
 
 from rbsf.datasets.video.containers import is_cut_short, shows_all_frames
-
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # OpenCV: silent, for the same reason
 
 COMMON_FPS = 240  # a header that says more often names its unit of time, such as 1/600 or 1/1000 s
 MAX_FPS = 60_000  # that a video can be written at

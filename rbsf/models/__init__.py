@@ -31,7 +31,7 @@ def build(name: str, method: str = "", method_options: dict[str, Any] | None = N
     `rbsf2`: backbone and head of RB-SF 2, see `rbsf.models.rbsf2`.
     ValueError with what would be valid for an unknown name, method or option.
     """
-    from rbsf.layers import binarize
+    from rbsf.conversion import binarize
 
     if name not in MODELS:
         raise ValueError(f"unknown model {name!r}; known: {', '.join(MODELS)}")

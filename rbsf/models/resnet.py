@@ -54,8 +54,8 @@ class ResNet(nn.Module):
     `stages` are made of `Residual`, a shortcut around every convolution (`shortcut` "conv") or every two ("block").
     `stem`: "imagenet" (7x7, stride 2, 3x3 max-pooling; 224 x 224) or "cifar" (3x3, full size; 32 x 32).  `for_binary`
     gives the frame of a 1-bit network: no ReLU, since the sign of a rectified map is constant.
-    `rbsf.layers.binarize` then makes the 3x3 convolutions of the stages binary.  The points at which feature maps are
-    compared with a teacher's are the batch-norms after them (`rbsf.maps.measure_maps`).
+    `rbsf.conversion.binarize` then makes the 3x3 convolutions of the stages binary.  The points at which feature maps
+    are compared with a teacher's are the batch-norms after them (`rbsf.maps.measure_maps`).
     """
 
     def __init__(

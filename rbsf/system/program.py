@@ -1,28 +1,26 @@
-"""What the programs share: one-line errors, exit codes and common flags. Imports nothing heavy."""
+"""What the programs share: one-line errors, exit codes, the environment.  Imports nothing heavy."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import re
-import subprocess
 import sys
 import tempfile
 import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import NoReturn
 
-from rbsf.shipped import find_constants, find_weights
-
-if TYPE_CHECKING:
-    from rbsf.tracker.loading import Constants
-
-# Before NumPy is imported.  Its products here are small: with more threads they are no faster, and where others want
-# the cores too, the network's own threads among them, a frame takes several times as long.
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-
+ENVIRONMENT = {
+    # NumPy's products here are small: with more threads they are no faster, and where others want the cores too, the
+    # network's own threads among them, a frame takes several times as long.
+    "OPENBLAS_NUM_THREADS": "1",
+    # OpenCV and FFmpeg are silent: our own messages name the fault.
+    "OPENCV_LOG_LEVEL": "SILENT",
+    "OPENCV_FFMPEG_LOGLEVEL": "-8",
+}
 EXTRAS = {  # of pyproject.toml: modules that come with them
     "train": ("torch", "filelock", "matplotlib"),
     "eval": ("got10k", "six", "shapely", "matplotlib", "jinja2"),
@@ -39,6 +37,8 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     ValueError, OSError and ImportError, and the end of a process that reads training pairs: ``error: ...``, code 1.
     Ctrl-C: code 130.
     """
+    for name, value in ENVIRONMENT.items():  # in time: no program imports NumPy or OpenCV before this
+        os.environ.setdefault(name, value)
     warnings.showwarning = _warn
     try:
         code = main() or 0
@@ -90,77 +90,6 @@ class Once(argparse.Action):
         setattr(args, self.dest, value)
 
 
-def add_network_flags(parser: argparse.ArgumentParser) -> None:
-    """Add --threads, --engine, --precision and --device."""
-    parser.add_argument(
-        "--threads", type=positive_int, metavar="N", help="CPU threads of the network (default: all cores)"
-    )
-    parser.add_argument(
-        "--engine",
-        choices=("auto", "packed", "torch"),
-        default="auto",
-        help="what runs the network: the packed 1-bit engine, which counts bits on the CPU, or PyTorch (default: auto ="
-        " the packed one for packed files, as the shipped weights are)",
-    )
-    parser.add_argument(
-        "--precision",
-        choices=("float32", "bfloat16"),
-        default="float32",
-        help="arithmetic in PyTorch, so with --engine torch or float weights; bfloat16 is faster on CPUs with AMX and"
-        " on GPUs (default: float32)",
-    )
-    parser.add_argument(
-        "--device", default="auto", help="of PyTorch: cpu, cuda, cuda:1 ... (default: auto = a GPU if there is one)"
-    )
-
-
-def add_weights_flag(parser: argparse.ArgumentParser) -> None:
-    """Add --weights."""
-    parser.add_argument(
-        "--weights",
-        type=find_weights,
-        default=find_weights("rbsf"),
-        metavar="FILE",
-        help="network: a file, or the name of shipped weights, such as rbsf (default: rbsf)",
-    )
-
-
-def add_constants_flag(parser: argparse.ArgumentParser) -> None:
-    """Add --constants."""
-    parser.add_argument(
-        "--constants",
-        type=find_constants,
-        metavar="FILE",
-        help="YAML of tracking constants, as tools/tune.py writes it, or the name of shipped ones, such as fast",
-    )
-
-
-def add_pass_flags(parser: argparse.ArgumentParser) -> None:
-    """Add --every and --frames."""
-    parser.add_argument(
-        "--every",
-        type=positive_int,
-        metavar="N",
-        help="track each sequence from every Nth frame on, in passes of their own: more to score in the same data"
-        " (default: from the first frame alone)",
-    )
-    parser.add_argument(
-        "--frames", type=positive_int, metavar="N", help="end a pass after N frames (default: where the sequence ends)"
-    )
-
-
-def read_constants(path: Path | None, kind: type[Constants] | None = None) -> Any:
-    """Constants of ``--constants``, the defaults without; of `kind`, by default SiamFC's.
-
-    FileNotFoundError, or ValueError naming the key.
-    """
-    from rbsf.tracker.siamfc import TrackerConfig
-    from rbsf.train.config import read_yaml
-
-    kind = kind or TrackerConfig
-    return kind(**read_yaml(kind, path)) if path else kind()
-
-
 def check_writable(path: Path) -> None:
     """Make ``path``'s folder if need be and try to write there; ValueError names the path and the reason."""
     if path.is_dir():
@@ -171,23 +100,6 @@ def check_writable(path: Path) -> None:
             file.write(b"x")
     except OSError as error:
         raise ValueError(f"cannot write {path}: {error.strerror}") from error
-
-
-def check_screen() -> None:
-    """Raise ValueError where OpenCV cannot open a window: no screen, a dead one, or OpenCV's headless
-    package.
-
-    Tried in a process of its own, for Qt ends the whole process when it finds no screen.
-    """
-    probe = "import cv2; cv2.namedWindow('probe'); cv2.waitKey(1)"
-    try:
-        works = subprocess.run([sys.executable, "-c", probe], capture_output=True, timeout=30).returncode == 0
-    except subprocess.TimeoutExpired:
-        works = False
-    if not works:
-        raise ValueError(
-            "no window can be opened here (no screen, or opencv-python-headless): leave out --select, --show"
-        )
 
 
 def _warn(message: Warning | str, *_: object, **__: object) -> None:

@@ -1,0 +1,70 @@
+"""Flags of programs that track: the network, what runs it, the constants.  Imports nothing heavy."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rbsf.shipped import find_constants, find_weights
+from rbsf.system.program import positive_int
+
+if TYPE_CHECKING:
+    from rbsf.tracker.loading import Constants
+
+
+def add_weights_flag(parser: argparse.ArgumentParser) -> None:
+    """Add --weights."""
+    parser.add_argument(
+        "--weights",
+        type=find_weights,
+        default=find_weights("rbsf"),
+        metavar="FILE",
+        help="network: a file, or the name of shipped weights, such as rbsf (default: rbsf)",
+    )
+
+
+def add_network_flags(parser: argparse.ArgumentParser) -> None:
+    """Add --threads, --engine, --precision and --device."""
+    parser.add_argument(
+        "--threads", type=positive_int, metavar="N", help="CPU threads of the network (default: all cores)"
+    )
+    parser.add_argument(
+        "--engine",
+        choices=("auto", "packed", "torch"),
+        default="auto",
+        help="what runs the network: the packed 1-bit engine, which counts bits on the CPU, or PyTorch (default: auto ="
+        " the packed one for packed files, as the shipped weights are)",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="arithmetic in PyTorch, so with --engine torch or float weights; bfloat16 is faster on CPUs with AMX and"
+        " on GPUs (default: float32)",
+    )
+    parser.add_argument(
+        "--device", default="auto", help="of PyTorch: cpu, cuda, cuda:1 ... (default: auto = a GPU if there is one)"
+    )
+
+
+def add_constants_flag(parser: argparse.ArgumentParser) -> None:
+    """Add --constants."""
+    parser.add_argument(
+        "--constants",
+        type=find_constants,
+        metavar="FILE",
+        help="YAML of tracking constants, as tools/tune.py writes it, or the name of shipped ones, such as fast",
+    )
+
+
+def read_constants(path: Path | None, kind: type[Constants] | None = None) -> Any:
+    """Constants of ``--constants``, the defaults without; of `kind`, by default SiamFC's.
+
+    FileNotFoundError, or ValueError naming the key.
+    """
+    from rbsf.tracker.siamfc import TrackerConfig
+    from rbsf.train.config import read_yaml
+
+    kind = kind or TrackerConfig
+    return kind(**read_yaml(kind, path)) if path else kind()

@@ -25,8 +25,8 @@ from torch import Tensor
 from benchmarks.gpu_report import end_cleanly_on_sigterm, trial_parser, write_report
 from rbsf.system.program import positive_int, run
 from rbsf.tools.step_trial import Trial, trial_config
-from rbsf.tracker.backbones import choose_device
 from rbsf.train.capture import WARM_UP, CapturedSteps
+from rbsf.train.device import choose_device
 
 DOUBLE = torch.float64
 EXACT, EXACT_LONG = 1e-9, 1e-6  # of one step and of all, in 64 bits

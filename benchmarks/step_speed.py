@@ -28,8 +28,8 @@ from benchmarks.gpu_report import end_cleanly_on_sigterm, trial_parser, write_re
 from rbsf.system.program import positive_int, run
 from rbsf.tools.gpu_sharing import Mps
 from rbsf.tools.step_trial import Trial, trial_config
-from rbsf.tracker.backbones import choose_device
 from rbsf.train.capture import WARM_UP, CapturedSteps
+from rbsf.train.device import choose_device
 
 PATIENCE = 120  # seconds that processes beside each other have
 BATCHES = 4  # that are taken in turn

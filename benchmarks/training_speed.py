@@ -6,6 +6,7 @@ The loader must not be what limits: its ratio to the whole should be well above 
 
 from __future__ import annotations
 
+import dataclasses
 import resource
 import sys
 import time
@@ -20,9 +21,10 @@ import torch
 
 from rbsf.datasets.pairs.pair_dataset import make_loader
 from rbsf.system.program import run
-from rbsf.tools.recipes.siamese import build_rectifier, open_data, open_pairs
+from rbsf.tools.recipes.siamese import SiameseRecipe
 from rbsf.tools.recipes.siamese_config import read_config
-from rbsf.tracker.backbones import choose_device
+from rbsf.train.device import choose_device
+from rbsf.train.distributed import Process
 
 WARM_UP = 2  # batches
 
@@ -42,18 +44,19 @@ def rate(loader: Any, use: Callable[[Any], object], pairs: int) -> float:
 def main(argv: list[str] | None = None) -> int:
     """Measure both and print them with their ratio."""
     config = read_config(argv, __doc__ or "")
-    device = choose_device(config.device)
+    counted, device = config.pairs, choose_device(config.device)
+    config = dataclasses.replace(config, pairs=counted + WARM_UP * config.batch_size)
     if config.threads:
         torch.set_num_threads(config.threads)
-    stores, held_out = open_data(config, Path(config.out).parent)
-    dataset = open_pairs(config, stores, held_out, config.pairs + WARM_UP * config.batch_size)
-    rectifier = build_rectifier(config, dataset, device)
+    recipe = SiameseRecipe(config, Process(0, 1, device))
+    recipe.open()
+    dataset, rectifier = recipe.dataset, recipe.build()
     sizes = (config.batch_size, config.workers)
-    alone = rate(make_loader(dataset, *sizes), lambda batch: batch, config.pairs)
+    alone = rate(make_loader(dataset, *sizes), lambda batch: batch, counted)
     both = rate(
         make_loader(dataset, *sizes),
         lambda batch: rectifier.step({k: v.to(device, non_blocking=True) for k, v in batch.items()}, 0),
-        config.pairs,
+        counted,
     )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"batch {config.batch_size}, {config.workers} workers, {torch.get_num_threads()} threads, {device.type}")

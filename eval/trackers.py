@@ -18,7 +18,7 @@ import numpy as np
 from rbsf.eval.own_tracker import OwnTracker
 from rbsf.shipped import find_weights
 from rbsf.tracker.anchor_free import AnchorFree, AnchorFreeConfig
-from rbsf.tracker.backbones import choose_device, choose_engine, is_rbsf2
+from rbsf.tracker.backbones import choose_engine, is_rbsf2
 from rbsf.tracker.loading import Constants, load_network, make_tracker
 from rbsf.tracker.siamfc import TRACKER_VERSION, Result, TrackerConfig
 
@@ -154,7 +154,7 @@ class TrackerSpec:
         if self.pair:
             digest.update(f"{self.config} {TRACKER_VERSION}".encode())
             return f"{self.files[0].stem}-{digest.hexdigest()[:8]}"
-        kind = choose_device(self.device).type if self.engine == "torch" else "cpu"
+        kind = _device_kind(self.device) if self.engine == "torch" else "cpu"
         digest.update(f"{self.config} {TRACKER_VERSION} {kind}".encode())
         name = re.sub(r"[^\w.+-]", "_", self.files[0].stem)
         return f"{name}-{digest.hexdigest()[:8]}" + ("" if self.arithmetic == "float32" else f"-{self.arithmetic}")
@@ -176,6 +176,12 @@ class TrackerSpec:
             return StaticTracker()
         network = load_network(self.files[0], self.device, self.precision, threads, self.engine)
         return make_tracker(network, self.config, self.label)
+
+
+def _device_kind(device: str) -> str:
+    from rbsf.train.device import choose_device  # loads PyTorch, which packed networks need not
+
+    return choose_device(device).type
 
 
 def _build_opencv(name: str, files: tuple[Path, ...]) -> Tracker:

@@ -30,9 +30,8 @@ from rbsf.tools import classify, reproduce, studies
 from rbsf.tools.recipes.classifier import (
     FLOAT,
     RESULT,
-    Batches,
     ClassifierConfig,
-    evaluation_batches,
+    ClassifierRecipe,
     input_of,
     open_data,
     read_config,
@@ -41,7 +40,7 @@ from rbsf.tools.train_classifier import main
 from rbsf.tracker.backbones import load_backbone
 from rbsf.train.config import read_yaml
 from rbsf.train.cross_entropy import ClassificationTask, evaluate
-from rbsf.train.distributed import Process
+from rbsf.train.distributed import ALONE
 from rbsf.weights import load_weights
 
 NET = ["--model", "resnet18", "--stages", "8-8-8-8", "--stem", "cifar", "--dataset", "folder", "--size", "32"]
@@ -125,12 +124,11 @@ def test_a_training_leaves_weights_packed_network_log_and_result(whole):
 
 def test_the_packed_network_gives_the_same_classes(trained):
     config = ClassifierConfig(**read_yaml(ClassifierConfig, trained / "config.yaml"))
-    _, test = open_data(config, torch.device("cpu"))
+    recipe = ClassifierRecipe(config, ALONE)
+    recipe.open()
     net = load_weights(trained / "resnet18.safetensors")[0]
     packed = Engine(trained / "resnet18-packed.safetensors")
-    for raw, batch in zip(
-        test.batches(8, 0, 0, train=False), evaluation_batches(test, config, torch.device("cpu")), strict=True
-    ):
+    for raw, batch in zip(recipe.test.batches(8, 0, 0, train=False), recipe.test_batches(), strict=True):
         with torch.no_grad():
             expected = net(batch["image"]).numpy()
         found = packed(np.ascontiguousarray(raw["image"].permute(0, 2, 3, 1).numpy()))
@@ -190,10 +188,9 @@ def test_two_processes_train_a_teacher_and_its_student(root, tmp_path):
 
 def test_batches_depend_on_seed_and_epoch_alone(root):
     config = ClassifierConfig(dataset="folder", root=str(root), size=32, batch_size=4, images=8, workers=0, bn_pass=0.5)
-    process = Process(0, 1, torch.device("cpu"))
-    data, _ = open_data(config, torch.device("cpu"))
-    first = list(Batches(data, config, process)(1, 0, 3))
-    again = list(Batches(data, config, process)(1, 1, 3))
+    recipe = ClassifierRecipe(config, ALONE)
+    recipe.open()
+    first, again = list(recipe.batches(1, 0, 3)), list(recipe.batches(1, 1, 3))
     assert len(first) == 3
     for one, other in zip(first[1:], again, strict=True):
         assert torch.equal(one["image"], other["image"])
@@ -270,7 +267,7 @@ def test_a_listed_command_gives_the_settings_of_its_cell(tmp_path):
     text = "{title: t, config: classify/mnist.yaml, rows: {a: {set: {method: bireal, gan: true}, paper: [1]}}}"
     (tmp_path / "own.yaml").write_text(text)
     for name in ("table3", str(tmp_path / "own.yaml")):
-        for cell in studies.read_table(name, {}).cells:
+        for cell in studies.read_study(name, {}).cells:
             words = shlex.split(reproduce.command(cell.config, tmp_path))
             assert read_config(words[2:]) == dataclasses.replace(cell.config, out=str(tmp_path))
 
@@ -331,7 +328,7 @@ def test_every_shipped_config_parses(path):
 
 @pytest.mark.parametrize(("name", "cells"), [("table2", 12), ("table3", 36), ("table4", 14), ("figure2", 2)])
 def test_every_cell_has_its_configuration(name, cells):
-    table = studies.read_table(name, {})
+    table = studies.read_study(name, {})
     assert len(table.cells) == cells
     keys = {(c.row, c.column, c.metric) for c in table.cells}
     assert len(keys) == cells
@@ -340,7 +337,7 @@ def test_every_cell_has_its_configuration(name, cells):
 
 
 def test_cells_of_several_tables_share_their_training(tmp_path):
-    two, three = (studies.read_table(name, {}).cells for name in ("table2", "table3"))
+    two, three = (studies.read_study(name, {}).cells for name in ("table2", "table3"))
     rbcn = next(c for c in two if (c.row, c.column) == ("32-32-64-128", "R+G+B"))
     same = next(c for c in three if (c.row, c.column) == ("RBCN (ResNet18) 32-32-64-128", "CIFAR-100"))
     assert studies.folder_of(rbcn.config, tmp_path) == studies.folder_of(same.config, tmp_path)
@@ -385,7 +382,7 @@ def test_figure_2_draws_both_curves(root, tmp_path, capsys):
     flags += [word for setting in SETTINGS for word in ("--set", setting)]
     assert reproduce.main(flags) == 0
     assert cv2.imread(str(tmp_path / "figure2.png")) is not None
-    cell = studies.read_table("figure2", reproduce.parse_settings([*SETTINGS, "stem=cifar", f"root={root}"])).cells[1]
+    cell = studies.read_study("figure2", reproduce.parse_settings([*SETTINGS, "stem=cifar", f"root={root}"])).cells[1]
     curves = studies.read_curves(studies.folder_of(cell.config, tmp_path) / "log.csv")
     assert [epoch for epoch, _ in curves["test"]] == [1.0]
     assert [epoch for epoch, _ in curves["train"]] == [1.0]
@@ -500,3 +497,17 @@ def test_a_classifier_is_no_tracker(trained):
     for name, message in (("resnet18", "holds no tracker backbone"), ("resnet18-packed", "classifier, no tracker")):
         with pytest.raises(ValueError, match=message):
             load_backbone(trained / f"{name}.safetensors")
+
+
+def test_two_trainings_at_once_make_their_teacher_once(root, tmp_path):
+    """The second waits for the lock; then the teacher is there."""
+    command = [sys.executable, str(ROOT / "tools" / "train_classifier.py"), *NET, "--root", str(root), *QUICK]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    both = [
+        subprocess.Popen([*command, "--out", str(tmp_path / name)], stdout=subprocess.PIPE, text=True, env=env)
+        for name in ("one", "two")
+    ]
+    said = "".join(process.communicate(timeout=200)[0] for process in both)
+    assert [process.returncode for process in both] == [0, 0]
+    assert said.count("is trained first") == 1
+    assert said.count(", serves;") == 1

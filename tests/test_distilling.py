@@ -16,6 +16,7 @@ from rbsf.tools.train_rbsf import main
 from rbsf.tracker.anchor_free import AnchorFree
 from rbsf.tracker.rbsf2 import TorchNetwork
 from rbsf.tracker.teachers.made_up import write_made_up
+from rbsf.train.distributed import ALONE
 from rbsf.weights import load_weights, save_weights
 
 SMALL = ["--channels", "8-16-32", "--depths", "1-1-1", "--features", "8", "--head-depth", "1", "--pairs", "4"]
@@ -167,7 +168,7 @@ def test_presence_of_another_network(store: Path, tmp_path: Path) -> None:
     one = next(path for path in (store.parent / "videos" / "train").iterdir() if path.is_dir())
     flags = ["--data", str(store), "--presence-of", str(tmp_path / "other.safetensors")]
     with pytest.raises(ValueError, match="holds one sequence; presence is looked at between two or more"):
-        distilled.validation(read_settings([*flags, "--val", str(one)]))
+        distilled.DistilledRecipe(read_settings([*flags, "--val", str(one)]), ALONE).validation()
 
 
 def test_what_a_user_can_do_wrong(store: Path, pair: str, tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def test_key_is_of_the_code_and_the_device_too(models: Path, monkeypatch: pytest
     for name, value in (
         ("rbsf.eval.trackers.cv2.__version__", "4.99.0"),
         ("rbsf.eval.trackers.TRACKER_VERSION", 99),
-        ("rbsf.eval.trackers.choose_device", lambda name: torch.device("cuda:1")),
+        ("rbsf.train.device.choose_device", lambda name: torch.device("cuda:1")),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(name, value)

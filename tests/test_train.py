@@ -154,7 +154,7 @@ def test_resume_in_the_middle_of_an_epoch_to_the_bit(store, teacher, tmp_path, m
 def test_without_teacher_the_float_network_is_trained_first(store, tmp_path, capsys):
     flags = ["--data", str(store), "--out", str(tmp_path / "run"), *QUICK, "--epochs", "1", "--pairs", "2"]
     assert main(flags) == 0
-    assert "the float SiamFC is trained first" in capsys.readouterr().out
+    assert "the float siamfc is trained first" in capsys.readouterr().out
     assert load_weights(tmp_path / "run" / "teacher" / "siamfc.safetensors")[1] == "siamfc"
     assert load_weights(tmp_path / "run" / "rbsf.safetensors")[1] == "rbsf"
 

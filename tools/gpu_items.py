@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rbsf.tools.gpu_distil import FOLDER, PAIRS, TEACHER
-from rbsf.tools.studies import folder_of, read_table
+from rbsf.tools.studies import folder_of, read_study
 from rbsf.train.worklist import Item
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -179,7 +179,7 @@ def _training_item(entry: Training, data: Path, rehearse: bool, before: list[Ite
 
 
 def _config_of(entry: Training, settings: dict[str, Any]) -> Any:
-    cells = read_table(entry.table, settings).cells
+    cells = read_study(entry.table, settings).cells
     return next(cell.config for cell in cells if (cell.row, cell.column) == (entry.row, entry.column))
 
 

@@ -31,7 +31,7 @@ from rbsf.system.program import positive_int, run
 from rbsf.tracker.flags import add_constants_flag
 
 if TYPE_CHECKING:
-    from rbsf.tools.studies import Table
+    from rbsf.tools.studies import Study
 
 NAMES = (*sorted(path.stem for path in (CONFIGS / "tables").glob("*.yaml")), "table6")
 TRACK_FLAGS = ("workers", "constants", "every", "frames")  # of eval/run_benchmarks.py, handed on to it
@@ -86,7 +86,7 @@ def parse_settings(words: list[str]) -> dict[str, Any]:
     return settings
 
 
-def select(table: Table, only: list[str]) -> Table:
+def select(table: Study, only: list[str]) -> Study:
     """The table with the cells of these rows and columns, all where none is named; ValueError for a name of neither."""
     rows, columns = {cell.row for cell in table.cells}, {cell.column for cell in table.cells}
     if unknown := [text for text in only if text not in rows | columns]:
@@ -96,7 +96,7 @@ def select(table: Table, only: list[str]) -> Table:
     return dataclasses.replace(table, cells=[c for c in table.cells if c.row in rows and c.column in columns])
 
 
-def list_cells(table: Table, seeds: list[int], out: Path) -> None:
+def list_cells(table: Study, seeds: list[int], out: Path) -> None:
     """Print each training's state, and the command that runs it alone."""
     from rbsf.tools.studies import folder_of, state_of
 
@@ -127,7 +127,7 @@ def command(config: Any, folder: Path) -> str:
     return shlex.join(words)
 
 
-def train_cells(table: Table, seeds: list[int], out: Path) -> int:
+def train_cells(table: Study, seeds: list[int], out: Path) -> int:
     """Train what is missing; a cell whose data is not there is named and left out.  The exit code."""
     from rbsf.tools.studies import run_cell
 
@@ -148,7 +148,7 @@ def train_cells(table: Table, seeds: list[int], out: Path) -> int:
 
 
 def table6() -> str:
-    """Table 6: memory and multiplications of ResNet-18, counted."""
+    """Study 6: memory and multiplications of ResNet-18, counted."""
     from rbsf.cost import count, total
     from rbsf.tools.cost import build_pair
 
@@ -162,15 +162,15 @@ def table6() -> str:
         ("speedup", "10.86x", f"{real.multiplications / binary.multiplications:.2f}x"),
     )
     lines = "\n".join(f"| {' | '.join(row)} |" for row in (("", "paper", "ours"), ("---", "---:", "---:"), *rows))
-    return f"Table 6: memory and multiplications; 224 x 224\n\n{lines}\n"
+    return f"Study 6: memory and multiplications; 224 x 224\n\n{lines}\n"
 
 
-def open_table(args: argparse.Namespace) -> Table:
+def open_table(args: argparse.Namespace) -> Study:
     """The table, its cells with the settings of the command line; ValueError for flags of the other kind of table."""
-    from rbsf.tools.studies import folder_of, read_table
+    from rbsf.tools.studies import folder_of, read_study
 
     given = {"classifier": {"root": args.root or "data"}, "tracker": {"data": args.data or [], "teacher": args.teacher}}
-    table = select(read_table(args.name, parse_settings(args.set), given), args.only)
+    table = select(read_study(args.name, parse_settings(args.set), given), args.only)
     for trains, flags in FLAGS_OF.items():
         for flag in flags:
             if trains != table.trains and getattr(args, flag):
@@ -208,7 +208,7 @@ def make(args: argparse.Namespace) -> tuple[str, int]:
     return text, code
 
 
-def make_trackers(args: argparse.Namespace, table: Table) -> tuple[str, int]:
+def make_trackers(args: argparse.Namespace, table: Study) -> tuple[str, int]:
     """Train what is missing and track with it; the table and the exit code.  No table where a training was stopped."""
     from rbsf.tools.tracker_studies import finish, open_test
 

@@ -61,13 +61,14 @@ def main(argv: list[str] | None = None) -> int:
     import cv2
 
     from rbsf.system.files import write_atomically
-    from rbsf.tools.recipes.siamese import open_data, open_pairs
+    from rbsf.tools.recipes.siamese import SiameseRecipe
     from rbsf.tools.recipes.siamese_config import read_config
+    from rbsf.train.distributed import ALONE
 
     config = read_config(argv, __doc__ or "")
-    stores, held_out = open_data(config, Path(config.out).parent)
-    pairs = open_pairs(config, stores, held_out, COUNT)
-    items = [pairs[i] for i in range(COUNT)]
+    recipe = SiameseRecipe(config, ALONE)
+    recipe.open()
+    items = [recipe.dataset[i] for i in range(COUNT)]
     picture = Path(config.out) / "pairs.png"
     write_atomically(picture, cv2.imencode(".png", cv2.cvtColor(sheet(items), cv2.COLOR_RGB2BGR))[1].tobytes())
     print(f"{picture}: {COUNT} pairs")

@@ -16,10 +16,9 @@ from rbsf.datasets.images.cifar import CIFAR100
 from rbsf.datasets.images.in_memory import ArrayData
 from rbsf.models import build
 from rbsf.shipped import CONFIGS
-from rbsf.tools.recipes.classifier import Batches, ClassifierConfig, build_rectifier
+from rbsf.tools.recipes.classifier import ClassifierConfig, ClassifierRecipe
 from rbsf.train.config import read_yaml
-from rbsf.train.cross_entropy import ClassificationTask
-from rbsf.train.distributed import Process
+from rbsf.train.distributed import ALONE, Process
 from rbsf.train.rectify import Rectifier
 from rbsf.weights import save_weights
 
@@ -65,24 +64,25 @@ class Trial:
 
     def _build(self, precision: torch.dtype) -> Rectifier:
         """The networks as made on the CPU, so that they are the same everywhere, then on the device."""
-        cpu = Process(0, 1, torch.device("cpu"))
-        self._cpu_batches = Batches(made_up_images(self.config.images), self.config, cpu)
-        made = self._rectifier(self._cpu_batches, precision)
+        config = dataclasses.replace(self.config, precision=str(precision).removeprefix("torch."))
+        images = made_up_images(config.images)
+        self._recipe = ClassifierRecipe(config, ALONE, (images, images))
+        made = self._rectifier(self._recipe)
         if self.device.type == "cpu":
             return made
-        images = made_up_images(self.config.images).to(self.device)
-        placed = self._rectifier(Batches(images, self.config, cpu._replace(device=self.device)), precision)
+        there = images.to(self.device)
+        placed = self._rectifier(ClassifierRecipe(config, Process(0, 1, self.device), (there, there)))
         placed.load_state_dict(made.state_dict())
         return placed
 
-    def _rectifier(self, batches: Batches, precision: torch.dtype) -> Rectifier:
-        task = ClassificationTask(precision)
-        if not self.config.needs_teacher:
-            return build_rectifier(self.config, task, batches)
+    def _rectifier(self, recipe: ClassifierRecipe) -> Rectifier:
+        if not recipe.config.needs_teacher:
+            return recipe.build()
         with tempfile.TemporaryDirectory() as folder:
             teacher = Path(folder) / "teacher.safetensors"
             self._write_teacher(teacher)
-            return build_rectifier(dataclasses.replace(self.config, teacher=str(teacher)), task, batches)
+            recipe.config = dataclasses.replace(recipe.config, teacher=str(teacher))
+            return recipe.build()
 
     def _write_teacher(self, path: Path) -> None:
         """A float twin that has learned nothing but the statistics of its batch-norms."""
@@ -90,13 +90,13 @@ class Trial:
         twin = self.config.float_twin()
         net = build(self.config.model, **twin.network_options(CIFAR100.classes)).train()
         with torch.no_grad():
-            for batch in self._cpu_batches(0, 0, TEACHER_BATCHES):
+            for batch in self._recipe.batches(0, 0, TEACHER_BATCHES):
                 net(batch["image"])
         save_weights(net, self.config.model, path)
 
     def batches(self, count: int) -> list[dict[str, Tensor]]:
         """The first `count` batches, on the device; they begin anew after the last."""
-        first = list(islice(self._cpu_batches(0, 0, min(count, TEACHER_BATCHES)), count))
+        first = list(islice(self._recipe.batches(0, 0, min(count, TEACHER_BATCHES)), count))
         placed = [self._placed(batch) for batch in first]
         return [placed[number % len(placed)] for number in range(count)]
 

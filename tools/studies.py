@@ -19,12 +19,13 @@ import yaml
 
 from rbsf.shipped import CONFIGS
 from rbsf.system.files import write_atomically
-from rbsf.tools.recipes import classifier, siamese
-from rbsf.tools.recipes.classifier import RESULT, ClassifierConfig
-from rbsf.tools.recipes.common import RunConfig
+from rbsf.tools.recipes.classifier import RESULT, ClassifierConfig, ClassifierRecipe, with_defaults
+from rbsf.tools.recipes.siamese import SiameseRecipe
 from rbsf.tools.recipes.siamese_config import TrainConfig
 from rbsf.train.config import check_settings, read_yaml
 from rbsf.train.loop import CHECKPOINT
+from rbsf.train.run_config import RunConfig
+from rbsf.train.trainer import Recipe, run
 
 TABLES = CONFIGS / "tables"
 KEYS = {"title", "trains", "config", "set", "columns", "rows"}
@@ -33,13 +34,10 @@ PART_KEYS = {"config", "set", "paper", "metric"}  # of a row or column
 METRICS = ("top1", "top5")
 TRAINS: dict[str, type[RunConfig]] = {"classifier": ClassifierConfig, "tracker": TrainConfig}
 CONFIGURE: dict[type, Callable[[dict[str, Any]], Any]] = {
-    ClassifierConfig: classifier.with_defaults,
+    ClassifierConfig: with_defaults,
     TrainConfig: lambda settings: TrainConfig(**settings),
 }
-TRAIN: dict[type, Callable[[Any], int]] = {
-    ClassifierConfig: classifier.train_all,
-    TrainConfig: siamese.train_all,
-}
+RECIPES: dict[type, type[Recipe]] = {ClassifierConfig: ClassifierRecipe, TrainConfig: SiameseRecipe}
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Table:
+class Study:
     """`title` and cells, row by row; `trains` is a key of TRAINS."""
 
     title: str
@@ -70,7 +68,7 @@ class Table:
     trains: str = "classifier"
 
 
-def read_table(name: str, overrides: dict[str, Any], given: dict[str, dict[str, Any]] | None = None) -> Table:
+def read_study(name: str, overrides: dict[str, Any], given: dict[str, dict[str, Any]] | None = None) -> Study:
     """The table of configs/tables/NAME.yaml, or of the file `name` where it ends in .yaml.
 
     A cell's settings are those of the file `config` of its row or of the table, then those `given` for what the table
@@ -83,7 +81,7 @@ def read_table(name: str, overrides: dict[str, Any], given: dict[str, dict[str, 
     cls = TRAINS[content["trains"]]
     base = {**(given or {}).get(content["trains"], {}), **check_settings(cls, content["set"], f"{path}: set")}
     cells = _cells(path, content, base, check_settings(cls, overrides, "--set"))
-    return Table(content["title"], list(cells), content["trains"])
+    return Study(content["title"], list(cells), content["trains"])
 
 
 def _read_content(path: Path) -> dict[str, Any]:
@@ -155,7 +153,8 @@ def run_cell(config: RunConfig, out: Path) -> int:
     folder, state = folder_of(config, out), state_of(config, out)
     if state == "done":
         return 0
-    return TRAIN[type(config)](dataclasses.replace(config, out=str(folder), resume=state == "half done"))
+    own = dataclasses.replace(config, out=str(folder), resume=state == "half done")
+    return run(RECIPES[type(config)], own)
 
 
 def result_of(config: ClassifierConfig, out: Path) -> dict[str, float] | None:
@@ -164,7 +163,7 @@ def result_of(config: ClassifierConfig, out: Path) -> dict[str, float] | None:
     return json.loads(path.read_text()) if path.is_file() else None
 
 
-def as_markdown(table: Table, seeds: list[int], out: Path) -> str:
+def as_markdown(table: Study, seeds: list[int], out: Path) -> str:
     """Paper, ours, difference, epochs, training images and seeds of every cell."""
     heads = ("", "", "paper", "ours", "difference", "epochs", "images an epoch", "seeds")
     rows = [heads, tuple("---" if i < 2 else "---:" for i in range(len(heads)))]
@@ -201,7 +200,7 @@ def read_curves(log: Path) -> dict[str, list[tuple[float, float]]]:
     return curves
 
 
-def plot_curves(table: Table, seed: int, out: Path, path: Path) -> bool:
+def plot_curves(table: Study, seed: int, out: Path, path: Path) -> bool:
     """Draw training and test error of the table's rows over epochs, as figure 2; False where no row has a log."""
     from matplotlib.figure import Figure
 

@@ -15,15 +15,13 @@ from rbsf.eval import run_benchmarks
 from rbsf.eval.benchmarks import Split
 from rbsf.eval.summary import summarise
 from rbsf.eval.tables import Cell as TextCell
-from rbsf.eval.tables import Table as TextTable
-from rbsf.eval.tables import markdown_text, number
+from rbsf.eval.tables import Table, markdown_text, number
 from rbsf.eval.trackers import TrackerSpec
 from rbsf.system.files import write_atomically
-from rbsf.tools.recipes.common import dtype_of
-from rbsf.tools.studies import Table, folder_of, state_of
-from rbsf.tracker.backbones import choose_device
+from rbsf.tools.studies import Study, folder_of, state_of
 from rbsf.tracker.flags import read_constants
 from rbsf.tracker.siamfc import TrackerConfig
+from rbsf.train.device import choose_device, dtype_of
 
 Trained = tuple[str, int]  # row, seed
 METRICS = {"auc": "AUC", "precision": "precision"}
@@ -64,14 +62,14 @@ def open_test(text: str, out: Path, **flags: object) -> EvalSet:
     return EvalSet(args, run_benchmarks.find(args))
 
 
-def track(test: EvalSet, table: Table, seeds: list[int], out: Path) -> Scored:
+def track(test: EvalSet, study: Study, seeds: list[int], out: Path) -> Scored:
     """Track with every training that is done, unless its results are there; packed networks run packed.
 
     A network trained for a correlation of signs is tracked with one.
     """
     files: dict[Path, list[Trained]] = {}  # rows of the same settings share one
     by_signs: list[bool] = []  # a file each
-    for cell in table.cells:
+    for cell in study.cells:
         for seed in seeds:
             config = dataclasses.replace(cell.config, seed=seed)
             if state_of(config, out) == "done":
@@ -107,26 +105,26 @@ def _run(args: argparse.Namespace, split: Split, by_signs: list[bool]) -> dict[s
     return summarise(split, run_benchmarks.entrants(args, stores), None, {}, ({}, {}))
 
 
-def as_markdown(table: Table, seeds: list[int], out: Path, tests: list[Scored]) -> str:
+def as_markdown(study: Study, seeds: list[int], out: Path, tests: list[Scored]) -> str:
     """Seeds and pairs of each row; on each test set AUC, its difference from the first row's, and precision.
 
     Means over the seeds, ± their deviation.  The difference is of the same seeds, so that what these share cancels.
     """
     rows = []
-    for cell in table.cells:
+    for cell in study.cells:
         done = sum(state_of(dataclasses.replace(cell.config, seed=seed), out) == "done" for seed in seeds)
         pairs = f"{cell.config.epochs} x {cell.config.pairs:,}"
         row = [TextCell(cell.row), TextCell(str(done) if done else "not run", done), TextCell(pairs, 0)]
         for test in tests:
-            own, first = ({s: test.scores.get((name, s), {}) for s in seeds} for name in (cell.row, table.cells[0].row))
+            own, first = ({s: test.scores.get((name, s), {}) for s in seeds} for name in (cell.row, study.cells[0].row))
             auc, precision = ([own[s][m] for s in seeds if m in own[s]] for m in METRICS)
             gaps = [own[s]["auc"] - first[s]["auc"] for s in seeds if own[s] and first[s]]
-            row += [_figure(auc), _figure(gaps if cell is not table.cells[0] else [], "+.3f"), _figure(precision)]
+            row += [_figure(auc), _figure(gaps if cell is not study.cells[0] else [], "+.3f"), _figure(precision)]
         rows.append(row)
     groups = (("", 3), *((test.title, 3) for test in tests))
     columns = ["", "seeds", "pairs", *["AUC", "difference", "precision"] * len(tests)]
     failed = [f"Left out on {test.title}: {line}" for test in tests for line in test.failed]
-    text = [markdown_text(table.title), str(TextTable("", columns, rows, groups)), *map(markdown_text, failed)]
+    text = [markdown_text(study.title), str(Table("", columns, rows, groups)), *map(markdown_text, failed)]
     return "\n\n".join(text) + "\n"
 
 
@@ -136,14 +134,14 @@ def _figure(values: list[float], form: str = ".3f") -> TextCell:
     return dataclasses.replace(cell, text=f"{cell.text} ± {stdev(values):.3f}") if len(values) > 1 else cell
 
 
-def plot(table: Table, seeds: list[int], tests: list[Scored], path: Path) -> bool:
+def plot(study: Study, seeds: list[int], tests: list[Scored], path: Path) -> bool:
     """Draw the AUC on each test set: a point for each seed, a bar for their mean; False where there is none."""
     from matplotlib.figure import Figure
 
     tests = [test for test in tests if test.scores]
     if not tests:
         return False
-    names = list(dict.fromkeys(cell.row for cell in table.cells))
+    names = list(dict.fromkeys(cell.row for cell in study.cells))
     figure = Figure(figsize=(2 + 3.5 * len(tests), 1.2 + 0.4 * len(names)), layout="constrained")
     panels = figure.subplots(1, len(tests), sharey=True, squeeze=False)[0]
     for axes, test in zip(panels, tests, strict=True):
@@ -159,10 +157,10 @@ def plot(table: Table, seeds: list[int], tests: list[Scored], path: Path) -> boo
     return True
 
 
-def finish(table: Table, seeds: list[int], out: Path, tests: list[EvalSet], name: str) -> tuple[str, int]:
+def finish(study: Study, seeds: list[int], out: Path, tests: list[EvalSet], name: str) -> tuple[str, int]:
     """Track, and draw OUT/NAME.png: the table's text, and 1 where something was left out."""
-    scored = [track(test, table, seeds, out) for test in tests]
-    text = as_markdown(table, seeds, out, scored)
-    if plot(table, seeds, scored, picture := out / f"{name}.png"):
+    scored = [track(test, study, seeds, out) for test in tests]
+    text = as_markdown(study, seeds, out, scored)
+    if plot(study, seeds, scored, picture := out / f"{name}.png"):
         text += f"\n![AUC, a point for each seed and a bar for their mean]({picture.name})\n"
     return text, int(any(test.failed for test in scored))

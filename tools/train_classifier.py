@@ -23,12 +23,10 @@ from rbsf.system.program import require, run
 def main(argv: list[str] | None = None) -> int:
     """Train; 0 when done, 128 + signal when stopped."""
     require("train")
-    from rbsf.tools.recipes.classifier import (  # not above: `run` words what can fail in these imports
-        read_config,
-        train_all,
-    )
+    from rbsf.tools.recipes.classifier import ClassifierRecipe, read_config
+    from rbsf.train.trainer import run as train
 
-    return train_all(read_config(argv, __doc__ or ""))
+    return train(ClassifierRecipe, read_config(argv, __doc__ or ""))
 
 
 if __name__ == "__main__":

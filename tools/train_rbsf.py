@@ -23,22 +23,19 @@ from rbsf.system.program import require, run
 def main(argv: list[str] | None = None) -> int:
     """Train; 0 when done, 128 + signal when stopped."""
     require("train")
+    from rbsf.train.trainer import run as train
+
     family = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     family.add_argument("--model")
     known, others = family.parse_known_args(argv)
-    if known.model == "rbsf2":
-        return _train_rbsf2(others)
-    from rbsf.tools.recipes.siamese import train_all
-    from rbsf.tools.recipes.siamese_config import read_config  # not above: `run` words what can fail in these imports
+    if known.model == "rbsf2":  # which has settings of its own
+        from rbsf.tools.recipes.distilled import DistilledRecipe, read_settings
 
-    return train_all(read_config(argv, __doc__ or ""))
+        return train(DistilledRecipe, read_settings(others, __doc__ or ""))
+    from rbsf.tools.recipes.siamese import SiameseRecipe
+    from rbsf.tools.recipes.siamese_config import read_config
 
-
-def _train_rbsf2(arguments: list[str]) -> int:
-    """RB-SF 2 has settings of its own."""
-    from rbsf.tools.recipes.distilled import read_settings, train_all
-
-    return train_all(read_settings(arguments, __doc__ or ""))
+    return train(SiameseRecipe, read_config(argv, __doc__ or ""))
 
 
 if __name__ == "__main__":

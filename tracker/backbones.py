@@ -18,7 +18,6 @@ from rbsf.tracker.geometry import EXEMPLAR_SIZE
 from rbsf.tracker.siamfc import Backbone
 
 if TYPE_CHECKING:  # torch takes a second to import and a packed network needs none
-    import torch
     from torch import nn
 
 PRECISIONS = ("float32", "bfloat16")
@@ -37,6 +36,8 @@ def torch_backbone(net: nn.Module, device: str = "auto", precision: str = "float
 
     if precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r}: give one of {', '.join(PRECISIONS)}")
+    from rbsf.train.device import choose_device
+
     place = choose_device(device)
     net = net.eval().to(place).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -160,16 +161,3 @@ def _load_torch(path: Path, device: str, precision: str, threads: int | None) ->
     if threads is not None:
         torch.set_num_threads(threads)
     return torch_backbone(load_weights(path)[0], device, precision)
-
-
-def choose_device(name: str) -> torch.device:
-    """PyTorch device called `name`, for "auto" a GPU if there is one; ValueError where it is not to be had."""
-    import torch
-
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-        return torch.device(name)
-    except (RuntimeError, AssertionError) as error:  # torch's two ways to say that a device is not there
-        raise ValueError(f"device {name!r} is not available here: {str(error).splitlines()[0]}; try cpu") from error

@@ -60,11 +60,12 @@ def _in_torch(path: Path, device: str, threads: int | None) -> Network:
     import torch
 
     from rbsf.tracker.rbsf2 import TorchNetwork
+    from rbsf.train.device import choose_device
     from rbsf.weights import load_weights
 
     if threads is not None:
         torch.set_num_threads(threads)
-    return TorchNetwork(load_weights(path)[0].to(backbones.choose_device(device)))
+    return TorchNetwork(load_weights(path)[0].to(choose_device(device)))
 
 
 def make_tracker(network: Backbone | Network, constants: Constants, name: str = "") -> SiamFC | AnchorFree:

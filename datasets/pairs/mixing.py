@@ -7,25 +7,21 @@ form.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from rbsf.datasets.pairs.crop_store import CROP_CENTER, CROP_SIZE
 from rbsf.tracker.geometry import EXEMPLAR_SIZE
+from rbsf.train.config import setting
 
 REACH = 96.0  # pixels off the middle, in x and in y, to which things are put: with any shift still in the search crop
 FEATHER = 0.25  # of an ellipse's radius: over so much of it, inwards from its edge, a pasted target fades
 ZOOM = 1.25  # distractors are enlarged or shrunk by up to this factor
 WINDOW_ZOOM = 1.5  # the same of windows
 PLACES = 4  # places looked at for a window, or for a target in a scene
-
-
-def setting(default: float, text: str) -> Any:
-    """A field of a configuration, with what --help says of it."""
-    return field(default=default, metadata={"help": text})
 
 
 @dataclass

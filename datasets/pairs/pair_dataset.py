@@ -23,11 +23,11 @@ from rbsf.datasets.pairs.mixing import (
     check_range,
     paste_on_scene,
     random_window,
-    setting,
 )
 from rbsf.datasets.pairs.sampling import Pair, PairDraws, Row
 from rbsf.datasets.workers import start_worker
 from rbsf.tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE, mean_color
+from rbsf.train.config import setting
 
 Item = dict[str, torch.Tensor]
 Key = tuple[int, int, int]  # seed, epoch, i: what a pair depends on

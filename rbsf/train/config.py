@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import types
 import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,29 @@ import yaml
 
 from rbsf.shipped import find_config
 from rbsf.system.files import write_atomically
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    choices: Sequence[str] = (),
+    metavar: str = "PATH",
+    changeable: bool = False,
+    decisive: bool = True,
+    path: bool = False,
+) -> Any:
+    """A field of a configuration; `default` is a value, or `list` for an empty list.
+
+    `metavar`: what an item of a list is called.  `changeable`: it may be another one when a training is resumed.
+    `decisive`: the result depends on it.  `path`: it is a path, of which only the last part travels with weights.
+    """
+    metadata = {"help": help, "metavar": metavar, "changeable": changeable, "decisive": decisive, "path": path}
+    if choices:
+        metadata["choices"] = choices
+    if default is list:
+        return dataclasses.field(default_factory=list, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def parse_config(
@@ -79,9 +103,7 @@ def _add_flag(parser: argparse.ArgumentParser, field: dataclasses.Field, kind: A
     if kind is bool:
         parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
     elif typing.get_origin(kind) is list:
-        parser.add_argument(
-            flag, action="append", help=text + "; repeatable", metavar=field.metadata.get("metavar", "PATH")
-        )
+        parser.add_argument(flag, action="append", help=text + "; repeatable", metavar=field.metadata["metavar"])
     else:
         metavar = None if field.metadata.get("choices") else {int: "N", float: "X"}.get(kind, "TEXT")
         parser.add_argument(flag, type=kind, help=text, choices=field.metadata.get("choices"), metavar=metavar)

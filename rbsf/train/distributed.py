@@ -25,6 +25,9 @@ class Process(NamedTuple):
     device: torch.device
 
 
+ALONE = Process(0, 1, torch.device("cpu"))
+
+
 def start(device: torch.device) -> Process:
     """Join the processes torchrun started, if it did."""
     if "RANK" not in os.environ:

@@ -6,7 +6,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,6 +19,7 @@ from rbsf.system.stop import StopRequest
 from rbsf.train import distributed
 from rbsf.train.capture import CapturedSteps
 from rbsf.train.checkpoint import save_checkpoint
+from rbsf.train.config import setting
 from rbsf.train.log import History
 from rbsf.train.rectify import Rectifier
 
@@ -31,19 +32,16 @@ class LoopConfig:
 
     UNIT: ClassVar[str] = "sample"
 
-    epochs: int = field(default=30, metadata={"help": "epochs"})
-    batch_size: int = field(default=8, metadata={"help": "samples a batch, per process"})
-    seed: int = field(default=0, metadata={"help": "seed of weights, order and augmentation"})
-    warmup: int = field(
-        default=50,
-        metadata={"help": "steps over which the rates rise to their values; then they follow a cosine to 1%"},
+    epochs: int = setting(30, "epochs", changeable=True)
+    batch_size: int = setting(8, "samples a batch, per process")
+    seed: int = setting(0, "seed of weights, order and augmentation")
+    warmup: int = setting(50, "steps over which the rates rise to their values; then they follow a cosine to 1%")
+    save_minutes: float = setting(
+        5.0, "minutes between checkpoints; one follows each epoch too", changeable=True, decisive=False
     )
-    save_minutes: float = field(
-        default=5.0, metadata={"help": "minutes between checkpoints; one follows each epoch too"}
-    )
-    log_every: int = field(default=20, metadata={"help": "steps between rows of the log"})
-    capture: bool = field(
-        default=True, metadata={"help": "on a GPU, record the launches of a step once and replay them: faster"}
+    log_every: int = setting(20, "steps between rows of the log", changeable=True, decisive=False)
+    capture: bool = setting(
+        True, "on a GPU, record the launches of a step once and replay them: faster", changeable=True, decisive=False
     )
 
     def __post_init__(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any, Protocol, cast
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from rbsf.layers import BinaryConv2d, binary_layers
 from rbsf.maps import MapNorm, MapRecorder, Maps, Stats
 from rbsf.train.adversarial import Discriminators, adversarial_loss, discriminator_loss, pool
+from rbsf.train.config import setting
 from rbsf.train.distributed import average_buffers, average_gradients
 
 
@@ -33,43 +34,31 @@ class Task(Protocol):
 class RectifyConfig:
     """Algorithm 1's switches (R, G, B of Table 2), weights and learning rates."""
 
-    rectify: bool = field(default=True, metadata={"help": "R: learn C and apply the kernel loss"})
-    gan: bool = field(default=True, metadata={"help": "G: discriminators on the feature maps"})
-    bn_pass: float = field(
-        default=0.1, metadata={"help": "B: batch-norm-only pass after each epoch, share of an epoch; 0 = off"}
+    rectify: bool = setting(True, "R: learn C and apply the kernel loss")
+    gan: bool = setting(True, "G: discriminators on the feature maps")
+    bn_pass: float = setting(0.1, "B: batch-norm-only pass after each epoch, share of an epoch; 0 = off")
+    norm_epochs: int = setting(
+        -1,
+        "epochs after which batch-norms keep their statistics, measured anew then, as they will be used;"
+        " -1: they go by each batch to the end",
     )
-    norm_epochs: int = field(
-        default=-1,
-        metadata={
-            "help": "epochs after which batch-norms keep their statistics, measured anew then, as they will be used;"
-            " -1: they go by each batch to the end"
-        },
+    lambda_kernel: float = setting(1e-4, "lambda1, weight of the kernel loss (Eq. 3)")
+    lambda_adversarial: float = setting(0.1, "lambda2, weight of the adversarial loss (Eq. 4)")
+    lambda_match: float = setting(1.0, "weight of feature-map regression to the teacher (not in the paper)")
+    lambda_decay: float = setting(0.9, "lambda1 and lambda2 are multiplied by this ...")
+    lambda_epochs: int = setting(60, "... every so many epochs")
+    lr_binary: float = setting(1e-3, "eta1, rate of the latent binary filters W", changeable=True)
+    lr_real: float = setting(
+        1e-3,
+        "rate of the real weights; 0 keeps the real layers and their batch-norms as they are at the start",
+        changeable=True,
     )
-    lambda_kernel: float = field(default=1e-4, metadata={"help": "lambda1, weight of the kernel loss (Eq. 3)"})
-    lambda_adversarial: float = field(default=0.1, metadata={"help": "lambda2, weight of the adversarial loss (Eq. 4)"})
-    lambda_match: float = field(
-        default=1.0, metadata={"help": "weight of feature-map regression to the teacher (not in the paper)"}
-    )
-    lambda_decay: float = field(default=0.9, metadata={"help": "lambda1 and lambda2 are multiplied by this ..."})
-    lambda_epochs: int = field(default=60, metadata={"help": "... every so many epochs"})
-    lr_binary: float = field(default=1e-3, metadata={"help": "eta1, rate of the latent binary filters W"})
-    lr_real: float = field(
-        default=1e-3,
-        metadata={
-            "help": "rate of the real weights; 0 keeps the real layers and their batch-norms as they are at the start"
-        },
-    )
-    lr_c: float = field(default=1e-3, metadata={"help": "eta2, rate of the learnable matrices C"})
-    lr_norm: float = field(default=1e-3, metadata={"help": "rate of the batch-norm layers"})
-    lr_discriminator: float = field(default=1e-3, metadata={"help": "rate of the discriminators"})
-    train_teacher: bool = field(
-        default=False, metadata={"help": "train the teacher beside the student, as Apprentice's scheme A does"}
-    )
-    optimizer: str = field(
-        default="adam",
-        metadata={"help": "adam, or sgd with momentum 0.9 (discriminators: adam)", "choices": ("adam", "sgd")},
-    )
-    weight_decay: float = field(default=0.0, metadata={"help": "decay of real and latent binary weights"})
+    lr_c: float = setting(1e-3, "eta2, rate of the learnable matrices C", changeable=True)
+    lr_norm: float = setting(1e-3, "rate of the batch-norm layers", changeable=True)
+    lr_discriminator: float = setting(1e-3, "rate of the discriminators", changeable=True)
+    train_teacher: bool = setting(False, "train the teacher beside the student, as Apprentice's scheme A does")
+    optimizer: str = setting("adam", "adam, or sgd with momentum 0.9 (discriminators: adam)", choices=("adam", "sgd"))
+    weight_decay: float = setting(0.0, "decay of real and latent binary weights")
 
     def __post_init__(self) -> None:
         """Raise ValueError naming the field, its value and what would be valid."""

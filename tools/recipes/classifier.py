@@ -1,12 +1,11 @@
-"""The training of a classifier from its configuration.  What tools/train_classifier.py and reproduce.py run."""
+"""The training of a classifier.  What tools/train_classifier.py and reproduce.py run."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,31 +16,19 @@ from torch import Tensor, nn
 from rbsf.datasets.images.augment import augment, batch_generator, normalise
 from rbsf.datasets.images.in_memory import ArrayData
 from rbsf.datasets.images.labelled import LABELLED, Labelled, open_labelled
-from rbsf.export.pack import pack_weights
 from rbsf.layers import binary_layers
 from rbsf.maps import CALIBRATION, Stats, measure_maps, start_from_teacher
 from rbsf.methods import METHODS
 from rbsf.models import CLASSIFIERS, build
 from rbsf.system.files import write_atomically
-from rbsf.tools.recipes.common import (
-    RunConfig,
-    describe_place,
-    dtype_of,
-    place,
-    provenance,
-    report_size,
-    resumed,
-    run_training,
-    saved_state,
-    write_record,
-)
-from rbsf.train import distributed
-from rbsf.train.config import parse_config
+from rbsf.train.config import parse_config, setting
 from rbsf.train.cross_entropy import ClassificationTask, evaluate
+from rbsf.train.device import dtype_of, place
 from rbsf.train.distributed import Process
-from rbsf.train.loop import Loop
 from rbsf.train.rectify import Rectifier, RectifyConfig
-from rbsf.weights import load_weights, save_weights
+from rbsf.train.run_config import RunConfig, resumed
+from rbsf.train.trainer import Recipe, Validate
+from rbsf.weights import load_weights
 
 RESULT = "result.json"
 FLOAT = "float"  # in place of a method: the real network
@@ -57,43 +44,38 @@ class ClassifierConfig(RunConfig):
 
     UNIT: ClassVar[str] = "image"
 
-    images: int = field(default=0, metadata={"help": "images an epoch; 0 = each of the training set once"})
-    subset: int = field(default=0, metadata={"help": "train on so many images, as many of each class; 0 = on all"})
-    batch_size: int = field(default=128, metadata={"help": "images a batch, per process"})
-    dataset: str = field(default="cifar100", metadata={"help": "data set", "choices": tuple(LABELLED)})
-    root: str = field(default="data", metadata={"help": "folder that holds the data set, or its files"})
-    model: str = field(default="resnet18", metadata={"help": "network to train", "choices": tuple(CLASSIFIERS)})
-    method: str = field(
-        default="rbcn",
-        metadata={
-            "help": "how it is binarized; float: not at all. By default all but rbcn have no gan, lambda_match and"
-            " bn_pass, and scheme_a has train_teacher and start random; files and flags win",
-            "choices": (FLOAT, *METHODS),
-        },
+    images: int = setting(0, "images an epoch; 0 = each of the training set once")
+    subset: int = setting(0, "train on so many images, as many of each class; 0 = on all")
+    batch_size: int = setting(128, "images a batch, per process")
+    dataset: str = setting("cifar100", "data set", choices=tuple(LABELLED))
+    root: str = setting(
+        "data", "folder that holds the data set, or its files", changeable=True, decisive=False, path=True
     )
-    method_options: list[str] = field(
-        default_factory=list,
-        metadata={"help": "option of the method, such as weight_bases=5", "metavar": "NAME=VALUE"},
+    model: str = setting("resnet18", "network to train", choices=tuple(CLASSIFIERS))
+    method: str = setting(
+        "rbcn",
+        "how it is binarized; float: not at all. By default all but rbcn have no gan, lambda_match and"
+        " bn_pass, and scheme_a has train_teacher and start random; files and flags win",
+        choices=(FLOAT, *METHODS),
     )
-    stages: str = field(default="", metadata={"help": "channels of the stages, such as 32-32-64-128"})
-    stem: str = field(default="", metadata={"help": "first layer of resnet18: imagenet (7 x 7) or cifar (3 x 3)"})
-    shortcut: str = field(
-        default="", metadata={"help": "around every convolution (conv, Bi-Real Net's) or every two (block)"}
+    method_options: list[str] = setting(list, "option of the method, such as weight_bases=5", metavar="NAME=VALUE")
+    stages: str = setting("", "channels of the stages, such as 32-32-64-128")
+    stem: str = setting("", "first layer of resnet18: imagenet (7 x 7) or cifar (3 x 3)")
+    shortcut: str = setting("", "around every convolution (conv, Bi-Real Net's) or every two (block)")
+    start: str = setting("teacher", "weights to start a 1-bit network from", choices=("teacher", "random"))
+    size: int = setting(0, "pixels of the images' side, of folders of images; 0 = 224, or 64")
+    augment: bool = setting(True, "crop at random, and flip where the data set allows it")
+    check: str = setting(
+        "auto",
+        "checksums and counts as published: strict; auto, where a file has the published size; off",
+        choices=("auto", "strict", "off"),
+        changeable=True,
+        decisive=False,
     )
-    start: str = field(
-        default="teacher", metadata={"help": "weights to start a 1-bit network from", "choices": ("teacher", "random")}
+    skip_broken: bool = setting(False, "leave images out that cannot be read", changeable=True, decisive=False)
+    out: str = setting(
+        "runs/classifier", "folder for weights, checkpoint and logs", changeable=True, decisive=False, path=True
     )
-    size: int = field(default=0, metadata={"help": "pixels of the images' side, of folders of images; 0 = 224, or 64"})
-    augment: bool = field(default=True, metadata={"help": "crop at random, and flip where the data set allows it"})
-    check: str = field(
-        default="auto",
-        metadata={
-            "help": "checksums and counts as published: strict; auto, where a file has the published size; off",
-            "choices": ("auto", "strict", "off"),
-        },
-    )
-    skip_broken: bool = field(default=False, metadata={"help": "leave images out that cannot be read"})
-    out: str = field(default="runs/classifier", metadata={"help": "folder for weights, checkpoint and logs"})
 
     def __post_init__(self) -> None:
         """Raise ValueError naming the field, its value and what would be valid."""
@@ -179,41 +161,141 @@ def read_config(argv: list[str] | None, description: str = "") -> ClassifierConf
     return resumed(ClassifierConfig, settings) if settings.get("resume") else with_defaults(settings)
 
 
-def train_all(config: ClassifierConfig) -> int:
-    """Train what `config` says, its teacher first where it needs one; 0 when done, 128 + signal when stopped."""
+class ClassifierRecipe(Recipe[ClassifierConfig]):
+    """See the module.  `images`: training and test images that are open already."""
 
-    def body(process: Process) -> None:
-        build(config.model, **config.network_options(1))  # what is wrong with the student is said before the teacher
-        data = open_data(config, process.device)
-        teacher = config.teacher
-        if config.needs_teacher and teacher is None:
-            teacher = str(_train_teacher(config, data, process))
-        train(dataclasses.replace(config, teacher=teacher), data, process)
+    def __init__(
+        self, config: ClassifierConfig, process: Process, images: tuple[Labelled, Labelled] | None = None
+    ) -> None:
+        super().__init__(config, process)
+        self.images = images
+        self.task = ClassificationTask(dtype_of(config.precision, process.device), apprentice=config.train_teacher)
 
-    return run_training(config, body)
+    @property
+    def model(self) -> str:
+        """See `Recipe`."""
+        return self.config.model
 
+    @property
+    def training(self) -> Labelled:
+        """The training images."""
+        assert self.images is not None  # `open` came before; this is for the type checker
+        return self.images[0]
 
-def _train_teacher(config: ClassifierConfig, data: tuple[Labelled, Labelled], process: Process) -> Path:
-    """Train the float twin into OUT/../teachers, where all runs beside OUT find it, unless it is there; returns its
-    weights.
-    """
-    twin = config.float_twin()
-    folder = Path(config.out).parent / twin.folder_name()
-    done = folder / f"{config.model}.safetensors"
-    if done.is_file():
-        if process.rank == 0:  # the folder's name tells settings apart, but not images that were swapped since
-            made = datetime.fromtimestamp(done.stat().st_mtime)
-            print(f"no --teacher given: {done}, made {made:%Y-%m-%d %H:%M}, serves; delete it if the data has changed")
-        return done
-    if process.rank == 0:
-        print(f"no --teacher given: the float {config.model} is trained first, into {folder}")
-    train(dataclasses.replace(twin, out=str(folder), resume=(folder / "config.yaml").is_file()), data, process)
-    return done
+    @property
+    def test(self) -> Labelled:
+        """The test images."""
+        assert self.images is not None  # as above
+        return self.images[1]
+
+    def open(self) -> None:
+        """See `Recipe`.  What is wrong with the network is said before data are read."""
+        config = self.config
+        build(config.model, **config.network_options(1))
+        self.images = self.images or open_data(config, self.process.device)
+        available = self._available()
+        if config.images > available:
+            raise ValueError(f"images is {config.images}: there are {available} to train on; 0 takes them all")
+        self.config = dataclasses.replace(config, images=config.images or available)
+
+    def _available(self) -> int:
+        return min(len(self.training), self.config.subset or len(self.training))
+
+    def missing_teacher(self) -> ClassifierRecipe | None:
+        """The float twin, in OUT/../teachers, where all trainings beside OUT find it."""
+        config = self.config
+        if not config.needs_teacher or config.teacher is not None:
+            return None
+        twin = config.float_twin()
+        folder = self.folder.parent / twin.folder_name()
+        twin = dataclasses.replace(twin, out=str(folder), resume=(folder / "config.yaml").is_file())
+        return ClassifierRecipe(twin, self.process, self.images)
+
+    def build(self) -> Rectifier:
+        """The networks, the student started from its teacher, and their training."""
+        config, device = self.config, self.process.device
+        torch.manual_seed(config.seed)
+        classes = len(self.training.classes)
+        student = place(build(config.model, **config.network_options(classes)), device)
+        _check_images(config.model, student, self.training, device)
+        teacher, stats = None, None
+        if config.train_teacher:
+            teacher = place(build(config.model, **config.float_twin().network_options(classes)), device)
+        elif config.binary and config.teacher:
+            teacher = place(load_teacher(config, self.training), device)
+            stats = self._start(student, teacher)
+        if not (config.gan or config.lambda_match or config.train_teacher):
+            teacher = None  # it has given the start; nothing else asks for it
+        if config.compile:
+            student.compile()
+        return Rectifier(student, teacher, self.task, config, stats)
+
+    def _start(self, student: nn.Module, teacher: nn.Module) -> Stats:
+        """Measure the teacher's maps, and start the student from it if that is asked for."""
+        first = self.batches(0, 0, min(CALIBRATION, *self.config.steps(self.process.world, 1.0)))
+        stats = measure_maps(student, teacher, lambda net, batch: self.task.classify(net, batch["image"]), first)
+        if self.config.start == "teacher":
+            start_from_teacher(student, teacher, stats)
+        return stats
+
+    def batches(self, epoch: int, start: int, stop: int) -> Iterator[dict[str, Tensor]]:
+        """Augmented, normalised batches; those of the batch-norm pass come last."""
+        train_steps, _ = self.config.steps(self.process.world, self.config.bn_pass)
+        if start < train_steps:
+            yield from self._batches(epoch, start, min(stop, train_steps))
+        if stop > train_steps:
+            yield from self._batches(epoch + NORM_PASS, max(start - train_steps, 0), stop - train_steps)
+
+    def _batches(self, epoch: int, start: int, stop: int) -> Iterator[dict[str, Tensor]]:
+        config, (rank, world, device), data = self.config, self.process, self.training
+        limit = config.subset or None
+        batches = data.batches(config.batch_size, config.seed, epoch, start, rank, world, limit=limit)
+        for number, batch in enumerate(islice(batches, stop - start), start):
+            images = batch["image"].to(device, non_blocking=True)
+            if config.augment:
+                generator = batch_generator(config.seed, epoch, number * world + rank, device)
+                images = augment(images, generator, data.crop_padding, data.flip)
+            yield {**batch, "image": prepare(images, data)}
+
+    def test_batches(self) -> Iterator[dict[str, Tensor]]:
+        """All test images, normalised, in order."""
+        device = self.process.device
+        for batch in self.test.batches(2 * self.config.batch_size, 0, 0, train=False):
+            yield {"image": prepare(batch["image"].to(device), self.test), "label": batch["label"].to(device)}
+
+    def validation(self) -> Validate:
+        """Top-1, top-5 and cross-entropy of the test images."""
+
+        def validate(net: nn.Module) -> dict[str, float]:
+            scores = evaluate(net, self.test_batches(), self.task)
+            return {f"val_{name}": scores[name] for name in ("top1", "top5", "entropy")}
+
+        return validate
+
+    def describe(self, student: nn.Module) -> str:
+        """Such as "resnet18, rbcn: 693,284 parameters, 659,456 of them 1-bit weights; CIFAR-100: ..."."""
+        bits = sum(layer.weight.numel() for layer in binary_layers(student).values())
+        parameters = sum(p.numel() for p in student.parameters())
+        text = f"{self.model}, {self.config.method}: {parameters:,} parameters, {bits:,} of them 1-bit weights"
+        available = self._available()
+        part = f", {available:,} of them taken" if available < len(self.training) else ""
+        return f"{text}; {self.training.describe()}{part}"
+
+    def info(self) -> dict[str, Any]:
+        """What a network has to know of its images."""
+        return {"input": input_of(self.test)}
+
+    def finish(self, weights: Path) -> None:
+        """Measure the weights file as it reads back, in float32; write result.json."""
+        net = place(load_weights(weights)[0], self.process.device)
+        result = evaluate(net, self.test_batches(), ClassificationTask())
+        print(f"top-1 {result['top1']:.2f}%, top-5 {result['top5']:.2f}% of {result['tested']:,} test images")
+        result |= {name: getattr(self.config, name) for name in ("epochs", "images", "seed")}
+        write_atomically(self.folder / RESULT, json.dumps(result, indent=1).encode())
 
 
 def open_data(config: ClassifierConfig, device: torch.device) -> tuple[Labelled, Labelled]:
     """Training and test images, on the device where they are arrays; errors as `open_labelled` raises them."""
-
     training, test = open_labelled(
         config.dataset,
         config.root,
@@ -229,59 +311,9 @@ def _on_device(data: Labelled, device: torch.device) -> Labelled:
     return data.to(device) if isinstance(data, ArrayData) else data
 
 
-def train(config: ClassifierConfig, data: tuple[Labelled, Labelled], process: Process) -> None:
-    """One training: OUT/MODEL.safetensors, MODEL-packed.safetensors of a 1-bit network, and result.json."""
-    training, test = data
-    state = saved_state(config)
-    available = min(len(training), config.subset or len(training))
-    if config.images > available:
-        raise ValueError(f"images is {config.images}: there are {available} to train on; 0 takes them all")
-    config = dataclasses.replace(config, images=config.images or available)
-    task = ClassificationTask(dtype_of(config.precision, process.device), apprentice=config.train_teacher)
-    batches = Batches(training, config, process)
-    rectifier = build_rectifier(config, task, batches)
-
-    def validate(net: nn.Module) -> dict[str, float]:
-        scores = evaluate(net, evaluation_batches(test, config, process.device), task)
-        return {f"val_{name}": scores[name] for name in ("top1", "top5", "entropy")}
-
-    loop = Loop(rectifier, batches, config, Path(config.out), validate, process.rank, process.world)
-    if state:
-        loop.load(state)
-    if process.rank == 0:
-        write_record(config, process.world)
-        part = f", {available:,} of them taken" if available < len(training) else ""
-        print(f"{describe_network(config, rectifier.student)}; {training.describe()}{part}", end="")
-        print(f"; on {describe_place(config, process)}; into {config.out}")
-    loop.run()
-    with distributed.first_process_first(process.rank):  # what is written may be the teacher that all read next
-        if process.rank == 0:
-            finish(config, rectifier.student, test, process)
-
-
-def describe_network(config: ClassifierConfig, net: nn.Module) -> str:
-    """Such as "resnet18, rbcn: 693,284 parameters, 659,456 of them 1-bit weights"."""
-    bits = sum(layer.weight.numel() for layer in binary_layers(net).values())
-    parameters = sum(p.numel() for p in net.parameters())
-    return f"{config.model}, {config.method}: {parameters:,} parameters, {bits:,} of them 1-bit weights"
-
-
-def finish(config: ClassifierConfig, net: nn.Module, test: Labelled, process: Process) -> None:
-    """Write the weights, the packed file, and the result, in float32, of the weights file as it reads back."""
-    folder = Path(config.out)
-    final = folder / f"{config.model}.safetensors"
-    save_weights(net, config.model, final, provenance(config, process.world) | {"input": input_of(test)})
-    report_size(final, folder)
-    net = load_weights(final)[0]
-    batches = evaluation_batches(test, config, process.device)
-    result = evaluate(place(net, process.device), batches, ClassificationTask())
-    if config.binary:
-        packed = folder / f"{config.model}-packed.safetensors"
-        pack_weights(final, packed)
-        print(f"{packed}: {packed.stat().st_size / 1e6:.3f} MB, to run without PyTorch")
-    print(f"top-1 {result['top1']:.2f}%, top-5 {result['top5']:.2f}% of {result['tested']:,} test images")
-    result |= {"epochs": config.epochs, "images": config.images, "seed": config.seed}
-    write_atomically(folder / RESULT, json.dumps(result, indent=1).encode())
+def prepare(images: Tensor, data: Labelled) -> Tensor:
+    """Images uint8 [N, C, H, W] as a network of `data` takes them: normalised, channels last."""
+    return normalise(images, data.mean, data.std).contiguous(memory_format=torch.channels_last)
 
 
 def input_of(data: Labelled) -> dict[str, Any]:
@@ -290,61 +322,14 @@ def input_of(data: Labelled) -> dict[str, Any]:
     return {**shape, "mean": list(data.mean), "std": list(data.std), "classes": list(data.classes)}
 
 
-class Batches:
-    """Augmented, normalised batches of an epoch, from batch `start`: a pure function of seed, epoch and number."""
-
-    def __init__(self, data: Labelled, config: ClassifierConfig, process: Process) -> None:
-        self.data, self.config, self.process = data, config, process
-
-    def __call__(self, epoch: int, start: int, count: int) -> Iterator[dict[str, Tensor]]:
-        """See the class; `count` is the number of the last batch, plus one; those of the batch-norm pass come last."""
-        train_steps, _ = self.config.steps(self.process.world, self.config.bn_pass)
-        if start < train_steps:
-            yield from self._batches(epoch, start, min(count, train_steps))
-        if count > train_steps:
-            yield from self._batches(epoch + NORM_PASS, max(start - train_steps, 0), count - train_steps)
-
-    def _batches(self, epoch: int, start: int, stop: int) -> Iterator[dict[str, Tensor]]:
-        config, (rank, world, device), data = self.config, self.process, self.data
-        limit = config.subset or None
-        batches = data.batches(config.batch_size, config.seed, epoch, start, rank, world, limit=limit)
-        for number, batch in enumerate(islice(batches, stop - start), start):
-            images = batch["image"].to(device, non_blocking=True)
-            if config.augment:
-                generator = batch_generator(config.seed, epoch, number * world + rank, device)
-                images = augment(images, generator, data.crop_padding, data.flip)
-            yield {**batch, "image": _prepare(images, data)}
-
-
-def evaluation_batches(data: Labelled, config: ClassifierConfig, device: torch.device) -> Iterator[dict[str, Tensor]]:
-    """All images of `data`, normalised, in order."""
-    for batch in data.batches(2 * config.batch_size, 0, 0, train=False):
-        yield {"image": _prepare(batch["image"].to(device), data), "label": batch["label"].to(device)}
-
-
-def _prepare(images: Tensor, data: Labelled) -> Tensor:
-    return normalise(images, data.mean, data.std).contiguous(memory_format=torch.channels_last)
-
-
-def build_rectifier(config: ClassifierConfig, task: ClassificationTask, batches: Batches) -> Rectifier:
-    """The networks, the student started from its teacher, and their training."""
-    torch.manual_seed(config.seed)
-    classes, device = len(batches.data.classes), batches.process.device
-    student = place(build(config.model, **config.network_options(classes)), device)
-    _check_images(config.model, student, batches.data, device)
-    teacher, stats = None, None
-    if config.train_teacher:
-        teacher = place(build(config.model, **config.float_twin().network_options(classes)), device)
-    elif config.binary and config.teacher:
-        teacher, model, info = load_weights(config.teacher)
-        _check_teacher(config, teacher, model, info, batches.data)
-        teacher = place(teacher, device)
-        stats = _start(student, teacher, task, batches)
-    if not (config.gan or config.lambda_match or config.train_teacher):
-        teacher = None  # it has given the start; nothing else asks for it
-    if config.compile:
-        student.compile()
-    return Rectifier(student, teacher, task, config, stats)
+def load_teacher(config: ClassifierConfig, data: Labelled) -> nn.Module:
+    """The network of --teacher; ValueError for one that cannot teach the network of `config`."""
+    teacher, model, info = load_weights(str(config.teacher))
+    if model != config.model or binary_layers(teacher):
+        raise ValueError(f"{config.teacher}: a teacher must be a float {config.model} (--method float)")
+    if info.get("input", {}).get("classes", list(data.classes)) != list(data.classes):
+        raise ValueError(f"{config.teacher}: a teacher must have learned the same classes as {config.root} has")
+    return teacher
 
 
 def _check_images(model: str, net: nn.Module, data: Labelled, device: torch.device) -> None:
@@ -356,23 +341,3 @@ def _check_images(model: str, net: nn.Module, data: Labelled, device: torch.devi
     except RuntimeError as error:
         reason = str(error).splitlines()[0][:120]
         raise ValueError(f"{model} does not take images of {' x '.join(map(str, shape))}: {reason}") from None
-
-
-def _check_teacher(
-    config: ClassifierConfig, teacher: nn.Module, model: str, info: dict[str, Any], data: Labelled
-) -> None:
-    """Raise ValueError for a network that cannot teach the one of `config`."""
-    if model != config.model or binary_layers(teacher):
-        raise ValueError(f"{config.teacher}: a teacher must be a float {config.model} (--method float)")
-    if info.get("input", {}).get("classes", list(data.classes)) != list(data.classes):
-        raise ValueError(f"{config.teacher}: a teacher must have learned the same classes as {config.root} has")
-
-
-def _start(student: nn.Module, teacher: nn.Module, task: ClassificationTask, batches: Batches) -> Stats:
-    """Measure the teacher's maps, and start the student from it if that is asked for."""
-    first = batches(0, 0, min(CALIBRATION, *batches.config.steps(batches.process.world, 1.0)))
-    device = batches.process.device
-    stats = measure_maps(student, teacher, lambda net, batch: task.classify(net, batch["image"].to(device)), first)
-    if batches.config.start == "teacher":
-        start_from_teacher(student, teacher, stats)
-    return stats

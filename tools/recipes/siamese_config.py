@@ -3,68 +3,45 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from rbsf.datasets.pairs.mixing import MixConfig, check_range
-from rbsf.datasets.pairs.pair_dataset import AugmentConfig
 from rbsf.models import TRACKERS
 from rbsf.models.alexnet import check_width
 from rbsf.shipped import CONFIGS
-from rbsf.tools.recipes.common import RunConfig, resumed
+from rbsf.tools.recipes.pairs import PairConfig
 from rbsf.tracker.siamfc import TrackerConfig
-from rbsf.train.config import parse_config, read_yaml
+from rbsf.train.config import parse_config, read_yaml, setting
+from rbsf.train.run_config import resumed
 
 
 @dataclass
-class TrainConfig(AugmentConfig, MixConfig, RunConfig):
-    """Everything about the training of a tracker."""
+class TrainConfig(PairConfig):
+    """Everything about the training of a tracker of SiamFC's form."""
 
-    UNIT: ClassVar[str] = "pair"
-
-    pairs: int = field(default=8000, metadata={"help": "pairs an epoch"})
-    model: str = field(default="rbsf", metadata={"help": "network to train", "choices": tuple(TRACKERS)})
-    width: float = field(
-        default=1.0, metadata={"help": "factor of the hidden channels, which are rounded to multiples of 32"}
+    model: str = setting("rbsf", "network to train", choices=tuple(TRACKERS))
+    width: float = setting(1.0, "factor of the hidden channels, which are rounded to multiples of 32")
+    skip_broken: bool = setting(
+        False,
+        "leave sequences out whose annotation cannot be read or does not match their frames",
+        changeable=True,
+        decisive=False,
     )
-    data: list[str] = field(
-        default_factory=list, metadata={"help": "dataset folder (layout detected) or crop store .db"}
+    val_sequences: int = setting(
+        4, "sequences tracked after each epoch; held out of --data without --val", changeable=True
     )
-    skip_broken: bool = field(
-        default=False,
-        metadata={"help": "leave sequences out whose annotation cannot be read or does not match their frames"},
-    )
-    val: str | None = field(default=None, metadata={"help": "folder of sequences to track after each epoch"})
-    val_sequences: int = field(
-        default=4, metadata={"help": "sequences tracked after each epoch; held out of --data without --val"}
-    )
-    val_frames: int = field(default=60, metadata={"help": "frames of each"})
-    response_match: float = field(
-        default=1.0, metadata={"help": "weight of the distance to the teacher's response map"}
-    )
-    scratch: bool = field(default=False, metadata={"help": "start from new weights in place of the teacher's"})
-    correlation_bits: bool = field(
-        default=False, metadata={"help": "train for a correlation of signs (constants: correlation: bits)"}
-    )
-    still_share: float = field(
-        default=0.3, metadata={"help": "share of pairs made from still images, where there are both"}
-    )
-    data_share: float = field(default=1.0, metadata={"help": "share of the sequences to train on, for learning curves"})
-    max_gap: int = field(default=100, metadata={"help": "frames of a video between the two of a pair at most"})
+    response_match: float = setting(1.0, "weight of the distance to the teacher's response map")
+    scratch: bool = setting(False, "start from new weights in place of the teacher's")
+    correlation_bits: bool = setting(False, "train for a correlation of signs (constants: correlation: bits)")
 
     def __post_init__(self) -> None:
         """Raise ValueError naming the field, its value and what would be valid."""
-        RunConfig.__post_init__(self)
-        MixConfig.__post_init__(self)
-        AugmentConfig.__post_init__(self)
+        super().__post_init__()
         check_width(self.width)
-        check_range("still_share", self.still_share, 1.0)
-        self.check_least(pairs=1, max_gap=1, val_sequences=0, val_frames=2)
+        self.check_least(val_sequences=0)
         if self.scratch and not self.lr_real:
             raise ValueError("lr_real is 0: from scratch the real layers would stay random; give a rate such as 1e-3")
-        if not 0 < self.data_share <= 1:
-            raise ValueError(f"data_share is {self.data_share}; give a share above 0, up to 1")
 
     @property
     def constants(self) -> TrackerConfig:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -17,14 +16,14 @@ from rbsf.datasets.pairs.training_data import find_held_out
 from rbsf.datasets.video.sequences import Sequence
 from rbsf.eval.metrics import mean_curves, score_sequence
 from rbsf.eval.runner import track_sequence
-from rbsf.tools.recipes.common import dtype_of
 from rbsf.tools.recipes.siamese_config import TrainConfig
 from rbsf.tracker.backbones import torch_backbone
 from rbsf.tracker.siamfc import SiamFC
 from rbsf.tracker.task import SiameseTask, balanced_logistic, best_bias, hit_rate, labels_for
+from rbsf.train.device import dtype_of
+from rbsf.train.trainer import Validate
 
 PAIRS, BATCH = 200, 8  # held-out pairs that are looked at, so many at a time
-Validate = Callable[[nn.Module], dict[str, float]]
 
 
 def validation(

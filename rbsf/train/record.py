@@ -1,0 +1,52 @@
+"""What a training leaves beside its weights, so that it can be repeated."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from rbsf.system.environment import environment
+from rbsf.system.files import write_atomically
+from rbsf.train.config import write_yaml
+from rbsf.train.device import dtype_of
+from rbsf.train.distributed import Process
+from rbsf.train.run_config import RunConfig, marked
+
+
+def describe_place(config: RunConfig, process: Process) -> str:
+    """Such as "1 x cpu in bfloat16"."""
+    dtype = str(dtype_of(config.precision, process.device)).removeprefix("torch.")
+    return f"{process.world} x {process.device.type} in {dtype}"
+
+
+def write_record(config: RunConfig, world: int) -> None:
+    """What a result needs to be repeated, beside its weights; `environment.json` has an entry for each start."""
+    folder = Path(config.out)
+    write_yaml(dataclasses.replace(config, resume=False), folder / "config.yaml")
+    record = folder / "environment.json"
+    starts = json.loads(record.read_text()) if config.resume and record.is_file() else []
+    write_atomically(record, json.dumps([*starts, environment() | {"processes": world}], indent=1).encode())
+
+
+def provenance(config: RunConfig, world: int) -> dict[str, Any]:
+    """What goes into a weights file about its training.  Of paths only the last part: weights travel, folders don't."""
+    settings = dataclasses.asdict(config)
+    for name in marked(type(config), "path"):
+        if value := settings[name]:
+            settings[name] = [Path(path).name for path in value] if isinstance(value, list) else Path(value).name
+    return {"config": settings, **{k: v for k, v in environment().items() if k != "command"}, "processes": world}
+
+
+def report_size(path: Path, folder: Path) -> None:
+    """Print what a training has made."""
+    text = f"{path}: {path.stat().st_size / 1e6:.2f} MB; curves: {folder / 'losses.png'}"
+    with suppress(ImportError):  # Windows has none
+        import resource
+
+        unit = 1 << 20 if sys.platform == "darwin" else 1 << 10
+        text += f"; peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit:.0f} MB"
+    print(text)

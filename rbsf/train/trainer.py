@@ -1,0 +1,182 @@
+"""The one trainer: a recipe says what is special to a kind of training, `Trainer` does the rest."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor, nn
+
+from rbsf.export.pack import pack_weights
+from rbsf.layers import binary_layers
+from rbsf.train import distributed
+from rbsf.train.checkpoint import load_checkpoint
+from rbsf.train.config import write_yaml
+from rbsf.train.device import choose_device
+from rbsf.train.distributed import Process
+from rbsf.train.loop import CHECKPOINT, Loop, Stopped
+from rbsf.train.record import describe_place, provenance, report_size, write_record
+from rbsf.train.rectify import Rectifier
+from rbsf.train.run_config import RunConfig
+from rbsf.weights import save_weights
+
+Config = TypeVar("Config", bound=RunConfig)
+Validate = Callable[[nn.Module], dict[str, float]]
+
+
+class Recipe(ABC, Generic[Config]):
+    """What is special to one kind of training.  `open` comes first, then `build`, then all else."""
+
+    def __init__(self, config: Config, process: Process) -> None:
+        self.config, self.process = config, process
+
+    @property
+    @abstractmethod
+    def model(self) -> str:
+        """The network's name in `rbsf.models`, and that of its weights file."""
+
+    @abstractmethod
+    def open(self) -> None:
+        """Open the data; ValueError or OSError, in one line, for what cannot be used."""
+
+    @abstractmethod
+    def build(self) -> Rectifier:
+        """The networks and how they learn, from the seed of the settings."""
+
+    @abstractmethod
+    def batches(self, epoch: int, start: int, stop: int) -> Iterable[dict[str, Tensor]]:
+        """The batches `start` to `stop` of an epoch: the same ones each time that they are asked for."""
+
+    @abstractmethod
+    def describe(self, student: nn.Module) -> str:
+        """Network and data, in words."""
+
+    def missing_teacher(self) -> Recipe[Config] | None:
+        """The training of the teacher that this one needs; None where it needs none or has one."""
+        return None
+
+    def validation(self) -> Validate | None:
+        """What measures the student after each epoch; None for nothing."""
+        return None
+
+    def info(self) -> dict[str, Any]:
+        """What goes into the weights file besides settings and environment."""
+        return {}
+
+    def finish(self, weights: Path) -> None:
+        """What is made of the weights in the end, by process 0."""
+
+    @property
+    def folder(self) -> Path:
+        """Where results go."""
+        return Path(self.config.out)
+
+    @property
+    def weights(self) -> Path:
+        """The file that the training makes."""
+        return self.folder / f"{self.model}.safetensors"
+
+
+def run(make: Callable[[Any, Process], Recipe], config: RunConfig) -> int:
+    """Train what `config` says, its teacher first where it needs one; 0 when done, 128 + signal when stopped.
+
+    `make` makes the recipe.  ValueError where the folder holds a training that is not to be resumed.
+    """
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    folder = Path(config.out)
+    if not config.resume and any((f / CHECKPOINT).is_file() for f in (folder, folder / "teacher")):
+        raise ValueError(f"{folder} holds a training already; add --resume to continue it, or choose another --out")
+    device = choose_device(config.device)
+    torch.backends.cudnn.benchmark = device.type == "cuda"  # batches are of one size: the first ones choose for all
+    process = distributed.start(device)
+    try:
+        if process.rank == 0 and not config.resume:
+            write_yaml(config, folder / "config.yaml")  # so that --resume works from here on
+        Trainer(make(config, process)).run()
+        distributed.wait_for_all()
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return 128 + stopped.signum
+    finally:
+        distributed.stop()
+    return 0
+
+
+class Trainer:
+    """Runs one training by its recipe, and before it that of its teacher, where one is missing."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe, self.process = recipe, recipe.process
+
+    def run(self) -> None:
+        """Train to the end.  Raises Stopped after Ctrl-C or SIGTERM."""
+        recipe, rank = self.recipe, self.process.rank
+        recipe.open()
+        if teacher := recipe.missing_teacher():
+            Trainer(teacher).run_once()
+            recipe.config = dataclasses.replace(recipe.config, teacher=str(teacher.weights))
+        rectifier = recipe.build()
+        loop = Loop(
+            rectifier, recipe.batches, recipe.config, recipe.folder, recipe.validation(), rank, self.process.world
+        )
+        checkpoint = recipe.folder / CHECKPOINT
+        if recipe.config.resume and checkpoint.is_file():
+            loop.load(load_checkpoint(checkpoint))
+        if rank == 0:
+            write_record(recipe.config, self.process.world)
+            place = describe_place(recipe.config, self.process)
+            print(f"{recipe.describe(rectifier.student)}; on {place}; into {recipe.folder}")
+        loop.run()
+        with distributed.first_process_first(rank):  # what is written may be the teacher that all read next
+            if rank == 0:
+                self._finish(rectifier.student)
+
+    def run_once(self) -> None:
+        """Train, unless the weights are there; of trainings that want them at once one makes them."""
+        recipe, rank = self.recipe, self.process.rank
+        with _lock(recipe.folder) if rank == 0 else nullcontext():
+            wanted = rank == 0 and not recipe.weights.is_file()
+            if distributed.any_process(wanted):
+                if rank == 0:
+                    print(f"no --teacher given: the float {recipe.model} is trained first, into {recipe.folder}")
+                self.run()
+            elif rank == 0:  # the folder's name tells settings apart, but not data that were changed since
+                made = datetime.fromtimestamp(recipe.weights.stat().st_mtime)
+                print(f"no --teacher given: {recipe.weights}, made {made:%Y-%m-%d %H:%M}, serves;", end=" ")
+                print("delete it if the data has changed")
+
+    def _finish(self, student: nn.Module) -> None:
+        recipe = self.recipe
+        about = provenance(recipe.config, self.process.world) | recipe.info()
+        save_weights(student, recipe.model, recipe.weights, about)
+        report_size(recipe.weights, recipe.folder)
+        if binary_layers(student):
+            packed = recipe.folder / f"{recipe.model}-packed.safetensors"
+            pack_weights(recipe.weights, packed)
+            print(f"{packed}: {packed.stat().st_size / 1e6:.2f} MB, to run without PyTorch")
+        recipe.finish(recipe.weights)
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Context of which one process on this machine is inside at a time."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"another training makes the teacher in {folder}; waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,96 @@
+"""What all trainings on pairs of crops share: their settings, and the pairs."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
+
+from torch import Tensor, nn
+
+from rbsf.datasets.pairs.crop_store import CropStore
+from rbsf.datasets.pairs.mixing import MixConfig, check_range
+from rbsf.datasets.pairs.pair_dataset import AugmentConfig, PairDataset, make_loader
+from rbsf.datasets.pairs.training_data import find_held_out
+from rbsf.datasets.video.sequences import Sequence
+from rbsf.train.config import setting
+from rbsf.train.distributed import Process
+from rbsf.train.run_config import RunConfig
+from rbsf.train.trainer import Recipe
+
+
+@dataclass
+class PairConfig(AugmentConfig, MixConfig, RunConfig):
+    """Settings of trainings on pairs."""
+
+    UNIT: ClassVar[str] = "pair"
+
+    pairs: int = setting(8000, "pairs an epoch")
+    data: list[str] = setting(list, "dataset folder (layout detected) or crop store .db", changeable=True, path=True)
+    val: str | None = setting(None, "folder of sequences to track after each epoch", changeable=True, path=True)
+    val_frames: int = setting(60, "frames of each", changeable=True, decisive=False)
+    still_share: float = setting(0.3, "share of pairs made from still images, where there are both")
+    data_share: float = setting(1.0, "share of the sequences to train on, for learning curves")
+    max_gap: int = setting(100, "frames of a video between the two of a pair at most")
+
+    def __post_init__(self) -> None:
+        """Raise ValueError naming the field, its value and what would be valid."""
+        RunConfig.__post_init__(self)
+        MixConfig.__post_init__(self)
+        AugmentConfig.__post_init__(self)
+        check_range("still_share", self.still_share, 1.0)
+        self.check_least(pairs=1, max_gap=1, val_frames=2)
+        if not 0 < self.data_share <= 1:
+            raise ValueError(f"data_share is {self.data_share}; give a share above 0, up to 1")
+
+
+Config = TypeVar("Config", bound=PairConfig)
+
+
+class PairRecipe(Recipe[Config]):
+    """Pairs of all targets in crop stores but those held out."""
+
+    def __init__(self, config: Config, process: Process) -> None:
+        super().__init__(config, process)
+        self.stores: list[CropStore] = []
+        self.held_out: list[Sequence] = []
+        self._loader: Any = None
+
+    @abstractmethod
+    def open_data(self) -> tuple[list[CropStore], list[Sequence]]:
+        """Crop stores, and sequences held out for validation."""
+
+    def open(self) -> None:
+        """See `Recipe`."""
+        config, world = self.config, self.process.world
+        self.stores, self.held_out = self.open_data()
+        self.dataset = PairDataset(
+            self.stores,
+            sum(config.steps(world, config.bn_pass)) * config.batch_size * world,
+            config.seed,
+            still_share=config.still_share,
+            mix=config,
+            augment=config,
+            max_gap=config.max_gap,
+            exclude=find_held_out(self.stores, self.held_out),
+            data_share=config.data_share,
+        )
+
+    def batches(self, epoch: int, start: int, stop: int) -> Iterable[dict[str, Tensor]]:
+        """See `Recipe`."""
+        config, (rank, world, _) = self.config, self.process
+        self.dataset.set_epoch(epoch)
+        if self._loader is None:
+            self._loader = make_loader(self.dataset, config.batch_size, config.workers, start, rank, world)
+        for _, batch in zip(range(start, stop), self._loader, strict=False):
+            yield batch
+
+    def some_batches(self, count: int) -> Iterable[dict[str, Tensor]]:
+        """The first batches, on the device, read by this process itself: to measure by before a training begins."""
+        for _, batch in zip(range(count), make_loader(self.dataset, self.config.batch_size), strict=False):
+            yield {key: value.to(self.process.device) for key, value in batch.items()}
+
+    def describe(self, student: nn.Module) -> str:
+        """See `Recipe`."""
+        return f"{self.model}: {self.dataset.describe()}"

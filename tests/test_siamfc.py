@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 import torch
 
+from rbsf.engine.correlate import correlate_signs
 from rbsf.engine.cpu import available_isas
 from rbsf.eval.metrics import overlaps
 from rbsf.tracker.backbones import torch_backbone
 from rbsf.tracker.box_regression import COPY_SIZE, BoxRegression, stretch
 from rbsf.tracker.geometry import EXEMPLAR_SIZE, crop_square, exemplar_side
 from rbsf.tracker.got10k_adapter import GOT10kTracker
-from rbsf.tracker.siamfc import SiamFC, TrackerConfig, _upsampling, correlate, correlate_signs, look_at, update_all
+from rbsf.tracker.siamfc import SiamFC, TrackerConfig, _upsampling, update_all
+from rbsf.tracker.template import correlate, look_at
 
 
 def contrast_backbone(crops: np.ndarray) -> np.ndarray:
@@ -144,11 +146,11 @@ def test_a_plain_picture_teaches_no_misfit() -> None:
 
 
 def test_what_is_lost_is_not_remembered(tracker: SiamFC) -> None:
-    memory = tracker._memory
+    memory = tracker._track.template.memory
     assert tracker.update(BACKGROUND).score < tracker.config.lost_score
-    assert tracker._memory is memory
+    assert tracker._track.template.memory is memory
     tracker.update(frame(100, 80))
-    assert tracker._memory is not memory
+    assert tracker._track.template.memory is not memory
 
 
 def test_target_that_vanishes_is_lost_and_then_found(tracker: SiamFC) -> None:

@@ -12,18 +12,9 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from rbsf.tracker.geometry import (
-    EXEMPLAR_SIZE,
-    SEARCH_SIZE,
-    as_rgb,
-    box_around,
-    box_center,
-    check_box,
-    crop_square,
-    exemplar_side,
-    mean_color,
-)
+from rbsf.tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE, as_rgb, box_around, exemplar_side
 from rbsf.tracker.siamfc import Result
+from rbsf.tracker.target import Target
 
 POSITION_STRIDE = 16  # pixels of the search crop between neighbouring positions
 SMALLEST = 10.0  # pixels of the image, of a target's width and height
@@ -87,8 +78,9 @@ class AnchorFree:
 
     def __init__(self, network: Network, config: AnchorFreeConfig | None = None, name: str = "RB-SF 2") -> None:
         self.network, self.config, self.name = network, config or AnchorFreeConfig(), name
-        self._template: Any = None
         self.presence: float | None = None
+        self._target: Target | None = None
+        self._template: Any = None
 
     def init(self, image: np.ndarray, box: Sequence[float] | np.ndarray) -> str | None:
         """Learn the target in ``box`` (x,y,w,h pixels, 0-based) of an H x W x 3 uint8 RGB image (gray, RGBA:
@@ -98,13 +90,9 @@ class AnchorFree:
         not finite or outside the frame, and for an array that is no image.
         """
         image = as_rgb(image)
-        height, width = image.shape[:2]
-        box, note = check_box(box, width, height)
-        self._frame = np.array([width, height])
-        self._center, self._size = box_center(box), box[2:].copy()
-        self._fill = mean_color(image)
-        crop = crop_square(image, self._center, exemplar_side(self._size), EXEMPLAR_SIZE, self._fill)
-        self._template = self.network.learn(crop)
+        target, note = Target.of(image, box)
+        self._template = self.network.learn(target.crop(image, exemplar_side(target.size), EXEMPLAR_SIZE))
+        self._target = target
         return note
 
     def update(self, image: np.ndarray) -> Result:
@@ -113,24 +101,27 @@ class AnchorFree:
         A frame of another size than the one before is taken as the same view, rescaled.  Raises RuntimeError before
         ``init``.
         """
-        if self._template is None:
-            raise RuntimeError("AnchorFree.update was called before init: call init(image, box) on the first frame")
-        image = as_rgb(image)
-        self._follow_frame_size(image)
-        zoom = EXEMPLAR_SIZE / exemplar_side(self._size)  # crop pixels per image pixel
-        crop = crop_square(image, self._center, SEARCH_SIZE / zoom, SEARCH_SIZE, self._fill)
-        answer = self.network.answer(self._template, crop)
-        found = self._choose(answer, self._size * zoom)
+        image, target = as_rgb(image), self._known
+        target.follow_frame(image)
+        zoom = EXEMPLAR_SIZE / exemplar_side(target.size)  # crop pixels per image pixel
+        answer = self.network.answer(self._template, target.crop(image, SEARCH_SIZE / zoom, SEARCH_SIZE))
+        found = self._choose(answer, target.size * zoom)
         rate = self.config.size_rate * found.trust
-        self._size = np.clip(self._size * (1 - rate) + found.size / zoom * rate, SMALLEST, self._frame)
-        self._center = np.clip(self._center + found.offset / zoom, 0, self._frame - 1)
+        target.size = np.clip(target.size * (1 - rate) + found.size / zoom * rate, SMALLEST, target.frame)
+        target.move(found.offset / zoom)
         self.presence = found.presence
         return Result(self.box, found.score, found.score < self.config.lost_score)
 
     @property
     def box(self) -> np.ndarray:
         """The target's box as last seen: x,y,w,h float64 pixels, after ``init`` the given one, clipped."""
-        return box_around(self._center, self._size)
+        return box_around(self._known.center, self._known.size)
+
+    @property
+    def _known(self) -> Target:
+        if self._target is None:
+            raise RuntimeError("AnchorFree.update was called before init: call init(image, box) on the first frame")
+        return self._target
 
     def _choose(self, answer: Answer, before: np.ndarray) -> _Choice:
         """The best position; `before` is the size so far, in crop pixels."""
@@ -149,13 +140,6 @@ class AnchorFree:
         """Factors (rows, columns), lower where boxes differ from `before` in size and proportions."""
         change = _larger(_side(size) / _side(before)) * _larger((size[0] / size[1]) / (before[0] / before[1]))
         return np.exp(-(change - 1) * self.config.change_penalty)
-
-    def _follow_frame_size(self, image: np.ndarray) -> None:
-        frame = np.array([image.shape[1], image.shape[0]])
-        if (frame != self._frame).any():
-            ratio = frame / self._frame
-            self._center = (self._center + 0.5) * ratio - 0.5  # pixel 0 reaches from -0.5 to 0.5
-            self._size, self._frame = self._size * ratio, frame
 
 
 def _side(size: np.ndarray) -> np.ndarray:

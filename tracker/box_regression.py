@@ -9,6 +9,7 @@ closed form and with no weights but those of the backbone.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,6 +21,25 @@ COPY_SIZE = EXEMPLAR_SIZE + 2 * STRIDE  # pixels: the exemplar and a cell of fea
 SHIFT = 4.0  # pixels by which copies are moved at most, in x and in y: half a cell
 SIZE_SPREAD, ASPECT_SPREAD = 0.15, 0.1  # standard deviations of the logs of their sizes and of sqrt(width / height)
 RIDGE = 1.0  # regularisation, in mean eigenvalues
+
+
+class BoxOffset(NamedTuple):
+    """How a target's box differs from the one that was expected."""
+
+    x: float  # of its centre, pixels of the search crop
+    y: float
+    size: float  # log of its size over the expected one
+    aspect: float  # log of its sqrt(width / height) over the expected one
+
+    @property
+    def shift(self) -> np.ndarray:
+        """(x, y)."""
+        return np.array([self.x, self.y])
+
+    @property
+    def change(self) -> np.ndarray:
+        """(size, aspect), logs: see `stretch`."""
+        return np.array([self.size, self.aspect])
 
 
 class BoxRegression:
@@ -62,11 +82,9 @@ class BoxRegression:
         self._weights = np.concatenate(parts)
         self._bias = -(mean @ self._weights).astype(np.float64)
 
-    def __call__(self, features: np.ndarray) -> np.ndarray:
-        """From (C, cells, cells) features, float64 (4): how far the target lies off their middle, x and y in pixels of
-        the crop, and the logs of its size and of its sqrt(width / height), both over those that the crop is made for.
-        """
-        return features.ravel() @ self._weights + self._bias
+    def __call__(self, features: np.ndarray) -> BoxOffset:
+        """What features (C, cells, cells) say of the box around their middle that their crop was made for."""
+        return BoxOffset(*(features.ravel() @ self._weights + self._bias))
 
 
 def with_opposites(draws: np.ndarray) -> np.ndarray:

@@ -10,33 +10,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache
 
 import cv2
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 
-from rbsf.engine.correlate import correlate_signs
-from rbsf.tracker.box_regression import BoxRegression, stretch
+from rbsf.tracker.box_regression import BoxOffset, BoxRegression, stretch
 from rbsf.tracker.geometry import (
     EXEMPLAR_SIZE,
     SEARCH_SIZE,
     STRIDE,
     as_rgb,
     box_around,
-    box_center,
-    check_box,
-    crop_square,
     exemplar_side,
-    mean_color,
 )
+from rbsf.tracker.loss_monitor import LossMonitor
+from rbsf.tracker.target import Target
+from rbsf.tracker.template import Template, look_at
 
 # Part of the name of a benchmark's results: raise it with each change, here, in geometry, box regression or the packed
 # engine, by which the same weights and constants give other boxes, so that results from before are not taken for new.
 TRACKER_VERSION = 1
 
 Backbone = Callable[[np.ndarray], np.ndarray]
-Correlation = Callable[[np.ndarray], np.ndarray]  # features (N, C, 22, 22) -> responses (N, 17, 17)
 
 CORRELATIONS = ("float", "bits")
 SHARES = (  # fields that are numbers from 0 to 1
@@ -108,6 +104,20 @@ class Result:
     lost: bool
 
 
+@dataclass
+class _Track:
+    """What is known of the target that is followed."""
+
+    target: Target
+    first_size: np.ndarray  # (w, h) pixels; `target.size` is this times `zoom`
+    template: Template
+    monitor: LossMonitor
+    regression: BoxRegression | None
+    zoom: float = 1.0  # size over the first frame's
+    aside: np.ndarray = field(default_factory=lambda: np.zeros(2))  # (x, y) pixels: the box's centre off the search's
+    change: np.ndarray = field(default_factory=lambda: np.zeros(2))  # the box's size and proportions, see `BoxOffset`
+
+
 class SiamFC:
     """Track one target: ``init`` on the first frame, then ``update`` on each next one."""
 
@@ -117,8 +127,7 @@ class SiamFC:
         self.name = name
         half = self.config.scales // 2
         self._steps = self.config.scale_step ** np.arange(-half, half + 1)
-        self._weigh: Correlation | None = None  # with the template that chooses the size
-        self._regression: BoxRegression | None = None
+        self._state: _Track | None = None
 
     def init(self, image: np.ndarray, box: Sequence[float] | np.ndarray) -> str | None:
         """Learn the target in ``box`` (x,y,w,h pixels, 0-based) of an H x W x 3 uint8 RGB image (gray, RGBA:
@@ -127,21 +136,16 @@ class SiamFC:
         Returns a sentence if the box was clipped to the frame, else None. Raises ValueError for a box without
         area, not finite or outside the frame, and for an array that is no image.
         """
-        image = as_rgb(image)
-        height, width = image.shape[:2]
-        box, note = check_box(box, width, height)
-        self._frame = np.array([width, height])
-        self._center, self._first_size, self._zoom = box_center(box), box[2:].copy(), 1.0
-        self._fill = mean_color(image)
-        crop = crop_square(image, self._center, exemplar_side(box[2:]), EXEMPLAR_SIZE, self._fill)
-        self._first = self._memory = first = self.backbone(crop[None])[0]  # (C, 6, 6)
-        self._weigh = self._place = self._correlation(first)
-        self._self_response = first.size if self._by_signs else max(float(np.vdot(first, first)), 1e-12)
-        self._smooth, self._lost = 1.0, False
-        self._aside = np.zeros(2)  # where the regression sees the target: x, y in pixels off the search's centre
-        self._misfit = np.zeros(2)  # its size and its proportions over the search's, as logs, smoothed
-        if self.config.box_share or self.config.follow_rate:
-            self._regression = BoxRegression(self.backbone, image, self._center, self._size, self._fill)
+        image, config = as_rgb(image), self.config
+        target, note = Target.of(image, box)
+        crop = target.crop(image, exemplar_side(target.size), EXEMPLAR_SIZE)
+        first = self.backbone(crop[None])[0]  # (C, 6, 6)
+        regression = None
+        if config.box_share or config.follow_rate:
+            regression = BoxRegression(self.backbone, image, target.center, target.size, target.fill)
+        template = Template(first, config.correlation == "bits", config.memory_share, config.memory_rate)
+        monitor = LossMonitor(config.lost_score, config.found_score, config.score_rate)
+        self._state = _Track(target, target.size, template, monitor, regression)
         return note
 
     def update(self, image: np.ndarray) -> Result:
@@ -154,91 +158,62 @@ class SiamFC:
 
     def search_crops(self, image: np.ndarray) -> np.ndarray:
         """First half of ``update``: a crop per size around the last place, uint8 (scales, 255, 255, 3)."""
-        if self._weigh is None:
-            raise RuntimeError("SiamFC.update was called before SiamFC.init: call init(image, box) on the first frame")
-        image = as_rgb(image)
-        self._follow_frame_size(image)
-        side = exemplar_side(self._size) * SEARCH_SIZE / EXEMPLAR_SIZE
-        return np.stack([crop_square(image, self._center, side * s, SEARCH_SIZE, self._fill) for s in self._steps])
+        image, track = as_rgb(image), self._track
+        self._follow_frame(track, image)
+        side = exemplar_side(track.target.size) * SEARCH_SIZE / EXEMPLAR_SIZE
+        return np.stack([track.target.crop(image, side * step, SEARCH_SIZE) for step in self._steps])
 
     def locate(self, features: np.ndarray) -> Result:
         """Second half of ``update``: the target's place from the crops' features (scales, C, H, W)."""
-        best, response = self._respond(features)
+        track, config = self._track, self.config
+        best, response = self._respond(track.template, features)
         offset = self._peak_offset(response)  # (x, y) in pixels of the search crop
-        score = float(response.max() - response.mean()) / self._self_response
-        found = score >= self.config.lost_score
-        if self.config.memory_share and found:
-            self._remember(look_at(features[best], offset, self._first.shape[-1]))
-        crop_pixel = exemplar_side(self._size) * self._steps[best] / EXEMPLAR_SIZE  # image pixels per crop pixel
-        self._center = np.clip(self._center + offset * crop_pixel, 0, self._frame - 1)
-        rate = self.config.scale_rate
-        zoom = self._zoom * (1 - rate + rate * self._steps[best])
-        self._aside = np.zeros(2)
-        if self._regression and found:
-            misfit = self._misfit_at(features[best], offset)
-            self._aside = misfit[:2] * crop_pixel
-            self._misfit += self.config.box_rate * (misfit[2:] - self._misfit)
-            zoom *= np.exp(self.config.follow_rate * misfit[2])
-        self._zoom = float(np.clip(zoom, *SIZE_LIMITS))
-        return Result(self.box, score, self._is_lost(score))
-
-    def _respond(self, features: np.ndarray) -> tuple[int, np.ndarray]:
-        """Which size fits best, by its number, and the response (17, 17) of its crop."""
-        assert self._weigh is not None  # search_crops has checked it; this is for the type checker
-        if len(features) == 1:
-            return 0, self._place(features)[0]
-        responses = self._weigh(features)
-        best = self._best_scale(responses)
-        fixed = self._place is self._weigh
-        return best, responses[best] if fixed else self._place(features[best : best + 1])[0]
-
-    def _misfit_at(self, features: np.ndarray, offset: np.ndarray) -> np.ndarray:
-        """What `BoxRegression` says at the peak, `offset` (x, y) pixels off the middle: place as seen from the peak."""
-        assert self._regression is not None
-        size = self._regression.cells
-        reach = (features.shape[-1] - size) // 2
-        cells = np.clip(np.round(offset / STRIDE).astype(int), -reach, reach)  # whole ones, as it was learned from
-        column, row = cells + reach
-        misfit = self._regression(features[:, row : row + size, column : column + size])
-        misfit[:2] += cells * STRIDE - offset
-        return misfit
-
-    def _remember(self, look: np.ndarray) -> None:
-        """Take features of the target, (C, 6, 6), into the memory.
-
-        The size is chosen with half as much of it: as the size followed lags behind a target that grows or shrinks,
-        so do the sizes in the memory, and with all of it they would hold the next ones back.
-        """
-        self._memory = self._memory + np.float32(self.config.memory_rate) * (look - self._memory)
-        learned = np.float32(self.config.memory_share) * (self._memory - self._first)
-        self._place = self._correlation(self._first + learned)
-        self._weigh = self._correlation(self._first + learned / 2)
-
-    def _correlation(self, template: np.ndarray) -> Correlation:
-        return correlate_signs(template) if self._by_signs else partial(correlate, template)
-
-    @property
-    def _by_signs(self) -> bool:
-        return self.config.correlation == "bits"
+        score = float(response.max() - response.mean()) / track.template.self_response
+        found = score >= config.lost_score
+        if found and not track.template.fixed:
+            track.template.remember(look_at(features[best], offset, track.template.first.shape[-1]))
+        step = self._steps[best]
+        crop_pixel = exemplar_side(track.target.size) * step / EXEMPLAR_SIZE  # image pixels per crop pixel
+        track.target.move(offset * crop_pixel)
+        zoom = track.zoom * (1 - config.scale_rate + config.scale_rate * step)
+        track.aside = np.zeros(2)
+        if track.regression and found:
+            seen = offset_at_peak(track.regression, features[best], offset)
+            track.aside = seen.shift * crop_pixel
+            track.change = track.change + config.box_rate * (seen.change - track.change)
+            zoom *= np.exp(config.follow_rate * seen.size)
+        track.zoom = float(np.clip(zoom, *SIZE_LIMITS))
+        track.target.size = track.first_size * track.zoom
+        return Result(self.box, score, track.monitor.update(score))
 
     @property
     def box(self) -> np.ndarray:
         """The target's box as last seen: x,y,w,h float64 pixels, after ``init`` the given one, clipped."""
         # The search itself goes on from the peak, at the first frame's proportions: but for follow_rate, what the
         # regression gets wrong spoils boxes and loses no target.
-        share = self.config.box_share
-        return box_around(self._center + share * self._aside, self._size * stretch(*(share * self._misfit)))
+        track, share = self._track, self.config.box_share
+        size = track.target.size * stretch(*(share * track.change))
+        return box_around(track.target.center + share * track.aside, size)
 
     @property
-    def _size(self) -> np.ndarray:
-        return self._first_size * self._zoom
+    def _track(self) -> _Track:
+        if self._state is None:
+            raise RuntimeError("SiamFC.update was called before SiamFC.init: call init(image, box) on the first frame")
+        return self._state
 
-    def _follow_frame_size(self, image: np.ndarray) -> None:
-        frame = np.array([image.shape[1], image.shape[0]])
-        if (frame != self._frame).any():
-            ratio = frame / self._frame
-            self._center = (self._center + 0.5) * ratio - 0.5  # pixel 0 reaches from -0.5 to 0.5
-            self._first_size, self._aside, self._frame = self._first_size * ratio, self._aside * ratio, frame
+    def _follow_frame(self, track: _Track, image: np.ndarray) -> None:
+        ratio = track.target.follow_frame(image)
+        if ratio is not None:
+            track.first_size, track.aside = track.first_size * ratio, track.aside * ratio
+            track.target.size = track.first_size * track.zoom
+
+    def _respond(self, template: Template, features: np.ndarray) -> tuple[int, np.ndarray]:
+        """Which size fits best, by its number, and the response (17, 17) of its crop."""
+        if len(features) == 1:
+            return 0, template.place(features)[0]
+        responses = template.weigh(features)
+        best = self._best_scale(responses)
+        return best, responses[best] if template.fixed else template.place(features[best : best + 1])[0]
 
     def _best_scale(self, responses: np.ndarray) -> int:
         peaks = responses.max(axis=(1, 2)).astype(np.float64)
@@ -257,10 +232,18 @@ class SiamFC:
         row, column = divmod(int(fine.argmax()), len(fine))
         return (np.array([column, row]) - (len(fine) - 1) / 2) * STRIDE / up
 
-    def _is_lost(self, score: float) -> bool:
-        self._smooth += self.config.score_rate * (score - self._smooth)
-        self._lost = self._smooth < (self.config.found_score if self._lost else self.config.lost_score)
-        return self._lost
+
+def offset_at_peak(regression: BoxRegression, features: np.ndarray, peak: np.ndarray) -> BoxOffset:
+    """What `regression` says of the box around a response's peak, (x, y) pixels off the middle of a search region with
+    features (C, H, W); its place is as seen from the peak.
+    """
+    size = regression.cells
+    reach = (features.shape[-1] - size) // 2
+    cells = np.clip(np.round(peak / STRIDE).astype(int), -reach, reach)  # whole ones, as it was learned from
+    column, row = cells + reach
+    seen = regression(features[:, row : row + size, column : column + size])
+    x, y = seen.shift + (cells * STRIDE - peak)
+    return seen._replace(x=x, y=y)
 
 
 def update_all(trackers: Sequence[SiamFC], image: np.ndarray) -> list[Result]:
@@ -269,40 +252,6 @@ def update_all(trackers: Sequence[SiamFC], image: np.ndarray) -> list[Result]:
     ends = np.cumsum([len(own) for own in crops])
     features = np.split(trackers[0].backbone(np.concatenate(crops)), ends[:-1])
     return [tracker.locate(own) for tracker, own in zip(trackers, features, strict=True)]
-
-
-def look_at(features: np.ndarray, offset: np.ndarray, size: int) -> np.ndarray:
-    """The (C, size, size) features of what lies `offset` (x, y) pixels off the middle of a crop, from the crop's own,
-    (C, H, W), interpolated; nearer to the middle where they end.
-
-    As the network pads nothing, these are the features of a smaller crop around that place, but for less than a stride.
-    """
-    last = features.shape[-1] - size
-    x, y = np.clip(offset / STRIDE + last / 2, 0, last)
-    column, row = (min(int(start), last - 1) for start in (x, y))
-    right, down = np.float32(x - column), np.float32(y - row)
-    part = features[:, row : row + size + 1, column : column + size + 1]
-    part = part[:, :-1] + down * (part[:, 1:] - part[:, :-1])
-    return part[..., :-1] + right * (part[..., 1:] - part[..., :-1])
-
-
-def correlate(template: np.ndarray, features: np.ndarray) -> np.ndarray:
-    """Cross-correlate a (C, K, K) template with (N, C, H, W) features: (N, H - K + 1, W - K + 1), float32.
-
-    One matrix product for all pairs of a template cell and a place, then a shifted sum: 30 times faster than
-    windows.
-    """
-    (channels, k, _), (n, _, height, width) = template.shape, features.shape
-    products = template.reshape(channels, k * k).T @ features.reshape(n, channels, height * width)
-    image, cell, place = products.strides
-    rows, columns = height - k + 1, width - k + 1
-    shifted = as_strided(  # (n, k, k, rows, columns): what each template cell says about each place
-        products,
-        (n, k, k, rows, columns),
-        (image, k * cell + width * place, cell + place, width * place, place),
-        writeable=False,
-    )
-    return shifted.sum((1, 2))
 
 
 @cache

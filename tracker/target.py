@@ -1,0 +1,48 @@
+"""Where a target is, from frame to frame."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rbsf.tracker.geometry import box_center, check_box, crop_square, mean_color
+
+
+@dataclass
+class Target:
+    """A target's place and size in the frame, in pixels, float64."""
+
+    center: np.ndarray  # (x, y)
+    size: np.ndarray  # (w, h)
+    frame: np.ndarray  # (width, height) of the last frame
+    fill: tuple[float, ...]  # colour outside of the frame
+
+    @classmethod
+    def of(cls, image: np.ndarray, box: Sequence[float] | np.ndarray) -> tuple[Target, str | None]:
+        """The target in `box` of an RGB image, and a sentence where the box was clipped to the frame.
+
+        ValueError as `check_box` has it.
+        """
+        height, width = image.shape[:2]
+        box, note = check_box(box, width, height)
+        return cls(box_center(box), box[2:].copy(), np.array([width, height]), mean_color(image)), note
+
+    def crop(self, image: np.ndarray, side: float, pixels: int) -> np.ndarray:
+        """A square of `side` image pixels around the centre, as `pixels` x `pixels` x 3 uint8."""
+        return crop_square(image, self.center, side, pixels, self.fill)
+
+    def move(self, offset: np.ndarray) -> None:
+        """Move the centre by (x, y) pixels, but not out of the frame."""
+        self.center = np.clip(self.center + offset, 0, self.frame - 1)
+
+    def follow_frame(self, image: np.ndarray) -> np.ndarray | None:
+        """Take an image of another size as the same view, rescaled; the ratio (x, y) of the sizes, None where equal."""
+        frame = np.array([image.shape[1], image.shape[0]])
+        if (frame == self.frame).all():
+            return None
+        ratio = frame / self.frame
+        self.center = (self.center + 0.5) * ratio - 0.5  # pixel 0 reaches from -0.5 to 0.5
+        self.size, self.frame = self.size * ratio, frame
+        return ratio

@@ -6,7 +6,6 @@ Leaves in --out: video.mp4 and its true boxes video.txt, tracked.mp4, boxes.csv,
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 import time
 from pathlib import Path
@@ -20,6 +19,8 @@ from rbsf.tracker.flags import add_network_flags, add_weights_flag
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from rbsf.tracker.siamfc import Result
 
 SHOWN = 6  # frames in the picture
 TRUE_COLOR = (255, 255, 255)
@@ -43,42 +44,62 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Make, track, score."""
+    """Make, track, score; 0 when done, 128 + signal when stopped."""
     args = parse_args(argv)
     require("eval")
     import numpy as np
 
     from rbsf.datasets.synthetic.videos import write_video
     from rbsf.eval.metrics import overlaps
-    from rbsf.tools import track
 
     start = time.perf_counter()
     video = args.out / "video.mp4"
     args.out.mkdir(parents=True, exist_ok=True)
     write_video(video, args.seed, args.frames)
     truth = np.loadtxt(video.with_suffix(".txt"), delimiter=",", ndmin=2)
-    files = {"--out": args.out / "tracked.mp4", "--boxes": args.out / "boxes.csv", "--weights": args.weights}
-    network = {"--engine": args.engine, "--precision": args.precision, "--device": args.device}
-    if args.threads:
-        network["--threads"] = args.threads
-    flags = [str(text) for pair in (files | network).items() for text in pair]
-    if code := track.main(["--video", str(video), "--init", ",".join(str(v) for v in truth[0]), *flags]):
-        return code  # stopped: there are not boxes for all frames
-    boxes, scores = read_boxes(args.out / "boxes.csv")
-    overlap = overlaps(boxes, truth)
+    results, signum = track(args, video, truth[0].tolist())
+    if signum:  # there are not results of all frames
+        print("interrupted", file=sys.stderr)
+        return 128 + signum
+    overlap = overlaps(np.array([result.box for result in results]), truth)
+    scores = np.array([result.score for result in results])
     save_picture(args.out / "demo.png", args.out / "tracked.mp4", truth, overlap, scores)
     print(f"picture: {args.out / 'demo.png'}")
     print(f"mean overlap with the true boxes: {overlap[1:].mean():.3f}; {time.perf_counter() - start:.0f} s in all")
     return 0
 
 
-def read_boxes(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes (N, 4) x,y,w,h and scores (N,) from a CSV of tools/track.py."""
-    import numpy as np
+def track(args: argparse.Namespace, video: Path, box: list[float]) -> tuple[list[Result], int | None]:
+    """Follow the target in ``box``, x,y,w,h, of the first frame; writes tracked.mp4 and boxes.csv.
 
-    with open(path, newline="") as file:
-        rows = list(csv.DictReader(file))
-    return np.array([[float(r[k]) for k in "xywh"] for r in rows]), np.array([float(r["score"]) for r in rows])
+    Returns a result a frame, and the signal that ended it early.
+    """
+    from tqdm import tqdm
+
+    from rbsf.datasets.video.frames import VideoWriter, open_frames
+    from rbsf.system.stop import StopRequest
+    from rbsf.tools.recording import BoxWriter, Recorder, Timing
+    from rbsf.tracker.backbones import describe_backbone
+    from rbsf.tracker.loading import constants_of, load_network, wrapped
+    from rbsf.tracker.session import follow
+
+    network = load_network(args.weights, args.device, args.precision, args.threads, args.engine)
+    print(f"network: {args.weights.name}, {describe_backbone(network)}")
+    frames, timing = open_frames(video), Timing()
+    results: list[Result] = []
+    fps = frames.fps or 25.0
+    boxes, drawn = BoxWriter(args.out / "boxes.csv"), VideoWriter(args.out / "tracked.mp4", fps)
+    with StopRequest() as stop, boxes as rows, drawn as writer:
+        recorder = Recorder(fps, writer, rows, show=False)
+        images = timing.decoding(tqdm(frames.start(), total=frames.count, desc="track", unit="frame"))
+        timed = wrapped(network, timing.of_network)
+        for tracked in follow(images, [box], timed, constants_of(args.weights)()):
+            results += tracked.results.values()
+            recorder.add(tracked.image, tracked.time, [*tracked.results.values()])
+            if stop.signum:
+                break
+    print(timing.summary(recorder.frames))
+    return results, stop.signum
 
 
 def save_picture(path: Path, tracked: Path, truth: np.ndarray, overlap: np.ndarray, scores: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""What a tracking run leaves behind: drawn frames, boxes, and words on lost targets and on speed."""
+"""A tracking run and what it leaves behind: drawn frames, boxes, and words on lost targets and on speed."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,10 +19,16 @@ import numpy as np
 from tqdm import tqdm
 
 from rbsf.datasets.video.frames import VideoWriter
-from rbsf.tracker.siamfc import Result
+from rbsf.datasets.video.sources import Frames
+from rbsf.system.stop import StopRequest
+from rbsf.tracker.anchor_free import Network
+from rbsf.tracker.loading import Constants, wrapped
+from rbsf.tracker.session import Session
+from rbsf.tracker.siamfc import Backbone, Result
 
 COLORS = [(64, 220, 64), (255, 160, 0), (64, 160, 255), (255, 64, 200), (240, 230, 60)]  # RGB, by target
 LOST_COLOR = (255, 40, 40)
+DEFAULT_FPS = 25.0  # of images, which have no rate of their own
 WINDOW = "track (q ends)"
 FLUSH_SECONDS = 1.0  # between two writings of boxes
 
@@ -122,6 +129,98 @@ class Recorder:
         change = "probably lost" if result.lost else "found again"
         who = f"target {target}" if several else "target"
         tqdm.write(f"frame {self.number}: {who} {change} (score {result.score:.2f})")
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where a run's results go, None for nowhere, and whether it is shown in a window."""
+
+    video: Path | None = None
+    boxes: Path | None = None  # .csv or .json
+    show: bool = False
+
+
+@dataclass(frozen=True)
+class Span:
+    """Which frames of a video are tracked: the first one, and the one after the last (None: to its end)."""
+
+    first: int = 0
+    stop: int | None = None
+
+    def expected(self, count: int | None) -> int | None:
+        """How many frames there are, by a header of `count` frames; None where that says nothing."""
+        ends = [end for end in (self.stop, count) if end is not None]
+        total = min(ends) - self.first if count else 0
+        return total if total > 0 else None  # a header that says less than there is helps nobody
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a run ended."""
+
+    frames: int  # that were tracked
+    speed: str  # a sentence
+    error: Exception | None = None  # that broke in
+    signum: int | None = None  # of the signal that asked for the end
+
+
+def track_video(
+    source: str,
+    frames: Frames,
+    choose: Callable[[np.ndarray], list[tuple[float, ...]]],
+    network: Backbone | Network,
+    constants: Constants,
+    outputs: Outputs,
+    span: Span,
+) -> Ending:
+    """Follow the targets that `choose` finds in the first frame; what was computed is kept in any case.
+
+    `frames`: what `open_frames` opened of `source`.
+
+    Prints what happens, under a progress bar.  Errors in a frame after the first are in what is returned; ValueError
+    or OSError, before any tracking, for a source without that frame and boxes that cannot be used.
+    """
+    fps = frames.fps or DEFAULT_FPS
+    images = islice(frames.start(), span.first, span.stop)
+    first, seconds = next(images, (None, None))
+    if first is None:
+        raise ValueError(f"{source} holds no frame {span.first}" + ("; give an earlier --start" if span.first else ""))
+    timing = Timing()
+    session = Session(wrapped(network, timing.of_network), constants)
+    session.update(first, seconds)
+    for box in choose(first):
+        session.add(box)
+    for note in session.notes:
+        print(note)
+    writer = VideoWriter(outputs.video, fps) if outputs.video else None
+    rows = BoxWriter(outputs.boxes) if outputs.boxes else None
+    recorder = Recorder(None if source.isdecimal() else fps, writer, rows, outputs.show, span.first)
+    with StopRequest() as stop, rows or nullcontext(), writer or nullcontext():
+        recorder.add(first, seconds, [*session.results.values()])
+        error = _follow(timing.decoding(images), session, recorder, span.expected(frames.count), stop)
+    return Ending(recorder.frames, timing.summary(recorder.frames), error, stop.signum)
+
+
+def _follow(
+    frames: Iterator[tuple[np.ndarray, float | None]],
+    session: Session,
+    recorder: Recorder,
+    total: int | None,
+    stop: StopRequest,
+) -> Exception | None:
+    """Track to the end of ``frames``, ``total`` by the header, or to a stop; the error that broke in."""
+    with tqdm(total=total, initial=1, desc="track", unit="frame") as bar:
+        try:
+            for image, seconds in frames:
+                go_on = recorder.add(image, seconds, [*session.update(image, seconds).values()])
+                bar.update()
+                if stop.signum or not go_on:
+                    return None
+        except (ValueError, OSError) as error:
+            return error
+    if total and total != recorder.frames:
+        print(f"the video ended after {recorder.number} frames; by its header {recorder.first + total} were expected")
+    return None
 
 
 class BoxWriter:

@@ -12,9 +12,7 @@ import argparse
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import nullcontext
-from itertools import islice, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -28,13 +26,7 @@ from rbsf.tracker.flags import add_constants_flag, add_network_flags, add_weight
 if TYPE_CHECKING:  # these load OpenCV and PyTorch, which --help and a wrong command line need not wait for
     import numpy as np
 
-    from rbsf.system.stop import StopRequest
-    from rbsf.tools.recording import Recorder
-    from rbsf.tracker.anchor_free import AnchorFree, Network
-    from rbsf.tracker.loading import Constants
-    from rbsf.tracker.siamfc import Backbone, SiamFC
-
-DEFAULT_FPS = 25.0  # of images, which have no rate of their own
+    from rbsf.tools.recording import Span
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -106,56 +98,13 @@ def select_boxes(image: np.ndarray) -> list[tuple[float, ...]]:
     return [tuple(float(v) for v in box) for box in boxes]
 
 
-def start_trackers(
-    network: Backbone | Network, image: np.ndarray, boxes: list[tuple[float, ...]], constants: Constants
-) -> list[SiamFC | AnchorFree]:
-    """Start one tracker per box; tells of boxes that were clipped. Raises ValueError for an unusable box."""
-    from rbsf.tracker.loading import make_tracker
+def span_of(args: argparse.Namespace) -> Span:
+    """Which frames are tracked; ValueError for an end before the start."""
+    from rbsf.tools.recording import Span
 
-    trackers = [make_tracker(network, constants) for _ in boxes]
-    for tracker, box in zip(trackers, boxes, strict=True):
-        if note := tracker.init(image, box):
-            print(note)
-    return trackers
-
-
-def follow(
-    frames: Iterator[tuple[np.ndarray, float | None]],
-    trackers: list[SiamFC | AnchorFree],
-    recorder: Recorder,
-    total: int | None,
-    stop: StopRequest,
-) -> Exception | None:
-    """Track to the end of ``frames``, ``total`` by the header, or to a stop.
-
-    Returns the error that broke in, so that the caller can save.
-    """
-    from tqdm import tqdm
-
-    from rbsf.tracker.loading import update_all
-
-    with tqdm(total=total, initial=1, desc="track", unit="frame") as bar:
-        try:
-            for image, seconds in frames:
-                go_on = recorder.add(image, seconds, update_all(trackers, image))
-                bar.update()
-                if stop.signum or not go_on:
-                    return None
-        except (ValueError, OSError) as error:
-            return error
-    if total and total != recorder.frames:
-        print(f"the video ended after {recorder.number} frames; by its header {recorder.first + total} were expected")
-    return None
-
-
-def frame_range(args: argparse.Namespace, count: int | None) -> tuple[int, int | None, int | None]:
-    """First frame of a run, the one after its last, and how many a header of ``count`` frames promises (None: open)."""
     if args.end is not None and args.end < args.start:
         raise ValueError(f"--end {args.end} is before --start {args.start}; give a later frame")
-    stop = None if args.end is None else args.end + 1
-    ends = [end for end in (stop, count) if end is not None]
-    total = min(ends) - args.start if count else 0
-    return args.start, stop, total if total > 0 else None  # a header that says less than there is helps nobody
+    return Span(args.start, None if args.end is None else args.end + 1)
 
 
 def output_path(args: argparse.Namespace) -> Path | None:
@@ -206,44 +155,28 @@ def main(argv: list[str] | None = None) -> int:
     if args.show or args.select:
         check_screen()
 
-    from rbsf.datasets.video.frames import VideoWriter, open_frames
-    from rbsf.system.stop import StopRequest
-    from rbsf.tools.recording import BoxWriter, Recorder, Timing
+    from rbsf.datasets.video.frames import open_frames
+    from rbsf.tools.recording import Outputs, track_video
     from rbsf.tracker.backbones import describe_backbone
-    from rbsf.tracker.loading import constants_of, load_network, wrapped
-    from rbsf.tracker.siamfc import Result
+    from rbsf.tracker.loading import constants_of, load_network
 
     constants = read_constants(args.constants, constants_of(args.weights))
     frames = open_frames(args.video)
-    fps = frames.fps or DEFAULT_FPS
-    out = output_path(args)
-    writer = VideoWriter(out, fps) if out else None
-    rows = BoxWriter(args.boxes) if args.boxes else None
+    outputs, span = Outputs(output_path(args), args.boxes, args.show), span_of(args)
     network = load_network(args.weights, args.device, args.precision, args.threads, args.engine)
     print(f"network: {args.weights.name}, {describe_backbone(network)}")
-    begin, end, total = frame_range(args, frames.count)
-    images = islice(frames.start(), begin, end)
-    first, seconds = next(images, (None, None))
-    if first is None:
-        raise ValueError(f"{args.video} holds no frame {begin}" + ("; give an earlier --start" if begin else ""))
-    boxes = boxes or select_boxes(first)
-
-    timing = Timing()
-    trackers = start_trackers(wrapped(network, timing.of_network), first, boxes, constants)
-    recorder = Recorder(None if args.video.isdecimal() else fps, writer, rows, args.show, begin)
-    with StopRequest() as stop, rows or nullcontext(), writer or nullcontext():
-        recorder.add(first, seconds, [Result(t.box, 1.0, False) for t in trackers])
-        error = follow(timing.decoding(images), trackers, recorder, total, stop)
-    if out:
-        print(f"video: {out}")
-    print(timing.summary(recorder.frames))
-    if error or stop.signum:
-        print(f"ended early: the {recorder.frames} frames up to there are kept")
-    if error:
-        raise error
-    if stop.signum:
+    choose = select_boxes if args.select else lambda image: boxes
+    end = track_video(args.video, frames, choose, network, constants, outputs, span)
+    if outputs.video:
+        print(f"video: {outputs.video}")
+    print(end.speed)
+    if end.error or end.signum:
+        print(f"ended early: the {end.frames} frames up to there are kept")
+    if end.error:
+        raise end.error
+    if end.signum:
         print("interrupted", file=sys.stderr)
-        return 128 + stop.signum  # as a shell tells it: 130 for Ctrl-C, 143 for SIGTERM
+        return 128 + end.signum  # as a shell tells it: 130 for Ctrl-C, 143 for SIGTERM
     return 0
 
 

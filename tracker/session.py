@@ -1,0 +1,95 @@
+"""Any number of targets in one video, followed by one network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from rbsf.tracker.anchor_free import AnchorFree, Network
+from rbsf.tracker.loading import Constants, make_tracker, update_all
+from rbsf.tracker.siamfc import Backbone, Result, SiamFC
+
+Box = Sequence[float]  # x, y, w, h in pixels, 0-based
+
+
+class Tracked(NamedTuple):
+    """A frame, H x W x 3 uint8 RGB, its time in seconds, where it has one, and each target's result."""
+
+    image: np.ndarray
+    time: float | None
+    results: dict[int, Result]
+
+
+class Session:
+    """Targets by their numbers, which count from 1 in the order in which they are added and are not used again.
+
+        session = Session(network, constants)
+        session.update(first_frame)
+        number = session.add((x, y, w, h))
+        results = session.update(next_frame)
+
+    `network` and `constants` are as `rbsf.tracker.loading` gives them.  Frames are H x W x 3 uint8 RGB.
+    """
+
+    def __init__(self, network: Backbone | Network, constants: Constants) -> None:
+        self.network, self.constants = network, constants
+        self.results: dict[int, Result] = {}  # of the last frame
+        self.notes: list[str] = []  # sentences on boxes that were clipped to the frame
+        self._trackers: dict[int, SiamFC | AnchorFree] = {}
+        self._frame: np.ndarray | None = None
+        self._count = 0
+
+    def update(self, frame: np.ndarray, time: float | None = None) -> dict[int, Result]:
+        """Find all targets in the next frame, with as few passes of the network as there can be.
+
+        `time`: of the frame, in seconds; nothing depends on it yet.  ValueError for an array that is no image.
+        """
+        self._frame = frame
+        found = update_all(list(self._trackers.values()), frame) if self._trackers else []
+        self.results = dict(zip(self._trackers, found, strict=True))
+        return self.results
+
+    def add(self, box: Box) -> int:
+        """Learn a target in a box of the last frame; its number.
+
+        ValueError for a box without area, not finite or outside of the frame, and RuntimeError before the first frame.
+        """
+        tracker = make_tracker(self.network, self.constants)
+        self._learn(tracker, box)
+        self._count += 1
+        self._trackers[self._count] = tracker
+        self.results[self._count] = Result(tracker.box, 1.0, False)
+        return self._count
+
+    def correct(self, number: int, box: Box) -> None:
+        """Learn a target anew in a box of the last frame; KeyError for no such target, the rest as `add`."""
+        tracker = self._trackers[number]
+        self._learn(tracker, box)
+        self.results[number] = Result(tracker.box, 1.0, False)
+
+    def drop(self, number: int) -> None:
+        """Follow a target no longer; KeyError where there is none of that number."""
+        del self._trackers[number]
+        self.results.pop(number, None)
+
+    def _learn(self, tracker: SiamFC | AnchorFree, box: Box) -> None:
+        if self._frame is None:
+            raise RuntimeError("there is no frame yet: call update(frame) before add(box)")
+        if note := tracker.init(self._frame, box):
+            self.notes.append(note)
+
+
+def follow(
+    frames: Iterable[tuple[np.ndarray, float | None]], boxes: Sequence[Box], network: Backbone | Network,
+    constants: Constants,
+) -> Iterator[Tracked]:  # fmt: skip
+    """Each frame with the results of the targets that `boxes` show in the first one; errors as `Session`."""
+    session = Session(network, constants)
+    for number, (image, time) in enumerate(frames):
+        session.update(image, time)
+        if number == 0:
+            for box in boxes:
+                session.add(box)
+        yield Tracked(image, time, dict(session.results))

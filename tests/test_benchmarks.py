@@ -15,7 +15,7 @@ import pytest
 from conftest import ROOT, write_otb
 
 from rbsf.datasets.synthetic.videos import write_got10k, write_video
-from rbsf.eval import run_benchmarks
+from rbsf.eval import evaluation, run_benchmarks
 from rbsf.eval.benchmarks import (
     BENCHMARKS,
     default_root,
@@ -214,8 +214,8 @@ def test_each_folder_has_a_report(otb: Path, tmp_path: Path) -> None:
 
 
 def test_synthetic_needs_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(run_benchmarks.SYNTHETIC, "count", 2)
-    monkeypatch.setitem(run_benchmarks.SYNTHETIC, "frames", 5)
+    monkeypatch.setitem(evaluation.SYNTHETIC, "count", 2)
+    monkeypatch.setitem(evaluation.SYNTHETIC, "frames", 5)
     command = ["--dataset", "synthetic", "--out", str(tmp_path), "--tracker", "static"]
     assert main(command) == 0
     found = json.loads((tmp_path / "reports/synthetic/report.json").read_text())

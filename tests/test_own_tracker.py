@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rbsf.eval import run_benchmarks
+from rbsf.eval import evaluation, run_benchmarks
 from rbsf.eval.trackers import parse_tracker
 
 CODE = """
@@ -59,8 +59,8 @@ def test_its_results_are_those_of_its_code(code: Path) -> None:
 def test_it_runs_in_worker_processes(
     code: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(run_benchmarks.SYNTHETIC, "count", 2)
-    monkeypatch.setitem(run_benchmarks.SYNTHETIC, "frames", 5)
+    monkeypatch.setitem(evaluation.SYNTHETIC, "count", 2)
+    monkeypatch.setitem(evaluation.SYNTHETIC, "frames", 5)
     argv = ["--dataset", "synthetic", "--tracker", f"{code}:Right", "--workers", "2", "--out", str(tmp_path / "out")]
     assert run_benchmarks.main(argv) == 0
     assert "| Right" in capsys.readouterr().out

@@ -17,7 +17,7 @@ import pytest
 from conftest import NARROW, ROOT, write_teacher
 
 from rbsf.datasets.synthetic.videos import make_sequence, video_name, write_got10k, write_video
-from rbsf.eval.run_benchmarks import SYNTHETIC
+from rbsf.eval.evaluation import SYNTHETIC
 from rbsf.export.modules import CALLS, FORMS
 
 TEXT = (ROOT / "README.md").read_text()

@@ -16,8 +16,9 @@ from packed_models import random_model
 from rbsf.datasets.pairs.prepare import prepare
 from rbsf.datasets.synthetic.videos import write_got10k
 from rbsf.engine.file import write_packed
-from rbsf.eval import run_benchmarks
+from rbsf.eval.evaluation import Benchmark
 from rbsf.eval.results import Run
+from rbsf.eval.trackers import parse_tracker
 from rbsf.tools import reproduce, studies
 from rbsf.tools.recipes.siamese_config import TrainConfig, read_config
 from rbsf.tools.tracker_studies import finish, open_test
@@ -129,8 +130,8 @@ def test_the_table_of_results_that_are_there(flags, otb, tmp_path):
         file = studies.folder_of(config, tmp_path / "out") / config.result_file
         model = random_model(number)
         write_packed(file, model.model, model.task, model.nodes, model.info)
-        test.args.tracker = [str(file)]
-        (store,) = run_benchmarks.stores_of(test.args, run_benchmarks.read_specs(test.args)).values()
+        specs = (parse_tracker(str(file)),)
+        (store,) = Benchmark(test.dataset, test.split, test.root, specs, test.out).stores.values()
         for sequence in test.split.sequences:
             store.save(sequence, Run(sequence.boxes + np.array([shift, 0, 0, 0]), np.full(3, 0.1)))
     table = reproduce.open_table(reproduce.parse_args(flags))
@@ -153,7 +154,7 @@ def test_a_network_trained_for_signs_is_tracked_by_signs_and_all_by_given_consta
         model = random_model(0)
         write_packed(file, model.model, model.task, model.nodes, model.info)
     tracked = []
-    monkeypatch.setattr(run_benchmarks, "track", lambda args, sequences, stores: tracked.extend(stores))
+    monkeypatch.setattr(Benchmark, "run", lambda benchmark: tracked.extend(benchmark.specs))
     (tmp_path / "own.yaml").write_text("memory_share: 0.25\n")
     test = open_test(f"OTB100={otb}", tmp_path / "out", constants=tmp_path / "own.yaml")
     finish(table, [0], tmp_path / "out", [test], "two")

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
 
-import torch
-
-from rbsf.eval import run_benchmarks
 from rbsf.eval.benchmarks import Split
+from rbsf.eval.evaluation import Benchmark, failures, find
+from rbsf.eval.run_benchmarks import DATASETS
 from rbsf.eval.summary import summarise
 from rbsf.eval.tables import Cell as TextCell
 from rbsf.eval.tables import Table, markdown_text, number
-from rbsf.eval.trackers import TrackerSpec
+from rbsf.eval.trackers import TrackerSpec, parse_tracker
 from rbsf.system.files import write_atomically
 from rbsf.tools.studies import Study, folder_of, state_of
 from rbsf.tracker.flags import read_constants
@@ -29,10 +26,14 @@ METRICS = {"auc": "AUC", "precision": "precision"}
 
 @dataclass(frozen=True)
 class EvalSet:
-    """A benchmark and the settings to track it with."""
+    """A benchmark that trainings are tracked over, and how; `constants`: a file, None for the defaults."""
 
-    args: argparse.Namespace  # of run_benchmarks
+    dataset: str
+    root: Path
     split: Split
+    out: Path
+    workers: int = 0
+    constants: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -44,22 +45,24 @@ class Scored:
     failed: tuple[str, ...] = ()
 
 
-def open_test(text: str, out: Path, **flags: object) -> EvalSet:
+def open_test(
+    text: str,
+    out: Path,
+    workers: int | None = None,
+    constants: Path | None = None,
+    every: int | None = None,
+    frames: int | None = None,
+) -> EvalSet:
     """`NAME=ROOT`, or NAME for the usual place; FileNotFoundError, or ValueError for no such benchmark.
 
-    `flags`: further ones of run_benchmarks, None for its default; FileNotFoundError or ValueError for the constants as
-    of `read_constants`.
+    The others are flags of eval/run_benchmarks.py; errors of the constants as `read_constants` has them.
     """
     name, _, root = text.partition("=")
-    if name not in run_benchmarks.DATASETS:
-        raise ValueError(f"--test {text!r}: write NAME=ROOT, NAME one of {', '.join(run_benchmarks.DATASETS)}")
-    words = ["--dataset", name, "--out", str(out)]
-    for flag, value in {"root": root or None, **flags}.items():
-        words += [f"--{flag}", str(value)] if value is not None else []
-    args = run_benchmarks.parse_args(words)
-    read_constants(args.constants)  # the trackers are made after the trainings: what is wrong with it is said now
-    args.precision = str(dtype_of("auto", torch.device(choose_device(args.device)))).removeprefix("torch.")
-    return EvalSet(args, run_benchmarks.find(args))
+    if name not in DATASETS:
+        raise ValueError(f"--test {text!r}: write NAME=ROOT, NAME one of {', '.join(DATASETS)}")
+    read_constants(constants)  # the trackers are made after the trainings: what is wrong with it is said now
+    place, split = find(name, Path(root) if root else None, out, None, every, frames)
+    return EvalSet(name, place, split, out, workers or 0, constants)
 
 
 def track(test: EvalSet, study: Study, seeds: list[int], out: Path) -> Scored:
@@ -78,31 +81,28 @@ def track(test: EvalSet, study: Study, seeds: list[int], out: Path) -> Scored:
                 files.setdefault(file, []).append((cell.row, seed))
     if not files:
         return Scored(test.split.title, {})
-    trackers = [f"{row.replace('=', ' ')}, seed {seed}={file}" for file, ((row, seed), *_) in files.items()]
-    report = _run(argparse.Namespace(**{**vars(test.args), "tracker": trackers}), test.split, by_signs)
+    names = [f"{row.replace('=', ' ')}, seed {seed}" for (row, seed), *_ in files.values()]
+    specs = [_spec(name, file, test, signs) for name, file, signs in zip(names, files, by_signs, strict=True)]
+    benchmark = Benchmark(test.dataset, test.split, test.root, tuple(specs), test.out, workers=test.workers)
+    benchmark.run()
+    report = summarise(test.split, benchmark.entrants(), None, {}, ({}, {}))
     scores = {
         trained: {metric: tracker["mean"][metric] for metric in METRICS}
         for tracker, names in zip(report["trackers"], files.values(), strict=True)
         if tracker["mean"]
         for trained in names
     }
-    return Scored(test.split.title, scores, tuple(run_benchmarks.failures(report)))
+    return Scored(test.split.title, scores, tuple(failures(report)))
 
 
-def _of_signs(spec: TrackerSpec) -> TrackerSpec:
-    """`spec`, correlating the signs of features."""
+def _spec(name: str, file: Path, test: EvalSet, by_signs: bool) -> TrackerSpec:
+    """The tracker of a training's file, which correlates the signs of features where it was trained for that."""
+    precision = str(dtype_of("auto", choose_device("auto"))).removeprefix("torch.")
+    spec = parse_tracker(f"{name}={file}", precision, "auto", read_constants(test.constants))
+    if not by_signs:
+        return spec
     assert isinstance(spec.config, TrackerConfig)  # RB-SF 2 is in no table of the paper's
     return dataclasses.replace(spec, config=dataclasses.replace(spec.config, correlation="bits"))
-
-
-def _run(args: argparse.Namespace, split: Split, by_signs: list[bool]) -> dict[str, Any]:
-    specs = [
-        _of_signs(spec) if signs else spec
-        for spec, signs in zip(run_benchmarks.read_specs(args), by_signs, strict=True)
-    ]
-    stores = run_benchmarks.stores_of(args, specs)
-    run_benchmarks.track(args, split.sequences, stores)
-    return summarise(split, run_benchmarks.entrants(args, stores), None, {}, ({}, {}))
 
 
 def as_markdown(study: Study, seeds: list[int], out: Path, tests: list[Scored]) -> str:

@@ -146,9 +146,9 @@ class Benchmark:
         networks = [spec for spec in self.specs[1:] if spec.is_network and spec.engine == "torch"]
         if not networks:
             return None
-        from rbsf.weights import load_weights  # loads PyTorch, which packed networks need not
+        from rbsf.tracker.teachers.siamfc import load_tracker  # loads PyTorch, which packed networks need not
 
-        return next((spec.label for spec in networks if load_weights(spec.files[0])[1] == "siamfc"), None)
+        return next((spec.label for spec in networks if load_tracker(spec.files[0])[1] == "siamfc"), None)
 
     def _boxes(self) -> dict[str, dict[str, Any]]:
         """Boxes of every tracker's first run: {label: {sequence: (N, 4)}}; without those that cannot be read."""

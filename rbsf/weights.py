@@ -1,8 +1,8 @@
-"""Weights files: our own safetensors, and float SiamFC weights published elsewhere.
+"""Weights files.
 
-Our file holds an inference network: of binary convolutions one bit a weight, rows of `numpy.packbits` per filter,
-and a float32 scale per channel; the rest as float32.  Metadata: `format`, `model` and `options` (JSON) to build it by
-(see `rbsf.models`), `info` (JSON).
+A file, .safetensors, holds an inference network: of binary convolutions one bit a weight, rows of `numpy.packbits` per
+filter, and a float32 scale per channel; the rest as float32.  Metadata: `format`, `model` and `options` (JSON) to build
+it by (see `rbsf.models`), `info` (JSON).
 Of a binary convolution `name` with T terms and M kernels there are `name.bits` [M, O, bytes], `name.scale` [T, O] and,
 unless it is zero, `name.shift` [T, I]; term t has kernel t % M.  Where T is 1, the leading dimension is left out.
 """
@@ -27,7 +27,6 @@ from rbsf.models import MODELS, build
 from rbsf.system.files import write_atomically
 
 FORMAT = "rbsf-weights-1"
-SIAMFC_EPS = 1e-6  # of the batch-norms in siamfc-pytorch
 
 
 def save_weights(net: nn.Module, model: str, path: str | Path, info: dict[str, Any] | None = None) -> None:
@@ -53,21 +52,24 @@ def save_weights(net: nn.Module, model: str, path: str | Path, info: dict[str, A
 def load_weights(path: str | Path) -> tuple[nn.Module, str, dict[str, Any]]:
     """Read a weights file: the network in eval mode, the name of its model, and the info saved with it.
 
-    `.safetensors`: ours.  `.npz`: `convN.weight`, `convN.bias`, batch-norm folded in.  `.pth`: the state dict of a
-    siamfc-pytorch network.  Raises FileNotFoundError, or ValueError in one line for a file that is cut off, holds
-    pickled code or values that are not finite, or is of another network.
+    Raises FileNotFoundError, or ValueError in one line for a file that is cut off, holds values that are not finite, or
+    is of another program.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no weights file {path}")
-    readers = {".safetensors": _read_own, ".npz": _read_npz, ".pth": _read_pth, ".pt": _read_pth}
-    if path.suffix not in readers:
-        raise ValueError(f"{path}: weights end in {', '.join(readers)}, not {path.suffix!r}")
-    net, model, info = readers[path.suffix](path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path}: weights end in .safetensors, not {path.suffix!r}")
+    net, model, info = _read_own(path)
+    return checked(net, path), model, info
+
+
+def checked(net: nn.Module, path: Path) -> nn.Module:
+    """The network of a file in eval mode; ValueError where a value is not finite."""
     for name, tensor in net.state_dict().items():
         if not tensor.isfinite().all():
             raise ValueError(f"{path}: {name} holds values that are not finite; copy or train it again")
-    return net.eval(), model, info
+    return net.eval()
 
 
 def read_torch(path: str | Path, what: str, advice: str) -> Any:
@@ -82,7 +84,7 @@ def read_torch(path: str | Path, what: str, advice: str) -> Any:
     except Exception as error:  # torch's parser raises anything on damaged bytes
         if isinstance(error, pickle.UnpicklingError) and _is_code(Path(path), str(error)):
             raise ValueError(f"{path}: holds pickled code, which is not loaded; {advice}") from None
-        raise ValueError(f"{path}: not a whole {what} ({_first_line(error)}); {advice}") from None
+        raise ValueError(f"{path}: not a whole {what} ({first_line(error)}); {advice}") from None
 
 
 def _is_code(path: Path, refusal: str) -> bool:
@@ -144,7 +146,7 @@ def _read_own(path: Path) -> tuple[nn.Module, str, dict[str, Any]]:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no iterator)
     except Exception as error:  # a parser of damaged files raises anything
         raise ValueError(
-            f"{path}: not a whole safetensors file ({_first_line(error)}); copy or train it again"
+            f"{path}: not a whole safetensors file ({first_line(error)}); copy or train it again"
         ) from None
     if kind := kind_of(metadata):
         advice = "give the weights file that it was exported from"
@@ -162,10 +164,10 @@ def _read_own(path: Path) -> tuple[nn.Module, str, dict[str, Any]]:
             for name, layer in binary_layers(net).items()
             for key, _ in layer.named_parameters(recurse=False)
         }
-        _load(net, tensors, derived)
+        load_tensors(net, tensors, derived)
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:  # options may be any JSON
         raise ValueError(
-            f"{path}: does not fit the model {metadata['model']!r} it names ({_first_line(error)})"
+            f"{path}: does not fit the model {metadata['model']!r} it names ({first_line(error)})"
         ) from None
     return net, metadata["model"], _json(metadata, "info", path)
 
@@ -190,7 +192,7 @@ def _json(metadata: dict[str, str], key: str, path: Path) -> dict[str, Any]:
     return value
 
 
-def _load(net: nn.Module, tensors: dict[str, Tensor], optional: set[str] = frozenset()) -> None:  # type: ignore[assignment]
+def load_tensors(net: nn.Module, tensors: dict[str, Tensor], optional: set[str] = frozenset()) -> None:  # type: ignore[assignment]
     """Load `tensors`, all of them; missing may be `optional` names and batch counters.  ValueError otherwise."""
     result = net.load_state_dict(tensors, strict=False)
     missing = [k for k in result.missing_keys if k not in optional and not k.endswith("num_batches_tracked")]
@@ -200,66 +202,7 @@ def _load(net: nn.Module, tensors: dict[str, Tensor], optional: set[str] = froze
         )
 
 
-def _read_npz(path: Path) -> tuple[nn.Module, str, dict[str, Any]]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: torch.from_numpy(file[key].astype(np.float32)) for key in file.files}
-    except Exception as error:  # a parser of damaged files raises anything
-        raise ValueError(f"{path}: not a whole .npz of plain arrays ({_first_line(error)}); copy it again") from None
-    net = build("siamfc")
-    tensors = {}
-    try:
-        for number, block in enumerate(net.layers, 1):  # type: ignore[arg-type]
-            weight, bias = arrays[f"conv{number}.weight"], arrays[f"conv{number}.bias"]
-            tensors[f"layers.{number - 1}.conv.weight"] = weight
-            if isinstance(block.norm, nn.BatchNorm2d):
-                # The batch-norm is folded in: ours only adds the bias.
-                tensors[f"layers.{number - 1}.norm.bias"] = bias
-                tensors[f"layers.{number - 1}.norm.running_var"] = torch.full_like(bias, 1 - block.norm.eps)
-                tensors[f"layers.{number - 1}.norm.running_mean"] = torch.zeros_like(bias)
-                tensors[f"layers.{number - 1}.norm.weight"] = torch.ones_like(bias)
-            else:
-                tensors[f"layers.{number - 1}.conv.bias"] = bias
-        _load(net, tensors)
-    except (KeyError, RuntimeError, ValueError) as error:
-        raise ValueError(f"{path}: no SiamFC of conv1..conv5 .weight and .bias ({_first_line(error)})") from None
-    return net, "siamfc", {}
-
-
-def _read_pth(path: Path) -> tuple[nn.Module, str, dict[str, Any]]:
-    state = read_torch(path, "PyTorch file", "copy it again, or save the network's state_dict alone")
-    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
-        raise ValueError(
-            f"{path}: no state dict of tensors; its siamfc-pytorch keys would be backbone.conv1.0.weight ..."
-        )
-    net = build("siamfc")
-    parts = {"0": "conv", "1": "norm"}
-    try:
-        tensors = {}
-        for key, tensor in state.items():
-            number, part, rest = _siamfc_key(key)
-            tensors[f"layers.{number - 1}.{parts[part]}.{rest}"] = tensor
-        for number, block in enumerate(net.layers):  # type: ignore[arg-type]
-            if isinstance(block.norm, nn.BatchNorm2d):
-                # A bias in front of a batch-norm only shifts its mean, and a difference of eps its variance.
-                mean, var = f"layers.{number}.norm.running_mean", f"layers.{number}.norm.running_var"
-                tensors[mean] = tensors[mean] - tensors.pop(f"layers.{number}.conv.bias", 0)
-                tensors[var] = tensors[var] + (SIAMFC_EPS - block.norm.eps)
-        _load(net, tensors)
-    except (KeyError, RuntimeError, ValueError) as error:
-        raise ValueError(f"{path}: no network of siamfc-pytorch's AlexNet layout ({_first_line(error)})") from None
-    return net, "siamfc", {}
-
-
-def _siamfc_key(key: str) -> tuple[int, str, str]:
-    """`[module.][backbone.]conv2.1.weight` to (2, "1", "weight"), `conv5.weight` to (5, "0", "weight")."""
-    words = key.removeprefix("module.").removeprefix("backbone.").removeprefix("features.").split(".")
-    if not words[0].startswith("conv") or len(words) not in (2, 3):
-        raise ValueError(f"unknown key {key}")
-    number = int(words[0].removeprefix("conv"))
-    return (number, words[1], words[2]) if len(words) == 3 else (number, "0", words[1])
-
-
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What a parser's error says, in one short line."""
     text = " ".join(str(error).rpartition("WeightsUnpickler error:")[2].split())[:200]  # torch's advice left out
     return text if " " in text else f"{type(error).__name__} {text}".strip()  # a bare key or nothing says too little

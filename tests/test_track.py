@@ -421,7 +421,7 @@ def test_network_that_is_no_backbone_is_named(monkeypatch: pytest.MonkeyPatch) -
     from rbsf.tracker.backbones import load_backbone
 
     for net in (torch.nn.Linear(4, 4), torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())):
-        monkeypatch.setattr("rbsf.weights.load_weights", lambda path, net=net: (net, "lenet", {}))
+        monkeypatch.setattr("rbsf.tracker.teachers.siamfc.load_tracker", lambda path, net=net: (net, "lenet", {}))
         with pytest.raises(ValueError, match=r"lenet.pth holds no tracker backbone"):
             load_backbone("lenet.pth")
 

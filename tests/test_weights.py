@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from rbsf.layers import binary_layers
 from rbsf.models import TRACKERS, build
+from rbsf.tracker.teachers.siamfc import load_tracker
 from rbsf.train.checkpoint import load_checkpoint
-from rbsf.weights import load_weights, save_weights
+from rbsf.weights import save_weights
 
 CROP = torch.randint(0, 256, (2, 3, 127, 127), generator=torch.Generator().manual_seed(0)).float()
 
@@ -51,7 +52,7 @@ def test_exemplar_features_are_a_window_of_the_search_features():
 def test_saved_weights_give_the_same_network(name, tmp_path):
     net = trained(name)
     save_weights(net, name, tmp_path / "w.safetensors", {"seed": 3})
-    loaded, model, info = load_weights(tmp_path / "w.safetensors")
+    loaded, model, info = load_tracker(tmp_path / "w.safetensors")
     assert (model, info) == (name, {"seed": 3})
     with torch.no_grad():
         torch.testing.assert_close(loaded(CROP), net(CROP), atol=1e-4, rtol=1e-4)
@@ -80,7 +81,7 @@ def folded_arrays(net):
 def test_npz_with_folded_batch_norms(tmp_path):
     net = trained("siamfc")
     np.savez(tmp_path / "w.npz", **folded_arrays(net))
-    loaded, model, _ = load_weights(tmp_path / "w.npz")
+    loaded, model, _ = load_tracker(tmp_path / "w.npz")
     assert model == "siamfc"
     with torch.no_grad():
         torch.testing.assert_close(loaded(CROP), net(CROP), atol=1e-3, rtol=1e-3)
@@ -102,7 +103,7 @@ def test_pth_of_siamfc_pytorch(prefix, tmp_path):
         for key, value in block.norm.state_dict().items():
             state[f"{prefix}conv{number}.1.{key}"] = value + 0.5 if key == "running_mean" else value
     torch.save(state, tmp_path / "w.pth")
-    loaded, _, _ = load_weights(tmp_path / "w.pth")
+    loaded, _, _ = load_tracker(tmp_path / "w.pth")
     with torch.no_grad():
         torch.testing.assert_close(loaded(CROP), net(CROP), atol=1e-3, rtol=1e-3)
 
@@ -181,7 +182,7 @@ def test_bad_files_get_one_line(kind, suffix, message, tmp_path, capsys):
     path = tmp_path / f"w{suffix}"
     write_bad(kind, path)
     with pytest.raises(ValueError, match=message) as error:
-        load_weights(path)
+        load_tracker(path)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
     assert "code was run" not in capsys.readouterr().out
@@ -205,7 +206,7 @@ def test_damaged_tensors_of_our_own_are_refused(damage, tmp_path):
     tensors = load_file(path)
     save_file(tensors | change(tensors), path, {"format": "rbsf-weights-1", "model": "rbsf"})
     with pytest.raises(ValueError, match=message) as error:
-        load_weights(path)
+        load_tracker(path)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -224,10 +225,10 @@ def test_damaged_metadata_is_refused(key, text, message, tmp_path):
     save_weights(build("rbsf"), "rbsf", path)
     save_file(load_file(path), path, {"format": "rbsf-weights-1", "model": "rbsf", key: text})
     with pytest.raises(ValueError, match=rf"w\.safetensors: {message}"):
-        load_weights(path)
+        load_tracker(path)
 
 
-@pytest.mark.parametrize("load", [load_weights, load_checkpoint])
+@pytest.mark.parametrize("load", [load_tracker, load_checkpoint])
 def test_random_bytes_are_no_pytorch_file_and_raise_no_warning(load, tmp_path):
     random, path = np.random.default_rng(0), tmp_path / "w.pth"
     for number in range(200):
@@ -244,14 +245,14 @@ def test_random_bytes_are_no_pytorch_file_and_raise_no_warning(load, tmp_path):
 def test_code_is_told_from_damage(protocol, tmp_path):
     path = tmp_path / "w.pth"
     path.write_bytes(pickle.dumps(Payload(), protocol))
-    for load in (load_weights, load_checkpoint):
+    for load in (load_tracker, load_checkpoint):
         with pytest.raises(ValueError, match=r"w\.pth: holds pickled code, which is not loaded"):
             load(path)
 
 
 def test_missing_file_and_unknown_model(tmp_path):
     with pytest.raises(FileNotFoundError, match="no weights file"):
-        load_weights(tmp_path / "none.safetensors")
+        load_tracker(tmp_path / "none.safetensors")
     with pytest.raises(ValueError, match="unknown model 'x'; known: siamfc, xnor, rbsf"):
         build("x")
 
@@ -276,7 +277,7 @@ def test_damaged_terms_are_refused(damage, tmp_path):
         metadata = file.metadata()
     save_file(tensors | {f"{name}.{key}": tensor for key, tensor in changed.items()}, path, metadata)
     with pytest.raises(ValueError, match=message) as error:
-        load_weights(path)
+        load_tracker(path)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -287,7 +288,7 @@ def test_a_shift_for_a_method_without_is_refused(tmp_path):
     tensors = load_file(path) | {"layers.1.conv.shift": torch.ones(96)}
     save_file(tensors, path, {"format": "rbsf-weights-1", "model": "rbsf"})
     with pytest.raises(ValueError, match="shift holds values that the method never makes"):
-        load_weights(path)
+        load_tracker(path)
 
 
 def test_borders_are_kept(tmp_path):
@@ -295,7 +296,7 @@ def test_borders_are_kept(tmp_path):
     layers = [module for module in net.modules() if hasattr(module, "border")]
     layers[0].border = 1.0
     save_weights(net, "lenet", tmp_path / "net.safetensors")
-    loaded = load_weights(tmp_path / "net.safetensors")[0]
+    loaded = load_tracker(tmp_path / "net.safetensors")[0]
     assert [m.border for m in loaded.modules() if hasattr(m, "border")] == [layer.border for layer in layers]
 
 
@@ -311,4 +312,4 @@ def test_borders_that_are_none(tmp_path, borders, message):
     metadata["borders"] = borders.replace("%s", name)
     save_file(tensors, tmp_path / "net.safetensors", metadata)
     with pytest.raises(ValueError, match=message):
-        load_weights(tmp_path / "net.safetensors")
+        load_tracker(tmp_path / "net.safetensors")

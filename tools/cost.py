@@ -67,9 +67,9 @@ def float_twin(net: nn.Module) -> nn.Module:
 def load_pair(weights: Path) -> tuple[nn.Module, nn.Module, int | None]:
     """The network of a weights file, its float twin, and its images' side; ValueError for one without binary layers."""
     from rbsf.layers import binary_layers
-    from rbsf.weights import load_weights
+    from rbsf.tracker.teachers.siamfc import load_tracker
 
-    net, model, info = load_weights(weights)
+    net, model, info = load_tracker(weights)
     if not binary_layers(net):
         raise ValueError(f"{weights}: a float network ({model}); give the weights of a 1-bit one")
     return net, float_twin(net), info.get("input", {}).get("size")

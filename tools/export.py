@@ -74,9 +74,9 @@ def export_packed(weights: Path, out: Path, video: str | None, first_bits: int =
     from rbsf.export.compare import torch_logits
     from rbsf.export.pack import classifier_input, pack_weights
     from rbsf.models import TRACKERS, WHOLE
-    from rbsf.weights import load_weights
+    from rbsf.tracker.teachers.siamfc import load_tracker
 
-    net, model, info = load_weights(weights)
+    net, model, info = load_tracker(weights)
     tracker = model in (*TRACKERS, *WHOLE)
     images = read_crops(video) if tracker else read_images(video, classifier_input(weights, info).shape)
     exported = pack_weights(weights, out, first_bits)
@@ -128,9 +128,9 @@ def export_onnx(weights: Path, out: Path, video: str | None) -> None:
     from rbsf.export.pack import classifier_input, export_classifier, export_float_tracker, export_search
     from rbsf.models import TRACKERS
     from rbsf.models.rbsf2 import RBSF2
-    from rbsf.weights import load_weights
+    from rbsf.tracker.teachers.siamfc import load_tracker
 
-    net, model, info = load_weights(weights)
+    net, model, info = load_tracker(weights)
     if isinstance(net, RBSF2):
         export_two_with_head(net, export_search(net), read_crops(video), out)
     elif model in TRACKERS:
@@ -206,9 +206,9 @@ def write_graph(graph: ModelProto, path: Path) -> None:
 def rounds_first_layer(weights: Path) -> bool:
     """Whether --first-bits is of use to a weights file: a tracker of SiamFC's form; raises as `load_weights` does."""
     from rbsf.models import TRACKERS
-    from rbsf.weights import load_weights
+    from rbsf.tracker.teachers.siamfc import load_tracker
 
-    return load_weights(weights)[1] in TRACKERS
+    return load_tracker(weights)[1] in TRACKERS
 
 
 def main(argv: list[str] | None = None) -> None:

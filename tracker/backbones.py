@@ -156,8 +156,8 @@ def _pack(path: Path) -> PackedModel:
 def _load_torch(path: Path, device: str, precision: str, threads: int | None) -> Backbone:
     import torch
 
-    from rbsf.weights import load_weights
+    from rbsf.tracker.teachers.siamfc import load_tracker
 
     if threads is not None:
         torch.set_num_threads(threads)
-    return torch_backbone(load_weights(path)[0], device, precision)
+    return torch_backbone(load_tracker(path)[0], device, precision)

@@ -20,12 +20,12 @@ from rbsf.tools.recipes.pairs import PairRecipe
 from rbsf.tools.recipes.siamese_config import TrainConfig, model_defaults
 from rbsf.tools.recipes.validation import validation
 from rbsf.tracker.task import SiameseTask
+from rbsf.tracker.teachers.siamfc import load_tracker
 from rbsf.train import distributed
 from rbsf.train.device import dtype_of, place
 from rbsf.train.distributed import Process
 from rbsf.train.rectify import Rectifier
 from rbsf.train.trainer import Validate
-from rbsf.weights import load_weights
 
 
 class SiameseRecipe(PairRecipe[TrainConfig]):
@@ -111,7 +111,7 @@ class SiameseRecipe(PairRecipe[TrainConfig]):
 
 def load_teacher(path: str) -> nn.Module:
     """The float SiamFC of a weights file; ValueError for another network."""
-    teacher, model, _ = load_weights(path)
+    teacher, model, _ = load_tracker(path)
     if model != "siamfc":
         raise ValueError(f"{path}: a teacher must be a float network (siamfc), this is {model}")
     return teacher

@@ -38,7 +38,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def pairs_of(folder: Path, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Exemplars of first frames, and search regions of frames behind them, of `count` videos, in turns."""
     from rbsf.datasets.video.sequences import load_sequences
-    from rbsf.tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE, box_center, crop_square, exemplar_side, mean_color
+    from rbsf.tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE, target_crop
 
     sequences, pairs = load_sequences(folder), []
     for number in range(count):
@@ -46,9 +46,7 @@ def pairs_of(folder: Path, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
         frames = np.flatnonzero(np.isfinite(sequence.boxes).all(axis=1))
         crops = []
         for frame, size in ((frames[0], EXEMPLAR_SIZE), (frames[(7 * number + 1) % len(frames)], SEARCH_SIZE)):
-            image, box = sequence.image(int(frame)), sequence.boxes[frame]
-            side = exemplar_side(box[2:]) * size / EXEMPLAR_SIZE
-            crops.append(crop_square(image, box_center(box), side, size, mean_color(image)))
+            crops.append(target_crop(sequence.image(int(frame)), sequence.boxes[frame], size))
         pairs.append((crops[0], crops[1]))
     return pairs
 

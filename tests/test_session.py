@@ -84,3 +84,22 @@ def test_follow_gives_every_frame() -> None:
     assert all(list(t.results) == [1, 2] for t in tracked)
     assert tracked[0].results[1].score == 1
     assert tracked[3].results[1].box[0] == pytest.approx(96, abs=3)
+
+
+def test_opencv_style_takes_what_opencv_reads() -> None:
+    """Boxes are the same of BGR, of BGRA and of a tracker that is given RGB; what is no image is named."""
+    import rbsf
+    from rbsf.tracker.loading import load_network, make_tracker
+
+    rng = np.random.default_rng(0)
+    bgr = rng.integers(0, 256, (8, 10, 3), np.uint8).repeat(16, 0).repeat(16, 1)
+    bgra = np.dstack([bgr, np.full(bgr.shape[:2], 255, np.uint8)])
+    own = make_tracker(load_network(rbsf.shipped.find_weights("rbsf"), "cpu", threads=1), CONFIG)  # type: ignore[attr-defined]
+    own.init(bgr[..., ::-1].copy(), BOX)
+    expected = own.update(np.roll(bgr, 3, 1)[..., ::-1].copy()).box
+    for image in (bgr, bgra):
+        tracker = rbsf.Tracker(threads=1)
+        tracker.init(image, BOX)
+        np.testing.assert_array_equal(tracker.update(np.roll(image, 3, 1))[1], expected)
+    with pytest.raises(ValueError, match="not an image: int64"):
+        tracker.update(bgr.astype(np.int64))

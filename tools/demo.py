@@ -78,7 +78,7 @@ def track(args: argparse.Namespace, video: Path, box: list[float]) -> tuple[list
 
     from rbsf.datasets.video.frames import VideoWriter, open_frames
     from rbsf.system.stop import StopRequest
-    from rbsf.tools.recording import BoxWriter, Recorder, Timing
+    from rbsf.tools.recording import DEFAULT_FPS, BoxWriter, Recorder, Timing
     from rbsf.tracker.backbones import describe_backbone
     from rbsf.tracker.loading import constants_of, load_network, wrapped
     from rbsf.tracker.session import follow
@@ -87,7 +87,7 @@ def track(args: argparse.Namespace, video: Path, box: list[float]) -> tuple[list
     print(f"network: {args.weights.name}, {describe_backbone(network)}")
     frames, timing = open_frames(video), Timing()
     results: list[Result] = []
-    fps = frames.fps or 25.0
+    fps = frames.fps or DEFAULT_FPS
     boxes, drawn = BoxWriter(args.out / "boxes.csv"), VideoWriter(args.out / "tracked.mp4", fps)
     with StopRequest() as stop, boxes as rows, drawn as writer:
         recorder = Recorder(fps, writer, rows, show=False)

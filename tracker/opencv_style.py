@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from rbsf.shipped import find_weights
+from rbsf.tracker.geometry import as_rgb
 from rbsf.tracker.loading import constants_of, load_network, make_tracker
 
 
@@ -47,4 +48,4 @@ class Tracker:
 
 
 def _rgb(image: np.ndarray) -> np.ndarray:
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if image.ndim == 3 and image.shape[2] == 3 else image
+    return cv2.cvtColor(as_rgb(image), cv2.COLOR_BGR2RGB)  # `as_rgb` checks, drops alpha, keeps the order

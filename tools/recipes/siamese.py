@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from rbsf.datasets.pairs.crop_store import CropStore
 from rbsf.datasets.pairs.training_data import open_training_data
@@ -86,17 +86,14 @@ class SiameseRecipe(PairRecipe[TrainConfig]):
         wider = teacher.model_options != student.model_options
         start = place(slimmed(teacher, self.config.width), self.process.device) if wider else teacher
 
-        def forward(net: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-            return task.respond(net, batch)
-
         if not binary_layers(student):
             if not self.config.scratch:
                 student.load_state_dict(start.state_dict())
-                start_again(student, partial(forward, student), self.some_batches(CALIBRATION))
+                start_again(student, partial(task.respond, student), self.some_batches(CALIBRATION))
             return {}
-        own = stats = measure_maps(student, start, forward, self.some_batches(CALIBRATION))
+        own = stats = measure_maps(student, start, task.respond, self.some_batches(CALIBRATION))
         if wider:
-            wide = measure_maps(student, teacher, forward, self.some_batches(CALIBRATION))
+            wide = measure_maps(student, teacher, task.respond, self.some_batches(CALIBRATION))
             stats = {point: wide[point] for point in own if wide[point][0].shape == own[point][0].shape}
             points = f"{', '.join(stats)}, {len(stats)} of {len(own)} points"
             print(f"teacher of another width: maps are compared at {points}")

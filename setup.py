@@ -1,4 +1,6 @@
-"""Build the engine's C++ kernels; without a compiler the install succeeds and NumPy does their work."""
+"""Build the engine's C++ kernels; without a compiler the install succeeds and NumPy does their
+work.
+"""
 
 import sys
 from pathlib import Path
@@ -7,8 +9,9 @@ from pybind11.setup_helpers import Pybind11Extension, build_ext
 from setuptools import setup
 
 NATIVE = Path("rbsf/engine/native")
-# Contracting a product and a sum into one rounding would make results depend on the machine.  Nobody looks at floating
-# point exceptions, and where they count GCC does not vectorise loops with comparisons.
+# Contracting a product and a sum into one rounding would make results depend on the machine.
+# Nobody looks at floating point exceptions, and where they count GCC does not vectorise loops with
+# comparisons.
 FLAGS = ["-O3", "-ffp-contract=off", "-fno-trapping-math", "-pthread"]
 UNIX = {"extra_compile_args": FLAGS, "extra_link_args": ["-pthread"]}
 

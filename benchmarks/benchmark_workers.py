@@ -1,5 +1,5 @@
-"""How much faster eval/run_benchmarks.py gets with more processes: the same run with 1 and with N, from the start of
-the program to its report.
+"""How much faster eval/run_benchmarks.py gets with more processes: the same run with 1 and with N,
+from the start of the program to its report.
 
     python benchmarks/benchmark_workers.py --dataset OTB100 --root OTB --tracker rbsf --workers 2
 
@@ -28,7 +28,14 @@ PROGRAM = Path(__file__).resolve().parents[1] / "eval" / "run_benchmarks.py"
 def seconds(argv: list[str], workers: int, out: Path) -> float:
     """Wall-clock seconds of the program with so many processes; raises ValueError where it fails."""
     shutil.rmtree(out, ignore_errors=True)
-    flags = ["--workers", str(workers), "--threads", "1", "--out", str(out)]  # the last of a repeated flag counts
+    flags = [
+        "--workers",
+        str(workers),
+        "--threads",
+        "1",
+        "--out",
+        str(out),
+    ]  # the last of a repeated flag counts
     start = time.perf_counter()
     done = subprocess.run([sys.executable, str(PROGRAM), *argv, *flags], check=False)
     if done.returncode:
@@ -38,7 +45,9 @@ def seconds(argv: list[str], workers: int, out: Path) -> float:
 
 def result_files(out: Path) -> dict[str, bytes]:
     """Every file of boxes below a results folder."""
-    files = (path for path in (out / "results").rglob("*.txt") if not path.name.endswith("_time.txt"))
+    files = (
+        path for path in (out / "results").rglob("*.txt") if not path.name.endswith("_time.txt")
+    )
     return {str(path.relative_to(out)): path.read_bytes() for path in files}
 
 
@@ -53,7 +62,10 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     workers = args.workers or 2
     took = {count: seconds(argv, count, args.out / f"workers{count}") for count in (1, workers)}
-    equal = len({str(sorted(result_files(args.out / f"workers{count}").items())) for count in took}) == 1
+    equal = (
+        len({str(sorted(result_files(args.out / f"workers{count}").items())) for count in took})
+        == 1
+    )
     for count, spent in took.items():
         print(f"{count} processes {spent:8.1f} s")
     print(f"ratio       {took[1] / took[workers]:8.2f}")

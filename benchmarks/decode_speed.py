@@ -1,19 +1,23 @@
-"""Images per second of the folder reader, by number of worker processes: reduced against full decoding, in one run.
+"""Images per second of the folder reader, by number of worker processes: reduced against full
+decoding, in one run.
 
     python benchmarks/decode_speed.py --root IMAGENET --workers 1 2 4 8
     python benchmarks/decode_speed.py --image-size 500x375 --size 224
 
-Without --root it reads generated JPEGs of about ImageNet's size in bytes. Each round reads every side once, one after
-the other; figures are medians over rounds, the ratio that of the rounds' ratios. Processes are started, and files read
-into memory, in a pass that is not timed: this measures decoding, not disks. The first line, without worker processes,
-is by the time that one core works, whatever else the machine does; the others are by the clock.
+Without --root it reads generated JPEGs of about ImageNet's size in bytes. Each round reads every
+side once, one after the other; figures are medians over rounds, the ratio that of the rounds'
+ratios. Processes are started, and files read into memory, in a pass that is not timed: this
+measures decoding, not disks. The first line, without worker processes, is by the time that one core
+works, whatever else the machine does; the others are by the clock.
 
-A node of 8 GPUs on paper. Needed: 8 x --gpu-rate images per second (2,500 is a guess for ResNet-18 with its teacher at
-224 pixels: put in what a training measured). At that rate an epoch of 1,281,167 images takes 64 s, disks give 110 kB x
-20,000 = 2.2 GB/s (the whole set, 140 GB, fits in the memory of such a node), and the GPUs take 150 kB x 20,000 = 3 GB/s
-over 8 links of 50 or more. So decoding is what limits: cores = 20,000 / images per second of one core, the figure of
-the first line, split over 8 processes of torchrun with --workers an eighth of the cores each. Where they do not
-suffice, images shrunk once to a short side of 256 (--image-size 341x256 measures those) cost about half as much.
+A node of 8 GPUs on paper. Needed: 8 x --gpu-rate images per second (2,500 is a guess for ResNet-18
+with its teacher at 224 pixels: put in what a training measured). At that rate an epoch of 1,281,167
+images takes 64 s, disks give 110 kB x 20,000 = 2.2 GB/s (the whole set, 140 GB, fits in the memory
+of such a node), and the GPUs take 150 kB x 20,000 = 3 GB/s over 8 links of 50 or more. So decoding
+is what limits: cores = 20,000 / images per second of one core, the figure of the first line, split
+over 8 processes of torchrun with --workers an eighth of the cores each. Where they do not suffice,
+images shrunk once to a short side of 256 (--image-size 341x256 measures those) cost about half as
+much.
 """
 
 from __future__ import annotations
@@ -46,16 +50,45 @@ DISTINCT = 32  # generated images; the others are copies
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
-    add("--root", type=Path, metavar="DIR", help="folder with train/CLASS/IMAGE (default: generated JPEGs)")
-    add("--image-size", default="500x375", metavar="WxH", help="of generated JPEGs (default: 500x375)")
-    add("--images", type=positive_int, default=512, metavar="N", help="read in a round (default: 512)")
+    add(
+        "--root",
+        type=Path,
+        metavar="DIR",
+        help="folder with train/CLASS/IMAGE (default: generated JPEGs)",
+    )
+    add(
+        "--image-size",
+        default="500x375",
+        metavar="WxH",
+        help="of generated JPEGs (default: 500x375)",
+    )
+    add(
+        "--images",
+        type=positive_int,
+        default=512,
+        metavar="N",
+        help="read in a round (default: 512)",
+    )
     add("--size", type=positive_int, default=224, help="side of the crops in pixels (default: 224)")
     add("--batch", type=positive_int, default=32, help="images of a batch (default: 32)")
-    add("--workers", type=positive_int, nargs="+", metavar="N", help="processes (default: 1, 2, 4 ... cores)")
+    add(
+        "--workers",
+        type=positive_int,
+        nargs="+",
+        metavar="N",
+        help="processes (default: 1, 2, 4 ... cores)",
+    )
     add("--rounds", type=positive_int, default=5, help="of which the median counts (default: 5)")
-    add("--gpu-rate", type=positive_int, default=2500, help="images per second that one GPU trains (default: 2500)")
+    add(
+        "--gpu-rate",
+        type=positive_int,
+        default=2500,
+        help="images per second that one GPU trains (default: 2500)",
+    )
     return parser.parse_args(argv)
 
 
@@ -63,8 +96,12 @@ def generate(root: Path, image_size: str, count: int) -> None:
     """Textured JPEGs of one class below ``root``/train and one image below ``root``/val."""
     width, _, height = image_size.partition("x")
     if not (width.isdecimal() and height.isdecimal() and min(int(width), int(height)) >= 16):
-        raise ValueError(f"--image-size is {image_size!r}; give width and height from 16, as in 500x375")
-    encoded = [_picture(np.random.default_rng(seed), int(width), int(height)) for seed in range(DISTINCT)]
+        raise ValueError(
+            f"--image-size is {image_size!r}; give width and height from 16, as in 500x375"
+        )
+    encoded = [
+        _picture(np.random.default_rng(seed), int(width), int(height)) for seed in range(DISTINCT)
+    ]
     for split, number in (("train", count), ("val", 1)):
         (root / split / "class").mkdir(parents=True)
         for i in range(number):
@@ -74,11 +111,15 @@ def generate(root: Path, image_size: str, count: int) -> None:
 def _picture(rng: np.random.Generator, width: int, height: int) -> bytes:
     image = texture(rng, (height, width), 40.0, palette(rng)).astype(np.float32)
     image += rng.normal(0, 14, image.shape)
-    return cv2.imencode(".jpg", image.clip(0, 255).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
+    return cv2.imencode(
+        ".jpg", image.clip(0, 255).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, QUALITY]
+    )[1].tobytes()
 
 
 def rate(data: FolderData, batch: int, epoch: int, limit: int) -> float:
-    """Images per second of one training pass: of the clock, or of this process's work where it decodes itself."""
+    """Images per second of one training pass: of the clock, or of this process's work where it
+    decodes itself.
+    """
     clock = time.perf_counter if data.workers else time.process_time
     start, images = clock(), 0
     for read in data.batches(batch, 0, epoch, limit=limit):
@@ -88,7 +129,10 @@ def rate(data: FolderData, batch: int, epoch: int, limit: int) -> float:
 
 def compare(data: FolderData, workers: int, args: argparse.Namespace) -> tuple[float, float, float]:
     """Images per second reduced and full, and their ratio, with so many processes (0: in this one)."""
-    sides = [dataclasses.replace(data, workers=workers, size=args.size, reduced=reduced) for reduced in (True, False)]
+    sides = [
+        dataclasses.replace(data, workers=workers, size=args.size, reduced=reduced)
+        for reduced in (True, False)
+    ]
     rounds = []
     for epoch in range(args.rounds + 1):
         pair = [rate(side, args.batch, epoch, args.images) for side in sides]
@@ -107,7 +151,9 @@ def main(argv: list[str] | None = None) -> int:
             generate(Path(folder), args.image_size, args.images)
         data, _ = open_image_folder(args.root or Path(folder), skip_broken=True)
         sizes = [(data.root / name).stat().st_size for name in data.files[: args.images]]
-        print(f"{len(data)} images, {sum(sizes) / len(sizes) / 1e3:.0f} kB each, crops of {args.size}, {cores()} cores")
+        print(
+            f"{len(data)} images, {sum(sizes) / len(sizes) / 1e3:.0f} kB each, crops of {args.size}, {cores()} cores"
+        )
         print("workers   reduced      full   ratio   (images/s)")
         core = 0.0
         for workers in (0, *counts):
@@ -115,7 +161,9 @@ def main(argv: list[str] | None = None) -> int:
             core = core or reduced
             print(f"{workers or 'one core':>8} {reduced:8.0f} {full:9.0f} {ratio:7.2f}")
     need = GPUS * args.gpu_rate
-    print(f"a node of {GPUS} GPUs at {args.gpu_rate}/s each: {need} images/s, an epoch in {TRAIN_IMAGES / need:.0f} s;")
+    print(
+        f"a node of {GPUS} GPUs at {args.gpu_rate}/s each: {need} images/s, an epoch in {TRAIN_IMAGES / need:.0f} s;"
+    )
     print(f"at {core:.0f} images/s a core that takes {need / core:.0f} cores like these")
     return 0
 

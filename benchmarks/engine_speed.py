@@ -1,15 +1,19 @@
-"""The packed engine against PyTorch, ONNX Runtime and OpenCV's trackers: milliseconds and their ratios, in one run.
+"""The packed engine against PyTorch, ONNX Runtime and OpenCV's trackers: milliseconds and their
+ratios, in one run.
 
-    python benchmarks/engine_speed.py --root OTB/David --tracker v3=onnx:BACKBONE.onnx,HEAD.onnx --out runs/speed
+python benchmarks/engine_speed.py --root OTB/David --tracker v3=onnx:BACKBONE.onnx,HEAD.onnx --out
+runs/speed
 
-Every round times each side once, one after the other, each after a pause and untimed calls, so that whatever else the
-machine does falls on all; the figures are medians over rounds. Backbones get the three crops of one update; trackers
-follow one target over the same frames, and their untimed calls are on the frame before. The float network is SiamFC's
-AlexNet with random weights, which cost what trained ones do. --layers times the packed network's layers alone, on one
-thread, and says what share the binary ones have of what this core could do at most: one `vpopcntq` of 512 bits a
-cycle, its rate taken in each round. KCF and CSRT, which OpenCV 5 has not, are timed by the Python of --contrib, an
-environment with opencv-contrib-python below 5, beside the packed tracker. Start-up and peak memory (Linux) are those of
-a process that loads a tracker and follows a target for 20 frames. Writes speed.json, speed.md and speed.png to --out.
+Every round times each side once, one after the other, each after a pause and untimed calls, so that
+whatever else the machine does falls on all; the figures are medians over rounds. Backbones get the
+three crops of one update; trackers follow one target over the same frames, and their untimed calls
+are on the frame before. The float network is SiamFC's AlexNet with random weights, which cost what
+trained ones do. --layers times the packed network's layers alone, on one thread, and says what
+share the binary ones have of what this core could do at most: one `vpopcntq` of 512 bits a cycle,
+its rate taken in each round. KCF and CSRT, which OpenCV 5 has not, are timed by the Python of
+--contrib, an environment with opencv-contrib-python below 5, beside the packed tracker. Start-up
+and peak memory (Linux) are those of a process that loads a tracker and follows a target for 20
+frames. Writes speed.json, speed.md and speed.png to --out.
 """
 
 from __future__ import annotations
@@ -63,14 +67,26 @@ print(ready, int(peak[1]) / 1024)
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
-    add("--root", type=Path, required=True, metavar="DIR", help="a sequence, or a folder whose first one is taken")
+    add(
+        "--root",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="a sequence, or a folder whose first one is taken",
+    )
     add_weights_flag(parser)
     add("--rounds", type=positive_int, default=30, metavar="N", help="of backbones (default: 30)")
-    add("--frames", type=positive_int, default=60, metavar="N", help="of the sequence (default: 60)")
+    add(
+        "--frames", type=positive_int, default=60, metavar="N", help="of the sequence (default: 60)"
+    )
     add("--threads", type=positive_int, nargs="+", default=[1, 2], metavar="N", help="default: 1 2")
-    add("--layers", action="store_true", help="time the packed network's layers instead, one by one")
+    add(
+        "--layers", action="store_true", help="time the packed network's layers instead, one by one"
+    )
     add(
         "--tracker", action="append", default=[], metavar="[LABEL=]WHAT",
         help="time this too, as eval/run_benchmarks.py names it; repeatable",
@@ -80,8 +96,18 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="time so many targets at once too, with this project's networks among the trackers",
     )  # fmt: skip
     add("--updates", action="store_true", help="time trackers alone, no backbones and no start-up")
-    add("--contrib", type=Path, metavar="PYTHON", help="Python of an environment with opencv-contrib-python below 5")
-    add("--trackers", nargs="+", metavar="NAME", help="time only these of OpenCV, print JSON (what --contrib is told)")
+    add(
+        "--contrib",
+        type=Path,
+        metavar="PYTHON",
+        help="Python of an environment with opencv-contrib-python below 5",
+    )
+    add(
+        "--trackers",
+        nargs="+",
+        metavar="NAME",
+        help="time only these of OpenCV, print JSON (what --contrib is told)",
+    )
     add("--out", type=Path, default=Path("runs/speed"), metavar="DIR", help="default: %(default)s")
     return parser.parse_args(argv)
 
@@ -124,7 +150,10 @@ def backbones(weights: Path, crops: np.ndarray, threads: int, folder: Path) -> d
             engine = Engine(weights, threads=threads, isa=isa)
             sides[f"packed, {isa}"] = lambda engine=engine: engine(crops)  # type: ignore[misc]
     net = build("siamfc")
-    for name, module in (("PyTorch float32", net), ("PyTorch float32, compiled", torch.compile(net))):
+    for name, module in (
+        ("PyTorch float32", net),
+        ("PyTorch float32, compiled", torch.compile(net)),
+    ):
         backbone = torch_backbone(module, "cpu")
         sides[name] = lambda backbone=backbone: _with_threads(torch, threads, backbone, crops)  # type: ignore[misc]
     return sides | onnx_sessions(net, crops, threads, folder)
@@ -136,7 +165,9 @@ def _with_threads(torch: Any, threads: int, backbone: Callable, crops: np.ndarra
 
 
 def onnx_sessions(net: Any, crops: np.ndarray, threads: int, folder: Path) -> dict[str, Timed]:
-    """ONNX Runtime on the float network, also in 8 bits (static, QDQ, per channel); none where it is not installed."""
+    """ONNX Runtime on the float network, also in 8 bits (static, QDQ, per channel); none where it
+    is not installed.
+    """
     try:
         import onnxruntime as ort
         from onnxruntime.quantization import CalibrationDataReader, quantize_static
@@ -166,14 +197,18 @@ def onnx_sessions(net: Any, crops: np.ndarray, threads: int, folder: Path) -> di
     for name in ("float32", "int8"):
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
-        session = ort.InferenceSession(str(files[name]), options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(
+            str(files[name]), options, providers=["CPUExecutionProvider"]
+        )
         sides[f"ONNX Runtime {name}"] = lambda session=session: session.run(None, {"image": pixels})  # type: ignore[misc]
     return sides
 
 
 def layers(weights: Path, crops: np.ndarray, rounds: int) -> str:
-    """A table, for crops uint8 (N, S, S, 3): milliseconds of each layer and of the binary ones on one thread, medians,
-    and their share of the limit of `vpopcntq`, alone and with an XOR and a sum each."""
+    """A table, for crops uint8 (N, S, S, 3): milliseconds of each layer and of the binary ones on
+    one thread, medians, and their share of the limit of `vpopcntq`, alone and with an XOR and a sum
+    each.
+    """
     import numpy as np
     from tqdm import tqdm
 
@@ -197,12 +232,17 @@ def layers(weights: Path, crops: np.ndarray, rounds: int) -> str:
     binary = sum(len(crops) * products(node) * prod(maps[node.name].shape) for node in convs[1:])
     alone, whole = 512 * np.nanmedian(rates, axis=0) if len(rates) > 1 else rates[0]
     rows = [f"| layers of {len(crops)} crops, ms | " + " | ".join(node.name for node in convs)]
-    rows[0] += " | binary ones | 1e12 products/s | of the limit | with XOR and sum |\n|---" + "|---:" * (len(convs) + 4)
+    rows[0] += (
+        " | binary ones | 1e12 products/s | of the limit | with XOR and sum |\n|---"
+        + "|---:" * (len(convs) + 4)
+    )
     for isa, found in times.items():
         each = np.median(found, axis=0)
         rate = binary / each[1:].sum() * 1000
         cells = [*(f"{ms:.2f}" for ms in [*each, each[1:].sum()]), f"{rate / 1e12:.2f}"]
-        rows.append(f"| {isa} | " + " | ".join([*cells, f"{rate / alone:.0%}", f"{rate / whole:.0%}"]))
+        rows.append(
+            f"| {isa} | " + " | ".join([*cells, f"{rate / alone:.0%}", f"{rate / whole:.0%}"])
+        )
     return " |\n".join(rows) + " |\n"
 
 
@@ -234,8 +274,14 @@ def packed_trackers(weights: Path, threads: int) -> dict[str, Tracker]:
 
     engine = Engine(weights, threads=threads)
     folder = Path(__file__).parents[1] / "configs" / "track"
-    files = {"": None, ", as published": folder / "siamfc.yaml", ", one scale": folder / "fast.yaml"}
-    return {f"packed RB-SF{name}": SiamFC(engine, read_constants(path)) for name, path in files.items()}
+    files = {
+        "": None,
+        ", as published": folder / "siamfc.yaml",
+        ", one scale": folder / "fast.yaml",
+    }
+    return {
+        f"packed RB-SF{name}": SiamFC(engine, read_constants(path)) for name, path in files.items()
+    }
 
 
 class Several:
@@ -273,17 +319,39 @@ def all_trackers(args: argparse.Namespace, threads: int) -> dict[str, Tracker]:
     trackers["float SiamFC, PyTorch"] = SiamFC(torch_backbone(build("siamfc"), "cpu"))
     specs = [parse_tracker(text) for text in ("OpenCV MIL=opencv:MIL", *args.tracker)]
     trackers |= {spec.label: spec.build(threads) for spec in specs}
-    own = [parse_tracker(f"packed RB-SF={args.weights}"), *(spec for spec in specs if spec.is_network)]
+    own = [
+        parse_tracker(f"packed RB-SF={args.weights}"),
+        *(spec for spec in specs if spec.is_network),
+    ]
     several = [(spec, count) for spec in own for count in args.targets]
-    return trackers | {f"{spec.label}, {n} targets": Several(spec, threads, n) for spec, n in several}
+    return trackers | {
+        f"{spec.label}, {n} targets": Several(spec, threads, n) for spec, n in several
+    }
 
 
 def contrib(args: argparse.Namespace, threads: int) -> dict[str, float]:
-    """KCF and CSRT in units of the packed tracker beside them, {name: their time over its}; none without --contrib."""
+    """KCF and CSRT in units of the packed tracker beside them, {name: their time over its}; none
+    without --contrib.
+    """
     if not args.contrib:
         return {}
-    command = [str(args.contrib), __file__, "--root", str(args.root), "--weights", str(args.weights)]
-    command += ["--frames", str(args.frames), "--threads", str(threads), "--trackers", "KCF", "CSRT"]
+    command = [
+        str(args.contrib),
+        __file__,
+        "--root",
+        str(args.root),
+        "--weights",
+        str(args.weights),
+    ]
+    command += [
+        "--frames",
+        str(args.frames),
+        "--threads",
+        str(threads),
+        "--trackers",
+        "KCF",
+        "CSRT",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ValueError(f"{args.contrib} failed: {done.stderr.strip().splitlines()[-1]}")
@@ -292,12 +360,17 @@ def contrib(args: argparse.Namespace, threads: int) -> dict[str, float]:
 
 
 def start_up(weights: Path, engine: str) -> tuple[float, float]:
-    """Seconds from the start of the imports to a loaded tracker, and the peak of memory in MB, medians of 3."""
+    """Seconds from the start of the imports to a loaded tracker, and the peak of memory in MB,
+    medians of 3.
+    """
     import numpy as np
 
     root = str(Path(__file__).resolve().parents[1])
     code = START_UP.format(root=root, weights=str(weights), engine=engine)
-    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(3)]
+    runs = [
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        for _ in range(3)
+    ]
     seconds, memory = np.median([[float(v) for v in done.stdout.split()] for done in runs], axis=0)
     return float(seconds), float(memory)
 
@@ -313,22 +386,26 @@ def search_crops(weights: Path, sequence: Sequence) -> np.ndarray:
 
 
 def measure(args: argparse.Namespace, sequence: Sequence) -> Iterator[dict[str, Any]]:
-    """All figures so far, after each part: {"backbones": {threads: {name: ms}}, "updates": likewise,
-    "start": {engine: [seconds, MB]}}.
+    """All figures so far, after each part: {"backbones": {threads: {name: ms}}, "updates":
+    likewise, "start": {engine: [seconds, MB]}}.
     """
     found: dict[str, Any] = {"backbones": {}, "updates": {}, "start": {}}
     for threads in args.threads:
         rows = updates(all_trackers(args, threads), sequence, args.frames)
         found["updates"][threads] = rows
         yield found
-        rows |= {name: ratio * rows["packed RB-SF"] for name, ratio in contrib(args, threads).items()}
+        rows |= {
+            name: ratio * rows["packed RB-SF"] for name, ratio in contrib(args, threads).items()
+        }
         yield found
     if args.updates:
         return
     crops = search_crops(args.weights, sequence)
     with tempfile.TemporaryDirectory() as folder:
         for threads in args.threads:
-            found["backbones"][threads] = medians(backbones(args.weights, crops, threads, Path(folder)), args.rounds)
+            found["backbones"][threads] = medians(
+                backbones(args.weights, crops, threads, Path(folder)), args.rounds
+            )
             yield found
     found["start"] = {engine: start_up(args.weights, engine) for engine in ("packed", "torch")}
     yield found
@@ -344,10 +421,14 @@ def markdown(found: dict[str, Any]) -> str:
         for threads, rows in found[key].items():
             base = rows[first] if first else next(iter(rows.values()))
             parts.append(f"| {title}, threads: {threads} | ms | x packed |\n|---|---:|---:|")
-            parts[-1] += "".join(f"\n| {name} | {ms:.2f} | {ms / base:.2f} |" for name, ms in rows.items())
+            parts[-1] += "".join(
+                f"\n| {name} | {ms:.2f} | {ms / base:.2f} |" for name, ms in rows.items()
+            )
     if found["start"]:
         parts.append("| a tracking process | start-up, s | peak memory, MB |\n|---|---:|---:|")
-        parts[-1] += "".join(f"\n| {name} | {s:.2f} | {mb:.0f} |" for name, (s, mb) in found["start"].items())
+        parts[-1] += "".join(
+            f"\n| {name} | {s:.2f} | {mb:.0f} |" for name, (s, mb) in found["start"].items()
+        )
     return "\n\n".join(parts) + "\n"
 
 
@@ -362,12 +443,19 @@ def plot(found: dict[str, Any], path: Path) -> None:
         for offset, (threads, rows) in enumerate(found[key].items()):
             height = 0.8 / len(found[key])
             places = [i + offset * height for i in range(len(rows))]
-            bars = axes.barh(places, list(rows.values()), height * 0.92, label=f"threads: {threads}")
+            bars = axes.barh(
+                places, list(rows.values()), height * 0.92, label=f"threads: {threads}"
+            )
             axes.bar_label(bars, fmt=" %.1f", fontsize=7)
         axes.set_yticks([i + 0.2 for i in range(len(rows))], list(rows))
         axes.invert_yaxis()
         longest = max(max(rows.values()) for rows in found[key].values())
-        axes.set(title=titles[key], xlabel="milliseconds (log scale)", xscale="log", xlim=(1, 2 * longest))
+        axes.set(
+            title=titles[key],
+            xlabel="milliseconds (log scale)",
+            xscale="log",
+            xlim=(1, 2 * longest),
+        )
         axes.legend()
     figure.savefig(path, dpi=110)
 
@@ -383,8 +471,16 @@ def main(argv: list[str] | None = None) -> int:
     if args.trackers:
         from rbsf.eval.trackers import parse_tracker
 
-        trackers = {name: parse_tracker(f"opencv:{name}").build(args.threads[0]) for name in args.trackers}
-        print(json.dumps(updates(packed_trackers(args.weights, args.threads[0]) | trackers, sequence, args.frames)))
+        trackers = {
+            name: parse_tracker(f"opencv:{name}").build(args.threads[0]) for name in args.trackers
+        }
+        print(
+            json.dumps(
+                updates(
+                    packed_trackers(args.weights, args.threads[0]) | trackers, sequence, args.frames
+                )
+            )
+        )
         return 0
     if args.layers:
         print(layers(args.weights, search_crops(args.weights, sequence), args.rounds))

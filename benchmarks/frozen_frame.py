@@ -1,8 +1,10 @@
 """Trackers on a video that stands still: how far boxes move although nothing does.
 
-    python benchmarks/frozen_frame.py --root GOT-10k/val --tracker rbsf --tracker v3=onnx:BACKBONE.onnx,HEAD.onnx
+python benchmarks/frozen_frame.py --root GOT-10k/val --tracker rbsf --tracker
+v3=onnx:BACKBONE.onnx,HEAD.onnx
 
-Each tracker starts on the true box of a sequence's first frame, and then sees that frame again and again.
+Each tracker starts on the true box of a sequence's first frame, and then sees that frame again and
+again.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ HEADER = """
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
     add("--root", type=Path, required=True, metavar="DIR", help="a sequence, or a folder of them")
     add(
@@ -46,7 +50,9 @@ def main(argv: list[str] | None = None) -> None:
 
     args = parse_args(argv)
     if args.frames < 4:
-        raise ValueError(f"--frames {args.frames}: give 4 or more, of which the last half is looked at")
+        raise ValueError(
+            f"--frames {args.frames}: give 4 or more, of which the last half is looked at"
+        )
     specs = [parse_tracker(text) for text in args.tracker or ["rbsf"]]
     sequences = load_sequences(args.root)
     print(HEADER.strip())
@@ -58,10 +64,19 @@ def main(argv: list[str] | None = None) -> None:
             boxes = np.array([tracker.update(image).box for _ in range(args.frames)])
             ends = boxes[[0, -1]]
             moves = np.abs(np.diff(boxes[args.frames // 2 :], axis=0)).max(axis=1)
-            rows.append([*overlaps(ends, truth.repeat(2, axis=0)), *overlaps(ends[1:], ends[:1]), moves.mean()])
+            rows.append(
+                [
+                    *overlaps(ends, truth.repeat(2, axis=0)),
+                    *overlaps(ends[1:], ends[:1]),
+                    moves.mean(),
+                ]
+            )
         first, last, kept, move = np.mean(rows, axis=0)
         worst = np.min(rows, axis=0)[2]
-        print(f"| {spec.label} | {first:.3f}, {last:.3f} | {kept:.3f} | {worst:.3f} | {move:.2f} |", flush=True)
+        print(
+            f"| {spec.label} | {first:.3f}, {last:.3f} | {kept:.3f} | {worst:.3f} | {move:.2f} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

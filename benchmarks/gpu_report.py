@@ -25,7 +25,9 @@ def write_report(
     text: str = "",
     **data: Any,
 ) -> None:
-    """Write both files anew, with what is there so far: a table, `text` behind it, and the environment."""
+    """Write both files anew, with what is there so far: a table, `text` behind it, and the
+    environment.
+    """
     about = environment() | {"card": card(device), "cuda": torch.version.cuda or ""}
     lines = ["| " + " | ".join(cells) + " |" for cells in (heads, ["---"] * len(heads), *rows)]
     where = f"{about['card'] or about['processor']}, PyTorch {torch.__version__}, {about['date']}"
@@ -33,17 +35,31 @@ def write_report(
     content = "\n\n".join(word for word in words if word) + "\n"
     write_atomically(folder / "report.md", content.encode())
     table = {"heads": heads, "rows": rows}
-    write_atomically(folder / "report.json", json.dumps(table | data | {"environment": about}, indent=1).encode())
+    write_atomically(
+        folder / "report.json", json.dumps(table | data | {"environment": about}, indent=1).encode()
+    )
 
 
 def trial_parser(description: str, batch_size: int, out: Path) -> argparse.ArgumentParser:
-    """A parser with the flags of all programs that run trial steps: the device, the network, the batch, --out."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """A parser with the flags of all programs that run trial steps: the device, the network, the
+    batch, --out.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
     add("--device", default="cuda", help="where the steps run (default: %(default)s)")
     add("--stages", default="32-32-64-128", help="channels of the network (default: %(default)s)")
-    add("--batch-size", type=positive_int, default=batch_size, metavar="N", help="images (default: %(default)s)")
-    add("--out", type=Path, default=out, metavar="DIR", help="for the report (default: %(default)s)")
+    add(
+        "--batch-size",
+        type=positive_int,
+        default=batch_size,
+        metavar="N",
+        help="images (default: %(default)s)",
+    )
+    add(
+        "--out", type=Path, default=out, metavar="DIR", help="for the report (default: %(default)s)"
+    )
     return parser
 
 

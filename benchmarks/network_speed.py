@@ -1,11 +1,13 @@
-"""Whole classification networks, packed and in PyTorch and ONNX Runtime: milliseconds and their ratios, in one run.
+"""Whole classification networks, packed and in PyTorch and ONNX Runtime: milliseconds and their
+ratios, in one run.
 
     python benchmarks/network_speed.py --out runs/network_speed
 
-Every round times each side once, one after the other, as benchmarks/engine_speed.py does; the figures are medians over
-rounds.  The packed network is 1-bit, with RBCN's layers; the others run its float twin, which ONNX Runtime also has in
-8 bits.  Weights are random, which cost what trained ones do.  Images are uint8 for the packed network, whose time
-includes their normalisation, and ready float32 tensors for the others.  Writes network.json and network.md to --out.
+Every round times each side once, one after the other, as benchmarks/engine_speed.py does; the
+figures are medians over rounds.  The packed network is 1-bit, with RBCN's layers; the others run
+its float twin, which ONNX Runtime also has in 8 bits.  Weights are random, which cost what trained
+ones do.  Images are uint8 for the packed network, whose time includes their normalisation, and
+ready float32 tensors for the others.  Writes network.json and network.md to --out.
 """
 
 from __future__ import annotations
@@ -30,25 +32,49 @@ if TYPE_CHECKING:
 
 NETWORKS: dict[str, tuple[str, dict[str, Any], int]] = {  # name -> model, options, pixels
     "ResNet-18, 224 x 224": ("resnet18", {}, 224),
-    "ResNet-18 32-32-64-128, 32 x 32": ("resnet18", {"stages": "32-32-64-128", "stem": "cifar", "classes": 100}, 32),
+    "ResNet-18 32-32-64-128, 32 x 32": (
+        "resnet18",
+        {"stages": "32-32-64-128", "stem": "cifar", "classes": 100},
+        32,
+    ),
     "WRN-22 64-64-128-256, 32 x 32": ("wrn22", {"stages": "64-64-128-256", "classes": 100}, 32),
 }
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
     add("--rounds", type=positive_int, default=30, metavar="N", help="default: %(default)s")
     add("--threads", type=positive_int, nargs="+", default=[1, 2], metavar="N", help="default: 1 2")
-    add("--batch", type=positive_int, default=1, metavar="N", help="images at a time (default: %(default)s)")
-    add("--isas", action="store_true", help="time every instruction set of the engine, not the fastest alone")
-    add("--out", type=Path, default=Path("runs/network_speed"), metavar="DIR", help="default: %(default)s")
+    add(
+        "--batch",
+        type=positive_int,
+        default=1,
+        metavar="N",
+        help="images at a time (default: %(default)s)",
+    )
+    add(
+        "--isas",
+        action="store_true",
+        help="time every instruction set of the engine, not the fastest alone",
+    )
+    add(
+        "--out",
+        type=Path,
+        default=Path("runs/network_speed"),
+        metavar="DIR",
+        help="default: %(default)s",
+    )
     return parser.parse_args(argv)
 
 
 def sides(name: str, args: argparse.Namespace, threads: int, folder: Path) -> dict[str, Timed]:
-    """A call of everything that runs the network `name` on a batch, with so many threads; the packed engine first."""
+    """A call of everything that runs the network `name` on a batch, with so many threads; the
+    packed engine first.
+    """
     import numpy as np
     import torch
 
@@ -61,13 +87,17 @@ def sides(name: str, args: argparse.Namespace, threads: int, folder: Path) -> di
     shape = (pixels, pixels, 3)
     images = np.random.default_rng(0).integers(0, 256, (args.batch, *shape), dtype=np.uint8)
     torch.manual_seed(0)
-    packed = export_classifier(build(model, method="rbcn", **options).eval(), model, Images(shape)).packed
+    packed = export_classifier(
+        build(model, method="rbcn", **options).eval(), model, Images(shape)
+    ).packed
     found: dict[str, Timed] = {}
     for isa in available_isas()[:-1] if args.isas else [choose_isa()]:
         engine = Engine(packed, threads, isa)
         found[f"packed, {isa}"] = lambda engine=engine: engine(images)  # type: ignore[misc]
     twin = build(model, **options).eval()
-    onnx = onnx_sessions(twin, shape, images, threads, folder)  # traced before the twin changes its memory format
+    onnx = onnx_sessions(
+        twin, shape, images, threads, folder
+    )  # traced before the twin changes its memory format
     return found | torch_sides(twin, images, threads) | onnx
 
 
@@ -76,11 +106,19 @@ def torch_sides(net: nn.Module, images: np.ndarray, threads: int) -> dict[str, T
     import torch
 
     net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float().contiguous(memory_format=torch.channels_last)
+    pixels = (
+        torch.from_numpy(images)
+        .permute(0, 3, 1, 2)
+        .float()
+        .contiguous(memory_format=torch.channels_last)
+    )
     torch.set_num_threads(threads)
     torch._dynamo.reset()  # compiled code has the number of threads in it
     found: dict[str, Timed] = {}
-    for name, module in (("PyTorch float32", net), ("PyTorch float32, compiled", torch.compile(net))):
+    for name, module in (
+        ("PyTorch float32", net),
+        ("PyTorch float32, compiled", torch.compile(net)),
+    ):
 
         def call(module: Any = module) -> None:
             torch.set_num_threads(threads)
@@ -95,7 +133,9 @@ def torch_sides(net: nn.Module, images: np.ndarray, threads: int) -> dict[str, T
 def onnx_sessions(
     net: nn.Module, shape: tuple[int, int, int], images: np.ndarray, threads: int, folder: Path
 ) -> dict[str, Timed]:
-    """ONNX Runtime on the float network, also in 8 bits (static, QDQ, per channel); none where it is not installed."""
+    """ONNX Runtime on the float network, also in 8 bits (static, QDQ, per channel); none where it
+    is not installed.
+    """
     try:
         import onnx
         import onnxruntime as ort
@@ -118,14 +158,18 @@ def onnx_sessions(
 
     files = {name: folder / f"{name}.onnx" for name in ("float32", "prepared", "int8")}
     if not files["int8"].is_file():
-        onnx.save(network_graph(export_classifier(net, "twin", taken).packed), str(files["float32"]))
+        onnx.save(
+            network_graph(export_classifier(net, "twin", taken).packed), str(files["float32"])
+        )
         quant_pre_process(str(files["float32"]), str(files["prepared"]))
         quantize_static(str(files["prepared"]), str(files["int8"]), Calibration(), per_channel=True)
     found: dict[str, Timed] = {}
     for name in ("float32", "int8"):
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
-        session = ort.InferenceSession(str(files[name]), options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(
+            str(files[name]), options, providers=["CPUExecutionProvider"]
+        )
         found[f"ONNX Runtime {name}"] = lambda session=session: session.run(None, {"image": pixels})  # type: ignore[misc]
     return found
 
@@ -133,7 +177,10 @@ def onnx_sessions(
 def measure(args: argparse.Namespace, name: str) -> dict[int, dict[str, float]]:
     """Milliseconds of one network: {threads: {side: ms}}."""
     with tempfile.TemporaryDirectory() as folder:
-        return {threads: medians(sides(name, args, threads, Path(folder)), args.rounds) for threads in args.threads}
+        return {
+            threads: medians(sides(name, args, threads, Path(folder)), args.rounds)
+            for threads in args.threads
+        }
 
 
 def markdown(found: dict[str, dict[int, dict[str, float]]], batch: int) -> str:
@@ -141,9 +188,15 @@ def markdown(found: dict[str, dict[int, dict[str, float]]], batch: int) -> str:
     parts = []
     for name, runs in found.items():
         heads = [f"threads: {threads}, ms | x packed" for threads in runs]
-        lines = [f"| {name}, {batch} at a time | " + " | ".join(heads) + " |", "|---|" + "---:|" * 2 * len(runs)]
+        lines = [
+            f"| {name}, {batch} at a time | " + " | ".join(heads) + " |",
+            "|---|" + "---:|" * 2 * len(runs),
+        ]
         for side in next(iter(runs.values())):
-            cells = (f"{rows[side]:.2f} | {rows[side] / next(iter(rows.values())):.2f}" for rows in runs.values())
+            cells = (
+                f"{rows[side]:.2f} | {rows[side] / next(iter(rows.values())):.2f}"
+                for rows in runs.values()
+            )
             lines.append(f"| {side} | " + " | ".join(cells) + " |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"

@@ -1,9 +1,12 @@
-"""A tracker of two ONNX graphs in 8 bits, by ONNX Runtime's static quantisation, as a rival for one bit.
+"""A tracker of two ONNX graphs in 8 bits, by ONNX Runtime's static quantisation, as a rival for one
+bit.
 
-    python benchmarks/quantise_pair.py --pair BACKBONE.onnx,HEAD.onnx --data GOT-10k/train --out runs/int8
+python benchmarks/quantise_pair.py --pair BACKBONE.onnx,HEAD.onnx --data GOT-10k/train --out
+runs/int8
 
-Weights are quantised for each channel.  The ranges of maps come from crops of training videos: half of them exemplars,
-half search regions.  Writes backbone.onnx and head.onnx to --out, which `--tracker onnx:...` runs.
+Weights are quantised for each channel.  The ranges of maps come from crops of training videos: half
+of them exemplars, half search regions.  Writes backbone.onnx and head.onnx to --out, which
+`--tracker onnx:...` runs.
 """
 
 from __future__ import annotations
@@ -26,7 +29,9 @@ Inputs = dict[str, np.ndarray]
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
     add("--pair", required=True, metavar="BACKBONE,HEAD", help="the two graphs in float32")
     add("--data", type=Path, required=True, metavar="DIR", help="training videos with boxes")
@@ -36,7 +41,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def pairs_of(folder: Path, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Exemplars of first frames, and search regions of frames behind them, of `count` videos, in turns."""
+    """Exemplars of first frames, and search regions of frames behind them, of `count` videos, in
+    turns.
+    """
     from rbsf.datasets.video.sequences import load_sequences
     from rbsf.tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE, target_crop
 
@@ -45,7 +52,10 @@ def pairs_of(folder: Path, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
         sequence = sequences[number % len(sequences)]
         frames = np.flatnonzero(np.isfinite(sequence.boxes).all(axis=1))
         crops = []
-        for frame, size in ((frames[0], EXEMPLAR_SIZE), (frames[(7 * number + 1) % len(frames)], SEARCH_SIZE)):
+        for frame, size in (
+            (frames[0], EXEMPLAR_SIZE),
+            (frames[(7 * number + 1) % len(frames)], SEARCH_SIZE),
+        ):
             crops.append(target_crop(sequence.image(int(frame)), sequence.boxes[frame], size))
         pairs.append((crops[0], crops[1]))
     return pairs
@@ -84,7 +94,11 @@ def main(argv: list[str] | None = None) -> None:
     network = open_pair(backbone, head)
     pairs = pairs_of(args.data, args.crops // 2)
     args.out.mkdir(parents=True, exist_ok=True)
-    quantise(backbone, args.out / "backbone.onnx", (network.image(crop) for pair in pairs for crop in pair))
+    quantise(
+        backbone,
+        args.out / "backbone.onnx",
+        (network.image(crop) for pair in pairs for crop in pair),
+    )
     features = (network.features(*(network.learn(crop) for crop in pair)) for pair in pairs)
     quantise(head, args.out / "head.onnx", features)
     for path in (args.out / "backbone.onnx", args.out / "head.onnx"):

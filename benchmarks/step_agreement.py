@@ -1,9 +1,10 @@
-"""Does a GPU compute what the CPU computes?  One training step, R+G+B, of ResNet-18 on both, and 20 of them.
+"""Does a GPU compute what the CPU computes?  One training step, R+G+B, of ResNet-18 on both, and 20
+of them.
 
-Distances are |a - b| / |b| over all numbers of a kind.  Signs make a step discontinuous: a value next to zero that is
-rounded otherwise turns a sign, and the step differs by more than roundings.  So the bounds are exact ones in 64 bits,
-where this does not happen, and in 32 bits what the CPU's own arithmetic leaves open.  Exit code 1 where a bound is
-missed.
+Distances are |a - b| / |b| over all numbers of a kind.  Signs make a step discontinuous: a value
+next to zero that is rounded otherwise turns a sign, and the step differs by more than roundings.
+So the bounds are exact ones in 64 bits, where this does not happen, and in 32 bits what the CPU's
+own arithmetic leaves open.  Exit code 1 where a bound is missed.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ LOSS_BOUNDS = {"TF32": 0.02, "bfloat16": 0.1}
 
 @dataclass
 class Outcome:
-    """What steps have left, in float64 on the CPU: `loss`es [n], gradients and weights after the last, flat."""
+    """What steps have left, in float64 on the CPU: `loss`es [n], gradients and weights after the
+    last, flat.
+    """
 
     loss: Tensor
     gradients: Tensor
@@ -45,7 +48,9 @@ class Outcome:
 
 @dataclass
 class Row:
-    """A comparison: distances of loss, gradients and weights, and the bound for each of those that has one."""
+    """A comparison: distances of loss, gradients and weights, and the bound for each of those that
+    has one.
+    """
 
     name: str
     distances: tuple[float, float, float]
@@ -85,29 +90,39 @@ def compare(args: argparse.Namespace, device: torch.device) -> Iterator[Row]:
     cpu = torch.device("cpu")
     config = trial_config(stages=args.stages, batch_size=args.batch_size)
 
-    def outcome(place: torch.device, count: int = 1, dtype: torch.dtype = torch.float32, **how: bool) -> Outcome:
+    def outcome(
+        place: torch.device, count: int = 1, dtype: torch.dtype = torch.float32, **how: bool
+    ) -> Outcome:
         half = torch.bfloat16 if how.pop("half", False) else torch.float32
         return take_steps(Trial(config, place, dtype, half), count, **how)
 
     with arithmetic(tf32=False):
         exact = outcome(cpu, dtype=DOUBLE)
-        yield Row("float64, one step", distances(outcome(device, dtype=DOUBLE), exact), (EXACT,) * 3)
+        yield Row(
+            "float64, one step", distances(outcome(device, dtype=DOUBLE), exact), (EXACT,) * 3
+        )
         long = distances(outcome(device, args.steps, DOUBLE), outcome(cpu, args.steps, DOUBLE))
         yield Row(f"float64, {args.steps} steps", long, (EXACT_LONG, None, EXACT_LONG))
         single, *others = (with_threads(threads, lambda: outcome(cpu)) for threads in (1, 2))
         spreads = [distances(other, single) for other in (*others, exact)]
         spread = tuple(2 * max(values) for values in zip(*spreads, strict=True))
-        note = "bounds: twice what the CPU with 2 threads, or in float64, differs from the CPU with 1"
+        note = (
+            "bounds: twice what the CPU with 2 threads, or in float64, differs from the CPU with 1"
+        )
         yield Row("float32, one step", distances(outcome(device), single), spread, note)  # type: ignore[arg-type]
     half = distances(outcome(device, half=True), exact)
     yield Row("bfloat16, one step", half, (LOSS_BOUNDS["bfloat16"], None, None))
     if device.type != "cuda":
         return
     with arithmetic(tf32=True):
-        yield Row("TF32, one step", distances(outcome(device), exact), (LOSS_BOUNDS["TF32"], None, None))
+        yield Row(
+            "TF32, one step", distances(outcome(device), exact), (LOSS_BOUNDS["TF32"], None, None)
+        )
 
     def captured() -> tuple[tuple[float, float, float], str]:
-        eager, replayed = (outcome(device, WARM_UP + 3, DOUBLE, captured=replay) for replay in (False, True))
+        eager, replayed = (
+            outcome(device, WARM_UP + 3, DOUBLE, captured=replay) for replay in (False, True)
+        )
         equal = torch.equal(eager.weights, replayed.weights)
         return distances(replayed, eager), "equal to the bit" if equal else "not to the bit"
 
@@ -131,7 +146,9 @@ def attempt(name: str, function: Callable[[], tuple[tuple[float, float, float], 
 
 @contextmanager
 def arithmetic(tf32: bool, repeatable: bool = False) -> Iterator[None]:
-    """Context in which GPUs may take TF32 for float32, and in which they take algorithms that repeat their results."""
+    """Context in which GPUs may take TF32 for float32, and in which they take algorithms that
+    repeat their results.
+    """
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
     torch.backends.cudnn.deterministic = repeatable
     try:
@@ -162,7 +179,10 @@ def _distance(found: Tensor, expected: Tensor) -> float:
 def as_cells(row: Row) -> list[str]:
     """A row of the table."""
     pairs = zip(row.distances, row.bounds, strict=True)
-    cells = [f"{value:.1e}" + (f" (at most {bound:.0e})" if bound is not None else "") for value, bound in pairs]
+    cells = [
+        f"{value:.1e}" + (f" (at most {bound:.0e})" if bound is not None else "")
+        for value, bound in pairs
+    ]
     return [row.name, *cells, "yes" if row.passed else "**no**", row.note]
 
 
@@ -179,9 +199,19 @@ def main(argv: list[str] | None = None) -> int:
     for row in compare(args, device):
         rows.append(row)
         print(" | ".join(as_cells(row)), flush=True)
-        write_report(args.out, f"A step on {args.device} and on the CPU", device, heads, [as_cells(r) for r in rows])
+        write_report(
+            args.out,
+            f"A step on {args.device} and on the CPU",
+            device,
+            heads,
+            [as_cells(r) for r in rows],
+        )
     missed = [row.name for row in rows if not row.passed]
-    print(f"out of bounds: {'; '.join(missed)}" if missed else f"all {len(rows)} comparisons within their bounds")
+    print(
+        f"out of bounds: {'; '.join(missed)}"
+        if missed
+        else f"all {len(rows)} comparisons within their bounds"
+    )
     return int(bool(missed))
 
 

@@ -1,9 +1,9 @@
 """How fast is a training step, R+G+B of ResNet-18 on CIFAR's images, and where does its time go?
 
-Each way to run a step is timed alone: eager (float32, TF32, without channels-last, bfloat16), captured as a CUDA graph.
-Then several trainings at once, captured: as processes that take turns, as processes under NVIDIA's
-multi-process service, and as streams of one process.  On a CPU only the ways that it has.  The report is written anew
-after each row.
+Each way to run a step is timed alone: eager (float32, TF32, without channels-last, bfloat16),
+captured as a CUDA graph. Then several trainings at once, captured: as processes that take turns, as
+processes under NVIDIA's multi-process service, and as streams of one process.  On a CPU only the
+ways that it has.  The report is written anew after each row.
 """
 
 from __future__ import annotations
@@ -68,7 +68,10 @@ class Runner:
         if not channels_last:
             for module in trial.rectifier.modules().values():
                 module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-            self.batches = [{name: tensor.contiguous() for name, tensor in batch.items()} for batch in self.batches]
+            self.batches = [
+                {name: tensor.contiguous() for name, tensor in batch.items()}
+                for batch in self.batches
+            ]
         self.rectifier = trial.rectifier
         self.steps = CapturedSteps(trial.rectifier) if captured else trial.rectifier
         self.count = 0
@@ -161,10 +164,20 @@ def time_streams(args: argparse.Namespace) -> float:
 def time_processes(args: argparse.Namespace, variables: dict[str, str]) -> float:
     """Images a second of captured steps in processes of their own, all at work at the same time."""
     flags = ["--device", args.device, "--stages", args.stages, "--batch-size", str(args.batch_size)]
-    command = [sys.executable, __file__, "--way", BESIDE, "--seconds", str(2 * args.seconds), *flags]
+    command = [
+        sys.executable,
+        __file__,
+        "--way",
+        BESIDE,
+        "--seconds",
+        str(2 * args.seconds),
+        *flags,
+    ]
     environment = {**os.environ, **variables}
     processes = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
         for _ in range(args.beside)
     ]
     patience = threading.Timer(PATIENCE, lambda: [process.kill() for process in processes])
@@ -224,7 +237,9 @@ def measure_peak(device: torch.device) -> dict[str, float]:
 
 
 def count_operations(args: argparse.Namespace) -> int:
-    """Floating-point operations of the products in one step: convolutions and linear layers, forwards and backwards."""
+    """Floating-point operations of the products in one step: convolutions and linear layers,
+    forwards and backwards.
+    """
     runner = Runner(argparse.Namespace(**{**vars(args), "device": "cpu", "batch_size": 2}))
     with FlopCounterMode(display=False) as counter:
         runner.step()
@@ -235,18 +250,25 @@ def profile_step(args: argparse.Namespace) -> str:
     """Where the time of an eager step goes: the kernels that take most of it."""
     runner = Runner(args)
     cuda = choose_device(args.device).type == "cuda"
-    activities = [torch.profiler.ProfilerActivity.CUDA if cuda else torch.profiler.ProfilerActivity.CPU]
+    activities = [
+        torch.profiler.ProfilerActivity.CUDA if cuda else torch.profiler.ProfilerActivity.CPU
+    ]
     with torch.profiler.profile(activities=activities) as profile:
         for _ in range(3):
             runner.step()
         synchronize()
     time_of = "self_device_time_total" if cuda else "self_cpu_time_total"
-    kernels = sorted(profile.key_averages(), key=lambda kernel: getattr(kernel, time_of), reverse=True)
+    kernels = sorted(
+        profile.key_averages(), key=lambda kernel: getattr(kernel, time_of), reverse=True
+    )
     total = sum(getattr(kernel, time_of) for kernel in kernels)
     if not total:
         raise RuntimeError("the profiler has recorded nothing")
     launches = sum(kernel.count for kernel in kernels if getattr(kernel, time_of)) / 3
-    lines = [f"{total / 3000:.2f} ms and {launches:.0f} kernels or operations a step; the largest:", ""]
+    lines = [
+        f"{total / 3000:.2f} ms and {launches:.0f} kernels or operations a step; the largest:",
+        "",
+    ]
     for kernel in kernels[:TOP_KERNELS]:
         share = getattr(kernel, time_of) / total
         lines.append(f"- {share:.0%}, {kernel.count / 3:.0f} calls: `{kernel.key[:100]}`")
@@ -271,7 +293,9 @@ class Report:
         done = rate * self.operations / self.args.batch_size
         share = f"{done / peak:.1%}" if peak else ""
         milliseconds = 1000 * self.args.batch_size / rate
-        self.rows.append([name, f"{rate:,.0f}", f"{milliseconds:.2f}", f"{done / 1e12:.2f}", share, remark])
+        self.rows.append(
+            [name, f"{rate:,.0f}", f"{milliseconds:.2f}", f"{done / 1e12:.2f}", share, remark]
+        )
         print(" | ".join(self.rows[-1]), flush=True)
         self.write()
 
@@ -280,7 +304,9 @@ class Report:
         heads = ["", "images a second", "ms a step", "TFLOP/s", "share of the peak", ""]
         peaks = ", ".join(f"{name} {value / 1e12:.1f} T/s" for name, value in self.peak.items())
         count = f"{self.operations / 1e9:.1f} G operations of products a step of {self.args.batch_size} images"
-        text = "\n\n".join(filter(None, [f"{count}. Measured peaks: {peaks or 'none on a CPU'}.", self.text]))
+        text = "\n\n".join(
+            filter(None, [f"{count}. Measured peaks: {peaks or 'none on a CPU'}.", self.text])
+        )
         title = f"A training step, R+G+B, ResNet-18 {self.args.stages}"
         write_report(self.args.out, title, self.device, heads, self.rows, text, rates=self.rates)
 
@@ -289,9 +315,25 @@ def main(argv: list[str] | None = None) -> int:
     """Time all ways, print and write the table."""
     parser = trial_parser(__doc__ or "", batch_size=128, out=Path("runs/step_speed"))
     add = parser.add_argument
-    add("--beside", type=positive_int, default=4, metavar="N", help="trainings at once (default: %(default)s)")
-    add("--seconds", type=float, default=3.0, metavar="S", help="to time each way for (default: %(default)s)")
-    add("--way", choices=tuple(WAYS), help="time this one alone, once a line comes on standard input")
+    add(
+        "--beside",
+        type=positive_int,
+        default=4,
+        metavar="N",
+        help="trainings at once (default: %(default)s)",
+    )
+    add(
+        "--seconds",
+        type=float,
+        default=3.0,
+        metavar="S",
+        help="to time each way for (default: %(default)s)",
+    )
+    add(
+        "--way",
+        choices=tuple(WAYS),
+        help="time this one alone, once a line comes on standard input",
+    )
     args = parser.parse_args(argv)
     end_cleanly_on_sigterm()
     if args.way:

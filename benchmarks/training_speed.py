@@ -1,7 +1,7 @@
 """Pairs per second: the loader alone against loader and network together, in one process.
 
-Takes the flags of tools/train_rbsf.py; --pairs is how many pairs each side gets (after a warm-up of two batches).
-The loader must not be what limits: its ratio to the whole should be well above 1.
+Takes the flags of tools/train_rbsf.py; --pairs is how many pairs each side gets (after a warm-up of
+two batches). The loader must not be what limits: its ratio to the whole should be well above 1.
 """
 
 from __future__ import annotations
@@ -55,11 +55,15 @@ def main(argv: list[str] | None = None) -> int:
     alone = rate(make_loader(dataset, *sizes), lambda batch: batch, counted)
     both = rate(
         make_loader(dataset, *sizes),
-        lambda batch: rectifier.step({k: v.to(device, non_blocking=True) for k, v in batch.items()}, 0),
+        lambda batch: rectifier.step(
+            {k: v.to(device, non_blocking=True) for k, v in batch.items()}, 0
+        ),
         counted,
     )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"batch {config.batch_size}, {config.workers} workers, {torch.get_num_threads()} threads, {device.type}")
+    print(
+        f"batch {config.batch_size}, {config.workers} workers, {torch.get_num_threads()} threads, {device.type}"
+    )
     print(f"loader alone         {alone:8.1f} pairs/s")
     print(f"loader and network   {both:8.1f} pairs/s   (Algorithm 1, model {config.model})")
     print(f"ratio                {alone / both:8.1f}")

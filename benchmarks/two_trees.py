@@ -1,11 +1,13 @@
-"""Two states of this project against each other: are boxes and logits equal to the bit, and which is faster?
+"""Two states of this project against each other: are boxes and logits equal to the bit, and which
+is faster?
 
-    git worktree add ../before COMMIT && (cd ../before && python setup.py build_ext --inplace)
-    python benchmarks/two_trees.py --other ../before --sequence OTB/David --network resnet18.safetensors
+git worktree add ../before COMMIT && (cd ../before && python setup.py build_ext --inplace) python
+benchmarks/two_trees.py --other ../before --sequence OTB/David --network resnet18.safetensors
 
-Each round starts a process in either tree, one after the other: the shipped tracker with three scales and with one on
-the first --frames of each sequence, stored as PNG first, then each packed classifier on one image.  A process gives the
-median of its times; a ratio is that of the least over all rounds, this tree's to the other's.  Nothing else should run.
+Each round starts a process in either tree, one after the other: the shipped tracker with three
+scales and with one on the first --frames of each sequence, stored as PNG first, then each packed
+classifier on one image.  A process gives the median of its times; a ratio is that of the least over
+all rounds, this tree's to the other's.  Nothing else should run.
 """
 
 from __future__ import annotations
@@ -70,9 +72,17 @@ print(json.dumps({"digest": digest.hexdigest(), "ms": found}))
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
-    add("--other", type=Path, required=True, metavar="TREE", help="a work tree of this project, its extension built")
+    add(
+        "--other",
+        type=Path,
+        required=True,
+        metavar="TREE",
+        help="a work tree of this project, its extension built",
+    )
     add(
         "--sequence",
         type=Path,
@@ -81,11 +91,35 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="DIR",
         help="of OTB or UAV123; repeatable",
     )
-    add("--network", type=Path, action="append", default=[], metavar="FILE", help="a packed classifier; repeatable")
-    add("--frames", type=positive_int, default=60, metavar="N", help="of each sequence (default: %(default)s)")
+    add(
+        "--network",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a packed classifier; repeatable",
+    )
+    add(
+        "--frames",
+        type=positive_int,
+        default=60,
+        metavar="N",
+        help="of each sequence (default: %(default)s)",
+    )
     add("--rounds", type=positive_int, default=5, metavar="N", help="default: %(default)s")
-    add("--repeat", type=positive_int, default=50, metavar="N", help="runs of a classifier (default: %(default)s)")
-    add("--isa", action="append", default=[], help="instruction set; repeatable (default: the fastest)")
+    add(
+        "--repeat",
+        type=positive_int,
+        default=50,
+        metavar="N",
+        help="runs of a classifier (default: %(default)s)",
+    )
+    add(
+        "--isa",
+        action="append",
+        default=[],
+        help="instruction set; repeatable (default: the fastest)",
+    )
     return parser.parse_args(argv)
 
 
@@ -105,7 +139,12 @@ def measure(tree: Path, work: str, isa: str) -> dict:
     """What the worker finds in one tree."""
     env = os.environ | {"RBSF_ISA": isa, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", WORKER, work], cwd=tree, env=env, capture_output=True, text=True, check=False
+        [sys.executable, "-c", WORKER, work],
+        cwd=tree,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         raise ValueError(f"{tree}: {done.stderr.strip().splitlines()[-1]}")
@@ -125,14 +164,24 @@ def main(argv: list[str] | None = None) -> None:
         for sequence, folder in zip(args.sequence, folders, strict=True):
             folder.mkdir()
             store_frames(sequence, folder, args.frames)
-        work = json.dumps([[str(f) for f in folders], [str(n.resolve()) for n in args.network], args.repeat])
+        work = json.dumps(
+            [[str(f) for f in folders], [str(n.resolve()) for n in args.network], args.repeat]
+        )
         for isa in args.isa or [choose_isa()]:
-            rounds = [[measure(tree, work, isa) for tree in (here, args.other)] for _ in range(args.rounds)]
+            rounds = [
+                [measure(tree, work, isa) for tree in (here, args.other)]
+                for _ in range(args.rounds)
+            ]
             digests = {found["digest"] for pair in rounds for found in pair}
-            print(f"{isa}: boxes and logits {'equal to the bit' if len(digests) == 1 else 'DIFFER'}")
+            print(
+                f"{isa}: boxes and logits {'equal to the bit' if len(digests) == 1 else 'DIFFER'}"
+            )
             for name in rounds[0][0]["ms"]:
                 ours, others = (min(pair[side]["ms"][name] for pair in rounds) for side in (0, 1))
-                print(f"  {name}: {ours:.3f} ms, the other {others:.3f} ms, ratio {ours / others:.3f}", flush=True)
+                print(
+                    f"  {name}: {ours:.3f} ms, the other {others:.3f} ms, ratio {ours / others:.3f}",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

@@ -1,1 +1,3 @@
-"""Frames, sequences, training crops and pairs, and a generator of synthetic videos. Never touches the network."""
+"""Frames, sequences, training crops and pairs, and a generator of synthetic videos. Never touches
+the network.
+"""

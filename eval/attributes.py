@@ -1,8 +1,8 @@
 """What is hard about each sequence: the attributes by which benchmarks break their scores down.
 
-UAV123 publishes 12 of them for each video, GOT-10k labels two in each frame; elsewhere those that OTB's authors define
-by boxes alone (Wu, Lim and Yang, 2015) are computed.  The size of the target, in COCO's three classes, is computed for
-every data set whose boxes are known.
+UAV123 publishes 12 of them for each video, GOT-10k labels two in each frame; elsewhere those that
+OTB's authors define by boxes alone (Wu, Lim and Yang, 2015) are computed.  The size of the target,
+in COCO's three classes, is computed for every data set whose boxes are known.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ UAV123 = {  # in the order of its files
     "CM": "camera motion",
     "SOB": "similar object",
 }
-GOT10K = {"absent": "the target is gone in some frames", "cut": "the frame's edge cuts the target in some frames"}
+GOT10K = {
+    "absent": "the target is gone in some frames",
+    "cut": "the frame's edge cuts the target in some frames",
+}
 COMPUTED = {
     "SV": "scale variation: the box's area is beyond half or twice the first one's in some frame (computed)",
     "FM": "fast motion: the centre moves by more than 20 pixels between two frames (computed)",
@@ -42,24 +45,35 @@ SIZES = {
 }
 
 
-def attributes_of(dataset: str, root: Path | None, sequences: list[Sequence]) -> tuple[dict[str, str], dict[str, set]]:
-    """Explanations of the attributes, and those of each sequence: ({short name: words}, {sequence: {short names}})."""
+def attributes_of(
+    dataset: str, root: Path | None, sequences: list[Sequence]
+) -> tuple[dict[str, str], dict[str, set]]:
+    """Explanations of the attributes, and those of each sequence: ({short name: words}, {sequence:
+    {short names}}).
+    """
     if dataset == "GOT-10k-test":  # its boxes are not published
         return {}, {}
     words, found = _hardships(dataset, root, sequences)
     return words | SIZES, {s.name: found[s.name] | _size(s) for s in sequences}
 
 
-def _hardships(dataset: str, root: Path | None, sequences: list[Sequence]) -> tuple[dict[str, str], dict[str, set]]:
+def _hardships(
+    dataset: str, root: Path | None, sequences: list[Sequence]
+) -> tuple[dict[str, str], dict[str, set]]:
     if dataset in ("UAV123", "UAV20L") and root is not None:
         folder = root / "anno" / dataset / "att"
         files = {s.name: folder / f"{whole_name(s.name)}.txt" for s in sequences}
         if all(file.is_file() for file in files.values()):
             parts = any(whole_name(name) != name for name in files)
-            words = {key: f"{text} (somewhere in the whole video)" if parts else text for key, text in UAV123.items()}
+            words = {
+                key: f"{text} (somewhere in the whole video)" if parts else text
+                for key, text in UAV123.items()
+            }
             return words, {name: _read_uav123(file) for name, file in files.items()}
     if dataset == "GOT-10k-val":
-        return GOT10K, {s.name: _read_got10k(Path(s.frames[0]).parent, span_of(s.name)) for s in sequences}
+        return GOT10K, {
+            s.name: _read_got10k(Path(s.frames[0]).parent, span_of(s.name)) for s in sequences
+        }
     return COMPUTED, {s.name: _computed(s) for s in sequences}
 
 
@@ -77,14 +91,20 @@ def _size(sequence: Sequence) -> set[str]:
 def _read_uav123(path: Path) -> set[str]:
     flags = path.read_text().replace(",", " ").split()
     if len(flags) != len(UAV123) or not set(flags) <= {"0", "1"}:
-        raise ValueError(f"{path} is damaged: expected {len(UAV123)} flags of 0 or 1, found {' '.join(flags)[:60]!r}")
+        raise ValueError(
+            f"{path} is damaged: expected {len(UAV123)} flags of 0 or 1, found {' '.join(flags)[:60]!r}"
+        )
     return {name for name, flag in zip(UAV123, flags, strict=True) if flag == "1"}
 
 
 def _read_got10k(folder: Path, span: slice) -> set[str]:
     """What the labels, one a frame, say of the frames of ``span``."""
     files = {"absent": folder / "absence.label", "cut": folder / "cut_by_image.label"}
-    return {name for name, file in files.items() if file.is_file() and "1" in file.read_text().split()[span]}
+    return {
+        name
+        for name, file in files.items()
+        if file.is_file() and "1" in file.read_text().split()[span]
+    }
 
 
 def _computed(sequence: Sequence) -> set[str]:

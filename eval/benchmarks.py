@@ -1,5 +1,5 @@
-"""The benchmarks: which sequences each has, where they lie below a root, by which protocol it is scored, and what the
-paper reports on it.
+"""The benchmarks: which sequences each has, where they lie below a root, by which protocol it is
+scored, and what the paper reports on it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rbsf.datasets.video.layouts import LAYOUTS, find_entries, find_videos, is_uav123_10fps, otb_name, uav123_spans
+from rbsf.datasets.video.layouts import (
+    LAYOUTS,
+    find_entries,
+    find_videos,
+    is_uav123_10fps,
+    otb_name,
+    uav123_spans,
+)
 from rbsf.datasets.video.sequences import Sequence, load_sequences, read_boxes, whole_name
 from rbsf.eval.metrics import GOT10K, OPE, OTB, Protocol
 
@@ -104,7 +111,8 @@ class Split:
 
 
 def default_root(dataset: str) -> Path:
-    """Where a benchmark is looked for without --root: in the folder that RBSF_DATA names, or in ``data``.
+    """Where a benchmark is looked for without --root: in the folder that RBSF_DATA names, or in
+    ``data``.
 
     Raises FileNotFoundError where it is not there, or has no place of its own.
     """
@@ -112,7 +120,9 @@ def default_root(dataset: str) -> Path:
     root = Path(os.environ.get("RBSF_DATA") or "data") / (folder or "")
     if not folder or not root.is_dir():
         place = f"is not in {root}" if folder else "has no place of its own"
-        raise FileNotFoundError(f"{dataset} {place}: give its folder by --root; without any data: --dataset synthetic")
+        raise FileNotFoundError(
+            f"{dataset} {place}: give its folder by --root; without any data: --dataset synthetic"
+        )
     return root
 
 
@@ -134,15 +144,18 @@ def paper_scores(dataset: str) -> dict[str, Any] | None:
     if dataset not in _TABLE_5:
         return None
     keys = ("ao", "sr50") if dataset.startswith("GOT-10k") else ("precision", "success")
-    scores = {tracker: dict(zip(keys, pair, strict=True)) for tracker, pair in _TABLE_5[dataset].items()}
+    scores = {
+        tracker: dict(zip(keys, pair, strict=True)) for tracker, pair in _TABLE_5[dataset].items()
+    }
     return {"source": "RBCN, IJCAI 2019, Table 5", "dataset": dataset, "scores": scores}
 
 
 def find_split(dataset: str, root: Path, names: Iterable[str] | None = None) -> Split:
-    """Load a benchmark's sequences below ``root``, or those of ``names``; broken ones are recorded, not raised.
+    """Load a benchmark's sequences below ``root``, or those of ``names``; broken ones are recorded,
+    not raised.
 
-    Raises FileNotFoundError for no such folder; ValueError where no sequence of the benchmark is there, saying what
-    was looked for and what was found.
+    Raises FileNotFoundError for no such folder; ValueError where no sequence of the benchmark is
+    there, saying what was looked for and what was found.
     """
     benchmark = BENCHMARKS[dataset]
     if benchmark.split and (root / benchmark.split).is_dir():
@@ -161,7 +174,9 @@ def find_split(dataset: str, root: Path, names: Iterable[str] | None = None) -> 
 def _variant(dataset: str, root: Path) -> str:
     if dataset == "folder":
         return f"-{root.resolve().name}"
-    slow = is_uav123_10fps(root) or root.resolve().name == "UAV123_10fps"  # in OTB's form its name alone tells
+    slow = (
+        is_uav123_10fps(root) or root.resolve().name == "UAV123_10fps"
+    )  # in OTB's form its name alone tells
     return "_10fps" if dataset == "UAV123" and slow else ""
 
 
@@ -174,13 +189,16 @@ def _layout(root: Path, benchmark: Benchmark) -> str | None:
 
 
 def read_annotations(dataset: str, folder: Path, names: Iterable[str] | None = None) -> Split:
-    """A benchmark of true boxes alone, ``NAME.txt`` with x,y,w,h lines in the coordinates of the data set's files.
+    """A benchmark of true boxes alone, ``NAME.txt`` with x,y,w,h lines in the coordinates of the
+    data set's files.
 
-    Raises FileNotFoundError for no such folder; ValueError where it holds no sequence of the benchmark, and for
-    GOT-10k, which is scored with the sizes of the frames.
+    Raises FileNotFoundError for no such folder; ValueError where it holds no sequence of the
+    benchmark, and for GOT-10k, which is scored with the sizes of the frames.
     """
     if BENCHMARKS[dataset].protocol.bounded:
-        raise ValueError(f"{dataset} is scored with the sizes of the frames: give --root in place of --annotations")
+        raise ValueError(
+            f"{dataset} is scored with the sizes of the frames: give --root in place of --annotations"
+        )
     if not folder.is_dir():
         raise FileNotFoundError(f"annotations folder {folder} does not exist")
     published = published_names(dataset)
@@ -199,11 +217,17 @@ def read_annotations(dataset: str, folder: Path, names: Iterable[str] | None = N
 
 def _wanted(there: list[str], names: Iterable[str] | None, published: list[str]) -> list[str]:
     """The sequences of ``names``, else those of the benchmark that are ``there``, each once."""
-    wanted = map(otb_name, names) if names else (name for name in there if not published or name in published)
+    wanted = (
+        map(otb_name, names)
+        if names
+        else (name for name in there if not published or name in published)
+    )
     return list(dict.fromkeys(wanted))
 
 
-def _check_wanted(dataset: str, root: Path, wanted: list[str], there: list[str], published: list[str]) -> None:
+def _check_wanted(
+    dataset: str, root: Path, wanted: list[str], there: list[str], published: list[str]
+) -> None:
     found = f"{len(there)} sequences ({', '.join(there[:3])}{', ...' * (len(there) > 3)})"
     if not wanted:
         raise ValueError(
@@ -212,6 +236,8 @@ def _check_wanted(dataset: str, root: Path, wanted: list[str], there: list[str],
         )
     for name in wanted:
         if published and name not in published:
-            raise ValueError(f"{name} is no sequence of {dataset}; it has {', '.join(published[:3])}, ...")
+            raise ValueError(
+                f"{name} is no sequence of {dataset}; it has {', '.join(published[:3])}, ..."
+            )
         if name not in there:
             raise ValueError(f"sequence {name} is missing in {root}; found {found}")

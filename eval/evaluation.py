@@ -51,10 +51,14 @@ class Benchmark:
         """ValueError for trackers of one label, and a reference that is none of them."""
         for label, count in Counter(self.labels).items():
             if count > 1:
-                raise ValueError(f"{count} trackers are called {label}; give them labels: --tracker LABEL=WHAT")
+                raise ValueError(
+                    f"{count} trackers are called {label}; give them labels: --tracker LABEL=WHAT"
+                )
         if self.reference and self.reference not in self.labels[1:]:
             others = ", ".join(self.labels[1:]) or "of which there is none"
-            raise ValueError(f"--reference {self.reference}: give another of the trackers, {others}")
+            raise ValueError(
+                f"--reference {self.reference}: give another of the trackers, {others}"
+            )
 
     @property
     def labels(self) -> list[str]:
@@ -68,7 +72,10 @@ class Benchmark:
             return {}
         benchmark = BENCHMARKS[self.dataset]
         folder = self.out / "results" / (benchmark.folder or self.root.resolve().name)
-        return {spec: ResultStore(folder / spec.key(), benchmark.protocol is GOT10K) for spec in self.specs}
+        return {
+            spec: ResultStore(folder / spec.key(), benchmark.protocol is GOT10K)
+            for spec in self.specs
+        }
 
     @property
     def used_workers(self) -> int:
@@ -117,10 +124,15 @@ class Benchmark:
     def scores(self) -> dict[str, Any]:
         """The report's contents, see `rbsf.eval.report`."""
         ran = bool(self.specs)
-        numbers = {"workers": self.used_workers if ran else 0, "threads": self.used_threads if ran else 0}
+        numbers = {
+            "workers": self.used_workers if ran else 0,
+            "threads": self.used_threads if ran else 0,
+        }
         attributes = attributes_of(self.dataset, self.root, self.split.sequences)
         about = environment() | numbers
-        return summarise(self.split, self.entrants(), self.reference or self._float_tracker(), about, attributes)
+        return summarise(
+            self.split, self.entrants(), self.reference or self._float_tracker(), about, attributes
+        )
 
     def report(self) -> dict[str, Any]:
         """Score all and write the report below OUT/reports; its contents."""
@@ -146,12 +158,18 @@ class Benchmark:
         networks = [spec for spec in self.specs[1:] if spec.is_network and spec.engine == "torch"]
         if not networks:
             return None
-        from rbsf.tracker.teachers.siamfc import load_tracker  # loads PyTorch, which packed networks need not
+        from rbsf.tracker.teachers.siamfc import (
+            load_tracker,
+        )  # loads PyTorch, which packed networks need not
 
-        return next((spec.label for spec in networks if load_tracker(spec.files[0])[1] == "siamfc"), None)
+        return next(
+            (spec.label for spec in networks if load_tracker(spec.files[0])[1] == "siamfc"), None
+        )
 
     def _boxes(self) -> dict[str, dict[str, Any]]:
-        """Boxes of every tracker's first run: {label: {sequence: (N, 4)}}; without those that cannot be read."""
+        """Boxes of every tracker's first run: {label: {sequence: (N, 4)}}; without those that
+        cannot be read.
+        """
 
         def load(read: Callable[[Sequence], Any], sequence: Sequence) -> Any:
             try:
@@ -159,14 +177,26 @@ class Benchmark:
             except ValueError:
                 return None
 
-        runs = {e.label: {s.name: load(e.runs[0], s) for s in self.split.sequences} for e in self.entrants()}
-        return {label: {name: run.boxes for name, run in rows.items() if run} for label, rows in runs.items()}
+        runs = {
+            e.label: {s.name: load(e.runs[0], s) for s in self.split.sequences}
+            for e in self.entrants()
+        }
+        return {
+            label: {name: run.boxes for name, run in rows.items() if run}
+            for label, rows in runs.items()
+        }
 
 
 def find(
-    dataset: str, root: Path | None, out: Path, names: list[str] | None, every: int | None, frames: int | None
+    dataset: str,
+    root: Path | None,
+    out: Path,
+    names: list[str] | None,
+    every: int | None,
+    frames: int | None,
 ) -> tuple[Path, Split]:
-    """Where a benchmark lies and what of it is at hand, in passes where they are asked for; makes the synthetic one.
+    """Where a benchmark lies and what of it is at hand, in passes where they are asked for; makes
+    the synthetic one.
 
     `root`: None for the usual place.  Errors as `find_split` has them.
     """
@@ -188,7 +218,9 @@ def make_synthetic(root: Path) -> None:
 
 
 def shown(texts: list[str]) -> tuple[Entrant, ...]:
-    """Trackers whose boxes exist, each LABEL=DIR; ValueError or FileNotFoundError where there are none."""
+    """Trackers whose boxes exist, each LABEL=DIR; ValueError or FileNotFoundError where there are
+    none.
+    """
     found = []
     for text in texts:
         label, given, folder = text.partition("=")

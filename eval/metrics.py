@@ -1,8 +1,10 @@
-"""Metrics of single-target tracking, by the functions of the got10k toolkit and equal to its reports to 1e-12.
+"""Metrics of single-target tracking, by the functions of the got10k toolkit and equal to its
+reports to 1e-12.
 
-Boxes are x,y,w,h in pixels, float (N, 4), prediction and truth in the same frame of coordinates; a row of NaN in the
-truth is an absent target. The toolkit's functions write into their arguments, so they get copies;
-what it cannot score without a warning or a silent cut (no annotated frame, a result of another length) is refused.
+Boxes are x,y,w,h in pixels, float (N, 4), prediction and truth in the same frame of coordinates; a
+row of NaN in the truth is an absent target. The toolkit's functions write into their arguments, so
+they get copies; what it cannot score without a warning or a silent cut (no annotated frame, a
+result of another length) is refused.
 """
 
 from __future__ import annotations
@@ -80,7 +82,9 @@ class Scores:
 
 @dataclass(frozen=True)
 class Curves:
-    """Share of frames at each threshold of ``Protocol.thresholds``; ``overlap`` holds AO, SR0.5 and SR0.75."""
+    """Share of frames at each threshold of ``Protocol.thresholds``; ``overlap`` holds AO, SR0.5 and
+    SR0.75.
+    """
 
     success: np.ndarray
     precision: np.ndarray
@@ -99,15 +103,20 @@ class Curves:
         )
 
 
-def overlaps(boxes: np.ndarray, truth: np.ndarray, bound: tuple[int, int] | None = None) -> np.ndarray:
-    """Intersection over union of each pair of boxes: (N, 4), (N, 4) -> (N,); 0 where neither has area.
+def overlaps(
+    boxes: np.ndarray, truth: np.ndarray, bound: tuple[int, int] | None = None
+) -> np.ndarray:
+    """Intersection over union of each pair of boxes: (N, 4), (N, 4) -> (N,); 0 where neither has
+    area.
 
-    ``bound`` (width, height) clips both to the frame, as the toolkit does for GOT-10k: corners are moved into it, but
-    sizes are not shortened by as much.
+    ``bound`` (width, height) clips both to the frame, as the toolkit does for GOT-10k: corners are
+    moved into it, but sizes are not shortened by as much.
     """
     from got10k.utils.metrics import rect_iou  # shapely, which it loads, takes a while
 
-    return rect_iou(np.array(boxes, dtype=np.float64), np.array(truth, dtype=np.float64), bound=bound)
+    return rect_iou(
+        np.array(boxes, dtype=np.float64), np.array(truth, dtype=np.float64), bound=bound
+    )
 
 
 def center_errors(boxes: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -124,12 +133,16 @@ def norm_center_errors(boxes: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def score_sequence(
-    boxes: np.ndarray, truth: np.ndarray, protocol: Protocol = OPE, bound: tuple[int, int] | None = None
+    boxes: np.ndarray,
+    truth: np.ndarray,
+    protocol: Protocol = OPE,
+    bound: tuple[int, int] | None = None,
 ) -> Curves:
-    """Score a tracker's boxes (N, 4) on a sequence against the truth (N, 4); ``bound``: the frame's (width, height).
+    """Score a tracker's boxes (N, 4) on a sequence against the truth (N, 4); ``bound``: the frame's
+    (width, height).
 
-    The first annotated frame is the given one: its box counts as the truth. Raises ValueError where the lengths
-    differ, a box is not finite, or no frame is left to score.
+    The first annotated frame is the given one: its box counts as the truth. Raises ValueError where
+    the lengths differ, a box is not finite, or no frame is left to score.
     """
     boxes, truth = np.array(boxes, dtype=np.float64), np.asarray(truth, dtype=np.float64)
     if boxes.shape != truth.shape or boxes.shape[1:] != (4,):
@@ -160,7 +173,9 @@ def score_sequence(
 
 
 def mean_curves(curves: Iterable[Curves], pooled: bool = False) -> Curves:
-    """Mean over sequences, each counting once, or ``pooled``: each by its frames. Raises ValueError for none."""
+    """Mean over sequences, each counting once, or ``pooled``: each by its frames. Raises ValueError
+    for none.
+    """
     rows = list(curves)
     if not rows:
         raise ValueError("no sequence to average over")
@@ -170,7 +185,9 @@ def mean_curves(curves: Iterable[Curves], pooled: bool = False) -> Curves:
         return np.average([getattr(row, name) for row in rows], axis=0, weights=weights)
 
     frames = sum(row.frames for row in rows)
-    return Curves(mean("success"), mean("precision"), mean("norm_precision"), mean("overlap"), frames)
+    return Curves(
+        mean("success"), mean("precision"), mean("norm_precision"), mean("overlap"), frames
+    )
 
 
 def spread(scores: Iterable[Scores]) -> Scores | None:
@@ -178,4 +195,6 @@ def spread(scores: Iterable[Scores]) -> Scores | None:
     rows = [asdict(row) for row in scores]
     if len(rows) < 2:
         return None
-    return Scores(**{f.name: float(np.std([row[f.name] for row in rows], ddof=1)) for f in fields(Scores)})
+    return Scores(
+        **{f.name: float(np.std([row[f.name] for row in rows], ddof=1)) for f in fields(Scores)}
+    )

@@ -1,4 +1,6 @@
-"""Curves of a benchmark report as inline SVG that takes the page's text colour, and the trackers' colours."""
+"""Curves of a benchmark report as inline SVG that takes the page's text colour, and the trackers'
+colours.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +10,37 @@ from html import escape
 from typing import Any
 
 # Each has a contrast of 3.5 or more with white and with the dark page's ground.
-COLORS = ["#2f7fd6", "#d1660f", "#2f9440", "#e0434f", "#9468dc", "#a87038", "#d4509f", "#12938f", "#8c861a", "#7f8894"]
+COLORS = [
+    "#2f7fd6",
+    "#d1660f",
+    "#2f9440",
+    "#e0434f",
+    "#9468dc",
+    "#a87038",
+    "#d4509f",
+    "#12938f",
+    "#8c861a",
+    "#7f8894",
+]
 STYLES = ("-", "--", "-.", ":")
 INK = "#010203"  # stands for the page's text colour until the SVG is written
-STYLE: Any = {"svg.fonttype": "none", "font.sans-serif": ["DejaVu Sans"], "font.size": 9, "text.color": INK}
+STYLE: Any = {
+    "svg.fonttype": "none",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9,
+    "text.color": INK,
+}
 SIZE = (4.4, 3.1)  # inches, without the legend
 LINE = 0.19  # inches of a line of the legend
 
 PLOTS = {  # curve: title, x label, its score
     "success": ("Success", "overlap threshold", "auc"),
     "precision": ("Precision", "centre error threshold (pixels)", "precision"),
-    "norm_precision": ("Normalised precision", "normalised centre error threshold", "norm_precision"),
+    "norm_precision": (
+        "Normalised precision",
+        "normalised centre error threshold",
+        "norm_precision",
+    ),
 }
 
 
@@ -33,12 +55,15 @@ def tracker_style(index: int) -> str:
 
 
 def plot_curves(report: dict[str, Any], name: str) -> str:
-    """SVG element of the curves called ``name``, a key of ``PLOTS``; empty where no tracker has any.
+    """SVG element of the curves called ``name``, a key of ``PLOTS``; empty where no tracker has
+    any.
 
     The legend is sorted by score. Equal reports give equal text.
     """
     title, label, key = PLOTS[name]
-    drawn = [(index, tracker) for index, tracker in enumerate(report["trackers"]) if tracker["curves"]]
+    drawn = [
+        (index, tracker) for index, tracker in enumerate(report["trackers"]) if tracker["curves"]
+    ]
     drawn.sort(key=lambda pair: -(pair[1]["mean"][key] or 0.0))
     if not drawn:
         return ""
@@ -61,10 +86,14 @@ def plot_curves(report: dict[str, Any], name: str) -> str:
             for index, tracker in drawn
         ]
         texts = [f"{tracker['mean'][key]:.3f}  {tracker['label']}" for _, tracker in drawn]
-        legend = figure.legend(lines, texts, loc="outside lower left", frameon=False, handlelength=3, labelspacing=0.35)
+        legend = figure.legend(
+            lines, texts, loc="outside lower left", frameon=False, handlelength=3, labelspacing=0.35
+        )
         for text in legend.get_texts():
             text.set_parse_math(False)
-        return _to_svg(figure, name, f"{title} plot. " + "; ".join(" ".join(text.split()) for text in texts))
+        return _to_svg(
+            figure, name, f"{title} plot. " + "; ".join(" ".join(text.split()) for text in texts)
+        )
 
 
 def _axes(figure: Any, title: str, label: str, thresholds: list[float]) -> Any:

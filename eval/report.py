@@ -1,7 +1,8 @@
-"""Write and read a benchmark report: report.json, which is the report, and report.md and report.html for readers.
+"""Write and read a benchmark report: report.json, which is the report, and report.md and
+report.html for readers.
 
-A report is a plain dict as ``rbsf.eval.summary.summarise`` makes it; all scores are shares from 0 to 1, None where
-there is none.
+A report is a plain dict as ``rbsf.eval.summary.summarise`` makes it; all scores are shares from 0
+to 1, None where there is none.
 """
 
 from __future__ import annotations
@@ -29,7 +30,17 @@ if TYPE_CHECKING:
     from rbsf.eval.strips import Strip
 
 FORMAT = "rbsf-benchmark-1"
-FIELDS = ("dataset", "title", "protocol", "frames", "missing", "unreadable", "thresholds", "environment", "subject")
+FIELDS = (
+    "dataset",
+    "title",
+    "protocol",
+    "frames",
+    "missing",
+    "unreadable",
+    "thresholds",
+    "environment",
+    "subject",
+)
 FIELDS += ("reference", "trackers", "attributes", "paper")
 TRACKER_FIELDS = ("label", "key", "mean", "sequences", "failed")
 
@@ -37,7 +48,8 @@ TRACKER_FIELDS = ("label", "key", "mean", "sequences", "failed")
 def write_report(report: dict[str, Any], folder: Path, strips: list[Strip]) -> None:
     """Write the three files into ``folder``; each is whole or not there.
 
-    Raises ValueError for a score that is not a number (NaN), OSError where a file cannot be written.
+    Raises ValueError for a score that is not a number (NaN), OSError where a file cannot be
+    written.
     """
     texts = {
         "report.json": json.dumps(report, indent=1, allow_nan=False) + "\n",
@@ -51,7 +63,8 @@ def write_report(report: dict[str, Any], folder: Path, strips: list[Strip]) -> N
 def load_report(path: str | Path) -> dict[str, Any]:
     """Read a report from report.json or the folder that holds it.
 
-    Raises FileNotFoundError where there is none, ValueError where it is no report or one of a newer program.
+    Raises FileNotFoundError where there is none, ValueError where it is no report or one of a newer
+    program.
     """
     path = Path(path)
     path = path / "report.json" if path.is_dir() else path
@@ -60,7 +73,9 @@ def load_report(path: str | Path) -> dict[str, Any]:
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); give a report.json of eval/run_benchmarks.py") from error
+        raise ValueError(
+            f"{path} is not JSON ({error}); give a report.json of eval/run_benchmarks.py"
+        ) from error
     _check_format(report, path)
     return report
 
@@ -70,12 +85,20 @@ def _check_format(report: Any, path: Path) -> None:
     if form != FORMAT:
         found = re.fullmatch(r"rbsf-benchmark-(\d+)", str(form))
         if found and int(found[1]) > int(FORMAT.rpartition("-")[2]):
-            raise ValueError(f"{path} has the newer format {form}, this program reads {FORMAT}; update the program")
-        raise ValueError(f"{path} is not a benchmark report: its format is {form!r}, expected {FORMAT!r}")
+            raise ValueError(
+                f"{path} has the newer format {form}, this program reads {FORMAT}; update the program"
+            )
+        raise ValueError(
+            f"{path} is not a benchmark report: its format is {form!r}, expected {FORMAT!r}"
+        )
     missing = [field for field in FIELDS if field not in report]
-    missing = missing or [f"tracker's {f}" for t in report["trackers"] for f in TRACKER_FIELDS if f not in t]
+    missing = missing or [
+        f"tracker's {f}" for t in report["trackers"] for f in TRACKER_FIELDS if f not in t
+    ]
     if missing:
-        raise ValueError(f"{path} is damaged: it has no {', '.join(missing)}; run eval/run_benchmarks.py again")
+        raise ValueError(
+            f"{path} is damaged: it has no {', '.join(missing)}; run eval/run_benchmarks.py again"
+        )
 
 
 def summary(report: dict[str, Any]) -> str:
@@ -94,11 +117,18 @@ def summary(report: dict[str, Any]) -> str:
 
 def problems(report: dict[str, Any]) -> list[tuple[str, list[str]]]:
     """What is not in the scores: (heading, a line each), without empty lists."""
-    failed = [f"{t['label']}: {name}: {why}" for t in report["trackers"] for name, why in t["failed"].items()]
+    failed = [
+        f"{t['label']}: {name}: {why}"
+        for t in report["trackers"]
+        for name, why in t["failed"].items()
+    ]
     missing = [", ".join(report["missing"])] if report["missing"] else []
     parts = (
         (f"Missing ({len(report['missing'])}): of the published set, not in the folder", missing),
-        ("Unreadable: not scored for any tracker", [f"{name}: {why}" for name, why in report["unreadable"].items()]),
+        (
+            "Unreadable: not scored for any tracker",
+            [f"{name}: {why}" for name, why in report["unreadable"].items()],
+        ),
         ("Failed: not scored for that tracker", failed),
     )
     return [(heading, lines) for heading, lines in parts if lines]
@@ -115,13 +145,20 @@ def _sections(report: dict[str, Any]) -> dict[str, Table | None]:
 
 def to_markdown(report: dict[str, Any]) -> str:
     """The report without pictures."""
-    parts = [f"# {markdown_text(report['title'])}", markdown_text(summary(report)), markdown_text(report["protocol"])]
+    parts = [
+        f"# {markdown_text(report['title'])}",
+        markdown_text(summary(report)),
+        markdown_text(report["protocol"]),
+    ]
     for heading, table in _sections(report).items():
         if table:
             parts += [f"## {heading}", markdown_text(table.caption), str(table)]
     parts += ["## Not scored"] if problems(report) else []
     for heading, lines in problems(report):
-        parts += [f"**{markdown_text(heading)}**", "\n".join(f"- {markdown_text(line)}" for line in lines)]
+        parts += [
+            f"**{markdown_text(heading)}**",
+            "\n".join(f"- {markdown_text(line)}" for line in lines),
+        ]
     command = " ".join(str(report["environment"].get("command", "")).split())
     parts += ["## Environment", f"    {command}", str(environment_table(report))]
     return "\n\n".join(parts) + "\n"
@@ -154,6 +191,10 @@ def render_page(template: str, **values: Any) -> str:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    environment.filters["breakable"] = lambda text: Markup("<wbr>").join(re.split(r"(?<=[-_])", text))
-    environment.filters["data_url"] = lambda jpeg: "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
+    environment.filters["breakable"] = lambda text: Markup("<wbr>").join(
+        re.split(r"(?<=[-_])", text)
+    )
+    environment.filters["data_url"] = lambda jpeg: (
+        "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
+    )
     return environment.get_template(template).render(**values) + "\n"

@@ -46,8 +46,14 @@ def main_table(report: dict[str, Any]) -> Table:
 def _main_row(report: dict[str, Any], index: int) -> list[Cell]:
     tracker = report["trackers"][index]
     roles = tuple(role for role in ("subject", "reference") if report[role] == tracker["label"])
-    facts = (tracker["precision"], f"{tracker['runs']} runs" if tracker["runs"] > 1 else None, _part(report, tracker))
-    head = Cell(tracker["label"], tags=roles + tuple(filter(None, facts)), color=tracker_color(index))
+    facts = (
+        tracker["precision"],
+        f"{tracker['runs']} runs" if tracker["runs"] > 1 else None,
+        _part(report, tracker),
+    )
+    head = Cell(
+        tracker["label"], tags=roles + tuple(filter(None, facts)), color=tracker_color(index)
+    )
     mean, spread = tracker["mean"] or {}, tracker["spread"] or {}
     partial = _part(report, tracker) is not None
     scores = [number(mean.get(key), spread=spread.get(key), partial=partial) for key in MEASURES]
@@ -56,7 +62,10 @@ def _main_row(report: dict[str, Any], index: int) -> list[Cell]:
 
 def _part(report: dict[str, Any], tracker: dict[str, Any]) -> str | None:
     """Says of a tracker without scores on some sequences how many its means are over."""
-    count, most = len(tracker["sequences"]), max(len(other["sequences"]) for other in report["trackers"])
+    count, most = (
+        len(tracker["sequences"]),
+        max(len(other["sequences"]) for other in report["trackers"]),
+    )
     return f"{count} of {most} sequences" if count < most else None
 
 
@@ -71,19 +80,28 @@ def _size(size: int | None) -> Cell:
 
 
 def paper_table(report: dict[str, Any]) -> Table | None:
-    """The paper's scores and ours, in columns apart; None where the paper has none on this data set."""
+    """The paper's scores and ours, in columns apart; None where the paper has none on this data
+    set.
+    """
     paper = report["paper"]
     if not paper:
         return None
     measures = list(dict.fromkeys(key for scores in paper["scores"].values() for key in scores))
-    ours = {name: [t for t in report["trackers"] if _is_paper(report, t, name)] for name in paper["scores"]}
+    ours = {
+        name: [t for t in report["trackers"] if _is_paper(report, t, name)]
+        for name in paper["scores"]
+    }
     rows = [
         [Cell(name), *(number(scores.get(key)) for key in measures), *_our_cells(tracker, measures)]
         for name, scores in paper["scores"].items()
         for tracker in ours[name] or [None]
     ]
     heads = [MEASURES[PAPER_MEASURES.get(key, key)] for key in measures]
-    groups = (("", 1), (f"paper: all of {paper['dataset']}", len(heads)), (f"here: {report['title']}", 1 + len(heads)))
+    groups = (
+        ("", 1),
+        (f"paper: all of {paper['dataset']}", len(heads)),
+        (f"here: {report['title']}", 1 + len(heads)),
+    )
     caption = (
         f"{paper['source']}. The paper's figures are of other training data and of the whole of {paper['dataset']}:"
         " they are for orientation, not for comparison."
@@ -92,9 +110,13 @@ def paper_table(report: dict[str, Any]) -> Table | None:
 
 
 def _is_paper(report: dict[str, Any], tracker: dict[str, Any], name: str) -> bool:
-    """Whether a tracker is the one that the paper calls ``name``: by its label, or as the float teacher."""
+    """Whether a tracker is the one that the paper calls ``name``: by its label, or as the float
+    teacher.
+    """
     plain = [re.sub(r"[^a-z0-9]", "", text.lower()) for text in (tracker["label"], name)]
-    return plain[0].startswith(plain[1]) or (name == TEACHER and tracker["label"] == report["reference"])
+    return plain[0].startswith(plain[1]) or (
+        name == TEACHER and tracker["label"] == report["reference"]
+    )
 
 
 def _our_cells(tracker: dict[str, Any] | None, measures: list[str]) -> list[Cell]:
@@ -104,12 +126,16 @@ def _our_cells(tracker: dict[str, Any] | None, measures: list[str]) -> list[Cell
 
 
 def attribute_table(report: dict[str, Any]) -> Table | None:
-    """AUC of every tracker over the sequences of each attribute; None where there are no attributes."""
+    """AUC of every tracker over the sequences of each attribute; None where there are no
+    attributes.
+    """
     found = {name for tracker in report["trackers"] for name in tracker["attributes"]}
     names = [name for name in report["attributes"] if name in found]
     names += sorted(found - set(names))
     rows = [_attribute_row(report, name) for name in names]
-    caption = f"Mean AUC over the sequences of {report['title']} with each attribute; the best in bold."
+    caption = (
+        f"Mean AUC over the sequences of {report['title']} with each attribute; the best in bold."
+    )
     return Table(caption, ["attribute", "sequences", *labels(report)], rows) if rows else None
 
 
@@ -117,16 +143,21 @@ def _attribute_row(report: dict[str, Any], name: str) -> list[Cell]:
     scores = [tracker["attributes"].get(name, {}) for tracker in report["trackers"]]
     count = max(score.get("sequences", 0) for score in scores)
     head = Cell(name, detail=report["attributes"].get(name, ""))
-    cells = [number(score.get("auc"), partial=score.get("sequences", 0) < count) for score in scores]
+    cells = [
+        number(score.get("auc"), partial=score.get("sequences", 0) < count) for score in scores
+    ]
     return [head, number(count, "d"), *mark_best(cells)]
 
 
 def sequence_table(report: dict[str, Any]) -> Table:
-    """AUC of every tracker on each sequence, and subject minus reference; where the subject loses most comes first.
+    """AUC of every tracker on each sequence, and subject minus reference; where the subject loses
+    most comes first.
 
     Without a reference the subject's worst sequences come first.
     """
-    names = dict.fromkeys(n for t in report["trackers"] for part in ("sequences", "failed") for n in t[part])
+    names = dict.fromkeys(
+        n for t in report["trackers"] for part in ("sequences", "failed") for n in t[part]
+    )
     rows = [_sequence_row(report, name) for name in names]
     columns = ["sequence", "frames", *labels(report)]
     caption = f"AUC on each sequence of {report['title']}; the best in bold."
@@ -156,7 +187,8 @@ def _sequence_row(report: dict[str, Any], name: str) -> list[Cell]:
 def sequence_gap(report: dict[str, Any], name: str) -> float | None:
     """AUC of the subject minus that of the reference on a sequence; None where either has no score."""
     subject, reference = (
-        (find_tracker(report, report[role]) or {}).get("sequences", {}).get(name) for role in ("subject", "reference")
+        (find_tracker(report, report[role]) or {}).get("sequences", {}).get(name)
+        for role in ("subject", "reference")
     )
     if not subject or not reference:
         return None
@@ -165,5 +197,9 @@ def sequence_gap(report: dict[str, Any], name: str) -> float | None:
 
 def environment_table(report: dict[str, Any]) -> Table:
     """What the run ran on; its command, which is long, stands apart."""
-    rows = [[Cell(key), Cell(str(value))] for key, value in report["environment"].items() if key != "command"]
+    rows = [
+        [Cell(key), Cell(str(value))]
+        for key, value in report["environment"].items()
+        if key != "command"
+    ]
     return Table("What the scores were made with.", ["item", "value"], rows)

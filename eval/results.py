@@ -2,8 +2,9 @@
 
 OTB, UAV123: ``TRACKER/NAME.txt`` (x,y,w,h a line, in the coordinates of the data set's files) and
 ``TRACKER/times/NAME_time.txt`` (seconds); further runs under ``TRACKER.run2`` and so on. GOT-10k:
-``TRACKER/NAME/NAME_001.txt`` and ``TRACKER/NAME/NAME_time.txt`` with a column per run. The times file begins with a
-comment, which the toolkit skips: two fingerprints of the sequence that was tracked, `stamp` and `fingerprint`.
+``TRACKER/NAME/NAME_001.txt`` and ``TRACKER/NAME/NAME_time.txt`` with a column per run. The times
+file begins with a comment, which the toolkit skips: two fingerprints of the sequence that was
+tracked, `stamp` and `fingerprint`.
 """
 
 from __future__ import annotations
@@ -23,13 +24,17 @@ from rbsf.datasets.video.layouts import otb_name
 from rbsf.datasets.video.sequences import Sequence
 from rbsf.system.files import write_atomically
 
-TEXT_FILES = "[!.]*.txt"  # a process that is killed while it writes leaves a file that begins with a dot
+TEXT_FILES = (
+    "[!.]*.txt"  # a process that is killed while it writes leaves a file that begins with a dot
+)
 ADVICE = "replace it, or delete it to run the sequence again"
 
 
 @dataclass(frozen=True)
 class Run:
-    """A tracker's boxes x,y,w,h (N, 4) in a sequence, 0-based, and its ``seconds`` per frame (N,), without decoding."""
+    """A tracker's boxes x,y,w,h (N, 4) in a sequence, 0-based, and its ``seconds`` per frame (N,),
+    without decoding.
+    """
 
     boxes: np.ndarray
     seconds: np.ndarray
@@ -61,15 +66,21 @@ class ResultStore:
         return self.folder if run == 1 else self.folder.with_name(f"{self.folder.name}.run{run}")
 
     def save(self, sequence: Sequence, result: Run, number: int = 1) -> None:
-        """Write a run: boxes first, so that a run with times is whole. Raises OSError where it cannot be written."""
+        """Write a run: boxes first, so that a run with times is whole. Raises OSError where it
+        cannot be written.
+        """
         columns, column = [], self._column(number)
         if self.per_sequence:
             with suppress(ValueError):  # a damaged file: the other runs count as not run
                 columns = self._columns(sequence, number)
         columns += [np.full(len(sequence), np.nan)] * (column + 1 - len(columns))
         columns[column] = result.seconds
-        times = _text(np.stack(columns, axis=1), "%.8f", f"{stamp(sequence)} {fingerprint(sequence)}")
-        write_atomically(self.boxes_path(sequence.name, number), _text(result.boxes + _shift(sequence), "%.3f"))
+        times = _text(
+            np.stack(columns, axis=1), "%.8f", f"{stamp(sequence)} {fingerprint(sequence)}"
+        )
+        write_atomically(
+            self.boxes_path(sequence.name, number), _text(result.boxes + _shift(sequence), "%.3f")
+        )
         write_atomically(self.times_path(sequence.name, number), times)
         with suppress(FileNotFoundError):
             self.failure_path(sequence.name).unlink()
@@ -80,14 +91,18 @@ class ResultStore:
 
     def failures(self) -> dict[str, str]:
         """What ``save_failure`` recorded: {sequence: reason}."""
-        return {path.stem: path.read_text().strip() for path in sorted((self.folder / "failed").glob(TEXT_FILES))}
+        return {
+            path.stem: path.read_text().strip()
+            for path in sorted((self.folder / "failed").glob(TEXT_FILES))
+        }
 
     def forget(self, name: str, number: int = 1) -> None:
         """Remove a run's boxes, if there are any, so that it is run again."""
         self.boxes_path(name, number).unlink(missing_ok=True)
 
     def load(self, sequence: Sequence, number: int = 1) -> Run | None:
-        """Read what ``save`` wrote; None if there is none, or one of other frames or another first box.
+        """Read what ``save`` wrote; None if there is none, or one of other frames or another first
+        box.
 
         Raises ValueError, naming the file, for a damaged one and one of another length.
         """
@@ -101,26 +116,34 @@ class ResultStore:
         return number - 1 if self.per_sequence else 0
 
     def _columns(self, sequence: Sequence, number: int) -> list[np.ndarray]:
-        """Seconds of each run in a file of times; none if the file is of other frames or another first box."""
+        """Seconds of each run in a file of times; none if the file is of other frames or another
+        first box.
+        """
         path = self.times_path(sequence.name, number)
-        if not path.is_file() or not _is_of(path.read_text(errors="replace").partition("\n")[0], sequence):
+        if not path.is_file() or not _is_of(
+            path.read_text(errors="replace").partition("\n")[0], sequence
+        ):
             return []
         table = _table(path)
         if len(table) != len(sequence):
-            raise ValueError(f"{path} holds {len(table)} times but the sequence {len(sequence)} frames; {ADVICE}")
+            raise ValueError(
+                f"{path} holds {len(table)} times but the sequence {len(sequence)} frames; {ADVICE}"
+            )
         return list(table.T)
 
 
 def fingerprint(sequence: Sequence) -> str:
-    """Digest of what a tracker's boxes depend on, wherever it lies: name, length, first box, and the bytes of the
-    frames' files.
+    """Digest of what a tracker's boxes depend on, wherever it lies: name, length, first box, and
+    the bytes of the frames' files.
     """
     what = f"{_start(sequence)} {_content(sequence.files(), stamp(sequence))}"
     return hashlib.sha256(what.encode()).hexdigest()[:16]
 
 
 def stamp(sequence: Sequence) -> str:
-    """Digest of the same, but for the files' sizes and times in place of their bytes: known without reading them."""
+    """Digest of the same, but for the files' sizes and times in place of their bytes: known without
+    reading them.
+    """
     return index.fingerprint([(_start(sequence), [Path(file) for file in sequence.files()])])[:16]
 
 
@@ -141,8 +164,8 @@ def _content(files: tuple[str, ...], state: str) -> str:
 
 
 def _is_of(head: str, sequence: Sequence) -> bool:
-    """Whether times with this first line are of this sequence as it is. Its frames are read where their sizes or times
-    are others, as a copy's may be.
+    """Whether times with this first line are of this sequence as it is. Its frames are read where
+    their sizes or times are others, as a copy's may be.
     """
     words = head.split()
     return len(words) == 3 and (words[1] == stamp(sequence) or words[2] == fingerprint(sequence))
@@ -154,18 +177,24 @@ def annotated(sequence: Sequence) -> np.ndarray:
 
 
 def read_result(path: Path, frames: int) -> np.ndarray:
-    """Read x,y,w,h lines (comma, tab or space), (``frames``, 4) as they stand. Raises ValueError naming the file."""
+    """Read x,y,w,h lines (comma, tab or space), (``frames``, 4) as they stand. Raises ValueError
+    naming the file.
+    """
     boxes = _table(path)
     if boxes.shape[1:] != (4,):
-        raise ValueError(f"{path} is damaged (found {boxes.shape[1]} values a line, not x,y,w,h); {ADVICE}")
+        raise ValueError(
+            f"{path} is damaged (found {boxes.shape[1]} values a line, not x,y,w,h); {ADVICE}"
+        )
     if len(boxes) != frames:
-        raise ValueError(f"{path} holds {len(boxes)} boxes but the sequence {frames} frames; {ADVICE}")
+        raise ValueError(
+            f"{path} holds {len(boxes)} boxes but the sequence {frames} frames; {ADVICE}"
+        )
     return boxes
 
 
 def read_result_folder(folder: Path) -> Callable[[Sequence], Run | None]:
-    """Reader of boxes that exist already, one text file a sequence, ``NAME.txt`` or ``NAME/NAME_001.txt``; seconds are
-    zeros where the toolkit's file of times is not beside them.
+    """Reader of boxes that exist already, one text file a sequence, ``NAME.txt`` or
+    ``NAME/NAME_001.txt``; seconds are zeros where the toolkit's file of times is not beside them.
 
     Raises FileNotFoundError for no such folder, ValueError for one without text files.
     """
@@ -174,7 +203,9 @@ def read_result_folder(folder: Path) -> Callable[[Sequence], Run | None]:
     files = {otb_name(path.stem): path for path in folder.glob(TEXT_FILES)}
     files |= {otb_name(path.parent.name): path for path in folder.glob("*/*_001.txt")}
     if not files:
-        raise ValueError(f"{folder} holds no results: expected NAME.txt with x,y,w,h lines, or NAME/NAME_001.txt")
+        raise ValueError(
+            f"{folder} holds no results: expected NAME.txt with x,y,w,h lines, or NAME/NAME_001.txt"
+        )
 
     def load(sequence: Sequence) -> Run | None:
         path = files.get(otb_name(sequence.name))  # a video may be called Jogging-1

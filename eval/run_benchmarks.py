@@ -2,11 +2,12 @@
 
     python eval/run_benchmarks.py --dataset OTB100 --root data/OTB --tracker rbsf --tracker static
 
-Results go to OUT/results/DATASET/TRACKER-DIGEST in the got10k toolkit's form; what is there is not run again, so an
-interrupted run goes on where it stopped, and other weights, constants, precision, frames, first boxes, tracking code
-or OpenCV are run anew. The report, OUT/reports/DATASET/report.html, .md and .json, says which part of the benchmark was
-run; that of a folder goes to OUT/reports/folder-NAME. Without any data: --dataset synthetic. Boxes that exist already
-are scored, without images, by --annotations and --results.
+Results go to OUT/results/DATASET/TRACKER-DIGEST in the got10k toolkit's form; what is there is not
+run again, so an interrupted run goes on where it stopped, and other weights, constants, precision,
+frames, first boxes, tracking code or OpenCV are run anew. The report,
+OUT/reports/DATASET/report.html, .md and .json, says which part of the benchmark was run; that of a
+folder goes to OUT/reports/folder-NAME. Without any data: --dataset synthetic. Boxes that exist
+already are scored, without images, by --annotations and --results.
 """
 
 from __future__ import annotations
@@ -27,13 +28,25 @@ if TYPE_CHECKING:  # these load OpenCV and more, which --help need not wait for
     from rbsf.eval.evaluation import Benchmark
     from rbsf.eval.trackers import TrackerSpec
 
-DATASETS = ("OTB100", "OTB50", "OTB2013", "UAV123", "UAV20L", "GOT-10k-val", "GOT-10k-test", "folder", "synthetic")
+DATASETS = (
+    "OTB100",
+    "OTB50",
+    "OTB2013",
+    "UAV123",
+    "UAV20L",
+    "GOT-10k-val",
+    "GOT-10k-test",
+    "folder",
+    "synthetic",
+)
 MAX_WORKERS = 8  # see rbsf.eval.evaluation
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
     add(
         "--dataset",
@@ -57,10 +70,22 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         " onnx:BACKBONE.onnx,HEAD.onnx (NanoTrack by its author's rules, in ONNX Runtime), or a class of your own with"
         " init(image, box) and update(image): FILE.py:CLASS; repeatable (default: rbsf)",
     )
-    add("--out", type=Path, default=Path("runs/benchmarks"), metavar="DIR", help="default: %(default)s")
+    add(
+        "--out",
+        type=Path,
+        default=Path("runs/benchmarks"),
+        metavar="DIR",
+        help="default: %(default)s",
+    )
     add("--sequences", nargs="+", action="extend", metavar="NAME", help="only these; repeatable")
     add_pass_flags(parser)
-    add("--repeat", type=positive_int, default=1, metavar="N", help="runs of each tracker (default: 1)")
+    add(
+        "--repeat",
+        type=positive_int,
+        default=1,
+        metavar="N",
+        help="runs of each tracker (default: 1)",
+    )
     add(
         "--workers",
         type=positive_int,
@@ -74,10 +99,30 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         default=True,
         help="keep the results that are there (default); --no-resume runs all again",
     )
-    add("--shard", type=parse_shard, metavar="I/N", help="run only part I of N, for a cluster; no report")
-    add("--reference", metavar="LABEL", help="tracker to measure gaps to (default: the first float SiamFC)")
-    add("--results", action="append", default=[], metavar="LABEL=DIR", help="boxes to show too; repeatable")
-    add("--annotations", type=Path, metavar="DIR", help="true boxes, a text file a sequence, in place of --root")
+    add(
+        "--shard",
+        type=parse_shard,
+        metavar="I/N",
+        help="run only part I of N, for a cluster; no report",
+    )
+    add(
+        "--reference",
+        metavar="LABEL",
+        help="tracker to measure gaps to (default: the first float SiamFC)",
+    )
+    add(
+        "--results",
+        action="append",
+        default=[],
+        metavar="LABEL=DIR",
+        help="boxes to show too; repeatable",
+    )
+    add(
+        "--annotations",
+        type=Path,
+        metavar="DIR",
+        help="true boxes, a text file a sequence, in place of --root",
+    )
     add("--json", type=Path, metavar="FILE", help="a further copy of report.json")
     add_constants_flag(parser)
     add_network_flags(parser)
@@ -88,14 +133,17 @@ def parse_shard(text: str) -> tuple[int, int]:
     """Read ``2/4`` as (2, 4)."""
     first, _, count = text.partition("/")
     if not (first.isdecimal() and count.isdecimal() and 1 <= int(first) <= int(count)):
-        raise argparse.ArgumentTypeError(f"{text!r} is no part; write I/N with I from 1 to N, such as 2/4")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no part; write I/N with I from 1 to N, such as 2/4"
+        )
     return int(first), int(count)
 
 
 def read_benchmark(args: argparse.Namespace) -> Benchmark:
     """What the command line asks for.
 
-    Raises ValueError or FileNotFoundError for data that are not there, an unknown tracker, and labels that clash.
+    Raises ValueError or FileNotFoundError for data that are not there, an unknown tracker, and
+    labels that clash.
     """
     from rbsf.eval.benchmarks import read_annotations
     from rbsf.eval.evaluation import Benchmark, find, shown
@@ -109,7 +157,9 @@ def read_benchmark(args: argparse.Namespace) -> Benchmark:
         root, split = None, read_annotations(args.dataset, args.annotations, args.sequences)
         split = in_passes(split, args.every, args.frames)
     else:
-        root, split = find(args.dataset, args.root, args.out, args.sequences, args.every, args.frames)
+        root, split = find(
+            args.dataset, args.root, args.out, args.sequences, args.every, args.frames
+        )
     names = ", ".join(split.missing[:5]) + ", ..." * (len(split.missing) > 5)
     print(split.title + (f"; missing: {names}" if names else ""))
     return Benchmark(
@@ -148,7 +198,9 @@ def main(argv: list[str] | None = None) -> int:
     from rbsf.eval.evaluation import failures, write_json
     from rbsf.eval.report import main_table
 
-    benchmark = read_benchmark(args)  # before the work: what is wrong with the command line must not wait for it
+    benchmark = read_benchmark(
+        args
+    )  # before the work: what is wrong with the command line must not wait for it
     left = benchmark.run() if benchmark.specs else 0
     if benchmark.shard:
         return finish_shard(benchmark, left)

@@ -1,6 +1,8 @@
-"""Run trackers over sequences in several processes. What is finished is on disk, so a run is resumed by repeating it.
+"""Run trackers over sequences in several processes. What is finished is on disk, so a run is
+resumed by repeating it.
 
-A sequence that cannot be tracked, or whose process is killed, is recorded and does not stop the others.
+A sequence that cannot be tracked, or whose process is killed, is recorded and does not stop the
+others.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ class Job:
     store: ResultStore
     sequence: Sequence
     number: int = 1  # of the run
-    key: str | None = None  # the spec's when the store was chosen; other files are not loaded. None: not looked at
+    key: str | None = (
+        None  # the spec's when the store was chosen; other files are not loaded. None: not looked at
+    )
 
 
 @dataclass
@@ -49,15 +53,18 @@ class _Worker:
 def track_sequence(
     tracker: Tracker, sequence: Sequence, progress: Callable[[int], object] = lambda frames: None
 ) -> Run:
-    """Start on the true box of the first annotated frame and follow the target to the end: one-pass evaluation.
+    """Start on the true box of the first annotated frame and follow the target to the end: one-pass
+    evaluation.
 
-    Boxes of the frames before it are zeros; ``progress`` is told the frames done so far. Raises ValueError, naming the
-    sequence, where no frame has a box.
+    Boxes of the frames before it are zeros; ``progress`` is told the frames done so far. Raises
+    ValueError, naming the sequence, where no frame has a box.
     """
     boxes, seconds = np.zeros((len(sequence), 4)), np.zeros(len(sequence))
     known = annotated(sequence)
     if not len(known):
-        raise ValueError(f"sequence {sequence.name}: none of its {len(sequence)} frames has a box to start on")
+        raise ValueError(
+            f"sequence {sequence.name}: none of its {len(sequence)} frames has a box to start on"
+        )
     first = int(known[0])
     done = first - 1
     boxes[first] = sequence.boxes[first]
@@ -86,12 +93,19 @@ def pending(jobs: list[Job]) -> list[Job]:
     return todo
 
 
-def run_jobs(jobs: list[Job], workers: int = 1, threads: int = 1, desc: str = "benchmark", resume: bool = True) -> None:
-    """Run the jobs that have no result yet, each tracker's longest first, in ``workers`` processes of ``threads``.
+def run_jobs(
+    jobs: list[Job],
+    workers: int = 1,
+    threads: int = 1,
+    desc: str = "benchmark",
+    resume: bool = True,
+) -> None:
+    """Run the jobs that have no result yet, each tracker's longest first, in ``workers`` processes
+    of ``threads``.
 
-    Without ``resume`` all are run, and the results that are there are dropped once the trackers are loaded. A progress
-    bar counts frames. What fails is recorded in the job's store. Raises ValueError or OSError for a tracker that cannot
-    be loaded.
+    Without ``resume`` all are run, and the results that are there are dropped once the trackers are
+    loaded. A progress bar counts frames. What fails is recorded in the job's store. Raises
+    ValueError or OSError for a tracker that cannot be loaded.
     """
     todo = pending(jobs) if resume else jobs
     for spec in dict.fromkeys(job.spec for job in todo):
@@ -118,7 +132,9 @@ def run_jobs(jobs: list[Job], workers: int = 1, threads: int = 1, desc: str = "b
                 bar.write(f"failed: {job.spec.label}: {job.sequence.name}: {result}")
 
 
-def _results(queue: list[Job], workers: int, threads: int) -> Iterator[tuple[Job, int, Run | str | None]]:
+def _results(
+    queue: list[Job], workers: int, threads: int
+) -> Iterator[tuple[Job, int, Run | str | None]]:
     """Yield (job, frames done since, its boxes or what went wrong): None while it runs."""
     waiting = list(reversed(queue))
     pool = [_start_worker(threads) for _ in range(min(workers, len(queue)))]
@@ -150,7 +166,9 @@ def _start_worker(threads: int) -> _Worker:
     context = get_context("spawn")  # torch does not survive a fork
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(theirs, threads), daemon=True)
-    on_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C is for the parent, which ends us
+    on_interrupt = signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # inherited: Ctrl-C is for the parent, which ends us
     try:
         process.start()
     finally:
@@ -189,12 +207,19 @@ def _work(pipe: Connection, threads: int) -> None:
 
 def _load(threads: int, spec: TrackerSpec, key: str | None) -> Tracker:
     tracker = spec.build(threads)
-    if key not in (None, spec.key()):  # a training writes on, say: results would go by another model's name
-        raise ValueError(f"{', '.join(map(str, spec.files))} has changed since the run began; run again")
+    if key not in (
+        None,
+        spec.key(),
+    ):  # a training writes on, say: results would go by another model's name
+        raise ValueError(
+            f"{', '.join(map(str, spec.files))} has changed since the run began; run again"
+        )
     return tracker
 
 
-def _attempt(build: Callable[[TrackerSpec, str | None], Tracker], job: Job, pipe: Connection) -> Run | str:
+def _attempt(
+    build: Callable[[TrackerSpec, str | None], Tracker], job: Job, pipe: Connection
+) -> Run | str:
     """Track one sequence; returns its boxes, or what went wrong."""
     last = time.monotonic()
 
@@ -210,5 +235,10 @@ def _attempt(build: Callable[[TrackerSpec, str | None], Tracker], job: Job, pipe
         return track_sequence(tracker, job.sequence, progress)
     except ConnectionError:  # the parent is gone
         raise
-    except (ValueError, OSError, RuntimeError, cv2.error) as error:  # RuntimeError: a GPU without memory
+    except (
+        ValueError,
+        OSError,
+        RuntimeError,
+        cv2.error,
+    ) as error:  # RuntimeError: a GPU without memory
         return " ".join(str(error).split()) or type(error).__name__

@@ -37,20 +37,29 @@ def make_strips(
     count: int = 2,
     frames: int = 5,
 ) -> list[Strip]:
-    """Strips of the subject's ``count`` best sequences by AUC, then of its ``count`` worst, none twice.
+    """Strips of the subject's ``count`` best sequences by AUC, then of its ``count`` worst, none
+    twice.
 
-    ``boxes``: {label: {sequence: (N, 4) x,y,w,h in pixels, 0-based}}; a tracker without boxes on a sequence is left
-    out there. Frames that cannot be read are left out, and so are sequences without any.
+    ``boxes``: {label: {sequence: (N, 4) x,y,w,h in pixels, 0-based}}; a tracker without boxes on a
+    sequence is left out there. Frames that cannot be read are left out, and so are sequences
+    without any.
     """
     by_name = {sequence.name: sequence for sequence in sequences if sequence.frames}
     subject = find_tracker(report, report["subject"])
-    scores = {name: score["auc"] for name, score in (subject["sequences"] if subject else {}).items()}
+    scores = {
+        name: score["auc"] for name, score in (subject["sequences"] if subject else {}).items()
+    }
     order = sorted((name for name in scores if name in by_name), key=lambda name: -scores[name])
     best, worst = order[:count], order[count:][-count:]
     strips = []
-    for kind, name in [*(("best", name) for name in best), *(("worst", name) for name in reversed(worst))]:
+    for kind, name in [
+        *(("best", name) for name in best),
+        *(("worst", name) for name in reversed(worst)),
+    ]:
         drawn = {label: boxes.get(label, {}).get(name) for label in labels(report)}
-        strips.append(_strip(by_name[name], _caption(report, kind, name, scores[name]), drawn, report, frames))
+        strips.append(
+            _strip(by_name[name], _caption(report, kind, name, scores[name]), drawn, report, frames)
+        )
     return [strip for strip in strips if strip.frames]
 
 
@@ -61,10 +70,16 @@ def _caption(report: dict[str, Any], kind: str, name: str, score: float) -> str:
 
 
 def _strip(
-    sequence: Sequence, caption: str, boxes: dict[str, np.ndarray | None], report: dict[str, Any], frames: int
+    sequence: Sequence,
+    caption: str,
+    boxes: dict[str, np.ndarray | None],
+    report: dict[str, Any],
+    frames: int,
 ) -> Strip:
     strip = Strip(sequence.name, caption, [], [])
-    for number in dict.fromkeys(np.linspace(0, len(sequence) - 1, frames).round().astype(int).tolist()):
+    for number in dict.fromkeys(
+        np.linspace(0, len(sequence) - 1, frames).round().astype(int).tolist()
+    ):
         try:
             image = sequence.image(number)
         except (ValueError, OSError):
@@ -75,9 +90,15 @@ def _strip(
 
 
 def _draw(
-    image: np.ndarray, number: int, truth: np.ndarray, boxes: dict[str, np.ndarray | None], subject: str
+    image: np.ndarray,
+    number: int,
+    truth: np.ndarray,
+    boxes: dict[str, np.ndarray | None],
+    subject: str,
 ) -> bytes:
-    """JPEG of an H x W x 3 uint8 RGB frame, at most ``WIDTH`` wide; the subject over the others, the truth over all."""
+    """JPEG of an H x W x 3 uint8 RGB frame, at most ``WIDTH`` wide; the subject over the others,
+    the truth over all.
+    """
     scale = min(1.0, WIDTH / image.shape[1])
     size = (round(image.shape[1] * scale), max(round(image.shape[0] * scale), 1))
     image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
@@ -89,13 +110,18 @@ def _draw(
     _rectangle(image, truth[number] * scale + OUTLINE, DARK, 1)
     _rectangle(image, truth[number] * scale, WHITE, 1)
     flags = [cv2.IMWRITE_JPEG_QUALITY, QUALITY]
-    flags += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]  # thin lines keep their colours
+    flags += [
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
+    ]  # thin lines keep their colours
     return cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), flags)[1].tobytes()
 
 
 def _rectangle(image: np.ndarray, box: np.ndarray, color: tuple[int, ...], width: int) -> None:
     if np.isfinite(box).all():
-        left, top, right, bottom = np.clip([*box[:2], *(box[:2] + box[2:] - 1)], -FAR, FAR).round().astype(int).tolist()
+        left, top, right, bottom = (
+            np.clip([*box[:2], *(box[:2] + box[2:] - 1)], -FAR, FAR).round().astype(int).tolist()
+        )
         cv2.rectangle(image, (left, top), (right, bottom), color, width)
 
 

@@ -35,7 +35,9 @@ def summarise(
     environment: dict[str, Any],
     attributes: tuple[dict[str, str], dict[str, set]],
 ) -> dict[str, Any]:
-    """Score every entrant on every sequence that it has results of; the form is that of ``rbsf.eval.report``."""
+    """Score every entrant on every sequence that it has results of; the form is that of
+    ``rbsf.eval.report``.
+    """
     protocol = BENCHMARKS[split.dataset].protocol
     bound = cache(frame_size if protocol.bounded else lambda sequence: None)
     words, of_sequence = attributes
@@ -51,7 +53,9 @@ def summarise(
         "environment": environment,
         "subject": entrants[0].label,
         "reference": reference,
-        "trackers": [_tracker(entrant, split, protocol, bound, of_sequence) for entrant in entrants],
+        "trackers": [
+            _tracker(entrant, split, protocol, bound, of_sequence) for entrant in entrants
+        ],
         "attributes": words,
         "paper": None if split.passes else paper_scores(split.dataset),
     }
@@ -72,8 +76,14 @@ def _tracker(
 ) -> dict[str, Any]:
     curves: dict[str, list[Curves]] = {}  # by sequence, a run each
     speeds: dict[str, float | None] = {}
-    names = {sequence.name for sequence in split.sequences}  # an earlier run may have failed on others
-    failed, frames, seconds = {name: why for name, why in entrant.failures.items() if name in names}, 0, 0.0
+    names = {
+        sequence.name for sequence in split.sequences
+    }  # an earlier run may have failed on others
+    failed, frames, seconds = (
+        {name: why for name, why in entrant.failures.items() if name in names},
+        0,
+        0.0,
+    )
     for sequence in split.sequences:
         try:
             runs = [run for load in entrant.runs if (run := load(sequence)) is not None]
@@ -81,7 +91,10 @@ def _tracker(
                 failed.setdefault(sequence.name, "no result")
                 continue
             if len(annotated(sequence)) > 1 or protocol.first_counts:
-                scored = [score_sequence(run.boxes, sequence.boxes, protocol, bound(sequence)) for run in runs]
+                scored = [
+                    score_sequence(run.boxes, sequence.boxes, protocol, bound(sequence))
+                    for run in runs
+                ]
                 curves[sequence.name] = scored
         except ValueError as error:
             failed[sequence.name] = str(error)
@@ -102,7 +115,11 @@ def _tracker(
         "fps": _rate(frames, seconds),
         "curves": _curves(mean_curves(means)) if means else None,
         "sequences": {
-            name: {**asdict(mean_curves(runs).scores), "frames": runs[0].frames, "fps": speeds[name]}
+            name: {
+                **asdict(mean_curves(runs).scores),
+                "frames": runs[0].frames,
+                "fps": speeds[name],
+            }
             for name, runs in curves.items()
         },
         "attributes": _by_attribute(curves, of_sequence, protocol.pooled),
@@ -138,4 +155,7 @@ def _spread(means: list[Curves]) -> dict[str, float] | None:
 
 
 def _curves(mean: Curves) -> dict[str, list[float]]:
-    return {name: np.round(getattr(mean, name), 6).tolist() for name in ("success", "precision", "norm_precision")}
+    return {
+        name: np.round(getattr(mean, name), 6).tolist()
+        for name in ("success", "precision", "norm_precision")
+    }

@@ -1,4 +1,6 @@
-"""The trackers that a benchmark can run: our networks, OpenCV's, those of users, and a box that never moves."""
+"""The trackers that a benchmark can run: our networks, OpenCV's, those of users, and a box that
+never moves.
+"""
 
 from __future__ import annotations
 
@@ -100,7 +102,9 @@ class OpenCVTracker:
 
 
 def seed_opencv(number: int) -> None:
-    """OpenCV's MIL samples, with its own generator and with C's ``rand``, which is out of reach on Windows."""
+    """OpenCV's MIL samples, with its own generator and with C's ``rand``, which is out of reach on
+    Windows.
+    """
     cv2.setRNGSeed(number)
     if os.name != "nt":
         ctypes.CDLL(None).srand(number)
@@ -116,7 +120,9 @@ class TrackerSpec:
 
     label: str  # in tables
     opencv: str | None = None  # key of ``OPENCV``
-    files: tuple[Path, ...] = ()  # weights, OpenCV's models or a user's code; none and no ``opencv``: static
+    files: tuple[
+        Path, ...
+    ] = ()  # weights, OpenCV's models or a user's code; none and no ``opencv``: static
     precision: str = "float32"
     device: str = "cpu"
     config: Constants = field(default_factory=TrackerConfig)
@@ -135,9 +141,9 @@ class TrackerSpec:
         return (self.precision if self.engine == "torch" else "packed") if self.is_network else None
 
     def key(self) -> str:
-        """Name of its results: with a digest of all that its boxes depend on, so that no other's are reused: files,
-        constants, OpenCV's version, that of the tracking code, and the kind of device that PyTorch runs on. What a
-        user's code reads beside its own file is not in it.
+        """Name of its results: with a digest of all that its boxes depend on, so that no other's
+        are reused: files, constants, OpenCV's version, that of the tracking code, and the kind of
+        device that PyTorch runs on. What a user's code reads beside its own file is not in it.
 
         Raises ValueError for a device that is not to be had.
         """
@@ -157,14 +163,20 @@ class TrackerSpec:
         kind = _device_kind(self.device) if self.engine == "torch" else "cpu"
         digest.update(f"{self.config} {TRACKER_VERSION} {kind}".encode())
         name = re.sub(r"[^\w.+-]", "_", self.files[0].stem)
-        return f"{name}-{digest.hexdigest()[:8]}" + ("" if self.arithmetic == "float32" else f"-{self.arithmetic}")
+        return f"{name}-{digest.hexdigest()[:8]}" + (
+            "" if self.arithmetic == "float32" else f"-{self.arithmetic}"
+        )
 
     def size(self) -> int | None:
         """Bytes of its weights or models; None where it has none."""
-        return sum(file.stat().st_size for file in self.files) if self.files and not self.own else None
+        return (
+            sum(file.stat().st_size for file in self.files) if self.files and not self.own else None
+        )
 
     def build(self, threads: int = 1) -> Tracker:
-        """Load it, to run with so many CPU threads. Raises ValueError or OSError for a file that cannot be used."""
+        """Load it, to run with so many CPU threads. Raises ValueError or OSError for a file that
+        cannot be used.
+        """
         cv2.setNumThreads(threads)
         if self.opencv is not None:
             return _build_opencv(self.opencv, self.files)
@@ -193,8 +205,12 @@ def _build_opencv(name: str, files: tuple[Path, ...]) -> Tracker:
             f"run it in a second environment and show its boxes here with --results {name}=FOLDER"
         ) from None
     except (cv2.error, RuntimeError) as error:
-        reason = " ".join(str(getattr(error, "err", error)).split())[:300]  # without the place in OpenCV's source
-        raise ValueError(f"opencv:{name} cannot use {', '.join(map(str, files))} ({reason})") from None
+        reason = " ".join(str(getattr(error, "err", error)).split())[
+            :300
+        ]  # without the place in OpenCV's source
+        raise ValueError(
+            f"opencv:{name} cannot use {', '.join(map(str, files))} ({reason})"
+        ) from None
 
 
 def _build_pair(files: tuple[Path, ...], threads: int, label: str) -> Tracker:
@@ -211,11 +227,12 @@ def parse_tracker(
     config: TrackerConfig | None = None,
     engine: str = "auto",
 ) -> TrackerSpec:
-    """Read ``[LABEL=]WHAT``: of ``SHIPPED``, ``static``, a weights file, ``opencv:MIL``, ``opencv:Nano:FILE,FILE``,
-    ``onnx:BACKBONE,HEAD`` (`rbsf.tracker.onnx_pair`), or ``FILE.py:CLASS`` (`OwnTracker`).
+    """Read ``[LABEL=]WHAT``: of ``SHIPPED``, ``static``, a weights file, ``opencv:MIL``,
+    ``opencv:Nano:FILE,FILE``, ``onnx:BACKBONE,HEAD`` (`rbsf.tracker.onnx_pair`), or
+    ``FILE.py:CLASS`` (`OwnTracker`).
 
-    ``engine``: see ``rbsf.tracker.backbones.choose_engine``. Raises ValueError for an unknown name, listing the known,
-    and where the engine cannot be had; FileNotFoundError for a missing file.
+    ``engine``: see ``rbsf.tracker.backbones.choose_engine``. Raises ValueError for an unknown name,
+    listing the known, and where the engine cannot be had; FileNotFoundError for a missing file.
     """
     labelled = "=" in text and not Path(text).is_file()  # such as lr=0.1/last.safetensors
     label, what = text.split("=", 1) if labelled else ("", text)
@@ -232,7 +249,13 @@ def parse_tracker(
     path = SHIPPED.get(what, Path(what))
     if not path.is_file():
         known = ", ".join(
-            [*SHIPPED, "static", *(f"opencv:{name}" for name in OPENCV), "onnx:BACKBONE,HEAD", "FILE.py:CLASS"]
+            [
+                *SHIPPED,
+                "static",
+                *(f"opencv:{name}" for name in OPENCV),
+                "onnx:BACKBONE,HEAD",
+                "FILE.py:CLASS",
+            ]
         )
         raise FileNotFoundError(f"--tracker {what!r}: no such weights file; give one, or {known}")
     label = label or path.stem
@@ -240,7 +263,9 @@ def parse_tracker(
     constants: Constants = config or TrackerConfig()
     if is_rbsf2(path):
         if config not in (None, TrackerConfig()):
-            raise ValueError(f"--tracker {what!r}: --constants are of other trackers than RB-SF 2; leave them out")
+            raise ValueError(
+                f"--tracker {what!r}: --constants are of other trackers than RB-SF 2; leave them out"
+            )
         constants = AnchorFreeConfig()
     return TrackerSpec(label, None, (path,), precision, device, constants, engine)
 
@@ -250,7 +275,9 @@ def _parse_pair(what: str, label: str) -> TrackerSpec:
     if len(files) != 2:
         raise ValueError(f"--tracker {what!r}: give two files, onnx:BACKBONE.onnx,HEAD.onnx")
     if find_spec("onnxruntime") is None:
-        raise ValueError(f'--tracker {what!r}: needs ONNX Runtime; in the clone type: pip install -e ".[onnx]"')
+        raise ValueError(
+            f'--tracker {what!r}: needs ONNX Runtime; in the clone type: pip install -e ".[onnx]"'
+        )
     for file in files:
         if not file.is_file():
             raise FileNotFoundError(f"--tracker {what!r}: no model file {file}")
@@ -266,12 +293,18 @@ def _parse_own(path: Path, name: str, label: str) -> TrackerSpec:
 def _parse_opencv(what: str, label: str) -> TrackerSpec:
     _, name, *rest = what.split(":", 2)
     if name not in OPENCV:
-        raise ValueError(f"--tracker {what!r}: OpenCV's trackers known here are {', '.join(OPENCV)}")
+        raise ValueError(
+            f"--tracker {what!r}: OpenCV's trackers known here are {', '.join(OPENCV)}"
+        )
     wanted = OPENCV[name].files  # type: ignore[attr-defined]
     files = tuple(Path(file) for file in ",".join(rest).split(",") if file)
     if len(files) != len(wanted):
-        example = f"opencv:{name}" + (":" + ",".join(f"{key}.onnx" for key in wanted) if wanted else "")
-        raise ValueError(f"--tracker {what!r}: opencv:{name} takes {len(wanted)} model files: {example}")
+        example = f"opencv:{name}" + (
+            ":" + ",".join(f"{key}.onnx" for key in wanted) if wanted else ""
+        )
+        raise ValueError(
+            f"--tracker {what!r}: opencv:{name} takes {len(wanted)} model files: {example}"
+        )
     for file in files:
         if not file.is_file():
             raise FileNotFoundError(f"--tracker {what!r}: no model file {file}")

@@ -1,6 +1,8 @@
-"""The RBCN core: binary convolutions, their training by Algorithm 1, networks. Knows no dataset, no tracker.
+"""The RBCN core: binary convolutions, their training by Algorithm 1, networks. Knows no dataset, no
+tracker.
 
-``from rbsf import Tracker`` is the one exception, see `rbsf.tracker.opencv_style`; it is loaded when it is asked for.
+``from rbsf import Tracker`` is the one exception, see `rbsf.tracker.opencv_style`; it is loaded
+when it is asked for.
 """
 
 from typing import TYPE_CHECKING, Any

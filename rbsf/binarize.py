@@ -40,7 +40,8 @@ def _box(x: Tensor) -> Tensor:
 def approx_sign(x: Tensor) -> Tensor:
     """Binarize to -1, +1 (Eq. 5) with the piecewise linear gradient of Eq. 8, as Bi-Real Net does.
 
-    d sign / dx = 2 + 2x on [-1, 0), 2 - 2x on [0, 1), else 0.  Any shape and float dtype; both are kept.
+    d sign / dx = 2 + 2x on [-1, 0), 2 - 2x on [0, 1), else 0.  Any shape and float dtype; both are
+    kept.
     """
     return _Sign.apply(x, _triangle)
 
@@ -54,11 +55,14 @@ def clip_sign(x: Tensor) -> Tensor:
 
 
 def stochastic_sign(x: Tensor) -> Tensor:
-    """+1 with probability clip((x + 1) / 2, 0, 1), else -1 (BinaryNet, Eq. 2 and 3), with the gradient of `clip_sign`.
+    """+1 with probability clip((x + 1) / 2, 0, 1), else -1 (BinaryNet, Eq. 2 and 3), with the
+    gradient of `clip_sign`.
 
     Any shape and float dtype; both are kept.
     """
-    threshold = 1 - 2 * torch.rand_like(x)  # uniform on (-1, 1]: x reaches it with that very probability
+    threshold = 1 - 2 * torch.rand_like(
+        x
+    )  # uniform on (-1, 1]: x reaches it with that very probability
     return straight_through(hard_sign(x - threshold), x.clamp(-1, 1))
 
 

@@ -1,14 +1,17 @@
-"""What a network costs, layer by layer: bits of weights and multiplications, counted as Table 6 of the paper does.
+"""What a network costs, layer by layer: bits of weights and multiplications, counted as Table 6 of
+the paper does.
 
-A weight of a binary convolution is 1 bit and each other parameter 32. 64 1-bit multiplications count as one real one.
-A batch-norm that follows a real convolution, or another batch-norm, folds into it and costs nothing; after a binary
-convolution the scale and the batch-norm cost one real multiplication for each value of its output each. Additions,
-comparisons and pooling are not counted, nor are scales and shifts as bits, nor RBConv's matrices `C`, of which training
-alone has use.
+A weight of a binary convolution is 1 bit and each other parameter 32. 64 1-bit multiplications
+count as one real one. A batch-norm that follows a real convolution, or another batch-norm, folds
+into it and costs nothing; after a binary convolution the scale and the batch-norm cost one real
+multiplication for each value of its output each. Additions, comparisons and pooling are not
+counted, nor are scales and shifts as bits, nor RBConv's matrices `C`, of which training alone has
+use.
 
-A method whose layers have several terms pays for each: the bits of every kernel, the 1-bit multiplications and the
-scale of every term, but not a scale that is 1 everywhere (BinaryNet). XNOR-Net's map K costs one multiplication for
-each of its values, by the size of the window, and one for each value of the output.
+A method whose layers have several terms pays for each: the bits of every kernel, the 1-bit
+multiplications and the scale of every term, but not a scale that is 1 everywhere (BinaryNet).
+XNOR-Net's map K costs one multiplication for each of its values, by the size of the window, and one
+for each value of the output.
 """
 
 from __future__ import annotations
@@ -61,8 +64,9 @@ def total(layers: Iterable[LayerCost]) -> LayerCost:
 
 @torch.inference_mode()
 def measure(net: nn.Module, image: Tensor, repeat: int) -> dict[str, float]:
-    """Milliseconds from the start of each layer that `count` counts to that of the next, by name: medians of `repeat`
-    passes of `net` over `image` [N, C, H, W], after a first one. What has no parameters goes to the layer before it.
+    """Milliseconds from the start of each layer that `count` counts to that of the next, by name:
+    medians of `repeat` passes of `net` over `image` [N, C, H, W], after a first one. What has no
+    parameters goes to the layer before it.
     """
     starts: list[tuple[str, float]] = []
     counted = {name: m for name, m in net.named_modules() if isinstance(m, COUNTED)}
@@ -83,9 +87,11 @@ def measure(net: nn.Module, image: Tensor, repeat: int) -> dict[str, float]:
 
 
 def count(net: nn.Module, shape: tuple[int, ...]) -> list[LayerCost]:
-    """Costs of the layers of `net` that have parameters, in the order in which one input of `shape` meets them.
+    """Costs of the layers of `net` that have parameters, in the order in which one input of `shape`
+    meets them.
 
-    The network is run once, on zeros, and is left as it was. ValueError for a layer that cannot be counted.
+    The network is run once, on zeros, and is left as it was. ValueError for a layer that cannot be
+    counted.
     """
     found: list[LayerCost] = []
     hooks = []
@@ -93,7 +99,9 @@ def count(net: nn.Module, shape: tuple[int, ...]) -> list[LayerCost]:
         if isinstance(module, COUNTED):
             hooks.append(module.register_forward_hook(_recorder(name, found)))
         elif any(True for _ in module.parameters(recurse=False)):
-            raise ValueError(f"layer {name} is a {type(module).__name__}, whose cost is not known here")
+            raise ValueError(
+                f"layer {name} is a {type(module).__name__}, whose cost is not known here"
+            )
     training = net.training
     try:
         with torch.no_grad():
@@ -108,7 +116,11 @@ def count(net: nn.Module, shape: tuple[int, ...]) -> list[LayerCost]:
 def _recorder(name: str, found: list[LayerCost]) -> Any:
     def record(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
         after_binary = bool(found) and found[-1].kind == "1-bit convolution"
-        found.append(LayerCost(name, _kind(module), tuple(output.shape[1:]), *_counts(module, output, after_binary)))
+        found.append(
+            LayerCost(
+                name, _kind(module), tuple(output.shape[1:]), *_counts(module, output, after_binary)
+            )
+        )
 
     return record
 

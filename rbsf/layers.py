@@ -20,7 +20,8 @@ MOST = 64  # of whatever a method has several: a file that asks for more is dama
 class Term:
     """One 1-bit convolution of a layer: ``scale * conv(sign(x + shift), signs)``.
 
-    `signs` [O, I/g, k, k] of -1 and +1, `scale` [O], `shift` [I].  Terms that share their signs share the tensor.
+    `signs` [O, I/g, k, k] of -1 and +1, `scale` [O], `shift` [I].  Terms that share their signs
+    share the tensor.
     """
 
     signs: Tensor
@@ -29,17 +30,20 @@ class Term:
 
 
 class BinaryConv2d(nn.Conv2d):
-    """Convolution of sign(input) with a binary kernel; a method subclasses it and says how the kernel is scaled.
+    """Convolution of sign(input) with a binary kernel; a method subclasses it and says how the
+    kernel is scaled.
 
-    Input [N, I, H, W] of any float dtype; output [N, O, H', W'].  `weight` [O, I/g, k, k] holds the latent real
-    filters W; only their `terms` survive training.  Padded borders are `border`: -1 or +1, or 0, a third value, which
-    takes a packed network twice the time.
+    Input [N, I, H, W] of any float dtype; output [N, O, H', W'].  `weight` [O, I/g, k, k] holds the
+    latent real filters W; only their `terms` survive training.  Padded borders are `border`: -1 or
+    +1, or 0, a third value, which takes a packed network twice the time.
 
-    With `input_norm` a batch-norm stands before the sign: it places the threshold of each input channel, which a
-    network with ReLU in front of its convolutions needs (the sign of a rectified map is +1 everywhere).
+    With `input_norm` a batch-norm stands before the sign: it places the threshold of each input
+    channel, which a network with ReLU in front of its convolutions needs (the sign of a rectified
+    map is +1 everywhere).
 
-    Options of a method are the keyword-only arguments of its constructor.  With `input_scale` the output is
-    multiplied by `input_map` (XNOR-Net's K).  A `bias` [O], which `from_conv` takes over, is real and added last.
+    Options of a method are the keyword-only arguments of its constructor.  With `input_scale` the
+    output is multiplied by `input_map` (XNOR-Net's K).  A `bias` [O], which `from_conv` takes over,
+    is real and added last.
     """
 
     input_scale: bool = False
@@ -60,7 +64,9 @@ class BinaryConv2d(nn.Conv2d):
         groups: int = 1,
         input_norm: bool = False,
     ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias=False)
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias=False
+        )
         if isinstance(self.padding, str):
             raise ValueError(f"binary convolutions need padding in pixels, not {self.padding!r}")
         self.norm: nn.Module = nn.BatchNorm2d(in_channels) if input_norm else nn.Identity()
@@ -70,7 +76,9 @@ class BinaryConv2d(nn.Conv2d):
     @classmethod
     def option_names(cls) -> list[str]:
         """Names of the method's own options, beyond what all binary convolutions take."""
-        return [p.name for p in signature(cls).parameters.values() if p.kind is Parameter.KEYWORD_ONLY]
+        return [
+            p.name for p in signature(cls).parameters.values() if p.kind is Parameter.KEYWORD_ONLY
+        ]
 
     @classmethod
     def from_conv(
@@ -78,13 +86,16 @@ class BinaryConv2d(nn.Conv2d):
     ) -> BinaryConv2d:
         """A layer of this method with the geometry, weights, bias, device and mode of `conv`.
 
-        ValueError for a padding that binary convolutions do not have, and for `options` that the method does not.
+        ValueError for a padding that binary convolutions do not have, and for `options` that the
+        method does not.
         """
         if reason := why_unfit(conv):
             raise ValueError(reason)
         if unknown := (options or {}).keys() - cls.option_names():
             known = ", ".join(cls.option_names()) or "none"
-            raise ValueError(f"unknown method option {', '.join(map(str, unknown))}; {cls.__name__} has {known}")
+            raise ValueError(
+                f"unknown method option {', '.join(map(str, unknown))}; {cls.__name__} has {known}"
+            )
         layer = cls(
             conv.in_channels,
             conv.out_channels,
@@ -102,7 +113,9 @@ class BinaryConv2d(nn.Conv2d):
         return layer.train(conv.training)
 
     def set_weight(self, weight: Tensor) -> None:
-        """Take `weight` [O, I/g, k, k] as the latent filters, and start what the method derives from them."""
+        """Take `weight` [O, I/g, k, k] as the latent filters, and start what the method derives
+        from them.
+        """
         self.weight.data.copy_(weight)
         self.fixed_signs = None
 
@@ -111,17 +124,23 @@ class BinaryConv2d(nn.Conv2d):
         raise NotImplementedError
 
     def signs(self) -> Tensor:
-        """The binary kernel, -1 and +1, [O, I/g, k, k], of a method with one term; without gradient."""
+        """The binary kernel, -1 and +1, [O, I/g, k, k], of a method with one term; without
+        gradient.
+        """
         return hard_sign(self.weight.detach())
 
     def scale(self) -> Tensor:
-        """The real factor of each output channel, [O], of a method with one term: ``kernel() == signs() * scale()``."""
+        """The real factor of each output channel, [O], of a method with one term: ``kernel() ==
+        signs() * scale()``.
+        """
         raise NotImplementedError
 
     def terms(self) -> list[Term]:
-        """What survives training: in eval mode ``forward(x) == sum(scale * conv(sign(norm(x) + shift), signs))``.
+        """What survives training: in eval mode ``forward(x) == sum(scale * conv(sign(norm(x) +
+        shift), signs))``.
 
-        All without gradient.  Where `input_scale` is set, the sum is multiplied by `input_map`; a bias is added.
+        All without gradient.  Where `input_scale` is set, the sum is multiplied by `input_map`; a
+        bias is added.
         """
         if self.fixed_signs is not None:
             signs = self.fixed_signs.split(self.out_channels)
@@ -135,14 +154,20 @@ class BinaryConv2d(nn.Conv2d):
         self.set_weight(term.signs * term.scale[:, None, None, None])
 
     def fix_terms(self, terms: Sequence[Term]) -> None:
-        """Keep `terms` themselves, where they do not tell the latent filters; it learns no more until `set_weight`."""
+        """Keep `terms` themselves, where they do not tell the latent filters; it learns no more
+        until `set_weight`.
+        """
         signs = distinct_signs(terms)
-        self.fixed_signs = torch.cat(list(signs)).to(self.weight)  # of 4 dimensions, for channels-last memory
+        self.fixed_signs = torch.cat(list(signs)).to(
+            self.weight
+        )  # of 4 dimensions, for channels-last memory
         self.fixed_scale = torch.stack([term.scale for term in terms]).to(self.weight)
         self.fixed_shift = torch.stack([term.shift for term in terms]).to(self.weight)
 
     def constrain(self) -> None:
-        """What the method does to its parameters after every step of the optimizer; nothing for most."""
+        """What the method does to its parameters after every step of the optimizer; nothing for
+        most.
+        """
 
     def regularizer(self) -> Tensor | None:
         """A term of the loss that the method adds, a scalar, or None."""
@@ -166,7 +191,11 @@ class BinaryConv2d(nn.Conv2d):
     def pad(self, signs: Tensor) -> Tensor:
         """Surround `signs` [N, I, H, W] by the layer's padding."""
         (rows, columns) = (int(p) for p in self.padding)
-        return F.pad(signs, (columns, columns, rows, rows), value=self.border) if rows or columns else signs
+        return (
+            F.pad(signs, (columns, columns, rows, rows), value=self.border)
+            if rows or columns
+            else signs
+        )
 
     def convolve(self, x: Tensor, kernel: Tensor) -> Tensor:
         """Convolve the padded `x` with `kernel` [O, I/g, k, k], cast to its dtype."""
@@ -181,12 +210,15 @@ class BinaryConv2d(nn.Conv2d):
         return self.convolve(signs, term.signs * term.scale[:, None, None, None])
 
     def input_map(self, x: Tensor) -> Tensor:
-        """XNOR-Net's K: means over the channels and the window of the magnitude of `x`, [N, 1, H', W'].
+        """XNOR-Net's K: means over the channels and the window of the magnitude of `x`, [N, 1, H',
+        W'].
 
         The window is the kernel's, of equal weights; borders are 0.
         """
         mean = x.abs().mean(1, keepdim=True)  # [N, 1, H, W]
-        window = mean.new_full((1, 1, *self.kernel_size), 1 / (self.kernel_size[0] * self.kernel_size[1]))
+        window = mean.new_full(
+            (1, 1, *self.kernel_size), 1 / (self.kernel_size[0] * self.kernel_size[1])
+        )
         return F.conv2d(mean, window, None, self.stride, self.padding, self.dilation)
 
 
@@ -196,19 +228,27 @@ def distinct_signs(terms: Sequence[Term]) -> list[Tensor]:
 
 
 def whole_option(name: str, value: Any) -> int:
-    """`value`, which has to be a whole number of terms or kernels; ValueError naming the option otherwise."""
+    """`value`, which has to be a whole number of terms or kernels; ValueError naming the option
+    otherwise.
+    """
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST:
-        raise ValueError(f"method option {name} is {value!r}; it must be a whole number from 1 to {MOST}")
+        raise ValueError(
+            f"method option {name} is {value!r}; it must be a whole number from 1 to {MOST}"
+        )
     return value
 
 
 def binary_layers(model: nn.Module) -> dict[str, BinaryConv2d]:
     """Binary convolutions of `model` by name, in order."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, BinaryConv2d)}
+    return {
+        name: module for name, module in model.named_modules() if isinstance(module, BinaryConv2d)
+    }
 
 
 def why_unfit(conv: nn.Conv2d) -> str:
-    """Why `conv` cannot become binary, empty where it can: padded borders are -1, as many pixels as are given."""
+    """Why `conv` cannot become binary, empty where it can: padded borders are -1, as many pixels as
+    are given.
+    """
     if conv.padding_mode != "zeros":
         return f"padding_mode {conv.padding_mode!r} has no binary form"
     if isinstance(conv.padding, str):

@@ -1,10 +1,11 @@
 """Weights files.
 
-A file, .safetensors, holds an inference network: of binary convolutions one bit a weight, rows of `numpy.packbits` per
-filter, and a float32 scale per channel; the rest as float32.  Metadata: `format`, `model` and `options` (JSON) to build
-it by (see `rbsf.models`), `info` (JSON).
-Of a binary convolution `name` with T terms and M kernels there are `name.bits` [M, O, bytes], `name.scale` [T, O] and,
-unless it is zero, `name.shift` [T, I]; term t has kernel t % M.  Where T is 1, the leading dimension is left out.
+A file, .safetensors, holds an inference network: of binary convolutions one bit a weight, rows of
+`numpy.packbits` per filter, and a float32 scale per channel; the rest as float32.  Metadata:
+`format`, `model` and `options` (JSON) to build it by (see `rbsf.models`), `info` (JSON). Of a
+binary convolution `name` with T terms and M kernels there are `name.bits` [M, O, bytes],
+`name.scale` [T, O] and, unless it is zero, `name.shift` [T, I]; term t has kernel t % M.  Where T
+is 1, the leading dimension is left out.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ from rbsf.system.files import write_atomically
 FORMAT = "rbsf-weights-1"
 
 
-def save_weights(net: nn.Module, model: str, path: str | Path, info: dict[str, Any] | None = None) -> None:
+def save_weights(
+    net: nn.Module, model: str, path: str | Path, info: dict[str, Any] | None = None
+) -> None:
     """Write `net`, built as `model` (its `model_options` go along), for inference.
 
     Raises OSError where `path` cannot be written.
@@ -43,17 +46,20 @@ def save_weights(net: nn.Module, model: str, path: str | Path, info: dict[str, A
     metadata = {"format": FORMAT, "model": model, "info": json.dumps(info or {})}
     if options:
         metadata["options"] = json.dumps(options)
-    if borders := {name: layer.border for name, layer in binary_layers(net).items() if layer.border != -1}:
+    if borders := {
+        name: layer.border for name, layer in binary_layers(net).items() if layer.border != -1
+    }:
         metadata["borders"] = json.dumps(borders)
     data = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata)
     write_atomically(path, data)
 
 
 def load_weights(path: str | Path) -> tuple[nn.Module, str, dict[str, Any]]:
-    """Read a weights file: the network in eval mode, the name of its model, and the info saved with it.
+    """Read a weights file: the network in eval mode, the name of its model, and the info saved with
+    it.
 
-    Raises FileNotFoundError, or ValueError in one line for a file that is cut off, holds values that are not finite, or
-    is of another program.
+    Raises FileNotFoundError, or ValueError in one line for a file that is cut off, holds values
+    that are not finite, or is of another program.
     """
     path = Path(path)
     if not path.is_file():
@@ -68,18 +74,23 @@ def checked(net: nn.Module, path: Path) -> nn.Module:
     """The network of a file in eval mode; ValueError where a value is not finite."""
     for name, tensor in net.state_dict().items():
         if not tensor.isfinite().all():
-            raise ValueError(f"{path}: {name} holds values that are not finite; copy or train it again")
+            raise ValueError(
+                f"{path}: {name} holds values that are not finite; copy or train it again"
+            )
     return net.eval()
 
 
 def read_torch(path: str | Path, what: str, advice: str) -> Any:
     """What `torch.save` wrote, onto the CPU and without running code of the file.
 
-    Raises ValueError in one line, "not a whole `what`" or "holds pickled code", which ends in `advice`.
+    Raises ValueError in one line, "not a whole `what`" or "holds pickled code", which ends in
+    `advice`.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pickle protocols; where they matter an error follows
+            warnings.simplefilter(
+                "ignore"
+            )  # of pickle protocols; where they matter an error follows
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch's parser raises anything on damaged bytes
         if isinstance(error, pickle.UnpicklingError) and _is_code(Path(path), str(error)):
@@ -90,7 +101,8 @@ def read_torch(path: str | Path, what: str, advice: str) -> Any:
 def _is_code(path: Path, refusal: str) -> bool:
     """Did torch refuse a real pickle, not damaged bytes?
 
-    Of those of protocol 4 and newer, Python's own, it reads none: it stops at operand 149, which opens them.
+    Of those of protocol 4 and newer, Python's own, it reads none: it stops at operand 149, which
+    opens them.
     """
     with path.open("rb") as file:
         whole = file.read(3) in (b"\x80\x04\x95", b"\x80\x05\x95", b"PK\x03")
@@ -152,12 +164,21 @@ def _read_own(path: Path) -> tuple[nn.Module, str, dict[str, Any]]:
         advice = "give the weights file that it was exported from"
         raise ValueError(f"{path}: a packed {kind}, which runs but does not train; {advice}")
     if metadata.get("format") != FORMAT or metadata.get("model") not in MODELS:
-        raise ValueError(f"{path}: a safetensors file, but not of this program (no metadata format={FORMAT})")
+        raise ValueError(
+            f"{path}: a safetensors file, but not of this program (no metadata format={FORMAT})"
+        )
     try:
         net = build(metadata["model"], **_json(metadata, "options", path))
         for name, layer in binary_layers(net).items():
             own = {key: f"{name}.{key}" for key in ("bits", "scale", "shift")}
-            _unpack(layer, {key: tensors.pop(own[key]) for key in own if key != "shift" or own[key] in tensors})
+            _unpack(
+                layer,
+                {
+                    key: tensors.pop(own[key])
+                    for key in own
+                    if key != "shift" or own[key] in tensors
+                },
+            )
         _set_borders(net, _json(metadata, "borders", path))
         derived = {
             f"{name}.{key}"
@@ -165,7 +186,13 @@ def _read_own(path: Path) -> tuple[nn.Module, str, dict[str, Any]]:
             for key, _ in layer.named_parameters(recurse=False)
         }
         load_tensors(net, tensors, derived)
-    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:  # options may be any JSON
+    except (
+        AttributeError,
+        KeyError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:  # options may be any JSON
         raise ValueError(
             f"{path}: does not fit the model {metadata['model']!r} it names ({first_line(error)})"
         ) from None
@@ -173,7 +200,9 @@ def _read_own(path: Path) -> tuple[nn.Module, str, dict[str, Any]]:
 
 
 def _set_borders(net: nn.Module, borders: dict[str, Any]) -> None:
-    """Give binary layers the borders that a file names; KeyError or ValueError where it names others."""
+    """Give binary layers the borders that a file names; KeyError or ValueError where it names
+    others.
+    """
     layers = binary_layers(net)
     for name, border in borders.items():
         if border not in (-1, 0, 1):
@@ -182,7 +211,9 @@ def _set_borders(net: nn.Module, borders: dict[str, Any]) -> None:
 
 
 def _json(metadata: dict[str, str], key: str, path: Path) -> dict[str, Any]:
-    """The JSON object `key` of a file's metadata, empty where there is none; ValueError for anything else."""
+    """The JSON object `key` of a file's metadata, empty where there is none; ValueError for
+    anything else.
+    """
     try:
         value = json.loads(metadata.get(key, "{}"))
     except (ValueError, RecursionError):
@@ -192,10 +223,18 @@ def _json(metadata: dict[str, str], key: str, path: Path) -> dict[str, Any]:
     return value
 
 
-def load_tensors(net: nn.Module, tensors: dict[str, Tensor], optional: set[str] = frozenset()) -> None:  # type: ignore[assignment]
-    """Load `tensors`, all of them; missing may be `optional` names and batch counters.  ValueError otherwise."""
+def load_tensors(
+    net: nn.Module, tensors: dict[str, Tensor], optional: set[str] = frozenset()
+) -> None:  # type: ignore[assignment]
+    """Load `tensors`, all of them; missing may be `optional` names and batch counters.  ValueError
+    otherwise.
+    """
     result = net.load_state_dict(tensors, strict=False)
-    missing = [k for k in result.missing_keys if k not in optional and not k.endswith("num_batches_tracked")]
+    missing = [
+        k
+        for k in result.missing_keys
+        if k not in optional and not k.endswith("num_batches_tracked")
+    ]
     if missing or result.unexpected_keys:
         raise ValueError(
             f"missing: {', '.join(missing) or 'none'}; unknown: {', '.join(result.unexpected_keys) or 'none'}"
@@ -204,5 +243,9 @@ def load_tensors(net: nn.Module, tensors: dict[str, Tensor], optional: set[str] 
 
 def first_line(error: BaseException) -> str:
     """What a parser's error says, in one short line."""
-    text = " ".join(str(error).rpartition("WeightsUnpickler error:")[2].split())[:200]  # torch's advice left out
-    return text if " " in text else f"{type(error).__name__} {text}".strip()  # a bare key or nothing says too little
+    text = " ".join(str(error).rpartition("WeightsUnpickler error:")[2].split())[
+        :200
+    ]  # torch's advice left out
+    return (
+        text if " " in text else f"{type(error).__name__} {text}".strip()
+    )  # a bare key or nothing says too little

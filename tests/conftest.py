@@ -20,13 +20,17 @@ from requirements import fail_where_required, required, skip_without
 
 from rbsf.datasets.video.sequences import Sequence
 
-if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as under nohup; the tests of Ctrl-C need it to be heard
+if (
+    signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+):  # as under nohup; the tests of Ctrl-C need it to be heard
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 torch.set_num_threads(1)  # results to the bit, and no fighting over cores with worker processes
 
 ROOT = Path(__file__).resolve().parents[1]
-NARROW = 0.1  # width of trackers in tests of all but the network: 32 channels in each layer but the last
+NARROW = (
+    0.1  # width of trackers in tests of all but the network: 32 channels in each layer but the last
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -76,7 +80,12 @@ def write_otb(root: Path, name: str, boxes: list[list[float]]) -> None:
 
 def bare_sequence(name: str, boxes: list[list[float]], one_based: bool = False) -> Sequence:
     """A sequence whose frames are nowhere."""
-    return Sequence(name, tuple(f"{name}/{i:08d}.jpg" for i in range(len(boxes))), np.array(boxes, float), one_based)
+    return Sequence(
+        name,
+        tuple(f"{name}/{i:08d}.jpg" for i in range(len(boxes))),
+        np.array(boxes, float),
+        one_based,
+    )
 
 
 @pytest.fixture(scope="session")

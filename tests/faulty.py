@@ -1,4 +1,6 @@
-"""A tracker that fails; worker processes load it from here, for the tests' own modules take long to import."""
+"""A tracker that fails; worker processes load it from here, for the tests' own modules take long to
+import.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,11 @@ class FaultyTracker(StaticTracker):
     """Ends its process, or fails, on targets of a certain width."""
 
     def update(self, image: np.ndarray) -> Result:
-        faults = {31: lambda: os.kill(os.getpid(), signal.SIGKILL), 32: lambda: os._exit(3), 33: self.fail}
+        faults = {
+            31: lambda: os.kill(os.getpid(), signal.SIGKILL),
+            32: lambda: os._exit(3),
+            33: self.fail,
+        }
         faults.get(int(self._box[2]), lambda: None)()
         return super().update(image)
 

@@ -22,13 +22,28 @@ ENDS = np.array([-(2**31), 2**31 - 1, -(2**31) + 1, 2**31 - 2], np.int64)
 def random_model(seed: int, shapes: list[tuple] = RBSF) -> PackedModel:
     """A tracker of layers of the given shapes, for images of any size."""
     rng, size = np.random.default_rng(seed), least_size(shapes)
-    nodes = [Node("image", "input", (), {"height": size, "width": size, "channels": shapes[0][4], "any_size": True})]
+    nodes = [
+        Node(
+            "image",
+            "input",
+            (),
+            {"height": size, "width": size, "channels": shapes[0][4], "any_size": True},
+        )
+    ]
     for number, shape in enumerate(shapes, 1):
         conv = random_conv(rng, f"conv{number}", nodes[-1].name, shape, of_pixels=number == 1)
         nodes.append(conv)
         if number == len(shapes):
             scale, bias = rng.normal(size=(2, shape[5])).astype(np.float32)
-            nodes.append(Node(f"{conv.name}.scaled", "affine", (conv.name,), {}, {"scale": scale, "bias": bias}))
+            nodes.append(
+                Node(
+                    f"{conv.name}.scaled",
+                    "affine",
+                    (conv.name,),
+                    {},
+                    {"scale": scale, "bias": bias},
+                )
+            )
             nodes.append(Node(f"{conv.name}.features", "channels_first", (nodes[-1].name,)))
             break
         if shape[6]:
@@ -46,10 +61,18 @@ def least_size(shapes: list[tuple]) -> int:
     return size
 
 
-def random_conv(rng: np.random.Generator, name: str, source: str, shape: tuple, of_pixels: bool = False) -> Node:
+def random_conv(
+    rng: np.random.Generator, name: str, source: str, shape: tuple, of_pixels: bool = False
+) -> Node:
     """A conv_u8 or conv_bits of random weights; what it pads with, if it does, is random too."""
     kernel, stride, padding, groups, inputs, outputs, _ = shape
-    attributes = {"kernel": kernel, "stride": stride, "padding": padding, "groups": groups, "channels": inputs}
+    attributes = {
+        "kernel": kernel,
+        "stride": stride,
+        "padding": padding,
+        "groups": groups,
+        "channels": inputs,
+    }
     if of_pixels:
         weight = rng.integers(-63, 64, (outputs, kernel, kernel, inputs)).astype(np.int8)
         return Node(name, "conv_u8", (source,), attributes | {"bits": 8}, {"weight": weight})
@@ -60,12 +83,18 @@ def random_conv(rng: np.random.Generator, name: str, source: str, shape: tuple, 
 
 
 def random_sign(rng: np.random.Generator, conv: Node, source: str) -> Node:
-    """Bits of the sums of `conv`: thresholds are within their range, at its ends, and far beyond; some signs flip."""
+    """Bits of the sums of `conv`: thresholds are within their range, at its ends, and far beyond;
+    some signs flip.
+    """
     a, outputs = conv.attributes, len(conv.tensors["weight"])
     products = a["kernel"] ** 2 * (a["channels"] // a["groups"])
     spread = products**0.5 * (5000 if conv.op == "conv_u8" else 1)
-    ends = np.concatenate([ENDS, [-products - 1, -products, -products + 1, products, products - 1, products + 1]])
-    threshold = np.where(rng.random(outputs) < 0.3, rng.choice(ends, outputs), rng.normal(0, spread, outputs).round())
+    ends = np.concatenate(
+        [ENDS, [-products - 1, -products, -products + 1, products, products - 1, products + 1]]
+    )
+    threshold = np.where(
+        rng.random(outputs) < 0.3, rng.choice(ends, outputs), rng.normal(0, spread, outputs).round()
+    )
     tensors = {"threshold": threshold.astype(np.int32)}
     if rng.random() < 0.5:
         tensors["flip"] = rng.integers(0, 2, outputs, np.uint8)

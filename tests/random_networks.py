@@ -1,6 +1,7 @@
 """Packed networks of random operations, for the tests of the engine.
 
-`EXAMPLES` has a function for each operation that adds it to a network, on maps that are there or on new ones.
+`EXAMPLES` has a function for each operation that adds it to a network, on maps that are there or on
+new ones.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ class Maker:
         self.nodes += nodes
         return self.nodes[-1].name
 
-    def add(self, op: str, *inputs: str, tensors: dict[str, np.ndarray] | None = None, **attributes: Any) -> str:
+    def add(
+        self, op: str, *inputs: str, tensors: dict[str, np.ndarray] | None = None, **attributes: Any
+    ) -> str:
         name = f"{op}.{len(self.nodes)}"
         return self.put(Node(name, op, inputs or (self.last,), attributes, tensors or {}))
 
@@ -63,7 +66,11 @@ class Maker:
         fit = [name for name, m in self.maps.items() if m.kind in kinds and len(m.shape) == 3]
         if fit:
             return self.among(*fit[-4:])
-        return {"bits": lambda: sign(self), "whole": lambda: conv_bits(self), "real": lambda: affine(self)}[kinds[0]]()
+        return {
+            "bits": lambda: sign(self),
+            "whole": lambda: conv_bits(self),
+            "real": lambda: affine(self),
+        }[kinds[0]]()
 
     def channels(self, name: str) -> int:
         return self.maps[name].shape[-1]
@@ -75,9 +82,14 @@ class Maker:
         tensors = {"scale": self.normal(channels) / 50, "bias": self.normal(channels)}
         return self.add("affine", source or self.last, tensors=tensors)
 
-    def conv(self, outputs: int, kernel: int, stride: int, padding: int, groups: int, source: str = "") -> str:
+    def conv(
+        self, outputs: int, kernel: int, stride: int, padding: int, groups: int, source: str = ""
+    ) -> str:
         width = self.channels(source or self.last) // groups
-        tensors = {"weight": self.normal(outputs, kernel, kernel, width), "bias": self.normal(outputs)}
+        tensors = {
+            "weight": self.normal(outputs, kernel, kernel, width),
+            "bias": self.normal(outputs),
+        }
         window = {"kernel": kernel, "stride": stride, "padding": padding, "groups": groups}
         return self.add("conv", source or self.last, tensors=tensors, **window)
 
@@ -89,14 +101,22 @@ class Maker:
         else:
             ends = np.int32([-(2**31), 2**31 - 1, m.largest, -m.largest, m.largest + 1, 0])
             spread = 100 if m.kind == "pixels" else max(m.largest, 1) ** 0.5
-            within = self.rng.normal(50 if m.kind == "pixels" else 0, spread, channels).astype(np.int32)
-        found = {"threshold": np.where(self.rng.random(channels) < 0.2, self.rng.choice(ends, channels), within)}
+            within = self.rng.normal(50 if m.kind == "pixels" else 0, spread, channels).astype(
+                np.int32
+            )
+        found = {
+            "threshold": np.where(
+                self.rng.random(channels) < 0.2, self.rng.choice(ends, channels), within
+            )
+        }
         if self.rng.random() < 0.5:
             found["flip"] = self.rng.integers(0, 2, channels, np.uint8)
         return found
 
     def weight_bits(self, outputs: int, products: int) -> np.ndarray:
-        return np.packbits(self.rng.integers(0, 2, (outputs, products), np.uint8), axis=1, bitorder="little")
+        return np.packbits(
+            self.rng.integers(0, 2, (outputs, products), np.uint8), axis=1, bitorder="little"
+        )
 
     def binary(
         self, outputs: int, kernel: int, stride: int, padding: int, groups: int, bases: int = 1, kernels: int = 1,
@@ -135,7 +155,10 @@ class Maker:
 def affine(make: Maker) -> str:
     name = make.some("real", "whole", "pixels")
     size = 1 / 50 if make.maps[name].kind == "pixels" else max(make.maps[name].largest, 1) ** -0.5
-    tensors = {"scale": make.normal(make.channels(name)) * np.float32(size), "bias": make.normal(make.channels(name))}
+    tensors = {
+        "scale": make.normal(make.channels(name)) * np.float32(size),
+        "bias": make.normal(make.channels(name)),
+    }
     for key in make.among((), (), ("scale",), ("bias",)):
         del tensors[key]
     if make.rng.random() < 0.2:  # one number for all channels
@@ -152,7 +175,12 @@ def _window(make: Maker, name: str) -> dict[str, int]:
     side, channels = min(make.maps[name].shape[:2]), make.channels(name)
     kernel = make.among(*range(1, min(side, 4) + 1))
     groups = make.among(*[g for g in (1, 1, 2, 3) if channels % g == 0])
-    return {"kernel": kernel, "stride": make.among(1, 1, 2, 3), "padding": make.among(0, 1, 2), "groups": groups}
+    return {
+        "kernel": kernel,
+        "stride": make.among(1, 1, 2, 3),
+        "padding": make.among(0, 1, 2),
+        "groups": groups,
+    }
 
 
 def conv_bits(make: Maker) -> str:
@@ -169,8 +197,16 @@ def conv_u8(make: Maker) -> str:
     kernel, channels = make.among(1, 2, 3), make.image.shape[2]
     bits, outputs = make.among(2, 3, 5, 7, 8), int(make.rng.integers(1, 40))
     largest = 63 if bits == 8 else 2 ** (bits - 1) - 1
-    weight = make.rng.integers(-largest, largest + 1, (outputs, kernel, kernel, channels)).astype(np.int8)
-    geometry = {"kernel": kernel, "stride": make.among(1, 2), "padding": 0, "groups": 1, "channels": channels}
+    weight = make.rng.integers(-largest, largest + 1, (outputs, kernel, kernel, channels)).astype(
+        np.int8
+    )
+    geometry = {
+        "kernel": kernel,
+        "stride": make.among(1, 2),
+        "padding": 0,
+        "groups": 1,
+        "channels": channels,
+    }
     tensors = {"weight": weight if bits == 8 else pack_whole(weight, bits)}
     return make.add("conv_u8", "image", tensors=tensors, **geometry, bits=bits)
 
@@ -178,7 +214,9 @@ def conv_u8(make: Maker) -> str:
 def conv(make: Maker) -> str:
     name = make.some("real", "whole", "pixels")
     window = _window(make, name)
-    return make.conv(window["groups"] * int(make.rng.integers(1, 40 // window["groups"])), **window, source=name)
+    return make.conv(
+        window["groups"] * int(make.rng.integers(1, 40 // window["groups"])), **window, source=name
+    )
 
 
 def linear(make: Maker) -> str:
@@ -189,7 +227,9 @@ def linear(make: Maker) -> str:
 
 def prelu(make: Maker) -> str:
     name = make.some("real")
-    return make.add("prelu", name, tensors={"slope": make.normal(make.among(1, make.channels(name)))})
+    return make.add(
+        "prelu", name, tensors={"slope": make.normal(make.among(1, make.channels(name)))}
+    )
 
 
 def hardtanh(make: Maker) -> str:
@@ -209,17 +249,28 @@ def _pool(make: Maker) -> dict[str, Any]:
 def max_pool(make: Maker) -> str:
     name = make.some("whole", "real", "bits")
     if make.rng.random() < 0.5:  # as the planner fuses it
-        return make.add("max_pool", name, kernel=min(3, *make.maps[name].shape[:2]), stride=2, padding=0, ceil=False)
+        return make.add(
+            "max_pool",
+            name,
+            kernel=min(3, *make.maps[name].shape[:2]),
+            stride=2,
+            padding=0,
+            ceil=False,
+        )
     return make.add("max_pool", name, **_pool(make))
 
 
 def avg_pool(make: Maker) -> str:
-    return make.add("avg_pool", make.some("real", "whole"), **_pool(make), include_pad=make.among(True, False))
+    return make.add(
+        "avg_pool", make.some("real", "whole"), **_pool(make), include_pad=make.among(True, False)
+    )
 
 
 def _like(make: Maker, name: str, *kinds: str) -> str:
     """Another map of that shape, or the same one."""
-    return make.among(*[n for n, m in make.maps.items() if m.shape == make.maps[name].shape and m.kind in kinds])
+    return make.among(
+        *[n for n, m in make.maps.items() if m.shape == make.maps[name].shape and m.kind in kinds]
+    )
 
 
 def add(make: Maker) -> str:
@@ -245,7 +296,11 @@ def abs_mean(make: Maker, name: str = "") -> str:
 def concat(make: Maker) -> str:
     name = make.some("bits", "whole", "real")
     kind, size = make.maps[name].kind, make.maps[name].shape[:2]
-    others = [n for n, m in make.maps.items() if m.kind == kind and len(m.shape) == 3 and m.shape[:2] == size]
+    others = [
+        n
+        for n, m in make.maps.items()
+        if m.kind == kind and len(m.shape) == 3 and m.shape[:2] == size
+    ]
     return make.add("concat", name, make.among(*others))
 
 
@@ -273,7 +328,9 @@ EXAMPLES: dict[str, Callable[[Maker], str]] = {
     "flatten": lambda make: make.add("flatten", make.some("real", "whole")),
     "global_pool": global_pool,
     "hardtanh": hardtanh,
-    "input": lambda make: make.add("affine", "image", tensors={"scale": make.normal(make.image.shape[2])}),
+    "input": lambda make: make.add(
+        "affine", "image", tensors={"scale": make.normal(make.image.shape[2])}
+    ),
     "linear": linear,
     "max_pool": max_pool,
     "mul": mul,
@@ -287,7 +344,9 @@ EXAMPLES: dict[str, Callable[[Maker], str]] = {
 
 
 def with_operation(op: str, seed: int) -> PackedModel:
-    """A small network that has the operation `op`, on maps of all kinds that it takes; its output is real."""
+    """A small network that has the operation `op`, on maps of all kinds that it takes; its output
+    is real.
+    """
     make = _start(seed)
     EXAMPLES[op](make)
     return _finished(make)
@@ -306,7 +365,9 @@ def random_network(seed: int) -> PackedModel:
 
 def _start(seed: int) -> Maker:
     rng = np.random.default_rng(seed)
-    make = Maker(seed, (int(rng.integers(5, 15)), int(rng.integers(5, 15)), int(rng.integers(1, 5))))
+    make = Maker(
+        seed, (int(rng.integers(5, 15)), int(rng.integers(5, 15)), int(rng.integers(1, 5)))
+    )
     affine(make)
     for start in (conv_u8, sign, conv_bits):
         if rng.random() < 0.5:
@@ -318,7 +379,14 @@ def _finished(make: Maker) -> PackedModel:
     """The network with a real map at its end."""
     if make.maps[make.last].kind == "bits":
         channels = make.shape[2]
-        window = {"kernel": 1, "stride": 1, "padding": 0, "groups": 1, "channels": channels, "border": -1}
+        window = {
+            "kernel": 1,
+            "stride": 1,
+            "padding": 0,
+            "groups": 1,
+            "channels": channels,
+            "border": -1,
+        }
         make.add("conv_bits", tensors={"weight": make.weight_bits(4, channels)}, **window)
     if make.maps[make.last].kind == "whole":
         make.add("affine", tensors={"scale": make.normal(make.shape[-1])})
@@ -335,7 +403,9 @@ def to_bits(make: Maker) -> str:
     make.add("sign", tensors=make.thresholds(make.last))
     name, window = make.last, _window(make, make.last)
     outputs = 2 * window["groups"]
-    weight = make.weight_bits(outputs, window["kernel"] ** 2 * make.channels(name) // window["groups"])
+    weight = make.weight_bits(
+        outputs, window["kernel"] ** 2 * make.channels(name) // window["groups"]
+    )
     more = {"channels": make.channels(name), "border": make.among(-1, 1)}
     for _ in range(make.among(1, 1, 2)):
         make.add("conv_bits", name, tensors={"weight": weight}, **window, **more)
@@ -346,9 +416,16 @@ def scaled(make: Maker) -> str:
     name = make.some("real")
     make.add("hardtanh", name, low=-9.0, high=9.0)  # the last map, which `binary` reads
     source, channels = make.last, make.channels(name)
-    terms = (make.among(1, 1, 2, 3), make.among(1, 1, 2), make.among(True, False, False), make.among(-1, 0, 1))
+    terms = (
+        make.among(1, 1, 2, 3),
+        make.among(1, 1, 2),
+        make.among(True, False, False),
+        make.among(-1, 0, 1),
+    )
     if make.rng.random() < 0.6:
-        result = make.binary(channels, 3, 1, 1, make.among(*[g for g in (1, 2) if channels % g == 0]), *terms)
+        result = make.binary(
+            channels, 3, 1, 1, make.among(*[g for g in (1, 2) if channels % g == 0]), *terms
+        )
         return make.add("add", *make.among((result, source), (source, result)))
     window = _window(make, source)
     return make.binary(window["groups"] * make.among(1, 2, 9), *window.values(), *terms)
@@ -357,7 +434,10 @@ def scaled(make: Maker) -> str:
 def whole_sum(make: Maker) -> str:
     """Two convolutions of the same bits added up, and the signs of the sum."""
     bits = make.some("bits")
-    channels, groups = make.channels(bits), make.among(1, 1, 2) if make.channels(bits) % 2 == 0 else 1
+    channels, groups = (
+        make.channels(bits),
+        make.among(1, 1, 2) if make.channels(bits) % 2 == 0 else 1,
+    )
     names = []
     for kernel, padding in ((3, 1), (1, 0)):
         weight = make.weight_bits(2 * groups, kernel**2 * channels // groups)
@@ -382,7 +462,12 @@ def steps(make: Maker) -> str:
         "channels": channels,
         "border": make.among(-1, 1),
     }
-    make.add("conv_bits", bits, tensors={"weight": make.weight_bits(channels, 9 * channels // groups)}, **window)
+    make.add(
+        "conv_bits",
+        bits,
+        tensors={"weight": make.weight_bits(channels, 9 * channels // groups)},
+        **window,
+    )
     make.add("affine", tensors={"scale": make.normal(channels), "bias": make.normal(channels)})
     make.add("prelu", tensors={"slope": make.normal(make.among(1, channels))})
     make.add("affine", tensors={"scale": np.float32([make.among(0.25, 32, 1000)])})
@@ -400,16 +485,26 @@ def rounded(make: Maker) -> str:
         source = make.add(
             "affine",
             source,
-            tensors={key: tensors[key] for key in make.among(("scale", "bias"), ("scale",), ("bias",))},
+            tensors={
+                key: tensors[key] for key in make.among(("scale", "bias"), ("scale",), ("bias",))
+            },
         )
         if make.among(True, False):
-            source = make.add("prelu", source, tensors={"slope": make.normal(make.among(1, channels))})
+            source = make.add(
+                "prelu", source, tensors={"slope": make.normal(make.among(1, channels))}
+            )
         if make.among(True, False):
-            source = make.add("affine", source, tensors={"scale": np.float32([make.among(0.25, 32, 1000)])})
+            source = make.add(
+                "affine", source, tensors={"scale": np.float32([make.among(0.25, 32, 1000)])}
+            )
     return make.add("round", source, limit=make.among(3, 127, 1023, 16368))
 
 
-SINGLE = [make for op, make in EXAMPLES.items() if op not in ("input", "channels_first", "flatten", "linear")]
+SINGLE = [
+    make
+    for op, make in EXAMPLES.items()
+    if op not in ("input", "channels_first", "flatten", "linear")
+]
 BLOCKS = [*SINGLE, *[to_bits, scaled, whole_sum, steps, rounded] * 4]
 
 

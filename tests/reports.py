@@ -19,8 +19,15 @@ def make_tracker(label: str, sequences: dict[str, float], **changes: Any) -> dic
         "mean": None if mean is None else dict.fromkeys(KEYS, mean),
         "spread": None,
         "fps": 12.34,
-        "curves": {"success": [1, 0.5, 0], "precision": [0, 0.4, 1], "norm_precision": [0, 0.3, 0.9]},
-        "sequences": {n: dict.fromkeys(KEYS, auc) | {"frames": 10, "fps": 12.0} for n, auc in sequences.items()},
+        "curves": {
+            "success": [1, 0.5, 0],
+            "precision": [0, 0.4, 1],
+            "norm_precision": [0, 0.3, 0.9],
+        },
+        "sequences": {
+            n: dict.fromkeys(KEYS, auc) | {"frames": 10, "fps": 12.0}
+            for n, auc in sequences.items()
+        },
         "attributes": {},
         "failed": {},
     }
@@ -41,8 +48,16 @@ def make_report(*trackers: dict[str, Any], **changes: Any) -> dict[str, Any]:
         "frames": 1020,
         "missing": ["Basketball", "Biker"],
         "unreadable": {"Man": "frame 3 is cut short"},
-        "thresholds": {"success": [0, 0.5, 1], "precision": [0, 25, 50], "norm_precision": [0, 0.25, 0.5]},
-        "environment": {"command": "python eval/run_benchmarks.py --tracker 'a b'", "python": "3.11.7", "cores": 2},
+        "thresholds": {
+            "success": [0, 0.5, 1],
+            "precision": [0, 25, 50],
+            "norm_precision": [0, 0.25, 0.5],
+        },
+        "environment": {
+            "command": "python eval/run_benchmarks.py --tracker 'a b'",
+            "python": "3.11.7",
+            "cores": 2,
+        },
         "subject": trackers[0]["label"],
         "reference": trackers[1]["label"] if len(trackers) > 1 else None,
         "trackers": list(trackers),

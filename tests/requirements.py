@@ -1,7 +1,8 @@
 """What tests need beside the project's own packages.
 
-A test that misses something is skipped, and says so.  $RBSF_REQUIRE names, separated by spaces, what has to be there:
-a test that is skipped for want of that has failed.  Continuous integration sets it.
+A test that misses something is skipped, and says so.  $RBSF_REQUIRE names, separated by spaces,
+what has to be there: a test that is skipped for want of that has failed.  Continuous integration
+sets it.
 """
 
 from __future__ import annotations
@@ -48,12 +49,16 @@ def required() -> set[str]:
     """The words of $RBSF_REQUIRE; UsageError for one that is none of KNOWN."""
     words = set(os.environ.get("RBSF_REQUIRE", "").split())
     if unknown := words - KNOWN.keys():
-        raise pytest.UsageError(f"RBSF_REQUIRE names {', '.join(sorted(unknown))}; known: {', '.join(KNOWN)}")
+        raise pytest.UsageError(
+            f"RBSF_REQUIRE names {', '.join(sorted(unknown))}; known: {', '.join(KNOWN)}"
+        )
     return words
 
 
 def fail_where_required(report: pytest.TestReport | pytest.CollectReport) -> None:
-    """Turn the `report` of a skip into that of a failure where $RBSF_REQUIRE names what was missing."""
+    """Turn the `report` of a skip into that of a failure where $RBSF_REQUIRE names what was
+    missing.
+    """
     if not report.skipped or hasattr(report, "wasxfail"):
         return
     reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)

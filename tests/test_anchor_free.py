@@ -1,4 +1,6 @@
-"""Tracking by class map and boxes: a made-up network whose answers are known, and NanoTrack on a real video."""
+"""Tracking by class map and boxes: a made-up network whose answers are known, and NanoTrack on a
+real video.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +22,15 @@ FRAME = np.full((240, 320, 3), 90, np.uint8)
 
 
 class Always:
-    """A network that sees the target at one place: `offset` (x, y) and `size` in pixels of the search crop."""
+    """A network that sees the target at one place: `offset` (x, y) and `size` in pixels of the
+    search crop.
+    """
 
     def __init__(
-        self, offset: tuple[int, int] = (0, 0), size: tuple[float, float] = (60, 60), share: float = 1.0
+        self,
+        offset: tuple[int, int] = (0, 0),
+        size: tuple[float, float] = (60, 60),
+        share: float = 1.0,
     ) -> None:
         self.offset, self.size, self.share, self.sides = np.array(offset), np.array(size), share, []
 
@@ -42,7 +49,9 @@ class Always:
         return Answer(np.where(near, self.share, 0.0), sides)
 
 
-def start(network: Always, box: tuple[float, ...] = (100, 80, 60, 60), **constants: float) -> AnchorFree:
+def start(
+    network: Always, box: tuple[float, ...] = (100, 80, 60, 60), **constants: float
+) -> AnchorFree:
     tracker = AnchorFree(network, AnchorFreeConfig(**constants))
     assert tracker.init(FRAME, box) is None
     return tracker
@@ -60,12 +69,16 @@ def test_a_target_that_stands_still_stays() -> None:
 
 def test_a_target_that_moves() -> None:
     result = start(Always(offset=(32, -16), size=(63.5, 63.5)), window_influence=0).update(FRAME)
-    np.testing.assert_allclose(result.box, [100 + 32 * 120 / 127, 80 - 16 * 120 / 127, 60, 60], atol=1e-6)
+    np.testing.assert_allclose(
+        result.box, [100 + 32 * 120 / 127, 80 - 16 * 120 / 127, 60, 60], atol=1e-6
+    )
 
 
 def test_a_size_is_taken_over_in_part() -> None:
     """size_rate times the score, without a penalty for the change."""
-    result = start(Always(size=(127, 127), share=0.5), change_penalty=0, size_rate=0.4).update(FRAME)
+    result = start(Always(size=(127, 127), share=0.5), change_penalty=0, size_rate=0.4).update(
+        FRAME
+    )
     np.testing.assert_allclose(result.box[2:], 60 * (1 + 0.4 * 0.5), atol=1e-6)
 
 
@@ -120,7 +133,9 @@ def test_nanotrack_by_its_own_rules(real_data: Path) -> None:
     class Nano:
         @torch.inference_mode()
         def learn(self, crop: np.ndarray) -> torch.Tensor:
-            return pair.backbone(torch.from_numpy(crop[None]).permute(0, 3, 1, 2).flip(1).float())[0]
+            return pair.backbone(torch.from_numpy(crop[None]).permute(0, 3, 1, 2).flip(1).float())[
+                0
+            ]
 
         @torch.inference_mode()
         def answer(self, template: torch.Tensor, crop: np.ndarray) -> Answer:

@@ -1,4 +1,6 @@
-"""Attributes of sequences: those that the data sets publish, and those that are computed from boxes."""
+"""Attributes of sequences: those that the data sets publish, and those that are computed from
+boxes.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from rbsf.datasets.video.sequences import Sequence
 from rbsf.eval.attributes import COMPUTED, GOT10K, SIZES, attributes_of
 
 
-def without_sizes(found: tuple[dict[str, str], dict[str, set]]) -> tuple[dict[str, str], dict[str, set]]:
+def without_sizes(
+    found: tuple[dict[str, str], dict[str, set]],
+) -> tuple[dict[str, str], dict[str, set]]:
     words, of_sequence = found
     hardships = {name: word for name, word in words.items() if name not in SIZES}
     return hardships, {name: attributes - SIZES.keys() for name, attributes in of_sequence.items()}
@@ -36,7 +40,20 @@ def test_uav123_publishes_12_flags(tmp_path: Path, version: str) -> None:
     write_flags(tmp_path, "bike1", "1,0,0,1,0,0,0,0,0,0,0,1\n", version)
     write_flags(tmp_path, "car1_s", "0 0 0 0 0 0 0 0 0 0 0 0", version)
     words, found = without_sizes(attributes_of(version, tmp_path, [BIKE, CAR]))
-    assert list(words) == ["SV", "ARC", "LR", "FM", "FOC", "POC", "OV", "BC", "IV", "VC", "CM", "SOB"]
+    assert list(words) == [
+        "SV",
+        "ARC",
+        "LR",
+        "FM",
+        "FOC",
+        "POC",
+        "OV",
+        "BC",
+        "IV",
+        "VC",
+        "CM",
+        "SOB",
+    ]
     assert words["SOB"] == "similar object"
     assert found == {"bike1": {"SV", "FM", "SOB"}, "car1_s": set()}
 
@@ -48,10 +65,14 @@ def test_order_of_uav123s_flags(tmp_path: Path, place: int) -> None:
     assert without_sizes(attributes_of("UAV123", tmp_path, [BIKE]))[1] == {"bike1": {name}}
 
 
-@pytest.mark.parametrize("text", ["1,0,1\n", "", "1,0,0,1,0,0,0,0,0,0,0,2\n", "1,0,0,1,0,0,0,0,0,0,0,1,0\n", "what"])
+@pytest.mark.parametrize(
+    "text", ["1,0,1\n", "", "1,0,0,1,0,0,0,0,0,0,0,2\n", "1,0,0,1,0,0,0,0,0,0,0,1,0\n", "what"]
+)
 def test_damaged_flags_are_named(tmp_path: Path, text: str) -> None:
     write_flags(tmp_path, "bike1", text)
-    with pytest.raises(ValueError, match=r"bike1\.txt is damaged: expected 12 flags of 0 or 1, found"):
+    with pytest.raises(
+        ValueError, match=r"bike1\.txt is damaged: expected 12 flags of 0 or 1, found"
+    ):
         attributes_of("UAV123", tmp_path, [BIKE])
 
 
@@ -79,7 +100,10 @@ def test_got10k_labels_two(tmp_path: Path, labels: dict[str, str], expected: set
     for name, text in labels.items():
         (tmp_path / f"{name}.label").write_text(text)
     sequence = Sequence("GOT-10k_Val_000001", (f"{tmp_path}/00000001.jpg",), BIKE.boxes)
-    assert without_sizes(attributes_of("GOT-10k-val", None, [sequence])) == (GOT10K, {"GOT-10k_Val_000001": expected})
+    assert without_sizes(attributes_of("GOT-10k-val", None, [sequence])) == (
+        GOT10K,
+        {"GOT-10k_Val_000001": expected},
+    )
 
 
 def test_parts_have_their_own_labels_of_got10k(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
-"""Augmentation: only shifts and mirrors of the image, in the promised shares, decided by three numbers."""
+"""Augmentation: only shifts and mirrors of the image, in the promised shares, decided by three
+numbers.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,9 @@ from torch.nn.functional import pad
 
 from rbsf.datasets.images.augment import augment, batch_generator, normalise
 
-IMAGE = torch.arange(1, 2 * 3 * 5 + 1, dtype=torch.uint8).view(2, 3, 5)  # no two pixels alike, none 0
+IMAGE = torch.arange(1, 2 * 3 * 5 + 1, dtype=torch.uint8).view(
+    2, 3, 5
+)  # no two pixels alike, none 0
 
 
 def variants(padding):
@@ -31,7 +35,9 @@ def test_every_shift_and_mirror_comes_equally_often():
     found = [known[tuple(crop.flatten().tolist())] for crop in draws(1, True)]
     share = {key: found.count(key) / len(found) for key in known.values()}
     assert len(share) == 18
-    assert all(abs(value - 1 / 18) < 0.015 for value in share.values())  # 4 deviations of 4000 draws
+    assert all(
+        abs(value - 1 / 18) < 0.015 for value in share.values()
+    )  # 4 deviations of 4000 draws
 
 
 def test_without_padding_and_flip_images_come_back_as_they_are():

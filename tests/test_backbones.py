@@ -33,7 +33,12 @@ def files(tmp_path_factory):
 
 def test_engine_and_file_are_chosen(files):
     net, packed, real = (files / f"{name}.safetensors" for name in ("net", "net-packed", "float"))
-    assert [is_packed(path) for path in (net, packed, real, files / "none")] == [False, True, False, False]
+    assert [is_packed(path) for path in (net, packed, real, files / "none")] == [
+        False,
+        True,
+        False,
+        False,
+    ]
     assert choose_engine(packed) == choose_engine(packed, "packed") == (packed, "packed")
     assert choose_engine(packed, "torch") == (net, "torch")
     assert choose_engine(net) == (net, "torch")
@@ -48,7 +53,10 @@ def test_torch_needs_the_network_that_was_packed(files, tmp_path):
     with pytest.raises(ValueError, match=r"other.safetensors, which is not there"):
         choose_engine(packed, "torch")
     (tmp_path / "other.safetensors").write_bytes((files / "float.safetensors").read_bytes())
-    with pytest.raises(ValueError, match=r"other.safetensors is not what .*other-packed.safetensors was exported from"):
+    with pytest.raises(
+        ValueError,
+        match=r"other.safetensors is not what .*other-packed.safetensors was exported from",
+    ):
         choose_engine(packed, "torch")
 
 
@@ -56,15 +64,21 @@ def test_weights_are_packed_on_loading(files):
     loaded = load_backbone(files / "net.safetensors", engine="packed", threads=1)
     assert isinstance(loaded, Engine)
     images = np.random.default_rng(0).integers(0, 256, (1, 127, 127, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(loaded(images), load_backbone(files / "net-packed.safetensors")(images))
-    with pytest.raises(ValueError, match=r"float.safetensors: .* no binary convolution.*leave out --engine packed"):
+    np.testing.assert_array_equal(
+        loaded(images), load_backbone(files / "net-packed.safetensors")(images)
+    )
+    with pytest.raises(
+        ValueError, match=r"float.safetensors: .* no binary convolution.*leave out --engine packed"
+    ):
         load_backbone(files / "float.safetensors", engine="packed")
 
 
 def test_the_packed_engine_runs_on_the_cpu_alone(files):
     for device in ("auto", "cpu"):
         load_backbone(files / "net-packed.safetensors", device)
-    with pytest.raises(ValueError, match="device 'cuda': the packed engine runs on the CPU; add --engine torch"):
+    with pytest.raises(
+        ValueError, match="device 'cuda': the packed engine runs on the CPU; add --engine torch"
+    ):
         load_backbone(files / "net-packed.safetensors", "cuda")
 
 
@@ -73,7 +87,10 @@ def test_the_packed_engine_says_that_it_has_no_precision(files, capsys):
     assert capsys.readouterr().err == ""
     load_backbone(files / "net-packed.safetensors", precision="bfloat16")
     said = capsys.readouterr().err
-    assert "net-packed.safetensors: the packed engine counts bits, --precision bfloat16 is PyTorch's" in said
+    assert (
+        "net-packed.safetensors: the packed engine counts bits, --precision bfloat16 is PyTorch's"
+        in said
+    )
     assert said.count("\n") == 1
 
 
@@ -101,6 +118,8 @@ def test_tracking_with_a_packed_file_imports_no_torch(tmp_path):
         "assert 'torch' not in sys.modules, 'torch was imported'; sys.exit(code)"
     )
     command = [sys.executable, "-c", program]
-    done = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "in_tracked.mp4").is_file()

@@ -1,4 +1,6 @@
-"""The benchmark program end to end on tiny folders: run, resume, shards, repeats, reports, broken data."""
+"""The benchmark program end to end on tiny folders: run, resume, shards, repeats, reports, broken
+data.
+"""
 
 from __future__ import annotations
 
@@ -38,9 +40,22 @@ def otb(tmp_path: Path) -> Path:
     return root
 
 
-def arguments(root: Path, *more: str, dataset: str = "OTB100", tracker: str = "static") -> list[str]:
+def arguments(
+    root: Path, *more: str, dataset: str = "OTB100", tracker: str = "static"
+) -> list[str]:
     out = root.parent / "out"
-    fixed = ["--dataset", dataset, "--root", str(root), "--out", str(out), "--tracker", tracker, "--workers", "1"]
+    fixed = [
+        "--dataset",
+        dataset,
+        "--root",
+        str(root),
+        "--out",
+        str(out),
+        "--tracker",
+        tracker,
+        "--workers",
+        "1",
+    ]
     return [*fixed, *more]
 
 
@@ -48,7 +63,9 @@ def report(root: Path, dataset: str = "OTB100") -> dict[str, Any]:
     return json.loads((root.parent / "out/reports" / dataset / "report.json").read_text())
 
 
-def test_scores_table_report_and_files(otb: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_scores_table_report_and_files(
+    otb: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(arguments(otb, "--json", str(tmp_path / "copy.json"))) == 0
     shown = capsys.readouterr().out
     assert "OTB100 (2 of 100 sequences); missing: Basketball, " in shown
@@ -82,7 +99,9 @@ def test_finished_sequences_are_not_run_again(otb: Path, tmp_path: Path) -> None
 
 def test_results_stay_where_a_tracker_cannot_be_run_again(otb: Path, tmp_path: Path) -> None:
     main(arguments(otb))
-    with pytest.raises(ValueError, match="device 'none': the packed engine runs on the CPU; add --engine torch"):
+    with pytest.raises(
+        ValueError, match="device 'none': the packed engine runs on the CPU; add --engine torch"
+    ):
         main(arguments(otb, "--tracker", "rbsf", "--device", "none", "--no-resume"))
     assert (tmp_path / RESULTS / "Girl.txt").is_file()
 
@@ -95,7 +114,9 @@ def test_result_of_another_first_box_is_run_again(otb: Path, tmp_path: Path) -> 
     assert report(otb)["trackers"][0]["sequences"]["Girl"]["ao"] == 1
 
 
-def test_results_of_changed_frames_and_of_a_folder_of_the_same_name_are_run_again(otb: Path, tmp_path: Path) -> None:
+def test_results_of_changed_frames_and_of_a_folder_of_the_same_name_are_run_again(
+    otb: Path, tmp_path: Path
+) -> None:
     def spoil() -> float:
         """The overlap when the stored boxes are far off, and the program has run again."""
         (tmp_path / "out/results/OTB/static/Girl.txt").write_text("1,1,5,5\n" * 4)
@@ -124,7 +145,8 @@ def test_result_moves_to_another_machine_with_its_folder(otb: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("text", "fault"), [("1,2,3,4\n", "holds 1 boxes but the sequence 4 frames"), ("what\n", "is damaged")]
+    ("text", "fault"),
+    [("1,2,3,4\n", "holds 1 boxes but the sequence 4 frames"), ("what\n", "is damaged")],
 )
 def test_damaged_result_fails_its_sequence_alone_and_stays(
     otb: Path, tmp_path: Path, text: str, fault: str, capsys: pytest.CaptureFixture[str]
@@ -151,7 +173,9 @@ def test_broken_sequences_are_named_and_the_rest_go_on(
     assert main(arguments(otb)) == 1
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("failed: ")]
     assert len(lines) == 3
-    assert any("Bolt: 2 frames in" in line and "frame number 2 is missing" in line for line in lines)
+    assert any(
+        "Bolt: 2 frames in" in line and "frame number 2 is missing" in line for line in lines
+    )
     assert any("Boy" in line and "no box at all" in line for line in lines)
     assert any("static: Dog:" in line and "0002.jpg" in line for line in lines)
     found = report(otb)
@@ -160,7 +184,9 @@ def test_broken_sequences_are_named_and_the_rest_go_on(
     assert "0002.jpg" in (tmp_path / RESULTS / "failed/Dog.txt").read_text()
 
 
-def test_shards_make_the_whole(otb: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_shards_make_the_whole(
+    otb: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(arguments(otb, "--shard", "2/2")) == 0
     assert [path.name for path in (tmp_path / RESULTS).glob("*.txt")] == ["Dog.txt"]
     assert not (tmp_path / "out/reports").exists()
@@ -197,9 +223,18 @@ def test_boxes_that_exist_are_scored_without_images(tmp_path: Path, dataset: str
     for folder, size in (("truth", 10), ("boxes", 5)):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "Girl.txt").write_text(f"11,11,10,{size}\n" * 4)
-    command = ["--dataset", dataset, "--annotations", str(tmp_path / "truth"), "--out", str(tmp_path / "out")]
+    command = [
+        "--dataset",
+        dataset,
+        "--annotations",
+        str(tmp_path / "truth"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
     assert main([*command, "--results", f"theirs={tmp_path / 'boxes'}"]) == 0
-    row = report(tmp_path / "truth", "folder-truth" if dataset == "folder" else dataset)["trackers"][0]
+    row = report(tmp_path / "truth", "folder-truth" if dataset == "folder" else dataset)[
+        "trackers"
+    ][0]
     assert row["mean"]["ao"] == pytest.approx((1 + 3 * 0.5) / 4)
     with pytest.raises(ValueError, match="no --root, --tracker or --shard"):
         main([*command, "--results", f"theirs={tmp_path / 'boxes'}", "--shard", "1/2"])
@@ -210,7 +245,9 @@ def test_each_folder_has_a_report(otb: Path, tmp_path: Path) -> None:
     for root in (otb, tmp_path / "mine"):
         assert main(arguments(root, dataset="folder")) == 0
     assert report(otb, "folder-OTB")["title"] == "folder-OTB (2 sequences)"
-    assert report(otb, "folder-mine")["dataset"] == "folder-mine"  # so that the two are not compared
+    assert (
+        report(otb, "folder-mine")["dataset"] == "folder-mine"
+    )  # so that the two are not compared
 
 
 def test_synthetic_needs_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,11 +295,16 @@ def test_got10k_test_makes_an_archive_of_the_whole_split(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_got10k(tmp_path / "GOT-10k", "Test", 2)
-    for folder in (tmp_path / "GOT-10k/test").glob("GOT*"):  # the server keeps all but the first box
+    for folder in (tmp_path / "GOT-10k/test").glob(
+        "GOT*"
+    ):  # the server keeps all but the first box
         first = (folder / "groundtruth.txt").read_text().splitlines()[0]
         (folder / "groundtruth.txt").write_text(first + "\n")
     assert main(arguments(tmp_path / "GOT-10k", dataset="GOT-10k-test")) == 0
-    assert "no submission to GOT-10k's server: GOT-10k-test (2 of 180 sequences)" in capsys.readouterr().out
+    assert (
+        "no submission to GOT-10k's server: GOT-10k-test (2 of 180 sequences)"
+        in capsys.readouterr().out
+    )
     published = {"GOT-10k-test": lambda: ["GOT-10k_Test_000001", "GOT-10k_Test_000002"]}
     monkeypatch.setattr("rbsf.eval.benchmarks._NAMES", published)
     assert main(arguments(tmp_path / "GOT-10k", dataset="GOT-10k-test")) == 0
@@ -272,7 +314,9 @@ def test_got10k_test_makes_an_archive_of_the_whole_split(
 
 
 def test_every_benchmark_can_be_chosen() -> None:
-    assert sorted(run_benchmarks.DATASETS) == sorted(BENCHMARKS)  # named apart, so that --help loads no OpenCV
+    assert sorted(run_benchmarks.DATASETS) == sorted(
+        BENCHMARKS
+    )  # named apart, so that --help loads no OpenCV
 
 
 def test_otb50_is_a_part_of_otb100(otb: Path) -> None:
@@ -281,7 +325,9 @@ def test_otb50_is_a_part_of_otb100(otb: Path) -> None:
 
 def test_uav123_at_10_fps_in_otbs_form_is_known_by_its_folder(tmp_path: Path) -> None:
     write_otb(tmp_path / "UAV123_10fps", "boat1", [BOX] * 2)
-    assert find_split("UAV123", tmp_path / "UAV123_10fps").title == "UAV123_10fps (1 of 123 sequences)"
+    assert (
+        find_split("UAV123", tmp_path / "UAV123_10fps").title == "UAV123_10fps (1 of 123 sequences)"
+    )
 
 
 def test_few_missing_sequences_are_all_named(
@@ -293,7 +339,8 @@ def test_few_missing_sequences_are_all_named(
 
 
 @pytest.mark.parametrize(
-    ("version", "title"), [("UAV123", "UAV123 (1 of 123"), ("UAV123_10fps", "UAV123_10fps (1 of 123")]
+    ("version", "title"),
+    [("UAV123", "UAV123 (1 of 123"), ("UAV123_10fps", "UAV123_10fps (1 of 123")],
 )
 def test_uav123_at_10_fps_is_called_that(tmp_path: Path, version: str, title: str) -> None:
     write_otb(tmp_path, "boat1", [BOX] * 2)
@@ -308,11 +355,17 @@ def test_sequence_that_is_named_twice_counts_once(otb: Path, tmp_path: Path) -> 
     assert find_split("OTB100", otb, ["Girl", "Dog", "Girl"]).title == "OTB100 (2 of 100 sequences)"
     (tmp_path / "truth").mkdir()
     (tmp_path / "truth/Girl.txt").write_text("11,11,10,10\n" * 4)
-    assert read_annotations("OTB100", tmp_path / "truth", ["Girl", "Girl"]).title == "OTB100 (1 of 100 sequences)"
+    assert (
+        read_annotations("OTB100", tmp_path / "truth", ["Girl", "Girl"]).title
+        == "OTB100 (1 of 100 sequences)"
+    )
 
 
 def test_sequences_can_be_given_by_several_flags(otb: Path) -> None:
-    assert parse_args(arguments(otb, "--sequences", "Girl", "--sequences", "Dog")).sequences == ["Girl", "Dog"]
+    assert parse_args(arguments(otb, "--sequences", "Girl", "--sequences", "Dog")).sequences == [
+        "Girl",
+        "Dog",
+    ]
 
 
 def test_test_splits_are_known_by_their_sequences() -> None:
@@ -329,11 +382,23 @@ def test_paper_has_no_figures_on_val() -> None:
 @pytest.mark.parametrize(
     ("more", "fault"),
     [
-        (["--tracker", "nothing.safetensors"], "'nothing.safetensors': no such weights file; give one, or rbsf"),
-        (["--tracker", "opencv:Fast"], "OpenCV's trackers known here are MIL, KCF, CSRT, Nano, Vit"),
-        (["--tracker", "opencv:Nano"], "takes 2 model files: opencv:Nano:backbone.onnx,neckhead.onnx"),
+        (
+            ["--tracker", "nothing.safetensors"],
+            "'nothing.safetensors': no such weights file; give one, or rbsf",
+        ),
+        (
+            ["--tracker", "opencv:Fast"],
+            "OpenCV's trackers known here are MIL, KCF, CSRT, Nano, Vit",
+        ),
+        (
+            ["--tracker", "opencv:Nano"],
+            "takes 2 model files: opencv:Nano:backbone.onnx,neckhead.onnx",
+        ),
         (["--tracker", "static"], "2 trackers are called static"),
-        (["--reference", "me"], "--reference me: give another of the trackers, of which there is none"),
+        (
+            ["--reference", "me"],
+            "--reference me: give another of the trackers, of which there is none",
+        ),
         (["--sequences", "Gril"], "Gril is no sequence of OTB100"),
         (["--sequences", "Bolt"], "sequence Bolt is missing in"),
         (["--results", "here"], "--results 'here': write LABEL=DIR"),
@@ -363,10 +428,14 @@ def test_bad_shard_is_refused(otb: Path, text: str) -> None:
 
 def test_wrong_root_says_what_was_wanted_and_found(tmp_path: Path) -> None:
     write_otb(tmp_path / "mine", "Cat", [BOX] * 2)
-    with pytest.raises(ValueError, match=r"mine is not OTB100: expected .* Basketball.*; found 1 sequences \(Cat\)"):
+    with pytest.raises(
+        ValueError, match=r"mine is not OTB100: expected .* Basketball.*; found 1 sequences \(Cat\)"
+    ):
         main(arguments(tmp_path / "mine"))
     (tmp_path / "none/a").mkdir(parents=True)
-    with pytest.raises(ValueError, match=r"looked for NAME/img/ with NAME/groundtruth_rect.txt; found 1 folders"):
+    with pytest.raises(
+        ValueError, match=r"looked for NAME/img/ with NAME/groundtruth_rect.txt; found 1 folders"
+    ):
         main(arguments(tmp_path / "none"))
 
 
@@ -400,7 +469,9 @@ def test_root_has_a_default(otb: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command = ["--dataset", "OTB100", "--tracker", "static", "--workers", "1", "--out", "out"]
     monkeypatch.chdir(otb.parent)
     monkeypatch.delenv("RBSF_DATA", raising=False)
-    with pytest.raises(FileNotFoundError, match="OTB100 is not in data/OTB: give its folder by --root"):
+    with pytest.raises(
+        FileNotFoundError, match="OTB100 is not in data/OTB: give its folder by --root"
+    ):
         main(command)
     (otb.parent / "data").mkdir()
     otb.rename(otb.parent / "data/OTB")

@@ -51,7 +51,10 @@ def random_geometry(seed):
     }
 
 
-GEOMETRIES = [{"in_channels": 3, "out_channels": 5, "kernel_size": 3}, *map(random_geometry, range(8))]
+GEOMETRIES = [
+    {"in_channels": 3, "out_channels": 5, "kernel_size": 3},
+    *map(random_geometry, range(8)),
+]
 
 
 def slope(w):
@@ -69,7 +72,9 @@ def layer_and_input(geometry, seed=0):
     layer = RBConv2d(**geometry).double()
     layer.set_weight(0.7 * torch.randn_like(layer.weight))
     layer.C.data.add_(0.1 * torch.randn_like(layer.C))
-    return layer, torch.randn(2, geometry["in_channels"], 9, 9, dtype=torch.float64, requires_grad=True)
+    return layer, torch.randn(
+        2, geometry["in_channels"], 9, 9, dtype=torch.float64, requires_grad=True
+    )
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
@@ -84,12 +89,18 @@ def test_rbconv_forward_is_eq_5_and_6(geometry):
 
 @pytest.mark.parametrize("border", [-1.0, 0.0, 1.0])
 def test_padded_borders_are_what_the_layer_says(border):
-    layer, x = layer_and_input({"in_channels": 4, "out_channels": 6, "kernel_size": 3, "padding": 2, "stride": 2})
+    layer, x = layer_and_input(
+        {"in_channels": 4, "out_channels": 6, "kernel_size": 3, "padding": 2, "stride": 2}
+    )
     layer.border = border
     padded = F.pad(ones(x), (2, 2, 2, 2), value=border)
-    torch.testing.assert_close(layer(x), F.conv2d(padded, ones(layer.weight) * layer.C.mean(), None, 2))
+    torch.testing.assert_close(
+        layer(x), F.conv2d(padded, ones(layer.weight) * layer.C.mean(), None, 2)
+    )
     layer.fix_terms(layer.terms())
-    torch.testing.assert_close(layer(x), F.conv2d(padded, ones(layer.weight) * layer.C.mean(), None, 2))
+    torch.testing.assert_close(
+        layer(x), F.conv2d(padded, ones(layer.weight) * layer.C.mean(), None, 2)
+    )
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
@@ -104,7 +115,9 @@ def test_rbconv_gradients_are_eq_7_8_and_13(geometry):
     layer(x).backward(upstream)
     mean_c = layer.C.detach().mean()
     torch.testing.assert_close(layer.weight.grad, by_kernel * mean_c * slope(layer.weight.detach()))
-    by_c = (by_kernel * ones(layer.weight.detach())).sum() / layer.C.numel()  # the mean shares it among C's entries
+    by_c = (
+        by_kernel * ones(layer.weight.detach())
+    ).sum() / layer.C.numel()  # the mean shares it among C's entries
     torch.testing.assert_close(layer.C.grad, by_c.expand_as(layer.C))
     assert x.grad.abs().sum() > 0
 
@@ -120,7 +133,9 @@ def test_kernel_loss_is_eq_3_11_and_15(geometry):
     by_w_hat = -(w - c * w_hat) * c  # Eq. 11, lambda1 = 1
     direct = w - c * w_hat  # dL / dW with W_hat fixed: autograd takes the whole derivative
     torch.testing.assert_close(layer.weight.grad, direct + by_w_hat * slope(w))
-    torch.testing.assert_close(layer.C.grad, -((w - c * w_hat) * w_hat).sum(0, keepdim=True))  # Eq. 15
+    torch.testing.assert_close(
+        layer.C.grad, -((w - c * w_hat) * w_hat).sum(0, keepdim=True)
+    )  # Eq. 15
 
 
 def test_c_starts_at_the_mean_magnitude_and_has_the_shape_of_one_filter():
@@ -150,7 +165,11 @@ def test_every_method_keeps_its_outputs_when_packed(method, geometry):
 
 def small_net():
     return nn.Sequential(
-        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 3), nn.Sequential(nn.Conv2d(8, 4, 3))
+        nn.Conv2d(3, 8, 3),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 1),
+        nn.Conv2d(8, 8, 3),
+        nn.Sequential(nn.Conv2d(8, 4, 3)),
     )
 
 
@@ -158,7 +177,12 @@ def test_binarize_changes_by_rule_and_says_so():
     net = small_net()
     original = net[3].weight.detach().clone()
     changes = binarize(net, "rbcn")
-    assert [(c.name, c.kept) for c in changes] == [("0", "first convolution"), ("2", "1x1"), ("3", ""), ("4.0", "")]
+    assert [(c.name, c.kept) for c in changes] == [
+        ("0", "first convolution"),
+        ("2", "1x1"),
+        ("3", ""),
+        ("4.0", ""),
+    ]
     assert list(binary_layers(net)) == ["3", "4.0"]
     assert torch.equal(net[3].weight, original)
     assert net(torch.randn(2, 3, 12, 12)).shape == (2, 4, 6, 6)
@@ -176,7 +200,10 @@ def test_binarize_options():
 @pytest.mark.parametrize("method", METHODS)
 def test_a_bias_is_kept(method):
     """No batch-norm may follow that would make up for it."""
-    net, x = nn.Sequential(nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3, bias=False)), torch.randn(2, 8, 9, 9)
+    net, x = (
+        nn.Sequential(nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3, bias=False)),
+        torch.randn(2, 8, 9, 9),
+    )
     bias = net[0].bias.detach().clone()
     binarize(net, method, skip_first=False)
     torch.testing.assert_close(net[0].bias, bias, rtol=0, atol=0)
@@ -205,7 +232,10 @@ def test_new_layers_keep_the_mode_of_the_old(training):
 @pytest.mark.parametrize(
     ("padding", "message"),
     [
-        ({"padding": 1, "padding_mode": "reflect"}, "convolution 4: padding_mode 'reflect' has no binary form"),
+        (
+            {"padding": 1, "padding_mode": "reflect"},
+            "convolution 4: padding_mode 'reflect' has no binary form",
+        ),
         ({"padding": "same"}, "convolution 4: padding 'same' is not in pixels"),
     ],
 )
@@ -215,7 +245,12 @@ def test_binarize_refuses_paddings_before_it_changes_anything(padding, message):
         binarize(net)
     assert "\n" not in str(error.value)
     assert not binary_layers(net)
-    assert [c.kept for c in binarize(net, skip=["4"])] == ["first convolution", "1x1", "", "named in skip"]
+    assert [c.kept for c in binarize(net, skip=["4"])] == [
+        "first convolution",
+        "1x1",
+        "",
+        "named in skip",
+    ]
     with pytest.raises(ValueError, match=message.partition(": ")[2]):
         RBConv2d.from_conv(net[4])
 

@@ -1,4 +1,6 @@
-"""Captured steps, with a stand-in for CUDA's graphs: recording runs nothing, a replay runs what was recorded."""
+"""Captured steps, with a stand-in for CUDA's graphs: recording runs nothing, a replay runs what was
+recorded.
+"""
 
 from __future__ import annotations
 
@@ -45,9 +47,17 @@ class StandIn:
 def tensors_of(rectifier):
     """Weights, statistics and the optimizers' memories, by name."""
     state = rectifier.state_dict()
-    found = {(name, key): tensor for name, part in state["modules"].items() for key, tensor in part.items()}
+    found = {
+        (name, key): tensor
+        for name, part in state["modules"].items()
+        for key, tensor in part.items()
+    }
     for name, part in state["optimizers"].items():
-        found |= {(name, p, key): tensor for p, memory in part["state"].items() for key, tensor in memory.items()}
+        found |= {
+            (name, p, key): tensor
+            for p, memory in part["state"].items()
+            for key, tensor in memory.items()
+        }
     return found
 
 
@@ -61,7 +71,9 @@ def train(steps):
     return logged
 
 
-@pytest.mark.parametrize("settings", [{}, {"optimizer": "sgd"}, {"gan": False, "lambda_match": 0.0}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"optimizer": "sgd"}, {"gan": False, "lambda_match": 0.0}]
+)
 def test_replayed_steps_are_the_plain_ones_to_the_bit(settings, monkeypatch):
     monkeypatch.setattr(StandIn, "made", 0)
     plain, captured = make(**settings), make(**settings)
@@ -137,9 +149,11 @@ def test_a_checkpoint_keeps_the_options_of_the_device_it_is_loaded_on():
 
 
 class TestAStepOnAnotherDevice:
-    """Steps of a CIFAR network on tensors without values, on a device that is not the CPU: what a recording asks for.
+    """Steps of a CIFAR network on tensors without values, on a device that is not the CPU: what a
+    recording asks for.
 
-    Whoever asks for a value, as `.item()` does, and whoever takes a tensor of the CPU along, gets an error there.
+    Whoever asks for a value, as `.item()` does, and whoever takes a tensor of the CPU along, gets
+    an error there.
     """
 
     @pytest.fixture(autouse=True)
@@ -162,9 +176,13 @@ class TestAStepOnAnotherDevice:
         ],
     )
     def test_it_asks_for_no_value_and_takes_nothing_from_the_cpu(self, settings):
-        trial = Trial(trial_config(stages="4-4-8-16", batch_size=4, **settings), torch.device("cpu"))
+        trial = Trial(
+            trial_config(stages="4-4-8-16", batch_size=4, **settings), torch.device("cpu")
+        )
         rectifier = trial.rectifier
-        rectifier.task.classify = lambda net, images: net(images)  # there is no autocast for such a device
+        rectifier.task.classify = lambda net, images: net(
+            images
+        )  # there is no autocast for such a device
         (batch,) = trial.batches(1)
         with FakeTensorMode():
             for module in rectifier.modules().values():
@@ -184,7 +202,9 @@ class TestAStepOnAnotherDevice:
 def make_valueless(module):
     for part in module.modules():
         for name, parameter in part.named_parameters(recurse=False):
-            part._parameters[name] = torch.nn.Parameter(valueless(parameter), parameter.requires_grad)
+            part._parameters[name] = torch.nn.Parameter(
+                valueless(parameter), parameter.requires_grad
+            )
         for name, buffer in part.named_buffers(recurse=False):
             part._buffers[name] = valueless(buffer)
 

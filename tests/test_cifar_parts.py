@@ -22,7 +22,9 @@ def small():
     with pytest.MonkeyPatch.context() as patch:
         for module in (cifar, cifar_parts):
             for name in ("CIFAR100", "CIFAR100_COARSE"):
-                patch.setattr(module, name, dataclasses.replace(getattr(cifar, name), counts=COUNTS))
+                patch.setattr(
+                    module, name, dataclasses.replace(getattr(cifar, name), counts=COUNTS)
+                )
         patch.setattr("rbsf.datasets.images.made_up_cifar.CIFAR100", cifar.CIFAR100)
         yield
 
@@ -32,7 +34,9 @@ def parts(small, tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("made-up")
     write_made_up_cifar(root)
     paths = pack_cifar100(root, root / "parts", 150_000)
-    assert [path.name for path in paths] == [f"cifar100-{n}-of-{len(paths)}.zip" for n in range(1, len(paths) + 1)]
+    assert [path.name for path in paths] == [
+        f"cifar100-{n}-of-{len(paths)}.zip" for n in range(1, len(paths) + 1)
+    ]
     assert len(paths) > 1
     assert all(path.stat().st_size <= 150_000 for path in paths)
     return root / "parts"
@@ -40,7 +44,9 @@ def parts(small, tmp_path_factory) -> Path:
 
 def test_the_parts_give_every_pixel_and_label_again(parts: Path, tmp_path: Path) -> None:
     unpack_cifar100(parts, tmp_path)
-    pairs = zip(open_cifar(tmp_path, cifar.CIFAR100), open_cifar(parts.parent, cifar.CIFAR100), strict=True)
+    pairs = zip(
+        open_cifar(tmp_path, cifar.CIFAR100), open_cifar(parts.parent, cifar.CIFAR100), strict=True
+    )
     for found, expected in pairs:
         assert found.images.equal(expected.images)
         assert found.labels.equal(expected.labels)
@@ -49,7 +55,10 @@ def test_the_parts_give_every_pixel_and_label_again(parts: Path, tmp_path: Path)
 
 def test_coarse_labels_travel_too(parts: Path, tmp_path: Path) -> None:
     unpack_cifar100(parts, tmp_path)
-    binary = [np.fromfile(root / "cifar-100-binary" / "test.bin", np.uint8) for root in (tmp_path, parts.parent)]
+    binary = [
+        np.fromfile(root / "cifar-100-binary" / "test.bin", np.uint8)
+        for root in (tmp_path, parts.parent)
+    ]
     np.testing.assert_array_equal(*binary)
 
 
@@ -67,7 +76,9 @@ def copy_of(parts: Path, folder: Path) -> list[Path]:
 
 
 def test_missing_parts_are_named(parts: Path, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"holds no cifar100-1-of-N\.zip; make the parts with --pack"):
+    with pytest.raises(
+        FileNotFoundError, match=r"holds no cifar100-1-of-N\.zip; make the parts with --pack"
+    ):
         unpack_cifar100(tmp_path, tmp_path)
     copies = copy_of(parts, tmp_path)
     copies[1].unlink()
@@ -79,7 +90,9 @@ def test_missing_parts_are_named(parts: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "other"])
-def test_a_damaged_part_is_named_and_nothing_is_made(parts: Path, tmp_path: Path, damage: str) -> None:
+def test_a_damaged_part_is_named_and_nothing_is_made(
+    parts: Path, tmp_path: Path, damage: str
+) -> None:
     path = copy_of(parts, tmp_path)[0]
     content = bytearray(path.read_bytes())
     if damage == "cut":
@@ -99,6 +112,8 @@ def test_real_images(real_data: Path, tmp_path: Path) -> None:
     paths = pack_cifar100(real_data, tmp_path / "parts", 40_000_000)
     assert len(paths) == 3
     unpack_cifar100(tmp_path / "parts", tmp_path)
-    for found, expected in zip(open_cifar(tmp_path, CIFAR100), open_cifar(real_data, CIFAR100), strict=True):
+    for found, expected in zip(
+        open_cifar(tmp_path, CIFAR100), open_cifar(real_data, CIFAR100), strict=True
+    ):
         assert found.images.equal(expected.images)
         assert found.labels.equal(expected.labels)

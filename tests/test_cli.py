@@ -19,5 +19,7 @@ run(lambda: print(os.environ["OPENBLAS_NUM_THREADS"], "numpy" in sys.modules))
     for given, expected in (({}, "1"), ({"OPENBLAS_NUM_THREADS": "3"}, "3")):
         kept = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
         command = [sys.executable, "-c", code]
-        done = subprocess.run(command, cwd=ROOT, env={**kept, **given}, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            command, cwd=ROOT, env={**kept, **given}, capture_output=True, text=True, check=True
+        )
         assert done.stdout.split() == [expected, "False"]

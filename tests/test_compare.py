@@ -44,14 +44,20 @@ def test_data_sets_are_columns_with_their_split() -> None:
         ("a/UAV123", uav(make_tracker("rbsf", {"car": 0.25}), make_tracker("static", {}))),
     )
     scores = found["Scores"]
-    assert scores.groups == (("", 1), ("OTB100 (2 of 100 sequences)", 4), ("UAV123 (1 of 123 sequences)", 4))
+    assert scores.groups == (
+        ("", 1),
+        ("OTB100 (2 of 100 sequences)", 4),
+        ("UAV123 (1 of 123 sequences)", 4),
+    )
     assert scores.columns == ["tracker", *["AUC", "precision", "AO", "SR0.5"] * 2]
     assert rows(scores) == [["rbsf", *["0.500"] * 4, *["0.250"] * 4], ["static", *["–"] * 8]]
     assert list(found) == ["Scores"]  # nothing to compare within a data set
 
 
 def test_mean_over_fewer_sequences_is_not_the_best() -> None:
-    whole = [make_tracker(name, {"Dog": auc, "Girl": auc}) for name, auc in (("a", 0.5), ("b", 0.4))]
+    whole = [
+        make_tracker(name, {"Dog": auc, "Girl": auc}) for name, auc in (("a", 0.5), ("b", 0.4))
+    ]
     scores = tables(("x/OTB100", otb(*whole, make_tracker("c", {"Dog": 0.9}))))["Scores"]
     assert [row[1].best for row in scores.rows] == [True, False, False]
     assert "| c | 0.900 (1 of 2 sequences) | 0.900 |" in str(scores)
@@ -60,27 +66,42 @@ def test_mean_over_fewer_sequences_is_not_the_best() -> None:
 def test_common_sequences_by_hand() -> None:
     found = tables(
         ("runs/a/reports/OTB100", otb(make_tracker("rbsf", {"Dog": 0.5, "Girl": 0.3, "Man": 0.9}))),
-        ("runs/b/reports/OTB100", otb(make_tracker("rbsf", {"Girl": 0.4, "Dog": 0.6, "Car": 0.0}), title="OTB100")),
+        (
+            "runs/b/reports/OTB100",
+            otb(make_tracker("rbsf", {"Girl": 0.4, "Dog": 0.6, "Car": 0.0}), title="OTB100"),
+        ),
     )
     assert [row[0] for row in rows(found["Scores"])] == ["rbsf (a)", "rbsf (b)"]
     table = found["OTB100, common sequences"]
-    assert rows(table) == [["rbsf (a)", "0.400", "–", "–"], ["rbsf (b)", "0.500", "+0.100", "+0.100 to +0.100"]]
+    assert rows(table) == [
+        ["rbsf (a)", "0.400", "–", "–"],
+        ["rbsf (b)", "0.500", "+0.100", "+0.100 to +0.100"],
+    ]
     assert "the 2 sequences of OTB100 that all 2 trackers have" in table.caption
     assert table.columns[2] == "minus rbsf (a)"
 
 
 def test_trackers_of_one_report_are_compared_too() -> None:
     table = tables(("a", otb()))["OTB100, common sequences"]
-    assert [row[:3] for row in rows(table)] == [["rbsf", "0.550", "–"], ["teacher", "0.625", "+0.075"]]
+    assert [row[:3] for row in rows(table)] == [
+        ["rbsf", "0.550", "–"],
+        ["teacher", "0.625", "+0.075"],
+    ]
 
 
 def test_one_common_sequence_has_no_interval() -> None:
     report = otb(make_tracker("a", {"Dog": 0.5}), make_tracker("b", {"Dog": 0.25}))
-    assert rows(tables(("x", report))["OTB100, common sequences"])[1] == ["b", "0.250", "-0.250", "–"]
+    assert rows(tables(("x", report))["OTB100, common sequences"])[1] == [
+        "b",
+        "0.250",
+        "-0.250",
+        "–",
+    ]
 
 
 def test_bootstrap_interval() -> None:
-    # The mean of 100 gaps of 0 or 1, half of each, has a standard error of 0.05: 0.5 +- 1.96 * 0.05.
+    # The mean of 100 gaps of 0 or 1, half of each, has a standard error of 0.05: 0.5 +- 1.96 *
+    # 0.05.
     gaps = np.tile([0.0, 1.0], 50)
     names = [str(i) for i in range(100)]
     low, high = bootstrap_interval(gaps, names)
@@ -92,8 +113,12 @@ def test_bootstrap_interval() -> None:
 def test_passes_of_one_sequence_are_one_draw() -> None:
     gaps = np.tile([0.0, 1.0], 50)
     four_each = bootstrap_interval(gaps.repeat(4), [str(i // 4) for i in range(400)])
-    assert four_each == pytest.approx(bootstrap_interval(gaps, [str(i) for i in range(100)]))  # not half as wide
-    low, high = bootstrap_interval(np.array([0.0, 1.0, 1.0, 1.0]), ["a", "b", "b", "b"])  # all of a, or of b, or 3 of 4
+    assert four_each == pytest.approx(
+        bootstrap_interval(gaps, [str(i) for i in range(100)])
+    )  # not half as wide
+    low, high = bootstrap_interval(
+        np.array([0.0, 1.0, 1.0, 1.0]), ["a", "b", "b", "b"]
+    )  # all of a, or of b, or 3 of 4
     assert (low, high) == (0, 1)
     names = {f"{name}@{first}+9": 0.5 for name in ("Dog", "Girl") for first in (0, 20)}
     trackers = make_tracker("a", names), make_tracker("b", dict.fromkeys(names, 0.25))
@@ -115,7 +140,9 @@ def test_runs_of_one_name_are_told_apart_by_their_paths() -> None:
     assert names == ["rbsf (x/a)", "teacher (x/a)", "rbsf (y/a)", "teacher (y/a)"]
 
 
-def test_program_prints_markdown_and_writes_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_program_prints_markdown_and_writes_a_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     evil = otb(make_tracker("<script>x</script>", {"Dog": 0.5}), make_tracker("b", {"Dog": 0.25}))
     runs = [save(tmp_path / "a", evil), save(tmp_path / "b", uav()) + "/report.json"]
     assert main([*runs, "--out", str(tmp_path / "new/out.html")]) == 0
@@ -132,11 +159,16 @@ def test_program_prints_markdown_and_writes_a_page(tmp_path: Path, capsys: pytes
 @pytest.mark.parametrize(
     ("second", "fault"),
     [
-        (otb(make_tracker("rbsf", {"Car": 0.5})), "OTB100: the trackers have no sequence in common"),
+        (
+            otb(make_tracker("rbsf", {"Car": 0.5})),
+            "OTB100: the trackers have no sequence in common",
+        ),
         (otb() | {"format": "rbsf-benchmark-9"}, "newer format rbsf-benchmark-9"),
     ],
 )
-def test_reports_that_cannot_be_compared(tmp_path: Path, second: dict[str, Any], fault: str) -> None:
+def test_reports_that_cannot_be_compared(
+    tmp_path: Path, second: dict[str, Any], fault: str
+) -> None:
     with pytest.raises(ValueError, match=fault):
         main([save(tmp_path / "a", otb()), save(tmp_path / "b", second)])
 
@@ -154,4 +186,7 @@ def test_exit_code_and_one_line(tmp_path: Path) -> None:
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert result.returncode == 1
     assert result.stdout == ""
-    assert result.stderr == f"error: report {tmp_path / 'none'} does not exist; eval/run_benchmarks.py writes it\n"
+    assert (
+        result.stderr
+        == f"error: report {tmp_path / 'none'} does not exist; eval/run_benchmarks.py writes it\n"
+    )

@@ -51,7 +51,17 @@ def test_every_model_has_its_defaults(model):
 def test_flags_win_over_file_over_defaults(tmp_path):
     (tmp_path / "c.yaml").write_text("epochs: 7\nbatch_size: 3\nlr_binary: 1e-4\n")
     config = read_config(
-        ["--config", str(tmp_path / "c.yaml"), "--batch-size", "5", "--no-gan", "--data", "a", "--data", "b"]
+        [
+            "--config",
+            str(tmp_path / "c.yaml"),
+            "--batch-size",
+            "5",
+            "--no-gan",
+            "--data",
+            "a",
+            "--data",
+            "b",
+        ]
     )
     assert (config.epochs, config.batch_size, config.lr_binary, config.gan) == (7, 5, 1e-4, False)
     assert config.data == ["a", "b"]
@@ -127,7 +137,9 @@ def test_help_is_complete(capsys):
 
 
 def test_help_names_the_defaults_it_is_given_and_settings_are_those_given(capsys):
-    assert parse_config(TrainConfig, ["--seed", "5"], "", {"epochs": 71, "lr_real": 0.0}) == {"seed": 5}
+    assert parse_config(TrainConfig, ["--seed", "5"], "", {"epochs": 71, "lr_real": 0.0}) == {
+        "seed": 5
+    }
     with pytest.raises(SystemExit):
         parse_config(TrainConfig, ["--help"], "", {"epochs": 71, "lr_real": 0.0})
     text = " ".join(capsys.readouterr().out.split())
@@ -144,10 +156,21 @@ def test_make_weights_gives_settings_that_exist_and_goes_on_where_it_stopped(beg
     if begun:
         (tmp_path / "rbsf" / "config.yaml").touch()
     plan = ["make", "--dry-run", "weights", "DATA=d", "TEACHER=t.npz", f"WEIGHTS={tmp_path}"]
-    lines = subprocess.run(plan, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    lines = subprocess.run(
+        plan, cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
     assert any(line.startswith(f"test -f {tmp_path}/synthetic/list.txt ||") for line in lines)
-    (words,) = (shlex.split(line.split("tools/train_rbsf.py ")[1]) for line in lines if "tools/train_rbsf.py " in line)
+    (words,) = (
+        shlex.split(line.split("tools/train_rbsf.py ")[1])
+        for line in lines
+        if "tools/train_rbsf.py " in line
+    )
     assert ("--resume" in words) == begun
     config = read_config([word for word in words if word != "--resume"])
-    assert (config.model, config.teacher, config.epochs, config.pairs) == ("rbsf", "t.npz", 10, 1600)
+    assert (config.model, config.teacher, config.epochs, config.pairs) == (
+        "rbsf",
+        "t.npz",
+        10,
+        1600,
+    )
     assert config.data == ["d/GOT-10k/train", "d/stills", f"{tmp_path}/synthetic"]

@@ -39,7 +39,12 @@ def test_1_bit_multiplications_of_resnet18(resnet18):
 
 
 def small():
-    layers = [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 8, 3, groups=2, bias=False), nn.BatchNorm2d(8)]
+    layers = [
+        nn.Conv2d(3, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.Conv2d(4, 8, 3, groups=2, bias=False),
+        nn.BatchNorm2d(8),
+    ]
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(8 * 4 * 4, 2))
 
 
@@ -75,7 +80,9 @@ def test_a_norm_in_front_of_the_sign_folds_into_the_one_before():
 def test_methods_counted_by_hand(method, options, bits, real, binary):
     net = small()
     binarize(net, method, input_norm=False, options=options)
-    assert count(net, (3, 8, 8))[2] == LayerCost("2", "1-bit convolution", (8, 4, 4), bits, real, binary)
+    assert count(net, (3, 8, 8))[2] == LayerCost(
+        "2", "1-bit convolution", (8, 4, 4), bits, real, binary
+    )
 
 
 def test_bytes_and_multiplications():
@@ -126,7 +133,10 @@ def test_resnet_trains_in_both_forms():
 def test_tool_prints_the_table(capsys):
     main(["--model", "resnet18"])
     out = capsys.readouterr().out
-    assert "stages.1.0.shortcut.1  convolution        128 x 28 x 28      262,144     32,768    6,422,528" in out
+    assert (
+        "stages.1.0.shortcut.1  convolution        128 x 28 x 28      262,144     32,768    6,422,528"
+        in out
+    )
     assert out.endswith(
         "weights: 33.5 Mbit, float 374.1 Mbit: 11.16x\nmultiplications: 1.67e+08, float 1.81e+09: 10.86x\n"
     )
@@ -144,7 +154,9 @@ def test_tool_measures_every_convolution_of_a_tracker(capsys):
     main(["--model", "rbsf", "--size", "127", "--measure", "--repeat", "1"])
     rows = [line.split() for line in capsys.readouterr().out.splitlines() if "convolution" in line]
     assert [row[0] for row in rows] == [f"layers.{number}.conv" for number in range(5)]
-    assert all("." in number and float(number) > 0 for row in rows for number in row[-2:])  # counts have no point
+    assert all(
+        "." in number and float(number) > 0 for row in rows for number in row[-2:]
+    )  # counts have no point
 
 
 @pytest.mark.parametrize(
@@ -163,7 +175,9 @@ def test_nodes_of_a_packed_network_are_those_of_a_layer(node, layer):
 
 
 def test_tool_takes_trained_weights(tmp_path, capsys):
-    net = build("lenet", "abcnet", classes=5, method_options={"weight_bases": 2, "activation_bases": 1}).eval()
+    net = build(
+        "lenet", "abcnet", classes=5, method_options={"weight_bases": 2, "activation_bases": 1}
+    ).eval()
     save_weights(net, "lenet", tmp_path / "net.safetensors")
     main(["--weights", str(tmp_path / "net.safetensors")])
     assert "102,400" in capsys.readouterr().out  # bits of 2 bases of 64 x 32 x 5 x 5

@@ -44,7 +44,9 @@ def store_path(tmp_path):
 
 
 def decode(crop):
-    return cv2.cvtColor(cv2.imdecode(np.frombuffer(crop.jpeg, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(
+        cv2.imdecode(np.frombuffer(crop.jpeg, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB
+    )
 
 
 def test_crop_is_centred_at_exemplar_scale_and_rgb():
@@ -129,11 +131,19 @@ def test_sequence_is_replaced_as_a_whole(store_path):
         writer.leave_out("source", "car", [2, 6])
         writer.finish()
     with CropWriter(store_path) as writer:
-        writer.add_crops(writer.add_sequence("source", "car", "video"), [plain_crop(k, 50 + k) for k in (0, 2, 4)])
+        writer.add_crops(
+            writer.add_sequence("source", "car", "video"),
+            [plain_crop(k, 50 + k) for k in (0, 2, 4)],
+        )
         writer.leave_out("source", "car", [6])
     with CropWriter(store_path) as writer:  # that was not committed: nothing has changed
-        assert writer.contents() == Contents(2, 4, {("source", "car"): [2, 6], ("source", "cup.jpg"): []})
-        writer.add_crops(writer.add_sequence("source", "car", "video"), [plain_crop(k, 50 + k) for k in (0, 2, 4)])
+        assert writer.contents() == Contents(
+            2, 4, {("source", "car"): [2, 6], ("source", "cup.jpg"): []}
+        )
+        writer.add_crops(
+            writer.add_sequence("source", "car", "video"),
+            [plain_crop(k, 50 + k) for k in (0, 2, 4)],
+        )
         writer.leave_out("source", "car", [6])
         writer.finish()
     store = CropStore(store_path)
@@ -141,7 +151,10 @@ def test_sequence_is_replaced_as_a_whole(store_path):
     assert store.starts.tolist() == [0, 1, 4]
     assert store.frames.tolist() == [0, 0, 2, 4]
     assert [round(store.read(i).mean()) for i in range(4)] == [200, 50, 52, 54]
-    assert finished_contents(store_path, {}).left_out == {("source", "car"): [6], ("source", "cup.jpg"): []}
+    assert finished_contents(store_path, {}).left_out == {
+        ("source", "car"): [6],
+        ("source", "cup.jpg"): [],
+    }
     with sqlite3.connect(store_path) as db:
         assert db.execute("SELECT count(*) FROM images").fetchone() == (4,)
     db.close()
@@ -152,7 +165,9 @@ def test_stores_of_early_versions_are_read_and_extended(store_path):
         db.execute("DROP TABLE left_out")
     db.close()
     assert len(CropStore(store_path)) == 4
-    assert finished_contents(store_path, {}) == Contents(2, 4, {("source", "car"): [], ("source", "cup.jpg"): []})
+    assert finished_contents(store_path, {}) == Contents(
+        2, 4, {("source", "car"): [], ("source", "cup.jpg"): []}
+    )
     with CropWriter(store_path) as writer:
         writer.leave_out("source", "hat.jpg", [0])
         writer.finish()
@@ -171,7 +186,9 @@ def test_contents_are_told_of_finished_stores_only(store_path, tmp_path):
 
 
 def test_missing_store(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"none\.db: no such crop store; make it with tools/prepare_pairs"):
+    with pytest.raises(
+        FileNotFoundError, match=r"none\.db: no such crop store; make it with tools/prepare_pairs"
+    ):
         CropStore(tmp_path / "none.db")
 
 
@@ -214,7 +231,9 @@ def test_other_settings_are_refused(tmp_path):
     with CropWriter(tmp_path / "pairs.db", {"every": "1"}):
         pass
     with (
-        pytest.raises(ValueError, match="made with every 1, not 5; keep to that or name another file"),
+        pytest.raises(
+            ValueError, match="made with every 1, not 5; keep to that or name another file"
+        ),
         CropWriter(tmp_path / "pairs.db", {"every": "5"}),
     ):
         pass
@@ -224,7 +243,9 @@ def test_second_writer_is_refused(tmp_path):
     first, second = CropWriter(tmp_path / "pairs.db"), CropWriter(tmp_path / "pairs.db")
     with (
         first,
-        pytest.raises(OSError, match=r"pairs\.db: cannot write the crop store \(database is locked\)"),
+        pytest.raises(
+            OSError, match=r"pairs\.db: cannot write the crop store \(database is locked\)"
+        ),
         second,
     ):
         pass

@@ -39,7 +39,9 @@ def test_demo_of_the_default_length(tmp_path, capsys):
 
 def test_network_flags_are_passed_on(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr("rbsf.tracker.backbones.load_backbone", lambda *args: seen.append(args) or contrast_backbone)
+    monkeypatch.setattr(
+        "rbsf.tracker.backbones.load_backbone", lambda *args: seen.append(args) or contrast_backbone
+    )
     flags = [
         "--precision",
         "bfloat16",
@@ -61,8 +63,12 @@ def test_a_stopped_demo_says_so_by_its_code(tmp_path, monkeypatch):
         signal.raise_signal(signal.SIGTERM)
         return contrast_backbone(crops)
 
-    calls = iter([contrast_backbone, contrast_backbone, stopped])  # the exemplar, its copies, then the second frame
-    monkeypatch.setattr("rbsf.tracker.backbones.load_backbone", lambda *args: lambda crops: next(calls)(crops))
+    calls = iter(
+        [contrast_backbone, contrast_backbone, stopped]
+    )  # the exemplar, its copies, then the second frame
+    monkeypatch.setattr(
+        "rbsf.tracker.backbones.load_backbone", lambda *args: lambda crops: next(calls)(crops)
+    )
     assert main(["--out", str(tmp_path), "--frames", "9"]) == 143
     assert not (tmp_path / "demo.png").exists()
 

@@ -19,7 +19,8 @@ from rbsf.train.loop import Loop, LoopConfig
 from rbsf.train.rectify import Rectifier, RectifyConfig
 
 pytestmark = pytest.mark.skipif(
-    not torch.distributed.is_available(), reason=needs("distributed", "PyTorch was built without it")
+    not torch.distributed.is_available(),
+    reason=needs("distributed", "PyTorch was built without it"),
 )
 
 STEPS, BATCH = 3, 8
@@ -35,7 +36,9 @@ class ToyConfig(LoopConfig, RectifyConfig):
 
 
 class Toy(nn.Module):
-    """Two linear layers, whose samples do not meet as in a batch-norm, and the mean of the last batch as a buffer."""
+    """Two linear layers, whose samples do not meet as in a batch-norm, and the mean of the last
+    batch as a buffer.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,7 +55,9 @@ def task(student, teacher, batch):
 
 
 def train(out, batch_size):
-    """Train as this process of its group, starting from weights of its own; leaves RANK.pt with the network."""
+    """Train as this process of its group, starting from weights of its own; leaves RANK.pt with the
+    network.
+    """
     rank, world, _ = distributed.start(torch.device("cpu"))
     generator = torch.Generator().manual_seed(5)
     x, y = (torch.randn(STEPS, BATCH, size, generator=generator) for size in (4, 2))
@@ -63,7 +68,13 @@ def train(out, batch_size):
             yield {"x": x[step, part], "y": y[step, part]}
 
     torch.manual_seed(rank)
-    settings = {"gan": False, "lambda_match": 0.0, "bn_pass": 0.0, "optimizer": "sgd", "lr_real": 0.1}
+    settings = {
+        "gan": False,
+        "lambda_match": 0.0,
+        "bn_pass": 0.0,
+        "optimizer": "sgd",
+        "lr_real": 0.1,
+    }
     config = ToyConfig(**settings, epochs=1, batch_size=batch_size, warmup=0)
     Loop(Rectifier(net := Toy(), None, task, config), batches, config, out, None, rank, world).run()
     torch.save(net.state_dict(), out / f"{rank}.pt")
@@ -77,14 +88,27 @@ PROGRAM = "import sys; from pathlib import Path; from test_distributed import tr
 def trained(tmp_path_factory):
     """Networks of one process, and of two with halves of its batches."""
     folder = tmp_path_factory.mktemp("distributed")
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    env = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+    }
     found = {}
     for count in (1, 2):
         out = folder / str(count)
         out.mkdir()
         (program := folder / f"{count}.py").write_text(PROGRAM.format(size=BATCH // count))
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
-        done = subprocess.run([*command, str(program), str(out)], capture_output=True, text=True, timeout=120, env=env)
+        command = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            str(count),
+        ]
+        done = subprocess.run(
+            [*command, str(program), str(out)], capture_output=True, text=True, timeout=120, env=env
+        )
         assert done.returncode == 0, done.stderr
         found[count] = [torch.load(out / f"{rank}.pt", weights_only=True) for rank in range(count)]
     return found

@@ -1,4 +1,6 @@
-"""The engine on trackers: every instruction set equals the NumPy reference to the bit, and what is refused."""
+"""The engine on trackers: every instruction set equals the NumPy reference to the bit, and what is
+refused.
+"""
 
 from __future__ import annotations
 
@@ -30,13 +32,17 @@ from rbsf.engine.run import Engine
 
 ISAS = available_isas()
 THREADS = min(2, os.cpu_count() or 1)
-needs_kernels = pytest.mark.skipif(len(ISAS) == 1, reason=needs("kernels", "the extension is not built"))
+needs_kernels = pytest.mark.skipif(
+    len(ISAS) == 1, reason=needs("kernels", "the extension is not built")
+)
 EXAMPLES = settings(max_examples=150, deadline=None, derandomize=True)
 
 
 def test_the_extension_is_built() -> None:
     """Where it could be: without it the tests of the kernels are left out."""
-    if not any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++", "cl")):
+    if not any(
+        shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++", "cl")
+    ):
         skip_without("compiler", "there is no C++ compiler")
     assert len(ISAS) > 1, "rbsf.engine._native is not built; type: pip install -e ."
 
@@ -50,7 +56,9 @@ def reference_outputs(model: PackedModel, images: np.ndarray) -> dict[str, np.nd
     maps, found = model.maps_for(*images.shape[1:3]), {"image": images}
     for node in model.nodes[1:]:
         inputs = [found[name] for name in node.inputs]
-        found[node.name] = reference(node, [maps[name] for name in node.inputs], maps[node.name], inputs)
+        found[node.name] = reference(
+            node, [maps[name] for name in node.inputs], maps[node.name], inputs
+        )
     return found
 
 
@@ -58,19 +66,30 @@ def features_of(outputs: dict[str, np.ndarray]) -> np.ndarray:
     return [*outputs.values()][-1]
 
 
-def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray], what: object) -> None:
+def assert_same(
+    found: dict[str, np.ndarray], expected: dict[str, np.ndarray], what: object
+) -> None:
     """All that was found is equal to the bit: also -0.0 and 0.0 differ."""
     for name, array in found.items():
         other = expected[name]
-        assert (array.dtype, array.shape, array.flags.c_contiguous) == (other.dtype, other.shape, True), (what, name)
+        assert (array.dtype, array.shape, array.flags.c_contiguous) == (
+            other.dtype,
+            other.shape,
+            True,
+        ), (what, name)
         assert array.tobytes() == other.tobytes(), (what, name)
 
 
 @st.composite
 def networks(draw: st.DrawFn) -> list[tuple]:
-    """Shapes of 2 to 4 layers that follow on one another; groups of neighbours need not divide one another."""
+    """Shapes of 2 to 4 layers that follow on one another; groups of neighbours need not divide one
+    another.
+    """
     count = draw(st.integers(2, 4))
-    groups = [1, *draw(st.lists(st.sampled_from([1, 1, 2, 3, 4]), min_size=count - 1, max_size=count - 1))]
+    groups = [
+        1,
+        *draw(st.lists(st.sampled_from([1, 1, 2, 3, 4]), min_size=count - 1, max_size=count - 1)),
+    ]
     shapes, inputs = [], draw(st.integers(1, 5))
     for number in range(count):
         unit = lcm(groups[number], groups[number + 1]) if number + 1 < count else groups[number]
@@ -87,7 +106,9 @@ def networks(draw: st.DrawFn) -> list[tuple]:
 @needs_kernels
 @EXAMPLES
 @given(networks(), st.integers(1, 4), st.integers(6, 40), st.integers(6, 40), st.integers(0, 1000))
-def test_any_network_is_as_the_reference(shapes: list[tuple], count: int, height: int, width: int, seed: int) -> None:
+def test_any_network_is_as_the_reference(
+    shapes: list[tuple], count: int, height: int, width: int, seed: int
+) -> None:
     assume(least_size(shapes) <= min(height, width))
     model, crops = random_model(seed, shapes), pixels(count, height, width, shapes[0][4], seed=seed)
     expected = reference_outputs(model, crops)
@@ -96,7 +117,9 @@ def test_any_network_is_as_the_reference(shapes: list[tuple], count: int, height
         engine = Engine(model, 1 + seed % THREADS, isa)
         for _ in range(2):  # the second time in the maps of the first
             found = engine.outputs(crops)
-            assert [*found] == ([*expected] if isa == "numpy" else ["image", *bits, model.nodes[-1].name])
+            assert [*found] == (
+                [*expected] if isa == "numpy" else ["image", *bits, model.nodes[-1].name]
+            )
             assert_same(found, expected, isa)
 
 
@@ -120,7 +143,9 @@ def test_the_tracker_network_is_as_the_reference(size: int) -> None:
 def test_long_windows_do_not_overflow_a_byte() -> None:
     shapes = [(1, 1, 0, 1, 3, 256, False), (7, 1, 0, 1, 256, 9, False), (1, 1, 0, 1, 9, 1, False)]
     model = random_model(2, shapes)
-    model = replace(model, nodes=tuple(all_ones(node) if node.name == "conv2" else node for node in model.nodes))
+    model = replace(
+        model, nodes=tuple(all_ones(node) if node.name == "conv2" else node for node in model.nodes)
+    )
     crops = pixels(1, 9, 9, 3)
     for isa in ISAS:
         assert_same(Engine(model, isa=isa).outputs(crops), reference_outputs(model, crops), isa)
@@ -136,32 +161,71 @@ def test_sums_worked_out_by_hand(border: int, expected: list[int]) -> None:
     (-, -), the others are -.  In padding of -1 the rows above and below give 12 products (-1)(-1), and the middle one
     -2 - 2 - 2, and 0 + 0 + 2; in padding of +1 they give -12, and 2 - 2 - 2, and 0 + 0 - 2.
     """
-    weight = np.packbits([[0, 0, 0, 0, 0, 0, 1, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0]], axis=1, bitorder="little")
-    geometry = {"kernel": 3, "stride": 1, "padding": 1, "groups": 1, "channels": 2, "border": border}
+    weight = np.packbits(
+        [[0, 0, 0, 0, 0, 0, 1, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0]], axis=1, bitorder="little"
+    )
+    geometry = {
+        "kernel": 3,
+        "stride": 1,
+        "padding": 1,
+        "groups": 1,
+        "channels": 2,
+        "border": border,
+    }
     nodes = (
         Node("image", "input", (), {"height": 1, "width": 2, "channels": 2, "any_size": False}),
-        Node("bits", "sign", ("image",), {}, {"threshold": np.int32([5, 5]), "flip": np.uint8([0, 1])}),
+        Node(
+            "bits",
+            "sign",
+            ("image",),
+            {},
+            {"threshold": np.int32([5, 5]), "flip": np.uint8([0, 1])},
+        ),
         Node("conv", "conv_bits", ("bits",), geometry, {"weight": weight}),
-        Node("scaled", "affine", ("conv",), {}, {"scale": np.ones(1, np.float32), "bias": np.zeros(1, np.float32)}),
+        Node(
+            "scaled",
+            "affine",
+            ("conv",),
+            {},
+            {"scale": np.ones(1, np.float32), "bias": np.zeros(1, np.float32)},
+        ),
         Node("features", "channels_first", ("scaled",)),
     )
     for isa in ISAS:
-        found = Engine(PackedModel("", "tracker", nodes, {}), isa=isa).outputs(np.uint8([[[[5, 5], [6, 4]]]]))
+        found = Engine(PackedModel("", "tracker", nodes, {}), isa=isa).outputs(
+            np.uint8([[[[5, 5], [6, 4]]]])
+        )
         assert found["bits"].tolist() == [[[[1, 0], [1, 1]]]]
         assert found["features"].tolist() == [[[expected]]]
 
 
 def test_a_first_layer_worked_out_by_hand() -> None:
-    """Windows of two pixels with weights 63 and -2, pooled before the threshold, and turned round after it."""
+    """Windows of two pixels with weights 63 and -2, pooled before the threshold, and turned round
+    after it.
+    """
     geometry = {"kernel": 1, "stride": 1, "padding": 0, "groups": 1, "channels": 2}
     weight = np.packbits([[1]], axis=1, bitorder="little")
     nodes = (
         Node("image", "input", (), {"height": 3, "width": 5, "channels": 2, "any_size": False}),
-        Node("first", "conv_u8", ("image",), geometry | {"bits": 8}, {"weight": np.int8([[[[63, -2]]]])}),
+        Node(
+            "first",
+            "conv_u8",
+            ("image",),
+            geometry | {"bits": 8},
+            {"weight": np.int8([[[[63, -2]]]])},
+        ),
         Node("pool", "max_pool", ("first",), dict(POOL)),
         Node("bits", "sign", ("pool",), {}, {"threshold": np.int32([626]), "flip": np.uint8([1])}),
-        Node("conv", "conv_bits", ("bits",), geometry | {"channels": 1, "border": -1}, {"weight": weight}),
-        Node("scaled", "affine", ("conv",), {}, {"scale": np.float32([0.5]), "bias": np.float32([2])}),
+        Node(
+            "conv",
+            "conv_bits",
+            ("bits",),
+            geometry | {"channels": 1, "border": -1},
+            {"weight": weight},
+        ),
+        Node(
+            "scaled", "affine", ("conv",), {}, {"scale": np.float32([0.5]), "bias": np.float32([2])}
+        ),
         Node("features", "channels_first", ("scaled",)),
     )
     image = np.zeros((1, 3, 5, 2), np.uint8)
@@ -172,8 +236,12 @@ def test_a_first_layer_worked_out_by_hand() -> None:
         assert found["features"].tolist() == [[[[1.5, 2.5]]]]
 
 
-def sums_of(conv: Node, bits: np.ndarray, isa: str, threads: int, inverted: np.ndarray | None = None) -> np.ndarray:
-    """Sums of `conv` by the kernels of `isa`; the bits of `inverted` channels lie in memory turned round."""
+def sums_of(
+    conv: Node, bits: np.ndarray, isa: str, threads: int, inverted: np.ndarray | None = None
+) -> np.ndarray:
+    """Sums of `conv` by the kernels of `isa`; the bits of `inverted` channels lie in memory turned
+    round.
+    """
     a, channels = conv.attributes, bits.shape[3]
     out = conv_bits.OP.result(conv, Map(bits.shape[1:], "bits"))
     inverted = np.zeros(channels, bool) if inverted is None else inverted
@@ -193,10 +261,20 @@ def sums_of(conv: Node, bits: np.ndarray, isa: str, threads: int, inverted: np.n
     st.integers(1, 3), st.integers(4, 30), st.integers(0, 1000),
 )  # fmt: skip
 def test_a_single_convolution_is_as_the_reference(
-    kernel: int, stride: int, padding: int, groups: int, inputs: int, outputs: int, count: int, size: int, seed: int
+    kernel: int,
+    stride: int,
+    padding: int,
+    groups: int,
+    inputs: int,
+    outputs: int,
+    count: int,
+    size: int,
+    seed: int,
 ) -> None:
     rng, channels = np.random.default_rng(seed), inputs * groups
-    conv = random_conv(rng, "a", "x", (kernel, stride, padding, groups, channels, outputs * groups, False))
+    conv = random_conv(
+        rng, "a", "x", (kernel, stride, padding, groups, channels, outputs * groups, False)
+    )
     bits = rng.integers(0, 2, (count, size, size + 1, channels), np.uint8)
     expected = conv_bits.reference(conv, bits)
     inverted = rng.random(channels) < 0.5 if seed % 2 else None
@@ -209,12 +287,20 @@ def test_a_single_convolution_is_as_the_reference(
 @needs_kernels
 @pytest.mark.parametrize(
     ("kernel", "channels", "kind"),
-    [(1, 127, np.int8), (1, 128, np.int16), (7, 668, np.int16), (3, 3640, np.int16), (2, 8192, np.int32)],
+    [
+        (1, 127, np.int8),
+        (1, 128, np.int16),
+        (7, 668, np.int16),
+        (3, 3640, np.int16),
+        (2, 8192, np.int32),
+    ],
 )
 def test_sums_reach_their_ends(kernel: int, channels: int, kind: type) -> None:
     """All bits are +1, all weights of the first filter, none of the second."""
     conv = random_conv(np.random.default_rng(0), "a", "x", (kernel, 1, 0, 1, channels, 2, False))
-    weight = np.packbits(np.outer([1, 0], np.ones(kernel**2 * channels, np.uint8)), axis=1, bitorder="little")
+    weight = np.packbits(
+        np.outer([1, 0], np.ones(kernel**2 * channels, np.uint8)), axis=1, bitorder="little"
+    )
     conv = replace(conv, tensors={"weight": weight})
     most = kernel**2 * channels
     for isa in ISAS[:-1]:
@@ -232,7 +318,9 @@ def test_reference_is_a_convolution_of_signs(border: int) -> None:
     conv = replace(conv, attributes=conv.attributes | {"border": border})
     bits = rng.integers(0, 2, (2, 9, 8, 6), np.uint8)
     signs = torch.from_numpy(bits.transpose(0, 3, 1, 2) * 2.0 - 1)
-    weight = np.unpackbits(conv.tensors["weight"], axis=1, count=27, bitorder="little").reshape(4, 3, 3, 3)
+    weight = np.unpackbits(conv.tensors["weight"], axis=1, count=27, bitorder="little").reshape(
+        4, 3, 3, 3
+    )
     weight = torch.from_numpy(weight.transpose(0, 3, 1, 2) * 2.0 - 1)
     padded = torch.nn.functional.pad(signs, (1, 1, 1, 1), value=float(border))
     expected = torch.nn.functional.conv2d(padded, weight, stride=2, groups=2).permute(0, 2, 3, 1)
@@ -276,7 +364,10 @@ def test_outputs_are_read_before_another_call_can_write(monkeypatch: pytest.Monk
 
 def test_images_of_many_sizes_in_turn() -> None:
     shapes = [(3, 2, 0, 1, 3, 20, True), (3, 1, 1, 2, 20, 6, False)]
-    model, sizes = random_model(4, shapes), [(7 + n % 11, 9 + n % 7) for n in range(24)]  # more than it keeps
+    model, sizes = (
+        random_model(4, shapes),
+        [(7 + n % 11, 9 + n % 7) for n in range(24)],
+    )  # more than it keeps
     for isa in {ISAS[0], "numpy"}:
         engine = Engine(model, isa=isa)
         for number, size in enumerate(sizes):
@@ -286,7 +377,9 @@ def test_images_of_many_sizes_in_turn() -> None:
 
 def test_images_of_one_size_alone_where_no_other_is_admitted() -> None:
     model = random_model(4, [(3, 2, 0, 1, 3, 20, True), (3, 1, 1, 2, 20, 6, False)])
-    first = replace(model.nodes[0], attributes={"height": 9, "width": 11, "channels": 3, "any_size": False})
+    first = replace(
+        model.nodes[0], attributes={"height": 9, "width": 11, "channels": 3, "any_size": False}
+    )
     engine = Engine(replace(model, nodes=(first, *model.nodes[1:])))
     assert engine(pixels(2, 9, 11, 3)).tobytes() == Engine(model)(pixels(2, 9, 11, 3)).tobytes()
     with pytest.raises(ValueError, match=r"^images are 11 x 9, expected 9 x 11$"):
@@ -345,7 +438,8 @@ def _env() -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    "module", ["rbsf.engine.run", "rbsf.engine.file", "rbsf.engine.correlate", "rbsf.tracker.siamfc"]
+    "module",
+    ["rbsf.engine.run", "rbsf.engine.file", "rbsf.engine.correlate", "rbsf.tracker.siamfc"],
 )
 def test_torch_is_not_imported(module: str) -> None:
     code = f"import sys, {module}; assert 'torch' not in sys.modules"
@@ -365,7 +459,9 @@ def test_without_the_extension_numpy_runs_with_a_warning() -> None:
         "assert caught[0].filename == '<string>', caught[0].filename\n"
         "assert engine(np.zeros((1, 127, 127, 3), np.uint8)).shape == (1, 256, 6, 6)\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env=_env() | {"RBSF_ISA": ""})
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, timeout=60, env=_env() | {"RBSF_ISA": ""}
+    )
 
 
 @pytest.mark.parametrize(
@@ -380,13 +476,25 @@ def test_without_the_extension_numpy_runs_with_a_warning() -> None:
         (np.zeros((0, 127, 127, 3), np.uint8), "are none"),
         (np.zeros((1, 127, 254, 3), np.uint8)[:, :, ::2], "C-contiguous"),
         (np.zeros((1, 127, 127, 3), np.uint8)[:, ::-1], "C-contiguous"),
-        (np.zeros((1, 86, 127, 3), np.uint8), "images of 86 x 127 pixels do not suit the network: node 'conv5'"),
-        (np.zeros((1, 127, 1, 3), np.uint8), "images of 127 x 1 pixels do not suit the network: node 'conv1'"),
-        (np.zeros((1, 0, 127, 3), np.uint8), "images of 0 x 127 pixels do not suit the network: node 'image'"),
+        (
+            np.zeros((1, 86, 127, 3), np.uint8),
+            "images of 86 x 127 pixels do not suit the network: node 'conv5'",
+        ),
+        (
+            np.zeros((1, 127, 1, 3), np.uint8),
+            "images of 127 x 1 pixels do not suit the network: node 'conv1'",
+        ),
+        (
+            np.zeros((1, 0, 127, 3), np.uint8),
+            "images of 0 x 127 pixels do not suit the network: node 'image'",
+        ),
         (np.broadcast_to(np.zeros((1, 1, 1, 1), np.uint8), (4000, 500, 500, 3)), "C-contiguous"),
         (np.zeros((4000, 500, 500, 3), np.uint8), "take over 1 GiB; give fewer at a time"),
         (np.zeros((1, 20000, 127, 3), np.uint8), "do not suit the network: node 'image'"),
-        (np.zeros((1, 8000, 8000, 3), np.uint8), "do not suit the network: node 'conv1'.*would take over"),
+        (
+            np.zeros((1, 8000, 8000, 3), np.uint8),
+            "do not suit the network: node 'conv1'.*would take over",
+        ),
     ],
 )
 def test_bad_crops(crops: object, message: str) -> None:
@@ -398,7 +506,9 @@ def test_bad_crops(crops: object, message: str) -> None:
 
 def test_images_too_large_for_memory() -> None:
     engine = Engine(random_model(1, [(1, 1, 0, 1, 1, 1, False), (1, 1, 16, 1, 1, 1 << 14, False)]))
-    with pytest.raises(ValueError, match=r"images of 60 x 60 pixels do not .* more memory than so small"):
+    with pytest.raises(
+        ValueError, match=r"images of 60 x 60 pixels do not .* more memory than so small"
+    ):
         engine(np.zeros((1, 60, 60, 1), np.uint8))
 
 
@@ -407,7 +517,9 @@ def test_maps_too_large_for_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     most = engine._plan(255, 255).bytes
     monkeypatch.setattr(run, "MAX_BYTES", most)
     engine(pixels(1, 255, 255, 3))
-    with pytest.raises(ValueError, match=rf"^the network: its maps take [\d,]+ bytes an image; {most:,} at most$"):
+    with pytest.raises(
+        ValueError, match=rf"^the network: its maps take [\d,]+ bytes an image; {most:,} at most$"
+    ):
         engine(pixels(1, 300, 255, 3))
 
 
@@ -429,18 +541,24 @@ class TestInstructionSet:
     """`choose_isa` and $RBSF_ISA."""
 
     @pytest.mark.parametrize("name", ISAS)
-    def test_the_environment_says_what_auto_takes(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_environment_says_what_auto_takes(
+        self, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("RBSF_ISA", name)
         engine, crops = Engine(random_model(1)), pixels(1, 127, 127, 3)
         assert engine.isa == choose_isa() == name
-        np.testing.assert_array_equal(engine(crops), features_of(reference_outputs(engine.model, crops)))
+        np.testing.assert_array_equal(
+            engine(crops), features_of(reference_outputs(engine.model, crops))
+        )
 
     def test_an_argument_wins_over_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("RBSF_ISA", ISAS[0])
         assert Engine(random_model(1), isa="numpy").isa == "numpy"
 
     @pytest.mark.parametrize("value", ["auto", ""])
-    def test_the_fastest_is_taken_where_nothing_is_said(self, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_fastest_is_taken_where_nothing_is_said(
+        self, value: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("RBSF_ISA", value)
         assert Engine(random_model(1)).isa == ISAS[0]
 
@@ -461,13 +579,20 @@ def two_convs() -> tuple[list[Any], list[np.ndarray]]:
     first = random_conv(rng, "a", "image", (3, 2, 0, 1, 3, 20, True), of_pixels=True)
     second = random_conv(rng, "b", "bits", (3, 1, 1, 2, 20, 10, False))
     bits = Packed(layout(20, 1, 2), 1, second.attributes["border"], np.zeros(20, bool))
-    rows, more = whole_weights(first).view(np.uint8), {"thresholds": random_sign(rng, first, "a").tensors["threshold"]}
+    rows, more = (
+        whole_weights(first).view(np.uint8),
+        {"thresholds": random_sign(rng, first, "a").tensors["threshold"]},
+    )
     real = {"scale": np.ones(10, np.float32), "bias": np.zeros(10, np.float32)}
     convs = [
         native.Conv(**kernel_arguments(first, rows, True, bits, "bits", **more, pool=True)),
         conv_bits.make_conv(second, bits, Target(native, "scalar", 1), "real", None, **real),
     ]
-    return convs, [pixels(2, 31, 27, 3), bits.array(2, (7, 6, 20)), np.zeros((2, 10, 7, 6), np.float32)]
+    return convs, [
+        pixels(2, 31, 27, 3),
+        bits.array(2, (7, 6, 20)),
+        np.zeros((2, 10, 7, 6), np.float32),
+    ]
 
 
 @needs_kernels
@@ -509,7 +634,8 @@ def test_kernels_check_their_arrays() -> None:
 
 @needs_kernels
 @pytest.mark.parametrize(
-    ("output", "channels", "kind"), [("sums8", 14, np.int8), ("sums16", 200, np.int16), ("sums", 200, np.int32)]
+    ("output", "channels", "kind"),
+    [("sums8", 14, np.int8), ("sums16", 200, np.int16), ("sums", 200, np.int32)],
 )
 def test_kernels_check_where_they_write_sums(output: str, channels: int, kind: type) -> None:
     conv = random_conv(np.random.default_rng(0), "a", "x", (3, 1, 0, 1, channels, 5, False))
@@ -519,10 +645,22 @@ def test_kernels_check_where_they_write_sums(output: str, channels: int, kind: t
     bits, out = np.ascontiguousarray(bits), np.zeros((2, 4, 3, 5), kind)
     read_only = out.copy()
     read_only.flags.writeable = False
-    others = [out.astype(other) for other in (np.int8, np.int16, np.int32, np.uint8, np.float32) if other != kind]
+    others = [
+        out.astype(other)
+        for other in (np.int8, np.int16, np.int32, np.uint8, np.float32)
+        if other != kind
+    ]
     native.forward([made], [bits, out], 1, "scalar", None)
     assert out.any()
-    for wrong in (*others, read_only, out[:1], out[:, :3], out[..., :4], out[:, ::-1], out.transpose(0, 3, 1, 2)):
+    for wrong in (
+        *others,
+        read_only,
+        out[:1],
+        out[:, :3],
+        out[..., :4],
+        out[:, ::-1],
+        out.transpose(0, 3, 1, 2),
+    ):
         with pytest.raises(ValueError, match="output is"):
             native.forward([made], [bits, wrong], 1, "scalar", None)
 
@@ -549,17 +687,32 @@ def test_kernels_check_where_they_write_sums(output: str, channels: int, kind: t
         ({"pool": True}, "only bits are pooled"),
         ({"scale": np.ones(24, np.float32)}, "scale and bias go with a real output"),
         ({"output": "real"}, "scale and bias go with a real output"),
-        ({"output": "real", "scale": np.ones(24, np.float32)}, "scale and bias go with a real output"),
-        ({"output": "real", "scale": np.ones(24), "bias": np.ones(24, np.float32)}, "scale is float64"),
-        ({"output": "real", "scale": np.ones(24, np.float32), "bias": np.ones(23, np.float32)}, "bias is float32"),
+        (
+            {"output": "real", "scale": np.ones(24, np.float32)},
+            "scale and bias go with a real output",
+        ),
+        (
+            {"output": "real", "scale": np.ones(24), "bias": np.ones(24, np.float32)},
+            "scale is float64",
+        ),
+        (
+            {"output": "real", "scale": np.ones(24, np.float32), "bias": np.ones(23, np.float32)},
+            "bias is float32",
+        ),
         ({"weights": np.zeros((32, 17), np.uint8)}, "weights is uint8"),
         ({"weights": np.zeros((32, 18), np.int8)}, "weights is int8"),
         ({"thresholds": np.zeros(31, np.int32)}, "thresholds is int32"),
         ({"thresholds": np.zeros(32, np.int64)}, "thresholds is int64"),
         ({"output": "bits", "places": np.zeros((3, 2), np.int32)}, "places is int32"),
         ({"output": "bits", "places": np.zeros((4, 2), np.int64)}, "places is int64"),
-        ({"output": "bits", "places": np.full((4, 2), 2, np.int32)}, "a place is outside of the map"),
-        ({"output": "bits", "places": np.full((4, 2), -1, np.int32)}, "a place is outside of the map"),
+        (
+            {"output": "bits", "places": np.full((4, 2), 2, np.int32)},
+            "a place is outside of the map",
+        ),
+        (
+            {"output": "bits", "places": np.full((4, 2), -1, np.int32)},
+            "a place is outside of the map",
+        ),
     ],
 )
 def test_kernels_check_what_a_convolution_is(changes: dict[str, Any], message: str) -> None:

@@ -20,7 +20,9 @@ def test_what_a_result_needs_to_be_repeated(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["eval/run.py", "--out", "a b"])
     found = environment()
     assert found["command"] == "python eval/run.py --out 'a b'"
-    assert found["torch"] == torch.__version__.partition("+")[0] or found["torch"] == torch.__version__
+    assert (
+        found["torch"] == torch.__version__.partition("+")[0] or found["torch"] == torch.__version__
+    )
     assert found["opencv"] == cv2.__version__
     assert found["got10k"] == "0.1.3"
     assert found["cores"] == cores() >= 1
@@ -38,7 +40,17 @@ def test_git_need_not_be_installed(monkeypatch):
 
 @pytest.mark.skipif(shutil.which("git") is None, reason=needs("git", "git is not installed"))
 def test_the_commit_of_another_repository_is_not_ours(tmp_path, monkeypatch):
-    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=no"]
+    git = [
+        "git",
+        "-C",
+        str(tmp_path),
+        "-c",
+        "user.name=a",
+        "-c",
+        "user.email=a@b",
+        "-c",
+        "commit.gpgsign=no",
+    ]
     subprocess.run([*git, "init", "--quiet"], check=True)
     subprocess.run([*git, "commit", "--quiet", "--allow-empty", "--message", "theirs"], check=True)
     for folder, known in (("rbsf/system", True), ("venv/site/rbsf/system", False)):

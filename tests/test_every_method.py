@@ -1,4 +1,6 @@
-"""Every method of `rbsf.methods`, with its options, held to the shared interface: terms, training, cost, files."""
+"""Every method of `rbsf.methods`, with its options, held to the shared interface: terms, training,
+cost, files.
+"""
 
 from __future__ import annotations
 
@@ -88,8 +90,14 @@ def test_a_layer_made_of_terms_is_the_layer_they_came_from(method, options):
 
 
 def small_net():
-    layers = [nn.Conv2d(1, 8, 3, bias=False), nn.BatchNorm2d(8), nn.Conv2d(8, 16, 3, padding=1, groups=2, bias=False)]
-    return nn.Sequential(*layers, nn.BatchNorm2d(16), nn.Conv2d(16, 8, 3, 2, bias=False), nn.BatchNorm2d(8))
+    layers = [
+        nn.Conv2d(1, 8, 3, bias=False),
+        nn.BatchNorm2d(8),
+        nn.Conv2d(8, 16, 3, padding=1, groups=2, bias=False),
+    ]
+    return nn.Sequential(
+        *layers, nn.BatchNorm2d(16), nn.Conv2d(16, 8, 3, 2, bias=False), nn.BatchNorm2d(8)
+    )
 
 
 @walk
@@ -129,7 +137,11 @@ def test_every_method_is_counted(method, options):
     assert mine.binary == terms * plain.binary
     assert mine.bits - plain.bits == (kernels - 1) * (16 * 4 * 9 + 8 * 16 * 9)
     maps = sum(values.values()) + 10 * 10 + 4 * 4
-    more = {"binarynet": -sum(values.values()), "abcnet": (terms - 1) * sum(values.values()), "xnor_k": maps}
+    more = {
+        "binarynet": -sum(values.values()),
+        "abcnet": (terms - 1) * sum(values.values()),
+        "xnor_k": maps,
+    }
     assert mine.real - plain.real == more.get(method, 0)
 
 
@@ -160,16 +172,36 @@ def test_weights_files_give_the_same_network(method, options, tmp_path):
     ("method", "options", "message"),
     [
         ("rbcn", {"bases": 2}, "unknown method option bases; RBConv2d has none"),
-        ("abcnet", {"bases": 2}, "unknown method option bases; ABCConv2d has weight_bases, activation_bases"),
-        ("abcnet", {"weight_bases": 0}, "method option weight_bases is 0; it must be a whole number from 1 to 64"),
-        ("abcnet", {"activation_bases": 10**9}, "activation_bases is 1000000000; it must be a whole number"),
+        (
+            "abcnet",
+            {"bases": 2},
+            "unknown method option bases; ABCConv2d has weight_bases, activation_bases",
+        ),
+        (
+            "abcnet",
+            {"weight_bases": 0},
+            "method option weight_bases is 0; it must be a whole number from 1 to 64",
+        ),
+        (
+            "abcnet",
+            {"activation_bases": 10**9},
+            "activation_bases is 1000000000; it must be a whole number",
+        ),
         ("abcnet", {"weight_bases": "3"}, "method option weight_bases is '3'"),
         ("abcnet", {"weight_bases": True}, "method option weight_bases is True"),
         ("pcnn", {"projections": 3}, "method option projections is 3; it must divide 16 channels"),
         ("pcnn", {"eta": -1}, "method option eta is -1; it must be a number, 0 or more"),
         ("pcnn", {"eta": math.nan}, "method option eta is nan"),
-        ("binarynet", {"stochastic": "yes"}, "method option stochastic is 'yes'; it must be true or false"),
-        ("pcnn", {"input_norm": False}, "unknown method option input_norm; ProjectionConv2d has projections, eta"),
+        (
+            "binarynet",
+            {"stochastic": "yes"},
+            "method option stochastic is 'yes'; it must be true or false",
+        ),
+        (
+            "pcnn",
+            {"input_norm": False},
+            "unknown method option input_norm; ProjectionConv2d has projections, eta",
+        ),
     ],
 )
 def test_options_are_checked_before_anything_changes(method, options, message):

@@ -39,7 +39,9 @@ def crops(count=2, size=SIZE, seed=0):
 
 
 def settle(net, seed=0):
-    """Batch-norms of any sign and place, statistics of real maps, in float64; the first layer is not rounded."""
+    """Batch-norms of any sign and place, statistics of real maps, in float64; the first layer is
+    not rounded.
+    """
     torch.manual_seed(seed)
     net = net.double().train()
     pixels = torch.from_numpy(crops(4, 127)).permute(0, 3, 1, 2).double()
@@ -66,7 +68,9 @@ def narrow():
 
 @torch.inference_mode()
 def torch_outputs(net, images):
-    """The bits that binary convolutions take, uint8 [N, H, W, C], and the features, in the network's own dtype."""
+    """The bits that binary convolutions take, uint8 [N, H, W, C], and the features, in the
+    network's own dtype.
+    """
     x, bits = torch.from_numpy(images).permute(0, 3, 1, 2).to(next(net.parameters())), []
     for block, following in pairwise([*net.layers, None]):
         x = block(x)
@@ -82,7 +86,9 @@ def packed_outputs(packed, images, isa="auto"):
 
 
 def assert_same(packed, net, images):
-    """Every bit of the packed network is that of `net`, in float64, and its features are but for rounding."""
+    """Every bit of the packed network is that of `net`, in float64, and its features are but for
+    rounding.
+    """
     *expected, real = torch_outputs(net.double(), images)
     for isa in available_isas():
         *bits, features = packed_outputs(packed, images, isa)
@@ -127,7 +133,9 @@ def test_threshold_of_whole_numbers_by_trying_them_all():
     scales = np.array([-2, -1.5, -1, -0.125, -(2.0**-40), 0, 2.0**-40, 0.125, 0.75, 1, 2])
     scale, bias = (a.ravel() for a in np.meshgrid(scales, np.arange(-80, 81) / 8))
     x = np.arange(-90, 91)
-    np.testing.assert_array_equal(bits_of(threshold_of_whole(scale, bias), x), scale * x[:, None] + bias >= 0)
+    np.testing.assert_array_equal(
+        bits_of(threshold_of_whole(scale, bias), x), scale * x[:, None] + bias >= 0
+    )
 
 
 @pytest.mark.parametrize(
@@ -135,7 +143,12 @@ def test_threshold_of_whole_numbers_by_trying_them_all():
     [
         (2.0, -3.0, 1.5, False),
         (-2.0, 3.0, np.nextafter(np.float32(1.5), np.float32(2)), True),
-        (1.0, -0.1, np.nextafter(np.float32(0.1), np.float32(0)) + np.float32(2**-27), False),  # float32's 0.1 is above
+        (
+            1.0,
+            -0.1,
+            np.nextafter(np.float32(0.1), np.float32(0)) + np.float32(2**-27),
+            False,
+        ),  # float32's 0.1 is above
         (0.0, 0.0, -np.inf, False),
         (0.0, -1.0, np.inf, False),
         (1e-300, 1.0, -np.inf, False),
@@ -221,7 +234,10 @@ def test_first_layer_in_few_bits(bits):
     again, same = round_weights(rounded, bits)
     np.testing.assert_array_equal(again, whole)
     np.testing.assert_allclose(same, step, rtol=1e-12)
-    nearest = np.clip(np.rint(exact / step[:, None, None, None]), -limit, limit) * step[:, None, None, None]
+    nearest = (
+        np.clip(np.rint(exact / step[:, None, None, None]), -limit, limit)
+        * step[:, None, None, None]
+    )
     sums = [np.abs((w - exact).sum((1, 2, 3))).mean() for w in (rounded, nearest)]
     assert sums[0] < sums[1] / 5, "what rounding adds to the answer to an even image is taken back"
 
@@ -239,7 +255,9 @@ def test_moved_thresholds_turn_no_bit():
     rounded.layers[0].conv.weight.data.copy_(moved.layers[0].conv.weight)
     biases = [net.layers[0].norm.bias.detach() for net in (moved, rounded)]
     assert 0.5 < (biases[0] != biases[1]).double().mean() < 1
-    for one, other in zip(torch_outputs(moved, crops()), torch_outputs(rounded, crops()), strict=True):
+    for one, other in zip(
+        torch_outputs(moved, crops()), torch_outputs(rounded, crops()), strict=True
+    ):
         np.testing.assert_array_equal(one, other)
 
 
@@ -286,15 +304,29 @@ def test_every_bit_is_that_of_torch(model):
     assert_same(exported.packed, exported.net, images)
     found = exported.compare(images)
     found.check()
-    assert str(found).startswith(f"0 of {sum(b.size for b in bits):,} bits differ, 0 of them at their threshold;")
+    assert str(found).startswith(
+        f"0 of {sum(b.size for b in bits):,} bits differ, 0 of them at their threshold;"
+    )
 
 
 def test_the_graph_of_a_tracker():
     packed = export_tracker(narrow(), "rbsf").packed
     pooled, flat = ["conv_bits", "max_pool", "sign"], ["conv_bits", "sign"]
-    ops = ["input", "conv_u8", *pooled[1:], *pooled, *flat, *flat, "conv_bits", "affine", "channels_first"]
+    ops = [
+        "input",
+        "conv_u8",
+        *pooled[1:],
+        *pooled,
+        *flat,
+        *flat,
+        "conv_bits",
+        "affine",
+        "channels_first",
+    ]
     assert [node.op for node in packed.nodes] == ops
-    assert {packed.maps[node.name].kind for node in packed.nodes if node.op == "max_pool"} == {"whole"}
+    assert {packed.maps[node.name].kind for node in packed.nodes if node.op == "max_pool"} == {
+        "whole"
+    }
     assert packed.task == "tracker"
 
 
@@ -314,10 +346,15 @@ def test_few_bits_make_a_smaller_file(tmp_path):
     sizes = {}
     for bits in (7, 4):
         file = tmp_path / f"{bits}.safetensors"
-        exported, sizes[bits] = pack_weights(tmp_path / "net.safetensors", file, bits), file.stat().st_size
+        exported, sizes[bits] = (
+            pack_weights(tmp_path / "net.safetensors", file, bits),
+            file.stat().st_size,
+        )
     assert sizes[7] - sizes[4] == pytest.approx(96 * 363 / 2, abs=200)
     assert_same(read_packed(tmp_path / "4.safetensors"), exported.net, crops(1))
-    with pytest.raises(ValueError, match="first_bits=1: the first layer's weights have 2 to 7 bits"):
+    with pytest.raises(
+        ValueError, match="first_bits=1: the first layer's weights have 2 to 7 bits"
+    ):
         pack_weights(tmp_path / "net.safetensors", tmp_path / "1.safetensors", 1)
     assert not (tmp_path / "1.safetensors").exists()
 
@@ -331,10 +368,16 @@ def test_a_network_without_norms_in_front_of_the_sign():
 
 
 def test_the_packed_file_says_where_it_comes_from(tmp_path):
-    save_weights(fresh("xnor", width=1), "xnor", tmp_path / "net.safetensors", {"config": {"seed": 3}})
+    save_weights(
+        fresh("xnor", width=1), "xnor", tmp_path / "net.safetensors", {"config": {"seed": 3}}
+    )
     pack_weights(tmp_path / "net.safetensors", tmp_path / "net-packed.safetensors")
     packed = read_packed(tmp_path / "net-packed.safetensors")
-    assert (packed.model, packed.info["config"], packed.info["source"]) == ("xnor", {"seed": 3}, "net.safetensors")
+    assert (packed.model, packed.info["config"], packed.info["source"]) == (
+        "xnor",
+        {"seed": 3},
+        "net.safetensors",
+    )
     assert packed.info["architecture"] == "AlexNet"
     assert (tmp_path / "net-packed.safetensors").stat().st_size < 450_000
 
@@ -350,7 +393,9 @@ def test_pooled_before_a_negative_batch_norm_and_a_padded_convolution(border):
     net = settle(net)
     assert (net.layers[1].conv.norm.weight < 0).any()
     exported = export_tracker(net, "rbsf")
-    assert {n.attributes["border"] for n in exported.packed.nodes if n.op == "conv_bits"} == {border}
+    assert {n.attributes["border"] for n in exported.packed.nodes if n.op == "conv_bits"} == {
+        border
+    }
     assert_same(exported.packed, exported.net, crops())
 
 
@@ -376,7 +421,9 @@ def stray(net):
 
 @pytest.mark.parametrize("change", [stride_two_pool, relu, real_layer, last_pooled, stray])
 def test_trackers_of_another_shape(change):
-    """float32 may round a real value to the other side of its threshold, but these lie further away."""
+    """float32 may round a real value to the other side of its threshold, but these lie further
+    away.
+    """
     net = fresh()
     change(net)
     exported = export_tracker(settle(net), "rbsf")
@@ -408,8 +455,14 @@ def first_pooled(net):
     ("damage", "message"),
     [
         (dilation, r"layers\.4\.conv has dilation \(2, 2\), expected 1"),
-        (first_padded, r"layers\.0\.conv is the first and has padding=1, groups=1, expected 0 and 1"),
-        (first_grouped, r"layers\.0\.conv is the first and has padding=0, groups=3, expected 0 and 1"),
+        (
+            first_padded,
+            r"layers\.0\.conv is the first and has padding=1, groups=1, expected 0 and 1",
+        ),
+        (
+            first_grouped,
+            r"layers\.0\.conv is the first and has padding=0, groups=3, expected 0 and 1",
+        ),
         (first_binary, r"layers\.0\.conv \(binary\) reads the pixels, expected one convolution"),
         (first_pooled, r"image\.real \(affine\) reads the pixels, expected one convolution"),
     ],
@@ -423,7 +476,10 @@ def test_what_has_no_packed_form_is_named(damage, message):
 
 def test_float_networks_are_refused():
     for net in (build("siamfc"), nn.Sequential(nn.Linear(2, 2))):
-        with pytest.raises(ValueError, match=r"^no packed form: the network has no binary convolution; train --model"):
+        with pytest.raises(
+            ValueError,
+            match=r"^no packed form: the network has no binary convolution; train --model",
+        ):
             export_tracker(net, "siamfc")
 
 
@@ -474,15 +530,31 @@ def scaled_by_more(node):
 @pytest.mark.parametrize(
     ("name", "spoil", "where"),
     [
-        ("layers.0.conv.sum", filters_in_another_order, r"layers\.1\.conv\.sign\.0: [\d,]+ of [\d,]+ bits"),
-        ("layers.2.conv.sum.0", flip_a_bit_of_every_filter, r"layers\.3\.conv\.sign\.0: [\d,]+ of [\d,]+ bits"),
-        ("layers.3.conv.sum.0", filters_in_another_order, r"layers\.4\.conv\.sign\.0: [\d,]+ of [\d,]+ bits"),
+        (
+            "layers.0.conv.sum",
+            filters_in_another_order,
+            r"layers\.1\.conv\.sign\.0: [\d,]+ of [\d,]+ bits",
+        ),
+        (
+            "layers.2.conv.sum.0",
+            flip_a_bit_of_every_filter,
+            r"layers\.3\.conv\.sign\.0: [\d,]+ of [\d,]+ bits",
+        ),
+        (
+            "layers.3.conv.sum.0",
+            filters_in_another_order,
+            r"layers\.4\.conv\.sign\.0: [\d,]+ of [\d,]+ bits",
+        ),
         (
             "layers.4.conv.sum.0",
             flip_a_bit_of_every_filter,
             r"layers\.4\.conv: [\d,]+ of [\d,]+ values, by 0\.\d+ of the largest",
         ),
-        ("layers.4.conv", scaled_by_more, r"layers\.4\.conv: [\d,]+ of [\d,]+ values, by 0\.0\d of the largest"),
+        (
+            "layers.4.conv",
+            scaled_by_more,
+            r"layers\.4\.conv: [\d,]+ of [\d,]+ values, by 0\.0\d of the largest",
+        ),
     ],
 )
 def test_spoiled_nodes_are_found(name, spoil, where, weights, tmp_path, monkeypatch):
@@ -497,9 +569,7 @@ def test_spoiled_nodes_are_found(name, spoil, where, weights, tmp_path, monkeypa
 
 def assert_refused(weights, folder, where):
     out = folder / "packed.safetensors"
-    message = (
-        rf"packed\.safetensors was not written: the packed network differs from the rounded one in float64 at {where}$"
-    )
+    message = rf"packed\.safetensors was not written: the packed network differs from the rounded one in float64 at {where}$"
     with pytest.raises(ValueError, match=message) as error:
         pack_weights(weights, out)
     assert "\n" not in str(error.value)

@@ -1,4 +1,6 @@
-"""Export of any network: packed against PyTorch, the refusal of what differs, ONNX, and what has no packed form."""
+"""Export of any network: packed against PyTorch, the refusal of what differs, ONNX, and what has no
+packed form.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,13 @@ from rbsf.engine.run import Engine
 from rbsf.export import fold, pack
 from rbsf.export.compare import normalised, torch_logits
 from rbsf.export.fold import threshold_of_real
-from rbsf.export.pack import Images, export_classifier, export_float_tracker, export_network, export_tracker
+from rbsf.export.pack import (
+    Images,
+    export_classifier,
+    export_float_tracker,
+    export_network,
+    export_tracker,
+)
 from rbsf.methods import METHODS, get_method
 from rbsf.models import build
 
@@ -30,10 +38,14 @@ def taken(shape: tuple[int, int, int]) -> Images:
 
 
 def settle(net: nn.Module, images: Images) -> nn.Module:
-    """Batch-norms of any sign, some zeros; their statistics are those of noise, so that bits are of both kinds."""
+    """Batch-norms of any sign, some zeros; their statistics are those of noise, so that bits are of
+    both kinds.
+    """
     generator = torch.Generator().manual_seed(0)
     noise = np.random.default_rng(100).integers(0, 256, (8, *images.shape), np.uint8)
-    norms = [module for module in net.modules() if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d))]
+    norms = [
+        module for module in net.modules() if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d))
+    ]
     for norm in norms:
         norm.weight.data.normal_(generator=generator)
         norm.weight.data[::7] = 0
@@ -45,12 +57,16 @@ def settle(net: nn.Module, images: Images) -> nn.Module:
 
 
 def assert_close(found: np.ndarray, expected: np.ndarray) -> None:
-    """All images but one at most, in which float32 may have rounded a value next to its threshold across it."""
+    """All images but one at most, in which float32 may have rounded a value next to its threshold
+    across it.
+    """
     far = np.abs(found - expected).reshape(len(found), -1).max(1) > 1e-4 * np.abs(expected).max()
     assert far.sum() <= 1
 
 
-def assert_agrees(net: nn.Module, shape: tuple[int, int, int], tmp_path, count: int = 4) -> PackedModel:
+def assert_agrees(
+    net: nn.Module, shape: tuple[int, int, int], tmp_path, count: int = 4
+) -> PackedModel:
     """The file that is written computes what `net` does in float64; returns what it holds."""
     images, path = taken(shape), tmp_path / "net.safetensors"
     settle(net, images)
@@ -71,7 +87,11 @@ def nodes_of(net: nn.Module, shape: tuple[int, int, int], **images) -> tuple:
     ("model", "options", "shape"),
     [
         ("resnet18", {"stages": "8-16-24-40", "stem": "cifar", "shortcut": "conv"}, (32, 32, 3)),
-        ("resnet18", {"stages": "8-16-24-40", "stem": "imagenet", "shortcut": "block"}, (65, 50, 3)),
+        (
+            "resnet18",
+            {"stages": "8-16-24-40", "stem": "imagenet", "shortcut": "block"},
+            (65, 50, 3),
+        ),
         ("wrn22", {"stages": "16-16-20-32"}, (32, 32, 3)),
         ("wrn22", {"stages": "8-16-20-32", "shortcut": "block"}, (20, 20, 3)),
         ("lenet", {}, (28, 28, 1)),
@@ -92,7 +112,14 @@ def test_every_method_agrees_with_torch(method, tmp_path) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_a_bias_that_no_batch_norm_follows(method, tmp_path) -> None:
     torch.manual_seed(1)
-    layers = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3), nn.ReLU()]
+    layers = [
+        nn.Conv2d(3, 8, 3),
+        nn.ReLU(),
+        nn.Conv2d(8, 16, 3),
+        nn.ReLU(),
+        nn.Conv2d(16, 8, 3),
+        nn.ReLU(),
+    ]
     net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
     binarize(net, method)
     net[2].bias.data *= 20
@@ -119,7 +146,9 @@ class Own(nn.Module):
         x = F.relu(self.first(x))
         x = self.act(self.norm(self.second(x)))
         x = x + self.third(x)
-        x = F.max_pool2d(F.avg_pool2d(x, 3, 2, padding=1, count_include_pad=False), 2, ceil_mode=True)
+        x = F.max_pool2d(
+            F.avg_pool2d(x, 3, 2, padding=1, count_include_pad=False), 2, ceil_mode=True
+        )
         x = F.dropout(x.view(x.size(0), -1), 0.3, self.training)
         return self.last(self.linear(self.drop(x)))
 
@@ -138,7 +167,9 @@ def test_batch_norms_are_folded() -> None:
     nodes = nodes_of(net, (32, 32, 3), std=(60.0,))
     ops = [node.op for node in nodes]
     assert ops.count("conv_bits") == 18
-    assert ops.count("affine") == 1 + 9, "the images' and the scale of each block's last convolution"
+    assert ops.count("affine") == 1 + 9, (
+        "the images' and the scale of each block's last convolution"
+    )
     thresholds = [node.tensors["threshold"].dtype for node in nodes if node.op == "sign"]
     assert (thresholds.count(np.int32), thresholds.count(np.float32)) == (9, 9)
     bits = sum(8 * n.tensors["weight"].nbytes for n in nodes if n.op == "conv_bits")
@@ -158,34 +189,76 @@ class Unknown(nn.Module):
 @pytest.mark.parametrize(
     ("net", "message"),
     [
-        (nn.Sequential(nn.Conv2d(3, 4, 3), nn.Softmax(1)), "1 is a Softmax; expected one of BinaryConv2d, Conv2d"),
+        (
+            nn.Sequential(nn.Conv2d(3, 4, 3), nn.Softmax(1)),
+            "1 is a Softmax; expected one of BinaryConv2d, Conv2d",
+        ),
         (nn.Sequential(nn.ConvTranspose2d(3, 4, 3)), "0 is a ConvTranspose2d"),
-        (nn.Sequential(nn.Conv2d(3, 4, (3, 1))), r"0 has kernel_size \(3, 1\), expected one whole number"),
+        (
+            nn.Sequential(nn.Conv2d(3, 4, (3, 1))),
+            r"0 has kernel_size \(3, 1\), expected one whole number",
+        ),
         (nn.Sequential(nn.Conv2d(3, 4, 3, padding="same")), "0 has padding same"),
         (nn.Sequential(nn.Conv2d(3, 4, 3, dilation=2)), "0 has dilation"),
         (nn.Sequential(nn.Conv2d(3, 4, 3, padding_mode="reflect")), "0 has padding_mode 'reflect'"),
-        (nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False)), "0 has no running statistics"),
+        (
+            nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False)),
+            "0 has no running statistics",
+        ),
         (nn.Sequential(nn.AdaptiveAvgPool2d(2)), r"0 has output_size 2, expected 1"),
-        (nn.Sequential(nn.Conv2d(5, 4, 3)), r"node '0' \(conv\): weight is float32 \[4, 3, 3, 5\], expected"),
+        (
+            nn.Sequential(nn.Conv2d(5, 4, 3)),
+            r"node '0' \(conv\): weight is float32 \[4, 3, 3, 5\], expected",
+        ),
         (nn.Sequential(nn.Conv2d(3, 4, 9)), r"node '0' \(conv\): its output would be \(0, 0, 4\)"),
         (nn.Sequential(nn.Flatten(), nn.Linear(10, 2)), r"node '1' \(linear\): weight is"),
-        (nn.Sequential(nn.AdaptiveAvgPool2d(None)), "0 has output_size None, expected one whole number"),
-        (nn.Sequential(nn.Upsample(scale_factor=1.5)), "0 has scale_factor 1.5, expected one whole number"),
-        (nn.Sequential(nn.Upsample(size=(8, 8))), "0 has scale_factor None, expected one whole number"),
-        (nn.Sequential(nn.Upsample(scale_factor=2, mode="bilinear")), "0 has mode 'bilinear', expected 'nearest'"),
-        (Unknown(lambda x: F.interpolate(x, (8, 8))), "interpolate has scale_factor None, expected one whole number"),
-        (Unknown(lambda x: F.interpolate(x, scale_factor=2, mode="area")), "interpolate has mode 'area', expected"),
+        (
+            nn.Sequential(nn.AdaptiveAvgPool2d(None)),
+            "0 has output_size None, expected one whole number",
+        ),
+        (
+            nn.Sequential(nn.Upsample(scale_factor=1.5)),
+            "0 has scale_factor 1.5, expected one whole number",
+        ),
+        (
+            nn.Sequential(nn.Upsample(size=(8, 8))),
+            "0 has scale_factor None, expected one whole number",
+        ),
+        (
+            nn.Sequential(nn.Upsample(scale_factor=2, mode="bilinear")),
+            "0 has mode 'bilinear', expected 'nearest'",
+        ),
+        (
+            Unknown(lambda x: F.interpolate(x, (8, 8))),
+            "interpolate has scale_factor None, expected one whole number",
+        ),
+        (
+            Unknown(lambda x: F.interpolate(x, scale_factor=2, mode="area")),
+            "interpolate has mode 'area', expected",
+        ),
         (Unknown(lambda x: torch.cat([x, x], 2)), r"cat calls cat with \(2,\), which no node does"),
-        (Unknown(lambda x: torch.cat([x, F.max_pool2d(x, 2)], 1)), "takes maps of one kind and size, real"),
-        (Unknown(lambda x: x + F.adaptive_avg_pool2d(x, 1)), r"takes maps of one shape, \(6, 6, 4\), \(1, 1, 4\) come"),
-        (Unknown(lambda x: x * F.max_pool2d(x, 2)), r"node 'mul' \(mul\): takes a map \(6, 6, 4\) and one like it"),
+        (
+            Unknown(lambda x: torch.cat([x, F.max_pool2d(x, 2)], 1)),
+            "takes maps of one kind and size, real",
+        ),
+        (
+            Unknown(lambda x: x + F.adaptive_avg_pool2d(x, 1)),
+            r"takes maps of one shape, \(6, 6, 4\), \(1, 1, 4\) come",
+        ),
+        (
+            Unknown(lambda x: x * F.max_pool2d(x, 2)),
+            r"node 'mul' \(mul\): takes a map \(6, 6, 4\) and one like it",
+        ),
         (Unknown(torch.tanh), "tanh calls tanh"),
         (Unknown(lambda x: x * 2), r"mul calls mul with \(2,\)"),
         (Unknown(lambda x: x if x.sum() > 0 else -x), "cannot be traced by torch.fx"),
         (Unknown(lambda x: (x, x)), "output is not one value"),
         (Unknown(lambda x: x + x[:, :4]), "getitem is a part or the size of a map"),
         (Unknown(lambda x: x[:, :2]), "getitem is a part or the size of a map"),
-        (nn.Sequential(Unknown(lambda x: x[:, :2]), nn.Conv2d(2, 4, 3)), "getitem is a part or the size of a map"),
+        (
+            nn.Sequential(Unknown(lambda x: x[:, :2]), nn.Conv2d(2, 4, 3)),
+            "getitem is a part or the size of a map",
+        ),
         (Unknown(lambda x: F.dropout(x)), "dropout calls dropout"),
         (nn.Sequential(nn.Conv2d(3, 4, 3)).train(), "in training mode"),
     ],
@@ -215,7 +288,9 @@ class Made(nn.Module):
         return self.function(self, x)
 
 
-def binary(inputs: int, outputs: int, method: str = "xnor", border: float = -1.0, **geometry) -> nn.Module:
+def binary(
+    inputs: int, outputs: int, method: str = "xnor", border: float = -1.0, **geometry
+) -> nn.Module:
     layer = get_method(method)(inputs, outputs, 3, input_norm=True, **geometry)
     layer.border = border
     return layer
@@ -238,7 +313,12 @@ def stem(channels: int) -> nn.Module:
 
 
 def squeeze_and_excitation(excite) -> Made:
-    parts = {"shrink": nn.Conv2d(8, 2, 1), "grow": nn.Conv2d(2, 8, 1), "conv": binary(8, 8), "head": head(8)}
+    parts = {
+        "shrink": nn.Conv2d(8, 2, 1),
+        "grow": nn.Conv2d(2, 8, 1),
+        "conv": binary(8, 8),
+        "head": head(8),
+    }
     return Made(lambda net, x: net.head(net.conv(excite(net, net.stem(x)))), stem=stem(8), **parts)
 
 
@@ -286,12 +366,18 @@ def test_what_networks_are_made_of(make, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("border", [-1.0, 0.0, 1.0])
-@pytest.mark.parametrize(("stride", "groups", "padding"), [(1, 1, 1), (2, 1, 1), (1, 2, 2), (2, 4, 2)])
+@pytest.mark.parametrize(
+    ("stride", "groups", "padding"), [(1, 1, 1), (2, 1, 1), (1, 2, 2), (2, 4, 2)]
+)
 @pytest.mark.parametrize("method", ["rbcn", "abcnet", "xnor_k"])
 def test_borders_of_binary_convolutions(method, border, stride, groups, padding, tmp_path) -> None:
     torch.manual_seed(7)
     geometry = {"border": border, "stride": stride, "groups": groups, "padding": padding}
-    layers = [binary(8, 16, method, **geometry), nn.BatchNorm2d(16), binary(16, 8, method, **geometry)]
+    layers = [
+        binary(8, 16, method, **geometry),
+        nn.BatchNorm2d(16),
+        binary(16, 8, method, **geometry),
+    ]
     packed = assert_agrees(nn.Sequential(stem(8), *layers, head(8)), (14, 11, 3), tmp_path)
     borders = {node.attributes["border"] for node in packed.nodes if node.op == "conv_bits"}
     assert borders == ({-1, 1} if border == 0 else {border})
@@ -300,14 +386,20 @@ def test_borders_of_binary_convolutions(method, border, stride, groups, padding,
 def test_a_border_of_0_is_the_mean_of_both_others() -> None:
     net = settle(nn.Sequential(stem(8), binary(8, 16, padding=1, border=0.0)), taken((9, 9, 3)))
     low, high, both, scale = export_classifier(net, "net", Images((9, 9, 3))).packed.nodes[-4:]
-    assert (low.attributes["border"], high.attributes["border"], both.inputs) == (-1, 1, (low.name, high.name))
+    assert (low.attributes["border"], high.attributes["border"], both.inputs) == (
+        -1,
+        1,
+        (low.name, high.name),
+    )
     assert low.tensors["weight"] is high.tensors["weight"], "kept once in the file"
     np.testing.assert_array_equal(scale.tensors["scale"], net[1].scale().detach().numpy() / 2)
 
 
 def residual(last: nn.Module, **parts: nn.Module) -> Made:
     parts |= {"a": binary(8, 8, "binarynet"), "b": binary(8, 8, "binarynet"), "last": last}
-    return Made(lambda net, x: net.last(net.a(net.stem(x)) + net.b(net.stem(x))), stem=stem(8), **parts)
+    return Made(
+        lambda net, x: net.last(net.a(net.stem(x)) + net.b(net.stem(x))), stem=stem(8), **parts
+    )
 
 
 def test_whole_numbers_are_added_as_such(tmp_path) -> None:
@@ -321,7 +413,9 @@ def test_whole_numbers_are_added_as_such(tmp_path) -> None:
 
 def test_whole_numbers_that_something_real_reads(tmp_path) -> None:
     torch.manual_seed(8)
-    packed = assert_agrees(residual(nn.Sequential(nn.BatchNorm2d(8), nn.ReLU(), head(8))), (12, 10, 3), tmp_path)
+    packed = assert_agrees(
+        residual(nn.Sequential(nn.BatchNorm2d(8), nn.ReLU(), head(8))), (12, 10, 3), tmp_path
+    )
     (add,) = (node for node in packed.nodes if node.op == "add")
     assert packed.maps[add.name].kind == "whole"
     assert [node.op for node in packed.nodes if add.name in node.inputs] == ["affine"]
@@ -332,7 +426,12 @@ def test_whole_numbers_that_something_real_reads(tmp_path) -> None:
 def test_a_pool_between_norms_of_any_sign(pool, border, tmp_path) -> None:
     """The largest of values whose scale is negative is that of the least sum."""
     torch.manual_seed(9)
-    convs = [binary(8, 16, padding=1), nn.BatchNorm2d(16), pool, binary(16, 8, padding=1, border=border)]
+    convs = [
+        binary(8, 16, padding=1),
+        nn.BatchNorm2d(16),
+        pool,
+        binary(16, 8, padding=1, border=border),
+    ]
     net = nn.Sequential(stem(8), *convs, head(8))
     assert_agrees(net, (14, 14, 3), tmp_path)
     assert (net[2].weight < 0).any()
@@ -341,7 +440,14 @@ def test_a_pool_between_norms_of_any_sign(pool, border, tmp_path) -> None:
 
 @pytest.mark.parametrize(
     "first",
-    [nn.MaxPool2d(3, 2), nn.AvgPool2d(2), nn.ReLU(), nn.Identity(), nn.BatchNorm2d(3), nn.Upsample(scale_factor=2)],
+    [
+        nn.MaxPool2d(3, 2),
+        nn.AvgPool2d(2),
+        nn.ReLU(),
+        nn.Identity(),
+        nn.BatchNorm2d(3),
+        nn.Upsample(scale_factor=2),
+    ],
 )
 @pytest.mark.parametrize("mean", [0.0, 120.0])
 def test_whatever_reads_the_pixels(first, mean) -> None:
@@ -352,7 +458,9 @@ def test_whatever_reads_the_pixels(first, mean) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (4, 14, 12, 3), np.uint8)
     exported = export_classifier(net, "net", images)
     exported.compare(noise).check()
-    assert_close(Engine(exported.packed)(noise), torch_logits(deepcopy(net).double(), noise, [mean], [1.0]))
+    assert_close(
+        Engine(exported.packed)(noise), torch_logits(deepcopy(net).double(), noise, [mean], [1.0])
+    )
 
 
 # ---- in place
@@ -412,8 +520,14 @@ def test_what_works_in_place_changes_its_input_for_all(change, method, tmp_path)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda net, x: changed(x, x.mul_(0.5)), r"mul_ calls mul_ with \(0.5,\), which no node does"),
-        (lambda net, x: changed(x, x.flatten(1).relu_()), "relu_ works in place on .*, which has another shape"),
+        (
+            lambda net, x: changed(x, x.mul_(0.5)),
+            r"mul_ calls mul_ with \(0.5,\), which no node does",
+        ),
+        (
+            lambda net, x: changed(x, x.flatten(1).relu_()),
+            "relu_ works in place on .*, which has another shape",
+        ),
         (lambda net, x: changed(x, x.clamp_(0)), "clamp_ calls clamp_"),
     ],
 )
@@ -432,14 +546,22 @@ def test_weights_that_are_not_finite(tmp_path) -> None:
         nodes_of(net, (8, 8, 3))
     net = settle(nn.Sequential(stem(8), binary(8, 8), binary(8, 8), head(8)), taken((12, 12, 3)))
     net[2].norm.bias.data[3] = torch.nan
-    with pytest.raises(ValueError, match=r"no packed form: 2\.norm holds values that are not finite"):
+    with pytest.raises(
+        ValueError, match=r"no packed form: 2\.norm holds values that are not finite"
+    ):
         export_network(net, tmp_path / "net.safetensors", "net", (12, 12, 3))
     assert not [*tmp_path.iterdir()]
 
 
 def small_net(method: str = "xnor") -> nn.Module:
     torch.manual_seed(10)
-    layers = [binary(8, 16, method, padding=1), nn.BatchNorm2d(16), binary(16, 8, method), nn.ReLU(), head(8)]
+    layers = [
+        binary(8, 16, method, padding=1),
+        nn.BatchNorm2d(16),
+        binary(16, 8, method),
+        nn.ReLU(),
+        head(8),
+    ]
     return settle(nn.Sequential(stem(8), *layers), taken((20, 18, 3)))
 
 
@@ -454,12 +576,12 @@ def below_and_not_at(scale: np.ndarray, bias: np.ndarray) -> dict[str, np.ndarra
 
 
 def assert_refused(where: str, folder, net: nn.Module) -> None:
-    message = (
-        rf"net\.safetensors was not written: the packed network differs from the rounded one in float64 at {where}$"
-    )
+    message = rf"net\.safetensors was not written: the packed network differs from the rounded one in float64 at {where}$"
     images = taken((20, 18, 3))
     with pytest.raises(ValueError, match=message) as error:
-        export_network(net, folder / "net.safetensors", "net", images.shape, {}, images.mean, images.std)
+        export_network(
+            net, folder / "net.safetensors", "net", images.shape, {}, images.mean, images.std
+        )
     assert "\n" not in str(error.value)
     assert not [*folder.iterdir()]
 
@@ -483,7 +605,12 @@ def more(key: str):
 @pytest.mark.parametrize(
     ("method", "name", "spoil", "where"),
     [
-        ("xnor", "normalise", more("bias"), r"normalise: [\d,]+ of 2,160 values, by 0\.\d+ of the largest"),
+        (
+            "xnor",
+            "normalise",
+            more("bias"),
+            r"normalise: [\d,]+ of 2,160 values, by 0\.\d+ of the largest",
+        ),
         ("xnor", "0.0", more("weight"), r"0\.0: [\d,]+ of 4,608 values, by 0\.\d+ of the largest"),
         ("xnor", "1.sum.0", bits_flipped, r"3\.sign\.0: [\d,]+ of 9,216 bits"),
         ("xnor", "3.sum.0", bits_flipped, r"3: [\d,]+ of 3,584 values, by 0\.\d+ of the largest"),
@@ -496,7 +623,10 @@ def test_spoiled_nodes_are_found(method, name, spoil, where, tmp_path, monkeypat
     def spoiled(traced):
         nodes, values = fold.fold(traced)
         assert name in {node.name for node in nodes}
-        return [replace(node, tensors=spoil(node.tensors)) if node.name == name else node for node in nodes], values
+        return [
+            replace(node, tensors=spoil(node.tensors)) if node.name == name else node
+            for node in nodes
+        ], values
 
     monkeypatch.setattr(pack, "fold", spoiled)
     assert_refused(where, tmp_path, small_net(method))
@@ -507,7 +637,11 @@ def test_sums_at_their_thresholds_are_not_refused(tmp_path) -> None:
     torch.manual_seed(0)
     net = build("lenet", method="xnor").eval()
     found = export_classifier(net, "lenet", Images((28, 28, 1))).compare()
-    assert 0 < sum(part.differing for part in found.differences) == sum(part.near for part in found.differences)
+    assert (
+        0
+        < sum(part.differing for part in found.differences)
+        == sum(part.near for part in found.differences)
+    )
     export_network(net, tmp_path / "net.safetensors", "lenet", (28, 28, 1))
     assert (tmp_path / "net.safetensors").exists()
 
@@ -515,9 +649,15 @@ def test_sums_at_their_thresholds_are_not_refused(tmp_path) -> None:
 def test_real_values_at_their_thresholds_are_not_refused() -> None:
     """A norm's mean is what float64 makes of every pixel; float32 adds up a little less, or more."""
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 8, 1), get_method("xnor")(8, 8, 3, input_norm=True), head(8)).double().eval()
+    net = (
+        nn.Sequential(nn.Conv2d(3, 8, 1), get_method("xnor")(8, 8, 3, input_norm=True), head(8))
+        .double()
+        .eval()
+    )
     image = np.full((1, 9, 9, 3), 77, np.uint8)
-    net[1].norm.running_mean.copy_(net[0](torch.full((1, 3, 1, 1), 77.0).double()).detach().flatten())
+    net[1].norm.running_mean.copy_(
+        net[0](torch.full((1, 3, 1, 1), 77.0).double()).detach().flatten()
+    )
     image[0, 0] = 250
     exported = export_classifier(net, "net", Images((9, 9, 3)))
     found = exported.compare(image)
@@ -528,7 +668,9 @@ def test_real_values_at_their_thresholds_are_not_refused() -> None:
 def test_a_step_of_float32_is_none(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(fold, "threshold_of_real", below_and_not_at)
     images = taken((20, 18, 3))
-    export_network(small_net(), tmp_path / "net.safetensors", "net", images.shape, {}, images.mean, images.std)
+    export_network(
+        small_net(), tmp_path / "net.safetensors", "net", images.shape, {}, images.mean, images.std
+    )
     assert (tmp_path / "net.safetensors").exists()
 
 
@@ -573,7 +715,10 @@ def test_onnx_graphs_of_what_networks_are_made_of(make, tmp_path) -> None:
 @pytest.mark.parametrize("border", [0.0, 1.0])
 def test_onnx_graph_of_other_borders(border, tmp_path) -> None:
     torch.manual_seed(7)
-    layers = [binary(8, 16, padding=1, stride=2, groups=2, border=border), binary(16, 8, padding=2, border=border)]
+    layers = [
+        binary(8, 16, padding=1, stride=2, groups=2, border=border),
+        binary(16, 8, padding=2, border=border),
+    ]
     assert_onnx_of(nn.Sequential(stem(8), *layers, head(8)), (14, 11, 3), tmp_path / "net.onnx")
 
 

@@ -31,7 +31,10 @@ def test_tool_writes_a_packed_file_and_compares_it(tmp_path, capsys):
     bits = 2 * (96 * 61 * 61 + 256 * 28 * 28 + 384 * 26 * 26 + 384 * 24 * 24)
     assert nodes.startswith("to the rounded network in float64, operation by operation: ")
     assert f": 0 of {bits:,} bits differ, 0 of them at their threshold; real values by " in nodes
-    for line, start in ((engine, r"\S+ engine to PyTorch in float32"), (given, "to the weights as given")):
+    for line, start in (
+        (engine, r"\S+ engine to PyTorch in float32"),
+        (given, "to the weights as given"),
+    ):
         assert re.fullmatch(rf"{start}: {DIFFERENCE}, correlation (1\.0000|0\.999\d)", line)
     assert is_packed(out)
 
@@ -52,10 +55,12 @@ def test_tool_says_how_far_the_rounded_network_is_from_the_weights_as_given(tmp_
 
 
 def test_tool_writes_no_file_that_would_compute_something_else(tmp_path, monkeypatch):
-    monkeypatch.setattr(fold, "threshold_of_whole", lambda scale, bias: {"threshold": np.zeros(len(scale), np.int32)})
-    message = (
-        r"out\.safetensors was not written: .* differs from the rounded one in float64 at layers\.1\.conv\.sign\.0"
+    monkeypatch.setattr(
+        fold,
+        "threshold_of_whole",
+        lambda scale, bias: {"threshold": np.zeros(len(scale), np.int32)},
     )
+    message = r"out\.safetensors was not written: .* differs from the rounded one in float64 at layers\.1\.conv\.sign\.0"
     with pytest.raises(ValueError, match=message):
         main(["--weights", str(TRAINED), "--out", str(tmp_path / "out.safetensors")])
     assert not list(tmp_path.iterdir())
@@ -63,7 +68,9 @@ def test_tool_writes_no_file_that_would_compute_something_else(tmp_path, monkeyp
 
 @pytest.mark.parametrize("model", ["rbsf", "siamfc"])
 def test_onnx_graphs_equal_torch(model, tmp_path, capsys):
-    onnxruntime = pytest.importorskip("onnxruntime", reason=needs("onnxruntime", "it is not installed"))
+    onnxruntime = pytest.importorskip(
+        "onnxruntime", reason=needs("onnxruntime", "it is not installed")
+    )
     weights = TRAINED
     if model == "siamfc":
         torch.manual_seed(0)
@@ -80,8 +87,12 @@ def test_onnx_graphs_equal_torch(model, tmp_path, capsys):
         assert re.fullmatch(rf"{result} to PyTorch: {DIFFERENCE}, correlation 1\.0000", line)
     images = np.random.default_rng(0).integers(0, 256, (2, 127, 127, 3), dtype=np.uint8)
     pixels = images.transpose(0, 3, 1, 2).astype(np.float32)
-    (features,) = onnxruntime.InferenceSession(tmp_path / "net_backbone.onnx").run(None, {"image": pixels})
-    np.testing.assert_allclose(features, load_backbone(weights, "cpu")(images), rtol=1e-3, atol=1e-3)
+    (features,) = onnxruntime.InferenceSession(tmp_path / "net_backbone.onnx").run(
+        None, {"image": pixels}
+    )
+    np.testing.assert_allclose(
+        features, load_backbone(weights, "cpu")(images), rtol=1e-3, atol=1e-3
+    )
     head = onnxruntime.InferenceSession(tmp_path / "net_head.onnx")
     template, scene = np.ones((1, 256, 2, 2), np.float32), np.ones((3, 256, 4, 5), np.float32)
     (response,) = head.run(None, {"template": template, "features": scene})
@@ -94,30 +105,51 @@ def test_classifiers_in_both_formats(model, channels, tmp_path, capsys):
     pytest.importorskip("onnxruntime", reason=needs("onnxruntime", "it is not installed"))
     torch.manual_seed(0)
     options = {"stages": "8-8-16-16", "stem": "cifar"} if model == "resnet18" else {}
-    images = {"size": 28, "mean": [0.5] * channels, "std": [0.25] * channels, "classes": [*"0123456789"]}
+    images = {
+        "size": 28,
+        "mean": [0.5] * channels,
+        "std": [0.25] * channels,
+        "classes": [*"0123456789"],
+    }
     net, weights = build(model, method="rbcn", classes=10, **options), tmp_path / "net.safetensors"
     for module in net.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):  # fresh ones put thresholds at sums of 0, which PyTorch rounds
+        if isinstance(
+            module, torch.nn.BatchNorm2d
+        ):  # fresh ones put thresholds at sums of 0, which PyTorch rounds
             torch.nn.init.normal_(module.bias)
     save_weights(net, model, weights, {"input": images})
     main(["--weights", str(weights), "--out", str(tmp_path / "packed.safetensors")])
     text = capsys.readouterr().out
     assert "times smaller" in text
-    assert re.search(r"operation by operation: 0 of [\d,]+ bits differ, 0 of them at their threshold; real", text)
-    assert re.search(rf"\S+ engine to PyTorch in float32: {DIFFERENCE}, predictions that differ: 0\n", text)
+    assert re.search(
+        r"operation by operation: 0 of [\d,]+ bits differ, 0 of them at their threshold; real", text
+    )
+    assert re.search(
+        rf"\S+ engine to PyTorch in float32: {DIFFERENCE}, predictions that differ: 0\n", text
+    )
     assert re.search(r"operations without a kernel, which run in NumPy: affine(, \w+)*\n$", text)
     packed = read_packed(tmp_path / "packed.safetensors")
     assert (packed.input_shape, packed.task) == ((28, 28, channels), "classifier")
     assert packed.info["source"] == "net.safetensors"
     main(["--weights", str(weights), "--format", "onnx", "--out", str(tmp_path / "net.onnx")])
-    assert re.search(rf"\nlogits to PyTorch: {DIFFERENCE}, predictions that differ: 0\n$", capsys.readouterr().out)
+    assert re.search(
+        rf"\nlogits to PyTorch: {DIFFERENCE}, predictions that differ: 0\n$",
+        capsys.readouterr().out,
+    )
     assert (tmp_path / "net.onnx").is_file()
 
 
 def test_classifier_that_says_nothing_of_its_images(tmp_path):
     save_weights(build("lenet", method="rbcn"), "lenet", tmp_path / "net.safetensors")
     with pytest.raises(ValueError, match="its info has no input"):
-        main(["--weights", str(tmp_path / "net.safetensors"), "--out", str(tmp_path / "packed.safetensors")])
+        main(
+            [
+                "--weights",
+                str(tmp_path / "net.safetensors"),
+                "--out",
+                str(tmp_path / "packed.safetensors"),
+            ]
+        )
     assert not (tmp_path / "packed.safetensors").exists()
 
 

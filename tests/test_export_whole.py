@@ -55,7 +55,12 @@ def scale(name: str, source: str, factor: float) -> Node:
 
 
 IMAGE = Node("image", "input", (), {})
-START = [IMAGE, Node("a", "round", ("image",)), Node("b", "round", ("image",)), scale("as", "a", 0.5)]
+START = [
+    IMAGE,
+    Node("a", "round", ("image",)),
+    Node("b", "round", ("image",)),
+    scale("as", "a", 0.5),
+]
 
 
 def lifted(*nodes: Node) -> list[tuple[str, str, tuple[str, ...]]]:
@@ -69,7 +74,9 @@ def test_a_sum_of_maps_with_one_scale() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("other", [scale("bs", "b", 0.25), scale("bs", "b", -0.5), Node("bs", "relu", ("b",))])
+@pytest.mark.parametrize(
+    "other", [scale("bs", "b", 0.25), scale("bs", "b", -0.5), Node("bs", "relu", ("b",))]
+)
 def test_a_sum_of_maps_with_other_scales_stays(other: Node) -> None:
     assert lifted(other, Node("sum", "add", ("as", "bs")))[-1] == ("sum", "add", ("as", "bs"))
 
@@ -81,9 +88,15 @@ def test_a_scale_and_its_inverse_are_gone() -> None:
 
 
 def test_signs_and_convolutions_take_a_scale_up() -> None:
-    sign = Node("s", "sign", ("as",), {}, {"scale": np.array([2.0, 4.0]), "bias": np.array([1.0, 1.0])})
-    conv = Node("c", "conv", ("as",), {}, {"weight": np.full((1, 1, 1, 2), 3.0), "bias": np.zeros(1)})
-    found = {node.name: node for node in lift_scales([*START, sign, conv, Node("e", "add", ("s", "c"))])}
+    sign = Node(
+        "s", "sign", ("as",), {}, {"scale": np.array([2.0, 4.0]), "bias": np.array([1.0, 1.0])}
+    )
+    conv = Node(
+        "c", "conv", ("as",), {}, {"weight": np.full((1, 1, 1, 2), 3.0), "bias": np.zeros(1)}
+    )
+    found = {
+        node.name: node for node in lift_scales([*START, sign, conv, Node("e", "add", ("s", "c"))])
+    }
     assert found["s"].inputs == found["c"].inputs == ("a",)
     assert found["s"].tensors["scale"].tolist() == [1, 2]
     assert found["c"].tensors["weight"].ravel().tolist() == [1.5, 1.5]

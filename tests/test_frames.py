@@ -22,7 +22,10 @@ def picture(color: tuple[int, int, int] = RED, size: tuple[int, int] = (64, 48))
 def noisy(count: int, seed: int = 0) -> list[np.ndarray]:
     """Frames that do not compress away, so that cutting a file cuts frames."""
     rng = np.random.default_rng(seed)
-    return [cv2.resize(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8), (128, 96)) for _ in range(count)]
+    return [
+        cv2.resize(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8), (128, 96))
+        for _ in range(count)
+    ]
 
 
 def write_video(path: Path, frames: list[np.ndarray], codec: str = "mp4v") -> Path:
@@ -66,7 +69,9 @@ def drain(frames: Iterator[np.ndarray]) -> tuple[int, str]:
         (np.full((4, 5), 77 * 257, np.uint16), (77, 77, 77)),  # 16 bits
     ],
 )
-def test_any_channels_and_depth_become_rgb(tmp_path: Path, stored: np.ndarray, seen: tuple[int, ...]) -> None:
+def test_any_channels_and_depth_become_rgb(
+    tmp_path: Path, stored: np.ndarray, seen: tuple[int, ...]
+) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), stored)
     image = read_image(tmp_path / "a.png")
     assert image.shape == (4, 5, 3)
@@ -185,13 +190,19 @@ def test_a_video_of_zeros_where_frames_should_be(tmp_path: Path) -> None:
         open_frames(path)
 
 
-@pytest.mark.parametrize(("name", "codec"), [("b.avi", "MJPG"), ("b.avi", "mp4v"), ("b.mkv", "mp4v")])
-def test_a_video_that_breaks_off_gives_its_good_frames_first(tmp_path: Path, name: str, codec: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "codec"), [("b.avi", "MJPG"), ("b.avi", "mp4v"), ("b.mkv", "mp4v")]
+)
+def test_a_video_that_breaks_off_gives_its_good_frames_first(
+    tmp_path: Path, name: str, codec: str
+) -> None:
     path = damage(write_video(tmp_path / name, noisy(40), codec), keep=0.5)
     frames = open_frames(path)
     count, message = drain(iter(frames))
     assert 10 < count < 30
-    assert re.search(rf"{count} of the 40 frames that its header promises .*\(0 to {count - 1}\)", message)
+    assert re.search(
+        rf"{count} of the 40 frames that its header promises .*\(0 to {count - 1}\)", message
+    )
     assert next(iter(frames)).shape == (96, 128, 3)
 
 
@@ -202,7 +213,9 @@ def test_damage_in_the_middle_of_an_mp4_is_told(tmp_path: Path) -> None:
     assert f"{count} of the 40 frames" in message
 
 
-def test_whole_videos_from_elsewhere_do_not_count_as_broken(real_data: Path, tmp_path: Path) -> None:
+def test_whole_videos_from_elsewhere_do_not_count_as_broken(
+    real_data: Path, tmp_path: Path
+) -> None:
     folder = real_data / "OTB" / "Dog" / "img"
     with VideoWriter(tmp_path / "dog.mp4", 30) as video:
         for image in open_frames(folder):
@@ -238,7 +251,9 @@ def test_other_sizes_are_fitted_with_bars() -> None:
         ("file/a.mp4", 25, r"cannot write .*a\.mp4: (Not a directory|File exists)"),
     ],
 )
-def test_an_output_that_cannot_be_written_is_told_at_once(tmp_path: Path, name: str, fps: float, message: str) -> None:
+def test_an_output_that_cannot_be_written_is_told_at_once(
+    tmp_path: Path, name: str, fps: float, message: str
+) -> None:
     (tmp_path / "folder.mp4").mkdir()
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match=message), VideoWriter(tmp_path / name, fps):

@@ -41,7 +41,9 @@ def test_a_crop_is_the_whole_image_warped(center, side):
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     expected = cv2.warpAffine(image, matrix, (31, 31), flags=flags, borderValue=(1.0, 2.0, 3.0))
     crop = crop_square(image, center, side, 31, fill=(1, 2, 3))
-    np.testing.assert_allclose(crop.astype(int), expected, atol=1)  # rounding of float32 coordinates
+    np.testing.assert_allclose(
+        crop.astype(int), expected, atol=1
+    )  # rounding of float32 coordinates
 
 
 def test_center_of_crop_is_center_of_target():

@@ -68,7 +68,9 @@ def test_results_come_before_weights_and_weights_before_checkpoints(
     assert [path.suffix for path in chosen[-2:]] == [".safetensors", ".pt"]
 
 
-def test_parts_that_are_missing_or_damaged(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_that_are_missing_or_damaged(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert not unpack_home(tmp_path, tmp_path / "new")
     monkeypatch.setattr(gpu_home, "PART_BYTES", 25_000)
     parts, _ = pack_home(folder, folder / "home")

@@ -50,16 +50,30 @@ def test_the_list_is_in_order_and_each_item_has_a_place_of_its_own() -> None:
 
 def test_seeds_start_from_the_float_network_of_the_first() -> None:
     by_name = {item.name: item for item in make_items(Path("data"))}
-    assert by_name[f"{FIRST}-seed-1"].needs == by_name[FIRST].needs == ("teachers-resnet18-32-32-64-128",)
-    (teacher,) = [word for word in by_name[f"{FIRST}-seed-1"].command if word.startswith("teacher=")]
-    assert teacher == f"teacher={by_name['teachers-resnet18-32-32-64-128'].results}/resnet18.safetensors"
+    assert (
+        by_name[f"{FIRST}-seed-1"].needs
+        == by_name[FIRST].needs
+        == ("teachers-resnet18-32-32-64-128",)
+    )
+    (teacher,) = [
+        word for word in by_name[f"{FIRST}-seed-1"].command if word.startswith("teacher=")
+    ]
+    assert (
+        teacher
+        == f"teacher={by_name['teachers-resnet18-32-32-64-128'].results}/resnet18.safetensors"
+    )
 
 
 def test_only_takes_what_is_needed_along(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--list", "--only", f"{FIRST}-seed-2"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in lines] == ["teachers-resnet18-32-32-64-128", f"{FIRST}-seed-2"]
-    with pytest.raises(ValueError, match="--only 'table9': no such item; there are rbsf2, agreement, speed, "):
+    assert [line.split(":")[0] for line in lines] == [
+        "teachers-resnet18-32-32-64-128",
+        f"{FIRST}-seed-2",
+    ]
+    with pytest.raises(
+        ValueError, match="--only 'table9': no such item; there are rbsf2, agreement, speed, "
+    ):
         main(["--list", "--only", "table9"])
 
 
@@ -82,7 +96,9 @@ def test_a_rehearsal_comes_home(tmp_path: Path) -> None:
     assert "| speed | done | " in said
     assert "## A training step, R+G+B, ResNet-18 4-4-8-16" in said
     home = tmp_path / "run" / "home"
-    summary = subprocess.run([*PROGRAM, "--summary", str(home)], capture_output=True, text=True, check=True)
+    summary = subprocess.run(
+        [*PROGRAM, "--summary", str(home)], capture_output=True, text=True, check=True
+    )
     assert summary.stdout.strip() in said
 
 
@@ -96,10 +112,16 @@ def test_a_whole_rehearsal(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_cut_into_three_slices_gives_what_an_uncut_one_gives(tmp_path: Path, monkeypatch) -> None:
+def test_a_run_cut_into_three_slices_gives_what_an_uncut_one_gives(
+    tmp_path: Path, monkeypatch
+) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert rehearse(whole, "--only", FIRST + "-seed-1").wait() == 0
-    (item,) = [item for item in make_items(whole / "data", rehearse=True, only=[f"{FIRST}-seed-1"]) if item.needs]
+    (item,) = [
+        item
+        for item in make_items(whole / "data", rehearse=True, only=[f"{FIRST}-seed-1"])
+        if item.needs
+    ]
     for _ in range(2):
         process = rehearse(cut, "--only", f"{FIRST}-seed-1")
         stop_in_training(process, cut / "items")
@@ -151,7 +173,9 @@ class TestBadInput:
 
     def test_a_full_disk(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 10**9})())
-        with pytest.raises(ValueError, match=r"1\.0 GB are free on its disk; make room for 2\.1 GB"):
+        with pytest.raises(
+            ValueError, match=r"1\.0 GB are free on its disk; make room for 2\.1 GB"
+        ):
             main(["--data", str(tmp_path), "--out", str(tmp_path / "run")])
 
     def test_too_little_memory(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,7 +196,10 @@ class TestBadInput:
             main(["--summary", str(tmp_path)])
 
 
-def test_another_machine_goes_on_from_the_parts_and_what_came_home(parts: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_another_machine_goes_on_from_the_parts_and_what_came_home(
+    parts: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
     """The archive holds nothing of the data, which would pass for the whole of it."""
     carried, first, second = (tmp_path / name for name in ("carried", "first", "second"))
     shutil.copytree(parts, carried)
@@ -192,7 +219,19 @@ def test_checks_need_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     ran = []
     monkeypatch.setattr(gpu_run, "work_down", lambda items, *_: ran.extend(items) or 0)
     assert (
-        main(["--data", str(tmp_path), "--out", str(tmp_path / "run"), "--only", "agreement", "--only", "speed"]) == 0
+        main(
+            [
+                "--data",
+                str(tmp_path),
+                "--out",
+                str(tmp_path / "run"),
+                "--only",
+                "agreement",
+                "--only",
+                "speed",
+            ]
+        )
+        == 0
     )
     assert [item.name for item in ran] == ["agreement", "speed"]
     assert all(item.most_minutes for item in ran)
@@ -213,7 +252,9 @@ class TestSharing:
     def rates(self, folder: Path, **rates: float) -> None:
         report = folder / "items" / "speed" / "report.json"
         report.parent.mkdir(parents=True, exist_ok=True)
-        report.write_text(json.dumps({"rates": {name.replace("_", " "): rate for name, rate in rates.items()}}))
+        report.write_text(
+            json.dumps({"rates": {name.replace("_", " "): rate for name, rate in rates.items()}})
+        )
 
     def test_turns_until_it_is_measured_then_what_was_faster(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -226,7 +267,9 @@ class TestSharing:
             assert "CUDA_MPS_PIPE_DIRECTORY" in sharing.variables(training)
             assert sharing.variables(speed) == {}, "what is measured alone shares nothing"
 
-    @pytest.mark.parametrize(("at_once", "reason"), [(1.0, ""), (float("nan"), ""), (3.0, "it is not there")])
+    @pytest.mark.parametrize(
+        ("at_once", "reason"), [(1.0, ""), (float("nan"), ""), (3.0, "it is not there")]
+    )
     def test_turns_where_that_is_faster_or_all_there_is(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: float, reason: str
     ) -> None:
@@ -236,7 +279,9 @@ class TestSharing:
             assert sharing.variables(make_items(Path("data"))[3]) == {}
 
 
-def test_a_second_run_in_the_same_folder_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_run_in_the_same_folder_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(gpu_run, "probe_gpu", lambda: "a card")
     run = tmp_path / "run"
     with lock(run), pytest.raises(ValueError, match="another run is at work there"):
@@ -245,7 +290,9 @@ def test_a_second_run_in_the_same_folder_changes_nothing(tmp_path: Path, monkeyp
 
 
 def test_every_command_of_the_document_is_understood() -> None:
-    """Those without a GPU are run: --rehearse and --summary above, --pack in test_cifar_parts and test_gpu_distil."""
+    """Those without a GPU are run: --rehearse and --summary above, --pack in test_cifar_parts and
+    test_gpu_distil.
+    """
     text = (ROOT / "docs" / "gpu.md").read_text()
     commands = [line for line in text.splitlines() if line.startswith("python tools/gpu_run.py ")]
     assert len(commands) == 5
@@ -267,4 +314,6 @@ def test_logs_of_images_and_of_pairs(tmp_path: Path) -> None:
         rows = f"step,epoch,{name}_per_s,val_top1\n20.0,1.0,1200.0,\n{last}\n"
         (tmp_path / "log.csv").write_text(rows)
         epochs, rate = _read_log(tmp_path)
-        assert (epochs, rate) == {"images": ("1 of 40", "1,200"), "pairs": ("2 of 40", "1,250")}[name]
+        assert (epochs, rate) == {"images": ("1 of 40", "1,200"), "pairs": ("2 of 40", "1,250")}[
+            name
+        ]

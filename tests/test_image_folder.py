@@ -1,4 +1,6 @@
-"""Folders of images: layouts and their refusals, crops of every kind of file, passes that resume and share out."""
+"""Folders of images: layouts and their refusals, crops of every kind of file, passes that resume
+and share out.
+"""
 
 from __future__ import annotations
 
@@ -87,9 +89,13 @@ def test_folders_of_classes(tmp_path):
     [
         (
             "LOC_val_solution.csv",
-            "ImageId,PredictionString\n" + "".join(f"{i},{c} 1 2 3 4\n" for i, c in BY_NAME.items()),
+            "ImageId,PredictionString\n"
+            + "".join(f"{i},{c} 1 2 3 4\n" for i, c in BY_NAME.items()),
         ),
-        ("val/val_annotations.txt", "".join(f"{i}.JPEG\t{c}\t0\t32\t44\t62\n" for i, c in BY_NAME.items())),
+        (
+            "val/val_annotations.txt",
+            "".join(f"{i}.JPEG\t{c}\t0\t32\t44\t62\n" for i, c in BY_NAME.items()),
+        ),
         ("imagenet_2012_validation_synset_labels.txt", "n01\nn01\nn02\nn02\nn03\nn03\n"),
     ],
 )
@@ -141,28 +147,56 @@ def test_missing_and_empty_folders_are_refused(tmp_path):
     make(tmp_path)
     for name in ("n04", "n05"):
         (tmp_path / "train" / name).mkdir()
-    refused(lambda: open_image_folder(tmp_path), tmp_path / "train" / "n04", "no images", "2 of 5 classes")
+    refused(
+        lambda: open_image_folder(tmp_path),
+        tmp_path / "train" / "n04",
+        "no images",
+        "2 of 5 classes",
+    )
 
 
 def test_classes_that_are_missing_or_unknown_are_refused(tmp_path):
     make(tmp_path)
     (tmp_path / "val" / "n02").rename(tmp_path / "n02")
-    refused(lambda: open_image_folder(tmp_path), tmp_path / "val", "class n02 of", "has no images here (1 classes")
+    refused(
+        lambda: open_image_folder(tmp_path),
+        tmp_path / "val",
+        "class n02 of",
+        "has no images here (1 classes",
+    )
     write(tmp_path / "val" / "n09" / "x.jpg")
-    refused(lambda: open_image_folder(tmp_path), tmp_path / "val", "class n09 is not in", tmp_path / "train")
+    refused(
+        lambda: open_image_folder(tmp_path),
+        tmp_path / "val",
+        "class n09 is not in",
+        tmp_path / "train",
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("LOC_val_solution.csv", "ImageId,PredictionString\nval_00,n01 1\n", "image val_01 is without a label (5 are)"),
-        ("val/val_annotations.txt", "val_00.JPEG\n", "no image and class in the line 'val_00.JPEG'"),
+        (
+            "LOC_val_solution.csv",
+            "ImageId,PredictionString\nval_00,n01 1\n",
+            "image val_01 is without a label (5 are)",
+        ),
+        (
+            "val/val_annotations.txt",
+            "val_00.JPEG\n",
+            "no image and class in the line 'val_00.JPEG'",
+        ),
         ("imagenet_2012_validation_synset_labels.txt", "n01\nn02\n", "2 labels for 6 images"),
-        ("imagenet_2012_validation_synset_labels.txt", "n01\n" * 5 + "n07\n", "class n07 is not in"),
+        (
+            "imagenet_2012_validation_synset_labels.txt",
+            "n01\n" * 5 + "n07\n",
+            "class n07 is not in",
+        ),
         ("other.txt", "", "none of val_annotations.txt, LOC_val_solution.csv"),
         (
             "LOC_val_solution.csv",
-            "ImageId,PredictionString\n" + "".join(f"{i},{c} 1\n" for i, c in {**BY_NAME, "val_99": "n01"}.items()),
+            "ImageId,PredictionString\n"
+            + "".join(f"{i},{c} 1\n" for i, c in {**BY_NAME, "val_99": "n01"}.items()),
             "image val_99 is not there (1 are)",
         ),
     ],
@@ -219,7 +253,9 @@ def quarters(width=512, height=384):
     image = plain(128, width, height)
     colors = ((220, 30, 30), (30, 220, 30), (30, 30, 220))
     for (y, x), color in zip(((0, 0), (0, 1), (1, 0)), colors, strict=True):
-        image[y * height // 2 : (y + 1) * height // 2, x * width // 2 : (x + 1) * width // 2] = color
+        image[y * height // 2 : (y + 1) * height // 2, x * width // 2 : (x + 1) * width // 2] = (
+            color
+        )
     return image
 
 
@@ -233,20 +269,28 @@ def corners(crop):
 def test_colours_are_rgb_and_the_crop_is_where_it_should_be(suffix, reduced):
     crop = decode_crop(encode(quarters(), suffix), CentreCrop(1.0), 32, reduced)
     assert (crop.shape, crop.dtype) == ((32, 32, 3), np.uint8)
-    for found, expected in zip(corners(crop), ((220, 30, 30), (30, 220, 30), (30, 30, 220), (128,) * 3), strict=True):
+    for found, expected in zip(
+        corners(crop), ((220, 30, 30), (30, 220, 30), (30, 30, 220), (128,) * 3), strict=True
+    ):
         assert np.abs(found - expected).max() < 12
     mirrored = decode_crop(encode(quarters(), suffix), CentreCrop(1.0, mirror=True), 32, reduced)
     assert np.array_equal(mirrored, crop[:, ::-1])
 
 
 def test_reduced_decoding_shows_the_same_crop(monkeypatch):
-    photo = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (600, 800, 3), np.uint8), (0, 0), 20)
+    photo = cv2.GaussianBlur(
+        np.random.default_rng(0).integers(0, 256, (600, 800, 3), np.uint8), (0, 0), 20
+    )
     photo = cv2.normalize(photo, None, 0, 255, cv2.NORM_MINMAX)
     flags, imdecode = [], cv2.imdecode
-    monkeypatch.setattr(cv2, "imdecode", lambda data, flag: flags.append(flag) or imdecode(data, flag))
+    monkeypatch.setattr(
+        cv2, "imdecode", lambda data, flag: flags.append(flag) or imdecode(data, flag)
+    )
     for seed in range(20):
         crop = RandomCrop.draw(np.random.default_rng(seed))
-        small, full = (decode_crop(encode(photo), crop, 64, reduced).astype(int) for reduced in (True, False))
+        small, full = (
+            decode_crop(encode(photo), crop, 64, reduced).astype(int) for reduced in (True, False)
+        )
         assert np.abs(small - full).mean() < 8  # up to half a reduced pixel off
         assert np.abs(small - full[:, ::-1]).mean() > 20
     assert {cv2.IMREAD_REDUCED_COLOR_2, cv2.IMREAD_REDUCED_COLOR_4} <= set(flags)
@@ -257,7 +301,9 @@ def test_reduced_decoding_shows_the_same_crop(monkeypatch):
 
 
 def test_gray_cmyk_and_rotated_jpegs():
-    image_module = pytest.importorskip("PIL.Image", reason=needs("pillow", "it writes the CMYK file"))
+    image_module = pytest.importorskip(
+        "PIL.Image", reason=needs("pillow", "it writes the CMYK file")
+    )
     gray = cv2.imencode(".jpg", plain(77)[:, :, 0])[1].tobytes()
     assert np.abs(decode_crop(gray, CentreCrop(1.0), 16).astype(int) - 77).max() <= 1
     buffer = io.BytesIO()
@@ -265,7 +311,9 @@ def test_gray_cmyk_and_rotated_jpegs():
     crop = decode_crop(buffer.getvalue(), CentreCrop(1.0), 32)
     red, green, blue, _ = (corner.argmax() for corner in corners(crop))
     assert (red, green, blue) == (0, 1, 2)
-    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01" + struct.pack(">HHIHH", 0x112, 3, 1, 6, 0) + b"\0\0\0\0"  # turn clockwise
+    exif = (
+        b"Exif\0\0MM\0*\0\0\0\x08\0\x01" + struct.pack(">HHIHH", 0x112, 3, 1, 6, 0) + b"\0\0\0\0"
+    )  # turn clockwise
     jpeg = encode(quarters())
     rotated = jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + jpeg[2:]
     assert jpeg_size(rotated) == (512, 384)
@@ -302,7 +350,9 @@ def read(data, **numbers):
 
 def same(first, second):
     return len(first) == len(second) and all(
-        torch.equal(a[key], b[key]) for a, b in zip(first, second, strict=True) for key in ("image", "label")
+        torch.equal(a[key], b[key])
+        for a, b in zip(first, second, strict=True)
+        for key in ("image", "label")
     )
 
 
@@ -318,13 +368,22 @@ def test_batches_have_the_promised_form(tmp_path):
         assert ((batch["image"][:, 0, 8, 8].int() - 12) // 80).tolist() == batch["label"].tolist()
     batches = read(val, train=False)
     assert [len(batch["label"]) for batch in batches] == [4, 2]
-    assert torch.cat([batch["image"][:, 1, 8, 8] for batch in batches]).tolist() == [20, 30, 100, 110, 180, 190]
+    assert torch.cat([batch["image"][:, 1, 8, 8] for batch in batches]).tolist() == [
+        20,
+        30,
+        100,
+        110,
+        180,
+        190,
+    ]
 
 
 def textured(root):
     make(root)
     for seed, path in enumerate(sorted((root / "train").rglob("*.JPEG"))):
-        path.write_bytes(encode(np.random.default_rng(seed).integers(0, 256, (40, 60, 3), np.uint8)))
+        path.write_bytes(
+            encode(np.random.default_rng(seed).integers(0, 256, (40, 60, 3), np.uint8))
+        )
     return root
 
 

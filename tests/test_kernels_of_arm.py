@@ -1,4 +1,6 @@
-"""The engine's kernels against the scalar ones, as a program without Python: also for ARM, in an emulator."""
+"""The engine's kernels against the scalar ones, as a program without Python: also for ARM, in an
+emulator.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +13,23 @@ from conftest import ROOT
 from requirements import skip_without
 
 SOURCE = Path(__file__).parent / "native" / "compare_kernels.cpp"
-FLAGS = ["-std=c++17", "-O2", "-ffp-contract=off", "-fno-trapping-math", "-I", str(ROOT / "rbsf" / "engine" / "native")]
+FLAGS = [
+    "-std=c++17",
+    "-O2",
+    "-ffp-contract=off",
+    "-fno-trapping-math",
+    "-I",
+    str(ROOT / "rbsf" / "engine" / "native"),
+]
 
 
 def compile_with(compiler: str, folder: Path, *flags: str) -> Path:
     program = folder / "compare_kernels"
     done = subprocess.run(
-        [compiler, *FLAGS, *flags, str(SOURCE), "-o", str(program)], capture_output=True, text=True, check=False
+        [compiler, *FLAGS, *flags, str(SOURCE), "-o", str(program)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[:2000]
     return program
@@ -29,7 +41,9 @@ def test_kernels_of_this_machine(tmp_path: Path) -> None:
         skip_without("compiler", "g++ is not installed")
     program = compile_with("g++", tmp_path)
     done = subprocess.run([program, "20000"], capture_output=True, text=True, check=False)
-    assert (done.returncode, "and scalar are equal to the bit" in done.stdout) == (0, True), done.stdout
+    assert (done.returncode, "and scalar are equal to the bit" in done.stdout) == (0, True), (
+        done.stdout
+    )
 
 
 @pytest.mark.slow
@@ -40,5 +54,7 @@ def test_kernels_of_arm(tmp_path: Path) -> None:
         skip_without("neon", "install g++-aarch64-linux-gnu and qemu-user, packages of Debian")
     program = compile_with(compiler, tmp_path, "-static")
     done = subprocess.run([emulator, program, "5000"], capture_output=True, text=True, check=False)
-    assert done.stdout == "5000 cases: neon and scalar are equal to the bit\n", done.stdout + done.stderr
+    assert done.stdout == "5000 cases: neon and scalar are equal to the bit\n", (
+        done.stdout + done.stderr
+    )
     assert done.returncode == 0

@@ -1,4 +1,6 @@
-"""MNIST and CIFAR: layouts, every refusal, hostile pickles; order, shares and limits of batches; the real sets."""
+"""MNIST and CIFAR: layouts, every refusal, hostile pickles; order, shares and limits of batches;
+the real sets.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,11 @@ SMALL100 = dataclasses.replace(CIFAR100, counts={"train": 200, "test": 100})
 
 
 def idx(array):
-    return bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}i", *array.shape) + array.tobytes()
+    return (
+        bytes([0, 0, 8, array.ndim])
+        + struct.pack(f">{array.ndim}i", *array.shape)
+        + array.tobytes()
+    )
 
 
 def write_mnist(folder, pack=True):
@@ -37,7 +43,10 @@ def write_mnist(folder, pack=True):
     for seed, (split, count) in enumerate(COUNTS.items()):
         images = np.random.default_rng(seed).integers(0, 256, (count, 28, 28), np.uint8)
         labels = np.arange(count, dtype=np.uint8) % 10
-        for name, array in ((f"{split}-images-idx3-ubyte", images), (f"{split}-labels-idx1-ubyte", labels)):
+        for name, array in (
+            (f"{split}-images-idx3-ubyte", images),
+            (f"{split}-labels-idx1-ubyte", labels),
+        ):
             path = folder / (name + ".gz" if pack else name)
             path.write_bytes(gzip.compress(idx(array)) if pack else idx(array))
     return folder
@@ -51,9 +60,17 @@ def write_cifar100(folder, **changes):
     folder.mkdir(parents=True, exist_ok=True)
     for split, count in (("train", 200), ("test", 100)):
         fine = [i % 100 for i in range(count)]
-        batch = {"data": pixels(count), "fine_labels": fine, "coarse_labels": [i // 5 for i in fine], **changes}
+        batch = {
+            "data": pixels(count),
+            "fine_labels": fine,
+            "coarse_labels": [i // 5 for i in fine],
+            **changes,
+        }
         (folder / split).write_bytes(pickle.dumps(batch, protocol=2))
-    names = {"fine_label_names": [f"f{i}" for i in range(100)], "coarse_label_names": [f"c{i}" for i in range(20)]}
+    names = {
+        "fine_label_names": [f"f{i}" for i in range(100)],
+        "coarse_label_names": [f"c{i}" for i in range(20)],
+    }
     (folder / "meta").write_bytes(pickle.dumps(names, protocol=2))
     return folder
 
@@ -63,7 +80,9 @@ def write_cifar10(folder, binary):
     end = ".bin" if binary else ""
     for seed, name in enumerate((*CIFAR10.files["train"], *CIFAR10.files["test"])):
         images, labels = pixels(20, seed), [i % 10 for i in range(20)]
-        records = b"".join(bytes([label]) + image.tobytes() for label, image in zip(labels, images, strict=True))
+        records = b"".join(
+            bytes([label]) + image.tobytes() for label, image in zip(labels, images, strict=True)
+        )
         content = records if binary else pickle.dumps({b"data": images, b"labels": labels})
         (folder / (name + end)).write_bytes(content)
     names = [f"n{i}" for i in range(10)]
@@ -74,7 +93,9 @@ def write_cifar10(folder, binary):
 
 def data(count=50, classes=5):
     labels = torch.arange(count) % classes
-    images = torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1).expand(count, 3, 8, 8).contiguous()
+    images = (
+        torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1).expand(count, 3, 8, 8).contiguous()
+    )
     return ArrayData(images, labels, tuple("abcdefghij"[:classes]), (0.5,) * 3, (0.25,) * 3)
 
 
@@ -115,7 +136,10 @@ def change(path, edit):
         (lambda raw: raw[:-1], "less than the 15696 bytes"),
         (lambda raw: raw + b"x", "more than the 15696 bytes"),
         (lambda raw: b"\x89PNG" + raw[4:], "not an idx file of bytes with 3 dimensions"),
-        (lambda raw: raw[:4] + struct.pack(">i", 21) + raw[8:], r"its header says [21, 28, 28], expected [20, 28, 28]"),
+        (
+            lambda raw: raw[:4] + struct.pack(">i", 21) + raw[8:],
+            r"its header says [21, 28, 28], expected [20, 28, 28]",
+        ),
         (lambda raw: raw[:4] + struct.pack(">i", -1) + raw[8:], "its header says [-1, 28, 28]"),
         (lambda raw: raw[:7], "its header says"),
         (lambda raw: b"", "not an idx file"),
@@ -145,7 +169,9 @@ def test_a_flipped_byte_in_a_gzip_file_is_refused_by_name(tmp_path):
 def test_a_digit_above_nine_and_missing_files_are_refused(tmp_path):
     write_mnist(tmp_path)
     change(tmp_path / "train-labels-idx1-ubyte.gz", lambda raw: raw[:-1] + b"\x0a")
-    refused(lambda: open_mnist(tmp_path, counts=COUNTS), "train-labels-idx1-ubyte", "label 10 at 19")
+    refused(
+        lambda: open_mnist(tmp_path, counts=COUNTS), "train-labels-idx1-ubyte", "label 10 at 19"
+    )
     (tmp_path / "train-labels-idx1-ubyte.gz").unlink()
     refused(lambda: open_mnist(tmp_path, counts=COUNTS), "train-labels-idx1-ubyte.gz is missing")
     refused(lambda: open_labelled("mnist", tmp_path / "raw"), "no folder")
@@ -164,7 +190,12 @@ def test_cifar100_python_layout_gives_fine_or_coarse_labels(tmp_path):
     assert train.labels[:3].tolist() == [0, 1, 2]
     assert test.classes[99] == "f99"
     coarse = dataclasses.replace(CIFAR100_COARSE, counts=SMALL100.counts)
-    assert open_cifar(tmp_path / "cifar-100-python", coarse)[0].labels[[0, 4, 5, 99]].tolist() == [0, 0, 1, 19]
+    assert open_cifar(tmp_path / "cifar-100-python", coarse)[0].labels[[0, 4, 5, 99]].tolist() == [
+        0,
+        0,
+        1,
+        19,
+    ]
 
 
 @pytest.mark.parametrize("binary", [True, False])
@@ -180,7 +211,9 @@ def test_cifar10_layouts(tmp_path, binary):
 
 def test_cifar100_binary_layout_has_two_labels_a_record(tmp_path):
     for split, count in (("train", 200), ("test", 100)):
-        records = (bytes([i % 100 // 5, i % 100]) + pixels(count)[i].tobytes() for i in range(count))
+        records = (
+            bytes([i % 100 // 5, i % 100]) + pixels(count)[i].tobytes() for i in range(count)
+        )
         (tmp_path / f"{split}.bin").write_bytes(b"".join(records))
     (tmp_path / "fine_label_names.txt").write_text("\n".join(f"f{i}" for i in range(100)) + "\n")
     train, _ = open_cifar(tmp_path, SMALL100)
@@ -220,12 +253,22 @@ def test_a_wrong_batch_is_refused_by_name(tmp_path, changes, words):
 
 def test_wrong_counts_are_refused(tmp_path):
     write_cifar100(tmp_path)
-    refused(lambda: open_labelled("cifar100", tmp_path), tmp_path / "train", "200 images, not 50000")
-    refused(lambda: open_labelled("cifar100", tmp_path, check="strict"), tmp_path / "train", "not the published file")
+    refused(
+        lambda: open_labelled("cifar100", tmp_path), tmp_path / "train", "200 images, not 50000"
+    )
+    refused(
+        lambda: open_labelled("cifar100", tmp_path, check="strict"),
+        tmp_path / "train",
+        "not the published file",
+    )
     write_cifar10(tmp_path / "b", binary=True)
     path = tmp_path / "b" / "data_batch_2.bin"
     path.write_bytes(path.read_bytes()[:-5])
-    refused(lambda: open_cifar(tmp_path / "b", SMALL10), path, "61455 bytes are no whole number of 3073-byte records")
+    refused(
+        lambda: open_cifar(tmp_path / "b", SMALL10),
+        path,
+        "61455 bytes are no whole number of 3073-byte records",
+    )
     path.unlink()
     refused(lambda: open_cifar(tmp_path / "b", SMALL10), path, "missing")
 
@@ -265,9 +308,15 @@ class Hostile:
         (Hostile(np.dtype, "S100000"), "S100000"),
     ],
 )
-def test_a_pickle_that_asks_for_more_than_data_is_refused(tmp_path, monkeypatch, value, name, protocol):
+def test_a_pickle_that_asks_for_more_than_data_is_refused(
+    tmp_path, monkeypatch, value, name, protocol
+):
     monkeypatch.chdir(tmp_path)
-    text = refused(lambda: parse_pickle(pickle.dumps(value, protocol), tmp_path / "train"), tmp_path / "train", name)
+    text = refused(
+        lambda: parse_pickle(pickle.dumps(value, protocol), tmp_path / "train"),
+        tmp_path / "train",
+        name,
+    )
     assert "only plain data and arrays are read" in text
     assert not (tmp_path / "owned").exists()
 
@@ -292,7 +341,10 @@ def test_a_pickle_that_asks_for_more_than_data_is_refused(tmp_path, monkeypatch,
     ],
 )
 def test_a_damaged_pickle_is_refused_by_name(content):
-    refused(lambda: parse_pickle(content, "folder/train"), "folder/train: not a pickle, cut short or damaged")
+    refused(
+        lambda: parse_pickle(content, "folder/train"),
+        "folder/train: not a pickle, cut short or damaged",
+    )
 
 
 def test_a_memo_of_two_billion_entries_is_not_allocated():
@@ -309,7 +361,9 @@ def test_an_array_whose_shape_and_bytes_disagree_is_refused(rows):
 
 @given(st.integers(0, 400), st.integers(0, 255))
 def test_any_flipped_byte_is_read_or_refused_in_one_line(where, value):
-    content = bytearray(pickle.dumps({"data": np.arange(64, dtype=np.uint8), "labels": [1, 2, 300], "n": [b"a"]}, 2))
+    content = bytearray(
+        pickle.dumps({"data": np.arange(64, dtype=np.uint8), "labels": [1, 2, 300], "n": [b"a"]}, 2)
+    )
     content[where % len(content)] = value
     try:
         parse_pickle(bytes(content), "file")
@@ -325,7 +379,11 @@ def test_checksums_bind_as_asked(tmp_path):
     for content, refusing in ((b"hallo", ("auto", "strict")), (b"repacked", ("strict",))):
         for check in ("auto", "strict", "off"):
             if check in refusing:
-                refused(lambda c=content, k=check: verify(tmp_path / "f", c, published, k), tmp_path / "f", "md5")
+                refused(
+                    lambda c=content, k=check: verify(tmp_path / "f", c, published, k),
+                    tmp_path / "f",
+                    "md5",
+                )
             else:
                 verify(tmp_path / "f", content, published, check)
     refused(lambda: verify(tmp_path / "f", b"", None, "strict"), "no checksum")
@@ -389,7 +447,9 @@ def test_a_limit_is_balanced_seeded_and_grows_by_adding():
     small, large = (set(balanced_subset(labels, count, 5).tolist()) for count in (7, 40))
     assert small < large
     assert small != set(balanced_subset(labels, 7, 6).tolist())
-    assert sorted(epoch_order(labels, 5, 3, True, 7)) == sorted(small)  # the same images in every epoch
+    assert sorted(epoch_order(labels, 5, 3, True, 7)) == sorted(
+        small
+    )  # the same images in every epoch
 
 
 def test_batch_counts_and_subsets_agree_with_what_is_read():
@@ -433,7 +493,18 @@ def part_of(real_data, folder):
 def test_real_mnist(real_data):
     train, test = open_labelled("mnist", part_of(real_data, "MNIST"), check="strict")
     assert (len(train), len(test)) == (60_000, 10_000)
-    assert torch.bincount(train.labels).tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    assert torch.bincount(train.labels).tolist() == [
+        5923,
+        6742,
+        5958,
+        6131,
+        5842,
+        5421,
+        5918,
+        6265,
+        5851,
+        5949,
+    ]
     assert test.labels[:5].tolist() == [7, 2, 1, 0, 4]
     values = train.images.double() / 255
     assert round(values.mean().item(), 4) == 0.1307

@@ -78,7 +78,10 @@ def test_binarynet_draws_activations_in_training_alone():
 def test_xnors_gradient_goes_through_the_sign_and_through_alpha():
     single = layer_of(XNORConv2d, filters([-0.5], [2.0]))
     grad = gradients(single, filters([1.0], [1.0]))
-    assert grad.flatten().tolist() == [1 + 0.5, 1 + 0.0]  # the paper's 1/n + dsign/dw * alpha, n = 1
+    assert grad.flatten().tolist() == [
+        1 + 0.5,
+        1 + 0.0,
+    ]  # the paper's 1/n + dsign/dw * alpha, n = 1
     layer = layer_of(XNORConv2d, WEIGHT)
     alpha = filters([0.75], [0.75])
     through_alpha = WEIGHT.sign() * (UPSTREAM * SIGNS).sum((1, 2, 3), keepdim=True) / 4
@@ -106,7 +109,10 @@ def test_bireals_gradient_is_scaled_by_the_magnitude_as_a_constant():
 
 
 def test_bireals_activations_have_the_triangle_gradient():
-    layer, x = layer_of(BiRealConv2d, filters([1.0])), filters([-2.0, -0.25, 0.0, 0.75]).requires_grad_()
+    layer, x = (
+        layer_of(BiRealConv2d, filters([1.0])),
+        filters([-2.0, -0.25, 0.0, 0.75]).requires_grad_(),
+    )
     layer(x).sum().backward()
     assert x.grad.flatten().tolist() == [0.0, 1.5, 2.0, 0.5]
 
@@ -114,7 +120,9 @@ def test_bireals_activations_have_the_triangle_gradient():
 def test_scheme_a_scales_the_layer_and_passes_gradients_on():
     layer = layer_of(SchemeAConv2d, filters([-1.0, 2.0], [0.0, 5.0]))
     assert torch.equal(layer.kernel(), filters([-2.0, 2.0], [2.0, 2.0]))
-    assert torch.equal(gradients(layer, filters([1.0, 2.0], [3.0, 4.0])), filters([1.0, 2.0], [3.0, 4.0]))
+    assert torch.equal(
+        gradients(layer, filters([1.0, 2.0], [3.0, 4.0])), filters([1.0, 2.0], [3.0, 4.0])
+    )
 
 
 def test_apprentice_loss_is_eq_1():
@@ -122,12 +130,16 @@ def test_apprentice_loss_is_eq_1():
     assert apprentice_loss(even, even, labels).item() == pytest.approx(2 * math.log(2))
     assert apprentice_loss(even, even, labels, 1, 2, 4).item() == pytest.approx(7 * math.log(2))
     sure = torch.tensor([[50.0, 0.0]])
-    assert apprentice_loss(-sure, sure, torch.tensor([0])).item() == pytest.approx(0.5 * 50 + 0.5 * 50)
+    assert apprentice_loss(-sure, sure, torch.tensor([0])).item() == pytest.approx(
+        0.5 * 50 + 0.5 * 50
+    )
 
 
 def test_apprentice_teaches_the_teacher_by_the_labels_alone():
     torch.manual_seed(0)
-    student, teacher = (torch.randn(5, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    student, teacher = (
+        torch.randn(5, 4, dtype=torch.float64, requires_grad=True) for _ in range(2)
+    )
     labels = torch.tensor([0, 1, 2, 3, 0])
     apprentice_loss(student, teacher, labels, 1.0, 0.5, 0.25).backward()
     p, q, y = student.detach().softmax(1), teacher.detach().softmax(1), F.one_hot(labels, 4)
@@ -143,7 +155,9 @@ def test_apprentice_refuses_networks_of_other_classes():
 def projection_layer(**options):
     """Two filters C of two inputs, two projections."""
     layer = ProjectionConv2d(2, 4, (1, 2), projections=2, **options).double()
-    layer.weight.data = torch.tensor([[[[1.0, -2.0]], [[3.0, 0.5]]], [[[-4.0, 0.25]], [[1.0, -0.25]]]]).double()
+    layer.weight.data = torch.tensor(
+        [[[[1.0, -2.0]], [[3.0, 0.5]]], [[[-4.0, 0.25]], [[1.0, -0.25]]]]
+    ).double()
     layer.projection.data = torch.tensor([[[[1.0, 0.5]]], [[[-0.5, 2.0]]]]).double()
     return layer
 
@@ -181,7 +195,9 @@ def test_pcnns_projection_loss_is_eq_42_52_and_56(eta):
     moved = c + eta * upstream.view(2, 2, 2, 1, 2).transpose(0, 1)
     torch.testing.assert_close(loss, (quantized - w * moved).square().sum() / 2)
     torch.testing.assert_close(layer.weight.grad, ((w * moved - quantized) * w).sum(0))
-    torch.testing.assert_close(layer.projection.grad, ((w * moved - quantized) * moved).sum((1, 2))[:, None])
+    torch.testing.assert_close(
+        layer.projection.grad, ((w * moved - quantized) * moved).sum((1, 2))[:, None]
+    )
 
 
 def test_pcnns_projections_differ_from_the_start():
@@ -195,7 +211,9 @@ def test_pcnns_projections_differ_from_the_start():
 
 
 def test_abcnets_bases_and_their_least_squares():
-    layer = layer_of(ABCConv2d, filters([-3.0, -1.0, 1.0, 3.0], [-1.0, 1.0, 3.0, 5.0]))  # deviation 2.24; means 0, 2
+    layer = layer_of(
+        ABCConv2d, filters([-3.0, -1.0, 1.0, 3.0], [-1.0, 1.0, 3.0, 5.0])
+    )  # deviation 2.24; means 0, 2
     bases, alpha = layer.bases()
     by_hand = [[-1, -1, -1, 1], [-1, -1, 1, 1], [-1, 1, 1, 1]]
     assert bases[:, 0, 0, 0].tolist() == by_hand
@@ -215,7 +233,9 @@ def test_abcnet_with_one_base_is_the_sign_of_the_centred_filter():
 def test_abcnets_alpha_is_the_best_there_is():
     """No step away from it fits better, equal bases (of a filter of two values) included."""
     torch.manual_seed(0)
-    layer = layer_of(ABCConv2d, torch.cat([torch.randn(6, 3, 3, 3), torch.ones(1, 3, 3, 3).tril()]).double())
+    layer = layer_of(
+        ABCConv2d, torch.cat([torch.randn(6, 3, 3, 3), torch.ones(1, 3, 3, 3).tril()]).double()
+    )
     bases, alpha = layer.bases()
 
     def error(a):
@@ -230,22 +250,35 @@ def test_abcnets_alpha_is_the_best_there_is():
 def test_abcnets_gradient_goes_straight_through_each_base():
     layer = layer_of(ABCConv2d, WEIGHT)
     _, alpha = layer.bases()
-    torch.testing.assert_close(gradients(layer, UPSTREAM), UPSTREAM * alpha.sum(0)[:, None, None, None])
+    torch.testing.assert_close(
+        gradients(layer, UPSTREAM), UPSTREAM * alpha.sum(0)[:, None, None, None]
+    )
 
 
 def test_abcnets_activations_their_shifts_and_scales():
     layer = layer_of(ABCConv2d, filters([1.0]), weight_bases=1, activation_bases=2)
-    layer.shift.data, layer.beta.data = torch.tensor([0.0, 1.0]).double(), torch.tensor([2.0, 10.0]).double()
+    layer.shift.data, layer.beta.data = (
+        torch.tensor([0.0, 1.0]).double(),
+        torch.tensor([2.0, 10.0]).double(),
+    )
     x = filters([-1.25, -0.5, 0.25, 0.5, 0.75]).requires_grad_()
     y = layer.activate(x)
-    assert y.flatten().tolist() == [-2 - 10, -2 + 10, -2 + 10, 2 + 10, 2 + 10]  # thresholds 0.5 and -0.5
+    assert y.flatten().tolist() == [
+        -2 - 10,
+        -2 + 10,
+        -2 + 10,
+        2 + 10,
+        2 + 10,
+    ]  # thresholds 0.5 and -0.5
     y.sum().backward()
     assert x.grad.flatten().tolist() == [0, 10, 2, 2, 2]  # windows [0, 1] and [-1, 0]
     assert layer.shift.grad.tolist() == [3 * 2, 1 * 10]
     assert layer.beta.grad.tolist() == [-1 - 1 - 1 + 1 + 1, -1 + 1 + 1 + 1 + 1]
 
 
-@pytest.mark.parametrize(("bases", "thresholds"), [(1, [0.0]), (2, [-0.5, 0.5]), (4, [-0.75, -0.25, 0.25, 0.75])])
+@pytest.mark.parametrize(
+    ("bases", "thresholds"), [(1, [0.0]), (2, [-0.5, 0.5]), (4, [-0.75, -0.25, 0.25, 0.75])]
+)
 def test_abcnets_thresholds_start_evenly(bases, thresholds):
     layer = ABCConv2d(1, 1, 1, activation_bases=bases)
     assert (0.5 - layer.shift).tolist() == thresholds

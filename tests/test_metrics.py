@@ -31,14 +31,20 @@ from rbsf.eval.results import ResultStore, Run
 
 
 def test_overlaps_of_known_pairs() -> None:
-    boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 10], [0, 0, 10, 10], [0, 0, 0, 0], [2, 2, 4, 4]], dtype=float)
-    truth = np.array([[0, 0, 10, 10], [5, 0, 10, 10], [20, 0, 5, 5], [0, 0, 0, 0], [0, 0, 8, 8]], dtype=float)
+    boxes = np.array(
+        [[0, 0, 10, 10], [0, 0, 10, 10], [0, 0, 10, 10], [0, 0, 0, 0], [2, 2, 4, 4]], dtype=float
+    )
+    truth = np.array(
+        [[0, 0, 10, 10], [5, 0, 10, 10], [20, 0, 5, 5], [0, 0, 0, 0], [0, 0, 8, 8]], dtype=float
+    )
     np.testing.assert_allclose(overlaps(boxes, truth), [1, 1 / 3, 0, 0, 0.25])
 
 
 def test_bounded_overlaps_move_corners_and_leave_the_callers_boxes() -> None:
     boxes, truth = np.array([[-5.0, 0, 10, 10]]), np.array([[0.0, 0, 10, 10]])
-    np.testing.assert_allclose(overlaps(boxes, truth, (20, 20)), [1])  # the toolkit does not shorten the width
+    np.testing.assert_allclose(
+        overlaps(boxes, truth, (20, 20)), [1]
+    )  # the toolkit does not shorten the width
     np.testing.assert_allclose(overlaps(boxes, truth), [1 / 3])
     np.testing.assert_array_equal(boxes, [[-5, 0, 10, 10]])
 
@@ -57,7 +63,9 @@ def test_perfect_boxes_score_twenty_of_twenty_one() -> None:
 
 def test_thresholds_are_strict() -> None:
     truth = np.tile([0.0, 0, 10, 10], (2, 1))
-    half = np.array([[0, 0, 10, 10], [0, 0, 10, 5]], dtype=float)  # overlap 0.5: above 0, 0.05, ... 0.45
+    half = np.array(
+        [[0, 0, 10, 10], [0, 0, 10, 5]], dtype=float
+    )  # overlap 0.5: above 0, 0.05, ... 0.45
     scores = score_sequence(half, truth, GOT10K, (100, 100)).scores
     assert scores.auc == pytest.approx(50 / 101)
     assert (scores.ao, scores.sr50) == (0.5, 0)
@@ -72,7 +80,9 @@ def test_precision_counts_up_to_twenty_pixels() -> None:
 
 def test_normalised_precision_is_in_sizes_of_the_target() -> None:
     truth = np.tile([0.0, 0, 10, 20], (2, 1))
-    boxes = truth + np.array([[0, 0, 0, 0], [2.5, 0, 0, 0]])  # a quarter of the width: within 26 of 51 thresholds
+    boxes = truth + np.array(
+        [[0, 0, 0, 0], [2.5, 0, 0, 0]]
+    )  # a quarter of the width: within 26 of 51 thresholds
     assert score_sequence(boxes, truth).scores.norm_precision == pytest.approx((51 + 26) / 2 / 51)
 
 
@@ -80,7 +90,9 @@ TRUTH = np.array([[0, 0, 10, 10], [0, 0, 10, 10], [np.nan] * 4, [0, 0, 10, 10]],
 BOXES = np.array([[90, 90, 1, 1], [0, 0, 10, 10], [np.nan] * 4, [50, 50, 10, 10]], dtype=float)
 
 
-@pytest.mark.parametrize(("protocol", "overlap", "frames"), [(OPE, 2 / 3, 3), (OTB, 2 / 4, 4), (GOT10K, 1 / 2, 2)])
+@pytest.mark.parametrize(
+    ("protocol", "overlap", "frames"), [(OPE, 2 / 3, 3), (OTB, 2 / 4, 4), (GOT10K, 1 / 2, 2)]
+)
 def test_first_and_absent_frames(protocol, overlap: float, frames: int) -> None:
     curves = score_sequence(BOXES, TRUTH, protocol, (100, 100))
     assert curves.scores.ao == pytest.approx(overlap)
@@ -127,7 +139,8 @@ def test_spread_is_the_sample_standard_deviation() -> None:
     assert spread([curves(0.1, 1).scores]) is None
 
 
-# ---- the toolkit's own reports -------------------------------------------------------------------------------------
+# ---- the toolkit's own reports
+# -------------------------------------------------------------------------------------
 
 
 def toolkit_otb(monkeypatch: pytest.MonkeyPatch, root: Path, out: Path):
@@ -149,7 +162,9 @@ def shaken(sequence: Sequence, seed: int) -> Run:
     return Run(boxes.round(3), np.full(len(boxes), 0.02))
 
 
-def check_equal(report: dict, sequences: list[Sequence], store: ResultStore, protocol, scores: dict[str, str]) -> None:
+def check_equal(
+    report: dict, sequences: list[Sequence], store: ResultStore, protocol, scores: dict[str, str]
+) -> None:
     found = {}
     for sequence in sequences:
         run = store.load(sequence)
@@ -165,14 +180,19 @@ def check_equal(report: dict, sequences: list[Sequence], store: ResultStore, pro
 
 
 def test_equal_to_the_toolkits_report_on_real_otb(
-    real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    real_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     sequences = load_sequences(real_data / "OTB", "otb")
     store = ResultStore(tmp_path / "results/OTB2015/ours")
     for seed, sequence in enumerate(sequences):
         store.save(sequence, shaken(sequence, seed))
     report = toolkit_otb(monkeypatch, real_data / "OTB", tmp_path).report(["ours"])["ours"]
-    check_equal(report, sequences, store, OTB, {"success_score": "auc", "precision_score": "precision"})
+    check_equal(
+        report, sequences, store, OTB, {"success_score": "auc", "precision_score": "precision"}
+    )
 
 
 def test_equal_to_the_toolkits_report_on_real_uav123(
@@ -191,15 +211,23 @@ def test_equal_to_the_toolkits_report_on_real_uav123(
 
     monkeypatch.setattr(
         "got10k.experiments.uav123.UAV123",
-        lambda root, version: Dataset((s.frames, s.boxes + np.array([1, 1, 0, 0])) for s in sequences),
+        lambda root, version: Dataset(
+            (s.frames, s.boxes + np.array([1, 1, 0, 0])) for s in sequences
+        ),
     )
     monkeypatch.setattr(ExperimentUAV123, "plot_curves", lambda *args: None)
-    experiment = ExperimentUAV123("", "UAV123", str(tmp_path / "results"), str(tmp_path / "reports"))
+    experiment = ExperimentUAV123(
+        "", "UAV123", str(tmp_path / "results"), str(tmp_path / "reports")
+    )
     report = experiment.report(["ours"])["ours"]
-    check_equal(report, sequences, store, OPE, {"success_score": "auc", "precision_score": "precision"})
+    check_equal(
+        report, sequences, store, OPE, {"success_score": "auc", "precision_score": "precision"}
+    )
 
 
-def test_equal_to_the_toolkits_report_on_got10k_val(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equal_to_the_toolkits_report_on_got10k_val(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from got10k.experiments import ExperimentGOT10k
 
     write_got10k(tmp_path / "GOT-10k/val", count=3, frames=12)
@@ -225,40 +253,71 @@ def test_sequence_names_are_the_toolkits() -> None:
 
     lists = vars(ToolkitOTB)["_OTB__version_dict"]
     for ours, theirs in (("OTB2013", 2013), ("OTB50", "tb50"), ("OTB100", "tb100")):
-        assert {otb_name(name).partition(".")[0] for name in published_names(ours)} == set(lists[theirs])
-    sizes = {"OTB2013": 51, "OTB50": 50, "OTB100": 100, "UAV123": 123, "UAV20L": 20, "GOT-10k-val": 180}
+        assert {otb_name(name).partition(".")[0] for name in published_names(ours)} == set(
+            lists[theirs]
+        )
+    sizes = {
+        "OTB2013": 51,
+        "OTB50": 50,
+        "OTB100": 100,
+        "UAV123": 123,
+        "UAV20L": 20,
+        "GOT-10k-val": 180,
+    }
     assert {name: len(set(published_names(name))) for name in sizes} == sizes
 
 
 def test_published_siamfc_boxes_on_all_of_otb100(real_data: Path, tmp_path: Path) -> None:
-    """Text alone, all 100 targets: the toolkit's rule, strict > over every frame, gives 0.604; >= without the first
-    frame gives the 0.608 that is quoted for these boxes.
+    """Text alone, all 100 targets: the toolkit's rule, strict > over every frame, gives 0.604; >=
+    without the first frame gives the 0.608 that is quoted for these boxes.
     """
     from rbsf.eval.run_benchmarks import main
 
-    annotations, results = real_data / "results/otb100_annotations", real_data / "results/otb100_boxes_siamfc"
+    annotations, results = (
+        real_data / "results/otb100_annotations",
+        real_data / "results/otb100_boxes_siamfc",
+    )
     if not annotations.is_dir():
         skip_without("data", f"no {annotations}")
-    arguments = ["--dataset", "OTB100", "--annotations", str(annotations), "--results", f"SiamFC={results}"]
+    arguments = [
+        "--dataset",
+        "OTB100",
+        "--annotations",
+        str(annotations),
+        "--results",
+        f"SiamFC={results}",
+    ]
     assert main([*arguments, "--out", str(tmp_path), "--json", str(tmp_path / "out.json")]) == 0
     report = json.loads((tmp_path / "out.json").read_text())
     assert report["title"] == "OTB100 (100 sequences)"
     mean = report["trackers"][0]["mean"]
-    assert mean["auc"] == pytest.approx(0.6040658187118, abs=1e-12)  # of got10k.experiments.ExperimentOTB
+    assert mean["auc"] == pytest.approx(
+        0.6040658187118, abs=1e-12
+    )  # of got10k.experiments.ExperimentOTB
     assert mean["precision"] == pytest.approx(0.80636, abs=1e-5)
     with_equal = []
     for path in sorted(results.glob("*.txt")):
-        name = {"Human4": "Human4.2", "Jogging.1": "Jogging-1", "Jogging.2": "Jogging-2"}.get(path.stem, path.stem)
+        name = {"Human4": "Human4.2", "Jogging.1": "Jogging-1", "Jogging.2": "Jogging-2"}.get(
+            path.stem, path.stem
+        )
         truth, boxes = (
-            np.loadtxt(p.read_text().replace(",", " ").splitlines()) for p in (annotations / f"{name}.txt", path)
+            np.loadtxt(p.read_text().replace(",", " ").splitlines())
+            for p in (annotations / f"{name}.txt", path)
         )
         with_equal.append((overlaps(boxes, truth)[1:, None] >= np.linspace(0, 1, 21)).mean())
     assert np.mean(with_equal) == pytest.approx(0.608, abs=0.0005)
 
 
-def test_toolkit_scores_those_boxes_alike(real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The 0.6040658187118 above, by the toolkit's own report over folders of all 100 targets, with empty images."""
-    annotations, results = real_data / "results/otb100_annotations", real_data / "results/otb100_boxes_siamfc"
+def test_toolkit_scores_those_boxes_alike(
+    real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The 0.6040658187118 above, by the toolkit's own report over folders of all 100 targets, with
+    empty images.
+    """
+    annotations, results = (
+        real_data / "results/otb100_annotations",
+        real_data / "results/otb100_boxes_siamfc",
+    )
     if not annotations.is_dir():
         skip_without("data", f"no {annotations}")
     for path in annotations.glob("*.txt"):

@@ -1,4 +1,6 @@
-"""What pairs are made of besides a target's own crops: labels stay true, shares hold, each source draws for itself."""
+"""What pairs are made of besides a target's own crops: labels stay true, shares hold, each source
+draws for itself.
+"""
 
 import zlib
 from collections import Counter, defaultdict
@@ -10,7 +12,13 @@ import torch
 from test_pairs import PLAIN, centre, flat, jpeg, same, store_of
 
 from rbsf.datasets.pairs.crop_store import CROP_SIZE, Crop, CropStore, CropWriter
-from rbsf.datasets.pairs.mixing import MixConfig, Target, add_distractor, paste_on_scene, random_window
+from rbsf.datasets.pairs.mixing import (
+    MixConfig,
+    Target,
+    add_distractor,
+    paste_on_scene,
+    random_window,
+)
 from rbsf.datasets.pairs.pair_dataset import AugmentConfig, PairDataset
 
 MOVED = AugmentConfig(gray=0, light=0, blur=0)  # shifted, enlarged, mirrored; colours as they are
@@ -59,10 +67,16 @@ def two(tmp_path):
 
 
 def test_without_sources_pairs_are_what_they_were_before_there_were_any(tmp_path):
-    """Checksums from the code of that time; flat pictures, as their pixels do not depend on OpenCV's version."""
+    """Checksums from the code of that time; flat pictures, as their pixels do not depend on
+    OpenCV's version.
+    """
     long = [flat(frame, frame) for frame in range(0, 120, 2)]
-    films = store_of(tmp_path / "films.db", ("video", long), ("video", [flat(0, 200), flat(1, 201)]))
-    stills = store_of(tmp_path / "s.db", ("still", [flat(0, 150), flat(1, 160)]), ("still", [flat(0, 230)]))
+    films = store_of(
+        tmp_path / "films.db", ("video", long), ("video", [flat(0, 200), flat(1, 201)])
+    )
+    stills = store_of(
+        tmp_path / "s.db", ("still", [flat(0, 150), flat(1, 160)]), ("still", [flat(0, 230)])
+    )
 
     def checksum(dataset):
         total = 0
@@ -80,7 +94,9 @@ def test_without_sources_pairs_are_what_they_were_before_there_were_any(tmp_path
 @pytest.mark.parametrize("share", [*SHARES, "all"])
 def test_items_keep_their_form_and_are_pure_functions(two, share):
     names = SHARES if share == "all" else (share,)
-    datasets = [PairDataset([two], 8, seed=2, mix=MixConfig(**dict.fromkeys(names, 0.7))) for _ in range(2)]
+    datasets = [
+        PairDataset([two], 8, seed=2, mix=MixConfig(**dict.fromkeys(names, 0.7))) for _ in range(2)
+    ]
     _ = datasets[1][5]
     for i in range(8):
         item = datasets[0][i]
@@ -90,7 +106,9 @@ def test_items_keep_their_form_and_are_pure_functions(two, share):
         assert (item["shift"].dtype, item["negative"].dtype) == (torch.float32, torch.bool)
 
 
-@pytest.mark.parametrize("share", ["negative_share", "distractor_share", "paste_share", "random_share"])
+@pytest.mark.parametrize(
+    "share", ["negative_share", "distractor_share", "paste_share", "random_share"]
+)
 def test_shares_hold_and_other_pairs_stay_the_same_to_the_bit(two, share):
     plain = PairDataset([two], 200, seed=1, augment=PLAIN)
     mixed = PairDataset([two], 200, seed=1, augment=PLAIN, mix=MixConfig(**{share: 0.3}))
@@ -101,7 +119,9 @@ def test_shares_hold_and_other_pairs_stay_the_same_to_the_bit(two, share):
 def test_sources_draw_for_themselves(two):
     """A distractor is put where it was, whether or not other pairs are pasted."""
     one = PairDataset([two], 60, augment=PLAIN, mix=MixConfig(distractor_share=0.5))
-    both = PairDataset([two], 60, augment=PLAIN, mix=MixConfig(distractor_share=0.5, paste_share=0.5))
+    both = PairDataset(
+        [two], 60, augment=PLAIN, mix=MixConfig(distractor_share=0.5, paste_share=0.5)
+    )
     plain = PairDataset([two], 60, augment=PLAIN)
     kept = [i for i in range(60) if same(one[i], both[i])]
     assert 20 < len(kept) < 40  # those that are not pasted
@@ -153,7 +173,9 @@ def test_pasted_target_fades_into_the_scene_beside_the_scene_s_own():
 
 
 def test_scene_is_moved_and_not_distorted():
-    """Away from the target each pixel is one of the scene, moved; its content at the edges is mirrored."""
+    """Away from the target each pixel is one of the scene, moved; its content at the edges is
+    mirrored.
+    """
     scene = Target(noise(), np.array([40.0, 40.0]))
     pixels, _ = paste_on_scene(target(RED, (40, 40)), scene, np.random.default_rng(4))
     patch = pixels[60:80, 60:80]
@@ -203,20 +225,26 @@ def test_distractor_leaves_exemplar_label_and_negatives_alone(two):
         assert is_red(b["search"]).any()
         assert is_green(b["search"]).any()
     negatives = PairDataset([two], 40, augment=MOVED, mix=MixConfig(negative_share=1.0))
-    both = PairDataset([two], 40, augment=MOVED, mix=MixConfig(negative_share=1.0, distractor_share=1.0))
+    both = PairDataset(
+        [two], 40, augment=MOVED, mix=MixConfig(negative_share=1.0, distractor_share=1.0)
+    )
     assert all(same(a, b) for a, b in zip(negatives, both, strict=True))
 
 
 def test_windows_are_found_again_where_the_label_says(tmp_path):
     smooth = cv2.GaussianBlur(noise(), (0, 0), 3)
     pixels = cv2.normalize(smooth, None, 0, 255, cv2.NORM_MINMAX)
-    store = store_of(tmp_path / "s.db", ("video", [Crop(f, (60.0, 60.0), jpeg(pixels)) for f in range(3)]))
+    store = store_of(
+        tmp_path / "s.db", ("video", [Crop(f, (60.0, 60.0), jpeg(pixels)) for f in range(3)])
+    )
     augment = AugmentConfig(gray=0, light=0, blur=0, scale=0, still_scale=0)
     plain = PairDataset([store], 1, augment=augment)[0]["exemplar"]
     dataset = PairDataset([store], 20, augment=augment, mix=MixConfig(random_share=1.0))
     for item in dataset:
         exemplar, search = (item[key].permute(1, 2, 0).numpy() for key in ("exemplar", "search"))
-        scores = cv2.matchTemplate(search, np.ascontiguousarray(exemplar[40:87, 40:87]), cv2.TM_SQDIFF_NORMED)
+        scores = cv2.matchTemplate(
+            search, np.ascontiguousarray(exemplar[40:87, 40:87]), cv2.TM_SQDIFF_NORMED
+        )
         best, _, place, _ = cv2.minMaxLoc(scores)
         assert best < 0.01
         assert np.array(place) + 23 - 127 == pytest.approx(item["shift"].numpy(), abs=1)
@@ -234,7 +262,9 @@ def test_window_avoids_what_is_plain():
 
 
 def named_store(path, sequences):
-    """Stills by name, each of one crop of the given aspect ratio, all of the gray value of their number."""
+    """Stills by name, each of one crop of the given aspect ratio, all of the gray value of their
+    number.
+    """
     with CropWriter(path) as writer:
         for number, (name, size) in enumerate(sequences):
             crop = Crop(0, size, flat(0, 10 * number + 10).jpeg)
@@ -246,10 +276,14 @@ def named_store(path, sequences):
 def negatives_of(store, length=80, hard=1.0):
     """By gray value: which search crops each exemplar got, and how often."""
     found: dict[int, Counter[int]] = defaultdict(Counter)
-    for item in PairDataset([store], length, augment=PLAIN, mix=MixConfig(negative_share=1.0, hard_share=hard)):
+    for item in PairDataset(
+        [store], length, augment=PLAIN, mix=MixConfig(negative_share=1.0, hard_share=hard)
+    ):
         if item["negative"]:
             found[int(item["exemplar"][0, 0, 0])][int(item["search"][0, 0, 0])] += 1
-    assert sum(sum(counts.values()) for counts in found.values()) > 0.8 * length  # few draws find no other scene
+    assert (
+        sum(sum(counts.values()) for counts in found.values()) > 0.8 * length
+    )  # few draws find no other scene
     return found
 
 
@@ -257,9 +291,16 @@ def test_hard_negatives_are_named_alike_but_for_the_number(tmp_path):
     square = (60.0, 60.0)
     names = ["dog_1.jpg", "dog_2.jpg", "cat_01.png", "cat_02.png", "lone.jpg"]
     found = negatives_of(named_store(tmp_path / "s.db", [(name, square) for name in names]))
-    assert {gray: set(found[gray]) for gray in (10, 20, 30, 40)} == {10: {20}, 20: {10}, 30: {40}, 40: {30}}
+    assert {gray: set(found[gray]) for gray in (10, 20, 30, 40)} == {
+        10: {20},
+        20: {10},
+        30: {40},
+        40: {30},
+    }
     assert set(found[50]) <= {10, 20, 30, 40}
-    soft = negatives_of(named_store(tmp_path / "soft.db", [(name, square) for name in names]), hard=0.0)
+    soft = negatives_of(
+        named_store(tmp_path / "soft.db", [(name, square) for name in names]), hard=0.0
+    )
     assert set(soft[10]) == {20, 30, 40, 50}
 
 
@@ -273,7 +314,9 @@ def test_hard_negatives_are_of_like_shape(tmp_path):
 
 def test_another_target_of_the_same_image_is_no_negative(tmp_path):
     """Its crop may well show the exemplar's target."""
-    stills = store_of(tmp_path / "s.db", ("still", [flat(0, 10), flat(1, 20)]), ("still", [flat(0, 200)]))
+    stills = store_of(
+        tmp_path / "s.db", ("still", [flat(0, 10), flat(1, 20)]), ("still", [flat(0, 200)])
+    )
     for hard in (0.0, 1.0):
         found = negatives_of(stills, 40, hard)
         assert set(found[10]) == set(found[20]) == {200}
@@ -284,7 +327,9 @@ def test_another_target_of_the_same_image_is_no_negative(tmp_path):
 def test_one_sequence_alone_stays_as_it_is(tmp_path, share):
     store = store_of(tmp_path / "one.db", ("video", [flat(0, 20), flat(1, 21)]))
     mix = MixConfig(**{share: 1.0}, hard_share=1.0)
-    assert {int(item["search"].max()) for item in PairDataset([store], 10, augment=PLAIN, mix=mix)} == {20, 21}
+    assert {
+        int(item["search"].max()) for item in PairDataset([store], 10, augment=PLAIN, mix=mix)
+    } == {20, 21}
     assert not any(item["negative"] for item in PairDataset([store], 10, mix=mix))
 
 

@@ -1,4 +1,6 @@
-"""Classification networks: shapes, layers and sizes as documented, options refused, every method in every network."""
+"""Classification networks: shapes, layers and sizes as documented, options refused, every method in
+every network.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ def test_parameters_and_1_bit_weights(name, options, parameters, bits):
     assert sum(p.numel() for p in net.parameters()) == parameters
 
 
-@pytest.mark.parametrize(("name", "binary", "shortcuts"), [("resnet18", 16, 3), ("wrn22", 18, 2), ("wrn40", 36, 2)])
+@pytest.mark.parametrize(
+    ("name", "binary", "shortcuts"), [("resnet18", 16, 3), ("wrn22", 18, 2), ("wrn40", 36, 2)]
+)
 def test_layers_as_the_names_count_them(name, binary, shortcuts):
     net = build(name, "rbcn")
     convs = [m for m in net.modules() if isinstance(m, nn.Conv2d)]
@@ -95,7 +99,9 @@ def test_every_method_in_every_network(name, method, tmp_path):
 
 
 def test_method_options_are_kept(tmp_path):
-    net = trained("lenet", "abcnet", classes=3, method_options={"weight_bases": 2, "activation_bases": 1})
+    net = trained(
+        "lenet", "abcnet", classes=3, method_options={"weight_bases": 2, "activation_bases": 1}
+    )
     save_weights(net, "lenet", tmp_path / "net.safetensors")
     loaded = load_weights(tmp_path / "net.safetensors")[0]
     assert [len(layer.terms()) for layer in binary_layers(loaded).values()] == [2, 2]
@@ -116,7 +122,11 @@ def test_method_options_are_kept(tmp_path):
         ("wrn22", {"shortcut": "none"}, "shortcut is 'none'; known: conv, block"),
         ("lenet", {"stages": "8-8-8-8"}, "model 'lenet': .*stages"),
         ("lenet", {"method": "bnn"}, "unknown method 'bnn'"),
-        ("lenet", {"method": "rbcn", "method_options": {"bases": 2}}, "unknown method option bases"),
+        (
+            "lenet",
+            {"method": "rbcn", "method_options": {"bases": 2}},
+            "unknown method option bases",
+        ),
     ],
 )
 def test_unknown_options_are_refused(name, options, message):
@@ -126,14 +136,20 @@ def test_unknown_options_are_refused(name, options, message):
 
 @pytest.mark.parametrize(
     ("width", "channels"),
-    [(1.0, [96, 256, 384, 384, 256]), (0.5, [64, 128, 192, 192, 256]), (0.01, [32, 32, 32, 32, 256])],
+    [
+        (1.0, [96, 256, 384, 384, 256]),
+        (0.5, [64, 128, 192, 192, 256]),
+        (0.01, [32, 32, 32, 32, 256]),
+    ],
 )
 def test_width_of_a_tracker_is_kept(width, channels, tmp_path):
     net = build("rbsf", width=width)
     assert [block.conv.out_channels for block in net.layers] == channels
     assert net.model_options == ({} if width == 1 else {"width": width})
     save_weights(net, "rbsf", tmp_path / "net.safetensors")
-    assert [block.conv.out_channels for block in load_weights(tmp_path / "net.safetensors")[0].layers] == channels
+    assert [
+        block.conv.out_channels for block in load_weights(tmp_path / "net.safetensors")[0].layers
+    ] == channels
 
 
 def test_slimmed_network_computes_a_part_of_the_wide_one():

@@ -25,7 +25,9 @@ from rbsf.engine.run import Engine
 ISAS = available_isas()
 THREADS = min(2, os.cpu_count() or 1)
 GRAPHS = int(os.environ.get("RBSF_GRAPHS", "300"))
-needs_kernels = pytest.mark.skipif(len(ISAS) == 1, reason=needs("kernels", "the extension is not built"))
+needs_kernels = pytest.mark.skipif(
+    len(ISAS) == 1, reason=needs("kernels", "the extension is not built")
+)
 EPS = 2.0**-24  # relative error of one rounding to float32
 
 
@@ -36,8 +38,8 @@ def images(*shape: int, seed: int = 0) -> np.ndarray:
 def assert_as_the_oracle(model: PackedModel, batch: np.ndarray, threads: int) -> None:
     """Every node, given the maps that the kernels gave to it, is what the oracle makes of them.
 
-    Equal to the last bit, but for real sums, which BLAS adds in another order: n products and a bias differ from the
-    exact sum by at most n + 1 roundings of sum |x w|, in both.
+    Equal to the last bit, but for real sums, which BLAS adds in another order: n products and a
+    bias differ from the exact sum by at most n + 1 roundings of sum |x w|, in both.
     """
     kernels = [Engine(model, threads, isa).outputs(batch) for isa in ISAS[:-1]]
     for found in kernels[1:]:
@@ -56,12 +58,16 @@ def assert_as_the_oracle(model: PackedModel, batch: np.ndarray, threads: int) ->
             tolerance = 2 * (node.tensors["weight"][0].size + 1) * EPS * 1.01
             assert (np.abs(found - expected) <= tolerance * largest).all(), node.name
         else:
-            np.testing.assert_array_equal(found, expected, err_msg=f"{node.name} of {[n.op for n in model.nodes]}")
+            np.testing.assert_array_equal(
+                found, expected, err_msg=f"{node.name} of {[n.op for n in model.nodes]}"
+            )
         maps[node.name] = found
 
 
 def oracle(model: PackedModel, node: Node, inputs: list[np.ndarray]) -> np.ndarray:
-    return reference(node, [model.maps[name] for name in node.inputs], model.maps[node.name], inputs)
+    return reference(
+        node, [model.maps[name] for name in node.inputs], model.maps[node.name], inputs
+    )
 
 
 @needs_kernels
@@ -70,7 +76,9 @@ def test_any_network_is_as_the_oracle(part: int) -> None:
     """RBSF_GRAPHS: how many random networks."""
     for seed in range(part, GRAPHS, 4):
         model = random_network(seed)
-        assert_as_the_oracle(model, images(1 + seed % 3, *model.input_shape, seed=seed), 1 + seed % THREADS)
+        assert_as_the_oracle(
+            model, images(1 + seed % 3, *model.input_shape, seed=seed), 1 + seed % THREADS
+        )
 
 
 @needs_kernels
@@ -80,20 +88,32 @@ def test_random_networks_have_every_run() -> None:
 
 
 def test_sums_worked_out_by_hand() -> None:
-    """One pixel of value 3 in a border, thresholds 2 and 5, the second flipped: bits 1 and 1.  Weights are -1 but for
-    the middle (+, +): 2 in the middle, and 16 products of +1 in a border of -1, of -1 in one of +1.
+    """One pixel of value 3 in a border, thresholds 2 and 5, the second flipped: bits 1 and 1.
+    Weights are -1 but for the middle (+, +): 2 in the middle, and 16 products of +1 in a border of
+    -1, of -1 in one of +1.
     """
     weight = np.packbits([[0] * 8 + [1, 1] + [0] * 8], axis=-1, bitorder="little")
     thresholds = {"threshold": np.int32([2, 5]), "flip": np.uint8([0, 1])}
     image = Node("image", "input", (), {"height": 1, "width": 1, "channels": 2, "any_size": False})
     bits = Node("bits", "sign", ("image",), {}, thresholds)
     for border, expected in ((-1, 18 * 0.5 + 0.25), (1, -14 * 0.5 + 0.25)):
-        geometry = {"kernel": 3, "stride": 1, "padding": 1, "groups": 1, "channels": 2, "border": border}
+        geometry = {
+            "kernel": 3,
+            "stride": 1,
+            "padding": 1,
+            "groups": 1,
+            "channels": 2,
+            "border": border,
+        }
         conv = Node("conv", "conv_bits", ("bits",), geometry, {"weight": weight})
-        affine = Node("end", "affine", ("conv",), {}, {"scale": np.float32([0.5]), "bias": np.float32([0.25])})
+        affine = Node(
+            "end", "affine", ("conv",), {}, {"scale": np.float32([0.5]), "bias": np.float32([0.25])}
+        )
         model = PackedModel("", "classifier", (image, bits, conv, affine), {})
         for isa in ISAS:
-            assert Engine(model, isa=isa)(np.full((1, 1, 1, 2), 3, np.uint8)).tolist() == [[[[expected]]]]
+            assert Engine(model, isa=isa)(np.full((1, 1, 1, 2), 3, np.uint8)).tolist() == [
+                [[[expected]]]
+            ]
 
 
 def test_sums_have_the_least_type_that_holds_them() -> None:
@@ -107,7 +127,10 @@ def test_a_sum_of_two_convolutions_stays_whole() -> None:
     make.add("sign", "image", tensors={"threshold": np.full(8, 128, np.int32)})
     bits = make.last
     window = {"kernel": 1, "stride": 1, "padding": 0, "groups": 1, "channels": 8, "border": -1}
-    names = [make.add("conv_bits", bits, tensors={"weight": np.full((3, 1), 255, np.uint8)}, **window) for _ in "ab"]
+    names = [
+        make.add("conv_bits", bits, tensors={"weight": np.full((3, 1), 255, np.uint8)}, **window)
+        for _ in "ab"
+    ]
     total = make.add("add", *names)
     assert (make.maps[total].kind, make.maps[total].largest) == ("whole", 16)
     make.add("affine", tensors={"scale": np.ones(3, np.float32)})
@@ -168,7 +191,10 @@ def test_operations_without_a_kernel_are_named() -> None:
 @pytest.mark.parametrize(
     ("batch", "message"),
     [
-        (np.zeros((1, 12, 10, 3)), r"images are float64 \(1, 12, 10, 3\), expected a uint8 array \(N, H, W, 3\)"),
+        (
+            np.zeros((1, 12, 10, 3)),
+            r"images are float64 \(1, 12, 10, 3\), expected a uint8 array \(N, H, W, 3\)",
+        ),
         (np.full((1, 12, 10, 3), np.nan, np.float32), "float32"),
         (np.zeros((12, 10, 3), np.uint8), "expected a uint8 array"),
         (np.zeros((1, 10, 12, 3), np.uint8), "images are 10 x 12, expected 12 x 10"),
@@ -190,7 +216,9 @@ def test_images_too_small_for_a_network_of_any_size() -> None:
     make.conv(4, 5, 1, 0, 1)
     engine = Engine(make.model())
     assert engine(images(2, 30, 20, 3)).shape == (2, 26, 16, 4)
-    with pytest.raises(ValueError, match=r"images of 4 x 9 pixels do not suit the network: node 'conv\.1'"):
+    with pytest.raises(
+        ValueError, match=r"images of 4 x 9 pixels do not suit the network: node 'conv\.1'"
+    ):
         engine(images(1, 4, 9, 3))
 
 
@@ -214,7 +242,11 @@ def test_long_rows_take_no_copies_of_their_factors() -> None:
 def test_kernels_check_their_arrays() -> None:
     """What `Engine` never passes is refused all the same."""
     x, bits = np.zeros((1, 6, 6, 16), np.float32), np.zeros((1, 1, 8, 8, 2), np.uint8)
-    t, f, out = np.zeros(16, np.float32), np.zeros((1, 2), np.uint8), np.zeros((1, 6, 6, 8), np.float32)
+    t, f, out = (
+        np.zeros(16, np.float32),
+        np.zeros((1, 2), np.uint8),
+        np.zeros((1, 6, 6, 8), np.float32),
+    )
     w, b = np.zeros((1, 1, 144, 16), np.float32), np.zeros((1, 16), np.float32)
     small = np.zeros((1, 3, 3, 16), np.float32)
     good = {
@@ -255,7 +287,9 @@ def test_without_the_extension_numpy_runs_with_a_warning() -> None:
         "assert engine.isa == 'numpy' and len(caught) == 1 and 'compiler' in str(caught[0].message)\n"
         "assert engine(np.zeros((2, 12, 10, 3), np.uint8)).shape == (2, 5)\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env=_env() | {"RBSF_ISA": ""})
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, timeout=60, env=_env() | {"RBSF_ISA": ""}
+    )
 
 
 @needs_kernels
@@ -280,8 +314,14 @@ def test_a_layer_with_its_shortcut_checks_its_arrays() -> None:
     make.add("conv_bits", bits, tensors={"weight": make.weight_bits(8, 8)}, **window)
     read = Packed(layout(8, 1, 1), 0, -1, np.zeros(8, bool))
     target = Target(native, "scalar", 1)
-    conv, other = (conv_bits.make_conv(make.nodes[-1], read, target, kind) for kind in ("sums", "sums16"))
-    packed, each, out = np.zeros((1, 1, 6, 6, 1), np.uint8), np.ones(8, np.float32), np.zeros((1, 6, 6, 8), np.int16)
+    conv, other = (
+        conv_bits.make_conv(make.nodes[-1], read, target, kind) for kind in ("sums", "sums16")
+    )
+    packed, each, out = (
+        np.zeros((1, 1, 6, 6, 1), np.uint8),
+        np.ones(8, np.float32),
+        np.zeros((1, 6, 6, 8), np.int16),
+    )
     good = (conv, packed, each, each, each, 1.0, 100.0, out.copy(), out, 1, "scalar")
     native.conv_steps(*good)
     bad = {0: (other,), 1: (packed[:, :, :5], packed.astype(np.int8)), 2: (each[:7],), 3: (each[:7],), 4: (each[:7],),

@@ -1,4 +1,6 @@
-"""Packed files: what is written is read, and what is damaged, newer, or fits nowhere is refused in one line."""
+"""Packed files: what is written is read, and what is damaged, newer, or fits nowhere is refused in
+one line.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,12 @@ def sign(path: Path, metadata: dict[str, str], tensors: dict[str, np.ndarray]) -
 
 def assert_is(path: Path, own: PackedModel) -> None:
     read = read_packed(path)
-    assert (read.model, read.task, read.info, read.maps) == (own.model, own.task, own.info, own.maps)
+    assert (read.model, read.task, read.info, read.maps) == (
+        own.model,
+        own.task,
+        own.info,
+        own.maps,
+    )
     for node, other in zip(read.nodes, own.nodes, strict=True):
         assert (node.name, node.op, node.inputs, node.attributes) == (
             other.name, other.op, other.inputs, other.attributes,
@@ -111,7 +118,9 @@ def test_multiples_of_powers_of_two_are_kept_as_bytes(tmp_path: Path) -> None:
     write_packed(tmp_path / "bytes.safetensors", "tiny", "classifier", make.nodes, {})
     tensors = parts(tmp_path / "bytes.safetensors")[1]
     assert [str(tensors[f"conv.{n}.weight"].dtype) for n in (1, 2)] == ["int8", "float32"]
-    for node, read in zip(make.nodes[1:], read_packed(tmp_path / "bytes.safetensors").nodes[1:], strict=True):
+    for node, read in zip(
+        make.nodes[1:], read_packed(tmp_path / "bytes.safetensors").nodes[1:], strict=True
+    ):
         np.testing.assert_array_equal(read.tensors["weight"], node.tensors["weight"])
         assert read.tensors["weight"].dtype == np.float32
 
@@ -146,29 +155,46 @@ def test_flipped_bit(path: Path) -> None:
         assert_refused(path, "sha256")
 
 
-# Nodes of small_network: 0 input, 1 affine, 2 conv, then of the first binary convolution 3 sign, 4 conv_bits, 5 affine;
-# 6 add, 7 to 9 the second binary convolution, 10 avg_pool, 11 conv, 12 add, 13 global_pool, 14 flatten, 15 linear.
+# Nodes of small_network: 0 input, 1 affine, 2 conv, then of the first binary convolution 3 sign, 4
+# conv_bits, 5 affine; 6 add, 7 to 9 the second binary convolution, 10 avg_pool, 11 conv, 12 add, 13
+# global_pool, 14 flatten, 15 linear.
 @pytest.mark.parametrize(
     ("number", "changes", "message"),
     [
-        (2, {"op": "conv_9"}, "node 'conv.2': unknown op 'conv_9'; this version knows abs_mean, add"),
+        (
+            2,
+            {"op": "conv_9"},
+            "node 'conv.2': unknown op 'conv_9'; this version knows abs_mean, add",
+        ),
         (2, {"op": "_windows"}, "unknown op '_windows'"),
         (2, {"op": "input"}, "the first, and only it, is the input"),
         (0, {"op": "relu"}, "the first, and only it, is the input"),
         (2, {"op": "relu"}, r"\(relu\): has attributes"),
-        (2, {"inputs": ["nothing"]}, "node 'conv.2' takes 'nothing', which no node before it makes"),
+        (
+            2,
+            {"inputs": ["nothing"]},
+            "node 'conv.2' takes 'nothing', which no node before it makes",
+        ),
         (2, {"inputs": ["conv.2"]}, "takes 'conv.2', which no node before it makes"),
         (2, {"inputs": ["add.6"]}, "takes 'add.6', which no node before it makes"),
         (2, {"inputs": []}, "takes 1 inputs, 0 are given"),
         (6, {"inputs": ["conv.2"]}, "takes 2 inputs, 1 are given"),
         (6, {"inputs": ["conv.2", "image"]}, "takes whole or real, pixels come"),
         (4, {"inputs": ["conv.2"]}, r"\(conv_bits\): takes bits, real come"),
-        (5, {"inputs": ["binary.3.sign.0"]}, r"\(affine\): takes pixels or whole or real, bits come"),
+        (
+            5,
+            {"inputs": ["binary.3.sign.0"]},
+            r"\(affine\): takes pixels or whole or real, bits come",
+        ),
         (2, {"inputs": [3]}, "node 'conv.2': inputs are"),
         (2, {"inputs": "image"}, "a node is"),
         (2, {"name": 3}, "a node is"),
         (2, {"more": 1}, "a node is"),
-        (2, {"name": "affine.1"}, "holds tensors of no node: conv.2|two nodes are called 'affine.1'"),
+        (
+            2,
+            {"name": "affine.1"},
+            "holds tensors of no node: conv.2|two nodes are called 'affine.1'",
+        ),
         (2, {"shared": 3}, "shares 3, which the file lacks"),
         (2, {"shared": {"weight": "none"}}, "which the file lacks"),
         (2, {"shared": {"weight": []}}, "which the file lacks"),
@@ -179,7 +205,11 @@ def test_flipped_bit(path: Path) -> None:
         (2, {"bytes": ["none"]}, "none is not kept as bytes and their steps"),
         (15, {"inputs": ["global_pool.13"]}, "takes a vector"),
         (13, {"inputs": ["flatten.14"]}, "no node before it"),
-        (14, {"inputs": ["conv.2"]}, r"node 'linear.15' \(linear\): weight is float32 \[5, 24\], expected"),
+        (
+            14,
+            {"inputs": ["conv.2"]},
+            r"node 'linear.15' \(linear\): weight is float32 \[5, 24\], expected",
+        ),
     ],
 )
 def test_changed_node(path: Path, number: int, changes: dict[str, object], message: str) -> None:
@@ -195,7 +225,11 @@ def test_changed_node(path: Path, number: int, changes: dict[str, object], messa
     [
         (0, {"height": 0}, "height=0, expected 1 to 16384"),
         (0, {"height": 1 << 40}, "height=1099511627776"),
-        (0, {"height": 1 << 14, "width": 1 << 14}, "over 268,435,456 values|more memory than so small a network may"),
+        (
+            0,
+            {"height": 1 << 14, "width": 1 << 14},
+            "over 268,435,456 values|more memory than so small a network may",
+        ),
         (0, {"channels": 4}, r"scale is float32 \[3\], expected float32 \[4\]|bias is float32"),
         (0, {"any_size": 1}, "any_size=1, expected true or false"),
         (2, {"kernel": 5}, "weight is float32"),
@@ -215,7 +249,9 @@ def test_changed_node(path: Path, number: int, changes: dict[str, object], messa
         (10, {"extra": 1}, "has attributes"),
     ],
 )
-def test_changed_attribute(path: Path, number: int, changes: dict[str, object], message: str) -> None:
+def test_changed_attribute(
+    path: Path, number: int, changes: dict[str, object], message: str
+) -> None:
     metadata, tensors = parts(path)
     nodes = json.loads(metadata["layers"])
     nodes[number]["attributes"].update(changes)
@@ -232,7 +268,11 @@ def test_changed_attribute(path: Path, number: int, changes: dict[str, object], 
         ("binary.3.sign.0.threshold", np.zeros(16, np.int32), "threshold is int32"),
         ("binary.3.sign.0.flip", np.full(16, 2, np.uint8), "other than 0 and 1"),
         ("binary.3.scale", np.ones(16), "scale is float64"),
-        ("binary.3.scale", np.ones((2, 16), np.float32), r"scale is float32 \[2, 16\], expected float32 \[16\]"),
+        (
+            "binary.3.scale",
+            np.ones((2, 16), np.float32),
+            r"scale is float32 \[2, 16\], expected float32 \[16\]",
+        ),
         ("binary.3.sum.0.weight", np.zeros((16, 17), np.uint8), r"\(conv_bits\): weight is uint8"),
         ("binary.3.sum.0.weight", np.zeros((0, 18), np.uint8), "1 to 16384 filters"),
         ("binary.3.sum.0.weight", np.zeros((), np.uint8), "1 to 16384 filters"),
@@ -266,32 +306,59 @@ def test_windows_too_many() -> None:
     window = {"kernel": 31, "stride": 1, "padding": 15, "groups": 1}
     weight = {"weight": np.zeros((1, 31, 31, 1), np.float32), "bias": np.zeros(1, np.float32)}
     with pytest.raises(ValueError, match="its windows would take over 268,435,456 values"):
-        PackedModel("", "classifier", (image(1 << 11, 1 << 11, 1), Node("a", "conv", ("image",), window, weight)), {})
+        PackedModel(
+            "",
+            "classifier",
+            (image(1 << 11, 1 << 11, 1), Node("a", "conv", ("image",), window, weight)),
+            {},
+        )
 
 
 def test_weights_too_many() -> None:
     sign = Node("s", "sign", ("image",), {}, {"threshold": np.zeros(1 << 14, np.int32)})
-    window = {"kernel": 1, "stride": 1, "padding": 0, "groups": 1, "channels": 1 << 14, "border": -1}
+    window = {
+        "kernel": 1,
+        "stride": 1,
+        "padding": 0,
+        "groups": 1,
+        "channels": 1 << 14,
+        "border": -1,
+    }
     weight = {"weight": np.zeros((1 << 14, 1 << 11), np.uint8)}
     with pytest.raises(ValueError, match="are too many"):
-        PackedModel("", "classifier", (image(1, 1, 1 << 14), sign, Node("a", "conv_bits", ("s",), window, weight)), {})
+        PackedModel(
+            "",
+            "classifier",
+            (image(1, 1, 1 << 14), sign, Node("a", "conv_bits", ("s",), window, weight)),
+            {},
+        )
 
 
 def test_maps_too_large_together() -> None:
     """None of them alone is too large for memory, nor is all of them for a file with more weights."""
-    nodes = [image(1 << 10, 1 << 10, 1), Node("0", "affine", ("image",), {}, {"scale": np.ones(1, np.float32)})]
+    nodes = [
+        image(1 << 10, 1 << 10, 1),
+        Node("0", "affine", ("image",), {}, {"scale": np.ones(1, np.float32)}),
+    ]
     nodes += [Node(f"{n}", "relu", (f"{n - 1}",)) for n in range(1, 20)]
-    with pytest.raises(ValueError, match=r"node '15' \(relu\): up to here the maps of one image take more memory than"):
+    with pytest.raises(
+        ValueError,
+        match=r"node '15' \(relu\): up to here the maps of one image take more memory than",
+    ):
         PackedModel("", "classifier", tuple(nodes), {})
     weight = {"weight": np.ones((400, 16, 16, 1), np.float32), "bias": np.zeros(400, np.float32)}
     window = {"kernel": 16, "stride": 16, "padding": 0, "groups": 1}
-    PackedModel("", "classifier", (nodes[0], Node("c", "conv", ("image",), window, weight), *nodes[1:]), {})
+    PackedModel(
+        "", "classifier", (nodes[0], Node("c", "conv", ("image",), window, weight), *nodes[1:]), {}
+    )
 
 
 def test_channels_that_double() -> None:
     nodes = [image(4, 4, 1), Node("0", "affine", ("image",), {}, {"scale": np.ones(1, np.float32)})]
     nodes += [Node(f"{n}", "concat", (f"{n - 1}",) * 2) for n in range(1, 60)]
-    with pytest.raises(ValueError, match=r"node '15' \(concat\): has 32768 channels, 16384 at most"):
+    with pytest.raises(
+        ValueError, match=r"node '15' \(concat\): has 32768 channels, 16384 at most"
+    ):
         PackedModel("", "classifier", tuple(nodes), {})
 
 
@@ -301,7 +368,9 @@ def test_sums_that_double() -> None:
              groups=1, channels=1, bits=8)  # fmt: skip
     for _ in range(17):
         make.add("add", make.last, make.last)
-    with pytest.raises(ValueError, match="its sums may reach 4,211,343,360, which 32 bits do not hold"):
+    with pytest.raises(
+        ValueError, match="its sums may reach 4,211,343,360, which 32 bits do not hold"
+    ):
         make.add("add", make.last, make.last)
 
 
@@ -333,7 +402,9 @@ def test_damaged_files_give_value_errors_alone(path: Path) -> None:
         data = bytearray(whole)
         if number % 3 == 0:
             data = data[: rng.integers(len(data))]
-        for place in rng.integers(len(data), size=rng.integers(1, 6)) if data and number % 3 else ():
+        for place in (
+            rng.integers(len(data), size=rng.integers(1, 6)) if data and number % 3 else ()
+        ):
             data[place] = rng.integers(256)
         path.write_bytes(data)
         try:
@@ -345,9 +416,31 @@ def test_damaged_files_give_value_errors_alone(path: Path) -> None:
 
 
 def test_signed_nonsense_gives_value_errors_alone(path: Path) -> None:
-    """Files whose checksum fits, with numbers and names of their nodes exchanged at random, are refused or run."""
+    """Files whose checksum fits, with numbers and names of their nodes exchanged at random, are
+    refused or run.
+    """
     rng, refused = np.random.default_rng(3), 0
-    values = [0, 1, 2, 3, 16, 17, -1, 1 << 31, 1 << 63, 0.5, "", "conv.2", "image", None, True, [], [0], [1, 0], {}]
+    values = [
+        0,
+        1,
+        2,
+        3,
+        16,
+        17,
+        -1,
+        1 << 31,
+        1 << 63,
+        0.5,
+        "",
+        "conv.2",
+        "image",
+        None,
+        True,
+        [],
+        [0],
+        [1, 0],
+        {},
+    ]
     for number in range(int(os.environ.get("RBSF_FUZZ", 300))):
         if number % 10 == 0:
             write(path, random_network(number) if number % 20 else small_network())
@@ -355,7 +448,11 @@ def test_signed_nonsense_gives_value_errors_alone(path: Path) -> None:
         nodes = json.loads(metadata["layers"])
         for _ in range(rng.integers(1, 3)):
             node = nodes[rng.integers(len(nodes))]
-            inner = isinstance(node.get("attributes"), dict) and node["attributes"] and rng.random() < 0.7
+            inner = (
+                isinstance(node.get("attributes"), dict)
+                and node["attributes"]
+                and rng.random() < 0.7
+            )
             part = node["attributes"] if inner else node
             part[str(rng.choice(sorted(part)))] = values[rng.integers(len(values))]
         sign(path, metadata | {"layers": json.dumps(nodes)}, tensors)

@@ -1,4 +1,6 @@
-"""Files of the format "rbsf-network-1", which held classifiers: they load, and compute what they did."""
+"""Files of the format "rbsf-network-1", which held classifiers: they load, and compute what they
+did.
+"""
 
 from __future__ import annotations
 
@@ -42,24 +44,44 @@ def network(mapped: bool = True) -> tuple[list[dict[str, Any]], dict[str, np.nda
     }  # fmt: skip
     if mapped:
         tensors |= {"binary.map_scale": normal(3, seed=6), "binary.map_bias": normal(3, seed=7)}
-    return [dict(zip(("name", "op", "inputs", "attributes"), e, strict=True)) for e in entries], tensors
+    return [
+        dict(zip(("name", "op", "inputs", "attributes"), e, strict=True)) for e in entries
+    ], tensors
 
 
 def write(path: Path, entries: list[Any], tensors: dict[str, np.ndarray]) -> Path:
-    metadata = {"format": "rbsf-network-1", "model": "old", "layers": json.dumps(entries), "info": '{"a": 1}'}
+    metadata = {
+        "format": "rbsf-network-1",
+        "model": "old",
+        "layers": json.dumps(entries),
+        "info": '{"a": 1}',
+    }
     save_file(tensors, path, metadata | {"sha256": digest(metadata, tensors)})
     return path
 
 
 def by_the_formula(t: dict[str, np.ndarray], images: np.ndarray) -> np.ndarray:
-    """sum_t(scale_t * s_t) [* K] + bias, as the format's description had it, position after position in float64."""
+    """sum_t(scale_t * s_t) [* K] + bias, as the format's description had it, position after
+    position in float64.
+    """
     x = images / 64.0 - 2
-    bits = [np.where((x >= a) ^ (f > 0), 1, -1) for a, f in zip(t["binary.threshold"], t["binary.flip"], strict=True)]
-    signs = np.unpackbits(t["binary.weight"], axis=-1, count=27, bitorder="little").reshape(3, 7, 3, 3, 3) * 2.0 - 1
+    bits = [
+        np.where((x >= a) ^ (f > 0), 1, -1)
+        for a, f in zip(t["binary.threshold"], t["binary.flip"], strict=True)
+    ]
+    signs = (
+        np.unpackbits(t["binary.weight"], axis=-1, count=27, bitorder="little").reshape(
+            3, 7, 3, 3, 3
+        )
+        * 2.0
+        - 1
+    )
     padded = [np.pad(b, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-1) for b in bits]
     out = np.zeros((*x.shape[:3], 7))
     for y, column in np.ndindex(*x.shape[1:3]):
-        for scale, base, kernel in zip(t["binary.scale"], TERMS["bits"], TERMS["kernels"], strict=True):
+        for scale, base, kernel in zip(
+            t["binary.scale"], TERMS["bits"], TERMS["kernels"], strict=True
+        ):
             window = padded[base][:, y : y + 3, column : column + 3]
             out[:, y, column] += scale * np.einsum("nijc,oijc->no", window, signs[kernel])
     if "binary.map_scale" in t:
@@ -84,7 +106,12 @@ def test_what_they_hold(tmp_path: Path) -> None:
     path = write(tmp_path / "old.safetensors", *network())
     assert packed_kind(path) == "classifier"
     model = read_packed(path)
-    assert (model.model, model.task, model.info, model.input_shape) == ("old", "classifier", {"a": 1}, (6, 5, 3))
+    assert (model.model, model.task, model.info, model.input_shape) == (
+        "old",
+        "classifier",
+        {"a": 1},
+        (6, 5, 3),
+    )
     convs = [node for node in model.nodes if node.op == "conv_bits"]
     assert [node.attributes["border"] for node in convs] == [-1] * 6
     assert len({id(node.tensors["weight"]) for node in convs}) == 3, "terms share their kernels"
@@ -93,7 +120,10 @@ def test_what_they_hold(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"bits": [0] * 6}, r"node 'binary' \(conv_bits\): bits=\[0, 0, 0, 0, 0, 0\], expected numbers below 2"),
+        (
+            {"bits": [0] * 6},
+            r"node 'binary' \(conv_bits\): bits=\[0, 0, 0, 0, 0, 0\], expected numbers below 2",
+        ),
         ({"bits": []}, "expected numbers below 2"),
         ({"bits": [0, 1] * 33}, "expected numbers below 2"),
         ({"bits": [0, 1]}, "are of different numbers"),
@@ -138,13 +168,40 @@ def test_signed_nonsense_gives_value_errors_alone(tmp_path: Path) -> None:
     """RBSF_FUZZ: how many files; `make sanitize` sets more."""
     whole, tensors = network()
     rng, refused = np.random.default_rng(5), 0
-    values = [0, 1, 2, 3, 7, -1, 1 << 31, 1 << 63, 0.5, "", "scaled", "image", None, True, [], [0], [1, 0], {}]
-    arrays = [np.zeros(shape, kind) for shape in ((), (3,), (2, 3), (7, 3), (0, 3)) for kind in (np.uint8, np.float32)]
+    values = [
+        0,
+        1,
+        2,
+        3,
+        7,
+        -1,
+        1 << 31,
+        1 << 63,
+        0.5,
+        "",
+        "scaled",
+        "image",
+        None,
+        True,
+        [],
+        [0],
+        [1, 0],
+        {},
+    ]
+    arrays = [
+        np.zeros(shape, kind)
+        for shape in ((), (3,), (2, 3), (7, 3), (0, 3))
+        for kind in (np.uint8, np.float32)
+    ]
     for _ in range(int(os.environ.get("RBSF_FUZZ", 300))):
         entries, changed = json.loads(json.dumps(whole)), dict(tensors)
         for _ in range(rng.integers(1, 3)):
             entry = entries[rng.integers(len(entries))]
-            inner = isinstance(entry.get("attributes"), dict) and entry["attributes"] and rng.random() < 0.7
+            inner = (
+                isinstance(entry.get("attributes"), dict)
+                and entry["attributes"]
+                and rng.random() < 0.7
+            )
             part = entry["attributes"] if inner else entry
             part[str(rng.choice(sorted(part)))] = values[rng.integers(len(values))]
         if rng.random() < 0.3:

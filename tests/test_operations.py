@@ -22,7 +22,13 @@ from torch import Tensor, nn
 from rbsf.engine.graph import PackedModel
 from rbsf.engine.ops import OPS
 from rbsf.engine.run import Engine
-from rbsf.export.pack import Exported, Images, export_classifier, export_float_tracker, export_tracker
+from rbsf.export.pack import (
+    Exported,
+    Images,
+    export_classifier,
+    export_float_tracker,
+    export_tracker,
+)
 from rbsf.layers import BinaryConv2d
 from rbsf.methods import get_method
 from rbsf.models import build
@@ -100,7 +106,9 @@ def exported(op: str) -> Exported:
 
 
 def unsettled(net: nn.Module) -> nn.Module:
-    """`net` with other numbers for each channel: in a new one a wrong order of channels would not show."""
+    """`net` with other numbers for each channel: in a new one a wrong order of channels would not
+    show.
+    """
     torch.manual_seed(2)
     for parameter in net.parameters():
         if parameter.ndim == 1:
@@ -146,16 +154,26 @@ def test_onnx_runtime_computes_the_same(op: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason=needs("onnxruntime", "it is not installed"))
     from rbsf.export.onnx import network_graph, run_graph
 
-    model = exported(op).packed if op != "channels_first" else export_float_tracker(TORCH[op]().eval(), "t").packed
+    model = (
+        exported(op).packed
+        if op != "channels_first"
+        else export_float_tracker(TORCH[op]().eval(), "t").packed
+    )
     batch = images(2, *model.input_shape)
     (tmp_path / "net.onnx").write_bytes(network_graph(model).SerializeToString())
     found, expected = run_graph(tmp_path / "net.onnx", batch), Engine(model, isa="numpy")(batch)
-    expected = expected if expected.ndim == 2 or model.task == "tracker" else expected.transpose(0, 3, 1, 2)
+    expected = (
+        expected
+        if expected.ndim == 2 or model.task == "tracker"
+        else expected.transpose(0, 3, 1, 2)
+    )
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 
 def test_it_is_documented(op: str) -> None:
-    assert f"| `{op}` |" in (ROOT / "CONTRIBUTING.md").read_text(), f"give the table of CONTRIBUTING.md a row for {op}"
+    assert f"| `{op}` |" in (ROOT / "CONTRIBUTING.md").read_text(), (
+        f"give the table of CONTRIBUTING.md a row for {op}"
+    )
 
 
 def test_nothing_is_left_of_an_operation_that_is_gone() -> None:
@@ -170,7 +188,9 @@ def test_the_worked_example_is_the_operation_itself() -> None:
 
 
 def test_the_command_of_the_page() -> None:
-    """`make operation` runs these tests, those of one operation; of one that is not there it says so."""
+    """`make operation` runs these tests, those of one operation; of one that is not there it says
+    so.
+    """
     if not shutil.which("make"):
         skip_without("make", "it is not installed")
     made = subprocess.run(
@@ -179,9 +199,21 @@ def test_the_command_of_the_page() -> None:
     )  # fmt: skip
     assert "-m pytest tests/test_operations.py tests/test_readme.py" in made.stdout
     assert "--operation prelu" in made.stdout
-    command = [sys.executable, "-m", "pytest", "-n0", "-p", "no:cacheprovider", "tests/test_operations.py"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-n0",
+        "-p",
+        "no:cacheprovider",
+        "tests/test_operations.py",
+    ]
     command += ["-k", "documented", "--operation"]
     subprocess.run([*command, "prelu"], cwd=ROOT, capture_output=True, text=True, check=True)
-    found = subprocess.run([*command, "swish"], cwd=ROOT, capture_output=True, text=True, check=False)
+    found = subprocess.run(
+        [*command, "swish"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert found.returncode
-    assert "there is no rbsf/engine/ops/swish.py; see CONTRIBUTING.md" in found.stdout + found.stderr
+    assert (
+        "there is no rbsf/engine/ops/swish.py; see CONTRIBUTING.md" in found.stdout + found.stderr
+    )

@@ -1,4 +1,6 @@
-"""A tracker of a user's own in the benchmarks: what it is asked, what it may answer, what is wrong with it."""
+"""A tracker of a user's own in the benchmarks: what it is asked, what it may answer, what is wrong
+with it.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,12 @@ def code(tmp_path: Path) -> Path:
 
 def test_its_boxes_are_taken(code: Path) -> None:
     spec = parse_tracker(f"ours={code}:Right")
-    assert (spec.label, spec.is_network, spec.arithmetic, spec.size()) == ("ours", False, None, None)
+    assert (spec.label, spec.is_network, spec.arithmetic, spec.size()) == (
+        "ours",
+        False,
+        None,
+        None,
+    )
     tracker, image = spec.build(), np.zeros((20, 30, 3), np.uint8)
     tracker.init(image, np.array([1.0, 2, 3, 4]))
     assert tracker.update(image).box.tolist() == [2, 2, 3, 4]
@@ -61,7 +68,16 @@ def test_it_runs_in_worker_processes(
 ) -> None:
     monkeypatch.setitem(evaluation.SYNTHETIC, "count", 2)
     monkeypatch.setitem(evaluation.SYNTHETIC, "frames", 5)
-    argv = ["--dataset", "synthetic", "--tracker", f"{code}:Right", "--workers", "2", "--out", str(tmp_path / "out")]
+    argv = [
+        "--dataset",
+        "synthetic",
+        "--tracker",
+        f"{code}:Right",
+        "--workers",
+        "2",
+        "--out",
+        str(tmp_path / "out"),
+    ]
     assert run_benchmarks.main(argv) == 0
     assert "| Right" in capsys.readouterr().out
 

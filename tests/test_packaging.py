@@ -71,7 +71,12 @@ def run(code: str, folder: Path, **variables: str) -> str:
     """What a fresh Python prints; without this project on its path but for what `variables` say."""
     env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | variables
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, env=env, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -97,9 +102,13 @@ def test_an_installed_copy_wins_over_the_clone(tmp_path: Path) -> None:
     for folder in ("rbsf", "rbsf/methods", "rbsf/system"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "__init__.py").touch()
-    (tmp_path / "rbsf" / "system" / "program.py").write_text("print('the installed one')\nraise SystemExit(0)\n")
+    (tmp_path / "rbsf" / "system" / "program.py").write_text(
+        "print('the installed one')\nraise SystemExit(0)\n"
+    )
     path = str(ROOT / "tools" / "cost.py")
-    code = f"import runpy, sys; sys.argv = [{path!r}]; runpy.run_path({path!r}, run_name='__main__')"
+    code = (
+        f"import runpy, sys; sys.argv = [{path!r}]; runpy.run_path({path!r}, run_name='__main__')"
+    )
     (tmp_path / "rbsf" / "methods" / "__init__.py").write_text("METHODS = {}\n")
     assert "the installed one" in run(code, tmp_path, PYTHONPATH=str(tmp_path))
 
@@ -114,9 +123,15 @@ def test_links_give_the_folders_their_names() -> None:
 def test_every_folder_with_code_is_a_package() -> None:
     """Others would be left out of a wheel."""
     folders = {
-        path.parent for top in ("rbsf", "tracker", "datasets", "eval", "tools") for path in (ROOT / top).rglob("*.py")
+        path.parent
+        for top in ("rbsf", "tracker", "datasets", "eval", "tools")
+        for path in (ROOT / top).rglob("*.py")
     }
-    assert all((folder / "__init__.py").is_file() for folder in folders if "__pycache__" not in folder.parts)
+    assert all(
+        (folder / "__init__.py").is_file()
+        for folder in folders
+        if "__pycache__" not in folder.parts
+    )
 
 
 def test_the_extension_that_is_missing_is_named() -> None:
@@ -128,18 +143,32 @@ from rbsf.eval.run_benchmarks import main
 from rbsf.system.program import run
 run(main)
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 1
-    assert done.stderr.startswith('error: got10k is not installed; install this project with its extra "eval"')
+    assert done.stderr.startswith(
+        'error: got10k is not installed; install this project with its extra "eval"'
+    )
     assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.slow
 def test_a_wheel_tracks_beside_other_peoples_packages(tmp_path: Path) -> None:
-    """Installed outside of the clone, without torch, with another `datasets`: with kernels, and nothing overwritten."""
+    """Installed outside of the clone, without torch, with another `datasets`: with kernels, and
+    nothing overwritten.
+    """
     pytest.importorskip("pybind11", reason=needs("compiler", "there is no pybind11 to build with"))
     pip = [sys.executable, "-m", "pip", "--quiet"]
-    wheel = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path), str(ROOT)]
+    wheel = [
+        *pip,
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        "--wheel-dir",
+        str(tmp_path),
+        str(ROOT),
+    ]
     subprocess.run(wheel, check=True)
     (file,) = tmp_path.glob("*.whl")
     target = tmp_path / "site"
@@ -147,7 +176,9 @@ def test_a_wheel_tracks_beside_other_peoples_packages(tmp_path: Path) -> None:
     (target / "datasets" / "__init__.py").write_text(FOREIGN)
     subprocess.run([*pip, "install", "--no-deps", "--target", str(target), str(file)], check=True)
     assert {path.name for path in target.iterdir() if path.is_dir()} >= {"rbsf", "datasets"}
-    assert not {"tracker", "eval", "tools", "configs", "weights"} & {path.name for path in target.iterdir()}
+    assert not {"tracker", "eval", "tools", "configs", "weights"} & {
+        path.name for path in target.iterdir()
+    }
     assert (target / "datasets" / "__init__.py").read_text() == FOREIGN
     run(TRACK.replace("TARGET", repr(str(target))), tmp_path, PYTHONPATH=str(target))
     program = run("from rbsf.tools.command import main; main()", tmp_path, PYTHONPATH=str(target))

@@ -1,4 +1,6 @@
-"""Packed files of the first formats, "rbsf-packed-1" and -2: they load as the network they hold, or are refused."""
+"""Packed files of the first formats, "rbsf-packed-1" and -2: they load as the network they hold, or
+are refused.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def as_before(node: Node) -> Node:
 
 def small_model() -> PackedModel:
     model = random_model(0, SMALL)
-    return replace(model, nodes=tuple(as_before(node) for node in model.nodes), info={"source": "test"})
+    return replace(
+        model, nodes=tuple(as_before(node) for node in model.nodes), info={"source": "test"}
+    )
 
 
 def write_old(path: Path, model: PackedModel, form: str = "rbsf-packed-1") -> None:
@@ -52,7 +56,12 @@ def write_old(path: Path, model: PackedModel, form: str = "rbsf-packed-1") -> No
         elif node.op == "affine":
             layers[-1]["kind"] = "conv_bits_real"
         tensors |= {f"{layers[-1]['name']}.{key}": array for key, array in node.tensors.items()}
-    metadata = {"format": form, "model": model.model, "layers": json.dumps(layers), "info": json.dumps(model.info)}
+    metadata = {
+        "format": form,
+        "model": model.model,
+        "layers": json.dumps(layers),
+        "info": json.dumps(model.info),
+    }
     sign(path, metadata, tensors)
 
 
@@ -88,7 +97,12 @@ def change_tensor(path: Path, name: str, array: np.ndarray | None) -> None:
 
 def assert_is_the_original(path: Path) -> None:
     read, own = read_packed(path), small_model()
-    assert (read.model, read.task, read.info, read.path) == ("rbsf", "tracker", {"source": "test"}, path)
+    assert (read.model, read.task, read.info, read.path) == (
+        "rbsf",
+        "tracker",
+        {"source": "test"},
+        path,
+    )
     assert read.maps == own.maps
     for node, other in zip(read.nodes, own.nodes, strict=True):
         assert (node.name, node.op, node.inputs) == (other.name, other.op, other.inputs)
@@ -156,8 +170,16 @@ def tiny(packed: np.ndarray, bits: int) -> PackedModel:
         Node("image", "input", (), {"height": 2, "width": 2, "channels": 1, "any_size": True}),
         Node("a", "conv_u8", ("image",), geometry | {"bits": bits}, {"weight": packed}),
         Node("a.sign", "sign", ("a",), {}, {"threshold": np.int32([35])}),
-        Node("b", "conv_bits", ("a.sign",), geometry | {"kernel": 1, "border": -1}, {"weight": np.uint8([[1]])}),
-        Node("b.scaled", "affine", ("b",), {}, {"scale": np.float32([2]), "bias": np.float32([0.5])}),
+        Node(
+            "b",
+            "conv_bits",
+            ("a.sign",),
+            geometry | {"kernel": 1, "border": -1},
+            {"weight": np.uint8([[1]])},
+        ),
+        Node(
+            "b.scaled", "affine", ("b",), {}, {"scale": np.float32([2]), "bias": np.float32([0.5])}
+        ),
         Node("b.features", "channels_first", ("b.scaled",)),
     )
     return PackedModel("rbsf", "tracker", nodes, {})
@@ -173,15 +195,21 @@ def test_first_layer_of_few_bits(tmp_path: Path) -> None:
     images = np.uint8([[[[12], [1]], [[9], [2]]], [[[12], [1]], [[9], [1]]]])  # sums 35 and 34
     assert Engine(read)(images).tolist() == [[[[2.5]]], [[[-1.5]]]]
     change_tensor(tmp_path / "few.safetensors", "a.weight", np.uint8([[1]]))
-    assert_refused(tmp_path / "few.safetensors", r"weight is uint8 \[1, 1\], expected uint8 \[1, 2\]")
+    assert_refused(
+        tmp_path / "few.safetensors", r"weight is uint8 \[1, 1\], expected uint8 \[1, 2\]"
+    )
 
 
 def test_few_bits_do_not_hide_weights_that_exhaust_memory() -> None:
     """18 MB of 2 bits a weight."""
     geometry = {"kernel": 17, "stride": 1, "padding": 0, "groups": 1, "channels": 16, "bits": 2}
     weight = {"weight": np.zeros((1 << 14, 1156), np.uint8)}
-    image = Node("image", "input", (), {"height": 17, "width": 17, "channels": 16, "any_size": True})
-    with pytest.raises(ValueError, match=r"node 'a' .*: its weights would take over 64 MB unpacked"):
+    image = Node(
+        "image", "input", (), {"height": 17, "width": 17, "channels": 16, "any_size": True}
+    )
+    with pytest.raises(
+        ValueError, match=r"node 'a' .*: its weights would take over 64 MB unpacked"
+    ):
         check_nodes([image, Node("a", "conv_u8", ("image",), geometry, weight)])
 
 
@@ -193,7 +221,9 @@ def test_no_file(tmp_path: Path) -> None:
 def test_newer_format(path: Path) -> None:
     metadata, tensors = parts(path)
     save_file(tensors, path, metadata | {"format": "rbsf-packed-3"})
-    assert_refused(path, "rbsf-packed-3, and this version reads rbsf-graph-1, rbsf-packed-1, rbsf-packed-2")
+    assert_refused(
+        path, "rbsf-packed-3, and this version reads rbsf-graph-1, rbsf-packed-1, rbsf-packed-2"
+    )
     save_file(tensors, path)
     assert_refused(path, "no packed network")
     assert packed_kind(path) == ""
@@ -220,7 +250,11 @@ def test_flipped_bit(path: Path) -> None:
     ("number", "changes", "message"),
     [
         (1, {"kind": "conv_bits_9"}, "layer 'conv2' is conv_bits_9, number 2 must be conv_bits"),
-        (1, {"kind": "conv_bits_real"}, "layer 'conv2' is conv_bits_real, number 2 must be conv_bits"),
+        (
+            1,
+            {"kind": "conv_bits_real"},
+            "layer 'conv2' is conv_bits_real, number 2 must be conv_bits",
+        ),
         (0, {"kind": "conv_bits"}, "layer 'conv1' is conv_bits, number 1 must be conv_u8"),
         (2, {"kind": "conv_bits"}, "layer 'conv3' is conv_bits, number 3 must be conv_bits_real"),
         (1, {"kernel": 5}, "weight is uint8"),
@@ -234,7 +268,11 @@ def test_flipped_bit(path: Path) -> None:
         (0, {"inputs": 1 << 40}, "channels=1099511627776"),
         (1, {"inputs": 16, "groups": 4}, "takes 16 channels, 8 come"),
         (1, {"outputs": 14}, "layer 'conv2': its weight is not of 14 filters"),
-        (1, {"name": "other"}, r"layer 'other': its tensors are \[\], expected \['threshold', 'weight'\]"),
+        (
+            1,
+            {"name": "other"},
+            r"layer 'other': its tensors are \[\], expected \['threshold', 'weight'\]",
+        ),
         (1, {"name": "conv1"}, r"layer 'conv1': its tensors are \[\]"),
         (1, {"name": "image"}, r"layer 'image': its tensors are \[\]"),
         (1, {"name": ["conv2"]}, "a layer is"),
@@ -277,18 +315,50 @@ def test_too_few_and_too_many_layers(path: Path, count: int) -> None:
         ("conv3.scale", np.float32([1, 2, np.nan, 4, 5]), "not finite"),
         ("conv3.bias", np.full(5, np.inf, np.float32), "not finite"),
         ("conv3.scale", np.ones(5), "scale is float64"),
-        ("conv3.scale", None, r"layer 'conv3': its tensors are \['bias', 'weight'\], expected \['bias', 'scale'"),
+        (
+            "conv3.scale",
+            None,
+            r"layer 'conv3': its tensors are \['bias', 'weight'\], expected \['bias', 'scale'",
+        ),
         ("conv3.bias", None, r"layer 'conv3': its tensors are \['scale', 'weight'\]"),
         ("conv3.threshold", np.zeros(5, np.int32), r"layer 'conv3': its tensors are .*'threshold'"),
-        ("conv2.threshold", np.zeros(11, np.int32), r"threshold is int32 \[11\], expected int32 \[12\]"),
-        ("conv2.threshold", np.zeros(12, np.float32), r"threshold is float32 \[12\], expected int32 \[12\]"),
-        ("conv2.threshold", None, r"layer 'conv2': its tensors are \['weight'\], expected \['threshold', 'weight'\]"),
-        ("conv2.flip", np.zeros(12, np.uint8), r"layer 'conv2': its tensors are \['flip', 'threshold', 'weight'\]"),
+        (
+            "conv2.threshold",
+            np.zeros(11, np.int32),
+            r"threshold is int32 \[11\], expected int32 \[12\]",
+        ),
+        (
+            "conv2.threshold",
+            np.zeros(12, np.float32),
+            r"threshold is float32 \[12\], expected int32 \[12\]",
+        ),
+        (
+            "conv2.threshold",
+            None,
+            r"layer 'conv2': its tensors are \['weight'\], expected \['threshold', 'weight'\]",
+        ),
+        (
+            "conv2.flip",
+            np.zeros(12, np.uint8),
+            r"layer 'conv2': its tensors are \['flip', 'threshold', 'weight'\]",
+        ),
         ("conv2.weight", None, r"layer 'conv2': its tensors are \['threshold'\]"),
-        ("conv2.weight", np.zeros((12, 6), np.uint8), r"weight is uint8 \[12, 6\], expected uint8 \[12, 5\]"),
-        ("conv2.weight", np.zeros((12, 5), np.int8), r"weight is int8 \[12, 5\], expected uint8 \[12, 5\]"),
+        (
+            "conv2.weight",
+            np.zeros((12, 6), np.uint8),
+            r"weight is uint8 \[12, 6\], expected uint8 \[12, 5\]",
+        ),
+        (
+            "conv2.weight",
+            np.zeros((12, 5), np.int8),
+            r"weight is int8 \[12, 5\], expected uint8 \[12, 5\]",
+        ),
         ("conv2.weight", np.zeros((), np.uint8), "layer 'conv2': its weight is not of 12 filters"),
-        ("conv2.weight", np.zeros(12, np.uint8), r"weight is uint8 \[12\], expected uint8 \[12, 5\]"),
+        (
+            "conv2.weight",
+            np.zeros(12, np.uint8),
+            r"weight is uint8 \[12\], expected uint8 \[12, 5\]",
+        ),
         ("conv1.weight", np.full((8, 3, 3, 3), 64, np.int8), "weights beyond"),
         ("conv1.weight", np.full((8, 3, 3, 3), -128, np.int8), "weights beyond"),
         (
@@ -332,7 +402,9 @@ def test_damaged_files_give_value_errors_alone(path: Path) -> None:
         data = bytearray(whole)
         if number % 3 == 0:
             data = data[: rng.integers(len(data))]
-        for place in rng.integers(len(data), size=rng.integers(1, 6)) if data and number % 3 else ():
+        for place in (
+            rng.integers(len(data), size=rng.integers(1, 6)) if data and number % 3 else ()
+        ):
             data[place] = rng.integers(256)
         path.write_bytes(data)
         try:
@@ -347,13 +419,40 @@ def test_signed_nonsense_gives_value_errors_alone(path: Path) -> None:
     """Files whose checksum fits, with numbers and tensors exchanged at random, are refused or run."""
     metadata, tensors = parts(path)
     rng, refused = np.random.default_rng(5), 0
-    values = [0, 1, 2, 3, 5, 8, 12, 17, -1, 1 << 31, 10**4000, 0.5, "", "conv1", "conv_bits", None, True, [], {}]
-    arrays = [np.zeros((), np.int8), np.zeros(0, np.int32), np.ones(12, np.float32), np.full((12, 5), 3, np.uint8)]
+    values = [
+        0,
+        1,
+        2,
+        3,
+        5,
+        8,
+        12,
+        17,
+        -1,
+        1 << 31,
+        10**4000,
+        0.5,
+        "",
+        "conv1",
+        "conv_bits",
+        None,
+        True,
+        [],
+        {},
+    ]
+    arrays = [
+        np.zeros((), np.int8),
+        np.zeros(0, np.int32),
+        np.ones(12, np.float32),
+        np.full((12, 5), 3, np.uint8),
+    ]
     for number in range(int(os.environ.get("RBSF_FUZZ", 300))):
         layers, changed = json.loads(metadata["layers"]), dict(tensors)
         for _ in range(rng.integers(1, 4)):
             layer = layers[rng.integers(len(layers))]
-            layer[[*layer, "bits"][rng.integers(len(layer) + 1)]] = values[rng.integers(len(values))]
+            layer[[*layer, "bits"][rng.integers(len(layer) + 1)]] = values[
+                rng.integers(len(values))
+            ]
         if number % 4 == 0:
             name = [*tensors, "conv2.flip"][rng.integers(len(tensors) + 1)]
             changed[name] = [*arrays, *tensors.values()][rng.integers(len(arrays) + len(tensors))]

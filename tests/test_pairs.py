@@ -1,4 +1,6 @@
-"""Pairs: shift and augmentation mean what they say, items are pure functions, loaders resume and share out."""
+"""Pairs: shift and augmentation mean what they say, items are pure functions, loaders resume and
+share out.
+"""
 
 import os
 import signal
@@ -17,7 +19,9 @@ from rbsf.datasets.pairs.mixing import MixConfig
 from rbsf.datasets.pairs.pair_dataset import AugmentConfig, PairDataset, make_loader
 from rbsf.system.program import run
 
-PLAIN = AugmentConfig(exemplar_shift=0, search_shift=0, scale=0, still_scale=0, flip=0, gray=0, light=0, blur=0)
+PLAIN = AugmentConfig(
+    exemplar_shift=0, search_shift=0, scale=0, still_scale=0, flip=0, gray=0, light=0, blur=0
+)
 
 
 def jpeg(pixels):
@@ -52,7 +56,9 @@ def stills(tmp_path):
 
 @pytest.fixture
 def films(tmp_path):
-    """A long video of gray values 0 to 119, frame = value, every second frame; a short one of 200, 201."""
+    """A long video of gray values 0 to 119, frame = value, every second frame; a short one of 200,
+    201.
+    """
     long = [flat(frame, frame) for frame in range(0, 120, 2)]
     return store_of(tmp_path / "films.db", ("video", long), ("video", [flat(0, 200), flat(1, 201)]))
 
@@ -90,7 +96,9 @@ def reds(pixels):
 
 def test_shares_of_the_sequences_are_nested(tmp_path):
     videos = [("video", [flat(0, 10 * n), flat(1, 10 * n)]) for n in range(8)]
-    store = store_of(tmp_path / "videos.db", *videos, *[("still", [flat(0, 200 + n)]) for n in range(3)])
+    store = store_of(
+        tmp_path / "videos.db", *videos, *[("still", [flat(0, 200 + n)]) for n in range(3)]
+    )
 
     def seen(share, seed=0):
         """Grays, which tell sequences apart."""
@@ -140,7 +148,9 @@ def test_both_crops_are_mirrored_together(stills):
 
 
 def test_scale_changes_the_size_within_bounds(stills):
-    dataset = PairDataset([stills], 40, augment=AugmentConfig(still_scale=0.12, blur=0, gray=0, light=0))
+    dataset = PairDataset(
+        [stills], 40, augment=AugmentConfig(still_scale=0.12, blur=0, gray=0, light=0)
+    )
     areas = [reds(dataset[i]["search"]).sum() for i in range(40)]
     scales = np.sqrt(np.array(areas) / 317)  # pixels of the disc in the stored crop
     assert 0.84 < scales.min() < 0.95
@@ -149,7 +159,10 @@ def test_scale_changes_the_size_within_bounds(stills):
 
 def test_gray_is_for_both_and_light_for_each(stills):
     items = list(PairDataset([stills], 60))
-    gray = [[torch.equal(item[key][0], item[key][2]) for key in ("exemplar", "search")] for item in items]
+    gray = [
+        [torch.equal(item[key][0], item[key][2]) for key in ("exemplar", "search")]
+        for item in items
+    ]
     assert all(both[0] == both[1] for both in gray)
     assert 2 <= sum(both[0] for both in gray) <= 18
     corners = [(int(item["exemplar"][1, 0, 0]), int(item["search"][1, 0, 0])) for item in items]
@@ -169,7 +182,9 @@ def test_frames_are_near_but_not_the_same(films):
 
 
 def test_single_frame_video_pairs_with_itself(tmp_path):
-    item = PairDataset([store_of(tmp_path / "one.db", ("video", [flat(5, 77)]))], 1, augment=PLAIN)[0]
+    item = PairDataset([store_of(tmp_path / "one.db", ("video", [flat(5, 77)]))], 1, augment=PLAIN)[
+        0
+    ]
     assert item["search"].float().mean() == 77
 
 
@@ -187,7 +202,10 @@ def test_negatives_show_another_target(films, stills):
     dataset = PairDataset([films, stills], 100, mix=MixConfig(negative_share=1.0), augment=PLAIN)
     negatives = 0
     for item in dataset:
-        targets = {target_of(item["exemplar"][0, 63, 63].item()), target_of(item["search"][0, 127, 127].item())}
+        targets = {
+            target_of(item["exemplar"][0, 63, 63].item()),
+            target_of(item["search"][0, 127, 127].item()),
+        }
         assert len(targets) == 1 + item["negative"].item()  # two draws of one target stay a pair
         negatives += item["negative"].item()
     assert negatives > 40
@@ -197,8 +215,14 @@ def test_negatives_show_another_target(films, stills):
 def test_excluded_sequences_are_never_drawn(films):
     dataset = PairDataset([films], 50, exclude=[(0, 0)], augment=PLAIN)
     assert {target_of(item["exemplar"][0, 63, 63].item()) for item in dataset} == {"short"}
-    assert dataset.describe() == "50 pairs an epoch from 1 videos and 0 stills, without 0, held out for validation"
-    with pytest.raises(ValueError, match=r"^all of the training data is held out for validation \(0, 1\); give more"):
+    assert (
+        dataset.describe()
+        == "50 pairs an epoch from 1 videos and 0 stills, without 0, held out for validation"
+    )
+    with pytest.raises(
+        ValueError,
+        match=r"^all of the training data is held out for validation \(0, 1\); give more",
+    ):
         PairDataset([films], 50, exclude=[(0, 0), (0, 1)])
 
 
@@ -237,7 +261,9 @@ def test_loader_gives_the_items_in_order_in_every_epoch(films, workers):
 
 
 def test_ctrl_c_at_a_terminal_leaves_the_workers_at_work(films):
-    loader = iter(make_loader(PairDataset([films], 12), 1, workers=1))  # 12 batches, of which 2 are read ahead
+    loader = iter(
+        make_loader(PairDataset([films], 12), 1, workers=1)
+    )  # 12 batches, of which 2 are read ahead
     next(loader)  # it has started
     os.kill(loader._workers[0].pid, signal.SIGINT)
     assert len(list(loader)) == 11
@@ -294,7 +320,8 @@ def test_loader_resumes_in_the_middle_of_an_epoch(films):
 def test_ranks_share_an_epoch(films):
     dataset = PairDataset([films], 13)
     parts = [
-        [i for batch in make_loader(dataset, 2, rank=r, world=3).batch_sampler for _, i in batch] for r in range(3)
+        [i for batch in make_loader(dataset, 2, rank=r, world=3).batch_sampler for _, i in batch]
+        for r in range(3)
     ]
     assert parts == [[0, 1, 6, 7], [2, 3, 8, 9], [4, 5, 10, 11]]
 
@@ -328,7 +355,9 @@ def test_augmentation_limits_name_the_field(field, value):
         AugmentConfig(**{field: value})
 
 
-@pytest.mark.parametrize("options", [{"length": 0}, {"max_gap": 0}, {"seed": -1}, {"still_share": 2}])
+@pytest.mark.parametrize(
+    "options", [{"length": 0}, {"max_gap": 0}, {"seed": -1}, {"still_share": 2}]
+)
 def test_dataset_options(films, options):
     with pytest.raises(ValueError):
         PairDataset([films], **{"length": 5, **options})

@@ -36,7 +36,9 @@ def test_parts_of_ten_frames(every: int | None, frames: int | None, spans: list[
     sequence = bare_sequence("Dog", [[i, 0, 5, 5] for i in range(10)], one_based=True)
     parts = passes(sequence, every, frames)
     assert [part.name for part in parts] == [f"Dog@{span}" for span in spans]
-    for part, (first, count) in zip(parts, (map(int, span.split("+")) for span in spans), strict=True):
+    for part, (first, count) in zip(
+        parts, (map(int, span.split("+")) for span in spans), strict=True
+    ):
         assert part.boxes[:, 0].tolist() == list(range(first, first + count))
         assert part.frames == sequence.frames[first : first + count]
         assert part.one_based
@@ -79,7 +81,10 @@ def test_the_benchmark_tracks_each_pass_from_its_own_first_box(
     assert title in capsys.readouterr().out
     report = json.loads((tmp_path / "out/reports/OTB100-every2-frames3/report.json").read_text())
     scores = report["trackers"][0]["sequences"]
-    assert {name: score["ao"] for name, score in scores.items()} == {"Dog@0+3": pytest.approx(2 / 3), "Dog@2+3": 1}
+    assert {name: score["ao"] for name, score in scores.items()} == {
+        "Dog@0+3": pytest.approx(2 / 3),
+        "Dog@2+3": 1,
+    }
     assert report["protocol"].endswith(" Each pass counts as a sequence.")
     assert report["paper"] is None  # whole sequences are what it has
     assert main(flags) == 0  # beside the whole sequences, and neither in the other's way

@@ -73,10 +73,24 @@ def test_videos_and_stills(videos, stills, tmp_path):
     store = CropStore(tmp_path / "new" / "pairs.db")
     assert store.names == ("car", "dog", "0.jpg", "1.jpg", "2.jpg")
     assert store.kinds == ("video", "video", "still", "still", "still")
-    assert store.frames.tolist() == [0, 1, 2, 3, 4, 0, 2, 0, 1, 0, 0]  # absent and tiny targets are left out
+    assert store.frames.tolist() == [
+        0,
+        1,
+        2,
+        3,
+        4,
+        0,
+        2,
+        0,
+        1,
+        0,
+        0,
+    ]  # absent and tiny targets are left out
     assert store.starts.tolist() == [0, 5, 7, 9, 10, 11]
     assert [round(store.read(i)[159, 159].mean()) for i in range(7)] == [10, 11, 12, 13, 14, 10, 12]
-    assert store.sizes[0].tolist() == pytest.approx([30 * 127 / 49.75, 20 * 127 / 49.75], abs=0.1)  # sqrt(55 * 45)
+    assert store.sizes[0].tolist() == pytest.approx(
+        [30 * 127 / 49.75, 20 * 127 / 49.75], abs=0.1
+    )  # sqrt(55 * 45)
     assert (report.added, report.already_stored, report.sequences, report.crops) == (5, 0, 5, 11)
     assert report.megabytes > 0.01
     assert report.warnings == []
@@ -87,7 +101,9 @@ def test_image_without_boxes_is_the_target(stills, tmp_path):
     prepare([stills], tmp_path / "pairs.db", progress=False)
     store = CropStore(tmp_path / "pairs.db")
     assert len(store) == 3
-    assert store.sizes[0] == pytest.approx([120 * 127 / 209.46, 90 * 127 / 209.46], abs=0.1)  # sqrt(225 * 195)
+    assert store.sizes[0] == pytest.approx(
+        [120 * 127 / 209.46, 90 * 127 / 209.46], abs=0.1
+    )  # sqrt(225 * 195)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +177,9 @@ def test_broken_images_are_named_and_left_out(videos, stills, tmp_path, capsys):
 
 
 def test_box_outside_its_image_is_left_out(stills, tmp_path):
-    (stills / "boxes.csv").write_text("file,x,y,w,h\n0.jpg,500,10,40,30\n0.jpg,10,10,40,30\n1.jpg,10,10,-5,30\n")
+    (stills / "boxes.csv").write_text(
+        "file,x,y,w,h\n0.jpg,500,10,40,30\n0.jpg,10,10,40,30\n1.jpg,10,10,-5,30\n"
+    )
     report = prepare([stills], tmp_path / "pairs.db", progress=False)
     assert report.warnings == [
         "0.jpg: left out 1 of 2; first: box 0: box 500,10,40,30 lies outside the 120x90 frame",
@@ -173,7 +191,10 @@ def test_box_outside_its_image_is_left_out(stills, tmp_path):
 def test_nothing_at_all_is_an_error(stills, tmp_path):
     for image in stills.glob("*.jpg"):
         image.write_bytes(b"no image")
-    with pytest.raises(ValueError, match=r"stills: nothing could be prepared; 0\.jpg: left out 2 of 2; first: box 0"):
+    with pytest.raises(
+        ValueError,
+        match=r"stills: nothing could be prepared; 0\.jpg: left out 2 of 2; first: box 0",
+    ):
         prepare([stills], tmp_path / "pairs.db", progress=False)
 
 
@@ -182,10 +203,16 @@ def test_nothing_at_all_is_an_error(stills, tmp_path):
     [
         ("file,x,y,w\n", r"boxes\.csv line 1: no column h; write file,x,y,w,h"),
         ("", r"boxes\.csv line 1: no column file, h, w, x, y"),
-        ("file,x,y,w,h\n0.jpg,1,2,3,4\n0.jpg,1,2,three,4\n", r"boxes\.csv line 3: x,y,w,h are not four numbers"),
+        (
+            "file,x,y,w,h\n0.jpg,1,2,3,4\n0.jpg,1,2,three,4\n",
+            r"boxes\.csv line 3: x,y,w,h are not four numbers",
+        ),
         ("file,x,y,w,h\n0.jpg,1,2,3\n", r"boxes\.csv line 2: x,y,w,h are not four numbers"),
         ("file,x,y,w,h\n0.jpg,1,2,nan,4\n", r"boxes\.csv line 2: x,y,w,h are not four numbers"),
-        ("file,x,y,w,h\n9.jpg,1,2,3,4\n", r"boxes\.csv line 2: there is no image '9\.jpg' beside it"),
+        (
+            "file,x,y,w,h\n9.jpg,1,2,3,4\n",
+            r"boxes\.csv line 2: there is no image '9\.jpg' beside it",
+        ),
     ],
 )
 def test_faulty_box_table(stills, text, message):
@@ -204,9 +231,7 @@ def break_some(videos):
 def test_broken_sequences_are_all_named_or_left_out(videos, stills, tmp_path, capsys):
     break_some(videos)
     out = tmp_path / "pairs.db"
-    said = (
-        r"^broken sequences: 2: sequence car: 4 frames .* number 3 .*elk/groundtruth\.txt does not exist; mend them, or"
-    )
+    said = r"^broken sequences: 2: sequence car: 4 frames .* number 3 .*elk/groundtruth\.txt does not exist; mend them, or"
     with pytest.raises(ValueError, match=said):
         prepare([videos, stills], out, progress=False)
     assert not out.exists()
@@ -216,7 +241,10 @@ def test_broken_sequences_are_all_named_or_left_out(videos, stills, tmp_path, ca
     assert [line.startswith("warning: left out: ") for line in lines] == [True, True]
     for name in ("car", "dog", "elk"):
         (videos / name / "groundtruth.txt").write_text("1,2,3\n")
-    with pytest.raises(ValueError, match=r"nothing could be prepared; .*groundtruth\.txt line 1: '1,2,3' is not a box"):
+    with pytest.raises(
+        ValueError,
+        match=r"nothing could be prepared; .*groundtruth\.txt line 1: '1,2,3' is not a box",
+    ):
         prepare([videos], tmp_path / "other.db", skip_broken=True, progress=False)
 
 
@@ -254,7 +282,9 @@ def test_a_long_video_is_decoded_once_and_held_in_parts(tmp_path, monkeypatch):
     real_open, real_make = module.open_frames, module.make_crops
     monkeypatch.setattr(module, "CHUNK", 5)
     monkeypatch.setattr(module, "open_frames", lambda path: opened.append(path) or real_open(path))
-    monkeypatch.setattr(module, "make_crops", lambda job: sizes.append(len(job.frames)) or real_make(job))
+    monkeypatch.setattr(
+        module, "make_crops", lambda job: sizes.append(len(job.frames)) or real_make(job)
+    )
     prepare([tmp_path / "clips"], tmp_path / "pairs.db", progress=False)
     assert sizes == [5, 5, 2]
     assert opened == [tmp_path / "clips" / "clip.avi"]
@@ -286,7 +316,9 @@ def test_rerun_cuts_out_again_what_has_changed(videos, stills, tmp_path, capsys,
     prepare([videos, stills], out, progress=False)
     (videos / "dog" / "groundtruth.txt").write_text("30,20,30,20\n" * 4)
     write_image(videos / "car" / "00000003.jpg", 200)
-    (stills / "boxes.csv").write_text("file,x,y,w,h\n0.jpg,10,10,4,3\n2.jpg,0,0,20,20\n")  # too small; as it was
+    (stills / "boxes.csv").write_text(
+        "file,x,y,w,h\n0.jpg,10,10,4,3\n2.jpg,0,0,20,20\n"
+    )  # too small; as it was
     capsys.readouterr()
     report = prepare([videos, stills], out, workers=workers, progress=False)
     assert (report.added, report.already_stored, report.sequences) == (2, 2, 4)
@@ -335,12 +367,17 @@ def pictures(path):
     """What is in a store, whatever its order: of each sequence, frames and JPEGs."""
     store = CropStore(path)
     ends = zip(store.names, store.starts[:-1], store.starts[1:], strict=True)
-    return {name: [(store.frames[i], store.jpeg(i)) for i in range(start, end)] for name, start, end in ends}
+    return {
+        name: [(store.frames[i], store.jpeg(i)) for i in range(start, end)]
+        for name, start, end in ends
+    }
 
 
 def test_with_nothing_left_to_do_the_store_is_not_touched(videos, stills, tmp_path):
     out = tmp_path / "pairs.db"
-    (videos / "car" / "00000003.jpg").write_bytes(b"no image")  # a fault that stays must not change that
+    (videos / "car" / "00000003.jpg").write_bytes(
+        b"no image"
+    )  # a fault that stays must not change that
     (stills / "1.jpg").write_bytes(b"no image")
     first = prepare([videos, stills], out, progress=False)
     before = out.read_bytes()
@@ -394,7 +431,9 @@ class TestTrainingData:
         assert find_held_out([CropStore(stores[0].path)], load_sequences(other)) == [(0, 0), (0, 2)]
 
     def test_validation_that_is_nowhere_is_named_though_none_is_asked_for(self, videos, tmp_path):
-        with pytest.raises(FileNotFoundError, match=r"--val .*typo does not exist; give a folder of sequences"):
+        with pytest.raises(
+            FileNotFoundError, match=r"--val .*typo does not exist; give a folder of sequences"
+        ):
             open_training_data([videos], tmp_path / "cache", tmp_path / "typo", 0)
 
     def test_broken_sequences_stop_it_or_are_left_out(self, videos, tmp_path, capsys):
@@ -408,7 +447,9 @@ class TestTrainingData:
             _, sequences = open_training_data(data, tmp_path / "cache", val, skip_broken=True)
             assert [sequence.name for sequence in sequences] == (["dog"] if val else [])
             assert capsys.readouterr().err.count("warning: left out: ") == 2
-            open_training_data(data, tmp_path / "cache", val, skip_broken=True, prepare_missing=False)
+            open_training_data(
+                data, tmp_path / "cache", val, skip_broken=True, prepare_missing=False
+            )
             assert capsys.readouterr().err == ""
 
     def test_synthetic_videos_are_made_by_one_process_only(self, tmp_path):
@@ -437,7 +478,9 @@ def run_tool(*arguments, path=""):
 
 
 def test_tool(videos, stills, tmp_path):
-    done = run_tool("--data", videos, "--data", stills, "--out", tmp_path / "pairs.db", "--every", "2")
+    done = run_tool(
+        "--data", videos, "--data", stills, "--out", tmp_path / "pairs.db", "--every", "2"
+    )
     assert done.returncode == 0
     assert "5 sequences, 9 crops" in done.stdout
     assert "5 added, 0 already there, 0 with parts left out" in done.stdout
@@ -462,8 +505,12 @@ def test_tool_where_opencv_does_not_load(tmp_path):
 
 
 def test_real_videos(real_data, tmp_path):
-    report = prepare([real_data / "GOT-10k" / "train"], tmp_path / "pairs.db", max_per_sequence=2, progress=False)
+    report = prepare(
+        [real_data / "GOT-10k" / "train"], tmp_path / "pairs.db", max_per_sequence=2, progress=False
+    )
     assert (report.sequences, report.crops, report.warnings) == (47, 94, [])
     store = CropStore(tmp_path / "pairs.db")
     sides = np.sqrt(np.prod(store.sizes + store.sizes.sum(axis=1, keepdims=True) / 2, axis=1))
-    assert sides == pytest.approx(127, abs=0.01)  # the exemplar's square around every target is 127 pixels wide
+    assert sides == pytest.approx(
+        127, abs=0.01
+    )  # the exemplar's square around every target is 127 pixels wide

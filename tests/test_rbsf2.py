@@ -1,4 +1,6 @@
-"""RB-SF 2: its maps are whole numbers of steps, so that float32 is float64 to the bit; what it learns from."""
+"""RB-SF 2: its maps are whole numbers of steps, so that float32 is float64 to the bit; what it
+learns from.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,14 @@ from rbsf.layers import binary_layers
 from rbsf.models import build
 from rbsf.models.rbsf2 import RBSF2, Block
 from rbsf.models.whole import LIMIT, STEP, Round, Slope, Stem, WholeNorm
-from rbsf.tracker.distill import DistillTask, both_alike, cells_near, middle_of, sides_loss, target_loss
+from rbsf.tracker.distill import (
+    DistillTask,
+    both_alike,
+    cells_near,
+    middle_of,
+    sides_loss,
+    target_loss,
+)
 from rbsf.tracker.teachers.pair import Lesson
 
 SMALL = {"channels": [16, 32, 64], "depths": [1, 1, 1], "features": 16, "head_depth": 1}
@@ -20,7 +29,9 @@ def crops(count: int = 2) -> tuple[Tensor, Tensor]:
     """Soft random images, uint8."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(count, 3, 17, 17, generator=generator) * 255
-    return tuple(torch.nn.functional.interpolate(coarse, size, mode="bilinear").byte() for size in (127, 255))  # type: ignore[return-value]
+    return tuple(
+        torch.nn.functional.interpolate(coarse, size, mode="bilinear").byte() for size in (127, 255)
+    )  # type: ignore[return-value]
 
 
 def trained(net: RBSF2) -> RBSF2:
@@ -35,7 +46,9 @@ def trained(net: RBSF2) -> RBSF2:
     return net.eval()
 
 
-@pytest.mark.parametrize(("method", "seed"), [("bireal", 0), ("bireal", 5), ("rbcn", 0), ("xnor", 0)])
+@pytest.mark.parametrize(
+    ("method", "seed"), [("bireal", 0), ("bireal", 5), ("rbcn", 0), ("xnor", 0)]
+)
 def test_float32_is_float64_to_the_bit(method: str, seed: int) -> None:
     torch.manual_seed(seed)
     net = trained(build("rbsf2", method=method, **SMALL))  # type: ignore[arg-type]
@@ -72,7 +85,9 @@ def test_scales_have_seven_bits() -> None:
     norm = WholeNorm(4)
     norm.weight.data = torch.tensor([1.0, -0.3, 1e-3, 77.7])
     norm.bias.data = torch.tensor([0.1, 5.0, -3.0, 0.0])
-    scale, bias = norm.scale_and_bias(torch.tensor([3.0, -2.0, 1.0, 100.0]), torch.tensor([900.0, 10.0, 4.0, 2.0]))
+    scale, bias = norm.scale_and_bias(
+        torch.tensor([3.0, -2.0, 1.0, 100.0]), torch.tensor([900.0, 10.0, 4.0, 2.0])
+    )
     mantissa, _ = torch.frexp(scale)
     assert torch.equal(mantissa * 128, torch.round(mantissa * 128))
     gain = (norm.weight / torch.sqrt(torch.tensor([900.0, 10.0, 4.0, 2.0]))).double()
@@ -129,7 +144,9 @@ def test_blocks_that_do_not_fit() -> None:
 
 
 def lesson(target: Tensor) -> Lesson:
-    return Lesson(torch.zeros(1, 2, 8, 8), torch.zeros(1, 2, 16, 16), target, torch.zeros(1, 4, 2, 2))
+    return Lesson(
+        torch.zeros(1, 2, 8, 8), torch.zeros(1, 2, 16, 16), target, torch.zeros(1, 4, 2, 2)
+    )
 
 
 def test_a_map_like_the_teachers_costs_nothing() -> None:
@@ -139,7 +156,9 @@ def test_a_map_like_the_teachers_costs_nothing() -> None:
 
 
 def test_on_and_off_the_target_weigh_alike() -> None:
-    """One position of four is on the target: an error there weighs as much as one at all of the others."""
+    """One position of four is on the target: an error there weighs as much as one at all of the
+    others.
+    """
     target = torch.tensor([[[1.0, 0.0], [0.0, 0.0]]])
     on = target_loss(torch.tensor([[[-9.0, -9.0], [-9.0, -9.0]]]), target)
     off = target_loss(torch.tensor([[[9.0, 9.0], [9.0, 9.0]]]), target)
@@ -160,7 +179,12 @@ def test_it_learns_from_a_teacher() -> None:
         n = len(exemplar)
         target = torch.zeros(n, 15, 15)
         target[:, 7, 7] = 1
-        return Lesson(torch.ones(n, 96, 8, 8), torch.ones(n, 96, 16, 16), target, torch.full((n, 4, 15, 15), 3.0))
+        return Lesson(
+            torch.ones(n, 96, 8, 8),
+            torch.ones(n, 96, 16, 16),
+            target,
+            torch.full((n, 4, 15, 15), 3.0),
+        )
 
     task = DistillTask(source)  # type: ignore[arg-type]
     batch = dict(zip(("exemplar", "search"), crops(2), strict=True))

@@ -1,4 +1,6 @@
-"""RB-SF 2 from a file: packed and in PyTorch it gives the same boxes, and wrong files are told in one line."""
+"""RB-SF 2 from a file: packed and in PyTorch it gives the same boxes, and wrong files are told in
+one line.
+"""
 
 from __future__ import annotations
 
@@ -31,13 +33,23 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with net.safetensors and what is packed of it."""
     folder = tmp_path_factory.mktemp("rbsf2")
     save_weights(trained(build("rbsf2", **SMALL)), "rbsf2", folder / "net.safetensors", {"seed": 0})  # type: ignore[arg-type]
-    export(["--weights", str(folder / "net.safetensors"), "--out", str(folder / "net-packed.safetensors")])
+    export(
+        [
+            "--weights",
+            str(folder / "net.safetensors"),
+            "--out",
+            str(folder / "net-packed.safetensors"),
+        ]
+    )
     return folder
 
 
 def crops() -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(1)
-    return tuple(rng.integers(0, 256, (17, 17, 3), np.uint8).repeat(16, 0).repeat(16, 1)[:s, :s] for s in (127, 255))  # type: ignore[return-value]
+    return tuple(
+        rng.integers(0, 256, (17, 17, 3), np.uint8).repeat(16, 0).repeat(16, 1)[:s, :s]
+        for s in (127, 255)
+    )  # type: ignore[return-value]
 
 
 @pytest.mark.parametrize("isa", available_isas())
@@ -64,7 +76,12 @@ def test_a_template_changes_the_answer(files: Path) -> None:
 def test_boxes_are_the_same_packed_or_not(files: Path) -> None:
     frames = [image for image, _ in make_sequence(0, 6)]
     boxes = []
-    for name, engine in (("net-packed", "auto"), ("net", "packed"), ("net", "torch"), ("net-packed", "torch")):
+    for name, engine in (
+        ("net-packed", "auto"),
+        ("net", "packed"),
+        ("net", "torch"),
+        ("net-packed", "torch"),
+    ):
         spec = parse_tracker(str(files / f"{name}.safetensors"), engine=engine)
         tracker = spec.build()
         assert isinstance(tracker, AnchorFree)
@@ -74,13 +91,28 @@ def test_boxes_are_the_same_packed_or_not(files: Path) -> None:
         np.testing.assert_array_equal(found, boxes[0])
 
 
-def test_the_command_tracks_several_targets(files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_tracks_several_targets(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     import cv2
 
     for number, (image, _) in enumerate(make_sequence(0, 5)):
         cv2.imwrite(str(tmp_path / f"{number}.png"), image[..., ::-1])
-    flags = ["--video", str(tmp_path), "--weights", str(files / "net-packed.safetensors"), "--no-out"]
-    boxes = ["--init", "40,30,30,24", "--init", "60,50,20,20", "--boxes", str(tmp_path / "boxes.csv")]
+    flags = [
+        "--video",
+        str(tmp_path),
+        "--weights",
+        str(files / "net-packed.safetensors"),
+        "--no-out",
+    ]
+    boxes = [
+        "--init",
+        "40,30,30,24",
+        "--init",
+        "60,50,20,20",
+        "--boxes",
+        str(tmp_path / "boxes.csv"),
+    ]
     assert not track([*flags, *boxes])
     out = capsys.readouterr().out
     assert "network: net-packed.safetensors, packed engine" in out
@@ -90,7 +122,10 @@ def test_the_command_tracks_several_targets(files: Path, tmp_path: Path, capsys:
 
 def test_trackers_of_one_network_go_together(files: Path) -> None:
     frames = [image for image, _ in make_sequence(0, 3)]
-    spec, net = parse_tracker(str(files / "net.safetensors")), PackedNetwork(files / "net-packed.safetensors")
+    spec, net = (
+        parse_tracker(str(files / "net.safetensors")),
+        PackedNetwork(files / "net-packed.safetensors"),
+    )
     trackers = [make_tracker(net, spec.config) for _ in range(2)]
     for number, tracker in enumerate(trackers):
         tracker.init(frames[0], (40 + 20 * number, 30, 30, 24))
@@ -114,7 +149,10 @@ def test_presence_is_pytorchs_to_the_bit(isa: str) -> None:
     exported = export_search(net)
     exported.compare().check()
     packed, own = PackedNetwork(exported.packed, isa=isa), TorchNetwork(net)
-    found, expected = packed.answer(packed.learn(exemplar), region), own.answer(own.learn(exemplar), region)
+    found, expected = (
+        packed.answer(packed.learn(exemplar), region),
+        own.answer(own.learn(exemplar), region),
+    )
     assert found.presence is not None
     np.testing.assert_array_equal(found.presence, expected.presence)
     assert found.presence.shape == (15, 15)
@@ -122,19 +160,33 @@ def test_presence_is_pytorchs_to_the_bit(isa: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["bireal", "float"])
-def test_onnx_graphs_answer_alike(method: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_onnx_graphs_answer_alike(
+    method: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """In ONNX Runtime; of the float twin as well."""
     pytest.importorskip("onnxruntime", reason=needs("onnxruntime", "it is not installed"))
     net = trained(build("rbsf2", **SMALL | {"method": method}))  # type: ignore[arg-type]
     save_weights(net, "rbsf2", tmp_path / "net.safetensors")
-    export(["--weights", str(tmp_path / "net.safetensors"), "--out", str(tmp_path / "x.onnx"), "--format", "onnx"])
+    export(
+        [
+            "--weights",
+            str(tmp_path / "net.safetensors"),
+            "--out",
+            str(tmp_path / "x.onnx"),
+            "--format",
+            "onnx",
+        ]
+    )
     assert capsys.readouterr().out.count("correlation 1.0000") == 2
-    tracker = parse_tracker(f"onnx:{tmp_path / 'x_backbone.onnx'},{tmp_path / 'x_head.onnx'}").build()
+    tracker = parse_tracker(
+        f"onnx:{tmp_path / 'x_backbone.onnx'},{tmp_path / 'x_head.onnx'}"
+    ).build()
     assert isinstance(tracker, AnchorFree)
     exemplar, region = (np.ascontiguousarray(crop) for crop in crops())
     networks = (tracker.network, TorchNetwork(net))
     found, expected = (network.answer(network.learn(exemplar), region) for network in networks)
-    # Real sums are added in another order, and what lies between two steps is then rounded to the other one.
+    # Real sums are added in another order, and what lies between two steps is then rounded to the
+    # other one.
     allowed = 0.002 if method == "float" else 0
     assert np.abs(found.target - expected.target).mean() <= allowed
     assert np.abs(np.log(found.sides / expected.sides)).mean() <= allowed
@@ -146,7 +198,16 @@ def test_a_pair_of_graphs_in_8_bits(files: Path, real_data: Path, tmp_path: Path
     from benchmarks.quantise_pair import main as quantise
     from rbsf.tracker.onnx_pair import open_pair
 
-    export(["--weights", str(files / "net.safetensors"), "--out", str(tmp_path / "own.onnx"), "--format", "onnx"])
+    export(
+        [
+            "--weights",
+            str(files / "net.safetensors"),
+            "--out",
+            str(tmp_path / "own.onnx"),
+            "--format",
+            "onnx",
+        ]
+    )
     pairs = {
         "own": (tmp_path / "own_backbone.onnx", tmp_path / "own_head.onnx"),
         "nano": peers(real_data, "nano3_backbone.onnx", "nano3_head.onnx"),
@@ -158,7 +219,9 @@ def test_a_pair_of_graphs_in_8_bits(files: Path, real_data: Path, tmp_path: Path
         quantise(["--pair", ",".join(map(str, pair)), *flags])
         networks = open_pair(*pair), open_pair(out / "backbone.onnx", out / "head.onnx")
         whole, coarse = (net.answer(net.learn(exemplar), region) for net in networks)
-        assert sum(file.stat().st_size for file in out.iterdir()) < sum(file.stat().st_size for file in pair)
+        assert sum(file.stat().st_size for file in out.iterdir()) < sum(
+            file.stat().st_size for file in pair
+        )
         assert 0 < np.abs(coarse.target - whole.target).mean() < 0.1
 
 
@@ -180,7 +243,14 @@ def test_what_a_user_can_do_wrong(files: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds RB-SF 2, which is no backbone alone"):
         load_backbone(packed)
     (tmp_path / "scales.yaml").write_text("scales: 3\n")
-    flags = ["--video", str(tmp_path), "--init", "1,1,9,9", "--weights", str(files / "net.safetensors")]
+    flags = [
+        "--video",
+        str(tmp_path),
+        "--init",
+        "1,1,9,9",
+        "--weights",
+        str(files / "net.safetensors"),
+    ]
     with pytest.raises(ValueError, match="scales"):
         track([*flags, "--constants", str(tmp_path / "scales.yaml")])
 
@@ -189,7 +259,9 @@ def test_other_maps_are_refused(files: Path) -> None:
     packed = read_packed(files / "net-packed.safetensors")
     last = packed.nodes[-2]
     fewer = replace(last, tensors={key: array[:4] for key, array in last.tensors.items()})
-    with pytest.raises(ValueError, match=r"gives \(1, 4, 15, 15\), expected \(1, 5 or 6, rows, columns\)"):
+    with pytest.raises(
+        ValueError, match=r"gives \(1, 4, 15, 15\), expected \(1, 5 or 6, rows, columns\)"
+    ):
         PackedNetwork(replace(packed, nodes=(*packed.nodes[:-2], fewer, packed.nodes[-1])))
 
 

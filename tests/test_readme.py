@@ -24,7 +24,18 @@ TEXT = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, re.DOTALL)
 COMMANDS = [line for kind, body in BLOCKS if kind == "sh" for line in body.splitlines() if line]
 PROGRAMS = [body for kind, body in BLOCKS if kind == "python"]
-SMALL = ["--epochs", "1", "--pairs", "2", "--batch-size", "2", "--val-sequences", "1", "--val-frames", "2"]
+SMALL = [
+    "--epochs",
+    "1",
+    "--pairs",
+    "2",
+    "--batch-size",
+    "2",
+    "--val-sequences",
+    "1",
+    "--val-frames",
+    "2",
+]
 SMALL += ["--workers", "0", "--threads", "1", "--device", "cpu", "--width", str(NARROW)]
 
 
@@ -47,8 +58,15 @@ def folder(tmp_path_factory):
     for name in ("truth", "boxes"):
         (folder / name).mkdir()
         (folder / name / "Basketball.txt").write_text("\n".join(boxes) + "\n")
-    for seed in range(SYNTHETIC["seed"], SYNTHETIC["seed"] + SYNTHETIC["count"]):  # short ones, taken as made already
-        write_video(folder / f"runs/benchmarks/synthetic/{video_name(seed)}.mp4", seed, frames=2, size=(96, 80))
+    for seed in range(
+        SYNTHETIC["seed"], SYNTHETIC["seed"] + SYNTHETIC["count"]
+    ):  # short ones, taken as made already
+        write_video(
+            folder / f"runs/benchmarks/synthetic/{video_name(seed)}.mp4",
+            seed,
+            frames=2,
+            size=(96, 80),
+        )
     for name in ("rbsf.safetensors", "rbsf-train.safetensors", "siamfc.safetensors"):
         (folder / "weights" / name).symlink_to(ROOT / "weights" / name)
     (folder / "runs/rbsf").mkdir()
@@ -66,9 +84,13 @@ def write_mnist(folder):
         labels = np.arange(count, dtype=np.uint8) % 10
         page = np.random.default_rng(1).integers(0, 256, 28 * 28 * 100, np.uint8).tobytes()
         header = struct.pack(">4i", 0x803, count, 28, 28)
-        (folder / f"{split}-images-idx3-ubyte.gz").write_bytes(gzip.compress(header + page * (count // 100), 1))
+        (folder / f"{split}-images-idx3-ubyte.gz").write_bytes(
+            gzip.compress(header + page * (count // 100), 1)
+        )
         header = struct.pack(">2i", 0x801, count)
-        (folder / f"{split}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(header + labels.tobytes(), 1))
+        (folder / f"{split}-labels-idx1-ubyte.gz").write_bytes(
+            gzip.compress(header + labels.tobytes(), 1)
+        )
 
 
 def run_in(folder, *command, path=""):
@@ -86,12 +108,25 @@ def test_command(command, folder):
     if "train_rbsf" in command and "--resume" not in command:
         words += SMALL if "--data" not in command else [*SMALL, "--teacher", "teacher.safetensors"]
     if "train_classifier" in command:
-        words += ["--epochs", "1", "--subset", "60", "--batch-size", "60", "--warmup", "0", "--threads", "1"]
+        words += [
+            "--epochs",
+            "1",
+            "--subset",
+            "60",
+            "--batch-size",
+            "60",
+            "--warmup",
+            "0",
+            "--threads",
+            "1",
+        ]
     if "mnist" in command and "photos" not in command:
         words += ["--check", "off"]  # noise has another checksum
     if "make_synthetic" in command:
         words += ["--count", "1", "--frames", "2"]
-    if command == "python tools/train_rbsf.py":  # its 40 videos take a while: test_train.py runs it with fewer
+    if (
+        command == "python tools/train_rbsf.py"
+    ):  # its 40 videos take a while: test_train.py runs it with fewer
         words += ["--data", "GOT-10k/train"]
     if "tune.py" in command:
         words += ["--trials", "2", "--threads", "1"]

@@ -1,4 +1,6 @@
-"""Algorithm 1 on a toy task: losses in closed form, what each step updates, switches, schedule, resume."""
+"""Algorithm 1 on a toy task: losses in closed form, what each step updates, switches, schedule,
+resume.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +13,21 @@ from torch import nn
 from rbsf.conversion import binarize
 from rbsf.maps import MapNorm, MapRecorder, measure_maps, start_again, start_from_teacher
 from rbsf.tools.step_trial import Trial, trial_config
-from rbsf.train.adversarial import GRID, SLOPE, DiscriminatorStack, adversarial_loss, discriminator_loss, pool
+from rbsf.train.adversarial import (
+    GRID,
+    SLOPE,
+    DiscriminatorStack,
+    adversarial_loss,
+    discriminator_loss,
+    pool,
+)
 from rbsf.train.rectify import Rectifier, RectifyConfig, parameter_groups
 
 
 def float_net():
-    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 6, 3, bias=False), nn.BatchNorm2d(6))
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 6, 3, bias=False), nn.BatchNorm2d(6)
+    )
 
 
 def toy_task(student, teacher, batch):
@@ -52,7 +63,9 @@ def changed(before, module):
 def test_discriminator_losses_are_eq_2_and_4():
     real, fake = torch.randn(2, 3, dtype=torch.float64), torch.randn(2, 3, dtype=torch.float64)
     d_real, d_fake = real.sigmoid(), fake.sigmoid()
-    torch.testing.assert_close(discriminator_loss(real, fake), -(d_real.log().mean() + (1 - d_fake).log().mean()))
+    torch.testing.assert_close(
+        discriminator_loss(real, fake), -(d_real.log().mean() + (1 - d_fake).log().mean())
+    )
     torch.testing.assert_close(adversarial_loss(fake), ((1 - d_fake) ** 2).mean() / 2)
 
 
@@ -80,9 +93,14 @@ def test_adversarial_gradient_reaches_c_as_in_eq_16():
     rectifier.student.double(), rectifier.discriminators.double(), rectifier.map_norms.double()
     layer, x = rectifier.student[2], batch().double()
     values = judge(rectifier.discriminators.stacks["6"], rectifier.student(x)).sigmoid()
-    (gradient,) = torch.autograd.grad(adversarial_loss(torch.logit(values)), layer.C, retain_graph=True)
+    (gradient,) = torch.autograd.grad(
+        adversarial_loss(torch.logit(values)), layer.C, retain_graph=True
+    )
     by_d = [torch.autograd.grad(v, layer.C, retain_graph=True)[0] for v in values.flatten()]
-    expected = sum(-(1 - v.detach()) * g for v, g in zip(values.flatten(), by_d, strict=True)) / values.numel()
+    expected = (
+        sum(-(1 - v.detach()) * g for v, g in zip(values.flatten(), by_d, strict=True))
+        / values.numel()
+    )
     torch.testing.assert_close(gradient, expected)
 
 
@@ -102,7 +120,12 @@ def test_discriminators_judge_single_maps_of_any_size():
 
 def test_each_discriminator_is_four_linear_layers_of_its_own_with_leaky_relu():
     judges, maps = DiscriminatorStack(3), torch.randn(3, 7, GRID, GRID)
-    assert [tuple(weight.shape) for weight in judges.weights] == [(3, 64, 64), (3, 64, 32), (3, 32, 16), (3, 16, 1)]
+    assert [tuple(weight.shape) for weight in judges.weights] == [
+        (3, 64, 64),
+        (3, 64, 32),
+        (3, 32, 16),
+        (3, 16, 1),
+    ]
     for point in range(3):
         x = maps[point].flatten(1)
         for weight, bias in zip(judges.weights, judges.biases, strict=True):
@@ -150,7 +173,11 @@ def test_the_batch_norm_pass_fixes_w_and_c():
         ({"rectify": False}, {"loss", "discriminator", "adversarial", "match"}, {"2.C"}),
         ({"gan": False}, {"loss", "match", "kernel"}, set()),
         ({"gan": False, "lambda_match": 0.0}, {"loss", "kernel"}, set()),
-        ({"lr_real": 0.0}, {"loss", "discriminator", "adversarial", "match", "kernel"}, {"0.weight", "0.bias"}),
+        (
+            {"lr_real": 0.0},
+            {"loss", "discriminator", "adversarial", "match", "kernel"},
+            {"0.weight", "0.bias"},
+        ),
     ],
 )
 def test_switches(settings, logged, still):
@@ -182,7 +209,9 @@ def test_batch_norms_keep_their_statistics_from_an_epoch_on():
     before = weights_of(rectifier.student)
     rectifier.step(batch(), 1)
     rectifier.norm_step(batch(), 1)
-    assert all(torch.equal(norm.running_mean, mean) for norm, mean in zip(norms, measured, strict=True))
+    assert all(
+        torch.equal(norm.running_mean, mean) for norm, mean in zip(norms, measured, strict=True)
+    )
     assert changed(before, rectifier.student) == set(before)  # scales and shifts learn on
 
 
@@ -207,7 +236,9 @@ def test_state_continues_to_the_bit():
     second.load_state_dict(copy.deepcopy(first.state_dict()))
     for seed in range(2, 4):
         second.step(batch(seed), 0)
-    for a, b in zip(straight.student.state_dict().values(), second.student.state_dict().values(), strict=True):
+    for a, b in zip(
+        straight.student.state_dict().values(), second.student.state_dict().values(), strict=True
+    ):
         assert torch.equal(a, b)
 
 
@@ -245,7 +276,11 @@ class WritesIntoMaps(nn.Module):
     def __init__(self, rectify):
         super().__init__()
         torch.manual_seed(3)
-        self.conv, self.norm, self.rectify = nn.Conv2d(3, 6, 3, bias=False), nn.BatchNorm2d(6), rectify
+        self.conv, self.norm, self.rectify = (
+            nn.Conv2d(3, 6, 3, bias=False),
+            nn.BatchNorm2d(6),
+            rectify,
+        )
 
     def forward(self, x):
         return self.rectify(self.norm(self.conv(x)))
@@ -270,7 +305,10 @@ def test_a_network_that_begins_to_write_into_its_maps_is_an_error():
     with recorder.recording():
         net(batch())
     net.rectify = torch.relu_
-    with pytest.raises(RuntimeError, match="writes into its feature maps in this pass"), recorder.recording():
+    with (
+        pytest.raises(RuntimeError, match="writes into its feature maps in this pass"),
+        recorder.recording(),
+    ):
         net(batch())
 
 
@@ -294,7 +332,9 @@ def test_map_statistics_and_normalisation():
     teacher = nn.Sequential(nn.Identity(), nn.Identity(), nn.Identity())
     maps = torch.randn(4, 3, 5, 5) * torch.tensor([1.0, 2.0, 3.0]).view(1, 3, 1, 1) + 7
     stats = measure_maps(student, teacher, lambda net, batch: net(batch), [maps[:2], maps[2:]])
-    assert list(stats) == ["2"]  # the batch-norm that reads the layer's output, through nothing but an identity
+    assert list(stats) == [
+        "2"
+    ]  # the batch-norm that reads the layer's output, through nothing but an identity
     mean, std = stats["2"]
     torch.testing.assert_close(mean, maps.mean((0, 2, 3)))
     torch.testing.assert_close(std, maps.std((0, 2, 3), correction=0))
@@ -307,7 +347,10 @@ def test_map_statistics_and_normalisation():
 def test_the_distance_of_maps_is_that_of_normalised_ones_and_so_is_its_gradient():
     torch.manual_seed(0)
     norm, real = MapNorm(torch.randn(6), torch.rand(6) + 0.5), torch.randn(4, 6, 5, 5)
-    fakes = [torch.randn(4, 6, 5, 5, generator=torch.Generator().manual_seed(1)).requires_grad_() for _ in range(2)]
+    fakes = [
+        torch.randn(4, 6, 5, 5, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        for _ in range(2)
+    ]
     losses = [norm.distance(fakes[0], real), (norm(fakes[1]) - norm(real)).square().mean() / 2]
     torch.testing.assert_close(*losses)
     sum(3 * loss for loss in losses).backward()
@@ -316,7 +359,9 @@ def test_the_distance_of_maps_is_that_of_normalised_ones_and_so_is_its_gradient(
 
 def test_a_dead_channel_does_not_explode():
     norm = MapNorm(torch.zeros(2), torch.tensor([1.0, 0.0]))
-    assert norm(torch.ones(1, 2, 1, 1)).max() <= 20  # floored at a tenth of the layer's mean deviation
+    assert (
+        norm(torch.ones(1, 2, 1, 1)).max() <= 20
+    )  # floored at a tenth of the layer's mean deviation
 
 
 def test_maps_need_a_batch_norm_and_a_twin():
@@ -327,7 +372,9 @@ def test_maps_need_a_batch_norm_and_a_twin():
         measure_maps(student, student, lambda net, batch: net(batch), batches)
     student[1] = nn.Identity()
     with pytest.raises(ValueError, match="the teacher has no layer '2'"):
-        measure_maps(student, nn.Sequential(nn.Conv2d(3, 3, 3)), lambda net, batch: net(batch), batches)
+        measure_maps(
+            student, nn.Sequential(nn.Conv2d(3, 3, 3)), lambda net, batch: net(batch), batches
+        )
 
 
 def test_a_teacher_of_other_shapes_is_refused():
@@ -335,11 +382,16 @@ def test_a_teacher_of_other_shapes_is_refused():
     binarize(student, "rbcn")
     teacher[2] = nn.Conv2d(4, 8, 3)
     teacher[3] = nn.BatchNorm2d(8)
-    with pytest.raises(ValueError, match=r"layer '2': the teacher's filters are \(8, 4, 3, 3\), the student's \(6, 4,"):
+    with pytest.raises(
+        ValueError,
+        match=r"layer '2': the teacher's filters are \(8, 4, 3, 3\), the student's \(6, 4,",
+    ):
         start_from_teacher(student, teacher, {})
     stats = {"3": (torch.zeros(6), torch.ones(6))}
     rectifier = Rectifier(student, teacher, toy_task, RectifyConfig(), stats)
-    with pytest.raises(ValueError, match=r"maps at '3' do not match: the student's is \(8, 6, 8, 8\), the"):
+    with pytest.raises(
+        ValueError, match=r"maps at '3' do not match: the student's is \(8, 6, 8, 8\), the"
+    ):
         rectifier.step(batch(), 0)
 
 
@@ -359,9 +411,13 @@ def test_parameter_groups_cover_every_parameter_once():
 
 
 def test_a_trained_network_starts_again_as_it_was():
-    """Folded batch-norms (mean 0, variance 1, their summand in the bias), and a first layer of tiny weights."""
+    """Folded batch-norms (mean 0, variance 1, their summand in the bias), and a first layer of tiny
+    weights.
+    """
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3, bias=False))
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3, bias=False)
+    )
     net.append(nn.BatchNorm2d(4))
     for norm in (net[1], net[4]):
         norm.weight.data.uniform_(0.5, 2)
@@ -387,7 +443,11 @@ def test_losses_of_discriminators_are_means_over_points_of_all_widths():
     for (point, t), (_, r) in zip(fake, real, strict=True):
         width = str(t.shape[1])
         same = rectifier.discriminators.points[width]
-        judges, norm, number = rectifier.discriminators.stacks[width], rectifier._norm(point), same.index(point)
+        judges, norm, number = (
+            rectifier.discriminators.stacks[width],
+            rectifier._norm(point),
+            same.index(point),
+        )
         both = [norm(pool(x)).flatten(0, 1).expand(len(same), -1, -1, -1) for x in (r, t)]
         by_point.append(discriminator_loss(*(judges(x)[number] for x in both)))
     loss = rectifier._update_discriminators(rectifier._pooled(fake), rectifier._pooled(real))

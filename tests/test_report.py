@@ -1,4 +1,6 @@
-"""The benchmark report: numbers, escaping, pages that need nothing else, curves, strips, reading it back."""
+"""The benchmark report: numbers, escaping, pages that need nothing else, curves, strips, reading it
+back.
+"""
 
 from __future__ import annotations
 
@@ -45,19 +47,30 @@ def test_main_table_in_markdown() -> None:
         "sequences": {"Dog": {"auc": 0.6, "frames": 10}},
     }
     lines = str(main_table(report)).splitlines()
-    assert lines[0] == "| tracker | AUC | precision | norm. precision | AO | SR0.5 | SR0.75 | fps | file |"
+    assert (
+        lines[0]
+        == "| tracker | AUC | precision | norm. precision | AO | SR0.5 | SR0.75 | fps | file |"
+    )
     assert lines[2] == (
-        "| rbsf (subject, float32, 3 runs, 1 of 2 sequences)" + " | 0.550 ± 0.013" * 6 + " | 107,754 | 0.48 MB |"
+        "| rbsf (subject, float32, 3 runs, 1 of 2 sequences)"
+        + " | 0.550 ± 0.013" * 6
+        + " | 107,754 | 0.48 MB |"
     )
     assert lines[3] == "| teacher (reference, float32)" + " | 0.625" * 6 + " | 12.3 | 9.35 MB |"
 
 
 def test_mean_over_fewer_sequences_is_not_the_best() -> None:
-    few, more, most = make_tracker("a", {"Dog": 0.9}), *(make_tracker(c, {"Dog": 0.6, "Girl": 0.2}) for c in "bc")
+    few, more, most = (
+        make_tracker("a", {"Dog": 0.9}),
+        *(make_tracker(c, {"Dog": 0.6, "Girl": 0.2}) for c in "bc"),
+    )
     table = main_table(make_report(few, more, most))
     assert [row[1].best for row in table.rows] == [False, True, True]
     assert table.rows[0][0].tags[-1] == "1 of 2 sequences"
-    assert "the best of each score in bold, but for means over fewer sequences than others." in table.caption
+    assert (
+        "the best of each score in bold, but for means over fewer sequences than others."
+        in table.caption
+    )
     for tracker, auc, count in ((few, 0.9, 1), (more, 0.2, 2), (most, 0.4, 2)):
         tracker["attributes"] = {"SV": {"auc": auc, "sequences": count}}
     found = attribute_table(make_report(few, more, most))
@@ -66,14 +79,19 @@ def test_mean_over_fewer_sequences_is_not_the_best() -> None:
 
 
 def test_scores_that_show_alike_are_both_best() -> None:
-    table = main_table(make_report(make_tracker("a", {"Dog": 0.50001}), make_tracker("b", {"Dog": 0.49999})))
+    table = main_table(
+        make_report(make_tracker("a", {"Dog": 0.50001}), make_tracker("b", {"Dog": 0.49999}))
+    )
     assert [row[1].best for row in table.rows] == [True, True]
 
 
 def test_sequences_stand_by_gap() -> None:
     table = sequence_table(make_report())
     assert table.columns == ["sequence", "frames", "rbsf", "teacher", "gap"]
-    assert rows(table) == [["Girl", "10", "0.500", "0.700", "-0.200"], ["Dog", "10", "0.600", "0.550", "+0.050"]]
+    assert rows(table) == [
+        ["Girl", "10", "0.500", "0.700", "-0.200"],
+        ["Dog", "10", "0.600", "0.550", "+0.050"],
+    ]
     assert table.sort == 4
 
 
@@ -100,19 +118,36 @@ def test_without_reference_the_worst_comes_first_and_there_is_no_gap() -> None:
 def test_paper_stands_in_columns_of_its_own() -> None:
     table = paper_table(make_report(paper=PAPER))
     assert table is not None
-    assert table.groups == (("", 1), ("paper: all of OTB100", 2), ("here: OTB100 (2 of 100 sequences)", 3))
+    assert table.groups == (
+        ("", 1),
+        ("paper: all of OTB100", 2),
+        ("here: OTB100 (2 of 100 sequences)", 3),
+    )
     assert rows(table) == [
-        ["SiamFC", "0.808", "0.602", "teacher", "0.625", "0.625"],  # the reference, whatever its label
+        [
+            "SiamFC",
+            "0.808",
+            "0.602",
+            "teacher",
+            "0.625",
+            "0.625",
+        ],  # the reference, whatever its label
         ["XNOR", "0.541", "0.394", "–", "–", "–"],
         ["RB-SF", "0.786", "0.572", "rbsf", "0.550", "0.550"],
     ]
     assert "other training data and of the whole of OTB100" in table.caption
-    assert "| network | paper: all of OTB100: precision | paper: all of OTB100: AUC | here: OTB100 (2 of" in str(table)
+    assert (
+        "| network | paper: all of OTB100: precision | paper: all of OTB100: AUC | here: OTB100 (2 of"
+        in str(table)
+    )
 
 
 def test_attributes() -> None:
     report = make_report(attributes={"SV": "scale variation", "OCC": "occlusion"})
-    report["trackers"][0]["attributes"] = {"OCC": {"auc": 0.4, "sequences": 2}, "SV": {"auc": 0.3, "sequences": 1}}
+    report["trackers"][0]["attributes"] = {
+        "OCC": {"auc": 0.4, "sequences": 2},
+        "SV": {"auc": 0.3, "sequences": 1},
+    }
     report["trackers"][1]["attributes"] = {"OCC": {"auc": 0.5, "sequences": 2}}
     table = attribute_table(report)
     assert rows(table) == [["SV", "1", "0.300", "–"], ["OCC", "2", "0.400", "0.500"]]
@@ -126,11 +161,22 @@ def test_texts_cannot_break_a_markdown_table() -> None:
 
 def test_page_escapes_and_needs_nothing_else() -> None:
     evil = "<script>alert(1)</script>"
-    report = make_report(make_tracker(evil, {evil: 0.5}, failed={"Car": evil}), title=evil, protocol=evil, paper=PAPER)
-    report |= {"missing": [evil], "unreadable": {evil: evil}, "environment": {"command": evil, evil: evil}}
+    report = make_report(
+        make_tracker(evil, {evil: 0.5}, failed={"Car": evil}),
+        title=evil,
+        protocol=evil,
+        paper=PAPER,
+    )
+    report |= {
+        "missing": [evil],
+        "unreadable": {evil: evil},
+        "environment": {"command": evil, evil: evil},
+    }
     page = to_html(report, [Strip(evil, evil, [b"\xff\xd8"], [0])])
     assert evil not in page
-    assert evil not in to_markdown(report).replace(f"    {evil}", "")  # in a code block it is shown as it stands
+    assert evil not in to_markdown(report).replace(
+        f"    {evil}", ""
+    )  # in a code block it is shown as it stands
     assert page.count("<script>") == page.count("</script>") == 1
     assert not re.search(r"""(src|href)\s*=\s*(?!["']?(data:|#))|@import|url\((?!#)""", page)
     assert 'src="data:image/jpeg;base64,/9g="' in page
@@ -140,7 +186,10 @@ def test_page_has_the_scores_marks_and_notes() -> None:
     report = make_report(paper=PAPER)
     page = to_html(report, [])
     assert "<h1>OTB100 (2 of 100 sequences)</h1>" in page
-    assert "rbsf: AUC 0.550 over 2 sequences, 1,020 frames; 88.0% of the 0.625 of its reference, teacher." in page
+    assert (
+        "rbsf: AUC 0.550 over 2 sequences, 1,020 frames; 88.0% of the 0.625 of its reference, teacher."
+        in page
+    )
     assert '<tr class="subject">' in page
     assert "<strong>0.625</strong>" in page
     assert "One pass, first frame not counted." in page
@@ -161,7 +210,9 @@ def test_sequence_table_can_be_sorted() -> None:
 
 
 def test_report_with_nothing_scored() -> None:
-    nothing = make_tracker("static", {}, curves=None, fps=None, bytes=None, precision=None, failed={"Dog": "broken"})
+    nothing = make_tracker(
+        "static", {}, curves=None, fps=None, bytes=None, precision=None, failed={"Dog": "broken"}
+    )
     report = make_report(nothing, missing=[], unreadable={}, environment={})
     assert rows(main_table(report)) == [["static", *["–"] * 8]]
     page = to_html(report, [])
@@ -174,7 +225,11 @@ def test_report_with_nothing_scored() -> None:
 def test_written_report_is_read_back(tmp_path: Path) -> None:
     report = make_report()
     write_report(report, tmp_path / "new", [])
-    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["report.html", "report.json", "report.md"]
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [
+        "report.html",
+        "report.json",
+        "report.md",
+    ]
     assert load_report(tmp_path / "new") == load_report(str(tmp_path / "new/report.json")) == report
 
 
@@ -193,7 +248,10 @@ def test_a_score_that_is_no_number_is_refused_and_nothing_written(tmp_path: Path
         ('{"format": "other-1"}', "is not a benchmark report: its format is 'other-1'"),
         ('{"format": "rbsf-benchmark-2"}', "newer format rbsf-benchmark-2.*update"),
         ('{"format": "rbsf-benchmark-1", "title": "x"}', "is damaged: it has no dataset, protocol"),
-        (json.dumps(make_report({"label": "a"})), "is damaged: it has no tracker's key, tracker's mean"),
+        (
+            json.dumps(make_report({"label": "a"})),
+            "is damaged: it has no tracker's key, tracker's mean",
+        ),
     ],
 )
 def test_what_is_no_report_is_named_in_one_line(tmp_path: Path, content: str, fault: str) -> None:
@@ -204,7 +262,9 @@ def test_what_is_no_report_is_named_in_one_line(tmp_path: Path, content: str, fa
 
 
 def test_missing_report_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"report.json does not exist; eval/run_benchmarks.py"):
+    with pytest.raises(
+        FileNotFoundError, match=r"report.json does not exist; eval/run_benchmarks.py"
+    ):
         load_report(tmp_path)
 
 
@@ -241,7 +301,8 @@ def test_ids_of_plots_do_not_clash() -> None:
 def luminance(color: str) -> float:
     shares = np.array(list(bytes.fromhex(color[1:]))) / 255
     return float(
-        np.where(shares <= 0.03928, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722]
+        np.where(shares <= 0.03928, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4)
+        @ [0.2126, 0.7152, 0.0722]
     )
 
 
@@ -254,11 +315,15 @@ def test_colours_are_seen_on_light_and_dark() -> None:
 
 
 def gray_sequence(folder: Path, name: str, frames: int = 9, width: int = 640) -> Sequence:
-    """Gray JPEG frames, ``width`` x ``width / 2``, with the target in the middle half of the picture."""
+    """Gray JPEG frames, ``width`` x ``width / 2``, with the target in the middle half of the
+    picture.
+    """
     paths = [str(folder / f"{name}{i}.jpg") for i in range(frames)]
     for path in paths:
         cv2.imwrite(path, np.full((width // 2, width, 3), 128, np.uint8))
-    return Sequence(name, tuple(paths), np.tile([width / 4, width / 8, width / 2, width / 4], (frames, 1)))
+    return Sequence(
+        name, tuple(paths), np.tile([width / 4, width / 8, width / 2, width / 4], (frames, 1))
+    )
 
 
 def decode(jpeg: bytes) -> np.ndarray:
@@ -275,20 +340,30 @@ def test_strips_show_the_best_and_the_worst_once_each(tmp_path: Path) -> None:
     assert strips[2].caption == "A, among the worst of rbsf: AUC 0.100"
     assert strips[0].frame_numbers == [0, 1, 2]
     assert [strip.sequence for strip in make_strips(sequences[:3], report, {})] == ["C", "B", "A"]
-    assert [strip.sequence for strip in make_strips(sequences, report, {}, count=1, frames=2)] == ["F", "A"]
+    assert [strip.sequence for strip in make_strips(sequences, report, {}, count=1, frames=2)] == [
+        "F",
+        "A",
+    ]
 
 
 def test_strip_draws_boxes_in_the_trackers_colours(tmp_path: Path) -> None:
     sequence = gray_sequence(tmp_path, "Dog")
-    boxes = {"rbsf": {"Dog": sequence.boxes + np.array([20, 0, 0, 0])}, "teacher": {"Dog": np.full((9, 4), np.nan)}}
+    boxes = {
+        "rbsf": {"Dog": sequence.boxes + np.array([20, 0, 0, 0])},
+        "teacher": {"Dog": np.full((9, 4), np.nan)},
+    }
     report = make_report(make_tracker("rbsf", {"Dog": 0.5}), make_tracker("teacher", {"Dog": 0.5}))
     strip = make_strips([sequence], report, boxes)[0]
     assert strip.frame_numbers == [0, 2, 4, 6, 8]
     image = decode(strip.frames[0]).astype(int)
     assert image.shape == (160, 320, 3)
-    assert image[80, 80].min() > 220  # the true box's left side is white, with a dark line outside it
+    assert (
+        image[80, 80].min() > 220
+    )  # the true box's left side is white, with a dark line outside it
     assert image[80, 79].max() < 70
-    assert np.abs(image[80, 90] - [0x2F, 0x7F, 0xD6]).max() < 40  # rbsf, 20 pixels to the right at twice the size
+    assert (
+        np.abs(image[80, 90] - [0x2F, 0x7F, 0xD6]).max() < 40
+    )  # rbsf, 20 pixels to the right at twice the size
     assert np.abs(image[80, 160] - 128).max() < 5
 
 
@@ -305,7 +380,9 @@ def test_frames_that_cannot_be_read_are_left_out(tmp_path: Path) -> None:
     Path(dog.frames[6]).unlink()
     for path in girl.frames:
         Path(path).unlink()
-    strips = make_strips([dog, girl], make_report(make_tracker("rbsf", {"Dog": 0.5, "Girl": 0.4})), {})
+    strips = make_strips(
+        [dog, girl], make_report(make_tracker("rbsf", {"Dog": 0.5, "Girl": 0.4})), {}
+    )
     assert [(strip.sequence, strip.frame_numbers) for strip in strips] == [("Dog", [0, 2, 8])]
 
 

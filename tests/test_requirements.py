@@ -30,12 +30,24 @@ def test_passes():
 
 def outcome(folder: Path, required: str) -> tuple[int, str]:
     (folder / "test_sample.py").write_text(SAMPLE)
-    command = [sys.executable, "-m", "pytest", "-p", "conftest", "-p", "no:cacheprovider", "-rA", str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "conftest",
+        "-p",
+        "no:cacheprovider",
+        "-rA",
+        str(folder),
+    ]
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)]),
         "RBSF_REQUIRE": required,
     }
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
     return done.returncode, done.stdout + done.stderr
 
 
@@ -43,7 +55,10 @@ def test_a_skip_of_what_is_required_is_a_failure(tmp_path: Path) -> None:
     code, said = outcome(tmp_path, "git peers")
     assert code == 1
     assert "1 failed, 1 passed, 1 skipped" in said
-    assert "RBSF_REQUIRE names peers, but this was skipped: Skipped: needs peers: there are none" in said
+    assert (
+        "RBSF_REQUIRE names peers, but this was skipped: Skipped: needs peers: there are none"
+        in said
+    )
 
 
 def test_other_skips_are_skips(tmp_path: Path) -> None:
@@ -63,7 +78,10 @@ def test_every_skip_says_what_it_needs() -> None:
     for path in TESTS.glob("test_*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
-            skips = called == "pytest.skip" or called in ("pytest.importorskip", "pytest.mark.skipif")
+            skips = called == "pytest.skip" or called in (
+                "pytest.importorskip",
+                "pytest.mark.skipif",
+            )
             if skips and "needs(" not in ast.unparse(node):
                 bare.append(f"{path.name}:{node.lineno}")
     assert not bare

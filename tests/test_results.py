@@ -58,12 +58,18 @@ def check(found: Run | None, shift: float, seconds: list[float]) -> None:
 # ---- the form of OTB and UAV123
 
 
-def test_boxes_count_from_1_where_the_data_set_does(otb: ResultStore, girl: Sequence, tmp_path: Path) -> None:
+def test_boxes_count_from_1_where_the_data_set_does(
+    otb: ResultStore, girl: Sequence, tmp_path: Path
+) -> None:
     otb.save(girl, run_of(0.5, 0.0123456789))
     assert tree(tmp_path) == ["ours/Girl.txt", "ours/times/Girl_time.txt"]
-    assert (tmp_path / "ours/Girl.txt").read_text() == "11.000,11.000,10.000,10.000\n12.235,13.000,10.500,9.000\n"
+    assert (
+        tmp_path / "ours/Girl.txt"
+    ).read_text() == "11.000,11.000,10.000,10.000\n12.235,13.000,10.500,9.000\n"
     nothing = hashlib.sha256().hexdigest()
-    digest = hashlib.sha256(f"Girl 2 [[10.0, 10.0, 10.0, 10.0]] {nothing}".encode()).hexdigest()[:16]
+    digest = hashlib.sha256(f"Girl 2 [[10.0, 10.0, 10.0, 10.0]] {nothing}".encode()).hexdigest()[
+        :16
+    ]
     times = (tmp_path / "ours/times/Girl_time.txt").read_text()
     assert times == f"# {stamp(girl)} {digest}\n0.50000000\n0.01234568\n"
     check(otb.load(girl), 0, [0.5, 0.01234568])
@@ -71,7 +77,9 @@ def test_boxes_count_from_1_where_the_data_set_does(otb: ResultStore, girl: Sequ
 
 def test_boxes_count_from_0_elsewhere(otb: ResultStore, girl: Sequence, tmp_path: Path) -> None:
     otb.save(dataclasses.replace(girl, one_based=False), run_of(0.5, 0.25))
-    assert (tmp_path / "ours/Girl.txt").read_text() == "10.000,10.000,10.000,10.000\n11.235,12.000,10.500,9.000\n"
+    assert (
+        tmp_path / "ours/Girl.txt"
+    ).read_text() == "10.000,10.000,10.000,10.000\n11.235,12.000,10.500,9.000\n"
 
 
 def test_each_further_run_has_a_folder(otb: ResultStore, girl: Sequence, tmp_path: Path) -> None:
@@ -93,7 +101,9 @@ def test_toolkit_reads_the_same_of_otb(otb: ResultStore, girl: Sequence) -> None
 # ---- the form of GOT-10k
 
 
-def test_got10k_has_a_column_of_times_a_run(got10k: ResultStore, val: Sequence, tmp_path: Path) -> None:
+def test_got10k_has_a_column_of_times_a_run(
+    got10k: ResultStore, val: Sequence, tmp_path: Path
+) -> None:
     for number in (1, 2, 3):
         got10k.save(val, run_of(number, number / 4, shift=number), number)
     files = [f"ours/{VAL}/{VAL}_{end}.txt" for end in ("001", "002", "003", "time")]
@@ -112,14 +122,19 @@ def test_got10k_has_a_column_of_times_a_run(got10k: ResultStore, val: Sequence, 
 def test_toolkit_reads_the_same_of_got10k(got10k: ResultStore, val: Sequence) -> None:
     for number in (1, 2):
         got10k.save(val, run_of(number, number / 4), number)
-    boxes = np.loadtxt(got10k.boxes_path(VAL, 2), delimiter=",")  # as got10k.experiments.got10k does
+    boxes = np.loadtxt(
+        got10k.boxes_path(VAL, 2), delimiter=","
+    )  # as got10k.experiments.got10k does
     assert boxes.tolist() == [[10, 10, 10, 10], [11.235, 12, 10.5, 9]]
     assert np.loadtxt(got10k.times_path(VAL), delimiter=",").tolist() == [[1, 2], [0.25, 0.5]]
 
 
 def test_got10k_runs_may_come_in_any_order(got10k: ResultStore, val: Sequence) -> None:
     got10k.save(val, run_of(0.5, 0.25, shift=2), 2)
-    assert got10k.times_path(VAL).read_text().splitlines()[1:] == ["nan,0.50000000", "nan,0.25000000"]
+    assert got10k.times_path(VAL).read_text().splitlines()[1:] == [
+        "nan,0.50000000",
+        "nan,0.25000000",
+    ]
     assert got10k.load(val) is None
     assert got10k.load(val, 3) is None
     check(got10k.load(val, 2), 2, [0.5, 0.25])
@@ -163,7 +178,9 @@ def test_nothing_is_there_without_boxes_or_times(
     store.forget(sequence.name)  # once more does no harm
 
 
-def test_forgets_one_run_alone(got10k: ResultStore, otb: ResultStore, girl: Sequence, val: Sequence) -> None:
+def test_forgets_one_run_alone(
+    got10k: ResultStore, otb: ResultStore, girl: Sequence, val: Sequence
+) -> None:
     for store, sequence in ((got10k, val), (otb, girl)):
         for number in (1, 2):
             store.save(sequence, run_of(0.5, 0.25), number)
@@ -189,7 +206,10 @@ def test_result_of_another_sequence_is_none(otb: ResultStore, girl: Sequence, ch
 def test_later_boxes_and_the_place_do_not_matter(otb: ResultStore, girl: Sequence) -> None:
     otb.save(girl, run_of(0.5, 0.25))
     boxes = np.array([[10.0, 10, 10, 10], [50, 50, 10, 10]])
-    assert otb.load(dataclasses.replace(girl, boxes=boxes, frames=("elsewhere/1.jpg", "2.jpg"))) is not None
+    assert (
+        otb.load(dataclasses.replace(girl, boxes=boxes, frames=("elsewhere/1.jpg", "2.jpg")))
+        is not None
+    )
 
 
 @pytest.mark.parametrize("folder", ["OTB", "OTB #2"])
@@ -220,7 +240,9 @@ def test_changed_video_is_another_sequence(otb: ResultStore, tmp_path: Path) -> 
     assert otb.load(girl) is None
 
 
-@pytest.mark.parametrize("header", ["", "# 0123456789abcdef\n", "\udcff\n"], ids=["none", "another", "not text"])
+@pytest.mark.parametrize(
+    "header", ["", "# 0123456789abcdef\n", "\udcff\n"], ids=["none", "another", "not text"]
+)
 def test_times_of_another_origin_are_none(otb: ResultStore, girl: Sequence, header: str) -> None:
     otb.save(girl, run_of(0.5, 0.25))
     otb.times_path("Girl").write_bytes(f"{header}0.5\n0.25\n".encode(errors="surrogateescape"))
@@ -238,10 +260,14 @@ def test_times_of_another_origin_are_none(otb: ResultStore, girl: Sequence, head
         (b"1,2,3,4\n", r"Girl\.txt holds 1 boxes but the sequence 2 frames"),
     ],
 )
-def test_damaged_boxes_are_named(otb: ResultStore, girl: Sequence, content: bytes, fault: str) -> None:
+def test_damaged_boxes_are_named(
+    otb: ResultStore, girl: Sequence, content: bytes, fault: str
+) -> None:
     otb.save(girl, run_of(0.5, 0.25))
     otb.boxes_path("Girl").write_bytes(content)
-    with pytest.raises(ValueError, match=fault + ".*; replace it, or delete it to run the sequence again") as caught:
+    with pytest.raises(
+        ValueError, match=fault + ".*; replace it, or delete it to run the sequence again"
+    ) as caught:
         otb.load(girl)
     assert "\n" not in str(caught.value)
 
@@ -256,7 +282,9 @@ def test_damaged_times_are_named(
 ) -> None:
     store, sequence = request.getfixturevalue(form), girl if form == "otb" else val
     store.save(sequence, run_of(0.5, 0.25))
-    store.times_path(sequence.name).write_text(f"# {stamp(sequence)} {fingerprint(sequence)}\n{rows}")
+    store.times_path(sequence.name).write_text(
+        f"# {stamp(sequence)} {fingerprint(sequence)}\n{rows}"
+    )
     with pytest.raises(ValueError, match=f"{sequence.name}_time.txt {fault}"):
         store.load(sequence)
 
@@ -273,7 +301,9 @@ def test_failure_is_kept_until_the_sequence_is_tracked(
     assert store.failures() == {}
     store.save_failure(sequence, "image 0002.jpg is empty")
     store.save_failure(other, "its process was killed (SIGKILL)")
-    assert (tmp_path / "ours/failed" / f"{sequence.name}.txt").read_text() == "image 0002.jpg is empty\n"
+    assert (
+        tmp_path / "ours/failed" / f"{sequence.name}.txt"
+    ).read_text() == "image 0002.jpg is empty\n"
     assert store.failures() == {
         sequence.name: "image 0002.jpg is empty",
         "Jogging.1": "its process was killed (SIGKILL)",
@@ -282,7 +312,9 @@ def test_failure_is_kept_until_the_sequence_is_tracked(
     assert store.failures() == {"Jogging.1": "its process was killed (SIGKILL)"}
 
 
-def test_file_of_a_killed_write_is_no_failure(otb: ResultStore, girl: Sequence, tmp_path: Path) -> None:
+def test_file_of_a_killed_write_is_no_failure(
+    otb: ResultStore, girl: Sequence, tmp_path: Path
+) -> None:
     otb.save_failure(girl, "it is broken")
     (tmp_path / "ours/failed/.Dog.4711.txt").write_text("it is")
     assert otb.failures() == {"Girl": "it is broken"}
@@ -305,7 +337,9 @@ def test_file_of_a_killed_write_is_no_failure(otb: ResultStore, girl: Sequence, 
 def test_flat_folder(tmp_path: Path, file: str, name: str, separator: str) -> None:
     lines = [["11", "11", "10", "10"], ["12.5", "13", "10", "9"]]
     (tmp_path / file).write_text("".join(separator.join(line) + "\n" for line in lines))
-    found = read_result_folder(tmp_path)(bare_sequence(name, [[10, 10, 10, 10]] * 2, one_based=True))
+    found = read_result_folder(tmp_path)(
+        bare_sequence(name, [[10, 10, 10, 10]] * 2, one_based=True)
+    )
     assert found is not None
     assert found.boxes.tolist() == [[10, 10, 10, 10], [11.5, 12, 10, 9]]
     assert found.seconds.tolist() == [0, 0]
@@ -329,9 +363,12 @@ def test_folder_of_got10k_form(tmp_path: Path, val: Sequence) -> None:
 
 @pytest.mark.parametrize("place", ["times/Jogging-1_time.txt", "Jogging-1_time.txt"])
 @pytest.mark.parametrize(
-    ("times", "seconds"), [("0.5\n0.25\n", [0.5, 0.25]), ("nan\n0.25\n", [0, 0.25]), ("0.5\n", [0, 0])]
+    ("times", "seconds"),
+    [("0.5\n0.25\n", [0.5, 0.25]), ("nan\n0.25\n", [0, 0.25]), ("0.5\n", [0, 0])],
 )
-def test_times_beside_a_flat_folder(tmp_path: Path, place: str, times: str, seconds: list[float]) -> None:
+def test_times_beside_a_flat_folder(
+    tmp_path: Path, place: str, times: str, seconds: list[float]
+) -> None:
     (tmp_path / "Jogging-1.txt").write_text("10,10,10,10\n" * 2)
     (tmp_path / place).parent.mkdir(exist_ok=True)
     (tmp_path / place).write_text(times)
@@ -351,7 +388,9 @@ def test_times_beside_a_name_that_ends_like_a_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["otb", "got10k"])
-def test_folder_of_our_own_results(form: str, girl: Sequence, val: Sequence, request: pytest.FixtureRequest) -> None:
+def test_folder_of_our_own_results(
+    form: str, girl: Sequence, val: Sequence, request: pytest.FixtureRequest
+) -> None:
     store, sequence = request.getfixturevalue(form), girl if form == "otb" else val
     store.save(sequence, run_of(0.5, 0.25))
     check(read_result_folder(store.folder)(sequence), 0, [0.5, 0.25])

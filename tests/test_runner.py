@@ -1,4 +1,6 @@
-"""Running trackers: one sequence, several processes, what goes wrong in them, going on after a kill."""
+"""Running trackers: one sequence, several processes, what goes wrong in them, going on after a
+kill.
+"""
 
 from __future__ import annotations
 
@@ -80,7 +82,11 @@ def test_target_that_comes_late_is_tracked_from_its_first_box() -> None:
 def test_seconds_are_the_trackers_own(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 0.5, 10.0, 10.25, 20.0, 20.125])  # decoding goes on between the pairs
     monkeypatch.setattr(runner.time, "perf_counter", lambda: next(clock))
-    assert track_sequence(StaticTracker(), made(HERE, HERE, HERE)).seconds.tolist() == [0.5, 0.25, 0.125]
+    assert track_sequence(StaticTracker(), made(HERE, HERE, HERE)).seconds.tolist() == [
+        0.5,
+        0.25,
+        0.125,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -123,7 +129,9 @@ def test_damaged_result_is_not_pending(otb: Path) -> None:
     dog, girl = jobs_of(otb)
     assert pending([dog, girl]) == [dog, girl]
     for job in (dog, girl):
-        job.store.save(job.sequence, Run(np.array([HERE] * len(job.sequence)), np.ones(len(job.sequence))))
+        job.store.save(
+            job.sequence, Run(np.array([HERE] * len(job.sequence)), np.ones(len(job.sequence)))
+        )
     girl.store.boxes_path("Girl").write_text("what\n")
     assert pending([dog, girl]) == []
 
@@ -134,7 +142,9 @@ def test_failed_sequence_alone_is_run_again(otb: Path, monkeypatch: pytest.Monke
     whole = frame.read_bytes()
     frame.write_bytes(b"")
     run_jobs(jobs)
-    assert girl.store.failures() == {"Girl": f"image {frame} is empty (0 bytes); replace or remove it"}
+    assert girl.store.failures() == {
+        "Girl": f"image {frame} is empty (0 bytes); replace or remove it"
+    }
     assert pending(jobs) == [girl]
     marked = mark(dog)
     frame.write_bytes(whole)
@@ -142,7 +152,9 @@ def test_failed_sequence_alone_is_run_again(otb: Path, monkeypatch: pytest.Monke
     assert girl.store.failures() == {}
     assert girl.store.boxes_path("Girl").read_text() == "11.000,11.000,10.000,10.000\n" * 4
     assert dog.store.boxes_path("Dog").read_bytes() == marked
-    monkeypatch.setattr(runner, "_start_worker", lambda threads: pytest.fail("nothing is left to run"))
+    monkeypatch.setattr(
+        runner, "_start_worker", lambda threads: pytest.fail("nothing is left to run")
+    )
     run_jobs(jobs, workers=2)
 
 
@@ -154,7 +166,9 @@ def test_tracker_that_cannot_be_loaded_fails_before_any_sequence(otb: Path, tmp_
     assert not (tmp_path / "out").exists()
 
 
-def test_process_that_ends_costs_its_sequence_alone(otb: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_process_that_ends_costs_its_sequence_alone(
+    otb: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     for width, name in ((31, "Killed"), (32, "Exits"), (33, "Raises")):
         write_otb(otb, name, [[11, 11, width, 10]] * (width - 25))  # the longest are run first
     jobs = jobs_of(otb, FaultySpec("faulty"))
@@ -208,7 +222,10 @@ def test_workers_give_the_boxes_of_one_process(otb: Path, tmp_path: Path) -> Non
     run_jobs(jobs_of(otb, spec, "many"), workers=2)
     for job in jobs_of(otb, spec, "one"):
         job.store.save(job.sequence, track_sequence(spec.build(), job.sequence))
-    one, many = ({p.name: p.read_bytes() for p in (tmp_path / name).glob("*.txt")} for name in ("one", "many"))
+    one, many = (
+        {p.name: p.read_bytes() for p in (tmp_path / name).glob("*.txt")}
+        for name in ("one", "many")
+    )
     assert one == many
     assert set(one) == {"Dog.txt", "Girl.txt"}
     assert one["Girl.txt"] != b"11.000,11.000,10.000,10.000\n" * 4
@@ -217,7 +234,9 @@ def test_workers_give_the_boxes_of_one_process(otb: Path, tmp_path: Path) -> Non
 # ---- Ctrl-C, which every process of a terminal gets
 
 
-def test_ctrl_c_does_not_reach_a_worker_that_is_starting(otb: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_ctrl_c_does_not_reach_a_worker_that_is_starting(
+    otb: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     worker = runner._start_worker(1)
     os.kill(worker.process.pid or 0, signal.SIGINT)
     runner._give(worker, jobs_of(otb)[:1])
@@ -248,8 +267,27 @@ def test_worker_that_dies_before_its_job_is_no_error_of_ours() -> None:
 
 
 def program(root: Path, out: Path) -> list[str]:
-    flags = ["--dataset", "OTB100", "--tracker", "opencv:MIL", "--workers", "2", "--threads", "1", "--shard", "1/1"]
-    return [sys.executable, str(ROOT / "eval/run_benchmarks.py"), *flags, "--root", str(root), "--out", str(out)]
+    flags = [
+        "--dataset",
+        "OTB100",
+        "--tracker",
+        "opencv:MIL",
+        "--workers",
+        "2",
+        "--threads",
+        "1",
+        "--shard",
+        "1/1",
+    ]
+    return [
+        sys.executable,
+        str(ROOT / "eval/run_benchmarks.py"),
+        *flags,
+        "--root",
+        str(root),
+        "--out",
+        str(out),
+    ]
 
 
 def contents(out: Path) -> dict[str, str | int]:
@@ -277,10 +315,14 @@ def test_program_that_is_killed_goes_on_where_it_stopped(tmp_path: Path) -> None
     root, killed, whole = tmp_path / "OTB", tmp_path / "killed", tmp_path / "whole"
     for length, name in enumerate(("Basketball", "Biker", "Bird1", "Car1", "Dog", "Girl"), 6):
         write_otb(root, name, [BOX] * length)
-    process = subprocess.Popen(program(root, killed), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        program(root, killed), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     wait_for_result(process, killed)
     process.kill()
-    said, _ = process.communicate(timeout=30)  # until its workers, who hold the pipe, have ended too
+    said, _ = process.communicate(
+        timeout=30
+    )  # until its workers, who hold the pipe, have ended too
     assert "Traceback" not in said
     first = finished_in(killed)
     assert 1 <= len(first) < 6

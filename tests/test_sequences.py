@@ -22,7 +22,9 @@ BOXES = ["10,20,30,40", "11,21,30,40", "12,22,31,41"]
 def write_frames(folder: Path, numbers: range, pattern: str = "{:08d}.jpg") -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for number in numbers:
-        cv2.imwrite(str(folder / pattern.format(number)), np.full((8, 8, 3), 10 * number % 256, np.uint8))
+        cv2.imwrite(
+            str(folder / pattern.format(number)), np.full((8, 8, 3), 10 * number % 256, np.uint8)
+        )
 
 
 def write_lines(path: Path, lines: list[str]) -> None:
@@ -64,7 +66,9 @@ def test_a_single_split_is_entered_and_several_must_be_chosen_from(tmp_path: Pat
     make_got10k(tmp_path / "val")
     assert len(load_sequences(tmp_path)) == 2
     make_got10k(tmp_path / "train")
-    with pytest.raises(ValueError, match=r"holds the splits train, val; choose one, for example .*train"):
+    with pytest.raises(
+        ValueError, match=r"holds the splits train, val; choose one, for example .*train"
+    ):
         load_sequences(tmp_path)
 
 
@@ -90,17 +94,30 @@ def test_otb_counts_from_one_with_any_separator(tmp_path: Path, separator: str) 
     lines = [line.replace(",", separator) for line in BOXES]
     make_otb(tmp_path, "Dog", range(1, 4), {"groundtruth_rect.txt": lines})
     assert summary(load_sequences(tmp_path)) == [("Dog", 3, [9, 19, 30, 40])]
-    assert summary(load_sequences(tmp_path / "Dog")) == [("Dog", 3, [9, 19, 30, 40])]  # one sequence alone
+    assert summary(load_sequences(tmp_path / "Dog")) == [
+        ("Dog", 3, [9, 19, 30, 40])
+    ]  # one sequence alone
 
 
 def test_two_targets_in_both_stylings(tmp_path: Path) -> None:
     two = {"groundtruth_rect.1.txt": BOXES, "groundtruth_rect.2.txt": ["50,60,7,8", *BOXES[1:]]}
     make_otb(tmp_path / "dot", "Jogging", range(1, 4), two)
-    make_otb(tmp_path / "dot", "Human4", range(1, 4), {"groundtruth_rect.1.txt": [], "groundtruth_rect.2.txt": BOXES})
+    make_otb(
+        tmp_path / "dot",
+        "Human4",
+        range(1, 4),
+        {"groundtruth_rect.1.txt": [], "groundtruth_rect.2.txt": BOXES},
+    )
     make_otb(tmp_path / "dash", "Human4-2", range(1, 4), {"groundtruth_rect.txt": BOXES})
     for number, boxes in enumerate(two.values(), 1):
-        make_otb(tmp_path / "dash", f"Jogging-{number}", range(1, 4), {"groundtruth_rect.txt": boxes})
-    expected = [("Human4", 3, [9, 19, 30, 40]), ("Jogging.1", 3, [9, 19, 30, 40]), ("Jogging.2", 3, [49, 59, 7, 8])]
+        make_otb(
+            tmp_path / "dash", f"Jogging-{number}", range(1, 4), {"groundtruth_rect.txt": boxes}
+        )
+    expected = [
+        ("Human4", 3, [9, 19, 30, 40]),
+        ("Jogging.1", 3, [9, 19, 30, 40]),
+        ("Jogging.2", 3, [49, 59, 7, 8]),
+    ]
     assert summary(load_sequences(tmp_path / "dot")) == expected
     assert summary(load_sequences(tmp_path / "dash")) == expected
     assert [s.name for s in load_sequences(tmp_path / "dot", names=["Jogging-2"])] == ["Jogging.2"]
@@ -108,20 +125,33 @@ def test_two_targets_in_both_stylings(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "frames", "first", "last"),
-    [("David", range(298, 773), 300, 770), ("David", range(300, 771), 300, 770), ("Diving", range(1, 220), 1, 215)],
+    [
+        ("David", range(298, 773), 300, 770),
+        ("David", range(300, 771), 300, 770),
+        ("Diving", range(1, 220), 1, 215),
+    ],
 )
-def test_otb_annotates_only_some_frames(tmp_path: Path, name: str, frames: range, first: int, last: int) -> None:
+def test_otb_annotates_only_some_frames(
+    tmp_path: Path, name: str, frames: range, first: int, last: int
+) -> None:
     folder = tmp_path / name / "img"
     folder.mkdir(parents=True)
     for number in frames:
         (folder / f"{number:04d}.jpg").touch()
     write_lines(tmp_path / name / "groundtruth_rect.txt", (last - first + 1) * ["1,1,5,5"])
     sequence = load_sequences(tmp_path)[0]
-    assert [Path(sequence.frames[i]).name for i in (0, -1)] == [f"{first:04d}.jpg", f"{last:04d}.jpg"]
+    assert [Path(sequence.frames[i]).name for i in (0, -1)] == [
+        f"{first:04d}.jpg",
+        f"{last:04d}.jpg",
+    ]
 
 
-@pytest.mark.parametrize(("version", "first", "last"), [("UAV123", 415, 1993), ("UAV123_10fps", 139, 665)])
-def test_uav123_cuts_several_sequences_from_one_folder(tmp_path: Path, version: str, first: int, last: int) -> None:
+@pytest.mark.parametrize(
+    ("version", "first", "last"), [("UAV123", 415, 1993), ("UAV123_10fps", 139, 665)]
+)
+def test_uav123_cuts_several_sequences_from_one_folder(
+    tmp_path: Path, version: str, first: int, last: int
+) -> None:
     folder = tmp_path / "data_seq" / version / "car16"
     folder.mkdir(parents=True)
     for number in range(1, last + 10):
@@ -130,7 +160,10 @@ def test_uav123_cuts_several_sequences_from_one_folder(tmp_path: Path, version: 
     write_lines(tmp_path / "anno" / version / "car16_2.txt", lines)
     sequence = load_sequences(tmp_path)[0]
     assert sequence.name == "car16_2"
-    assert [Path(sequence.frames[i]).name for i in (0, -1)] == [f"{first:06d}.jpg", f"{last:06d}.jpg"]
+    assert [Path(sequence.frames[i]).name for i in (0, -1)] == [
+        f"{first:06d}.jpg",
+        f"{last:06d}.jpg",
+    ]
     assert np.isnan(sequence.boxes[0]).all()
     assert sequence.boxes[1].tolist() == [4, 5, 7, 8]
 
@@ -153,23 +186,36 @@ def test_videos_with_boxes_beside_them(tmp_path: Path) -> None:
             assert [round(image.mean(), -1) for image in view] == [40, 120, 200]
             assert round(view.image(1).mean(), -1) == 120
     write_lines(tmp_path / "clip.txt", BOXES[:2])
-    with pytest.raises(ValueError, match=r"sequence clip: 3 frames in .*clip\.mp4 but 2 boxes in .*clip\.txt"):
+    with pytest.raises(
+        ValueError, match=r"sequence clip: 3 frames in .*clip\.mp4 but 2 boxes in .*clip\.txt"
+    ):
         load_sequences(tmp_path)
 
 
-@pytest.mark.parametrize(("name", "said", "shown"), [("a.mkv", 50, 40), ("a.avi", 30, 40), ("a.mp4", 40, 20)])
-def test_boxes_are_counted_against_decoded_frames(tmp_path: Path, name: str, said: int, shown: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "said", "shown"), [("a.mkv", 50, 40), ("a.avi", 30, 40), ("a.mp4", 40, 20)]
+)
+def test_boxes_are_counted_against_decoded_frames(
+    tmp_path: Path, name: str, said: int, shown: int
+) -> None:
     misleading(tmp_path / name, said)
     write_lines(tmp_path / "a.txt", [BOXES[0]] * shown)
     assert len(list(load_sequences(tmp_path)[0])) == shown
     write_lines(tmp_path / "a.txt", [BOXES[0]] * (shown + 1))
-    with pytest.raises(ValueError, match=rf"sequence a: {shown} frames in .*a\.\w+ but {shown + 1} boxes in"):
+    with pytest.raises(
+        ValueError, match=rf"sequence a: {shown} frames in .*a\.\w+ but {shown + 1} boxes in"
+    ):
         load_sequences(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("folder", "count", "frames"),
-    [("GOT-10k/train", 47, 10848), ("GOT-10k/val", 12, 2818), ("OTB", 15, 2970), ("UAV123_10fps", 6, 822)],
+    [
+        ("GOT-10k/train", 47, 10848),
+        ("GOT-10k/val", 12, 2818),
+        ("OTB", 15, 2970),
+        ("UAV123_10fps", 6, 822),
+    ],
 )
 def test_real_data(real_data: Path, folder: str, count: int, frames: int) -> None:
     sequences = load_sequences(real_data / folder)
@@ -182,7 +228,12 @@ def test_real_data(real_data: Path, folder: str, count: int, frames: int) -> Non
 
 
 def test_real_otb_boxes_are_shifted_to_zero(real_data: Path) -> None:
-    assert load_sequences(real_data / "OTB", names=["Couple"])[0].boxes[0].tolist() == [50, 46, 25, 62]
+    assert load_sequences(real_data / "OTB", names=["Couple"])[0].boxes[0].tolist() == [
+        50,
+        46,
+        25,
+        62,
+    ]
 
 
 # --- bad input
@@ -208,7 +259,12 @@ def test_a_line_that_is_no_box_is_named(tmp_path: Path, line: str, message: str)
 
 def test_absent_targets_become_nan(tmp_path: Path) -> None:
     write_lines(tmp_path / "a.txt", ["1,2,3,4", "NaN,NaN,NaN,NaN", "0,0,0,0", "5 6 7 8"])
-    assert np.isnan(read_boxes(tmp_path / "a.txt")).all(axis=1).tolist() == [False, True, True, False]
+    assert np.isnan(read_boxes(tmp_path / "a.txt")).all(axis=1).tolist() == [
+        False,
+        True,
+        True,
+        False,
+    ]
 
 
 def test_a_byte_order_mark_is_no_part_of_a_box_or_name(tmp_path: Path) -> None:
@@ -221,7 +277,9 @@ def test_a_byte_order_mark_is_no_part_of_a_box_or_name(tmp_path: Path) -> None:
     ("lines", "message"),
     [([], r"a\.txt is empty"), (["nan,nan,nan,nan", "0,0,0,0"], "absent from all 2 frames")],
 )
-def test_an_annotation_without_a_box_is_named(tmp_path: Path, lines: list[str], message: str) -> None:
+def test_an_annotation_without_a_box_is_named(
+    tmp_path: Path, lines: list[str], message: str
+) -> None:
     write_lines(tmp_path / "a.txt", lines)
     with pytest.raises(ValueError, match=message):
         read_boxes(tmp_path / "a.txt")
@@ -229,14 +287,18 @@ def test_an_annotation_without_a_box_is_named(tmp_path: Path, lines: list[str], 
 
 def test_a_missing_frame_is_named(tmp_path: Path) -> None:
     (make_got10k(tmp_path) / "a" / "00000002.jpg").unlink()
-    with pytest.raises(ValueError, match=r"sequence a: 2 frames in .* but 3 boxes in .*; frame number 2 is missing"):
+    with pytest.raises(
+        ValueError, match=r"sequence a: 2 frames in .* but 3 boxes in .*; frame number 2 is missing"
+    ):
         load_sequences(tmp_path)
     assert len(load_sequences(tmp_path, names=["b"])) == 1
 
 
 def test_an_annotation_shorter_than_its_frames_is_named(tmp_path: Path) -> None:
     write_lines(make_got10k(tmp_path) / "a" / "groundtruth.txt", BOXES[:2])
-    with pytest.raises(ValueError, match=r"sequence a: 3 frames in .*a but 2 boxes in .*groundtruth\.txt"):
+    with pytest.raises(
+        ValueError, match=r"sequence a: 3 frames in .*a but 2 boxes in .*groundtruth\.txt"
+    ):
         load_sequences(tmp_path)
     make_otb(tmp_path / "otb", "Dog", range(1, 4), {"groundtruth_rect.txt": BOXES[:1]})
     with pytest.raises(ValueError, match=r"sequence Dog: 3 frames in .* but 1 boxes"):
@@ -249,13 +311,18 @@ def test_a_sequence_without_frames_or_annotation_is_named(tmp_path: Path) -> Non
     with pytest.raises(FileNotFoundError, match=r"a/groundtruth\.txt does not exist"):
         load_sequences(tmp_path)
     write_lines(tmp_path / "anno" / "UAV123" / "bike1.txt", BOXES)
-    with pytest.raises(FileNotFoundError, match=r"sequence bike1: folder of frames .*data_seq/UAV123/bike1 does not"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"sequence bike1: folder of frames .*data_seq/UAV123/bike1 does not",
+    ):
         load_sequences(tmp_path, "uav123")
 
 
 def test_an_empty_or_partly_unpacked_list_is_told(tmp_path: Path) -> None:
     write_lines(make_got10k(tmp_path) / "list.txt", ["a", "c", "d"])
-    with pytest.raises(ValueError, match=r"names 3 sequences but 2 of their folders are missing, such as .*/c"):
+    with pytest.raises(
+        ValueError, match=r"names 3 sequences but 2 of their folders are missing, such as .*/c"
+    ):
         load_sequences(tmp_path)
     (tmp_path / "list.txt").write_text("\n")
     with pytest.raises(ValueError, match=r"list\.txt is empty"):
@@ -273,9 +340,13 @@ def test_unknown_names_and_empty_choices_are_told(tmp_path: Path) -> None:
 def test_an_unknown_root_says_what_was_looked_for_and_found(tmp_path: Path) -> None:
     (tmp_path / "stuff").mkdir()
     (tmp_path / "a.txt").touch()
-    with pytest.raises(ValueError, match=r"looked for list\.txt .* found 1 folders \(stuff \.\.\.\) and 1 files"):
+    with pytest.raises(
+        ValueError, match=r"looked for list\.txt .* found 1 folders \(stuff \.\.\.\) and 1 files"
+    ):
         load_sequences(tmp_path)
-    with pytest.raises(ValueError, match=r"looked for NAME/img/ with NAME/groundtruth_rect\.txt; found"):
+    with pytest.raises(
+        ValueError, match=r"looked for NAME/img/ with NAME/groundtruth_rect\.txt; found"
+    ):
         load_sequences(tmp_path, "otb")
     with pytest.raises(ValueError, match="layout 'vot' is not known; choose from got10k, otb"):
         load_sequences(tmp_path, "vot")
@@ -332,7 +403,9 @@ def drop_sequence(root: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [change_boxes, add_label, change_frames, drop_sequence])
-def test_a_changed_dataset_is_read_anew(tmp_path: Path, listings: list[str], change: object) -> None:
+def test_a_changed_dataset_is_read_anew(
+    tmp_path: Path, listings: list[str], change: object
+) -> None:
     root, cache = make_got10k(tmp_path / "data"), tmp_path / "cache"
     load_sequences(root, cache_dir=cache)
     listings.clear()
@@ -340,13 +413,17 @@ def test_a_changed_dataset_is_read_anew(tmp_path: Path, listings: list[str], cha
     change(root)
     fresh = load_sequences(root, cache_dir=cache)
     assert "a" in listings
-    assert re.sub(r"\D", "", Path(fresh[-1].frames[2]).name) == ("00000004" if change is change_frames else "00000003")
+    assert re.sub(r"\D", "", Path(fresh[-1].frames[2]).name) == (
+        "00000004" if change is change_frames else "00000003"
+    )
     assert fresh[-1].boxes[0, 0] == (1 if change is change_boxes else 10)
     assert np.isnan(fresh[-1].boxes[2, 0]) == (change is add_label)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a zip", None])
-def test_a_damaged_index_is_made_anew(tmp_path: Path, listings: list[str], content: bytes | None) -> None:
+def test_a_damaged_index_is_made_anew(
+    tmp_path: Path, listings: list[str], content: bytes | None
+) -> None:
     root, cache = make_got10k(tmp_path / "data"), tmp_path / "cache"
     load_sequences(root, cache_dir=cache)
     path = next(cache.iterdir())
@@ -368,7 +445,14 @@ def test_the_index_goes_to_the_folder_that_the_environment_names(
 def test_an_index_that_cannot_be_kept_is_a_warning(tmp_path: Path, listings: list[str]) -> None:
     (tmp_path / "file").touch()
     with pytest.warns(UserWarning, match="index not kept"):
-        assert len(load_sequences(make_got10k(tmp_path / "data"), cache_dir=tmp_path / "file" / "cache")) == 2
+        assert (
+            len(
+                load_sequences(
+                    make_got10k(tmp_path / "data"), cache_dir=tmp_path / "file" / "cache"
+                )
+            )
+            == 2
+        )
 
 
 def test_entries_are_found_without_reading_them(tmp_path: Path) -> None:
@@ -383,4 +467,6 @@ def test_an_index_with_a_damaged_byte_is_none_or_whole(tmp_path):
     for place in range(0, len(whole), 3):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
         records = load_index(path, "key")
-        assert records is None or (records[0].name == "a" and np.array_equal(records[0].boxes, boxes))
+        assert records is None or (
+            records[0].name == "a" and np.array_equal(records[0].boxes, boxes)
+        )

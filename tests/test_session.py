@@ -1,4 +1,6 @@
-"""Several targets in one video: added, corrected and dropped by number, found in one pass of the network."""
+"""Several targets in one video: added, corrected and dropped by number, found in one pass of the
+network.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def test_results_are_those_of_a_tracker_alone(session: Session) -> None:
     alone = SiamFC(contrast_backbone, CONFIG)
     alone.init(frame(100, 80), BOX)
     for x in (103, 106, 109):
-        np.testing.assert_array_equal(session.update(frame(x, 80))[number].box, alone.update(frame(x, 80)).box)
+        np.testing.assert_array_equal(
+            session.update(frame(x, 80))[number].box, alone.update(frame(x, 80)).box
+        )
 
 
 def test_one_pass_of_the_network_for_all_targets() -> None:
@@ -87,7 +91,9 @@ def test_follow_gives_every_frame() -> None:
 
 
 def test_opencv_style_takes_what_opencv_reads() -> None:
-    """Boxes are the same of BGR, of BGRA and of a tracker that is given RGB; what is no image is named."""
+    """Boxes are the same of BGR, of BGRA and of a tracker that is given RGB; what is no image is
+    named.
+    """
     import rbsf
     from rbsf.tracker.loading import load_network, make_tracker
 

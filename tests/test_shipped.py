@@ -1,4 +1,6 @@
-"""The weights that ship: what they are, that both files are the same network, and that they track a real video."""
+"""The weights that ship: what they are, that both files are the same network, and that they track a
+real video.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ def test_both_files_are_the_same_network():
     assert packed.info["source_sha256"] == hashlib.sha256(TRAINED.read_bytes()).hexdigest()
     before = net.layers[0].conv.weight.clone()
     quantise_first(net)
-    assert before.equal(net.layers[0].conv.weight), "the first layer of the training form is on the 7-bit grid"
+    assert before.equal(net.layers[0].conv.weight), (
+        "the first layer of the training form is on the 7-bit grid"
+    )
     exported = export_tracker(net, "rbsf").packed
     for size in (127, 255):
         crops = np.random.default_rng(size).integers(0, 256, (2, size, size, 3), np.uint8)
@@ -82,7 +86,9 @@ def test_they_follow_a_target_of_otb(name, real_data):
 def test_packed_and_torch_give_the_same_boxes_of_a_real_video(real_data):
     (sequence,) = load_sequences(real_data / "OTB", names=["Skiing"])
     packed, torch = (
-        track_sequence(SiamFC(load_backbone(PACKED, "cpu", engine=engine)), sequence.part(0, 30)).boxes
+        track_sequence(
+            SiamFC(load_backbone(PACKED, "cpu", engine=engine)), sequence.part(0, 30)
+        ).boxes
         for engine in ("packed", "torch")
     )
     assert len(packed) == 30

@@ -13,11 +13,16 @@ from rbsf.tools.show_pairs import draw_pair, main, sheet
 
 @pytest.fixture
 def store(tmp_path):
-    return store_of(tmp_path / "pairs.db", ("still", [dot()]), ("video", [flat(0, 60), flat(1, 61)]))
+    return store_of(
+        tmp_path / "pairs.db", ("still", [dot()]), ("video", [flat(0, 60), flat(1, 61)])
+    )
 
 
 def item(negative, shift=(0.0, 0.0)):
-    exemplar, search = (torch.full((3, side, side), value, dtype=torch.uint8) for side, value in ((127, 50), (255, 80)))
+    exemplar, search = (
+        torch.full((3, side, side), value, dtype=torch.uint8)
+        for side, value in ((127, 50), (255, 80))
+    )
     return {
         "exemplar": exemplar,
         "search": search,
@@ -49,9 +54,20 @@ def test_sheet_fills_its_last_row_with_black():
 
 
 def test_program_shows_the_pairs_that_flags_ask_for(store, tmp_path, capsys):
-    flags = ["--data", str(store.path), "--val-sequences", "0", "--seed", "3", "--out", str(tmp_path / "look")]
+    flags = [
+        "--data",
+        str(store.path),
+        "--val-sequences",
+        "0",
+        "--seed",
+        "3",
+        "--out",
+        str(tmp_path / "look"),
+    ]
     assert main([*flags, "--negative-share", "0.5"]) == 0
     assert capsys.readouterr().out.endswith("pairs.png: 32 pairs\n")
     picture = cv2.imread(str(tmp_path / "look" / "pairs.png"))[:, :, ::-1]
     expected = PairDataset([store], 32, seed=3, mix=MixConfig(negative_share=0.5))
-    assert np.array_equal(picture[259:514, 388 : 388 + 384], draw_pair(expected[5]))  # second row, second column
+    assert np.array_equal(
+        picture[259:514, 388 : 388 + 384], draw_pair(expected[5])
+    )  # second row, second column

@@ -23,12 +23,17 @@ from rbsf.tracker.template import correlate, look_at
 
 def contrast_backbone(crops: np.ndarray) -> np.ndarray:
     """Local contrast, sampled with SiamFC's stride and field: 127 pixels -> 6 x 6, 255 -> 22 x 22."""
-    maps = [cv2.blur(c.astype(np.float32), (7, 7)) - cv2.blur(c.astype(np.float32), (61, 61)) for c in crops]
+    maps = [
+        cv2.blur(c.astype(np.float32), (7, 7)) - cv2.blur(c.astype(np.float32), (61, 61))
+        for c in crops
+    ]
     return np.ascontiguousarray(np.stack(maps)[:, 43:-43:8, 43:-43:8].transpose(0, 3, 1, 2))
 
 
 def texture(seed: int, width: int, height: int, cell: int) -> np.ndarray:
-    coarse = np.random.default_rng(seed).integers(0, 256, (height // cell + 2, width // cell + 2, 3), np.uint8)
+    coarse = np.random.default_rng(seed).integers(
+        0, 256, (height // cell + 2, width // cell + 2, 3), np.uint8
+    )
     return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
@@ -72,7 +77,9 @@ def test_follows_a_moving_target(tracker: SiamFC, dx: int, dy: int) -> None:
 @pytest.mark.parametrize("growth", [1.02, 0.98])
 @pytest.mark.parametrize("share", [0, 0.6])
 @pytest.mark.parametrize(("box_share", "tolerance"), [(0, 1e-6), (0.6, 0.03)])
-def test_follows_a_change_of_size(growth: float, share: float, box_share: float, tolerance: float) -> None:
+def test_follows_a_change_of_size(
+    growth: float, share: float, box_share: float, tolerance: float
+) -> None:
     tracker = SiamFC(contrast_backbone, TrackerConfig(memory_share=share, box_share=box_share))
     tracker.init(frame(100, 80), (100, 80, 48, 36))
     for i in range(1, 21):
@@ -128,11 +135,15 @@ def test_a_memory_follows_a_change_of_looks() -> None:
     assert results[0.6].score > 1.5 * results[0.0].score
 
 
-@pytest.mark.parametrize(("size", "aspect"), [(0, 0), (0.15, 0), (-0.15, 0), (0, 0.1), (0, -0.1), (0.1, 0.1)])
+@pytest.mark.parametrize(
+    ("size", "aspect"), [(0, 0), (0.15, 0), (-0.15, 0), (0, 0.1), (0, -0.1), (0.1, 0.1)]
+)
 def test_box_regression_tells_what_a_crop_shows(size: float, aspect: float) -> None:
     image, center, target = frame(100, 80), np.array([123.5, 97.5]), np.array([48, 36])
     regression = BoxRegression(contrast_backbone, image, center, target, (0.0, 0.0, 0.0))
-    step = exemplar_side(target) / EXEMPLAR_SIZE / stretch(size, aspect)  # image pixels per pixel of the crop
+    step = (
+        exemplar_side(target) / EXEMPLAR_SIZE / stretch(size, aspect)
+    )  # image pixels per pixel of the crop
     crop = crop_square(image, center - step * (2, -3), COPY_SIZE * step, COPY_SIZE)
     misfit = regression(contrast_backbone(crop[None])[0])
     np.testing.assert_allclose(misfit[:2], [2, -3], atol=1.5)
@@ -141,7 +152,9 @@ def test_box_regression_tells_what_a_crop_shows(size: float, aspect: float) -> N
 
 def test_a_plain_picture_teaches_no_misfit() -> None:
     plain = np.full((100, 100, 3), 90, np.uint8)
-    regression = BoxRegression(contrast_backbone, plain, np.array([50, 50]), np.array([20, 20]), (90.0, 90.0, 90.0))
+    regression = BoxRegression(
+        contrast_backbone, plain, np.array([50, 50]), np.array([20, 20]), (90.0, 90.0, 90.0)
+    )
     assert np.isfinite(regression(np.zeros((3, 8, 8), np.float32))).all()
 
 
@@ -180,7 +193,12 @@ def test_enlarged_frame_enlarges_the_box_to_the_pixel(tracker: SiamFC) -> None:
 
 def test_gray_and_rgba_images_are_converted() -> None:
     gray = cv2.cvtColor(frame(100, 80), cv2.COLOR_RGB2GRAY)
-    views = [gray, gray[..., None], np.dstack([gray] * 3), np.dstack([gray] * 3 + [np.full_like(gray, 9)])]
+    views = [
+        gray,
+        gray[..., None],
+        np.dstack([gray] * 3),
+        np.dstack([gray] * 3 + [np.full_like(gray, 9)]),
+    ]
     boxes = []
     for view in views:
         tracker = SiamFC(contrast_backbone)
@@ -190,7 +208,9 @@ def test_gray_and_rgba_images_are_converted() -> None:
         np.testing.assert_array_equal(box, boxes[0])
 
 
-@pytest.mark.parametrize("image", [np.zeros((9, 9, 3), np.float32), np.zeros((9, 9, 2), np.uint8), None])
+@pytest.mark.parametrize(
+    "image", [np.zeros((9, 9, 3), np.float32), np.zeros((9, 9, 2), np.uint8), None]
+)
 def test_what_is_no_image_is_refused(tracker: SiamFC, image: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"not an image: .*RGB"):
         tracker.update(image)
@@ -238,7 +258,9 @@ def test_several_targets_in_one_pass_are_as_each_alone() -> None:
 
 
 def test_targets_with_other_numbers_of_sizes_share_a_pass() -> None:
-    together, alone = ([SiamFC(contrast_backbone, TrackerConfig(scales=n)) for n in (3, 1, 5)] for _ in range(2))
+    together, alone = (
+        [SiamFC(contrast_backbone, TrackerConfig(scales=n)) for n in (3, 1, 5)] for _ in range(2)
+    )
     for tracker in (*together, *alone):
         tracker.init(frame(100, 80), (100, 80, 48, 36))
     results = update_all(together, frame(104, 82))
@@ -249,17 +271,23 @@ def test_targets_with_other_numbers_of_sizes_share_a_pass() -> None:
 def test_look_at_is_a_part_of_the_features() -> None:
     features = np.random.default_rng(6).normal(size=(4, 22, 22)).astype(np.float32)
     np.testing.assert_array_equal(look_at(features, np.array([0, 0]), 6), features[:, 8:14, 8:14])
-    np.testing.assert_array_equal(look_at(features, np.array([-16, 40]), 6), features[:, 13:19, 6:12])
+    np.testing.assert_array_equal(
+        look_at(features, np.array([-16, 40]), 6), features[:, 13:19, 6:12]
+    )
     between = (features[:, 8:14, 8:14] + features[:, 8:14, 9:15]) / 2
     np.testing.assert_allclose(look_at(features, np.array([4, 0]), 6), between, atol=1e-6)
-    np.testing.assert_allclose(look_at(features, np.array([500, -500]), 6), features[:, :6, 16:], atol=1e-6)
+    np.testing.assert_allclose(
+        look_at(features, np.array([500, -500]), 6), features[:, :6, 16:], atol=1e-6
+    )
 
 
 def test_look_at_is_what_a_crop_around_that_place_gives() -> None:
     crop = texture(8, 255, 255, 12)
     expected = contrast_backbone(crop[None, 64 + 16 : 191 + 16, 64 - 24 : 191 - 24])[0]
     found = look_at(contrast_backbone(crop[None])[0], np.array([-24, 16]), 6)
-    np.testing.assert_allclose(found[:, 1:-1, 1:-1], expected[:, 1:-1, 1:-1], atol=0.5)  # blur reaches the border
+    np.testing.assert_allclose(
+        found[:, 1:-1, 1:-1], expected[:, 1:-1, 1:-1], atol=0.5
+    )  # blur reaches the border
 
 
 def test_correlate_is_the_plain_sum_over_windows() -> None:
@@ -279,10 +307,13 @@ def test_correlate_signs_counts_equal_signs_less_others(
     monkeypatch.setenv("RBSF_ISA", isa)
     rng = np.random.default_rng(5)
     template, features = (
-        rng.integers(-2, 3, shape).astype(np.float32) for shape in ((channels, size, size), (2, channels, 5, 6))
+        rng.integers(-2, 3, shape).astype(np.float32)
+        for shape in ((channels, size, size), (2, channels, 5, 6))
     )
     plus, minus = np.float32(1), np.float32(-1)
-    expected = correlate(np.where(template >= 0, plus, minus), np.where(features >= 0, plus, minus))  # zeros: +1
+    expected = correlate(
+        np.where(template >= 0, plus, minus), np.where(features >= 0, plus, minus)
+    )  # zeros: +1
     found = correlate_signs(template)(features)
     np.testing.assert_array_equal(found, expected, strict=True)
     assert correlate_signs(template)(template[None]).tolist() == [[[channels * size**2]]]
@@ -303,7 +334,9 @@ def test_correlate_signs_refuses_what_has_none_or_does_not_fit(
     isa: str, features: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RBSF_ISA", isa)
-    with pytest.raises(ValueError, match=r"expected numbers \(N, 3, H, W\) from 2 x 2 up, none of them NaN"):
+    with pytest.raises(
+        ValueError, match=r"expected numbers \(N, 3, H, W\) from 2 x 2 up, none of them NaN"
+    ):
         correlate_signs(np.ones((3, 2, 2), np.float32))(features)
 
 
@@ -327,7 +360,9 @@ def test_upsampling_is_opencvs_along_both_axes(size: int, up: int) -> None:
 
 def test_a_flat_response_leaves_the_target_in_the_middle() -> None:
     offset = SiamFC(contrast_backbone)._peak_offset(np.full((17, 17), 3, np.float32))
-    np.testing.assert_array_equal(abs(offset), [0.25, 0.25])  # 272 is even: the middle lies between two places
+    np.testing.assert_array_equal(
+        abs(offset), [0.25, 0.25]
+    )  # 272 is even: the middle lies between two places
 
 
 @pytest.mark.parametrize(
@@ -379,7 +414,9 @@ def test_torch_backbone_refuses_what_is_not_there(device: str, precision: str, f
         torch_backbone(torch.nn.Identity(), device, precision)
 
 
-@pytest.mark.parametrize(("one_based", "start"), [(False, (100, 80, 48, 36)), (True, (101, 81, 48, 36))])
+@pytest.mark.parametrize(
+    ("one_based", "start"), [(False, (100, 80, 48, 36)), (True, (101, 81, 48, 36))]
+)
 def test_got10k_toolkit_runs_it(tmp_path: Path, one_based: bool, start: tuple[int, ...]) -> None:
     files = [str(tmp_path / f"{i}.png") for i in range(5)]
     for i, name in enumerate(files):

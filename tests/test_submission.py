@@ -57,7 +57,9 @@ def test_archive_holds_boxes_and_times_of_each_sequence(
     assert set(found) == MEMBERS
     assert found[f"{NAMES[0]}/{NAMES[0]}_001.txt"] == BOXES * 2
     assert found[f"{NAMES[2]}/{NAMES[2]}_001.txt"] == BOXES * 4
-    assert found[f"{NAMES[0]}/{NAMES[0]}_time.txt"] == "0.12500000\n" * 2  # no comment; the first of two runs
+    assert (
+        found[f"{NAMES[0]}/{NAMES[0]}_time.txt"] == "0.12500000\n" * 2
+    )  # no comment; the first of two runs
     assert not [name for name, text in found.items() if "#" in text or "nan" in text]
 
 
@@ -69,28 +71,38 @@ def test_archive_of_two_runs(tmp_path: Path, store: ResultStore, sequences: list
     assert found[f"{NAMES[0]}/{NAMES[0]}_time.txt"] == "0.12500000,0.25000000\n" * 2
 
 
-def test_toolkit_reads_the_archive(tmp_path: Path, store: ResultStore, sequences: list[Sequence]) -> None:
+def test_toolkit_reads_the_archive(
+    tmp_path: Path, store: ResultStore, sequences: list[Sequence]
+) -> None:
     write_submission(tmp_path / "ours.zip", store, sequences)
     with zipfile.ZipFile(tmp_path / "ours.zip") as archive:
         archive.extractall(tmp_path / "unpacked")
     for sequence in sequences:
         folder = tmp_path / "unpacked" / sequence.name  # as got10k.experiments.got10k looks for it
-        assert [file.name for file in folder.glob(f"{sequence.name}_[0-9]*.txt")] == [f"{sequence.name}_001.txt"]
+        assert [file.name for file in folder.glob(f"{sequence.name}_[0-9]*.txt")] == [
+            f"{sequence.name}_001.txt"
+        ]
         boxes = np.loadtxt(folder / f"{sequence.name}_001.txt", delimiter=",")
         assert boxes.tolist() == [[1, 2, 30, 40]] * len(sequence)
         times = np.loadtxt(folder / f"{sequence.name}_time.txt", delimiter=",")
         assert times.tolist() == [0.125] * len(sequence)
 
 
-def test_missing_result_is_named(tmp_path: Path, store: ResultStore, sequences: list[Sequence]) -> None:
+def test_missing_result_is_named(
+    tmp_path: Path, store: ResultStore, sequences: list[Sequence]
+) -> None:
     store.forget(NAMES[1], 2)
     write_submission(tmp_path / "one.zip", store, sequences, runs=1)
-    with pytest.raises(ValueError, match=f"no submission: {NAMES[1]} has no result of ours-1a2b3c4d"):
+    with pytest.raises(
+        ValueError, match=f"no submission: {NAMES[1]} has no result of ours-1a2b3c4d"
+    ):
         write_submission(tmp_path / "ours.zip", store, sequences, runs=2)
     assert not (tmp_path / "ours.zip").exists()
 
 
-def test_box_that_is_no_number_is_refused(tmp_path: Path, store: ResultStore, sequences: list[Sequence]) -> None:
+def test_box_that_is_no_number_is_refused(
+    tmp_path: Path, store: ResultStore, sequences: list[Sequence]
+) -> None:
     store.boxes_path(NAMES[1]).write_text(BOXES * 2 + "nan,nan,nan,nan\n")
     fault = f"submission: {NAMES[1]}/{NAMES[1]}_001.txt line 3 is not 4 numbers: 'nan,nan,nan,nan'"
     with pytest.raises(ValueError, match=fault):
@@ -117,7 +129,9 @@ def test_box_that_is_no_number_is_refused(tmp_path: Path, store: ResultStore, se
 )
 def test_archive_that_the_server_would_refuse(change: dict[str, str | None], fault: str) -> None:
     good = {
-        f"{name}/{name}_{end}": text for name in "AB" for end, text in (("001.txt", BOXES * 2), ("time.txt", "1\n2\n"))
+        f"{name}/{name}_{end}": text
+        for name in "AB"
+        for end, text in (("001.txt", BOXES * 2), ("time.txt", "1\n2\n"))
     }
     check_submission(archive_of(good), {"A": 2, "B": 2})
     with pytest.raises(ValueError, match=fault):

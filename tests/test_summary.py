@@ -17,7 +17,11 @@ from rbsf.eval.results import Run
 from rbsf.eval.summary import Entrant, summarise
 
 NAN = [float("nan")] * 4
-A, B, C = [10, 10, 10, 10], [15, 10, 10, 10], [40, 10, 10, 10]  # B overlaps A by a third, C by nothing
+A, B, C = (
+    [10, 10, 10, 10],
+    [15, 10, 10, 10],
+    [40, 10, 10, 10],
+)  # B overlaps A by a third, C by nothing
 # A box that never moves overlaps Girl by 1, 1, 1, 1 and Dog by 1, 1/3.
 GIRL, DOG = bare_sequence("Girl", [A] * 4), bare_sequence("Dog", [A, B])
 Reader = Callable[[Sequence], "Run | None"]
@@ -37,8 +41,12 @@ STILL = boxes({"Girl": [A] * 4, "Dog": [A] * 2})
 LOST = boxes({"Girl": [A, A, C, C], "Dog": [A, C]}, 0.25)
 
 
-def report(*entrants: Entrant, split: Split | None = None, attributes: tuple = ({}, {})) -> dict[str, Any]:
-    found = summarise(split or Split("OTB100", [GIRL, DOG]), list(entrants), None, {"cores": 2}, attributes)
+def report(
+    *entrants: Entrant, split: Split | None = None, attributes: tuple = ({}, {})
+) -> dict[str, Any]:
+    found = summarise(
+        split or Split("OTB100", [GIRL, DOG]), list(entrants), None, {"cores": 2}, attributes
+    )
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     return found
 
@@ -46,9 +54,14 @@ def report(*entrants: Entrant, split: Split | None = None, attributes: tuple = (
 def test_head_of_the_report() -> None:
     split = Split("OTB100", [GIRL, DOG], ["Basketball"], {"Man": "it is broken"})
     attributes = {"SV": "scale variation"}, {"Girl": {"SV"}, "Dog": set()}
-    entrants = [Entrant("still", "static", [STILL]), Entrant("lost", "lost-1a2b3c4d", [LOST], 480, "float32")]
+    entrants = [
+        Entrant("still", "static", [STILL]),
+        Entrant("lost", "lost-1a2b3c4d", [LOST], 480, "float32"),
+    ]
     found = summarise(split, entrants, "lost", {"cores": 2}, attributes)
-    assert {key: found[key] for key in ("format", "dataset", "title", "frames", "missing", "unreadable")} == {
+    assert {
+        key: found[key] for key in ("format", "dataset", "title", "frames", "missing", "unreadable")
+    } == {
         "format": "rbsf-benchmark-1",
         "dataset": "OTB100",
         "title": "OTB100 (2 of 100 sequences)",
@@ -56,7 +69,11 @@ def test_head_of_the_report() -> None:
         "missing": ["Basketball"],
         "unreadable": {"Man": "it is broken"},
     }
-    assert (found["subject"], found["reference"], found["environment"]) == ("still", "lost", {"cores": 2})
+    assert (found["subject"], found["reference"], found["environment"]) == (
+        "still",
+        "lost",
+        {"cores": 2},
+    )
     assert found["attributes"] == {"SV": "scale variation"}
     assert found["paper"]["scores"]["SiamFC"] == {"precision": 0.808, "success": 0.602}
     assert {name: len(values) for name, values in found["thresholds"].items()} == {
@@ -64,7 +81,10 @@ def test_head_of_the_report() -> None:
         "precision": 51,
         "norm_precision": 51,
     }
-    rows = [{key: row[key] for key in ("label", "key", "bytes", "precision", "runs")} for row in found["trackers"]]
+    rows = [
+        {key: row[key] for key in ("label", "key", "bytes", "precision", "runs")}
+        for row in found["trackers"]
+    ]
     assert rows == [
         {"label": "still", "key": "static", "bytes": None, "precision": None, "runs": 1},
         {"label": "lost", "key": "lost-1a2b3c4d", "bytes": 480, "precision": "float32", "runs": 1},
@@ -83,7 +103,8 @@ def test_means_are_over_sequences() -> None:
         "frames": 4,
         "fps": 2,
     }
-    # Dog: 20 of 21 and 7 of 21 thresholds; a centre error of 5 pixels, half a width, counts at the last of 51 alone
+    # Dog: 20 of 21 and 7 of 21 thresholds; a centre error of 5 pixels, half a width, counts at the
+    # last of 51 alone
     assert row["sequences"]["Dog"] == {
         "auc": pytest.approx((20 + 7) / 42),
         "precision": 1,
@@ -125,7 +146,9 @@ def test_spread_over_two_runs() -> None:
 def test_attributes_are_means_over_their_sequences() -> None:
     words = {"SV": "scale variation", "LR": "low resolution", "OV": "out of view"}
     of_sequence = {"Girl": {"SV"}, "Dog": {"SV", "LR"}}
-    row = report(Entrant("still", "static", [STILL]), attributes=(words, of_sequence))["trackers"][0]
+    row = report(Entrant("still", "static", [STILL]), attributes=(words, of_sequence))["trackers"][
+        0
+    ]
     assert list(row["attributes"]) == ["LR", "SV"]
     assert row["attributes"]["LR"]["ao"] == pytest.approx(2 / 3)
     assert row["attributes"]["LR"]["sequences"] == 1
@@ -135,7 +158,11 @@ def test_attributes_are_means_over_their_sequences() -> None:
 
 def test_sequence_without_a_result_is_left_out_and_said() -> None:
     only_girl = boxes({"Girl": [A] * 4})
-    why = {"Dog": "its process was killed", "Girl": "of an earlier run", "Man": "not of this report"}
+    why = {
+        "Dog": "its process was killed",
+        "Girl": "of an earlier run",
+        "Man": "not of this report",
+    }
     rows = report(
         Entrant("failed", "failed", [only_girl], failures=why),
         Entrant("unknown", "unknown", [only_girl]),
@@ -156,16 +183,26 @@ def test_result_that_cannot_be_scored_is_said() -> None:
         raise ValueError(f"{sequence.name}.txt is damaged")
 
     nowhere = boxes({"Girl": [A, NAN, A, A], "Dog": [A] * 2})
-    rows = report(Entrant("damaged", "a", [damaged]), Entrant("nowhere", "b", [nowhere]))["trackers"]
+    rows = report(Entrant("damaged", "a", [damaged]), Entrant("nowhere", "b", [nowhere]))[
+        "trackers"
+    ]
     assert rows[0]["failed"] == {"Girl": "Girl.txt is damaged", "Dog": "Dog.txt is damaged"}
-    assert [rows[0][key] for key in ("mean", "spread", "fps", "curves", "sequences")] == [None, None, None, None, {}]
+    assert [rows[0][key] for key in ("mean", "spread", "fps", "curves", "sequences")] == [
+        None,
+        None,
+        None,
+        None,
+        {},
+    ]
     assert rows[1]["failed"] == {"Girl": "box of frame 1 is not finite"}
     assert rows[1]["mean"]["ao"] == pytest.approx(2 / 3)
     assert rows[1]["fps"] == 2
 
 
 def test_no_speed_without_times() -> None:
-    row = report(Entrant("published", "boxes", [boxes({"Girl": [A] * 4, "Dog": [A] * 2}, 0)]))["trackers"][0]
+    row = report(Entrant("published", "boxes", [boxes({"Girl": [A] * 4, "Dog": [A] * 2}, 0)]))[
+        "trackers"
+    ][0]
     assert row["fps"] is None
     assert row["sequences"]["Girl"]["fps"] is None
     assert row["mean"]["ao"] == pytest.approx(5 / 6)
@@ -174,7 +211,9 @@ def test_no_speed_without_times() -> None:
 def test_speed_is_of_frames_that_were_tracked() -> None:
     late = bare_sequence("Girl", [NAN, NAN, A, A])
     run = Run(np.array([[0.0] * 4] * 2 + [A] * 2), np.array([0, 0, 0.5, 0.5]))
-    found = report(Entrant("still", "static", [lambda sequence: run]), split=Split("OTB100", [late]))
+    found = report(
+        Entrant("still", "static", [lambda sequence: run]), split=Split("OTB100", [late])
+    )
     assert found["trackers"][0]["fps"] == 2
     assert found["trackers"][0]["sequences"]["Girl"]["fps"] == 2
 
@@ -184,12 +223,17 @@ def test_speed_is_of_frames_that_were_tracked() -> None:
 
 def test_got10k_means_are_over_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(summary, "frame_size", lambda sequence: (80, 60))
-    long, short = bare_sequence("GOT-10k_Val_000001", [A] * 4), bare_sequence("GOT-10k_Val_000002", [A, B])
+    long, short = (
+        bare_sequence("GOT-10k_Val_000001", [A] * 4),
+        bare_sequence("GOT-10k_Val_000002", [A, B]),
+    )
     still = boxes({long.name: [A] * 4, short.name: [A] * 2})
     split = Split("GOT-10k-val", [long, short])
     words = {"cut": "the frame's edge cuts the target"}
     of_sequence = {long.name: {"cut"}, short.name: {"cut"}}
-    found = report(Entrant("still", "static", [still]), split=split, attributes=(words, of_sequence))
+    found = report(
+        Entrant("still", "static", [still]), split=split, attributes=(words, of_sequence)
+    )
     row = found["trackers"][0]
     assert found["title"] == "GOT-10k-val (2 of 180 sequences)"
     assert found["paper"] is None
@@ -206,20 +250,32 @@ def test_got10k_boxes_are_clipped_to_the_frame(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(Sequence, "image", lambda self, index: np.zeros((60, 80, 3), np.uint8))
     assert summary.frame_size(sequence) == (80, 60)
     outside = boxes({sequence.name: [[0, 0, 20, 20], [-10, 0, 20, 20]]})
-    row = report(Entrant("still", "static", [outside]), split=Split("GOT-10k-val", [sequence]))["trackers"][0]
+    row = report(Entrant("still", "static", [outside]), split=Split("GOT-10k-val", [sequence]))[
+        "trackers"
+    ][0]
     assert row["mean"]["ao"] == 1  # the toolkit moves the corner into the frame and keeps the size
 
 
 def test_got10k_test_split_has_speed_but_no_scores() -> None:
     sequences = [bare_sequence(f"GOT-10k_Test_{i:06d}", [A, NAN, NAN]) for i in (1, 2)]
     still = boxes({sequence.name: [A] * 3 for sequence in sequences})
-    row = report(Entrant("still", "static", [still]), split=Split("GOT-10k-test", sequences))["trackers"][0]
-    assert [row[key] for key in ("mean", "spread", "curves", "sequences", "failed")] == [None, None, None, {}, {}]
+    row = report(Entrant("still", "static", [still]), split=Split("GOT-10k-test", sequences))[
+        "trackers"
+    ][0]
+    assert [row[key] for key in ("mean", "spread", "curves", "sequences", "failed")] == [
+        None,
+        None,
+        None,
+        {},
+        {},
+    ]
     assert row["fps"] == 2
 
 
 def test_got10k_test_split_says_what_is_missing() -> None:
     sequences = [bare_sequence(f"GOT-10k_Test_{i:06d}", [A, NAN, NAN]) for i in (1, 2)]
     still = boxes({sequences[0].name: [A] * 3})
-    row = report(Entrant("still", "static", [still]), split=Split("GOT-10k-test", sequences))["trackers"][0]
+    row = report(Entrant("still", "static", [still]), split=Split("GOT-10k-test", sequences))[
+        "trackers"
+    ][0]
     assert row["failed"] == {"GOT-10k_Test_000002": "no result"}

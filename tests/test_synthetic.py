@@ -13,7 +13,9 @@ from rbsf.datasets.synthetic.videos import make_sequence, write_got10k, write_vi
 from rbsf.datasets.video.sequences import load_sequences
 
 SIZE = (160, 120)
-OFF = dict.fromkeys(("speed", "camera", "shake", "rotation", "deform", "occlusions", "light", "blur", "noise"), 0.0)
+OFF = dict.fromkeys(
+    ("speed", "camera", "shake", "rotation", "deform", "occlusions", "light", "blur", "noise"), 0.0
+)
 STILL = SceneConfig(scale=1, distractors=(0, 0), **OFF)
 
 
@@ -133,16 +135,25 @@ def test_bad_settings_are_named(change: dict[str, float], message: str) -> None:
         SceneConfig(**change)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("seed", "frames", "size"), [(0, 0, SIZE), (0, 5, (20, 240)), (-1, 5, SIZE)])
-def test_impossible_videos_are_refused_at_once(seed: int, frames: int, size: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match="cannot be made; give a seed from 0, 1 frame or more, 32x32 up"):
+@pytest.mark.parametrize(
+    ("seed", "frames", "size"), [(0, 0, SIZE), (0, 5, (20, 240)), (-1, 5, SIZE)]
+)
+def test_impossible_videos_are_refused_at_once(
+    seed: int, frames: int, size: tuple[int, int]
+) -> None:
+    with pytest.raises(
+        ValueError, match="cannot be made; give a seed from 0, 1 frame or more, 32x32 up"
+    ):
         make_sequence(seed, frames, size)
 
 
 def test_a_written_split_reads_back(tmp_path: Path) -> None:
     write_got10k(tmp_path / "train", count=2, seed=4, frames=3, size=SIZE)
     sequences = load_sequences(tmp_path / "train")
-    assert [(s.name, len(s)) for s in sequences] == [("synthetic_000004", 3), ("synthetic_000005", 3)]
+    assert [(s.name, len(s)) for s in sequences] == [
+        ("synthetic_000004", 3),
+        ("synthetic_000005", 3),
+    ]
     for sequence, seed in zip(sequences, (4, 5), strict=True):
         image, box = next(make_sequence(seed, 3, SIZE))
         assert sequence.boxes[0] == pytest.approx(box, abs=1e-4)
@@ -166,19 +177,25 @@ def test_a_written_video_reads_back(tmp_path: Path) -> None:
 
 def run_tool(*arguments: str) -> subprocess.CompletedProcess[str]:
     tool = Path(__file__).resolve().parents[1] / "tools" / "make_synthetic.py"
-    return subprocess.run([sys.executable, str(tool), *arguments], capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        [sys.executable, str(tool), *arguments], capture_output=True, text=True, timeout=60
+    )
 
 
 def test_the_program(tmp_path: Path) -> None:
     small = ("--count", "1", "--frames", "2", "--size", "160x120")
     assert run_tool("--out", str(tmp_path / "split"), *small).returncode == 0
     assert len(load_sequences(tmp_path / "split")[0]) == 2
-    assert run_tool("--out", str(tmp_path / "clips"), *small, "--seed", "9", "--video").returncode == 0
+    assert (
+        run_tool("--out", str(tmp_path / "clips"), *small, "--seed", "9", "--video").returncode == 0
+    )
     assert [s.name for s in load_sequences(tmp_path / "clips")] == ["synthetic_000009"]
 
 
 @pytest.mark.parametrize("extra", [(), ("--video",)])
-def test_the_program_names_a_folder_it_cannot_write_to(tmp_path: Path, extra: tuple[str, ...]) -> None:
+def test_the_program_names_a_folder_it_cannot_write_to(
+    tmp_path: Path, extra: tuple[str, ...]
+) -> None:
     (tmp_path / "file").touch()
     done = run_tool("--out", str(tmp_path / "file" / "x"), "--count", "1", "--frames", "1", *extra)
     assert done.returncode == 1
@@ -189,9 +206,12 @@ def test_the_program_names_a_folder_it_cannot_write_to(tmp_path: Path, extra: tu
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"), [(("--size", "10"), "is not WIDTHxHEIGHT"), (("--count", "0"), "is not a whole number")]
+    ("arguments", "message"),
+    [(("--size", "10"), "is not WIDTHxHEIGHT"), (("--count", "0"), "is not a whole number")],
 )
-def test_the_program_refuses_bad_numbers(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+def test_the_program_refuses_bad_numbers(
+    tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
     done = run_tool("--out", str(tmp_path), *arguments)
     assert done.returncode == 2
     assert message in done.stderr

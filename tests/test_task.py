@@ -24,8 +24,12 @@ from rbsf.tracker.task import (
 def make_batch(count=2, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return {
-        "exemplar": torch.randint(0, 256, (count, 3, 127, 127), dtype=torch.uint8, generator=generator),
-        "search": torch.randint(0, 256, (count, 3, 255, 255), dtype=torch.uint8, generator=generator),
+        "exemplar": torch.randint(
+            0, 256, (count, 3, 127, 127), dtype=torch.uint8, generator=generator
+        ),
+        "search": torch.randint(
+            0, 256, (count, 3, 255, 255), dtype=torch.uint8, generator=generator
+        ),
         "shift": torch.zeros(count, 2),
         "negative": torch.zeros(count, dtype=torch.bool),
     }
@@ -82,7 +86,9 @@ def test_task_with_and_without_teacher():
 
 
 class Recorded(nn.Module):
-    """A network whose outputs are kept: another run of it may differ by a rounding, which turns a sign next to zero."""
+    """A network whose outputs are kept: another run of it may differ by a rounding, which turns a
+    sign next to zero.
+    """
 
     def __init__(self, net):
         super().__init__()
@@ -95,14 +101,20 @@ class Recorded(nn.Module):
 
 def test_correlation_of_signs_is_the_students_alone():
     torch.manual_seed(0)
-    student, teacher, batch = Recorded(build("siamfc").eval()), Recorded(build("siamfc").eval()), make_batch()
+    student, teacher, batch = (
+        Recorded(build("siamfc").eval()),
+        Recorded(build("siamfc").eval()),
+        make_batch(),
+    )
     task = SiameseTask(bits=True)
     response = task.respond(student, batch, bits=True)
     assert response.abs().max() <= 9.216 + 1e-4  # 256 x 6 x 6 products of signs
     torch.testing.assert_close(response, cross_correlate(*map(hard_sign, student.outputs)))
     _, logged = task(student, teacher, batch)
     signs = cross_correlate(*map(hard_sign, student.outputs[2:]))
-    torch.testing.assert_close(logged["response"], response_distance(signs, cross_correlate(*teacher.outputs)))
+    torch.testing.assert_close(
+        logged["response"], response_distance(signs, cross_correlate(*teacher.outputs))
+    )
     response.sum().backward()
     assert student.net.layers[0].conv.weight.grad.abs().sum() > 0
 
@@ -116,7 +128,9 @@ def test_negative_pairs_have_no_positive_label():
         labels = labels_for(batch["shift"], 17)
         labels[0] = 0
         loss, _ = SiameseTask()(net, None, batch)
-    torch.testing.assert_close(loss, balanced_logistic(response + best_bias(response, labels), labels))
+    torch.testing.assert_close(
+        loss, balanced_logistic(response + best_bias(response, labels), labels)
+    )
 
 
 def test_the_bias_is_where_the_loss_is_least():
@@ -125,7 +139,9 @@ def test_the_bias_is_where_the_loss_is_least():
     bias = best_bias(response, labels).requires_grad_()
     (slope,) = torch.autograd.grad(balanced_logistic(response + bias, labels), bias)
     assert slope.abs() < 1e-4
-    torch.testing.assert_close(best_bias(response + 3, labels), bias.detach() - 3, atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        best_bias(response + 3, labels), bias.detach() - 3, atol=1e-3, rtol=0
+    )
 
 
 @pytest.mark.parametrize("label", [0.0, 1.0])

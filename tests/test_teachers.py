@@ -1,4 +1,6 @@
-"""Published trackers as PyTorch modules: equal to ONNX Runtime, in batches; what cannot be one is refused in a line."""
+"""Published trackers as PyTorch modules: equal to ONNX Runtime, in batches; what cannot be one is
+refused in a line.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,11 @@ def files(real_data: Path) -> tuple[Path, Path]:
 
 
 def crops(size: int, count: int = 3) -> np.ndarray:
-    return np.random.default_rng(size).integers(0, 256, (count, 3, size, size), np.uint8).astype(np.float32)
+    return (
+        np.random.default_rng(size)
+        .integers(0, 256, (count, 3, size, size), np.uint8)
+        .astype(np.float32)
+    )
 
 
 def in_onnx_runtime(path: Path, **inputs: np.ndarray) -> list[np.ndarray]:
@@ -63,7 +69,12 @@ def test_a_graph_is_kept_without_onnx(files: tuple[Path, Path], tmp_path: Path) 
 
 def test_a_lesson(files: tuple[Path, Path]) -> None:
     lesson = read_pair(*files)(*(torch.from_numpy(crops(size)).byte() for size in (127, 255)))
-    assert [tuple(part.shape) for part in lesson] == [(3, 96, 8, 8), (3, 96, 16, 16), (3, 15, 15), (3, 4, 15, 15)]
+    assert [tuple(part.shape) for part in lesson] == [
+        (3, 96, 8, 8),
+        (3, 96, 16, 16),
+        (3, 15, 15),
+        (3, 4, 15, 15),
+    ]
     assert not any(part.requires_grad for part in lesson)
     assert 0 <= lesson.target.min() <= lesson.target.max() <= 1
 
@@ -81,11 +92,20 @@ def test_files_that_are_none(tmp_path: Path) -> None:
 
 
 def test_operations_that_are_unknown() -> None:
-    with pytest.raises(ValueError, match="operations Erf, LayerNormalization are not known; there are Add, "):
-        OnnxGraph(["x"], ["y"], [Operation(t, ("x",), "y", {}) for t in ("LayerNormalization", "Erf", "Relu")], {})
+    with pytest.raises(
+        ValueError, match="operations Erf, LayerNormalization are not known; there are Add, "
+    ):
+        OnnxGraph(
+            ["x"],
+            ["y"],
+            [Operation(t, ("x",), "y", {}) for t in ("LayerNormalization", "Erf", "Relu")],
+            {},
+        )
 
 
-def graph_of(*operations: Operation, inputs: tuple[str, ...] = ("x",), **values: torch.Tensor) -> OnnxGraph:
+def graph_of(
+    *operations: Operation, inputs: tuple[str, ...] = ("x",), **values: torch.Tensor
+) -> OnnxGraph:
     return OnnxGraph(inputs, [operations[-1].output], operations, values)
 
 

@@ -1,4 +1,6 @@
-"""tools/track.py, mostly in this process on the backbone of test_siamfc; what only a process shows, in one."""
+"""tools/track.py, mostly in this process on the backbone of test_siamfc; what only a process shows,
+in one.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ def moving(count: int) -> Iterator[np.ndarray]:
     return (frame(100 + 3 * i, 80 + 2 * i) for i in range(count))
 
 
-def write_video(path: Path, images: Iterator[np.ndarray] | list[np.ndarray], fps: float = 10) -> Path:
+def write_video(
+    path: Path, images: Iterator[np.ndarray] | list[np.ndarray], fps: float = 10
+) -> Path:
     with VideoWriter(path, fps) as writer:
         for image in images:
             writer.write(image)
@@ -87,7 +91,10 @@ class TestOutputs:
         assert float(rows[11]["y"]) == pytest.approx(102, abs=4)
         shown = capsys.readouterr()
         assert "12 frames in" in shown.out
-        assert all(word in shown.out for word in ("fps", "decode", "network", "rest", "in_tracked.mp4", "boxes.csv"))
+        assert all(
+            word in shown.out
+            for word in ("fps", "decode", "network", "rest", "in_tracked.mp4", "boxes.csv")
+        )
         assert "12/12" in shown.err  # the progress bar
 
     def test_annotated_video_has_the_boxes_drawn_in(self, video: Path) -> None:
@@ -104,12 +111,32 @@ class TestOutputs:
     def test_json_by_its_ending(self, video: Path) -> None:
         main(["--video", str(video), START, "--no-out", "--boxes", "boxes.json"])
         rows = json.loads(Path("boxes.json").read_text())
-        assert rows[0] == {"frame": 0, "time": 0, "x": 100, "y": 80, "w": 48, "h": 36, "score": 1, "lost": 0}
+        assert rows[0] == {
+            "frame": 0,
+            "time": 0,
+            "x": 100,
+            "y": 80,
+            "w": 48,
+            "h": 36,
+            "score": 1,
+            "lost": 0,
+        }
         assert len(rows) == 12
         assert not list(Path().glob("*_tracked.mp4"))
 
     def test_several_targets_get_a_column(self, video: Path) -> None:
-        main(["--video", str(video), START, "--init", "95,75,58,46", "--no-out", "--boxes", "boxes.csv"])
+        main(
+            [
+                "--video",
+                str(video),
+                START,
+                "--init",
+                "95,75,58,46",
+                "--no-out",
+                "--boxes",
+                "boxes.csv",
+            ]
+        )
         rows = read_csv(Path("boxes.csv"))
         assert [row["target"] for row in rows[:4]] == ["1", "2", "1", "2"]
         assert [row["frame"] for row in rows[:4]] == ["0", "0", "1", "1"]
@@ -128,9 +155,20 @@ class TestOutputs:
         assert float(read_csv(Path("boxes.csv"))[3]["x"]) == pytest.approx(218, abs=8)
         assert len(list(open_frames("frames_tracked.mp4"))) == 4
 
-    def test_loss_is_said_once_and_so_is_the_return(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_loss_is_said_once_and_so_is_the_return(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         images = [BACKGROUND if 3 <= i < 28 else frame(100, 80) for i in range(50)]
-        main(["--video", str(write_video(Path("gap.mp4"), images)), START, "--no-out", "--boxes", "boxes.csv"])
+        main(
+            [
+                "--video",
+                str(write_video(Path("gap.mp4"), images)),
+                START,
+                "--no-out",
+                "--boxes",
+                "boxes.csv",
+            ]
+        )
         lost = [row["lost"] for row in read_csv(Path("boxes.csv"))]
         lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("frame ")]
         assert len(lines) == 2
@@ -141,16 +179,28 @@ class TestOutputs:
         gone, back = (int(line.split()[1].rstrip(":")) for line in lines)
         assert "".join(lost) == gone * "0" + (back - gone) * "1" + (50 - back) * "0"
 
-    def test_box_partly_outside_is_clipped_and_said(self, video: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_box_partly_outside_is_clipped_and_said(
+        self, video: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         main(["--video", str(video), "--init", "-8,80,48,36", "--no-out", "--boxes", "boxes.csv"])
         assert "clipped to 0,80,40,36" in capsys.readouterr().out
         assert read_csv(Path("boxes.csv"))[0]["w"] == "40.0"
 
     def test_start_and_end_choose_frames(self, video: Path) -> None:
         first = "--init=115,90,48,36"  # in frame 5
-        assert main(["--video", str(video), first, "--start", "5", "--end", "8", "--boxes", "boxes.csv"]) == 0
+        assert (
+            main(
+                ["--video", str(video), first, "--start", "5", "--end", "8", "--boxes", "boxes.csv"]
+            )
+            == 0
+        )
         rows = read_csv(Path("boxes.csv"))
-        assert [(row["frame"], row["time"]) for row in rows] == [("5", "0.5"), ("6", "0.6"), ("7", "0.7"), ("8", "0.8")]
+        assert [(row["frame"], row["time"]) for row in rows] == [
+            ("5", "0.5"),
+            ("6", "0.6"),
+            ("7", "0.7"),
+            ("8", "0.8"),
+        ]
         assert (rows[0]["x"], float(rows[3]["x"])) == ("115.0", pytest.approx(124, abs=4))
         assert len(list(open_frames("in_tracked.mp4"))) == 4
         for flags, fault in (
@@ -164,7 +214,12 @@ class TestOutputs:
     def test_a_header_of_more_frames_is_a_note(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, said: int, shown: int
     ) -> None:
-        command = ["--video", str(misleading(tmp_path / name, said)), "--init=40,30,40,30", "--no-out"]
+        command = [
+            "--video",
+            str(misleading(tmp_path / name, said)),
+            "--init=40,30,40,30",
+            "--no-out",
+        ]
         assert main(command) == 0
         note = f"the video ended after {shown} frames; by its header {said} were expected\n"
         assert note in capsys.readouterr().out
@@ -173,7 +228,18 @@ class TestOutputs:
 
     def test_boxes_have_the_times_of_uneven_frames(self, tmp_path: Path) -> None:
         video = str(uneven(tmp_path / "a.mkv"))
-        main(["--video", video, "--init=20,20,20,20", "--no-out", "--boxes", "boxes.csv", "--start", "4"])
+        main(
+            [
+                "--video",
+                video,
+                "--init=20,20,20,20",
+                "--no-out",
+                "--boxes",
+                "boxes.csv",
+                "--start",
+                "4",
+            ]
+        )
         assert [row["time"] for row in read_csv(Path("boxes.csv"))[:3]] == ["0.16", "1.2", "1.24"]
 
     def test_a_pipe_is_tracked(self, tmp_path: Path) -> None:
@@ -182,10 +248,14 @@ class TestOutputs:
         assert len(read_csv(Path("boxes.csv"))) == 6
         assert Path("pipe_tracked.mp4").exists()
 
-    def test_a_default_name_that_is_taken_is_said(self, video: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_a_default_name_that_is_taken_is_said(
+        self, video: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         for taken in (False, True):
             main(["--video", str(video), START])
-            assert ("in_tracked.mp4 is there already and will be replaced" in capsys.readouterr().out) is taken
+            assert (
+                "in_tracked.mp4 is there already and will be replaced" in capsys.readouterr().out
+            ) is taken
 
 
 @pytest.mark.usefixtures("fast")
@@ -215,7 +285,9 @@ class TestBadInput:
             with pytest.raises((ValueError, FileNotFoundError), match=name):
                 main(["--video", name, START])
 
-    def test_video_that_breaks_off_keeps_what_came_before(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_video_that_breaks_off_keeps_what_came_before(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         whole = write_video(Path("whole.avi"), moving(20)).read_bytes()
         Path("broken.avi").write_bytes(whole[: len(whole) * 6 // 10])
         with pytest.raises(ValueError, match=r"broken.avi"):
@@ -238,7 +310,9 @@ class TestBadInput:
     def test_unwritable_output_is_found_before_tracking(
         self, video: Path, monkeypatch: pytest.MonkeyPatch, flag: str
     ) -> None:
-        monkeypatch.setattr("rbsf.tracker.backbones.load_backbone", lambda *args: pytest.fail("tracking has begun"))
+        monkeypatch.setattr(
+            "rbsf.tracker.backbones.load_backbone", lambda *args: pytest.fail("tracking has begun")
+        )
         Path("file").touch()
         suffix = {"--out": "mp4", "--boxes": "csv"}[flag]
         with pytest.raises(ValueError, match=r"cannot write file/x"):
@@ -276,7 +350,11 @@ class TestBadInput:
 
     @pytest.mark.parametrize("suffix", ["csv", "json"])
     def test_full_disk_prints_the_boxes(
-        self, video: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], suffix: str
+        self,
+        video: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+        suffix: str,
     ) -> None:
         if not Path("/dev/full").exists():
             skip_without("linux", "no /dev/full to stand for a full disk")
@@ -294,8 +372,12 @@ def rows_of(frame: int) -> list[Row]:
 
 
 class TestBoxWriter:
-    def test_csv_rows_are_on_disk_while_the_run_goes_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        clock = iter([0.0, 0.4, 1.1, 1.1, 1.5, 1.6])  # made, frame 0, frame 1, its writing, frame 2, its writing
+    def test_csv_rows_are_on_disk_while_the_run_goes_on(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        clock = iter(
+            [0.0, 0.4, 1.1, 1.1, 1.5, 1.6]
+        )  # made, frame 0, frame 1, its writing, frame 2, its writing
         monkeypatch.setattr("rbsf.tools.recording.time.monotonic", lambda: next(clock))
         Path("b.csv").write_text("old")
         Path("b.csv.part").write_text("of a run that was killed")
@@ -327,7 +409,9 @@ class TestBoxWriter:
         boxes = BoxWriter(Path("b.csv"))
         try:
             boxes.add(rows_of(0))
-            resource.setrlimit(resource.RLIMIT_FSIZE, (16, limits[1]))  # room for a part of the next row
+            resource.setrlimit(
+                resource.RLIMIT_FSIZE, (16, limits[1])
+            )  # room for a part of the next row
             with pytest.raises(OSError, match=r"cannot write b.csv: .*printed instead"):
                 boxes.add(rows_of(1))
         finally:
@@ -420,8 +504,13 @@ def test_network_that_is_no_backbone_is_named(monkeypatch: pytest.MonkeyPatch) -
 
     from rbsf.tracker.backbones import load_backbone
 
-    for net in (torch.nn.Linear(4, 4), torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())):
-        monkeypatch.setattr("rbsf.tracker.teachers.siamfc.load_tracker", lambda path, net=net: (net, "lenet", {}))
+    for net in (
+        torch.nn.Linear(4, 4),
+        torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()),
+    ):
+        monkeypatch.setattr(
+            "rbsf.tracker.teachers.siamfc.load_tracker", lambda path, net=net: (net, "lenet", {})
+        )
         with pytest.raises(ValueError, match=r"lenet.pth holds no tracker backbone"):
             load_backbone("lenet.pth")
 
@@ -440,7 +529,16 @@ def test_help_is_quick() -> None:
 def test_program_runs_from_any_folder_with_a_real_network(tmp_path: Path, weights: Path) -> None:
     write_video(tmp_path / "in.mp4", moving(3))
     done = run_tool(
-        "--video", "in.mp4", START, "--weights", str(weights), "--threads", "1", "--precision", "bfloat16", cwd=tmp_path
+        "--video",
+        "in.mp4",
+        START,
+        "--weights",
+        str(weights),
+        "--threads",
+        "1",
+        "--precision",
+        "bfloat16",
+        cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
     assert len(list(open_frames(str(tmp_path / "in_tracked.mp4")))) == 3
@@ -453,25 +551,56 @@ def test_program_runs_from_any_folder_with_a_real_network(tmp_path: Path, weight
 def test_the_instruction_set_is_said(
     video: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    slim = [(11, 2, 0, 1, 3, 8, True), (5, 1, 0, 1, 8, 8, True), (3, 1, 0, 1, 8, 8, False), (5, 1, 0, 1, 8, 8, False)]
+    slim = [
+        (11, 2, 0, 1, 3, 8, True),
+        (5, 1, 0, 1, 8, 8, True),
+        (3, 1, 0, 1, 8, 8, False),
+        (5, 1, 0, 1, 8, 8, False),
+    ]
     write_packed(Path("rbsf.safetensors"), "rbsf", "tracker", random_model(0, slim).nodes, {})
     monkeypatch.setenv("RBSF_ISA", "numpy")
-    command = ["--video", str(video), START, "--end", "1", "--threads", "1", "--weights", "rbsf.safetensors"]
+    command = [
+        "--video",
+        str(video),
+        START,
+        "--end",
+        "1",
+        "--threads",
+        "1",
+        "--weights",
+        "rbsf.safetensors",
+    ]
     assert main(command) == 0
-    assert "network: rbsf.safetensors, packed engine, instruction set numpy, 1 thread\n" in capsys.readouterr().out
+    assert (
+        "network: rbsf.safetensors, packed engine, instruction set numpy, 1 thread\n"
+        in capsys.readouterr().out
+    )
     monkeypatch.setenv("RBSF_ISA", "mmx")
     with pytest.raises(ValueError, match="RBSF_ISA='mmx': this machine has auto, "):
         main(["--video", str(video), START])
 
 
 @pytest.mark.parametrize(
-    ("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)]
+    ("signum", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)],
 )
-def test_signal_to_a_process(tmp_path: Path, weights: Path, signum: signal.Signals, code: int) -> None:
+def test_signal_to_a_process(
+    tmp_path: Path, weights: Path, signum: signal.Signals, code: int
+) -> None:
     write_video(tmp_path / "in.mp4", [frame(100, 80)] * 200)
-    command = [sys.executable, str(REPO / "tools/track.py"), "--video", "in.mp4", START, "--boxes", "boxes.csv"]
+    command = [
+        sys.executable,
+        str(REPO / "tools/track.py"),
+        "--video",
+        "in.mp4",
+        START,
+        "--boxes",
+        "boxes.csv",
+    ]
     command += ["--weights", str(weights), "--threads", "1"]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+    )
     assert process.stderr is not None
     seen, part = b"", tmp_path / "boxes.csv.part"  # written once a second
     while b" 3/200" not in seen or not part.exists() or len(part.read_text().splitlines()) < 3:
@@ -485,7 +614,9 @@ def test_signal_to_a_process(tmp_path: Path, weights: Path, signum: signal.Signa
         return
     assert rest.endswith(b"interrupted\n")
     assert 3 <= len(read_csv(tmp_path / "boxes.csv")) < 200
-    assert len(list(open_frames(str(tmp_path / "in_tracked.mp4")))) == len(read_csv(tmp_path / "boxes.csv"))
+    assert len(list(open_frames(str(tmp_path / "in_tracked.mp4")))) == len(
+        read_csv(tmp_path / "boxes.csv")
+    )
 
 
 @pytest.mark.parametrize(
@@ -498,7 +629,9 @@ def test_signal_to_a_process(tmp_path: Path, weights: Path, signum: signal.Signa
         (ModuleNotFoundError("No module named 'tqdm'"), "pip install -e", 1),
     ],
 )
-def test_one_line_per_error(error: BaseException, line: str, code: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_line_per_error(
+    error: BaseException, line: str, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     def fails() -> int:
         raise error
 
@@ -516,7 +649,10 @@ def test_camera_boxes_are_timed_by_the_clock(fast: None, monkeypatch: pytest.Mon
             time.sleep(0.05)
             yield image, None
 
-    monkeypatch.setattr("rbsf.datasets.video.frames.open_frames", lambda source: Frames("camera 0", None, None, slow))
+    monkeypatch.setattr(
+        "rbsf.datasets.video.frames.open_frames",
+        lambda source: Frames("camera 0", None, None, slow),
+    )
     assert main(["--video", "0", START, "--boxes", "boxes.csv"]) == 0
     assert float(read_csv(Path("boxes.csv"))[2]["time"]) >= 0.1
     assert Path("camera0_tracked.mp4").exists()

@@ -1,4 +1,6 @@
-"""Tables of trackers by tools/reproduce.py: trained, tracked, resumed, read from results; what is refused."""
+"""Tables of trackers by tools/reproduce.py: trained, tracked, resumed, read from results; what is
+refused.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +65,9 @@ def flags(store, teacher, tmp_path):
 
 
 def times(folder):
-    """When each file of trainings and results was written; the cut-out data and the table do not count."""
+    """When each file of trainings and results was written; the cut-out data and the table do not
+    count.
+    """
     return {path: path.stat().st_mtime_ns for path in folder.glob("*/**/*") if path.is_file()}
 
 
@@ -76,7 +80,10 @@ def test_trains_tracks_and_does_neither_twice(flags, otb, tmp_path, capfd):
     assert lines[2].startswith(
         "|  | seeds | pairs | OTB100 (1 of 100 sequences): AUC | OTB100 (1 of 100 sequences): diff"
     )
-    assert [line.split(" | ")[:3] for line in lines[4:6]] == [["| regression", "1", "1 x 2"], ["| float", "1", "1 x 2"]]
+    assert [line.split(" | ")[:3] for line in lines[4:6]] == [
+        ["| regression", "1", "1 x 2"],
+        ["| float", "1", "1 x 2"],
+    ]
     assert lines[4].split(" | ")[4] == "–"  # no difference from itself
     assert float(lines[5].split(" | ")[4]) <= 1
     assert cv2.imread(str(out / "two.png")) is not None
@@ -89,8 +96,13 @@ def test_trains_tracks_and_does_neither_twice(flags, otb, tmp_path, capfd):
     assert reproduce.main(flags) == 0
     assert times(out) == before
     assert "\n".join(lines) in capfd.readouterr().out
-    assert reproduce.main([*flags, "--every", "1", "--frames", "2"]) == 0  # tracked anew, trained no more
-    assert "| OTB100-every1-frames2 (1 of 100 sequences, 2 passes): AUC |" in (out / "two.md").read_text()
+    assert (
+        reproduce.main([*flags, "--every", "1", "--frames", "2"]) == 0
+    )  # tracked anew, trained no more
+    assert (
+        "| OTB100-every1-frames2 (1 of 100 sequences, 2 passes): AUC |"
+        in (out / "two.md").read_text()
+    )
     assert {path: time for path, time in times(out).items() if path in before} == before
     assert reproduce.main([*flags, "--list", "--set", "epochs=2"]) == 0  # another training
     assert capfd.readouterr().out.count("to do") == 2
@@ -117,8 +129,12 @@ def test_goes_on_with_a_training_that_was_stopped(flags, tmp_path, monkeypatch, 
 
 
 def test_the_table_of_results_that_are_there(flags, otb, tmp_path):
-    """Overlap 1 scores 20 of 21 thresholds, 1/3 scores 7, a first frame always 20; the third row is not trained."""
-    table = f"{TABLE}  other: {{set: {{lr_binary: 0.1}}}}\n".replace("{config: siamfc.yaml}", "{set: {lr_c: 0.1}}")
+    """Overlap 1 scores 20 of 21 thresholds, 1/3 scores 7, a first frame always 20; the third row is
+    not trained.
+    """
+    table = f"{TABLE}  other: {{set: {{lr_binary: 0.1}}}}\n".replace(
+        "{config: siamfc.yaml}", "{set: {lr_c: 0.1}}"
+    )
     (tmp_path / "two.yaml").write_text(table)
     flags += ["--test", f"OTB100={otb}", "--seeds", "0", "1"]
     cells = reproduce.open_table(reproduce.parse_args(flags)).cells
@@ -145,7 +161,9 @@ def test_the_table_of_results_that_are_there(flags, otb, tmp_path):
     ]
 
 
-def test_a_network_trained_for_signs_is_tracked_by_signs_and_all_by_given_constants(flags, otb, tmp_path, monkeypatch):
+def test_a_network_trained_for_signs_is_tracked_by_signs_and_all_by_given_constants(
+    flags, otb, tmp_path, monkeypatch
+):
     row = f"  signs: {{set: {{correlation_bits: true}}}}\n  again: {{set: {TEACHER_ALONE}}}\n"
     (tmp_path / "two.yaml").write_text(TABLE.replace("  float: {config: siamfc.yaml}\n", row))
     table = reproduce.open_table(reproduce.parse_args(flags))
@@ -176,7 +194,10 @@ def test_a_training_is_told_by_what_decides_its_result(store, teacher, tmp_path)
     (tmp_path / "moved").mkdir()
     for file in (store, teacher):
         (tmp_path / "moved" / file.name).write_bytes(file.read_bytes())
-    moved = {"data": [str(tmp_path / "moved" / store.name)], "teacher": str(tmp_path / "moved" / teacher.name)}
+    moved = {
+        "data": [str(tmp_path / "moved" / store.name)],
+        "teacher": str(tmp_path / "moved" / teacher.name),
+    }
     assert TrainConfig(**moved, workers=7, val_frames=9, out="elsewhere").folder_name() == name
     for other in ({"seed": 1}, {"lr_c": 0.5}, {"data_share": 0.5}):
         assert TrainConfig(**moved, **other).folder_name() != name
@@ -184,8 +205,12 @@ def test_a_training_is_told_by_what_decides_its_result(store, teacher, tmp_path)
     assert TrainConfig(**moved).folder_name() != name
 
 
-@pytest.mark.parametrize(("name", "rows"), [("parts", 7), ("data_size", 4), ("sources", 8), ("recipe", 7)])
-def test_every_shipped_table_lists_commands_that_train_its_rows(name, rows, store, teacher, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "rows"), [("parts", 7), ("data_size", 4), ("sources", 8), ("recipe", 7)]
+)
+def test_every_shipped_table_lists_commands_that_train_its_rows(
+    name, rows, store, teacher, tmp_path
+):
     flags = [name, "--data", str(store), "--teacher", str(teacher), "--out", str(tmp_path)]
     cells = reproduce.open_table(reproduce.parse_args(flags)).cells
     assert len({cell.config.folder_name() for cell in cells}) == rows
@@ -222,17 +247,45 @@ def test_refuses(more, message, flags, tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("lambda_match: 0.0", "lambda_mach: 0.0", r"two.yaml: regression: unknown setting 'lambda_mach'; did you mean"),
+        (
+            "lambda_match: 0.0",
+            "lambda_mach: 0.0",
+            r"two.yaml: regression: unknown setting 'lambda_mach'; did you mean",
+        ),
         ("{set: {gan", "{gan: true, set: {gan", r"two.yaml: regression is .*expected {set: "),
-        ("trains: tracker", "trains: [cats]", r"two.yaml: trains is \['cats'\]; expected classifier or tracker"),
+        (
+            "trains: tracker",
+            "trains: [cats]",
+            r"two.yaml: trains is \['cats'\]; expected classifier or tracker",
+        ),
         ("config: rbsf.yaml", "config: 5", "two.yaml: config is 5; expected FILE"),
         (f"set: {SMALL}", "set:", "two.yaml: set is None; expected {name: value"),
-        ("{config: siamfc.yaml}", "{config: 5}", "two.yaml: float: config is 5; expected the name of a file"),
-        ("{config: siamfc.yaml}", "{paper: 3}", "two.yaml: float: paper is 3; expected a list of numbers"),
-        ("{config: siamfc.yaml}", "{paper: [x]}", r"two.yaml: float: paper is \['x'\]; expected a list of numbers"),
-        ("{config: siamfc.yaml}", "{metric: iou}", "two.yaml: float: metric is 'iou'; expected top1 or top5"),
+        (
+            "{config: siamfc.yaml}",
+            "{config: 5}",
+            "two.yaml: float: config is 5; expected the name of a file",
+        ),
+        (
+            "{config: siamfc.yaml}",
+            "{paper: 3}",
+            "two.yaml: float: paper is 3; expected a list of numbers",
+        ),
+        (
+            "{config: siamfc.yaml}",
+            "{paper: [x]}",
+            r"two.yaml: float: paper is \['x'\]; expected a list of numbers",
+        ),
+        (
+            "{config: siamfc.yaml}",
+            "{metric: iou}",
+            "two.yaml: float: metric is 'iou'; expected top1 or top5",
+        ),
         ("title: Two trackers", "title: 2", "two.yaml: title is 2; expected text"),
-        ("trains: tracker", "trains: cats", "two.yaml: trains is 'cats'; expected classifier or tracker"),
+        (
+            "trains: tracker",
+            "trains: cats",
+            "two.yaml: trains is 'cats'; expected classifier or tracker",
+        ),
         ("title:", "titel:", "two.yaml: expected the keys config, rows, title"),
         ("epochs: 1", "epochs: one", "two.yaml: set: epochs is 'one'; expected int"),
         ("siamfc.yaml", "siam.yaml", "no config file .*siam.yaml"),

@@ -1,4 +1,6 @@
-"""Trackers that a benchmark can run: their names on the command line, the names of their results, OpenCV's own."""
+"""Trackers that a benchmark can run: their names on the command line, the names of their results,
+OpenCV's own.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,11 @@ def test_shipped_weights() -> None:
     assert re.fullmatch("rbsf-[0-9a-f]{8}-packed", spec.key())
     trained = parse_tracker("rbsf", engine="torch")
     assert trained == TrackerSpec("rbsf", None, (ROOT / "weights/rbsf-train.safetensors",))
-    assert (spec.arithmetic, trained.arithmetic, parse_tracker("static").arithmetic) == ("packed", "float32", None)
+    assert (spec.arithmetic, trained.arithmetic, parse_tracker("static").arithmetic) == (
+        "packed",
+        "float32",
+        None,
+    )
     assert spec.is_network
     assert spec.size() == (ROOT / "weights/rbsf.safetensors").stat().st_size
     assert parse_tracker("ours=rbsf") == replace(spec, label="ours")
@@ -45,7 +51,9 @@ def test_shipped_weights() -> None:
 def test_weights_file(models: Path) -> None:
     config = TrackerConfig(scale_step=1.05)
     spec = parse_tracker(f"{models}/net.safetensors", "bfloat16", "cuda:1", config)
-    assert spec == TrackerSpec("net", None, (models / "net.safetensors",), "bfloat16", "cuda:1", config)
+    assert spec == TrackerSpec(
+        "net", None, (models / "net.safetensors",), "bfloat16", "cuda:1", config
+    )
     assert spec.size() == 32
 
 
@@ -53,7 +61,9 @@ def test_label_ends_at_the_first_equals_sign(models: Path) -> None:
     (models / "lr=0.1").mkdir()
     weights = (models / "net.safetensors").rename(models / "lr=0.1/net.safetensors")
     assert parse_tracker(f"new={weights}") == TrackerSpec("new", None, (weights,))
-    assert parse_tracker(str(weights)) == TrackerSpec("net", None, (weights,))  # a file's name is no label
+    assert parse_tracker(str(weights)) == TrackerSpec(
+        "net", None, (weights,)
+    )  # a file's name is no label
 
 
 def test_static() -> None:
@@ -88,13 +98,25 @@ def test_opencv_trackers(models: Path) -> None:
         ),
         ("a=", FileNotFoundError, "--tracker '': no such weights file"),
         ("a=b=static", FileNotFoundError, "--tracker 'b=static': no such weights file"),
-        ("opencv:Foo", ValueError, "--tracker 'opencv:Foo': OpenCV's trackers known here are MIL, KCF, CSRT, Nano"),
+        (
+            "opencv:Foo",
+            ValueError,
+            "--tracker 'opencv:Foo': OpenCV's trackers known here are MIL, KCF, CSRT, Nano",
+        ),
         ("opencv:", ValueError, "--tracker 'opencv:': OpenCV's trackers known here are MIL"),
         ("opencv:MIL:net.onnx", ValueError, "opencv:MIL takes 0 model files: opencv:MIL"),
-        ("opencv:Nano", ValueError, "opencv:Nano takes 2 model files: opencv:Nano:backbone.onnx,neckhead.onnx"),
+        (
+            "opencv:Nano",
+            ValueError,
+            "opencv:Nano takes 2 model files: opencv:Nano:backbone.onnx,neckhead.onnx",
+        ),
         ("opencv:Nano:a.onnx", ValueError, "opencv:Nano takes 2 model files"),
         ("opencv:Vit:a,b", ValueError, "opencv:Vit takes 1 model files: opencv:Vit:net.onnx"),
-        ("opencv:Vit:a.onnx", FileNotFoundError, "--tracker 'opencv:Vit:a.onnx': no model file a.onnx"),
+        (
+            "opencv:Vit:a.onnx",
+            FileNotFoundError,
+            "--tracker 'opencv:Vit:a.onnx': no model file a.onnx",
+        ),
     ],
 )
 def test_name_that_is_not_known(text: str, kind: type[Exception], fault: str) -> None:
@@ -121,7 +143,9 @@ def test_key_is_of_all_that_the_boxes_depend_on(models: Path) -> None:
     assert spec.key() != key
 
 
-def test_key_is_of_the_code_and_the_device_too(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_key_is_of_the_code_and_the_device_too(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec = parse_tracker(str(models / "net.safetensors"))
     keys = [spec.key()]
     for name, value in (
@@ -133,7 +157,9 @@ def test_key_is_of_the_code_and_the_device_too(models: Path, monkeypatch: pytest
             patch.setattr(name, value)
             keys.append(spec.key())
     assert len(set(keys)) == 4
-    assert replace(spec, device="auto", engine="packed").key() == replace(spec, engine="packed").key()
+    assert (
+        replace(spec, device="auto", engine="packed").key() == replace(spec, engine="packed").key()
+    )
     assert spec.key() == keys[0]
 
 
@@ -142,7 +168,9 @@ def test_key_is_a_plain_folder_name(models: Path) -> None:
     assert re.fullmatch(r"my_net__2_\.v1-[0-9a-f]{8}", parse_tracker(str(weights)).key())
 
 
-def test_key_of_an_opencv_tracker_is_of_its_models_and_version(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_key_of_an_opencv_tracker_is_of_its_models_and_version(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     backbone, head = models / "backbone.onnx", models / "head.onnx"
     mil, nano = TrackerSpec("MIL", "MIL"), TrackerSpec("Nano", "Nano", (backbone, head))
     keys = [spec.key() for spec in (mil, nano)]
@@ -170,7 +198,9 @@ def test_static_tracker_keeps_the_first_box() -> None:
         result.box[:] = 0  # the caller's to write into
 
 
-def follow(tracker: object, seed: int = 0, size: tuple[int, int] = (160, 120)) -> tuple[np.ndarray, float]:
+def follow(
+    tracker: object, seed: int = 0, size: tuple[int, int] = (160, 120)
+) -> tuple[np.ndarray, float]:
     """Boxes in a made video of a moving target, and their mean overlap."""
     frames = list(make_sequence(seed, 10, size))
     tracker.init(*frames[0])  # type: ignore[attr-defined]
@@ -210,7 +240,9 @@ def test_box_stays_where_opencv_finds_nothing() -> None:
 @pytest.mark.parametrize("name", ["KCF", "CSRT"])
 def test_tracker_that_opencv_has_not(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(cv2, f"Tracker{name}_create", raising=False)
-    with pytest.raises(ValueError, match=rf"opencv:{name} is not in OpenCV .*contrib.* --results {name}=FOLDER$"):
+    with pytest.raises(
+        ValueError, match=rf"opencv:{name} is not in OpenCV .*contrib.* --results {name}=FOLDER$"
+    ):
         TrackerSpec(name, name).build()
 
 

@@ -28,8 +28,31 @@ from rbsf.train.log import History
 from rbsf.train.loop import rate_factor
 from rbsf.weights import load_weights, save_weights
 
-SMALL = ["--pairs", "4", "--batch-size", "2", "--epochs", "2", "--warmup", "0", "--log-every", "1", "--workers", "0"]
-QUICK = [*SMALL, "--threads", "1", "--val-sequences", "0", "--precision", "float32", "--device", "cpu"]
+SMALL = [
+    "--pairs",
+    "4",
+    "--batch-size",
+    "2",
+    "--epochs",
+    "2",
+    "--warmup",
+    "0",
+    "--log-every",
+    "1",
+    "--workers",
+    "0",
+]
+QUICK = [
+    *SMALL,
+    "--threads",
+    "1",
+    "--val-sequences",
+    "0",
+    "--precision",
+    "float32",
+    "--device",
+    "cpu",
+]
 QUICK += ["--width", str(NARROW)]
 
 
@@ -74,10 +97,15 @@ def first_losses(folder):
 def test_a_correlation_of_signs_is_trained(one_epoch, store, teacher, tmp_path):
     assert run_main(store, teacher, tmp_path / "bits", "--epochs", "1", "--correlation-bits") == 0
     assert first_losses(one_epoch)[0] != first_losses(tmp_path / "bits")[0]
-    assert load_weights(tmp_path / "bits" / "rbsf.safetensors")[2]["config"]["correlation_bits"] is True
+    assert (
+        load_weights(tmp_path / "bits" / "rbsf.safetensors")[2]["config"]["correlation_bits"]
+        is True
+    )
 
 
-def test_a_narrow_network_starts_from_a_part_of_a_wide_teacher(store, wide_teacher, tmp_path, capsys):
+def test_a_narrow_network_starts_from_a_part_of_a_wide_teacher(
+    store, wide_teacher, tmp_path, capsys
+):
     assert run_main(store, wide_teacher, tmp_path / "run", "--epochs", "1", "--width", "0.5") == 0
     said = capsys.readouterr().out
     assert "teacher of another width: maps are compared at layers.4.norm, 1 of 4 points" in said
@@ -94,12 +122,22 @@ def test_a_narrow_network_starts_from_a_part_of_a_wide_teacher(store, wide_teach
 
 def test_from_scratch_nothing_is_taken_over_from_the_teacher(store, teacher, tmp_path):
     out = tmp_path / "run"
-    with pytest.raises(ValueError, match="lr_real is 0: from scratch the real layers would stay random"):
+    with pytest.raises(
+        ValueError, match="lr_real is 0: from scratch the real layers would stay random"
+    ):
         run_main(store, teacher, out, "--scratch")
-    assert run_main(store, teacher, out, "--epochs", "1", "--scratch", "--lr-real", "1e-3", "--seed", "1") == 0
+    assert (
+        run_main(
+            store, teacher, out, "--epochs", "1", "--scratch", "--lr-real", "1e-3", "--seed", "1"
+        )
+        == 0
+    )
     with open(out / "log.csv") as file:
         assert float(next(csv.DictReader(file))["match"]) > 0  # but it is compared with it
-    own, theirs = (tensors(path)["layers.0.conv.weight"].flatten() for path in (out / "rbsf.safetensors", teacher))
+    own, theirs = (
+        tensors(path)["layers.0.conv.weight"].flatten()
+        for path in (out / "rbsf.safetensors", teacher)
+    )
     assert abs(float(torch.corrcoef(torch.stack([own, theirs]))[0, 1])) < 0.1
 
 
@@ -109,16 +147,33 @@ def assert_same(first, second):
     assert all(torch.equal(first[k], second[k]) for k in first)
 
 
-def test_a_whole_training_leaves_everything_beside_its_weights(store, wide_teacher, tmp_path, capsys):
+def test_a_whole_training_leaves_everything_beside_its_weights(
+    store, wide_teacher, tmp_path, capsys
+):
     assert run_main(store, wide_teacher, tmp_path / "run", "--width", "1") == 0
     files = {p.name for p in (tmp_path / "run").iterdir()}
-    expected = {"config.yaml", "environment.json", "checkpoint.pt", "log.csv", "losses.png", "rbsf.safetensors"}
+    expected = {
+        "config.yaml",
+        "environment.json",
+        "checkpoint.pt",
+        "log.csv",
+        "losses.png",
+        "rbsf.safetensors",
+    }
     expected.add("rbsf-packed.safetensors")
     assert expected <= files
     with open(tmp_path / "run" / "log.csv") as file:
         rows = list(csv.DictReader(file))
     assert [row["step"] for row in rows] == ["1", "2", "3", "4"]
-    assert {"loss", "logistic", "response", "kernel", "adversarial", "discriminator", "match"} <= rows[0].keys()
+    assert {
+        "loss",
+        "logistic",
+        "response",
+        "kernel",
+        "adversarial",
+        "discriminator",
+        "match",
+    } <= rows[0].keys()
     _, model, info = load_weights(tmp_path / "run" / "rbsf.safetensors")
     assert model == "rbsf"
     assert info["config"]["seed"] == 0
@@ -139,20 +194,35 @@ def test_resume_in_the_middle_of_an_epoch_to_the_bit(store, teacher, tmp_path, m
 
     monkeypatch.setattr(loop.Rectifier, "step", step)
     assert (
-        run_main(store, teacher, tmp_path / "stopped", "--bn-pass", "0.5", "--norm-epochs", "1") == 128 + signal.SIGTERM
+        run_main(store, teacher, tmp_path / "stopped", "--bn-pass", "0.5", "--norm-epochs", "1")
+        == 128 + signal.SIGTERM
     )
     monkeypatch.undo()
     state = load_checkpoint(tmp_path / "stopped" / "checkpoint.pt")
     assert (state["epoch"], state["index"]) == (1, 1)
     assert main(["--resume", "--out", str(tmp_path / "stopped")]) == 0
-    assert_same(tmp_path / "straight" / "rbsf.safetensors", tmp_path / "stopped" / "rbsf.safetensors")
-    assert (tmp_path / "straight" / "log.csv").read_text().count("\n") == 7  # a head, 2 x (2 + 1) steps
+    assert_same(
+        tmp_path / "straight" / "rbsf.safetensors", tmp_path / "stopped" / "rbsf.safetensors"
+    )
+    assert (tmp_path / "straight" / "log.csv").read_text().count(
+        "\n"
+    ) == 7  # a head, 2 x (2 + 1) steps
     assert (tmp_path / "stopped" / "log.csv").read_text().count("\n") == 7
     assert len(json.loads((tmp_path / "stopped" / "environment.json").read_text())) == 2
 
 
 def test_without_teacher_the_float_network_is_trained_first(store, tmp_path, capsys):
-    flags = ["--data", str(store), "--out", str(tmp_path / "run"), *QUICK, "--epochs", "1", "--pairs", "2"]
+    flags = [
+        "--data",
+        str(store),
+        "--out",
+        str(tmp_path / "run"),
+        *QUICK,
+        "--epochs",
+        "1",
+        "--pairs",
+        "2",
+    ]
     assert main(flags) == 0
     assert "the float siamfc is trained first" in capsys.readouterr().out
     assert load_weights(tmp_path / "run" / "teacher" / "siamfc.safetensors")[1] == "siamfc"
@@ -161,10 +231,24 @@ def test_without_teacher_the_float_network_is_trained_first(store, tmp_path, cap
 
 def test_xnor_and_validation_by_tracking(store, teacher, tmp_path, capsys):
     root = store.parent / "videos" / "train"
-    flags = ["--model", "xnor", "--epochs", "1", "--val", str(root), "--val-sequences", "2", "--val-frames", "3"]
+    flags = [
+        "--model",
+        "xnor",
+        "--epochs",
+        "1",
+        "--val",
+        str(root),
+        "--val-sequences",
+        "2",
+        "--val-frames",
+        "3",
+    ]
     assert run_main(store, teacher, tmp_path / "run", *flags) == 0
     said = capsys.readouterr().out  # two of three are held out
-    assert "from 1 videos and 0 stills, without synthetic_000005, synthetic_000006, held out for validation" in said
+    assert (
+        "from 1 videos and 0 stills, without synthetic_000005, synthetic_000006, held out for validation"
+        in said
+    )
     with open(tmp_path / "run" / "log.csv") as file:
         last = list(csv.DictReader(file))[-1]
     assert 0 <= float(last["val_auc"]) <= 1
@@ -173,25 +257,55 @@ def test_xnor_and_validation_by_tracking(store, teacher, tmp_path, capsys):
     assert load_weights(tmp_path / "run" / "xnor.safetensors")[1] == "xnor"
 
 
-def test_videos_that_share_a_name_with_those_of_val_are_trained_on(store, teacher, tmp_path, capsys):
+def test_videos_that_share_a_name_with_those_of_val_are_trained_on(
+    store, teacher, tmp_path, capsys
+):
     from rbsf.datasets.synthetic.videos import write_got10k
 
     write_got10k(tmp_path / "other", count=3, seed=50, frames=6, size=(160, 120))
     for number in range(3):
-        (tmp_path / "other" / f"synthetic_{50 + number:06d}").rename(tmp_path / "other" / f"synthetic_{5 + number:06d}")
+        (tmp_path / "other" / f"synthetic_{50 + number:06d}").rename(
+            tmp_path / "other" / f"synthetic_{5 + number:06d}"
+        )
     (tmp_path / "other" / "list.txt").unlink()
-    flags = ["--epochs", "1", "--val", str(tmp_path / "other"), "--val-sequences", "2", "--val-frames", "3"]
+    flags = [
+        "--epochs",
+        "1",
+        "--val",
+        str(tmp_path / "other"),
+        "--val-sequences",
+        "2",
+        "--val-frames",
+        "3",
+    ]
     assert run_main(store, teacher, tmp_path / "run", *flags) == 0
     assert "from 3 videos and 0 stills; on" in capsys.readouterr().out
     with open(tmp_path / "run" / "log.csv") as file:
-        assert not list(csv.DictReader(file))[-1].get("val_hit")  # of other videos there are no crops
+        assert not list(csv.DictReader(file))[-1].get(
+            "val_hit"
+        )  # of other videos there are no crops
 
 
 def test_default_data_is_synthetic_and_says_so(tmp_path, monkeypatch, teacher, capsys):
     from rbsf.datasets.pairs import training_data
 
-    monkeypatch.setattr(training_data, "SYNTHETIC", {"count": 2, "frames": 3, "size": (120, 90), "seed": 1})
-    assert main(["--teacher", str(teacher), "--out", str(tmp_path / "runs" / "x"), *QUICK, "--epochs", "1"]) == 0
+    monkeypatch.setattr(
+        training_data, "SYNTHETIC", {"count": 2, "frames": 3, "size": (120, 90), "seed": 1}
+    )
+    assert (
+        main(
+            [
+                "--teacher",
+                str(teacher),
+                "--out",
+                str(tmp_path / "runs" / "x"),
+                *QUICK,
+                "--epochs",
+                "1",
+            ]
+        )
+        == 0
+    )
     first = capsys.readouterr().out.splitlines()
     assert "synthetic" in first[0]
     assert "GOT-10k" in first[1]
@@ -199,7 +313,14 @@ def test_default_data_is_synthetic_and_says_so(tmp_path, monkeypatch, teacher, c
 
 def test_ctrl_c_at_the_terminal_with_loader_processes(store, teacher, tmp_path):
     """It reaches the whole process group, whatever these are doing: one line, no traceback."""
-    program = [sys.executable, str(ROOT / "tools" / "train_rbsf.py"), "--data", str(store), "--teacher", str(teacher)]
+    program = [
+        sys.executable,
+        str(ROOT / "tools" / "train_rbsf.py"),
+        "--data",
+        str(store),
+        "--teacher",
+        str(teacher),
+    ]
     training = subprocess.Popen(
         [*program, "--out", str(tmp_path / "run"), *QUICK, "--epochs", "50", "--workers", "1"],
         stderr=subprocess.PIPE,
@@ -220,8 +341,22 @@ def test_ctrl_c_at_the_terminal_with_loader_processes(store, teacher, tmp_path):
 
 def test_what_is_not_finite_stops_and_leaves_the_last_good_checkpoint(run):
     good = (run / "checkpoint.pt").read_bytes()
-    with pytest.raises(ValueError, match=r"not finite at step .*last good checkpoint is .*checkpoint\.pt"):
-        main(["--resume", "--out", str(run), "--epochs", "3", "--lr-norm", "1e38", "--lr-binary", "1e38"])
+    with pytest.raises(
+        ValueError, match=r"not finite at step .*last good checkpoint is .*checkpoint\.pt"
+    ):
+        main(
+            [
+                "--resume",
+                "--out",
+                str(run),
+                "--epochs",
+                "3",
+                "--lr-norm",
+                "1e38",
+                "--lr-binary",
+                "1e38",
+            ]
+        )
     assert (run / "checkpoint.pt").read_bytes() == good
 
 
@@ -238,11 +373,15 @@ def test_weights_that_are_not_finite_are_never_saved(store, teacher, tmp_path, m
 
     monkeypatch.setattr(loop.Rectifier, "step", step)
     with pytest.raises(ValueError, match="not finite"):
-        run_main(store, teacher, tmp_path / "run", "--pairs", "2", "--epochs", "1", "--bn-pass", "0")
+        run_main(
+            store, teacher, tmp_path / "run", "--pairs", "2", "--epochs", "1", "--bn-pass", "0"
+        )
     assert not (tmp_path / "run" / "checkpoint.pt").exists()
 
 
-@pytest.mark.parametrize(("flag", "value"), [("--seed", "5"), ("--batch-size", "1"), ("--pairs", "8")])
+@pytest.mark.parametrize(
+    ("flag", "value"), [("--seed", "5"), ("--batch-size", "1"), ("--pairs", "8")]
+)
 def test_resume_refuses_another_order_and_changes_nothing(flag, value, run):
     before = {p.name: p.read_bytes() for p in run.iterdir() if p.name == "environment.json"}
     with pytest.raises(ValueError, match=f"trained with {flag[2:].replace('-', '_')} "):
@@ -291,7 +430,9 @@ def test_half_a_checkpoint_and_anothers_checkpoint(run):
         main(["--resume", "--out", str(run)])
     config.write_text(text)
     state = load_checkpoint(checkpoint)
-    save_checkpoint(checkpoint, {name: value for name, value in state.items() if name != "random"})  # an older one
+    save_checkpoint(
+        checkpoint, {name: value for name, value in state.items() if name != "random"}
+    )  # an older one
     with pytest.raises(ValueError, match=r"not of this network and configuration \('random'\)"):
         main(["--resume", "--out", str(run)])
     save_checkpoint(checkpoint, {"version": 99})
@@ -325,13 +466,33 @@ def test_an_output_path_that_is_a_file(store, teacher, tmp_path):
         run_main(store, teacher, tmp_path / "file" / "run")
 
 
-@pytest.mark.skipif(not torch.distributed.is_available(), reason=needs("distributed", "PyTorch was built without it"))
+@pytest.mark.skipif(
+    not torch.distributed.is_available(),
+    reason=needs("distributed", "PyTorch was built without it"),
+)
 def test_two_processes_train_one_network(store, teacher, tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += [str(ROOT / "tools" / "train_rbsf.py"), "--data", str(store), "--teacher", str(teacher)]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+    ]
+    command += [
+        str(ROOT / "tools" / "train_rbsf.py"),
+        "--data",
+        str(store),
+        "--teacher",
+        str(teacher),
+    ]
     command += ["--out", str(tmp_path / "two"), *QUICK, "--epochs", "1", "--batch-size", "1"]
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=200, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        command,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
     assert "on 2 x cpu" in done.stdout

@@ -26,11 +26,18 @@ from rbsf.tracker.siamfc import TrackerConfig
 from rbsf.train.config import read_yaml
 from rbsf.weights import save_weights
 
-DEFAULTS = {"scale_step": 1.0375, "scale_penalty": 0.9745, "window_influence": 0.176, "scale_rate": 0.59}
+DEFAULTS = {
+    "scale_step": 1.0375,
+    "scale_penalty": 0.9745,
+    "window_influence": 0.176,
+    "scale_rate": 0.59,
+}
 
 
 def colours(crops):
-    """A backbone of blocks of 8 x 8 pixels: (N, S, S, 3) uint8 -> (N, 3, (S - 79) / 8, (S - 79) / 8)."""
+    """A backbone of blocks of 8 x 8 pixels: (N, S, S, 3) uint8 -> (N, 3, (S - 79) / 8, (S - 79) /
+    8).
+    """
     cut = crops[:, 39:-40, 39:-40].astype(np.float32) - 128
     n, side = len(cut), cut.shape[1] // 8
     return cut.reshape(n, side, 8, side, 8, 3).mean((2, 4)).transpose(0, 3, 1, 2)
@@ -49,7 +56,16 @@ def tune(videos, tmp_path, monkeypatch):
     monkeypatch.setattr("rbsf.tracker.backbones.load_backbone", lambda *_: colours)
     monkeypatch.setattr("rbsf.tools.tune.plot", lambda _, path: path.touch())
     (tmp_path / "net.safetensors").write_bytes(b"a network")
-    fixed = ["--root", videos, "--weights", tmp_path / "net.safetensors", "--out", tmp_path / "out", "--trials", "3"]
+    fixed = [
+        "--root",
+        videos,
+        "--weights",
+        tmp_path / "net.safetensors",
+        "--out",
+        tmp_path / "out",
+        "--trials",
+        "3",
+    ]
     return lambda *more: main([str(word) for word in (*fixed, *more)])
 
 
@@ -71,30 +87,46 @@ def test_first_trial_is_the_defaults_and_the_best_is_written(tune, tmp_path, cap
     shown = capsys.readouterr().out.splitlines()
     default, best = (float(line.split()[3]) for line in shown[:2])
     assert 0 < default <= best <= 1
-    assert shown[-1] == f"use it: python eval/run_benchmarks.py ... --constants {tmp_path}/out/tracker.yaml"
+    assert (
+        shown[-1]
+        == f"use it: python eval/run_benchmarks.py ... --constants {tmp_path}/out/tracker.yaml"
+    )
     found = read_yaml(TrackerConfig, tmp_path / "out/tracker.yaml")
     assert list(found) == list(DEFAULTS)
     TrackerConfig(**found)
     text = (tmp_path / "out/tracker.yaml").read_text()
-    assert text.startswith(f"# average overlap {best:.4f}, of the defaults {default:.4f}; best of 3 trials\n")
-    assert "on 3 sequences, 15 frames: synthetic_000000, synthetic_000001, synthetic_000002\n" in text
+    assert text.startswith(
+        f"# average overlap {best:.4f}, of the defaults {default:.4f}; best of 3 trials\n"
+    )
+    assert (
+        "on 3 sequences, 15 frames: synthetic_000000, synthetic_000001, synthetic_000002\n" in text
+    )
     assert "# weights net.safetensors, SHA-256 2f782beca6c497e0..., float32\n" in text
     assert "# python tools/tune.py --root" in text
 
 
 def test_score_leaves_out_the_first_frame_and_those_without_the_target(monkeypatch):
     gone = [np.nan] * 4
-    truth = np.array([gone, [0, 0, 10, 10], [5, 0, 10, 10], gone, [0, 0, 10, 10]])  # overlaps 1/3 and 1
+    truth = np.array(
+        [gone, [0, 0, 10, 10], [5, 0, 10, 10], gone, [0, 0, 10, 10]]
+    )  # overlaps 1/3 and 1
     monkeypatch.setattr(
-        constants_search, "track_sequence", lambda *_: Run(np.tile([0.0, 0, 10, 10], (5, 1)), np.zeros(5))
+        constants_search,
+        "track_sequence",
+        lambda *_: Run(np.tile([0.0, 0, 10, 10], (5, 1)), np.zeros(5)),
     )
     sequence = Sequence("made", ("",) * 5, truth)
-    assert list(constants_search.sequence_scores(colours, [sequence], DEFAULTS, False)) == [pytest.approx(2 / 3)]
+    assert list(constants_search.sequence_scores(colours, [sequence], DEFAULTS, False)) == [
+        pytest.approx(2 / 3)
+    ]
 
 
 def test_constants_are_searched_from_the_defaults(tune, tmp_path, monkeypatch, capsys):
     seen = []
-    score_by(monkeypatch, lambda constants, _: seen.append(constants) or 1 - abs(constants["scale_rate"] - 0.8))
+    score_by(
+        monkeypatch,
+        lambda constants, _: seen.append(constants) or 1 - abs(constants["scale_rate"] - 0.8),
+    )
     tune("--trials", "15", "--sequences", "synthetic_000001")
     assert seen[0] == DEFAULTS
     assert len(seen) == 15
@@ -133,7 +165,10 @@ def test_bad_constants_are_given_up_on_the_hardest_sequences(tune, monkeypatch):
 
 def test_search_goes_on_where_it_stopped(tune, tmp_path, monkeypatch):
     seen = []
-    score_by(monkeypatch, lambda constants, _: seen.append(constants["scale_rate"]) or constants["scale_rate"])
+    score_by(
+        monkeypatch,
+        lambda constants, _: seen.append(constants["scale_rate"]) or constants["scale_rate"],
+    )
     one = ("--sequences", "synthetic_000001", "--trials")
     tune(*one, "3")
     assert len(seen) == 3
@@ -149,7 +184,12 @@ def test_trial_of_a_killed_process_does_not_count(tune, tmp_path):
     tune("--trials", "1")
     log = tmp_path / "out/study.log"
     running = next(r for r in records(tmp_path / "out") if r["op_code"] == 4)
-    lost = {"op_code": 4, "worker_id": "killed", "study_id": 0, "datetime_start": running["datetime_start"]}
+    lost = {
+        "op_code": 4,
+        "worker_id": "killed",
+        "study_id": 0,
+        "datetime_start": running["datetime_start"],
+    }
     log.write_text(log.read_text() + json.dumps(lost) + "\n")
     tune("--trials", "3")
     assert [r.get("param_name") for r in records(tmp_path / "out")].count("scale_rate") == 2
@@ -168,7 +208,9 @@ def test_trial_of_a_killed_process_does_not_count(tune, tmp_path):
 )
 def test_study_of_something_else_is_refused(tune, flags, what):
     tune("--trials", "1")
-    with pytest.raises(ValueError, match=rf"study\.log was made with other {what}; give another --out"):
+    with pytest.raises(
+        ValueError, match=rf"study\.log was made with other {what}; give another --out"
+    ):
         tune(*flags)
 
 
@@ -181,7 +223,9 @@ def test_study_of_other_ranges_is_refused(tune, monkeypatch):
 
 def test_sequence_without_a_frame_to_score_is_left_out(tune, videos, tmp_path, capsys):
     shutil.copytree(videos, tmp_path / "val")
-    (tmp_path / "val/synthetic_000001/groundtruth.txt").write_text("9,9,20,20\n" + "nan,nan,nan,nan\n" * 4)
+    (tmp_path / "val/synthetic_000001/groundtruth.txt").write_text(
+        "9,9,20,20\n" + "nan,nan,nan,nan\n" * 4
+    )
     tune("--root", tmp_path / "val", "--trials", "1")
     assert "left out, without two frames with a box: synthetic_000001\n" in capsys.readouterr().err
     assert "on 2 sequences, 10 frames" in (tmp_path / "out/tracker.yaml").read_text()
@@ -200,7 +244,10 @@ def test_sequence_without_a_frame_to_score_is_left_out(tune, videos, tmp_path, c
 )
 def test_folder_named_as_test_data_is_refused(tune, videos, tmp_path, folder, part):
     shutil.copytree(videos, tmp_path / folder)
-    with pytest.raises(ValueError, match=f"is test data: its path .* has '{part}' in it.*worthless; give validation"):
+    with pytest.raises(
+        ValueError,
+        match=f"is test data: its path .* has '{part}' in it.*worthless; give validation",
+    ):
         tune("--root", tmp_path / folder)
     (tmp_path / "link").symlink_to(tmp_path / folder)
     with pytest.raises(ValueError, match="is test data"):
@@ -214,12 +261,24 @@ def test_folder_of_validation_data_is_taken(tune, videos, tmp_path, folder):
 
 
 @pytest.mark.parametrize(
-    "name", ["Basketball", "basketball", "Jogging", "Skating2-1", "Human4-2", "boat5", "car1_s", "GOT-10k_Test_000181"]
+    "name",
+    [
+        "Basketball",
+        "basketball",
+        "Jogging",
+        "Skating2-1",
+        "Human4-2",
+        "boat5",
+        "car1_s",
+        "GOT-10k_Test_000181",
+    ],
 )
 def test_sequence_named_as_test_data_is_refused(tune, videos, tmp_path, name):
     shutil.copytree(videos / "synthetic_000000", tmp_path / "mixed/synthetic_000000")
     shutil.copytree(videos / "synthetic_000001", tmp_path / "mixed" / name)
-    with pytest.raises(ValueError, match=r"is test data: it holds .*, which has the name of a test sequence"):
+    with pytest.raises(
+        ValueError, match=r"is test data: it holds .*, which has the name of a test sequence"
+    ):
         tune("--root", tmp_path / "mixed", "--sequences", "synthetic_000000")
 
 
@@ -233,13 +292,17 @@ def test_interrupted_search_keeps_what_is_finished(tune, tmp_path, monkeypatch, 
     score_by(monkeypatch, score)
     flags = ("--sequences", "synthetic_000001", "--trials", "4")
     assert tune(*flags) == 130
-    assert capsys.readouterr().err.endswith("interrupted: 2 of 4 trials are kept; the same command goes on\n")
+    assert capsys.readouterr().err.endswith(
+        "interrupted: 2 of 4 trials are kept; the same command goes on\n"
+    )
     assert read_yaml(TrackerConfig, tmp_path / "out/tracker.yaml") == DEFAULTS
     assert tune(*flags) == 0
     assert len(seen) == 5
 
 
-def test_search_interrupted_before_its_first_trial_keeps_nothing(tune, tmp_path, monkeypatch, capsys):
+def test_search_interrupted_before_its_first_trial_keeps_nothing(
+    tune, tmp_path, monkeypatch, capsys
+):
     score_by(monkeypatch, lambda *_: signal.raise_signal(signal.SIGINT))
     assert tune() == 130
     assert "interrupted: 0 of 3 trials are kept" in capsys.readouterr().err
@@ -252,7 +315,10 @@ def test_search_interrupted_before_its_first_trial_keeps_nothing(tune, tmp_path,
         (["--weights", "none.safetensors"], "no weights file none.safetensors"),
         (["--root", "nowhere"], "dataset nowhere does not exist"),
         (["--root", "empty"], "no sequences in empty"),
-        (["--frames", "1"], "no sequence to tune on: none of 3 has two frames with a box among its first 1; give"),
+        (
+            ["--frames", "1"],
+            "no sequence to tune on: none of 3 has two frames with a box among its first 1; give",
+        ),
         (["--sequences", "nobody"], "has no sequence 'nobody'"),
         (["--out", "file"], r"cannot write file/study\.log"),
     ],
@@ -292,7 +358,9 @@ def test_missing_optuna_says_what_to_type(tune, monkeypatch):
 def test_worker_that_dies_costs_no_trial(tune, tmp_path, monkeypatch, capfd):
     def score(*_):
         deadline = time.monotonic() + 60
-        while active_children() and time.monotonic() < deadline:  # it finds that these weights are none
+        while (
+            active_children() and time.monotonic() < deadline
+        ):  # it finds that these weights are none
             time.sleep(0.1)
         return 0.5
 
@@ -323,13 +391,36 @@ def test_workers_share_a_study(tune, network, tmp_path, monkeypatch):
         return {r["worker_id"] for r in records(tmp_path / "out") if r["op_code"] == 4}
 
     score_by(monkeypatch, score)
-    assert tune("--weights", network, "--workers", "2", "--frames", "2", "--sequences", "synthetic_000001") == 0
+    assert (
+        tune(
+            "--weights",
+            network,
+            "--workers",
+            "2",
+            "--frames",
+            "2",
+            "--sequences",
+            "synthetic_000001",
+        )
+        == 0
+    )
     assert len(makers()) == 2
     assert not active_children()
 
 
 def test_program_with_a_network(videos, network, tmp_path):
-    words = ["--root", videos, "--weights", network, "--out", "out", "--trials", "2", "--threads", "1"]
+    words = [
+        "--root",
+        videos,
+        "--weights",
+        network,
+        "--out",
+        "out",
+        "--trials",
+        "2",
+        "--threads",
+        "1",
+    ]
     words += ["--frames", "2", "--sequences", "synthetic_000000", "synthetic_000002"]
     command = [sys.executable, str(ROOT / "tools/tune.py"), *map(str, words)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)

@@ -1,4 +1,6 @@
-"""Videos whose headers say little: whole ones of another number of frames, uneven times, odd rates, pipes, streams."""
+"""Videos whose headers say little: whole ones of another number of frames, uneven times, odd rates,
+pipes, streams.
+"""
 
 from __future__ import annotations
 
@@ -41,14 +43,20 @@ def misleading(path: Path, said: int) -> Path:
 def uneven(path: Path) -> Path:
     """An .mkv of 10 frames: five 40 ms apart, then, after 1 s more, five again."""
     data = bytearray(write_video(path, [picture()] * 10).read_bytes())
-    for block in list(re.finditer(rb"[\x80-\xff]\x81(..)[\x00\x80]\x00\x00\x01[\xb0-\xb6]", data, re.DOTALL))[5:]:
+    for block in list(
+        re.finditer(rb"[\x80-\xff]\x81(..)[\x00\x80]\x00\x00\x01[\xb0-\xb6]", data, re.DOTALL)
+    )[5:]:
         data[slice(*block.span(1))] = struct.pack(">h", struct.unpack(">h", block[1])[0] + 1000)
     path.write_bytes(data)
     return path
 
 
-@pytest.mark.parametrize(("name", "said", "shown"), [("a.mkv", 50, 40), ("a.avi", 50, 40), ("a.mp4", 40, 20)])
-def test_a_whole_video_is_not_broken_whatever_its_header_says(tmp_path: Path, name: str, said: int, shown: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "said", "shown"), [("a.mkv", 50, 40), ("a.avi", 50, 40), ("a.mp4", 40, 20)]
+)
+def test_a_whole_video_is_not_broken_whatever_its_header_says(
+    tmp_path: Path, name: str, said: int, shown: int
+) -> None:
     path = misleading(tmp_path / name, said)
     frames = open_frames(path)
     assert frames.count == said
@@ -66,7 +74,9 @@ def test_a_file_cut_short_is_broken_whatever_its_header_says(tmp_path: Path, nam
 def test_an_mp4_of_which_the_end_never_came_is_broken(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", noisy(40))
     data = path.read_bytes()
-    damage(path, zero=(0.5, data.index(b"moov") / len(data) - 0.01))  # a download that reserved its room
+    damage(
+        path, zero=(0.5, data.index(b"moov") / len(data) - 0.01)
+    )  # a download that reserved its room
     count, message = drain(iter(open_frames(path)))
     assert 10 < count < 30
     assert f"{count} of the 40 frames" in message
@@ -84,7 +94,10 @@ def box(kind: bytes, content: bytes, length: int | None = None) -> bytes:
         (box(b"ftyp", b"isom") + box(b"mdat", b"12345678", 0), False),  # to the end of the file
         (box(b"ftyp", b"isom") + box(b"mdat", struct.pack(">Q", 16), 1), False),  # 64-bit length
         (box(b"ftyp", b"isom") + box(b"mdat", struct.pack(">Q", 1 << 33), 1), True),
-        (box(b"ftyp", b"isom") + box(b"mdat", b"12345678") + b"\xff" * 20, False),  # rubbish behind the boxes
+        (
+            box(b"ftyp", b"isom") + box(b"mdat", b"12345678") + b"\xff" * 20,
+            False,
+        ),  # rubbish behind the boxes
         (struct.pack("<4sI", b"RIFF", 8) + b"AVI LIST", False),
         (struct.pack("<4sI", b"RIFF", 9) + b"AVI LIST", True),
         (struct.pack("<4sI", b"RIFF", 0xFFFFFFFF) + b"AVI LIST", False),  # written to a pipe
@@ -105,7 +118,9 @@ def test_lengths_that_containers_declare(tmp_path: Path, data: bytes, cut: bool)
 
 def test_frames_have_their_own_times(tmp_path: Path) -> None:
     times = [seconds for _, seconds in open_frames(uneven(tmp_path / "a.mkv")).start()]
-    assert times == pytest.approx([0, 0.04, 0.08, 0.12, 0.16, 1.2, 1.24, 1.28, 1.32, 1.36], abs=0.002)
+    assert times == pytest.approx(
+        [0, 0.04, 0.08, 0.12, 0.16, 1.2, 1.24, 1.28, 1.32, 1.36], abs=0.002
+    )
 
 
 def test_frames_without_timestamps_are_timed_by_the_mean_rate(tmp_path: Path) -> None:
@@ -152,7 +167,9 @@ def test_a_pipe_is_read_once(tmp_path: Path) -> None:
 
 
 def test_a_pipe_of_which_nothing_can_be_decoded_is_named(tmp_path: Path) -> None:
-    path = write_video(tmp_path / "a.mp4", noisy(40))  # its index is at the end, and a pipe does not go back
+    path = write_video(
+        tmp_path / "a.mp4", noisy(40)
+    )  # its index is at the end, and a pipe does not go back
     with pytest.raises(ValueError, match=r"pipe opens, but no frame comes; an \.mp4 can"):
         open_frames(serve(path, tmp_path / "pipe"))
 
@@ -162,5 +179,8 @@ def test_urls_go_to_ffmpeg(tmp_path: Path) -> None:
     frames = open_frames(f"file://{path}")
     assert (frames.count, frames.fps) == (10, 25)
     assert [seconds for _, seconds in frames.start()] == pytest.approx([i / 25 for i in range(10)])
-    with pytest.raises(ValueError, match=r"rtsp://127\.0\.0\.1:1/x cannot be opened as a video; is the address right"):
+    with pytest.raises(
+        ValueError,
+        match=r"rtsp://127\.0\.0\.1:1/x cannot be opened as a video; is the address right",
+    ):
         open_frames("rtsp://127.0.0.1:1/x")

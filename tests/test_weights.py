@@ -36,8 +36,12 @@ def test_every_model_has_siamfcs_shape(name):
     with torch.no_grad():
         assert net(CROP[:1]).shape == (1, 256, 6, 6)
         assert net(torch.zeros(1, 3, 255, 255)).shape == (1, 256, 22, 22)
-    assert sum(p.numel() for n, p in net.named_parameters() if n.endswith("conv.weight")) == 2_332_704
-    assert list(binary_layers(net)) == ([] if name == "siamfc" else [f"layers.{i}.conv" for i in (1, 2, 3, 4)])
+    assert (
+        sum(p.numel() for n, p in net.named_parameters() if n.endswith("conv.weight")) == 2_332_704
+    )
+    assert list(binary_layers(net)) == (
+        [] if name == "siamfc" else [f"layers.{i}.conv" for i in (1, 2, 3, 4)]
+    )
 
 
 def test_exemplar_features_are_a_window_of_the_search_features():
@@ -73,8 +77,14 @@ def folded_arrays(net):
         weight, bias = block.conv.weight.detach().clone(), block.conv.bias
         if isinstance(block.norm, torch.nn.BatchNorm2d):
             factor = block.norm.weight / (block.norm.running_var + block.norm.eps).sqrt()
-            weight, bias = weight * factor[:, None, None, None], block.norm.bias - block.norm.running_mean * factor
-        arrays[f"conv{number}.weight"], arrays[f"conv{number}.bias"] = weight.detach().numpy(), bias.detach().numpy()
+            weight, bias = (
+                weight * factor[:, None, None, None],
+                block.norm.bias - block.norm.running_mean * factor,
+            )
+        arrays[f"conv{number}.weight"], arrays[f"conv{number}.bias"] = (
+            weight.detach().numpy(),
+            bias.detach().numpy(),
+        )
     return arrays
 
 
@@ -189,13 +199,34 @@ def test_bad_files_get_one_line(kind, suffix, message, tmp_path, capsys):
 
 
 CHANGES = {  # name of the damage -> what it makes of the tensors, and what is said
-    "float bits": (lambda t: {"layers.1.conv.bits": t["layers.1.conv.bits"].float()}, "bits is torch.float32"),
-    "short bits": (lambda t: {"layers.1.conv.bits": t["layers.1.conv.bits"][:, :-1].clone()}, "expected torch.uint8"),
-    "0-d scale": (lambda t: {"layers.1.conv.scale": torch.tensor(1.0)}, r"scale is torch.float32 \(\)"),
-    "empty scale": (lambda t: {"layers.1.conv.scale": torch.zeros(0)}, r"scale is torch.float32 \(0,\)"),
-    "NaN scale": (lambda t: {"layers.1.conv.scale": t["layers.1.conv.scale"] * torch.nan}, "never makes"),
-    "NaN weight": (lambda t: {"layers.0.conv.weight": t["layers.0.conv.weight"] * torch.nan}, "not finite"),
-    "too large": (lambda t: {"layers.0.norm.bias": torch.full((96,), 1e300, dtype=torch.float64)}, "not finite"),
+    "float bits": (
+        lambda t: {"layers.1.conv.bits": t["layers.1.conv.bits"].float()},
+        "bits is torch.float32",
+    ),
+    "short bits": (
+        lambda t: {"layers.1.conv.bits": t["layers.1.conv.bits"][:, :-1].clone()},
+        "expected torch.uint8",
+    ),
+    "0-d scale": (
+        lambda t: {"layers.1.conv.scale": torch.tensor(1.0)},
+        r"scale is torch.float32 \(\)",
+    ),
+    "empty scale": (
+        lambda t: {"layers.1.conv.scale": torch.zeros(0)},
+        r"scale is torch.float32 \(0,\)",
+    ),
+    "NaN scale": (
+        lambda t: {"layers.1.conv.scale": t["layers.1.conv.scale"] * torch.nan},
+        "never makes",
+    ),
+    "NaN weight": (
+        lambda t: {"layers.0.conv.weight": t["layers.0.conv.weight"] * torch.nan},
+        "not finite",
+    ),
+    "too large": (
+        lambda t: {"layers.0.norm.bias": torch.full((96,), 1e300, dtype=torch.float64)},
+        "not finite",
+    ),
 }
 
 
@@ -214,7 +245,10 @@ def test_damaged_tensors_of_our_own_are_refused(damage, tmp_path):
 @pytest.mark.parametrize(
     ("key", "text", "message"),
     [
-        *(("info", text, "its metadata `info` is no JSON object") for text in ("{", "[1]", "[" * 100_000)),
+        *(
+            ("info", text, "its metadata `info` is no JSON object")
+            for text in ("{", "[1]", "[" * 100_000)
+        ),
         ("options", '{"name": "x"}', "does not fit the model 'rbsf'"),
         ("options", '{"method": ["a"]}', "does not fit the model 'rbsf'"),
         ("options", '{"method": "rbcn", "method_options": [1]}', "does not fit the model 'rbsf'"),
@@ -234,7 +268,10 @@ def test_random_bytes_are_no_pytorch_file_and_raise_no_warning(load, tmp_path):
     for number in range(200):
         # some pass for the start of a pickle of a protocol that torch warns of
         path.write_bytes((b"", b"\x80\x02", b"\x80\x03")[number % 3] + random.bytes(number))
-        with warnings.catch_warnings(record=True) as caught, pytest.raises(ValueError, match="not a whole") as error:
+        with (
+            warnings.catch_warnings(record=True) as caught,
+            pytest.raises(ValueError, match="not a whole") as error,
+        ):
             load(path)
         assert not caught
         assert str(path) in str(error.value)
@@ -258,11 +295,23 @@ def test_missing_file_and_unknown_model(tmp_path):
 
 
 SEVERAL = {  # name of the damage -> what it makes of a layer of 2 kernels and 4 terms, and what is said
-    "one kernel": (lambda t: {"bits": t["bits"][:1].clone()}, r"bits is torch.uint8 \(1, 64, 100\), expected .*\(2, "),
+    "one kernel": (
+        lambda t: {"bits": t["bits"][:1].clone()},
+        r"bits is torch.uint8 \(1, 64, 100\), expected .*\(2, ",
+    ),
     "no kernels": (lambda t: {"bits": t["bits"][0].clone()}, r"bits is torch.uint8 \(64, 100\)"),
-    "three scales": (lambda t: {"scale": t["scale"][:3].clone()}, r"scale is torch.float32 \(3, 64\)"),
-    "one shift": (lambda t: {"shift": t["shift"][0].clone()}, r"shift is torch.float32 \(32,\), expected .*\(4, 32\)"),
-    "NaN shift": (lambda t: {"shift": t["shift"] * torch.nan}, "shift holds values that the method never makes"),
+    "three scales": (
+        lambda t: {"scale": t["scale"][:3].clone()},
+        r"scale is torch.float32 \(3, 64\)",
+    ),
+    "one shift": (
+        lambda t: {"shift": t["shift"][0].clone()},
+        r"shift is torch.float32 \(32,\), expected .*\(4, 32\)",
+    ),
+    "NaN shift": (
+        lambda t: {"shift": t["shift"] * torch.nan},
+        "shift holds values that the method never makes",
+    ),
 }
 
 
@@ -275,7 +324,9 @@ def test_damaged_terms_are_refused(damage, tmp_path):
     changed = change({key: tensors[f"{name}.{key}"] for key in ("bits", "scale", "shift")})
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
-    save_file(tensors | {f"{name}.{key}": tensor for key, tensor in changed.items()}, path, metadata)
+    save_file(
+        tensors | {f"{name}.{key}": tensor for key, tensor in changed.items()}, path, metadata
+    )
     with pytest.raises(ValueError, match=message) as error:
         load_tracker(path)
     assert str(path) in str(error.value)
@@ -297,11 +348,14 @@ def test_borders_are_kept(tmp_path):
     layers[0].border = 1.0
     save_weights(net, "lenet", tmp_path / "net.safetensors")
     loaded = load_tracker(tmp_path / "net.safetensors")[0]
-    assert [m.border for m in loaded.modules() if hasattr(m, "border")] == [layer.border for layer in layers]
+    assert [m.border for m in loaded.modules() if hasattr(m, "border")] == [
+        layer.border for layer in layers
+    ]
 
 
 @pytest.mark.parametrize(
-    ("borders", "message"), [('{"nothing": 1}', "nothing"), ('{"%s": 2}', "is 2, expected -1, 0 or 1")]
+    ("borders", "message"),
+    [('{"nothing": 1}', "nothing"), ('{"%s": 2}', "is 2, expected -1, 0 or 1")],
 )
 def test_borders_that_are_none(tmp_path, borders, message):
     net = build("lenet", method="bireal")

@@ -14,9 +14,21 @@ import pytest
 from conftest import ROOT
 
 from rbsf.train import worklist
-from rbsf.train.worklist import DONE, FAILED, STOPPED, TO_DO, Item, State, Worklist, last_line, progress_of, state_of
+from rbsf.train.worklist import (
+    DONE,
+    FAILED,
+    STOPPED,
+    TO_DO,
+    Item,
+    State,
+    Worklist,
+    last_line,
+    progress_of,
+    state_of,
+)
 
-# Counts to its second argument, a number in 0.02 s, into its first; SIGTERM ends it between two numbers.
+# Counts to its second argument, a number in 0.02 s, into its first; SIGTERM ends it between two
+# numbers.
 COUNTER = """
 import signal, sys, time
 from pathlib import Path
@@ -59,7 +71,9 @@ def python(folder: Path, name: str, code: str, **more: object) -> Item:
     return Item(name, (program(folder, PYTHON), code), "a try", 1.0, **more)  # type: ignore[arg-type]
 
 
-def test_items_run_in_order_those_that_need_others_after_them(tmp_path: Path, said: list[str]) -> None:
+def test_items_run_in_order_those_that_need_others_after_them(
+    tmp_path: Path, said: list[str]
+) -> None:
     note = "open('order', 'a').write('{} ')"
     items = [
         python(tmp_path, "last", note.format("last"), needs=("first",)),
@@ -120,7 +134,9 @@ def test_three_slices_of_time_give_what_one_gives(tmp_path: Path) -> None:
     assert state_of(tmp_path / "cut", items[0]).seconds > 1.2, "the time of all slices"
 
 
-def test_what_does_not_stop_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]) -> None:
+def test_what_does_not_stop_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]
+) -> None:
     monkeypatch.setattr(worklist, "GRACE_SECONDS", 0.3)
     deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
     item = python(tmp_path, "deaf", deaf)
@@ -136,7 +152,9 @@ def test_two_runs_in_one_folder(tmp_path: Path) -> None:
         pass
 
 
-def test_an_item_that_outlived_its_run_is_ended_and_goes_on(tmp_path: Path, said: list[str]) -> None:
+def test_an_item_that_outlived_its_run_is_ended_and_goes_on(
+    tmp_path: Path, said: list[str]
+) -> None:
     item = Item("count", (program(tmp_path, COUNTER), "n.txt", "30"), "a try", 1.0)
     slow = subprocess.Popen([sys.executable, item.command[0], "n.txt", "5000"], cwd=tmp_path)
     try:
@@ -150,7 +168,9 @@ def test_an_item_that_outlived_its_run_is_ended_and_goes_on(tmp_path: Path, said
     assert state_of(tmp_path, item).state == DONE
 
 
-def test_a_process_that_has_the_number_of_an_item_that_is_gone_is_left_alone(tmp_path: Path) -> None:
+def test_a_process_that_has_the_number_of_an_item_that_is_gone_is_left_alone(
+    tmp_path: Path,
+) -> None:
     other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     item = python(tmp_path, "good", "")
     try:
@@ -199,7 +219,9 @@ def test_a_signal_stops_all_and_keeps_what_is_there(tmp_path: Path, signum: sign
         f"item = Item('count', ({program(tmp_path, COUNTER)!r}, 'n.txt', '5000'), '', 1.0)\n"
         "sys.exit(Worklist([item], Path('run')).run())"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
     counted = tmp_path / "run" / "n.txt"
     wait_for(lambda: counted.is_file() and bool(counted.read_text()))
     process.send_signal(signum)

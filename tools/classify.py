@@ -1,9 +1,12 @@
-"""Class images by a trained classifier, or measure it on a test set: accuracy, speed, and packed against PyTorch.
+"""Class images by a trained classifier, or measure it on a test set: accuracy, speed, and packed
+against PyTorch.
 
-    python tools/classify.py --weights runs/classifier/resnet18-packed.safetensors photo.jpg more_photos/
-    python tools/classify.py --weights runs/classifier/resnet18-packed.safetensors --dataset cifar100 --root data
+python tools/classify.py --weights runs/classifier/resnet18-packed.safetensors photo.jpg
+more_photos/ python tools/classify.py --weights runs/classifier/resnet18-packed.safetensors
+--dataset cifar100 --root data
 
-Packed files run without PyTorch.  --compare runs a weights file both ways and counts the images on which they differ.
+Packed files run without PyTorch.  --compare runs a weights file both ways and counts the images on
+which they differ.
 """
 
 from __future__ import annotations
@@ -33,7 +36,9 @@ SHARE = 224 / 256  # of an image's short side that a network sees which does not
 
 @dataclass(frozen=True)
 class Classifier:
-    """A network as a function of images uint8 (N, H, W, C) to logits (N, classes), and its `input` (size, classes)."""
+    """A network as a function of images uint8 (N, H, W, C) to logits (N, classes), and its `input`
+    (size, classes).
+    """
 
     name: str
     run: Callable[[np.ndarray], np.ndarray]
@@ -42,19 +47,73 @@ class Classifier:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
     add("images", nargs="*", type=Path, metavar="IMAGE", help="image, or folder of images")
-    add("--weights", type=Path, required=True, metavar="FILE", help="as tools/train_classifier.py writes, or packed")
-    add("--dataset", metavar="NAME", help="measure on the test set of mnist, cifar10, cifar100, imagenet, folder ...")
-    add("--root", type=Path, default=Path("data"), help="folder that holds the data set (default: %(default)s)")
-    add("--check", choices=("auto", "strict", "off"), default="auto", help="checksums as published (default: auto)")
-    add("--subset", type=positive_int, metavar="N", help="only so many test images, as many of each class")
-    add("--batch-size", type=positive_int, default=64, metavar="N", help="images at a time (default: 64)")
-    add("--top", type=positive_int, default=3, metavar="N", help="classes named for each image (default: 3)")
-    add("--threads", type=positive_int, default=1, metavar="N", help="CPU threads of the network (default: 1)")
-    add("--engine", choices=("auto", "packed", "torch"), default="auto", help="what runs it (default: as the file is)")
-    add("--compare", action="store_true", help="run a weights file in PyTorch and packed, and compare")
+    add(
+        "--weights",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="as tools/train_classifier.py writes, or packed",
+    )
+    add(
+        "--dataset",
+        metavar="NAME",
+        help="measure on the test set of mnist, cifar10, cifar100, imagenet, folder ...",
+    )
+    add(
+        "--root",
+        type=Path,
+        default=Path("data"),
+        help="folder that holds the data set (default: %(default)s)",
+    )
+    add(
+        "--check",
+        choices=("auto", "strict", "off"),
+        default="auto",
+        help="checksums as published (default: auto)",
+    )
+    add(
+        "--subset",
+        type=positive_int,
+        metavar="N",
+        help="only so many test images, as many of each class",
+    )
+    add(
+        "--batch-size",
+        type=positive_int,
+        default=64,
+        metavar="N",
+        help="images at a time (default: 64)",
+    )
+    add(
+        "--top",
+        type=positive_int,
+        default=3,
+        metavar="N",
+        help="classes named for each image (default: 3)",
+    )
+    add(
+        "--threads",
+        type=positive_int,
+        default=1,
+        metavar="N",
+        help="CPU threads of the network (default: 1)",
+    )
+    add(
+        "--engine",
+        choices=("auto", "packed", "torch"),
+        default="auto",
+        help="what runs it (default: as the file is)",
+    )
+    add(
+        "--compare",
+        action="store_true",
+        help="run a weights file in PyTorch and packed, and compare",
+    )
     add("--json", type=Path, metavar="FILE", help="write the figures there too")
     args = parser.parse_args(argv)
     if bool(args.images) == bool(args.dataset):
@@ -81,10 +140,14 @@ def load_packed(path: Path, threads: int) -> Classifier:
 
 
 def check_input(path: Path, info: dict[str, Any]) -> dict[str, Any]:
-    """What a file says of its images; ValueError where that is not all of size, mean, std and classes."""
+    """What a file says of its images; ValueError where that is not all of size, mean, std and
+    classes.
+    """
     found = info.get("input")
     if not isinstance(found, dict) or not found.keys() >= {"size", "mean", "std", "classes"}:
-        raise ValueError(f"{path}: its info has no input (size, mean, std, classes); train it by train_classifier.py")
+        raise ValueError(
+            f"{path}: its info has no input (size, mean, std, classes); train it by train_classifier.py"
+        )
     return found
 
 
@@ -101,22 +164,29 @@ def load_torch(path: Path, threads: int) -> Classifier:
     check_input(path, info)
     taken = classifier_input(path, info)
     net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Classifier("PyTorch", lambda images: torch_logits(net, images, taken.mean, taken.std), info["input"])
+    return Classifier(
+        "PyTorch", lambda images: torch_logits(net, images, taken.mean, taken.std), info["input"]
+    )
 
 
 def load(path: Path, engine: str, threads: int) -> Classifier:
     """The classifier in the engine asked for; "auto": packed files run packed, others in PyTorch.
 
-    ValueError for a packed tracker, and a packed file for PyTorch; otherwise as the readers have them.
+    ValueError for a packed tracker, and a packed file for PyTorch; otherwise as the readers have
+    them.
     """
     from rbsf.engine.file import packed_kind
 
     kind = packed_kind(path)
     packed = kind == "classifier"
     if kind == "tracker":
-        raise ValueError(f"{path}: a packed tracker, no classifier; give weights that tools/train_classifier.py wrote")
+        raise ValueError(
+            f"{path}: a packed tracker, no classifier; give weights that tools/train_classifier.py wrote"
+        )
     if packed and engine == "torch":
-        raise ValueError(f"{path} is packed; give the weights file that it was made from to run it in PyTorch")
+        raise ValueError(
+            f"{path} is packed; give the weights file that it was made from to run it in PyTorch"
+        )
     return load_packed(path, threads) if packed or engine == "packed" else load_torch(path, threads)
 
 
@@ -127,7 +197,11 @@ def list_images(paths: list[Path]) -> Iterator[Path]:
     for path in paths:
         if not path.exists():
             raise FileNotFoundError(f"no image {path}")
-        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES) if path.is_dir() else [path]
+        found = (
+            sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+            if path.is_dir()
+            else [path]
+        )
         if not found:
             raise ValueError(f"{path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
         yield from found
@@ -158,7 +232,9 @@ def class_images(classifier: Classifier, paths: list[Path], top: int) -> int:
     return 1 if broken else 0
 
 
-def measure(classifier: Classifier, data: Labelled, batch_size: int, subset: int | None) -> dict[str, Any]:
+def measure(
+    classifier: Classifier, data: Labelled, batch_size: int, subset: int | None
+) -> dict[str, Any]:
     """Predictions [N, up to 5], best first, labels [N], and seconds that the network took."""
     import numpy as np
     from tqdm import tqdm
@@ -180,7 +256,11 @@ def figures(measured: dict[str, Any]) -> dict[str, float]:
     """Accuracies in percent, and images a second."""
     right = measured["best"] == measured["labels"][:, None]
     rate = len(right) / measured["seconds"]
-    return {"top1": 100 * right[:, 0].mean(), "top5": 100 * right.any(1).mean(), "images_per_s": rate}
+    return {
+        "top1": 100 * right[:, 0].mean(),
+        "top5": 100 * right.any(1).mean(),
+        "images_per_s": rate,
+    }
 
 
 def measure_dataset(args: argparse.Namespace) -> None:
@@ -194,7 +274,9 @@ def measure_dataset(args: argparse.Namespace) -> None:
     size = classifiers[0].input["size"]
     _, test = open_labelled(args.dataset, args.root, check=args.check, size=size)
     if list(test.classes) != classifiers[0].input["classes"]:
-        raise ValueError(f"{args.weights} was trained on other classes than those of {args.dataset} in {args.root}")
+        raise ValueError(
+            f"{args.weights} was trained on other classes than those of {args.dataset} in {args.root}"
+        )
     measured = {c.name: measure(c, test, args.batch_size, args.subset) for c in classifiers}
     report: dict[str, Any] = {name: figures(result) for name, result in measured.items()}
     for name, values in report.items():

@@ -13,9 +13,15 @@ from rbsf.system.program import run
 
 COMMANDS = {  # name: (module, what it does)
     "track": ("rbsf.tools.track", "follow targets in a video"),
-    "benchmark": ("rbsf.eval.run_benchmarks", "run trackers over a benchmark and report their scores"),
+    "benchmark": (
+        "rbsf.eval.run_benchmarks",
+        "run trackers over a benchmark and report their scores",
+    ),
     "train": ("rbsf.tools.train_rbsf", "train a tracker"),
-    "prepare-pairs": ("rbsf.tools.prepare_pairs", "cut training pairs out of videos and images, once"),
+    "prepare-pairs": (
+        "rbsf.tools.prepare_pairs",
+        "cut training pairs out of videos and images, once",
+    ),
     "show-pairs": ("rbsf.tools.show_pairs", "draw the first pairs that a training would see"),
     "tune": ("rbsf.tools.tune", "search the constants of tracking"),
     "train-classifier": ("rbsf.tools.train_classifier", "train a classifier"),
@@ -37,7 +43,10 @@ def main() -> NoReturn:
         print(help_text())
         sys.exit(0)
     if name not in COMMANDS:
-        print(f"error: rbsf knows no command {name!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
+        print(
+            f"error: rbsf knows no command {name!r}; there are {', '.join(COMMANDS)}",
+            file=sys.stderr,
+        )
         sys.exit(2)
     sys.argv = [f"rbsf {name}", *sys.argv[2:]]
     run(lambda: import_module(COMMANDS[name][0]).main())
@@ -47,5 +56,11 @@ def help_text() -> str:
     """All commands, a line each."""
     lines = [f"  {name:18}{what}" for name, (_, what) in COMMANDS.items()]
     return "\n".join(
-        ["usage: rbsf COMMAND [flags]", "", *lines, "", "rbsf COMMAND --help lists the flags of a command."]
+        [
+            "usage: rbsf COMMAND [flags]",
+            "",
+            *lines,
+            "",
+            "rbsf COMMAND --help lists the flags of a command.",
+        ]
     )

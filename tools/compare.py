@@ -2,8 +2,9 @@
 
     python tools/compare.py runs/a/reports/OTB100 runs/b/reports/OTB100 --out compare.html
 
-Trackers on the same data set are compared on the sequences that all of them have: mean AUC, and the difference to the
-first with a 95 % interval by a paired bootstrap over sequences, each with all its passes.
+Trackers on the same data set are compared on the sequences that all of them have: mean AUC, and the
+difference to the first with a 95 % interval by a paired bootstrap over sequences, each with all its
+passes.
 """
 
 from __future__ import annotations
@@ -40,9 +41,15 @@ class Entry:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="report.json, or the folder that holds it")
-    parser.add_argument("--out", type=Path, metavar="FILE", help=".html or .md (default: Markdown on the screen)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", help="report.json, or the folder that holds it"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help=".html or .md (default: Markdown on the screen)"
+    )
     return parser.parse_args(argv)
 
 
@@ -72,11 +79,17 @@ def name_entries(paths: list[str], reports: list[dict[str, Any]]) -> list[Entry]
     One label is one row where its key is the same everywhere and no data set has it twice.
     """
     pairs = [(report, tracker) for report in reports for tracker in report["trackers"]]
-    runs = [name for name, report in zip(run_names(paths, reports), reports, strict=True) for _ in report["trackers"]]
+    runs = [
+        name
+        for name, report in zip(run_names(paths, reports), reports, strict=True)
+        for _ in report["trackers"]
+    ]
     names = []
     for run_name, (_, tracker) in zip(runs, pairs, strict=True):
         same = [(r, t) for r, t in pairs if t["label"] == tracker["label"]]
-        one = len({t["key"] for _, t in same}) == 1 and len({r["dataset"] for r, _ in same}) == len(same)
+        one = len({t["key"] for _, t in same}) == 1 and len({r["dataset"] for r, _ in same}) == len(
+            same
+        )
         names.append(tracker["label"] if one else f"{tracker['label']} ({run_name})")
     keys = {(name, tracker["key"]) for name, (_, tracker) in zip(names, pairs, strict=True)}
     shared = Counter(name for name, _ in keys)  # other weights on another data set of the same run
@@ -94,7 +107,10 @@ def run_names(paths: list[str], reports: list[dict[str, Any]]) -> list[str]:
     twice = [path for path, count in Counter(map(_file, paths)).items() if count > 1]
     if twice:
         raise ValueError(f"report {twice[0]} is given twice; give each once")
-    names = [_short(_file(path).parent, report["dataset"]) for path, report in zip(paths, reports, strict=True)]
+    names = [
+        _short(_file(path).parent, report["dataset"])
+        for path, report in zip(paths, reports, strict=True)
+    ]
     taken = Counter((name, report["dataset"]) for name, report in zip(names, reports, strict=True))
     return names if max(taken.values()) == 1 else list(paths)
 
@@ -109,7 +125,9 @@ def _short(folder: Path, dataset: str) -> str:
 
 
 def compare(entries: list[Entry]) -> list[tuple[str, Table]]:
-    """All tables, each with its heading. Raises ValueError where trackers on a data set have no sequence in common."""
+    """All tables, each with its heading. Raises ValueError where trackers on a data set have no
+    sequence in common.
+    """
     datasets: dict[str, list[Entry]] = {}
     for entry in entries:
         datasets.setdefault(entry.report["dataset"], []).append(entry)
@@ -122,15 +140,27 @@ def compare(entries: list[Entry]) -> list[tuple[str, Table]]:
 
 
 def overview(entries: list[Entry]) -> Table:
-    """Mean scores as the reports have them: a row a tracker, a group of columns a data set with its split."""
+    """Mean scores as the reports have them: a row a tracker, a group of columns a data set with its
+    split.
+    """
     from rbsf.eval.report_tables import MEASURES
     from rbsf.eval.tables import Cell, Table, mark_best_rows
 
     titles = list(dict.fromkeys(entry.report["title"] for entry in entries))
     trackers = {(entry.name, entry.report["title"]): entry.tracker for entry in entries}
-    most = {title: max(len(t["sequences"]) for (_, its), t in trackers.items() if its == title) for title in titles}
+    most = {
+        title: max(len(t["sequences"]) for (_, its), t in trackers.items() if its == title)
+        for title in titles
+    }
     rows = [
-        [Cell(name), *(cell for title in titles for cell in _means(trackers.get((name, title)), most[title]))]
+        [
+            Cell(name),
+            *(
+                cell
+                for title in titles
+                for cell in _means(trackers.get((name, title)), most[title])
+            ),
+        ]
         for name in dict.fromkeys(entry.name for entry in entries)
     ]
     width = 1 + len(titles) * len(SHOWN)
@@ -144,17 +174,24 @@ def overview(entries: list[Entry]) -> Table:
 
 
 def _means(tracker: dict[str, Any] | None, most: int) -> list[Cell]:
-    """A tracker's mean scores, the first of them saying where they are over less than ``most`` sequences."""
+    """A tracker's mean scores, the first of them saying where they are over less than ``most``
+    sequences.
+    """
     from rbsf.eval.tables import number
 
     count = len(tracker["sequences"]) if tracker else 0
     means = (tracker and tracker["mean"]) or {}
     first, *others = (number(means.get(key), partial=count < most) for key in SHOWN)
-    return [replace(first, tags=(f"{count} of {most} sequences",)) if first.partial else first, *others]
+    return [
+        replace(first, tags=(f"{count} of {most} sequences",)) if first.partial else first,
+        *others,
+    ]
 
 
 def common_table(dataset: str, entries: list[Entry]) -> Table:
-    """Mean AUC over the sequences that all ``entries`` have scores of, and the difference to the first entry."""
+    """Mean AUC over the sequences that all ``entries`` have scores of, and the difference to the
+    first entry.
+    """
     import numpy as np
 
     from rbsf.datasets.video.sequences import whole_name
@@ -162,9 +199,13 @@ def common_table(dataset: str, entries: list[Entry]) -> Table:
 
     names = sorted(set.intersection(*(set(entry.tracker["sequences"]) for entry in entries)))
     if not names:
-        raise ValueError(f"{dataset}: the trackers have no sequence in common; give reports of the same sequences")
+        raise ValueError(
+            f"{dataset}: the trackers have no sequence in common; give reports of the same sequences"
+        )
     wholes = [whole_name(name) for name in names]
-    scores = np.array([[entry.tracker["sequences"][name]["auc"] for name in names] for entry in entries])
+    scores = np.array(
+        [[entry.tracker["sequences"][name]["auc"] for name in names] for entry in entries]
+    )
     rows = [
         [
             Cell(entry.name),
@@ -174,7 +215,9 @@ def common_table(dataset: str, entries: list[Entry]) -> Table:
         for i, (entry, row) in enumerate(zip(entries, scores, strict=True))
     ]
     first, count = entries[0].name, len(set(wholes))
-    scored = f"{count} sequences" if count == len(names) else f"{len(names)} passes of {count} sequences"
+    scored = (
+        f"{count} sequences" if count == len(names) else f"{len(names)} passes of {count} sequences"
+    )
     return Table(
         f"Mean AUC over the {scored} of {dataset} that all {len(entries)} trackers have, and the"
         f" difference to {first}: 95 % interval of a paired bootstrap over sequences ({RESAMPLES:,} resamples).",
@@ -193,7 +236,8 @@ def _gap_cells(gaps: np.ndarray, sequences: list[str]) -> list[Any]:
 
 
 def bootstrap_interval(gaps: np.ndarray, sequences: list[str]) -> tuple[float, float]:
-    """95 % percentile interval of the mean of ``gaps`` (P,), a difference per pass; equal input, equal output.
+    """95 % percentile interval of the mean of ``gaps`` (P,), a difference per pass; equal input,
+    equal output.
 
     Passes of one of ``sequences`` (P names) are no draws of their own: they come and go together.
     """
@@ -210,7 +254,10 @@ def to_markdown(tables: list[tuple[str, Table]]) -> str:
     """Lay the tables out under their headings."""
     from rbsf.eval.tables import markdown_text
 
-    parts = [f"## {markdown_text(heading)}\n\n{markdown_text(table.caption)}\n\n{table}\n" for heading, table in tables]
+    parts = [
+        f"## {markdown_text(heading)}\n\n{markdown_text(table.caption)}\n\n{table}\n"
+        for heading, table in tables
+    ]
     return "\n".join(parts)
 
 

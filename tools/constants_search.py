@@ -1,7 +1,8 @@
-"""The search behind `tools/tune.py`: an Optuna study in one journal, from which several processes take trials.
+"""The search behind `tools/tune.py`: an Optuna study in one journal, from which several processes
+take trials.
 
-A trial's score is the mean over sequences of the average overlap. Trials are pruned by the mean over the sequences
-done so far.
+A trial's score is the mean over sequences of the average overlap. Trials are pruned by the mean
+over the sequences done so far.
 """
 
 from __future__ import annotations
@@ -40,7 +41,10 @@ RANGES = {  # of TrackerConfig's fields; they hold the values published for Siam
     "scale_rate": (0.2, 0.9),
 }
 DIGITS = 4  # after the point, to which constants are rounded before they are tried
-FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)  # one left RUNNING by a killed process does not count
+FINISHED = (
+    TrialState.COMPLETE,
+    TrialState.PRUNED,
+)  # one left RUNNING by a killed process does not count
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,9 @@ class Search:
 
     def load(self) -> Backbone:
         """Load the network; ValueError or FileNotFoundError where it cannot be used."""
-        return backbones.load_backbone(self.weights, self.device, self.precision, self.threads, self.engine)
+        return backbones.load_backbone(
+            self.weights, self.device, self.precision, self.threads, self.engine
+        )
 
     def weights_digest(self) -> str:
         """Digest of the weights file."""
@@ -66,7 +72,9 @@ class Search:
 
 
 def scored_frames(truth: np.ndarray) -> np.ndarray:
-    """Numbers of the frames that count, of boxes (N, 4): those with a box but for the first, which is given."""
+    """Numbers of the frames that count, of boxes (N, 4): those with a box but for the first, which
+    is given.
+    """
     return np.flatnonzero(np.isfinite(truth).all(axis=1))[1:]
 
 
@@ -75,8 +83,13 @@ def sequence_scores(
 ) -> Iterator[float]:
     """Yield the average overlap in each sequence; ``show``: with a bar, on a terminal."""
     config = TrackerConfig(**constants)
-    for sequence in tqdm(sequences, desc="this trial", unit="sequence", leave=False, disable=None if show else True):
-        boxes, frames = track_sequence(SiamFC(backbone, config), sequence).boxes, scored_frames(sequence.boxes)
+    for sequence in tqdm(
+        sequences, desc="this trial", unit="sequence", leave=False, disable=None if show else True
+    ):
+        boxes, frames = (
+            track_sequence(SiamFC(backbone, config), sequence).boxes,
+            scored_frames(sequence.boxes),
+        )
         yield float(overlaps(boxes[frames], sequence.boxes[frames]).mean())
 
 
@@ -89,31 +102,50 @@ def running_means(scores: Iterable[float]) -> Iterator[float]:
 
 
 def open_study(search: Search, seed: int) -> Study:
-    """Open the study of ``search.log``, or begin it. Raises ValueError for a file that is no whole study."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # the program tells of a failed trial, in one line
+    """Open the study of ``search.log``, or begin it. Raises ValueError for a file that is no whole
+    study.
+    """
+    optuna.logging.set_verbosity(
+        optuna.logging.ERROR
+    )  # the program tells of a failed trial, in one line
     # Its first third, the hardest sequences (see score_defaults), says little of a trial.
     pruner = optuna.pruners.MedianPruner(n_warmup_steps=len(search.sequences) // 3)
     try:
         storage = JournalStorage(JournalFileBackend(str(search.log)))
         study = optuna.create_study(
-            storage=storage, study_name="tune", direction="maximize", pruner=pruner, load_if_exists=True
+            storage=storage,
+            study_name="tune",
+            direction="maximize",
+            pruner=pruner,
+            load_if_exists=True,
         )
-    except (ValueError, TypeError, LookupError, AttributeError) as error:  # Optuna has no exception for this
-        raise ValueError(f"{search.log} is damaged or no study of this program; give another --out") from error
+    except (
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+    ) as error:  # Optuna has no exception for this
+        raise ValueError(
+            f"{search.log} is damaged or no study of this program; give another --out"
+        ) from error
     # The seed of an earlier run would give its trials again.
     study.sampler = optuna.samplers.TPESampler(seed=(seed + len(study.trials)) % 2**32)
     return study
 
 
 def check_study(study: Study, search: Search) -> None:
-    """Note in a new study what its scores depend on beside the searched constants; ValueError where that differs."""
+    """Note in a new study what its scores depend on beside the searched constants; ValueError where
+    that differs.
+    """
     now = {
         "weights": search.weights_digest(),
         "precision": search.precision,
         "engine": search.engine,
         "sequences": [sequence.name for sequence in search.sequences],
         "frames": [len(sequence) for sequence in search.sequences],
-        "boxes": hashlib.sha256(b"".join(s.boxes.tobytes() for s in search.sequences)).hexdigest()[:16],
+        "boxes": hashlib.sha256(b"".join(s.boxes.tobytes() for s in search.sequences)).hexdigest()[
+            :16
+        ],
         "ranges": {name: list(limits) for name, limits in RANGES.items()},
         "defaults": asdict(TrackerConfig()),
     }
@@ -121,7 +153,9 @@ def check_study(study: Study, search: Search) -> None:
         study.set_user_attr("origin", now)
     then = study.user_attrs.get("origin", {})
     if changed := [key for key in now if now[key] != then.get(key)]:
-        raise ValueError(f"{search.log} was made with other {', '.join(changed)}; give another --out")
+        raise ValueError(
+            f"{search.log} was made with other {', '.join(changed)}; give another --out"
+        )
 
 
 def finished(study: Study) -> list[FrozenTrial]:
@@ -140,9 +174,11 @@ def defaults_trial(study: Study) -> FrozenTrial | None:
 
 
 def score_defaults(study: Study, search: Search, backbone: Backbone) -> Search:
-    """Make the trial of the defaults, if it is not there; return the search with its hardest sequences first.
+    """Make the trial of the defaults, if it is not there; return the search with its hardest
+    sequences first.
 
-    In that order running means rise, as they must for the pruner: it takes the highest so far as a trial's value.
+    In that order running means rise, as they must for the pruner: it takes the highest so far as a
+    trial's value.
     """
     trial = defaults_trial(study)
     if trial is None:
@@ -161,29 +197,43 @@ def score_defaults(study: Study, search: Search, backbone: Backbone) -> Search:
     return replace(search, sequences=[search.sequences[i] for i in trial.user_attrs["order"]])
 
 
-def take_trials(study: Study, search: Search, backbone: Backbone, *callbacks: Any, show: bool = False) -> None:
-    """Try constants until the study has all its trials; ``callbacks`` (study, trial) are called after each."""
+def take_trials(
+    study: Study, search: Search, backbone: Backbone, *callbacks: Any, show: bool = False
+) -> None:
+    """Try constants until the study has all its trials; ``callbacks`` (study, trial) are called
+    after each.
+    """
 
     def objective(trial: Trial) -> float:
-        constants = {name: round(trial.suggest_float(name, *limits), DIGITS) for name, limits in RANGES.items()}
+        constants = {
+            name: round(trial.suggest_float(name, *limits), DIGITS)
+            for name, limits in RANGES.items()
+        }
         mean = 0.0
-        for step, mean in enumerate(running_means(sequence_scores(backbone, search.sequences, constants, show))):
+        for step, mean in enumerate(
+            running_means(sequence_scores(backbone, search.sequences, constants, show))
+        ):
             trial.report(mean, step)
             if step + 1 < len(search.sequences) and trial.should_prune():
                 raise optuna.TrialPruned
         return mean
 
     if len(finished(study)) < search.trials:
-        study.optimize(objective, callbacks=[MaxTrialsCallback(search.trials, states=FINISHED), *callbacks])
+        study.optimize(
+            objective, callbacks=[MaxTrialsCallback(search.trials, states=FINISHED), *callbacks]
+        )
 
 
 def run_search(study: Study, search: Search, workers: int, seed: int) -> None:
-    """Score the defaults, then take the other trials with ``workers`` processes, this one included, under a bar.
+    """Score the defaults, then take the other trials with ``workers`` processes, this one included,
+    under a bar.
 
     Raises ValueError, naming the file, for weights or frames that cannot be read.
     """
     backbone = search.load()
-    with tqdm(total=search.trials, initial=len(finished(study)), unit="trial", desc="tuning") as bar:
+    with tqdm(
+        total=search.trials, initial=len(finished(study)), unit="trial", desc="tuning"
+    ) as bar:
 
         def progress(*_: object) -> None:
             bar.set_postfix_str(f"best {study.best_value:.4f}", refresh=False)
@@ -197,10 +247,17 @@ def run_search(study: Study, search: Search, workers: int, seed: int) -> None:
 
 @contextmanager
 def helpers(search: Search, count: int, seed: int) -> Iterator[None]:
-    """Let ``count`` more processes take trials; in the end they are stopped, and those that had died are named."""
+    """Let ``count`` more processes take trials; in the end they are stopped, and those that had
+    died are named.
+    """
     context = multiprocessing.get_context("spawn")  # torch does not survive a fork
-    processes = [context.Process(target=help_search, args=(search, seed + 1000 * (i + 1))) for i in range(count)]
-    on_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # they inherit it: Ctrl-C is for this process alone
+    processes = [
+        context.Process(target=help_search, args=(search, seed + 1000 * (i + 1)))
+        for i in range(count)
+    ]
+    on_interrupt = signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # they inherit it: Ctrl-C is for this process alone
     try:
         for process in processes:
             process.start()
@@ -211,15 +268,22 @@ def helpers(search: Search, count: int, seed: int) -> Iterator[None]:
     finally:
         for process in processes:
             if process.exitcode:
-                print(f"a worker died (exit code {process.exitcode}); try fewer --workers", file=sys.stderr)
+                print(
+                    f"a worker died (exit code {process.exitcode}); try fewer --workers",
+                    file=sys.stderr,
+                )
             process.terminate()
         for process in processes:
             process.join()
 
 
 def help_search(search: Search, seed: int) -> None:
-    """Take trials in a process of its own, until the study has all or the process that started it is gone."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # by an exception, so that the journal's lock is let go
+    """Take trials in a process of its own, until the study has all or the process that started it
+    is gone.
+    """
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # by an exception, so that the journal's lock is let go
 
     def stop_if_alone(study: Study, _: FrozenTrial) -> None:
         parent = multiprocessing.parent_process()

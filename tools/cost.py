@@ -1,9 +1,11 @@
-"""Bits and multiplications of a network, layer by layer, beside its float twin's; counted as Table 6 of the paper does.
+"""Bits and multiplications of a network, layer by layer, beside its float twin's; counted as Table
+6 of the paper does.
 
     python tools/cost.py --model resnet18
 
-A 1-bit multiplication counts 1/64 of a real one; rbsf/cost.py has the conventions. --measure adds milliseconds for one
-input: of the float twin in PyTorch, and in the packed engine. What has no parameters counts to the layer before it.
+A 1-bit multiplication counts 1/64 of a real one; rbsf/cost.py has the conventions. --measure adds
+milliseconds for one input: of the float twin in PyTorch, and in the packed engine. What has no
+parameters counts to the layer before it.
 """
 
 from __future__ import annotations
@@ -33,16 +35,31 @@ MAX_SIZE = 4096
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=tuple(SIZES), default="rbsf", help="default: %(default)s")
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="trained 1-bit weights, in place of --model")
-    parser.add_argument("--method", choices=tuple(METHODS), default="rbcn", help="of a classifier (default: rbcn)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
-        "--size", type=positive_int, metavar="PIXELS", help="side of the input (default: that the network is made for)"
+        "--model", choices=tuple(SIZES), default="rbsf", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--weights", type=Path, metavar="FILE", help="trained 1-bit weights, in place of --model"
+    )
+    parser.add_argument(
+        "--method", choices=tuple(METHODS), default="rbcn", help="of a classifier (default: rbcn)"
+    )
+    parser.add_argument(
+        "--size",
+        type=positive_int,
+        metavar="PIXELS",
+        help="side of the input (default: that the network is made for)",
     )
     parser.add_argument("--measure", action="store_true", help="measure milliseconds too")
-    parser.add_argument("--repeat", type=positive_int, default=20, help="measured passes (default: %(default)s)")
-    parser.add_argument("--threads", type=positive_int, default=1, metavar="N", help="CPU threads (default: 1)")
+    parser.add_argument(
+        "--repeat", type=positive_int, default=20, help="measured passes (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--threads", type=positive_int, default=1, metavar="N", help="CPU threads (default: 1)"
+    )
     return parser.parse_args(argv)
 
 
@@ -61,11 +78,16 @@ def float_twin(net: nn.Module) -> nn.Module:
     options: Any = net.model_options
     if net.model_name in TRACKERS:
         return build("siamfc", **options)
-    return build(str(net.model_name), **{k: v for k, v in options.items() if k not in ("method", "method_options")})
+    return build(
+        str(net.model_name),
+        **{k: v for k, v in options.items() if k not in ("method", "method_options")},
+    )
 
 
 def load_pair(weights: Path) -> tuple[nn.Module, nn.Module, int | None]:
-    """The network of a weights file, its float twin, and its images' side; ValueError for one without binary layers."""
+    """The network of a weights file, its float twin, and its images' side; ValueError for one
+    without binary layers.
+    """
     from rbsf.layers import binary_layers
     from rbsf.tracker.teachers.siamfc import load_tracker
 
@@ -75,7 +97,9 @@ def load_pair(weights: Path) -> tuple[nn.Module, nn.Module, int | None]:
     return net, float_twin(net), info.get("input", {}).get("size")
 
 
-def measure_all(net: nn.Module, twin: nn.Module, layers: list[LayerCost], args: argparse.Namespace) -> Times:
+def measure_all(
+    net: nn.Module, twin: nn.Module, layers: list[LayerCost], args: argparse.Namespace
+) -> Times:
     """Milliseconds of one input, random: of the float twin in PyTorch, and of what runs packed."""
     import torch
 
@@ -84,12 +108,19 @@ def measure_all(net: nn.Module, twin: nn.Module, layers: list[LayerCost], args: 
     torch.set_num_threads(args.threads)
     twin = twin.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     image = torch.rand(1, *args.shape).contiguous(memory_format=torch.channels_last)
-    times = {"float ms": measure(twin, image, args.repeat), "packed ms": measure_packed(net, layers, args)}
+    times = {
+        "float ms": measure(twin, image, args.repeat),
+        "packed ms": measure_packed(net, layers, args),
+    }
     return {head: {**column, "total": sum(column.values())} for head, column in times.items()}
 
 
-def measure_packed(net: nn.Module, layers: list[LayerCost], args: argparse.Namespace) -> dict[str, float]:
-    """Milliseconds of the layers in the packed engine, each with what follows it; normalisation counts to the first."""
+def measure_packed(
+    net: nn.Module, layers: list[LayerCost], args: argparse.Namespace
+) -> dict[str, float]:
+    """Milliseconds of the layers in the packed engine, each with what follows it; normalisation
+    counts to the first.
+    """
     from statistics import median
 
     import numpy as np
@@ -107,7 +138,10 @@ def measure_packed(net: nn.Module, layers: list[LayerCost], args: argparse.Names
     image = np.random.default_rng(0).integers(0, 256, (1, height, width, channels), dtype=np.uint8)
     passes = [engine.node_seconds(image) for _ in range(args.repeat + 1)][1:]
     owners = {node: layer_of(node, [layer.name for layer in layers]) for node in passes[0]}
-    times, latest = {layer.name: 0.0 for layer in layers if layer.name in owners.values()}, layers[0].name
+    times, latest = (
+        {layer.name: 0.0 for layer in layers if layer.name in owners.values()},
+        layers[0].name,
+    )
     for node, owner in owners.items():
         latest = owner or latest
         times[latest] += 1000 * median(spent[node] for spent in passes)
@@ -115,7 +149,9 @@ def measure_packed(net: nn.Module, layers: list[LayerCost], args: argparse.Names
 
 
 def layer_of(node: str, layers: list[str]) -> str:
-    """The layer that a node of a packed network is a part of, by their names; empty for none of `layers`."""
+    """The layer that a node of a packed network is a part of, by their names; empty for none of
+    `layers`.
+    """
     return next((layer for layer in layers if f"{node}.".startswith(f"{layer}.")), "")
 
 
@@ -129,7 +165,15 @@ def table(layers: list[LayerCost], times: Times) -> str:
         shape = " x ".join(map(str, layer.output))
         counts = (f"{n:,}" for n in (layer.bits, layer.bytes, layer.real, layer.binary))
         spent = (column.get(layer.name) for column in times.values())
-        rows.append((layer.name, layer.kind, shape, *counts, *("" if ms is None else f"{ms:.3f}" for ms in spent)))
+        rows.append(
+            (
+                layer.name,
+                layer.kind,
+                shape,
+                *counts,
+                *("" if ms is None else f"{ms:.3f}" for ms in spent),
+            )
+        )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     left = 3  # columns of words; the others are numbers
     lines = (
@@ -164,11 +208,17 @@ def main(argv: list[str] | None = None) -> None:
     args.size = args.size or size or SIZES[args.model]
     if args.size > MAX_SIZE:
         raise ValueError(f"--size {args.size}: {MAX_SIZE} pixels at most")
-    args.shape = (next(net.parameters()).shape[1], args.size, args.size)  # the first layer's channels
+    args.shape = (
+        next(net.parameters()).shape[1],
+        args.size,
+        args.size,
+    )  # the first layer's channels
     try:
         layers, real = count(net, args.shape), count(twin, args.shape)
     except RuntimeError as error:
-        raise ValueError(f"--size {args.size} does not suit {args.model}: {str(error).splitlines()[0]}") from None
+        raise ValueError(
+            f"--size {args.size} does not suit {args.model}: {str(error).splitlines()[0]}"
+        ) from None
     print(table(layers, measure_all(net, twin, layers, args) if args.measure else {}))
     print(summary(total(layers), total(real)))
 

@@ -1,6 +1,8 @@
-"""The main job on an embedded default: make a video with true boxes, track it with the shipped 1-bit weights, score it.
+"""The main job on an embedded default: make a video with true boxes, track it with the shipped
+1-bit weights, score it.
 
-Leaves in --out: video.mp4 and its true boxes video.txt, tracked.mp4, boxes.csv, and demo.png with frames and overlap.
+Leaves in --out: video.mp4 and its true boxes video.txt, tracked.mp4, boxes.csv, and demo.png with
+frames and overlap.
 """
 
 from __future__ import annotations
@@ -28,8 +30,12 @@ TRUE_COLOR = (255, 255, 255)
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder (default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("demo"), help="folder (default: %(default)s)"
+    )
     add_weights_flag(parser)
     parser.add_argument(
         "--seed",
@@ -38,7 +44,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="of the video (default: %(default)s; seeds 0 to 7 were tried with the float tracker, and 5 is among the"
         " easy ones)",
     )
-    parser.add_argument("--frames", type=positive_int, default=200, help="of the video (default: %(default)s)")
+    parser.add_argument(
+        "--frames", type=positive_int, default=200, help="of the video (default: %(default)s)"
+    )
     add_network_flags(parser)
     return parser.parse_args(argv)
 
@@ -65,11 +73,15 @@ def main(argv: list[str] | None = None) -> int:
     scores = np.array([result.score for result in results])
     save_picture(args.out / "demo.png", args.out / "tracked.mp4", truth, overlap, scores)
     print(f"picture: {args.out / 'demo.png'}")
-    print(f"mean overlap with the true boxes: {overlap[1:].mean():.3f}; {time.perf_counter() - start:.0f} s in all")
+    print(
+        f"mean overlap with the true boxes: {overlap[1:].mean():.3f}; {time.perf_counter() - start:.0f} s in all"
+    )
     return 0
 
 
-def track(args: argparse.Namespace, video: Path, box: list[float]) -> tuple[list[Result], int | None]:
+def track(
+    args: argparse.Namespace, video: Path, box: list[float]
+) -> tuple[list[Result], int | None]:
     """Follow the target in ``box``, x,y,w,h, of the first frame; writes tracked.mp4 and boxes.csv.
 
     Returns a result a frame, and the signal that ended it early.
@@ -91,7 +103,9 @@ def track(args: argparse.Namespace, video: Path, box: list[float]) -> tuple[list
     boxes, drawn = BoxWriter(args.out / "boxes.csv"), VideoWriter(args.out / "tracked.mp4", fps)
     with StopRequest() as stop, boxes as rows, drawn as writer:
         recorder = Recorder(fps, writer, rows, show=False)
-        images = timing.decoding(tqdm(frames.start(), total=frames.count, desc="track", unit="frame"))
+        images = timing.decoding(
+            tqdm(frames.start(), total=frames.count, desc="track", unit="frame")
+        )
         timed = wrapped(network, timing.of_network)
         for tracked in follow(images, [box], timed, constants_of(args.weights)()):
             results += tracked.results.values()
@@ -102,8 +116,12 @@ def track(args: argparse.Namespace, video: Path, box: list[float]) -> tuple[list
     return results, stop.signum
 
 
-def save_picture(path: Path, tracked: Path, truth: np.ndarray, overlap: np.ndarray, scores: np.ndarray) -> None:
-    """Write a PNG: frames of the tracked video with the true boxes (white), above each frame's overlap and score."""
+def save_picture(
+    path: Path, tracked: Path, truth: np.ndarray, overlap: np.ndarray, scores: np.ndarray
+) -> None:
+    """Write a PNG: frames of the tracked video with the true boxes (white), above each frame's
+    overlap and score.
+    """
     import cv2
     import numpy as np
     from matplotlib.figure import Figure

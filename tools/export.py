@@ -1,11 +1,13 @@
-"""Turn trained weights into a file to run them from: packed for this project's engine, or ONNX for other runtimes.
+"""Turn trained weights into a file to run them from: packed for this project's engine, or ONNX for
+other runtimes.
 
     python tools/export.py --weights runs/rbsf/rbsf.safetensors --out rbsf-packed.safetensors
 
-packed: a 1-bit network with one bit a weight. A tracker's first layer is rounded to 7 bits a weight, or --first-bits; a
-classifier's real layers stay float32. A file that would not compute what the rounded network does in float64 is not
-written. Then results are compared with PyTorch's, on made-up frames or those of --check.
-onnx: of a tracker two graphs, NAME_backbone.onnx and NAME_head.onnx, of a classifier one; 1-bit or float, compared too.
+packed: a 1-bit network with one bit a weight. A tracker's first layer is rounded to 7 bits a
+weight, or --first-bits; a classifier's real layers stay float32. A file that would not compute what
+the rounded network does in float64 is not written. Then results are compared with PyTorch's, on
+made-up frames or those of --check. onnx: of a tracker two graphs, NAME_backbone.onnx and
+NAME_head.onnx, of a classifier one; 1-bit or float, compared too.
 """
 
 from __future__ import annotations
@@ -34,10 +36,24 @@ FRAMES = 8  # that are compared
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
-    add("--weights", type=Path, required=True, metavar="FILE", help="trained weights of a tracker or a classifier")
-    add("--out", type=Path, required=True, metavar="FILE", help=".safetensors, or .onnx with --format onnx")
+    add(
+        "--weights",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="trained weights of a tracker or a classifier",
+    )
+    add(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help=".safetensors, or .onnx with --format onnx",
+    )
     add("--format", choices=("packed", "onnx"), default="packed", help="default: %(default)s")
     add(
         "--first-bits",
@@ -46,7 +62,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="N",
         help="bits of a weight of a tracker's first layer, 2 to 7 (default: 7, stored in a byte each)",
     )
-    add("--check", metavar="VIDEO", help=f"video or folder whose first {FRAMES} images are compared (default: made up)")
+    add(
+        "--check",
+        metavar="VIDEO",
+        help=f"video or folder whose first {FRAMES} images are compared (default: made up)",
+    )
     return parser.parse_args(argv)
 
 
@@ -60,7 +80,13 @@ def read_crops(video: str | None, size: int = 255) -> np.ndarray:
 
     frames = open_frames(video) if video else (image for image, _ in make_sequence(0, FRAMES))
     crops = [
-        crop_square(image, (np.array(image.shape[1::-1]) - 1) / 2, min(image.shape[:2]), size, mean_color(image))
+        crop_square(
+            image,
+            (np.array(image.shape[1::-1]) - 1) / 2,
+            min(image.shape[:2]),
+            size,
+            mean_color(image),
+        )
         for image in islice(frames, FRAMES)
     ]
     if not crops:
@@ -78,7 +104,9 @@ def export_packed(weights: Path, out: Path, video: str | None, first_bits: int =
 
     net, model, info = load_tracker(weights)
     tracker = model in (*TRACKERS, *WHOLE)
-    images = read_crops(video) if tracker else read_images(video, classifier_input(weights, info).shape)
+    images = (
+        read_crops(video) if tracker else read_images(video, classifier_input(weights, info).shape)
+    )
     exported = pack_weights(weights, out, first_bits)
     print_size(exported.net, out)
     print(f"to the rounded network in float64, operation by operation: {exported.compare(images)}")
@@ -110,7 +138,9 @@ def print_size(net: nn.Module, out: Path) -> None:
     from torch import nn
 
     size = out.stat().st_size
-    floats = sum(4 * m.weight.numel() for m in net.modules() if isinstance(m, (nn.Conv2d, nn.Linear)))
+    floats = sum(
+        4 * m.weight.numel() for m in net.modules() if isinstance(m, (nn.Conv2d, nn.Linear))
+    )
     print(f"{out}: {size:,} bytes; {floats:,} as float32: {floats / size:.1f} times smaller")
 
 
@@ -120,12 +150,23 @@ def read_images(video: str | None, shape: tuple[int, int, int]) -> np.ndarray:
     import numpy as np
 
     crops = read_crops(video, shape[0])
-    return crops if shape[2] == 3 else np.stack([cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)[..., None] for crop in crops])
+    return (
+        crops
+        if shape[2] == 3
+        else np.stack([cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)[..., None] for crop in crops])
+    )
 
 
 def export_onnx(weights: Path, out: Path, video: str | None) -> None:
-    """Write a classifier's graph, or a tracker's two; print their sizes and the largest difference to PyTorch."""
-    from rbsf.export.pack import classifier_input, export_classifier, export_float_tracker, export_search
+    """Write a classifier's graph, or a tracker's two; print their sizes and the largest difference
+    to PyTorch.
+    """
+    from rbsf.export.pack import (
+        classifier_input,
+        export_classifier,
+        export_float_tracker,
+        export_search,
+    )
     from rbsf.models import TRACKERS
     from rbsf.models.rbsf2 import RBSF2
     from rbsf.tracker.teachers.siamfc import load_tracker
@@ -151,7 +192,9 @@ def export_one(net: nn.Module, exported: Exported, images: np.ndarray, out: Path
 
 
 def export_two(net: nn.Module, exported: Exported, images: np.ndarray, out: Path) -> None:
-    """The graphs of a tracker of SiamFC's form; to compare, the middle of the first features is the template."""
+    """The graphs of a tracker of SiamFC's form; to compare, the middle of the first features is the
+    template.
+    """
     import torch
     from torch.nn import functional as F
 
@@ -166,7 +209,9 @@ def export_two(net: nn.Module, exported: Exported, images: np.ndarray, out: Path
     write_graph(head_graph(graph), head)
     template = features[:1, :, 8:14, 8:14].copy()
     response = F.conv2d(torch.from_numpy(features), torch.from_numpy(template)).numpy()
-    print(f"response to PyTorch: {describe_difference(run_head(head, template, features), response)}")
+    print(
+        f"response to PyTorch: {describe_difference(run_head(head, template, features), response)}"
+    )
 
 
 def export_two_with_head(net: RBSF2, exported: Exported, images: np.ndarray, out: Path) -> None:
@@ -204,7 +249,9 @@ def write_graph(graph: ModelProto, path: Path) -> None:
 
 
 def rounds_first_layer(weights: Path) -> bool:
-    """Whether --first-bits is of use to a weights file: a tracker of SiamFC's form; raises as `load_weights` does."""
+    """Whether --first-bits is of use to a weights file: a tracker of SiamFC's form; raises as
+    `load_weights` does.
+    """
     from rbsf.models import TRACKERS
     from rbsf.tracker.teachers.siamfc import load_tracker
 
@@ -222,7 +269,9 @@ def main(argv: list[str] | None = None) -> None:
     require("onnx" if args.format == "onnx" else "train")
     check_writable(args.out)
     if args.first_bits and (args.format != "packed" or not rounds_first_layer(args.weights)):
-        raise ValueError("--first-bits is for packed files of RB-SF and XNOR trackers; leave it out")
+        raise ValueError(
+            "--first-bits is for packed files of RB-SF and XNOR trackers; leave it out"
+        )
     if args.format == "onnx":
         export_onnx(args.weights, args.out, args.check)
     else:

@@ -13,9 +13,11 @@ PAIRS, TEACHER = "pairs.db", ("backbone.safetensors", "head.safetensors")
 
 
 def pack(pairs: Path, teacher: str, folder: Path, most_bytes: int) -> list[Path]:
-    """Write a crop store and the teacher's two files, BACKBONE,HEAD, as parts into `folder`; their paths.
+    """Write a crop store and the teacher's two files, BACKBONE,HEAD, as parts into `folder`; their
+    paths.
 
-    The teacher's graphs are kept without ONNX.  ValueError and FileNotFoundError for files that are none.
+    The teacher's graphs are kept without ONNX.  ValueError and FileNotFoundError for files that are
+    none.
     """
     from rbsf.datasets.pairs.crop_store import CropStore
     from rbsf.tracker.teachers.graph import write_graph
@@ -31,11 +33,14 @@ def pack(pairs: Path, teacher: str, folder: Path, most_bytes: int) -> list[Path]
         for graph, path in zip((pair.backbone, pair.head), graphs, strict=True):
             write_graph(graph, path)
         content = {PAIRS: pairs} | {path.name: path for path in graphs}
-        return write_parts(content, folder, STEM, most_bytes, level=0)  # crops are compressed already
+        return write_parts(
+            content, folder, STEM, most_bytes, level=0
+        )  # crops are compressed already
 
 
 def unpack(parts: Path, run: Path) -> bool:
-    """Put the parts in the folder `parts` together below `run`, unless that is done; False where there are none.
+    """Put the parts in the folder `parts` together below `run`, unless that is done; False where
+    there are none.
 
     FileNotFoundError names parts that are missing, ValueError says what is damaged.
     """

@@ -1,7 +1,8 @@
-"""What a worklist's folder sends home: one archive of results, logs and weights, in parts of a limited size.
+"""What a worklist's folder sends home: one archive of results, logs and weights, in parts of a
+limited size.
 
-Results come first, then float weights, then checkpoints of trainings that are not done, the smallest first.  What does
-not fit is left out and named.
+Results come first, then float weights, then checkpoints of trainings that are not done, the
+smallest first.  What does not fit is left out and named.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ LEFT_OUT = {".png", ".zip", ".part"}  # pictures are drawn anew from the logs
 
 
 def pack_home(folder: Path, home: Path) -> tuple[list[Path], list[Path]]:
-    """Write the archive of `folder` into `home`, in place of an earlier one; its parts, and the files left out.
+    """Write the archive of `folder` into `home`, in place of an earlier one; its parts, and the
+    files left out.
 
     OSError where it cannot be written.
     """
@@ -44,7 +46,9 @@ def choose_files(folder: Path, home: Path) -> tuple[list[Path], list[Path]]:
 
 
 def unpack_home(home: Path, folder: Path) -> bool:
-    """Put the archive in `home` back into `folder`; False where there is none.  Errors as `read_parts` has them."""
+    """Put the archive in `home` back into `folder`; False where there is none.  Errors as
+    `read_parts` has them.
+    """
     return read_parts(home, STEM, folder)
 
 

@@ -1,7 +1,8 @@
-"""What a GPU should do for this project, in the order of its worth.  `tools/gpu_run.py` works it down.
+"""What a GPU should do for this project, in the order of its worth.  `tools/gpu_run.py` works it
+down.
 
-An entry of ENTRIES is a check, or a cell of a table of trainings.  What an item needs follows from it: a 1-bit network
-needs the float one that it starts from, where the list has that too.
+An entry of ENTRIES is a check, or a cell of a table of trainings.  What an item needs follows from
+it: a 1-bit network needs the float one that it starts from, where the list has that too.
 """
 
 from __future__ import annotations
@@ -19,16 +20,51 @@ from rbsf.train.worklist import Item
 ROOT = Path(__file__).resolve().parents[1]
 TRAININGS = Path("tables")  # below the list's folder
 SHRUNK = 8  # a rehearsal's networks have an eighth of the channels
-REHEARSAL = {"epochs": 1, "subset": 64, "batch_size": 32, "warmup": 2, "threads": 1, "device": "cpu"}
-REHEARSAL |= {"lr_binary": 1e-3, "lr_real": 1e-3, "lr_norm": 1e-3}  # two steps of a full rate may end anywhere
-SMALL_RBSF2 = ("--channels", "8-16-32", "--depths", "1-1-1", "--features", "8", "--head-depth", "1", "--pairs", "4")
-SMALL_RBSF2 += ("--epochs", "1", "--batch-size", "2", "--threads", "1", "--workers", "0", "--device", "cpu")
+REHEARSAL = {
+    "epochs": 1,
+    "subset": 64,
+    "batch_size": 32,
+    "warmup": 2,
+    "threads": 1,
+    "device": "cpu",
+}
+REHEARSAL |= {
+    "lr_binary": 1e-3,
+    "lr_real": 1e-3,
+    "lr_norm": 1e-3,
+}  # two steps of a full rate may end anywhere
+SMALL_RBSF2 = (
+    "--channels",
+    "8-16-32",
+    "--depths",
+    "1-1-1",
+    "--features",
+    "8",
+    "--head-depth",
+    "1",
+    "--pairs",
+    "4",
+)
+SMALL_RBSF2 += (
+    "--epochs",
+    "1",
+    "--batch-size",
+    "2",
+    "--threads",
+    "1",
+    "--workers",
+    "0",
+    "--device",
+    "cpu",
+)
 ON_GPU = {"precision": "bfloat16", "threads": 2}
 
 
 @dataclass(frozen=True)
 class Check:
-    """A program that writes `report.md` and `report.json` into the folder that its --out names, and reads no data."""
+    """A program that writes `report.md` and `report.json` into the folder that its --out names, and
+    reads no data.
+    """
 
     name: str
     program: str
@@ -39,7 +75,9 @@ class Check:
 
 @dataclass(frozen=True)
 class Training:
-    """A cell of configs/tables/TABLE.yaml; those of a later `seed` start from the float network of seed 0."""
+    """A cell of configs/tables/TABLE.yaml; those of a later `seed` start from the float network of
+    seed 0.
+    """
 
     table: str
     row: str
@@ -52,13 +90,17 @@ class Training:
     @property
     def name(self) -> str:
         """A folder's name."""
-        words = filter(None, (self.table, self.row, self.column, f"seed {self.seed}" if self.seed else ""))
+        words = filter(
+            None, (self.table, self.row, self.column, f"seed {self.seed}" if self.seed else "")
+        )
         return "-".join(" ".join(words).replace("(", "").replace(")", "").split()).lower()
 
 
 @dataclass(frozen=True)
 class Distillation:
-    """A training of RB-SF 2 by the recipe of configs/rbsf2.yaml, from what `rbsf.tools.gpu_distil` packs."""
+    """A training of RB-SF 2 by the recipe of configs/rbsf2.yaml, from what `rbsf.tools.gpu_distil`
+    packs.
+    """
 
     name: str
     worth: str
@@ -71,7 +113,9 @@ SMALL = "32-32-64-128"
 WIDTHS = ("32-64-128-256", "64-64-128-256")
 COLUMNS = ("Bi", "R", "R+G", "R+G+B")
 
-RBSF2 = [Distillation("rbsf2", "RB-SF 2's long training", 15, ("--epochs", "40", "--workers", "12"))]
+RBSF2 = [
+    Distillation("rbsf2", "RB-SF 2's long training", 15, ("--epochs", "40", "--workers", "12"))
+]
 CHECKS = [
     Check(
         "agreement",
@@ -90,10 +134,21 @@ CHECKS = [
 ]
 FIRST_ROW = [
     Training(
-        "teachers", f"ResNet18 {SMALL}", "", "the float network that Table 2's first row starts from", 5, alone=True
+        "teachers",
+        f"ResNet18 {SMALL}",
+        "",
+        "the float network that Table 2's first row starts from",
+        5,
+        alone=True,
     ),
     *(Training("table2", SMALL, column, "Table 2, first row", 9) for column in COLUMNS),
-    Training("table3", f"ResNet18 {SMALL}", "CIFAR-100", "the float network of Table 3, which XNOR starts from", 5),
+    Training(
+        "table3",
+        f"ResNet18 {SMALL}",
+        "CIFAR-100",
+        "the float network of Table 3, which XNOR starts from",
+        5,
+    ),
     Training("table3", f"XNOR (ResNet18) {SMALL}", "CIFAR-100", "XNOR-Net beside it", 6),
     Training("table3", f"PCNN (ResNet18) {SMALL}", "CIFAR-100", "PCNN beside it", 6),
     *(
@@ -106,26 +161,40 @@ OTHER_ROWS = [
     entry
     for width in WIDTHS
     for entry in (
-        Training("teachers", f"ResNet18 {width}", "", f"the float network that {width} starts from", 8),
+        Training(
+            "teachers", f"ResNet18 {width}", "", f"the float network that {width} starts from", 8
+        ),
         *(Training("table2", width, column, f"Table 2, row {width}", 14) for column in COLUMNS),
     )
 ]
 WIDE = [
-    Training("teachers", "WRN22 64-64-128-256", "", "the float network that WRN-22 starts from", 15),
+    Training(
+        "teachers", "WRN22 64-64-128-256", "", "the float network that WRN-22 starts from", 15
+    ),
     Training("table3", "RBCN (WRN22) 64-64-128-256", "CIFAR-100", "Table 3, RBCN with WRN-22", 25),
-    Training("table3", "Bi-Real (WRN22) 64-64-128-256", "CIFAR-100", "Table 3, Bi-Real Net with WRN-22", 20),
+    Training(
+        "table3",
+        "Bi-Real (WRN22) 64-64-128-256",
+        "CIFAR-100",
+        "Table 3, Bi-Real Net with WRN-22",
+        20,
+    ),
     Training("table3", "PCNN (WRN22) 64-64-128-256", "CIFAR-100", "Table 3, PCNN with WRN-22", 20),
-    Training("teachers", "WRN40 64-64-128-256", "", "the float network that WRN-40 starts from", 25),
+    Training(
+        "teachers", "WRN40 64-64-128-256", "", "the float network that WRN-40 starts from", 25
+    ),
     Training("table3", "RBCN (WRN40) 64-64-128-256", "CIFAR-100", "Table 3, RBCN with WRN-40", 40),
 ]
 ENTRIES: list[Entry] = [*RBSF2, *CHECKS, *FIRST_ROW, *OTHER_ROWS, *WIDE]
 
 
-def make_items(data: Path, rehearse: bool = False, only: Sequence[str] = (), rbsf2: bool = True) -> list[Item]:
+def make_items(
+    data: Path, rehearse: bool = False, only: Sequence[str] = (), rbsf2: bool = True
+) -> list[Item]:
     """The list for CIFAR-100 in the folder `data`, and with `rbsf2` for what RB-SF 2 learns from.
 
-    `only`: the items whose names hold one of these words, and what they need; ValueError for a word that none holds.
-    `rehearse`: each shrunk to seconds, on the CPU.
+    `only`: the items whose names hold one of these words, and what they need; ValueError for a word
+    that none holds. `rehearse`: each shrunk to seconds, on the CPU.
     """
     items: list[Item] = []
     for entry in ENTRIES:
@@ -136,7 +205,9 @@ def make_items(data: Path, rehearse: bool = False, only: Sequence[str] = (), rbs
         else:
             items.append(_training_item(entry, data, rehearse, items))
     if unknown := [word for word in only if not any(word in item.name for item in items)]:
-        raise ValueError(f"--only {unknown[0]!r}: no such item; there are {', '.join(item.name for item in items)}")
+        raise ValueError(
+            f"--only {unknown[0]!r}: no such item; there are {', '.join(item.name for item in items)}"
+        )
     chosen = {item.name for item in items if not only or any(word in item.name for word in only)}
     needed = {name for item in items if item.name in chosen for name in item.needs}
     return [item for item in items if item.name in chosen | needed]
@@ -144,21 +215,45 @@ def make_items(data: Path, rehearse: bool = False, only: Sequence[str] = (), rbs
 
 def read_data(items: Sequence[Item]) -> bool:
     """Whether any of the items reads CIFAR-100: all but the checks and RB-SF 2 do."""
-    return not {item.name for item in items} <= {check.name for check in CHECKS} | {entry.name for entry in RBSF2}
+    return not {item.name for item in items} <= {check.name for check in CHECKS} | {
+        entry.name for entry in RBSF2
+    }
 
 
 def _check_item(check: Check, rehearse: bool) -> Item:
     folder = Path("items", check.name)
     flags = check.rehearsal if rehearse else ()
     command = (str(ROOT / check.program), "--out", str(folder), *flags)
-    return Item(check.name, command, check.worth, check.minutes, (), True, str(folder), 3 * check.minutes)
+    return Item(
+        check.name, command, check.worth, check.minutes, (), True, str(folder), 3 * check.minutes
+    )
 
 
 def _distillation_item(entry: Distillation, rehearse: bool) -> Item:
-    teacher, results = ",".join(str(FOLDER / file) for file in TEACHER), str(Path("rbsf2", entry.name))
-    command = [str(ROOT / "tools/train_rbsf.py"), "--model", "rbsf2", "--out", results, "--teacher", teacher]
+    teacher, results = (
+        ",".join(str(FOLDER / file) for file in TEACHER),
+        str(Path("rbsf2", entry.name)),
+    )
+    command = [
+        str(ROOT / "tools/train_rbsf.py"),
+        "--model",
+        "rbsf2",
+        "--out",
+        results,
+        "--teacher",
+        teacher,
+    ]
     command += ["--data", str(FOLDER / PAIRS), *(SMALL_RBSF2 if rehearse else entry.flags)]
-    return Item(entry.name, tuple(command), entry.worth, entry.minutes, (), True, results, again=("--resume",))
+    return Item(
+        entry.name,
+        tuple(command),
+        entry.worth,
+        entry.minutes,
+        (),
+        True,
+        results,
+        again=("--resume",),
+    )
 
 
 def _training_item(entry: Training, data: Path, rehearse: bool, before: list[Item]) -> Item:
@@ -175,12 +270,16 @@ def _training_item(entry: Training, data: Path, rehearse: bool, before: list[Ite
     for name, value in settings.items():
         command += ["--set", f"{name}={value}"]
     needs = tuple(item.name for item in before if item.results == str(_teacher_folder(config)))
-    return Item(entry.name, tuple(command), entry.worth, entry.minutes, needs, entry.alone, str(folder))
+    return Item(
+        entry.name, tuple(command), entry.worth, entry.minutes, needs, entry.alone, str(folder)
+    )
 
 
 def _config_of(entry: Training, settings: dict[str, Any]) -> Any:
     cells = read_study(entry.table, settings).cells
-    return next(cell.config for cell in cells if (cell.row, cell.column) == (entry.row, entry.column))
+    return next(
+        cell.config for cell in cells if (cell.row, cell.column) == (entry.row, entry.column)
+    )
 
 
 def _teacher_folder(config: Any) -> Path | None:

@@ -45,21 +45,62 @@ REHEARSAL = Path("runs/gpu_rehearsal")
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--pack", type=Path, metavar="DIR", help="write CIFAR-100 as parts into DIR")
     what.add_argument("--data", type=Path, metavar="DIR", help="work on the data in DIR")
-    what.add_argument("--rehearse", action="store_true", help="run every item, shrunk, on made-up data")
-    what.add_argument("--summary", type=Path, metavar="DIR", help="print the results in DIR, an --out or its home")
-    what.add_argument("--list", action="store_true", help="print the items, what they need and are worth")
-    add("--root", type=Path, default=Path("data"), help="folder of the data set for --pack (default: %(default)s)")
-    add("--pairs", type=Path, metavar="FILE.db", help="with --pack: what RB-SF 2 learns from, a crop store ...")
-    add("--teacher", metavar="FILES", help="... and its teacher, BACKBONE.onnx,HEAD.onnx; CIFAR-100 is then not packed")
-    add("--out", type=Path, metavar="DIR", help=f"folder of the runs (default: runs/gpu; of a rehearsal {REHEARSAL})")
-    add("--minutes", type=float, metavar="M", help="end after M minutes (default: when all is done)")
-    add("--beside", type=positive_int, default=4, metavar="N", help="trainings at once (default: %(default)s)")
-    add("--only", action="append", default=[], metavar="TEXT", help="items whose names hold TEXT; repeatable")
+    what.add_argument(
+        "--rehearse", action="store_true", help="run every item, shrunk, on made-up data"
+    )
+    what.add_argument(
+        "--summary", type=Path, metavar="DIR", help="print the results in DIR, an --out or its home"
+    )
+    what.add_argument(
+        "--list", action="store_true", help="print the items, what they need and are worth"
+    )
+    add(
+        "--root",
+        type=Path,
+        default=Path("data"),
+        help="folder of the data set for --pack (default: %(default)s)",
+    )
+    add(
+        "--pairs",
+        type=Path,
+        metavar="FILE.db",
+        help="with --pack: what RB-SF 2 learns from, a crop store ...",
+    )
+    add(
+        "--teacher",
+        metavar="FILES",
+        help="... and its teacher, BACKBONE.onnx,HEAD.onnx; CIFAR-100 is then not packed",
+    )
+    add(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help=f"folder of the runs (default: runs/gpu; of a rehearsal {REHEARSAL})",
+    )
+    add(
+        "--minutes", type=float, metavar="M", help="end after M minutes (default: when all is done)"
+    )
+    add(
+        "--beside",
+        type=positive_int,
+        default=4,
+        metavar="N",
+        help="trainings at once (default: %(default)s)",
+    )
+    add(
+        "--only",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="items whose names hold TEXT; repeatable",
+    )
     return parser.parse_args(argv)
 
 
@@ -82,7 +123,9 @@ def print_list(only: list[str]) -> int:
 
     for item in make_items(Path("DATA"), only=only):
         needs = f"; needs {', '.join(item.needs)}" if item.needs else ""
-        print(f"{item.name}: about {item.minutes:g} minutes{', alone' if item.alone else ''}; {item.worth}{needs}")
+        print(
+            f"{item.name}: about {item.minutes:g} minutes{', alone' if item.alone else ''}; {item.worth}{needs}"
+        )
     return 0
 
 
@@ -109,7 +152,9 @@ def work(args: argparse.Namespace) -> int:
 
 
 def rehearse(args: argparse.Namespace) -> int:
-    """Pack made-up data, unpack it, run every item shrunk, bring it home, and print the summary of that."""
+    """Pack made-up data, unpack it, run every item shrunk, bring it home, and print the summary of
+    that.
+    """
     from rbsf.datasets.images.cifar_parts import pack_cifar100
     from rbsf.datasets.images.made_up_cifar import write_made_up_cifar
     from rbsf.tools import gpu_distil
@@ -129,15 +174,23 @@ def rehearse(args: argparse.Namespace) -> int:
             unpack_data(parts, data)
         if {entry.name for entry in RBSF2} & {item.name for item in items}:
             gpu_distil.make_up(folder)
-        code = work_down(items, folder, min(2, args.beside), lambda item: {"OMP_NUM_THREADS": "1"}, end)
+        code = work_down(
+            items, folder, min(2, args.beside), lambda item: {"OMP_NUM_THREADS": "1"}, end
+        )
     print(summarise(folder / "home"))
     return code
 
 
 def work_down(
-    items: list[Item], folder: Path, beside: int, variables: Callable[[Item], dict[str, str]], end: float | None
+    items: list[Item],
+    folder: Path,
+    beside: int,
+    variables: Callable[[Item], dict[str, str]],
+    end: float | None,
 ) -> int:
-    """Run the items until `end`, by the monotonic clock, and write the archive whatever happens; the exit code."""
+    """Run the items until `end`, by the monotonic clock, and write the archive whatever happens;
+    the exit code.
+    """
     from rbsf.system.environment import cores
     from rbsf.tools.gpu_home import pack_home
     from rbsf.tools.gpu_summary import write_list
@@ -153,7 +206,9 @@ def work_down(
         return Worklist(items, folder, beside, environment, say).run(seconds)
     finally:
         parts, left = pack_home(folder, folder / "home")
-        say(f"archive: {', '.join(f'{path} ({path.stat().st_size / 1e6:.1f} MB)' for path in parts)}")
+        say(
+            f"archive: {', '.join(f'{path} ({path.stat().st_size / 1e6:.1f} MB)' for path in parts)}"
+        )
         if left:
             say(f"no room in it for: {', '.join(str(path.relative_to(folder)) for path in left)}")
 
@@ -166,7 +221,9 @@ def say(line: str) -> None:
 def check_minutes(minutes: float | None) -> None:
     """Raise ValueError for a time in which nothing can be done."""
     if minutes is not None and not minutes >= LEAST_MINUTES:
-        raise ValueError(f"--minutes {minutes:g}: too short to start anything; give at least {LEAST_MINUTES:g}")
+        raise ValueError(
+            f"--minutes {minutes:g}: too short to start anything; give at least {LEAST_MINUTES:g}"
+        )
 
 
 def check_disk(folder: Path) -> None:
@@ -177,15 +234,20 @@ def check_disk(folder: Path) -> None:
     free = shutil.disk_usage(folder).free
     if free < LEAST_DISK_BYTES:
         least = LEAST_DISK_BYTES / 1e9
-        raise ValueError(f"{folder}: {free / 1e9:.1f} GB are free on its disk; make room for {least:.1f} GB")
+        raise ValueError(
+            f"{folder}: {free / 1e9:.1f} GB are free on its disk; make room for {least:.1f} GB"
+        )
 
 
 def probe_gpu() -> str:
-    """Name and memory of the GPU; ValueError where PyTorch finds none, or one with too little memory.
+    """Name and memory of the GPU; ValueError where PyTorch finds none, or one with too little
+    memory.
 
     Asked in a process of its own, so that this one takes no memory of the GPU.
     """
-    done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE], capture_output=True, text=True, check=False
+    )
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise ValueError(f"PyTorch finds no GPU here ({reason}); --rehearse runs on the CPU")
@@ -197,7 +259,8 @@ def probe_gpu() -> str:
 
 
 def find_data(folder: Path, out: Path) -> Path:
-    """The folder that holds CIFAR-100: `folder`, or `out`/data, where its parts will be put together.
+    """The folder that holds CIFAR-100: `folder`, or `out`/data, where its parts will be put
+    together.
 
     An archive that came home, beside the parts, is put back into an `out` without runs.
     """
@@ -252,7 +315,9 @@ class Sharing:
     def _choose(self, rates: dict[str, float]) -> dict[str, str]:
         from rbsf.tools.gpu_sharing import Mps
 
-        turns = max((rate for name, rate in rates.items() if name.endswith(" processes")), default=0.0)
+        turns = max(
+            (rate for name, rate in rates.items() if name.endswith(" processes")), default=0.0
+        )
         at_once = max((rate for name, rate in rates.items() if name.endswith("MPS")), default=0.0)
         if not at_once > turns:  # also where it is not a number
             return {}
@@ -267,7 +332,9 @@ class Sharing:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Do what the command line says; 0 when all is well, 1 where an item failed, 128 + signal when stopped."""
+    """Do what the command line says; 0 when all is well, 1 where an item failed, 128 + signal when
+    stopped.
+    """
     args = parse_args(argv)
     if args.pack:
         return pack(args)

@@ -1,4 +1,6 @@
-"""Several processes on one GPU: taking turns, or at once by NVIDIA's multi-process service (MPS) where it is there."""
+"""Several processes on one GPU: taking turns, or at once by NVIDIA's multi-process service (MPS)
+where it is there.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +18,15 @@ START_SECONDS, STOP_SECONDS = 40, 10  # that it may take
 
 
 class Mps:
-    """The service, for this user's processes that get `environment`; it changes nothing of the card's settings."""
+    """The service, for this user's processes that get `environment`; it changes nothing of the
+    card's settings.
+    """
 
     def __init__(self, folder: Path = FOLDER) -> None:
-        folders = {"CUDA_MPS_PIPE_DIRECTORY": folder / "pipe", "CUDA_MPS_LOG_DIRECTORY": folder / "log"}
+        folders = {
+            "CUDA_MPS_PIPE_DIRECTORY": folder / "pipe",
+            "CUDA_MPS_LOG_DIRECTORY": folder / "log",
+        }
         self.folders = list(folders.values())
         self.environment = {name: str(path) for name, path in folders.items()}
 

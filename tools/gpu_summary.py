@@ -21,9 +21,15 @@ HEADS = ("item", "state", "time", "top-1, %", "epochs", "images a second", "what
 
 
 def write_list(folder: Path, items: list[Item]) -> None:
-    """Keep what the list is, and behind it what earlier runs have had on theirs, for a summary later and elsewhere."""
+    """Keep what the list is, and behind it what earlier runs have had on theirs, for a summary
+    later and elsewhere.
+    """
     names = {item.name for item in items}
-    earlier = [item for item in _read_list(folder) if item.name not in names] if (folder / LIST).is_file() else []
+    earlier = (
+        [item for item in _read_list(folder) if item.name not in names]
+        if (folder / LIST).is_file()
+        else []
+    )
     entries = [asdict(item) for item in (*items, *earlier)]
     write_atomically(folder / LIST, json.dumps(entries, indent=1).encode())
 
@@ -31,13 +37,16 @@ def write_list(folder: Path, items: list[Item]) -> None:
 def summarise(folder: Path) -> str:
     """The table in Markdown, and the reports of the checks.
 
-    FileNotFoundError for a folder that holds neither a list nor an archive; ValueError for a damaged one.
+    FileNotFoundError for a folder that holds neither a list nor an archive; ValueError for a
+    damaged one.
     """
     if (folder / LIST).is_file():
         return _summarise(folder)
     with tempfile.TemporaryDirectory() as name:
         if not unpack_home(folder, Path(name)):
-            raise FileNotFoundError(f"{folder} holds neither {LIST} nor home-1-of-N.part; give an --out or its home")
+            raise FileNotFoundError(
+                f"{folder} holds neither {LIST} nor home-1-of-N.part; give an --out or its home"
+            )
         return _summarise(Path(name))
 
 
@@ -47,7 +56,11 @@ def _summarise(folder: Path) -> str:
     lines = ["| " + " | ".join(row) + " |" for row in (HEADS, ["---"] * len(HEADS), *rows)]
     states = [state_of(folder, item).state for item in items]
     count = f"{states.count(DONE)} of {len(items)} done, {states.count(FAILED)} failed"
-    reports = [path.read_text() for item in items if (path := folder / item.results / "report.md").is_file()]
+    reports = [
+        path.read_text()
+        for item in items
+        if (path := folder / item.results / "report.md").is_file()
+    ]
     return "\n\n".join([count, "\n".join(lines), *reports])
 
 
@@ -77,13 +90,20 @@ def _read_top1(path: Path) -> str:
 
 
 def _read_log(results: Path) -> tuple[str, str]:
-    """Epochs done, such as "3 of 200", and the median rate of a training; empty where it has not told yet."""
+    """Epochs done, such as "3 of 200", and the median rate of a training; empty where it has not
+    told yet.
+    """
     log, config = results / "log.csv", results / "config.yaml"
     if not (log.is_file() and config.is_file()):
         return "", ""
     with open(log, newline="") as file:
         rows = list(csv.DictReader(file))
-    done = max([sum(bool(row.get("val_top1")) for row in rows), *(int(float(row.get("epoch") or 0)) for row in rows)])
+    done = max(
+        [
+            sum(bool(row.get("val_top1")) for row in rows),
+            *(int(float(row.get("epoch") or 0)) for row in rows),
+        ]
+    )
     paces = (row.get("images_per_s") or row.get("pairs_per_s") or 0 for row in rows)
     rates = [float(pace) for pace in paces if float(pace)]
     rate = f"{median(rates):,.0f}" if rates else ""

@@ -19,14 +19,36 @@ from rbsf.system.program import check_writable, positive_int, run
 
 def parse_args() -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
     add("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
     add("--count", type=positive_int, default=10, metavar="N", help="videos (default: 10)")
-    add("--frames", type=positive_int, default=100, metavar="N", help="frames of each (default: 100)")
-    add("--size", type=parse_size, default=(320, 240), metavar="WxH", help="pixels (default: 320x240)")
-    add("--seed", type=int, default=0, metavar="S", help="video i is drawn from seed S + i (default: 0)")
-    add("--video", action="store_true", help="write .mp4 and .txt files instead of folders of JPEGs")
+    add(
+        "--frames",
+        type=positive_int,
+        default=100,
+        metavar="N",
+        help="frames of each (default: 100)",
+    )
+    add(
+        "--size",
+        type=parse_size,
+        default=(320, 240),
+        metavar="WxH",
+        help="pixels (default: 320x240)",
+    )
+    add(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="S",
+        help="video i is drawn from seed S + i (default: 0)",
+    )
+    add(
+        "--video", action="store_true", help="write .mp4 and .txt files instead of folders of JPEGs"
+    )
     return parser.parse_args()
 
 

@@ -1,9 +1,10 @@
-"""Give videos without boxes boxes at random places, so that a network can learn from what a teacher sees in them.
+"""Give videos without boxes boxes at random places, so that a network can learn from what a teacher
+sees in them.
 
     python tools/make_windows.py --videos unlabelled --out windows --count 6
 
-Each video gets COUNT boxes that stand still; OUT/NAME_1.txt to OUT/NAME_COUNT.txt lie beside links to the video.  The
-target is whatever is there: training by --teacher takes no box for true.
+Each video gets COUNT boxes that stand still; OUT/NAME_1.txt to OUT/NAME_COUNT.txt lie beside links
+to the video.  The target is whatever is there: training by --teacher takes no box for true.
 """
 
 from __future__ import annotations
@@ -27,11 +28,25 @@ ASPECT = 2.0  # of width and height, at most
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
     add("--videos", type=Path, required=True, metavar="DIR", help="folder of video files")
-    add("--out", type=Path, required=True, metavar="DIR", help="folder to write; --data of prepare_pairs.py")
-    add("--count", type=positive_int, default=6, metavar="N", help="boxes of a video (default: %(default)s)")
+    add(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder to write; --data of prepare_pairs.py",
+    )
+    add(
+        "--count",
+        type=positive_int,
+        default=6,
+        metavar="N",
+        help="boxes of a video (default: %(default)s)",
+    )
     add("--seed", type=int, default=0, metavar="N", help="of places and sizes (default: 0)")
     return parser.parse_args(argv)
 
@@ -59,12 +74,15 @@ def main(argv: list[str] | None = None) -> None:
             link.unlink(missing_ok=True)
             link.symlink_to(path.resolve())
             write_atomically(
-                name.with_suffix(".txt"), (",".join(f"{v:.1f}" for v in box) + "\n").encode() * len(shapes)
+                name.with_suffix(".txt"),
+                (",".join(f"{v:.1f}" for v in box) + "\n").encode() * len(shapes),
             )
     print(f"{args.out}: {args.count} boxes in each of {len(videos)} videos")
 
 
-def random_box(rng: np.random.Generator, height: int, width: int) -> tuple[float, float, float, float]:
+def random_box(
+    rng: np.random.Generator, height: int, width: int
+) -> tuple[float, float, float, float]:
     """A box ``x, y, w, h`` inside of a frame."""
     side = min(height, width) * rng.uniform(*SIZES)
     stretch = ASPECT ** rng.uniform(-0.5, 0.5)

@@ -1,9 +1,10 @@
 """Cut targets out of videos and still images, once: make the crop store that train_rbsf.py reads.
 
-    python tools/prepare_pairs.py --data GOT-10k/train --data stills --out pairs.db --max-per-sequence 200
+python tools/prepare_pairs.py --data GOT-10k/train --data stills --out pairs.db --max-per-sequence
+200
 
-Rerun the same command after an interruption: what is stored already is skipped, what could not be read is tried again,
-and what has other boxes or frames by now is cut out again.
+Rerun the same command after an interruption: what is stored already is skipped, what could not be
+read is tried again, and what has other boxes or frames by now is cut out again.
 """
 
 from __future__ import annotations
@@ -25,12 +26,28 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     data_help = "root of sequences in any layout, or folder of images, with or without boxes.csv; repeatable"
     add("--data", type=Path, action="append", required=True, metavar="PATH", help=data_help)
-    add("--out", type=Path, required=True, metavar="FILE", help="the store to make or to go on with")
-    add("--every", type=int, default=1, metavar="N", help="take each Nth frame of a video (default: 1)")
+    add(
+        "--out", type=Path, required=True, metavar="FILE", help="the store to make or to go on with"
+    )
+    add(
+        "--every",
+        type=int,
+        default=1,
+        metavar="N",
+        help="take each Nth frame of a video (default: 1)",
+    )
     limit_help = "take at most N frames of a video, evenly spaced (default: all)"
     add("--max-per-sequence", type=int, metavar="N", help=limit_help)
-    add("--workers", type=int, default=1, metavar="N", help="processes that decode and crop (default: 1)")
-    broken_help = "leave sequences out whose annotation cannot be read or does not match their frames"
+    add(
+        "--workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes that decode and crop (default: 1)",
+    )
+    broken_help = (
+        "leave sequences out whose annotation cannot be read or does not match their frames"
+    )
     add("--skip-broken", action="store_true", help=broken_help)
     return parser.parse_args()
 
@@ -38,13 +55,19 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Prepare and print a summary."""
     args = parse_args()
-    from rbsf.datasets.pairs.prepare import prepare  # not above: `run` words what can fail in these imports
+    from rbsf.datasets.pairs.prepare import (
+        prepare,
+    )  # not above: `run` words what can fail in these imports
 
     numbers = args.every, args.max_per_sequence, args.workers
     report = prepare(args.data, args.out, *numbers, skip_broken=args.skip_broken)
     left_out = len(report.warnings)
-    print(f"{args.out}: {report.sequences} sequences, {report.crops} crops, {report.megabytes:.1f} MB")
-    print(f"{report.added} added, {report.already_stored} already there, {left_out} with parts left out")
+    print(
+        f"{args.out}: {report.sequences} sequences, {report.crops} crops, {report.megabytes:.1f} MB"
+    )
+    print(
+        f"{report.added} added, {report.already_stored} already there, {left_out} with parts left out"
+    )
     if report.broken:
         print(f"{len(report.broken)} broken sequences left out")
 

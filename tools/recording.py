@@ -1,4 +1,6 @@
-"""A tracking run and what it leaves behind: drawn frames, boxes, and words on lost targets and on speed."""
+"""A tracking run and what it leaves behind: drawn frames, boxes, and words on lost targets and on
+speed.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,13 @@ from rbsf.tracker.loading import Constants, wrapped
 from rbsf.tracker.session import Session
 from rbsf.tracker.siamfc import Backbone, Result
 
-COLORS = [(64, 220, 64), (255, 160, 0), (64, 160, 255), (255, 64, 200), (240, 230, 60)]  # RGB, by target
+COLORS = [
+    (64, 220, 64),
+    (255, 160, 0),
+    (64, 160, 255),
+    (255, 64, 200),
+    (240, 230, 60),
+]  # RGB, by target
 LOST_COLOR = (255, 40, 40)
 DEFAULT_FPS = 25.0  # of images, which have no rate of their own
 WINDOW = "track (q ends)"
@@ -74,7 +82,9 @@ class Timing:
             "network": self.network,
             "rest": total - self.decode - self.network,
         }
-        split = ", ".join(f"{name} {1000 * s / count:.1f} ms ({s / total:.0%})" for name, s in shares.items())
+        split = ", ".join(
+            f"{name} {1000 * s / count:.1f} ms ({s / total:.0%})" for name, s in shares.items()
+        )
         return f"{count} frames in {total:.1f} s: {count / total:.1f} fps; per frame {split}"
 
 
@@ -92,7 +102,9 @@ class Recorder:
     lost: set[int] = field(default_factory=set)
 
     def add(self, image: np.ndarray, seconds: float | None, results: list[Result]) -> bool:
-        """Record a frame (H x W x 3 uint8 RGB), its time and a result per target; False once the window is closed."""
+        """Record a frame (H x W x 3 uint8 RGB), its time and a result per target; False once the
+        window is closed.
+        """
         for target, result in enumerate(results, 1):
             self._tell_loss(target, result, several=len(results) > 1)
         if self.boxes:
@@ -142,7 +154,9 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Span:
-    """Which frames of a video are tracked: the first one, and the one after the last (None: to its end)."""
+    """Which frames of a video are tracked: the first one, and the one after the last (None: to its
+    end).
+    """
 
     first: int = 0
     stop: int | None = None
@@ -173,18 +187,23 @@ def track_video(
     outputs: Outputs,
     span: Span,
 ) -> Ending:
-    """Follow the targets that `choose` finds in the first frame; what was computed is kept in any case.
+    """Follow the targets that `choose` finds in the first frame; what was computed is kept in any
+    case.
 
     `frames`: what `open_frames` opened of `source`.
 
-    Prints what happens, under a progress bar.  Errors in a frame after the first are in what is returned; ValueError
-    or OSError, before any tracking, for a source without that frame and boxes that cannot be used.
+    Prints what happens, under a progress bar.  Errors in a frame after the first are in what is
+    returned; ValueError or OSError, before any tracking, for a source without that frame and boxes
+    that cannot be used.
     """
     fps = frames.fps or DEFAULT_FPS
     images = islice(frames.start(), span.first, span.stop)
     first, seconds = next(images, (None, None))
     if first is None:
-        raise ValueError(f"{source} holds no frame {span.first}" + ("; give an earlier --start" if span.first else ""))
+        raise ValueError(
+            f"{source} holds no frame {span.first}"
+            + ("; give an earlier --start" if span.first else "")
+        )
     timing = Timing()
     session = Session(wrapped(network, timing.of_network), constants)
     session.update(first, seconds)
@@ -197,7 +216,9 @@ def track_video(
     recorder = Recorder(None if source.isdecimal() else fps, writer, rows, outputs.show, span.first)
     with StopRequest() as stop, rows or nullcontext(), writer or nullcontext():
         recorder.add(first, seconds, [*session.results.values()])
-        error = _follow(timing.decoding(images), session, recorder, span.expected(frames.count), stop)
+        error = _follow(
+            timing.decoding(images), session, recorder, span.expected(frames.count), stop
+        )
     return Ending(recorder.frames, timing.summary(recorder.frames), error, stop.signum)
 
 
@@ -208,7 +229,9 @@ def _follow(
     total: int | None,
     stop: StopRequest,
 ) -> Exception | None:
-    """Track to the end of ``frames``, ``total`` by the header, or to a stop; the error that broke in."""
+    """Track to the end of ``frames``, ``total`` by the header, or to a stop; the error that broke
+    in.
+    """
     with tqdm(total=total, initial=1, desc="track", unit="frame") as bar:
         try:
             for image, seconds in frames:
@@ -219,16 +242,19 @@ def _follow(
         except (ValueError, OSError) as error:
             return error
     if total and total != recorder.frames:
-        print(f"the video ended after {recorder.number} frames; by its header {recorder.first + total} were expected")
+        print(
+            f"the video ended after {recorder.number} frames; by its header {recorder.first + total} were expected"
+        )
     return None
 
 
 class BoxWriter:
     """Writes boxes to ``path``, .csv or .json; use as a context manager.
 
-    CSV rows go, about once a second, to ``path`` with ``.part`` appended, which even a killed run leaves; JSON is
-    written at the end. The file gets its name when the block ends, with or without an error. Where writing fails (a
-    full disk), the rows that are not in the file are printed and OSError is raised.
+    CSV rows go, about once a second, to ``path`` with ``.part`` appended, which even a killed run
+    leaves; JSON is written at the end. The file gets its name when the block ends, with or without
+    an error. Where writing fails (a full disk), the rows that are not in the file are printed and
+    OSError is raised.
     """
 
     def __init__(self, path: Path) -> None:
@@ -258,7 +284,11 @@ class BoxWriter:
                 print(f"boxes: {self.path}")
 
     def _write(self) -> None:
-        text = json.dumps(self._rows, indent=1) + "\n" if self._json else format_csv(self._rows, not self._size)
+        text = (
+            json.dumps(self._rows, indent=1) + "\n"
+            if self._json
+            else format_csv(self._rows, not self._size)
+        )
         try:
             append(self._part, text, self._size)
         except OSError as error:
@@ -273,7 +303,9 @@ class BoxWriter:
 
 
 def append(path: Path, text: str, size: int) -> None:
-    """Write ASCII ``text`` after the first ``size`` bytes of a file (0: anew); all of it or, with OSError, none."""
+    """Write ASCII ``text`` after the first ``size`` bytes of a file (0: anew); all of it or, with
+    OSError, none.
+    """
     try:
         with path.open("a" if size else "w", newline="", encoding="ascii") as file:
             file.write(text)

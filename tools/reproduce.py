@@ -1,8 +1,8 @@
-"""Reproduce a table or figure of the paper, or another table of trainings: train what is missing, go on with what is
-half done, print the figures.
+"""Reproduce a table or figure of the paper, or another table of trainings: train what is missing,
+go on with what is half done, print the figures.
 
-    python tools/reproduce.py table2 --root data
-    python tools/reproduce.py parts --data pairs.db --teacher teacher.safetensors --seeds 0 1 2 --test OTB100=data/OTB
+python tools/reproduce.py table2 --root data python tools/reproduce.py parts --data pairs.db
+--teacher teacher.safetensors --seeds 0 1 2 --test OTB100=data/OTB
 
 table2, table3, table4, figure2: trainings as configs/tables/NAME.yaml has them, 70 to 200 epochs each; the float
 teachers that they share are trained once.  table6: counted, in a second.  Short variants change the epochs alone:
@@ -34,18 +34,38 @@ if TYPE_CHECKING:
     from rbsf.tools.studies import Study
 
 NAMES = (*sorted(path.stem for path in (CONFIGS / "tables").glob("*.yaml")), "table6")
-TRACK_FLAGS = ("workers", "constants", "every", "frames")  # of eval/run_benchmarks.py, handed on to it
+TRACK_FLAGS = (
+    "workers",
+    "constants",
+    "every",
+    "frames",
+)  # of eval/run_benchmarks.py, handed on to it
 FLAGS_OF = {"classifier": ("root",), "tracker": ("data", "teacher", "test", *TRACK_FLAGS)}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
     add("name", metavar="NAME", help=f"what to reproduce: {', '.join(NAMES)}, or a .yaml file")
-    add("--root", metavar="DIR", help="of classifiers: folder that holds the data sets (default: data)")
-    add("--data", action="append", metavar="PATH", help="of trackers: as of tools/train_rbsf.py; repeatable")
-    add("--teacher", metavar="FILE", help="of trackers: weights of the float teacher, as of tools/train_rbsf.py")
+    add(
+        "--root",
+        metavar="DIR",
+        help="of classifiers: folder that holds the data sets (default: data)",
+    )
+    add(
+        "--data",
+        action="append",
+        metavar="PATH",
+        help="of trackers: as of tools/train_rbsf.py; repeatable",
+    )
+    add(
+        "--teacher",
+        metavar="FILE",
+        help="of trackers: weights of the float teacher, as of tools/train_rbsf.py",
+    )
     add(
         "--test",
         action="append",
@@ -55,10 +75,34 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add_constants_flag(parser)
     add_pass_flags(parser)
-    add("--workers", type=positive_int, metavar="N", help="of trackers: processes that track (default: one a core)")
-    add("--out", type=Path, default=Path("runs/reproduce"), metavar="DIR", help="results (default: %(default)s)")
-    add("--seeds", type=int, nargs="+", default=[0], metavar="S", help="trainings of each cell (default: 0)")
-    add("--only", action="append", default=[], metavar="TEXT", help="cells whose row or column is TEXT; repeatable")
+    add(
+        "--workers",
+        type=positive_int,
+        metavar="N",
+        help="of trackers: processes that track (default: one a core)",
+    )
+    add(
+        "--out",
+        type=Path,
+        default=Path("runs/reproduce"),
+        metavar="DIR",
+        help="results (default: %(default)s)",
+    )
+    add(
+        "--seeds",
+        type=int,
+        nargs="+",
+        default=[0],
+        metavar="S",
+        help="trainings of each cell (default: 0)",
+    )
+    add(
+        "--only",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="cells whose row or column is TEXT; repeatable",
+    )
     add(
         "--set",
         action="append",
@@ -87,13 +131,17 @@ def parse_settings(words: list[str]) -> dict[str, Any]:
 
 
 def select(table: Study, only: list[str]) -> Study:
-    """The table with the cells of these rows and columns, all where none is named; ValueError for a name of neither."""
+    """The table with the cells of these rows and columns, all where none is named; ValueError for a
+    name of neither.
+    """
     rows, columns = {cell.row for cell in table.cells}, {cell.column for cell in table.cells}
     if unknown := [text for text in only if text not in rows | columns]:
         known = ", ".join(sorted((rows | columns) - {""}))
         raise ValueError(f"--only {unknown[0]!r}: no such row or column; there are {known}")
     rows, columns = rows & set(only) or rows, columns & set(only) or columns
-    return dataclasses.replace(table, cells=[c for c in table.cells if c.row in rows and c.column in columns])
+    return dataclasses.replace(
+        table, cells=[c for c in table.cells if c.row in rows and c.column in columns]
+    )
 
 
 def list_cells(table: Study, seeds: list[int], out: Path) -> None:
@@ -103,7 +151,9 @@ def list_cells(table: Study, seeds: list[int], out: Path) -> None:
     for cell in table.cells:
         for seed in seeds:
             config = dataclasses.replace(cell.config, seed=seed)
-            print(f"{cell.name}, seed {seed}: {state_of(config, out)}\n  {command(config, folder_of(config, out))}")
+            print(
+                f"{cell.name}, seed {seed}: {state_of(config, out)}\n  {command(config, folder_of(config, out))}"
+            )
 
 
 def command(config: Any, folder: Path) -> str:
@@ -113,7 +163,12 @@ def command(config: Any, folder: Path) -> str:
 
     tracker = isinstance(config, TrainConfig)  # its program starts from the file of its model
     defaults = model_defaults(config.model) if tracker else method_defaults(config.method)
-    words = ["python", f"tools/train_{'rbsf' if tracker else 'classifier'}.py", "--out", str(folder)]
+    words = [
+        "python",
+        f"tools/train_{'rbsf' if tracker else 'classifier'}.py",
+        "--out",
+        str(folder),
+    ]
     words += ["--model", config.model] if tracker else []
     for field in dataclasses.fields(config):
         value, default = getattr(config, field.name), defaults.get(field.name, field.default)
@@ -123,7 +178,11 @@ def command(config: Any, folder: Path) -> str:
         if isinstance(value, bool):
             words.append(flag if value else "--no-" + flag.removeprefix("--"))
         else:
-            words += [word for item in (value if isinstance(value, list) else [value]) for word in (flag, str(item))]
+            words += [
+                word
+                for item in (value if isinstance(value, list) else [value])
+                for word in (flag, str(item))
+            ]
     return shlex.join(words)
 
 
@@ -161,20 +220,29 @@ def table6() -> str:
         ("FLOPs, ResNet-18", "1.81e9", f"{real.multiplications:.2e}"),
         ("speedup", "10.86x", f"{real.multiplications / binary.multiplications:.2f}x"),
     )
-    lines = "\n".join(f"| {' | '.join(row)} |" for row in (("", "paper", "ours"), ("---", "---:", "---:"), *rows))
+    lines = "\n".join(
+        f"| {' | '.join(row)} |" for row in (("", "paper", "ours"), ("---", "---:", "---:"), *rows)
+    )
     return f"Study 6: memory and multiplications; 224 x 224\n\n{lines}\n"
 
 
 def open_table(args: argparse.Namespace) -> Study:
-    """The table, its cells with the settings of the command line; ValueError for flags of the other kind of table."""
+    """The table, its cells with the settings of the command line; ValueError for flags of the other
+    kind of table.
+    """
     from rbsf.tools.studies import folder_of, read_study
 
-    given = {"classifier": {"root": args.root or "data"}, "tracker": {"data": args.data or [], "teacher": args.teacher}}
+    given = {
+        "classifier": {"root": args.root or "data"},
+        "tracker": {"data": args.data or [], "teacher": args.teacher},
+    }
     table = select(read_study(args.name, parse_settings(args.set), given), args.only)
     for trains, flags in FLAGS_OF.items():
         for flag in flags:
             if trains != table.trains and getattr(args, flag):
-                raise ValueError(f"{args.name} trains {table.trains}s: --{flag} is for tables of {trains}s")
+                raise ValueError(
+                    f"{args.name} trains {table.trains}s: --{flag} is for tables of {trains}s"
+                )
     for cell in table.cells:
         if table.trains == "tracker":
             check_tracker(cell.name, cell.config)
@@ -187,7 +255,9 @@ def check_tracker(name: str, config: Any) -> None:
     if not config.data:
         raise ValueError(f"{name}: no data to train on; give a crop store or a folder by --data")
     if config.model != "siamfc" and not config.teacher:
-        raise ValueError(f"{name}: a 1-bit network needs a teacher; give the weights of a float SiamFC by --teacher")
+        raise ValueError(
+            f"{name}: a 1-bit network needs a teacher; give the weights of a float SiamFC by --teacher"
+        )
 
 
 def make(args: argparse.Namespace) -> tuple[str, int]:
@@ -209,7 +279,9 @@ def make(args: argparse.Namespace) -> tuple[str, int]:
 
 
 def make_trackers(args: argparse.Namespace, table: Study) -> tuple[str, int]:
-    """Train what is missing and track with it; the table and the exit code.  No table where a training was stopped."""
+    """Train what is missing and track with it; the table and the exit code.  No table where a
+    training was stopped.
+    """
     from rbsf.tools.tracker_studies import finish, open_test
 
     # Before the training: what is wrong with a test set is said now.

@@ -2,9 +2,9 @@
 
     python tools/show_pairs.py --data pairs.db --paste-share 1 --out runs/look
 
-Takes the flags of tools/train_rbsf.py (with --resume: the settings of the training in --out) and trains nothing.  Each
-pair is an exemplar and its search crop, in which a green circle marks where the response should peak; a red frame marks
-a search crop without the exemplar's target.
+Takes the flags of tools/train_rbsf.py (with --resume: the settings of the training in --out) and
+trains nothing.  Each pair is an exemplar and its search crop, in which a green circle marks where
+the response should peak; a red frame marks a search crop without the exemplar's target.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ def draw_pair(item: Item) -> np.ndarray:
 
     from rbsf.tracker.task import RADIUS
 
-    exemplar, search = (np.ascontiguousarray(item[key].permute(1, 2, 0).numpy()) for key in ("exemplar", "search"))
+    exemplar, search = (
+        np.ascontiguousarray(item[key].permute(1, 2, 0).numpy()) for key in ("exemplar", "search")
+    )
     side = len(search)
     if item["negative"]:
         cv2.rectangle(search, (0, 0), (side - 1, side - 1), RED, 3)
@@ -53,7 +55,9 @@ def sheet(items: Sequence[Item], columns: int = COLUMNS) -> np.ndarray:
 
     tiles = [cv2.copyMakeBorder(draw_pair(item), 0, 4, 0, 4, cv2.BORDER_CONSTANT) for item in items]
     tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
-    return np.vstack([np.hstack(tiles[start : start + columns]) for start in range(0, len(tiles), columns)])
+    return np.vstack(
+        [np.hstack(tiles[start : start + columns]) for start in range(0, len(tiles), columns)]
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -70,7 +74,9 @@ def main(argv: list[str] | None = None) -> int:
     recipe.open()
     items = [recipe.dataset[i] for i in range(COUNT)]
     picture = Path(config.out) / "pairs.png"
-    write_atomically(picture, cv2.imencode(".png", cv2.cvtColor(sheet(items), cv2.COLOR_RGB2BGR))[1].tobytes())
+    write_atomically(
+        picture, cv2.imencode(".png", cv2.cvtColor(sheet(items), cv2.COLOR_RGB2BGR))[1].tobytes()
+    )
     print(f"{picture}: {COUNT} pairs")
     return 0
 

@@ -23,7 +23,13 @@ from rbsf.train.rectify import Rectifier
 from rbsf.weights import save_weights
 
 # Powers of two, which are the same number in 32 and in 64 bits: a GPU keeps rates in 32.
-RATES = {"lr_binary": 0.125, "lr_real": 0.125, "lr_norm": 0.125, "lr_c": 2.0**-7, "lr_discriminator": 2.0**-10}
+RATES = {
+    "lr_binary": 0.125,
+    "lr_real": 0.125,
+    "lr_norm": 0.125,
+    "lr_c": 2.0**-7,
+    "lr_discriminator": 2.0**-10,
+}
 TEACHER_BATCHES = 4  # that give a teacher's batch-norms their statistics
 
 
@@ -39,13 +45,16 @@ def made_up_images(count: int, seed: int = 0) -> ArrayData:
     coarse = torch.rand(count, 3, 6, 6, generator=generator)
     images = functional.interpolate(coarse, size=32, mode="bilinear").mul(255).to(torch.uint8)
     labels = torch.randint(CIFAR100.classes, (count,), generator=generator)
-    return ArrayData(images, labels, tuple(map(str, range(CIFAR100.classes))), CIFAR100.mean, CIFAR100.std)
+    return ArrayData(
+        images, labels, tuple(map(str, range(CIFAR100.classes))), CIFAR100.mean, CIFAR100.std
+    )
 
 
 class Trial:
     """A rectifier on `device` and batches for it, the same on every device.
 
-    `dtype`: of all weights and images.  `precision`: bfloat16 casts inside the networks, as a training does.
+    `dtype`: of all weights and images.  `precision`: bfloat16 casts inside the networks, as a
+    training does.
     """
 
     def __init__(
@@ -63,7 +72,9 @@ class Trial:
             module.to(device, dtype)
 
     def _build(self, precision: torch.dtype) -> Rectifier:
-        """The networks as made on the CPU, so that they are the same everywhere, then on the device."""
+        """The networks as made on the CPU, so that they are the same everywhere, then on the
+        device.
+        """
         config = dataclasses.replace(self.config, precision=str(precision).removeprefix("torch."))
         images = made_up_images(config.images)
         self._recipe = ClassifierRecipe(config, ALONE, (images, images))
@@ -71,7 +82,9 @@ class Trial:
         if self.device.type == "cpu":
             return made
         there = images.to(self.device)
-        placed = self._rectifier(ClassifierRecipe(config, Process(0, 1, self.device), (there, there)))
+        placed = self._rectifier(
+            ClassifierRecipe(config, Process(0, 1, self.device), (there, there))
+        )
         placed.load_state_dict(made.state_dict())
         return placed
 

@@ -1,9 +1,11 @@
-"""Track targets in a video, a folder of images, a stream or a camera, given their boxes in the first frame.
+"""Track targets in a video, a folder of images, a stream or a camera, given their boxes in the
+first frame.
 
     python tools/track.py --video in.mp4 --init 120,80,40,60
 
-writes in_tracked.mp4, with the boxes drawn in, to the current folder. Boxes are x,y,w,h in pixels, 0-based;
-frames are counted from 0, targets from 1. Ctrl-C, SIGTERM, or q in the window, ends a run and keeps what it has.
+writes in_tracked.mp4, with the boxes drawn in, to the current folder. Boxes are x,y,w,h in pixels,
+0-based; frames are counted from 0, targets from 1. Ctrl-C, SIGTERM, or q in the window, ends a run
+and keeps what it has.
 """
 
 from __future__ import annotations
@@ -21,9 +23,16 @@ if not __package__:  # run as a file: where nothing is installed the checkout se
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from rbsf.system.program import Once, check_writable, frame_number, run
-from rbsf.tracker.flags import add_constants_flag, add_network_flags, add_weights_flag, read_constants
+from rbsf.tracker.flags import (
+    add_constants_flag,
+    add_network_flags,
+    add_weights_flag,
+    read_constants,
+)
 
-if TYPE_CHECKING:  # these load OpenCV and PyTorch, which --help and a wrong command line need not wait for
+if (
+    TYPE_CHECKING
+):  # these load OpenCV and PyTorch, which --help and a wrong command line need not wait for
     import numpy as np
 
     from rbsf.tools.recording import Span
@@ -32,7 +41,9 @@ if TYPE_CHECKING:  # these load OpenCV and PyTorch, which --help and a wrong com
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument(
         "--video",
@@ -42,16 +53,27 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument(
-        "--init", action="append", metavar="X,Y,W,H", help="a target's box in frame --start; repeatable"
+        "--init",
+        action="append",
+        metavar="X,Y,W,H",
+        help="a target's box in frame --start; repeatable",
     )
     target.add_argument("--select", action="store_true", help="draw the boxes with the mouse")
     parser.add_argument(
-        "--start", type=frame_number, default=0, metavar="N", help="begin at frame N, skip those before (default: 0)"
+        "--start",
+        type=frame_number,
+        default=0,
+        metavar="N",
+        help="begin at frame N, skip those before (default: 0)",
     )
-    parser.add_argument("--end", type=frame_number, metavar="N", help="end after frame N (default: the last)")
+    parser.add_argument(
+        "--end", type=frame_number, metavar="N", help="end after frame N (default: the last)"
+    )
     add_weights_flag(parser)
     output = parser.add_mutually_exclusive_group()
-    output.add_argument("--out", type=Path, metavar="FILE.mp4", help="default: NAME_tracked.mp4, here")
+    output.add_argument(
+        "--out", type=Path, metavar="FILE.mp4", help="default: NAME_tracked.mp4, here"
+    )
     output.add_argument("--no-out", action="store_true", help="write no video")
     parser.add_argument(
         "--boxes",
@@ -66,7 +88,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def _keep_negative(argv: list[str]) -> list[str]:
-    """Write ``--init -5,0,20,20`` as ``--init=-5,0,20,20``, for argparse takes ``-5,...`` for a flag."""
+    """Write ``--init -5,0,20,20`` as ``--init=-5,0,20,20``, for argparse takes ``-5,...`` for a
+    flag.
+    """
     for i, (flag, value) in enumerate(pairwise(argv)):
         if flag == "--init" and re.match(r"-[\d.]", value):
             return _keep_negative([*argv[:i], f"--init={value}", *argv[i + 2 :]])
@@ -74,13 +98,17 @@ def _keep_negative(argv: list[str]) -> list[str]:
 
 
 def parse_box(text: str) -> tuple[float, ...]:
-    """Read ``x,y,w,h``; ValueError where these are not four numbers (``SiamFC.init`` checks their values)."""
+    """Read ``x,y,w,h``; ValueError where these are not four numbers (``SiamFC.init`` checks their
+    values).
+    """
     try:
         box = tuple(float(v) for v in text.split(","))
     except ValueError:
         box = ()
     if len(box) != 4:
-        raise ValueError(f"--init {text!r} is not four numbers; give x,y,w,h in pixels, such as 120,80,40,60")
+        raise ValueError(
+            f"--init {text!r} is not four numbers; give x,y,w,h in pixels, such as 120,80,40,60"
+        )
     return box
 
 
@@ -122,7 +150,9 @@ def output_path(args: argparse.Namespace) -> Path | None:
 
 
 def source_name(video: str) -> str:
-    """Short name of a --video: ``a/cat.mp4``, ``a/cat/*.jpg`` and ``http://a/cat.mp4?b`` are cat, 0 is camera0."""
+    """Short name of a --video: ``a/cat.mp4``, ``a/cat/*.jpg`` and ``http://a/cat.mp4?b`` are cat, 0
+    is camera0.
+    """
     if video.isdecimal():
         return f"camera{video}"
     if "://" in video:
@@ -132,14 +162,19 @@ def source_name(video: str) -> str:
 
 
 def check_screen() -> None:
-    """Raise ValueError where OpenCV cannot open a window: no screen, a dead one, or OpenCV's headless
-    package.
+    """Raise ValueError where OpenCV cannot open a window: no screen, a dead one, or OpenCV's
+    headless package.
 
     Tried in a process of its own, for Qt ends the whole process when it finds no screen.
     """
     probe = "import cv2; cv2.namedWindow('probe'); cv2.waitKey(1)"
     try:
-        works = subprocess.run([sys.executable, "-c", probe], capture_output=True, timeout=30).returncode == 0
+        works = (
+            subprocess.run(
+                [sys.executable, "-c", probe], capture_output=True, timeout=30
+            ).returncode
+            == 0
+        )
     except subprocess.TimeoutExpired:
         works = False
     if not works:

@@ -1,4 +1,6 @@
-"""A table of trackers: its trainings, tracked over test sets as by eval/run_benchmarks.py, and their scores."""
+"""A table of trackers: its trainings, tracked over test sets as by eval/run_benchmarks.py, and
+their scores.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ METRICS = {"auc": "AUC", "precision": "precision"}
 
 @dataclass(frozen=True)
 class EvalSet:
-    """A benchmark that trainings are tracked over, and how; `constants`: a file, None for the defaults."""
+    """A benchmark that trainings are tracked over, and how; `constants`: a file, None for the
+    defaults.
+    """
 
     dataset: str
     root: Path
@@ -38,7 +42,9 @@ class EvalSet:
 
 @dataclass(frozen=True)
 class Scored:
-    """What the trainings reached on a test set, `auc` and `precision` as shares; `failed`: sequences left out."""
+    """What the trainings reached on a test set, `auc` and `precision` as shares; `failed`:
+    sequences left out.
+    """
 
     title: str
     scores: dict[Trained, dict[str, float]]
@@ -53,20 +59,25 @@ def open_test(
     every: int | None = None,
     frames: int | None = None,
 ) -> EvalSet:
-    """`NAME=ROOT`, or NAME for the usual place; FileNotFoundError, or ValueError for no such benchmark.
+    """`NAME=ROOT`, or NAME for the usual place; FileNotFoundError, or ValueError for no such
+    benchmark.
 
-    The others are flags of eval/run_benchmarks.py; errors of the constants as `read_constants` has them.
+    The others are flags of eval/run_benchmarks.py; errors of the constants as `read_constants` has
+    them.
     """
     name, _, root = text.partition("=")
     if name not in DATASETS:
         raise ValueError(f"--test {text!r}: write NAME=ROOT, NAME one of {', '.join(DATASETS)}")
-    read_constants(constants)  # the trackers are made after the trainings: what is wrong with it is said now
+    read_constants(
+        constants
+    )  # the trackers are made after the trainings: what is wrong with it is said now
     place, split = find(name, Path(root) if root else None, out, None, every, frames)
     return EvalSet(name, place, split, out, workers or 0, constants)
 
 
 def track(test: EvalSet, study: Study, seeds: list[int], out: Path) -> Scored:
-    """Track with every training that is done, unless its results are there; packed networks run packed.
+    """Track with every training that is done, unless its results are there; packed networks run
+    packed.
 
     A network trained for a correlation of signs is tracked with one.
     """
@@ -82,8 +93,13 @@ def track(test: EvalSet, study: Study, seeds: list[int], out: Path) -> Scored:
     if not files:
         return Scored(test.split.title, {})
     names = [f"{row.replace('=', ' ')}, seed {seed}" for (row, seed), *_ in files.values()]
-    specs = [_spec(name, file, test, signs) for name, file, signs in zip(names, files, by_signs, strict=True)]
-    benchmark = Benchmark(test.dataset, test.split, test.root, tuple(specs), test.out, workers=test.workers)
+    specs = [
+        _spec(name, file, test, signs)
+        for name, file, signs in zip(names, files, by_signs, strict=True)
+    ]
+    benchmark = Benchmark(
+        test.dataset, test.split, test.root, tuple(specs), test.out, workers=test.workers
+    )
     benchmark.run()
     report = summarise(test.split, benchmark.entrants(), None, {}, ({}, {}))
     scores = {
@@ -96,7 +112,9 @@ def track(test: EvalSet, study: Study, seeds: list[int], out: Path) -> Scored:
 
 
 def _spec(name: str, file: Path, test: EvalSet, by_signs: bool) -> TrackerSpec:
-    """The tracker of a training's file, which correlates the signs of features where it was trained for that."""
+    """The tracker of a training's file, which correlates the signs of features where it was trained
+    for that.
+    """
     precision = str(dtype_of("auto", choose_device("auto"))).removeprefix("torch.")
     spec = parse_tracker(f"{name}={file}", precision, "auto", read_constants(test.constants))
     if not by_signs:
@@ -106,36 +124,61 @@ def _spec(name: str, file: Path, test: EvalSet, by_signs: bool) -> TrackerSpec:
 
 
 def as_markdown(study: Study, seeds: list[int], out: Path, tests: list[Scored]) -> str:
-    """Seeds and pairs of each row; on each test set AUC, its difference from the first row's, and precision.
+    """Seeds and pairs of each row; on each test set AUC, its difference from the first row's, and
+    precision.
 
-    Means over the seeds, ± their deviation.  The difference is of the same seeds, so that what these share cancels.
+    Means over the seeds, ± their deviation.  The difference is of the same seeds, so that what
+    these share cancels.
     """
     rows = []
     for cell in study.cells:
-        done = sum(state_of(dataclasses.replace(cell.config, seed=seed), out) == "done" for seed in seeds)
+        done = sum(
+            state_of(dataclasses.replace(cell.config, seed=seed), out) == "done" for seed in seeds
+        )
         pairs = f"{cell.config.epochs} x {cell.config.pairs:,}"
-        row = [TextCell(cell.row), TextCell(str(done) if done else "not run", done), TextCell(pairs, 0)]
+        row = [
+            TextCell(cell.row),
+            TextCell(str(done) if done else "not run", done),
+            TextCell(pairs, 0),
+        ]
         for test in tests:
-            own, first = ({s: test.scores.get((name, s), {}) for s in seeds} for name in (cell.row, study.cells[0].row))
+            own, first = (
+                {s: test.scores.get((name, s), {}) for s in seeds}
+                for name in (cell.row, study.cells[0].row)
+            )
             auc, precision = ([own[s][m] for s in seeds if m in own[s]] for m in METRICS)
             gaps = [own[s]["auc"] - first[s]["auc"] for s in seeds if own[s] and first[s]]
-            row += [_figure(auc), _figure(gaps if cell is not study.cells[0] else [], "+.3f"), _figure(precision)]
+            row += [
+                _figure(auc),
+                _figure(gaps if cell is not study.cells[0] else [], "+.3f"),
+                _figure(precision),
+            ]
         rows.append(row)
     groups = (("", 3), *((test.title, 3) for test in tests))
     columns = ["", "seeds", "pairs", *["AUC", "difference", "precision"] * len(tests)]
     failed = [f"Left out on {test.title}: {line}" for test in tests for line in test.failed]
-    text = [markdown_text(study.title), str(Table("", columns, rows, groups)), *map(markdown_text, failed)]
+    text = [
+        markdown_text(study.title),
+        str(Table("", columns, rows, groups)),
+        *map(markdown_text, failed),
+    ]
     return "\n\n".join(text) + "\n"
 
 
 def _figure(values: list[float], form: str = ".3f") -> TextCell:
     """Mean ± deviation; the sign of a difference is not that of its deviation."""
     cell = number(mean(values) if values else None, form)
-    return dataclasses.replace(cell, text=f"{cell.text} ± {stdev(values):.3f}") if len(values) > 1 else cell
+    return (
+        dataclasses.replace(cell, text=f"{cell.text} ± {stdev(values):.3f}")
+        if len(values) > 1
+        else cell
+    )
 
 
 def plot(study: Study, seeds: list[int], tests: list[Scored], path: Path) -> bool:
-    """Draw the AUC on each test set: a point for each seed, a bar for their mean; False where there is none."""
+    """Draw the AUC on each test set: a point for each seed, a bar for their mean; False where there
+    is none.
+    """
     from matplotlib.figure import Figure
 
     tests = [test for test in tests if test.scores]
@@ -146,7 +189,9 @@ def plot(study: Study, seeds: list[int], tests: list[Scored], path: Path) -> boo
     panels = figure.subplots(1, len(tests), sharey=True, squeeze=False)[0]
     for axes, test in zip(panels, tests, strict=True):
         for place, name in enumerate(names):
-            values = [test.scores[name, seed]["auc"] for seed in seeds if (name, seed) in test.scores]
+            values = [
+                test.scores[name, seed]["auc"] for seed in seeds if (name, seed) in test.scores
+            ]
             axes.plot(values, [place] * len(values), "o", color="C0", alpha=0.6)
             if values:
                 axes.plot([mean(values)] * 2, [place - 0.3, place + 0.3], color="C1", linewidth=2.5)
@@ -157,7 +202,9 @@ def plot(study: Study, seeds: list[int], tests: list[Scored], path: Path) -> boo
     return True
 
 
-def finish(study: Study, seeds: list[int], out: Path, tests: list[EvalSet], name: str) -> tuple[str, int]:
+def finish(
+    study: Study, seeds: list[int], out: Path, tests: list[EvalSet], name: str
+) -> tuple[str, int]:
     """Track, and draw OUT/NAME.png: the table's text, and 1 where something was left out."""
     scored = [track(test, study, seeds, out) for test in tests]
     text = as_markdown(study, seeds, out, scored)

@@ -1,4 +1,5 @@
-"""Train a 1-bit classifier by RBCN or one of its rivals, or the real network, on MNIST, CIFAR, ImageNet or a folder.
+"""Train a 1-bit classifier by RBCN or one of its rivals, or the real network, on MNIST, CIFAR,
+ImageNet or a folder.
 
     python tools/train_classifier.py --config configs/classify/mnist.yaml --root data
 

@@ -1,11 +1,11 @@
 """Train RB-SF, the 1-bit SiamFC tracker, or its float and XNOR-Net twins, from pairs of frames.
 
-Without --data it trains on synthetic videos that it makes itself: a try-out, no more.  For a tracker to use give real
-data: --data GOT-10k/train, or any folder of sequences, still images, or a crop store of tools/prepare_pairs.py.
-RB-SF and XNOR-SF start from a float teacher: --teacher FILE, or one that is trained first.
-RB-SF 2 learns from a published tracker: --model rbsf2 --teacher BACKBONE.onnx,HEAD.onnx; --model rbsf2 --help has its
-settings.
-Several GPUs: torchrun --nproc-per-node N tools/train_rbsf.py ...
+Without --data it trains on synthetic videos that it makes itself: a try-out, no more.  For a
+tracker to use give real data: --data GOT-10k/train, or any folder of sequences, still images, or a
+crop store of tools/prepare_pairs.py. RB-SF and XNOR-SF start from a float teacher: --teacher FILE,
+or one that is trained first. RB-SF 2 learns from a published tracker: --model rbsf2 --teacher
+BACKBONE.onnx,HEAD.onnx; --model rbsf2 --help has its settings. Several GPUs: torchrun
+--nproc-per-node N tools/train_rbsf.py ...
 """
 
 from __future__ import annotations

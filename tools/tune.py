@@ -2,9 +2,10 @@
 
     python tools/tune.py --root GOT-10k/val --trials 50 --out runs/tune
 
-writes tracker.yaml (the best constants), tune.png and study.log to --out. The first trial is the defaults, so the
-result is never worse than they are on these videos. The same command goes on where it stopped; Ctrl-C keeps what is
-finished. Test data (OTB, UAV123, UAV20L, GOT-10k's test split) is refused.
+writes tracker.yaml (the best constants), tune.png and study.log to --out. The first trial is the
+defaults, so the result is never worse than they are on these videos. The same command goes on where
+it stopped; Ctrl-C keeps what is finished. Test data (OTB, UAV123, UAV20L, GOT-10k's test split) is
+refused.
 """
 
 from __future__ import annotations
@@ -38,15 +39,45 @@ TEST_FOLDER = re.compile(r"(otb|uav123|uav20l)(?![a-z])|got-?10k[-_/]test")
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
-    add("--root", type=Path, required=True, help="folder of validation videos with boxes, such as GOT-10k/val")
-    add("--sequences", nargs="+", action="extend", metavar="NAME", help="only these; repeatable (default: all)")
-    add("--frames", type=positive_int, metavar="N", help="only the first N frames of each (default: all)")
+    add(
+        "--root",
+        type=Path,
+        required=True,
+        help="folder of validation videos with boxes, such as GOT-10k/val",
+    )
+    add(
+        "--sequences",
+        nargs="+",
+        action="extend",
+        metavar="NAME",
+        help="only these; repeatable (default: all)",
+    )
+    add(
+        "--frames",
+        type=positive_int,
+        metavar="N",
+        help="only the first N frames of each (default: all)",
+    )
     add_weights_flag(parser)
-    add("--trials", type=positive_int, default=50, metavar="N", help="in all, earlier runs included (default: 50)")
+    add(
+        "--trials",
+        type=positive_int,
+        default=50,
+        metavar="N",
+        help="in all, earlier runs included (default: 50)",
+    )
     add("--seed", type=int, default=0, metavar="S", help="of the search (default: 0)")
-    add("--out", type=Path, default=Path("runs/tune"), metavar="DIR", help="results folder (default: %(default)s)")
+    add(
+        "--out",
+        type=Path,
+        default=Path("runs/tune"),
+        metavar="DIR",
+        help="results folder (default: %(default)s)",
+    )
     add(
         "--workers",
         type=positive_int,
@@ -59,7 +90,9 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
 
 
 def refuse_test_data(root: Path) -> None:
-    """Raise ValueError where the path ``root``, or a sequence found there, has the name of test data."""
+    """Raise ValueError where the path ``root``, or a sequence found there, has the name of test
+    data.
+    """
     found = _test_folder(root) or _test_sequence(root)
     if found:
         raise ValueError(
@@ -92,7 +125,8 @@ def _test_sequence(root: Path) -> str:
 def find_sequences(root: Path, names: list[str] | None, frames: int | None) -> list[Sequence]:
     """Load the sequences to tune on, cut to ``frames``, less those without a frame to score.
 
-    Raises ValueError (FileNotFoundError for no such folder) for test data, broken data and where none is left.
+    Raises ValueError (FileNotFoundError for no such folder) for test data, broken data and where
+    none is left.
     """
     from rbsf.datasets.video.sequences import load_sequences
     from rbsf.tools.constants_search import scored_frames
@@ -103,7 +137,9 @@ def find_sequences(root: Path, names: list[str] | None, frames: int | None) -> l
     sequences = [s for s in cut if len(scored_frames(s.boxes))]
     if not sequences:
         among = f" among its first {frames}; give a larger --frames" if frames else "; give others"
-        raise ValueError(f"{root}: no sequence to tune on: none of {len(loaded)} has two frames with a box{among}")
+        raise ValueError(
+            f"{root}: no sequence to tune on: none of {len(loaded)} has two frames with a box{among}"
+        )
     if len(sequences) < len(cut):
         left_out = ", ".join(s.name for s in cut if s not in sequences)
         print(f"left out, without two frames with a box: {left_out}", file=sys.stderr)
@@ -117,7 +153,9 @@ def check_log(log: Path) -> None:
     """
     check_writable(log)
     if log.is_file() and not (log.read_bytes() or b"\n").endswith(b"\n"):
-        raise ValueError(f"{log} is damaged: its last line was cut off; delete that line, or give another --out")
+        raise ValueError(
+            f"{log} is damaged: its last line was cut off; delete that line, or give another --out"
+        )
 
 
 def describe(study: Study, default: FrozenTrial, search: Search, command: str) -> str:
@@ -145,8 +183,13 @@ def plot(study: Study, path: Path) -> None:
 
     from rbsf.tools.constants_search import RANGES, finished
 
-    whole = [trial for trial in finished(study) if trial.state.name == "COMPLETE"]  # the first: the defaults
-    numbers, scores = [trial.number for trial in whole], np.array([trial.value for trial in whole], float)
+    whole = [
+        trial for trial in finished(study) if trial.state.name == "COMPLETE"
+    ]  # the first: the defaults
+    numbers, scores = (
+        [trial.number for trial in whole],
+        np.array([trial.value for trial in whole], float),
+    )
     figure = Figure(figsize=(14, 6), layout="constrained")
     panels = figure.subplot_mosaic([["score"] * len(RANGES), list(RANGES)])
     axes = panels["score"]
@@ -164,7 +207,9 @@ def plot(study: Study, path: Path) -> None:
         axes.plot([trial.params[name] for trial in whole], scores, "o", alpha=0.5)
         axes.plot(whole[0].params[name], scores[0], "s", color="0.4")
         axes.plot(study.best_params[name], study.best_value, "*", markersize=14)
-        axes.set(title="square: default, star: best", xlabel=name, xlim=limits, ylabel="average overlap")
+        axes.set(
+            title="square: default, star: best", xlabel=name, xlim=limits, ylabel="average overlap"
+        )
         axes.grid(alpha=0.3)
     figure.savefig(path, dpi=100)
 
@@ -177,10 +222,15 @@ def finish(study: Study, default: FrozenTrial, search: Search, out: Path, comman
     write_atomically(out / "tune.png", partial(plot, study))
     best = study.best_trial
     print(f"defaults: average overlap {default.value:.4f}")
-    print(f"best:     average overlap {best.value:.4f}" + " (the defaults)" * (best.number == default.number))
+    print(
+        f"best:     average overlap {best.value:.4f}"
+        + " (the defaults)" * (best.number == default.number)
+    )
     for name, value in constants_of(best).items():
         print(f"  {name}: {value}")
-    print(f"use it: python eval/run_benchmarks.py ... --constants {shlex.quote(str(out / 'tracker.yaml'))}")
+    print(
+        f"use it: python eval/run_benchmarks.py ... --constants {shlex.quote(str(out / 'tracker.yaml'))}"
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -188,7 +238,14 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     args = parse_args(words)
     require("tune")
-    from rbsf.tools.constants_search import Search, check_study, defaults_trial, finished, open_study, run_search
+    from rbsf.tools.constants_search import (
+        Search,
+        check_study,
+        defaults_trial,
+        finished,
+        open_study,
+        run_search,
+    )
 
     if not args.weights.is_file():
         raise FileNotFoundError(f"no weights file {args.weights}; give one with --weights")

@@ -1,7 +1,8 @@
-"""Tracking by class map and boxes: for each position of a search region how likely the target is there, and its sides.
+"""Tracking by class map and boxes: for each position of a search region how likely the target is
+there, and its sides.
 
-The rules are NanoTrack's (those of SiamBAN), from its author's publication.  A network is a pair of callables, see
-`Network`; RB-SF 2 is one, NanoTrack itself another.
+The rules are NanoTrack's (those of SiamBAN), from its author's publication.  A network is a pair of
+callables, see `Network`; RB-SF 2 is one, NanoTrack itself another.
 """
 
 from __future__ import annotations
@@ -21,14 +22,18 @@ SMALLEST = 10.0  # pixels of the image, of a target's width and height
 
 
 class Answer(NamedTuple):
-    """What a head says of one search region: of each position the probability that the target is there, and its sides.
+    """What a head says of one search region: of each position the probability that the target is
+    there, and its sides.
 
-    `sides` are the distances left, top, right and bottom from the position to the target's sides, in crop pixels.
+    `sides` are the distances left, top, right and bottom from the position to the target's sides,
+    in crop pixels.
     """
 
     target: np.ndarray  # (rows, columns), 0 to 1
     sides: np.ndarray  # (4, rows, columns)
-    presence: np.ndarray | None = None  # (rows, columns): probability that the target is in the region at all
+    presence: np.ndarray | None = (
+        None  # (rows, columns): probability that the target is in the region at all
+    )
 
 
 class Network(Protocol):
@@ -72,55 +77,68 @@ class _Choice(NamedTuple):
 class AnchorFree:
     """Track one target: ``init`` on the first frame, then ``update`` on each next one.
 
-    ``Result.score`` is the probability at the position chosen, without window and penalty; `presence` what the network
-    says there of whether the target is in the search region at all, 0 to 1, None where it does not say.
+    ``Result.score`` is the probability at the position chosen, without window and penalty;
+    `presence` what the network says there of whether the target is in the search region at all, 0
+    to 1, None where it does not say.
     """
 
-    def __init__(self, network: Network, config: AnchorFreeConfig | None = None, name: str = "RB-SF 2") -> None:
+    def __init__(
+        self, network: Network, config: AnchorFreeConfig | None = None, name: str = "RB-SF 2"
+    ) -> None:
         self.network, self.config, self.name = network, config or AnchorFreeConfig(), name
         self.presence: float | None = None
         self._target: Target | None = None
         self._template: Any = None
 
     def init(self, image: np.ndarray, box: Sequence[float] | np.ndarray) -> str | None:
-        """Learn the target in ``box`` (x,y,w,h pixels, 0-based) of an H x W x 3 uint8 RGB image (gray, RGBA:
-        converted).
+        """Learn the target in ``box`` (x,y,w,h pixels, 0-based) of an H x W x 3 uint8 RGB image
+        (gray, RGBA: converted).
 
-        Returns a sentence if the box was clipped to the frame, else None.  Raises ValueError for a box without area,
-        not finite or outside the frame, and for an array that is no image.
+        Returns a sentence if the box was clipped to the frame, else None.  Raises ValueError for a
+        box without area, not finite or outside the frame, and for an array that is no image.
         """
         image = as_rgb(image)
         target, note = Target.of(image, box)
-        self._template = self.network.learn(target.crop(image, exemplar_side(target.size), EXEMPLAR_SIZE))
+        self._template = self.network.learn(
+            target.crop(image, exemplar_side(target.size), EXEMPLAR_SIZE)
+        )
         self._target = target
         return note
 
     def update(self, image: np.ndarray) -> Result:
         """Find the target in the next frame, an H x W x 3 uint8 RGB image (gray, RGBA: converted).
 
-        A frame of another size than the one before is taken as the same view, rescaled.  Raises RuntimeError before
-        ``init``.
+        A frame of another size than the one before is taken as the same view, rescaled.  Raises
+        RuntimeError before ``init``.
         """
         image, target = as_rgb(image), self._known
         target.follow_frame(image)
         zoom = EXEMPLAR_SIZE / exemplar_side(target.size)  # crop pixels per image pixel
-        answer = self.network.answer(self._template, target.crop(image, SEARCH_SIZE / zoom, SEARCH_SIZE))
+        answer = self.network.answer(
+            self._template, target.crop(image, SEARCH_SIZE / zoom, SEARCH_SIZE)
+        )
         found = self._choose(answer, target.size * zoom)
         rate = self.config.size_rate * found.trust
-        target.size = np.clip(target.size * (1 - rate) + found.size / zoom * rate, SMALLEST, target.frame)
+        target.size = np.clip(
+            target.size * (1 - rate) + found.size / zoom * rate, SMALLEST, target.frame
+        )
         target.move(found.offset / zoom)
         self.presence = found.presence
         return Result(self.box, found.score, found.score < self.config.lost_score)
 
     @property
     def box(self) -> np.ndarray:
-        """The target's box as last seen: x,y,w,h float64 pixels, after ``init`` the given one, clipped."""
+        """The target's box as last seen: x,y,w,h float64 pixels, after ``init`` the given one,
+        clipped.
+        """
         return box_around(self._known.center, self._known.size)
 
     @property
     def _known(self) -> Target:
         if self._target is None:
-            raise RuntimeError("AnchorFree.update was called before init: call init(image, box) on the first frame")
+            raise RuntimeError(
+                "AnchorFree.update was called before init: call init(image, box) on the first frame"
+            )
         return self._target
 
     def _choose(self, answer: Answer, before: np.ndarray) -> _Choice:
@@ -131,14 +149,24 @@ class AnchorFree:
         share = self.config.window_influence
         final = trust * (1 - share) + _window(*answer.target.shape) * share
         at = row, column = np.unravel_index(final.argmax(), final.shape)
-        position = (np.array([column, row]) - (np.array(answer.target.shape[::-1]) - 1) / 2) * POSITION_STRIDE
+        position = (
+            np.array([column, row]) - (np.array(answer.target.shape[::-1]) - 1) / 2
+        ) * POSITION_STRIDE
         middle = np.array([right - left, bottom - top])[:, row, column] / 2
         presence = None if answer.presence is None else float(answer.presence[at])
-        return _Choice(position + middle, size[:, row, column], float(answer.target[at]), float(trust[at]), presence)
+        return _Choice(
+            position + middle,
+            size[:, row, column],
+            float(answer.target[at]),
+            float(trust[at]),
+            presence,
+        )
 
     def _penalty(self, size: np.ndarray, before: np.ndarray) -> np.ndarray:
         """Factors (rows, columns), lower where boxes differ from `before` in size and proportions."""
-        change = _larger(_side(size) / _side(before)) * _larger((size[0] / size[1]) / (before[0] / before[1]))
+        change = _larger(_side(size) / _side(before)) * _larger(
+            (size[0] / size[1]) / (before[0] / before[1])
+        )
         return np.exp(-(change - 1) * self.config.change_penalty)
 
 

@@ -1,4 +1,6 @@
-"""Networks as the backbones that ``rbsf.tracker.siamfc`` takes: uint8 RGB crops in, float32 features out."""
+"""Networks as the backbones that ``rbsf.tracker.siamfc`` takes: uint8 RGB crops in, float32
+features out.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +30,9 @@ def torch_backbone(net: nn.Module, device: str = "auto", precision: str = "float
     """Wrap a network of float RGB 0..255 (N, 3, S, S) -> (N, C, H, W); it is put into eval mode on
     ``device``.
 
-    ``device`` is a torch device name or "auto" (a GPU if there is one); ``precision`` "bfloat16" runs
-    convolutions in 16 bits, about 4 times faster on CPUs with AMX. Raises ValueError for an unknown precision
-    or a missing device.
+    ``device`` is a torch device name or "auto" (a GPU if there is one); ``precision`` "bfloat16"
+    runs convolutions in 16 bits, about 4 times faster on CPUs with AMX. Raises ValueError for an
+    unknown precision or a missing device.
     """
     import torch
 
@@ -43,7 +45,9 @@ def torch_backbone(net: nn.Module, device: str = "auto", precision: str = "float
 
     @torch.inference_mode()
     def features(crops: np.ndarray) -> np.ndarray:
-        batch = torch.from_numpy(crops).to(place).permute(0, 3, 1, 2).float()  # (N, 3, S, S), channels last
+        batch = (
+            torch.from_numpy(crops).to(place).permute(0, 3, 1, 2).float()
+        )  # (N, 3, S, S), channels last
         with torch.autocast(place.type, torch.bfloat16, enabled=precision == "bfloat16"):
             return net(batch).float().contiguous().cpu().numpy()  # (N, C, H, W)
 
@@ -59,34 +63,51 @@ def load_backbone(
 ) -> Backbone:
     """Load a network as a backbone, and try it on an empty crop.
 
-    ``engine``: see ``choose_engine``. ``threads``: CPU threads of the network, and in this process of OpenCV and
-    PyTorch; None takes all cores. ``precision`` is PyTorch's; a line on stderr says that the packed engine has none.
-    Raises FileNotFoundError for a missing file; ValueError for a broken one, another network's weights, and an engine
-    or a device that cannot be had.
+    ``engine``: see ``choose_engine``. ``threads``: CPU threads of the network, and in this process
+    of OpenCV and PyTorch; None takes all cores. ``precision`` is PyTorch's; a line on stderr says
+    that the packed engine has none. Raises FileNotFoundError for a missing file; ValueError for a
+    broken one, another network's weights, and an engine or a device that cannot be had.
     """
     if is_rbsf2(path):
-        raise ValueError(f"{path} holds RB-SF 2, which is no backbone alone; give weights of RB-SF, XNOR or SiamFC")
+        raise ValueError(
+            f"{path} holds RB-SF 2, which is no backbone alone; give weights of RB-SF, XNOR or SiamFC"
+        )
     path, engine = choose_engine(path, engine)
     if engine == "packed":
         check_on_cpu(device)
-    if engine == "packed" and precision != "float32":  # not refused: a run may have float networks beside this one
-        print(f"{path}: the packed engine counts bits, --precision {precision} is PyTorch's", file=sys.stderr)
+    if (
+        engine == "packed" and precision != "float32"
+    ):  # not refused: a run may have float networks beside this one
+        print(
+            f"{path}: the packed engine counts bits, --precision {precision} is PyTorch's",
+            file=sys.stderr,
+        )
     if threads is not None:
         cv2.setNumThreads(threads)
-    backbone = _packed_backbone(path, threads) if engine == "packed" else _load_torch(path, device, precision, threads)
+    backbone = (
+        _packed_backbone(path, threads)
+        if engine == "packed"
+        else _load_torch(path, device, precision, threads)
+    )
     try:
         shape = backbone(np.zeros((1, EXEMPLAR_SIZE, EXEMPLAR_SIZE, 3), np.uint8)).shape
     except (RuntimeError, ValueError) as error:  # these words name layers, not the file
-        raise ValueError(f"{path} holds no tracker backbone: {str(error).splitlines()[0]}") from error
+        raise ValueError(
+            f"{path} holds no tracker backbone: {str(error).splitlines()[0]}"
+        ) from error
     if len(shape) != 4 or min(shape[2:]) < 2:
-        raise ValueError(f"{path} holds no tracker backbone: it turns a {EXEMPLAR_SIZE}-pixel crop into {shape}")
+        raise ValueError(
+            f"{path} holds no tracker backbone: it turns a {EXEMPLAR_SIZE}-pixel crop into {shape}"
+        )
     return backbone
 
 
 def check_on_cpu(device: str) -> None:
     """Raise ValueError for a device that the packed engine does not run on."""
     if device not in ("auto", "cpu"):
-        raise ValueError(f"device {device!r}: the packed engine runs on the CPU; add --engine torch")
+        raise ValueError(
+            f"device {device!r}: the packed engine runs on the CPU; add --engine torch"
+        )
 
 
 def describe_backbone(network: object) -> str:
@@ -97,16 +118,18 @@ def describe_backbone(network: object) -> str:
 def choose_engine(path: str | Path, engine: str = "auto") -> tuple[Path, str]:
     """The file to load, and what runs it: "packed" or "torch".
 
-    "auto": packed files run packed, others in PyTorch. "torch" with a packed file takes the network that it was
-    exported from, beside it: for NAME-packed.safetensors NAME.safetensors, else NAME-train.safetensors. "packed" with
-    1-bit weights packs them on loading. Raises ValueError for another engine, a packed classifier, and where there is
-    no such network.
+    "auto": packed files run packed, others in PyTorch. "torch" with a packed file takes the network
+    that it was exported from, beside it: for NAME-packed.safetensors NAME.safetensors, else
+    NAME-train.safetensors. "packed" with 1-bit weights packs them on loading. Raises ValueError for
+    another engine, a packed classifier, and where there is no such network.
     """
     path = Path(path)
     if engine not in ENGINES:
         raise ValueError(f"engine {engine!r}: give one of {', '.join(ENGINES)}")
     if packed_kind(path) == "classifier":
-        raise ValueError(f"{path}: a packed classifier, no tracker; give a tracker such as weights/rbsf.safetensors")
+        raise ValueError(
+            f"{path}: a packed classifier, no tracker; give a tracker such as weights/rbsf.safetensors"
+        )
     if not is_packed(path):
         return path, "torch" if engine == "auto" else engine
     return (_trained_form(path), "torch") if engine == "torch" else (path, "packed")
@@ -127,13 +150,19 @@ def is_packed(path: str | Path) -> bool:
 
 
 def _trained_form(path: Path) -> Path:
-    stem = path.stem.removesuffix("-packed") if path.stem.endswith("-packed") else f"{path.stem}-train"
+    stem = (
+        path.stem.removesuffix("-packed") if path.stem.endswith("-packed") else f"{path.stem}-train"
+    )
     trained = path.with_stem(stem)
     if not trained.is_file():
-        raise ValueError(f"{path} is packed, and PyTorch needs the network it came from, {trained}, which is not there")
+        raise ValueError(
+            f"{path} is packed, and PyTorch needs the network it came from, {trained}, which is not there"
+        )
     digest = hashlib.sha256(trained.read_bytes()).hexdigest()
     if read_packed(path).info.get("source_sha256") != digest:
-        raise ValueError(f"{trained} is not what {path} was exported from; give the file that PyTorch shall run")
+        raise ValueError(
+            f"{trained} is not what {path} was exported from; give the file that PyTorch shall run"
+        )
     return trained
 
 

@@ -27,7 +27,10 @@ def add_weights_flag(parser: argparse.ArgumentParser) -> None:
 def add_network_flags(parser: argparse.ArgumentParser) -> None:
     """Add --threads, --engine, --precision and --device."""
     parser.add_argument(
-        "--threads", type=positive_int, metavar="N", help="CPU threads of the network (default: all cores)"
+        "--threads",
+        type=positive_int,
+        metavar="N",
+        help="CPU threads of the network (default: all cores)",
     )
     parser.add_argument(
         "--engine",
@@ -44,7 +47,9 @@ def add_network_flags(parser: argparse.ArgumentParser) -> None:
         " on GPUs (default: float32)",
     )
     parser.add_argument(
-        "--device", default="auto", help="of PyTorch: cpu, cuda, cuda:1 ... (default: auto = a GPU if there is one)"
+        "--device",
+        default="auto",
+        help="of PyTorch: cpu, cuda, cuda:1 ... (default: auto = a GPU if there is one)",
     )
 
 

@@ -1,7 +1,7 @@
 """Boxes and square crops, shared by training pairs and by tracking.
 
-A box is ``x, y, w, h`` in pixels, 0-based floats: it covers the pixels ``x`` to ``x + w - 1``, so its centre is at
-pixel coordinate ``x + (w - 1) / 2``. Images are H x W x 3 uint8 RGB.
+A box is ``x, y, w, h`` in pixels, 0-based floats: it covers the pixels ``x`` to ``x + w - 1``, so
+its centre is at pixel coordinate ``x + (w - 1) / 2``. Images are H x W x 3 uint8 RGB.
 """
 
 from __future__ import annotations
@@ -23,14 +23,17 @@ def box_center(box: Sequence[float] | np.ndarray) -> np.ndarray:
     return np.array([x + (w - 1) / 2, y + (h - 1) / 2])
 
 
-def box_around(center: Sequence[float] | np.ndarray, size: Sequence[float] | np.ndarray) -> np.ndarray:
+def box_around(
+    center: Sequence[float] | np.ndarray, size: Sequence[float] | np.ndarray
+) -> np.ndarray:
     """Return the ``x, y, w, h`` box of ``size = (w, h)`` whose centre is ``center = (cx, cy)``."""
     (cx, cy), (w, h) = center, size
     return np.array([cx - (w - 1) / 2, cy - (h - 1) / 2, w, h], dtype=np.float64)
 
 
 def exemplar_side(size: Sequence[float] | np.ndarray, context: float = CONTEXT) -> float:
-    """Side in image pixels of the square around a ``(w, h)`` target that becomes the 127-pixel exemplar.
+    """Side in image pixels of the square around a ``(w, h)`` target that becomes the 127-pixel
+    exemplar.
 
     SiamFC, section 2.4: ``s^2 = (w + 2p)(h + 2p)`` with ``2p = context * (w + h)``.
     """
@@ -46,15 +49,18 @@ def crop_square(
     size: int,
     fill: Sequence[float] | None = None,
 ) -> np.ndarray:
-    """Cut a square of ``side`` image pixels around ``center`` and resize it to ``size`` x ``size`` x 3 uint8.
+    """Cut a square of ``side`` image pixels around ``center`` and resize it to ``size`` x ``size``
+    x 3 uint8.
 
-    With a ``side`` (in x, in y) what is cut is no square, and the crop stretches it.
-    ``center`` may lie anywhere; pixels outside the image are ``fill`` (default: the image's mean colour).
+    With a ``side`` (in x, in y) what is cut is no square, and the crop stretches it. ``center`` may
+    lie anywhere; pixels outside the image are ``fill`` (default: the image's mean colour).
     """
     side = np.broadcast_to(side, 2)
     scale = side / size  # image pixels per crop pixel, in x and in y
     start = np.asarray(center, dtype=np.float64) - scale * (size - 1) / 2
-    left, top = first = np.clip(np.floor(start), 0, (image.shape[1] - 1, image.shape[0] - 1)).astype(int)
+    left, top = first = np.clip(
+        np.floor(start), 0, (image.shape[1] - 1, image.shape[0] - 1)
+    ).astype(int)
     right, bottom = np.maximum(np.ceil(start + side).astype(int), first) + 1
     # With a fourth channel, even brought in and taken out again, OpenCV takes half the time.
     part = cv2.cvtColor(image[top:bottom, left:right], cv2.COLOR_RGB2RGBA)
@@ -72,7 +78,9 @@ def crop_square(
 
 
 def target_crop(image: np.ndarray, box: np.ndarray, size: int) -> np.ndarray:
-    """The crop of `size` pixels, EXEMPLAR_SIZE or SEARCH_SIZE, around the target in ``box``, uint8 RGB."""
+    """The crop of `size` pixels, EXEMPLAR_SIZE or SEARCH_SIZE, around the target in ``box``, uint8
+    RGB.
+    """
     side = exemplar_side(box[2:]) * size / EXEMPLAR_SIZE
     return crop_square(image, box_center(box), side, size)
 
@@ -82,12 +90,14 @@ def mean_color(image: np.ndarray) -> tuple[float, ...]:
     return tuple(cv2.mean(image)[: image.shape[2]])
 
 
-def check_box(box: Sequence[float] | np.ndarray, width: int, height: int) -> tuple[np.ndarray, str | None]:
+def check_box(
+    box: Sequence[float] | np.ndarray, width: int, height: int
+) -> tuple[np.ndarray, str | None]:
     """Check a target box against a ``width`` x ``height`` frame.
 
-    Returns the box, float64, clipped to the frame, and a sentence saying so where clipping changed it (else None).
-    Raises ValueError, naming the fault, for a box that is not four finite numbers, has no area, misses the frame, or
-    has less than one pixel inside it.
+    Returns the box, float64, clipped to the frame, and a sentence saying so where clipping changed
+    it (else None). Raises ValueError, naming the fault, for a box that is not four finite numbers,
+    has no area, misses the frame, or has less than one pixel inside it.
     """
     values = np.asarray(box, dtype=np.float64).ravel()
     text = ",".join(f"{v:g}" for v in values)
@@ -98,13 +108,20 @@ def check_box(box: Sequence[float] | np.ndarray, width: int, height: int) -> tup
     x, y, w, h = values
     if w <= 0 or h <= 0:
         raise ValueError(f"box {text} has no area (w={w:g}, h={h:g}); w and h must be above 0")
-    left, top, right, bottom = max(x, 0.0), max(y, 0.0), min(x + w, float(width)), min(y + h, float(height))
+    left, top, right, bottom = (
+        max(x, 0.0),
+        max(y, 0.0),
+        min(x + w, float(width)),
+        min(y + h, float(height)),
+    )
     if right <= left or bottom <= top:
         raise ValueError(f"box {text} lies outside the {width}x{height} frame")
     whole = x >= 0 and y >= 0 and x + w <= width and y + h <= height
     clipped = values if whole else np.array([left, top, right - left, bottom - top])
     if min(clipped[2:]) < 1:
-        raise ValueError(f"box {text} is too small: less than one pixel wide or high inside the {width}x{height} frame")
+        raise ValueError(
+            f"box {text} is too small: less than one pixel wide or high inside the {width}x{height} frame"
+        )
     if whole:
         return values, None
     inside = ",".join(f"{v:g}" for v in clipped)
@@ -112,7 +129,8 @@ def check_box(box: Sequence[float] | np.ndarray, width: int, height: int) -> tup
 
 
 def as_rgb(image: np.ndarray) -> np.ndarray:
-    """Return an H x W x 3 uint8 RGB image from one, or from a gray (H x W, H x W x 1) or RGBA (alpha dropped) image.
+    """Return an H x W x 3 uint8 RGB image from one, or from a gray (H x W, H x W x 1) or RGBA
+    (alpha dropped) image.
 
     Raises ValueError, naming shape and type, for any other array.
     """
@@ -122,6 +140,12 @@ def as_rgb(image: np.ndarray) -> np.ndarray:
         if image.ndim == 3 and image.shape[2] == 3:
             return image
         if image.ndim == 3 and image.shape[2] in (1, 4):
-            return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB if image.shape[2] == 1 else cv2.COLOR_RGBA2RGB)
-    found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-    raise ValueError(f"not an image: {found}; give H x W x 3 uint8 RGB (gray and RGBA are converted)")
+            return cv2.cvtColor(
+                image, cv2.COLOR_GRAY2RGB if image.shape[2] == 1 else cv2.COLOR_RGBA2RGB
+            )
+    found = (
+        f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+    )
+    raise ValueError(
+        f"not an image: {found}; give H x W x 3 uint8 RGB (gray and RGBA are converted)"
+    )

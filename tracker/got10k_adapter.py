@@ -10,10 +10,12 @@ from rbsf.tracker.siamfc import SiamFC
 
 
 class GOT10kTracker(Tracker):
-    """A ``SiamFC`` as the toolkit wants it: PIL images in, boxes x,y,w,h in the coordinates of the files out.
+    """A ``SiamFC`` as the toolkit wants it: PIL images in, boxes x,y,w,h in the coordinates of the
+    files out.
 
-    The toolkit hands out boxes as the data set's files hold them. Those of OTB and UAV123 count pixels
-    from 1 (``one_based=True``: shifted by 1 on the way in and back on the way out), those of GOT-10k from 0.
+    The toolkit hands out boxes as the data set's files hold them. Those of OTB and UAV123 count
+    pixels from 1 (``one_based=True``: shifted by 1 on the way in and back on the way out), those of
+    GOT-10k from 0.
     """
 
     def __init__(self, tracker: SiamFC, one_based: bool = False) -> None:
@@ -23,7 +25,9 @@ class GOT10kTracker(Tracker):
 
     def init(self, image: Image, box: np.ndarray) -> None:
         """Learn the target in ``box`` of the first frame."""
-        self.tracker.init(np.asarray(image.convert("RGB")), np.asarray(box, dtype=np.float64) - self.shift)
+        self.tracker.init(
+            np.asarray(image.convert("RGB")), np.asarray(box, dtype=np.float64) - self.shift
+        )
 
     def update(self, image: Image) -> np.ndarray:
         """Return the target's box in the next frame, float64 (4,)."""

@@ -34,15 +34,21 @@ def load_network(
     threads: int | None = None,
     engine: str = "auto",
 ) -> Backbone | Network:
-    """The network of a file; what is asked for, and errors, as `rbsf.tracker.backbones.load_backbone` has them."""
+    """The network of a file; what is asked for, and errors, as
+    `rbsf.tracker.backbones.load_backbone` has them.
+    """
     if not is_rbsf2(path):
         return backbones.load_backbone(path, device, precision, threads, engine)
     path, engine = backbones.choose_engine(path, engine)
     if precision != "float32":
-        raise ValueError(f"--precision {precision}: RB-SF 2 counts in whole numbers, which need float32; leave it out")
+        raise ValueError(
+            f"--precision {precision}: RB-SF 2 counts in whole numbers, which need float32; leave it out"
+        )
     if threads is not None:
         cv2.setNumThreads(threads)
-    return _packed(path, device, threads) if engine == "packed" else _in_torch(path, device, threads)
+    return (
+        _packed(path, device, threads) if engine == "packed" else _in_torch(path, device, threads)
+    )
 
 
 def _packed(path: Path, device: str, threads: int | None) -> Network:
@@ -68,8 +74,12 @@ def _in_torch(path: Path, device: str, threads: int | None) -> Network:
     return TorchNetwork(load_weights(path)[0].to(choose_device(device)))
 
 
-def make_tracker(network: Backbone | Network, constants: Constants, name: str = "") -> SiamFC | AnchorFree:
-    """A tracker of one target by `network`, whose constants are of the class that `constants_of` says."""
+def make_tracker(
+    network: Backbone | Network, constants: Constants, name: str = ""
+) -> SiamFC | AnchorFree:
+    """A tracker of one target by `network`, whose constants are of the class that `constants_of`
+    says.
+    """
     named = {"name": name} if name else {}
     if isinstance(constants, AnchorFreeConfig):
         return AnchorFree(network, constants, **named)  # type: ignore[arg-type]
@@ -83,7 +93,9 @@ def update_all(trackers: Sequence[SiamFC | AnchorFree], image: np.ndarray) -> li
     return [tracker.update(image) for tracker in trackers]
 
 
-def wrapped(network: Backbone | Network, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Any:
+def wrapped(
+    network: Backbone | Network, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]
+) -> Any:
     """`network` with `wrap` around each of its functions, as to measure the time they take."""
     if callable(network):
         return wrap(network)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 
 class LossMonitor:
-    """A smoothed score with two thresholds: below `lost` the target is lost, until the score is above `found` again.
+    """A smoothed score with two thresholds: below `lost` the target is lost, until the score is
+    above `found` again.
 
     `rate`: share of a new frame in the smoothed score, which starts at 1.
     """

@@ -24,12 +24,14 @@ def open_pair(backbone: str | Path, head: str | Path, threads: int = 1) -> OnnxP
 
 
 class OnnxPair:
-    """Backbone and head; what they take and give: see `rbsf.tracker.teachers.pair.OnnxPair`, which runs them in
-    PyTorch.
+    """Backbone and head; what they take and give: see `rbsf.tracker.teachers.pair.OnnxPair`, which
+    runs them in PyTorch.
     """
 
     def __init__(self, backbone: str | Path, head: str | Path, threads: int = 1) -> None:
-        """ValueError for graphs that cannot be read or do not go together; ImportError without onnxruntime."""
+        """ValueError for graphs that cannot be read or do not go together; ImportError without
+        onnxruntime.
+        """
         self._backbone, self._head = (_session(path, threads) for path in (backbone, head))
         crops = [np.zeros((size, size, 3), np.uint8) for size in (EXEMPLAR_SIZE, SEARCH_SIZE)]
         try:

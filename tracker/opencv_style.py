@@ -20,12 +20,14 @@ class Tracker:
         tracker.init(frame, (x, y, w, h))
         found, box = tracker.update(next_frame)
 
-    Frames are as OpenCV reads them: H x W x 3 uint8, **BGR** (or H x W gray).  Boxes are x, y, w, h in pixels, 0-based,
-    floats.  `score` is that of the last frame, see `rbsf.tracker.siamfc.Result`.
+    Frames are as OpenCV reads them: H x W x 3 uint8, **BGR** (or H x W gray).  Boxes are x, y, w, h
+    in pixels, 0-based, floats.  `score` is that of the last frame, see
+    `rbsf.tracker.siamfc.Result`.
     """
 
     def __init__(self, weights: str | Path = "rbsf", threads: int | None = None) -> None:
-        """`weights`: a file, or the name of shipped ones; `threads`: of the CPU, by default all cores.
+        """`weights`: a file, or the name of shipped ones; `threads`: of the CPU, by default all
+        cores.
 
         FileNotFoundError, or ValueError in one line for a file that is no tracker.
         """
@@ -35,7 +37,9 @@ class Tracker:
         self.score = 1.0
 
     def init(self, image: np.ndarray, box: Sequence[float]) -> None:
-        """Learn the target in `box`; ValueError for a box without area, not finite or outside of the frame."""
+        """Learn the target in `box`; ValueError for a box without area, not finite or outside of
+        the frame.
+        """
         self._tracker.init(_rgb(image), box)
         self.score = 1.0
 
@@ -48,4 +52,6 @@ class Tracker:
 
 
 def _rgb(image: np.ndarray) -> np.ndarray:
-    return cv2.cvtColor(as_rgb(image), cv2.COLOR_BGR2RGB)  # `as_rgb` checks, drops alpha, keeps the order
+    return cv2.cvtColor(
+        as_rgb(image), cv2.COLOR_BGR2RGB
+    )  # `as_rgb` checks, drops alpha, keeps the order

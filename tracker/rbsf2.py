@@ -24,8 +24,11 @@ MAPS = (5, 6)  # of the head, without presence and with it
 class PackedNetwork:
     """RB-SF 2 in the packed engine."""
 
-    def __init__(self, model: PackedModel | str | Path, threads: int = 1, isa: str = "auto") -> None:
-        """`model`: a checked model or the path of its file; the rest, and errors, as `rbsf.engine.run.Engine`.
+    def __init__(
+        self, model: PackedModel | str | Path, threads: int = 1, isa: str = "auto"
+    ) -> None:
+        """`model`: a checked model or the path of its file; the rest, and errors, as
+        `rbsf.engine.run.Engine`.
 
         ValueError too for a network that has no template.
         """
@@ -34,19 +37,27 @@ class PackedNetwork:
         self._threads, self._isa = threads, isa
         self._features = Engine(self._model.up_to(self._template.features), threads, isa)
         self.isa = self._features.isa
-        exemplar, region = (np.zeros((1, size, size, 3), np.uint8) for size in (EXEMPLAR_SIZE, SEARCH_SIZE))
+        exemplar, region = (
+            np.zeros((1, size, size, 3), np.uint8) for size in (EXEMPLAR_SIZE, SEARCH_SIZE)
+        )
         shape = self.learn(exemplar[0])(region).shape
         if len(shape) != 4 or shape[1] not in MAPS:
-            raise ValueError(f"{self._model.path or 'the network'}: gives {shape}, expected (1, 5 or 6, rows, columns)")
+            raise ValueError(
+                f"{self._model.path or 'the network'}: gives {shape}, expected (1, 5 or 6, rows, columns)"
+            )
 
     def __str__(self) -> str:
         return str(self._features)
 
     def learn(self, crop: np.ndarray) -> Engine:
         """See `rbsf.tracker.anchor_free.Network`."""
-        steps = self._features(crop[None]).reshape(-1, 1, 1, self._template.channels)  # [cells, 1, 1, C]
+        steps = self._features(crop[None]).reshape(
+            -1, 1, 1, self._template.channels
+        )  # [cells, 1, 1, C]
         weight = steps * np.float32(self._template.scale)
-        return Engine(self._model.with_weight(self._template.node, weight), self._threads, self._isa)
+        return Engine(
+            self._model.with_weight(self._template.node, weight), self._threads, self._isa
+        )
 
     def answer(self, template: Engine, crop: np.ndarray) -> Answer:
         """See `rbsf.tracker.anchor_free.Network`."""
@@ -75,13 +86,19 @@ class TorchNetwork:
         import torch
 
         with torch.inference_mode():
-            return self.net.backbone(torch.from_numpy(crop[None]).to(self.device).permute(0, 3, 1, 2).float())
+            return self.net.backbone(
+                torch.from_numpy(crop[None]).to(self.device).permute(0, 3, 1, 2).float()
+            )
 
 
 def answer_of(maps: np.ndarray) -> Answer:
-    """What the head's maps [5 or 6, rows, columns] say: logits of the target, logs of its sides, logits of presence."""
+    """What the head's maps [5 or 6, rows, columns] say: logits of the target, logs of its sides,
+    logits of presence.
+    """
     wide = maps.astype(np.float64)
-    return Answer(_sigmoid(wide[0]), np.exp(wide[1:5]), _sigmoid(wide[5]) if len(wide) > 5 else None)
+    return Answer(
+        _sigmoid(wide[0]), np.exp(wide[1:5]), _sigmoid(wide[5]) if len(wide) > 5 else None
+    )
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:

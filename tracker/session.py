@@ -15,7 +15,9 @@ Box = Sequence[float]  # x, y, w, h in pixels, 0-based
 
 
 class Tracked(NamedTuple):
-    """A frame, H x W x 3 uint8 RGB, its time in seconds, where it has one, and each target's result."""
+    """A frame, H x W x 3 uint8 RGB, its time in seconds, where it has one, and each target's
+    result.
+    """
 
     image: np.ndarray
     time: float | None
@@ -23,14 +25,16 @@ class Tracked(NamedTuple):
 
 
 class Session:
-    """Targets by their numbers, which count from 1 in the order in which they are added and are not used again.
+    """Targets by their numbers, which count from 1 in the order in which they are added and are not
+    used again.
 
         session = Session(network, constants)
         session.update(first_frame)
         number = session.add((x, y, w, h))
         results = session.update(next_frame)
 
-    `network` and `constants` are as `rbsf.tracker.loading` gives them.  Frames are H x W x 3 uint8 RGB.
+    `network` and `constants` are as `rbsf.tracker.loading` gives them.  Frames are H x W x 3 uint8
+    RGB.
     """
 
     def __init__(self, network: Backbone | Network, constants: Constants) -> None:
@@ -44,7 +48,8 @@ class Session:
     def update(self, frame: np.ndarray, time: float | None = None) -> dict[int, Result]:
         """Find all targets in the next frame, with as few passes of the network as there can be.
 
-        `time`: of the frame, in seconds; nothing depends on it yet.  ValueError for an array that is no image.
+        `time`: of the frame, in seconds; nothing depends on it yet.  ValueError for an array that
+        is no image.
         """
         self._frame = frame
         found = update_all(list(self._trackers.values()), frame) if self._trackers else []
@@ -54,7 +59,8 @@ class Session:
     def add(self, box: Box) -> int:
         """Learn a target in a box of the last frame; its number.
 
-        ValueError for a box without area, not finite or outside of the frame, and RuntimeError before the first frame.
+        ValueError for a box without area, not finite or outside of the frame, and RuntimeError
+        before the first frame.
         """
         tracker = make_tracker(self.network, self.constants)
         self._learn(tracker, box)
@@ -64,7 +70,9 @@ class Session:
         return self._count
 
     def correct(self, number: int, box: Box) -> None:
-        """Learn a target anew in a box of the last frame; KeyError for no such target, the rest as `add`."""
+        """Learn a target anew in a box of the last frame; KeyError for no such target, the rest as
+        `add`.
+        """
         tracker = self._trackers[number]
         self._learn(tracker, box)
         self.results[number] = Result(tracker.box, 1.0, False)
@@ -85,7 +93,9 @@ def follow(
     frames: Iterable[tuple[np.ndarray, float | None]], boxes: Sequence[Box], network: Backbone | Network,
     constants: Constants,
 ) -> Iterator[Tracked]:  # fmt: skip
-    """Each frame with the results of the targets that `boxes` show in the first one; errors as `Session`."""
+    """Each frame with the results of the targets that `boxes` show in the first one; errors as
+    `Session`.
+    """
     session = Session(network, constants)
     for number, (image, time) in enumerate(frames):
         session.update(image, time)

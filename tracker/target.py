@@ -21,13 +21,16 @@ class Target:
 
     @classmethod
     def of(cls, image: np.ndarray, box: Sequence[float] | np.ndarray) -> tuple[Target, str | None]:
-        """The target in `box` of an RGB image, and a sentence where the box was clipped to the frame.
+        """The target in `box` of an RGB image, and a sentence where the box was clipped to the
+        frame.
 
         ValueError as `check_box` has it.
         """
         height, width = image.shape[:2]
         box, note = check_box(box, width, height)
-        return cls(box_center(box), box[2:].copy(), np.array([width, height]), mean_color(image)), note
+        return cls(
+            box_center(box), box[2:].copy(), np.array([width, height]), mean_color(image)
+        ), note
 
     def crop(self, image: np.ndarray, side: float, pixels: int) -> np.ndarray:
         """A square of `side` image pixels around the centre, as `pixels` x `pixels` x 3 uint8."""
@@ -38,7 +41,9 @@ class Target:
         self.center = np.clip(self.center + offset, 0, self.frame - 1)
 
     def follow_frame(self, image: np.ndarray) -> np.ndarray | None:
-        """Take an image of another size as the same view, rescaled; the ratio (x, y) of the sizes, None where equal."""
+        """Take an image of another size as the same view, rescaled; the ratio (x, y) of the sizes,
+        None where equal.
+        """
         frame = np.array([image.shape[1], image.shape[0]])
         if (frame == self.frame).all():
             return None

@@ -11,14 +11,18 @@ from torch.nn import functional as F
 from rbsf.binarize import approx_sign
 from rbsf.tracker.geometry import STRIDE
 
-RESPONSE_SCALE = 1e-3  # brings sums of 256 x 6 x 6 products into the range of a logistic loss, as in SiamFC
+RESPONSE_SCALE = (
+    1e-3  # brings sums of 256 x 6 x 6 products into the range of a logistic loss, as in SiamFC
+)
 BIAS_LIMIT = 1024.0
 BIAS_STEPS = 24  # halvings, to 2 * BIAS_LIMIT / 2**24 = 0.0001
 RADIUS = 16  # pixels of the search crop: responses this near the target's centre are positive
 
 
 def cross_correlate(exemplar: Tensor, search: Tensor) -> Tensor:
-    """Slide each exemplar's features [N, C, h, w] over its search features [N, C, H, W]: [N, H-h+1, W-w+1]."""
+    """Slide each exemplar's features [N, C, h, w] over its search features [N, C, H, W]: [N, H-h+1,
+    W-w+1].
+    """
     n, c, h, w = search.shape
     response = F.conv2d(search.reshape(1, n * c, h, w), exemplar, groups=n)  # [1, N, H', W']
     return response.squeeze(0) * RESPONSE_SCALE
@@ -36,32 +40,42 @@ def labels_for(shift: Tensor, size: int) -> Tensor:
 
 
 def balanced_logistic(response: Tensor, labels: Tensor) -> Tensor:
-    """SiamFC's loss: the mean logistic loss of positives and that of negatives, each with weight 1/2.
+    """SiamFC's loss: the mean logistic loss of positives and that of negatives, each with weight
+    1/2.
 
     Both [N, H, W].  A map without positives (the target is absent) counts its negatives in full.
     """
     weight = _balanced_weights(labels)
-    return F.binary_cross_entropy_with_logits(response, labels, weight, reduction="sum") / len(response)
+    return F.binary_cross_entropy_with_logits(response, labels, weight, reduction="sum") / len(
+        response
+    )
 
 
 def _balanced_weights(labels: Tensor) -> Tensor:
-    """Weights of the cells of `labels` [N, H, W], of sum 1 a map: 1/2 for positives, 1/2 for negatives, if any."""
+    """Weights of the cells of `labels` [N, H, W], of sum 1 a map: 1/2 for positives, 1/2 for
+    negatives, if any.
+    """
     count = labels.sum((1, 2), keepdim=True)
     share = torch.where(count > 0, 0.5, 1.0)
-    return torch.where(labels > 0, 0.5 / count.clamp(min=1), share / (labels[0].numel() - count).clamp(min=1))
+    return torch.where(
+        labels > 0, 0.5 / count.clamp(min=1), share / (labels[0].numel() - count).clamp(min=1)
+    )
 
 
 @torch.no_grad()
 def best_bias(response: Tensor, labels: Tensor) -> Tensor:
     """The scalar b for which `balanced_logistic` of `response` + b is least; both [N, H, W].
 
-    Such a bias is SiamFC's last parameter.  Tracking does not need it, since only differences of responses count, but
-    without one a training spends itself on pushing all responses down.  As b is a minimum, the loss at it has the
-    gradient of the loss of both together.  Where labels are of one kind alone it is any that makes the loss vanish.
+    Such a bias is SiamFC's last parameter.  Tracking does not need it, since only differences of
+    responses count, but without one a training spends itself on pushing all responses down.  As b
+    is a minimum, the loss at it has the gradient of the loss of both together.  Where labels are of
+    one kind alone it is any that makes the loss vanish.
     """
     low, high = response.new_full((), -BIAS_LIMIT), response.new_full((), BIAS_LIMIT)
     weight = _balanced_weights(labels)
-    for _ in range(BIAS_STEPS):  # the loss is convex in b: halve the interval by the sign of its derivative
+    for _ in range(
+        BIAS_STEPS
+    ):  # the loss is convex in b: halve the interval by the sign of its derivative
         middle = (low + high) / 2
         rising = (weight * (torch.sigmoid(response + middle) - labels)).sum() > 0
         low, high = torch.where(rising, low, middle), torch.where(rising, middle, high)
@@ -75,7 +89,9 @@ def hit_rate(response: Tensor, labels: Tensor) -> float:
 
 
 def response_distance(response: Tensor, target: Tensor) -> Tensor:
-    """Mean squared difference of two batches of response maps [N, H, W], each map normalised to mean 0, deviation 1."""
+    """Mean squared difference of two batches of response maps [N, H, W], each map normalised to
+    mean 0, deviation 1.
+    """
 
     def normalise(maps: Tensor) -> Tensor:
         flat = maps.flatten(1)
@@ -85,15 +101,19 @@ def response_distance(response: Tensor, target: Tensor) -> Tensor:
 
 
 class SiameseTask:
-    """L_S of Eq. 1 for a batch of pairs: SiamFC's loss plus `match` times the distance to the teacher's response.
+    """L_S of Eq. 1 for a batch of pairs: SiamFC's loss plus `match` times the distance to the
+    teacher's response.
 
-    SiamFC's loss is taken at the bias of the responses that suits the batch best (`best_bias`).  A batch holds
-    `exemplar` [N, 3, 127, 127] and `search` [N, 3, 255, 255], uint8 RGB, `shift` [N, 2] float (see `labels_for`) and
-    `negative` [N] bool: the search crop shows another target.  With `bits` the student's features are correlated by
-    their signs, through which it learns as through those of its layers (Eq. 8).
+    SiamFC's loss is taken at the bias of the responses that suits the batch best (`best_bias`).  A
+    batch holds `exemplar` [N, 3, 127, 127] and `search` [N, 3, 255, 255], uint8 RGB, `shift` [N, 2]
+    float (see `labels_for`) and `negative` [N] bool: the search crop shows another target.  With
+    `bits` the student's features are correlated by their signs, through which it learns as through
+    those of its layers (Eq. 8).
     """
 
-    def __init__(self, match: float = 1.0, precision: torch.dtype = torch.float32, bits: bool = False) -> None:
+    def __init__(
+        self, match: float = 1.0, precision: torch.dtype = torch.float32, bits: bool = False
+    ) -> None:
         self.match, self.precision, self.bits = match, precision, bits
 
     def __call__(
@@ -115,7 +135,8 @@ class SiameseTask:
         device = batch["search"].device
         with torch.autocast(device.type, self.precision, enabled=self.precision != torch.float32):
             exemplar, search = (
-                net(batch[key].float().contiguous(memory_format=torch.channels_last)) for key in ("exemplar", "search")
+                net(batch[key].float().contiguous(memory_format=torch.channels_last))
+                for key in ("exemplar", "search")
             )
         features = exemplar.float(), search.float()
         return cross_correlate(*(map(approx_sign, features) if bits else features))

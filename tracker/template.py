@@ -1,4 +1,6 @@
-"""What a target looks like: its first look, a memory of later ones, and where in a search region that is found."""
+"""What a target looks like: its first look, a memory of later ones, and where in a search region
+that is found.
+"""
 
 from __future__ import annotations
 
@@ -17,23 +19,29 @@ Correlation = Callable[[np.ndarray], np.ndarray]  # features (N, C, 22, 22) -> r
 class Template:
     """Features of a target, and their correlation with those of search regions.
 
-    `first`: the features (C, 6, 6) of the first frame.  `by_signs`: correlate their signs.  `memory_share`: share of
-    the memory of later looks in the template; 0 keeps it as it is.  `memory_rate`: share of a new look in the memory.
+    `first`: the features (C, 6, 6) of the first frame.  `by_signs`: correlate their signs.
+    `memory_share`: share of the memory of later looks in the template; 0 keeps it as it is.
+    `memory_rate`: share of a new look in the memory.
     """
 
-    def __init__(self, first: np.ndarray, by_signs: bool, memory_share: float, memory_rate: float) -> None:
+    def __init__(
+        self, first: np.ndarray, by_signs: bool, memory_share: float, memory_rate: float
+    ) -> None:
         self.first, self.by_signs = first, by_signs
         self.share, self.rate = np.float32(memory_share), np.float32(memory_rate)
         self.fixed = not memory_share
         self.memory = first
         self.self_response = first.size if by_signs else max(float(np.vdot(first, first)), 1e-12)
-        self.place = self.weigh = self._correlation(first)  # what finds the place, what chooses the size
+        self.place = self.weigh = self._correlation(
+            first
+        )  # what finds the place, what chooses the size
 
     def remember(self, look: np.ndarray) -> None:
         """Take features of the target, (C, 6, 6), into the memory.
 
-        The size is chosen with half as much of it: as the size followed lags behind a target that grows or shrinks,
-        so do the sizes in the memory, and with all of it they would hold the next ones back.
+        The size is chosen with half as much of it: as the size followed lags behind a target that
+        grows or shrinks, so do the sizes in the memory, and with all of it they would hold the next
+        ones back.
         """
         self.memory = self.memory + self.rate * (look - self.memory)
         learned = self.share * (self.memory - self.first)
@@ -45,10 +53,11 @@ class Template:
 
 
 def look_at(features: np.ndarray, offset: np.ndarray, size: int) -> np.ndarray:
-    """The (C, size, size) features of what lies `offset` (x, y) pixels off the middle of a crop, from the crop's own,
-    (C, H, W), interpolated; nearer to the middle where they end.
+    """The (C, size, size) features of what lies `offset` (x, y) pixels off the middle of a crop,
+    from the crop's own, (C, H, W), interpolated; nearer to the middle where they end.
 
-    As the network pads nothing, these are the features of a smaller crop around that place, but for less than a stride.
+    As the network pads nothing, these are the features of a smaller crop around that place, but for
+    less than a stride.
     """
     last = features.shape[-1] - size
     x, y = np.clip(offset / STRIDE + last / 2, 0, last)
@@ -60,10 +69,11 @@ def look_at(features: np.ndarray, offset: np.ndarray, size: int) -> np.ndarray:
 
 
 def correlate(template: np.ndarray, features: np.ndarray) -> np.ndarray:
-    """Cross-correlate a (C, K, K) template with (N, C, H, W) features: (N, H - K + 1, W - K + 1), float32.
+    """Cross-correlate a (C, K, K) template with (N, C, H, W) features: (N, H - K + 1, W - K + 1),
+    float32.
 
-    One matrix product for all pairs of a template cell and a place, then a shifted sum: 30 times faster than
-    windows.
+    One matrix product for all pairs of a template cell and a place, then a shifted sum: 30 times
+    faster than windows.
     """
     (channels, k, _), (n, _, height, width) = template.shape, features.shape
     products = template.reshape(channels, k * k).T @ features.reshape(n, channels, height * width)

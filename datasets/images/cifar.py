@@ -1,8 +1,10 @@
-"""CIFAR-10 and CIFAR-100 in their python and binary layouts, as published at cs.toronto.edu/~kriz/cifar.html.
+"""CIFAR-10 and CIFAR-100 in their python and binary layouts, as published at
+cs.toronto.edu/~kriz/cifar.html.
 
-python: ROOT/cifar-10-batches-py or cifar-100-python, pickles of ``data`` [n, 3072] (uint8; red, green, blue planes of
-32 x 32) and lists of labels. binary: cifar-10-batches-bin or cifar-100-binary, records of one label (CIFAR-100: coarse,
-fine) and 3072 pixels. ROOT may be that folder itself; python is read where both are there.
+python: ROOT/cifar-10-batches-py or cifar-100-python, pickles of ``data`` [n, 3072] (uint8; red,
+green, blue planes of 32 x 32) and lists of labels. binary: cifar-10-batches-bin or
+cifar-100-binary, records of one label (CIFAR-100: coarse, fine) and 3072 pixels. ROOT may be that
+folder itself; python is read where both are there.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ PUBLISHED = {
 
 @dataclass(frozen=True)
 class Cifar:
-    """One of the two sets: names of its folders and files, what is to be in them, statistics of its training images."""
+    """One of the two sets: names of its folders and files, what is to be in them, statistics of its
+    training images.
+    """
 
     folders: tuple[str, str]  # python, binary
     files: dict[str, tuple[str, ...]]  # by split; binary: with .bin
@@ -86,14 +90,16 @@ CIFAR100_COARSE = dataclasses.replace(
 def open_cifar(root: Path, cifar: Cifar, check: str = "auto") -> tuple[ArrayData, ArrayData]:
     """Training and test images, [N, 3, 32, 32] RGB.
 
-    Counts, class balance and range of labels are checked, checksums as in `verify`. FileNotFoundError or ValueError
-    names the file.
+    Counts, class balance and range of labels are checked, checksums as in `verify`.
+    FileNotFoundError or ValueError names the file.
     """
     first = cifar.files["train"][0]
     folder = find_folder(root, (*cifar.folders, "."), (first, f"{first}.bin"))
     binary = not (folder / first).is_file()
     classes = _class_names(folder, cifar, binary)
-    train, test = (_open_split(folder, cifar, split, classes, check, binary) for split in ("train", "test"))
+    train, test = (
+        _open_split(folder, cifar, split, classes, check, binary) for split in ("train", "test")
+    )
     return train, test
 
 
@@ -106,7 +112,9 @@ def _open_split(
     images = np.concatenate([images for images, _ in batches]).reshape(-1, 3, 32, 32)
     labels = np.concatenate([labels for _, labels in batches])
     _check_counts(", ".join(map(str, paths)), labels, classes, cifar.counts[split])
-    return ArrayData(torch.from_numpy(images), torch.from_numpy(labels), classes, cifar.mean, cifar.std)
+    return ArrayData(
+        torch.from_numpy(images), torch.from_numpy(labels), classes, cifar.mean, cifar.std
+    )
 
 
 def _read_python(path: Path, cifar: Cifar, check: str) -> tuple[np.ndarray, np.ndarray]:
@@ -114,10 +122,20 @@ def _read_python(path: Path, cifar: Cifar, check: str) -> tuple[np.ndarray, np.n
     verify(path, content, PUBLISHED[path.name], check)
     batch = parse_pickle(content, path)
     if not isinstance(batch, dict) or not {"data", cifar.labels} <= batch.keys():
-        raise ValueError(f"{path}: not a batch of CIFAR (no 'data' and {cifar.labels!r}); is it of the other set?")
+        raise ValueError(
+            f"{path}: not a batch of CIFAR (no 'data' and {cifar.labels!r}); is it of the other set?"
+        )
     images = batch["data"]
-    if not (isinstance(images, np.ndarray) and images.dtype == np.uint8 and images.shape[1:] == (PIXELS,)):
-        found = f"{images.dtype} {list(images.shape)}" if isinstance(images, np.ndarray) else type(images).__name__
+    if not (
+        isinstance(images, np.ndarray)
+        and images.dtype == np.uint8
+        and images.shape[1:] == (PIXELS,)
+    ):
+        found = (
+            f"{images.dtype} {list(images.shape)}"
+            if isinstance(images, np.ndarray)
+            else type(images).__name__
+        )
         raise ValueError(f"{path}: 'data' is {found}, not uint8 [n, {PIXELS}]")
     return images, _labels(path, batch[cifar.labels], len(images), cifar.classes)
 
@@ -127,7 +145,9 @@ def _read_binary(path: Path, cifar: Cifar, check: str) -> tuple[np.ndarray, np.n
     verify(path, content, None, check)
     record = cifar.label_bytes + PIXELS
     if not content or len(content) % record:
-        raise ValueError(f"{path}: {len(content)} bytes are no whole number of {record}-byte records; fetch it again")
+        raise ValueError(
+            f"{path}: {len(content)} bytes are no whole number of {record}-byte records; fetch it again"
+        )
     records = np.frombuffer(content, np.uint8).reshape(-1, record)
     labels = records[:, cifar.label_at].tolist()
     return records[:, cifar.label_bytes :], _labels(path, labels, len(records), cifar.classes)
@@ -141,7 +161,9 @@ def _labels(path: Path, labels: Any, count: int, classes: int) -> np.ndarray:
         raise ValueError(f"{path}: {count} images, but as labels {found}")
     for index, label in enumerate(labels):
         if type(label) is not int or not 0 <= label < classes:
-            raise ValueError(f"{path}: label {str(label)[:40]} of image {index}; 0 to {classes - 1} exist")
+            raise ValueError(
+                f"{path}: label {str(label)[:40]} of image {index}; 0 to {classes - 1} exist"
+            )
     return np.array(labels, np.int64)
 
 

@@ -1,7 +1,8 @@
 """CIFAR-100 in a few small files, to be carried to a machine in pieces and put together there.
 
-A part is a zip file, which has a checksum of each member: lossless WebP pictures of up to 2,500 images side by side,
-and their coarse and fine labels.  Together the parts give the binary layout of `rbsf.datasets.images.cifar`.
+A part is a zip file, which has a checksum of each member: lossless WebP pictures of up to 2,500
+images side by side, and their coarse and fine labels.  Together the parts give the binary layout of
+`rbsf.datasets.images.cifar`.
 """
 
 from __future__ import annotations
@@ -45,45 +46,70 @@ def pack_cifar100(root: Path, folder: Path, most_bytes: int) -> list[Path]:
     for split, images, groups in zip(SPLITS, fine, coarse, strict=True):
         members += _members(split, images, groups)
     shares = _divide(members, most_bytes)
-    paths = [folder / f"cifar100-{number}-of-{len(shares)}.zip" for number in range(1, len(shares) + 1)]
+    paths = [
+        folder / f"cifar100-{number}-of-{len(shares)}.zip" for number in range(1, len(shares) + 1)
+    ]
     for path, share in zip(paths, shares, strict=True):
         write_atomically(path, partial(_write_zip, share))
     return paths
 
 
 def unpack_cifar100(parts: Path, root: Path) -> None:
-    """Put the parts in the folder `parts` together as `root`/cifar-100-binary, unless that is there already.
+    """Put the parts in the folder `parts` together as `root`/cifar-100-binary, unless that is there
+    already.
 
     FileNotFoundError names the parts that are missing, ValueError one that is damaged.
     """
     folder = root / "cifar-100-binary"
     files = {split: folder / f"{split}.bin" for split in SPLITS}
     names = folder / "fine_label_names.txt"
-    if names.is_file() and all(file.is_file() for file in files.values()):  # the names are written last
+    if names.is_file() and all(
+        file.is_file() for file in files.values()
+    ):  # the names are written last
         return
-    members = {member.name: member.content for path in find_parts(parts) for member in _read_zip(path)}
+    members = {
+        member.name: member.content for path in find_parts(parts) for member in _read_zip(path)
+    }
     for split, file in files.items():
-        pictures = sorted(name for name in members if name.startswith(split) and name.endswith(".webp"))
-        records = [_records(members[name], members[name.replace(".webp", ".labels")]) for name in pictures]
+        pictures = sorted(
+            name for name in members if name.startswith(split) and name.endswith(".webp")
+        )
+        records = [
+            _records(members[name], members[name.replace(".webp", ".labels")]) for name in pictures
+        ]
         write_atomically(file, np.concatenate(records).tobytes())
     write_atomically(names, members["classes.txt"] + b"\n")
 
 
 def find_parts(folder: Path) -> list[Path]:
-    """All parts of a set in `folder`, in order.  FileNotFoundError where there are none, or not all of them."""
-    found = {int(match[1]): (path, int(match[2])) for path in folder.glob("*.zip") if (match := NAME.match(path.name))}
+    """All parts of a set in `folder`, in order.  FileNotFoundError where there are none, or not all
+    of them.
+    """
+    found = {
+        int(match[1]): (path, int(match[2]))
+        for path in folder.glob("*.zip")
+        if (match := NAME.match(path.name))
+    }
     if not found:
-        raise FileNotFoundError(f"{folder} holds no cifar100-1-of-N.zip; make the parts with --pack")
+        raise FileNotFoundError(
+            f"{folder} holds no cifar100-1-of-N.zip; make the parts with --pack"
+        )
     count = next(iter(found.values()))[1]
     if mixed := [path.name for path, parts in found.values() if parts != count]:
-        raise ValueError(f"{folder} holds parts of two sets, such as {mixed[0]}; leave those of one")
-    if missing := [f"cifar100-{number}-of-{count}.zip" for number in range(1, count + 1) if number not in found]:
+        raise ValueError(
+            f"{folder} holds parts of two sets, such as {mixed[0]}; leave those of one"
+        )
+    if missing := [
+        f"cifar100-{number}-of-{count}.zip" for number in range(1, count + 1) if number not in found
+    ]:
         raise FileNotFoundError(f"{folder} lacks {', '.join(missing)}")
     return [found[number][0] for number in range(1, count + 1)]
 
 
 def _members(split: str, fine: ArrayData, coarse: ArrayData) -> Iterator[Member]:
-    labels = np.stack([coarse.labels.numpy(), fine.labels.numpy()], axis=1).astype(np.uint8)  # [N, 2]
+    labels = np.stack([coarse.labels.numpy(), fine.labels.numpy()], axis=1).astype(
+        np.uint8
+    )  # [N, 2]
     for number, start in enumerate(range(0, len(fine), PICTURE)):
         images = fine.images[start : start + PICTURE].numpy()  # [n, 3, 32, 32]
         yield Member(f"{split}-{number:02d}.webp", _encode(images))
@@ -94,11 +120,15 @@ def _encode(images: np.ndarray) -> bytes:
     """Up to 2,500 images [n, 3, 32, 32] RGB as one lossless picture, what is left of it black."""
     full = np.zeros((PICTURE, 3, 32, 32), np.uint8)
     full[: len(images)] = images
-    grid = full.reshape(SIDE, SIDE, 3, 32, 32).transpose(0, 3, 1, 4, 2)  # row, y, column, x, channel
+    grid = full.reshape(SIDE, SIDE, 3, 32, 32).transpose(
+        0, 3, 1, 4, 2
+    )  # row, y, column, x, channel
     picture = grid.reshape(SIDE * 32, SIDE * 32, 3)[:, :, ::-1]  # BGR, for OpenCV
     done, content = cv2.imencode(".webp", picture, LOSSLESS)
     if not done:
-        raise ValueError("OpenCV cannot write WebP here; install opencv-python of the version in constraints.txt")
+        raise ValueError(
+            "OpenCV cannot write WebP here; install opencv-python of the version in constraints.txt"
+        )
     return content.tobytes()
 
 
@@ -106,8 +136,12 @@ def _records(picture: bytes, labels: bytes) -> np.ndarray:
     """Records of the binary layout, uint8 [n, 2 + 3072], of one picture and its labels."""
     pixels = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR)
     if pixels is None:
-        raise ValueError("OpenCV cannot read WebP here; install opencv-python of the version in constraints.txt")
-    grid = pixels[:, :, ::-1].reshape(SIDE, 32, SIDE, 32, 3).transpose(0, 2, 4, 1, 3)  # row, column, channel, y, x
+        raise ValueError(
+            "OpenCV cannot read WebP here; install opencv-python of the version in constraints.txt"
+        )
+    grid = (
+        pixels[:, :, ::-1].reshape(SIDE, 32, SIDE, 32, 3).transpose(0, 2, 4, 1, 3)
+    )  # row, column, channel, y, x
     pairs = np.frombuffer(labels, np.uint8).reshape(-1, 2)
     return np.concatenate([pairs, grid.reshape(PICTURE, -1)[: len(pairs)]], axis=1)
 

@@ -1,4 +1,6 @@
-"""Labelled images in files, decoded anew in every epoch by worker processes: ImageNet and folders like it."""
+"""Labelled images in files, decoded anew in every epoch by worker processes: ImageNet and folders
+like it.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +28,11 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class FolderData:
     """N image files with their labels; ``batches`` gives crops of ``size`` x ``size`` pixels.
 
-    ``files``: paths below ``root``; ``labels`` [N] int64, into ``classes``. Training crops are random (see
-    `RandomCrop`) and mirrored at random, so there is nothing left for `augment` (``crop_padding`` 0, no ``flip``);
-    evaluation crops are the middle, ``share`` of the short side. ``workers``: processes that decode (0: this one);
-    they start at the first pass and stay. ``broken``: files that could not be decoded, with the reason.
+    ``files``: paths below ``root``; ``labels`` [N] int64, into ``classes``. Training crops are
+    random (see `RandomCrop`) and mirrored at random, so there is nothing left for `augment`
+    (``crop_padding`` 0, no ``flip``); evaluation crops are the middle, ``share`` of the short side.
+    ``workers``: processes that decode (0: this one); they start at the first pass and stay.
+    ``broken``: files that could not be decoded, with the reason.
     """
 
     root: Path
@@ -56,7 +59,9 @@ class FolderData:
         """What it is, in a few words."""
         return f"{len(self)} image files in {self.root}, {len(self.classes)} classes, crops of {self.size}x{self.size}"
 
-    def batch_count(self, batch_size: int, world: int = 1, train: bool = True, limit: int | None = None) -> int:
+    def batch_count(
+        self, batch_size: int, world: int = 1, train: bool = True, limit: int | None = None
+    ) -> int:
         """Batches of an epoch, of one of ``world`` ranks (evaluation: of rank 0)."""
         return count_batches(min(len(self), limit or len(self)), batch_size, world, train)
 
@@ -71,26 +76,36 @@ class FolderData:
         train: bool = True,
         limit: int | None = None,
     ) -> Iterator[dict[str, Tensor]]:
-        """Batches of one rank from its batch ``start``: ``image`` [B, 3, S, S] uint8 RGB, ``label`` [B] int64.
+        """Batches of one rank from its batch ``start``: ``image`` [B, 3, S, S] uint8 RGB, ``label``
+        [B] int64.
 
-        In channels-last memory on the CPU, pinned where there is a GPU. Order, ``limit`` and shares as in `ArrayData`;
-        the crop of an image is a pure function of ``(seed, epoch, its index)``. One pass at a time: beginning another
-        ends the one before. ValueError at once for numbers out of range, and later for a file that cannot be decoded;
-        with ``skip_broken`` such files are warned of and left out: evaluation has fewer images, training repeats
-        others of the batch, so that batches keep their size.
+        In channels-last memory on the CPU, pinned where there is a GPU. Order, ``limit`` and shares
+        as in `ArrayData`; the crop of an image is a pure function of ``(seed, epoch, its index)``.
+        One pass at a time: beginning another ends the one before. ValueError at once for numbers
+        out of range, and later for a file that cannot be decoded; with ``skip_broken`` such files
+        are warned of and left out: evaluation has fewer images, training repeats others of the
+        batch, so that batches keep their size.
         """
         order = epoch_order(self.labels, seed, epoch, train, limit)
         parts = shares(len(order), batch_size, start, rank, world, train)
         self._turn += 1
-        return self._pass((self._requests(order[part], seed, epoch, train) for part in parts), self._turn, train)
+        return self._pass(
+            (self._requests(order[part], seed, epoch, train) for part in parts), self._turn, train
+        )
 
     def _requests(self, indices: np.ndarray, seed: int, epoch: int, train: bool) -> list[_Request]:
         return [
-            _Request(str(self.root / self.files[i]), int(self.labels[i]), (seed, epoch, i) if train else None)
+            _Request(
+                str(self.root / self.files[i]),
+                int(self.labels[i]),
+                (seed, epoch, i) if train else None,
+            )
             for i in indices.tolist()
         ]
 
-    def _pass(self, requests: Iterable[list[_Request]], turn: int, train: bool) -> Iterator[dict[str, Tensor]]:
+    def _pass(
+        self, requests: Iterable[list[_Request]], turn: int, train: bool
+    ) -> Iterator[dict[str, Tensor]]:
         if self._loader is None:
             self._loader = self._make_loader()
         self._loader.batch_sampler.requests = requests  # type: ignore[union-attr]
@@ -109,7 +124,9 @@ class FolderData:
             batch_sampler=_Requests(),
             num_workers=self.workers,
             collate_fn=_collate,
-            multiprocessing_context="spawn" if self.workers else None,  # forked, OpenCV waits for lost threads
+            multiprocessing_context="spawn"
+            if self.workers
+            else None,  # forked, OpenCV waits for lost threads
             persistent_workers=self.workers > 0,
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=start_worker,
@@ -119,16 +136,25 @@ class FolderData:
     def _note(self, broken: list[tuple[str, str]], left: int, train: bool) -> None:
         for path, reason in broken:
             if not self.skip_broken:
-                raise ValueError(f"{path}: {reason}; replace or remove it, or have such files skipped")
+                raise ValueError(
+                    f"{path}: {reason}; replace or remove it, or have such files skipped"
+                )
             if path not in self.broken:
                 self.broken[path] = reason
-                tqdm.write(f"warning: {path}: {reason}; skipped, {len(self.broken)} so far", file=sys.stderr)
+                tqdm.write(
+                    f"warning: {path}: {reason}; skipped, {len(self.broken)} so far",
+                    file=sys.stderr,
+                )
         if broken and train and not left:
-            raise ValueError(f"{broken[0][0]} and the rest of its batch cannot be decoded; is the folder whole?")
+            raise ValueError(
+                f"{broken[0][0]} and the rest of its batch cannot be decoded; is the folder whole?"
+            )
 
 
 class _Request(NamedTuple):
-    """One image to decode. Workers get all they need with it, so that they hold no list of a million files."""
+    """One image to decode. Workers get all they need with it, so that they hold no list of a
+    million files.
+    """
 
     path: str
     label: int
@@ -162,11 +188,19 @@ class _Decoder(Dataset[Any]):
 
 
 def _collate(items: list[tuple[_Request, np.ndarray | str]]) -> dict[str, Any]:
-    """Crops and labels stacked, files that have none named; a training batch is filled up to its size."""
+    """Crops and labels stacked, files that have none named; a training batch is filled up to its
+    size.
+    """
     good = [(request, crop) for request, crop in items if isinstance(crop, np.ndarray)]
     broken = [(request.path, crop) for request, crop in items if isinstance(crop, str)]
     if good and items[0][0].seeds:
         good = [good[i % len(good)] for i in range(len(items))]
-    images = np.stack([crop for _, crop in good]) if good else np.empty((0, 1, 1, 3), np.uint8)  # [B, S, S, 3]
+    images = (
+        np.stack([crop for _, crop in good]) if good else np.empty((0, 1, 1, 3), np.uint8)
+    )  # [B, S, S, 3]
     labels = torch.tensor([request.label for request, _ in good], dtype=torch.int64)
-    return {"image": torch.from_numpy(images).permute(0, 3, 1, 2), "label": labels, "broken": broken}
+    return {
+        "image": torch.from_numpy(images).permute(0, 3, 1, 2),
+        "label": labels,
+        "broken": broken,
+    }

@@ -51,7 +51,9 @@ class Labelled(Protocol):
     def describe(self) -> str:
         """What it is, in a few words."""
 
-    def batch_count(self, batch_size: int, world: int = 1, train: bool = True, limit: int | None = None) -> int:
+    def batch_count(
+        self, batch_size: int, world: int = 1, train: bool = True, limit: int | None = None
+    ) -> int:
         """Batches of an epoch, of one of ``world`` ranks."""
 
     def batches(
@@ -74,8 +76,12 @@ LABELLED: dict[str, Callable[..., Pair]] = {
     "cifar10": lambda root, check, **_: open_cifar(root, CIFAR10, check),
     "cifar100": lambda root, check, **_: open_cifar(root, CIFAR100, check),
     "cifar100-coarse": lambda root, check, **_: open_cifar(root, CIFAR100_COARSE, check),
-    "imagenet": lambda root, check, skip_broken: open_image_folder(root, IMAGENET, check, skip_broken),
-    "tiny-imagenet": lambda root, check, skip_broken: open_image_folder(root, TINY_IMAGENET, check, skip_broken),
+    "imagenet": lambda root, check, skip_broken: open_image_folder(
+        root, IMAGENET, check, skip_broken
+    ),
+    "tiny-imagenet": lambda root, check, skip_broken: open_image_folder(
+        root, TINY_IMAGENET, check, skip_broken
+    ),
     "folder": lambda root, check, skip_broken: open_image_folder(root, FOLDER, check, skip_broken),
 }
 
@@ -89,12 +95,13 @@ def open_labelled(
     workers: int = 0,
     size: int | None = None,
 ) -> Pair:
-    """Training and test (or validation) images of the data set ``name``, one of LABELLED, in the folder ``root``.
+    """Training and test (or validation) images of the data set ``name``, one of LABELLED, in the
+    folder ``root``.
 
-    ``check``: how published checksums and counts bind, see `verify`. Of image files only: ``skip_broken``: those that
-    cannot be decoded are named, counted and left out, not an error; ``workers``: processes that decode; ``size``: side
-    of the crops in pixels (None: the data set's own). FileNotFoundError or ValueError, in one line, for what is
-    missing or does not fit.
+    ``check``: how published checksums and counts bind, see `verify`. Of image files only:
+    ``skip_broken``: those that cannot be decoded are named, counted and left out, not an error;
+    ``workers``: processes that decode; ``size``: side of the crops in pixels (None: the data set's
+    own). FileNotFoundError or ValueError, in one line, for what is missing or does not fit.
     """
     if name not in LABELLED:
         raise ValueError(f"data set is {name!r}; known: {', '.join(LABELLED)}")
@@ -109,5 +116,7 @@ def open_labelled(
         if isinstance(data, FolderData):
             data.workers, data.size = workers, size or data.size
         elif size not in (None, data.size):
-            raise ValueError(f"size is {size}; images of {name} are {data.size} pixels wide and are not resized")
+            raise ValueError(
+                f"size is {size}; images of {name} are {data.size} pixels wide and are not resized"
+            )
     return pair

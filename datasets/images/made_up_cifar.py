@@ -1,4 +1,6 @@
-"""CIFAR-100's binary layout filled with made-up images: what a rehearsal needs that must not wait for real ones."""
+"""CIFAR-100's binary layout filled with made-up images: what a rehearsal needs that must not wait
+for real ones.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ BLOCK = 8  # pixels of one colour, along each side
 
 
 def write_made_up_cifar(root: Path, seed: int = 0) -> None:
-    """Write `root`/cifar-100-binary: images of coloured blocks, as many of each class as in CIFAR-100."""
+    """Write `root`/cifar-100-binary: images of coloured blocks, as many of each class as in
+    CIFAR-100.
+    """
     folder = root / "cifar-100-binary"
     generator = np.random.default_rng(seed)
     for split, count in CIFAR100.counts.items():

@@ -1,7 +1,9 @@
-"""Read pickles of plain data from strangers: dicts, lists, tuples, strings, bytes, numbers, NumPy arrays.
+"""Read pickles of plain data from strangers: dicts, lists, tuples, strings, bytes, numbers, NumPy
+arrays.
 
-A pickle is a program that may call what it names. Here the few names that NumPy's arrays need stand for objects of
-ours, which check what they are given and can do nothing else; every other name is refused.
+A pickle is a program that may call what it names. Here the few names that NumPy's arrays need stand
+for objects of ours, which check what they are given and can do nothing else; every other name is
+refused.
 """
 
 from __future__ import annotations
@@ -14,7 +16,14 @@ from typing import Any
 
 import numpy as np
 
-DTYPES = {"u1": np.uint8, "b1": np.bool_, "i1": np.int8, "i2": np.int16, "i4": np.int32, "i8": np.int64}
+DTYPES = {
+    "u1": np.uint8,
+    "b1": np.bool_,
+    "i1": np.int8,
+    "i2": np.int16,
+    "i4": np.int32,
+    "i8": np.int64,
+}
 DTYPES |= {"f4": np.float32, "f8": np.float64}
 
 
@@ -29,7 +38,9 @@ def parse_pickle(content: bytes, path: Path) -> Any:
         raise ValueError(f"{path}: {error}; only plain data and arrays are read") from None
     except Exception as error:  # a damaged pickle fails in whatever way its bytes happen to say
         what = " ".join(f"{type(error).__name__}: {error}".split())[:100]
-        raise ValueError(f"{path}: not a pickle, cut short or damaged ({what}); fetch it again") from None
+        raise ValueError(
+            f"{path}: not a pickle, cut short or damaged ({what}); fetch it again"
+        ) from None
 
 
 class _Refused(Exception):
@@ -92,7 +103,10 @@ class _Encode(_Call):
         return str(text).encode("latin1")
 
 
-_NAMES: dict[tuple[str, str], _Call] = {("_codecs", "encode"): _Encode(), ("numpy", "dtype"): _NewType()}
+_NAMES: dict[tuple[str, str], _Call] = {
+    ("_codecs", "encode"): _Encode(),
+    ("numpy", "dtype"): _NewType(),
+}
 _NAMES |= {(f"numpy.{core}.multiarray", "_reconstruct"): _NewArray() for core in ("core", "_core")}
 _NAMES |= {(f"numpy.{core}.numeric", "_frombuffer"): _FromBuffer() for core in ("core", "_core")}
 _NAMES |= {("numpy", "ndarray"): _Call()}  # only ever an argument of _reconstruct
@@ -110,7 +124,9 @@ def _make(content: Any, dtype: Any, shape: Any, order: str) -> np.ndarray:
     if not (isinstance(dtype, _Type) and isinstance(content, bytes | bytearray)):
         raise _Refused("an array of other things than numbers")
     kind = np.dtype(dtype.dtype)
-    if any(type(n) is not int or n < 0 for n in shape) or math.prod(shape) * kind.itemsize != len(content):
+    if any(type(n) is not int or n < 0 for n in shape) or math.prod(shape) * kind.itemsize != len(
+        content
+    ):
         raise ValueError(f"an array of shape {shape} in {len(content)} bytes")
     return np.frombuffer(content, kind).reshape(shape, order="F" if order == "F" else "C")
 
@@ -120,9 +136,14 @@ def _text(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Arrays in place of what stood for them, at the top and in a dict's values, where data sets have them."""
+    """Arrays in place of what stood for them, at the top and in a dict's values, where data sets
+    have them.
+    """
     if isinstance(value, dict):
-        return {_text(k): _plain(v) if isinstance(v, _Array | _Type | _Call) else v for k, v in value.items()}
+        return {
+            _text(k): _plain(v) if isinstance(v, _Array | _Type | _Call) else v
+            for k, v in value.items()
+        }
     if isinstance(value, _Type | _Call):
         raise ValueError("a name that stands alone")
     return value.value if isinstance(value, _Array) else value

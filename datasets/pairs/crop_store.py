@@ -1,13 +1,14 @@
-"""A store of targets cut out beforehand: one SQLite file of JPEGs, made by `rbsf.datasets.pairs.prepare`.
+"""A store of targets cut out beforehand: one SQLite file of JPEGs, made by
+`rbsf.datasets.pairs.prepare`.
 
-A crop is a CROP_SIZE x CROP_SIZE image centred on a target at the exemplar's scale (`exemplar_side` image
-pixels become 127), so a 255-pixel search crop fits inside with 32 pixels to spare on each side for random
-shifts. Training then reads about 15 kB a crop instead of a whole frame.
+A crop is a CROP_SIZE x CROP_SIZE image centred on a target at the exemplar's scale (`exemplar_side`
+image pixels become 127), so a 255-pixel search crop fits inside with 32 pixels to spare on each
+side for random shifts. Training then reads about 15 kB a crop instead of a whole frame.
 
-Tables: `meta` (format, settings, the `complete` flag), `sequences`, `crops` (what is in each crop), `images`
-(their JPEGs, kept apart so that the rest loads fast), `left_out` (frames that could not be used) and `origins` (what
-each sequence was cut from); stores made by early versions lack the last two. The crops of one sequence have
-consecutive ids, by frame.
+Tables: `meta` (format, settings, the `complete` flag), `sequences`, `crops` (what is in each crop),
+`images` (their JPEGs, kept apart so that the rest loads fast), `left_out` (frames that could not be
+used) and `origins` (what each sequence was cut from); stores made by early versions lack the last
+two. The crops of one sequence have consecutive ids, by frame.
 """
 
 from __future__ import annotations
@@ -60,7 +61,9 @@ _SET_META = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
 
 @dataclass(frozen=True)
 class Crop:
-    """One target, cut out: frame number (0-based), ``(w, h)`` in pixels of the crop, bytes of the JPEG."""
+    """One target, cut out: frame number (0-based), ``(w, h)`` in pixels of the crop, bytes of the
+    JPEG.
+    """
 
     frame: int
     size: tuple[float, float]
@@ -80,8 +83,9 @@ def make_crop(image: np.ndarray, box: Sequence[float] | np.ndarray, frame: int) 
 class Contents:
     """What a store holds: numbers of sequences and of crops, and what was left out.
 
-    ``left_out``: by ``(source, name)``, the frames that could not be used, of every sequence that was stored or
-    of which no frame could be used. ``origins``: by ``(source, name)``, as far as they are known.
+    ``left_out``: by ``(source, name)``, the frames that could not be used, of every sequence that
+    was stored or of which no frame could be used. ``origins``: by ``(source, name)``, as far as
+    they are known.
     """
 
     sequences: int
@@ -91,7 +95,9 @@ class Contents:
 
 
 def finished_contents(path: Path, settings: dict[str, str]) -> Contents | None:
-    """What a store holds, read without a lock; None unless it is finished and made with these settings."""
+    """What a store holds, read without a lock; None unless it is finished and made with these
+    settings.
+    """
     try:
         with _reading(path), closing(_connect_read_only(path)) as db:
             meta = _check_meta(db, path)
@@ -101,15 +107,17 @@ def finished_contents(path: Path, settings: dict[str, str]) -> Contents | None:
 
 
 class CropStore:
-    """A finished store, read only. Pickles and forks freely: each process opens the file itself, at need.
+    """A finished store, read only. Pickles and forks freely: each process opens the file itself, at
+    need.
 
-    Attributes, for S sequences and N crops: ``names``, ``kinds``: S strings each. ``origins``: S, each an `Origin`, or
-    None where it is not known. ``starts`` (S + 1) int64: sequence ``s`` has crops ``starts[s]`` to
-    ``starts[s + 1] - 1``. ``frames`` (N) int64: each crop's frame in its sequence (of a still: the number of its box),
-    ascending. ``sizes`` (N, 2) float32: the target's w, h in pixels of the crop.
+    Attributes, for S sequences and N crops: ``names``, ``kinds``: S strings each. ``origins``: S,
+    each an `Origin`, or None where it is not known. ``starts`` (S + 1) int64: sequence ``s`` has
+    crops ``starts[s]`` to ``starts[s + 1] - 1``. ``frames`` (N) int64: each crop's frame in its
+    sequence (of a still: the number of its box), ascending. ``sizes`` (N, 2) float32: the target's
+    w, h in pixels of the crop.
 
-    Nothing may be added to the file while it is being read. Raises FileNotFoundError for a missing file,
-    ValueError for one that is foreign, unfinished or of another version.
+    Nothing may be added to the file while it is being read. Raises FileNotFoundError for a missing
+    file, ValueError for one that is foreign, unfinished or of another version.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -117,15 +125,23 @@ class CropStore:
         self._opened: tuple[int, sqlite3.Connection] | None = None  # process id, connection
         with _reading(self.path), closing(_connect_read_only(self.path)) as db:
             if _check_meta(db, self.path).get("complete") != "1":
-                raise ValueError(f"{self.path}: unfinished crop store; rerun the command that was making it")
-            sequences = db.execute("SELECT id, name, kind, source FROM sequences ORDER BY id").fetchall()
+                raise ValueError(
+                    f"{self.path}: unfinished crop store; rerun the command that was making it"
+                )
+            sequences = db.execute(
+                "SELECT id, name, kind, source FROM sequences ORDER BY id"
+            ).fetchall()
             origins = _origins(db)
-            crops = db.execute("SELECT id, sequence, frame, width, height FROM crops ORDER BY id").fetchall()
+            crops = db.execute(
+                "SELECT id, sequence, frame, width, height FROM crops ORDER BY id"
+            ).fetchall()
         table = np.array(crops, dtype=np.float64).reshape(-1, 5)
         self.names = tuple(str(name) for _, name, _, _ in sequences)
         self.kinds = tuple(str(kind) for _, _, kind, _ in sequences)
         self.origins = tuple(origins.get((source, name)) for _, name, _, source in sequences)
-        self.starts = np.append(np.searchsorted(table[:, 1], [row[0] for row in sequences]), len(table))
+        self.starts = np.append(
+            np.searchsorted(table[:, 1], [row[0] for row in sequences]), len(table)
+        )
         self._ids = table[:, 0].astype(np.int64)
         self.frames = table[:, 2].astype(np.int64)
         self.sizes = table[:, 3:].astype(np.float32)
@@ -142,28 +158,38 @@ class CropStore:
             query = "SELECT jpeg FROM images WHERE id = ?"
             row = self._connection().execute(query, (int(self._ids[index]),)).fetchone()
         if row is None:
-            raise ValueError(f"{self.path}: crop {index} has no image; delete the file and prepare it again")
+            raise ValueError(
+                f"{self.path}: crop {index} has no image; delete the file and prepare it again"
+            )
         return bytes(row[0])
 
     def read(self, index: int) -> np.ndarray:
-        """One crop, 319 x 319 x 3 uint8 RGB, the target's centre at pixel (CROP_CENTER, CROP_CENTER)."""
+        """One crop, 319 x 319 x 3 uint8 RGB, the target's centre at pixel (CROP_CENTER,
+        CROP_CENTER).
+        """
         image = cv2.imdecode(np.frombuffer(self.jpeg(index), np.uint8), cv2.IMREAD_COLOR)
         if image is None or image.shape != (CROP_SIZE, CROP_SIZE, 3):
-            raise ValueError(f"{self.path}: crop {index} is damaged; delete the file and prepare it again")
+            raise ValueError(
+                f"{self.path}: crop {index} is damaged; delete the file and prepare it again"
+            )
         return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
     def _connection(self) -> sqlite3.Connection:
-        if self._opened is None or self._opened[0] != os.getpid():  # a connection must not cross a fork
+        if (
+            self._opened is None or self._opened[0] != os.getpid()
+        ):  # a connection must not cross a fork
             self._opened = (os.getpid(), _connect_read_only(self.path))
         return self._opened[1]
 
 
 class CropWriter:
-    """Makes a store, or goes on with one. A context manager: add whole sequences, `commit`, at last `finish`.
+    """Makes a store, or goes on with one. A context manager: add whole sequences, `commit`, at last
+    `finish`.
 
-    ``settings`` (name -> value) say how crops were chosen: a store is not continued with others. What was
-    not committed when the program stopped is left out. Raises ValueError for a foreign file or other
-    settings, OSError where the file cannot be written or another process is writing it.
+    ``settings`` (name -> value) say how crops were chosen: a store is not continued with others.
+    What was not committed when the program stopped is left out. Raises ValueError for a foreign
+    file or other settings, OSError where the file cannot be written or another process is writing
+    it.
     """
 
     def __init__(self, path: str | Path, settings: dict[str, str] | None = None) -> None:
@@ -173,7 +199,9 @@ class CropWriter:
     def __enter__(self) -> CropWriter:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with _writing(self.path):
-            self._db = sqlite3.connect(self.path, timeout=1, isolation_level=None)  # we say BEGIN and COMMIT
+            self._db = sqlite3.connect(
+                self.path, timeout=1, isolation_level=None
+            )  # we say BEGIN and COMMIT
             try:
                 self._open()
             except BaseException:
@@ -210,9 +238,13 @@ class CropWriter:
         """Take a sequence out, if it is there."""
         with _writing(self.path):
             self._begin()
-            old = self._db.execute("SELECT id FROM sequences WHERE source = ? AND name = ?", (source, name)).fetchone()
+            old = self._db.execute(
+                "SELECT id FROM sequences WHERE source = ? AND name = ?", (source, name)
+            ).fetchone()
             if old is not None:
-                self._db.execute("DELETE FROM images WHERE id IN (SELECT id FROM crops WHERE sequence = ?)", old)
+                self._db.execute(
+                    "DELETE FROM images WHERE id IN (SELECT id FROM crops WHERE sequence = ?)", old
+                )
                 self._db.execute("DELETE FROM crops WHERE sequence = ?", old)
                 self._db.execute("DELETE FROM sequences WHERE id = ?", old)
 
@@ -220,7 +252,9 @@ class CropWriter:
         """Note what a sequence was cut from, in place of what was noted before."""
         with _writing(self.path):
             self._begin()
-            self._db.execute("INSERT OR REPLACE INTO origins VALUES (?, ?, ?, ?, ?)", (source, name, *origin))
+            self._db.execute(
+                "INSERT OR REPLACE INTO origins VALUES (?, ?, ?, ?, ?)", (source, name, *origin)
+            )
 
     def leave_out(self, source: str, name: str, frames: Iterable[int]) -> None:
         """Note which frames of a sequence could not be used, in place of what was noted before."""
@@ -248,7 +282,9 @@ class CropWriter:
             self._db.execute("BEGIN")
 
     def _open(self) -> None:
-        self._db.execute("PRAGMA locking_mode = EXCLUSIVE")  # a second writer fails and does not mix in
+        self._db.execute(
+            "PRAGMA locking_mode = EXCLUSIVE"
+        )  # a second writer fails and does not mix in
         self._db.execute("BEGIN EXCLUSIVE")
         if self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
             for statement in _TABLES.split(";"):
@@ -265,48 +301,73 @@ class CropWriter:
 
 
 def _contents(db: sqlite3.Connection) -> Contents:
-    left_out: dict[tuple[str, str], list[int]] = {key: [] for key in db.execute("SELECT source, name FROM sequences")}
+    left_out: dict[tuple[str, str], list[int]] = {
+        key: [] for key in db.execute("SELECT source, name FROM sequences")
+    }
     sequences = len(left_out)
     if _has_table(db, "left_out"):
-        for source, name, frame in db.execute("SELECT source, name, frame FROM left_out ORDER BY frame"):
+        for source, name, frame in db.execute(
+            "SELECT source, name, frame FROM left_out ORDER BY frame"
+        ):
             left_out.setdefault((source, name), []).append(frame)
-    return Contents(sequences, db.execute("SELECT count(*) FROM crops").fetchone()[0], left_out, _origins(db))
+    return Contents(
+        sequences, db.execute("SELECT count(*) FROM crops").fetchone()[0], left_out, _origins(db)
+    )
 
 
 def _origins(db: sqlite3.Connection) -> dict[tuple[str, str], Origin]:
-    rows = db.execute("SELECT source, name, state, place, boxes FROM origins") if _has_table(db, "origins") else ()
+    rows = (
+        db.execute("SELECT source, name, state, place, boxes FROM origins")
+        if _has_table(db, "origins")
+        else ()
+    )
     return {(source, name): Origin(*origin) for source, name, *origin in rows}
 
 
 def _has_table(db: sqlite3.Connection, name: str) -> bool:
-    return bool(db.execute("SELECT count(*) FROM sqlite_master WHERE name = ?", (name,)).fetchone()[0])
+    return bool(
+        db.execute("SELECT count(*) FROM sqlite_master WHERE name = ?", (name,)).fetchone()[0]
+    )
 
 
 def _check_meta(db: sqlite3.Connection, path: Path) -> dict[str, str]:
-    """Return the table `meta` as a dict; ValueError if it is not that of a store which this code reads."""
+    """Return the table `meta` as a dict; ValueError if it is not that of a store which this code
+    reads.
+    """
     try:
         meta = dict(db.execute("SELECT key, value FROM meta"))
     except sqlite3.OperationalError as error:
-        raise ValueError(f"{path}: a database, but not a crop store ({error}); name another file") from error
+        raise ValueError(
+            f"{path}: a database, but not a crop store ({error}); name another file"
+        ) from error
     for key, value in FORMAT.items():
         if meta.get(key) != value:
-            raise ValueError(f"{path}: crop store with {key} {meta.get(key)!r}, not {value!r}; prepare it again")
+            raise ValueError(
+                f"{path}: crop store with {key} {meta.get(key)!r}, not {value!r}; prepare it again"
+            )
     return meta
 
 
 def _connect_read_only(path: Path) -> sqlite3.Connection:
-    # immutable: neither locks nor journal, so that many processes read at once, from read-only folders too
-    return sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False)
+    # immutable: neither locks nor journal, so that many processes read at once, from read-only
+    # folders too
+    return sqlite3.connect(
+        f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False
+    )
 
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such crop store; make it with tools/prepare_pairs.py --out {path}")
+        raise FileNotFoundError(
+            f"{path}: no such crop store; make it with tools/prepare_pairs.py --out {path}"
+        )
     try:
         yield
     except sqlite3.Error as error:
-        raise ValueError(f"{path}: not a crop store ({error}); make one with tools/prepare_pairs.py") from error
+        raise ValueError(
+            f"{path}: not a crop store ({error}); make one with tools/prepare_pairs.py"
+        ) from error
 
 
 @contextmanager

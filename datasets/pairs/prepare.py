@@ -1,4 +1,6 @@
-"""Cut the targets of sequences and still images out once, into a crop store (see `rbsf.datasets.pairs.crop_store`)."""
+"""Cut the targets of sequences and still images out once, into a crop store (see
+`rbsf.datasets.pairs.crop_store`).
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ MIN_TARGET = 8.0  # pixels, sqrt(w * h): a smaller target shows nothing but blur
 CHUNK = 128  # crops that one worker makes at a time: about 2 MB of JPEGs
 COMMIT = 64  # crops at least between two commits, which wait for the disk
 
-Result = tuple[list[Crop], dict[int, str]]  # crops, and what is wrong with each frame or box that could not be used
+Result = tuple[
+    list[Crop], dict[int, str]
+]  # crops, and what is wrong with each frame or box that could not be used
 Mapper = Callable[[Iterator["Job"]], Iterator[Result]]
 
 
@@ -36,8 +40,8 @@ Mapper = Callable[[Iterator["Job"]], Iterator[Result]]
 class Job:
     """Targets to cut out of one sequence (kind "video") or one image (kind "still").
 
-    ``frames``: numbers of the frames, ascending; of a still, of its boxes. ``boxes``: (len(frames), 4)
-    float64 ``x, y, w, h``; NaN: the whole image.
+    ``frames``: numbers of the frames, ascending; of a still, of its boxes. ``boxes``: (len(frames),
+    4) float64 ``x, y, w, h``; NaN: the whole image.
     """
 
     source: str  # the folder given as data
@@ -45,7 +49,9 @@ class Job:
     kind: str
     frames: tuple[int, ...]
     boxes: np.ndarray
-    images: tuple[str, ...] | Path  # an image file for each frame, or the video file that has them all
+    images: (
+        tuple[str, ...] | Path
+    )  # an image file for each frame, or the video file that has them all
     origin: Origin
 
     @property
@@ -55,8 +61,17 @@ class Job:
 
     def part(self, rows: list[int]) -> Job:
         """The job for some of its frames, given by their places in ``frames``."""
-        images = self.images if isinstance(self.images, Path) else tuple(self.images[row] for row in rows)
-        return replace(self, frames=tuple(self.frames[row] for row in rows), boxes=self.boxes[rows], images=images)
+        images = (
+            self.images
+            if isinstance(self.images, Path)
+            else tuple(self.images[row] for row in rows)
+        )
+        return replace(
+            self,
+            frames=tuple(self.frames[row] for row in rows),
+            boxes=self.boxes[rows],
+            images=images,
+        )
 
     def chunks(self) -> Iterator[Job]:
         """The job, cut into jobs of at most CHUNK frames."""
@@ -73,7 +88,9 @@ class Job:
 
 
 class _Video:
-    """A video file, decoded forward as long as frames are asked for in order: the next takes 1 ms, a seek 40 ms."""
+    """A video file, decoded forward as long as frames are asked for in order: the next takes 1 ms,
+    a seek 40 ms.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -91,22 +108,29 @@ class _Video:
         raise ValueError(f"the video ends before frame {wanted}")
 
 
-# a process goes on where its last chunk of the video ended: a long video costs it one decoding, not one for each chunk
+# a process goes on where its last chunk of the video ended: a long video costs it one decoding, not
+# one for each chunk
 _open_video = lru_cache(maxsize=1)(_Video)
 
 
 @dataclass
 class Report:
-    """What `prepare` did. ``warnings`` has one line for each sequence of which something was left out."""
+    """What `prepare` did. ``warnings`` has one line for each sequence of which something was left
+    out.
+    """
 
     added: int = 0  # sequences, those that were done again included
     already_stored: int = 0  # sequences
-    changed: list[str] = field(default_factory=list)  # names of those that were stored, but from other boxes or frames
+    changed: list[str] = field(
+        default_factory=list
+    )  # names of those that were stored, but from other boxes or frames
     sequences: int = 0  # in the store now
     crops: int = 0  # in the store now
     megabytes: float = 0.0  # size of the store, in 10^6 bytes
     warnings: list[str] = field(default_factory=list)
-    broken: list[str] = field(default_factory=list)  # what is wrong with each sequence that was left out as a whole
+    broken: list[str] = field(
+        default_factory=list
+    )  # what is wrong with each sequence that was left out as a whole
 
 
 def prepare(
@@ -119,14 +143,16 @@ def prepare(
     skip_broken: bool = False,
     progress: bool = True,
 ) -> Report:
-    """Make, finish or extend the crop store ``out`` from sequence roots (any layout) and folders of stills.
+    """Make, finish or extend the crop store ``out`` from sequence roots (any layout) and folders of
+    stills.
 
-    Of a video every ``every``-th frame is taken, then at most ``max_per_sequence``, evenly spaced; frames
-    whose target is absent, unreadable or too small are left out, and with ``skip_broken``, each with a warning,
-    sequences whose annotation cannot be read or does not match their frames. Sequences already stored are skipped, so
-    an interrupted run goes on where it stopped; one with an unreadable frame is done again once a rerun can read
-    it, and one whose boxes or frames have changed since, which a line says. Where nothing is left to do the file is
-    not written to, nor locked. What is stored does not depend on ``workers`` (1 = in this process). Raises ValueError
+    Of a video every ``every``-th frame is taken, then at most ``max_per_sequence``, evenly spaced;
+    frames whose target is absent, unreadable or too small are left out, and with ``skip_broken``,
+    each with a warning, sequences whose annotation cannot be read or does not match their frames.
+    Sequences already stored are skipped, so an interrupted run goes on where it stopped; one with
+    an unreadable frame is done again once a rerun can read it, and one whose boxes or frames have
+    changed since, which a line says. Where nothing is left to do the file is not written to, nor
+    locked. What is stored does not depend on ``workers`` (1 = in this process). Raises ValueError
     for unusable data, settings or an unfit ``out``, OSError where it cannot be written.
     """
     if every < 1 or workers < 1 or (max_per_sequence is not None and max_per_sequence < 2):
@@ -134,7 +160,11 @@ def prepare(
         raise ValueError(f"{numbers}: need at least 1, at least 1, and at least 2 if given")
     settings = {"every": str(every), "max_per_sequence": str(max_per_sequence)}
     report = Report()
-    jobs = [job for root in data for job in find_jobs(Path(root), every, max_per_sequence, report.broken)]
+    jobs = [
+        job
+        for root in data
+        for job in find_jobs(Path(root), every, max_per_sequence, report.broken)
+    ]
     check_broken(report.broken, skip_broken)
     with _mapper(workers) as map_in_order:
         contents = finished_contents(Path(out), settings)
@@ -147,8 +177,14 @@ def prepare(
                 _fill(writer, todo, map_in_order, report, progress)
                 contents = writer.contents()
                 if contents.crops == 0:
-                    reasons = [*report.warnings, *report.broken, "no frame shows a target large enough"]
-                    raise ValueError(f"{', '.join(map(str, data))}: nothing could be prepared; {reasons[0]}")
+                    reasons = [
+                        *report.warnings,
+                        *report.broken,
+                        "no frame shows a target large enough",
+                    ]
+                    raise ValueError(
+                        f"{', '.join(map(str, data))}: nothing could be prepared; {reasons[0]}"
+                    )
                 writer.finish()
     report.sequences, report.crops = contents.sequences, contents.crops
     report.megabytes = Path(out).stat().st_size / 1e6
@@ -156,7 +192,8 @@ def prepare(
 
 
 def find_jobs(root: Path, every: int, max_per_sequence: int | None, broken: list[str]) -> list[Job]:
-    """List what is to be prepared under one path; what is wrong with other sequences there is added to ``broken``.
+    """List what is to be prepared under one path; what is wrong with other sequences there is added
+    to ``broken``.
 
     Raises FileNotFoundError or ValueError where there is nothing.
     """
@@ -167,7 +204,11 @@ def find_jobs(root: Path, every: int, max_per_sequence: int | None, broken: list
             chosen = np.flatnonzero(~_too_small(boxes))
             files = (str(path),) * len(chosen)
             origin = origin_of((str(path),), boxes, chosen, files)
-            jobs.append(Job(source, path.name, "still", tuple(chosen.tolist()), boxes[chosen], files, origin))
+            jobs.append(
+                Job(
+                    source, path.name, "still", tuple(chosen.tolist()), boxes[chosen], files, origin
+                )
+            )
     else:
         faults: dict[str, str] = {}
         for video in load_sequences(root, broken=faults):
@@ -182,7 +223,9 @@ def _video_job(source: str, video: Sequence, chosen: np.ndarray) -> Job:
     files = video.files() if in_file else tuple(video.frames[frame] for frame in chosen)
     origin = origin_of(video.files(), video.boxes, chosen, files)
     images = Path(files[0]) if in_file else files
-    return Job(source, video.name, "video", tuple(chosen.tolist()), video.boxes[chosen], images, origin)
+    return Job(
+        source, video.name, "video", tuple(chosen.tolist()), video.boxes[chosen], images, origin
+    )
 
 
 def select_frames(boxes: np.ndarray, every: int, limit: int | None) -> np.ndarray:
@@ -198,18 +241,27 @@ def select_frames(boxes: np.ndarray, every: int, limit: int | None) -> np.ndarra
 
 
 def _too_small(boxes: np.ndarray) -> np.ndarray:
-    area = boxes[:, 2] * boxes[:, 3]  # no area at all is a fault and is reported later; NaN is no size
+    area = (
+        boxes[:, 2] * boxes[:, 3]
+    )  # no area at all is a fault and is reported later; NaN is no size
     return (area > 0) & (area < MIN_TARGET**2)
 
 
 def _select(jobs: list[Job], contents: Contents, map_in_order: Mapper, report: Report) -> list[Job]:
-    """The jobs not stored yet, those that have changed since, and those of which a frame that was left out can be used
-    now; warns of the others'.
+    """The jobs not stored yet, those that have changed since, and those of which a frame that was
+    left out can be used now; warns of the others'.
     """
-    left_out, states = contents.left_out, {key: origin.state for key, origin in contents.origins.items()}
-    jobs = [job for job in jobs if job.frames or job.key in left_out]  # with no frame now, but some before: changed
+    left_out, states = (
+        contents.left_out,
+        {key: origin.state for key, origin in contents.origins.items()},
+    )
+    jobs = [
+        job for job in jobs if job.frames or job.key in left_out
+    ]  # with no frame now, but some before: changed
     changed = {
-        job.key for job in jobs if job.key in left_out and states.get(job.key, job.origin.state) != job.origin.state
+        job.key
+        for job in jobs
+        if job.key in left_out and states.get(job.key, job.origin.state) != job.origin.state
     }
     report.changed = [job.name for job in jobs if job.key in changed]
     suspects = []
@@ -239,9 +291,18 @@ def _say_changed(report: Report, out: Path) -> None:
         tqdm.write(f"{out}: {what}, and are cut out again: {names}", file=sys.stderr)
 
 
-def _fill(writer: CropWriter, jobs: list[Job], map_in_order: Mapper, report: Report, progress: bool) -> None:
-    """Prepare the jobs, in order, and commit whole sequences only, so that a rerun can skip what is there."""
-    bar = tqdm(total=sum(len(job.frames) for job in jobs), unit="crop", desc="cropping", disable=not progress)
+def _fill(
+    writer: CropWriter, jobs: list[Job], map_in_order: Mapper, report: Report, progress: bool
+) -> None:
+    """Prepare the jobs, in order, and commit whole sequences only, so that a rerun can skip what is
+    there.
+    """
+    bar = tqdm(
+        total=sum(len(job.frames) for job in jobs),
+        unit="crop",
+        desc="cropping",
+        disable=not progress,
+    )
     uncommitted = 0
     results = map_in_order(chunk for job in jobs for chunk in job.chunks())
     with bar:
@@ -255,8 +316,12 @@ def _fill(writer: CropWriter, jobs: list[Job], map_in_order: Mapper, report: Rep
                 uncommitted = 0
 
 
-def _store(writer: CropWriter, job: Job, results: Iterator[Result], bar: tqdm) -> tuple[int, dict[int, str]]:
-    """Store the results of one job's chunks; return the number of crops and what was wrong with others."""
+def _store(
+    writer: CropWriter, job: Job, results: Iterator[Result], bar: tqdm
+) -> tuple[int, dict[int, str]]:
+    """Store the results of one job's chunks; return the number of crops and what was wrong with
+    others.
+    """
     sequence: int | None = None
     made, faults = 0, dict[int, str]()
     writer.remove(*job.key)
@@ -301,20 +366,25 @@ def make_crops(job: Job) -> Result:
 
 @contextmanager
 def _mapper(workers: int) -> Iterator[Mapper]:
-    """Give a function that maps `make_crops` over jobs, in order, with a bounded number of them under way."""
+    """Give a function that maps `make_crops` over jobs, in order, with a bounded number of them
+    under way.
+    """
     if workers == 1:
         try:
             yield lambda jobs: map(make_crops, jobs)
         finally:
             _open_video.cache_clear()
         return
-    # started at need, and spawned, not forked: the caller may have threads (torch, OpenCV), which do not survive a fork
+    # started at need, and spawned, not forked: the caller may have threads (torch, OpenCV), which
+    # do not survive a fork
     spawn = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=start_worker)
     try:
         yield lambda jobs: _map_bounded(pool, jobs, 2 * workers)
     except BrokenProcessPool as error:
-        raise OSError("a worker process died, perhaps for want of memory; rerun with fewer workers") from error
+        raise OSError(
+            "a worker process died, perhaps for want of memory; rerun with fewer workers"
+        ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

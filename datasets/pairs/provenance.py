@@ -1,4 +1,6 @@
-"""What a sequence in a crop store was cut from: has that changed since, and is it one to validate on?"""
+"""What a sequence in a crop store was cut from: has that changed since, and is it one to validate
+on?
+"""
 
 from __future__ import annotations
 
@@ -25,11 +27,16 @@ class Origin(NamedTuple):
 
 
 def origin_of(
-    files: tuple[str, ...], boxes: np.ndarray, chosen: np.ndarray | None = None, chosen_files: Iterable[str] = ()
+    files: tuple[str, ...],
+    boxes: np.ndarray,
+    chosen: np.ndarray | None = None,
+    chosen_files: Iterable[str] = (),
 ) -> Origin:
-    """Origin of a sequence of these files and boxes (N, 4), of which the frames ``chosen`` (K,) are cut out.
+    """Origin of a sequence of these files and boxes (N, 4), of which the frames ``chosen`` (K,) are
+    cut out.
 
-    Without these the state says nothing. The files' bytes are not read: a training has a million of them.
+    Without these the state says nothing. The files' bytes are not read: a training has a million of
+    them.
     """
     state = ""
     if chosen is not None:

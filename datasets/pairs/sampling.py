@@ -29,10 +29,11 @@ class Pair:
 
 
 class PairDraws:
-    """Draws pairs as `rbsf.datasets.pairs.pair_dataset.PairDataset` says, from all sequences but those of ``exclude``.
+    """Draws pairs as `rbsf.datasets.pairs.pair_dataset.PairDataset` says, from all sequences but
+    those of ``exclude``.
 
-    With ``only``, from no others than these. Raises ValueError where no crops are left and for a ``data_share`` out of
-    range.
+    With ``only``, from no others than these. Raises ValueError where no crops are left and for a
+    ``data_share`` out of range.
     """
 
     def __init__(
@@ -47,11 +48,21 @@ class PairDraws:
     ) -> None:
         self._stores, self._max_gap = stores, max_gap
         self._excluded = [stores[store].names[sequence] for store, sequence in exclude]
-        self._videos = _sequences_of(stores, "video", exclude, only)  # (V, 3): store, first crop, end
+        self._videos = _sequences_of(
+            stores, "video", exclude, only
+        )  # (V, 3): store, first crop, end
         stills = _sequences_of(stores, "still", exclude, only)
-        self._videos, stills = (_share_of(rows, data_share, seed) for rows in (self._videos, stills))
-        crops = [(store, crop, first) for store, first, end in stills.tolist() for crop in range(first, end)]
-        self._stills = np.array(crops, dtype=np.int64).reshape(-1, 3)  # (K, 3): store, crop, first crop of its image
+        self._videos, stills = (
+            _share_of(rows, data_share, seed) for rows in (self._videos, stills)
+        )
+        crops = [
+            (store, crop, first)
+            for store, first, end in stills.tolist()
+            for crop in range(first, end)
+        ]
+        self._stills = np.array(crops, dtype=np.int64).reshape(
+            -1, 3
+        )  # (K, 3): store, crop, first crop of its image
         if len(self._videos) + len(self._stills) == 0:
             raise ValueError(self._why_empty())
         both = len(self._videos) > 0 and len(self._stills) > 0
@@ -61,10 +72,14 @@ class PairDraws:
     def describe(self) -> str:
         """What there is to draw from, in a few words, and what is held out."""
         text = f"{len(self._videos)} videos and {len(self._stills)} stills"
-        return text + (f", without {self._held_out()}, held out for validation" if self._excluded else "")
+        return text + (
+            f", without {self._held_out()}, held out for validation" if self._excluded else ""
+        )
 
     def _held_out(self) -> str:
-        return ", ".join(self._excluded[:5]) + f" and {len(self._excluded) - 5} more" * (len(self._excluded) > 5)
+        return ", ".join(self._excluded[:5]) + f" and {len(self._excluded) - 5} more" * (
+            len(self._excluded) > 5
+        )
 
     def _why_empty(self) -> str:
         if not self._excluded:
@@ -89,7 +104,8 @@ class PairDraws:
         return Pair((store, start), (store, start + first), (store, start + second), still=False)
 
     def other(self, rng: np.random.Generator, pair: Pair, hard_share: float = 0.0) -> Pair | None:
-        """A pair of another scene than the exemplar's; with probability ``hard_share`` one lookalike twice.
+        """A pair of another scene than the exemplar's; with probability ``hard_share`` one
+        lookalike twice.
 
         None where none was found.
         """
@@ -103,10 +119,11 @@ class PairDraws:
 class Lookalikes:
     """Finds targets like a given one among ``sequences`` (S, 3) int64: store, first crop, end.
 
-    A store does not know what its targets are, but names often do: candidates are of the sequences named alike but for
-    a number at the end, as Caltech-101's ``dog_1.jpg`` and ``dog_2.jpg``; of any where there is no such other one.
-    Of 16 drawn, the one whose aspect ratio is nearest is taken (crops are scaled so that size follows from it). So
-    where names tell nothing (``GOT-10k_Train_000001``, ``coco_001.jpg``) a lookalike is of like shape, no more.
+    A store does not know what its targets are, but names often do: candidates are of the sequences
+    named alike but for a number at the end, as Caltech-101's ``dog_1.jpg`` and ``dog_2.jpg``; of
+    any where there is no such other one. Of 16 drawn, the one whose aspect ratio is nearest is
+    taken (crops are scaled so that size follows from it). So where names tell nothing
+    (``GOT-10k_Train_000001``, ``coco_001.jpg``) a lookalike is of like shape, no more.
     """
 
     def __init__(self, stores: Sequence[CropStore], sequences: np.ndarray) -> None:
@@ -116,14 +133,17 @@ class Lookalikes:
         for row, name in enumerate(names):
             groups[name].append(row)
         everyone = np.arange(len(sequences))
-        group_of = {name: np.array(rows) if len(rows) > 1 else everyone for name, rows in groups.items()}
+        group_of = {
+            name: np.array(rows) if len(rows) > 1 else everyone for name, rows in groups.items()
+        }
         scenes = map(tuple, sequences[:, :2].tolist())
         self._rows = dict(zip(scenes, (group_of[name] for name in names), strict=True))
 
     def draw(
         self, rng: np.random.Generator, scene: tuple[int, int], crop: tuple[int, int]
     ) -> tuple[tuple[int, int], tuple[int, int]] | None:
-        """Scene (store, first crop) and crop (store, crop) of a target like the given one, of another scene.
+        """Scene (store, first crop) and crop (store, crop) of a target like the given one, of
+        another scene.
 
         None where there was no other.
         """

@@ -7,21 +7,38 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from rbsf.datasets.synthetic.textures import Rng, Sprite, make_sprite, palette, star, texture, value_noise
+from rbsf.datasets.synthetic.textures import (
+    Rng,
+    Sprite,
+    make_sprite,
+    palette,
+    star,
+    texture,
+    value_noise,
+)
 
 GRAIN = 64  # pixels by which the sheet of noise is larger than the frame
-TINT = np.array([[0.8, 0.8, 0.8], [0.2, 0.0, -0.2]])  # RGB: brightness, and a change from warm to cold
+TINT = np.array(
+    [[0.8, 0.8, 0.8], [0.2, 0.0, -0.2]]
+)  # RGB: brightness, and a change from warm to cold
 
 
 @dataclass(frozen=True)
 class SceneConfig:
     """How hard a video is; 0 switches an effect off."""
 
-    target: tuple[float, float] = (0.2, 0.3)  # longer side of the target, share of the frame's shorter side: from, to
+    target: tuple[float, float] = (
+        0.2,
+        0.3,
+    )  # longer side of the target, share of the frame's shorter side: from, to
     speed: float = 0.05  # fastest motion of the target, share of its size per frame
-    camera: float = 0.008  # fastest motion of the background, share of the frame's longer side per frame
+    camera: float = (
+        0.008  # fastest motion of the background, share of the frame's longer side per frame
+    )
     shake: float = 0.6  # pixels that the whole picture trembles
-    scale: float = 1.7  # the target grows and shrinks by up to this factor after the first frame (1: never)
+    scale: float = (
+        1.7  # the target grows and shrinks by up to this factor after the first frame (1: never)
+    )
     rotation: float = 20.0  # degrees to either side
     deform: float = 0.08  # change of width against height, as when an object turns
     distractors: tuple[int, int] = (1, 3)  # other figures: fewest, most
@@ -32,7 +49,18 @@ class SceneConfig:
     noise: float = 4.0  # standard deviation in gray levels
 
     def __post_init__(self) -> None:
-        for name in ("speed", "camera", "shake", "rotation", "deform", "occlusions", "cover", "light", "blur", "noise"):
+        for name in (
+            "speed",
+            "camera",
+            "shake",
+            "rotation",
+            "deform",
+            "occlusions",
+            "cover",
+            "light",
+            "blur",
+            "noise",
+        ):
             if not 0 <= getattr(self, name) < np.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more")
         if not 1 <= self.scale <= 4:
@@ -48,9 +76,13 @@ class SceneConfig:
 
 
 def wave(rng: Rng, frames: int, period: float) -> np.ndarray:
-    """A smooth, never repeating curve within -1..1, (frames,) float64; at most ``2 pi / period`` per frame."""
+    """A smooth, never repeating curve within -1..1, (frames,) float64; at most ``2 pi / period``
+    per frame.
+    """
     time = np.arange(frames)
-    periods = period * np.array([1.0, 0.55]) * rng.uniform(1, 1.2, 2) * 1.45  # 1.45: two slopes add up
+    periods = (
+        period * np.array([1.0, 0.55]) * rng.uniform(1, 1.2, 2) * 1.45
+    )  # 1.45: two slopes add up
     phases = rng.uniform(0, 2 * np.pi, 2)
     return 0.65 * np.sin(2 * np.pi * time / periods[0] + phases[0]) + 0.35 * np.sin(
         2 * np.pi * time / periods[1] + phases[1]
@@ -58,22 +90,30 @@ def wave(rng: Rng, frames: int, period: float) -> np.ndarray:
 
 
 def _path(rng: Rng, frames: int, reach: np.ndarray, speed: float) -> np.ndarray:
-    """A path within ``+-reach`` (x, y), no faster than ``speed`` pixels per frame and axis; (frames, 2)."""
+    """A path within ``+-reach`` (x, y), no faster than ``speed`` pixels per frame and axis;
+    (frames, 2).
+    """
     if speed == 0:
         return np.repeat(rng.uniform(-0.5, 0.5, (1, 2)) * reach, frames, axis=0)
-    return np.stack([r * wave(rng, frames, 2 * np.pi * max(r, 1e-6) / speed) for r in reach], axis=1)
+    return np.stack(
+        [r * wave(rng, frames, 2 * np.pi * max(r, 1e-6) / speed) for r in reach], axis=1
+    )
 
 
 @dataclass(frozen=True, eq=False)
 class Actor:
-    """A sprite and where it is: ``centers`` (N, 2) pixels of the frame, ``shapes`` (N, 2, 2) scale and turn."""
+    """A sprite and where it is: ``centers`` (N, 2) pixels of the frame, ``shapes`` (N, 2, 2) scale
+    and turn.
+    """
 
     sprite: Sprite
     centers: np.ndarray
     shapes: np.ndarray
 
     def draw(self, canvas: np.ndarray, frame: int, blur: float) -> None:
-        """Paint onto ``canvas``, H x W x 3 uint8 RGB, in place, smeared by ``blur`` frames of its motion."""
+        """Paint onto ``canvas``, H x W x 3 uint8 RGB, in place, smeared by ``blur`` frames of its
+        motion.
+        """
         left, top, right, bottom = self._bounds(frame, margin=8)
         left, top = max(left, 0), max(top, 0)
         right, bottom = min(right, canvas.shape[1]), min(bottom, canvas.shape[0])
@@ -82,7 +122,9 @@ class Actor:
         middle = (np.array(self.sprite.pixels.shape[1::-1]) - 1) / 2
         shift = self.centers[frame] - (left, top) - self.shapes[frame] @ middle
         affine = np.hstack([self.shapes[frame], shift[:, None]])
-        layer = cv2.warpAffine(self.sprite.pixels, affine, (right - left, bottom - top), flags=cv2.INTER_LINEAR)
+        layer = cv2.warpAffine(
+            self.sprite.pixels, affine, (right - left, bottom - top), flags=cv2.INTER_LINEAR
+        )
         layer = smear(layer, blur * (self.centers[frame] - self.centers[max(frame - 1, 0)]))
         patch = canvas[top:bottom, left:right]
         behind = cv2.multiply(patch, cv2.merge([255 - layer[..., 3]] * 3), scale=1 / 255)
@@ -96,7 +138,9 @@ class Actor:
         """Bounds of the whole figure as ``x, y, w, h`` float64, not clipped to the frame."""
         outline = self.sprite.hull @ self.shapes[frame].T + self.centers[frame]
         low, high = outline.min(axis=0), outline.max(axis=0)
-        return np.concatenate([low + 0.5, high - low])  # a pixel reaches half a pixel around its coordinate
+        return np.concatenate(
+            [low + 0.5, high - low]
+        )  # a pixel reaches half a pixel around its coordinate
 
 
 def smear(image: np.ndarray, motion: np.ndarray) -> np.ndarray:
@@ -118,16 +162,27 @@ class Scene:
     def __init__(self, seed: int, frames: int, size: tuple[int, int], config: SceneConfig) -> None:
         if seed < 0 or frames < 1 or min(size) < 32:
             what = f"video {seed} of {frames} frames of {size[0]}x{size[1]}"
-            raise ValueError(f"{what} cannot be made; give a seed from 0, 1 frame or more, 32x32 up")
-        self.rng, self.frames, self.size, self.config = np.random.default_rng(seed), frames, size, config
+            raise ValueError(
+                f"{what} cannot be made; give a seed from 0, 1 frame or more, 32x32 up"
+            )
+        self.rng, self.frames, self.size, self.config = (
+            np.random.default_rng(seed),
+            frames,
+            size,
+            config,
+        )
         self.seed = seed
         self._make_background()
         self._make_target()
         self.behind = self._make_scenery() + self._make_distractors()
         self.before = self._make_occluders()
         self.shake = config.shake * self.rng.normal(0, 1, (frames, 2))
-        self.gain = 1 + config.light * np.stack([wave(self.rng, frames, 60) for _ in TINT], axis=1) @ TINT
-        grain = np.random.default_rng(seed + 1).normal(0, config.noise, (size[1] + GRAIN, size[0] + GRAIN, 3))
+        self.gain = (
+            1 + config.light * np.stack([wave(self.rng, frames, 60) for _ in TINT], axis=1) @ TINT
+        )
+        grain = np.random.default_rng(seed + 1).normal(
+            0, config.noise, (size[1] + GRAIN, size[0] + GRAIN, 3)
+        )
         self.grain = grain.round().astype(np.int16)
 
     def _make_background(self) -> None:
@@ -135,9 +190,13 @@ class Scene:
         rng, longest = self.rng, max(self.size)
         margin = int(0.35 * longest)
         shape = (self.size[1] + 2 * margin, self.size[0] + 2 * margin)
-        canvas = texture(rng, shape, longest * rng.uniform(0.04, 0.3), palette(rng, 4, contrast=45, vivid=20))
+        canvas = texture(
+            rng, shape, longest * rng.uniform(0.04, 0.3), palette(rng, 4, contrast=45, vivid=20)
+        )
         for _ in range(rng.integers(6, 16)):  # fields, walls, windows: pieces of other textures
-            piece = texture(rng, shape, longest * rng.uniform(0.02, 0.1), palette(rng, contrast=40, vivid=20))
+            piece = texture(
+                rng, shape, longest * rng.uniform(0.02, 0.1), palette(rng, contrast=40, vivid=20)
+            )
             where = cv2.fillPoly(np.zeros(shape, dtype=np.uint8), [self._field(rng, shape)], 1)
             canvas[where > 0] = piece[where > 0]
         self.canvas = cv2.GaussianBlur(canvas, (0, 0), rng.uniform(0.6, 1.4))
@@ -151,8 +210,13 @@ class Scene:
         self.camera_zoom = 1 + 0.05 * moving * wave(rng, self.frames, 150)
 
     def _field(self, rng: Rng, shape: tuple[int, int]) -> np.ndarray:
-        """Outline of one piece of ground: a rectangle, upright or not, or an irregular patch; points for OpenCV."""
-        center, sides = rng.uniform(0, 1, 2) * shape[::-1], rng.uniform(0.1, 0.5, 2) * max(self.size)
+        """Outline of one piece of ground: a rectangle, upright or not, or an irregular patch;
+        points for OpenCV.
+        """
+        center, sides = (
+            rng.uniform(0, 1, 2) * shape[::-1],
+            rng.uniform(0.1, 0.5, 2) * max(self.size),
+        )
         if rng.random() < 0.4:
             return star(rng, center, sides / 2, 0.4)
         turn = rng.uniform(0, 90) if rng.random() < 0.5 else 0.0
@@ -164,12 +228,16 @@ class Scene:
         size = np.exp(np.log(scale) * (growth - growth[0]) / 2)  # against the first frame
         angle = np.radians(turn) * wave(self.rng, self.frames, 50)
         squeeze = deform * wave(self.rng, self.frames, 60)
-        turned = np.stack([np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)], axis=1).reshape(-1, 2, 2)
+        turned = np.stack(
+            [np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)], axis=1
+        ).reshape(-1, 2, 2)
         return turned * np.stack([size * (1 + squeeze), size * (1 - squeeze)], axis=1)[:, None, :]
 
     def _figure(self, longest: float, colors: np.ndarray) -> Sprite:
         aspect = self.rng.uniform(0.45, 1.0)
-        sides = (longest, longest * aspect) if self.rng.random() < 0.6 else (longest * aspect, longest)
+        sides = (
+            (longest, longest * aspect) if self.rng.random() < 0.6 else (longest * aspect, longest)
+        )
         return make_sprite(self.rng, (max(int(sides[0]), 6), max(int(sides[1]), 6)), colors)
 
     def _make_target(self) -> None:
@@ -180,18 +248,26 @@ class Scene:
         contrast = [np.abs(t.mean(axis=0) - self.canvas.mean(axis=(0, 1))).sum() for t in trials]
         self.skin = trials[int(np.argmax(contrast))]
         sprite = self._figure(longest, self.skin)
-        # Its middle keeps so far from the frame's edge that at least half of it stays inside, at any scale.
+        # Its middle keeps so far from the frame's edge that at least half of it stays inside, at
+        # any scale.
         reach = np.maximum(np.array(self.size) / 2 - 0.4 * longest * config.scale, 0)
         self.target_side = longest
-        centers = (np.array(self.size) - 1) / 2 + _path(self.rng, self.frames, reach, config.speed * longest)
-        self.target = Actor(sprite, centers, self._shapes(config.scale, config.rotation, config.deform))
+        centers = (np.array(self.size) - 1) / 2 + _path(
+            self.rng, self.frames, reach, config.speed * longest
+        )
+        self.target = Actor(
+            sprite, centers, self._shapes(config.scale, config.rotation, config.deform)
+        )
 
     def _make_scenery(self) -> list[Actor]:
-        """Still things nearer than the background: they move half as much again with the camera (parallax)."""
+        """Still things nearer than the background: they move half as much again with the camera
+        (parallax).
+        """
         actors = []
         for _ in range(self.rng.integers(3, 8)):
             sprite = self._figure(
-                self.rng.uniform(0.1, 0.35) * min(self.size), palette(self.rng, contrast=40, vivid=25)
+                self.rng.uniform(0.1, 0.35) * min(self.size),
+                palette(self.rng, contrast=40, vivid=25),
             )
             place = self.rng.uniform(-0.3, 1.3, 2) * self.size
             still = np.repeat(np.eye(2)[None], self.frames, axis=0)
@@ -204,7 +280,9 @@ class Scene:
         for _ in range(self.rng.integers(config.distractors[0], config.distractors[1] + 1)):
             colors = self.skin if self.rng.random() < 0.33 else palette(self.rng)
             sprite = self._figure(self.target_side * self.rng.uniform(0.7, 1.2), colors)
-            path = _path(self.rng, self.frames, 0.55 * np.array(self.size), config.speed * self.target_side)
+            path = _path(
+                self.rng, self.frames, 0.55 * np.array(self.size), config.speed * self.target_side
+            )
             shapes = self._shapes(min(config.scale, 1.3), config.rotation, config.deform)
             actors.append(Actor(sprite, np.array(self.size) / 2 + path, shapes))
         return actors
@@ -230,14 +308,20 @@ class Scene:
         return actors
 
     def render(self, frame: int) -> tuple[np.ndarray, np.ndarray]:
-        """Paint one frame: H x W x 3 uint8 RGB, and the whole target's ``x, y, w, h`` box clipped to the frame."""
+        """Paint one frame: H x W x 3 uint8 RGB, and the whole target's ``x, y, w, h`` box clipped
+        to the frame.
+        """
         affine = self._view(frame)
         image = self._look(self.canvas, affine)
-        image = smear(image, self.config.blur * (self.camera[frame] - self.camera[max(frame - 1, 0)]))
+        image = smear(
+            image, self.config.blur * (self.camera[frame] - self.camera[max(frame - 1, 0)])
+        )
         for actor in [*self.behind, self.target, *self.before]:
             actor.draw(image, frame, self.config.blur)
         if self.config.light:
-            image = cv2.multiply(image, self._look(self.shade, affine)[..., None].repeat(3, axis=2), scale=1 / 255)
+            image = cv2.multiply(
+                image, self._look(self.shade, affine)[..., None].repeat(3, axis=2), scale=1 / 255
+            )
             levels = np.clip(np.arange(256)[:, None] * self.gain[frame], 0, 255)
             image = cv2.LUT(image, levels.round().astype(np.uint8)[None])
         trembling = np.hstack([np.eye(2), self.shake[frame][:, None]])
@@ -255,7 +339,9 @@ class Scene:
 
     def _look(self, canvas: np.ndarray, affine: np.ndarray) -> np.ndarray:
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        return cv2.warpAffine(canvas, affine, self.size, flags=flags, borderMode=cv2.BORDER_REFLECT_101)
+        return cv2.warpAffine(
+            canvas, affine, self.size, flags=flags, borderMode=cv2.BORDER_REFLECT_101
+        )
 
     def _expose(self, image: np.ndarray, frame: int) -> np.ndarray:
         """Add the sensor's noise: a window, new in each frame, into one large sheet of it."""

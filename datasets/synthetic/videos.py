@@ -1,6 +1,8 @@
-"""Synthetic tracking videos with true boxes: a textured figure moves over a textured, moving background.
+"""Synthetic tracking videos with true boxes: a textured figure moves over a textured, moving
+background.
 
-A video is a pure function of its seed, size and settings: the same call gives the same bytes on one machine.
+A video is a pure function of its seed, size and settings: the same call gives the same bytes on one
+machine.
 """
 
 from __future__ import annotations
@@ -18,12 +20,16 @@ from rbsf.system.files import write_atomically
 
 
 def make_sequence(
-    seed: int, frames: int = 100, size: tuple[int, int] = (320, 240), config: SceneConfig | None = None
+    seed: int,
+    frames: int = 100,
+    size: tuple[int, int] = (320, 240),
+    config: SceneConfig | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield ``frames`` pairs of a frame (H x W x 3 uint8 RGB) and the target's box (``x, y, w, h`` float64, 0-based).
+    """Yield ``frames`` pairs of a frame (H x W x 3 uint8 RGB) and the target's box (``x, y, w, h``
+    float64, 0-based).
 
-    ``size`` is (width, height). The box bounds the whole target, hidden parts too, clipped to the frame. Raises
-    ValueError for a size below 32 x 32 or no frames.
+    ``size`` is (width, height). The box bounds the whole target, hidden parts too, clipped to the
+    frame. Raises ValueError for a size below 32 x 32 or no frames.
     """
     scene = Scene(seed, frames, size, config or SceneConfig())
     return (scene.render(frame) for frame in range(frames))
@@ -42,9 +48,11 @@ def write_got10k(
     size: tuple[int, int] = (320, 240),
     config: SceneConfig | None = None,
 ) -> None:
-    """Write ``count`` videos as a GOT-10k split: JPEG frames, ``groundtruth.txt`` and, when all is done, ``list.txt``.
+    """Write ``count`` videos as a GOT-10k split: JPEG frames, ``groundtruth.txt`` and, when all is
+    done, ``list.txt``.
 
-    Video ``i`` is ``make_sequence(seed + i, ...)``. Raises OSError where ``root`` cannot be written.
+    Video ``i`` is ``make_sequence(seed + i, ...)``. Raises OSError where ``root`` cannot be
+    written.
     """
     root = Path(root)
     names = [video_name(seed + i) for i in range(count)]
@@ -71,10 +79,14 @@ def write_video(
     config: SceneConfig | None = None,
     fps: float = 25.0,
 ) -> None:
-    """Write ``make_sequence(seed, ...)`` as a video; beside it its boxes as ``.txt``, an ``x,y,w,h`` line a frame."""
+    """Write ``make_sequence(seed, ...)`` as a video; beside it its boxes as ``.txt``, an
+    ``x,y,w,h`` line a frame.
+    """
     path, boxes = Path(path), []
     with VideoWriter(path, fps) as video:
-        for image, box in tqdm(make_sequence(seed, frames, size, config), total=frames, unit="frame", desc=str(path)):
+        for image, box in tqdm(
+            make_sequence(seed, frames, size, config), total=frames, unit="frame", desc=str(path)
+        ):
             video.write(image)
             boxes.append(box)
     _write_boxes(path.with_suffix(".txt"), boxes)

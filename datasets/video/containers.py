@@ -1,4 +1,6 @@
-"""What a video file's own tables say for sure, where the number of frames in its header is an estimate."""
+"""What a video file's own tables say for sure, where the number of frames in its header is an
+estimate.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ STREAMED = (0, 0xFFFFFFFF)  # a RIFF length that the writer did not know
 
 
 def is_cut_short(path: Path) -> bool:
-    """Whether an outermost block of an MP4 or MOV, AVI, Matroska or WebM file reaches beyond the file's end.
+    """Whether an outermost block of an MP4 or MOV, AVI, Matroska or WebM file reaches beyond the
+    file's end.
 
     False for other formats, and where the blocks are whole or declare no length (live recordings).
     """
@@ -33,10 +36,15 @@ def is_cut_short(path: Path) -> bool:
 
 
 def shows_all_frames(path: Path) -> bool:
-    """Whether a file is an MP4 or MOV, whose header lists each frame, and no edit list leaves frames out."""
+    """Whether a file is an MP4 or MOV, whose header lists each frame, and no edit list leaves
+    frames out.
+    """
     try:
         with path.open("rb") as file:
-            moov = next((file.read(end - file.tell()) for kind, end in _mp4_boxes(file) if kind == b"moov"), b"")
+            moov = next(
+                (file.read(end - file.tell()) for kind, end in _mp4_boxes(file) if kind == b"moov"),
+                b"",
+            )
         (scale, _), tracks = _times(_find(moov, b"mvhd")[0]), _find(moov, b"trak")
         videos = [track for track in tracks if _find(track, b"mdia", b"hdlr")[0][8:12] == b"vide"]
         return bool(videos) and all(_shows_all(track, scale) for track in videos)
@@ -49,19 +57,33 @@ def _shows_all(track: bytes, movie_scale: int) -> bool:
     lists = _find(track, b"edts", b"elst")
     if not lists:
         return True
-    entry = struct.Struct(">Qq4x" if lists[0][0] else ">Ii4x")  # how long, of the movie; from where on, -1: a pause
+    entry = struct.Struct(
+        ">Qq4x" if lists[0][0] else ">Ii4x"
+    )  # how long, of the movie; from where on, -1: a pause
     count = struct.unpack_from(">I", lists[0], 4)[0]
-    shown = [length for length, start in entry.iter_unpack(lists[0][8 : 8 + count * entry.size]) if start != -1]
-    return len(shown) == 1 and (shown[0] == 0 or shown[0] / movie_scale > duration / scale - ROUNDING)
+    shown = [
+        length
+        for length, start in entry.iter_unpack(lists[0][8 : 8 + count * entry.size])
+        if start != -1
+    ]
+    return len(shown) == 1 and (
+        shown[0] == 0 or shown[0] / movie_scale > duration / scale - ROUNDING
+    )
 
 
 def _times(header: bytes) -> tuple[int, int]:
     """Units a second and duration, in these units, of an ``mvhd`` or ``mdhd`` box."""
-    return struct.unpack_from(">IQ", header, 20) if header[0] else struct.unpack_from(">II", header, 12)
+    return (
+        struct.unpack_from(">IQ", header, 20)
+        if header[0]
+        else struct.unpack_from(">II", header, 12)
+    )
 
 
 def _find(data: bytes, kind: bytes, *inner: bytes) -> list[bytes]:
-    """Contents of the MP4 boxes of a kind in ``data``; with ``inner``, of the boxes of these kinds in them."""
+    """Contents of the MP4 boxes of a kind in ``data``; with ``inner``, of the boxes of these kinds
+    in them.
+    """
     file = io.BytesIO(data)
     found = [file.read(end - file.tell()) for name, end in _mp4_boxes(file) if name == kind]
     return [content for outer in found for content in _find(outer, *inner)] if inner else found
@@ -104,7 +126,9 @@ def _matroska_ends(file: BinaryIO) -> Iterator[int]:
 
 
 def _read_length(file: BinaryIO) -> int | None:
-    """Length of a Matroska element: as many bytes as the first has leading zeros, and one; all ones are unknown."""
+    """Length of a Matroska element: as many bytes as the first has leading zeros, and one; all ones
+    are unknown.
+    """
     first = file.read(1)
     if not first or not first[0]:
         return None

@@ -1,6 +1,8 @@
-"""What is known of a large dataset's sequences, kept between runs in one ``.npz`` file (plain arrays, no pickle).
+"""What is known of a large dataset's sequences, kept between runs in one ``.npz`` file (plain
+arrays, no pickle).
 
-GOT-10k has 1.4 million frames: listing them and reading 9,335 annotations at every start would take minutes.
+GOT-10k has 1.4 million frames: listing them and reading 9,335 annotations at every start would take
+minutes.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ FORMAT = "rbsf-index-1"
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """One sequence: ``files`` are names of frames in ``folder``; ``boxes`` (N, 4) float64, NaN where absent."""
+    """One sequence: ``files`` are names of frames in ``folder``; ``boxes`` (N, 4) float64, NaN
+    where absent.
+    """
 
     name: str
     folder: str
@@ -34,12 +38,15 @@ def default_cache() -> Path:
     """Folder of cached indexes: ``RBSF_CACHE``, else ``rbsf`` in the user's cache folder."""
     if "RBSF_CACHE" in os.environ:
         return Path(os.environ["RBSF_CACHE"])
-    home = os.environ.get("LOCALAPPDATA") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    home = (
+        os.environ.get("LOCALAPPDATA") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    )
     return Path(home) / "rbsf"
 
 
 def fingerprint(descriptions: Iterable[tuple[str, list[Path]]]) -> str:
-    """Digest of each sequence's description and of the state of the files and folders it was read from.
+    """Digest of each sequence's description and of the state of the files and folders it was read
+    from.
 
     A folder's time changes when a frame is added or removed, so that none has to be listed.
     """
@@ -56,7 +63,9 @@ def fingerprint(descriptions: Iterable[tuple[str, list[Path]]]) -> str:
 
 
 def save_index(path: Path, key: str, records: list[Record]) -> None:
-    """Store records under ``key``; where that cannot be written a warning is all, for it only saves time."""
+    """Store records under ``key``; where that cannot be written a warning is all, for it only saves
+    time.
+    """
     arrays = {
         "key": np.array(key),
         "names": np.array([r.name for r in records]),
@@ -74,17 +83,23 @@ def save_index(path: Path, key: str, records: list[Record]) -> None:
 
 
 def load_index(path: Path, key: str) -> list[Record] | None:
-    """Records stored under ``key``; None where there are none, they are of another state, or the file is damaged."""
+    """Records stored under ``key``; None where there are none, they are of another state, or the
+    file is damaged.
+    """
     try:
         with np.load(path, allow_pickle=False) as stored:
             if str(stored["key"]) != key:
                 return None
-            arrays = {name: stored[name] for name in ("names", "folders", "counts", "files", "boxes")}
+            arrays = {
+                name: stored[name] for name in ("names", "folders", "counts", "files", "boxes")
+            }
     except Exception:  # a parser of damaged files raises anything; the index is made anew
         return None
     ends = np.cumsum(arrays["counts"])
     files = [os.fsdecode(f) for f in arrays["files"].tolist()]
     return [
         Record(str(name), str(folder), files[end - count : end], arrays["boxes"][end - count : end])
-        for name, folder, count, end in zip(arrays["names"], arrays["folders"], arrays["counts"], ends, strict=True)
+        for name, folder, count, end in zip(
+            arrays["names"], arrays["folders"], arrays["counts"], ends, strict=True
+        )
     ]

@@ -1,4 +1,5 @@
-"""How published tracking datasets are laid out in folders: where each sequence's frames and boxes lie.
+"""How published tracking datasets are laid out in folders: where each sequence's frames and boxes
+lie.
 
 Nothing but names is read here; `rbsf.datasets.video.sequences` reads what is found.
 """
@@ -32,13 +33,17 @@ class Entry:
     name: str
     folder: Path  # of the frames; a video file where they lie in one
     annotation: Path
-    span: tuple[int, int] | None = None  # first and last frame number that the annotation is for; None: all
+    span: tuple[int, int] | None = (
+        None  # first and last frame number that the annotation is for; None: all
+    )
     one_based: bool = False
     first_only: bool = False  # an annotation of the first frame alone is whole
 
 
 def _folders(root: Path, annotation: str) -> list[Path]:
-    """``root`` itself where it is one sequence, else its folders, that hold a file matching ``annotation``."""
+    """``root`` itself where it is one sequence, else its folders, that hold a file matching
+    ``annotation``.
+    """
     if any(root.glob(annotation)):
         return [root]
     folders = sorted((f for f in root.iterdir() if f.is_dir()), key=lambda f: natural_key(f.name))
@@ -46,15 +51,23 @@ def _folders(root: Path, annotation: str) -> list[Path]:
 
 
 def find_got10k(root: Path) -> list[Entry]:
-    """GOT-10k split: ``list.txt`` and ``NAME/00000001.jpg ...`` with ``NAME/groundtruth.txt``; 0-based as read."""
+    """GOT-10k split: ``list.txt`` and ``NAME/00000001.jpg ...`` with ``NAME/groundtruth.txt``;
+    0-based as read.
+    """
     listing = root / "list.txt"
     splits = [s for s in SPLITS if (root / s / "list.txt").is_file()]
     if not listing.is_file() and splits:
         if len(splits) > 1:
-            raise ValueError(f"{root} holds the splits {', '.join(splits)}; choose one, for example {root / splits[0]}")
+            raise ValueError(
+                f"{root} holds the splits {', '.join(splits)}; choose one, for example {root / splits[0]}"
+            )
         return find_got10k(root / splits[0])
     if listing.is_file():
-        folders = [root / line.strip() for line in listing.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        folders = [
+            root / line.strip()
+            for line in listing.read_text(encoding="utf-8-sig").splitlines()
+            if line.strip()
+        ]
         _check_listed(listing, folders)
     else:
         folders = [f for f in _folders(root, "groundtruth.txt") if not (f / "img").is_dir()]
@@ -73,15 +86,17 @@ def _check_listed(listing: Path, folders: list[Path]) -> None:
 
 
 def otb_name(name: str) -> str:
-    """Name of a target as the got10k toolkit has it: ``Jogging-1`` and ``Jogging.1`` are ``Jogging.1``; Human4's second
-    target, the only one with boxes, is ``Human4``.
+    """Name of a target as the got10k toolkit has it: ``Jogging-1`` and ``Jogging.1`` are
+    ``Jogging.1``; Human4's second target, the only one with boxes, is ``Human4``.
     """
     name = re.sub(r"-(\d)$", r".\1", name)
     return "Human4" if name == "Human4.2" else name
 
 
 def find_otb(root: Path) -> list[Entry]:
-    """OTB: ``NAME/img/0001.jpg`` and ``NAME/groundtruth_rect.txt`` (``.1.txt``, ``.2.txt``: two targets); 1-based."""
+    """OTB: ``NAME/img/0001.jpg`` and ``NAME/groundtruth_rect.txt`` (``.1.txt``, ``.2.txt``: two
+    targets); 1-based.
+    """
     entries = []
     for folder in _folders(root, "groundtruth*.txt"):
         if not (folder / "img").is_dir():
@@ -97,7 +112,8 @@ def find_otb(root: Path) -> list[Entry]:
 
 
 def find_uav123(root: Path, version: str = "UAV123") -> list[Entry]:
-    """UAV123: ``anno/UAV123/NAME.txt`` and ``data_seq/UAV123/FOLDER/`` (or both ``UAV123_10fps``); 1-based.
+    """UAV123: ``anno/UAV123/NAME.txt`` and ``data_seq/UAV123/FOLDER/`` (or both ``UAV123_10fps``);
+    1-based.
 
     Where there is no ``anno`` folder: as OTB, the form in which tracking toolkits hand it on.
     """
@@ -107,9 +123,13 @@ def find_uav123(root: Path, version: str = "UAV123") -> list[Entry]:
         version = "UAV123_10fps"
     frames = root / "data_seq" / (version if version.endswith("fps") else "UAV123")
     spans = uav123_spans("UAV123" if version.endswith("fps") else version)
-    step = 3 if version.endswith("fps") else 1  # 10 fps keeps frames 1, 4, 7, ... and numbers them anew
+    step = (
+        3 if version.endswith("fps") else 1
+    )  # 10 fps keeps frames 1, 4, 7, ... and numbers them anew
     entries = []
-    for annotation in sorted((root / "anno" / version).glob("*.txt"), key=lambda f: natural_key(f.name)):
+    for annotation in sorted(
+        (root / "anno" / version).glob("*.txt"), key=lambda f: natural_key(f.name)
+    ):
         name = annotation.stem
         folder, first, last = spans.get(name, (name, 1, 10**9))
         span = ((first - 1) // step + 1, (last - 1) // step + 1)
@@ -123,27 +143,35 @@ def is_uav123_10fps(root: Path) -> bool:
 
 
 def uav123_spans(version: str) -> dict[str, tuple[str, int, int]]:
-    """Folder, first and last frame of each sequence of "UAV123" or "UAV20L": several are cut from one folder.
+    """Folder, first and last frame of each sequence of "UAV123" or "UAV20L": several are cut from
+    one folder.
 
     The table is the got10k toolkit's; ValueError where the toolkit is not installed.
     """
     toolkit = find_spec("got10k")
     if toolkit is None or not toolkit.submodule_search_locations:
-        raise ValueError("reading UAV123 needs the got10k package (frame ranges); type: pip install got10k==0.1.3")
+        raise ValueError(
+            "reading UAV123 needs the got10k package (frame ranges); type: pip install got10k==0.1.3"
+        )
     table = Path(toolkit.submodule_search_locations[0]) / "datasets" / "uav123.json"
     metas = json.loads(table.read_text())[version]
     return {name: (m["folder_name"], m["start_frame"], m["end_frame"]) for name, m in metas.items()}
 
 
 def find_uav20l(root: Path) -> list[Entry]:
-    """The long sequences of UAV123: ``anno/UAV20L``, mostly beside ``anno/UAV123``, which then comes first."""
+    """The long sequences of UAV123: ``anno/UAV20L``, mostly beside ``anno/UAV123``, which then
+    comes first.
+    """
     return find_uav123(root, "UAV20L")
 
 
 def find_videos(root: Path) -> list[Entry]:
-    """Videos with boxes beside them, ``NAME.mp4`` and ``NAME.txt``, in a folder or one alone; 0-based."""
+    """Videos with boxes beside them, ``NAME.mp4`` and ``NAME.txt``, in a folder or one alone;
+    0-based.
+    """
     files = [root] if root.is_file() else sorted(root.iterdir(), key=lambda f: natural_key(f.name))
-    # A name that begins with a dot is a killed program's half-written video, or macOS's notes on one.
+    # A name that begins with a dot is a killed program's half-written video, or macOS's notes on
+    # one.
     videos = [f for f in files if f.suffix.lower() in VIDEO_SUFFIXES and not f.name.startswith(".")]
     return [Entry(f.stem, f, f.with_suffix(".txt")) for f in videos]
 
@@ -158,7 +186,9 @@ LAYOUTS: dict[str, Callable[[Path], list[Entry]]] = {
 
 
 def find_entries(root: Path, layout: str | None = None) -> list[Entry]:
-    """Entries of every sequence under ``root``; raises ValueError that says what was looked for and what is there."""
+    """Entries of every sequence under ``root``; raises ValueError that says what was looked for and
+    what is there.
+    """
     if not root.exists():
         raise FileNotFoundError(f"dataset {root} does not exist")
     if layout is not None and layout not in LAYOUTS:

@@ -1,6 +1,7 @@
 """Annotated sequences, read from the layouts in which tracking data is published.
 
-Boxes are ``x, y, w, h`` in pixels, 0-based; OTB and UAV123 count from 1 and are shifted here, and only here.
+Boxes are ``x, y, w, h`` in pixels, 0-based; OTB and UAV123 count from 1 and are shifted here, and
+only here.
 """
 
 from __future__ import annotations
@@ -31,9 +32,10 @@ MIN_INDEXED = 100  # sequences from which an index is kept; fewer are listed in 
 class Sequence:
     """Frames and the target's box in each.
 
-    ``frames``: image paths, in order; empty where only the boxes are at hand. ``boxes``: (N, 4) float64; a row of NaN
-    where the target is absent or (all but the first frame of GOT-10k's test split) its box is not published.
-    ``one_based``: the published files, results too, count pixels from 1; ``boxes`` never do.
+    ``frames``: image paths, in order; empty where only the boxes are at hand. ``boxes``: (N, 4)
+    float64; a row of NaN where the target is absent or (all but the first frame of GOT-10k's test
+    split) its box is not published. ``one_based``: the published files, results too, count pixels
+    from 1; ``boxes`` never do.
     """
 
     name: str
@@ -48,7 +50,9 @@ class Sequence:
         return (self.image(i) for i in range(len(self)))
 
     def image(self, index: int) -> np.ndarray:
-        """Frame ``index`` as H x W x 3 uint8 RGB; raises ValueError, naming the file, where it cannot be read."""
+        """Frame ``index`` as H x W x 3 uint8 RGB; raises ValueError, naming the file, where it
+        cannot be read.
+        """
         return read_image(self.frames[index])
 
     def files(self) -> tuple[str, ...]:
@@ -56,9 +60,13 @@ class Sequence:
         return self.frames
 
     def part(self, first: int, stop: int) -> Sequence:
-        """Frames ``first`` to ``stop - 1``, counted from 0, as a sequence of its own: ``David@60+150`` has 150."""
+        """Frames ``first`` to ``stop - 1``, counted from 0, as a sequence of its own:
+        ``David@60+150`` has 150.
+        """
         name = f"{self.name}@{first}+{stop - first}"
-        return replace(self, name=name, frames=self.frames[first:stop], boxes=self.boxes[first:stop])
+        return replace(
+            self, name=name, frames=self.frames[first:stop], boxes=self.boxes[first:stop]
+        )
 
 
 def whole_name(name: str) -> str:
@@ -80,7 +88,9 @@ class VideoSequence(Sequence):
         return islice(open_frames(path), int(first), int(first) + len(self))
 
     def image(self, index: int) -> np.ndarray:
-        """Frame ``index`` as H x W x 3 uint8 RGB, by a seek; raises ValueError where it cannot be decoded."""
+        """Frame ``index`` as H x W x 3 uint8 RGB, by a seek; raises ValueError where it cannot be
+        decoded.
+        """
         path, _, number = self.frames[index].rpartition("#")
         return read_video_frame(path, int(number))
 
@@ -92,18 +102,22 @@ class VideoSequence(Sequence):
 def read_boxes(path: Path) -> np.ndarray:
     """Read ``x, y, w, h`` lines (comma, tab or space) as (N, 4) float64, not shifted.
 
-    A row of NaN, and one of no area (OTB writes 0,0,0,0), is an absent target and becomes NaN. Raises ValueError,
-    naming file and line, for anything else that is not a box.
+    A row of NaN, and one of no area (OTB writes 0,0,0,0), is an absent target and becomes NaN.
+    Raises ValueError, naming file and line, for anything else that is not a box.
     """
     if not path.is_file():
         raise FileNotFoundError(f"annotation {path} does not exist")
-    lines = path.read_text(encoding="utf-8-sig").strip().splitlines()  # some editors put a mark first
+    lines = (
+        path.read_text(encoding="utf-8-sig").strip().splitlines()
+    )  # some editors put a mark first
     if not lines:
         raise ValueError(f"annotation {path} is empty; give one x,y,w,h line per frame")
     boxes = np.array([_parse_box(line, path, number) for number, line in enumerate(lines, 1)])
     boxes[(boxes[:, 2:] == 0).any(axis=1)] = np.nan
     if np.isnan(boxes[:, 0]).all():
-        raise ValueError(f"annotation {path} has no box at all: the target is absent from all {len(boxes)} frames")
+        raise ValueError(
+            f"annotation {path} has no box at all: the target is absent from all {len(boxes)} frames"
+        )
     return boxes
 
 
@@ -121,9 +135,11 @@ def _parse_box(line: str, path: Path, number: int) -> list[float]:
 
 
 def _absent(entry: Entry, count: int) -> np.ndarray:
-    """Where the target of a GOT-10k sequence is absent, though its annotation repeats the last box: (N,) bool.
+    """Where the target of a GOT-10k sequence is absent, though its annotation repeats the last box:
+    (N,) bool.
 
-    ``cover.label``, how much of it is seen from 0 to 8, decides as in the got10k toolkit; else ``absence.label``.
+    ``cover.label``, how much of it is seen from 0 to 8, decides as in the got10k toolkit; else
+    ``absence.label``.
     """
     for name, absent, valid in ((COVER, "0", set("012345678")), (ABSENCE, "1", set("01"))):
         path = entry.annotation.with_name(name)
@@ -151,7 +167,9 @@ def read_entry(entry: Entry) -> Sequence:
     if entry.folder.is_file():
         return _read_video_entry(entry, boxes)
     if not entry.folder.is_dir():
-        raise FileNotFoundError(f"sequence {entry.name}: folder of frames {entry.folder} does not exist")
+        raise FileNotFoundError(
+            f"sequence {entry.name}: folder of frames {entry.folder} does not exist"
+        )
     names = list_images(entry.folder)
     if entry.span:
         first, last = entry.span
@@ -165,7 +183,9 @@ def read_entry(entry: Entry) -> Sequence:
 
 def _read_video_entry(entry: Entry, boxes: np.ndarray) -> VideoSequence:
     count = open_frames(entry.folder).count
-    if count is not None and count != len(boxes):  # headers estimate: only then is it worth decoding all
+    if count is not None and count != len(
+        boxes
+    ):  # headers estimate: only then is it worth decoding all
         count = count_frames(entry.folder)
     if count is not None and count != len(boxes):
         raise ValueError(
@@ -179,7 +199,9 @@ def _mismatch(entry: Entry, names: list[str], boxes: int) -> str:
     numbers = [_frame_number(n) for n in names]
     gaps = sorted(set(range(numbers[0], numbers[-1])) - set(numbers)) if numbers else []
     if 0 < len(gaps) <= len(names):
-        text += f"; frame number {gaps[0]} is missing" + (f" (and {len(gaps) - 1} more)" if len(gaps) > 1 else "")
+        text += f"; frame number {gaps[0]} is missing" + (
+            f" (and {len(gaps) - 1} more)" if len(gaps) > 1 else ""
+        )
     return text + "; restore the missing files or leave the sequence out"
 
 
@@ -192,11 +214,12 @@ def load_sequences(
 ) -> list[Sequence]:
     """Read the annotated sequences under ``root``, in the order of the dataset.
 
-    ``layout`` is a key of ``rbsf.datasets.video.layouts.LAYOUTS`` (None: found out); ``names`` keeps only those
-    sequences. What is found in a large dataset is kept in ``cache_dir`` (default:
-    ``rbsf.datasets.video.index.default_cache``) until the dataset changes. Raises ValueError (FileNotFoundError for a
-    missing file) where ``root`` has no known layout, a name is not there, or frames and boxes of a sequence do not
-    match; given ``broken``, such a sequence is left out and put there as {name: what is wrong}.
+    ``layout`` is a key of ``rbsf.datasets.video.layouts.LAYOUTS`` (None: found out); ``names``
+    keeps only those sequences. What is found in a large dataset is kept in ``cache_dir`` (default:
+    ``rbsf.datasets.video.index.default_cache``) until the dataset changes. Raises ValueError
+    (FileNotFoundError for a missing file) where ``root`` has no known layout, a name is not there,
+    or frames and boxes of a sequence do not match; given ``broken``, such a sequence is left out
+    and put there as {name: what is wrong}.
     """
     root = Path(root)
     entries = _select(find_entries(root, layout), names, root)
@@ -206,10 +229,14 @@ def load_sequences(
 
 
 def check_broken(reasons: list[str], skip: bool) -> None:
-    """Raise ValueError that says what is wrong with broken sequences; with ``skip`` warn of each instead."""
+    """Raise ValueError that says what is wrong with broken sequences; with ``skip`` warn of each
+    instead.
+    """
     if reasons and not skip:
         said = "; ".join(reasons[:5]) + f"; and {len(reasons) - 5} more" * (len(reasons) > 5)
-        raise ValueError(f"broken sequences: {len(reasons)}: {said}; mend them, or leave them out by --skip-broken")
+        raise ValueError(
+            f"broken sequences: {len(reasons)}: {said}; mend them, or leave them out by --skip-broken"
+        )
     for reason in reasons:
         tqdm.write(f"warning: left out: {reason}", file=sys.stderr)
 
@@ -226,13 +253,18 @@ def _read_entries(entries: Iterable[Entry], broken: dict[str, str] | None) -> li
     return sequences
 
 
-def _load_indexed(entries: list[Entry], root: Path, cache_dir: Path, broken: dict[str, str] | None) -> list[Sequence]:
+def _load_indexed(
+    entries: list[Entry], root: Path, cache_dir: Path, broken: dict[str, str] | None
+) -> list[Sequence]:
     labels = (COVER, ABSENCE)
     sources = (
-        (repr(e), [e.folder, e.annotation, *(e.annotation.with_name(label) for label in labels)]) for e in entries
+        (repr(e), [e.folder, e.annotation, *(e.annotation.with_name(label) for label in labels)])
+        for e in entries
     )
     key = fingerprint(sources)
-    label = hashlib.sha256(f"{root.resolve()} {[e.name for e in entries]}".encode()).hexdigest()[:16]
+    label = hashlib.sha256(f"{root.resolve()} {[e.name for e in entries]}".encode()).hexdigest()[
+        :16
+    ]
     path = cache_dir / f"sequences-{label}.npz"
     records = load_index(path, key)
     if records is None:
@@ -257,6 +289,12 @@ def _select(entries: list[Entry], names: Iterable[str] | None, root: Path) -> li
     wanted = [otb_name(name) for name in names]
     missing = [name for name in wanted if name not in known]
     if missing or not wanted:
-        what = f"has no sequence {missing[0]!r}" if missing else "was asked for an empty list of sequences"
-        raise ValueError(f"dataset {root} {what}; it has {len(entries)}: {', '.join(list(known)[:5])} ...")
+        what = (
+            f"has no sequence {missing[0]!r}"
+            if missing
+            else "was asked for an empty list of sequences"
+        )
+        raise ValueError(
+            f"dataset {root} {what}; it has {len(entries)}: {', '.join(list(known)[:5])} ..."
+        )
     return [known[name] for name in wanted]

@@ -18,17 +18,21 @@ MEASURED_FRAMES = 10  # whose timestamps tell the rate where the header is not b
 
 
 class BrokenVideo(ValueError):
-    """A video file that was cut short or damaged; every frame of it that can be decoded has been yielded."""
+    """A video file that was cut short or damaged; every frame of it that can be decoded has been
+    yielded.
+    """
 
 
 @dataclass(frozen=True)
 class Frames:
-    """A run of frames that can be iterated again and again (a camera: from now on; a stream or pipe: once).
+    """A run of frames that can be iterated again and again (a camera: from now on; a stream or
+    pipe: once).
 
-    ``count`` is what a folder holds or a video's header says, which may be wrong; None where nothing does.
-    ``fps`` is the mean rate. Iterating yields H x W x 3 uint8 RGB, whose size may change on the way, and ``start()``
-    each with its time in seconds since the first one (None where there is no clock: images, cameras). Both raise
-    ValueError for a frame that cannot be read, BrokenVideo after the last good frame of a broken file.
+    ``count`` is what a folder holds or a video's header says, which may be wrong; None where
+    nothing does. ``fps`` is the mean rate. Iterating yields H x W x 3 uint8 RGB, whose size may
+    change on the way, and ``start()`` each with its time in seconds since the first one (None where
+    there is no clock: images, cameras). Both raise ValueError for a frame that cannot be read,
+    BrokenVideo after the last good frame of a broken file.
     """
 
     name: str
@@ -57,15 +61,21 @@ def open_camera(index: int) -> Frames:
 
 
 def open_stream(address: str) -> Frames:
-    """Open a URL that FFmpeg knows (rtsp, http ...) or a pipe; ValueError where that fails, or for a second reading."""
+    """Open a URL that FFmpeg knows (rtsp, http ...) or a pipe; ValueError where that fails, or for
+    a second reading.
+    """
     capture = cv2.VideoCapture(address, cv2.CAP_FFMPEG)
     if not capture.isOpened():
-        raise ValueError(f"{address} cannot be opened as a video; is the address right, and is a video sent there?")
+        raise ValueError(
+            f"{address} cannot be opened as a video; is the address right, and is a video sent there?"
+        )
     count, fps = _header_count(capture), _header_rate(capture)
     frames = _decode(capture, fps)
     first = next(frames, None)
     if first is None:
-        raise ValueError(f"{address} opens, but no frame comes; an .mp4 can be sent so with its index in front alone")
+        raise ValueError(
+            f"{address} opens, but no frame comes; an .mp4 can be sent so with its index in front alone"
+        )
     unread = [chain([first], frames)]
 
     def start() -> Iterator[tuple[np.ndarray, float | None]]:
@@ -85,14 +95,20 @@ def open_video(path: Path) -> Frames:
     count, fps = _header_count(capture), _mean_rate(capture)
     capture.release()
     if not opened:
-        raise ValueError(f"{path} cannot be opened as a video: cut short, damaged or of an unknown format")
+        raise ValueError(
+            f"{path} cannot be opened as a video: cut short, damaged or of an unknown format"
+        )
     if not good:
-        raise ValueError(f"video {path} opens, but not one frame of it can be decoded: it is cut short or damaged")
+        raise ValueError(
+            f"video {path} opens, but not one frame of it can be decoded: it is cut short or damaged"
+        )
     return Frames(str(path), fps, count, lambda: _play(path, count, fps))
 
 
 def _header_count(capture: cv2.VideoCapture) -> int | None:
-    """Number of frames by the header. An estimate: cuts by edit lists and longer sound are counted in, among others."""
+    """Number of frames by the header. An estimate: cuts by edit lists and longer sound are counted
+    in, among others.
+    """
     count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     return count if count > 0 else None
 
@@ -103,20 +119,30 @@ def _header_rate(capture: cv2.VideoCapture) -> float | None:
 
 
 def _mean_rate(capture: cv2.VideoCapture) -> float | None:
-    """Frames a second by the header; where that is uncommonly many, by the next frames' timestamps, if they rise."""
+    """Frames a second by the header; where that is uncommonly many, by the next frames' timestamps,
+    if they rise.
+    """
     fps = _header_rate(capture)
     if not fps or fps <= COMMON_FPS:
         return fps
-    stamps = [capture.get(cv2.CAP_PROP_POS_MSEC) for _ in range(MEASURED_FRAMES) if capture.read()[0]]
+    stamps = [
+        capture.get(cv2.CAP_PROP_POS_MSEC) for _ in range(MEASURED_FRAMES) if capture.read()[0]
+    ]
     seconds = (stamps[-1] - stamps[0]) / 1000 if stamps else 0.0
     measured = (len(stamps) - 1) / seconds if seconds > 0 else fps
-    return fps if 0.9 < measured / fps < 1.1 else measured  # timestamps may be rounded to milliseconds
+    return (
+        fps if 0.9 < measured / fps < 1.1 else measured
+    )  # timestamps may be rounded to milliseconds
 
 
-def _decode(capture: cv2.VideoCapture, fps: float | None) -> Iterator[tuple[np.ndarray, float | None]]:
-    """Frames of an open capture, until it gives no more, each with its seconds since the first; releases it.
+def _decode(
+    capture: cv2.VideoCapture, fps: float | None
+) -> Iterator[tuple[np.ndarray, float | None]]:
+    """Frames of an open capture, until it gives no more, each with its seconds since the first;
+    releases it.
 
-    Timestamps count while they rise; from the first on that does not (raw streams have none) each frame takes 1/fps.
+    Timestamps count while they rise; from the first on that does not (raw streams have none) each
+    frame takes 1/fps.
     """
     first, seconds, rising = 0.0, -1.0, True
     try:
@@ -134,11 +160,13 @@ def _decode(capture: cv2.VideoCapture, fps: float | None) -> Iterator[tuple[np.n
         capture.release()
 
 
-def _play(path: Path, count: int | None, fps: float | None) -> Iterator[tuple[np.ndarray, float | None]]:
+def _play(
+    path: Path, count: int | None, fps: float | None
+) -> Iterator[tuple[np.ndarray, float | None]]:
     """Decode a video file to its end; raises BrokenVideo there if frames are missing for sure.
 
-    Fewer frames than the header says do not prove that. The file must be shorter than it says itself, or list its
-    frames and show them all, and time lack some.
+    Fewer frames than the header says do not prove that. The file must be shorter than it says
+    itself, or list its frames and show them all, and time lack some.
     """
     times: list[float] = []
     for image, seconds in _decode(cv2.VideoCapture(str(path)), fps):
@@ -146,7 +174,9 @@ def _play(path: Path, count: int | None, fps: float | None) -> Iterator[tuple[np
         yield image, seconds
     if count and len(times) >= count - 1:  # one is forgiven to headers that round
         return
-    if is_cut_short(path) or (count and fps and _has_gap(times, count / fps) and shows_all_frames(path)):
+    if is_cut_short(path) or (
+        count and fps and _has_gap(times, count / fps) and shows_all_frames(path)
+    ):
         promised = f" of the {count} frames that its header promises" if count else " frames"
         raise BrokenVideo(
             f"video {path} is cut short or damaged: {len(times)}{promised} could be decoded (0 to {len(times) - 1})"
@@ -154,7 +184,9 @@ def _play(path: Path, count: int | None, fps: float | None) -> Iterator[tuple[np
 
 
 def _has_gap(times: list[float], length: float) -> bool:
-    """Whether frames at ``times`` leave a gap in, or at the end of, ``length`` seconds: none if two fields make one."""
+    """Whether frames at ``times`` leave a gap in, or at the end of, ``length`` seconds: none if two
+    fields make one.
+    """
     steps = np.diff([*times, length])
     return bool(steps.max() > 1.5 * np.median(steps))
 
@@ -169,7 +201,9 @@ def count_frames(path: str | Path) -> int:
 
 
 def read_video_frame(path: str | Path, index: int) -> np.ndarray:
-    """Frame ``index`` (from 0) of a video, by a seek, as H x W x 3 uint8 RGB; ValueError where it cannot be decoded."""
+    """Frame ``index`` (from 0) of a video, by a seek, as H x W x 3 uint8 RGB; ValueError where it
+    cannot be decoded.
+    """
     capture = cv2.VideoCapture(str(path))
     capture.set(cv2.CAP_PROP_POS_FRAMES, index)
     good, image = capture.read()

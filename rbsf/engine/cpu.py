@@ -23,7 +23,9 @@ ISA_VARIABLE = "RBSF_ISA"  # names the instruction set that "auto" takes
 
 
 def available_isas() -> list[str]:
-    """Instruction sets this machine can run, fastest first: of amx, avx512, avx2, neon, scalar and numpy."""
+    """Instruction sets this machine can run, fastest first: of amx, avx512, avx2, neon, scalar and
+    numpy.
+    """
     return [*(native.isas() if native else ()), "numpy"]
 
 
@@ -31,14 +33,18 @@ def check_threads(threads: int) -> int:
     """`threads` itself; ValueError for none, or more than there are cores."""
     cores = os.cpu_count() or 1
     if type(threads) is not int or not 1 <= threads <= cores:
-        raise ValueError(f"threads={threads!r}: give 1 to {cores}, the number of this machine's cores")
+        raise ValueError(
+            f"threads={threads!r}: give 1 to {cores}, the number of this machine's cores"
+        )
     return threads
 
 
 def choose_isa(isa: str = "auto") -> str:
-    """The instruction set to run: `isa` itself, or for "auto" the one that $RBSF_ISA names, else the fastest.
+    """The instruction set to run: `isa` itself, or for "auto" the one that $RBSF_ISA names, else
+    the fastest.
 
-    Raises ValueError for one that this machine cannot run.  Warns where "auto" ends at NumPy for want of kernels.
+    Raises ValueError for one that this machine cannot run.  Warns where "auto" ends at NumPy for
+    want of kernels.
     """
     name = "isa" if isa != "auto" else ISA_VARIABLE
     asked = isa if isa != "auto" else os.environ.get(ISA_VARIABLE) or "auto"

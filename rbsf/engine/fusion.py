@@ -26,7 +26,9 @@ Need = tuple[int, int, int]  # how a convolution takes bits: groups, padding, bo
 
 @dataclass(frozen=True)
 class Run:
-    """Nodes that are computed as one; `inputs` come from outside of it, in order, and the last one gives its output."""
+    """Nodes that are computed as one; `inputs` come from outside of it, in order, and the last one
+    gives its output.
+    """
 
     kind: str
     nodes: tuple[Node, ...]
@@ -40,7 +42,9 @@ class Run:
     def inputs(self) -> list[tuple[str, Need | None]]:
         """The edges that it reads, and how it takes them."""
         own = {node.name for node in self.nodes}
-        return [(name, need_of(node)) for node in self.nodes for name in node.inputs if name not in own]
+        return [
+            (name, need_of(node)) for node in self.nodes for name in node.inputs if name not in own
+        ]
 
 
 def need_of(node: Node) -> Need | None:
@@ -60,7 +64,11 @@ def find_runs(model: PackedModel, fuse: bool = True) -> list[Run]:
             found[run.output] = run
             taken.update(n.name for n in run.nodes)
     singles = (Run("single", (node,)) for node in model.nodes[1:])
-    return [found.get(run.output, run) for run in singles if run.output in found or run.output not in taken]
+    return [
+        found.get(run.output, run)
+        for run in singles
+        if run.output in found or run.output not in taken
+    ]
 
 
 def is_factor(node: Node) -> bool:
@@ -129,7 +137,10 @@ class _Finder:
             if not following:
                 return []
             nodes.append(following)
-        whole = {self.maps[name].dtype.name for name in (nodes[-1].name, self._other(nodes[-1], nodes[-2]).name)}
+        whole = {
+            self.maps[name].dtype.name
+            for name in (nodes[-1].name, self._other(nodes[-1], nodes[-2]).name)
+        }
         return nodes if whole == {"int16"} and is_factor(nodes[3]) else []
 
     def _rounded(self, first: Node) -> list[Node]:
@@ -163,7 +174,11 @@ class _Finder:
             if set(scale.tensors) != {"scale"} or not self._next(scale, "add"):
                 return
             source = self.nodes[scale.inputs[0]]
-            if source.op != "conv_bits" or source.attributes != conv.attributes or not self._next(source, "affine"):
+            if (
+                source.op != "conv_bits"
+                or source.attributes != conv.attributes
+                or not self._next(source, "affine")
+            ):
                 return
             yield [source, scale, add]
             latest = add
@@ -171,7 +186,11 @@ class _Finder:
     def _factor_and_bias(self, latest: Node) -> list[Node]:
         nodes = []
         product = self._next(latest, "mul")
-        if product and product.inputs[0] == latest.name and self._other(product, latest).op == "avg_pool":
+        if (
+            product
+            and product.inputs[0] == latest.name
+            and self._other(product, latest).op == "avg_pool"
+        ):
             factor = self.maps[product.inputs[1]].shape
             if factor == (*self.maps[latest.name].shape[:2], 1):
                 nodes.append(product)

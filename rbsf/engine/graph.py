@@ -20,7 +20,8 @@ MAP_BYTES_PER_BYTE = 1024
 
 @dataclass(frozen=True)
 class PackedModel:
-    """A packed network, checked: nodes follow on one another and every array is as its operation says.
+    """A packed network, checked: nodes follow on one another and every array is as its operation
+    says.
 
     The first node is the input; the last one's map is the output.
     """
@@ -40,17 +41,23 @@ class PackedModel:
             raise ValueError(f"{self.path}: {error}" if self.path else str(error)) from None
 
     def maps_for(self, height: int, width: int) -> dict[str, Map]:
-        """Maps for images of another size; ValueError where the network takes none, or they are too small or large."""
+        """Maps for images of another size; ValueError where the network takes none, or they are too
+        small or large.
+        """
         first = self.nodes[0]
         if (height, width) == self.maps[first.name].shape[:2]:
             return self.maps
         if not first.attributes["any_size"]:
-            raise ValueError(f"images are {height} x {width}, expected {' x '.join(map(str, self.input_shape[:2]))}")
+            raise ValueError(
+                f"images are {height} x {width}, expected {' x '.join(map(str, self.input_shape[:2]))}"
+            )
         resized = replace(first, attributes=first.attributes | {"height": height, "width": width})
         try:
             return infer_maps((resized, *self.nodes[1:]))
         except ValueError as error:
-            raise ValueError(f"images of {height} x {width} pixels do not suit the network: {error}") from None
+            raise ValueError(
+                f"images of {height} x {width} pixels do not suit the network: {error}"
+            ) from None
 
     def up_to(self, name: str) -> PackedModel:
         """The network that gives the map of node `name`, as real numbers."""
@@ -59,7 +66,10 @@ class PackedModel:
 
     def with_weight(self, name: str, weight: np.ndarray) -> PackedModel:
         """The network with another weight in node `name`; ValueError where it does not fit."""
-        nodes = [replace(n, tensors=n.tensors | {"weight": weight}) if n.name == name else n for n in self.nodes]
+        nodes = [
+            replace(n, tensors=n.tensors | {"weight": weight}) if n.name == name else n
+            for n in self.nodes
+        ]
         return replace(self, nodes=tuple(nodes))
 
     @property
@@ -69,8 +79,9 @@ class PackedModel:
 
 
 def check_nodes(nodes: Sequence[Node]) -> dict[str, Map]:
-    """Maps of all nodes.  ValueError for nodes that are no network: unknown operations, inputs that no earlier node
-    makes, attributes or arrays of wrong type or size, maps that do not fit, too large ones.
+    """Maps of all nodes.  ValueError for nodes that are no network: unknown operations, inputs that
+    no earlier node makes, attributes or arrays of wrong type or size, maps that do not fit, too
+    large ones.
     """
     if not 2 <= len(nodes) <= MAX_NODES:
         raise ValueError(f"{len(nodes)} nodes: a packed network has 2 to {MAX_NODES}")
@@ -78,9 +89,13 @@ def check_nodes(nodes: Sequence[Node]) -> dict[str, Map]:
     for number, node in enumerate(nodes):
         where = f"node {node.name!r}"
         if node.op not in OPS:
-            raise ValueError(f"{where}: unknown op {node.op!r}; this version knows {', '.join(OPS)}")
+            raise ValueError(
+                f"{where}: unknown op {node.op!r}; this version knows {', '.join(OPS)}"
+            )
         if (node.op == "input") is not (number == 0):
-            raise ValueError(f"{where} is number {number + 1} and {node.op!r}; the first, and only it, is the input")
+            raise ValueError(
+                f"{where} is number {number + 1} and {node.op!r}; the first, and only it, is the input"
+            )
         if node.name in names:
             raise ValueError(f"two nodes are called {node.name!r}")
         if missing := [name for name in node.inputs if name not in names]:
@@ -88,7 +103,9 @@ def check_nodes(nodes: Sequence[Node]) -> dict[str, Map]:
         names.add(node.name)
     maps = infer_maps(nodes, check_values=True)
     if (kind := maps[nodes[-1].name].kind) not in ("real", "planes"):
-        raise ValueError(f"node {nodes[-1].name!r} is the last and gives {kind}; a network ends in real numbers")
+        raise ValueError(
+            f"node {nodes[-1].name!r} is the last and gives {kind}; a network ends in real numbers"
+        )
     return maps
 
 
@@ -102,7 +119,9 @@ def infer_maps(nodes: Sequence[Node], check_values: bool = False) -> dict[str, M
             maps[node.name] = _check(node, [maps[name] for name in node.inputs], check_values)
             allowed -= maps[node.name].bytes
             if allowed < 0:
-                raise ValueError("up to here the maps of one image take more memory than so small a network may")
+                raise ValueError(
+                    "up to here the maps of one image take more memory than so small a network may"
+                )
         except ValueError as error:
             raise ValueError(f"node {node.name!r} ({node.op}): {error}") from None
     return maps
@@ -116,7 +135,9 @@ def _check(node: Node, inputs: list[Map], check_values: bool) -> Map:
         if x.kind not in kinds:
             raise ValueError(f"takes {' or '.join(kinds)}, {x.kind} come")
     if set(node.attributes) != set(op.attributes):
-        raise ValueError(f"has attributes {sorted(node.attributes)}, expected {sorted(op.attributes)}")
+        raise ValueError(
+            f"has attributes {sorted(node.attributes)}, expected {sorted(op.attributes)}"
+        )
     for key, good in op.attributes.items():
         good(key, node.attributes[key])
     result = op.result(node, *inputs)
@@ -149,7 +170,9 @@ def check_entry(entry: Any) -> None:
     if not isinstance(entry, dict) or {k: type(v) for k, v in entry.items()} != expected:
         raise ValueError(f"a node is {str(entry)[:100]}, expected name, op, inputs, attributes")
     if not all(isinstance(name, str) for name in entry["inputs"]):
-        raise ValueError(f"node {entry['name'][:100]!r}: inputs are {str(entry['inputs'])[:100]}, expected names")
+        raise ValueError(
+            f"node {entry['name'][:100]!r}: inputs are {str(entry['inputs'])[:100]}, expected names"
+        )
 
 
 def by_owner(tensors: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:

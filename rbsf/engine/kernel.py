@@ -13,14 +13,18 @@ from rbsf.engine.node import Shape
 Run = Callable[[list[np.ndarray], np.ndarray, list[np.ndarray]], None]
 
 WORTH_SHARING = 50  # microseconds: waking a helper costs a good part of it
-LONGEST_ROW = 1 << 16  # numbers: from there on loops over channels are long enough, and copies take much memory
+LONGEST_ROW = (
+    1 << 16
+)  # numbers: from there on loops over channels are long enough, and copies take much memory
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """``run(inputs, output, scratch)`` computes an operation; `scratch` are arrays of its own, zero at first.
+    """``run(inputs, output, scratch)`` computes an operation; `scratch` are arrays of its own, zero
+    at first.
 
-    Arrays are C-contiguous, [N, ...] of the edges' maps; bits that a convolution reads are in the order of `layout`.
+    Arrays are C-contiguous, [N, ...] of the edges' maps; bits that a convolution reads are in the
+    order of `layout`.
     """
 
     run: Run
@@ -39,7 +43,9 @@ class Target:
     native: Any
     isa: str
     threads: int
-    prepared: dict[Hashable, Any] = field(default_factory=dict)  # weights in the kernels' order, for all sizes of input
+    prepared: dict[Hashable, Any] = field(
+        default_factory=dict
+    )  # weights in the kernels' order, for all sizes of input
 
     def share(self, microseconds: float) -> int:
         """Threads for work that takes one of them about so long."""

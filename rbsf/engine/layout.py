@@ -1,8 +1,8 @@
 """Where each channel's bit stands in the kernels' maps, and weights brought into the same order.
 
-A map of bits is uint8 [N, planes, H + 2 margin, W + 2 margin, bytes]: a plane for each group of the convolution that
-reads it, its padding around it.  Kernels write 8 filters of one group at a time, a byte; so where groups of writer and
-reader overlap, their common channels begin on a new byte.
+A map of bits is uint8 [N, planes, H + 2 margin, W + 2 margin, bytes]: a plane for each group of the
+convolution that reads it, its padding around it.  Kernels write 8 filters of one group at a time, a
+byte; so where groups of writer and reader overlap, their common channels begin on a new byte.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ class Layout:
 
 @dataclass(frozen=True, eq=False)
 class Packed:
-    """How the bits of an edge lie in memory: their order, and the padding of the convolution that reads them."""
+    """How the bits of an edge lie in memory: their order, and the padding of the convolution that
+    reads them.
+    """
 
     layout: Layout
     margin: int
@@ -42,7 +44,12 @@ class Packed:
 
     def shape(self, x: Shape) -> Shape:
         """Of the array for one image, for a map (H, W, C)."""
-        return (self.layout.planes, x[0] + 2 * self.margin, x[1] + 2 * self.margin, self.layout.bytes)
+        return (
+            self.layout.planes,
+            x[0] + 2 * self.margin,
+            x[1] + 2 * self.margin,
+            self.layout.bytes,
+        )
 
     def array(self, count: int, x: Shape) -> np.ndarray:
         """A new array for so many images, whose padding is right; kernels write inside of it alone."""
@@ -68,9 +75,16 @@ class Packed:
 
     def unpack(self, array: np.ndarray) -> np.ndarray:
         """The array's bits 0 or 1, uint8 [N, H, W, C]."""
-        planes = np.unpackbits(self.inside(array), axis=-1, bitorder="little")  # [N, planes, H, W, 8 * bytes]
-        plane = np.arange(len(self.layout.bits)) * self.layout.planes // len(self.layout.bits)  # of each channel
-        return np.ascontiguousarray(planes.transpose(0, 2, 3, 1, 4)[..., plane, self.layout.bits]) ^ self.inverted
+        planes = np.unpackbits(
+            self.inside(array), axis=-1, bitorder="little"
+        )  # [N, planes, H, W, 8 * bytes]
+        plane = (
+            np.arange(len(self.layout.bits)) * self.layout.planes // len(self.layout.bits)
+        )  # of each channel
+        return (
+            np.ascontiguousarray(planes.transpose(0, 2, 3, 1, 4)[..., plane, self.layout.bits])
+            ^ self.inverted
+        )
 
 
 def layout(channels: int, written_in: int, read_in: int) -> Layout:
@@ -88,7 +102,9 @@ def layout(channels: int, written_in: int, read_in: int) -> Layout:
         slots += [*range(start, end), *[-1] * (8 * blocks - (end - start))]
         group_blocks[start // wide] += blocks
         used[plane] += blocks
-    return Layout(read_in, max(used), bits, np.array(places, np.int32), np.array(slots), group_blocks)
+    return Layout(
+        read_in, max(used), bits, np.array(places, np.int32), np.array(slots), group_blocks
+    )
 
 
 def kernel_arguments(
@@ -98,14 +114,17 @@ def kernel_arguments(
 ) -> dict[str, Any]:  # fmt: skip
     """What the C++ class Conv takes for a convolution.
 
-    `rows` uint8 [O, k * k * bytes of a pixel] are its weights in the order of the map it reads; `write` is how the bits
-    lie that it writes (None: it writes numbers), `output` one of bits, real, sums, sums16, sums8; `thresholds` [O].
-    Raises ValueError for weights that would take too much memory.
+    `rows` uint8 [O, k * k * bytes of a pixel] are its weights in the order of the map it reads;
+    `write` is how the bits lie that it writes (None: it writes numbers), `output` one of bits,
+    real, sums, sums16, sums8; `thresholds` [O]. Raises ValueError for weights that would take too
+    much memory.
     """
     outputs, kernel, groups = len(rows), node.attributes["kernel"], node.attributes["groups"]
     order = write.layout if write else layout(outputs, groups, groups)
     if len(order.slots) * rows.shape[1] > MAX_PREPARED_BYTES:
-        raise ValueError(f"node {node.name!r}: its weights would take over {MAX_PREPARED_BYTES >> 20} MB unpacked")
+        raise ValueError(
+            f"node {node.name!r}: its weights would take over {MAX_PREPARED_BYTES >> 20} MB unpacked"
+        )
     used = order.slots >= 0
     weights = np.zeros((len(used), rows.shape[1]), np.uint8)
     weights[used] = rows[order.slots[used]]
@@ -135,7 +154,9 @@ def kernel_arguments(
 
 def products(node: Node) -> int:
     """How many products an output of a convolution sums up."""
-    return node.attributes["kernel"] ** 2 * (node.attributes["channels"] // node.attributes["groups"])
+    return node.attributes["kernel"] ** 2 * (
+        node.attributes["channels"] // node.attributes["groups"]
+    )
 
 
 def bit_rows(node: Node, read: Packed) -> np.ndarray:

@@ -20,7 +20,9 @@ Check = Callable[[str, Any], None]  # of an attribute's name and value; raises V
 
 @dataclass(frozen=True)
 class Node:
-    """One operation of a network: `op` names a module of `rbsf.engine.ops`, `inputs` name earlier nodes."""
+    """One operation of a network: `op` names a module of `rbsf.engine.ops`, `inputs` name earlier
+    nodes.
+    """
 
     name: str
     op: str
@@ -48,7 +50,9 @@ class Map:
     def __post_init__(self) -> None:
         """Raises ValueError for an empty or too large map, and for sums that 32 bits do not hold."""
         if min(self.shape) < 1 or prod(self.shape) > MAX_VALUES:
-            raise ValueError(f"its output would be {self.shape}: none, or over {MAX_VALUES:,} values")
+            raise ValueError(
+                f"its output would be {self.shape}: none, or over {MAX_VALUES:,} values"
+            )
         if self.largest >= 1 << 31:
             raise ValueError(f"its sums may reach {self.largest:,}, which 32 bits do not hold")
 
@@ -56,7 +60,13 @@ class Map:
     def dtype(self) -> np.dtype:
         """Of its arrays."""
         if self.kind == "whole":
-            return np.dtype(np.int8 if self.largest < 1 << 7 else np.int16 if self.largest < 1 << 15 else np.int32)
+            return np.dtype(
+                np.int8
+                if self.largest < 1 << 7
+                else np.int16
+                if self.largest < 1 << 15
+                else np.int32
+            )
         return np.dtype(np.float32 if self.kind in ("real", "planes") else np.uint8)
 
     @property
@@ -66,7 +76,9 @@ class Map:
 
 
 def needed(nodes: Sequence[Node], output: str) -> list[Node]:
-    """The nodes that `output` depends on, in their order; the last one gives it.  The image always stays."""
+    """The nodes that `output` depends on, in their order; the last one gives it.  The image always
+    stays.
+    """
     names = {nodes[0].name, output}
     for node in reversed(nodes):
         if node.name in names:

@@ -19,7 +19,8 @@ Source = str | int | np.ndarray | np.floating
 
 
 class Step(NamedTuple):
-    """One ONNX node.  An input is "x0", "x1" (the operation's), the number of an earlier step, a constant, or "", none.
+    """One ONNX node.  An input is "x0", "x1" (the operation's), the number of an earlier step, a
+    constant, or "", none.
 
     Maps are [N, C, H, W] there, and bits are -1 and +1; all values are float32.
     """
@@ -49,16 +50,28 @@ def _none(node: Node, *maps: Map) -> Forms:
 
 @dataclass(frozen=True)
 class Op:
-    """One operation.  All functions take its node first, then a map or an array [N, ...] for each input."""
+    """One operation.  All functions take its node first, then a map or an array [N, ...] for each
+    input.
+    """
 
     takes: tuple[tuple[str, ...], ...]  # kinds of map that each input may be
-    reference: Callable[..., np.ndarray]  # of arrays: the oracle, plain NumPy, written without a look at the kernel
-    onnx: str | Callable[..., list[Step]]  # the same as ONNX nodes of maps; a type alone for one node of all inputs
+    reference: Callable[
+        ..., np.ndarray
+    ]  # of arrays: the oracle, plain NumPy, written without a look at the kernel
+    onnx: (
+        str | Callable[..., list[Step]]
+    )  # the same as ONNX nodes of maps; a type alone for one node of all inputs
     result: Callable[..., Map] = _same  # the output's map; raises ValueError for what does not fit
-    attributes: Mapping[str, Check] = field(default_factory=dict)  # name: check, see `rbsf.engine.node`
+    attributes: Mapping[str, Check] = field(
+        default_factory=dict
+    )  # name: check, see `rbsf.engine.node`
     tensors: Callable[..., Forms] = _none  # their dtypes and shapes
-    check_values: Callable[[Node], None] | None = None  # raises ValueError for tensors with wrong values
-    kernel: Callable[[Node, list[Map], Target], Kernel | None] | None = None  # None: the reference runs
+    check_values: Callable[[Node], None] | None = (
+        None  # raises ValueError for tensors with wrong values
+    )
+    kernel: Callable[[Node, list[Map], Target], Kernel | None] | None = (
+        None  # None: the reference runs
+    )
 
     def steps(self, node: Node, *maps: Map) -> list[Step]:
         """Its ONNX nodes."""

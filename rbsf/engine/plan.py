@@ -1,4 +1,6 @@
-"""From a packed network to the steps that compute it: what is fused, how bits lie, which maps share memory."""
+"""From a packed network to the steps that compute it: what is fused, how bits lie, which maps share
+memory.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,10 @@ class Program:
         for name, need in (self._key(*read) for run in self.runs for read in run.inputs):
             self.needs.setdefault(name, set()).add(need)
         self.packed: dict[Key, Packed] = {
-            (run.output, need): self._packed(run, need) for run in self.runs for need in self.needs[run.output] if need
+            (run.output, need): self._packed(run, need)
+            for run in self.runs
+            for need in self.needs[run.output]
+            if need
         }
 
     def _packed(self, run: Run, need: Need) -> Packed:
@@ -66,13 +71,22 @@ class Program:
         if run.kind != "single":
             (need,) = needs
             overwrites = inputs[-1] if fusion_kernels.ends_in_sum(run) else None
-            yield Step(first.name, first.op, inputs, (name, need), self._fused(run, inputs, (name, need)), overwrites)
+            yield Step(
+                first.name,
+                first.op,
+                inputs,
+                (name, need),
+                self._fused(run, inputs, (name, need)),
+                overwrites,
+            )
             return
         if first.op != "sign" or None in needs:  # a sign writes packed bits at once
             yield Step(name, first.op, inputs, (name, None), self._single(first, inputs, maps))
         for key in ((name, need) for need in needs if need):
             if first.op == "sign":
-                kernel = sign.packed_kernel(first, [maps[n] for n in first.inputs], self.packed[key], self.target)
+                kernel = sign.packed_kernel(
+                    first, [maps[n] for n in first.inputs], self.packed[key], self.target
+                )
                 yield Step(name, first.op, inputs, key, kernel)
             else:
                 yield Step(name, "pack", ((name, None),), key, _packing(self.packed[key]))
@@ -83,7 +97,9 @@ class Program:
 
     def _fused(self, run: Run, inputs: tuple[Key, ...], output: Key) -> Kernel:
         if run.kind == "to bits":
-            return fusion_kernels.to_bits(run, self.packed.get(inputs[0]), self.packed[output], self.target)
+            return fusion_kernels.to_bits(
+                run, self.packed.get(inputs[0]), self.packed[output], self.target
+            )
         if run.kind == "to planes":
             return fusion_kernels.to_planes(run, self.packed[inputs[0]], self.target)
         if run.kind == "steps":
@@ -109,7 +125,9 @@ def _packing(write: Packed) -> Kernel:
 
 @dataclass
 class Plan:
-    """Steps for images of one size, and the memory of their maps; those never alive together share some."""
+    """Steps for images of one size, and the memory of their maps; those never alive together share
+    some.
+    """
 
     steps: list[Step]
     maps: dict[str, Map]
@@ -122,7 +140,9 @@ class Plan:
         free: list[int] = []
         for number, step in enumerate(self.steps):
             done = {key for key in step.inputs if last_use[key] == number and key in self.slots}
-            if step.output not in self.packed and step is not self.steps[-1]:  # the last one's is the caller's
+            if (
+                step.output not in self.packed and step is not self.steps[-1]
+            ):  # the last one's is the caller's
                 self.slots[step.output] = self._slot(step, done, free)
                 if step.output not in last_use:
                     done.add(step.output)
@@ -149,12 +169,18 @@ class Plan:
         return sum(self.sizes) + packed + scratch + self.maps[self.steps[-1].output[0]].bytes
 
     def arrays(self, count: int) -> dict[Key, np.ndarray]:
-        """Memory for the maps of so many images; not for the images themselves and the last step's output."""
+        """Memory for the maps of so many images; not for the images themselves and the last step's
+        output.
+        """
         slots = [np.empty(count * size, np.uint8) for size in self.sizes]
-        arrays = {key: form.array(count, self.maps[key[0]].shape) for key, form in self.packed.items()}
+        arrays = {
+            key: form.array(count, self.maps[key[0]].shape) for key, form in self.packed.items()
+        }
         for key, slot in self.slots.items():
             out = self.maps[key[0]]
-            arrays[key] = slots[slot][: count * out.bytes].view(out.dtype).reshape(count, *out.shape)
+            arrays[key] = (
+                slots[slot][: count * out.bytes].view(out.dtype).reshape(count, *out.shape)
+            )
         return arrays
 
 
@@ -169,9 +195,18 @@ class Workspace:
         self._image: Key = (next(iter(plan.maps)), None)
         self._calls: list[tuple[Step, list[np.ndarray], list[np.ndarray]]] = []
         for step in plan.steps:
-            scratch: list[np.ndarray] = [np.zeros((count, *shape), kind) for shape, kind in step.kernel.scratch]
-            self._calls.append((step, [self.arrays.get(key, NOTHING) for key in step.inputs], scratch))
-        self._readers = [(n, i) for n, s in enumerate(plan.steps) for i, k in enumerate(s.inputs) if k == self._image]
+            scratch: list[np.ndarray] = [
+                np.zeros((count, *shape), kind) for shape, kind in step.kernel.scratch
+            ]
+            self._calls.append(
+                (step, [self.arrays.get(key, NOTHING) for key in step.inputs], scratch)
+            )
+        self._readers = [
+            (n, i)
+            for n, s in enumerate(plan.steps)
+            for i, k in enumerate(s.inputs)
+            if k == self._image
+        ]
 
     def run(self, images: np.ndarray, result: np.ndarray, watch: Watch | None = None) -> None:
         """Compute `result` from `images`; call `watch` after each step."""

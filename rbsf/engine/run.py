@@ -18,26 +18,34 @@ from rbsf.engine.node import Shape
 from rbsf.engine.plan import Plan, Program, Step, Watch, Workspace
 
 MAX_BYTES = 1 << 30  # that the maps of one image, or the images of a call, may take
-CHUNK_BYTES = 16 << 20  # of maps: more images than fit are computed in turns, which keeps to the caches
+CHUNK_BYTES = (
+    16 << 20
+)  # of maps: more images than fit are computed in turns, which keeps to the caches
 KEPT_SIZES = 8  # of input, whose plans and maps are kept for the next call
 KEPT_RESULTS = 4  # arrays of results of one shape, likewise ...
 KEPT_BYTES = 2 << 20  # ... if they are no larger
 
 
 class Engine:
-    """A packed network as a function of images uint8 (N, H, W, C), RGB where they have three channels: float32.
+    """A packed network as a function of images uint8 (N, H, W, C), RGB where they have three
+    channels: float32.
 
-    A tracker gives features (N, C', H', W'), a classifier logits (N, classes).  Its kernels give the same numbers, to
-    the bit, for every instruction set and number of threads.  isa="numpy" is the reference: the same bits and roundings
-    but for the sums of real convolutions and linear layers, which BLAS adds in another order, with its own threads.  An
-    engine may be called from several Python threads at once; the GIL is not held while kernels compute.
+    A tracker gives features (N, C', H', W'), a classifier logits (N, classes).  Its kernels give
+    the same numbers, to the bit, for every instruction set and number of threads.  isa="numpy" is
+    the reference: the same bits and roundings but for the sums of real convolutions and linear
+    layers, which BLAS adds in another order, with its own threads.  An engine may be called from
+    several Python threads at once; the GIL is not held while kernels compute.
     """
 
-    def __init__(self, model: PackedModel | str | Path, threads: int = 1, isa: str = "auto") -> None:
-        """`model`: a checked model or the path of its file; `isa`: one of `available_isas`; see `choose_isa`.
+    def __init__(
+        self, model: PackedModel | str | Path, threads: int = 1, isa: str = "auto"
+    ) -> None:
+        """`model`: a checked model or the path of its file; `isa`: one of `available_isas`; see
+        `choose_isa`.
 
-        Raises ValueError for an instruction set this machine has not, more threads than cores, a network whose maps
-        take over 1 GiB an image and what `read_packed` refuses; FileNotFoundError.
+        Raises ValueError for an instruction set this machine has not, more threads than cores, a
+        network whose maps take over 1 GiB an image and what `read_packed` refuses;
+        FileNotFoundError.
         """
         self.model = model if isinstance(model, PackedModel) else read_packed(model)
         self.threads, self.isa = check_threads(threads), choose_isa(isa)
@@ -47,31 +55,42 @@ class Engine:
         self._results: dict[Shape, deque[np.ndarray]] = {}
         self._lock = threading.Lock()
         steps = self._plan(*self.model.input_shape[:2]).steps
-        self.in_numpy = sorted({step.op for step in steps if not step.kernel.native})  # operations without a kernel
+        self.in_numpy = sorted(
+            {step.op for step in steps if not step.kernel.native}
+        )  # operations without a kernel
 
     def __str__(self) -> str:
         """What runs the network, such as "packed engine, instruction set avx2, 2 threads"."""
         threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
-        slow = f"; in NumPy: {', '.join(self.in_numpy)}" if self.in_numpy and self.isa != "numpy" else ""
+        slow = (
+            f"; in NumPy: {', '.join(self.in_numpy)}"
+            if self.in_numpy and self.isa != "numpy"
+            else ""
+        )
         return f"packed engine, instruction set {self.isa}, {threads}{slow}"
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """The last node's map, float32 (N, ...), of images uint8 (N, H, W, C), C-contiguous.
 
-        Raises ValueError for any other array, images too small for the network and batches too large for memory.
+        Raises ValueError for any other array, images too small for the network and batches too
+        large for memory.
         """
         return self._run(images)
 
     def outputs(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """The maps (N, ...) of all edges that are computed, by the name of their node, and the images.
+        """The maps (N, ...) of all edges that are computed, by the name of their node, and the
+        images.
 
-        Bits are uint8 0 or 1.  What lies inside of operations that are computed as one is not among them.
+        Bits are uint8 0 or 1.  What lies inside of operations that are computed as one is not among
+        them.
         """
         found = {self.model.nodes[0].name: images}
         packed = self._program.packed
 
         def watch(step: Step, out: np.ndarray, seconds: float) -> None:
-            found[step.output[0]] = packed[step.output].unpack(out) if step.output in packed else out.copy()
+            found[step.output[0]] = (
+                packed[step.output].unpack(out) if step.output in packed else out.copy()
+            )
 
         self._run(images, len(images), watch)
         return found
@@ -103,14 +122,20 @@ class Engine:
         channels = self.model.input_shape[2]
         known = isinstance(images, np.ndarray) and images.dtype == np.uint8 and images.ndim == 4
         if not known or images.shape[3] != channels:
-            found = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else type(images).__name__
+            found = (
+                f"{images.dtype} {images.shape}"
+                if isinstance(images, np.ndarray)
+                else type(images).__name__
+            )
             raise ValueError(f"images are {found}, expected a uint8 array (N, H, W, {channels})")
         if not images.flags.c_contiguous or not len(images):
             raise ValueError(
                 f"images {images.shape} are none or not C-contiguous; numpy.ascontiguousarray makes them so"
             )
         if images.nbytes > MAX_BYTES:
-            raise ValueError(f"images {images.shape} take over {MAX_BYTES >> 30} GiB; give fewer at a time")
+            raise ValueError(
+                f"images {images.shape} take over {MAX_BYTES >> 30} GiB; give fewer at a time"
+            )
         return self._plan(*images.shape[1:3])
 
     def _plan(self, height: int, width: int) -> Plan:
@@ -122,7 +147,9 @@ class Engine:
         plan = Plan(self._program.steps(maps), maps, self._program.packed)
         if plan.bytes > MAX_BYTES:
             where = self.model.path or "the network"
-            raise ValueError(f"{where}: its maps take {plan.bytes:,} bytes an image; {MAX_BYTES:,} at most")
+            raise ValueError(
+                f"{where}: its maps take {plan.bytes:,} bytes an image; {MAX_BYTES:,} at most"
+            )
         with self._lock:
             if len(self._plans) >= KEPT_SIZES:
                 self._plans.clear()
@@ -140,8 +167,9 @@ class Engine:
         return Workspace(plan, size[0])
 
     def _take_result(self, shape: Shape) -> np.ndarray:
-        """An array for results, in memory whose last array is gone where there is some: new memory costs as much time
-        as a layer."""
+        """An array for results, in memory whose last array is gone where there is some: new memory
+        costs as much time as a layer.
+        """
         if 4 * prod(shape) > KEPT_BYTES:
             return np.empty(shape, np.float32)
         with self._lock:
@@ -152,7 +180,8 @@ class Engine:
             memory = kept.pop()
         except IndexError:
             memory = np.empty(shape, np.float32)
-        # Of a memoryview, since parts of it then keep this very array alive; those of a view would keep `memory` alone.
+        # Of a memoryview, since parts of it then keep this very array alive; those of a view would
+        # keep `memory` alone.
         array = np.asarray(memory.data)
         weakref.finalize(array, kept.append, memory).atexit = False
         return array

@@ -13,7 +13,8 @@ from rbsf.engine.node import Node
 
 @dataclass(frozen=True)
 class Terms:
-    """``sum over t of scale[t] * conv(sign_b(x), weight_m) [* K] + bias`` with b = bits[t] and m = kernels[t].
+    """``sum over t of scale[t] * conv(sign_b(x), weight_m) [* K] + bias`` with b = bits[t] and m =
+    kernels[t].
 
     K is the mean over each window, padded with 0, of the mean over channels of |magnitude(x)|.
     """
@@ -30,10 +31,13 @@ class Terms:
 def nodes_of(name: str, source: str, geometry: dict[str, Any], terms: Terms) -> list[Node]:
     """Nodes that compute `terms` of the map `source`; the last one is called `name`.
 
-    `geometry` are attributes of conv_bits; its border may also be 0, which no kernel knows: the sums with -1 and with
-    +1 around the map are added up then, and their scale halved.
+    `geometry` are attributes of conv_bits; its border may also be 0, which no kernel knows: the
+    sums with -1 and with +1 around the map are added up then, and their scale halved.
     """
-    made = [Node(f"{name}.sign.{b}", "sign", (source,), {}, tensors) for b, tensors in enumerate(terms.signs)]
+    made = [
+        Node(f"{name}.sign.{b}", "sign", (source,), {}, tensors)
+        for b, tensors in enumerate(terms.signs)
+    ]
     total, last = "", {"bias": terms.bias}
     alone = len(terms.scale) == 1 and terms.magnitude is None
     for number, (base, kernel) in enumerate(zip(terms.bits, terms.kernels, strict=True)):
@@ -51,18 +55,26 @@ def nodes_of(name: str, source: str, geometry: dict[str, Any], terms: Terms) -> 
     return [*made, Node(name, "affine", (made[-1].name,), {}, last)]
 
 
-def _sums(name: str, bits: str, geometry: dict[str, Any], weight: dict[str, np.ndarray]) -> list[Node]:
+def _sums(
+    name: str, bits: str, geometry: dict[str, Any], weight: dict[str, np.ndarray]
+) -> list[Node]:
     if geometry["border"]:
         return [Node(name, "conv_bits", (bits,), geometry, weight)]
     both = {f"{name}.{border:+d}": geometry | {"border": border} for border in (-1, 1)}
-    return [*(Node(n, "conv_bits", (bits,), a, weight) for n, a in both.items()), Node(name, "add", tuple(both))]
+    return [
+        *(Node(n, "conv_bits", (bits,), a, weight) for n, a in both.items()),
+        Node(name, "add", tuple(both)),
+    ]
 
 
 def _input_scale(
     name: str, source: str, geometry: dict[str, Any], magnitude: dict[str, np.ndarray], total: str
 ) -> list[Node]:
     """XNOR-Net's K, and the product with it."""
-    window = {key: geometry[key] for key in ("kernel", "stride", "padding")} | {"ceil": False, "include_pad": True}
+    window = {key: geometry[key] for key in ("kernel", "stride", "padding")} | {
+        "ceil": False,
+        "include_pad": True,
+    }
     return [
         Node(f"{name}.map", "affine", (source,), {}, magnitude),
         Node(f"{name}.magnitude", "abs_mean", (f"{name}.map",)),

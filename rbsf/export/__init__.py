@@ -1,1 +1,3 @@
-"""From a trained network to a packed file or ONNX, and proof that both compute the same.  Imports nothing itself."""
+"""From a trained network to a packed file or ONNX, and proof that both compute the same.  Imports
+nothing itself.
+"""

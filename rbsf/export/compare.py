@@ -51,7 +51,9 @@ class Agreement:
 
     def __str__(self) -> str:
         signs = [found for found in self.differences if found.bits]
-        differing, size, near = (sum(getattr(d, key) for d in signs) for key in ("differing", "size", "near"))
+        differing, size, near = (
+            sum(getattr(d, key) for d in signs) for key in ("differing", "size", "near")
+        )
         largest = max((found.largest for found in self.differences if not found.bits), default=0.0)
         return (
             f"{differing:,} of {size:,} bits differ, {near:,} of them at their threshold;"
@@ -64,10 +66,12 @@ def compare(
     net: nn.Module, graph: fx.Graph, values: dict[str, str], packed: PackedModel, images: np.ndarray,
     mean: Sequence[float] = (0.0,), std: Sequence[float] = (1.0,),
 ) -> Agreement:  # fmt: skip
-    """Compare on `images` uint8 [N, H, W, C]; mean and std as in `rbsf.export.trace.trace`.  Errors: see `maps_for`.
+    """Compare on `images` uint8 [N, H, W, C]; mean and std as in `rbsf.export.trace.trace`.
+    Errors: see `maps_for`.
 
-    `graph` is the trace of `net`; `values` says which of its values the nodes of `packed` give.  Every operation is
-    computed by the engine's reference from inputs that are the network's own, as far as it has them.
+    `graph` is the trace of `net`; `values` says which of its values the nodes of `packed` give.
+    Every operation is computed by the engine's reference from inputs that are the network's own, as
+    far as it has them.
     """
     recorder = _Recorder(fx.GraphModule(deepcopy(net).double(), graph))
     recorder.run(normalised(images, mean, std).double())
@@ -79,13 +83,19 @@ def compare(
         found[node.name] = reference(node, maps, out, [found[name] for name in node.inputs])
         before = _before_sign(node.name, recorder) if node.op == "sign" else None
         if before is not None:
-            largest = np.abs(before).max() if maps[0].kind == "real" else np.abs(before).max((0, 1, 2))
+            largest = (
+                np.abs(before).max() if maps[0].kind == "real" else np.abs(before).max((0, 1, 2))
+            )
             limit = largest * (NEAR if maps[0].kind == "real" else NEAR_WHOLE)
             differences.append(_of_bits(node.name, found[node.name], before, limit))
             found[node.name] = (before >= 0).astype(np.uint8)
         elif out.kind in ("real", "planes") and values.get(node.name) in recorder.values:
             expected = recorder.values[values[node.name]]
-            expected = expected if out.kind == "planes" or expected.ndim == 2 else expected.transpose(0, 2, 3, 1)
+            expected = (
+                expected
+                if out.kind == "planes" or expected.ndim == 2
+                else expected.transpose(0, 2, 3, 1)
+            )
             differences.append(_of_values(node.name, found[node.name], expected))
             found[node.name] = np.ascontiguousarray(expected.astype(np.float32))
     return Agreement(tuple(differences))
@@ -93,20 +103,27 @@ def compare(
 
 def normalised(images: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """What a network takes, float32 [N, C, H, W], for images uint8 [N, H, W, C]."""
-    middle, spread = (np.broadcast_to(np.asarray(v, np.float32), images.shape[-1:]) for v in (mean, std))
+    middle, spread = (
+        np.broadcast_to(np.asarray(v, np.float32), images.shape[-1:]) for v in (mean, std)
+    )
     return torch.from_numpy((images - middle) / spread).permute(0, 3, 1, 2).contiguous()
 
 
 @torch.inference_mode()
 def torch_logits(
-    net: nn.Module, images: np.ndarray, mean: Sequence[float] = (0.0,), std: Sequence[float] = (1.0,)
+    net: nn.Module,
+    images: np.ndarray,
+    mean: Sequence[float] = (0.0,),
+    std: Sequence[float] = (1.0,),
 ) -> np.ndarray:
     """Logits float32 [N, classes] of `net`, in its own dtype, for images uint8 [N, H, W, C]."""
     return net(normalised(images, mean, std).to(next(net.parameters()).dtype)).float().numpy()
 
 
 def made_up_images(shape: Sequence[int], count: int = 2) -> np.ndarray:
-    """Images uint8 [count, H, W, C] to compare on: soft shapes and some noise, the same ones each time."""
+    """Images uint8 [count, H, W, C] to compare on: soft shapes and some noise, the same ones each
+    time.
+    """
     rng, (height, width, channels) = np.random.default_rng(0), shape
     coarse = rng.integers(0, 256, (count, -(-height // 8), -(-width // 8), channels))
     soft = coarse.repeat(8, 1).repeat(8, 2)[:, :height, :width]
@@ -114,12 +131,16 @@ def made_up_images(shape: Sequence[int], count: int = 2) -> np.ndarray:
 
 
 class _Recorder(fx.Interpreter):
-    """Keeps a copy of every value, float64 [N, ...], and of what binary convolutions take the signs of."""
+    """Keeps a copy of every value, float64 [N, ...], and of what binary convolutions take the signs
+    of.
+    """
 
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
         self.values: dict[str, np.ndarray] = {}
-        self.before_sign: dict[str, list[np.ndarray]] = {}  # by module, with a ' for each earlier call; [N, H, W, C]
+        self.before_sign: dict[
+            str, list[np.ndarray]
+        ] = {}  # by module, with a ' for each earlier call; [N, H, W, C]
 
     def run_node(self, n: fx.Node) -> Any:
         if n.op == "call_module" and (binary := binary_part(self.fetch_attr(str(n.target)))):
@@ -151,4 +172,6 @@ def _of_bits(name: str, found: np.ndarray, before: np.ndarray, limit: np.ndarray
 
 def _of_values(name: str, found: np.ndarray, expected: np.ndarray) -> Difference:
     far = np.abs(found - expected) / max(np.abs(expected).max(), np.finfo(np.float32).tiny)
-    return Difference(name, found.size, False, int((far > CLOSE).sum() + np.isnan(far).sum()), 0, float(far.max()))
+    return Difference(
+        name, found.size, False, int((far > CLOSE).sum() + np.isnan(far).sum()), 0, float(far.max())
+    )

@@ -1,9 +1,11 @@
-"""From traced nodes to those of a packed file: batch-norms folded, whole numbers and thresholds where they will do.
+"""From traced nodes to those of a packed file: batch-norms folded, whole numbers and thresholds
+where they will do.
 
-Everything folds in float64.  Batch-norms in front of binary convolutions alone become part of their signs; others part
-of the convolution, linear layer or batch-norm before them, where nothing else reads that.  A sign of a binary
-convolution's sums, or of the first layer's, becomes an integer threshold for each channel.  Until the end a sign holds
-`scale` and `bias` [C]: its bit is that of ``scale * x + bias >= 0``.
+Everything folds in float64.  Batch-norms in front of binary convolutions alone become part of their
+signs; others part of the convolution, linear layer or batch-norm before them, where nothing else
+reads that.  A sign of a binary convolution's sums, or of the first layer's, becomes an integer
+threshold for each channel.  Until the end a sign holds `scale` and `bias` [C]: its bit is that of
+``scale * x + bias >= 0``.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ def expanded(traced: Traced) -> tuple[list[Node], dict[str, str]]:
     """Nodes whose batch-norms are folded, binary convolutions in their parts."""
     values = dict(traced.values)
     nodes = _fold_back(_fold_forward(traced.nodes), values)
-    return [part for node in nodes for part in (_parts(node) if node.op == BINARY else [node])], values
+    return [
+        part for node in nodes for part in (_parts(node) if node.op == BINARY else [node])
+    ], values
 
 
 def with_thresholds(nodes: list[Node]) -> list[Node]:
@@ -61,7 +65,10 @@ def _replaced(nodes: list[Node], *changed: Node) -> list[Node]:
 def _without(nodes: list[Node], gone: Node) -> list[Node]:
     """`nodes` without `gone`, whose readers now read its input."""
     return [
-        replace(node, inputs=tuple(gone.inputs[0] if name == gone.name else name for name in node.inputs))
+        replace(
+            node,
+            inputs=tuple(gone.inputs[0] if name == gone.name else name for name in node.inputs),
+        )
         for node in nodes
         if node.name != gone.name
     ]
@@ -71,12 +78,18 @@ def _without(nodes: list[Node], gone: Node) -> list[Node]:
 
 
 def _fold_forward(nodes: list[Node]) -> list[Node]:
-    """Affine nodes that only binary convolutions read become part of these; but not one that reads the pixels."""
-    for name in [node.name for node in reversed(nodes) if node.op == "affine" and node.inputs != (IMAGE,)]:
+    """Affine nodes that only binary convolutions read become part of these; but not one that reads
+    the pixels.
+    """
+    for name in [
+        node.name for node in reversed(nodes) if node.op == "affine" and node.inputs != (IMAGE,)
+    ]:
         node = _named(nodes, name)
         users = _users(nodes, name)
         if users and all(user.op == BINARY for user in users):
-            nodes = _without(_replaced(nodes, *(_before(user, **node.tensors) for user in users)), node)
+            nodes = _without(
+                _replaced(nodes, *(_before(user, **node.tensors) for user in users)), node
+            )
     return nodes
 
 
@@ -88,13 +101,20 @@ def _before(conv: Node, scale: np.ndarray, bias: np.ndarray) -> Node:
 
 
 def _fold_back(nodes: list[Node], values: dict[str, str]) -> list[Node]:
-    """Affine nodes that alone read a convolution, a linear layer or an affine node become part of it."""
+    """Affine nodes that alone read a convolution, a linear layer or an affine node become part of
+    it.
+    """
     for name in [node.name for node in nodes if node.op == "affine"]:
         node = _named(nodes, name)
         source = _named(nodes, node.inputs[0])
-        if len(node.tensors) < 2 or (source.op == "affine" and len(source.tensors) < 2):  # the scale of whole numbers
+        if len(node.tensors) < 2 or (
+            source.op == "affine" and len(source.tensors) < 2
+        ):  # the scale of whole numbers
             continue
-        if source.op in ("conv", BINARY, "linear", "affine") and len(_users(nodes, source.name)) == 1:
+        if (
+            source.op in ("conv", BINARY, "linear", "affine")
+            and len(_users(nodes, source.name)) == 1
+        ):
             nodes = _without(_replaced(nodes, _after(source, **node.tensors)), node)
             values.pop(source.name, None)
             if name in values:
@@ -118,8 +138,12 @@ def _parts(node: Node) -> list[Node]:
     a, t = node.attributes, node.tensors
     signs = [{"scale": t["in_scale"], "bias": t["in_bias"] + shift} for shift in t["shift"]]
     magnitude = {"scale": t["in_scale"], "bias": t["in_bias"]} if a["K"] else None
-    terms = Terms(signs, list(t["weight"]), a["bits"], a["kernels"], t["scale"], t["bias"], magnitude)
-    geometry = {key: a[key] for key in ("kernel", "stride", "padding", "groups", "channels", "border")}
+    terms = Terms(
+        signs, list(t["weight"]), a["bits"], a["kernels"], t["scale"], t["bias"], magnitude
+    )
+    geometry = {
+        key: a[key] for key in ("kernel", "stride", "padding", "groups", "channels", "border")
+    }
     return nodes_of(node.name, node.inputs[0], geometry, terms)
 
 
@@ -150,7 +174,9 @@ def _add_whole(nodes: list[Node]) -> list[Node]:
         scaled = Node(add.name, "affine", (sums.name,), {}, {"scale": scale, "bias": bias + more})
         gone = {term.name for term in terms}
         kept = [node for node in nodes if node.name not in gone]
-        nodes = [part for node in kept for part in ([sums, scaled] if node.name == add.name else [node])]
+        nodes = [
+            part for node in kept for part in ([sums, scaled] if node.name == add.name else [node])
+        ]
     return nodes
 
 
@@ -162,7 +188,9 @@ def _scale_and_bias(affine: Node) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _sign_of_sums(nodes: list[Node], sign: Node) -> list[Node]:
-    """`nodes`, the sign reading whole numbers where between them is nothing but one scale and a pool."""
+    """`nodes`, the sign reading whole numbers where between them is nothing but one scale and a
+    pool.
+    """
     pool = _alone(nodes, sign.inputs[0], "max_pool")
     pool = pool if pool and pool.attributes == POOLED else None
     affine = _alone(nodes, pool.inputs[0] if pool else sign.inputs[0], "affine")
@@ -170,13 +198,17 @@ def _sign_of_sums(nodes: list[Node], sign: Node) -> list[Node]:
     if not affine or not (pixels or _is_whole(nodes, affine.inputs[0])):
         return nodes
     scale, bias = _scale_and_bias(affine)
-    if pool and (scale < 0).any():  # the largest of negated sums is wanted: their weights are negated
+    if (
+        pool and (scale < 0).any()
+    ):  # the largest of negated sums is wanted: their weights are negated
         conv = _alone(nodes, affine.inputs[0], "conv_u8", "conv_bits")
         if not conv:
             return nodes
         nodes, scale = _replaced(nodes, _negated(conv, scale < 0)), np.abs(scale)
     outer = sign.tensors["scale"]
-    changed = replace(sign, tensors={"scale": outer * scale, "bias": outer * bias + sign.tensors["bias"]})
+    changed = replace(
+        sign, tensors={"scale": outer * scale, "bias": outer * bias + sign.tensors["bias"]}
+    )
     return _without(_replaced(nodes, changed), affine)
 
 
@@ -202,12 +234,16 @@ def _finish(node: Node, nodes: list[Node]) -> Node:
         make = threshold_of_whole if whole else threshold_of_real
         tensors = make(tensors["scale"], tensors["bias"])
     with np.errstate(over="ignore"):  # an infinite value is refused later
-        final = {k: v.astype(np.float32) if v.dtype == np.float64 else v for k, v in tensors.items()}
+        final = {
+            k: v.astype(np.float32) if v.dtype == np.float64 else v for k, v in tensors.items()
+        }
     return replace(node, op="conv" if node.op == TEMPLATE else node.op, tensors=final)
 
 
 def threshold_of_whole(scale: np.ndarray, bias: np.ndarray) -> dict[str, np.ndarray]:
-    """(threshold, flip) such that ``(x >= threshold) ^ flip`` is ``scale * x + bias >= 0`` for whole numbers x."""
+    """(threshold, flip) such that ``(x >= threshold) ^ flip`` is ``scale * x + bias >= 0`` for
+    whole numbers x.
+    """
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         limit = -bias / scale
         falling = scale < 0
@@ -222,7 +258,8 @@ def threshold_of_real(scale: np.ndarray, bias: np.ndarray) -> dict[str, np.ndarr
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         limit = np.where(scale == 0, np.where(bias >= 0, -np.inf, np.inf), -bias / scale)
         near = limit.astype(np.float32)
-    # Rising: the least float32 from the limit up.  Falling: the least above it, from which on the bit is 0.
+    # Rising: the least float32 from the limit up.  Falling: the least above it, from which on the
+    # bit is 0.
     falling = scale < 0
     short = np.where(falling, near <= limit, near < limit)
     threshold = np.where(short & np.isfinite(near), np.nextafter(near, np.float32(np.inf)), near)

@@ -1,4 +1,6 @@
-"""What modules, and calls in a network's forward, the exporter knows, and the node of each; arrays stay float64."""
+"""What modules, and calls in a network's forward, the exporter knows, and the node of each; arrays
+stay float64.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,11 @@ def _conv(module: nn.Conv2d) -> Made:
     if module.padding_mode != "zeros":
         raise ValueError(f"has padding_mode {module.padding_mode!r}, expected zeros")
     weight = to_numpy(module.weight).transpose(0, 2, 3, 1)
-    return Made("conv", _window(module) | {"groups": module.groups}, {"weight": weight, "bias": _bias(module)})
+    return Made(
+        "conv",
+        _window(module) | {"groups": module.groups},
+        {"weight": weight, "bias": _bias(module)},
+    )
 
 
 def _bias(module: nn.Conv2d | nn.Linear) -> np.ndarray:
@@ -75,9 +81,15 @@ def _binary(module: BinaryConv2d) -> Made:
         "in_bias": np.zeros(module.in_channels),
         "shift": np.stack(shifts),
     }
-    geometry = {"groups": module.groups, "channels": module.in_channels, "border": int(module.border)}
+    geometry = {
+        "groups": module.groups,
+        "channels": module.in_channels,
+        "border": int(module.border),
+    }
     return Made(
-        BINARY, _window(module) | geometry | {"bits": bits, "kernels": numbers, "K": module.input_scale}, tensors
+        BINARY,
+        _window(module) | geometry | {"bits": bits, "kernels": numbers, "K": module.input_scale},
+        tensors,
     )
 
 
@@ -89,17 +101,26 @@ def distinct(arrays: list[np.ndarray]) -> tuple[list[np.ndarray], list[int]]:
 
 
 def pack_kernels(signs: np.ndarray) -> np.ndarray:
-    """Kernels [O, I/g, k, k], bits 1 where they are above 0, as uint8 [O, bytes] in the engine's order."""
-    return np.packbits(signs.transpose(0, 2, 3, 1).reshape(len(signs), -1) > 0, axis=1, bitorder="little")
+    """Kernels [O, I/g, k, k], bits 1 where they are above 0, as uint8 [O, bytes] in the engine's
+    order.
+    """
+    return np.packbits(
+        signs.transpose(0, 2, 3, 1).reshape(len(signs), -1) > 0, axis=1, bitorder="little"
+    )
 
 
 def _norm(module: Any) -> Made:
     if module.running_mean is None or module.running_var is None:
         raise ValueError("has no running statistics")
     ones = torch.ones_like(module.running_var)
-    weight, bias = (to_numpy(v if v is not None else d) for v, d in ((module.weight, ones), (module.bias, 0 * ones)))
+    weight, bias = (
+        to_numpy(v if v is not None else d)
+        for v, d in ((module.weight, ones), (module.bias, 0 * ones))
+    )
     scale = weight / np.sqrt(to_numpy(module.running_var) + module.eps)
-    return Made("affine", {}, {"scale": scale, "bias": bias - scale * to_numpy(module.running_mean)})
+    return Made(
+        "affine", {}, {"scale": scale, "bias": bias - scale * to_numpy(module.running_mean)}
+    )
 
 
 def _linear(module: nn.Linear) -> Made:
@@ -153,15 +174,21 @@ def _sums(module: Sums) -> Made:
 def _rounded_conv(module: WholeConv) -> Made:
     """Its rounded weights: whole multiples of powers of two, whose sums float32 holds exactly."""
     made, (weight, bias) = _conv(module), module.rounded()
-    return made._replace(tensors={"weight": to_numpy(weight).transpose(0, 2, 3, 1), "bias": to_numpy(bias)})
+    return made._replace(
+        tensors={"weight": to_numpy(weight).transpose(0, 2, 3, 1), "bias": to_numpy(bias)}
+    )
 
 
 def _correlation(module: Correlation) -> Made:
     if module.fixed is None:
         raise ValueError("is a correlation without a template")
-    weight = to_numpy(module.fixed)[0].reshape(module.fixed.shape[1], -1).T[:, None, None]  # [cells, 1, 1, C]
+    weight = (
+        to_numpy(module.fixed)[0].reshape(module.fixed.shape[1], -1).T[:, None, None]
+    )  # [cells, 1, 1, C]
     window = {"kernel": 1, "stride": 1, "padding": 0, "groups": 1}
-    return Made(TEMPLATE, window, {"weight": np.ascontiguousarray(weight), "bias": np.zeros(len(weight))})
+    return Made(
+        TEMPLATE, window, {"weight": np.ascontiguousarray(weight), "bias": np.zeros(len(weight))}
+    )
 
 
 def _whole_norm(module: WholeNorm) -> Made:
@@ -196,7 +223,9 @@ FORMS: dict[type[nn.Module], Callable[[Any], Made | list[Made]]] = {
     nn.Linear: _linear,
     nn.ReLU: lambda module: Made("relu", {}, {}),
     nn.PReLU: lambda module: Made("prelu", {}, {"slope": to_numpy(module.weight)}),
-    nn.Hardtanh: lambda module: Made("hardtanh", {"low": float(module.min_val), "high": float(module.max_val)}, {}),
+    nn.Hardtanh: lambda module: Made(
+        "hardtanh", {"low": float(module.min_val), "high": float(module.max_val)}, {}
+    ),
     nn.MaxPool2d: _max_pool,
     nn.AvgPool2d: _avg_pool,
     nn.AdaptiveAvgPool2d: _global_pool,
@@ -222,15 +251,25 @@ LEAVES = (
 
 def binary_part(module: nn.Module) -> BinaryConv2d | None:
     """The binary convolution that a module of the trace is, or has."""
-    return module.conv if isinstance(module, Sums) else module if isinstance(module, BinaryConv2d) else None
+    return (
+        module.conv
+        if isinstance(module, Sums)
+        else module
+        if isinstance(module, BinaryConv2d)
+        else None
+    )
 
 
 def make(module: nn.Module) -> list[Made]:
     """The nodes of a module, one after another; ValueError that says what of it has no packed form."""
     form = next((form for kind, form in FORMS.items() if isinstance(module, kind)), None)
     if form is None:
-        known = ", ".join(kind.__name__ for kind in FORMS if not kind.__module__.startswith("rbsf.models"))
-        raise ValueError(f"is a {type(module).__name__}; expected one of {known} (CONTRIBUTING.md: how to add one)")
+        known = ", ".join(
+            kind.__name__ for kind in FORMS if not kind.__module__.startswith("rbsf.models")
+        )
+        raise ValueError(
+            f"is a {type(module).__name__}; expected one of {known} (CONTRIBUTING.md: how to add one)"
+        )
     made = form(module)
     parts = [made] if isinstance(made, Made) else made
     if not all(np.isfinite(array).all() for part in parts for array in part.tensors.values()):
@@ -242,16 +281,27 @@ def make(module: nn.Module) -> list[Made]:
 
 
 VIEW_CALLS = ("dropout", "flatten", "view", "reshape", "contiguous", "detach")
-LAST_MAY_BE_INPLACE = {"relu": 1, "relu6": 1, "hardtanh": 3, "dropout": 3}  # its place among the arguments
+LAST_MAY_BE_INPLACE = {
+    "relu": 1,
+    "relu6": 1,
+    "hardtanh": 3,
+    "dropout": 3,
+}  # its place among the arguments
 SIZES = ("size", "getattr", "getitem")  # x.size(0), x.shape[0]: what a flattening asks for
 SUMS, PRODUCTS = ("add", "iadd", "add_"), ("mul", "imul", "mul_")
-OF_TWO = dict.fromkeys(SUMS, "add") | dict.fromkeys(PRODUCTS, "mul")  # calls of two maps: the operation
+OF_TWO = dict.fromkeys(SUMS, "add") | dict.fromkeys(
+    PRODUCTS, "mul"
+)  # calls of two maps: the operation
 CONCATENATIONS = ("cat", "concat", "concatenate")  # of a list of maps, along their channels
 
 
 def target_of(node: fx.Node) -> str:
     """The name of what a node of the trace calls."""
-    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+    return (
+        node.target
+        if isinstance(node.target, str)
+        else getattr(node.target, "__name__", str(node.target))
+    )
 
 
 def is_in_place(node: fx.Node) -> bool:
@@ -260,7 +310,9 @@ def is_in_place(node: fx.Node) -> bool:
     if target.endswith("_") or target in ("iadd", "imul"):
         return True
     place = LAST_MAY_BE_INPLACE.get(target, len(node.args))
-    return bool(node.kwargs.get("inplace", False)) or (node.op == "call_function" and any(node.args[place : place + 1]))
+    return bool(node.kwargs.get("inplace", False)) or (
+        node.op == "call_function" and any(node.args[place : place + 1])
+    )
 
 
 def concatenated(node: fx.Node) -> list[fx.Node] | None:
@@ -277,7 +329,9 @@ def as_modules(node: fx.Node) -> list[nn.Module] | None:
     """The modules that do what a call of one map does, None for a call that is not known."""
     target, args, kwargs = target_of(node), node.args[1:], node.kwargs
     flatten = target == "flatten" and (args, kwargs) in (((1,), {}), ((), {"start_dim": 1}))
-    if flatten or (target in ("view", "reshape") and len(args) == 2 and args[1] == -1 and args[0] != -1):
+    if flatten or (
+        target in ("view", "reshape") and len(args) == 2 and args[1] == -1 and args[0] != -1
+    ):
         return [nn.Flatten()]
     if target == "mean" and _is_global(args, kwargs):
         keep = kwargs.get("keepdim", args[1] if len(args) > 1 else False)

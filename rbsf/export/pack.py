@@ -33,7 +33,9 @@ from rbsf.weights import load_weights
 
 @dataclass(frozen=True)
 class Images:
-    """What images a network takes: uint8 [N, *shape], given to it as (image - mean) / std, in steps of the pixel."""
+    """What images a network takes: uint8 [N, *shape], given to it as (image - mean) / std, in steps
+    of the pixel.
+    """
 
     shape: tuple[int, int, int]  # (H, W, C)
     mean: Sequence[float] = (0.0,)  # for each channel, or for all
@@ -56,21 +58,32 @@ class Exported:
     images: Images
 
     def compare(self, images: np.ndarray | None = None) -> Agreement:
-        """How both agree on `images` uint8 [N, H, W, C], or on made-up ones; see `rbsf.export.compare`."""
+        """How both agree on `images` uint8 [N, H, W, C], or on made-up ones; see
+        `rbsf.export.compare`.
+        """
         images = made_up_images(self.packed.input_shape) if images is None else images
-        return compare(self.net, self.graph, self.values, self.packed, images, self.images.mean, self.images.std)
+        return compare(
+            self.net,
+            self.graph,
+            self.values,
+            self.packed,
+            images,
+            self.images.mean,
+            self.images.std,
+        )
 
 
 def export_network(
     net: nn.Module, path: str | Path, model: str, input_shape: Sequence[int], info: dict[str, Any] | None = None,
     mean: Sequence[float] = (0.0,), std: Sequence[float] = (1.0,),
 ) -> PackedModel:  # fmt: skip
-    """Write `net`, called `model` and in eval mode, as a packed file that classifies; returns what was written.
+    """Write `net`, called `model` and in eval mode, as a packed file that classifies; returns what
+    was written.
 
-    `input_shape`: (H, W, C) of the uint8 images that it takes; `net` takes (image - mean) / std as [N, C, H, W], with
-    mean and std in steps of the pixel, one for each channel or for all; `info` is anything JSON holds.  ValueError in
-    one line for what has no packed form and for a file that would not compute what `net` does, OSError where `path`
-    cannot be written.
+    `input_shape`: (H, W, C) of the uint8 images that it takes; `net` takes (image - mean) / std as
+    [N, C, H, W], with mean and std in steps of the pixel, one for each channel or for all; `info`
+    is anything JSON holds.  ValueError in one line for what has no packed form and for a file that
+    would not compute what `net` does, OSError where `path` cannot be written.
     """
     height, width, channels = (int(n) for n in input_shape)
     images = Images((height, width, channels), mean, std)
@@ -88,8 +101,9 @@ def pack_weights(source: str | Path, target: str | Path, first_bits: int = FIRST
 def packed_weights(source: str | Path, first_bits: int = FIRST_BITS) -> Exported:
     """The network of the weights file `source`, packed; nothing is compared.
 
-    Its info is that of `source`, and what it was made from and with.  `first_bits`: of a weight of a tracker's first
-    layer, see `quantise_first`.  ValueError and OSError as `load_weights` has them, and for what has no packed form.
+    Its info is that of `source`, and what it was made from and with.  `first_bits`: of a weight of
+    a tracker's first layer, see `quantise_first`.  ValueError and OSError as `load_weights` has
+    them, and for what has no packed form.
     """
     net, model, info = load_weights(source)
     origin = {
@@ -98,7 +112,9 @@ def packed_weights(source: str | Path, first_bits: int = FIRST_BITS) -> Exported
         "export": {"torch": torch.__version__, "numpy": np.__version__},
     }
     if model in TRACKERS:
-        return export_tracker(net, model, info | {"architecture": type(net).__name__} | origin, first_bits)
+        return export_tracker(
+            net, model, info | {"architecture": type(net).__name__} | origin, first_bits
+        )
     if model in WHOLE:
         assert isinstance(net, RBSF2)  # for the type checker
         return export_search(net, info | {"options": net.model_options} | origin)
@@ -109,12 +125,15 @@ def packed_weights(source: str | Path, first_bits: int = FIRST_BITS) -> Exported
 def export_tracker(
     net: nn.Module, model: str, info: dict[str, Any] | None = None, first_bits: int = FIRST_BITS
 ) -> Exported:
-    """A 1-bit tracker's backbone, pixels to features, its first layer rounded to `first_bits` a weight.
+    """A 1-bit tracker's backbone, pixels to features, its first layer rounded to `first_bits` a
+    weight.
 
     ValueError, naming the layer, for what has no packed form.
     """
     if not binary_layers(net):
-        raise ValueError("no packed form: the network has no binary convolution; train --model rbsf or xnor")
+        raise ValueError(
+            "no packed form: the network has no binary convolution; train --model rbsf or xnor"
+        )
     net = deepcopy(net).eval()
     quantise_first(net, first_bits)
     traced = round_first(trace(net, CROPS.shape, any_size=True), first_bits)
@@ -130,17 +149,23 @@ def export_float_tracker(net: nn.Module, model: str) -> Exported:
 
 
 def _of_tracker(
-    net: nn.Module, model: str, graph: fx.Graph, nodes: list[Node], values: dict[str, str], info: dict[str, Any] | None
+    net: nn.Module,
+    model: str,
+    graph: fx.Graph,
+    nodes: list[Node],
+    values: dict[str, str],
+    info: dict[str, Any] | None,
 ) -> Exported:
     nodes = [*nodes, Node("features", "channels_first", (nodes[-1].name,))]
     return Exported(net, graph, values, _checked(model, "tracker", nodes, info), CROPS)
 
 
 def export_search(net: RBSF2, info: dict[str, Any] | None = None) -> Exported:
-    """RB-SF 2, a search region's pixels to `rbsf.models.rbsf2.Head`'s maps; ValueError as `export_tracker`.
+    """RB-SF 2, a search region's pixels to `rbsf.models.rbsf2.Head`'s maps; ValueError as
+    `export_tracker`.
 
-    Its template is that of a made-up crop.  To track, node `template` of the info gets the target's own, see
-    `rbsf.tracker.rbsf2`: whole steps [cells, 1, 1, C] times `template_scale`.
+    Its template is that of a made-up crop.  To track, node `template` of the info gets the target's
+    own, see `rbsf.tracker.rbsf2`: whole steps [cells, 1, 1, C] times `template_scale`.
     """
     crop = made_up_images((EXEMPLAR_SIZE, EXEMPLAR_SIZE, 3), 1)
     search = Search(net, normalised(crop, (0.0,), (1.0,)))
@@ -152,15 +177,21 @@ def export_search(net: RBSF2, info: dict[str, Any] | None = None) -> Exported:
     return Exported(search, traced.module.graph, values, packed, REGIONS)
 
 
-def export_classifier(net: nn.Module, model: str, images: Images, info: dict[str, Any] | None = None) -> Exported:
+def export_classifier(
+    net: nn.Module, model: str, images: Images, info: dict[str, Any] | None = None
+) -> Exported:
     """Any network of common layers, whose real ones stay float32; ValueError as `export_tracker`."""
     traced = trace(net, images.shape, images.mean, images.std)
     nodes, values = fold(traced)
-    return Exported(net, traced.module.graph, values, _checked(model, "classifier", nodes, info), images)
+    return Exported(
+        net, traced.module.graph, values, _checked(model, "classifier", nodes, info), images
+    )
 
 
 def classifier_input(source: str | Path, info: dict[str, Any]) -> Images:
-    """What images a classifier takes, as `info` of the weights file `source` says: size, mean and std (of 0 to 1)."""
+    """What images a classifier takes, as `info` of the weights file `source` says: size, mean and
+    std (of 0 to 1).
+    """
     try:
         size, mean, std = (info["input"][key] for key in ("size", "mean", "std"))
         if not len(mean) == len(std) or not all(value > 0 for value in std):
@@ -169,7 +200,9 @@ def classifier_input(source: str | Path, info: dict[str, Any]) -> Images:
         return Images(shape, [255 * float(v) for v in mean], [255 * float(v) for v in std])
     except (KeyError, TypeError, ValueError):
         advice = "train it by tools/train_classifier.py, or call rbsf.export.pack.export_network"
-        raise ValueError(f"{source}: its info has no input (size, mean, std) of the images; {advice}") from None
+        raise ValueError(
+            f"{source}: its info has no input (size, mean, std) of the images; {advice}"
+        ) from None
 
 
 def _checked(model: str, task: str, nodes: list[Node], info: dict[str, Any] | None) -> PackedModel:

@@ -1,9 +1,10 @@
 """The first layer's weights in few bits, so that its sums over images stay near what they were.
 
-Neighbouring pixels are alike: what the rounding of one weight adds to a sum, the weights around it can take back. So
-weights are rounded one after another and each one's error is spread over those that follow: GPTQ (Frantar et al., ICLR
-2023, after Optimal Brain Surgeon). It needs the covariance of the inputs, which is modelled here, not measured: that of
-two pixels falls with their distance, exp(-d / 20), and two colours of a pixel correlate by 0.9.
+Neighbouring pixels are alike: what the rounding of one weight adds to a sum, the weights around it
+can take back. So weights are rounded one after another and each one's error is spread over those
+that follow: GPTQ (Frantar et al., ICLR 2023, after Optimal Brain Surgeon). It needs the covariance
+of the inputs, which is modelled here, not measured: that of two pixels falls with their distance,
+exp(-d / 20), and two colours of a pixel correlate by 0.9.
 """
 
 from __future__ import annotations
@@ -17,16 +18,20 @@ FACTORS = np.linspace(1, 0.3, 29)  # steps that are tried, in shares of that whi
 
 
 def round_weights(weight: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
-    """Weights [O, I, k, k] as whole numbers within +-(2^(bits-1) - 1), and their steps [O]; float64 both.
+    """Weights [O, I, k, k] as whole numbers within +-(2^(bits-1) - 1), and their steps [O]; float64
+    both.
 
-    Of all steps tried, a filter gets that with the least mean squared error of its sums. Its largest whole number is
-    the limit, so that rounded weights, rounded again, stay as they are. The step of a filter of zeros is 1.
+    Of all steps tried, a filter gets that with the least mean squared error of its sums. Its
+    largest whole number is the limit, so that rounded weights, rounded again, stay as they are. The
+    step of a filter of zeros is 1.
     """
     limit, flat = 2 ** (bits - 1) - 1, weight.reshape(len(weight), -1).astype(np.float64)
     largest = np.abs(flat).max(1)
     steps = FACTORS[:, None] * np.where(largest, largest, limit) / limit  # [F, O]
     covariance = _covariance(weight.shape[1:])
-    whole = _round_in_turn(np.broadcast_to(flat, (len(FACTORS), *flat.shape)), steps[..., None], covariance, limit)
+    whole = _round_in_turn(
+        np.broadcast_to(flat, (len(FACTORS), *flat.shape)), steps[..., None], covariance, limit
+    )
     errors = whole * steps[..., None] - flat
     loss = ((errors @ covariance) * errors).sum(2)  # [F, O]
     loss[np.abs(whole).max(2) < limit] = np.inf
@@ -35,7 +40,9 @@ def round_weights(weight: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray
 
 
 def _covariance(shape: tuple[int, ...]) -> np.ndarray:
-    """Model of the inputs' covariance [n, n] for filters of `shape` [I, rows, columns], n = I * rows * columns."""
+    """Model of the inputs' covariance [n, n] for filters of `shape` [I, rows, columns], n = I *
+    rows * columns.
+    """
     colours, rows, columns = shape
     place = np.indices((rows, columns)).reshape(2, -1)
     distance = np.hypot(*(place[:, :, None] - place[:, None]))
@@ -43,8 +50,12 @@ def _covariance(shape: tuple[int, ...]) -> np.ndarray:
     return np.kron(alike, np.exp(-distance / REACH)) + DAMP * np.eye(colours * rows * columns)
 
 
-def _round_in_turn(weight: np.ndarray, step: np.ndarray, covariance: np.ndarray, limit: int) -> np.ndarray:
-    """Whole numbers for weights [F, O, n] in steps [F, O, 1]; the error of each moves the weights after it."""
+def _round_in_turn(
+    weight: np.ndarray, step: np.ndarray, covariance: np.ndarray, limit: int
+) -> np.ndarray:
+    """Whole numbers for weights [F, O, n] in steps [F, O, 1]; the error of each moves the weights
+    after it.
+    """
     spread = np.linalg.cholesky(np.linalg.inv(covariance)).T  # upper
     left, whole = weight / step, np.empty(weight.shape)
     for i, row in enumerate(spread):

@@ -1,7 +1,8 @@
-"""Maps that are whole numbers of steps: their scale is taken from in front of an operation to behind it.
+"""Maps that are whole numbers of steps: their scale is taken from in front of an operation to
+behind it.
 
-So the operation works on whole numbers, and where the next one rounds to such steps again, or compares, no scale is
-left.
+So the operation works on whole numbers, and where the next one rounds to such steps again, or
+compares, no scale is left.
 """
 
 from __future__ import annotations
@@ -38,7 +39,12 @@ def _lifted(node: Node, made: dict[str, Node]) -> list[Node]:
         inner = replace(plain, name=f"{node.name}.steps")
         return [inner, Node(node.name, "affine", (inner.name,), {}, {"scale": np.array([factor])})]
     if node.op in ("affine", "sign"):
-        return [replace(plain, tensors=node.tensors | {"scale": node.tensors.get("scale", np.ones(1)) * factor})]
+        return [
+            replace(
+                plain,
+                tensors=node.tensors | {"scale": node.tensors.get("scale", np.ones(1)) * factor},
+            )
+        ]
     if node.op in ("conv", TEMPLATE):
         return [replace(plain, tensors=node.tensors | {"weight": node.tensors["weight"] * factor})]
     return [node]
@@ -46,11 +52,17 @@ def _lifted(node: Node, made: dict[str, Node]) -> list[Node]:
 
 def _factor(node: Node) -> float | None:
     """The number that an affine node multiplies by; None for what does anything else."""
-    alone = node.op == "affine" and {*node.tensors} == {"scale"} and node.tensors["scale"].shape == (1,)
+    alone = (
+        node.op == "affine" and {*node.tensors} == {"scale"} and node.tensors["scale"].shape == (1,)
+    )
     return float(node.tensors["scale"][0]) if alone and node.tensors["scale"][0] > 0 else None
 
 
 def _without_ones(nodes: list[Node]) -> list[Node]:
     """`nodes` without those that multiply by 1; the last one stays."""
     same = {n.name: n.inputs[0] for n in nodes[:-1] if _factor(n) == 1}
-    return [replace(n, inputs=tuple(same.get(name, name) for name in n.inputs)) for n in nodes if n.name not in same]
+    return [
+        replace(n, inputs=tuple(same.get(name, name) for name in n.inputs))
+        for n in nodes
+        if n.name not in same
+    ]

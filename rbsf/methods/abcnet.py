@@ -15,21 +15,24 @@ RIDGE = 1e-9  # of the least squares, beside 1: equal bases share what is theirs
 
 
 class ABCConv2d(BinaryConv2d):
-    """``sum_n beta_n sum_m alpha_m Conv(H_vn(F_in), B_m)`` with M `weight_bases` and N `activation_bases`.
+    """``sum_n beta_n sum_m alpha_m Conv(H_vn(F_in), B_m)`` with M `weight_bases` and N
+    `activation_bases`.
 
-    Weights (section 3.1): ``B_m = sign(W - mean(W) + u_m std(W))``, ``u_m = -1 + (m - 1) 2 / (M - 1)`` (0 where M is
-    1), and alpha by least squares, ``min ||W - sum_m alpha_m B_m||^2``, all of them for each filter by itself (the
-    paper has this and the whole layer).  The gradient goes straight through the sign with alpha fixed:
-    ``dc/dW = sum_m alpha_m dc/dB_m``.
+    Weights (section 3.1): ``B_m = sign(W - mean(W) + u_m std(W))``, ``u_m = -1 + (m - 1) 2 / (M -
+    1)`` (0 where M is 1), and alpha by least squares, ``min ||W - sum_m alpha_m B_m||^2``, all of
+    them for each filter by itself (the paper has this and the whole layer).  The gradient goes
+    straight through the sign with alpha fixed: ``dc/dW = sum_m alpha_m dc/dB_m``.
 
-    Activations (section 3.2): ``h_v(x) = clip(x + v, 0, 1)`` and ``H_v = +1 where h_v >= 0.5, else -1``, whose
-    gradient by x and v is 1 where ``0 <= x + v <= 1``, else 0.  Shifts v and scales beta are learned, both [N]; they
-    start with thresholds that divide [-1, 1] evenly, and as 1 / N.
+    Activations (section 3.2): ``h_v(x) = clip(x + v, 0, 1)`` and ``H_v = +1 where h_v >= 0.5, else
+    -1``, whose gradient by x and v is 1 where ``0 <= x + v <= 1``, else 0.  Shifts v and scales
+    beta are learned, both [N]; they start with thresholds that divide [-1, 1] evenly, and as 1 / N.
 
     After training M kernels and M N terms are left.
     """
 
-    def __init__(self, *args: Any, weight_bases: int = 3, activation_bases: int = 3, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, weight_bases: int = 3, activation_bases: int = 3, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.weight_bases = whole_option("weight_bases", weight_bases)
         count = whole_option("activation_bases", activation_bases)
@@ -44,7 +47,9 @@ class ABCConv2d(BinaryConv2d):
         std = weight.std((1, 2, 3), correction=0, keepdim=True)
         spread = weight.new_zeros(1)
         if self.weight_bases > 1:
-            spread = torch.linspace(-1, 1, self.weight_bases, dtype=weight.dtype, device=weight.device)
+            spread = torch.linspace(
+                -1, 1, self.weight_bases, dtype=weight.dtype, device=weight.device
+            )
         bases = hard_sign(centred + spread[:, None, None, None, None] * std)
         return bases, _least_squares(bases.flatten(2), weight.flatten(1))
 
@@ -55,13 +60,17 @@ class ABCConv2d(BinaryConv2d):
         return straight_through(value, alpha.sum(0)[:, None, None, None] * self.weight)
 
     def activate(self, x: Tensor) -> Tensor:
-        """``sum_n beta_n H_vn(x)``, padded: since convolution is linear, one of real inputs does for N binary ones."""
+        """``sum_n beta_n H_vn(x)``, padded: since convolution is linear, one of real inputs does
+        for N binary ones.
+        """
         shift, beta = self.shift.to(x.dtype), self.beta.to(x.dtype)
         maps = [self.pad(_shifted_sign(x, v)) * b for v, b in zip(shift, beta, strict=True)]
         return torch.stack(maps).sum(0)
 
     def terms(self) -> list[Term]:
-        """M N terms; number ``n M + m`` has kernel B_m, scale ``beta_n alpha_m`` and shift ``v_n - 0.5``."""
+        """M N terms; number ``n M + m`` has kernel B_m, scale ``beta_n alpha_m`` and shift ``v_n -
+        0.5``.
+        """
         if self.fixed_signs is not None:
             return super().terms()
         bases, alpha = self.bases()
@@ -82,8 +91,12 @@ def _shifted_sign(x: Tensor, shift: Tensor) -> Tensor:
 
 
 def _least_squares(bases: Tensor, weight: Tensor) -> Tensor:
-    """alpha [M, O] that minimises ``||weight_o - sum_m alpha_mo bases_mo||^2``; `bases` [M, O, n], `weight` [O, n]."""
+    """alpha [M, O] that minimises ``||weight_o - sum_m alpha_mo bases_mo||^2``; `bases` [M, O, n],
+    `weight` [O, n].
+    """
     columns = bases.transpose(0, 1).double()  # [O, M, n]; in float32 equal bases would leave noise
-    gram = columns @ columns.mT + RIDGE * torch.eye(len(bases), dtype=columns.dtype, device=columns.device)
+    gram = columns @ columns.mT + RIDGE * torch.eye(
+        len(bases), dtype=columns.dtype, device=columns.device
+    )
     moments = columns @ weight.double()[:, :, None]  # [O, M, 1]
     return torch.linalg.solve_ex(gram, moments)[0][..., 0].T.to(weight.dtype)

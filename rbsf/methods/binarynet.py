@@ -12,18 +12,21 @@ from rbsf.layers import BinaryConv2d
 
 
 class BinaryNetConv2d(BinaryConv2d):
-    """``Conv(sign(F_in), sign(W))`` without a scale (Eq. 1), both with the straight-through gradient of Eq. 4.
+    """``Conv(sign(F_in), sign(W))`` without a scale (Eq. 1), both with the straight-through
+    gradient of Eq. 4.
 
-    ``d sign / dx = 1[|x| <= 1]``, the derivative of the hard tanh (Eq. 5).  W stays in [-1, 1] (Algorithm 1).
-    With `stochastic` the activations are drawn at random in training (Eq. 2, 3), as in some of the paper's
-    experiments; weights, and activations at run time, are deterministic.
+    ``d sign / dx = 1[|x| <= 1]``, the derivative of the hard tanh (Eq. 5).  W stays in [-1, 1]
+    (Algorithm 1). With `stochastic` the activations are drawn at random in training (Eq. 2, 3), as
+    in some of the paper's experiments; weights, and activations at run time, are deterministic.
     """
 
     sign = staticmethod(clip_sign)
 
     def __init__(self, *args: Any, stochastic: bool = False, **kwargs: Any) -> None:
         if not isinstance(stochastic, bool):
-            raise ValueError(f"method option stochastic is {stochastic!r}; it must be true or false")
+            raise ValueError(
+                f"method option stochastic is {stochastic!r}; it must be true or false"
+            )
         super().__init__(*args, **kwargs)
         self.stochastic = stochastic
 
@@ -43,5 +46,7 @@ class BinaryNetConv2d(BinaryConv2d):
 
     @torch.no_grad()
     def constrain(self) -> None:
-        """Clip W to [-1, 1]: outside it would have no effect on the forward pass, and no gradient to come back."""
+        """Clip W to [-1, 1]: outside it would have no effect on the forward pass, and no gradient
+        to come back.
+        """
         self.weight.clamp_(-1, 1)

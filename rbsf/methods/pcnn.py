@@ -1,7 +1,8 @@
 """Projection convolution of PCNN (Gu et al., AAAI 2019, arXiv:1811.12755).
 
-Equation numbers are those of section 3.5 of the authors' book "Binary Neural Networks" (CRC Press, 2023), which
-repeats the paper.  Their C are the latent filters (here `weight`), their W_j the projection matrices.
+Equation numbers are those of section 3.5 of the authors' book "Binary Neural Networks" (CRC Press,
+2023), which repeats the paper.  Their C are the latent filters (here `weight`), their W_j the
+projection matrices.
 """
 
 from __future__ import annotations
@@ -17,19 +18,22 @@ from rbsf.layers import BinaryConv2d, Term, whole_option
 
 
 class ProjectionConv2d(BinaryConv2d):
-    """Each latent filter C_h gives J binary ones, ``C_hat_hj = a sign(W_j * C_h)`` (Eq. 3.43), elementwise.
+    """Each latent filter C_h gives J binary ones, ``C_hat_hj = a sign(W_j * C_h)`` (Eq. 3.43),
+    elementwise.
 
-    They are concatenated and give J output channels, number ``h J + j`` (figure 3.12): so `weight` has O / J filters,
-    [O / J, I/g, k, k], and the layer after training is one 1-bit convolution of O filters, with one scale: neither C
-    nor W_j is kept.  `projection` [J, 1, k, k] is copied along the channels.  The level ``a`` is the mean of |C| of
-    the layer (Eq. 3.57) and counts as a constant; J is the option `projections`.
+    They are concatenated and give J output channels, number ``h J + j`` (figure 3.12): so `weight`
+    has O / J filters, [O / J, I/g, k, k], and the layer after training is one 1-bit convolution of
+    O filters, with one scale: neither C nor W_j is kept.  `projection` [J, 1, k, k] is copied along
+    the channels.  The level ``a`` is the mean of |C| of the layer (Eq. 3.57) and counts as a
+    constant; J is the option `projections`.
 
-    Discrete back-propagation (Eq. 3.55, and as it for C): ``d C_hat / d (W_j * C_h) = 1[-1 <= W_j * C_h <= 1]``, so
-    that gradients reach C times W_j, summed over j, and W_j times C, summed over filters and channels.
+    Discrete back-propagation (Eq. 3.55, and as it for C): ``d C_hat / d (W_j * C_h) = 1[-1 <= W_j *
+    C_h <= 1]``, so that gradients reach C times W_j, summed over j, and W_j times C, summed over
+    filters and channels.
 
-    Two departures.  The authors use the mean of W_j in the forward pass; all j would then have the same signs, so here
-    the matrix itself is used, which costs nothing after training.  W_1 starts as ones and the others as random signs,
-    since equal ones would learn the same.
+    Two departures.  The authors use the mean of W_j in the forward pass; all j would then have the
+    same signs, so here the matrix itself is used, which costs nothing after training.  W_1 starts
+    as ones and the others as random signs, since equal ones would learn the same.
     """
 
     delta: Tensor
@@ -37,7 +41,9 @@ class ProjectionConv2d(BinaryConv2d):
     def __init__(self, *args: Any, projections: int = 1, eta: float = 0.0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if self.out_channels % whole_option("projections", projections):
-            raise ValueError(f"method option projections is {projections}; it must divide {self.out_channels} channels")
+            raise ValueError(
+                f"method option projections is {projections}; it must divide {self.out_channels} channels"
+            )
         if isinstance(eta, bool) or not isinstance(eta, int | float) or not 0 <= eta < float("inf"):
             raise ValueError(f"method option eta is {eta!r}; it must be a number, 0 or more")
         self.projections, self.eta = projections, eta
@@ -45,7 +51,9 @@ class ProjectionConv2d(BinaryConv2d):
         signs = hard_sign(torch.randn(projections, 1, *self.kernel_size))
         signs[0] = 1
         self.projection = nn.Parameter(signs)
-        self.register_buffer("delta", torch.zeros_like(_concatenate(self._product().detach())), persistent=False)
+        self.register_buffer(
+            "delta", torch.zeros_like(_concatenate(self._product().detach())), persistent=False
+        )
 
     def set_weight(self, weight: Tensor) -> None:
         """Take every J-th of the filters [O, I/g, k, k]."""
@@ -73,16 +81,20 @@ class ProjectionConv2d(BinaryConv2d):
         self.fix_terms(terms)
 
     def regularizer(self) -> Tensor:
-        """The projection loss ``1/2 sum_hj ||C_hat_hj - W_j * (C_h + eta delta_hj)||^2`` (Eq. 3.42 without lambda).
+        """The projection loss ``1/2 sum_hj ||C_hat_hj - W_j * (C_h + eta delta_hj)||^2`` (Eq. 3.42
+        without lambda).
 
-        C_hat counts as a constant (Eq. 3.52, 3.56).  delta is the gradient that last came to C_hat: the current one
-        is not known yet.  eta is the rate of C; the default leaves the summand out, since it vanishes beside C.
-        No checkpoint holds delta: with an eta a resumed training takes its first step without it.
+        C_hat counts as a constant (Eq. 3.52, 3.56).  delta is the gradient that last came to C_hat:
+        the current one is not known yet.  eta is the rate of C; the default leaves the summand out,
+        since it vanishes beside C. No checkpoint holds delta: with an eta a resumed training takes
+        its first step without it.
         """
         product = self._product()
         quantized = hard_sign(product.detach()) * self.weight.detach().abs().mean()
         if self.eta:
-            delta = self.delta.unflatten(0, (-1, self.projections)).transpose(0, 1)  # as the product
+            delta = self.delta.unflatten(0, (-1, self.projections)).transpose(
+                0, 1
+            )  # as the product
             product = product + self.eta * self.projection[:, None] * delta
         return (quantized - product).square().sum() / 2
 

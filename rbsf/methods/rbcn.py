@@ -13,10 +13,11 @@ from rbsf.layers import BinaryConv2d, Term
 
 
 class RBConv2d(BinaryConv2d):
-    """``Conv(sign(F_in), sign(W) * C*)`` (Eq. 5, 6), with `C` learnable, [1, I/g, k, k], one per layer.
+    """``Conv(sign(F_in), sign(W) * C*)`` (Eq. 5, 6), with `C` learnable, [1, I/g, k, k], one per
+    layer.
 
-    The forward pass uses ``C* = mean(C)``, a scalar, so it folds into the batch-norm that follows; the whole
-    matrix takes part in the kernel loss.
+    The forward pass uses ``C* = mean(C)``, a scalar, so it folds into the batch-norm that follows;
+    the whole matrix takes part in the kernel loss.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -48,5 +49,7 @@ class RBConv2d(BinaryConv2d):
         return self.kernel_loss()
 
     def kernel_loss(self) -> Tensor:
-        """``1/2 * sum_i ||W_i - C sign(W_i)||^2`` (Eq. 3 without lambda1), elementwise with the matrix `C`."""
+        """``1/2 * sum_i ||W_i - C sign(W_i)||^2`` (Eq. 3 without lambda1), elementwise with the
+        matrix `C`.
+        """
         return (self.weight - self.C * approx_sign(self.weight)).square().sum() / 2

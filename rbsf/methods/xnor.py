@@ -11,8 +11,9 @@ from rbsf.layers import BinaryConv2d
 class XNORConv2d(BinaryConv2d):
     """``Conv(sign(F_in), sign(W) * alpha)`` with ``alpha_i = mean |W_i|`` for each filter.
 
-    The gradient reaches W through the sign and through alpha, as in the paper.  Its input scale K is left out:
-    the authors find alpha the one that matters, and the usual implementations drop K; `xnor_k` has it.
+    The gradient reaches W through the sign and through alpha, as in the paper.  Its input scale K
+    is left out: the authors find alpha the one that matters, and the usual implementations drop K;
+    `xnor_k` has it.
     """
 
     sign = staticmethod(clip_sign)

@@ -41,22 +41,28 @@ class ConvBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, I, H, W] to [N, O, H', W']."""
-        return self.relu(self.pool(self.norm(self.conv(x))))  # the same as pooling last, on a quarter of the values
+        return self.relu(
+            self.pool(self.norm(self.conv(x)))
+        )  # the same as pooling last, on a quarter of the values
 
 
 def check_width(width: float) -> None:
     """ValueError for what is no width of an `AlexNet`."""
     if not (isinstance(width, (int, float)) and 0 < width <= 4):
-        raise ValueError(f"width is {width!r}; give a factor of the hidden channels, above 0 and at most 4")
+        raise ValueError(
+            f"width is {width!r}; give a factor of the hidden channels, above 0 and at most 4"
+        )
 
 
 class AlexNet(nn.Module):
-    """Fully convolutional AlexNet without padding, stride 8: RGB [N, 3, S, S] in 0..255 to [N, 256, S', S'].
+    """Fully convolutional AlexNet without padding, stride 8: RGB [N, 3, S, S] in 0..255 to [N, 256,
+    S', S'].
 
-    S = 127 gives S' = 6, S = 255 gives 22.  As SiamFC's: ReLU after all layers but the last, which has no
-    batch-norm.  `for_binary` gives the frame of a 1-bit network: no ReLU, since the sign of a rectified map is
-    constant, and a batch-norm after the last convolution too, to give its sums a scale.  `width` multiplies the
-    channels of all layers but the last, rounded to multiples of 32.  ValueError for one that is not in (0, 4].
+    S = 127 gives S' = 6, S = 255 gives 22.  As SiamFC's: ReLU after all layers but the last, which
+    has no batch-norm.  `for_binary` gives the frame of a 1-bit network: no ReLU, since the sign of
+    a rectified map is constant, and a batch-norm after the last convolution too, to give its sums a
+    scale.  `width` multiplies the channels of all layers but the last, rounded to multiples of 32.
+    ValueError for one that is not in (0, 4].
     """
 
     def __init__(self, for_binary: bool = False, width: float = 1.0) -> None:
@@ -86,10 +92,11 @@ class AlexNet(nn.Module):
 
 
 def slimmed(net: nn.Module, width: float) -> nn.Module:
-    """The real SiamFC of that `width` with the weights of a part of the channels of `net`, a wider one.
+    """The real SiamFC of that `width` with the weights of a part of the channels of `net`, a wider
+    one.
 
-    Of each half of a layer's channels the first are taken, so that each of two groups reads what it did.  ValueError
-    where `net` is narrower.
+    Of each half of a layer's channels the first are taken, so that each of two groups reads what it
+    did.  ValueError where `net` is narrower.
     """
     slim, wide = build("siamfc", width=width), net.state_dict()
     for key, own in slim.state_dict().items():
@@ -105,6 +112,12 @@ def slimmed(net: nn.Module, width: float) -> nn.Module:
 def _first(value: Tensor, dim: int, size: int, parts: int) -> Tensor:
     """Of each of `parts` equal parts of `value` along `dim` the first, `size` in all."""
     if size > value.shape[dim]:
-        raise ValueError(f"{value.shape[dim]} channels cannot start {size}; give a teacher as wide as the student")
-    index = torch.arange(value.shape[dim], device=value.device).view(parts, -1)[:, : size // parts].flatten()
+        raise ValueError(
+            f"{value.shape[dim]} channels cannot start {size}; give a teacher as wide as the student"
+        )
+    index = (
+        torch.arange(value.shape[dim], device=value.device)
+        .view(parts, -1)[:, : size // parts]
+        .flatten()
+    )
     return value.index_select(dim, index)

@@ -10,10 +10,11 @@ from rbsf.models.alexnet import ConvBlock
 class LeNet(nn.Module):
     """Classifier of normalised grey images [N, 1, 28, 28], float, to logits [N, classes].
 
-    Convolutions of 5x5, 5x5 and 3x3 without padding, a batch-norm and 3x3 max-pooling (but for the last) after each,
-    28 -> 24 -> 11 -> 7 -> 3 -> 1 pixels, then a linear classifier.  `for_binary` gives the frame of a 1-bit network:
-    no ReLU, since the sign of a rectified map is constant.  `rbsf.conversion.binarize` then makes the last two
-    convolutions binary, with a batch-norm before their signs, since maps are pooled in between.
+    Convolutions of 5x5, 5x5 and 3x3 without padding, a batch-norm and 3x3 max-pooling (but for the
+    last) after each, 28 -> 24 -> 11 -> 7 -> 3 -> 1 pixels, then a linear classifier.  `for_binary`
+    gives the frame of a 1-bit network: no ReLU, since the sign of a rectified map is constant.
+    `rbsf.conversion.binarize` then makes the last two convolutions binary, with a batch-norm before
+    their signs, since maps are pooled in between.
     """
 
     def __init__(self, classes: int = 10, for_binary: bool = False) -> None:

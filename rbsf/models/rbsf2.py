@@ -1,8 +1,8 @@
 """RB-SF 2: a backbone and a head made for one bit.
 
-Little stands in front of the first sign, and a shortcut around each binary layer (Bi-Real Net); thresholds and slopes
-are learned for each channel (ReActNet); padding is +1 (QuickNet).  All maps are whole numbers of steps, see
-`rbsf.models.whole`.
+Little stands in front of the first sign, and a shortcut around each binary layer (Bi-Real Net);
+thresholds and slopes are learned for each channel (ReActNet); padding is +1 (QuickNet).  All maps
+are whole numbers of steps, see `rbsf.models.whole`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ BYTE = 127  # steps of what 8-bit layers take
 
 
 class Sums(nn.Module):
-    """A binary convolution's sums of +1 and -1, without its scale, which the batch-norm behind it would take out.
+    """A binary convolution's sums of +1 and -1, without its scale, which the batch-norm behind it
+    would take out.
 
     `gradients` is the dtype that gradients of these sums are computed in; None: that of the maps.
     """
@@ -44,13 +45,17 @@ class Sums(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[N, I, H, W] to whole numbers [N, O, H', W']."""
         conv = self.conv
-        kernel = straight_through(conv.signs(), conv.kernel() / conv.scale().detach()[:, None, None, None])
+        kernel = straight_through(
+            conv.signs(), conv.kernel() / conv.scale().detach()[:, None, None, None]
+        )
         signs = conv.activate(conv.norm(x))
         return conv_of_signs(signs, kernel, conv.stride, self.gradients or x.dtype)
 
 
 class RealSums(nn.Module):
-    """What the float twin has in place of `Sums`: a real convolution, padded with 0.  Its tensors have those names."""
+    """What the float twin has in place of `Sums`: a real convolution, padded with 0.  Its tensors
+    have those names.
+    """
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int) -> None:
         super().__init__()
@@ -68,13 +73,21 @@ class Block(nn.Module):
     With stride 2 the shortcut is the mean of 2 x 2; with twice the channels it is there twice.
     """
 
-    def __init__(self, inputs: int, outputs: int, stride: int, method: str, kernel: int = 3) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, stride: int, method: str, kernel: int = 3
+    ) -> None:
         super().__init__()
         if outputs not in (inputs, 2 * inputs):
-            raise ValueError(f"a block goes from {inputs} channels to as many or twice as many, not {outputs}")
+            raise ValueError(
+                f"a block goes from {inputs} channels to as many or twice as many, not {outputs}"
+            )
         self.stride, self.copies = stride, outputs // inputs
         real = method == FLOAT
-        self.sums = RealSums(inputs, outputs, kernel, stride) if real else Sums(inputs, outputs, kernel, stride, method)
+        self.sums = (
+            RealSums(inputs, outputs, kernel, stride)
+            if real
+            else Sums(inputs, outputs, kernel, stride, method)
+        )
         self.norm, self.slope, self.round = WholeNorm(outputs), Slope(outputs), Round()
         self.halved = Round(16 * LIMIT)  # with 16 blocks behind it sums still fit 16 bits
 
@@ -89,12 +102,15 @@ class Block(nn.Module):
 
 
 class Backbone(nn.Module):
-    """Pixels [N, 3, S, S], 0 to 255, to features [N, C, S', S'] of 8 bits, at stride 16: S = 127 gives 8, 255 gives 16.
+    """Pixels [N, 3, S, S], 0 to 255, to features [N, C, S', S'] of 8 bits, at stride 16: S = 127
+    gives 8, 255 gives 16.
 
     `channels` and `depths` are of the stages at strides 4, 8 and 16.
     """
 
-    def __init__(self, channels: Sequence[int], depths: Sequence[int], stem: int, features: int, method: str) -> None:
+    def __init__(
+        self, channels: Sequence[int], depths: Sequence[int], stem: int, features: int, method: str
+    ) -> None:
         super().__init__()
         self.stem = nn.Sequential(Stem(channels[0], stem, 4), Slope(channels[0]), Round())
         blocks: list[nn.Module] = []
@@ -113,9 +129,11 @@ class Backbone(nn.Module):
 
 
 class Correlation(nn.Module):
-    """Each cell of a template is a filter over search features: pixel-wise correlation, as in Alpha-Refine.
+    """Each cell of a template is a filter over search features: pixel-wise correlation, as in
+    Alpha-Refine.
 
-    `fixed`: a template [1, C, h, w] to take when none is given, which a packed network has among its weights.
+    `fixed`: a template [1, C, h, w] to take when none is given, which a packed network has among
+    its weights.
     """
 
     fixed: Tensor | None
@@ -136,28 +154,35 @@ class Correlation(nn.Module):
 class Head(nn.Module):
     """Class and box of every position of a search region, by the template's features.
 
-    What comes out of the correlation with the template stands beside the search features, and binary blocks read both.
-    With `presence` there is a sixth map, the logit that the target is in the region at all, as seen from each position:
-    it is learned when all else is, for the class map answers the nearest to the target where there is none.
+    What comes out of the correlation with the template stands beside the search features, and
+    binary blocks read both. With `presence` there is a sixth map, the logit that the target is in
+    the region at all, as seen from each position: it is learned when all else is, for the class map
+    answers the nearest to the target where there is none.
     """
 
-    def __init__(self, features: int, cells: int, depth: int, method: str, presence: bool = False) -> None:
+    def __init__(
+        self, features: int, cells: int, depth: int, method: str, presence: bool = False
+    ) -> None:
         super().__init__()
         width = features + cells
         self.correlation = Correlation()
-        self.answer = nn.Sequential(WholeNorm(cells, bits=1), Round())  # products of bytes leave room for one bit
+        self.answer = nn.Sequential(
+            WholeNorm(cells, bits=1), Round()
+        )  # products of bytes leave room for one bit
         self.blocks = nn.Sequential(*(Block(width, width, 1, method) for _ in range(depth)))
         self.last = nn.Sequential(Round(BYTE), WholeConv(width, 5, 2))
         with torch.no_grad():  # it would take Adam 2,000 steps
             self.last[1].bias[1:] = math.log(HALF_SIDE)  # type: ignore[index, operator]
         self.presence = None
         if presence:
-            self.presence = nn.Sequential(Block(width, width, 1, method), Round(BYTE), WholeConv(width, 1, 2))
+            self.presence = nn.Sequential(
+                Block(width, width, 1, method), Round(BYTE), WholeConv(width, 1, 2)
+            )
 
     def forward(self, search: Tensor, template: Tensor | None = None) -> Tensor:
-        """Search features [N, C, 16, 16] and a template [N, C, 8, 8] to maps [N, 5 or 6, 15, 15]: class logits and, of
-        255 pixels, the logs of the distances left, top, right and bottom from the position to the target's sides; then
-        the logits of presence.
+        """Search features [N, C, 16, 16] and a template [N, C, 8, 8] to maps [N, 5 or 6, 15, 15]:
+        class logits and, of 255 pixels, the logs of the distances left, top, right and bottom from
+        the position to the target's sides; then the logits of presence.
         """
         answer = self.answer(self.correlation(search, template))
         x = self.blocks(torch.cat([search, answer], 1))
@@ -183,7 +208,9 @@ class Search(nn.Module):
 
 
 class RBSF2(nn.Module):
-    """Backbone and head; see both.  Options are those of the constructor; `method`: one of `rbsf.methods`, or FLOAT."""
+    """Backbone and head; see both.  Options are those of the constructor; `method`: one of
+    `rbsf.methods`, or FLOAT.
+    """
 
     def __init__(
         self,
@@ -199,11 +226,13 @@ class RBSF2(nn.Module):
         super().__init__()
         self.backbone = Backbone(channels, depths, stem, features, method)
         self.head = Head(features, 64, head_depth, method, presence)
-        self.adapter = nn.Conv2d(features, teacher_features, 1)  # for training: to compare features with a teacher's
+        self.adapter = nn.Conv2d(
+            features, teacher_features, 1
+        )  # for training: to compare features with a teacher's
 
     def forward(self, exemplar: Tensor, search: Tensor) -> tuple[Tensor, Tensor]:
-        """Crops [N, 3, 127, 127] and [N, 3, 255, 255], RGB 0 to 255, to class logits [N, 15, 15] and logs of sides
-        [N, 4, 15, 15]; see `Head`.
+        """Crops [N, 3, 127, 127] and [N, 3, 255, 255], RGB 0 to 255, to class logits [N, 15, 15]
+        and logs of sides [N, 4, 15, 15]; see `Head`.
         """
         return self.answer(self.backbone(exemplar), self.backbone(search))
 

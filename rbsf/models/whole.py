@@ -1,6 +1,8 @@
-"""Layers whose values are whole numbers of steps, so that a network is the same to the bit in PyTorch and when packed.
+"""Layers whose values are whole numbers of steps, so that a network is the same to the bit in
+PyTorch and when packed.
 
-A map's values are multiples of STEP.  What rounds passes the gradient on as if it did not (straight-through).
+A map's values are multiples of STEP.  What rounds passes the gradient on as if it did not
+(straight-through).
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ from rbsf.binarize import straight_through
 STEP = 1 / 32  # of the values of maps
 LIMIT = 1023  # steps that what a layer adds to a map may have: sums of 32 such layers fit 16 bits
 SCALE_BITS = 7  # of the mantissa of a scale
-LAST_BIT = 2.0**-13  # the least that the last of these may be: with biases up to 32 and a slope 24 bits hold all
+LAST_BIT = (
+    2.0**-13
+)  # the least that the last of these may be: with biases up to 32 and a slope 24 bits hold all
 LARGEST_BIAS = 32.0
 SLOPE_STEPS = 16  # of a slope of 1
 WEIGHT_LIMIT = 63  # steps of a stem's weight: products with pixels that two and two fit 16 bits
@@ -26,7 +30,9 @@ class _WholeConv(torch.autograd.Function):
     """A convolution without padding whose gradients are computed in a dtype of their own."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, kernel: Tensor, stride: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, kernel: Tensor, stride: tuple[int, ...], dtype: torch.dtype
+    ) -> Tensor:
         ctx.save_for_backward(x.to(dtype), kernel.to(dtype))
         ctx.stride = stride
         return F.conv2d(x, kernel, None, stride)
@@ -38,11 +44,19 @@ class _WholeConv(torch.autograd.Function):
         inputs, weights, _ = torch.ops.aten.convolution_backward(
             grad.to(x.dtype), x, kernel, None, ctx.stride, (0, 0), (1, 1), False, (0, 0), 1, wanted
         )
-        return *(None if part is None else part.to(grad.dtype) for part in (inputs, weights)), None, None
+        return (
+            *(None if part is None else part.to(grad.dtype) for part in (inputs, weights)),
+            None,
+            None,
+        )
 
 
-def conv_of_signs(x: Tensor, kernel: Tensor, stride: tuple[int, ...], gradients: torch.dtype) -> Tensor:
-    """`F.conv2d` of signs [N, I, H, W] with signs [O, I, k, k], whole sums; gradients are computed in that dtype."""
+def conv_of_signs(
+    x: Tensor, kernel: Tensor, stride: tuple[int, ...], gradients: torch.dtype
+) -> Tensor:
+    """`F.conv2d` of signs [N, I, H, W] with signs [O, I, k, k], whole sums; gradients are computed
+    in that dtype.
+    """
     return _WholeConv.apply(x, kernel, stride, gradients)
 
 
@@ -93,9 +107,11 @@ class Slope(nn.Module):
 
 
 class WholeNorm(nn.BatchNorm2d):
-    """Batch-norm of whole sums [N, C, H, W] as ``scale * x + bias``, each product and sum exact in float32.
+    """Batch-norm of whole sums [N, C, H, W] as ``scale * x + bias``, each product and sum exact in
+    float32.
 
-    A channel's scale has `bits`; its bias is a multiple of the scale's last bit, which has any exponent from -13 up.
+    A channel's scale has `bits`; its bias is a multiple of the scale's last bit, which has any
+    exponent from -13 up.
     """
 
     def __init__(self, channels: int, bits: int = SCALE_BITS) -> None:
@@ -114,16 +130,22 @@ class WholeNorm(nn.BatchNorm2d):
         return self.scale_and_bias(self.running_mean, self.running_var)
 
     def scale_and_bias(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
-        """Rounded scale and bias [C] for these statistics: in float64, so that they are the same in every precision."""
+        """Rounded scale and bias [C] for these statistics: in float64, so that they are the same in
+        every precision.
+        """
         gain = self.weight.double() / torch.sqrt(variance.double() + self.eps)
-        bit = torch.exp2(torch.floor(torch.log2(gain.detach().abs().clamp(min=1e-12))) - (self.bits - 1))
+        bit = torch.exp2(
+            torch.floor(torch.log2(gain.detach().abs().clamp(min=1e-12))) - (self.bits - 1)
+        )
         bit = bit.clamp(min=LAST_BIT)
         scale = straight_through(torch.round(gain / bit) * bit, gain)
         bias = (self.bias.double() - mean.double() * gain).clamp(-LARGEST_BIAS, LARGEST_BIAS)
         return scale, straight_through(torch.round(bias / bit) * bit, bias)
 
     def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance of each channel: the batch's in training, which go into the running ones, else these."""
+        """Mean and variance of each channel: the batch's in training, which go into the running
+        ones, else these.
+        """
         assert self.running_mean is not None  # as above
         assert self.running_var is not None
         if not self.training:
@@ -132,7 +154,9 @@ class WholeNorm(nn.BatchNorm2d):
         with torch.no_grad():
             share = self.momentum if self.momentum is not None else self._share_of_mean()
             self.running_mean.lerp_(mean, share)
-            self.running_var.lerp_(variance * (x.numel() / x.shape[1] / (x.numel() / x.shape[1] - 1)), share)
+            self.running_var.lerp_(
+                variance * (x.numel() / x.shape[1] / (x.numel() / x.shape[1] - 1)), share
+            )
         return mean, variance
 
     def _share_of_mean(self) -> float:
@@ -143,13 +167,21 @@ class WholeNorm(nn.BatchNorm2d):
 
 
 class WholeConv(nn.Conv2d):
-    """A convolution whose weights are whole multiples, up to `largest`, of a power of two for each filter.
+    """A convolution whose weights are whole multiples, up to `largest`, of a power of two for each
+    filter.
 
     So is its bias, of that power times `grid`, the unit of its input.
     """
 
     def __init__(
-        self, inputs: int, outputs: int, kernel: int, stride: int = 1, *, largest: int = 127, grid: float = STEP
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        stride: int = 1,
+        *,
+        largest: int = 127,
+        grid: float = STEP,
     ) -> None:
         super().__init__(inputs, outputs, kernel, stride)
         self.largest, self.grid = largest, grid

@@ -1,4 +1,6 @@
-"""What comes with the code: trained weights and configuration files, by their paths or by short names."""
+"""What comes with the code: trained weights and configuration files, by their paths or by short
+names.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +17,16 @@ def find_weights(name: str | Path) -> Path:
 
 
 def find_constants(name: str | Path) -> Path:
-    """The file `name`, or where there is none the shipped tracking constants of that name, such as ``fast``."""
+    """The file `name`, or where there is none the shipped tracking constants of that name, such as
+    ``fast``.
+    """
     return _find(name, CONFIGS / "track", ".yaml")
 
 
 def find_config(name: str | Path) -> Path:
-    """The file `name`, or where there is none the shipped configuration of that name, such as ``long``."""
+    """The file `name`, or where there is none the shipped configuration of that name, such as
+    ``long``.
+    """
     tracker = _find(name, CONFIGS, ".yaml")
     return tracker if tracker.is_file() else _find(name, CONFIGS / "classify", ".yaml")
 

@@ -1,1 +1,3 @@
-"""Programs that run in several processes or beside others: files, stopping, what a result was made with."""
+"""Programs that run in several processes or beside others: files, stopping, what a result was made
+with.
+"""

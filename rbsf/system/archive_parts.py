@@ -17,8 +17,11 @@ from rbsf.system.files import write_atomically
 MEBIBYTE = 1 << 20
 
 
-def write_parts(files: Mapping[str, Path], folder: Path, stem: str, most_bytes: int, level: int = 3) -> list[Path]:
-    """Write an archive of `files`, by their names in it, as parts into `folder`, in place of earlier ones; their paths.
+def write_parts(
+    files: Mapping[str, Path], folder: Path, stem: str, most_bytes: int, level: int = 3
+) -> list[Path]:
+    """Write an archive of `files`, by their names in it, as parts into `folder`, in place of
+    earlier ones; their paths.
 
     `level`: of the compression, 0 to 9.  OSError where `folder` cannot be written.
     """
@@ -46,7 +49,9 @@ def find_parts(folder: Path, stem: str) -> list[Path]:
     matches = {path: form.fullmatch(path.name) for path in folder.glob("*.part")}
     found = {int(match[1]): (path, int(match[2])) for path, match in matches.items() if match}
     count = max((parts for _, parts in found.values()), default=0)
-    if missing := [f"{stem}-{number}-of-{count}.part" for number in range(1, count + 1) if number not in found]:
+    if missing := [
+        f"{stem}-{number}-of-{count}.part" for number in range(1, count + 1) if number not in found
+    ]:
         raise FileNotFoundError(f"{folder} lacks {', '.join(missing)}")
     return [found[number][0] for number in range(1, count + 1)]
 
@@ -70,12 +75,16 @@ def read_parts(folder: Path, stem: str, target: Path) -> bool:
             with tarfile.open(fileobj=archive, mode="r:gz") as tar:
                 tar.extractall(target, filter="data")
         except (tarfile.TarError, zlib.error, EOFError, gzip.BadGzipFile) as error:
-            raise ValueError(f"{folder}: the archive is damaged ({error}); copy its parts again") from None
+            raise ValueError(
+                f"{folder}: the archive is damaged ({error}); copy its parts again"
+            ) from None
     return True
 
 
 def _read_through(archive: IO[bytes]) -> None:
-    """Raise an error where the archive's checksum, which stands at its end, is not that of its content."""
+    """Raise an error where the archive's checksum, which stands at its end, is not that of its
+    content.
+    """
     archive.seek(0)
     with gzip.open(archive) as content:
         while content.read(MEBIBYTE):

@@ -59,7 +59,9 @@ def _commit() -> str:
 
 
 def _git(folder: Path, *command: str) -> str:
-    done = subprocess.run(["git", *command], cwd=folder, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["git", *command], cwd=folder, capture_output=True, text=True, check=False
+    )
     return done.stdout.strip()
 
 
@@ -79,6 +81,8 @@ def _opencv_version() -> str:
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+        return next(
+            line.partition(":")[2].strip() for line in lines if line.startswith("model name")
+        )
     except (OSError, StopIteration):  # not Linux, or an ARM kernel
         return platform.processor() or platform.machine()

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import NoReturn
 
 ENVIRONMENT = {
-    # NumPy's products here are small: with more threads they are no faster, and where others want the cores too, the
-    # network's own threads among them, a frame takes several times as long.
+    # NumPy's products here are small: with more threads they are no faster, and where others want
+    # the cores too, the network's own threads among them, a frame takes several times as long.
     "OPENBLAS_NUM_THREADS": "1",
     # OpenCV and FFmpeg are silent: our own messages name the fault.
     "OPENCV_LOG_LEVEL": "SILENT",
@@ -34,10 +34,13 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     """Run a program and exit with its code; what a user can cause becomes one line on stderr, not a
     traceback.
 
-    ValueError, OSError and ImportError, and the end of a process that reads training pairs: ``error: ...``, code 1.
-    Ctrl-C: code 130.
+    ValueError, OSError and ImportError, and the end of a process that reads training pairs:
+    ``error: ...``, code 1. Ctrl-C: code 130.
     """
-    for name, value in ENVIRONMENT.items():  # in time: no program imports NumPy or OpenCV before this
+    for (
+        name,
+        value,
+    ) in ENVIRONMENT.items():  # in time: no program imports NumPy or OpenCV before this
         os.environ.setdefault(name, value)
     warnings.showwarning = _warn
     try:
@@ -49,19 +52,27 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     except (ValueError, OSError) as error:
         code = _complain(f"error: {_message(error)}", 1)
     except RuntimeError as error:
-        if not re.match(r"DataLoader worker \(pid.*\) (exited unexpectedly|is killed by signal)", str(error)):
+        if not re.match(
+            r"DataLoader worker \(pid.*\) (exited unexpectedly|is killed by signal)", str(error)
+        ):
             raise  # a fault of ours
-        advice = "a process that reads pairs was killed, perhaps for want of memory; try --workers 0"
+        advice = (
+            "a process that reads pairs was killed, perhaps for want of memory; try --workers 0"
+        )
         code = _complain(f"error: {advice} ({error})", 1)
     sys.exit(code)
 
 
 def require(extra: str) -> None:
-    """ValueError, before any work, where a module is missing that comes with `extra`, one of EXTRAS."""
+    """ValueError, before any work, where a module is missing that comes with `extra`, one of
+    EXTRAS.
+    """
     missing = [name for name in EXTRAS[extra] if find_spec(name) is None]
     if missing:
         advice = f'install this project with its extra "{extra}", in its clone by: pip install -e ".[{extra}]"'
-        raise ValueError(f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed; {advice}")
+        raise ValueError(
+            f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed; {advice}"
+        )
 
 
 def positive_int(text: str) -> int:
@@ -79,10 +90,16 @@ def frame_number(text: str) -> int:
 
 
 class Once(argparse.Action):
-    """Store a flag's value; given twice, the flag is an error, where argparse would take the last value."""
+    """Store a flag's value; given twice, the flag is an error, where argparse would take the last
+    value.
+    """
 
     def __call__(
-        self, parser: argparse.ArgumentParser, args: argparse.Namespace, value: object, option: str | None = None
+        self,
+        parser: argparse.ArgumentParser,
+        args: argparse.Namespace,
+        value: object,
+        option: str | None = None,
     ) -> None:
         """Store ``value``; ArgumentError where there is one."""
         if getattr(args, self.dest) is not None:
@@ -91,7 +108,9 @@ class Once(argparse.Action):
 
 
 def check_writable(path: Path) -> None:
-    """Make ``path``'s folder if need be and try to write there; ValueError names the path and the reason."""
+    """Make ``path``'s folder if need be and try to write there; ValueError names the path and the
+    reason.
+    """
     if path.is_dir():
         raise ValueError(f"cannot write {path}: it is a folder; give a file name")
     try:
@@ -112,7 +131,9 @@ def _complain(line: str, code: int) -> int:
 
 
 def _message(error: Exception) -> str:
-    """What an error says; of one that PyTorch hands on from a loader's process, with traceback, the last line."""
+    """What an error says; of one that PyTorch hands on from a loader's process, with traceback, the
+    last line.
+    """
     text = str(error)
     if not (text.startswith("Caught ") and "Original Traceback" in text):
         return text
@@ -121,6 +142,8 @@ def _message(error: Exception) -> str:
 
 
 def _import_advice(error: ImportError) -> str:
-    if "cannot open shared object file" in str(error):  # OpenCV's windows need libGL and others that servers lack
+    if "cannot open shared object file" in str(
+        error
+    ):  # OpenCV's windows need libGL and others that servers lack
         return f"{error}; install that system library, or opencv-python-headless in place of opencv-python"
     return f'{error}; install this project\'s packages, in its clone by: pip install -e ".[all]"'

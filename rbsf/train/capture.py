@@ -1,7 +1,7 @@
 """Steps of Algorithm 1 whose launches are recorded once, as a CUDA graph, and replayed.
 
-A step of a small network is hundreds of kernels of a few microseconds each.  Launched from Python one by one they leave
-the GPU idle most of the time; a replayed graph launches all of them at once.
+A step of a small network is hundreds of kernels of a few microseconds each.  Launched from Python
+one by one they leave the GPU idle most of the time; a replayed graph launches all of them at once.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from torch import Tensor
 
 from rbsf.train.rectify import Rectifier
 
-WARM_UP = 3  # plain steps before a recording: optimizers and libraries then have made what they keep
+WARM_UP = (
+    3  # plain steps before a recording: optimizers and libraries then have made what they keep
+)
 Batch = dict[str, Tensor]
 Step = Callable[[Batch, int], dict[str, Tensor]]
 
@@ -33,13 +35,15 @@ class Graph(Protocol):
 
 
 class CudaGraph:
-    """A `Graph` of CUDA kernels.  RuntimeError where `function` does what cannot be recorded, such as a wait."""
+    """A `Graph` of CUDA kernels.  RuntimeError where `function` does what cannot be recorded, such
+    as a wait.
+    """
 
     def __init__(self, function: Callable[[], Tensor]) -> None:
         self._graph = torch.cuda.CUDAGraph()
         current = torch.cuda.current_stream()
-        # A stream of its own, since what libraries keep for a stream must not serve two graphs at once.  The outer
-        # context brings the current stream back where the recording breaks off.
+        # A stream of its own, since what libraries keep for a stream must not serve two graphs at
+        # once.  The outer context brings the current stream back where the recording breaks off.
         with torch.cuda.stream(current), torch.cuda.graph(self._graph, stream=torch.cuda.Stream()):
             self.result = function()
 
@@ -50,7 +54,9 @@ class CudaGraph:
 
 @dataclass
 class Recording:
-    """A recorded step: the batch that it reads, the names of what it logs, and what it was recorded for."""
+    """A recorded step: the batch that it reads, the names of what it logs, and what it was recorded
+    for.
+    """
 
     key: tuple
     inputs: Batch
@@ -59,14 +65,17 @@ class Recording:
 
 
 class CapturedSteps:
-    """`step` and `norm_step` of a Rectifier, recorded once each and replayed; results are those of the plain steps.
+    """`step` and `norm_step` of a Rectifier, recorded once each and replayed; results are those of
+    the plain steps.
 
-    The first steps of each kind are plain ones.  A step is recorded anew where the weights of the losses or the form of
-    the batch change.  Where it cannot be recorded, a line on stderr says why, and all further steps are plain ones.
-    `make_graph` stands for `CudaGraph` in tests.
+    The first steps of each kind are plain ones.  A step is recorded anew where the weights of the
+    losses or the form of the batch change.  Where it cannot be recorded, a line on stderr says why,
+    and all further steps are plain ones. `make_graph` stands for `CudaGraph` in tests.
     """
 
-    def __init__(self, rectifier: Rectifier, make_graph: Callable[[Callable[[], Tensor]], Graph] = CudaGraph) -> None:
+    def __init__(
+        self, rectifier: Rectifier, make_graph: Callable[[Callable[[], Tensor]], Graph] = CudaGraph
+    ) -> None:
         self.rectifier, self.make_graph = rectifier, make_graph
         self.failure = ""  # why there is no recording
         self._plain_steps: Counter[str] = Counter()
@@ -123,15 +132,22 @@ class CapturedSteps:
 
     def _give_up(self, error: RuntimeError) -> None:
         first: BaseException = error
-        while first.__context__ is not None:  # what broke the recording off; the last says only that it did
+        while (
+            first.__context__ is not None
+        ):  # what broke the recording off; the last says only that it did
             first = first.__context__
         self.failure = (str(first).splitlines() or [type(first).__name__])[0]
         self._recordings.clear()
-        print(f"the training step cannot be captured and is launched piece by piece: {self.failure}", file=sys.stderr)
+        print(
+            f"the training step cannot be captured and is launched piece by piece: {self.failure}",
+            file=sys.stderr,
+        )
 
 
 def _on_side_stream(step: Step, batch: Batch, epoch: int) -> dict[str, Tensor]:
-    """A plain step on a stream of its own, as PyTorch asks of those before a recording; on a CPU just the step."""
+    """A plain step on a stream of its own, as PyTorch asks of those before a recording; on a CPU
+    just the step.
+    """
     if not torch.cuda.is_available():
         return step(batch, epoch)
     side = torch.cuda.Stream()

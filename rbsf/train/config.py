@@ -1,4 +1,6 @@
-"""A dataclass as the configuration of a program: YAML fills it, flags win, unknown keys and wrong types are refused."""
+"""A dataclass as the configuration of a program: YAML fills it, flags win, unknown keys and wrong
+types are refused.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +31,17 @@ def setting(
 ) -> Any:
     """A field of a configuration; `default` is a value, or `list` for an empty list.
 
-    `metavar`: what an item of a list is called.  `changeable`: it may be another one when a training is resumed.
-    `decisive`: the result depends on it.  `path`: it is a path, of which only the last part travels with weights.
+    `metavar`: what an item of a list is called.  `changeable`: it may be another one when a
+    training is resumed. `decisive`: the result depends on it.  `path`: it is a path, of which only
+    the last part travels with weights.
     """
-    metadata = {"help": help, "metavar": metavar, "changeable": changeable, "decisive": decisive, "path": path}
+    metadata = {
+        "help": help,
+        "metavar": metavar,
+        "changeable": changeable,
+        "decisive": decisive,
+        "path": path,
+    }
     if choices:
         metadata["choices"] = choices
     if default is list:
@@ -43,13 +52,16 @@ def setting(
 def parse_config(
     cls: type, argv: list[str] | None, description: str, defaults: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Settings for `cls`, a dataclass, from `--config FILE` and flags (one a field), which win; only those given.
+    """Settings for `cls`, a dataclass, from `--config FILE` and flags (one a field), which win;
+    only those given.
 
-    A field's metadata gives its `help` and, where they are few, its `choices`.  `defaults`: values that --help names
-    instead of the dataclass's own.  ValueError names a key or value of the file that does not fit; argparse exits
-    on its own errors.
+    A field's metadata gives its `help` and, where they are few, its `choices`.  `defaults`: values
+    that --help names instead of the dataclass's own.  ValueError names a key or value of the file
+    that does not fit; argparse exits on its own errors.
     """
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
         "--config",
         type=find_config,
@@ -65,7 +77,9 @@ def parse_config(
 
 
 def read_yaml(cls: type, path: str | Path) -> dict[str, Any]:
-    """Settings for `cls` from a YAML file.  FileNotFoundError, or ValueError naming file, key and what is valid."""
+    """Settings for `cls` from a YAML file.  FileNotFoundError, or ValueError naming file, key and
+    what is valid.
+    """
     if not Path(path).is_file():
         raise FileNotFoundError(f"no config file {path}")
     try:
@@ -73,17 +87,27 @@ def read_yaml(cls: type, path: str | Path) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date that is none
         raise ValueError(f"{path}: not YAML ({' '.join(str(error).split())[:120]})") from None
     if not isinstance(settings, dict):
-        raise ValueError(f"{path}: expected settings as `name: value`, found a {type(settings).__name__}")
+        raise ValueError(
+            f"{path}: expected settings as `name: value`, found a {type(settings).__name__}"
+        )
     return check_settings(cls, settings, str(path))
 
 
 def check_settings(cls: type, settings: dict[str, Any], where: str) -> dict[str, Any]:
-    """`settings` for the dataclass `cls` with their types put right; ValueError begins with `where`, names the key."""
-    fields, types_of = {field.name: field for field in dataclasses.fields(cls)}, typing.get_type_hints(cls)
+    """`settings` for the dataclass `cls` with their types put right; ValueError begins with
+    `where`, names the key.
+    """
+    fields, types_of = (
+        {field.name: field for field in dataclasses.fields(cls)},
+        typing.get_type_hints(cls),
+    )
     for key in settings:
         if key not in fields:
             near = difflib.get_close_matches(str(key), fields, 1)
-            raise ValueError(f"{where}: unknown setting {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+            raise ValueError(
+                f"{where}: unknown setting {key!r}"
+                + (f"; did you mean {near[0]!r}?" if near else "")
+            )
     return {k: _checked(v, fields[k], types_of[k], f"{where}: {k}") for k, v in settings.items()}
 
 
@@ -92,7 +116,9 @@ def write_yaml(config: Any, path: str | Path) -> None:
     write_atomically(path, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False).encode())
 
 
-def _add_flag(parser: argparse.ArgumentParser, field: dataclasses.Field, kind: Any, defaults: dict[str, Any]) -> None:
+def _add_flag(
+    parser: argparse.ArgumentParser, field: dataclasses.Field, kind: Any, defaults: dict[str, Any]
+) -> None:
     flag = "--" + field.name.replace("_", "-")
     default = field.default_factory() if callable(field.default_factory) else field.default
     default = defaults.get(field.name, default)
@@ -103,10 +129,16 @@ def _add_flag(parser: argparse.ArgumentParser, field: dataclasses.Field, kind: A
     if kind is bool:
         parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
     elif typing.get_origin(kind) is list:
-        parser.add_argument(flag, action="append", help=text + "; repeatable", metavar=field.metadata["metavar"])
+        parser.add_argument(
+            flag, action="append", help=text + "; repeatable", metavar=field.metadata["metavar"]
+        )
     else:
-        metavar = None if field.metadata.get("choices") else {int: "N", float: "X"}.get(kind, "TEXT")
-        parser.add_argument(flag, type=kind, help=text, choices=field.metadata.get("choices"), metavar=metavar)
+        metavar = (
+            None if field.metadata.get("choices") else {int: "N", float: "X"}.get(kind, "TEXT")
+        )
+        parser.add_argument(
+            flag, type=kind, help=text, choices=field.metadata.get("choices"), metavar=metavar
+        )
 
 
 def _plain(kind: Any) -> Any:
@@ -117,7 +149,9 @@ def _plain(kind: Any) -> Any:
 
 
 def _checked(value: Any, field: dataclasses.Field, kind: Any, where: str) -> Any:
-    """`value` if it is of the field's type `kind` (an int serves as a float) and its choices, else ValueError."""
+    """`value` if it is of the field's type `kind` (an int serves as a float) and its choices, else
+    ValueError.
+    """
     if value is None and type(None) in typing.get_args(kind):
         return None
     kind = _plain(kind)
@@ -129,7 +163,9 @@ def _checked(value: Any, field: dataclasses.Field, kind: Any, where: str) -> Any
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not _fits(value, kind):
-        raise ValueError(f"{where} is {value!r}; expected {kind if typing.get_args(kind) else kind.__name__}")
+        raise ValueError(
+            f"{where} is {value!r}; expected {kind if typing.get_args(kind) else kind.__name__}"
+        )
     choices = field.metadata.get("choices", (value,))
     if value not in choices:
         raise ValueError(f"{where} is {value!r}; expected one of {', '.join(map(str, choices))}")

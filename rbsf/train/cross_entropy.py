@@ -1,4 +1,6 @@
-"""The classification task: cross-entropy on batches of labelled images, and top-1 and top-5 accuracy."""
+"""The classification task: cross-entropy on batches of labelled images, and top-1 and top-5
+accuracy.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +16,11 @@ from rbsf.precision import widen
 
 
 class ClassificationTask:
-    """L_S of Eq. 1 for a batch `image` [N, C, H, W] float, normalised, and `label` [N] int64: the cross-entropy.
+    """L_S of Eq. 1 for a batch `image` [N, C, H, W] float, normalised, and `label` [N] int64: the
+    cross-entropy.
 
-    With a teacher both networks see the batch.  `apprentice`: the teacher learns too, by Apprentice's loss of both.
+    With a teacher both networks see the batch.  `apprentice`: the teacher learns too, by
+    Apprentice's loss of both.
     """
 
     def __init__(self, precision: torch.dtype = torch.float32, apprentice: bool = False) -> None:
@@ -25,7 +29,9 @@ class ClassificationTask:
     def __call__(
         self, student: nn.Module, teacher: nn.Module | None, batch: dict[str, Any]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss, and to log: the cross-entropy, and the error, the share of images that are not classed right."""
+        """The loss, and to log: the cross-entropy, and the error, the share of images that are not
+        classed right.
+        """
         labels = batch["label"]
         logits = self.classify(student, batch["image"])
         entropy = F.cross_entropy(logits, labels)
@@ -38,16 +44,21 @@ class ClassificationTask:
 
     def classify(self, net: nn.Module, images: Tensor) -> Tensor:
         """Logits [N, classes] of `net`, float32, or float64 of a network in float64."""
-        with torch.autocast(images.device.type, self.precision, enabled=self.precision != torch.float32):
+        with torch.autocast(
+            images.device.type, self.precision, enabled=self.precision != torch.float32
+        ):
             return widen(net(images))
 
 
 @torch.inference_mode()
-def evaluate(net: nn.Module, batches: Iterable[dict[str, Tensor]], task: ClassificationTask) -> dict[str, float]:
-    """Mean cross-entropy, and top-1 and top-5 accuracy in percent, of `net` in eval mode, over all images of `batches`.
+def evaluate(
+    net: nn.Module, batches: Iterable[dict[str, Tensor]], task: ClassificationTask
+) -> dict[str, float]:
+    """Mean cross-entropy, and top-1 and top-5 accuracy in percent, of `net` in eval mode, over all
+    images of `batches`.
 
-    `top5` counts a class among the five (or fewer, where there are fewer) with the largest logits; `tested` is the
-    number of images.  ValueError where there is none.
+    `top5` counts a class among the five (or fewer, where there are fewer) with the largest logits;
+    `tested` is the number of images.  ValueError where there is none.
     """
     net.eval()
     sums, images = torch.zeros(3, dtype=torch.float64), 0

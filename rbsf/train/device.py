@@ -7,14 +7,21 @@ from torch import nn
 
 
 def choose_device(name: str) -> torch.device:
-    """PyTorch's device called `name`, for "auto" a GPU if there is one; ValueError where it is not to be had."""
+    """PyTorch's device called `name`, for "auto" a GPU if there is one; ValueError where it is not
+    to be had.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.empty(0, device=name)
         return torch.device(name)
-    except (RuntimeError, AssertionError) as error:  # torch's two ways to say that a device is not there
-        raise ValueError(f"device {name!r} is not available here: {str(error).splitlines()[0]}; try cpu") from error
+    except (
+        RuntimeError,
+        AssertionError,
+    ) as error:  # torch's two ways to say that a device is not there
+        raise ValueError(
+            f"device {name!r} is not available here: {str(error).splitlines()[0]}; try cpu"
+        ) from error
 
 
 def place(net: nn.Module, device: torch.device) -> nn.Module:
@@ -23,7 +30,9 @@ def place(net: nn.Module, device: torch.device) -> nn.Module:
 
 
 def dtype_of(precision: str, device: torch.device) -> torch.dtype:
-    """`auto` is bfloat16 on GPUs and on CPUs with matrix tiles (AMX), where it is several times as fast."""
+    """`auto` is bfloat16 on GPUs and on CPUs with matrix tiles (AMX), where it is several times as
+    fast.
+    """
     if precision != "auto":
         return getattr(torch, precision)
     tiles = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)

@@ -1,7 +1,8 @@
-"""Training in several processes started by torchrun.  With one process every function here does nothing.
+"""Training in several processes started by torchrun.  With one process every function here does
+nothing.
 
-Gradients are averaged by hand after the backward pass: Algorithm 1 has several networks and optimizers a batch,
-which DistributedDataParallel's wrapper around one forward pass does not fit.
+Gradients are averaged by hand after the backward pass: Algorithm 1 has several networks and
+optimizers a batch, which DistributedDataParallel's wrapper around one forward pass does not fit.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ def start(device: torch.device) -> Process:
     if "RANK" not in os.environ:
         return Process(0, 1, device)
     cuda = device.type == "cuda"
-    # The others wait while process 0 cuts out the training crops of a large dataset, which can take hours.
+    # The others wait while process 0 cuts out the training crops of a large dataset, which can take
+    # hours.
     dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(hours=24))
     if cuda:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
@@ -47,7 +49,9 @@ def active() -> bool:
 
 
 def wait_for_all() -> None:
-    """Wait until every process is here: one that left while another still writes has been seen to abort."""
+    """Wait until every process is here: one that left while another still writes has been seen to
+    abort.
+    """
     if active():
         dist.barrier()
 

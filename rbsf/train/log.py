@@ -14,7 +14,9 @@ class History:
     """Rows of numbers by step: `log.csv`, `losses.png`, and `tensorboard/` where that is installed."""
 
     def __init__(self, folder: Path, resume_step: int = 0) -> None:
-        """Start a history, or continue the one in `folder` up to `resume_step` (what came later is dropped)."""
+        """Start a history, or continue the one in `folder` up to `resume_step` (what came later is
+        dropped).
+        """
         self.folder, self.rows = folder, []  # type: Path, list[dict[str, float]]
         if resume_step and (folder / "log.csv").is_file():
             with open(folder / "log.csv", newline="") as file:
@@ -31,7 +33,9 @@ class History:
                 self._events.add_scalar(name, value, step)
 
     def write(self, final: bool = False) -> None:
-        """Write the CSV, and the picture if it is the `final` one or a minute old: it takes a second to draw."""
+        """Write the CSV, and the picture if it is the `final` one or a minute old: it takes a
+        second to draw.
+        """
         if not self.rows:
             return
         columns = list(dict.fromkeys(key for row in self.rows for key in row))

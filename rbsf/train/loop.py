@@ -1,4 +1,6 @@
-"""The training loop: epochs of Algorithm 1 with progress, logs, checkpoints, and a clean stop at any moment."""
+"""The training loop: epochs of Algorithm 1 with progress, logs, checkpoints, and a clean stop at
+any moment.
+"""
 
 from __future__ import annotations
 
@@ -28,20 +30,30 @@ CHECKPOINT = "checkpoint.pt"
 
 @dataclass
 class LoopConfig:
-    """Length and pace of a training; a subclass has the field `UNIT`s, how many samples an epoch has."""
+    """Length and pace of a training; a subclass has the field `UNIT`s, how many samples an epoch
+    has.
+    """
 
     UNIT: ClassVar[str] = "sample"
 
     epochs: int = setting(30, "epochs", changeable=True)
     batch_size: int = setting(8, "samples a batch, per process")
     seed: int = setting(0, "seed of weights, order and augmentation")
-    warmup: int = setting(50, "steps over which the rates rise to their values; then they follow a cosine to 1%")
+    warmup: int = setting(
+        50, "steps over which the rates rise to their values; then they follow a cosine to 1%"
+    )
     save_minutes: float = setting(
-        5.0, "minutes between checkpoints; one follows each epoch too", changeable=True, decisive=False
+        5.0,
+        "minutes between checkpoints; one follows each epoch too",
+        changeable=True,
+        decisive=False,
     )
     log_every: int = setting(20, "steps between rows of the log", changeable=True, decisive=False)
     capture: bool = setting(
-        True, "on a GPU, record the launches of a step once and replay them: faster", changeable=True, decisive=False
+        True,
+        "on a GPU, record the launches of a step once and replay them: faster",
+        changeable=True,
+        decisive=False,
     )
 
     def __post_init__(self) -> None:
@@ -56,7 +68,9 @@ class LoopConfig:
         return getattr(self, f"{self.UNIT}s")
 
     def steps(self, world: int, bn_pass: float) -> tuple[int, int]:
-        """Steps of an epoch for `world` processes: of training, and of a batch-norm pass of that share."""
+        """Steps of an epoch for `world` processes: of training, and of a batch-norm pass of that
+        share.
+        """
         steps = self.samples // (self.batch_size * world)
         if steps < 1:
             size = f"one batch of {self.batch_size} for {world} processes"
@@ -68,22 +82,27 @@ class Stopped(Exception):
     """Training was asked to stop by `signum` and has saved its state at `path`."""
 
     def __init__(self, signum: int, path: Path) -> None:
-        super().__init__(f"stopped by {signal.Signals(signum).name}; saved {path}; continue with --resume")
+        super().__init__(
+            f"stopped by {signal.Signals(signum).name}; saved {path}; continue with --resume"
+        )
         self.signum = signum
 
 
 def rate_factor(step: int, steps: int, warmup: int) -> float:
-    """Factor of all learning rates at `step` of `steps`: a linear rise over `warmup`, then a cosine from 1 to 0.01."""
+    """Factor of all learning rates at `step` of `steps`: a linear rise over `warmup`, then a cosine
+    from 1 to 0.01.
+    """
     if step < warmup:
         return (step + 1) / (warmup + 1)
     return 0.01 + 0.99 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))) / 2
 
 
 class Loop:
-    """Trains by a Rectifier; `batches(epoch, start, count)` yields the batches `start` to `count` of an epoch.
+    """Trains by a Rectifier; `batches(epoch, start, count)` yields the batches `start` to `count`
+    of an epoch.
 
-    An epoch is `train_steps` steps and then `norm_steps` of the batch-norm pass.  `validate` gets the student after
-    each epoch and returns figures to log.  Process 0 writes to `folder`.
+    An epoch is `train_steps` steps and then `norm_steps` of the batch-norm pass.  `validate` gets
+    the student after each epoch and returns figures to log.  Process 0 writes to `folder`.
     """
 
     def __init__(
@@ -119,28 +138,40 @@ class Loop:
         return self.epoch * (self.train_steps + self.norm_steps) + self.index
 
     def load(self, state: dict[str, Any]) -> None:
-        """Continue from a checkpoint's `state`.  ValueError where it is of another network or another data order."""
+        """Continue from a checkpoint's `state`.  ValueError where it is of another network or
+        another data order.
+        """
         for name, value in self._order().items():
             if state["order"].get(name) != value:
                 was = state["order"].get(name)
-                raise ValueError(f"{self.checkpoint}: trained with {name} {was}, not {value}; resume with {was}")
+                raise ValueError(
+                    f"{self.checkpoint}: trained with {name} {was}, not {value}; resume with {was}"
+                )
         try:
             self.rectifier.load_state_dict(state["training"])
             torch.set_rng_state(state["random"])  # of stochastic methods
         except (KeyError, RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())[:160]
-            raise ValueError(f"{self.checkpoint}: not of this network and configuration ({reason})") from None
+            raise ValueError(
+                f"{self.checkpoint}: not of this network and configuration ({reason})"
+            ) from None
         self.epoch, self.index = state["epoch"], state["index"]
         self.saved = True
 
     def _order(self) -> dict[str, int]:
         """What decides which samples a step sees: a resumed run must have the same."""
         config = self.config
-        order = {"seed": config.seed, f"{config.UNIT}s": config.samples, "batch_size": config.batch_size}
+        order = {
+            "seed": config.seed,
+            f"{config.UNIT}s": config.samples,
+            "batch_size": config.batch_size,
+        }
         return {**order, "processes": self.world, "norm_steps": self.norm_steps}
 
     def save(self) -> None:
-        """Write the checkpoint (process 0).  ValueError, and the last one stays, where weights are not finite."""
+        """Write the checkpoint (process 0).  ValueError, and the last one stays, where weights are
+        not finite.
+        """
         distributed.average_buffers([self.rectifier.student])
         tensors = (*self.rectifier.student.parameters(), *self.rectifier.student.buffers())
         if not all(bool(tensor.isfinite().all()) for tensor in tensors):
@@ -153,7 +184,9 @@ class Loop:
         self.saved = True
 
     def run(self) -> None:
-        """Train to the end.  Raises Stopped after Ctrl-C or SIGTERM, ValueError where a loss is no longer finite."""
+        """Train to the end.  Raises Stopped after Ctrl-C or SIGTERM, ValueError where a loss is no
+        longer finite.
+        """
         length = self.train_steps + self.norm_steps
         samples_a_step = self.config.batch_size * self.world
         if self.rank == 0:
@@ -180,7 +213,9 @@ class Loop:
         bar.set_description(f"epoch {self.epoch + 1}/{self.config.epochs}")
         try:
             self._run_epoch(bar, stop)
-        except RuntimeError:  # Ctrl-C reaches the loader's processes too, and can end one before it can ignore it
+        except (
+            RuntimeError
+        ):  # Ctrl-C reaches the loader's processes too, and can end one before it can ignore it
             if not stop.signum:
                 raise
             self._stop_if_asked(bar, stop)
@@ -236,10 +271,16 @@ class Loop:
             return
         bar.set_postfix({name: f"{value:.3g}" for name, value in means.items()}, refresh=False)
         rate = bar.format_dict["rate"] or 0.0
-        self.history.add(self.step, epoch=self.epoch, **{f"{self.config.UNIT}s_per_s": round(rate, 2)}, **means)
+        self.history.add(
+            self.step, epoch=self.epoch, **{f"{self.config.UNIT}s_per_s": round(rate, 2)}, **means
+        )
 
     def _not_finite(self, what: str) -> str:
-        kept = f"the last good checkpoint is {self.checkpoint}" if self.saved else "there is no checkpoint yet"
+        kept = (
+            f"the last good checkpoint is {self.checkpoint}"
+            if self.saved
+            else "there is no checkpoint yet"
+        )
         return f"{what}: not finite at step {self.step}; {kept}; try lower rates (--lr-binary, --lr-norm)"
 
     def _validate(self, bar: tqdm) -> None:

@@ -24,21 +24,33 @@ def describe_place(config: RunConfig, process: Process) -> str:
 
 
 def write_record(config: RunConfig, world: int) -> None:
-    """What a result needs to be repeated, beside its weights; `environment.json` has an entry for each start."""
+    """What a result needs to be repeated, beside its weights; `environment.json` has an entry for
+    each start.
+    """
     folder = Path(config.out)
     write_yaml(dataclasses.replace(config, resume=False), folder / "config.yaml")
     record = folder / "environment.json"
     starts = json.loads(record.read_text()) if config.resume and record.is_file() else []
-    write_atomically(record, json.dumps([*starts, environment() | {"processes": world}], indent=1).encode())
+    write_atomically(
+        record, json.dumps([*starts, environment() | {"processes": world}], indent=1).encode()
+    )
 
 
 def provenance(config: RunConfig, world: int) -> dict[str, Any]:
-    """What goes into a weights file about its training.  Of paths only the last part: weights travel, folders don't."""
+    """What goes into a weights file about its training.  Of paths only the last part: weights
+    travel, folders don't.
+    """
     settings = dataclasses.asdict(config)
     for name in marked(type(config), "path"):
         if value := settings[name]:
-            settings[name] = [Path(path).name for path in value] if isinstance(value, list) else Path(value).name
-    return {"config": settings, **{k: v for k, v in environment().items() if k != "command"}, "processes": world}
+            settings[name] = (
+                [Path(path).name for path in value] if isinstance(value, list) else Path(value).name
+            )
+    return {
+        "config": settings,
+        **{k: v for k, v in environment().items() if k != "command"},
+        "processes": world,
+    }
 
 
 def report_size(path: Path, folder: Path) -> None:

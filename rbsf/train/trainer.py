@@ -53,7 +53,9 @@ class Recipe(ABC, Generic[Config]):
 
     @abstractmethod
     def batches(self, epoch: int, start: int, stop: int) -> Iterable[dict[str, Tensor]]:
-        """The batches `start` to `stop` of an epoch: the same ones each time that they are asked for."""
+        """The batches `start` to `stop` of an epoch: the same ones each time that they are asked
+        for.
+        """
 
     @abstractmethod
     def describe(self, student: nn.Module) -> str:
@@ -86,17 +88,23 @@ class Recipe(ABC, Generic[Config]):
 
 
 def run(make: Callable[[Any, Process], Recipe], config: RunConfig) -> int:
-    """Train what `config` says, its teacher first where it needs one; 0 when done, 128 + signal when stopped.
+    """Train what `config` says, its teacher first where it needs one; 0 when done, 128 + signal
+    when stopped.
 
-    `make` makes the recipe.  ValueError where the folder holds a training that is not to be resumed.
+    `make` makes the recipe.  ValueError where the folder holds a training that is not to be
+    resumed.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
     folder = Path(config.out)
     if not config.resume and any((f / CHECKPOINT).is_file() for f in (folder, folder / "teacher")):
-        raise ValueError(f"{folder} holds a training already; add --resume to continue it, or choose another --out")
+        raise ValueError(
+            f"{folder} holds a training already; add --resume to continue it, or choose another --out"
+        )
     device = choose_device(config.device)
-    torch.backends.cudnn.benchmark = device.type == "cuda"  # batches are of one size: the first ones choose for all
+    torch.backends.cudnn.benchmark = (
+        device.type == "cuda"
+    )  # batches are of one size: the first ones choose for all
     process = distributed.start(device)
     try:
         if process.rank == 0 and not config.resume:
@@ -126,7 +134,13 @@ class Trainer:
             recipe.config = dataclasses.replace(recipe.config, teacher=str(teacher.weights))
         rectifier = recipe.build()
         loop = Loop(
-            rectifier, recipe.batches, recipe.config, recipe.folder, recipe.validation(), rank, self.process.world
+            rectifier,
+            recipe.batches,
+            recipe.config,
+            recipe.folder,
+            recipe.validation(),
+            rank,
+            self.process.world,
         )
         checkpoint = recipe.folder / CHECKPOINT
         if recipe.config.resume and checkpoint.is_file():
@@ -136,7 +150,9 @@ class Trainer:
             place = describe_place(recipe.config, self.process)
             print(f"{recipe.describe(rectifier.student)}; on {place}; into {recipe.folder}")
         loop.run()
-        with distributed.first_process_first(rank):  # what is written may be the teacher that all read next
+        with distributed.first_process_first(
+            rank
+        ):  # what is written may be the teacher that all read next
             if rank == 0:
                 self._finish(rectifier.student)
 
@@ -147,11 +163,18 @@ class Trainer:
             wanted = rank == 0 and not recipe.weights.is_file()
             if distributed.any_process(wanted):
                 if rank == 0:
-                    print(f"no --teacher given: the float {recipe.model} is trained first, into {recipe.folder}")
+                    print(
+                        f"no --teacher given: the float {recipe.model} is trained first, into {recipe.folder}"
+                    )
                 self.run()
-            elif rank == 0:  # the folder's name tells settings apart, but not data that were changed since
+            elif (
+                rank == 0
+            ):  # the folder's name tells settings apart, but not data that were changed since
                 made = datetime.fromtimestamp(recipe.weights.stat().st_mtime)
-                print(f"no --teacher given: {recipe.weights}, made {made:%Y-%m-%d %H:%M}, serves;", end=" ")
+                print(
+                    f"no --teacher given: {recipe.weights}, made {made:%Y-%m-%d %H:%M}, serves;",
+                    end=" ",
+                )
                 print("delete it if the data has changed")
 
     def _finish(self, student: nn.Module) -> None:

@@ -1,7 +1,8 @@
 """A list of commands, worked down on one machine for a limited time, several beside each other.
 
-Each command is an item with a folder of its own, `FOLDER/items/NAME`, for its log and its state.  An item that is asked
-to stop by SIGTERM keeps what it has and goes on from there in the next run: nothing here knows what it computes.
+Each command is an item with a folder of its own, `FOLDER/items/NAME`, for its log and its state.
+An item that is asked to stop by SIGTERM keeps what it has and goes on from there in the next run:
+nothing here knows what it computes.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ TO_DO, RUNNING, STOPPED, FAILED, DONE = "to do", "running", "stopped", "failed",
 class Item:
     """One entry of a list: a command, what it needs, and what it is worth.
 
-    `command`: the words behind `python`, run in the list's folder.  `needs`: names of items that have to be done
-    before.  `alone`: nothing else runs beside it.  `results`: a folder below the list's with what it made.
-    `most_minutes`: it has failed where it takes longer in one run; None: as long as it likes.  `again`: further words
-    of the command where `results` holds a checkpoint.
+    `command`: the words behind `python`, run in the list's folder.  `needs`: names of items that
+    have to be done before.  `alone`: nothing else runs beside it.  `results`: a folder below the
+    list's with what it made. `most_minutes`: it has failed where it takes longer in one run; None:
+    as long as it likes.  `again`: further words of the command where `results` holds a checkpoint.
     """
 
     name: str
@@ -54,7 +55,9 @@ class Item:
 
 @dataclass
 class State:
-    """How far an item is; `seconds` in all runs together, `reason` of a failure, `process` while it runs."""
+    """How far an item is; `seconds` in all runs together, `reason` of a failure, `process` while it
+    runs.
+    """
 
     state: str = TO_DO
     seconds: float = 0.0
@@ -74,10 +77,11 @@ class Running:
 
 @dataclass
 class Worklist:
-    """Items in the order of their worth, worked down in `folder`, which is locked, at most `beside` of them at once.
+    """Items in the order of their worth, worked down in `folder`, which is locked, at most `beside`
+    of them at once.
 
-    Items that failed in an earlier run come last.  `environment` gives further variables for an item about to start;
-    `say` takes lines on what happens.
+    Items that failed in an earlier run come last.  `environment` gives further variables for an
+    item about to start; `say` takes lines on what happens.
     """
 
     items: Sequence[Item]
@@ -90,7 +94,9 @@ class Worklist:
     tried: set[str] = field(default_factory=set)
 
     def run(self, seconds: float | None = None) -> int:
-        """Work for at most `seconds`; 0, 1 where an item failed, 128 + signal where a signal ended it."""
+        """Work for at most `seconds`; 0, 1 where an item failed, 128 + signal where a signal ended
+        it.
+        """
         with StopRequest() as stop:
             self._end_orphans()
             begin = time.monotonic()
@@ -135,14 +141,20 @@ class Worklist:
         """Items that could start now, in order; none while one runs that wants to be alone."""
         if any(running.item.alone for running in self.running):
             return
-        for item in sorted(self.items, key=lambda item: state_of(self.folder, item).state == FAILED):
+        for item in sorted(
+            self.items, key=lambda item: state_of(self.folder, item).state == FAILED
+        ):
             if item.name in self.tried or state_of(self.folder, item).state == DONE:
                 continue
             if not self._unmet(item):
                 yield item
 
     def _unmet(self, item: Item) -> list[str]:
-        states = {other.name: state_of(self.folder, other).state for other in self.items if other.name in item.needs}
+        states = {
+            other.name: state_of(self.folder, other).state
+            for other in self.items
+            if other.name in item.needs
+        }
         return [name for name in item.needs if states.get(name) != DONE]
 
     def _start(self, item: Item) -> None:
@@ -177,12 +189,22 @@ class Worklist:
             state = State(DONE, seconds)
         elif running.asked and _takes_too_long(running):
             state = State(FAILED, seconds, f"longer than {item.most_minutes:g} minutes")
-        elif code in STOPPED_CODES or (running.asked and code in (-signal.SIGTERM, -signal.SIGKILL)):
+        elif code in STOPPED_CODES or (
+            running.asked and code in (-signal.SIGTERM, -signal.SIGKILL)
+        ):
             state = State(STOPPED, seconds)
         else:
-            state = State(FAILED, seconds, reason_in(item_folder(self.folder, item) / "log.txt") or f"exit code {code}")
+            state = State(
+                FAILED,
+                seconds,
+                reason_in(item_folder(self.folder, item) / "log.txt") or f"exit code {code}",
+            )
         write_state(self.folder, item, state)
-        note = f": {state.reason}; log: {item_folder(self.folder, item) / 'log.txt'}" if state.state == FAILED else ""
+        note = (
+            f": {state.reason}; log: {item_folder(self.folder, item) / 'log.txt'}"
+            if state.state == FAILED
+            else ""
+        )
         self.say(f"{state.state}: {item.name} after {clock(seconds)}{note}")
 
     def _end_what_takes_too_long(self) -> None:
@@ -213,13 +235,20 @@ class Worklist:
     def _describe(self, passed: float, total: float | None) -> str:
         done = sum(state_of(self.folder, item).state == DONE for item in self.items)
         span = f"{clock(passed)} of {clock(total)}" if total else clock(passed)
-        parts = [f"{r.item.name}: {progress_of(item_folder(self.folder, r.item) / 'log.txt')}" for r in self.running]
+        parts = [
+            f"{r.item.name}: {progress_of(item_folder(self.folder, r.item) / 'log.txt')}"
+            for r in self.running
+        ]
         return f"{span}, {done} of {len(self.items)} done | " + " | ".join(parts)
 
     def _end_orphans(self) -> None:
         """End items that a killed run has left at work; they go on from what they have saved."""
         states = [(item, state_of(self.folder, item)) for item in self.items]
-        orphans = [state.process for item, state in states if state.state == RUNNING and _runs(state.process, item)]
+        orphans = [
+            state.process
+            for item, state in states
+            if state.state == RUNNING and _runs(state.process, item)
+        ]
         if not orphans:
             return
         self.say(f"ending {len(orphans)} that an earlier run has left at work")
@@ -261,7 +290,9 @@ def state_of(folder: Path, item: Item) -> State:
 
 def write_state(folder: Path, item: Item, state: State) -> None:
     """Keep the state of `item` for this run and later ones."""
-    write_atomically(item_folder(folder, item) / "state.json", json.dumps(asdict(state), indent=1).encode())
+    write_atomically(
+        item_folder(folder, item) / "state.json", json.dumps(asdict(state), indent=1).encode()
+    )
 
 
 def last_line(log: Path, begins: str = "") -> str:
@@ -276,12 +307,16 @@ def reason_in(log: Path) -> str:
 
 
 def progress_of(log: Path) -> str:
-    """What a progress bar at the end of a log says, such as "epoch 3/200: 2% 1:02 left, 51,000 image/s"."""
+    """What a progress bar at the end of a log says, such as "epoch 3/200: 2% 1:02 left, 51,000
+    image/s".
+    """
     line = last_line(log)
     head, bar, rest = line.partition("|")
     if not bar:
         return line[:80]
-    times = rest.rpartition("[")[2].partition("]")[0]  # such as "03:12<09:41, 5.1kimage/s, loss=2.1"
+    times = rest.rpartition("[")[2].partition("]")[
+        0
+    ]  # such as "03:12<09:41, 5.1kimage/s, loss=2.1"
     return f"{head.strip()} {', '.join(times.split(', ')[:2])}"
 
 
@@ -305,7 +340,9 @@ def _takes_too_long(running: Running, grace: float = 0.0) -> bool:
 
 
 def _runs(process: int, item: Item) -> bool:
-    """Whether the process of this number runs the command of `item`; False where the system does not tell."""
+    """Whether the process of this number runs the command of `item`; False where the system does
+    not tell.
+    """
     try:
         words = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
     except OSError:

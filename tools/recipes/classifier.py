@@ -32,10 +32,12 @@ from rbsf.weights import load_weights
 
 RESULT = "result.json"
 FLOAT = "float"  # in place of a method: the real network
-# By default of all methods but RBCN, whose own G and B these are.  R stays: it weighs what the method itself adds to
-# the loss, which is PCNN's projection loss, and nothing of the others.
+# By default of all methods but RBCN, whose own G and B these are.  R stays: it weighs what the
+# method itself adds to the loss, which is PCNN's projection loss, and nothing of the others.
 RIVAL = {"gan": False, "lambda_match": 0.0, "bn_pass": 0.0}
-NORM_PASS = 1_000_000  # added to an epoch's number for the order of the images of its batch-norm pass
+NORM_PASS = (
+    1_000_000  # added to an epoch's number for the order of the images of its batch-norm pass
+)
 
 
 @dataclass
@@ -49,7 +51,11 @@ class ClassifierConfig(RunConfig):
     batch_size: int = setting(128, "images a batch, per process")
     dataset: str = setting("cifar100", "data set", choices=tuple(LABELLED))
     root: str = setting(
-        "data", "folder that holds the data set, or its files", changeable=True, decisive=False, path=True
+        "data",
+        "folder that holds the data set, or its files",
+        changeable=True,
+        decisive=False,
+        path=True,
     )
     model: str = setting("resnet18", "network to train", choices=tuple(CLASSIFIERS))
     method: str = setting(
@@ -58,11 +64,17 @@ class ClassifierConfig(RunConfig):
         " bn_pass, and scheme_a has train_teacher and start random; files and flags win",
         choices=(FLOAT, *METHODS),
     )
-    method_options: list[str] = setting(list, "option of the method, such as weight_bases=5", metavar="NAME=VALUE")
+    method_options: list[str] = setting(
+        list, "option of the method, such as weight_bases=5", metavar="NAME=VALUE"
+    )
     stages: str = setting("", "channels of the stages, such as 32-32-64-128")
     stem: str = setting("", "first layer of resnet18: imagenet (7 x 7) or cifar (3 x 3)")
-    shortcut: str = setting("", "around every convolution (conv, Bi-Real Net's) or every two (block)")
-    start: str = setting("teacher", "weights to start a 1-bit network from", choices=("teacher", "random"))
+    shortcut: str = setting(
+        "", "around every convolution (conv, Bi-Real Net's) or every two (block)"
+    )
+    start: str = setting(
+        "teacher", "weights to start a 1-bit network from", choices=("teacher", "random")
+    )
     size: int = setting(0, "pixels of the images' side, of folders of images; 0 = 224, or 64")
     augment: bool = setting(True, "crop at random, and flip where the data set allows it")
     check: str = setting(
@@ -72,9 +84,15 @@ class ClassifierConfig(RunConfig):
         changeable=True,
         decisive=False,
     )
-    skip_broken: bool = setting(False, "leave images out that cannot be read", changeable=True, decisive=False)
+    skip_broken: bool = setting(
+        False, "leave images out that cannot be read", changeable=True, decisive=False
+    )
     out: str = setting(
-        "runs/classifier", "folder for weights, checkpoint and logs", changeable=True, decisive=False, path=True
+        "runs/classifier",
+        "folder for weights, checkpoint and logs",
+        changeable=True,
+        decisive=False,
+        path=True,
     )
 
     def __post_init__(self) -> None:
@@ -82,11 +100,17 @@ class ClassifierConfig(RunConfig):
         super().__post_init__()
         self.check_least(images=0, subset=0, size=0)
         if self.method == FLOAT and (self.gan or self.lambda_match or self.train_teacher):
-            raise ValueError("method is float, but gan, lambda_match or train_teacher want a teacher; switch them off")
+            raise ValueError(
+                "method is float, but gan, lambda_match or train_teacher want a teacher; switch them off"
+            )
         if self.train_teacher and (self.gan or self.lambda_match):
-            raise ValueError("train_teacher goes without gan and lambda_match: no maps are compared; switch them off")
+            raise ValueError(
+                "train_teacher goes without gan and lambda_match: no maps are compared; switch them off"
+            )
         if self.method == "scheme_a" and not self.train_teacher:
-            raise ValueError("method is scheme_a, which learns beside its teacher; switch train_teacher on")
+            raise ValueError(
+                "method is scheme_a, which learns beside its teacher; switch train_teacher on"
+            )
         self.network_options(1)
 
     @property
@@ -97,24 +121,42 @@ class ClassifierConfig(RunConfig):
     @property
     def needs_teacher(self) -> bool:
         """Whether a float network has to be trained first."""
-        return self.binary and not self.train_teacher and bool(self.gan or self.lambda_match or self.start == "teacher")
+        return (
+            self.binary
+            and not self.train_teacher
+            and bool(self.gan or self.lambda_match or self.start == "teacher")
+        )
 
     def network_options(self, classes: int) -> dict[str, Any]:
-        """What `rbsf.models.build` takes beside the model's name.  ValueError for method_options of another form."""
-        given = {name: getattr(self, name) for name in ("stages", "stem", "shortcut") if getattr(self, name)}
+        """What `rbsf.models.build` takes beside the model's name.  ValueError for method_options of
+        another form.
+        """
+        given = {
+            name: getattr(self, name)
+            for name in ("stages", "stem", "shortcut")
+            if getattr(self, name)
+        }
         options = {**given, "classes": classes, "method": self.method if self.binary else ""}
         words = [option.partition("=") for option in self.method_options]
         if bad := [name for name, equals, value in words if not (name and equals and value)]:
-            raise ValueError(f"method_options holds {bad[0]!r}; expected NAME=VALUE, such as weight_bases=5")
+            raise ValueError(
+                f"method_options holds {bad[0]!r}; expected NAME=VALUE, such as weight_bases=5"
+            )
         return {**options, "method_options": {name: _value(value) for name, _, value in words}}
 
     def float_twin(self) -> ClassifierConfig:
-        """The configuration of the teacher: the same training of the real network, without what is the student's."""
+        """The configuration of the teacher: the same training of the real network, without what is
+        the student's.
+        """
         off: dict[str, Any] = {"gan": False, "rectify": False, "train_teacher": False}
-        off |= {f.name: 0.0 for f in dataclasses.fields(RectifyConfig) if f.name.startswith("lambda_")}
+        off |= {
+            f.name: 0.0 for f in dataclasses.fields(RectifyConfig) if f.name.startswith("lambda_")
+        }
         off |= {"lr_binary": 0.0, "lr_c": 0.0, "lr_discriminator": 0.0}
         off |= {"lambda_epochs": 1, "bn_pass": 0.0, "norm_epochs": -1}
-        return dataclasses.replace(self, method=FLOAT, method_options=[], start="random", teacher=None, **off)
+        return dataclasses.replace(
+            self, method=FLOAT, method_options=[], start="random", teacher=None, **off
+        )
 
     @property
     def result_file(self) -> str:
@@ -127,11 +169,15 @@ class ClassifierConfig(RunConfig):
             return twin.decisive()  # what is left out there decides nothing here
         settings = super().decisive()
         if self.dataset == "folder":
-            settings["root"] = str(Path(self.root).resolve())  # the name alone says nothing of the images
+            settings["root"] = str(
+                Path(self.root).resolve()
+            )  # the name alone says nothing of the images
         return settings
 
     def folder_name(self) -> str:
-        """Where trainings with these settings are kept: those of a table, and of the teachers that they share."""
+        """Where trainings with these settings are kept: those of a table, and of the teachers that
+        they share.
+        """
         name = f"{self.dataset}-{self.model}-{self.method}-{self.digest()}"
         return name if self.binary else f"teachers/{name}"
 
@@ -145,31 +191,44 @@ def _value(text: str) -> int | float | bool | str:
 
 
 def method_defaults(method: str) -> dict[str, Any]:
-    """What a training by `method` has in place of the defaults of `ClassifierConfig`, which are RBCN's."""
+    """What a training by `method` has in place of the defaults of `ClassifierConfig`, which are
+    RBCN's.
+    """
     apprentice = {"train_teacher": True, "start": "random"} if method == "scheme_a" else {}
     return {} if method == ClassifierConfig.method else {**RIVAL, **apprentice}
 
 
 def with_defaults(settings: dict[str, Any]) -> ClassifierConfig:
     """The configuration of `settings`, the defaults of their method below them."""
-    return ClassifierConfig(**{**method_defaults(settings.get("method", ClassifierConfig.method)), **settings})
+    return ClassifierConfig(
+        **{**method_defaults(settings.get("method", ClassifierConfig.method)), **settings}
+    )
 
 
 def read_config(argv: list[str] | None, description: str = "") -> ClassifierConfig:
-    """The method's defaults, then --config, then flags; on --resume the settings of the run itself, then flags."""
+    """The method's defaults, then --config, then flags; on --resume the settings of the run itself,
+    then flags.
+    """
     settings = parse_config(ClassifierConfig, argv, description)
-    return resumed(ClassifierConfig, settings) if settings.get("resume") else with_defaults(settings)
+    return (
+        resumed(ClassifierConfig, settings) if settings.get("resume") else with_defaults(settings)
+    )
 
 
 class ClassifierRecipe(Recipe[ClassifierConfig]):
     """See the module.  `images`: training and test images that are open already."""
 
     def __init__(
-        self, config: ClassifierConfig, process: Process, images: tuple[Labelled, Labelled] | None = None
+        self,
+        config: ClassifierConfig,
+        process: Process,
+        images: tuple[Labelled, Labelled] | None = None,
     ) -> None:
         super().__init__(config, process)
         self.images = images
-        self.task = ClassificationTask(dtype_of(config.precision, process.device), apprentice=config.train_teacher)
+        self.task = ClassificationTask(
+            dtype_of(config.precision, process.device), apprentice=config.train_teacher
+        )
 
     @property
     def model(self) -> str:
@@ -195,7 +254,9 @@ class ClassifierRecipe(Recipe[ClassifierConfig]):
         self.images = self.images or open_data(config, self.process.device)
         available = self._available()
         if config.images > available:
-            raise ValueError(f"images is {config.images}: there are {available} to train on; 0 takes them all")
+            raise ValueError(
+                f"images is {config.images}: there are {available} to train on; 0 takes them all"
+            )
         self.config = dataclasses.replace(config, images=config.images or available)
 
     def _available(self) -> int:
@@ -220,7 +281,9 @@ class ClassifierRecipe(Recipe[ClassifierConfig]):
         _check_images(config.model, student, self.training, device)
         teacher, stats = None, None
         if config.train_teacher:
-            teacher = place(build(config.model, **config.float_twin().network_options(classes)), device)
+            teacher = place(
+                build(config.model, **config.float_twin().network_options(classes)), device
+            )
         elif config.binary and config.teacher:
             teacher = place(load_teacher(config, self.training), device)
             stats = self._start(student, teacher)
@@ -233,7 +296,9 @@ class ClassifierRecipe(Recipe[ClassifierConfig]):
     def _start(self, student: nn.Module, teacher: nn.Module) -> Stats:
         """Measure the teacher's maps, and start the student from it if that is asked for."""
         first = self.batches(0, 0, min(CALIBRATION, *self.config.steps(self.process.world, 1.0)))
-        stats = measure_maps(student, teacher, lambda net, batch: self.task.classify(net, batch["image"]), first)
+        stats = measure_maps(
+            student, teacher, lambda net, batch: self.task.classify(net, batch["image"]), first
+        )
         if self.config.start == "teacher":
             start_from_teacher(student, teacher, stats)
         return stats
@@ -244,12 +309,16 @@ class ClassifierRecipe(Recipe[ClassifierConfig]):
         if start < train_steps:
             yield from self._batches(epoch, start, min(stop, train_steps))
         if stop > train_steps:
-            yield from self._batches(epoch + NORM_PASS, max(start - train_steps, 0), stop - train_steps)
+            yield from self._batches(
+                epoch + NORM_PASS, max(start - train_steps, 0), stop - train_steps
+            )
 
     def _batches(self, epoch: int, start: int, stop: int) -> Iterator[dict[str, Tensor]]:
         config, (rank, world, device), data = self.config, self.process, self.training
         limit = config.subset or None
-        batches = data.batches(config.batch_size, config.seed, epoch, start, rank, world, limit=limit)
+        batches = data.batches(
+            config.batch_size, config.seed, epoch, start, rank, world, limit=limit
+        )
         for number, batch in enumerate(islice(batches, stop - start), start):
             images = batch["image"].to(device, non_blocking=True)
             if config.augment:
@@ -261,7 +330,10 @@ class ClassifierRecipe(Recipe[ClassifierConfig]):
         """All test images, normalised, in order."""
         device = self.process.device
         for batch in self.test.batches(2 * self.config.batch_size, 0, 0, train=False):
-            yield {"image": prepare(batch["image"].to(device), self.test), "label": batch["label"].to(device)}
+            yield {
+                "image": prepare(batch["image"].to(device), self.test),
+                "label": batch["label"].to(device),
+            }
 
     def validation(self) -> Validate:
         """Top-1, top-5 and cross-entropy of the test images."""
@@ -273,7 +345,9 @@ class ClassifierRecipe(Recipe[ClassifierConfig]):
         return validate
 
     def describe(self, student: nn.Module) -> str:
-        """Such as "resnet18, rbcn: 693,284 parameters, 659,456 of them 1-bit weights; CIFAR-100: ..."."""
+        """Such as "resnet18, rbcn: 693,284 parameters, 659,456 of them 1-bit weights; CIFAR-100:
+        ...".
+        """
         bits = sum(layer.weight.numel() for layer in binary_layers(student).values())
         parameters = sum(p.numel() for p in student.parameters())
         text = f"{self.model}, {self.config.method}: {parameters:,} parameters, {bits:,} of them 1-bit weights"
@@ -289,13 +363,17 @@ class ClassifierRecipe(Recipe[ClassifierConfig]):
         """Measure the weights file as it reads back, in float32; write result.json."""
         net = place(load_weights(weights)[0], self.process.device)
         result = evaluate(net, self.test_batches(), ClassificationTask())
-        print(f"top-1 {result['top1']:.2f}%, top-5 {result['top5']:.2f}% of {result['tested']:,} test images")
+        print(
+            f"top-1 {result['top1']:.2f}%, top-5 {result['top5']:.2f}% of {result['tested']:,} test images"
+        )
         result |= {name: getattr(self.config, name) for name in ("epochs", "images", "seed")}
         write_atomically(self.folder / RESULT, json.dumps(result, indent=1).encode())
 
 
 def open_data(config: ClassifierConfig, device: torch.device) -> tuple[Labelled, Labelled]:
-    """Training and test images, on the device where they are arrays; errors as `open_labelled` raises them."""
+    """Training and test images, on the device where they are arrays; errors as `open_labelled`
+    raises them.
+    """
     training, test = open_labelled(
         config.dataset,
         config.root,
@@ -326,9 +404,13 @@ def load_teacher(config: ClassifierConfig, data: Labelled) -> nn.Module:
     """The network of --teacher; ValueError for one that cannot teach the network of `config`."""
     teacher, model, info = load_weights(str(config.teacher))
     if model != config.model or binary_layers(teacher):
-        raise ValueError(f"{config.teacher}: a teacher must be a float {config.model} (--method float)")
+        raise ValueError(
+            f"{config.teacher}: a teacher must be a float {config.model} (--method float)"
+        )
     if info.get("input", {}).get("classes", list(data.classes)) != list(data.classes):
-        raise ValueError(f"{config.teacher}: a teacher must have learned the same classes as {config.root} has")
+        raise ValueError(
+            f"{config.teacher}: a teacher must have learned the same classes as {config.root} has"
+        )
     return teacher
 
 
@@ -340,4 +422,6 @@ def _check_images(model: str, net: nn.Module, data: Labelled, device: torch.devi
             net.eval()(torch.zeros(1, *shape, device=device))
     except RuntimeError as error:
         reason = str(error).splitlines()[0][:120]
-        raise ValueError(f"{model} does not take images of {' x '.join(map(str, shape))}: {reason}") from None
+        raise ValueError(
+            f"{model} does not take images of {' x '.join(map(str, shape))}: {reason}"
+        ) from None

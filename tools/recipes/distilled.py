@@ -52,9 +52,13 @@ class DistillConfig(PairConfig):
     features: int = setting(64, "channels that template and search region are compared in")
     head_depth: int = setting(2, "blocks of the head")
     method: str = setting("bireal", "binarization method; float: the float twin")
-    twin: str | None = setting(None, "weights of the float twin, whose maps --gan and --lambda-match compare with")
+    twin: str | None = setting(
+        None, "weights of the float twin, whose maps --gan and --lambda-match compare with"
+    )
     from_twin: bool = setting(False, "start from the weights of --twin")
-    presence_of: str | None = setting(None, "weights of RB-SF 2 that get a presence output; all else stays as it is")
+    presence_of: str | None = setting(
+        None, "weights of RB-SF 2 that get a presence output; all else stays as it is"
+    )
     lambda_features: float = setting(1.0, "weight of the distance to the teacher's features")
     lambda_target: float = setting(1.0, "weight of the divergence of the class maps")
     lambda_sides: float = setting(1.0, "weight of the distance of the boxes")
@@ -64,9 +68,13 @@ class DistillConfig(PairConfig):
         super().__post_init__()
         for name in ("channels", "depths"):
             if not all(part.isdecimal() and int(part) for part in getattr(self, name).split("-")):
-                raise ValueError(f"{name} is {getattr(self, name)!r}; give whole numbers such as 64-128-256")
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r}; give whole numbers such as 64-128-256"
+                )
         if not self.presence_of and (not self.teacher or len(self.teacher.split(",")) != 2):
-            raise ValueError(f"teacher is {self.teacher!r}; give two files, BACKBONE.onnx,HEAD.onnx")
+            raise ValueError(
+                f"teacher is {self.teacher!r}; give two files, BACKBONE.onnx,HEAD.onnx"
+            )
         if self.from_twin and not self.twin:
             raise ValueError("from_twin is true without a twin; give its weights by --twin")
         if not self.data:
@@ -75,8 +83,13 @@ class DistillConfig(PairConfig):
     @property
     def network(self) -> dict[str, Any]:
         """Options of the network."""
-        stages = {name: [int(n) for n in getattr(self, name).split("-")] for name in ("channels", "depths")}
-        return stages | {name: getattr(self, name) for name in ("stem", "features", "head_depth", "method")}
+        stages = {
+            name: [int(n) for n in getattr(self, name).split("-")]
+            for name in ("channels", "depths")
+        }
+        return stages | {
+            name: getattr(self, name) for name in ("stem", "features", "head_depth", "method")
+        }
 
     @property
     def result_file(self) -> str:
@@ -120,21 +133,33 @@ class DistilledRecipe(PairRecipe[DistillConfig]):
         """See `PairRecipe`; what is validated on is not among the data."""
         data, rank = [Path(path) for path in self.config.data], self.process.rank
         with distributed.first_process_first(rank):
-            return open_training_data(data, self.folder.parent, None, 0, skip_broken=True, prepare_missing=rank == 0)
+            return open_training_data(
+                data, self.folder.parent, None, 0, skip_broken=True, prepare_missing=rank == 0
+            )
 
     def build(self) -> Rectifier:
-        """The student, from new weights, and what it learns; for --presence-of that network and its presence output."""
+        """The student, from new weights, and what it learns; for --presence-of that network and its
+        presence output.
+        """
         config, device = self.config, self.process.device
         torch.manual_seed(config.seed)
         if config.presence_of:
-            return Rectifier(place(with_presence(config.presence_of), device), None, PresenceTask(), config)
+            return Rectifier(
+                place(with_presence(config.presence_of), device), None, PresenceTask(), config
+            )
         student = place(build("rbsf2", **config.network), device)
         for sums in (module for module in student.modules() if isinstance(module, Sums)):
             sums.gradients = dtype_of(config.precision, device)
         source = read_pair(*str(config.teacher).split(",")).to(device)
-        task = DistillTask(source, config.lambda_features, config.lambda_target, config.lambda_sides)
+        task = DistillTask(
+            source, config.lambda_features, config.lambda_target, config.lambda_sides
+        )
         task.measure(list(self.some_batches(MEASURED)))
-        return self._beside_twin(student, task) if config.twin else Rectifier(student, None, task, config)
+        return (
+            self._beside_twin(student, task)
+            if config.twin
+            else Rectifier(student, None, task, config)
+        )
 
     def _beside_twin(self, student: nn.Module, task: DistillTask) -> Rectifier:
         """With the maps of the float twin to compare with."""
@@ -142,24 +167,34 @@ class DistilledRecipe(PairRecipe[DistillConfig]):
         twin = place(load_twin(str(config.twin), student), self.process.device)
         if config.from_twin:
             start_from_twin(student, twin)
-        points = [f"{name}.norm" for name, module in student.named_modules() if isinstance(module, Block)]
+        points = [
+            f"{name}.norm" for name, module in student.named_modules() if isinstance(module, Block)
+        ]
         stats = map_statistics(twin, points, partial(answers, twin), self.some_batches(CALIBRATION))
-        return Rectifier(student, twin if config.gan or config.lambda_match else None, task, config, stats)
+        return Rectifier(
+            student, twin if config.gan or config.lambda_match else None, task, config, stats
+        )
 
     def validation(self) -> Validate | None:
-        """AUC and precision of the first frames of --val's sequences, tracked; None where there are none.
+        """AUC and precision of the first frames of --val's sequences, tracked; None where there are
+        none.
 
-        For --presence-of it is how well presence tells these targets from one another, see `presence_auc`.
+        For --presence-of it is how well presence tells these targets from one another, see
+        `presence_auc`.
         """
         config = self.config
         if not config.val:
             return None
         sequences = load_sequences(Path(config.val))
         if not config.presence_of:
-            heads = [sequence.part(0, min(config.val_frames, len(sequence))) for sequence in sequences]
+            heads = [
+                sequence.part(0, min(config.val_frames, len(sequence))) for sequence in sequences
+            ]
             return lambda net: tracked(net, heads)
         if len(sequences) < 2:
-            raise ValueError(f"--val {config.val}: holds one sequence; presence is looked at between two or more")
+            raise ValueError(
+                f"--val {config.val}: holds one sequence; presence is looked at between two or more"
+            )
         return lambda net: {"val_presence": presence_auc(net, sequences)}
 
 
@@ -168,10 +203,14 @@ def load_twin(path: str, student: nn.Module) -> nn.Module:
     twin, model, _ = load_weights(path)
     options, own = options_of(twin), options_of(student)
     if model != "rbsf2" or options.get("method") != FLOAT:
-        raise ValueError(f"--twin {path}: holds {model}, no float twin of RB-SF 2; train one with --method float")
+        raise ValueError(
+            f"--twin {path}: holds {model}, no float twin of RB-SF 2; train one with --method float"
+        )
     if differing := [key for key in own if key != "method" and options.get(key) != own[key]]:
         key = differing[0]
-        raise ValueError(f"--twin {path}: its {key} is {options.get(key)}, that of the network {own[key]}")
+        raise ValueError(
+            f"--twin {path}: its {key} is {options.get(key)}, that of the network {own[key]}"
+        )
     return twin
 
 

@@ -27,8 +27,12 @@ class PairConfig(AugmentConfig, MixConfig, RunConfig):
     UNIT: ClassVar[str] = "pair"
 
     pairs: int = setting(8000, "pairs an epoch")
-    data: list[str] = setting(list, "dataset folder (layout detected) or crop store .db", changeable=True, path=True)
-    val: str | None = setting(None, "folder of sequences to track after each epoch", changeable=True, path=True)
+    data: list[str] = setting(
+        list, "dataset folder (layout detected) or crop store .db", changeable=True, path=True
+    )
+    val: str | None = setting(
+        None, "folder of sequences to track after each epoch", changeable=True, path=True
+    )
     val_frames: int = setting(60, "frames of each", changeable=True, decisive=False)
     still_share: float = setting(0.3, "share of pairs made from still images, where there are both")
     data_share: float = setting(1.0, "share of the sequences to train on, for learning curves")
@@ -82,13 +86,19 @@ class PairRecipe(Recipe[Config]):
         config, (rank, world, _) = self.config, self.process
         self.dataset.set_epoch(epoch)
         if self._loader is None:
-            self._loader = make_loader(self.dataset, config.batch_size, config.workers, start, rank, world)
+            self._loader = make_loader(
+                self.dataset, config.batch_size, config.workers, start, rank, world
+            )
         for _, batch in zip(range(start, stop), self._loader, strict=False):
             yield batch
 
     def some_batches(self, count: int) -> Iterable[dict[str, Tensor]]:
-        """The first batches, on the device, read by this process itself: to measure by before a training begins."""
-        for _, batch in zip(range(count), make_loader(self.dataset, self.config.batch_size), strict=False):
+        """The first batches, on the device, read by this process itself: to measure by before a
+        training begins.
+        """
+        for _, batch in zip(
+            range(count), make_loader(self.dataset, self.config.batch_size), strict=False
+        ):
             yield {key: value.to(self.process.device) for key, value in batch.items()}
 
     def describe(self, student: nn.Module) -> str:

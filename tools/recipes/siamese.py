@@ -29,7 +29,9 @@ from rbsf.train.trainer import Validate
 
 
 class SiameseRecipe(PairRecipe[TrainConfig]):
-    """See the module.  Crops that are cut out of folders go to `cache`, by default the folder that holds OUT."""
+    """See the module.  Crops that are cut out of folders go to `cache`, by default the folder that
+    holds OUT.
+    """
 
     def __init__(self, config: TrainConfig, process: Process, cache: Path | None = None) -> None:
         super().__init__(config, process)
@@ -44,12 +46,21 @@ class SiameseRecipe(PairRecipe[TrainConfig]):
         """See `PairRecipe`; says what is used where no data is named."""
         config, rank = self.config, self.process.rank
         if not config.data and rank == 0:
-            print("no --data given: training on synthetic videos made here, a try-out that teaches little of real ones")
-            print("for a real training: --data PATH/TO/GOT-10k/train   (other layouts and folders of images work too)")
+            print(
+                "no --data given: training on synthetic videos made here, a try-out that teaches little of real ones"
+            )
+            print(
+                "for a real training: --data PATH/TO/GOT-10k/train   (other layouts and folders of images work too)"
+            )
         data, val = [Path(path) for path in config.data], Path(config.val) if config.val else None
         with distributed.first_process_first(rank):
             return open_training_data(
-                data, self.cache, val, config.val_sequences, skip_broken=config.skip_broken, prepare_missing=rank == 0
+                data,
+                self.cache,
+                val,
+                config.val_sequences,
+                skip_broken=config.skip_broken,
+                prepare_missing=rank == 0,
             )
 
     def missing_teacher(self) -> SiameseRecipe | None:
@@ -60,12 +71,16 @@ class SiameseRecipe(PairRecipe[TrainConfig]):
         defaults = model_defaults("siamfc")
         own = {name: defaults[name] for name in defaults.keys() - {"epochs", "pairs"}}
         own |= {"model": "siamfc", "out": str(self.folder / "teacher"), "correlation_bits": False}
-        return SiameseRecipe(TrainConfig(**{**dataclasses.asdict(config), **own}), self.process, self.cache)
+        return SiameseRecipe(
+            TrainConfig(**{**dataclasses.asdict(config), **own}), self.process, self.cache
+        )
 
     def build(self) -> Rectifier:
         """The networks, the student started from its teacher or from scratch, and their training."""
         config, device = self.config, self.process.device
-        task = SiameseTask(config.response_match, dtype_of(config.precision, device), config.correlation_bits)
+        task = SiameseTask(
+            config.response_match, dtype_of(config.precision, device), config.correlation_bits
+        )
         torch.manual_seed(config.seed)
         student, teacher, stats = place(build(config.model, width=config.width), device), None, None
         if config.teacher:
@@ -78,13 +93,16 @@ class SiameseRecipe(PairRecipe[TrainConfig]):
         return Rectifier(student, teacher, task, config, stats)
 
     def _start(self, student: nn.Module, teacher: nn.Module, task: SiameseTask) -> Stats:
-        """Start the student from its teacher, or leave it from scratch.  Returns the statistics of the teacher's maps
-        to compare with, by point.
+        """Start the student from its teacher, or leave it from scratch.  Returns the statistics of
+        the teacher's maps to compare with, by point.
 
-        A wider teacher gives a part of its channels to start from; its maps are compared where there are as many.
+        A wider teacher gives a part of its channels to start from; its maps are compared where
+        there are as many.
         """
         wider = teacher.model_options != student.model_options
-        start = place(slimmed(teacher, self.config.width), self.process.device) if wider else teacher
+        start = (
+            place(slimmed(teacher, self.config.width), self.process.device) if wider else teacher
+        )
 
         if not binary_layers(student):
             if not self.config.scratch:
@@ -94,7 +112,9 @@ class SiameseRecipe(PairRecipe[TrainConfig]):
         own = stats = measure_maps(student, start, task.respond, self.some_batches(CALIBRATION))
         if wider:
             wide = measure_maps(student, teacher, task.respond, self.some_batches(CALIBRATION))
-            stats = {point: wide[point] for point in own if wide[point][0].shape == own[point][0].shape}
+            stats = {
+                point: wide[point] for point in own if wide[point][0].shape == own[point][0].shape
+            }
             points = f"{', '.join(stats)}, {len(stats)} of {len(own)} points"
             print(f"teacher of another width: maps are compared at {points}")
         if not self.config.scratch:

@@ -21,7 +21,9 @@ class TrainConfig(PairConfig):
     """Everything about the training of a tracker of SiamFC's form."""
 
     model: str = setting("rbsf", "network to train", choices=tuple(TRACKERS))
-    width: float = setting(1.0, "factor of the hidden channels, which are rounded to multiples of 32")
+    width: float = setting(
+        1.0, "factor of the hidden channels, which are rounded to multiples of 32"
+    )
     skip_broken: bool = setting(
         False,
         "leave sequences out whose annotation cannot be read or does not match their frames",
@@ -33,7 +35,9 @@ class TrainConfig(PairConfig):
     )
     response_match: float = setting(1.0, "weight of the distance to the teacher's response map")
     scratch: bool = setting(False, "start from new weights in place of the teacher's")
-    correlation_bits: bool = setting(False, "train for a correlation of signs (constants: correlation: bits)")
+    correlation_bits: bool = setting(
+        False, "train for a correlation of signs (constants: correlation: bits)"
+    )
 
     def __post_init__(self) -> None:
         """Raise ValueError naming the field, its value and what would be valid."""
@@ -41,30 +45,42 @@ class TrainConfig(PairConfig):
         check_width(self.width)
         self.check_least(val_sequences=0)
         if self.scratch and not self.lr_real:
-            raise ValueError("lr_real is 0: from scratch the real layers would stay random; give a rate such as 1e-3")
+            raise ValueError(
+                "lr_real is 0: from scratch the real layers would stay random; give a rate such as 1e-3"
+            )
 
     @property
     def constants(self) -> TrackerConfig:
-        """Of tracking with the trained network: the published ones, and the correlation that it was trained for."""
+        """Of tracking with the trained network: the published ones, and the correlation that it was
+        trained for.
+        """
         return TrackerConfig(correlation="bits" if self.correlation_bits else "float")
 
     @property
     def result_file(self) -> str:
         """What a training writes last, and a tracker runs: packed weights of a 1-bit network."""
-        return f"{self.model}.safetensors" if self.model == "siamfc" else f"{self.model}-packed.safetensors"
+        return (
+            f"{self.model}.safetensors"
+            if self.model == "siamfc"
+            else f"{self.model}-packed.safetensors"
+        )
 
     def folder_name(self) -> str:
         """See `RunConfig.folder_name`."""
         return f"{self.model}-seed{self.seed}-{self.digest()}"
 
     def decisive(self) -> dict[str, Any]:
-        """See `RunConfig.decisive`; data and teacher by what they are.  FileNotFoundError where they are not there."""
+        """See `RunConfig.decisive`; data and teacher by what they are.  FileNotFoundError where
+        they are not there.
+        """
         settings = super().decisive()
         if self.data:
             settings["data"] = [_describe_data(Path(path)) for path in self.data]
         if self.teacher:
             if not Path(self.teacher).is_file():
-                raise FileNotFoundError(f"no teacher {self.teacher}; give the weights of a float SiamFC by --teacher")
+                raise FileNotFoundError(
+                    f"no teacher {self.teacher}; give the weights of a float SiamFC by --teacher"
+                )
             settings["teacher"] = hashlib.sha256(Path(self.teacher).read_bytes()).hexdigest()
         return settings
 

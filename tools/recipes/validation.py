@@ -1,4 +1,6 @@
-"""What a tracker in training is measured by after each epoch: held-out sequences, as pairs and tracked."""
+"""What a tracker in training is measured by after each epoch: held-out sequences, as pairs and
+tracked.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +33,9 @@ def validation(
 ) -> Validate | None:
     """What measures a network by `sequences`; None where there are none.
 
-    `val_auc` and `val_precision` of their heads tracked, and where `stores` hold their crops `val_logistic` and
-    `val_hit` of 200 pairs of them, always the same: these say less of tracking, but vary less by chance.
+    `val_auc` and `val_precision` of their heads tracked, and where `stores` hold their crops
+    `val_logistic` and `val_hit` of 200 pairs of them, always the same: these say less of tracking,
+    but vary less by chance.
     """
     if not sequences:
         return None
@@ -42,15 +45,21 @@ def validation(
     return lambda net: {key: value for part in parts for key, value in part(net).items()}
 
 
-def _paired(stores: list[CropStore], rows: list[Row], config: TrainConfig, device: torch.device) -> Validate:
-    """SiamFC's loss of pairs of the stores' sequences `rows`, and how many of them have their peak on the target."""
+def _paired(
+    stores: list[CropStore], rows: list[Row], config: TrainConfig, device: torch.device
+) -> Validate:
+    """SiamFC's loss of pairs of the stores' sequences `rows`, and how many of them have their peak
+    on the target.
+    """
     dataset = PairDataset(stores, PAIRS, seed=0, only=rows)
     task = SiameseTask(precision=dtype_of(config.precision, device), bits=config.correlation_bits)
 
     @torch.inference_mode()
     def validate(net: nn.Module) -> dict[str, float]:
         net.eval()
-        batches = [{k: v.to(device) for k, v in batch.items()} for batch in make_loader(dataset, BATCH)]
+        batches = [
+            {k: v.to(device) for k, v in batch.items()} for batch in make_loader(dataset, BATCH)
+        ]
         response = torch.cat([task.respond(net, batch, task.bits) for batch in batches])
         shift = torch.cat([batch["shift"] for batch in batches])
         labels = labels_for(shift, response.shape[-1])

@@ -1,6 +1,8 @@
-"""Networks that were published as ONNX files, as PyTorch modules, which run in batches and on any device.
+"""Networks that were published as ONNX files, as PyTorch modules, which run in batches and on any
+device.
 
-A graph is kept as a safetensors file too (its nodes as JSON in the metadata `nodes`), which needs no ONNX to be read.
+A graph is kept as a safetensors file too (its nodes as JSON in the metadata `nodes`), which needs
+no ONNX to be read.
 """
 
 from __future__ import annotations
@@ -33,19 +35,30 @@ class Operation:
 
 
 class OnnxGraph(nn.Module):
-    """A graph made for one image at a time, as a module that takes any number: [N, ...] of each input.
+    """A graph made for one image at a time, as a module that takes any number: [N, ...] of each
+    input.
 
     Its constants are buffers, so that it moves to a device and never learns.
     """
 
     def __init__(
-        self, inputs: Sequence[str], outputs: Sequence[str], operations: Sequence[Operation], values: dict[str, Tensor]
+        self,
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        operations: Sequence[Operation],
+        values: dict[str, Tensor],
     ) -> None:
         """Raises ValueError, naming them, for operations that are not known here."""
         super().__init__()
         if unknown := sorted({operation.type for operation in operations} - OPS.keys()):
-            raise ValueError(f"operations {', '.join(unknown)} are not known; there are {', '.join(OPS)}")
-        self.inputs, self.outputs, self.operations = tuple(inputs), tuple(outputs), tuple(operations)
+            raise ValueError(
+                f"operations {', '.join(unknown)} are not known; there are {', '.join(OPS)}"
+            )
+        self.inputs, self.outputs, self.operations = (
+            tuple(inputs),
+            tuple(outputs),
+            tuple(operations),
+        )
         self.names = {name: f"value{number}" for number, name in enumerate(values)}
         for name, value in values.items():
             self.register_buffer(self.names[name], value, persistent=False)
@@ -66,8 +79,8 @@ class OnnxGraph(nn.Module):
 def read_onnx(path: str | Path) -> OnnxGraph:
     """The graph of an ONNX file.
 
-    Raises FileNotFoundError, ModuleNotFoundError where ONNX is not installed, ValueError for a file that is none and
-    for operations that are not known here.
+    Raises FileNotFoundError, ModuleNotFoundError where ONNX is not installed, ValueError for a file
+    that is none and for operations that are not known here.
     """
     import onnx
     from onnx import numpy_helper
@@ -79,14 +92,21 @@ def read_onnx(path: str | Path) -> OnnxGraph:
         graph = onnx.load(path).graph
     except Exception as error:  # a parser of damaged files raises anything
         raise ValueError(f"{path}: no ONNX file ({str(error).splitlines()[0][:100]})") from None
-    values = {tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy()) for tensor in graph.initializer}
+    values = {
+        tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy())
+        for tensor in graph.initializer
+    }
     operations = []
     for node in graph.node:
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
         if node.op_type == "Constant":
-            values[node.output[0]] = torch.from_numpy(numpy_helper.to_array(attributes["value"]).copy())
+            values[node.output[0]] = torch.from_numpy(
+                numpy_helper.to_array(attributes["value"]).copy()
+            )
         else:
-            operations.append(Operation(node.op_type, tuple(node.input), node.output[0], attributes))
+            operations.append(
+                Operation(node.op_type, tuple(node.input), node.output[0], attributes)
+            )
     inputs = [value.name for value in graph.input if value.name not in values]
     try:
         return OnnxGraph(inputs, [value.name for value in graph.output], operations, values)
@@ -96,7 +116,11 @@ def read_onnx(path: str | Path) -> OnnxGraph:
 
 def write_graph(graph: OnnxGraph, path: str | Path) -> None:
     """Write a graph as safetensors; OSError where `path` cannot be written."""
-    nodes = {"inputs": graph.inputs, "outputs": graph.outputs, "operations": [asdict(o) for o in graph.operations]}
+    nodes = {
+        "inputs": graph.inputs,
+        "outputs": graph.outputs,
+        "operations": [asdict(o) for o in graph.operations],
+    }
     tensors = {name: getattr(graph, buffer).contiguous() for name, buffer in graph.names.items()}
     write_atomically(path, save(tensors, {"format": FORMAT, "nodes": json.dumps(nodes)}))
 
@@ -110,14 +134,17 @@ def read_graph(path: str | Path) -> OnnxGraph:
         raise FileNotFoundError(f"no file {path}")
     try:
         with safe_open(path, "pt") as file:
-            metadata, values = file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            metadata = file.metadata() or {}
+            values = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         if metadata.get("format") != FORMAT:
             raise ValueError(f"no format {FORMAT}")
         nodes = json.loads(metadata["nodes"])
         operations = [Operation(**{**o, "inputs": tuple(o["inputs"])}) for o in nodes["operations"]]
         return OnnxGraph(nodes["inputs"], nodes["outputs"], operations, values)
     except Exception as error:  # a damaged file raises anything
-        raise ValueError(f"{path}: no graph of a teacher ({str(error).splitlines()[0][:150]})") from None
+        raise ValueError(
+            f"{path}: no graph of a teacher ({str(error).splitlines()[0][:150]})"
+        ) from None
 
 
 # ---- operations, as ONNX defines them, of tensors [1, ...]
@@ -132,14 +159,18 @@ def _conv(x: Tensor, weight: Tensor, bias: Tensor | None = None, **a: Any) -> Te
 
 
 def _slice(x: Tensor, starts: Tensor, ends: Tensor, axes: Tensor, steps: Tensor) -> Tensor:
-    for start, end, axis, step in zip(*(v.tolist() for v in (starts, ends, axes, steps)), strict=True):
+    for start, end, axis, step in zip(
+        *(v.tolist() for v in (starts, ends, axes, steps)), strict=True
+    ):
         size = x.shape[axis]
         first, last = (min(max(n + size if n < 0 else n, 0), size) for n in (start, end))
         x = x.index_select(axis, torch.arange(first, last, step, device=x.device))
     return x
 
 
-def _gemm(x: Tensor, weight: Tensor, bias: Tensor, alpha: float = 1, beta: float = 1, transB: int = 0) -> Tensor:
+def _gemm(
+    x: Tensor, weight: Tensor, bias: Tensor, alpha: float = 1, beta: float = 1, transB: int = 0
+) -> Tensor:
     return alpha * x @ (weight.T if transB else weight) + beta * bias
 
 

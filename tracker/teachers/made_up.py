@@ -1,4 +1,6 @@
-"""A teacher of random weights, for tests and rehearsals: a backbone of one convolution and a head of two."""
+"""A teacher of random weights, for tests and rehearsals: a backbone of one convolution and a head
+of two.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ def write_made_up(backbone: Path, head: Path) -> None:
 
     stride = {"strides": [16, 16], "pads": [1, 1, 0, 0]}
     operations = [Operation("Conv", ("pixels", "w"), "features", stride)]
-    write_graph(OnnxGraph(["pixels"], ["features"], operations, {"w": weight(96, 3, 16, 16) / 30}), backbone)
+    write_graph(
+        OnnxGraph(["pixels"], ["features"], operations, {"w": weight(96, 3, 16, 16) / 30}), backbone
+    )
     operations = [
         Operation("Conv", ("search", "c"), "logits", {}),
         Operation("Conv", ("search", "b"), "logs", {}),

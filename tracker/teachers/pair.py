@@ -24,8 +24,9 @@ class Lesson(NamedTuple):
 class OnnxPair(nn.Module):
     """NanoTrack, and others of its form.
 
-    The backbone takes crops [N, 3, S, S], BGR 0 to 255; the head takes features of template and search region, and
-    gives class logits [N, 2, rows, columns], the target's second, and distances [N, 4, rows, columns] in pixels.
+    The backbone takes crops [N, 3, S, S], BGR 0 to 255; the head takes features of template and
+    search region, and gives class logits [N, 2, rows, columns], the target's second, and distances
+    [N, 4, rows, columns] in pixels.
     """
 
     def __init__(self, backbone: OnnxGraph, head: OnnxGraph) -> None:
@@ -33,27 +34,38 @@ class OnnxPair(nn.Module):
         super().__init__()
         self.backbone, self.head = backbone, head
         self.eval().requires_grad_(False)
-        crops = [torch.zeros(1, 3, size, size, dtype=torch.uint8) for size in (EXEMPLAR_SIZE, SEARCH_SIZE)]
+        crops = [
+            torch.zeros(1, 3, size, size, dtype=torch.uint8)
+            for size in (EXEMPLAR_SIZE, SEARCH_SIZE)
+        ]
         try:
             lesson = self(*crops)
         except (RuntimeError, TypeError, ValueError) as error:
             reason = str(error).splitlines()[0][:150]
-            raise ValueError(f"crops of {EXEMPLAR_SIZE} and {SEARCH_SIZE} pixels do not suit it: {reason}") from None
+            raise ValueError(
+                f"crops of {EXEMPLAR_SIZE} and {SEARCH_SIZE} pixels do not suit it: {reason}"
+            ) from None
         if not all(torch.isfinite(part).all() for part in lesson):
             raise ValueError("it gives numbers that are not finite for black crops")
         if lesson.sides.shape[1] != 4 or lesson.target.shape[1:] != lesson.sides.shape[2:]:
-            raise ValueError(f"its head gives {tuple(lesson.target.shape)} and {tuple(lesson.sides.shape)}")
+            raise ValueError(
+                f"its head gives {tuple(lesson.target.shape)} and {tuple(lesson.sides.shape)}"
+            )
 
     @torch.no_grad()
     def forward(self, exemplar: Tensor, search: Tensor) -> Lesson:
         """The lesson for crops [N, 3, 127, 127] and [N, 3, 255, 255], RGB, 0 to 255."""
-        (template,), (region,) = (self.backbone(crops.flip(1).float()) for crops in (exemplar, search))
+        (template,), (region,) = (
+            self.backbone(crops.flip(1).float()) for crops in (exemplar, search)
+        )
         logits, distances = self.head(template, region)
         return Lesson(template, region, logits.softmax(1)[:, 1], distances.clamp(min=1e-3).log())
 
 
 def read_pair(backbone: str | Path, head: str | Path) -> OnnxPair:
-    """A teacher from its two files; errors as `read_graph` and `OnnxPair` have them, with the files named."""
+    """A teacher from its two files; errors as `read_graph` and `OnnxPair` have them, with the files
+    named.
+    """
     graphs = read_graph(backbone), read_graph(head)
     try:
         return OnnxPair(*graphs)

@@ -18,15 +18,18 @@ EPS = 1e-6  # of the batch-norms in siamfc-pytorch
 def load_tracker(path: str | Path) -> tuple[nn.Module, str, dict[str, Any]]:
     """What `load_weights` gives of its own files, and of these the float SiamFC.
 
-    `.npz`: `convN.weight`, `convN.bias`, batch-norm folded in.  `.pth`, `.pt`: the state dict of a siamfc-pytorch
-    network.  Raises FileNotFoundError, or ValueError in one line, also for a file that holds pickled code.
+    `.npz`: `convN.weight`, `convN.bias`, batch-norm folded in.  `.pth`, `.pt`: the state dict of a
+    siamfc-pytorch network.  Raises FileNotFoundError, or ValueError in one line, also for a file
+    that holds pickled code.
     """
     path = Path(path)
     if path.suffix == ".safetensors" or not path.is_file():
         return load_weights(path)
     readers = {".npz": _read_npz, ".pth": _read_pth, ".pt": _read_pth}
     if path.suffix not in readers:
-        raise ValueError(f"{path}: weights end in .safetensors, {', '.join(readers)}, not {path.suffix!r}")
+        raise ValueError(
+            f"{path}: weights end in .safetensors, {', '.join(readers)}, not {path.suffix!r}"
+        )
     return checked(readers[path.suffix](path), path), "siamfc", {}
 
 
@@ -35,7 +38,9 @@ def _read_npz(path: Path) -> nn.Module:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: torch.from_numpy(file[key].astype(np.float32)) for key in file.files}
     except Exception as error:  # a parser of damaged files raises anything
-        raise ValueError(f"{path}: not a whole .npz of plain arrays ({first_line(error)}); copy it again") from None
+        raise ValueError(
+            f"{path}: not a whole .npz of plain arrays ({first_line(error)}); copy it again"
+        ) from None
     net = build("siamfc")
     tensors = {}
     try:
@@ -45,20 +50,28 @@ def _read_npz(path: Path) -> nn.Module:
             if isinstance(block.norm, nn.BatchNorm2d):
                 # The batch-norm is folded in: ours only adds the bias.
                 tensors[f"layers.{number - 1}.norm.bias"] = bias
-                tensors[f"layers.{number - 1}.norm.running_var"] = torch.full_like(bias, 1 - block.norm.eps)
+                tensors[f"layers.{number - 1}.norm.running_var"] = torch.full_like(
+                    bias, 1 - block.norm.eps
+                )
                 tensors[f"layers.{number - 1}.norm.running_mean"] = torch.zeros_like(bias)
                 tensors[f"layers.{number - 1}.norm.weight"] = torch.ones_like(bias)
             else:
                 tensors[f"layers.{number - 1}.conv.bias"] = bias
         load_tensors(net, tensors)
     except (KeyError, RuntimeError, ValueError) as error:
-        raise ValueError(f"{path}: no SiamFC of conv1..conv5 .weight and .bias ({first_line(error)})") from None
+        raise ValueError(
+            f"{path}: no SiamFC of conv1..conv5 .weight and .bias ({first_line(error)})"
+        ) from None
     return net
 
 
 def _read_pth(path: Path) -> nn.Module:
-    state = read_torch(path, "PyTorch file", "copy it again, or save the network's state_dict alone")
-    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
+    state = read_torch(
+        path, "PyTorch file", "copy it again, or save the network's state_dict alone"
+    )
+    if not isinstance(state, dict) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
+    ):
         raise ValueError(
             f"{path}: no state dict of tensors; its siamfc-pytorch keys would be backbone.conv1.0.weight ..."
         )
@@ -71,19 +84,29 @@ def _read_pth(path: Path) -> nn.Module:
             tensors[f"layers.{number - 1}.{parts[part]}.{rest}"] = tensor
         for number, block in enumerate(net.layers):  # type: ignore[arg-type]
             if isinstance(block.norm, nn.BatchNorm2d):
-                # A bias in front of a batch-norm only shifts its mean, and a difference of eps its variance.
-                mean, var = f"layers.{number}.norm.running_mean", f"layers.{number}.norm.running_var"
+                # A bias in front of a batch-norm only shifts its mean, and a difference of eps its
+                # variance.
+                mean, var = (
+                    f"layers.{number}.norm.running_mean",
+                    f"layers.{number}.norm.running_var",
+                )
                 tensors[mean] = tensors[mean] - tensors.pop(f"layers.{number}.conv.bias", 0)
                 tensors[var] = tensors[var] + (EPS - block.norm.eps)
         load_tensors(net, tensors)
     except (KeyError, RuntimeError, ValueError) as error:
-        raise ValueError(f"{path}: no network of siamfc-pytorch's AlexNet layout ({first_line(error)})") from None
+        raise ValueError(
+            f"{path}: no network of siamfc-pytorch's AlexNet layout ({first_line(error)})"
+        ) from None
     return net
 
 
 def _siamfc_key(key: str) -> tuple[int, str, str]:
-    """`[module.][backbone.]conv2.1.weight` to (2, "1", "weight"), `conv5.weight` to (5, "0", "weight")."""
-    words = key.removeprefix("module.").removeprefix("backbone.").removeprefix("features.").split(".")
+    """`[module.][backbone.]conv2.1.weight` to (2, "1", "weight"), `conv5.weight` to (5, "0",
+    "weight").
+    """
+    words = (
+        key.removeprefix("module.").removeprefix("backbone.").removeprefix("features.").split(".")
+    )
     if not words[0].startswith("conv") or len(words) not in (2, 3):
         raise ValueError(f"unknown key {key}")
     number = int(words[0].removeprefix("conv"))

@@ -13,8 +13,12 @@ from rbsf.engine.op import Op, Step, per_channel, step
 
 
 def _tensors(node: Node, x: Map) -> Forms:
-    found = {key: array.shape for key, array in node.tensors.items() if key in ("scale", "bias")} or {"scale": ()}
-    return {key: ("float32", (1,) if shape == (1,) else x.shape[-1:]) for key, shape in found.items()}
+    found = {
+        key: array.shape for key, array in node.tensors.items() if key in ("scale", "bias")
+    } or {"scale": ()}
+    return {
+        key: ("float32", (1,) if shape == (1,) else x.shape[-1:]) for key, shape in found.items()
+    }
 
 
 def _reference(node: Node, x: np.ndarray) -> np.ndarray:
@@ -39,8 +43,13 @@ def _kernel(node: Node, maps: list[Map], target: Target) -> Kernel:
 
 def _onnx(node: Node, x: Map) -> list[Step]:
     types = {"scale": "Mul", "bias": "Add"}
-    values = [(types[key], per_channel(node.tensors[key], x)) for key in types if key in node.tensors]
-    return [step(kind, number - 1 if number else "x0", array) for number, (kind, array) in enumerate(values)]
+    values = [
+        (types[key], per_channel(node.tensors[key], x)) for key in types if key in node.tensors
+    ]
+    return [
+        step(kind, number - 1 if number else "x0", array)
+        for number, (kind, array) in enumerate(values)
+    ]
 
 
 OP = Op(

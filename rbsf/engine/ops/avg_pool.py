@@ -16,11 +16,16 @@ from rbsf.engine.ops._windows import POOL, onnx_window, over_windows, pooled, wi
 
 
 def _reference(node: Node, x: np.ndarray) -> np.ndarray:
-    return over_windows(x, node.attributes, np.add, 0.0) / _window_areas(x.shape[1:3], node.attributes)[:, :, None]
+    return (
+        over_windows(x, node.attributes, np.add, 0.0)
+        / _window_areas(x.shape[1:3], node.attributes)[:, :, None]
+    )
 
 
 def _window_areas(shape: Shape, a: dict[str, Any]) -> np.ndarray:
-    """What the sum of each window is divided by, float32 [H', W'], for a map of `shape` (H, W, ...)."""
+    """What the sum of each window is divided by, float32 [H', W'], for a map of `shape` (H, W,
+    ...).
+    """
     return np.outer(*(_window_counts(size, a) for size in shape[:2])).astype(np.float32)
 
 
@@ -35,14 +40,18 @@ def mean_kernel(a: dict[str, Any], areas: np.ndarray, target: Target) -> Kernel:
 
     def run(inputs: list[np.ndarray], out: np.ndarray, _: list[np.ndarray]) -> None:
         x, threads = np.asarray(inputs[0], np.float32), target.share(inputs[0].size / 4000)
-        target.native.pool_map(x, out, a["kernel"], a["stride"], a["padding"], areas, threads, target.isa)
+        target.native.pool_map(
+            x, out, a["kernel"], a["stride"], a["padding"], areas, threads, target.isa
+        )
 
     return Kernel(run)
 
 
 def _onnx(node: Node, x: Map) -> list[Step]:
     a = node.attributes
-    counted = int(a["include_pad"] and a["padding"] > 0)  # a window cut at the end is divided by what is left of it
+    counted = int(
+        a["include_pad"] and a["padding"] > 0
+    )  # a window cut at the end is divided by what is left of it
     return [step("AveragePool", "x0", **onnx_window(node), count_include_pad=counted)]
 
 

@@ -1,4 +1,6 @@
-"""channels_first: a map (H, W, C) as planes (C, H, W), the order in which trackers take features; a network's end."""
+"""channels_first: a map (H, W, C) as planes (C, H, W), the order in which trackers take features; a
+network's end.
+"""
 
 from rbsf.engine.node import Map, Node
 from rbsf.engine.op import REAL, Op
@@ -12,4 +14,9 @@ def _result(node: Node, x: Map) -> Map:
 
 
 # Identity: ONNX's maps are in this order.
-OP = Op(takes=(REAL,), result=_result, reference=lambda node, x: x.transpose(0, 3, 1, 2), onnx="Identity")
+OP = Op(
+    takes=(REAL,),
+    result=_result,
+    reference=lambda node, x: x.transpose(0, 3, 1, 2),
+    onnx="Identity",
+)

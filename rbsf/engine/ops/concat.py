@@ -8,7 +8,9 @@ from rbsf.engine.op import ANY, Op, step
 
 def _result(node: Node, x: Map, y: Map) -> Map:
     if x.kind != y.kind or x.shape[:-1] != y.shape[:-1]:
-        raise ValueError(f"takes maps of one kind and size, {x.kind} {x.shape}, {y.kind} {y.shape} come")
+        raise ValueError(
+            f"takes maps of one kind and size, {x.kind} {x.shape}, {y.kind} {y.shape} come"
+        )
     channels = x.shape[-1] + y.shape[-1]
     if channels > MAX_CHANNELS:
         raise ValueError(f"has {channels} channels, {MAX_CHANNELS} at most")

@@ -1,6 +1,7 @@
 """conv: real convolution, padded with 0.  weight float32 [O, k, k, I / g], bias float32 [O].
 
-The kernel adds in one order on every machine, each step a fused multiply-add; the reference in BLAS's own.
+The kernel adds in one order on every machine, each step a fused multiply-add; the reference in
+BLAS's own.
 """
 
 from __future__ import annotations
@@ -48,9 +49,13 @@ def kernel(node: Node, maps: list[Map], target: Target) -> Kernel:
             padded[0][:, pad:-pad, pad:-pad] = image
             image = padded[0]
         image, threads = np.asarray(image, np.float32), target.share(out.size * cost)
-        target.native.conv_real(image, weight, bias, out, a["kernel"], a["stride"], groups, threads, target.isa)
+        target.native.conv_real(
+            image, weight, bias, out, a["kernel"], a["stride"], groups, threads, target.isa
+        )
 
-    return Kernel(run, [((x.shape[0] + 2 * pad, x.shape[1] + 2 * pad, x.shape[2]), np.float32)] if pad else [])
+    return Kernel(
+        run, [((x.shape[0] + 2 * pad, x.shape[1] + 2 * pad, x.shape[2]), np.float32)] if pad else []
+    )
 
 
 def _blocks(node: Node, groups: int) -> tuple[np.ndarray, np.ndarray]:
@@ -61,7 +66,9 @@ def _blocks(node: Node, groups: int) -> tuple[np.ndarray, np.ndarray]:
         blocks = -(-rows.shape[1] // 16)
         filled = np.zeros((groups, blocks * 16, rows.shape[2]), np.float32)
         filled[:, : rows.shape[1]] = rows
-        parts.append(np.ascontiguousarray(filled.reshape(groups, blocks, 16, -1).transpose(0, 1, 3, 2)))
+        parts.append(
+            np.ascontiguousarray(filled.reshape(groups, blocks, 16, -1).transpose(0, 1, 3, 2))
+        )
     return parts[0], parts[1].reshape(groups, -1)
 
 

@@ -1,7 +1,8 @@
 """conv_bits: convolution of bits with bits, to whole numbers: sums of products of -1 and +1.
 
-`channels` are the input's.  Windows reach over the map's edge by `padding`, where every bit is `border`.  The weight,
-uint8 [O, ceil(k * k * I / g / 8)], has rows of ``numpy.packbits(bitorder="little")`` of the bits [k, k, I / g].
+`channels` are the input's.  Windows reach over the map's edge by `padding`, where every bit is
+`border`.  The weight, uint8 [O, ceil(k * k * I / g / 8)], has rows of
+``numpy.packbits(bitorder="little")`` of the bits [k, k, I / g].
 """
 
 from __future__ import annotations
@@ -36,16 +37,29 @@ def _signs(node: Node) -> np.ndarray:
 def reference(node: Node, x: np.ndarray) -> np.ndarray:
     """Sums int32 [N, H', W', O] of bits 0 and 1, [N, H, W, I]."""
     pad, fill = node.attributes["padding"], node.attributes["border"]
-    x = np.pad(x.astype(np.int8) * 2 - 1, ((0, 0), (pad, pad), (pad, pad), (0, 0)), constant_values=fill)
+    x = np.pad(
+        x.astype(np.int8) * 2 - 1, ((0, 0), (pad, pad), (pad, pad), (0, 0)), constant_values=fill
+    )
     return convolve_whole(x, _signs(node), node.attributes, products(node))
 
 
-def make_conv(node: Node, read: Packed, target: Target, output: str, write: Packed | None = None, **more: Any) -> Any:
+def make_conv(
+    node: Node, read: Packed, target: Target, output: str, write: Packed | None = None, **more: Any
+) -> Any:
     """The extension's convolution, which reads bits as they lie in `read`; see `kernel_arguments`."""
-    key = (id(node.tensors["weight"]), *node.attributes.values(), output, read, write, node.name if more else "")
+    key = (
+        id(node.tensors["weight"]),
+        *node.attributes.values(),
+        output,
+        read,
+        write,
+        node.name if more else "",
+    )
 
     def make() -> Any:
-        return target.native.Conv(**kernel_arguments(node, bit_rows(node, read), False, write, output, **more))
+        return target.native.Conv(
+            **kernel_arguments(node, bit_rows(node, read), False, write, output, **more)
+        )
 
     return target.prepare(key, make)
 
@@ -56,7 +70,9 @@ def packed_kernel(node: Node, read: Packed, out: Map, target: Target) -> Kernel:
     isa = "avx512" if target.isa == "amx" else target.isa  # AMX's kernels give bits alone
 
     def run(inputs: list[np.ndarray], result: np.ndarray, _: list[np.ndarray]) -> None:
-        target.native.forward([conv], [inputs[0], result], target.share(result.size * cost(node)), isa, None)
+        target.native.forward(
+            [conv], [inputs[0], result], target.share(result.size * cost(node)), isa, None
+        )
 
     return Kernel(run)
 
@@ -68,7 +84,11 @@ def cost(node: Node) -> float:
 
 def _onnx(node: Node, x: Map) -> list[Step]:
     a = node.attributes
-    weight = _signs(node).astype(np.float32).reshape(-1, a["kernel"], a["kernel"], a["channels"] // a["groups"])
+    weight = (
+        _signs(node)
+        .astype(np.float32)
+        .reshape(-1, a["kernel"], a["kernel"], a["channels"] // a["groups"])
+    )
     pads = np.array([0, 0, a["padding"], a["padding"]] * 2, np.int64)
     before = [step("Pad", "x0", pads, np.float32(a["border"]))] if a["padding"] else []
     strides = {"strides": [a["stride"]] * 2, "group": a["groups"]}
@@ -79,7 +99,9 @@ OP = Op(
     takes=(("bits",),),
     attributes=WINDOW | GROUPS | CHANNELS | {"border": border},
     result=_result,
-    tensors=lambda node, x: {"weight": ("uint8", (len(node.tensors["weight"]), (products(node) + 7) // 8))},
+    tensors=lambda node, x: {
+        "weight": ("uint8", (len(node.tensors["weight"]), (products(node) + 7) // 8))
+    },
     reference=reference,
     onnx=_onnx,
 )

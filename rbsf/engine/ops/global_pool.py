@@ -30,4 +30,6 @@ def _kernel(node: Node, maps: list[Map], target: Target) -> Kernel:
     return mean_kernel(window, np.full((1, 1), height * width, np.float32), target)
 
 
-OP = Op(takes=(NUMBERS,), result=_result, reference=_reference, kernel=_kernel, onnx="GlobalAveragePool")
+OP = Op(
+    takes=(NUMBERS,), result=_result, reference=_reference, kernel=_kernel, onnx="GlobalAveragePool"
+)

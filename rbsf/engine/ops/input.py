@@ -1,6 +1,7 @@
 """input: the images, uint8 [N, H, W, C].
 
-Maps of other heights and widths are admitted where `any_size` is true; height and width are then an example.
+Maps of other heights and widths are admitted where `any_size` is true; height and width are then an
+example.
 """
 
 import numpy as np
@@ -20,7 +21,12 @@ def _reference(node: Node) -> np.ndarray:
 SIDE = whole(1, MAX_SIDE)
 OP = Op(
     takes=(),
-    attributes={"height": SIDE, "width": SIDE, "channels": whole(1, MAX_CHANNELS), "any_size": flag},
+    attributes={
+        "height": SIDE,
+        "width": SIDE,
+        "channels": whole(1, MAX_CHANNELS),
+        "any_size": flag,
+    },
     result=_result,
     reference=_reference,
     onnx=lambda node: [],

@@ -23,5 +23,7 @@ OP = Op(
     tensors=_tensors,
     reference=lambda node, x: x @ node.tensors["weight"].T + node.tensors["bias"],
     kernel=kernel,
-    onnx=lambda node, x: [step("Gemm", "x0", node.tensors["weight"], node.tensors["bias"], transB=1)],
+    onnx=lambda node, x: [
+        step("Gemm", "x0", node.tensors["weight"], node.tensors["bias"], transB=1)
+    ],
 )

@@ -1,6 +1,7 @@
 """max_pool: the largest of each window.  Of bits: +1 where any of them is.
 
-`ceil` admits windows that are cut at the end, as in PyTorch; a window's part beyond the map is left out.
+`ceil` admits windows that are cut at the end, as in PyTorch; a window's part beyond the map is left
+out.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ def _kernel(node: Node, maps: list[Map], target: Target) -> Kernel | None:
 
     def run(inputs: list[np.ndarray], out: np.ndarray, _: list[np.ndarray]) -> None:
         threads = target.share(inputs[0].size / 4000)
-        target.native.pool_map(inputs[0], out, a["kernel"], a["stride"], a["padding"], None, threads, target.isa)
+        target.native.pool_map(
+            inputs[0], out, a["kernel"], a["stride"], a["padding"], None, threads, target.isa
+        )
 
     return Kernel(run) if maps[0].kind == "real" else None
 

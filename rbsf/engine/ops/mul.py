@@ -1,5 +1,5 @@
-"""mul: the product of two maps of one shape, or of a map (H, W, C) and one with a number a channel (1, 1, C) or a pixel
-(H, W, 1), in either order, in float32.
+"""mul: the product of two maps of one shape, or of a map (H, W, C) and one with a number a channel
+(1, 1, C) or a pixel (H, W, 1), in either order, in float32.
 """
 
 from math import prod
@@ -15,7 +15,9 @@ def _result(node: Node, x: Map, y: Map) -> Map:
         check_map(large)
         height, width, channels = large.shape
         if small.shape not in ((1, 1, channels), (height, width, 1)):
-            raise ValueError(f"takes a map {large.shape} and one like it, (1, 1, C) or (H, W, 1); {small.shape} comes")
+            raise ValueError(
+                f"takes a map {large.shape} and one like it, (1, 1, C) or (H, W, 1); {small.shape} comes"
+            )
     return Map(large.shape, "real")
 
 

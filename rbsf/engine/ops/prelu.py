@@ -8,7 +8,9 @@ from rbsf.engine.op import REAL, Op, per_channel, step
 
 def _tensors(node: Node, x: Map) -> Forms:
     slope = node.tensors.get("slope")
-    return {"slope": ("float32", (1,) if slope is not None and slope.shape == (1,) else x.shape[-1:])}
+    return {
+        "slope": ("float32", (1,) if slope is not None and slope.shape == (1,) else x.shape[-1:])
+    }
 
 
 OP = Op(

@@ -1,4 +1,6 @@
-"""sigmoid: 1 / (1 + exp(-x)), float32.  exp is NumPy's, whose last bit may differ from machine to machine."""
+"""sigmoid: 1 / (1 + exp(-x)), float32.  exp is NumPy's, whose last bit may differ from machine to
+machine.
+"""
 
 import numpy as np
 

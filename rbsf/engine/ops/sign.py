@@ -57,7 +57,10 @@ def packed_kernel(node: Node, maps: list[Map], write: Packed, target: Target) ->
 
 def _onnx(node: Node, x: Map) -> list[Step]:  # not ONNX's Sign, which has a 0
     above = per_channel(1 - 2 * _flip(node, x.shape[-1]).astype(np.float32), x)
-    return [step("GreaterOrEqual", "x0", per_channel(node.tensors["threshold"], x)), step("Where", 0, above, -above)]
+    return [
+        step("GreaterOrEqual", "x0", per_channel(node.tensors["threshold"], x)),
+        step("Where", 0, above, -above),
+    ]
 
 
 OP = Op(

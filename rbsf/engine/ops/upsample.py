@@ -21,8 +21,18 @@ def _reference(node: Node, x: np.ndarray) -> np.ndarray:
 def _onnx(node: Node, x: Map) -> list[Step]:
     factor = node.attributes["factor"]
     scales = np.array([1, 1, factor, factor], np.float32)
-    modes = {"mode": "nearest", "nearest_mode": "floor", "coordinate_transformation_mode": "asymmetric"}
+    modes = {
+        "mode": "nearest",
+        "nearest_mode": "floor",
+        "coordinate_transformation_mode": "asymmetric",
+    }
     return [step("Resize", "x0", "", scales, **modes)]
 
 
-OP = Op(takes=(ANY,), attributes={"factor": whole(2, 16)}, result=_result, reference=_reference, onnx=_onnx)
+OP = Op(
+    takes=(ANY,),
+    attributes={"factor": whole(2, 16)},
+    result=_result,
+    reference=_reference,
+    onnx=_onnx,
+)

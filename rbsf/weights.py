@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import pickle
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -224,7 +225,7 @@ def _json(metadata: dict[str, str], key: str, path: Path) -> dict[str, Any]:
 
 
 def load_tensors(
-    net: nn.Module, tensors: dict[str, Tensor], optional: set[str] = frozenset()
+    net: nn.Module, tensors: dict[str, Tensor], optional: Collection[str] = ()
 ) -> None:  # type: ignore[assignment]
     """Load `tensors`, all of them; missing may be `optional` names and batch counters.  ValueError
     otherwise.

@@ -44,14 +44,14 @@ def rate(loader: Any, use: Callable[[Any], object], pairs: int) -> float:
 def main(argv: list[str] | None = None) -> int:
     """Measure both and print them with their ratio."""
     config = read_config(argv, __doc__ or "")
-    counted, device = config.pairs, choose_device(config.device)
-    config = dataclasses.replace(config, pairs=counted + WARM_UP * config.batch_size)
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    counted, device = config.pairs, choose_device(config.machine.device)
+    config = dataclasses.replace(config, pairs=counted + WARM_UP * config.loop.batch_size)
+    if config.machine.threads:
+        torch.set_num_threads(config.machine.threads)
     recipe = SiameseRecipe(config, Process(0, 1, device))
     recipe.open()
     dataset, rectifier = recipe.dataset, recipe.build()
-    sizes = (config.batch_size, config.workers)
+    sizes = (config.loop.batch_size, config.machine.workers)
     alone = rate(make_loader(dataset, *sizes), lambda batch: batch, counted)
     both = rate(
         make_loader(dataset, *sizes),
@@ -61,9 +61,7 @@ def main(argv: list[str] | None = None) -> int:
         counted,
     )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(
-        f"batch {config.batch_size}, {config.workers} workers, {torch.get_num_threads()} threads, {device.type}"
-    )
+    print(f"batch {sizes[0]}, {sizes[1]} workers, {torch.get_num_threads()} threads, {device.type}")
     print(f"loader alone         {alone:8.1f} pairs/s")
     print(f"loader and network   {both:8.1f} pairs/s   (Algorithm 1, model {config.model})")
     print(f"ratio                {alone / both:8.1f}")

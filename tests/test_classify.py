@@ -40,7 +40,7 @@ from rbsf.tools.recipes.classifier import (
 )
 from rbsf.tools.train_classifier import main
 from rbsf.tracker.backbones import load_backbone
-from rbsf.train.config import read_yaml
+from rbsf.train.config import from_settings, read_yaml
 from rbsf.train.cross_entropy import ClassificationTask, evaluate
 from rbsf.train.distributed import ALONE
 from rbsf.weights import load_weights
@@ -151,7 +151,7 @@ def test_a_training_leaves_weights_packed_network_log_and_result(whole):
 
 
 def test_the_packed_network_gives_the_same_classes(trained):
-    config = ClassifierConfig(**read_yaml(ClassifierConfig, trained / "config.yaml"))
+    config = from_settings(ClassifierConfig, read_yaml(ClassifierConfig, trained / "config.yaml"))
     recipe = ClassifierRecipe(config, ALONE)
     recipe.open()
     net = load_weights(trained / "resnet18.safetensors")[0]
@@ -209,9 +209,9 @@ def test_a_teacher_is_trained_once_for_all_that_share_it(root, tmp_path, capsys)
     (file,) = (tmp_path / "teachers").glob("*/resnet18.safetensors")
     assert f"{file}, made {datetime.now():%Y-}" in said
     assert len(list((tmp_path / "teachers").iterdir())) == 1
-    config = studies.ClassifierConfig(
-        dataset="folder", root=str(root), method="float", gan=False, lambda_match=0.0
-    )
+    settings = {"method": "float", "gan": False, "lambda_match": 0.0}
+    folder = {"dataset": "folder", "root": str(root)}
+    config = from_settings(ClassifierConfig, folder | settings)
     assert (
         config.digest() == config.float_twin().digest()
     )  # a float row of a table is the teacher of others
@@ -260,9 +260,9 @@ def test_two_processes_train_a_teacher_and_its_student(root, tmp_path):
 
 
 def test_batches_depend_on_seed_and_epoch_alone(root):
-    config = ClassifierConfig(
-        dataset="folder", root=str(root), size=32, batch_size=4, images=8, workers=0, bn_pass=0.5
-    )
+    folder = {"dataset": "folder", "root": str(root), "size": 32}
+    settings = {"batch_size": 4, "images": 8, "workers": 0, "bn_pass": 0.5}
+    config = from_settings(ClassifierConfig, folder | settings)
     recipe = ClassifierRecipe(config, ALONE)
     recipe.open()
     first, again = list(recipe.batches(1, 0, 3)), list(recipe.batches(1, 1, 3))
@@ -340,13 +340,10 @@ def test_bad_method_options_are_refused_before_the_teacher_is_trained(
 @pytest.mark.parametrize("method", [method for method in (FLOAT, *METHODS) if method != "rbcn"])
 def test_a_rival_is_trained_without_what_is_rbcns(method, tmp_path):
     config = read_config(["--method", method, "--start", "random"])
-    assert (config.gan, config.lambda_match, config.bn_pass, config.needs_teacher) == (
-        False,
-        0,
-        0,
-        False,
-    )
-    assert config.train_teacher == (method == "scheme_a")
+    used = config.algorithm
+    assert (used.gan, used.lambda_match, used.bn_pass) == (False, 0, 0)
+    assert not config.needs_teacher
+    assert used.train_teacher == (method == "scheme_a")
     (tmp_path / "c.yaml").write_text("bn_pass: 0.2\nlambda_match: 0.5\n")
     given = [
         "--config",
@@ -357,18 +354,15 @@ def test_a_rival_is_trained_without_what_is_rbcns(method, tmp_path):
         "0.25",
         "--gan",
     ]
-    config = read_config(given)
-    assert (config.gan, config.lambda_match, config.bn_pass) == (
-        True,
-        0.25,
-        0.2,
-    )  # files and flags win
+    used = read_config(given).algorithm
+    assert (used.gan, used.lambda_match, used.bn_pass) == (True, 0.25, 0.2)  # files and flags win
 
 
 def test_rbcn_has_all_of_it_by_default():
     for config in (read_config([]), read_config(["--method", "rbcn"])):
         assert config == ClassifierConfig()
-    assert (config.rectify, config.gan, config.lambda_match, config.bn_pass) == (True, True, 1, 0.1)
+    used = config.algorithm
+    assert (used.rectify, used.gan, used.lambda_match, used.bn_pass) == (True, True, 1, 0.1)
 
 
 @pytest.mark.parametrize(
@@ -377,9 +371,8 @@ def test_rbcn_has_all_of_it_by_default():
 def test_a_rival_by_a_shipped_config_is_that_of_the_tables(path):
     config = read_config(["--config", str(path), "--method", "xnor_k"])
     settings = {**read_yaml(ClassifierConfig, path), "method": "xnor_k"}
-    assert config == ClassifierConfig(
-        **{**settings, "gan": False, "lambda_match": 0.0, "bn_pass": 0.0}
-    )
+    off = {"gan": False, "lambda_match": 0.0, "bn_pass": 0.0}
+    assert config == from_settings(ClassifierConfig, settings | off)
 
 
 def test_a_listed_command_gives_the_settings_of_its_cell(tmp_path):
@@ -458,7 +451,7 @@ def test_pcnn_with_several_projections_starts_from_a_teacher_on_a_part_of_the_im
     "path", sorted((CONFIGS / "classify").glob("*.yaml")), ids=lambda p: p.name
 )
 def test_every_shipped_config_parses(path):
-    config = ClassifierConfig(**read_yaml(ClassifierConfig, path))
+    config = from_settings(ClassifierConfig, read_yaml(ClassifierConfig, path))
     assert config.needs_teacher
 
 
@@ -470,7 +463,7 @@ def test_every_cell_has_its_configuration(name, cells):
     assert len(table.cells) == cells
     keys = {(c.row, c.column, c.metric) for c in table.cells}
     assert len(keys) == cells
-    epochs = {c.config.epochs for c in table.cells}
+    epochs = {c.config.loop.epochs for c in table.cells}
     assert epochs == ({200} if name in ("table2", "table3") else {70})
 
 

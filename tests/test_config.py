@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 import shutil
 import subprocess
@@ -20,15 +19,16 @@ from rbsf.tools.recipes.siamese_config import TrainConfig, read_config
 from rbsf.tools.train_rbsf import main
 from rbsf.tracker.flags import read_constants
 from rbsf.tracker.siamfc import TrackerConfig
-from rbsf.train.config import parse_config, read_yaml, write_yaml
+from rbsf.train.config import from_settings, parse_config, read_yaml, settings_of, write_yaml
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.name)
 def test_every_shipped_config_parses(path):
     if path.stem.startswith("rbsf2"):
-        DistillConfig(**read_yaml(DistillConfig, path), teacher="b.onnx,h.onnx", data=["pairs.db"])
+        needed = {"teacher": "b.onnx,h.onnx", "data": ["pairs.db"]}
+        from_settings(DistillConfig, read_yaml(DistillConfig, path) | needed)
     else:
-        TrainConfig(**read_yaml(TrainConfig, path))
+        from_settings(TrainConfig, read_yaml(TrainConfig, path))
 
 
 @pytest.mark.parametrize(
@@ -63,15 +63,16 @@ def test_flags_win_over_file_over_defaults(tmp_path):
             "b",
         ]
     )
-    assert (config.epochs, config.batch_size, config.lr_binary, config.gan) == (7, 5, 1e-4, False)
+    assert (config.loop.epochs, config.loop.batch_size) == (7, 5)
+    assert (config.algorithm.lr_binary, config.algorithm.gan) == (1e-4, False)
     assert config.data == ["a", "b"]
-    assert config.bn_pass == 0.1  # of configs/rbsf.yaml
+    assert config.algorithm.bn_pass == 0.1  # of configs/rbsf.yaml
 
 
 def test_written_settings_read_back(tmp_path):
     config = read_config(["--seed", "5", "--teacher", "t.npz"])
     write_yaml(config, tmp_path / "c.yaml")
-    assert TrainConfig(**read_yaml(TrainConfig, tmp_path / "c.yaml")) == config
+    assert from_settings(TrainConfig, read_yaml(TrainConfig, tmp_path / "c.yaml")) == config
     assert yaml.safe_load((tmp_path / "c.yaml").read_text())["seed"] == 5
 
 
@@ -130,9 +131,9 @@ def test_help_is_complete(capsys):
     assert stop.value.code == 0
     text = capsys.readouterr().out
     assert "GOT-10k" in text
-    for field in dataclasses.fields(TrainConfig):
-        assert "--" + field.name.replace("_", "-") in text
-        assert field.metadata["help"], field.name
+    for name, each in settings_of(TrainConfig).items():
+        assert "--" + name.replace("_", "-") in text
+        assert each.metadata["help"], name
     assert isinstance(CONFIGS, Path)
 
 
@@ -167,7 +168,7 @@ def test_make_weights_gives_settings_that_exist_and_goes_on_where_it_stopped(beg
     )
     assert ("--resume" in words) == begun
     config = read_config([word for word in words if word != "--resume"])
-    assert (config.model, config.teacher, config.epochs, config.pairs) == (
+    assert (config.model, config.teacher, config.loop.epochs, config.pairs) == (
         "rbsf",
         "t.npz",
         10,

@@ -15,8 +15,10 @@ from requirements import needs
 from torch import nn
 
 from rbsf.train import distributed
-from rbsf.train.loop import Loop, LoopConfig
-from rbsf.train.rectify import Rectifier, RectifyConfig
+from rbsf.train.config import from_settings, setting
+from rbsf.train.loop import Loop
+from rbsf.train.rectify import Rectifier
+from rbsf.train.run_config import RunConfig
 
 pytestmark = pytest.mark.skipif(
     not torch.distributed.is_available(),
@@ -27,12 +29,12 @@ STEPS, BATCH = 3, 8
 
 
 @dataclass
-class ToyConfig(LoopConfig, RectifyConfig):
+class ToyConfig(RunConfig):
     """Settings of the training."""
 
     UNIT: ClassVar[str] = "image"
 
-    images: int = STEPS * BATCH
+    images: int = setting(STEPS * BATCH, "images")
 
 
 class Toy(nn.Module):
@@ -75,8 +77,10 @@ def train(out, batch_size):
         "optimizer": "sgd",
         "lr_real": 0.1,
     }
-    config = ToyConfig(**settings, epochs=1, batch_size=batch_size, warmup=0)
-    Loop(Rectifier(net := Toy(), None, task, config), batches, config, out, None, rank, world).run()
+    settings |= {"epochs": 1, "batch_size": batch_size, "warmup": 0}
+    config = from_settings(ToyConfig, settings)
+    rectifier = Rectifier(net := Toy(), None, task, config.algorithm)
+    Loop(rectifier, batches, config, out, None, rank, world).run()
     torch.save(net.state_dict(), out / f"{rank}.pt")
     distributed.stop()
 

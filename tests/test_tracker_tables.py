@@ -26,7 +26,7 @@ from rbsf.tools.recipes.siamese_config import TrainConfig, read_config
 from rbsf.tools.tracker_studies import finish, open_test
 from rbsf.tracker.siamfc import TrackerConfig
 from rbsf.train import loop
-from rbsf.train.config import parse_config
+from rbsf.train.config import from_settings, parse_config
 
 SMALL = "{epochs: 1, pairs: 2, batch_size: 2, warmup: 0, val_sequences: 0, workers: 0, device: cpu, precision: float32"
 SMALL += f", width: {NARROW}}}"
@@ -198,9 +198,10 @@ def test_a_training_is_told_by_what_decides_its_result(store, teacher, tmp_path)
         "data": [str(tmp_path / "moved" / store.name)],
         "teacher": str(tmp_path / "moved" / teacher.name),
     }
-    assert TrainConfig(**moved, workers=7, val_frames=9, out="elsewhere").folder_name() == name
+    undecisive = {"workers": 7, "val_frames": 9, "out": "elsewhere"}
+    assert from_settings(TrainConfig, moved | undecisive).folder_name() == name
     for other in ({"seed": 1}, {"lr_c": 0.5}, {"data_share": 0.5}):
-        assert TrainConfig(**moved, **other).folder_name() != name
+        assert from_settings(TrainConfig, moved | other).folder_name() != name
     (tmp_path / "moved" / teacher.name).write_bytes(b"another network")
     assert TrainConfig(**moved).folder_name() != name
 

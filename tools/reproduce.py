@@ -160,6 +160,7 @@ def command(config: Any, folder: Path) -> str:
     """The command that trains the cell alone."""
     from rbsf.tools.recipes.classifier import method_defaults
     from rbsf.tools.recipes.siamese_config import TrainConfig, model_defaults
+    from rbsf.train.config import as_settings, settings_of
 
     tracker = isinstance(config, TrainConfig)  # its program starts from the file of its model
     defaults = model_defaults(config.model) if tracker else method_defaults(config.method)
@@ -170,20 +171,21 @@ def command(config: Any, folder: Path) -> str:
         str(folder),
     ]
     words += ["--model", config.model] if tracker else []
-    for field in dataclasses.fields(config):
-        value, default = getattr(config, field.name), defaults.get(field.name, field.default)
-        if field.name in ("out", "resume") or value in (default, []):
-            continue
-        flag = "--" + field.name.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(flag if value else "--no-" + flag.removeprefix("--"))
-        else:
-            words += [
-                word
-                for item in (value if isinstance(value, list) else [value])
-                for word in (flag, str(item))
-            ]
+    for name, value in as_settings(config).items():
+        default = defaults.get(name, settings_of(type(config))[name].default)
+        if name not in ("out", "resume") and value not in (default, []):
+            words += _flag(name, value)
     return shlex.join(words)
+
+
+def _flag(name: str, value: Any) -> list[str]:
+    """A setting as words of a command line."""
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{flag}" if value else f"--no-{flag}"]
+    if isinstance(value, list):
+        return [word for item in value for word in (f"--{flag}", str(item))]
+    return [f"--{flag}", str(value)]
 
 
 def train_cells(table: Study, seeds: list[int], out: Path) -> int:

@@ -17,7 +17,7 @@ from rbsf.datasets.images.in_memory import ArrayData
 from rbsf.models import build
 from rbsf.shipped import CONFIGS
 from rbsf.tools.recipes.classifier import ClassifierConfig, ClassifierRecipe
-from rbsf.train.config import read_yaml
+from rbsf.train.config import changed, from_settings, read_yaml
 from rbsf.train.distributed import ALONE, Process
 from rbsf.train.rectify import Rectifier
 from rbsf.weights import save_weights
@@ -36,7 +36,7 @@ TEACHER_BATCHES = 4  # that give a teacher's batch-norms their statistics
 def trial_config(**settings: Any) -> ClassifierConfig:
     """R+G+B by the paper's settings, `settings` on top."""
     paper = read_yaml(ClassifierConfig, CONFIGS / "classify" / "resnet18_cifar.yaml")
-    return ClassifierConfig(**{**paper, **RATES, **settings})
+    return from_settings(ClassifierConfig, paper | RATES | settings)
 
 
 def made_up_images(count: int, seed: int = 0) -> ArrayData:
@@ -64,7 +64,7 @@ class Trial:
         dtype: torch.dtype = torch.float32,
         precision: torch.dtype = torch.float32,
     ) -> None:
-        images = config.batch_size * TEACHER_BATCHES
+        images = config.loop.batch_size * TEACHER_BATCHES
         self.config = dataclasses.replace(config, images=images)
         self.device, self.dtype = device, dtype
         self.rectifier = self._build(precision)
@@ -75,7 +75,7 @@ class Trial:
         """The networks as made on the CPU, so that they are the same everywhere, then on the
         device.
         """
-        config = dataclasses.replace(self.config, precision=str(precision).removeprefix("torch."))
+        config = changed(self.config, precision=str(precision).removeprefix("torch."))
         images = made_up_images(config.images)
         self._recipe = ClassifierRecipe(config, ALONE, (images, images))
         made = self._rectifier(self._recipe)

@@ -13,6 +13,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -24,7 +25,7 @@ from rbsf.system.files import write_atomically
 from rbsf.tools.recipes.classifier import RESULT, ClassifierConfig, ClassifierRecipe, with_defaults
 from rbsf.tools.recipes.siamese import SiameseRecipe
 from rbsf.tools.recipes.siamese_config import TrainConfig
-from rbsf.train.config import check_settings, read_yaml
+from rbsf.train.config import check_settings, from_settings, read_yaml
 from rbsf.train.loop import CHECKPOINT
 from rbsf.train.run_config import RunConfig
 from rbsf.train.trainer import Recipe, run
@@ -37,7 +38,7 @@ METRICS = ("top1", "top5")
 TRAINS: dict[str, type[RunConfig]] = {"classifier": ClassifierConfig, "tracker": TrainConfig}
 CONFIGURE: dict[type, Callable[[dict[str, Any]], Any]] = {
     ClassifierConfig: with_defaults,
-    TrainConfig: lambda settings: TrainConfig(**settings),
+    TrainConfig: partial(from_settings, TrainConfig),
 }
 RECIPES: dict[type, type[Recipe]] = {ClassifierConfig: ClassifierRecipe, TrainConfig: SiameseRecipe}
 
@@ -223,7 +224,7 @@ def as_markdown(table: Study, seeds: list[int], out: Path) -> str:
                 f"{cell.paper:.2f}",
                 ours,
                 difference,
-                str(cell.config.epochs),
+                str(cell.config.loop.epochs),
                 images,
                 count,
             )

@@ -135,7 +135,7 @@ def as_markdown(study: Study, seeds: list[int], out: Path, tests: list[Scored]) 
         done = sum(
             state_of(dataclasses.replace(cell.config, seed=seed), out) == "done" for seed in seeds
         )
-        pairs = f"{cell.config.epochs} x {cell.config.pairs:,}"
+        pairs = f"{cell.config.loop.epochs} x {cell.config.pairs:,}"
         row = [
             TextCell(cell.row),
             TextCell(str(done) if done else "not run", done),

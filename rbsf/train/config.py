@@ -1,5 +1,8 @@
-"""A dataclass as the configuration of a program: YAML fills it, flags win, unknown keys and wrong
-types are refused.
+"""Configurations: dataclasses that a YAML file fills and flags override.
+
+A configuration may hold others, its sections.  To the user all settings lie side by side: the flag is
+`--epochs` and the line in a file is `epochs: 30`, although the code reads `config.loop.epochs`.  So no
+two settings of a configuration have the same name.
 """
 
 from __future__ import annotations
@@ -9,14 +12,18 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
 from rbsf.shipped import find_config
 from rbsf.system.files import write_atomically
+
+Config = TypeVar("Config")
 
 
 def setting(
@@ -29,35 +36,99 @@ def setting(
     decisive: bool = True,
     path: bool = False,
 ) -> Any:
-    """A field of a configuration; `default` is a value, or `list` for an empty list.
+    """A field of a configuration.
 
-    `metavar`: what an item of a list is called.  `changeable`: it may be another one when a
-    training is resumed. `decisive`: the result depends on it.  `path`: it is a path, of which only
-    the last part travels with weights.
+    `default` is a value, or `list` for an empty list.  `metavar` is what help calls an item of a list.
+    `changeable` says that a training may be resumed with another value, `decisive` that the result
+    depends on it, `path` that it is a path, of which only the last part is written into weights.
     """
     metadata = {
         "help": help,
+        "choices": choices,
         "metavar": metavar,
         "changeable": changeable,
         "decisive": decisive,
         "path": path,
     }
-    if choices:
-        metadata["choices"] = choices
     if default is list:
         return dataclasses.field(default_factory=list, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def section(cls: type[Config], **defaults: Any) -> Config:
+    """A field that holds a configuration of the class `cls`; `defaults` replace those of `cls`."""
+    return dataclasses.field(default_factory=partial(cls, **defaults))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting of a configuration: its type, its default, and the metadata of `setting`."""
+
+    kind: Any
+    default: Any
+    metadata: Mapping[str, Any]
+    section: str = ""  # the field that holds it; empty for the configuration itself
+
+
+def settings_of(cls: type) -> dict[str, Setting]:
+    """All settings of a configuration by name, those of its sections included."""
+    kinds = typing.get_type_hints(cls)
+    found = {}
+    for field in dataclasses.fields(cls):
+        kind, default = kinds[field.name], _default(field)
+        if not dataclasses.is_dataclass(kind):
+            found[field.name] = Setting(kind, default, field.metadata)
+            continue
+        for name, inner in settings_of(typing.cast(type, kind)).items():
+            found[name] = dataclasses.replace(
+                inner, default=getattr(default, name), section=field.name
+            )
+    return found
+
+
+def from_settings(cls: type[Config], settings: Mapping[str, Any]) -> Config:
+    """The configuration with `settings`; what is not among them has its default.
+
+    Raises ValueError, in one line, where a configuration refuses a value.
+    """
+    known = settings_of(cls)
+    sections: dict[str, dict[str, Any]] = {each.section: {} for each in known.values()}
+    for name, value in settings.items():
+        sections[known[name].section][name] = value
+    own = sections.pop("", {})
+    defaults = {field.name: field for field in dataclasses.fields(typing.cast(Any, cls))}
+    inner = {
+        name: dataclasses.replace(_default(defaults[name]), **values)
+        for name, values in sections.items()
+    }
+    return cls(**own, **inner)
+
+
+def as_settings(config: Any) -> dict[str, Any]:
+    """All settings of a configuration by name: what `from_settings` makes it from."""
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            values |= as_settings(value)
+        else:
+            values[field.name] = value
+    return values
+
+
+def changed(config: Config, **settings: Any) -> Config:
+    """A copy of a configuration with other values of some settings, whichever section has them."""
+    return from_settings(type(config), as_settings(config) | settings)
+
+
 def parse_config(
     cls: type, argv: list[str] | None, description: str, defaults: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Settings for `cls`, a dataclass, from `--config FILE` and flags (one a field), which win;
-    only those given.
+    """The settings for `cls` that are given by `--config FILE` and by flags, which win.
 
-    A field's metadata gives its `help` and, where they are few, its `choices`.  `defaults`: values
-    that --help names instead of the dataclass's own.  ValueError names a key or value of the file
-    that does not fit; argparse exits on its own errors.
+    Each setting is a flag; its metadata has the help.  `defaults` are what --help names in place of
+    the defaults of `cls`.  Raises ValueError for a key or value of the file that does not fit; argparse
+    exits for flags that do not.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -66,114 +137,109 @@ def parse_config(
         "--config",
         type=find_config,
         metavar="FILE",
-        help="YAML file with any of the settings below, or the name of a shipped one, such as long; flags win over it",
+        help="YAML file with any of the settings below, or the name of a shipped one, such as long;"
+        " flags win over it",
     )
-    types_of = typing.get_type_hints(cls)
-    for field in dataclasses.fields(cls):
-        _add_flag(parser, field, types_of[field.name], defaults or {})
+    for name, each in settings_of(cls).items():
+        _add_flag(parser, name, each, (defaults or {}).get(name, each.default))
     given = {k: v for k, v in vars(parser.parse_args(argv)).items() if v is not None}
     file = given.pop("config", None)
     return {**(read_yaml(cls, file) if file else {}), **given}
 
 
 def read_yaml(cls: type, path: str | Path) -> dict[str, Any]:
-    """Settings for `cls` from a YAML file.  FileNotFoundError, or ValueError naming file, key and
-    what is valid.
+    """Settings for `cls` from a YAML file.
+
+    Raises FileNotFoundError, or ValueError that names the file, the key and what is valid.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"no config file {path}")
     try:
         settings = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date that is none
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or no date of a calendar
         raise ValueError(f"{path}: not YAML ({' '.join(str(error).split())[:120]})") from None
     if not isinstance(settings, dict):
-        raise ValueError(
-            f"{path}: expected settings as `name: value`, found a {type(settings).__name__}"
-        )
+        found = type(settings).__name__
+        raise ValueError(f"{path}: expected settings as `name: value`, found a {found}")
     return check_settings(cls, settings, str(path))
 
 
 def check_settings(cls: type, settings: dict[str, Any], where: str) -> dict[str, Any]:
-    """`settings` for the dataclass `cls` with their types put right; ValueError begins with
-    `where`, names the key.
+    """`settings` for `cls`, with numbers of the right type.
+
+    Raises ValueError that begins with `where` and names the key.
     """
-    fields, types_of = (
-        {field.name: field for field in dataclasses.fields(cls)},
-        typing.get_type_hints(cls),
-    )
-    for key in settings:
-        if key not in fields:
-            near = difflib.get_close_matches(str(key), fields, 1)
-            raise ValueError(
-                f"{where}: unknown setting {key!r}"
-                + (f"; did you mean {near[0]!r}?" if near else "")
-            )
-    return {k: _checked(v, fields[k], types_of[k], f"{where}: {k}") for k, v in settings.items()}
+    known = settings_of(cls)
+    for name in settings:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, 1)
+            advice = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"{where}: unknown setting {name!r}{advice}")
+    return {
+        name: _checked(value, known[name], f"{where}: {name}") for name, value in settings.items()
+    }
 
 
 def write_yaml(config: Any, path: str | Path) -> None:
-    """Write all settings of a dataclass, for the record and for `--config`."""
-    write_atomically(path, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False).encode())
+    """Write all settings of a configuration, for the record and for `--config`."""
+    write_atomically(path, yaml.safe_dump(as_settings(config), sort_keys=False).encode())
 
 
-def _add_flag(
-    parser: argparse.ArgumentParser, field: dataclasses.Field, kind: Any, defaults: dict[str, Any]
-) -> None:
-    flag = "--" + field.name.replace("_", "-")
-    default = field.default_factory() if callable(field.default_factory) else field.default
-    default = defaults.get(field.name, default)
-    text = f"{field.metadata.get('help', '')} (default: {'none' if default in (None, []) else default})".replace(
-        "%", "%%"
-    )
-    kind = _plain(kind)
+def _default(field: dataclasses.Field) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()
+
+
+def _add_flag(parser: argparse.ArgumentParser, name: str, each: Setting, default: Any) -> None:
+    flag, metadata, kind = "--" + name.replace("_", "-"), each.metadata, _plain(each.kind)
+    shown = "none" if default in (None, []) else default
+    text = f"{metadata.get('help', '')} (default: {shown})".replace("%", "%%")
     if kind is bool:
         parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
     elif typing.get_origin(kind) is list:
-        parser.add_argument(
-            flag, action="append", help=text + "; repeatable", metavar=field.metadata["metavar"]
-        )
+        text += "; repeatable"
+        parser.add_argument(flag, action="append", help=text, metavar=metadata["metavar"])
+    elif choices := metadata.get("choices"):
+        parser.add_argument(flag, type=kind, help=text, choices=choices)
     else:
-        metavar = (
-            None if field.metadata.get("choices") else {int: "N", float: "X"}.get(kind, "TEXT")
-        )
-        parser.add_argument(
-            flag, type=kind, help=text, choices=field.metadata.get("choices"), metavar=metavar
-        )
+        metavar = {int: "N", float: "X"}.get(kind, "TEXT")
+        parser.add_argument(flag, type=kind, help=text, metavar=metavar)
 
 
 def _plain(kind: Any) -> Any:
-    """`X | None` to X."""
+    """`X` of `X | None`."""
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         return next(part for part in typing.get_args(kind) if part is not type(None))
     return kind
 
 
-def _checked(value: Any, field: dataclasses.Field, kind: Any, where: str) -> Any:
-    """`value` if it is of the field's type `kind` (an int serves as a float) and its choices, else
-    ValueError.
-    """
-    if value is None and type(None) in typing.get_args(kind):
+def _checked(value: Any, each: Setting, where: str) -> Any:
+    """`value` as the setting's type.  Raises ValueError for another type or none of its choices."""
+    if value is None and type(None) in typing.get_args(each.kind):
         return None
-    kind = _plain(kind)
-    if kind is float and isinstance(value, str):  # YAML 1.1 reads 1e-4 as text
-        try:
-            return float(value)
-        except ValueError:
-            pass
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    kind = _plain(each.kind)
+    if kind is float:
+        value = _as_float(value)
     if not _fits(value, kind):
-        raise ValueError(
-            f"{where} is {value!r}; expected {kind if typing.get_args(kind) else kind.__name__}"
-        )
-    choices = field.metadata.get("choices", (value,))
-    if value not in choices:
-        raise ValueError(f"{where} is {value!r}; expected one of {', '.join(map(str, choices))}")
+        expected = kind if typing.get_args(kind) else kind.__name__
+        raise ValueError(f"{where} is {value!r}; expected {expected}")
+    choices = each.metadata.get("choices")
+    if choices and value not in choices:
+        raise ValueError(f"{where} is {value!r}; expected one of {', '.join(choices)}")
     return value
 
 
+def _as_float(value: Any) -> Any:
+    """A whole number as a float, and text such as 1e-4, which YAML 1.1 takes for text, as well."""
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        return value
+
+
 def _fits(value: Any, kind: Any) -> bool:
-    """Is `value` of the type `kind`, such as `int` or `list[str]`?  A bool is no int."""
+    """Whether `value` is of the type `kind`, such as `int` or `list[str]`.  A bool is no int."""
     wanted = typing.get_origin(kind) or kind
     if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
         return False

@@ -8,9 +8,8 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,61 +20,11 @@ from rbsf.system.stop import StopRequest
 from rbsf.train import distributed
 from rbsf.train.capture import CapturedSteps
 from rbsf.train.checkpoint import save_checkpoint
-from rbsf.train.config import setting
 from rbsf.train.log import History
 from rbsf.train.rectify import Rectifier
+from rbsf.train.run_config import RunConfig
 
 CHECKPOINT = "checkpoint.pt"
-
-
-@dataclass
-class LoopConfig:
-    """Length and pace of a training; a subclass has the field `UNIT`s, how many samples an epoch
-    has.
-    """
-
-    UNIT: ClassVar[str] = "sample"
-
-    epochs: int = setting(30, "epochs", changeable=True)
-    batch_size: int = setting(8, "samples a batch, per process")
-    seed: int = setting(0, "seed of weights, order and augmentation")
-    warmup: int = setting(
-        50, "steps over which the rates rise to their values; then they follow a cosine to 1%"
-    )
-    save_minutes: float = setting(
-        5.0,
-        "minutes between checkpoints; one follows each epoch too",
-        changeable=True,
-        decisive=False,
-    )
-    log_every: int = setting(20, "steps between rows of the log", changeable=True, decisive=False)
-    capture: bool = setting(
-        True,
-        "on a GPU, record the launches of a step once and replay them: faster",
-        changeable=True,
-        decisive=False,
-    )
-
-    def __post_init__(self) -> None:
-        """Raise ValueError naming the field, its value and what would be valid."""
-        for name in ("epochs", "batch_size", "log_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
-
-    @property
-    def samples(self) -> int:
-        """Samples an epoch."""
-        return getattr(self, f"{self.UNIT}s")
-
-    def steps(self, world: int, bn_pass: float) -> tuple[int, int]:
-        """Steps of an epoch for `world` processes: of training, and of a batch-norm pass of that
-        share.
-        """
-        steps = self.samples // (self.batch_size * world)
-        if steps < 1:
-            size = f"one batch of {self.batch_size} for {world} processes"
-            raise ValueError(f"{self.UNIT}s is {self.samples}: less than {size}")
-        return steps, round(steps * bn_pass)
 
 
 class Stopped(Exception):
@@ -109,24 +58,20 @@ class Loop:
         self,
         rectifier: Rectifier,
         batches: Callable[[int, int, int], Iterable[dict[str, Tensor]]],
-        config: LoopConfig,
+        config: RunConfig,
         folder: Path,
         validate: Callable[[nn.Module], dict[str, float]] | None = None,
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        self.rectifier, self.batches, self.config, self.folder, self.validate = (
-            rectifier,
-            batches,
-            config,
-            folder,
-            validate,
-        )
+        self.rectifier, self.batches, self.validate = rectifier, batches, validate
+        self.config, self.folder = config.loop, folder
+        self.unit, self.sampling = config.UNIT, config.sampling
         self.rank, self.world = rank, world
-        self.train_steps, self.norm_steps = config.steps(world, rectifier.config.bn_pass)
+        self.train_steps, self.norm_steps = config.steps(world)
         self.epoch = self.index = 0  # next epoch, and next batch in it
         self.device = next(rectifier.student.parameters()).device
-        captured = config.capture and self.device.type == "cuda" and world == 1
+        captured = config.loop.capture and self.device.type == "cuda" and world == 1
         self.steps = CapturedSteps(rectifier) if captured else rectifier
         self.checkpoint = folder / CHECKPOINT
         self.sums: dict[str, list[Tensor]] = {}
@@ -160,13 +105,7 @@ class Loop:
 
     def _order(self) -> dict[str, int]:
         """What decides which samples a step sees: a resumed run must have the same."""
-        config = self.config
-        order = {
-            "seed": config.seed,
-            f"{config.UNIT}s": config.samples,
-            "batch_size": config.batch_size,
-        }
-        return {**order, "processes": self.world, "norm_steps": self.norm_steps}
+        return {**self.sampling, "processes": self.world, "norm_steps": self.norm_steps}
 
     def save(self) -> None:
         """Write the checkpoint (process 0).  ValueError, and the last one stays, where weights are
@@ -195,7 +134,7 @@ class Loop:
         bar = tqdm(
             total=self.config.epochs * length * samples_a_step,
             initial=self.step * samples_a_step,
-            unit=self.config.UNIT,
+            unit=self.unit,
             disable=self.rank > 0,
             smoothing=0.05,
             mininterval=1,
@@ -272,7 +211,7 @@ class Loop:
         bar.set_postfix({name: f"{value:.3g}" for name, value in means.items()}, refresh=False)
         rate = bar.format_dict["rate"] or 0.0
         self.history.add(
-            self.step, epoch=self.epoch, **{f"{self.config.UNIT}s_per_s": round(rate, 2)}, **means
+            self.step, epoch=self.epoch, **{f"{self.unit}s_per_s": round(rate, 2)}, **means
         )
 
     def _not_finite(self, what: str) -> str:

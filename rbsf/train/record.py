@@ -11,15 +11,15 @@ from typing import Any
 
 from rbsf.system.environment import environment
 from rbsf.system.files import write_atomically
-from rbsf.train.config import write_yaml
+from rbsf.train.config import as_settings, settings_of, write_yaml
 from rbsf.train.device import dtype_of
 from rbsf.train.distributed import Process
-from rbsf.train.run_config import RunConfig, marked
+from rbsf.train.run_config import RunConfig
 
 
 def describe_place(config: RunConfig, process: Process) -> str:
     """Such as "1 x cpu in bfloat16"."""
-    dtype = str(dtype_of(config.precision, process.device)).removeprefix("torch.")
+    dtype = str(dtype_of(config.machine.precision, process.device)).removeprefix("torch.")
     return f"{process.world} x {process.device.type} in {dtype}"
 
 
@@ -37,20 +37,20 @@ def write_record(config: RunConfig, world: int) -> None:
 
 
 def provenance(config: RunConfig, world: int) -> dict[str, Any]:
-    """What goes into a weights file about its training.  Of paths only the last part: weights
-    travel, folders don't.
+    """What goes into a weights file about its training.
+
+    Of paths it is the last part alone: weights travel, folders do not.
     """
-    settings = dataclasses.asdict(config)
-    for name in marked(type(config), "path"):
-        if value := settings[name]:
-            settings[name] = (
-                [Path(path).name for path in value] if isinstance(value, list) else Path(value).name
-            )
-    return {
-        "config": settings,
-        **{k: v for k, v in environment().items() if k != "command"},
-        "processes": world,
-    }
+    values = as_settings(config)
+    for name, each in settings_of(type(config)).items():
+        if each.metadata["path"] and values[name]:
+            values[name] = _last_part(values[name])
+    place = {name: value for name, value in environment().items() if name != "command"}
+    return {"config": values, **place, "processes": world}
+
+
+def _last_part(paths: str | list[str]) -> str | list[str]:
+    return Path(paths).name if isinstance(paths, str) else [Path(path).name for path in paths]
 
 
 def report_size(path: Path, folder: Path) -> None:

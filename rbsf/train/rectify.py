@@ -88,6 +88,11 @@ class RectifyConfig:
         if self.lambda_epochs < 1:
             raise ValueError(f"lambda_epochs is {self.lambda_epochs}; it must be 1 or more")
 
+    @property
+    def compares_maps(self) -> bool:
+        """Whether the student's feature maps are held to the teacher's."""
+        return self.gan or self.lambda_match > 0
+
     def lambda_factor(self, epoch: int) -> float:
         """Factor of lambda1 and lambda2 in `epoch` (from 0): section 3.1's schedule."""
         return self.lambda_decay ** (epoch // self.lambda_epochs)

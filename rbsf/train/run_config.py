@@ -1,41 +1,57 @@
-"""Settings that all trainings have.
-
-Whether a setting may change, decides the result or is a path stands with the setting, see
-`rbsf.train.config.setting`.
-"""
+"""The settings that all trainings have, and what a training's settings say about its result."""
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
-from rbsf.train.config import read_yaml, setting
-from rbsf.train.loop import LoopConfig
+from rbsf.train.config import (
+    as_settings,
+    changed,
+    from_settings,
+    read_yaml,
+    section,
+    setting,
+    settings_of,
+)
 from rbsf.train.rectify import RectifyConfig
 
 
 @dataclass
-class RunConfig(LoopConfig, RectifyConfig):
-    """Settings of any training; written as config.yaml beside its weights."""
+class LoopConfig:
+    """Length and pace of a training."""
 
-    teacher: str | None = setting(
-        None,
-        "float weights: .safetensors, siamfc-pytorch .pth, or .npz",
-        changeable=True,
-        path=True,
+    epochs: int = setting(30, "epochs", changeable=True)
+    batch_size: int = setting(8, "samples a batch, per process")
+    warmup: int = setting(
+        50, "steps over which the rates rise to their values; then they follow a cosine to 1%"
     )
-    out: str = setting(
-        "runs/rbsf",
-        "folder for weights, checkpoint and logs",
+    save_minutes: float = setting(
+        5.0,
+        "minutes between checkpoints; one follows each epoch too",
         changeable=True,
         decisive=False,
-        path=True,
     )
-    resume: bool = setting(False, "continue the training in --out", changeable=True, decisive=False)
+    log_every: int = setting(20, "steps between rows of the log", changeable=True, decisive=False)
+    capture: bool = setting(
+        True,
+        "on a GPU, record the launches of a step once and replay them: faster",
+        changeable=True,
+        decisive=False,
+    )
+
+    def __post_init__(self) -> None:
+        """Raise ValueError naming the field, its value and what would be valid."""
+        check_least(self, epochs=1, batch_size=1, log_every=1, warmup=0, save_minutes=0)
+
+
+@dataclass
+class MachineConfig:
+    """What a training runs on.  Of these only the precision decides the result."""
+
     device: str = setting("auto", "cpu, cuda, or auto", changeable=True, decisive=False)
     precision: str = setting(
         "auto",
@@ -57,70 +73,117 @@ class RunConfig(LoopConfig, RectifyConfig):
 
     def __post_init__(self) -> None:
         """Raise ValueError naming the field, its value and what would be valid."""
-        LoopConfig.__post_init__(self)
-        RectifyConfig.__post_init__(self)
-        self.check_least(workers=0, threads=0, seed=0, warmup=0, save_minutes=0)
+        check_least(self, workers=0, threads=0)
+
+
+@dataclass
+class RunConfig:
+    """Settings of any training; written as config.yaml beside its weights.
+
+    A subclass has a setting that is called like its `UNIT` with an s: how many samples an epoch has.
+    """
+
+    UNIT: ClassVar[str] = "sample"
+
+    loop: LoopConfig = section(LoopConfig)
+    algorithm: RectifyConfig = section(RectifyConfig)
+    machine: MachineConfig = section(MachineConfig)
+    seed: int = setting(0, "seed of weights, order and augmentation")
+    teacher: str | None = setting(
+        None,
+        "float weights: .safetensors, siamfc-pytorch .pth, or .npz",
+        changeable=True,
+        path=True,
+    )
+    out: str = setting(
+        "runs/rbsf",
+        "folder for weights, checkpoint and logs",
+        changeable=True,
+        decisive=False,
+        path=True,
+    )
+    resume: bool = setting(False, "continue the training in --out", changeable=True, decisive=False)
+
+    def __post_init__(self) -> None:
+        """Raise ValueError naming the field, its value and what would be valid."""
+        check_least(self, seed=0)
 
     @property
     def result_file(self) -> str:
-        """What a training writes last into its folder: there, it is done."""
+        """The file that a training writes last into its folder: where it is, the training is done."""
         raise NotImplementedError
 
     def folder_name(self) -> str:
         """Where trainings with these settings are kept, below the folder of a table."""
         raise NotImplementedError
 
-    def decisive(self) -> dict[str, Any]:
-        """The settings that decide the result, as far as they are not the defaults."""
-        settings = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        undecisive = without(type(self), "decisive")
+    @property
+    def samples(self) -> int:
+        """Samples an epoch."""
+        return getattr(self, f"{self.UNIT}s")
+
+    @property
+    def sampling(self) -> dict[str, int]:
+        """The settings that decide which samples a step sees: a resumed run must have the same."""
         return {
-            k: v
-            for k, v in settings.items()
-            if k not in undecisive and v not in (getattr(type(self), k, []), [])
+            "seed": self.seed,
+            f"{self.UNIT}s": self.samples,
+            "batch_size": self.loop.batch_size,
+        }
+
+    def steps(self, world: int) -> tuple[int, int]:
+        """Steps of an epoch for `world` processes: of training, and of the batch-norm pass.
+
+        Raises ValueError where an epoch has less samples than a batch.
+        """
+        batch_size = self.loop.batch_size
+        steps = self.samples // (batch_size * world)
+        if steps < 1:
+            size = f"one batch of {batch_size} for {world} processes"
+            raise ValueError(f"{self.UNIT}s is {self.samples}: less than {size}")
+        return steps, round(steps * self.algorithm.bn_pass)
+
+    def decisive(self) -> dict[str, Any]:
+        """The settings that decide the result and differ from their defaults."""
+        settings, values = settings_of(type(self)), as_settings(self)
+        return {
+            name: values[name]
+            for name, each in settings.items()
+            if each.metadata["decisive"] and values[name] not in (each.default, [])
         }
 
     def digest(self) -> str:
         """Eight hex digits of the decisive settings."""
-        return hashlib.sha256(json.dumps(self.decisive(), sort_keys=True).encode()).hexdigest()[:8]
-
-    def check_least(self, **least: int) -> None:
-        """Raise ValueError for a field that is less than said."""
-        for name, value in least.items():
-            if not getattr(self, name) >= value:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be {value} or more")
+        text = json.dumps(self.decisive(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 Config = TypeVar("Config", bound=RunConfig)
 
 
+def check_least(config: Any, **least: float) -> None:
+    """Raise ValueError for a field that is below its least value."""
+    for name, value in least.items():
+        if not getattr(config, name) >= value:
+            raise ValueError(f"{name} is {getattr(config, name)}; it must be {value} or more")
+
+
 def resumed(cls: type[Config], settings: dict[str, Any]) -> Config:
     """The settings of the training in `out` with `settings` on top.
 
-    FileNotFoundError where there is none; ValueError for a setting that would make it another
-    training.
+    Raises FileNotFoundError where there is none, and ValueError for a setting that would make it
+    another training.
     """
-    base = Path(settings.get("out", cls.out)) / "config.yaml"
+    known = settings_of(cls)
+    base = Path(settings.get("out", known["out"].default)) / "config.yaml"
     if not base.is_file():
         raise FileNotFoundError(f"nothing to resume: no {base}; start without --resume")
-    trained = read_yaml(cls, base)
-    before = dataclasses.asdict(
-        cls(**trained)
-    )  # what an older version did not know had its default
-    changeable = marked(cls, "changeable")
+    trained = from_settings(cls, read_yaml(cls, base))
+    before = as_settings(
+        trained
+    )  # settings that an older version did not have are at their defaults
     for name, value in settings.items():
-        if name not in changeable and value != before[name]:
-            raise ValueError(
-                f"{base}: trained with {name} {before[name]}, not {value}; resume with {before[name]}"
-            )
-    return cls(**{**trained, **settings})
-
-
-def marked(cls: type, mark: str) -> set[str]:
-    """Names of the fields of a dataclass whose metadata says `mark`."""
-    return {f.name for f in dataclasses.fields(cls) if f.metadata.get(mark)}
-
-
-def without(cls: type, mark: str) -> set[str]:
-    """Names of those whose metadata says that `mark` does not hold."""
-    return {f.name for f in dataclasses.fields(cls) if f.metadata.get(mark) is False}
+        was = before[name]
+        if value != was and not known[name].metadata["changeable"]:
+            raise ValueError(f"{base}: trained with {name} {was}, not {value}; resume with {was}")
+    return changed(trained, **settings)

@@ -94,14 +94,14 @@ def run(make: Callable[[Any, Process], Recipe], config: RunConfig) -> int:
     `make` makes the recipe.  ValueError where the folder holds a training that is not to be
     resumed.
     """
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    if config.machine.threads:
+        torch.set_num_threads(config.machine.threads)
     folder = Path(config.out)
     if not config.resume and any((f / CHECKPOINT).is_file() for f in (folder, folder / "teacher")):
         raise ValueError(
             f"{folder} holds a training already; add --resume to continue it, or choose another --out"
         )
-    device = choose_device(config.device)
+    device = choose_device(config.machine.device)
     torch.backends.cudnn.benchmark = (
         device.type == "cuda"
     )  # batches are of one size: the first ones choose for all

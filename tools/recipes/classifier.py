@@ -21,12 +21,12 @@ from rbsf.maps import CALIBRATION, Stats, measure_maps, start_from_teacher
 from rbsf.methods import METHODS
 from rbsf.models import CLASSIFIERS, build
 from rbsf.system.files import write_atomically
-from rbsf.train.config import parse_config, setting
+from rbsf.train.config import from_settings, parse_config, section, setting
 from rbsf.train.cross_entropy import ClassificationTask, evaluate
 from rbsf.train.device import dtype_of, place
 from rbsf.train.distributed import Process
-from rbsf.train.rectify import Rectifier, RectifyConfig
-from rbsf.train.run_config import RunConfig, resumed
+from rbsf.train.rectify import Rectifier
+from rbsf.train.run_config import LoopConfig, RunConfig, check_least, resumed
 from rbsf.train.trainer import Recipe, Validate
 from rbsf.weights import load_weights
 
@@ -35,6 +35,22 @@ FLOAT = "float"  # in place of a method: the real network
 # By default of all methods but RBCN, whose own G and B these are.  R stays: it weighs what the
 # method itself adds to the loss, which is PCNN's projection loss, and nothing of the others.
 RIVAL = {"gan": False, "lambda_match": 0.0, "bn_pass": 0.0}
+# Settings of Algorithm 1 with which nothing but the real network is trained.
+PLAIN: dict[str, Any] = {
+    "rectify": False,
+    "gan": False,
+    "bn_pass": 0.0,
+    "norm_epochs": -1,
+    "lambda_kernel": 0.0,
+    "lambda_adversarial": 0.0,
+    "lambda_match": 0.0,
+    "lambda_decay": 0.0,
+    "lambda_epochs": 1,
+    "lr_binary": 0.0,
+    "lr_c": 0.0,
+    "lr_discriminator": 0.0,
+    "train_teacher": False,
+}
 NORM_PASS = (
     1_000_000  # added to an epoch's number for the order of the images of its batch-norm pass
 )
@@ -46,9 +62,9 @@ class ClassifierConfig(RunConfig):
 
     UNIT: ClassVar[str] = "image"
 
+    loop: LoopConfig = section(LoopConfig, batch_size=128)
     images: int = setting(0, "images an epoch; 0 = each of the training set once")
     subset: int = setting(0, "train on so many images, as many of each class; 0 = on all")
-    batch_size: int = setting(128, "images a batch, per process")
     dataset: str = setting("cifar100", "data set", choices=tuple(LABELLED))
     root: str = setting(
         "data",
@@ -98,16 +114,17 @@ class ClassifierConfig(RunConfig):
     def __post_init__(self) -> None:
         """Raise ValueError naming the field, its value and what would be valid."""
         super().__post_init__()
-        self.check_least(images=0, subset=0, size=0)
-        if self.method == FLOAT and (self.gan or self.lambda_match or self.train_teacher):
+        check_least(self, images=0, subset=0, size=0)
+        algorithm = self.algorithm
+        if self.method == FLOAT and (algorithm.compares_maps or algorithm.train_teacher):
             raise ValueError(
                 "method is float, but gan, lambda_match or train_teacher want a teacher; switch them off"
             )
-        if self.train_teacher and (self.gan or self.lambda_match):
+        if algorithm.train_teacher and algorithm.compares_maps:
             raise ValueError(
                 "train_teacher goes without gan and lambda_match: no maps are compared; switch them off"
             )
-        if self.method == "scheme_a" and not self.train_teacher:
+        if self.method == "scheme_a" and not algorithm.train_teacher:
             raise ValueError(
                 "method is scheme_a, which learns beside its teacher; switch train_teacher on"
             )
@@ -121,11 +138,9 @@ class ClassifierConfig(RunConfig):
     @property
     def needs_teacher(self) -> bool:
         """Whether a float network has to be trained first."""
-        return (
-            self.binary
-            and not self.train_teacher
-            and bool(self.gan or self.lambda_match or self.start == "teacher")
-        )
+        if not self.binary or self.algorithm.train_teacher:
+            return False
+        return self.algorithm.compares_maps or self.start == "teacher"
 
     def network_options(self, classes: int) -> dict[str, Any]:
         """What `rbsf.models.build` takes beside the model's name.  ValueError for method_options of
@@ -148,14 +163,9 @@ class ClassifierConfig(RunConfig):
         """The configuration of the teacher: the same training of the real network, without what is
         the student's.
         """
-        off: dict[str, Any] = {"gan": False, "rectify": False, "train_teacher": False}
-        off |= {
-            f.name: 0.0 for f in dataclasses.fields(RectifyConfig) if f.name.startswith("lambda_")
-        }
-        off |= {"lr_binary": 0.0, "lr_c": 0.0, "lr_discriminator": 0.0}
-        off |= {"lambda_epochs": 1, "bn_pass": 0.0, "norm_epochs": -1}
+        plain = dataclasses.replace(self.algorithm, **PLAIN)
         return dataclasses.replace(
-            self, method=FLOAT, method_options=[], start="random", teacher=None, **off
+            self, algorithm=plain, method=FLOAT, method_options=[], start="random", teacher=None
         )
 
     @property
@@ -200,9 +210,8 @@ def method_defaults(method: str) -> dict[str, Any]:
 
 def with_defaults(settings: dict[str, Any]) -> ClassifierConfig:
     """The configuration of `settings`, the defaults of their method below them."""
-    return ClassifierConfig(
-        **{**method_defaults(settings.get("method", ClassifierConfig.method)), **settings}
-    )
+    defaults = method_defaults(settings.get("method", ClassifierConfig.method))
+    return from_settings(ClassifierConfig, defaults | settings)
 
 
 def read_config(argv: list[str] | None, description: str = "") -> ClassifierConfig:
@@ -227,7 +236,7 @@ class ClassifierRecipe(Recipe[ClassifierConfig]):
         super().__init__(config, process)
         self.images = images
         self.task = ClassificationTask(
-            dtype_of(config.precision, process.device), apprentice=config.train_teacher
+            dtype_of(config.machine.precision, process.device), config.algorithm.train_teacher
         )
 
     @property
@@ -280,22 +289,23 @@ class ClassifierRecipe(Recipe[ClassifierConfig]):
         student = place(build(config.model, **config.network_options(classes)), device)
         _check_images(config.model, student, self.training, device)
         teacher, stats = None, None
-        if config.train_teacher:
+        if config.algorithm.train_teacher:
             teacher = place(
                 build(config.model, **config.float_twin().network_options(classes)), device
             )
         elif config.binary and config.teacher:
             teacher = place(load_teacher(config, self.training), device)
             stats = self._start(student, teacher)
-        if not (config.gan or config.lambda_match or config.train_teacher):
+        if not (config.algorithm.compares_maps or config.algorithm.train_teacher):
             teacher = None  # it has given the start; nothing else asks for it
-        if config.compile:
+        if config.machine.compile:
             student.compile()
-        return Rectifier(student, teacher, self.task, config, stats)
+        return Rectifier(student, teacher, self.task, config.algorithm, stats)
 
     def _start(self, student: nn.Module, teacher: nn.Module) -> Stats:
         """Measure the teacher's maps, and start the student from it if that is asked for."""
-        first = self.batches(0, 0, min(CALIBRATION, *self.config.steps(self.process.world, 1.0)))
+        train_steps, _ = self.config.steps(self.process.world)
+        first = self.batches(0, 0, min(CALIBRATION, train_steps))
         stats = measure_maps(
             student, teacher, lambda net, batch: self.task.classify(net, batch["image"]), first
         )
@@ -305,7 +315,7 @@ class ClassifierRecipe(Recipe[ClassifierConfig]):
 
     def batches(self, epoch: int, start: int, stop: int) -> Iterator[dict[str, Tensor]]:
         """Augmented, normalised batches; those of the batch-norm pass come last."""
-        train_steps, _ = self.config.steps(self.process.world, self.config.bn_pass)
+        train_steps, _ = self.config.steps(self.process.world)
         if start < train_steps:
             yield from self._batches(epoch, start, min(stop, train_steps))
         if stop > train_steps:
@@ -317,7 +327,7 @@ class ClassifierRecipe(Recipe[ClassifierConfig]):
         config, (rank, world, device), data = self.config, self.process, self.training
         limit = config.subset or None
         batches = data.batches(
-            config.batch_size, config.seed, epoch, start, rank, world, limit=limit
+            config.loop.batch_size, config.seed, epoch, start, rank, world, limit=limit
         )
         for number, batch in enumerate(islice(batches, stop - start), start):
             images = batch["image"].to(device, non_blocking=True)
@@ -329,7 +339,7 @@ class ClassifierRecipe(Recipe[ClassifierConfig]):
     def test_batches(self) -> Iterator[dict[str, Tensor]]:
         """All test images, normalised, in order."""
         device = self.process.device
-        for batch in self.test.batches(2 * self.config.batch_size, 0, 0, train=False):
+        for batch in self.test.batches(2 * self.config.loop.batch_size, 0, 0, train=False):
             yield {
                 "image": prepare(batch["image"].to(device), self.test),
                 "label": batch["label"].to(device),
@@ -366,7 +376,8 @@ class ClassifierRecipe(Recipe[ClassifierConfig]):
         print(
             f"top-1 {result['top1']:.2f}%, top-5 {result['top5']:.2f}% of {result['tested']:,} test images"
         )
-        result |= {name: getattr(self.config, name) for name in ("epochs", "images", "seed")}
+        config = self.config
+        result |= {"epochs": config.loop.epochs, "images": config.images, "seed": config.seed}
         write_atomically(self.folder / RESULT, json.dumps(result, indent=1).encode())
 
 
@@ -379,7 +390,7 @@ def open_data(config: ClassifierConfig, device: torch.device) -> tuple[Labelled,
         config.root,
         skip_broken=config.skip_broken,
         check=config.check,
-        workers=config.workers,
+        workers=config.machine.workers,
         size=config.size or None,
     )
     return _on_device(training, device), _on_device(test, device)

@@ -31,7 +31,7 @@ from rbsf.tracker.distill import DistillTask, PresenceTask, answers
 from rbsf.tracker.rbsf2 import TorchNetwork
 from rbsf.tracker.teachers.pair import read_pair
 from rbsf.train import distributed
-from rbsf.train.config import parse_config, read_yaml, setting
+from rbsf.train.config import from_settings, parse_config, read_yaml, setting
 from rbsf.train.device import dtype_of, place
 from rbsf.train.rectify import Rectifier
 from rbsf.train.run_config import resumed
@@ -121,7 +121,7 @@ def read_settings(argv: list[str] | None, description: str = "") -> DistillConfi
         defaults |= read_yaml(DistillConfig, CONFIGS / "rbsf2-presence.yaml")
     if settings.get("resume"):
         return resumed(DistillConfig, settings)
-    return DistillConfig(**{**defaults, **settings})
+    return from_settings(DistillConfig, defaults | settings)
 
 
 class DistilledRecipe(PairRecipe[DistillConfig]):
@@ -144,22 +144,19 @@ class DistilledRecipe(PairRecipe[DistillConfig]):
         config, device = self.config, self.process.device
         torch.manual_seed(config.seed)
         if config.presence_of:
-            return Rectifier(
-                place(with_presence(config.presence_of), device), None, PresenceTask(), config
-            )
+            student = place(with_presence(config.presence_of), device)
+            return Rectifier(student, None, PresenceTask(), config.algorithm)
         student = place(build("rbsf2", **config.network), device)
         for sums in (module for module in student.modules() if isinstance(module, Sums)):
-            sums.gradients = dtype_of(config.precision, device)
+            sums.gradients = dtype_of(config.machine.precision, device)
         source = read_pair(*str(config.teacher).split(",")).to(device)
         task = DistillTask(
             source, config.lambda_features, config.lambda_target, config.lambda_sides
         )
         task.measure(list(self.some_batches(MEASURED)))
-        return (
-            self._beside_twin(student, task)
-            if config.twin
-            else Rectifier(student, None, task, config)
-        )
+        if config.twin:
+            return self._beside_twin(student, task)
+        return Rectifier(student, None, task, config.algorithm)
 
     def _beside_twin(self, student: nn.Module, task: DistillTask) -> Rectifier:
         """With the maps of the float twin to compare with."""
@@ -171,9 +168,8 @@ class DistilledRecipe(PairRecipe[DistillConfig]):
             f"{name}.norm" for name, module in student.named_modules() if isinstance(module, Block)
         ]
         stats = map_statistics(twin, points, partial(answers, twin), self.some_batches(CALIBRATION))
-        return Rectifier(
-            student, twin if config.gan or config.lambda_match else None, task, config, stats
-        )
+        teacher = twin if config.algorithm.compares_maps else None
+        return Rectifier(student, teacher, task, config.algorithm, stats)
 
     def validation(self) -> Validate | None:
         """AUC and precision of the first frames of --val's sequences, tracked; None where there are

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor, nn
@@ -14,17 +15,20 @@ from rbsf.datasets.pairs.mixing import MixConfig, check_range
 from rbsf.datasets.pairs.pair_dataset import AugmentConfig, PairDataset, make_loader
 from rbsf.datasets.pairs.training_data import find_held_out
 from rbsf.datasets.video.sequences import Sequence
-from rbsf.train.config import setting
+from rbsf.train.config import section, setting
 from rbsf.train.distributed import Process
-from rbsf.train.run_config import RunConfig
+from rbsf.train.run_config import RunConfig, check_least
 from rbsf.train.trainer import Recipe
 
 
 @dataclass
-class PairConfig(AugmentConfig, MixConfig, RunConfig):
+class PairConfig(RunConfig):
     """Settings of trainings on pairs."""
 
     UNIT: ClassVar[str] = "pair"
+
+    augment: AugmentConfig = section(AugmentConfig)
+    mix: MixConfig = section(MixConfig)
 
     pairs: int = setting(8000, "pairs an epoch")
     data: list[str] = setting(
@@ -40,11 +44,9 @@ class PairConfig(AugmentConfig, MixConfig, RunConfig):
 
     def __post_init__(self) -> None:
         """Raise ValueError naming the field, its value and what would be valid."""
-        RunConfig.__post_init__(self)
-        MixConfig.__post_init__(self)
-        AugmentConfig.__post_init__(self)
+        super().__post_init__()
         check_range("still_share", self.still_share, 1.0)
-        self.check_least(pairs=1, max_gap=1, val_frames=2)
+        check_least(self, pairs=1, max_gap=1, val_frames=2)
         if not 0 < self.data_share <= 1:
             raise ValueError(f"data_share is {self.data_share}; give a share above 0, up to 1")
 
@@ -71,11 +73,11 @@ class PairRecipe(Recipe[Config]):
         self.stores, self.held_out = self.open_data()
         self.dataset = PairDataset(
             self.stores,
-            sum(config.steps(world, config.bn_pass)) * config.batch_size * world,
+            sum(config.steps(world)) * config.loop.batch_size * world,
             config.seed,
             still_share=config.still_share,
-            mix=config,
-            augment=config,
+            mix=config.mix,
+            augment=config.augment,
             max_gap=config.max_gap,
             exclude=find_held_out(self.stores, self.held_out),
             data_share=config.data_share,
@@ -87,18 +89,16 @@ class PairRecipe(Recipe[Config]):
         self.dataset.set_epoch(epoch)
         if self._loader is None:
             self._loader = make_loader(
-                self.dataset, config.batch_size, config.workers, start, rank, world
+                self.dataset, config.loop.batch_size, config.machine.workers, start, rank, world
             )
-        for _, batch in zip(range(start, stop), self._loader, strict=False):
-            yield batch
+        yield from islice(self._loader, stop - start)
 
     def some_batches(self, count: int) -> Iterable[dict[str, Tensor]]:
         """The first batches, on the device, read by this process itself: to measure by before a
         training begins.
         """
-        for _, batch in zip(
-            range(count), make_loader(self.dataset, self.config.batch_size), strict=False
-        ):
+        loader = make_loader(self.dataset, self.config.loop.batch_size)
+        for batch in islice(loader, count):
             yield {key: value.to(self.process.device) for key, value in batch.items()}
 
     def describe(self, student: nn.Module) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from rbsf.tools.recipes.validation import validation
 from rbsf.tracker.task import SiameseTask
 from rbsf.tracker.teachers.siamfc import load_tracker
 from rbsf.train import distributed
+from rbsf.train.config import changed
 from rbsf.train.device import dtype_of, place
 from rbsf.train.distributed import Process
 from rbsf.train.rectify import Rectifier
@@ -71,26 +71,26 @@ class SiameseRecipe(PairRecipe[TrainConfig]):
         defaults = model_defaults("siamfc")
         own = {name: defaults[name] for name in defaults.keys() - {"epochs", "pairs"}}
         own |= {"model": "siamfc", "out": str(self.folder / "teacher"), "correlation_bits": False}
-        return SiameseRecipe(
-            TrainConfig(**{**dataclasses.asdict(config), **own}), self.process, self.cache
-        )
+        return SiameseRecipe(changed(config, **own), self.process, self.cache)
 
     def build(self) -> Rectifier:
         """The networks, the student started from its teacher or from scratch, and their training."""
         config, device = self.config, self.process.device
         task = SiameseTask(
-            config.response_match, dtype_of(config.precision, device), config.correlation_bits
+            config.response_match,
+            dtype_of(config.machine.precision, device),
+            config.correlation_bits,
         )
         torch.manual_seed(config.seed)
         student, teacher, stats = place(build(config.model, width=config.width), device), None, None
         if config.teacher:
             teacher = place(load_teacher(config.teacher), device)
             stats = self._start(student, teacher, task)
-        if not (config.gan or config.lambda_match or config.response_match):
+        if not (config.algorithm.compares_maps or config.response_match):
             teacher = None  # it has given the start; nothing else asks for it
-        if config.compile:
+        if config.machine.compile:
             student.compile()
-        return Rectifier(student, teacher, task, config, stats)
+        return Rectifier(student, teacher, task, config.algorithm, stats)
 
     def _start(self, student: nn.Module, teacher: nn.Module, task: SiameseTask) -> Stats:
         """Start the student from its teacher, or leave it from scratch.  Returns the statistics of

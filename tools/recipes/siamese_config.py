@@ -12,8 +12,8 @@ from rbsf.models.alexnet import check_width
 from rbsf.shipped import CONFIGS
 from rbsf.tools.recipes.pairs import PairConfig
 from rbsf.tracker.siamfc import TrackerConfig
-from rbsf.train.config import parse_config, read_yaml, setting
-from rbsf.train.run_config import resumed
+from rbsf.train.config import from_settings, parse_config, read_yaml, setting
+from rbsf.train.run_config import check_least, resumed
 
 
 @dataclass
@@ -43,8 +43,8 @@ class TrainConfig(PairConfig):
         """Raise ValueError naming the field, its value and what would be valid."""
         super().__post_init__()
         check_width(self.width)
-        self.check_least(val_sequences=0)
-        if self.scratch and not self.lr_real:
+        check_least(self, val_sequences=0)
+        if self.scratch and not self.algorithm.lr_real:
             raise ValueError(
                 "lr_real is 0: from scratch the real layers would stay random; give a rate such as 1e-3"
             )
@@ -100,7 +100,7 @@ def read_config(argv: list[str] | None, description: str = "") -> TrainConfig:
     defaults = model_defaults(settings.get("model", TrainConfig.model))
     if not settings.get("data"):
         defaults |= read_yaml(TrainConfig, CONFIGS / "tryout.yaml")
-    return TrainConfig(**{**defaults, **settings})
+    return from_settings(TrainConfig, defaults | settings)
 
 
 def model_defaults(model: str) -> dict[str, Any]:

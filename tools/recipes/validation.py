@@ -52,7 +52,9 @@ def _paired(
     on the target.
     """
     dataset = PairDataset(stores, PAIRS, seed=0, only=rows)
-    task = SiameseTask(precision=dtype_of(config.precision, device), bits=config.correlation_bits)
+    task = SiameseTask(
+        precision=dtype_of(config.machine.precision, device), bits=config.correlation_bits
+    )
 
     @torch.inference_mode()
     def validate(net: nn.Module) -> dict[str, float]:
@@ -72,7 +74,7 @@ def _paired(
 def _tracked(sequences: list[Sequence], config: TrainConfig, device: torch.device) -> Validate:
     """AUC and precision of the heads of `sequences`."""
     heads = [_head(sequence, config.val_frames) for sequence in sequences]
-    precision = str(dtype_of(config.precision, device)).removeprefix("torch.")
+    precision = str(dtype_of(config.machine.precision, device)).removeprefix("torch.")
 
     def validate(net: nn.Module) -> dict[str, float]:
         tracker, curves = SiamFC(torch_backbone(net, str(device), precision), config.constants), []

@@ -15,6 +15,7 @@ from typing import NoReturn
 import pytest
 
 KNOWN = {
+    "cases": "the small inputs of $RBSF_CASES",
     "compiler": "a C++ compiler",
     "data": "real data in $RBSF_DATA",
     "distributed": "PyTorch with torch.distributed",
@@ -28,6 +29,7 @@ KNOWN = {
     "opencv": "an OpenCV that has the tracker",
     "peers": "NanoTrack's weights in $RBSF_DATA/peers",
     "pillow": "Pillow",
+    "pyav": "PyAV",
     "spawn": "an operating system that spawns processes",
     "tomllib": "Python 3.11's reader of TOML",
 }
@@ -66,6 +68,14 @@ def fail_where_required(report: pytest.TestReport | pytest.CollectReport) -> Non
     if match and match[1] in required():
         report.outcome = "failed"
         report.longrepr = f"RBSF_REQUIRE names {match[1]}, but this was skipped: {reason}"
+
+
+def case(name: str) -> Path:
+    """The folder of one small input that once failed; skips the test where it is not."""
+    root = os.environ.get("RBSF_CASES")
+    if not root or not (folder := Path(root) / name).is_dir():
+        pytest.skip(needs("cases", f"no folder {name} in $RBSF_CASES"))
+    return folder
 
 
 def peers(real_data: Path, *names: str) -> list[Path]:

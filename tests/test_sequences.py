@@ -11,10 +11,10 @@ import pytest
 from test_videos import misleading
 
 import rbsf.datasets.video.sequences
-from rbsf.datasets.video.frames import VideoWriter
 from rbsf.datasets.video.index import Record, load_index, save_index
 from rbsf.datasets.video.layouts import find_entries
 from rbsf.datasets.video.sequences import Sequence, load_sequences, read_boxes
+from rbsf.datasets.video.writer import VideoWriter
 
 BOXES = ["10,20,30,40", "11,21,30,40", "12,22,31,41"]
 

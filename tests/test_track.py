@@ -25,7 +25,8 @@ from test_siamfc import BACKGROUND, contrast_backbone, frame
 from test_videos import misleading, serve, uneven
 
 import rbsf.system.program
-from rbsf.datasets.video.frames import Frames, VideoWriter, open_frames
+from rbsf.datasets.video.frames import Frames, open_frames
+from rbsf.datasets.video.writer import VideoWriter
 from rbsf.engine.file import write_packed
 from rbsf.tools.recording import BoxWriter, Row
 from rbsf.tools.track import main, parse_args, source_name

@@ -16,8 +16,9 @@ import pytest
 from test_frames import damage, drain, noisy, picture, write_video
 
 from rbsf.datasets.video.containers import is_cut_short, shows_all_frames
-from rbsf.datasets.video.frames import VideoWriter, open_frames
+from rbsf.datasets.video.frames import open_frames
 from rbsf.datasets.video.sources import count_frames
+from rbsf.datasets.video.writer import VideoWriter
 
 
 def edit(path: Path, mark: bytes, skip: int, value: bytes) -> Path:

@@ -192,7 +192,7 @@ def load(path: Path, engine: str, threads: int) -> Classifier:
 
 def list_images(paths: list[Path]) -> Iterator[Path]:
     """Files of folders and files; FileNotFoundError or ValueError where there is none."""
-    from rbsf.datasets.video.frames import IMAGE_SUFFIXES
+    from rbsf.datasets.video.images import IMAGE_SUFFIXES
 
     for path in paths:
         if not path.exists():

@@ -88,7 +88,8 @@ def track(
     """
     from tqdm import tqdm
 
-    from rbsf.datasets.video.frames import VideoWriter, open_frames
+    from rbsf.datasets.video.frames import open_frames
+    from rbsf.datasets.video.writer import VideoWriter
     from rbsf.system.stop import StopRequest
     from rbsf.tools.recording import DEFAULT_FPS, BoxWriter, Recorder, Timing
     from rbsf.tracker.backbones import describe_backbone

@@ -20,8 +20,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from rbsf.datasets.video.frames import VideoWriter
 from rbsf.datasets.video.sources import Frames
+from rbsf.datasets.video.writer import VideoWriter
 from rbsf.system.stop import StopRequest
 from rbsf.tracker.anchor_free import Network
 from rbsf.tracker.loading import Constants, wrapped

@@ -25,7 +25,7 @@ import numpy as np
 from tqdm import tqdm
 
 from rbsf.datasets.images.in_files import FolderData
-from rbsf.datasets.video.frames import IMAGE_SUFFIXES
+from rbsf.datasets.video.images import IMAGE_SUFFIXES
 
 PLACES = (".", "ILSVRC/Data/CLS-LOC", "tiny-imagenet-200")
 VALIDATION = ("val", "validation", "test")

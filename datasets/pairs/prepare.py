@@ -21,7 +21,8 @@ from tqdm import tqdm
 from rbsf.datasets.pairs.crop_store import Contents, Crop, CropWriter, finished_contents, make_crop
 from rbsf.datasets.pairs.provenance import Origin, origin_of
 from rbsf.datasets.pairs.stills import is_stills_folder, read_stills
-from rbsf.datasets.video.frames import open_frames, read_image
+from rbsf.datasets.video.frames import open_frames
+from rbsf.datasets.video.images import read_image
 from rbsf.datasets.video.sequences import Sequence, VideoSequence, check_broken, load_sequences
 from rbsf.datasets.workers import start_worker
 from rbsf.tracker.geometry import check_box

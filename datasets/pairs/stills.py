@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rbsf.datasets.video.frames import list_images
+from rbsf.datasets.video.images import list_images
 
 
 def is_stills_folder(root: Path) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from rbsf.datasets.synthetic.scene import Scene, SceneConfig
-from rbsf.datasets.video.frames import VideoWriter
+from rbsf.datasets.video.writer import VideoWriter
 from rbsf.system.files import write_atomically
 
 

@@ -7,8 +7,11 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
+
+import numpy as np
 
 MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"moof")
 ROUNDING = 0.002  # seconds, of durations in MP4 boxes
@@ -40,16 +43,70 @@ def shows_all_frames(path: Path) -> bool:
     frames out.
     """
     try:
-        with path.open("rb") as file:
-            moov = next(
-                (file.read(end - file.tell()) for kind, end in _mp4_boxes(file) if kind == b"moov"),
-                b"",
-            )
-        (scale, _), tracks = _times(_find(moov, b"mvhd")[0]), _find(moov, b"trak")
-        videos = [track for track in tracks if _find(track, b"mdia", b"hdlr")[0][8:12] == b"vide"]
+        moov = _read_moov(path)
+        scale, _ = _times(_find(moov, b"mvhd")[0])
+        videos = _video_tracks(moov)
         return bool(videos) and all(_shows_all(track, scale) for track in videos)
     except (struct.error, IndexError, ZeroDivisionError):  # no such file, or a damaged one
         return False
+
+
+@dataclass(frozen=True)
+class Turn:
+    """How a player turns and mirrors a picture: the columns of a video track's display matrix.
+
+    A pixel at x, y is shown at a x + c y, b x + d y, but for a shift.
+    """
+
+    a: float
+    b: float
+    c: float
+    d: float
+
+    @property
+    def mirrors(self) -> bool:
+        """Whether the picture is shown mirrored."""
+        return self.a * self.d - self.b * self.c < 0
+
+    def apply(self, image: np.ndarray) -> np.ndarray:
+        """The image as it is shown, turned by the multiple of 90 degrees that comes nearest."""
+        if abs(self.a) + abs(self.d) >= abs(self.b) + abs(self.c):
+            across, down = self.a, self.d
+        else:
+            image, across, down = image.swapaxes(0, 1), self.c, self.b
+        if across < 0:
+            image = image[:, ::-1]
+        if down < 0:
+            image = image[::-1]
+        return np.ascontiguousarray(image)
+
+
+def display_turn(path: Path) -> Turn | None:
+    """The display matrix of an MP4's or MOV's first video track; None for other files and none."""
+    try:
+        for track in _video_tracks(_read_moov(path)):
+            header = _find(track, b"tkhd")[0]
+            start = 52 if header[0] else 40  # version 1 has longer times
+            a, b, _, c, d = struct.unpack_from(">5i", header, start)
+            plain = (a > 0 and d > 0 and not b and not c) or not (a or b or c or d)
+            return None if plain else Turn(a, b, c, d)
+    except (struct.error, IndexError):  # no such file, or a damaged one
+        pass
+    return None
+
+
+def _read_moov(path: Path) -> bytes:
+    """The tables of an MP4 or MOV; empty for other files."""
+    with path.open("rb") as file:
+        for kind, end in _mp4_boxes(file):
+            if kind == b"moov":
+                return file.read(end - file.tell())
+    return b""
+
+
+def _video_tracks(moov: bytes) -> list[bytes]:
+    tracks = _find(moov, b"trak")
+    return [track for track in tracks if _find(track, b"mdia", b"hdlr")[0][8:12] == b"vide"]
 
 
 def _shows_all(track: bytes, movie_scale: int) -> bool:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from rbsf.datasets.video.frames import VIDEO_SUFFIXES, natural_key
+from rbsf.datasets.video.frames import VIDEO_SUFFIXES
+from rbsf.datasets.video.images import natural_key
 
 SPLITS = ("train", "val", "test")
 # Frames that OTB's annotations are for, where the folder holds more (OTB web page).

@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from rbsf.datasets.video.frames import list_images, open_frames, read_image
+from rbsf.datasets.video.frames import open_frames
+from rbsf.datasets.video.images import list_images, read_image
 from rbsf.datasets.video.index import Record, default_cache, fingerprint, load_index, save_index
 from rbsf.datasets.video.layouts import Entry, find_entries, otb_name
 from rbsf.datasets.video.sources import count_frames, read_video_frame

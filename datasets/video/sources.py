@@ -1,38 +1,46 @@
-"""Read videos: files, cameras, streams and pipes. Frames are H x W x 3 uint8 RGB."""
+"""Open videos: files, cameras, streams and pipes.  Frames are H x W x 3 uint8 RGB."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from rbsf.datasets.video import pyav_reader
 from rbsf.datasets.video.containers import is_cut_short, shows_all_frames
+from rbsf.datasets.video.opencv_reader import (
+    OpenCvReader,
+    advice,
+    fault_of,
+    header_count,
+    header_rate,
+)
+from rbsf.datasets.video.pyav_reader import PyavReader
 
-COMMON_FPS = 240  # a header that says more often names its unit of time, such as 1/600 or 1/1000 s
-MAX_FPS = 60_000  # that a video can be written at
-MEASURED_FRAMES = 10  # whose timestamps tell the rate where the header is not believed
+Reader = OpenCvReader | PyavReader
+MAX_STAND_INS = 5  # frames in a row that cannot be decoded, for which the one before stands in
 
 
 class BrokenVideo(ValueError):
-    """A video file that was cut short or damaged; every frame of it that can be decoded has been
-    yielded.
-    """
+    """A video file was cut short or damaged; every frame that can be decoded has been yielded."""
 
 
 @dataclass(frozen=True)
 class Frames:
-    """A run of frames that can be iterated again and again (a camera: from now on; a stream or
-    pipe: once).
+    """A run of frames that can be iterated again and again.
 
-    ``count`` is what a folder holds or a video's header says, which may be wrong; None where
-    nothing does. ``fps`` is the mean rate. Iterating yields H x W x 3 uint8 RGB, whose size may
-    change on the way, and ``start()`` each with its time in seconds since the first one (None where
-    there is no clock: images, cameras). Both raise ValueError for a frame that cannot be read,
-    BrokenVideo after the last good frame of a broken file.
+    A camera is read from now on, a stream or pipe only once.  `count` is what a folder holds or a
+    video's header says, which may be wrong, or None.  `fps` is the mean rate, or None.  Iterating
+    yields H x W x 3 uint8 RGB, whose size may change on the way; `start()` yields each frame with its
+    time in seconds since the first one, or None where there is no clock: images, cameras.  Both raise
+    ValueError for a frame that cannot be read, and BrokenVideo after the last good frame of a broken
+    file.
     """
 
     name: str
@@ -54,23 +62,23 @@ def open_camera(index: int) -> Frames:
         raise ValueError(f"camera {index} cannot be opened; is it plugged in and free?")
 
     def start() -> Iterator[tuple[np.ndarray, None]]:
-        for image, _ in _decode(cv2.VideoCapture(index), None):
-            yield image, None
+        return ((image, None) for image, _ in _read_live(cv2.VideoCapture(index)))
 
     return Frames(f"camera {index}", fps if fps > 0 else None, None, start)
 
 
 def open_stream(address: str) -> Frames:
-    """Open a URL that FFmpeg knows (rtsp, http ...) or a pipe; ValueError where that fails, or for
-    a second reading.
+    """Open a URL that FFmpeg knows (rtsp, http ...) or a pipe.
+
+    Raises ValueError where that fails, and for a second reading.
     """
     capture = cv2.VideoCapture(address, cv2.CAP_FFMPEG)
     if not capture.isOpened():
         raise ValueError(
             f"{address} cannot be opened as a video; is the address right, and is a video sent there?"
         )
-    count, fps = _header_count(capture), _header_rate(capture)
-    frames = _decode(capture, fps)
+    count, fps = header_count(capture), header_rate(capture)
+    frames = _timed(_read_live(capture), fps)
     first = next(frames, None)
     if first is None:
         raise ValueError(
@@ -87,127 +95,145 @@ def open_stream(address: str) -> Frames:
 
 
 def open_video(path: Path) -> Frames:
-    """Open a video file; ValueError where it is empty or nothing of it can be decoded."""
-    if path.stat().st_size == 0:
+    """Open a video file.
+
+    OpenCV reads what it reads rightly, PyAV the rest, where it is installed.  Raises ValueError for
+    a file that is empty, that cannot be decoded, or that needs PyAV where that is missing.
+    """
+    reader = open_reader(path)
+    return Frames(str(path), reader.fps, reader.count, lambda: _play(reader))
+
+
+def open_reader(path: Path) -> Reader:
+    """What reads a video file; errors as `open_video` raises them."""
+    if not path.is_file():
+        raise FileNotFoundError(f"video {path} does not exist")
+    state = path.stat()
+    if state.st_size == 0:
         raise ValueError(f"video {path} is empty (0 bytes)")
-    capture = cv2.VideoCapture(str(path))
-    opened, good = capture.isOpened(), capture.read()[0]
-    count, fps = _header_count(capture), _mean_rate(capture)
-    capture.release()
-    if not opened:
-        raise ValueError(
-            f"{path} cannot be opened as a video: cut short, damaged or of an unknown format"
-        )
-    if not good:
-        raise ValueError(
-            f"video {path} opens, but not one frame of it can be decoded: it is cut short or damaged"
-        )
-    return Frames(str(path), fps, count, lambda: _play(path, count, fps))
+    return _choose_reader(path.resolve(), path, state.st_mtime_ns)
 
 
-def _header_count(capture: cv2.VideoCapture) -> int | None:
-    """Number of frames by the header. An estimate: cuts by edit lists and longer sound are counted
-    in, among others.
-    """
-    count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-    return count if count > 0 else None
+@lru_cache(maxsize=64)
+def _choose_reader(_: Path, path: Path, __: int) -> Reader:
+    """The choice is kept for as long as the file does not change: to look into it takes time."""
+    fault = fault_of(path)
+    if fault is None:
+        return OpenCvReader(path)
+    if not pyav_reader.is_installed():
+        raise ValueError(f"video {path} {fault}; {advice(path)}")
+    try:
+        return PyavReader(path)
+    except ValueError:
+        raise ValueError(f"video {path} {fault}") from None
 
 
-def _header_rate(capture: cv2.VideoCapture) -> float | None:
-    fps = capture.get(cv2.CAP_PROP_FPS)
-    return fps if 0 < fps <= MAX_FPS else None
-
-
-def _mean_rate(capture: cv2.VideoCapture) -> float | None:
-    """Frames a second by the header; where that is uncommonly many, by the next frames' timestamps,
-    if they rise.
-    """
-    fps = _header_rate(capture)
-    if not fps or fps <= COMMON_FPS:
-        return fps
-    stamps = [
-        capture.get(cv2.CAP_PROP_POS_MSEC) for _ in range(MEASURED_FRAMES) if capture.read()[0]
-    ]
-    seconds = (stamps[-1] - stamps[0]) / 1000 if stamps else 0.0
-    measured = (len(stamps) - 1) / seconds if seconds > 0 else fps
-    return (
-        fps if 0.9 < measured / fps < 1.1 else measured
-    )  # timestamps may be rounded to milliseconds
-
-
-def _decode(
-    capture: cv2.VideoCapture, fps: float | None
-) -> Iterator[tuple[np.ndarray, float | None]]:
-    """Frames of an open capture, until it gives no more, each with its seconds since the first;
-    releases it.
-
-    Timestamps count while they rise; from the first on that does not (raw streams have none) each
-    frame takes 1/fps.
-    """
-    first, seconds, rising = 0.0, -1.0, True
+def _read_live(capture: cv2.VideoCapture) -> Iterator[tuple[np.ndarray, float]]:
+    """Frames until no more comes, with their timestamps in seconds; releases `capture`."""
     try:
         while True:
             good, image = capture.read()
             if not good or image is None:
                 return
-            stamp = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-            if seconds < 0:
-                first = stamp
-            rising = rising and stamp - first > seconds
-            seconds = stamp - first if rising else seconds + (1 / fps if fps else 0)
-            yield cv2.cvtColor(image, cv2.COLOR_BGR2RGB), seconds if rising or fps else None
+            yield cv2.cvtColor(image, cv2.COLOR_BGR2RGB), capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
     finally:
         capture.release()
 
 
-def _play(
-    path: Path, count: int | None, fps: float | None
-) -> Iterator[tuple[np.ndarray, float | None]]:
-    """Decode a video file to its end; raises BrokenVideo there if frames are missing for sure.
+def _without_gaps(reader: Reader) -> Iterator[tuple[np.ndarray, float]]:
+    """Frames, with the one before in place of one that cannot be decoded, so that numbers are kept.
 
-    Fewer frames than the header says do not prove that. The file must be shorter than it says
+    Raises BrokenVideo where more than MAX_STAND_INS in a row cannot be decoded, but a later one can.
+    """
+    last: np.ndarray | None = None
+    number = bad = 0
+    for image, stamp in reader:
+        if image is None:
+            bad += 1
+            continue
+        if bad and last is None:
+            warnings.warn(
+                f"video {reader.path}: its first {bad} frames cannot be decoded; they are left out",
+                stacklevel=2,
+            )
+        elif bad and last is not None:
+            yield from _stand_ins(reader.path, last, number, bad, stamp)
+            number += bad
+        yield image, stamp
+        last, number, bad = image, number + 1, 0
+
+
+def _stand_ins(
+    path: Path, last: np.ndarray, number: int, bad: int, stamp: float
+) -> Iterator[tuple[np.ndarray, float]]:
+    if bad > MAX_STAND_INS:
+        raise BrokenVideo(
+            f"video {path} is damaged: frames {number} to {number + bad - 1} cannot be decoded"
+        )
+    warnings.warn(
+        f"video {path}: frame {number} cannot be decoded; the one before stands in for it",
+        stacklevel=2,
+    )
+    for _ in range(bad):
+        yield last.copy(), stamp
+
+
+def _timed(
+    frames: Iterable[tuple[np.ndarray, float]], fps: float | None
+) -> Iterator[tuple[np.ndarray, float | None]]:
+    """Frames with their seconds since the first.
+
+    A timestamp that does not rise (raw streams have none that do) gives way to one that is 1/fps
+    after the frame before; without a rate there is no time then.
+    """
+    begin, seconds = None, 0.0
+    for image, stamp in frames:
+        if begin is None:
+            begin = stamp
+            yield image, 0.0
+            continue
+        rises = stamp - begin > seconds
+        seconds = stamp - begin if rises else seconds + (1 / fps if fps else 0)
+        yield image, seconds if rises or fps else None
+
+
+def _play(reader: Reader) -> Iterator[tuple[np.ndarray, float | None]]:
+    """Decode a video file to its end; BrokenVideo there if frames are missing for sure.
+
+    Fewer frames than the header says do not prove that.  The file must be shorter than it says
     itself, or list its frames and show them all, and time lack some.
     """
+    path, count, fps = reader.path, reader.count, reader.fps
     times: list[float] = []
-    for image, seconds in _decode(cv2.VideoCapture(str(path)), fps):
+    for image, seconds in _timed(_without_gaps(reader), fps):
         times.append(seconds or 0.0)
         yield image, seconds
     if count and len(times) >= count - 1:  # one is forgiven to headers that round
         return
-    if is_cut_short(path) or (
-        count and fps and _has_gap(times, count / fps) and shows_all_frames(path)
-    ):
+    if is_cut_short(path) or _lacks_frames(path, times, count, fps):
         promised = f" of the {count} frames that its header promises" if count else " frames"
         raise BrokenVideo(
-            f"video {path} is cut short or damaged: {len(times)}{promised} could be decoded (0 to {len(times) - 1})"
+            f"video {path} is cut short or damaged: {len(times)}{promised} could be decoded"
+            f" (0 to {len(times) - 1})"
         )
 
 
-def _has_gap(times: list[float], length: float) -> bool:
-    """Whether frames at ``times`` leave a gap in, or at the end of, ``length`` seconds: none if two
-    fields make one.
-    """
-    steps = np.diff([*times, length])
-    return bool(steps.max() > 1.5 * np.median(steps))
+def _lacks_frames(path: Path, times: list[float], count: int | None, fps: float | None) -> bool:
+    """Whether a file that lists its frames has shown less, and time has a gap where they should be."""
+    if not count or not fps:
+        return False
+    steps = np.diff([*times, count / fps])  # two fields of a frame leave no gap
+    return bool(steps.max() > 1.5 * np.median(steps)) and shows_all_frames(path)
 
 
 def count_frames(path: str | Path) -> int:
     """Number of frames of a video file that can be decoded: all of them are, which takes its time."""
-    capture, count = cv2.VideoCapture(str(path)), 0
-    while capture.grab():
-        count += 1
-    capture.release()
-    return count
+    return sum(1 for _ in _without_gaps(open_reader(Path(path))))
 
 
 def read_video_frame(path: str | Path, index: int) -> np.ndarray:
-    """Frame ``index`` (from 0) of a video, by a seek, as H x W x 3 uint8 RGB; ValueError where it
-    cannot be decoded.
+    """Frame `index` (from 0) of a video file, H x W x 3 uint8 RGB.
+
+    Raises ValueError where it cannot be decoded.
     """
-    capture = cv2.VideoCapture(str(path))
-    capture.set(cv2.CAP_PROP_POS_FRAMES, index)
-    good, image = capture.read()
-    capture.release()
-    if not good:
-        raise ValueError(f"frame {index} of video {path} cannot be decoded; is the file whole?")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return open_reader(Path(path)).frame(index)

@@ -1,0 +1,233 @@
+"""Read image files, and folders, patterns and stacks of them as the frames of a video."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import struct
+import warnings
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+IMAGE_SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".bmp",
+    ".webp",
+    ".tif",
+    ".tiff",
+    ".ppm",
+    ".pgm",
+    ".jp2",
+    ".avif",
+)
+COUNTER = re.compile(r"%(0?\d*)d")  # a number in a pattern as FFmpeg writes it: %d, %04d
+FEW_LEVELS = 64  # an image of 16 bits with fewer levels than this in 8 bits is stretched
+EXTREMES = (0.1, 99.9)  # percentiles of an image that become black and white when it is stretched
+DEFLATE_RATIO = 1032  # zlib cannot pack more bytes than this into one
+CUT_SHORT = "is not an image, or is cut short; replace or remove it"
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Read an image file as H x W x 3 uint8 RGB.
+
+    Gray is repeated, alpha is dropped, a camera's rotation is applied.  Of more than 8 bits the upper
+    8 are kept; where they would hold few levels, and for floating-point values, the image is stretched
+    from its darkest to its brightest value, with a warning.
+
+    Raises FileNotFoundError where there is no file, and ValueError, which names it, where it cannot
+    be decoded whole or holds several pictures.
+    """
+    path = Path(path)
+    data = _read_bytes(path)
+    image = _decode(data, path)
+    if image is None:
+        raise ValueError(f"image {path} {CUT_SHORT}")
+    if image.dtype != np.uint8:
+        image = _to_8_bits(image, path)
+    if image.ndim == 2:
+        return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def _read_bytes(path: Path) -> np.ndarray:
+    if not path.is_file():
+        raise FileNotFoundError(f"image {path} does not exist")
+    data = np.fromfile(path, dtype=np.uint8)
+    if not data.size:
+        raise ValueError(f"image {path} is empty (0 bytes); replace or remove it")
+    return data
+
+
+def _decode(data: np.ndarray, path: Path) -> np.ndarray | None:
+    """The image as OpenCV decodes it: [H, W, 3] BGR of the file's own type, or [H, W] of floats."""
+    _check_png(data, path)
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+        if image is None:  # gray floating-point values cannot be made three channels of
+            image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        raise ValueError(
+            f"image {path} is larger than OpenCV reads; scale it down, or raise the limit by the"
+            " environment variable OPENCV_IO_MAX_IMAGE_PIXELS"
+        ) from None
+    return image if image is None or image.ndim == 2 else image[..., :3]
+
+
+def _check_png(data: np.ndarray, path: Path) -> None:
+    """Raise ValueError for a PNG that claims more than a file of its length can hold.
+
+    OpenCV would take memory for it before it finds out.
+    """
+    content = data.tobytes()
+    if not content.startswith(PNG) or len(content) < 24:
+        return
+    width, height = struct.unpack_from(">II", content, 16)
+    least = width * height / 8  # bytes, at one bit a pixel
+    if least > DEFLATE_RATIO * len(content):
+        raise ValueError(
+            f"image {path} claims {width} x {height} pixels in {len(content)} bytes: it is damaged"
+        )
+    position = len(PNG)
+    while position + 12 <= len(content):
+        (length,) = struct.unpack_from(">I", content, position)
+        position += 12 + length
+    if position > len(content):
+        raise ValueError(f"image {path} {CUT_SHORT}")
+
+
+def _to_8_bits(image: np.ndarray, path: Path) -> np.ndarray:
+    """An image of 16 bits or of floats as uint8; ValueError for values that are not finite."""
+    if not np.isfinite(image).all():
+        raise ValueError(f"image {path} has values that are not finite; replace or remove it")
+    low, high = np.percentile(image, EXTREMES)
+    if image.dtype == np.uint16:
+        upper = (image >> 8).astype(np.uint8)
+        if high == low or int(upper.max()) - int(upper.min()) >= FEW_LEVELS:
+            return upper
+    warnings.warn(
+        f"{path.parent} holds images of type {image.dtype} that are stretched from their own darkest"
+        " to their own brightest value",
+        stacklevel=3,
+    )
+    span = (high - low) or 1
+    return (np.clip((image - low) / span, 0, 1) * 255).round().astype(np.uint8)
+
+
+def read_stack(path: Path) -> list[np.ndarray]:
+    """All pictures of an animated image or a stack, as `read_image` gives one.
+
+    Raises ValueError where not all of them can be decoded.
+    """
+    data = _read_bytes(path)
+    _check_png(data, path)
+    good, images = cv2.imdecodemulti(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    if not good or len(images) < count_pictures(path):
+        raise ValueError(
+            f"image {path} holds {count_pictures(path)} pictures, of which {len(images)} can be"
+            " decoded; convert it to a video or to a folder of images"
+        )
+    eight = (each if each.dtype == np.uint8 else _to_8_bits(each, path) for each in images)
+    return [cv2.cvtColor(image, cv2.COLOR_BGR2RGB) for image in eight]
+
+
+def count_pictures(path: Path) -> int:
+    """How many pictures an image file holds: 1, but for animated images and stacks."""
+    try:
+        return cv2.imcount(encodable(path))
+    except cv2.error:
+        return 1
+
+
+def encodable(path: str | Path) -> str:
+    """A path as OpenCV takes it; ValueError for a name that is not UTF-8, which would crash it."""
+    text = str(path)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(text).decode("utf-8", "backslashreplace")
+        raise ValueError(
+            f"the name of {shown} is not valid UTF-8, which OpenCV cannot open; rename it"
+        ) from None
+    return text
+
+
+def natural_key(name: str) -> list[tuple[int, str]]:
+    """Sort key that puts `img2` before `img10`."""
+    return [
+        (int(part), "") if part.isdecimal() else (-1, part.lower())
+        for part in re.split(r"(\d+)", name)
+    ]
+
+
+def list_images(folder: str | Path) -> list[str]:
+    """Names of the image files in `folder`, in natural order; empty where there are none.
+
+    Hidden files and folders are left out.
+    """
+    names = [
+        entry.name
+        for entry in os.scandir(folder)
+        if entry.name.lower().endswith(IMAGE_SUFFIXES) and not entry.is_dir()
+    ]
+    return sorted((name for name in names if not name.startswith(".")), key=natural_key)
+
+
+def find_images(pattern: str) -> list[Path]:
+    """The files of a pattern such as `a/*.jpg` or `a/%04d.jpg`, in natural order.
+
+    In a pattern with a number as FFmpeg writes it everything else is literal, brackets too.
+    """
+    counter = COUNTER.search(Path(pattern).name)
+    if counter is None:
+        return sorted(map(Path, glob.glob(pattern)), key=lambda path: natural_key(str(path)))
+    folder, name = Path(pattern).parent, Path(pattern).name
+    digits = int(counter[1] or 1)
+    before, after = re.escape(name[: counter.start()]), re.escape(name[counter.end() :])
+    wanted = re.compile(rf"{before}\d{{{digits},}}{after}")
+    names = os.listdir(folder) if folder.is_dir() else []
+    return [folder / found for found in sorted(filter(wanted.fullmatch, names), key=natural_key)]
+
+
+def is_pattern(text: str) -> bool:
+    """Whether `text` stands for several files."""
+    return bool(COUNTER.search(Path(text).name)) or glob.has_magic(text)
+
+
+def warn_of_mixture(source: str, files: Sequence[Path]) -> None:
+    """Warn where file names are of several kinds, as with masks beside frames, or numbers are missing."""
+    kinds: dict[str, list[Path]] = {}
+    for file in files:
+        kinds.setdefault(re.sub(r"\d+", "#", file.name), []).append(file)
+    numbered = {kind: found for kind, found in kinds.items() if "#" in kind}
+    if len(numbered) > 1 and min(map(len, numbered.values())) > 1:
+        examples = " and ".join(found[0].name for found in list(numbered.values())[:2])
+        warnings.warn(
+            f"{source} holds images with {len(numbered)} kinds of names, such as {examples}, and all"
+            " of them are taken for frames; give a pattern such as 'FOLDER/%05d.png' to take one kind",
+            stacklevel=2,
+        )
+    elif len(numbered) == 1:
+        _warn_of_gaps(source, next(iter(numbered.values())))
+
+
+def _warn_of_gaps(source: str, files: Sequence[Path]) -> None:
+    """Warn where the last numbers in the names rise by one, but for some that are missing."""
+    numbers = [int(re.findall(r"\d+", file.name)[-1]) for file in files]
+    gaps = [(a + 1, b - 1) for a, b in pairwise(numbers) if b - a > 1]
+    if gaps and len(gaps) <= len(numbers) / 10:
+        first, last = gaps[0]
+        named = f"{first}" if first == last else f"{first} to {last}"
+        more = f", and {len(gaps) - 1} more gaps" if len(gaps) > 1 else ""
+        warnings.warn(
+            f"{source}: frame numbers are missing: {named}{more}; the frames around them are taken"
+            " as neighbours",
+            stacklevel=2,
+        )

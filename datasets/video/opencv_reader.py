@@ -1,0 +1,196 @@
+"""Read video files by OpenCV, and tell which of them it does not read rightly."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from rbsf.datasets.video.containers import display_turn
+from rbsf.datasets.video.images import encodable
+
+COMMON_FPS = 240  # a header that says more often names its unit of time, such as 1/600 or 1/1000 s
+MAX_FPS = 60_000  # a header that says more is not believed
+MEASURED_FRAMES = 10  # whose timestamps tell the rate where the header is not believed
+ATTEMPTS = 25  # to read a frame: after so many that fail a video has ended
+NOT_DECODED = {"av01": "AV1", "vvc1": "VVC"}  # codecs that OpenCV's packages come without
+# Reads frames so that FFmpeg's messages can be looked at.
+READ_ALONE = """
+import sys, cv2
+capture = cv2.VideoCapture(sys.argv[1])
+for _ in range(int(sys.argv[2])):
+    capture.read()
+"""
+
+# A frame, H x W x 3 uint8 RGB, or None for one that cannot be decoded; and its timestamp in seconds.
+Stamped = tuple[np.ndarray | None, float]
+
+
+class OpenCvReader:
+    """Frames of a video file.
+
+    `count` and `fps` are what the header says, None where it says nothing.  `count` is an estimate:
+    frames that an edit list cuts are counted in, and so is sound that goes on for longer.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        capture = open_capture(path)
+        self.count = header_count(capture)
+        self.fps = _mean_rate(capture)
+        capture.release()
+        turn = display_turn(path)
+        self._turn = turn if turn and turn.mirrors else None  # OpenCV turns but does not mirror
+
+    def __iter__(self) -> Iterator[Stamped]:
+        """All frames; None in place of one that cannot be decoded.
+
+        Raises ValueError where OpenCV did not write a frame that it says it read.
+        """
+        capture = self._open()
+        last, number, bad, checked = None, 0, 0, False
+        try:
+            while bad < ATTEMPTS:
+                good, image = capture.read()
+                if not good or image is None:
+                    bad += 1
+                    continue
+                yield from [(None, 0.0)] * bad
+                number, bad = number + bad + 1, 0
+                image = self._upright(image)
+                if not checked and last is not None and is_same(image, last):
+                    checked = True
+                    self._check_written(number)
+                yield image, capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+                last = image
+        finally:
+            capture.release()
+
+    def _check_written(self, frames: int) -> None:
+        if leaves_frames_unwritten(self.path, frames):
+            raise ValueError(
+                f"video {self.path} {INTERLACED} from frame {frames - 2} on; {advice(self.path)}"
+            )
+
+    def frame(self, index: int) -> np.ndarray:
+        """Frame `index`, from 0, by a seek; ValueError where it cannot be decoded."""
+        capture = self._open()
+        capture.set(cv2.CAP_PROP_POS_FRAMES, index)
+        good, image = capture.read()
+        capture.release()
+        if not good:
+            raise ValueError(
+                f"frame {index} of video {self.path} cannot be decoded; is the file whole?"
+            )
+        return self._upright(image)
+
+    def _open(self) -> cv2.VideoCapture:
+        capture = open_capture(self.path)
+        if self._turn:
+            capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)
+        return capture
+
+    def _upright(self, image: np.ndarray) -> np.ndarray:
+        image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        return self._turn.apply(image) if self._turn else image
+
+
+INTERLACED = f"is interlaced, which OpenCV {cv2.__version__} does not read"
+
+
+def advice(path: Path) -> str:
+    """What to do with a video that OpenCV does not read."""
+    return (
+        "install PyAV (pip install 'rbsf[video]'), or convert the video:"
+        f" ffmpeg -i {path.name} -vf yadif=deint=1 -map 0:V:0 -c:v libx264 -crf 12 converted.mp4"
+    )
+
+
+def fault_of(path: Path) -> str | None:
+    """What is wrong with a video file that OpenCV is not to be trusted with; None for the others.
+
+    Raises ValueError for a file that is damaged.
+    """
+    capture = open_capture(path)
+    codec = int(capture.get(cv2.CAP_PROP_FOURCC)) & 0xFFFFFFFF if capture.isOpened() else 0
+    (good, first), (again, second) = capture.read(), capture.read()
+    opened = capture.isOpened()
+    capture.release()
+    name = codec.to_bytes(4, "little").decode("latin-1").lower()
+    if not opened:
+        return "cannot be opened as a video: cut short, damaged or of an unknown format"
+    if not good and name in NOT_DECODED:
+        return f"has the codec {NOT_DECODED[name]}, which OpenCV does not decode"
+    if not good:
+        raise ValueError(
+            f"video {path} opens, but not one frame of it can be decoded: it is cut short or damaged"
+        )
+    if not again:
+        return "has a single frame as OpenCV reads it, which may be its cover picture"
+    if is_same(first, second) and leaves_frames_unwritten(path, 2):
+        return INTERLACED
+    return None
+
+
+def leaves_frames_unwritten(path: Path, frames: int) -> bool:
+    """Whether OpenCV gives out memory that it never wrote for one of the first frames of a video.
+
+    OpenCV 5 does so with interlaced video and says that the frame was read.  All that differs is a
+    message of FFmpeg's, so a process of its own reads the video and its messages are looked at.
+    """
+    loud = {**os.environ, "OPENCV_FFMPEG_LOGLEVEL": "16"}
+    done = subprocess.run(
+        [sys.executable, "-c", READ_ALONE, encodable(path), str(frames)],
+        env=loud,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
+    return b"annot convert interlaced" in done.stdout
+
+
+def is_same(image: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two images are equal.  A few pixels are compared first."""
+    if image.shape != other.shape or not np.array_equal(image[::64, ::64], other[::64, ::64]):
+        return False
+    return np.array_equal(image, other)
+
+
+def open_capture(path: Path) -> cv2.VideoCapture:
+    """A file as OpenCV opens it; ValueError for a name that is not UTF-8."""
+    return cv2.VideoCapture(encodable(path))
+
+
+def header_count(capture: cv2.VideoCapture) -> int | None:
+    """Number of frames by the header."""
+    count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    return count if count > 0 else None
+
+
+def header_rate(capture: cv2.VideoCapture) -> float | None:
+    """Frames a second by the header."""
+    fps = capture.get(cv2.CAP_PROP_FPS)
+    return fps if 0 < fps <= MAX_FPS else None
+
+
+def _mean_rate(capture: cv2.VideoCapture) -> float | None:
+    """Frames a second by the header.
+
+    Where that is uncommonly many, timestamps tell the rate, if they rise.
+    """
+    fps = header_rate(capture)
+    if not fps or fps <= COMMON_FPS:
+        return fps
+    capture.read()
+    stamps = [
+        capture.get(cv2.CAP_PROP_POS_MSEC) for _ in range(MEASURED_FRAMES) if capture.read()[0]
+    ]
+    seconds = (stamps[-1] - stamps[0]) / 1000 if stamps else 0.0
+    measured = (len(stamps) - 1) / seconds if seconds > 0 else fps
+    agree = 0.9 < measured / fps < 1.1  # timestamps may be rounded to milliseconds
+    return fps if agree else measured

@@ -1,0 +1,83 @@
+"""Read video files that OpenCV does not read rightly by PyAV, which is an extra: `rbsf[video]`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from importlib.util import find_spec
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import cv2  # noqa: F401  (before av: the other way round OpenCV's windows hang on Linux)
+import numpy as np
+
+from rbsf.datasets.video.containers import display_turn
+from rbsf.datasets.video.opencv_reader import Stamped
+
+
+def is_installed() -> bool:
+    """Whether PyAV is."""
+    return find_spec("av") is not None
+
+
+class PyavReader:
+    """Frames of a video file's main video stream.
+
+    `count` and `fps` are what the file says, None where it says nothing.  Raises ValueError for a
+    file that PyAV does not read either.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._turn = display_turn(path)
+        try:
+            with self._open() as container:
+                stream = _main_stream(container)
+                self.count = stream.frames or None
+                self.fps = float(stream.average_rate or Fraction(0)) or None
+        except (self._errors(), ValueError, AttributeError) as error:
+            raise ValueError(f"PyAV cannot read it either ({error})") from None
+
+    def __iter__(self) -> Iterator[Stamped]:
+        """All frames; None in place of one that cannot be decoded."""
+        seconds = 0.0
+        with self._open() as container:
+            stream = _main_stream(container)
+            stream.thread_type = "AUTO"
+            for packet in container.demux(stream):
+                try:
+                    decoded = packet.decode()
+                except self._errors():
+                    yield None, seconds
+                    continue
+                for frame in decoded:
+                    seconds = seconds if frame.time is None else float(frame.time)
+                    image = frame.to_ndarray(format="rgb24")
+                    yield self._turn.apply(image) if self._turn else image, seconds
+
+    def frame(self, index: int) -> np.ndarray:
+        """Frame `index`, from 0; all frames before it are decoded.  ValueError where it is missing."""
+        found = next(islice(iter(self), index, None), None)
+        if found is None or found[0] is None:
+            raise ValueError(f"frame {index} of video {self.path} cannot be decoded")
+        return found[0]
+
+    def _open(self) -> Any:
+        import av
+
+        return av.open(str(self.path))
+
+    @staticmethod
+    def _errors() -> type[Exception]:
+        import av
+
+        return av.FFmpegError
+
+
+def _main_stream(container: Any) -> Any:
+    """The video stream that a player shows: no cover picture."""
+    stream = container.streams.best("video")
+    if stream is None:
+        raise ValueError("it has no video stream")
+    return stream

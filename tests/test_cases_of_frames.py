@@ -1,0 +1,206 @@
+"""Frames that people had trouble with: each is read rightly, or refused in a line that says why."""
+
+from __future__ import annotations
+
+import csv
+import os
+import warnings
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from requirements import case, needs
+
+from rbsf.datasets.video import pyav_reader
+from rbsf.datasets.video.frames import open_frames
+from rbsf.datasets.video.images import read_image
+from rbsf.datasets.video.opencv_reader import INTERLACED
+from rbsf.datasets.video.sources import _choose_reader
+from rbsf.eval.metrics import overlaps
+from rbsf.tools.track import main as track
+
+FIRST = "20,20,32,32"
+with_pyav = pytest.mark.skipif(
+    not pyav_reader.is_installed(), reason=needs("pyav", "PyAV is not installed")
+)
+
+
+@pytest.fixture
+def without_pyav(monkeypatch: pytest.MonkeyPatch):
+    """As on a machine that has no PyAV."""
+    monkeypatch.setattr(pyav_reader, "is_installed", lambda: False)
+    _choose_reader.cache_clear()
+    yield
+    _choose_reader.cache_clear()
+
+
+def follow(source: str | Path, folder: Path, tmp_path: Path, frames: int = 0) -> np.ndarray:
+    """The overlap of each frame of a case, tracked by the program, with the square that it shows."""
+    boxes = tmp_path / "boxes.csv"
+    assert track(["--video", str(source), "--init", FIRST, "--boxes", str(boxes)]) == 0
+    rows = list(csv.DictReader(boxes.open()))
+    found = np.array([[float(row[key]) for key in "xywh"] for row in rows])
+    truth = np.loadtxt(folder / "truth.txt", delimiter=",")[: frames or None]
+    assert len(found) == len(truth)
+    return overlaps(found, truth)
+
+
+@with_pyav
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("01-interlaced", "interlaced.mp4"),
+        ("01-interlaced", "progressive.mp4"),
+        ("06-animated-images", "anim.gif"),
+        ("06-animated-images", "anim.webp"),
+        ("06-animated-images", "anim.png"),
+        ("06-animated-images", "stack.tif"),
+        ("07-av1", "av1.webm"),
+        ("08-16-bit-counts", "full_range"),
+        ("08-16-bit-counts", "ten_bit"),
+        ("08-16-bit-counts", "thermal"),
+        ("09-one-bad-mjpeg-frame", "badframe.avi"),
+        ("05-pattern-takes-other-files", "%05d.png"),
+        ("17-brackets-in-pattern", "clip [1]/%04d.jpg"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*(stretched|stands in)")
+def test_the_target_is_followed(name, source, tmp_path):
+    folder = case(name)
+    frames = len(list((folder / source).iterdir())) if (folder / source).is_dir() else 0
+    assert follow(folder / source, folder, tmp_path, frames).mean() > 0.8
+
+
+@with_pyav
+def test_interlaced_video_reads_the_same_twice():
+    path = case("01-interlaced") / "interlaced.mp4"
+    first, second = list(open_frames(path)), list(open_frames(path))
+    assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "reason"),
+    [
+        ("01-interlaced", "interlaced.mp4", INTERLACED),
+        ("07-av1", "av1.webm", "has the codec AV1, which OpenCV does not decode"),
+    ],
+)
+@pytest.mark.usefixtures("without_pyav")
+def test_what_needs_pyav_is_refused_without_it(name, source, reason):
+    if name == "01-interlaced" and int(cv2.__version__.split(".")[0]) < 5:
+        pytest.skip("OpenCV 4 reads interlaced video rightly")
+    with pytest.raises(ValueError) as error:
+        open_frames(case(name) / source)
+    assert f"{source} {reason}; install PyAV" in str(error.value)
+
+
+def test_a_bad_frame_is_warned_of_and_numbers_are_kept():
+    with pytest.warns(UserWarning, match="frame 5 cannot be decoded; the one before stands in"):
+        images = list(open_frames(case("09-one-bad-mjpeg-frame") / "badframe.avi"))
+    assert len(images) == 16
+    assert np.array_equal(images[5], images[4])
+
+
+def test_masks_beside_frames_are_warned_of():
+    with pytest.warns(UserWarning, match="2 kinds of names"):
+        open_frames(case("18-masks-beside-frames"))
+
+
+@pytest.mark.parametrize("name", ["float", "avif", "jp2"])
+@pytest.mark.filterwarnings("ignore:.*stretched")
+def test_other_formats_are_read(name):
+    images = list(open_frames(case("21-float-tiff") / name))
+    assert len(images) == 4
+    assert all(len(np.unique(image)) > 32 for image in images)
+
+
+def test_an_image_that_claims_too_many_pixels_is_refused():
+    with pytest.raises(ValueError, match="is cut short"):
+        read_image(case("hostile") / "image.png-hang-9ce8f1fd.png")
+
+
+def test_missing_numbers_are_warned_of(tmp_path):
+    for number in [*range(10), *range(12, 30)]:
+        cv2.imwrite(str(tmp_path / f"{number:04}.png"), np.zeros((4, 4, 3), np.uint8))
+    with pytest.warns(UserWarning, match="frame numbers are missing: 10 to 11;"):
+        open_frames(tmp_path)
+
+
+def test_hidden_files_and_folders_are_no_frames(tmp_path):
+    image = np.zeros((4, 4, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / "a.png"), image)
+    cv2.imwrite(str(tmp_path / ".b.png"), image)
+    (tmp_path / "c.png").mkdir()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert open_frames(tmp_path).count == 1
+
+
+def test_a_name_that_is_not_utf8_is_refused(tmp_path):
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.mp4"))
+    try:
+        path.write_bytes(b"x")
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    with pytest.raises(ValueError, match=r"caf\\xe9.mp4 is not valid UTF-8"):
+        open_frames(path)
+
+
+def test_a_mirrored_video_is_read_upright(tmp_path):
+    """The display matrix of a phone's front camera: turned by 90 degrees, and mirrored."""
+    from rbsf.datasets.video.writer import VideoWriter
+
+    image = np.zeros((64, 96, 3), np.uint8)
+    image[:20, :30] = 255  # at the top left
+    with VideoWriter(tmp_path / "a.mp4", 25) as video:
+        for shift in range(3):
+            video.write(np.roll(image, shift, axis=1))
+    plain = (tmp_path / "a.mp4").read_bytes()
+    at = plain.index(b"tkhd") + 4 + 40
+    one, none = (1 << 16).to_bytes(4, "big"), bytes(4)
+    minus = (-(1 << 16)).to_bytes(4, "big", signed=True)
+    shapes = {}
+    for name, matrix in {
+        "down": [one, none, none, none, minus],
+        "across": [minus, none, none, none, one],
+        "turned": [none, one, none, one, none],
+    }.items():
+        (tmp_path / f"{name}.mp4").write_bytes(plain[:at] + b"".join(matrix) + plain[at + 20 :])
+        shapes[name] = next(iter(open_frames(tmp_path / f"{name}.mp4")))
+    assert shapes["down"][-10, 10].min() > 200
+    assert shapes["across"][10, -10].min() > 200
+    assert shapes["turned"].shape == (96, 64, 3)
+    assert shapes["turned"][10, 10].min() > 200
+
+
+@with_pyav
+def test_a_cover_picture_in_front_is_no_video(tmp_path):
+    import av
+
+    path = tmp_path / "cover.mkv"
+    with av.open(str(path), "w") as container:
+        cover = container.add_stream("mjpeg", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 320, 240, "yuvj420p"
+        video = container.add_stream("mpeg4", rate=25)
+        video.width, video.height, video.pix_fmt = 160, 120, "yuv420p"
+        picture = av.VideoFrame.from_ndarray(np.full((240, 320, 3), 200, np.uint8), "rgb24")
+        for packet in [*cover.encode(picture.reformat(format="yuvj420p")), *cover.encode()]:
+            container.mux(packet)
+        rng = np.random.default_rng(0)
+        for _ in range(12):
+            image = rng.integers(0, 256, (120, 160, 3), np.uint8)
+            container.mux(video.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
+        container.mux(video.encode())
+    frames = list(open_frames(path))
+    assert {frame.shape for frame in frames} == {(120, 160, 3)}
+    assert len(frames) == 12
+
+
+def test_a_repeated_timestamp_spoils_no_later_one():
+    from rbsf.datasets.video.sources import _timed
+
+    image = np.zeros((2, 2, 3), np.uint8)
+    stamps = [1.0, 1.04, 1.04, 1.2, 1.24]
+    times = [seconds for _, seconds in _timed([(image, stamp) for stamp in stamps], 25.0)]
+    assert times == pytest.approx([0, 0.04, 0.08, 0.2, 0.24])

@@ -27,7 +27,7 @@ FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 FOLDERS = ("benchmarks", "configs", "docs", "eval", "tests", "tools", "weights")
 PACKAGES = {"benchmarks": "benchmarks", "eval": "rbsf.eval", "tools": "rbsf.tools"}
 TRAININGS = ("train_classifier", "train_rbsf")
-SHORT = 1_100  # words of RESULTS.md: two pages
+MAX_WORDS = 1_100  # of RESULTS.md: two pages
 
 
 class Understood(Exception):
@@ -35,7 +35,7 @@ class Understood(Exception):
 
 
 def commands(text: str) -> list[str]:
-    """The commands of a page, each on one line: those of its blocks, and those within a sentence."""
+    """The commands of a page, each on one line: those of its blocks and of its sentences."""
     blocks = [body for kind, body in FENCED.findall(text) if kind in ("", "sh")]
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
     sentences = FENCED.sub("", text)
@@ -56,10 +56,6 @@ def heading_anchors(text: str) -> set[str]:
     headings = re.findall(r"^#+ (.+)$", FENCED.sub("", text), re.MULTILINE)
     kept = [re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings]
     return {heading.replace(" ", "-") for heading in kept}
-
-
-def name(path: Path) -> str:
-    return str(path.relative_to(ROOT))
 
 
 def page_name(path: Path) -> str:
@@ -151,4 +147,4 @@ def test_every_experiment_is_in_the_index() -> None:
 
 def test_the_results_are_short() -> None:
     text = (DOCS / "RESULTS.md").read_text().replace("|", " ")
-    assert len(text.split()) <= SHORT
+    assert len(text.split()) <= MAX_WORDS

@@ -16,12 +16,13 @@ import pytest
 from conftest import ROOT
 from test_cifar_parts import parts, small  # noqa: F401
 
+from rbsf.system.lock import locked
 from rbsf.tools import gpu_run
 from rbsf.tools.gpu_home import pack_home
 from rbsf.tools.gpu_items import make_items
 from rbsf.tools.gpu_run import main
 from rbsf.tools.gpu_summary import LIST, _read_log, write_list
-from rbsf.train.worklist import DONE, lock, state_of
+from rbsf.train.worklist import DONE, state_of
 
 PROGRAM = [sys.executable, str(ROOT / "tools" / "gpu_run.py")]
 FIRST = "table2-32-32-64-128-r+g+b"
@@ -284,9 +285,9 @@ def test_a_second_run_in_the_same_folder_changes_nothing(
 ) -> None:
     monkeypatch.setattr(gpu_run, "probe_gpu", lambda: "a card")
     run = tmp_path / "run"
-    with lock(run), pytest.raises(ValueError, match="another run is at work there"):
+    with locked(run), pytest.raises(ValueError, match="is in use by process"):
         main(["--data", str(tmp_path), "--out", str(run), "--only", "speed"])
-    assert [path.name for path in run.iterdir()] == [".lock"]
+    assert list(run.iterdir()) == []
 
 
 def test_every_command_of_the_document_is_understood() -> None:

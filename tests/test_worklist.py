@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from rbsf.system.lock import locked
 from rbsf.train import worklist
 from rbsf.train.worklist import (
     DONE,
@@ -145,10 +146,10 @@ def test_what_does_not_stop_is_ended(
 
 
 def test_two_runs_in_one_folder(tmp_path: Path) -> None:
-    refused = pytest.raises(ValueError, match="another run is at work there; wait for it")
-    with worklist.lock(tmp_path), refused, worklist.lock(tmp_path):
+    refused = pytest.raises(ValueError, match=r"is in use by process .*; wait for its end")
+    with locked(tmp_path), refused, locked(tmp_path):
         pass
-    with worklist.lock(tmp_path):
+    with locked(tmp_path):
         pass
 
 

@@ -131,15 +131,15 @@ def print_list(only: list[str]) -> int:
 
 def work(args: argparse.Namespace) -> int:
     """Run the list on the GPU for the minutes given."""
+    from rbsf.system.lock import locked
     from rbsf.tools import gpu_distil
     from rbsf.tools.gpu_items import make_items, read_data
-    from rbsf.train.worklist import lock
 
     folder = (args.out or Path("runs/gpu")).resolve()
     check_minutes(args.minutes)
     check_disk(folder)
     print(f"GPU: {probe_gpu()}")
-    with lock(folder):
+    with locked(folder):
         data = find_data(args.data.resolve(), folder)
         if not (rbsf2 := gpu_distil.unpack(args.data.resolve(), folder)):
             print(f"{args.data}: holds no {gpu_distil.STEM}-1-of-N.part; RB-SF 2 is left out")
@@ -157,16 +157,16 @@ def rehearse(args: argparse.Namespace) -> int:
     """
     from rbsf.datasets.images.cifar_parts import pack_cifar100
     from rbsf.datasets.images.made_up_cifar import write_made_up_cifar
+    from rbsf.system.lock import locked
     from rbsf.tools import gpu_distil
     from rbsf.tools.gpu_items import RBSF2, make_items, read_data
     from rbsf.tools.gpu_summary import summarise
-    from rbsf.train.worklist import lock
 
     folder = (args.out or REHEARSAL).resolve()
     parts, data = folder / "parts", folder / "data"
     items = make_items(data, rehearse=True, only=args.only)
     end = None if args.minutes is None else STARTED + 60 * args.minutes
-    with lock(folder):
+    with locked(folder):
         if read_data(items):
             if not parts.is_dir():
                 write_made_up_cifar(folder / "raw")

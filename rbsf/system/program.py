@@ -22,7 +22,7 @@ ENVIRONMENT = {
     "OPENCV_FFMPEG_LOGLEVEL": "-8",
 }
 EXTRAS = {  # of pyproject.toml: modules that come with them
-    "train": ("torch", "filelock", "matplotlib"),
+    "train": ("torch", "matplotlib"),
     "eval": ("got10k", "six", "shapely", "matplotlib", "jinja2"),
     "tune": ("got10k", "six", "shapely", "matplotlib", "jinja2", "optuna"),
     "onnx": ("torch", "onnx", "onnxruntime"),

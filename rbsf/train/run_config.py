@@ -178,7 +178,10 @@ def resumed(cls: type[Config], settings: dict[str, Any]) -> Config:
     base = Path(settings.get("out", known["out"].default)) / "config.yaml"
     if not base.is_file():
         raise FileNotFoundError(f"nothing to resume: no {base}; start without --resume")
-    trained = from_settings(cls, read_yaml(cls, base))
+    written = read_yaml(cls, base)
+    if not {"epochs", "seed"} <= written.keys():
+        raise ValueError(f"{base} is empty or cut short; start anew without --resume")
+    trained = from_settings(cls, written)
     before = as_settings(
         trained
     )  # settings that an older version did not have are at their defaults

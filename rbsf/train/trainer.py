@@ -5,18 +5,18 @@ from __future__ import annotations
 import dataclasses
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from rbsf.export.pack import pack_weights
 from rbsf.layers import binary_layers
+from rbsf.system.lock import locked
 from rbsf.train import distributed
 from rbsf.train.checkpoint import load_checkpoint
 from rbsf.train.config import write_yaml
@@ -88,35 +88,39 @@ class Recipe(ABC, Generic[Config]):
 
 
 def run(make: Callable[[Any, Process], Recipe], config: RunConfig) -> int:
-    """Train what `config` says, its teacher first where it needs one; 0 when done, 128 + signal
-    when stopped.
+    """Train what `config` says, its teacher first where it needs one.
 
-    `make` makes the recipe.  ValueError where the folder holds a training that is not to be
-    resumed.
+    `make` makes the recipe.  Returns 0 when done, 128 + signal when stopped.  Raises ValueError where
+    the folder holds a training that is not to be resumed, and where another process trains in it.
     """
     if config.machine.threads:
         torch.set_num_threads(config.machine.threads)
-    folder = Path(config.out)
-    if not config.resume and any((f / CHECKPOINT).is_file() for f in (folder, folder / "teacher")):
-        raise ValueError(
-            f"{folder} holds a training already; add --resume to continue it, or choose another --out"
-        )
     device = choose_device(config.machine.device)
-    torch.backends.cudnn.benchmark = (
-        device.type == "cuda"
-    )  # batches are of one size: the first ones choose for all
+    # Batches are of one size: what is fastest for the first is so for all.
+    torch.backends.cudnn.benchmark = device.type == "cuda"
     process = distributed.start(device)
+    folder = Path(config.out)
     try:
-        if process.rank == 0 and not config.resume:
-            write_yaml(config, folder / "config.yaml")  # so that --resume works from here on
-        Trainer(make(config, process)).run()
-        distributed.wait_for_all()
+        with locked(folder) if process.rank == 0 else nullcontext():
+            if process.rank == 0 and not config.resume:
+                _check_unused(folder)
+                write_yaml(config, folder / "config.yaml")  # so that --resume works from here on
+            Trainer(make(config, process)).run()
+            distributed.wait_for_all()
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         return 128 + stopped.signum
     finally:
         distributed.stop()
     return 0
+
+
+def _check_unused(folder: Path) -> None:
+    """Raise ValueError where a folder holds a training."""
+    if any((each / CHECKPOINT).is_file() for each in (folder, folder / "teacher")):
+        raise ValueError(
+            f"{folder} holds a training already; add --resume to continue it, or choose another --out"
+        )
 
 
 class Trainer:
@@ -159,7 +163,7 @@ class Trainer:
     def run_once(self) -> None:
         """Train, unless the weights are there; of trainings that want them at once one makes them."""
         recipe, rank = self.recipe, self.process.rank
-        with _lock(recipe.folder) if rank == 0 else nullcontext():
+        with locked(recipe.folder, wait=True) if rank == 0 else nullcontext():
             wanted = rank == 0 and not recipe.weights.is_file()
             if distributed.any_process(wanted):
                 if rank == 0:
@@ -187,19 +191,3 @@ class Trainer:
             pack_weights(recipe.weights, packed)
             print(f"{packed}: {packed.stat().st_size / 1e6:.2f} MB, to run without PyTorch")
         recipe.finish(recipe.weights)
-
-
-@contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Context of which one process on this machine is inside at a time."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"another training makes the teacher in {folder}; waiting for it")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()

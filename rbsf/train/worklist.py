@@ -14,11 +14,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from rbsf.system.files import write_atomically
 from rbsf.system.stop import StopRequest
@@ -257,22 +255,6 @@ class Worklist:
         while any(map(_is_alive, orphans)) and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
         _signal(orphans, signal.SIGKILL)
-
-
-@contextmanager
-def lock(folder: Path) -> Iterator[None]:
-    """Context in which this process alone works in `folder`; ValueError where another one does."""
-    folder.mkdir(parents=True, exist_ok=True)
-    held = FileLock(folder / ".lock")
-    try:
-        held.acquire(timeout=0)
-    except Timeout:
-        advice = "wait for it, or give another --out"
-        raise ValueError(f"{folder}: another run is at work there; {advice}") from None
-    try:
-        yield
-    finally:
-        held.release()
 
 
 def item_folder(folder: Path, item: Item) -> Path:

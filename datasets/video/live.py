@@ -1,0 +1,109 @@
+"""Live sources: of cameras and streams the newest frame wins, and what came in between is dropped."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+
+import numpy as np
+
+Frames = Generator[np.ndarray, None, None]
+
+START_SECONDS = 20.0  # how long the first frame may take to come
+SILENT_SECONDS = 10.0  # how long no frame may come later, with all attempts to connect again
+FIRST_PAUSE, LONGEST_PAUSE = 0.25, 4.0  # seconds between these attempts; each waits twice as long
+POLL_SECONDS = 0.1  # how often a wait looks up, so that Ctrl-C is heard on all systems
+
+
+class SourceEnded(ValueError):
+    """A live source gives no more frames; what came before has been yielded."""
+
+
+@dataclass
+class LiveCount:
+    """What became of the frames that arrived, and how old the last one was when it was taken."""
+
+    taken: int = 0
+    dropped: int = 0
+    age: float = 0.0  # seconds
+
+
+class NewestFrame:
+    """A slot with the newest frame of a source, which a thread reads as fast as it comes.
+
+    `connect` opens the source and yields its frames, H x W x 3 uint8 RGB; it is called again when
+    they end or it raises an error.  Iterating yields each frame that is taken with its seconds since
+    the first one, by the clock at its arrival.  The first frame waits until it is taken, so that a
+    box that is known in advance belongs to it.  Raises SourceEnded where no frame comes for too long.
+    """
+
+    def __init__(self, name: str, connect: Callable[[], Frames]) -> None:
+        self.name, self.connect, self.count = name, connect, LiveCount()
+        self._changed = threading.Condition()
+        self._slot: tuple[np.ndarray, float] | None = None  # frame and time of its arrival
+        self._stopped = False
+        self._reason = "no frame came"
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, float]]:
+        threading.Thread(target=self._read, name=f"reader of {self.name}", daemon=True).start()
+        begin: float | None = None
+        try:
+            while True:
+                image, arrived = self._take(START_SECONDS if begin is None else SILENT_SECONDS)
+                if begin is None:
+                    begin = arrived
+                self.count.taken += 1
+                self.count.age = time.monotonic() - arrived
+                yield image, arrived - begin
+        finally:
+            self._stopped = True
+            with self._changed:
+                self._changed.notify_all()
+
+    def _take(self, patience: float) -> tuple[np.ndarray, float]:
+        """The frame in the slot, which is empty then; SourceEnded where none comes in time."""
+        end = time.monotonic() + patience
+        with self._changed:
+            while self._slot is None:
+                if time.monotonic() > end:
+                    raise SourceEnded(self._complaint(patience))
+                self._changed.wait(POLL_SECONDS)
+            taken, self._slot = self._slot, None
+            self._changed.notify_all()
+        return taken
+
+    def _complaint(self, patience: float) -> str:
+        if not self.count.taken:
+            return f"{self.name}: {self._reason} within {patience:.0f} s; is it sending?"
+        arrived = self.count.taken + self.count.dropped
+        return f"{self.name} broke off after {arrived} frames ({self._reason} for {patience:.0f} s)"
+
+    def _read(self) -> None:
+        """Put frame after frame into the slot, and connect again whenever they end."""
+        pause = FIRST_PAUSE
+        while not self._stopped:
+            try:
+                with closing(self.connect()) as frames:
+                    for image in frames:
+                        pause = FIRST_PAUSE
+                        if not self._put(image):
+                            return
+                self._reason = "no frame came"
+            except (ValueError, OSError) as error:
+                self._reason = f"no frame came: {error}"
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _put(self, image: np.ndarray) -> bool:
+        """Fill the slot; False where nobody takes frames any more."""
+        with self._changed:
+            while self._slot is not None and not self.count.taken and not self._stopped:
+                self._changed.wait(POLL_SECONDS)  # the first frame is not dropped
+            if self._slot is not None:
+                self.count.dropped += 1
+            self._slot = (image, time.monotonic())
+            self._changed.notify_all()
+        return not self._stopped

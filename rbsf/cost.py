@@ -30,7 +30,7 @@ from rbsf.layers import BinaryConv2d, distinct_signs
 REAL_BITS = 32
 BINARY_SHARE = 1 / 64  # of a real multiplication: one operation takes a word of 64 bits
 BINARY_KIND = "1-bit convolution"
-KINDS = {  # subclasses stand before their bases
+KINDS: dict[type[nn.Module], str] = {  # subclasses stand before their bases
     BinaryConv2d: BINARY_KIND,
     nn.Conv2d: "convolution",
     nn.Linear: "linear",

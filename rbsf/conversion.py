@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +52,7 @@ def binarize(
     layer = get_method(method)
     convs = {name: m for name, m in model.named_modules() if type(m) is nn.Conv2d}
     kept = _kept_real(convs, skip_first, skip_1x1, set(skip))
-    changed = {name: conv for name, conv in convs.items() if not kept[name]}
+    changed = {name: conv for name, conv in convs.items() if name not in kept}
     _check_fit(changed)
     if not changed:
         raise ValueError(
@@ -61,27 +61,25 @@ def binarize(
     made = {name: layer.from_conv(conv, input_norm, options) for name, conv in changed.items()}
     for name, conv in made.items():
         model.set_submodule(name, conv)
-    return [Change(name, conv.weight.numel(), kept[name]) for name, conv in convs.items()]
+    return [Change(name, conv.weight.numel(), kept.get(name, "")) for name, conv in convs.items()]
 
 
 def _kept_real(
-    convs: dict[str, nn.Conv2d], skip_first: bool, skip_1x1: bool, skip: Collection[str]
+    convs: dict[str, nn.Conv2d], skip_first: bool, skip_1x1: bool, skip: set[str]
 ) -> dict[str, str]:
-    """Why each of `convs` stays real, by name, empty where it does not.
+    """Names of those of `convs` that stay real, with the reason.
 
-    Raises ValueError where `skip` names no convolution.
+    Raises ValueError where `skip` has a name that is no convolution.
     """
-    if unknown := set(skip) - convs.keys():
-        names, known = ", ".join(sorted(unknown)), ", ".join(convs)
-        raise ValueError(f"no convolution named {names}; there are {known or 'none'}")
-    kept = dict.fromkeys(convs, "")
-    for position, (name, conv) in enumerate(convs.items()):
-        if skip_first and position == 0:
-            kept[name] = "first convolution"
-        elif name in skip:
-            kept[name] = "named in skip"
-        elif skip_1x1 and conv.kernel_size == (1, 1):
-            kept[name] = "1x1"
+    if unknown := skip - convs.keys():
+        names = ", ".join(sorted(unknown))
+        raise ValueError(f"no convolution named {names}; there are {', '.join(convs) or 'none'}")
+    kept: dict[str, str] = {}  # a stronger reason replaces a weaker one
+    if skip_1x1:
+        kept |= {name: "1x1" for name, conv in convs.items() if conv.kernel_size == (1, 1)}
+    kept |= dict.fromkeys(skip, "named in skip")
+    if skip_first and convs:
+        kept[next(iter(convs))] = "first convolution"
     return kept
 
 

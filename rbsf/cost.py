@@ -132,8 +132,8 @@ def count(net: nn.Module, shape: tuple[int, ...]) -> list[LayerCost]:
 def _check_known(net: nn.Module) -> None:
     """Raise ValueError for a layer with parameters whose cost is not known here."""
     for name, module in net.named_modules():
-        has_parameters = any(True for _ in module.parameters(recurse=False))
-        if has_parameters and not isinstance(module, COUNTED):
+        parameters = list(module.parameters(recurse=False))
+        if parameters and not isinstance(module, COUNTED):
             kind = type(module).__name__
             raise ValueError(f"layer {name} is a {kind}, whose cost is not known here")
 

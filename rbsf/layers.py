@@ -203,7 +203,8 @@ class BinaryConv2d(nn.Conv2d):
         return torch.stack([self._convolve_term(x, term) for term in self.terms()]).sum(0)
 
     def _convolve_term(self, x: Tensor, term: Term) -> Tensor:
-        signs = self.pad(hard_sign(x + term.shift[:, None, None].to(x.dtype)))
+        shift = term.shift[:, None, None].to(x.dtype)
+        signs = self.pad(hard_sign(x + shift))
         return self.convolve(signs, term.signs * term.scale[:, None, None, None])
 
     def input_map(self, x: Tensor) -> Tensor:

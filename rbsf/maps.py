@@ -203,8 +203,10 @@ def _readers(
 def _moments(maps: Tensor) -> Tensor:
     """Count, sum and sum of squares of every channel, `[3, C]`, float64."""
     x = maps.detach().float()
-    count = torch.full_like(x[0, :, 0, 0], x[:, 0].numel())
-    return torch.stack([count, x.sum((0, 2, 3)), x.square().sum((0, 2, 3))]).double()
+    others = (0, 2, 3)  # all dimensions but the channels
+    total, square = x.sum(others), x.square().sum(others)
+    count = torch.full_like(total, x[:, 0].numel())
+    return torch.stack([count, total, square]).double()
 
 
 def _mean_and_deviation(moments: Tensor) -> tuple[Tensor, Tensor]:

@@ -46,6 +46,17 @@ def save_weights(
 
     Raises OSError where `path` cannot be written.
     """
+    metadata = {"format": FORMAT, "model": model, "info": json.dumps(info or {})}
+    if options := getattr(net, "model_options", {}):
+        metadata["options"] = json.dumps(options)
+    layers = binary_layers(net).items()
+    if borders := {name: layer.border for name, layer in layers if layer.border != -1}:
+        metadata["borders"] = json.dumps(borders)
+    write_atomically(path, save(_stored_tensors(net), metadata))
+
+
+def _stored_tensors(net: nn.Module) -> dict[str, Tensor]:
+    """The tensors of `net` as a file stores them, by name."""
     layers = binary_layers(net)
     tensors = {
         key: tensor
@@ -54,13 +65,7 @@ def save_weights(
     }
     for name, layer in layers.items():
         tensors |= {f"{name}.{key}": tensor for key, tensor in _pack(layer).items()}
-    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-    metadata = {"format": FORMAT, "model": model, "info": json.dumps(info or {})}
-    if options := getattr(net, "model_options", {}):
-        metadata["options"] = json.dumps(options)
-    if borders := {name: layer.border for name, layer in layers.items() if layer.border != -1}:
-        metadata["borders"] = json.dumps(borders)
-    write_atomically(path, save(tensors, metadata))
+    return {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
 
 
 def load_weights(path: str | Path) -> tuple[nn.Module, str, dict[str, Any]]:
@@ -130,8 +135,9 @@ def _pack(layer: BinaryConv2d) -> dict[str, Tensor]:
     """The terms of `layer` as a file stores them, by the last part of the name."""
     terms = layer.terms()
     positive = torch.stack(distinct_signs(terms)).flatten(2) > 0  # [M, O, I/g * k * k]
+    bits = np.packbits(positive.cpu().numpy(), axis=-1)  # [M, O, bytes]
     tensors = {
-        "bits": torch.from_numpy(np.packbits(positive.cpu().numpy(), axis=-1)),
+        "bits": torch.from_numpy(bits),
         "scale": torch.stack([term.scale for term in terms]).float(),
         "shift": torch.stack([term.shift for term in terms]).float(),
     }
@@ -148,20 +154,29 @@ def _unpack(layer: BinaryConv2d, tensors: dict[str, Tensor]) -> None:
     own_kernels = distinct_signs(own_terms)
     sizes = _packed_sizes(own_terms, own_kernels)
     tensors = {"shift": torch.zeros(sizes["shift"])} | tensors
+    _check_sizes(tensors, sizes)
+    kernels = _unpack_bits(tensors["bits"], len(own_kernels), own_kernels[0].shape)
+    scales, shifts = (tensors[key].view(len(own_terms), -1) for key in ("scale", "shift"))
+    terms = make_terms(kernels, scales, shifts)
+    layer.set_terms(terms)
+    _check_kept(terms, layer.terms())
+
+
+def _check_sizes(tensors: dict[str, Tensor], sizes: dict[str, tuple[int, ...]]) -> None:
+    """Raise ValueError where one of `tensors` is of another size, or of another dtype."""
     for name, size in sizes.items():
         tensor, dtype = tensors[name], PACKED[name]
         if tensor.dtype != dtype or tensor.shape != size:
             found = f"{tensor.dtype} {tuple(tensor.shape)}"
             raise ValueError(f"{name} is {found}, expected {dtype} {size}")
-    count, outputs = len(own_kernels), layer.out_channels
-    bits = tensors["bits"].view(count, outputs, -1).numpy()
-    columns = own_kernels[0][0].numel()
-    signs = torch.from_numpy(np.unpackbits(bits, axis=-1, count=columns)).float() * 2 - 1
-    kernels = list(signs.view(count, *own_kernels[0].shape))
-    scales, shifts = (tensors[key].view(len(own_terms), -1) for key in ("scale", "shift"))
-    terms = make_terms(kernels, scales, shifts)
-    layer.set_terms(terms)
-    _check_kept(terms, layer.terms())
+
+
+def _unpack_bits(bits: Tensor, count: int, shape: torch.Size) -> list[Tensor]:
+    """The `count` kernels of -1 and +1 in `bits`, each of `shape` `[O, I/g, k, k]`."""
+    rows = bits.view(count, shape[0], -1).numpy()  # [M, O, bytes]
+    unpacked = np.unpackbits(rows, axis=-1, count=shape[1:].numel())  # [M, O, I/g * k * k]
+    signs = torch.from_numpy(unpacked).float() * 2 - 1
+    return list(signs.view(count, *shape))
 
 
 def _packed_sizes(terms: Sequence[Term], kernels: Sequence[Tensor]) -> dict[str, tuple[int, ...]]:
@@ -211,14 +226,11 @@ def _build(metadata: dict[str, str], tensors: dict[str, Tensor], path: Path) -> 
     """The network of a file. Raises many kinds of error where the parts do not fit."""
     net = build(metadata["model"], **_json(metadata, "options", path))
     layers = binary_layers(net)
+    restored: set[str] = set()
     for name, layer in layers.items():
         _unpack(layer, _take_packed(tensors, name))
+        restored |= {f"{name}.{key}" for key, _ in layer.named_parameters(recurse=False)}
     _set_borders(layers, _json(metadata, "borders", path))
-    restored = {
-        f"{name}.{key}"
-        for name, layer in layers.items()
-        for key, _ in layer.named_parameters(recurse=False)
-    }
     load_tensors(net, tensors, restored)
     return net
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rbsf.binarize import hard_sign, straight_through
-from rbsf.layers import BinaryConv2d, Term, whole_option
+from rbsf.layers import BinaryConv2d, Term, make_terms, whole_option
 
 RIDGE = 1e-9  # added to the diagonal of the least squares, so that equal bases share their part
 
@@ -77,12 +77,10 @@ class ABCConv2d(BinaryConv2d):
         if self.fixed_signs is not None:
             return super().terms()
         bases, alpha = self.bases()
-        kernels = list(bases)  # terms with the same kernel share one tensor
-        return [
-            Term(kernel, beta * scale, (shift - 0.5).expand(self.in_channels))
-            for shift, beta in zip(self.shift.detach(), self.beta.detach(), strict=True)
-            for kernel, scale in zip(kernels, alpha, strict=True)
-        ]
+        scales = self.beta.detach()[:, None, None] * alpha  # [N, M, O]
+        shifts = (self.shift.detach() - 0.5)[:, None, None]  # [N, 1, 1]
+        shifts = shifts.expand(-1, self.weight_bases, self.in_channels)  # [N, M, I]
+        return make_terms(list(bases), scales.flatten(0, 1), shifts.flatten(0, 1))
 
     def set_terms(self, terms: Sequence[Term]) -> None:
         """Keep the terms, since W cannot be told from them."""

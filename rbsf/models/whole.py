@@ -133,7 +133,8 @@ class WholeNorm(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
         scale, bias = self.scale_and_bias(*self._statistics(x))
-        return x * scale.to(x.dtype)[:, None, None] + bias.to(x.dtype)[:, None, None]
+        scale, bias = scale.to(x.dtype), bias.to(x.dtype)
+        return x * scale[:, None, None] + bias[:, None, None]
 
     def folded(self) -> tuple[Tensor, Tensor]:
         """Scale and bias `[C]` in eval mode."""

@@ -9,8 +9,8 @@ convolution's scales and shifts and of RBConv's matrices `C`, which only trainin
 
 A layer with several terms pays for each: the bits of every kernel, the 1-bit multiplications and
 the scale of every term. A scale that is 1 everywhere (BinaryNet) is free. XNOR-Net's map K costs
-one multiplication for each of its values, by the size of the window, and one for each value of the
-output.
+one multiplication for each of its values, which divides by the size of the window, and one for each
+value of the output.
 """
 
 from __future__ import annotations
@@ -76,10 +76,10 @@ def total(layers: Iterable[LayerCost]) -> LayerCost:
 
 @torch.inference_mode()
 def measure(net: nn.Module, image: Tensor, repeat: int) -> dict[str, float]:
-    """Milliseconds that each layer that `count` counts takes, by name.
+    """Milliseconds that the layers take which `count` counts, by name.
 
     They are medians of `repeat` passes of `net` over `image` `[N, C, H, W]`, after a first pass. A
-    layer's time ends where the next one starts, so it includes what has no parameters between them.
+    layer's time ends where the next one starts, so layers without parameters go to the one before.
     """
     starts: list[tuple[str, float]] = []
     counted = {name: m for name, m in net.named_modules() if isinstance(m, COUNTED)}

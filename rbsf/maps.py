@@ -174,7 +174,8 @@ def _readers(
 ) -> dict[str, str]:
     """The name of the batch-norm that reads the output of each of `layers` in `run()`, by layer.
 
-    A layer whose output no batch-norm reads is left out. `net` runs in eval mode and keeps its own.
+    A layer whose output no batch-norm reads is left out. `net` runs in eval mode and gets its own
+    mode back.
     """
     names = {module: name for name, module in net.named_modules()}
     makers: dict[int, tuple[str, Tensor]] = {}  # keeps the tensors, so that no id is used twice

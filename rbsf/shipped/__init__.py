@@ -1,7 +1,7 @@
 """What comes with the code: trained weights and configuration files.
 
-They are found by short names. A function that finds one takes the path of any other file, too: a
-file of that name goes first, and a name that nothing shipped has is returned as a path.
+Functions that find a file take a short name or the path of any file. A file of that path goes
+first, then the shipped file of that name. Where there is neither, the path is returned as it is.
 """
 
 from __future__ import annotations

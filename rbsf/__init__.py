@@ -1,8 +1,7 @@
-"""The RBCN core: binary convolutions, their training by Algorithm 1, networks. Knows no dataset, no
-tracker.
+"""The RBCN core: binary convolutions, their training by Algorithm 1, and networks.
 
-``from rbsf import Tracker`` is the one exception, see `rbsf.tracker.opencv_style`; it is loaded
-when it is asked for.
+The core knows no data set and no tracker. `from rbsf import Tracker` is the one exception: it
+loads `rbsf.tracker.opencv_style` when it is asked for.
 """
 
 from typing import TYPE_CHECKING, Any

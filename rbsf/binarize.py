@@ -1,4 +1,7 @@
-"""Sign with sign(0) = +1, and the straight-through gradients that train through it."""
+"""Sign functions with sign(0) = +1, and the straight-through gradients that train through them.
+
+All take tensors of any shape and float dtype, and keep both.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,12 @@ from torch import Tensor
 
 
 def hard_sign(x: Tensor) -> Tensor:
-    """-1 where `x` is negative, else +1: bit values, of any shape and float dtype, without a gradient."""
+    """-1 where `x` is negative, else +1, without a gradient."""
     return (x >= 0).to(x.dtype).mul_(2).sub_(1)  # torch.sign gives 0 at 0, which is no bit value
 
 
 class _Sign(torch.autograd.Function):
-    """Sign forwards; backwards its derivative is taken to be `slope(x)`."""
+    """Sign in the forward pass, with `slope(x)` as its derivative in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, slope: Callable[[Tensor], Tensor]) -> Tensor:
@@ -38,31 +41,27 @@ def _box(x: Tensor) -> Tensor:
 
 
 def approx_sign(x: Tensor) -> Tensor:
-    """Binarize to -1, +1 (Eq. 5) with the piecewise linear gradient of Eq. 8, as Bi-Real Net does.
+    """Binarize to -1 and +1 (Eq. 5) with the piecewise linear gradient of Eq. 8, as in Bi-Real Net.
 
-    d sign / dx = 2 + 2x on [-1, 0), 2 - 2x on [0, 1), else 0.  Any shape and float dtype; both are
-    kept.
+    The derivative is 2 + 2x on [-1, 0), 2 - 2x on [0, 1), and 0 elsewhere.
     """
     return _Sign.apply(x, _triangle)
 
 
 def clip_sign(x: Tensor) -> Tensor:
-    """Binarize to -1, +1 with d sign / dx = 1 on [-1, 1], else 0 (BinaryNet, XNOR-Net).
+    """Binarize to -1 and +1 as BinaryNet and XNOR-Net do.
 
-    Any shape and float dtype; both are kept.
+    The derivative is 1 on [-1, 1] and 0 elsewhere.
     """
     return _Sign.apply(x, _box)
 
 
 def stochastic_sign(x: Tensor) -> Tensor:
-    """+1 with probability clip((x + 1) / 2, 0, 1), else -1 (BinaryNet, Eq. 2 and 3), with the
-    gradient of `clip_sign`.
+    """+1 with probability clip((x + 1) / 2, 0, 1), else -1 (BinaryNet, Eq. 2 and 3).
 
-    Any shape and float dtype; both are kept.
+    The gradient is that of `clip_sign`.
     """
-    threshold = 1 - 2 * torch.rand_like(
-        x
-    )  # uniform on (-1, 1]: x reaches it with that very probability
+    threshold = 1 - 2 * torch.rand_like(x)  # uniform on (-1, 1]
     return straight_through(hard_sign(x - threshold), x.clamp(-1, 1))
 
 

@@ -14,8 +14,9 @@ from rbsf.methods import get_method
 
 @dataclass(frozen=True)
 class Change:
-    """What `binarize` did with one convolution: `kept` is the reason it stayed real, empty where it
-    was changed.
+    """What `binarize` did with one convolution.
+
+    `kept` is the reason why it stayed real, empty where it became binary.
     """
 
     name: str
@@ -23,9 +24,8 @@ class Change:
     kept: str = ""
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.weights:,} weights, " + (
-            f"real ({self.kept})" if self.kept else "1 bit"
-        )
+        result = f"real ({self.kept})" if self.kept else "1 bit"
+        return f"{self.name}: {self.weights:,} weights, {result}"
 
 
 def binarize(
@@ -38,46 +38,53 @@ def binarize(
     input_norm: bool = True,
     options: dict[str, Any] | None = None,
 ) -> list[Change]:
-    """Turn the convolutions of any `model` into binary ones of `method`, in place, and say what was
-    done.
+    """Make the convolutions of any `model` binary ones of `method`, in place; returns the changes.
 
-    What stays real: the first convolution, 1x1 convolutions, those named in `skip`, and everything
-    that is no Conv2d.  Weights are kept as latent filters, biases as they are, real.  `input_norm`:
-    see `BinaryConv2d`; switch it off for a network that already normalises the input of its
-    convolutions and has no ReLU there.  `options` are the method's own. Raises ValueError for an
-    unknown method or option, a name in `skip` that is no convolution, a padding that binary
-    convolutions do not have, or nothing left to change; `model` is then as it was.
+    The first convolution, 1x1 convolutions, those named in `skip`, and all that is no Conv2d stay
+    real. Weights become latent filters; biases are kept and stay real. `input_norm` is described in
+    `BinaryConv2d`: switch it off for a network that normalises the input of its convolutions
+    already and has no ReLU there. `options` are the method's own.
+
+    Raises ValueError for an unknown method or option, a name in `skip` that is no convolution, a
+    padding that binary convolutions do not have, or nothing left to change. The model is then as it
+    was.
     """
     layer = get_method(method)
     convs = {name: m for name, m in model.named_modules() if type(m) is nn.Conv2d}
-    skip = set(skip)
-    if unknown := skip - convs.keys():
-        raise ValueError(
-            f"no convolution named {', '.join(sorted(unknown))}; there are {', '.join(convs) or 'none'}"
-        )
-    changes = []
-    for position, (name, conv) in enumerate(convs.items()):
-        kept = _reason_to_keep(conv, skip_first and position == 0, skip_1x1, name in skip)
-        changes.append(Change(name, conv.weight.numel(), kept))
-        if not kept and (reason := why_unfit(conv)):
-            raise ValueError(f"convolution {name}: {reason}; name it in skip or change its padding")
-    if all(change.kept for change in changes):
+    kept = _kept_real(convs, skip_first, skip_1x1, set(skip))
+    changed = {name: conv for name, conv in convs.items() if name not in kept}
+    _check_fit(changed)
+    if not changed:
         raise ValueError(
             f"nothing to binarize: {len(convs)} convolutions, all kept real by the rules"
         )
-    made = {
-        c.name: layer.from_conv(convs[c.name], input_norm, options) for c in changes if not c.kept
-    }
+    made = {name: layer.from_conv(conv, input_norm, options) for name, conv in changed.items()}
     for name, conv in made.items():
         model.set_submodule(name, conv)
-    return changes
+    return [Change(name, conv.weight.numel(), kept.get(name, "")) for name, conv in convs.items()]
 
 
-def _reason_to_keep(conv: nn.Conv2d, first: bool, skip_1x1: bool, named: bool) -> str:
-    if first:
-        return "first convolution"
-    if named:
-        return "named in skip"
-    if skip_1x1 and conv.kernel_size == (1, 1):
-        return "1x1"
-    return ""
+def _kept_real(
+    convs: dict[str, nn.Conv2d], skip_first: bool, skip_1x1: bool, skip: set[str]
+) -> dict[str, str]:
+    """Names of those of `convs` that stay real, with the reason.
+
+    Raises ValueError where `skip` has a name that is no convolution.
+    """
+    if unknown := skip - convs.keys():
+        names = ", ".join(sorted(unknown))
+        raise ValueError(f"no convolution named {names}; there are {', '.join(convs) or 'none'}")
+    kept: dict[str, str] = {}  # a stronger reason replaces a weaker one
+    if skip_1x1:
+        kept |= {name: "1x1" for name, conv in convs.items() if conv.kernel_size == (1, 1)}
+    kept |= dict.fromkeys(skip, "named in skip")
+    if skip_first and convs:
+        kept[next(iter(convs))] = "first convolution"
+    return kept
+
+
+def _check_fit(convs: dict[str, nn.Conv2d]) -> None:
+    """Raise ValueError for the first of `convs` that cannot become binary."""
+    for name, conv in convs.items():
+        if reason := why_unfit(conv):
+            raise ValueError(f"convolution {name}: {reason}; name it in skip or change its padding")

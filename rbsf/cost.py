@@ -1,22 +1,21 @@
-"""What a network costs, layer by layer: bits of weights and multiplications, counted as Table 6 of
-the paper does.
+"""What a network costs, layer by layer: bits of weights, and multiplications.
 
-A weight of a binary convolution is 1 bit and each other parameter 32. 64 1-bit multiplications
-count as one real one. A batch-norm that follows a real convolution, or another batch-norm, folds
-into it and costs nothing; after a binary convolution the scale and the batch-norm cost one real
-multiplication for each value of its output each. Additions, comparisons and pooling are not
-counted, nor are scales and shifts as bits, nor RBConv's matrices `C`, of which training alone has
-use.
+They are counted as in Table 6 of the paper. A weight of a binary convolution is 1 bit, each other
+parameter 32 bits. 64 1-bit multiplications count as one real multiplication. A batch-norm that
+follows a real convolution or another batch-norm folds into it and costs nothing. After a binary
+convolution the scale costs one real multiplication for each value of the output, and so does the
+batch-norm. Additions, comparisons and pooling are not counted. Nor are the bits of a binary
+convolution's scales and shifts and of RBConv's matrices `C`, which only training needs.
 
-A method whose layers have several terms pays for each: the bits of every kernel, the 1-bit
-multiplications and the scale of every term, but not a scale that is 1 everywhere (BinaryNet).
-XNOR-Net's map K costs one multiplication for each of its values, by the size of the window, and one
-for each value of the output.
+A layer with several terms pays for each: the bits of every kernel, the 1-bit multiplications and
+the scale of every term. A scale that is 1 everywhere (BinaryNet) is free. XNOR-Net's map K costs
+one multiplication for each of its values, which divides by the size of the window, and one for each
+value of the output.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
@@ -29,13 +28,20 @@ from torch import Tensor, nn
 from rbsf.layers import BinaryConv2d, distinct_signs
 
 REAL_BITS = 32
-COUNTED = (nn.Conv2d, nn.Linear, nn.BatchNorm2d)
-BINARY_SHARE = 1 / 64  # of a real multiplication: a word of 64 bits is one operation
+BINARY_SHARE = 1 / 64  # of a real multiplication: one operation takes a word of 64 bits
+BINARY_KIND = "1-bit convolution"
+KINDS: dict[type[nn.Module], str] = {  # subclasses stand before their bases
+    BinaryConv2d: BINARY_KIND,
+    nn.Conv2d: "convolution",
+    nn.Linear: "linear",
+    nn.BatchNorm2d: "batch-norm",
+}
+COUNTED = tuple(KINDS)
 
 
 @dataclass(frozen=True)
 class LayerCost:
-    """Cost of one layer for one input: `output` is its shape without the batch."""
+    """Cost of one layer for one input; `output` is the shape of its output without the batch."""
 
     name: str
     kind: str
@@ -56,56 +62,66 @@ class LayerCost:
 
 
 def total(layers: Iterable[LayerCost]) -> LayerCost:
-    """The sum of `layers`, as one that is called "total"."""
+    """The sum of `layers`, as one layer called "total"."""
     layers = list(layers)
-    sums = {key: sum(getattr(layer, key) for layer in layers) for key in ("bits", "real", "binary")}
-    return LayerCost("total", "", (), **sums)
+    return LayerCost(
+        "total",
+        kind="",
+        output=(),
+        bits=sum(layer.bits for layer in layers),
+        real=sum(layer.real for layer in layers),
+        binary=sum(layer.binary for layer in layers),
+    )
 
 
 @torch.inference_mode()
 def measure(net: nn.Module, image: Tensor, repeat: int) -> dict[str, float]:
-    """Milliseconds from the start of each layer that `count` counts to that of the next, by name:
-    medians of `repeat` passes of `net` over `image` [N, C, H, W], after a first one. What has no
-    parameters goes to the layer before it.
+    """Milliseconds that the layers take which `count` counts, by name.
+
+    They are medians of `repeat` passes of `net` over `image` `[N, C, H, W]`, after a first pass. A
+    layer's time ends where the next one starts, so layers without parameters go to the one before.
     """
     starts: list[tuple[str, float]] = []
     counted = {name: m for name, m in net.named_modules() if isinstance(m, COUNTED)}
     hooks = [
-        m.register_forward_pre_hook(lambda *_, name=name: starts.append((name, perf_counter())))
-        for name, m in counted.items()
+        module.register_forward_pre_hook(_start_recorder(name, starts))
+        for name, module in counted.items()
     ]
     spent: dict[str, list[float]] = {name: [] for name in counted}
     net.eval()(image)
     for _ in range(repeat):
         starts.clear()
         net(image)
-        for (name, start), (_, end) in pairwise([*starts, ("", perf_counter())]):
+        starts.append(("", perf_counter()))
+        for (name, start), (_, end) in pairwise(starts):
             spent[name].append(1000 * (end - start))
     for hook in hooks:
         hook.remove()
     return {name: median(times) for name, times in spent.items()}
 
 
-def count(net: nn.Module, shape: tuple[int, ...]) -> list[LayerCost]:
-    """Costs of the layers of `net` that have parameters, in the order in which one input of `shape`
-    meets them.
+def _start_recorder(name: str, starts: list[tuple[str, float]]) -> Callable[..., None]:
+    return lambda *_: starts.append((name, perf_counter()))
 
-    The network is run once, on zeros, and is left as it was. ValueError for a layer that cannot be
-    counted.
+
+def count(net: nn.Module, shape: tuple[int, ...]) -> list[LayerCost]:
+    """Costs of the layers of `net` that have parameters, in the order of a forward pass.
+
+    The network runs once in eval mode on zeros, one input of `shape`, and is left as it was. Raises
+    ValueError for a layer that cannot be counted.
     """
+    _check_known(net)
     found: list[LayerCost] = []
-    hooks = []
-    for name, module in net.named_modules():
-        if isinstance(module, COUNTED):
-            hooks.append(module.register_forward_hook(_recorder(name, found)))
-        elif any(True for _ in module.parameters(recurse=False)):
-            raise ValueError(
-                f"layer {name} is a {type(module).__name__}, whose cost is not known here"
-            )
+    hooks = [
+        module.register_forward_hook(_cost_recorder(name, found))
+        for name, module in net.named_modules()
+        if isinstance(module, COUNTED)
+    ]
     training = net.training
+    device = next(net.parameters()).device
     try:
         with torch.no_grad():
-            net.eval()(torch.zeros(1, *shape, device=next(net.parameters()).device))
+            net.eval()(torch.zeros(1, *shape, device=device))
     finally:
         net.train(training)
         for hook in hooks:
@@ -113,37 +129,47 @@ def count(net: nn.Module, shape: tuple[int, ...]) -> list[LayerCost]:
     return found
 
 
-def _recorder(name: str, found: list[LayerCost]) -> Any:
-    def record(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        after_binary = bool(found) and found[-1].kind == "1-bit convolution"
-        found.append(
-            LayerCost(
-                name, _kind(module), tuple(output.shape[1:]), *_counts(module, output, after_binary)
-            )
-        )
+def _check_known(net: nn.Module) -> None:
+    """Raise ValueError for a layer with parameters whose cost is not known here."""
+    for name, module in net.named_modules():
+        parameters = list(module.parameters(recurse=False))
+        if parameters and not isinstance(module, COUNTED):
+            kind = type(module).__name__
+            raise ValueError(f"layer {name} is a {kind}, whose cost is not known here")
+
+
+def _cost_recorder(name: str, found: list[LayerCost]) -> Callable[..., None]:
+    """A hook that adds the cost of the layer `name` to `found`."""
+
+    def record(module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        after_binary = bool(found) and found[-1].kind == BINARY_KIND
+        kind = next(kind for cls, kind in KINDS.items() if isinstance(module, cls))
+        counts = _counts(module, output, after_binary)
+        found.append(LayerCost(name, kind, tuple(output.shape[1:]), *counts))
 
     return record
 
 
-def _kind(module: nn.Module) -> str:
-    kinds = {BinaryConv2d: "1-bit convolution", nn.Conv2d: "convolution", nn.Linear: "linear"}
-    return next((kind for cls, kind in kinds.items() if isinstance(module, cls)), "batch-norm")
-
-
 def _counts(module: nn.Module, output: Tensor, after_binary: bool) -> tuple[int, int, int]:
-    """Bits, real and 1-bit multiplications."""
+    """Bits, real multiplications and 1-bit multiplications of a layer."""
     values = output.numel()
     if isinstance(module, BinaryConv2d):
         return _binary_counts(module, values, output[0, 0].numel())
     bits = REAL_BITS * sum(p.numel() for p in module.parameters(recurse=False))
     if isinstance(module, nn.BatchNorm2d):
         return bits, values if after_binary else 0, 0
-    return bits, values * module.weight[0].numel(), 0  # type: ignore[index, operator]
+    weights_per_value = module.weight[0].numel()  # type: ignore[index, operator]
+    return bits, values * weights_per_value, 0
 
 
 def _binary_counts(layer: BinaryConv2d, values: int, pixels: int) -> tuple[int, int, int]:
+    """The same of a binary layer whose output has so many `values`, in maps of so many `pixels`."""
     terms = layer.terms()
     kernels = distinct_signs(terms)
     scaled = sum(not bool((term.scale == 1).all()) for term in terms)
-    real = values * scaled + (values + pixels) * layer.input_scale
-    return len(kernels) * kernels[0].numel(), real, len(terms) * values * kernels[0][0].numel()
+    bits = len(kernels) * kernels[0].numel()
+    real = values * scaled
+    if layer.input_scale:
+        real += values + pixels
+    weights_per_value = kernels[0][0].numel()
+    return bits, real, len(terms) * values * weights_per_value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from inspect import Parameter, signature
 from typing import Any
@@ -13,15 +13,15 @@ from torch import Tensor, nn
 
 from rbsf.binarize import approx_sign, hard_sign
 
-MOST = 64  # of whatever a method has several: a file that asks for more is damaged
+MAX_COUNT = 64  # bases or projections that a layer may have; a file with more is damaged
 
 
 @dataclass(frozen=True)
 class Term:
-    """One 1-bit convolution of a layer: ``scale * conv(sign(x + shift), signs)``.
+    """One 1-bit convolution of a layer: `scale * conv(sign(x + shift), signs)`.
 
-    `signs` [O, I/g, k, k] of -1 and +1, `scale` [O], `shift` [I].  Terms that share their signs
-    share the tensor.
+    `signs` `[O, I/g, k, k]` holds -1 and +1; `scale` is `[O]` and `shift` is `[I]`. Terms with the
+    same signs share one tensor.
     """
 
     signs: Tensor
@@ -30,20 +30,22 @@ class Term:
 
 
 class BinaryConv2d(nn.Conv2d):
-    """Convolution of sign(input) with a binary kernel; a method subclasses it and says how the
-    kernel is scaled.
+    """Convolution of sign(input) with a binary kernel.
 
-    Input [N, I, H, W] of any float dtype; output [N, O, H', W'].  `weight` [O, I/g, k, k] holds the
-    latent real filters W; only their `terms` survive training.  Padded borders are `border`: -1 or
-    +1, or 0, a third value, which takes a packed network twice the time.
+    A method is a subclass that says how the kernel is scaled. The keyword-only arguments of its
+    constructor are the method's options.
 
-    With `input_norm` a batch-norm stands before the sign: it places the threshold of each input
-    channel, which a network with ReLU in front of its convolutions needs (the sign of a rectified
-    map is +1 everywhere).
+    The input is `[N, I, H, W]` of any float dtype, the output `[N, O, H', W']`. `weight`
+    `[O, I/g, k, k]` holds the latent real filters W; after training only the `terms` are needed.
+    `border` is the value of padding: -1, +1 or 0. A border of 0 is a third value, which takes a
+    packed network twice the time.
 
-    Options of a method are the keyword-only arguments of its constructor.  With `input_scale` the
-    output is multiplied by `input_map` (XNOR-Net's K).  A `bias` [O], which `from_conv` takes over,
-    is real and added last.
+    With `input_norm` a batch-norm stands in front of the sign and places the threshold of each
+    input channel. A network with ReLU in front of its convolutions needs it, since the sign of a
+    rectified map is +1 everywhere.
+
+    With `input_scale` the output is multiplied by `input_map` (XNOR-Net's K). A `bias` `[O]` that
+    `from_conv` takes over is real and added last.
     """
 
     input_scale: bool = False
@@ -70,15 +72,14 @@ class BinaryConv2d(nn.Conv2d):
         if isinstance(self.padding, str):
             raise ValueError(f"binary convolutions need padding in pixels, not {self.padding!r}")
         self.norm: nn.Module = nn.BatchNorm2d(in_channels) if input_norm else nn.Identity()
-        for name in ("signs", "scale", "shift"):
-            self.register_buffer(f"fixed_{name}", None, persistent=False)
+        for name in ("fixed_signs", "fixed_scale", "fixed_shift"):
+            self.register_buffer(name, None, persistent=False)
 
     @classmethod
     def option_names(cls) -> list[str]:
         """Names of the method's own options, beyond what all binary convolutions take."""
-        return [
-            p.name for p in signature(cls).parameters.values() if p.kind is Parameter.KEYWORD_ONLY
-        ]
+        parameters = signature(cls).parameters.values()
+        return [p.name for p in parameters if p.kind is Parameter.KEYWORD_ONLY]
 
     @classmethod
     def from_conv(
@@ -86,91 +87,84 @@ class BinaryConv2d(nn.Conv2d):
     ) -> BinaryConv2d:
         """A layer of this method with the geometry, weights, bias, device and mode of `conv`.
 
-        ValueError for a padding that binary convolutions do not have, and for `options` that the
-        method does not.
+        Raises ValueError for a padding that binary convolutions do not have, and for `options` that
+        the method does not have.
         """
+        options = options or {}
         if reason := why_unfit(conv):
             raise ValueError(reason)
-        if unknown := (options or {}).keys() - cls.option_names():
+        if unknown := options.keys() - cls.option_names():
+            names = ", ".join(map(str, unknown))
             known = ", ".join(cls.option_names()) or "none"
-            raise ValueError(
-                f"unknown method option {', '.join(map(str, unknown))}; {cls.__name__} has {known}"
-            )
-        layer = cls(
-            conv.in_channels,
-            conv.out_channels,
-            conv.kernel_size,  # type: ignore[arg-type]
-            conv.stride,  # type: ignore[arg-type]
-            conv.padding,  # type: ignore[arg-type]
-            conv.dilation,  # type: ignore[arg-type]
-            conv.groups,
-            input_norm,
-            **(options or {}),
-        ).to(conv.weight)
+            raise ValueError(f"unknown method option {names}; {cls.__name__} has {known}")
+        channels = (conv.in_channels, conv.out_channels)
+        geometry = (conv.kernel_size, conv.stride, conv.padding, conv.dilation)
+        layer = cls(*channels, *geometry, conv.groups, input_norm, **options)  # type: ignore[arg-type]
+        layer.to(conv.weight)
         layer.set_weight(conv.weight.detach())
         if conv.bias is not None:
             layer.bias = nn.Parameter(conv.bias.detach().clone())
         return layer.train(conv.training)
 
     def set_weight(self, weight: Tensor) -> None:
-        """Take `weight` [O, I/g, k, k] as the latent filters, and start what the method derives
-        from them.
+        """Take `weight` `[O, I/g, k, k]` as the latent filters.
+
+        What a method derives from the filters starts again.
         """
         self.weight.data.copy_(weight)
         self.fixed_signs = None
 
     def kernel(self) -> Tensor:
-        """The scaled binary kernel of the forward pass, [O, I/g, k, k]."""
+        """The scaled binary kernel of the forward pass, `[O, I/g, k, k]`."""
         raise NotImplementedError
 
     def signs(self) -> Tensor:
-        """The binary kernel, -1 and +1, [O, I/g, k, k], of a method with one term; without
-        gradient.
+        """The binary kernel of -1 and +1, `[O, I/g, k, k]`, without gradient.
+
+        Only methods with one term have it.
         """
         return hard_sign(self.weight.detach())
 
     def scale(self) -> Tensor:
-        """The real factor of each output channel, [O], of a method with one term: ``kernel() ==
-        signs() * scale()``.
+        """The real factor of each output channel, `[O]`: `kernel() == signs() * scale()`.
+
+        Only methods with one term have it.
         """
         raise NotImplementedError
 
     def terms(self) -> list[Term]:
-        """What survives training: in eval mode ``forward(x) == sum(scale * conv(sign(norm(x) +
-        shift), signs))``.
+        """The 1-bit convolutions that are left after training, without gradient.
 
-        All without gradient.  Where `input_scale` is set, the sum is multiplied by `input_map`; a
-        bias is added.
+        In eval mode the output is the sum of `scale * conv(sign(norm(x) + shift), signs)` over the
+        terms. With `input_scale` that sum is multiplied by `input_map`; then a bias is added.
         """
-        if self.fixed_signs is not None:
-            signs = self.fixed_signs.split(self.out_channels)
-            pairs = zip(self.fixed_scale, self.fixed_shift, strict=True)
-            return [Term(signs[t % len(signs)], *pair) for t, pair in enumerate(pairs)]
-        return [Term(self.signs(), self.scale().detach(), self.weight.new_zeros(self.in_channels))]
+        if self.fixed_signs is None:
+            no_shift = self.weight.new_zeros(self.in_channels)
+            return [Term(self.signs(), self.scale().detach(), no_shift)]
+        kernels = self.fixed_signs.split(self.out_channels)
+        return make_terms(kernels, self.fixed_scale, self.fixed_shift)
 
     def set_terms(self, terms: Sequence[Term]) -> None:
-        """Become the inference layer made of `terms`, as many as the method has, in its order."""
+        """Become the inference layer made of `terms`, in the number and order of the method's."""
         (term,) = terms
         self.set_weight(term.signs * term.scale[:, None, None, None])
 
     def fix_terms(self, terms: Sequence[Term]) -> None:
-        """Keep `terms` themselves, where they do not tell the latent filters; it learns no more
-        until `set_weight`.
+        """Keep `terms` themselves, for a method whose filters cannot be told from its terms.
+
+        The layer does not learn until `set_weight` is called.
         """
-        signs = distinct_signs(terms)
-        self.fixed_signs = torch.cat(list(signs)).to(
-            self.weight
-        )  # of 4 dimensions, for channels-last memory
+        # Channels-last memory needs 4 dimensions: [M * O, I/g, k, k].
+        kernels = torch.cat(distinct_signs(terms))
+        self.fixed_signs = kernels.to(self.weight)
         self.fixed_scale = torch.stack([term.scale for term in terms]).to(self.weight)
         self.fixed_shift = torch.stack([term.shift for term in terms]).to(self.weight)
 
     def constrain(self) -> None:
-        """What the method does to its parameters after every step of the optimizer; nothing for
-        most.
-        """
+        """Restrict the parameters after a step of the optimizer; most methods do nothing."""
 
     def regularizer(self) -> Tensor | None:
-        """A term of the loss that the method adds, a scalar, or None."""
+        """A scalar that the method adds to the loss, or None."""
         return None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -182,23 +176,26 @@ class BinaryConv2d(nn.Conv2d):
             out = self.sum_terms(x)
         if self.input_scale:
             out = out * self.input_map(x)
-        return out if self.bias is None else out + self.bias.to(out.dtype)[:, None, None]
+        if self.bias is not None:
+            out = out + self.bias.to(out.dtype)[:, None, None]
+        return out
 
     def activate(self, x: Tensor) -> Tensor:
-        """The binary input of the convolution, padded: [N, I, H, W] to [N, I, H + 2 p, W + 2 p]."""
+        """The binary input of the convolution, padded.
+
+        From `[N, I, H, W]` to `[N, I, H + 2 p, W + 2 p]` for a padding of p.
+        """
         return self.pad(self.sign(x))
 
     def pad(self, signs: Tensor) -> Tensor:
-        """Surround `signs` [N, I, H, W] by the layer's padding."""
-        (rows, columns) = (int(p) for p in self.padding)
-        return (
-            F.pad(signs, (columns, columns, rows, rows), value=self.border)
-            if rows or columns
-            else signs
-        )
+        """Surround `signs` `[N, I, H, W]` by the layer's padding."""
+        rows, columns = (int(p) for p in self.padding)
+        if rows == columns == 0:
+            return signs
+        return F.pad(signs, (columns, columns, rows, rows), value=self.border)
 
     def convolve(self, x: Tensor, kernel: Tensor) -> Tensor:
-        """Convolve the padded `x` with `kernel` [O, I/g, k, k], cast to its dtype."""
+        """Convolve the padded `x` with `kernel` `[O, I/g, k, k]`, cast to the dtype of `x`."""
         return F.conv2d(x, kernel.to(x.dtype), None, self.stride, 0, self.dilation, self.groups)
 
     def sum_terms(self, x: Tensor) -> Tensor:
@@ -206,48 +203,58 @@ class BinaryConv2d(nn.Conv2d):
         return torch.stack([self._convolve_term(x, term) for term in self.terms()]).sum(0)
 
     def _convolve_term(self, x: Tensor, term: Term) -> Tensor:
-        signs = self.pad(hard_sign(x + term.shift[:, None, None].to(x.dtype)))
+        shift = term.shift[:, None, None].to(x.dtype)
+        signs = self.pad(hard_sign(x + shift))
         return self.convolve(signs, term.signs * term.scale[:, None, None, None])
 
     def input_map(self, x: Tensor) -> Tensor:
-        """XNOR-Net's K: means over the channels and the window of the magnitude of `x`, [N, 1, H',
-        W'].
+        """XNOR-Net's K: the mean magnitude of `x` over channels and window, `[N, 1, H', W']`.
 
-        The window is the kernel's, of equal weights; borders are 0.
+        The window has the kernel's size and equal weights; borders are 0.
         """
         mean = x.abs().mean(1, keepdim=True)  # [N, 1, H, W]
-        window = mean.new_full(
-            (1, 1, *self.kernel_size), 1 / (self.kernel_size[0] * self.kernel_size[1])
-        )
+        height, width = self.kernel_size
+        window = mean.new_full((1, 1, height, width), 1 / (height * width))
         return F.conv2d(mean, window, None, self.stride, self.padding, self.dilation)
 
 
+def make_terms(
+    kernels: Sequence[Tensor], scales: Iterable[Tensor], shifts: Iterable[Tensor]
+) -> list[Term]:
+    """Terms of M `kernels`, and a scale and a shift for each term; term t has kernel `t % M`."""
+    pairs = zip(scales, shifts, strict=True)
+    return [
+        Term(kernels[number % len(kernels)], scale, shift)
+        for number, (scale, shift) in enumerate(pairs)
+    ]
+
+
 def distinct_signs(terms: Sequence[Term]) -> list[Tensor]:
-    """The M kernels of `terms`, of which term t has number ``t % M``."""
+    """The M kernels of `terms`, of which term t has number `t % M`."""
     return list({id(term.signs): term.signs for term in terms}.values())
 
 
 def whole_option(name: str, value: Any) -> int:
-    """`value`, which has to be a whole number of terms or kernels; ValueError naming the option
-    otherwise.
+    """`value` of the method option `name`, a number of bases or projections.
+
+    Raises ValueError where it is not a whole number from 1 to `MAX_COUNT`.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST:
-        raise ValueError(
-            f"method option {name} is {value!r}; it must be a whole number from 1 to {MOST}"
-        )
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    if not is_whole or not 1 <= value <= MAX_COUNT:
+        wanted = f"a whole number from 1 to {MAX_COUNT}"
+        raise ValueError(f"method option {name} is {value!r}; it must be {wanted}")
     return value
 
 
 def binary_layers(model: nn.Module) -> dict[str, BinaryConv2d]:
     """Binary convolutions of `model` by name, in order."""
-    return {
-        name: module for name, module in model.named_modules() if isinstance(module, BinaryConv2d)
-    }
+    return {name: m for name, m in model.named_modules() if isinstance(m, BinaryConv2d)}
 
 
 def why_unfit(conv: nn.Conv2d) -> str:
-    """Why `conv` cannot become binary, empty where it can: padded borders are -1, as many pixels as
-    are given.
+    """Why `conv` cannot become binary, empty where it can.
+
+    Binary convolutions pad by a constant, as many pixels as are given.
     """
     if conv.padding_mode != "zeros":
         return f"padding_mode {conv.padding_mode!r} has no binary form"

@@ -1,6 +1,4 @@
-"""Feature maps of student and teacher: recording them, their statistics, and a start from the
-teacher.
-"""
+"""Feature maps of student and teacher: recording, statistics, and a start from the teacher."""
 
 from __future__ import annotations
 
@@ -17,18 +15,16 @@ from rbsf.layers import binary_layers
 from rbsf.precision import widen
 
 CALIBRATION = 16  # batches that suffice for a teacher's map statistics
-Maps = list[tuple[str, Tensor]]  # point, and a map [N, C, H, W] of its output
-Stats = dict[
-    str, tuple[Tensor, Tensor]
-]  # point -> mean and deviation [C] of the channels of its map
+Maps = list[tuple[str, Tensor]]  # a point, and a map [N, C, H, W] of its output
+Stats = dict[str, tuple[Tensor, Tensor]]  # by point: mean and deviation [C] of its channels
 
 
 class MapRecorder:
-    """Records, inside `recording()`, what the modules named `points` put out each time `net` runs.
+    """Records, inside `recording()`, the outputs of the modules named `points` of `net`.
 
-    Maps are kept as they were put out, also where the network writes into them afterwards, as
-    ReLU(inplace=True) does: the first recording copies them, and later ones do so if it has seen
-    that happen.
+    A map is kept as it was put out, even where the network writes into it afterwards, as
+    ReLU(inplace=True) does. The first recording copies its maps. Later ones do so only if the one
+    before has seen such a write.
     """
 
     def __init__(self, net: nn.Module, points: Iterable[str]) -> None:
@@ -37,22 +33,24 @@ class MapRecorder:
 
     @contextmanager
     def recording(self) -> Iterator[Maps]:
-        """Context whose list collects (point, map [N, C, H, W]) in the order of the forward passes.
+        """Context whose list collects (point, map `[N, C, H, W]`) in the order of the outputs.
 
-        RuntimeError at its end where a network writes into its maps that has not done so before.
+        Raises RuntimeError at its end where a network writes into its maps for the first time after
+        the first recording.
         """
         maps: Maps = []
         outputs: list[tuple[Tensor, int]] = []
 
-        def keep(point: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        def recorder(point: str) -> Callable[[nn.Module, Any, Tensor], None]:
             def record(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
                 outputs.append((output, output._version))
-                maps.append((point, output.clone() if self._copies else output.view_as(output)))
+                kept = output.clone() if self._copies else output.view_as(output)
+                maps.append((point, kept))
 
             return record
 
         hooks = [
-            module.register_forward_hook(keep(point)) for point, module in self._modules.items()
+            module.register_forward_hook(recorder(point)) for point, module in self._modules.items()
         ]
         try:
             yield maps
@@ -68,11 +66,10 @@ class MapRecorder:
 
 
 class MapNorm(nn.Module):
-    """Normalise the channels of a map by fixed statistics of the teacher's, so that layers weigh
-    alike.
+    """Normalises the channels of a map by fixed statistics `[C]`, so that all layers weigh alike.
 
-    Statistics of the batch itself made training unstable: a channel that is dead in a batch divides
-    by nothing.
+    The statistics are the teacher's. Those of the batch itself made training unstable: a channel
+    that is dead in a batch has a deviation of zero.
     """
 
     mean: Tensor
@@ -80,13 +77,12 @@ class MapNorm(nn.Module):
 
     def __init__(self, mean: Tensor, std: Tensor) -> None:
         super().__init__()
+        least = 0.1 * std.mean().item()
         self.register_buffer("mean", mean.view(1, -1, 1, 1))
-        self.register_buffer(
-            "inverse", 1 / std.clamp(min=0.1 * std.mean().item()).view(1, -1, 1, 1)
-        )
+        self.register_buffer("inverse", 1 / std.clamp(min=least).view(1, -1, 1, 1))
 
     def forward(self, maps: Tensor) -> Tensor:
-        """[N, C, H, W] of any float dtype to the same in float32, of float64 in float64."""
+        """Normalise `[N, C, H, W]`: float64 stays float64, other float dtypes become float32."""
         return (widen(maps) - self.mean) * self.inverse
 
     def distance(self, fake: Tensor, real: Tensor) -> Tensor:
@@ -95,23 +91,25 @@ class MapNorm(nn.Module):
 
 
 class _HalfSquare(torch.autograd.Function):
-    """Mean of ((fake - real) * factor)^2 / 2, with a gradient for `fake` in its own dtype and
-    memory layout.
+    """Mean of `((fake - real) * factor)^2 / 2`, with a gradient for `fake` alone.
 
-    By hand, since autograd's takes several passes over maps in float32, a tenth of a training
-    step's time on a CPU. The mean, which no gradient depends on, is as exact as the maps' dtype.
+    The gradient has the dtype and memory layout of `fake`. It is written by hand, since autograd
+    takes several passes over maps in float32: a tenth of a training step's time on a CPU. The mean
+    is as exact as the dtype of the maps; no gradient depends on it.
     """
 
     @staticmethod
     def forward(ctx: Any, fake: Tensor, real: Tensor, factor: Tensor) -> Tensor:
         difference = (fake - real.detach()) * factor.to(fake.dtype)
         ctx.save_for_backward(difference, factor)
-        return widen(torch.linalg.vector_norm(difference)).square() / (2 * difference.numel())
+        norm = widen(torch.linalg.vector_norm(difference))
+        return norm.square() / (2 * difference.numel())
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
         difference, factor = ctx.saved_tensors
-        return difference * (factor * (grad / difference.numel())).to(difference.dtype), None, None
+        slope = factor * (grad / difference.numel())
+        return difference * slope.to(difference.dtype), None, None
 
 
 def measure_maps(
@@ -122,18 +120,18 @@ def measure_maps(
 ) -> Stats:
     """Find the points at which to compare the two networks, and measure the teacher's maps there.
 
-    A point is the batch-norm that reads a binary layer of the student, as its first batch shows;
-    the teacher's module of that name makes the map to match.  `forward(net, batch)` runs a network.
-    Returns mean and deviation [C] of every channel over all `batches`, by point.  ValueError for a
-    teacher without such a module, and for a binary layer whose output no batch-norm reads.
+    A point is the name of a batch-norm that reads a binary layer of the student in the first batch.
+    The teacher's module of that name makes the map to match. `forward(net, batch)` runs a network.
+
+    Returns mean and deviation `[C]` of the channels over all `batches`, by point. Raises ValueError
+    for a teacher without such a module, and for a binary layer whose output no batch-norm reads.
     """
     batches = iter(batches)
-    if (first := next(batches, None)) is None:
+    first = next(batches, None)
+    if first is None:
         return {}
-    points, modules = (
-        _points(student, partial(forward, student, first)),
-        dict(teacher.named_modules()),
-    )
+    points = _points(student, partial(forward, student, first))
+    modules = dict(teacher.named_modules())
     if missing := [point for point in points if point not in modules]:
         raise ValueError(
             f"the teacher has no layer {missing[0]!r}: it is no float twin of the student"
@@ -145,103 +143,98 @@ def measure_maps(
 def map_statistics(
     net: nn.Module, points: Iterable[str], run: Callable[[Any], Any], batches: Iterable[Any]
 ) -> Stats:
-    """Mean and deviation of the channels of what the modules `points` put out over `batches`, `net`
-    in eval mode.
+    """Mean and deviation of the channels of the outputs of the modules named `points`.
+
+    `run(batch)` runs `net`, which is put into eval mode, on each of `batches`.
     """
-    stats: dict[str, Tensor] = {}
+    moments: dict[str, Tensor] = {}
     net.eval()
     recorder = MapRecorder(net, points)
     for batch in batches:
         with recorder.recording() as recorded:
             run(batch)
         for point, maps in recorded:
-            stats[point] = stats.get(point, 0) + _moments(maps)
-    return {point: _mean_and_deviation(stats[point]) for point in stats}
+            moments[point] = moments.get(point, 0) + _moments(maps)
+    return {point: _mean_and_deviation(moments[point]) for point in moments}
 
 
 def _points(net: nn.Module, run: Callable[[], Any]) -> list[str]:
-    """Names of the batch-norms that read the outputs of the binary layers of `net` in `run()`, in
-    their order.
-    """
+    """Names of the batch-norms that read the binary layers of `net` in `run()`, in their order."""
     layers = binary_layers(net)
-    found = _readers(net, layers, run)
-    if missing := [name for name in layers if name not in found]:
-        raise ValueError(
-            f"no batch-norm reads the output of binary layer {missing[0]!r}; maps are compared after one"
-        )
-    return [found[name] for name in layers]
+    readers = _readers(net, layers, run)
+    if missing := [name for name in layers if name not in readers]:
+        layer = f"binary layer {missing[0]!r}"
+        raise ValueError(f"no batch-norm reads the output of {layer}; maps are compared after one")
+    return [readers[name] for name in layers]
 
 
 @torch.no_grad()
 def _readers(
     net: nn.Module, layers: Mapping[str, nn.Module], run: Callable[[], Any]
 ) -> dict[str, str]:
-    """For each of `layers` whose output a batch-norm reads in `run()`, `net` in eval mode, the
-    batch-norm's name.
+    """The name of the batch-norm that reads the output of each of `layers` in `run()`, by layer.
+
+    A layer whose output no batch-norm reads is left out. `net` runs in eval mode and gets its own
+    mode back.
     """
-    made: dict[
-        int, tuple[str, Tensor]
-    ] = {}  # id -> layer and the tensor itself, so that no other takes its id
-    found: dict[str, str] = {}
+    names = {module: name for name, module in net.named_modules()}
+    makers: dict[int, tuple[str, Tensor]] = {}  # keeps the tensors, so that no id is used twice
+    readers: dict[str, str] = {}
 
-    def keep(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        return lambda _module, _inputs, output: made.update({id(output): (name, output)})
+    def note_output(layer: nn.Module, _inputs: Any, output: Tensor) -> None:
+        makers[id(output)] = (names[layer], output)
 
-    def find(name: str) -> Callable[[nn.Module, tuple[Tensor], Tensor], None]:
-        return lambda _module, inputs, _output: found.update(
-            {made[id(inputs[0])][0]: name} if id(inputs[0]) in made else {}
-        )
+    def find_maker(norm: nn.Module, inputs: tuple[Tensor], _output: Tensor) -> None:
+        if id(inputs[0]) in makers:
+            layer, _ = makers[id(inputs[0])]
+            readers[layer] = names[norm]
 
-    norms = {name: m for name, m in net.named_modules() if isinstance(m, nn.BatchNorm2d)}
-    hooks = [layer.register_forward_hook(keep(name)) for name, layer in layers.items()]
-    hooks += [norm.register_forward_hook(find(name)) for name, norm in norms.items()]
+    norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+    hooks = [layer.register_forward_hook(note_output) for layer in layers.values()]
+    hooks += [norm.register_forward_hook(find_maker) for norm in norms]
     training = net.training
     net.eval()
     run()
     net.train(training)
     for hook in hooks:
         hook.remove()
-    return found
+    return readers
 
 
 def _moments(maps: Tensor) -> Tensor:
-    """Count, sum and sum of squares of every channel, [3, C] float64."""
+    """Count, sum and sum of squares of every channel, `[3, C]`, float64."""
     x = maps.detach().float()
-    count = torch.full_like(x[0, :, 0, 0], x[:, 0].numel())
-    return torch.stack([count, x.sum((0, 2, 3)), x.square().sum((0, 2, 3))]).double()
+    others = (0, 2, 3)  # all dimensions but the channels
+    total, square = x.sum(others), x.square().sum(others)
+    count = torch.full_like(total, x[:, 0].numel())
+    return torch.stack([count, total, square]).double()
 
 
 def _mean_and_deviation(moments: Tensor) -> tuple[Tensor, Tensor]:
     count, total, square = moments
     mean = total / count
-    return mean.float(), (square / count - mean.square()).clamp(min=0).sqrt().float()
+    variance = (square / count - mean.square()).clamp(min=0)
+    return mean.float(), variance.sqrt().float()
 
 
 def start_from_teacher(student: nn.Module, teacher: nn.Module, stats: Stats) -> None:
-    """Start a 1-bit `student` from its `teacher`: same weights, and the teacher's map statistics
-    (`measure_maps`).
+    """Start a 1-bit `student` from its `teacher`: same weights, and the teacher's map statistics.
 
     Latent filters are divided by three deviations of their layer, so that they lie where Eq. 8 has
-    a gradient; the batch-norm at each point starts with the deviation and mean of the teacher's map
-    as its scale and shift. ValueError for a teacher whose filters are of other shapes.
+    a gradient. The batch-norm at each point of `stats` (see `measure_maps`) takes the deviation of
+    the teacher's map as its scale and the mean as its shift. Raises ValueError for a teacher whose
+    filters have other shapes.
     """
     binary = binary_layers(student)
-    own = student.state_dict()
-    shared = {k: v for k, v in teacher.state_dict().items() if k in own and v.shape == own[k].shape}
-    student.load_state_dict(
-        {k: v for k, v in shared.items() if k.removesuffix(".weight") not in binary}, strict=False
-    )
+    _copy_real_layers(student, teacher, binary)
     for name, layer in binary.items():
         weight = teacher.get_parameter(f"{name}.weight").detach()
-        own_shape = (
-            layer.out_channels,
-            *layer.weight.shape[1:],
-        )  # PCNN keeps a part of the filters
+        # PCNN keeps only a part of the filters, so `layer.weight` has fewer.
+        own_shape = (layer.out_channels, *layer.weight.shape[1:])
         if tuple(weight.shape) != own_shape:
             shapes = f"the teacher's filters are {tuple(weight.shape)}, the student's {own_shape}"
-            raise ValueError(
-                f"layer {name!r}: {shapes}; train a teacher of the student's own stages"
-            )
+            advice = "train a teacher of the student's own stages"
+            raise ValueError(f"layer {name!r}: {shapes}; {advice}")
         layer.set_weight(weight / (3 * weight.std()))
     for point, (mean, std) in stats.items():
         norm = student.get_submodule(point)
@@ -251,42 +244,71 @@ def start_from_teacher(student: nn.Module, teacher: nn.Module, stats: Stats) -> 
             norm.reset_running_stats()
 
 
+def _copy_real_layers(
+    student: nn.Module, teacher: nn.Module, binary: Mapping[str, nn.Module]
+) -> None:
+    """Copy the tensors that both networks have in one shape, but for the weights of `binary`."""
+    own = student.state_dict()
+    shared = {
+        key: value
+        for key, value in teacher.state_dict().items()
+        if key in own and value.shape == own[key].shape
+    }
+    real = {
+        key: value for key, value in shared.items() if key.removesuffix(".weight") not in binary
+    }
+    student.load_state_dict(real, strict=False)
+
+
 @torch.no_grad()
 def start_again(net: nn.Module, run: Callable[[Any], Any], batches: Iterable[Any]) -> None:
-    """Bring a trained `net` into a state from which it can be trained on; what it computes in eval
-    mode stays.
+    """Make a trained `net` fit for further training; what it computes in eval mode stays.
 
-    Published networks come with their batch-norms folded into the convolutions: batches would
-    normalise anew what is scaled already.  So batch-norms get the statistics of what they see.  And
-    weights of a convolution in front of one may have any size: those of a first layer for pixels to
-    255 are so small that Adam, whose steps are of one size for all, would overwrite them.  So they
-    get the deviation of fresh ones, 1 / sqrt(3 fan-in).
+    Published networks come with their batch-norms folded into the convolutions, and in training
+    batches would be normalised a second time. So each batch-norm gets the statistics of its inputs
+    in `batches`. The weights of a convolution may also have any size: those of a first layer for
+    pixels up to 255 are so small that Adam, whose steps have one size for all, would overwrite
+    them. So they get the deviation of fresh weights, 1 / sqrt(3 fan-in).
 
-    That is for the convolutions whose output a batch-norm reads, and for these.  `run(batch)` runs
-    `net`.
+    Only convolutions whose output a batch-norm reads, and these batch-norms, are changed.
+    `run(batch)` runs `net`.
     """
     batches = iter(batches)
     first = next(batches)
     convs = {name: m for name, m in net.named_modules() if isinstance(m, nn.Conv2d)}
     readers = _readers(net, convs, partial(run, first))
-    for name, (mean, std) in map_statistics(net, readers, run, chain([first], batches)).items():
-        norm, size = cast(nn.BatchNorm2d, net.get_submodule(readers[name])), _resize(convs[name])
-        was = norm.state_dict()
-        scale = was["weight"] / (was["running_var"] + norm.eps).sqrt()
-        mean, bias = mean * size, was["bias"] + scale * (mean - was["running_mean"])
-        variance = (std * size).square()
-        weight = scale / size * (variance + norm.eps).sqrt()
-        norm.load_state_dict(
-            {**was, "weight": weight, "bias": bias, "running_mean": mean, "running_var": variance}
-        )
+    stats = map_statistics(net, readers, run, chain([first], batches))
+    for name, (mean, std) in stats.items():
+        norm = cast(nn.BatchNorm2d, net.get_submodule(readers[name]))
+        factor = _resize(convs[name])
+        _take_statistics(norm, mean, std, factor)
 
 
 def _resize(conv: nn.Conv2d) -> float:
-    """Give weights the deviation of fresh ones; returns the factor, 1 for a convolution whose bias
-    it would not fit.
+    """Give the weights of `conv` the deviation of fresh ones; returns the factor.
+
+    The weights of a convolution with a bias stay, since the bias would not fit: the factor is 1.
     """
     if conv.bias is not None or not conv.weight.any():
         return 1.0
-    factor = 1 / (3 * conv.weight[0].numel()) ** 0.5 / conv.weight.std().item()
+    fan_in = conv.weight[0].numel()
+    factor = 1 / (3 * fan_in) ** 0.5 / conv.weight.std().item()
     conv.weight.mul_(factor)
     return factor
+
+
+def _take_statistics(norm: nn.BatchNorm2d, mean: Tensor, std: Tensor, factor: float) -> None:
+    """Give `norm` the statistics of its input, which from now on is `factor` times as large.
+
+    `mean` and `std` `[C]` are of the input as it was. The output in eval mode stays.
+    """
+    old = norm.state_dict()
+    scale = old["weight"] / (old["running_var"] + norm.eps).sqrt()
+    variance = (std * factor).square()
+    new = {
+        "weight": scale / factor * (variance + norm.eps).sqrt(),
+        "bias": old["bias"] + scale * (mean - old["running_mean"]),
+        "running_mean": mean * factor,
+        "running_var": variance,
+    }
+    norm.load_state_dict({**old, **new})

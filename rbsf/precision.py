@@ -9,5 +9,5 @@ HALVES = (torch.float16, torch.bfloat16)
 
 
 def widen(x: Tensor) -> Tensor:
-    """`x` in float32 where it has 16 bits, and as it is where it has more."""
+    """`x` in float32 where it has 16 bits, else as it is."""
     return x.float() if x.dtype in HALVES else x

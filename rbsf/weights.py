@@ -1,11 +1,17 @@
 """Weights files.
 
-A file, .safetensors, holds an inference network: of binary convolutions one bit a weight, rows of
-`numpy.packbits` per filter, and a float32 scale per channel; the rest as float32.  Metadata:
-`format`, `model` and `options` (JSON) to build it by (see `rbsf.models`), `info` (JSON). Of a
-binary convolution `name` with T terms and M kernels there are `name.bits` [M, O, bytes],
-`name.scale` [T, O] and, unless it is zero, `name.shift` [T, I]; term t has kernel t % M.  Where T
-is 1, the leading dimension is left out.
+A file, .safetensors, holds an inference network. Its metadata has `format`; `model` and `options`
+(JSON), by which `rbsf.models.build` builds the network; `info` (JSON); and `borders` (JSON), the
+borders of binary convolutions that are not -1.
+
+A binary convolution `name` with T terms and M kernels is stored as
+
+- `name.bits` `[M, O, bytes]`: one bit a weight, a row of `numpy.packbits` for each filter,
+- `name.scale` `[T, O]`, float32,
+- `name.shift` `[T, I]`, float32, left out where it is zero.
+
+Term t has kernel `t % M`. Where T is 1, the leading dimension is left out. All other tensors are
+float32.
 """
 
 from __future__ import annotations
@@ -13,7 +19,7 @@ from __future__ import annotations
 import json
 import pickle
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,40 +30,46 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from rbsf.engine.file import kind_of
-from rbsf.layers import BinaryConv2d, Term, binary_layers, distinct_signs
+from rbsf.layers import BinaryConv2d, Term, binary_layers, distinct_signs, make_terms
 from rbsf.models import MODELS, build
 from rbsf.system.files import write_atomically
 
 FORMAT = "rbsf-weights-1"
+PACKED = {"bits": torch.uint8, "scale": torch.float32, "shift": torch.float32}
+COUNTER = "num_batches_tracked"  # of batch-norms, for training alone
 
 
 def save_weights(
     net: nn.Module, model: str, path: str | Path, info: dict[str, Any] | None = None
 ) -> None:
-    """Write `net`, built as `model` (its `model_options` go along), for inference.
+    """Write `net` for inference; it was built as `model`, and its `model_options` go along.
 
     Raises OSError where `path` cannot be written.
     """
-    tensors = {k: v for k, v in net.state_dict().items() if not k.endswith("num_batches_tracked")}
-    for name, layer in binary_layers(net).items():
-        for key in [k for k in tensors if k.rpartition(".")[0] == name]:
-            del tensors[key]
-        tensors |= {f"{name}.{key}": tensor for key, tensor in _pack(layer).items()}
-    options = getattr(net, "model_options", {})
     metadata = {"format": FORMAT, "model": model, "info": json.dumps(info or {})}
-    if options:
+    if options := getattr(net, "model_options", {}):
         metadata["options"] = json.dumps(options)
-    if borders := {
-        name: layer.border for name, layer in binary_layers(net).items() if layer.border != -1
-    }:
+    layers = binary_layers(net).items()
+    if borders := {name: layer.border for name, layer in layers if layer.border != -1}:
         metadata["borders"] = json.dumps(borders)
-    data = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata)
-    write_atomically(path, data)
+    write_atomically(path, save(_stored_tensors(net), metadata))
+
+
+def _stored_tensors(net: nn.Module) -> dict[str, Tensor]:
+    """The tensors of `net` as a file stores them, by name."""
+    layers = binary_layers(net)
+    tensors = {
+        key: tensor
+        for key, tensor in net.state_dict().items()
+        if key.rpartition(".")[0] not in layers and not key.endswith(COUNTER)
+    }
+    for name, layer in layers.items():
+        tensors |= {f"{name}.{key}": tensor for key, tensor in _pack(layer).items()}
+    return {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
 
 
 def load_weights(path: str | Path) -> tuple[nn.Module, str, dict[str, Any]]:
-    """Read a weights file: the network in eval mode, the name of its model, and the info saved with
-    it.
+    """Read a weights file: the network in eval mode, its model's name, and the info saved with it.
 
     Raises FileNotFoundError, or ValueError in one line for a file that is cut off, holds values
     that are not finite, or is of another program.
@@ -67,12 +79,20 @@ def load_weights(path: str | Path) -> tuple[nn.Module, str, dict[str, Any]]:
         raise FileNotFoundError(f"no weights file {path}")
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: weights end in .safetensors, not {path.suffix!r}")
-    net, model, info = _read_own(path)
+    metadata, tensors = _read_file(path)
+    model = metadata["model"]
+    try:
+        net = _build(metadata, tensors, path)
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        # The options may be any JSON, so `build` may fail in any way.
+        reason = first_line(error)
+        raise ValueError(f"{path}: does not fit the model {model!r} it names ({reason})") from None
+    info = _json(metadata, "info", path)
     return checked(net, path), model, info
 
 
 def checked(net: nn.Module, path: Path) -> nn.Module:
-    """The network of a file in eval mode; ValueError where a value is not finite."""
+    """The network of a file in eval mode. Raises ValueError where a value is not finite."""
     for name, tensor in net.state_dict().items():
         if not tensor.isfinite().all():
             raise ValueError(
@@ -82,16 +102,14 @@ def checked(net: nn.Module, path: Path) -> nn.Module:
 
 
 def read_torch(path: str | Path, what: str, advice: str) -> Any:
-    """What `torch.save` wrote, onto the CPU and without running code of the file.
+    """What `torch.save` wrote, on the CPU. Code in the file does not run.
 
     Raises ValueError in one line, "not a whole `what`" or "holds pickled code", which ends in
     `advice`.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # of pickle protocols; where they matter an error follows
+            warnings.simplefilter("ignore")  # about pickle protocols that give an error anyway
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch's parser raises anything on damaged bytes
         if isinstance(error, pickle.UnpicklingError) and _is_code(Path(path), str(error)):
@@ -100,66 +118,99 @@ def read_torch(path: str | Path, what: str, advice: str) -> Any:
 
 
 def _is_code(path: Path, refusal: str) -> bool:
-    """Did torch refuse a real pickle, not damaged bytes?
+    """Whether the file that torch refused is a real pickle, and not damaged bytes.
 
-    Of those of protocol 4 and newer, Python's own, it reads none: it stops at operand 149, which
-    opens them.
+    Torch reads no pickle of protocol 4 or 5, which Python writes by default: it stops at their
+    first operand, 149.
     """
+    if "GLOBAL" in refusal:
+        return True
     with path.open("rb") as file:
-        whole = file.read(3) in (b"\x80\x04\x95", b"\x80\x05\x95", b"PK\x03")
-    return "GLOBAL" in refusal or (whole and "operand 149\n" in refusal)
+        start = file.read(3)
+    is_whole = start in (b"\x80\x04\x95", b"\x80\x05\x95", b"PK\x03")
+    return is_whole and "operand 149\n" in refusal
 
 
 def _pack(layer: BinaryConv2d) -> dict[str, Tensor]:
-    """The terms of `layer` as they are in a file, by the last part of the name."""
+    """The terms of `layer` as a file stores them, by the last part of the name."""
     terms = layer.terms()
     positive = torch.stack(distinct_signs(terms)).flatten(2) > 0  # [M, O, I/g * k * k]
+    bits = np.packbits(positive.cpu().numpy(), axis=-1)  # [M, O, bytes]
     tensors = {
-        "bits": torch.from_numpy(np.packbits(positive.cpu().numpy(), axis=-1)),
+        "bits": torch.from_numpy(bits),
         "scale": torch.stack([term.scale for term in terms]).float(),
         "shift": torch.stack([term.shift for term in terms]).float(),
     }
     if not tensors["shift"].any():
         del tensors["shift"]
-    return {key: tensor[0] if len(terms) == 1 else tensor for key, tensor in tensors.items()}
+    if len(terms) == 1:
+        return {key: tensor[0] for key, tensor in tensors.items()}
+    return tensors
 
 
 def _unpack(layer: BinaryConv2d, tensors: dict[str, Tensor]) -> None:
-    """Put the `tensors` of a file into `layer`; ValueError where they are no such tensors."""
-    expected = layer.terms()
-    count, kernels, shape = len(expected), len(distinct_signs(expected)), expected[0].signs.shape
-    columns = shape[1:].numel()
-    several = slice(1 if count == 1 else 0, None)  # leaves the leading dimension out
-    sizes = {
-        "bits": (torch.uint8, (kernels, shape[0], (columns + 7) // 8)[several]),
-        "scale": (torch.float32, (count, shape[0])[several]),
-        "shift": (torch.float32, (count, layer.in_channels)[several]),
-    }
-    tensors = {"shift": torch.zeros(sizes["shift"][1])} | tensors
-    for name, (dtype, size) in sizes.items():
-        if tensors[name].dtype != dtype or tensors[name].shape != size:
-            found = f"{tensors[name].dtype} {tuple(tensors[name].shape)}"
-            raise ValueError(f"{name} is {found}, expected {dtype} {size}")
-    bits = tensors["bits"].view(kernels, shape[0], -1).numpy()
-    signs = torch.from_numpy(np.unpackbits(bits, axis=-1, count=columns)).float() * 2 - 1
-    own = list(signs.view(kernels, *shape))
-    pairs = zip(tensors["scale"].view(count, -1), tensors["shift"].view(count, -1), strict=True)
-    terms = [Term(own[t % kernels], scale, shift) for t, (scale, shift) in enumerate(pairs)]
+    """Put the `tensors` of a file into `layer`. Raises ValueError where they do not fit it."""
+    own_terms = layer.terms()
+    own_kernels = distinct_signs(own_terms)
+    sizes = _packed_sizes(own_terms, own_kernels)
+    tensors = {"shift": torch.zeros(sizes["shift"])} | tensors
+    _check_sizes(tensors, sizes)
+    kernels = _unpack_bits(tensors["bits"], len(own_kernels), own_kernels[0].shape)
+    scales, shifts = (tensors[key].view(len(own_terms), -1) for key in ("scale", "shift"))
+    terms = make_terms(kernels, scales, shifts)
     layer.set_terms(terms)
-    for term, made in zip(terms, layer.terms(), strict=True):  # NaN, or not of this method
+    _check_kept(terms, layer.terms())
+
+
+def _check_sizes(tensors: dict[str, Tensor], sizes: dict[str, tuple[int, ...]]) -> None:
+    """Raise ValueError where one of `tensors` is of another size, or of another dtype."""
+    for name, size in sizes.items():
+        tensor, dtype = tensors[name], PACKED[name]
+        if tensor.dtype != dtype or tensor.shape != size:
+            found = f"{tensor.dtype} {tuple(tensor.shape)}"
+            raise ValueError(f"{name} is {found}, expected {dtype} {size}")
+
+
+def _unpack_bits(bits: Tensor, count: int, shape: torch.Size) -> list[Tensor]:
+    """The `count` kernels of -1 and +1 in `bits`, each of `shape` `[O, I/g, k, k]`."""
+    rows = bits.view(count, shape[0], -1).numpy()  # [M, O, bytes]
+    unpacked = np.unpackbits(rows, axis=-1, count=shape[1:].numel())  # [M, O, I/g * k * k]
+    signs = torch.from_numpy(unpacked).float() * 2 - 1
+    return list(signs.view(count, *shape))
+
+
+def _packed_sizes(terms: Sequence[Term], kernels: Sequence[Tensor]) -> dict[str, tuple[int, ...]]:
+    """Sizes of the tensors in which `terms` with these `kernels` are stored, by name."""
+    outputs, inputs = len(terms[0].scale), len(terms[0].shift)
+    row_bytes = (kernels[0][0].numel() + 7) // 8
+    sizes: dict[str, tuple[int, ...]] = {
+        "bits": (len(kernels), outputs, row_bytes),
+        "scale": (len(terms), outputs),
+        "shift": (len(terms), inputs),
+    }
+    if len(terms) == 1:
+        return {name: size[1:] for name, size in sizes.items()}
+    return sizes
+
+
+def _check_kept(terms: Sequence[Term], kept: Sequence[Term]) -> None:
+    """Raise ValueError where a layer has not kept `terms`: they are NaN, or not of its method."""
+    for term, own in zip(terms, kept, strict=True):
         for name in ("scale", "shift"):
-            if not torch.allclose(getattr(made, name), getattr(term, name)):
+            if not torch.allclose(getattr(own, name), getattr(term, name)):
                 raise ValueError(f"{name} holds values that the method never makes")
 
 
-def _read_own(path: Path) -> tuple[nn.Module, str, dict[str, Any]]:
+def _read_file(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of a weights file. Raises ValueError where it is none."""
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no iterator)
     except Exception as error:  # a parser of damaged files raises anything
+        reason = first_line(error)
         raise ValueError(
-            f"{path}: not a whole safetensors file ({first_line(error)}); copy or train it again"
+            f"{path}: not a whole safetensors file ({reason}); copy or train it again"
         ) from None
     if kind := kind_of(metadata):
         advice = "give the weights file that it was exported from"
@@ -168,43 +219,38 @@ def _read_own(path: Path) -> tuple[nn.Module, str, dict[str, Any]]:
         raise ValueError(
             f"{path}: a safetensors file, but not of this program (no metadata format={FORMAT})"
         )
-    try:
-        net = build(metadata["model"], **_json(metadata, "options", path))
-        for name, layer in binary_layers(net).items():
-            own = {key: f"{name}.{key}" for key in ("bits", "scale", "shift")}
-            _unpack(
-                layer,
-                {
-                    key: tensors.pop(own[key])
-                    for key in own
-                    if key != "shift" or own[key] in tensors
-                },
-            )
-        _set_borders(net, _json(metadata, "borders", path))
-        derived = {
-            f"{name}.{key}"
-            for name, layer in binary_layers(net).items()
-            for key, _ in layer.named_parameters(recurse=False)
-        }
-        load_tensors(net, tensors, derived)
-    except (
-        AttributeError,
-        KeyError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:  # options may be any JSON
-        raise ValueError(
-            f"{path}: does not fit the model {metadata['model']!r} it names ({first_line(error)})"
-        ) from None
-    return net, metadata["model"], _json(metadata, "info", path)
+    return metadata, tensors
 
 
-def _set_borders(net: nn.Module, borders: dict[str, Any]) -> None:
-    """Give binary layers the borders that a file names; KeyError or ValueError where it names
-    others.
-    """
+def _build(metadata: dict[str, str], tensors: dict[str, Tensor], path: Path) -> nn.Module:
+    """The network of a file. Raises many kinds of error where the parts do not fit."""
+    net = build(metadata["model"], **_json(metadata, "options", path))
     layers = binary_layers(net)
+    restored: set[str] = set()
+    for name, layer in layers.items():
+        _unpack(layer, _take_packed(tensors, name))
+        restored |= {f"{name}.{key}" for key, _ in layer.named_parameters(recurse=False)}
+    _set_borders(layers, _json(metadata, "borders", path))
+    load_tensors(net, tensors, restored)
+    return net
+
+
+def _take_packed(tensors: dict[str, Tensor], layer: str) -> dict[str, Tensor]:
+    """Take the packed tensors of `layer` out of `tensors`, by the last part of their names.
+
+    Raises KeyError where one other than the shift is missing.
+    """
+    names = {key: f"{layer}.{key}" for key in PACKED}
+    if names["shift"] not in tensors:
+        del names["shift"]
+    return {key: tensors.pop(name) for key, name in names.items()}
+
+
+def _set_borders(layers: Mapping[str, BinaryConv2d], borders: dict[str, Any]) -> None:
+    """Give `layers` the `borders` of a file.
+
+    Raises ValueError for a border that is not -1, 0 or 1, and KeyError for an unknown layer.
+    """
     for name, border in borders.items():
         if border not in (-1, 0, 1):
             raise ValueError(f"border of {name} is {border!r}, expected -1, 0 or 1")
@@ -212,8 +258,9 @@ def _set_borders(net: nn.Module, borders: dict[str, Any]) -> None:
 
 
 def _json(metadata: dict[str, str], key: str, path: Path) -> dict[str, Any]:
-    """The JSON object `key` of a file's metadata, empty where there is none; ValueError for
-    anything else.
+    """The JSON object `key` of a file's metadata, empty where there is none.
+
+    Raises ValueError for anything else.
     """
     try:
         value = json.loads(metadata.get(key, "{}"))
@@ -226,27 +273,26 @@ def _json(metadata: dict[str, str], key: str, path: Path) -> dict[str, Any]:
 
 def load_tensors(
     net: nn.Module, tensors: dict[str, Tensor], optional: Collection[str] = ()
-) -> None:  # type: ignore[assignment]
-    """Load `tensors`, all of them; missing may be `optional` names and batch counters.  ValueError
-    otherwise.
+) -> None:
+    """Load all of `tensors` into `net`.
+
+    Raises ValueError where one is unknown, or where one is missing that is not `optional` and no
+    batch counter.
     """
     result = net.load_state_dict(tensors, strict=False)
-    missing = [
-        k
-        for k in result.missing_keys
-        if k not in optional and not k.endswith("num_batches_tracked")
-    ]
-    if missing or result.unexpected_keys:
+    needed = [key for key in result.missing_keys if not key.endswith(COUNTER)]
+    missing = [key for key in needed if key not in optional]
+    unknown = result.unexpected_keys
+    if missing or unknown:
         raise ValueError(
-            f"missing: {', '.join(missing) or 'none'}; unknown: {', '.join(result.unexpected_keys) or 'none'}"
+            f"missing: {', '.join(missing) or 'none'}; unknown: {', '.join(unknown) or 'none'}"
         )
 
 
 def first_line(error: BaseException) -> str:
-    """What a parser's error says, in one short line."""
-    text = " ".join(str(error).rpartition("WeightsUnpickler error:")[2].split())[
-        :200
-    ]  # torch's advice left out
-    return (
-        text if " " in text else f"{type(error).__name__} {text}".strip()
-    )  # a bare key or nothing says too little
+    """What a parser's error says, in one line of at most 200 characters."""
+    message = str(error).rpartition("WeightsUnpickler error:")[2]  # leaves torch's advice out
+    text = " ".join(message.split())[:200]
+    if " " in text:
+        return text
+    return f"{type(error).__name__} {text}".strip()  # a bare key, or nothing, says too little

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rbsf.layers import BinaryConv2d
 
-METHODS = {  # file -> class in it
+METHODS = {  # a file of this folder -> the class in it
     "rbcn": "RBConv2d",
     "xnor": "XNORConv2d",
     "xnor_k": "XNORKConv2d",
@@ -21,7 +21,8 @@ METHODS = {  # file -> class in it
 
 
 def get_method(name: str) -> type[BinaryConv2d]:
-    """The convolution class of method `name`; ValueError with the known names otherwise."""
+    """The convolution class of method `name`. Raises ValueError where the name is unknown."""
     if name not in METHODS:
         raise ValueError(f"unknown method {name!r}; known: {', '.join(METHODS)}")
-    return getattr(import_module(f"rbsf.methods.{name}"), METHODS[name])
+    module = import_module(f"rbsf.methods.{name}")
+    return getattr(module, METHODS[name])

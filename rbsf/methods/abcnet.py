@@ -9,25 +9,26 @@ import torch
 from torch import Tensor, nn
 
 from rbsf.binarize import hard_sign, straight_through
-from rbsf.layers import BinaryConv2d, Term, whole_option
+from rbsf.layers import BinaryConv2d, Term, make_terms, whole_option
 
-RIDGE = 1e-9  # of the least squares, beside 1: equal bases share what is theirs
+RIDGE = 1e-9  # added to the diagonal of the least squares, so that equal bases share their part
 
 
 class ABCConv2d(BinaryConv2d):
-    """``sum_n beta_n sum_m alpha_m Conv(H_vn(F_in), B_m)`` with M `weight_bases` and N
-    `activation_bases`.
+    """`sum_n beta_n sum_m alpha_m Conv(H_vn(F_in), B_m)`.
 
-    Weights (section 3.1): ``B_m = sign(W - mean(W) + u_m std(W))``, ``u_m = -1 + (m - 1) 2 / (M -
-    1)`` (0 where M is 1), and alpha by least squares, ``min ||W - sum_m alpha_m B_m||^2``, all of
-    them for each filter by itself (the paper has this and the whole layer).  The gradient goes
-    straight through the sign with alpha fixed: ``dc/dW = sum_m alpha_m dc/dB_m``.
+    The options are M, `weight_bases`, and N, `activation_bases`. After training M kernels and M N
+    terms are left.
 
-    Activations (section 3.2): ``h_v(x) = clip(x + v, 0, 1)`` and ``H_v = +1 where h_v >= 0.5, else
-    -1``, whose gradient by x and v is 1 where ``0 <= x + v <= 1``, else 0.  Shifts v and scales
-    beta are learned, both [N]; they start with thresholds that divide [-1, 1] evenly, and as 1 / N.
+    Weights (section 3.1): `B_m = sign(W - mean(W) + u_m std(W))` with
+    `u_m = -1 + (m - 1) 2 / (M - 1)`, or 0 where M is 1. The scales alpha minimise
+    `||W - sum_m alpha_m B_m||^2`. All of these are taken of each filter by itself; the paper has
+    that and the whole layer. The gradient goes straight through the sign and counts alpha as
+    constant: `dc/dW = sum_m alpha_m dc/dB_m`.
 
-    After training M kernels and M N terms are left.
+    Activations (section 3.2): `h_v(x) = clip(x + v, 0, 1)`, and `H_v` is +1 where `h_v >= 0.5`,
+    else -1. Its gradient by x and v is 1 where `0 <= x + v <= 1`, else 0. Shifts v and scales beta
+    are learned, both `[N]`. At the start the thresholds divide [-1, 1] evenly, and beta is 1 / N.
     """
 
     def __init__(
@@ -41,62 +42,65 @@ class ABCConv2d(BinaryConv2d):
         self.beta = nn.Parameter(torch.full((count,), 1 / count))
 
     def bases(self) -> tuple[Tensor, Tensor]:
-        """B [M, O, I/g, k, k] and alpha [M, O], without gradient."""
+        """B `[M, O, I/g, k, k]` and alpha `[M, O]`, without gradient."""
         weight = self.weight.detach()
         centred = weight - weight.mean((1, 2, 3), keepdim=True)
         std = weight.std((1, 2, 3), correction=0, keepdim=True)
-        spread = weight.new_zeros(1)
-        if self.weight_bases > 1:
-            spread = torch.linspace(
-                -1, 1, self.weight_bases, dtype=weight.dtype, device=weight.device
-            )
-        bases = hard_sign(centred + spread[:, None, None, None, None] * std)
+        spread = self._spread()[:, None, None, None, None]
+        bases = hard_sign(centred + spread * std)
         return bases, _least_squares(bases.flatten(2), weight.flatten(1))
 
+    def _spread(self) -> Tensor:
+        """The factors u `[M]` of the bases."""
+        if self.weight_bases == 1:
+            return self.weight.new_zeros(1)
+        weight = self.weight
+        return torch.linspace(-1, 1, self.weight_bases, dtype=weight.dtype, device=weight.device)
+
     def kernel(self) -> Tensor:
-        """``sum_m alpha_m B_m``, [O, I/g, k, k]."""
+        """`sum_m alpha_m B_m`, `[O, I/g, k, k]`."""
         bases, alpha = self.bases()
         value = (alpha[:, :, None, None, None] * bases).sum(0)  # no einsum: autocast would round it
         return straight_through(value, alpha.sum(0)[:, None, None, None] * self.weight)
 
     def activate(self, x: Tensor) -> Tensor:
-        """``sum_n beta_n H_vn(x)``, padded: since convolution is linear, one of real inputs does
-        for N binary ones.
+        """`sum_n beta_n H_vn(x)`, padded.
+
+        Convolution is linear, so one with this real input does for N binary ones.
         """
         shift, beta = self.shift.to(x.dtype), self.beta.to(x.dtype)
         maps = [self.pad(_shifted_sign(x, v)) * b for v, b in zip(shift, beta, strict=True)]
         return torch.stack(maps).sum(0)
 
     def terms(self) -> list[Term]:
-        """M N terms; number ``n M + m`` has kernel B_m, scale ``beta_n alpha_m`` and shift ``v_n -
-        0.5``.
-        """
+        """M N terms: number `n M + m` has kernel B_m, scale `beta_n alpha_m`, shift `v_n - 0.5`."""
         if self.fixed_signs is not None:
             return super().terms()
         bases, alpha = self.bases()
-        kernels = list(bases)
-        return [
-            Term(kernel, beta * scale, (shift - 0.5).expand(self.in_channels))
-            for shift, beta in zip(self.shift.detach(), self.beta.detach(), strict=True)
-            for kernel, scale in zip(kernels, alpha, strict=True)
-        ]
+        scales = self.beta.detach()[:, None, None] * alpha  # [N, M, O]
+        shifts = (self.shift.detach() - 0.5)[:, None, None]  # [N, 1, 1]
+        shifts = shifts.expand(-1, self.weight_bases, self.in_channels)  # [N, M, I]
+        return make_terms(list(bases), scales.flatten(0, 1), shifts.flatten(0, 1))
 
     def set_terms(self, terms: Sequence[Term]) -> None:
-        """Keep the terms; W cannot be told from them."""
+        """Keep the terms, since W cannot be told from them."""
         self.fix_terms(terms)
 
 
 def _shifted_sign(x: Tensor, shift: Tensor) -> Tensor:
+    """`H_v(x)` with `shift` v."""
     return straight_through(hard_sign(x + (shift - 0.5)), (x + shift).clamp(0, 1))
 
 
 def _least_squares(bases: Tensor, weight: Tensor) -> Tensor:
-    """alpha [M, O] that minimises ``||weight_o - sum_m alpha_mo bases_mo||^2``; `bases` [M, O, n],
-    `weight` [O, n].
+    """alpha `[M, O]` that minimises `||weight_o - sum_m alpha_mo bases_mo||^2` for each filter o.
+
+    `bases` is `[M, O, n]` and `weight` `[O, n]`. The sums are float64: in float32 equal bases would
+    leave noise.
     """
-    columns = bases.transpose(0, 1).double()  # [O, M, n]; in float32 equal bases would leave noise
-    gram = columns @ columns.mT + RIDGE * torch.eye(
-        len(bases), dtype=columns.dtype, device=columns.device
-    )
+    columns = bases.transpose(0, 1).double()  # [O, M, n]
+    identity = torch.eye(len(bases), dtype=columns.dtype, device=columns.device)
+    gram = columns @ columns.mT + RIDGE * identity  # [O, M, M]
     moments = columns @ weight.double()[:, :, None]  # [O, M, 1]
-    return torch.linalg.solve_ex(gram, moments)[0][..., 0].T.to(weight.dtype)
+    solution, _ = torch.linalg.solve_ex(gram, moments)
+    return solution[..., 0].T.to(weight.dtype)

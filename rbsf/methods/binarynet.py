@@ -12,12 +12,13 @@ from rbsf.layers import BinaryConv2d
 
 
 class BinaryNetConv2d(BinaryConv2d):
-    """``Conv(sign(F_in), sign(W))`` without a scale (Eq. 1), both with the straight-through
-    gradient of Eq. 4.
+    """`Conv(sign(F_in), sign(W))` without a scale (Eq. 1).
 
-    ``d sign / dx = 1[|x| <= 1]``, the derivative of the hard tanh (Eq. 5).  W stays in [-1, 1]
-    (Algorithm 1). With `stochastic` the activations are drawn at random in training (Eq. 2, 3), as
-    in some of the paper's experiments; weights, and activations at run time, are deterministic.
+    Both signs have the straight-through gradient of Eq. 4, `d sign / dx = 1[|x| <= 1]`: the
+    derivative of the hard tanh (Eq. 5). W stays in [-1, 1] (Algorithm 1).
+
+    With `stochastic` the activations are drawn at random in training (Eq. 2, 3), as in some of the
+    paper's experiments. Weights, and activations at run time, are deterministic.
     """
 
     sign = staticmethod(clip_sign)
@@ -31,22 +32,20 @@ class BinaryNetConv2d(BinaryConv2d):
         self.stochastic = stochastic
 
     def activate(self, x: Tensor) -> Tensor:
-        """See the class; [N, I, H, W] to [N, I, H + 2 p, W + 2 p]."""
+        """The binary input of the convolution; see `BinaryConv2d.activate`."""
         if self.stochastic and self.training:
             return self.pad(stochastic_sign(x))
         return super().activate(x)
 
     def kernel(self) -> Tensor:
-        """``sign(W)``, [O, I/g, k, k]."""
+        """`sign(W)`, `[O, I/g, k, k]`."""
         return clip_sign(self.weight)
 
     def scale(self) -> Tensor:
-        """1 for every output channel, [O]."""
+        """1 for every output channel, `[O]`."""
         return self.weight.new_ones(self.out_channels)
 
     @torch.no_grad()
     def constrain(self) -> None:
-        """Clip W to [-1, 1]: outside it would have no effect on the forward pass, and no gradient
-        to come back.
-        """
+        """Clip W to [-1, 1]; a weight outside gets no gradient and would never come back."""
         self.weight.clamp_(-1, 1)

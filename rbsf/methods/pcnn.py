@@ -1,12 +1,13 @@
 """Projection convolution of PCNN (Gu et al., AAAI 2019, arXiv:1811.12755).
 
 Equation numbers are those of section 3.5 of the authors' book "Binary Neural Networks" (CRC Press,
-2023), which repeats the paper.  Their C are the latent filters (here `weight`), their W_j the
+2023), which repeats the paper. Their C are the latent filters (`weight` here), their W_j the
 projection matrices.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,93 +19,100 @@ from rbsf.layers import BinaryConv2d, Term, whole_option
 
 
 class ProjectionConv2d(BinaryConv2d):
-    """Each latent filter C_h gives J binary ones, ``C_hat_hj = a sign(W_j * C_h)`` (Eq. 3.43),
-    elementwise.
+    """Each latent filter C_h gives J binary ones, `C_hat_hj = a sign(W_j * C_h)` (Eq. 3.43).
 
-    They are concatenated and give J output channels, number ``h J + j`` (figure 3.12): so `weight`
-    has O / J filters, [O / J, I/g, k, k], and the layer after training is one 1-bit convolution of
-    O filters, with one scale: neither C nor W_j is kept.  `projection` [J, 1, k, k] is copied along
-    the channels.  The level ``a`` is the mean of |C| of the layer (Eq. 3.57) and counts as a
-    constant; J is the option `projections`.
+    The product is elementwise. J is the option `projections`. The J filters of C_h give output
+    channels `h J` to `h J + J - 1` (figure 3.12), so `weight` has O / J filters,
+    `[O / J, I/g, k, k]`. `projection` `[J, 1, k, k]` is copied along the channels. The level `a` is
+    the mean of |C| of the layer (Eq. 3.57) and counts as a constant. After training the layer is
+    one 1-bit convolution of O filters with one scale; neither C nor W_j is kept.
 
-    Discrete back-propagation (Eq. 3.55, and as it for C): ``d C_hat / d (W_j * C_h) = 1[-1 <= W_j *
-    C_h <= 1]``, so that gradients reach C times W_j, summed over j, and W_j times C, summed over
-    filters and channels.
+    Discrete back-propagation (Eq. 3.55, and likewise for C):
+    `d C_hat / d (W_j * C_h) = 1[-1 <= W_j * C_h <= 1]`. So C gets its gradient times W_j, summed
+    over j, and W_j gets it times C, summed over filters and channels.
 
-    Two departures.  The authors use the mean of W_j in the forward pass; all j would then have the
-    same signs, so here the matrix itself is used, which costs nothing after training.  W_1 starts
-    as ones and the others as random signs, since equal ones would learn the same.
+    There are two departures from the authors. They use the mean of W_j in the forward pass, which
+    would give all j the same signs; here the matrix itself is used, which costs nothing after
+    training. And W_1 starts as ones, the others as random signs, since equal matrices would learn
+    the same.
     """
 
     delta: Tensor
 
     def __init__(self, *args: Any, projections: int = 1, eta: float = 0.0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if self.out_channels % whole_option("projections", projections):
-            raise ValueError(
-                f"method option projections is {projections}; it must divide {self.out_channels} channels"
-            )
-        if isinstance(eta, bool) or not isinstance(eta, int | float) or not 0 <= eta < float("inf"):
-            raise ValueError(f"method option eta is {eta!r}; it must be a number, 0 or more")
+        whole_option("projections", projections)
+        if self.out_channels % projections:
+            wanted = f"it must divide {self.out_channels} channels"
+            raise ValueError(f"method option projections is {projections}; {wanted}")
+        _check_eta(eta)
         self.projections, self.eta = projections, eta
         self.weight = nn.Parameter(self.weight.detach()[::projections].clone())
         signs = hard_sign(torch.randn(projections, 1, *self.kernel_size))
         signs[0] = 1
         self.projection = nn.Parameter(signs)
-        self.register_buffer(
-            "delta", torch.zeros_like(_concatenate(self._product().detach())), persistent=False
-        )
+        delta = torch.zeros_like(_concatenate(self._product().detach()))
+        self.register_buffer("delta", delta, persistent=False)
 
     def set_weight(self, weight: Tensor) -> None:
-        """Take every J-th of the filters [O, I/g, k, k]."""
+        """Take every J-th of the filters `[O, I/g, k, k]`."""
         super().set_weight(weight[:: self.projections])
 
     def kernel(self) -> Tensor:
-        """All ``C_hat_hj``, [O, I/g, k, k]."""
+        """All `C_hat_hj`, `[O, I/g, k, k]`."""
         product = self._product()
-        level = self.weight.detach().abs().mean()
-        quantized = straight_through(hard_sign(product) * level, product.clamp(-1, 1))
+        quantized = straight_through(hard_sign(product) * self._level(), product.clamp(-1, 1))
         if self.eta and quantized.requires_grad:
             quantized.register_hook(self._keep_delta)
         return _concatenate(quantized)
 
     def signs(self) -> Tensor:
-        """``sign(W_j * C_h)``, [O, I/g, k, k]."""
+        """`sign(W_j * C_h)`, `[O, I/g, k, k]`."""
         return _concatenate(hard_sign(self._product().detach()))
 
     def scale(self) -> Tensor:
-        """The level ``a`` for every output channel, [O], without gradient."""
-        return self.weight.detach().abs().mean().expand(self.out_channels)
+        """The level `a` for every output channel, `[O]`, without gradient."""
+        return self._level().expand(self.out_channels)
 
     def set_terms(self, terms: Sequence[Term]) -> None:
-        """Keep the signs of all O filters; C and W_j cannot be told from them."""
+        """Keep the signs of all O filters, since C and W_j cannot be told from them."""
         self.fix_terms(terms)
 
     def regularizer(self) -> Tensor:
-        """The projection loss ``1/2 sum_hj ||C_hat_hj - W_j * (C_h + eta delta_hj)||^2`` (Eq. 3.42
-        without lambda).
+        """The projection loss `1/2 sum_hj ||C_hat_hj - W_j * (C_h + eta delta_hj)||^2`, a scalar.
 
-        C_hat counts as a constant (Eq. 3.52, 3.56).  delta is the gradient that last came to C_hat:
-        the current one is not known yet.  eta is the rate of C; the default leaves the summand out,
-        since it vanishes beside C. No checkpoint holds delta: with an eta a resumed training takes
-        its first step without it.
+        This is Eq. 3.42 without lambda. C_hat counts as a constant (Eq. 3.52, 3.56). delta is the
+        gradient that last came to C_hat, since the current one is not known yet. eta is the rate of
+        C; by default it is 0 and leaves delta out, which vanishes beside C. Checkpoints do not hold
+        delta: with an eta a resumed training takes its first step without it.
         """
         product = self._product()
-        quantized = hard_sign(product.detach()) * self.weight.detach().abs().mean()
+        quantized = hard_sign(product.detach()) * self._level()
         if self.eta:
-            delta = self.delta.unflatten(0, (-1, self.projections)).transpose(
-                0, 1
-            )  # as the product
+            delta = self.delta.unflatten(0, (-1, self.projections))  # [O / J, J, I/g, k, k]
+            delta = delta.transpose(0, 1)  # [J, O / J, I/g, k, k]
             product = product + self.eta * self.projection[:, None] * delta
         return (quantized - product).square().sum() / 2
 
+    def _level(self) -> Tensor:
+        """The level `a`, a scalar without gradient."""
+        return self.weight.detach().abs().mean()
+
     def _product(self) -> Tensor:
-        return self.projection[:, None] * self.weight  # [J, O / J, I/g, k, k]
+        """`W_j * C_h`, `[J, O / J, I/g, k, k]`."""
+        return self.projection[:, None] * self.weight
 
     def _keep_delta(self, grad: Tensor) -> None:
         self.delta.copy_(_concatenate(grad))
 
 
+def _check_eta(eta: Any) -> None:
+    """Raise ValueError where `eta` is no finite number from 0."""
+    is_number = isinstance(eta, int | float) and not isinstance(eta, bool)
+    if not is_number or not 0 <= eta < math.inf:
+        raise ValueError(f"method option eta is {eta!r}; it must be a number, 0 or more")
+
+
 def _concatenate(kernels: Tensor) -> Tensor:
-    """[J, O / J, I/g, k, k] to [O, I/g, k, k]: the J of one filter side by side."""
+    """`[J, O / J, I/g, k, k]` to `[O, I/g, k, k]`: the J of one filter side by side."""
     return kernels.transpose(0, 1).flatten(0, 1)

@@ -13,11 +13,10 @@ from rbsf.layers import BinaryConv2d, Term
 
 
 class RBConv2d(BinaryConv2d):
-    """``Conv(sign(F_in), sign(W) * C*)`` (Eq. 5, 6), with `C` learnable, [1, I/g, k, k], one per
-    layer.
+    """`Conv(sign(F_in), sign(W) * C*)` (Eq. 5, 6), with one learnable `C` `[1, I/g, k, k]` a layer.
 
-    The forward pass uses ``C* = mean(C)``, a scalar, so it folds into the batch-norm that follows;
-    the whole matrix takes part in the kernel loss.
+    The forward pass uses the scalar `C* = mean(C)`, which folds into the batch-norm that follows.
+    The kernel loss uses the whole matrix.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -26,16 +25,16 @@ class RBConv2d(BinaryConv2d):
         self.set_weight(self.weight.detach())
 
     def set_weight(self, weight: Tensor) -> None:
-        """Take the latent filters, and start `C` at their mean magnitude."""
+        """Take `weight` as the latent filters, and start `C` at their mean magnitude."""
         super().set_weight(weight)
         self.C.data.fill_(float(weight.abs().mean()))
 
     def kernel(self) -> Tensor:
-        """``sign(W) * C*``, [O, I/g, k, k]."""
+        """`sign(W) * C*`, `[O, I/g, k, k]`."""
         return approx_sign(self.weight) * self.C.mean()
 
     def scale(self) -> Tensor:
-        """``C*`` for every output channel, [O]."""
+        """`C*` for every output channel, `[O]`."""
         return self.C.mean().expand(self.out_channels)
 
     def set_terms(self, terms: Sequence[Term]) -> None:
@@ -45,11 +44,12 @@ class RBConv2d(BinaryConv2d):
         self.C.data.fill_(float(term.scale[0]))
 
     def regularizer(self) -> Tensor:
-        """`kernel_loss`."""
+        """The kernel loss."""
         return self.kernel_loss()
 
     def kernel_loss(self) -> Tensor:
-        """``1/2 * sum_i ||W_i - C sign(W_i)||^2`` (Eq. 3 without lambda1), elementwise with the
-        matrix `C`.
+        """`1/2 * sum_i ||W_i - C sign(W_i)||^2`, a scalar (Eq. 3 without lambda1).
+
+        The product with the matrix `C` is elementwise.
         """
         return (self.weight - self.C * approx_sign(self.weight)).square().sum() / 2

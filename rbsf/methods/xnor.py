@@ -9,19 +9,19 @@ from rbsf.layers import BinaryConv2d
 
 
 class XNORConv2d(BinaryConv2d):
-    """``Conv(sign(F_in), sign(W) * alpha)`` with ``alpha_i = mean |W_i|`` for each filter.
+    """`Conv(sign(F_in), sign(W) * alpha)` with `alpha_i = mean |W_i|` for each filter.
 
-    The gradient reaches W through the sign and through alpha, as in the paper.  Its input scale K
-    is left out: the authors find alpha the one that matters, and the usual implementations drop K;
-    `xnor_k` has it.
+    The gradient reaches W through the sign and through alpha, as in the paper. The paper's input
+    scale K is left out, as in the usual implementations, since the authors find that alpha matters
+    more. `xnor_k` has K.
     """
 
     sign = staticmethod(clip_sign)
 
     def kernel(self) -> Tensor:
-        """``sign(W) * alpha``, [O, I/g, k, k]."""
+        """`sign(W) * alpha`, `[O, I/g, k, k]`."""
         return clip_sign(self.weight) * self.scale()[:, None, None, None]
 
     def scale(self) -> Tensor:
-        """``alpha``, [O]."""
+        """`alpha`, `[O]`."""
         return self.weight.abs().mean((1, 2, 3))

@@ -7,9 +7,8 @@ from torch import Tensor, nn
 
 from rbsf.models import build
 
-UNIT = 32  # hidden channels come in multiples of it
-# out channels, kernel, stride, groups, pooled after?   (SiamFC, table 1)
-LAYERS = (
+UNIT = 32  # numbers of hidden channels are multiples of it
+LAYERS = (  # output channels, kernel, stride, groups, pooled after? (table 1 of SiamFC)
     (96, 11, 2, 1, True),
     (256, 5, 1, 2, True),
     (384, 3, 1, 1, False),
@@ -19,7 +18,7 @@ LAYERS = (
 
 
 class ConvBlock(nn.Module):
-    """Convolution, batch-norm, then ReLU and 3x3 max-pooling where asked for."""
+    """Convolution without padding; then batch-norm, 3x3 max-pooling and ReLU where asked for."""
 
     def __init__(
         self,
@@ -40,14 +39,13 @@ class ConvBlock(nn.Module):
         self.pool = nn.MaxPool2d(3, 2) if pool else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, I, H, W] to [N, O, H', W']."""
-        return self.relu(
-            self.pool(self.norm(self.conv(x)))
-        )  # the same as pooling last, on a quarter of the values
+        """`[N, I, H, W]` to `[N, O, H', W']`."""
+        pooled = self.pool(self.norm(self.conv(x)))
+        return self.relu(pooled)  # as before pooling, but on a quarter of the values
 
 
 def check_width(width: float) -> None:
-    """ValueError for what is no width of an `AlexNet`."""
+    """Raise ValueError where `width` is no width of an `AlexNet`."""
     if not (isinstance(width, (int, float)) and 0 < width <= 4):
         raise ValueError(
             f"width is {width!r}; give a factor of the hidden channels, above 0 and at most 4"
@@ -55,14 +53,16 @@ def check_width(width: float) -> None:
 
 
 class AlexNet(nn.Module):
-    """Fully convolutional AlexNet without padding, stride 8: RGB [N, 3, S, S] in 0..255 to [N, 256,
-    S', S'].
+    """SiamFC's AlexNet: RGB `[N, 3, S, S]`, float from 0 to 255, to features `[N, 256, S', S']`.
 
-    S = 127 gives S' = 6, S = 255 gives 22.  As SiamFC's: ReLU after all layers but the last, which
-    has no batch-norm.  `for_binary` gives the frame of a 1-bit network: no ReLU, since the sign of
-    a rectified map is constant, and a batch-norm after the last convolution too, to give its sums a
-    scale.  `width` multiplies the channels of all layers but the last, rounded to multiples of 32.
-    ValueError for one that is not in (0, 4].
+    It is fully convolutional, without padding, of stride 8: S = 127 gives S' = 6, S = 255 gives 22.
+    A ReLU follows all layers but the last, which has no batch-norm either.
+
+    `for_binary` gives the frame of a 1-bit network. It has no ReLU, since the sign of a rectified
+    map is constant, and a batch-norm after the last convolution too, to give its sums a scale.
+
+    `width` multiplies the channels of all layers but the last, rounded to multiples of 32. Raises
+    ValueError for a width that is not in (0, 4].
     """
 
     def __init__(self, for_binary: bool = False, width: float = 1.0) -> None:
@@ -70,18 +70,13 @@ class AlexNet(nn.Module):
         check_width(width)
         self.layers = nn.Sequential()
         inputs = 3
-        for number, (outputs, kernel, stride, groups, pool) in enumerate(LAYERS):
+        for number, (full_outputs, kernel, stride, groups, pool) in enumerate(LAYERS):
             last = number == len(LAYERS) - 1
-            outputs = outputs if last else max(UNIT, UNIT * round(outputs * width / UNIT))
+            outputs = full_outputs if last else _scaled(full_outputs, width)
+            norm = for_binary or not last
+            relu = not (for_binary or last)
             block = ConvBlock(
-                inputs,
-                outputs,
-                kernel,
-                stride,
-                groups,
-                norm=for_binary or not last,
-                relu=not (for_binary or last),
-                pool=pool,
+                inputs, outputs, kernel, stride, groups, norm=norm, relu=relu, pool=pool
             )
             self.layers.append(block)
             inputs = outputs
@@ -91,18 +86,24 @@ class AlexNet(nn.Module):
         return self.layers(x)
 
 
-def slimmed(net: nn.Module, width: float) -> nn.Module:
-    """The real SiamFC of that `width` with the weights of a part of the channels of `net`, a wider
-    one.
+def _scaled(channels: int, width: float) -> int:
+    """`channels` times `width`, rounded to a multiple of UNIT, at least one."""
+    return max(UNIT, UNIT * round(channels * width / UNIT))
 
-    Of each half of a layer's channels the first are taken, so that each of two groups reads what it
-    did.  ValueError where `net` is narrower.
+
+def slimmed(net: nn.Module, width: float) -> nn.Module:
+    """The real SiamFC of that `width`, with the weights of some channels of a wider one, `net`.
+
+    The first channels of each half of a layer are taken, so that each of two groups reads what it
+    read before. Raises ValueError where `net` is narrower.
     """
-    slim, wide = build("siamfc", width=width), net.state_dict()
+    slim = build("siamfc", width=width)
+    wide = net.state_dict()
     for key, own in slim.state_dict().items():
-        value, module = wide[key], slim.get_submodule(key.rpartition(".")[0])
-        if own.ndim:  # all but counters
+        value = wide[key]
+        if own.ndim > 0:  # all but counters
             value = _first(value, 0, own.shape[0], 2)
+        module = slim.get_submodule(key.rpartition(".")[0])
         if isinstance(module, nn.Conv2d) and own.ndim > 1 and module.in_channels > 3:
             value = _first(value, 1, own.shape[1], 2 // module.groups)
         own.copy_(value)
@@ -110,14 +111,14 @@ def slimmed(net: nn.Module, width: float) -> nn.Module:
 
 
 def _first(value: Tensor, dim: int, size: int, parts: int) -> Tensor:
-    """Of each of `parts` equal parts of `value` along `dim` the first, `size` in all."""
-    if size > value.shape[dim]:
-        raise ValueError(
-            f"{value.shape[dim]} channels cannot start {size}; give a teacher as wide as the student"
-        )
-    index = (
-        torch.arange(value.shape[dim], device=value.device)
-        .view(parts, -1)[:, : size // parts]
-        .flatten()
-    )
-    return value.index_select(dim, index)
+    """The first entries of each of `parts` equal parts of `value` along `dim`, `size` in all.
+
+    Raises ValueError where there are fewer.
+    """
+    whole = value.shape[dim]
+    if size > whole:
+        advice = "give a teacher as wide as the student"
+        raise ValueError(f"{whole} channels cannot start {size}; {advice}")
+    places = torch.arange(whole, device=value.device).view(parts, -1)  # [parts, whole / parts]
+    kept = places[:, : size // parts]
+    return value.index_select(dim, kept.flatten())

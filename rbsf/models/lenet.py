@@ -8,22 +8,23 @@ from rbsf.models.alexnet import ConvBlock
 
 
 class LeNet(nn.Module):
-    """Classifier of normalised grey images [N, 1, 28, 28], float, to logits [N, classes].
+    """Classifier of normalised grey images `[N, 1, 28, 28]`, float, to logits `[N, classes]`.
 
-    Convolutions of 5x5, 5x5 and 3x3 without padding, a batch-norm and 3x3 max-pooling (but for the
-    last) after each, 28 -> 24 -> 11 -> 7 -> 3 -> 1 pixels, then a linear classifier.  `for_binary`
-    gives the frame of a 1-bit network: no ReLU, since the sign of a rectified map is constant.
-    `rbsf.conversion.binarize` then makes the last two convolutions binary, with a batch-norm before
-    their signs, since maps are pooled in between.
+    Three convolutions of 5x5, 5x5 and 3x3 without padding, each with a batch-norm, the first two
+    with 3x3 max-pooling: 28 -> 24 -> 11 -> 7 -> 3 -> 1 pixels. A linear classifier follows.
+
+    `for_binary` gives the frame of a 1-bit network: no ReLU, since the sign of a rectified map is
+    constant. `rbsf.conversion.binarize` then makes the last two convolutions binary. They need a
+    batch-norm in front of their signs, since maps are pooled in between.
     """
 
     def __init__(self, classes: int = 10, for_binary: bool = False) -> None:
         super().__init__()
+        relu = not for_binary
         self.layers = nn.Sequential(
-            *(
-                ConvBlock(i, o, kernel, 1, 1, norm=True, relu=not for_binary, pool=pool)
-                for i, o, kernel, pool in ((1, 32, 5, True), (32, 64, 5, True), (64, 128, 3, False))
-            )
+            ConvBlock(1, 32, 5, 1, 1, norm=True, relu=relu, pool=True),
+            ConvBlock(32, 64, 5, 1, 1, norm=True, relu=relu, pool=True),
+            ConvBlock(64, 128, 3, 1, 1, norm=True, relu=relu, pool=False),
         )
         self.classifier = nn.Linear(128, classes)
 

@@ -1,8 +1,8 @@
 """RB-SF 2: a backbone and a head made for one bit.
 
-Little stands in front of the first sign, and a shortcut around each binary layer (Bi-Real Net);
-thresholds and slopes are learned for each channel (ReActNet); padding is +1 (QuickNet).  All maps
-are whole numbers of steps, see `rbsf.models.whole`.
+Little stands in front of the first sign, and a shortcut goes around each binary layer (Bi-Real
+Net). Thresholds and slopes are learned for each channel (ReActNet); padding is +1 (QuickNet). All
+maps are whole numbers of steps, see `rbsf.models.whole`.
 """
 
 from __future__ import annotations
@@ -23,14 +23,16 @@ from rbsf.models.whole import LIMIT, Round, Shift, Slope, Stem, WholeConv, Whole
 
 HALF_SIDE = 32  # pixels from the middle of a square target to its sides, in crops of 127 and 255
 FLOAT = "float"  # the method of the float twin: the same network without signs
-BYTE = 127  # steps of what 8-bit layers take
+BYTE = 127  # limit, in steps, of the input of 8-bit layers
+TEMPLATE_CELLS = 64  # of a template's features, 8 x 8
+SIDES = slice(1, 5)  # the head's maps of the distances to the target's sides
 
 
 class Sums(nn.Module):
-    """A binary convolution's sums of +1 and -1, without its scale, which the batch-norm behind it
-    would take out.
+    """A binary convolution's sums of +1 and -1.
 
-    `gradients` is the dtype that gradients of these sums are computed in; None: that of the maps.
+    They lack its scale, which the batch-norm that follows would take out. `gradients` is the dtype
+    in which gradients of these sums are computed; None is that of the maps.
     """
 
     gradients: torch.dtype | None = None
@@ -43,18 +45,18 @@ class Sums(nn.Module):
         self.conv.border = 1.0
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, I, H, W] to whole numbers [N, O, H', W']."""
+        """`[N, I, H, W]` to whole numbers `[N, O, H', W']`."""
         conv = self.conv
-        kernel = straight_through(
-            conv.signs(), conv.kernel() / conv.scale().detach()[:, None, None, None]
-        )
+        unscaled = conv.kernel() / conv.scale().detach()[:, None, None, None]
+        kernel = straight_through(conv.signs(), unscaled)
         signs = conv.activate(conv.norm(x))
         return conv_of_signs(signs, kernel, conv.stride, self.gradients or x.dtype)
 
 
 class RealSums(nn.Module):
-    """What the float twin has in place of `Sums`: a real convolution, padded with 0.  Its tensors
-    have those names.
+    """The float twin of `Sums`: a real convolution, padded with 0.
+
+    Its tensors have the same names.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int) -> None:
@@ -63,14 +65,15 @@ class RealSums(nn.Module):
         self.conv.norm = Shift(inputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, I, H, W] to [N, O, H', W']."""
+        """`[N, I, H, W]` to `[N, O, H', W']`."""
         return self.conv(self.conv.norm(x))
 
 
 class Block(nn.Module):
-    """``shortcut(x) + round(slope(norm(sums(sign(x + shift)))))``.
+    """`shortcut(x) + round(slope(norm(sums(sign(x + shift)))))`.
 
-    With stride 2 the shortcut is the mean of 2 x 2; with twice the channels it is there twice.
+    With stride 2 the shortcut is the mean of 2 x 2 pixels. With twice the channels it is there
+    twice. Raises ValueError where `outputs` is neither `inputs` nor twice `inputs`.
     """
 
     def __init__(
@@ -82,17 +85,16 @@ class Block(nn.Module):
                 f"a block goes from {inputs} channels to as many or twice as many, not {outputs}"
             )
         self.stride, self.copies = stride, outputs // inputs
-        real = method == FLOAT
-        self.sums = (
-            RealSums(inputs, outputs, kernel, stride)
-            if real
-            else Sums(inputs, outputs, kernel, stride, method)
-        )
+        self.sums: nn.Module
+        if method == FLOAT:
+            self.sums = RealSums(inputs, outputs, kernel, stride)
+        else:
+            self.sums = Sums(inputs, outputs, kernel, stride, method)
         self.norm, self.slope, self.round = WholeNorm(outputs), Slope(outputs), Round()
-        self.halved = Round(16 * LIMIT)  # with 16 blocks behind it sums still fit 16 bits
+        self.halved = Round(16 * LIMIT)  # with 16 more blocks behind it sums still fit 16 bits
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, I, H, W] to [N, O, H', W']."""
+        """`[N, I, H, W]` to `[N, O, H', W']`."""
         shortcut = x
         if self.stride == 2:
             shortcut = self.halved(F.avg_pool2d(x, 2, 2, ceil_mode=True))
@@ -102,10 +104,10 @@ class Block(nn.Module):
 
 
 class Backbone(nn.Module):
-    """Pixels [N, 3, S, S], 0 to 255, to features [N, C, S', S'] of 8 bits, at stride 16: S = 127
-    gives 8, 255 gives 16.
+    """Pixels `[N, 3, S, S]`, 0 to 255, to features `[N, C, S', S']` of 8 bits, at stride 16.
 
-    `channels` and `depths` are of the stages at strides 4, 8 and 16.
+    S = 127 gives S' = 8, S = 255 gives 16. `channels` and `depths` are those of the stages at
+    strides 4, 8 and 16; `stem` is the kernel of the first convolution; C is `features`.
     """
 
     def __init__(
@@ -113,14 +115,13 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         self.stem = nn.Sequential(Stem(channels[0], stem, 4), Slope(channels[0]), Round())
-        blocks: list[nn.Module] = []
+        self.blocks = nn.Sequential()
         inputs = channels[0]
-        for number, (outputs, depth) in enumerate(zip(channels, depths, strict=True)):
-            for block in range(depth):
-                stride = 2 if number and not block else 1
-                blocks.append(Block(inputs, outputs, stride, method))
+        for stage, (outputs, depth) in enumerate(zip(channels, depths, strict=True)):
+            for position in range(depth):
+                halves = stage > 0 and position == 0
+                self.blocks.append(Block(inputs, outputs, 2 if halves else 1, method))
                 inputs = outputs
-        self.blocks = nn.Sequential(*blocks)
         self.neck = nn.Sequential(Round(BYTE), WholeConv(inputs, features, 1), Round(BYTE))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -129,11 +130,10 @@ class Backbone(nn.Module):
 
 
 class Correlation(nn.Module):
-    """Each cell of a template is a filter over search features: pixel-wise correlation, as in
-    Alpha-Refine.
+    """Pixel-wise correlation, as in Alpha-Refine.
 
-    `fixed`: a template [1, C, h, w] to take when none is given, which a packed network has among
-    its weights.
+    Each cell of a template is a filter over search features. `fixed` is a template `[1, C, h, w]`
+    for when none is given; a packed network has it among its weights.
     """
 
     fixed: Tensor | None
@@ -143,7 +143,7 @@ class Correlation(nn.Module):
         self.register_buffer("fixed", fixed, persistent=False)
 
     def forward(self, search: Tensor, template: Tensor | None = None) -> Tensor:
-        """Features [N, C, H, W] and a template [N, C, h, w] to products [N, h * w, H, W]."""
+        """Features `[N, C, H, W]` and template `[N, C, h, w]` to products `[N, h * w, H, W]`."""
         n, _, height, width = search.shape
         template = self.fixed if template is None else template
         assert template is not None  # for the type checker
@@ -152,12 +152,14 @@ class Correlation(nn.Module):
 
 
 class Head(nn.Module):
-    """Class and box of every position of a search region, by the template's features.
+    """Class and box for every position of a search region, by the template's features.
 
-    What comes out of the correlation with the template stands beside the search features, and
-    binary blocks read both. With `presence` there is a sixth map, the logit that the target is in
-    the region at all, as seen from each position: it is learned when all else is, for the class map
-    answers the nearest to the target where there is none.
+    The correlation with the template stands beside the search features, and binary blocks read
+    both.
+
+    With `presence` there is a sixth map: the logit that the target is in the region at all, as seen
+    from each position. It is learned after all else, since the class map answers the position
+    nearest to the target even where there is none.
     """
 
     def __init__(
@@ -166,13 +168,12 @@ class Head(nn.Module):
         super().__init__()
         width = features + cells
         self.correlation = Correlation()
-        self.answer = nn.Sequential(
-            WholeNorm(cells, bits=1), Round()
-        )  # products of bytes leave room for one bit
+        # Products of bytes leave room for one bit of scale.
+        self.answer = nn.Sequential(WholeNorm(cells, bits=1), Round())
         self.blocks = nn.Sequential(*(Block(width, width, 1, method) for _ in range(depth)))
         self.last = nn.Sequential(Round(BYTE), WholeConv(width, 5, 2))
-        with torch.no_grad():  # it would take Adam 2,000 steps
-            self.last[1].bias[1:] = math.log(HALF_SIDE)  # type: ignore[index, operator]
+        with torch.no_grad():  # Adam would take 2,000 steps to get there
+            self.last[1].bias[SIDES] = math.log(HALF_SIDE)  # type: ignore[index, operator]
         self.presence = None
         if presence:
             self.presence = nn.Sequential(
@@ -180,21 +181,27 @@ class Head(nn.Module):
             )
 
     def forward(self, search: Tensor, template: Tensor | None = None) -> Tensor:
-        """Search features [N, C, 16, 16] and a template [N, C, 8, 8] to maps [N, 5 or 6, 15, 15]:
-        class logits and, of 255 pixels, the logs of the distances left, top, right and bottom from
-        the position to the target's sides; then the logits of presence.
+        """Search features `[N, C, 16, 16]` and template `[N, C, 8, 8]` to maps `[N, M, 15, 15]`.
+
+        M is 5, or 6 with presence. The first map has class logits. The next four have the logs of
+        the distances left, top, right and bottom from the position to the target's sides, in pixels
+        of the crop. The last has the logits of presence.
         """
         answer = self.answer(self.correlation(search, template))
         x = self.blocks(torch.cat([search, answer], 1))
         maps = self.last(x)
-        return maps if self.presence is None else torch.cat([maps, self.presence(x)], 1)
+        if self.presence is None:
+            return maps
+        return torch.cat([maps, self.presence(x)], 1)
 
 
 class Search(nn.Module):
-    """RB-SF 2 for one template: search regions [N, 3, 255, 255] to `Head`'s maps; in eval mode."""
+    """RB-SF 2 for one template: search regions `[N, 3, 255, 255]` to `Head`'s maps, in eval mode.
+
+    `exemplar` is the template's crop, `[1, 3, 127, 127]`.
+    """
 
     def __init__(self, net: RBSF2, exemplar: Tensor) -> None:
-        """`exemplar`: the template's crop, [1, 3, 127, 127]."""
         super().__init__()
         net = deepcopy(net).eval()
         self.backbone, self.head = net.backbone, net.head
@@ -208,8 +215,9 @@ class Search(nn.Module):
 
 
 class RBSF2(nn.Module):
-    """Backbone and head; see both.  Options are those of the constructor; `method`: one of
-    `rbsf.methods`, or FLOAT.
+    """Backbone and head; see both.
+
+    Options are those of the constructor. `method` is one of `rbsf.methods`, or FLOAT.
     """
 
     def __init__(
@@ -225,18 +233,18 @@ class RBSF2(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone = Backbone(channels, depths, stem, features, method)
-        self.head = Head(features, 64, head_depth, method, presence)
-        self.adapter = nn.Conv2d(
-            features, teacher_features, 1
-        )  # for training: to compare features with a teacher's
+        self.head = Head(features, TEMPLATE_CELLS, head_depth, method, presence)
+        # For training alone: it makes features comparable with a teacher's.
+        self.adapter = nn.Conv2d(features, teacher_features, 1)
 
     def forward(self, exemplar: Tensor, search: Tensor) -> tuple[Tensor, Tensor]:
-        """Crops [N, 3, 127, 127] and [N, 3, 255, 255], RGB 0 to 255, to class logits [N, 15, 15]
-        and logs of sides [N, 4, 15, 15]; see `Head`.
+        """Crops `[N, 3, 127, 127]` and `[N, 3, 255, 255]`, RGB 0 to 255, to class and box.
+
+        Returns class logits `[N, 15, 15]` and logs of sides `[N, 4, 15, 15]`; see `Head`.
         """
         return self.answer(self.backbone(exemplar), self.backbone(search))
 
     def answer(self, template: Tensor, search: Tensor) -> tuple[Tensor, Tensor]:
-        """The same of features."""
+        """The same from the features of both crops."""
         maps = self.head(search, template)
-        return maps[:, 0], maps[:, 1:5]
+        return maps[:, 0], maps[:, SIDES]

@@ -1,6 +1,4 @@
-"""Wide residual networks (Zagoruyko and Komodakis, BMVC 2016) as the paper sizes them: three stages
-behind a stem.
-"""
+"""Wide residual networks (Zagoruyko and Komodakis, BMVC 2016), sized as in the RBCN paper."""
 
 from __future__ import annotations
 
@@ -8,18 +6,17 @@ from rbsf.models.resnet import ResNet, parse_stages
 
 
 def wide_resnet(depth: int, stages: str, classes: int, shortcut: str, for_binary: bool) -> ResNet:
-    """WRN of `depth` = 6 n + 4 layers for 32 x 32 images; `stages` are the channels of the stem and
-    of three stages.
+    """WRN of `depth` = 6 n + 4 layers for 32 x 32 images.
 
-    Counted are the stem, the 2 n 3x3 convolutions of each stage, and one 1x1 shortcut a stage (the
-    first has none where its width is the stem's); the classifier is not.  As in the paper's other
-    networks, batch-norms follow their convolutions.
+    `stages` are the channels of the stem and of three stages. The layers that count are the stem,
+    the 2 n 3x3 convolutions of each stage, and one 1x1 shortcut a stage; the classifier does not
+    count. The first stage has no such shortcut where it is as wide as the stem. As in the paper's
+    other networks, batch-norms follow their convolutions.
     """
     stem, *widths = parse_stages(stages, 4)
     convs = (depth - 4) // 3
-    return ResNet(
-        [(width, convs) for width in widths], classes, "cifar", shortcut, stem, for_binary
-    )
+    wide_stages = [(width, convs) for width in widths]
+    return ResNet(wide_stages, classes, "cifar", shortcut, stem, for_binary)
 
 
 def wrn22(

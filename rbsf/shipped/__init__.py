@@ -1,5 +1,7 @@
-"""What comes with the code: trained weights and configuration files, by their paths or by short
-names.
+"""What comes with the code: trained weights and configuration files.
+
+Functions that find a file take a short name or the path of any file. A file of that path goes
+first, then the shipped file of that name. Where there is neither, the path is returned as it is.
 """
 
 from __future__ import annotations
@@ -12,27 +14,27 @@ CONFIGS = (FOLDER / "configs").resolve()
 
 
 def find_weights(name: str | Path) -> Path:
-    """The file `name`, or where there is none the shipped weights of that name, such as ``rbsf``."""
+    """The path of the weights `name`; `rbsf` is shipped."""
     return _find(name, WEIGHTS, ".safetensors")
 
 
 def find_constants(name: str | Path) -> Path:
-    """The file `name`, or where there is none the shipped tracking constants of that name, such as
-    ``fast``.
-    """
+    """The path of the tracking constants `name`; `fast` is shipped."""
     return _find(name, CONFIGS / "track", ".yaml")
 
 
 def find_config(name: str | Path) -> Path:
-    """The file `name`, or where there is none the shipped configuration of that name, such as
-    ``long``.
-    """
-    tracker = _find(name, CONFIGS, ".yaml")
-    return tracker if tracker.is_file() else _find(name, CONFIGS / "classify", ".yaml")
+    """The path of the configuration `name` of a training; `long` is shipped."""
+    path = _find(name, CONFIGS, ".yaml")
+    if path.is_file():
+        return path
+    return _find(name, CONFIGS / "classify", ".yaml")
 
 
 def _find(name: str | Path, folder: Path, suffix: str) -> Path:
-    """`name` itself where it is a file or nothing shipped is called so."""
+    """The file `name`, else the file of that name and `suffix` in `folder`, else `name` itself."""
     path = Path(name)
+    if path.is_file() or len(path.parts) != 1:
+        return path
     shipped = folder / f"{name}{suffix}"
-    return shipped if not path.is_file() and len(path.parts) == 1 and shipped.is_file() else path
+    return shipped if shipped.is_file() else path

@@ -1,3 +1,1 @@
-"""Programs that run in several processes or beside others: files, stopping, what a result was made
-with.
-"""
+"""What programs need of the system: files, signals, errors, and what a result was made with."""

@@ -8,7 +8,7 @@ import shutil
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -20,19 +20,20 @@ MEBIBYTE = 1 << 20
 def write_parts(
     files: Mapping[str, Path], folder: Path, stem: str, most_bytes: int, level: int = 3
 ) -> list[Path]:
-    """Write an archive of `files`, by their names in it, as parts into `folder`, in place of
-    earlier ones; their paths.
+    """Write an archive of `files`, by their names in it, as parts into `folder`.
 
-    `level`: of the compression, 0 to 9.  OSError where `folder` cannot be written.
+    The parts have at most `most_bytes` each and replace earlier ones. `level` is that of the
+    compression, 0 to 9. Returns the paths of the parts. Raises OSError where `folder` cannot be
+    written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as archive:
         with tarfile.open(fileobj=archive, mode="w:gz", compresslevel=level) as tar:
             for name, path in files.items():
                 tar.add(path, name, recursive=False)
-        count = -(-archive.tell() // most_bytes)
+        count = -(-archive.tell() // most_bytes)  # rounded up
         archive.seek(0)
-        parts = [folder / f"{stem}-{number}-of-{count}.part" for number in range(1, count + 1)]
+        parts = [folder / _part_name(stem, number, count) for number in range(1, count + 1)]
         for part in parts:
             write_atomically(part, archive.read(most_bytes))
     for old in set(folder.glob(f"{stem}-*.part")) - set(parts):
@@ -40,35 +41,41 @@ def write_parts(
     return parts
 
 
-def find_parts(folder: Path, stem: str) -> list[Path]:
-    """The parts of an archive in `folder`, in order; none where there are none.
+def _part_name(stem: str, number: int, count: int) -> str:
+    return f"{stem}-{number}-of-{count}.part"
 
-    FileNotFoundError names those that are missing among others.
+
+def find_parts(folder: Path, stem: str) -> list[Path]:
+    """The parts of an archive in `folder`, in order; an empty list where there are none.
+
+    Raises FileNotFoundError where some are missing, and names them.
     """
     form = re.compile(re.escape(stem) + r"-(\d+)-of-(\d+)\.part")
-    matches = {path: form.fullmatch(path.name) for path in folder.glob("*.part")}
-    found = {int(match[1]): (path, int(match[2])) for path, match in matches.items() if match}
-    count = max((parts for _, parts in found.values()), default=0)
-    if missing := [
-        f"{stem}-{number}-of-{count}.part" for number in range(1, count + 1) if number not in found
-    ]:
+    found: dict[int, Path] = {}
+    counts: dict[int, int] = {}
+    for path in folder.glob("*.part"):
+        if match := form.fullmatch(path.name):
+            number = int(match[1])
+            found[number], counts[number] = path, int(match[2])
+    count = max(counts.values(), default=0)
+    numbers = range(1, count + 1)
+    missing = [_part_name(stem, number, count) for number in numbers if number not in found]
+    if missing:
         raise FileNotFoundError(f"{folder} lacks {', '.join(missing)}")
-    return [found[number][0] for number in range(1, count + 1)]
+    return [found[number] for number in numbers]
 
 
 def read_parts(folder: Path, stem: str, target: Path) -> bool:
-    """Put the archive in `folder` back into `target`; False where there is none.
+    """Unpack the archive whose parts are in `folder` into `target`; False where there is none.
 
-    FileNotFoundError names a part that is missing, ValueError what is damaged.
+    Raises FileNotFoundError for a part that is missing, ValueError for a damaged archive.
     """
     parts = find_parts(folder, stem)
     if not parts:
         return False
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=target) as archive:
-        for path in parts:
-            with open(path, "rb") as part:
-                shutil.copyfileobj(part, archive)
+        _join(parts, archive)
         try:
             _read_through(archive)
             archive.seek(0)
@@ -81,10 +88,14 @@ def read_parts(folder: Path, stem: str, target: Path) -> bool:
     return True
 
 
+def _join(parts: Iterable[Path], archive: IO[bytes]) -> None:
+    for path in parts:
+        with path.open("rb") as part:
+            shutil.copyfileobj(part, archive)
+
+
 def _read_through(archive: IO[bytes]) -> None:
-    """Raise an error where the archive's checksum, which stands at its end, is not that of its
-    content.
-    """
+    """Read the whole archive, since its checksum stands at its end; a wrong one raises an error."""
     archive.seek(0)
     with gzip.open(archive) as content:
         while content.read(MEBIBYTE):

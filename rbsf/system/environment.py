@@ -1,4 +1,4 @@
-"""What a result needs to be repeated, beside its settings: command, commit, versions, hardware."""
+"""What it takes to repeat a result, beside its settings: command, commit, versions, hardware."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -30,38 +31,41 @@ def environment() -> dict[str, str | int]:
 
 def cores() -> int:
     """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _command() -> str:
-    """The command line; a program of this project by its place in it, wherever that lies."""
+    """The command line; programs of this project are named by their place in it."""
     program, *words = sys.argv
     if program.startswith("rbsf "):  # see rbsf.tools.command
         return shlex.join([*program.split(), *words])
-    root = _root()
-    if Path(program).resolve().is_relative_to(root):
-        program = str(Path(program).resolve().relative_to(root))
+    path = Path(program).resolve()
+    if path.is_relative_to(_root()):
+        program = str(path.relative_to(_root()))
     return shlex.join(["python", program, *words])
 
 
 def _root() -> Path:
+    """The project's folder."""
     return Path(__file__).resolve().parents[2]
 
 
 def _commit() -> str:
-    root = _root()
     try:
-        if Path(_git(root, "rev-parse", "--show-toplevel")).resolve() != root:
-            return "unknown"  # a copy within another repository, or in none
-        return _git(root, "describe", "--always", "--dirty") or "unknown"
-    except OSError:  # no git here
+        top = Path(_git("rev-parse", "--show-toplevel"))
+        if top.resolve() != _root():  # a copy within another repository, or in none
+            return "unknown"
+        return _git("describe", "--always", "--dirty") or "unknown"
+    except OSError:  # git is not installed
         return "unknown"
 
 
-def _git(folder: Path, *command: str) -> str:
-    done = subprocess.run(
-        ["git", *command], cwd=folder, capture_output=True, text=True, check=False
-    )
+def _git(*words: str) -> str:
+    """What a git command prints in the project's folder."""
+    command = ["git", *words]
+    done = subprocess.run(command, cwd=_root(), capture_output=True, text=True, check=False)
     return done.stdout.strip()
 
 
@@ -73,16 +77,14 @@ def _version(package: str) -> str:
 
 
 def _opencv_version() -> str:
-    import cv2  # its version is not its package's: several packages bring the module
+    import cv2  # several packages bring this module, so no package's version will do
 
     return cv2.__version__
 
 
 def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(
-            line.partition(":")[2].strip() for line in lines if line.startswith("model name")
-        )
-    except (OSError, StopIteration):  # not Linux, or an ARM kernel
-        return platform.processor() or platform.machine()
+    with suppress(OSError):  # not Linux
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):  # ARM kernels have no such line
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -9,10 +9,10 @@ from pathlib import Path
 
 
 def write_atomically(path: str | Path, content: bytes | Callable[[Path], None]) -> None:
-    """Write `content` (bytes, or a function that writes the file at the path it is given) under a
-    temporary name in the same folder, then rename it to `path`.
+    """Write `content` under a temporary name in the same folder, then rename it to `path`.
 
-    On failure, as on a full disk, what stood at `path` stays and the temporary file goes; OSError
+    `content` is bytes, or a function that writes the file at the path it is given. On failure, as
+    on a full disk, what stood at `path` stays and the temporary file goes. Raises OSError, which
     names `path`.
     """
     path = Path(path)
@@ -23,17 +23,24 @@ def write_atomically(path: str | Path, content: bytes | Callable[[Path], None]) 
             content(temporary)
         else:
             temporary.write_bytes(content)
-        with temporary.open(
-            "rb+"
-        ) as file:  # on the disk before its name is, or a power cut leaves an empty file
-            os.fsync(file.fileno())
+        _flush(temporary)
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        reason = (
-            getattr(error, "strerror", None)
-            or (str(error).splitlines() or [type(error).__name__])[0]
-        )
-        raise OSError(f"cannot write {path}: {reason}") from error
+        raise OSError(f"cannot write {path}: {_reason(error)}") from error
     finally:
         with suppress(OSError):  # it is gone after the rename, or was never made
             temporary.unlink()
+
+
+def _flush(path: Path) -> None:
+    """Bring a file onto the disk; renamed before that, it could be empty after a power cut."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _reason(error: Exception) -> str:
+    """What an error says, in one line."""
+    if said := getattr(error, "strerror", None):
+        return said
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__

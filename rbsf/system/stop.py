@@ -7,8 +7,9 @@ from types import FrameType
 
 
 class StopRequest:
-    """Context in which Ctrl-C and SIGTERM set `signum` instead of ending the program; a second one
-    ends it.
+    """Context in which Ctrl-C and SIGTERM set `signum` instead of ending the program.
+
+    A second signal of the same kind ends it.
     """
 
     def __enter__(self) -> StopRequest:

@@ -13,11 +13,11 @@ from torch.nn import functional
 def batch_generator(
     seed: int, epoch: int, number: int, device: torch.device | str = "cpu"
 ) -> torch.Generator:
-    """A generator on ``device`` whose draws depend on the three numbers alone (and on the kind of
+    """A generator on `device` whose draws depend on the three numbers alone (and on the kind of
     device).
 
-    ``number``: of the batch in its epoch; with several ranks, one that no other rank has: ``batch *
-    world + rank``.
+    `number`: of the batch in its epoch; with several ranks, one that no other rank has: `batch *
+    world + rank`.
     """
     state = np.random.SeedSequence((seed, epoch, number)).generate_state(1, np.uint64)[0]
     return torch.Generator(device).manual_seed(int(state) >> 1)  # int64 from 0
@@ -29,8 +29,8 @@ def augment(
     """Random crops of zero-padded images, half of them mirrored left to right; each image draws for
     itself.
 
-    ``images`` [B, C, H, W], any dtype, stays as it is; the result has its shape, dtype and device,
-    contiguous. ``crop_padding``: pixels on each side. ``generator``: on the same device.
+    `images` [B, C, H, W], any dtype, stays as it is; the result has its shape, dtype and device,
+    contiguous. `crop_padding`: pixels on each side. `generator`: on the same device.
     """
     if crop_padding == 0 and not flip:
         return images
@@ -55,7 +55,7 @@ def augment(
 
 
 def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """``(images / 255 - mean) / std`` by channel: [B, C, H, W] uint8 to float32, in the same memory
+    """`(images / 255 - mean) / std` by channel: [B, C, H, W] uint8 to float32, in the same memory
     order.
     """
     scale, shift = _constants(tuple(mean), tuple(std), images.device)

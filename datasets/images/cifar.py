@@ -1,7 +1,7 @@
 """CIFAR-10 and CIFAR-100 in their python and binary layouts, as published at
 cs.toronto.edu/~kriz/cifar.html.
 
-python: ROOT/cifar-10-batches-py or cifar-100-python, pickles of ``data`` [n, 3072] (uint8; red,
+python: ROOT/cifar-10-batches-py or cifar-100-python, pickles of `data` [n, 3072] (uint8; red,
 green, blue planes of 32 x 32) and lists of labels. binary: cifar-10-batches-bin or
 cifar-100-binary, records of one label (CIFAR-100: coarse, fine) and 3072 pixels. ROOT may be that
 folder itself; python is read where both are there.

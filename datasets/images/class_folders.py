@@ -57,7 +57,7 @@ def open_image_folder(
     """Training and validation images of ROOT; classes are those of the training folder, in order of
     their names.
 
-    ``check`` other than "off": the numbers of classes and images must be those of ``kind``.
+    `check` other than "off": the numbers of classes and images must be those of `kind`.
     FileNotFoundError or ValueError for folders, labels and classes that are missing, empty or
     unknown. No image is opened.
     """
@@ -121,7 +121,7 @@ def _by_class(folder: Path) -> Listing:
 
 
 def _images(folder: Path, below: str) -> list[str]:
-    """Paths below ``folder`` of the image files in one of its folders, ascending; none where it is
+    """Paths below `folder` of the image files in one of its folders, ascending; none where it is
     not there.
     """
     if not (folder / below).is_dir():
@@ -176,7 +176,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _pairs(path: Path, lines: Iterable[str], separator: str | None) -> dict[str, str]:
-    """Image (without suffix) and class of each line, its first two words; ``separator`` ends the
+    """Image (without suffix) and class of each line, its first two words; `separator` ends the
     image's name.
     """
     labels = {}

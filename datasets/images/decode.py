@@ -72,9 +72,9 @@ def decode_crop(
     """A crop of an image file as size x size x 3 uint8 RGB; None where OpenCV cannot decode the
     file whole.
 
-    Gray is repeated, CMYK converted, alpha dropped, a rotation noted in EXIF applied. ``reduced``:
+    Gray is repeated, CMYK converted, alpha dropped, a rotation noted in EXIF applied. `reduced`:
     a JPEG is decoded at 1/2, 1/4 or 1/8 of its size, the smallest at which the crop still has
-    ``size`` pixels in width and height.
+    `size` pixels in width and height.
     """
     header = jpeg_size(data) if reduced else None
     flags = _flags(crop.box(*header), size) if header else cv2.IMREAD_COLOR

@@ -30,7 +30,7 @@ DTYPES |= {"f4": np.float32, "f8": np.float64}
 def parse_pickle(content: bytes, path: Path) -> Any:
     """What a pickle of any protocol holds; strings of Python 2 come as bytes.
 
-    ValueError, naming ``path``, for what is no pickle, is damaged, or holds anything else.
+    ValueError, naming `path`, for what is no pickle, is damaged, or holds anything else.
     """
     try:
         return _plain(_Reader(io.BytesIO(content), encoding="bytes").load())

@@ -12,7 +12,7 @@ LARGEST = 1 << 30  # bytes of a file that is read whole; the largest published o
 
 
 def find_folder(root: Path, folders: tuple[str, ...], names: tuple[str, ...]) -> Path:
-    """The first of ROOT's ``folders`` that holds a file of one of these names; FileNotFoundError
+    """The first of ROOT's `folders` that holds a file of one of these names; FileNotFoundError
     where none does.
     """
     for folder in folders:
@@ -34,13 +34,13 @@ def read_bytes(path: Path) -> bytes:
 
 
 def verify(path: Path, content: bytes, published: tuple[int, str] | None, check: str) -> None:
-    """Compare content with the published size (bytes) and md5. ValueError, naming ``path``, where
+    """Compare content with the published size (bytes) and md5. ValueError, naming `path`, where
     it is refused.
 
-    ``auto``: content of the published size must have the published md5, for damage keeps the size
+    `auto`: content of the published size must have the published md5, for damage keeps the size
     and repacking does not; of another size it is a repacked copy, which its reader judges by what
-    is in it. ``strict``: it must be the published file. ``off``: anything goes. ``published`` None:
-    no checksum is known, so only ``strict`` has a say.
+    is in it. `strict`: it must be the published file. `off`: anything goes. `published` None:
+    no checksum is known, so only `strict` has a say.
     """
     if check == "off" or (check == "auto" and (published is None or len(content) != published[0])):
         return

@@ -61,7 +61,7 @@ _SET_META = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
 
 @dataclass(frozen=True)
 class Crop:
-    """One target, cut out: frame number (0-based), ``(w, h)`` in pixels of the crop, bytes of the
+    """One target, cut out: frame number (0-based), `(w, h)` in pixels of the crop, bytes of the
     JPEG.
     """
 
@@ -71,7 +71,7 @@ class Crop:
 
 
 def make_crop(image: np.ndarray, box: Sequence[float] | np.ndarray, frame: int) -> Crop:
-    """Cut the target at ``box`` (``x, y, w, h``, pixels) out of an H x W x 3 uint8 RGB image."""
+    """Cut the target at `box` (`x, y, w, h`, pixels) out of an H x W x 3 uint8 RGB image."""
     scale = EXEMPLAR_SIZE / exemplar_side(box[2:])  # crop pixels per image pixel
     pixels = crop_square(image, box_center(box), CROP_SIZE / scale, CROP_SIZE)
     bgr = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
@@ -83,8 +83,8 @@ def make_crop(image: np.ndarray, box: Sequence[float] | np.ndarray, frame: int) 
 class Contents:
     """What a store holds: numbers of sequences and of crops, and what was left out.
 
-    ``left_out``: by ``(source, name)``, the frames that could not be used, of every sequence that
-    was stored or of which no frame could be used. ``origins``: by ``(source, name)``, as far as
+    `left_out`: by `(source, name)`, the frames that could not be used, of every sequence that
+    was stored or of which no frame could be used. `origins`: by `(source, name)`, as far as
     they are known.
     """
 
@@ -110,10 +110,10 @@ class CropStore:
     """A finished store, read only. Pickles and forks freely: each process opens the file itself, at
     need.
 
-    Attributes, for S sequences and N crops: ``names``, ``kinds``: S strings each. ``origins``: S,
-    each an `Origin`, or None where it is not known. ``starts`` (S + 1) int64: sequence ``s`` has
-    crops ``starts[s]`` to ``starts[s + 1] - 1``. ``frames`` (N) int64: each crop's frame in its
-    sequence (of a still: the number of its box), ascending. ``sizes`` (N, 2) float32: the target's
+    Attributes, for S sequences and N crops: `names`, `kinds`: S strings each. `origins`: S,
+    each an `Origin`, or None where it is not known. `starts` (S + 1) int64: sequence `s` has
+    crops `starts[s]` to `starts[s + 1] - 1`. `frames` (N) int64: each crop's frame in its
+    sequence (of a still: the number of its box), ascending. `sizes` (N, 2) float32: the target's
     w, h in pixels of the crop.
 
     Nothing may be added to the file while it is being read. Raises FileNotFoundError for a missing
@@ -186,7 +186,7 @@ class CropWriter:
     """Makes a store, or goes on with one. A context manager: add whole sequences, `commit`, at last
     `finish`.
 
-    ``settings`` (name -> value) say how crops were chosen: a store is not continued with others.
+    `settings` (name -> value) say how crops were chosen: a store is not continued with others.
     What was not committed when the program stopped is left out. Raises ValueError for a foreign
     file or other settings, OSError where the file cannot be written or another process is writing
     it.
@@ -217,7 +217,7 @@ class CropWriter:
         return _contents(self._db)
 
     def add_sequence(self, source: str, name: str, kind: str) -> int:
-        """Begin a sequence of one of KINDS, in place of one of the same ``(source, name)``.
+        """Begin a sequence of one of KINDS, in place of one of the same `(source, name)`.
 
         Returns its id, for `add_crops`.
         """

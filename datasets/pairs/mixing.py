@@ -57,7 +57,7 @@ class MixConfig:
 
 
 def check_range(name: str, value: float, high: float) -> None:
-    """Raise ValueError for a value that is no number from 0 to ``high``."""
+    """Raise ValueError for a value that is no number from 0 to `high`."""
     if not (isinstance(value, int | float) and 0 <= value <= high):
         raise ValueError(f"{name} is {value!r}; give a number from 0 to {high:g}")
 
@@ -123,8 +123,8 @@ def _busiest(pixels: np.ndarray, places: list[np.ndarray]) -> np.ndarray:
 
 
 def _beside(own: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Where, x, y off the middle, a box of size ``other`` has its centre so as not to touch one of
-    ``own`` there.
+    """Where, x, y off the middle, a box of size `other` has its centre so as not to touch one of
+    `own` there.
     """
     gaps = (own + other) / 2 + 1
     axis = int(rng.integers(2))
@@ -136,8 +136,8 @@ def _beside(own: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> np.
 
 
 def _window(pixels: np.ndarray, origin: np.ndarray, zoom: float, angle: float = 0.0) -> np.ndarray:
-    """The crop with what lies ``origin`` (x, y) off its middle in the middle, enlarged, turned by
-    ``angle`` degrees.
+    """The crop with what lies `origin` (x, y) off its middle in the middle, enlarged, turned by
+    `angle` degrees.
     """
     cos, sin = np.cos(np.radians(angle)) / zoom, np.sin(np.radians(angle)) / zoom
     turn = np.array([[cos, -sin], [sin, cos]])  # from new pixels to old ones, about the middle
@@ -159,7 +159,7 @@ def _moved(pixels: np.ndarray, x: int, y: int) -> np.ndarray:
 
 
 def _paste(canvas: np.ndarray, target: Target, place: np.ndarray, zoom: float = 1.0) -> np.ndarray:
-    """``canvas`` with the ellipse in the target's box, enlarged, its centre ``place`` off the
+    """`canvas` with the ellipse in the target's box, enlarged, its centre `place` off the
     middle, edges faded.
     """
     centre = CROP_CENTER + place

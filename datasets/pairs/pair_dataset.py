@@ -1,6 +1,6 @@
 """Training pairs for the Siamese tracker, drawn at random from crop stores.
 
-Item ``i`` of an epoch depends on ``(seed, epoch, i)`` alone: not on workers, ranks, what was read
+Item `i` of an epoch depends on `(seed, epoch, i)` alone: not on workers, ranks, what was read
 before, or any global random state. So a resumed training sees the very pairs that an uninterrupted
 one would have seen. What they are made of besides a target's own crops is in
 `rbsf.datasets.pairs.mixing`.
@@ -63,22 +63,22 @@ class AugmentConfig:
 class PairDataset(Dataset[Item]):
     """Pairs of an exemplar and a search crop of one target (or, for negatives, of two).
 
-    A pair comes from two frames of one video at most ``max_gap`` frames apart, videos being drawn
-    alike whatever their length, or with probability ``still_share`` from one still target, varied
-    twice. ``mix`` (`MixConfig`; the default: none of it) says what else they are made of.
-    ``negative_share`` of them show an exemplar of one target and a search crop of another, of
+    A pair comes from two frames of one video at most `max_gap` frames apart, videos being drawn
+    alike whatever their length, or with probability `still_share` from one still target, varied
+    twice. `mix` (`MixConfig`; the default: none of it) says what else they are made of.
+    `negative_share` of them show an exemplar of one target and a search crop of another, of
     another video or image; such a target takes the place of the search crop's own, a random window
     that of the exemplar's and of the search crop's alike; then both are pasted on scenes, then the
     search crop gets a distractor. Where the stores hold but one sequence, pairs stay as they were.
 
-    ``dataset[i]`` is a dict of tensors: ``exemplar`` (3, 127, 127) and ``search`` (3, 255, 255),
-    uint8 RGB; ``shift`` (2) float32, x, y in pixels: how far the target lies off the middle of the
+    `dataset[i]` is a dict of tensors: `exemplar` (3, 127, 127) and `search` (3, 255, 255),
+    uint8 RGB; `shift` (2) float32, x, y in pixels: how far the target lies off the middle of the
     search crop, less how far it lies off the middle of the exemplar, so where the response should
-    peak; ``negative`` () bool: the search crop's target is not the exemplar's.
+    peak; `negative` () bool: the search crop's target is not the exemplar's.
 
-    Sequences of ``exclude`` (numbers of store and sequence), those held out for validation, are
-    left out; with ``only`` all but these are. Of the others ``data_share`` of the videos and of the
-    stills are used, drawn by ``seed``: those of a smaller share are among those of a larger. Raises
+    Sequences of `exclude` (numbers of store and sequence), those held out for validation, are
+    left out; with `only` all but these are. Of the others `data_share` of the videos and of the
+    stills are used, drawn by `seed`: those of a smaller share are among those of a larger. Raises
     ValueError for settings out of range and where no crops are left.
     """
 
@@ -106,7 +106,7 @@ class PairDataset(Dataset[Item]):
         self._draws = PairDraws(self.stores, max_gap, still_share, exclude, data_share, seed, only)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch (0, 1, ...) whose pairs ``dataset[i]`` gives."""
+        """Choose the epoch (0, 1, ...) whose pairs `dataset[i]` gives."""
         self.epoch = epoch
 
     def describe(self) -> str:
@@ -138,7 +138,7 @@ class PairDataset(Dataset[Item]):
         return rng if rng.random() < share else None
 
     def _mix(self, pair: Pair, key: Key) -> tuple[Pair, np.ndarray, np.ndarray]:
-        """The pair with its crops, as the sources of ``mix`` make them: targets in the middle, 319
+        """The pair with its crops, as the sources of `mix` make them: targets in the middle, 319
         x 319 x 3.
         """
         window = self._stream(key, RANDOM, self.mix.random_share)
@@ -190,9 +190,9 @@ class PairDataset(Dataset[Item]):
 def warp_crop(
     crop: np.ndarray, size: int, shift: np.ndarray, zoom: float, mirror: bool
 ) -> np.ndarray:
-    """Cut ``size`` x ``size`` x 3 out of a stored crop, enlarged ``zoom`` times.
+    """Cut `size` x `size` x 3 out of a stored crop, enlarged `zoom` times.
 
-    The target's centre comes to lie ``shift`` (x, y) pixels off the middle. Where that reaches
+    The target's centre comes to lie `shift` (x, y) pixels off the middle. Where that reaches
     outside the stored crop, its mean colour fills in, as in `rbsf.tracker.geometry.crop_square`.
     """
     step = 1 / zoom  # stored pixels per new pixel
@@ -209,7 +209,7 @@ def warp_crop(
 def change_light(
     crop: np.ndarray, rng: np.random.Generator, amount: float, gray: bool
 ) -> np.ndarray:
-    """Vary contrast and brightness of an H x W x 3 uint8 RGB crop by up to ``amount``; ``gray``:
+    """Vary contrast and brightness of an H x W x 3 uint8 RGB crop by up to `amount`; `gray`:
     lose colour.
     """
     contrast, brightness = 1 + amount * rng.uniform(-1, 1), 128 * amount * rng.uniform(-1, 1)
@@ -221,10 +221,10 @@ def change_light(
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
-    """The batches of one rank in the dataset's present epoch, as lists of ``(epoch, i)``.
+    """The batches of one rank in the dataset's present epoch, as lists of `(epoch, i)`.
 
     Pairs are random already, so they come in the order 0, 1, 2...; the ranks take turns, batch by
-    batch. What does not fill a batch on every rank is dropped. ``start_batch`` counts for the epoch
+    batch. What does not fill a batch on every rank is dropped. `start_batch` counts for the epoch
     at which the dataset is now; every other epoch starts at batch 0.
     """
 
@@ -257,13 +257,13 @@ def make_loader(
     rank: int = 0,
     world: int = 1,
 ) -> DataLoader[Item]:
-    """Return a loader of items, stacked: ``exemplar`` (B, 3, 127, 127) and so on; B =
-    ``batch_size``.
+    """Return a loader of items, stacked: `exemplar` (B, 3, 127, 127) and so on; B =
+    `batch_size`.
 
-    One loader serves a whole training: call ``dataset.set_epoch(e)`` before each pass over it; its
-    worker processes (0 = none) start at the first pass and stay. ``start_batch`` skips that many
-    batches of the epoch at which the dataset is now. ``batch_size`` counts the pairs of one rank;
-    ``rank`` of ``world`` has its own share of an epoch. Raises ValueError for numbers out of range
+    One loader serves a whole training: call `dataset.set_epoch(e)` before each pass over it; its
+    worker processes (0 = none) start at the first pass and stay. `start_batch` skips that many
+    batches of the epoch at which the dataset is now. `batch_size` counts the pairs of one rank;
+    `rank` of `world` has its own share of an epoch. Raises ValueError for numbers out of range
     and where an epoch does not fill one batch on every rank.
     """
     if batch_size < 1 or workers < 0 or not 0 <= rank < world:

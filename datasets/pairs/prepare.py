@@ -40,8 +40,8 @@ Mapper = Callable[[Iterator["Job"]], Iterator[Result]]
 class Job:
     """Targets to cut out of one sequence (kind "video") or one image (kind "still").
 
-    ``frames``: numbers of the frames, ascending; of a still, of its boxes. ``boxes``: (len(frames),
-    4) float64 ``x, y, w, h``; NaN: the whole image.
+    `frames`: numbers of the frames, ascending; of a still, of its boxes. `boxes`: (len(frames),
+    4) float64 `x, y, w, h`; NaN: the whole image.
     """
 
     source: str  # the folder given as data
@@ -60,7 +60,7 @@ class Job:
         return self.source, self.name
 
     def part(self, rows: list[int]) -> Job:
-        """The job for some of its frames, given by their places in ``frames``."""
+        """The job for some of its frames, given by their places in `frames`."""
         images = (
             self.images
             if isinstance(self.images, Path)
@@ -98,7 +98,7 @@ class _Video:
         self._next = sys.maxsize  # behind whatever is asked for first, which opens the file
 
     def read(self, wanted: int) -> np.ndarray:
-        """Frame ``wanted``, H x W x 3 uint8 RGB; ValueError where it cannot be decoded."""
+        """Frame `wanted`, H x W x 3 uint8 RGB; ValueError where it cannot be decoded."""
         if wanted < self._next:
             self._frames, self._next = iter(open_frames(self.path)), 0
         for image in self._frames:
@@ -115,7 +115,7 @@ _open_video = lru_cache(maxsize=1)(_Video)
 
 @dataclass
 class Report:
-    """What `prepare` did. ``warnings`` has one line for each sequence of which something was left
+    """What `prepare` did. `warnings` has one line for each sequence of which something was left
     out.
     """
 
@@ -143,17 +143,17 @@ def prepare(
     skip_broken: bool = False,
     progress: bool = True,
 ) -> Report:
-    """Make, finish or extend the crop store ``out`` from sequence roots (any layout) and folders of
+    """Make, finish or extend the crop store `out` from sequence roots (any layout) and folders of
     stills.
 
-    Of a video every ``every``-th frame is taken, then at most ``max_per_sequence``, evenly spaced;
-    frames whose target is absent, unreadable or too small are left out, and with ``skip_broken``,
+    Of a video every `every`-th frame is taken, then at most `max_per_sequence`, evenly spaced;
+    frames whose target is absent, unreadable or too small are left out, and with `skip_broken`,
     each with a warning, sequences whose annotation cannot be read or does not match their frames.
     Sequences already stored are skipped, so an interrupted run goes on where it stopped; one with
     an unreadable frame is done again once a rerun can read it, and one whose boxes or frames have
     changed since, which a line says. Where nothing is left to do the file is not written to, nor
-    locked. What is stored does not depend on ``workers`` (1 = in this process). Raises ValueError
-    for unusable data, settings or an unfit ``out``, OSError where it cannot be written.
+    locked. What is stored does not depend on `workers` (1 = in this process). Raises ValueError
+    for unusable data, settings or an unfit `out`, OSError where it cannot be written.
     """
     if every < 1 or workers < 1 or (max_per_sequence is not None and max_per_sequence < 2):
         numbers = f"every {every}, workers {workers}, max per sequence {max_per_sequence}"
@@ -193,7 +193,7 @@ def prepare(
 
 def find_jobs(root: Path, every: int, max_per_sequence: int | None, broken: list[str]) -> list[Job]:
     """List what is to be prepared under one path; what is wrong with other sequences there is added
-    to ``broken``.
+    to `broken`.
 
     Raises FileNotFoundError or ValueError where there is nothing.
     """
@@ -229,9 +229,9 @@ def _video_job(source: str, video: Sequence, chosen: np.ndarray) -> Job:
 
 
 def select_frames(boxes: np.ndarray, every: int, limit: int | None) -> np.ndarray:
-    """Indices of each ``every``-th frame that shows the target, evenly thinned to ``limit``.
+    """Indices of each `every`-th frame that shows the target, evenly thinned to `limit`.
 
-    ``boxes`` (N, 4): ``x, y, w, h``, NaN where absent.
+    `boxes` (N, 4): `x, y, w, h`, NaN where absent.
     """
     frames = np.arange(0, len(boxes), every)
     frames = frames[np.isfinite(boxes[frames]).all(axis=1) & ~_too_small(boxes[frames])]

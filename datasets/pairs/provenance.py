@@ -32,7 +32,7 @@ def origin_of(
     chosen: np.ndarray | None = None,
     chosen_files: Iterable[str] = (),
 ) -> Origin:
-    """Origin of a sequence of these files and boxes (N, 4), of which the frames ``chosen`` (K,) are
+    """Origin of a sequence of these files and boxes (N, 4), of which the frames `chosen` (K,) are
     cut out.
 
     Without these the state says nothing. The files' bytes are not read: a training has a million of

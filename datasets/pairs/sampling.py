@@ -30,10 +30,10 @@ class Pair:
 
 class PairDraws:
     """Draws pairs as `rbsf.datasets.pairs.pair_dataset.PairDataset` says, from all sequences but
-    those of ``exclude``.
+    those of `exclude`.
 
-    With ``only``, from no others than these. Raises ValueError where no crops are left and for a
-    ``data_share`` out of range.
+    With `only`, from no others than these. Raises ValueError where no crops are left and for a
+    `data_share` out of range.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class PairDraws:
         return Pair((store, start), (store, start + first), (store, start + second), still=False)
 
     def other(self, rng: np.random.Generator, pair: Pair, hard_share: float = 0.0) -> Pair | None:
-        """A pair of another scene than the exemplar's; with probability ``hard_share`` one
+        """A pair of another scene than the exemplar's; with probability `hard_share` one
         lookalike twice.
 
         None where none was found.
@@ -117,13 +117,13 @@ class PairDraws:
 
 
 class Lookalikes:
-    """Finds targets like a given one among ``sequences`` (S, 3) int64: store, first crop, end.
+    """Finds targets like a given one among `sequences` (S, 3) int64: store, first crop, end.
 
     A store does not know what its targets are, but names often do: candidates are of the sequences
-    named alike but for a number at the end, as Caltech-101's ``dog_1.jpg`` and ``dog_2.jpg``; of
+    named alike but for a number at the end, as Caltech-101's `dog_1.jpg` and `dog_2.jpg`; of
     any where there is no such other one. Of 16 drawn, the one whose aspect ratio is nearest is
     taken (crops are scaled so that size follows from it). So where names tell nothing
-    (``GOT-10k_Train_000001``, ``coco_001.jpg``) a lookalike is of like shape, no more.
+    (`GOT-10k_Train_000001`, `coco_001.jpg`) a lookalike is of like shape, no more.
     """
 
     def __init__(self, stores: Sequence[CropStore], sequences: np.ndarray) -> None:
@@ -178,7 +178,7 @@ def _sequences_of(
 
 
 def _share_of(sequences: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """The first ``share`` of the rows, rounded up, in an order that ``seed`` draws."""
+    """The first `share` of the rows, rounded up, in an order that `seed` draws."""
     if not 0 < share <= 1:
         raise ValueError(f"data_share is {share!r}; give a share above 0, up to 1")
     order = np.random.default_rng(seed).permutation(len(sequences))
@@ -186,6 +186,6 @@ def _share_of(sequences: np.ndarray, share: float, seed: int) -> np.ndarray:
 
 
 def _class_of(store: CropStore, first: int) -> str:
-    """The name of the sequence that has the crop ``first``, without suffix and number."""
+    """The name of the sequence that has the crop `first`, without suffix and number."""
     sequence = int(np.searchsorted(store.starts, first, side="right")) - 1
     return PurePath(store.names[sequence]).stem.rstrip("0123456789").rstrip("_- ")

@@ -19,10 +19,10 @@ def is_stills_folder(root: Path) -> bool:
 
 
 def read_stills(folder: Path) -> list[tuple[Path, np.ndarray]]:
-    """Images of a folder, in natural order, each with its (K, 4) float64 boxes ``x, y, w, h``
+    """Images of a folder, in natural order, each with its (K, 4) float64 boxes `x, y, w, h`
     (0-based).
 
-    The boxes are the rows of ``boxes.csv`` (header ``file,x,y,w,h``, further columns ignored). An
+    The boxes are the rows of `boxes.csv` (header `file,x,y,w,h`, further columns ignored). An
     image without rows, or in a folder without that file, has one row of NaN: the whole image is the
     target. Raises ValueError naming file and line for a faulty row and for an image that is listed
     but missing.

@@ -76,7 +76,7 @@ class SceneConfig:
 
 
 def wave(rng: Rng, frames: int, period: float) -> np.ndarray:
-    """A smooth, never repeating curve within -1..1, (frames,) float64; at most ``2 pi / period``
+    """A smooth, never repeating curve within -1..1, (frames,) float64; at most `2 pi / period`
     per frame.
     """
     time = np.arange(frames)
@@ -90,7 +90,7 @@ def wave(rng: Rng, frames: int, period: float) -> np.ndarray:
 
 
 def _path(rng: Rng, frames: int, reach: np.ndarray, speed: float) -> np.ndarray:
-    """A path within ``+-reach`` (x, y), no faster than ``speed`` pixels per frame and axis;
+    """A path within `+-reach` (x, y), no faster than `speed` pixels per frame and axis;
     (frames, 2).
     """
     if speed == 0:
@@ -102,7 +102,7 @@ def _path(rng: Rng, frames: int, reach: np.ndarray, speed: float) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Actor:
-    """A sprite and where it is: ``centers`` (N, 2) pixels of the frame, ``shapes`` (N, 2, 2) scale
+    """A sprite and where it is: `centers` (N, 2) pixels of the frame, `shapes` (N, 2, 2) scale
     and turn.
     """
 
@@ -111,7 +111,7 @@ class Actor:
     shapes: np.ndarray
 
     def draw(self, canvas: np.ndarray, frame: int, blur: float) -> None:
-        """Paint onto ``canvas``, H x W x 3 uint8 RGB, in place, smeared by ``blur`` frames of its
+        """Paint onto `canvas`, H x W x 3 uint8 RGB, in place, smeared by `blur` frames of its
         motion.
         """
         left, top, right, bottom = self._bounds(frame, margin=8)
@@ -135,7 +135,7 @@ class Actor:
         return int(x) - margin, int(y) - margin, int(x + w) + margin, int(y + h) + margin
 
     def box(self, frame: int) -> np.ndarray:
-        """Bounds of the whole figure as ``x, y, w, h`` float64, not clipped to the frame."""
+        """Bounds of the whole figure as `x, y, w, h` float64, not clipped to the frame."""
         outline = self.sprite.hull @ self.shapes[frame].T + self.centers[frame]
         low, high = outline.min(axis=0), outline.max(axis=0)
         return np.concatenate(
@@ -144,7 +144,7 @@ class Actor:
 
 
 def smear(image: np.ndarray, motion: np.ndarray) -> np.ndarray:
-    """Blur an image along ``motion`` (x, y pixels), as a moving object is during the exposure."""
+    """Blur an image along `motion` (x, y pixels), as a moving object is during the exposure."""
     length = float(np.hypot(*motion))
     if length < 1.0:
         return image
@@ -157,7 +157,7 @@ def smear(image: np.ndarray, motion: np.ndarray) -> np.ndarray:
 
 
 class Scene:
-    """Everything one video shows, drawn once from its seed; ``render`` then paints any frame of it."""
+    """Everything one video shows, drawn once from its seed; `render` then paints any frame of it."""
 
     def __init__(self, seed: int, frames: int, size: tuple[int, int], config: SceneConfig) -> None:
         if seed < 0 or frames < 1 or min(size) < 32:
@@ -308,7 +308,7 @@ class Scene:
         return actors
 
     def render(self, frame: int) -> tuple[np.ndarray, np.ndarray]:
-        """Paint one frame: H x W x 3 uint8 RGB, and the whole target's ``x, y, w, h`` box clipped
+        """Paint one frame: H x W x 3 uint8 RGB, and the whole target's `x, y, w, h` box clipped
         to the frame.
         """
         affine = self._view(frame)

@@ -13,7 +13,7 @@ Shape = tuple[int, int]  # height, width
 
 
 def value_noise(rng: Rng, shape: Shape, cell: float, octaves: int = 3) -> np.ndarray:
-    """Smooth noise, (H, W) float32 in 0..1, whose largest spots are about ``cell`` pixels wide."""
+    """Smooth noise, (H, W) float32 in 0..1, whose largest spots are about `cell` pixels wide."""
     height, width = shape
     total = np.zeros(shape, dtype=np.float32)
     for octave in range(octaves):
@@ -25,7 +25,7 @@ def value_noise(rng: Rng, shape: Shape, cell: float, octaves: int = 3) -> np.nda
 
 
 def _coordinates(rng: Rng, shape: Shape, cell: float) -> tuple[np.ndarray, np.ndarray]:
-    """Pixel coordinates in units of ``cell``, turned by a random angle and bent a little; two (H,
+    """Pixel coordinates in units of `cell`, turned by a random angle and bent a little; two (H,
     W) float32.
     """
     y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32) / np.float32(cell)
@@ -76,7 +76,7 @@ PATTERNS: tuple[Callable[[Rng, Shape, float], np.ndarray], ...] = (
 def palette(rng: Rng, colors: int = 3, contrast: float = 60.0, vivid: float = 40.0) -> np.ndarray:
     """Colours around one random hue; (colors, 3) float64 RGB 0..255.
 
-    ``contrast``: how far they differ in brightness, gray levels; ``vivid``: how far the hue is from
+    `contrast`: how far they differ in brightness, gray levels; `vivid`: how far the hue is from
     gray.
     """
     hue = rng.normal(0, vivid, 3)
@@ -87,7 +87,7 @@ def palette(rng: Rng, colors: int = 3, contrast: float = 60.0, vivid: float = 40
 
 
 def texture(rng: Rng, shape: Shape, cell: float, colors: np.ndarray) -> np.ndarray:
-    """One random pattern with grain, painted with ``colors`` ((K, 3), RGB); H x W x 3 uint8."""
+    """One random pattern with grain, painted with `colors` ((K, 3), RGB); H x W x 3 uint8."""
     pattern = PATTERNS[rng.integers(len(PATTERNS))](rng, shape, cell)
     grain = value_noise(rng, shape, max(cell / 3, 2.0))
     index = np.clip(255 * (0.8 * pattern + 0.2 * grain), 0, 255).astype(np.uint8)
@@ -97,7 +97,7 @@ def texture(rng: Rng, shape: Shape, cell: float, colors: np.ndarray) -> np.ndarr
 
 
 def star(rng: Rng, center: np.ndarray, radius: np.ndarray, rough: float) -> np.ndarray:
-    """Irregular closed curve around ``center``, (96, 1, 2) int32 for OpenCV."""
+    """Irregular closed curve around `center`, (96, 1, 2) int32 for OpenCV."""
     angle = np.linspace(0, 2 * np.pi, 96, endpoint=False)
     reach = np.ones_like(angle)
     for wave in range(2, 7):
@@ -112,7 +112,7 @@ def star(rng: Rng, center: np.ndarray, radius: np.ndarray, rough: float) -> np.n
 
 
 def _silhouette(rng: Rng, shape: Shape) -> np.ndarray:
-    """Mask of a random figure that fills ``shape``: a rough blob, a body with a head, or a box; (H,
+    """Mask of a random figure that fills `shape`: a rough blob, a body with a head, or a box; (H,
     W) uint8.
     """
     height, width = shape
@@ -142,7 +142,7 @@ def _silhouette(rng: Rng, shape: Shape) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Sprite:
-    """``pixels``: H x W x 4 uint8, RGB times alpha, and alpha. ``hull``: (P, 2) float64, outline
+    """`pixels`: H x W x 4 uint8, RGB times alpha, and alpha. `hull`: (P, 2) float64, outline
     around the middle.
     """
 
@@ -151,7 +151,7 @@ class Sprite:
 
 
 def make_sprite(rng: Rng, shape: Shape, colors: np.ndarray) -> Sprite:
-    """A figure of ``shape`` pixels with an irregular outline, a soft edge, and a texture with two
+    """A figure of `shape` pixels with an irregular outline, a soft edge, and a texture with two
     to five patches.
     """
     border = 2

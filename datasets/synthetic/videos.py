@@ -25,10 +25,10 @@ def make_sequence(
     size: tuple[int, int] = (320, 240),
     config: SceneConfig | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield ``frames`` pairs of a frame (H x W x 3 uint8 RGB) and the target's box (``x, y, w, h``
+    """Yield `frames` pairs of a frame (H x W x 3 uint8 RGB) and the target's box (`x, y, w, h`
     float64, 0-based).
 
-    ``size`` is (width, height). The box bounds the whole target, hidden parts too, clipped to the
+    `size` is (width, height). The box bounds the whole target, hidden parts too, clipped to the
     frame. Raises ValueError for a size below 32 x 32 or no frames.
     """
     scene = Scene(seed, frames, size, config or SceneConfig())
@@ -48,10 +48,10 @@ def write_got10k(
     size: tuple[int, int] = (320, 240),
     config: SceneConfig | None = None,
 ) -> None:
-    """Write ``count`` videos as a GOT-10k split: JPEG frames, ``groundtruth.txt`` and, when all is
-    done, ``list.txt``.
+    """Write `count` videos as a GOT-10k split: JPEG frames, `groundtruth.txt` and, when all is
+    done, `list.txt`.
 
-    Video ``i`` is ``make_sequence(seed + i, ...)``. Raises OSError where ``root`` cannot be
+    Video `i` is `make_sequence(seed + i, ...)`. Raises OSError where `root` cannot be
     written.
     """
     root = Path(root)
@@ -79,8 +79,8 @@ def write_video(
     config: SceneConfig | None = None,
     fps: float = 25.0,
 ) -> None:
-    """Write ``make_sequence(seed, ...)`` as a video; beside it its boxes as ``.txt``, an
-    ``x,y,w,h`` line a frame.
+    """Write `make_sequence(seed, ...)` as a video; beside it its boxes as `.txt`, an
+    `x,y,w,h` line a frame.
     """
     path, boxes = Path(path), []
     with VideoWriter(path, fps) as video:

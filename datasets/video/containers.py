@@ -72,7 +72,7 @@ def _shows_all(track: bytes, movie_scale: int) -> bool:
 
 
 def _times(header: bytes) -> tuple[int, int]:
-    """Units a second and duration, in these units, of an ``mvhd`` or ``mdhd`` box."""
+    """Units a second and duration, in these units, of an `mvhd` or `mdhd` box."""
     return (
         struct.unpack_from(">IQ", header, 20)
         if header[0]
@@ -81,7 +81,7 @@ def _times(header: bytes) -> tuple[int, int]:
 
 
 def _find(data: bytes, kind: bytes, *inner: bytes) -> list[bytes]:
-    """Contents of the MP4 boxes of a kind in ``data``; with ``inner``, of the boxes of these kinds
+    """Contents of the MP4 boxes of a kind in `data`; with `inner`, of the boxes of these kinds
     in them.
     """
     file = io.BytesIO(data)
@@ -90,7 +90,7 @@ def _find(data: bytes, kind: bytes, *inner: bytes) -> list[bytes]:
 
 
 def _mp4_boxes(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
-    """Kinds and ends of the boxes in a row; ``file`` stands at each one's content."""
+    """Kinds and ends of the boxes in a row; `file` stands at each one's content."""
     start = 0
     while len(head := file.read(8)) == 8:
         length, kind = struct.unpack(">I4s", head)

@@ -1,4 +1,4 @@
-"""What is known of a large dataset's sequences, kept between runs in one ``.npz`` file (plain
+"""What is known of a large dataset's sequences, kept between runs in one `.npz` file (plain
 arrays, no pickle).
 
 GOT-10k has 1.4 million frames: listing them and reading 9,335 annotations at every start would take
@@ -24,7 +24,7 @@ FORMAT = "rbsf-index-1"
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """One sequence: ``files`` are names of frames in ``folder``; ``boxes`` (N, 4) float64, NaN
+    """One sequence: `files` are names of frames in `folder`; `boxes` (N, 4) float64, NaN
     where absent.
     """
 
@@ -35,7 +35,7 @@ class Record:
 
 
 def default_cache() -> Path:
-    """Folder of cached indexes: ``RBSF_CACHE``, else ``rbsf`` in the user's cache folder."""
+    """Folder of cached indexes: `RBSF_CACHE`, else `rbsf` in the user's cache folder."""
     if "RBSF_CACHE" in os.environ:
         return Path(os.environ["RBSF_CACHE"])
     home = (
@@ -63,7 +63,7 @@ def fingerprint(descriptions: Iterable[tuple[str, list[Path]]]) -> str:
 
 
 def save_index(path: Path, key: str, records: list[Record]) -> None:
-    """Store records under ``key``; where that cannot be written a warning is all, for it only saves
+    """Store records under `key`; where that cannot be written a warning is all, for it only saves
     time.
     """
     arrays = {
@@ -83,7 +83,7 @@ def save_index(path: Path, key: str, records: list[Record]) -> None:
 
 
 def load_index(path: Path, key: str) -> list[Record] | None:
-    """Records stored under ``key``; None where there are none, they are of another state, or the
+    """Records stored under `key`; None where there are none, they are of another state, or the
     file is damaged.
     """
     try:

@@ -41,8 +41,8 @@ class Entry:
 
 
 def _folders(root: Path, annotation: str) -> list[Path]:
-    """``root`` itself where it is one sequence, else its folders, that hold a file matching
-    ``annotation``.
+    """`root` itself where it is one sequence, else its folders, that hold a file matching
+    `annotation`.
     """
     if any(root.glob(annotation)):
         return [root]
@@ -51,7 +51,7 @@ def _folders(root: Path, annotation: str) -> list[Path]:
 
 
 def find_got10k(root: Path) -> list[Entry]:
-    """GOT-10k split: ``list.txt`` and ``NAME/00000001.jpg ...`` with ``NAME/groundtruth.txt``;
+    """GOT-10k split: `list.txt` and `NAME/00000001.jpg ...` with `NAME/groundtruth.txt`;
     0-based as read.
     """
     listing = root / "list.txt"
@@ -86,15 +86,15 @@ def _check_listed(listing: Path, folders: list[Path]) -> None:
 
 
 def otb_name(name: str) -> str:
-    """Name of a target as the got10k toolkit has it: ``Jogging-1`` and ``Jogging.1`` are
-    ``Jogging.1``; Human4's second target, the only one with boxes, is ``Human4``.
+    """Name of a target as the got10k toolkit has it: `Jogging-1` and `Jogging.1` are
+    `Jogging.1`; Human4's second target, the only one with boxes, is `Human4`.
     """
     name = re.sub(r"-(\d)$", r".\1", name)
     return "Human4" if name == "Human4.2" else name
 
 
 def find_otb(root: Path) -> list[Entry]:
-    """OTB: ``NAME/img/0001.jpg`` and ``NAME/groundtruth_rect.txt`` (``.1.txt``, ``.2.txt``: two
+    """OTB: `NAME/img/0001.jpg` and `NAME/groundtruth_rect.txt` (`.1.txt`, `.2.txt`: two
     targets); 1-based.
     """
     entries = []
@@ -112,10 +112,10 @@ def find_otb(root: Path) -> list[Entry]:
 
 
 def find_uav123(root: Path, version: str = "UAV123") -> list[Entry]:
-    """UAV123: ``anno/UAV123/NAME.txt`` and ``data_seq/UAV123/FOLDER/`` (or both ``UAV123_10fps``);
+    """UAV123: `anno/UAV123/NAME.txt` and `data_seq/UAV123/FOLDER/` (or both `UAV123_10fps`);
     1-based.
 
-    Where there is no ``anno`` folder: as OTB, the form in which tracking toolkits hand it on.
+    Where there is no `anno` folder: as OTB, the form in which tracking toolkits hand it on.
     """
     if not (root / "anno").is_dir():
         return find_otb(root)
@@ -138,7 +138,7 @@ def find_uav123(root: Path, version: str = "UAV123") -> list[Entry]:
 
 
 def is_uav123_10fps(root: Path) -> bool:
-    """Whether ``root`` holds UAV123 at 10 frames per second, a benchmark of its own, and not at 30."""
+    """Whether `root` holds UAV123 at 10 frames per second, a benchmark of its own, and not at 30."""
     return (root / "anno" / "UAV123_10fps").is_dir() and not (root / "anno" / "UAV123").is_dir()
 
 
@@ -159,14 +159,14 @@ def uav123_spans(version: str) -> dict[str, tuple[str, int, int]]:
 
 
 def find_uav20l(root: Path) -> list[Entry]:
-    """The long sequences of UAV123: ``anno/UAV20L``, mostly beside ``anno/UAV123``, which then
+    """The long sequences of UAV123: `anno/UAV20L`, mostly beside `anno/UAV123`, which then
     comes first.
     """
     return find_uav123(root, "UAV20L")
 
 
 def find_videos(root: Path) -> list[Entry]:
-    """Videos with boxes beside them, ``NAME.mp4`` and ``NAME.txt``, in a folder or one alone;
+    """Videos with boxes beside them, `NAME.mp4` and `NAME.txt`, in a folder or one alone;
     0-based.
     """
     files = [root] if root.is_file() else sorted(root.iterdir(), key=lambda f: natural_key(f.name))
@@ -186,7 +186,7 @@ LAYOUTS: dict[str, Callable[[Path], list[Entry]]] = {
 
 
 def find_entries(root: Path, layout: str | None = None) -> list[Entry]:
-    """Entries of every sequence under ``root``; raises ValueError that says what was looked for and
+    """Entries of every sequence under `root`; raises ValueError that says what was looked for and
     what is there.
     """
     if not root.exists():

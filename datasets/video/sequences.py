@@ -1,6 +1,6 @@
 """Annotated sequences, read from the layouts in which tracking data is published.
 
-Boxes are ``x, y, w, h`` in pixels, 0-based; OTB and UAV123 count from 1 and are shifted here, and
+Boxes are `x, y, w, h` in pixels, 0-based; OTB and UAV123 count from 1 and are shifted here, and
 only here.
 """
 
@@ -32,10 +32,10 @@ MIN_INDEXED = 100  # sequences from which an index is kept; fewer are listed in 
 class Sequence:
     """Frames and the target's box in each.
 
-    ``frames``: image paths, in order; empty where only the boxes are at hand. ``boxes``: (N, 4)
+    `frames`: image paths, in order; empty where only the boxes are at hand. `boxes`: (N, 4)
     float64; a row of NaN where the target is absent or (all but the first frame of GOT-10k's test
-    split) its box is not published. ``one_based``: the published files, results too, count pixels
-    from 1; ``boxes`` never do.
+    split) its box is not published. `one_based`: the published files, results too, count pixels
+    from 1; `boxes` never do.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Sequence:
         return (self.image(i) for i in range(len(self)))
 
     def image(self, index: int) -> np.ndarray:
-        """Frame ``index`` as H x W x 3 uint8 RGB; raises ValueError, naming the file, where it
+        """Frame `index` as H x W x 3 uint8 RGB; raises ValueError, naming the file, where it
         cannot be read.
         """
         return read_image(self.frames[index])
@@ -60,8 +60,8 @@ class Sequence:
         return self.frames
 
     def part(self, first: int, stop: int) -> Sequence:
-        """Frames ``first`` to ``stop - 1``, counted from 0, as a sequence of its own:
-        ``David@60+150`` has 150.
+        """Frames `first` to `stop - 1`, counted from 0, as a sequence of its own:
+        `David@60+150` has 150.
         """
         name = f"{self.name}@{first}+{stop - first}"
         return replace(
@@ -81,14 +81,14 @@ def span_of(name: str) -> slice:
 
 
 class VideoSequence(Sequence):
-    """A sequence whose frames lie in one video: frame 12 is named ``clip.mp4#12``."""
+    """A sequence whose frames lie in one video: frame 12 is named `clip.mp4#12`."""
 
     def __iter__(self) -> Iterator[np.ndarray]:
         path, _, first = self.frames[0].rpartition("#")
         return islice(open_frames(path), int(first), int(first) + len(self))
 
     def image(self, index: int) -> np.ndarray:
-        """Frame ``index`` as H x W x 3 uint8 RGB, by a seek; raises ValueError where it cannot be
+        """Frame `index` as H x W x 3 uint8 RGB, by a seek; raises ValueError where it cannot be
         decoded.
         """
         path, _, number = self.frames[index].rpartition("#")
@@ -100,7 +100,7 @@ class VideoSequence(Sequence):
 
 
 def read_boxes(path: Path) -> np.ndarray:
-    """Read ``x, y, w, h`` lines (comma, tab or space) as (N, 4) float64, not shifted.
+    """Read `x, y, w, h` lines (comma, tab or space) as (N, 4) float64, not shifted.
 
     A row of NaN, and one of no area (OTB writes 0,0,0,0), is an absent target and becomes NaN.
     Raises ValueError, naming file and line, for anything else that is not a box.
@@ -138,8 +138,8 @@ def _absent(entry: Entry, count: int) -> np.ndarray:
     """Where the target of a GOT-10k sequence is absent, though its annotation repeats the last box:
     (N,) bool.
 
-    ``cover.label``, how much of it is seen from 0 to 8, decides as in the got10k toolkit; else
-    ``absence.label``.
+    `cover.label`, how much of it is seen from 0 to 8, decides as in the got10k toolkit; else
+    `absence.label`.
     """
     for name, absent, valid in ((COVER, "0", set("012345678")), (ABSENCE, "1", set("01"))):
         path = entry.annotation.with_name(name)
@@ -212,13 +212,13 @@ def load_sequences(
     cache_dir: str | Path | None = None,
     broken: dict[str, str] | None = None,
 ) -> list[Sequence]:
-    """Read the annotated sequences under ``root``, in the order of the dataset.
+    """Read the annotated sequences under `root`, in the order of the dataset.
 
-    ``layout`` is a key of ``rbsf.datasets.video.layouts.LAYOUTS`` (None: found out); ``names``
-    keeps only those sequences. What is found in a large dataset is kept in ``cache_dir`` (default:
-    ``rbsf.datasets.video.index.default_cache``) until the dataset changes. Raises ValueError
-    (FileNotFoundError for a missing file) where ``root`` has no known layout, a name is not there,
-    or frames and boxes of a sequence do not match; given ``broken``, such a sequence is left out
+    `layout` is a key of `rbsf.datasets.video.layouts.LAYOUTS` (None: found out); `names`
+    keeps only those sequences. What is found in a large dataset is kept in `cache_dir` (default:
+    `rbsf.datasets.video.index.default_cache`) until the dataset changes. Raises ValueError
+    (FileNotFoundError for a missing file) where `root` has no known layout, a name is not there,
+    or frames and boxes of a sequence do not match; given `broken`, such a sequence is left out
     and put there as {name: what is wrong}.
     """
     root = Path(root)
@@ -229,7 +229,7 @@ def load_sequences(
 
 
 def check_broken(reasons: list[str], skip: bool) -> None:
-    """Raise ValueError that says what is wrong with broken sequences; with ``skip`` warn of each
+    """Raise ValueError that says what is wrong with broken sequences; with `skip` warn of each
     instead.
     """
     if reasons and not skip:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,10 +28,10 @@ class FolderData(Labelled):
     """N image files with their labels; batches are crops of `size` x `size` pixels.
 
     `files`: paths below `root`. `labels` `[N]` int64: indices into `classes`. Training crops are
-    random (see `RandomCrop`) and mirrored at random, so `augment` has nothing left to do. Evaluation
-    crops are the middle square, `share` of the short side. `workers`: number of processes that
-    decode (0: this one); they start at the first pass and stay. `broken`: for each file that could
-    not be decoded, the reason.
+    random (see `RandomCrop`) and mirrored at random, so that `augment` has nothing left to do.
+    Evaluation crops are the middle square, `share` of the short side. `workers`: number of
+    processes that decode (0: this one); they start at the first pass and stay. `broken`: for each
+    file that could not be decoded, the reason.
 
     A batch's `image` is `[B, 3, size, size]` uint8 RGB, in channels-last memory on the CPU, pinned
     where there is a GPU. The crop of an image depends on seed, epoch and its index alone. Only one
@@ -173,7 +174,7 @@ def _collate(items: list[tuple[_Request, np.ndarray | str]]) -> dict[str, Any]:
     broken = [(request.path, crop) for request, crop in items if isinstance(crop, str)]
     train = items[0][0].seeds is not None
     if good and train:
-        good = [good[i % len(good)] for i in range(len(items))]
+        good = list(islice(cycle(good), len(items)))
     images = np.empty((0, 1, 1, 3), np.uint8)
     if good:
         images = np.stack([crop for _, crop in good])  # [B, size, size, 3]

@@ -1,4 +1,4 @@
-"""What a video file's own tables say for sure; the number of frames in its header is an estimate."""
+"""What a video file's own tables say for sure: its header's number of frames is an estimate."""
 
 from __future__ import annotations
 

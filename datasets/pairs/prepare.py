@@ -244,7 +244,8 @@ def select_frames(boxes: np.ndarray, every: int, limit: int | None) -> np.ndarra
 def _too_small(boxes: np.ndarray) -> np.ndarray:
     """Which boxes are too small, `[N]` bool.
 
-    Not those of no area: `make_crops` reports these as faults. Nor those of NaN: the whole image.
+    A box of no area does not count, because `make_crops` reports it as a fault. Neither does NaN,
+    which stands for the whole image.
     """
     area = boxes[:, 2] * boxes[:, 3]
     return (area > 0) & (area < MIN_TARGET**2)
@@ -276,7 +277,10 @@ def _select(jobs: list[Job], contents: Contents, map_in_order: Mapper, report: R
 
 
 def _has_changed(job: Job, contents: Contents) -> bool:
-    """Whether a job is stored, but from other boxes or frames; early stores do not say."""
+    """Whether a job is stored, but from other boxes or frames.
+
+    Stores made by early versions do not know; their jobs count as unchanged.
+    """
     if job.key not in contents.left_out or job.key not in contents.origins:
         return False
     return contents.origins[job.key].state != job.origin.state

@@ -1,3 +1,4 @@
-"""Frames, sequences, training crops and pairs, and a generator of synthetic videos. Never touches
-the network.
+"""Frames, sequences, training crops and pairs, labelled images, and a generator of videos.
+
+Nothing here uses the network.
 """

@@ -8,10 +8,8 @@ import cv2
 
 
 def start_worker(_: int = 0) -> None:
-    """What such a process does first; a loader tells it its number."""
-    cv2.setNumThreads(
-        1
-    )  # the processes are the parallelism; threads on top only get in each other's way
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C is for the parent, which finishes its step and saves
+    """Prepare a worker process; a loader calls this first, with the worker's number."""
+    # The processes share the work. Threads in each of them would only get in each other's way.
+    cv2.setNumThreads(1)
+    # Ctrl-C is for the parent process, which finishes its step and saves.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

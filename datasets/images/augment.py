@@ -13,24 +13,23 @@ from torch.nn import functional
 def batch_generator(
     seed: int, epoch: int, number: int, device: torch.device | str = "cpu"
 ) -> torch.Generator:
-    """A generator on ``device`` whose draws depend on the three numbers alone (and on the kind of
-    device).
+    """Make a generator on `device` for the batch `number` of an epoch.
 
-    ``number``: of the batch in its epoch; with several ranks, one that no other rank has: ``batch *
-    world + rank``.
+    Its draws depend on the three numbers and on the kind of device alone. With several ranks, no
+    two of them may use the same number: give `batch * world + rank`.
     """
     state = np.random.SeedSequence((seed, epoch, number)).generate_state(1, np.uint64)[0]
-    return torch.Generator(device).manual_seed(int(state) >> 1)  # int64 from 0
+    return torch.Generator(device).manual_seed(int(state) >> 1)  # 63 bits: not negative as int64
 
 
 def augment(
     images: Tensor, generator: torch.Generator, crop_padding: int = 4, flip: bool = True
 ) -> Tensor:
-    """Random crops of zero-padded images, half of them mirrored left to right; each image draws for
-    itself.
+    """Cut random crops out of zero-padded images and mirror half of them left to right.
 
-    ``images`` [B, C, H, W], any dtype, stays as it is; the result has its shape, dtype and device,
-    contiguous. ``crop_padding``: pixels on each side. ``generator``: on the same device.
+    Each image draws for itself. `images` `[B, C, H, W]`, of any dtype, is not changed; the result
+    has its shape, dtype and device, and is contiguous. `crop_padding`: pixels on each side.
+    `generator`: on the same device as the images.
     """
     if crop_padding == 0 and not flip:
         return images
@@ -42,21 +41,21 @@ def augment(
         mirror = torch.rand((count, 1), generator=generator, device=device) < 0.5
         columns = torch.where(mirror, width - 1 - columns, columns)
     if crop_padding:
-        shifts = torch.randint(
-            2 * crop_padding + 1, (2, count, 1), generator=generator, device=device
-        )
-        rows, columns = rows + shifts[0], columns + shifts[1]
+        offsets = 2 * crop_padding + 1
+        shifts = torch.randint(offsets, (2, count, 1), generator=generator, device=device)
+        rows = rows + shifts[0]
+        columns = columns + shifts[1]
         images = functional.pad(images, (crop_padding,) * 4)
-    pixels = (
-        rows[:, :, None] * images.shape[-1] + columns[:, None, :]
-    )  # [B, H, W] in the padded image
-    pixels = pixels.view(count, 1, -1).expand(-1, channels, -1)
+    row_starts = rows[:, :, None] * images.shape[-1]
+    pixels = row_starts + columns[:, None, :]  # [B, H, W], numbers of pixels in the padded image
+    pixels = pixels.view(count, 1, -1).expand(-1, channels, -1)  # [B, C, H * W]
     return images.flatten(2).gather(2, pixels).view(count, channels, height, width)
 
 
 def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """``(images / 255 - mean) / std`` by channel: [B, C, H, W] uint8 to float32, in the same memory
-    order.
+    """Compute `(images / 255 - mean) / std` by channel.
+
+    `images` is `[B, C, H, W]` uint8; the result is float32, in the same memory order.
     """
     scale, shift = _constants(tuple(mean), tuple(std), images.device)
     return images * scale + shift
@@ -66,10 +65,10 @@ def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
 def _constants(
     mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Factor and summand of `normalise`, [1, C, 1, 1] float32; kept, because copying them to a GPU
-    waits for it.
+    """Factor and summand of `normalise`, `[1, C, 1, 1]` float32.
+
+    They are kept, because every copy to a GPU would wait for it.
     """
-    means, stds = (
-        torch.tensor(values, dtype=torch.float64).view(1, -1, 1, 1) for values in (mean, std)
-    )
+    means = torch.tensor(mean, dtype=torch.float64).view(1, -1, 1, 1)
+    stds = torch.tensor(std, dtype=torch.float64).view(1, -1, 1, 1)
     return (1 / (255 * stds)).float().to(device), (-means / stds).float().to(device)

@@ -1,10 +1,10 @@
-"""CIFAR-10 and CIFAR-100 in their python and binary layouts, as published at
-cs.toronto.edu/~kriz/cifar.html.
+"""CIFAR-10 and CIFAR-100 in both layouts in which cs.toronto.edu/~kriz/cifar.html has them.
 
-python: ROOT/cifar-10-batches-py or cifar-100-python, pickles of ``data`` [n, 3072] (uint8; red,
-green, blue planes of 32 x 32) and lists of labels. binary: cifar-10-batches-bin or
-cifar-100-binary, records of one label (CIFAR-100: coarse, fine) and 3072 pixels. ROOT may be that
-folder itself; python is read where both are there.
+The python layout, in ROOT/cifar-10-batches-py or ROOT/cifar-100-python, has pickles of `data`
+`[n, 3072]` (uint8: red, green and blue planes of 32 x 32) and of lists of labels. The binary
+layout, in ROOT/cifar-10-batches-bin or ROOT/cifar-100-binary, has records of one label (CIFAR-100:
+coarse and fine) and 3072 pixels. ROOT may be that folder itself. Where both layouts are there,
+python is read.
 """
 
 from __future__ import annotations
@@ -38,19 +38,17 @@ PUBLISHED = {
 
 @dataclass(frozen=True)
 class Cifar:
-    """One of the two sets: names of its folders and files, what is to be in them, statistics of its
-    training images.
-    """
+    """One of the two data sets: its folders and files, what they hold, and statistics."""
 
-    folders: tuple[str, str]  # python, binary
-    files: dict[str, tuple[str, ...]]  # by split; binary: with .bin
+    folders: tuple[str, str]  # of the python and the binary layout
+    files: dict[str, tuple[str, ...]]  # by split; the binary layout adds .bin
     counts: dict[str, int]  # images by split, equally many of each class
-    labels: str  # key in the python layout
-    label_bytes: int  # of a record in the binary layout
+    labels: str  # key of the labels in the python layout
+    label_bytes: int  # number of labels of a record in the binary layout
     label_at: int  # which of them is the label
-    names: tuple[str, str, str]  # of classes: python file, its key, binary's text file
+    names: tuple[str, str, str]  # of classes: file and key in the python layout, binary's text file
     classes: int
-    mean: tuple[float, float, float]
+    mean: tuple[float, float, float]  # of the training images
     std: tuple[float, float, float]
 
 
@@ -88,93 +86,89 @@ CIFAR100_COARSE = dataclasses.replace(
 
 
 def open_cifar(root: Path, cifar: Cifar, check: str = "auto") -> tuple[ArrayData, ArrayData]:
-    """Training and test images, [N, 3, 32, 32] RGB.
+    """Open the training and test images, `[N, 3, 32, 32]` RGB.
 
-    Counts, class balance and range of labels are checked, checksums as in `verify`.
-    FileNotFoundError or ValueError names the file.
+    Counts, class balance and range of labels are checked, and checksums as in `verify`. Raises
+    FileNotFoundError or ValueError, naming the file.
     """
     first = cifar.files["train"][0]
     folder = find_folder(root, (*cifar.folders, "."), (first, f"{first}.bin"))
     binary = not (folder / first).is_file()
     classes = _class_names(folder, cifar, binary)
-    train, test = (
-        _open_split(folder, cifar, split, classes, check, binary) for split in ("train", "test")
-    )
+    train = _open_split(folder, cifar, "train", classes, check, binary)
+    test = _open_split(folder, cifar, "test", classes, check, binary)
     return train, test
 
 
 def _open_split(
     folder: Path, cifar: Cifar, split: str, classes: tuple[str, ...], check: str, binary: bool
 ) -> ArrayData:
-    read = _read_binary if binary else _read_python
-    paths = [folder / (f"{name}.bin" if binary else name) for name in cifar.files[split]]
+    read, suffix = (_read_binary, ".bin") if binary else (_read_python, "")
+    paths = [folder / f"{name}{suffix}" for name in cifar.files[split]]
     batches = [read(path, cifar, check) for path in paths]
     images = np.concatenate([images for images, _ in batches]).reshape(-1, 3, 32, 32)
     labels = np.concatenate([labels for _, labels in batches])
     _check_counts(", ".join(map(str, paths)), labels, classes, cifar.counts[split])
-    return ArrayData(
-        torch.from_numpy(images), torch.from_numpy(labels), classes, cifar.mean, cifar.std
-    )
+    image_tensor, label_tensor = torch.from_numpy(images), torch.from_numpy(labels)
+    return ArrayData(image_tensor, label_tensor, classes, cifar.mean, cifar.std)
 
 
 def _read_python(path: Path, cifar: Cifar, check: str) -> tuple[np.ndarray, np.ndarray]:
+    """Images `[n, 3072]` uint8 and labels `[n]` int64 of one file."""
     content = read_bytes(path)
     verify(path, content, PUBLISHED[path.name], check)
     batch = parse_pickle(content, path)
     if not isinstance(batch, dict) or not {"data", cifar.labels} <= batch.keys():
-        raise ValueError(
-            f"{path}: not a batch of CIFAR (no 'data' and {cifar.labels!r}); is it of the other set?"
-        )
+        lacks = f"no 'data' and {cifar.labels!r}"
+        raise ValueError(f"{path}: not a batch of CIFAR ({lacks}); is it of the other set?")
     images = batch["data"]
-    if not (
-        isinstance(images, np.ndarray)
-        and images.dtype == np.uint8
-        and images.shape[1:] == (PIXELS,)
-    ):
-        found = (
-            f"{images.dtype} {list(images.shape)}"
-            if isinstance(images, np.ndarray)
-            else type(images).__name__
-        )
+    if not isinstance(images, np.ndarray):
+        raise ValueError(f"{path}: 'data' is {type(images).__name__}, not uint8 [n, {PIXELS}]")
+    if images.dtype != np.uint8 or images.shape[1:] != (PIXELS,):
+        found = f"{images.dtype} {list(images.shape)}"
         raise ValueError(f"{path}: 'data' is {found}, not uint8 [n, {PIXELS}]")
-    return images, _labels(path, batch[cifar.labels], len(images), cifar.classes)
+    return images, _check_labels(path, batch[cifar.labels], len(images), cifar.classes)
 
 
 def _read_binary(path: Path, cifar: Cifar, check: str) -> tuple[np.ndarray, np.ndarray]:
+    """Images `[n, 3072]` uint8 and labels `[n]` int64 of one file."""
     content = read_bytes(path)
     verify(path, content, None, check)
     record = cifar.label_bytes + PIXELS
     if not content or len(content) % record:
-        raise ValueError(
-            f"{path}: {len(content)} bytes are no whole number of {record}-byte records; fetch it again"
-        )
+        found = f"{len(content)} bytes are no whole number of {record}-byte records"
+        raise ValueError(f"{path}: {found}; fetch it again")
     records = np.frombuffer(content, np.uint8).reshape(-1, record)
+    images = records[:, cifar.label_bytes :]
     labels = records[:, cifar.label_at].tolist()
-    return records[:, cifar.label_bytes :], _labels(path, labels, len(records), cifar.classes)
+    return images, _check_labels(path, labels, len(records), cifar.classes)
 
 
-def _labels(path: Path, labels: Any, count: int, classes: int) -> np.ndarray:
-    """Labels as int64, after checks of their number, type and range."""
-    labels = labels.tolist() if isinstance(labels, np.ndarray) else labels
+def _check_labels(path: Path, labels: Any, count: int, classes: int) -> np.ndarray:
+    """Labels as `[count]` int64. Raises ValueError for a wrong number, type or range of them."""
+    if isinstance(labels, np.ndarray):
+        labels = labels.tolist()
     if not isinstance(labels, list) or len(labels) != count:
         found = len(labels) if isinstance(labels, Sequence) else type(labels).__name__
         raise ValueError(f"{path}: {count} images, but as labels {found}")
     for index, label in enumerate(labels):
         if type(label) is not int or not 0 <= label < classes:
-            raise ValueError(
-                f"{path}: label {str(label)[:40]} of image {index}; 0 to {classes - 1} exist"
-            )
+            wrong = f"label {str(label)[:40]} of image {index}"
+            raise ValueError(f"{path}: {wrong}; 0 to {classes - 1} exist")
     return np.array(labels, np.int64)
 
 
 def _check_counts(paths: str, labels: np.ndarray, classes: tuple[str, ...], expected: int) -> None:
+    """Raise ValueError unless there are `expected` images, equally many of each class."""
     if len(labels) != expected:
         raise ValueError(f"{paths}: {len(labels)} images, not {expected}")
+    share = expected // len(classes)
     counts = np.bincount(labels, minlength=len(classes))
-    wrong = np.flatnonzero(counts != expected // len(classes))
+    wrong = np.flatnonzero(counts != share)
     if len(wrong):
-        first = f"class {wrong[0]} ({classes[wrong[0]]}) has {counts[wrong[0]]} images, not {expected // len(classes)}"
-        raise ValueError(f"{paths}: {first}; {len(wrong)} classes are wrong in number")
+        first = wrong[0]
+        fault = f"class {first} ({classes[first]}) has {counts[first]} images, not {share}"
+        raise ValueError(f"{paths}: {fault}; {len(wrong)} classes are wrong in number")
 
 
 def _class_names(folder: Path, cifar: Cifar, binary: bool) -> tuple[str, ...]:
@@ -188,4 +182,8 @@ def _class_names(folder: Path, cifar: Cifar, binary: bool) -> tuple[str, ...]:
         names = meta.get(key) if isinstance(meta, dict) else None
     if not isinstance(names, list) or len(names) != cifar.classes:
         raise ValueError(f"{path}: not the names of {cifar.classes} classes")
-    return tuple(name.decode("latin1") if isinstance(name, bytes) else str(name) for name in names)
+    return tuple(map(_as_text, names))
+
+
+def _as_text(name: Any) -> str:
+    return name.decode("latin1") if isinstance(name, bytes) else str(name)

@@ -1,17 +1,17 @@
-"""ImageNet, Tiny-ImageNet and any folder of images by class: where the files are, and what their
-labels are.
+"""ImageNet, Tiny-ImageNet and any folder of images by class: the files and their labels.
 
-ROOT/train/CLASS/IMAGE or ROOT/train/CLASS/images/IMAGE (Tiny-ImageNet), and for validation ROOT/val
-(or ROOT/validation, ROOT/test): folders of classes likewise, or one flat folder (val or val/images)
-whose labels are in one of these files, in that folder or in ROOT, ROOT/devkit/data or
-ROOT/ILSVRC2012_devkit_t12/data:
+Training images are ROOT/train/CLASS/IMAGE or ROOT/train/CLASS/images/IMAGE (Tiny-ImageNet).
+Validation images are in ROOT/val (or ROOT/validation or ROOT/test), in folders of classes likewise,
+or all in one flat folder, val or val/images. The labels of a flat folder are in one of these files,
+in the folder val, beside it, or in ROOT, ROOT/devkit/data or ROOT/ILSVRC2012_devkit_t12/data:
 
-    val_annotations.txt                           IMAGE CLASS ... a line (Tiny-ImageNet)
-    LOC_val_solution.csv                          IMAGE,CLASS ... after a heading (ImageNet as Kaggle has it)
-    imagenet_2012_validation_synset_labels.txt    CLASS a line, by ascending name of image
-    ILSVRC2012_validation_ground_truth.txt        a number a line, likewise; beside map_clsloc.txt: CLASS NUMBER NAME
+    val_annotations.txt                           lines IMAGE CLASS ... (Tiny-ImageNet)
+    LOC_val_solution.csv                          a heading, lines IMAGE,CLASS ... (Kaggle)
+    imagenet_2012_validation_synset_labels.txt    lines CLASS, by ascending name of image
+    ILSVRC2012_validation_ground_truth.txt        lines NUMBER, by ascending name of image; next to
+                                                  map_clsloc.txt with lines CLASS NUMBER NAME
 
-ROOT may also have these below ILSVRC/Data/CLS-LOC (Kaggle) or tiny-imagenet-200.
+ROOT may also have train and val below ILSVRC/Data/CLS-LOC (Kaggle) or tiny-imagenet-200.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from rbsf.datasets.video.images import IMAGE_SUFFIXES
 PLACES = (".", "ILSVRC/Data/CLS-LOC", "tiny-imagenet-200")
 VALIDATION = ("val", "validation", "test")
 DEVKITS = (".", "devkit/data", "ILSVRC2012_devkit_t12/data")
-MANY = 100  # classes, from which on a bar shows the progress of listing them
+MANY = 100  # classes; a bar shows the progress of listing so many or more
 
 Listing = tuple[list[str], list[str]]  # files below a folder, the class of each
 
 
 @dataclass(frozen=True)
 class FolderSet:
-    """What is to be in a data set (None: anything) and how its images are cropped."""
+    """What a data set has to hold (None: anything), and how its images are cropped."""
 
     size: int = 224
     share: float = 224 / 256  # of the short side, for evaluation
     classes: int | None = None
-    train: int | None = None
-    val: int | None = None
+    train: int | None = None  # number of training images
+    val: int | None = None  # number of validation images
 
 
 IMAGENET = FolderSet(classes=1000, train=1_281_167, val=50_000)
@@ -54,63 +54,67 @@ FOLDER = FolderSet()
 def open_image_folder(
     root: Path, kind: FolderSet = FOLDER, check: str = "auto", skip_broken: bool = False
 ) -> tuple[FolderData, FolderData]:
-    """Training and validation images of ROOT; classes are those of the training folder, in order of
-    their names.
+    """Open the training and validation images in `root`; no image is read.
 
-    ``check`` other than "off": the numbers of classes and images must be those of ``kind``.
-    FileNotFoundError or ValueError for folders, labels and classes that are missing, empty or
-    unknown. No image is opened.
+    The classes are those of the training folder, in order of their names. Unless `check` is "off",
+    the numbers of classes and images must be those of `kind`. Raises FileNotFoundError or
+    ValueError for folders, labels and classes that are missing, empty or unknown.
     """
-    base = next((root / place for place in PLACES if (root / place / "train").is_dir()), None)
-    if base is None:
+    train, val = _find_splits(root)
+    train_files, train_names = _by_class(train)
+    val_files, val_names = _validation(val, root)
+    classes = tuple(sorted(set(train_names)))
+    _check_classes(train, val, classes, set(val_names))
+    if check != "off":
+        _check_count(train.parent, "classes", len(classes), kind.classes)
+        _check_count(train.parent, "images in train", len(train_files), kind.train)
+        _check_count(train.parent, "images in val", len(val_files), kind.val)
+
+    def open_split(folder: Path, files: list[str], names: list[str]) -> FolderData:
+        labels = _numbers(names, classes)
+        return FolderData(folder, files, labels, classes, kind.size, kind.share, skip_broken)
+
+    return open_split(train, train_files, train_names), open_split(val, val_files, val_names)
+
+
+def _find_splits(root: Path) -> tuple[Path, Path]:
+    """The folders of training and validation images. Raises FileNotFoundError without them."""
+    train = _first_folder(root / place / "train" for place in PLACES)
+    if train is None:
         raise FileNotFoundError(
             f"no folder {root / 'train'}; images are expected as {root}/train/CLASS/IMAGE"
         )
-    val = next((base / name for name in VALIDATION if (base / name).is_dir()), None)
+    val = _first_folder(train.parent / name for name in VALIDATION)
     if val is None:
         raise FileNotFoundError(
-            f"no folder {base / 'val'} beside {base / 'train'}; validation images are expected there"
+            f"no folder {train.parent / 'val'} beside {train}; validation images are expected there"
         )
-    listings = {"train": _by_class(base / "train"), "val": _validation(val, root)}
-    classes = tuple(sorted(set(listings["train"][1])))
-    _check_classes(base / "train", val, classes, set(listings["val"][1]))
-    if check != "off":
-        _check_counts(
-            base, kind, len(classes), {split: len(files) for split, (files, _) in listings.items()}
-        )
-    number = {name: label for label, name in enumerate(classes)}
-    train, test = (
-        FolderData(
-            folder,
-            files,
-            np.array([number[name] for name in names], np.int64),
-            classes,
-            kind.size,
-            kind.share,
-            skip_broken,
-        )
-        for folder, (files, names) in zip((base / "train", val), listings.values(), strict=True)
-    )
-    return train, test
+    return train, val
+
+
+def _first_folder(paths: Iterable[Path]) -> Path | None:
+    return next((path for path in paths if path.is_dir()), None)
+
+
+def _numbers(names: list[str], classes: tuple[str, ...]) -> np.ndarray:
+    """Numbers of the classes of these names, int64 `[N]`."""
+    number_of = {name: number for number, name in enumerate(classes)}
+    return np.array([number_of[name] for name in names], np.int64)
 
 
 def _by_class(folder: Path) -> Listing:
-    """Images of a folder of classes; ValueError where there is no class, or one without images."""
-    names = sorted(
-        entry.name
-        for entry in os.scandir(folder)
-        if entry.is_dir() and not entry.name.startswith(".")
-    )
+    """Images of a folder of classes. Raises ValueError without classes or for an empty one."""
+    names = _subfolders(folder)
     if not names:
         raise ValueError(
             f"{folder} has no folders of classes; images are expected as {folder}/CLASS/IMAGE"
         )
     files, labels, empty = [], [], []
-    for name in tqdm(
-        names, f"listing {folder.name}", leave=False, disable=len(names) < MANY or None
-    ):
+    hidden = True if len(names) < MANY else None  # None: the bar is shown on terminals only
+    for name in tqdm(names, f"listing {folder.name}", leave=False, disable=hidden):
         below = _images(folder, name) or _images(folder, f"{name}/images")
-        empty += [] if below else [name]
+        if not below:
+            empty.append(name)
         files += below
         labels += [name] * len(below)
     if empty:
@@ -120,22 +124,33 @@ def _by_class(folder: Path) -> Listing:
     return files, labels
 
 
+def _subfolders(folder: Path) -> list[str]:
+    """Names of the folders in a folder, ascending, without hidden ones."""
+    entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
+    return sorted(entry.name for entry in entries if entry.is_dir())
+
+
 def _images(folder: Path, below: str) -> list[str]:
-    """Paths below ``folder`` of the image files in one of its folders, ascending; none where it is
-    not there.
+    """Image files in the folder `below` of `folder`, ascending, as paths below `folder`.
+
+    There are none where that folder is not there.
     """
     if not (folder / below).is_dir():
         return []
-    names = (entry.name for entry in os.scandir(folder / below))
-    names = sorted(
-        name for name in names if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
-    )
-    return names if below == "." else [f"{below}/{name}" for name in names]
+    names = sorted(entry.name for entry in os.scandir(folder / below))
+    prefix = "" if below == "." else f"{below}/"
+    return [f"{prefix}{name}" for name in names if _is_image(name)]
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
 
 
 def _validation(val: Path, root: Path) -> Listing:
     folders = {entry.name for entry in os.scandir(val) if entry.is_dir()}
-    flat = [] if folders - {"images"} else _images(val, ".") or _images(val, "images")
+    if folders - {"images"}:
+        return _by_class(val)
+    flat = _images(val, ".") or _images(val, "images")
     return _flat(val, root, flat) if flat else _by_class(val)
 
 
@@ -143,8 +158,9 @@ def _flat(val: Path, root: Path, files: list[str]) -> Listing:
     """Labels of a flat folder of images, from whichever of the known files is there."""
     for folder in (val, val.parent, *(root / place for place in DEVKITS)):
         for name, read in READERS.items():
-            if (folder / name).is_file():
-                return files, _match(folder / name, read(folder / name), files)
+            table = folder / name
+            if table.is_file():
+                return files, _match(table, read(table), files)
     places = f"{val} or {root}"
     raise FileNotFoundError(
         f"{val} is a flat folder of images, and none of {', '.join(READERS)} is in {places}"
@@ -158,26 +174,26 @@ def _match(path: Path, labels: dict[str, str] | list[str], files: list[str]) -> 
             raise ValueError(f"{path}: {len(labels)} labels for {len(files)} images")
         return labels
     stems = [Path(file).stem for file in files]
-    for wrong, what in (
-        (set(stems) - labels.keys(), "without a label"),
-        (labels.keys() - set(stems), "not there"),
-    ):
-        if wrong:
-            raise ValueError(f"{path}: image {min(wrong)} is {what} ({len(wrong)} are)")
+    _refuse_any(path, set(stems) - labels.keys(), "without a label")
+    _refuse_any(path, labels.keys() - set(stems), "not there")
     return [labels[stem] for stem in stems]
 
 
+def _refuse_any(path: Path, images: set[str], fault: str) -> None:
+    if images:
+        raise ValueError(f"{path}: image {min(images)} is {fault} ({len(images)} are)")
+
+
 def _lines(path: Path) -> list[str]:
-    return [
-        line
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines()
-        if line.strip()
-    ]
+    """The lines of a text file that are not blank."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return [line for line in text.splitlines() if line.strip()]
 
 
 def _pairs(path: Path, lines: Iterable[str], separator: str | None) -> dict[str, str]:
-    """Image (without suffix) and class of each line, its first two words; ``separator`` ends the
-    image's name.
+    """Image (without suffix) and class of each line, its first two words.
+
+    `separator` ends the image's name; None: white space does.
     """
     labels = {}
     for line in lines:
@@ -195,41 +211,39 @@ def _ground_truth(path: Path) -> list[str]:
             f"{path} has numbers of classes; {synsets}, which names them, is missing"
         )
     names = {words[1]: words[0] for words in map(str.split, _lines(synsets)) if len(words) > 1}
-    unknown = sorted(set(map(str.strip, _lines(path))) - names.keys())
+    numbers = _stripped_lines(path)
+    unknown = sorted(set(numbers) - names.keys())
     if unknown:
         raise ValueError(f"{path}: class {unknown[0][:40]!r} is not in {synsets}")
-    return [names[number.strip()] for number in _lines(path)]
+    return [names[number] for number in numbers]
+
+
+def _stripped_lines(path: Path) -> list[str]:
+    return list(map(str.strip, _lines(path)))
 
 
 READERS: dict[str, Callable[[Path], dict[str, str] | list[str]]] = {
     "val_annotations.txt": lambda path: _pairs(path, _lines(path), None),
     "LOC_val_solution.csv": lambda path: _pairs(path, _lines(path)[1:], ","),
-    "imagenet_2012_validation_synset_labels.txt": lambda path: [
-        line.strip() for line in _lines(path)
-    ],
+    "imagenet_2012_validation_synset_labels.txt": _stripped_lines,
     "ILSVRC2012_validation_ground_truth.txt": _ground_truth,
 }
 
 
 def _check_classes(train: Path, val: Path, classes: tuple[str, ...], found: set[str]) -> None:
-    missing, unknown = sorted(set(classes) - found), sorted(found - set(classes))
+    """Raise ValueError unless the validation images have the classes of the training images."""
+    unknown = sorted(found - set(classes))
     if unknown:
-        raise ValueError(
-            f"{val}: class {unknown[0][:60]} is not in {train} ({len(unknown)} classes are not)"
-        )
+        others = f"{len(unknown)} classes are not"
+        raise ValueError(f"{val}: class {unknown[0][:60]} is not in {train} ({others})")
+    missing = sorted(set(classes) - found)
     if missing:
+        others = f"{len(missing)} classes have none"
+        raise ValueError(f"{val}: class {missing[0]} of {train} has no images here ({others})")
+
+
+def _check_count(base: Path, what: str, found: int, expected: int | None) -> None:
+    if expected is not None and found != expected:
         raise ValueError(
-            f"{val}: class {missing[0]} of {train} has no images here ({len(missing)} classes have none)"
+            f"{base}: {found} {what}, not {expected}; open a part of it as data set 'folder'"
         )
-
-
-def _check_counts(base: Path, kind: FolderSet, classes: int, images: dict[str, int]) -> None:
-    wanted = {"classes": (classes, kind.classes)}
-    wanted |= {
-        f"images in {split}": (images[split], getattr(kind, split)) for split in ("train", "val")
-    }
-    for what, (found, expected) in wanted.items():
-        if expected is not None and found != expected:
-            raise ValueError(
-                f"{base}: {found} {what}, not {expected}; open a part of it as data set 'folder'"
-            )

@@ -8,62 +8,64 @@ import numpy as np
 
 
 def balanced_subset(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Indices, ascending, of ``count`` of N labels (all, where there are fewer), as many of each
-    class as can be.
+    """Choose `count` of N labels at random, as many of each class as can be.
 
-    A larger ``count`` of the same seed holds the smaller one. Returns int64 (min(count, N)).
-    ValueError below 1.
+    Returns their indices, ascending, int64 `[min(count, N)]`. With the same seed, the images of a
+    smaller `count` are among those of a larger one. Raises ValueError for a `count` below 1.
     """
     if count < 1:
         raise ValueError(f"limit is {count}; give a number of images from 1")
     shuffled = np.random.default_rng((seed, 1)).permutation(len(labels))
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
-    starts = np.flatnonzero(
-        np.diff(labels[by_class], prepend=-1)
-    )  # where each class begins in by_class
+    begins_class = np.diff(labels[by_class], prepend=-1)
+    starts = np.flatnonzero(begins_class)  # where each class begins in `by_class`
     sizes = np.diff(np.append(starts, len(labels)))
-    rank = np.arange(len(labels)) - np.repeat(
-        starts, sizes
-    )  # of each image among those of its class
-    return np.sort(by_class[np.argsort(rank, kind="stable")[:count]])
+    rank_in_class = np.arange(len(labels)) - np.repeat(starts, sizes)
+    first_of_each = np.argsort(rank_in_class, kind="stable")[:count]
+    return np.sort(by_class[first_of_each])
 
 
 def epoch_order(
     labels: np.ndarray, seed: int, epoch: int, train: bool, limit: int | None
 ) -> np.ndarray:
-    """Indices into N labels in the order of an epoch, int64: shuffled for training, ascending
-    otherwise.
+    """Indices of N images in the order of an epoch, int64: shuffled for training, else ascending.
 
-    ``limit``: only a `balanced_subset` of so many, the same in every epoch.
+    With `limit` they are a `balanced_subset` of so many, the same in every epoch.
     """
-    chosen = np.arange(len(labels)) if limit is None else balanced_subset(labels, limit, seed)
-    return np.random.default_rng((seed, epoch)).permutation(chosen) if train else chosen
+    chosen = np.arange(len(labels))
+    if limit is not None:
+        chosen = balanced_subset(labels, limit, seed)
+    if not train:
+        return chosen
+    return np.random.default_rng((seed, epoch)).permutation(chosen)
 
 
 def count_batches(images: int, batch_size: int, world: int = 1, train: bool = True) -> int:
-    """Batches of one rank (evaluation: of rank 0) in a pass over so many images; see `shares`.
+    """Number of batches that one rank (evaluation: rank 0) has in a pass over `images` images.
 
-    ValueError for a ``batch_size`` below 1, and where a training's images do not fill one batch on
-    every rank.
+    See `shares`. Raises ValueError for a `batch_size` below 1, and where a training's images do not
+    fill one batch on every rank.
     """
     if batch_size < 1 or world < 1:
         raise ValueError(f"batch_size {batch_size}, {world} processes: give at least 1")
-    if train and images < batch_size * world:
-        raise ValueError(
-            f"{images} images do not fill {world} x {batch_size}; give a smaller batch or more images"
-        )
-    return images // (batch_size * world) if train else -(-images // (batch_size * world))
+    on_all_ranks = batch_size * world
+    if not train:
+        return -(-images // on_all_ranks)  # rounded up
+    if images < on_all_ranks:
+        lack = f"{images} images do not fill {world} x {batch_size}"
+        raise ValueError(f"{lack}; give a smaller batch or more images")
+    return images // on_all_ranks
 
 
 def shares(
     images: int, batch_size: int, start: int, rank: int, world: int, train: bool
 ) -> Iterator[slice]:
-    """The batches of one rank, parts of an epoch's order, from its batch ``start``; ranks take
-    turns, batch by batch.
+    """The batches of one rank, from its batch `start` on, as parts of an epoch's order.
 
-    Training: all of ``batch_size``, as many on every rank; what does not fill them is left out.
-    Evaluation: every image once; the last batch may be smaller, and ranks may differ by one batch.
-    ValueError for numbers out of range.
+    The ranks take turns, batch by batch. In training all batches have `batch_size` images, and all
+    ranks have as many; the images that do not fill them are left out. In evaluation every image
+    comes once; the last batch may be smaller, and ranks may differ by one batch. Raises ValueError
+    for numbers out of range.
     """
     count = count_batches(images, batch_size, world, train)
     if not 0 <= rank < world:

@@ -28,14 +28,15 @@ PUBLISHED = {
 def open_mnist(
     root: Path, check: str = "auto", counts: dict[str, int] = COUNTS
 ) -> tuple[ArrayData, ArrayData]:
-    """Training and test images, [N, 1, 28, 28]; in training shifted by up to 2 pixels, which digits
-    stand, not flipped.
+    """Open the training and test images, `[N, 1, 28, 28]`.
 
-    Header, sizes, counts and range of labels are checked, checksums as in `verify`.
-    FileNotFoundError or ValueError names the file.
+    In training they are to be shifted by up to 2 pixels and not mirrored: digits would not stand
+    that. Header, sizes, counts and range of labels are checked, and checksums as in `verify`.
+    Raises FileNotFoundError or ValueError, naming the file.
     """
     folder = find_folder(root, FOLDERS, ("train-images-idx3-ubyte", "train-images-idx3-ubyte.gz"))
-    train, test = (_open_split(folder, split, counts[split], check) for split in ("train", "t10k"))
+    train = _open_split(folder, "train", counts["train"], check)
+    test = _open_split(folder, "t10k", counts["t10k"], check)
     return train, test
 
 
@@ -43,47 +44,51 @@ def _open_split(folder: Path, split: str, count: int, check: str) -> ArrayData:
     images = _read_idx(folder, f"{split}-images-idx3-ubyte", (count, SIDE, SIDE), check)
     labels = _read_idx(folder, f"{split}-labels-idx1-ubyte", (count,), check)
     if labels.max() > 9:
-        raise ValueError(
-            f"{folder / split}-labels-idx1-ubyte: label {labels.max()} at {labels.argmax()}; 0 to 9 exist"
-        )
+        wrong = f"label {labels.max()} at {labels.argmax()}"
+        raise ValueError(f"{folder / split}-labels-idx1-ubyte: {wrong}; 0 to 9 exist")
     digits = tuple(map(str, range(10)))
-    images, labels = (
-        torch.from_numpy(images).unsqueeze(1),
-        torch.from_numpy(labels.astype(np.int64)),
-    )
-    return ArrayData(images, labels, digits, MEAN, STD, crop_padding=2, flip=False)
+    image_tensor = torch.from_numpy(images).unsqueeze(1)  # [N, 1, 28, 28]
+    label_tensor = torch.from_numpy(labels.astype(np.int64))
+    return ArrayData(image_tensor, label_tensor, digits, MEAN, STD, crop_padding=2, flip=False)
 
 
 def _read_idx(folder: Path, name: str, shape: tuple[int, ...], check: str) -> np.ndarray:
-    """An idx file of bytes: 0, 0, 8 (unsigned byte), number of dimensions; their sizes, big-endian
-    int32; content.
+    """Read an idx file of bytes.
+
+    It has 0, 0, 8 (for unsigned bytes) and the number of dimensions, one byte each; then their
+    sizes, big-endian int32; then the content.
     """
-    path = folder / name if (folder / name).is_file() else folder / f"{name}.gz"
+    path = folder / name
+    if not path.is_file():
+        path = folder / f"{name}.gz"
     header = bytes([0, 0, 8, len(shape)]) + np.array(shape, ">i4").tobytes()
     size = len(header) + int(np.prod(shape))
     content = _read(path, size + 1)
+    _check_idx(path, content, header, shape, size)
+    verify(path, content, PUBLISHED[name], check)
+    writable = bytearray(content)
+    return np.frombuffer(writable, np.uint8, offset=len(header)).reshape(shape)
+
+
+def _check_idx(
+    path: Path, content: bytes, header: bytes, shape: tuple[int, ...], size: int
+) -> None:
+    """Raise ValueError unless the content has this header and `size` bytes in all."""
     if content[:4] != header[:4]:
-        raise ValueError(
-            f"{path}: not an idx file of bytes with {len(shape)} dimensions (starts {content[:4].hex()})"
-        )
+        kind = f"an idx file of bytes with {len(shape)} dimensions"
+        raise ValueError(f"{path}: not {kind} (starts {content[:4].hex()})")
     if content[: len(header)] != header:
-        found = np.frombuffer(
-            content[4 : len(header)].ljust(len(header) - 4, b"\0"), ">i4"
-        ).tolist()
+        sizes = content[4 : len(header)].ljust(len(header) - 4, b"\0")
+        found = np.frombuffer(sizes, ">i4").tolist()
         raise ValueError(f"{path}: its header says {found}, expected {list(shape)}")
     if len(content) != size:
         less = "less" if len(content) < size else "more"
-        raise ValueError(
-            f"{path}: {less} than the {size} bytes that its header promises; fetch it again"
-        )
-    verify(path, content, PUBLISHED[name], check)
-    return np.frombuffer(bytearray(content), np.uint8, offset=len(header)).reshape(
-        shape
-    )  # bytearray: writable
+        promised = f"the {size} bytes that its header promises"
+        raise ValueError(f"{path}: {less} than {promised}; fetch it again")
 
 
 def _read(path: Path, most: int) -> bytes:
-    """At most so many bytes of a file, unpacked where it ends in .gz."""
+    """Read at most so many bytes of a file, unpacked where its name ends in .gz."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing, packed or not")
     try:

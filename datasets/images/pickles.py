@@ -1,9 +1,8 @@
-"""Read pickles of plain data from strangers: dicts, lists, tuples, strings, bytes, numbers, NumPy
-arrays.
+"""Read pickles from strangers, if they hold plain data.
 
-A pickle is a program that may call what it names. Here the few names that NumPy's arrays need stand
-for objects of ours, which check what they are given and can do nothing else; every other name is
-refused.
+Plain data are dicts, lists, tuples, strings, bytes, numbers and NumPy arrays. A pickle is a program
+that may call what it names. Here the few names that NumPy's arrays need stand for objects of ours,
+which check what they are given and can do nothing else. Every other name is refused.
 """
 
 from __future__ import annotations
@@ -23,24 +22,24 @@ DTYPES = {
     "i2": np.int16,
     "i4": np.int32,
     "i8": np.int64,
+    "f4": np.float32,
+    "f8": np.float64,
 }
-DTYPES |= {"f4": np.float32, "f8": np.float64}
 
 
 def parse_pickle(content: bytes, path: Path) -> Any:
-    """What a pickle of any protocol holds; strings of Python 2 come as bytes.
+    """Read what a pickle of any protocol holds; strings of Python 2 come as bytes.
 
-    ValueError, naming ``path``, for what is no pickle, is damaged, or holds anything else.
+    Raises ValueError, naming `path`, for what is no pickle, is damaged, or holds anything else.
     """
     try:
         return _plain(_Reader(io.BytesIO(content), encoding="bytes").load())
     except _Refused as error:
         raise ValueError(f"{path}: {error}; only plain data and arrays are read") from None
-    except Exception as error:  # a damaged pickle fails in whatever way its bytes happen to say
+    except Exception as error:  # a damaged pickle may fail in any way
         what = " ".join(f"{type(error).__name__}: {error}".split())[:100]
-        raise ValueError(
-            f"{path}: not a pickle, cut short or damaged ({what}); fetch it again"
-        ) from None
+        fault = f"not a pickle, cut short or damaged ({what})"
+        raise ValueError(f"{path}: {fault}; fetch it again") from None
 
 
 class _Refused(Exception):
@@ -59,14 +58,15 @@ class _Array:
 
 
 class _Type:
-    """Stands for a dtype: one of DTYPES, little-endian."""
+    """Stands for a dtype: one of `DTYPES`, little-endian."""
 
     __slots__ = ("dtype",)
     dtype: Any
 
     def __setstate__(self, state: Any) -> None:
-        if _text(state[1]) not in ("<", "|", "="):
-            raise _Refused(f"an array of byte order {_text(state[1])!r}")
+        order = _text(state[1])
+        if order not in ("<", "|", "="):
+            raise _Refused(f"an array of byte order {order!r}")
 
 
 class _Call:
@@ -92,7 +92,7 @@ class _NewType(_Call):
 class _FromBuffer(_Call):
     def __call__(self, content: Any, dtype: Any, shape: Any, order: Any = "C") -> _Array:
         made = _Array()
-        made.value = _make(content, dtype, shape, "F" if _text(order) == "F" else "C")
+        made.value = _make(content, dtype, shape, _text(order))
         return made
 
 
@@ -106,13 +106,16 @@ class _Encode(_Call):
 _NAMES: dict[tuple[str, str], _Call] = {
     ("_codecs", "encode"): _Encode(),
     ("numpy", "dtype"): _NewType(),
+    ("numpy", "ndarray"): _Call(),  # only ever an argument of _reconstruct
+    ("numpy.core.multiarray", "_reconstruct"): _NewArray(),
+    ("numpy._core.multiarray", "_reconstruct"): _NewArray(),
+    ("numpy.core.numeric", "_frombuffer"): _FromBuffer(),
+    ("numpy._core.numeric", "_frombuffer"): _FromBuffer(),
 }
-_NAMES |= {(f"numpy.{core}.multiarray", "_reconstruct"): _NewArray() for core in ("core", "_core")}
-_NAMES |= {(f"numpy.{core}.numeric", "_frombuffer"): _FromBuffer() for core in ("core", "_core")}
-_NAMES |= {("numpy", "ndarray"): _Call()}  # only ever an argument of _reconstruct
 
 
-class _Reader(pickle._Unpickler):  # the one in C allocates whatever size a file names for its memo
+# The reader that is written in C allocates whatever size a file names for its memo.
+class _Reader(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         try:
             return _NAMES[module, name]
@@ -121,14 +124,17 @@ class _Reader(pickle._Unpickler):  # the one in C allocates whatever size a file
 
 
 def _make(content: Any, dtype: Any, shape: Any, order: str) -> np.ndarray:
+    """An array of these bytes; `order` "F" has the first axis vary fastest, any other the last."""
     if not (isinstance(dtype, _Type) and isinstance(content, bytes | bytearray)):
         raise _Refused("an array of other things than numbers")
     kind = np.dtype(dtype.dtype)
-    if any(type(n) is not int or n < 0 for n in shape) or math.prod(shape) * kind.itemsize != len(
-        content
-    ):
+    if not all(_is_size(n) for n in shape) or math.prod(shape) * kind.itemsize != len(content):
         raise ValueError(f"an array of shape {shape} in {len(content)} bytes")
     return np.frombuffer(content, kind).reshape(shape, order="F" if order == "F" else "C")
+
+
+def _is_size(number: Any) -> bool:
+    return type(number) is int and number >= 0
 
 
 def _text(value: Any) -> str:
@@ -136,14 +142,18 @@ def _text(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Arrays in place of what stood for them, at the top and in a dict's values, where data sets
-    have them.
+    """Put arrays in place of what stood for them: at the top and as a dict's values.
+
+    Data sets have them nowhere else.
     """
     if isinstance(value, dict):
-        return {
-            _text(k): _plain(v) if isinstance(v, _Array | _Type | _Call) else v
-            for k, v in value.items()
-        }
+        return {_text(key): _plain_value(inner) for key, inner in value.items()}
+    return _plain_value(value)
+
+
+def _plain_value(value: Any) -> Any:
+    if isinstance(value, _Array):
+        return value.value
     if isinstance(value, _Type | _Call):
         raise ValueError("a name that stands alone")
-    return value.value if isinstance(value, _Array) else value
+    return value

@@ -1,15 +1,15 @@
 """Training pairs for the Siamese tracker, drawn at random from crop stores.
 
-Item ``i`` of an epoch depends on ``(seed, epoch, i)`` alone: not on workers, ranks, what was read
-before, or any global random state. So a resumed training sees the very pairs that an uninterrupted
-one would have seen. What they are made of besides a target's own crops is in
-`rbsf.datasets.pairs.mixing`.
+Item `i` of an epoch depends on `(seed, epoch, i)` alone: not on workers, ranks, what was read
+before, or any global random state. So a resumed training sees the same pairs as an uninterrupted
+one. `rbsf.datasets.pairs.mixing` has what pairs are made of besides a target's own crops.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from rbsf.datasets.pairs.crop_store import CROP_CENTER, CropStore
 from rbsf.datasets.pairs.mixing import (
+    FROM_NEW_PIXELS,
     MixConfig,
     Target,
     add_distractor,
@@ -32,16 +33,13 @@ from rbsf.train.config import setting
 
 Item = dict[str, torch.Tensor]
 Key = tuple[int, int, int]  # seed, epoch, i: what a pair depends on
-RANDOM, PASTE, DISTRACTOR = (
-    1,
-    2,
-    3,
-)  # added to the key, the streams of sources: each draws for itself
+# Each source draws for itself, from the stream of random numbers of the key and its number.
+RANDOM, PASTE, DISTRACTOR = 1, 2, 3
 
 
 @dataclass
 class AugmentConfig:
-    """How crops are varied; ValueError for a value out of range."""
+    """How crops are varied. Raises ValueError for a value out of range."""
 
     exemplar_shift: float = setting(
         4.0, "pixels by which targets lie off the exemplar's middle at most, in x and in y"
@@ -63,23 +61,25 @@ class AugmentConfig:
 class PairDataset(Dataset[Item]):
     """Pairs of an exemplar and a search crop of one target (or, for negatives, of two).
 
-    A pair comes from two frames of one video at most ``max_gap`` frames apart, videos being drawn
-    alike whatever their length, or with probability ``still_share`` from one still target, varied
-    twice. ``mix`` (`MixConfig`; the default: none of it) says what else they are made of.
-    ``negative_share`` of them show an exemplar of one target and a search crop of another, of
-    another video or image; such a target takes the place of the search crop's own, a random window
-    that of the exemplar's and of the search crop's alike; then both are pasted on scenes, then the
-    search crop gets a distractor. Where the stores hold but one sequence, pairs stay as they were.
+    A pair comes from two frames of one video, at most `max_gap` frames apart; every video is as
+    likely as another, whatever its length. With probability `still_share` it comes from one still
+    target instead, varied twice.
 
-    ``dataset[i]`` is a dict of tensors: ``exemplar`` (3, 127, 127) and ``search`` (3, 255, 255),
-    uint8 RGB; ``shift`` (2) float32, x, y in pixels: how far the target lies off the middle of the
-    search crop, less how far it lies off the middle of the exemplar, so where the response should
-    peak; ``negative`` () bool: the search crop's target is not the exemplar's.
+    `mix` says what else pairs are made of (the default: nothing). Four steps follow each other,
+    each for its share of the pairs. Negatives show another target, of another video or image, in
+    the search crop. A random window takes the place of the exemplar's target, and of the search
+    crop's. Both targets are pasted on scenes. The search crop gets a distractor. Where the stores
+    hold only one sequence, there are no other targets and scenes, and pairs stay as they are.
 
-    Sequences of ``exclude`` (numbers of store and sequence), those held out for validation, are
-    left out; with ``only`` all but these are. Of the others ``data_share`` of the videos and of the
-    stills are used, drawn by ``seed``: those of a smaller share are among those of a larger. Raises
-    ValueError for settings out of range and where no crops are left.
+    `dataset[i]` is a dict of tensors. `exemplar` `[3, 127, 127]` and `search` `[3, 255, 255]`:
+    uint8 RGB. `shift` `[2]` float32: x, y in pixels where the response should peak, that is, how
+    far the target lies off the middle of the search crop, less how far it lies off the middle of
+    the exemplar. `negative` `[]` bool: the search crop's target is not the exemplar's.
+
+    Sequences of `exclude` (numbers of store and sequence) are left out: those held out for
+    validation. With `only`, all others are left out. Of what remains, `data_share` of the videos
+    and of the stills are used, drawn by `seed`; a larger share has all that a smaller one has.
+    Raises ValueError for settings out of range and where no crops are left.
     """
 
     def __init__(
@@ -98,83 +98,96 @@ class PairDataset(Dataset[Item]):
     ) -> None:
         check_range("still_share", still_share, 1.0)
         if length < 1 or max_gap < 1 or seed < 0:
-            raise ValueError(
-                f"length {length}, max_gap {max_gap}, seed {seed}: give at least 1, 1 and 0"
-            )
+            numbers = f"length {length}, max_gap {max_gap}, seed {seed}"
+            raise ValueError(f"{numbers}: give at least 1, 1 and 0")
         self.stores, self.length, self.seed, self.epoch = tuple(stores), length, seed, 0
-        self.mix, self.augment = mix or MixConfig(), augment or AugmentConfig()
+        self.mix = mix or MixConfig()
+        self.augment = augment or AugmentConfig()
         self._draws = PairDraws(self.stores, max_gap, still_share, exclude, data_share, seed, only)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch (0, 1, ...) whose pairs ``dataset[i]`` gives."""
+        """Choose the epoch (0, 1, ...) whose pairs `dataset[i]` gives."""
         self.epoch = epoch
 
     def describe(self) -> str:
-        """What the pairs are drawn from, in a few words."""
+        """Say in a few words what the pairs are drawn from."""
         return f"{self.length} pairs an epoch from {self._draws.describe()}"
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, index: int | tuple[int, int]) -> Item:
-        # loaders send (epoch, i), because worker processes do not hear of set_epoch
+        # Loaders send (epoch, i), because worker processes do not hear of `set_epoch`.
         epoch, i = index if isinstance(index, tuple) else (self.epoch, index)
         if not 0 <= i < self.length:
             raise IndexError(f"pair {i} of {self.length}")
         key = (self.seed, epoch, i)
         rng = np.random.default_rng(key)
         pair = self._draws.draw(rng)
-        if rng.random() < self.mix.negative_share and (
-            other := self._draws.other(rng, pair, self.mix.hard_share)
-        ):
-            pair = replace(pair, search=other.search, negative=True)
+        if rng.random() < self.mix.negative_share:
+            other = self._draws.other(rng, pair, self.mix.hard_share)
+            if other:
+                pair = replace(pair, search=other.search, negative=True)
         return self._make_item(rng, pair, key)
 
     def _stream(self, key: Key, source: int, share: float) -> np.random.Generator | None:
-        """The source's own generator where this pair is one of its share."""
+        """The source's own generator; None where this pair is not one of its share."""
         if not share:
             return None
         rng = np.random.default_rng((*key, source))
         return rng if rng.random() < share else None
 
-    def _mix(self, pair: Pair, key: Key) -> tuple[Pair, np.ndarray, np.ndarray]:
-        """The pair with its crops, as the sources of ``mix`` make them: targets in the middle, 319
-        x 319 x 3.
-        """
+    def _mix(self, pair: Pair, key: Key) -> _Mixed:
+        """The pair's targets, as the sources of `mix` make them."""
         window = self._stream(key, RANDOM, self.mix.random_share)
-        if window and not pair.negative:
-            pair = replace(pair, search=pair.exemplar)
+        mixed = self._read_windows(pair, window) if window else self._read_pair(pair)
+        mixed = self._paste_on_scenes(mixed, pair, key)
+        if pair.negative:
+            return mixed
+        return self._add_distractor(mixed, pair, key)
+
+    def _read_pair(self, pair: Pair) -> _Mixed:
         exemplar = self._read(pair.exemplar)
         search = exemplar if pair.search == pair.exemplar else self._read(pair.search)
-        if window:
-            same = pair.search == pair.exemplar
-            exemplar = random_window(exemplar, window)
-            search = exemplar if same else random_window(search, window)
-        paste = self._stream(key, PASTE, self.mix.paste_share)
-        scene = self._draws.other(paste, pair) if paste else None
-        if paste and scene:
-            exemplar = paste_on_scene(exemplar, self._read(scene.exemplar), paste)
-            search = paste_on_scene(search, self._read(scene.search), paste)
-        beside = None if pair.negative else self._stream(key, DISTRACTOR, self.mix.distractor_share)
-        if beside and (other := self._draws.other(beside, pair, self.mix.hard_share)):
-            search = add_distractor(search, self._read(other.search), beside)
-        made = window is not None or scene is not None
-        return replace(pair, still=pair.still or made), exemplar.pixels, search.pixels
+        return _Mixed(exemplar, search, pair.still)
+
+    def _read_windows(self, pair: Pair, rng: np.random.Generator) -> _Mixed:
+        """Random windows in place of the targets; a positive pair has the same one twice."""
+        exemplar = random_window(self._read(pair.exemplar), rng)
+        same = not pair.negative or pair.search == pair.exemplar
+        search = exemplar if same else random_window(self._read(pair.search), rng)
+        return _Mixed(exemplar, search, still=True)
+
+    def _paste_on_scenes(self, mixed: _Mixed, pair: Pair, key: Key) -> _Mixed:
+        rng = self._stream(key, PASTE, self.mix.paste_share)
+        scene = self._draws.other(rng, pair) if rng else None
+        if rng is None or scene is None:
+            return mixed
+        exemplar = paste_on_scene(mixed.exemplar, self._read(scene.exemplar), rng)
+        search = paste_on_scene(mixed.search, self._read(scene.search), rng)
+        return _Mixed(exemplar, search, still=True)
+
+    def _add_distractor(self, mixed: _Mixed, pair: Pair, key: Key) -> _Mixed:
+        rng = self._stream(key, DISTRACTOR, self.mix.distractor_share)
+        other = self._draws.other(rng, pair, self.mix.hard_share) if rng else None
+        if rng is None or other is None:
+            return mixed
+        search = add_distractor(mixed.search, self._read(other.search), rng)
+        return mixed._replace(search=search)
 
     def _make_item(self, rng: np.random.Generator, pair: Pair, key: Key) -> Item:
-        config = self.augment
-        pair, exemplar, search = self._mix(pair, key)
-        scale = config.still_scale if pair.still else config.scale
-        mirror, gray = bool(rng.random() < config.flip), bool(rng.random() < config.gray)
+        config, mixed = self.augment, self._mix(pair, key)
+        scale = config.still_scale if mixed.still else config.scale
+        mirror = bool(rng.random() < config.flip)
+        gray = bool(rng.random() < config.gray)
         shifts = rng.uniform(-1, 1, (2, 2)) * [[config.exemplar_shift], [config.search_shift]]
         zooms = np.exp(rng.uniform(-1, 1, 2) * np.log1p(scale))
-        exemplar = warp_crop(exemplar, EXEMPLAR_SIZE, shifts[0], zooms[0], mirror)
-        search = warp_crop(search, SEARCH_SIZE, shifts[1], zooms[1], mirror)
+        exemplar = warp_crop(mixed.exemplar.pixels, EXEMPLAR_SIZE, shifts[0], zooms[0], mirror)
+        search = warp_crop(mixed.search.pixels, SEARCH_SIZE, shifts[1], zooms[1], mirror)
         if rng.random() < config.blur:
             search = cv2.GaussianBlur(search, (0, 0), rng.uniform(0.5, 1.5))
-        exemplar, search = (
-            change_light(crop, rng, config.light, gray) for crop in (exemplar, search)
-        )
+        exemplar = change_light(exemplar, rng, config.light, gray)
+        search = change_light(search, rng, config.light, gray)
         return {
             "exemplar": _to_tensor(exemplar),
             "search": _to_tensor(search),
@@ -187,32 +200,45 @@ class PairDataset(Dataset[Item]):
         return Target(store.read(number), store.sizes[number])
 
 
+class _Mixed(NamedTuple):
+    """A pair as the sources of `mix` make it."""
+
+    exemplar: Target
+    search: Target
+    still: bool  # it is varied like a pair made of one still image
+
+
 def warp_crop(
     crop: np.ndarray, size: int, shift: np.ndarray, zoom: float, mirror: bool
 ) -> np.ndarray:
-    """Cut ``size`` x ``size`` x 3 out of a stored crop, enlarged ``zoom`` times.
+    """Cut `[size, size, 3]` out of a stored crop, enlarged `zoom` times.
 
-    The target's centre comes to lie ``shift`` (x, y) pixels off the middle. Where that reaches
-    outside the stored crop, its mean colour fills in, as in `rbsf.tracker.geometry.crop_square`.
+    The target's centre comes to lie `shift` (x, y) pixels off the middle. The mean colour fills in
+    what lies outside the stored crop, as in `rbsf.tracker.geometry.crop_square`.
     """
     step = 1 / zoom  # stored pixels per new pixel
     step_x = -step if mirror else step
     x, y = (size - 1) / 2 + np.asarray(shift)  # where the target's centre comes to lie
     affine = np.array([[step_x, 0, CROP_CENTER - step_x * x], [0, step, CROP_CENTER - step * y]])
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP  # `affine` maps new pixels to stored ones
-    fill = mean_color(crop)
     return cv2.warpAffine(
-        crop, affine, (size, size), flags=flags, borderMode=cv2.BORDER_CONSTANT, borderValue=fill
+        crop,
+        affine,
+        (size, size),
+        flags=FROM_NEW_PIXELS,
+        borderMode=cv2.BORDER_CONSTANT,
+        borderValue=mean_color(crop),
     )
 
 
 def change_light(
     crop: np.ndarray, rng: np.random.Generator, amount: float, gray: bool
 ) -> np.ndarray:
-    """Vary contrast and brightness of an H x W x 3 uint8 RGB crop by up to ``amount``; ``gray``:
-    lose colour.
+    """Vary contrast and brightness of a crop, `[H, W, 3]` uint8 RGB, by up to `amount`.
+
+    With `gray` it loses its colour.
     """
-    contrast, brightness = 1 + amount * rng.uniform(-1, 1), 128 * amount * rng.uniform(-1, 1)
+    contrast = 1 + amount * rng.uniform(-1, 1)
+    brightness = 128 * amount * rng.uniform(-1, 1)
     values = (np.arange(256) - 128) * contrast + 128 + brightness
     table = np.clip(np.round(values), 0, 255).astype(np.uint8)
     if gray:
@@ -221,11 +247,11 @@ def change_light(
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
-    """The batches of one rank in the dataset's present epoch, as lists of ``(epoch, i)``.
+    """The batches of one rank in the dataset's present epoch, as lists of `(epoch, i)`.
 
-    Pairs are random already, so they come in the order 0, 1, 2...; the ranks take turns, batch by
-    batch. What does not fill a batch on every rank is dropped. ``start_batch`` counts for the epoch
-    at which the dataset is now; every other epoch starts at batch 0.
+    Pairs are random already, so they come in the order 0, 1, 2... The ranks take turns, batch by
+    batch. Pairs that do not fill a batch on every rank are left out. `start_batch` counts for the
+    epoch at which the dataset is now; every other epoch starts at batch 0.
     """
 
     def __init__(
@@ -257,40 +283,38 @@ def make_loader(
     rank: int = 0,
     world: int = 1,
 ) -> DataLoader[Item]:
-    """Return a loader of items, stacked: ``exemplar`` (B, 3, 127, 127) and so on; B =
-    ``batch_size``.
+    """Return a loader of stacked items: `exemplar` `[batch_size, 3, 127, 127]` and so on.
 
-    One loader serves a whole training: call ``dataset.set_epoch(e)`` before each pass over it; its
-    worker processes (0 = none) start at the first pass and stay. ``start_batch`` skips that many
-    batches of the epoch at which the dataset is now. ``batch_size`` counts the pairs of one rank;
-    ``rank`` of ``world`` has its own share of an epoch. Raises ValueError for numbers out of range
-    and where an epoch does not fill one batch on every rank.
+    One loader serves a whole training: call `dataset.set_epoch(e)` before each pass over it. Its
+    worker processes (0: none) start at the first pass and stay. `start_batch` skips that many
+    batches of the epoch at which the dataset is now. `batch_size` counts the pairs of one rank;
+    `rank` of `world` has its own share of an epoch. Raises ValueError for numbers out of range, and
+    where an epoch does not fill one batch on every rank.
     """
     if batch_size < 1 or workers < 0 or not 0 <= rank < world:
         numbers = f"batch_size {batch_size}, workers {workers}, rank {rank} of {world}"
-        raise ValueError(
-            f"{numbers}: need at least 1, at least 0, and a rank from 0 to {world - 1}"
-        )
+        needed = f"at least 1, at least 0, and a rank from 0 to {world - 1}"
+        raise ValueError(f"{numbers}: need {needed}")
     batches = EpochBatches(dataset, batch_size, start_batch, rank, world)
     if batches.count < 1:
-        raise ValueError(
-            f"{len(dataset)} pairs do not fill {world} x {batch_size}; raise their number an epoch"
-        )
+        lack = f"{len(dataset)} pairs do not fill {world} x {batch_size}"
+        raise ValueError(f"{lack}; raise their number an epoch")
     if not 0 <= start_batch <= batches.count:
         raise ValueError(f"start_batch is {start_batch}; an epoch has batches 0 to {batches.count}")
     return DataLoader(
         dataset,
-        batch_sampler=batches,  # type: ignore[arg-type]  # the stubs want ints; our dataset takes (epoch, i)
+        batch_sampler=batches,  # type: ignore[arg-type]  # the stubs know of int keys only
         num_workers=workers,
-        multiprocessing_context="spawn"
-        if workers
-        else None,  # forked, OpenCV waits for lost threads
+        # In a forked process OpenCV would wait for threads that the fork has lost.
+        multiprocessing_context="spawn" if workers else None,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=start_worker,
-        generator=torch.Generator(),  # else a pass draws from the global one: resumed runs differ
+        # Without it a pass would draw from the global generator, and a resumed run would differ.
+        generator=torch.Generator(),
     )
 
 
 def _to_tensor(crop: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(crop.transpose(2, 0, 1)))  # (H, W, 3) -> (3, H, W)
+    channels_first = crop.transpose(2, 0, 1)  # [H, W, 3] -> [3, H, W]
+    return torch.from_numpy(np.ascontiguousarray(channels_first))

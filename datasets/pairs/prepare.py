@@ -1,5 +1,6 @@
-"""Cut the targets of sequences and still images out once, into a crop store (see
-`rbsf.datasets.pairs.crop_store`).
+"""Cut the targets of sequences and still images out once, into a crop store.
+
+`rbsf.datasets.pairs.crop_store` says what a store is.
 """
 
 from __future__ import annotations
@@ -27,32 +28,30 @@ from rbsf.datasets.video.sequences import Sequence, VideoSequence, check_broken,
 from rbsf.datasets.workers import start_worker
 from rbsf.tracker.geometry import check_box
 
-MIN_TARGET = 8.0  # pixels, sqrt(w * h): a smaller target shows nothing but blur once it is enlarged
+MIN_TARGET = 8.0  # smallest sqrt(w * h) in pixels: less is nothing but blur once it is enlarged
 CHUNK = 128  # crops that one worker makes at a time: about 2 MB of JPEGs
-COMMIT = 64  # crops at least between two commits, which wait for the disk
+COMMIT = 64  # crops between two commits, at least: each commit waits for the disk
 
-Result = tuple[
-    list[Crop], dict[int, str]
-]  # crops, and what is wrong with each frame or box that could not be used
-Mapper = Callable[[Iterator["Job"]], Iterator[Result]]
+Faults = dict[int, str]  # by frame or box that could not be used, what is wrong with it
+Result = tuple[list[Crop], Faults]
+Mapper = Callable[[Iterator["Job"]], Iterator[Result]]  # what `_mapper` gives
 
 
 @dataclass(frozen=True)
 class Job:
     """Targets to cut out of one sequence (kind "video") or one image (kind "still").
 
-    ``frames``: numbers of the frames, ascending; of a still, of its boxes. ``boxes``: (len(frames),
-    4) float64 ``x, y, w, h``; NaN: the whole image.
+    `frames`: numbers of the N frames, ascending; for a still, of its boxes. `boxes`: `[N, 4]`
+    float64 `x, y, w, h`; NaN means the whole image. `images`: an image file for each frame, or the
+    video file that has them all.
     """
 
-    source: str  # the folder given as data
+    source: str  # the folder that was given as data
     name: str
     kind: str
     frames: tuple[int, ...]
     boxes: np.ndarray
-    images: (
-        tuple[str, ...] | Path
-    )  # an image file for each frame, or the video file that has them all
+    images: tuple[str, ...] | Path
     origin: Origin
 
     @property
@@ -61,47 +60,44 @@ class Job:
         return self.source, self.name
 
     def part(self, rows: list[int]) -> Job:
-        """The job for some of its frames, given by their places in ``frames``."""
-        images = (
-            self.images
-            if isinstance(self.images, Path)
-            else tuple(self.images[row] for row in rows)
-        )
-        return replace(
-            self,
-            frames=tuple(self.frames[row] for row in rows),
-            boxes=self.boxes[rows],
-            images=images,
-        )
+        """The job for some of its frames, given by their places in `frames`."""
+        frames = tuple(self.frames[row] for row in rows)
+        images = self.images
+        if not isinstance(images, Path):
+            images = tuple(images[row] for row in rows)
+        return replace(self, frames=frames, boxes=self.boxes[rows], images=images)
 
     def chunks(self) -> Iterator[Job]:
         """The job, cut into jobs of at most CHUNK frames."""
-        for start in range(0, len(self.frames), CHUNK):
-            yield self.part(list(range(start, min(start + CHUNK, len(self.frames)))))
+        rows = list(range(len(self.frames)))
+        for start in range(0, len(rows), CHUNK):
+            yield self.part(rows[start : start + CHUNK])
 
     def readers(self) -> Iterator[Callable[[], np.ndarray]]:
-        """For each frame, in order, a function that reads it: H x W x 3 uint8 RGB."""
+        """For each frame, in order, a function that reads it: `[H, W, 3]` uint8 RGB."""
         if isinstance(self.images, Path):
             video = _open_video(self.images)
             return (partial(video.read, frame) for frame in self.frames)
-        image = lru_cache(maxsize=1)(read_image)  # the boxes of a still share theirs
-        return (partial(image, path) for path in self.images)
+        read_once = lru_cache(maxsize=1)(read_image)  # the boxes of a still share its image
+        return (partial(read_once, path) for path in self.images)
 
 
 class _Video:
-    """A video file, decoded forward as long as frames are asked for in order: the next takes 1 ms,
-    a seek 40 ms.
+    """A video file that is decoded forward as long as frames are asked for in order.
+
+    The next frame takes 1 ms, and a seek would take 40 ms.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._frames: Iterator[np.ndarray] = iter(())
-        self._next = sys.maxsize  # behind whatever is asked for first, which opens the file
+        self._next = sys.maxsize  # beyond any frame, so that the first one asked for opens the file
 
     def read(self, wanted: int) -> np.ndarray:
-        """Frame ``wanted``, H x W x 3 uint8 RGB; ValueError where it cannot be decoded."""
+        """Frame `wanted`, `[H, W, 3]` uint8 RGB. Raises ValueError where it cannot be decoded."""
         if wanted < self._next:
-            self._frames, self._next = iter(open_frames(self.path)), 0
+            self._frames = iter(open_frames(self.path))
+            self._next = 0
         for image in self._frames:
             self._next += 1
             if self._next > wanted:
@@ -109,29 +105,28 @@ class _Video:
         raise ValueError(f"the video ends before frame {wanted}")
 
 
-# a process goes on where its last chunk of the video ended: a long video costs it one decoding, not
-# one for each chunk
+# A process goes on where its last chunk of the video ended, so that a long video is decoded once by
+# each process, and not once for each chunk.
 _open_video = lru_cache(maxsize=1)(_Video)
 
 
 @dataclass
 class Report:
-    """What `prepare` did. ``warnings`` has one line for each sequence of which something was left
-    out.
+    """What `prepare` did.
+
+    `changed`: names of sequences that were stored before, but from other boxes or frames.
+    `warnings`: a line for each sequence of which something was left out. `broken`: what is wrong
+    with each sequence that was left out as a whole.
     """
 
-    added: int = 0  # sequences, those that were done again included
-    already_stored: int = 0  # sequences
-    changed: list[str] = field(
-        default_factory=list
-    )  # names of those that were stored, but from other boxes or frames
-    sequences: int = 0  # in the store now
-    crops: int = 0  # in the store now
+    added: int = 0  # number of sequences, with those that were done again
+    already_stored: int = 0  # number of sequences
+    changed: list[str] = field(default_factory=list)
+    sequences: int = 0  # number in the store now
+    crops: int = 0  # number in the store now
     megabytes: float = 0.0  # size of the store, in 10^6 bytes
     warnings: list[str] = field(default_factory=list)
-    broken: list[str] = field(
-        default_factory=list
-    )  # what is wrong with each sequence that was left out as a whole
+    broken: list[str] = field(default_factory=list)
 
 
 def prepare(
@@ -144,28 +139,26 @@ def prepare(
     skip_broken: bool = False,
     progress: bool = True,
 ) -> Report:
-    """Make, finish or extend the crop store ``out`` from sequence roots (any layout) and folders of
-    stills.
+    """Make, finish or extend the crop store `out`.
 
-    Of a video every ``every``-th frame is taken, then at most ``max_per_sequence``, evenly spaced;
-    frames whose target is absent, unreadable or too small are left out, and with ``skip_broken``,
-    each with a warning, sequences whose annotation cannot be read or does not match their frames.
-    Sequences already stored are skipped, so an interrupted run goes on where it stopped; one with
-    an unreadable frame is done again once a rerun can read it, and one whose boxes or frames have
-    changed since, which a line says. Where nothing is left to do the file is not written to, nor
-    locked. What is stored does not depend on ``workers`` (1 = in this process). Raises ValueError
-    for unusable data, settings or an unfit ``out``, OSError where it cannot be written.
+    `data` are sequence roots (of any layout) and folders of stills. Of a video every `every`-th
+    frame is taken, then at most `max_per_sequence` of these, evenly spaced. Frames whose target is
+    absent, unreadable or too small are left out. With `skip_broken`, sequences whose annotation
+    cannot be read or does not match their frames are left out too, with a warning of each.
+
+    Sequences that are stored already are skipped, so an interrupted run goes on where it stopped. A
+    sequence with an unreadable frame is done again once a rerun can read it. So is one whose boxes
+    or frames have changed since, and a line says so. Where nothing is left to do, the file is
+    neither written to nor locked. What is stored does not depend on `workers` (1: in this process).
+    Raises ValueError for unusable data, settings or an unfit `out`, and OSError where `out` cannot
+    be written.
     """
-    if every < 1 or workers < 1 or (max_per_sequence is not None and max_per_sequence < 2):
-        numbers = f"every {every}, workers {workers}, max per sequence {max_per_sequence}"
-        raise ValueError(f"{numbers}: need at least 1, at least 1, and at least 2 if given")
+    _check_numbers(every, max_per_sequence, workers)
     settings = {"every": str(every), "max_per_sequence": str(max_per_sequence)}
     report = Report()
-    jobs = [
-        job
-        for root in data
-        for job in find_jobs(Path(root), every, max_per_sequence, report.broken)
-    ]
+    jobs: list[Job] = []
+    for root in data:
+        jobs += find_jobs(Path(root), every, max_per_sequence, report.broken)
     check_broken(report.broken, skip_broken)
     with _mapper(workers) as map_in_order:
         contents = finished_contents(Path(out), settings)
@@ -178,106 +171,105 @@ def prepare(
                 _fill(writer, todo, map_in_order, report, progress)
                 contents = writer.contents()
                 if contents.crops == 0:
-                    reasons = [
-                        *report.warnings,
-                        *report.broken,
-                        "no frame shows a target large enough",
-                    ]
-                    raise ValueError(
-                        f"{', '.join(map(str, data))}: nothing could be prepared; {reasons[0]}"
-                    )
+                    names = ", ".join(map(str, data))
+                    raise ValueError(f"{names}: nothing could be prepared; {_first_fault(report)}")
                 writer.finish()
     report.sequences, report.crops = contents.sequences, contents.crops
     report.megabytes = Path(out).stat().st_size / 1e6
     return report
 
 
-def find_jobs(root: Path, every: int, max_per_sequence: int | None, broken: list[str]) -> list[Job]:
-    """List what is to be prepared under one path; what is wrong with other sequences there is added
-    to ``broken``.
+def _check_numbers(every: int, max_per_sequence: int | None, workers: int) -> None:
+    too_few = max_per_sequence is not None and max_per_sequence < 2
+    if every < 1 or workers < 1 or too_few:
+        numbers = f"every {every}, workers {workers}, max per sequence {max_per_sequence}"
+        raise ValueError(f"{numbers}: need at least 1, at least 1, and at least 2 if given")
 
-    Raises FileNotFoundError or ValueError where there is nothing.
+
+def _first_fault(report: Report) -> str:
+    faults = [*report.warnings, *report.broken, "no frame shows a target large enough"]
+    return faults[0]
+
+
+def find_jobs(root: Path, every: int, max_per_sequence: int | None, broken: list[str]) -> list[Job]:
+    """List what is to be prepared under one path.
+
+    What is wrong with other sequences there is added to `broken`. Raises FileNotFoundError or
+    ValueError where there is nothing.
     """
     source = str(root.resolve())
-    jobs = []
     if is_stills_folder(root):
-        for path, boxes in read_stills(root):
-            chosen = np.flatnonzero(~_too_small(boxes))
-            files = (str(path),) * len(chosen)
-            origin = origin_of((str(path),), boxes, chosen, files)
-            jobs.append(
-                Job(
-                    source, path.name, "still", tuple(chosen.tolist()), boxes[chosen], files, origin
-                )
-            )
-    else:
-        faults: dict[str, str] = {}
-        for video in load_sequences(root, broken=faults):
-            chosen = select_frames(video.boxes, every, max_per_sequence)
-            jobs.append(_video_job(source, video, chosen))
-        broken.extend(faults.values())
+        return [_still_job(source, path, boxes) for path, boxes in read_stills(root)]
+    faults: dict[str, str] = {}
+    jobs = []
+    for video in load_sequences(root, broken=faults):
+        chosen = select_frames(video.boxes, every, max_per_sequence)
+        jobs.append(_video_job(source, video, chosen))
+    broken.extend(faults.values())
     return jobs
 
 
+def _still_job(source: str, path: Path, boxes: np.ndarray) -> Job:
+    chosen = np.flatnonzero(~_too_small(boxes))
+    numbers = tuple(chosen.tolist())
+    files = (str(path),) * len(chosen)
+    origin = origin_of((str(path),), boxes, chosen, files)
+    return Job(source, path.name, "still", numbers, boxes[chosen], files, origin)
+
+
 def _video_job(source: str, video: Sequence, chosen: np.ndarray) -> Job:
-    in_file = isinstance(video, VideoSequence)
-    files = video.files() if in_file else tuple(video.frames[frame] for frame in chosen)
+    if isinstance(video, VideoSequence):
+        files = video.files()
+        images: tuple[str, ...] | Path = Path(files[0])
+    else:
+        files = images = tuple(video.frames[frame] for frame in chosen)
     origin = origin_of(video.files(), video.boxes, chosen, files)
-    images = Path(files[0]) if in_file else files
-    return Job(
-        source, video.name, "video", tuple(chosen.tolist()), video.boxes[chosen], images, origin
-    )
+    numbers = tuple(chosen.tolist())
+    return Job(source, video.name, "video", numbers, video.boxes[chosen], images, origin)
 
 
 def select_frames(boxes: np.ndarray, every: int, limit: int | None) -> np.ndarray:
-    """Indices of each ``every``-th frame that shows the target, evenly thinned to ``limit``.
+    """Indices of each `every`-th frame that shows the target, evenly thinned to `limit`.
 
-    ``boxes`` (N, 4): ``x, y, w, h``, NaN where absent.
+    `boxes` `[N, 4]`: `x, y, w, h`, NaN where the target is absent.
     """
     frames = np.arange(0, len(boxes), every)
-    frames = frames[np.isfinite(boxes[frames]).all(axis=1) & ~_too_small(boxes[frames])]
+    present = np.isfinite(boxes[frames]).all(axis=1)
+    frames = frames[present & ~_too_small(boxes[frames])]
     if limit is None or len(frames) <= limit:
         return frames
-    return frames[np.linspace(0, len(frames) - 1, limit).round().astype(int)]
+    places = np.linspace(0, len(frames) - 1, limit).round().astype(int)
+    return frames[places]
 
 
 def _too_small(boxes: np.ndarray) -> np.ndarray:
-    area = (
-        boxes[:, 2] * boxes[:, 3]
-    )  # no area at all is a fault and is reported later; NaN is no size
+    """Which boxes are too small, `[N]` bool.
+
+    A box of no area does not count, because `make_crops` reports it as a fault. Neither does NaN,
+    which stands for the whole image.
+    """
+    area = boxes[:, 2] * boxes[:, 3]
     return (area > 0) & (area < MIN_TARGET**2)
 
 
 def _select(jobs: list[Job], contents: Contents, map_in_order: Mapper, report: Report) -> list[Job]:
-    """The jobs not stored yet, those that have changed since, and those of which a frame that was
-    left out can be used now; warns of the others'.
+    """Choose the jobs that have to be done, and note the others in the report.
+
+    These are the jobs that are not stored yet, those that have changed since, and those with a
+    frame that was left out before and can be used now. Warns of what is still left out of others.
     """
-    left_out, states = (
-        contents.left_out,
-        {key: origin.state for key, origin in contents.origins.items()},
-    )
-    jobs = [
-        job for job in jobs if job.frames or job.key in left_out
-    ]  # with no frame now, but some before: changed
-    changed = {
-        job.key
-        for job in jobs
-        if job.key in left_out and states.get(job.key, job.origin.state) != job.origin.state
-    }
+    left_out = contents.left_out
+    # A job that has no frames now but is stored has changed.
+    jobs = [job for job in jobs if job.frames or job.key in left_out]
+    changed = {job.key for job in jobs if _has_changed(job, contents)}
     report.changed = [job.name for job in jobs if job.key in changed]
-    suspects = []
-    for job in jobs:
-        frames = set() if job.key in changed else set(left_out.get(job.key, ()))
-        suspects.append(job.part([row for row, frame in enumerate(job.frames) if frame in frames]))
-    results = map_in_order(chunk for suspect in suspects for chunk in suspect.chunks())
+    known = {key: frames for key, frames in left_out.items() if key not in changed}
+    suspects = [_part_left_out(job, known) for job in jobs]
+    results = map_in_order(_chunks(suspects))
     todo = []
     for job, suspect in zip(jobs, suspects, strict=True):
-        made, faults = 0, dict[int, str]()
-        for _ in suspect.chunks():
-            crops, chunk_faults = next(results)
-            made += len(crops)
-            faults |= chunk_faults
-        if made or job.key not in left_out or job.key in changed:
+        made, faults = _take_results(suspect, results)
+        if made or job.key not in known:
             todo.append(job)
         else:
             _warn(job, faults, report)
@@ -285,28 +277,59 @@ def _select(jobs: list[Job], contents: Contents, map_in_order: Mapper, report: R
     return todo
 
 
+def _has_changed(job: Job, contents: Contents) -> bool:
+    """Whether a job is stored, but from other boxes or frames.
+
+    Stores made by early versions do not know; their jobs count as unchanged.
+    """
+    if job.key not in contents.left_out or job.key not in contents.origins:
+        return False
+    return contents.origins[job.key].state != job.origin.state
+
+
+def _part_left_out(job: Job, left_out: dict[tuple[str, str], list[int]]) -> Job:
+    """The job for those of its frames that were left out before."""
+    suspects = set(left_out.get(job.key, ()))
+    return job.part([row for row, frame in enumerate(job.frames) if frame in suspects])
+
+
+def _chunks(jobs: list[Job]) -> Iterator[Job]:
+    for job in jobs:
+        yield from job.chunks()
+
+
+def _take_results(job: Job, results: Iterator[Result]) -> tuple[int, Faults]:
+    """Take the results of the job's chunks: the number of crops, and what is wrong with others."""
+    made = 0
+    faults: Faults = {}
+    for _ in job.chunks():
+        crops, chunk_faults = next(results)
+        made += len(crops)
+        faults |= chunk_faults
+    return made, faults
+
+
 def _say_changed(report: Report, out: Path) -> None:
-    if report.changed:
-        names = ", ".join(report.changed[:3]) + ", ..." * (len(report.changed) > 3)
-        what = f"{len(report.changed)} sequences have other boxes or frames than when they were cut out"
-        tqdm.write(f"{out}: {what}, and are cut out again: {names}", file=sys.stderr)
+    if not report.changed:
+        return
+    names = ", ".join(report.changed[:3])
+    if len(report.changed) > 3:
+        names += ", ..."
+    what = f"{len(report.changed)} sequences have other boxes or frames than when they were cut out"
+    tqdm.write(f"{out}: {what}, and are cut out again: {names}", file=sys.stderr)
 
 
 def _fill(
     writer: CropWriter, jobs: list[Job], map_in_order: Mapper, report: Report, progress: bool
 ) -> None:
-    """Prepare the jobs, in order, and commit whole sequences only, so that a rerun can skip what is
-    there.
+    """Do the jobs, in order.
+
+    Only whole sequences are committed, so that a rerun can skip what is there.
     """
-    bar = tqdm(
-        total=sum(len(job.frames) for job in jobs),
-        unit="crop",
-        desc="cropping",
-        disable=not progress,
-    )
+    total = sum(len(job.frames) for job in jobs)
+    results = map_in_order(_chunks(jobs))
     uncommitted = 0
-    results = map_in_order(chunk for job in jobs for chunk in job.chunks())
-    with bar:
+    with tqdm(total=total, unit="crop", desc="cropping", disable=not progress) as bar:
         for job in jobs:
             made, faults = _store(writer, job, results, bar)
             report.added += made > 0
@@ -319,12 +342,14 @@ def _fill(
 
 def _store(
     writer: CropWriter, job: Job, results: Iterator[Result], bar: tqdm
-) -> tuple[int, dict[int, str]]:
-    """Store the results of one job's chunks; return the number of crops and what was wrong with
-    others.
+) -> tuple[int, Faults]:
+    """Store the results of one job's chunks.
+
+    Returns the number of crops, and what is wrong with others.
     """
     sequence: int | None = None
-    made, faults = 0, dict[int, str]()
+    made = 0
+    faults: Faults = {}
     writer.remove(*job.key)
     for chunk in job.chunks():
         crops, chunk_faults = next(results)
@@ -340,7 +365,7 @@ def _store(
     return made, faults
 
 
-def _warn(job: Job, faults: dict[int, str], report: Report) -> None:
+def _warn(job: Job, faults: Faults, report: Report) -> None:
     if faults:
         first = next(iter(faults.values()))
         warning = f"{job.name}: left out {len(faults)} of {len(job.frames)}; first: {first}"
@@ -351,7 +376,8 @@ def _warn(job: Job, faults: dict[int, str], report: Report) -> None:
 def make_crops(job: Job) -> Result:
     """Cut out the targets of one job."""
     crops: list[Crop] = []
-    faults: dict[int, str] = {}
+    faults: Faults = {}
+    what = "frame" if job.kind == "video" else "box"
     for frame, box, read in zip(job.frames, job.boxes, job.readers(), strict=True):
         try:
             image = read()
@@ -361,36 +387,34 @@ def make_crops(job: Job) -> Result:
             check_box(box, width, height)
             crops.append(make_crop(image, box, frame))
         except (ValueError, OSError) as error:
-            faults[frame] = f"{'frame' if job.kind == 'video' else 'box'} {frame}: {error}"
+            faults[frame] = f"{what} {frame}: {error}"
     return crops, faults
 
 
 @contextmanager
 def _mapper(workers: int) -> Iterator[Mapper]:
-    """Give a function that maps `make_crops` over jobs, in order, with a bounded number of them
-    under way.
-    """
+    """Give a function that maps `make_crops` over jobs, in order, in so many processes."""
     if workers == 1:
         try:
             yield lambda jobs: map(make_crops, jobs)
         finally:
             _open_video.cache_clear()
         return
-    # started at need, and spawned, not forked: the caller may have threads (torch, OpenCV), which
-    # do not survive a fork
+    # The processes start when they are needed. They are spawned, not forked: the caller may have
+    # threads (of torch and OpenCV), which do not survive a fork.
     spawn = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=start_worker)
     try:
         yield lambda jobs: _map_bounded(pool, jobs, 2 * workers)
     except BrokenProcessPool as error:
-        raise OSError(
-            "a worker process died, perhaps for want of memory; rerun with fewer workers"
-        ) from error
+        fault = "a worker process died, perhaps for want of memory"
+        raise OSError(f"{fault}; rerun with fewer workers") from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _map_bounded(pool: ProcessPoolExecutor, jobs: Iterator[Job], limit: int) -> Iterator[Result]:
+    """Map `make_crops` over jobs, in order, with at most `limit` of them under way."""
     under_way: deque[Future[Result]] = deque()
     for job in jobs:
         under_way.append(pool.submit(make_crops, job))

@@ -1,5 +1,6 @@
-"""What a sequence in a crop store was cut from: has that changed since, and is it one to validate
-on?
+"""What a sequence in a crop store was cut from.
+
+This tells whether the sequence has changed since, and whether it is one to validate on.
 """
 
 from __future__ import annotations
@@ -15,14 +16,19 @@ from rbsf.datasets.video.index import fingerprint
 
 
 class Origin(NamedTuple):
-    """What a sequence was cut from; a store made by an early version does not know."""
+    """What a sequence was cut from. Stores made by early versions do not know it.
 
-    state: str  # digest of the frames and boxes chosen, and of the sizes and times of their files
-    place: str  # path of the first frame's file, of a video's its own, links followed
-    boxes: str  # digest of the boxes of all frames, the same wherever the sequence lies
+    `state`: digest of the chosen frames and boxes, and of the sizes and times of their files.
+    `place`: path of the first frame's file (of a video: of the video), links followed. `boxes`:
+    digest of the boxes of all frames, the same wherever the sequence lies.
+    """
+
+    state: str
+    place: str
+    boxes: str
 
     def is_of(self, other: Origin) -> bool:
-        """Whether a sequence of the same name is the same one: it lies there, or is a copy."""
+        """Whether a sequence of the same name is the same: it lies there, or it is a copy."""
         return self.place == other.place or self.boxes == other.boxes
 
 
@@ -32,16 +38,17 @@ def origin_of(
     chosen: np.ndarray | None = None,
     chosen_files: Iterable[str] = (),
 ) -> Origin:
-    """Origin of a sequence of these files and boxes (N, 4), of which the frames ``chosen`` (K,) are
-    cut out.
+    """Origin of a sequence of these files and boxes, `[N, 4]`.
 
-    Without these the state says nothing. The files' bytes are not read: a training has a million of
-    them.
+    `chosen` `[K]` are the numbers of the frames that are cut out of it, and `chosen_files` their
+    files. Without them the state is empty. The files' bytes are not read: a training has a million
+    files.
     """
     state = ""
     if chosen is not None:
         text = f"{chosen.tolist()} {_digest(boxes[chosen])}"
-        state = fingerprint([(text, [Path(file) for file in dict.fromkeys(chosen_files)])])
+        distinct = [Path(file) for file in dict.fromkeys(chosen_files)]
+        state = fingerprint([(text, distinct)])
     return Origin(state, str(Path(files[0]).resolve()), _digest(boxes))
 
 

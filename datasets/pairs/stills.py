@@ -12,49 +12,52 @@ from rbsf.datasets.video.images import list_images
 
 
 def is_stills_folder(root: Path) -> bool:
-    """Whether a folder holds single images: it has a boxes.csv, or images but no groundtruth*.txt."""
+    """Whether a folder has a boxes.csv, or images without a groundtruth*.txt beside them."""
     if (root / "boxes.csv").is_file():
         return True
-    return root.is_dir() and not any(root.glob("groundtruth*.txt")) and bool(list_images(root))
+    if not root.is_dir() or any(root.glob("groundtruth*.txt")):
+        return False
+    return bool(list_images(root))
 
 
 def read_stills(folder: Path) -> list[tuple[Path, np.ndarray]]:
-    """Images of a folder, in natural order, each with its (K, 4) float64 boxes ``x, y, w, h``
-    (0-based).
+    """Read a folder's images, in natural order, each with its boxes.
 
-    The boxes are the rows of ``boxes.csv`` (header ``file,x,y,w,h``, further columns ignored). An
-    image without rows, or in a folder without that file, has one row of NaN: the whole image is the
-    target. Raises ValueError naming file and line for a faulty row and for an image that is listed
-    but missing.
+    Boxes are `[K, 4]` float64, `x, y, w, h`, from 0: the rows of `boxes.csv` (header
+    `file,x,y,w,h`, further columns ignored). An image without rows, or in a folder without that
+    file, has one row of NaN: the whole image is the target. Raises ValueError, naming file and
+    line, for a faulty row and for an image that is listed but missing.
     """
     boxes: dict[str, list[list[float]]] = {name: [] for name in list_images(folder)}
     table = folder / "boxes.csv"
-    for line, name, box in _read_boxes(table) if table.is_file() else ():
-        if name not in boxes:
-            raise ValueError(
-                f"{table} line {line}: there is no image {name!r} beside it; remove the row"
-            )
-        boxes[name].append(box)
+    if table.is_file():
+        for line, name, box in _read_boxes(table):
+            if name not in boxes:
+                fault = f"there is no image {name!r} beside it"
+                raise ValueError(f"{table} line {line}: {fault}; remove the row")
+            boxes[name].append(box)
     whole = [[np.nan] * 4]
-    return [
-        (folder / name, np.array(rows or whole, dtype=np.float64)) for name, rows in boxes.items()
-    ]
+    return [(folder / name, np.array(rows or whole, float)) for name, rows in boxes.items()]
 
 
 def _read_boxes(table: Path) -> Iterator[tuple[int, str, list[float]]]:
+    """Yield the number of each row's line, its image and its box."""
     with table.open(newline="", encoding="utf-8-sig") as file:
         rows = csv.DictReader(file)
-        if missing := {"file", "x", "y", "w", "h"} - set(rows.fieldnames or ()):
-            raise ValueError(
-                f"{table} line 1: no column {', '.join(sorted(missing))}; write file,x,y,w,h"
-            )
+        missing = sorted({"file", "x", "y", "w", "h"} - set(rows.fieldnames or ()))
+        if missing:
+            raise ValueError(f"{table} line 1: no column {', '.join(missing)}; write file,x,y,w,h")
         for row in rows:
-            try:
-                box = [float(row[key]) for key in "xywh"]
-            except (TypeError, ValueError):
-                box = [np.nan]
-            if not np.isfinite(box).all():
-                raise ValueError(
-                    f"{table} line {rows.line_num}: x,y,w,h are not four numbers; correct the row"
-                )
+            box = _parse_numbers(row)
+            if box is None:
+                fault = "x,y,w,h are not four numbers"
+                raise ValueError(f"{table} line {rows.line_num}: {fault}; correct the row")
             yield rows.line_num, row["file"], box
+
+
+def _parse_numbers(row: dict[str, str]) -> list[float] | None:
+    try:
+        box = [float(row[key]) for key in "xywh"]
+    except (TypeError, ValueError):
+        return None
+    return box if np.isfinite(box).all() else None

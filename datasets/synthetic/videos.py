@@ -1,8 +1,7 @@
-"""Synthetic tracking videos with true boxes: a textured figure moves over a textured, moving
-background.
+"""Synthetic tracking videos with true boxes: a textured figure moves over a moving background.
 
-A video is a pure function of its seed, size and settings: the same call gives the same bytes on one
-machine.
+A video is a pure function of its seed, size and settings: on one machine the same call gives the
+same bytes.
 """
 
 from __future__ import annotations
@@ -25,11 +24,11 @@ def make_sequence(
     size: tuple[int, int] = (320, 240),
     config: SceneConfig | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield ``frames`` pairs of a frame (H x W x 3 uint8 RGB) and the target's box (``x, y, w, h``
-    float64, 0-based).
+    """Yield `frames` frames, each with the target's box.
 
-    ``size`` is (width, height). The box bounds the whole target, hidden parts too, clipped to the
-    frame. Raises ValueError for a size below 32 x 32 or no frames.
+    A frame is `[H, W, 3]` uint8 RGB; `size` is (width, height). A box is `x, y, w, h` float64,
+    counted from 0. It bounds the whole target, with hidden parts, and is clipped to the frame.
+    Raises ValueError for a size below 32 x 32 or no frames.
     """
     scene = Scene(seed, frames, size, config or SceneConfig())
     return (scene.render(frame) for frame in range(frames))
@@ -48,27 +47,35 @@ def write_got10k(
     size: tuple[int, int] = (320, 240),
     config: SceneConfig | None = None,
 ) -> None:
-    """Write ``count`` videos as a GOT-10k split: JPEG frames, ``groundtruth.txt`` and, when all is
-    done, ``list.txt``.
+    """Write `count` videos as a GOT-10k split.
 
-    Video ``i`` is ``make_sequence(seed + i, ...)``. Raises OSError where ``root`` cannot be
-    written.
+    Each has JPEG frames and `groundtruth.txt`; `list.txt` is written when all is done. Video `i` is
+    `make_sequence(seed + i, ...)`. Raises OSError where `root` cannot be written.
     """
     root = Path(root)
     names = [video_name(seed + i) for i in range(count)]
-    (root / "list.txt").unlink(missing_ok=True)  # of an earlier, now overwritten, split
+    (root / "list.txt").unlink(missing_ok=True)  # of an earlier split, which is overwritten
     for i, name in enumerate(tqdm(names, unit="video", desc=f"writing {root}")):
-        folder = root / name
-        folder.mkdir(parents=True, exist_ok=True)
-        for old in folder.glob("*.jpg"):
-            old.unlink()
-        boxes = []
-        for number, (image, box) in enumerate(make_sequence(seed + i, frames, size, config), 1):
-            jpeg = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
-            (folder / f"{number:08d}.jpg").write_bytes(jpeg)
-            boxes.append(box)
-        _write_boxes(folder / "groundtruth.txt", boxes)
+        _empty_of_frames(root / name)
+        _write_frames(root / name, make_sequence(seed + i, frames, size, config))
     write_atomically(root / "list.txt", "".join(f"{name}\n" for name in names).encode())
+
+
+def _empty_of_frames(folder: Path) -> None:
+    """Make the folder, or remove the frames of an earlier video from it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.jpg"):
+        old.unlink()
+
+
+def _write_frames(folder: Path, video: Iterator[tuple[np.ndarray, np.ndarray]]) -> None:
+    """Write a video as JPEG frames and a file of their boxes."""
+    boxes = []
+    for number, (image, box) in enumerate(video, 1):
+        _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        (folder / f"{number:08d}.jpg").write_bytes(jpeg.tobytes())
+        boxes.append(box)
+    _write_boxes(folder / "groundtruth.txt", boxes)
 
 
 def write_video(
@@ -79,14 +86,14 @@ def write_video(
     config: SceneConfig | None = None,
     fps: float = 25.0,
 ) -> None:
-    """Write ``make_sequence(seed, ...)`` as a video; beside it its boxes as ``.txt``, an
-    ``x,y,w,h`` line a frame.
+    """Write `make_sequence(seed, ...)` as a video.
+
+    Beside it its boxes are written as `.txt`, an `x,y,w,h` line a frame.
     """
     path, boxes = Path(path), []
     with VideoWriter(path, fps) as video:
-        for image, box in tqdm(
-            make_sequence(seed, frames, size, config), total=frames, unit="frame", desc=str(path)
-        ):
+        sequence = make_sequence(seed, frames, size, config)
+        for image, box in tqdm(sequence, total=frames, unit="frame", desc=str(path)):
             video.write(image)
             boxes.append(box)
     _write_boxes(path.with_suffix(".txt"), boxes)

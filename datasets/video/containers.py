@@ -1,6 +1,4 @@
-"""What a video file's own tables say for sure, where the number of frames in its header is an
-estimate.
-"""
+"""What a video file's own tables say for sure: its header's number of frames is an estimate."""
 
 from __future__ import annotations
 
@@ -8,22 +6,23 @@ import io
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
 MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"moof")
-ROUNDING = 0.002  # seconds, of durations in MP4 boxes
-EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # Matroska and WebM
-STREAMED = (0, 0xFFFFFFFF)  # a RIFF length that the writer did not know
+ROUNDING = 0.002  # seconds by which durations in MP4 boxes may be rounded
+EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # elements of Matroska and WebM
+STREAMED = (0, 0xFFFFFFFF)  # RIFF lengths of writers that did not know the length
 
 
 def is_cut_short(path: Path) -> bool:
-    """Whether an outermost block of an MP4 or MOV, AVI, Matroska or WebM file reaches beyond the
-    file's end.
+    """Whether an outermost block of a file should reach beyond the file's end.
 
-    False for other formats, and where the blocks are whole or declare no length (live recordings).
+    Known formats are MP4, MOV, AVI, Matroska and WebM. Returns False for other formats, and where
+    the blocks are whole or declare no length (live recordings).
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -39,15 +38,16 @@ def is_cut_short(path: Path) -> bool:
 
 
 def shows_all_frames(path: Path) -> bool:
-    """Whether a file is an MP4 or MOV, whose header lists each frame, and no edit list leaves
-    frames out.
+    """Whether a file is an MP4 or MOV whose edit lists leave no frames out.
+
+    The header of such a file lists each frame.
     """
     try:
         moov = _read_moov(path)
-        scale, _ = _times(_find(moov, b"mvhd")[0])
-        videos = _video_tracks(moov)
-        return bool(videos) and all(_shows_all(track, scale) for track in videos)
-    except (struct.error, IndexError, ZeroDivisionError):  # no such file, or a damaged one
+        movie_scale, _ = _times(_find(moov, b"mvhd")[0])
+        videos = [track for track in _find(moov, b"trak") if _is_video(track)]
+        return bool(videos) and all(_shows_all(track, movie_scale) for track in videos)
+    except (struct.error, IndexError, ZeroDivisionError):  # another format, or a damaged file
         return False
 
 
@@ -84,7 +84,8 @@ class Turn:
 def display_turn(path: Path) -> Turn | None:
     """The display matrix of an MP4's or MOV's first video track; None for other files and none."""
     try:
-        for track in _video_tracks(_read_moov(path)):
+        moov = _read_moov(path)
+        for track in filter(_is_video, _find(moov, b"trak")):
             header = _find(track, b"tkhd")[0]
             start = 52 if header[0] else 40  # version 1 has longer times
             a, b, _, c, d = struct.unpack_from(">5i", header, start)
@@ -96,7 +97,7 @@ def display_turn(path: Path) -> Turn | None:
 
 
 def _read_moov(path: Path) -> bytes:
-    """The tables of an MP4 or MOV; empty for other files."""
+    """Content of an MP4 file's header; empty where there is none."""
     with path.open("rb") as file:
         for kind, end in _mp4_boxes(file):
             if kind == b"moov":
@@ -104,56 +105,56 @@ def _read_moov(path: Path) -> bytes:
     return b""
 
 
-def _video_tracks(moov: bytes) -> list[bytes]:
-    tracks = _find(moov, b"trak")
-    return [track for track in tracks if _find(track, b"mdia", b"hdlr")[0][8:12] == b"vide"]
+def _is_video(track: bytes) -> bool:
+    return _find(track, b"mdia", b"hdlr")[0][8:12] == b"vide"
 
 
 def _shows_all(track: bytes, movie_scale: int) -> bool:
+    """Whether a track's edit list, if it has one, shows the track once and whole."""
     scale, duration = _times(_find(track, b"mdia", b"mdhd")[0])
     lists = _find(track, b"edts", b"elst")
     if not lists:
         return True
-    entry = struct.Struct(
-        ">Qq4x" if lists[0][0] else ">Ii4x"
-    )  # how long, of the movie; from where on, -1: a pause
-    count = struct.unpack_from(">I", lists[0], 4)[0]
-    shown = [
-        length
-        for length, start in entry.iter_unpack(lists[0][8 : 8 + count * entry.size])
-        if start != -1
-    ]
-    return len(shown) == 1 and (
-        shown[0] == 0 or shown[0] / movie_scale > duration / scale - ROUNDING
-    )
+    edits = lists[0]
+    is_long = edits[0] != 0  # version 1 has numbers of 64 bits
+    entry = struct.Struct(">Qq4x" if is_long else ">Ii4x")  # length, start in the track
+    count = struct.unpack_from(">I", edits, 4)[0]
+    entries = entry.iter_unpack(edits[8 : 8 + count * entry.size])
+    shown = [length for length, start in entries if start != -1]  # -1: a pause
+    if len(shown) != 1:
+        return False
+    return shown[0] == 0 or shown[0] / movie_scale > duration / scale - ROUNDING
 
 
 def _times(header: bytes) -> tuple[int, int]:
-    """Units a second and duration, in these units, of an ``mvhd`` or ``mdhd`` box."""
+    """Units a second and duration, in these units, of an `mvhd` or `mdhd` box."""
+    is_long = header[0] != 0
     return (
-        struct.unpack_from(">IQ", header, 20)
-        if header[0]
-        else struct.unpack_from(">II", header, 12)
+        struct.unpack_from(">IQ", header, 20) if is_long else struct.unpack_from(">II", header, 12)
     )
 
 
 def _find(data: bytes, kind: bytes, *inner: bytes) -> list[bytes]:
-    """Contents of the MP4 boxes of a kind in ``data``; with ``inner``, of the boxes of these kinds
-    in them.
+    """Contents of the MP4 boxes of a kind in `data`.
+
+    With `inner`: contents of the boxes of these kinds inside them, one level for each kind.
     """
     file = io.BytesIO(data)
     found = [file.read(end - file.tell()) for name, end in _mp4_boxes(file) if name == kind]
-    return [content for outer in found for content in _find(outer, *inner)] if inner else found
+    if not inner:
+        return found
+    return list(chain.from_iterable(_find(content, *inner) for content in found))
 
 
 def _mp4_boxes(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
-    """Kinds and ends of the boxes in a row; ``file`` stands at each one's content."""
+    """Kinds and ends of boxes that follow each other; `file` stands at each one's content."""
     start = 0
     while len(head := file.read(8)) == 8:
         length, kind = struct.unpack(">I4s", head)
         if length == 1:
             length = struct.unpack(">Q", file.read(8))[0]
-        if not kind.isalnum() or length < 8:  # another format, or 0: a box that goes on to the end
+        # A length of 0 is a box that goes on to the end; other kinds and lengths are no MP4.
+        if not kind.isalnum() or length < 8:
             return
         start += length
         yield kind, start
@@ -161,8 +162,9 @@ def _mp4_boxes(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
 
 
 def _riff_ends(file: BinaryIO, size: int) -> Iterator[int]:
+    """Ends of an AVI's RIFF blocks; above 1 GB it has several."""
     start = 0
-    while start + 8 <= size:  # an AVI above 1 GB is a row of RIFFs
+    while start + 8 <= size:
         file.seek(start)
         kind, length = struct.unpack("<4sI", file.read(8))
         if kind != b"RIFF" or length in STREAMED:
@@ -173,22 +175,29 @@ def _riff_ends(file: BinaryIO, size: int) -> Iterator[int]:
 
 
 def _matroska_ends(file: BinaryIO) -> Iterator[int]:
+    """The end of the segment, which has all frames, where its length is known."""
     file.seek(4)
     header = _read_length(file)
     if header is None:
         return
     file.seek(header, 1)
-    if file.read(4) == SEGMENT and (length := _read_length(file)) is not None:
+    if file.read(4) != SEGMENT:
+        return
+    length = _read_length(file)
+    if length is not None:
         yield file.tell() + length
 
 
 def _read_length(file: BinaryIO) -> int | None:
-    """Length of a Matroska element: as many bytes as the first has leading zeros, and one; all ones
-    are unknown.
+    """Length of a Matroska element; None where the file ends, or says that it is unknown.
+
+    The number of leading zeros in the first byte says how many bytes follow. Of each byte 7 bits
+    count; if all of them are ones, the length is unknown.
     """
     first = file.read(1)
     if not first or not first[0]:
         return None
     more = 8 - first[0].bit_length()
-    value = int.from_bytes(first + file.read(more), "big") & (1 << 7 * (more + 1)) - 1
-    return None if value == (1 << 7 * (more + 1)) - 1 else value
+    all_ones = (1 << 7 * (more + 1)) - 1
+    value = int.from_bytes(first + file.read(more), "big") & all_ones
+    return None if value == all_ones else value

@@ -1,8 +1,7 @@
-"""What is known of a large dataset's sequences, kept between runs in one ``.npz`` file (plain
-arrays, no pickle).
+"""What is known of a large dataset's sequences, kept between runs in one `.npz` file.
 
-GOT-10k has 1.4 million frames: listing them and reading 9,335 annotations at every start would take
-minutes.
+The file has plain arrays and no pickle. GOT-10k has 1.4 million frames: listing them and reading
+9,335 annotations would take minutes at every start.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import os
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +20,14 @@ import numpy as np
 from rbsf.system.files import write_atomically
 
 FORMAT = "rbsf-index-1"
+PARTS = ("names", "folders", "counts", "files", "boxes")  # arrays in the file, beside the key
 
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """One sequence: ``files`` are names of frames in ``folder``; ``boxes`` (N, 4) float64, NaN
-    where absent.
+    """One sequence.
+
+    `files`: names of its frames in `folder`. `boxes`: `[N, 4]` float64, NaN where absent.
     """
 
     name: str
@@ -35,20 +37,17 @@ class Record:
 
 
 def default_cache() -> Path:
-    """Folder of cached indexes: ``RBSF_CACHE``, else ``rbsf`` in the user's cache folder."""
+    """Folder of cached indexes: `RBSF_CACHE`, else `rbsf` in the user's cache folder."""
     if "RBSF_CACHE" in os.environ:
         return Path(os.environ["RBSF_CACHE"])
-    home = (
-        os.environ.get("LOCALAPPDATA") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    )
-    return Path(home) / "rbsf"
+    named = os.environ.get("LOCALAPPDATA") or os.environ.get("XDG_CACHE_HOME")
+    return Path(named or Path.home() / ".cache") / "rbsf"
 
 
 def fingerprint(descriptions: Iterable[tuple[str, list[Path]]]) -> str:
-    """Digest of each sequence's description and of the state of the files and folders it was read
-    from.
+    """Digest of descriptions, and of the state of the files and folders they were read from.
 
-    A folder's time changes when a frame is added or removed, so that none has to be listed.
+    A folder's time changes when a frame is added or removed, so that no folder has to be listed.
     """
     digest = hashlib.sha256(FORMAT.encode())
     for text, paths in descriptions:
@@ -63,16 +62,18 @@ def fingerprint(descriptions: Iterable[tuple[str, list[Path]]]) -> str:
 
 
 def save_index(path: Path, key: str, records: list[Record]) -> None:
-    """Store records under ``key``; where that cannot be written a warning is all, for it only saves
-    time.
+    """Store records under `key`.
+
+    Only warns where they cannot be written, because an index only saves time.
     """
+    files = chain.from_iterable(record.files for record in records)
     arrays = {
         "key": np.array(key),
-        "names": np.array([r.name for r in records]),
-        "folders": np.array([r.folder for r in records]),
-        "counts": np.array([len(r.files) for r in records]),
-        "files": np.array([os.fsencode(f) for r in records for f in r.files]),
-        "boxes": np.concatenate([r.boxes for r in records]),
+        "names": np.array([record.name for record in records]),
+        "folders": np.array([record.folder for record in records]),
+        "counts": np.array([len(record.files) for record in records]),
+        "files": np.array(list(map(os.fsencode, files))),
+        "boxes": np.concatenate([record.boxes for record in records]),
     }
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
@@ -83,23 +84,21 @@ def save_index(path: Path, key: str, records: list[Record]) -> None:
 
 
 def load_index(path: Path, key: str) -> list[Record] | None:
-    """Records stored under ``key``; None where there are none, they are of another state, or the
-    file is damaged.
+    """Records that are stored under `key`.
+
+    Returns None where there are none, they are of another state, or the file is damaged.
     """
     try:
         with np.load(path, allow_pickle=False) as stored:
             if str(stored["key"]) != key:
                 return None
-            arrays = {
-                name: stored[name] for name in ("names", "folders", "counts", "files", "boxes")
-            }
-    except Exception:  # a parser of damaged files raises anything; the index is made anew
+            names, folders, counts, encoded, boxes = (stored[part] for part in PARTS)
+    except Exception:  # reading a damaged file may raise anything; the index is then made anew
         return None
-    ends = np.cumsum(arrays["counts"])
-    files = [os.fsdecode(f) for f in arrays["files"].tolist()]
-    return [
-        Record(str(name), str(folder), files[end - count : end], arrays["boxes"][end - count : end])
-        for name, folder, count, end in zip(
-            arrays["names"], arrays["folders"], arrays["counts"], ends, strict=True
-        )
-    ]
+    files = list(map(os.fsdecode, encoded.tolist()))
+    records = []
+    end = 0
+    for name, folder, count in zip(names, folders, counts.tolist(), strict=True):
+        start, end = end, end + count
+        records.append(Record(str(name), str(folder), files[start:end], boxes[start:end]))
+    return records

@@ -1,14 +1,13 @@
-"""How published tracking datasets are laid out in folders: where each sequence's frames and boxes
-lie.
+"""How published tracking datasets are laid out: where each sequence's frames and boxes lie.
 
-Nothing but names is read here; `rbsf.datasets.video.sequences` reads what is found.
+Here only names are looked at; `rbsf.datasets.video.sequences` reads what is found.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +16,7 @@ from rbsf.datasets.video.frames import VIDEO_SUFFIXES
 from rbsf.datasets.video.images import natural_key
 
 SPLITS = ("train", "val", "test")
-# Frames that OTB's annotations are for, where the folder holds more (OTB web page).
+# First and last frame that OTB's annotations are for, where the folder holds more (OTB's web page).
 OTB_SPANS = {
     "David": (300, 770),
     "Football1": (1, 74),
@@ -29,108 +28,121 @@ OTB_SPANS = {
 
 @dataclass(frozen=True)
 class Entry:
-    """Where one sequence lies: what a layout finds before any frame or box is read."""
+    """Where one sequence lies: what a layout finds before any frame or box is read.
+
+    `folder` has the frames, or is the video file that has them. `span`: numbers of the first and
+    last frame that the annotation is for (None: all). `one_based`: the annotation counts pixels
+    from 1. `first_only`: an annotation of the first frame alone is whole.
+    """
 
     name: str
-    folder: Path  # of the frames; a video file where they lie in one
+    folder: Path
     annotation: Path
-    span: tuple[int, int] | None = (
-        None  # first and last frame number that the annotation is for; None: all
-    )
+    span: tuple[int, int] | None = None
     one_based: bool = False
-    first_only: bool = False  # an annotation of the first frame alone is whole
+    first_only: bool = False
+
+
+def _in_natural_order(paths: Iterable[Path]) -> list[Path]:
+    return sorted(paths, key=lambda path: natural_key(path.name))
 
 
 def _folders(root: Path, annotation: str) -> list[Path]:
-    """``root`` itself where it is one sequence, else its folders, that hold a file matching
-    ``annotation``.
-    """
+    """The folders with a file that matches `annotation`: `root` alone, or those in it."""
     if any(root.glob(annotation)):
         return [root]
-    folders = sorted((f for f in root.iterdir() if f.is_dir()), key=lambda f: natural_key(f.name))
-    return [f for f in folders if any(f.glob(annotation))]
+    folders = _in_natural_order(path for path in root.iterdir() if path.is_dir())
+    return [folder for folder in folders if any(folder.glob(annotation))]
 
 
 def find_got10k(root: Path) -> list[Entry]:
-    """GOT-10k split: ``list.txt`` and ``NAME/00000001.jpg ...`` with ``NAME/groundtruth.txt``;
-    0-based as read.
+    """Find the sequences of a GOT-10k split, 0-based as they are read.
+
+    It has `list.txt`, and `NAME/00000001.jpg ...` with `NAME/groundtruth.txt`.
     """
     listing = root / "list.txt"
-    splits = [s for s in SPLITS if (root / s / "list.txt").is_file()]
-    if not listing.is_file() and splits:
-        if len(splits) > 1:
-            raise ValueError(
-                f"{root} holds the splits {', '.join(splits)}; choose one, for example {root / splits[0]}"
-            )
-        return find_got10k(root / splits[0])
     if listing.is_file():
-        folders = [
-            root / line.strip()
-            for line in listing.read_text(encoding="utf-8-sig").splitlines()
-            if line.strip()
-        ]
-        _check_listed(listing, folders)
+        folders = _listed_folders(listing)
     else:
+        splits = [split for split in SPLITS if (root / split / "list.txt").is_file()]
+        if len(splits) > 1:
+            advice = f"choose one, for example {root / splits[0]}"
+            raise ValueError(f"{root} holds the splits {', '.join(splits)}; {advice}")
+        if splits:
+            return find_got10k(root / splits[0])
         folders = [f for f in _folders(root, "groundtruth.txt") if not (f / "img").is_dir()]
     return [Entry(f.name, f, f / "groundtruth.txt", first_only=True) for f in folders]
 
 
-def _check_listed(listing: Path, folders: list[Path]) -> None:
+def _listed_folders(listing: Path) -> list[Path]:
+    """The folders that a `list.txt` names. Raises ValueError where it names none, or some lack."""
+    lines = listing.read_text(encoding="utf-8-sig").splitlines()
+    folders = [listing.parent / line.strip() for line in lines if line.strip()]
     if not folders:
         raise ValueError(f"{listing} is empty; it must name one sequence folder per line")
     missing = [folder for folder in folders if not folder.is_dir()]
     if missing:
         raise ValueError(
-            f"{listing} names {len(folders)} sequences but {len(missing)} of their folders are missing, such as "
-            f"{missing[0]}; restore them or take them off the list"
+            f"{listing} names {len(folders)} sequences but {len(missing)} of their folders are "
+            f"missing, such as {missing[0]}; restore them or take them off the list"
         )
+    return folders
 
 
 def otb_name(name: str) -> str:
-    """Name of a target as the got10k toolkit has it: ``Jogging-1`` and ``Jogging.1`` are
-    ``Jogging.1``; Human4's second target, the only one with boxes, is ``Human4``.
+    """Name of a target as the got10k toolkit has it.
+
+    `Jogging-1` and `Jogging.1` are `Jogging.1`. Human4's second target, the only one with boxes, is
+    `Human4`.
     """
     name = re.sub(r"-(\d)$", r".\1", name)
     return "Human4" if name == "Human4.2" else name
 
 
 def find_otb(root: Path) -> list[Entry]:
-    """OTB: ``NAME/img/0001.jpg`` and ``NAME/groundtruth_rect.txt`` (``.1.txt``, ``.2.txt``: two
-    targets); 1-based.
+    """Find the sequences of OTB, 1-based.
+
+    They have `NAME/img/0001.jpg` and `NAME/groundtruth_rect.txt`; where there are two targets,
+    `NAME/groundtruth_rect.1.txt` and `.2.txt`.
     """
     entries = []
     for folder in _folders(root, "groundtruth*.txt"):
-        if not (folder / "img").is_dir():
-            continue
-        for annotation in sorted(folder.glob("groundtruth*.txt")):
-            if not annotation.read_text().strip() and "." in annotation.stem:
-                continue  # OTB ships Human4/groundtruth_rect.1.txt empty: only its second target counts
-            target = "".join(re.findall(r"\.\d$", annotation.stem))
-            span = OTB_SPANS.get(folder.name)
-            name = otb_name(folder.name + target)
-            entries.append(Entry(name, folder / "img", annotation, span, one_based=True))
+        if (folder / "img").is_dir():
+            annotations = sorted(folder.glob("groundtruth*.txt"))
+            entries += [_otb_entry(folder, path) for path in annotations if not _is_blank(path)]
     return entries
 
 
-def find_uav123(root: Path, version: str = "UAV123") -> list[Entry]:
-    """UAV123: ``anno/UAV123/NAME.txt`` and ``data_seq/UAV123/FOLDER/`` (or both ``UAV123_10fps``);
-    1-based.
+def _is_blank(annotation: Path) -> bool:
+    """Whether one of two targets has no boxes: OTB ships the file of Human4's first one empty."""
+    return not annotation.read_text().strip() and "." in annotation.stem
 
-    Where there is no ``anno`` folder: as OTB, the form in which tracking toolkits hand it on.
+
+def _otb_entry(folder: Path, annotation: Path) -> Entry:
+    target = "".join(re.findall(r"\.\d$", annotation.stem))  # such as ".1", or nothing
+    span = OTB_SPANS.get(folder.name)
+    return Entry(otb_name(folder.name + target), folder / "img", annotation, span, one_based=True)
+
+
+def find_uav123(root: Path, version: str = "UAV123") -> list[Entry]:
+    """Find the sequences of UAV123, 1-based.
+
+    They have `anno/UAV123/NAME.txt` and `data_seq/UAV123/FOLDER/` (or `UAV123_10fps` in both).
+    Where there is no `anno` folder they are looked for as in OTB, the form in which tracking
+    toolkits hand them on.
     """
     if not (root / "anno").is_dir():
         return find_otb(root)
     if version == "UAV123" and is_uav123_10fps(root):
         version = "UAV123_10fps"
-    frames = root / "data_seq" / (version if version.endswith("fps") else "UAV123")
-    spans = uav123_spans("UAV123" if version.endswith("fps") else version)
-    step = (
-        3 if version.endswith("fps") else 1
-    )  # 10 fps keeps frames 1, 4, 7, ... and numbers them anew
+    if version.endswith("fps"):
+        frames, spans = root / "data_seq" / version, uav123_spans("UAV123")
+        step = 3  # at 10 frames per second frames 1, 4, 7, ... are kept, and numbered anew
+    else:
+        frames, spans = root / "data_seq" / "UAV123", uav123_spans(version)
+        step = 1
     entries = []
-    for annotation in sorted(
-        (root / "anno" / version).glob("*.txt"), key=lambda f: natural_key(f.name)
-    ):
+    for annotation in _in_natural_order((root / "anno" / version).glob("*.txt")):
         name = annotation.stem
         folder, first, last = spans.get(name, (name, 1, 10**9))
         span = ((first - 1) // step + 1, (last - 1) // step + 1)
@@ -139,42 +151,45 @@ def find_uav123(root: Path, version: str = "UAV123") -> list[Entry]:
 
 
 def is_uav123_10fps(root: Path) -> bool:
-    """Whether ``root`` holds UAV123 at 10 frames per second, a benchmark of its own, and not at 30."""
+    """Whether `root` holds UAV123 at 10 frames a second, a benchmark of its own, but not at 30."""
     return (root / "anno" / "UAV123_10fps").is_dir() and not (root / "anno" / "UAV123").is_dir()
 
 
 def uav123_spans(version: str) -> dict[str, tuple[str, int, int]]:
-    """Folder, first and last frame of each sequence of "UAV123" or "UAV20L": several are cut from
-    one folder.
+    """Folder, first and last frame of each sequence of "UAV123" or "UAV20L", by name.
 
-    The table is the got10k toolkit's; ValueError where the toolkit is not installed.
+    Several sequences are cut from one folder. The table is the got10k toolkit's. Raises ValueError
+    where the toolkit is not installed.
     """
     toolkit = find_spec("got10k")
     if toolkit is None or not toolkit.submodule_search_locations:
-        raise ValueError(
-            "reading UAV123 needs the got10k package (frame ranges); type: pip install got10k==0.1.3"
-        )
+        needed = "reading UAV123 needs the got10k package (frame ranges)"
+        raise ValueError(f"{needed}; type: pip install got10k==0.1.3")
     table = Path(toolkit.submodule_search_locations[0]) / "datasets" / "uav123.json"
     metas = json.loads(table.read_text())[version]
     return {name: (m["folder_name"], m["start_frame"], m["end_frame"]) for name, m in metas.items()}
 
 
 def find_uav20l(root: Path) -> list[Entry]:
-    """The long sequences of UAV123: ``anno/UAV20L``, mostly beside ``anno/UAV123``, which then
-    comes first.
+    """Find the long sequences of UAV123, in `anno/UAV20L`.
+
+    That folder mostly lies beside `anno/UAV123`; then the layout "uav123" is found first.
     """
     return find_uav123(root, "UAV20L")
 
 
 def find_videos(root: Path) -> list[Entry]:
-    """Videos with boxes beside them, ``NAME.mp4`` and ``NAME.txt``, in a folder or one alone;
-    0-based.
+    """Find videos with boxes beside them, 0-based: `NAME.mp4` and `NAME.txt`.
+
+    They lie in a folder, or `root` is one alone.
     """
-    files = [root] if root.is_file() else sorted(root.iterdir(), key=lambda f: natural_key(f.name))
-    # A name that begins with a dot is a killed program's half-written video, or macOS's notes on
-    # one.
-    videos = [f for f in files if f.suffix.lower() in VIDEO_SUFFIXES and not f.name.startswith(".")]
-    return [Entry(f.stem, f, f.with_suffix(".txt")) for f in videos]
+    files = [root] if root.is_file() else _in_natural_order(root.iterdir())
+    return [Entry(file.stem, file, file.with_suffix(".txt")) for file in files if _is_video(file)]
+
+
+def _is_video(file: Path) -> bool:
+    """Whether the name is a video's. With a dot in front it is half-written, or notes by macOS."""
+    return file.suffix.lower() in VIDEO_SUFFIXES and not file.name.startswith(".")
 
 
 LAYOUTS: dict[str, Callable[[Path], list[Entry]]] = {
@@ -187,8 +202,10 @@ LAYOUTS: dict[str, Callable[[Path], list[Entry]]] = {
 
 
 def find_entries(root: Path, layout: str | None = None) -> list[Entry]:
-    """Entries of every sequence under ``root``; raises ValueError that says what was looked for and
-    what is there.
+    """Find every sequence under `root`, by a key of `LAYOUTS` (None: by the first that fits).
+
+    Raises ValueError that says what was looked for and what is there, and FileNotFoundError where
+    `root` does not exist.
     """
     if not root.exists():
         raise FileNotFoundError(f"dataset {root} does not exist")
@@ -196,13 +213,15 @@ def find_entries(root: Path, layout: str | None = None) -> list[Entry]:
         raise ValueError(f"layout {layout!r} is not known; choose from {', '.join(LAYOUTS)}")
     if root.is_file():
         layout = "videos"
-    for name in [layout] if layout else list(LAYOUTS):
-        if entries := LAYOUTS[name](root):
+    names = [layout] if layout else list(LAYOUTS)
+    for name in names:
+        entries = LAYOUTS[name](root)
+        if entries:
             return entries
-    raise ValueError(_nothing_found(root, layout))
+    raise ValueError(_nothing_found(root, names))
 
 
-WANTED = {
+WANTED = {  # what a layout looks for
     "got10k": "list.txt (or NAME/groundtruth.txt) with NAME/00000001.jpg",
     "otb": "NAME/img/ with NAME/groundtruth_rect.txt",
     "uav123": "anno/UAV123/NAME.txt with data_seq/UAV123/",
@@ -211,11 +230,15 @@ WANTED = {
 }
 
 
-def _nothing_found(root: Path, layout: str | None) -> str:
+def _nothing_found(root: Path, layouts: list[str]) -> str:
     if root.is_file():
-        return f"{root} is not a video; give a folder of sequences, or a {', '.join(VIDEO_SUFFIXES)} file"
+        suffixes = ", ".join(VIDEO_SUFFIXES)
+        return f"{root} is not a video; give a folder of sequences, or a {suffixes} file"
     inside = list(root.iterdir())
-    folders = sorted(f.name for f in inside if f.is_dir())
-    wanted = "; or ".join(WANTED[name] for name in ([layout] if layout else WANTED))
-    found = f"{len(folders)} folders" + (f" ({', '.join(folders[:3])} ...)" if folders else "")
-    return f"no sequences in {root}: looked for {wanted}; found {found} and {len(inside) - len(folders)} files"
+    folders = sorted(path.name for path in inside if path.is_dir())
+    found = f"{len(folders)} folders"
+    if folders:
+        found += f" ({', '.join(folders[:3])} ...)"
+    found += f" and {len(inside) - len(folders)} files"
+    wanted = "; or ".join(WANTED[layout] for layout in layouts)
+    return f"no sequences in {root}: looked for {wanted}; found {found}"

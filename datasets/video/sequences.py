@@ -1,12 +1,13 @@
 """Annotated sequences, read from the layouts in which tracking data is published.
 
-Boxes are ``x, y, w, h`` in pixels, 0-based; OTB and UAV123 count from 1 and are shifted here, and
-only here.
+Boxes are `x, y, w, h` in pixels, counted from 0. OTB and UAV123 count from 1; their boxes are
+shifted here, and only here.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 import sys
@@ -25,18 +26,18 @@ from rbsf.datasets.video.layouts import Entry, find_entries, otb_name
 from rbsf.datasets.video.sources import count_frames, read_video_frame
 
 COVER, ABSENCE = "cover.label", "absence.label"
-_SPAN = r"@(\d+)\+(\d+)$"  # at the end of a part's name
-MIN_INDEXED = 100  # sequences from which an index is kept; fewer are listed in no time
+_SPAN = r"@(\d+)\+(\d+)$"  # the end of a part's name: first frame and number of frames
+MIN_INDEXED = 100  # sequences; an index is kept of so many or more, and fewer are quickly listed
 
 
 @dataclass(frozen=True, eq=False)
 class Sequence:
     """Frames and the target's box in each.
 
-    ``frames``: image paths, in order; empty where only the boxes are at hand. ``boxes``: (N, 4)
-    float64; a row of NaN where the target is absent or (all but the first frame of GOT-10k's test
-    split) its box is not published. ``one_based``: the published files, results too, count pixels
-    from 1; ``boxes`` never do.
+    `frames`: image paths, in order; empty where only the boxes are at hand. `boxes`: `[N, 4]`
+    float64 `x, y, w, h`; a row of NaN where the target is absent or its box is not published (all
+    but the first frame of GOT-10k's test split). `one_based`: the published files, results too,
+    count pixels from 1; `boxes` never do.
     """
 
     name: str
@@ -51,8 +52,9 @@ class Sequence:
         return (self.image(i) for i in range(len(self)))
 
     def image(self, index: int) -> np.ndarray:
-        """Frame ``index`` as H x W x 3 uint8 RGB; raises ValueError, naming the file, where it
-        cannot be read.
+        """Frame `index`, `[H, W, 3]` uint8 RGB.
+
+        Raises ValueError, naming the file, where it cannot be read.
         """
         return read_image(self.frames[index])
 
@@ -61,36 +63,40 @@ class Sequence:
         return self.frames
 
     def part(self, first: int, stop: int) -> Sequence:
-        """Frames ``first`` to ``stop - 1``, counted from 0, as a sequence of its own:
-        ``David@60+150`` has 150.
+        """Frames `first` to `stop - 1`, counted from 0, as a sequence of its own.
+
+        Its name is such as `David@60+150`, which has 150 frames.
         """
         name = f"{self.name}@{first}+{stop - first}"
-        return replace(
-            self, name=name, frames=self.frames[first:stop], boxes=self.boxes[first:stop]
-        )
+        frames, boxes = self.frames[first:stop], self.boxes[first:stop]
+        return replace(self, name=name, frames=frames, boxes=boxes)
 
 
 def whole_name(name: str) -> str:
-    """Name of the sequence that a part is of; of a whole one its own."""
+    """Name of the sequence that a part is of; for a whole sequence its own name."""
     return re.sub(_SPAN, "", name)
 
 
 def span_of(name: str) -> slice:
-    """The frames of its sequence that a part has, by its name; of a whole one all."""
+    """The frames of its sequence that a part has, by its name; for a whole sequence all."""
     found = re.search(_SPAN, name)
-    return slice(int(found[1]), int(found[1]) + int(found[2])) if found else slice(None)
+    if found is None:
+        return slice(None)
+    first, count = int(found[1]), int(found[2])
+    return slice(first, first + count)
 
 
 class VideoSequence(Sequence):
-    """A sequence whose frames lie in one video: frame 12 is named ``clip.mp4#12``."""
+    """A sequence whose frames lie in one video: frame 12 is named `clip.mp4#12`."""
 
     def __iter__(self) -> Iterator[np.ndarray]:
         path, _, first = self.frames[0].rpartition("#")
         return islice(open_frames(path), int(first), int(first) + len(self))
 
     def image(self, index: int) -> np.ndarray:
-        """Frame ``index`` as H x W x 3 uint8 RGB, by a seek; raises ValueError where it cannot be
-        decoded.
+        """Frame `index`, by a seek, `[H, W, 3]` uint8 RGB.
+
+        Raises ValueError where it cannot be decoded.
         """
         path, _, number = self.frames[index].rpartition("#")
         return read_video_frame(path, int(number))
@@ -101,24 +107,23 @@ class VideoSequence(Sequence):
 
 
 def read_boxes(path: Path) -> np.ndarray:
-    """Read ``x, y, w, h`` lines (comma, tab or space) as (N, 4) float64, not shifted.
+    """Read lines of `x, y, w, h` (comma, tab or space between) as `[N, 4]` float64, not shifted.
 
-    A row of NaN, and one of no area (OTB writes 0,0,0,0), is an absent target and becomes NaN.
-    Raises ValueError, naming file and line, for anything else that is not a box.
+    A row of NaN is an absent target. So is a row of no area (OTB writes 0,0,0,0), which becomes
+    NaN. Raises ValueError, naming file and line, for anything else that is not a box, and
+    FileNotFoundError where there is no file.
     """
     if not path.is_file():
         raise FileNotFoundError(f"annotation {path} does not exist")
-    lines = (
-        path.read_text(encoding="utf-8-sig").strip().splitlines()
-    )  # some editors put a mark first
+    text = path.read_text(encoding="utf-8-sig")  # some editors put a byte order mark first
+    lines = text.strip().splitlines()
     if not lines:
         raise ValueError(f"annotation {path} is empty; give one x,y,w,h line per frame")
     boxes = np.array([_parse_box(line, path, number) for number, line in enumerate(lines, 1)])
     boxes[(boxes[:, 2:] == 0).any(axis=1)] = np.nan
     if np.isnan(boxes[:, 0]).all():
-        raise ValueError(
-            f"annotation {path} has no box at all: the target is absent from all {len(boxes)} frames"
-        )
+        absent = f"the target is absent from all {len(boxes)} frames"
+        raise ValueError(f"annotation {path} has no box at all: {absent}")
     return boxes
 
 
@@ -127,83 +132,102 @@ def _parse_box(line: str, path: Path, number: int) -> list[float]:
         box = [float(v) for v in line.replace(",", " ").split()]
     except ValueError:
         box = []
-    absent = sum(v != v for v in box)
-    if len(box) != 4 or absent not in (0, 4) or float("inf") in map(abs, box) or min(box[2:]) < 0:
-        raise ValueError(
-            f"{path} line {number}: {line.strip()!r} is not a box; write x,y,w,h in pixels (all nan = absent)"
-        )
+    numbers = sum(map(math.isfinite, box))
+    all_nan = all(map(math.isnan, box))
+    if len(box) != 4 or (numbers != 4 and not all_nan) or min(box[2:]) < 0:
+        advice = "write x,y,w,h in pixels (all nan = absent)"
+        raise ValueError(f"{path} line {number}: {line.strip()!r} is not a box; {advice}")
     return box
 
 
 def _absent(entry: Entry, count: int) -> np.ndarray:
-    """Where the target of a GOT-10k sequence is absent, though its annotation repeats the last box:
-    (N,) bool.
+    """Where the target of a GOT-10k sequence is absent, `[N]` bool.
 
-    ``cover.label``, how much of it is seen from 0 to 8, decides as in the got10k toolkit; else
-    ``absence.label``.
+    Its annotation repeats the last box there. `cover.label` says how much of the target is seen,
+    from 0 to 8, and decides as in the got10k toolkit; where it is missing, `absence.label` does.
     """
-    for name, absent, valid in ((COVER, "0", set("012345678")), (ABSENCE, "1", set("01"))):
-        path = entry.annotation.with_name(name)
-        if path.is_file():
-            labels = path.read_text().split()
-            if len(labels) != count or not set(labels) <= valid:
-                raise ValueError(
-                    f"{path}: {len(labels)} labels for {count} boxes; give one whole number, 0 to {max(valid)}, a frame"
-                )
-            return np.array(labels) == absent
+    cover, absence = entry.annotation.with_name(COVER), entry.annotation.with_name(ABSENCE)
+    if cover.is_file():
+        return _read_labels(cover, count, highest=8) == 0
+    if absence.is_file():
+        return _read_labels(absence, count, highest=1) == 1
     return np.zeros(count, dtype=bool)
 
 
+def _read_labels(path: Path, count: int, highest: int) -> np.ndarray:
+    """Read a label, 0 to `highest`, for each of `count` boxes, `[N]` int64."""
+    labels = path.read_text().split()
+    valid = {str(number) for number in range(highest + 1)}
+    if len(labels) != count or not set(labels) <= valid:
+        found = f"{len(labels)} labels for {count} boxes"
+        raise ValueError(f"{path}: {found}; give one whole number, 0 to {highest}, a frame")
+    return np.array(labels, np.int64)
+
+
 def _frame_number(name: str) -> int:
+    """The last number in a file's name without suffix; -1 where there is none."""
     digits = re.findall(r"\d+", Path(name).stem)
     return int(digits[-1]) if digits else -1
 
 
 def read_entry(entry: Entry) -> Sequence:
-    """Read the boxes of an entry and list its frames; raises ValueError where the two do not match."""
+    """Read the boxes of an entry and list its frames.
+
+    Raises ValueError where the two do not match, and FileNotFoundError where one is missing.
+    """
     boxes = read_boxes(entry.annotation)
     boxes[_absent(entry, len(boxes))] = np.nan
     if entry.one_based:
         boxes[:, :2] -= 1
     if entry.folder.is_file():
         return _read_video_entry(entry, boxes)
-    if not entry.folder.is_dir():
-        raise FileNotFoundError(
-            f"sequence {entry.name}: folder of frames {entry.folder} does not exist"
-        )
-    names = list_images(entry.folder)
-    if entry.span:
-        first, last = entry.span
-        names = [n for n in names if first <= _frame_number(n) <= last]
+    names = _list_frames(entry)
     if entry.first_only and len(boxes) == 1 < len(names):
-        boxes = np.vstack([boxes, np.full((len(names) - 1, 4), np.nan)])
+        not_published = np.full((len(names) - 1, 4), np.nan)
+        boxes = np.vstack([boxes, not_published])
     if len(names) != len(boxes) or not names:
         raise ValueError(_mismatch(entry, names, len(boxes)))
-    return Sequence(entry.name, tuple(str(entry.folder / n) for n in names), boxes, entry.one_based)
+    frames = tuple(str(entry.folder / name) for name in names)
+    return Sequence(entry.name, frames, boxes, entry.one_based)
+
+
+def _list_frames(entry: Entry) -> list[str]:
+    """Names of the image files that an entry's annotation is for."""
+    if not entry.folder.is_dir():
+        missing = f"folder of frames {entry.folder} does not exist"
+        raise FileNotFoundError(f"sequence {entry.name}: {missing}")
+    names = list_images(entry.folder)
+    if entry.span is None:
+        return names
+    first, last = entry.span
+    return [name for name in names if first <= _frame_number(name) <= last]
 
 
 def _read_video_entry(entry: Entry, boxes: np.ndarray) -> VideoSequence:
     count = open_frames(entry.folder).count
-    if count is not None and count != len(
-        boxes
-    ):  # headers estimate: only then is it worth decoding all
-        count = count_frames(entry.folder)
     if count is not None and count != len(boxes):
-        raise ValueError(
-            f"sequence {entry.name}: {count} frames in {entry.folder} but {len(boxes)} boxes in {entry.annotation}"
-        )
-    return VideoSequence(entry.name, tuple(f"{entry.folder}#{i}" for i in range(len(boxes))), boxes)
+        count = count_frames(entry.folder)  # the header's count is an estimate, and this takes time
+        if count != len(boxes):
+            raise ValueError(_counts(entry, count, len(boxes)))
+    frames = tuple(f"{entry.folder}#{i}" for i in range(len(boxes)))
+    return VideoSequence(entry.name, frames, boxes)
+
+
+def _counts(entry: Entry, frames: int, boxes: int) -> str:
+    found = f"{frames} frames in {entry.folder} but {boxes} boxes in {entry.annotation}"
+    return f"sequence {entry.name}: {found}"
 
 
 def _mismatch(entry: Entry, names: list[str], boxes: int) -> str:
-    text = f"sequence {entry.name}: {len(names)} frames in {entry.folder} but {boxes} boxes in {entry.annotation}"
-    numbers = [_frame_number(n) for n in names]
+    """Say how frames and boxes differ in number, and which frames seem to be missing."""
+    text = _counts(entry, len(names), boxes)
+    numbers = [_frame_number(name) for name in names]
     gaps = sorted(set(range(numbers[0], numbers[-1])) - set(numbers)) if numbers else []
     if 0 < len(gaps) <= len(names):
-        text += f"; frame number {gaps[0]} is missing" + (
-            f" (and {len(gaps) - 1} more)" if len(gaps) > 1 else ""
-        )
-    return text + "; restore the missing files or leave the sequence out"
+        text += f"; frame number {gaps[0]} is missing"
+        if len(gaps) > 1:
+            text += f" (and {len(gaps) - 1} more)"
+    return f"{text}; restore the missing files or leave the sequence out"
 
 
 def load_sequences(
@@ -213,31 +237,34 @@ def load_sequences(
     cache_dir: str | Path | None = None,
     broken: dict[str, str] | None = None,
 ) -> list[Sequence]:
-    """Read the annotated sequences under ``root``, in the order of the dataset.
+    """Read the annotated sequences under `root`, in the order of the dataset.
 
-    ``layout`` is a key of ``rbsf.datasets.video.layouts.LAYOUTS`` (None: found out); ``names``
-    keeps only those sequences. What is found in a large dataset is kept in ``cache_dir`` (default:
-    ``rbsf.datasets.video.index.default_cache``) until the dataset changes. Raises ValueError
-    (FileNotFoundError for a missing file) where ``root`` has no known layout, a name is not there,
-    or frames and boxes of a sequence do not match; given ``broken``, such a sequence is left out
-    and put there as {name: what is wrong}.
+    `layout` is a key of `rbsf.datasets.video.layouts.LAYOUTS` (None: it is found out). With
+    `names`, only those sequences are read. What is found in a large dataset is kept in `cache_dir`
+    (default: `rbsf.datasets.video.index.default_cache`) until the dataset changes. Raises
+    ValueError (FileNotFoundError for a missing file) where `root` has no known layout, a name is
+    not there, or a sequence's frames and boxes do not match. Given `broken`, such a sequence is
+    left out instead, and put there as `{name: what is wrong}`.
     """
     root = Path(root)
     entries = _select(find_entries(root, layout), names, root)
     if len(entries) < MIN_INDEXED or entries[0].folder.is_file():
         return _read_entries(entries, broken)
-    return _load_indexed(entries, root, Path(cache_dir) if cache_dir else default_cache(), broken)
+    cache = Path(cache_dir) if cache_dir else default_cache()
+    return _load_indexed(entries, root, cache, broken)
 
 
 def check_broken(reasons: list[str], skip: bool) -> None:
-    """Raise ValueError that says what is wrong with broken sequences; with ``skip`` warn of each
-    instead.
+    """Raise ValueError that says what is wrong with broken sequences.
+
+    With `skip` it warns of each instead.
     """
     if reasons and not skip:
-        said = "; ".join(reasons[:5]) + f"; and {len(reasons) - 5} more" * (len(reasons) > 5)
-        raise ValueError(
-            f"broken sequences: {len(reasons)}: {said}; mend them, or leave them out by --skip-broken"
-        )
+        said = "; ".join(reasons[:5])
+        if len(reasons) > 5:
+            said += f"; and {len(reasons) - 5} more"
+        advice = "mend them, or leave them out by --skip-broken"
+        raise ValueError(f"broken sequences: {len(reasons)}: {said}; {advice}")
     for reason in reasons:
         tqdm.write(f"warning: left out: {reason}", file=sys.stderr)
 
@@ -257,30 +284,33 @@ def _read_entries(entries: Iterable[Entry], broken: dict[str, str] | None) -> li
 def _load_indexed(
     entries: list[Entry], root: Path, cache_dir: Path, broken: dict[str, str] | None
 ) -> list[Sequence]:
-    labels = (COVER, ABSENCE)
-    sources = (
-        (repr(e), [e.folder, e.annotation, *(e.annotation.with_name(label) for label in labels)])
-        for e in entries
-    )
-    key = fingerprint(sources)
-    label = hashlib.sha256(f"{root.resolve()} {[e.name for e in entries]}".encode()).hexdigest()[
-        :16
-    ]
-    path = cache_dir / f"sequences-{label}.npz"
+    """Read entries from their index; where it is missing or outdated, read them and keep one."""
+    key = fingerprint((repr(entry), _sources(entry)) for entry in entries)
+    text = f"{root.resolve()} {[entry.name for entry in entries]}"
+    path = cache_dir / f"sequences-{hashlib.sha256(text.encode()).hexdigest()[:16]}.npz"
     records = load_index(path, key)
-    if records is None:
-        read = _read_entries(tqdm(entries, desc=f"listing {root}", unit="sequence"), broken)
-        if len(read) == len(entries):  # what is broken is looked at again next time
-            records = [
-                Record(e.name, str(e.folder), [Path(f).name for f in s.frames], s.boxes)
-                for e, s in zip(entries, read, strict=True)
-            ]
-            save_index(path, key, records)
-        return read
-    return [
-        Sequence(r.name, tuple(os.path.join(r.folder, f) for f in r.files), r.boxes, e.one_based)
-        for r, e in zip(records, entries, strict=True)
-    ]
+    if records is not None:
+        return list(map(_from_record, records, entries))
+    sequences = _read_entries(tqdm(entries, desc=f"listing {root}", unit="sequence"), broken)
+    if len(sequences) == len(entries):  # else there are broken ones, to be looked at again
+        save_index(path, key, list(map(_to_record, entries, sequences)))
+    return sequences
+
+
+def _sources(entry: Entry) -> list[Path]:
+    """The files and folders that an entry is read from, whether they are there or not."""
+    labels = [entry.annotation.with_name(name) for name in (COVER, ABSENCE)]
+    return [entry.folder, entry.annotation, *labels]
+
+
+def _to_record(entry: Entry, sequence: Sequence) -> Record:
+    files = [Path(frame).name for frame in sequence.frames]
+    return Record(entry.name, str(entry.folder), files, sequence.boxes)
+
+
+def _from_record(record: Record, entry: Entry) -> Sequence:
+    frames = tuple(os.path.join(record.folder, file) for file in record.files)
+    return Sequence(record.name, frames, record.boxes, entry.one_based)
 
 
 def _select(entries: list[Entry], names: Iterable[str] | None, root: Path) -> list[Entry]:
@@ -288,14 +318,10 @@ def _select(entries: list[Entry], names: Iterable[str] | None, root: Path) -> li
         return entries
     known = {otb_name(entry.name): entry for entry in entries}
     wanted = [otb_name(name) for name in names]
+    has = f"it has {len(entries)}: {', '.join(list(known)[:5])} ..."
+    if not wanted:
+        raise ValueError(f"dataset {root} was asked for an empty list of sequences; {has}")
     missing = [name for name in wanted if name not in known]
-    if missing or not wanted:
-        what = (
-            f"has no sequence {missing[0]!r}"
-            if missing
-            else "was asked for an empty list of sequences"
-        )
-        raise ValueError(
-            f"dataset {root} {what}; it has {len(entries)}: {', '.join(list(known)[:5])} ..."
-        )
+    if missing:
+        raise ValueError(f"dataset {root} has no sequence {missing[0]!r}; {has}")
     return [known[name] for name in wanted]

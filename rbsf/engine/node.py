@@ -63,7 +63,7 @@ class Map:
     largest: int = 0  # the largest magnitude of whole numbers
 
     def __post_init__(self) -> None:
-        """Raises ValueError where the map is empty or too large, or 32 bits do not hold its sums."""
+        """Raises ValueError for an empty or too large map, and for sums of over 32 bits."""
         if min(self.shape) < 1 or prod(self.shape) > MAX_VALUES:
             fault = f"none, or over {MAX_VALUES:,} values"
             raise ValueError(f"its output would be {self.shape}: {fault}")
@@ -95,7 +95,7 @@ def _whole_dtype(largest: int) -> np.dtype:
 
 
 def needed(nodes: Sequence[Node], output: str) -> list[Node]:
-    """The nodes that `output` depends on, in their order; the first node, the image, always stays."""
+    """The nodes that `output` depends on, in their order; the first one, the image, stays."""
     names = {nodes[0].name, output}
     for node in reversed(nodes):
         if node.name in names:

@@ -7,7 +7,7 @@ Batch-norms are folded, in float64:
   reads that.
 
 A sign of whole numbers, such as a binary convolution's sums, gets an integer threshold for each
-channel. Until the end a sign holds `scale` and `bias` [C]: its bit is that of
+channel. Until the end a sign holds `scale` and `bias` `[C]`: its bit is that of
 `scale * x + bias >= 0`.
 """
 
@@ -260,7 +260,7 @@ def _without_float64(array: np.ndarray) -> np.ndarray:
 def threshold_of_whole(scale: np.ndarray, bias: np.ndarray) -> dict[str, np.ndarray]:
     """Tensors of a sign whose bits are those of `scale * x + bias >= 0` for whole numbers x.
 
-    Its bits are `(x >= threshold) ^ flip`; `threshold` is int32 [C], `flip` uint8 [C] or absent.
+    Its bits are `(x >= threshold) ^ flip`; `threshold` is int32 `[C]`, `flip` uint8 `[C]` or absent.
     """
     falling = scale < 0
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
@@ -272,7 +272,7 @@ def threshold_of_whole(scale: np.ndarray, bias: np.ndarray) -> dict[str, np.ndar
 
 
 def threshold_of_real(scale: np.ndarray, bias: np.ndarray) -> dict[str, np.ndarray]:
-    """As `threshold_of_whole`, for every x that float32 holds; `threshold` is float32 [C]."""
+    """As `threshold_of_whole`, for every x that float32 holds; `threshold` is float32 `[C]`."""
     falling = scale < 0
     constant = np.where(bias >= 0, -np.inf, np.inf)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):

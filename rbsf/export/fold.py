@@ -260,7 +260,8 @@ def _without_float64(array: np.ndarray) -> np.ndarray:
 def threshold_of_whole(scale: np.ndarray, bias: np.ndarray) -> dict[str, np.ndarray]:
     """Tensors of a sign whose bits are those of `scale * x + bias >= 0` for whole numbers x.
 
-    Its bits are `(x >= threshold) ^ flip`; `threshold` is int32 `[C]`, `flip` uint8 `[C]` or absent.
+    Its bits are `(x >= threshold) ^ flip`. `threshold` is int32 `[C]`; `flip` is uint8 `[C]`, or
+    absent.
     """
     falling = scale < 0
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):

@@ -1,3 +1,4 @@
-"""Packed 1-bit networks on the CPU: file format, NumPy reference, C++ kernels.  Imports no torch,
-ever.
+"""Packed 1-bit networks on the CPU: file format, NumPy reference, C++ kernels.
+
+It never imports torch.
 """

@@ -14,29 +14,23 @@ from rbsf.engine.ops import conv_bits
 
 
 def correlate_signs(template: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """A function of features (N, C, H, W) that correlates their signs with those of `template` (C,
-    K, K), sign(0) = +1: (N, H - K + 1, W - K + 1), float32, by XOR and popcount.  It raises
-    ValueError for NaN and features that do not fit.
+    """A function that correlates the signs of features with those of `template` `[C, K, K]`.
+
+    The function takes features `[N, C, H, W]` and gives float32 `[N, H - K + 1, W - K + 1]`, by XOR
+    and popcount; sign(0) is +1. It raises ValueError for NaN and features that do not fit.
     """
     channels, size, _ = template.shape
-    bits = np.packbits(template.transpose(1, 2, 0).reshape(1, -1) >= 0, axis=1, bitorder="little")
-    geometry = {
-        "kernel": size,
-        "stride": 1,
-        "padding": 0,
-        "groups": 1,
-        "channels": channels,
-        "border": -1,
-    }
-    node = Node("template", "conv_bits", ("features",), geometry, {"weight": bits})
+    rows = template.transpose(1, 2, 0).reshape(1, -1)
+    weight = np.packbits(rows >= 0, axis=1, bitorder="little")
+    window = {"kernel": size, "stride": 1, "padding": 0, "groups": 1}
+    geometry = window | {"channels": channels, "border": -1}
+    node = Node("template", "conv_bits", ("features",), geometry, {"weight": weight})
     isa = choose_isa()
     read = Packed(layout(channels, 1, 1), 0, -1, np.zeros(channels, bool))
     sums = Map((1, 1, 1), "whole", channels * size**2)
-    kernel = (
-        conv_bits.packed_kernel(node, read, sums, Target(native, isa, 1))
-        if isa != "numpy"
-        else None
-    )
+    kernel = None
+    if isa != "numpy":
+        kernel = conv_bits.packed_kernel(node, read, sums, Target(native, isa, 1))
 
     def correlate(features: np.ndarray) -> np.ndarray:
         n, *found, height, width = features.shape

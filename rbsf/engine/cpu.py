@@ -16,38 +16,40 @@ except ImportError as error:  # it was installed without a compiler, or is a bar
     MISSING = str(error)
 
 NO_KERNELS = (
-    f"the engine's kernels are missing ({MISSING}), so NumPy does their work, 20 times as slowly or more;"
+    f"the engine's kernels are missing ({MISSING}), so NumPy does their work,"
+    " 20 times as slowly or more;"
     " install a C++ compiler, then this project: pip install -e ."
 )
 ISA_VARIABLE = "RBSF_ISA"  # names the instruction set that "auto" takes
 
 
 def available_isas() -> list[str]:
-    """Instruction sets this machine can run, fastest first: of amx, avx512, avx2, neon, scalar and
-    numpy.
+    """Instruction sets this machine can run, fastest first.
+
+    They are of amx, avx512, avx2, neon, scalar and numpy.
     """
     return [*(native.isas() if native else ()), "numpy"]
 
 
 def check_threads(threads: int) -> int:
-    """`threads` itself; ValueError for none, or more than there are cores."""
+    """`threads` itself; raises ValueError for none, or more than there are cores."""
     cores = os.cpu_count() or 1
     if type(threads) is not int or not 1 <= threads <= cores:
-        raise ValueError(
-            f"threads={threads!r}: give 1 to {cores}, the number of this machine's cores"
-        )
+        advice = f"give 1 to {cores}, the number of this machine's cores"
+        raise ValueError(f"threads={threads!r}: {advice}")
     return threads
 
 
 def choose_isa(isa: str = "auto") -> str:
-    """The instruction set to run: `isa` itself, or for "auto" the one that $RBSF_ISA names, else
-    the fastest.
+    """The instruction set to run.
 
-    Raises ValueError for one that this machine cannot run.  Warns where "auto" ends at NumPy for
-    want of kernels.
+    That is `isa` itself. For "auto" it is the one that $RBSF_ISA names, else the fastest. Raises
+    ValueError for one that this machine cannot run. Warns where "auto" ends at NumPy for want of
+    kernels.
     """
-    name = "isa" if isa != "auto" else ISA_VARIABLE
-    asked = isa if isa != "auto" else os.environ.get(ISA_VARIABLE) or "auto"
+    name, asked = "isa", isa
+    if isa == "auto":
+        name, asked = ISA_VARIABLE, os.environ.get(ISA_VARIABLE) or "auto"
     if asked == "auto":
         if not native:
             warnings.warn(NO_KERNELS, stacklevel=3)

@@ -1,16 +1,21 @@
 """The packed file: a network as a graph of operations, one bit a binary weight.
 
-A safetensors file.  Metadata, all strings: `format` "rbsf-graph-1"; `task`, "tracker" or
-"classifier"; `model`, a name; `layers`, a JSON list of nodes in order of execution; `info`, a JSON
-object; `sha256`, the hex digest over the strings `task`, `model`, `layers`, `info`, then for
-tensors sorted by name: name, dtype and shape as Python prints them, and the raw little-endian
-bytes.
+It is a safetensors file. Its metadata, all strings, are:
 
-A node is {"name", "op", "inputs", "attributes"}.  `op` names a module of `rbsf.engine.ops`, which
-says what attributes and tensors it has; `inputs` name earlier nodes.  The tensors of a node NAME
-are NAME.KEY; where it shares one with another node, it has "shared": {KEY: the tensor's name} too.
-Those in its "bytes": [KEY] are int8 [O, ...], to be multiplied by NAME.KEY_steps, float32 [O]: so
-weights are kept that are whole multiples of a power of two.
+- `format`: "rbsf-graph-1"
+- `task`: "tracker" or "classifier"
+- `model`: a name
+- `layers`: a JSON list of nodes in order of execution
+- `info`: a JSON object
+- `sha256`: the hex digest over the strings `task`, `model`, `layers`, `info`, then for tensors
+  sorted by name: name, dtype and shape as Python prints them, and the raw little-endian bytes
+
+A node is {"name", "op", "inputs", "attributes"}. `op` names a module of `rbsf.engine.ops`, which
+says what attributes and tensors it has; `inputs` name earlier nodes. The tensors of a node NAME are
+NAME.KEY. Where it shares one with another node, it has "shared": {KEY: the tensor's name} too.
+
+Weights that are whole multiples of a power of two are kept as bytes: those in a node's
+"bytes": [KEY] are int8 `[O, ...]`, to be multiplied by NAME.KEY_steps, float32 `[O]`.
 
 Files of the formats before, "rbsf-packed-1", "rbsf-packed-2" and "rbsf-network-1", are read too:
 `old_files.py`.
@@ -29,7 +34,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from rbsf.engine import old_files
-from rbsf.engine.graph import PackedModel, by_owner, check_entry
+from rbsf.engine.graph import PackedModel, by_owner, check_entry, check_none_left
 from rbsf.engine.node import Node
 from rbsf.system.files import write_atomically
 
@@ -45,20 +50,21 @@ def write_packed(
 ) -> PackedModel:
     """Write a packed file; returns what was written.
 
-    `info`: anything JSON holds (architecture, versions, training config, sha256 of the source
-    file). Raises ValueError for nodes that are no network, OSError where `path` cannot be written.
+    `info` is anything JSON holds: architecture, versions, training config, sha256 of the source
+    file. Raises ValueError for nodes that are no network, OSError where `path` cannot be written.
     """
     packed = PackedModel(model, task, tuple(nodes), info)
     entries: list[dict[str, Any]] = []
     tensors: dict[str, np.ndarray] = {}
-    names: dict[int, str] = {}
+    names: dict[int, str] = {}  # of the tensors that are in the file, by the array's id
     for node in nodes:
         entry: dict[str, Any] = {"name": node.name, "op": node.op, "inputs": list(node.inputs)}
-        entry |= {"attributes": node.attributes}
+        entry["attributes"] = node.attributes
         for key, array in _smaller(node.tensors, entry).items():
-            name = names.setdefault(id(array), f"{node.name}.{key}")
+            own = f"{node.name}.{key}"
+            name = names.setdefault(id(array), own)
             tensors[name] = np.ascontiguousarray(array)
-            if name != f"{node.name}.{key}":
+            if name != own:
                 entry.setdefault("shared", {})[key] = name
         entries.append(entry)
     metadata = {"format": FORMAT, "task": task, "model": model}
@@ -71,23 +77,26 @@ def _smaller(tensors: dict[str, np.ndarray], entry: dict[str, Any]) -> dict[str,
     """`tensors` as a file keeps them; the node's `entry` is told which are bytes."""
     kept: dict[str, np.ndarray] = {}
     for key, array in tensors.items():
-        if (found := as_bytes(array)) is None:
+        found = as_bytes(array)
+        if found is None:
             kept[key] = array
-            continue
-        entry.setdefault("bytes", []).append(key)
-        kept[key], kept[f"{key}_steps"] = found
+        else:
+            entry.setdefault("bytes", []).append(key)
+            kept[key], kept[f"{key}_steps"] = found
     return kept
 
 
 def as_bytes(array: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """int8 [O, ...] and float32 [O], powers of two, whose product is `array` exactly; None where
-    there are none.
+    """int8 `[O, ...]` and float32 `[O]`, powers of two, whose product is `array` exactly.
+
+    None where there are no such numbers.
     """
     if array.dtype != np.float32 or array.ndim < 2 or not array.size:
         return None
     rows = array.reshape(len(array), -1).astype(np.float64)
     largest = np.abs(rows).max(1)
-    step = np.exp2(np.ceil(np.log2(np.where(largest > 0, largest, 1) / MAX_BYTE)))
+    needed = np.where(largest > 0, largest, 1) / MAX_BYTE
+    step = np.exp2(np.ceil(np.log2(needed)))
     whole = rows / step[:, None]
     if not np.array_equal(whole, np.rint(whole)):
         return None
@@ -97,44 +106,45 @@ def as_bytes(array: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
 def read_packed(path: str | Path) -> PackedModel:
     """Read and check a packed file.
 
-    Raises FileNotFoundError, or ValueError in one line for a file that is cut or changed, of a
+    Raises FileNotFoundError, and ValueError in one line for a file that is cut or changed, of a
     newer version, too large, or holds operations that are unknown or do not fit one another.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no packed file {path}")
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise ValueError(
-            f"{path}: {path.stat().st_size} bytes; packed files have at most {MAX_FILE_BYTES}"
-        )
+    size = path.stat().st_size
+    if size > MAX_FILE_BYTES:
+        raise ValueError(f"{path}: {size} bytes; packed files have at most {MAX_FILE_BYTES}")
     metadata, tensors = _read_safetensors(path)
-    form = metadata.get("format", "")
-    if form not in FORMATS:
-        ours = form.startswith(("rbsf-graph-", "rbsf-packed-", "rbsf-network-"))
-        known = f"{form}, and this version reads {', '.join(FORMATS)}"
-        raise ValueError(f"{path}: {known if ours else 'no packed network'}")
-    if digest(metadata, tensors) != metadata.get("sha256"):
-        raise ValueError(
-            f"{path}: its bytes have changed since it was written (sha256); copy or export it again"
-        )
-    entries, info = (
-        _read_json(metadata, "layers", list, path),
-        _read_json(metadata, "info", dict, path),
-    )
+    _check_metadata(metadata, tensors, path)
+    entries = _read_json(metadata, "layers", list, path)
+    info = _read_json(metadata, "info", dict, path)
+    task = kind_of(metadata)
     try:
-        nodes = (
-            _nodes(entries, tensors) if form == FORMAT else old_files.nodes(form, entries, tensors)
-        )
-        if kind_of(metadata) not in TASKS:
+        nodes = _nodes(metadata["format"], entries, tensors)
+        if task not in TASKS:
             raise ValueError(f"its task is {metadata.get('task')!r}, expected {' or '.join(TASKS)}")
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    return PackedModel(metadata.get("model", ""), kind_of(metadata), tuple(nodes), info, path)
+    return PackedModel(metadata.get("model", ""), task, tuple(nodes), info, path)
+
+
+def _check_metadata(metadata: dict[str, str], tensors: dict[str, np.ndarray], path: Path) -> None:
+    """Raises ValueError for an unknown format, and for a file that was changed."""
+    form = metadata.get("format", "")
+    if form not in FORMATS:
+        newer = form.startswith(("rbsf-graph-", "rbsf-packed-", "rbsf-network-"))
+        known = f"{form}, and this version reads {', '.join(FORMATS)}"
+        raise ValueError(f"{path}: {known if newer else 'no packed network'}")
+    if digest(metadata, tensors) != metadata.get("sha256"):
+        fault = "its bytes have changed since it was written (sha256)"
+        raise ValueError(f"{path}: {fault}; copy or export it again")
 
 
 def packed_kind(path: str | Path) -> str:
-    """What a packed file holds, as far as its header says: one of TASKS, empty where it is no such
-    file.
+    """What a packed file holds, as far as its header says.
+
+    It is one of TASKS, empty where `path` is no packed file.
     """
     try:
         with safe_open(path, "numpy") as file:
@@ -144,16 +154,17 @@ def packed_kind(path: str | Path) -> str:
 
 
 def kind_of(metadata: dict[str, str]) -> str:
-    """As `packed_kind`, of a file's metadata."""
+    """As `packed_kind`, for the metadata of a file."""
     form = metadata.get("format", "").rpartition("-")[0]
-    return metadata.get("task", "") if form == "rbsf-graph" else old_files.TASKS.get(form, "")
+    if form == "rbsf-graph":
+        return metadata.get("task", "")
+    return old_files.TASKS.get(form, "")
 
 
 def digest(metadata: dict[str, str], tensors: dict[str, np.ndarray]) -> str:
-    """What `sha256` must be, see above."""
-    sha = hashlib.sha256(
-        "".join(metadata.get(key, "") for key in ("task", "model", "layers", "info")).encode()
-    )
+    """What `sha256` must be; the module says how it is made."""
+    strings = [metadata.get(key, "") for key in ("task", "model", "layers", "info")]
+    sha = hashlib.sha256("".join(strings).encode())
     for name in sorted(tensors):
         array = tensors[name]
         sha.update(f"{name}{array.dtype}{array.shape}".encode())
@@ -164,12 +175,12 @@ def digest(metadata: dict[str, str], tensors: dict[str, np.ndarray]) -> str:
 def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
     try:
         with safe_open(path, "numpy") as file:
-            return file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no iterator)
+            names = file.keys()
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in names}
     except Exception as error:  # a parser of damaged files raises anything
         reason = " ".join(str(error).split())[:100]
-        raise ValueError(
-            f"{path}: not a whole safetensors file ({reason}); copy or export it again"
-        ) from None
+        fault = f"not a whole safetensors file ({reason})"
+        raise ValueError(f"{path}: {fault}; copy or export it again") from None
 
 
 def _read_json(metadata: dict[str, str], key: str, kind: type, path: Path) -> Any:
@@ -178,47 +189,54 @@ def _read_json(metadata: dict[str, str], key: str, kind: type, path: Path) -> An
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, kind):
-        raise ValueError(
-            f"{path}: its metadata {key!r} is no JSON {kind.__name__}; copy or export it again"
-        )
+        fault = f"its metadata {key!r} is no JSON {kind.__name__}"
+        raise ValueError(f"{path}: {fault}; copy or export it again")
     return value
 
 
-def _nodes(entries: list[Any], tensors: dict[str, np.ndarray]) -> list[Node]:
-    """The nodes of a file's entries; they are checked later."""
+def _nodes(form: str, entries: list[Any], tensors: dict[str, np.ndarray]) -> list[Node]:
+    """The nodes of a file of format `form`; they are checked later."""
+    if form != FORMAT:
+        return old_files.nodes(form, entries, tensors)
     owned = by_owner(tensors)
-    nodes = []
-    for entry in entries:
-        shared = entry.pop("shared", {}) if isinstance(entry, dict) else {}
-        in_bytes = entry.pop("bytes", []) if isinstance(entry, dict) else []
-        check_entry(entry)
-        if not isinstance(shared, dict) or not all(
-            isinstance(n, str) and n in tensors for n in shared.values()
-        ):
-            raise ValueError(
-                f"node {entry['name'][:100]!r}: shares {str(shared)[:100]}, which the file lacks"
-            )
-        arrays = owned.pop(entry["name"], {}) | {key: tensors[name] for key, name in shared.items()}
-        _widen(arrays, in_bytes, entry["name"])
-        nodes.append(
-            Node(entry["name"], entry["op"], tuple(entry["inputs"]), entry["attributes"], arrays)
-        )
-    if owned:
-        raise ValueError(f"holds tensors of no node: {', '.join(sorted(owned))[:100]}")
+    nodes = [_node(entry, owned, tensors) for entry in entries]
+    check_none_left(owned)
     return nodes
+
+
+def _node(
+    entry: Any, owned: dict[str, dict[str, np.ndarray]], tensors: dict[str, np.ndarray]
+) -> Node:
+    """The node of an entry; its own tensors are taken out of `owned`."""
+    is_object = isinstance(entry, dict)
+    shared = entry.pop("shared", {}) if is_object else {}
+    in_bytes = entry.pop("bytes", []) if is_object else []
+    check_entry(entry)
+    name = entry["name"]
+    if not _are_shared(shared, tensors):
+        fault = f"shares {str(shared)[:100]}, which the file lacks"
+        raise ValueError(f"node {name[:100]!r}: {fault}")
+    arrays = owned.pop(name, {}) | {key: tensors[source] for key, source in shared.items()}
+    _widen(arrays, in_bytes, name)
+    return Node(name, entry["op"], tuple(entry["inputs"]), entry["attributes"], arrays)
+
+
+def _are_shared(shared: Any, tensors: dict[str, np.ndarray]) -> bool:
+    """Whether all that a node shares is there."""
+    if not isinstance(shared, dict):
+        return False
+    return all(isinstance(name, str) and name in tensors for name in shared.values())
 
 
 def _widen(arrays: dict[str, np.ndarray], in_bytes: Any, name: str) -> None:
     """Make the arrays that are kept `in_bytes` float32 again."""
     if not isinstance(in_bytes, list) or not all(isinstance(key, str) for key in in_bytes):
-        raise ValueError(
-            f"node {name[:100]!r}: its bytes are {str(in_bytes)[:100]}, expected a list of names"
-        )
+        fault = f"its bytes are {str(in_bytes)[:100]}, expected a list of names"
+        raise ValueError(f"node {name[:100]!r}: {fault}")
     nothing = np.empty(0, bool)
     for key in in_bytes:
         array, steps = arrays.get(key, nothing), arrays.pop(f"{key}_steps", nothing)
         if (array.dtype, steps.dtype) != (np.int8, np.float32) or steps.shape != array.shape[:1]:
-            raise ValueError(
-                f"node {name[:100]!r}: {key[:100]} is not kept as bytes and their steps"
-            )
+            fault = f"{key[:100]} is not kept as bytes and their steps"
+            raise ValueError(f"node {name[:100]!r}: {fault}")
         arrays[key] = array * steps.reshape(-1, *[1] * (array.ndim - 1))

@@ -1,11 +1,15 @@
 """Operations that are computed as one, so that between binary layers only bits move.
 
-to bits     conv_u8 or conv_bits [max_pool 3 x 3, stride 2], sign: where only binary convolutions read the bits
-to planes   conv_bits, affine, channels_first: the end of a tracker's backbone
-steps       conv_bits, affine, prelu, affine of one number, round, add: a layer with its shortcut, int16
-rounded     [affine] [prelu] [affine of one number] round, of real numbers or int16: to int8 or int16
-scaled      conv_bits, affine [+ further such terms] [mul by a factor a pixel] [affine] [add of another map]
-single      any operation alone
+- to bits: conv_u8 or conv_bits [max_pool 3 x 3, stride 2], sign. Only binary convolutions read the
+  bits.
+- to planes: conv_bits, affine, channels_first. This is the end of a tracker's backbone.
+- steps: conv_bits, affine, prelu, affine of one number, round, add. This is a layer with its
+  shortcut, int16.
+- rounded: [affine] [prelu] [affine of one number] round. Reals or int16 become int8 or int16.
+- scaled: conv_bits, affine [+ further such terms] [mul by a factor a pixel] [affine] [add].
+- single: any operation alone.
+
+What stands in brackets may be absent.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from rbsf.engine.node import Node
 POOLED = {"kernel": 3, "stride": 2, "padding": 0, "ceil": False}
 
 BEFORE_ROUND = ("affine", "prelu", "affine", "round")
+# The dtypes of input and output that the kernel of `rounded` knows.
 ROUNDED = (("float32", "int16"), ("float32", "int8"), ("int16", "int8"))
 
 Need = tuple[int, int, int]  # how a convolution takes bits: groups, padding, border
@@ -26,9 +31,7 @@ Need = tuple[int, int, int]  # how a convolution takes bits: groups, padding, bo
 
 @dataclass(frozen=True)
 class Run:
-    """Nodes that are computed as one; `inputs` come from outside of it, in order, and the last one
-    gives its output.
-    """
+    """Nodes that are computed as one; the last one gives the output."""
 
     kind: str
     nodes: tuple[Node, ...]
@@ -40,35 +43,40 @@ class Run:
 
     @property
     def inputs(self) -> list[tuple[str, Need | None]]:
-        """The edges that it reads, and how it takes them."""
+        """The edges that it reads from outside, in order, and how it takes them."""
         own = {node.name for node in self.nodes}
-        return [
-            (name, need_of(node)) for node in self.nodes for name in node.inputs if name not in own
-        ]
+        reads = [(name, need_of(node)) for node in self.nodes for name in node.inputs]
+        return [(name, need) for name, need in reads if name not in own]
 
 
 def need_of(node: Node) -> Need | None:
     """How `node` takes the bits that it reads; None where it takes a map as it is."""
+    if node.op != "conv_bits":
+        return None
     a = node.attributes
-    return (a["groups"], a["padding"], a["border"]) if node.op == "conv_bits" else None
+    return a["groups"], a["padding"], a["border"]
 
 
 def find_runs(model: PackedModel, fuse: bool = True) -> list[Run]:
-    """All nodes but the input in runs, in order of execution."""
+    """All nodes but the input in runs, in order of execution.
+
+    A run stands where its last node does, for by then all that it reads is computed.
+    """
     finder = _Finder(model)
-    found: dict[str, Run] = {}  # by the node at their end
+    ends: dict[str, Run] = {}  # by the node at their end
     taken: set[str] = set()
     for node in model.nodes[1:]:
         run = finder.run_from(node, taken) if fuse and node.name not in taken else None
         if run:
-            found[run.output] = run
-            taken.update(n.name for n in run.nodes)
-    singles = (Run("single", (node,)) for node in model.nodes[1:])
-    return [
-        found.get(run.output, run)
-        for run in singles
-        if run.output in found or run.output not in taken
-    ]
+            ends[run.output] = run
+            taken.update(part.name for part in run.nodes)
+    runs = []
+    for node in model.nodes[1:]:
+        if node.name in ends:
+            runs.append(ends[node.name])
+        elif node.name not in taken:
+            runs.append(Run("single", (node,)))
+    return runs
 
 
 def is_factor(node: Node) -> bool:
@@ -77,6 +85,8 @@ def is_factor(node: Node) -> bool:
 
 
 class _Finder:
+    """Finds runs; a method for each kind gives the nodes of one that begins at a node, or none."""
+
     def __init__(self, model: PackedModel) -> None:
         self.maps = model.maps
         self.nodes = {node.name: node for node in model.nodes}
@@ -119,16 +129,21 @@ class _Finder:
         pool = self._next(conv, "max_pool")
         if pool and pool.attributes != POOLED:
             return []
-        sign = self._next(pool or conv, "sign")
-        needs = {need_of(reader) for reader in self.readers[sign.name]} if sign else set()
-        if not sign or len(needs) != 1 or None in needs:
-            return []
-        return [conv, *([pool] if pool else []), sign]
+        nodes = [conv, pool] if pool else [conv]
+        sign = self._next(nodes[-1], "sign")
+        return [*nodes, sign] if sign and self._is_packed_alike(sign) else []
+
+    def _is_packed_alike(self, sign: Node) -> bool:
+        """Whether only binary convolutions read the bits, and all take them in the same way."""
+        needs = {need_of(reader) for reader in self.readers[sign.name]}
+        return len(needs) == 1 and None not in needs
 
     def _to_planes(self, conv: Node) -> list[Node]:
         affine = self._next(conv, "affine")
-        planes = affine and self._next(affine, "channels_first")
-        return [conv, affine, planes] if affine and planes and len(affine.tensors) == 2 else []
+        if not affine or len(affine.tensors) != 2:
+            return []
+        planes = self._next(affine, "channels_first")
+        return [conv, affine, planes] if planes else []
 
     def _steps(self, conv: Node) -> list[Node]:
         nodes = [conv]
@@ -137,11 +152,10 @@ class _Finder:
             if not following:
                 return []
             nodes.append(following)
-        whole = {
-            self.maps[name].dtype.name
-            for name in (nodes[-1].name, self._other(nodes[-1], nodes[-2]).name)
-        }
-        return nodes if whole == {"int16"} and is_factor(nodes[3]) else []
+        add = nodes[-1]
+        shortcut = self._other(add, nodes[-2])
+        dtypes = {self.maps[node.name].dtype.name for node in (add, shortcut)}
+        return nodes if dtypes == {"int16"} and is_factor(nodes[3]) else []
 
     def _rounded(self, first: Node) -> list[Node]:
         nodes = [first]
@@ -150,8 +164,9 @@ class _Finder:
             if following and (op != "affine" or is_factor(following)):
                 nodes.append(following)
         source, out = self.maps[first.inputs[0]], self.maps[nodes[-1].name]
-        fits = len(source.shape) == 3 and (source.dtype.name, out.dtype.name) in ROUNDED
-        return nodes if fits and nodes[-1].op == "round" else []
+        if nodes[-1].op != "round" or len(source.shape) != 3:
+            return []
+        return nodes if (source.dtype.name, out.dtype.name) in ROUNDED else []
 
     def _scaled(self, conv: Node) -> list[Node]:
         first = self._next(conv, "affine")
@@ -174,25 +189,31 @@ class _Finder:
             if set(scale.tensors) != {"scale"} or not self._next(scale, "add"):
                 return
             source = self.nodes[scale.inputs[0]]
-            if (
-                source.op != "conv_bits"
-                or source.attributes != conv.attributes
-                or not self._next(source, "affine")
-            ):
+            if not self._is_term_like(source, conv):
                 return
             yield [source, scale, add]
             latest = add
 
+    def _is_term_like(self, source: Node, conv: Node) -> bool:
+        """Whether `source` is a convolution of the same geometry that only its scale reads."""
+        if source.op != "conv_bits" or source.attributes != conv.attributes:
+            return False
+        return self._next(source, "affine") is not None
+
     def _factor_and_bias(self, latest: Node) -> list[Node]:
+        """The product with XNOR-Net's K, and the bias, as far as they follow `latest`."""
         nodes = []
         product = self._next(latest, "mul")
-        if (
-            product
-            and product.inputs[0] == latest.name
-            and self._other(product, latest).op == "avg_pool"
-        ):
-            factor = self.maps[product.inputs[1]].shape
-            if factor == (*self.maps[latest.name].shape[:2], 1):
-                nodes.append(product)
+        if product and self._is_by_pixel(product, latest):
+            nodes.append(product)
         bias = self._next(nodes[-1] if nodes else latest, "affine")
-        return [*nodes, bias] if bias and set(bias.tensors) == {"bias"} else nodes
+        if bias and set(bias.tensors) == {"bias"}:
+            nodes.append(bias)
+        return nodes
+
+    def _is_by_pixel(self, product: Node, latest: Node) -> bool:
+        """Whether `product` is of `latest` and a mean for each pixel."""
+        if product.inputs[0] != latest.name or self._other(product, latest).op != "avg_pool":
+            return False
+        height, width, _ = self.maps[latest.name].shape
+        return self.maps[product.inputs[1]].shape == (height, width, 1)

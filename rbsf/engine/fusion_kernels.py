@@ -14,10 +14,13 @@ from rbsf.engine.ops import conv_bits, conv_u8
 
 
 def to_bits(run: Run, read: Packed | None, write: Packed, target: Target) -> Kernel:
-    """A convolution whose sums become bits; those that the sign turns round are `inverted` in what
-    it writes.
+    """A convolution whose sums become bits.
+
+    Those that the sign turns round are `inverted` in what it writes. `read` is None for pixels.
     """
-    node, thresholds, pool = run.nodes[0], run.nodes[-1].tensors["threshold"], len(run.nodes) == 3
+    node = run.nodes[0]
+    thresholds = run.nodes[-1].tensors["threshold"]
+    pool = len(run.nodes) == 3
     if read:
         conv = conv_bits.make_conv(
             node, read, target, "bits", write, thresholds=thresholds, pool=pool
@@ -26,9 +29,8 @@ def to_bits(run: Run, read: Packed | None, write: Packed, target: Target) -> Ker
 
     def of_pixels() -> object:
         rows = conv_u8.whole_weights(node).view(np.uint8)
-        return target.native.Conv(
-            **kernel_arguments(node, rows, True, write, "bits", thresholds, pool)
-        )
+        arguments = kernel_arguments(node, rows, True, write, "bits", thresholds, pool)
+        return target.native.Conv(**arguments)
 
     return _forward(target.prepare((node.name, "pixels"), of_pixels), target)
 
@@ -36,16 +38,23 @@ def to_bits(run: Run, read: Packed | None, write: Packed, target: Target) -> Ker
 def to_planes(run: Run, read: Packed, target: Target) -> Kernel:
     """A binary convolution whose scaled sums are planes."""
     conv, affine, _ = run.nodes
-    each = {key: _each(array, conv) for key, array in affine.tensors.items()}
-    return _forward(conv_bits.make_conv(conv, read, target, "real", None, **each), target)
+    of_channels = {key: _each(array, conv) for key, array in affine.tensors.items()}
+    made = conv_bits.make_conv(conv, read, target, "real", None, **of_channels)
+    return _forward(made, target)
 
 
 def _each(values: np.ndarray, conv: Node) -> np.ndarray:
     """Values for each channel of a convolution's output."""
-    return np.ascontiguousarray(np.broadcast_to(values, len(conv.tensors["weight"])))
+    return _spread(values, len(conv.tensors["weight"]))
+
+
+def _spread(values: np.ndarray, channels: int) -> np.ndarray:
+    return np.ascontiguousarray(np.broadcast_to(values, channels))
 
 
 def _forward(conv: object, target: Target) -> Kernel:
+    """The kernel that runs one convolution of the extension."""
+
     def compute(inputs: list[np.ndarray], out: np.ndarray, _: list[np.ndarray]) -> None:
         target.native.forward([conv], [inputs[0], out], target.threads, target.isa, None)
 
@@ -55,37 +64,43 @@ def _forward(conv: object, target: Target) -> Kernel:
 def scaled(run: Run, reads: list[Packed], target: Target) -> Kernel:
     """A sum of scaled binary convolutions, with all that follows; `reads` are of its terms."""
     convs = [node for node in run.nodes if node.op == "conv_bits"]
-    made = [
-        conv_bits.make_conv(node, read, target, "sums")
-        for node, read in zip(convs, reads, strict=True)
-    ]
+    terms = zip(convs, reads, strict=True)
+    made = [conv_bits.make_conv(conv, read, target, "sums") for conv, read in terms]
     scale = np.stack([_scale_behind(conv, run) for conv in convs])
-    biases = [node.tensors["bias"] for node in run.nodes if "bias" in node.tensors]
-    bias = _each(biases[0] if biases else np.zeros(1, np.float32), convs[0])
-    factor, plus = any(node.op == "mul" for node in run.nodes), ends_in_sum(run)
+    bias = _each(_bias_of(run), convs[0])
+    has_factor = any(node.op == "mul" for node in run.nodes)
+    has_other = ends_in_sum(run)
     cost = len(convs) * conv_bits.cost(convs[0])
 
     def compute(inputs: list[np.ndarray], out: np.ndarray, _: list[np.ndarray]) -> None:
         bits, others = inputs[: len(made)], [*inputs[len(made) :]]
-        factors = others.pop(0)[..., 0] if factor else None
-        other = others.pop(0) if plus else None
+        factors = others.pop(0)[..., 0] if has_factor else None
+        other = others.pop(0) if has_other else None
         threads = target.share(out.size * cost)
         target.native.conv_bits(made, bits, scale, bias, factors, other, out, threads, target.isa)
 
     return Kernel(compute)
 
 
+def _bias_of(run: Run) -> np.ndarray:
+    """The first bias of a run, 0 where it has none."""
+    for node in run.nodes:
+        if "bias" in node.tensors:
+            return node.tensors["bias"]
+    return np.zeros(1, np.float32)
+
+
 def steps(run: Run, read: Packed, target: Target) -> Kernel:
-    """A binary convolution whose scaled sums get slopes, are rounded, and added to whole numbers."""
+    """A binary convolution whose scaled sums get slopes, are rounded, and added to a whole map."""
     conv, *rounding, _ = run.nodes
-    made, cost = conv_bits.make_conv(conv, read, target, "sums"), conv_bits.cost(conv)
+    made = conv_bits.make_conv(conv, read, target, "sums")
+    cost = conv_bits.cost(conv)
     constants = _rounding(rounding, len(conv.tensors["weight"]))
 
     def compute(inputs: list[np.ndarray], out: np.ndarray, _: list[np.ndarray]) -> None:
         bits, other = inputs
-        target.native.conv_steps(
-            made, bits, *constants, other, out, target.share(out.size * cost), target.isa
-        )
+        threads = target.share(out.size * cost)
+        target.native.conv_steps(made, bits, *constants, other, out, threads, target.isa)
 
     return Kernel(compute)
 
@@ -95,9 +110,8 @@ def rounded(run: Run, channels: int, target: Target) -> Kernel:
     constants = _rounding(run.nodes, channels)
 
     def compute(inputs: list[np.ndarray], out: np.ndarray, _: list[np.ndarray]) -> None:
-        target.native.round_map(
-            inputs[0], *constants, out, target.share(out.size / 5000), target.isa
-        )
+        threads = target.share(out.size / 5000)
+        target.native.round_map(inputs[0], *constants, out, threads, target.isa)
 
     return Kernel(compute)
 
@@ -105,24 +119,20 @@ def rounded(run: Run, channels: int, target: Target) -> Kernel:
 def _rounding(
     nodes: Sequence[Node], channels: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float, float]:
-    """Scale, bias and slope of each channel, the factor behind them, and the limit of what is
-    rounded then.
-    """
+    """Scale, bias and slope of each channel, the factor behind them, and the limit when rounded."""
     scale = slope = np.ones(1, np.float32)
     bias, factor = np.zeros(1, np.float32), 1.0
     for node in nodes:
         if node.op == "prelu":
             slope = node.tensors["slope"]
         elif node.op == "affine" and node is nodes[0]:
-            scale, bias = (
-                node.tensors.get(key, value) for key, value in (("scale", scale), ("bias", bias))
-            )
+            scale = node.tensors.get("scale", scale)
+            bias = node.tensors.get("bias", bias)
         elif node.op == "affine":
             factor = float(node.tensors["scale"][0])
-    wide = [
-        np.ascontiguousarray(np.broadcast_to(values, channels)) for values in (scale, bias, slope)
-    ]
-    return wide[0], wide[1], wide[2], factor, float(nodes[-1].attributes["limit"])
+    limit = float(nodes[-1].attributes["limit"])
+    scale, bias, slope = (_spread(values, channels) for values in (scale, bias, slope))
+    return scale, bias, slope, factor, limit
 
 
 def ends_in_sum(run: Run) -> bool:
@@ -132,6 +142,6 @@ def ends_in_sum(run: Run) -> bool:
 
 
 def _scale_behind(conv: Node, run: Run) -> np.ndarray:
-    return _each(
-        next(node for node in run.nodes if node.inputs == (conv.name,)).tensors["scale"], conv
-    )
+    """The scale of each channel that a run has behind `conv`."""
+    reader = next(node for node in run.nodes if node.inputs == (conv.name,))
+    return _each(reader.tensors["scale"], conv)

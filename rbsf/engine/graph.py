@@ -9,21 +9,23 @@ from typing import Any
 
 import numpy as np
 
-from rbsf.engine.node import Forms, Map, Node, needed
+from rbsf.engine.node import Forms, Map, Node, affine_node, needed, spliced
 from rbsf.engine.ops import OPS
 
 MAX_NODES = 4000
-MAX_MAP_BYTES = 1 << 30  # of all maps of one image together ...
-MAP_BYTES = 64 << 20  # ... and no more than this, and so many for each byte of the weights
+# All maps of one image together may take MAP_BYTES, and MAP_BYTES_PER_BYTE more for each byte of
+# the weights, up to MAX_MAP_BYTES.
+MAX_MAP_BYTES = 1 << 30
+MAP_BYTES = 64 << 20
 MAP_BYTES_PER_BYTE = 1024
 
 
 @dataclass(frozen=True)
 class PackedModel:
-    """A packed network, checked: nodes follow on one another and every array is as its operation
-    says.
+    """A packed network, checked.
 
-    The first node is the input; the last one's map is the output.
+    Nodes follow on one another, and every array is as its operation says. The first node is the
+    input; the last one's map is the output.
     """
 
     model: str
@@ -41,36 +43,33 @@ class PackedModel:
             raise ValueError(f"{self.path}: {error}" if self.path else str(error)) from None
 
     def maps_for(self, height: int, width: int) -> dict[str, Map]:
-        """Maps for images of another size; ValueError where the network takes none, or they are too
-        small or large.
+        """Maps for images of another size.
+
+        Raises ValueError where the network takes none, or they are too small or large.
         """
         first = self.nodes[0]
-        if (height, width) == self.maps[first.name].shape[:2]:
+        own = self.input_shape[:2]
+        if (height, width) == own:
             return self.maps
         if not first.attributes["any_size"]:
-            raise ValueError(
-                f"images are {height} x {width}, expected {' x '.join(map(str, self.input_shape[:2]))}"
-            )
+            expected = " x ".join(map(str, own))
+            raise ValueError(f"images are {height} x {width}, expected {expected}")
         resized = replace(first, attributes=first.attributes | {"height": height, "width": width})
         try:
             return infer_maps((resized, *self.nodes[1:]))
         except ValueError as error:
-            raise ValueError(
-                f"images of {height} x {width} pixels do not suit the network: {error}"
-            ) from None
+            where = f"images of {height} x {width} pixels do not suit the network"
+            raise ValueError(f"{where}: {error}") from None
 
     def up_to(self, name: str) -> PackedModel:
         """The network that gives the map of node `name`, as real numbers."""
-        end = Node(f"{name}.real", "affine", (name,), {}, {"scale": np.ones(1, np.float32)})
+        end = affine_node(f"{name}.real", name, scale=np.ones(1, np.float32))
         return replace(self, nodes=(*needed(self.nodes, name), end))
 
     def with_weight(self, name: str, weight: np.ndarray) -> PackedModel:
-        """The network with another weight in node `name`; ValueError where it does not fit."""
-        nodes = [
-            replace(n, tensors=n.tensors | {"weight": weight}) if n.name == name else n
-            for n in self.nodes
-        ]
-        return replace(self, nodes=tuple(nodes))
+        """The network with another weight in node `name`; raises ValueError where it is unfit."""
+        changed = [node.with_tensors(weight=weight) for node in self.nodes if node.name == name]
+        return replace(self, nodes=tuple(spliced(self.nodes, {name: changed})))
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -79,38 +78,45 @@ class PackedModel:
 
 
 def check_nodes(nodes: Sequence[Node]) -> dict[str, Map]:
-    """Maps of all nodes.  ValueError for nodes that are no network: unknown operations, inputs that
-    no earlier node makes, attributes or arrays of wrong type or size, maps that do not fit, too
-    large ones.
+    """Maps of all nodes.
+
+    Raises ValueError for nodes that are no network: unknown operations, inputs that no earlier node
+    makes, attributes or arrays of wrong type or size, maps that do not fit or are too large.
     """
     if not 2 <= len(nodes) <= MAX_NODES:
         raise ValueError(f"{len(nodes)} nodes: a packed network has 2 to {MAX_NODES}")
     names: set[str] = set()
     for number, node in enumerate(nodes):
-        where = f"node {node.name!r}"
-        if node.op not in OPS:
-            raise ValueError(
-                f"{where}: unknown op {node.op!r}; this version knows {', '.join(OPS)}"
-            )
-        if (node.op == "input") is not (number == 0):
-            raise ValueError(
-                f"{where} is number {number + 1} and {node.op!r}; the first, and only it, is the input"
-            )
-        if node.name in names:
-            raise ValueError(f"two nodes are called {node.name!r}")
-        if missing := [name for name in node.inputs if name not in names]:
-            raise ValueError(f"{where} takes {missing[0]!r}, which no node before it makes")
+        _check_place(node, number, names)
         names.add(node.name)
     maps = infer_maps(nodes, check_values=True)
-    if (kind := maps[nodes[-1].name].kind) not in ("real", "planes"):
-        raise ValueError(
-            f"node {nodes[-1].name!r} is the last and gives {kind}; a network ends in real numbers"
-        )
+    last = nodes[-1].name
+    if maps[last].kind not in ("real", "planes"):
+        fault = f"is the last and gives {maps[last].kind}; a network ends in real numbers"
+        raise ValueError(f"node {last!r} {fault}")
     return maps
 
 
+def _check_place(node: Node, number: int, names: set[str]) -> None:
+    """Raises ValueError where `node` cannot be the node of this number, behind those of `names`."""
+    where = f"node {node.name!r}"
+    if node.op not in OPS:
+        raise ValueError(f"{where}: unknown op {node.op!r}; this version knows {', '.join(OPS)}")
+    if (node.op == "input") is not (number == 0):
+        fault = f"is number {number + 1} and {node.op!r}; the first, and only it, is the input"
+        raise ValueError(f"{where} {fault}")
+    if node.name in names:
+        raise ValueError(f"two nodes are called {node.name!r}")
+    for name in node.inputs:
+        if name not in names:
+            raise ValueError(f"{where} takes {name!r}, which no node before it makes")
+
+
 def infer_maps(nodes: Sequence[Node], check_values: bool = False) -> dict[str, Map]:
-    """Maps of all nodes, whose order is right; ValueError in one line that names the node."""
+    """Maps of all nodes, whose order is right.
+
+    Raises ValueError in one line that names the node.
+    """
     maps: dict[str, Map] = {}
     weights = sum(array.nbytes for node in nodes for array in node.tensors.values())
     allowed = min(MAX_MAP_BYTES, MAP_BYTES + MAP_BYTES_PER_BYTE * weights)
@@ -119,15 +125,15 @@ def infer_maps(nodes: Sequence[Node], check_values: bool = False) -> dict[str, M
             maps[node.name] = _check(node, [maps[name] for name in node.inputs], check_values)
             allowed -= maps[node.name].bytes
             if allowed < 0:
-                raise ValueError(
-                    "up to here the maps of one image take more memory than so small a network may"
-                )
+                fault = "take more memory than so small a network may"
+                raise ValueError(f"up to here the maps of one image {fault}")
         except ValueError as error:
             raise ValueError(f"node {node.name!r} ({node.op}): {error}") from None
     return maps
 
 
 def _check(node: Node, inputs: list[Map], check_values: bool) -> Map:
+    """The map that `node` gives; raises ValueError for what does not fit."""
     op = OPS[node.op]
     if len(inputs) != len(op.takes):
         raise ValueError(f"takes {len(op.takes)} inputs, {len(inputs)} are given")
@@ -135,9 +141,8 @@ def _check(node: Node, inputs: list[Map], check_values: bool) -> Map:
         if x.kind not in kinds:
             raise ValueError(f"takes {' or '.join(kinds)}, {x.kind} come")
     if set(node.attributes) != set(op.attributes):
-        raise ValueError(
-            f"has attributes {sorted(node.attributes)}, expected {sorted(op.attributes)}"
-        )
+        found, expected = sorted(node.attributes), sorted(op.attributes)
+        raise ValueError(f"has attributes {found}, expected {expected}")
     for key, good in op.attributes.items():
         good(key, node.attributes[key])
     result = op.result(node, *inputs)
@@ -153,11 +158,17 @@ def _check_tensors(node: Node, forms: Forms) -> None:
     for key in sorted({*forms, *found}):
         if found.get(key) != forms.get(key):
             raise ValueError(f"{key} is {_text(found.get(key))}, expected {_text(forms.get(key))}")
-        array = node.tensors[key]
-        if array.dtype != np.float32:
-            continue
-        if np.isnan(array).any() or (key != "threshold" and not np.isfinite(array).all()):
+        if not _has_numbers(key, node.tensors[key]):
             raise ValueError(f"{key} holds values that are not finite")
+
+
+def _has_numbers(key: str, array: np.ndarray) -> bool:
+    """Whether all values are finite; thresholds may also be infinite."""
+    if array.dtype != np.float32:
+        return True
+    if key == "threshold":
+        return not np.isnan(array).any()
+    return bool(np.isfinite(array).all())
 
 
 def _text(form: tuple[str, tuple[int, ...]] | None) -> str:
@@ -170,9 +181,8 @@ def check_entry(entry: Any) -> None:
     if not isinstance(entry, dict) or {k: type(v) for k, v in entry.items()} != expected:
         raise ValueError(f"a node is {str(entry)[:100]}, expected name, op, inputs, attributes")
     if not all(isinstance(name, str) for name in entry["inputs"]):
-        raise ValueError(
-            f"node {entry['name'][:100]!r}: inputs are {str(entry['inputs'])[:100]}, expected names"
-        )
+        found = str(entry["inputs"])[:100]
+        raise ValueError(f"node {entry['name'][:100]!r}: inputs are {found}, expected names")
 
 
 def by_owner(tensors: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
@@ -182,3 +192,9 @@ def by_owner(tensors: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]
         owner, _, key = name.rpartition(".")
         owned.setdefault(owner, {})[key] = array
     return owned
+
+
+def check_none_left(owned: dict[str, dict[str, np.ndarray]]) -> None:
+    """Raises ValueError for tensors, by the name of their node, that belong to no node."""
+    if owned:
+        raise ValueError(f"holds tensors of no node: {', '.join(sorted(owned))[:100]}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -12,28 +13,26 @@ from rbsf.engine.node import Shape
 
 Run = Callable[[list[np.ndarray], np.ndarray, list[np.ndarray]], None]
 
-WORTH_SHARING = 50  # microseconds: waking a helper costs a good part of it
-LONGEST_ROW = (
-    1 << 16
-)  # numbers: from there on loops over channels are long enough, and copies take much memory
+WORTH_SHARING = 50  # microseconds, for waking a helper costs a good part of it
+# From so many numbers on, loops over channels are long enough and copies take much memory.
+LONGEST_ROW = 1 << 16
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """``run(inputs, output, scratch)`` computes an operation; `scratch` are arrays of its own, zero
-    at first.
+    """`run(inputs, output, scratch)` computes an operation.
 
-    Arrays are C-contiguous, [N, ...] of the edges' maps; bits that a convolution reads are in the
-    order of `layout`.
+    `scratch` are arrays of its own, zero at first. Arrays are C-contiguous, `[N, ...]` of the
+    edges' maps; bits that a convolution reads are in the order of `layout`.
     """
 
     run: Run
-    scratch: Sequence[tuple[Shape, type]] = ()  # of one image
+    scratch: Sequence[tuple[Shape, type]] = ()  # shape and dtype of each array for one image
     native: bool = True  # False: NumPy computes it
 
     def scratch_bytes(self) -> int:
         """Bytes of its scratch for one image."""
-        return sum(int(np.prod(shape)) * np.dtype(kind).itemsize for shape, kind in self.scratch)
+        return sum(prod(shape) * np.dtype(dtype).itemsize for shape, dtype in self.scratch)
 
 
 @dataclass(frozen=True)
@@ -43,12 +42,11 @@ class Target:
     native: Any
     isa: str
     threads: int
-    prepared: dict[Hashable, Any] = field(
-        default_factory=dict
-    )  # weights in the kernels' order, for all sizes of input
+    # Weights in the kernels' order, for all sizes of input.
+    prepared: dict[Hashable, Any] = field(default_factory=dict)
 
     def share(self, microseconds: float) -> int:
-        """Threads for work that takes one of them about so long."""
+        """How many threads to use for work that takes one of them about so long."""
         return self.threads if microseconds >= WORTH_SHARING else 1
 
     def prepare(self, key: Hashable, make: Callable[[], Any]) -> Any:
@@ -60,10 +58,11 @@ class Target:
 
 def rows_of(values: np.ndarray, shape: Shape) -> np.ndarray:
     """A number for each channel, repeated over a row of pixels: NumPy is slow in short loops."""
-    short = len(shape) == 3 and shape[1] * shape[2] <= LONGEST_ROW
-    return np.tile(np.broadcast_to(values, shape[-1:]), shape[1] if short else 1)
+    is_short = len(shape) == 3 and shape[1] * shape[2] <= LONGEST_ROW
+    pixels = shape[1] if is_short else 1
+    return np.tile(np.broadcast_to(values, shape[-1:]), pixels)
 
 
 def as_rows(x: np.ndarray, row: np.ndarray) -> np.ndarray:
-    """The map `x` with its rows of pixels in one, if `row` has numbers for such."""
+    """The map `x` with the pixels of a row in one axis, if `row` has numbers for all of them."""
     return x if len(row) == x.shape[-1] else x.reshape(*x.shape[:2], -1)

@@ -1,8 +1,9 @@
 """Where each channel's bit stands in the kernels' maps, and weights brought into the same order.
 
-A map of bits is uint8 [N, planes, H + 2 margin, W + 2 margin, bytes]: a plane for each group of the
-convolution that reads it, its padding around it.  Kernels write 8 filters of one group at a time, a
-byte; so where groups of writer and reader overlap, their common channels begin on a new byte.
+A map of bits is uint8 `[N, planes, H + 2 margin, W + 2 margin, bytes]`: a plane for each group of
+the convolution that reads it, its padding around it. Kernels write 8 filters of one group at a
+time, which is a byte. So where groups of writer and reader overlap, their common channels begin on
+a new byte.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ import numpy as np
 
 from rbsf.engine.node import Node, Shape
 
-MAX_PREPARED_BYTES = 64 << 20
-NEVER = np.iinfo(np.int32).max
+MAX_PREPARED_BYTES = 64 << 20  # of the weights of a convolution in the kernels' order
+NEVER = np.iinfo(np.int32).max  # a threshold that no sum reaches
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,47 +26,43 @@ class Layout:
 
     planes: int
     bytes: int  # of a pixel in a plane
-    bits: np.ndarray  # [C] place of a channel's bit in its plane's pixel
+    bits: np.ndarray  # [C]: the place of each channel's bit in its plane's pixel
     places: np.ndarray  # int32 [blocks, 2]: plane and byte of every 8 slots that the writer makes
-    slots: np.ndarray  # [8 * blocks] channel of a slot, -1 for none
-    group_blocks: list[int]  # blocks of each group of the writer
+    slots: np.ndarray  # [8 * blocks]: the channel of each slot, -1 for none
+    group_blocks: list[int]  # how many blocks each group of the writer has
 
 
 @dataclass(frozen=True, eq=False)
 class Packed:
-    """How the bits of an edge lie in memory: their order, and the padding of the convolution that
-    reads them.
-    """
+    """How the bits of an edge lie in memory: in what order, and with what padding around them."""
 
     layout: Layout
-    margin: int
-    border: int  # what the padding is: -1 or 1
-    inverted: np.ndarray  # bool [C]: these channels' bits are turned round, padding too
+    margin: int  # pixels of padding on each side
+    border: int  # what the padding is, -1 or 1
+    inverted: np.ndarray  # bool [C]: the bits of these channels are turned round, padding too
 
     def shape(self, x: Shape) -> Shape:
-        """Of the array for one image, for a map (H, W, C)."""
-        return (
-            self.layout.planes,
-            x[0] + 2 * self.margin,
-            x[1] + 2 * self.margin,
-            self.layout.bytes,
-        )
+        """Shape of the array for one image, for a map (H, W, C)."""
+        around = 2 * self.margin
+        return self.layout.planes, x[0] + around, x[1] + around, self.layout.bytes
 
     def array(self, count: int, x: Shape) -> np.ndarray:
-        """A new array for so many images, whose padding is right; kernels write inside of it alone."""
+        """A new array for so many images; its padding is right, and kernels write inside alone."""
         array = np.empty((count, *self.shape(x)), np.uint8)
         array[:] = self.pack(np.full((1, 1, 1, x[2]), self.border > 0))
         return array
 
     def pack(self, bits: np.ndarray) -> np.ndarray:
-        """Bits 0 or 1 [N, H, W, C] as [N, planes, H, W, bytes], without a margin."""
-        order, width = self.layout, bits.shape[3] // self.layout.planes
+        """Bits 0 or 1 `[N, H, W, C]` as uint8 `[N, planes, H, W, bytes]`, without a margin."""
+        order = self.layout
+        width = bits.shape[3] // order.planes
         spread = np.zeros((*bits.shape[:3], order.planes, 8 * order.bytes), np.uint8)
         turned = bits ^ self.inverted
         for plane in range(order.planes):
             own = slice(plane * width, (plane + 1) * width)
             in_order = order.bits[own][-1] == width - 1
-            spread[..., plane, slice(0, width) if in_order else order.bits[own]] = turned[..., own]
+            to = slice(0, width) if in_order else order.bits[own]  # a slice is quicker
+            spread[..., plane, to] = turned[..., own]
         return np.packbits(spread, axis=-1, bitorder="little").transpose(0, 3, 1, 2, 4)
 
     def inside(self, array: np.ndarray) -> np.ndarray:
@@ -74,24 +71,21 @@ class Packed:
         return array[:, :, m : array.shape[2] - m, m : array.shape[3] - m]
 
     def unpack(self, array: np.ndarray) -> np.ndarray:
-        """The array's bits 0 or 1, uint8 [N, H, W, C]."""
-        planes = np.unpackbits(
-            self.inside(array), axis=-1, bitorder="little"
-        )  # [N, planes, H, W, 8 * bytes]
-        plane = (
-            np.arange(len(self.layout.bits)) * self.layout.planes // len(self.layout.bits)
-        )  # of each channel
-        return (
-            np.ascontiguousarray(planes.transpose(0, 2, 3, 1, 4)[..., plane, self.layout.bits])
-            ^ self.inverted
-        )
+        """The array's bits 0 or 1, uint8 `[N, H, W, C]`."""
+        order = self.layout
+        channels = len(order.bits)
+        plane = np.arange(channels) * order.planes // channels  # of each channel
+        spread = np.unpackbits(self.inside(array), axis=-1, bitorder="little")
+        spread = spread.transpose(0, 2, 3, 1, 4)  # [N, H, W, planes, 8 * bytes]
+        return np.ascontiguousarray(spread[..., plane, order.bits]) ^ self.inverted
 
 
 def layout(channels: int, written_in: int, read_in: int) -> Layout:
     """The layout of `channels` whose writer has `written_in` groups and whose reader `read_in`."""
     wide, narrow = channels // written_in, channels // read_in
     cuts = sorted({*range(0, channels, wide), *range(0, channels, narrow), channels})
-    bits, used = np.zeros(channels, np.int64), [0] * read_in  # used: bytes of each plane
+    bits = np.zeros(channels, np.int64)
+    used = [0] * read_in  # bytes of each plane so far
     places: list[tuple[int, int]] = []
     slots: list[int] = []
     group_blocks = [0] * written_in
@@ -99,32 +93,37 @@ def layout(channels: int, written_in: int, read_in: int) -> Layout:
         plane, blocks = start // narrow, (end - start + 7) // 8
         bits[start:end] = used[plane] * 8 + np.arange(end - start)
         places += [(plane, used[plane] + i) for i in range(blocks)]
-        slots += [*range(start, end), *[-1] * (8 * blocks - (end - start))]
+        spare = 8 * blocks - (end - start)
+        slots += [*range(start, end), *[-1] * spare]
         group_blocks[start // wide] += blocks
         used[plane] += blocks
-    return Layout(
-        read_in, max(used), bits, np.array(places, np.int32), np.array(slots), group_blocks
-    )
+    places_array = np.array(places, np.int32)
+    return Layout(read_in, max(used), bits, places_array, np.array(slots), group_blocks)
 
 
 def kernel_arguments(
-    node: Node, rows: np.ndarray, pixels: bool, write: Packed | None, output: str,
-    thresholds: np.ndarray | None = None, pool: bool = False,
-    scale: np.ndarray | None = None, bias: np.ndarray | None = None,
-) -> dict[str, Any]:  # fmt: skip
+    node: Node,
+    rows: np.ndarray,
+    pixels: bool,
+    write: Packed | None,
+    output: str,
+    thresholds: np.ndarray | None = None,
+    pool: bool = False,
+    scale: np.ndarray | None = None,
+    bias: np.ndarray | None = None,
+) -> dict[str, Any]:
     """What the C++ class Conv takes for a convolution.
 
-    `rows` uint8 [O, k * k * bytes of a pixel] are its weights in the order of the map it reads;
-    `write` is how the bits lie that it writes (None: it writes numbers), `output` one of bits,
-    real, sums, sums16, sums8; `thresholds` [O]. Raises ValueError for weights that would take too
-    much memory.
+    `rows` uint8 `[O, k * k * bytes of a pixel]` are its weights in the order of the map it reads.
+    `write` says how the bits lie that it writes, None where it writes numbers. `output` is one of
+    bits, real, sums, sums16, sums8; `thresholds` are int32 `[O]`. Raises ValueError for weights
+    that would take too much memory.
     """
     outputs, kernel, groups = len(rows), node.attributes["kernel"], node.attributes["groups"]
     order = write.layout if write else layout(outputs, groups, groups)
     if len(order.slots) * rows.shape[1] > MAX_PREPARED_BYTES:
-        raise ValueError(
-            f"node {node.name!r}: its weights would take over {MAX_PREPARED_BYTES >> 20} MB unpacked"
-        )
+        fault = f"its weights would take over {MAX_PREPARED_BYTES >> 20} MB unpacked"
+        raise ValueError(f"node {node.name!r}: {fault}")
     used = order.slots >= 0
     weights = np.zeros((len(used), rows.shape[1]), np.uint8)
     weights[used] = rows[order.slots[used]]
@@ -154,13 +153,12 @@ def kernel_arguments(
 
 def products(node: Node) -> int:
     """How many products an output of a convolution sums up."""
-    return node.attributes["kernel"] ** 2 * (
-        node.attributes["channels"] // node.attributes["groups"]
-    )
+    a = node.attributes
+    return a["kernel"] ** 2 * (a["channels"] // a["groups"])
 
 
 def bit_rows(node: Node, read: Packed) -> np.ndarray:
-    """Rows [O, k * k * bytes] of the bits of a conv_bits, in the order of the map it reads."""
+    """Rows `[O, k * k * bytes]` of the bits of a conv_bits, in the order of the map it reads."""
     k, groups, channels = (node.attributes[key] for key in ("kernel", "groups", "channels"))
     width, weight = channels // groups, node.tensors["weight"]
     bits = np.unpackbits(weight, axis=1, count=products(node), bitorder="little")

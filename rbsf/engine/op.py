@@ -1,4 +1,4 @@
-"""What an operation of packed networks is; CONTRIBUTING.md says what is where, and how to add one."""
+"""What an operation of packed networks is; CONTRIBUTING.md says how to add one."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import numpy as np
 from rbsf.engine.kernel import Kernel, Target
 from rbsf.engine.node import Check, Forms, Map, Node
 
+# Kinds of map that an input may be.
 REAL, NUMBERS = ("real",), ("whole", "real")
 ANY = ("bits", "whole", "real")
-
 
 Source = str | int | np.ndarray | np.floating
 
 
 class Step(NamedTuple):
-    """One ONNX node.  An input is "x0", "x1" (the operation's), the number of an earlier step, a
-    constant, or "", none.
+    """One ONNX node.
 
-    Maps are [N, C, H, W] there, and bits are -1 and +1; all values are float32.
+    An input is "x0" or "x1" (the operation's own), the number of an earlier step, a constant, or ""
+    for none. Maps are `[N, C, H, W]` there, and bits are -1 and +1; all values are float32.
     """
 
     type: str
@@ -36,7 +36,7 @@ def step(kind: str, *inputs: Source, **attributes: Any) -> Step:
 
 
 def per_channel(values: np.ndarray, x: Map) -> np.ndarray:
-    """Values [C] as float32 of the shape in which they meet a map in ONNX."""
+    """Values `[C]` as float32 of the shape in which they meet a map in ONNX."""
     return values.astype(np.float32).reshape(-1, *[1] * (len(x.shape) - 1))
 
 
@@ -50,28 +50,27 @@ def _none(node: Node, *maps: Map) -> Forms:
 
 @dataclass(frozen=True)
 class Op:
-    """One operation.  All functions take its node first, then a map or an array [N, ...] for each
-    input.
+    """One operation.
+
+    All functions take its node first, then a map or an array `[N, ...]` for each input.
     """
 
-    takes: tuple[tuple[str, ...], ...]  # kinds of map that each input may be
-    reference: Callable[
-        ..., np.ndarray
-    ]  # of arrays: the oracle, plain NumPy, written without a look at the kernel
-    onnx: (
-        str | Callable[..., list[Step]]
-    )  # the same as ONNX nodes of maps; a type alone for one node of all inputs
-    result: Callable[..., Map] = _same  # the output's map; raises ValueError for what does not fit
-    attributes: Mapping[str, Check] = field(
-        default_factory=dict
-    )  # name: check, see `rbsf.engine.node`
-    tensors: Callable[..., Forms] = _none  # their dtypes and shapes
-    check_values: Callable[[Node], None] | None = (
-        None  # raises ValueError for tensors with wrong values
-    )
-    kernel: Callable[[Node, list[Map], Target], Kernel | None] | None = (
-        None  # None: the reference runs
-    )
+    # The kinds of map that each input may be.
+    takes: tuple[tuple[str, ...], ...]
+    # The oracle, of arrays: plain NumPy, written without a look at the kernel.
+    reference: Callable[..., np.ndarray]
+    # The same as ONNX nodes, of maps; a type alone stands for one node of all inputs.
+    onnx: str | Callable[..., list[Step]]
+    # The output's map; raises ValueError for what does not fit.
+    result: Callable[..., Map] = _same
+    # The name and the check of each attribute, see `rbsf.engine.node`.
+    attributes: Mapping[str, Check] = field(default_factory=dict)
+    # The dtype and the shape of each tensor.
+    tensors: Callable[..., Forms] = _none
+    # Raises ValueError for tensors with wrong values.
+    check_values: Callable[[Node], None] | None = None
+    # What makes the kernel; where it is None, or gives None, the reference runs.
+    kernel: Callable[[Node, list[Map], Target], Kernel | None] | None = None
 
     def steps(self, node: Node, *maps: Map) -> list[Step]:
         """Its ONNX nodes."""

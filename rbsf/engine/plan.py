@@ -1,5 +1,6 @@
-"""From a packed network to the steps that compute it: what is fused, how bits lie, which maps share
-memory.
+"""From a packed network to the steps that compute it.
+
+It is decided here what is fused, how bits lie, and which maps share memory.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ Key = tuple[str, Need | None]  # an edge, as it is or as binary convolutions tak
 class Step:
     """One kernel's run: it reads the arrays called `inputs` and writes that called `output`."""
 
-    name: str  # of the node that the time counts for
+    name: str  # the node that its time counts for
     op: str
     inputs: tuple[Key, ...]
     output: Key
@@ -42,16 +43,16 @@ class Program:
         self.model, self.target = model, target
         self.runs = find_runs(model, fuse=target.isa != "numpy")
         self.needs: dict[str, set[Need | None]] = {run.output: set() for run in self.runs}
-        for name, need in (self._key(*read) for run in self.runs for read in run.inputs):
+        reads = [self._key(*read) for run in self.runs for read in run.inputs]
+        for name, need in reads:
             self.needs.setdefault(name, set()).add(need)
-        self.packed: dict[Key, Packed] = {
-            (run.output, need): self._packed(run, need)
-            for run in self.runs
-            for need in self.needs[run.output]
-            if need
-        }
+        self.packed: dict[Key, Packed] = {}
+        for run in self.runs:
+            for need in filter(None, self.needs[run.output]):
+                self.packed[run.output, need] = self._packed(run, need)
 
     def _packed(self, run: Run, need: Need) -> Packed:
+        """How the bits that `run` writes lie for those that have this need."""
         groups, padding, border = need
         channels = self.model.maps[run.output].shape[-1]
         written_in, inverted = 1, np.zeros(channels, bool)
@@ -66,48 +67,48 @@ class Program:
 
     def _steps_of(self, run: Run, maps: dict[str, Map]) -> Iterator[Step]:
         inputs = tuple(self._key(*read) for read in run.inputs)
-        first, name = run.nodes[0], run.output
-        needs = sorted(self.needs[name] or {None}, key=str)
-        if run.kind != "single":
-            (need,) = needs
-            overwrites = inputs[-1] if fusion_kernels.ends_in_sum(run) else None
-            yield Step(
-                first.name,
-                first.op,
-                inputs,
-                (name, need),
-                self._fused(run, inputs, (name, need)),
-                overwrites,
-            )
+        needs = sorted(self.needs[run.output] or {None}, key=str)
+        if run.kind == "single":
+            yield from self._steps_of_single(run.nodes[0], inputs, needs, maps)
             return
-        if first.op != "sign" or None in needs:  # a sign writes packed bits at once
-            yield Step(name, first.op, inputs, (name, None), self._single(first, inputs, maps))
-        for key in ((name, need) for need in needs if need):
-            if first.op == "sign":
-                kernel = sign.packed_kernel(
-                    first, [maps[n] for n in first.inputs], self.packed[key], self.target
-                )
-                yield Step(name, first.op, inputs, key, kernel)
+        (need,) = needs
+        first, output = run.nodes[0], (run.output, need)
+        kernel = self._fused(run, inputs, output)
+        overwrites = inputs[-1] if fusion_kernels.ends_in_sum(run) else None
+        yield Step(first.name, first.op, inputs, output, kernel, overwrites)
+
+    def _steps_of_single(
+        self, node: Node, inputs: tuple[Key, ...], needs: list[Need | None], maps: dict[str, Map]
+    ) -> Iterator[Step]:
+        """The steps of a node alone; a sign writes packed bits itself, others are packed after."""
+        plain: Key = (node.name, None)
+        if node.op != "sign" or None in needs:
+            yield Step(node.name, node.op, inputs, plain, self._single(node, inputs, maps))
+        for need in filter(None, needs):
+            packed = self.packed[node.name, need]
+            if node.op == "sign":
+                sources = [maps[name] for name in node.inputs]
+                kernel = sign.packed_kernel(node, sources, packed, self.target)
+                yield Step(node.name, node.op, inputs, (node.name, need), kernel)
             else:
-                yield Step(name, "pack", ((name, None),), key, _packing(self.packed[key]))
+                yield Step(node.name, "pack", (plain,), (node.name, need), _packing(packed))
 
     def _key(self, name: str, need: Need | None) -> Key:
         """The array that a run reads; NumPy takes bits as they are."""
         return name, need if self.target.isa != "numpy" else None
 
     def _fused(self, run: Run, inputs: tuple[Key, ...], output: Key) -> Kernel:
+        target, read = self.target, self.packed.get(inputs[0])
         if run.kind == "to bits":
-            return fusion_kernels.to_bits(
-                run, self.packed.get(inputs[0]), self.packed[output], self.target
-            )
-        if run.kind == "to planes":
-            return fusion_kernels.to_planes(run, self.packed[inputs[0]], self.target)
-        if run.kind == "steps":
-            return fusion_kernels.steps(run, self.packed[inputs[0]], self.target)
+            return fusion_kernels.to_bits(run, read, self.packed[output], target)
         if run.kind == "rounded":
-            return fusion_kernels.rounded(run, self.model.maps[run.output].shape[-1], self.target)
-        reads = [self.packed[key] for key in inputs if key in self.packed]
-        return fusion_kernels.scaled(run, reads, self.target)
+            channels = self.model.maps[run.output].shape[-1]
+            return fusion_kernels.rounded(run, channels, target)
+        if run.kind == "scaled":
+            reads = [self.packed[key] for key in inputs if key in self.packed]
+            return fusion_kernels.scaled(run, reads, target)
+        make = fusion_kernels.to_planes if run.kind == "to planes" else fusion_kernels.steps
+        return make(run, self.packed[inputs[0]], target)
 
     def _single(self, node: Node, inputs: tuple[Key, ...], maps: dict[str, Map]) -> Kernel:
         out = maps[node.name]
@@ -117,6 +118,8 @@ class Program:
 
 
 def _packing(write: Packed) -> Kernel:
+    """What packs bits by NumPy."""
+
     def run(inputs: list[np.ndarray], out: np.ndarray, _: list[np.ndarray]) -> None:
         write.inside(out)[:] = write.pack(inputs[0])
 
@@ -125,28 +128,31 @@ def _packing(write: Packed) -> Kernel:
 
 @dataclass
 class Plan:
-    """Steps for images of one size, and the memory of their maps; those never alive together share
-    some.
+    """Steps for images of one size, and the memory of their maps.
+
+    Maps that are never needed at the same time share a slot of memory.
     """
 
     steps: list[Step]
     maps: dict[str, Map]
     packed: dict[Key, Packed]
     slots: dict[Key, int] = field(default_factory=dict)
-    sizes: list[int] = field(default_factory=list)  # bytes an image, of each slot
+    sizes: list[int] = field(default_factory=list)  # bytes of each slot for one image
 
     def __post_init__(self) -> None:
         last_use = {key: number for number, step in enumerate(self.steps) for key in step.inputs}
         free: list[int] = []
         for number, step in enumerate(self.steps):
             done = {key for key in step.inputs if last_use[key] == number and key in self.slots}
-            if (
-                step.output not in self.packed and step is not self.steps[-1]
-            ):  # the last one's is the caller's
+            if self._needs_slot(step):
                 self.slots[step.output] = self._slot(step, done, free)
                 if step.output not in last_use:
                     done.add(step.output)
             free += [self.slots[key] for key in done]
+
+    def _needs_slot(self, step: Step) -> bool:
+        """Packed bits have memory of their own, and the caller gives that of the result."""
+        return step.output not in self.packed and step is not self.steps[-1]
 
     def _slot(self, step: Step, done: set[Key], free: list[int]) -> int:
         """A slot that holds nothing that is read later."""
@@ -163,24 +169,27 @@ class Plan:
 
     @cached_property
     def bytes(self) -> int:
-        """That the maps of one image take, the result's among them."""
-        packed = sum(prod(form.shape(self.maps[key[0]].shape)) for key, form in self.packed.items())
+        """Bytes that the maps of one image take, the result's among them."""
+        packed = 0
+        for (name, _), form in self.packed.items():
+            packed += prod(form.shape(self.maps[name].shape))
         scratch = sum(step.kernel.scratch_bytes() for step in self.steps)
-        return sum(self.sizes) + packed + scratch + self.maps[self.steps[-1].output[0]].bytes
+        result = self.maps[self.steps[-1].output[0]].bytes
+        return sum(self.sizes) + packed + scratch + result
 
     def arrays(self, count: int) -> dict[Key, np.ndarray]:
-        """Memory for the maps of so many images; not for the images themselves and the last step's
-        output.
+        """Memory for the maps of so many images.
+
+        There is none for the images themselves and for the last step's output.
         """
         slots = [np.empty(count * size, np.uint8) for size in self.sizes]
-        arrays = {
-            key: form.array(count, self.maps[key[0]].shape) for key, form in self.packed.items()
-        }
+        arrays = {}
+        for key, form in self.packed.items():
+            arrays[key] = form.array(count, self.maps[key[0]].shape)
         for key, slot in self.slots.items():
             out = self.maps[key[0]]
-            arrays[key] = (
-                slots[slot][: count * out.bytes].view(out.dtype).reshape(count, *out.shape)
-            )
+            memory = slots[slot][: count * out.bytes]
+            arrays[key] = memory.view(out.dtype).reshape(count, *out.shape)
         return arrays
 
 
@@ -194,19 +203,13 @@ class Workspace:
         self.arrays = plan.arrays(count)
         self._image: Key = (next(iter(plan.maps)), None)
         self._calls: list[tuple[Step, list[np.ndarray], list[np.ndarray]]] = []
-        for step in plan.steps:
-            scratch: list[np.ndarray] = [
-                np.zeros((count, *shape), kind) for shape, kind in step.kernel.scratch
-            ]
-            self._calls.append(
-                (step, [self.arrays.get(key, NOTHING) for key in step.inputs], scratch)
-            )
-        self._readers = [
-            (n, i)
-            for n, s in enumerate(plan.steps)
-            for i, k in enumerate(s.inputs)
-            if k == self._image
-        ]
+        self._readers: list[tuple[int, int]] = []  # the step and the place of each image input
+        for number, step in enumerate(plan.steps):
+            inputs = [self.arrays.get(key, NOTHING) for key in step.inputs]
+            self._calls.append((step, inputs, _scratch(step.kernel, count)))
+            for place, key in enumerate(step.inputs):
+                if key == self._image:
+                    self._readers.append((number, place))
 
     def run(self, images: np.ndarray, result: np.ndarray, watch: Watch | None = None) -> None:
         """Compute `result` from `images`; call `watch` after each step."""
@@ -219,6 +222,10 @@ class Workspace:
             step.kernel.run(inputs, out, scratch)
             if watch:
                 watch(step, out, perf_counter() - start)
+
+
+def _scratch(kernel: Kernel, count: int) -> list[np.ndarray]:
+    return [np.zeros((count, *shape), dtype) for shape, dtype in kernel.scratch]
 
 
 NOTHING = np.empty(0, np.uint8)  # stands where the images of a call will

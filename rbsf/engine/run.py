@@ -1,4 +1,4 @@
-"""Run packed networks on the CPU: uint8 images in, float32 features or logits out, without torch."""
+"""Runs packed networks on the CPU, without torch: uint8 images to float32 features or logits."""
 
 from __future__ import annotations
 
@@ -18,34 +18,33 @@ from rbsf.engine.node import Shape
 from rbsf.engine.plan import Plan, Program, Step, Watch, Workspace
 
 MAX_BYTES = 1 << 30  # that the maps of one image, or the images of a call, may take
-CHUNK_BYTES = (
-    16 << 20
-)  # of maps: more images than fit are computed in turns, which keeps to the caches
-KEPT_SIZES = 8  # of input, whose plans and maps are kept for the next call
-KEPT_RESULTS = 4  # arrays of results of one shape, likewise ...
+# More images than have maps of so many bytes are computed in turns, which keeps to the caches.
+CHUNK_BYTES = 16 << 20
+KEPT_SIZES = 8  # sizes of input whose plans and maps are kept for the next call
+KEPT_RESULTS = 4  # arrays of results of one shape that are kept ...
 KEPT_BYTES = 2 << 20  # ... if they are no larger
 
 
 class Engine:
-    """A packed network as a function of images uint8 (N, H, W, C), RGB where they have three
-    channels: float32.
+    """A packed network as a function of images uint8 `[N, H, W, C]`, RGB where C is 3, to float32.
 
-    A tracker gives features (N, C', H', W'), a classifier logits (N, classes).  Its kernels give
-    the same numbers, to the bit, for every instruction set and number of threads.  isa="numpy" is
-    the reference: the same bits and roundings but for the sums of real convolutions and linear
-    layers, which BLAS adds in another order, with its own threads.  An engine may be called from
-    several Python threads at once; the GIL is not held while kernels compute.
+    A tracker gives features `[N, C', H', W']`, a classifier logits `[N, classes]`.
+
+    Its kernels give the same numbers, to the bit, for every instruction set and number of threads.
+    isa="numpy" is the reference. It gives the same bits and roundings, but for the sums of real
+    convolutions and linear layers: BLAS adds these in another order, with its own threads.
+
+    An engine may be called from several Python threads at once; the GIL is not held while kernels
+    compute.
     """
 
     def __init__(
         self, model: PackedModel | str | Path, threads: int = 1, isa: str = "auto"
     ) -> None:
-        """`model`: a checked model or the path of its file; `isa`: one of `available_isas`; see
-        `choose_isa`.
+        """`model` is a checked model or the path of its file; `isa` is as in `choose_isa`.
 
-        Raises ValueError for an instruction set this machine has not, more threads than cores, a
-        network whose maps take over 1 GiB an image and what `read_packed` refuses;
-        FileNotFoundError.
+        Raises ValueError for an instruction set this machine has not, more threads than cores, and
+        a network whose maps take over 1 GiB an image; also what `read_packed` raises.
         """
         self.model = model if isinstance(model, PackedModel) else read_packed(model)
         self.threads, self.isa = check_threads(threads), choose_isa(isa)
@@ -55,22 +54,19 @@ class Engine:
         self._results: dict[Shape, deque[np.ndarray]] = {}
         self._lock = threading.Lock()
         steps = self._plan(*self.model.input_shape[:2]).steps
-        self.in_numpy = sorted(
-            {step.op for step in steps if not step.kernel.native}
-        )  # operations without a kernel
+        without_kernel = {step.op for step in steps if not step.kernel.native}
+        self.in_numpy = sorted(without_kernel)
 
     def __str__(self) -> str:
         """What runs the network, such as "packed engine, instruction set avx2, 2 threads"."""
         threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
-        slow = (
-            f"; in NumPy: {', '.join(self.in_numpy)}"
-            if self.in_numpy and self.isa != "numpy"
-            else ""
-        )
+        slow = ""
+        if self.in_numpy and self.isa != "numpy":
+            slow = f"; in NumPy: {', '.join(self.in_numpy)}"
         return f"packed engine, instruction set {self.isa}, {threads}{slow}"
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        """The last node's map, float32 (N, ...), of images uint8 (N, H, W, C), C-contiguous.
+        """The last node's map, float32 `[N, ...]`, for images uint8 `[N, H, W, C]`, C-contiguous.
 
         Raises ValueError for any other array, images too small for the network and batches too
         large for memory.
@@ -78,19 +74,16 @@ class Engine:
         return self._run(images)
 
     def outputs(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """The maps (N, ...) of all edges that are computed, by the name of their node, and the
-        images.
+        """The maps `[N, ...]` that are computed, by the name of their node, and the images.
 
-        Bits are uint8 0 or 1.  What lies inside of operations that are computed as one is not among
-        them.
+        Bits are uint8 0 or 1. Maps inside of operations that are computed as one are not there.
         """
         found = {self.model.nodes[0].name: images}
         packed = self._program.packed
 
         def watch(step: Step, out: np.ndarray, seconds: float) -> None:
-            found[step.output[0]] = (
-                packed[step.output].unpack(out) if step.output in packed else out.copy()
-            )
+            form = packed.get(step.output)
+            found[step.output[0]] = form.unpack(out) if form else out.copy()
 
         self._run(images, len(images), watch)
         return found
@@ -107,8 +100,10 @@ class Engine:
 
     def _run(self, images: np.ndarray, chunk: int = 0, watch: Watch | None = None) -> np.ndarray:
         """The result, `chunk` images at a time, by default as many as keep to the caches."""
-        plan = self._checked_plan(images)
-        result = self._take_result((len(images), *plan.maps[self.model.nodes[-1].name].shape))
+        self._check_images(images)
+        plan = self._plan(*images.shape[1:3])
+        last = plan.maps[self.model.nodes[-1].name]
+        result = self._take_result((len(images), *last.shape))
         chunk = chunk or max(1, CHUNK_BYTES // plan.bytes)
         for start in range(0, len(images), chunk):
             part = images[start : start + chunk]
@@ -118,28 +113,23 @@ class Engine:
                 self._free.setdefault(part.shape[:3], []).append(workspace)
         return result
 
-    def _checked_plan(self, images: np.ndarray) -> Plan:
-        channels = self.model.input_shape[2]
-        known = isinstance(images, np.ndarray) and images.dtype == np.uint8 and images.ndim == 4
-        if not known or images.shape[3] != channels:
-            found = (
-                f"{images.dtype} {images.shape}"
-                if isinstance(images, np.ndarray)
-                else type(images).__name__
-            )
-            raise ValueError(f"images are {found}, expected a uint8 array (N, H, W, {channels})")
+    def _check_images(self, images: np.ndarray) -> None:
+        """Raises ValueError for what are no images for this network, or too many."""
+        expected = f"expected a uint8 array (N, H, W, {self.model.input_shape[2]})"
+        if not isinstance(images, np.ndarray):
+            raise ValueError(f"images are {type(images).__name__}, {expected}")
+        known = images.dtype == np.uint8 and images.ndim == 4
+        if not known or images.shape[3] != self.model.input_shape[2]:
+            raise ValueError(f"images are {images.dtype} {images.shape}, {expected}")
         if not images.flags.c_contiguous or not len(images):
-            raise ValueError(
-                f"images {images.shape} are none or not C-contiguous; numpy.ascontiguousarray makes them so"
-            )
+            advice = "numpy.ascontiguousarray makes them so"
+            raise ValueError(f"images {images.shape} are none or not C-contiguous; {advice}")
         if images.nbytes > MAX_BYTES:
-            raise ValueError(
-                f"images {images.shape} take over {MAX_BYTES >> 30} GiB; give fewer at a time"
-            )
-        return self._plan(*images.shape[1:3])
+            limit = f"{MAX_BYTES >> 30} GiB"
+            raise ValueError(f"images {images.shape} take over {limit}; give fewer at a time")
 
     def _plan(self, height: int, width: int) -> Plan:
-        """The plan for images of this size; ValueError where they do not suit the network."""
+        """The plan for images of this size; raises ValueError where the network takes none."""
         with self._lock:
             if (height, width) in self._plans:
                 return self._plans[height, width]
@@ -147,9 +137,8 @@ class Engine:
         plan = Plan(self._program.steps(maps), maps, self._program.packed)
         if plan.bytes > MAX_BYTES:
             where = self.model.path or "the network"
-            raise ValueError(
-                f"{where}: its maps take {plan.bytes:,} bytes an image; {MAX_BYTES:,} at most"
-            )
+            found = f"its maps take {plan.bytes:,} bytes an image"
+            raise ValueError(f"{where}: {found}; {MAX_BYTES:,} at most")
         with self._lock:
             if len(self._plans) >= KEPT_SIZES:
                 self._plans.clear()
@@ -167,8 +156,10 @@ class Engine:
         return Workspace(plan, size[0])
 
     def _take_result(self, shape: Shape) -> np.ndarray:
-        """An array for results, in memory whose last array is gone where there is some: new memory
-        costs as much time as a layer.
+        """An array for results.
+
+        It takes memory whose last array is gone, where there is some: new memory costs as much time
+        as a layer.
         """
         if 4 * prod(shape) > KEPT_BYTES:
             return np.empty(shape, np.float32)
@@ -180,8 +171,8 @@ class Engine:
             memory = kept.pop()
         except IndexError:
             memory = np.empty(shape, np.float32)
-        # Of a memoryview, since parts of it then keep this very array alive; those of a view would
-        # keep `memory` alone.
+        # The array is made of a memoryview, for then its parts keep this very array alive. Parts of
+        # a view would keep `memory` alone.
         array = np.asarray(memory.data)
         weakref.finalize(array, kept.append, memory).atexit = False
         return array

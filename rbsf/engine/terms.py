@@ -8,18 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from rbsf.engine.node import Node
+from rbsf.engine.node import Node, affine_node
 
 
 @dataclass(frozen=True)
 class Terms:
-    """``sum over t of scale[t] * conv(sign_b(x), weight_m) [* K] + bias`` with b = bits[t] and m =
-    kernels[t].
+    """The sum over t of `scale[t] * conv(sign_b(x), weight_m) [* K] + bias`.
 
-    K is the mean over each window, padded with 0, of the mean over channels of |magnitude(x)|.
+    b is bits[t], and m is kernels[t]. K is the mean over each window, padded with 0, of the mean
+    over channels of |magnitude(x)|.
     """
 
-    signs: Sequence[dict[str, np.ndarray]]  # tensors of each way to take bits
+    signs: Sequence[dict[str, np.ndarray]]  # tensors of a sign node, for each way to take bits
     weights: Sequence[np.ndarray]  # uint8, as conv_bits has them
     bits: Sequence[int]
     kernels: Sequence[int]
@@ -31,39 +31,42 @@ class Terms:
 def nodes_of(name: str, source: str, geometry: dict[str, Any], terms: Terms) -> list[Node]:
     """Nodes that compute `terms` of the map `source`; the last one is called `name`.
 
-    `geometry` are attributes of conv_bits; its border may also be 0, which no kernel knows: the
-    sums with -1 and with +1 around the map are added up then, and their scale halved.
+    `geometry` are attributes of conv_bits. Its border may also be 0, which no kernel knows: then
+    the sums with -1 and with +1 around the map are added up, and their scale is halved.
     """
-    made = [
-        Node(f"{name}.sign.{b}", "sign", (source,), {}, tensors)
-        for b, tensors in enumerate(terms.signs)
-    ]
-    total, last = "", {"bias": terms.bias}
+    made = []
+    for number, tensors in enumerate(terms.signs):
+        made.append(Node(f"{name}.sign.{number}", "sign", (source,), {}, tensors))
+    share = 1 if geometry["border"] else 2
     alone = len(terms.scale) == 1 and terms.magnitude is None
+    total = ""
     for number, (base, kernel) in enumerate(zip(terms.bits, terms.kernels, strict=True)):
-        weight, term = {"weight": terms.weights[kernel]}, f"{name}.term.{number}"
-        made += _sums(f"{name}.sum.{number}", f"{name}.sign.{base}", geometry, weight)
-        scale = {"scale": terms.scale[number] / (1 if geometry["border"] else 2)}
+        sums, weight = f"{name}.sum.{number}", {"weight": terms.weights[kernel]}
+        made += _sums(sums, f"{name}.sign.{base}", geometry, weight)
+        scale = terms.scale[number] / share
         if alone:  # in one step with the bias
-            return [*made, Node(name, "affine", (made[-1].name,), {}, scale | last)]
-        made.append(Node(term, "affine", (made[-1].name,), {}, scale))
+            return [*made, affine_node(name, sums, scale=scale, bias=terms.bias)]
+        term = f"{name}.term.{number}"
+        made.append(affine_node(term, sums, scale=scale))
         if total:
             made.append(Node(f"{name}.total.{number}", "add", (total, term)))
         total = made[-1].name
     if terms.magnitude is not None:
         made += _input_scale(name, source, geometry, terms.magnitude, total)
-    return [*made, Node(name, "affine", (made[-1].name,), {}, last)]
+    return [*made, affine_node(name, made[-1].name, bias=terms.bias)]
 
 
 def _sums(
     name: str, bits: str, geometry: dict[str, Any], weight: dict[str, np.ndarray]
 ) -> list[Node]:
+    """The sums of one term; the last node is called `name`."""
     if geometry["border"]:
         return [Node(name, "conv_bits", (bits,), geometry, weight)]
-    both = {f"{name}.{border:+d}": geometry | {"border": border} for border in (-1, 1)}
+    low, high = geometry | {"border": -1}, geometry | {"border": 1}
     return [
-        *(Node(n, "conv_bits", (bits,), a, weight) for n, a in both.items()),
-        Node(name, "add", tuple(both)),
+        Node(f"{name}.-1", "conv_bits", (bits,), low, weight),
+        Node(f"{name}.+1", "conv_bits", (bits,), high, weight),
+        Node(name, "add", (f"{name}.-1", f"{name}.+1")),
     ]
 
 
@@ -71,12 +74,10 @@ def _input_scale(
     name: str, source: str, geometry: dict[str, Any], magnitude: dict[str, np.ndarray], total: str
 ) -> list[Node]:
     """XNOR-Net's K, and the product with it."""
-    window = {key: geometry[key] for key in ("kernel", "stride", "padding")} | {
-        "ceil": False,
-        "include_pad": True,
-    }
+    window = {key: geometry[key] for key in ("kernel", "stride", "padding")}
+    window |= {"ceil": False, "include_pad": True}
     return [
-        Node(f"{name}.map", "affine", (source,), {}, magnitude),
+        affine_node(f"{name}.map", source, **magnitude),
         Node(f"{name}.magnitude", "abs_mean", (f"{name}.map",)),
         Node(f"{name}.K", "avg_pool", (f"{name}.magnitude",), window),
         Node(f"{name}.mapped", "mul", (total, f"{name}.K")),

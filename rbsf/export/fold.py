@@ -1,11 +1,14 @@
-"""From traced nodes to those of a packed file: batch-norms folded, whole numbers and thresholds
-where they will do.
+"""From traced nodes to those of a packed file.
 
-Everything folds in float64.  Batch-norms in front of binary convolutions alone become part of their
-signs; others part of the convolution, linear layer or batch-norm before them, where nothing else
-reads that.  A sign of a binary convolution's sums, or of the first layer's, becomes an integer
-threshold for each channel.  Until the end a sign holds `scale` and `bias` [C]: its bit is that of
-``scale * x + bias >= 0``.
+Batch-norms are folded, in float64:
+
+- those in front of binary convolutions alone become part of the signs;
+- others become part of the convolution, linear layer or batch-norm before them, where nothing else
+  reads that.
+
+A sign of whole numbers, such as a binary convolution's sums, gets an integer threshold for each
+channel. Until the end a sign holds `scale` and `bias` `[C]`: its bit is that of
+`scale * x + bias >= 0`.
 """
 
 from __future__ import annotations
@@ -16,34 +19,34 @@ import numpy as np
 
 from rbsf.engine.fusion import POOLED
 from rbsf.engine.layout import products
-from rbsf.engine.node import Node
+from rbsf.engine.node import Node, affine_node, spliced
 from rbsf.engine.terms import Terms, nodes_of
 from rbsf.export.modules import BINARY, TEMPLATE
 from rbsf.export.trace import IMAGE, Traced
 from rbsf.export.whole import lift_scales
 
 INT32 = np.iinfo(np.int32)
+GEOMETRY = ("kernel", "stride", "padding", "groups", "channels", "border")
 
 
 def fold(traced: Traced) -> tuple[list[Node], dict[str, str]]:
-    """Nodes as a file holds them, and which values they give; see `Traced`."""
+    """The nodes as a file holds them, and the values that they give, as in `Traced`."""
     nodes, values = expanded(traced)
     nodes = with_thresholds(lift_scales(nodes))
     return [_finish(node, nodes) for node in nodes], values
 
 
 def expanded(traced: Traced) -> tuple[list[Node], dict[str, str]]:
-    """Nodes whose batch-norms are folded, binary convolutions in their parts."""
+    """The nodes with batch-norms folded and binary convolutions in parts, and their values."""
     values = dict(traced.values)
     nodes = _fold_back(_fold_forward(traced.nodes), values)
-    return [
-        part for node in nodes for part in (_parts(node) if node.op == BINARY else [node])
-    ], values
+    parts = {node.name: _parts(node) for node in nodes if node.op == BINARY}
+    return spliced(nodes, parts), values
 
 
 def with_thresholds(nodes: list[Node]) -> list[Node]:
-    """`nodes`, the signs of whole numbers reading these, with nothing real between."""
-    nodes = _add_whole(nodes)
+    """`nodes`, whose signs of scaled whole numbers now read the whole numbers themselves."""
+    nodes = _add_before_scaling(nodes)
     for name in [node.name for node in nodes if node.op == "sign"]:
         nodes = _sign_of_sums(nodes, _named(nodes, name))
     return nodes
@@ -53,97 +56,102 @@ def _named(nodes: list[Node], name: str) -> Node:
     return next(node for node in nodes if node.name == name)
 
 
-def _users(nodes: list[Node], name: str) -> list[Node]:
+def _readers(nodes: list[Node], name: str) -> list[Node]:
+    """The nodes that read `name`, each as often as it does."""
     return [node for node in nodes for source in node.inputs if source == name]
 
 
+def _alone(nodes: list[Node], name: str, *ops: str) -> Node | None:
+    """The node of that name, if it is one of `ops` and has one reader."""
+    node = _named(nodes, name)
+    return node if node.op in ops and len(_readers(nodes, name)) == 1 else None
+
+
 def _replaced(nodes: list[Node], *changed: Node) -> list[Node]:
-    new = {node.name: node for node in changed}
-    return [new.get(node.name, node) for node in nodes]
+    return spliced(nodes, {node.name: [node] for node in changed})
 
 
 def _without(nodes: list[Node], gone: Node) -> list[Node]:
     """`nodes` without `gone`, whose readers now read its input."""
-    return [
-        replace(
-            node,
-            inputs=tuple(gone.inputs[0] if name == gone.name else name for name in node.inputs),
-        )
-        for node in nodes
-        if node.name != gone.name
-    ]
+    renamed = {gone.name: gone.inputs[0]}
+    return [node.reading(renamed) for node in nodes if node is not gone]
 
 
 # ---- batch-norms
 
 
 def _fold_forward(nodes: list[Node]) -> list[Node]:
-    """Affine nodes that only binary convolutions read become part of these; but not one that reads
-    the pixels.
+    """Make affine nodes that only binary convolutions read a part of these.
+
+    An affine node that reads the pixels stays.
     """
-    for name in [
-        node.name for node in reversed(nodes) if node.op == "affine" and node.inputs != (IMAGE,)
-    ]:
+    affine = [node for node in nodes if node.op == "affine" and node.inputs != (IMAGE,)]
+    for name in [node.name for node in reversed(affine)]:
         node = _named(nodes, name)
-        users = _users(nodes, name)
-        if users and all(user.op == BINARY for user in users):
-            nodes = _without(
-                _replaced(nodes, *(_before(user, **node.tensors) for user in users)), node
-            )
+        readers = _readers(nodes, name)
+        if readers and all(reader.op == BINARY for reader in readers):
+            changed = [_before(reader, **node.tensors) for reader in readers]
+            nodes = _without(_replaced(nodes, *changed), node)
     return nodes
 
 
 def _before(conv: Node, scale: np.ndarray, bias: np.ndarray) -> Node:
     """`conv` of scale * x + bias."""
     inner = conv.tensors["in_scale"]
-    changed = {"in_scale": inner * scale, "in_bias": inner * bias + conv.tensors["in_bias"]}
-    return replace(conv, tensors=conv.tensors | changed)
+    in_bias = inner * bias + conv.tensors["in_bias"]
+    return conv.with_tensors(in_scale=inner * scale, in_bias=in_bias)
 
 
 def _fold_back(nodes: list[Node], values: dict[str, str]) -> list[Node]:
-    """Affine nodes that alone read a convolution, a linear layer or an affine node become part of
-    it.
+    """Make affine nodes that alone read a layer or another affine node a part of it.
+
+    `values` is kept up to date.
     """
     for name in [node.name for node in nodes if node.op == "affine"]:
         node = _named(nodes, name)
         source = _named(nodes, node.inputs[0])
-        if len(node.tensors) < 2 or (
-            source.op == "affine" and len(source.tensors) < 2
-        ):  # the scale of whole numbers
+        if not _takes_in(source, node) or len(_readers(nodes, source.name)) != 1:
             continue
-        if (
-            source.op in ("conv", BINARY, "linear", "affine")
-            and len(_users(nodes, source.name)) == 1
-        ):
-            nodes = _without(_replaced(nodes, _after(source, **node.tensors)), node)
-            values.pop(source.name, None)
-            if name in values:
-                values[source.name] = values.pop(name)
+        nodes = _without(_replaced(nodes, _after(source, **node.tensors)), node)
+        values.pop(source.name, None)
+        if name in values:
+            values[source.name] = values.pop(name)
     return nodes
 
 
+def _takes_in(source: Node, affine: Node) -> bool:
+    """Whether `affine` may become a part of `source`; scales of whole numbers stay alone."""
+    if _is_scale(source) or _is_scale(affine):
+        return False
+    return source.op in ("conv", BINARY, "linear", "affine")
+
+
+def _is_scale(node: Node) -> bool:
+    return node.op == "affine" and len(node.tensors) < 2
+
+
 def _after(node: Node, scale: np.ndarray, bias: np.ndarray) -> Node:
-    """scale * node + bias."""
-    tensors, factor = node.tensors, "weight" if node.op in ("conv", "linear") else "scale"
-    outer = scale.reshape(-1, *[1] * (tensors[factor].ndim - 1)) if factor == "weight" else scale
-    changed = {factor: tensors[factor] * outer, "bias": tensors["bias"] * scale + bias}
-    return replace(node, tensors=tensors | changed)
+    """scale * node + bias, as one node."""
+    bias = node.tensors["bias"] * scale + bias
+    if node.op in ("conv", "linear"):
+        weight = node.tensors["weight"]
+        of_filters = scale.reshape(-1, *[1] * (weight.ndim - 1))
+        return node.with_tensors(weight=weight * of_filters, bias=bias)
+    return node.with_tensors(scale=node.tensors["scale"] * scale, bias=bias)
 
 
 # ---- binary convolutions
 
 
 def _parts(node: Node) -> list[Node]:
-    """Signs, sums and scales of a whole binary convolution."""
+    """The signs, sums and scales that a whole binary convolution consists of."""
     a, t = node.attributes, node.tensors
     signs = [{"scale": t["in_scale"], "bias": t["in_bias"] + shift} for shift in t["shift"]]
     magnitude = {"scale": t["in_scale"], "bias": t["in_bias"]} if a["K"] else None
     terms = Terms(
         signs, list(t["weight"]), a["bits"], a["kernels"], t["scale"], t["bias"], magnitude
     )
-    geometry = {
-        key: a[key] for key in ("kernel", "stride", "padding", "groups", "channels", "border")
-    }
+    geometry = {key: a[key] for key in GEOMETRY}
     return nodes_of(node.name, node.inputs[0], geometry, terms)
 
 
@@ -155,61 +163,67 @@ def _is_whole(nodes: list[Node], name: str) -> bool:
     return node.op in ("conv_u8", "conv_bits", "round")
 
 
-def _alone(nodes: list[Node], name: str, *ops: str) -> Node | None:
-    """The node of that name, if it is one of `ops` and has one reader."""
-    node = _named(nodes, name)
-    return node if node.op in ops and len(_users(nodes, name)) == 1 else None
-
-
-def _add_whole(nodes: list[Node]) -> list[Node]:
-    """Sums of two maps of whole numbers that are scaled alike: added up first, and scaled then."""
+def _add_before_scaling(nodes: list[Node]) -> list[Node]:
+    """`nodes`, where sums of two maps of whole numbers with one scale are scaled after the sum."""
     for add in [node for node in nodes if node.op == "add"]:
-        terms = [term for name in add.inputs if (term := _alone(nodes, name, "affine"))]
-        if len(terms) < 2 or not all(_is_whole(nodes, term.inputs[0]) for term in terms):
-            continue
-        (scale, bias), (other, more) = (_scale_and_bias(term) for term in terms)
-        if not np.array_equal(scale, other):
-            continue
-        sums = Node(f"{add.name}.sums", "add", (terms[0].inputs[0], terms[1].inputs[0]))
-        scaled = Node(add.name, "affine", (sums.name,), {}, {"scale": scale, "bias": bias + more})
-        gone = {term.name for term in terms}
-        kept = [node for node in nodes if node.name not in gone]
-        nodes = [
-            part for node in kept for part in ([sums, scaled] if node.name == add.name else [node])
-        ]
+        nodes = _scaled_sum(nodes, add)
     return nodes
 
 
+def _scaled_sum(nodes: list[Node], add: Node) -> list[Node]:
+    """`nodes` with the scale behind `add`, if whole numbers are scaled alike in front of it."""
+    first, second = (_alone(nodes, name, "affine") for name in add.inputs)
+    if not first or not second:
+        return nodes
+    sources = first.inputs + second.inputs
+    if not all(_is_whole(nodes, source) for source in sources):
+        return nodes
+    scale, bias = _scale_and_bias(first)
+    second_scale, second_bias = _scale_and_bias(second)
+    if not np.array_equal(scale, second_scale):
+        return nodes
+    sums = Node(f"{add.name}.sums", "add", sources)
+    scaled = affine_node(add.name, sums.name, scale=scale, bias=bias + second_bias)
+    return spliced(nodes, {first.name: [], second.name: [], add.name: [sums, scaled]})
+
+
 def _scale_and_bias(affine: Node) -> tuple[np.ndarray, np.ndarray]:
-    """Of an affine node that has both or one of them."""
+    """Scale and bias of an affine node, ones or zeros for one that is absent."""
     t = affine.tensors
     ones = np.ones(len(next(iter(t.values()))))
     return t.get("scale", ones), t.get("bias", 0 * ones)
 
 
 def _sign_of_sums(nodes: list[Node], sign: Node) -> list[Node]:
-    """`nodes`, the sign reading whole numbers where between them is nothing but one scale and a
-    pool.
-    """
-    pool = _alone(nodes, sign.inputs[0], "max_pool")
-    pool = pool if pool and pool.attributes == POOLED else None
-    affine = _alone(nodes, pool.inputs[0] if pool else sign.inputs[0], "affine")
-    pixels = affine and not pool and affine.inputs == (IMAGE,)
-    if not affine or not (pixels or _is_whole(nodes, affine.inputs[0])):
+    """`nodes` with the scale in front of `sign` made a part of it, if it is of whole numbers."""
+    affine = _scale_before(nodes, sign)
+    if not affine:
         return nodes
     scale, bias = _scale_and_bias(affine)
-    if (
-        pool and (scale < 0).any()
-    ):  # the largest of negated sums is wanted: their weights are negated
+    falling = scale < 0
+    pooled = affine.name not in sign.inputs
+    if pooled and falling.any():  # the pool has to find the largest of the negated sums
         conv = _alone(nodes, affine.inputs[0], "conv_u8", "conv_bits")
         if not conv:
             return nodes
-        nodes, scale = _replaced(nodes, _negated(conv, scale < 0)), np.abs(scale)
+        nodes = _replaced(nodes, _negated(conv, falling))
+        scale = np.abs(scale)
     outer = sign.tensors["scale"]
-    changed = replace(
-        sign, tensors={"scale": outer * scale, "bias": outer * bias + sign.tensors["bias"]}
-    )
+    bias = outer * bias + sign.tensors["bias"]
+    changed = replace(sign, tensors={"scale": outer * scale, "bias": bias})
     return _without(_replaced(nodes, changed), affine)
+
+
+def _scale_before(nodes: list[Node], sign: Node) -> Node | None:
+    """The affine node of whole numbers that `sign` reads itself or through a pool, if any."""
+    pool = _alone(nodes, sign.inputs[0], "max_pool")
+    if pool and pool.attributes != POOLED:
+        return None
+    affine = _alone(nodes, (pool or sign).inputs[0], "affine")
+    if not affine:
+        return None
+    of_pixels = affine.inputs == (IMAGE,) and not pool
+    return affine if of_pixels or _is_whole(nodes, affine.inputs[0]) else None
 
 
 def _negated(conv: Node, which: np.ndarray) -> Node:
@@ -217,36 +231,41 @@ def _negated(conv: Node, which: np.ndarray) -> Node:
     weight = conv.tensors["weight"].copy()
     if conv.op == "conv_u8":
         weight[which] *= -1
-        return replace(conv, tensors={"weight": weight})
+        return conv.with_tensors(weight=weight)
     bits = np.unpackbits(weight, axis=1, count=products(conv), bitorder="little")
     bits[which] ^= 1
-    return replace(conv, tensors={"weight": np.packbits(bits, axis=1, bitorder="little")})
+    return conv.with_tensors(weight=np.packbits(bits, axis=1, bitorder="little"))
 
 
 # ---- as the file holds them
 
 
 def _finish(node: Node, nodes: list[Node]) -> Node:
-    """`node` as the file holds it: float32, with thresholds."""
+    """`node` as the file holds it: in float32, with thresholds."""
     tensors = node.tensors
     if node.op == "sign":
         whole = node.inputs == (IMAGE,) or _is_whole(nodes, node.inputs[0])
-        make = threshold_of_whole if whole else threshold_of_real
-        tensors = make(tensors["scale"], tensors["bias"])
+        thresholds = threshold_of_whole if whole else threshold_of_real
+        tensors = thresholds(tensors["scale"], tensors["bias"])
     with np.errstate(over="ignore"):  # an infinite value is refused later
-        final = {
-            k: v.astype(np.float32) if v.dtype == np.float64 else v for k, v in tensors.items()
-        }
-    return replace(node, op="conv" if node.op == TEMPLATE else node.op, tensors=final)
+        tensors = {key: _without_float64(array) for key, array in tensors.items()}
+    op = "conv" if node.op == TEMPLATE else node.op
+    return replace(node, op=op, tensors=tensors)
+
+
+def _without_float64(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.float32) if array.dtype == np.float64 else array
 
 
 def threshold_of_whole(scale: np.ndarray, bias: np.ndarray) -> dict[str, np.ndarray]:
-    """(threshold, flip) such that ``(x >= threshold) ^ flip`` is ``scale * x + bias >= 0`` for
-    whole numbers x.
+    """Tensors of a sign whose bits are those of `scale * x + bias >= 0` for whole numbers x.
+
+    Its bits are `(x >= threshold) ^ flip`. `threshold` is int32 `[C]`; `flip` is uint8 `[C]`, or
+    absent.
     """
+    falling = scale < 0
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         limit = -bias / scale
-        falling = scale < 0
         threshold = np.where(falling, np.floor(limit) + 1, np.ceil(limit))
     constant = np.where(bias >= 0, INT32.min, INT32.max)
     threshold = np.where(scale == 0, constant, np.clip(threshold, INT32.min, INT32.max))
@@ -254,18 +273,21 @@ def threshold_of_whole(scale: np.ndarray, bias: np.ndarray) -> dict[str, np.ndar
 
 
 def threshold_of_real(scale: np.ndarray, bias: np.ndarray) -> dict[str, np.ndarray]:
-    """As `threshold_of_whole`, for every x that float32 holds."""
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        limit = np.where(scale == 0, np.where(bias >= 0, -np.inf, np.inf), -bias / scale)
-        near = limit.astype(np.float32)
-    # Rising: the least float32 from the limit up.  Falling: the least above it, from which on the
-    # bit is 0.
+    """As `threshold_of_whole`, for every x that float32 holds; `threshold` is float32 `[C]`."""
     falling = scale < 0
+    constant = np.where(bias >= 0, -np.inf, np.inf)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        limit = np.where(scale == 0, constant, -bias / scale)
+        near = limit.astype(np.float32)
+    # Where the values rise, the threshold is the least float32 from the limit up. Where they fall,
+    # it is the least float32 above the limit, for there the bit is 0.
     short = np.where(falling, near <= limit, near < limit)
-    threshold = np.where(short & np.isfinite(near), np.nextafter(near, np.float32(np.inf)), near)
+    above = np.nextafter(near, np.float32(np.inf))
+    threshold = np.where(short & np.isfinite(near), above, near)
     return _sign_tensors(threshold.astype(np.float32), falling)
 
 
 def _sign_tensors(threshold: np.ndarray, falling: np.ndarray) -> dict[str, np.ndarray]:
-    flip = {"flip": falling.astype(np.uint8)} if falling.any() else {}
-    return {"threshold": threshold, **flip}
+    if not falling.any():
+        return {"threshold": threshold}
+    return {"threshold": threshold, "flip": falling.astype(np.uint8)}

@@ -1,5 +1,6 @@
-"""What modules, and calls in a network's forward, the exporter knows, and the node of each; arrays
-stay float64.
+"""The modules, and the calls in a network's `forward`, that the exporter knows.
+
+Each has the node that it becomes; arrays stay float64.
 """
 
 from __future__ import annotations
@@ -8,20 +9,19 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor, fx, nn
 
 from rbsf.layers import BinaryConv2d
 from rbsf.models.rbsf2 import Correlation, Sums
 from rbsf.models.whole import STEP, Round, Shift, Slope, WholeConv, WholeNorm
 
-BINARY = "binary"  # a whole BinaryConv2d: no operation of the engine; `rbsf.export.fold` makes nodes of it
-
+# Two operations that the engine does not have; `rbsf.export.fold` makes others of them.
+BINARY = "binary"  # a whole BinaryConv2d
 TEMPLATE = "template"  # a 1 x 1 convolution with a template, which nothing is folded into
 
 
 class Made(NamedTuple):
-    """A node without a name and inputs."""
+    """A node without a name and inputs; its arrays are float64."""
 
     op: str
     attributes: dict[str, Any]
@@ -29,7 +29,7 @@ class Made(NamedTuple):
 
 
 def to_numpy(tensor: Tensor) -> np.ndarray:
-    """A copy in float64."""
+    """A copy of `tensor` in float64."""
     return tensor.detach().cpu().double().numpy()
 
 
@@ -55,24 +55,31 @@ def _conv(module: nn.Conv2d) -> Made:
     if module.padding_mode != "zeros":
         raise ValueError(f"has padding_mode {module.padding_mode!r}, expected zeros")
     weight = to_numpy(module.weight).transpose(0, 2, 3, 1)
-    return Made(
-        "conv",
-        _window(module) | {"groups": module.groups},
-        {"weight": weight, "bias": _bias(module)},
-    )
+    attributes = _window(module) | {"groups": module.groups}
+    return Made("conv", attributes, {"weight": weight, "bias": _bias(module)})
 
 
 def _bias(module: nn.Conv2d | nn.Linear) -> np.ndarray:
-    """The bias [O] of a layer, zeros where it has none."""
+    """The bias `[O]` of a layer, zeros where it has none."""
+    if module.bias is not None:
+        return to_numpy(module.bias)
     outputs = module.out_features if isinstance(module, nn.Linear) else module.out_channels
-    return np.zeros(outputs) if module.bias is None else to_numpy(module.bias)
+    return np.zeros(outputs)
 
 
 def _binary(module: BinaryConv2d) -> Made:
-    """Its bits are those of ``in_scale * x + in_bias + shift``."""
+    """A binary convolution of the bits of `in_scale * x + in_bias + shift`."""
     terms = module.terms()
     shifts, bits = distinct([to_numpy(term.shift) for term in terms])
     kernels, numbers = distinct([pack_kernels(to_numpy(term.signs)) for term in terms])
+    attributes = _window(module) | {
+        "groups": module.groups,
+        "channels": module.in_channels,
+        "border": int(module.border),
+        "bits": bits,
+        "kernels": numbers,
+        "K": module.input_scale,
+    }
     tensors = {
         "weight": np.stack(kernels),
         "scale": np.stack([to_numpy(term.scale) for term in terms]),
@@ -81,46 +88,38 @@ def _binary(module: BinaryConv2d) -> Made:
         "in_bias": np.zeros(module.in_channels),
         "shift": np.stack(shifts),
     }
-    geometry = {
-        "groups": module.groups,
-        "channels": module.in_channels,
-        "border": int(module.border),
-    }
-    return Made(
-        BINARY,
-        _window(module) | geometry | {"bits": bits, "kernels": numbers, "K": module.input_scale},
-        tensors,
-    )
+    return Made(BINARY, attributes, tensors)
 
 
 def distinct(arrays: list[np.ndarray]) -> tuple[list[np.ndarray], list[int]]:
     """The different ones of `arrays`, and the number of each array among them."""
-    found: dict[bytes, tuple[int, np.ndarray]] = {}
-    numbers = [found.setdefault(array.tobytes(), (len(found), array))[0] for array in arrays]
-    return [array for _, array in found.values()], numbers
+    found: dict[bytes, np.ndarray] = {}
+    numbers: dict[bytes, int] = {}
+    for array in arrays:
+        key = array.tobytes()
+        found.setdefault(key, array)
+        numbers.setdefault(key, len(numbers))
+    return list(found.values()), [numbers[array.tobytes()] for array in arrays]
 
 
 def pack_kernels(signs: np.ndarray) -> np.ndarray:
-    """Kernels [O, I/g, k, k], bits 1 where they are above 0, as uint8 [O, bytes] in the engine's
-    order.
+    """Kernels `[O, I/g, k, k]` as uint8 `[O, bytes]` in the engine's order.
+
+    Bits are 1 where `signs` is above 0.
     """
-    return np.packbits(
-        signs.transpose(0, 2, 3, 1).reshape(len(signs), -1) > 0, axis=1, bitorder="little"
-    )
+    rows = signs.transpose(0, 2, 3, 1).reshape(len(signs), -1)
+    return np.packbits(rows > 0, axis=1, bitorder="little")
 
 
 def _norm(module: Any) -> Made:
     if module.running_mean is None or module.running_var is None:
         raise ValueError("has no running statistics")
-    ones = torch.ones_like(module.running_var)
-    weight, bias = (
-        to_numpy(v if v is not None else d)
-        for v, d in ((module.weight, ones), (module.bias, 0 * ones))
-    )
-    scale = weight / np.sqrt(to_numpy(module.running_var) + module.eps)
-    return Made(
-        "affine", {}, {"scale": scale, "bias": bias - scale * to_numpy(module.running_mean)}
-    )
+    variance = to_numpy(module.running_var)
+    weight = np.ones_like(variance) if module.weight is None else to_numpy(module.weight)
+    bias = np.zeros_like(variance) if module.bias is None else to_numpy(module.bias)
+    scale = weight / np.sqrt(variance + module.eps)
+    bias = bias - scale * to_numpy(module.running_mean)
+    return Made("affine", {}, {"scale": scale, "bias": bias})
 
 
 def _linear(module: nn.Linear) -> Made:
@@ -167,28 +166,29 @@ def _whole_numbers(value: Any) -> Any:
 
 
 def _sums(module: Sums) -> Made:
+    """A binary convolution whose sums are not scaled."""
     made = _binary(module.conv)
-    return made._replace(tensors=made.tensors | {"scale": np.ones_like(made.tensors["scale"])})
+    ones = np.ones_like(made.tensors["scale"])
+    return made._replace(tensors=made.tensors | {"scale": ones})
 
 
 def _rounded_conv(module: WholeConv) -> Made:
-    """Its rounded weights: whole multiples of powers of two, whose sums float32 holds exactly."""
-    made, (weight, bias) = _conv(module), module.rounded()
-    return made._replace(
-        tensors={"weight": to_numpy(weight).transpose(0, 2, 3, 1), "bias": to_numpy(bias)}
-    )
+    """A convolution with rounded weights.
+
+    They are whole multiples of powers of two, and float32 holds their sums exactly.
+    """
+    weight, bias = (to_numpy(part) for part in module.rounded())
+    return _conv(module)._replace(tensors={"weight": weight.transpose(0, 2, 3, 1), "bias": bias})
 
 
 def _correlation(module: Correlation) -> Made:
     if module.fixed is None:
         raise ValueError("is a correlation without a template")
-    weight = (
-        to_numpy(module.fixed)[0].reshape(module.fixed.shape[1], -1).T[:, None, None]
-    )  # [cells, 1, 1, C]
+    template = to_numpy(module.fixed)[0]  # [C, k, k]
+    cells = template.reshape(len(template), -1).T  # [k * k, C]
+    weight = np.ascontiguousarray(cells[:, None, None])  # [k * k, 1, 1, C]
     window = {"kernel": 1, "stride": 1, "padding": 0, "groups": 1}
-    return Made(
-        TEMPLATE, window, {"weight": np.ascontiguousarray(weight), "bias": np.zeros(len(weight))}
-    )
+    return Made(TEMPLATE, window, {"weight": weight, "bias": np.zeros(len(weight))})
 
 
 def _whole_norm(module: WholeNorm) -> Made:
@@ -202,9 +202,15 @@ def _shift(module: Shift) -> Made:
 
 
 def _round(module: Round) -> list[Made]:
-    """To steps, rounded, and back: `rbsf.export.whole` takes the scales away."""
-    scales = [Made("affine", {}, {"scale": np.array([scale])}) for scale in (1 / STEP, STEP)]
-    return [scales[0], Made("round", {"limit": module.limit}, {}), scales[1]]
+    """To steps, rounded, and back; `rbsf.export.whole` takes the scales away."""
+    to_steps = Made("affine", {}, {"scale": np.array([1 / STEP])})
+    rounded = Made("round", {"limit": module.limit}, {})
+    back = Made("affine", {}, {"scale": np.array([STEP])})
+    return [to_steps, rounded, back]
+
+
+def _hardtanh(module: nn.Hardtanh) -> Made:
+    return Made("hardtanh", {"low": float(module.min_val), "high": float(module.max_val)}, {})
 
 
 # The first class that fits wins: a subclass stands before its base.
@@ -223,9 +229,7 @@ FORMS: dict[type[nn.Module], Callable[[Any], Made | list[Made]]] = {
     nn.Linear: _linear,
     nn.ReLU: lambda module: Made("relu", {}, {}),
     nn.PReLU: lambda module: Made("prelu", {}, {"slope": to_numpy(module.weight)}),
-    nn.Hardtanh: lambda module: Made(
-        "hardtanh", {"low": float(module.min_val), "high": float(module.max_val)}, {}
-    ),
+    nn.Hardtanh: _hardtanh,
     nn.MaxPool2d: _max_pool,
     nn.AvgPool2d: _avg_pool,
     nn.AdaptiveAvgPool2d: _global_pool,
@@ -234,120 +238,122 @@ FORMS: dict[type[nn.Module], Callable[[Any], Made | list[Made]]] = {
     nn.Upsample: _upsample,
 }
 SAME = (nn.Identity, nn.Dropout, nn.Dropout2d)  # modules that give their input itself
-VIEWS = (*SAME, nn.Flatten)  # ... or a view of it
-
-
-LEAVES = (
-    BinaryConv2d,
-    Sums,
-    WholeConv,
-    Correlation,
-    WholeNorm,
-    Shift,
-    Slope,
-    Round,
-)  # what a trace does not look into
+VIEWS = (*SAME, nn.Flatten)  # modules that give their input or a view of it
+# Modules that a trace does not look into.
+LEAVES = (BinaryConv2d, Sums, WholeConv, Correlation, WholeNorm, Shift, Slope, Round)
 
 
 def binary_part(module: nn.Module) -> BinaryConv2d | None:
     """The binary convolution that a module of the trace is, or has."""
-    return (
-        module.conv
-        if isinstance(module, Sums)
-        else module
-        if isinstance(module, BinaryConv2d)
-        else None
-    )
+    if isinstance(module, Sums):
+        return module.conv
+    return module if isinstance(module, BinaryConv2d) else None
 
 
 def make(module: nn.Module) -> list[Made]:
-    """The nodes of a module, one after another; ValueError that says what of it has no packed form."""
-    form = next((form for kind, form in FORMS.items() if isinstance(module, kind)), None)
-    if form is None:
-        known = ", ".join(
-            kind.__name__ for kind in FORMS if not kind.__module__.startswith("rbsf.models")
-        )
-        raise ValueError(
-            f"is a {type(module).__name__}; expected one of {known} (CONTRIBUTING.md: how to add one)"
-        )
-    made = form(module)
+    """The nodes of a module, one after another.
+
+    Raises ValueError that says what of the module has no packed form.
+    """
+    made = _form_of(module)(module)
     parts = [made] if isinstance(made, Made) else made
-    if not all(np.isfinite(array).all() for part in parts for array in part.tensors.values()):
+    arrays = [array for part in parts for array in part.tensors.values()]
+    if not all(np.isfinite(array).all() for array in arrays):
         raise ValueError("holds values that are not finite")
     return parts
+
+
+def _form_of(module: nn.Module) -> Callable[[Any], Made | list[Made]]:
+    for kind, form in FORMS.items():
+        if isinstance(module, kind):
+            return form
+    common = [kind for kind in FORMS if not kind.__module__.startswith("rbsf.models")]
+    known = ", ".join(kind.__name__ for kind in common)
+    fault = f"is a {type(module).__name__}; expected one of {known}"
+    raise ValueError(f"{fault} (CONTRIBUTING.md: how to add one)")
 
 
 # ---- calls in a network's forward
 
 
 VIEW_CALLS = ("dropout", "flatten", "view", "reshape", "contiguous", "detach")
-LAST_MAY_BE_INPLACE = {
-    "relu": 1,
-    "relu6": 1,
-    "hardtanh": 3,
-    "dropout": 3,
-}  # its place among the arguments
+# Functions that may work in place, and where `inplace` stands among their arguments.
+INPLACE_PLACES = {"relu": 1, "relu6": 1, "hardtanh": 3, "dropout": 3}
 SIZES = ("size", "getattr", "getitem")  # x.size(0), x.shape[0]: what a flattening asks for
 SUMS, PRODUCTS = ("add", "iadd", "add_"), ("mul", "imul", "mul_")
-OF_TWO = dict.fromkeys(SUMS, "add") | dict.fromkeys(
-    PRODUCTS, "mul"
-)  # calls of two maps: the operation
+# The operation of each call that takes two maps.
+OF_TWO = dict.fromkeys(SUMS, "add") | dict.fromkeys(PRODUCTS, "mul")
 CONCATENATIONS = ("cat", "concat", "concatenate")  # of a list of maps, along their channels
 
 
 def target_of(node: fx.Node) -> str:
     """The name of what a node of the trace calls."""
-    return (
-        node.target
-        if isinstance(node.target, str)
-        else getattr(node.target, "__name__", str(node.target))
-    )
+    if isinstance(node.target, str):
+        return node.target
+    return getattr(node.target, "__name__", str(node.target))
 
 
 def is_in_place(node: fx.Node) -> bool:
-    """Whether a call writes into its first argument: `relu_`, `+=`, and functions that are told to."""
+    """Whether a call writes into its first argument.
+
+    `relu_` and `+=` do so, and functions that are told to by `inplace`.
+    """
     target = target_of(node)
     if target.endswith("_") or target in ("iadd", "imul"):
         return True
-    place = LAST_MAY_BE_INPLACE.get(target, len(node.args))
-    return bool(node.kwargs.get("inplace", False)) or (
-        node.op == "call_function" and any(node.args[place : place + 1])
-    )
+    if node.kwargs.get("inplace", False):
+        return True
+    place = INPLACE_PLACES.get(target, len(node.args))
+    return node.op == "call_function" and any(node.args[place : place + 1])
 
 
 def concatenated(node: fx.Node) -> list[fx.Node] | None:
     """The maps that a call puts together along their channels, None for another call."""
     if target_of(node) not in CONCATENATIONS:
         return None
-    maps = node.args[0] if node.args else node.kwargs.get("tensors")
-    axis = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
-    whole = isinstance(maps, (list, tuple)) and all(isinstance(value, fx.Node) for value in maps)
-    return [*maps] if whole and axis in (1, -3) else None  # type: ignore[misc, list-item]
+    maps = _argument(node.args, node.kwargs, 0, "tensors")
+    axis = _argument(node.args, node.kwargs, 1, "dim", 0)
+    if not isinstance(maps, (list, tuple)) or axis not in (1, -3):
+        return None
+    return [*maps] if all(isinstance(value, fx.Node) for value in maps) else None
+
+
+def _argument(args: tuple, kwargs: dict, place: int, name: str, default: Any = None) -> Any:
+    """What a call is given at `place` or as `name`."""
+    return args[place] if len(args) > place else kwargs.get(name, default)
 
 
 def as_modules(node: fx.Node) -> list[nn.Module] | None:
     """The modules that do what a call of one map does, None for a call that is not known."""
     target, args, kwargs = target_of(node), node.args[1:], node.kwargs
-    flatten = target == "flatten" and (args, kwargs) in (((1,), {}), ((), {"start_dim": 1}))
-    if flatten or (
-        target in ("view", "reshape") and len(args) == 2 and args[1] == -1 and args[0] != -1
-    ):
+    if _is_flattening(target, args, kwargs):
         return [nn.Flatten()]
     if target == "mean" and _is_global(args, kwargs):
-        keep = kwargs.get("keepdim", args[1] if len(args) > 1 else False)
-        return [nn.AdaptiveAvgPool2d(1), *([] if keep else [nn.Flatten()])]
-    if target in LAST_MAY_BE_INPLACE:
-        args = args[: LAST_MAY_BE_INPLACE[target] - 1]
-    if target in CALLS and len(args) <= 4:  # from there on F.max_pool2d's order is not MaxPool2d's
-        try:
-            return [CALLS[target](*args, **{k: v for k, v in kwargs.items() if k != "inplace"})]
-        except TypeError:
-            return None
-    return None
+        kept = _argument(args, kwargs, 1, "keepdim", False)
+        return [nn.AdaptiveAvgPool2d(1)] if kept else [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    if target in INPLACE_PLACES:
+        args = args[: INPLACE_PLACES[target] - 1]
+    if target not in CALLS or len(args) > 4:  # F.max_pool2d and MaxPool2d order the fifth otherwise
+        return None
+    options = {name: value for name, value in kwargs.items() if name != "inplace"}
+    try:
+        return [CALLS[target](*args, **options)]
+    except TypeError:
+        return None
+
+
+def _is_flattening(target: str, args: tuple, kwargs: dict) -> bool:
+    """Whether a call makes vectors of maps, as `nn.Flatten` does."""
+    if target == "flatten":
+        return (args, kwargs) in (((1,), {}), ((), {"start_dim": 1}))
+    if target not in ("view", "reshape") or len(args) != 2:
+        return False
+    return args[1] == -1 and args[0] != -1
 
 
 def _is_global(args: tuple, kwargs: dict) -> bool:
-    dims = kwargs.get("dim", args[0] if args else None)
+    """Whether a mean is one over height and width."""
+    dims = _argument(args, kwargs, 0, "dim")
     return isinstance(dims, (list, tuple)) and sorted(d % 4 for d in dims) == [2, 3]
 
 
@@ -359,7 +365,8 @@ def _dropout(p: float = 0.5, training: bool = True) -> nn.Module:
 
 def _interpolate(
     size: Any = None, scale_factor: Any = None, mode: str = "nearest", *_: Any, **__: Any
-) -> nn.Module:  # what else it has does nothing in this mode
+) -> nn.Module:
+    """The further arguments do nothing in this mode."""
     return nn.Upsample(size, scale_factor, mode)
 
 

@@ -1,11 +1,13 @@
 """Packed networks as ONNX graphs, for runtimes other than ours.
 
-A network takes `image` [N, C, H, W], float32 pixels 0 to 255, and gives `features` or `logits`; the
-normalisation and all batch-norms are in it.  1-bit layers are float ones here, with weights and
-inputs of two values: ONNX has no others. A tracker has a second graph, its head, which takes
-`template` [1, C, k, k], the features of the exemplar, and `features` [N, C, S', S'].  That of
-SiamFC's form gives `response` [N, 1, S' - k + 1, S' - k + 1], the plain sums of products; that of
-RB-SF 2 gives `maps`, see `rbsf.models.rbsf2.Head`, and its features are whole steps.
+A network takes `image` `[N, C, H, W]`, float32 pixels 0 to 255, and gives `features` or `logits`.
+The normalisation and all batch-norms are in it. 1-bit layers are float ones here, with weights and
+inputs of two values: ONNX has no others.
+
+A tracker has a second graph, its head. It takes `template` `[1, C, k, k]`, the features of the
+exemplar, and `features` `[N, C, S', S']`. That of SiamFC's form gives `response`
+`[N, 1, S' - k + 1, S' - k + 1]`, the plain sums of products. That of RB-SF 2 gives `maps`, see
+`rbsf.models.rbsf2.Head`, and its features are whole steps.
 """
 
 from __future__ import annotations
@@ -27,9 +29,9 @@ from rbsf.engine.template import Template
 
 TEMPLATE_SIZE = 127  # pixels of SiamFC's exemplar
 OPSET = 17
-IR_VERSION = 8  # of the same age: old runtimes refuse what they do not know
+IR_VERSION = 8  # as old as OPSET, for old runtimes refuse what they do not know
 
-Shapes = Mapping[str, Sequence[int | str]]
+Shapes = Mapping[str, Sequence[int | str]]  # of inputs or outputs, by name
 
 
 def network_graph(packed: PackedModel) -> onnx.ModelProto:
@@ -38,43 +40,46 @@ def network_graph(packed: PackedModel) -> onnx.ModelProto:
     output = "features" if packed.task == "tracker" else "logits"
     graph = _Graph()
     graph.add_nodes(packed, nodes, {first.name: "image"}, output)
-    shape, result = packed.input_shape, packed.maps[nodes[-1].name]
+    height, width, colours = packed.input_shape
+    result = packed.maps[nodes[-1].name]
     channels = result.shape[0] if result.kind == "planes" else result.shape[-1]
     if first.attributes["any_size"]:
-        return graph.model(
-            output, {"image": ("N", shape[2], "S", "S")}, ("N", channels, "height", "width")
-        )
-    return graph.model(
-        output, {"image": ("N", shape[2], *shape[:2])}, ("N", channels, *result.shape[:-1])
-    )
+        taken: Shapes = {"image": ("N", colours, "S", "S")}
+        return graph.model(output, taken, ("N", channels, "height", "width"))
+    taken = {"image": ("N", colours, height, width)}
+    return graph.model(output, taken, ("N", channels, *result.shape[:-1]))
 
 
 def search_graphs(packed: PackedModel) -> tuple[onnx.ModelProto, onnx.ModelProto]:
     """The graphs of RB-SF 2's backbone and head, of its whole network; see the module."""
     template = Template.of(packed)
     backbone = packed.up_to(template.features)
-    inside = {node.name for node in backbone.nodes}
-    nodes = [node for node in packed.nodes if node.name not in inside]
+    done = {node.name for node in backbone.nodes} | {template.node}
     graph = _Graph()
-    filters = [
-        step("Reshape", "x1", np.array([template.channels, -1])),
-        step("Transpose", 0, perm=[1, 0]),  # [cells, C]
-        step("Reshape", 1, np.array([-1, template.channels, 1, 1])),
-        step("Mul", 2, np.float32(template.scale)),
-        step("Conv", "x0", 3),
-    ]
-    products = graph.add(template.node, filters, ["features", "template"])
-    others = [node for node in nodes if node.name != template.node]
+    products = graph.add(template.node, _correlation(template), ["features", "template"])
+    values = {template.features: "features", template.node: products}
     graph.add_nodes(
-        packed, others, {template.features: "features", template.node: products}, "maps"
+        packed, [node for node in packed.nodes if node.name not in done], values, "maps"
     )
     side = math.isqrt(template.cells)
-    inputs: Shapes = {
+    taken: Shapes = {
         "template": (1, template.channels, side, side),
         "features": ("N", template.channels, "height", "width"),
     }
     count = packed.maps[packed.nodes[-1].name].shape[0]
-    return network_graph(backbone), graph.model("maps", inputs, ("N", count, "rows", "columns"))
+    return network_graph(backbone), graph.model("maps", taken, ("N", count, "rows", "columns"))
+
+
+def _correlation(template: Template) -> list[Step]:
+    """The products of the features, "x0", with each cell of the template, "x1"."""
+    channels = template.channels
+    return [
+        step("Reshape", "x1", np.array([channels, -1])),  # [C, cells]
+        step("Transpose", 0, perm=[1, 0]),  # [cells, C]
+        step("Reshape", 1, np.array([-1, channels, 1, 1])),  # [cells, C, 1, 1]
+        step("Mul", 2, np.float32(template.scale)),
+        step("Conv", "x0", 3),
+    ]
 
 
 def head_graph(backbone: onnx.ModelProto) -> onnx.ModelProto:
@@ -82,11 +87,11 @@ def head_graph(backbone: onnx.ModelProto) -> onnx.ModelProto:
     channels = backbone.graph.output[0].type.tensor_type.shape.dim[1].dim_value
     graph = _Graph()
     graph.add("response", [step("Conv", "x0", "x1")], ["features", "template"])
-    inputs: Shapes = {
+    taken: Shapes = {
         "template": (1, channels, "k", "k"),
         "features": ("N", channels, "height", "width"),
     }
-    return graph.model("response", inputs, ("N", 1, "rows", "columns"))
+    return graph.model("response", taken, ("N", 1, "rows", "columns"))
 
 
 class _Graph:
@@ -99,9 +104,9 @@ class _Graph:
     def add_nodes(
         self, packed: PackedModel, nodes: Sequence[Node], values: dict[str, str], output: str
     ) -> None:
-        """ONNX nodes for `nodes` of a network, the last one's value called `output`.
+        """Add ONNX nodes for `nodes` of a network; the last one's value is called `output`.
 
-        `values`: what the values of the nodes before them are called; theirs are added.
+        `values` has what the values of earlier nodes are called; theirs are added to it.
         """
         for node in nodes:
             steps = OPS[node.op].steps(node, *(packed.maps[name] for name in node.inputs))
@@ -109,23 +114,20 @@ class _Graph:
             values[node.name] = self.add(name, steps, [values[name] for name in node.inputs])
 
     def add(self, name: str, steps: Sequence[Step], inputs: Sequence[str]) -> str:
-        """Nodes for the steps of one operation, whose last one's value is called `name`; returns
-        the name.
-        """
+        """Add nodes for the steps of one operation, and return `name`, the last one's value."""
         names = [f"{name}/{number}" for number in range(len(steps) - 1)] + [name]
         for own, part in zip(names, steps, strict=True):
-            sources = [
-                self._source(source, f"{own}.{i}", names, inputs)
-                for i, source in enumerate(part.inputs)
-            ]
-            self.nodes.append(
-                helper.make_node(part.type, sources, [own], name=own, **part.attributes)
-            )
+            sources = []
+            for place, source in enumerate(part.inputs):
+                sources.append(self._source(source, f"{own}.{place}", names, inputs))
+            node = helper.make_node(part.type, sources, [own], name=own, **part.attributes)
+            self.nodes.append(node)
         return name
 
     def _source(
         self, source: Source, name: str, steps: Sequence[str], inputs: Sequence[str]
     ) -> str:
+        """What the graph calls an input of a `Step`; a constant is added as `name`."""
         if isinstance(source, str):
             return inputs[int(source[1:])] if source else ""
         if isinstance(source, int):
@@ -134,15 +136,9 @@ class _Graph:
         return name
 
     def model(self, output: str, inputs: Shapes, shape: Sequence[int | str]) -> onnx.ModelProto:
-        """The checked graph."""
-        ends = [
-            [
-                helper.make_tensor_value_info(key, TensorProto.FLOAT, sizes)
-                for key, sizes in group.items()
-            ]
-            for group in (inputs, {output: shape})
-        ]
-        graph = helper.make_graph(self.nodes, output, ends[0], ends[1], self.constants)
+        """The checked graph, which gives `output` of this shape."""
+        taken, given = _value_infos(inputs), _value_infos({output: shape})
+        graph = helper.make_graph(self.nodes, output, taken, given, self.constants)
         opsets = [helper.make_opsetid("", OPSET)]
         model = helper.make_model(
             graph, producer_name="rbsf", opset_imports=opsets, ir_version=IR_VERSION
@@ -151,14 +147,18 @@ class _Graph:
         return model
 
 
+def _value_infos(shapes: Shapes) -> list[onnx.ValueInfoProto]:
+    float32 = TensorProto.FLOAT
+    return [helper.make_tensor_value_info(name, float32, shapes[name]) for name in shapes]
+
+
 def run_graph(path: str | Path, images: np.ndarray) -> np.ndarray:
-    """What ONNX Runtime gives for images uint8 [N, H, W, C]."""
+    """What ONNX Runtime gives for images uint8 `[N, H, W, C]`."""
     pixels = images.transpose(0, 3, 1, 2).astype(np.float32)
     return onnxruntime.InferenceSession(path).run(None, {"image": pixels})[0]
 
 
 def run_head(path: str | Path, template: np.ndarray, features: np.ndarray) -> np.ndarray:
     """What a tracker's head gives, `response` or `maps`, by ONNX Runtime."""
-    return onnxruntime.InferenceSession(path).run(
-        None, {"template": template, "features": features}
-    )[0]
+    session = onnxruntime.InferenceSession(path)
+    return session.run(None, {"template": template, "features": features})[0]

@@ -33,57 +33,55 @@ from rbsf.weights import load_weights
 
 @dataclass(frozen=True)
 class Images:
-    """What images a network takes: uint8 [N, *shape], given to it as (image - mean) / std, in steps
-    of the pixel.
+    """The images that a packed network takes, uint8 `[N, *shape]`.
+
+    The network itself takes (image - mean) / std; both are in steps of the pixel.
     """
 
     shape: tuple[int, int, int]  # (H, W, C)
-    mean: Sequence[float] = (0.0,)  # for each channel, or for all
+    mean: Sequence[float] = (0.0,)  # one for each channel, or one for all
     std: Sequence[float] = (1.0,)
 
 
-EXEMPLAR_SIZE = 127  # pixels of a template's crop
-CROPS = Images((EXEMPLAR_SIZE, EXEMPLAR_SIZE, 3))  # of a tracker, which takes larger ones too
-REGIONS = Images((255, 255, 3))  # of a tracker with a head
+EXEMPLAR_SIZE = 127  # side of a template's crop in pixels
+CROPS = Images((EXEMPLAR_SIZE, EXEMPLAR_SIZE, 3))  # what a tracker takes; larger ones fit too
+REGIONS = Images((255, 255, 3))  # what a tracker with a head takes
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A packed network, and what it was made from: the network rounded as it is."""
+    """A packed network, and the PyTorch network that it was made from, rounded as it is."""
 
     net: nn.Module
-    graph: fx.Graph  # its trace
-    values: dict[str, str]  # the value of it that each node gives
+    graph: fx.Graph  # the trace of `net`
+    values: dict[str, str]  # the value of `graph` that each node gives
     packed: PackedModel
     images: Images
 
     def compare(self, images: np.ndarray | None = None) -> Agreement:
-        """How both agree on `images` uint8 [N, H, W, C], or on made-up ones; see
-        `rbsf.export.compare`.
-        """
+        """How both agree on `images`, uint8 `[N, H, W, C]`, or on made-up ones."""
         images = made_up_images(self.packed.input_shape) if images is None else images
-        return compare(
-            self.net,
-            self.graph,
-            self.values,
-            self.packed,
-            images,
-            self.images.mean,
-            self.images.std,
-        )
+        mean, std = self.images.mean, self.images.std
+        return compare(self.net, self.graph, self.values, self.packed, images, mean, std)
 
 
 def export_network(
-    net: nn.Module, path: str | Path, model: str, input_shape: Sequence[int], info: dict[str, Any] | None = None,
-    mean: Sequence[float] = (0.0,), std: Sequence[float] = (1.0,),
-) -> PackedModel:  # fmt: skip
-    """Write `net`, called `model` and in eval mode, as a packed file that classifies; returns what
-    was written.
+    net: nn.Module,
+    path: str | Path,
+    model: str,
+    input_shape: Sequence[int],
+    info: dict[str, Any] | None = None,
+    mean: Sequence[float] = (0.0,),
+    std: Sequence[float] = (1.0,),
+) -> PackedModel:
+    """Write `net`, called `model` and in eval mode, as a packed file that classifies.
 
-    `input_shape`: (H, W, C) of the uint8 images that it takes; `net` takes (image - mean) / std as
-    [N, C, H, W], with mean and std in steps of the pixel, one for each channel or for all; `info`
-    is anything JSON holds.  ValueError in one line for what has no packed form and for a file that
-    would not compute what `net` does, OSError where `path` cannot be written.
+    Returns what was written. `input_shape` is (H, W, C) of the uint8 images that it takes. `net`
+    takes (image - mean) / std as `[N, C, H, W]`; mean and std are in steps of the pixel, one for
+    each channel or for all. `info` is anything JSON holds.
+
+    Raises ValueError in one line for what has no packed form and for a file that would not compute
+    what `net` does, OSError where `path` cannot be written.
     """
     height, width, channels = (int(n) for n in input_shape)
     images = Images((height, width, channels), mean, std)
@@ -93,7 +91,7 @@ def export_network(
 def pack_weights(source: str | Path, target: str | Path, first_bits: int = FIRST_BITS) -> Exported:
     """Write the network of the weights file `source` as a packed file; returns both.
 
-    Errors: as `packed_weights` and `write_packed` have them, and ValueError where both differ.
+    Raises what `packed_weights` and `write_packed` raise, and ValueError where both differ.
     """
     return _write(packed_weights(source, first_bits), target)
 
@@ -101,9 +99,9 @@ def pack_weights(source: str | Path, target: str | Path, first_bits: int = FIRST
 def packed_weights(source: str | Path, first_bits: int = FIRST_BITS) -> Exported:
     """The network of the weights file `source`, packed; nothing is compared.
 
-    Its info is that of `source`, and what it was made from and with.  `first_bits`: of a weight of
-    a tracker's first layer, see `quantise_first`.  ValueError and OSError as `load_weights` has
-    them, and for what has no packed form.
+    Its info is that of `source`, and what it was made from and with. `first_bits` are the bits of a
+    weight of a tracker's first layer, see `quantise_first`. Raises what `load_weights` raises, and
+    ValueError for what has no packed form.
     """
     net, model, info = load_weights(source)
     origin = {
@@ -112,97 +110,94 @@ def packed_weights(source: str | Path, first_bits: int = FIRST_BITS) -> Exported
         "export": {"torch": torch.__version__, "numpy": np.__version__},
     }
     if model in TRACKERS:
-        return export_tracker(
-            net, model, info | {"architecture": type(net).__name__} | origin, first_bits
-        )
+        info = info | {"architecture": type(net).__name__} | origin
+        return export_tracker(net, model, info, first_bits)
+    told = info | {"options": net.model_options} | origin
     if model in WHOLE:
         assert isinstance(net, RBSF2)  # for the type checker
-        return export_search(net, info | {"options": net.model_options} | origin)
-    images = classifier_input(source, info)
-    return export_classifier(net, model, images, info | {"options": net.model_options} | origin)
+        return export_search(net, told)
+    return export_classifier(net, model, classifier_input(source, info), told)
 
 
 def export_tracker(
     net: nn.Module, model: str, info: dict[str, Any] | None = None, first_bits: int = FIRST_BITS
 ) -> Exported:
-    """A 1-bit tracker's backbone, pixels to features, its first layer rounded to `first_bits` a
-    weight.
+    """A 1-bit tracker's backbone, pixels to features.
 
-    ValueError, naming the layer, for what has no packed form.
+    Its first layer is rounded to `first_bits` a weight. Raises ValueError, naming the layer, for
+    what has no packed form.
     """
     if not binary_layers(net):
-        raise ValueError(
-            "no packed form: the network has no binary convolution; train --model rbsf or xnor"
-        )
+        advice = "train --model rbsf or xnor"
+        raise ValueError(f"no packed form: the network has no binary convolution; {advice}")
     net = deepcopy(net).eval()
     quantise_first(net, first_bits)
     traced = round_first(trace(net, CROPS.shape, any_size=True), first_bits)
     nodes, values = fold(traced)
-    return _of_tracker(net, model, traced.module.graph, pack_first(nodes, first_bits), values, info)
+    nodes = _as_planes(pack_first(nodes, first_bits), "features")
+    packed = _checked(model, "tracker", nodes, info)
+    return Exported(net, traced.module.graph, values, packed, CROPS)
 
 
 def export_float_tracker(net: nn.Module, model: str) -> Exported:
-    """A tracker's backbone with its real layers in float32; ValueError as `export_tracker`."""
+    """A tracker's backbone with its real layers in float32; raises what `export_tracker` raises."""
     net = deepcopy(net).eval()
     traced = trace(net, CROPS.shape, any_size=True)
-    return _of_tracker(net, model, traced.module.graph, *fold(traced), None)
-
-
-def _of_tracker(
-    net: nn.Module,
-    model: str,
-    graph: fx.Graph,
-    nodes: list[Node],
-    values: dict[str, str],
-    info: dict[str, Any] | None,
-) -> Exported:
-    nodes = [*nodes, Node("features", "channels_first", (nodes[-1].name,))]
-    return Exported(net, graph, values, _checked(model, "tracker", nodes, info), CROPS)
+    nodes, values = fold(traced)
+    packed = _checked(model, "tracker", _as_planes(nodes, "features"), None)
+    return Exported(net, traced.module.graph, values, packed, CROPS)
 
 
 def export_search(net: RBSF2, info: dict[str, Any] | None = None) -> Exported:
-    """RB-SF 2, a search region's pixels to `rbsf.models.rbsf2.Head`'s maps; ValueError as
-    `export_tracker`.
+    """RB-SF 2, a search region's pixels to `rbsf.models.rbsf2.Head`'s maps.
 
-    Its template is that of a made-up crop.  To track, node `template` of the info gets the target's
-    own, see `rbsf.tracker.rbsf2`: whole steps [cells, 1, 1, C] times `template_scale`.
+    Its template is that of a made-up crop. To track, node `template` of the info gets the target's
+    own, see `rbsf.tracker.rbsf2`: whole steps `[cells, 1, 1, C]` times `template_scale`. Raises
+    what `export_tracker` raises.
     """
     crop = made_up_images((EXEMPLAR_SIZE, EXEMPLAR_SIZE, 3), 1)
     search = Search(net, normalised(crop, (0.0,), (1.0,)))
     traced = trace(search, REGIONS.shape, any_size=True)
     nodes, values = fold(traced)
-    nodes = [*nodes, Node("maps", "channels_first", (nodes[-1].name,))]
-    told = {"template": "head.correlation", "template_scale": STEP * STEP}
-    packed = _checked("rbsf2", "tracker", nodes, (info or {}) | told)
+    told = (info or {}) | {"template": "head.correlation", "template_scale": STEP * STEP}
+    packed = _checked("rbsf2", "tracker", _as_planes(nodes, "maps"), told)
     return Exported(search, traced.module.graph, values, packed, REGIONS)
+
+
+def _as_planes(nodes: list[Node], name: str) -> list[Node]:
+    """`nodes` and one more, `name`, that gives the result with its channels first."""
+    return [*nodes, Node(name, "channels_first", (nodes[-1].name,))]
 
 
 def export_classifier(
     net: nn.Module, model: str, images: Images, info: dict[str, Any] | None = None
 ) -> Exported:
-    """Any network of common layers, whose real ones stay float32; ValueError as `export_tracker`."""
+    """Any network of common layers, whose real ones stay float32.
+
+    Raises what `export_tracker` raises.
+    """
     traced = trace(net, images.shape, images.mean, images.std)
     nodes, values = fold(traced)
-    return Exported(
-        net, traced.module.graph, values, _checked(model, "classifier", nodes, info), images
-    )
+    packed = _checked(model, "classifier", nodes, info)
+    return Exported(net, traced.module.graph, values, packed, images)
 
 
 def classifier_input(source: str | Path, info: dict[str, Any]) -> Images:
-    """What images a classifier takes, as `info` of the weights file `source` says: size, mean and
-    std (of 0 to 1).
+    """The images that a classifier takes, as `info` of the weights file `source` says.
+
+    The info has their size, and mean and std of pixels from 0 to 1. Raises ValueError where it has
+    none of these, or others.
     """
     try:
         size, mean, std = (info["input"][key] for key in ("size", "mean", "std"))
-        if not len(mean) == len(std) or not all(value > 0 for value in std):
+        if len(mean) != len(std) or any(not value > 0 for value in std):
             raise ValueError
         shape = (int(size), int(size), len(mean))
         return Images(shape, [255 * float(v) for v in mean], [255 * float(v) for v in std])
     except (KeyError, TypeError, ValueError):
+        fault = "its info has no input (size, mean, std) of the images"
         advice = "train it by tools/train_classifier.py, or call rbsf.export.pack.export_network"
-        raise ValueError(
-            f"{source}: its info has no input (size, mean, std) of the images; {advice}"
-        ) from None
+        raise ValueError(f"{source}: {fault}; {advice}") from None
 
 
 def _checked(model: str, task: str, nodes: list[Node], info: dict[str, Any] | None) -> PackedModel:

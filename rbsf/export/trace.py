@@ -1,16 +1,17 @@
-"""From a network to the nodes of its eval-mode graph (torch.fx), binary convolutions as leaves,
-nothing folded yet.
+"""From a network to the nodes of its eval-mode graph, by torch.fx.
+
+Binary convolutions are one node each, and nothing is folded yet.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from torch import fx, nn
 
-from rbsf.engine.node import Node, needed
+from rbsf.engine.node import Node, affine_node, needed
 from rbsf.engine.ops import OPS
 from rbsf.export import modules
 from rbsf.export.modules import BINARY, SIZES, target_of
@@ -20,8 +21,9 @@ IMAGE = "image"
 
 @dataclass(frozen=True)
 class Traced:
-    """`nodes` in float64, and which value of the graph each gives: `values` says it by the names of
-    both.
+    """The nodes of a network, in float64.
+
+    `values` has the name of the graph's value that a node gives, by the node's name.
     """
 
     nodes: list[Node]
@@ -30,26 +32,29 @@ class Traced:
 
 
 def trace(
-    net: nn.Module, input_shape: Sequence[int], mean: Sequence[float] = (0.0,), std: Sequence[float] = (1.0,),
+    net: nn.Module,
+    input_shape: Sequence[int],
+    mean: Sequence[float] = (0.0,),
+    std: Sequence[float] = (1.0,),
     any_size: bool = False,
-) -> Traced:  # fmt: skip
+) -> Traced:
     """The nodes of `net`, which is in eval mode.
 
-    `input_shape`: (H, W, C) of the uint8 images that the packed network takes, an example where it
-    takes `any_size`; `net` takes (image - mean) / std as [N, C, H, W], with mean and std in steps
-    of the pixel, one for each channel or for all.  ValueError in one line that names what has no
-    packed form.
+    `input_shape` is (H, W, C) of the uint8 images that the packed network takes, an example where
+    it takes `any_size`. `net` takes (image - mean) / std as `[N, C, H, W]`; mean and std are in
+    steps of the pixel, one for each channel or for all. Raises ValueError in one line that names
+    what has no packed form.
     """
     if net.training:
         raise ValueError("no packed form: the network is in training mode; call its eval() first")
     height, width, channels = (int(n) for n in input_shape)
     shape = {"height": height, "width": width, "channels": channels, "any_size": any_size}
     builder = _Builder(net, Node(IMAGE, "input", (), shape))
-    middle, spread = (np.broadcast_to(np.asarray(v, np.float64), (channels,)) for v in (mean, std))
+    middle = np.broadcast_to(np.asarray(mean, np.float64), (channels,))
+    spread = np.broadcast_to(np.asarray(std, np.float64), (channels,))
     if middle.any() or (spread != 1).any():
-        builder.add(
-            "normalise", "affine", [IMAGE], tensors={"scale": 1 / spread, "bias": -middle / spread}
-        )
+        tensors = {"scale": 1 / spread, "bias": -middle / spread}
+        builder.add("normalise", "affine", [IMAGE], tensors=tensors)
     return builder.build(_trace(net))
 
 
@@ -61,24 +66,22 @@ class _Tracer(fx.Tracer):
 def _trace(net: nn.Module) -> fx.Graph:
     try:
         return _Tracer().trace(net)
-    except (
-        Exception
-    ) as error:  # whatever the network's own code does with what stands in for its input
+    except Exception as error:  # the network's own code may raise anything here
         reason = " ".join(str(error).split())[:150]
-        raise ValueError(
-            f"no packed form: the network cannot be traced by torch.fx ({reason})"
-        ) from None
+        fault = f"the network cannot be traced by torch.fx ({reason})"
+        raise ValueError(f"no packed form: {fault}") from None
 
 
 class _Builder:
     """Walks the traced graph; `names` says which of our nodes holds the value of each of its nodes.
 
     What is computed in place changes its input for all that come later: they get the name of the
-    result.  `memory` says which values share memory, by the first of them.
+    result. `memory` says which values share memory: each has the first one that lay there.
     """
 
     def __init__(self, net: nn.Module, image: Node) -> None:
-        self.net, self.modules = net, dict(net.named_modules())
+        self.net = net
+        self.modules = dict(net.named_modules())
         self.nodes = [image]
         self.names: dict[fx.Node, str] = {}
         self.memory: dict[fx.Node, fx.Node] = {}
@@ -102,10 +105,12 @@ class _Builder:
         attributes: dict | None = None,
         tensors: dict | None = None,
     ) -> str:
-        """A new node; its name, which is another where that is taken, as by a module that is called
-        twice.
+        """Add a node, and return its name.
+
+        That is another than `name` where `name` is taken, as by a module that is called twice.
         """
-        while any(node.name == name for node in self.nodes):
+        taken = {node.name for node in self.nodes}
+        while name in taken:
             name += "'"
         self.nodes.append(Node(name, op, tuple(inputs), attributes or {}, tensors or {}))
         return name
@@ -120,53 +125,61 @@ class _Builder:
                 raise ValueError("no packed form: the network's output is not one value")
             self.output = self._name(node.args[0])
         elif node.op == "call_module":
-            module, inputs = self.modules[str(node.target)], self._inputs(node)
-            self.names[node] = self._module(str(node.target), module, inputs)
-            self._share_memory(
-                node, getattr(module, "inplace", False), isinstance(module, modules.VIEWS)
-            )
+            self._visit_module(node)
         elif node.op in ("call_function", "call_method"):
-            if target_of(node) not in SIZES:
-                self.names[node] = self._call(node)
-                self._share_memory(
-                    node, modules.is_in_place(node), target_of(node) in modules.VIEW_CALLS
-                )
+            self._visit_call(node)
         else:
             raise ValueError(f"no packed form: {node.op} {node.target}")
 
-    def _share_memory(self, node: fx.Node, in_place: bool, view: bool) -> None:
-        """Note which values `node`, which is named now, shares memory with, and rename those that
-        it has changed.
-        """
-        if not (in_place or view):
+    def _visit_module(self, node: fx.Node) -> None:
+        name = str(node.target)
+        module = self.modules[name]
+        self.names[node] = self._module(name, module, self._inputs(node))
+        in_place = getattr(module, "inplace", False)
+        self._share_memory(node, in_place, isinstance(module, modules.VIEWS))
+
+    def _visit_call(self, node: fx.Node) -> None:
+        if target_of(node) in SIZES:
             return
-        first = self.memory.get(node.all_input_nodes[0], node.all_input_nodes[0])
+        self.names[node] = self._call(node)
+        is_view = target_of(node) in modules.VIEW_CALLS
+        self._share_memory(node, modules.is_in_place(node), is_view)
+
+    def _share_memory(self, node: fx.Node, in_place: bool, is_view: bool) -> None:
+        """Note which values `node` shares memory with; `node` is named already."""
+        if not (in_place or is_view):
+            return
+        source = node.all_input_nodes[0]
+        first = self.memory.get(source, source)
         mates = [first, *(value for value, other in self.memory.items() if other is first)]
         self.memory[node] = first
-        if not in_place:
-            return
+        if in_place:
+            self._rename_changed(node, mates)
+
+    def _rename_changed(self, node: fx.Node, mates: list[fx.Node]) -> None:
+        """Give the values that `node` has changed the name of its result."""
         before = self.names[node.all_input_nodes[0]]
         for value in mates:
             if self.names[value] == before:
                 self.names[value] = self.names[node]
             elif any(node < user for user in value.users):
-                raise ValueError(
-                    f"no packed form: {node.name} works in place on {value.name}, which has another shape"
-                )
+                fault = f"{node.name} works in place on {value.name}, which has another shape"
+                raise ValueError(f"no packed form: {fault}")
 
     def _inputs(self, node: fx.Node) -> list[str]:
+        """The names of the maps that `node` takes; sizes are left out, unless there is no map."""
         maps = [value for value in node.all_input_nodes if target_of(value) not in SIZES]
         return [self._name(value) for value in maps or node.all_input_nodes]
 
     def _name(self, value: fx.Node) -> str:
         """The node that gives `value`, which has to be a map."""
         if value not in self.names:
-            raise ValueError(
-                f"no packed form: {value.name} is a part or the size of a map, which no node gives"
-            )
+            fault = f"{value.name} is a part or the size of a map, which no node gives"
+            raise ValueError(f"no packed form: {fault}")
         return self.names[value]
 
     def _module(self, name: str, module: nn.Module, inputs: list[str]) -> str:
+        """Add the nodes of a module, and return the name of the last one."""
         if isinstance(module, modules.SAME):
             return inputs[0]
         if binary := modules.binary_part(module):
@@ -180,38 +193,45 @@ class _Builder:
         return self.add(name, last.op, inputs, last.attributes, last.tensors)
 
     def _call(self, node: fx.Node) -> str:
-        target, inputs = target_of(node), self._inputs(node)
+        """Add the nodes of a call, and return the name of the last one."""
+        inputs = self._inputs(node)
         if parts := modules.concatenated(node):
-            name = self._name(parts[0])
-            for part in parts[1:]:
-                name = self.add(node.name, "concat", [name, self._name(part)])
-            return name
-        if target in modules.OF_TWO and len(node.args) == 2 and not node.kwargs:
-            terms = [self._name(value) for value in node.args if isinstance(value, fx.Node)]
-            if len(terms) == 2:
-                return self.add(node.name, modules.OF_TWO[target], terms)
+            return self._concatenate(node.name, parts)
+        if terms := self._two_maps(node):
+            return self.add(node.name, modules.OF_TWO[target_of(node)], terms)
         made = modules.as_modules(node)
         if made is None or len(inputs) != 1:
             arguments = f"with {(*node.args[1:], *node.kwargs.items())}"[:100]
-            raise ValueError(
-                f"no packed form: {node.name} calls {target} {arguments}, which no node does"
-            )
+            fault = f"{node.name} calls {target_of(node)} {arguments}, which no node does"
+            raise ValueError(f"no packed form: {fault}")
         for module in made:
             inputs = [self._module(node.name, module, inputs)]
         return inputs[0]
 
+    def _concatenate(self, name: str, parts: list[fx.Node]) -> str:
+        last = self._name(parts[0])
+        for part in parts[1:]:
+            last = self.add(name, "concat", [last, self._name(part)])
+        return last
+
+    def _two_maps(self, node: fx.Node) -> list[str]:
+        """The names of the two maps that a call adds or multiplies; none for any other call."""
+        if target_of(node) not in modules.OF_TWO or len(node.args) != 2 or node.kwargs:
+            return []
+        maps = [self._name(value) for value in node.args if isinstance(value, fx.Node)]
+        return maps if len(maps) == 2 else []
+
 
 def _real_image(nodes: list[Node]) -> list[Node]:
-    """`nodes`, with the pixels made real numbers where an operation that takes none would read
-    them.
-    """
+    """`nodes`; where an operation reads the pixels and takes none, they are made real numbers."""
     readers = [node for node in nodes if IMAGE in node.inputs]
-    if all(node.op == BINARY or "pixels" in OPS[node.op].takes[0] for node in readers):
+    if all(_takes_pixels(reader) for reader in readers):
         return nodes
     ones = np.ones(nodes[0].attributes["channels"])
-    real = Node(f"{IMAGE}.real", "affine", (IMAGE,), {}, {"scale": ones, "bias": 0 * ones})
-    moved = [
-        replace(n, inputs=tuple(real.name if i == IMAGE else i for i in n.inputs))
-        for n in nodes[1:]
-    ]
+    real = affine_node(f"{IMAGE}.real", IMAGE, scale=ones, bias=0 * ones)
+    moved = [node.reading({IMAGE: real.name}) for node in nodes[1:]]
     return [nodes[0], real, *moved]
+
+
+def _takes_pixels(node: Node) -> bool:
+    return node.op == BINARY or "pixels" in OPS[node.op].takes[0]

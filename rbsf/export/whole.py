@@ -1,8 +1,7 @@
-"""Maps that are whole numbers of steps: their scale is taken from in front of an operation to
-behind it.
+"""Maps that are whole numbers of steps: their scale is moved behind the operation that reads them.
 
-So the operation works on whole numbers, and where the next one rounds to such steps again, or
-compares, no scale is left.
+So the operation works on whole numbers. Where the next one rounds to such steps again, or compares,
+no scale is left.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from rbsf.engine.node import Node, needed
+from rbsf.engine.node import Node, affine_node, needed
 from rbsf.export.modules import TEMPLATE
 
 # Operations of whose results a positive factor can be taken out.
@@ -19,7 +18,7 @@ HOMOGENEOUS = ("add", "concat", "avg_pool", "max_pool", "global_pool", "upsample
 
 
 def lift_scales(nodes: list[Node]) -> list[Node]:
-    """`nodes` with scales of whole maps, one number each, behind what they can stand behind."""
+    """`nodes` with the scales of whole maps, one number each, moved back as far as they can go."""
     made: dict[str, Node] = {}
     for node in nodes:
         for part in _lifted(node, made):
@@ -29,40 +28,38 @@ def lift_scales(nodes: list[Node]) -> list[Node]:
 
 
 def _lifted(node: Node, made: dict[str, Node]) -> list[Node]:
+    """What computes `node` with the scale of its inputs moved into it or behind it."""
     sources = [made[name] for name in node.inputs]
-    factors = [_factor(source) for source in sources]
-    factor = factors[0] if factors else None
-    if factor is None or any(other != factor for other in factors):
+    factor = _common_factor(sources)
+    if factor is None:
         return [node]
-    plain = replace(node, inputs=tuple(source.inputs[0] for source in sources))
+    plain = node.reading({source.name: source.inputs[0] for source in sources})
     if node.op in HOMOGENEOUS:
         inner = replace(plain, name=f"{node.name}.steps")
-        return [inner, Node(node.name, "affine", (inner.name,), {}, {"scale": np.array([factor])})]
+        return [inner, affine_node(node.name, inner.name, scale=np.array([factor]))]
     if node.op in ("affine", "sign"):
-        return [
-            replace(
-                plain,
-                tensors=node.tensors | {"scale": node.tensors.get("scale", np.ones(1)) * factor},
-            )
-        ]
+        scale = node.tensors.get("scale", np.ones(1))
+        return [plain.with_tensors(scale=scale * factor)]
     if node.op in ("conv", TEMPLATE):
-        return [replace(plain, tensors=node.tensors | {"weight": node.tensors["weight"] * factor})]
+        return [plain.with_tensors(weight=node.tensors["weight"] * factor)]
     return [node]
+
+
+def _common_factor(sources: list[Node]) -> float | None:
+    """The number that all of `sources` multiply by; None where there is no such number."""
+    factors = {_factor(source) for source in sources}
+    return factors.pop() if len(factors) == 1 else None
 
 
 def _factor(node: Node) -> float | None:
     """The number that an affine node multiplies by; None for what does anything else."""
-    alone = (
-        node.op == "affine" and {*node.tensors} == {"scale"} and node.tensors["scale"].shape == (1,)
-    )
-    return float(node.tensors["scale"][0]) if alone and node.tensors["scale"][0] > 0 else None
+    if node.op != "affine" or {*node.tensors} != {"scale"}:
+        return None
+    scale = node.tensors["scale"]
+    return float(scale[0]) if scale.shape == (1,) and scale[0] > 0 else None
 
 
 def _without_ones(nodes: list[Node]) -> list[Node]:
     """`nodes` without those that multiply by 1; the last one stays."""
-    same = {n.name: n.inputs[0] for n in nodes[:-1] if _factor(n) == 1}
-    return [
-        replace(n, inputs=tuple(same.get(name, name) for name in n.inputs))
-        for n in nodes
-        if n.name not in same
-    ]
+    same = {node.name: node.inputs[0] for node in nodes[:-1] if _factor(node) == 1}
+    return [node.reading(same) for node in nodes if node.name not in same]

@@ -1,5 +1,8 @@
-// AMX: convolutions to bits by 8-bit matrix products of 16 pixels x 16 filters, bits spread to bytes; those to numbers,
-// whose sums would have to be stored and read again, and those with strides as with AVX-512.
+// AMX: convolutions to bits, by 8-bit matrix products of 16 pixels x 16 filters. Bits are spread to
+// bytes for them.
+//
+// Convolutions with strides, and those to numbers, run as with AVX-512: the sums of the latter would
+// have to be stored and read again.
 
 #pragma once
 
@@ -30,6 +33,7 @@ struct Amx : Avx512 {
         return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
     }
 
+    // Bits to bytes 0 and 1.
     RBSF_AMX static void spread(const uint8_t* bits, size_t bytes, uint8_t* to) {
         const __m512i one = _mm512_set1_epi8(1);
         for (; bytes >= 8; bytes -= 8, bits += 8, to += 64)
@@ -38,11 +42,13 @@ struct Amx : Avx512 {
             for (int i = 0; i < 8; ++i) *to++ = *bits >> i & 1;
     }
 
+    // Bits to bytes -1 and 1.
     RBSF_AMX static void signs(const uint64_t* bits, size_t lines, Line* to) {
         const __m512i one = _mm512_set1_epi8(1), minus = _mm512_set1_epi8(-1);
         for (size_t i = 0; i < lines; ++i) _mm512_store_si512(to + i, _mm512_mask_blend_epi8(bits[i], minus, one));
     }
 
+    // How many rows, and bytes a row, each tile has.
     struct alignas(64) Config {
         uint8_t palette = 1, start = 0, unused[14] = {};
         uint16_t row_bytes[16] = {};
@@ -55,18 +61,21 @@ struct Amx : Avx512 {
             config.row_bytes[tile] = static_cast<uint16_t>(tile == 4 || tile == 5 ? 4 * row.chunk_lines : 64);
             config.rows[tile] = static_cast<uint8_t>(tile < 6 ? 16 : row.chunk_lines);
         }
-        __asm__ volatile("" : : "r"(&config) : "memory");  // GCC holds that the next line reads 8 bytes only
+        // GCC takes it that _tile_loadconfig reads 8 bytes only, so this makes it store all of them.
+        __asm__ volatile("" : : "r"(&config) : "memory");
         _tile_loadconfig(&config);
         multiply(row);
         _tile_release();
     }
 
   private:
-    static constexpr size_t MOST_CHUNKS = 20;  // whose weights for 32 filters stay in the first cache: 40 kB
+    // The weights of so many chunks for 32 filters are 40 kB, which the first cache holds.
+    static constexpr size_t MOST_CHUNKS = 20;
 
-    // Squares of 32 pixels x 32 filters, all pixels for a block of filters before the next.  Where its weights are too
-    // many for the first cache they are taken in parts, and the sums are kept from part to part.  What a square gives
-    // is compared while the next one's products are under way.
+    // Work on squares of 32 pixels x 32 filters: all pixels for a block of filters, then the next block.
+    // Where the weights of a block are too many for the first cache, they are taken in parts, and the
+    // sums are kept from part to part. The sums of a square are compared while the products of the
+    // next one are under way.
     RBSF_AMX static void multiply(const BytesRow& row) {
         const size_t parts = (row.chunks + MOST_CHUNKS - 1) / MOST_CHUNKS, most = (row.chunks + parts - 1) / parts;
         Line done[64], *kept = Scratch::grow(Scratch::mine().sums, parts > 1 ? 2 * row.pixels : 0);
@@ -88,7 +97,7 @@ struct Amx : Avx512 {
         while (left > 0) compare(row, last_block, last_pixel, --left, done);
     }
 
-    // Tiles: 0..3 sums, 4, 5 pixels, 6, 7 weights.
+    // Tiles 0 to 3 hold sums, 4 and 5 pixels, 6 and 7 weights.
     RBSF_AMX static void add_chunk(const BytesRow& row, size_t block, size_t pixel, size_t i) {
         const uint8_t* from = row.windows + pixel * row.pixel_step + row.offsets[i];
         const Line* weights = row.weights + 2 * (block * row.chunks + i) * row.chunk_lines;
@@ -123,7 +132,7 @@ struct Amx : Avx512 {
         _tile_stored(3, to + 48, 64);
     }
 
-    // The bits of a quarter of a square, of 16 pixels and 16 filters.
+    // Write the bits of a quarter of a square, which is 16 pixels and 16 filters.
     RBSF_AMX static void compare(const BytesRow& row, size_t block, size_t pixel, size_t quarter, const Line* sums) {
         const size_t half = 2 * block + quarter % 2;
         const __m512i limit = _mm512_load_si512(row.limits + half);

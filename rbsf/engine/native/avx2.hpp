@@ -1,4 +1,5 @@
-// AVX2: popcounts by table look-up of nibbles; the first layer by vpmaddubsw, exact since weights have 7 bits.
+// AVX2: popcounts look up nibbles in a table. The first layer uses vpmaddubsw, which is exact since
+// weights have 7 bits.
 
 #pragma once
 
@@ -103,7 +104,7 @@ struct Avx2 {
         return _mm256_add_epi8(low, high);
     }
 
-    // Counts of 4 filters, in 64 bits each.
+    // The counts of half a block's filters, which are 4, in 64 bits each.
     template <int P>
     RBSF_AVX2 static void count_half(const BitsRow& row, size_t block, size_t pixel, int half, __m256i (&count)[P]) {
         const bool odd = row.words & 1;
@@ -117,7 +118,7 @@ struct Avx2 {
         }
         const uint64_t* x = row.windows + odd * row.pixels + 2 * pixel;
         for (w += odd; w < end;) {
-            const Line* stop = end - w > 62 ? w + 62 : end;  // 31 pairs x 8 bits is all a byte holds
+            const Line* stop = end - w > 62 ? w + 62 : end;  // a byte holds 31 pairs of 8 bits
             __m256i bytes[P];
             RBSF_UNROLL
             for (int p = 0; p < P; ++p) bytes[p] = zero;

@@ -1,4 +1,5 @@
-// AVX-512 with VPOPCNTDQ and VNNI: one register holds a word of 8 filters, or 4 pixels x weights of 16.
+// AVX-512 with VPOPCNTDQ and VNNI. A register holds a word of each of 8 filters, or 4 weights of each
+// of 16 filters.
 
 #pragma once
 
@@ -15,7 +16,8 @@
 #define RBSF_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vnni")))
 #endif
 
-// A pointer that the compiler shall not compute from others: with it every word is at a constant distance from x or y.
+// Keeps the compiler from computing a pointer from another one. Then every word is at a constant
+// distance from one of both.
 #if defined(__GNUC__)
 #define RBSF_OPAQUE(pointer) __asm__("" : "+r"(pointer))
 #else
@@ -25,7 +27,7 @@
 namespace rbsf {
 
 struct Avx512 {
-    // 2 registers a pixel hold its sum and parity: 24 of 32.
+    // A pixel takes 2 registers, for its sum and its parity, so 12 pixels take 24 of 32.
     static constexpr int PIXELS = 12, U8_PIXELS = 8, U8_BLOCKS = 3;
 
     static bool available() { return cpu_has_avx512(); }
@@ -44,7 +46,8 @@ struct Avx512 {
         w += odd;
         const size_t step = 2 * row.pixels;
         const uint64_t* y = x + step;
-        for (; end - w >= 4; w += 4, x += 2 * step, y += 2 * step) {  // two pairs at a time: then no parity is copied
+        // Two pairs at a time, for then no parity has to be copied.
+        for (; end - w >= 4; w += 4, x += 2 * step, y += 2 * step) {
             RBSF_OPAQUE(y);
             const __m512i w0 = load(w), w1 = load(w + 1), w2 = load(w + 2), w3 = load(w + 3);
             RBSF_UNROLL
@@ -115,7 +118,7 @@ struct Avx512 {
         }
     }
 
-    // `loops` times 16 popcounts in registers, each with an XOR before and a sum behind it if `all`.
+    // Do `loops` times 16 popcounts in registers; if `all`, with an XOR before and a sum behind each.
     template <bool all>
     RBSF_AVX512 static uint64_t count_registers(size_t loops) {
         __m512i sum[16];
@@ -138,7 +141,8 @@ struct Avx512 {
     RBSF_AVX512 static __m512i differing(__m512i weights, const uint64_t* word) {
         return _mm512_xor_epi64(weights, _mm512_set1_epi64(static_cast<long long>(*word)));
     }
-    // Of an adder over two words onto the parity `last`: the parities behind the first and the second are q and r.
+    // The carry of an adder over two words onto the parity `last`; q and r are the parities behind
+    // the first word and the second.
     RBSF_AVX512 static __m512i carry(__m512i q, __m512i r, __m512i last) {
         return _mm512_ternarylogic_epi64(q, r, last, 0x3a);  // q ? ~r : last
     }

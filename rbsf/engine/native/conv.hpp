@@ -1,8 +1,10 @@
-// A convolution with what follows it up to the next layer: thresholds, packing, pooling.  Works in bands of rows.
+// A convolution with what follows it up to the next layer: thresholds, packing, pooling. It works in
+// bands of rows.
 //
-// Maps of bits are [N, planes, H, W, bytes]: a plane holds the channels of one group of the layer that reads it, so
-// that a row of a window is one run of bytes.  A map has its reader's padding around it, in zeros (-1).  Which channel
-// stands where is the caller's business (layout.py): it gives weights in the order of the bytes.
+// Maps of bits are [N, planes, H, W, bytes]. A plane holds the channels of one group of the layer that
+// reads it, so that a row of a window is one run of bytes. A map has its reader's padding around it.
+// The caller decides which channel stands where (layout.py), and gives weights in the order of the
+// bytes.
 
 #pragma once
 
@@ -21,8 +23,9 @@ class Conv {
   public:
     const Geometry g;
 
-    // weights [8 * blocks][kernel * kernel * bytes], thresholds [8 * blocks], scale and bias [outputs] for a real
-    // output, else empty; group_blocks: how many blocks of 8 filters each group has; bytes: some kernels take bytes.
+    // weights [8 * blocks][kernel * kernel * bytes], thresholds [8 * blocks]; scale and bias [outputs]
+    // for a real output, else empty. `group_blocks` says how many blocks of 8 filters each group has,
+    // `bytes` whether kernels of this machine take bytes.
     Conv(const Geometry& geometry, const uint8_t* weights, const int32_t* thresholds,
          const std::vector<size_t>& group_blocks, std::vector<Place> places, std::vector<float> scale,
          std::vector<float> bias, bool bytes)
@@ -35,14 +38,16 @@ class Conv {
         if (bytes && takes_bytes()) of_bytes = ByteWeights(g, first_block, weights, thresholds);
     }
 
-    // Output rows first..last - 1 of one image; height and width are the input map's, its margin included.
+    // Compute output rows from `first` to `last` - 1 of one image. `height` and `width` are those of the
+    // input map with its margin.
     void rows(const Kernels& isa, const uint8_t* in, size_t height, size_t width, void* out, size_t first,
               size_t last) const {
         const size_t conv_width = g.conv_size(width);
         const bool flat = !g.pixels && isa.bytes && takes_bytes();
         const size_t pitch = flat ? width : g.pixels ? (conv_width + 31) / 32 * 32 : conv_width;
         const Size size{height, width, conv_width, g.output_size(height), g.output_size(width), flat, pitch};
-        // A band's results shall stay in a cache; a flat one loses up to 31 pixels, and spreads kernel - 1 rows again.
+        // The results of a band shall stay in a cache. Bands of flat rows are larger, since each one
+        // loses up to 31 pixels and spreads kernel - 1 rows again.
         const size_t most = std::max<size_t>(1, (flat ? 2048 : 256) / pitch / (g.pool ? 2 : 1));
         const size_t bands = (last - first + most - 1) / most, step = bands ? (last - first + bands - 1) / bands : 1;
         for (size_t from = first, to; from < last; from = to) {
@@ -57,11 +62,11 @@ class Conv {
   private:
     struct Size {
         size_t height, width, conv_width, out_height, out_width;
-        bool flat;     // windows of bits are taken from the whole map at once, also those across its right end
+        bool flat;     // rows are taken as one long row, with the windows across the map's right end
         size_t pitch;  // pixels from row to row of what is computed
     };
 
-    // Where the results of a band go: bits to plane p's at bits + p * plane_step, or counts.
+    // Where the results of a band go: bits of plane p to bits + p * plane_step, or else counts.
     struct Band {
         uint8_t* bits;
         size_t plane_step;
@@ -78,7 +83,7 @@ class Conv {
     size_t blocks() const { return first_block.back(); }
     bool takes_bytes() const { return g.pixels || (g.stride == 1 && g.output == Output::bits); }
 
-    // Rows y .. y + count - 1 of the convolution.
+    // Compute rows from y to y + count - 1 of the convolution.
     void convolve(const Kernels& isa, const uint8_t* in, const Size& size, size_t y, size_t count,
                   const Band& band) const {
         if (size.flat) return flat_rows(isa, in, size, y, count, band);
@@ -124,7 +129,7 @@ class Conv {
         return offsets;
     }
 
-    // Rows of bits, spread to bytes, as one long row, its windows at row ends included.
+    // Compute rows of bits, spread to bytes, as one long row, with its windows across row ends.
     void flat_rows(const Kernels& isa, const uint8_t* in, const Size& size, size_t y, size_t count,
                    const Band& band) const {
         Scratch& scratch = Scratch::mine();
@@ -148,7 +153,7 @@ class Conv {
         }
     }
 
-    // Row y of all groups, as bits or as counts [blocks][conv_width][8].
+    // Compute row y of all groups, as bits or as counts [blocks][conv_width][8].
     void filter_row(const Kernels& isa, const uint8_t* in, const Size& size, size_t y, uint8_t** targets,
                     int32_t* counts) const {
         const size_t words = g.words();
@@ -162,7 +167,7 @@ class Conv {
         }
     }
 
-    // The windows of row y as running parities, in the order of BitsRow.
+    // Gather the windows of row y as running parities, in the order of BitsRow.
     void gather(const uint8_t* plane, const Size& size, size_t y, uint64_t* to) const {
         const size_t width = size.conv_width, words = g.words(), row_step = size.width * g.bytes;
         const uint8_t* corner = plane + y * g.stride * row_step;
@@ -184,7 +189,8 @@ class Conv {
         }
     }
 
-    // Call use(word), where word(x) is word t of the window at x of a row; no byte beyond the windows is read.
+    // Call use(word), where word(x) is word t of the window at x of a row. It reads no byte beyond the
+    // windows.
     template <class Use>
     void with_word(const uint8_t* corner, size_t row_step, size_t t, const Use& use) const {
         const size_t run = g.kernel * g.bytes, step = g.stride * g.bytes, row = 8 * t / run, left = run - 8 * t % run;
@@ -212,7 +218,8 @@ class Conv {
         return map + ((y + g.margin) * (size.out_width + 2 * g.margin) + g.margin) * g.out_bytes;
     }
 
-    // Output rows from .. to - 1.  When pooled, the band keeps its last row for the next one, if that continues it.
+    // Compute output rows from `from` to `to` - 1. When pooled, a band keeps its last row for the next
+    // band, if that one continues it.
     void bits_band(const Kernels& isa, const uint8_t* in, const Size& size, size_t from, size_t to, bool continues,
                    size_t most, uint8_t* map) const {
         const size_t row_bytes = size.pitch * g.out_bytes, most_rows = g.pool ? 2 * most + 1 : most;
@@ -235,7 +242,7 @@ class Conv {
             }
     }
 
-    // One row of the map: each pixel is any of 3 x 3.
+    // Pool one row of the map: a bit is 1 where any of 3 x 3 is.
     void pool_row(const uint8_t* rows, size_t row_bytes, const Size& size, uint8_t* to) const {
         const size_t b = g.out_bytes, width = size.conv_width * b;
         uint8_t* merged = Scratch::grow(Scratch::mine().merged, width);
@@ -263,9 +270,10 @@ class Conv {
     }
 
     size_t width() const { return g.outputs / g.groups; }
-    size_t after(size_t c) const { return std::min(c + 8, (c / width() + 1) * width()); }  // the next block's channel
+    // The first channel of the block behind that of channel c.
+    size_t after(size_t c) const { return std::min(c + 8, (c / width() + 1) * width()); }
 
-    // Row y of the channels from c to after(c), from counts [conv_width][8].
+    // Write row y of the channels from c to after(c) - 1, from counts [conv_width][8].
     template <class T>
     void put_sums(const int32_t* counts, size_t c, const Size& size, size_t y, T* out) const {
         const size_t some = after(c) - c;
@@ -281,7 +289,8 @@ class Conv {
         std::copy(&scale[c], &scale[c] + some, factor);
         std::copy(&bias[c], &bias[c] + some, addend);
         out += c * plane + y * size.conv_width;
-        for (size_t i = 0; i < 2 * some; ++i)  // the row after the next one's place, for a cache is slow to fetch it
+        // The place of the row after the next one, which a cache is slow to fetch.
+        for (size_t i = 0; i < 2 * some; ++i)
             RBSF_PREFETCH(out + i / 2 * plane + 2 * size.conv_width + i % 2 * 16);
         for (size_t x = 0; x < size.conv_width; ++x) {
             for (size_t i = 0; i < 8; ++i) {

@@ -10,7 +10,7 @@
 
 namespace rbsf {
 
-enum class Output { bits, real, sums, sums16, sums8 };  // sums: of 32 bits, or so many
+enum class Output { bits, real, sums, sums16, sums8 };  // sums have 32 bits, or those of the name
 
 struct Geometry {
     bool pixels;  // the input is uint8 [N, H, W, bytes] instead of bits
@@ -18,7 +18,7 @@ struct Geometry {
     size_t kernel, stride, groups;
     bool pool;
     size_t bytes;                      // of an input pixel (in one plane)
-    size_t products;                   // summed up in one output
+    size_t products;                   // that are summed up in one output
     size_t outputs;                    // channels
     size_t planes, out_bytes, margin;  // of an output map of bits
 
@@ -29,14 +29,15 @@ struct Geometry {
     }
     size_t window_bytes() const { return kernel * kernel * bytes; }
     size_t words() const { return (window_bytes() + 7) / 8; }
-    size_t row_lines() const { return (kernel * bytes + 3) / 4; }  // of pixels, 4 bytes each, in a window's row
+    // Lines of pixels, 4 bytes each, in a row of a window.
+    size_t row_lines() const { return (kernel * bytes + 3) / 4; }
 };
 
 struct Place {
     size_t plane, byte;  // of 8 output bits
 };
 
-// What one thread needs while it computes rows; kept from call to call.
+// The buffers of one thread while it computes rows; they are kept from call to call.
 struct Scratch {
     std::vector<uint64_t> windows;
     std::vector<size_t> offsets;
@@ -44,8 +45,8 @@ struct Scratch {
     std::vector<int32_t> counts;
     std::vector<uint8_t*> out;
     std::vector<Line> spread, sums;
-    std::vector<Line> weights;  // spread, of the layer of this number
-    uint64_t weights_of = 0;
+    std::vector<Line> weights;  // spread weights of one layer
+    uint64_t weights_of = 0;    // the number of that layer
 
     template <class T>
     static T* grow(std::vector<T>& buffer, size_t size) {

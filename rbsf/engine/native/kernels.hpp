@@ -1,11 +1,14 @@
 // What an instruction set has to provide, and the loops over tiles that all of them share.
 //
-// Binary convolution.  A window is a run of 64-bit words x_0 .. x_n of its bits, a filter one of w_0 .. w_n, and
-// popcount(x ^ w) is wanted.  Both are held as running parities, X_t = x_0 ^ ... ^ x_t, because the parities of the
-// difference then come for one XOR each: D_t = X_t ^ W_t.  A carry-save adder over the words t, t + 1 onto the parity
-// D_{t-1} leaves the parity D_{t+1} and the carry (D_t ? ~D_{t+1} : D_{t-1}), worth 2 each.  So two words cost two XORs,
-// one selection, one popcount and one sum, instead of two of each but the selection:
+// Binary convolution. A window is a run of 64-bit words x_0 .. x_n of its bits, a filter one of
+// w_0 .. w_n, and popcount(x ^ w) is wanted. Both are held as running parities X_t = x_0 ^ ... ^ x_t,
+// because the parities of the difference then take one XOR each: D_t = X_t ^ W_t.
+//
+// A carry-save adder over the words t and t + 1 onto the parity D_{t-1} leaves the parity D_{t+1} and
+// the carry (D_t ? ~D_{t+1} : D_{t-1}), whose bits are worth 2 each:
 //     popcount(x ^ w) = 2 * sum over pairs of popcount(carry) + popcount(D_last)
+// So two words cost two XORs, one selection, one popcount and one sum. Without the adder they would
+// cost two XORs, two popcounts and two sums.
 //
 // Filters come in blocks of 8: a line of 64 bytes holds the same word of all 8.
 
@@ -26,7 +29,7 @@
 #define RBSF_UNROLL
 #endif
 
-// Before a loop that reads each place before it writes there, and no other: arrays may be one and the same.
+// Before a loop whose turns each read and write one place of their own: its arrays may be the same one.
 #if defined(__clang__)
 #define RBSF_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
 #elif defined(__GNUC__)
@@ -50,7 +53,9 @@ struct alignas(64) Line {
 
 // One output row of a binary convolution, for the filters of one group.
 struct BitsRow {
-    const uint64_t* windows;  // running parities: if words are odd, [pixels] of the first; then [pairs][pixels][2]
+    // Running parities: [pixels] of the first word, if the number of words is odd; then
+    // [pairs][pixels][2].
+    const uint64_t* windows;
     size_t pixels, words;
     const Line* weights;  // [blocks][words], running parities
     size_t blocks;        // of 8 filters
@@ -66,7 +71,9 @@ struct PixelsRow {
     size_t pixels, pixel_step;
     const size_t* offsets;  // [lines]: where every 4 bytes of a window are
     size_t lines;
-    size_t paired;  // so many lines at the start are pairs: the sum of 2 products of each, 4 in all, fits 16 bits
+    // So many lines at the start come in pairs: 2 products of each line of a pair, 4 in all, have a sum
+    // that fits 16 bits.
+    size_t paired;
     const Line* weights;  // [blocks][lines], 16 filters x 4 bytes a line, in int8
     size_t blocks;        // of 16 filters
     const Line* limits;   // [blocks], 16 int32: an output bit is sum >= limit
@@ -76,7 +83,7 @@ struct PixelsRow {
 
 // Neighbouring windows of uint8 pixels or of bits spread to bytes 0 and 1, times int8 weights.
 struct BytesRow {
-    const uint8_t* windows;  // the first one's corner; 64 bytes behind the last window's are readable
+    const uint8_t* windows;  // the first one's corner; 64 bytes behind the last one are readable
     size_t pixels, pixel_step;  // pixels: a multiple of 32
     const size_t* offsets;      // [chunks]: where every chunk of a window is
     size_t chunks, chunk_lines;
@@ -92,9 +99,12 @@ struct Kernels {
     bool (*available)();
     void (*bits)(const BitsRow&);
     void (*pixels)(const PixelsRow&);
-    void (*bytes)(const BytesRow&) = nullptr;  // if there, for what goes to bits without strides, and for pixels
-    void (*spread)(const uint8_t* bits, size_t bytes, uint8_t* to) = nullptr;  // bits to bytes 0 and 1
-    void (*signs)(const uint64_t* bits, size_t lines, Line* to) = nullptr;     // ... and to -1 and 1
+    // The next three may be null. `bytes` is for pixels, and for what goes to bits without strides.
+    void (*bytes)(const BytesRow&) = nullptr;
+    // Bits to bytes 0 and 1.
+    void (*spread)(const uint8_t* bits, size_t bytes, uint8_t* to) = nullptr;
+    // Bits to bytes -1 and 1.
+    void (*signs)(const uint64_t* bits, size_t lines, Line* to) = nullptr;
 };
 
 inline uint64_t load64(const void* from) {
@@ -112,7 +122,7 @@ inline uint32_t load32(const void* from) {
 template <class Row>
 using Tile = void (*)(const Row&, size_t block, size_t pixel);
 
-// Cover a row's pixels x blocks by tiles of at most P x B; tiles[(p - 1) * B + b - 1] does p x b.
+// Cover a row's pixels x blocks by tiles of at most P x B. tiles[(p - 1) * B + b - 1] computes p x b.
 template <int P, int B, class Row>
 void cover(const Row& row, const std::array<Tile<Row>, P * B>& tiles) {
     for (size_t block = 0; block < row.blocks; block += B) {

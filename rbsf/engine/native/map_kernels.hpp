@@ -1,9 +1,12 @@
-// Kernels on maps of float32 [H, W, C], a row at a time.  network.hpp includes this file once for each instruction set,
-// with RBSF_TARGET (the attribute of its functions), RBSF_LANES (floats in a vector) and RBSF_BLOCKS (of 16 filters in
-// a tile) set, inside a namespace of that name.  No include guard, therefore.
+// Kernels on maps [H, W, C], a row at a time.
 //
-// Every instruction set gives the same numbers: real convolutions add in one order, each step a fused multiply-add,
-// which IEEE 754 defines to the bit, and all other products and sums are rounded one by one.
+// map_rows.hpp includes this file once for each instruction set, inside a namespace of that name, so it
+// has no include guard. These have to be set: RBSF_TARGET (the attribute of its functions), RBSF_LANES
+// (floats in a vector) and RBSF_BLOCKS (blocks of 16 filters in a tile).
+//
+// Every instruction set gives the same numbers. Real convolutions add in one order, and each step is a
+// fused multiply-add, which IEEE 754 defines to the bit. All other products and sums are rounded one
+// by one.
 
 #if RBSF_LANES == 16
 using Vector = __m512;
@@ -27,7 +30,7 @@ inline void store(float* x, Vector v) { *x = v; }
 inline Vector fma(float x, Vector w, Vector sum) { return std::fma(x, w, sum); }
 #endif
 
-// Bits (x >= threshold) ^ flip of a row of pixels, 8 channels a byte; what a last byte has too many is 0.
+// Bits (x >= threshold) ^ flip of a row of pixels, 8 channels a byte. Spare bits of a last byte are 0.
 RBSF_TARGET inline void pack_row(const PackRow<float>& row) {
     for (size_t p = 0; p < row.pixels; ++p) {
         const float* x = row.x + p * row.x_step;
@@ -83,10 +86,12 @@ RBSF_TARGET inline void pack_whole_row(const PackRow<int16_t>& row) {
 
 template <bool OTHER, class In, class Out>
 RBSF_TARGET inline void round_pixels(const RoundRow<In, Out>& row) {
-    constexpr float WHOLE = 12582912.0f;  // 1.5 * 2^23: what is added to it is rounded, half ones to the even one
+    // 1.5 * 2^23: what is added to it is rounded to a whole number, half ones to the even one.
+    constexpr float WHOLE = 12582912.0f;
     const float *scale = row.rounding.scale, *bias = row.rounding.bias, *slope = row.rounding.slope;
     const float factor = row.rounding.factor, low = -row.rounding.limit, high = row.rounding.limit;
-    const size_t pixels = row.pixels, channels = row.channels;  // an int8 that is stored might be part of `row`
+    // Copies, for to the compiler an int8 that is stored might be part of `row`.
+    const size_t pixels = row.pixels, channels = row.channels;
     const In* x = row.x;
     const Out* other = row.other;
     Out* out = row.out;
@@ -133,7 +138,8 @@ RBSF_TARGET inline void sum_row(const SumRow& row) {
         (row.before ? sum_pixels<true, true, false> : sum_pixels<false, true, false>)(row);
 }
 
-// The largest, or the mean, of the windows of a row; positions in order, those outside of the map left out.
+// The largest, or the mean, of each window of a row. Positions are taken in order; those outside of the
+// map are left out.
 RBSF_TARGET inline void pool_row(const PoolRow& row) {
     for (size_t p = 0; p < row.pixels; ++p) {
         float* out = row.out + p * row.channels;
@@ -157,7 +163,7 @@ RBSF_TARGET inline void pool_row(const PoolRow& row) {
     }
 }
 
-// P pixels x B blocks of 16 filters of a real convolution.
+// A real convolution of P pixels x B blocks of 16 filters.
 template <int P, int B>
 RBSF_TARGET inline void real_tile(const RealRow& row, size_t block, size_t pixel) {
     constexpr int V = B * 16 / RBSF_LANES, PER = 16 / RBSF_LANES;

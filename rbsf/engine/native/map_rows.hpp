@@ -1,4 +1,4 @@
-// What kernels on maps of float32 take, and those of every instruction set.
+// What kernels on maps take, and the kernels of every instruction set.
 
 #pragma once
 
@@ -33,7 +33,7 @@ struct SumRow {
     const float* before;   // the terms before it, [pixels][channels], or null
     const float* factors;  // [pixels] or null
     const float* bias;     // [channels], or null: more terms follow
-    const float* other;    // [pixels][channels] or null; may be out itself
+    const float* other;    // [pixels][channels] or null; may be `out` itself
     float* out;            // may be `before`
 };
 
@@ -49,7 +49,7 @@ struct RoundRow {
     const In* x;  // [pixels][channels]
     size_t pixels, channels;
     Rounding rounding;
-    const Out* other;  // [pixels][channels] or null; may be out itself
+    const Out* other;  // [pixels][channels] or null; may be `out` itself
     Out* out;
 };
 

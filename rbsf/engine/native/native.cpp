@@ -1,7 +1,8 @@
-// Python's door to the kernels.  Everything that could make them read or write out of bounds is checked here.
+// The kernels as a Python module. All that could make them read or write out of bounds is checked here.
 
 #if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC optimize("no-tree-pre")  // it stores the sums of a tile to the stack at every step of the inner loop
+// tree-pre would store the sums of a tile to the stack at every step of the inner loop.
+#pragma GCC optimize("no-tree-pre")
 #endif
 
 #include <pybind11/numpy.h>
@@ -78,7 +79,7 @@ std::string text(const Shape& shape) {
     return out + "]";
 }
 
-// The array's data, after a check of its type and layout; ValueError otherwise.
+// The array's data. Raises ValueError for another type, shape or layout, or if it cannot be written.
 template <class T>
 T* checked(const py::array& array, const Shape& shape, const char* what, bool write = false) {
     const Shape found(array.shape(), array.shape() + array.ndim());
@@ -118,7 +119,8 @@ std::shared_ptr<Conv> make_conv(bool pixels, const std::string& output, size_t k
     const size_t groups = group_blocks.size(), limit = size_t{1} << 20;
     for (size_t n : {kernel, stride, bytes, products, outputs, groups})
         require(n >= 1 && n <= limit * 16, "a number of the geometry is out of range");
-    require(kernel <= 1024, "the kernel is too large");  // its square times the bytes has to fit 64 bits
+    // The kernel's square times the bytes has to fit 64 bits.
+    require(kernel <= 1024, "the kernel is too large");
     for (size_t n : {planes, out_bytes, margin}) require(n <= limit, "a number of the output map is out of range");
     size_t blocks = 0;
     for (size_t n : group_blocks) {
@@ -165,7 +167,7 @@ uint8_t* sums_of(Output output, const py::array& out, const Shape& shape) {
     return reinterpret_cast<uint8_t*>(checked<int32_t>(out, shape, "output", true));
 }
 
-// Check one layer's maps and take their pointers.
+// Check the maps of one layer and take their pointers.
 Step make_step(const Conv& conv, const py::array& in, const py::array& out) {
     const Geometry& g = conv.g;
     require(in.ndim() == (g.pixels ? 4 : 5), "a map has the wrong number of dimensions");
@@ -186,7 +188,7 @@ Step make_step(const Conv& conv, const py::array& in, const py::array& out) {
     return step;
 }
 
-// All images and rows of a layer; each image is cut so that the jobs share out evenly.
+// Compute all images and rows of a layer; each image is cut so that the jobs share out evenly.
 void run(const Step& step, const Kernels& isa, size_t images, size_t threads) {
     const size_t rows = step.conv->g.output_size(step.height);
     const size_t parts = std::min(rows, threads / std::gcd(threads, std::max<size_t>(images, 1)));
@@ -216,7 +218,8 @@ void forward(const std::vector<std::shared_ptr<Conv>>& convs, const std::vector<
     }
 }
 
-// What this core could do at most: `vpopcntq` of a whole register, alone and with an XOR and a sum, a second each.
+// What this core can do at most: `vpopcntq` of a whole register a second, alone, and with an XOR and a
+// sum each.
 std::pair<double, double> popcount_rates() {
     find("avx512");
 #if defined(__x86_64__) || defined(_M_X64)
@@ -237,7 +240,7 @@ std::pair<double, double> popcount_rates() {
 }  // namespace
 }  // namespace rbsf
 
-#include "network.hpp"  // here, for it uses what stands above
+#include "network.hpp"  // not at the top, since it uses what stands above
 
 PYBIND11_MODULE(_native, module) {
     using namespace rbsf;

@@ -1,4 +1,4 @@
-// Nodes of networks on maps of float32 [N, H, W, C]: binary convolutions with thresholds before and scales after them,
+// Nodes of networks on maps [N, H, W, C]: binary convolutions with thresholds before and scales after them,
 // real convolutions, pools.  Included by native.cpp, whose checks and threads it uses.
 
 #pragma once
@@ -12,7 +12,7 @@ namespace rbsf {
 namespace {
 
 const MapKernels& map_kernels(const std::string& isa) {
-    find(isa);  // refuses what this machine has not
+    find(isa);  // throws for what this machine has not
 #if defined(__x86_64__) || defined(_M_X64)
     if (isa == "amx" || isa == "avx512") return with_avx512::table;
     if (isa == "avx2" && cpu_has_fma()) return with_avx2::table;
@@ -87,9 +87,10 @@ void pack_whole(const py::array& map, const py::array& limits, const py::array& 
     pack_rows<int16_t>(map, limits, flips, bits, margin, threads, map_kernels(isa).pack_whole);
 }
 
-constexpr size_t BAND = size_t{1} << 15;  // sums that are made and scaled at a time: they stay in the cache
+// So many sums are made and scaled at a time, for they stay in the cache.
+constexpr size_t BAND = size_t{1} << 15;
 
-// Buffers of a thread: sums of a term, and what has been added up before it.
+// Buffers of a thread: the sums of a term, and what was added up before it.
 struct Sums {
     std::vector<int32_t> term;
     std::vector<float> before;
@@ -99,7 +100,8 @@ struct Sums {
     }
 };
 
-// out = sum of scale[t] * convs[t](bits[t]) [* factors] + bias [+ other]; maps [N, H', W', O], factors [N, H', W'].
+// out = sum of scale[t] * convs[t](bits[t]) [* factors] + bias [+ other]. Maps are [N, H', W', O],
+// factors [N, H', W'].
 void conv_bits(const std::vector<std::shared_ptr<Conv>>& convs, const std::vector<py::array>& bits,
                const py::array& scale, const py::array& bias, const py::object& factors, const py::object& other,
                const py::array& out, size_t threads, const std::string& isa) {
@@ -123,7 +125,7 @@ void conv_bits(const std::vector<std::shared_ptr<Conv>>& convs, const std::vecto
     const float* added = other.is_none() ? nullptr : checked<float>(py::array(other), map, "other");
     float* result = checked<float>(out, map, "out", true);  // may be `other` itself
     const MapKernels& kernels = map_kernels(isa);
-    // AMX reads weights of a byte each, which pays on the trackers' large maps and not on these.
+    // AMX reads weights of a byte each. That pays on the large maps of trackers, not on these.
     const Kernels& counter = find(isa == "amx" ? "avx512" : isa);
     check_threads(threads);
     const size_t row = map[2] * g.outputs, step = std::max<size_t>(1, BAND / row);
@@ -136,7 +138,8 @@ void conv_bits(const std::vector<std::shared_ptr<Conv>>& convs, const std::vecto
             const size_t line = image * map[1] + y;
             for (size_t t = 0; t < convs.size(); ++t) {
                 const bool last = t + 1 == convs.size();
-                const uint8_t* from = data[t] + image * image_bytes + y * row_bytes;  // row y is the first from there
+                // From there row y is the first.
+                const uint8_t* from = data[t] + image * image_bytes + y * row_bytes;
                 convs[t]->rows(counter, from, in[2], in[3], term, 0, to - y);
                 kernels.sum({term, (to - y) * map[2], g.outputs, factor + t * g.outputs, t ? before : nullptr,
                              last && pixel ? pixel + line * map[2] : nullptr, last ? addend : nullptr,
@@ -153,7 +156,7 @@ Rounding make_rounding(const py::array& scale, const py::array& bias, const py::
             checked<float>(slope, {channels}, "slope"), factor, limit};
 }
 
-// out = round(factor * prelu(scale * map + bias)), within +-limit; maps [N, H, W, C].
+// out = round(factor * prelu(scale * map + bias)), within +-limit. Maps are [N, H, W, C].
 template <class In, class Out>
 void round_rows(const py::array& map, const Rounding& rounding, const py::array& out, size_t threads,
                 void (*row)(const RoundRow<In, Out>&)) {
@@ -182,7 +185,8 @@ void round_map(const py::array& map, const py::array& scale, const py::array& bi
     round_rows(map, rounding, out, threads, kernels.real_to_8);
 }
 
-// out = other + round(factor * prelu(scale * conv(bits) + bias)), within +-limit; maps int16 [N, H', W', O].
+// out = other + round(factor * prelu(scale * conv(bits) + bias)), within +-limit. Maps are int16
+// [N, H', W', O].
 void conv_steps(const std::shared_ptr<Conv>& conv, const py::array& bits, const py::array& scale, const py::array& bias,
                 const py::array& slope, float factor, float limit, const py::array& other, const py::array& out,
                 size_t threads, const std::string& isa) {
@@ -212,7 +216,8 @@ void conv_steps(const std::shared_ptr<Conv>& conv, const py::array& bits, const 
     });
 }
 
-// Real convolution of a map whose padding is in it already; weights [g, blocks, runs of products, 16], bias [g, 16 blocks].
+// Real convolution of a map whose padding is in it already. Weights are [groups, blocks, products, 16],
+// bias [groups, 16 * blocks].
 void conv_real(const py::array& map, const py::array& weights, const py::array& bias, const py::array& out,
                size_t kernel, size_t stride, size_t groups, size_t threads, const std::string& isa) {
     const Shape in = shape_of(map, 4, "map is [N, H, W, C]"), to = shape_of(out, 4, "out is [N, H', W', O]");
@@ -226,7 +231,7 @@ void conv_real(const py::array& map, const py::array& weights, const py::array& 
     const float* w = checked<float>(weights, {groups, blocks, products, 16}, "weights");
     const float* b = checked<float>(bias, {groups, blocks * 16}, "bias");
     float* result = checked<float>(out, {in[0], rows, columns, to[3]}, "out", true);
-    std::vector<size_t> offsets;  // of the runs of a window that are one piece
+    std::vector<size_t> offsets;  // of those runs of a window that lie in one piece
     const size_t pieces = groups == 1 ? 1 : kernel, run = products / kernel / pieces;
     for (size_t i = 0; i < kernel * pieces; ++i) offsets.push_back((i / pieces * in[2] + i % pieces) * in[3]);
     const MapKernels& kernels = map_kernels(isa);
@@ -242,7 +247,7 @@ void conv_real(const py::array& map, const py::array& weights, const py::array& 
     });
 }
 
-// The largest of each window, or the mean where areas float32 [H', W'] (what to divide by) are given.
+// The largest of each window. Where `areas`, float32 [H', W'], are given, the sum divided by them.
 void pool_map(const py::array& map, const py::array& out, size_t kernel, size_t stride, size_t padding,
               const py::object& areas, size_t threads, const std::string& isa) {
     const Shape in = shape_of(map, 4, "map is [N, H, W, C]"), to = shape_of(out, 4, "out is [N, H', W', C]");

@@ -20,8 +20,9 @@ namespace rbsf {
 
 class Pool {
   public:
-    // Call work(job) once for each job below `jobs`, on the calling thread and at most `threads` - 1 helpers.
-    // The caller needs no helper to finish, so calls from several threads at once cannot block one another.
+    // Call work(job) once for each job below `jobs`, on the calling thread and at most `threads` - 1
+    // helpers. The caller needs no helper to finish, so calls from several threads at once cannot block
+    // one another.
     static void run(size_t threads, size_t jobs, const std::function<void(size_t)>& work) {
         Task task(work, jobs);
         const size_t helpers = std::min(threads, jobs) - (jobs > 0);
@@ -48,7 +49,8 @@ class Pool {
     size_t started = 0;
     long process = process_id();
 
-    // A fork takes no threads along, so a child process starts its own; the parent's pool is left, never destroyed.
+    // A fork takes no threads along, so a child process starts its own. The parent's pool is left as it
+    // is, and never destroyed.
     static Pool& get() {
         static std::atomic<Pool*> current{nullptr};
         Pool* pool = current.load();

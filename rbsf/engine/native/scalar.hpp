@@ -1,4 +1,4 @@
-// Plain C++: what every machine has.  The loops over 8 and 16 filters are for the compiler's vectoriser.
+// Plain C++, for every machine. The compiler makes vectors of the loops over 8 and 16 filters.
 
 #pragma once
 

@@ -1,4 +1,4 @@
-// A layer's weights in the orders that kernels read them in.
+// A layer's weights in the order in which kernels read them.
 
 #pragma once
 
@@ -14,10 +14,11 @@ namespace rbsf {
 
 inline uint8_t* bytes_of(Line& line) { return reinterpret_cast<uint8_t*>(line.word); }
 
-// All forms take rows [8 * blocks][kernel * kernel * bytes] and thresholds [8 * blocks], where an output bit is
-// sum >= threshold.
+// All three forms take rows [8 * blocks][kernel * kernel * bytes] and thresholds [8 * blocks]. An output
+// bit is sum >= threshold.
 
-// For Kernels::bits: running parities of the words of a window, whose bytes follow one another without gaps.
+// For Kernels::bits: running parities of the words of a window. Its bytes follow one another without
+// gaps.
 struct BitWeights {
     std::vector<Line> lines, limits;
 
@@ -43,7 +44,7 @@ struct BitWeights {
     }
 };
 
-// For Kernels::pixels: lines of 4 bytes of 16 filters; lines that may be added in 16 bits come in pairs.
+// For Kernels::pixels: lines of 4 bytes of 16 filters. Lines that may be added in 16 bits come in pairs.
 struct PixelWeights {
     std::vector<Line> lines, limits;
     std::vector<size_t> order;  // of the lines; the first `paired` are pairs
@@ -66,8 +67,9 @@ struct PixelWeights {
     }
 
   private:
-    // Bring lines together, two and two, whose weights of either sign add up to at most 128 at every pair of products:
-    // then the sum of 4 products is within 128 * 255 < 2^15.  The heaviest lines choose first; singles come last.
+    // Bring lines together in pairs. The weights of either sign of a pair add up to at most 128 at every
+    // pair of products, so the sum of 4 products is within 128 * 255 < 2^15. The heaviest lines choose
+    // first; lines that find no mate come last.
     void pair_lines(const std::vector<Line>& natural, size_t line_blocks, size_t count) {
         const size_t width = 64 * line_blocks;
         std::vector<uint8_t> load(count * width);  // [count][pairs of products][positive, negative]
@@ -104,14 +106,16 @@ struct PixelWeights {
     }
 };
 
-// For Kernels::bytes.  A window's rows are cut into chunks of equal size, up to 64 bytes; where the last one reaches
-// beyond its row, its weights are 0.  Each chunk's lines of 32 filters follow one another.  Weights of bits are kept as
-// such and spread at each use: that is quicker than to fetch 8 times as much from a distant cache.
+// For Kernels::bytes. A window's rows are cut into chunks of equal size, up to 64 bytes; where the last
+// one reaches beyond its row, its weights are 0. The lines of a chunk for 32 filters follow one another.
+//
+// Weights of bits are kept as bits and spread at each use: that is quicker than to fetch 8 times as
+// much from a distant cache.
 struct ByteWeights {
     size_t row_chunks = 0, chunk_lines = 0;
     std::vector<Line> lines, limits;
     std::vector<uint64_t> bits;       // of the lines' bytes
-    uint64_t number = 0;              // that no other layer has
+    uint64_t number = 0;              // one that no other layer has
     std::vector<size_t> first_block;  // of each group, and the end; in blocks of 32 filters
 
     ByteWeights() = default;
@@ -138,7 +142,8 @@ struct ByteWeights {
     size_t chunks(const Geometry& g) const { return g.kernel * row_chunks; }
     size_t block_lines(const Geometry& g) const { return 2 * chunks(g) * chunk_lines; }
 
-    // The lines of weights of bits as int8 1 and -1; a thread keeps those of the layer it spread last.
+    // The lines of weights of bits as int8 1 and -1. A thread keeps those of the layer that it spread
+    // last.
     const Line* spread(const Geometry& g, const Kernels& isa) const {
         Scratch& scratch = Scratch::mine();
         Line* to = Scratch::grow(scratch.weights, bits.size());
@@ -166,7 +171,8 @@ struct ByteWeights {
                 bits[line] |= uint64_t{bit} << byte;
             total += bit;
         }
-        // Of bits 0 and 1 times weights -1 and 1 the sum is total - count, with the count of differing bits.
+        // The sum of bits 0 and 1 times weights -1 and 1 is total - count, with the count of differing
+        // bits.
         const int32_t limit =
             g.pixels ? threshold : total - static_cast<int32_t>(BitWeights::most_differing(g, threshold));
         std::memcpy(bytes_of(limits[slot / 16]) + slot % 16 * 4, &limit, 4);

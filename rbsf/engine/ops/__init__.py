@@ -19,15 +19,16 @@ OPS: dict[str, Op] = {
 
 
 def reference(node: Node, maps: list[Map], out: Map, inputs: list[np.ndarray]) -> np.ndarray:
-    """The output of `node`, whose map is `out`, computed in NumPy; real operations take numbers as
-    float32.
+    """The output of `node`, whose map is `out`, computed in NumPy.
+
+    Operations whose result is real get their numbers as float32.
     """
-    as_real = out.kind in ("real", "planes")
-    arrays = [
-        np.asarray(x, np.float32) if as_real and m.kind != "bits" else x
-        for x, m in zip(inputs, maps, strict=True)
-    ]
-    return np.ascontiguousarray(OPS[node.op].reference(node, *arrays)).astype(out.dtype, copy=False)
+    is_real = out.kind in ("real", "planes")
+    arrays = []
+    for x, source in zip(inputs, maps, strict=True):
+        arrays.append(np.asarray(x, np.float32) if is_real and source.kind != "bits" else x)
+    result = OPS[node.op].reference(node, *arrays)
+    return np.ascontiguousarray(result).astype(out.dtype, copy=False)
 
 
 def kernel(node: Node, maps: list[Map], out: Map, target: Target) -> Kernel:
@@ -35,8 +36,12 @@ def kernel(node: Node, maps: list[Map], out: Map, target: Target) -> Kernel:
 
     Raises ValueError for weights that would take too much memory in the kernels' order.
     """
-    make = OPS[node.op].kernel if target.isa != "numpy" else None
-    in_numpy = Kernel(
-        lambda x, result, _: np.copyto(result, reference(node, maps, out, x)), native=False
-    )
-    return (make and make(node, maps, target)) or in_numpy
+    make = OPS[node.op].kernel
+    made = make(node, maps, target) if make and target.isa != "numpy" else None
+    if made:
+        return made
+
+    def run(inputs: list[np.ndarray], result: np.ndarray, _: list[np.ndarray]) -> None:
+        np.copyto(result, reference(node, maps, out, inputs))
+
+    return Kernel(run, native=False)

@@ -20,16 +20,18 @@ POOL: dict[str, Check] = {
 }
 
 
-def window_size(size: int, attributes: dict[str, Any]) -> int:
-    """Height or width of the output of a convolution or a pool for that of the input, as PyTorch
-    counts it.
+def window_size(size: int, a: dict[str, Any]) -> int:
+    """Height or width of the output of a convolution or a pool, as PyTorch counts it.
+
+    `size` is that of the input.
     """
-    kernel, stride, padding = (attributes[key] for key in ("kernel", "stride", "padding"))
+    kernel, stride, padding = a["kernel"], a["stride"], a["padding"]
     free = size + 2 * padding - kernel
-    if not attributes.get("ceil"):
+    if not a.get("ceil"):
         return free // stride + 1
     out = -(-free // stride) + 1
-    return out - 1 if (out - 1) * stride >= size + padding else out  # the last window begins inside
+    begins_outside = (out - 1) * stride >= size + padding
+    return out - 1 if begins_outside else out
 
 
 def check_map(x: Map) -> None:
@@ -39,69 +41,76 @@ def check_map(x: Map) -> None:
 
 
 def filters(node: Node) -> int:
-    """How many filters the weight of a convolution or linear layer has; ValueError for none or too
-    many.
+    """How many filters the weight of a convolution or linear layer has.
+
+    Raises ValueError for none or too many.
     """
     weight = node.tensors.get("weight")
     if weight is None or not weight.ndim or not 1 <= len(weight) <= MAX_CHANNELS:
-        raise ValueError(
-            f"weight is {None if weight is None else list(weight.shape)}: 1 to {MAX_CHANNELS} filters"
-        )
+        found = None if weight is None else list(weight.shape)
+        raise ValueError(f"weight is {found}: 1 to {MAX_CHANNELS} filters")
     return len(weight)
 
 
 def convolved(node: Node, x: Map) -> tuple[int, int, int]:
-    """Height, width and channels of a convolution's output; ValueError for what does not fit."""
+    """Height, width and channels of a convolution's output.
+
+    Raises ValueError for what does not fit.
+    """
     check_map(x)
-    a, outputs = node.attributes, filters(node)
-    if x.shape[2] % a["groups"] or outputs % a["groups"]:
-        raise ValueError(
-            f"{x.shape[2]} to {outputs} channels do not split into {a['groups']} groups"
-        )
-    if a.get("channels", x.shape[2]) != x.shape[2]:
-        raise ValueError(f"takes {a['channels']} channels, {x.shape[2]} come")
+    a, inputs, outputs = node.attributes, x.shape[2], filters(node)
+    if inputs % a["groups"] or outputs % a["groups"]:
+        raise ValueError(f"{inputs} to {outputs} channels do not split into {a['groups']} groups")
+    if a.get("channels", inputs) != inputs:
+        raise ValueError(f"takes {a['channels']} channels, {inputs} come")
     height, width = (window_size(size, a) for size in x.shape[:2])
-    if max(height, 0) * max(width, 0) * a["kernel"] ** 2 * x.shape[2] > MAX_VALUES:
+    pixels = max(height, 0) * max(width, 0)
+    if pixels * a["kernel"] ** 2 * inputs > MAX_VALUES:
         raise ValueError(f"from {x.shape}: its windows would take over {MAX_VALUES:,} values")
     return height, width, outputs
 
 
 def pooled(node: Node, x: Map) -> tuple[int, int, int]:
-    """Shape of a pool's output.  Every window has a pixel; those of XNOR-Net's K, a mean, may have
-    few.
+    """Shape of a pool's output.
+
+    Every window has a pixel; those of XNOR-Net's K, which is a mean, may have few.
     """
     check_map(x)
     a = node.attributes
-    if a["padding"] > (a["kernel"] - 1 if "include_pad" in a else a["kernel"] // 2):
+    most = a["kernel"] - 1 if "include_pad" in a else a["kernel"] // 2
+    if a["padding"] > most:
         raise ValueError(f"padding={a['padding']} is over half of kernel={a['kernel']}")
     return window_size(x.shape[0], a), window_size(x.shape[1], a), x.shape[2]
 
 
 def onnx_window(node: Node) -> dict[str, Any]:
     """A pool's attributes in ONNX."""
-    kernel, stride, padding, ceil = (
-        node.attributes[key] for key in ("kernel", "stride", "padding", "ceil")
-    )
-    window = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": [padding] * 4}
-    return window | {"ceil_mode": int(ceil)}
+    a = node.attributes
+    return {
+        "kernel_shape": [a["kernel"]] * 2,
+        "strides": [a["stride"]] * 2,
+        "pads": [a["padding"]] * 4,
+        "ceil_mode": int(a["ceil"]),
+    }
 
 
 def convolve(x: np.ndarray, weight: np.ndarray, a: dict[str, Any]) -> np.ndarray:
-    """Maps [N, H, W, I], padded already, with rows of weights [O, k * k * I/g] of the same dtype,
-    group by group.
+    """Convolve maps `[N, H, W, I]`, padded already, group by group; gives `[N, H', W', O]`.
+
+    `weight` has rows `[O, k * k * I/g]` of the same dtype.
     """
     k, stride, groups = a["kernel"], a["stride"], a["groups"]
-    width, rows = x.shape[-1] // groups, weight.reshape(groups, len(weight) // groups, -1)
+    width = x.shape[-1] // groups
+    rows = weight.reshape(groups, len(weight) // groups, -1)
     maps = []
     for image in x:
-        windows = sliding_window_view(image, (k, k), (0, 1))[::stride, ::stride].transpose(
-            0, 1, 3, 4, 2
-        )
+        windows = sliding_window_view(image, (k, k), (0, 1))[::stride, ::stride]
+        windows = windows.transpose(0, 1, 3, 4, 2)  # [H', W', k, k, I]
         size = windows.shape[:2]
-        parts = [
-            windows[..., g * width : (g + 1) * width].reshape(*size, -1) @ rows[g].T
-            for g in range(groups)
-        ]
+        parts = []
+        for group in range(groups):
+            own = windows[..., group * width : (group + 1) * width]
+            parts.append(own.reshape(*size, -1) @ rows[group].T)
         maps.append(np.concatenate(parts, -1))
     return np.stack(maps)
 
@@ -109,32 +118,29 @@ def convolve(x: np.ndarray, weight: np.ndarray, a: dict[str, Any]) -> np.ndarray
 def convolve_whole(
     x: np.ndarray, weight: np.ndarray, a: dict[str, Any], largest: int
 ) -> np.ndarray:
-    """As `convolve`, of whole numbers, exactly: BLAS adds those below 2^24 in float32, below 2^53
-    in float64, without rounding.  `largest`: that a sum may reach.  int32 [N, H', W', O].
+    """As `convolve`, of whole numbers, exactly; gives int32 `[N, H', W', O]`.
+
+    `largest` is what a sum may reach. BLAS adds without rounding below 2^24 in float32, and below
+    2^53 in float64.
     """
     exact = np.float32 if largest < 1 << 24 else np.float64
     return convolve(x.astype(exact), weight.astype(exact), a).astype(np.int32)
 
 
 def over_windows(x: np.ndarray, a: dict[str, Any], combine: np.ufunc, fill: float) -> np.ndarray:
-    """`combine` over every window, position after position; what a window has beyond the map is
-    `fill`.
+    """`combine` over every window of maps `[N, H, W, C]`, position after position.
+
+    What a window has beyond the map is `fill`.
     """
-    kernel, step, pad = a["kernel"], a["stride"], a["padding"]
+    kernel, step, padding = a["kernel"], a["stride"], a["padding"]
+    around = [(0, 0)]
+    for size in x.shape[1:3]:
+        end = (window_size(size, a) - 1) * step + kernel - padding - size
+        around.append((padding, max(end, 0)))
     height, width = (window_size(size, a) for size in x.shape[1:3])
-    ends = (
-        (height - 1) * step + kernel - pad - x.shape[1],
-        (width - 1) * step + kernel - pad - x.shape[2],
-    )
-    x = np.pad(x, ((0, 0), *((pad, max(end, 0)) for end in ends), (0, 0)), constant_values=fill)
-    parts = [
-        x[:, row : row + step * height : step, column : column + step * width : step][
-            :, :height, :width
-        ]
-        for row in range(kernel)
-        for column in range(kernel)
-    ]
-    out = parts[0].copy()
-    for part in parts[1:]:
-        combine(out, part, out=out)
+    x = np.pad(x, (*around, (0, 0)), constant_values=fill)
+    out = x[:, : step * height : step, : step * width : step][:, :height, :width].copy()
+    for row, column in list(np.ndindex(kernel, kernel))[1:]:
+        part = x[:, row : row + step * height : step, column : column + step * width : step]
+        combine(out, part[:, :height, :width], out=out)
     return out

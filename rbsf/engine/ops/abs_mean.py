@@ -1,5 +1,6 @@
-"""abs_mean: the mean over all channels of the magnitude, float32 (H, W, 1): what XNOR-Net's K is
-made of.
+"""abs_mean: the mean over all channels of the magnitude, float32 (H, W, 1).
+
+XNOR-Net's K is made of it.
 """
 
 import numpy as np

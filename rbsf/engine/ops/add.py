@@ -1,4 +1,7 @@
-"""add: the sum of two maps of one shape: whole numbers to whole numbers, anything else to float32."""
+"""add: the sum of two maps of one shape.
+
+The sum of two maps of whole numbers is whole; any other is float32.
+"""
 
 import numpy as np
 
@@ -9,8 +12,9 @@ from rbsf.engine.op import NUMBERS, Op
 def _result(node: Node, x: Map, y: Map) -> Map:
     if x.shape != y.shape:
         raise ValueError(f"takes maps of one shape, {x.shape}, {y.shape} come")
-    both = {x.kind, y.kind} == {"whole"}
-    return Map(x.shape, "whole", x.largest + y.largest) if both else Map(x.shape, "real")
+    if {x.kind, y.kind} == {"whole"}:
+        return Map(x.shape, "whole", x.largest + y.largest)
+    return Map(x.shape, "real")
 
 
 def _reference(node: Node, x: np.ndarray, y: np.ndarray) -> np.ndarray:

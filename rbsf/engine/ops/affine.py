@@ -13,17 +13,19 @@ from rbsf.engine.op import Op, Step, per_channel, step
 
 
 def _tensors(node: Node, x: Map) -> Forms:
-    found = {
-        key: array.shape for key, array in node.tensors.items() if key in ("scale", "bias")
-    } or {"scale": ()}
-    return {
-        key: ("float32", (1,) if shape == (1,) else x.shape[-1:]) for key, shape in found.items()
-    }
+    shapes = {key: array.shape for key, array in node.tensors.items() if key in ("scale", "bias")}
+    forms: Forms = {}
+    for key, shape in shapes.items() or [("scale", ())]:
+        forms[key] = ("float32", (1,) if shape == (1,) else x.shape[-1:])
+    return forms
 
 
 def _reference(node: Node, x: np.ndarray) -> np.ndarray:
-    x = x * node.tensors["scale"] if "scale" in node.tensors else x
-    return x + node.tensors["bias"] if "bias" in node.tensors else x
+    if "scale" in node.tensors:
+        x = x * node.tensors["scale"]
+    if "bias" in node.tensors:
+        x = x + node.tensors["bias"]
+    return x
 
 
 def _kernel(node: Node, maps: list[Map], target: Target) -> Kernel:
@@ -42,14 +44,13 @@ def _kernel(node: Node, maps: list[Map], target: Target) -> Kernel:
 
 
 def _onnx(node: Node, x: Map) -> list[Step]:
-    types = {"scale": "Mul", "bias": "Add"}
-    values = [
-        (types[key], per_channel(node.tensors[key], x)) for key in types if key in node.tensors
-    ]
-    return [
-        step(kind, number - 1 if number else "x0", array)
-        for number, (kind, array) in enumerate(values)
-    ]
+    steps = []
+    source: str | int = "x0"
+    for key, kind in (("scale", "Mul"), ("bias", "Add")):
+        if key in node.tensors:
+            steps.append(step(kind, source, per_channel(node.tensors[key], x)))
+            source = len(steps) - 1
+    return steps
 
 
 OP = Op(

@@ -1,5 +1,6 @@
-"""channels_first: a map (H, W, C) as planes (C, H, W), the order in which trackers take features; a
-network's end.
+"""channels_first: a map (H, W, C) as planes (C, H, W).
+
+Trackers take features in this order; it is a network's end.
 """
 
 from rbsf.engine.node import Map, Node

@@ -1,7 +1,7 @@
-"""conv: real convolution, padded with 0.  weight float32 [O, k, k, I / g], bias float32 [O].
+"""conv: real convolution, padded with 0. weight float32 `[O, k, k, I/g]`, bias float32 `[O]`.
 
-The kernel adds in one order on every machine, each step a fused multiply-add; the reference in
-BLAS's own.
+The kernel adds in one order on every machine, each step a fused multiply-add. The reference adds in
+BLAS's own order.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from rbsf.engine.ops._windows import GROUPS, WINDOW, convolve, convolved
 
 def _result(node: Node, x: Map) -> Map:
     shape, groups = convolved(node, x), node.attributes["groups"]
-    filled = groups * -(-shape[2] // groups // 16) * 16
-    if filled * node.attributes["kernel"] ** 2 * x.shape[2] // groups > MAX_VALUES:
+    blocks = -(-shape[2] // groups // 16)  # of 16 filters in a group
+    products = node.attributes["kernel"] ** 2 * x.shape[2]
+    if blocks * 16 * products > MAX_VALUES:
         raise ValueError(f"its weights would take over {MAX_VALUES:,} values")
     return Map(shape, "real")
 
@@ -35,11 +36,11 @@ def _reference(node: Node, x: np.ndarray) -> np.ndarray:
 
 
 def kernel(node: Node, maps: list[Map], target: Target) -> Kernel:
-    """By the extension; also of a linear layer, whose vectors are pixels of one row."""
+    """The extension's convolution; it also serves a linear layer, whose vectors are pixels."""
     a = node.attributes or {"kernel": 1, "stride": 1, "padding": 0, "groups": 1}
     pad, groups, x = a["padding"], a["groups"], maps[0]
     weight, bias = target.prepare((node.name, "real"), lambda: _blocks(node, groups))
-    cost = (1 + weight.shape[2] / 50) / 1000  # microseconds of an output, about
+    cost = (1 + weight.shape[2] / 50) / 1000  # microseconds for a number of the output, about
 
     def run(inputs: list[np.ndarray], out: np.ndarray, padded: list[np.ndarray]) -> None:
         image = inputs[0]
@@ -48,28 +49,35 @@ def kernel(node: Node, maps: list[Map], target: Target) -> Kernel:
         if pad:
             padded[0][:, pad:-pad, pad:-pad] = image
             image = padded[0]
-        image, threads = np.asarray(image, np.float32), target.share(out.size * cost)
+        image = np.asarray(image, np.float32)
+        threads = target.share(out.size * cost)
         target.native.conv_real(
             image, weight, bias, out, a["kernel"], a["stride"], groups, threads, target.isa
         )
 
-    return Kernel(
-        run, [((x.shape[0] + 2 * pad, x.shape[1] + 2 * pad, x.shape[2]), np.float32)] if pad else []
-    )
+    if not pad:
+        return Kernel(run)
+    height, width, channels = x.shape
+    return Kernel(run, [((height + 2 * pad, width + 2 * pad, channels), np.float32)])
 
 
 def _blocks(node: Node, groups: int) -> tuple[np.ndarray, np.ndarray]:
-    """Weights [groups, blocks, products, 16] and bias [groups, 16 * blocks], filled up with zeros."""
-    parts = []
-    for rows in (node.tensors["weight"], node.tensors["bias"]):
-        rows = rows.reshape(groups, len(rows) // groups, -1)
-        blocks = -(-rows.shape[1] // 16)
-        filled = np.zeros((groups, blocks * 16, rows.shape[2]), np.float32)
-        filled[:, : rows.shape[1]] = rows
-        parts.append(
-            np.ascontiguousarray(filled.reshape(groups, blocks, 16, -1).transpose(0, 1, 3, 2))
-        )
-    return parts[0], parts[1].reshape(groups, -1)
+    """Weights `[groups, blocks, products, 16]` and bias `[groups, 16 * blocks]`.
+
+    They are filled up with zeros.
+    """
+    weight = _in_blocks(node.tensors["weight"], groups)
+    bias = _in_blocks(node.tensors["bias"], groups)
+    return weight, bias.reshape(groups, -1)
+
+
+def _in_blocks(rows: np.ndarray, groups: int) -> np.ndarray:
+    """Rows `[O, ...]` as `[groups, blocks, numbers of a row, 16]`."""
+    rows = rows.reshape(groups, len(rows) // groups, -1)
+    blocks = -(-rows.shape[1] // 16)
+    filled = np.zeros((groups, blocks * 16, rows.shape[2]), np.float32)
+    filled[:, : rows.shape[1]] = rows
+    return np.ascontiguousarray(filled.reshape(groups, blocks, 16, -1).transpose(0, 1, 3, 2))
 
 
 def _onnx(node: Node, x: Map) -> list[Step]:

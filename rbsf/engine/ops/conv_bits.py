@@ -1,8 +1,8 @@
 """conv_bits: convolution of bits with bits, to whole numbers: sums of products of -1 and +1.
 
-`channels` are the input's.  Windows reach over the map's edge by `padding`, where every bit is
-`border`.  The weight, uint8 [O, ceil(k * k * I / g / 8)], has rows of
-``numpy.packbits(bitorder="little")`` of the bits [k, k, I / g].
+`channels` are the input's. Windows reach over the map's edge by `padding`, where every bit is
+`border`. The weight, uint8 `[O, ceil(k * k * I/g / 8)]`, has rows of
+`numpy.packbits(bitorder="little")` of the bits `[k, k, I/g]`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import numpy as np
 
 from rbsf.engine.kernel import Kernel, Target
 from rbsf.engine.layout import Packed, bit_rows, kernel_arguments, products
-from rbsf.engine.node import Map, Node, border
+from rbsf.engine.node import Forms, Map, Node, border
 from rbsf.engine.op import Op, Step, step
 from rbsf.engine.ops._windows import CHANNELS, GROUPS, WINDOW, convolve_whole, convolved
 
-MAX_SIGNS = 1 << 27  # of a node's weights: NumPy unpacks them
+MAX_SIGNS = 1 << 27  # of a node's weights, which NumPy unpacks
+# What the extension calls sums of each dtype.
 SUMS = {"int8": "sums8", "int16": "sums16", "int32": "sums"}
 
 
@@ -29,37 +30,33 @@ def _result(node: Node, x: Map) -> Map:
 
 
 def _signs(node: Node) -> np.ndarray:
-    """The weights as int8 -1 and +1, [O, k * k * I / g]."""
+    """The weights as int8 -1 and +1, `[O, k * k * I/g]`."""
     bits = np.unpackbits(node.tensors["weight"], axis=1, count=products(node), bitorder="little")
     return bits.view(np.int8) * np.int8(2) - np.int8(1)
 
 
 def reference(node: Node, x: np.ndarray) -> np.ndarray:
-    """Sums int32 [N, H', W', O] of bits 0 and 1, [N, H, W, I]."""
+    """Sums int32 `[N, H', W', O]` of bits 0 and 1, `[N, H, W, I]`."""
     pad, fill = node.attributes["padding"], node.attributes["border"]
-    x = np.pad(
-        x.astype(np.int8) * 2 - 1, ((0, 0), (pad, pad), (pad, pad), (0, 0)), constant_values=fill
-    )
-    return convolve_whole(x, _signs(node), node.attributes, products(node))
+    signs = x.astype(np.int8) * 2 - 1
+    signs = np.pad(signs, ((0, 0), (pad, pad), (pad, pad), (0, 0)), constant_values=fill)
+    return convolve_whole(signs, _signs(node), node.attributes, products(node))
 
 
 def make_conv(
     node: Node, read: Packed, target: Target, output: str, write: Packed | None = None, **more: Any
 ) -> Any:
-    """The extension's convolution, which reads bits as they lie in `read`; see `kernel_arguments`."""
-    key = (
-        id(node.tensors["weight"]),
-        *node.attributes.values(),
-        output,
-        read,
-        write,
-        node.name if more else "",
-    )
+    """The extension's convolution, which reads bits as they lie in `read`.
+
+    `output`, `write` and `more` are as in `kernel_arguments`.
+    """
+    weight = id(node.tensors["weight"])
+    name = node.name if more else ""
+    key = (weight, *node.attributes.values(), output, read, write, name)
 
     def make() -> Any:
-        return target.native.Conv(
-            **kernel_arguments(node, bit_rows(node, read), False, write, output, **more)
-        )
+        rows = bit_rows(node, read)
+        return target.native.Conv(**kernel_arguments(node, rows, False, write, output, **more))
 
     return target.prepare(key, make)
 
@@ -67,41 +64,43 @@ def make_conv(
 def packed_kernel(node: Node, read: Packed, out: Map, target: Target) -> Kernel:
     """Sums of packed bits."""
     conv = make_conv(node, read, target, SUMS[out.dtype.name])
-    isa = "avx512" if target.isa == "amx" else target.isa  # AMX's kernels give bits alone
+    isa = "avx512" if target.isa == "amx" else target.isa  # AMX has kernels for bits alone
 
     def run(inputs: list[np.ndarray], result: np.ndarray, _: list[np.ndarray]) -> None:
-        target.native.forward(
-            [conv], [inputs[0], result], target.share(result.size * cost(node)), isa, None
-        )
+        threads = target.share(result.size * cost(node))
+        target.native.forward([conv], [inputs[0], result], threads, isa, None)
 
     return Kernel(run)
 
 
 def cost(node: Node) -> float:
-    """Microseconds of an output, about."""
+    """Microseconds that a number of the output takes, about."""
     return (1 + products(node) / 600) / 1000
 
 
 def _onnx(node: Node, x: Map) -> list[Step]:
     a = node.attributes
-    weight = (
-        _signs(node)
-        .astype(np.float32)
-        .reshape(-1, a["kernel"], a["kernel"], a["channels"] // a["groups"])
-    )
+    filters = _signs(node).astype(np.float32)
+    filters = filters.reshape(-1, a["kernel"], a["kernel"], a["channels"] // a["groups"])
+    weight = filters.transpose(0, 3, 1, 2)
+    window = {"strides": [a["stride"]] * 2, "group": a["groups"]}
+    if not a["padding"]:
+        return [step("Conv", "x0", weight, **window)]
     pads = np.array([0, 0, a["padding"], a["padding"]] * 2, np.int64)
-    before = [step("Pad", "x0", pads, np.float32(a["border"]))] if a["padding"] else []
-    strides = {"strides": [a["stride"]] * 2, "group": a["groups"]}
-    return [*before, step("Conv", 0 if before else "x0", weight.transpose(0, 3, 1, 2), **strides)]
+    padded = step("Pad", "x0", pads, np.float32(a["border"]))
+    return [padded, step("Conv", 0, weight, **window)]
+
+
+def _tensors(node: Node, x: Map) -> Forms:
+    outputs = len(node.tensors["weight"])
+    return {"weight": ("uint8", (outputs, (products(node) + 7) // 8))}
 
 
 OP = Op(
     takes=(("bits",),),
     attributes=WINDOW | GROUPS | CHANNELS | {"border": border},
     result=_result,
-    tensors=lambda node, x: {
-        "weight": ("uint8", (len(node.tensors["weight"]), (products(node) + 7) // 8))
-    },
+    tensors=_tensors,
     reference=reference,
     onnx=_onnx,
 )

@@ -1,9 +1,8 @@
-"""conv_u8: convolution of pixels with whole weights from -63 to 63, to whole numbers.  No padding,
-one group.
+"""conv_u8: convolution of pixels with whole weights from -63 to 63, to whole numbers.
 
-With `bits` = 8 the weight is int8 [O, k, k, I]; with `bits` from 2 to 7 it is uint8 [O, ceil(k * k
-* I * bits / 8)]: rows of bits of the weights in that order, each in two's complement of so many
-bits, lowest first.
+It has no padding and one group. With `bits` = 8 the weight is int8 `[O, k, k, I]`. With `bits` from
+2 to 7 it is uint8 `[O, ceil(k * k * I * bits / 8)]`: rows of bits of the weights in that order,
+each in two's complement of so many bits, lowest first.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from rbsf.engine.op import Op, Step, step
 from rbsf.engine.ops._windows import CHANNELS, WINDOW, convolve_whole, convolved
 
 MAX_WEIGHT = 63  # the sum of two products of a pixel and a weight fits 16 bits, which AVX2 needs
-MAX_WEIGHTS = 64 << 20
+MAX_WEIGHTS = 64 << 20  # of all filters together
 
 
 def _result(node: Node, x: Map) -> Map:
@@ -39,44 +38,43 @@ def _check_values(node: Node) -> None:
 
 
 def pack_whole(weight: np.ndarray, bits: int) -> np.ndarray:
-    """int8 weights [O, ...] within +-(2^(bits-1) - 1) as rows of `bits` a weight, uint8 [O, bytes]."""
-    rows = np.unpackbits(
-        weight.reshape(len(weight), -1, 1).view(np.uint8), axis=2, count=bits, bitorder="little"
-    )
+    """int8 weights `[O, ...]` as rows of `bits` a weight, uint8 `[O, bytes]`.
+
+    The weights are within +-(2^(bits-1) - 1).
+    """
+    each = weight.reshape(len(weight), -1, 1).view(np.uint8)
+    rows = np.unpackbits(each, axis=2, count=bits, bitorder="little")
     return np.packbits(rows.reshape(len(weight), -1), axis=1, bitorder="little")
 
 
 def whole_weights(node: Node) -> np.ndarray:
-    """The weights, int8 [O, k * k * I]."""
+    """The weights, int8 `[O, k * k * I]`."""
     weight, bits, count = node.tensors["weight"], node.attributes["bits"], products(node)
     if bits == 8:
         return weight.reshape(len(weight), -1)
-    rows = np.unpackbits(weight, axis=1, count=count * bits, bitorder="little").reshape(
-        -1, count, bits
-    )
-    places = np.array([*(1 << i for i in range(bits - 1)), -(1 << (bits - 1))], np.int8)
-    return (rows.view(np.int8) * places).sum(2, dtype=np.int8)
+    rows = np.unpackbits(weight, axis=1, count=count * bits, bitorder="little")
+    each = rows.reshape(-1, count, bits).view(np.int8)
+    places = [1 << i for i in range(bits)]
+    places[-1] = -places[-1]  # two's complement
+    return (each * np.array(places, np.int8)).sum(2, dtype=np.int8)
 
 
 def _reference(node: Node, x: np.ndarray) -> np.ndarray:
-    return convolve_whole(
-        x, whole_weights(node), node.attributes, products(node) * 255 * MAX_WEIGHT
-    )
+    largest = products(node) * 255 * MAX_WEIGHT
+    return convolve_whole(x, whole_weights(node), node.attributes, largest)
 
 
 def _onnx(node: Node, x: Map) -> list[Step]:
-    k = node.attributes["kernel"]
-    weight = (
-        whole_weights(node).reshape(-1, k, k, node.attributes["channels"]).transpose(0, 3, 1, 2)
-    )
-    return [step("Conv", "x0", weight.astype(np.float32), strides=[node.attributes["stride"]] * 2)]
+    a = node.attributes
+    filters = whole_weights(node).reshape(-1, a["kernel"], a["kernel"], a["channels"])
+    weight = filters.transpose(0, 3, 1, 2).astype(np.float32)
+    return [step("Conv", "x0", weight, strides=[a["stride"]] * 2)]
 
 
+ONE_GROUP = {"padding": whole(0, 0), "groups": whole(1, 1)}
 OP = Op(
     takes=(("pixels",),),
-    attributes=WINDOW
-    | CHANNELS
-    | {"padding": whole(0, 0), "groups": whole(1, 1), "bits": whole(2, 8)},
+    attributes=WINDOW | CHANNELS | ONE_GROUP | {"bits": whole(2, 8)},
     result=_result,
     tensors=_tensors,
     check_values=_check_values,

@@ -9,7 +9,9 @@ from rbsf.engine.op import NUMBERS, Op
 
 
 def _reference(node: Node, x: np.ndarray) -> np.ndarray:
-    return (x if x.ndim == 2 else x.transpose(0, 3, 1, 2)).reshape(len(x), -1)
+    if x.ndim == 4:
+        x = x.transpose(0, 3, 1, 2)
+    return x.reshape(len(x), -1)
 
 
 OP = Op(

@@ -21,7 +21,8 @@ def _reference(node: Node, x: np.ndarray) -> np.ndarray:
     out = pixels[:, 0].copy()
     for number in range(1, pixels.shape[1]):
         out += pixels[:, number]
-    return (out / np.float32(pixels.shape[1]))[:, None, None]
+    mean = out / np.float32(pixels.shape[1])
+    return mean[:, None, None]
 
 
 def _kernel(node: Node, maps: list[Map], target: Target) -> Kernel:

@@ -1,7 +1,7 @@
-"""input: the images, uint8 [N, H, W, C].
+"""input: the images, uint8 `[N, H, W, C]`.
 
-Maps of other heights and widths are admitted where `any_size` is true; height and width are then an
-example.
+Images of other heights and widths are admitted where `any_size` is true; height and width are then
+an example.
 """
 
 import numpy as np
@@ -11,7 +11,8 @@ from rbsf.engine.op import Op
 
 
 def _result(node: Node) -> Map:
-    return Map(tuple(node.attributes[key] for key in ("height", "width", "channels")), "pixels")
+    a = node.attributes
+    return Map((a["height"], a["width"], a["channels"]), "pixels")
 
 
 def _reference(node: Node) -> np.ndarray:

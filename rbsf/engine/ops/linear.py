@@ -1,7 +1,7 @@
-"""linear: a vector times a matrix.  weight float32 [O, I], bias float32 [O].  Sums as conv's."""
+"""linear: a vector times a matrix, summed as by conv. weight float32 `[O, I]`, bias `[O]`."""
 
 from rbsf.engine.node import Forms, Map, Node
-from rbsf.engine.op import NUMBERS, Op, step
+from rbsf.engine.op import NUMBERS, Op, Step, step
 from rbsf.engine.ops._windows import filters
 from rbsf.engine.ops.conv import kernel
 
@@ -17,13 +17,15 @@ def _tensors(node: Node, x: Map) -> Forms:
     return {"weight": ("float32", (outputs, *x.shape)), "bias": ("float32", (outputs,))}
 
 
+def _onnx(node: Node, x: Map) -> list[Step]:
+    return [step("Gemm", "x0", node.tensors["weight"], node.tensors["bias"], transB=1)]
+
+
 OP = Op(
     takes=(NUMBERS,),
     result=_result,
     tensors=_tensors,
     reference=lambda node, x: x @ node.tensors["weight"].T + node.tensors["bias"],
     kernel=kernel,
-    onnx=lambda node, x: [
-        step("Gemm", "x0", node.tensors["weight"], node.tensors["bias"], transB=1)
-    ],
+    onnx=_onnx,
 )

@@ -1,7 +1,7 @@
-"""max_pool: the largest of each window.  Of bits: +1 where any of them is.
+"""max_pool: the largest of each window. Of bits it is +1 where any of them is.
 
-`ceil` admits windows that are cut at the end, as in PyTorch; a window's part beyond the map is left
-out.
+`ceil` admits windows that are cut at the end, as in PyTorch; the part of a window beyond the map is
+left out.
 """
 
 from __future__ import annotations
@@ -20,15 +20,17 @@ def _reference(node: Node, x: np.ndarray) -> np.ndarray:
 
 
 def _kernel(node: Node, maps: list[Map], target: Target) -> Kernel | None:
+    if maps[0].kind != "real":
+        return None
     a = node.attributes
+    kernel, stride, padding = a["kernel"], a["stride"], a["padding"]
 
     def run(inputs: list[np.ndarray], out: np.ndarray, _: list[np.ndarray]) -> None:
-        threads = target.share(inputs[0].size / 4000)
-        target.native.pool_map(
-            inputs[0], out, a["kernel"], a["stride"], a["padding"], None, threads, target.isa
-        )
+        x = inputs[0]
+        threads = target.share(x.size / 4000)
+        target.native.pool_map(x, out, kernel, stride, padding, None, threads, target.isa)
 
-    return Kernel(run) if maps[0].kind == "real" else None
+    return Kernel(run)
 
 
 def _onnx(node: Node, x: Map) -> list[Step]:

@@ -1,5 +1,6 @@
-"""mul: the product of two maps of one shape, or of a map (H, W, C) and one with a number a channel
-(1, 1, C) or a pixel (H, W, 1), in either order, in float32.
+"""mul: the product of two maps of one shape, in float32.
+
+One of them, in either place, may also have one number a channel (1, 1, C) or a pixel (H, W, 1).
 """
 
 from math import prod
@@ -15,9 +16,8 @@ def _result(node: Node, x: Map, y: Map) -> Map:
         check_map(large)
         height, width, channels = large.shape
         if small.shape not in ((1, 1, channels), (height, width, 1)):
-            raise ValueError(
-                f"takes a map {large.shape} and one like it, (1, 1, C) or (H, W, 1); {small.shape} comes"
-            )
+            wanted = f"a map {large.shape} and one like it, (1, 1, C) or (H, W, 1)"
+            raise ValueError(f"takes {wanted}; {small.shape} comes")
     return Map(large.shape, "real")
 
 

@@ -18,8 +18,11 @@ def _flip(node: Node, channels: int) -> np.ndarray:
 
 
 def _tensors(node: Node, x: Map) -> Forms:
-    forms: Forms = {"threshold": ("float32" if x.kind == "real" else "int32", x.shape[-1:])}
-    return forms | ({"flip": ("uint8", x.shape[-1:])} if "flip" in node.tensors else {})
+    channels = x.shape[-1:]
+    forms: Forms = {"threshold": ("float32" if x.kind == "real" else "int32", channels)}
+    if "flip" in node.tensors:
+        forms["flip"] = ("uint8", channels)
+    return forms
 
 
 def _check_values(node: Node) -> None:
@@ -32,7 +35,7 @@ def _reference(node: Node, x: np.ndarray) -> np.ndarray:
 
 
 def packed_kernel(node: Node, maps: list[Map], write: Packed, target: Target) -> Kernel:
-    """Bits in the order of `write`, whose padding is there already."""
+    """What writes bits in the order of `write`; their padding is there already."""
     threshold, flip = node.tensors["threshold"], _flip(node, maps[0].shape[-1])
     flips = np.packbits(flip.reshape(write.layout.planes, -1), axis=1, bitorder="little")
 
@@ -51,11 +54,13 @@ def packed_kernel(node: Node, maps: list[Map], write: Packed, target: Target) ->
         return Kernel(run)
     if maps[0].dtype != np.int16:
         return Kernel(run_in_numpy, native=False)
-    limits = np.clip(threshold.astype(np.float64) - 1, -(1 << 15), (1 << 15) - 1).astype(np.int16)
+    int16 = np.iinfo(np.int16)
+    limits = np.clip(threshold.astype(np.float64) - 1, int16.min, int16.max).astype(np.int16)
     return Kernel(run_whole)
 
 
-def _onnx(node: Node, x: Map) -> list[Step]:  # not ONNX's Sign, which has a 0
+def _onnx(node: Node, x: Map) -> list[Step]:
+    """ONNX's Sign would not do, since it gives 0 for 0."""
     above = per_channel(1 - 2 * _flip(node, x.shape[-1]).astype(np.float32), x)
     return [
         step("GreaterOrEqual", "x0", per_channel(node.tensors["threshold"], x)),

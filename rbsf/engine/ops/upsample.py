@@ -9,7 +9,8 @@ from rbsf.engine.ops._windows import check_map
 
 def _result(node: Node, x: Map) -> Map:
     check_map(x)
-    factor, (height, width, channels) = node.attributes["factor"], x.shape
+    factor = node.attributes["factor"]
+    height, width, channels = x.shape
     return Map((height * factor, width * factor, channels), x.kind, x.largest)
 
 

@@ -62,10 +62,10 @@ _TABLE_5: dict[str, dict[str, tuple[float, float]]] = {
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One ``--dataset``."""
+    """One `--dataset`."""
 
     folder: str | None  # of its results, as the got10k toolkit names it; None: the root's name
-    layout: str | None = None  # key of ``rbsf.datasets.video.layouts.LAYOUTS``; None: found out
+    layout: str | None = None  # key of `rbsf.datasets.video.layouts.LAYOUTS`; None: found out
     root: str | None = None  # its folder in $RBSF_DATA or data/
     split: str | None = None  # subfolder of the root, where it is there
     protocol: Protocol = OPE
@@ -97,12 +97,12 @@ class Split:
 
     @property
     def name(self) -> str:
-        """What is compared with its like alone: ``OTB100``, ``UAV123_10fps``, ``folder-mine``."""
+        """What is compared with its like alone: `OTB100`, `UAV123_10fps`, `folder-mine`."""
         return self.dataset + self.variant
 
     @property
     def title(self) -> str:
-        """The split as every table says it, such as ``OTB100 (15 of 100 sequences)``."""
+        """The split as every table says it, such as `OTB100 (15 of 100 sequences)`."""
         whole = len(published_names(self.dataset))
         there = len({whole_name(sequence.name) for sequence in self.sequences})
         count = f"{there} of {whole}" if whole and whole != there else there
@@ -112,7 +112,7 @@ class Split:
 
 def default_root(dataset: str) -> Path:
     """Where a benchmark is looked for without --root: in the folder that RBSF_DATA names, or in
-    ``data``.
+    `data`.
 
     Raises FileNotFoundError where it is not there, or has no place of its own.
     """
@@ -127,7 +127,7 @@ def default_root(dataset: str) -> Path:
 
 
 def published_names(dataset: str) -> list[str]:
-    """Every target of a published benchmark; empty for ``folder`` and ``synthetic``."""
+    """Every target of a published benchmark; empty for `folder` and `synthetic`."""
     return _NAMES[dataset]() if dataset in _NAMES else []
 
 
@@ -151,7 +151,7 @@ def paper_scores(dataset: str) -> dict[str, Any] | None:
 
 
 def find_split(dataset: str, root: Path, names: Iterable[str] | None = None) -> Split:
-    """Load a benchmark's sequences below ``root``, or those of ``names``; broken ones are recorded,
+    """Load a benchmark's sequences below `root`, or those of `names`; broken ones are recorded,
     not raised.
 
     Raises FileNotFoundError for no such folder; ValueError where no sequence of the benchmark is
@@ -189,7 +189,7 @@ def _layout(root: Path, benchmark: Benchmark) -> str | None:
 
 
 def read_annotations(dataset: str, folder: Path, names: Iterable[str] | None = None) -> Split:
-    """A benchmark of true boxes alone, ``NAME.txt`` with x,y,w,h lines in the coordinates of the
+    """A benchmark of true boxes alone, `NAME.txt` with x,y,w,h lines in the coordinates of the
     data set's files.
 
     Raises FileNotFoundError for no such folder; ValueError where it holds no sequence of the
@@ -216,7 +216,7 @@ def read_annotations(dataset: str, folder: Path, names: Iterable[str] | None = N
 
 
 def _wanted(there: list[str], names: Iterable[str] | None, published: list[str]) -> list[str]:
-    """The sequences of ``names``, else those of the benchmark that are ``there``, each once."""
+    """The sequences of `names`, else those of the benchmark that are `there`, each once."""
     wanted = (
         map(otb_name, names)
         if names

@@ -82,7 +82,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Curves:
-    """Share of frames at each threshold of ``Protocol.thresholds``; ``overlap`` holds AO, SR0.5 and
+    """Share of frames at each threshold of `Protocol.thresholds`; `overlap` holds AO, SR0.5 and
     SR0.75.
     """
 
@@ -109,7 +109,7 @@ def overlaps(
     """Intersection over union of each pair of boxes: (N, 4), (N, 4) -> (N,); 0 where neither has
     area.
 
-    ``bound`` (width, height) clips both to the frame, as the toolkit does for GOT-10k: corners are
+    `bound` (width, height) clips both to the frame, as the toolkit does for GOT-10k: corners are
     moved into it, but sizes are not shortened by as much.
     """
     from got10k.utils.metrics import rect_iou  # shapely, which it loads, takes a while
@@ -138,7 +138,7 @@ def score_sequence(
     protocol: Protocol = OPE,
     bound: tuple[int, int] | None = None,
 ) -> Curves:
-    """Score a tracker's boxes (N, 4) on a sequence against the truth (N, 4); ``bound``: the frame's
+    """Score a tracker's boxes (N, 4) on a sequence against the truth (N, 4); `bound`: the frame's
     (width, height).
 
     The first annotated frame is the given one: its box counts as the truth. Raises ValueError where
@@ -173,7 +173,7 @@ def score_sequence(
 
 
 def mean_curves(curves: Iterable[Curves], pooled: bool = False) -> Curves:
-    """Mean over sequences, each counting once, or ``pooled``: each by its frames. Raises ValueError
+    """Mean over sequences, each counting once, or `pooled`: each by its frames. Raises ValueError
     for none.
     """
     rows = list(curves)

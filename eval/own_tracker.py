@@ -12,10 +12,10 @@ from rbsf.tracker.siamfc import Result
 
 
 class OwnTracker:
-    """The class ``name`` of a Python file, made without arguments: it has ``init(image, box)`` and
-    ``update(image)``.
+    """The class `name` of a Python file, made without arguments: it has `init(image, box)` and
+    `update(image)`.
 
-    Images are H x W x 3 uint8 RGB, boxes x,y,w,h in pixels, 0-based; ``update`` returns the box, or
+    Images are H x W x 3 uint8 RGB, boxes x,y,w,h in pixels, 0-based; `update` returns the box, or
     a `Result`. Raises ValueError where the file cannot be run, has no such class, or the class not
     these methods.
     """

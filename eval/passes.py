@@ -54,10 +54,10 @@ def in_passes(split: Split, every: int | None, frames: int | None) -> Split:
 
 
 def passes(sequence: Sequence, every: int | None, frames: int | None) -> list[Sequence]:
-    """Parts of a sequence, each to be tracked alone: from frame 0, ``every``, twice that ... to the
-    end, or of at most ``frames`` frames.
+    """Parts of a sequence, each to be tracked alone: from frame 0, `every`, twice that ... to the
+    end, or of at most `frames` frames.
 
-    Those that the end cuts to less than ``every`` and ``frames`` are left out, and those with less
+    Those that the end cuts to less than `every` and `frames` are left out, and those with less
     than two boxes, where there is nothing to score; unless there are no others.
     """
     from rbsf.eval.results import annotated

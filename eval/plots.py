@@ -55,7 +55,7 @@ def tracker_style(index: int) -> str:
 
 
 def plot_curves(report: dict[str, Any], name: str) -> str:
-    """SVG element of the curves called ``name``, a key of ``PLOTS``; empty where no tracker has
+    """SVG element of the curves called `name`, a key of `PLOTS`; empty where no tracker has
     any.
 
     The legend is sorted by score. Equal reports give equal text.
@@ -110,7 +110,7 @@ def _axes(figure: Any, title: str, label: str, thresholds: list[float]) -> Any:
 
 
 def _to_svg(figure: Any, prefix: str, description: str) -> str:
-    """The figure as an <svg> element: scalable, with ids that begin with ``prefix``."""
+    """The figure as an <svg> element: scalable, with ids that begin with `prefix`."""
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)

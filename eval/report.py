@@ -1,7 +1,7 @@
 """Write and read a benchmark report: report.json, which is the report, and report.md and
 report.html for readers.
 
-A report is a plain dict as ``rbsf.eval.summary.summarise`` makes it; all scores are shares from 0
+A report is a plain dict as `rbsf.eval.summary.summarise` makes it; all scores are shares from 0
 to 1, None where there is none.
 """
 
@@ -46,7 +46,7 @@ TRACKER_FIELDS = ("label", "key", "mean", "sequences", "failed")
 
 
 def write_report(report: dict[str, Any], folder: Path, strips: list[Strip]) -> None:
-    """Write the three files into ``folder``; each is whole or not there.
+    """Write the three files into `folder`; each is whole or not there.
 
     Raises ValueError for a score that is not a number (NaN), OSError where a file cannot be
     written.

@@ -1,4 +1,4 @@
-"""The tables of a benchmark report, from its dict (see ``rbsf.eval.report``)."""
+"""The tables of a benchmark report, from its dict (see `rbsf.eval.report`)."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def paper_table(report: dict[str, Any]) -> Table | None:
 
 
 def _is_paper(report: dict[str, Any], tracker: dict[str, Any], name: str) -> bool:
-    """Whether a tracker is the one that the paper calls ``name``: by its label, or as the float
+    """Whether a tracker is the one that the paper calls `name`: by its label, or as the float
     teacher.
     """
     plain = [re.sub(r"[^a-z0-9]", "", text.lower()) for text in (tracker["label"], name)]

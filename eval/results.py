@@ -1,8 +1,8 @@
 """Result files, in the form in which the got10k toolkit writes and reads them.
 
-OTB, UAV123: ``TRACKER/NAME.txt`` (x,y,w,h a line, in the coordinates of the data set's files) and
-``TRACKER/times/NAME_time.txt`` (seconds); further runs under ``TRACKER.run2`` and so on. GOT-10k:
-``TRACKER/NAME/NAME_001.txt`` and ``TRACKER/NAME/NAME_time.txt`` with a column per run. The times
+OTB, UAV123: `TRACKER/NAME.txt` (x,y,w,h a line, in the coordinates of the data set's files) and
+`TRACKER/times/NAME_time.txt` (seconds); further runs under `TRACKER.run2` and so on. GOT-10k:
+`TRACKER/NAME/NAME_001.txt` and `TRACKER/NAME/NAME_time.txt` with a column per run. The times
 file begins with a comment, which the toolkit skips: two fingerprints of the sequence that was
 tracked, `stamp` and `fingerprint`.
 """
@@ -32,7 +32,7 @@ ADVICE = "replace it, or delete it to run the sequence again"
 
 @dataclass(frozen=True)
 class Run:
-    """A tracker's boxes x,y,w,h (N, 4) in a sequence, 0-based, and its ``seconds`` per frame (N,),
+    """A tracker's boxes x,y,w,h (N, 4) in a sequence, 0-based, and its `seconds` per frame (N,),
     without decoding.
     """
 
@@ -42,7 +42,7 @@ class Run:
 
 @dataclass(frozen=True)
 class ResultStore:
-    """The results of one tracker on one benchmark, in ``folder``."""
+    """The results of one tracker on one benchmark, in `folder`."""
 
     folder: Path
     per_sequence: bool = False  # GOT-10k's form: a folder a sequence
@@ -90,7 +90,7 @@ class ResultStore:
         write_atomically(self.failure_path(sequence.name), (reason + "\n").encode())
 
     def failures(self) -> dict[str, str]:
-        """What ``save_failure`` recorded: {sequence: reason}."""
+        """What `save_failure` recorded: {sequence: reason}."""
         return {
             path.stem: path.read_text().strip()
             for path in sorted((self.folder / "failed").glob(TEXT_FILES))
@@ -101,7 +101,7 @@ class ResultStore:
         self.boxes_path(name, number).unlink(missing_ok=True)
 
     def load(self, sequence: Sequence, number: int = 1) -> Run | None:
-        """Read what ``save`` wrote; None if there is none, or one of other frames or another first
+        """Read what `save` wrote; None if there is none, or one of other frames or another first
         box.
 
         Raises ValueError, naming the file, for a damaged one and one of another length.
@@ -177,7 +177,7 @@ def annotated(sequence: Sequence) -> np.ndarray:
 
 
 def read_result(path: Path, frames: int) -> np.ndarray:
-    """Read x,y,w,h lines (comma, tab or space), (``frames``, 4) as they stand. Raises ValueError
+    """Read x,y,w,h lines (comma, tab or space), (`frames`, 4) as they stand. Raises ValueError
     naming the file.
     """
     boxes = _table(path)
@@ -193,8 +193,8 @@ def read_result(path: Path, frames: int) -> np.ndarray:
 
 
 def read_result_folder(folder: Path) -> Callable[[Sequence], Run | None]:
-    """Reader of boxes that exist already, one text file a sequence, ``NAME.txt`` or
-    ``NAME/NAME_001.txt``; seconds are zeros where the toolkit's file of times is not beside them.
+    """Reader of boxes that exist already, one text file a sequence, `NAME.txt` or
+    `NAME/NAME_001.txt`; seconds are zeros where the toolkit's file of times is not beside them.
 
     Raises FileNotFoundError for no such folder, ValueError for one without text files.
     """

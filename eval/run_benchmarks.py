@@ -130,7 +130,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def parse_shard(text: str) -> tuple[int, int]:
-    """Read ``2/4`` as (2, 4)."""
+    """Read `2/4` as (2, 4)."""
     first, _, count = text.partition("/")
     if not (first.isdecimal() and count.isdecimal() and 1 <= int(first) <= int(count)):
         raise argparse.ArgumentTypeError(

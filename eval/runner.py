@@ -56,7 +56,7 @@ def track_sequence(
     """Start on the true box of the first annotated frame and follow the target to the end: one-pass
     evaluation.
 
-    Boxes of the frames before it are zeros; ``progress`` is told the frames done so far. Raises
+    Boxes of the frames before it are zeros; `progress` is told the frames done so far. Raises
     ValueError, naming the sequence, where no frame has a box.
     """
     boxes, seconds = np.zeros((len(sequence), 4)), np.zeros(len(sequence))
@@ -100,10 +100,10 @@ def run_jobs(
     desc: str = "benchmark",
     resume: bool = True,
 ) -> None:
-    """Run the jobs that have no result yet, each tracker's longest first, in ``workers`` processes
-    of ``threads``.
+    """Run the jobs that have no result yet, each tracker's longest first, in `workers` processes
+    of `threads`.
 
-    Without ``resume`` all are run, and the results that are there are dropped once the trackers are
+    Without `resume` all are run, and the results that are there are dropped once the trackers are
     loaded. A progress bar counts frames. What fails is recorded in the job's store. Raises
     ValueError or OSError for a tracker that cannot be loaded.
     """

@@ -37,10 +37,10 @@ def make_strips(
     count: int = 2,
     frames: int = 5,
 ) -> list[Strip]:
-    """Strips of the subject's ``count`` best sequences by AUC, then of its ``count`` worst, none
+    """Strips of the subject's `count` best sequences by AUC, then of its `count` worst, none
     twice.
 
-    ``boxes``: {label: {sequence: (N, 4) x,y,w,h in pixels, 0-based}}; a tracker without boxes on a
+    `boxes`: {label: {sequence: (N, 4) x,y,w,h in pixels, 0-based}}; a tracker without boxes on a
     sequence is left out there. Frames that cannot be read are left out, and so are sequences
     without any.
     """
@@ -96,7 +96,7 @@ def _draw(
     boxes: dict[str, np.ndarray | None],
     subject: str,
 ) -> bytes:
-    """JPEG of an H x W x 3 uint8 RGB frame, at most ``WIDTH`` wide; the subject over the others,
+    """JPEG of an H x W x 3 uint8 RGB frame, at most `WIDTH` wide; the subject over the others,
     the truth over all.
     """
     scale = min(1.0, WIDTH / image.shape[1])

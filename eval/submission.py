@@ -1,4 +1,4 @@
-"""The archive that GOT-10k's server scores: ``NAME/NAME_001.txt`` and ``NAME/NAME_time.txt`` of
+"""The archive that GOT-10k's server scores: `NAME/NAME_001.txt` and `NAME/NAME_time.txt` of
 each test sequence.
 """
 
@@ -45,7 +45,7 @@ def write_submission(
 def check_submission(file: Path | io.BytesIO, frames: dict[str, int], runs: int = 1) -> None:
     """Raise ValueError where an archive has not exactly the files and lines that the server wants.
 
-    ``frames``: {sequence: frames}. A line of boxes has 4 numbers, a line of times one a run.
+    `frames`: {sequence: frames}. A line of boxes has 4 numbers, a line of times one a run.
     """
     with zipfile.ZipFile(file) as archive:
         found = set(archive.namelist())

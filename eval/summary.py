@@ -1,4 +1,4 @@
-"""Scores of a benchmark's results, as the plain dict that ``rbsf.eval.report`` writes."""
+"""Scores of a benchmark's results, as the plain dict that `rbsf.eval.report` writes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def summarise(
     attributes: tuple[dict[str, str], dict[str, set]],
 ) -> dict[str, Any]:
     """Score every entrant on every sequence that it has results of; the form is that of
-    ``rbsf.eval.report``.
+    `rbsf.eval.report`.
     """
     protocol = BENCHMARKS[split.dataset].protocol
     bound = cache(frame_size if protocol.bounded else lambda sequence: None)

@@ -1,4 +1,4 @@
-"""Tables that are laid out as Markdown here and as HTML by ``macros.html.j2``."""
+"""Tables that are laid out as Markdown here and as HTML by `macros.html.j2`."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells, the first of each its heading, under ``columns``; ``groups`` are (heading,
+    """Rows of cells, the first of each its heading, under `columns`; `groups` are (heading,
     number of columns).
 
-    ``sort`` is the column by which the rows stand in rising order; the reader can choose another.
+    `sort` is the column by which the rows stand in rising order; the reader can choose another.
     """
 
     caption: str
@@ -75,7 +75,7 @@ def markdown_text(text: str) -> str:
 def number(
     value: float | None, form: str = ".3f", spread: float | None = None, partial: bool = False
 ) -> Cell:
-    """A cell for a number, with its spread over runs where there is one; ``partial``: see `Cell`."""
+    """A cell for a number, with its spread over runs where there is one; `partial`: see `Cell`."""
     if value is None:
         return Cell(NOTHING)
     text = f"{value:{form}}" + (f" ± {spread:{form}}" if spread is not None else "")
@@ -99,7 +99,7 @@ def mark_best(cells: Iterable[Cell]) -> list[Cell]:
 
 
 def mark_best_rows(rows: Sequence[list[Cell]], columns: Iterable[int]) -> list[list[Cell]]:
-    """Mark the highest scores of each of the ``columns``."""
+    """Mark the highest scores of each of the `columns`."""
     rows = [list(row) for row in rows]
     for column in columns:
         for row, cell in zip(rows, mark_best(row[column] for row in rows), strict=True):

@@ -28,10 +28,10 @@ SHIPPED = {name: find_weights(name) for name in ("rbsf", "siamfc")}
 
 
 class Tracker(Protocol):
-    """What can be run: ``rbsf.tracker.siamfc.SiamFC`` and anything with its two methods."""
+    """What can be run: `rbsf.tracker.siamfc.SiamFC` and anything with its two methods."""
 
     def init(self, image: np.ndarray, box: np.ndarray) -> object:
-        """Learn the target in ``box`` (x,y,w,h) of the first frame, H x W x 3 uint8 RGB."""
+        """Learn the target in `box` (x,y,w,h) of the first frame, H x W x 3 uint8 RGB."""
 
     def update(self, image: np.ndarray) -> Result:
         """Find it in the next frame."""
@@ -50,7 +50,7 @@ class StaticTracker:
 
 
 def _with_models(name: str, *fields: str) -> Callable[..., object]:
-    """Maker of an OpenCV tracker that needs a model file for each of ``fields`` of its parameters."""
+    """Maker of an OpenCV tracker that needs a model file for each of `fields` of its parameters."""
 
     def make(*files: str) -> object:
         params = getattr(cv2, f"Tracker{name}_Params")()
@@ -102,7 +102,7 @@ class OpenCVTracker:
 
 
 def seed_opencv(number: int) -> None:
-    """OpenCV's MIL samples, with its own generator and with C's ``rand``, which is out of reach on
+    """OpenCV's MIL samples, with its own generator and with C's `rand`, which is out of reach on
     Windows.
     """
     cv2.setRNGSeed(number)
@@ -119,10 +119,10 @@ class TrackerSpec:
     """Which tracker to run, small enough to be sent to a worker process."""
 
     label: str  # in tables
-    opencv: str | None = None  # key of ``OPENCV``
+    opencv: str | None = None  # key of `OPENCV`
     files: tuple[
         Path, ...
-    ] = ()  # weights, OpenCV's models or a user's code; none and no ``opencv``: static
+    ] = ()  # weights, OpenCV's models or a user's code; none and no `opencv`: static
     precision: str = "float32"
     device: str = "cpu"
     config: Constants = field(default_factory=TrackerConfig)
@@ -227,11 +227,11 @@ def parse_tracker(
     config: TrackerConfig | None = None,
     engine: str = "auto",
 ) -> TrackerSpec:
-    """Read ``[LABEL=]WHAT``: of ``SHIPPED``, ``static``, a weights file, ``opencv:MIL``,
-    ``opencv:Nano:FILE,FILE``, ``onnx:BACKBONE,HEAD`` (`rbsf.tracker.onnx_pair`), or
-    ``FILE.py:CLASS`` (`OwnTracker`).
+    """Read `[LABEL=]WHAT`: of `SHIPPED`, `static`, a weights file, `opencv:MIL`,
+    `opencv:Nano:FILE,FILE`, `onnx:BACKBONE,HEAD` (`rbsf.tracker.onnx_pair`), or
+    `FILE.py:CLASS` (`OwnTracker`).
 
-    ``engine``: see ``rbsf.tracker.backbones.choose_engine``. Raises ValueError for an unknown name,
+    `engine`: see `rbsf.tracker.backbones.choose_engine`. Raises ValueError for an unknown name,
     listing the known, and where the engine cannot be had; FileNotFoundError for a missing file.
     """
     labelled = "=" in text and not Path(text).is_file()  # such as lr=0.1/last.safetensors

@@ -1,4 +1,4 @@
-"""The benchmarks: their sequences, their folders, their protocols, and the paper's scores on them."""
+"""The benchmarks: their sequences, folders and protocols, and the scores of the paper on them."""
 
 from __future__ import annotations
 

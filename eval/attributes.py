@@ -1,8 +1,8 @@
-"""What is hard about each sequence: the attributes by which benchmarks break their scores down.
+"""The attributes of sequences: what is hard about each, by which reports break scores down.
 
-UAV123 publishes 12 of them for each video, GOT-10k labels two in each frame; elsewhere those that
-OTB's authors define by boxes alone (Wu, Lim and Yang, 2015) are computed.  The size of the target,
-in COCO's three classes, is computed for every data set whose boxes are known.
+UAV123 publishes 12 attributes of each video, and GOT-10k labels two in each frame. For other data
+sets the attributes are computed that need boxes alone, as OTB's authors define them (Wu, Lim and
+Yang, 2015). The size of the target, in COCO's three classes, is computed wherever boxes are known.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ GOT10K = {
     "cut": "the frame's edge cuts the target in some frames",
 }
 COMPUTED = {
-    "SV": "scale variation: the box's area is beyond half or twice the first one's in some frame (computed)",
+    "SV": (
+        "scale variation: the box's area is beyond half or twice the first one's in some frame"
+        " (computed)"
+    ),
     "FM": "fast motion: the centre moves by more than 20 pixels between two frames (computed)",
     "LR": "low resolution: the box has fewer than 400 pixels in some frame (computed)",
     "OV": "the target is absent in some frame (computed)",
@@ -43,79 +46,94 @@ SIZES = {
     "medium": "the box has 32 x 32 to 96 x 96 pixels in the median frame (computed)",
     "large": "the box has more than 96 x 96 pixels in the median frame (computed)",
 }
+Words = dict[str, str]  # {short name of an attribute: explanation}
+Found = dict[str, set[str]]  # {name of a sequence: short names of its attributes}
 
 
 def attributes_of(
     dataset: str, root: Path | None, sequences: list[Sequence]
-) -> tuple[dict[str, str], dict[str, set]]:
-    """Explanations of the attributes, and those of each sequence: ({short name: words}, {sequence:
-    {short names}}).
+) -> tuple[Words, Found]:
+    """Explanations of the attributes of a data set, and the attributes of each sequence.
+
+    Raises ValueError where a file of attributes is damaged.
     """
     if dataset == "GOT-10k-test":  # its boxes are not published
         return {}, {}
     words, found = _hardships(dataset, root, sequences)
-    return words | SIZES, {s.name: found[s.name] | _size(s) for s in sequences}
+    for sequence in sequences:
+        found[sequence.name] |= _size(sequence)
+    return words | SIZES, found
 
 
-def _hardships(
-    dataset: str, root: Path | None, sequences: list[Sequence]
-) -> tuple[dict[str, str], dict[str, set]]:
+def _hardships(dataset: str, root: Path | None, sequences: list[Sequence]) -> tuple[Words, Found]:
+    """The published attributes, or the computed ones where none are published."""
+    if dataset == "GOT-10k-val":
+        return GOT10K, {s.name: _read_got10k(s) for s in sequences}
     if dataset in ("UAV123", "UAV20L") and root is not None:
         folder = root / "anno" / dataset / "att"
         files = {s.name: folder / f"{whole_name(s.name)}.txt" for s in sequences}
         if all(file.is_file() for file in files.values()):
-            parts = any(whole_name(name) != name for name in files)
-            words = {
-                key: f"{text} (somewhere in the whole video)" if parts else text
-                for key, text in UAV123.items()
-            }
-            return words, {name: _read_uav123(file) for name, file in files.items()}
-    if dataset == "GOT-10k-val":
-        return GOT10K, {
-            s.name: _read_got10k(Path(s.frames[0]).parent, span_of(s.name)) for s in sequences
-        }
+            found = {name: _read_uav123(file) for name, file in files.items()}
+            return _uav123_words(sequences), found
     return COMPUTED, {s.name: _computed(s) for s in sequences}
 
 
+def _uav123_words(sequences: list[Sequence]) -> Words:
+    """Explanations of UAV123's attributes, which are published for whole videos alone."""
+    if all(s.name == whole_name(s.name) for s in sequences):
+        return UAV123
+    return {name: f"{text} (somewhere in the whole video)" for name, text in UAV123.items()}
+
+
 def _size(sequence: Sequence) -> set[str]:
-    """The class of the target's size, one of SIZES; none where there is no box."""
+    """The class of the target's size, a key of SIZES; empty where no frame has a box."""
     boxes = sequence.boxes[annotated(sequence)]
     if not len(boxes):
         return set()
     pixels = np.median(boxes[:, 2] * boxes[:, 3])
     if pixels < 32 * 32:
         return {"small"}
-    return {"medium"} if pixels <= 96 * 96 else {"large"}
+    if pixels <= 96 * 96:
+        return {"medium"}
+    return {"large"}
 
 
 def _read_uav123(path: Path) -> set[str]:
+    """The attributes that a file flags; raises ValueError where it is damaged."""
     flags = path.read_text().replace(",", " ").split()
     if len(flags) != len(UAV123) or not set(flags) <= {"0", "1"}:
+        found = " ".join(flags)[:60]
         raise ValueError(
-            f"{path} is damaged: expected {len(UAV123)} flags of 0 or 1, found {' '.join(flags)[:60]!r}"
+            f"{path} is damaged: expected {len(UAV123)} flags of 0 or 1, found {found!r}"
         )
     return {name for name, flag in zip(UAV123, flags, strict=True) if flag == "1"}
 
 
-def _read_got10k(folder: Path, span: slice) -> set[str]:
-    """What the labels, one a frame, say of the frames of ``span``."""
-    files = {"absent": folder / "absence.label", "cut": folder / "cut_by_image.label"}
-    return {
-        name
-        for name, file in files.items()
-        if file.is_file() and "1" in file.read_text().split()[span]
-    }
+def _read_got10k(sequence: Sequence) -> set[str]:
+    """The attributes that some frame of the sequence is labelled with."""
+    folder = Path(sequence.frames[0]).parent
+    span = span_of(sequence.name)
+    found = set()
+    for name, label in (("absent", "absence"), ("cut", "cut_by_image")):
+        file = folder / f"{label}.label"
+        if file.is_file() and "1" in file.read_text().split()[span]:
+            found.add(name)
+    return found
 
 
 def _computed(sequence: Sequence) -> set[str]:
-    boxes = sequence.boxes[annotated(sequence)]
-    areas, centers = boxes[:, 2] * boxes[:, 3], boxes[:, :2] + boxes[:, 2:] / 2
-    ratio = areas / areas[:1]
-    moved = np.linalg.norm(np.diff(centers, axis=0), axis=1)[np.diff(annotated(sequence)) == 1]
+    """The attributes of COMPUTED that a sequence has."""
+    known = annotated(sequence)
+    boxes = sequence.boxes[known]
+    areas = boxes[:, 2] * boxes[:, 3]
+    ratios = areas / areas[:1]
+    centers = boxes[:, :2] + boxes[:, 2:] / 2
+    distances = np.linalg.norm(np.diff(centers, axis=0), axis=1)
+    moves = distances[np.diff(known) == 1]  # between neighbouring frames alone
     found = {
-        "SV": bool(((ratio < 0.5) | (ratio > 2)).any()),
-        "FM": bool((moved > 20).any()),
-        "LR": bool((areas < 400).any()),
+        "SV": ((ratios < 0.5) | (ratios > 2)).any(),
+        "FM": (moves > 20).any(),
+        "LR": (areas < 400).any(),
         "OV": len(boxes) < len(sequence),
     }
     return {name for name, there in found.items() if there}

@@ -1,6 +1,4 @@
-"""The benchmarks: which sequences each has, where they lie below a root, by which protocol it is
-scored, and what the paper reports on it.
-"""
+"""The benchmarks: their sequences, folders and protocols, and the scores of the paper on them."""
 
 from __future__ import annotations
 
@@ -23,22 +21,24 @@ from rbsf.eval.metrics import GOT10K, OPE, OTB, Protocol
 
 # Targets as the got10k toolkit names them (a test compares).
 _OTB2013 = """
-    Basketball Bolt Boy Car4 CarDark CarScale Coke Couple Crossing David David2 David3 Deer Dog1 Doll Dudek FaceOcc1
-    FaceOcc2 Fish FleetFace Football Football1 Freeman1 Freeman3 Freeman4 Girl Ironman Jogging.1 Jogging.2 Jumping
-    Lemming Liquor Matrix Mhyang MotorRolling MountainBike Shaking Singer1 Singer2 Skating1 Skiing Soccer Subway Suv
-    Sylvester Tiger1 Tiger2 Trellis Walking Walking2 Woman
+    Basketball Bolt Boy Car4 CarDark CarScale Coke Couple Crossing David David2 David3 Deer Dog1
+    Doll Dudek FaceOcc1 FaceOcc2 Fish FleetFace Football Football1 Freeman1 Freeman3 Freeman4 Girl
+    Ironman Jogging.1 Jogging.2 Jumping Lemming Liquor Matrix Mhyang MotorRolling MountainBike
+    Shaking Singer1 Singer2 Skating1 Skiing Soccer Subway Suv Sylvester Tiger1 Tiger2 Trellis
+    Walking Walking2 Woman
 """
 _OTB50 = """
-    Basketball Biker Bird1 BlurBody BlurCar2 BlurFace BlurOwl Bolt Box Car1 Car4 CarDark CarScale ClifBar Couple Crowds
-    David Deer Diving DragonBaby Dudek Football Freeman4 Girl Human3 Human4 Human6 Human9 Ironman Jump Jumping Liquor
-    Matrix MotorRolling Panda RedTeam Shaking Singer2 Skating1 Skating2.1 Skating2.2 Skiing Soccer Surfer Sylvester
-    Tiger2 Trellis Walking Walking2 Woman
+    Basketball Biker Bird1 BlurBody BlurCar2 BlurFace BlurOwl Bolt Box Car1 Car4 CarDark CarScale
+    ClifBar Couple Crowds David Deer Diving DragonBaby Dudek Football Freeman4 Girl Human3 Human4
+    Human6 Human9 Ironman Jump Jumping Liquor Matrix MotorRolling Panda RedTeam Shaking Singer2
+    Skating1 Skating2.1 Skating2.2 Skiing Soccer Surfer Sylvester Tiger2 Trellis Walking Walking2
+    Woman
 """
 _OTB100_REST = """
-    Bird2 BlurCar1 BlurCar3 BlurCar4 Board Bolt2 Boy Car2 Car24 Coke Coupon Crossing Dancer Dancer2 David2 David3 Dog
-    Dog1 Doll FaceOcc1 FaceOcc2 Fish FleetFace Football1 Freeman1 Freeman3 Girl2 Gym Human2 Human5 Human7 Human8
-    Jogging.1 Jogging.2 KiteSurf Lemming Man Mhyang MountainBike Rubik Singer1 Skater Skater2 Subway Suv Tiger1 Toy
-    Trans Twinnings Vase
+    Bird2 BlurCar1 BlurCar3 BlurCar4 Board Bolt2 Boy Car2 Car24 Coke Coupon Crossing Dancer Dancer2
+    David2 David3 Dog Dog1 Doll FaceOcc1 FaceOcc2 Fish FleetFace Football1 Freeman1 Freeman3 Girl2
+    Gym Human2 Human5 Human7 Human8 Jogging.1 Jogging.2 KiteSurf Lemming Man Mhyang MountainBike
+    Rubik Singer1 Skater Skater2 Subway Suv Tiger1 Toy Trans Twinnings Vase
 """
 _NAMES = {
     "OTB2013": lambda: _OTB2013.split(),
@@ -62,12 +62,12 @@ _TABLE_5: dict[str, dict[str, tuple[float, float]]] = {
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One ``--dataset``."""
+    """A value of `--dataset`: how its sequences are found and scored."""
 
-    folder: str | None  # of its results, as the got10k toolkit names it; None: the root's name
-    layout: str | None = None  # key of ``rbsf.datasets.video.layouts.LAYOUTS``; None: found out
+    folder: str | None  # name of its results' folder, as in the got10k toolkit; None: the root's
+    layout: str | None = None  # key of `rbsf.datasets.video.layouts.LAYOUTS`; None: found out
     root: str | None = None  # its folder in $RBSF_DATA or data/
-    split: str | None = None  # subfolder of the root, where it is there
+    split: str | None = None  # subfolder of the root; the root itself where there is none
     protocol: Protocol = OPE
 
 
@@ -86,48 +86,53 @@ BENCHMARKS = {
 
 @dataclass
 class Split:
-    """What of a benchmark is at hand."""
+    """The part of a benchmark that is at hand."""
 
     dataset: str
     sequences: list[Sequence]
     missing: list[str] = field(default_factory=list)  # published, but not there
     broken: dict[str, str] = field(default_factory=dict)  # there, but cannot be read: {name: why}
-    variant: str = ""  # which folder, or which version of the published set: "-mine", "_10fps"
-    passes: bool = False  # are its sequences parts of those of the benchmark?  See rbsf.eval.passes
+    variant: str = ""  # folder or version of the published set, such as "-mine" or "_10fps"
+    passes: bool = False  # whether the sequences are parts of the benchmark's: `rbsf.eval.passes`
 
     @property
     def name(self) -> str:
-        """What is compared with its like alone: ``OTB100``, ``UAV123_10fps``, ``folder-mine``."""
+        """Name of what may be compared: `OTB100`, `UAV123_10fps`, `folder-mine`."""
         return self.dataset + self.variant
 
     @property
     def title(self) -> str:
-        """The split as every table says it, such as ``OTB100 (15 of 100 sequences)``."""
+        """Name and number of sequences, such as `OTB100 (15 of 100 sequences)`."""
         whole = len(published_names(self.dataset))
         there = len({whole_name(sequence.name) for sequence in self.sequences})
-        count = f"{there} of {whole}" if whole and whole != there else there
-        passes = f", {len(self.sequences)} passes" if self.passes else ""
-        return f"{self.name} ({count} sequence{'' if count == 1 else 's'}{passes})"
+        if whole and there != whole:
+            count = f"{there} of {whole} sequences"
+        elif there == 1:
+            count = "1 sequence"
+        else:
+            count = f"{there} sequences"
+        if self.passes:
+            count += f", {len(self.sequences)} passes"
+        return f"{self.name} ({count})"
 
 
 def default_root(dataset: str) -> Path:
-    """Where a benchmark is looked for without --root: in the folder that RBSF_DATA names, or in
-    ``data``.
+    """A benchmark's folder where no --root is given: in $RBSF_DATA, or in `data`.
 
-    Raises FileNotFoundError where it is not there, or has no place of its own.
+    Raises FileNotFoundError where it is not there, and for a data set that has no place of its own.
     """
+    advice = "give its folder by --root; without any data: --dataset synthetic"
     folder = BENCHMARKS[dataset].root
-    root = Path(os.environ.get("RBSF_DATA") or "data") / (folder or "")
-    if not folder or not root.is_dir():
-        place = f"is not in {root}" if folder else "has no place of its own"
-        raise FileNotFoundError(
-            f"{dataset} {place}: give its folder by --root; without any data: --dataset synthetic"
-        )
+    if not folder:
+        raise FileNotFoundError(f"{dataset} has no place of its own: {advice}")
+    root = Path(os.environ.get("RBSF_DATA") or "data") / folder
+    if not root.is_dir():
+        raise FileNotFoundError(f"{dataset} is not in {root}: {advice}")
     return root
 
 
 def published_names(dataset: str) -> list[str]:
-    """Every target of a published benchmark; empty for ``folder`` and ``synthetic``."""
+    """Every target of a published benchmark; empty for `folder` and `synthetic`."""
     return _NAMES[dataset]() if dataset in _NAMES else []
 
 
@@ -140,72 +145,68 @@ test_sequence_names.__test__ = False  # type: ignore[attr-defined]  # its name m
 
 
 def paper_scores(dataset: str) -> dict[str, Any] | None:
-    """The paper's figures on a benchmark, in the form of a report; None where it has none."""
+    """The paper's scores on a benchmark, as a report holds them; None where it has none."""
     if dataset not in _TABLE_5:
         return None
     keys = ("ao", "sr50") if dataset.startswith("GOT-10k") else ("precision", "success")
-    scores = {
-        tracker: dict(zip(keys, pair, strict=True)) for tracker, pair in _TABLE_5[dataset].items()
-    }
+    scores = {}
+    for tracker, values in _TABLE_5[dataset].items():
+        scores[tracker] = dict(zip(keys, values, strict=True))
     return {"source": "RBCN, IJCAI 2019, Table 5", "dataset": dataset, "scores": scores}
 
 
 def find_split(dataset: str, root: Path, names: Iterable[str] | None = None) -> Split:
-    """Load a benchmark's sequences below ``root``, or those of ``names``; broken ones are recorded,
-    not raised.
+    """Load the sequences of a benchmark below `root`, or those of `names`.
 
-    Raises FileNotFoundError for no such folder; ValueError where no sequence of the benchmark is
-    there, saying what was looked for and what was found.
+    Sequences that cannot be read are recorded in `Split.broken`. Raises FileNotFoundError where
+    there is no such folder; ValueError where no sequence of the benchmark is there, or one of
+    `names` is not.
     """
     benchmark = BENCHMARKS[dataset]
     if benchmark.split and (root / benchmark.split).is_dir():
         root = root / benchmark.split
-    published = published_names(dataset)
     layout = _layout(root, benchmark)
     there = [otb_name(entry.name) for entry in find_entries(root, layout)]
-    wanted = _wanted(there, names, published)
-    _check_wanted(dataset, root, wanted, there, published)
+    wanted, missing = _choose(dataset, root, there, names)
     broken: dict[str, str] = {}
     sequences = load_sequences(root, layout, wanted, broken=broken)
-    missing = [] if names else [name for name in published if name not in there]
     return Split(dataset, sequences, missing, broken, _variant(dataset, root))
 
 
+def _layout(root: Path, benchmark: Benchmark) -> str | None:
+    """The benchmark's layout, or "videos" where its sequences were handed on as videos."""
+    usual = benchmark.layout
+    if usual is None or not root.is_dir() or LAYOUTS[usual](root):
+        return usual
+    return "videos" if find_videos(root) else usual
+
+
 def _variant(dataset: str, root: Path) -> str:
+    """`Split.variant` of the sequences below `root`."""
+    name = root.resolve().name
     if dataset == "folder":
-        return f"-{root.resolve().name}"
-    slow = (
-        is_uav123_10fps(root) or root.resolve().name == "UAV123_10fps"
-    )  # in OTB's form its name alone tells
+        return f"-{name}"
+    # In OTB's layout the folder's name is the only sign of the version.
+    slow = name == "UAV123_10fps" or is_uav123_10fps(root)
     return "_10fps" if dataset == "UAV123" and slow else ""
 
 
-def _layout(root: Path, benchmark: Benchmark) -> str | None:
-    """The benchmark's layout, or videos with boxes where that is how its sequences were handed on."""
-    wanted = benchmark.layout
-    if wanted and root.is_dir() and not LAYOUTS[wanted](root) and find_videos(root):
-        return "videos"
-    return wanted
-
-
 def read_annotations(dataset: str, folder: Path, names: Iterable[str] | None = None) -> Split:
-    """A benchmark of true boxes alone, ``NAME.txt`` with x,y,w,h lines in the coordinates of the
-    data set's files.
+    """A benchmark of true boxes without images: files `NAME.txt` with a line x,y,w,h per frame.
 
-    Raises FileNotFoundError for no such folder; ValueError where it holds no sequence of the
-    benchmark, and for GOT-10k, which is scored with the sizes of the frames.
+    Boxes are in the coordinates of the data set's files. Raises FileNotFoundError where there is no
+    such folder; ValueError where it holds no sequence of the benchmark, or not one of `names`, and
+    for GOT-10k, which is scored with the sizes of the frames.
     """
     if BENCHMARKS[dataset].protocol.bounded:
         raise ValueError(
-            f"{dataset} is scored with the sizes of the frames: give --root in place of --annotations"
+            f"{dataset} is scored with the sizes of the frames:"
+            " give --root in place of --annotations"
         )
     if not folder.is_dir():
         raise FileNotFoundError(f"annotations folder {folder} does not exist")
-    published = published_names(dataset)
     files = {otb_name(path.stem): path for path in sorted(folder.glob("*.txt"))}
-    wanted = _wanted(list(files), names, published)
-    _check_wanted(dataset, folder, wanted, list(files), published)
-    missing = [] if names else [name for name in published if name not in files]
+    wanted, missing = _choose(dataset, folder, list(files), names)
     split = Split(dataset, [], missing, variant=_variant(dataset, folder))
     for name in wanted:
         try:
@@ -215,29 +216,38 @@ def read_annotations(dataset: str, folder: Path, names: Iterable[str] | None = N
     return split
 
 
-def _wanted(there: list[str], names: Iterable[str] | None, published: list[str]) -> list[str]:
-    """The sequences of ``names``, else those of the benchmark that are ``there``, each once."""
-    wanted = (
-        map(otb_name, names)
-        if names
-        else (name for name in there if not published or name in published)
-    )
-    return list(dict.fromkeys(wanted))
+def _choose(
+    dataset: str, folder: Path, there: list[str], names: Iterable[str] | None
+) -> tuple[list[str], list[str]]:
+    """The sequences to load, each once, and the published ones that are missing.
 
-
-def _check_wanted(
-    dataset: str, root: Path, wanted: list[str], there: list[str], published: list[str]
-) -> None:
-    found = f"{len(there)} sequences ({', '.join(there[:3])}{', ...' * (len(there) > 3)})"
+    `there`: sequences in the folder. `names`: those to choose, with which none counts as missing.
+    Raises ValueError where there is nothing to load, and for a name that is not there.
+    """
+    published = published_names(dataset)
+    missing = [name for name in published if name not in there]
+    if names:
+        wanted, missing = [otb_name(name) for name in names], []
+    elif published:
+        wanted = [name for name in there if name in published]
+    else:
+        wanted = there
+    found = f"{len(there)} sequences ({listed(there, 3)})"
+    examples = ", ".join(published[:3])
     if not wanted:
         raise ValueError(
-            f"{root} is not {dataset}: expected sequences such as {', '.join(published[:3])}; found {found}; "
-            "for any folder of sequences use --dataset folder"
+            f"{folder} is not {dataset}: expected sequences such as {examples}; found {found};"
+            " for any folder of sequences use --dataset folder"
         )
     for name in wanted:
         if published and name not in published:
-            raise ValueError(
-                f"{name} is no sequence of {dataset}; it has {', '.join(published[:3])}, ..."
-            )
+            raise ValueError(f"{name} is no sequence of {dataset}; it has {examples}, ...")
         if name not in there:
-            raise ValueError(f"sequence {name} is missing in {root}; found {found}")
+            raise ValueError(f"sequence {name} is missing in {folder}; found {found}")
+    return list(dict.fromkeys(wanted)), missing
+
+
+def listed(names: list[str], most: int) -> str:
+    """The first `most` names, separated by commas, with dots where there are more."""
+    dots = ", ..." if len(names) > most else ""
+    return ", ".join(names[:most]) + dots

@@ -1,16 +1,16 @@
-"""Trackers over a benchmark: tracked, scored, reported."""
+"""Run trackers over a benchmark, score them and write the report."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from rbsf.datasets.video.sequences import Sequence
+from rbsf.eval import MAX_WORKERS
 from rbsf.eval.attributes import attributes_of
 from rbsf.eval.benchmarks import BENCHMARKS, Split, default_root, find_split
 from rbsf.eval.metrics import GOT10K
@@ -20,22 +20,21 @@ from rbsf.eval.results import ResultStore, read_result_folder
 from rbsf.eval.runner import Job, pending, run_jobs
 from rbsf.eval.strips import make_strips
 from rbsf.eval.submission import SERVER, write_submission
-from rbsf.eval.summary import Entrant, summarise
+from rbsf.eval.summary import Entrant, Reader, summarise
 from rbsf.eval.trackers import TrackerSpec
 from rbsf.system.environment import cores, environment
 from rbsf.system.files import write_atomically
 
-MAX_WORKERS = 8  # by default: each takes some 400 MB
 SYNTHETIC = {"count": 8, "seed": 1000, "frames": 100}
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What is run of a benchmark, and how; results lie in OUT/results/DATASET/TRACKER-DIGEST."""
+    """Trackers to run over a benchmark; results lie in OUT/results/DATASET/TRACKER-DIGEST."""
 
     dataset: str  # a key of `BENCHMARKS`
-    split: Split  # its sequences that are at hand
-    root: Path | None  # where these lie; None where there are boxes alone
+    split: Split  # the sequences that are at hand
+    root: Path | None  # folder of the sequences; None for boxes without images
     specs: tuple[TrackerSpec, ...]
     out: Path
     repeat: int = 1  # runs of each tracker
@@ -48,94 +47,95 @@ class Benchmark:
     whole: bool = True  # whether no sequences were chosen by name
 
     def __post_init__(self) -> None:
-        """ValueError for trackers of one label, and a reference that is none of them."""
+        """Raise ValueError for two trackers of one label, and for an unknown reference."""
         for label, count in Counter(self.labels).items():
             if count > 1:
                 raise ValueError(
                     f"{count} trackers are called {label}; give them labels: --tracker LABEL=WHAT"
                 )
-        if self.reference and self.reference not in self.labels[1:]:
-            others = ", ".join(self.labels[1:]) or "of which there is none"
-            raise ValueError(
-                f"--reference {self.reference}: give another of the trackers, {others}"
-            )
+        others = self.labels[1:]
+        if self.reference and self.reference not in others:
+            known = ", ".join(others) or "of which there is none"
+            raise ValueError(f"--reference {self.reference}: give another of the trackers, {known}")
 
     @property
     def labels(self) -> list[str]:
-        """Of all trackers."""
+        """Labels of all trackers, in the order of the report."""
         return [spec.label for spec in self.specs] + [entrant.label for entrant in self.others]
 
     @cached_property
     def stores(self) -> dict[TrackerSpec, ResultStore]:
-        """Where each tracker's results lie."""
+        """The store of each tracker's results."""
         if not self.specs or self.root is None:
             return {}
         benchmark = BENCHMARKS[self.dataset]
         folder = self.out / "results" / (benchmark.folder or self.root.resolve().name)
-        return {
-            spec: ResultStore(folder / spec.key(), benchmark.protocol is GOT10K)
-            for spec in self.specs
-        }
+        per_sequence = benchmark.protocol is GOT10K
+        return {spec: ResultStore(folder / spec.key(), per_sequence) for spec in self.specs}
 
     @property
     def used_workers(self) -> int:
-        """Processes that track."""
+        """Number of processes that track."""
         return self.workers or min(MAX_WORKERS, cores())
 
     @property
     def used_threads(self) -> int:
-        """Threads of each of them."""
+        """Number of threads of each process."""
         return self.threads or max(1, cores() // self.used_workers)
 
     def jobs(self) -> list[Job]:
         """All runs, or those of the shard."""
         sequences = self.split.sequences
         if self.shard:
-            part, count = self.shard
-            sequences = sorted(sequences, key=lambda s: (-len(s), s.name))[part - 1 :: count]
-        return [
-            Job(spec, store, sequence, number + 1, store.folder.name)
-            for spec, store in self.stores.items()
-            for sequence in sequences
-            for number in range(self.repeat)
-        ]
+            part, parts = self.shard
+            longest_first = sorted(sequences, key=lambda s: (-len(s), s.name))
+            sequences = longest_first[part - 1 :: parts]
+        jobs = []
+        for spec, store in self.stores.items():
+            for sequence in sequences:
+                for number in self._runs:
+                    jobs.append(Job(spec, store, sequence, number, store.folder.name))
+        return jobs
+
+    @property
+    def _runs(self) -> range:
+        """Numbers of a tracker's runs, from 1."""
+        return range(1, self.repeat + 1)
 
     def run(self) -> int:
-        """Track what has no result yet; how many runs have none in the end."""
+        """Track what has no result yet; returns how many runs still have none afterwards."""
         jobs = self.jobs()
         run_jobs(jobs, self.used_workers, self.used_threads, self.dataset, self.resume)
         return len(pending(jobs))
 
     def entrants(self) -> list[Entrant]:
         """All trackers of the report."""
-        own = [
-            Entrant(
-                spec.label,
-                store.folder.name,
-                [partial(store.load, number=number + 1) for number in range(self.repeat)],
-                spec.size(),
-                spec.arithmetic,
-                store.failures(),
-            )
-            for spec, store in self.stores.items()
-        ]
+        own = [self._entrant(spec, store) for spec, store in self.stores.items()]
         return [*own, *self.others]
+
+    def _entrant(self, spec: TrackerSpec, store: ResultStore) -> Entrant:
+        readers: list[Reader] = [partial(store.load, number=number) for number in self._runs]
+        return Entrant(
+            spec.label,
+            store.folder.name,
+            readers,
+            size=spec.size(),
+            precision=spec.arithmetic,
+            failures=store.failures(),
+        )
 
     def scores(self) -> dict[str, Any]:
         """The report's contents, see `rbsf.eval.report`."""
-        ran = bool(self.specs)
-        numbers = {
-            "workers": self.used_workers if ran else 0,
-            "threads": self.used_threads if ran else 0,
-        }
+        processes = {"workers": 0, "threads": 0}
+        if self.specs:
+            processes = {"workers": self.used_workers, "threads": self.used_threads}
         attributes = attributes_of(self.dataset, self.root, self.split.sequences)
-        about = environment() | numbers
-        return summarise(
-            self.split, self.entrants(), self.reference or self._float_tracker(), about, attributes
-        )
+        about = environment() | processes
+        reference = self.reference or self._float_tracker()
+        return summarise(self.split, self.entrants(), reference, about, attributes)
 
     def report(self) -> dict[str, Any]:
-        """Score all and write the report below OUT/reports; its contents."""
+        """Score all trackers and write the report below OUT/reports; returns its contents."""
         found = self.scores()
         strips = make_strips(self.split.sequences, found, self._boxes()) if self.root else []
         folder = self.out / "reports" / self.split.name
@@ -154,37 +154,32 @@ class Benchmark:
             print(f"submission: {path}; how to hand it in: {SERVER}")
 
     def _float_tracker(self) -> str | None:
-        """Label of the first float SiamFC but the subject."""
+        """Label of the first float SiamFC after the first tracker."""
         networks = [spec for spec in self.specs[1:] if spec.is_network and spec.engine == "torch"]
         if not networks:
             return None
-        from rbsf.tracker.teachers.siamfc import (
-            load_tracker,
-        )  # loads PyTorch, which packed networks need not
+        # This loads PyTorch, which packed networks do not need.
+        from rbsf.tracker.teachers.siamfc import load_tracker
 
-        return next(
-            (spec.label for spec in networks if load_tracker(spec.files[0])[1] == "siamfc"), None
-        )
+        for spec in networks:
+            _, model, _ = load_tracker(spec.files[0])
+            if model == "siamfc":
+                return spec.label
+        return None
 
     def _boxes(self) -> dict[str, dict[str, Any]]:
-        """Boxes of every tracker's first run: {label: {sequence: (N, 4)}}; without those that
-        cannot be read.
-        """
+        """Boxes of every tracker's first run: {label: {sequence: [N, 4]}}."""
+        return {entrant.label: self._first_boxes(entrant) for entrant in self.entrants()}
 
-        def load(read: Callable[[Sequence], Any], sequence: Sequence) -> Any:
-            try:
-                return read(sequence)
-            except ValueError:
-                return None
-
-        runs = {
-            e.label: {s.name: load(e.runs[0], s) for s in self.split.sequences}
-            for e in self.entrants()
-        }
-        return {
-            label: {name: run.boxes for name, run in rows.items() if run}
-            for label, rows in runs.items()
-        }
+    def _first_boxes(self, entrant: Entrant) -> dict[str, Any]:
+        """Boxes of a tracker's first run, without those that cannot be read."""
+        boxes = {}
+        for sequence in self.split.sequences:
+            with suppress(ValueError):
+                run = entrant.runs[0](sequence)
+                if run is not None:
+                    boxes[sequence.name] = run.boxes
+        return boxes
 
 
 def find(
@@ -195,10 +190,10 @@ def find(
     every: int | None,
     frames: int | None,
 ) -> tuple[Path, Split]:
-    """Where a benchmark lies and what of it is at hand, in passes where they are asked for; makes
-    the synthetic one.
+    """Where a benchmark lies, and its sequences that are at hand, in passes if asked for.
 
-    `root`: None for the usual place.  Errors as `find_split` has them.
+    `root`: None for the usual place. The synthetic benchmark is made below `out` where there is no
+    `root`. Errors are those of `find_split`.
     """
     if dataset == "synthetic":
         root = root or out / "synthetic"
@@ -211,22 +206,26 @@ def make_synthetic(root: Path) -> None:
     """Make the videos of the synthetic benchmark that are not there yet."""
     from rbsf.datasets.synthetic.videos import video_name, write_video
 
-    for seed in range(SYNTHETIC["seed"], SYNTHETIC["seed"] + SYNTHETIC["count"]):
+    first = SYNTHETIC["seed"]
+    for seed in range(first, first + SYNTHETIC["count"]):
         path = root / f"{video_name(seed)}.mp4"
         if not path.with_suffix(".txt").is_file():  # written last
             write_video(path, seed, SYNTHETIC["frames"])
 
 
 def shown(texts: list[str]) -> tuple[Entrant, ...]:
-    """Trackers whose boxes exist, each LABEL=DIR; ValueError or FileNotFoundError where there are
-    none.
+    """Trackers whose boxes exist, each given as LABEL=DIR.
+
+    Raises ValueError for another form and for a folder without results, FileNotFoundError where
+    there is no such folder.
     """
     found = []
     for text in texts:
-        label, given, folder = text.partition("=")
-        if not (given and label and folder):
+        label, _, folder = text.partition("=")
+        if not label or not folder:
             raise ValueError(f"--results {text!r}: write LABEL=DIR")
-        found.append(Entrant(label, Path(folder).name, [read_result_folder(Path(folder))]))
+        path = Path(folder)
+        found.append(Entrant(label, path.name, [read_result_folder(path)]))
     return tuple(found)
 
 
@@ -239,5 +238,5 @@ def failures(report: dict[str, Any]) -> list[str]:
 
 
 def write_json(report: dict[str, Any], path: Path) -> None:
-    """A further copy of report.json."""
+    """Write a further copy of report.json."""
     write_atomically(path, (json.dumps(report, indent=1) + "\n").encode())

@@ -1,22 +1,21 @@
-"""Metrics of single-target tracking, by the functions of the got10k toolkit and equal to its
-reports to 1e-12.
+"""Metrics of single-target tracking, by the functions of the got10k toolkit.
 
-Boxes are x,y,w,h in pixels, float (N, 4), prediction and truth in the same frame of coordinates; a
-row of NaN in the truth is an absent target. The toolkit's functions write into their arguments, so
-they get copies; what it cannot score without a warning or a silent cut (no annotated frame, a
-result of another length) is refused.
+They equal the toolkit's reports to 1e-12. Boxes are x,y,w,h in pixels, `[N, 4]` float; prediction
+and truth have the same origin. A row of NaN in the truth is an absent target. The toolkit's
+functions write into their arguments, so they get copies. The toolkit scores sequences without any
+annotated frame and results of another length with a warning or a silent cut; here they are refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import astuple, dataclass, replace
 
 import numpy as np
 
 PRECISION_PIXELS = np.arange(51)
-NORM_PRECISION = np.arange(51) / 100  # TrackingNet's: distance in sizes of the target
-PRECISION_AT = 20  # pixels
+NORM_PRECISION = np.arange(51) / 100  # TrackingNet's: distances in sizes of the target
+PRECISION_AT = 20  # pixels: the threshold whose precision is reported
 
 
 @dataclass(frozen=True)
@@ -41,11 +40,12 @@ class Protocol:
 
 
 _OPE = (
-    "One-pass evaluation by the rules of the got10k toolkit: AUC is the mean over 21 thresholds of the share of frames "
-    "whose overlap is greater, so that perfect boxes score 0.952; precision is the share of frames with the centre "
-    "within 20 pixels; the first frame counts; {absent}; means are over sequences. Normalised precision is "
-    "TrackingNet's: the mean over thresholds from 0 to 0.5 of the share of frames whose centre error, in widths and "
-    "heights of the target, is not greater."
+    "One-pass evaluation by the rules of the got10k toolkit: AUC is the mean over 21 thresholds of"
+    " the share of frames whose overlap is greater, so that perfect boxes score 0.952; precision is"
+    " the share of frames with the centre within 20 pixels; the first frame counts; {absent}; means"
+    " are over sequences. Normalised precision is TrackingNet's: the mean over thresholds from 0 to"
+    " 0.5 of the share of frames whose centre error, in widths and heights of the target, is not"
+    " greater."
 )
 OTB = Protocol(
     _OPE.format(absent="frames without a target count as misses, as the toolkit has it for OTB"),
@@ -57,9 +57,10 @@ OTB = Protocol(
 )
 OPE = replace(OTB, text=_OPE.format(absent="frames without a target do not"), absent_counts=False)
 GOT10K = Protocol(
-    "GOT-10k's evaluation by the got10k toolkit: AO is the mean overlap and SR the share of frames whose overlap is "
-    "greater than 0.5 or 0.75; boxes are clipped to the frame, the first frame and frames without a target do not "
-    "count, means are over all frames. Precision is as for OTB, normalised precision as for TrackingNet.",
+    "GOT-10k's evaluation by the got10k toolkit: AO is the mean overlap and SR the share of frames"
+    " whose overlap is greater than 0.5 or 0.75; boxes are clipped to the frame, the first frame"
+    " and frames without a target do not count, means are over all frames. Precision is as for OTB,"
+    " normalised precision as for TrackingNet.",
     np.linspace(0, 1, 101),
     first_counts=False,
     absent_counts=False,
@@ -82,15 +83,13 @@ class Scores:
 
 @dataclass(frozen=True)
 class Curves:
-    """Share of frames at each threshold of ``Protocol.thresholds``; ``overlap`` holds AO, SR0.5 and
-    SR0.75.
-    """
+    """Share of frames at each threshold of `Protocol.thresholds`."""
 
     success: np.ndarray
     precision: np.ndarray
     norm_precision: np.ndarray
-    overlap: np.ndarray
-    frames: int
+    overlap: np.ndarray  # AO, SR0.5 and SR0.75
+    frames: int  # number of frames that were scored
 
     @property
     def scores(self) -> Scores:
@@ -106,30 +105,29 @@ class Curves:
 def overlaps(
     boxes: np.ndarray, truth: np.ndarray, bound: tuple[int, int] | None = None
 ) -> np.ndarray:
-    """Intersection over union of each pair of boxes: (N, 4), (N, 4) -> (N,); 0 where neither has
-    area.
+    """Intersection over union of each pair of boxes: `[N, 4]` and `[N, 4]` to `[N]`.
 
-    ``bound`` (width, height) clips both to the frame, as the toolkit does for GOT-10k: corners are
-    moved into it, but sizes are not shortened by as much.
+    It is 0 where neither box has area. `bound` (width, height) clips both to the frame, as the
+    toolkit does for GOT-10k: corners are moved into it, but sizes are not shortened by as much.
     """
     from got10k.utils.metrics import rect_iou  # shapely, which it loads, takes a while
 
-    return rect_iou(
-        np.array(boxes, dtype=np.float64), np.array(truth, dtype=np.float64), bound=bound
-    )
+    copies = [np.array(rows, dtype=np.float64) for rows in (boxes, truth)]
+    return rect_iou(*copies, bound=bound)
 
 
 def center_errors(boxes: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Distance in pixels between the centres of each pair of boxes: (N, 4), (N, 4) -> (N,)."""
+    """Distance in pixels between the centres of each pair of boxes: `[N, 4]`, `[N, 4]` to `[N]`."""
     from got10k.utils.metrics import center_error
 
     return center_error(np.asarray(boxes, dtype=np.float64), np.asarray(truth, dtype=np.float64))
 
 
 def norm_center_errors(boxes: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """The same in widths and heights of the true box (TrackingNet): (N,)."""
-    offset = (boxes[:, :2] + boxes[:, 2:] / 2) - (truth[:, :2] + truth[:, 2:] / 2)
-    return np.linalg.norm(offset / np.maximum(truth[:, 2:], np.finfo(float).eps), axis=1)
+    """The same distance in widths and heights of the true box (TrackingNet)."""
+    offsets = (boxes[:, :2] + boxes[:, 2:] / 2) - (truth[:, :2] + truth[:, 2:] / 2)
+    sizes = np.maximum(truth[:, 2:], np.finfo(float).eps)
+    return np.linalg.norm(offsets / sizes, axis=1)
 
 
 def score_sequence(
@@ -138,43 +136,60 @@ def score_sequence(
     protocol: Protocol = OPE,
     bound: tuple[int, int] | None = None,
 ) -> Curves:
-    """Score a tracker's boxes (N, 4) on a sequence against the truth (N, 4); ``bound``: the frame's
-    (width, height).
+    """Score a tracker's boxes `[N, 4]` on a sequence against the truth `[N, 4]`.
 
-    The first annotated frame is the given one: its box counts as the truth. Raises ValueError where
-    the lengths differ, a box is not finite, or no frame is left to score.
+    `bound`: the frame's (width, height). The box of the first annotated frame is given to trackers,
+    so it counts as the truth. Raises ValueError where the lengths differ, a box is not finite, or
+    no frame is left to score.
     """
-    boxes, truth = np.array(boxes, dtype=np.float64), np.asarray(truth, dtype=np.float64)
+    boxes = np.array(boxes, dtype=np.float64)
+    truth = np.asarray(truth, dtype=np.float64)
     if boxes.shape != truth.shape or boxes.shape[1:] != (4,):
         raise ValueError(
-            f"boxes {boxes.shape} and truth {truth.shape} differ in shape; both need one x,y,w,h per frame"
+            f"boxes {boxes.shape} and truth {truth.shape} differ in shape;"
+            " both need one x,y,w,h per frame"
         )
     counted = np.isfinite(truth).all(axis=1)
-    misses = (~counted).sum() if protocol.absent_counts else 0
+    misses = int((~counted).sum()) if protocol.absent_counts else 0
     if counted.any():
         first = int(counted.argmax())
         boxes[first] = truth[first]
         counted[first] = protocol.first_counts
     if not counted.any():
         raise ValueError(f"none of {len(truth)} frames can be scored: no target is annotated")
-    if not np.isfinite(boxes[counted]).all():
-        bad = counted & ~np.isfinite(boxes).all(axis=1)
+    bad = counted & ~np.isfinite(boxes).all(axis=1)
+    if bad.any():
         raise ValueError(f"box of frame {int(np.argmax(bad))} is not finite")
-    boxes, truth = boxes[counted], truth[counted]
-    overlap = overlaps(boxes, truth, bound if protocol.bounded else None)
-    frames = len(overlap) + int(misses)
+    size = bound if protocol.bounded else None
+    return _curves(boxes[counted], truth[counted], protocol, size, misses)
+
+
+def _curves(
+    boxes: np.ndarray,
+    truth: np.ndarray,
+    protocol: Protocol,
+    bound: tuple[int, int] | None,
+    misses: int,
+) -> Curves:
+    """The curves of boxes that all count, and of so many frames that count as misses."""
+    overlap = overlaps(boxes, truth, bound)
+    errors = center_errors(boxes, truth)
+    norm_errors = norm_center_errors(boxes, truth)
+    frames = len(overlap) + misses
+    sums = [overlap.sum(), (overlap > 0.5).sum(), (overlap > 0.75).sum()]
     return Curves(
         (overlap[:, None] > protocol.success).sum(axis=0) / frames,
-        (center_errors(boxes, truth)[:, None] <= PRECISION_PIXELS).sum(axis=0) / frames,
-        (norm_center_errors(boxes, truth)[:, None] <= NORM_PRECISION).sum(axis=0) / frames,
-        np.array([overlap.sum(), (overlap > 0.5).sum(), (overlap > 0.75).sum()]) / frames,
+        (errors[:, None] <= PRECISION_PIXELS).sum(axis=0) / frames,
+        (norm_errors[:, None] <= NORM_PRECISION).sum(axis=0) / frames,
+        np.array(sums) / frames,
         frames,
     )
 
 
 def mean_curves(curves: Iterable[Curves], pooled: bool = False) -> Curves:
-    """Mean over sequences, each counting once, or ``pooled``: each by its frames. Raises ValueError
-    for none.
+    """Mean over sequences, each counting once, or with `pooled` by its frames.
+
+    Raises ValueError where there are none.
     """
     rows = list(curves)
     if not rows:
@@ -192,9 +207,7 @@ def mean_curves(curves: Iterable[Curves], pooled: bool = False) -> Curves:
 
 def spread(scores: Iterable[Scores]) -> Scores | None:
     """Sample standard deviation of each score over runs; None for fewer than two."""
-    rows = [asdict(row) for row in scores]
+    rows = [astuple(row) for row in scores]
     if len(rows) < 2:
         return None
-    return Scores(
-        **{f.name: float(np.std([row[f.name] for row in rows], ddof=1)) for f in fields(Scores)}
-    )
+    return Scores(*(float(np.std(column, ddof=1)) for column in zip(*rows, strict=True)))

@@ -1,8 +1,7 @@
-"""Passes: sequences tracked from several of their frames on.
+"""Passes: a sequence is tracked several times, from several of its frames on.
 
-One pass from the first frame is one draw: a tracker that by chance loses its target early loses all
-the rest.  Passes from frames at even distances, as VOT has had them since 2020, say more with the
-same data.
+With one pass a tracker that loses its target early by chance loses the whole rest. Passes from
+frames at even distances say more with the same data; VOT has had them since 2020.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from rbsf.system.program import positive_int
 
-if TYPE_CHECKING:  # these load OpenCV and more, which --help need not wait for
+if TYPE_CHECKING:  # these load OpenCV, for which --help shall not wait
     from rbsf.datasets.video.sequences import Sequence
     from rbsf.eval.benchmarks import Split
 
@@ -24,8 +23,8 @@ def add_pass_flags(parser: argparse.ArgumentParser) -> None:
         "--every",
         type=positive_int,
         metavar="N",
-        help="track each sequence from every Nth frame on, in passes of their own: more to score in the same data"
-        " (default: from the first frame alone)",
+        help="track each sequence from every Nth frame on, in passes of their own: more to score in"
+        " the same data (default: from the first frame alone)",
     )
     parser.add_argument(
         "--frames",
@@ -36,36 +35,36 @@ def add_pass_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def in_passes(split: Split, every: int | None, frames: int | None) -> Split:
-    """The split with passes in place of its sequences: see `passes`.  With neither, the split
-    itself.
-    """
+    """The split with passes, see `passes`, in place of its sequences; unchanged with neither."""
     if not (every or frames):
         return split
-    return dataclasses.replace(
-        split,
-        sequences=[
-            part for sequence in split.sequences for part in passes(sequence, every, frames)
-        ],
-        variant=split.variant
-        + (f"-every{every}" if every else "")
-        + (f"-frames{frames}" if frames else ""),
-        passes=True,
-    )
+    parts = []
+    for sequence in split.sequences:
+        parts += passes(sequence, every, frames)
+    variant = split.variant
+    if every:
+        variant += f"-every{every}"
+    if frames:
+        variant += f"-frames{frames}"
+    return dataclasses.replace(split, sequences=parts, variant=variant, passes=True)
 
 
 def passes(sequence: Sequence, every: int | None, frames: int | None) -> list[Sequence]:
-    """Parts of a sequence, each to be tracked alone: from frame 0, ``every``, twice that ... to the
-    end, or of at most ``frames`` frames.
+    """Parts of a sequence that are tracked alone: one from every `every`th frame on.
 
-    Those that the end cuts to less than ``every`` and ``frames`` are left out, and those with less
-    than two boxes, where there is nothing to score; unless there are no others.
+    A part reaches to the end of the sequence, or has at most `frames` frames. Parts that the end
+    cuts to fewer frames than both `every` and `frames` are left out. So are parts with fewer than
+    two boxes, which cannot be scored. The first part stays where no other does.
     """
     from rbsf.eval.results import annotated
 
-    least = min(every or len(sequence), frames or len(sequence))
-    starts = range(0, max(1, len(sequence) - least + 1), every or len(sequence))
-    parts = [
-        sequence.part(first, min(len(sequence), first + (frames or len(sequence))))
-        for first in starts
-    ]
-    return [part for part in parts if len(annotated(part)) > 1] or parts[:1]
+    whole = len(sequence)
+    step = every or whole
+    length = frames or whole
+    least = min(step, length)
+    parts = []
+    for first in range(0, max(1, whole - least + 1), step):
+        last = min(whole, first + length)
+        parts.append(sequence.part(first, last))
+    scored = [part for part in parts if len(annotated(part)) > 1]
+    return scored or parts[:1]

@@ -1,6 +1,4 @@
-"""Curves of a benchmark report as inline SVG that takes the page's text colour, and the trackers'
-colours.
-"""
+"""Curves of a benchmark report as inline SVG in the page's text colour; colours of trackers."""
 
 from __future__ import annotations
 
@@ -9,7 +7,7 @@ import re
 from html import escape
 from typing import Any
 
-# Each has a contrast of 3.5 or more with white and with the dark page's ground.
+# Each has a contrast of at least 3.5 with white and with the background of the dark page.
 COLORS = [
     "#2f7fd6",
     "#d1660f",
@@ -30,10 +28,10 @@ STYLE: Any = {
     "font.size": 9,
     "text.color": INK,
 }
-SIZE = (4.4, 3.1)  # inches, without the legend
-LINE = 0.19  # inches of a line of the legend
+SIZE = (4.4, 3.1)  # width and height in inches, without the legend
+LINE = 0.19  # height of a line of the legend in inches
 
-PLOTS = {  # curve: title, x label, its score
+PLOTS = {  # {curve: (title, x label, its score)}
     "success": ("Success", "overlap threshold", "auc"),
     "precision": ("Precision", "centre error threshold (pixels)", "precision"),
     "norm_precision": (
@@ -45,26 +43,22 @@ PLOTS = {  # curve: title, x label, its score
 
 
 def tracker_color(index: int) -> str:
-    """Colour of the tracker of that place in a report, as #rrggbb."""
+    """Colour of the tracker at that place in a report, as #rrggbb."""
     return COLORS[index % len(COLORS)]
 
 
 def tracker_style(index: int) -> str:
-    """Line style of the tracker; with the colour it is unique among 20."""
+    """Line style of the tracker; together with the colour it is unique among 20."""
     return STYLES[index % len(STYLES)]
 
 
 def plot_curves(report: dict[str, Any], name: str) -> str:
-    """SVG element of the curves called ``name``, a key of ``PLOTS``; empty where no tracker has
-    any.
+    """SVG element of the curves called `name`, a key of `PLOTS`; empty where no tracker has any.
 
     The legend is sorted by score. Equal reports give equal text.
     """
     title, label, key = PLOTS[name]
-    drawn = [
-        (index, tracker) for index, tracker in enumerate(report["trackers"]) if tracker["curves"]
-    ]
-    drawn.sort(key=lambda pair: -(pair[1]["mean"][key] or 0.0))
+    drawn = _ranked(report, key)
     if not drawn:
         return ""
     import matplotlib
@@ -73,27 +67,38 @@ def plot_curves(report: dict[str, Any], name: str) -> str:
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(STYLE | {"svg.hashsalt": name})
-        figure = Figure(figsize=(SIZE[0], SIZE[1] + LINE * len(drawn)), layout="constrained")
-        axes = _axes(figure, title, label, report["thresholds"][name])
-        lines = [
-            axes.plot(
-                report["thresholds"][name],
+        height = SIZE[1] + LINE * len(drawn)
+        figure = Figure(figsize=(SIZE[0], height), layout="constrained")
+        thresholds = report["thresholds"][name]
+        axes = _axes(figure, title, label, thresholds)
+        lines, texts = [], []
+        for index, tracker in drawn:
+            lines += axes.plot(
+                thresholds,
                 tracker["curves"][name],
                 color=tracker_color(index),
                 linestyle=tracker_style(index),
                 linewidth=2.4 if tracker["label"] == report["subject"] else 1.4,
-            )[0]
-            for index, tracker in drawn
-        ]
-        texts = [f"{tracker['mean'][key]:.3f}  {tracker['label']}" for _, tracker in drawn]
-        legend = figure.legend(
-            lines, texts, loc="outside lower left", frameon=False, handlelength=3, labelspacing=0.35
-        )
-        for text in legend.get_texts():
-            text.set_parse_math(False)
-        return _to_svg(
-            figure, name, f"{title} plot. " + "; ".join(" ".join(text.split()) for text in texts)
-        )
+            )
+            texts.append(f"{tracker['mean'][key]:.3f}  {tracker['label']}")
+        _legend(figure, lines, texts)
+        entries = [" ".join(text.split()) for text in texts]
+        return _to_svg(figure, name, f"{title} plot. {'; '.join(entries)}")
+
+
+def _ranked(report: dict[str, Any], key: str) -> list[tuple[int, dict[str, Any]]]:
+    """The trackers that have curves, with their places in the report, the highest score first."""
+    trackers = enumerate(report["trackers"])
+    drawn = [(index, tracker) for index, tracker in trackers if tracker["curves"]]
+    return sorted(drawn, key=lambda pair: -(pair[1]["mean"][key] or 0.0))
+
+
+def _legend(figure: Any, lines: list[Any], texts: list[str]) -> None:
+    legend = figure.legend(
+        lines, texts, loc="outside lower left", frameon=False, handlelength=3, labelspacing=0.35
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
 
 
 def _axes(figure: Any, title: str, label: str, thresholds: list[float]) -> Any:
@@ -110,7 +115,7 @@ def _axes(figure: Any, title: str, label: str, thresholds: list[float]) -> Any:
 
 
 def _to_svg(figure: Any, prefix: str, description: str) -> str:
-    """The figure as an <svg> element: scalable, with ids that begin with ``prefix``."""
+    """The figure as an <svg> element: scalable, with ids that begin with `prefix`."""
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)

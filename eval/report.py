@@ -1,8 +1,7 @@
-"""Write and read a benchmark report: report.json, which is the report, and report.md and
-report.html for readers.
+"""Writes and reads a benchmark report: report.json, and report.md and report.html for readers.
 
-A report is a plain dict as ``rbsf.eval.summary.summarise`` makes it; all scores are shares from 0
-to 1, None where there is none.
+A report is a plain dict as `rbsf.eval.summary.summarise` makes it. Scores are shares from 0 to 1;
+a missing score is None.
 """
 
 from __future__ import annotations
@@ -40,13 +39,16 @@ FIELDS = (
     "thresholds",
     "environment",
     "subject",
+    "reference",
+    "trackers",
+    "attributes",
+    "paper",
 )
-FIELDS += ("reference", "trackers", "attributes", "paper")
 TRACKER_FIELDS = ("label", "key", "mean", "sequences", "failed")
 
 
 def write_report(report: dict[str, Any], folder: Path, strips: list[Strip]) -> None:
-    """Write the three files into ``folder``; each is whole or not there.
+    """Write the three files into `folder`; each is whole or not there.
 
     Raises ValueError for a score that is not a number (NaN), OSError where a file cannot be
     written.
@@ -63,11 +65,12 @@ def write_report(report: dict[str, Any], folder: Path, strips: list[Strip]) -> N
 def load_report(path: str | Path) -> dict[str, Any]:
     """Read a report from report.json or the folder that holds it.
 
-    Raises FileNotFoundError where there is none, ValueError where it is no report or one of a newer
-    program.
+    Raises FileNotFoundError where there is no such file, ValueError where it is no report or one of
+    a newer program.
     """
     path = Path(path)
-    path = path / "report.json" if path.is_dir() else path
+    if path.is_dir():
+        path = path / "report.json"
     if not path.is_file():
         raise FileNotFoundError(f"report {path} does not exist; eval/run_benchmarks.py writes it")
     try:
@@ -81,34 +84,50 @@ def load_report(path: str | Path) -> dict[str, Any]:
 
 
 def _check_format(report: Any, path: Path) -> None:
+    """Raise ValueError where a file holds no report, a newer one or a damaged one."""
     form = report.get("format") if isinstance(report, dict) else None
     if form != FORMAT:
-        found = re.fullmatch(r"rbsf-benchmark-(\d+)", str(form))
-        if found and int(found[1]) > int(FORMAT.rpartition("-")[2]):
+        if _is_newer(str(form)):
             raise ValueError(
-                f"{path} has the newer format {form}, this program reads {FORMAT}; update the program"
+                f"{path} has the newer format {form}, this program reads {FORMAT};"
+                " update the program"
             )
         raise ValueError(
             f"{path} is not a benchmark report: its format is {form!r}, expected {FORMAT!r}"
         )
-    missing = [field for field in FIELDS if field not in report]
-    missing = missing or [
-        f"tracker's {f}" for t in report["trackers"] for f in TRACKER_FIELDS if f not in t
-    ]
+    missing = _missing_fields(report)
     if missing:
         raise ValueError(
             f"{path} is damaged: it has no {', '.join(missing)}; run eval/run_benchmarks.py again"
         )
 
 
+def _is_newer(form: str) -> bool:
+    """Whether a format is one of this program's, of a higher number."""
+    name, _, number = FORMAT.rpartition("-")
+    found = re.fullmatch(rf"{name}-(\d+)", form)
+    return found is not None and int(found[1]) > int(number)
+
+
+def _missing_fields(report: dict[str, Any]) -> list[str]:
+    missing = [field for field in FIELDS if field not in report]
+    if missing:
+        return missing
+    for tracker in report["trackers"]:
+        missing += [f"tracker's {field}" for field in TRACKER_FIELDS if field not in tracker]
+    return missing
+
+
 def summary(report: dict[str, Any]) -> str:
-    """One sentence: the subject's AUC, and how much of the reference's that is."""
-    subject, reference = (find_tracker(report, report[role]) for role in ("subject", "reference"))
+    """One sentence: the subject's AUC, and what share of the reference's AUC that is."""
+    name = report["subject"]
     count = f"{report['frames']:,} frames"
+    subject = find_tracker(report, name)
     if not subject or not subject["mean"]:
-        return f"{report['subject']}: nothing could be scored; {count}."
+        return f"{name}: nothing could be scored; {count}."
     auc = subject["mean"]["auc"]
-    text = f"{report['subject']}: AUC {auc:.3f} over {len(subject['sequences'])} sequences, {count}"
+    text = f"{name}: AUC {auc:.3f} over {len(subject['sequences'])} sequences, {count}"
+    reference = find_tracker(report, report["reference"])
     if reference and reference["mean"] and reference["mean"]["auc"]:
         other = reference["mean"]["auc"]
         text += f"; {auc / other:.1%} of the {other:.3f} of its reference, {report['reference']}"
@@ -116,31 +135,32 @@ def summary(report: dict[str, Any]) -> str:
 
 
 def problems(report: dict[str, Any]) -> list[tuple[str, list[str]]]:
-    """What is not in the scores: (heading, a line each), without empty lists."""
-    failed = [
-        f"{t['label']}: {name}: {why}"
-        for t in report["trackers"]
-        for name, why in t["failed"].items()
-    ]
-    missing = [", ".join(report["missing"])] if report["missing"] else []
-    parts = (
-        (f"Missing ({len(report['missing'])}): of the published set, not in the folder", missing),
-        (
-            "Unreadable: not scored for any tracker",
-            [f"{name}: {why}" for name, why in report["unreadable"].items()],
-        ),
-        ("Failed: not scored for that tracker", failed),
-    )
-    return [(heading, lines) for heading, lines in parts if lines]
+    """What is not in the scores: headings, each with its lines."""
+    found = []
+    if missing := report["missing"]:
+        heading = f"Missing ({len(missing)}): of the published set, not in the folder"
+        found.append((heading, [", ".join(missing)]))
+    if unreadable := report["unreadable"]:
+        lines = [f"{name}: {why}" for name, why in unreadable.items()]
+        found.append(("Unreadable: not scored for any tracker", lines))
+    failed = []
+    for tracker in report["trackers"]:
+        for name, why in tracker["failed"].items():
+            failed.append(f"{tracker['label']}: {name}: {why}")
+    if failed:
+        found.append(("Failed: not scored for that tracker", failed))
+    return found
 
 
-def _sections(report: dict[str, Any]) -> dict[str, Table | None]:
-    return {
+def _sections(report: dict[str, Any]) -> dict[str, Table]:
+    """The tables that the report has, by their headings."""
+    tables = {
         "Scores": main_table(report),
         "Beside the paper": paper_table(report),
         "By attribute": attribute_table(report),
         "By sequence": sequence_table(report),
     }
+    return {heading: table for heading, table in tables.items() if table}
 
 
 def to_markdown(report: dict[str, Any]) -> str:
@@ -151,28 +171,29 @@ def to_markdown(report: dict[str, Any]) -> str:
         markdown_text(report["protocol"]),
     ]
     for heading, table in _sections(report).items():
-        if table:
-            parts += [f"## {heading}", markdown_text(table.caption), str(table)]
-    parts += ["## Not scored"] if problems(report) else []
-    for heading, lines in problems(report):
-        parts += [
-            f"**{markdown_text(heading)}**",
-            "\n".join(f"- {markdown_text(line)}" for line in lines),
-        ]
+        parts += [f"## {heading}", markdown_text(table.caption), str(table)]
+    not_scored = problems(report)
+    if not_scored:
+        parts.append("## Not scored")
+    for heading, lines in not_scored:
+        items = [f"- {markdown_text(line)}" for line in lines]
+        parts += [f"**{markdown_text(heading)}**", "\n".join(items)]
     command = " ".join(str(report["environment"].get("command", "")).split())
     parts += ["## Environment", f"    {command}", str(environment_table(report))]
     return "\n\n".join(parts) + "\n"
 
 
 def to_html(report: dict[str, Any], strips: list[Strip]) -> str:
-    """The report as one page that needs nothing else."""
+    """The report as one page that needs no other file."""
+    plots = [plot_curves(report, name) for name in PLOTS]
+    legend = [(label, tracker_color(index)) for index, label in enumerate(labels(report))]
     return render_page(
         "report.html.j2",
         report=report,
         summary=summary(report),
         sections=_sections(report),
-        plots=[svg for name in PLOTS if (svg := plot_curves(report, name))],
-        legend=[(label, tracker_color(index)) for index, label in enumerate(labels(report))],
+        plots=[svg for svg in plots if svg],
+        legend=legend,
         strips=strips,
         problems=problems(report),
         environment=environment_table(report),
@@ -182,7 +203,6 @@ def to_html(report: dict[str, Any], strips: list[Strip]) -> str:
 def render_page(template: str, **values: Any) -> str:
     """Fill a template of this folder; all texts are escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
 
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -191,10 +211,17 @@ def render_page(template: str, **values: Any) -> str:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    environment.filters["breakable"] = lambda text: Markup("<wbr>").join(
-        re.split(r"(?<=[-_])", text)
-    )
-    environment.filters["data_url"] = lambda jpeg: (
-        "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
-    )
+    environment.filters["breakable"] = _breakable
+    environment.filters["data_url"] = _data_url
     return environment.get_template(template).render(**values) + "\n"
+
+
+def _breakable(text: str) -> Any:
+    """A text that a page may break behind each - and _."""
+    from markupsafe import Markup
+
+    return Markup("<wbr>").join(re.split(r"(?<=[-_])", text))
+
+
+def _data_url(jpeg: bytes) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()

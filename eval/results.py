@@ -1,10 +1,14 @@
 """Result files, in the form in which the got10k toolkit writes and reads them.
 
-OTB, UAV123: ``TRACKER/NAME.txt`` (x,y,w,h a line, in the coordinates of the data set's files) and
-``TRACKER/times/NAME_time.txt`` (seconds); further runs under ``TRACKER.run2`` and so on. GOT-10k:
-``TRACKER/NAME/NAME_001.txt`` and ``TRACKER/NAME/NAME_time.txt`` with a column per run. The times
-file begins with a comment, which the toolkit skips: two fingerprints of the sequence that was
-tracked, `stamp` and `fingerprint`.
+A file of boxes has a line x,y,w,h per frame, in the coordinates of the data set's files; a file of
+times has a line of seconds per frame.
+
+OTB, UAV123: `TRACKER/NAME.txt` and `TRACKER/times/NAME_time.txt`; further runs lie in
+`TRACKER.run2` and so on. GOT-10k: `TRACKER/NAME/NAME_001.txt` and `TRACKER/NAME/NAME_time.txt`, the
+latter with a column per run.
+
+A file of times begins with a comment, which the toolkit skips. It holds two digests of the sequence
+that was tracked, `stamp` and `fingerprint`.
 """
 
 from __future__ import annotations
@@ -24,28 +28,25 @@ from rbsf.datasets.video.layouts import otb_name
 from rbsf.datasets.video.sequences import Sequence
 from rbsf.system.files import write_atomically
 
-TEXT_FILES = (
-    "[!.]*.txt"  # a process that is killed while it writes leaves a file that begins with a dot
-)
+# A process that is killed while it writes leaves a file whose name begins with a dot.
+TEXT_FILES = "[!.]*.txt"
 ADVICE = "replace it, or delete it to run the sequence again"
 
 
 @dataclass(frozen=True)
 class Run:
-    """A tracker's boxes x,y,w,h (N, 4) in a sequence, 0-based, and its ``seconds`` per frame (N,),
-    without decoding.
-    """
+    """What a tracker found in a sequence."""
 
-    boxes: np.ndarray
-    seconds: np.ndarray
+    boxes: np.ndarray  # [N, 4] x,y,w,h, pixels, 0-based
+    seconds: np.ndarray  # [N] of each frame, without decoding
 
 
 @dataclass(frozen=True)
 class ResultStore:
-    """The results of one tracker on one benchmark, in ``folder``."""
+    """The results of one tracker on one benchmark, in `folder`."""
 
     folder: Path
-    per_sequence: bool = False  # GOT-10k's form: a folder a sequence
+    per_sequence: bool = False  # a folder a sequence, which is GOT-10k's form
 
     def boxes_path(self, name: str, run: int = 1) -> Path:
         """File of the boxes of a run, counted from 1."""
@@ -54,7 +55,7 @@ class ResultStore:
         return self._run_folder(run) / f"{name}.txt"
 
     def times_path(self, name: str, run: int = 1) -> Path:
-        """File of the seconds of a run; of all runs in GOT-10k's form."""
+        """File of the seconds of a run; in GOT-10k's form of all runs."""
         folder = self.folder / name if self.per_sequence else self._run_folder(run) / "times"
         return folder / f"{name}_time.txt"
 
@@ -66,63 +67,68 @@ class ResultStore:
         return self.folder if run == 1 else self.folder.with_name(f"{self.folder.name}.run{run}")
 
     def save(self, sequence: Sequence, result: Run, number: int = 1) -> None:
-        """Write a run: boxes first, so that a run with times is whole. Raises OSError where it
-        cannot be written.
+        """Write a run, the boxes first, so that a run with times is whole.
+
+        Raises OSError where it cannot be written.
         """
-        columns, column = [], self._column(number)
-        if self.per_sequence:
-            with suppress(ValueError):  # a damaged file: the other runs count as not run
-                columns = self._columns(sequence, number)
-        columns += [np.full(len(sequence), np.nan)] * (column + 1 - len(columns))
-        columns[column] = result.seconds
-        times = _text(
-            np.stack(columns, axis=1), "%.8f", f"{stamp(sequence)} {fingerprint(sequence)}"
-        )
-        write_atomically(
-            self.boxes_path(sequence.name, number), _text(result.boxes + _shift(sequence), "%.3f")
-        )
+        boxes = _text(result.boxes + _shift(sequence), "%.3f")
+        seconds = np.stack(self._with_run(sequence, result, number), axis=1)
+        times = _text(seconds, "%.8f", f"{stamp(sequence)} {fingerprint(sequence)}")
+        write_atomically(self.boxes_path(sequence.name, number), boxes)
         write_atomically(self.times_path(sequence.name, number), times)
-        with suppress(FileNotFoundError):
-            self.failure_path(sequence.name).unlink()
+        self.failure_path(sequence.name).unlink(missing_ok=True)
+
+    def _with_run(self, sequence: Sequence, result: Run, number: int) -> list[np.ndarray]:
+        """The columns of the file of times, with those of other runs that it holds already."""
+        columns: list[np.ndarray] = []
+        if self.per_sequence:
+            with suppress(ValueError):  # of a damaged file nothing is kept
+                columns = self._columns(sequence, number)
+        column = self._column(number)
+        missing = column + 1 - len(columns)
+        columns += [np.full(len(sequence), np.nan)] * missing
+        columns[column] = result.seconds
+        return columns
 
     def save_failure(self, sequence: Sequence, reason: str) -> None:
         """Record why a sequence could not be tracked."""
         write_atomically(self.failure_path(sequence.name), (reason + "\n").encode())
 
     def failures(self) -> dict[str, str]:
-        """What ``save_failure`` recorded: {sequence: reason}."""
-        return {
-            path.stem: path.read_text().strip()
-            for path in sorted((self.folder / "failed").glob(TEXT_FILES))
-        }
+        """What `save_failure` recorded: {sequence: reason}."""
+        paths = sorted((self.folder / "failed").glob(TEXT_FILES))
+        return {path.stem: path.read_text().strip() for path in paths}
 
     def forget(self, name: str, number: int = 1) -> None:
         """Remove a run's boxes, if there are any, so that it is run again."""
         self.boxes_path(name, number).unlink(missing_ok=True)
 
     def load(self, sequence: Sequence, number: int = 1) -> Run | None:
-        """Read what ``save`` wrote; None if there is none, or one of other frames or another first
-        box.
+        """Read what `save` wrote; None where it is missing or of other frames or another first box.
 
         Raises ValueError, naming the file, for a damaged one and one of another length.
         """
-        path, column = self.boxes_path(sequence.name, number), self._column(number)
-        columns = self._columns(sequence, number) if path.is_file() else []
+        path = self.boxes_path(sequence.name, number)
+        if not path.is_file():
+            return None
+        columns = self._columns(sequence, number)
+        column = self._column(number)
         if column >= len(columns) or np.isnan(columns[column]).any():
             return None
-        return Run(read_result(path, len(sequence)) - _shift(sequence), columns[column])
+        boxes = read_result(path, len(sequence)) - _shift(sequence)
+        return Run(boxes, columns[column])
 
     def _column(self, number: int) -> int:
+        """Column of a run in its file of times."""
         return number - 1 if self.per_sequence else 0
 
     def _columns(self, sequence: Sequence, number: int) -> list[np.ndarray]:
-        """Seconds of each run in a file of times; none if the file is of other frames or another
-        first box.
-        """
+        """Seconds of each run in a file of times; empty where it is of another sequence."""
         path = self.times_path(sequence.name, number)
-        if not path.is_file() or not _is_of(
-            path.read_text(errors="replace").partition("\n")[0], sequence
-        ):
+        if not path.is_file():
+            return []
+        head = path.read_text(errors="replace").partition("\n")[0]
+        if not _is_of(head, sequence):
             return []
         table = _table(path)
         if len(table) != len(sequence):
@@ -133,27 +139,28 @@ class ResultStore:
 
 
 def fingerprint(sequence: Sequence) -> str:
-    """Digest of what a tracker's boxes depend on, wherever it lies: name, length, first box, and
-    the bytes of the frames' files.
+    """Digest of what a tracker's boxes depend on, wherever the sequence lies.
+
+    That is its name, length, first box, and the bytes of the frames' files.
     """
     what = f"{_start(sequence)} {_content(sequence.files(), stamp(sequence))}"
     return hashlib.sha256(what.encode()).hexdigest()[:16]
 
 
 def stamp(sequence: Sequence) -> str:
-    """Digest of the same, but for the files' sizes and times in place of their bytes: known without
-    reading them.
-    """
+    """Digest as `fingerprint`, but of the files' sizes and times; no file is read for it."""
     return index.fingerprint([(_start(sequence), [Path(file) for file in sequence.files()])])[:16]
 
 
 def _start(sequence: Sequence) -> str:
-    return f"{sequence.name} {len(sequence)} {sequence.boxes[annotated(sequence)[:1]].tolist()}"
+    """Name, length and first box of a sequence."""
+    first = sequence.boxes[annotated(sequence)[:1]].tolist()
+    return f"{sequence.name} {len(sequence)} {first}"
 
 
-@lru_cache(maxsize=1024)  # of a sequence all trackers ask
+@lru_cache(maxsize=1024)  # all trackers need that of a sequence
 def _content(files: tuple[str, ...], state: str) -> str:
-    """Digest of the bytes of files in this state; one that is missing has none."""
+    """Digest of the bytes of files, without missing ones; `state` is their stamp, for the cache."""
     digest = hashlib.sha256()
     for path in files:
         with suppress(OSError), open(path, "rb") as file:
@@ -164,8 +171,9 @@ def _content(files: tuple[str, ...], state: str) -> str:
 
 
 def _is_of(head: str, sequence: Sequence) -> bool:
-    """Whether times with this first line are of this sequence as it is. Its frames are read where
-    their sizes or times are others, as a copy's may be.
+    """Whether times with this first line are of this sequence as it is.
+
+    The frames are read only where their files' sizes or times differ, as those of a copy may.
     """
     words = head.split()
     return len(words) == 3 and (words[1] == stamp(sequence) or words[2] == fingerprint(sequence))
@@ -177,8 +185,9 @@ def annotated(sequence: Sequence) -> np.ndarray:
 
 
 def read_result(path: Path, frames: int) -> np.ndarray:
-    """Read x,y,w,h lines (comma, tab or space), (``frames``, 4) as they stand. Raises ValueError
-    naming the file.
+    """Read lines x,y,w,h (comma, tab or space) as they stand, as `[frames, 4]`.
+
+    Raises ValueError, naming the file, for a damaged one and one of another length.
     """
     boxes = _table(path)
     if boxes.shape[1:] != (4,):
@@ -193,10 +202,10 @@ def read_result(path: Path, frames: int) -> np.ndarray:
 
 
 def read_result_folder(folder: Path) -> Callable[[Sequence], Run | None]:
-    """Reader of boxes that exist already, one text file a sequence, ``NAME.txt`` or
-    ``NAME/NAME_001.txt``; seconds are zeros where the toolkit's file of times is not beside them.
+    """Reader of boxes that exist already, in text files `NAME.txt` or `NAME/NAME_001.txt`.
 
-    Raises FileNotFoundError for no such folder, ValueError for one without text files.
+    Seconds are zeros where the toolkit's file of times is missing. Raises FileNotFoundError where
+    there is no such folder, ValueError for one without text files.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"results folder {folder} does not exist")
@@ -218,15 +227,22 @@ def read_result_folder(folder: Path) -> Callable[[Sequence], Run | None]:
 
 
 def _seconds(boxes: Path, count: int) -> np.ndarray:
-    folder = boxes.parent.name  # the sequence's, in GOT-10k's form
-    name = folder if boxes.stem == f"{folder}_001" else boxes.stem
-    for path in (boxes.parent / "times" / f"{name}_time.txt", boxes.parent / f"{name}_time.txt"):
-        if path.is_file() and len(table := _table(path)) == count:
+    """Seconds `[count]` from the file of times of a file of boxes; zeros where there is none."""
+    folder = boxes.parent
+    name = boxes.stem
+    if name == f"{folder.name}_001":  # GOT-10k's form
+        name = folder.name
+    for path in (folder / "times" / f"{name}_time.txt", folder / f"{name}_time.txt"):
+        if not path.is_file():
+            continue
+        table = _table(path)
+        if len(table) == count:
             return np.nan_to_num(table[:, 0])
     return np.zeros(count)
 
 
 def _shift(sequence: Sequence) -> np.ndarray:
+    """What is added to boxes x,y,w,h to get those of the data set's files."""
     return np.array([1.0, 1.0, 0.0, 0.0]) * sequence.one_based
 
 
@@ -237,6 +253,7 @@ def _text(rows: np.ndarray, form: str, head: str = "") -> bytes:
 
 
 def _table(path: Path) -> np.ndarray:
+    """The numbers of a text file; raises ValueError, naming the file, for a damaged one."""
     try:
         text = path.read_text().replace(",", " ")
         if not text.strip():

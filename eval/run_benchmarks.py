@@ -2,12 +2,15 @@
 
     python eval/run_benchmarks.py --dataset OTB100 --root data/OTB --tracker rbsf --tracker static
 
-Results go to OUT/results/DATASET/TRACKER-DIGEST in the got10k toolkit's form; what is there is not
-run again, so an interrupted run goes on where it stopped, and other weights, constants, precision,
-frames, first boxes, tracking code or OpenCV are run anew. The report,
-OUT/reports/DATASET/report.html, .md and .json, says which part of the benchmark was run; that of a
-folder goes to OUT/reports/folder-NAME. Without any data: --dataset synthetic. Boxes that exist
-already are scored, without images, by --annotations and --results.
+Results go to OUT/results/DATASET/TRACKER-DIGEST in the got10k toolkit's form. What is there is not
+run again, so an interrupted run goes on where it stopped. Other weights, constants, precision,
+frames, first boxes, tracking code or OpenCV are run anew.
+
+The report is OUT/reports/DATASET/report.html, .md and .json; that of a folder goes to
+OUT/reports/folder-NAME. It says which part of the benchmark was run.
+
+Without any data: --dataset synthetic. Boxes that exist already are scored, without images, by
+--annotations and --results.
 """
 
 from __future__ import annotations
@@ -20,11 +23,13 @@ from typing import TYPE_CHECKING
 if not __package__:  # run as a file: where nothing is installed the checkout serves
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
+from rbsf.eval import MAX_WORKERS
 from rbsf.eval.passes import add_pass_flags
 from rbsf.system.program import check_writable, positive_int, require, run
 from rbsf.tracker.flags import add_constants_flag, add_network_flags, read_constants
 
-if TYPE_CHECKING:  # these load OpenCV and more, which --help need not wait for
+if TYPE_CHECKING:  # these load OpenCV, for which --help shall not wait
+    from rbsf.eval.benchmarks import Split
     from rbsf.eval.evaluation import Benchmark
     from rbsf.eval.trackers import TrackerSpec
 
@@ -39,7 +44,6 @@ DATASETS = (
     "folder",
     "synthetic",
 )
-MAX_WORKERS = 8  # see rbsf.eval.evaluation
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -52,23 +56,25 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--dataset",
         choices=DATASETS,
         required=True,
-        help="folder: sequences in any layout, or videos with boxes; synthetic: videos made on the spot",
+        help="folder: sequences in any layout, or videos with boxes;"
+        " synthetic: videos made on the spot",
     )
     add(
         "--root",
         type=Path,
         metavar="DIR",
-        help="folder of the data set; a part of its sequences will do (default: OTB, UAV123 or GOT-10k in the folder"
-        " that the environment variable RBSF_DATA names, or in data/)",
+        help="folder of the data set; a part of its sequences will do (default: OTB, UAV123 or"
+        " GOT-10k in the folder that the environment variable RBSF_DATA names, or in data/)",
     )
     add(
         "--tracker",
         action="append",
         metavar="[LABEL=]WHAT",
-        help="rbsf (the shipped weights), static (a box that never moves), a .safetensors, .npz or .pth file,"
-        " opencv:MIL, opencv:KCF, opencv:CSRT, opencv:Nano:BACKBONE.onnx,HEAD.onnx, opencv:Vit:MODEL.onnx,"
-        " onnx:BACKBONE.onnx,HEAD.onnx (NanoTrack by its author's rules, in ONNX Runtime), or a class of your own with"
-        " init(image, box) and update(image): FILE.py:CLASS; repeatable (default: rbsf)",
+        help="rbsf (the shipped weights), static (a box that never moves), a .safetensors, .npz or"
+        " .pth file, opencv:MIL, opencv:KCF, opencv:CSRT, opencv:Nano:BACKBONE.onnx,HEAD.onnx,"
+        " opencv:Vit:MODEL.onnx, onnx:BACKBONE.onnx,HEAD.onnx (NanoTrack by its author's rules,"
+        " in ONNX Runtime), or a class of your own with init(image, box) and update(image):"
+        " FILE.py:CLASS; repeatable (default: rbsf)",
     )
     add(
         "--out",
@@ -90,8 +96,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--workers",
         type=positive_int,
         metavar="N",
-        help=f"processes (default: one a core, at most {MAX_WORKERS}); --threads is then for each, by default the"
-        " cores divided by the processes",
+        help=f"processes (default: one a core, at most {MAX_WORKERS});"
+        " --threads is then for each, by default the cores divided by the processes",
     )
     add(
         "--resume",
@@ -130,7 +136,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def parse_shard(text: str) -> tuple[int, int]:
-    """Read ``2/4`` as (2, 4)."""
+    """Read `2/4` as (2, 4)."""
     first, _, count = text.partition("/")
     if not (first.isdecimal() and count.isdecimal() and 1 <= int(first) <= int(count)):
         raise argparse.ArgumentTypeError(
@@ -140,47 +146,53 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 
 def read_benchmark(args: argparse.Namespace) -> Benchmark:
-    """What the command line asks for.
+    """The benchmark that the command line asks for.
 
     Raises ValueError or FileNotFoundError for data that are not there, an unknown tracker, and
     labels that clash.
     """
-    from rbsf.eval.benchmarks import read_annotations
-    from rbsf.eval.evaluation import Benchmark, find, shown
-    from rbsf.eval.passes import in_passes
+    from rbsf.eval.benchmarks import listed
+    from rbsf.eval.evaluation import Benchmark, shown
 
-    if args.annotations:
-        if args.root or args.tracker or args.shard or not args.results:
-            raise ValueError(
-                "--annotations scores boxes without images: give --results, and no --root, --tracker or --shard"
-            )
-        root, split = None, read_annotations(args.dataset, args.annotations, args.sequences)
-        split = in_passes(split, args.every, args.frames)
-    else:
-        root, split = find(
-            args.dataset, args.root, args.out, args.sequences, args.every, args.frames
-        )
-    names = ", ".join(split.missing[:5]) + ", ..." * (len(split.missing) > 5)
-    print(split.title + (f"; missing: {names}" if names else ""))
+    root, split = find_sequences(args)
+    missing = f"; missing: {listed(split.missing, 5)}" if split.missing else ""
+    print(f"{split.title}{missing}")
     return Benchmark(
         args.dataset,
         split,
         root,
-        tuple(read_specs(args)),
-        args.out,
-        args.repeat,
-        args.workers or 0,
-        args.threads or 0,
-        args.resume,
-        args.shard,
-        shown(args.results),
-        args.reference,
-        not args.sequences,
+        specs=tuple(read_specs(args)),
+        out=args.out,
+        repeat=args.repeat,
+        workers=args.workers or 0,
+        threads=args.threads or 0,
+        resume=args.resume,
+        shard=args.shard,
+        others=shown(args.results),
+        reference=args.reference,
+        whole=not args.sequences,
     )
 
 
+def find_sequences(args: argparse.Namespace) -> tuple[Path | None, Split]:
+    """The folder of the sequences, None with --annotations, and the sequences."""
+    from rbsf.eval.benchmarks import read_annotations
+    from rbsf.eval.evaluation import find
+    from rbsf.eval.passes import in_passes
+
+    if not args.annotations:
+        return find(args.dataset, args.root, args.out, args.sequences, args.every, args.frames)
+    if args.root or args.tracker or args.shard or not args.results:
+        raise ValueError(
+            "--annotations scores boxes without images:"
+            " give --results, and no --root, --tracker or --shard"
+        )
+    split = read_annotations(args.dataset, args.annotations, args.sequences)
+    return None, in_passes(split, args.every, args.frames)
+
+
 def read_specs(args: argparse.Namespace) -> list[TrackerSpec]:
-    """The trackers to run; ValueError or FileNotFoundError for an unknown one."""
+    """The trackers to run; raises ValueError or FileNotFoundError for an unknown one."""
     from rbsf.eval.trackers import parse_tracker
 
     config = read_constants(args.constants)
@@ -192,18 +204,22 @@ def main(argv: list[str] | None = None) -> int:
     """Find, run, score, report. Returns 1 if a sequence could not be read, tracked or scored."""
     args = parse_args(argv)
     require("eval")
-    for path in (args.out / "report", args.json):
-        if path:
-            check_writable(path)
-    from rbsf.eval.evaluation import failures, write_json
-    from rbsf.eval.report import main_table
-
-    benchmark = read_benchmark(
-        args
-    )  # before the work: what is wrong with the command line must not wait for it
+    check_writable(args.out / "report")
+    if args.json:
+        check_writable(args.json)
+    # A fault in the command line shows here, before the work.
+    benchmark = read_benchmark(args)
     left = benchmark.run() if benchmark.specs else 0
     if benchmark.shard:
         return finish_shard(benchmark, left)
+    return finish(benchmark, args)
+
+
+def finish(benchmark: Benchmark, args: argparse.Namespace) -> int:
+    """Write the report and print its scores. Returns 1 if anything went wrong."""
+    from rbsf.eval.evaluation import failures, write_json
+    from rbsf.eval.report import main_table
+
     report = benchmark.report()
     if args.json:
         write_json(report, args.json)

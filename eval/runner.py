@@ -1,8 +1,7 @@
-"""Run trackers over sequences in several processes. What is finished is on disk, so a run is
-resumed by repeating it.
+"""Runs trackers over sequences in several processes.
 
-A sequence that cannot be tracked, or whose process is killed, is recorded and does not stop the
-others.
+Each result is written when it is finished, so an interrupted run is resumed by repeating it. A
+sequence that cannot be tracked, or whose process is killed, is recorded; the others go on.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from itertools import islice
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from typing import Any
 
 import cv2
 import numpy as np
@@ -26,7 +26,7 @@ from rbsf.datasets.video.sequences import Sequence
 from rbsf.eval.results import ResultStore, Run, annotated
 from rbsf.eval.trackers import Tracker, TrackerSpec, seed_opencv
 
-REPORT_SECONDS = 0.5  # between a worker's reports of its progress
+REPORT_SECONDS = 0.5  # time between a worker's reports of its progress
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,7 @@ class Job:
     store: ResultStore
     sequence: Sequence
     number: int = 1  # of the run
-    key: str | None = (
-        None  # the spec's when the store was chosen; other files are not loaded. None: not looked at
-    )
+    key: str | None = None  # the spec's when the store was chosen; None: not compared with it
 
 
 @dataclass
@@ -53,13 +51,14 @@ class _Worker:
 def track_sequence(
     tracker: Tracker, sequence: Sequence, progress: Callable[[int], object] = lambda frames: None
 ) -> Run:
-    """Start on the true box of the first annotated frame and follow the target to the end: one-pass
-    evaluation.
+    """Start on the true box of the first annotated frame and follow the target to the end.
 
-    Boxes of the frames before it are zeros; ``progress`` is told the frames done so far. Raises
-    ValueError, naming the sequence, where no frame has a box.
+    This is one-pass evaluation. Boxes of the frames before the first are zeros. `progress` is told
+    the frames done so far. Raises ValueError, naming the sequence, where no frame has a box, and
+    where fewer frames can be read than there are boxes.
     """
-    boxes, seconds = np.zeros((len(sequence), 4)), np.zeros(len(sequence))
+    boxes = np.zeros((len(sequence), 4))
+    seconds = np.zeros(len(sequence))
     known = annotated(sequence)
     if not len(known):
         raise ValueError(
@@ -78,13 +77,14 @@ def track_sequence(
         progress(done + 1)
     if done + 1 < len(sequence):
         raise ValueError(
-            f"sequence {sequence.name}: {done + 1} frames can be read, but there are {len(sequence)} boxes"
+            f"sequence {sequence.name}: {done + 1} frames can be read,"
+            f" but there are {len(sequence)} boxes"
         )
     return Run(boxes, seconds)
 
 
 def pending(jobs: list[Job]) -> list[Job]:
-    """The jobs without a result. A damaged one counts as one: it is not written over."""
+    """The jobs without a result. A damaged result counts as one, so that it is not overwritten."""
     todo = []
     for job in jobs:
         with suppress(ValueError):
@@ -100,24 +100,25 @@ def run_jobs(
     desc: str = "benchmark",
     resume: bool = True,
 ) -> None:
-    """Run the jobs that have no result yet, each tracker's longest first, in ``workers`` processes
-    of ``threads``.
+    """Run the jobs that have no result yet, in `workers` processes of `threads`.
 
-    Without ``resume`` all are run, and the results that are there are dropped once the trackers are
-    loaded. A progress bar counts frames. What fails is recorded in the job's store. Raises
-    ValueError or OSError for a tracker that cannot be loaded.
+    Trackers run one after the other, each on its longest sequences first. Without `resume` all jobs
+    are run, and the results that are there are dropped once the trackers are loaded. A progress bar
+    counts frames. What fails is recorded in the job's store. Raises ValueError or OSError for a
+    tracker that cannot be loaded.
     """
     todo = pending(jobs) if resume else jobs
-    for spec in dict.fromkeys(job.spec for job in todo):
-        spec.build()  # what cannot be loaded fails here, in words, and not once a sequence
+    for spec in _specs(todo):
+        spec.build()  # a tracker that cannot be loaded fails here, and not once a sequence
     if not resume:
         for job in jobs:
             job.store.forget(job.sequence.name, job.number)
-    total, left = sum(len(job.sequence) for job in jobs), sum(len(job.sequence) for job in todo)
-    order = {spec: i for i, spec in enumerate(dict.fromkeys(job.spec for job in jobs))}
-    queue = sorted(todo, key=lambda job: (order[job.spec], -len(job.sequence)))
+    ranks = {spec: rank for rank, spec in enumerate(_specs(jobs))}
+    queue = sorted(todo, key=lambda job: (ranks[job.spec], -len(job.sequence)))
+    total = _frames(jobs)
     finished = len(jobs) - len(todo)
-    with tqdm(total=total, initial=total - left, desc=desc, unit="frame", smoothing=0.05) as bar:
+    done = total - _frames(todo)
+    with tqdm(total=total, initial=done, desc=desc, unit="frame", smoothing=0.05) as bar:
         bar.set_postfix_str(f"{finished}/{len(jobs)} sequences")
         for job, frames, result in _results(queue, workers, threads):
             bar.update(frames)
@@ -132,25 +133,37 @@ def run_jobs(
                 bar.write(f"failed: {job.spec.label}: {job.sequence.name}: {result}")
 
 
+def _specs(jobs: list[Job]) -> list[TrackerSpec]:
+    """The trackers of jobs, each once."""
+    return list(dict.fromkeys(job.spec for job in jobs))
+
+
+def _frames(jobs: list[Job]) -> int:
+    return sum(len(job.sequence) for job in jobs)
+
+
 def _results(
     queue: list[Job], workers: int, threads: int
 ) -> Iterator[tuple[Job, int, Run | str | None]]:
-    """Yield (job, frames done since, its boxes or what went wrong): None while it runs."""
+    """Yield a job, its frames done since it was last yielded, and its result.
+
+    The result is what was tracked, a sentence on what went wrong, or None while the job runs.
+    """
     waiting = list(reversed(queue))
     pool = [_start_worker(threads) for _ in range(min(workers, len(queue)))]
     try:
         for worker in pool:
             _give(worker, waiting)
         while any(worker.job for worker in pool):
-            for pipe in wait([worker.pipe for worker in pool if worker.job]):
-                worker = next(w for w in pool if w.pipe is pipe)
+            for place in _ready(pool):
+                worker = pool[place]
                 job, before = worker.job, worker.frames
                 assert job is not None  # only workers with a job are waited for
                 try:
                     said = worker.pipe.recv()
                 except (EOFError, OSError):
                     said = _why_ended(worker.process)
-                    pool[pool.index(worker)] = worker = _start_worker(threads)
+                    pool[place] = worker = _start_worker(threads)
                 if isinstance(said, int):
                     worker.frames = said
                     yield job, said - before, None
@@ -162,25 +175,35 @@ def _results(
             worker.process.terminate()
 
 
+def _ready(pool: list[_Worker]) -> list[int]:
+    """Wait for workers that say something or end; their places in the pool."""
+    places: dict[Any, int] = {}  # by their pipes
+    for place, worker in enumerate(pool):
+        if worker.job:
+            places[worker.pipe] = place
+    return [places[pipe] for pipe in wait(list(places))]
+
+
 def _start_worker(threads: int) -> _Worker:
     context = get_context("spawn")  # torch does not survive a fork
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(theirs, threads), daemon=True)
-    on_interrupt = signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # inherited: Ctrl-C is for the parent, which ends us
+    # The process inherits that it ignores Ctrl-C, which is for the parent, who ends it.
+    on_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         process.start()
     finally:
         signal.signal(signal.SIGINT, on_interrupt)
-    theirs.close()  # so that the worker's end is the only one, and its death is seen
+    theirs.close()  # the worker has the only other end, so its death is seen
     return _Worker(process, ours)
 
 
 def _give(worker: _Worker, waiting: list[Job]) -> None:
-    worker.job, worker.frames = (waiting.pop() if waiting else None), 0
+    """Send a worker its next job, if there is one."""
+    worker.job = waiting.pop() if waiting else None
+    worker.frames = 0
     if worker.job:
-        with suppress(ConnectionError):  # it has died: seen when its answer is read
+        with suppress(ConnectionError):  # a dead worker is seen when its answer is read
             worker.pipe.send(worker.job)
 
 
@@ -189,14 +212,17 @@ def _why_ended(process: BaseProcess) -> str:
     code = process.exitcode or 0
     if code < 0:
         name = signal.Signals(-code).name
-        return f"its process was killed ({name}), perhaps for want of memory; run again, or with fewer --workers"
+        return (
+            f"its process was killed ({name}), perhaps for want of memory;"
+            " run again, or with fewer --workers"
+        )
     return f"its process ended with code {code}; run again"
 
 
 def _work(pipe: Connection, threads: int) -> None:
     """A worker process: jobs in, frames done and results out, until the parent goes.
 
-    The parent writes the results: two runs of a GOT-10k sequence share a file of times.
+    The parent writes the results, since two runs of a GOT-10k sequence share a file of times.
     """
     build = cache(partial(_load, threads))
     with suppress(EOFError, ConnectionError):
@@ -207,13 +233,9 @@ def _work(pipe: Connection, threads: int) -> None:
 
 def _load(threads: int, spec: TrackerSpec, key: str | None) -> Tracker:
     tracker = spec.build(threads)
-    if key not in (
-        None,
-        spec.key(),
-    ):  # a training writes on, say: results would go by another model's name
-        raise ValueError(
-            f"{', '.join(map(str, spec.files))} has changed since the run began; run again"
-        )
+    if key is not None and key != spec.key():  # such as weights that a training goes on writing
+        files = ", ".join(map(str, spec.files))
+        raise ValueError(f"{files} has changed since the run began; run again")
     return tracker
 
 
@@ -231,14 +253,9 @@ def _attempt(
 
     try:
         tracker = build(job.spec, job.key)
-        seed_opencv(job.number)  # each run otherwise, and alike when it is repeated
+        seed_opencv(job.number)  # runs differ, and each is the same when it is repeated
         return track_sequence(tracker, job.sequence, progress)
     except ConnectionError:  # the parent is gone
         raise
-    except (
-        ValueError,
-        OSError,
-        RuntimeError,
-        cv2.error,
-    ) as error:  # RuntimeError: a GPU without memory
+    except (ValueError, OSError, RuntimeError, cv2.error) as error:  # such as a GPU without memory
         return " ".join(str(error).split()) or type(error).__name__

@@ -13,11 +13,11 @@ from rbsf.datasets.video.sequences import Sequence
 from rbsf.eval.plots import tracker_color
 from rbsf.eval.report_tables import find_tracker, labels, sequence_gap
 
-WIDTH = 320  # pixels at most
-QUALITY = 85
+WIDTH = 320  # largest width of a frame in pixels
+QUALITY = 85  # of JPEG files, to 100
 WHITE, DARK = (255, 255, 255), (20, 20, 20)
-OUTLINE = (-1, -1, 2, 2)  # what makes a box larger by a pixel on each side
-FAR = 10_000  # pixels; OpenCV draws nothing sensible beyond
+OUTLINE = (-1, -1, 2, 2)  # added to a box x,y,w,h: one pixel more on each side
+FAR = 10_000  # pixels; OpenCV draws lines wrongly beyond
 
 
 @dataclass(frozen=True)
@@ -37,54 +37,54 @@ def make_strips(
     count: int = 2,
     frames: int = 5,
 ) -> list[Strip]:
-    """Strips of the subject's ``count`` best sequences by AUC, then of its ``count`` worst, none
-    twice.
+    """Strips of the subject's `count` best sequences by AUC, then of its `count` worst, none twice.
 
-    ``boxes``: {label: {sequence: (N, 4) x,y,w,h in pixels, 0-based}}; a tracker without boxes on a
+    `boxes`: {label: {sequence: [N, 4] x,y,w,h in pixels, 0-based}}. A tracker without boxes on a
     sequence is left out there. Frames that cannot be read are left out, and so are sequences
     without any.
     """
     by_name = {sequence.name: sequence for sequence in sequences if sequence.frames}
     subject = find_tracker(report, report["subject"])
-    scores = {
-        name: score["auc"] for name, score in (subject["sequences"] if subject else {}).items()
-    }
-    order = sorted((name for name in scores if name in by_name), key=lambda name: -scores[name])
-    best, worst = order[:count], order[count:][-count:]
+    scored = subject["sequences"] if subject else {}
+    scores = {name: score["auc"] for name, score in scored.items() if name in by_name}
+    order = sorted(scores, key=lambda name: -scores[name])
+    best = order[:count]
+    worst = order[count:][-count:]
+    kinds = dict.fromkeys(best, "best") | dict.fromkeys(reversed(worst), "worst")
     strips = []
-    for kind, name in [
-        *(("best", name) for name in best),
-        *(("worst", name) for name in reversed(worst)),
-    ]:
+    for name, kind in kinds.items():
         drawn = {label: boxes.get(label, {}).get(name) for label in labels(report)}
-        strips.append(
-            _strip(by_name[name], _caption(report, kind, name, scores[name]), drawn, report, frames)
-        )
-    return [strip for strip in strips if strip.frames]
+        caption = _caption(report, kind, name, scores[name])
+        strip = _strip(by_name[name], caption, drawn, report["subject"], frames)
+        if strip.frames:
+            strips.append(strip)
+    return strips
 
 
 def _caption(report: dict[str, Any], kind: str, name: str, score: float) -> str:
     text = f"{name}, among the {kind} of {report['subject']}: AUC {score:.3f}"
     gap = sequence_gap(report, name)
-    return text if gap is None else f"{text}, {report['reference']} {score - gap:.3f}"
+    if gap is None:
+        return text
+    return f"{text}, {report['reference']} {score - gap:.3f}"
 
 
 def _strip(
     sequence: Sequence,
     caption: str,
     boxes: dict[str, np.ndarray | None],
-    report: dict[str, Any],
+    subject: str,
     frames: int,
 ) -> Strip:
+    """Up to `frames` frames at even distances."""
     strip = Strip(sequence.name, caption, [], [])
-    for number in dict.fromkeys(
-        np.linspace(0, len(sequence) - 1, frames).round().astype(int).tolist()
-    ):
+    numbers = np.linspace(0, len(sequence) - 1, frames).round().astype(int).tolist()
+    for number in dict.fromkeys(numbers):
         try:
             image = sequence.image(number)
         except (ValueError, OSError):
             continue
-        strip.frames.append(_draw(image, number, sequence.boxes, boxes, report["subject"]))
+        strip.frames.append(_draw(image, number, sequence.boxes, boxes, subject))
         strip.frame_numbers.append(number)
     return strip
 
@@ -96,33 +96,41 @@ def _draw(
     boxes: dict[str, np.ndarray | None],
     subject: str,
 ) -> bytes:
-    """JPEG of an H x W x 3 uint8 RGB frame, at most ``WIDTH`` wide; the subject over the others,
-    the truth over all.
+    """JPEG of an H x W x 3 uint8 RGB frame, at most `WIDTH` wide, with boxes.
+
+    The subject's box is drawn over the other trackers', the true one over all.
     """
-    scale = min(1.0, WIDTH / image.shape[1])
-    size = (round(image.shape[1] * scale), max(round(image.shape[0] * scale), 1))
+    height, width = image.shape[:2]
+    scale = min(1.0, WIDTH / width)
+    size = (round(width * scale), max(round(height * scale), 1))
     image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     colors = {label: _rgb(tracker_color(index)) for index, label in enumerate(boxes)}
     for label in sorted(boxes, key=lambda label: label == subject):
         rows = boxes[label]
         if rows is not None:
             _rectangle(image, rows[number] * scale, colors[label], 2)
-    _rectangle(image, truth[number] * scale + OUTLINE, DARK, 1)
-    _rectangle(image, truth[number] * scale, WHITE, 1)
-    flags = [cv2.IMWRITE_JPEG_QUALITY, QUALITY]
-    flags += [
-        cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
-        cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
-    ]  # thin lines keep their colours
-    return cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), flags)[1].tobytes()
+    true_box = truth[number] * scale
+    _rectangle(image, true_box + OUTLINE, DARK, 1)
+    _rectangle(image, true_box, WHITE, 1)
+    return _to_jpeg(image)
+
+
+def _to_jpeg(image: np.ndarray) -> bytes:
+    # Without subsampling thin lines keep their colours.
+    sampling = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444
+    flags = [cv2.IMWRITE_JPEG_QUALITY, QUALITY, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling]
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    return cv2.imencode(".jpg", bgr, flags)[1].tobytes()
 
 
 def _rectangle(image: np.ndarray, box: np.ndarray, color: tuple[int, ...], width: int) -> None:
-    if np.isfinite(box).all():
-        left, top, right, bottom = (
-            np.clip([*box[:2], *(box[:2] + box[2:] - 1)], -FAR, FAR).round().astype(int).tolist()
-        )
-        cv2.rectangle(image, (left, top), (right, bottom), color, width)
+    """Draw a box x,y,w,h, if it is finite, with lines of `width` pixels."""
+    if not np.isfinite(box).all():
+        return
+    first, last = box[:2], box[:2] + box[2:] - 1
+    corners = np.clip([*first, *last], -FAR, FAR)
+    left, top, right, bottom = corners.round().astype(int).tolist()
+    cv2.rectangle(image, (left, top), (right, bottom), color, width)
 
 
 def _rgb(color: str) -> tuple[int, ...]:

@@ -1,5 +1,6 @@
-"""The archive that GOT-10k's server scores: ``NAME/NAME_001.txt`` and ``NAME/NAME_time.txt`` of
-each test sequence.
+"""The archive that GOT-10k's server scores.
+
+It has `NAME/NAME_001.txt` and `NAME/NAME_time.txt` of each test sequence.
 """
 
 from __future__ import annotations
@@ -25,49 +26,67 @@ def write_submission(
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for sequence in sequences:
-            if any(store.load(sequence, number) is None for number in range(1, runs + 1)):
-                raise ValueError(
-                    f"no submission: {sequence.name} has no result of {store.folder.name}"
-                )
-            for number in range(1, runs + 1):
-                file = store.boxes_path(sequence.name, number)
-                archive.writestr(f"{sequence.name}/{file.name}", file.read_text())
-            times = store.times_path(sequence.name)
-            lines = [line for line in times.read_text().splitlines() if not line.startswith("#")]
-            kept = [
-                ",".join(line.split(",")[:runs]) for line in lines
-            ]  # an earlier benchmark may have had more runs
-            archive.writestr(f"{sequence.name}/{times.name}", "".join(f"{line}\n" for line in kept))
-    check_submission(io.BytesIO(buffer.getvalue()), {s.name: len(s) for s in sequences}, runs)
+            _add_sequence(archive, store, sequence, runs)
+    frames = {sequence.name: len(sequence) for sequence in sequences}
+    check_submission(io.BytesIO(buffer.getvalue()), frames, runs)
     write_atomically(path, buffer.getvalue())
+
+
+def _add_sequence(
+    archive: zipfile.ZipFile, store: ResultStore, sequence: Sequence, runs: int
+) -> None:
+    """Add the boxes of each run of a sequence, and its file of times."""
+    name = sequence.name
+    numbers = range(1, runs + 1)
+    if any(store.load(sequence, number) is None for number in numbers):
+        raise ValueError(f"no submission: {name} has no result of {store.folder.name}")
+    for number in numbers:
+        file = store.boxes_path(name, number)
+        archive.writestr(f"{name}/{file.name}", file.read_text())
+    times = store.times_path(name)
+    text = ""
+    for line in times.read_text().splitlines():
+        if not line.startswith("#"):
+            columns = line.split(",")[:runs]  # an earlier benchmark may have had more runs
+            text += ",".join(columns) + "\n"
+    archive.writestr(f"{name}/{times.name}", text)
 
 
 def check_submission(file: Path | io.BytesIO, frames: dict[str, int], runs: int = 1) -> None:
     """Raise ValueError where an archive has not exactly the files and lines that the server wants.
 
-    ``frames``: {sequence: frames}. A line of boxes has 4 numbers, a line of times one a run.
+    `frames`: {sequence: number of frames}. A line of boxes has 4 numbers, a line of times one a
+    run.
     """
     with zipfile.ZipFile(file) as archive:
         found = set(archive.namelist())
-        wanted = {f"{name}/{name}_{n:03d}.txt": 4 for name in frames for n in range(1, runs + 1)}
-        wanted |= {f"{name}/{name}_time.txt": runs for name in frames}
+        wanted = _wanted_files(frames, runs)
         if found != set(wanted):
             name = min(found ^ set(wanted))
-            raise ValueError(
-                f"submission: {name} is {'missing' if name in wanted else 'not wanted'}"
-            )
+            fault = "missing" if name in wanted else "not wanted"
+            raise ValueError(f"submission: {name} is {fault}")
         for name, columns in wanted.items():
-            rows = [line.split(",") for line in archive.read(name).decode().splitlines()]
-            count = frames[name.partition("/")[0]]
-            if len(rows) != count:
-                raise ValueError(
-                    f"submission: {name} has {len(rows)} lines but the sequence {count} frames"
-                )
-            for number, row in enumerate(rows, 1):
-                if len(row) != columns or not all(map(_is_number, row)):
-                    raise ValueError(
-                        f"submission: {name} line {number} is not {columns} numbers: {','.join(row)!r}"
-                    )
+            lines = archive.read(name).decode().splitlines()
+            _check_lines(name, lines, frames[name.partition("/")[0]], columns)
+
+
+def _wanted_files(frames: dict[str, int], runs: int) -> dict[str, int]:
+    """The files of an archive: {name: numbers in a line}."""
+    boxes = {f"{name}/{name}_{n:03d}.txt": 4 for name in frames for n in range(1, runs + 1)}
+    times = {f"{name}/{name}_time.txt": runs for name in frames}
+    return boxes | times
+
+
+def _check_lines(name: str, lines: list[str], count: int, columns: int) -> None:
+    """Raise ValueError where a file has not `count` lines of `columns` numbers."""
+    if len(lines) != count:
+        raise ValueError(
+            f"submission: {name} has {len(lines)} lines but the sequence {count} frames"
+        )
+    for number, line in enumerate(lines, 1):
+        texts = line.split(",")
+        if len(texts) != columns or not all(map(_is_number, texts)):
+            raise ValueError(f"submission: {name} line {number} is not {columns} numbers: {line!r}")
 
 
 def _is_number(text: str) -> bool:

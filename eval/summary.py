@@ -1,4 +1,4 @@
-"""Scores of a benchmark's results, as the plain dict that ``rbsf.eval.report`` writes."""
+"""Scores of a benchmark, as the plain dict that `rbsf.eval.report` writes."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from rbsf.eval.metrics import Curves, Protocol, mean_curves, score_sequence, spr
 from rbsf.eval.report import FORMAT
 from rbsf.eval.results import Run, annotated
 
+Reader = Callable[[Sequence], Run | None]  # a tracker's boxes in a sequence; None: not tracked
+Bound = Callable[[Sequence], tuple[int, int] | None]  # size of the frame that clips boxes
+
 
 @dataclass(frozen=True)
 class Entrant:
@@ -22,7 +25,7 @@ class Entrant:
 
     label: str
     key: str
-    runs: list[Callable[[Sequence], Run | None]]  # reader of each run's results
+    runs: list[Reader]  # of each run
     size: int | None = None  # bytes of its files
     precision: str | None = None
     failures: Mapping[str, str] = field(default_factory=dict)  # {sequence: why it was not tracked}
@@ -35,17 +38,21 @@ def summarise(
     environment: dict[str, Any],
     attributes: tuple[dict[str, str], dict[str, set]],
 ) -> dict[str, Any]:
-    """Score every entrant on every sequence that it has results of; the form is that of
-    ``rbsf.eval.report``.
+    """Score every entrant on every sequence that it has results of.
+
+    `attributes`: as `rbsf.eval.attributes.attributes_of` gives them. What is returned has the form
+    of `rbsf.eval.report`.
     """
     protocol = BENCHMARKS[split.dataset].protocol
     bound = cache(frame_size if protocol.bounded else lambda sequence: None)
     words, of_sequence = attributes
+    rows = [_tracker(entrant, split, protocol, bound, of_sequence) for entrant in entrants]
+    note = " Each pass counts as a sequence." if split.passes else ""
     return {
         "format": FORMAT,
         "dataset": split.name,
         "title": split.title,
-        "protocol": protocol.text + " Each pass counts as a sequence." * split.passes,
+        "protocol": protocol.text + note,
         "frames": sum(map(len, split.sequences)),
         "missing": split.missing,
         "unreadable": split.broken,
@@ -53,16 +60,14 @@ def summarise(
         "environment": environment,
         "subject": entrants[0].label,
         "reference": reference,
-        "trackers": [
-            _tracker(entrant, split, protocol, bound, of_sequence) for entrant in entrants
-        ],
+        "trackers": rows,
         "attributes": words,
         "paper": None if split.passes else paper_scores(split.dataset),
     }
 
 
 def frame_size(sequence: Sequence) -> tuple[int, int]:
-    """Width and height of its first frame."""
+    """Width and height of the first frame."""
     height, width = sequence.image(0).shape[:2]
     return width, height
 
@@ -71,67 +76,83 @@ def _tracker(
     entrant: Entrant,
     split: Split,
     protocol: Protocol,
-    bound: Callable[[Sequence], tuple[int, int] | None],
+    bound: Bound,
     of_sequence: Mapping[str, set],
 ) -> dict[str, Any]:
-    curves: dict[str, list[Curves]] = {}  # by sequence, a run each
-    speeds: dict[str, float | None] = {}
-    names = {
-        sequence.name for sequence in split.sequences
-    }  # an earlier run may have failed on others
-    failed, frames, seconds = (
-        {name: why for name, why in entrant.failures.items() if name in names},
-        0,
-        0.0,
-    )
+    """A tracker's row of the report."""
+    # An earlier run may have failed on sequences that are not in the split.
+    names = {sequence.name for sequence in split.sequences}
+    failed = {name: why for name, why in entrant.failures.items() if name in names}
+    curves: dict[str, list[Curves]] = {}  # {sequence: curves of each run}
+    speeds: dict[str, float | None] = {}  # {sequence: frames per second}
+    frames, seconds = 0, 0.0
     for sequence in split.sequences:
+        name = sequence.name
         try:
-            runs = [run for load in entrant.runs if (run := load(sequence)) is not None]
-            if len(runs) < len(entrant.runs):
-                failed.setdefault(sequence.name, "no result")
-                continue
-            if len(annotated(sequence)) > 1 or protocol.first_counts:
-                scored = [
-                    score_sequence(run.boxes, sequence.boxes, protocol, bound(sequence))
-                    for run in runs
-                ]
-                curves[sequence.name] = scored
+            runs = _load_runs(entrant, sequence)
+            scored = _score_runs(runs, sequence, protocol, bound)
         except ValueError as error:
-            failed[sequence.name] = str(error)
+            failed[name] = str(error)
             continue
-        failed.pop(sequence.name, None)
+        if not runs:
+            failed.setdefault(name, "no result")
+            continue
+        failed.pop(name, None)
+        if scored:
+            curves[name] = scored
         count, spent = _time(sequence, runs)
-        frames, seconds = frames + count, seconds + spent
-        speeds[sequence.name] = _rate(count, spent)
+        frames += count
+        seconds += spent
+        speeds[name] = _rate(count, spent)
+    # One mean for each run, over the sequences.
     means = [mean_curves(runs, protocol.pooled) for runs in zip(*curves.values(), strict=True)]
+    mean = mean_curves(means) if means else None
     return {
         "label": entrant.label,
         "key": entrant.key,
         "bytes": entrant.size,
         "precision": entrant.precision,
         "runs": len(entrant.runs),
-        "mean": asdict(mean_curves(means).scores) if means else None,
+        "mean": asdict(mean.scores) if mean else None,
         "spread": _spread(means),
         "fps": _rate(frames, seconds),
-        "curves": _curves(mean_curves(means)) if means else None,
-        "sequences": {
-            name: {
-                **asdict(mean_curves(runs).scores),
-                "frames": runs[0].frames,
-                "fps": speeds[name],
-            }
-            for name, runs in curves.items()
-        },
+        "curves": _curves(mean) if mean else None,
+        "sequences": {name: _sequence(runs, speeds[name]) for name, runs in curves.items()},
         "attributes": _by_attribute(curves, of_sequence, protocol.pooled),
         "failed": failed,
     }
 
 
+def _load_runs(entrant: Entrant, sequence: Sequence) -> list[Run]:
+    """The results of all runs; none at all where one is missing."""
+    runs = [load(sequence) for load in entrant.runs]
+    found = [run for run in runs if run is not None]
+    return found if len(found) == len(runs) else []
+
+
+def _score_runs(
+    runs: list[Run], sequence: Sequence, protocol: Protocol, bound: Bound
+) -> list[Curves]:
+    """The curves of each run; none where the first frame is the only one and does not count."""
+    if not runs or (len(annotated(sequence)) <= 1 and not protocol.first_counts):
+        return []
+    size = bound(sequence)
+    return [score_sequence(run.boxes, sequence.boxes, protocol, size) for run in runs]
+
+
+def _sequence(runs: list[Curves], speed: float | None) -> dict[str, Any]:
+    """A tracker's scores on one sequence."""
+    scores = asdict(mean_curves(runs).scores)
+    return {**scores, "frames": runs[0].frames, "fps": speed}
+
+
 def _by_attribute(
     curves: Mapping[str, list[Curves]], of_sequence: Mapping[str, set], pooled: bool
 ) -> dict[str, dict[str, Any]]:
+    """Mean scores over the sequences of each attribute, without attributes of no sequence."""
+    attributes: set[str] = set().union(*of_sequence.values())
     rows = {}
-    for attribute in sorted(set().union(*of_sequence.values())) if of_sequence else []:
+    for attribute in sorted(attributes):
         names = [name for name in curves if attribute in of_sequence.get(name, ())]
         if names:
             mean = mean_curves((mean_curves(curves[name]) for name in names), pooled)
@@ -142,20 +163,24 @@ def _by_attribute(
 def _time(sequence: Sequence, runs: list[Run]) -> tuple[int, float]:
     """Frames tracked and seconds taken; no frames where the times are not known."""
     seconds = float(sum(run.seconds.sum() for run in runs))
-    return (len(sequence) - int(annotated(sequence)[0])) * len(runs) if seconds > 0 else 0, seconds
+    if not seconds > 0:
+        return 0, seconds
+    first = int(annotated(sequence)[0])
+    return (len(sequence) - first) * len(runs), seconds
 
 
 def _rate(frames: int, seconds: float) -> float | None:
+    """Frames per second."""
     return frames / seconds if seconds > 0 else None
 
 
 def _spread(means: list[Curves]) -> dict[str, float] | None:
+    """Standard deviation of each score over the runs; None for one run."""
     found = spread(mean.scores for mean in means)
     return asdict(found) if found else None
 
 
 def _curves(mean: Curves) -> dict[str, list[float]]:
-    return {
-        name: np.round(getattr(mean, name), 6).tolist()
-        for name in ("success", "precision", "norm_precision")
-    }
+    """The curves as lists, rounded."""
+    names = ("success", "precision", "norm_precision")
+    return {name: np.round(getattr(mean, name), 6).tolist() for name in names}

@@ -75,9 +75,9 @@ class _Choice(NamedTuple):
 
 
 class AnchorFree:
-    """Track one target: ``init`` on the first frame, then ``update`` on each next one.
+    """Track one target: `init` on the first frame, then `update` on each next one.
 
-    ``Result.score`` is the probability at the position chosen, without window and penalty;
+    `Result.score` is the probability at the position chosen, without window and penalty;
     `presence` what the network says there of whether the target is in the search region at all, 0
     to 1, None where it does not say.
     """
@@ -91,7 +91,7 @@ class AnchorFree:
         self._template: Any = None
 
     def init(self, image: np.ndarray, box: Sequence[float] | np.ndarray) -> str | None:
-        """Learn the target in ``box`` (x,y,w,h pixels, 0-based) of an H x W x 3 uint8 RGB image
+        """Learn the target in `box` (x,y,w,h pixels, 0-based) of an H x W x 3 uint8 RGB image
         (gray, RGBA: converted).
 
         Returns a sentence if the box was clipped to the frame, else None.  Raises ValueError for a
@@ -109,7 +109,7 @@ class AnchorFree:
         """Find the target in the next frame, an H x W x 3 uint8 RGB image (gray, RGBA: converted).
 
         A frame of another size than the one before is taken as the same view, rescaled.  Raises
-        RuntimeError before ``init``.
+        RuntimeError before `init`.
         """
         image, target = as_rgb(image), self._known
         target.follow_frame(image)
@@ -128,7 +128,7 @@ class AnchorFree:
 
     @property
     def box(self) -> np.ndarray:
-        """The target's box as last seen: x,y,w,h float64 pixels, after ``init`` the given one,
+        """The target's box as last seen: x,y,w,h float64 pixels, after `init` the given one,
         clipped.
         """
         return box_around(self._known.center, self._known.size)

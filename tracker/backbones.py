@@ -1,4 +1,4 @@
-"""Networks as the backbones that ``rbsf.tracker.siamfc`` takes: uint8 RGB crops in, float32
+"""Networks as the backbones that `rbsf.tracker.siamfc` takes: uint8 RGB crops in, float32
 features out.
 """
 
@@ -28,9 +28,9 @@ ENGINES = ("auto", "packed", "torch")
 
 def torch_backbone(net: nn.Module, device: str = "auto", precision: str = "float32") -> Backbone:
     """Wrap a network of float RGB 0..255 (N, 3, S, S) -> (N, C, H, W); it is put into eval mode on
-    ``device``.
+    `device`.
 
-    ``device`` is a torch device name or "auto" (a GPU if there is one); ``precision`` "bfloat16"
+    `device` is a torch device name or "auto" (a GPU if there is one); `precision` "bfloat16"
     runs convolutions in 16 bits, about 4 times faster on CPUs with AMX. Raises ValueError for an
     unknown precision or a missing device.
     """
@@ -63,8 +63,8 @@ def load_backbone(
 ) -> Backbone:
     """Load a network as a backbone, and try it on an empty crop.
 
-    ``engine``: see ``choose_engine``. ``threads``: CPU threads of the network, and in this process
-    of OpenCV and PyTorch; None takes all cores. ``precision`` is PyTorch's; a line on stderr says
+    `engine`: see `choose_engine`. `threads`: CPU threads of the network, and in this process
+    of OpenCV and PyTorch; None takes all cores. `precision` is PyTorch's; a line on stderr says
     that the packed engine has none. Raises FileNotFoundError for a missing file; ValueError for a
     broken one, another network's weights, and an engine or a device that cannot be had.
     """

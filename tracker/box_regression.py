@@ -52,8 +52,8 @@ class BoxOffset(NamedTuple):
 class BoxRegression:
     """What is wrong with a box around a target, by the features there.
 
-    ``backbone``: see `rbsf.tracker.siamfc`. Learns the target of ``size`` (w, h) pixels around
-    ``center`` (x, y) of an RGB ``image``; ``fill`` is the colour outside of it. ``cells``: side of
+    `backbone`: see `rbsf.tracker.siamfc`. Learns the target of `size` (w, h) pixels around
+    `center` (x, y) of an RGB `image`; `fill` is the colour outside of it. `cells`: side of
     the features that a call takes.
     """
 

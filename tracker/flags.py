@@ -64,7 +64,7 @@ def add_constants_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def read_constants(path: Path | None, kind: type[Constants] | None = None) -> Any:
-    """Constants of ``--constants``, the defaults without; of `kind`, by default SiamFC's.
+    """Constants of `--constants`, the defaults without; of `kind`, by default SiamFC's.
 
     FileNotFoundError, or ValueError naming the key.
     """

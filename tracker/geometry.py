@@ -1,7 +1,7 @@
 """Boxes and square crops, shared by training pairs and by tracking.
 
-A box is ``x, y, w, h`` in pixels, 0-based floats: it covers the pixels ``x`` to ``x + w - 1``, so
-its centre is at pixel coordinate ``x + (w - 1) / 2``. Images are H x W x 3 uint8 RGB.
+A box is `x, y, w, h` in pixels, 0-based floats: it covers the pixels `x` to `x + w - 1`, so
+its centre is at pixel coordinate `x + (w - 1) / 2`. Images are H x W x 3 uint8 RGB.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ CONTEXT = 0.5  # share of (w + h) / 2 added on each side of the target
 
 
 def box_center(box: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Return the centre ``(cx, cy)`` of an ``x, y, w, h`` box in pixel coordinates, float64."""
+    """Return the centre `(cx, cy)` of an `x, y, w, h` box in pixel coordinates, float64."""
     x, y, w, h = (float(v) for v in box)
     return np.array([x + (w - 1) / 2, y + (h - 1) / 2])
 
@@ -26,16 +26,16 @@ def box_center(box: Sequence[float] | np.ndarray) -> np.ndarray:
 def box_around(
     center: Sequence[float] | np.ndarray, size: Sequence[float] | np.ndarray
 ) -> np.ndarray:
-    """Return the ``x, y, w, h`` box of ``size = (w, h)`` whose centre is ``center = (cx, cy)``."""
+    """Return the `x, y, w, h` box of `size = (w, h)` whose centre is `center = (cx, cy)`."""
     (cx, cy), (w, h) = center, size
     return np.array([cx - (w - 1) / 2, cy - (h - 1) / 2, w, h], dtype=np.float64)
 
 
 def exemplar_side(size: Sequence[float] | np.ndarray, context: float = CONTEXT) -> float:
-    """Side in image pixels of the square around a ``(w, h)`` target that becomes the 127-pixel
+    """Side in image pixels of the square around a `(w, h)` target that becomes the 127-pixel
     exemplar.
 
-    SiamFC, section 2.4: ``s^2 = (w + 2p)(h + 2p)`` with ``2p = context * (w + h)``.
+    SiamFC, section 2.4: `s^2 = (w + 2p)(h + 2p)` with `2p = context * (w + h)`.
     """
     w, h = (float(v) for v in size)
     margin = context * (w + h)
@@ -49,11 +49,11 @@ def crop_square(
     size: int,
     fill: Sequence[float] | None = None,
 ) -> np.ndarray:
-    """Cut a square of ``side`` image pixels around ``center`` and resize it to ``size`` x ``size``
+    """Cut a square of `side` image pixels around `center` and resize it to `size` x `size`
     x 3 uint8.
 
-    With a ``side`` (in x, in y) what is cut is no square, and the crop stretches it. ``center`` may
-    lie anywhere; pixels outside the image are ``fill`` (default: the image's mean colour).
+    With a `side` (in x, in y) what is cut is no square, and the crop stretches it. `center` may
+    lie anywhere; pixels outside the image are `fill` (default: the image's mean colour).
     """
     side = np.broadcast_to(side, 2)
     scale = side / size  # image pixels per crop pixel, in x and in y
@@ -78,7 +78,7 @@ def crop_square(
 
 
 def target_crop(image: np.ndarray, box: np.ndarray, size: int) -> np.ndarray:
-    """The crop of `size` pixels, EXEMPLAR_SIZE or SEARCH_SIZE, around the target in ``box``, uint8
+    """The crop of `size` pixels, EXEMPLAR_SIZE or SEARCH_SIZE, around the target in `box`, uint8
     RGB.
     """
     side = exemplar_side(box[2:]) * size / EXEMPLAR_SIZE
@@ -93,7 +93,7 @@ def mean_color(image: np.ndarray) -> tuple[float, ...]:
 def check_box(
     box: Sequence[float] | np.ndarray, width: int, height: int
 ) -> tuple[np.ndarray, str | None]:
-    """Check a target box against a ``width`` x ``height`` frame.
+    """Check a target box against a `width` x `height` frame.
 
     Returns the box, float64, clipped to the frame, and a sentence saying so where clipping changed
     it (else None). Raises ValueError, naming the fault, for a box that is not four finite numbers,

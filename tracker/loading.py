@@ -87,7 +87,7 @@ def make_tracker(
 
 
 def update_all(trackers: Sequence[SiamFC | AnchorFree], image: np.ndarray) -> list[Result]:
-    """``update`` all trackers, which share a network, with as few passes of it as there can be."""
+    """`update` all trackers, which share a network, with as few passes of it as there can be."""
     if all(isinstance(tracker, SiamFC) for tracker in trackers):
         return siamfc.update_all(trackers, image)  # type: ignore[arg-type]
     return [tracker.update(image) for tracker in trackers]

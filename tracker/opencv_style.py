@@ -1,4 +1,4 @@
-"""The tracker as OpenCV's are used: ``init`` on one frame, ``update`` on each next one."""
+"""The tracker as OpenCV's are used: `init` on one frame, `update` on each next one."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Tracker:
         self.score = 1.0
 
     def update(self, image: np.ndarray) -> tuple[bool, tuple[float, float, float, float]]:
-        """Whether the target is there, and its box; RuntimeError before ``init``."""
+        """Whether the target is there, and its box; RuntimeError before `init`."""
         result = self._tracker.update(_rgb(image))
         self.score = result.score
         x, y, w, h = (float(side) for side in result.box)

@@ -1,9 +1,9 @@
 """SiamFC tracking: find the first frame's target again in each following frame, on any backbone.
 
 A backbone is a callable from uint8 RGB crops (N, S, S, 3) to float32 features (N, C, H, W), stride
-8: a float network, a 1-bit one in PyTorch or a packed one (``rbsf.tracker.backbones``). Bertinetto
+8: a float network, a 1-bit one in PyTorch or a packed one (`rbsf.tracker.backbones`). Bertinetto
 et al., 2016, with a template that also remembers how the target has looked since, and a box that is
-fitted to it (`rbsf.tracker.box_regression`); ``configs/track/siamfc.yaml`` has the published
+fitted to it (`rbsf.tracker.box_regression`); `configs/track/siamfc.yaml` has the published
 constants, without.
 """
 
@@ -105,13 +105,13 @@ class TrackerConfig:
 
 @dataclass(frozen=True)
 class Result:
-    """Where the target is: ``box`` x,y,w,h, float64 pixels, 0-based, may reach outside the frame.
+    """Where the target is: `box` x,y,w,h, float64 pixels, 0-based, may reach outside the frame.
 
-    ``score`` tells how much what was found is like the template and its surroundings are not: the
+    `score` tells how much what was found is like the template and its surroundings are not: the
     response's peak above its mean, over the response of the first frame's template to itself. 1 =
-    the same target on a background unlike it, 0 = nothing stands out. ``lost``: the score, smoothed
-    over some frames, has fallen below ``TrackerConfig.lost_score`` and not risen above
-    ``found_score`` since.
+    the same target on a background unlike it, 0 = nothing stands out. `lost`: the score, smoothed
+    over some frames, has fallen below `TrackerConfig.lost_score` and not risen above
+    `found_score` since.
     """
 
     box: np.ndarray
@@ -138,7 +138,7 @@ class _Track:
 
 
 class SiamFC:
-    """Track one target: ``init`` on the first frame, then ``update`` on each next one."""
+    """Track one target: `init` on the first frame, then `update` on each next one."""
 
     def __init__(
         self, backbone: Backbone, config: TrackerConfig | None = None, name: str = "RB-SF"
@@ -151,7 +151,7 @@ class SiamFC:
         self._state: _Track | None = None
 
     def init(self, image: np.ndarray, box: Sequence[float] | np.ndarray) -> str | None:
-        """Learn the target in ``box`` (x,y,w,h pixels, 0-based) of an H x W x 3 uint8 RGB image
+        """Learn the target in `box` (x,y,w,h pixels, 0-based) of an H x W x 3 uint8 RGB image
         (gray, RGBA: converted).
 
         Returns a sentence if the box was clipped to the frame, else None. Raises ValueError for a
@@ -177,12 +177,12 @@ class SiamFC:
         """Find the target in the next frame, an H x W x 3 uint8 RGB image (gray, RGBA: converted).
 
         A frame of another size than the one before is taken as the same view, rescaled. Raises
-        RuntimeError before ``init``.
+        RuntimeError before `init`.
         """
         return self.locate(self.backbone(self.search_crops(image)))
 
     def search_crops(self, image: np.ndarray) -> np.ndarray:
-        """First half of ``update``: a crop per size around the last place, uint8 (scales, 255, 255,
+        """First half of `update`: a crop per size around the last place, uint8 (scales, 255, 255,
         3).
         """
         image, track = as_rgb(image), self._track
@@ -193,7 +193,7 @@ class SiamFC:
         )
 
     def locate(self, features: np.ndarray) -> Result:
-        """Second half of ``update``: the target's place from the crops' features (scales, C, H, W)."""
+        """Second half of `update`: the target's place from the crops' features (scales, C, H, W)."""
         track, config = self._track, self.config
         best, response = self._respond(track.template, features)
         offset = self._peak_offset(response)  # (x, y) in pixels of the search crop
@@ -219,7 +219,7 @@ class SiamFC:
 
     @property
     def box(self) -> np.ndarray:
-        """The target's box as last seen: x,y,w,h float64 pixels, after ``init`` the given one,
+        """The target's box as last seen: x,y,w,h float64 pixels, after `init` the given one,
         clipped.
         """
         # The search itself goes on from the peak, at the first frame's proportions: but for
@@ -290,7 +290,7 @@ def offset_at_peak(regression: BoxRegression, features: np.ndarray, peak: np.nda
 
 
 def update_all(trackers: Sequence[SiamFC], image: np.ndarray) -> list[Result]:
-    """``update`` several trackers that share a backbone, with one pass of the network for all
+    """`update` several trackers that share a backbone, with one pass of the network for all
     crops.
     """
     crops = [tracker.search_crops(image) for tracker in trackers]

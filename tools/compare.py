@@ -209,7 +209,7 @@ def common_table(dataset: str, entries: list[Entry]) -> Table:
         fault = "the trackers have no sequence in common"
         raise ValueError(f"{dataset}: {fault}; give reports of the same sequences")
     wholes = [whole_name(name) for name in names]
-    rows = []
+    rows: list[list[Cell]] = []
     for entry in entries:
         scores = np.array([entry.tracker["sequences"][name]["auc"] for name in names])
         if not rows:

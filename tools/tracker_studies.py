@@ -132,13 +132,7 @@ def as_markdown(study: Study, seeds: list[int], out: Path, tests: list[Scored]) 
         count = TextCell(str(done) if done else "not run", done)
         row = [TextCell(cell.row), count, TextCell(pairs, 0)]
         for test in tests:
-            own = _scores_by_seed(test, cell, seeds)
-            first = {} if cell is study.cells[0] else _scores_by_seed(test, study.cells[0], seeds)
-            scored = [seed for seed in seeds if seed in own]
-            gaps = [own[seed]["auc"] - first[seed]["auc"] for seed in scored if seed in first]
-            row.append(_figure([own[seed]["auc"] for seed in scored]))
-            row.append(_figure(gaps, "+.3f"))
-            row.append(_figure([own[seed]["precision"] for seed in scored]))
+            row += _test_cells(test, cell, study.cells[0], seeds)
         rows.append(row)
     groups = (("", 3), *((test.title, 3) for test in tests))
     columns = ["", "seeds", "pairs", *["AUC", "difference", "precision"] * len(tests)]
@@ -149,6 +143,18 @@ def as_markdown(study: Study, seeds: list[int], out: Path, tests: list[Scored]) 
         *map(markdown_text, failed),
     ]
     return "\n\n".join(text) + "\n"
+
+
+def _test_cells(test: Scored, cell: Cell, first: Cell, seeds: list[int]) -> list[TextCell]:
+    """A row's AUC on a test set, its difference from that of the row `first`, and precision."""
+    own, others = _scores_by_seed(test, cell, seeds), _scores_by_seed(test, first, seeds)
+    scored = [seed for seed in seeds if seed in own]
+    auc = [own[seed]["auc"] for seed in scored]
+    precision = [own[seed]["precision"] for seed in scored]
+    gaps = [own[seed]["auc"] - others[seed]["auc"] for seed in scored if seed in others]
+    if cell is first:
+        gaps = []
+    return [_figure(auc), _figure(gaps, "+.3f"), _figure(precision)]
 
 
 def _scores_by_seed(test: Scored, cell: Cell, seeds: list[int]) -> dict[int, dict[str, float]]:

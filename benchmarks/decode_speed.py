@@ -1,23 +1,23 @@
-"""Images per second of the folder reader, by number of worker processes: reduced against full
-decoding, in one run.
+"""Images per second of the folder reader, with reduced and with full decoding.
 
     python benchmarks/decode_speed.py --root IMAGENET --workers 1 2 4 8
     python benchmarks/decode_speed.py --image-size 500x375 --size 224
 
-Without --root it reads generated JPEGs of about ImageNet's size in bytes. Each round reads every
-side once, one after the other; figures are medians over rounds, the ratio that of the rounds'
-ratios. Processes are started, and files read into memory, in a pass that is not timed: this
-measures decoding, not disks. The first line, without worker processes, is by the time that one core
-works, whatever else the machine does; the others are by the clock.
+Each number of worker processes is a line of the table. Without --root the program reads generated
+JPEGs of about ImageNet's size in bytes. Each round reads every side once, one after the other.
+Figures are medians over rounds, and the ratio is the median of the rounds' ratios. Processes start,
+and files are read into memory, in a pass that is not timed: this measures decoding, not disks. The
+first line, without worker processes, counts the time that one core works, whatever else the machine
+does. The other lines go by the clock.
 
-A node of 8 GPUs on paper. Needed: 8 x --gpu-rate images per second (2,500 is a guess for ResNet-18
-with its teacher at 224 pixels: put in what a training measured). At that rate an epoch of 1,281,167
-images takes 64 s, disks give 110 kB x 20,000 = 2.2 GB/s (the whole set, 140 GB, fits in the memory
-of such a node), and the GPUs take 150 kB x 20,000 = 3 GB/s over 8 links of 50 or more. So decoding
-is what limits: cores = 20,000 / images per second of one core, the figure of the first line, split
-over 8 processes of torchrun with --workers an eighth of the cores each. Where they do not suffice,
-images shrunk once to a short side of 256 (--image-size 341x256 measures those) cost about half as
-much.
+What a node of 8 GPUs needs, on paper: 8 x --gpu-rate images per second. 2,500 is a guess for
+ResNet-18 with its teacher at 224 pixels; give what a training measured. At that rate an epoch of
+1,281,167 images takes 64 s. Disks have to give 110 kB x 20,000 = 2.2 GB/s, or nothing where the
+whole set, 140 GB, fits in memory. The GPUs take 150 kB x 20,000 = 3 GB/s over 8 links of 50 or
+more. So decoding is the limit, and needs 20,000 / images per second of one core, the figure of the
+first line, cores. Split them over 8 processes of torchrun, with --workers an eighth of the cores
+each. Where they do not suffice, shrink the images once to a short side of 256, which costs about
+half as much; --image-size 341x256 measures that.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ from rbsf.system.program import positive_int, run
 
 GPUS = 8
 TRAIN_IMAGES = 1_281_167  # of ImageNet
-QUALITY = 92  # makes generated images of 500 x 375 nearly as large as ImageNet's mean of 110 kB
-DISTINCT = 32  # generated images; the others are copies
+QUALITY = 92  # generated images of 500 x 375 have nearly ImageNet's mean of 110 kB
+DISTINCT = 32  # images that are generated; the others are copies
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -93,15 +93,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def generate(root: Path, image_size: str, count: int) -> None:
-    """Textured JPEGs of one class below ``root``/train and one image below ``root``/val."""
+    """Write textured JPEGs of one class below `root`/train and one image below `root`/val.
+
+    Raises ValueError where `image_size` is not such as 500x375.
+    """
     width, _, height = image_size.partition("x")
     if not (width.isdecimal() and height.isdecimal() and min(int(width), int(height)) >= 16):
-        raise ValueError(
-            f"--image-size is {image_size!r}; give width and height from 16, as in 500x375"
-        )
-    encoded = [
-        _picture(np.random.default_rng(seed), int(width), int(height)) for seed in range(DISTINCT)
-    ]
+        advice = "give width and height from 16, as in 500x375"
+        raise ValueError(f"--image-size is {image_size!r}; {advice}")
+    rngs = [np.random.default_rng(seed) for seed in range(DISTINCT)]
+    encoded = [_picture(rng, int(width), int(height)) for rng in rngs]
     for split, number in (("train", count), ("val", 1)):
         (root / split / "class").mkdir(parents=True)
         for i in range(number):
@@ -111,14 +112,15 @@ def generate(root: Path, image_size: str, count: int) -> None:
 def _picture(rng: np.random.Generator, width: int, height: int) -> bytes:
     image = texture(rng, (height, width), 40.0, palette(rng)).astype(np.float32)
     image += rng.normal(0, 14, image.shape)
-    return cv2.imencode(
-        ".jpg", image.clip(0, 255).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, QUALITY]
-    )[1].tobytes()
+    pixels = image.clip(0, 255).astype(np.uint8)
+    _, encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+    return encoded.tobytes()
 
 
 def rate(data: FolderData, batch: int, epoch: int, limit: int) -> float:
-    """Images per second of one training pass: of the clock, or of this process's work where it
-    decodes itself.
+    """Images per second of one training pass, by the clock.
+
+    Where this process decodes itself, the time that it works counts instead.
     """
     clock = time.perf_counter if data.workers else time.process_time
     start, images = clock(), 0
@@ -128,15 +130,18 @@ def rate(data: FolderData, batch: int, epoch: int, limit: int) -> float:
 
 
 def compare(data: FolderData, workers: int, args: argparse.Namespace) -> tuple[float, float, float]:
-    """Images per second reduced and full, and their ratio, with so many processes (0: in this one)."""
+    """Images per second with reduced and full decoding, and their ratio.
+
+    `workers` processes decode; 0 stands for this process.
+    """
     sides = [
         dataclasses.replace(data, workers=workers, size=args.size, reduced=reduced)
         for reduced in (True, False)
     ]
     rounds = []
     for epoch in range(args.rounds + 1):
-        pair = [rate(side, args.batch, epoch, args.images) for side in sides]
-        rounds += [pair] if epoch else []  # the first starts the processes
+        rounds.append([rate(side, args.batch, epoch, args.images) for side in sides])
+    del rounds[0]  # it has started the processes
     reduced, full = (statistics.median(values) for values in zip(*rounds, strict=True))
     return reduced, full, statistics.median(first / second for first, second in rounds)
 
@@ -150,22 +155,26 @@ def main(argv: list[str] | None = None) -> int:
         if args.root is None:
             generate(Path(folder), args.image_size, args.images)
         data, _ = open_image_folder(args.root or Path(folder), skip_broken=True)
-        sizes = [(data.root / name).stat().st_size for name in data.files[: args.images]]
-        print(
-            f"{len(data)} images, {sum(sizes) / len(sizes) / 1e3:.0f} kB each, crops of {args.size}, {cores()} cores"
-        )
+        print_setting(data, args)
         print("workers   reduced      full   ratio   (images/s)")
-        core = 0.0
+        rates = []
         for workers in (0, *counts):
             reduced, full, ratio = compare(data, workers, args)
-            core = core or reduced
+            rates.append(reduced)
             print(f"{workers or 'one core':>8} {reduced:8.0f} {full:9.0f} {ratio:7.2f}")
-    need = GPUS * args.gpu_rate
-    print(
-        f"a node of {GPUS} GPUs at {args.gpu_rate}/s each: {need} images/s, an epoch in {TRAIN_IMAGES / need:.0f} s;"
-    )
+    need, core = GPUS * args.gpu_rate, rates[0]
+    epoch = f"an epoch in {TRAIN_IMAGES / need:.0f} s"
+    print(f"a node of {GPUS} GPUs at {args.gpu_rate}/s each: {need} images/s, {epoch};")
     print(f"at {core:.0f} images/s a core that takes {need / core:.0f} cores like these")
     return 0
+
+
+def print_setting(data: FolderData, args: argparse.Namespace) -> None:
+    """Print what is read, and on how many cores."""
+    sizes = [(data.root / name).stat().st_size for name in data.files[: args.images]]
+    mean = sum(sizes) / len(sizes) / 1e3
+    crops = f"crops of {args.size}, {cores()} cores"
+    print(f"{len(data)} images, {mean:.0f} kB each, {crops}")
 
 
 if __name__ == "__main__":

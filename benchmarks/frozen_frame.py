@@ -1,7 +1,6 @@
-"""Trackers on a video that stands still: how far boxes move although nothing does.
+"""How far trackers' boxes move on a video that stands still.
 
-python benchmarks/frozen_frame.py --root GOT-10k/val --tracker rbsf --tracker
-v3=onnx:BACKBONE.onnx,HEAD.onnx
+    python benchmarks/frozen_frame.py --root GOT-10k/val --tracker rbsf
 
 Each tracker starts on the true box of a sequence's first frame, and then sees that frame again and
 again.
@@ -12,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,9 +20,17 @@ if not __package__:  # run as a file: where nothing is installed the checkout se
 
 from rbsf.system.program import positive_int, run
 
-HEADER = """
-| tracker | overlap with the true box: first, last | last with first | worst of these | pixels a frame, last half |
-|---|---:|---:|---:|---:|"""
+if TYPE_CHECKING:
+    from rbsf.datasets.video.sequences import Sequence
+    from rbsf.eval.trackers import Tracker
+
+HEADS = (
+    "tracker",
+    "overlap with the true box: first, last",
+    "last with first",
+    "worst of these",
+    "pixels a frame, last half",
+)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -43,40 +51,42 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Track, print a row of the table for each tracker."""
+    """Track, and print a row of the table for each tracker."""
     from rbsf.datasets.video.sequences import load_sequences
-    from rbsf.eval.metrics import overlaps
     from rbsf.eval.trackers import parse_tracker
 
     args = parse_args(argv)
     if args.frames < 4:
-        raise ValueError(
-            f"--frames {args.frames}: give 4 or more, of which the last half is looked at"
-        )
+        raise ValueError(f"--frames {args.frames}: give 4 or more; the last half is looked at")
     specs = [parse_tracker(text) for text in args.tracker or ["rbsf"]]
     sequences = load_sequences(args.root)
-    print(HEADER.strip())
+    print("| " + " | ".join(HEADS) + " |")
+    print("|---" + "|---:" * (len(HEADS) - 1) + "|")
     for spec in specs:
-        tracker, rows = spec.build(), []
-        for sequence in sequences:
-            image, truth = sequence.image(0), sequence.boxes[:1]
-            tracker.init(image, truth[0])
-            boxes = np.array([tracker.update(image).box for _ in range(args.frames)])
-            ends = boxes[[0, -1]]
-            moves = np.abs(np.diff(boxes[args.frames // 2 :], axis=0)).max(axis=1)
-            rows.append(
-                [
-                    *overlaps(ends, truth.repeat(2, axis=0)),
-                    *overlaps(ends[1:], ends[:1]),
-                    moves.mean(),
-                ]
-            )
+        tracker = spec.build()
+        rows = [measure(tracker, sequence, args.frames) for sequence in sequences]
         first, last, kept, move = np.mean(rows, axis=0)
         worst = np.min(rows, axis=0)[2]
-        print(
-            f"| {spec.label} | {first:.3f}, {last:.3f} | {kept:.3f} | {worst:.3f} | {move:.2f} |",
-            flush=True,
-        )
+        ends = f"{first:.3f}, {last:.3f}"
+        print(f"| {spec.label} | {ends} | {kept:.3f} | {worst:.3f} | {move:.2f} |", flush=True)
+
+
+def measure(tracker: Tracker, sequence: Sequence, frames: int) -> list[float]:
+    """Show a tracker the first frame again and again: three overlaps, and pixels moved a frame.
+
+    The overlaps are those of the first and of the last box with the true box, and of the last box
+    with the first. Only moves in the last half count.
+    """
+    from rbsf.eval.metrics import overlaps
+
+    image, truth = sequence.image(0), sequence.boxes[:1]  # [1, 4]
+    tracker.init(image, truth[0])
+    boxes = np.array([tracker.update(image).box for _ in range(frames)])  # [frames, 4]
+    ends = boxes[[0, -1]]
+    first, last = overlaps(ends, truth.repeat(2, axis=0))
+    (kept,) = overlaps(ends[1:], ends[:1])
+    moves = np.abs(np.diff(boxes[frames // 2 :], axis=0)).max(axis=1)
+    return [first, last, kept, moves.mean()]
 
 
 if __name__ == "__main__":

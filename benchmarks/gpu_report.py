@@ -1,4 +1,4 @@
-"""The report of a check or timing on a GPU: `report.md` to read, `report.json` to go on with."""
+"""The report of a check or timing on a GPU: `report.md` for people, `report.json` for programs."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ def write_report(
     text: str = "",
     **data: Any,
 ) -> None:
-    """Write both files anew, with what is there so far: a table, `text` behind it, and the
-    environment.
+    """Write both files anew: a table, the `text` below it, and the environment.
+
+    `data` goes into `report.json` alone.
     """
     about = environment() | {"card": card(device), "cuda": torch.version.cuda or ""}
     lines = ["| " + " | ".join(cells) + " |" for cells in (heads, ["---"] * len(heads), *rows)]
@@ -34,16 +35,12 @@ def write_report(
     words = [f"## {title}", where, "\n".join(lines), text, f"`{about['command']}`"]
     content = "\n\n".join(word for word in words if word) + "\n"
     write_atomically(folder / "report.md", content.encode())
-    table = {"heads": heads, "rows": rows}
-    write_atomically(
-        folder / "report.json", json.dumps(table | data | {"environment": about}, indent=1).encode()
-    )
+    found = {"heads": heads, "rows": rows} | data | {"environment": about}
+    write_atomically(folder / "report.json", json.dumps(found, indent=1).encode())
 
 
 def trial_parser(description: str, batch_size: int, out: Path) -> argparse.ArgumentParser:
-    """A parser with the flags of all programs that run trial steps: the device, the network, the
-    batch, --out.
-    """
+    """A parser with the flags of all programs that run trial steps."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -64,7 +61,7 @@ def trial_parser(description: str, batch_size: int, out: Path) -> argparse.Argum
 
 
 def end_cleanly_on_sigterm() -> None:
-    """Let SIGTERM end the program by an exception, so that what it has started is ended too."""
+    """Let SIGTERM raise SystemExit, so that the program can end what it has started."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 

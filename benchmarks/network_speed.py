@@ -1,13 +1,12 @@
-"""Whole classification networks, packed and in PyTorch and ONNX Runtime: milliseconds and their
-ratios, in one run.
+"""Time whole classification networks, packed, in PyTorch and in ONNX Runtime, all in one run.
 
     python benchmarks/network_speed.py --out runs/network_speed
 
 Every round times each side once, one after the other, as benchmarks/engine_speed.py does; the
-figures are medians over rounds.  The packed network is 1-bit, with RBCN's layers; the others run
-its float twin, which ONNX Runtime also has in 8 bits.  Weights are random, which cost what trained
-ones do.  Images are uint8 for the packed network, whose time includes their normalisation, and
-ready float32 tensors for the others.  Writes network.json and network.md to --out.
+figures are medians over rounds. The packed network is 1-bit, with RBCN's layers; the others run
+its float twin, which ONNX Runtime also has in 8 bits. Weights are random, which cost what trained
+ones do. Images are uint8 for the packed network, whose time includes their normalisation, and
+ready float32 tensors for the others. Writes network.json and network.md to --out.
 """
 
 from __future__ import annotations
@@ -16,21 +15,21 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if not __package__:  # run as a file: where nothing is installed the checkout serves
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.engine_speed import Timed, medians
+from benchmarks.sides import Timed, medians, onnx_sides
 from rbsf.system.program import check_writable, positive_int, run
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import nn
 
-NETWORKS: dict[str, tuple[str, dict[str, Any], int]] = {  # name -> model, options, pixels
+# name -> model, options, side of the images in pixels
+NETWORKS: dict[str, tuple[str, dict[str, Any], int]] = {
     "ResNet-18, 224 x 224": ("resnet18", {}, 224),
     "ResNet-18 32-32-64-128, 32 x 32": (
         "resnet18",
@@ -72,9 +71,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def sides(name: str, args: argparse.Namespace, threads: int, folder: Path) -> dict[str, Timed]:
-    """A call of everything that runs the network `name` on a batch, with so many threads; the
-    packed engine first.
-    """
+    """A call of all that runs the network `name` on a batch, on so many threads, packed first."""
     import numpy as np
     import torch
 
@@ -87,17 +84,17 @@ def sides(name: str, args: argparse.Namespace, threads: int, folder: Path) -> di
     shape = (pixels, pixels, 3)
     images = np.random.default_rng(0).integers(0, 256, (args.batch, *shape), dtype=np.uint8)
     torch.manual_seed(0)
-    packed = export_classifier(
-        build(model, method="rbcn", **options).eval(), model, Images(shape)
-    ).packed
+    net = build(model, method="rbcn", **options).eval()
+    packed = export_classifier(net, model, Images(shape)).packed
     found: dict[str, Timed] = {}
     for isa in available_isas()[:-1] if args.isas else [choose_isa()]:
         engine = Engine(packed, threads, isa)
         found[f"packed, {isa}"] = lambda engine=engine: engine(images)  # type: ignore[misc]
     twin = build(model, **options).eval()
-    onnx = onnx_sessions(
-        twin, shape, images, threads, folder
-    )  # traced before the twin changes its memory format
+    # ONNX Runtime comes first: the network is traced before it changes its memory format.
+    onnx = onnx_sides(
+        lambda: export_classifier(twin, "twin", Images(shape)), images, threads, folder
+    )
     return found | torch_sides(twin, images, threads) | onnx
 
 
@@ -106,19 +103,13 @@ def torch_sides(net: nn.Module, images: np.ndarray, threads: int) -> dict[str, T
     import torch
 
     net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    pixels = (
-        torch.from_numpy(images)
-        .permute(0, 3, 1, 2)
-        .float()
-        .contiguous(memory_format=torch.channels_last)
-    )
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float()  # [N, C, H, W]
+    pixels = pixels.contiguous(memory_format=torch.channels_last)
     torch.set_num_threads(threads)
     torch._dynamo.reset()  # compiled code has the number of threads in it
     found: dict[str, Timed] = {}
-    for name, module in (
-        ("PyTorch float32", net),
-        ("PyTorch float32, compiled", torch.compile(net)),
-    ):
+    modules = {"PyTorch float32": net, "PyTorch float32, compiled": torch.compile(net)}
+    for name, module in modules.items():
 
         def call(module: Any = module) -> None:
             torch.set_num_threads(threads)
@@ -130,57 +121,14 @@ def torch_sides(net: nn.Module, images: np.ndarray, threads: int) -> dict[str, T
     return found
 
 
-def onnx_sessions(
-    net: nn.Module, shape: tuple[int, int, int], images: np.ndarray, threads: int, folder: Path
-) -> dict[str, Timed]:
-    """ONNX Runtime on the float network, also in 8 bits (static, QDQ, per channel); none where it
-    is not installed.
-    """
-    try:
-        import onnx
-        import onnxruntime as ort
-        from onnxruntime.quantization import CalibrationDataReader, quantize_static
-        from onnxruntime.quantization.shape_inference import quant_pre_process
-    except ImportError:
-        return {}
-    from rbsf.export.onnx import network_graph
-    from rbsf.export.pack import Images, export_classifier
-
-    taken = Images(shape)
-    pixels = images.transpose(0, 3, 1, 2).astype("float32")
-
-    class Calibration(CalibrationDataReader):
-        def __init__(self) -> None:
-            self.rows: Iterator[dict] = iter([{"image": pixels}])
-
-        def get_next(self) -> dict | None:
-            return next(self.rows, None)
-
-    files = {name: folder / f"{name}.onnx" for name in ("float32", "prepared", "int8")}
-    if not files["int8"].is_file():
-        onnx.save(
-            network_graph(export_classifier(net, "twin", taken).packed), str(files["float32"])
-        )
-        quant_pre_process(str(files["float32"]), str(files["prepared"]))
-        quantize_static(str(files["prepared"]), str(files["int8"]), Calibration(), per_channel=True)
-    found: dict[str, Timed] = {}
-    for name in ("float32", "int8"):
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        session = ort.InferenceSession(
-            str(files[name]), options, providers=["CPUExecutionProvider"]
-        )
-        found[f"ONNX Runtime {name}"] = lambda session=session: session.run(None, {"image": pixels})  # type: ignore[misc]
-    return found
-
-
 def measure(args: argparse.Namespace, name: str) -> dict[int, dict[str, float]]:
     """Milliseconds of one network: {threads: {side: ms}}."""
+    found = {}
     with tempfile.TemporaryDirectory() as folder:
-        return {
-            threads: medians(sides(name, args, threads, Path(folder)), args.rounds)
-            for threads in args.threads
-        }
+        for threads in args.threads:
+            timed = sides(name, args, threads, Path(folder))
+            found[threads] = medians(timed, args.rounds)
+    return found
 
 
 def markdown(found: dict[str, dict[int, dict[str, float]]], batch: int) -> str:
@@ -188,15 +136,13 @@ def markdown(found: dict[str, dict[int, dict[str, float]]], batch: int) -> str:
     parts = []
     for name, runs in found.items():
         heads = [f"threads: {threads}, ms | x packed" for threads in runs]
-        lines = [
-            f"| {name}, {batch} at a time | " + " | ".join(heads) + " |",
-            "|---|" + "---:|" * 2 * len(runs),
-        ]
+        lines = [f"| {name}, {batch} at a time | " + " | ".join(heads) + " |"]
+        lines.append("|---|" + "---:|" * 2 * len(runs))
         for side in next(iter(runs.values())):
-            cells = (
-                f"{rows[side]:.2f} | {rows[side] / next(iter(rows.values())):.2f}"
-                for rows in runs.values()
-            )
+            cells = []
+            for rows in runs.values():
+                packed = next(iter(rows.values()))
+                cells.append(f"{rows[side]:.2f} | {rows[side] / packed:.2f}")
             lines.append(f"| {side} | " + " | ".join(cells) + " |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"

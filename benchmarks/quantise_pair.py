@@ -1,11 +1,9 @@
-"""A tracker of two ONNX graphs in 8 bits, by ONNX Runtime's static quantisation, as a rival for one
-bit.
+"""Quantise a tracker of two ONNX graphs to 8 bits by ONNX Runtime, as a rival for one bit.
 
-python benchmarks/quantise_pair.py --pair BACKBONE.onnx,HEAD.onnx --data GOT-10k/train --out
-runs/int8
+    python benchmarks/quantise_pair.py --pair BACKBONE.onnx,HEAD.onnx --data videos --out int8
 
-Weights are quantised for each channel.  The ranges of maps come from crops of training videos: half
-of them exemplars, half search regions.  Writes backbone.onnx and head.onnx to --out, which
+Weights are quantised for each channel. The ranges of maps come from crops of training videos: half
+of them exemplars, half search regions. Writes backbone.onnx and head.onnx to --out, which
 `--tracker onnx:...` runs.
 """
 
@@ -41,28 +39,28 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def pairs_of(folder: Path, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Exemplars of first frames, and search regions of frames behind them, of `count` videos, in
-    turns.
+    """`count` pairs of an exemplar and a search region, from videos that are taken in turns.
+
+    An exemplar is from the first frame with a box, a search region from any frame with a box.
     """
-    from rbsf.datasets.video.sequences import load_sequences
+    from rbsf.datasets.video.sequences import Sequence, load_sequences
     from rbsf.tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE, target_crop
+
+    def crop(sequence: Sequence, frame: int, size: int) -> np.ndarray:
+        return target_crop(sequence.image(int(frame)), sequence.boxes[frame], size)
 
     sequences, pairs = load_sequences(folder), []
     for number in range(count):
         sequence = sequences[number % len(sequences)]
         frames = np.flatnonzero(np.isfinite(sequence.boxes).all(axis=1))
-        crops = []
-        for frame, size in (
-            (frames[0], EXEMPLAR_SIZE),
-            (frames[(7 * number + 1) % len(frames)], SEARCH_SIZE),
-        ):
-            crops.append(target_crop(sequence.image(int(frame)), sequence.boxes[frame], size))
-        pairs.append((crops[0], crops[1]))
+        later = frames[(7 * number + 1) % len(frames)]
+        exemplar = crop(sequence, frames[0], EXEMPLAR_SIZE)
+        pairs.append((exemplar, crop(sequence, later, SEARCH_SIZE)))
     return pairs
 
 
 def quantise(source: Path, target: Path, examples: Iterable[Inputs]) -> None:
-    """Write `source` in 8 bits as `target`, its ranges those of `examples`."""
+    """Write the graph `source` in 8 bits as `target`, with ranges that come from `examples`."""
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -94,11 +92,8 @@ def main(argv: list[str] | None = None) -> None:
     network = open_pair(backbone, head)
     pairs = pairs_of(args.data, args.crops // 2)
     args.out.mkdir(parents=True, exist_ok=True)
-    quantise(
-        backbone,
-        args.out / "backbone.onnx",
-        (network.image(crop) for pair in pairs for crop in pair),
-    )
+    images = (network.image(crop) for pair in pairs for crop in pair)
+    quantise(backbone, args.out / "backbone.onnx", images)
     features = (network.features(*(network.learn(crop) for crop in pair)) for pair in pairs)
     quantise(head, args.out / "head.onnx", features)
     for path in (args.out / "backbone.onnx", args.out / "head.onnx"):

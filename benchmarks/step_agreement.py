@@ -1,10 +1,9 @@
-"""Does a GPU compute what the CPU computes?  One training step, R+G+B, of ResNet-18 on both, and 20
-of them.
+"""Does a GPU compute what the CPU computes? One training step of ResNet-18, R+G+B, and 20 of them.
 
-Distances are |a - b| / |b| over all numbers of a kind.  Signs make a step discontinuous: a value
+Distances are |a - b| / |b| over all numbers of a kind. Signs make a step discontinuous: a value
 next to zero that is rounded otherwise turns a sign, and the step differs by more than roundings.
-So the bounds are exact ones in 64 bits, where this does not happen, and in 32 bits what the CPU's
-own arithmetic leaves open.  Exit code 1 where a bound is missed.
+That does not happen in 64 bits, where the bounds are tight. In 32 bits they are what the CPU's own
+arithmetic leaves open. The exit code is 1 where a bound is missed.
 """
 
 from __future__ import annotations
@@ -30,53 +29,51 @@ from rbsf.train.capture import WARM_UP, CapturedSteps
 from rbsf.train.device import choose_device
 
 DOUBLE = torch.float64
-EXACT, EXACT_LONG = 1e-9, 1e-6  # of one step and of all, in 64 bits
-# Of 16-bit and TF32 arithmetic: the loss of one step, relative.
-LOSS_BOUNDS = {"TF32": 0.02, "bfloat16": 0.1}
+EXACT, EXACT_LONG = 1e-9, 1e-6  # bounds in 64 bits, of one step and of several
+LOSS_BOUNDS = {"TF32": 0.02, "bfloat16": 0.1}  # of the loss of one step
+Distances = tuple[float, float, float]  # of losses, gradients and weights
 
 
 @dataclass
 class Outcome:
-    """What steps have left, in float64 on the CPU: `loss`es [n], gradients and weights after the
-    last, flat.
-    """
+    """What steps have left, in float64 on the CPU."""
 
-    loss: Tensor
-    gradients: Tensor
-    weights: Tensor
+    loss: Tensor  # [steps]
+    gradients: Tensor  # flat, of the last step
+    weights: Tensor  # flat, after the last step
 
 
 @dataclass
 class Row:
-    """A comparison: distances of loss, gradients and weights, and the bound for each of those that
-    has one.
-    """
+    """A comparison: distances of losses, gradients and weights, and their bounds."""
 
     name: str
-    distances: tuple[float, float, float]
-    bounds: tuple[float | None, float | None, float | None]
+    distances: Distances
+    bounds: tuple[float | None, float | None, float | None]  # None for no bound
     note: str = ""
 
     @property
     def passed(self) -> bool:
-        """Whether no bound is missed; not a number misses all."""
+        """Whether no bound is missed; nan misses every bound."""
         pairs = zip(self.distances, self.bounds, strict=True)
         return all(distance <= bound for distance, bound in pairs if bound is not None)
 
 
 def take_steps(trial: Trial, count: int, captured: bool = False) -> Outcome:
-    """Run `count` steps."""
+    """Run `count` steps. Raises ValueError where they are to be captured and cannot be."""
     steps = CapturedSteps(trial.rectifier) if captured else trial.rectifier
     losses = [steps.step(batch, 0)["loss"].double().cpu() for batch in trial.batches(count)]
     if isinstance(steps, CapturedSteps) and steps.failure:
         raise ValueError(f"not captured: {steps.failure}")
-    modules = [module for name, module in trial.rectifier.modules().items() if name != "teacher"]
-    weights = [parameter for module in modules for parameter in module.parameters()]
+    weights: list[Tensor] = []
+    for name, module in trial.rectifier.modules().items():
+        if name != "teacher":
+            weights += module.parameters()
     gradients = [weight.grad for weight in weights if weight.grad is not None]
     return Outcome(torch.stack(losses), _flat(gradients), _flat(weights))
 
 
-def distances(found: Outcome, expected: Outcome) -> tuple[float, float, float]:
+def distances(found: Outcome, expected: Outcome) -> Distances:
     """Relative distances of losses, gradients and weights."""
     return (
         _distance(found.loss, expected.loss),
@@ -86,47 +83,47 @@ def distances(found: Outcome, expected: Outcome) -> tuple[float, float, float]:
 
 
 def compare(args: argparse.Namespace, device: torch.device) -> Iterator[Row]:
-    """All comparisons, one after the other."""
+    """Yield all comparisons, one after the other."""
     cpu = torch.device("cpu")
     config = trial_config(stages=args.stages, batch_size=args.batch_size)
 
     def outcome(
-        place: torch.device, count: int = 1, dtype: torch.dtype = torch.float32, **how: bool
+        place: torch.device,
+        count: int = 1,
+        dtype: torch.dtype = torch.float32,
+        precision: torch.dtype = torch.float32,
+        captured: bool = False,
     ) -> Outcome:
-        half = torch.bfloat16 if how.pop("half", False) else torch.float32
-        return take_steps(Trial(config, place, dtype, half), count, **how)
+        return take_steps(Trial(config, place, dtype, precision), count, captured)
 
     with arithmetic(tf32=False):
         exact = outcome(cpu, dtype=DOUBLE)
-        yield Row(
-            "float64, one step", distances(outcome(device, dtype=DOUBLE), exact), (EXACT,) * 3
-        )
-        long = distances(outcome(device, args.steps, DOUBLE), outcome(cpu, args.steps, DOUBLE))
-        yield Row(f"float64, {args.steps} steps", long, (EXACT_LONG, None, EXACT_LONG))
-        single, *others = (with_threads(threads, lambda: outcome(cpu)) for threads in (1, 2))
-        spreads = [distances(other, single) for other in (*others, exact)]
+        one = distances(outcome(device, dtype=DOUBLE), exact)
+        yield Row("float64, one step", one, (EXACT,) * 3)
+        several = distances(outcome(device, args.steps, DOUBLE), outcome(cpu, args.steps, DOUBLE))
+        yield Row(f"float64, {args.steps} steps", several, (EXACT_LONG, None, EXACT_LONG))
+        one_thread = with_threads(1, lambda: outcome(cpu))
+        two_threads = with_threads(2, lambda: outcome(cpu))
+        spreads = [distances(other, one_thread) for other in (two_threads, exact)]
         spread = tuple(2 * max(values) for values in zip(*spreads, strict=True))
-        note = (
-            "bounds: twice what the CPU with 2 threads, or in float64, differs from the CPU with 1"
-        )
-        yield Row("float32, one step", distances(outcome(device), single), spread, note)  # type: ignore[arg-type]
-    half = distances(outcome(device, half=True), exact)
+        note = "bounds: twice what the CPU with 2 threads, or in float64, differs"
+        note += " from the CPU with 1"
+        yield Row("float32, one step", distances(outcome(device), one_thread), spread, note)  # type: ignore[arg-type]
+    half = distances(outcome(device, precision=torch.bfloat16), exact)
     yield Row("bfloat16, one step", half, (LOSS_BOUNDS["bfloat16"], None, None))
     if device.type != "cuda":
         return
     with arithmetic(tf32=True):
-        yield Row(
-            "TF32, one step", distances(outcome(device), exact), (LOSS_BOUNDS["TF32"], None, None)
-        )
+        rounded = distances(outcome(device), exact)
+        yield Row("TF32, one step", rounded, (LOSS_BOUNDS["TF32"], None, None))
 
-    def captured() -> tuple[tuple[float, float, float], str]:
-        eager, replayed = (
-            outcome(device, WARM_UP + 3, DOUBLE, captured=replay) for replay in (False, True)
-        )
+    def captured() -> tuple[Distances, str]:
+        eager = outcome(device, WARM_UP + 3, DOUBLE)
+        replayed = outcome(device, WARM_UP + 3, DOUBLE, captured=True)
         equal = torch.equal(eager.weights, replayed.weights)
         return distances(replayed, eager), "equal to the bit" if equal else "not to the bit"
 
-    def compiled() -> tuple[tuple[float, float, float], str]:
+    def compiled() -> tuple[Distances, str]:
         config = trial_config(stages=args.stages, batch_size=args.batch_size, compile=True)
         return distances(take_steps(Trial(config, device, DOUBLE), 1), exact), ""
 
@@ -135,20 +132,20 @@ def compare(args: argparse.Namespace, device: torch.device) -> Iterator[Row]:
         yield attempt("compiled, float64, one step", compiled)
 
 
-def attempt(name: str, function: Callable[[], tuple[tuple[float, float, float], str]]) -> Row:
-    """The row of what `function` measures and remarks, or of the reason why it cannot."""
+def attempt(name: str, function: Callable[[], tuple[Distances, str]]) -> Row:
+    """A row of the distances and the note that `function` returns, or of why it failed."""
     try:
         found, note = function()
     except Exception as error:  # compilers have errors of their own
-        found, note = (math.nan,) * 3, (str(error).splitlines() or [type(error).__name__])[0][:120]
+        found = (math.nan,) * 3
+        lines = str(error).splitlines() or [type(error).__name__]
+        note = lines[0][:120]
     return Row(name, found, (EXACT,) * 3, note)
 
 
 @contextmanager
 def arithmetic(tf32: bool, repeatable: bool = False) -> Iterator[None]:
-    """Context in which GPUs may take TF32 for float32, and in which they take algorithms that
-    repeat their results.
-    """
+    """Context that lets GPUs use TF32 for float32, or makes their results repeatable."""
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
     torch.backends.cudnn.deterministic = repeatable
     try:
@@ -159,7 +156,7 @@ def arithmetic(tf32: bool, repeatable: bool = False) -> Iterator[None]:
 
 
 def with_threads(threads: int, function: Callable[[], Outcome]) -> Outcome:
-    """The outcome of `function` where PyTorch has so many threads."""
+    """The outcome of `function` with so many threads of PyTorch."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -177,13 +174,12 @@ def _distance(found: Tensor, expected: Tensor) -> float:
 
 
 def as_cells(row: Row) -> list[str]:
-    """A row of the table."""
-    pairs = zip(row.distances, row.bounds, strict=True)
-    cells = [
-        f"{value:.1e}" + (f" (at most {bound:.0e})" if bound is not None else "")
-        for value, bound in pairs
-    ]
-    return [row.name, *cells, "yes" if row.passed else "**no**", row.note]
+    """The cells of a comparison in the table."""
+    cells = [row.name]
+    for value, bound in zip(row.distances, row.bounds, strict=True):
+        limit = "" if bound is None else f" (at most {bound:.0e})"
+        cells.append(f"{value:.1e}{limit}")
+    return [*cells, "yes" if row.passed else "**no**", row.note]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -194,25 +190,21 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     end_cleanly_on_sigterm()
     device = choose_device(args.device)
-    rows: list[Row] = []
+    title = f"A step on {args.device} and on the CPU"
     heads = ["", "loss", "gradients", "weights", "within", ""]
+    rows: list[list[str]] = []
+    missed: list[str] = []
     for row in compare(args, device):
-        rows.append(row)
-        print(" | ".join(as_cells(row)), flush=True)
-        write_report(
-            args.out,
-            f"A step on {args.device} and on the CPU",
-            device,
-            heads,
-            [as_cells(r) for r in rows],
-        )
-    missed = [row.name for row in rows if not row.passed]
-    print(
-        f"out of bounds: {'; '.join(missed)}"
-        if missed
-        else f"all {len(rows)} comparisons within their bounds"
-    )
-    return int(bool(missed))
+        rows.append(as_cells(row))
+        if not row.passed:
+            missed.append(row.name)
+        print(" | ".join(rows[-1]), flush=True)
+        write_report(args.out, title, device, heads, rows)
+    if missed:
+        print(f"out of bounds: {'; '.join(missed)}")
+        return 1
+    print(f"all {len(rows)} comparisons within their bounds")
+    return 0
 
 
 if __name__ == "__main__":

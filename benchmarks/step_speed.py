@@ -1,9 +1,9 @@
 """How fast is a training step, R+G+B of ResNet-18 on CIFAR's images, and where does its time go?
 
-Each way to run a step is timed alone: eager (float32, TF32, without channels-last, bfloat16),
-captured as a CUDA graph. Then several trainings at once, captured: as processes that take turns, as
-processes under NVIDIA's multi-process service, and as streams of one process.  On a CPU only the
-ways that it has.  The report is written anew after each row.
+Each way to run a step is timed alone: eager (float32, TF32, without channels-last, bfloat16), and
+captured as a CUDA graph. Then several trainings run at once, captured: as streams of one process,
+as processes that take turns, and as processes under NVIDIA's multi-process service. A CPU has only
+some of these ways. The report is written anew after each row.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +33,12 @@ from rbsf.tools.step_trial import Trial, trial_config
 from rbsf.train.capture import WARM_UP, CapturedSteps
 from rbsf.train.device import choose_device
 
-PATIENCE = 120  # seconds that processes beside each other have
-BATCHES = 4  # that are taken in turn
-PEAK_SIZE = 8192  # of the square matrices whose product measures the card's peak
-TOP_KERNELS = 12
-WAYS = {  # name: what is unusual about it
+PATIENCE = 120  # seconds after which processes beside each other are killed
+BATCHES = 4  # taken in turn
+PEAK_SIZE = 8192  # side of the square matrices whose product measures the card's peak
+TOP_KERNELS = 12  # kernels that a profile names
+PROFILED_STEPS = 3
+WAYS = {  # name: arguments of Runner
     "eager, float32": {"tf32": False},
     "eager, TF32": {},
     "eager, TF32, not channels-last": {"channels_last": False},
@@ -44,11 +47,15 @@ WAYS = {  # name: what is unusual about it
     "captured, bfloat16": {"captured": True, "precision": torch.bfloat16},
 }
 ON_CPU = ("eager, float32", "eager, bfloat16")
-BESIDE = "captured, TF32"  # the way in which several trainings run beside each other
+BESIDE = "captured, TF32"  # the way in which several trainings run at once
+Row = tuple[str, float, str]  # name, images a second or nan, a remark
 
 
 class Runner:
-    """A training step on made-up batches, run in one of WAYS."""
+    """A training step on made-up batches, run in one of WAYS.
+
+    Raises ValueError where the step is to be captured and cannot be.
+    """
 
     def __init__(
         self,
@@ -68,10 +75,7 @@ class Runner:
         if not channels_last:
             for module in trial.rectifier.modules().values():
                 module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-            self.batches = [
-                {name: tensor.contiguous() for name, tensor in batch.items()}
-                for batch in self.batches
-            ]
+            self.batches = [contiguous(batch) for batch in self.batches]
         self.rectifier = trial.rectifier
         self.steps = CapturedSteps(trial.rectifier) if captured else trial.rectifier
         self.count = 0
@@ -82,7 +86,7 @@ class Runner:
         synchronize()
 
     def step(self) -> None:
-        """One step, launched."""
+        """Launch a step."""
         self.steps.step(self.batches[self.count % BATCHES], 0)
         self.count += 1
 
@@ -91,12 +95,17 @@ class Runner:
         return self.images * count_steps([self.step], seconds)
 
 
+def contiguous(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A batch whose tensors lie channels first in memory."""
+    return {name: tensor.contiguous() for name, tensor in batch.items()}
+
+
 def count_steps(steps: list[Callable[[], None]], seconds: float) -> float:
-    """Calls a second, of all `steps` together, taken in turn for about `seconds`."""
+    """Calls a second of all `steps` together, which are called in turn for about `seconds`."""
     synchronize()
     begin, done = time.perf_counter(), 0
     while time.perf_counter() - begin < seconds:
-        for _ in range(5):  # between two looks at the clock
+        for _ in range(5):  # calls between two looks at the clock
             for step in steps:
                 step()
         done += 5 * len(steps)
@@ -110,8 +119,8 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def time_alone(args: argparse.Namespace) -> Iterator[tuple[str, float, str]]:
-    """Name, images a second and a remark of each way; nan where it does not work."""
+def time_alone(args: argparse.Namespace) -> Iterator[Row]:
+    """Time each way alone."""
     cpu = choose_device(args.device).type == "cpu"
     for name, way in WAYS.items():
         if cpu and name not in ON_CPU:
@@ -122,8 +131,8 @@ def time_alone(args: argparse.Namespace) -> Iterator[tuple[str, float, str]]:
             yield name, float("nan"), str(error).splitlines()[0][:120]
 
 
-def time_beside(args: argparse.Namespace) -> Iterator[tuple[str, float, str]]:
-    """The same of `args.beside` trainings at once, images of all of them together."""
+def time_beside(args: argparse.Namespace) -> Iterator[Row]:
+    """Time `args.beside` trainings at once; the images of all of them count."""
     count = args.beside
     yield f"{count} streams of a process", *attempt(lambda: time_streams(args))
     yield f"{count} processes", *attempt(lambda: time_processes(args, {}))
@@ -139,7 +148,7 @@ def time_beside(args: argparse.Namespace) -> Iterator[tuple[str, float, str]]:
 
 
 def attempt(function: Callable[[], float]) -> tuple[float, str]:
-    """What `function` measures and no remark, or nan and the reason."""
+    """What `function` measures and no remark, or nan and why it failed."""
     try:
         return function(), ""
     except (RuntimeError, ValueError, OSError, subprocess.SubprocessError) as error:
@@ -162,30 +171,14 @@ def time_streams(args: argparse.Namespace) -> float:
 
 
 def time_processes(args: argparse.Namespace, variables: dict[str, str]) -> float:
-    """Images a second of captured steps in processes of their own, all at work at the same time."""
-    flags = ["--device", args.device, "--stages", args.stages, "--batch-size", str(args.batch_size)]
-    command = [
-        sys.executable,
-        __file__,
-        "--way",
-        BESIDE,
-        "--seconds",
-        str(2 * args.seconds),
-        *flags,
-    ]
-    environment = {**os.environ, **variables}
-    processes = [
-        subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
-        for _ in range(args.beside)
-    ]
+    """Images a second of captured steps in processes of their own, which all work at once."""
+    processes = [start_process(args, variables) for _ in range(args.beside)]
     patience = threading.Timer(PATIENCE, lambda: [process.kill() for process in processes])
     patience.start()
     try:
         for process in processes:
             expect(process, "ready")
-        for process in processes:  # all have warmed up: go
+        for process in processes:  # all are ready
             process.stdin.write("go\n")  # type: ignore[union-attr]
             process.stdin.flush()  # type: ignore[union-attr]
         return sum(float(expect(process, "rate").split()[1]) for process in processes)
@@ -195,8 +188,17 @@ def time_processes(args: argparse.Namespace, variables: dict[str, str]) -> float
             end_process(process)
 
 
+def start_process(args: argparse.Namespace, variables: dict[str, str]) -> subprocess.Popen:
+    """Start a process that runs `serve_one`, with further environment variables."""
+    command = [sys.executable, __file__, "--way", BESIDE, "--seconds", str(2 * args.seconds)]
+    command += ["--device", args.device, "--stages", args.stages]
+    command += ["--batch-size", str(args.batch_size)]
+    pipe, environment = subprocess.PIPE, {**os.environ, **variables}
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
+
+
 def end_process(process: subprocess.Popen) -> None:
-    """Wait for the end of a process, which comes by itself where all is well."""
+    """Wait until a process has ended; kill it where that takes too long."""
     try:
         process.wait(timeout=10)
     except subprocess.TimeoutExpired:
@@ -205,7 +207,10 @@ def end_process(process: subprocess.Popen) -> None:
 
 
 def expect(process: subprocess.Popen, word: str) -> str:
-    """The next line of a process that begins with `word`; ValueError where it ends before."""
+    """The next line of a process that begins with `word`.
+
+    Raises ValueError where the process ends before.
+    """
     for line in process.stdout:  # type: ignore[union-attr]
         if line.startswith(word):
             return line
@@ -222,56 +227,55 @@ def serve_one(args: argparse.Namespace) -> int:
 
 
 def measure_peak(device: torch.device) -> dict[str, float]:
-    """Operations a second of large matrix products in TF32 and bfloat16; bytes a second of a copy."""
+    """Operations a second of large products in TF32 and bfloat16, and bytes a second of a copy."""
     if device.type == "cpu":
         return {}
     torch.backends.cuda.matmul.allow_tf32 = True
     found = {}
     for name, dtype in (("TF32", torch.float32), ("bfloat16", torch.bfloat16)):
         a, b = (torch.randn(PEAK_SIZE, PEAK_SIZE, device=device, dtype=dtype) for _ in range(2))
-        found[name] = 2 * PEAK_SIZE**3 * count_steps([lambda a=a, b=b: torch.mm(a, b)], 0.5)  # type: ignore[misc]
+        products = count_steps([partial(torch.mm, a, b)], 0.5)  # type: ignore[list-item]
+        found[name] = 2 * PEAK_SIZE**3 * products
     source = torch.randn(1 << 28, device=device)
     target = torch.empty_like(source)
-    found["copy"] = 2 * source.nbytes * count_steps([lambda: target.copy_(source)], 0.5)  # type: ignore[list-item]
+    copies = count_steps([partial(target.copy_, source)], 0.5)  # type: ignore[list-item]
+    found["copy"] = 2 * source.nbytes * copies
     return found
 
 
 def count_operations(args: argparse.Namespace) -> int:
-    """Floating-point operations of the products in one step: convolutions and linear layers,
-    forwards and backwards.
-    """
-    runner = Runner(argparse.Namespace(**{**vars(args), "device": "cpu", "batch_size": 2}))
+    """Floating-point operations of a step's convolutions and linear layers, both ways."""
+    small = argparse.Namespace(**{**vars(args), "device": "cpu", "batch_size": 2})
+    runner = Runner(small)
     with FlopCounterMode(display=False) as counter:
         runner.step()
     return counter.get_total_flops() * args.batch_size // 2
 
 
 def profile_step(args: argparse.Namespace) -> str:
-    """Where the time of an eager step goes: the kernels that take most of it."""
+    """The kernels that take most of the time of an eager step.
+
+    Raises RuntimeError where the profiler records nothing.
+    """
     runner = Runner(args)
     cuda = choose_device(args.device).type == "cuda"
-    activities = [
-        torch.profiler.ProfilerActivity.CUDA if cuda else torch.profiler.ProfilerActivity.CPU
-    ]
-    with torch.profiler.profile(activities=activities) as profile:
-        for _ in range(3):
+    activity = torch.profiler.ProfilerActivity.CUDA if cuda else torch.profiler.ProfilerActivity.CPU
+    with torch.profiler.profile(activities=[activity]) as profile:
+        for _ in range(PROFILED_STEPS):
             runner.step()
         synchronize()
-    time_of = "self_device_time_total" if cuda else "self_cpu_time_total"
-    kernels = sorted(
-        profile.key_averages(), key=lambda kernel: getattr(kernel, time_of), reverse=True
-    )
-    total = sum(getattr(kernel, time_of) for kernel in kernels)
+    spent = attrgetter("self_device_time_total" if cuda else "self_cpu_time_total")  # microseconds
+    kernels = sorted(profile.key_averages(), key=spent, reverse=True)
+    total = sum(spent(kernel) for kernel in kernels)
     if not total:
         raise RuntimeError("the profiler has recorded nothing")
-    launches = sum(kernel.count for kernel in kernels if getattr(kernel, time_of)) / 3
-    lines = [
-        f"{total / 3000:.2f} ms and {launches:.0f} kernels or operations a step; the largest:",
-        "",
-    ]
+    calls = sum(kernel.count for kernel in kernels if spent(kernel)) / PROFILED_STEPS
+    milliseconds = total / (1000 * PROFILED_STEPS)
+    head = f"{milliseconds:.2f} ms and {calls:.0f} kernels or operations a step; the largest:"
+    lines = [head, ""]
     for kernel in kernels[:TOP_KERNELS]:
-        share = getattr(kernel, time_of) / total
-        lines.append(f"- {share:.0%}, {kernel.count / 3:.0f} calls: `{kernel.key[:100]}`")
+        share, count = spent(kernel) / total, kernel.count / PROFILED_STEPS
+        lines.append(f"- {share:.0%}, {count:.0f} calls: `{kernel.key[:100]}`")
     return "\n".join(lines)
 
 
@@ -287,26 +291,26 @@ class Report:
         self.text = ""
 
     def add(self, name: str, rate: float, remark: str) -> None:
-        """A row."""
+        """Add a row, print it and write the report."""
         self.rates[name] = rate
         peak = self.peak.get("bfloat16" if "bfloat16" in name else "TF32")
         done = rate * self.operations / self.args.batch_size
         share = f"{done / peak:.1%}" if peak else ""
         milliseconds = 1000 * self.args.batch_size / rate
-        self.rows.append(
-            [name, f"{rate:,.0f}", f"{milliseconds:.2f}", f"{done / 1e12:.2f}", share, remark]
-        )
+        figures = [f"{rate:,.0f}", f"{milliseconds:.2f}", f"{done / 1e12:.2f}", share]
+        self.rows.append([name, *figures, remark])
         print(" | ".join(self.rows[-1]), flush=True)
         self.write()
 
     def write(self) -> None:
-        """Both files."""
+        """Write both files of the report."""
         heads = ["", "images a second", "ms a step", "TFLOP/s", "share of the peak", ""]
         peaks = ", ".join(f"{name} {value / 1e12:.1f} T/s" for name, value in self.peak.items())
-        count = f"{self.operations / 1e9:.1f} G operations of products a step of {self.args.batch_size} images"
-        text = "\n\n".join(
-            filter(None, [f"{count}. Measured peaks: {peaks or 'none on a CPU'}.", self.text])
-        )
+        count = f"{self.operations / 1e9:.1f} G operations of products"
+        step = f"a step of {self.args.batch_size} images"
+        text = f"{count} {step}. Measured peaks: {peaks or 'none on a CPU'}."
+        if self.text:
+            text += f"\n\n{self.text}"
         title = f"A training step, R+G+B, ResNet-18 {self.args.stages}"
         write_report(self.args.out, title, self.device, heads, self.rows, text, rates=self.rates)
 
@@ -339,11 +343,11 @@ def main(argv: list[str] | None = None) -> int:
     if args.way:
         return serve_one(args)
     report = Report(args)
-    for name, rate, remark in time_alone(args):
-        report.add(name, rate, remark)
+    for row in time_alone(args):
+        report.add(*row)
     if report.device.type == "cuda":
-        for name, rate, remark in time_beside(args):
-            report.add(name, rate, remark)
+        for row in time_beside(args):
+            report.add(*row)
     try:
         report.text = profile_step(args)
     except RuntimeError as error:

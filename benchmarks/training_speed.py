@@ -1,7 +1,7 @@
-"""Pairs per second: the loader alone against loader and network together, in one process.
+"""Pairs per second of the loader alone, and of loader and network together, in one process.
 
-Takes the flags of tools/train_rbsf.py; --pairs is how many pairs each side gets (after a warm-up of
-two batches). The loader must not be what limits: its ratio to the whole should be well above 1.
+Takes the flags of tools/train_rbsf.py. Each side gets --pairs pairs, after two batches that do not
+count. The ratio should be well above 1, so that the loader is not the limit.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from rbsf.tools.recipes.siamese_config import read_config
 from rbsf.train.device import choose_device
 from rbsf.train.distributed import Process
 
-WARM_UP = 2  # batches
+WARM_UP = 2  # batches that do not count
 
 
 def rate(loader: Any, use: Callable[[Any], object], pairs: int) -> float:
-    """Pairs per second of `use` on each batch of `loader`, the first batches left out."""
+    """Pairs per second where `use` gets each batch of `loader`; the first batches do not count."""
     start = 0.0
     for number, batch in enumerate(loader):
         if number == WARM_UP:
@@ -52,16 +52,15 @@ def main(argv: list[str] | None = None) -> int:
     recipe.open()
     dataset, rectifier = recipe.dataset, recipe.build()
     sizes = (config.loop.batch_size, config.machine.workers)
+
+    def step(batch: dict[str, torch.Tensor]) -> None:
+        rectifier.step({k: v.to(device, non_blocking=True) for k, v in batch.items()}, 0)
+
     alone = rate(make_loader(dataset, *sizes), lambda batch: batch, counted)
-    both = rate(
-        make_loader(dataset, *sizes),
-        lambda batch: rectifier.step(
-            {k: v.to(device, non_blocking=True) for k, v in batch.items()}, 0
-        ),
-        counted,
-    )
+    both = rate(make_loader(dataset, *sizes), step, counted)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"batch {sizes[0]}, {sizes[1]} workers, {torch.get_num_threads()} threads, {device.type}")
+    threads = f"{config.machine.workers} workers, {torch.get_num_threads()} threads"
+    print(f"batch {config.loop.batch_size}, {threads}, {device.type}")
     print(f"loader alone         {alone:8.1f} pairs/s")
     print(f"loader and network   {both:8.1f} pairs/s   (Algorithm 1, model {config.model})")
     print(f"ratio                {alone / both:8.1f}")

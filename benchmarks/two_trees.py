@@ -1,13 +1,13 @@
-"""Two states of this project against each other: are boxes and logits equal to the bit, and which
-is faster?
+"""Compare two states of this project: are boxes and logits equal to the bit, and which is faster?
 
-git worktree add ../before COMMIT && (cd ../before && python setup.py build_ext --inplace) python
-benchmarks/two_trees.py --other ../before --sequence OTB/David --network resnet18.safetensors
+    git worktree add ../before COMMIT
+    (cd ../before && python setup.py build_ext --inplace)
+    python benchmarks/two_trees.py --other ../before --sequence OTB/David --network net.safetensors
 
-Each round starts a process in either tree, one after the other: the shipped tracker with three
-scales and with one on the first --frames of each sequence, stored as PNG first, then each packed
-classifier on one image.  A process gives the median of its times; a ratio is that of the least over
-all rounds, this tree's to the other's.  Nothing else should run.
+Each round starts a process in either tree, one after the other. It runs the shipped tracker with
+three scales and with one on the first --frames of each sequence, which are stored as PNG first, and
+then each packed classifier on one image. A process gives the median of its times. A ratio is that
+of the least medians over all rounds, this tree's to the other's. Nothing else should run.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ if not __package__:  # run as a file: where nothing is installed the checkout se
 
 from rbsf.system.program import positive_int, run
 
+# The program that runs in either tree.
 WORKER = """
 import hashlib, json, sys, time
 from pathlib import Path
@@ -124,7 +125,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def store_frames(sequence: Path, folder: Path, frames: int) -> None:
-    """The first frames of a sequence as PNG files, and its first box."""
+    """Store the first frames of a sequence as PNG files, and its first box."""
     import cv2
 
     from rbsf.datasets.video.sequences import load_sequences
@@ -136,16 +137,10 @@ def store_frames(sequence: Path, folder: Path, frames: int) -> None:
 
 
 def measure(tree: Path, work: str, isa: str) -> dict:
-    """What the worker finds in one tree."""
+    """What the worker finds in one tree. Raises ValueError where it fails."""
     env = os.environ | {"RBSF_ISA": isa, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", WORKER, work],
-        cwd=tree,
-        env=env,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, "-c", WORKER, work]
+    done = subprocess.run(command, cwd=tree, env=env, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ValueError(f"{tree}: {done.stderr.strip().splitlines()[-1]}")
     return json.loads(done.stdout.splitlines()[-1])
@@ -160,28 +155,31 @@ def main(argv: list[str] | None = None) -> None:
     here = Path(__file__).resolve().parents[1]
     print(json.dumps(environment()))
     with tempfile.TemporaryDirectory() as temporary:
-        folders = [Path(temporary) / f"{number}" for number in range(len(args.sequence))]
-        for sequence, folder in zip(args.sequence, folders, strict=True):
+        folders = []
+        for number, sequence in enumerate(args.sequence):
+            folder = Path(temporary) / f"{number}"
             folder.mkdir()
             store_frames(sequence, folder, args.frames)
-        work = json.dumps(
-            [[str(f) for f in folders], [str(n.resolve()) for n in args.network], args.repeat]
-        )
+            folders.append(str(folder))
+        networks = [str(network.resolve()) for network in args.network]
+        work = json.dumps([folders, networks, args.repeat])
         for isa in args.isa or [choose_isa()]:
-            rounds = [
-                [measure(tree, work, isa) for tree in (here, args.other)]
-                for _ in range(args.rounds)
-            ]
-            digests = {found["digest"] for pair in rounds for found in pair}
-            print(
-                f"{isa}: boxes and logits {'equal to the bit' if len(digests) == 1 else 'DIFFER'}"
-            )
-            for name in rounds[0][0]["ms"]:
-                ours, others = (min(pair[side]["ms"][name] for pair in rounds) for side in (0, 1))
-                print(
-                    f"  {name}: {ours:.3f} ms, the other {others:.3f} ms, ratio {ours / others:.3f}",
-                    flush=True,
-                )
+            ours, others = [], []
+            for _ in range(args.rounds):
+                ours.append(measure(here, work, isa))
+                others.append(measure(args.other, work, isa))
+            print_comparison(isa, ours, others)
+
+
+def print_comparison(isa: str, ours: list[dict], others: list[dict]) -> None:
+    """Print whether all rounds of both trees agree, and each least time with its ratio."""
+    digests = {found["digest"] for found in (*ours, *others)}
+    print(f"{isa}: boxes and logits {'equal to the bit' if len(digests) == 1 else 'DIFFER'}")
+    for name in ours[0]["ms"]:
+        own = min(found["ms"][name] for found in ours)
+        other = min(found["ms"][name] for found in others)
+        times = f"{own:.3f} ms, the other {other:.3f} ms"
+        print(f"  {name}: {times}, ratio {own / other:.3f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -235,7 +235,7 @@ def test_configs_of_models_name_their_model():
         (["--teacher", "none.npz"], "no teacher none.npz"),
         (["--root", "data"], "trains trackers: --root is for tables of classifiers"),
         (["--test", "OTB100=none"], "none"),
-        (["--test", "OTB=."], "--test 'OTB=.': write NAME=ROOT, NAME one of OTB100"),
+        (["--test", "OTB=."], "--test 'OTB=.': write NAME=ROOT, NAME one of OTB2013"),
     ],
 )
 def test_refuses(more, message, flags, tmp_path):

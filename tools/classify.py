@@ -1,12 +1,10 @@
-"""Class images by a trained classifier, or measure it on a test set: accuracy, speed, and packed
-against PyTorch.
+"""Class images by a trained classifier, or measure its accuracy and speed on a test set.
 
-python tools/classify.py --weights runs/classifier/resnet18-packed.safetensors photo.jpg
-more_photos/ python tools/classify.py --weights runs/classifier/resnet18-packed.safetensors
---dataset cifar100 --root data
+    python tools/classify.py --weights resnet18-packed.safetensors photo.jpg more_photos/
+    python tools/classify.py --weights resnet18-packed.safetensors --dataset cifar100 --root data
 
-Packed files run without PyTorch.  --compare runs a weights file both ways and counts the images on
-which they differ.
+Packed files run without PyTorch. --compare runs a weights file both packed and in PyTorch, and
+counts the images on which the two differ.
 """
 
 from __future__ import annotations
@@ -31,18 +29,17 @@ if TYPE_CHECKING:
 
     from rbsf.datasets.images.labelled import Labelled
 
-SHARE = 224 / 256  # of an image's short side that a network sees which does not say: ImageNet's
+# The part of an image's short side that is cropped, as for ImageNet, where a file does not name it.
+SHARE = 224 / 256
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """A network as a function of images uint8 (N, H, W, C) to logits (N, classes), and its `input`
-    (size, classes).
-    """
+    """A network that is ready to run."""
 
     name: str
-    run: Callable[[np.ndarray], np.ndarray]
-    input: dict[str, Any]
+    run: Callable[[np.ndarray], np.ndarray]  # uint8 images `[N, H, W, C]` to logits `[N, classes]`
+    input: dict[str, Any]  # size, mean, std and classes, as the file has them
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -124,7 +121,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def load_packed(path: Path, threads: int) -> Classifier:
-    """A packed file, or a weights file packed on loading; errors as the readers have them."""
+    """Load a packed file, or pack a weights file; raises as the readers do."""
     from rbsf.engine.file import packed_kind, read_packed
     from rbsf.engine.run import Engine
 
@@ -140,19 +137,19 @@ def load_packed(path: Path, threads: int) -> Classifier:
 
 
 def check_input(path: Path, info: dict[str, Any]) -> dict[str, Any]:
-    """What a file says of its images; ValueError where that is not all of size, mean, std and
-    classes.
+    """What a file says of its images.
+
+    Raises ValueError where size, mean, std or classes is missing.
     """
     found = info.get("input")
     if not isinstance(found, dict) or not found.keys() >= {"size", "mean", "std", "classes"}:
-        raise ValueError(
-            f"{path}: its info has no input (size, mean, std, classes); train it by train_classifier.py"
-        )
+        missing = "its info has no input (size, mean, std, classes)"
+        raise ValueError(f"{path}: {missing}; train it by train_classifier.py")
     return found
 
 
 def load_torch(path: Path, threads: int) -> Classifier:
-    """A weights file in PyTorch, float32."""
+    """Load a weights file into PyTorch, in float32."""
     import torch
 
     from rbsf.export.compare import torch_logits
@@ -170,72 +167,79 @@ def load_torch(path: Path, threads: int) -> Classifier:
 
 
 def load(path: Path, engine: str, threads: int) -> Classifier:
-    """The classifier in the engine asked for; "auto": packed files run packed, others in PyTorch.
+    """Load a classifier into `engine`; "auto" runs packed files packed and others in PyTorch.
 
-    ValueError for a packed tracker, and a packed file for PyTorch; otherwise as the readers have
-    them.
+    Raises ValueError for a packed tracker and for a packed file with engine "torch", otherwise as
+    the readers do.
     """
     from rbsf.engine.file import packed_kind
 
     kind = packed_kind(path)
     packed = kind == "classifier"
     if kind == "tracker":
-        raise ValueError(
-            f"{path}: a packed tracker, no classifier; give weights that tools/train_classifier.py wrote"
-        )
+        advice = "give weights that tools/train_classifier.py wrote"
+        raise ValueError(f"{path}: a packed tracker, no classifier; {advice}")
     if packed and engine == "torch":
-        raise ValueError(
-            f"{path} is packed; give the weights file that it was made from to run it in PyTorch"
-        )
-    return load_packed(path, threads) if packed or engine == "packed" else load_torch(path, threads)
+        advice = "give the weights file that it was made from to run it in PyTorch"
+        raise ValueError(f"{path} is packed; {advice}")
+    if packed or engine == "packed":
+        return load_packed(path, threads)
+    return load_torch(path, threads)
 
 
 def list_images(paths: list[Path]) -> Iterator[Path]:
-    """Files of folders and files; FileNotFoundError or ValueError where there is none."""
+    """Yield the files named, and the images below the folders named.
+
+    Raises FileNotFoundError where a path does not exist, ValueError where a folder has no image.
+    """
     from rbsf.datasets.video.images import IMAGE_SUFFIXES
 
     for path in paths:
         if not path.exists():
             raise FileNotFoundError(f"no image {path}")
-        found = (
-            sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-            if path.is_dir()
-            else [path]
-        )
+        if not path.is_dir():
+            yield path
+            continue
+        found = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
         if not found:
             raise ValueError(f"{path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
         yield from found
 
 
 def class_images(classifier: Classifier, paths: list[Path], top: int) -> int:
-    """Print the likeliest classes of each image; 1 where one could not be read."""
+    """Print the likeliest classes of each image; returns 1 where an image could not be read."""
     import cv2
     import numpy as np
 
     from rbsf.datasets.images.decode import CentreCrop, decode_crop
 
-    names, broken = classifier.input["classes"], 0
-    share = classifier.input.get("share", SHARE)
+    names, size = classifier.input["classes"], classifier.input["size"]
+    centre = CentreCrop(classifier.input.get("share", SHARE))
+    grey = len(classifier.input["mean"]) == 1
+    code = 0
     for path in list_images(paths):
-        crop = decode_crop(path.read_bytes(), CentreCrop(share), classifier.input["size"])
+        crop = decode_crop(path.read_bytes(), centre, size)  # [size, size, 3]
         if crop is None:
             print(f"error: {path}: not a whole image that OpenCV can decode", file=sys.stderr)
-            broken += 1
+            code = 1
             continue
-        if len(classifier.input["mean"]) == 1:
-            crop = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)[..., None]
-        logits = classifier.run(crop[None])[0].astype(np.float64)
+        if grey:
+            crop = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)[..., None]  # [size, size, 1]
+        logits = classifier.run(crop[None])[0].astype(np.float64)  # [classes]
         shares = np.exp(logits - logits.max())
         shares /= shares.sum()
         best = np.argsort(-shares)[:top]
         print(f"{path}: " + ", ".join(f"{names[i]} {100 * shares[i]:.1f}%" for i in best))
-    return 1 if broken else 0
+    return code
 
 
 def measure(
     classifier: Classifier, data: Labelled, batch_size: int, subset: int | None
 ) -> dict[str, Any]:
-    """Predictions [N, up to 5], best first, labels [N], and seconds that the network took."""
+    """Run the test set: the `best` classes `[N, 5]`, likeliest first, `labels` `[N]`, `seconds`.
+
+    `best` has fewer columns where there are fewer classes. `seconds` are those of the network.
+    """
     import numpy as np
     from tqdm import tqdm
 
@@ -243,7 +247,8 @@ def measure(
     batches = data.batches(batch_size, 0, 0, train=False, limit=subset)
     count = data.batch_count(batch_size, train=False, limit=subset)
     for batch in tqdm(batches, total=count, unit="batch", desc=classifier.name):
-        images = np.ascontiguousarray(batch["image"].permute(0, 2, 3, 1).numpy())
+        pixels = batch["image"].permute(0, 2, 3, 1)  # [N, H, W, C]
+        images = np.ascontiguousarray(pixels.numpy())
         start = time.perf_counter()
         logits = classifier.run(images)
         seconds += time.perf_counter() - start
@@ -254,37 +259,26 @@ def measure(
 
 def figures(measured: dict[str, Any]) -> dict[str, float]:
     """Accuracies in percent, and images a second."""
-    right = measured["best"] == measured["labels"][:, None]
-    rate = len(right) / measured["seconds"]
-    return {
-        "top1": 100 * right[:, 0].mean(),
-        "top5": 100 * right.any(1).mean(),
-        "images_per_s": rate,
-    }
+    right = measured["best"] == measured["labels"][:, None]  # [N, 5]
+    top1, top5 = 100 * right[:, 0].mean(), 100 * right.any(1).mean()
+    return {"top1": top1, "top5": top5, "images_per_s": len(right) / measured["seconds"]}
 
 
 def measure_dataset(args: argparse.Namespace) -> None:
-    """Measure, print, and write --json."""
+    """Measure on the test set, print the figures, and write --json."""
     if args.json:
         check_writable(args.json)
-    from rbsf.datasets.images.labelled import open_labelled
-
     engines = ("torch", "packed") if args.compare else (args.engine,)
     classifiers = [load(args.weights, engine, args.threads) for engine in engines]
-    size = classifiers[0].input["size"]
-    _, test = open_labelled(args.dataset, args.root, check=args.check, size=size)
-    if list(test.classes) != classifiers[0].input["classes"]:
-        raise ValueError(
-            f"{args.weights} was trained on other classes than those of {args.dataset} in {args.root}"
-        )
+    test = open_test_set(args, classifiers[0].input)
     measured = {c.name: measure(c, test, args.batch_size, args.subset) for c in classifiers}
     report: dict[str, Any] = {name: figures(result) for name, result in measured.items()}
     for name, values in report.items():
         count = len(measured[name]["labels"])
-        print(
-            f"{name}: top-1 {values['top1']:.2f}%, top-5 {values['top5']:.2f}% of {count:,} images;"
-            f" {values['images_per_s']:.0f} images/s in batches of {args.batch_size} on {args.threads} thread(s)"
-        )
+        accuracy = f"top-1 {values['top1']:.2f}%, top-5 {values['top5']:.2f}%"
+        how = f"in batches of {args.batch_size} on {args.threads} thread(s)"
+        speed = f"{values['images_per_s']:.0f} images/s {how}"
+        print(f"{name}: {accuracy} of {count:,} images; {speed}")
     if args.compare:
         first, second = (result["best"][:, 0] for result in measured.values())
         report["differing"] = int((first != second).sum())
@@ -293,8 +287,22 @@ def measure_dataset(args: argparse.Namespace) -> None:
         write_atomically(args.json, json.dumps(report, indent=1).encode())
 
 
+def open_test_set(args: argparse.Namespace, taken: dict[str, Any]) -> Labelled:
+    """Open the test set of --dataset for a network whose `input` is `taken`.
+
+    Raises ValueError where the network was trained on other classes.
+    """
+    from rbsf.datasets.images.labelled import open_labelled
+
+    _, test = open_labelled(args.dataset, args.root, check=args.check, size=taken["size"])
+    if list(test.classes) != taken["classes"]:
+        place = f"{args.dataset} in {args.root}"
+        raise ValueError(f"{args.weights} was trained on other classes than those of {place}")
+    return test
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Class images, or measure; 0 when all images could be read."""
+    """Class images, or measure; returns 0 when all images could be read."""
     args = parse_args(argv)
     if args.dataset:
         measure_dataset(args)

@@ -1,4 +1,4 @@
-"""All programs of this project as one command: ``rbsf track --video in.mp4 --init x,y,w,h``.
+"""All programs of this project as one command: `rbsf track --video in.mp4 --init x,y,w,h`.
 
 Each is the same as the program of its name in tools/, or eval/run_benchmarks.py.
 """
@@ -43,10 +43,8 @@ def main() -> NoReturn:
         print(help_text())
         sys.exit(0)
     if name not in COMMANDS:
-        print(
-            f"error: rbsf knows no command {name!r}; there are {', '.join(COMMANDS)}",
-            file=sys.stderr,
-        )
+        advice = f"there are {', '.join(COMMANDS)}"
+        print(f"error: rbsf knows no command {name!r}; {advice}", file=sys.stderr)
         sys.exit(2)
     sys.argv = [f"rbsf {name}", *sys.argv[2:]]
     run(lambda: import_module(COMMANDS[name][0]).main())
@@ -54,13 +52,6 @@ def main() -> NoReturn:
 
 def help_text() -> str:
     """All commands, a line each."""
-    lines = [f"  {name:18}{what}" for name, (_, what) in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: rbsf COMMAND [flags]",
-            "",
-            *lines,
-            "",
-            "rbsf COMMAND --help lists the flags of a command.",
-        ]
-    )
+    commands = [f"  {name:18}{what}" for name, (_, what) in COMMANDS.items()]
+    last = "rbsf COMMAND --help lists the flags of a command."
+    return "\n".join(["usage: rbsf COMMAND [flags]", "", *commands, "", last])

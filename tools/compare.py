@@ -3,15 +3,15 @@
     python tools/compare.py runs/a/reports/OTB100 runs/b/reports/OTB100 --out compare.html
 
 Trackers on the same data set are compared on the sequences that all of them have: mean AUC, and the
-difference to the first with a 95 % interval by a paired bootstrap over sequences, each with all its
-passes.
+difference to the first tracker. Its 95 % interval comes from a paired bootstrap over sequences,
+each with all its passes.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections import Counter
+from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,69 +68,86 @@ def main(argv: list[str] | None = None) -> int:
     text = to_markdown(tables)
     print(text, end="")
     if args.out:
-        page = render_page("compare.html.j2", tables=tables) if args.out.suffix == ".html" else text
-        write_atomically(args.out, page.encode())
+        if args.out.suffix == ".html":
+            text = render_page("compare.html.j2", tables=tables)
+        write_atomically(args.out, text.encode())
     return 0
 
 
 def name_entries(paths: list[str], reports: list[dict[str, Any]]) -> list[Entry]:
-    """Name every tracker by its label, with its run where one label stands for several.
-
-    One label is one row where its key is the same everywhere and no data set has it twice.
-    """
-    pairs = [(report, tracker) for report in reports for tracker in report["trackers"]]
-    runs = [
-        name
+    """Name every tracker by its label, and by its run where a label stands for several trackers."""
+    found = [  # each under the name of its run
+        Entry(name, report, tracker)
         for name, report in zip(run_names(paths, reports), reports, strict=True)
-        for _ in report["trackers"]
+        for tracker in report["trackers"]
     ]
-    names = []
-    for run_name, (_, tracker) in zip(runs, pairs, strict=True):
-        same = [(r, t) for r, t in pairs if t["label"] == tracker["label"]]
-        one = len({t["key"] for _, t in same}) == 1 and len({r["dataset"] for r, _ in same}) == len(
-            same
-        )
-        names.append(tracker["label"] if one else f"{tracker['label']} ({run_name})")
-    keys = {(name, tracker["key"]) for name, (_, tracker) in zip(names, pairs, strict=True)}
-    shared = Counter(name for name, _ in keys)  # other weights on another data set of the same run
-    return [
-        Entry(f"{name} {tracker['key']}" if shared[name] > 1 else name, report, tracker)
-        for name, (report, tracker) in zip(names, pairs, strict=True)
-    ]
+    by_label: dict[str, list[Entry]] = defaultdict(list)
+    for entry in found:
+        by_label[entry.tracker["label"]].append(entry)
+    named = []
+    for entry in found:
+        label = entry.tracker["label"]
+        name = label if _is_one_tracker(by_label[label]) else f"{label} ({entry.name})"
+        named.append(replace(entry, name=name))
+    return _add_keys(named)
+
+
+def _is_one_tracker(entries: list[Entry]) -> bool:
+    """Whether entries of one label are one row: one key, and no data set twice."""
+    keys = {entry.tracker["key"] for entry in entries}
+    datasets = {entry.report["dataset"] for entry in entries}
+    return len(keys) == 1 and len(datasets) == len(entries)
+
+
+def _add_keys(entries: list[Entry]) -> list[Entry]:
+    """Add its key to a name that several keys share.
+
+    That happens where a run has other weights on another data set.
+    """
+    keys: dict[str, set[str]] = defaultdict(set)
+    for entry in entries:
+        keys[entry.name].add(entry.tracker["key"])
+    named = []
+    for entry in entries:
+        several = len(keys[entry.name]) > 1
+        name = f"{entry.name} {entry.tracker['key']}" if several else entry.name
+        named.append(replace(entry, name=name))
+    return named
 
 
 def run_names(paths: list[str], reports: list[dict[str, Any]]) -> list[str]:
-    """Short names of runs, such as tell apart those of one data set, else the paths.
+    """Short names of runs; their paths where two runs on one data set have the same short name.
 
     Raises ValueError where a report is given twice.
     """
-    twice = [path for path, count in Counter(map(_file, paths)).items() if count > 1]
-    if twice:
-        raise ValueError(f"report {twice[0]} is given twice; give each once")
-    names = [
-        _short(_file(path).parent, report["dataset"])
-        for path, report in zip(paths, reports, strict=True)
-    ]
-    taken = Counter((name, report["dataset"]) for name, report in zip(names, reports, strict=True))
-    return names if max(taken.values()) == 1 else list(paths)
+    files = [_report_file(path) for path in paths]
+    for file in files:
+        if files.count(file) > 1:
+            raise ValueError(f"report {file} is given twice; give each once")
+    datasets = [report["dataset"] for report in reports]
+    names = [_short(file.parent, data) for file, data in zip(files, datasets, strict=True)]
+    distinct = set(zip(names, datasets, strict=True))
+    return names if len(distinct) == len(names) else list(paths)
 
 
-def _file(path: str) -> Path:
-    return Path(path).resolve() if path.endswith(".json") else Path(path).resolve() / "report.json"
+def _report_file(path: str) -> Path:
+    whole = Path(path).resolve()
+    return whole if path.endswith(".json") else whole / "report.json"
 
 
 def _short(folder: Path, dataset: str) -> str:
-    """The last folder's name that is not the data set's, nor ``reports``."""
+    """The last part of a path that is neither the data set's name nor `reports`."""
     return [part for part in folder.parts if part not in (dataset, "reports")][-1]
 
 
 def compare(entries: list[Entry]) -> list[tuple[str, Table]]:
-    """All tables, each with its heading. Raises ValueError where trackers on a data set have no
-    sequence in common.
+    """All tables, each with its heading.
+
+    Raises ValueError where the trackers on a data set have no sequence in common.
     """
-    datasets: dict[str, list[Entry]] = {}
+    datasets: dict[str, list[Entry]] = defaultdict(list)
     for entry in entries:
-        datasets.setdefault(entry.report["dataset"], []).append(entry)
+        datasets[entry.report["dataset"]].append(entry)
     tables = [("Scores", overview(entries))]
     for dataset, group in datasets.items():
         scored = [entry for entry in group if entry.tracker["sequences"]]
@@ -140,58 +157,48 @@ def compare(entries: list[Entry]) -> list[tuple[str, Table]]:
 
 
 def overview(entries: list[Entry]) -> Table:
-    """Mean scores as the reports have them: a row a tracker, a group of columns a data set with its
-    split.
+    """Mean scores as the reports have them.
+
+    A row is a tracker, a group of columns a data set with its split.
     """
     from rbsf.eval.report_tables import MEASURES
     from rbsf.eval.tables import Cell, Table, mark_best_rows
 
     titles = list(dict.fromkeys(entry.report["title"] for entry in entries))
     trackers = {(entry.name, entry.report["title"]): entry.tracker for entry in entries}
-    most = {
-        title: max(len(t["sequences"]) for (_, its), t in trackers.items() if its == title)
-        for title in titles
-    }
-    rows = [
-        [
-            Cell(name),
-            *(
-                cell
-                for title in titles
-                for cell in _means(trackers.get((name, title)), most[title])
-            ),
-        ]
-        for name in dict.fromkeys(entry.name for entry in entries)
-    ]
+    most = dict.fromkeys(titles, 0)  # sequences that a tracker has scores of
+    for (_, title), tracker in trackers.items():
+        most[title] = max(most[title], len(tracker["sequences"]))
+    rows = []
+    for name in dict.fromkeys(entry.name for entry in entries):
+        row = [Cell(name)]
+        for title in titles:
+            row += _means(trackers.get((name, title)), most[title])
+        rows.append(row)
     width = 1 + len(titles) * len(SHOWN)
-    return Table(
-        "Means as each report has them, over the sequences that it names; the best of each column in bold,"
-        " but for means over fewer sequences than others.",
-        ["tracker", *[MEASURES[key] for key in SHOWN] * len(titles)],
-        mark_best_rows(rows, range(1, width)),
-        (("", 1), *((title, len(SHOWN)) for title in titles)),
+    caption = (
+        "Means as each report has them, over the sequences that it names; the best of each column"
+        " in bold, but for means over fewer sequences than others."
     )
+    columns = ["tracker", *[MEASURES[key] for key in SHOWN] * len(titles)]
+    groups = (("", 1), *((title, len(SHOWN)) for title in titles))
+    return Table(caption, columns, mark_best_rows(rows, range(1, width)), groups)
 
 
 def _means(tracker: dict[str, Any] | None, most: int) -> list[Cell]:
-    """A tracker's mean scores, the first of them saying where they are over less than ``most``
-    sequences.
-    """
+    """A tracker's mean scores; the first cell counts the sequences where there are under `most`."""
     from rbsf.eval.tables import number
 
     count = len(tracker["sequences"]) if tracker else 0
     means = (tracker and tracker["mean"]) or {}
-    first, *others = (number(means.get(key), partial=count < most) for key in SHOWN)
-    return [
-        replace(first, tags=(f"{count} of {most} sequences",)) if first.partial else first,
-        *others,
-    ]
+    cells = [number(means.get(key), partial=count < most) for key in SHOWN]
+    if cells[0].partial:
+        cells[0] = replace(cells[0], tags=(f"{count} of {most} sequences",))
+    return cells
 
 
 def common_table(dataset: str, entries: list[Entry]) -> Table:
-    """Mean AUC over the sequences that all ``entries`` have scores of, and the difference to the
-    first entry.
-    """
+    """Mean AUC over the sequences that all `entries` have scores of, and the gap to the first."""
     import numpy as np
 
     from rbsf.datasets.video.sequences import whole_name
@@ -199,54 +206,54 @@ def common_table(dataset: str, entries: list[Entry]) -> Table:
 
     names = sorted(set.intersection(*(set(entry.tracker["sequences"]) for entry in entries)))
     if not names:
-        raise ValueError(
-            f"{dataset}: the trackers have no sequence in common; give reports of the same sequences"
-        )
+        fault = "the trackers have no sequence in common"
+        raise ValueError(f"{dataset}: {fault}; give reports of the same sequences")
     wholes = [whole_name(name) for name in names]
-    scores = np.array(
-        [[entry.tracker["sequences"][name]["auc"] for name in names] for entry in entries]
-    )
-    rows = [
-        [
-            Cell(entry.name),
-            number(float(row.mean())),
-            *(_gap_cells(row - scores[0], wholes) if i else [Cell(NOTHING)] * 2),
-        ]
-        for i, (entry, row) in enumerate(zip(entries, scores, strict=True))
-    ]
-    first, count = entries[0].name, len(set(wholes))
-    scored = (
-        f"{count} sequences" if count == len(names) else f"{len(names)} passes of {count} sequences"
-    )
-    return Table(
+    rows: list[list[Cell]] = []
+    for entry in entries:
+        scores = np.array([entry.tracker["sequences"][name]["auc"] for name in names])
+        if not rows:
+            first, gap_cells = scores, [Cell(NOTHING), Cell(NOTHING)]
+        else:
+            gap_cells = _gap_cells(scores - first, wholes)
+        rows.append([Cell(entry.name), number(float(scores.mean())), *gap_cells])
+    count, minus = len(set(wholes)), f"minus {entries[0].name}"
+    scored = f"{count} sequences"
+    if count < len(names):
+        scored = f"{len(names)} passes of {scored}"
+    caption = (
         f"Mean AUC over the {scored} of {dataset} that all {len(entries)} trackers have, and the"
-        f" difference to {first}: 95 % interval of a paired bootstrap over sequences ({RESAMPLES:,} resamples).",
-        ["tracker", "AUC", f"minus {first}", "95 % interval"],
-        mark_best_rows(rows, [1]),
+        f" difference to {entries[0].name}: 95 % interval of a paired bootstrap over sequences"
+        f" ({RESAMPLES:,} resamples)."
     )
+    columns = ["tracker", "AUC", minus, "95 % interval"]
+    return Table(caption, columns, mark_best_rows(rows, [1]))
 
 
-def _gap_cells(gaps: np.ndarray, sequences: list[str]) -> list[Any]:
+def _gap_cells(gaps: np.ndarray, sequences: list[str]) -> list[Cell]:
     from rbsf.eval.tables import NOTHING, Cell, number
 
+    mean = number(float(gaps.mean()), "+.3f")
     if len(set(sequences)) < 2:
-        return [number(float(gaps.mean()), "+.3f"), Cell(NOTHING)]
+        return [mean, Cell(NOTHING)]
     low, high = bootstrap_interval(gaps, sequences)
-    return [number(float(gaps.mean()), "+.3f"), Cell(f"{low:+.3f} to {high:+.3f}", low)]
+    return [mean, Cell(f"{low:+.3f} to {high:+.3f}", low)]
 
 
 def bootstrap_interval(gaps: np.ndarray, sequences: list[str]) -> tuple[float, float]:
-    """95 % percentile interval of the mean of ``gaps`` (P,), a difference per pass; equal input,
-    equal output.
+    """95 % percentile interval of the mean of `gaps` `[P]`, a difference for each pass.
 
-    Passes of one of ``sequences`` (P names) are no draws of their own: they come and go together.
+    `sequences` names the sequence of each pass. Passes of one sequence are drawn together, for
+    they are not independent. Equal input gives equal output.
     """
     import numpy as np
 
     _, which = np.unique(sequences, return_inverse=True)
-    sums, counts = np.bincount(which, gaps), np.bincount(which)
-    draws = np.random.default_rng(SEED).integers(0, len(counts), (RESAMPLES, len(counts)))
-    low, high = np.percentile(sums[draws].sum(axis=1) / counts[draws].sum(axis=1), (2.5, 97.5))
+    sums, counts = np.bincount(which, gaps), np.bincount(which)  # [S], of each sequence
+    rng = np.random.default_rng(SEED)
+    draws = rng.integers(0, len(counts), (RESAMPLES, len(counts)))
+    means = sums[draws].sum(axis=1) / counts[draws].sum(axis=1)  # [RESAMPLES]
+    low, high = np.percentile(means, (2.5, 97.5))
     return float(low), float(high)
 
 
@@ -254,10 +261,10 @@ def to_markdown(tables: list[tuple[str, Table]]) -> str:
     """Lay the tables out under their headings."""
     from rbsf.eval.tables import markdown_text
 
-    parts = [
-        f"## {markdown_text(heading)}\n\n{markdown_text(table.caption)}\n\n{table}\n"
-        for heading, table in tables
-    ]
+    parts = []
+    for heading, table in tables:
+        title, caption = markdown_text(heading), markdown_text(table.caption)
+        parts.append(f"## {title}\n\n{caption}\n\n{table}\n")
     return "\n".join(parts)
 
 

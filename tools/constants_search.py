@@ -1,5 +1,4 @@
-"""The search behind `tools/tune.py`: an Optuna study in one journal, from which several processes
-take trials.
+"""The search behind `tools/tune.py`: an Optuna study in a journal, for one or several processes.
 
 A trial's score is the mean over sequences of the average overlap. Trials are pruned by the mean
 over the sequences done so far.
@@ -34,17 +33,15 @@ from rbsf.system.program import run
 from rbsf.tracker import backbones
 from rbsf.tracker.siamfc import Backbone, SiamFC, TrackerConfig
 
-RANGES = {  # of TrackerConfig's fields; they hold the values published for SiamFC and its followers
+# Ranges of fields of TrackerConfig. They hold the values published for SiamFC and its followers.
+RANGES = {
     "scale_step": (1.01, 1.1),
     "scale_penalty": (0.9, 1.0),
     "window_influence": (0.05, 0.5),
     "scale_rate": (0.2, 0.9),
 }
-DIGITS = 4  # after the point, to which constants are rounded before they are tried
-FINISHED = (
-    TrialState.COMPLETE,
-    TrialState.PRUNED,
-)  # one left RUNNING by a killed process does not count
+DIGITS = 4  # decimal places of the constants that are tried
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)  # not RUNNING, as a killed process leaves one
 
 
 @dataclass(frozen=True)
@@ -56,12 +53,12 @@ class Search:
     device: str
     threads: int | None
     engine: str
-    sequences: list[Sequence]  # each with a scored frame
+    sequences: list[Sequence]  # each has a frame that is scored
     log: Path  # the study's journal
-    trials: int  # in all
+    trials: int  # those of earlier runs included
 
     def load(self) -> Backbone:
-        """Load the network; ValueError or FileNotFoundError where it cannot be used."""
+        """Load the network. Raises ValueError or FileNotFoundError where it cannot be used."""
         return backbones.load_backbone(
             self.weights, self.device, self.precision, self.threads, self.engine
         )
@@ -72,24 +69,25 @@ class Search:
 
 
 def scored_frames(truth: np.ndarray) -> np.ndarray:
-    """Numbers of the frames that count, of boxes (N, 4): those with a box but for the first, which
-    is given.
+    """Numbers of the frames that are scored, for true boxes `[N, 4]`.
+
+    They are all frames with a box but the first of them, where the tracker starts.
     """
-    return np.flatnonzero(np.isfinite(truth).all(axis=1))[1:]
+    has_box = np.isfinite(truth).all(axis=1)  # [N]
+    return np.flatnonzero(has_box)[1:]
 
 
 def sequence_scores(
     backbone: Backbone, sequences: list[Sequence], constants: dict[str, Any], show: bool
 ) -> Iterator[float]:
-    """Yield the average overlap in each sequence; ``show``: with a bar, on a terminal."""
+    """Yield the average overlap in each sequence; with `show` under a bar, on a terminal."""
     config = TrackerConfig(**constants)
+    hidden = None if show else True  # None: the bar is hidden where there is no terminal
     for sequence in tqdm(
-        sequences, desc="this trial", unit="sequence", leave=False, disable=None if show else True
+        sequences, desc="this trial", unit="sequence", leave=False, disable=hidden
     ):
-        boxes, frames = (
-            track_sequence(SiamFC(backbone, config), sequence).boxes,
-            scored_frames(sequence.boxes),
-        )
+        boxes = track_sequence(SiamFC(backbone, config), sequence).boxes  # [N, 4]
+        frames = scored_frames(sequence.boxes)
         yield float(overlaps(boxes[frames], sequence.boxes[frames]).mean())
 
 
@@ -102,13 +100,13 @@ def running_means(scores: Iterable[float]) -> Iterator[float]:
 
 
 def open_study(search: Search, seed: int) -> Study:
-    """Open the study of ``search.log``, or begin it. Raises ValueError for a file that is no whole
-    study.
+    """Open the study of `search.log`, or begin it.
+
+    Raises ValueError where the file is damaged or no study.
     """
-    optuna.logging.set_verbosity(
-        optuna.logging.ERROR
-    )  # the program tells of a failed trial, in one line
-    # Its first third, the hardest sequences (see score_defaults), says little of a trial.
+    # The program itself prints one line on a failed trial.
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    # The first third of the sequences, the hardest (see score_defaults), says little of a trial.
     pruner = optuna.pruners.MedianPruner(n_warmup_steps=len(search.sequences) // 3)
     try:
         storage = JournalStorage(JournalFileBackend(str(search.log)))
@@ -119,47 +117,42 @@ def open_study(search: Search, seed: int) -> Study:
             pruner=pruner,
             load_if_exists=True,
         )
-    except (
-        ValueError,
-        TypeError,
-        LookupError,
-        AttributeError,
-    ) as error:  # Optuna has no exception for this
-        raise ValueError(
-            f"{search.log} is damaged or no study of this program; give another --out"
-        ) from error
+    # Optuna has no exception of its own for a damaged file.
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        fault = "is damaged or no study of this program"
+        raise ValueError(f"{search.log} {fault}; give another --out") from error
     # The seed of an earlier run would give its trials again.
     study.sampler = optuna.samplers.TPESampler(seed=(seed + len(study.trials)) % 2**32)
     return study
 
 
 def check_study(study: Study, search: Search) -> None:
-    """Note in a new study what its scores depend on beside the searched constants; ValueError where
-    that differs.
+    """Note in a new study what its scores depend on beside the searched constants.
+
+    Raises ValueError where an earlier study has noted something else.
     """
+    boxes = b"".join(sequence.boxes.tobytes() for sequence in search.sequences)
     now = {
         "weights": search.weights_digest(),
         "precision": search.precision,
         "engine": search.engine,
         "sequences": [sequence.name for sequence in search.sequences],
         "frames": [len(sequence) for sequence in search.sequences],
-        "boxes": hashlib.sha256(b"".join(s.boxes.tobytes() for s in search.sequences)).hexdigest()[
-            :16
-        ],
+        "boxes": hashlib.sha256(boxes).hexdigest()[:16],
         "ranges": {name: list(limits) for name, limits in RANGES.items()},
         "defaults": asdict(TrackerConfig()),
     }
     if not study.trials:
         study.set_user_attr("origin", now)
     then = study.user_attrs.get("origin", {})
-    if changed := [key for key in now if now[key] != then.get(key)]:
-        raise ValueError(
-            f"{search.log} was made with other {', '.join(changed)}; give another --out"
-        )
+    changed = [key for key in now if now[key] != then.get(key)]
+    if changed:
+        fault = f"was made with other {', '.join(changed)}"
+        raise ValueError(f"{search.log} {fault}; give another --out")
 
 
 def finished(study: Study) -> list[FrozenTrial]:
-    """Trials that count: whole ones and those that the pruner stopped."""
+    """Trials that count: complete ones and those that the pruner stopped."""
     return study.get_trials(deepcopy=False, states=FINISHED)
 
 
@@ -169,16 +162,15 @@ def constants_of(trial: FrozenTrial) -> dict[str, float]:
 
 
 def defaults_trial(study: Study) -> FrozenTrial | None:
-    """The trial of the defaults, None before it is finished."""
+    """The trial of the default constants; None before it is finished."""
     return next((trial for trial in finished(study) if "order" in trial.user_attrs), None)
 
 
 def score_defaults(study: Study, search: Search, backbone: Backbone) -> Search:
-    """Make the trial of the defaults, if it is not there; return the search with its hardest
-    sequences first.
+    """Try the default constants, if that is not done; return the search, hardest sequences first.
 
-    In that order running means rise, as they must for the pruner: it takes the highest so far as a
-    trial's value.
+    In that order running means rise. The pruner needs that, for it takes the highest mean so far as
+    the value of a trial.
     """
     trial = defaults_trial(study)
     if trial is None:
@@ -200,40 +192,37 @@ def score_defaults(study: Study, search: Search, backbone: Backbone) -> Search:
 def take_trials(
     study: Study, search: Search, backbone: Backbone, *callbacks: Any, show: bool = False
 ) -> None:
-    """Try constants until the study has all its trials; ``callbacks`` (study, trial) are called
-    after each.
+    """Try constants until the study has all its trials.
+
+    Each of `callbacks` is called with the study and the trial after each trial.
     """
 
     def objective(trial: Trial) -> float:
-        constants = {
-            name: round(trial.suggest_float(name, *limits), DIGITS)
-            for name, limits in RANGES.items()
-        }
+        constants = {}
+        for name, limits in RANGES.items():
+            constants[name] = round(trial.suggest_float(name, *limits), DIGITS)
+        scores = sequence_scores(backbone, search.sequences, constants, show)
         mean = 0.0
-        for step, mean in enumerate(
-            running_means(sequence_scores(backbone, search.sequences, constants, show))
-        ):
+        for step, mean in enumerate(running_means(scores)):
             trial.report(mean, step)
             if step + 1 < len(search.sequences) and trial.should_prune():
                 raise optuna.TrialPruned
         return mean
 
     if len(finished(study)) < search.trials:
-        study.optimize(
-            objective, callbacks=[MaxTrialsCallback(search.trials, states=FINISHED), *callbacks]
-        )
+        enough = MaxTrialsCallback(search.trials, states=FINISHED)
+        study.optimize(objective, callbacks=[enough, *callbacks])
 
 
 def run_search(study: Study, search: Search, workers: int, seed: int) -> None:
-    """Score the defaults, then take the other trials with ``workers`` processes, this one included,
-    under a bar.
+    """Score the defaults, then take the other trials with `workers` processes, under a bar.
 
-    Raises ValueError, naming the file, for weights or frames that cannot be read.
+    This process is one of them. Raises ValueError, which names the file, where weights or frames
+    cannot be read.
     """
     backbone = search.load()
-    with tqdm(
-        total=search.trials, initial=len(finished(study)), unit="trial", desc="tuning"
-    ) as bar:
+    done = len(finished(study))
+    with tqdm(total=search.trials, initial=done, unit="trial", desc="tuning") as bar:
 
         def progress(*_: object) -> None:
             bar.set_postfix_str(f"best {study.best_value:.4f}", refresh=False)
@@ -241,23 +230,19 @@ def run_search(study: Study, search: Search, workers: int, seed: int) -> None:
 
         search = score_defaults(study, search, backbone)
         progress()
-        with helpers(search, min(workers, search.trials - len(finished(study))) - 1, seed):
+        left = search.trials - len(finished(study))
+        with helpers(search, min(workers, left) - 1, seed):
             take_trials(study, search, backbone, progress, show=True)
 
 
 @contextmanager
 def helpers(search: Search, count: int, seed: int) -> Iterator[None]:
-    """Let ``count`` more processes take trials; in the end they are stopped, and those that had
-    died are named.
-    """
+    """Let `count` more processes take trials; in the end, stop them and name those that died."""
     context = multiprocessing.get_context("spawn")  # torch does not survive a fork
-    processes = [
-        context.Process(target=help_search, args=(search, seed + 1000 * (i + 1)))
-        for i in range(count)
-    ]
-    on_interrupt = signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # they inherit it: Ctrl-C is for this process alone
+    seeds = [seed + 1000 * (i + 1) for i in range(count)]
+    processes = [context.Process(target=help_search, args=(search, own)) for own in seeds]
+    # The processes inherit this, so that Ctrl-C reaches this process alone.
+    on_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         for process in processes:
             process.start()
@@ -268,22 +253,17 @@ def helpers(search: Search, count: int, seed: int) -> Iterator[None]:
     finally:
         for process in processes:
             if process.exitcode:
-                print(
-                    f"a worker died (exit code {process.exitcode}); try fewer --workers",
-                    file=sys.stderr,
-                )
+                fault = f"a worker died (exit code {process.exitcode})"
+                print(f"{fault}; try fewer --workers", file=sys.stderr)
             process.terminate()
         for process in processes:
             process.join()
 
 
 def help_search(search: Search, seed: int) -> None:
-    """Take trials in a process of its own, until the study has all or the process that started it
-    is gone.
-    """
-    signal.signal(
-        signal.SIGTERM, signal.default_int_handler
-    )  # by an exception, so that the journal's lock is let go
+    """Take trials in a process of its own, until the study has them all or the parent is gone."""
+    # SIGTERM raises an exception, so that the journal's lock is released.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
     def stop_if_alone(study: Study, _: FrozenTrial) -> None:
         parent = multiprocessing.parent_process()

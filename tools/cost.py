@@ -1,11 +1,11 @@
-"""Bits and multiplications of a network, layer by layer, beside its float twin's; counted as Table
-6 of the paper does.
+"""Count a network's bits and multiplications, layer by layer, as Table 6 of the paper does.
 
     python tools/cost.py --model resnet18
 
-A 1-bit multiplication counts 1/64 of a real one; rbsf/cost.py has the conventions. --measure adds
-milliseconds for one input: of the float twin in PyTorch, and in the packed engine. What has no
-parameters counts to the layer before it.
+Totals stand beside those of the float twin, the real network of the same form. A 1-bit
+multiplication counts 1/64 of a real one; rbsf/cost.py has the conventions. --measure adds
+milliseconds for one input: of the float twin in PyTorch, and of the network in the packed engine.
+What has no parameters counts to the layer before it.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ if TYPE_CHECKING:
 
 Times = dict[str, dict[str, float]]  # column -> layer -> milliseconds
 
-# Pixels of the input's side
+# Side of the input in pixels, by model
 SIZES = {"rbsf": 255, "xnor": 255, "resnet18": 224, "wrn22": 32, "wrn40": 32, "lenet": 28}
 MAX_SIZE = 4096
+WORD_COLUMNS = 3  # of the table: the first ones hold words, the others numbers
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -64,7 +65,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def build_pair(model: str, method: str = "rbcn") -> tuple[nn.Module, nn.Module]:
-    """The 1-bit network of that name, and its float twin."""
+    """Build the 1-bit network `model`, and its float twin."""
     from rbsf.models import TRACKERS, build
 
     net = build(model) if model in TRACKERS else build(model, method=method)
@@ -72,21 +73,20 @@ def build_pair(model: str, method: str = "rbcn") -> tuple[nn.Module, nn.Module]:
 
 
 def float_twin(net: nn.Module) -> nn.Module:
-    """The real network of the same model and options."""
+    """Build the real network of the same model and options."""
     from rbsf.models import TRACKERS, build
 
     options: Any = net.model_options
     if net.model_name in TRACKERS:
         return build("siamfc", **options)
-    return build(
-        str(net.model_name),
-        **{k: v for k, v in options.items() if k not in ("method", "method_options")},
-    )
+    kept = {k: v for k, v in options.items() if k not in ("method", "method_options")}
+    return build(str(net.model_name), **kept)
 
 
 def load_pair(weights: Path) -> tuple[nn.Module, nn.Module, int | None]:
-    """The network of a weights file, its float twin, and its images' side; ValueError for one
-    without binary layers.
+    """Load the network of a weights file, with its float twin and the side of its images.
+
+    Raises ValueError where it has no binary layers.
     """
     from rbsf.layers import binary_layers
     from rbsf.tracker.teachers.siamfc import load_tracker
@@ -100,7 +100,7 @@ def load_pair(weights: Path) -> tuple[nn.Module, nn.Module, int | None]:
 def measure_all(
     net: nn.Module, twin: nn.Module, layers: list[LayerCost], args: argparse.Namespace
 ) -> Times:
-    """Milliseconds of one input, random: of the float twin in PyTorch, and of what runs packed."""
+    """Milliseconds of each layer for a random input: the float twin's in PyTorch, and packed."""
     import torch
 
     from rbsf.cost import measure
@@ -108,21 +108,36 @@ def measure_all(
     torch.set_num_threads(args.threads)
     twin = twin.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     image = torch.rand(1, *args.shape).contiguous(memory_format=torch.channels_last)
-    times = {
-        "float ms": measure(twin, image, args.repeat),
-        "packed ms": measure_packed(net, layers, args),
-    }
-    return {head: {**column, "total": sum(column.values())} for head, column in times.items()}
+    times: Times = {}
+    times["float ms"] = measure(twin, image, args.repeat)
+    times["packed ms"] = measure_packed(net, layers, args)
+    for column in times.values():
+        column["total"] = sum(column.values())
+    return times
 
 
 def measure_packed(
     net: nn.Module, layers: list[LayerCost], args: argparse.Namespace
 ) -> dict[str, float]:
-    """Milliseconds of the layers in the packed engine, each with what follows it; normalisation
-    counts to the first.
+    """Milliseconds of the layers in the packed engine, each with the nodes that follow it.
+
+    The normalisation of the image counts to the first layer.
     """
     from statistics import median
 
+    names = [layer.name for layer in layers]
+    passes = node_passes(net, args)
+    owners = {node: layer_of(node, names) for node in passes[0]}
+    times = {name: 0.0 for name in names if name in owners.values()}
+    latest = names[0]
+    for node, owner in owners.items():
+        latest = owner or latest
+        times[latest] += 1000 * median(spent[node] for spent in passes)
+    return times
+
+
+def node_passes(net: nn.Module, args: argparse.Namespace) -> list[dict[str, float]]:
+    """Run the packed network on a random image; seconds of each node, by name, for each pass."""
     import numpy as np
 
     from rbsf.engine.run import Engine
@@ -130,28 +145,19 @@ def measure_packed(
     from rbsf.models import TRACKERS
 
     channels, height, width = args.shape
+    shape = (height, width, channels)
     if args.model in TRACKERS:
         packed = export_tracker(net, args.model).packed
     else:
-        packed = export_classifier(net.eval(), args.model, Images((height, width, channels))).packed
+        packed = export_classifier(net.eval(), args.model, Images(shape)).packed
     engine = Engine(packed, args.threads)
-    image = np.random.default_rng(0).integers(0, 256, (1, height, width, channels), dtype=np.uint8)
-    passes = [engine.node_seconds(image) for _ in range(args.repeat + 1)][1:]
-    owners = {node: layer_of(node, [layer.name for layer in layers]) for node in passes[0]}
-    times, latest = (
-        {layer.name: 0.0 for layer in layers if layer.name in owners.values()},
-        layers[0].name,
-    )
-    for node, owner in owners.items():
-        latest = owner or latest
-        times[latest] += 1000 * median(spent[node] for spent in passes)
-    return times
+    image = np.random.default_rng(0).integers(0, 256, (1, *shape), dtype=np.uint8)
+    engine.node_seconds(image)  # the first pass is slower
+    return [engine.node_seconds(image) for _ in range(args.repeat)]
 
 
 def layer_of(node: str, layers: list[str]) -> str:
-    """The layer that a node of a packed network is a part of, by their names; empty for none of
-    `layers`.
-    """
+    """The layer in `layers` that a node of a packed network belongs to, by name; empty for none."""
     return next((layer for layer in layers if f"{node}.".startswith(f"{layer}.")), "")
 
 
@@ -163,36 +169,29 @@ def table(layers: list[LayerCost], times: Times) -> str:
     rows = [heads]
     for layer in [*layers, total(layers)]:
         shape = " x ".join(map(str, layer.output))
-        counts = (f"{n:,}" for n in (layer.bits, layer.bytes, layer.real, layer.binary))
-        spent = (column.get(layer.name) for column in times.values())
-        rows.append(
-            (
-                layer.name,
-                layer.kind,
-                shape,
-                *counts,
-                *("" if ms is None else f"{ms:.3f}" for ms in spent),
-            )
-        )
+        numbers = (layer.bits, layer.bytes, layer.real, layer.binary)
+        counts = [f"{number:,}" for number in numbers]
+        spent = [column.get(layer.name) for column in times.values()]
+        cells = ["" if ms is None else f"{ms:.3f}" for ms in spent]
+        rows.append((layer.name, layer.kind, shape, *counts, *cells))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    left = 3  # columns of words; the others are numbers
-    lines = (
-        "  ".join(
-            cell.ljust(width) if i < left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    )
-    return "\n".join(line.rstrip() for line in lines)
+    return "\n".join(_aligned(row, widths) for row in rows)
+
+
+def _aligned(row: tuple[str, ...], widths: list[int]) -> str:
+    """A line of the table: words to the left, numbers to the right."""
+    cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
+    for i in range(WORD_COLUMNS):
+        cells[i] = row[i].ljust(widths[i])
+    return "  ".join(cells).rstrip()
 
 
 def summary(binary: LayerCost, real: LayerCost) -> str:
     """Totals of both networks, and their ratios."""
-    return (
-        f"weights: {binary.bits / 1e6:.1f} Mbit, float {real.bits / 1e6:.1f} Mbit: {real.bits / binary.bits:.2f}x\n"
-        f"multiplications: {binary.multiplications:.3g}, float {real.multiplications:.3g}:"
-        f" {real.multiplications / binary.multiplications:.2f}x"
-    )
+    bits = f"{binary.bits / 1e6:.1f} Mbit, float {real.bits / 1e6:.1f} Mbit"
+    products = f"{binary.multiplications:.3g}, float {real.multiplications:.3g}"
+    smaller, fewer = real.bits / binary.bits, real.multiplications / binary.multiplications
+    return f"weights: {bits}: {smaller:.2f}x\nmultiplications: {products}: {fewer:.2f}x"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -200,26 +199,24 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     from rbsf.cost import count, total
 
+    size = None
     if args.weights:
         net, twin, size = load_pair(args.weights)
         args.model = net.model_name
     else:
-        (net, twin), size = build_pair(args.model, args.method), None
+        net, twin = build_pair(args.model, args.method)
     args.size = args.size or size or SIZES[args.model]
     if args.size > MAX_SIZE:
         raise ValueError(f"--size {args.size}: {MAX_SIZE} pixels at most")
-    args.shape = (
-        next(net.parameters()).shape[1],
-        args.size,
-        args.size,
-    )  # the first layer's channels
+    channels = next(net.parameters()).shape[1]  # of the first layer's input
+    args.shape = (channels, args.size, args.size)
     try:
         layers, real = count(net, args.shape), count(twin, args.shape)
     except RuntimeError as error:
-        raise ValueError(
-            f"--size {args.size} does not suit {args.model}: {str(error).splitlines()[0]}"
-        ) from None
-    print(table(layers, measure_all(net, twin, layers, args) if args.measure else {}))
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"--size {args.size} does not suit {args.model}: {reason}") from None
+    times = measure_all(net, twin, layers, args) if args.measure else {}
+    print(table(layers, times))
     print(summary(total(layers), total(real)))
 
 

@@ -1,5 +1,4 @@
-"""The main job on an embedded default: make a video with true boxes, track it with the shipped
-1-bit weights, score it.
+"""Make a video with true boxes, track it with the shipped 1-bit weights, and score the result.
 
 Leaves in --out: video.mp4 and its true boxes video.txt, tracked.mp4, boxes.csv, and demo.png with
 frames and overlap.
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from rbsf.tracker.siamfc import Result
 
 SHOWN = 6  # frames in the picture
-TRUE_COLOR = (255, 255, 255)
+TRUE_COLOR = (255, 255, 255)  # RGB, of true boxes
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -37,12 +36,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--out", type=Path, default=Path("demo"), help="folder (default: %(default)s)"
     )
     add_weights_flag(parser)
+    tried = "seeds 0 to 7 were tried with the float tracker, and 5 is among the easy ones"
     parser.add_argument(
-        "--seed",
-        type=int,
-        default=5,
-        help="of the video (default: %(default)s; seeds 0 to 7 were tried with the float tracker, and 5 is among the"
-        " easy ones)",
+        "--seed", type=int, default=5, help=f"of the video (default: %(default)s; {tried})"
     )
     parser.add_argument(
         "--frames", type=positive_int, default=200, help="of the video (default: %(default)s)"
@@ -52,7 +48,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Make, track, score; 0 when done, 128 + signal when stopped."""
+    """Make, track, score; returns 0 when done, 128 + signal when stopped."""
     args = parse_args(argv)
     require("eval")
     import numpy as np
@@ -73,55 +69,44 @@ def main(argv: list[str] | None = None) -> int:
     scores = np.array([result.score for result in results])
     save_picture(args.out / "demo.png", args.out / "tracked.mp4", truth, overlap, scores)
     print(f"picture: {args.out / 'demo.png'}")
-    print(
-        f"mean overlap with the true boxes: {overlap[1:].mean():.3f}; {time.perf_counter() - start:.0f} s in all"
-    )
+    seconds = time.perf_counter() - start
+    print(f"mean overlap with the true boxes: {overlap[1:].mean():.3f}; {seconds:.0f} s in all")
     return 0
 
 
 def track(
     args: argparse.Namespace, video: Path, box: list[float]
 ) -> tuple[list[Result], int | None]:
-    """Follow the target in ``box``, x,y,w,h, of the first frame; writes tracked.mp4 and boxes.csv.
+    """Follow the target in `box`, x,y,w,h, of the first frame; write tracked.mp4 and boxes.csv.
 
-    Returns a result a frame, and the signal that ended it early.
+    Returns a result for each frame, and the signal that ended the run early, if one did.
     """
-    from tqdm import tqdm
-
     from rbsf.datasets.video.frames import open_frames
-    from rbsf.datasets.video.writer import VideoWriter
-    from rbsf.system.stop import StopRequest
-    from rbsf.tools.recording import DEFAULT_FPS, BoxWriter, Recorder, Timing
+    from rbsf.tools.recording import Outputs, Span, track_video
     from rbsf.tracker.backbones import describe_backbone
-    from rbsf.tracker.loading import constants_of, load_network, wrapped
-    from rbsf.tracker.session import follow
+    from rbsf.tracker.loading import constants_of, load_network
 
     network = load_network(args.weights, args.device, args.precision, args.threads, args.engine)
     print(f"network: {args.weights.name}, {describe_backbone(network)}")
-    frames, timing = open_frames(video), Timing()
     results: list[Result] = []
-    fps = frames.fps or DEFAULT_FPS
-    boxes, drawn = BoxWriter(args.out / "boxes.csv"), VideoWriter(args.out / "tracked.mp4", fps)
-    with StopRequest() as stop, boxes as rows, drawn as writer:
-        recorder = Recorder(fps, writer, rows, show=False)
-        images = timing.decoding(
-            tqdm(frames.start(), total=frames.count, desc="track", unit="frame")
-        )
-        timed = wrapped(network, timing.of_network)
-        for tracked in follow(images, [box], timed, constants_of(args.weights)()):
-            results += tracked.results.values()
-            recorder.add(tracked.image, tracked.time, [*tracked.results.values()])
-            if stop.signum:
-                break
-    print(timing.summary(recorder.frames))
-    return results, stop.signum
+    files = (args.out / "tracked.mp4", args.out / "boxes.csv")
+    outputs = Outputs(*files, watch=results.extend)
+    frames, constants = open_frames(video), constants_of(args.weights)()
+    end = track_video(
+        str(video), frames, lambda image: [tuple(box)], network, constants, outputs, Span()
+    )
+    if end.error:
+        raise end.error
+    print(end.speed)
+    return results, end.signum
 
 
 def save_picture(
     path: Path, tracked: Path, truth: np.ndarray, overlap: np.ndarray, scores: np.ndarray
 ) -> None:
-    """Write a PNG: frames of the tracked video with the true boxes (white), above each frame's
-    overlap and score.
+    """Write a PNG of frames of the tracked video with the true boxes in white, and of two curves.
+
+    The curves are the overlap with the true box and the score, for each frame.
     """
     import cv2
     import numpy as np
@@ -135,13 +120,14 @@ def save_picture(
     grid = figure.add_gridspec(2, len(shown), height_ratios=(1, 0.8))
     places = iter(range(len(shown)))
     for number, image in enumerate(open_frames(str(tracked))):
-        if number in shown:
-            x, y, w, h = (round(v) for v in truth[number])
-            cv2.rectangle(image, (x, y), (x + w - 1, y + h - 1), TRUE_COLOR, 1)
-            axes = figure.add_subplot(grid[0, next(places)])
-            axes.imshow(image)
-            axes.set_title(f"frame {number}", fontsize=9)
-            axes.axis("off")
+        if number not in shown:
+            continue
+        x, y, w, h = (round(v) for v in truth[number])
+        cv2.rectangle(image, (x, y), (x + w - 1, y + h - 1), TRUE_COLOR, 1)
+        axes = figure.add_subplot(grid[0, next(places)])
+        axes.imshow(image)
+        axes.set_title(f"frame {number}", fontsize=9)
+        axes.axis("off")
     axes = figure.add_subplot(grid[1, :])
     axes.plot(overlap, label=f"overlap with the true box, mean {overlap[1:].mean():.2f}")
     axes.plot(scores, label="score", alpha=0.6)

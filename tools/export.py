@@ -1,13 +1,15 @@
-"""Turn trained weights into a file to run them from: packed for this project's engine, or ONNX for
-other runtimes.
+"""Turn trained weights into a packed file for this project's engine, or ONNX for other runtimes.
 
     python tools/export.py --weights runs/rbsf/rbsf.safetensors --out rbsf-packed.safetensors
 
 packed: a 1-bit network with one bit a weight. A tracker's first layer is rounded to 7 bits a
 weight, or --first-bits; a classifier's real layers stay float32. A file that would not compute what
-the rounded network does in float64 is not written. Then results are compared with PyTorch's, on
-made-up frames or those of --check. onnx: of a tracker two graphs, NAME_backbone.onnx and
-NAME_head.onnx, of a classifier one; 1-bit or float, compared too.
+the rounded network does in float64 is not written.
+
+onnx: two graphs of a tracker, NAME_backbone.onnx and NAME_head.onnx, or one of a classifier. The
+network may be 1-bit or float.
+
+Either file's results are compared with PyTorch's, on made-up frames or those of --check.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ if TYPE_CHECKING:
     from rbsf.export.pack import Exported
     from rbsf.models.rbsf2 import RBSF2
 
-FRAMES = 8  # that are compared
+FRAMES = 8  # on which results are compared
+SUFFIXES = {"packed": ".safetensors", "onnx": ".onnx"}  # of --out, by --format
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -54,13 +57,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="FILE",
         help=".safetensors, or .onnx with --format onnx",
     )
-    add("--format", choices=("packed", "onnx"), default="packed", help="default: %(default)s")
+    add("--format", choices=tuple(SUFFIXES), default="packed", help="default: %(default)s")
+    default = "default: 7, stored in a byte each"
     add(
         "--first-bits",
         type=int,
         choices=range(2, 8),
         metavar="N",
-        help="bits of a weight of a tracker's first layer, 2 to 7 (default: 7, stored in a byte each)",
+        help=f"bits of a weight of a tracker's first layer, 2 to 7 ({default})",
     )
     add(
         "--check",
@@ -71,7 +75,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def read_crops(video: str | None, size: int = 255) -> np.ndarray:
-    """Middles of frames as crops uint8 (N, size, size, 3); ValueError for a video without frames."""
+    """The middles of frames as crops, uint8 `[N, size, size, 3]`; made-up frames without `video`.
+
+    Raises ValueError where the video has no frame.
+    """
     import numpy as np
 
     from rbsf.datasets.synthetic.videos import make_sequence
@@ -79,16 +86,11 @@ def read_crops(video: str | None, size: int = 255) -> np.ndarray:
     from rbsf.tracker.geometry import crop_square, mean_color
 
     frames = open_frames(video) if video else (image for image, _ in make_sequence(0, FRAMES))
-    crops = [
-        crop_square(
-            image,
-            (np.array(image.shape[1::-1]) - 1) / 2,
-            min(image.shape[:2]),
-            size,
-            mean_color(image),
-        )
-        for image in islice(frames, FRAMES)
-    ]
+    crops = []
+    for image in islice(frames, FRAMES):
+        height, width = image.shape[:2]
+        middle = (np.array([width, height]) - 1) / 2
+        crops.append(crop_square(image, middle, min(height, width), size, mean_color(image)))
     if not crops:
         raise ValueError(f"--check {video}: there is no frame")
     return np.stack(crops)
@@ -103,10 +105,10 @@ def export_packed(weights: Path, out: Path, video: str | None, first_bits: int =
     from rbsf.tracker.teachers.siamfc import load_tracker
 
     net, model, info = load_tracker(weights)
-    tracker = model in (*TRACKERS, *WHOLE)
-    images = (
-        read_crops(video) if tracker else read_images(video, classifier_input(weights, info).shape)
-    )
+    if model in (*TRACKERS, *WHOLE):
+        images = read_crops(video)
+    else:
+        images = read_images(video, classifier_input(weights, info).shape)
     exported = pack_weights(weights, out, first_bits)
     print_size(exported.net, out)
     print(f"to the rounded network in float64, operation by operation: {exported.compare(images)}")
@@ -115,7 +117,7 @@ def export_packed(weights: Path, out: Path, video: str | None, first_bits: int =
     taken = exported.images
     expected = torch_logits(exported.net, images, taken.mean, taken.std)
     print(f"{engine.isa} engine to PyTorch in float32: {describe_difference(found, expected)}")
-    if model in TRACKERS:  # whose first layer was rounded
+    if model in TRACKERS:  # the first layer of these was rounded
         given = torch_logits(net, images, taken.mean, taken.std)
         print(f"to the weights as given: {describe_difference(found, given)}")
     if engine.in_numpy:
@@ -123,44 +125,41 @@ def export_packed(weights: Path, out: Path, video: str | None, first_bits: int =
 
 
 def describe_difference(found: np.ndarray, expected: np.ndarray) -> str:
-    """How results (N, ...) differ; of logits also how many predictions do."""
+    """How much results `[N, ...]` differ, and of logits `[N, classes]` in how many predictions."""
     import numpy as np
 
     difference, largest = np.abs(found - expected).max(), np.abs(expected).max()
     text = f"results differ by {difference:.2g} of {largest:.2g} at most"
     if found.ndim == 2:
-        return f"{text}, predictions that differ: {(found.argmax(1) != expected.argmax(1)).sum()}"
-    return f"{text}, correlation {np.corrcoef(found.ravel(), expected.ravel())[0, 1]:.4f}"
+        count = (found.argmax(1) != expected.argmax(1)).sum()
+        return f"{text}, predictions that differ: {count}"
+    correlation = np.corrcoef(found.ravel(), expected.ravel())[0, 1]
+    return f"{text}, correlation {correlation:.4f}"
 
 
 def print_size(net: nn.Module, out: Path) -> None:
-    """Bytes of the file, and of the weights of all convolutions and linear layers in float32."""
+    """Print the bytes of the file, and those of all convolutions and linear layers in float32."""
     from torch import nn
 
     size = out.stat().st_size
-    floats = sum(
-        4 * m.weight.numel() for m in net.modules() if isinstance(m, (nn.Conv2d, nn.Linear))
-    )
+    layers = [module for module in net.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+    floats = sum(4 * layer.weight.numel() for layer in layers)
     print(f"{out}: {size:,} bytes; {floats:,} as float32: {floats / size:.1f} times smaller")
 
 
 def read_images(video: str | None, shape: tuple[int, int, int]) -> np.ndarray:
-    """Middles of frames as images uint8 (N, H, W, C), grey where C is 1."""
+    """The middles of frames as images, uint8 `[N, H, W, C]`, RGB or grey, for `shape` (H, W, C)."""
     import cv2
     import numpy as np
 
     crops = read_crops(video, shape[0])
-    return (
-        crops
-        if shape[2] == 3
-        else np.stack([cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)[..., None] for crop in crops])
-    )
+    if shape[2] == 3:
+        return crops
+    return np.stack([cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)[..., None] for crop in crops])
 
 
 def export_onnx(weights: Path, out: Path, video: str | None) -> None:
-    """Write a classifier's graph, or a tracker's two; print their sizes and the largest difference
-    to PyTorch.
-    """
+    """Write a classifier's graph, or a tracker's two; print their sizes and how they agree."""
     from rbsf.export.pack import (
         classifier_input,
         export_classifier,
@@ -182,7 +181,7 @@ def export_onnx(weights: Path, out: Path, video: str | None) -> None:
 
 
 def export_one(net: nn.Module, exported: Exported, images: np.ndarray, out: Path) -> None:
-    """The graph of a classifier."""
+    """Write the graph of a classifier, and compare it on `images`."""
     from rbsf.export.compare import torch_logits
     from rbsf.export.onnx import network_graph, run_graph
 
@@ -192,8 +191,9 @@ def export_one(net: nn.Module, exported: Exported, images: np.ndarray, out: Path
 
 
 def export_two(net: nn.Module, exported: Exported, images: np.ndarray, out: Path) -> None:
-    """The graphs of a tracker of SiamFC's form; to compare, the middle of the first features is the
-    template.
+    """Write the graphs of a tracker of SiamFC's form, and compare them on `images`.
+
+    The middle of the first features is the template.
     """
     import torch
     from torch.nn import functional as F
@@ -209,13 +209,15 @@ def export_two(net: nn.Module, exported: Exported, images: np.ndarray, out: Path
     write_graph(head_graph(graph), head)
     template = features[:1, :, 8:14, 8:14].copy()
     response = F.conv2d(torch.from_numpy(features), torch.from_numpy(template)).numpy()
-    print(
-        f"response to PyTorch: {describe_difference(run_head(head, template, features), response)}"
-    )
+    found = run_head(head, template, features)
+    print(f"response to PyTorch: {describe_difference(found, response)}")
 
 
 def export_two_with_head(net: RBSF2, exported: Exported, images: np.ndarray, out: Path) -> None:
-    """The graphs of RB-SF 2; to compare, the middle of the first image is the exemplar."""
+    """Write the graphs of RB-SF 2, and compare them on `images`.
+
+    The middle of the first image is the exemplar.
+    """
     import torch
 
     from rbsf.export.compare import torch_logits
@@ -226,7 +228,8 @@ def export_two_with_head(net: RBSF2, exported: Exported, images: np.ndarray, out
         write_graph(graph, path)
     backbone, head = paths_of(out)
     exemplar = images[:1, 64:191, 64:191]
-    template, features = (torch_logits(net.backbone, crops) for crops in (exemplar, images))
+    template = torch_logits(net.backbone, exemplar)
+    features = torch_logits(net.backbone, images)
     steps = run_graph(backbone, images)
     print(f"features to PyTorch: {describe_difference(steps * STEP, features)}")
     with torch.inference_mode():
@@ -249,8 +252,9 @@ def write_graph(graph: ModelProto, path: Path) -> None:
 
 
 def rounds_first_layer(weights: Path) -> bool:
-    """Whether --first-bits is of use to a weights file: a tracker of SiamFC's form; raises as
-    `load_weights` does.
+    """Whether --first-bits suits a weights file, that is a tracker of SiamFC's form.
+
+    Raises as `load_weights` does.
     """
     from rbsf.models import TRACKERS
     from rbsf.tracker.teachers.siamfc import load_tracker
@@ -261,11 +265,7 @@ def rounds_first_layer(weights: Path) -> bool:
 def main(argv: list[str] | None = None) -> None:
     """Export, compare, print."""
     args = parse_args(argv)
-    suffix = {"packed": ".safetensors", "onnx": ".onnx"}[args.format]
-    if args.out.suffix != suffix:
-        raise ValueError(f"--out {args.out}: a file of --format {args.format} ends in {suffix}")
-    if args.out.exists() and args.weights.exists() and args.out.samefile(args.weights):
-        raise ValueError(f"--out {args.out} is the input itself; give another")
+    check_out(args.out, args.format, args.weights)
     require("onnx" if args.format == "onnx" else "train")
     check_writable(args.out)
     if args.first_bits and (args.format != "packed" or not rounds_first_layer(args.weights)):
@@ -276,6 +276,14 @@ def main(argv: list[str] | None = None) -> None:
         export_onnx(args.weights, args.out, args.check)
     else:
         export_packed(args.weights, args.out, args.check, args.first_bits or 7)
+
+
+def check_out(out: Path, form: str, weights: Path) -> None:
+    """Raise ValueError where --out has the wrong suffix for --format, or is the input itself."""
+    if out.suffix != SUFFIXES[form]:
+        raise ValueError(f"--out {out}: a file of --format {form} ends in {SUFFIXES[form]}")
+    if out.exists() and weights.exists() and out.samefile(weights):
+        raise ValueError(f"--out {out} is the input itself; give another")
 
 
 if __name__ == "__main__":

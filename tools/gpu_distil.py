@@ -1,4 +1,4 @@
-"""What RB-SF 2 learns from on a GPU elsewhere: training pairs and its teacher, in parts."""
+"""Carry what RB-SF 2 learns from to a GPU elsewhere: training pairs and its teacher, in parts."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from pathlib import Path
 from rbsf.system.archive_parts import read_parts, write_parts
 
 STEM = "rbsf2"  # of the parts' names
-FOLDER = Path("data", "rbsf2")  # below a worklist's
+FOLDER = Path("data", "rbsf2")  # below the worklist's folder
 PAIRS, TEACHER = "pairs.db", ("backbone.safetensors", "head.safetensors")
 
 
 def pack(pairs: Path, teacher: str, folder: Path, most_bytes: int) -> list[Path]:
-    """Write a crop store and the teacher's two files, BACKBONE,HEAD, as parts into `folder`; their
-    paths.
+    """Write a crop store and a teacher, "BACKBONE,HEAD", as parts into `folder`.
 
-    The teacher's graphs are kept without ONNX.  ValueError and FileNotFoundError for files that are
-    none.
+    Returns their paths. The teacher's graphs are kept without ONNX. Raises FileNotFoundError where
+    a file is missing, ValueError where one is no store or no graph.
     """
     from rbsf.datasets.pairs.crop_store import CropStore
     from rbsf.tracker.teachers.graph import write_graph
@@ -28,21 +27,20 @@ def pack(pairs: Path, teacher: str, folder: Path, most_bytes: int) -> list[Path]
         raise ValueError(f"--teacher {teacher}: give two files, BACKBONE.onnx,HEAD.onnx")
     CropStore(pairs)  # what is no store fails here
     pair = read_pair(*files)
+    content = {PAIRS: pairs}
     with tempfile.TemporaryDirectory() as name:
-        graphs = [Path(name, file) for file in TEACHER]
-        for graph, path in zip((pair.backbone, pair.head), graphs, strict=True):
-            write_graph(graph, path)
-        content = {PAIRS: pairs} | {path.name: path for path in graphs}
-        return write_parts(
-            content, folder, STEM, most_bytes, level=0
-        )  # crops are compressed already
+        for graph, file in zip((pair.backbone, pair.head), TEACHER, strict=True):
+            content[file] = Path(name, file)
+            write_graph(graph, content[file])
+        # Level 0 compresses nothing: crops are compressed already.
+        return write_parts(content, folder, STEM, most_bytes, level=0)
 
 
 def unpack(parts: Path, run: Path) -> bool:
-    """Put the parts in the folder `parts` together below `run`, unless that is done; False where
-    there are none.
+    """Put the parts in the folder `parts` together below `run`, unless that is done.
 
-    FileNotFoundError names parts that are missing, ValueError says what is damaged.
+    Returns False where there are no parts. Raises FileNotFoundError where some are missing,
+    ValueError where one is damaged.
     """
     target = run / FOLDER
     if all((target / name).is_file() for name in (PAIRS, *TEACHER)):

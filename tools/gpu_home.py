@@ -1,8 +1,7 @@
-"""What a worklist's folder sends home: one archive of results, logs and weights, in parts of a
-limited size.
+"""What a worklist's folder sends home: an archive of results, logs and weights, in small parts.
 
-Results come first, then float weights, then checkpoints of trainings that are not done, the
-smallest first.  What does not fit is left out and named.
+Results come first, then weights, then checkpoints of trainings that are not done, of each kind the
+smallest first. What does not fit is left out and named.
 """
 
 from __future__ import annotations
@@ -16,14 +15,13 @@ PART_BYTES = 15 * MEBIBYTE
 ALL_BYTES = 56 * MEBIBYTE
 STEM = "home"  # of the parts' names
 RESULT = "result.json"
-LEFT_OUT = {".png", ".zip", ".part"}  # pictures are drawn anew from the logs
+LEFT_OUT = {".png", ".zip", ".part"}  # suffixes; pictures can be drawn again from the logs
 
 
 def pack_home(folder: Path, home: Path) -> tuple[list[Path], list[Path]]:
-    """Write the archive of `folder` into `home`, in place of an earlier one; its parts, and the
-    files left out.
+    """Write the archive of `folder` into `home`, in place of an earlier one.
 
-    OSError where it cannot be written.
+    Returns its parts, and the files left out. Raises OSError where it cannot be written.
     """
     chosen, left = choose_files(folder, home)
     files = {path.relative_to(folder).as_posix(): path for path in chosen}
@@ -31,7 +29,7 @@ def pack_home(folder: Path, home: Path) -> tuple[list[Path], list[Path]]:
 
 
 def choose_files(folder: Path, home: Path) -> tuple[list[Path], list[Path]]:
-    """The files that come home, in the order of their worth, and those for which there is no room."""
+    """The files that come home, most worthwhile first, and those for which there is no room."""
     chosen: list[Path] = []
     left: list[Path] = []
     size = 0
@@ -46,26 +44,29 @@ def choose_files(folder: Path, home: Path) -> tuple[list[Path], list[Path]]:
 
 
 def unpack_home(home: Path, folder: Path) -> bool:
-    """Put the archive in `home` back into `folder`; False where there is none.  Errors as
-    `read_parts` has them.
+    """Put the archive in `home` back into `folder`; returns False where there is none.
+
+    Raises as `read_parts` does.
     """
     return read_parts(home, STEM, folder)
 
 
 def _files(folder: Path, home: Path) -> list[Path]:
-    return [
-        path
-        for path in folder.rglob("*")
-        if path.is_file()
-        and not path.name.startswith(".")
-        and path.suffix not in LEFT_OUT
-        and not {home, folder / "data"} & set(path.parents)
-        and path.parent.name != "tensorboard"  # the same numbers as log.csv
-        and not (path.name == CHECKPOINT and (path.parent / RESULT).is_file())
-    ]
+    others = {home, folder / "data"}
+    files = [path for path in folder.rglob("*") if path.is_file() and _is_of_use(path)]
+    return [path for path in files if others.isdisjoint(path.parents)]
+
+
+def _is_of_use(path: Path) -> bool:
+    if path.name.startswith(".") or path.suffix in LEFT_OUT:
+        return False
+    if path.parent.name == "tensorboard":  # it has the numbers of log.csv
+        return False
+    is_done = (path.parent / RESULT).is_file()
+    return not (path.name == CHECKPOINT and is_done)
 
 
 def _worth(path: Path) -> tuple[int, int]:
-    """Smaller for what is worth more: results, then weights, then checkpoints; then by size."""
+    """A key to sort files by: results, then weights, then checkpoints; of a kind, by size."""
     kinds = {".pt": 2, ".safetensors": 1}
     return kinds.get(path.suffix, 0), path.stat().st_size

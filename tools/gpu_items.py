@@ -1,8 +1,8 @@
-"""What a GPU should do for this project, in the order of its worth.  `tools/gpu_run.py` works it
-down.
+"""What a GPU should do for this project, most worthwhile first; `tools/gpu_run.py` runs it.
 
-An entry of ENTRIES is a check, or a cell of a table of trainings.  What an item needs follows from
-it: a 1-bit network needs the float one that it starts from, where the list has that too.
+An entry of ENTRIES is a check, a cell of a table of trainings, or a training of RB-SF 2. What an
+item needs follows from its entry: a 1-bit network needs the float one that it starts from, where
+the list has that too.
 """
 
 from __future__ import annotations
@@ -27,56 +27,34 @@ REHEARSAL = {
     "warmup": 2,
     "threads": 1,
     "device": "cpu",
-}
-REHEARSAL |= {
+    # At the full rates two steps may end anywhere.
     "lr_binary": 1e-3,
     "lr_real": 1e-3,
     "lr_norm": 1e-3,
-}  # two steps of a full rate may end anywhere
-SMALL_RBSF2 = (
-    "--channels",
-    "8-16-32",
-    "--depths",
-    "1-1-1",
-    "--features",
-    "8",
-    "--head-depth",
-    "1",
-    "--pairs",
-    "4",
-)
-SMALL_RBSF2 += (
-    "--epochs",
-    "1",
-    "--batch-size",
-    "2",
-    "--threads",
-    "1",
-    "--workers",
-    "0",
-    "--device",
-    "cpu",
+}
+SMALL_RBSF2 = (  # flags of a rehearsal
+    "--channels 8-16-32 --depths 1-1-1 --features 8 --head-depth 1 --pairs 4"
+    " --epochs 1 --batch-size 2 --threads 1 --workers 0 --device cpu"
 )
 ON_GPU = {"precision": "bfloat16", "threads": 2}
 
 
 @dataclass(frozen=True)
 class Check:
-    """A program that writes `report.md` and `report.json` into the folder that its --out names, and
-    reads no data.
-    """
+    """A program that reads no data and writes `report.md` and `report.json` into its --out."""
 
     name: str
     program: str
     worth: str
     minutes: float
-    rehearsal: tuple[str, ...] = ()  # its flags in a rehearsal
+    rehearsal: tuple[str, ...] = ()  # further flags in a rehearsal
 
 
 @dataclass(frozen=True)
 class Training:
-    """A cell of configs/tables/TABLE.yaml; those of a later `seed` start from the float network of
-    seed 0.
+    """A cell of configs/tables/TABLE.yaml.
+
+    A cell of a later `seed` starts from the float network of seed 0.
     """
 
     table: str
@@ -89,18 +67,16 @@ class Training:
 
     @property
     def name(self) -> str:
-        """A folder's name."""
-        words = filter(
-            None, (self.table, self.row, self.column, f"seed {self.seed}" if self.seed else "")
-        )
-        return "-".join(" ".join(words).replace("(", "").replace(")", "").split()).lower()
+        """The item's name, which is also its folder's."""
+        seed = f"seed {self.seed}" if self.seed else ""
+        text = f"{self.table} {self.row} {self.column} {seed}".lower()
+        words = text.replace("(", "").replace(")", "").split()
+        return "-".join(words)
 
 
 @dataclass(frozen=True)
 class Distillation:
-    """A training of RB-SF 2 by the recipe of configs/rbsf2.yaml, from what `rbsf.tools.gpu_distil`
-    packs.
-    """
+    """A training of RB-SF 2 by configs/rbsf2.yaml, on what `rbsf.tools.gpu_distil` packs."""
 
     name: str
     worth: str
@@ -191,73 +167,76 @@ ENTRIES: list[Entry] = [*RBSF2, *CHECKS, *FIRST_ROW, *OTHER_ROWS, *WIDE]
 def make_items(
     data: Path, rehearse: bool = False, only: Sequence[str] = (), rbsf2: bool = True
 ) -> list[Item]:
-    """The list for CIFAR-100 in the folder `data`, and with `rbsf2` for what RB-SF 2 learns from.
+    """The items for CIFAR-100 in the folder `data`, and with `rbsf2` the trainings of RB-SF 2.
 
-    `only`: the items whose names hold one of these words, and what they need; ValueError for a word
-    that none holds. `rehearse`: each shrunk to seconds, on the CPU.
+    `only` keeps the items whose names hold one of these words, and what they need. `rehearse`
+    shrinks each item to seconds on the CPU. Raises ValueError where no name holds a word of `only`.
     """
     items: list[Item] = []
     for entry in ENTRIES:
         if isinstance(entry, Check):
             items.append(_check_item(entry, rehearse))
-        elif isinstance(entry, Distillation):
-            items += [_distillation_item(entry, rehearse)] if rbsf2 else []
-        else:
+        elif isinstance(entry, Training):
             items.append(_training_item(entry, data, rehearse, items))
-    if unknown := [word for word in only if not any(word in item.name for item in items)]:
-        raise ValueError(
-            f"--only {unknown[0]!r}: no such item; there are {', '.join(item.name for item in items)}"
-        )
-    chosen = {item.name for item in items if not only or any(word in item.name for word in only)}
+        elif rbsf2:
+            items.append(_distillation_item(entry, rehearse))
+    return _chosen(items, only) if only else items
+
+
+def _chosen(items: list[Item], words: Sequence[str]) -> list[Item]:
+    """The items whose names hold one of `words`, and what they need."""
+    names = [item.name for item in items]
+    chosen = set()
+    for word in words:
+        found = {name for name in names if word in name}
+        if not found:
+            raise ValueError(f"--only {word!r}: no such item; there are {', '.join(names)}")
+        chosen |= found
     needed = {name for item in items if item.name in chosen for name in item.needs}
     return [item for item in items if item.name in chosen | needed]
 
 
 def read_data(items: Sequence[Item]) -> bool:
-    """Whether any of the items reads CIFAR-100: all but the checks and RB-SF 2 do."""
-    return not {item.name for item in items} <= {check.name for check in CHECKS} | {
-        entry.name for entry in RBSF2
-    }
+    """Whether any of the items reads CIFAR-100, as all but the checks and RB-SF 2 do."""
+    without = {check.name for check in CHECKS} | {entry.name for entry in RBSF2}
+    return any(item.name not in without for item in items)
 
 
 def _check_item(check: Check, rehearse: bool) -> Item:
-    folder = Path("items", check.name)
+    folder = str(Path("items", check.name))
     flags = check.rehearsal if rehearse else ()
-    command = (str(ROOT / check.program), "--out", str(folder), *flags)
     return Item(
-        check.name, command, check.worth, check.minutes, (), True, str(folder), 3 * check.minutes
+        check.name,
+        command=(str(ROOT / check.program), "--out", folder, *flags),
+        worth=check.worth,
+        minutes=check.minutes,
+        alone=True,
+        results=folder,
+        most_minutes=3 * check.minutes,
     )
 
 
 def _distillation_item(entry: Distillation, rehearse: bool) -> Item:
-    teacher, results = (
-        ",".join(str(FOLDER / file) for file in TEACHER),
-        str(Path("rbsf2", entry.name)),
-    )
-    command = [
-        str(ROOT / "tools/train_rbsf.py"),
-        "--model",
-        "rbsf2",
-        "--out",
-        results,
-        "--teacher",
-        teacher,
-    ]
-    command += ["--data", str(FOLDER / PAIRS), *(SMALL_RBSF2 if rehearse else entry.flags)]
+    teacher = ",".join(str(FOLDER / file) for file in TEACHER)
+    results = str(Path("rbsf2", entry.name))
+    command = [str(ROOT / "tools/train_rbsf.py"), "--model", "rbsf2", "--out", results]
+    command += ["--teacher", teacher, "--data", str(FOLDER / PAIRS)]
+    command += SMALL_RBSF2.split() if rehearse else entry.flags
     return Item(
         entry.name,
-        tuple(command),
-        entry.worth,
-        entry.minutes,
-        (),
-        True,
-        results,
+        command=tuple(command),
+        worth=entry.worth,
+        minutes=entry.minutes,
+        alone=True,
+        results=results,
         again=("--resume",),
     )
 
 
 def _training_item(entry: Training, data: Path, rehearse: bool, before: list[Item]) -> Item:
-    settings: dict[str, Any] = ON_GPU | (_rehearsal_settings(entry.row) if rehearse else {})
+    settings: dict[str, Any] = dict(ON_GPU)
+    if rehearse:
+        settings |= _rehearsal_settings(entry.row)
     config = _config_of(entry, settings)
     if entry.seed and config.needs_teacher:
         first = folder_of(config.float_twin(), TRAININGS)
@@ -269,27 +248,34 @@ def _training_item(entry: Training, data: Path, rehearse: bool, before: list[Ite
     command += ["--seeds", str(entry.seed), "--root", str(data), "--out", str(TRAININGS)]
     for name, value in settings.items():
         command += ["--set", f"{name}={value}"]
-    needs = tuple(item.name for item in before if item.results == str(_teacher_folder(config)))
+    teacher = str(_teacher_folder(config))
     return Item(
-        entry.name, tuple(command), entry.worth, entry.minutes, needs, entry.alone, str(folder)
+        entry.name,
+        command=tuple(command),
+        worth=entry.worth,
+        minutes=entry.minutes,
+        needs=tuple(item.name for item in before if item.results == teacher),
+        alone=entry.alone,
+        results=str(folder),
     )
 
 
 def _config_of(entry: Training, settings: dict[str, Any]) -> Any:
     cells = read_study(entry.table, settings).cells
-    return next(
-        cell.config for cell in cells if (cell.row, cell.column) == (entry.row, entry.column)
-    )
+    configs = {(cell.row, cell.column): cell.config for cell in cells}
+    return configs[entry.row, entry.column]
 
 
 def _teacher_folder(config: Any) -> Path | None:
-    """Where the float network lies that a 1-bit one starts from."""
+    """The folder of the float network that a 1-bit one starts from; None where there is none."""
     if config.teacher:
         return Path(config.teacher).parent
-    return folder_of(config.float_twin(), TRAININGS) if config.needs_teacher else None
+    if config.needs_teacher:
+        return folder_of(config.float_twin(), TRAININGS)
+    return None
 
 
 def _rehearsal_settings(row: str) -> dict[str, Any]:
-    """Settings of a rehearsal of a table's row, whose name ends with its stages."""
+    """Settings to rehearse a table's row, whose name ends with its stages."""
     widths = [int(width) // SHRUNK for width in row.split()[-1].split("-")]
     return REHEARSAL | {"stages": "-".join(map(str, widths))}

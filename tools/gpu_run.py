@@ -1,14 +1,23 @@
 """Work down what a GPU should do for this project, in the minutes for which there is one.
 
-    python tools/gpu_run.py --pack PARTS --root data                  # here: CIFAR-100 in parts of at most 40 MB
-    python tools/gpu_run.py --pack PARTS --pairs pairs.db --teacher BACKBONE.onnx,HEAD.onnx   # what RB-SF 2 learns from
-    python tools/gpu_run.py --data PARTS --out RUN --minutes 9        # there, again and again; goes on where it was
-    python tools/gpu_run.py --rehearse                                # anywhere: every item in seconds, on the CPU
-    python tools/gpu_run.py --summary RUN                             # one table of all that came home
+Here, make parts of at most 40 MB: of CIFAR-100, and of what RB-SF 2 learns from.
 
---data is a folder with the parts, or with CIFAR-100 itself.  Results, logs and weights of all items come home in the
-archive RUN/home, parts of at most 15 MiB; lay them beside the parts in --data, and an empty --out goes on from them on
-another machine.  --list names the items.  SIGTERM and Ctrl-C keep what is there, as the end of the minutes does.
+    python tools/gpu_run.py --pack PARTS --root data
+    python tools/gpu_run.py --pack PARTS --pairs pairs.db --teacher BACKBONE.onnx,HEAD.onnx
+
+On the machine with the GPU, again and again; each run goes on where the last one ended.
+
+    python tools/gpu_run.py --data PARTS --out RUN --minutes 9
+
+Anywhere, run every item in seconds on the CPU, or print a table of all that came home.
+
+    python tools/gpu_run.py --rehearse
+    python tools/gpu_run.py --summary RUN
+
+--data is a folder with the parts, or with CIFAR-100 itself. Results, logs and weights of all items
+come home in the archive RUN/home, in parts of at most 15 MiB. Lay them beside the parts in --data,
+and an empty --out goes on from them on another machine. --list names the items. SIGTERM and Ctrl-C
+keep what is there, as the end of the minutes does.
 """
 
 from __future__ import annotations
@@ -34,7 +43,7 @@ if TYPE_CHECKING:
 STARTED = time.monotonic()  # the minutes count from here
 ROOT = Path(__file__).resolve().parents[1]
 PART_BYTES = 40_000_000
-CLOSING_SECONDS = 45  # of the minutes, for stopping and the archive
+CLOSING_SECONDS = 45  # the last ones of --minutes, for stopping and the archive
 LEAST_MINUTES = 1.0
 LEAST_DISK_BYTES = 2 << 30
 LEAST_GPU_BYTES = 6 << 30
@@ -122,10 +131,9 @@ def print_list(only: list[str]) -> int:
     from rbsf.tools.gpu_items import make_items
 
     for item in make_items(Path("DATA"), only=only):
+        alone = ", alone" if item.alone else ""
         needs = f"; needs {', '.join(item.needs)}" if item.needs else ""
-        print(
-            f"{item.name}: about {item.minutes:g} minutes{', alone' if item.alone else ''}; {item.worth}{needs}"
-        )
+        print(f"{item.name}: about {item.minutes:g} minutes{alone}; {item.worth}{needs}")
     return 0
 
 
@@ -139,22 +147,22 @@ def work(args: argparse.Namespace) -> int:
     check_minutes(args.minutes)
     check_disk(folder)
     print(f"GPU: {probe_gpu()}")
+    parts = args.data.resolve()
     with locked(folder):
-        data = find_data(args.data.resolve(), folder)
-        if not (rbsf2 := gpu_distil.unpack(args.data.resolve(), folder)):
+        data = find_data(parts, folder)
+        rbsf2 = gpu_distil.unpack(parts, folder)
+        if not rbsf2:
             print(f"{args.data}: holds no {gpu_distil.STEM}-1-of-N.part; RB-SF 2 is left out")
         items = make_items(data, only=args.only, rbsf2=rbsf2)
         if read_data(items):
-            unpack_data(args.data.resolve(), data)
+            unpack_data(parts, data)
         end = None if args.minutes is None else STARTED + 60 * args.minutes - CLOSING_SECONDS
         with Sharing(folder) as sharing:
             return work_down(items, folder, args.beside, sharing.variables, end)
 
 
 def rehearse(args: argparse.Namespace) -> int:
-    """Pack made-up data, unpack it, run every item shrunk, bring it home, and print the summary of
-    that.
-    """
+    """Pack and unpack made-up data, run every item shrunk, and summarise what came home."""
     from rbsf.datasets.images.cifar_parts import pack_cifar100
     from rbsf.datasets.images.made_up_cifar import write_made_up_cifar
     from rbsf.system.lock import locked
@@ -174,9 +182,8 @@ def rehearse(args: argparse.Namespace) -> int:
             unpack_data(parts, data)
         if {entry.name for entry in RBSF2} & {item.name for item in items}:
             gpu_distil.make_up(folder)
-        code = work_down(
-            items, folder, min(2, args.beside), lambda item: {"OMP_NUM_THREADS": "1"}, end
-        )
+        beside = min(2, args.beside)
+        code = work_down(items, folder, beside, lambda item: {"OMP_NUM_THREADS": "1"}, end)
     print(summarise(folder / "home"))
     return code
 
@@ -188,8 +195,9 @@ def work_down(
     variables: Callable[[Item], dict[str, str]],
     end: float | None,
 ) -> int:
-    """Run the items until `end`, by the monotonic clock, and write the archive whatever happens;
-    the exit code.
+    """Run the items until `end` of the monotonic clock; returns the exit code.
+
+    `variables` gives the environment variables of an item. The archive is written in any case.
     """
     from rbsf.system.environment import cores
     from rbsf.tools.gpu_home import pack_home
@@ -206,9 +214,8 @@ def work_down(
         return Worklist(items, folder, beside, environment, say).run(seconds)
     finally:
         parts, left = pack_home(folder, folder / "home")
-        say(
-            f"archive: {', '.join(f'{path} ({path.stat().st_size / 1e6:.1f} MB)' for path in parts)}"
-        )
+        sizes = [f"{path} ({path.stat().st_size / 1e6:.1f} MB)" for path in parts]
+        say(f"archive: {', '.join(sizes)}")
         if left:
             say(f"no room in it for: {', '.join(str(path.relative_to(folder)) for path in left)}")
 
@@ -219,11 +226,10 @@ def say(line: str) -> None:
 
 
 def check_minutes(minutes: float | None) -> None:
-    """Raise ValueError for a time in which nothing can be done."""
+    """Raise ValueError where --minutes is too short for anything, or not a number."""
     if minutes is not None and not minutes >= LEAST_MINUTES:
-        raise ValueError(
-            f"--minutes {minutes:g}: too short to start anything; give at least {LEAST_MINUTES:g}"
-        )
+        advice = f"give at least {LEAST_MINUTES:g}"
+        raise ValueError(f"--minutes {minutes:g}: too short to start anything; {advice}")
 
 
 def check_disk(folder: Path) -> None:
@@ -233,36 +239,35 @@ def check_disk(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if free < LEAST_DISK_BYTES:
-        least = LEAST_DISK_BYTES / 1e9
-        raise ValueError(
-            f"{folder}: {free / 1e9:.1f} GB are free on its disk; make room for {least:.1f} GB"
-        )
+        advice = f"make room for {LEAST_DISK_BYTES / 1e9:.1f} GB"
+        raise ValueError(f"{folder}: {free / 1e9:.1f} GB are free on its disk; {advice}")
 
 
 def probe_gpu() -> str:
-    """Name and memory of the GPU; ValueError where PyTorch finds none, or one with too little
-    memory.
+    """Name and memory of the GPU.
 
-    Asked in a process of its own, so that this one takes no memory of the GPU.
+    Raises ValueError where PyTorch finds no GPU, or one with too little free memory. A process of
+    its own asks, so that this one takes no memory of the GPU.
     """
-    done = subprocess.run(
-        [sys.executable, "-c", PROBE], capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-c", PROBE]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise ValueError(f"PyTorch finds no GPU here ({reason}); --rehearse runs on the CPU")
-    name, free, total = done.stdout.strip().splitlines()[-3:]
-    if int(free) < LEAST_GPU_BYTES:
-        needed = f"{int(free) / 1e9:.1f} of {int(total) / 1e9:.1f} GB are free, {LEAST_GPU_BYTES / 1e9:.1f} are needed"
-        raise ValueError(f"{name}: {needed}; end what else runs there")
-    return f"{name}, {int(free) / 1e9:.0f} of {int(total) / 1e9:.0f} GB free"
+    name, *sizes = done.stdout.strip().splitlines()[-3:]
+    free, total = map(int, sizes)
+    if free < LEAST_GPU_BYTES:
+        there = f"{free / 1e9:.1f} of {total / 1e9:.1f} GB are free"
+        needed = f"{LEAST_GPU_BYTES / 1e9:.1f} are needed"
+        raise ValueError(f"{name}: {there}, {needed}; end what else runs there")
+    return f"{name}, {free / 1e9:.0f} of {total / 1e9:.0f} GB free"
 
 
 def find_data(folder: Path, out: Path) -> Path:
-    """The folder that holds CIFAR-100: `folder`, or `out`/data, where its parts will be put
-    together.
+    """The folder of CIFAR-100: `folder`, or `out`/data, where its parts will be put together.
 
-    An archive that came home, beside the parts, is put back into an `out` without runs.
+    An archive that came home and lies beside the parts is put back into an `out` without runs.
+    Raises FileNotFoundError where there is no `folder`.
     """
     from rbsf.tools.gpu_home import unpack_home
     from rbsf.tools.gpu_summary import LIST
@@ -287,9 +292,9 @@ def _is_data(folder: Path) -> bool:
 
 
 class Sharing:
-    """How processes share the GPU: in the way that the item `speed` has measured to be faster.
+    """How processes share the GPU: in the way that the item `speed` measured to be faster.
 
-    Until it has, and where NVIDIA's multi-process service cannot be had, they take turns.
+    They take turns until that is measured, and where NVIDIA's multi-process service is missing.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -308,18 +313,18 @@ class Sharing:
         """Variables for an item about to start; what runs alone shares nothing."""
         if item.alone:
             return {}
-        if self.chosen is None and (rates := self._measured_rates()):
-            self.chosen = self._choose(rates)
+        if self.chosen is None:
+            rates = self._measured_rates()
+            self.chosen = self._choose(rates) if rates else None
         return self.chosen or {}
 
     def _choose(self, rates: dict[str, float]) -> dict[str, str]:
         from rbsf.tools.gpu_sharing import Mps
 
-        turns = max(
-            (rate for name, rate in rates.items() if name.endswith(" processes")), default=0.0
-        )
-        at_once = max((rate for name, rate in rates.items() if name.endswith("MPS")), default=0.0)
-        if not at_once > turns:  # also where it is not a number
+        in_turns = [rate for name, rate in rates.items() if name.endswith(" processes")]
+        at_once = [rate for name, rate in rates.items() if name.endswith("MPS")]
+        is_faster = max(at_once, default=0.0) > max(in_turns, default=0.0)  # no where either is nan
+        if not is_faster:
             return {}
         self.service = Mps()
         reason = self.service.start()
@@ -332,8 +337,9 @@ class Sharing:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Do what the command line says; 0 when all is well, 1 where an item failed, 128 + signal when
-    stopped.
+    """Do what the command line says.
+
+    Returns 0 when all is well, 1 where an item failed, 128 + signal when stopped.
     """
     args = parse_args(argv)
     if args.pack:

@@ -1,6 +1,4 @@
-"""Several processes on one GPU: taking turns, or at once by NVIDIA's multi-process service (MPS)
-where it is there.
-"""
+"""NVIDIA's multi-process service (MPS), by which processes use a GPU at once, not in turns."""
 
 from __future__ import annotations
 
@@ -9,18 +7,17 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
-FOLDER = Path(tempfile.gettempdir()) / "rbsf-mps"  # of the service's pipe: its path must be short
+FOLDER = Path(tempfile.gettempdir()) / "rbsf-mps"  # the path of the service's pipe must be short
 CONTROL = "nvidia-cuda-mps-control"
 PROBE = "import torch; torch.ones(8, device='cuda').sum().item()"
-START_SECONDS, STOP_SECONDS = 40, 10  # that it may take
+START_SECONDS, STOP_SECONDS = 40, 10  # time limits
 
 
 class Mps:
-    """The service, for this user's processes that get `environment`; it changes nothing of the
-    card's settings.
-    """
+    """The service, for processes that get `environment`; it changes no setting of the card."""
 
     def __init__(self, folder: Path = FOLDER) -> None:
         folders = {
@@ -31,10 +28,10 @@ class Mps:
         self.environment = {name: str(path) for name, path in folders.items()}
 
     def start(self) -> str:
-        """Start it and try it; the reason why it cannot be had, empty where it runs."""
+        """Start the service and try it; returns why that failed, or an empty text."""
         if shutil.which(CONTROL) is None:
             return f"{CONTROL} is not there"
-        self.stop()  # one that an earlier program has left
+        self.stop()  # an earlier program may have left one
         for path in self.folders:
             path.mkdir(parents=True, exist_ok=True)
         try:
@@ -46,13 +43,11 @@ class Mps:
         return ""
 
     def stop(self) -> None:
-        """End it, if it runs."""
+        """Stop the service, if it runs."""
         if shutil.which(CONTROL) is None:
             return
-        try:
+        with suppress(OSError, subprocess.SubprocessError):  # it may not run
             self._run([CONTROL], STOP_SECONDS, "quit\n")
-        except (OSError, subprocess.SubprocessError):
-            return  # it did not run
 
     def _run(self, command: list[str], seconds: float, text: str = "") -> None:
         """Raises CalledProcessError or TimeoutExpired."""

@@ -1,4 +1,4 @@
-"""One table of a worklist's results, from its folder or from the archive that came home."""
+"""A table of a worklist's results, from its folder or from the archive that came home."""
 
 from __future__ import annotations
 
@@ -16,20 +16,15 @@ from rbsf.system.files import write_atomically
 from rbsf.tools.gpu_home import unpack_home
 from rbsf.train.worklist import DONE, FAILED, Item, State, clock, state_of
 
-LIST = "list.json"  # the items of a folder, as they were run
+LIST = "list.json"  # the items that were run in a folder
 HEADS = ("item", "state", "time", "top-1, %", "epochs", "images a second", "what it is worth")
 
 
 def write_list(folder: Path, items: list[Item]) -> None:
-    """Keep what the list is, and behind it what earlier runs have had on theirs, for a summary
-    later and elsewhere.
-    """
+    """Keep the items for a summary, followed by those of earlier runs that are not among them."""
     names = {item.name for item in items}
-    earlier = (
-        [item for item in _read_list(folder) if item.name not in names]
-        if (folder / LIST).is_file()
-        else []
-    )
+    before = _read_list(folder) if (folder / LIST).is_file() else []
+    earlier = [item for item in before if item.name not in names]
     entries = [asdict(item) for item in (*items, *earlier)]
     write_atomically(folder / LIST, json.dumps(entries, indent=1).encode())
 
@@ -37,16 +32,15 @@ def write_list(folder: Path, items: list[Item]) -> None:
 def summarise(folder: Path) -> str:
     """The table in Markdown, and the reports of the checks.
 
-    FileNotFoundError for a folder that holds neither a list nor an archive; ValueError for a
-    damaged one.
+    Raises FileNotFoundError where the folder holds neither a list nor an archive, ValueError where
+    the archive is damaged.
     """
     if (folder / LIST).is_file():
         return _summarise(folder)
     with tempfile.TemporaryDirectory() as name:
         if not unpack_home(folder, Path(name)):
-            raise FileNotFoundError(
-                f"{folder} holds neither {LIST} nor home-1-of-N.part; give an --out or its home"
-            )
+            fault = f"holds neither {LIST} nor home-1-of-N.part"
+            raise FileNotFoundError(f"{folder} {fault}; give an --out or its home")
         return _summarise(Path(name))
 
 
@@ -56,11 +50,8 @@ def _summarise(folder: Path) -> str:
     lines = ["| " + " | ".join(row) + " |" for row in (HEADS, ["---"] * len(HEADS), *rows)]
     states = [state_of(folder, item).state for item in items]
     count = f"{states.count(DONE)} of {len(items)} done, {states.count(FAILED)} failed"
-    reports = [
-        path.read_text()
-        for item in items
-        if (path := folder / item.results / "report.md").is_file()
-    ]
+    files = [folder / item.results / "report.md" for item in items]
+    reports = [file.read_text() for file in files if file.is_file()]
     return "\n\n".join([count, "\n".join(lines), *reports])
 
 
@@ -90,21 +81,24 @@ def _read_top1(path: Path) -> str:
 
 
 def _read_log(results: Path) -> tuple[str, str]:
-    """Epochs done, such as "3 of 200", and the median rate of a training; empty where it has not
-    told yet.
-    """
+    """Epochs done, such as "3 of 200", and the median rate of a training; empty where unknown."""
     log, config = results / "log.csv", results / "config.yaml"
     if not (log.is_file() and config.is_file()):
         return "", ""
     with open(log, newline="") as file:
         rows = list(csv.DictReader(file))
-    done = max(
-        [
-            sum(bool(row.get("val_top1")) for row in rows),
-            *(int(float(row.get("epoch") or 0)) for row in rows),
-        ]
-    )
-    paces = (row.get("images_per_s") or row.get("pairs_per_s") or 0 for row in rows)
-    rates = [float(pace) for pace in paces if float(pace)]
-    rate = f"{median(rates):,.0f}" if rates else ""
-    return f"{done} of {yaml.safe_load(config.read_text())['epochs']}", rate
+    epochs = yaml.safe_load(config.read_text())["epochs"]
+    rates = [rate for rate in map(_rate, rows) if rate]
+    return f"{_epochs_done(rows)} of {epochs}", f"{median(rates):,.0f}" if rates else ""
+
+
+def _epochs_done(rows: list[dict[str, str]]) -> int:
+    """Epochs by a log, which counts them itself or has a row of validation for each."""
+    validated = [row for row in rows if row.get("val_top1")]
+    counted = [int(float(row.get("epoch") or 0)) for row in rows]
+    return max([len(validated), *counted])
+
+
+def _rate(row: dict[str, str]) -> float:
+    """Images or pairs a second by a row of a log; 0 where it has neither."""
+    return float(row.get("images_per_s") or row.get("pairs_per_s") or 0)

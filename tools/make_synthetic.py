@@ -1,7 +1,7 @@
 """Make synthetic tracking videos with true boxes.
 
-python tools/make_synthetic.py --out synthetic --count 50            # a GOT-10k split to train on
-python tools/make_synthetic.py --out demo --count 1 --video          # demo/synthetic_000000.mp4 and .txt
+python tools/make_synthetic.py --out synthetic --count 50     # a GOT-10k split to train on
+python tools/make_synthetic.py --out demo --count 1 --video   # demo/synthetic_000000.mp4, .txt
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """Read ``320x240`` as (width, height)."""
+    """Read `320x240` as (width, height)."""
     if not re.fullmatch(r"\d+x\d+", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not WIDTHxHEIGHT, such as 320x240")
     width, height = text.split("x")

@@ -1,10 +1,9 @@
-"""Give videos without boxes boxes at random places, so that a network can learn from what a teacher
-sees in them.
+"""Give videos without boxes boxes at random places, so that a network can learn from a teacher.
 
     python tools/make_windows.py --videos unlabelled --out windows --count 6
 
 Each video gets COUNT boxes that stand still; OUT/NAME_1.txt to OUT/NAME_COUNT.txt lie beside links
-to the video.  The target is whatever is there: training by --teacher takes no box for true.
+to the video. The target is whatever is there: training by --teacher takes no box for true.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ from rbsf.system.program import positive_int, run
 if TYPE_CHECKING:
     import numpy as np
 
-SIZES = (0.08, 0.4)  # of a window's mean side, in parts of the frame's short side
-ASPECT = 2.0  # of width and height, at most
+SIZES = (0.08, 0.4)  # least and greatest mean side of a box, in parts of the frame's short side
+MAX_ASPECT = 2.0  # of width to height, or of height to width
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -73,21 +72,20 @@ def main(argv: list[str] | None = None) -> None:
             link = name.with_suffix(path.suffix)
             link.unlink(missing_ok=True)
             link.symlink_to(path.resolve())
-            write_atomically(
-                name.with_suffix(".txt"),
-                (",".join(f"{v:.1f}" for v in box) + "\n").encode() * len(shapes),
-            )
+            line = ",".join(f"{v:.1f}" for v in box) + "\n"
+            write_atomically(name.with_suffix(".txt"), line.encode() * len(shapes))
     print(f"{args.out}: {args.count} boxes in each of {len(videos)} videos")
 
 
 def random_box(
     rng: np.random.Generator, height: int, width: int
 ) -> tuple[float, float, float, float]:
-    """A box ``x, y, w, h`` inside of a frame."""
+    """A random box x, y, w, h in pixels inside of a frame."""
     side = min(height, width) * rng.uniform(*SIZES)
-    stretch = ASPECT ** rng.uniform(-0.5, 0.5)
+    stretch = MAX_ASPECT ** rng.uniform(-0.5, 0.5)
     w, h = side * stretch, side / stretch
-    return rng.uniform(0, width - w), rng.uniform(0, height - h), w, h
+    x, y = rng.uniform(0, width - w), rng.uniform(0, height - h)
+    return x, y, w, h
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Cut targets out of videos and still images, once: make the crop store that train_rbsf.py reads.
 
-python tools/prepare_pairs.py --data GOT-10k/train --data stills --out pairs.db --max-per-sequence
-200
+    python tools/prepare_pairs.py --data GOT-10k/train --data stills --out pairs.db
 
 Rerun the same command after an interruption: what is stored already is skipped, what could not be
 read is tried again, and what has other boxes or frames by now is cut out again.
@@ -24,7 +23,8 @@ def parse_args() -> argparse.Namespace:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     add = parser.add_argument
-    data_help = "root of sequences in any layout, or folder of images, with or without boxes.csv; repeatable"
+    images = "folder of images, with or without boxes.csv"
+    data_help = f"root of sequences in any layout, or {images}; repeatable"
     add("--data", type=Path, action="append", required=True, metavar="PATH", help=data_help)
     add(
         "--out", type=Path, required=True, metavar="FILE", help="the store to make or to go on with"
@@ -55,19 +55,14 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Prepare and print a summary."""
     args = parse_args()
-    from rbsf.datasets.pairs.prepare import (
-        prepare,
-    )  # not above: `run` words what can fail in these imports
+    from rbsf.datasets.pairs.prepare import prepare  # here, so that `run` reports what fails in it
 
     numbers = args.every, args.max_per_sequence, args.workers
     report = prepare(args.data, args.out, *numbers, skip_broken=args.skip_broken)
-    left_out = len(report.warnings)
-    print(
-        f"{args.out}: {report.sequences} sequences, {report.crops} crops, {report.megabytes:.1f} MB"
-    )
-    print(
-        f"{report.added} added, {report.already_stored} already there, {left_out} with parts left out"
-    )
+    content = f"{report.sequences} sequences, {report.crops} crops, {report.megabytes:.1f} MB"
+    print(f"{args.out}: {content}")
+    left_out = f"{len(report.warnings)} with parts left out"
+    print(f"{report.added} added, {report.already_stored} already there, {left_out}")
     if report.broken:
         print(f"{len(report.broken)} broken sequences left out")
 

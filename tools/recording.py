@@ -1,16 +1,10 @@
-"""A tracking run and what it leaves behind: drawn frames, boxes, and words on lost targets and on
-speed.
-"""
+"""A tracking run: it draws frames, writes boxes, and prints lost targets and its speed."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -23,24 +17,18 @@ from tqdm import tqdm
 from rbsf.datasets.video.sources import Frames
 from rbsf.datasets.video.writer import VideoWriter
 from rbsf.system.stop import StopRequest
+from rbsf.tools.box_writer import BoxWriter, Row
 from rbsf.tracker.anchor_free import Network
 from rbsf.tracker.loading import Constants, wrapped
 from rbsf.tracker.session import Session
 from rbsf.tracker.siamfc import Backbone, Result
 
-COLORS = [
-    (64, 220, 64),
-    (255, 160, 0),
-    (64, 160, 255),
-    (255, 64, 200),
-    (240, 230, 60),
-]  # RGB, by target
-LOST_COLOR = (255, 40, 40)
-DEFAULT_FPS = 25.0  # of images, which have no rate of their own
+# RGB, by target
+COLORS = [(64, 220, 64), (255, 160, 0), (64, 160, 255), (255, 64, 200), (240, 230, 60)]
+LOST_COLOR = (255, 40, 40)  # RGB
+DEFAULT_FPS = 25.0  # for images and videos that name no rate
 WINDOW = "track (q ends)"
-FLUSH_SECONDS = 1.0  # between two writings of boxes
 
-Row = dict[str, float | int]
 Item = TypeVar("Item")
 
 
@@ -64,7 +52,7 @@ class Timing:
             yield frame
 
     def of_network(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Wrap a function of the network to count the time spent in it."""
+        """Wrap a function of the network so that the time spent in it counts."""
 
         def timed(*arguments: Any) -> Any:
             start = time.perf_counter()
@@ -75,47 +63,48 @@ class Timing:
         return timed
 
     def summary(self, count: int) -> str:
-        """One line on speed, for ``count`` frames since ``start``."""
+        """One line on speed, for `count` frames since `start`."""
         total = time.perf_counter() - self.start
-        shares = {
-            "decode": self.decode,
-            "network": self.network,
-            "rest": total - self.decode - self.network,
-        }
-        split = ", ".join(
-            f"{name} {1000 * s / count:.1f} ms ({s / total:.0%})" for name, s in shares.items()
-        )
-        return f"{count} frames in {total:.1f} s: {count / total:.1f} fps; per frame {split}"
+        rest = total - self.decode - self.network
+        parts = []
+        for name, spent in (("decode", self.decode), ("network", self.network), ("rest", rest)):
+            parts.append(f"{name} {1000 * spent / count:.1f} ms ({spent / total:.0%})")
+        speed = f"{count} frames in {total:.1f} s: {count / total:.1f} fps"
+        return f"{speed}; per frame {', '.join(parts)}"
 
 
 @dataclass
 class Recorder:
-    """Takes each frame's results: hands on the boxes, tells losses, draws, writes and shows."""
+    """Takes each frame's results: prints lost targets, writes boxes, draws, writes and shows."""
 
-    fps: float | None  # of frames that come without a time; None: a camera, timed by the clock
+    fps: float | None  # rate of frames without a time; None for a camera, which the clock times
     writer: VideoWriter | None
     boxes: BoxWriter | None
     show: bool
+    watch: Callable[[list[Result]], object] | None = None  # called with each frame's results
     first: int = 0  # number of the first frame
     start: float = field(default_factory=time.perf_counter)
-    frames: int = 0
-    lost: set[int] = field(default_factory=set)
+    frames: int = 0  # recorded so far
+    lost: set[int] = field(default_factory=set)  # targets that are lost now
 
     def add(self, image: np.ndarray, seconds: float | None, results: list[Result]) -> bool:
-        """Record a frame (H x W x 3 uint8 RGB), its time and a result per target; False once the
-        window is closed.
+        """Record a frame, H x W x 3 uint8 RGB, its time, and a result for each target.
+
+        Returns False once the user has closed the window.
         """
         for target, result in enumerate(results, 1):
             self._tell_loss(target, result, several=len(results) > 1)
+        if self.watch:
+            self.watch(results)
         if self.boxes:
             self.boxes.add(self._rows(seconds, results))
         self.frames += 1
-        if self.writer or self.show:
-            drawn = draw(image, results)
-            if self.writer:
-                self.writer.write(drawn)
-            return not self.show or show(drawn)
-        return True
+        if not (self.writer or self.show):
+            return True
+        drawn = draw(image, results)
+        if self.writer:
+            self.writer.write(drawn)
+        return not self.show or show(drawn)
 
     @property
     def number(self) -> int:
@@ -130,8 +119,11 @@ class Recorder:
             row: Row = {"frame": self.number, "time": round(seconds, 3)}
             if len(results) > 1:
                 row["target"] = target
-            row |= zip("xywh", (round(float(v), 3) for v in result.box), strict=True)
-            rows.append(row | {"score": round(result.score, 4), "lost": int(result.lost)})
+            for side, value in zip("xywh", result.box, strict=True):
+                row[side] = round(float(value), 3)
+            row["score"] = round(result.score, 4)
+            row["lost"] = int(result.lost)
+            rows.append(row)
         return rows
 
     def _tell_loss(self, target: int, result: Result, several: bool) -> None:
@@ -145,37 +137,41 @@ class Recorder:
 
 @dataclass(frozen=True)
 class Outputs:
-    """Where a run's results go, None for nowhere, and whether it is shown in a window."""
+    """Where a run's results go; None for nowhere."""
 
     video: Path | None = None
     boxes: Path | None = None  # .csv or .json
-    show: bool = False
+    show: bool = False  # in a window
+    watch: Callable[[list[Result]], object] | None = None  # called with each frame's results
 
 
 @dataclass(frozen=True)
 class Span:
-    """Which frames of a video are tracked: the first one, and the one after the last (None: to its
-    end).
-    """
+    """Which frames of a video are tracked."""
 
     first: int = 0
-    stop: int | None = None
+    stop: int | None = None  # the frame after the last; None for the video's end
 
     def expected(self, count: int | None) -> int | None:
-        """How many frames there are, by a header of `count` frames; None where that says nothing."""
-        ends = [end for end in (self.stop, count) if end is not None]
-        total = min(ends) - self.first if count else 0
-        return total if total > 0 else None  # a header that says less than there is helps nobody
+        """How many frames there are, where the video's header names `count`.
+
+        None where the header names no number, or one that is too small to be true.
+        """
+        if not count:
+            return None
+        stop = count if self.stop is None else min(self.stop, count)
+        total = stop - self.first
+        return total if total > 0 else None
 
 
 @dataclass(frozen=True)
 class Ending:
     """How a run ended."""
 
-    frames: int  # that were tracked
+    frames: int  # tracked
     speed: str  # a sentence
-    error: Exception | None = None  # that broke in
-    signum: int | None = None  # of the signal that asked for the end
+    error: Exception | None = None  # the one that ended the run
+    signum: int | None = None  # of the signal that ended the run, 0 or None for none
 
 
 def track_video(
@@ -187,23 +183,18 @@ def track_video(
     outputs: Outputs,
     span: Span,
 ) -> Ending:
-    """Follow the targets that `choose` finds in the first frame; what was computed is kept in any
-    case.
+    """Follow the targets that `choose` finds in the first frame, under a progress bar.
 
-    `frames`: what `open_frames` opened of `source`.
+    `frames` is what `open_frames` opened of `source`. What was computed is kept in any case.
 
-    Prints what happens, under a progress bar.  Errors in a frame after the first are in what is
-    returned; ValueError or OSError, before any tracking, for a source without that frame and boxes
-    that cannot be used.
+    An error in a frame after the first is in what is returned. Raises ValueError or OSError, before
+    any tracking, where the source has no first frame or a box cannot be used.
     """
-    fps = frames.fps or DEFAULT_FPS
     images = islice(frames.start(), span.first, span.stop)
     first, seconds = next(images, (None, None))
     if first is None:
-        raise ValueError(
-            f"{source} holds no frame {span.first}"
-            + ("; give an earlier --start" if span.first else "")
-        )
+        advice = "; give an earlier --start" if span.first else ""
+        raise ValueError(f"{source} holds no frame {span.first}{advice}")
     timing = Timing()
     session = Session(wrapped(network, timing.of_network), constants)
     session.update(first, seconds)
@@ -211,15 +202,25 @@ def track_video(
         session.add(box)
     for note in session.notes:
         print(note)
-    writer = VideoWriter(outputs.video, fps) if outputs.video else None
-    rows = BoxWriter(outputs.boxes) if outputs.boxes else None
-    recorder = Recorder(None if source.isdecimal() else fps, writer, rows, outputs.show, span.first)
-    with StopRequest() as stop, rows or nullcontext(), writer or nullcontext():
+    recorder = _open_recorder(source, frames.fps or DEFAULT_FPS, outputs, span.first)
+    boxes, writer = recorder.boxes or nullcontext(), recorder.writer or nullcontext()
+    with StopRequest() as stop, boxes, writer:
         recorder.add(first, seconds, [*session.results.values()])
-        error = _follow(
-            timing.decoding(images), session, recorder, span.expected(frames.count), stop
-        )
+        total = span.expected(frames.count)
+        error = _follow(timing.decoding(images), session, recorder, total, stop)
     return Ending(recorder.frames, timing.summary(recorder.frames), error, stop.signum)
+
+
+def _open_recorder(source: str, fps: float, outputs: Outputs, first: int) -> Recorder:
+    is_camera = source.isdecimal()
+    return Recorder(
+        fps=None if is_camera else fps,
+        writer=VideoWriter(outputs.video, fps) if outputs.video else None,
+        boxes=BoxWriter(outputs.boxes) if outputs.boxes else None,
+        show=outputs.show,
+        watch=outputs.watch,
+        first=first,
+    )
 
 
 def _follow(
@@ -229,122 +230,56 @@ def _follow(
     total: int | None,
     stop: StopRequest,
 ) -> Exception | None:
-    """Track to the end of ``frames``, ``total`` by the header, or to a stop; the error that broke
-    in.
+    """Track to the end of `frames`, or until a stop; returns the error that ended the run, if any.
+
+    `total` is the number of frames by the video's header.
     """
     with tqdm(total=total, initial=1, desc="track", unit="frame") as bar:
         try:
             for image, seconds in frames:
-                go_on = recorder.add(image, seconds, [*session.update(image, seconds).values()])
+                results = session.update(image, seconds)
+                go_on = recorder.add(image, seconds, [*results.values()])
                 bar.update()
                 if stop.signum or not go_on:
                     return None
         except (ValueError, OSError) as error:
             return error
     if total and total != recorder.frames:
-        print(
-            f"the video ended after {recorder.number} frames; by its header {recorder.first + total} were expected"
-        )
+        expected = f"by its header {recorder.first + total} were expected"
+        print(f"the video ended after {recorder.number} frames; {expected}")
     return None
-
-
-class BoxWriter:
-    """Writes boxes to ``path``, .csv or .json; use as a context manager.
-
-    CSV rows go, about once a second, to ``path`` with ``.part`` appended, which even a killed run
-    leaves; JSON is written at the end. The file gets its name when the block ends, with or without
-    an error. Where writing fails (a full disk), the rows that are not in the file are printed and
-    OSError is raised.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._part = path.with_name(path.name + ".part")
-        self._json = path.suffix.lower() == ".json"
-        self._rows: list[Row] = []  # not written yet
-        self._written = time.monotonic()
-        self._size = 0  # bytes of whole rows in the file
-
-    def __enter__(self) -> BoxWriter:
-        return self
-
-    def add(self, rows: list[Row]) -> None:
-        """Take a frame's rows, which all have the same columns."""
-        self._rows += rows
-        if not self._json and time.monotonic() - self._written >= FLUSH_SECONDS:
-            self._write()
-
-    def __exit__(self, *_: object) -> None:
-        try:
-            if self._rows:
-                self._write()
-        finally:
-            if self._size:
-                os.replace(self._part, self.path)
-                print(f"boxes: {self.path}")
-
-    def _write(self) -> None:
-        text = (
-            json.dumps(self._rows, indent=1) + "\n"
-            if self._json
-            else format_csv(self._rows, not self._size)
-        )
-        try:
-            append(self._part, text, self._size)
-        except OSError as error:
-            print(text, end="")
-            raise OSError(
-                f"cannot write {self.path}: {error.strerror}; the boxes not in it were printed instead"
-            ) from error
-        finally:
-            self._rows.clear()
-        self._size += len(text)
-        self._written = time.monotonic()
-
-
-def append(path: Path, text: str, size: int) -> None:
-    """Write ASCII ``text`` after the first ``size`` bytes of a file (0: anew); all of it or, with
-    OSError, none.
-    """
-    try:
-        with path.open("a" if size else "w", newline="", encoding="ascii") as file:
-            file.write(text)
-    except OSError:
-        with suppress(OSError):  # there may be no file to cut back
-            os.truncate(path, size) if size else path.unlink()
-        raise
-
-
-def format_csv(rows: list[Row], header: bool) -> str:
-    """Lay rows out as lines of CSV."""
-    text = io.StringIO()
-    table = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    if header:
-        table.writeheader()
-    table.writerows(rows)
-    return text.getvalue()
 
 
 def draw(image: np.ndarray, results: list[Result]) -> np.ndarray:
     """Draw boxes and scores into a copy of an H x W x 3 uint8 RGB image; lost targets in red."""
     image = image.copy()
-    line = max(2, round(min(image.shape[:2]) / 240))
     for target, result in enumerate(results, 1):
         color = LOST_COLOR if result.lost else COLORS[(target - 1) % len(COLORS)]
-        x, y, w, h = (round(float(v)) for v in result.box)
-        cv2.rectangle(image, (x, y), (x + w - 1, y + h - 1), color, line)
-        text = f"{target}: " if len(results) > 1 else ""
-        text += f"{result.score:.2f}" + (" lost?" if result.lost else "")
-        font, size = cv2.FONT_HERSHEY_SIMPLEX, line / 4
-        (width, height), _ = cv2.getTextSize(text, font, size, 1)
-        x, y = max(x, 0), max(y, height + 2 * line)  # above the box, where there is room
-        cv2.rectangle(image, (x, y - height - 2 * line), (x + width, y), color, cv2.FILLED)
-        cv2.putText(image, text, (x, y - line), font, size, (0, 0, 0), 1, cv2.LINE_AA)
+        label = f"{target}: " if len(results) > 1 else ""
+        label += f"{result.score:.2f}"
+        if result.lost:
+            label += " lost?"
+        _draw_box(image, result, label, color)
     return image
+
+
+def _draw_box(image: np.ndarray, result: Result, label: str, color: tuple[int, int, int]) -> None:
+    line = max(2, round(min(image.shape[:2]) / 240))
+    x, y, w, h = (round(float(v)) for v in result.box)
+    cv2.rectangle(image, (x, y), (x + w - 1, y + h - 1), color, line)
+    font, size = cv2.FONT_HERSHEY_SIMPLEX, line / 4
+    (width, height), _ = cv2.getTextSize(label, font, size, 1)
+    left = max(x, 0)
+    bottom = max(y, height + 2 * line)  # above the box, where there is room
+    top = bottom - height - 2 * line
+    cv2.rectangle(image, (left, top), (left + width, bottom), color, cv2.FILLED)
+    cv2.putText(image, label, (left, bottom - line), font, size, (0, 0, 0), 1, cv2.LINE_AA)
 
 
 def show(image: np.ndarray) -> bool:
     """Show an RGB image in the window; False once the user presses q or Escape or closes it."""
     cv2.imshow(WINDOW, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     key = cv2.waitKey(1) & 0xFF
-    return key not in (ord("q"), 27) and cv2.getWindowProperty(WINDOW, cv2.WND_PROP_VISIBLE) >= 1
+    if key in (ord("q"), 27):
+        return False
+    return cv2.getWindowProperty(WINDOW, cv2.WND_PROP_VISIBLE) >= 1

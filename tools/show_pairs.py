@@ -1,10 +1,10 @@
-"""A picture of the first pairs that a training would see: OUT/pairs.png.
+"""Draw the first pairs that a training would see, as OUT/pairs.png.
 
     python tools/show_pairs.py --data pairs.db --paste-share 1 --out runs/look
 
 Takes the flags of tools/train_rbsf.py (with --resume: the settings of the training in --out) and
-trains nothing.  Each pair is an exemplar and its search crop, in which a green circle marks where
-the response should peak; a red frame marks a search crop without the exemplar's target.
+trains nothing. Each pair is an exemplar and its search crop, in which a green circle marks where
+the response should peak. A red frame marks a search crop without the exemplar's target.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ GREEN, RED = (0, 255, 0), (255, 0, 0)
 
 def draw_pair(item: Item) -> np.ndarray:
     """A pair of `PairDataset` side by side: 255 x 384 x 3 uint8 RGB."""
-    import cv2  # here, as below: `run` words what can fail in these imports
+    import cv2  # here, as below, so that `run` reports what fails in these imports
     import numpy as np
 
     from rbsf.tracker.task import RADIUS
 
-    exemplar, search = (
-        np.ascontiguousarray(item[key].permute(1, 2, 0).numpy()) for key in ("exemplar", "search")
-    )
+    exemplar, search = item["exemplar"].permute(1, 2, 0), item["search"].permute(1, 2, 0)
+    exemplar = np.ascontiguousarray(exemplar.numpy())  # [127, 127, 3]
+    search = np.ascontiguousarray(search.numpy())  # [255, 255, 3]
     side = len(search)
     if item["negative"]:
         cv2.rectangle(search, (0, 0), (side - 1, side - 1), RED, 3)
@@ -49,19 +49,18 @@ def draw_pair(item: Item) -> np.ndarray:
 
 
 def sheet(items: Sequence[Item], columns: int = COLUMNS) -> np.ndarray:
-    """Pairs in rows of ``columns``, left to right: H x W x 3 uint8 RGB."""
+    """Pairs in rows of `columns`, left to right: H x W x 3 uint8 RGB."""
     import cv2
     import numpy as np
 
     tiles = [cv2.copyMakeBorder(draw_pair(item), 0, 4, 0, 4, cv2.BORDER_CONSTANT) for item in items]
     tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
-    return np.vstack(
-        [np.hstack(tiles[start : start + columns]) for start in range(0, len(tiles), columns)]
-    )
+    starts = range(0, len(tiles), columns)
+    return np.vstack([np.hstack(tiles[start : start + columns]) for start in starts])
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write the picture and name it."""
+    """Write the picture and print its name."""
     import cv2
 
     from rbsf.system.files import write_atomically
@@ -74,9 +73,8 @@ def main(argv: list[str] | None = None) -> int:
     recipe.open()
     items = [recipe.dataset[i] for i in range(COUNT)]
     picture = Path(config.out) / "pairs.png"
-    write_atomically(
-        picture, cv2.imencode(".png", cv2.cvtColor(sheet(items), cv2.COLOR_RGB2BGR))[1].tobytes()
-    )
+    _, encoded = cv2.imencode(".png", cv2.cvtColor(sheet(items), cv2.COLOR_RGB2BGR))
+    write_atomically(picture, encoded.tobytes())
     print(f"{picture}: {COUNT} pairs")
     return 0
 

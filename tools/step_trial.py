@@ -1,4 +1,4 @@
-"""A training step of a CIFAR network on made-up images: what checks and timings of a step run."""
+"""A training step of a CIFAR network on made-up images, for checks and timings of a step."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rbsf.train.distributed import ALONE, Process
 from rbsf.train.rectify import Rectifier
 from rbsf.weights import save_weights
 
-# Powers of two, which are the same number in 32 and in 64 bits: a GPU keeps rates in 32.
+# Powers of two are the same number in 32 and in 64 bits. A GPU keeps rates in 32.
 RATES = {
     "lr_binary": 0.125,
     "lr_real": 0.125,
@@ -30,31 +30,31 @@ RATES = {
     "lr_c": 2.0**-7,
     "lr_discriminator": 2.0**-10,
 }
-TEACHER_BATCHES = 4  # that give a teacher's batch-norms their statistics
+TEACHER_BATCHES = 4  # from these a teacher's batch-norms get their statistics
 
 
 def trial_config(**settings: Any) -> ClassifierConfig:
-    """R+G+B by the paper's settings, `settings` on top."""
+    """The paper's settings of R+G+B, changed by `settings`."""
     paper = read_yaml(ClassifierConfig, CONFIGS / "classify" / "resnet18_cifar.yaml")
     return from_settings(ClassifierConfig, paper | RATES | settings)
 
 
 def made_up_images(count: int, seed: int = 0) -> ArrayData:
-    """Smooth images of 32 x 32 pixels with labels at random."""
+    """Smooth images of 32 x 32 pixels with random labels."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(count, 3, 6, 6, generator=generator)
-    images = functional.interpolate(coarse, size=32, mode="bilinear").mul(255).to(torch.uint8)
+    fine = functional.interpolate(coarse, size=32, mode="bilinear")  # [count, 3, 32, 32]
+    images = fine.mul(255).to(torch.uint8)
     labels = torch.randint(CIFAR100.classes, (count,), generator=generator)
-    return ArrayData(
-        images, labels, tuple(map(str, range(CIFAR100.classes))), CIFAR100.mean, CIFAR100.std
-    )
+    names = tuple(map(str, range(CIFAR100.classes)))
+    return ArrayData(images, labels, names, CIFAR100.mean, CIFAR100.std)
 
 
 class Trial:
     """A rectifier on `device` and batches for it, the same on every device.
 
-    `dtype`: of all weights and images.  `precision`: bfloat16 casts inside the networks, as a
-    training does.
+    `dtype` is that of all weights and images. With `precision` bfloat16 the networks compute in
+    bfloat16 where a training does.
     """
 
     def __init__(
@@ -72,21 +72,18 @@ class Trial:
             module.to(device, dtype)
 
     def _build(self, precision: torch.dtype) -> Rectifier:
-        """The networks as made on the CPU, so that they are the same everywhere, then on the
-        device.
-        """
+        """Make the networks on the CPU, so that they are the same everywhere, then move them."""
         config = changed(self.config, precision=str(precision).removeprefix("torch."))
         images = made_up_images(config.images)
         self._recipe = ClassifierRecipe(config, ALONE, (images, images))
-        made = self._rectifier(self._recipe)
+        on_cpu = self._rectifier(self._recipe)
         if self.device.type == "cpu":
-            return made
-        there = images.to(self.device)
-        placed = self._rectifier(
-            ClassifierRecipe(config, Process(0, 1, self.device), (there, there))
-        )
-        placed.load_state_dict(made.state_dict())
-        return placed
+            return on_cpu
+        moved = images.to(self.device)
+        recipe = ClassifierRecipe(config, Process(0, 1, self.device), (moved, moved))
+        on_device = self._rectifier(recipe)
+        on_device.load_state_dict(on_cpu.state_dict())
+        return on_device
 
     def _rectifier(self, recipe: ClassifierRecipe) -> Rectifier:
         if not recipe.config.needs_teacher:
@@ -98,7 +95,7 @@ class Trial:
             return recipe.build()
 
     def _write_teacher(self, path: Path) -> None:
-        """A float twin that has learned nothing but the statistics of its batch-norms."""
+        """Write a float twin that has learned only the statistics of its batch-norms."""
         torch.manual_seed(self.config.seed)
         twin = self.config.float_twin()
         net = build(self.config.model, **twin.network_options(CIFAR100.classes)).train()
@@ -108,7 +105,7 @@ class Trial:
         save_weights(net, self.config.model, path)
 
     def batches(self, count: int) -> list[dict[str, Tensor]]:
-        """The first `count` batches, on the device; they begin anew after the last."""
+        """`count` batches on the device; after TEACHER_BATCHES the first ones come again."""
         first = list(islice(self._recipe.batches(0, 0, min(count, TEACHER_BATCHES)), count))
         placed = [self._placed(batch) for batch in first]
         return [placed[number % len(placed)] for number in range(count)]

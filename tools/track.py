@@ -1,5 +1,4 @@
-"""Track targets in a video, a folder of images, a stream or a camera, given their boxes in the
-first frame.
+"""Track targets in a video, an image folder, a stream or a camera, from boxes in the first frame.
 
     python tools/track.py --video in.mp4 --init 120,80,40,60
 
@@ -30,12 +29,11 @@ from rbsf.tracker.flags import (
     read_constants,
 )
 
-if (
-    TYPE_CHECKING
-):  # these load OpenCV and PyTorch, which --help and a wrong command line need not wait for
+# Functions below import OpenCV and PyTorch themselves, so that --help and errors come at once.
+if TYPE_CHECKING:
     import numpy as np
 
-    from rbsf.tools.recording import Span
+    from rbsf.tools.recording import Ending, Span
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -45,11 +43,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    patterns = "'a/*.jpg', a/%%04d.jpg"
     parser.add_argument(
         "--video",
         action=Once,
         required=True,
-        help="video file, image folder, pattern ('a/*.jpg', a/%%04d.jpg), camera index, stream's URL or pipe",
+        help=f"video file, image folder, pattern ({patterns}), camera index, stream's URL or pipe",
     )
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument(
@@ -75,12 +74,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--out", type=Path, metavar="FILE.mp4", help="default: NAME_tracked.mp4, here"
     )
     output.add_argument("--no-out", action="store_true", help="write no video")
-    parser.add_argument(
-        "--boxes",
-        type=Path,
-        metavar="FILE",
-        help="write the boxes too: .csv (row by row into FILE.part, renamed at the end) or .json (at the end)",
-    )
+    forms = ".csv (row by row into FILE.part, renamed at the end) or .json (at the end)"
+    parser.add_argument("--boxes", type=Path, metavar="FILE", help=f"write the boxes too: {forms}")
     parser.add_argument("--show", action="store_true", help="show the frames in a window")
     add_constants_flag(parser)
     add_network_flags(parser)
@@ -88,9 +83,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def _keep_negative(argv: list[str]) -> list[str]:
-    """Write ``--init -5,0,20,20`` as ``--init=-5,0,20,20``, for argparse takes ``-5,...`` for a
-    flag.
-    """
+    """Write `--init -5,0,20,20` as `--init=-5,0,20,20`: argparse takes `-5,...` for a flag."""
     for i, (flag, value) in enumerate(pairwise(argv)):
         if flag == "--init" and re.match(r"-[\d.]", value):
             return _keep_negative([*argv[:i], f"--init={value}", *argv[i + 2 :]])
@@ -98,22 +91,22 @@ def _keep_negative(argv: list[str]) -> list[str]:
 
 
 def parse_box(text: str) -> tuple[float, ...]:
-    """Read ``x,y,w,h``; ValueError where these are not four numbers (``SiamFC.init`` checks their
-    values).
+    """Read `x,y,w,h`. Raises ValueError where these are not four numbers.
+
+    Their values are checked later, by `SiamFC.init`.
     """
     try:
         box = tuple(float(v) for v in text.split(","))
     except ValueError:
         box = ()
     if len(box) != 4:
-        raise ValueError(
-            f"--init {text!r} is not four numbers; give x,y,w,h in pixels, such as 120,80,40,60"
-        )
+        advice = "give x,y,w,h in pixels, such as 120,80,40,60"
+        raise ValueError(f"--init {text!r} is not four numbers; {advice}")
     return box
 
 
 def select_boxes(image: np.ndarray) -> list[tuple[float, ...]]:
-    """Let the user draw boxes in an RGB image. Raises ValueError if there is none in the end."""
+    """Let the user draw boxes in an RGB image. Raises ValueError where there is none in the end."""
     import cv2
 
     from rbsf.tools.recording import WINDOW
@@ -127,7 +120,7 @@ def select_boxes(image: np.ndarray) -> list[tuple[float, ...]]:
 
 
 def span_of(args: argparse.Namespace) -> Span:
-    """Which frames are tracked; ValueError for an end before the start."""
+    """Which frames are tracked. Raises ValueError where the end is before the start."""
     from rbsf.tools.recording import Span
 
     if args.end is not None and args.end < args.start:
@@ -136,22 +129,32 @@ def span_of(args: argparse.Namespace) -> Span:
 
 
 def output_path(args: argparse.Namespace) -> Path | None:
-    """Where the video goes. Raises ValueError, before any work, for outputs that cannot be written."""
-    out = None if args.no_out else args.out or Path(f"{source_name(args.video)}_tracked.mp4")
+    """Where the video goes, None for nowhere; checks --boxes too.
+
+    Raises ValueError where an output cannot be written.
+    """
+    out = args.out
+    if not out and not args.no_out:
+        out = Path(f"{source_name(args.video)}_tracked.mp4")
     if args.boxes and args.boxes.suffix.lower() not in (".csv", ".json"):
         raise ValueError(f"--boxes {args.boxes}: give a file name that ends in .csv or .json")
     for path in filter(None, (out, args.boxes)):
-        if path.exists() and Path(args.video).exists() and path.samefile(args.video):
-            raise ValueError(f"{path} is the input itself; give another --out")
-        check_writable(path)
-    if out and not args.out and out.exists():  # a name that nobody typed
+        _check_output(path, Path(args.video))
+    if out and not args.out and out.exists():
         print(f"{out} is there already and will be replaced; --out gives another name")
     return out
 
 
+def _check_output(path: Path, video: Path) -> None:
+    if path.exists() and video.exists() and path.samefile(video):
+        raise ValueError(f"{path} is the input itself; give another --out")
+    check_writable(path)
+
+
 def source_name(video: str) -> str:
-    """Short name of a --video: ``a/cat.mp4``, ``a/cat/*.jpg`` and ``http://a/cat.mp4?b`` are cat, 0
-    is camera0.
+    """Short name of a --video.
+
+    That of `a/cat.mp4`, `a/cat/*.jpg` and `http://a/cat.mp4?b` is cat, that of 0 is camera0.
     """
     if video.isdecimal():
         return f"camera{video}"
@@ -162,29 +165,22 @@ def source_name(video: str) -> str:
 
 
 def check_screen() -> None:
-    """Raise ValueError where OpenCV cannot open a window: no screen, a dead one, or OpenCV's
-    headless package.
+    """Raise ValueError where OpenCV cannot open a window, as without a screen.
 
-    Tried in a process of its own, for Qt ends the whole process when it finds no screen.
+    This is tried in a process of its own: Qt ends the whole process when it finds no screen.
     """
-    probe = "import cv2; cv2.namedWindow('probe'); cv2.waitKey(1)"
+    probe = [sys.executable, "-c", "import cv2; cv2.namedWindow('probe'); cv2.waitKey(1)"]
     try:
-        works = (
-            subprocess.run(
-                [sys.executable, "-c", probe], capture_output=True, timeout=30
-            ).returncode
-            == 0
-        )
+        works = subprocess.run(probe, capture_output=True, timeout=30).returncode == 0
     except subprocess.TimeoutExpired:
         works = False
     if not works:
-        raise ValueError(
-            "no window can be opened here (no screen, or opencv-python-headless): leave out --select, --show"
-        )
+        reason = "no screen, or opencv-python-headless"
+        raise ValueError(f"no window can be opened here ({reason}): leave out --select, --show")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Track as the command line says; whatever ends the run early, what was computed is saved."""
+    """Track as the command line says; what was computed is saved, whatever ends the run."""
     args = parse_args(argv)
     boxes = [parse_box(text) for text in args.init or []]
     if args.show or args.select:
@@ -204,6 +200,11 @@ def main(argv: list[str] | None = None) -> int:
     end = track_video(args.video, frames, choose, network, constants, outputs, span)
     if outputs.video:
         print(f"video: {outputs.video}")
+    return tell_ending(end)
+
+
+def tell_ending(end: Ending) -> int:
+    """Print how a run ended; returns the exit code. Raises the error that ended the run."""
     print(end.speed)
     if end.error or end.signum:
         print(f"ended early: the {end.frames} frames up to there are kept")

@@ -1,23 +1,21 @@
-"""A table of trackers: its trainings, tracked over test sets as by eval/run_benchmarks.py, and
-their scores.
-"""
+"""A table of trackers: its trainings are tracked over test sets, as by eval/run_benchmarks.py."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
-from rbsf.eval.benchmarks import Split
+from rbsf.eval.benchmarks import BENCHMARKS, Split
 from rbsf.eval.evaluation import Benchmark, failures, find
-from rbsf.eval.run_benchmarks import DATASETS
 from rbsf.eval.summary import summarise
 from rbsf.eval.tables import Cell as TextCell
 from rbsf.eval.tables import Table, markdown_text, number
 from rbsf.eval.trackers import TrackerSpec, parse_tracker
 from rbsf.system.files import write_atomically
-from rbsf.tools.studies import Study, folder_of, state_of
+from rbsf.tools.studies import Cell, Study, folder_of, state_of
 from rbsf.tracker.flags import read_constants
 from rbsf.tracker.siamfc import TrackerConfig
 from rbsf.train.device import choose_device, dtype_of
@@ -28,27 +26,23 @@ METRICS = {"auc": "AUC", "precision": "precision"}
 
 @dataclass(frozen=True)
 class EvalSet:
-    """A benchmark that trainings are tracked over, and how; `constants`: a file, None for the
-    defaults.
-    """
+    """A benchmark that trainings are tracked over, and how."""
 
     dataset: str
     root: Path
     split: Split
     out: Path
     workers: int = 0
-    constants: Path | None = None
+    constants: Path | None = None  # a file; None for the defaults
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What the trainings reached on a test set, `auc` and `precision` as shares; `failed`:
-    sequences left out.
-    """
+    """What the trainings reached on a test set."""
 
     title: str
-    scores: dict[Trained, dict[str, float]]
-    failed: tuple[str, ...] = ()
+    scores: dict[Trained, dict[str, float]]  # of each of METRICS, as a share
+    failed: tuple[str, ...] = ()  # a line for each sequence that was left out
 
 
 def open_test(
@@ -59,62 +53,64 @@ def open_test(
     every: int | None = None,
     frames: int | None = None,
 ) -> EvalSet:
-    """`NAME=ROOT`, or NAME for the usual place; FileNotFoundError, or ValueError for no such
-    benchmark.
+    """Open the benchmark of `NAME=ROOT`, or of NAME at its usual place.
 
-    The others are flags of eval/run_benchmarks.py; errors of the constants as `read_constants` has
-    them.
+    The other arguments are flags of eval/run_benchmarks.py. Raises ValueError where there is no
+    such benchmark, FileNotFoundError where it is not at its place, and as `read_constants` does.
     """
     name, _, root = text.partition("=")
-    if name not in DATASETS:
-        raise ValueError(f"--test {text!r}: write NAME=ROOT, NAME one of {', '.join(DATASETS)}")
-    read_constants(
-        constants
-    )  # the trackers are made after the trainings: what is wrong with it is said now
+    if name not in BENCHMARKS:
+        raise ValueError(f"--test {text!r}: write NAME=ROOT, NAME one of {', '.join(BENCHMARKS)}")
+    read_constants(constants)  # now, for the trackers are made only after the trainings
     place, split = find(name, Path(root) if root else None, out, None, every, frames)
     return EvalSet(name, place, split, out, workers or 0, constants)
 
 
 def track(test: EvalSet, study: Study, seeds: list[int], out: Path) -> Scored:
-    """Track with every training that is done, unless its results are there; packed networks run
-    packed.
+    """Track with every training that is done, unless its results are there.
 
-    A network trained for a correlation of signs is tracked with one.
+    Packed networks run packed. A network trained for a correlation of signs is tracked with one.
     """
-    files: dict[Path, list[Trained]] = {}  # rows of the same settings share one
-    by_signs: list[bool] = []  # a file each
+    files: dict[Path, list[Trained]] = defaultdict(list)  # rows of the same settings share one
+    by_signs: dict[Path, bool] = {}
     for cell in study.cells:
-        for seed in seeds:
+        for seed in _done_seeds(cell, seeds, out):
             config = dataclasses.replace(cell.config, seed=seed)
-            if state_of(config, out) == "done":
-                file = folder_of(config, out) / config.result_file
-                by_signs += [config.correlation_bits] if file not in files else []
-                files.setdefault(file, []).append((cell.row, seed))
+            file = folder_of(config, out) / config.result_file
+            files[file].append((cell.row, seed))
+            by_signs.setdefault(file, config.correlation_bits)
     if not files:
         return Scored(test.split.title, {})
-    names = [f"{row.replace('=', ' ')}, seed {seed}" for (row, seed), *_ in files.values()]
-    specs = [
-        _spec(name, file, test, signs)
-        for name, file, signs in zip(names, files, by_signs, strict=True)
-    ]
+    specs = []
+    for file, trained in files.items():
+        row, seed = trained[0]
+        name = f"{row.replace('=', ' ')}, seed {seed}"
+        specs.append(_spec(name, file, test, by_signs[file]))
     benchmark = Benchmark(
         test.dataset, test.split, test.root, tuple(specs), test.out, workers=test.workers
     )
     benchmark.run()
     report = summarise(test.split, benchmark.entrants(), None, {}, ({}, {}))
-    scores = {
-        trained: {metric: tracker["mean"][metric] for metric in METRICS}
-        for tracker, names in zip(report["trackers"], files.values(), strict=True)
-        if tracker["mean"]
-        for trained in names
-    }
+    scores: dict[Trained, dict[str, float]] = {}
+    for tracker, trained in zip(report["trackers"], files.values(), strict=True):
+        if tracker["mean"]:
+            found = {metric: tracker["mean"][metric] for metric in METRICS}
+            scores |= dict.fromkeys(trained, found)
     return Scored(test.split.title, scores, tuple(failures(report)))
 
 
+def _done_seeds(cell: Cell, seeds: list[int], out: Path) -> list[int]:
+    """The seeds with which a row's training is done."""
+    done = []
+    for seed in seeds:
+        config = dataclasses.replace(cell.config, seed=seed)
+        if state_of(config, out) == "done":
+            done.append(seed)
+    return done
+
+
 def _spec(name: str, file: Path, test: EvalSet, by_signs: bool) -> TrackerSpec:
-    """The tracker of a training's file, which correlates the signs of features where it was trained
-    for that.
-    """
+    """The tracker of a training's file; with `by_signs` it correlates the signs of features."""
     precision = str(dtype_of("auto", choose_device("auto"))).removeprefix("torch.")
     spec = parse_tracker(f"{name}={file}", precision, "auto", read_constants(test.constants))
     if not by_signs:
@@ -124,35 +120,19 @@ def _spec(name: str, file: Path, test: EvalSet, by_signs: bool) -> TrackerSpec:
 
 
 def as_markdown(study: Study, seeds: list[int], out: Path, tests: list[Scored]) -> str:
-    """Seeds and pairs of each row; on each test set AUC, its difference from the first row's, and
-    precision.
+    """A table of each row's seeds, pairs and, on each test set, AUC, difference and precision.
 
-    Means over the seeds, ± their deviation.  The difference is of the same seeds, so that what
-    these share cancels.
+    These are means over the seeds, ± their deviation. The difference is that of the AUC from the
+    first row's, seed by seed, so that what the seeds share cancels.
     """
     rows = []
     for cell in study.cells:
-        done = sum(
-            state_of(dataclasses.replace(cell.config, seed=seed), out) == "done" for seed in seeds
-        )
+        done = len(_done_seeds(cell, seeds, out))
         pairs = f"{cell.config.loop.epochs} x {cell.config.pairs:,}"
-        row = [
-            TextCell(cell.row),
-            TextCell(str(done) if done else "not run", done),
-            TextCell(pairs, 0),
-        ]
+        count = TextCell(str(done) if done else "not run", done)
+        row = [TextCell(cell.row), count, TextCell(pairs, 0)]
         for test in tests:
-            own, first = (
-                {s: test.scores.get((name, s), {}) for s in seeds}
-                for name in (cell.row, study.cells[0].row)
-            )
-            auc, precision = ([own[s][m] for s in seeds if m in own[s]] for m in METRICS)
-            gaps = [own[s]["auc"] - first[s]["auc"] for s in seeds if own[s] and first[s]]
-            row += [
-                _figure(auc),
-                _figure(gaps if cell is not study.cells[0] else [], "+.3f"),
-                _figure(precision),
-            ]
+            row += _test_cells(test, cell, study.cells[0], seeds)
         rows.append(row)
     groups = (("", 3), *((test.title, 3) for test in tests))
     columns = ["", "seeds", "pairs", *["AUC", "difference", "precision"] * len(tests)]
@@ -165,38 +145,52 @@ def as_markdown(study: Study, seeds: list[int], out: Path, tests: list[Scored]) 
     return "\n\n".join(text) + "\n"
 
 
+def _test_cells(test: Scored, cell: Cell, first: Cell, seeds: list[int]) -> list[TextCell]:
+    """A row's AUC on a test set, its difference from that of the row `first`, and precision."""
+    own, others = _scores_by_seed(test, cell, seeds), _scores_by_seed(test, first, seeds)
+    scored = [seed for seed in seeds if seed in own]
+    auc = [own[seed]["auc"] for seed in scored]
+    precision = [own[seed]["precision"] for seed in scored]
+    gaps = [own[seed]["auc"] - others[seed]["auc"] for seed in scored if seed in others]
+    if cell is first:
+        gaps = []
+    return [_figure(auc), _figure(gaps, "+.3f"), _figure(precision)]
+
+
+def _scores_by_seed(test: Scored, cell: Cell, seeds: list[int]) -> dict[int, dict[str, float]]:
+    """The scores of a row on a test set, of the seeds that have some."""
+    return {seed: test.scores[cell.row, seed] for seed in seeds if (cell.row, seed) in test.scores}
+
+
 def _figure(values: list[float], form: str = ".3f") -> TextCell:
-    """Mean ± deviation; the sign of a difference is not that of its deviation."""
+    """A cell of the values' mean ± their deviation; only the mean is written in `form`."""
     cell = number(mean(values) if values else None, form)
-    return (
-        dataclasses.replace(cell, text=f"{cell.text} ± {stdev(values):.3f}")
-        if len(values) > 1
-        else cell
-    )
+    if len(values) < 2:
+        return cell
+    return dataclasses.replace(cell, text=f"{cell.text} ± {stdev(values):.3f}")
 
 
 def plot(study: Study, seeds: list[int], tests: list[Scored], path: Path) -> bool:
-    """Draw the AUC on each test set: a point for each seed, a bar for their mean; False where there
-    is none.
+    """Draw the AUC on each test set: a point for each seed, a bar for their mean.
+
+    Returns False, and draws nothing, where there are no scores.
     """
     from matplotlib.figure import Figure
 
     tests = [test for test in tests if test.scores]
     if not tests:
         return False
-    names = list(dict.fromkeys(cell.row for cell in study.cells))
-    figure = Figure(figsize=(2 + 3.5 * len(tests), 1.2 + 0.4 * len(names)), layout="constrained")
+    rows = {cell.row: cell for cell in study.cells}
+    figure = Figure(figsize=(2 + 3.5 * len(tests), 1.2 + 0.4 * len(rows)), layout="constrained")
     panels = figure.subplots(1, len(tests), sharey=True, squeeze=False)[0]
     for axes, test in zip(panels, tests, strict=True):
-        for place, name in enumerate(names):
-            values = [
-                test.scores[name, seed]["auc"] for seed in seeds if (name, seed) in test.scores
-            ]
+        for place, cell in enumerate(rows.values()):
+            values = [scores["auc"] for scores in _scores_by_seed(test, cell, seeds).values()]
             axes.plot(values, [place] * len(values), "o", color="C0", alpha=0.6)
             if values:
                 axes.plot([mean(values)] * 2, [place - 0.3, place + 0.3], color="C1", linewidth=2.5)
-        axes.set(title=test.title, xlabel="AUC", ylim=(len(names) - 0.5, -0.5))
-        axes.set_yticks(range(len(names)), names, parse_math=False)
+        axes.set(title=test.title, xlabel="AUC", ylim=(len(rows) - 0.5, -0.5))
+        axes.set_yticks(range(len(rows)), list(rows), parse_math=False)
         axes.grid(alpha=0.3)
     write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=120))
     return True
@@ -205,9 +199,10 @@ def plot(study: Study, seeds: list[int], tests: list[Scored], path: Path) -> boo
 def finish(
     study: Study, seeds: list[int], out: Path, tests: list[EvalSet], name: str
 ) -> tuple[str, int]:
-    """Track, and draw OUT/NAME.png: the table's text, and 1 where something was left out."""
+    """Track, and draw OUT/NAME.png; returns the table's text, and 1 where a sequence failed."""
     scored = [track(test, study, seeds, out) for test in tests]
     text = as_markdown(study, seeds, out, scored)
-    if plot(study, seeds, scored, picture := out / f"{name}.png"):
+    picture = out / f"{name}.png"
+    if plot(study, seeds, scored, picture):
         text += f"\n![AUC, a point for each seed and a bar for their mean]({picture.name})\n"
     return text, int(any(test.failed for test in scored))

@@ -17,6 +17,7 @@ import shlex
 import sys
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,8 @@ from rbsf.system.files import write_atomically
 from rbsf.system.program import INTERRUPTED, check_writable, positive_int, require, run
 from rbsf.tracker.flags import add_network_flags, add_weights_flag
 
-if TYPE_CHECKING:  # slow to load; --help and a wrong command line need not wait for them
+# Functions below import these themselves, so that --help and errors come at once.
+if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import FrozenTrial
 
@@ -83,37 +85,38 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
         type=positive_int,
         default=1,
         metavar="N",
-        help="processes, each of --threads or one thread; may take up to N - 1 trials too many (default: 1)",
+        help="processes, each of --threads or one thread; may take up to N - 1 trials too many"
+        " (default: 1)",
     )
     add_network_flags(parser)
     return parser.parse_args(argv)
 
 
 def refuse_test_data(root: Path) -> None:
-    """Raise ValueError where the path ``root``, or a sequence found there, has the name of test
-    data.
-    """
+    """Raise ValueError where the path `root`, or a sequence found there, has a test set's name."""
     found = _test_folder(root) or _test_sequence(root)
     if found:
+        advice = "give validation videos, such as GOT-10k/val, or videos of tools/make_synthetic.py"
         raise ValueError(
-            f"{root} is test data: {found}. Tuning on it makes its scores worthless; give validation videos, such as "
-            "GOT-10k/val, or videos of tools/make_synthetic.py"
+            f"{root} is test data: {found}. Tuning on it makes its scores worthless; {advice}"
         )
 
 
 def _test_folder(root: Path) -> str:
+    """Why the path `root` is that of test data; empty where it is not."""
     for path in (Path(os.path.abspath(root)), root.resolve()):
-        for parent, part in zip(path.parts, path.parts[1:], strict=False):
+        for parent, part in pairwise(path.parts):
             if TEST_FOLDER.match(part.lower()) or TEST_FOLDER.fullmatch(f"{parent}/{part}".lower()):
                 return f"its path {path} has {part!r} in it"
     return ""
 
 
 def _test_sequence(root: Path) -> str:
+    """Why a sequence below `root` is one of test data; empty where none is."""
     from rbsf.datasets.video.layouts import find_entries, otb_name
     from rbsf.eval.benchmarks import test_sequence_names
 
-    # Without the target's number: a copy may name the folder of Jogging.1 and Jogging.2 alone.
+    # Names without the target's number: a copy may call the folder of Jogging.1 Jogging.
     known = {name.lower().partition(".")[0] for name in test_sequence_names()}
     for entry in find_entries(root):
         name = otb_name(entry.name).lower()
@@ -123,10 +126,10 @@ def _test_sequence(root: Path) -> str:
 
 
 def find_sequences(root: Path, names: list[str] | None, frames: int | None) -> list[Sequence]:
-    """Load the sequences to tune on, cut to ``frames``, less those without a frame to score.
+    """Load the sequences to tune on, cut to `frames`, without those that have no frame to score.
 
-    Raises ValueError (FileNotFoundError for no such folder) for test data, broken data and where
-    none is left.
+    Raises FileNotFoundError where there is no such folder, ValueError where the data are test data
+    or broken, or no sequence is left.
     """
     from rbsf.datasets.video.sequences import load_sequences
     from rbsf.tools.constants_search import scored_frames
@@ -136,10 +139,9 @@ def find_sequences(root: Path, names: list[str] | None, frames: int | None) -> l
     cut = [replace(s, frames=s.frames[:frames], boxes=s.boxes[:frames]) for s in loaded]
     sequences = [s for s in cut if len(scored_frames(s.boxes))]
     if not sequences:
+        fault = f"no sequence to tune on: none of {len(loaded)} has two frames with a box"
         among = f" among its first {frames}; give a larger --frames" if frames else "; give others"
-        raise ValueError(
-            f"{root}: no sequence to tune on: none of {len(loaded)} has two frames with a box{among}"
-        )
+        raise ValueError(f"{root}: {fault}{among}")
     if len(sequences) < len(cut):
         left_out = ", ".join(s.name for s in cut if s not in sequences)
         print(f"left out, without two frames with a box: {left_out}", file=sys.stderr)
@@ -147,26 +149,27 @@ def find_sequences(root: Path, names: list[str] | None, frames: int | None) -> l
 
 
 def check_log(log: Path) -> None:
-    """Raise ValueError for a journal that cannot be written, or whose last line was cut off.
+    """Raise ValueError where a journal cannot be written, or its last line was cut off.
 
     Optuna overlooks such a line and would write on in its middle.
     """
     check_writable(log)
-    if log.is_file() and not (log.read_bytes() or b"\n").endswith(b"\n"):
-        raise ValueError(
-            f"{log} is damaged: its last line was cut off; delete that line, or give another --out"
-        )
+    content = log.read_bytes() if log.is_file() else b""
+    if content and not content.endswith(b"\n"):
+        advice = "delete that line, or give another --out"
+        raise ValueError(f"{log} is damaged: its last line was cut off; {advice}")
 
 
 def describe(study: Study, default: FrozenTrial, search: Search, command: str) -> str:
-    """Text of ``tracker.yaml``: the best constants, after comments that say where they come from."""
+    """Text of tracker.yaml: the best constants, after comments that say where they come from."""
     import yaml
 
     from rbsf.tools.constants_search import constants_of, finished
 
     best, names = study.best_trial, [s.name for s in search.sequences]
+    overlap = f"average overlap {best.value:.4f}, of the defaults {default.value:.4f}"
     facts = [
-        f"average overlap {best.value:.4f}, of the defaults {default.value:.4f}; best of {len(finished(study))} trials",
+        f"{overlap}; best of {len(finished(study))} trials",
         f"on {len(names)} sequences, {sum(map(len, search.sequences))} frames: {', '.join(names)}",
         f"weights {search.weights.name}, SHA-256 {search.weights_digest()}..., {search.precision}",
         command,
@@ -183,18 +186,15 @@ def plot(study: Study, path: Path) -> None:
 
     from rbsf.tools.constants_search import RANGES, finished
 
-    whole = [
-        trial for trial in finished(study) if trial.state.name == "COMPLETE"
-    ]  # the first: the defaults
-    numbers, scores = (
-        [trial.number for trial in whole],
-        np.array([trial.value for trial in whole], float),
-    )
+    # The first complete trial is that of the defaults.
+    complete = [trial for trial in finished(study) if trial.state.name == "COMPLETE"]
+    numbers = [trial.number for trial in complete]
+    scores = np.array([trial.value for trial in complete], float)
     figure = Figure(figsize=(14, 6), layout="constrained")
     panels = figure.subplot_mosaic([["score"] * len(RANGES), list(RANGES)])
     axes = panels["score"]
     for trial in finished(study):
-        if trial not in whole:
+        if trial not in complete:
             axes.axvline(trial.number, color="0.9", zorder=0)
     axes.plot(numbers, scores, "o", label="trial")
     axes.step(numbers, np.maximum.accumulate(scores), where="post", label="best so far")
@@ -204,37 +204,33 @@ def plot(study: Study, path: Path) -> None:
     axes.legend(loc="lower right")
     for name, limits in RANGES.items():
         axes = panels[name]
-        axes.plot([trial.params[name] for trial in whole], scores, "o", alpha=0.5)
-        axes.plot(whole[0].params[name], scores[0], "s", color="0.4")
+        axes.plot([trial.params[name] for trial in complete], scores, "o", alpha=0.5)
+        axes.plot(complete[0].params[name], scores[0], "s", color="0.4")
         axes.plot(study.best_params[name], study.best_value, "*", markersize=14)
-        axes.set(
-            title="square: default, star: best", xlabel=name, xlim=limits, ylabel="average overlap"
-        )
+        axes.set(title="square: default, star: best", xlabel=name, xlim=limits)
+        axes.set_ylabel("average overlap")
         axes.grid(alpha=0.3)
     figure.savefig(path, dpi=100)
 
 
 def finish(study: Study, default: FrozenTrial, search: Search, out: Path, command: str) -> None:
-    """Write the results and print them; ``default`` is the trial of the defaults."""
+    """Write the results and print them; `default` is the trial of the defaults."""
     from rbsf.tools.constants_search import constants_of
 
     write_atomically(out / "tracker.yaml", describe(study, default, search, command).encode())
     write_atomically(out / "tune.png", partial(plot, study))
     best = study.best_trial
+    note = " (the defaults)" if best.number == default.number else ""
     print(f"defaults: average overlap {default.value:.4f}")
-    print(
-        f"best:     average overlap {best.value:.4f}"
-        + " (the defaults)" * (best.number == default.number)
-    )
+    print(f"best:     average overlap {best.value:.4f}{note}")
     for name, value in constants_of(best).items():
         print(f"  {name}: {value}")
-    print(
-        f"use it: python eval/run_benchmarks.py ... --constants {shlex.quote(str(out / 'tracker.yaml'))}"
-    )
+    file = shlex.quote(str(out / "tracker.yaml"))
+    print(f"use it: python eval/run_benchmarks.py ... --constants {file}")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Search, then write and print the results; 130 where Ctrl-C ended it."""
+    """Search, then write and print the results; returns 130 where Ctrl-C ended it."""
     words = sys.argv[1:] if argv is None else argv
     args = parse_args(words)
     require("tune")
@@ -263,8 +259,10 @@ def main(argv: list[str] | None = None) -> int:
         code = INTERRUPTED
         kept = f"{len(finished(study))} of {args.trials} trials are kept; the same command goes on"
         print(f"interrupted: {kept}", file=sys.stderr)
-    if default := defaults_trial(study):
-        finish(study, default, search, args.out, shlex.join(["python", "tools/tune.py", *words]))
+    default = defaults_trial(study)
+    if default:
+        command = shlex.join(["python", "tools/tune.py", *words])
+        finish(study, default, search, args.out, command)
     return code
 
 

@@ -54,13 +54,7 @@ def test_flags_win_over_file_over_defaults(tmp_path):
         [
             "--config",
             str(tmp_path / "c.yaml"),
-            "--batch-size",
-            "5",
-            "--no-gan",
-            "--data",
-            "a",
-            "--data",
-            "b",
+            *shlex.split("--batch-size 5 --no-gan --data a --data b"),
         ]
     )
     assert (config.epochs, config.batch_size, config.lr_binary, config.gan) == (7, 5, 1e-4, False)

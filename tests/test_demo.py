@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import shlex
 import signal
 from pathlib import Path
 
@@ -42,18 +43,9 @@ def test_network_flags_are_passed_on(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "rbsf.tracker.backbones.load_backbone", lambda *args: seen.append(args) or contrast_backbone
     )
-    flags = [
-        "--precision",
-        "bfloat16",
-        "--device",
-        "cpu",
-        "--threads",
-        "3",
-        "--engine",
-        "torch",
-        "--weights",
-        "net.npz",
-    ]
+    flags = shlex.split(
+        "--precision bfloat16 --device cpu --threads 3 --engine torch --weights net.npz"
+    )
     assert main(["--out", str(tmp_path), "--frames", "3", *flags]) == 0
     assert seen == [(Path("net.npz"), "cpu", "bfloat16", 3, "torch")]
 

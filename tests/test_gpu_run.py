@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -225,10 +226,7 @@ def test_checks_need_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
                 str(tmp_path),
                 "--out",
                 str(tmp_path / "run"),
-                "--only",
-                "agreement",
-                "--only",
-                "speed",
+                *shlex.split("--only agreement --only speed"),
             ]
         )
         == 0

@@ -4,6 +4,7 @@ one line.
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -106,10 +107,7 @@ def test_the_command_tracks_several_targets(
         "--no-out",
     ]
     boxes = [
-        "--init",
-        "40,30,30,24",
-        "--init",
-        "60,50,20,20",
+        *shlex.split("--init 40,30,30,24 --init 60,50,20,20"),
         "--boxes",
         str(tmp_path / "boxes.csv"),
     ]

@@ -24,18 +24,7 @@ TEXT = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, re.DOTALL)
 COMMANDS = [line for kind, body in BLOCKS if kind == "sh" for line in body.splitlines() if line]
 PROGRAMS = [body for kind, body in BLOCKS if kind == "python"]
-SMALL = [
-    "--epochs",
-    "1",
-    "--pairs",
-    "2",
-    "--batch-size",
-    "2",
-    "--val-sequences",
-    "1",
-    "--val-frames",
-    "2",
-]
+SMALL = shlex.split("--epochs 1 --pairs 2 --batch-size 2 --val-sequences 1 --val-frames 2")
 SMALL += ["--workers", "0", "--threads", "1", "--device", "cpu", "--width", str(NARROW)]
 
 
@@ -108,18 +97,7 @@ def test_command(command, folder):
     if "train_rbsf" in command and "--resume" not in command:
         words += SMALL if "--data" not in command else [*SMALL, "--teacher", "teacher.safetensors"]
     if "train_classifier" in command:
-        words += [
-            "--epochs",
-            "1",
-            "--subset",
-            "60",
-            "--batch-size",
-            "60",
-            "--warmup",
-            "0",
-            "--threads",
-            "1",
-        ]
+        words += shlex.split("--epochs 1 --subset 60 --batch-size 60 --warmup 0 --threads 1")
     if "mnist" in command and "photos" not in command:
         words += ["--check", "off"]  # noise has another checksum
     if "make_synthetic" in command:

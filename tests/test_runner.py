@@ -5,6 +5,7 @@ kill.
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -267,18 +268,7 @@ def test_worker_that_dies_before_its_job_is_no_error_of_ours() -> None:
 
 
 def program(root: Path, out: Path) -> list[str]:
-    flags = [
-        "--dataset",
-        "OTB100",
-        "--tracker",
-        "opencv:MIL",
-        "--workers",
-        "2",
-        "--threads",
-        "1",
-        "--shard",
-        "1/1",
-    ]
+    flags = shlex.split("--dataset OTB100 --tracker opencv:MIL --workers 2 --threads 1 --shard 1/1")
     return [
         sys.executable,
         str(ROOT / "eval/run_benchmarks.py"),

@@ -1,5 +1,7 @@
 """The picture of pairs: it shows what a training would see, its label and its negatives."""
 
+import shlex
+
 import cv2
 import numpy as np
 import pytest
@@ -57,10 +59,7 @@ def test_program_shows_the_pairs_that_flags_ask_for(store, tmp_path, capsys):
     flags = [
         "--data",
         str(store.path),
-        "--val-sequences",
-        "0",
-        "--seed",
-        "3",
+        *shlex.split("--val-sequences 0 --seed 3"),
         "--out",
         str(tmp_path / "look"),
     ]

@@ -8,6 +8,7 @@ import csv
 import json
 import os
 import pickle
+import shlex
 import signal
 import subprocess
 import sys
@@ -130,11 +131,7 @@ class TestOutputs:
                 "--video",
                 str(video),
                 START,
-                "--init",
-                "95,75,58,46",
-                "--no-out",
-                "--boxes",
-                "boxes.csv",
+                *shlex.split("--init 95,75,58,46 --no-out --boxes boxes.csv"),
             ]
         )
         rows = read_csv(Path("boxes.csv"))
@@ -232,12 +229,7 @@ class TestOutputs:
             [
                 "--video",
                 video,
-                "--init=20,20,20,20",
-                "--no-out",
-                "--boxes",
-                "boxes.csv",
-                "--start",
-                "4",
+                *shlex.split("--init=20,20,20,20 --no-out --boxes boxes.csv --start 4"),
             ]
         )
         assert [row["time"] for row in read_csv(Path("boxes.csv"))[:3]] == ["0.16", "1.2", "1.24"]
@@ -563,12 +555,7 @@ def test_the_instruction_set_is_said(
         "--video",
         str(video),
         START,
-        "--end",
-        "1",
-        "--threads",
-        "1",
-        "--weights",
-        "rbsf.safetensors",
+        *shlex.split("--end 1 --threads 1 --weights rbsf.safetensors"),
     ]
     assert main(command) == 0
     assert (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import signal
 import subprocess
@@ -414,12 +415,7 @@ def test_program_with_a_network(videos, network, tmp_path):
         videos,
         "--weights",
         network,
-        "--out",
-        "out",
-        "--trials",
-        "2",
-        "--threads",
-        "1",
+        *shlex.split("--out out --trials 2 --threads 1"),
     ]
     words += ["--frames", "2", "--sequences", "synthetic_000000", "synthetic_000002"]
     command = [sys.executable, str(ROOT / "tools/tune.py"), *map(str, words)]

@@ -1,6 +1,4 @@
-"""Tracking by class map and boxes: a made-up network whose answers are known, and NanoTrack on a
-real video.
-"""
+"""Tracking by class map and boxes, by a made-up network and by NanoTrack on a real video."""
 
 from __future__ import annotations
 
@@ -22,9 +20,7 @@ FRAME = np.full((240, 320, 3), 90, np.uint8)
 
 
 class Always:
-    """A network that sees the target at one place: `offset` (x, y) and `size` in pixels of the
-    search crop.
-    """
+    """A network that sees a target of `size` at `offset` (x, y), in pixels of the search crop."""
 
     def __init__(
         self,
@@ -58,7 +54,7 @@ def start(
 
 
 def test_a_target_that_stands_still_stays() -> None:
-    """A square of 60 pixels has a context of 120: a crop pixel is 120 / 127 of one."""
+    """A square of 60 pixels has a context of 120: a crop pixel is 120 / 127 of an image pixel."""
     tracker = start(Always(size=(63.5, 63.5)))
     for _ in range(5):
         result = tracker.update(FRAME)
@@ -75,7 +71,7 @@ def test_a_target_that_moves() -> None:
 
 
 def test_a_size_is_taken_over_in_part() -> None:
-    """size_rate times the score, without a penalty for the change."""
+    """The part is size_rate times the score, as an unchanged size has no penalty."""
     result = start(Always(size=(127, 127), share=0.5), change_penalty=0, size_rate=0.4).update(
         FRAME
     )
@@ -83,7 +79,7 @@ def test_a_size_is_taken_over_in_part() -> None:
 
 
 def test_changes_are_penalised() -> None:
-    """Twice the size and twice as wide: exp(-3 k) of the score counts."""
+    """The score of a box twice as large and twice as wide is multiplied by exp(-3 k)."""
     found = []
     for penalty in (0.0, 1.0):
         tracker = start(Always(size=(63.5, 63.5)), change_penalty=penalty, size_rate=1)
@@ -125,7 +121,7 @@ def test_what_a_user_can_do_wrong() -> None:
 
 
 def test_nanotrack_by_its_own_rules(real_data: Path) -> None:
-    """In PyTorch and in ONNX Runtime."""
+    """It tracks alike in PyTorch and in ONNX Runtime."""
     pytest.importorskip("onnxruntime", reason=needs("onnxruntime", "it is not installed"))
     backbone, head = peers(real_data, "nano3_backbone.onnx", "nano3_head.onnx")
     pair = read_pair(backbone, head)

@@ -1,4 +1,4 @@
-"""Which engine runs which file, and tracking without torch."""
+"""Which engine runs which file; packed files track without PyTorch."""
 
 from __future__ import annotations
 

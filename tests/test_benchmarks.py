@@ -1,6 +1,4 @@
-"""The benchmark program end to end on tiny folders: run, resume, shards, repeats, reports, broken
-data.
-"""
+"""The benchmark program end to end on tiny folders: runs, shards, repeats, reports, bad data."""
 
 from __future__ import annotations
 
@@ -82,7 +80,7 @@ def test_scores_table_report_and_files(
     for name in ("report.html", "report.md"):
         assert "OTB100 (2 of 100 sequences)" in (tmp_path / "out/reports/OTB100" / name).read_text()
     boxes = np.loadtxt(tmp_path / RESULTS / "Dog.txt", delimiter=",")
-    np.testing.assert_array_equal(boxes, [BOX] * 3)  # as OTB's files count: from 1
+    np.testing.assert_array_equal(boxes, [BOX] * 3)  # OTB's files count from 1
 
 
 def test_finished_sequences_are_not_run_again(otb: Path, tmp_path: Path) -> None:
@@ -108,7 +106,9 @@ def test_results_stay_where_a_tracker_cannot_be_run_again(otb: Path, tmp_path: P
 
 def test_result_of_another_first_box_is_run_again(otb: Path, tmp_path: Path) -> None:
     main(arguments(otb))
-    (tmp_path / RESULTS / "Girl.txt").write_text("1,1,5,5\n" * 4)  # what a reuse would score
+    (tmp_path / RESULTS / "Girl.txt").write_text(
+        "1,1,5,5\n" * 4
+    )  # scores badly where it is used again
     (otb / "Girl/groundtruth_rect.txt").write_text("31,31,10,10\n" * 4)
     main(arguments(otb))
     assert report(otb)["trackers"][0]["sequences"]["Girl"]["ao"] == 1
@@ -118,7 +118,7 @@ def test_results_of_changed_frames_and_of_a_folder_of_the_same_name_are_run_agai
     otb: Path, tmp_path: Path
 ) -> None:
     def spoil() -> float:
-        """The overlap when the stored boxes are far off, and the program has run again."""
+        """The overlap after stored boxes were moved far off and the program has run again."""
         (tmp_path / "out/results/OTB/static/Girl.txt").write_text("1,1,5,5\n" * 4)
         assert main(arguments(root, "--out", str(tmp_path / "out"), dataset="folder")) == 0
         found = json.loads((tmp_path / "out/reports/folder-OTB/report.json").read_text())
@@ -131,7 +131,7 @@ def test_results_of_changed_frames_and_of_a_folder_of_the_same_name_are_run_agai
     assert spoil() == 1
     root = tmp_path / "B/OTB"
     shutil.copytree(otb, root)
-    assert spoil() < 1  # the same frames
+    assert spoil() < 1  # the frames are unchanged, so results are used again
     shutil.copy(otb / "Girl/img/0001.jpg", root / "Girl/img/0002.jpg")
     assert spoil() == 1
 
@@ -166,7 +166,7 @@ def test_broken_sequences_are_named_and_the_rest_go_on(
     otb: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_otb(otb, "Bolt", [BOX] * 3)
-    (otb / "Bolt/img/0002.jpg").unlink()  # fewer images than boxes
+    (otb / "Bolt/img/0002.jpg").unlink()  # leaves fewer images than boxes
     write_otb(otb, "Boy", [BOX] * 3)
     (otb / "Boy/groundtruth_rect.txt").write_text("nan,nan,nan,nan\n" * 3)
     (otb / "Dog/img/0002.jpg").write_bytes(b"")
@@ -195,7 +195,7 @@ def test_shards_make_the_whole(
     main(arguments(otb, "--shard", "1/2"))
     main(arguments(otb))
     assert sorted(report(otb)["trackers"][0]["sequences"]) == ["Dog", "Girl"]
-    assert "000\n" not in (tmp_path / RESULTS / "Dog.txt").read_text()  # as merged, not run again
+    assert "000\n" not in (tmp_path / RESULTS / "Dog.txt").read_text()  # was merged, not run again
 
 
 def test_repeats_have_a_spread(otb: Path, tmp_path: Path) -> None:
@@ -245,9 +245,8 @@ def test_each_folder_has_a_report(otb: Path, tmp_path: Path) -> None:
     for root in (otb, tmp_path / "mine"):
         assert main(arguments(root, dataset="folder")) == 0
     assert report(otb, "folder-OTB")["title"] == "folder-OTB (2 sequences)"
-    assert (
-        report(otb, "folder-mine")["dataset"] == "folder-mine"
-    )  # so that the two are not compared
+    # The two folders differ in name, so they are not compared.
+    assert report(otb, "folder-mine")["dataset"] == "folder-mine"
 
 
 def test_synthetic_needs_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,9 +294,8 @@ def test_got10k_test_makes_an_archive_of_the_whole_split(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_got10k(tmp_path / "GOT-10k", "Test", 2)
-    for folder in (tmp_path / "GOT-10k/test").glob(
-        "GOT*"
-    ):  # the server keeps all but the first box
+    # The server keeps all boxes but the first.
+    for folder in (tmp_path / "GOT-10k/test").glob("GOT*"):
         first = (folder / "groundtruth.txt").read_text().splitlines()[0]
         (folder / "groundtruth.txt").write_text(first + "\n")
     assert main(arguments(tmp_path / "GOT-10k", dataset="GOT-10k-test")) == 0
@@ -314,9 +312,8 @@ def test_got10k_test_makes_an_archive_of_the_whole_split(
 
 
 def test_every_benchmark_can_be_chosen() -> None:
-    assert sorted(run_benchmarks.DATASETS) == sorted(
-        BENCHMARKS
-    )  # named apart, so that --help loads no OpenCV
+    # The names are listed twice, so that --help loads no OpenCV.
+    assert sorted(run_benchmarks.DATASETS) == sorted(BENCHMARKS)
 
 
 def test_otb50_is_a_part_of_otb100(otb: Path) -> None:
@@ -411,7 +408,7 @@ def test_bad_arguments_are_named(otb: Path, more: list[str], fault: str) -> None
     with pytest.raises((ValueError, FileNotFoundError)) as caught:
         main(arguments(otb, *more))
     assert fault in str(caught.value)
-    assert not (otb.parent / "out/results").exists()  # before any work
+    assert not (otb.parent / "out/results").exists()  # refused before any work
 
 
 def test_unwritable_output_is_named_before_any_work(otb: Path, tmp_path: Path) -> None:

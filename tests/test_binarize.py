@@ -1,4 +1,4 @@
-"""Sign, binary layers and their gradients, held to the paper's equations in closed form (float64)."""
+"""Sign, binary layers and their gradients equal the paper's equations, in float64."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ GEOMETRIES = [
 
 
 def slope(w):
-    """Eq. 8 written out as in the paper."""
+    """The derivative of Eq. 8, as the paper writes it."""
     below, above = (w >= -1) & (w < 0), (w >= 0) & (w < 1)
     return torch.where(below, 2 + 2 * w, torch.where(above, 2 - 2 * w, torch.zeros_like(w)))
 
@@ -115,9 +115,8 @@ def test_rbconv_gradients_are_eq_7_8_and_13(geometry):
     layer(x).backward(upstream)
     mean_c = layer.C.detach().mean()
     torch.testing.assert_close(layer.weight.grad, by_kernel * mean_c * slope(layer.weight.detach()))
-    by_c = (
-        by_kernel * ones(layer.weight.detach())
-    ).sum() / layer.C.numel()  # the mean shares it among C's entries
+    # Every entry of C gets an equal share, through the mean.
+    by_c = (by_kernel * ones(layer.weight.detach())).sum() / layer.C.numel()
     torch.testing.assert_close(layer.C.grad, by_c.expand_as(layer.C))
     assert x.grad.abs().sum() > 0
 
@@ -131,11 +130,10 @@ def test_kernel_loss_is_eq_3_11_and_15(geometry):
     torch.testing.assert_close(loss, (w - c * w_hat).pow(2).sum() / 2)
     loss.backward()
     by_w_hat = -(w - c * w_hat) * c  # Eq. 11, lambda1 = 1
-    direct = w - c * w_hat  # dL / dW with W_hat fixed: autograd takes the whole derivative
+    direct = w - c * w_hat  # dL / dW with W_hat fixed, which autograd adds
     torch.testing.assert_close(layer.weight.grad, direct + by_w_hat * slope(w))
-    torch.testing.assert_close(
-        layer.C.grad, -((w - c * w_hat) * w_hat).sum(0, keepdim=True)
-    )  # Eq. 15
+    # Eq. 15.
+    torch.testing.assert_close(layer.C.grad, -((w - c * w_hat) * w_hat).sum(0, keepdim=True))
 
 
 def test_c_starts_at_the_mean_magnitude_and_has_the_shape_of_one_filter():
@@ -199,7 +197,7 @@ def test_binarize_options():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_bias_is_kept(method):
-    """No batch-norm may follow that would make up for it."""
+    """There may be no batch-norm behind the layer to replace it."""
     net, x = (
         nn.Sequential(nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3, bias=False)),
         torch.randn(2, 8, 9, 9),

@@ -1,4 +1,4 @@
-"""CIFAR-100 in parts: there and back again, and parts that are missing or damaged."""
+"""CIFAR-100 in parts: put together again it is the same; bad parts are refused."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from rbsf.datasets.images.cifar import CIFAR100, open_cifar
 from rbsf.datasets.images.cifar_parts import find_parts, pack_cifar100, unpack_cifar100
 from rbsf.datasets.images.made_up_cifar import write_made_up_cifar
 
-COUNTS = {"train": 5200, "test": 300}  # two whole pictures and a part of one; a part of one
+COUNTS = {"train": 5200, "test": 300}  # 2 whole pictures and a part; a part of 1
 
 
 @pytest.fixture(scope="module")
 def small():
-    """CIFAR-100 with fewer images, for the readers and writers of this module."""
+    """CIFAR-100 with fewer images, as this test module reads and writes it."""
     with pytest.MonkeyPatch.context() as patch:
         for module in (cifar, cifar_parts):
             for name in ("CIFAR100", "CIFAR100_COARSE"):

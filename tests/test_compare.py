@@ -51,7 +51,7 @@ def test_data_sets_are_columns_with_their_split() -> None:
     )
     assert scores.columns == ["tracker", *["AUC", "precision", "AO", "SR0.5"] * 2]
     assert rows(scores) == [["rbsf", *["0.500"] * 4, *["0.250"] * 4], ["static", *["–"] * 8]]
-    assert list(found) == ["Scores"]  # nothing to compare within a data set
+    assert list(found) == ["Scores"]  # within one data set there is nothing to compare
 
 
 def test_mean_over_fewer_sequences_is_not_the_best() -> None:
@@ -113,12 +113,10 @@ def test_bootstrap_interval() -> None:
 def test_passes_of_one_sequence_are_one_draw() -> None:
     gaps = np.tile([0.0, 1.0], 50)
     four_each = bootstrap_interval(gaps.repeat(4), [str(i // 4) for i in range(400)])
-    assert four_each == pytest.approx(
-        bootstrap_interval(gaps, [str(i) for i in range(100)])
-    )  # not half as wide
-    low, high = bootstrap_interval(
-        np.array([0.0, 1.0, 1.0, 1.0]), ["a", "b", "b", "b"]
-    )  # all of a, or of b, or 3 of 4
+    # Repeating each gap does not halve the interval.
+    assert four_each == pytest.approx(bootstrap_interval(gaps, [str(i) for i in range(100)]))
+    # A draw has only a, only b, or both: then 3 of 4.
+    low, high = bootstrap_interval(np.array([0.0, 1.0, 1.0, 1.0]), ["a", "b", "b", "b"])
     assert (low, high) == (0, 1)
     names = {f"{name}@{first}+9": 0.5 for name in ("Dog", "Girl") for first in (0, 20)}
     trackers = make_tracker("a", names), make_tracker("b", dict.fromkeys(names, 0.25))

@@ -1,4 +1,4 @@
-"""Configuration: every shipped file parses; bad keys and values are refused in one line."""
+"""Configurations: every shipped file parses; bad keys and values are refused in one line."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_flags_win_over_file_over_defaults(tmp_path):
     )
     assert (config.epochs, config.batch_size, config.lr_binary, config.gan) == (7, 5, 1e-4, False)
     assert config.data == ["a", "b"]
-    assert config.bn_pass == 0.1  # of configs/rbsf.yaml
+    assert config.bn_pass == 0.1  # from configs/rbsf.yaml
 
 
 def test_written_settings_read_back(tmp_path):
@@ -145,7 +145,7 @@ def test_help_names_the_defaults_it_is_given_and_settings_are_those_given(capsys
 @pytest.mark.skipif(shutil.which("make") is None, reason=needs("make", "make is not installed"))
 @pytest.mark.parametrize("begun", [False, True])
 def test_make_weights_gives_settings_that_exist_and_goes_on_where_it_stopped(begun, tmp_path):
-    """The videos count as made with their list, which is written last."""
+    """The videos count as made once their list exists, as it is written last."""
     (tmp_path / "rbsf").mkdir()
     if begun:
         (tmp_path / "rbsf" / "config.yaml").touch()

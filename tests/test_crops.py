@@ -1,4 +1,4 @@
-"""Crops have the promised geometry; a store survives processes, interruption and the wrong file."""
+"""Crops have the promised geometry, and a store survives processes and interruptions."""
 
 import multiprocessing
 import pickle
@@ -26,7 +26,7 @@ def plain_crop(frame, value):
 
 
 def write_store(path, sequences, finish=True):
-    """``sequences``: list of (name, kind, list of crops)."""
+    """Write `sequences`, a list of (name, kind, list of crops)."""
     with CropWriter(path) as writer:
         for name, kind, crops in sequences:
             writer.add_crops(writer.add_sequence("source", name, kind), crops)
@@ -136,7 +136,7 @@ def test_sequence_is_replaced_as_a_whole(store_path):
             [plain_crop(k, 50 + k) for k in (0, 2, 4)],
         )
         writer.leave_out("source", "car", [6])
-    with CropWriter(store_path) as writer:  # that was not committed: nothing has changed
+    with CropWriter(store_path) as writer:  # is not committed, so nothing changes
         assert writer.contents() == Contents(
             2, 4, {("source", "car"): [2, 6], ("source", "cup.jpg"): []}
         )

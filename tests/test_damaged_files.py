@@ -71,9 +71,9 @@ def test_header_that_claims_more_than_there_is(path: Path) -> None:
 
 
 def test_damaged_files_give_value_errors_alone(path: Path) -> None:
-    """A third of the files is cut short, the others have bytes exchanged at random.
+    """A third of the files is cut short; the others have bytes exchanged at random.
 
-    A file that is read all the same, for the damage hit a blank of its header, holds the original.
+    A file that is read all the same holds the original: the damage hit a blank in its header.
     """
     original, whole = read_packed(path), path.read_bytes()
     rng, refused = np.random.default_rng(7), 0

@@ -55,9 +55,8 @@ def test_a_stopped_demo_says_so_by_its_code(tmp_path, monkeypatch):
         signal.raise_signal(signal.SIGTERM)
         return contrast_backbone(crops)
 
-    calls = iter(
-        [contrast_backbone, contrast_backbone, stopped]
-    )  # the exemplar, its copies, then the second frame
+    # The calls are of the exemplar, of its copies, and of the second frame.
+    calls = iter([contrast_backbone, contrast_backbone, stopped])
     monkeypatch.setattr(
         "rbsf.tracker.backbones.load_backbone", lambda *args: lambda crops: next(calls)(crops)
     )

@@ -80,7 +80,7 @@ def test_a_training_in_two_parts_is_the_same_to_the_bit(
 
 
 def test_presence_is_learned_and_all_else_stays(store: Path, pair: str, tmp_path: Path) -> None:
-    """Of binary filters the signs stay: their scale counts for nothing."""
+    """Of binary filters only the signs have to stay, as their scale has no effect."""
     first, second = tmp_path / "first", tmp_path / "second"
     assert run(store, pair, first) == 0
     file = str(first / "rbsf2.safetensors")

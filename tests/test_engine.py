@@ -1,6 +1,4 @@
-"""The engine on trackers: every instruction set equals the NumPy reference to the bit, and what is
-refused.
-"""
+"""The engine on trackers: all instruction sets equal the NumPy reference to the bit."""
 
 from __future__ import annotations
 
@@ -39,7 +37,7 @@ EXAMPLES = settings(max_examples=150, deadline=None, derandomize=True)
 
 
 def test_the_extension_is_built() -> None:
-    """Where it could be: without it the tests of the kernels are left out."""
+    """Without the extension, the tests of its kernels are skipped."""
     if not any(
         shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++", "cl")
     ):
@@ -52,7 +50,7 @@ def pixels(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 def reference_outputs(model: PackedModel, images: np.ndarray) -> dict[str, np.ndarray]:
-    """Every node's map, one after another by the reference."""
+    """The map of every node, computed one after another by the reference."""
     maps, found = model.maps_for(*images.shape[1:3]), {"image": images}
     for node in model.nodes[1:]:
         inputs = [found[name] for name in node.inputs]
@@ -69,22 +67,17 @@ def features_of(outputs: dict[str, np.ndarray]) -> np.ndarray:
 def assert_same(
     found: dict[str, np.ndarray], expected: dict[str, np.ndarray], what: object
 ) -> None:
-    """All that was found is equal to the bit: also -0.0 and 0.0 differ."""
+    """All arrays that were found are equal to the bit; -0.0 and 0.0 differ too."""
     for name, array in found.items():
         other = expected[name]
-        assert (array.dtype, array.shape, array.flags.c_contiguous) == (
-            other.dtype,
-            other.shape,
-            True,
-        ), (what, name)
+        assert (array.dtype, array.shape) == (other.dtype, other.shape), (what, name)
+        assert array.flags.c_contiguous, (what, name)
         assert array.tobytes() == other.tobytes(), (what, name)
 
 
 @st.composite
 def networks(draw: st.DrawFn) -> list[tuple]:
-    """Shapes of 2 to 4 layers that follow on one another; groups of neighbours need not divide one
-    another.
-    """
+    """Shapes of 2 to 4 layers in a row, whose groups need not divide one another."""
     count = draw(st.integers(2, 4))
     groups = [
         1,
@@ -115,7 +108,7 @@ def test_any_network_is_as_the_reference(
     bits = [node.name for node in model.nodes if node.op == "sign"]
     for isa in ISAS:
         engine = Engine(model, 1 + seed % THREADS, isa)
-        for _ in range(2):  # the second time in the maps of the first
+        for _ in range(2):  # the second call uses the maps of the first
             found = engine.outputs(crops)
             assert [*found] == (
                 [*expected] if isa == "numpy" else ["image", *bits, model.nodes[-1].name]
@@ -157,75 +150,44 @@ def all_ones(node: Node) -> Node:
 
 @pytest.mark.parametrize(("border", "expected"), [(-1, [6, 14]), (1, [-14, -14])])
 def test_sums_worked_out_by_hand(border: int, expected: list[int]) -> None:
-    """Two pixels (+, -), (+, +), made with a flip of the second bit; the middle row of the weights is (+, +), (-, +),
-    (-, -), the others are -.  In padding of -1 the rows above and below give 12 products (-1)(-1), and the middle one
-    -2 - 2 - 2, and 0 + 0 + 2; in padding of +1 they give -12, and 2 - 2 - 2, and 0 + 0 - 2.
+    """The two pixels have the bits (+, -) and (+, +), as the second channel is flipped.
+
+    The middle row of the weights is (+, +), (-, +), (-, -); the other rows are all -. In padding of
+    -1 the other rows give 12 products of (-1)(-1), and the middle row -2 - 2 - 2 and 0 + 0 + 2. In
+    padding of +1 they give -12, and 2 - 2 - 2 and 0 + 0 - 2.
     """
-    weight = np.packbits(
-        [[0, 0, 0, 0, 0, 0, 1, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0]], axis=1, bitorder="little"
-    )
-    geometry = {
-        "kernel": 3,
-        "stride": 1,
-        "padding": 1,
-        "groups": 1,
-        "channels": 2,
-        "border": border,
-    }
+    middle = [1, 1, 0, 1, 0, 0]
+    weight = np.packbits([[0] * 6 + middle + [0] * 6], axis=1, bitorder="little")
+    geometry = {"kernel": 3, "stride": 1, "padding": 1, "groups": 1, "channels": 2}
+    signs = {"threshold": np.int32([5, 5]), "flip": np.uint8([0, 1])}
+    scaling = {"scale": np.ones(1, np.float32), "bias": np.zeros(1, np.float32)}
     nodes = (
         Node("image", "input", (), {"height": 1, "width": 2, "channels": 2, "any_size": False}),
-        Node(
-            "bits",
-            "sign",
-            ("image",),
-            {},
-            {"threshold": np.int32([5, 5]), "flip": np.uint8([0, 1])},
-        ),
-        Node("conv", "conv_bits", ("bits",), geometry, {"weight": weight}),
-        Node(
-            "scaled",
-            "affine",
-            ("conv",),
-            {},
-            {"scale": np.ones(1, np.float32), "bias": np.zeros(1, np.float32)},
-        ),
+        Node("bits", "sign", ("image",), {}, signs),
+        Node("conv", "conv_bits", ("bits",), geometry | {"border": border}, {"weight": weight}),
+        Node("scaled", "affine", ("conv",), {}, scaling),
         Node("features", "channels_first", ("scaled",)),
     )
+    model, image = PackedModel("", "tracker", nodes, {}), np.uint8([[[[5, 5], [6, 4]]]])
     for isa in ISAS:
-        found = Engine(PackedModel("", "tracker", nodes, {}), isa=isa).outputs(
-            np.uint8([[[[5, 5], [6, 4]]]])
-        )
+        found = Engine(model, isa=isa).outputs(image)
         assert found["bits"].tolist() == [[[[1, 0], [1, 1]]]]
         assert found["features"].tolist() == [[[expected]]]
 
 
 def test_a_first_layer_worked_out_by_hand() -> None:
-    """Windows of two pixels with weights 63 and -2, pooled before the threshold, and turned round
-    after it.
-    """
-    geometry = {"kernel": 1, "stride": 1, "padding": 0, "groups": 1, "channels": 2}
+    """Sums with weights 63 and -2 are pooled, compared with a threshold, and flipped."""
+    geometry = {"kernel": 1, "stride": 1, "padding": 0, "groups": 1}
+    first, second = geometry | {"channels": 2, "bits": 8}, geometry | {"channels": 1, "border": -1}
     weight = np.packbits([[1]], axis=1, bitorder="little")
+    scaling = {"scale": np.float32([0.5]), "bias": np.float32([2])}
     nodes = (
         Node("image", "input", (), {"height": 3, "width": 5, "channels": 2, "any_size": False}),
-        Node(
-            "first",
-            "conv_u8",
-            ("image",),
-            geometry | {"bits": 8},
-            {"weight": np.int8([[[[63, -2]]]])},
-        ),
+        Node("first", "conv_u8", ("image",), first, {"weight": np.int8([[[[63, -2]]]])}),
         Node("pool", "max_pool", ("first",), dict(POOL)),
         Node("bits", "sign", ("pool",), {}, {"threshold": np.int32([626]), "flip": np.uint8([1])}),
-        Node(
-            "conv",
-            "conv_bits",
-            ("bits",),
-            geometry | {"channels": 1, "border": -1},
-            {"weight": weight},
-        ),
-        Node(
-            "scaled", "affine", ("conv",), {}, {"scale": np.float32([0.5]), "bias": np.float32([2])}
-        ),
+        Node("conv", "conv_bits", ("bits",), second, {"weight": weight}),
+        Node("scaled", "affine", ("conv",), {}, scaling),
         Node("features", "channels_first", ("scaled",)),
     )
     image = np.zeros((1, 3, 5, 2), np.uint8)
@@ -239,9 +201,7 @@ def test_a_first_layer_worked_out_by_hand() -> None:
 def sums_of(
     conv: Node, bits: np.ndarray, isa: str, threads: int, inverted: np.ndarray | None = None
 ) -> np.ndarray:
-    """Sums of `conv` by the kernels of `isa`; the bits of `inverted` channels lie in memory turned
-    round.
-    """
+    """Sums of `conv` by the kernels of `isa`, which keep bits of `inverted` channels inverted."""
     a, channels = conv.attributes, bits.shape[3]
     out = conv_bits.OP.result(conv, Map(bits.shape[1:], "bits"))
     inverted = np.zeros(channels, bool) if inverted is None else inverted
@@ -257,9 +217,16 @@ def sums_of(
 @needs_kernels
 @EXAMPLES
 @given(
-    st.integers(1, 4), st.integers(1, 3), st.integers(0, 2), st.integers(1, 3), st.integers(1, 70), st.integers(1, 20),
-    st.integers(1, 3), st.integers(4, 30), st.integers(0, 1000),
-)  # fmt: skip
+    kernel=st.integers(1, 4),
+    stride=st.integers(1, 3),
+    padding=st.integers(0, 2),
+    groups=st.integers(1, 3),
+    inputs=st.integers(1, 70),
+    outputs=st.integers(1, 20),
+    count=st.integers(1, 3),
+    size=st.integers(4, 30),
+    seed=st.integers(0, 1000),
+)
 def test_a_single_convolution_is_as_the_reference(
     kernel: int,
     stride: int,
@@ -272,9 +239,8 @@ def test_a_single_convolution_is_as_the_reference(
     seed: int,
 ) -> None:
     rng, channels = np.random.default_rng(seed), inputs * groups
-    conv = random_conv(
-        rng, "a", "x", (kernel, stride, padding, groups, channels, outputs * groups, False)
-    )
+    shape = (kernel, stride, padding, groups, channels, outputs * groups, False)
+    conv = random_conv(rng, "a", "x", shape)
     bits = rng.integers(0, 2, (count, size, size + 1, channels), np.uint8)
     expected = conv_bits.reference(conv, bits)
     inverted = rng.random(channels) < 0.5 if seed % 2 else None
@@ -296,7 +262,7 @@ def test_a_single_convolution_is_as_the_reference(
     ],
 )
 def test_sums_reach_their_ends(kernel: int, channels: int, kind: type) -> None:
-    """All bits are +1, all weights of the first filter, none of the second."""
+    """All bits are +1, all weights of the first filter are +1, and all of the second are -1."""
     conv = random_conv(np.random.default_rng(0), "a", "x", (kernel, 1, 0, 1, channels, 2, False))
     weight = np.packbits(
         np.outer([1, 0], np.ones(kernel**2 * channels, np.uint8)), axis=1, bitorder="little"
@@ -353,7 +319,7 @@ def test_outputs_are_read_before_another_call_can_write(monkeypatch: pytest.Monk
     engine, unpack = Engine(model, isa=ISAS[0]), Packed.unpack
     calls = []
 
-    def unpack_late(*order: Any) -> np.ndarray:  # a call of another thread comes in between
+    def unpack_late(*order: Any) -> np.ndarray:  # as if another thread called in between
         calls.append(engine(pixels(1, 127, 127, 3, seed=1)))
         return unpack(*order)
 
@@ -364,10 +330,9 @@ def test_outputs_are_read_before_another_call_can_write(monkeypatch: pytest.Monk
 
 def test_images_of_many_sizes_in_turn() -> None:
     shapes = [(3, 2, 0, 1, 3, 20, True), (3, 1, 1, 2, 20, 6, False)]
-    model, sizes = (
-        random_model(4, shapes),
-        [(7 + n % 11, 9 + n % 7) for n in range(24)],
-    )  # more than it keeps
+    # There are more sizes than the engine keeps.
+    model = random_model(4, shapes)
+    sizes = [(7 + n % 11, 9 + n % 7) for n in range(24)]
     for isa in {ISAS[0], "numpy"}:
         engine = Engine(model, isa=isa)
         for number, size in enumerate(sizes):
@@ -405,7 +370,7 @@ def test_results_are_the_callers_own() -> None:
 def test_memory_of_dropped_results_is_used_again() -> None:
     engine, crops = Engine(random_model(1)), pixels(1, 127, 127, 3)
     place = engine(crops).ctypes.data
-    view = engine(crops)[0, 1:]  # holds the array it looks at
+    view = engine(crops)[0, 1:]  # keeps its array alive
     assert view.ctypes.data == place + 4 * 36
     assert engine(crops).ctypes.data != place
 
@@ -449,13 +414,15 @@ def test_torch_is_not_imported(module: str) -> None:
 def test_without_the_extension_numpy_runs_with_a_warning() -> None:
     code = (
         "import sys; sys.modules['rbsf.engine._native'] = None\n"
-        "import warnings, numpy as np; from rbsf.engine.run import Engine\n"
+        "import warnings, numpy as np\n"
+        "from rbsf.engine.run import Engine\n"
         "from rbsf.engine.cpu import available_isas\n"
         "from packed_models import random_model\n"
         "assert available_isas() == ['numpy']\n"
         "with warnings.catch_warnings(record=True) as caught:\n"
         "    engine = Engine(random_model(1))\n"
-        "assert engine.isa == 'numpy' and len(caught) == 1 and 'compiler' in str(caught[0].message)\n"
+        "assert engine.isa == 'numpy' and len(caught) == 1\n"
+        "assert 'compiler' in str(caught[0].message)\n"
         "assert caught[0].filename == '<string>', caught[0].filename\n"
         "assert engine(np.zeros((1, 127, 127, 3), np.uint8)).shape == (1, 256, 6, 6)\n"
     )
@@ -538,7 +505,7 @@ def test_bad_thread_counts(threads: object) -> None:
 
 
 class TestInstructionSet:
-    """`choose_isa` and $RBSF_ISA."""
+    """`choose_isa` and $RBSF_ISA choose the instruction set."""
 
     @pytest.mark.parametrize("name", ISAS)
     def test_the_environment_says_what_auto_takes(
@@ -570,29 +537,24 @@ class TestInstructionSet:
             Engine(random_model(1))
 
 
-# ---- what the extension itself refuses, though `Engine` never passes it
+# ---- what the extension refuses, though `Engine` never passes it
 
 
 def two_convs() -> tuple[list[Any], list[np.ndarray]]:
-    """A first layer that pools, a second one whose sums are real, and arrays that suit them."""
+    """A first layer that pools, a second one with real sums, and arrays that suit them."""
     rng = np.random.default_rng(0)
     first = random_conv(rng, "a", "image", (3, 2, 0, 1, 3, 20, True), of_pixels=True)
     second = random_conv(rng, "b", "bits", (3, 1, 1, 2, 20, 10, False))
     bits = Packed(layout(20, 1, 2), 1, second.attributes["border"], np.zeros(20, bool))
-    rows, more = (
-        whole_weights(first).view(np.uint8),
-        {"thresholds": random_sign(rng, first, "a").tensors["threshold"]},
-    )
+    rows = whole_weights(first).view(np.uint8)
+    more = {"thresholds": random_sign(rng, first, "a").tensors["threshold"]}
     real = {"scale": np.ones(10, np.float32), "bias": np.zeros(10, np.float32)}
     convs = [
         native.Conv(**kernel_arguments(first, rows, True, bits, "bits", **more, pool=True)),
         conv_bits.make_conv(second, bits, Target(native, "scalar", 1), "real", None, **real),
     ]
-    return convs, [
-        pixels(2, 31, 27, 3),
-        bits.array(2, (7, 6, 20)),
-        np.zeros((2, 10, 7, 6), np.float32),
-    ]
+    features = np.zeros((2, 10, 7, 6), np.float32)
+    return convs, [pixels(2, 31, 27, 3), bits.array(2, (7, 6, 20)), features]
 
 
 @needs_kernels
@@ -716,7 +678,7 @@ def test_kernels_check_where_they_write_sums(output: str, channels: int, kind: t
     ],
 )
 def test_kernels_check_what_a_convolution_is(changes: dict[str, Any], message: str) -> None:
-    """24 filters of 15 channels in two groups: 135 products, two blocks of 8 filters each."""
+    """24 filters of 15 channels in two groups have 135 products and two blocks of 8 each."""
     conv = random_conv(np.random.default_rng(0), "a", "x", (3, 1, 0, 2, 30, 24, False))
     read = Packed(layout(30, 1, 2), 0, -1, np.zeros(30, bool))
     good = kernel_arguments(conv, conv_bits.bit_rows(conv, read), False, None, "sums16")

@@ -1,4 +1,4 @@
-"""What is recorded of a run."""
+"""What is recorded about the machine and the versions of a run."""
 
 from __future__ import annotations
 

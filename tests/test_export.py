@@ -1,4 +1,4 @@
-"""Export of trackers: thresholds by hand, packed against torch to the bit, and what is refused."""
+"""Export of trackers: thresholds by hand, packed equals torch to the bit, and refusals."""
 
 from __future__ import annotations
 
@@ -39,8 +39,9 @@ def crops(count=2, size=SIZE, seed=0):
 
 
 def settle(net, seed=0):
-    """Batch-norms of any sign and place, statistics of real maps, in float64; the first layer is
-    not rounded.
+    """Give batch-norms any sign and place, and the statistics of real maps, in float64.
+
+    The first layer is not rounded.
     """
     torch.manual_seed(seed)
     net = net.double().train()
@@ -68,8 +69,9 @@ def narrow():
 
 @torch.inference_mode()
 def torch_outputs(net, images):
-    """The bits that binary convolutions take, uint8 [N, H, W, C], and the features, in the
-    network's own dtype.
+    """The bits that binary convolutions take and the features, in the network's own dtype.
+
+    Bits are uint8 `[N, H, W, C]`.
     """
     x, bits = torch.from_numpy(images).permute(0, 3, 1, 2).to(next(net.parameters())), []
     for block, following in pairwise([*net.layers, None]):
@@ -80,15 +82,13 @@ def torch_outputs(net, images):
 
 
 def packed_outputs(packed, images, isa="auto"):
-    """The same of a packed tracker."""
+    """The same outputs of a packed tracker."""
     found = Engine(packed, isa=isa).outputs(images)
     return [found[node.name] for node in packed.nodes if node.op in ("sign", "channels_first")]
 
 
 def assert_same(packed, net, images):
-    """Every bit of the packed network is that of `net`, in float64, and its features are but for
-    rounding.
-    """
+    """The packed network has every bit of `net` in float64, and its features but for rounding."""
     *expected, real = torch_outputs(net.double(), images)
     for isa in available_isas():
         *bits, features = packed_outputs(packed, images, isa)
@@ -102,7 +102,7 @@ def assert_same(packed, net, images):
 
 
 def bits_of(sign, x):
-    """[N, C] of values [N]."""
+    """The bits `[N, C]` of values `[N]`."""
     return (x[:, None] >= sign["threshold"]) ^ (sign.get("flip", 0) > 0)
 
 
@@ -143,12 +143,13 @@ def test_threshold_of_whole_numbers_by_trying_them_all():
     [
         (2.0, -3.0, 1.5, False),
         (-2.0, 3.0, np.nextafter(np.float32(1.5), np.float32(2)), True),
+        # Float32's 0.1 is larger than float64's.
         (
             1.0,
             -0.1,
             np.nextafter(np.float32(0.1), np.float32(0)) + np.float32(2**-27),
             False,
-        ),  # float32's 0.1 is above
+        ),
         (0.0, 0.0, -np.inf, False),
         (0.0, -1.0, np.inf, False),
         (1e-300, 1.0, -np.inf, False),
@@ -184,7 +185,7 @@ def test_threshold_of_real_numbers_by_their_neighbours(tie):
     ("outer", "weight", "threshold"),
     [
         ((1.0, 0.0), 1, 3),  # -max(x) + 2 >= 0 unless some x >= 3
-        ((-1.0, 0.0), -1, 3),  # the largest of -x is that of sums of negated weights
+        ((-1.0, 0.0), -1, 3),  # the largest of -x, with negated weights
         ((1.0, 0.5), 1, 2),  # x + 0.5 <= 2 up to x = 1
     ],
 )
@@ -421,8 +422,9 @@ def stray(net):
 
 @pytest.mark.parametrize("change", [stride_two_pool, relu, real_layer, last_pooled, stray])
 def test_trackers_of_another_shape(change):
-    """float32 may round a real value to the other side of its threshold, but these lie further
-    away.
+    """Bits are equal in float32 as well.
+
+    It may round a value across its threshold, but these values lie further away.
     """
     net = fresh()
     change(net)
@@ -569,7 +571,8 @@ def test_spoiled_nodes_are_found(name, spoil, where, weights, tmp_path, monkeypa
 
 def assert_refused(weights, folder, where):
     out = folder / "packed.safetensors"
-    message = rf"packed\.safetensors was not written: the packed network differs from the rounded one in float64 at {where}$"
+    difference = "the packed network differs from the rounded one in float64"
+    message = rf"packed\.safetensors was not written: {difference} at {where}$"
     with pytest.raises(ValueError, match=message) as error:
         pack_weights(weights, out)
     assert "\n" not in str(error.value)
@@ -577,7 +580,10 @@ def assert_refused(weights, folder, where):
 
 
 def test_sums_at_their_thresholds_are_not_refused():
-    """Fresh batch-norms put thresholds at sums of 0, of which float64 makes a little more or less."""
+    """New batch-norms put thresholds at sums of 0, which are not exact.
+
+    Float64 makes a little more or less of them.
+    """
     found = export_tracker(fresh("xnor"), "xnor").compare()
     found.check()
     signs = [part for part in found.differences if part.bits]

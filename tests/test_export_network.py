@@ -1,6 +1,4 @@
-"""Export of any network: packed against PyTorch, the refusal of what differs, ONNX, and what has no
-packed form.
-"""
+"""Export of any network: packed equals PyTorch, differences are refused, ONNX agrees."""
 
 from __future__ import annotations
 
@@ -33,13 +31,14 @@ from rbsf.models import build
 
 
 def taken(shape: tuple[int, int, int]) -> Images:
-    """What networks take here: each channel in its own way."""
+    """What networks take in these tests: each channel is scaled in its own way."""
     return Images(shape, [120.0] * shape[2], [60.0 + c for c in range(shape[2])])
 
 
 def settle(net: nn.Module, images: Images) -> nn.Module:
-    """Batch-norms of any sign, some zeros; their statistics are those of noise, so that bits are of
-    both kinds.
+    """Give batch-norms any sign, and 0 to some channels.
+
+    Their statistics are those of noise, so that bits of both kinds occur.
     """
     generator = torch.Generator().manual_seed(0)
     noise = np.random.default_rng(100).integers(0, 256, (8, *images.shape), np.uint8)
@@ -57,8 +56,9 @@ def settle(net: nn.Module, images: Images) -> nn.Module:
 
 
 def assert_close(found: np.ndarray, expected: np.ndarray) -> None:
-    """All images but one at most, in which float32 may have rounded a value next to its threshold
-    across it.
+    """All images but one at most are close.
+
+    In that one, float32 may have rounded a value across its threshold.
     """
     far = np.abs(found - expected).reshape(len(found), -1).max(1) > 1e-4 * np.abs(expected).max()
     assert far.sum() <= 1
@@ -67,7 +67,7 @@ def assert_close(found: np.ndarray, expected: np.ndarray) -> None:
 def assert_agrees(
     net: nn.Module, shape: tuple[int, int, int], tmp_path, count: int = 4
 ) -> PackedModel:
-    """The file that is written computes what `net` does in float64; returns what it holds."""
+    """The file that is written computes what `net` does in float64; returns its contents."""
     images, path = taken(shape), tmp_path / "net.safetensors"
     settle(net, images)
     noise = np.random.default_rng(0).integers(0, 256, (count, *shape), np.uint8)
@@ -129,7 +129,10 @@ def test_a_bias_that_no_batch_norm_follows(method, tmp_path) -> None:
 
 
 class Own(nn.Module):
-    """What people write: functions and methods in forward, groups, dropout, a layer of any size."""
+    """A network as users write them.
+
+    It has functions and methods in forward, groups, dropout and a layer of any size.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -276,7 +279,7 @@ def test_networks_without_a_packed_form(net: nn.Module, message: str) -> None:
 
 
 class Made(nn.Module):
-    """A network of `modules` whose forward is a function of itself and a map."""
+    """A network of `modules` whose forward is `function(self, x)`."""
 
     def __init__(self, function, **modules: nn.Module) -> None:
         super().__init__()
@@ -336,26 +339,37 @@ MADE = {
         a=stem(8), conv=binary(8, 12, padding=1), head=head(20),
     ),
     "pixels beside a map": lambda: Made(
-        lambda net, x: net.head(torch.cat([x, net.conv(x)], 1)), conv=binary(3, 8, padding=1), head=head(11)
+        lambda net, x: net.head(torch.cat([x, net.conv(x)], 1)),
+        conv=binary(3, 8, padding=1), head=head(11),
     ),
-    "nn.Upsample": lambda: nn.Sequential(stem(8), nn.Upsample(scale_factor=2), binary(8, 8), head(8)),
+    "nn.Upsample": lambda: nn.Sequential(
+        stem(8), nn.Upsample(scale_factor=2), binary(8, 8), head(8),
+    ),
     "F.interpolate": lambda: Made(
         lambda net, x: net.head(net.conv(net.a(x) + F.interpolate(net.b(x), scale_factor=3.0))),
-        a=nn.Conv2d(3, 8, 3, padding=1), b=nn.Conv2d(3, 8, 3, 3, 1), conv=binary(8, 8), head=head(8),
+        a=nn.Conv2d(3, 8, 3, padding=1), b=nn.Conv2d(3, 8, 3, 3, 1),
+        conv=binary(8, 8), head=head(8),
     ),
     "squeeze and excitation": lambda: squeeze_and_excitation(lambda net, x: x * squeezed(net, x)),
-    "squeeze and excitation, said the other way": lambda: squeeze_and_excitation(lambda net, x: squeezed(net, x) * x),
+    "squeeze and excitation, said the other way": lambda: squeeze_and_excitation(
+        lambda net, x: squeezed(net, x) * x
+    ),
     "gates in place": lambda: squeeze_and_excitation(lambda net, x: x.mul_(squeezed(net, x))),
     "a gate of a vector": lambda: Made(
         lambda net, x: net.b(torch.sigmoid(net.gate(net.a(x))) * net.a(x)),
-        a=nn.Sequential(stem(8), nn.AdaptiveAvgPool2d(1), nn.Flatten()), gate=nn.Linear(8, 8), b=nn.Linear(8, 5),
+        a=nn.Sequential(stem(8), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        gate=nn.Linear(8, 8), b=nn.Linear(8, 5),
     ),
-    "PReLU per channel": lambda: nn.Sequential(stem(8), nn.PReLU(8), binary(8, 8), nn.PReLU(8), binary(8, 8), head(8)),
+    "PReLU per channel": lambda: nn.Sequential(
+        stem(8), nn.PReLU(8), binary(8, 8), nn.PReLU(8), binary(8, 8), head(8),
+    ),
     "a convolution that not only its norm reads": lambda: Made(
         lambda net, x: net.head(beside_its_norm(net, net.a(x)) + beside_its_norm(net, net.conv(x))),
         a=nn.Conv2d(3, 8, 3), conv=binary(3, 8), norm=nn.BatchNorm2d(8), head=head(8),
     ),
-    "ReLU without a norm behind": lambda: nn.Sequential(stem(8), nn.ReLU(), get_method("xnor")(8, 8, 3), head(8)),
+    "ReLU without a norm behind": lambda: nn.Sequential(
+        stem(8), nn.ReLU(), get_method("xnor")(8, 8, 3), head(8),
+    ),
 }  # fmt: skip
 
 
@@ -424,7 +438,7 @@ def test_whole_numbers_that_something_real_reads(tmp_path) -> None:
 @pytest.mark.parametrize("border", [-1.0, 1.0])
 @pytest.mark.parametrize("pool", [nn.MaxPool2d(3, 2), nn.MaxPool2d(2), nn.MaxPool2d(3, 2, 1)])
 def test_a_pool_between_norms_of_any_sign(pool, border, tmp_path) -> None:
-    """The largest of values whose scale is negative is that of the least sum."""
+    """A negative scale turns the largest value into that of the least sum."""
     torch.manual_seed(9)
     convs = [
         binary(8, 16, padding=1),
@@ -451,7 +465,7 @@ def test_a_pool_between_norms_of_any_sign(pool, border, tmp_path) -> None:
 )
 @pytest.mark.parametrize("mean", [0.0, 120.0])
 def test_whatever_reads_the_pixels(first, mean) -> None:
-    """They are whole numbers from 0 to 255, which few operations take as they are."""
+    """Pixels are whole numbers from 0 to 255, which few operations take directly."""
     torch.manual_seed(5)
     images = Images((14, 12, 3), [mean], [1.0])
     net = settle(nn.Sequential(deepcopy(first), binary(3, 8), head(8)), images)
@@ -467,7 +481,7 @@ def test_whatever_reads_the_pixels(first, mean) -> None:
 
 
 class InPlace(nn.Module):
-    """A block whose shortcut takes what `change` may have changed on the way."""
+    """A block whose shortcut takes what `change` may have changed in place."""
 
     def __init__(self, change) -> None:
         super().__init__()
@@ -576,12 +590,11 @@ def below_and_not_at(scale: np.ndarray, bias: np.ndarray) -> dict[str, np.ndarra
 
 
 def assert_refused(where: str, folder, net: nn.Module) -> None:
-    message = rf"net\.safetensors was not written: the packed network differs from the rounded one in float64 at {where}$"
-    images = taken((20, 18, 3))
+    difference = "the packed network differs from the rounded one in float64"
+    message = rf"net\.safetensors was not written: {difference} at {where}$"
+    images, out = taken((20, 18, 3)), folder / "net.safetensors"
     with pytest.raises(ValueError, match=message) as error:
-        export_network(
-            net, folder / "net.safetensors", "net", images.shape, {}, images.mean, images.std
-        )
+        export_network(net, out, "net", images.shape, {}, images.mean, images.std)
     assert "\n" not in str(error.value)
     assert not [*folder.iterdir()]
 
@@ -592,7 +605,7 @@ def test_moved_thresholds_of_real_maps_are_found(tmp_path, monkeypatch) -> None:
 
 
 def bits_flipped(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """One of every filter."""
+    """Flip one bit of every filter."""
     weight = tensors["weight"].copy()
     weight[:, 3] ^= 16
     return {"weight": weight}
@@ -633,21 +646,24 @@ def test_spoiled_nodes_are_found(method, name, spoil, where, tmp_path, monkeypat
 
 
 def test_sums_at_their_thresholds_are_not_refused(tmp_path) -> None:
-    """Fresh batch-norms put thresholds at sums of 0, of which float64 makes a little more or less."""
+    """New batch-norms put thresholds at sums of 0, which are not exact.
+
+    Float64 makes a little more or less of them.
+    """
     torch.manual_seed(0)
     net = build("lenet", method="xnor").eval()
     found = export_classifier(net, "lenet", Images((28, 28, 1))).compare()
-    assert (
-        0
-        < sum(part.differing for part in found.differences)
-        == sum(part.near for part in found.differences)
-    )
+    differing = sum(part.differing for part in found.differences)
+    assert 0 < differing == sum(part.near for part in found.differences)
     export_network(net, tmp_path / "net.safetensors", "lenet", (28, 28, 1))
     assert (tmp_path / "net.safetensors").exists()
 
 
 def test_real_values_at_their_thresholds_are_not_refused() -> None:
-    """A norm's mean is what float64 makes of every pixel; float32 adds up a little less, or more."""
+    """A norm's mean is the value that every pixel has in float64.
+
+    Float32 makes a little more or less of it.
+    """
     torch.manual_seed(0)
     net = (
         nn.Sequential(nn.Conv2d(3, 8, 1), get_method("xnor")(8, 8, 3, input_norm=True), head(8))
@@ -678,7 +694,7 @@ def test_a_step_of_float32_is_none(tmp_path, monkeypatch) -> None:
 
 
 def assert_onnx_agrees(packed: PackedModel, images: np.ndarray, expected: np.ndarray, path) -> None:
-    """The graph of `packed` gives what PyTorch and the engine do."""
+    """The ONNX graph of `packed` gives what PyTorch and the engine give."""
     onnx = pytest.importorskip("onnx", reason=needs("onnxruntime", "it is not installed"))
     pytest.importorskip("onnxruntime", reason=needs("onnxruntime", "it is not installed"))
     from rbsf.export.onnx import network_graph, run_graph
@@ -724,7 +740,7 @@ def test_onnx_graph_of_other_borders(border, tmp_path) -> None:
 
 @pytest.mark.parametrize("model", ["rbsf", "xnor", "siamfc"])
 def test_onnx_graphs_of_trackers(model, tmp_path) -> None:
-    """The weights as given, and where it is binary as they are packed."""
+    """The float network as given agrees, and the packed one where there is one."""
     torch.manual_seed(0)
     net = settle(build(model, width=NARROW), Images((127, 119, 3)))
     noise = np.random.default_rng(0).integers(0, 256, (4, 127, 119, 3), np.uint8)

@@ -41,9 +41,8 @@ def test_a_crop_is_the_whole_image_warped(center, side):
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     expected = cv2.warpAffine(image, matrix, (31, 31), flags=flags, borderValue=(1.0, 2.0, 3.0))
     crop = crop_square(image, center, side, 31, fill=(1, 2, 3))
-    np.testing.assert_allclose(
-        crop.astype(int), expected, atol=1
-    )  # rounding of float32 coordinates
+    # The tolerance is for float32 coordinates.
+    np.testing.assert_allclose(crop.astype(int), expected, atol=1)
 
 
 def test_center_of_crop_is_center_of_target():
@@ -77,7 +76,9 @@ def test_good_and_clipped_boxes():
     box, note = check_box([0, 0, 100, 50], 100, 50)
     assert box.tolist() == [0, 0, 100, 50]
     assert note is None
-    _, note = check_box([45.4381, 37.7274, 29.4065, 55.8059], 320, 240)  # whose x + w - x is not w
+    _, note = check_box(
+        [45.4381, 37.7274, 29.4065, 55.8059], 320, 240
+    )  # its x + w - x differs from w
     assert note is None
     assert check_box([99, 49, 1, 1], 100, 50)[1] is None
     box, note = check_box([-10, 40, 30, 30], 100, 50)

@@ -48,7 +48,7 @@ def names_of(folder: Path) -> set[str]:
 
 def test_there_and_back(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_home, "PART_BYTES", 25_000)
-    for _ in range(2):  # the second replaces the first, and does not hold it
+    for _ in range(2):  # the second replaces the first and does not contain it
         parts, left = pack_home(folder, folder / "home")
         assert not left
         assert [part.name for part in parts] == [f"home-{n}-of-3.part" for n in (1, 2, 3)]

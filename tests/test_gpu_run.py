@@ -135,7 +135,7 @@ def test_a_run_cut_into_three_slices_gives_what_an_uncut_one_gives(
 
 
 def stop_in_training(process: subprocess.Popen, items: Path) -> None:
-    """Send SIGTERM while a training's bar moves that was not there before."""
+    """Send SIGTERM while the bar of a new training moves."""
     logs = {path: path.stat().st_size for path in items.glob("*/log.txt")}
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
@@ -149,7 +149,7 @@ def stop_in_training(process: subprocess.Popen, items: Path) -> None:
 
 
 def weights_of(content: bytes) -> bytes:
-    """The tensors of a safetensors file, without its header, which has the date."""
+    """The bytes of a safetensors file behind its header, which has the date."""
     return content[8 + int.from_bytes(content[:8], "little") :]
 
 
@@ -201,7 +201,7 @@ def test_another_machine_goes_on_from_the_parts_and_what_came_home(
     parts: Path,  # noqa: F811
     tmp_path: Path,
 ) -> None:
-    """The archive holds nothing of the data, which would pass for the whole of it."""
+    """The archive holds no data: a part of it would be taken for the whole."""
     carried, first, second = (tmp_path / name for name in ("carried", "first", "second"))
     shutil.copytree(parts, carried)
     gpu_run.unpack_data(carried, gpu_run.find_data(carried, first))
@@ -245,7 +245,7 @@ def test_a_list_keeps_what_earlier_runs_had_on_theirs(tmp_path: Path) -> None:
 
 
 class TestSharing:
-    """Whether processes share the GPU by MPS follows what the item `speed` has measured."""
+    """Processes share the GPU by MPS where the item `speed` has measured a gain."""
 
     def rates(self, folder: Path, **rates: float) -> None:
         report = folder / "items" / "speed" / "report.json"
@@ -288,8 +288,9 @@ def test_a_second_run_in_the_same_folder_changes_nothing(
 
 
 def test_every_command_of_the_document_is_understood() -> None:
-    """Those without a GPU are run: --rehearse and --summary above, --pack in test_cifar_parts and
-    test_gpu_distil.
+    """Those that need no GPU are run elsewhere.
+
+    These are --rehearse and --summary above, and --pack in test_cifar_parts and test_gpu_distil.
     """
     text = (ROOT / "docs" / "gpu.md").read_text()
     commands = [line for line in text.splitlines() if line.startswith("python tools/gpu_run.py ")]

@@ -1,6 +1,4 @@
-"""Folders of images: layouts and their refusals, crops of every kind of file, passes that resume
-and share out.
-"""
+"""Folders of images: layouts, refusals, crops of every kind of file, and passes that resume."""
 
 from __future__ import annotations
 
@@ -40,7 +38,7 @@ def write(path, value=100):
 
 
 def make(root, train=4, val=2):
-    """ROOT/train and ROOT/val by class; the gray value of an image tells its class and number."""
+    """Write ROOT/train and ROOT/val; the gray value of an image tells its class and number."""
     for label, name in enumerate(CLASSES):
         for split, count in (("train", train), ("val", val)):
             for i in range(count):
@@ -49,7 +47,7 @@ def make(root, train=4, val=2):
 
 
 def flat(root, name, text):
-    """Validation images into one folder, with a file of labels."""
+    """Move the validation images into one folder, with a file of labels."""
     for label, wnid in enumerate(CLASSES):
         for path in sorted((root / "val" / wnid).iterdir()):
             path.rename(root / "val" / f"val_{label}{path.name[-6]}.JPEG")
@@ -72,7 +70,7 @@ IMAGES = ("val_00", "val_01", "val_10", "val_11", "val_20", "val_21")
 BY_NAME = dict(zip(IMAGES, ("n01", "n01", "n02", "n02", "n03", "n03"), strict=True))
 
 
-# Layouts
+# ---- layouts
 
 
 def test_folders_of_classes(tmp_path):
@@ -222,7 +220,7 @@ def test_size_and_workers_are_those_of_the_caller(tmp_path):
     refused(lambda: open_labelled("folder", tmp_path, size=0), "size 0")
 
 
-# Crops
+# ---- crops
 
 
 @given(st.integers(1, 600), st.integers(1, 600), st.integers(0, 1000))
@@ -249,7 +247,7 @@ def test_the_centre_crop_is_that_of_resize_256_and_cut_224():
 
 
 def quarters(width=512, height=384):
-    """Red, green, blue, gray quarters."""
+    """An image of red, green, blue and gray quarters."""
     image = plain(128, width, height)
     colors = ((220, 30, 30), (30, 220, 30), (30, 30, 220))
     for (y, x), color in zip(((0, 0), (0, 1), (1, 0)), colors, strict=True):
@@ -291,11 +289,11 @@ def test_reduced_decoding_shows_the_same_crop(monkeypatch):
         small, full = (
             decode_crop(encode(photo), crop, 64, reduced).astype(int) for reduced in (True, False)
         )
-        assert np.abs(small - full).mean() < 8  # up to half a reduced pixel off
+        assert np.abs(small - full).mean() < 8  # the place may differ by half a reduced pixel
         assert np.abs(small - full[:, ::-1]).mean() > 20
     assert {cv2.IMREAD_REDUCED_COLOR_2, cv2.IMREAD_REDUCED_COLOR_4} <= set(flags)
     assert decode_crop(encode(photo), CentreCrop(1.0), 299).shape == (299, 299, 3)
-    assert flags[-1] == cv2.IMREAD_REDUCED_COLOR_2  # 300 pixels are left of 600
+    assert flags[-1] == cv2.IMREAD_REDUCED_COLOR_2  # 300 of 600 pixels are left
     decode_crop(encode(photo), CentreCrop(1.0), 301)
     assert flags[-1] == cv2.IMREAD_COLOR
 
@@ -311,21 +309,20 @@ def test_gray_cmyk_and_rotated_jpegs():
     crop = decode_crop(buffer.getvalue(), CentreCrop(1.0), 32)
     red, green, blue, _ = (corner.argmax() for corner in corners(crop))
     assert (red, green, blue) == (0, 1, 2)
-    exif = (
-        b"Exif\0\0MM\0*\0\0\0\x08\0\x01" + struct.pack(">HHIHH", 0x112, 3, 1, 6, 0) + b"\0\0\0\0"
-    )  # turn clockwise
+    # This orientation asks for a turn clockwise.
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01" + struct.pack(">HHIHH", 0x112, 3, 1, 6, 0) + b"\0\0\0\0"
     jpeg = encode(quarters())
     rotated = jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + jpeg[2:]
     assert jpeg_size(rotated) == (512, 384)
     found = corners(decode_crop(rotated, CentreCrop(1.0), 32))
-    assert np.abs(found[1] - (220, 30, 30)).max() < 12  # red has come from left to right
+    assert np.abs(found[1] - (220, 30, 30)).max() < 12  # red moved from the left to the right
     assert np.abs(found[0] - (30, 30, 220)).max() < 12
 
 
 def test_sizes_in_headers():
     assert jpeg_size(encode(plain(1, 33, 21))) == (33, 21)
     jpeg = encode(plain(1, 33, 21))
-    assert jpeg_size(jpeg[:2] + b"\xff\xff" + jpeg[3:]) == (33, 21)  # a byte to fill
+    assert jpeg_size(jpeg[:2] + b"\xff\xff" + jpeg[3:]) == (33, 21)  # a fill byte
     assert jpeg_size(encode(plain(1), ".png")) is None
     for cut in range(30):
         jpeg_size(jpeg[:cut])
@@ -337,7 +334,7 @@ def test_any_bytes_are_an_image_or_none(data):
         assert decode_crop(start + data, CentreCrop(1.0), 8) is None
 
 
-# Passes
+# ---- passes
 
 
 def small(root, **changes):
@@ -406,7 +403,7 @@ def test_worker_processes_read_the_same_pass_after_pass(tmp_path):
     train, _ = small(textured(tmp_path))
     parallel = dataclasses.replace(train, workers=2)
     assert same(read(parallel), read(train))
-    next(parallel.batches(4, 1, 5))  # a pass that is given up
+    next(parallel.batches(4, 1, 5))  # this pass is given up
     assert same(read(parallel, epoch=1), read(train, epoch=1))
     assert same(read(parallel, train=False), read(train, train=False))
 
@@ -440,7 +437,11 @@ def test_a_broken_image_is_named_or_skipped_when_asked(tmp_path, capsys, kind):
     train, val = small(tmp_path, skip_broken=True)
     for _ in range(2):
         batches = read(train)
-        assert [len(batch["label"]) for batch in batches] == [4, 4, 4]  # filled up
+        assert [len(batch["label"]) for batch in batches] == [
+            4,
+            4,
+            4,
+        ]  # the last batch is filled up
     assert train.broken == {str(path): reason}
     assert f"warning: {path}: {reason}; skipped, 1 so far" in capsys.readouterr().err
     assert [len(batch["label"]) for batch in read(val, train=False)] == [3, 2]

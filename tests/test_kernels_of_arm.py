@@ -1,5 +1,6 @@
-"""The engine's kernels against the scalar ones, as a program without Python: also for ARM, in an
-emulator.
+"""The engine's kernels equal the scalar ones, in a program without Python.
+
+The program is also built for ARM and run in an emulator.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def test_kernels_of_this_machine(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_kernels_of_arm(tmp_path: Path) -> None:
-    """Cross-compiled, in QEMU; on an ARM machine the test above does the same."""
+    """It is cross-compiled and run in QEMU; on an ARM machine the test above does the same."""
     compiler, emulator = shutil.which("aarch64-linux-gnu-g++"), shutil.which("qemu-aarch64")
     if compiler is None or emulator is None:
         skip_without("neon", "install g++-aarch64-linux-gnu and qemu-user, packages of Debian")

@@ -1,6 +1,4 @@
-"""MNIST and CIFAR: layouts, every refusal, hostile pickles; order, shares and limits of batches;
-the real sets.
-"""
+"""MNIST and CIFAR: layouts, refusals, hostile pickles; batches, shares and limits; real data."""
 
 from __future__ import annotations
 
@@ -109,7 +107,7 @@ def refused(call, *words):
     return text
 
 
-# MNIST
+# ---- MNIST
 
 
 @pytest.mark.parametrize("pack", [True, False])
@@ -179,7 +177,7 @@ def test_a_digit_above_nine_and_missing_files_are_refused(tmp_path):
     refused(lambda: open_labelled("mnist", tmp_path / "empty"), "no train-images-idx3-ubyte")
 
 
-# CIFAR
+# ---- CIFAR
 
 
 def test_cifar100_python_layout_gives_fine_or_coarse_labels(tmp_path):
@@ -390,7 +388,7 @@ def test_checksums_bind_as_asked(tmp_path):
     refused(lambda: open_labelled("mnist", tmp_path, check="maybe"), "'maybe'", "auto, strict, off")
 
 
-# Batches
+# ---- batches
 
 
 def test_training_batches_are_a_shuffle_that_seed_and_epoch_decide():
@@ -447,9 +445,8 @@ def test_a_limit_is_balanced_seeded_and_grows_by_adding():
     small, large = (set(balanced_subset(labels, count, 5).tolist()) for count in (7, 40))
     assert small < large
     assert small != set(balanced_subset(labels, 7, 6).tolist())
-    assert sorted(epoch_order(labels, 5, 3, True, 7)) == sorted(
-        small
-    )  # the same images in every epoch
+    # Every epoch has the same images.
+    assert sorted(epoch_order(labels, 5, 3, True, 7)) == sorted(small)
 
 
 def test_batch_counts_and_subsets_agree_with_what_is_read():
@@ -481,7 +478,7 @@ def test_unknown_names_are_refused_and_known_ones_listed(tmp_path):
     assert all(name in text for name in LABELLED)
 
 
-# The real sets
+# ---- the real sets
 
 
 def part_of(real_data, folder):

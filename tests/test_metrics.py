@@ -42,9 +42,8 @@ def test_overlaps_of_known_pairs() -> None:
 
 def test_bounded_overlaps_move_corners_and_leave_the_callers_boxes() -> None:
     boxes, truth = np.array([[-5.0, 0, 10, 10]]), np.array([[0.0, 0, 10, 10]])
-    np.testing.assert_allclose(
-        overlaps(boxes, truth, (20, 20)), [1]
-    )  # the toolkit does not shorten the width
+    # The toolkit does not shorten the width.
+    np.testing.assert_allclose(overlaps(boxes, truth, (20, 20)), [1])
     np.testing.assert_allclose(overlaps(boxes, truth), [1 / 3])
     np.testing.assert_array_equal(boxes, [[-5, 0, 10, 10]])
 
@@ -63,9 +62,8 @@ def test_perfect_boxes_score_twenty_of_twenty_one() -> None:
 
 def test_thresholds_are_strict() -> None:
     truth = np.tile([0.0, 0, 10, 10], (2, 1))
-    half = np.array(
-        [[0, 0, 10, 10], [0, 0, 10, 5]], dtype=float
-    )  # overlap 0.5: above 0, 0.05, ... 0.45
+    # An overlap of 0.5 is above the thresholds 0, 0.05, ... 0.45.
+    half = np.array([[0, 0, 10, 10], [0, 0, 10, 5]], dtype=float)
     scores = score_sequence(half, truth, GOT10K, (100, 100)).scores
     assert scores.auc == pytest.approx(50 / 101)
     assert (scores.ao, scores.sr50) == (0.5, 0)
@@ -80,9 +78,8 @@ def test_precision_counts_up_to_twenty_pixels() -> None:
 
 def test_normalised_precision_is_in_sizes_of_the_target() -> None:
     truth = np.tile([0.0, 0, 10, 20], (2, 1))
-    boxes = truth + np.array(
-        [[0, 0, 0, 0], [2.5, 0, 0, 0]]
-    )  # a quarter of the width: within 26 of 51 thresholds
+    # An error of a quarter of the width is within 26 of 51 thresholds.
+    boxes = truth + np.array([[0, 0, 0, 0], [2.5, 0, 0, 0]])
     assert score_sequence(boxes, truth).scores.norm_precision == pytest.approx((51 + 26) / 2 / 51)
 
 
@@ -140,11 +137,10 @@ def test_spread_is_the_sample_standard_deviation() -> None:
 
 
 # ---- the toolkit's own reports
-# -------------------------------------------------------------------------------------
 
 
 def toolkit_otb(monkeypatch: pytest.MonkeyPatch, root: Path, out: Path):
-    """The toolkit's OTB experiment over the sequences below ``root``, kept from the network."""
+    """The toolkit's OTB experiment over the sequences in `root`, without the network."""
     from got10k.datasets import OTB as ToolkitOTB
     from got10k.experiments import ExperimentOTB
 
@@ -154,7 +150,7 @@ def toolkit_otb(monkeypatch: pytest.MonkeyPatch, root: Path, out: Path):
 
 
 def shaken(sequence: Sequence, seed: int) -> Run:
-    """Boxes that wander off the truth, as a tracker's do, to the toolkit's three decimals."""
+    """Boxes that wander about the truth as a tracker's do, with the toolkit's three decimals."""
     random = np.random.default_rng(seed)
     steps = random.normal(0, 1.5, sequence.boxes.shape).cumsum(axis=0)
     boxes = np.nan_to_num(sequence.boxes, nan=5.0) + steps
@@ -206,7 +202,7 @@ def test_equal_to_the_toolkits_report_on_real_uav123(
     for seed, sequence in enumerate(sequences):
         store.save(sequence, shaken(sequence, seed))
 
-    class Dataset(list):  # the toolkit's own reader refuses a folder that is not all of UAV123
+    class Dataset(list):  # the toolkit's reader refuses a part of UAV123
         seq_names = tuple(sequence.name for sequence in sequences)
 
     monkeypatch.setattr(
@@ -268,8 +264,10 @@ def test_sequence_names_are_the_toolkits() -> None:
 
 
 def test_published_siamfc_boxes_on_all_of_otb100(real_data: Path, tmp_path: Path) -> None:
-    """Text alone, all 100 targets: the toolkit's rule, strict > over every frame, gives 0.604; >=
-    without the first frame gives the 0.608 that is quoted for these boxes.
+    """The boxes and the truth are texts of all 100 targets.
+
+    The toolkit's rule, strict > over every frame, gives 0.604. With >= and without the first frame
+    they give 0.608, the figure that is quoted for these boxes.
     """
     from rbsf.eval.run_benchmarks import main
 
@@ -291,9 +289,8 @@ def test_published_siamfc_boxes_on_all_of_otb100(real_data: Path, tmp_path: Path
     report = json.loads((tmp_path / "out.json").read_text())
     assert report["title"] == "OTB100 (100 sequences)"
     mean = report["trackers"][0]["mean"]
-    assert mean["auc"] == pytest.approx(
-        0.6040658187118, abs=1e-12
-    )  # of got10k.experiments.ExperimentOTB
+    # This is the figure of got10k.experiments.ExperimentOTB.
+    assert mean["auc"] == pytest.approx(0.6040658187118, abs=1e-12)
     assert mean["precision"] == pytest.approx(0.80636, abs=1e-5)
     with_equal = []
     for path in sorted(results.glob("*.txt")):
@@ -311,9 +308,7 @@ def test_published_siamfc_boxes_on_all_of_otb100(real_data: Path, tmp_path: Path
 def test_toolkit_scores_those_boxes_alike(
     real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The 0.6040658187118 above, by the toolkit's own report over folders of all 100 targets, with
-    empty images.
-    """
+    """The toolkit's own report, over folders with empty images, gives the 0.604 above."""
     annotations, results = (
         real_data / "results/otb100_annotations",
         real_data / "results/otb100_boxes_siamfc",

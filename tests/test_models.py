@@ -1,5 +1,6 @@
-"""Classification networks: shapes, layers and sizes as documented, options refused, every method in
-every network.
+"""Classification networks: shapes, layers and sizes as documented, and refused options.
+
+Every method works in every network.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def images(name, number=2):
 
 
 def trained(name, method, **options):
-    """A network with statistics of its own."""
+    """A network whose statistics differ from those of a new one."""
     torch.manual_seed(2)
     net = build(name, method, **options)
     net.train()(images(name, 8))
@@ -156,13 +157,13 @@ def test_slimmed_network_computes_a_part_of_the_wide_one():
     torch.manual_seed(0)
     wide = build("siamfc").eval()
     slim = slimmed(wide, 0.5).eval()
-    kept = [*range(32), *range(48, 80)]  # of 96 channels, in two halves
+    kept = [*range(32), *range(48, 80)]  # of 96 channels, from both halves
     x = 255 * torch.rand(1, 3, 127, 127)
     with torch.no_grad():
         first = wide.layers[0](x)
         torch.testing.assert_close(slim.layers[0](x), first[:, kept])
         lost = [c for c in range(96) if c not in kept]
-        first[:, lost] = 0  # what the slim one does not have
+        first[:, lost] = 0  # channels that the slim network lacks
         expected = wide.layers[1](first)[:, [*range(64), *range(128, 192)]]
         torch.testing.assert_close(slim.layers[1](slim.layers[0](x)), expected)
         assert slim(x).shape == (1, 256, 6, 6)

@@ -314,7 +314,7 @@ def test_nodes_that_are_none(path: Path, text: str) -> None:
 
 
 def test_signed_nonsense_gives_value_errors_alone(path: Path) -> None:
-    """Files whose checksum fits, with values of nodes exchanged at random, are refused or run."""
+    """Files with a good checksum and random values of nodes exchanged are refused or run."""
     rng, refused = np.random.default_rng(3), 0
     values = [0, 1, 2, 3, 16, 17, -1, 1 << 31, 1 << 63, 0.5]
     values += ["", "conv.2", "image", None, True, [], [0], [1, 0], {}]

@@ -152,7 +152,7 @@ def test_changed_tensor(tmp_path: Path, name: str, array: np.ndarray, message: s
 
 
 def test_signed_nonsense_gives_value_errors_alone(tmp_path: Path) -> None:
-    """Files whose checksum fits, with values and tensors exchanged at random, are refused or run."""
+    """Files with a good checksum and random values and tensors exchanged are refused or run."""
     path = tmp_path / "old.safetensors"
     whole, tensors = network()
     rng, refused = np.random.default_rng(5), 0

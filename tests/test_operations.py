@@ -1,4 +1,4 @@
-"""Every operation of the engine has all of its parts; CONTRIBUTING.md tells what they are.
+"""Every operation of the engine has all the parts that CONTRIBUTING.md names.
 
 `make operation NAME=concat` runs these tests for one operation.
 """
@@ -40,7 +40,7 @@ SEEDS = 25
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Every test is of each operation, or of that of --operation."""
+    """Every test runs for each operation, or for that of --operation."""
     asked = metafunc.config.getoption("--operation")
     if asked and asked not in OPS:
         raise pytest.UsageError(f"there is no rbsf/engine/ops/{asked}.py; see CONTRIBUTING.md")
@@ -49,7 +49,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 class Net(nn.Module):
-    """A convolution, what is tested, and a head; `middle` takes and gives maps of 8 channels."""
+    """A convolution, then `middle`, which takes and gives maps of 8 channels, then a head."""
 
     def __init__(self, middle: Callable[[Tensor], Tensor], *parts: nn.Module) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ def of(module: nn.Module) -> nn.Module:
     return Net(module, module)
 
 
-# A PyTorch network in which the operation is found; a tracker for those that trackers alone have.
+# A PyTorch network in which the operation is found; some occur in trackers alone.
 TORCH: dict[str, Callable[[], nn.Module]] = {
     "abs_mean": lambda: of(binary("xnor_k")),
     "add": lambda: Net(lambda x: x + x.relu()),
@@ -106,8 +106,9 @@ def exported(op: str) -> Exported:
 
 
 def unsettled(net: nn.Module) -> nn.Module:
-    """`net` with other numbers for each channel: in a new one a wrong order of channels would not
-    show.
+    """The network with other numbers for each channel.
+
+    In a new network a wrong order of channels would not show.
     """
     torch.manual_seed(2)
     for parameter in net.parameters():
@@ -144,7 +145,7 @@ def test_the_kernel_is_as_the_reference(op: str) -> None:
 
 
 def test_it_is_found_in_pytorch(op: str) -> None:
-    """And a packed network computes what PyTorch does in float64."""
+    """The packed network computes what PyTorch does in float64."""
     made = exported(op)
     assert op in [node.op for node in made.packed.nodes]
     made.compare().check()
@@ -188,9 +189,7 @@ def test_the_worked_example_is_the_operation_itself() -> None:
 
 
 def test_the_command_of_the_page() -> None:
-    """`make operation` runs these tests, those of one operation; of one that is not there it says
-    so.
-    """
+    """`make operation` runs the tests of one operation, or says that there is none of the name."""
     if not shutil.which("make"):
         skip_without("make", "it is not installed")
     made = subprocess.run(

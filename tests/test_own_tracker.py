@@ -1,6 +1,4 @@
-"""A tracker of a user's own in the benchmarks: what it is asked, what it may answer, what is wrong
-with it.
-"""
+"""A user's own tracker in the benchmarks: its calls, its answers, and what is wrong with it."""
 
 from __future__ import annotations
 

@@ -60,10 +60,10 @@ def test_the_network_is_the_same_in_the_format_of_today(path: Path, tmp_path: Pa
 def test_metadata_and_tensors_are_as_documented(path: Path) -> None:
     metadata, tensors = parts(path)
     assert metadata["format"] == "rbsf-packed-1"
-    assert json.loads(metadata["layers"])[2] == {
-        "kind": "conv_bits_real", "name": "conv3", "kernel": 1, "stride": 1, "padding": 0, "groups": 1,
-        "inputs": 12, "outputs": 5, "pool": False,
-    }  # fmt: skip
+    geometry = {"kernel": 1, "stride": 1, "padding": 0, "groups": 1}
+    sizes = {"inputs": 12, "outputs": 5, "pool": False}
+    layer = {"kind": "conv_bits_real", "name": "conv3", **geometry, **sizes}
+    assert json.loads(metadata["layers"])[2] == layer
     assert {name: (str(t.dtype), t.shape) for name, t in tensors.items()} == {
         "conv1.weight": ("int8", (8, 3, 3, 3)),
         "conv1.threshold": ("int32", (8,)),
@@ -78,10 +78,10 @@ def test_metadata_and_tensors_are_as_documented(path: Path) -> None:
 def test_the_tracker_that_ships_is_of_the_first_format() -> None:
     path = ROOT / "weights" / "rbsf.safetensors"
     assert parts(path)[0]["format"] == "rbsf-packed-1"
-    assert [node.op for node in read_packed(path).nodes] == [
-        "input", "conv_u8", "max_pool", "sign", "conv_bits", "max_pool", "sign", "conv_bits", "sign",
-        "conv_bits", "sign", "conv_bits", "affine", "channels_first",
-    ]  # fmt: skip
+    operations = ["input", "conv_u8", "max_pool", "sign", "conv_bits", "max_pool", "sign"]
+    operations += ["conv_bits", "sign", "conv_bits", "sign", "conv_bits"]
+    operations += ["affine", "channels_first"]
+    assert [node.op for node in read_packed(path).nodes] == operations
     assert Engine(path)(np.zeros((1, 127, 127, 3), np.uint8)).shape == (1, 256, 6, 6)
 
 
@@ -278,7 +278,7 @@ def test_changed_tensor(path: Path, name: str, array: np.ndarray | None, message
 
 
 def test_signed_nonsense_gives_value_errors_alone(path: Path) -> None:
-    """Files whose checksum fits, with values and tensors exchanged at random, are refused or run."""
+    """Files with a good checksum and random values and tensors exchanged are refused or run."""
     metadata, tensors = parts(path)
     rng, refused = np.random.default_rng(5), 0
     values = [0, 1, 2, 3, 5, 8, 12, 17, -1, 1 << 31, 10**4000, 0.5]

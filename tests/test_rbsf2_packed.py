@@ -1,6 +1,4 @@
-"""RB-SF 2 from a file: packed and in PyTorch it gives the same boxes, and wrong files are told in
-one line.
-"""
+"""RB-SF 2 from a file: packed and PyTorch give the same boxes, and wrong files are refused."""
 
 from __future__ import annotations
 
@@ -31,7 +29,7 @@ from rbsf.weights import save_weights
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with net.safetensors and what is packed of it."""
+    """A folder with net.safetensors and its packed files."""
     folder = tmp_path_factory.mktemp("rbsf2")
     save_weights(trained(build("rbsf2", **SMALL)), "rbsf2", folder / "net.safetensors", {"seed": 0})  # type: ignore[arg-type]
     export(
@@ -161,7 +159,7 @@ def test_presence_is_pytorchs_to_the_bit(isa: str) -> None:
 def test_onnx_graphs_answer_alike(
     method: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In ONNX Runtime; of the float twin as well."""
+    """ONNX Runtime gives the same, of the float twin as well."""
     pytest.importorskip("onnxruntime", reason=needs("onnxruntime", "it is not installed"))
     net = trained(build("rbsf2", **SMALL | {"method": method}))  # type: ignore[arg-type]
     save_weights(net, "rbsf2", tmp_path / "net.safetensors")
@@ -183,15 +181,15 @@ def test_onnx_graphs_answer_alike(
     exemplar, region = (np.ascontiguousarray(crop) for crop in crops())
     networks = (tracker.network, TorchNetwork(net))
     found, expected = (network.answer(network.learn(exemplar), region) for network in networks)
-    # Real sums are added in another order, and what lies between two steps is then rounded to the
-    # other one.
+    # Real sums are added in another order, which may round a value between two steps to the
+    # other step.
     allowed = 0.002 if method == "float" else 0
     assert np.abs(found.target - expected.target).mean() <= allowed
     assert np.abs(np.log(found.sides / expected.sides)).mean() <= allowed
 
 
 def test_a_pair_of_graphs_in_8_bits(files: Path, real_data: Path, tmp_path: Path) -> None:
-    """Of RB-SF 2 and of NanoTrack: the target's probabilities stay about the same."""
+    """RB-SF 2 and NanoTrack find the target with about the same probability in 8 bits."""
     pytest.importorskip("onnxruntime", reason=needs("onnxruntime", "it is not installed"))
     from benchmarks.quantise_pair import main as quantise
     from rbsf.tracker.onnx_pair import open_pair

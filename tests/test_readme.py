@@ -1,4 +1,4 @@
-"""Every command and program of the README runs, in a folder that has the files they name."""
+"""Every command and program of the README runs, in a folder with the files that they name."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SMALL += ["--workers", "0", "--threads", "1", "--device", "cpu", "--width", str(
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """The files that the README's commands name."""
+    """A folder with the files that the README's commands name."""
     folder = tmp_path_factory.mktemp("readme")
     write_video(folder / "in.mp4", seed=3, frames=8)
     for split in ("train", "val"):
@@ -47,9 +47,8 @@ def folder(tmp_path_factory):
     for name in ("truth", "boxes"):
         (folder / name).mkdir()
         (folder / name / "Basketball.txt").write_text("\n".join(boxes) + "\n")
-    for seed in range(
-        SYNTHETIC["seed"], SYNTHETIC["seed"] + SYNTHETIC["count"]
-    ):  # short ones, taken as made already
+    # These are short, and the program takes them as made already.
+    for seed in range(SYNTHETIC["seed"], SYNTHETIC["seed"] + SYNTHETIC["count"]):
         write_video(
             folder / f"runs/benchmarks/synthetic/{video_name(seed)}.mp4",
             seed,
@@ -67,7 +66,7 @@ def folder(tmp_path_factory):
 
 
 def write_mnist(folder):
-    """MNIST's files with its numbers of images, all noise: one page of bytes many times over."""
+    """Write MNIST's files with its numbers of images, one page of noise many times over."""
     folder.mkdir(parents=True)
     for split, count in (("train", 60_000), ("t10k", 10_000)):
         labels = np.arange(count, dtype=np.uint8) % 10
@@ -99,12 +98,11 @@ def test_command(command, folder):
     if "train_classifier" in command:
         words += shlex.split("--epochs 1 --subset 60 --batch-size 60 --warmup 0 --threads 1")
     if "mnist" in command and "photos" not in command:
-        words += ["--check", "off"]  # noise has another checksum
+        words += ["--check", "off"]  # noise has another checksum than MNIST
     if "make_synthetic" in command:
         words += ["--count", "1", "--frames", "2"]
-    if (
-        command == "python tools/train_rbsf.py"
-    ):  # its 40 videos take a while: test_train.py runs it with fewer
+    # Its 40 videos take a while; test_train.py runs it with fewer.
+    if command == "python tools/train_rbsf.py":
         words += ["--data", "GOT-10k/train"]
     if "tune.py" in command:
         words += ["--trials", "2", "--threads", "1"]

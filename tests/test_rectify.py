@@ -1,6 +1,4 @@
-"""Algorithm 1 on a toy task: losses in closed form, what each step updates, switches, schedule,
-resume.
-"""
+"""Algorithm 1 on a toy task: losses in closed form, what a step updates, schedule, resume."""
 
 from __future__ import annotations
 
@@ -31,7 +29,7 @@ def float_net():
 
 
 def toy_task(student, teacher, batch):
-    """Regress the mean of each map; run the teacher on the same input."""
+    """Regress the mean of each map, and run the teacher on the same input."""
     out = student(batch)
     if teacher is not None:
         teacher(batch)
@@ -70,7 +68,7 @@ def test_discriminator_losses_are_eq_2_and_4():
 
 
 def judge(judges, maps):
-    """Logits [N, C] of maps [N, C, H, W] of the only point of `judges`."""
+    """Logits `[N, C]` of maps `[N, C, H, W]`, at the only point of `judges`."""
     return judges(pool(maps).flatten(0, 1)[None]).view(maps.shape[:2])
 
 
@@ -82,7 +80,7 @@ def test_adversarial_gradient_is_eq_12():
     values = judge(judges, maps).sigmoid()
     expected = torch.zeros_like(maps)
     for n in range(2):
-        for i in range(3):  # map by map: -(1 - D(T_i)) dD/dT, and 1/6 as the mean over 2 x 3 maps
+        for i in range(3):  # for each map -(1 - D(T_i)) dD/dT, over 2 x 3 maps
             (by_d,) = torch.autograd.grad(values[n, i], maps, retain_graph=True)
             expected += -(1 - values[n, i].detach()) * by_d / 6
     torch.testing.assert_close(gradient, expected)
@@ -163,7 +161,7 @@ def test_the_batch_norm_pass_fixes_w_and_c():
     assert changed(judges, rectifier.discriminators) == set()
     assert not torch.equal(mean, rectifier.student[3].running_mean)
     before = weights_of(rectifier.student)
-    rectifier.step(batch(), epoch=0)  # and the next step learns W and C again
+    rectifier.step(batch(), epoch=0)  # the next step learns W and C again
     assert {"2.weight", "2.C"} <= changed(before, rectifier.student)
 
 
@@ -212,7 +210,7 @@ def test_batch_norms_keep_their_statistics_from_an_epoch_on():
     assert all(
         torch.equal(norm.running_mean, mean) for norm, mean in zip(norms, measured, strict=True)
     )
-    assert changed(before, rectifier.student) == set(before)  # scales and shifts learn on
+    assert changed(before, rectifier.student) == set(before)  # scales and shifts go on learning
 
 
 def test_lambda_schedule():
@@ -223,7 +221,7 @@ def test_lambda_schedule():
 def test_losses_fall():
     rectifier = make_rectifier(lr_binary=1e-2, lr_norm=1e-2)
     losses = [float(rectifier.step(batch(), 0)["loss"]) for _ in range(60)]
-    assert sum(losses[-10:]) / 10 < 0.7 * losses[0]  # single ones go up and down by 0.01
+    assert sum(losses[-10:]) / 10 < 0.7 * losses[0]  # single losses go up and down by 0.01
 
 
 def test_state_continues_to_the_bit():
@@ -271,7 +269,7 @@ def test_no_hook_is_left_behind():
 
 
 class WritesIntoMaps(nn.Module):
-    """A batch-norm whose output is rectified afterwards, in place by `rectify`."""
+    """A batch-norm whose output `rectify` changes in place afterwards."""
 
     def __init__(self, rectify):
         super().__init__()
@@ -291,7 +289,7 @@ def test_maps_are_those_that_were_put_out_whatever_is_written_into_them(rectify)
     found = []
     for net in (WritesIntoMaps(torch.relu), WritesIntoMaps(rectify)):
         recorder = MapRecorder(net, ["norm"])
-        for _ in range(3):  # copied, and then as the first has shown
+        for _ in range(3):  # the first step copies maps, the others do as it has shown
             with recorder.recording() as maps:
                 net(batch()).sum().backward()
             found.append(maps[0][1])
@@ -332,15 +330,14 @@ def test_map_statistics_and_normalisation():
     teacher = nn.Sequential(nn.Identity(), nn.Identity(), nn.Identity())
     maps = torch.randn(4, 3, 5, 5) * torch.tensor([1.0, 2.0, 3.0]).view(1, 3, 1, 1) + 7
     stats = measure_maps(student, teacher, lambda net, batch: net(batch), [maps[:2], maps[2:]])
-    assert list(stats) == [
-        "2"
-    ]  # the batch-norm that reads the layer's output, through nothing but an identity
+    # This batch-norm reads the layer's output through an identity.
+    assert list(stats) == ["2"]
     mean, std = stats["2"]
     torch.testing.assert_close(mean, maps.mean((0, 2, 3)))
     torch.testing.assert_close(std, maps.std((0, 2, 3), correction=0))
     normal = MapNorm(mean, std)(maps)
     torch.testing.assert_close(normal.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
-    shifted = maps + 2 * std.view(1, 3, 1, 1)  # two deviations apart everywhere
+    shifted = maps + 2 * std.view(1, 3, 1, 1)  # two deviations away everywhere
     torch.testing.assert_close(MapNorm(mean, std).distance(shifted, maps), torch.tensor(2.0))
 
 
@@ -359,9 +356,8 @@ def test_the_distance_of_maps_is_that_of_normalised_ones_and_so_is_its_gradient(
 
 def test_a_dead_channel_does_not_explode():
     norm = MapNorm(torch.zeros(2), torch.tensor([1.0, 0.0]))
-    assert (
-        norm(torch.ones(1, 2, 1, 1)).max() <= 20
-    )  # floored at a tenth of the layer's mean deviation
+    # A deviation counts as at least a tenth of the layer's mean.
+    assert norm(torch.ones(1, 2, 1, 1)).max() <= 20
 
 
 def test_maps_need_a_batch_norm_and_a_twin():
@@ -411,8 +407,9 @@ def test_parameter_groups_cover_every_parameter_once():
 
 
 def test_a_trained_network_starts_again_as_it_was():
-    """Folded batch-norms (mean 0, variance 1, their summand in the bias), and a first layer of tiny
-    weights.
+    """Its batch-norms are folded: mean 0, variance 1, and their summand in the bias.
+
+    Its first layer has tiny weights.
     """
     torch.manual_seed(0)
     net = nn.Sequential(

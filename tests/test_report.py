@@ -1,6 +1,4 @@
-"""The benchmark report: numbers, escaping, pages that need nothing else, curves, strips, reading it
-back.
-"""
+"""The benchmark report: numbers, escaping, self-contained pages, curves, strips, reading back."""
 
 from __future__ import annotations
 
@@ -123,6 +121,7 @@ def test_paper_stands_in_columns_of_its_own() -> None:
         ("paper: all of OTB100", 2),
         ("here: OTB100 (2 of 100 sequences)", 3),
     )
+    # The first row is the reference, whatever its label.
     assert rows(table) == [
         [
             "SiamFC",
@@ -131,15 +130,13 @@ def test_paper_stands_in_columns_of_its_own() -> None:
             "teacher",
             "0.625",
             "0.625",
-        ],  # the reference, whatever its label
+        ],
         ["XNOR", "0.541", "0.394", "–", "–", "–"],
         ["RB-SF", "0.786", "0.572", "rbsf", "0.550", "0.550"],
     ]
     assert "other training data and of the whole of OTB100" in table.caption
-    assert (
-        "| network | paper: all of OTB100: precision | paper: all of OTB100: AUC | here: OTB100 (2 of"
-        in str(table)
-    )
+    paper = "paper: all of OTB100: precision | paper: all of OTB100: AUC"
+    assert f"| network | {paper} | here: OTB100 (2 of" in str(table)
 
 
 def test_attributes() -> None:
@@ -174,9 +171,8 @@ def test_page_escapes_and_needs_nothing_else() -> None:
     }
     page = to_html(report, [Strip(evil, evil, [b"\xff\xd8"], [0])])
     assert evil not in page
-    assert evil not in to_markdown(report).replace(
-        f"    {evil}", ""
-    )  # in a code block it is shown as it stands
+    # Only a code block shows the text unescaped.
+    assert evil not in to_markdown(report).replace(f"    {evil}", "")
     assert page.count("<script>") == page.count("</script>") == 1
     assert not re.search(r"""(src|href)\s*=\s*(?!["']?(data:|#))|@import|url\((?!#)""", page)
     assert 'src="data:image/jpeg;base64,/9g="' in page
@@ -186,10 +182,8 @@ def test_page_has_the_scores_marks_and_notes() -> None:
     report = make_report(paper=PAPER)
     page = to_html(report, [])
     assert "<h1>OTB100 (2 of 100 sequences)</h1>" in page
-    assert (
-        "rbsf: AUC 0.550 over 2 sequences, 1,020 frames; 88.0% of the 0.625 of its reference, teacher."
-        in page
-    )
+    share = "88.0% of the 0.625 of its reference, teacher."
+    assert f"rbsf: AUC 0.550 over 2 sequences, 1,020 frames; {share}" in page
     assert '<tr class="subject">' in page
     assert "<strong>0.625</strong>" in page
     assert "One pass, first frame not counted." in page
@@ -315,8 +309,9 @@ def test_colours_are_seen_on_light_and_dark() -> None:
 
 
 def gray_sequence(folder: Path, name: str, frames: int = 9, width: int = 640) -> Sequence:
-    """Gray JPEG frames, ``width`` x ``width / 2``, with the target in the middle half of the
-    picture.
+    """Gray JPEG frames of `width` x `width / 2` pixels.
+
+    The target is the middle half of the picture.
     """
     paths = [str(folder / f"{name}{i}.jpg") for i in range(frames)]
     for path in paths:
@@ -357,13 +352,11 @@ def test_strip_draws_boxes_in_the_trackers_colours(tmp_path: Path) -> None:
     assert strip.frame_numbers == [0, 2, 4, 6, 8]
     image = decode(strip.frames[0]).astype(int)
     assert image.shape == (160, 320, 3)
-    assert (
-        image[80, 80].min() > 220
-    )  # the true box's left side is white, with a dark line outside it
+    # The true box's left side is white, with a dark line outside it.
+    assert image[80, 80].min() > 220
     assert image[80, 79].max() < 70
-    assert (
-        np.abs(image[80, 90] - [0x2F, 0x7F, 0xD6]).max() < 40
-    )  # rbsf, 20 pixels to the right at twice the size
+    # The box of rbsf is 20 pixels to the right, at twice the size.
+    assert np.abs(image[80, 90] - [0x2F, 0x7F, 0xD6]).max() < 40
     assert np.abs(image[80, 160] - 128).max() < 5
 
 

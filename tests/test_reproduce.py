@@ -19,7 +19,7 @@ rows: {a: {set: {method: bireal, gan: true}, paper: [1]}}
 
 
 def test_a_listed_command_gives_the_settings_of_its_cell(tmp_path):
-    """It does so as well where a user's own table asks for what the method lacks by default."""
+    """This holds as well where a user's table asks for what the method lacks by default."""
     (tmp_path / "own.yaml").write_text(OWN_TABLE)
     for name in ("table3", str(tmp_path / "own.yaml")):
         for cell in studies.read_study(name, {}).cells:

@@ -1,4 +1,4 @@
-"""$RBSF_REQUIRE: what may not be skipped."""
+"""$RBSF_REQUIRE names what tests must not be skipped for."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_word_that_is_not_known_is_an_error(tmp_path: Path) -> None:
 
 
 def test_every_skip_says_what_it_needs() -> None:
-    """So that `fail_where_required` sees it."""
+    """`fail_where_required` reads these words."""
     bare = []
     for path in TESTS.glob("test_*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

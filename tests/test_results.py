@@ -1,4 +1,4 @@
-"""Result files: both forms on disk, what is read back, what is refused."""
+"""Result files: both forms on disk, what is read back, and what is refused."""
 
 from __future__ import annotations
 
@@ -93,7 +93,9 @@ def test_each_further_run_has_a_folder(otb: ResultStore, girl: Sequence, tmp_pat
 
 def test_toolkit_reads_the_same_of_otb(otb: ResultStore, girl: Sequence) -> None:
     otb.save(girl, run_of(0.5, 0.25))
-    boxes = np.loadtxt(otb.boxes_path("Girl"), delimiter=",")  # as got10k.experiments.otb does
+    boxes = np.loadtxt(
+        otb.boxes_path("Girl"), delimiter=","
+    )  # as got10k.experiments.otb reads them
     assert boxes.tolist() == [[11, 11, 10, 10], [12.235, 13, 10.5, 9]]
     assert np.loadtxt(otb.times_path("Girl")).tolist() == [0.5, 0.25]
 
@@ -122,9 +124,8 @@ def test_got10k_has_a_column_of_times_a_run(
 def test_toolkit_reads_the_same_of_got10k(got10k: ResultStore, val: Sequence) -> None:
     for number in (1, 2):
         got10k.save(val, run_of(number, number / 4), number)
-    boxes = np.loadtxt(
-        got10k.boxes_path(VAL, 2), delimiter=","
-    )  # as got10k.experiments.got10k does
+    # This is how got10k.experiments.got10k reads them.
+    boxes = np.loadtxt(got10k.boxes_path(VAL, 2), delimiter=",")
     assert boxes.tolist() == [[10, 10, 10, 10], [11.235, 12, 10.5, 9]]
     assert np.loadtxt(got10k.times_path(VAL), delimiter=",").tolist() == [[1, 2], [0.25, 0.5]]
 
@@ -175,7 +176,7 @@ def test_nothing_is_there_without_boxes_or_times(
     store.save(sequence, run_of(0.5, 0.25))
     store.forget(sequence.name)
     assert store.load(sequence) is None
-    store.forget(sequence.name)  # once more does no harm
+    store.forget(sequence.name)  # a second time does no harm
 
 
 def test_forgets_one_run_alone(
@@ -220,11 +221,11 @@ def test_changed_frames_are_another_sequence(otb: ResultStore, tmp_path: Path, f
     assert otb.load(girl) is not None
     middle = Path(girl.frames[1])
     before = middle.read_bytes()
-    for after in (before + b"!", before[:-1] + b"!"):  # of another size, and of the same
+    for after in (before + b"!", before[:-1] + b"!"):  # of another size, and of the same size
         middle.write_bytes(after)
         os.utime(middle, (1, len(after)))
         assert otb.load(girl) is None
-    middle.write_bytes(before)  # as a copy, whose times are others
+    middle.write_bytes(before)  # as a copy would, with another time
     assert otb.load(girl) is not None
 
 
@@ -348,7 +349,9 @@ def test_flat_folder(tmp_path: Path, file: str, name: str, separator: str) -> No
 def test_folder_of_got10k_form(tmp_path: Path, val: Sequence) -> None:
     (tmp_path / VAL).mkdir()
     (tmp_path / VAL / f"{VAL}_001.txt").write_text("10,10,10,10\n11,10,10,10\n")
-    (tmp_path / VAL / f"{VAL}_002.txt").write_text("0,0,1,1\n" * 2)  # the first run is shown
+    (tmp_path / VAL / f"{VAL}_002.txt").write_text(
+        "0,0,1,1\n" * 2
+    )  # the first of two runs is shown
     read = read_result_folder(tmp_path)
     found = read(val)
     assert found is not None

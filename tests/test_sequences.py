@@ -94,9 +94,8 @@ def test_otb_counts_from_one_with_any_separator(tmp_path: Path, separator: str) 
     lines = [line.replace(",", separator) for line in BOXES]
     make_otb(tmp_path, "Dog", range(1, 4), {"groundtruth_rect.txt": lines})
     assert summary(load_sequences(tmp_path)) == [("Dog", 3, [9, 19, 30, 40])]
-    assert summary(load_sequences(tmp_path / "Dog")) == [
-        ("Dog", 3, [9, 19, 30, 40])
-    ]  # one sequence alone
+    # The folder of one sequence is a dataset too.
+    assert summary(load_sequences(tmp_path / "Dog")) == [("Dog", 3, [9, 19, 30, 40])]
 
 
 def test_two_targets_in_both_stylings(tmp_path: Path) -> None:
@@ -182,7 +181,10 @@ def test_videos_with_boxes_beside_them(tmp_path: Path) -> None:
     for root in (tmp_path, tmp_path / "clip.mp4"):
         (sequence,) = load_sequences(root)
         assert summary([sequence]) == [("clip", 3, [10, 20, 30, 40])]
-        for view in (sequence, pickle.loads(pickle.dumps(sequence))):  # as worker processes get it
+        for view in (
+            sequence,
+            pickle.loads(pickle.dumps(sequence)),
+        ):  # pickled, as worker processes get it
             assert [round(image.mean(), -1) for image in view] == [40, 120, 200]
             assert round(view.image(1).mean(), -1) == 120
     write_lines(tmp_path / "clip.txt", BOXES[:2])

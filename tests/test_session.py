@@ -1,6 +1,4 @@
-"""Several targets in one video: added, corrected and dropped by number, found in one pass of the
-network.
-"""
+"""Several targets in one video: added, corrected and dropped by number, in one network pass."""
 
 from __future__ import annotations
 
@@ -74,7 +72,7 @@ def test_what_a_user_can_do_wrong(session: Session) -> None:
         Session(contrast_backbone, CONFIG).add(BOX)
     with pytest.raises(ValueError, match="has no area"):
         session.add((1, 1, 0, 5))
-    assert session.add(BOX) == 1  # the box before was no target
+    assert session.add(BOX) == 1  # the refused box has no number
     with pytest.raises(KeyError):
         session.drop(7)
     session.add((-5, 10, 20, 20))
@@ -91,8 +89,9 @@ def test_follow_gives_every_frame() -> None:
 
 
 def test_opencv_style_takes_what_opencv_reads() -> None:
-    """Boxes are the same of BGR, of BGRA and of a tracker that is given RGB; what is no image is
-    named.
+    """BGR, BGRA and a tracker that is given RGB have the same boxes.
+
+    What is no image is named.
     """
     import rbsf
     from rbsf.tracker.loading import load_network, make_tracker

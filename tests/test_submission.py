@@ -21,7 +21,7 @@ BOXES = "1.000,2.000,30.000,40.000\n"
 
 @pytest.fixture
 def sequences(tmp_path: Path) -> list[Sequence]:
-    """A test split: frames, and the first one's box alone."""
+    """A test split: frames, and a box for the first one alone."""
     for length, name in enumerate(NAMES, 2):
         folder = tmp_path / "GOT-10k/test" / name
         folder.mkdir(parents=True)
@@ -34,7 +34,7 @@ def sequences(tmp_path: Path) -> list[Sequence]:
 
 @pytest.fixture
 def store(tmp_path: Path, sequences: list[Sequence]) -> ResultStore:
-    """Two runs of a tracker over all of it."""
+    """Results of two runs of a tracker over all of it."""
     store = ResultStore(tmp_path / "results/GOT-10k/ours-1a2b3c4d", per_sequence=True)
     for sequence in sequences:
         for number in (1, 2):
@@ -57,9 +57,8 @@ def test_archive_holds_boxes_and_times_of_each_sequence(
     assert set(found) == MEMBERS
     assert found[f"{NAMES[0]}/{NAMES[0]}_001.txt"] == BOXES * 2
     assert found[f"{NAMES[2]}/{NAMES[2]}_001.txt"] == BOXES * 4
-    assert (
-        found[f"{NAMES[0]}/{NAMES[0]}_time.txt"] == "0.12500000\n" * 2
-    )  # no comment; the first of two runs
+    # Times have no comment, and are those of the first of two runs.
+    assert found[f"{NAMES[0]}/{NAMES[0]}_time.txt"] == "0.12500000\n" * 2
     assert not [name for name, text in found.items() if "#" in text or "nan" in text]
 
 
@@ -78,7 +77,9 @@ def test_toolkit_reads_the_archive(
     with zipfile.ZipFile(tmp_path / "ours.zip") as archive:
         archive.extractall(tmp_path / "unpacked")
     for sequence in sequences:
-        folder = tmp_path / "unpacked" / sequence.name  # as got10k.experiments.got10k looks for it
+        folder = (
+            tmp_path / "unpacked" / sequence.name
+        )  # where got10k.experiments.got10k looks for it
         assert [file.name for file in folder.glob(f"{sequence.name}_[0-9]*.txt")] == [
             f"{sequence.name}_001.txt"
         ]

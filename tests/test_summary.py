@@ -1,4 +1,4 @@
-"""The dict that a report is made of: means, spread, speed, attributes, what went wrong."""
+"""The dict that a report is made of: means, spread, speed, attributes, and failures."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ from rbsf.eval.results import Run
 from rbsf.eval.summary import Entrant, summarise
 
 NAN = [float("nan")] * 4
+# B overlaps A by a third, and C does not overlap it.
 A, B, C = (
     [10, 10, 10, 10],
     [15, 10, 10, 10],
     [40, 10, 10, 10],
-)  # B overlaps A by a third, C by nothing
-# A box that never moves overlaps Girl by 1, 1, 1, 1 and Dog by 1, 1/3.
+)
+# A box that never moves has overlaps of 1, 1, 1, 1 with Girl and of 1, 1/3 with Dog.
 GIRL, DOG = bare_sequence("Girl", [A] * 4), bare_sequence("Dog", [A, B])
 Reader = Callable[[Sequence], "Run | None"]
 
 
 def boxes(found: dict[str, list[list[float]]], seconds: float = 0.5) -> Reader:
-    """Reader of one run; a frame takes ``seconds``."""
+    """A function that reads one run's boxes; each frame takes `seconds`."""
 
     def load(sequence: Sequence) -> Run | None:
         rows = found.get(sequence.name)
@@ -103,8 +104,8 @@ def test_means_are_over_sequences() -> None:
         "frames": 4,
         "fps": 2,
     }
-    # Dog: 20 of 21 and 7 of 21 thresholds; a centre error of 5 pixels, half a width, counts at the
-    # last of 51 alone
+    # Dog passes 20 and 7 of 21 thresholds. Its centre error of 5 pixels is half a width, and
+    # counts at the last of 51 thresholds alone.
     assert row["sequences"]["Dog"] == {
         "auc": pytest.approx((20 + 7) / 42),
         "precision": 1,
@@ -132,7 +133,7 @@ def test_means_are_over_sequences() -> None:
 
 def test_spread_over_two_runs() -> None:
     row = report(Entrant("mixed", "mixed", [STILL, LOST]))["trackers"][0]
-    # AO of the first run (1 + 2/3) / 2, of the second (1/2 + 1/2) / 2
+    # The AO of the first run is (1 + 2/3) / 2, that of the second (1/2 + 1/2) / 2.
     assert row["runs"] == 2
     assert row["mean"]["ao"] == pytest.approx((5 / 6 + 1 / 2) / 2)
     assert row["spread"]["ao"] == pytest.approx((5 / 6 - 1 / 2) / 2**0.5)
@@ -237,12 +238,12 @@ def test_got10k_means_are_over_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     row = found["trackers"][0]
     assert found["title"] == "GOT-10k-val (2 of 180 sequences)"
     assert found["paper"] is None
-    assert row["sequences"][long.name]["frames"] == 3  # the first does not count
+    assert row["sequences"][long.name]["frames"] == 3  # the first frame does not count
     assert row["sequences"][short.name]["ao"] == pytest.approx(1 / 3)
     assert row["mean"]["ao"] == pytest.approx((3 + 1 / 3) / 4)
     assert row["mean"]["sr50"] == 0.75
     assert row["attributes"]["cut"]["ao"] == pytest.approx((3 + 1 / 3) / 4)
-    assert row["fps"] == 2  # of all six
+    assert row["fps"] == 2  # over all six frames
 
 
 def test_got10k_boxes_are_clipped_to_the_frame(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,7 +254,7 @@ def test_got10k_boxes_are_clipped_to_the_frame(monkeypatch: pytest.MonkeyPatch) 
     row = report(Entrant("still", "static", [outside]), split=Split("GOT-10k-val", [sequence]))[
         "trackers"
     ][0]
-    assert row["mean"]["ao"] == 1  # the toolkit moves the corner into the frame and keeps the size
+    assert row["mean"]["ao"] == 1  # the toolkit moves corners into the frame and keeps sizes
 
 
 def test_got10k_test_split_has_speed_but_no_scores() -> None:

@@ -1,4 +1,4 @@
-"""The Siamese task: response maps, labels, losses."""
+"""The Siamese task: response maps, labels and losses."""
 
 from __future__ import annotations
 
@@ -86,8 +86,9 @@ def test_task_with_and_without_teacher():
 
 
 class Recorded(nn.Module):
-    """A network whose outputs are kept: another run of it may differ by a rounding, which turns a
-    sign next to zero.
+    """A network that keeps its outputs.
+
+    A second run may round differently, which can turn a sign next to zero.
     """
 
     def __init__(self, net):

@@ -1,6 +1,4 @@
-"""Published trackers as PyTorch modules: equal to ONNX Runtime, in batches; what cannot be one is
-refused in a line.
-"""
+"""Published trackers as PyTorch modules equal ONNX Runtime; what cannot be one is refused."""
 
 from __future__ import annotations
 
@@ -33,7 +31,7 @@ def crops(size: int, count: int = 3) -> np.ndarray:
 
 
 def in_onnx_runtime(path: Path, **inputs: np.ndarray) -> list[np.ndarray]:
-    """What the graph gives for one image after another; its sizes are freed."""
+    """What the graph gives for one image after another, with its sizes left open."""
     model = onnx.load(path)
     for value in (*model.graph.input, *model.graph.output):
         for number, dim in enumerate(value.type.tensor_type.shape.dim):

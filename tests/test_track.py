@@ -1,5 +1,6 @@
-"""tools/track.py, mostly in this process on the backbone of test_siamfc; what only a process shows,
-in one.
+"""tools/track.py, mostly in this process with the backbone of test_siamfc.
+
+Tests of what only a separate process shows start one.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put the few-line backbone in the network's place."""
+    """Put the backbone of a few lines in the network's place."""
     monkeypatch.setattr("rbsf.tracker.backbones.load_backbone", lambda *args: contrast_backbone)
 
 
@@ -184,7 +185,7 @@ class TestOutputs:
         assert read_csv(Path("boxes.csv"))[0]["w"] == "40.0"
 
     def test_start_and_end_choose_frames(self, video: Path) -> None:
-        first = "--init=115,90,48,36"  # in frame 5
+        first = "--init=115,90,48,36"  # the target's box in frame 5
         assert (
             main(
                 ["--video", str(video), first, "--start", "5", "--end", "8", "--boxes", "boxes.csv"]
@@ -272,7 +273,7 @@ class TestBadInput:
 
     def test_missing_empty_and_headless_video(self, video: Path) -> None:
         Path("empty.mp4").touch()
-        Path("cut.mp4").write_bytes(video.read_bytes()[:5000])  # an .mp4 keeps its index at the end
+        Path("cut.mp4").write_bytes(video.read_bytes()[:5000])  # an .mp4 has its index at the end
         for name in ("none.mp4", "empty.mp4", "cut.mp4"):
             with pytest.raises((ValueError, FileNotFoundError), match=name):
                 main(["--video", name, START])
@@ -329,14 +330,14 @@ class TestBadInput:
         calls = iter(range(100))
 
         def interrupted(crops: np.ndarray) -> np.ndarray:
-            if next(calls) == 7:  # the exemplar, its copies, then a call per frame
+            if next(calls) == 7:  # after the exemplar and its copies, a call is a frame
                 signal.raise_signal(signum)
             return contrast_backbone(crops)
 
         before = signal.getsignal(signum)
         monkeypatch.setattr("rbsf.tracker.backbones.load_backbone", lambda *args: interrupted)
         assert main(["--video", str(video), START, "--boxes", "boxes.csv"]) == 128 + signum
-        assert len(read_csv(Path("boxes.csv"))) == 7  # the frame in hand is finished
+        assert len(read_csv(Path("boxes.csv"))) == 7  # the current frame is finished
         assert len(list(open_frames("in_tracked.mp4"))) == 7
         assert signal.getsignal(signum) is before
 
@@ -367,9 +368,8 @@ class TestBoxWriter:
     def test_csv_rows_are_on_disk_while_the_run_goes_on(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        clock = iter(
-            [0.0, 0.4, 1.1, 1.1, 1.5, 1.6]
-        )  # made, frame 0, frame 1, its writing, frame 2, its writing
+        # The times are: made, frame 0, frame 1, its writing, frame 2, its writing.
+        clock = iter([0.0, 0.4, 1.1, 1.1, 1.5, 1.6])
         monkeypatch.setattr("rbsf.tools.recording.time.monotonic", lambda: next(clock))
         Path("b.csv").write_text("old")
         Path("b.csv.part").write_text("of a run that was killed")
@@ -397,13 +397,12 @@ class TestBoxWriter:
         monkeypatch.setattr("rbsf.tools.recording.FLUSH_SECONDS", 0)
         resource = pytest.importorskip("resource", reason=needs("linux", "no module resource"))
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-        old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # Python's default, stated
+        old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # Python's default
         boxes = BoxWriter(Path("b.csv"))
         try:
             boxes.add(rows_of(0))
-            resource.setrlimit(
-                resource.RLIMIT_FSIZE, (16, limits[1])
-            )  # room for a part of the next row
+            # There is room for a part of the next row.
+            resource.setrlimit(resource.RLIMIT_FSIZE, (16, limits[1]))
             with pytest.raises(OSError, match=r"cannot write b.csv: .*printed instead"):
                 boxes.add(rows_of(1))
         finally:

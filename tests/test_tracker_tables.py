@@ -1,6 +1,4 @@
-"""Tables of trackers by tools/reproduce.py: trained, tracked, resumed, read from results; what is
-refused.
-"""
+"""Tables of trackers by tools/reproduce.py: trained, tracked, resumed, or from results."""
 
 from __future__ import annotations
 
@@ -28,8 +26,8 @@ from rbsf.tracker.siamfc import TrackerConfig
 from rbsf.train import loop
 from rbsf.train.config import parse_config
 
-SMALL = "{epochs: 1, pairs: 2, batch_size: 2, warmup: 0, val_sequences: 0, workers: 0, device: cpu, precision: float32"
-SMALL += f", width: {NARROW}}}"
+SMALL = "{epochs: 1, pairs: 2, batch_size: 2, warmup: 0, val_sequences: 0, workers: 0, "
+SMALL += f"device: cpu, precision: float32, width: {NARROW}}}"
 TEACHER_ALONE = "{gan: false, bn_pass: 0.0, lambda_match: 0.0}"
 TABLE = f"""
 title: Two trackers
@@ -40,7 +38,7 @@ rows:
   regression: {{set: {TEACHER_ALONE}}}
   float: {{config: siamfc.yaml}}
 """
-BOX = [11.0, 11.0, 10.0, 10.0]  # as OTB counts
+BOX = [11.0, 11.0, 10.0, 10.0]  # counted from 1, as OTB does
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +63,7 @@ def flags(store, teacher, tmp_path):
 
 
 def times(folder):
-    """When each file of trainings and results was written; the cut-out data and the table do not
-    count.
-    """
+    """When each file of trainings and results was written, without cut-out data and tables."""
     return {path: path.stat().st_mtime_ns for path in folder.glob("*/**/*") if path.is_file()}
 
 
@@ -84,21 +80,20 @@ def test_trains_tracks_and_does_neither_twice(flags, otb, tmp_path, capfd):
         ["| regression", "1", "1 x 2"],
         ["| float", "1", "1 x 2"],
     ]
-    assert lines[4].split(" | ")[4] == "–"  # no difference from itself
+    assert lines[4].split(" | ")[4] == "–"  # it has no difference from itself
     assert float(lines[5].split(" | ")[4]) <= 1
     assert cv2.imread(str(out / "two.png")) is not None
     first, second = sorted(path.name for path in (out / "results" / "OTB2015").iterdir())
     assert first.startswith("rbsf-packed-")
-    assert first.endswith("-packed")  # by the engine
+    assert first.endswith("-packed")  # tracked by the engine
     assert second.startswith("siamfc-")
     before = times(out)
     capfd.readouterr()
     assert reproduce.main(flags) == 0
     assert times(out) == before
     assert "\n".join(lines) in capfd.readouterr().out
-    assert (
-        reproduce.main([*flags, "--every", "1", "--frames", "2"]) == 0
-    )  # tracked anew, trained no more
+    # It is tracked anew, but not trained again.
+    assert reproduce.main([*flags, "--every", "1", "--frames", "2"]) == 0
     assert (
         "| OTB100-every1-frames2 (1 of 100 sequences, 2 passes): AUC |"
         in (out / "two.md").read_text()
@@ -129,8 +124,9 @@ def test_goes_on_with_a_training_that_was_stopped(flags, tmp_path, monkeypatch, 
 
 
 def test_the_table_of_results_that_are_there(flags, otb, tmp_path):
-    """Overlap 1 scores 20 of 21 thresholds, 1/3 scores 7, a first frame always 20; the third row is
-    not trained.
+    """An overlap of 1 scores 20 of 21 thresholds, and one of 1/3 scores 7.
+
+    A first frame always scores 20. The third row is not trained.
     """
     table = f"{TABLE}  other: {{set: {{lr_binary: 0.1}}}}\n".replace(
         "{config: siamfc.yaml}", "{set: {lr_c: 0.1}}"

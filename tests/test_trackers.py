@@ -1,6 +1,4 @@
-"""Trackers that a benchmark can run: their names on the command line, the names of their results,
-OpenCV's own.
-"""
+"""Trackers that a benchmark can run: names, names of their results, and OpenCV's own."""
 
 from __future__ import annotations
 
@@ -23,7 +21,7 @@ from rbsf.tracker.siamfc import TrackerConfig
 
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
-    """Files that are no models."""
+    """A folder with files that are no models."""
     for name in ("net.safetensors", "backbone.onnx", "head.onnx"):
         (tmp_path / name).write_bytes(b"garbage " * 4)
     return tmp_path
@@ -61,9 +59,8 @@ def test_label_ends_at_the_first_equals_sign(models: Path) -> None:
     (models / "lr=0.1").mkdir()
     weights = (models / "net.safetensors").rename(models / "lr=0.1/net.safetensors")
     assert parse_tracker(f"new={weights}") == TrackerSpec("new", None, (weights,))
-    assert parse_tracker(str(weights)) == TrackerSpec(
-        "net", None, (weights,)
-    )  # a file's name is no label
+    # A file's name is no label.
+    assert parse_tracker(str(weights)) == TrackerSpec("net", None, (weights,))
 
 
 def test_static() -> None:
@@ -93,8 +90,8 @@ def test_opencv_trackers(models: Path) -> None:
         (
             "rbfs",
             FileNotFoundError,
-            "--tracker 'rbfs': no such weights file; give one, or rbsf, siamfc, static, opencv:MIL, opencv:KCF, "
-            "opencv:CSRT, opencv:Nano, opencv:Vit",
+            "--tracker 'rbfs': no such weights file; give one, or rbsf, siamfc, static, "
+            "opencv:MIL, opencv:KCF, opencv:CSRT, opencv:Nano, opencv:Vit",
         ),
         ("a=", FileNotFoundError, "--tracker '': no such weights file"),
         ("a=b=static", FileNotFoundError, "--tracker 'b=static': no such weights file"),
@@ -195,7 +192,7 @@ def test_static_tracker_keeps_the_first_box() -> None:
         result = tracker.update(image)
         assert result.box.tolist() == [10, 11, 12, 13]
         assert not result.lost
-        result.box[:] = 0  # the caller's to write into
+        result.box[:] = 0  # the caller may write into it
 
 
 def follow(

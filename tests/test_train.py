@@ -94,7 +94,7 @@ def test_a_narrow_network_starts_from_a_part_of_a_wide_teacher(
 
 
 def test_from_scratch_nothing_is_taken_over_from_the_teacher(store, teacher, tmp_path):
-    """The network is only compared with it."""
+    """The network's maps are still compared with the teacher's."""
     out = tmp_path / "run"
     message = "lr_real is 0: from scratch the real layers would stay random"
     with pytest.raises(ValueError, match=message):
@@ -209,7 +209,7 @@ def test_default_data_is_synthetic_and_says_so(tmp_path, monkeypatch, teacher, c
 
 
 def test_ctrl_c_at_the_terminal_with_loader_processes(store, teacher, tmp_path):
-    """It reaches the whole process group, and ends it with one line and no traceback."""
+    """Ctrl-C reaches the whole process group, and ends it with one line and no traceback."""
     run = tmp_path / "run"
     program = [sys.executable, str(ROOT / "tools" / "train_rbsf.py")]
     program += ["--data", str(store), "--teacher", str(teacher), "--out", str(run)]
@@ -268,7 +268,7 @@ def test_resume_refuses_another_order_and_changes_nothing(flag, value, run):
 
 
 def test_resume_of_a_training_older_than_a_setting(run):
-    """It goes on with the setting's default, and with nothing else."""
+    """Such a training goes on with the setting's default, and with nothing else."""
     config = run / "config.yaml"
     settings = yaml.safe_load(config.read_text())
     assert settings.pop("paste_share") == 0.0
@@ -303,7 +303,7 @@ def test_half_a_checkpoint_and_anothers_checkpoint(run):
         resume(run, "--model", "xnor")
     assert yaml.safe_load(config.read_text())["model"] == "rbsf"
     text = config.read_text()
-    config.write_text(text.replace("model: rbsf", "model: xnor"))  # of another training
+    config.write_text(text.replace("model: rbsf", "model: xnor"))  # as another training's
     with pytest.raises(ValueError, match="not of this network and configuration"):
         resume(run)
     config.write_text(text)

@@ -252,9 +252,10 @@ def test_resume_with_another_configuration_is_refused(trained_resnet, tmp_path):
 
 
 def test_images_that_the_network_does_not_take_are_refused(image_root, tmp_path):
-    flags = ["--model", "lenet", "--size", "28", "--no-gan", "--start", "random"]
+    flags = ["--model", "lenet", "--dataset", "folder", "--root", str(image_root), "--size", "28"]
+    flags += [*QUICK, "--no-gan", "--start", "random", "--out", str(tmp_path / "run")]
     with pytest.raises(ValueError, match="lenet does not take images of 3 x 28 x 28"):
-        train_resnet(image_root, tmp_path / "run", *flags)
+        main(flags)
 
 
 def test_a_teacher_of_other_classes_is_refused(image_root, float_resnet, tmp_path):

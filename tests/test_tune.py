@@ -36,8 +36,9 @@ DEFAULTS = {
 
 
 def colours(crops):
-    """A backbone of blocks of 8 x 8 pixels: (N, S, S, 3) uint8 -> (N, 3, (S - 79) / 8, (S - 79) /
-    8).
+    """A backbone that gives the mean colour of blocks of 8 x 8 pixels.
+
+    It makes float32 `[N, 3, (S - 79) / 8, (S - 79) / 8]` of uint8 `[N, S, S, 3]`.
     """
     cut = crops[:, 39:-40, 39:-40].astype(np.float32) - 128
     n, side = len(cut), cut.shape[1] // 8
@@ -53,7 +54,7 @@ def videos(tmp_path_factory):
 
 @pytest.fixture
 def tune(videos, tmp_path, monkeypatch):
-    """The program on the made videos and a cheap backbone; a later flag wins over an earlier one."""
+    """The program on made videos and a cheap backbone; a later flag wins over an earlier one."""
     monkeypatch.setattr("rbsf.tracker.backbones.load_backbone", lambda *_: colours)
     monkeypatch.setattr("rbsf.tools.tune.plot", lambda _, path: path.touch())
     (tmp_path / "net.safetensors").write_bytes(b"a network")
@@ -75,7 +76,7 @@ def records(folder: Path) -> list[dict]:
 
 
 def score_by(monkeypatch, function) -> None:
-    """Let ``function(constants, sequence)`` score a sequence in place of the tracker."""
+    """Let `function(constants, sequence)` score a sequence in place of the tracker."""
 
     def scores(backbone, sequences, constants, show):
         return (function(constants, sequence) for sequence in sequences)
@@ -108,9 +109,8 @@ def test_first_trial_is_the_defaults_and_the_best_is_written(tune, tmp_path, cap
 
 def test_score_leaves_out_the_first_frame_and_those_without_the_target(monkeypatch):
     gone = [np.nan] * 4
-    truth = np.array(
-        [gone, [0, 0, 10, 10], [5, 0, 10, 10], gone, [0, 0, 10, 10]]
-    )  # overlaps 1/3 and 1
+    # The two frames that count overlap by 1/3 and 1.
+    truth = np.array([gone, [0, 0, 10, 10], [5, 0, 10, 10], gone, [0, 0, 10, 10]])
     monkeypatch.setattr(
         constants_search,
         "track_sequence",
@@ -174,7 +174,7 @@ def test_search_goes_on_where_it_stopped(tune, tmp_path, monkeypatch):
     tune(*one, "3")
     assert len(seen) == 3
     tune(*one, "5")
-    assert len(set(seen)) == len(seen) == 5  # nothing was tried twice
+    assert len(set(seen)) == len(seen) == 5  # nothing is tried twice
     tune(*one, "5")
     tune(*one, "2")
     assert len(seen) == 5
@@ -359,9 +359,8 @@ def test_missing_optuna_says_what_to_type(tune, monkeypatch):
 def test_worker_that_dies_costs_no_trial(tune, tmp_path, monkeypatch, capfd):
     def score(*_):
         deadline = time.monotonic() + 60
-        while (
-            active_children() and time.monotonic() < deadline
-        ):  # it finds that these weights are none
+        # The worker finds no weights in this file, and ends.
+        while active_children() and time.monotonic() < deadline:
             time.sleep(0.1)
         return 0.5
 

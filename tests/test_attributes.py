@@ -38,20 +38,8 @@ def test_uav123_publishes_12_flags(tmp_path: Path, version: str) -> None:
     write_flags(tmp_path, "bike1", "1,0,0,1,0,0,0,0,0,0,0,1\n", version)
     write_flags(tmp_path, "car1_s", "0 0 0 0 0 0 0 0 0 0 0 0", version)
     words, found = without_sizes(attributes_of(version, tmp_path, [BIKE, CAR]))
-    assert list(words) == [
-        "SV",
-        "ARC",
-        "LR",
-        "FM",
-        "FOC",
-        "POC",
-        "OV",
-        "BC",
-        "IV",
-        "VC",
-        "CM",
-        "SOB",
-    ]
+    expected = ["SV", "ARC", "LR", "FM", "FOC", "POC", "OV", "BC", "IV", "VC", "CM", "SOB"]
+    assert list(words) == expected
     assert words["SOB"] == "similar object"
     assert found == {"bike1": {"SV", "FM", "SOB"}, "car1_s": set()}
 
@@ -68,9 +56,8 @@ def test_order_of_uav123s_flags(tmp_path: Path, place: int) -> None:
 )
 def test_damaged_flags_are_named(tmp_path: Path, text: str) -> None:
     write_flags(tmp_path, "bike1", text)
-    with pytest.raises(
-        ValueError, match=r"bike1\.txt is damaged: expected 12 flags of 0 or 1, found"
-    ):
+    message = r"bike1\.txt is damaged: expected 12 flags of 0 or 1, found"
+    with pytest.raises(ValueError, match=message):
         attributes_of("UAV123", tmp_path, [BIKE])
 
 

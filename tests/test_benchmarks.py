@@ -97,9 +97,8 @@ def test_finished_sequences_are_not_run_again(otb: Path, tmp_path: Path) -> None
 
 def test_results_stay_where_a_tracker_cannot_be_run_again(otb: Path, tmp_path: Path) -> None:
     main(arguments(otb))
-    with pytest.raises(
-        ValueError, match="device 'none': the packed engine runs on the CPU; add --engine torch"
-    ):
+    message = "device 'none': the packed engine runs on the CPU; add --engine torch"
+    with pytest.raises(ValueError, match=message):
         main(arguments(otb, "--tracker", "rbsf", "--device", "none", "--no-resume"))
     assert (tmp_path / RESULTS / "Girl.txt").is_file()
 
@@ -299,10 +298,8 @@ def test_got10k_test_makes_an_archive_of_the_whole_split(
         first = (folder / "groundtruth.txt").read_text().splitlines()[0]
         (folder / "groundtruth.txt").write_text(first + "\n")
     assert main(arguments(tmp_path / "GOT-10k", dataset="GOT-10k-test")) == 0
-    assert (
-        "no submission to GOT-10k's server: GOT-10k-test (2 of 180 sequences)"
-        in capsys.readouterr().out
-    )
+    line = "no submission to GOT-10k's server: GOT-10k-test (2 of 180 sequences)"
+    assert line in capsys.readouterr().out
     published = {"GOT-10k-test": lambda: ["GOT-10k_Test_000001", "GOT-10k_Test_000002"]}
     monkeypatch.setattr("rbsf.eval.benchmarks._NAMES", published)
     assert main(arguments(tmp_path / "GOT-10k", dataset="GOT-10k-test")) == 0
@@ -322,9 +319,8 @@ def test_otb50_is_a_part_of_otb100(otb: Path) -> None:
 
 def test_uav123_at_10_fps_in_otbs_form_is_known_by_its_folder(tmp_path: Path) -> None:
     write_otb(tmp_path / "UAV123_10fps", "boat1", [BOX] * 2)
-    assert (
-        find_split("UAV123", tmp_path / "UAV123_10fps").title == "UAV123_10fps (1 of 123 sequences)"
-    )
+    expected = "UAV123_10fps (1 of 123 sequences)"
+    assert find_split("UAV123", tmp_path / "UAV123_10fps").title == expected
 
 
 def test_few_missing_sequences_are_all_named(
@@ -352,10 +348,8 @@ def test_sequence_that_is_named_twice_counts_once(otb: Path, tmp_path: Path) -> 
     assert find_split("OTB100", otb, ["Girl", "Dog", "Girl"]).title == "OTB100 (2 of 100 sequences)"
     (tmp_path / "truth").mkdir()
     (tmp_path / "truth/Girl.txt").write_text("11,11,10,10\n" * 4)
-    assert (
-        read_annotations("OTB100", tmp_path / "truth", ["Girl", "Girl"]).title
-        == "OTB100 (1 of 100 sequences)"
-    )
+    expected = "OTB100 (1 of 100 sequences)"
+    assert read_annotations("OTB100", tmp_path / "truth", ["Girl", "Girl"]).title == expected
 
 
 def test_sequences_can_be_given_by_several_flags(otb: Path) -> None:
@@ -425,14 +419,12 @@ def test_bad_shard_is_refused(otb: Path, text: str) -> None:
 
 def test_wrong_root_says_what_was_wanted_and_found(tmp_path: Path) -> None:
     write_otb(tmp_path / "mine", "Cat", [BOX] * 2)
-    with pytest.raises(
-        ValueError, match=r"mine is not OTB100: expected .* Basketball.*; found 1 sequences \(Cat\)"
-    ):
+    message = r"mine is not OTB100: expected .* Basketball.*; found 1 sequences \(Cat\)"
+    with pytest.raises(ValueError, match=message):
         main(arguments(tmp_path / "mine"))
     (tmp_path / "none/a").mkdir(parents=True)
-    with pytest.raises(
-        ValueError, match=r"looked for NAME/img/ with NAME/groundtruth_rect.txt; found 1 folders"
-    ):
+    message = r"looked for NAME/img/ with NAME/groundtruth_rect.txt; found 1 folders"
+    with pytest.raises(ValueError, match=message):
         main(arguments(tmp_path / "none"))
 
 
@@ -466,9 +458,8 @@ def test_root_has_a_default(otb: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command = ["--dataset", "OTB100", "--tracker", "static", "--workers", "1", "--out", "out"]
     monkeypatch.chdir(otb.parent)
     monkeypatch.delenv("RBSF_DATA", raising=False)
-    with pytest.raises(
-        FileNotFoundError, match="OTB100 is not in data/OTB: give its folder by --root"
-    ):
+    message = "OTB100 is not in data/OTB: give its folder by --root"
+    with pytest.raises(FileNotFoundError, match=message):
         main(command)
     (otb.parent / "data").mkdir()
     otb.rename(otb.parent / "data/OTB")

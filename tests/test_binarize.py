@@ -175,12 +175,8 @@ def test_binarize_changes_by_rule_and_says_so():
     net = small_net()
     original = net[3].weight.detach().clone()
     changes = binarize(net, "rbcn")
-    assert [(c.name, c.kept) for c in changes] == [
-        ("0", "first convolution"),
-        ("2", "1x1"),
-        ("3", ""),
-        ("4.0", ""),
-    ]
+    expected = [("0", "first convolution"), ("2", "1x1"), ("3", ""), ("4.0", "")]
+    assert [(c.name, c.kept) for c in changes] == expected
     assert list(binary_layers(net)) == ["3", "4.0"]
     assert torch.equal(net[3].weight, original)
     assert net(torch.randn(2, 3, 12, 12)).shape == (2, 4, 6, 6)
@@ -198,10 +194,8 @@ def test_binarize_options():
 @pytest.mark.parametrize("method", METHODS)
 def test_a_bias_is_kept(method):
     """There may be no batch-norm behind the layer to replace it."""
-    net, x = (
-        nn.Sequential(nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3, bias=False)),
-        torch.randn(2, 8, 9, 9),
-    )
+    net = nn.Sequential(nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3, bias=False))
+    x = torch.randn(2, 8, 9, 9)
     bias = net[0].bias.detach().clone()
     binarize(net, method, skip_first=False)
     torch.testing.assert_close(net[0].bias, bias, rtol=0, atol=0)
@@ -243,12 +237,8 @@ def test_binarize_refuses_paddings_before_it_changes_anything(padding, message):
         binarize(net)
     assert "\n" not in str(error.value)
     assert not binary_layers(net)
-    assert [c.kept for c in binarize(net, skip=["4"])] == [
-        "first convolution",
-        "1x1",
-        "",
-        "named in skip",
-    ]
+    expected = ["first convolution", "1x1", "", "named in skip"]
+    assert [c.kept for c in binarize(net, skip=["4"])] == expected
     with pytest.raises(ValueError, match=message.partition(": ")[2]):
         RBConv2d.from_conv(net[4])
 

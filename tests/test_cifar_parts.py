@@ -76,9 +76,8 @@ def copy_of(parts: Path, folder: Path) -> list[Path]:
 
 
 def test_missing_parts_are_named(parts: Path, tmp_path: Path) -> None:
-    with pytest.raises(
-        FileNotFoundError, match=r"holds no cifar100-1-of-N\.zip; make the parts with --pack"
-    ):
+    message = r"holds no cifar100-1-of-N\.zip; make the parts with --pack"
+    with pytest.raises(FileNotFoundError, match=message):
         unpack_cifar100(tmp_path, tmp_path)
     copies = copy_of(parts, tmp_path)
     copies[1].unlink()

@@ -44,11 +44,8 @@ def test_data_sets_are_columns_with_their_split() -> None:
         ("a/UAV123", uav(make_tracker("rbsf", {"car": 0.25}), make_tracker("static", {}))),
     )
     scores = found["Scores"]
-    assert scores.groups == (
-        ("", 1),
-        ("OTB100 (2 of 100 sequences)", 4),
-        ("UAV123 (1 of 123 sequences)", 4),
-    )
+    expected = (("", 1), ("OTB100 (2 of 100 sequences)", 4), ("UAV123 (1 of 123 sequences)", 4))
+    assert scores.groups == expected
     assert scores.columns == ["tracker", *["AUC", "precision", "AO", "SR0.5"] * 2]
     assert rows(scores) == [["rbsf", *["0.500"] * 4, *["0.250"] * 4], ["static", *["–"] * 8]]
     assert list(found) == ["Scores"]  # within one data set there is nothing to compare
@@ -83,20 +80,14 @@ def test_common_sequences_by_hand() -> None:
 
 def test_trackers_of_one_report_are_compared_too() -> None:
     table = tables(("a", otb()))["OTB100, common sequences"]
-    assert [row[:3] for row in rows(table)] == [
-        ["rbsf", "0.550", "–"],
-        ["teacher", "0.625", "+0.075"],
-    ]
+    expected = [["rbsf", "0.550", "–"], ["teacher", "0.625", "+0.075"]]
+    assert [row[:3] for row in rows(table)] == expected
 
 
 def test_one_common_sequence_has_no_interval() -> None:
     report = otb(make_tracker("a", {"Dog": 0.5}), make_tracker("b", {"Dog": 0.25}))
-    assert rows(tables(("x", report))["OTB100, common sequences"])[1] == [
-        "b",
-        "0.250",
-        "-0.250",
-        "–",
-    ]
+    expected = ["b", "0.250", "-0.250", "–"]
+    assert rows(tables(("x", report))["OTB100, common sequences"])[1] == expected
 
 
 def test_bootstrap_interval() -> None:

@@ -161,10 +161,8 @@ def test_make_weights_gives_settings_that_exist_and_goes_on_where_it_stopped(beg
     )
     assert ("--resume" in words) == begun
     config = read_config([word for word in words if word != "--resume"])
-    assert (config.model, config.teacher, config.epochs, config.pairs) == (
-        "rbsf",
-        "t.npz",
-        10,
-        1600,
-    )
+    assert config.model == "rbsf"
+    assert config.teacher == "t.npz"
+    assert config.epochs == 10
+    assert config.pairs == 1600
     assert config.data == ["d/GOT-10k/train", "d/stills", f"{tmp_path}/synthetic"]

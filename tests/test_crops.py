@@ -151,10 +151,8 @@ def test_sequence_is_replaced_as_a_whole(store_path):
     assert store.starts.tolist() == [0, 1, 4]
     assert store.frames.tolist() == [0, 0, 2, 4]
     assert [round(store.read(i).mean()) for i in range(4)] == [200, 50, 52, 54]
-    assert finished_contents(store_path, {}).left_out == {
-        ("source", "car"): [6],
-        ("source", "cup.jpg"): [],
-    }
+    expected = {("source", "car"): [6], ("source", "cup.jpg"): []}
+    assert finished_contents(store_path, {}).left_out == expected
     with sqlite3.connect(store_path) as db:
         assert db.execute("SELECT count(*) FROM images").fetchone() == (4,)
     db.close()
@@ -186,9 +184,8 @@ def test_contents_are_told_of_finished_stores_only(store_path, tmp_path):
 
 
 def test_missing_store(tmp_path):
-    with pytest.raises(
-        FileNotFoundError, match=r"none\.db: no such crop store; make it with tools/prepare_pairs"
-    ):
+    message = r"none\.db: no such crop store; make it with tools/prepare_pairs"
+    with pytest.raises(FileNotFoundError, match=message):
         CropStore(tmp_path / "none.db")
 
 

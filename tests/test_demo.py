@@ -18,13 +18,8 @@ from rbsf.tools.demo import main
 
 def test_demo_of_the_default_length(tmp_path, capsys):
     assert main(["--out", str(tmp_path), "--threads", "1"]) == 0
-    assert {p.name for p in tmp_path.iterdir()} == {
-        "video.mp4",
-        "video.txt",
-        "tracked.mp4",
-        "boxes.csv",
-        "demo.png",
-    }
+    expected = {"video.mp4", "video.txt", "tracked.mp4", "boxes.csv", "demo.png"}
+    assert {p.name for p in tmp_path.iterdir()} == expected
     out = capsys.readouterr().out
     assert "fps" in out
     overlap = re.search(r"mean overlap with the true boxes: (\d\.\d+)", out)

@@ -473,9 +473,8 @@ def test_bad_crops(crops: object, message: str) -> None:
 
 def test_images_too_large_for_memory() -> None:
     engine = Engine(random_model(1, [(1, 1, 0, 1, 1, 1, False), (1, 1, 16, 1, 1, 1 << 14, False)]))
-    with pytest.raises(
-        ValueError, match=r"images of 60 x 60 pixels do not .* more memory than so small"
-    ):
+    message = r"images of 60 x 60 pixels do not .* more memory than so small"
+    with pytest.raises(ValueError, match=message):
         engine(np.zeros((1, 60, 60, 1), np.uint8))
 
 
@@ -484,9 +483,8 @@ def test_maps_too_large_for_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     most = engine._plan(255, 255).bytes
     monkeypatch.setattr(run, "MAX_BYTES", most)
     engine(pixels(1, 255, 255, 3))
-    with pytest.raises(
-        ValueError, match=rf"^the network: its maps take [\d,]+ bytes an image; {most:,} at most$"
-    ):
+    message = rf"^the network: its maps take [\d,]+ bytes an image; {most:,} at most$"
+    with pytest.raises(ValueError, match=message):
         engine(pixels(1, 300, 255, 3))
 
 

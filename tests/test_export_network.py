@@ -400,11 +400,9 @@ def test_borders_of_binary_convolutions(method, border, stride, groups, padding,
 def test_a_border_of_0_is_the_mean_of_both_others() -> None:
     net = settle(nn.Sequential(stem(8), binary(8, 16, padding=1, border=0.0)), taken((9, 9, 3)))
     low, high, both, scale = export_classifier(net, "net", Images((9, 9, 3))).packed.nodes[-4:]
-    assert (low.attributes["border"], high.attributes["border"], both.inputs) == (
-        -1,
-        1,
-        (low.name, high.name),
-    )
+    assert low.attributes["border"] == -1
+    assert high.attributes["border"] == 1
+    assert both.inputs == (low.name, high.name)
     assert low.tensors["weight"] is high.tensors["weight"], "kept once in the file"
     np.testing.assert_array_equal(scale.tensors["scale"], net[1].scale().detach().numpy() / 2)
 
@@ -560,9 +558,8 @@ def test_weights_that_are_not_finite(tmp_path) -> None:
         nodes_of(net, (8, 8, 3))
     net = settle(nn.Sequential(stem(8), binary(8, 8), binary(8, 8), head(8)), taken((12, 12, 3)))
     net[2].norm.bias.data[3] = torch.nan
-    with pytest.raises(
-        ValueError, match=r"no packed form: 2\.norm holds values that are not finite"
-    ):
+    message = r"no packed form: 2\.norm holds values that are not finite"
+    with pytest.raises(ValueError, match=message):
         export_network(net, tmp_path / "net.safetensors", "net", (12, 12, 3))
     assert not [*tmp_path.iterdir()]
 

@@ -59,22 +59,17 @@ def test_seeds_start_from_the_float_network_of_the_first() -> None:
     (teacher,) = [
         word for word in by_name[f"{FIRST}-seed-1"].command if word.startswith("teacher=")
     ]
-    assert (
-        teacher
-        == f"teacher={by_name['teachers-resnet18-32-32-64-128'].results}/resnet18.safetensors"
-    )
+    expected = f"teacher={by_name['teachers-resnet18-32-32-64-128'].results}/resnet18.safetensors"
+    assert teacher == expected
 
 
 def test_only_takes_what_is_needed_along(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--list", "--only", f"{FIRST}-seed-2"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in lines] == [
-        "teachers-resnet18-32-32-64-128",
-        f"{FIRST}-seed-2",
-    ]
-    with pytest.raises(
-        ValueError, match="--only 'table9': no such item; there are rbsf2, agreement, speed, "
-    ):
+    expected = ["teachers-resnet18-32-32-64-128", f"{FIRST}-seed-2"]
+    assert [line.split(":")[0] for line in lines] == expected
+    message = "--only 'table9': no such item; there are rbsf2, agreement, speed, "
+    with pytest.raises(ValueError, match=message):
         main(["--list", "--only", "table9"])
 
 
@@ -174,9 +169,8 @@ class TestBadInput:
 
     def test_a_full_disk(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 10**9})())
-        with pytest.raises(
-            ValueError, match=r"1\.0 GB are free on its disk; make room for 2\.1 GB"
-        ):
+        message = r"1\.0 GB are free on its disk; make room for 2\.1 GB"
+        with pytest.raises(ValueError, match=message):
             main(["--data", str(tmp_path), "--out", str(tmp_path / "run")])
 
     def test_too_little_memory(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

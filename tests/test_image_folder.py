@@ -365,14 +365,8 @@ def test_batches_have_the_promised_form(tmp_path):
         assert ((batch["image"][:, 0, 8, 8].int() - 12) // 80).tolist() == batch["label"].tolist()
     batches = read(val, train=False)
     assert [len(batch["label"]) for batch in batches] == [4, 2]
-    assert torch.cat([batch["image"][:, 1, 8, 8] for batch in batches]).tolist() == [
-        20,
-        30,
-        100,
-        110,
-        180,
-        190,
-    ]
+    expected = [20, 30, 100, 110, 180, 190]
+    assert torch.cat([batch["image"][:, 1, 8, 8] for batch in batches]).tolist() == expected
 
 
 def textured(root):

@@ -490,18 +490,8 @@ def part_of(real_data, folder):
 def test_real_mnist(real_data):
     train, test = open_labelled("mnist", part_of(real_data, "MNIST"), check="strict")
     assert (len(train), len(test)) == (60_000, 10_000)
-    assert torch.bincount(train.labels).tolist() == [
-        5923,
-        6742,
-        5958,
-        6131,
-        5842,
-        5421,
-        5918,
-        6265,
-        5851,
-        5949,
-    ]
+    expected = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    assert torch.bincount(train.labels).tolist() == expected
     assert test.labels[:5].tolist() == [7, 2, 1, 0, 4]
     values = train.images.double() / 255
     assert round(values.mean().item(), 4) == 0.1307

@@ -79,10 +79,8 @@ def test_xnors_gradient_goes_through_the_sign_and_through_alpha():
     single = layer_of(XNORConv2d, filters([-0.5], [2.0]))
     grad = gradients(single, filters([1.0], [1.0]))
     # The paper has 1 / n + dsign/dw * alpha, with n = 1.
-    assert grad.flatten().tolist() == [
-        1 + 0.5,
-        1 + 0.0,
-    ]
+    expected = [1 + 0.5, 1 + 0.0]
+    assert grad.flatten().tolist() == expected
     layer = layer_of(XNORConv2d, WEIGHT)
     alpha = filters([0.75], [0.75])
     through_alpha = WEIGHT.sign() * (UPSTREAM * SIGNS).sum((1, 2, 3), keepdim=True) / 4
@@ -110,10 +108,8 @@ def test_bireals_gradient_is_scaled_by_the_magnitude_as_a_constant():
 
 
 def test_bireals_activations_have_the_triangle_gradient():
-    layer, x = (
-        layer_of(BiRealConv2d, filters([1.0])),
-        filters([-2.0, -0.25, 0.0, 0.75]).requires_grad_(),
-    )
+    layer = layer_of(BiRealConv2d, filters([1.0]))
+    x = filters([-2.0, -0.25, 0.0, 0.75]).requires_grad_()
     layer(x).sum().backward()
     assert x.grad.flatten().tolist() == [0.0, 1.5, 2.0, 0.5]
 
@@ -259,20 +255,13 @@ def test_abcnets_gradient_goes_straight_through_each_base():
 
 def test_abcnets_activations_their_shifts_and_scales():
     layer = layer_of(ABCConv2d, filters([1.0]), weight_bases=1, activation_bases=2)
-    layer.shift.data, layer.beta.data = (
-        torch.tensor([0.0, 1.0]).double(),
-        torch.tensor([2.0, 10.0]).double(),
-    )
+    layer.shift.data = torch.tensor([0.0, 1.0]).double()
+    layer.beta.data = torch.tensor([2.0, 10.0]).double()
     x = filters([-1.25, -0.5, 0.25, 0.5, 0.75]).requires_grad_()
     y = layer.activate(x)
     # The thresholds are 0.5 and -0.5.
-    assert y.flatten().tolist() == [
-        -2 - 10,
-        -2 + 10,
-        -2 + 10,
-        2 + 10,
-        2 + 10,
-    ]
+    expected = [-2 - 10, -2 + 10, -2 + 10, 2 + 10, 2 + 10]
+    assert y.flatten().tolist() == expected
     y.sum().backward()
     assert x.grad.flatten().tolist() == [0, 10, 2, 2, 2]  # the windows are [0, 1] and [-1, 0]
     assert layer.shift.grad.tolist() == [3 * 2, 1 * 10]

@@ -271,10 +271,8 @@ def test_published_siamfc_boxes_on_all_of_otb100(real_data: Path, tmp_path: Path
     """
     from rbsf.eval.run_benchmarks import main
 
-    annotations, results = (
-        real_data / "results/otb100_annotations",
-        real_data / "results/otb100_boxes_siamfc",
-    )
+    annotations = real_data / "results/otb100_annotations"
+    results = real_data / "results/otb100_boxes_siamfc"
     if not annotations.is_dir():
         skip_without("data", f"no {annotations}")
     arguments = [
@@ -309,10 +307,8 @@ def test_toolkit_scores_those_boxes_alike(
     real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The toolkit's own report, over folders with empty images, gives the 0.604 above."""
-    annotations, results = (
-        real_data / "results/otb100_annotations",
-        real_data / "results/otb100_boxes_siamfc",
-    )
+    annotations = real_data / "results/otb100_annotations"
+    results = real_data / "results/otb100_boxes_siamfc"
     if not annotations.is_dir():
         skip_without("data", f"no {annotations}")
     for path in annotations.glob("*.txt"):

@@ -293,12 +293,8 @@ def test_hard_negatives_are_named_alike_but_for_the_number(tmp_path):
     square = (60.0, 60.0)
     names = ["dog_1.jpg", "dog_2.jpg", "cat_01.png", "cat_02.png", "lone.jpg"]
     found = negatives_of(named_store(tmp_path / "s.db", [(name, square) for name in names]))
-    assert {gray: set(found[gray]) for gray in (10, 20, 30, 40)} == {
-        10: {20},
-        20: {10},
-        30: {40},
-        40: {30},
-    }
+    expected = {10: {20}, 20: {10}, 30: {40}, 40: {30}}
+    assert {gray: set(found[gray]) for gray in (10, 20, 30, 40)} == expected
     assert set(found[50]) <= {10, 20, 30, 40}
     soft = negatives_of(
         named_store(tmp_path / "soft.db", [(name, square) for name in names]), hard=0.0

@@ -210,9 +210,8 @@ def test_images_too_small_for_a_network_of_any_size() -> None:
     make.conv(4, 5, 1, 0, 1)
     engine = Engine(make.model())
     assert engine(images(2, 30, 20, 3)).shape == (2, 26, 16, 4)
-    with pytest.raises(
-        ValueError, match=r"images of 4 x 9 pixels do not suit the network: node 'conv\.1'"
-    ):
+    message = r"images of 4 x 9 pixels do not suit the network: node 'conv\.1'"
+    with pytest.raises(ValueError, match=message):
         engine(images(1, 4, 9, 3))
 
 

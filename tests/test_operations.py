@@ -213,6 +213,5 @@ def test_the_command_of_the_page() -> None:
         [*command, "swish"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert found.returncode
-    assert (
-        "there is no rbsf/engine/ops/swish.py; see CONTRIBUTING.md" in found.stdout + found.stderr
-    )
+    line = "there is no rbsf/engine/ops/swish.py; see CONTRIBUTING.md"
+    assert line in found.stdout + found.stderr

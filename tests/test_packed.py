@@ -125,9 +125,8 @@ def test_few_bits_do_not_hide_weights_that_exhaust_memory() -> None:
         Node("image", "input", (), size),
         Node("a", "conv_u8", ("image",), geometry, weight),
     ]
-    with pytest.raises(
-        ValueError, match=r"node 'a' .*: its weights would take over 64 MB unpacked"
-    ):
+    message = r"node 'a' .*: its weights would take over 64 MB unpacked"
+    with pytest.raises(ValueError, match=message):
         check_nodes(nodes)
 
 

@@ -216,14 +216,10 @@ def test_negatives_show_another_target(films, stills):
 def test_excluded_sequences_are_never_drawn(films):
     dataset = PairDataset([films], 50, exclude=[(0, 0)], augment=PLAIN)
     assert {target_of(item["exemplar"][0, 63, 63].item()) for item in dataset} == {"short"}
-    assert (
-        dataset.describe()
-        == "50 pairs an epoch from 1 videos and 0 stills, without 0, held out for validation"
-    )
-    with pytest.raises(
-        ValueError,
-        match=r"^all of the training data is held out for validation \(0, 1\); give more",
-    ):
+    expected = "50 pairs an epoch from 1 videos and 0 stills, without 0, held out for validation"
+    assert dataset.describe() == expected
+    message = r"^all of the training data is held out for validation \(0, 1\); give more"
+    with pytest.raises(ValueError, match=message):
         PairDataset([films], 50, exclude=[(0, 0), (0, 1)])
 
 

@@ -83,10 +83,8 @@ def test_the_benchmark_tracks_each_pass_from_its_own_first_box(
     assert title in capsys.readouterr().out
     report = json.loads((tmp_path / "out/reports/OTB100-every2-frames3/report.json").read_text())
     scores = report["trackers"][0]["sequences"]
-    assert {name: score["ao"] for name, score in scores.items()} == {
-        "Dog@0+3": pytest.approx(2 / 3),
-        "Dog@2+3": 1,
-    }
+    expected = {"Dog@0+3": pytest.approx(2 / 3), "Dog@2+3": 1}
+    assert {name: score["ao"] for name, score in scores.items()} == expected
     assert report["protocol"].endswith(" Each pass counts as a sequence.")
     assert report["paper"] is None  # the paper's figures are of whole sequences
     assert main(flags) == 0  # results of parts and of whole sequences do not mix

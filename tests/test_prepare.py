@@ -180,10 +180,8 @@ def test_box_outside_its_image_is_left_out(stills, tmp_path):
 def test_nothing_at_all_is_an_error(stills, tmp_path):
     for image in stills.glob("*.jpg"):
         image.write_bytes(b"no image")
-    with pytest.raises(
-        ValueError,
-        match=r"stills: nothing could be prepared; 0\.jpg: left out 2 of 2; first: box 0",
-    ):
+    message = r"stills: nothing could be prepared; 0\.jpg: left out 2 of 2; first: box 0"
+    with pytest.raises(ValueError, match=message):
         prepare([stills], tmp_path / "pairs.db", progress=False)
 
 
@@ -232,10 +230,8 @@ def test_broken_sequences_are_all_named_or_left_out(videos, stills, tmp_path, ca
     assert [line.startswith("warning: left out: ") for line in lines] == [True, True]
     for name in ("car", "dog", "elk"):
         (videos / name / "groundtruth.txt").write_text("1,2,3\n")
-    with pytest.raises(
-        ValueError,
-        match=r"nothing could be prepared; .*groundtruth\.txt line 1: '1,2,3' is not a box",
-    ):
+    message = r"nothing could be prepared; .*groundtruth\.txt line 1: '1,2,3' is not a box"
+    with pytest.raises(ValueError, match=message):
         prepare([videos], tmp_path / "other.db", skip_broken=True, progress=False)
 
 
@@ -422,9 +418,8 @@ class TestTrainingData:
         assert find_held_out([CropStore(stores[0].path)], load_sequences(other)) == [(0, 0), (0, 2)]
 
     def test_validation_that_is_nowhere_is_named_though_none_is_asked_for(self, videos, tmp_path):
-        with pytest.raises(
-            FileNotFoundError, match=r"--val .*typo does not exist; give a folder of sequences"
-        ):
+        message = r"--val .*typo does not exist; give a folder of sequences"
+        with pytest.raises(FileNotFoundError, match=message):
             open_training_data([videos], tmp_path / "cache", tmp_path / "typo", 0)
 
     def test_broken_sequences_stop_it_or_are_left_out(self, videos, tmp_path, capsys):

@@ -118,10 +118,8 @@ def test_the_command_tracks_several_targets(
 
 def test_trackers_of_one_network_go_together(files: Path) -> None:
     frames = [image for image, _ in make_sequence(0, 3)]
-    spec, net = (
-        parse_tracker(str(files / "net.safetensors")),
-        PackedNetwork(files / "net-packed.safetensors"),
-    )
+    spec = parse_tracker(str(files / "net.safetensors"))
+    net = PackedNetwork(files / "net-packed.safetensors")
     trackers = [make_tracker(net, spec.config) for _ in range(2)]
     for number, tracker in enumerate(trackers):
         tracker.init(frames[0], (40 + 20 * number, 30, 30, 24))
@@ -145,10 +143,8 @@ def test_presence_is_pytorchs_to_the_bit(isa: str) -> None:
     exported = export_search(net)
     exported.compare().check()
     packed, own = PackedNetwork(exported.packed, isa=isa), TorchNetwork(net)
-    found, expected = (
-        packed.answer(packed.learn(exemplar), region),
-        own.answer(own.learn(exemplar), region),
-    )
+    found = packed.answer(packed.learn(exemplar), region)
+    expected = own.answer(own.learn(exemplar), region)
     assert found.presence is not None
     np.testing.assert_array_equal(found.presence, expected.presence)
     assert found.presence.shape == (15, 15)
@@ -255,9 +251,8 @@ def test_other_maps_are_refused(files: Path) -> None:
     packed = read_packed(files / "net-packed.safetensors")
     last = packed.nodes[-2]
     fewer = replace(last, tensors={key: array[:4] for key, array in last.tensors.items()})
-    with pytest.raises(
-        ValueError, match=r"gives \(1, 4, 15, 15\), expected \(1, 5 or 6, rows, columns\)"
-    ):
+    message = r"gives \(1, 4, 15, 15\), expected \(1, 5 or 6, rows, columns\)"
+    with pytest.raises(ValueError, match=message):
         PackedNetwork(replace(packed, nodes=(*packed.nodes[:-2], fewer, packed.nodes[-1])))
 
 

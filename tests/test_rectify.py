@@ -118,12 +118,8 @@ def test_discriminators_judge_single_maps_of_any_size():
 
 def test_each_discriminator_is_four_linear_layers_of_its_own_with_leaky_relu():
     judges, maps = DiscriminatorStack(3), torch.randn(3, 7, GRID, GRID)
-    assert [tuple(weight.shape) for weight in judges.weights] == [
-        (3, 64, 64),
-        (3, 64, 32),
-        (3, 32, 16),
-        (3, 16, 1),
-    ]
+    expected = [(3, 64, 64), (3, 64, 32), (3, 32, 16), (3, 16, 1)]
+    assert [tuple(weight.shape) for weight in judges.weights] == expected
     for point in range(3):
         x = maps[point].flatten(1)
         for weight, bias in zip(judges.weights, judges.biases, strict=True):
@@ -274,11 +270,9 @@ class WritesIntoMaps(nn.Module):
     def __init__(self, rectify):
         super().__init__()
         torch.manual_seed(3)
-        self.conv, self.norm, self.rectify = (
-            nn.Conv2d(3, 6, 3, bias=False),
-            nn.BatchNorm2d(6),
-            rectify,
-        )
+        self.conv = nn.Conv2d(3, 6, 3, bias=False)
+        self.norm = nn.BatchNorm2d(6)
+        self.rectify = rectify
 
     def forward(self, x):
         return self.rectify(self.norm(self.conv(x)))
@@ -378,16 +372,13 @@ def test_a_teacher_of_other_shapes_is_refused():
     binarize(student, "rbcn")
     teacher[2] = nn.Conv2d(4, 8, 3)
     teacher[3] = nn.BatchNorm2d(8)
-    with pytest.raises(
-        ValueError,
-        match=r"layer '2': the teacher's filters are \(8, 4, 3, 3\), the student's \(6, 4,",
-    ):
+    message = r"layer '2': the teacher's filters are \(8, 4, 3, 3\), the student's \(6, 4,"
+    with pytest.raises(ValueError, match=message):
         start_from_teacher(student, teacher, {})
     stats = {"3": (torch.zeros(6), torch.ones(6))}
     rectifier = Rectifier(student, teacher, toy_task, RectifyConfig(), stats)
-    with pytest.raises(
-        ValueError, match=r"maps at '3' do not match: the student's is \(8, 6, 8, 8\), the"
-    ):
+    message = r"maps at '3' do not match: the student's is \(8, 6, 8, 8\), the"
+    with pytest.raises(ValueError, match=message):
         rectifier.step(batch(), 0)
 
 
@@ -440,11 +431,9 @@ def test_losses_of_discriminators_are_means_over_points_of_all_widths():
     for (point, t), (_, r) in zip(fake, real, strict=True):
         width = str(t.shape[1])
         same = rectifier.discriminators.points[width]
-        judges, norm, number = (
-            rectifier.discriminators.stacks[width],
-            rectifier._norm(point),
-            same.index(point),
-        )
+        judges = rectifier.discriminators.stacks[width]
+        norm = rectifier._norm(point)
+        number = same.index(point)
         both = [norm(pool(x)).flatten(0, 1).expand(len(same), -1, -1, -1) for x in (r, t)]
         by_point.append(discriminator_loss(*(judges(x)[number] for x in both)))
     loss = rectifier._update_discriminators(rectifier._pooled(fake), rectifier._pooled(real))

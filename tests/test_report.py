@@ -45,10 +45,8 @@ def test_main_table_in_markdown() -> None:
         "sequences": {"Dog": {"auc": 0.6, "frames": 10}},
     }
     lines = str(main_table(report)).splitlines()
-    assert (
-        lines[0]
-        == "| tracker | AUC | precision | norm. precision | AO | SR0.5 | SR0.75 | fps | file |"
-    )
+    expected = "| tracker | AUC | precision | norm. precision | AO | SR0.5 | SR0.75 | fps | file |"
+    assert lines[0] == expected
     assert lines[2] == (
         "| rbsf (subject, float32, 3 runs, 1 of 2 sequences)"
         + " | 0.550 ± 0.013" * 6
@@ -65,10 +63,8 @@ def test_mean_over_fewer_sequences_is_not_the_best() -> None:
     table = main_table(make_report(few, more, most))
     assert [row[1].best for row in table.rows] == [False, True, True]
     assert table.rows[0][0].tags[-1] == "1 of 2 sequences"
-    assert (
-        "the best of each score in bold, but for means over fewer sequences than others."
-        in table.caption
-    )
+    line = "the best of each score in bold, but for means over fewer sequences than others."
+    assert line in table.caption
     for tracker, auc, count in ((few, 0.9, 1), (more, 0.2, 2), (most, 0.4, 2)):
         tracker["attributes"] = {"SV": {"auc": auc, "sequences": count}}
     found = attribute_table(make_report(few, more, most))
@@ -116,11 +112,8 @@ def test_without_reference_the_worst_comes_first_and_there_is_no_gap() -> None:
 def test_paper_stands_in_columns_of_its_own() -> None:
     table = paper_table(make_report(paper=PAPER))
     assert table is not None
-    assert table.groups == (
-        ("", 1),
-        ("paper: all of OTB100", 2),
-        ("here: OTB100 (2 of 100 sequences)", 3),
-    )
+    expected = (("", 1), ("paper: all of OTB100", 2), ("here: OTB100 (2 of 100 sequences)", 3))
+    assert table.groups == expected
     # The first row is the reference, whatever its label.
     assert rows(table) == [
         [
@@ -219,11 +212,8 @@ def test_report_with_nothing_scored() -> None:
 def test_written_report_is_read_back(tmp_path: Path) -> None:
     report = make_report()
     write_report(report, tmp_path / "new", [])
-    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [
-        "report.html",
-        "report.json",
-        "report.md",
-    ]
+    expected = ["report.html", "report.json", "report.md"]
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == expected
     assert load_report(tmp_path / "new") == load_report(str(tmp_path / "new/report.json")) == report
 
 
@@ -256,9 +246,8 @@ def test_what_is_no_report_is_named_in_one_line(tmp_path: Path, content: str, fa
 
 
 def test_missing_report_is_named(tmp_path: Path) -> None:
-    with pytest.raises(
-        FileNotFoundError, match=r"report.json does not exist; eval/run_benchmarks.py"
-    ):
+    message = r"report.json does not exist; eval/run_benchmarks.py"
+    with pytest.raises(FileNotFoundError, match=message):
         load_report(tmp_path)
 
 

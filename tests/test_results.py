@@ -63,9 +63,8 @@ def test_boxes_count_from_1_where_the_data_set_does(
 ) -> None:
     otb.save(girl, run_of(0.5, 0.0123456789))
     assert tree(tmp_path) == ["ours/Girl.txt", "ours/times/Girl_time.txt"]
-    assert (
-        tmp_path / "ours/Girl.txt"
-    ).read_text() == "11.000,11.000,10.000,10.000\n12.235,13.000,10.500,9.000\n"
+    expected = "11.000,11.000,10.000,10.000\n12.235,13.000,10.500,9.000\n"
+    assert (tmp_path / "ours/Girl.txt").read_text() == expected
     nothing = hashlib.sha256().hexdigest()
     digest = hashlib.sha256(f"Girl 2 [[10.0, 10.0, 10.0, 10.0]] {nothing}".encode()).hexdigest()[
         :16
@@ -77,9 +76,8 @@ def test_boxes_count_from_1_where_the_data_set_does(
 
 def test_boxes_count_from_0_elsewhere(otb: ResultStore, girl: Sequence, tmp_path: Path) -> None:
     otb.save(dataclasses.replace(girl, one_based=False), run_of(0.5, 0.25))
-    assert (
-        tmp_path / "ours/Girl.txt"
-    ).read_text() == "10.000,10.000,10.000,10.000\n11.235,12.000,10.500,9.000\n"
+    expected = "10.000,10.000,10.000,10.000\n11.235,12.000,10.500,9.000\n"
+    assert (tmp_path / "ours/Girl.txt").read_text() == expected
 
 
 def test_each_further_run_has_a_folder(otb: ResultStore, girl: Sequence, tmp_path: Path) -> None:
@@ -132,10 +130,8 @@ def test_toolkit_reads_the_same_of_got10k(got10k: ResultStore, val: Sequence) ->
 
 def test_got10k_runs_may_come_in_any_order(got10k: ResultStore, val: Sequence) -> None:
     got10k.save(val, run_of(0.5, 0.25, shift=2), 2)
-    assert got10k.times_path(VAL).read_text().splitlines()[1:] == [
-        "nan,0.50000000",
-        "nan,0.25000000",
-    ]
+    expected = ["nan,0.50000000", "nan,0.25000000"]
+    assert got10k.times_path(VAL).read_text().splitlines()[1:] == expected
     assert got10k.load(val) is None
     assert got10k.load(val, 3) is None
     check(got10k.load(val, 2), 2, [0.5, 0.25])
@@ -266,9 +262,8 @@ def test_damaged_boxes_are_named(
 ) -> None:
     otb.save(girl, run_of(0.5, 0.25))
     otb.boxes_path("Girl").write_bytes(content)
-    with pytest.raises(
-        ValueError, match=fault + ".*; replace it, or delete it to run the sequence again"
-    ) as caught:
+    message = fault + ".*; replace it, or delete it to run the sequence again"
+    with pytest.raises(ValueError, match=message) as caught:
         otb.load(girl)
     assert "\n" not in str(caught.value)
 
@@ -302,9 +297,8 @@ def test_failure_is_kept_until_the_sequence_is_tracked(
     assert store.failures() == {}
     store.save_failure(sequence, "image 0002.jpg is empty")
     store.save_failure(other, "its process was killed (SIGKILL)")
-    assert (
-        tmp_path / "ours/failed" / f"{sequence.name}.txt"
-    ).read_text() == "image 0002.jpg is empty\n"
+    expected = "image 0002.jpg is empty\n"
+    assert (tmp_path / "ours/failed" / f"{sequence.name}.txt").read_text() == expected
     assert store.failures() == {
         sequence.name: "image 0002.jpg is empty",
         "Jogging.1": "its process was killed (SIGKILL)",

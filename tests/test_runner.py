@@ -83,11 +83,8 @@ def test_seconds_are_the_trackers_own(monkeypatch: pytest.MonkeyPatch) -> None:
         [0.0, 0.5, 10.0, 10.25, 20.0, 20.125]
     )  # a pair for each update; decoding lies between them
     monkeypatch.setattr(runner.time, "perf_counter", lambda: next(clock))
-    assert track_sequence(StaticTracker(), made(HERE, HERE, HERE)).seconds.tolist() == [
-        0.5,
-        0.25,
-        0.125,
-    ]
+    expected = [0.5, 0.25, 0.125]
+    assert track_sequence(StaticTracker(), made(HERE, HERE, HERE)).seconds.tolist() == expected
 
 
 @pytest.mark.parametrize(
@@ -143,9 +140,8 @@ def test_failed_sequence_alone_is_run_again(otb: Path, monkeypatch: pytest.Monke
     whole = frame.read_bytes()
     frame.write_bytes(b"")
     run_jobs(jobs)
-    assert girl.store.failures() == {
-        "Girl": f"image {frame} is empty (0 bytes); replace or remove it"
-    }
+    expected = {"Girl": f"image {frame} is empty (0 bytes); replace or remove it"}
+    assert girl.store.failures() == expected
     assert pending(jobs) == [girl]
     marked = mark(dog)
     frame.write_bytes(whole)

@@ -66,9 +66,8 @@ def test_a_single_split_is_entered_and_several_must_be_chosen_from(tmp_path: Pat
     make_got10k(tmp_path / "val")
     assert len(load_sequences(tmp_path)) == 2
     make_got10k(tmp_path / "train")
-    with pytest.raises(
-        ValueError, match=r"holds the splits train, val; choose one, for example .*train"
-    ):
+    message = r"holds the splits train, val; choose one, for example .*train"
+    with pytest.raises(ValueError, match=message):
         load_sequences(tmp_path)
 
 
@@ -139,10 +138,8 @@ def test_otb_annotates_only_some_frames(
         (folder / f"{number:04d}.jpg").touch()
     write_lines(tmp_path / name / "groundtruth_rect.txt", (last - first + 1) * ["1,1,5,5"])
     sequence = load_sequences(tmp_path)[0]
-    assert [Path(sequence.frames[i]).name for i in (0, -1)] == [
-        f"{first:04d}.jpg",
-        f"{last:04d}.jpg",
-    ]
+    expected = [f"{first:04d}.jpg", f"{last:04d}.jpg"]
+    assert [Path(sequence.frames[i]).name for i in (0, -1)] == expected
 
 
 @pytest.mark.parametrize(
@@ -159,10 +156,8 @@ def test_uav123_cuts_several_sequences_from_one_folder(
     write_lines(tmp_path / "anno" / version / "car16_2.txt", lines)
     sequence = load_sequences(tmp_path)[0]
     assert sequence.name == "car16_2"
-    assert [Path(sequence.frames[i]).name for i in (0, -1)] == [
-        f"{first:06d}.jpg",
-        f"{last:06d}.jpg",
-    ]
+    expected = [f"{first:06d}.jpg", f"{last:06d}.jpg"]
+    assert [Path(sequence.frames[i]).name for i in (0, -1)] == expected
     assert np.isnan(sequence.boxes[0]).all()
     assert sequence.boxes[1].tolist() == [4, 5, 7, 8]
 
@@ -188,9 +183,8 @@ def test_videos_with_boxes_beside_them(tmp_path: Path) -> None:
             assert [round(image.mean(), -1) for image in view] == [40, 120, 200]
             assert round(view.image(1).mean(), -1) == 120
     write_lines(tmp_path / "clip.txt", BOXES[:2])
-    with pytest.raises(
-        ValueError, match=r"sequence clip: 3 frames in .*clip\.mp4 but 2 boxes in .*clip\.txt"
-    ):
+    message = r"sequence clip: 3 frames in .*clip\.mp4 but 2 boxes in .*clip\.txt"
+    with pytest.raises(ValueError, match=message):
         load_sequences(tmp_path)
 
 
@@ -204,9 +198,8 @@ def test_boxes_are_counted_against_decoded_frames(
     write_lines(tmp_path / "a.txt", [BOXES[0]] * shown)
     assert len(list(load_sequences(tmp_path)[0])) == shown
     write_lines(tmp_path / "a.txt", [BOXES[0]] * (shown + 1))
-    with pytest.raises(
-        ValueError, match=rf"sequence a: {shown} frames in .*a\.\w+ but {shown + 1} boxes in"
-    ):
+    message = rf"sequence a: {shown} frames in .*a\.\w+ but {shown + 1} boxes in"
+    with pytest.raises(ValueError, match=message):
         load_sequences(tmp_path)
 
 
@@ -230,12 +223,8 @@ def test_real_data(real_data: Path, folder: str, count: int, frames: int) -> Non
 
 
 def test_real_otb_boxes_are_shifted_to_zero(real_data: Path) -> None:
-    assert load_sequences(real_data / "OTB", names=["Couple"])[0].boxes[0].tolist() == [
-        50,
-        46,
-        25,
-        62,
-    ]
+    expected = [50, 46, 25, 62]
+    assert load_sequences(real_data / "OTB", names=["Couple"])[0].boxes[0].tolist() == expected
 
 
 # --- bad input
@@ -261,12 +250,8 @@ def test_a_line_that_is_no_box_is_named(tmp_path: Path, line: str, message: str)
 
 def test_absent_targets_become_nan(tmp_path: Path) -> None:
     write_lines(tmp_path / "a.txt", ["1,2,3,4", "NaN,NaN,NaN,NaN", "0,0,0,0", "5 6 7 8"])
-    assert np.isnan(read_boxes(tmp_path / "a.txt")).all(axis=1).tolist() == [
-        False,
-        True,
-        True,
-        False,
-    ]
+    expected = [False, True, True, False]
+    assert np.isnan(read_boxes(tmp_path / "a.txt")).all(axis=1).tolist() == expected
 
 
 def test_a_byte_order_mark_is_no_part_of_a_box_or_name(tmp_path: Path) -> None:
@@ -289,18 +274,16 @@ def test_an_annotation_without_a_box_is_named(
 
 def test_a_missing_frame_is_named(tmp_path: Path) -> None:
     (make_got10k(tmp_path) / "a" / "00000002.jpg").unlink()
-    with pytest.raises(
-        ValueError, match=r"sequence a: 2 frames in .* but 3 boxes in .*; frame number 2 is missing"
-    ):
+    message = r"sequence a: 2 frames in .* but 3 boxes in .*; frame number 2 is missing"
+    with pytest.raises(ValueError, match=message):
         load_sequences(tmp_path)
     assert len(load_sequences(tmp_path, names=["b"])) == 1
 
 
 def test_an_annotation_shorter_than_its_frames_is_named(tmp_path: Path) -> None:
     write_lines(make_got10k(tmp_path) / "a" / "groundtruth.txt", BOXES[:2])
-    with pytest.raises(
-        ValueError, match=r"sequence a: 3 frames in .*a but 2 boxes in .*groundtruth\.txt"
-    ):
+    message = r"sequence a: 3 frames in .*a but 2 boxes in .*groundtruth\.txt"
+    with pytest.raises(ValueError, match=message):
         load_sequences(tmp_path)
     make_otb(tmp_path / "otb", "Dog", range(1, 4), {"groundtruth_rect.txt": BOXES[:1]})
     with pytest.raises(ValueError, match=r"sequence Dog: 3 frames in .* but 1 boxes"):
@@ -313,18 +296,15 @@ def test_a_sequence_without_frames_or_annotation_is_named(tmp_path: Path) -> Non
     with pytest.raises(FileNotFoundError, match=r"a/groundtruth\.txt does not exist"):
         load_sequences(tmp_path)
     write_lines(tmp_path / "anno" / "UAV123" / "bike1.txt", BOXES)
-    with pytest.raises(
-        FileNotFoundError,
-        match=r"sequence bike1: folder of frames .*data_seq/UAV123/bike1 does not",
-    ):
+    message = r"sequence bike1: folder of frames .*data_seq/UAV123/bike1 does not"
+    with pytest.raises(FileNotFoundError, match=message):
         load_sequences(tmp_path, "uav123")
 
 
 def test_an_empty_or_partly_unpacked_list_is_told(tmp_path: Path) -> None:
     write_lines(make_got10k(tmp_path) / "list.txt", ["a", "c", "d"])
-    with pytest.raises(
-        ValueError, match=r"names 3 sequences but 2 of their folders are missing, such as .*/c"
-    ):
+    message = r"names 3 sequences but 2 of their folders are missing, such as .*/c"
+    with pytest.raises(ValueError, match=message):
         load_sequences(tmp_path)
     (tmp_path / "list.txt").write_text("\n")
     with pytest.raises(ValueError, match=r"list\.txt is empty"):
@@ -342,13 +322,11 @@ def test_unknown_names_and_empty_choices_are_told(tmp_path: Path) -> None:
 def test_an_unknown_root_says_what_was_looked_for_and_found(tmp_path: Path) -> None:
     (tmp_path / "stuff").mkdir()
     (tmp_path / "a.txt").touch()
-    with pytest.raises(
-        ValueError, match=r"looked for list\.txt .* found 1 folders \(stuff \.\.\.\) and 1 files"
-    ):
+    message = r"looked for list\.txt .* found 1 folders \(stuff \.\.\.\) and 1 files"
+    with pytest.raises(ValueError, match=message):
         load_sequences(tmp_path)
-    with pytest.raises(
-        ValueError, match=r"looked for NAME/img/ with NAME/groundtruth_rect\.txt; found"
-    ):
+    message = r"looked for NAME/img/ with NAME/groundtruth_rect\.txt; found"
+    with pytest.raises(ValueError, match=message):
         load_sequences(tmp_path, "otb")
     with pytest.raises(ValueError, match="layout 'vot' is not known; choose from got10k, otb"):
         load_sequences(tmp_path, "vot")

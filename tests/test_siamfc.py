@@ -334,9 +334,8 @@ def test_correlate_signs_refuses_what_has_none_or_does_not_fit(
     isa: str, features: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RBSF_ISA", isa)
-    with pytest.raises(
-        ValueError, match=r"expected numbers \(N, 3, H, W\) from 2 x 2 up, none of them NaN"
-    ):
+    message = r"expected numbers \(N, 3, H, W\) from 2 x 2 up, none of them NaN"
+    with pytest.raises(ValueError, match=message):
         correlate_signs(np.ones((3, 2, 2), np.float32))(features)
 
 

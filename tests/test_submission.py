@@ -80,9 +80,8 @@ def test_toolkit_reads_the_archive(
         folder = (
             tmp_path / "unpacked" / sequence.name
         )  # where got10k.experiments.got10k looks for it
-        assert [file.name for file in folder.glob(f"{sequence.name}_[0-9]*.txt")] == [
-            f"{sequence.name}_001.txt"
-        ]
+        expected = [f"{sequence.name}_001.txt"]
+        assert [file.name for file in folder.glob(f"{sequence.name}_[0-9]*.txt")] == expected
         boxes = np.loadtxt(folder / f"{sequence.name}_001.txt", delimiter=",")
         assert boxes.tolist() == [[1, 2, 30, 40]] * len(sequence)
         times = np.loadtxt(folder / f"{sequence.name}_time.txt", delimiter=",")
@@ -94,9 +93,8 @@ def test_missing_result_is_named(
 ) -> None:
     store.forget(NAMES[1], 2)
     write_submission(tmp_path / "one.zip", store, sequences, runs=1)
-    with pytest.raises(
-        ValueError, match=f"no submission: {NAMES[1]} has no result of ours-1a2b3c4d"
-    ):
+    message = f"no submission: {NAMES[1]} has no result of ours-1a2b3c4d"
+    with pytest.raises(ValueError, match=message):
         write_submission(tmp_path / "ours.zip", store, sequences, runs=2)
     assert not (tmp_path / "ours.zip").exists()
 

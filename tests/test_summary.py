@@ -70,18 +70,13 @@ def test_head_of_the_report() -> None:
         "missing": ["Basketball"],
         "unreadable": {"Man": "it is broken"},
     }
-    assert (found["subject"], found["reference"], found["environment"]) == (
-        "still",
-        "lost",
-        {"cores": 2},
-    )
+    assert found["subject"] == "still"
+    assert found["reference"] == "lost"
+    assert found["environment"] == {"cores": 2}
     assert found["attributes"] == {"SV": "scale variation"}
     assert found["paper"]["scores"]["SiamFC"] == {"precision": 0.808, "success": 0.602}
-    assert {name: len(values) for name, values in found["thresholds"].items()} == {
-        "success": 21,
-        "precision": 51,
-        "norm_precision": 51,
-    }
+    expected = {"success": 21, "precision": 51, "norm_precision": 51}
+    assert {name: len(values) for name, values in found["thresholds"].items()} == expected
     rows = [
         {key: row[key] for key in ("label", "key", "bytes", "precision", "runs")}
         for row in found["trackers"]
@@ -169,11 +164,8 @@ def test_sequence_without_a_result_is_left_out_and_said() -> None:
         Entrant("unknown", "unknown", [only_girl]),
         Entrant("one of two", "half", [STILL, only_girl]),
     )["trackers"]
-    assert [row["failed"] for row in rows] == [
-        {"Dog": "its process was killed"},
-        {"Dog": "no result"},
-        {"Dog": "no result"},
-    ]
+    expected = [{"Dog": "its process was killed"}, {"Dog": "no result"}, {"Dog": "no result"}]
+    assert [row["failed"] for row in rows] == expected
     assert all(list(row["sequences"]) == ["Girl"] for row in rows)
     assert all(row["mean"]["ao"] == 1 for row in rows)
     assert all(row["fps"] == 2 for row in rows)
@@ -188,13 +180,8 @@ def test_result_that_cannot_be_scored_is_said() -> None:
         "trackers"
     ]
     assert rows[0]["failed"] == {"Girl": "Girl.txt is damaged", "Dog": "Dog.txt is damaged"}
-    assert [rows[0][key] for key in ("mean", "spread", "fps", "curves", "sequences")] == [
-        None,
-        None,
-        None,
-        None,
-        {},
-    ]
+    expected = [None, None, None, None, {}]
+    assert [rows[0][key] for key in ("mean", "spread", "fps", "curves", "sequences")] == expected
     assert rows[1]["failed"] == {"Girl": "box of frame 1 is not finite"}
     assert rows[1]["mean"]["ao"] == pytest.approx(2 / 3)
     assert rows[1]["fps"] == 2
@@ -224,10 +211,8 @@ def test_speed_is_of_frames_that_were_tracked() -> None:
 
 def test_got10k_means_are_over_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(summary, "frame_size", lambda sequence: (80, 60))
-    long, short = (
-        bare_sequence("GOT-10k_Val_000001", [A] * 4),
-        bare_sequence("GOT-10k_Val_000002", [A, B]),
-    )
+    long = bare_sequence("GOT-10k_Val_000001", [A] * 4)
+    short = bare_sequence("GOT-10k_Val_000002", [A, B])
     still = boxes({long.name: [A] * 4, short.name: [A] * 2})
     split = Split("GOT-10k-val", [long, short])
     words = {"cut": "the frame's edge cuts the target"}
@@ -263,13 +248,8 @@ def test_got10k_test_split_has_speed_but_no_scores() -> None:
     row = report(Entrant("still", "static", [still]), split=Split("GOT-10k-test", sequences))[
         "trackers"
     ][0]
-    assert [row[key] for key in ("mean", "spread", "curves", "sequences", "failed")] == [
-        None,
-        None,
-        None,
-        {},
-        {},
-    ]
+    expected = [None, None, None, {}, {}]
+    assert [row[key] for key in ("mean", "spread", "curves", "sequences", "failed")] == expected
     assert row["fps"] == 2
 
 

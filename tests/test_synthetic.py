@@ -141,19 +141,16 @@ def test_bad_settings_are_named(change: dict[str, float], message: str) -> None:
 def test_impossible_videos_are_refused_at_once(
     seed: int, frames: int, size: tuple[int, int]
 ) -> None:
-    with pytest.raises(
-        ValueError, match="cannot be made; give a seed from 0, 1 frame or more, 32x32 up"
-    ):
+    message = "cannot be made; give a seed from 0, 1 frame or more, 32x32 up"
+    with pytest.raises(ValueError, match=message):
         make_sequence(seed, frames, size)
 
 
 def test_a_written_split_reads_back(tmp_path: Path) -> None:
     write_got10k(tmp_path / "train", count=2, seed=4, frames=3, size=SIZE)
     sequences = load_sequences(tmp_path / "train")
-    assert [(s.name, len(s)) for s in sequences] == [
-        ("synthetic_000004", 3),
-        ("synthetic_000005", 3),
-    ]
+    expected = [("synthetic_000004", 3), ("synthetic_000005", 3)]
+    assert [(s.name, len(s)) for s in sequences] == expected
     for sequence, seed in zip(sequences, (4, 5), strict=True):
         image, box = next(make_sequence(seed, 3, SIZE))
         assert sequence.boxes[0] == pytest.approx(box, abs=1e-4)

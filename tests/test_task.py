@@ -102,11 +102,9 @@ class Recorded(nn.Module):
 
 def test_correlation_of_signs_is_the_students_alone():
     torch.manual_seed(0)
-    student, teacher, batch = (
-        Recorded(build("siamfc").eval()),
-        Recorded(build("siamfc").eval()),
-        make_batch(),
-    )
+    student = Recorded(build("siamfc").eval())
+    teacher = Recorded(build("siamfc").eval())
+    batch = make_batch()
     task = SiameseTask(bits=True)
     response = task.respond(student, batch, bits=True)
     assert response.abs().max() <= 9.216 + 1e-4  # 256 x 6 x 6 products of signs

@@ -67,12 +67,8 @@ def test_a_graph_is_kept_without_onnx(files: tuple[Path, Path], tmp_path: Path) 
 
 def test_a_lesson(files: tuple[Path, Path]) -> None:
     lesson = read_pair(*files)(*(torch.from_numpy(crops(size)).byte() for size in (127, 255)))
-    assert [tuple(part.shape) for part in lesson] == [
-        (3, 96, 8, 8),
-        (3, 96, 16, 16),
-        (3, 15, 15),
-        (3, 4, 15, 15),
-    ]
+    expected = [(3, 96, 8, 8), (3, 96, 16, 16), (3, 15, 15), (3, 4, 15, 15)]
+    assert [tuple(part.shape) for part in lesson] == expected
     assert not any(part.requires_grad for part in lesson)
     assert 0 <= lesson.target.min() <= lesson.target.max() <= 1
 
@@ -90,9 +86,8 @@ def test_files_that_are_none(tmp_path: Path) -> None:
 
 
 def test_operations_that_are_unknown() -> None:
-    with pytest.raises(
-        ValueError, match="operations Erf, LayerNormalization are not known; there are Add, "
-    ):
+    message = "operations Erf, LayerNormalization are not known; there are Add, "
+    with pytest.raises(ValueError, match=message):
         OnnxGraph(
             ["x"],
             ["y"],

@@ -193,12 +193,8 @@ class TestOutputs:
             == 0
         )
         rows = read_csv(Path("boxes.csv"))
-        assert [(row["frame"], row["time"]) for row in rows] == [
-            ("5", "0.5"),
-            ("6", "0.6"),
-            ("7", "0.7"),
-            ("8", "0.8"),
-        ]
+        expected = [("5", "0.5"), ("6", "0.6"), ("7", "0.7"), ("8", "0.8")]
+        assert [(row["frame"], row["time"]) for row in rows] == expected
         assert (rows[0]["x"], float(rows[3]["x"])) == ("115.0", pytest.approx(124, abs=4))
         assert len(list(open_frames("in_tracked.mp4"))) == 4
         for flags, fault in (
@@ -557,10 +553,8 @@ def test_the_instruction_set_is_said(
         *shlex.split("--end 1 --threads 1 --weights rbsf.safetensors"),
     ]
     assert main(command) == 0
-    assert (
-        "network: rbsf.safetensors, packed engine, instruction set numpy, 1 thread\n"
-        in capsys.readouterr().out
-    )
+    line = "network: rbsf.safetensors, packed engine, instruction set numpy, 1 thread\n"
+    assert line in capsys.readouterr().out
     monkeypatch.setenv("RBSF_ISA", "mmx")
     with pytest.raises(ValueError, match="RBSF_ISA='mmx': this machine has auto, "):
         main(["--video", str(video), START])

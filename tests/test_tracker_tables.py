@@ -76,10 +76,8 @@ def test_trains_tracks_and_does_neither_twice(flags, otb, tmp_path, capfd):
     assert lines[2].startswith(
         "|  | seeds | pairs | OTB100 (1 of 100 sequences): AUC | OTB100 (1 of 100 sequences): diff"
     )
-    assert [line.split(" | ")[:3] for line in lines[4:6]] == [
-        ["| regression", "1", "1 x 2"],
-        ["| float", "1", "1 x 2"],
-    ]
+    expected = [["| regression", "1", "1 x 2"], ["| float", "1", "1 x 2"]]
+    assert [line.split(" | ")[:3] for line in lines[4:6]] == expected
     assert lines[4].split(" | ")[4] == "–"  # it has no difference from itself
     assert float(lines[5].split(" | ")[4]) <= 1
     assert cv2.imread(str(out / "two.png")) is not None
@@ -94,10 +92,8 @@ def test_trains_tracks_and_does_neither_twice(flags, otb, tmp_path, capfd):
     assert "\n".join(lines) in capfd.readouterr().out
     # It is tracked anew, but not trained again.
     assert reproduce.main([*flags, "--every", "1", "--frames", "2"]) == 0
-    assert (
-        "| OTB100-every1-frames2 (1 of 100 sequences, 2 passes): AUC |"
-        in (out / "two.md").read_text()
-    )
+    expected = "| OTB100-every1-frames2 (1 of 100 sequences, 2 passes): AUC |"
+    assert expected in (out / "two.md").read_text()
     assert {path: time for path, time in times(out).items() if path in before} == before
     assert reproduce.main([*flags, "--list", "--set", "epochs=2"]) == 0  # another training
     assert capfd.readouterr().out.count("to do") == 2

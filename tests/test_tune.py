@@ -89,10 +89,8 @@ def test_first_trial_is_the_defaults_and_the_best_is_written(tune, tmp_path, cap
     shown = capsys.readouterr().out.splitlines()
     default, best = (float(line.split()[3]) for line in shown[:2])
     assert 0 < default <= best <= 1
-    assert (
-        shown[-1]
-        == f"use it: python eval/run_benchmarks.py ... --constants {tmp_path}/out/tracker.yaml"
-    )
+    expected = f"use it: python eval/run_benchmarks.py ... --constants {tmp_path}/out/tracker.yaml"
+    assert shown[-1] == expected
     found = read_yaml(TrackerConfig, tmp_path / "out/tracker.yaml")
     assert list(found) == list(DEFAULTS)
     TrackerConfig(**found)
@@ -100,9 +98,8 @@ def test_first_trial_is_the_defaults_and_the_best_is_written(tune, tmp_path, cap
     assert text.startswith(
         f"# average overlap {best:.4f}, of the defaults {default:.4f}; best of 3 trials\n"
     )
-    assert (
-        "on 3 sequences, 15 frames: synthetic_000000, synthetic_000001, synthetic_000002\n" in text
-    )
+    expected = "on 3 sequences, 15 frames: synthetic_000000, synthetic_000001, synthetic_000002\n"
+    assert expected in text
     assert "# weights net.safetensors, SHA-256 2f782beca6c497e0..., float32\n" in text
     assert "# python tools/tune.py --root" in text
 
@@ -117,9 +114,8 @@ def test_score_leaves_out_the_first_frame_and_those_without_the_target(monkeypat
         lambda *_: Run(np.tile([0.0, 0, 10, 10], (5, 1)), np.zeros(5)),
     )
     sequence = Sequence("made", ("",) * 5, truth)
-    assert list(constants_search.sequence_scores(colours, [sequence], DEFAULTS, False)) == [
-        pytest.approx(2 / 3)
-    ]
+    expected = [pytest.approx(2 / 3)]
+    assert list(constants_search.sequence_scores(colours, [sequence], DEFAULTS, False)) == expected
 
 
 def test_constants_are_searched_from_the_defaults(tune, tmp_path, monkeypatch, capsys):
@@ -209,9 +205,8 @@ def test_trial_of_a_killed_process_does_not_count(tune, tmp_path):
 )
 def test_study_of_something_else_is_refused(tune, flags, what):
     tune("--trials", "1")
-    with pytest.raises(
-        ValueError, match=rf"study\.log was made with other {what}; give another --out"
-    ):
+    message = rf"study\.log was made with other {what}; give another --out"
+    with pytest.raises(ValueError, match=message):
         tune(*flags)
 
 
@@ -245,10 +240,8 @@ def test_sequence_without_a_frame_to_score_is_left_out(tune, videos, tmp_path, c
 )
 def test_folder_named_as_test_data_is_refused(tune, videos, tmp_path, folder, part):
     shutil.copytree(videos, tmp_path / folder)
-    with pytest.raises(
-        ValueError,
-        match=f"is test data: its path .* has '{part}' in it.*worthless; give validation",
-    ):
+    message = f"is test data: its path .* has '{part}' in it.*worthless; give validation"
+    with pytest.raises(ValueError, match=message):
         tune("--root", tmp_path / folder)
     (tmp_path / "link").symlink_to(tmp_path / folder)
     with pytest.raises(ValueError, match="is test data"):
@@ -277,9 +270,8 @@ def test_folder_of_validation_data_is_taken(tune, videos, tmp_path, folder):
 def test_sequence_named_as_test_data_is_refused(tune, videos, tmp_path, name):
     shutil.copytree(videos / "synthetic_000000", tmp_path / "mixed/synthetic_000000")
     shutil.copytree(videos / "synthetic_000001", tmp_path / "mixed" / name)
-    with pytest.raises(
-        ValueError, match=r"is test data: it holds .*, which has the name of a test sequence"
-    ):
+    message = r"is test data: it holds .*, which has the name of a test sequence"
+    with pytest.raises(ValueError, match=message):
         tune("--root", tmp_path / "mixed", "--sequences", "synthetic_000000")
 
 

@@ -185,8 +185,6 @@ def test_urls_go_to_ffmpeg(tmp_path: Path) -> None:
     frames = open_frames(f"file://{path}")
     assert (frames.count, frames.fps) == (10, 25)
     assert [seconds for _, seconds in frames.start()] == pytest.approx([i / 25 for i in range(10)])
-    with pytest.raises(
-        ValueError,
-        match=r"rtsp://127\.0\.0\.1:1/x cannot be opened as a video; is the address right",
-    ):
+    message = r"rtsp://127\.0\.0\.1:1/x cannot be opened as a video; is the address right"
+    with pytest.raises(ValueError, match=message):
         open_frames("rtsp://127.0.0.1:1/x")

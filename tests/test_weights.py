@@ -77,14 +77,10 @@ def folded_arrays(net):
         weight, bias = block.conv.weight.detach().clone(), block.conv.bias
         if isinstance(block.norm, torch.nn.BatchNorm2d):
             factor = block.norm.weight / (block.norm.running_var + block.norm.eps).sqrt()
-            weight, bias = (
-                weight * factor[:, None, None, None],
-                block.norm.bias - block.norm.running_mean * factor,
-            )
-        arrays[f"conv{number}.weight"], arrays[f"conv{number}.bias"] = (
-            weight.detach().numpy(),
-            bias.detach().numpy(),
-        )
+            weight = weight * factor[:, None, None, None]
+            bias = block.norm.bias - block.norm.running_mean * factor
+        arrays[f"conv{number}.weight"] = weight.detach().numpy()
+        arrays[f"conv{number}.bias"] = bias.detach().numpy()
     return arrays
 
 

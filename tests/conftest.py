@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import signal
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -65,6 +65,17 @@ def real_data() -> Path:
     if not folder:
         skip_without("data", "RBSF_DATA is not set: no real data to test on")
     return Path(folder)
+
+
+def refused(call: Callable[[], object], *words: object) -> str:
+    """The one line of an error by which `call` refuses its input; it must hold all `words`."""
+    with pytest.raises((ValueError, FileNotFoundError)) as caught:
+        call()
+    text = str(caught.value)
+    assert "\n" not in text
+    for word in words:
+        assert str(word) in text
+    return text
 
 
 def write_otb(root: Path, name: str, boxes: list[list[float]]) -> None:

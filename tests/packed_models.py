@@ -70,13 +70,8 @@ def random_conv(
 ) -> Node:
     """A conv_u8 or conv_bits of random weights; where it pads, the value is random too."""
     kernel, stride, padding, groups, inputs, outputs, _ = shape
-    attributes = {
-        "kernel": kernel,
-        "stride": stride,
-        "padding": padding,
-        "groups": groups,
-        "channels": inputs,
-    }
+    attributes = {"kernel": kernel, "stride": stride, "padding": padding, "groups": groups}
+    attributes["channels"] = inputs
     if of_pixels:
         weight = rng.integers(-63, 64, (outputs, kernel, kernel, inputs)).astype(np.int8)
         return Node(name, "conv_u8", (source,), attributes | {"bits": 8}, {"weight": weight})

@@ -72,9 +72,8 @@ def test_a_target_that_moves() -> None:
 
 def test_a_size_is_taken_over_in_part() -> None:
     """The part is size_rate times the score, as an unchanged size has no penalty."""
-    result = start(Always(size=(127, 127), share=0.5), change_penalty=0, size_rate=0.4).update(
-        FRAME
-    )
+    tracker = start(Always(size=(127, 127), share=0.5), change_penalty=0, size_rate=0.4)
+    result = tracker.update(FRAME)
     np.testing.assert_allclose(result.box[2:], 60 * (1 + 0.4 * 0.5), atol=1e-6)
 
 

@@ -41,20 +41,8 @@ def otb(tmp_path: Path) -> Path:
 def arguments(
     root: Path, *more: str, dataset: str = "OTB100", tracker: str = "static"
 ) -> list[str]:
-    out = root.parent / "out"
-    fixed = [
-        "--dataset",
-        dataset,
-        "--root",
-        str(root),
-        "--out",
-        str(out),
-        "--tracker",
-        tracker,
-        "--workers",
-        "1",
-    ]
-    return [*fixed, *more]
+    folders = ["--root", str(root), "--out", str(root.parent / "out")]
+    return ["--dataset", dataset, *folders, "--tracker", tracker, "--workers", "1", *more]
 
 
 def report(root: Path, dataset: str = "OTB100") -> dict[str, Any]:
@@ -222,18 +210,11 @@ def test_boxes_that_exist_are_scored_without_images(tmp_path: Path, dataset: str
     for folder, size in (("truth", 10), ("boxes", 5)):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "Girl.txt").write_text(f"11,11,10,{size}\n" * 4)
-    command = [
-        "--dataset",
-        dataset,
-        "--annotations",
-        str(tmp_path / "truth"),
-        "--out",
-        str(tmp_path / "out"),
-    ]
+    truth = tmp_path / "truth"
+    command = ["--dataset", dataset, "--annotations", str(truth), "--out", str(tmp_path / "out")]
     assert main([*command, "--results", f"theirs={tmp_path / 'boxes'}"]) == 0
-    row = report(tmp_path / "truth", "folder-truth" if dataset == "folder" else dataset)[
-        "trackers"
-    ][0]
+    found = report(truth, "folder-truth" if dataset == "folder" else dataset)
+    row = found["trackers"][0]
     assert row["mean"]["ao"] == pytest.approx((1 + 3 * 0.5) / 4)
     with pytest.raises(ValueError, match="no --root, --tracker or --shard"):
         main([*command, "--results", f"theirs={tmp_path / 'boxes'}", "--shard", "1/2"])

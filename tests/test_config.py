@@ -50,13 +50,8 @@ def test_every_model_has_its_defaults(model):
 
 def test_flags_win_over_file_over_defaults(tmp_path):
     (tmp_path / "c.yaml").write_text("epochs: 7\nbatch_size: 3\nlr_binary: 1e-4\n")
-    config = read_config(
-        [
-            "--config",
-            str(tmp_path / "c.yaml"),
-            *shlex.split("--batch-size 5 --no-gan --data a --data b"),
-        ]
-    )
+    flags = ["--batch-size", "5", "--no-gan", "--data", "a", "--data", "b"]
+    config = read_config(["--config", str(tmp_path / "c.yaml"), *flags])
     assert (config.epochs, config.batch_size, config.lr_binary, config.gan) == (7, 5, 1e-4, False)
     assert config.data == ["a", "b"]
     assert config.bn_pass == 0.1  # from configs/rbsf.yaml

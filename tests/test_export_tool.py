@@ -142,17 +142,11 @@ def test_classifiers_in_both_formats(model, channels, tmp_path, capsys):
 
 
 def test_classifier_that_says_nothing_of_its_images(tmp_path):
-    save_weights(build("lenet", method="rbcn"), "lenet", tmp_path / "net.safetensors")
+    weights, packed = tmp_path / "net.safetensors", tmp_path / "packed.safetensors"
+    save_weights(build("lenet", method="rbcn"), "lenet", weights)
     with pytest.raises(ValueError, match="its info has no input"):
-        main(
-            [
-                "--weights",
-                str(tmp_path / "net.safetensors"),
-                "--out",
-                str(tmp_path / "packed.safetensors"),
-            ]
-        )
-    assert not (tmp_path / "packed.safetensors").exists()
+        main(["--weights", str(weights), "--out", str(packed)])
+    assert not packed.exists()
 
 
 @pytest.mark.parametrize(

@@ -30,12 +30,8 @@ def teacher(made: Path) -> str:
 
 def test_there_and_back(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert not gpu_distil.unpack(tmp_path, tmp_path / "run")
-    assert (
-        main(
-            ["--pack", str(tmp_path), "--pairs", str(made / "pairs.db"), "--teacher", teacher(made)]
-        )
-        == 0
-    )
+    flags = ["--pairs", str(made / "pairs.db"), "--teacher", teacher(made)]
+    assert main(["--pack", str(tmp_path), *flags]) == 0
     assert "rbsf2-1-of-1.part: " in capsys.readouterr().out
     parts = gpu_distil.pack(made / "pairs.db", teacher(made), tmp_path, 50_000)
     assert len(parts) > 1

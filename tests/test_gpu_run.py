@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import shutil
 import signal
 import subprocess
@@ -31,16 +30,9 @@ FIRST = "table2-32-32-64-128-r+g+b"
 def test_the_list_is_in_order_and_each_item_has_a_place_of_its_own() -> None:
     items = make_items(Path("data"))
     names = [item.name for item in items]
-    assert names[:8] == [
-        "rbsf2",
-        "agreement",
-        "speed",
-        "teachers-resnet18-32-32-64-128",
-        "table2-32-32-64-128-bi",
-        "table2-32-32-64-128-r",
-        "table2-32-32-64-128-r+g",
-        FIRST,
-    ]
+    table = [f"table2-32-32-64-128-{column}" for column in ("bi", "r", "r+g")]
+    assert names[:4] == ["rbsf2", "agreement", "speed", "teachers-resnet18-32-32-64-128"]
+    assert names[4:8] == [*table, FIRST]
     assert len(set(names)) == len(names)
     assert len({item.results for item in items}) == len(items)
     for number, item in enumerate(items):
@@ -51,14 +43,10 @@ def test_the_list_is_in_order_and_each_item_has_a_place_of_its_own() -> None:
 
 def test_seeds_start_from_the_float_network_of_the_first() -> None:
     by_name = {item.name: item for item in make_items(Path("data"))}
-    assert (
-        by_name[f"{FIRST}-seed-1"].needs
-        == by_name[FIRST].needs
-        == ("teachers-resnet18-32-32-64-128",)
-    )
-    (teacher,) = [
-        word for word in by_name[f"{FIRST}-seed-1"].command if word.startswith("teacher=")
-    ]
+    for name in (FIRST, f"{FIRST}-seed-1"):
+        assert by_name[name].needs == ("teachers-resnet18-32-32-64-128",)
+    command = by_name[f"{FIRST}-seed-1"].command
+    (teacher,) = [word for word in command if word.startswith("teacher=")]
     expected = f"teacher={by_name['teachers-resnet18-32-32-64-128'].results}/resnet18.safetensors"
     assert teacher == expected
 
@@ -113,11 +101,8 @@ def test_a_run_cut_into_three_slices_gives_what_an_uncut_one_gives(
 ) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert rehearse(whole, "--only", FIRST + "-seed-1").wait() == 0
-    (item,) = [
-        item
-        for item in make_items(whole / "data", rehearse=True, only=[f"{FIRST}-seed-1"])
-        if item.needs
-    ]
+    items = make_items(whole / "data", rehearse=True, only=[f"{FIRST}-seed-1"])
+    (item,) = [item for item in items if item.needs]
     for _ in range(2):
         process = rehearse(cut, "--only", f"{FIRST}-seed-1")
         stop_in_training(process, cut / "items")
@@ -213,18 +198,8 @@ def test_checks_need_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(gpu_run, "probe_gpu", lambda: "a card")
     ran = []
     monkeypatch.setattr(gpu_run, "work_down", lambda items, *_: ran.extend(items) or 0)
-    assert (
-        main(
-            [
-                "--data",
-                str(tmp_path),
-                "--out",
-                str(tmp_path / "run"),
-                *shlex.split("--only agreement --only speed"),
-            ]
-        )
-        == 0
-    )
+    flags = ["--data", str(tmp_path), "--out", str(tmp_path / "run")]
+    assert main([*flags, "--only", "agreement", "--only", "speed"]) == 0
     assert [item.name for item in ran] == ["agreement", "speed"]
     assert all(item.most_minutes for item in ran)
 

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import refused
 from hypothesis import given
 from hypothesis import strategies as st
 from requirements import needs
@@ -55,15 +56,6 @@ def flat(root, name, text):
     (root / name).parent.mkdir(parents=True, exist_ok=True)
     (root / name).write_text(text)
     return root
-
-
-def refused(call, *words):
-    with pytest.raises((ValueError, FileNotFoundError)) as caught:
-        call()
-    text = str(caught.value)
-    assert "\n" not in text
-    for word in words:
-        assert str(word) in text
 
 
 IMAGES = ("val_00", "val_01", "val_10", "val_11", "val_20", "val_21")

@@ -14,14 +14,8 @@ from conftest import ROOT
 from requirements import skip_without
 
 SOURCE = Path(__file__).parent / "native" / "compare_kernels.cpp"
-FLAGS = [
-    "-std=c++17",
-    "-O2",
-    "-ffp-contract=off",
-    "-fno-trapping-math",
-    "-I",
-    str(ROOT / "rbsf" / "engine" / "native"),
-]
+FLAGS = ["-std=c++17", "-O2", "-ffp-contract=off", "-fno-trapping-math"]
+FLAGS += ["-I", str(ROOT / "rbsf" / "engine" / "native")]
 
 
 def compile_with(compiler: str, folder: Path, *flags: str) -> Path:

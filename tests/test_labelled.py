@@ -11,6 +11,7 @@ import struct
 import numpy as np
 import pytest
 import torch
+from conftest import refused
 from hypothesis import given
 from hypothesis import strategies as st
 from requirements import skip_without
@@ -95,16 +96,6 @@ def data(count=50, classes=5):
         torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1).expand(count, 3, 8, 8).contiguous()
     )
     return ArrayData(images, labels, tuple("abcdefghij"[:classes]), (0.5,) * 3, (0.25,) * 3)
-
-
-def refused(call, *words):
-    with pytest.raises((ValueError, FileNotFoundError)) as caught:
-        call()
-    text = str(caught.value)
-    assert "\n" not in text
-    for word in words:
-        assert str(word) in text
-    return text
 
 
 # ---- MNIST

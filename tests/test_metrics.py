@@ -275,14 +275,8 @@ def test_published_siamfc_boxes_on_all_of_otb100(real_data: Path, tmp_path: Path
     results = real_data / "results/otb100_boxes_siamfc"
     if not annotations.is_dir():
         skip_without("data", f"no {annotations}")
-    arguments = [
-        "--dataset",
-        "OTB100",
-        "--annotations",
-        str(annotations),
-        "--results",
-        f"SiamFC={results}",
-    ]
+    arguments = ["--dataset", "OTB100", "--annotations", str(annotations)]
+    arguments += ["--results", f"SiamFC={results}"]
     assert main([*arguments, "--out", str(tmp_path), "--json", str(tmp_path / "out.json")]) == 0
     report = json.loads((tmp_path / "out.json").read_text())
     assert report["title"] == "OTB100 (100 sequences)"

@@ -155,19 +155,15 @@ def test_onnx_runtime_computes_the_same(op: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason=needs("onnxruntime", "it is not installed"))
     from rbsf.export.onnx import network_graph, run_graph
 
-    model = (
-        exported(op).packed
-        if op != "channels_first"
-        else export_float_tracker(TORCH[op]().eval(), "t").packed
-    )
+    if op == "channels_first":
+        model = export_float_tracker(TORCH[op]().eval(), "t").packed
+    else:
+        model = exported(op).packed
     batch = images(2, *model.input_shape)
     (tmp_path / "net.onnx").write_bytes(network_graph(model).SerializeToString())
     found, expected = run_graph(tmp_path / "net.onnx", batch), Engine(model, isa="numpy")(batch)
-    expected = (
-        expected
-        if expected.ndim == 2 or model.task == "tracker"
-        else expected.transpose(0, 3, 1, 2)
-    )
+    if expected.ndim != 2 and model.task != "tracker":
+        expected = expected.transpose(0, 3, 1, 2)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 
@@ -198,16 +194,8 @@ def test_the_command_of_the_page() -> None:
     )  # fmt: skip
     assert "-m pytest tests/test_operations.py tests/test_readme.py" in made.stdout
     assert "--operation prelu" in made.stdout
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-n0",
-        "-p",
-        "no:cacheprovider",
-        "tests/test_operations.py",
-    ]
-    command += ["-k", "documented", "--operation"]
+    command = [sys.executable, "-m", "pytest", "-n0", "-p", "no:cacheprovider"]
+    command += ["tests/test_operations.py", "-k", "documented", "--operation"]
     subprocess.run([*command, "prelu"], cwd=ROOT, capture_output=True, text=True, check=True)
     found = subprocess.run(
         [*command, "swish"], cwd=ROOT, capture_output=True, text=True, check=False

@@ -64,16 +64,8 @@ def test_it_runs_in_worker_processes(
 ) -> None:
     monkeypatch.setitem(evaluation.SYNTHETIC, "count", 2)
     monkeypatch.setitem(evaluation.SYNTHETIC, "frames", 5)
-    argv = [
-        "--dataset",
-        "synthetic",
-        "--tracker",
-        f"{code}:Right",
-        "--workers",
-        "2",
-        "--out",
-        str(tmp_path / "out"),
-    ]
+    argv = ["--dataset", "synthetic", "--tracker", f"{code}:Right"]
+    argv += ["--workers", "2", "--out", str(tmp_path / "out")]
     assert run_benchmarks.main(argv) == 0
     assert "| Right" in capsys.readouterr().out
 

@@ -161,16 +161,8 @@ def test_a_wheel_tracks_beside_other_peoples_packages(tmp_path: Path) -> None:
     """
     pytest.importorskip("pybind11", reason=needs("compiler", "there is no pybind11 to build with"))
     pip = [sys.executable, "-m", "pip", "--quiet"]
-    wheel = [
-        *pip,
-        "wheel",
-        "--no-deps",
-        "--no-build-isolation",
-        "--wheel-dir",
-        str(tmp_path),
-        str(ROOT),
-    ]
-    subprocess.run(wheel, check=True)
+    flags = ["--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path)]
+    subprocess.run([*pip, "wheel", *flags, str(ROOT)], check=True)
     (file,) = tmp_path.glob("*.whl")
     target = tmp_path / "site"
     (target / "datasets").mkdir(parents=True)

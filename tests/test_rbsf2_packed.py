@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,15 +30,10 @@ from rbsf.weights import save_weights
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with net.safetensors and its packed files."""
     folder = tmp_path_factory.mktemp("rbsf2")
-    save_weights(trained(build("rbsf2", **SMALL)), "rbsf2", folder / "net.safetensors", {"seed": 0})  # type: ignore[arg-type]
-    export(
-        [
-            "--weights",
-            str(folder / "net.safetensors"),
-            "--out",
-            str(folder / "net-packed.safetensors"),
-        ]
-    )
+    weights, packed = folder / "net.safetensors", folder / "net-packed.safetensors"
+    net = trained(build("rbsf2", **SMALL))  # type: ignore[arg-type]
+    save_weights(net, "rbsf2", weights, {"seed": 0})
+    export(["--weights", str(weights), "--out", str(packed)])
     return folder
 
 
@@ -97,19 +91,9 @@ def test_the_command_tracks_several_targets(
 
     for number, (image, _) in enumerate(make_sequence(0, 5)):
         cv2.imwrite(str(tmp_path / f"{number}.png"), image[..., ::-1])
-    flags = [
-        "--video",
-        str(tmp_path),
-        "--weights",
-        str(files / "net-packed.safetensors"),
-        "--no-out",
-    ]
-    boxes = [
-        *shlex.split("--init 40,30,30,24 --init 60,50,20,20"),
-        "--boxes",
-        str(tmp_path / "boxes.csv"),
-    ]
-    assert not track([*flags, *boxes])
+    flags = ["--video", str(tmp_path), "--weights", str(files / "net-packed.safetensors")]
+    flags += ["--init", "40,30,30,24", "--init", "60,50,20,20"]
+    assert not track([*flags, "--no-out", "--boxes", str(tmp_path / "boxes.csv")])
     out = capsys.readouterr().out
     assert "network: net-packed.safetensors, packed engine" in out
     assert "per frame decode" in out
@@ -158,21 +142,12 @@ def test_onnx_graphs_answer_alike(
     """ONNX Runtime gives the same, of the float twin as well."""
     pytest.importorskip("onnxruntime", reason=needs("onnxruntime", "it is not installed"))
     net = trained(build("rbsf2", **SMALL | {"method": method}))  # type: ignore[arg-type]
-    save_weights(net, "rbsf2", tmp_path / "net.safetensors")
-    export(
-        [
-            "--weights",
-            str(tmp_path / "net.safetensors"),
-            "--out",
-            str(tmp_path / "x.onnx"),
-            "--format",
-            "onnx",
-        ]
-    )
+    weights = tmp_path / "net.safetensors"
+    save_weights(net, "rbsf2", weights)
+    export(["--weights", str(weights), "--out", str(tmp_path / "x.onnx"), "--format", "onnx"])
     assert capsys.readouterr().out.count("correlation 1.0000") == 2
-    tracker = parse_tracker(
-        f"onnx:{tmp_path / 'x_backbone.onnx'},{tmp_path / 'x_head.onnx'}"
-    ).build()
+    pair = f"{tmp_path / 'x_backbone.onnx'},{tmp_path / 'x_head.onnx'}"
+    tracker = parse_tracker(f"onnx:{pair}").build()
     assert isinstance(tracker, AnchorFree)
     exemplar, region = (np.ascontiguousarray(crop) for crop in crops())
     networks = (tracker.network, TorchNetwork(net))
@@ -190,16 +165,8 @@ def test_a_pair_of_graphs_in_8_bits(files: Path, real_data: Path, tmp_path: Path
     from benchmarks.quantise_pair import main as quantise
     from rbsf.tracker.onnx_pair import open_pair
 
-    export(
-        [
-            "--weights",
-            str(files / "net.safetensors"),
-            "--out",
-            str(tmp_path / "own.onnx"),
-            "--format",
-            "onnx",
-        ]
-    )
+    weights = str(files / "net.safetensors")
+    export(["--weights", weights, "--out", str(tmp_path / "own.onnx"), "--format", "onnx"])
     pairs = {
         "own": (tmp_path / "own_backbone.onnx", tmp_path / "own_head.onnx"),
         "nano": peers(real_data, "nano3_backbone.onnx", "nano3_head.onnx"),
@@ -235,14 +202,8 @@ def test_what_a_user_can_do_wrong(files: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds RB-SF 2, which is no backbone alone"):
         load_backbone(packed)
     (tmp_path / "scales.yaml").write_text("scales: 3\n")
-    flags = [
-        "--video",
-        str(tmp_path),
-        "--init",
-        "1,1,9,9",
-        "--weights",
-        str(files / "net.safetensors"),
-    ]
+    flags = ["--video", str(tmp_path), "--init", "1,1,9,9"]
+    flags += ["--weights", str(files / "net.safetensors")]
     with pytest.raises(ValueError, match="scales"):
         track([*flags, "--constants", str(tmp_path / "scales.yaml")])
 
@@ -258,11 +219,9 @@ def test_other_maps_are_refused(files: Path) -> None:
 
 def test_a_template_of_other_cells_is_refused(files: Path) -> None:
     packed = read_packed(files / "net-packed.safetensors")
-    nodes = [
-        replace(n, tensors={"weight": n.tensors["weight"][:9], "bias": n.tensors["bias"][:9]})
-        if n.name == "head.correlation"
-        else n
-        for n in packed.nodes
-    ]
+    nodes = list(packed.nodes)
+    (place,) = [i for i, node in enumerate(nodes) if node.name == "head.correlation"]
+    fewer = {key: nodes[place].tensors[key][:9] for key in ("weight", "bias")}
+    nodes[place] = replace(nodes[place], tensors=fewer)
     with pytest.raises(ValueError, match=r"expected float32 \[9\]"):
         PackedModel(packed.model, packed.task, tuple(nodes), packed.info)

@@ -116,14 +116,7 @@ def test_paper_stands_in_columns_of_its_own() -> None:
     assert table.groups == expected
     # The first row is the reference, whatever its label.
     assert rows(table) == [
-        [
-            "SiamFC",
-            "0.808",
-            "0.602",
-            "teacher",
-            "0.625",
-            "0.625",
-        ],
+        ["SiamFC", "0.808", "0.602", "teacher", "0.625", "0.625"],
         ["XNOR", "0.541", "0.394", "–", "–", "–"],
         ["RB-SF", "0.786", "0.572", "rbsf", "0.550", "0.550"],
     ]

@@ -84,17 +84,8 @@ def test_reproduce_goes_on_where_data_is_missing_and_says_so(image_root, tmp_pat
 
 
 def test_figure_2_draws_both_curves(image_root, tmp_path, capsys):
-    flags = [
-        "figure2",
-        "--root",
-        str(image_root),
-        "--out",
-        str(tmp_path),
-        "--set",
-        "stem=cifar",
-        *SET,
-    ]
-    assert reproduce.main(flags) == 0
+    flags = ["figure2", "--root", str(image_root), "--out", str(tmp_path)]
+    assert reproduce.main([*flags, "--set", "stem=cifar", *SET]) == 0
     assert cv2.imread(str(tmp_path / "figure2.png")) is not None
     settings = reproduce.parse_settings([*SETTINGS, "stem=cifar", f"root={image_root}"])
     cell = studies.read_study("figure2", settings).cells[1]

@@ -30,17 +30,8 @@ def test_passes():
 
 def outcome(folder: Path, required: str) -> tuple[int, str]:
     (folder / "test_sample.py").write_text(SAMPLE)
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-p",
-        "conftest",
-        "-p",
-        "no:cacheprovider",
-        "-rA",
-        str(folder),
-    ]
+    command = [sys.executable, "-m", "pytest", "-p", "conftest", "-p", "no:cacheprovider"]
+    command += ["-rA", str(folder)]
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)]),
         "RBSF_REQUIRE": required,

@@ -266,15 +266,8 @@ def test_worker_that_dies_before_its_job_is_no_error_of_ours() -> None:
 
 def program(root: Path, out: Path) -> list[str]:
     flags = shlex.split("--dataset OTB100 --tracker opencv:MIL --workers 2 --threads 1 --shard 1/1")
-    return [
-        sys.executable,
-        str(ROOT / "eval/run_benchmarks.py"),
-        *flags,
-        "--root",
-        str(root),
-        "--out",
-        str(out),
-    ]
+    command = [sys.executable, str(ROOT / "eval/run_benchmarks.py"), *flags]
+    return [*command, "--root", str(root), "--out", str(out)]
 
 
 def contents(out: Path) -> dict[str, str | int]:

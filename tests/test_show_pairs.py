@@ -1,7 +1,5 @@
 """The picture of pairs shows what a training would see, with labels and negatives."""
 
-import shlex
-
 import cv2
 import numpy as np
 import pytest
@@ -56,13 +54,8 @@ def test_sheet_fills_its_last_row_with_black():
 
 
 def test_program_shows_the_pairs_that_flags_ask_for(store, tmp_path, capsys):
-    flags = [
-        "--data",
-        str(store.path),
-        *shlex.split("--val-sequences 0 --seed 3"),
-        "--out",
-        str(tmp_path / "look"),
-    ]
+    flags = ["--data", str(store.path), "--out", str(tmp_path / "look")]
+    flags += ["--val-sequences", "0", "--seed", "3"]
     assert main([*flags, "--negative-share", "0.5"]) == 0
     assert capsys.readouterr().out.endswith("pairs.png: 32 pairs\n")
     picture = cv2.imread(str(tmp_path / "look" / "pairs.png"))[:, :, ::-1]

@@ -9,7 +9,6 @@ import csv
 import json
 import os
 import pickle
-import shlex
 import signal
 import subprocess
 import sys
@@ -75,6 +74,10 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def track(video: object, *flags: str) -> int:
+    return main(["--video", str(video), *flags])
+
+
 def read_csv(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
@@ -93,10 +96,8 @@ class TestOutputs:
         assert float(rows[11]["y"]) == pytest.approx(102, abs=4)
         shown = capsys.readouterr()
         assert "12 frames in" in shown.out
-        assert all(
-            word in shown.out
-            for word in ("fps", "decode", "network", "rest", "in_tracked.mp4", "boxes.csv")
-        )
+        for word in ("fps", "decode", "network", "rest", "in_tracked.mp4", "boxes.csv"):
+            assert word in shown.out
         assert "12/12" in shown.err  # the progress bar
 
     def test_annotated_video_has_the_boxes_drawn_in(self, video: Path) -> None:
@@ -113,28 +114,13 @@ class TestOutputs:
     def test_json_by_its_ending(self, video: Path) -> None:
         main(["--video", str(video), START, "--no-out", "--boxes", "boxes.json"])
         rows = json.loads(Path("boxes.json").read_text())
-        assert rows[0] == {
-            "frame": 0,
-            "time": 0,
-            "x": 100,
-            "y": 80,
-            "w": 48,
-            "h": 36,
-            "score": 1,
-            "lost": 0,
-        }
+        box = {"x": 100, "y": 80, "w": 48, "h": 36}
+        assert rows[0] == {"frame": 0, "time": 0, **box, "score": 1, "lost": 0}
         assert len(rows) == 12
         assert not list(Path().glob("*_tracked.mp4"))
 
     def test_several_targets_get_a_column(self, video: Path) -> None:
-        main(
-            [
-                "--video",
-                str(video),
-                START,
-                *shlex.split("--init 95,75,58,46 --no-out --boxes boxes.csv"),
-            ]
-        )
+        track(video, START, "--init", "95,75,58,46", "--no-out", "--boxes", "boxes.csv")
         rows = read_csv(Path("boxes.csv"))
         assert [row["target"] for row in rows[:4]] == ["1", "2", "1", "2"]
         assert [row["frame"] for row in rows[:4]] == ["0", "0", "1", "1"]
@@ -157,16 +143,7 @@ class TestOutputs:
         self, capsys: pytest.CaptureFixture[str]
     ) -> None:
         images = [BACKGROUND if 3 <= i < 28 else frame(100, 80) for i in range(50)]
-        main(
-            [
-                "--video",
-                str(write_video(Path("gap.mp4"), images)),
-                START,
-                "--no-out",
-                "--boxes",
-                "boxes.csv",
-            ]
-        )
+        track(write_video(Path("gap.mp4"), images), START, "--no-out", "--boxes", "boxes.csv")
         lost = [row["lost"] for row in read_csv(Path("boxes.csv"))]
         lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("frame ")]
         assert len(lines) == 2
@@ -186,12 +163,8 @@ class TestOutputs:
 
     def test_start_and_end_choose_frames(self, video: Path) -> None:
         first = "--init=115,90,48,36"  # the target's box in frame 5
-        assert (
-            main(
-                ["--video", str(video), first, "--start", "5", "--end", "8", "--boxes", "boxes.csv"]
-            )
-            == 0
-        )
+        part = ("--start", "5", "--end", "8")
+        assert track(video, first, *part, "--boxes", "boxes.csv") == 0
         rows = read_csv(Path("boxes.csv"))
         expected = [("5", "0.5"), ("6", "0.6"), ("7", "0.7"), ("8", "0.8")]
         assert [(row["frame"], row["time"]) for row in rows] == expected
@@ -208,27 +181,16 @@ class TestOutputs:
     def test_a_header_of_more_frames_is_a_note(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, said: int, shown: int
     ) -> None:
-        command = [
-            "--video",
-            str(misleading(tmp_path / name, said)),
-            "--init=40,30,40,30",
-            "--no-out",
-        ]
-        assert main(command) == 0
+        video = misleading(tmp_path / name, said)
+        assert track(video, "--init=40,30,40,30", "--no-out") == 0
         note = f"the video ended after {shown} frames; by its header {said} were expected\n"
         assert note in capsys.readouterr().out
-        assert main([*command, "--end", "9"]) == 0
+        assert track(video, "--init=40,30,40,30", "--no-out", "--end", "9") == 0
         assert "header" not in capsys.readouterr().out
 
     def test_boxes_have_the_times_of_uneven_frames(self, tmp_path: Path) -> None:
-        video = str(uneven(tmp_path / "a.mkv"))
-        main(
-            [
-                "--video",
-                video,
-                *shlex.split("--init=20,20,20,20 --no-out --boxes boxes.csv --start 4"),
-            ]
-        )
+        video = uneven(tmp_path / "a.mkv")
+        track(video, "--init=20,20,20,20", "--start", "4", "--no-out", "--boxes", "boxes.csv")
         assert [row["time"] for row in read_csv(Path("boxes.csv"))[:3]] == ["0.16", "1.2", "1.24"]
 
     def test_a_pipe_is_tracked(self, tmp_path: Path) -> None:
@@ -515,18 +477,8 @@ def test_help_is_quick() -> None:
 
 def test_program_runs_from_any_folder_with_a_real_network(tmp_path: Path, weights: Path) -> None:
     write_video(tmp_path / "in.mp4", moving(3))
-    done = run_tool(
-        "--video",
-        "in.mp4",
-        START,
-        "--weights",
-        str(weights),
-        "--threads",
-        "1",
-        "--precision",
-        "bfloat16",
-        cwd=tmp_path,
-    )
+    flags = ["--weights", str(weights), "--threads", "1", "--precision", "bfloat16"]
+    done = run_tool("--video", "in.mp4", START, *flags, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(list(open_frames(str(tmp_path / "in_tracked.mp4")))) == 3
     bad = run_tool("--video", "none.mp4", START, cwd=tmp_path)
@@ -546,13 +498,8 @@ def test_the_instruction_set_is_said(
     ]
     write_packed(Path("rbsf.safetensors"), "rbsf", "tracker", random_model(0, slim).nodes, {})
     monkeypatch.setenv("RBSF_ISA", "numpy")
-    command = [
-        "--video",
-        str(video),
-        START,
-        *shlex.split("--end 1 --threads 1 --weights rbsf.safetensors"),
-    ]
-    assert main(command) == 0
+    flags = ["--end", "1", "--threads", "1", "--weights", "rbsf.safetensors"]
+    assert track(video, START, *flags) == 0
     line = "network: rbsf.safetensors, packed engine, instruction set numpy, 1 thread\n"
     assert line in capsys.readouterr().out
     monkeypatch.setenv("RBSF_ISA", "mmx")
@@ -568,16 +515,8 @@ def test_signal_to_a_process(
     tmp_path: Path, weights: Path, signum: signal.Signals, code: int
 ) -> None:
     write_video(tmp_path / "in.mp4", [frame(100, 80)] * 200)
-    command = [
-        sys.executable,
-        str(REPO / "tools/track.py"),
-        "--video",
-        "in.mp4",
-        START,
-        "--boxes",
-        "boxes.csv",
-    ]
-    command += ["--weights", str(weights), "--threads", "1"]
+    command = [sys.executable, str(REPO / "tools/track.py"), "--video", "in.mp4", START]
+    command += ["--boxes", "boxes.csv", "--weights", str(weights), "--threads", "1"]
     process = subprocess.Popen(
         command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
     )
@@ -594,9 +533,8 @@ def test_signal_to_a_process(
         return
     assert rest.endswith(b"interrupted\n")
     assert 3 <= len(read_csv(tmp_path / "boxes.csv")) < 200
-    assert len(list(open_frames(str(tmp_path / "in_tracked.mp4")))) == len(
-        read_csv(tmp_path / "boxes.csv")
-    )
+    frames = list(open_frames(str(tmp_path / "in_tracked.mp4")))
+    assert len(frames) == len(read_csv(tmp_path / "boxes.csv"))
 
 
 @pytest.mark.parametrize(

@@ -223,13 +223,12 @@ def test_a_rival_by_a_shipped_config_is_that_of_the_tables(path):
 
 
 def test_a_teacher_that_is_none_is_refused(image_root, float_resnet, trained_resnet, tmp_path):
+    other = ["--stages", "16-8-8-8"]
     message = r"layer 'stages.0.0.convs.0': the teacher's filters are \(8, 8, 3, 3\), the"
     with pytest.raises(ValueError, match=message):
-        run_main(image_root, float_resnet, tmp_path / "a", "--stages", "16-8-8-8")
+        run_main(image_root, float_resnet, tmp_path / "a", *other)
     with pytest.raises(ValueError, match=r"feature maps at 'stages.0.0.norms.0' do not match"):
-        run_main(
-            image_root, float_resnet, tmp_path / "b", "--stages", "16-8-8-8", "--start", "random"
-        )
+        run_main(image_root, float_resnet, tmp_path / "b", *other, "--start", "random")
     with pytest.raises(ValueError, match=r"a teacher must be a float resnet18 \(--method float\)"):
         run_main(image_root, trained_resnet / "resnet18.safetensors", tmp_path / "c")
     with pytest.raises(FileNotFoundError, match="no weights file"):

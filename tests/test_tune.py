@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import shutil
 import signal
 import subprocess
@@ -58,16 +57,8 @@ def tune(videos, tmp_path, monkeypatch):
     monkeypatch.setattr("rbsf.tracker.backbones.load_backbone", lambda *_: colours)
     monkeypatch.setattr("rbsf.tools.tune.plot", lambda _, path: path.touch())
     (tmp_path / "net.safetensors").write_bytes(b"a network")
-    fixed = [
-        "--root",
-        videos,
-        "--weights",
-        tmp_path / "net.safetensors",
-        "--out",
-        tmp_path / "out",
-        "--trials",
-        "3",
-    ]
+    weights, out = tmp_path / "net.safetensors", tmp_path / "out"
+    fixed = ["--root", videos, "--weights", weights, "--out", out, "--trials", "3"]
     return lambda *more: main([str(word) for word in (*fixed, *more)])
 
 
@@ -108,11 +99,8 @@ def test_score_leaves_out_the_first_frame_and_those_without_the_target(monkeypat
     gone = [np.nan] * 4
     # The two frames that count overlap by 1/3 and 1.
     truth = np.array([gone, [0, 0, 10, 10], [5, 0, 10, 10], gone, [0, 0, 10, 10]])
-    monkeypatch.setattr(
-        constants_search,
-        "track_sequence",
-        lambda *_: Run(np.tile([0.0, 0, 10, 10], (5, 1)), np.zeros(5)),
-    )
+    run = Run(np.tile([0.0, 0, 10, 10], (5, 1)), np.zeros(5))
+    monkeypatch.setattr(constants_search, "track_sequence", lambda *_: run)
     sequence = Sequence("made", ("",) * 5, truth)
     expected = [pytest.approx(2 / 3)]
     assert list(constants_search.sequence_scores(colours, [sequence], DEFAULTS, False)) == expected
@@ -120,10 +108,12 @@ def test_score_leaves_out_the_first_frame_and_those_without_the_target(monkeypat
 
 def test_constants_are_searched_from_the_defaults(tune, tmp_path, monkeypatch, capsys):
     seen = []
-    score_by(
-        monkeypatch,
-        lambda constants, _: seen.append(constants) or 1 - abs(constants["scale_rate"] - 0.8),
-    )
+
+    def score(constants, _):
+        seen.append(constants)
+        return 1 - abs(constants["scale_rate"] - 0.8)
+
+    score_by(monkeypatch, score)
     tune("--trials", "15", "--sequences", "synthetic_000001")
     assert seen[0] == DEFAULTS
     assert len(seen) == 15
@@ -162,10 +152,12 @@ def test_bad_constants_are_given_up_on_the_hardest_sequences(tune, monkeypatch):
 
 def test_search_goes_on_where_it_stopped(tune, tmp_path, monkeypatch):
     seen = []
-    score_by(
-        monkeypatch,
-        lambda constants, _: seen.append(constants["scale_rate"]) or constants["scale_rate"],
-    )
+
+    def score(constants, _):
+        seen.append(constants["scale_rate"])
+        return constants["scale_rate"]
+
+    score_by(monkeypatch, score)
     one = ("--sequences", "synthetic_000001", "--trials")
     tune(*one, "3")
     assert len(seen) == 3
@@ -383,31 +375,15 @@ def test_workers_share_a_study(tune, network, tmp_path, monkeypatch):
         return {r["worker_id"] for r in records(tmp_path / "out") if r["op_code"] == 4}
 
     score_by(monkeypatch, score)
-    assert (
-        tune(
-            "--weights",
-            network,
-            "--workers",
-            "2",
-            "--frames",
-            "2",
-            "--sequences",
-            "synthetic_000001",
-        )
-        == 0
-    )
+    few = ("--frames", "2", "--sequences", "synthetic_000001")
+    assert tune("--weights", network, "--workers", "2", *few) == 0
     assert len(makers()) == 2
     assert not active_children()
 
 
 def test_program_with_a_network(videos, network, tmp_path):
-    words = [
-        "--root",
-        videos,
-        "--weights",
-        network,
-        *shlex.split("--out out --trials 2 --threads 1"),
-    ]
+    words = ["--root", videos, "--weights", network, "--out", "out"]
+    words += ["--trials", "2", "--threads", "1"]
     words += ["--frames", "2", "--sequences", "synthetic_000000", "synthetic_000002"]
     command = [sys.executable, str(ROOT / "tools/tune.py"), *map(str, words)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
-import threading
 from dataclasses import replace
 from math import lcm
 from typing import Any
 
 import numpy as np
 import pytest
+from engines import ISAS, THREADS, assert_threads_agree, needs_kernels, pixels, run_python
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from packed_models import POOL, least_size, random_conv, random_model, random_sign
 from requirements import needs, skip_without
 
 from rbsf.engine import run
-from rbsf.engine.cpu import available_isas, choose_isa, native
+from rbsf.engine.cpu import choose_isa, native
 from rbsf.engine.graph import PackedModel
 from rbsf.engine.kernel import Target
 from rbsf.engine.layout import Packed, kernel_arguments, layout
@@ -28,11 +26,6 @@ from rbsf.engine.ops import conv_bits, reference
 from rbsf.engine.ops.conv_u8 import whole_weights
 from rbsf.engine.run import Engine
 
-ISAS = available_isas()
-THREADS = min(2, os.cpu_count() or 1)
-needs_kernels = pytest.mark.skipif(
-    len(ISAS) == 1, reason=needs("kernels", "the extension is not built")
-)
 EXAMPLES = settings(max_examples=150, deadline=None, derandomize=True)
 
 
@@ -43,10 +36,6 @@ def test_the_extension_is_built() -> None:
     ):
         skip_without("compiler", "there is no C++ compiler")
     assert len(ISAS) > 1, "rbsf.engine._native is not built; type: pip install -e ."
-
-
-def pixels(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
 
 
 def reference_outputs(model: PackedModel, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -295,22 +284,8 @@ def test_reference_is_a_convolution_of_signs(border: int) -> None:
 
 def test_several_python_threads_at_once() -> None:
     model = random_model(1)
-    engines = [Engine(model), Engine(model, THREADS)]
     inputs = [pixels(1 + i % 3, 127, 127, 3, seed=i) for i in range(4)]
-    expected = [engines[0](crops) for crops in inputs]
-    wrong: list[int] = []
-
-    def work(number: int) -> None:
-        for turn in range(20):
-            if (engines[turn % 2](inputs[number]) != expected[number]).any():
-                wrong.append(number)
-
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    assert_threads_agree([Engine(model), Engine(model, THREADS)], inputs, turns=20)
 
 
 @needs_kernels
@@ -395,11 +370,7 @@ def test_a_forked_process_has_threads_of_its_own() -> None:
         "with mp.get_context('fork').Pool(2) as pool:\n"
         "    assert all((r == expected).all() for r in pool.map(run, [crops] * 4))\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env=_env())
-
-
-def _env() -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    run_python(code)
 
 
 @pytest.mark.parametrize(
@@ -408,7 +379,7 @@ def _env() -> dict[str, str]:
 )
 def test_torch_is_not_imported(module: str) -> None:
     code = f"import sys, {module}; assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env=_env())
+    run_python(code)
 
 
 def test_without_the_extension_numpy_runs_with_a_warning() -> None:
@@ -426,9 +397,7 @@ def test_without_the_extension_numpy_runs_with_a_warning() -> None:
         "assert caught[0].filename == '<string>', caught[0].filename\n"
         "assert engine(np.zeros((1, 127, 127, 3), np.uint8)).shape == (1, 256, 6, 6)\n"
     )
-    subprocess.run(
-        [sys.executable, "-c", code], check=True, timeout=60, env=_env() | {"RBSF_ISA": ""}
-    )
+    run_python(code, RBSF_ISA="")
 
 
 @pytest.mark.parametrize(

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-import threading
 
 import numpy as np
 import pytest
+from engines import ISAS, THREADS, assert_threads_agree, needs_kernels, pixels, run_python
 from random_networks import Maker, random_network, small_network
-from requirements import needs
 
 from rbsf.engine import kernel, run
-from rbsf.engine.cpu import available_isas, native
+from rbsf.engine.cpu import native
 from rbsf.engine.fusion import find_runs
 from rbsf.engine.graph import PackedModel
 from rbsf.engine.kernel import Target
@@ -22,17 +19,8 @@ from rbsf.engine.node import Map, Node
 from rbsf.engine.ops import conv_bits, reference
 from rbsf.engine.run import Engine
 
-ISAS = available_isas()
-THREADS = min(2, os.cpu_count() or 1)
 GRAPHS = int(os.environ.get("RBSF_GRAPHS", "300"))
-needs_kernels = pytest.mark.skipif(
-    len(ISAS) == 1, reason=needs("kernels", "the extension is not built")
-)
 EPS = 2.0**-24  # relative error of rounding to float32
-
-
-def images(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
 
 
 def assert_as_the_oracle(model: PackedModel, batch: np.ndarray, threads: int) -> None:
@@ -77,7 +65,7 @@ def test_any_network_is_as_the_oracle(part: int) -> None:
     for seed in range(part, GRAPHS, 4):
         model = random_network(seed)
         assert_as_the_oracle(
-            model, images(1 + seed % 3, *model.input_shape, seed=seed), 1 + seed % THREADS
+            model, pixels(1 + seed % 3, *model.input_shape, seed=seed), 1 + seed % THREADS
         )
 
 
@@ -136,7 +124,7 @@ def test_many_images_are_those_one_by_one(monkeypatch: pytest.MonkeyPatch) -> No
     for isa in ISAS:
         engine = Engine(small_network(), isa=isa)
         monkeypatch.setattr(run, "CHUNK_BYTES", 3 * engine._plan(12, 10).bytes)
-        batch = images(7, 12, 10, 3)
+        batch = pixels(7, 12, 10, 3)
         together = engine(batch)
         assert together.shape == (7, 5)
         alone = np.concatenate([engine(batch[i : i + 1]).copy() for i in range(7)])
@@ -145,27 +133,14 @@ def test_many_images_are_those_one_by_one(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_several_python_threads_at_once() -> None:
-    engine, wrong = Engine(small_network(), THREADS), []
-    inputs = [images(1 + i % 2, 12, 10, 3, seed=i) for i in range(4)]
-    expected = [engine(batch) for batch in inputs]
-
-    def work(number: int) -> None:
-        for _ in range(50):
-            if (engine(inputs[number]) != expected[number]).any():
-                wrong.append(number)
-
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    inputs = [pixels(1 + i % 2, 12, 10, 3, seed=i) for i in range(4)]
+    assert_threads_agree([Engine(small_network(), THREADS)], inputs, turns=50)
 
 
 @needs_kernels
 @pytest.mark.parametrize("isa", ISAS)
 def test_seconds_of_every_node(isa: str) -> None:
-    spent = Engine(small_network(), isa=isa).node_seconds(images(1, 12, 10, 3))
+    spent = Engine(small_network(), isa=isa).node_seconds(pixels(1, 12, 10, 3))
     assert len(spent) == (15 if isa == "numpy" else 11), "kernels scale and add where they convolve"
     assert min(spent.values()) > 0
 
@@ -209,10 +184,10 @@ def test_images_too_small_for_a_network_of_any_size() -> None:
     make = Maker(0, (12, 12, 3), any_size=True)
     make.conv(4, 5, 1, 0, 1)
     engine = Engine(make.model())
-    assert engine(images(2, 30, 20, 3)).shape == (2, 26, 16, 4)
+    assert engine(pixels(2, 30, 20, 3)).shape == (2, 26, 16, 4)
     message = r"images of 4 x 9 pixels do not suit the network: node 'conv\.1'"
     with pytest.raises(ValueError, match=message):
-        engine(images(1, 4, 9, 3))
+        engine(pixels(1, 4, 9, 3))
 
 
 def test_bad_settings() -> None:
@@ -225,7 +200,7 @@ def test_bad_settings() -> None:
 def test_long_rows_take_no_copies_of_their_factors() -> None:
     make = Maker(0, (2, 10_000, 8))
     make.affine()
-    model, inputs = make.head(1), images(1, 2, 10_000, 8)
+    model, inputs = make.head(1), pixels(1, 2, 10_000, 8)
     np.testing.assert_allclose(Engine(model)(inputs), Engine(model, isa="numpy")(inputs), rtol=1e-3)
     assert len(kernel.rows_of(np.ones(8, np.float32), (2, 10_000, 8))) == 8
     assert len(kernel.rows_of(np.ones(8, np.float32), (2, 100, 8))) == 800
@@ -283,10 +258,6 @@ def test_kernels_check_their_arrays() -> None:
                     getattr(native, name)(*arguments[:place], value, *arguments[place + 1 :])
 
 
-def _env() -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-
-
 def test_without_the_extension_numpy_runs_with_a_warning() -> None:
     code = (
         "import sys; sys.modules['rbsf.engine._native'] = None\n"
@@ -299,9 +270,7 @@ def test_without_the_extension_numpy_runs_with_a_warning() -> None:
         "assert 'compiler' in str(caught[0].message)\n"
         "assert engine(np.zeros((2, 12, 10, 3), np.uint8)).shape == (2, 5)\n"
     )
-    subprocess.run(
-        [sys.executable, "-c", code], check=True, timeout=60, env=_env() | {"RBSF_ISA": ""}
-    )
+    run_python(code, RBSF_ISA="")
 
 
 @needs_kernels
@@ -312,7 +281,7 @@ def test_threads_change_nothing() -> None:
     make.binary(96, 3, 1, 1, 1, kernels=2)
     make.add("max_pool", kernel=3, stride=2, padding=1, ceil=False)
     model = make.head(10)
-    batch = images(3, 40, 40, 3)
+    batch = pixels(3, 40, 40, 3)
     for isa in ISAS[:-1]:
         alone, shared = (Engine(model, threads, isa)(batch) for threads in (1, THREADS))
         np.testing.assert_array_equal(alone, shared)

@@ -58,7 +58,7 @@ GEOMETRIES = [
 
 
 def slope(w):
-    """The derivative of Eq. 8, as the paper writes it."""
+    """Eq. 8, as the paper writes it."""
     below, above = (w >= -1) & (w < 0), (w >= 0) & (w < 1)
     return torch.where(below, 2 + 2 * w, torch.where(above, 2 - 2 * w, torch.zeros_like(w)))
 

@@ -106,7 +106,7 @@ def test_passes_of_one_sequence_are_one_draw() -> None:
     four_each = bootstrap_interval(gaps.repeat(4), [str(i // 4) for i in range(400)])
     # Repeating each gap does not halve the interval.
     assert four_each == pytest.approx(bootstrap_interval(gaps, [str(i) for i in range(100)]))
-    # A draw has only a, only b, or both: then 3 of 4.
+    # A draw has only a, only b, or both: then the mean is 3 / 4.
     low, high = bootstrap_interval(np.array([0.0, 1.0, 1.0, 1.0]), ["a", "b", "b", "b"])
     assert (low, high) == (0, 1)
     names = {f"{name}@{first}+9": 0.5 for name in ("Dog", "Girl") for first in (0, 20)}

@@ -214,7 +214,7 @@ def test_a_list_keeps_what_earlier_runs_had_on_theirs(tmp_path: Path) -> None:
 
 
 class TestSharing:
-    """Processes share the GPU by MPS where the item `speed` has measured a gain."""
+    """What the item `speed` has measured decides whether processes share the GPU by MPS."""
 
     def rates(self, folder: Path, **rates: float) -> None:
         report = folder / "items" / "speed" / "report.json"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
-import os
 import pickle
 import struct
 
@@ -12,16 +11,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import refused
-from hypothesis import given
-from hypothesis import strategies as st
 from requirements import skip_without
 
 from rbsf.datasets.images.cifar import CIFAR10, CIFAR100, CIFAR100_COARSE, open_cifar
-from rbsf.datasets.images.epochs import balanced_subset, epoch_order, shares
-from rbsf.datasets.images.in_memory import ArrayData
 from rbsf.datasets.images.labelled import LABELLED, open_labelled
 from rbsf.datasets.images.mnist import open_mnist
-from rbsf.datasets.images.pickles import parse_pickle
 from rbsf.datasets.images.published import verify
 
 COUNTS = {"train": 20, "t10k": 10}
@@ -88,14 +82,6 @@ def write_cifar10(folder, binary):
     meta = "\n".join([*names, ""]).encode() if binary else pickle.dumps({"label_names": names})
     (folder / ("batches.meta.txt" if binary else "batches.meta")).write_bytes(meta)
     return folder
-
-
-def data(count=50, classes=5):
-    labels = torch.arange(count) % classes
-    images = (
-        torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1).expand(count, 3, 8, 8).contiguous()
-    )
-    return ArrayData(images, labels, tuple("abcdefghij"[:classes]), (0.5,) * 3, (0.25,) * 3)
 
 
 # ---- MNIST
@@ -210,15 +196,6 @@ def test_cifar100_binary_layout_has_two_labels_a_record(tmp_path):
     assert train.images[199].flatten().tolist() == pixels(200)[199].tolist()
 
 
-def test_protocols_and_layouts_of_arrays_read_alike():
-    array = np.arange(12, dtype=np.uint8).reshape(3, 4)
-    for protocol in range(6):
-        for stored in (array, np.asfortranarray(array)):
-            read = parse_pickle(pickle.dumps({"data": stored}, protocol), "file")
-            assert read["data"].tolist() == array.tolist()
-            assert read["data"].dtype == np.uint8
-
-
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -274,93 +251,6 @@ def test_the_other_set_in_its_place_is_refused(tmp_path):
     refused(lambda: open_cifar(tmp_path, SMALL100), tmp_path / "meta", "missing")
 
 
-class Hostile:
-    def __init__(self, *call):
-        self.call = call
-
-    def __reduce__(self):
-        return self.call[0], self.call[1:]
-
-
-@pytest.mark.parametrize("protocol", [0, 2, 4])
-@pytest.mark.parametrize(
-    ("value", "name"),
-    [
-        (Hostile(os.system, "touch owned"), "posix.system"),
-        (Hostile(eval, "1"), "eval"),
-        (Hostile(getattr, "", "join"), "getattr"),
-        ({"data": Hostile(np.load, "x")}, "load"),
-        (np.array([{}], dtype=object), "'O8'"),
-        (np.array([(1, 2)], dtype="i4,i4"), "'V8'"),
-        (np.arange(3, dtype=">i4"), "byte order '>'"),
-        (torch.Size([1]), "torch.Size"),
-        (Hostile(np.dtype, "S100000"), "S100000"),
-    ],
-)
-def test_a_pickle_that_asks_for_more_than_data_is_refused(
-    tmp_path, monkeypatch, value, name, protocol
-):
-    monkeypatch.chdir(tmp_path)
-    text = refused(
-        lambda: parse_pickle(pickle.dumps(value, protocol), tmp_path / "train"),
-        tmp_path / "train",
-        name,
-    )
-    assert "only plain data and arrays are read" in text
-    assert not (tmp_path / "owned").exists()
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"not a pickle",
-        b"\x80\x02}",
-        b"\x80\x63}.",
-        b"\x8e" + b"\xff" * 7 + b"\x3f.",  # BINBYTES8 of 4 exabytes
-        b"))R.",
-        b"cnumpy\nndarray\n)\x81.",
-        b"cnumpy\nndarray\n}b.",
-        b"cnumpy\nndarray\n)R.",
-        b"cnumpy.core.multiarray\n_reconstruct\n)R.",
-        b"\x82\x01.",
-        b"Pid\n.",
-        b"((((",
-        b"]" * 100_000 + b"a" * 100_000,
-    ],
-)
-def test_a_damaged_pickle_is_refused_by_name(content):
-    refused(
-        lambda: parse_pickle(content, "folder/train"),
-        "folder/train: not a pickle, cut short or damaged",
-    )
-
-
-def test_a_memo_of_two_billion_entries_is_not_allocated():
-    assert parse_pickle(b"]r\xff\xff\xff\x7f.", "f") == []
-
-
-@pytest.mark.parametrize("rows", [b"K\x05", b"M\xff\xff"])
-def test_an_array_whose_shape_and_bytes_disagree_is_refused(rows):
-    content = pickle.dumps({"data": np.zeros((4, 3072), np.uint8)}, 2)
-    wrong = content.replace(b"K\x04M\x00\x0c", rows + b"M\x00\x0c")
-    assert wrong != content
-    refused(lambda: parse_pickle(wrong, "f"), "shape", "12288 bytes")
-
-
-@given(st.integers(0, 400), st.integers(0, 255))
-def test_any_flipped_byte_is_read_or_refused_in_one_line(where, value):
-    content = bytearray(
-        pickle.dumps({"data": np.arange(64, dtype=np.uint8), "labels": [1, 2, 300], "n": [b"a"]}, 2)
-    )
-    content[where % len(content)] = value
-    try:
-        parse_pickle(bytes(content), "file")
-    except ValueError as error:
-        assert str(error).startswith("file: ")  # noqa: PT017
-        assert "\n" not in str(error)  # noqa: PT017
-
-
 def test_checksums_bind_as_asked(tmp_path):
     published = (5, "5d41402abc4b2a76b9719d911017c592")  # of "hello"
     for check in ("auto", "strict", "off"):
@@ -377,91 +267,6 @@ def test_checksums_bind_as_asked(tmp_path):
                 verify(tmp_path / "f", content, published, check)
     refused(lambda: verify(tmp_path / "f", b"", None, "strict"), "no checksum")
     refused(lambda: open_labelled("mnist", tmp_path, check="maybe"), "'maybe'", "auto, strict, off")
-
-
-# ---- batches
-
-
-def test_training_batches_are_a_shuffle_that_seed_and_epoch_decide():
-    def order(**numbers):
-        return torch.cat([b["image"][:, 0, 0, 0] for b in data().batches(10, **numbers)]).tolist()
-
-    first = order(seed=1, epoch=0)
-    assert sorted(first) == list(range(50))
-    assert first != sorted(first)
-    assert order(seed=1, epoch=0) == first
-    assert order(seed=1, epoch=1) != first
-    assert order(seed=2, epoch=0) != first
-    assert order(seed=1, epoch=0, start=3) == first[30:]
-    assert order(seed=1, epoch=0, train=False) == list(range(50))
-
-
-def test_images_keep_their_labels():
-    for batch in data().batches(7, 0, 0):
-        assert batch["label"].dtype == torch.int64
-        assert batch["image"].shape == (7, 3, 8, 8)
-        assert (batch["image"][:, 0, 0, 0] % 5).tolist() == batch["label"].tolist()
-
-
-@given(st.integers(1, 40), st.integers(1, 9), st.integers(1, 4), st.booleans(), st.integers(0, 3))
-def test_ranks_share_an_epoch_without_overlap(images, batch_size, world, train, start):
-    if train and images < batch_size * world:
-        with pytest.raises(ValueError, match="do not fill"):
-            shares(images, batch_size, 0, 0, world, train)
-        return
-    parts = [list(shares(images, batch_size, 0, rank, world, train)) for rank in range(world)]
-    seen = [i for rank in parts for part in rank for i in range(images)[part]]
-    assert len(seen) == len(set(seen))
-    if train:
-        assert len(seen) == images // (batch_size * world) * batch_size * world
-        assert len({len(rank) for rank in parts}) == 1
-    else:
-        assert sorted(seen) == list(range(images))
-    if start <= len(parts[-1]):
-        assert list(shares(images, batch_size, start, 0, world, train)) == parts[0][start:]
-
-
-def test_numbers_out_of_range_are_refused_at_once():
-    refused(lambda: data().batches(0, 0, 0), "batch_size 0")
-    refused(lambda: data().batches(26, 0, 0, world=2), "50 images do not fill 2 x 26")
-    refused(lambda: data().batches(5, 0, 0, rank=2, world=2), "rank is 2 of 2")
-    refused(lambda: data().batches(5, 0, 0, start=11), "start is 11", "0 to 10")
-    refused(lambda: data().batches(5, 0, 0, limit=0), "limit is 0")
-
-
-def test_a_limit_is_balanced_seeded_and_grows_by_adding():
-    labels = np.repeat([0, 1, 2], [100, 20, 3])
-    for count, expected in ((3, [1, 1, 1]), (9, [3, 3, 3]), (23, [10, 10, 3]), (200, [100, 20, 3])):
-        assert np.bincount(labels[balanced_subset(labels, count, 5)]).tolist() == expected
-    small, large = (set(balanced_subset(labels, count, 5).tolist()) for count in (7, 40))
-    assert small < large
-    assert small != set(balanced_subset(labels, 7, 6).tolist())
-    # Every epoch has the same images.
-    assert sorted(epoch_order(labels, 5, 3, True, 7)) == sorted(small)
-
-
-def test_batch_counts_and_subsets_agree_with_what_is_read():
-    whole = data()
-    for train in (True, False):
-        for limit in (None, 13, 500):
-            read = list(whole.batches(4, 0, 0, train=train, limit=limit))
-            assert whole.batch_count(4, train=train, limit=limit) == len(read)
-    images = torch.cat([batch["image"] for batch in whole.batches(4, 0, 0, train=False, limit=13)])
-    assert torch.equal(images, whole.images[balanced_subset(whole.labels.numpy(), 13, 0)])
-    assert whole.describe() == "50 images of 3x8x8, 5 classes"
-
-
-def test_tensors_that_do_not_fit_are_refused():
-    whole = data()
-    for changes, word in (
-        ({"images": whole.images.float()}, "float32"),
-        ({"images": whole.images[:, :2]}, "3 channel means"),
-        ({"labels": whole.labels[1:]}, "int64 [49]"),
-        ({"labels": whole.labels.int()}, "int32"),
-        ({"labels": whole.labels - 1}, "from -1 to 3"),
-        ({"classes": ("a", "b")}, "from 0 to 4; there are classes 0 to 1"),
-    ):
-        refused(lambda changes=changes: dataclasses.replace(whole, **changes), word)
 
 
 def test_unknown_names_are_refused_and_known_ones_listed(tmp_path):

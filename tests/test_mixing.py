@@ -141,7 +141,7 @@ def test_pasted_targets_are_where_the_label_says(tmp_path):
     seen = 0
     for item in dataset:
         if not is_red(item["exemplar"][:, 58:69, 58:69]).any():
-            continue  # this search crop shows noise on the scene of the red target
+            continue  # here the noise is pasted on the scene of the red target
         seen += 1
         places = []
         for key in ("exemplar", "search"):

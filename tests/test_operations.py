@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from engines import needs_kernels, pixels
 from random_networks import EXAMPLES, with_operation
 from requirements import needs, skip_without
-from test_network import assert_as_the_oracle, images, needs_kernels
+from test_network import assert_as_the_oracle
 from torch import Tensor, nn
 
 from rbsf.engine.graph import PackedModel
@@ -141,7 +142,7 @@ def test_real_results_are_float32(op: str) -> None:
 def test_the_kernel_is_as_the_reference(op: str) -> None:
     for seed in range(SEEDS):
         model = example(op, seed)
-        assert_as_the_oracle(model, images(2, *model.input_shape, seed=seed), 1)
+        assert_as_the_oracle(model, pixels(2, *model.input_shape, seed=seed), 1)
 
 
 def test_it_is_found_in_pytorch(op: str) -> None:
@@ -159,7 +160,7 @@ def test_onnx_runtime_computes_the_same(op: str, tmp_path: Path) -> None:
         model = export_float_tracker(TORCH[op]().eval(), "t").packed
     else:
         model = exported(op).packed
-    batch = images(2, *model.input_shape)
+    batch = pixels(2, *model.input_shape)
     (tmp_path / "net.onnx").write_bytes(network_graph(model).SerializeToString())
     found, expected = run_graph(tmp_path / "net.onnx", batch), Engine(model, isa="numpy")(batch)
     if expected.ndim != 2 and model.task != "tracker":

@@ -14,7 +14,7 @@ from requirements import needs
 PROGRAMS = sorted([*(ROOT / "tools").glob("*.py"), ROOT / "eval" / "run_benchmarks.py"])
 PROGRAMS = [path for path in PROGRAMS if "def parse_args" in path.read_text()]
 
-# Names of modules by their files, links followed, but for the program itself, __main__.
+# A file, links followed, must not have two names; the program's own name, __main__, is left out.
 ONE_NAME = """
 import sys
 from pathlib import Path
@@ -83,7 +83,7 @@ def run(code: str, folder: Path, **variables: str) -> str:
 
 
 def names_checked(more_than: int) -> str:
-    """Code that defines `check_names`, for at least so many modules of this project."""
+    """Code that defines `check_names`, which expects over `more_than` modules of this project."""
     return ONE_NAME.replace("ROOT_FOLDER", f"Path({str(ROOT)!r})").replace("COUNT", str(more_than))
 
 

@@ -56,9 +56,9 @@ def stills(tmp_path):
 
 @pytest.fixture
 def films(tmp_path):
-    """A long video of gray values 0 to 119, and a short one of 200 and 201.
+    """A long video of gray values 0 to 118, and a short one of 200 and 201.
 
-    In the long one every second frame is stored, and a frame's gray is its number.
+    The long one has every second frame, whose gray is its number.
     """
     long = [flat(frame, frame) for frame in range(0, 120, 2)]
     return store_of(tmp_path / "films.db", ("video", long), ("video", [flat(0, 200), flat(1, 201)]))

@@ -350,7 +350,7 @@ def test_the_distance_of_maps_is_that_of_normalised_ones_and_so_is_its_gradient(
 
 def test_a_dead_channel_does_not_explode():
     norm = MapNorm(torch.zeros(2), torch.tensor([1.0, 0.0]))
-    # A deviation counts as at least a tenth of the layer's mean.
+    # A deviation counts as at least a tenth of the layer's mean deviation.
     assert norm(torch.ones(1, 2, 1, 1)).max() <= 20
 
 

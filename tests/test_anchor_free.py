@@ -63,7 +63,7 @@ def test_a_target_that_stands_still_stays() -> None:
     assert tracker.network.sides[:2] == [127, 255]  # type: ignore[attr-defined]
 
 
-def test_a_target_that_moves() -> None:
+def test_a_target_that_moves_is_followed() -> None:
     result = start(Always(offset=(32, -16), size=(63.5, 63.5)), window_influence=0).update(FRAME)
     np.testing.assert_allclose(
         result.box, [100 + 32 * 120 / 127, 80 - 16 * 120 / 127, 60, 60], atol=1e-6
@@ -89,7 +89,7 @@ def test_changes_are_penalised() -> None:
     assert 0.02 < found[1] < 0.06
 
 
-def test_lost() -> None:
+def test_a_target_of_a_low_score_is_lost() -> None:
     tracker = start(Always(share=0.2), lost_score=0.25)
     assert tracker.update(FRAME).lost
 
@@ -146,7 +146,7 @@ def test_nanotrack_by_its_own_rules(real_data: Path) -> None:
     np.testing.assert_allclose(boxes[1], boxes[0], atol=0.5)
 
 
-def test_pairs_of_graphs_that_are_none(real_data: Path, tmp_path: Path) -> None:
+def test_files_that_are_no_pair_of_graphs_are_refused(real_data: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason=needs("onnxruntime", "it is not installed"))
     backbone, head = peers(real_data, "nano3_backbone.onnx", "nano3_head.onnx")
     with pytest.raises(ValueError, match=r"give two files, onnx:BACKBONE\.onnx,HEAD\.onnx"):

@@ -45,7 +45,7 @@ def test_uav123_publishes_12_flags(tmp_path: Path, version: str) -> None:
 
 
 @pytest.mark.parametrize("place", range(12))
-def test_order_of_uav123s_flags(tmp_path: Path, place: int) -> None:
+def test_flags_of_uav123_have_their_order(tmp_path: Path, place: int) -> None:
     write_flags(tmp_path, "bike1", ",".join("1" if i == place else "0" for i in range(12)))
     name = ("SV", "ARC", "LR", "FM", "FOC", "POC", "OV", "BC", "IV", "VC", "CM", "SOB")[place]
     assert without_sizes(attributes_of("UAV123", tmp_path, [BIKE]))[1] == {"bike1": {name}}
@@ -139,7 +139,9 @@ def test_flags_of_uav123_are_said_to_be_of_the_whole_video(tmp_path: Path) -> No
         ([NAN, NAN], {"OV"}),
     ],
 )
-def test_computed_at_their_thresholds(boxes: list[list[float]], expected: set[str]) -> None:
+def test_attributes_are_computed_at_their_thresholds(
+    boxes: list[list[float]], expected: set[str]
+) -> None:
     words, found = without_sizes(attributes_of("OTB100", None, [bare_sequence("Girl", boxes)]))
     assert words == COMPUTED
     assert found == {"Girl": expected}
@@ -155,7 +157,9 @@ def test_computed_at_their_thresholds(boxes: list[list[float]], expected: set[st
         ([(200, 200), (30, 30), (30, 30)], {"small"}),  # the median counts, not the mean
     ],
 )
-def test_the_size_of_the_target(sides: list[tuple[float, float]], expected: set[str]) -> None:
+def test_the_median_size_of_the_target_is_an_attribute(
+    sides: list[tuple[float, float]], expected: set[str]
+) -> None:
     sequence = bare_sequence("Girl", [[1, 1, *side] for side in sides])
     for dataset in ("OTB100", "UAV123", "GOT-10k-val"):
         words, found = attributes_of(dataset, None, [sequence])

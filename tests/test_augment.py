@@ -52,7 +52,7 @@ def test_crops_alone_never_mirror():
     assert not any(known[tuple(crop.flatten().tolist())][2] for crop in draws(2, False))
 
 
-def test_the_image_given_stays_as_it_is():
+def test_the_given_image_is_not_changed():
     images = torch.randint(256, (4, 3, 8, 8), dtype=torch.uint8)
     before = images.clone()
     out = augment(images, batch_generator(0, 0, 0))
@@ -75,7 +75,7 @@ def test_global_random_state_is_left_alone():
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_normalise_in_numbers():
+def test_normalise_gives_known_numbers():
     images = torch.tensor([[[[0]], [[255]], [[51]]]], dtype=torch.uint8)  # [1, 3, 1, 1]
     out = normalise(images, (0.5, 0.25, 0.2), (0.5, 0.25, 0.1))
     assert out.dtype == torch.float32

@@ -91,7 +91,7 @@ def test_a_packed_file_is_no_weights_file(files):
         load_weights(files / "net-packed.safetensors")
 
 
-def test_boxes_of_a_made_video(files):
+def test_both_engines_give_the_same_boxes_of_a_made_video(files):
     frames = list(make_sequence(5, frames=8))
     boxes = {}
     for engine in ("packed", "torch"):

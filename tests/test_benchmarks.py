@@ -49,7 +49,7 @@ def report(root: Path, dataset: str = "OTB100") -> dict[str, Any]:
     return json.loads((root.parent / "out/reports" / dataset / "report.json").read_text())
 
 
-def test_scores_table_report_and_files(
+def test_a_run_leaves_scores_a_table_a_report_and_files(
     otb: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments(otb, "--json", str(tmp_path / "copy.json"))) == 0
@@ -193,7 +193,7 @@ def test_repeats_have_a_spread(otb: Path, tmp_path: Path) -> None:
     assert row["spread"]["auc"] == 0
 
 
-def test_boxes_that_exist_are_shown_beside(otb: Path, tmp_path: Path) -> None:
+def test_existing_boxes_are_shown_beside_the_tracker(otb: Path, tmp_path: Path) -> None:
     theirs = tmp_path / "theirs"
     theirs.mkdir()
     for name, count in (("Girl", 4), ("Dog", 3)):
@@ -206,7 +206,7 @@ def test_boxes_that_exist_are_shown_beside(otb: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dataset", ["OTB100", "folder"])
-def test_boxes_that_exist_are_scored_without_images(tmp_path: Path, dataset: str) -> None:
+def test_existing_boxes_are_scored_without_images(tmp_path: Path, dataset: str) -> None:
     for folder, size in (("truth", 10), ("boxes", 5)):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "Girl.txt").write_text(f"11,11,10,{size}\n" * 4)

@@ -184,7 +184,7 @@ def test_binarize_changes_by_rule_and_says_so():
     assert str(changes[2]) == "3: 576 weights, 1 bit"
 
 
-def test_binarize_options():
+def test_binarize_takes_options():
     net = small_net()
     binarize(net, "xnor", skip_first=False, skip_1x1=False, skip=["3"], input_norm=False)
     assert list(binary_layers(net)) == ["0", "2", "4.0"]

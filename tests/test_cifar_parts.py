@@ -107,7 +107,7 @@ def test_a_damaged_part_is_named_and_nothing_is_made(
 
 
 @pytest.mark.slow
-def test_real_images(real_data: Path, tmp_path: Path) -> None:
+def test_real_images_come_back_from_their_parts(real_data: Path, tmp_path: Path) -> None:
     paths = pack_cifar100(real_data, tmp_path / "parts", 40_000_000)
     assert len(paths) == 3
     unpack_cifar100(tmp_path / "parts", tmp_path)

@@ -85,7 +85,7 @@ def test_classify_compares_packed_and_pytorch_on_a_test_set(
     assert "predictions that differ: 0 of 4" in capsys.readouterr().out
 
 
-def test_classify_refuses(image_root, trained_resnet, tmp_path, capsys):
+def test_classify_refuses_what_it_cannot_use(image_root, trained_resnet, tmp_path, capsys):
     packed = str(trained_resnet / "resnet18-packed.safetensors")
     tracker = str(ROOT / "weights" / "rbsf.safetensors")
     (tmp_path / "empty").mkdir()

@@ -90,7 +90,7 @@ def test_one_common_sequence_has_no_interval() -> None:
     assert rows(tables(("x", report))["OTB100, common sequences"])[1] == expected
 
 
-def test_bootstrap_interval() -> None:
+def test_bootstrap_interval_is_near_that_of_the_standard_error() -> None:
     # The mean of 100 gaps of 0 or 1, half of each, has a standard error of 0.05: 0.5 +- 1.96 *
     # 0.05.
     gaps = np.tile([0.0, 1.0], 50)
@@ -155,14 +155,14 @@ def test_program_prints_markdown_and_writes_a_page(
         (otb() | {"format": "rbsf-benchmark-9"}, "newer format rbsf-benchmark-9"),
     ],
 )
-def test_reports_that_cannot_be_compared(
+def test_reports_that_cannot_be_compared_are_refused(
     tmp_path: Path, second: dict[str, Any], fault: str
 ) -> None:
     with pytest.raises(ValueError, match=fault):
         main([save(tmp_path / "a", otb()), save(tmp_path / "b", second)])
 
 
-def test_faults_of_the_command_line(tmp_path: Path) -> None:
+def test_faults_of_the_command_line_are_named(tmp_path: Path) -> None:
     run = save(tmp_path / "a", otb())
     with pytest.raises(ValueError, match="is given twice"):
         main([run, run + "/report.json"])
@@ -170,7 +170,7 @@ def test_faults_of_the_command_line(tmp_path: Path) -> None:
         main([run, "--out", str(tmp_path / "out.txt")])
 
 
-def test_exit_code_and_one_line(tmp_path: Path) -> None:
+def test_a_missing_report_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "tools/compare.py"), str(tmp_path / "none")]
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert result.returncode == 1

@@ -39,7 +39,7 @@ def test_every_shipped_config_parses(path):
         ("siamfc", TrackerConfig(memory_share=0, box_share=0)),
     ],
 )
-def test_constants_for_tracking(name, constants):
+def test_shipped_constants_for_tracking_are_known(name, constants):
     assert read_constants(CONFIGS / "track" / f"{name}.yaml") == constants
 
 
@@ -57,7 +57,7 @@ def test_flags_win_over_file_over_defaults(tmp_path):
     assert config.bn_pass == 0.1  # from configs/rbsf.yaml
 
 
-def test_written_settings_read_back(tmp_path):
+def test_written_settings_are_read_back(tmp_path):
     config = read_config(["--seed", "5", "--teacher", "t.npz"])
     write_yaml(config, tmp_path / "c.yaml")
     assert TrainConfig(**read_yaml(TrainConfig, tmp_path / "c.yaml")) == config
@@ -83,7 +83,7 @@ def test_written_settings_read_back(tmp_path):
         ("a: [", "not YAML"),
     ],
 )
-def test_bad_files(text, message, tmp_path):
+def test_bad_files_are_refused_in_one_line(text, message, tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text(text)
     with pytest.raises(ValueError) as error:
@@ -108,7 +108,7 @@ def test_bad_files(text, message, tmp_path):
         (["--config", "nowhere.yaml"], "no config file nowhere.yaml"),
     ],
 )
-def test_bad_flags(flags, message):
+def test_bad_flags_are_refused(flags, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         read_config(flags)
 

@@ -21,7 +21,7 @@ def resnet18():
     return [total(count(net, SHAPE)) for net in build_pair("resnet18")]
 
 
-def test_table_6(resnet18):
+def test_table_6_of_the_paper_comes_out(resnet18):
     binary, real = resnet18
     assert real.bits == 374_064_384  # the paper: 374.1 Mbit
     assert real.multiplications == 1_814_073_344  # 1.81e9
@@ -32,7 +32,7 @@ def test_table_6(resnet18):
     assert round(real.multiplications / binary.multiplications, 2) == 10.86
 
 
-def test_1_bit_multiplications_of_resnet18(resnet18):
+def test_1_bit_multiplications_of_resnet18_are_the_papers(resnet18):
     binary, real = resnet18
     assert (binary.binary, binary.real) == (1_676_279_808, 140_804_096)
     assert real.binary == 0
@@ -48,7 +48,7 @@ def small():
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(8 * 4 * 4, 2))
 
 
-def test_layers_counted_by_hand():
+def test_layers_cost_what_is_counted_by_hand():
     net = small()
     binarize(net, "rbcn", input_norm=False)
     assert count(net, (3, 8, 8)) == [
@@ -77,7 +77,7 @@ def test_a_norm_in_front_of_the_sign_folds_into_the_one_before():
         ("abcnet", {"weight_bases": 2, "activation_bases": 3}, 2 * 144, 6 * 128, 6 * 128 * 18),
     ],
 )
-def test_methods_counted_by_hand(method, options, bits, real, binary):
+def test_methods_cost_what_is_counted_by_hand(method, options, bits, real, binary):
     net = small()
     binarize(net, method, input_norm=False, options=options)
     assert count(net, (3, 8, 8))[2] == LayerCost(
@@ -85,7 +85,7 @@ def test_methods_counted_by_hand(method, options, bits, real, binary):
     )
 
 
-def test_bytes_and_multiplications():
+def test_bits_make_whole_bytes_and_costs_add_up():
     layer = LayerCost("a", "1-bit convolution", (1, 1, 1), 13, 5, 128)
     assert (layer.bytes, layer.multiplications) == (2, 7.0)
     assert total([layer, layer]) == LayerCost("total", "", (), 26, 10, 256)

@@ -36,19 +36,19 @@ def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("load", [Engine, read_packed])
-def test_no_file(tmp_path: Path, load: Callable[[Path], object]) -> None:
+def test_a_missing_file_is_named(tmp_path: Path, load: Callable[[Path], object]) -> None:
     with pytest.raises(FileNotFoundError, match="no packed file"):
         load(tmp_path / "none.safetensors")
     assert packed_kind(tmp_path / "none.safetensors") == ""
 
 
-def test_too_large_a_file(path: Path) -> None:
+def test_a_file_that_is_too_large_is_refused(path: Path) -> None:
     with path.open("r+b") as file:
         file.truncate((64 << 20) + 1)
     assert_refused(path, "bytes; packed files have at most")
 
 
-def test_flipped_bit(path: Path) -> None:
+def test_a_flipped_bit_is_found(path: Path) -> None:
     whole = path.read_bytes()
     for place in (whole.index(b"stride") + 10, len(whole) - 1):
         data = bytearray(whole)
@@ -59,12 +59,12 @@ def test_flipped_bit(path: Path) -> None:
 
 @pytest.mark.parametrize("key", ["layers", "info"])
 @pytest.mark.parametrize("text", ["", "{", "3", "[" * 100_000, "null"])
-def test_metadata_that_is_no_json(path: Path, key: str, text: str) -> None:
+def test_metadata_that_is_no_json_is_refused(path: Path, key: str, text: str) -> None:
     change_metadata(path, **{key: text})
     assert_refused(path, f"metadata '{key}'")
 
 
-def test_header_that_claims_more_than_there_is(path: Path) -> None:
+def test_a_header_that_claims_more_than_there_is_is_refused(path: Path) -> None:
     for claim in (1 << 62, 100 << 20, 1 << 20):
         path.write_bytes(struct.pack("<Q", claim) + path.read_bytes()[8:])
         assert_refused(path, "not a whole safetensors file")

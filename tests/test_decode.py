@@ -99,7 +99,7 @@ def test_reduced_decoding_shows_the_same_crop(monkeypatch):
     assert flags[-1] == cv2.IMREAD_COLOR
 
 
-def test_gray_cmyk_and_rotated_jpegs():
+def test_gray_cmyk_and_rotated_jpegs_are_read():
     image_module = pytest.importorskip(
         "PIL.Image", reason=needs("pillow", "it writes the CMYK file")
     )
@@ -120,7 +120,7 @@ def test_gray_cmyk_and_rotated_jpegs():
     assert np.abs(found[0] - (30, 30, 220)).max() < 12
 
 
-def test_sizes_in_headers():
+def test_sizes_are_read_from_headers():
     assert jpeg_size(encode(plain(1, 33, 21))) == (33, 21)
     jpeg = encode(plain(1, 33, 21))
     assert jpeg_size(jpeg[:2] + b"\xff\xff" + jpeg[3:]) == (33, 21)  # a fill byte

@@ -16,7 +16,7 @@ from test_siamfc import contrast_backbone
 from rbsf.tools.demo import main
 
 
-def test_demo_of_the_default_length(tmp_path, capsys):
+def test_a_demo_of_the_default_length_follows_its_target(tmp_path, capsys):
     assert main(["--out", str(tmp_path), "--threads", "1"]) == 0
     expected = {"video.mp4", "video.txt", "tracked.mp4", "boxes.csv", "demo.png"}
     assert {p.name for p in tmp_path.iterdir()} == expected

@@ -111,7 +111,7 @@ def test_presence_is_learned_and_all_else_stays(store: Path, pair: str, tmp_path
     assert 0 < tracker.presence < 1
 
 
-def test_the_float_twin_guides(store: Path, pair: str, tmp_path: Path) -> None:
+def test_a_float_twin_guides_the_student(store: Path, pair: str, tmp_path: Path) -> None:
     """RBCN's losses compare the student with the twin's maps at every block.
 
     A student that starts from the twin has its filters, and C is the mean of their magnitudes.
@@ -150,7 +150,7 @@ def test_another_network_is_no_twin(store: Path, pair: str, tmp_path: Path) -> N
         run(store, pair, tmp_path / "no-twin", "--from-twin")
 
 
-def test_presence_of_another_network(store: Path, tmp_path: Path) -> None:
+def test_presence_of_another_network_is_refused(store: Path, tmp_path: Path) -> None:
     other = str(tmp_path / "other.safetensors")
     save_weights(build("rbsf", width=0.1), "rbsf", Path(other))
     message = r"--presence-of .*other.safetensors: holds rbsf; give weights of RB-SF 2"
@@ -167,7 +167,7 @@ def test_presence_is_looked_at_between_two_sequences(store: Path, tmp_path: Path
         recipe.validation()
 
 
-def test_what_a_user_can_do_wrong(store: Path, pair: str, tmp_path: Path) -> None:
+def test_mistakes_of_a_user_are_named(store: Path, pair: str, tmp_path: Path) -> None:
     data = ["--data", str(store)]
     for flags, message in (
         (data, r"teacher is None; give two files, BACKBONE\.onnx,HEAD\.onnx"),

@@ -137,7 +137,7 @@ def all_ones(node: Node) -> Node:
 
 
 @pytest.mark.parametrize(("border", "expected"), [(-1, [6, 14]), (1, [-14, -14])])
-def test_sums_worked_out_by_hand(border: int, expected: list[int]) -> None:
+def test_sums_are_those_worked_out_by_hand(border: int, expected: list[int]) -> None:
     """The two pixels have the bits (+, -) and (+, +), as the second channel is flipped.
 
     The middle row of the weights is (+, +), (-, +), (-, -); the other rows are all -. In padding of
@@ -163,7 +163,7 @@ def test_sums_worked_out_by_hand(border: int, expected: list[int]) -> None:
         assert found["features"].tolist() == [[[expected]]]
 
 
-def test_a_first_layer_worked_out_by_hand() -> None:
+def test_a_first_layer_gives_what_is_worked_out_by_hand() -> None:
     """Sums with weights 63 and -2 are pooled, compared with a threshold, and flipped."""
     geometry = {"kernel": 1, "stride": 1, "padding": 0, "groups": 1}
     first, second = geometry | {"channels": 2, "bits": 8}, geometry | {"channels": 1, "border": -1}
@@ -249,7 +249,7 @@ def test_a_single_convolution_is_as_the_reference(
         (2, 8192, np.int32),
     ],
 )
-def test_sums_reach_their_ends(kernel: int, channels: int, kind: type) -> None:
+def test_sums_reach_the_ends_of_their_types(kernel: int, channels: int, kind: type) -> None:
     """All bits are +1, all weights of the first filter are +1, and all of the second are -1."""
     conv = random_conv(np.random.default_rng(0), "a", "x", (kernel, 1, 0, 1, channels, 2, False))
     weight = np.packbits(
@@ -281,7 +281,7 @@ def test_reference_is_a_convolution_of_signs(border: int) -> None:
     np.testing.assert_array_equal(conv_bits.reference(conv, bits), expected.numpy())
 
 
-def test_several_python_threads_at_once() -> None:
+def test_several_python_threads_may_call_at_once() -> None:
     model = random_model(1)
     inputs = [pixels(1 + i % 3, 127, 127, 3, seed=i) for i in range(4)]
     assert_threads_agree([Engine(model), Engine(model, THREADS)], inputs, turns=20)
@@ -302,7 +302,7 @@ def test_outputs_are_read_before_another_call_can_write(monkeypatch: pytest.Monk
     assert len(calls) == 4
 
 
-def test_images_of_many_sizes_in_turn() -> None:
+def test_images_may_have_many_sizes_in_turn() -> None:
     shapes = [(3, 2, 0, 1, 3, 20, True), (3, 1, 1, 2, 20, 6, False)]
     model = random_model(4, shapes)
     sizes = [(7 + n % 11, 9 + n % 7) for n in range(24)]  # more than the engine keeps
@@ -313,7 +313,7 @@ def test_images_of_many_sizes_in_turn() -> None:
             assert_same(engine.outputs(crops), reference_outputs(model, crops), (isa, size))
 
 
-def test_images_of_one_size_alone_where_no_other_is_admitted() -> None:
+def test_a_network_of_one_size_refuses_images_of_another() -> None:
     model = random_model(4, [(3, 2, 0, 1, 3, 20, True), (3, 1, 1, 2, 20, 6, False)])
     first = replace(
         model.nodes[0], attributes={"height": 9, "width": 11, "channels": 3, "any_size": False}
@@ -349,7 +349,7 @@ def test_memory_of_dropped_results_is_used_again() -> None:
 
 
 @needs_kernels
-def test_seconds_of_every_run() -> None:
+def test_seconds_are_given_for_every_run() -> None:
     spent = Engine(random_model(1), isa=ISAS[0]).node_seconds(pixels(1, 127, 127, 3))
     assert [*spent] == ["conv1", "conv2", "conv3", "conv4", "conv5"]
     assert min(spent.values()) > 0
@@ -431,21 +431,21 @@ def test_without_the_extension_numpy_runs_with_a_warning() -> None:
         ),
     ],
 )
-def test_bad_crops(crops: object, message: str) -> None:
+def test_bad_crops_are_refused(crops: object, message: str) -> None:
     for isa in {ISAS[0], "numpy"}:
         with pytest.raises(ValueError, match=message) as caught:
             Engine(random_model(1), isa=isa)(crops)  # type: ignore[arg-type]
         assert "\n" not in str(caught.value)
 
 
-def test_images_too_large_for_memory() -> None:
+def test_images_too_large_for_memory_are_refused() -> None:
     engine = Engine(random_model(1, [(1, 1, 0, 1, 1, 1, False), (1, 1, 16, 1, 1, 1 << 14, False)]))
     message = r"images of 60 x 60 pixels do not .* more memory than so small"
     with pytest.raises(ValueError, match=message):
         engine(np.zeros((1, 60, 60, 1), np.uint8))
 
 
-def test_maps_too_large_for_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_maps_too_large_for_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine(random_model(1))
     most = engine._plan(255, 255).bytes
     monkeypatch.setattr(run, "MAX_BYTES", most)
@@ -456,7 +456,7 @@ def test_maps_too_large_for_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_kernels
-def test_weights_too_large_for_memory() -> None:
+def test_weights_too_large_for_memory_are_refused() -> None:
     groups = 1 << 14
     shapes = [(1, 1, 0, 1, 1, groups, False), (31, 1, 0, groups, groups, groups, False)]
     with pytest.raises(ValueError, match="'conv2': its weights would take over"):
@@ -464,7 +464,7 @@ def test_weights_too_large_for_memory() -> None:
 
 
 @pytest.mark.parametrize("threads", [0, -1, 1.0, None, True, (os.cpu_count() or 1) + 1])
-def test_bad_thread_counts(threads: object) -> None:
+def test_bad_thread_counts_are_refused(threads: object) -> None:
     with pytest.raises(ValueError, match="threads="):
         Engine(random_model(1), threads)  # type: ignore[arg-type]
 
@@ -494,7 +494,9 @@ class TestInstructionSet:
         monkeypatch.setenv("RBSF_ISA", value)
         assert Engine(random_model(1)).isa == ISAS[0]
 
-    def test_what_this_machine_has_not_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_instruction_set_that_this_machine_lacks_is_refused(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         with pytest.raises(ValueError, match=r"^isa='sse': this machine has auto, "):
             Engine(random_model(1), isa="sse")
         monkeypatch.setenv("RBSF_ISA", "sse")

@@ -16,7 +16,7 @@ from rbsf.system import environment as module
 from rbsf.system.environment import cores, environment
 
 
-def test_what_a_result_needs_to_be_repeated(monkeypatch):
+def test_the_record_has_what_a_result_needs_to_be_repeated(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["eval/run.py", "--out", "a b"])
     found = environment()
     assert found["command"] == "python eval/run.py --out 'a b'"

@@ -114,7 +114,7 @@ def test_first_layer_is_rounded_per_filter():
 
 
 @pytest.mark.parametrize("bits", [2, 4])
-def test_first_layer_in_few_bits(bits):
+def test_a_first_layer_in_few_bits_is_rounded_to_the_nearest(bits):
     net = fresh(width=1)
     exact = net.layers[0].conv.weight.detach().numpy()
     whole, step = round_weights(exact, bits)
@@ -199,7 +199,7 @@ def test_every_bit_is_that_of_torch(model):
     )
 
 
-def test_the_graph_of_a_tracker():
+def test_a_tracker_has_the_expected_graph():
     packed = export_tracker(narrow(), "rbsf").packed
     pooled, flat = ["conv_bits", "max_pool", "sign"], ["conv_bits", "sign"]
     ops = [
@@ -246,7 +246,7 @@ def test_few_bits_make_a_smaller_file(tmp_path):
     assert not (tmp_path / "1.safetensors").exists()
 
 
-def test_a_network_without_norms_in_front_of_the_sign():
+def test_a_network_without_norms_in_front_of_the_sign_is_exported():
     torch.manual_seed(0)
     net = AlexNet(for_binary=True)
     binarize(net, "xnor", input_norm=False)
@@ -271,7 +271,7 @@ def test_the_packed_file_says_where_it_comes_from(tmp_path):
 
 
 @pytest.mark.parametrize("border", [-1.0, 1.0])
-def test_pooled_before_a_negative_batch_norm_and_a_padded_convolution(border):
+def test_a_pool_before_a_negative_norm_and_a_padded_convolution_are_exported(border):
     net = fresh()
     for block in net.layers[1:]:
         block.conv.padding, block.conv.border = (1, 1), border
@@ -305,7 +305,7 @@ def stray(net):
 
 
 @pytest.mark.parametrize("change", [stride_two_pool, relu, real_layer, last_pooled, stray])
-def test_trackers_of_another_shape(change):
+def test_trackers_of_another_shape_are_exported(change):
     """Bits are equal in float32 as well.
 
     It may round a value across its threshold, but these values lie further away.

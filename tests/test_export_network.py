@@ -107,7 +107,7 @@ def test_every_method_agrees_with_torch(method, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_bias_that_no_batch_norm_follows(method, tmp_path) -> None:
+def test_a_bias_that_no_batch_norm_follows_is_kept(method, tmp_path) -> None:
     torch.manual_seed(1)
     layers = [
         nn.Conv2d(3, 8, 3),
@@ -154,7 +154,7 @@ class Own(nn.Module):
 
 
 @pytest.mark.parametrize("method", ["", "rbcn", "xnor_k", "abcnet"])
-def test_a_network_of_ones_own_agrees(method, tmp_path) -> None:
+def test_a_users_own_network_agrees(method, tmp_path) -> None:
     torch.manual_seed(2)
     net = Own()
     if method:
@@ -263,7 +263,7 @@ class Unknown(nn.Module):
         (nn.Sequential(nn.Conv2d(3, 4, 3)).train(), "in training mode"),
     ],
 )
-def test_networks_without_a_packed_form(net: nn.Module, message: str) -> None:
+def test_networks_without_a_packed_form_are_refused(net: nn.Module, message: str) -> None:
     if "training mode" not in message:
         net.eval()
     with pytest.raises(ValueError, match=message) as caught:
@@ -371,7 +371,7 @@ MADE = {
 
 
 @pytest.mark.parametrize("make", MADE.values(), ids=MADE)
-def test_what_networks_are_made_of(make, tmp_path) -> None:
+def test_what_networks_are_made_of_agrees(make, tmp_path) -> None:
     torch.manual_seed(6)
     assert_agrees(make(), (15, 12, 3), tmp_path)
 
@@ -381,7 +381,9 @@ def test_what_networks_are_made_of(make, tmp_path) -> None:
     ("stride", "groups", "padding"), [(1, 1, 1), (2, 1, 1), (1, 2, 2), (2, 4, 2)]
 )
 @pytest.mark.parametrize("method", ["rbcn", "abcnet", "xnor_k"])
-def test_borders_of_binary_convolutions(method, border, stride, groups, padding, tmp_path) -> None:
+def test_borders_of_binary_convolutions_agree(
+    method, border, stride, groups, padding, tmp_path
+) -> None:
     torch.manual_seed(7)
     geometry = {"border": border, "stride": stride, "groups": groups, "padding": padding}
     layers = [
@@ -420,7 +422,7 @@ def test_whole_numbers_are_added_as_such(tmp_path) -> None:
     assert (sign.op, sign.tensors["threshold"].dtype) == ("sign", np.int32)
 
 
-def test_whole_numbers_that_something_real_reads(tmp_path) -> None:
+def test_whole_numbers_that_something_real_reads_agree(tmp_path) -> None:
     torch.manual_seed(8)
     packed = assert_agrees(
         residual(nn.Sequential(nn.BatchNorm2d(8), nn.ReLU(), head(8))), (12, 10, 3), tmp_path
@@ -432,7 +434,7 @@ def test_whole_numbers_that_something_real_reads(tmp_path) -> None:
 
 @pytest.mark.parametrize("border", [-1.0, 1.0])
 @pytest.mark.parametrize("pool", [nn.MaxPool2d(3, 2), nn.MaxPool2d(2), nn.MaxPool2d(3, 2, 1)])
-def test_a_pool_between_norms_of_any_sign(pool, border, tmp_path) -> None:
+def test_a_pool_between_norms_of_any_sign_agrees(pool, border, tmp_path) -> None:
     """A negative scale turns the largest value into that of the least sum."""
     torch.manual_seed(9)
     convs = [
@@ -459,7 +461,7 @@ def test_a_pool_between_norms_of_any_sign(pool, border, tmp_path) -> None:
     ],
 )
 @pytest.mark.parametrize("mean", [0.0, 120.0])
-def test_whatever_reads_the_pixels(first, mean) -> None:
+def test_whatever_reads_the_pixels_agrees(first, mean) -> None:
     """Pixels are whole numbers from 0 to 255, which few operations take directly."""
     torch.manual_seed(5)
     images = Images((14, 12, 3), [mean], [1.0])
@@ -540,7 +542,7 @@ def test_what_works_in_place_changes_its_input_for_all(change, method, tmp_path)
         (lambda net, x: changed(x, x.clamp_(0)), "clamp_ calls clamp_"),
     ],
 )
-def test_what_works_in_place_and_has_no_packed_form(change, message) -> None:
+def test_what_works_in_place_without_a_packed_form_is_refused(change, message) -> None:
     with pytest.raises(ValueError, match=message):
         nodes_of(InPlace(change).eval(), (12, 10, 3))
 
@@ -578,13 +580,13 @@ def test_onnx_graph_agrees_with_torch(method, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("make", MADE.values(), ids=MADE)
-def test_onnx_graphs_of_what_networks_are_made_of(make, tmp_path) -> None:
+def test_onnx_graphs_of_what_networks_are_made_of_agree(make, tmp_path) -> None:
     torch.manual_seed(6)
     assert_onnx_of(make(), (15, 12, 3), tmp_path / "net.onnx")
 
 
 @pytest.mark.parametrize("border", [0.0, 1.0])
-def test_onnx_graph_of_other_borders(border, tmp_path) -> None:
+def test_onnx_graphs_of_other_borders_agree(border, tmp_path) -> None:
     torch.manual_seed(7)
     layers = [
         binary(8, 16, padding=1, stride=2, groups=2, border=border),
@@ -594,7 +596,7 @@ def test_onnx_graph_of_other_borders(border, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("model", ["rbsf", "xnor", "siamfc"])
-def test_onnx_graphs_of_trackers(model, tmp_path) -> None:
+def test_onnx_graphs_of_trackers_agree(model, tmp_path) -> None:
     """The float network as given agrees, and the packed one where there is one."""
     torch.manual_seed(0)
     net = settle(build(model, width=NARROW), Images((127, 119, 3)))

@@ -17,7 +17,7 @@ from rbsf.methods import get_method
 from rbsf.models import build
 
 
-def test_weights_that_are_not_finite(tmp_path) -> None:
+def test_weights_that_are_not_finite_are_refused(tmp_path) -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3)).eval()
     net[0].weight.data[0, 0, 0, 0] = torch.nan
     with pytest.raises(ValueError, match="no packed form: 0 holds values that are not finite"):
@@ -144,7 +144,7 @@ def test_real_values_at_their_thresholds_are_not_refused() -> None:
     found.check()
 
 
-def test_a_step_of_float32_is_none(tmp_path, monkeypatch) -> None:
+def test_a_step_of_float32_is_no_difference(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(fold, "threshold_of_real", below_and_not_at)
     images = taken((20, 18, 3))
     export_network(

@@ -104,7 +104,7 @@ def test_onnx_graphs_equal_torch(model, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("model", "channels"), [("resnet18", 3), ("lenet", 1)])
-def test_classifiers_in_both_formats(model, channels, tmp_path, capsys):
+def test_classifiers_are_written_in_both_formats(model, channels, tmp_path, capsys):
     pytest.importorskip("onnxruntime", reason=needs("onnxruntime", "it is not installed"))
     torch.manual_seed(0)
     options = {"stages": "8-8-16-16", "stem": "cifar"} if model == "resnet18" else {}
@@ -141,7 +141,7 @@ def test_classifiers_in_both_formats(model, channels, tmp_path, capsys):
     assert (tmp_path / "net.onnx").is_file()
 
 
-def test_classifier_that_says_nothing_of_its_images(tmp_path):
+def test_a_classifier_that_says_nothing_of_its_images_is_refused(tmp_path):
     weights, packed = tmp_path / "net.safetensors", tmp_path / "packed.safetensors"
     save_weights(build("lenet", method="rbcn"), "lenet", weights)
     with pytest.raises(ValueError, match="its info has no input"):
@@ -162,7 +162,7 @@ def test_classifier_that_says_nothing_of_its_images(tmp_path):
         (["--out", "x.safetensors", "--check", "none.mp4"], "none.mp4"),
     ],
 )
-def test_tool_refuses(flags, message, tmp_path, monkeypatch):
+def test_tool_refuses_what_it_cannot_export(flags, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises((ValueError, OSError), match=message):
         main(["--weights", str(TRAINED), *flags])

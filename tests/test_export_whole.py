@@ -67,7 +67,7 @@ def lifted(*nodes: Node) -> list[tuple[str, str, tuple[str, ...]]]:
     return [(node.name, node.op, node.inputs) for node in lift_scales([*START, *nodes])]
 
 
-def test_a_sum_of_maps_with_one_scale() -> None:
+def test_a_sum_of_maps_with_one_scale_is_scaled_afterwards() -> None:
     total, end = Node("sum", "add", ("as", "bs")), Node("end", "relu", ("sum",))
     assert lifted(scale("bs", "b", 0.5), total, end) == [
         ("image", "input", ()),

@@ -182,7 +182,7 @@ def test_text_is_not_a_video(tmp_path: Path) -> None:
         open_frames(tmp_path / "a.mp4")
 
 
-def test_a_video_of_zeros_where_frames_should_be(tmp_path: Path) -> None:
+def test_a_video_of_zeros_where_frames_should_be_is_refused(tmp_path: Path) -> None:
     path = write_video(tmp_path / "z.mp4", noisy(20))
     data = path.read_bytes()
     # Only the table of frames is left.

@@ -28,7 +28,9 @@ def teacher(made: Path) -> str:
     return ",".join(str(made / name) for name in gpu_distil.TEACHER)
 
 
-def test_there_and_back(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_parts_give_the_data_and_the_teacher_again(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert not gpu_distil.unpack(tmp_path, tmp_path / "run")
     flags = ["--pairs", str(made / "pairs.db"), "--teacher", teacher(made)]
     assert main(["--pack", str(tmp_path), *flags]) == 0
@@ -47,7 +49,7 @@ def test_there_and_back(made: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
         gpu_distil.unpack(tmp_path, tmp_path / "other")
 
 
-def test_a_rehearsal(tmp_path: Path) -> None:
+def test_a_rehearsal_leaves_weights(tmp_path: Path) -> None:
     command = [*PROGRAM, "--rehearse", "--out", str(tmp_path / "run"), "--only", "rbsf2"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -55,7 +57,7 @@ def test_a_rehearsal(tmp_path: Path) -> None:
     assert load_weights(tmp_path / "run" / "rbsf2" / "rbsf2" / "rbsf2.safetensors")[1] == "rbsf2"
 
 
-def test_what_a_user_can_do_wrong(made: Path, tmp_path: Path) -> None:
+def test_mistakes_of_a_user_are_named(made: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--pairs and --teacher go together"):
         main(["--pack", str(tmp_path), "--pairs", str(made / "pairs.db")])
     with pytest.raises(ValueError, match="give two files"):

@@ -51,7 +51,7 @@ def test_seeds_start_from_the_float_network_of_the_first() -> None:
     assert teacher == expected
 
 
-def test_only_takes_what_is_needed_along(capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_takes_along_what_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--list", "--only", f"{FIRST}-seed-2"]) == 0
     lines = capsys.readouterr().out.splitlines()
     expected = ["teachers-resnet18-32-32-64-128", f"{FIRST}-seed-2"]
@@ -87,7 +87,7 @@ def test_a_rehearsal_comes_home(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_whole_rehearsal(tmp_path: Path) -> None:
+def test_a_whole_rehearsal_does_all_items(tmp_path: Path) -> None:
     process = rehearse(tmp_path / "run")
     said = process.communicate()[0]
     assert process.returncode == 0, said
@@ -134,7 +134,7 @@ def weights_of(content: bytes) -> bytes:
 
 
 class TestBadInput:
-    def test_no_gpu(self, tmp_path: Path) -> None:
+    def test_a_missing_gpu_is_named(self, tmp_path: Path) -> None:
         done = subprocess.run(
             [*PROGRAM, "--data", str(tmp_path), "--out", str(tmp_path / "run")],
             capture_output=True,
@@ -148,30 +148,32 @@ class TestBadInput:
         assert done.stderr.count("\n") == 1
 
     @pytest.mark.parametrize("minutes", ["0", "0.5", "-3", "nan"])
-    def test_a_time_that_is_too_short(self, tmp_path: Path, minutes: str) -> None:
+    def test_a_time_that_is_too_short_is_refused(self, tmp_path: Path, minutes: str) -> None:
         with pytest.raises(ValueError, match="too short to start anything; give at least 1"):
             main(["--data", str(tmp_path), "--out", str(tmp_path), f"--minutes={minutes}"])
 
-    def test_a_full_disk(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_full_disk_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 10**9})())
         message = r"1\.0 GB are free on its disk; make room for 2\.1 GB"
         with pytest.raises(ValueError, match=message):
             main(["--data", str(tmp_path), "--out", str(tmp_path / "run")])
 
-    def test_too_little_memory(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_too_little_memory_is_named(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         answer = subprocess.CompletedProcess([], 0, "warning\nA card\n2000000000\n8000000000\n", "")
         monkeypatch.setattr(subprocess, "run", lambda *_, **__: answer)
         with pytest.raises(ValueError, match=r"A card: 2\.0 of 8\.0 GB are free, 6\.4 are needed"):
             main(["--data", str(tmp_path), "--out", str(tmp_path / "run")])
 
-    def test_data_that_is_not_there(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_missing_data_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(gpu_run, "probe_gpu", lambda: "a card")
         with pytest.raises(FileNotFoundError, match=r"no folder .*none; make one with --pack"):
             main(["--data", str(tmp_path / "none"), "--out", str(tmp_path / "run")])
         with pytest.raises(FileNotFoundError, match="holds no cifar100-1-of-N"):
             main(["--data", str(tmp_path), "--out", str(tmp_path / "run")])
 
-    def test_a_summary_of_nothing(self, tmp_path: Path) -> None:
+    def test_a_summary_of_nothing_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError, match=rf"holds neither {LIST} nor home-1-of-N\.part"):
             main(["--summary", str(tmp_path)])
 
@@ -276,7 +278,7 @@ def test_the_document_says_how_many_operations_a_step_needs() -> None:
     assert f"| {count_operations(step) / 1e9:.0f} G |" in text
 
 
-def test_logs_of_images_and_of_pairs(tmp_path: Path) -> None:
+def test_logs_of_images_and_of_pairs_are_read(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("epochs: 40\n")
     for name, last in (("images", "2.0,,,0.99"), ("pairs", "40,2,1300,")):
         rows = f"step,epoch,{name}_per_s,val_top1\n20.0,1.0,1200.0,\n{last}\n"

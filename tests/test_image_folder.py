@@ -51,7 +51,7 @@ BY_NAME = dict(zip(IMAGES, ("n01", "n01", "n02", "n02", "n03", "n03"), strict=Tr
 # ---- layouts
 
 
-def test_folders_of_classes(tmp_path):
+def test_folders_of_classes_are_read(tmp_path):
     train, val = open_image_folder(make(tmp_path))
     assert (len(train), len(val)) == (12, 6)
     assert train.classes == val.classes == CLASSES
@@ -75,7 +75,7 @@ def test_folders_of_classes(tmp_path):
         ("imagenet_2012_validation_synset_labels.txt", "n01\nn01\nn02\nn02\nn03\nn03\n"),
     ],
 )
-def test_a_flat_folder_with_its_labels(tmp_path, name, text):
+def test_a_flat_folder_is_read_with_its_labels(tmp_path, name, text):
     _, val = open_image_folder(flat(make(tmp_path), name, text))
     assert [Path(file).stem for file in val.files] == list(IMAGES)
     assert val.labels.tolist() == [0, 0, 1, 1, 2, 2]
@@ -92,7 +92,7 @@ def test_a_devkit_numbers_classes_its_own_way(tmp_path):
     refused(lambda: open_image_folder(tmp_path), devkit / truth, "class '4'")
 
 
-def test_tiny_imagenets_and_kaggles_layouts(tmp_path):
+def test_layouts_of_tiny_imagenet_and_kaggle_are_read(tmp_path):
     for label, name in enumerate(CLASSES):
         write(tmp_path / "tiny-imagenet-200" / "train" / name / "images" / f"{name}_0.JPEG")
         write(tmp_path / "tiny-imagenet-200" / "val" / "images" / f"val_{label}.JPEG")
@@ -305,7 +305,7 @@ def test_a_broken_image_is_named_or_skipped_when_asked(tmp_path, capsys, kind):
     assert [len(batch["label"]) for batch in read(val, train=False)] == [3, 2]
 
 
-def test_a_batch_of_nothing_but_broken_images(tmp_path):
+def test_a_batch_of_nothing_but_broken_images_is_left_out_or_refused(tmp_path):
     make(tmp_path)
     for path in (tmp_path / "val").rglob("*.JPEG"):
         path.write_bytes(b"")

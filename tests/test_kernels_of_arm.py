@@ -31,7 +31,7 @@ def compile_with(compiler: str, folder: Path, *flags: str) -> Path:
 
 
 @pytest.mark.slow
-def test_kernels_of_this_machine(tmp_path: Path) -> None:
+def test_kernels_of_this_machine_equal_the_scalar_ones(tmp_path: Path) -> None:
     if shutil.which("g++") is None:
         skip_without("compiler", "g++ is not installed")
     program = compile_with("g++", tmp_path)
@@ -42,7 +42,7 @@ def test_kernels_of_this_machine(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_kernels_of_arm(tmp_path: Path) -> None:
+def test_kernels_of_arm_equal_the_scalar_ones(tmp_path: Path) -> None:
     """It is cross-compiled and run in QEMU; on an ARM machine the test above does the same."""
     compiler, emulator = shutil.which("aarch64-linux-gnu-g++"), shutil.which("qemu-aarch64")
     if compiler is None or emulator is None:

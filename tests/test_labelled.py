@@ -174,7 +174,7 @@ def test_cifar100_python_layout_gives_fine_or_coarse_labels(tmp_path):
 
 
 @pytest.mark.parametrize("binary", [True, False])
-def test_cifar10_layouts(tmp_path, binary):
+def test_both_layouts_of_cifar10_are_read(tmp_path, binary):
     write_cifar10(tmp_path / CIFAR10.folders[binary], binary)
     train, test = open_cifar(tmp_path, SMALL10)
     assert train.images.shape == (100, 3, 32, 32)
@@ -283,7 +283,7 @@ def part_of(real_data, folder):
     return real_data
 
 
-def test_real_mnist(real_data):
+def test_real_mnist_has_its_known_numbers(real_data):
     train, test = open_labelled("mnist", part_of(real_data, "MNIST"), check="strict")
     assert (len(train), len(test)) == (60_000, 10_000)
     expected = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
@@ -294,7 +294,7 @@ def test_real_mnist(real_data):
     assert round(values.std().item(), 4) == 0.3081
 
 
-def test_real_cifar100(real_data):
+def test_real_cifar100_has_its_known_numbers(real_data):
     train, test = open_labelled("cifar100", part_of(real_data, "cifar-100-python"))
     assert torch.bincount(train.labels).tolist() == [500] * 100
     assert torch.bincount(test.labels).tolist() == [100] * 100

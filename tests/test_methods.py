@@ -207,7 +207,7 @@ def test_pcnns_projections_differ_from_the_start():
     assert layer.weight[:, 0, 0, 0].tolist() == [0.0, 4.0]
 
 
-def test_abcnets_bases_and_their_least_squares():
+def test_abcnets_bases_are_fitted_by_least_squares():
     # The deviation is 2.24, and the means are 0 and 2.
     layer = layer_of(ABCConv2d, filters([-3.0, -1.0, 1.0, 3.0], [-1.0, 1.0, 3.0, 5.0]))
     bases, alpha = layer.bases()
@@ -228,7 +228,7 @@ def test_abcnet_with_one_base_is_the_sign_of_the_centred_filter():
     assert alpha.item() == pytest.approx((0 + 0 - 1 + 5) / 4)
 
 
-def test_abcnets_alpha_is_the_best_there_is():
+def test_abcnets_alpha_fits_best():
     """No small step away fits better, also where a filter of two values has equal bases."""
     torch.manual_seed(0)
     layer = layer_of(
@@ -253,7 +253,7 @@ def test_abcnets_gradient_goes_straight_through_each_base():
     )
 
 
-def test_abcnets_activations_their_shifts_and_scales():
+def test_abcnets_activations_have_shifts_and_scales():
     layer = layer_of(ABCConv2d, filters([1.0]), weight_bases=1, activation_bases=2)
     layer.shift.data = torch.tensor([0.0, 1.0]).double()
     layer.beta.data = torch.tensor([2.0, 10.0]).double()

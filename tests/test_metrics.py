@@ -30,7 +30,7 @@ from rbsf.eval.metrics import (
 from rbsf.eval.results import ResultStore, Run
 
 
-def test_overlaps_of_known_pairs() -> None:
+def test_overlaps_of_known_pairs_are_right() -> None:
     boxes = np.array(
         [[0, 0, 10, 10], [0, 0, 10, 10], [0, 0, 10, 10], [0, 0, 0, 0], [2, 2, 4, 4]], dtype=float
     )
@@ -48,7 +48,7 @@ def test_bounded_overlaps_move_corners_and_leave_the_callers_boxes() -> None:
     np.testing.assert_array_equal(boxes, [[-5, 0, 10, 10]])
 
 
-def test_center_errors_of_known_pairs() -> None:
+def test_center_errors_of_known_pairs_are_right() -> None:
     boxes = np.array([[0, 0, 10, 10], [0, 0, 4, 4]], dtype=float)
     truth = np.array([[3, 4, 10, 10], [1, 1, 2, 2]], dtype=float)
     np.testing.assert_allclose(center_errors(boxes, truth), [5, 0])
@@ -90,7 +90,7 @@ BOXES = np.array([[90, 90, 1, 1], [0, 0, 10, 10], [np.nan] * 4, [50, 50, 10, 10]
 @pytest.mark.parametrize(
     ("protocol", "overlap", "frames"), [(OPE, 2 / 3, 3), (OTB, 2 / 4, 4), (GOT10K, 1 / 2, 2)]
 )
-def test_first_and_absent_frames(protocol, overlap: float, frames: int) -> None:
+def test_first_and_absent_frames_do_not_count(protocol, overlap: float, frames: int) -> None:
     curves = score_sequence(BOXES, TRUTH, protocol, (100, 100))
     assert curves.scores.ao == pytest.approx(overlap)
     assert curves.frames == frames
@@ -263,7 +263,9 @@ def test_sequence_names_are_the_toolkits() -> None:
     assert {name: len(set(published_names(name))) for name in sizes} == sizes
 
 
-def test_published_siamfc_boxes_on_all_of_otb100(real_data: Path, tmp_path: Path) -> None:
+def test_published_siamfc_boxes_score_0_604_on_all_of_otb100(
+    real_data: Path, tmp_path: Path
+) -> None:
     """The boxes and the truth are texts of all 100 targets.
 
     The toolkit's rule, strict > over every frame, gives 0.604. With >= and without the first frame

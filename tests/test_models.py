@@ -46,7 +46,7 @@ def trained(name, method, **options):
         ("lenet", {}, 129_034, 124_928),
     ],
 )
-def test_parameters_and_1_bit_weights(name, options, parameters, bits):
+def test_networks_have_the_documented_numbers_of_weights(name, options, parameters, bits):
     net = build(name, "rbcn", **options)
     assert sum(layer.weight.numel() for layer in binary_layers(net).values()) == bits
     assert sum(p.numel() for p in net.parameters()) == parameters
@@ -55,7 +55,7 @@ def test_parameters_and_1_bit_weights(name, options, parameters, bits):
 @pytest.mark.parametrize(
     ("name", "binary", "shortcuts"), [("resnet18", 16, 3), ("wrn22", 18, 2), ("wrn40", 36, 2)]
 )
-def test_layers_as_the_names_count_them(name, binary, shortcuts):
+def test_networks_have_the_documented_numbers_of_layers(name, binary, shortcuts):
     net = build(name, "rbcn")
     convs = [m for m in net.modules() if isinstance(m, nn.Conv2d)]
     assert len(binary_layers(net)) == binary
@@ -74,7 +74,7 @@ def test_shortcuts_go_around_one_convolution_or_two(shortcut):
     assert torch.equal(stage[0](x), x)
 
 
-def test_a_binary_network_has_no_relu_and_its_twin_has():
+def test_a_binary_network_has_no_relu_but_its_twin_has():
     for method, found in (("", True), ("rbcn", False)):
         net = build("resnet18", method, **SMALL["resnet18"])
         assert any(isinstance(m, nn.ReLU) for m in net.modules()) == found
@@ -82,7 +82,7 @@ def test_a_binary_network_has_no_relu_and_its_twin_has():
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", CLASSIFIERS)
-def test_every_method_in_every_network(name, method, tmp_path):
+def test_every_method_works_in_every_network(name, method, tmp_path):
     net = trained(name, method, **SMALL[name])
     loss = net.train()(images(name)).square().sum()
     loss.backward()

@@ -75,7 +75,7 @@ def test_random_networks_have_every_run() -> None:
     assert kinds == {"single", "to bits", "scaled", "steps", "rounded"}
 
 
-def test_sums_worked_out_by_hand() -> None:
+def test_sums_are_those_worked_out_by_hand() -> None:
     """One pixel of two channels of value 3 lies in a border.
 
     Thresholds are 2 and 5, and the second is flipped: both bits are 1. Weights are -1 but for the
@@ -120,7 +120,7 @@ def test_a_sum_of_two_convolutions_stays_whole() -> None:
     assert (found == 16).all()
 
 
-def test_many_images_are_those_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_images_give_what_each_gives_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     for isa in ISAS:
         engine = Engine(small_network(), isa=isa)
         monkeypatch.setattr(run, "CHUNK_BYTES", 3 * engine._plan(12, 10).bytes)
@@ -132,14 +132,14 @@ def test_many_images_are_those_one_by_one(monkeypatch: pytest.MonkeyPatch) -> No
         np.testing.assert_allclose(together, alone, rtol=tolerance, atol=tolerance)
 
 
-def test_several_python_threads_at_once() -> None:
+def test_several_python_threads_may_call_at_once() -> None:
     inputs = [pixels(1 + i % 2, 12, 10, 3, seed=i) for i in range(4)]
     assert_threads_agree([Engine(small_network(), THREADS)], inputs, turns=50)
 
 
 @needs_kernels
 @pytest.mark.parametrize("isa", ISAS)
-def test_seconds_of_every_node(isa: str) -> None:
+def test_seconds_are_given_for_every_node(isa: str) -> None:
     spent = Engine(small_network(), isa=isa).node_seconds(pixels(1, 12, 10, 3))
     assert len(spent) == (15 if isa == "numpy" else 11), "kernels scale and add where they convolve"
     assert min(spent.values()) > 0
@@ -174,13 +174,13 @@ def test_operations_without_a_kernel_are_named() -> None:
         (None, "images are NoneType"),
     ],
 )
-def test_bad_images(batch: object, message: str) -> None:
+def test_bad_images_are_refused(batch: object, message: str) -> None:
     for isa in {ISAS[0], "numpy"}:
         with pytest.raises(ValueError, match=message):
             Engine(small_network(), isa=isa)(batch)  # type: ignore[arg-type]
 
 
-def test_images_too_small_for_a_network_of_any_size() -> None:
+def test_images_too_small_for_a_network_of_any_size_are_refused() -> None:
     make = Maker(0, (12, 12, 3), any_size=True)
     make.conv(4, 5, 1, 0, 1)
     engine = Engine(make.model())
@@ -190,7 +190,7 @@ def test_images_too_small_for_a_network_of_any_size() -> None:
         engine(pixels(1, 4, 9, 3))
 
 
-def test_bad_settings() -> None:
+def test_bad_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="threads=0"):
         Engine(small_network(), 0)
     with pytest.raises(ValueError, match="isa='sse': this machine has auto, "):

@@ -97,7 +97,7 @@ def test_multiples_of_powers_of_two_are_kept_as_bytes(tmp_path: Path) -> None:
         assert read.tensors["weight"].dtype == np.float32
 
 
-def test_other_formats(path: Path) -> None:
+def test_other_formats_are_refused(path: Path) -> None:
     metadata, tensors = parts(path)
     save_file(tensors, path, metadata | {"format": "rbsf-graph-2"})
     assert_refused(path, "rbsf-graph-2, and this version reads rbsf-graph-1, rbsf-packed-1")
@@ -106,7 +106,7 @@ def test_other_formats(path: Path) -> None:
 
 
 @pytest.mark.parametrize("task", ["", "painter"])
-def test_other_tasks(path: Path, task: str) -> None:
+def test_other_tasks_are_refused(path: Path, task: str) -> None:
     change_metadata(path, task=task)
     assert_refused(path, f"its task is '{task}', expected tracker or classifier")
 
@@ -168,7 +168,9 @@ def test_other_tasks(path: Path, task: str) -> None:
         ),
     ],
 )
-def test_changed_node(path: Path, number: int, changes: dict[str, object], message: str) -> None:
+def test_a_changed_node_is_refused(
+    path: Path, number: int, changes: dict[str, object], message: str
+) -> None:
     change_layer(path, number, **changes)
     assert_refused(path, message)
 
@@ -202,7 +204,7 @@ def test_changed_node(path: Path, number: int, changes: dict[str, object], messa
         (10, {"extra": 1}, "has attributes"),
     ],
 )
-def test_changed_attribute(
+def test_a_changed_attribute_is_refused(
     path: Path, number: int, changes: dict[str, object], message: str
 ) -> None:
     attributes = layers_of(path)[number]["attributes"]
@@ -231,12 +233,14 @@ def test_changed_attribute(
         ("conv.99.weight", np.zeros(3, np.int8), "tensors of no node: conv.99"),
     ],
 )
-def test_changed_tensor(path: Path, name: str, array: np.ndarray, message: str) -> None:
+def test_a_changed_tensor_is_refused(
+    path: Path, name: str, array: np.ndarray, message: str
+) -> None:
     change_tensor(path, name, array)
     assert_refused(path, message)
 
 
-def test_infinite_thresholds_are_good(path: Path) -> None:
+def test_infinite_thresholds_are_allowed(path: Path) -> None:
     change_tensor(path, "binary.3.sign.0.threshold", np.full(16, np.inf, np.float32))
     assert np.isfinite(Engine(path)(np.zeros((1, 12, 10, 3), np.uint8))).all()
 
@@ -261,12 +265,12 @@ def conv(kernel: int, stride: int, padding: int, outputs: int) -> Node:
     return Node("conv", "conv", ("image",), window, tensors)
 
 
-def test_windows_too_many() -> None:
+def test_too_many_windows_are_refused() -> None:
     with pytest.raises(ValueError, match="its windows would take over 268,435,456 values"):
         classifier(image(1 << 11, 1 << 11, 1), conv(31, 1, 15, outputs=1))
 
 
-def test_weights_too_many() -> None:
+def test_too_many_weights_are_refused() -> None:
     channels = 1 << 14
     bits = Node("s", "sign", ("image",), {}, {"threshold": np.zeros(channels, np.int32)})
     window = {"kernel": 1, "stride": 1, "padding": 0, "groups": 1, "channels": channels}
@@ -276,7 +280,7 @@ def test_weights_too_many() -> None:
         classifier(image(1, 1, channels), bits, binary)
 
 
-def test_maps_too_large_together() -> None:
+def test_maps_too_large_together_are_refused() -> None:
     """Maps that fit one by one are refused together, but not in a file with more weights."""
     first = image(1 << 10, 1 << 10, 1)
     rest = [Node("0", "affine", ("image",), {}, {"scale": np.ones(1, np.float32)})]
@@ -287,7 +291,7 @@ def test_maps_too_large_together() -> None:
     classifier(first, conv(16, 16, 0, outputs=400), *rest)
 
 
-def test_channels_that_double() -> None:
+def test_channels_that_double_are_refused() -> None:
     nodes = [image(4, 4, 1), Node("0", "affine", ("image",), {}, {"scale": np.ones(1, np.float32)})]
     nodes += [Node(f"{n}", "concat", (f"{n - 1}",) * 2) for n in range(1, 60)]
     message = r"node '15' \(concat\): has 32768 channels, 16384 at most"
@@ -295,7 +299,7 @@ def test_channels_that_double() -> None:
         classifier(*nodes)
 
 
-def test_sums_that_double() -> None:
+def test_sums_that_double_are_refused() -> None:
     make = Maker(0, (2, 2, 1))
     weight = {"weight": np.full((1, 1, 1, 1), 63, np.int8)}
     window = {"kernel": 1, "stride": 1, "padding": 0, "groups": 1, "channels": 1, "bits": 8}
@@ -308,7 +312,7 @@ def test_sums_that_double() -> None:
 
 
 @pytest.mark.parametrize("text", ["[]", "[1, 2]", '["a"]', "[{}, {}]", '[{"name": "a"}]'])
-def test_nodes_that_are_none(path: Path, text: str) -> None:
+def test_nodes_that_are_none_are_refused(path: Path, text: str) -> None:
     sign(path, parts(path)[0] | {"layers": text}, {})
     assert_refused(path, "a node is|nodes: a packed network has 2 to")
 

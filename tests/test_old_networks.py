@@ -93,7 +93,7 @@ def test_they_compute_what_they_did(tmp_path: Path, mapped: bool) -> None:
         np.testing.assert_allclose(Engine(path, isa=isa)(images), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_what_they_hold(tmp_path: Path) -> None:
+def test_they_hold_one_node_for_each_term(tmp_path: Path) -> None:
     path = write(tmp_path / "old.safetensors", *network())
     assert packed_kind(path) == "classifier"
     model = read_packed(path)
@@ -124,7 +124,9 @@ def test_what_they_hold(tmp_path: Path) -> None:
         ({"more": 1}, "has attributes"),
     ],
 )
-def test_changed_attribute(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+def test_a_changed_attribute_is_refused(
+    tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
     entries, tensors = network(mapped=False)
     entries[2]["attributes"] = entries[2]["attributes"] | changes
     with pytest.raises(ValueError, match=message):
@@ -145,7 +147,9 @@ def test_changed_attribute(tmp_path: Path, changes: dict[str, object], message: 
         ("conv.99.weight", np.zeros(3, np.int8), "tensors of no node: conv.99"),
     ],
 )
-def test_changed_tensor(tmp_path: Path, name: str, array: np.ndarray, message: str) -> None:
+def test_a_changed_tensor_is_refused(
+    tmp_path: Path, name: str, array: np.ndarray, message: str
+) -> None:
     entries, tensors = network(mapped=False)
     with pytest.raises(ValueError, match=message):
         Engine(write(tmp_path / "old.safetensors", entries, tensors | {name: array}))

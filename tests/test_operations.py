@@ -174,7 +174,7 @@ def test_it_is_documented(op: str) -> None:
     )
 
 
-def test_nothing_is_left_of_an_operation_that_is_gone() -> None:
+def test_an_operation_that_is_gone_is_named_nowhere() -> None:
     assert not (set(EXAMPLES) | set(TORCH)) - set(OPS)
 
 
@@ -185,7 +185,7 @@ def test_the_worked_example_is_the_operation_itself() -> None:
     assert line in (ROOT / "rbsf/export/modules.py").read_text()
 
 
-def test_the_command_of_the_page() -> None:
+def test_the_command_of_the_page_works() -> None:
     """`make operation` runs the tests of one operation, or says that there is none of the name."""
     if not shutil.which("make"):
         skip_without("make", "it is not installed")

@@ -78,7 +78,7 @@ def test_it_runs_in_worker_processes(
         ("Half", "Half has no method update"),
     ],
 )
-def test_what_cannot_run_is_one_line(code: Path, name: str, fault: str) -> None:
+def test_what_cannot_run_is_named_in_one_line(code: Path, name: str, fault: str) -> None:
     with pytest.raises(ValueError, match=fault):
         parse_tracker(f"{code}:{name}").build()
 
@@ -90,6 +90,6 @@ def test_an_answer_that_is_no_box_is_named(code: Path) -> None:
         tracker.update(image)
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"there is no .*none\.py"):
         parse_tracker(f"{tmp_path}/none.py:Tracker")

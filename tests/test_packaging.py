@@ -134,7 +134,7 @@ def test_every_folder_with_code_is_a_package() -> None:
     )
 
 
-def test_the_extension_that_is_missing_is_named() -> None:
+def test_a_missing_extension_is_named() -> None:
     code = """
 import sys
 sys.modules["got10k"] = None

@@ -102,7 +102,7 @@ def tiny(packed: np.ndarray, bits: int) -> PackedModel:
     return PackedModel("rbsf", "tracker", nodes, {})
 
 
-def test_first_layer_of_few_bits(tmp_path: Path) -> None:
+def test_a_first_layer_of_few_bits_is_read(tmp_path: Path) -> None:
     path = tmp_path / "few.safetensors"
     packed = pack_whole(np.int8([[[[3], [-3]], [[0], [1]]]]), 3)
     assert packed.tolist() == [[0b00_101_011, 0b0010]]  # the lowest bits first: 3, -3, 0, 1
@@ -130,7 +130,7 @@ def test_few_bits_do_not_hide_weights_that_exhaust_memory() -> None:
         check_nodes(nodes)
 
 
-def test_newer_format(path: Path) -> None:
+def test_a_newer_format_is_refused(path: Path) -> None:
     metadata, tensors = parts(path)
     known = "rbsf-graph-1, rbsf-packed-1, rbsf-packed-2"
     save_file(tensors, path, metadata | {"format": "rbsf-packed-3"})
@@ -140,7 +140,7 @@ def test_newer_format(path: Path) -> None:
     assert packed_kind(path) == ""
 
 
-def test_the_format_of_today_with_layers_of_before(path: Path) -> None:
+def test_layers_of_the_first_formats_are_refused_in_the_format_of_today(path: Path) -> None:
     change_metadata(path, format="rbsf-graph-1", task="tracker")
     assert_refused(path, "a node is .* expected name, op, inputs, attributes")
     metadata, tensors = parts(path)
@@ -192,19 +192,21 @@ def test_the_format_of_today_with_layers_of_before(path: Path) -> None:
         (1, {"bits": 4}, "layer 'conv2': only the first one has bits"),
     ],
 )
-def test_changed_layer(path: Path, number: int, changes: dict[str, object], message: str) -> None:
+def test_a_changed_layer_is_refused(
+    path: Path, number: int, changes: dict[str, object], message: str
+) -> None:
     change_layer(path, number, **changes)
     assert_refused(path, message)
 
 
 @pytest.mark.parametrize("layers", [[], [3], ["conv1"], [None] * 3, [{}] * 3, [[]] * 3, {}])
-def test_layers_that_are_none(path: Path, layers: object) -> None:
+def test_layers_that_are_none_are_refused(path: Path, layers: object) -> None:
     change_metadata(path, layers=json.dumps(layers))
     assert_refused(path, "a layer is|0 layers: a packed network has 2 to 1000|metadata 'layers'")
 
 
 @pytest.mark.parametrize("count", [1, 1001])
-def test_too_few_and_too_many_layers(path: Path, count: int) -> None:
+def test_too_few_and_too_many_layers_are_refused(path: Path, count: int) -> None:
     first, second, _ = layers_of(path)
     change_metadata(path, layers=json.dumps([first, *[second] * (count - 1)]))
     assert_refused(path, f"{count} layers: a packed network has 2 to 1000")
@@ -271,7 +273,9 @@ def test_too_few_and_too_many_layers(path: Path, count: int) -> None:
         ("weight", np.zeros(3, np.int8), "tensors of no node"),
     ],
 )
-def test_changed_tensor(path: Path, name: str, array: np.ndarray | None, message: str) -> None:
+def test_a_changed_tensor_is_refused(
+    path: Path, name: str, array: np.ndarray | None, message: str
+) -> None:
     change_tensor(path, name, array)
     assert_refused(path, message)
 

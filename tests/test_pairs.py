@@ -189,7 +189,7 @@ def test_single_frame_video_pairs_with_itself(tmp_path):
     assert item["search"].float().mean() == 77
 
 
-def test_still_share(films, stills):
+def test_stills_have_their_share(films, stills):
     dataset = PairDataset([films, stills], 200, still_share=0.25, augment=PLAIN)
     assert 30 < sum(int(item["exemplar"][0, 63, 63]) == 250 for item in dataset) < 70
 
@@ -314,7 +314,7 @@ def test_loader_resumes_in_the_middle_of_an_epoch(films):
     assert list(make_loader(dataset, 3, start_batch=4)) == []
 
 
-def test_ranks_share_an_epoch(films):
+def test_ranks_share_out_an_epoch(films):
     dataset = PairDataset([films], 13)
     parts = [
         [i for batch in make_loader(dataset, 2, rank=r, world=3).batch_sampler for _, i in batch]
@@ -338,7 +338,7 @@ def test_loader_leaves_the_global_random_state_alone(films):
         ({"batch_size": 2, "start_batch": 6}, "start_batch is 6; an epoch has batches 0 to 5"),
     ],
 )
-def test_loader_options(films, options, message):
+def test_bad_loader_options_are_refused(films, options, message):
     with pytest.raises(ValueError, match=message):
         make_loader(PairDataset([films], 10), **options)
 
@@ -355,11 +355,11 @@ def test_augmentation_limits_name_the_field(field, value):
 @pytest.mark.parametrize(
     "options", [{"length": 0}, {"max_gap": 0}, {"seed": -1}, {"still_share": 2}]
 )
-def test_dataset_options(films, options):
+def test_bad_dataset_options_are_refused(films, options):
     with pytest.raises(ValueError):
         PairDataset([films], **{"length": 5, **options})
 
 
-def test_empty_stores(tmp_path):
+def test_empty_stores_are_refused(tmp_path):
     with pytest.raises(ValueError, match="hold no crop"):
         PairDataset([store_of(tmp_path / "empty.db")], 5)

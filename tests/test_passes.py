@@ -32,7 +32,9 @@ ABSENT = [float("nan")] * 4
         (20, 30, ["0+10"]),
     ],
 )
-def test_parts_of_ten_frames(every: int | None, frames: int | None, spans: list[str]) -> None:
+def test_ten_frames_have_these_parts(
+    every: int | None, frames: int | None, spans: list[str]
+) -> None:
     sequence = bare_sequence("Dog", [[i, 0, 5, 5] for i in range(10)], one_based=True)
     parts = passes(sequence, every, frames)
     assert [part.name for part in parts] == [f"Dog@{span}" for span in spans]
@@ -45,7 +47,7 @@ def test_parts_of_ten_frames(every: int | None, frames: int | None, spans: list[
     assert len({fingerprint(part) for part in parts}) == len(parts)
 
 
-def test_the_whole_of_a_part() -> None:
+def test_the_whole_of_a_part_has_its_sequences_name() -> None:
     sequence = bare_sequence("cam@2", [BOX] * 3)  # a user's own name that holds @
     assert whole_name(sequence.part(1, 3).name) == whole_name(sequence.name) == "cam@2"
 

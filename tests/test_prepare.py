@@ -68,7 +68,7 @@ def content(path):
     return rows
 
 
-def test_videos_and_stills(videos, stills, tmp_path):
+def test_videos_and_stills_are_cut_out(videos, stills, tmp_path):
     report = prepare([videos, stills], tmp_path / "new" / "pairs.db", progress=False)
     store = CropStore(tmp_path / "new" / "pairs.db")
     assert store.names == ("car", "dog", "0.jpg", "1.jpg", "2.jpg")
@@ -104,7 +104,7 @@ def test_image_without_boxes_is_the_target(stills, tmp_path):
         (1, 99, [0, 1, 3, 4, 5, 6, 7, 8, 9]),
     ],
 )
-def test_selection_of_frames(every, limit, frames):
+def test_frames_are_selected_as_asked(every, limit, frames):
     boxes = np.full((10, 4), 20.0)
     boxes[2] = np.nan
     assert select_frames(boxes, every, limit).tolist() == frames
@@ -177,7 +177,7 @@ def test_box_outside_its_image_is_left_out(stills, tmp_path):
     assert CropStore(tmp_path / "pairs.db").names == ("0.jpg", "2.jpg")
 
 
-def test_nothing_at_all_is_an_error(stills, tmp_path):
+def test_a_store_of_nothing_is_refused(stills, tmp_path):
     for image in stills.glob("*.jpg"):
         image.write_bytes(b"no image")
     message = r"stills: nothing could be prepared; 0\.jpg: left out 2 of 2; first: box 0"
@@ -202,7 +202,7 @@ def test_nothing_at_all_is_an_error(stills, tmp_path):
         ),
     ],
 )
-def test_faulty_box_table(stills, text, message):
+def test_a_faulty_table_of_boxes_is_named(stills, text, message):
     (stills / "boxes.csv").write_text(text)
     with pytest.raises(ValueError, match=message):
         read_stills(stills)
@@ -236,7 +236,7 @@ def test_broken_sequences_are_all_named_or_left_out(videos, stills, tmp_path, ca
 
 
 @pytest.mark.parametrize("options", [{"every": 0}, {"workers": 0}, {"max_per_sequence": 1}])
-def test_settings_out_of_range(videos, tmp_path, options):
+def test_settings_out_of_range_are_refused(videos, tmp_path, options):
     with pytest.raises(ValueError, match="need at least"):
         prepare([videos], tmp_path / "pairs.db", **options)
     assert not (tmp_path / "pairs.db").exists()
@@ -464,7 +464,7 @@ def run_tool(*arguments, path=""):
     return subprocess.run(command, capture_output=True, text=True, env=env, check=False)
 
 
-def test_tool(videos, stills, tmp_path):
+def test_tool_prepares_leaves_out_and_fails_in_one_line(videos, stills, tmp_path):
     done = run_tool(
         "--data", videos, "--data", stills, "--out", tmp_path / "pairs.db", "--every", "2"
     )
@@ -481,7 +481,7 @@ def test_tool(videos, stills, tmp_path):
     assert "nowhere" in failed.stderr
 
 
-def test_tool_where_opencv_does_not_load(tmp_path):
+def test_tool_says_why_opencv_does_not_load(tmp_path):
     fault = "libGL.so.1: cannot open shared object file"
     code = f"raise ImportError('{fault}: No such file or directory')\n"
     (tmp_path / "cv2.py").write_text(code)
@@ -491,7 +491,7 @@ def test_tool_where_opencv_does_not_load(tmp_path):
     assert len(failed.stderr.splitlines()) == 1
 
 
-def test_real_videos(real_data, tmp_path):
+def test_real_videos_are_cut_out(real_data, tmp_path):
     report = prepare(
         [real_data / "GOT-10k" / "train"], tmp_path / "pairs.db", max_per_sequence=2, progress=False
     )

@@ -133,7 +133,7 @@ def test_borders_are_plus_one() -> None:
     assert {layer.border for layer in binary_layers(build("rbsf2")).values()} == {1.0}
 
 
-def test_blocks_that_do_not_fit() -> None:
+def test_blocks_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="from 16 channels to as many or twice as many, not 48"):
         build("rbsf2", channels=[16, 48, 64])
 

@@ -159,7 +159,9 @@ def test_onnx_graphs_answer_alike(
     assert np.abs(np.log(found.sides / expected.sides)).mean() <= allowed
 
 
-def test_a_pair_of_graphs_in_8_bits(files: Path, real_data: Path, tmp_path: Path) -> None:
+def test_a_pair_of_graphs_in_8_bits_answers_about_the_same(
+    files: Path, real_data: Path, tmp_path: Path
+) -> None:
     """RB-SF 2 and NanoTrack find the target with about the same probability in 8 bits."""
     pytest.importorskip("onnxruntime", reason=needs("onnxruntime", "it is not installed"))
     from benchmarks.quantise_pair import main as quantise
@@ -190,7 +192,7 @@ def changed(files: Path, path: Path, **info: object) -> Path:
     return path
 
 
-def test_what_a_user_can_do_wrong(files: Path, tmp_path: Path) -> None:
+def test_mistakes_of_a_user_are_named(files: Path, tmp_path: Path) -> None:
     for info in ({"template": "nowhere"}, {"template_scale": "1"}, {"template": "backbone.stem.0"}):
         with pytest.raises(ValueError, match="has no template to set; export it again"):
             load_network(changed(files, tmp_path / "bad.safetensors", **info))

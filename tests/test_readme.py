@@ -87,7 +87,7 @@ def run_in(folder, *command, path=""):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_command(command, folder):
+def test_every_command_runs(command, folder):
     words = shlex.split(command, comments=True)
     if words[0] == "make":
         assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
@@ -111,7 +111,7 @@ def test_command(command, folder):
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda text: text.splitlines()[0])
-def test_program(program, folder):
+def test_every_program_runs(program, folder):
     done = run_in(folder, sys.executable, "-c", program, path=str(ROOT))
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.strip()

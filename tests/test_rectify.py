@@ -174,7 +174,7 @@ def test_the_batch_norm_pass_fixes_w_and_c():
         ),
     ],
 )
-def test_switches(settings, logged, still):
+def test_a_part_that_is_switched_off_learns_and_logs_nothing(settings, logged, still):
     rectifier = make_rectifier(**settings)
     before = weights_of(rectifier.student)
     assert set(rectifier.step(batch(), 0)) == logged
@@ -209,7 +209,7 @@ def test_batch_norms_keep_their_statistics_from_an_epoch_on():
     assert changed(before, rectifier.student) == set(before)  # scales and shifts go on learning
 
 
-def test_lambda_schedule():
+def test_lambda_follows_its_schedule():
     config = RectifyConfig(lambda_decay=0.9, lambda_epochs=60)
     assert [config.lambda_factor(e) for e in (0, 59, 60, 120)] == pytest.approx([1, 1, 0.9, 0.81])
 
@@ -318,7 +318,7 @@ def test_config_names_what_is_wrong(setting, message):
         RectifyConfig(**setting)
 
 
-def test_map_statistics_and_normalisation():
+def test_maps_are_normalised_by_their_statistics():
     student = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Identity(), nn.BatchNorm2d(3))
     binarize(student, "rbcn", skip_first=False, skip_1x1=False)
     teacher = nn.Sequential(nn.Identity(), nn.Identity(), nn.Identity())
@@ -382,7 +382,7 @@ def test_a_teacher_of_other_shapes_is_refused():
         rectifier.step(batch(), 0)
 
 
-def test_start_from_teacher():
+def test_a_student_starts_from_its_teacher():
     rectifier = make_rectifier()
     student, teacher = rectifier.student, rectifier.teacher
     assert torch.equal(student[0].weight, teacher[0].weight)

@@ -35,7 +35,7 @@ def rows(table: Table | None) -> list[list[str]]:
     return [[cell.text for cell in row] for row in table.rows]
 
 
-def test_main_table_in_markdown() -> None:
+def test_the_main_table_has_scores_and_marks() -> None:
     report = make_report()
     spread = dict.fromkeys(report["trackers"][0]["mean"], 0.0126)
     report["trackers"][0] |= {
@@ -125,7 +125,7 @@ def test_paper_stands_in_columns_of_its_own() -> None:
     assert f"| network | {paper} | here: OTB100 (2 of" in str(table)
 
 
-def test_attributes() -> None:
+def test_attributes_have_a_table() -> None:
     report = make_report(attributes={"SV": "scale variation", "OCC": "occlusion"})
     report["trackers"][0]["attributes"] = {
         "OCC": {"auc": 0.4, "sequences": 2},
@@ -189,7 +189,7 @@ def test_sequence_table_can_be_sorted() -> None:
     assert 'addEventListener("click"' in page
 
 
-def test_report_with_nothing_scored() -> None:
+def test_a_report_with_nothing_scored_is_written() -> None:
     nothing = make_tracker(
         "static", {}, curves=None, fps=None, bytes=None, precision=None, failed={"Dog": "broken"}
     )

@@ -94,7 +94,7 @@ def test_figure_2_draws_both_curves(image_root, tmp_path, capsys):
     assert [epoch for epoch, _ in curves["train"]] == [1.0]
 
 
-def test_table_6(tmp_path, capsys):
+def test_table_6_prints_both_figures(tmp_path, capsys):
     assert reproduce.main(["table6", "--out", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "| memory usage, ResNet-18 | 374.1 Mbit | 374.1 Mbit |" in out
@@ -111,6 +111,6 @@ def test_table_6(tmp_path, capsys):
         (["table2", "--only", "Bo"], "--only 'Bo': no such row or column"),
     ],
 )
-def test_reproduce_refuses(flags, message, tmp_path):
+def test_reproduce_refuses_bad_flags(flags, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         reproduce.main([*flags, "--out", str(tmp_path)])

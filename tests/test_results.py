@@ -329,7 +329,7 @@ def test_file_of_a_killed_write_is_no_failure(
         ("Human4.2.txt", "Human4"),
     ],
 )
-def test_flat_folder(tmp_path: Path, file: str, name: str, separator: str) -> None:
+def test_a_flat_folder_is_read(tmp_path: Path, file: str, name: str, separator: str) -> None:
     lines = [["11", "11", "10", "10"], ["12.5", "13", "10", "9"]]
     (tmp_path / file).write_text("".join(separator.join(line) + "\n" for line in lines))
     found = read_result_folder(tmp_path)(
@@ -340,7 +340,7 @@ def test_flat_folder(tmp_path: Path, file: str, name: str, separator: str) -> No
     assert found.seconds.tolist() == [0, 0]
 
 
-def test_folder_of_got10k_form(tmp_path: Path, val: Sequence) -> None:
+def test_a_folder_of_got10ks_form_is_read(tmp_path: Path, val: Sequence) -> None:
     (tmp_path / VAL).mkdir()
     (tmp_path / VAL / f"{VAL}_001.txt").write_text("10,10,10,10\n11,10,10,10\n")
     (tmp_path / VAL / f"{VAL}_002.txt").write_text(
@@ -363,7 +363,7 @@ def test_folder_of_got10k_form(tmp_path: Path, val: Sequence) -> None:
     ("times", "seconds"),
     [("0.5\n0.25\n", [0.5, 0.25]), ("nan\n0.25\n", [0, 0.25]), ("0.5\n", [0, 0])],
 )
-def test_times_beside_a_flat_folder(
+def test_times_beside_a_flat_folder_are_read(
     tmp_path: Path, place: str, times: str, seconds: list[float]
 ) -> None:
     (tmp_path / "Jogging-1.txt").write_text("10,10,10,10\n" * 2)
@@ -374,7 +374,7 @@ def test_times_beside_a_flat_folder(
     assert found.seconds.tolist() == seconds
 
 
-def test_times_beside_a_name_that_ends_like_a_run(tmp_path: Path) -> None:
+def test_times_beside_a_name_that_ends_like_a_run_are_read(tmp_path: Path) -> None:
     folder = tmp_path / "cl"
     folder.mkdir()
     (folder / "clip_001.txt").write_text("10,10,10,10\n" * 2)
@@ -385,7 +385,7 @@ def test_times_beside_a_name_that_ends_like_a_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["otb", "got10k"])
-def test_folder_of_our_own_results(
+def test_a_folder_of_our_own_results_is_read(
     form: str, girl: Sequence, val: Sequence, request: pytest.FixtureRequest
 ) -> None:
     store, sequence = request.getfixturevalue(form), girl if form == "otb" else val
@@ -393,7 +393,7 @@ def test_folder_of_our_own_results(
     check(read_result_folder(store.folder)(sequence), 0, [0.5, 0.25])
 
 
-def test_folder_with_a_result_of_another_length(tmp_path: Path, girl: Sequence) -> None:
+def test_a_result_of_another_length_is_refused(tmp_path: Path, girl: Sequence) -> None:
     (tmp_path / "Girl.txt").write_text("1,2,3,4\n" * 3)
     with pytest.raises(ValueError, match=r"Girl\.txt holds 3 boxes but the sequence 2 frames"):
         read_result_folder(tmp_path)(girl)

@@ -96,7 +96,7 @@ def test_seconds_are_the_trackers_own(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
     ids=["no box", "fewer frames", "none from the first box"],
 )
-def test_sequence_that_cannot_be_tracked(boxes: list[list[float]], fault: str) -> None:
+def test_a_sequence_that_cannot_be_tracked_is_refused(boxes: list[list[float]], fault: str) -> None:
     with pytest.raises(ValueError, match=fault):
         track_sequence(StaticTracker(), made(*boxes))
 

@@ -97,7 +97,7 @@ def test_otb_counts_from_one_with_any_separator(tmp_path: Path, separator: str) 
     assert summary(load_sequences(tmp_path / "Dog")) == [("Dog", 3, [9, 19, 30, 40])]
 
 
-def test_two_targets_in_both_stylings(tmp_path: Path) -> None:
+def test_two_targets_are_found_in_both_stylings(tmp_path: Path) -> None:
     two = {"groundtruth_rect.1.txt": BOXES, "groundtruth_rect.2.txt": ["50,60,7,8", *BOXES[1:]]}
     make_otb(tmp_path / "dot", "Jogging", range(1, 4), two)
     make_otb(
@@ -167,7 +167,7 @@ def test_uav123_is_also_handed_on_in_otbs_form(tmp_path: Path) -> None:
     assert summary(load_sequences(tmp_path, "uav123")) == [("boat5", 3, [9, 19, 30, 40])]
 
 
-def test_videos_with_boxes_beside_them(tmp_path: Path) -> None:
+def test_videos_with_boxes_beside_them_are_found(tmp_path: Path) -> None:
     with VideoWriter(tmp_path / "clip.mp4", 25) as video:
         for level in (40, 120, 200):
             video.write(np.full((48, 64, 3), level, np.uint8))
@@ -212,7 +212,9 @@ def test_boxes_are_counted_against_decoded_frames(
         ("UAV123_10fps", 6, 822),
     ],
 )
-def test_real_data(real_data: Path, folder: str, count: int, frames: int) -> None:
+def test_real_data_sets_have_their_known_numbers(
+    real_data: Path, folder: str, count: int, frames: int
+) -> None:
     sequences = load_sequences(real_data / folder)
     assert (len(sequences), sum(map(len, sequences))) == (count, frames)
     for sequence in sequences[:3]:

@@ -62,12 +62,12 @@ def test_a_correction_starts_anew_in_the_last_frame(session: Session) -> None:
     assert abs(found[0] - 94) < 3
 
 
-def test_no_targets_no_pass() -> None:
+def test_without_targets_the_network_is_not_run() -> None:
     session = Session(lambda crops: pytest.fail("the network ran"), CONFIG)
     assert session.update(frame(100, 80)) == {}
 
 
-def test_what_a_user_can_do_wrong(session: Session) -> None:
+def test_mistakes_of_a_user_are_named(session: Session) -> None:
     with pytest.raises(RuntimeError, match=r"call update\(frame\) before add\(box\)"):
         Session(contrast_backbone, CONFIG).add(BOX)
     with pytest.raises(ValueError, match="has no area"):

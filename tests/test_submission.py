@@ -62,7 +62,9 @@ def test_archive_holds_boxes_and_times_of_each_sequence(
     assert not [name for name, text in found.items() if "#" in text or "nan" in text]
 
 
-def test_archive_of_two_runs(tmp_path: Path, store: ResultStore, sequences: list[Sequence]) -> None:
+def test_an_archive_of_two_runs_has_both(
+    tmp_path: Path, store: ResultStore, sequences: list[Sequence]
+) -> None:
     write_submission(tmp_path / "ours.zip", store, sequences, runs=2)
     found = texts(tmp_path / "ours.zip")
     assert set(found) == MEMBERS | {f"{name}/{name}_002.txt" for name in NAMES}
@@ -126,7 +128,9 @@ def test_box_that_is_no_number_is_refused(
         ({"A/A_time.txt": "nan\n0.1\n"}, "A_time.txt line 1 is not 1 numbers: 'nan'"),
     ],
 )
-def test_archive_that_the_server_would_refuse(change: dict[str, str | None], fault: str) -> None:
+def test_an_archive_that_the_server_would_refuse_is_named(
+    change: dict[str, str | None], fault: str
+) -> None:
     good = {
         f"{name}/{name}_{end}": text
         for name in "AB"

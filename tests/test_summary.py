@@ -52,7 +52,7 @@ def report(
     return found
 
 
-def test_head_of_the_report() -> None:
+def test_the_head_of_the_report_says_what_was_run() -> None:
     split = Split("OTB100", [GIRL, DOG], ["Basketball"], {"Man": "it is broken"})
     attributes = {"SV": "scale variation"}, {"Girl": {"SV"}, "Dog": set()}
     entrants = [
@@ -126,7 +126,7 @@ def test_means_are_over_sequences() -> None:
     assert (row["spread"], row["failed"], row["attributes"]) == (None, {}, {})
 
 
-def test_spread_over_two_runs() -> None:
+def test_two_runs_have_a_spread() -> None:
     row = report(Entrant("mixed", "mixed", [STILL, LOST]))["trackers"][0]
     # The AO of the first run is (1 + 2/3) / 2, that of the second (1/2 + 1/2) / 2.
     assert row["runs"] == 2
@@ -187,7 +187,7 @@ def test_result_that_cannot_be_scored_is_said() -> None:
     assert rows[1]["fps"] == 2
 
 
-def test_no_speed_without_times() -> None:
+def test_there_is_no_speed_without_times() -> None:
     row = report(Entrant("published", "boxes", [boxes({"Girl": [A] * 4, "Dog": [A] * 2}, 0)]))[
         "trackers"
     ][0]

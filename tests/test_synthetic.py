@@ -181,7 +181,7 @@ def run_tool(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_program(tmp_path: Path) -> None:
+def test_the_program_writes_splits_and_videos(tmp_path: Path) -> None:
     small = ("--count", "1", "--frames", "2", "--size", "160x120")
     assert run_tool("--out", str(tmp_path / "split"), *small).returncode == 0
     assert len(load_sequences(tmp_path / "split")[0]) == 2

@@ -36,13 +36,13 @@ def bits_of(sign, x):
         (-5e-324, -1.0, LOW, True),
     ],
 )
-def test_threshold_of_whole_numbers(scale, bias, threshold, flip):
+def test_thresholds_of_whole_numbers_are_those_by_hand(scale, bias, threshold, flip):
     got = threshold_of_whole(np.array([scale]), np.array([bias]))
     assert got["threshold"].dtype == np.int32
     assert ([*got["threshold"]], [*got.get("flip", [0])]) == ([threshold], [flip])
 
 
-def test_threshold_of_whole_numbers_by_trying_them_all():
+def test_thresholds_of_whole_numbers_hold_for_all_of_them():
     scales = np.array([-2, -1.5, -1, -0.125, -(2.0**-40), 0, 2.0**-40, 0.125, 0.75, 1, 2])
     scale, bias = (a.ravel() for a in np.meshgrid(scales, np.arange(-80, 81) / 8))
     x = np.arange(-90, 91)
@@ -69,7 +69,7 @@ def test_threshold_of_whole_numbers_by_trying_them_all():
         (-1e-300, -1.0, -np.inf, True),
     ],
 )
-def test_threshold_of_real_numbers(scale, bias, threshold, flip):
+def test_thresholds_of_real_numbers_are_those_by_hand(scale, bias, threshold, flip):
     got = threshold_of_real(np.array([scale]), np.array([bias]))
     assert got["threshold"].dtype == np.float32
     assert ([*got["threshold"]], [*got.get("flip", [0])]) == ([threshold], [flip])
@@ -80,7 +80,7 @@ def exact_bit(scale, bias, x):
 
 
 @pytest.mark.parametrize("tie", [False, True])
-def test_threshold_of_real_numbers_by_their_neighbours(tie):
+def test_thresholds_of_real_numbers_hold_for_their_neighbours(tie):
     rng = np.random.default_rng(0)
     scale, limit = rng.normal(size=(2, 300)).astype(np.float32).astype(np.float64)
     scale *= rng.choice([1.0, 2.0**-60, 2.0**60], 300)
@@ -102,7 +102,7 @@ def test_threshold_of_real_numbers_by_their_neighbours(tie):
         ((1.0, 0.5), 1, 2),  # x + 0.5 <= 2 up to x = 1
     ],
 )
-def test_a_sign_that_turns_round_after_pooling(outer, weight, threshold):
+def test_a_sign_that_is_flipped_after_pooling_has_its_threshold(outer, weight, threshold):
     geometry = {"kernel": 1, "stride": 1, "padding": 0, "groups": 1, "channels": 1, "bits": 8}
     scale, bias = np.array(outer)[:, None]
     nodes = [

@@ -85,7 +85,9 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 @pytest.mark.usefixtures("fast")
 class TestOutputs:
-    def test_video_boxes_and_summary(self, video: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_a_run_leaves_a_video_boxes_and_a_summary(
+        self, video: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         assert main(["--video", str(video), START, "--boxes", "boxes.csv"]) == 0
         rows = read_csv(Path("boxes.csv"))
         assert list(rows[0]) == ["frame", "time", "x", "y", "w", "h", "score", "lost"]
@@ -111,7 +113,7 @@ class TestOutputs:
         far = np.abs(after[0][:, 200:].astype(int) - before[0][:, 200:]).mean()
         assert far < 4
 
-    def test_json_by_its_ending(self, video: Path) -> None:
+    def test_boxes_are_json_by_their_ending(self, video: Path) -> None:
         main(["--video", str(video), START, "--no-out", "--boxes", "boxes.json"])
         rows = json.loads(Path("boxes.json").read_text())
         box = {"x": 100, "y": 80, "w": 48, "h": 36}
@@ -127,7 +129,7 @@ class TestOutputs:
         assert float(rows[-1]["x"]) == pytest.approx(128, abs=5)
 
     @pytest.mark.parametrize("source", ["frames", "frames/*.png"])
-    def test_folder_and_pattern_with_gray_rgba_and_changing_size(self, source: str) -> None:
+    def test_folders_and_patterns_may_mix_gray_rgba_and_sizes(self, source: str) -> None:
         Path("frames").mkdir()
         images = [cv2.cvtColor(image, cv2.COLOR_RGB2BGR) for image in moving(4)]
         images[1] = cv2.cvtColor(images[1], cv2.COLOR_BGR2GRAY)
@@ -272,7 +274,7 @@ class TestBadInput:
         with pytest.raises(ValueError, match="is a folder"):
             main(["--video", str(video), START, flag, f"folder.{suffix}"])
 
-    def test_unknown_endings_and_the_input_as_output(self, video: Path) -> None:
+    def test_unknown_endings_and_the_input_as_output_are_refused(self, video: Path) -> None:
         for flags, fault in [
             (["--boxes", "boxes.txt"], "ends in .csv or .json"),
             (["--out", "out.gif"], "out.gif"),
@@ -428,7 +430,7 @@ def test_a_second_video_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
         ("rtsp://a", "stream"),
     ],
 )
-def test_the_name_of_a_video(video: str, name: str) -> None:
+def test_a_video_is_named_after_its_source(video: str, name: str) -> None:
     assert source_name(video) == name
 
 
@@ -511,7 +513,7 @@ def test_the_instruction_set_is_said(
     ("signum", "code"),
     [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)],
 )
-def test_signal_to_a_process(
+def test_a_signal_to_a_process_keeps_what_was_computed(
     tmp_path: Path, weights: Path, signum: signal.Signals, code: int
 ) -> None:
     write_video(tmp_path / "in.mp4", [frame(100, 80)] * 200)

@@ -67,7 +67,7 @@ def times(folder):
     return {path: path.stat().st_mtime_ns for path in folder.glob("*/**/*") if path.is_file()}
 
 
-def test_trains_tracks_and_does_neither_twice(flags, otb, tmp_path, capfd):
+def test_a_table_trains_and_tracks_and_does_neither_twice(flags, otb, tmp_path, capfd):
     flags += ["--test", f"OTB100={otb}"]
     out = tmp_path / "out"
     assert reproduce.main(flags) == 0
@@ -99,7 +99,7 @@ def test_trains_tracks_and_does_neither_twice(flags, otb, tmp_path, capfd):
     assert capfd.readouterr().out.count("to do") == 2
 
 
-def test_goes_on_with_a_training_that_was_stopped(flags, tmp_path, monkeypatch, capfd):
+def test_a_table_goes_on_with_a_training_that_was_stopped(flags, tmp_path, monkeypatch, capfd):
     original = loop.Rectifier.step
 
     def step(self, *args):
@@ -119,7 +119,7 @@ def test_goes_on_with_a_training_that_was_stopped(flags, tmp_path, monkeypatch, 
     assert len(json.loads((folder / "environment.json").read_text())) == 2
 
 
-def test_the_table_of_results_that_are_there(flags, otb, tmp_path):
+def test_results_that_are_there_make_a_table(flags, otb, tmp_path):
     """An overlap of 1 scores 20 of 21 thresholds, and one of 1/3 scores 7.
 
     A first frame always scores 20. The third row is not trained.
@@ -180,7 +180,7 @@ def test_missing_constants_are_named_before_the_training(flags, otb, tmp_path):
     assert not list((tmp_path / "out").glob("rbsf-*"))
 
 
-def test_a_training_is_told_by_what_decides_its_result(store, teacher, tmp_path):
+def test_a_training_is_known_by_what_decides_its_result(store, teacher, tmp_path):
     config = TrainConfig(data=[str(store)], teacher=str(teacher))
     name = config.folder_name()
     (tmp_path / "moved").mkdir()
@@ -229,7 +229,7 @@ def test_configs_of_models_name_their_model():
         (["--test", "OTB=."], "--test 'OTB=.': write NAME=ROOT, NAME one of OTB100"),
     ],
 )
-def test_refuses(more, message, flags, tmp_path):
+def test_bad_flags_are_refused(more, message, flags, tmp_path):
     with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
         reproduce.main([*flags, *more])
     assert "\n" not in str(error.value)
@@ -284,7 +284,7 @@ def test_refuses(more, message, flags, tmp_path):
         ("rows:", "rows: [", "two.yaml: not YAML"),
     ],
 )
-def test_refuses_a_table(old, new, message, flags, tmp_path):
+def test_bad_tables_are_refused(old, new, message, flags, tmp_path):
     (tmp_path / "two.yaml").write_text(TABLE.replace(old, new))
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         reproduce.main(flags)
@@ -299,7 +299,9 @@ def test_refuses_a_table(old, new, message, flags, tmp_path):
         ("part", "", "no table .*part.yaml; there are data_size, figure2, parts"),
     ],
 )
-def test_refuses_a_table_without_what_it_needs(name, left_out, message, store, teacher, tmp_path):
+def test_a_table_without_what_it_needs_is_refused(
+    name, left_out, message, store, teacher, tmp_path
+):
     given = {"--data": str(store), "--teacher": str(teacher)}
     words = [word for flag, value in given.items() if flag != left_out for word in (flag, value)]
     with pytest.raises((ValueError, FileNotFoundError), match=message):

@@ -132,7 +132,9 @@ def test_a_whole_training_leaves_everything_beside_its_weights(
     assert "4 pairs an epoch from 3 videos" in capsys.readouterr().out
 
 
-def test_resume_in_the_middle_of_an_epoch_to_the_bit(store, teacher, tmp_path, monkeypatch):
+def test_a_resume_in_the_middle_of_an_epoch_is_exact_to_the_bit(
+    store, teacher, tmp_path, monkeypatch
+):
     from rbsf.train import loop
 
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
@@ -166,7 +168,7 @@ def test_without_teacher_the_float_network_is_trained_first(store, tmp_path, cap
     assert load_weights(run / "rbsf.safetensors")[1] == "rbsf"
 
 
-def test_xnor_and_validation_by_tracking(store, teacher, tmp_path, capsys):
+def test_an_xnor_network_is_validated_by_tracking(store, teacher, tmp_path, capsys):
     run = tmp_path / "run"
     flags = ["--model", "xnor", "--epochs", "1", "--val", str(store.parent / "videos" / "train")]
     assert run_main(store, teacher, run, *flags, *TWO_SHORT_VIDEOS) == 0
@@ -208,7 +210,7 @@ def test_default_data_is_synthetic_and_says_so(tmp_path, monkeypatch, teacher, c
     assert "GOT-10k" in first[1]
 
 
-def test_ctrl_c_at_the_terminal_with_loader_processes(store, teacher, tmp_path):
+def test_ctrl_c_at_the_terminal_ends_a_training_with_loader_processes(store, teacher, tmp_path):
     """Ctrl-C reaches the whole process group, and ends it with one line and no traceback."""
     run = tmp_path / "run"
     program = [sys.executable, str(ROOT / "tools" / "train_rbsf.py")]
@@ -267,7 +269,7 @@ def test_resume_refuses_another_order_and_changes_nothing(flag, value, run):
     assert before == {p.name: p.read_bytes() for p in run.iterdir() if p.name in before}
 
 
-def test_resume_of_a_training_older_than_a_setting(run):
+def test_a_training_older_than_a_setting_is_resumed(run):
     """Such a training goes on with the setting's default, and with nothing else."""
     config = run / "config.yaml"
     settings = yaml.safe_load(config.read_text())
@@ -291,7 +293,7 @@ def test_an_earlier_training_is_not_overwritten(run, store, teacher):
         run_main(store, teacher, run, "--epochs", "1")
 
 
-def test_half_a_checkpoint_and_anothers_checkpoint(run):
+def test_half_a_checkpoint_and_anothers_checkpoint_are_refused(run):
     checkpoint = run / "checkpoint.pt"
     whole = checkpoint.read_bytes()
     checkpoint.write_bytes(whole[: len(whole) // 2])
@@ -337,7 +339,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 
-def test_an_output_path_that_is_a_file(store, teacher, tmp_path):
+def test_an_output_path_that_is_a_file_is_refused(store, teacher, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="cannot write"):
         run_main(store, teacher, tmp_path / "file" / "run")

@@ -74,7 +74,7 @@ def test_the_packed_network_gives_the_same_classes(trained_resnet):
         np.testing.assert_allclose(found, expected, atol=1e-3, rtol=1e-3)
 
 
-def test_resume_in_the_batch_norm_pass_to_the_bit(
+def test_a_resume_in_the_batch_norm_pass_is_exact_to_the_bit(
     trained_resnet, image_root, float_resnet, tmp_path, monkeypatch
 ):
     from rbsf.train import loop

@@ -169,7 +169,7 @@ def test_search_goes_on_where_it_stopped(tune, tmp_path, monkeypatch):
     assert "best of 5 trials" in (tmp_path / "out/tracker.yaml").read_text()
 
 
-def test_trial_of_a_killed_process_does_not_count(tune, tmp_path):
+def test_a_trial_of_a_killed_process_does_not_count(tune, tmp_path):
     tune("--trials", "1")
     log = tmp_path / "out/study.log"
     running = next(r for r in records(tmp_path / "out") if r["op_code"] == 4)
@@ -381,7 +381,7 @@ def test_workers_share_a_study(tune, network, tmp_path, monkeypatch):
     assert not active_children()
 
 
-def test_program_with_a_network(videos, network, tmp_path):
+def test_program_tunes_a_network(videos, network, tmp_path):
     words = ["--root", videos, "--weights", network, "--out", "out"]
     words += ["--trials", "2", "--threads", "1"]
     words += ["--frames", "2", "--sequences", "synthetic_000000", "synthetic_000002"]

@@ -117,7 +117,7 @@ def box(kind: bytes, content: bytes, length: int | None = None) -> bytes:
         (b"", False),
     ],
 )
-def test_lengths_that_containers_declare(tmp_path: Path, data: bytes, cut: bool) -> None:
+def test_lengths_that_containers_declare_are_read(tmp_path: Path, data: bytes, cut: bool) -> None:
     (tmp_path / "a").write_bytes(data)
     assert is_cut_short(tmp_path / "a") is cut
     assert not shows_all_frames(tmp_path / "a")

@@ -84,7 +84,7 @@ def folded_arrays(net):
     return arrays
 
 
-def test_npz_with_folded_batch_norms(tmp_path):
+def test_npz_with_folded_batch_norms_is_read(tmp_path):
     net = trained("siamfc")
     np.savez(tmp_path / "w.npz", **folded_arrays(net))
     loaded, model, _ = load_tracker(tmp_path / "w.npz")
@@ -94,7 +94,7 @@ def test_npz_with_folded_batch_norms(tmp_path):
 
 
 @pytest.mark.parametrize("prefix", ["", "backbone.", "module.backbone."])
-def test_pth_of_siamfc_pytorch(prefix, tmp_path):
+def test_pth_of_siamfc_pytorch_is_read(prefix, tmp_path):
     net, state = trained("siamfc"), {}
     for number, block in enumerate(net.layers, 1):
         last = number == 5
@@ -284,7 +284,7 @@ def test_code_is_told_from_damage(protocol, tmp_path):
             load(path)
 
 
-def test_missing_file_and_unknown_model(tmp_path):
+def test_a_missing_file_and_an_unknown_model_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="no weights file"):
         load_tracker(tmp_path / "none.safetensors")
     with pytest.raises(ValueError, match="unknown model 'x'; known: siamfc, xnor, rbsf"):
@@ -355,7 +355,7 @@ def test_borders_are_kept(tmp_path):
     ("borders", "message"),
     [('{"nothing": 1}', "nothing"), ('{"%s": 2}', "is 2, expected -1, 0 or 1")],
 )
-def test_borders_that_are_none(tmp_path, borders, message):
+def test_borders_that_are_none_are_refused(tmp_path, borders, message):
     net = build("lenet", method="bireal")
     name = next(name for name, module in net.named_modules() if hasattr(module, "border"))
     save_weights(net, "lenet", tmp_path / "net.safetensors")

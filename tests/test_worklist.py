@@ -144,7 +144,7 @@ def test_what_does_not_stop_is_ended(
     assert state_of(tmp_path / "run", item).state == STOPPED
 
 
-def test_two_runs_in_one_folder(tmp_path: Path) -> None:
+def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
     refused = pytest.raises(ValueError, match="another run is at work there; wait for it")
     with worklist.lock(tmp_path), refused, worklist.lock(tmp_path):
         pass

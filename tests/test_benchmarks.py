@@ -93,9 +93,8 @@ def test_results_stay_where_a_tracker_cannot_be_run_again(otb: Path, tmp_path: P
 
 def test_result_of_another_first_box_is_run_again(otb: Path, tmp_path: Path) -> None:
     main(arguments(otb))
-    (tmp_path / RESULTS / "Girl.txt").write_text(
-        "1,1,5,5\n" * 4
-    )  # scores badly where it is used again
+    # These boxes would score badly if they were used again.
+    (tmp_path / RESULTS / "Girl.txt").write_text("1,1,5,5\n" * 4)
     (otb / "Girl/groundtruth_rect.txt").write_text("31,31,10,10\n" * 4)
     main(arguments(otb))
     assert report(otb)["trackers"][0]["sequences"]["Girl"]["ao"] == 1

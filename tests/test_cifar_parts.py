@@ -22,9 +22,8 @@ def small():
     with pytest.MonkeyPatch.context() as patch:
         for module in (cifar, cifar_parts):
             for name in ("CIFAR100", "CIFAR100_COARSE"):
-                patch.setattr(
-                    module, name, dataclasses.replace(getattr(cifar, name), counts=COUNTS)
-                )
+                fewer = dataclasses.replace(getattr(cifar, name), counts=COUNTS)
+                patch.setattr(module, name, fewer)
         patch.setattr("rbsf.datasets.images.made_up_cifar.CIFAR100", cifar.CIFAR100)
         yield
 

@@ -91,8 +91,7 @@ def test_one_common_sequence_has_no_interval() -> None:
 
 
 def test_bootstrap_interval_is_near_that_of_the_standard_error() -> None:
-    # The mean of 100 gaps of 0 or 1, half of each, has a standard error of 0.05: 0.5 +- 1.96 *
-    # 0.05.
+    # The mean of 50 gaps of 0 and 50 of 1 has a standard error of 0.05: 0.5 +- 1.96 * 0.05.
     gaps = np.tile([0.0, 1.0], 50)
     names = [str(i) for i in range(100)]
     low, high = bootstrap_interval(gaps, names)
@@ -175,7 +174,5 @@ def test_a_missing_report_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert result.returncode == 1
     assert result.stdout == ""
-    assert (
-        result.stderr
-        == f"error: report {tmp_path / 'none'} does not exist; eval/run_benchmarks.py writes it\n"
-    )
+    said = f"report {tmp_path / 'none'} does not exist; eval/run_benchmarks.py writes it"
+    assert result.stderr == f"error: {said}\n"

@@ -51,10 +51,9 @@ def quarters(width=512, height=384):
     """An image of red, green, blue and gray quarters."""
     image = plain(128, width, height)
     colors = ((220, 30, 30), (30, 220, 30), (30, 30, 220))
+    h, w = height // 2, width // 2
     for (y, x), color in zip(((0, 0), (0, 1), (1, 0)), colors, strict=True):
-        image[y * height // 2 : (y + 1) * height // 2, x * width // 2 : (x + 1) * width // 2] = (
-            color
-        )
+        image[y * h : (y + 1) * h, x * w : (x + 1) * w] = color
     return image
 
 
@@ -82,9 +81,12 @@ def test_reduced_decoding_shows_the_same_crop(monkeypatch):
     )
     photo = cv2.normalize(photo, None, 0, 255, cv2.NORM_MINMAX)
     flags, imdecode = [], cv2.imdecode
-    monkeypatch.setattr(
-        cv2, "imdecode", lambda data, flag: flags.append(flag) or imdecode(data, flag)
-    )
+
+    def decode(data, flag):
+        flags.append(flag)
+        return imdecode(data, flag)
+
+    monkeypatch.setattr(cv2, "imdecode", decode)
     for seed in range(20):
         crop = RandomCrop.draw(np.random.default_rng(seed))
         small, full = (

@@ -1,4 +1,4 @@
-"""What is recorded about the machine and the versions of a run."""
+"""The record of a run: machine, versions, commit and command."""
 
 from __future__ import annotations
 

@@ -124,10 +124,8 @@ def test_a_first_layer_in_few_bits_is_rounded_to_the_nearest(bits):
     again, same = round_weights(rounded, bits)
     np.testing.assert_array_equal(again, whole)
     np.testing.assert_allclose(same, step, rtol=1e-12)
-    nearest = (
-        np.clip(np.rint(exact / step[:, None, None, None]), -limit, limit)
-        * step[:, None, None, None]
-    )
+    steps = step[:, None, None, None]
+    nearest = np.clip(np.rint(exact / steps), -limit, limit) * steps
     sums = [np.abs((w - exact).sum((1, 2, 3))).mean() for w in (rounded, nearest)]
     assert sums[0] < sums[1] / 5, "what rounding adds to the answer to an even image is taken back"
 

@@ -186,9 +186,8 @@ def test_a_video_of_zeros_where_frames_should_be_is_refused(tmp_path: Path) -> N
     path = write_video(tmp_path / "z.mp4", noisy(20))
     data = path.read_bytes()
     # Only the table of frames is left.
-    damage(
-        path, zero=((data.index(b"mdat") + 4) / len(data), (data.index(b"moov") - 4) / len(data))
-    )
+    first, last = data.index(b"mdat") + 4, data.index(b"moov") - 4
+    damage(path, zero=(first / len(data), last / len(data)))
     with pytest.raises(ValueError, match=r"z\.mp4 opens, but not one frame of it can be decoded"):
         open_frames(path)
 

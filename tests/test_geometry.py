@@ -76,9 +76,8 @@ def test_boxes_partly_outside_are_clipped_with_a_note():
     box, note = check_box([0, 0, 100, 50], 100, 50)
     assert box.tolist() == [0, 0, 100, 50]
     assert note is None
-    _, note = check_box(
-        [45.4381, 37.7274, 29.4065, 55.8059], 320, 240
-    )  # its x + w - x differs from w
+    # The x + w - x of this box differs from w by a rounding.
+    _, note = check_box([45.4381, 37.7274, 29.4065, 55.8059], 320, 240)
     assert note is None
     assert check_box([99, 49, 1, 1], 100, 50)[1] is None
     box, note = check_box([-10, 40, 30, 30], 100, 50)

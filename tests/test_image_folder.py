@@ -236,9 +236,8 @@ def test_batches_have_the_promised_form(tmp_path):
 def textured(root):
     make(root)
     for seed, path in enumerate(sorted((root / "train").rglob("*.JPEG"))):
-        path.write_bytes(
-            encode(np.random.default_rng(seed).integers(0, 256, (40, 60, 3), np.uint8))
-        )
+        noise = np.random.default_rng(seed).integers(0, 256, (40, 60, 3), np.uint8)
+        path.write_bytes(encode(noise))
     return root
 
 
@@ -295,11 +294,8 @@ def test_a_broken_image_is_named_or_skipped_when_asked(tmp_path, capsys, kind):
     train, val = small(tmp_path, skip_broken=True)
     for _ in range(2):
         batches = read(train)
-        assert [len(batch["label"]) for batch in batches] == [
-            4,
-            4,
-            4,
-        ]  # the last batch is filled up
+        sizes = [len(batch["label"]) for batch in batches]
+        assert sizes == [4, 4, 4]  # the last batch is filled up
     assert train.broken == {str(path): reason}
     assert f"warning: {path}: {reason}; skipped, 1 so far" in capsys.readouterr().err
     assert [len(batch["label"]) for batch in read(val, train=False)] == [3, 2]

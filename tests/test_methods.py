@@ -216,9 +216,8 @@ def test_abcnets_bases_are_fitted_by_least_squares():
     assert bases[:, 1, 0, 0].tolist() == by_hand
     torch.testing.assert_close(alpha[:, 0], torch.ones(3).double())
     torch.testing.assert_close(layer.kernel()[0], layer.weight[0])  # an exact fit
-    torch.testing.assert_close(
-        alpha[:, 1], torch.tensor([0.0, 1.0, 2.0]).double()
-    )  # for -3, 1, 3, 3
+    # These are fitted to -3, 1, 3, 3.
+    torch.testing.assert_close(alpha[:, 1], torch.tensor([0.0, 1.0, 2.0]).double())
 
 
 def test_abcnet_with_one_base_is_the_sign_of_the_centred_filter():

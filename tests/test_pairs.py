@@ -183,9 +183,8 @@ def test_frames_are_near_but_not_the_same(films):
 
 
 def test_single_frame_video_pairs_with_itself(tmp_path):
-    item = PairDataset([store_of(tmp_path / "one.db", ("video", [flat(5, 77)]))], 1, augment=PLAIN)[
-        0
-    ]
+    store = store_of(tmp_path / "one.db", ("video", [flat(5, 77)]))
+    item = PairDataset([store], 1, augment=PLAIN)[0]
     assert item["search"].float().mean() == 77
 
 

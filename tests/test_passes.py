@@ -55,9 +55,8 @@ def test_the_whole_of_a_part_has_its_sequences_name() -> None:
 def test_parts_with_nothing_to_score_are_left_out() -> None:
     boxes = [BOX, BOX, *[ABSENT] * 3, BOX, BOX, ABSENT]
     parts = passes(bare_sequence("Dog", boxes), 2, 2)
-    assert [part.name for part in parts] == [
-        "Dog@0+2"
-    ]  # frames 4 and 5 have one box, as have 6 and 7
+    # Frames 4 and 5 have one box, as have 6 and 7.
+    assert [part.name for part in parts] == ["Dog@0+2"]
     only_first = bare_sequence("Dog", [BOX, *[ABSENT] * 5])  # as in GOT-10k's test split
     assert [part.name for part in passes(only_first, 2, 2)] == ["Dog@0+2"]
 

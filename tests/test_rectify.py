@@ -61,9 +61,8 @@ def changed(before, module):
 def test_discriminator_losses_are_eq_2_and_4():
     real, fake = torch.randn(2, 3, dtype=torch.float64), torch.randn(2, 3, dtype=torch.float64)
     d_real, d_fake = real.sigmoid(), fake.sigmoid()
-    torch.testing.assert_close(
-        discriminator_loss(real, fake), -(d_real.log().mean() + (1 - d_fake).log().mean())
-    )
+    expected = -(d_real.log().mean() + (1 - d_fake).log().mean())
+    torch.testing.assert_close(discriminator_loss(real, fake), expected)
     torch.testing.assert_close(adversarial_loss(fake), ((1 - d_fake) ** 2).mean() / 2)
 
 
@@ -95,10 +94,8 @@ def test_adversarial_gradient_reaches_c_as_in_eq_16():
         adversarial_loss(torch.logit(values)), layer.C, retain_graph=True
     )
     by_d = [torch.autograd.grad(v, layer.C, retain_graph=True)[0] for v in values.flatten()]
-    expected = (
-        sum(-(1 - v.detach()) * g for v, g in zip(values.flatten(), by_d, strict=True))
-        / values.numel()
-    )
+    pairs = zip(values.flatten(), by_d, strict=True)
+    expected = sum(-(1 - value.detach()) * slope for value, slope in pairs) / values.numel()
     torch.testing.assert_close(gradient, expected)
 
 

@@ -91,9 +91,8 @@ def test_each_further_run_has_a_folder(otb: ResultStore, girl: Sequence, tmp_pat
 
 def test_toolkit_reads_the_same_of_otb(otb: ResultStore, girl: Sequence) -> None:
     otb.save(girl, run_of(0.5, 0.25))
-    boxes = np.loadtxt(
-        otb.boxes_path("Girl"), delimiter=","
-    )  # as got10k.experiments.otb reads them
+    # This is how got10k.experiments.otb reads them.
+    boxes = np.loadtxt(otb.boxes_path("Girl"), delimiter=",")
     assert boxes.tolist() == [[11, 11, 10, 10], [12.235, 13, 10.5, 9]]
     assert np.loadtxt(otb.times_path("Girl")).tolist() == [0.5, 0.25]
 
@@ -343,9 +342,8 @@ def test_a_flat_folder_is_read(tmp_path: Path, file: str, name: str, separator: 
 def test_a_folder_of_got10ks_form_is_read(tmp_path: Path, val: Sequence) -> None:
     (tmp_path / VAL).mkdir()
     (tmp_path / VAL / f"{VAL}_001.txt").write_text("10,10,10,10\n11,10,10,10\n")
-    (tmp_path / VAL / f"{VAL}_002.txt").write_text(
-        "0,0,1,1\n" * 2
-    )  # the first of two runs is shown
+    # The first of two runs is shown.
+    (tmp_path / VAL / f"{VAL}_002.txt").write_text("0,0,1,1\n" * 2)
     read = read_result_folder(tmp_path)
     found = read(val)
     assert found is not None

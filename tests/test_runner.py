@@ -79,9 +79,8 @@ def test_target_that_comes_late_is_tracked_from_its_first_box() -> None:
 
 
 def test_seconds_are_the_trackers_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter(
-        [0.0, 0.5, 10.0, 10.25, 20.0, 20.125]
-    )  # a pair for each update; decoding lies between them
+    # Each update has a pair of times; frames are decoded between the pairs.
+    clock = iter([0.0, 0.5, 10.0, 10.25, 20.0, 20.125])
     monkeypatch.setattr(runner.time, "perf_counter", lambda: next(clock))
     expected = [0.5, 0.25, 0.125]
     assert track_sequence(StaticTracker(), made(HERE, HERE, HERE)).seconds.tolist() == expected

@@ -426,15 +426,9 @@ def test_the_index_goes_to_the_folder_that_the_environment_names(
 
 def test_an_index_that_cannot_be_kept_is_a_warning(tmp_path: Path, listings: list[str]) -> None:
     (tmp_path / "file").touch()
+    root, cache = make_got10k(tmp_path / "data"), tmp_path / "file" / "cache"
     with pytest.warns(UserWarning, match="index not kept"):
-        assert (
-            len(
-                load_sequences(
-                    make_got10k(tmp_path / "data"), cache_dir=tmp_path / "file" / "cache"
-                )
-            )
-            == 2
-        )
+        assert len(load_sequences(root, cache_dir=cache)) == 2
 
 
 def test_entries_are_found_without_reading_them(tmp_path: Path) -> None:

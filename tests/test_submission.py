@@ -79,9 +79,8 @@ def test_toolkit_reads_the_archive(
     with zipfile.ZipFile(tmp_path / "ours.zip") as archive:
         archive.extractall(tmp_path / "unpacked")
     for sequence in sequences:
-        folder = (
-            tmp_path / "unpacked" / sequence.name
-        )  # where got10k.experiments.got10k looks for it
+        # This is where got10k.experiments.got10k looks for it.
+        folder = tmp_path / "unpacked" / sequence.name
         expected = [f"{sequence.name}_001.txt"]
         assert [file.name for file in folder.glob(f"{sequence.name}_[0-9]*.txt")] == expected
         boxes = np.loadtxt(folder / f"{sequence.name}_001.txt", delimiter=",")

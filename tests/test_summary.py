@@ -18,11 +18,7 @@ from rbsf.eval.summary import Entrant, summarise
 
 NAN = [float("nan")] * 4
 # B overlaps A by a third, and C does not overlap it.
-A, B, C = (
-    [10, 10, 10, 10],
-    [15, 10, 10, 10],
-    [40, 10, 10, 10],
-)
+A, B, C = [10, 10, 10, 10], [15, 10, 10, 10], [40, 10, 10, 10]
 # A box that never moves has overlaps of 1, 1, 1, 1 with Girl and of 1, 1/3 with Dog.
 GIRL, DOG = bare_sequence("Girl", [A] * 4), bare_sequence("Dog", [A, B])
 Reader = Callable[[Sequence], "Run | None"]
@@ -142,9 +138,8 @@ def test_two_runs_have_a_spread() -> None:
 def test_attributes_are_means_over_their_sequences() -> None:
     words = {"SV": "scale variation", "LR": "low resolution", "OV": "out of view"}
     of_sequence = {"Girl": {"SV"}, "Dog": {"SV", "LR"}}
-    row = report(Entrant("still", "static", [STILL]), attributes=(words, of_sequence))["trackers"][
-        0
-    ]
+    found = report(Entrant("still", "static", [STILL]), attributes=(words, of_sequence))
+    row = found["trackers"][0]
     assert list(row["attributes"]) == ["LR", "SV"]
     assert row["attributes"]["LR"]["ao"] == pytest.approx(2 / 3)
     assert row["attributes"]["LR"]["sequences"] == 1
@@ -176,9 +171,8 @@ def test_result_that_cannot_be_scored_is_said() -> None:
         raise ValueError(f"{sequence.name}.txt is damaged")
 
     nowhere = boxes({"Girl": [A, NAN, A, A], "Dog": [A] * 2})
-    rows = report(Entrant("damaged", "a", [damaged]), Entrant("nowhere", "b", [nowhere]))[
-        "trackers"
-    ]
+    found = report(Entrant("damaged", "a", [damaged]), Entrant("nowhere", "b", [nowhere]))
+    rows = found["trackers"]
     assert rows[0]["failed"] == {"Girl": "Girl.txt is damaged", "Dog": "Dog.txt is damaged"}
     expected = [None, None, None, None, {}]
     assert [rows[0][key] for key in ("mean", "spread", "fps", "curves", "sequences")] == expected

@@ -154,9 +154,8 @@ def test_a_written_split_reads_back(tmp_path: Path) -> None:
     for sequence, seed in zip(sequences, (4, 5), strict=True):
         image, box = next(make_sequence(seed, 3, SIZE))
         assert sequence.boxes[0] == pytest.approx(box, abs=1e-4)
-        assert (
-            np.abs(sequence.image(0).astype(int) - image).mean() < 6
-        )  # JPEG changes pixels a little
+        # JPEG changes pixels a little.
+        assert np.abs(sequence.image(0).astype(int) - image).mean() < 6
 
 
 def test_a_split_written_again_holds_only_the_new_frames(tmp_path: Path) -> None:

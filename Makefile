@@ -59,7 +59,8 @@ sanitize: .venv/.ready
 	cd $(SANITIZED)/lib && RBSF_FUZZ=20000 PYTHONPATH= OMP_NUM_THREADS=1 ASAN_OPTIONS=detect_leaks=0 \
 	  LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so)" \
 	  $(CURDIR)/$(BIN)/python -m pytest --noconftest -p no:cacheprovider \
-	  $(addprefix $(CURDIR)/tests/,test_engine.py test_packed.py test_network.py test_network_file.py test_old_networks.py)
+	  $(addprefix $(CURDIR)/tests/,test_engine.py test_extension.py test_network.py test_old_networks.py \
+	    test_packed.py test_network_file.py test_damaged_files.py)
 
 # The constraints name exact versions; torch comes first, so that nothing else chooses it.
 .venv/.ready: pyproject.toml constraints.txt setup.py $(wildcard rbsf/engine/native/*)

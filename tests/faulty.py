@@ -1,5 +1,6 @@
-"""A tracker that fails; worker processes load it from here, for the tests' own modules take long to
-import.
+"""A tracker that fails.
+
+Worker processes load it from here, because the tests' own modules take long to import.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from rbsf.tracker.siamfc import Result
 
 
 class FaultyTracker(StaticTracker):
-    """Ends its process, or fails, on targets of a certain width."""
+    """Ends its process on targets 31 or 32 pixels wide, and raises on 33."""
 
     def update(self, image: np.ndarray) -> Result:
         faults = {
@@ -32,7 +33,7 @@ class FaultyTracker(StaticTracker):
 
 @dataclass(frozen=True)
 class FaultySpec(TrackerSpec):
-    """Spec of ``FaultyTracker``."""
+    """How a benchmark makes a `FaultyTracker`."""
 
     def build(self, threads: int = 1) -> StaticTracker:
         return FaultyTracker()

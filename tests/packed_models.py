@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from rbsf.engine.graph import PackedModel
@@ -15,35 +17,23 @@ RBSF = [
     (3, 1, 0, 2, 384, 384, False),
     (3, 1, 0, 2, 384, 256, False),
 ]
+SMALL = [(3, 2, 0, 1, 3, 8, True), (3, 1, 1, 2, 8, 12, False), (1, 1, 0, 1, 12, 5, False)]
 POOL = {"kernel": 3, "stride": 2, "padding": 0, "ceil": False}
 ENDS = np.array([-(2**31), 2**31 - 1, -(2**31) + 1, 2**31 - 2], np.int64)
 
 
 def random_model(seed: int, shapes: list[tuple] = RBSF) -> PackedModel:
     """A tracker of layers of the given shapes, for images of any size."""
-    rng, size = np.random.default_rng(seed), least_size(shapes)
-    nodes = [
-        Node(
-            "image",
-            "input",
-            (),
-            {"height": size, "width": size, "channels": shapes[0][4], "any_size": True},
-        )
-    ]
+    rng, side = np.random.default_rng(seed), least_size(shapes)
+    size = {"height": side, "width": side, "channels": shapes[0][4], "any_size": True}
+    nodes = [Node("image", "input", (), size)]
     for number, shape in enumerate(shapes, 1):
         conv = random_conv(rng, f"conv{number}", nodes[-1].name, shape, of_pixels=number == 1)
         nodes.append(conv)
         if number == len(shapes):
             scale, bias = rng.normal(size=(2, shape[5])).astype(np.float32)
-            nodes.append(
-                Node(
-                    f"{conv.name}.scaled",
-                    "affine",
-                    (conv.name,),
-                    {},
-                    {"scale": scale, "bias": bias},
-                )
-            )
+            scaling = {"scale": scale, "bias": bias}
+            nodes.append(Node(f"{conv.name}.scaled", "affine", (conv.name,), {}, scaling))
             nodes.append(Node(f"{conv.name}.features", "channels_first", (nodes[-1].name,)))
             break
         if shape[6]:
@@ -52,8 +42,22 @@ def random_model(seed: int, shapes: list[tuple] = RBSF) -> PackedModel:
     return PackedModel("rbsf", "tracker", tuple(nodes), {"seed": seed})
 
 
+def small_tracker() -> PackedModel:
+    """A tracker that files of the first formats can hold."""
+    model = random_model(0, SMALL)
+    nodes = tuple(as_before(node) for node in model.nodes)
+    return replace(model, nodes=nodes, info={"source": "test"})
+
+
+def as_before(node: Node) -> Node:
+    """The node as the first formats could hold it: they knew no flips, and padded with -1."""
+    tensors = {key: array for key, array in node.tensors.items() if key != "flip"}
+    border = {"border": -1} if node.op == "conv_bits" else {}
+    return replace(node, attributes=node.attributes | border, tensors=tensors)
+
+
 def least_size(shapes: list[tuple]) -> int:
-    """Height and width of the smallest image that layers of the given shapes make a pixel of."""
+    """Height and width of the smallest image of which these layers make one pixel."""
     size = 1
     for kernel, stride, padding, _, _, _, pool in reversed(shapes):
         size = 2 * size + 1 if pool else size
@@ -64,15 +68,10 @@ def least_size(shapes: list[tuple]) -> int:
 def random_conv(
     rng: np.random.Generator, name: str, source: str, shape: tuple, of_pixels: bool = False
 ) -> Node:
-    """A conv_u8 or conv_bits of random weights; what it pads with, if it does, is random too."""
+    """A conv_u8 or conv_bits of random weights; where it pads, the value is random too."""
     kernel, stride, padding, groups, inputs, outputs, _ = shape
-    attributes = {
-        "kernel": kernel,
-        "stride": stride,
-        "padding": padding,
-        "groups": groups,
-        "channels": inputs,
-    }
+    attributes = {"kernel": kernel, "stride": stride, "padding": padding, "groups": groups}
+    attributes["channels"] = inputs
     if of_pixels:
         weight = rng.integers(-63, 64, (outputs, kernel, kernel, inputs)).astype(np.int8)
         return Node(name, "conv_u8", (source,), attributes | {"bits": 8}, {"weight": weight})
@@ -83,18 +82,18 @@ def random_conv(
 
 
 def random_sign(rng: np.random.Generator, conv: Node, source: str) -> Node:
-    """Bits of the sums of `conv`: thresholds are within their range, at its ends, and far beyond;
-    some signs flip.
+    """Bits of the sums of `conv`; half of such nodes flip some signs.
+
+    Thresholds are within the range of the sums, at its ends, and far beyond.
     """
     a, outputs = conv.attributes, len(conv.tensors["weight"])
     products = a["kernel"] ** 2 * (a["channels"] // a["groups"])
     spread = products**0.5 * (5000 if conv.op == "conv_u8" else 1)
-    ends = np.concatenate(
-        [ENDS, [-products - 1, -products, -products + 1, products, products - 1, products + 1]]
-    )
-    threshold = np.where(
-        rng.random(outputs) < 0.3, rng.choice(ends, outputs), rng.normal(0, spread, outputs).round()
-    )
+    lowest = [-products - 1, -products, -products + 1]
+    highest = [products, products - 1, products + 1]
+    ends = np.concatenate([ENDS, lowest, highest])
+    extreme = rng.random(outputs) < 0.3
+    threshold = np.where(extreme, rng.choice(ends, outputs), rng.normal(0, spread, outputs).round())
     tensors = {"threshold": threshold.astype(np.int32)}
     if rng.random() < 0.5:
         tensors["flip"] = rng.integers(0, 2, outputs, np.uint8)

@@ -1,7 +1,7 @@
 """Packed networks of random operations, for the tests of the engine.
 
-`EXAMPLES` has a function for each operation that adds it to a network, on maps that are there or on
-new ones.
+For each operation, `EXAMPLES` has a function that adds it to a network, on maps that are there or
+on new ones.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from rbsf.engine.ops.conv_u8 import pack_whole
 from rbsf.engine.terms import Terms, nodes_of
 
 Shape = tuple[int, ...]
-LARGEST_SIDE = 24  # of maps that are enlarged
+START_SIZES = ((5, 15), (5, 15), (1, 5))  # heights, widths and channels, ends excluded
+LARGEST_SIDE = 24  # of maps after enlarging
 
 
 class Maker:
-    """Adds nodes one after another; the maps' shapes are known, so that every node fits."""
+    """Adds one node after another, and knows the maps' shapes, so that every node fits."""
 
     def __init__(self, seed: int, shape: Shape, any_size: bool = False) -> None:
         self.rng = np.random.default_rng(seed)
@@ -56,21 +57,18 @@ class Maker:
         return self.maps[self.last].shape
 
     def model(self) -> PackedModel:
-        """The network, whose output is the last node's."""
+        """The network, which gives the last node's map."""
         return PackedModel("random", "classifier", tuple(self.nodes), {"made": "random"})
 
     # ---- maps to work on
 
     def some(self, *kinds: str) -> str:
-        """The name of a map (H, W, C) of one of these kinds, made from another where there is none."""
+        """The name of a map `[H, W, C]` of one of these kinds. It is made where there is none."""
         fit = [name for name, m in self.maps.items() if m.kind in kinds and len(m.shape) == 3]
         if fit:
             return self.among(*fit[-4:])
-        return {
-            "bits": lambda: sign(self),
-            "whole": lambda: conv_bits(self),
-            "real": lambda: affine(self),
-        }[kinds[0]]()
+        makers = {"bits": sign, "whole": conv_bits, "real": affine}
+        return makers[kinds[0]](self)
 
     def channels(self, name: str) -> int:
         return self.maps[name].shape[-1]
@@ -94,35 +92,40 @@ class Maker:
         return self.add("conv", source or self.last, tensors=tensors, **window)
 
     def thresholds(self, name: str) -> dict[str, np.ndarray]:
-        """Of signs of a map: within its values and, some, at the ends; some with flips."""
+        """Thresholds for signs of a map, sometimes with flips.
+
+        Most lie within the map's values, and some at their ends.
+        """
         m, channels = self.maps[name], self.channels(name)
         if m.kind == "real":
             ends, within = np.float32([np.inf, -np.inf, 0.0, -0.0]), self.normal(channels)
         else:
             ends = np.int32([-(2**31), 2**31 - 1, m.largest, -m.largest, m.largest + 1, 0])
-            spread = 100 if m.kind == "pixels" else max(m.largest, 1) ** 0.5
-            within = self.rng.normal(50 if m.kind == "pixels" else 0, spread, channels).astype(
-                np.int32
-            )
-        found = {
-            "threshold": np.where(
-                self.rng.random(channels) < 0.2, self.rng.choice(ends, channels), within
-            )
-        }
+            mean, spread = (50, 100) if m.kind == "pixels" else (0, max(m.largest, 1) ** 0.5)
+            within = self.rng.normal(mean, spread, channels).astype(np.int32)
+        at_end = self.rng.random(channels) < 0.2
+        found = {"threshold": np.where(at_end, self.rng.choice(ends, channels), within)}
         if self.rng.random() < 0.5:
             found["flip"] = self.rng.integers(0, 2, channels, np.uint8)
         return found
 
     def weight_bits(self, outputs: int, products: int) -> np.ndarray:
-        return np.packbits(
-            self.rng.integers(0, 2, (outputs, products), np.uint8), axis=1, bitorder="little"
-        )
+        bits = self.rng.integers(0, 2, (outputs, products), np.uint8)
+        return np.packbits(bits, axis=1, bitorder="little")
 
     def binary(
-        self, outputs: int, kernel: int, stride: int, padding: int, groups: int, bases: int = 1, kernels: int = 1,
-        mapped: bool = False, border: int = -1,
-    ) -> str:  # fmt: skip
-        """A whole binary convolution of the last map, real, in `bases` x `kernels` terms."""
+        self,
+        outputs: int,
+        kernel: int,
+        stride: int,
+        padding: int,
+        groups: int,
+        bases: int = 1,
+        kernels: int = 1,
+        mapped: bool = False,
+        border: int = -1,
+    ) -> str:
+        """Add a binary convolution of the last map, which is real, in `bases` x `kernels` terms."""
         inputs = self.shape[2]
         products = kernel**2 * (inputs // groups)
         numbers = [(base, number) for base in range(bases) for number in range(kernels)]
@@ -141,7 +144,7 @@ class Maker:
         return self.put(*nodes_of(f"binary.{len(self.nodes)}", self.last, geometry, terms))
 
     def head(self, classes: int) -> PackedModel:
-        """Mean, flatten, linear; the whole network."""
+        """Add the mean, flatten and linear; the whole network."""
         self.add("global_pool")
         self.add("flatten")
         tensors = {"weight": self.normal(classes, self.shape[0]), "bias": self.normal(classes)}
@@ -175,12 +178,8 @@ def _window(make: Maker, name: str) -> dict[str, int]:
     side, channels = min(make.maps[name].shape[:2]), make.channels(name)
     kernel = make.among(*range(1, min(side, 4) + 1))
     groups = make.among(*[g for g in (1, 1, 2, 3) if channels % g == 0])
-    return {
-        "kernel": kernel,
-        "stride": make.among(1, 1, 2, 3),
-        "padding": make.among(0, 1, 2),
-        "groups": groups,
-    }
+    stride, padding = make.among(1, 1, 2, 3), make.among(0, 1, 2)
+    return {"kernel": kernel, "stride": stride, "padding": padding, "groups": groups}
 
 
 def conv_bits(make: Maker) -> str:
@@ -197,16 +196,10 @@ def conv_u8(make: Maker) -> str:
     kernel, channels = make.among(1, 2, 3), make.image.shape[2]
     bits, outputs = make.among(2, 3, 5, 7, 8), int(make.rng.integers(1, 40))
     largest = 63 if bits == 8 else 2 ** (bits - 1) - 1
-    weight = make.rng.integers(-largest, largest + 1, (outputs, kernel, kernel, channels)).astype(
-        np.int8
-    )
-    geometry = {
-        "kernel": kernel,
-        "stride": make.among(1, 2),
-        "padding": 0,
-        "groups": 1,
-        "channels": channels,
-    }
+    shape = (outputs, kernel, kernel, channels)
+    weight = make.rng.integers(-largest, largest + 1, shape).astype(np.int8)
+    stride = make.among(1, 2)
+    geometry = {"kernel": kernel, "stride": stride, "padding": 0, "groups": 1, "channels": channels}
     tensors = {"weight": weight if bits == 8 else pack_whole(weight, bits)}
     return make.add("conv_u8", "image", tensors=tensors, **geometry, bits=bits)
 
@@ -214,9 +207,8 @@ def conv_u8(make: Maker) -> str:
 def conv(make: Maker) -> str:
     name = make.some("real", "whole", "pixels")
     window = _window(make, name)
-    return make.conv(
-        window["groups"] * int(make.rng.integers(1, 40 // window["groups"])), **window, source=name
-    )
+    outputs = window["groups"] * int(make.rng.integers(1, 40 // window["groups"]))
+    return make.conv(outputs, **window, source=name)
 
 
 def linear(make: Maker) -> str:
@@ -227,9 +219,8 @@ def linear(make: Maker) -> str:
 
 def prelu(make: Maker) -> str:
     name = make.some("real")
-    return make.add(
-        "prelu", name, tensors={"slope": make.normal(make.among(1, make.channels(name)))}
-    )
+    slope = make.normal(make.among(1, make.channels(name)))
+    return make.add("prelu", name, tensors={"slope": slope})
 
 
 def hardtanh(make: Maker) -> str:
@@ -248,15 +239,9 @@ def _pool(make: Maker) -> dict[str, Any]:
 
 def max_pool(make: Maker) -> str:
     name = make.some("whole", "real", "bits")
-    if make.rng.random() < 0.5:  # as the planner fuses it
-        return make.add(
-            "max_pool",
-            name,
-            kernel=min(3, *make.maps[name].shape[:2]),
-            stride=2,
-            padding=0,
-            ceil=False,
-        )
+    if make.rng.random() < 0.5:  # a pool that the planner fuses
+        kernel = min(3, *make.maps[name].shape[:2])
+        return make.add("max_pool", name, kernel=kernel, stride=2, padding=0, ceil=False)
     return make.add("max_pool", name, **_pool(make))
 
 
@@ -267,10 +252,10 @@ def avg_pool(make: Maker) -> str:
 
 
 def _like(make: Maker, name: str, *kinds: str) -> str:
-    """Another map of that shape, or the same one."""
-    return make.among(
-        *[n for n, m in make.maps.items() if m.shape == make.maps[name].shape and m.kind in kinds]
-    )
+    """Another map of the same shape, or the same one."""
+    shape = make.maps[name].shape
+    fit = [n for n, m in make.maps.items() if m.shape == shape and m.kind in kinds]
+    return make.among(*fit)
 
 
 def add(make: Maker) -> str:
@@ -296,11 +281,8 @@ def abs_mean(make: Maker, name: str = "") -> str:
 def concat(make: Maker) -> str:
     name = make.some("bits", "whole", "real")
     kind, size = make.maps[name].kind, make.maps[name].shape[:2]
-    others = [
-        n
-        for n, m in make.maps.items()
-        if m.kind == kind and len(m.shape) == 3 and m.shape[:2] == size
-    ]
+    alike = {n: m for n, m in make.maps.items() if m.kind == kind and m.shape[:2] == size}
+    others = [n for n, m in alike.items() if len(m.shape) == 3]
     return make.add("concat", name, make.among(*others))
 
 
@@ -344,30 +326,27 @@ EXAMPLES: dict[str, Callable[[Maker], str]] = {
 
 
 def with_operation(op: str, seed: int) -> PackedModel:
-    """A small network that has the operation `op`, on maps of all kinds that it takes; its output
-    is real.
-    """
+    """A small network with the operation `op`, whose output is real."""
     make = _start(seed)
     EXAMPLES[op](make)
     return _finished(make)
 
 
 def random_network(seed: int) -> PackedModel:
-    """A network of 3 to 12 random operations, some of them the rows that the planner fuses."""
+    """A network of 3 to 12 random operations or rows that the planner fuses."""
     make = _start(seed)
     for _ in range(make.rng.integers(3, 13)):
         try:
             make.among(*BLOCKS)(make)
-        except ValueError:  # a map became too small, or a sum too large: that node was not added
+        except ValueError:  # a map is too small or a sum too large: that node is left out
             continue
     return _finished(make)
 
 
 def _start(seed: int) -> Maker:
     rng = np.random.default_rng(seed)
-    make = Maker(
-        seed, (int(rng.integers(5, 15)), int(rng.integers(5, 15)), int(rng.integers(1, 5)))
-    )
+    height, width, channels = (int(rng.integers(low, high)) for low, high in START_SIZES)
+    make = Maker(seed, (height, width, channels))
     affine(make)
     for start in (conv_u8, sign, conv_bits):
         if rng.random() < 0.5:
@@ -379,15 +358,9 @@ def _finished(make: Maker) -> PackedModel:
     """The network with a real map at its end."""
     if make.maps[make.last].kind == "bits":
         channels = make.shape[2]
-        window = {
-            "kernel": 1,
-            "stride": 1,
-            "padding": 0,
-            "groups": 1,
-            "channels": channels,
-            "border": -1,
-        }
-        make.add("conv_bits", tensors={"weight": make.weight_bits(4, channels)}, **window)
+        window = {"kernel": 1, "stride": 1, "padding": 0, "groups": 1}
+        more = {"channels": channels, "border": -1}
+        make.add("conv_bits", tensors={"weight": make.weight_bits(4, channels)}, **window, **more)
     if make.maps[make.last].kind == "whole":
         make.add("affine", tensors={"scale": make.normal(make.shape[-1])})
     return make.model()
@@ -402,10 +375,8 @@ def to_bits(make: Maker) -> str:
         make.add("max_pool", kernel=3, stride=2, padding=0, ceil=False)
     make.add("sign", tensors=make.thresholds(make.last))
     name, window = make.last, _window(make, make.last)
-    outputs = 2 * window["groups"]
-    weight = make.weight_bits(
-        outputs, window["kernel"] ** 2 * make.channels(name) // window["groups"]
-    )
+    products = window["kernel"] ** 2 * make.channels(name) // window["groups"]
+    weight = make.weight_bits(2 * window["groups"], products)
     more = {"channels": make.channels(name), "border": make.among(-1, 1)}
     for _ in range(make.among(1, 1, 2)):
         make.add("conv_bits", name, tensors={"weight": weight}, **window, **more)
@@ -414,30 +385,24 @@ def to_bits(make: Maker) -> str:
 
 def scaled(make: Maker) -> str:
     name = make.some("real")
-    make.add("hardtanh", name, low=-9.0, high=9.0)  # the last map, which `binary` reads
+    make.add("hardtanh", name, low=-9.0, high=9.0)  # `binary` reads the last map
     source, channels = make.last, make.channels(name)
-    terms = (
-        make.among(1, 1, 2, 3),
-        make.among(1, 1, 2),
-        make.among(True, False, False),
-        make.among(-1, 0, 1),
-    )
+    bases, kernels = make.among(1, 1, 2, 3), make.among(1, 1, 2)
+    mapped, border = make.among(True, False, False), make.among(-1, 0, 1)
+    terms = (bases, kernels, mapped, border)
     if make.rng.random() < 0.6:
-        result = make.binary(
-            channels, 3, 1, 1, make.among(*[g for g in (1, 2) if channels % g == 0]), *terms
-        )
+        groups = make.among(*[g for g in (1, 2) if channels % g == 0])
+        result = make.binary(channels, 3, 1, 1, groups, *terms)
         return make.add("add", *make.among((result, source), (source, result)))
     window = _window(make, source)
     return make.binary(window["groups"] * make.among(1, 2, 9), *window.values(), *terms)
 
 
 def whole_sum(make: Maker) -> str:
-    """Two convolutions of the same bits added up, and the signs of the sum."""
+    """Add two convolutions of the same bits, and the signs of their sum."""
     bits = make.some("bits")
-    channels, groups = (
-        make.channels(bits),
-        make.among(1, 1, 2) if make.channels(bits) % 2 == 0 else 1,
-    )
+    channels = make.channels(bits)
+    groups = make.among(1, 1, 2) if channels % 2 == 0 else 1
     names = []
     for kernel, padding in ((3, 1), (1, 0)):
         weight = make.weight_bits(2 * groups, kernel**2 * channels // groups)
@@ -449,25 +414,15 @@ def whole_sum(make: Maker) -> str:
 
 
 def steps(make: Maker) -> str:
-    """A binary convolution with a shortcut, rounded to whole numbers, and the signs of that."""
+    """Add a binary convolution with a shortcut, in whole numbers, and the signs of the sum."""
     shortcut = make.add("round", make.some("real"), limit=make.among(300, 1023))
     bits = make.add("sign", shortcut, tensors=make.thresholds(shortcut))
     channels = make.channels(shortcut)
     groups = make.among(*[g for g in (1, 1, 2) if channels % g == 0])
-    window = {
-        "kernel": 3,
-        "stride": 1,
-        "padding": 1,
-        "groups": groups,
-        "channels": channels,
-        "border": make.among(-1, 1),
-    }
-    make.add(
-        "conv_bits",
-        bits,
-        tensors={"weight": make.weight_bits(channels, 9 * channels // groups)},
-        **window,
-    )
+    window = {"kernel": 3, "stride": 1, "padding": 1, "groups": groups}
+    more = {"channels": channels, "border": make.among(-1, 1)}
+    weight = make.weight_bits(channels, 9 * channels // groups)
+    make.add("conv_bits", bits, tensors={"weight": weight}, **window, **more)
     make.add("affine", tensors={"scale": make.normal(channels), "bias": make.normal(channels)})
     make.add("prelu", tensors={"slope": make.normal(make.among(1, channels))})
     make.add("affine", tensors={"scale": np.float32([make.among(0.25, 32, 1000)])})
@@ -477,39 +432,32 @@ def steps(make: Maker) -> str:
 
 
 def rounded(make: Maker) -> str:
-    """Numbers that are scaled, get slopes, are scaled again and rounded; some of it may be missing."""
+    """Scale numbers, give them slopes, scale and round them; parts of this may be missing."""
     source = make.some("real", "whole")
     channels = make.channels(source)
     if make.among(True, False):
         tensors = {"scale": make.normal(channels), "bias": make.normal(channels)}
-        source = make.add(
-            "affine",
-            source,
-            tensors={
-                key: tensors[key] for key in make.among(("scale", "bias"), ("scale",), ("bias",))
-            },
-        )
+        kept = make.among(("scale", "bias"), ("scale",), ("bias",))
+        source = make.add("affine", source, tensors={key: tensors[key] for key in kept})
         if make.among(True, False):
-            source = make.add(
-                "prelu", source, tensors={"slope": make.normal(make.among(1, channels))}
-            )
+            slope = make.normal(make.among(1, channels))
+            source = make.add("prelu", source, tensors={"slope": slope})
         if make.among(True, False):
-            source = make.add(
-                "affine", source, tensors={"scale": np.float32([make.among(0.25, 32, 1000)])}
-            )
+            scale = np.float32([make.among(0.25, 32, 1000)])
+            source = make.add("affine", source, tensors={"scale": scale})
     return make.add("round", source, limit=make.among(3, 127, 1023, 16368))
 
 
-SINGLE = [
-    make
-    for op, make in EXAMPLES.items()
-    if op not in ("input", "channels_first", "flatten", "linear")
-]
+NOT_INSIDE = ("input", "channels_first", "flatten", "linear")  # operations at a network's ends
+SINGLE = [make for op, make in EXAMPLES.items() if op not in NOT_INSIDE]
 BLOCKS = [*SINGLE, *[to_bits, scaled, whole_sum, steps, rounded] * 4]
 
 
 def small_network(seed: int = 0) -> PackedModel:
-    """A stem, a binary convolution with a shortcut, a pool, another, with a 1x1 shortcut, a head."""
+    """A stem, a binary convolution with a shortcut, a pool, another one, and a head.
+
+    The second shortcut is a 1 x 1 convolution.
+    """
     make = Maker(seed, (12, 10, 3))
     make.affine()
     stem = make.conv(16, 3, 1, 1, 1)

@@ -1,4 +1,4 @@
-"""A benchmark report by hand, for the tests of what reads one."""
+"""A benchmark report written by hand, for the tests of what reads one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ KEYS = ("auc", "precision", "norm_precision", "ao", "sr50", "sr75")
 
 
 def make_tracker(label: str, sequences: dict[str, float], **changes: Any) -> dict[str, Any]:
-    """A tracker with these AUCs, the same number for all six measures, 10 frames a sequence."""
+    """A tracker's part of a report, with these AUCs by sequence.
+
+    All six measures have the same number, and each sequence has 10 frames.
+    """
     mean = sum(sequences.values()) / len(sequences) if sequences else None
     tracker = {
         "label": label,

@@ -1,7 +1,7 @@
 """What tests need beside the project's own packages.
 
-A test that misses something is skipped, and says so.  $RBSF_REQUIRE names, separated by spaces,
-what has to be there: a test that is skipped for want of that has failed.  Continuous integration
+A test that lacks something is skipped, and says so. $RBSF_REQUIRE names what has to be there,
+separated by spaces: a test that is skipped for want of that has failed. Continuous integration
 sets it.
 """
 
@@ -36,19 +36,19 @@ KNOWN = {
 
 
 def needs(word: str, why: str) -> str:
-    """The reason of a skip for want of `word`, one of KNOWN."""
+    """The reason for a skip that lacks `word`, one of KNOWN."""
     if word not in KNOWN:
         raise KeyError(word)
     return f"needs {word}: {why}"
 
 
 def skip_without(word: str, why: str) -> NoReturn:
-    """Skip the test that is running for want of `word`."""
+    """Skip the running test, which lacks `word`."""
     pytest.skip(needs(word, why))
 
 
 def required() -> set[str]:
-    """The words of $RBSF_REQUIRE; UsageError for one that is none of KNOWN."""
+    """The words of $RBSF_REQUIRE. Raises UsageError where one is not in KNOWN."""
     words = set(os.environ.get("RBSF_REQUIRE", "").split())
     if unknown := words - KNOWN.keys():
         raise pytest.UsageError(
@@ -58,9 +58,7 @@ def required() -> set[str]:
 
 
 def fail_where_required(report: pytest.TestReport | pytest.CollectReport) -> None:
-    """Turn the `report` of a skip into that of a failure where $RBSF_REQUIRE names what was
-    missing.
-    """
+    """Turn a skip into a failure where $RBSF_REQUIRE names what was missing."""
     if not report.skipped or hasattr(report, "wasxfail"):
         return
     reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
@@ -79,7 +77,7 @@ def case(name: str) -> Path:
 
 
 def peers(real_data: Path, *names: str) -> list[Path]:
-    """Files of published trackers; skips the test where they are not."""
+    """Files of published trackers. The test is skipped where they are missing."""
     files = [real_data / "peers" / name for name in names]
     if not all(file.is_file() for file in files):
         pytest.skip(needs("peers", f"no {files[0]}"))

@@ -1,6 +1,4 @@
-"""Tracking by class map and boxes: a made-up network whose answers are known, and NanoTrack on a
-real video.
-"""
+"""Tracking by class map and boxes, by a made-up network and by NanoTrack on a real video."""
 
 from __future__ import annotations
 
@@ -22,9 +20,7 @@ FRAME = np.full((240, 320, 3), 90, np.uint8)
 
 
 class Always:
-    """A network that sees the target at one place: `offset` (x, y) and `size` in pixels of the
-    search crop.
-    """
+    """A network that sees a target of `size` at `offset` (x, y), in pixels of the search crop."""
 
     def __init__(
         self,
@@ -58,7 +54,7 @@ def start(
 
 
 def test_a_target_that_stands_still_stays() -> None:
-    """A square of 60 pixels has a context of 120: a crop pixel is 120 / 127 of one."""
+    """A square of 60 pixels has a context of 120: a crop pixel is 120 / 127 of an image pixel."""
     tracker = start(Always(size=(63.5, 63.5)))
     for _ in range(5):
         result = tracker.update(FRAME)
@@ -67,7 +63,7 @@ def test_a_target_that_stands_still_stays() -> None:
     assert tracker.network.sides[:2] == [127, 255]  # type: ignore[attr-defined]
 
 
-def test_a_target_that_moves() -> None:
+def test_a_target_that_moves_is_followed() -> None:
     result = start(Always(offset=(32, -16), size=(63.5, 63.5)), window_influence=0).update(FRAME)
     np.testing.assert_allclose(
         result.box, [100 + 32 * 120 / 127, 80 - 16 * 120 / 127, 60, 60], atol=1e-6
@@ -75,15 +71,14 @@ def test_a_target_that_moves() -> None:
 
 
 def test_a_size_is_taken_over_in_part() -> None:
-    """size_rate times the score, without a penalty for the change."""
-    result = start(Always(size=(127, 127), share=0.5), change_penalty=0, size_rate=0.4).update(
-        FRAME
-    )
+    """The part is size_rate times the score, as an unchanged size has no penalty."""
+    tracker = start(Always(size=(127, 127), share=0.5), change_penalty=0, size_rate=0.4)
+    result = tracker.update(FRAME)
     np.testing.assert_allclose(result.box[2:], 60 * (1 + 0.4 * 0.5), atol=1e-6)
 
 
 def test_changes_are_penalised() -> None:
-    """Twice the size and twice as wide: exp(-3 k) of the score counts."""
+    """The score of a box twice as large and twice as wide is multiplied by exp(-3 k)."""
     found = []
     for penalty in (0.0, 1.0):
         tracker = start(Always(size=(63.5, 63.5)), change_penalty=penalty, size_rate=1)
@@ -94,7 +89,7 @@ def test_changes_are_penalised() -> None:
     assert 0.02 < found[1] < 0.06
 
 
-def test_lost() -> None:
+def test_a_target_of_a_low_score_is_lost() -> None:
     tracker = start(Always(share=0.2), lost_score=0.25)
     assert tracker.update(FRAME).lost
 
@@ -125,7 +120,7 @@ def test_what_a_user_can_do_wrong() -> None:
 
 
 def test_nanotrack_by_its_own_rules(real_data: Path) -> None:
-    """In PyTorch and in ONNX Runtime."""
+    """It tracks alike in PyTorch and in ONNX Runtime."""
     pytest.importorskip("onnxruntime", reason=needs("onnxruntime", "it is not installed"))
     backbone, head = peers(real_data, "nano3_backbone.onnx", "nano3_head.onnx")
     pair = read_pair(backbone, head)
@@ -151,7 +146,7 @@ def test_nanotrack_by_its_own_rules(real_data: Path) -> None:
     np.testing.assert_allclose(boxes[1], boxes[0], atol=0.5)
 
 
-def test_pairs_of_graphs_that_are_none(real_data: Path, tmp_path: Path) -> None:
+def test_files_that_are_no_pair_of_graphs_are_refused(real_data: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason=needs("onnxruntime", "it is not installed"))
     backbone, head = peers(real_data, "nano3_backbone.onnx", "nano3_head.onnx")
     with pytest.raises(ValueError, match=r"give two files, onnx:BACKBONE\.onnx,HEAD\.onnx"):

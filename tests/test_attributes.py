@@ -1,6 +1,4 @@
-"""Attributes of sequences: those that the data sets publish, and those that are computed from
-boxes.
-"""
+"""Attributes of sequences: published with the data sets, or computed from boxes."""
 
 from __future__ import annotations
 
@@ -40,26 +38,14 @@ def test_uav123_publishes_12_flags(tmp_path: Path, version: str) -> None:
     write_flags(tmp_path, "bike1", "1,0,0,1,0,0,0,0,0,0,0,1\n", version)
     write_flags(tmp_path, "car1_s", "0 0 0 0 0 0 0 0 0 0 0 0", version)
     words, found = without_sizes(attributes_of(version, tmp_path, [BIKE, CAR]))
-    assert list(words) == [
-        "SV",
-        "ARC",
-        "LR",
-        "FM",
-        "FOC",
-        "POC",
-        "OV",
-        "BC",
-        "IV",
-        "VC",
-        "CM",
-        "SOB",
-    ]
+    expected = ["SV", "ARC", "LR", "FM", "FOC", "POC", "OV", "BC", "IV", "VC", "CM", "SOB"]
+    assert list(words) == expected
     assert words["SOB"] == "similar object"
     assert found == {"bike1": {"SV", "FM", "SOB"}, "car1_s": set()}
 
 
 @pytest.mark.parametrize("place", range(12))
-def test_order_of_uav123s_flags(tmp_path: Path, place: int) -> None:
+def test_flags_of_uav123_have_their_order(tmp_path: Path, place: int) -> None:
     write_flags(tmp_path, "bike1", ",".join("1" if i == place else "0" for i in range(12)))
     name = ("SV", "ARC", "LR", "FM", "FOC", "POC", "OV", "BC", "IV", "VC", "CM", "SOB")[place]
     assert without_sizes(attributes_of("UAV123", tmp_path, [BIKE]))[1] == {"bike1": {name}}
@@ -70,9 +56,8 @@ def test_order_of_uav123s_flags(tmp_path: Path, place: int) -> None:
 )
 def test_damaged_flags_are_named(tmp_path: Path, text: str) -> None:
     write_flags(tmp_path, "bike1", text)
-    with pytest.raises(
-        ValueError, match=r"bike1\.txt is damaged: expected 12 flags of 0 or 1, found"
-    ):
+    message = r"bike1\.txt is damaged: expected 12 flags of 0 or 1, found"
+    with pytest.raises(ValueError, match=message):
         attributes_of("UAV123", tmp_path, [BIKE])
 
 
@@ -130,28 +115,33 @@ def test_flags_of_uav123_are_said_to_be_of_the_whole_video(tmp_path: Path) -> No
     ("boxes", "expected"),
     [
         ([[10, 10, 20, 20], [10, 10, 20, 20]], set()),
-        # of 1600 pixels: half and twice as many are not beyond it
+        # The first box has 1600 pixels; exactly half or twice as many do not count.
         ([[10, 10, 40, 40], [10, 10, 40, 20], [10, 10, 40, 40], [10, 10, 50, 64]], set()),
         ([[10, 10, 40, 40], [10, 10, 40, 19.9]], {"SV"}),
         ([[10, 10, 40, 40], [10, 10, 50, 64.1]], {"SV"}),
-        ([[10, 10, 40, 40], [10, 10, 40, 30], [10, 10, 40, 19]], {"SV"}),  # against the first
-        # the centre moves by 20, and by more
+        (
+            [[10, 10, 40, 40], [10, 10, 40, 30], [10, 10, 40, 19]],
+            {"SV"},
+        ),  # compared with the first box
+        # The centre moves by 20 pixels, and by more.
         ([[10, 10, 30, 30], [22, 26, 30, 30]], set()),
         ([[10, 10, 30, 30], [22, 26.1, 30, 30]], {"FM"}),
         ([[10, 10, 30, 30], [20, 20, 30, 30], [30, 30, 30, 30]], set()),
         ([[10, 10, 30, 30], [40, 40, 30, 30], [41, 40, 30, 30]], {"FM"}),
-        ([[10, 10, 30, 30], [10, 10, 30, 71]], {"SV", "FM"}),  # the centre moves with the size
-        # 400 pixels, and fewer
+        ([[10, 10, 30, 30], [10, 10, 30, 71]], {"SV", "FM"}),  # a larger box has another centre
+        # The box has 400 pixels, and fewer.
         ([[10, 10, 20, 20], [10, 10, 20, 19.9]], {"LR"}),
         ([[10, 10, 39, 10]], {"LR"}),
-        # absent: what moves meanwhile is not fast
+        # A target that moves while it is absent is not fast.
         ([[10, 10, 30, 30], NAN, [60, 60, 30, 30]], {"OV"}),
         ([NAN, [10, 10, 30, 30], [60, 60, 30, 30]], {"OV", "FM"}),
         ([NAN, [10, 10, 10, 10], [60, 60, 30, 30]], {"OV", "FM", "LR", "SV"}),
         ([NAN, NAN], {"OV"}),
     ],
 )
-def test_computed_at_their_thresholds(boxes: list[list[float]], expected: set[str]) -> None:
+def test_attributes_are_computed_at_their_thresholds(
+    boxes: list[list[float]], expected: set[str]
+) -> None:
     words, found = without_sizes(attributes_of("OTB100", None, [bare_sequence("Girl", boxes)]))
     assert words == COMPUTED
     assert found == {"Girl": expected}
@@ -164,10 +154,12 @@ def test_computed_at_their_thresholds(boxes: list[list[float]], expected: set[st
         ([(32, 32)] * 2, {"medium"}),
         ([(96, 96)] * 2, {"medium"}),
         ([(96, 96.1)] * 2, {"large"}),
-        ([(200, 200), (30, 30), (30, 30)], {"small"}),  # the median, not the mean
+        ([(200, 200), (30, 30), (30, 30)], {"small"}),  # the median counts, not the mean
     ],
 )
-def test_the_size_of_the_target(sides: list[tuple[float, float]], expected: set[str]) -> None:
+def test_the_median_size_of_the_target_is_an_attribute(
+    sides: list[tuple[float, float]], expected: set[str]
+) -> None:
     sequence = bare_sequence("Girl", [[1, 1, *side] for side in sides])
     for dataset in ("OTB100", "UAV123", "GOT-10k-val"):
         words, found = attributes_of(dataset, None, [sequence])

@@ -1,6 +1,4 @@
-"""Augmentation: only shifts and mirrors of the image, in the promised shares, decided by three
-numbers.
-"""
+"""Augmentation shifts and mirrors images in the promised shares; three numbers decide how."""
 
 from __future__ import annotations
 
@@ -10,13 +8,12 @@ from torch.nn.functional import pad
 
 from rbsf.datasets.images.augment import augment, batch_generator, normalise
 
-IMAGE = torch.arange(1, 2 * 3 * 5 + 1, dtype=torch.uint8).view(
-    2, 3, 5
-)  # no two pixels alike, none 0
+# All pixels differ, and none is 0.
+IMAGE = torch.arange(1, 2 * 3 * 5 + 1, dtype=torch.uint8).view(2, 3, 5)
 
 
 def variants(padding):
-    """Every crop and mirrored crop of IMAGE, as tuples."""
+    """Every crop of IMAGE, plain and mirrored, as tuples."""
     padded = pad(IMAGE, (padding,) * 4)
     for y in range(2 * padding + 1):
         for x in range(2 * padding + 1):
@@ -35,9 +32,8 @@ def test_every_shift_and_mirror_comes_equally_often():
     found = [known[tuple(crop.flatten().tolist())] for crop in draws(1, True)]
     share = {key: found.count(key) / len(found) for key in known.values()}
     assert len(share) == 18
-    assert all(
-        abs(value - 1 / 18) < 0.015 for value in share.values()
-    )  # 4 deviations of 4000 draws
+    # The tolerance is 4 standard deviations of 4000 draws.
+    assert all(abs(value - 1 / 18) < 0.015 for value in share.values())
 
 
 def test_without_padding_and_flip_images_come_back_as_they_are():
@@ -56,7 +52,7 @@ def test_crops_alone_never_mirror():
     assert not any(known[tuple(crop.flatten().tolist())][2] for crop in draws(2, False))
 
 
-def test_the_image_given_stays_as_it_is():
+def test_the_given_image_is_not_changed():
     images = torch.randint(256, (4, 3, 8, 8), dtype=torch.uint8)
     before = images.clone()
     out = augment(images, batch_generator(0, 0, 0))
@@ -79,7 +75,7 @@ def test_global_random_state_is_left_alone():
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_normalise_in_numbers():
+def test_normalise_gives_known_numbers():
     images = torch.tensor([[[[0]], [[255]], [[51]]]], dtype=torch.uint8)  # [1, 3, 1, 1]
     out = normalise(images, (0.5, 0.25, 0.2), (0.5, 0.25, 0.1))
     assert out.dtype == torch.float32

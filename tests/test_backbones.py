@@ -1,4 +1,4 @@
-"""Which engine runs which file, and tracking without torch."""
+"""Which engine runs which file; packed files track without PyTorch."""
 
 from __future__ import annotations
 
@@ -33,12 +33,8 @@ def files(tmp_path_factory):
 
 def test_engine_and_file_are_chosen(files):
     net, packed, real = (files / f"{name}.safetensors" for name in ("net", "net-packed", "float"))
-    assert [is_packed(path) for path in (net, packed, real, files / "none")] == [
-        False,
-        True,
-        False,
-        False,
-    ]
+    expected = [False, True, False, False]
+    assert [is_packed(path) for path in (net, packed, real, files / "none")] == expected
     assert choose_engine(packed) == choose_engine(packed, "packed") == (packed, "packed")
     assert choose_engine(packed, "torch") == (net, "torch")
     assert choose_engine(net) == (net, "torch")
@@ -53,10 +49,8 @@ def test_torch_needs_the_network_that_was_packed(files, tmp_path):
     with pytest.raises(ValueError, match=r"other.safetensors, which is not there"):
         choose_engine(packed, "torch")
     (tmp_path / "other.safetensors").write_bytes((files / "float.safetensors").read_bytes())
-    with pytest.raises(
-        ValueError,
-        match=r"other.safetensors is not what .*other-packed.safetensors was exported from",
-    ):
+    message = r"other.safetensors is not what .*other-packed.safetensors was exported from"
+    with pytest.raises(ValueError, match=message):
         choose_engine(packed, "torch")
 
 
@@ -67,18 +61,16 @@ def test_weights_are_packed_on_loading(files):
     np.testing.assert_array_equal(
         loaded(images), load_backbone(files / "net-packed.safetensors")(images)
     )
-    with pytest.raises(
-        ValueError, match=r"float.safetensors: .* no binary convolution.*leave out --engine packed"
-    ):
+    message = r"float.safetensors: .* no binary convolution.*leave out --engine packed"
+    with pytest.raises(ValueError, match=message):
         load_backbone(files / "float.safetensors", engine="packed")
 
 
 def test_the_packed_engine_runs_on_the_cpu_alone(files):
     for device in ("auto", "cpu"):
         load_backbone(files / "net-packed.safetensors", device)
-    with pytest.raises(
-        ValueError, match="device 'cuda': the packed engine runs on the CPU; add --engine torch"
-    ):
+    message = "device 'cuda': the packed engine runs on the CPU; add --engine torch"
+    with pytest.raises(ValueError, match=message):
         load_backbone(files / "net-packed.safetensors", "cuda")
 
 
@@ -99,7 +91,7 @@ def test_a_packed_file_is_no_weights_file(files):
         load_weights(files / "net-packed.safetensors")
 
 
-def test_boxes_of_a_made_video(files):
+def test_both_engines_give_the_same_boxes_of_a_made_video(files):
     frames = list(make_sequence(5, frames=8))
     boxes = {}
     for engine in ("packed", "torch"):

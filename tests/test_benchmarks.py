@@ -1,6 +1,4 @@
-"""The benchmark program end to end on tiny folders: run, resume, shards, repeats, reports, broken
-data.
-"""
+"""The benchmark program end to end on tiny folders: runs, shards, repeats, reports, bad data."""
 
 from __future__ import annotations
 
@@ -43,27 +41,15 @@ def otb(tmp_path: Path) -> Path:
 def arguments(
     root: Path, *more: str, dataset: str = "OTB100", tracker: str = "static"
 ) -> list[str]:
-    out = root.parent / "out"
-    fixed = [
-        "--dataset",
-        dataset,
-        "--root",
-        str(root),
-        "--out",
-        str(out),
-        "--tracker",
-        tracker,
-        "--workers",
-        "1",
-    ]
-    return [*fixed, *more]
+    folders = ["--root", str(root), "--out", str(root.parent / "out")]
+    return ["--dataset", dataset, *folders, "--tracker", tracker, "--workers", "1", *more]
 
 
 def report(root: Path, dataset: str = "OTB100") -> dict[str, Any]:
     return json.loads((root.parent / "out/reports" / dataset / "report.json").read_text())
 
 
-def test_scores_table_report_and_files(
+def test_a_run_leaves_scores_a_table_a_report_and_files(
     otb: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments(otb, "--json", str(tmp_path / "copy.json"))) == 0
@@ -82,7 +68,7 @@ def test_scores_table_report_and_files(
     for name in ("report.html", "report.md"):
         assert "OTB100 (2 of 100 sequences)" in (tmp_path / "out/reports/OTB100" / name).read_text()
     boxes = np.loadtxt(tmp_path / RESULTS / "Dog.txt", delimiter=",")
-    np.testing.assert_array_equal(boxes, [BOX] * 3)  # as OTB's files count: from 1
+    np.testing.assert_array_equal(boxes, [BOX] * 3)  # OTB's files count from 1
 
 
 def test_finished_sequences_are_not_run_again(otb: Path, tmp_path: Path) -> None:
@@ -99,16 +85,16 @@ def test_finished_sequences_are_not_run_again(otb: Path, tmp_path: Path) -> None
 
 def test_results_stay_where_a_tracker_cannot_be_run_again(otb: Path, tmp_path: Path) -> None:
     main(arguments(otb))
-    with pytest.raises(
-        ValueError, match="device 'none': the packed engine runs on the CPU; add --engine torch"
-    ):
+    message = "device 'none': the packed engine runs on the CPU; add --engine torch"
+    with pytest.raises(ValueError, match=message):
         main(arguments(otb, "--tracker", "rbsf", "--device", "none", "--no-resume"))
     assert (tmp_path / RESULTS / "Girl.txt").is_file()
 
 
 def test_result_of_another_first_box_is_run_again(otb: Path, tmp_path: Path) -> None:
     main(arguments(otb))
-    (tmp_path / RESULTS / "Girl.txt").write_text("1,1,5,5\n" * 4)  # what a reuse would score
+    # These boxes would score badly if they were used again.
+    (tmp_path / RESULTS / "Girl.txt").write_text("1,1,5,5\n" * 4)
     (otb / "Girl/groundtruth_rect.txt").write_text("31,31,10,10\n" * 4)
     main(arguments(otb))
     assert report(otb)["trackers"][0]["sequences"]["Girl"]["ao"] == 1
@@ -118,7 +104,7 @@ def test_results_of_changed_frames_and_of_a_folder_of_the_same_name_are_run_agai
     otb: Path, tmp_path: Path
 ) -> None:
     def spoil() -> float:
-        """The overlap when the stored boxes are far off, and the program has run again."""
+        """The overlap after stored boxes were moved far off and the program has run again."""
         (tmp_path / "out/results/OTB/static/Girl.txt").write_text("1,1,5,5\n" * 4)
         assert main(arguments(root, "--out", str(tmp_path / "out"), dataset="folder")) == 0
         found = json.loads((tmp_path / "out/reports/folder-OTB/report.json").read_text())
@@ -131,7 +117,7 @@ def test_results_of_changed_frames_and_of_a_folder_of_the_same_name_are_run_agai
     assert spoil() == 1
     root = tmp_path / "B/OTB"
     shutil.copytree(otb, root)
-    assert spoil() < 1  # the same frames
+    assert spoil() < 1  # the frames are unchanged, so results are used again
     shutil.copy(otb / "Girl/img/0001.jpg", root / "Girl/img/0002.jpg")
     assert spoil() == 1
 
@@ -166,7 +152,7 @@ def test_broken_sequences_are_named_and_the_rest_go_on(
     otb: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_otb(otb, "Bolt", [BOX] * 3)
-    (otb / "Bolt/img/0002.jpg").unlink()  # fewer images than boxes
+    (otb / "Bolt/img/0002.jpg").unlink()  # leaves fewer images than boxes
     write_otb(otb, "Boy", [BOX] * 3)
     (otb / "Boy/groundtruth_rect.txt").write_text("nan,nan,nan,nan\n" * 3)
     (otb / "Dog/img/0002.jpg").write_bytes(b"")
@@ -195,7 +181,7 @@ def test_shards_make_the_whole(
     main(arguments(otb, "--shard", "1/2"))
     main(arguments(otb))
     assert sorted(report(otb)["trackers"][0]["sequences"]) == ["Dog", "Girl"]
-    assert "000\n" not in (tmp_path / RESULTS / "Dog.txt").read_text()  # as merged, not run again
+    assert "000\n" not in (tmp_path / RESULTS / "Dog.txt").read_text()  # was merged, not run again
 
 
 def test_repeats_have_a_spread(otb: Path, tmp_path: Path) -> None:
@@ -206,7 +192,7 @@ def test_repeats_have_a_spread(otb: Path, tmp_path: Path) -> None:
     assert row["spread"]["auc"] == 0
 
 
-def test_boxes_that_exist_are_shown_beside(otb: Path, tmp_path: Path) -> None:
+def test_existing_boxes_are_shown_beside_the_tracker(otb: Path, tmp_path: Path) -> None:
     theirs = tmp_path / "theirs"
     theirs.mkdir()
     for name, count in (("Girl", 4), ("Dog", 3)):
@@ -219,22 +205,15 @@ def test_boxes_that_exist_are_shown_beside(otb: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dataset", ["OTB100", "folder"])
-def test_boxes_that_exist_are_scored_without_images(tmp_path: Path, dataset: str) -> None:
+def test_existing_boxes_are_scored_without_images(tmp_path: Path, dataset: str) -> None:
     for folder, size in (("truth", 10), ("boxes", 5)):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "Girl.txt").write_text(f"11,11,10,{size}\n" * 4)
-    command = [
-        "--dataset",
-        dataset,
-        "--annotations",
-        str(tmp_path / "truth"),
-        "--out",
-        str(tmp_path / "out"),
-    ]
+    truth = tmp_path / "truth"
+    command = ["--dataset", dataset, "--annotations", str(truth), "--out", str(tmp_path / "out")]
     assert main([*command, "--results", f"theirs={tmp_path / 'boxes'}"]) == 0
-    row = report(tmp_path / "truth", "folder-truth" if dataset == "folder" else dataset)[
-        "trackers"
-    ][0]
+    found = report(truth, "folder-truth" if dataset == "folder" else dataset)
+    row = found["trackers"][0]
     assert row["mean"]["ao"] == pytest.approx((1 + 3 * 0.5) / 4)
     with pytest.raises(ValueError, match="no --root, --tracker or --shard"):
         main([*command, "--results", f"theirs={tmp_path / 'boxes'}", "--shard", "1/2"])
@@ -245,9 +224,8 @@ def test_each_folder_has_a_report(otb: Path, tmp_path: Path) -> None:
     for root in (otb, tmp_path / "mine"):
         assert main(arguments(root, dataset="folder")) == 0
     assert report(otb, "folder-OTB")["title"] == "folder-OTB (2 sequences)"
-    assert (
-        report(otb, "folder-mine")["dataset"] == "folder-mine"
-    )  # so that the two are not compared
+    # The two folders differ in name, so they are not compared.
+    assert report(otb, "folder-mine")["dataset"] == "folder-mine"
 
 
 def test_synthetic_needs_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,16 +273,13 @@ def test_got10k_test_makes_an_archive_of_the_whole_split(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_got10k(tmp_path / "GOT-10k", "Test", 2)
-    for folder in (tmp_path / "GOT-10k/test").glob(
-        "GOT*"
-    ):  # the server keeps all but the first box
+    # The server keeps all boxes but the first.
+    for folder in (tmp_path / "GOT-10k/test").glob("GOT*"):
         first = (folder / "groundtruth.txt").read_text().splitlines()[0]
         (folder / "groundtruth.txt").write_text(first + "\n")
     assert main(arguments(tmp_path / "GOT-10k", dataset="GOT-10k-test")) == 0
-    assert (
-        "no submission to GOT-10k's server: GOT-10k-test (2 of 180 sequences)"
-        in capsys.readouterr().out
-    )
+    line = "no submission to GOT-10k's server: GOT-10k-test (2 of 180 sequences)"
+    assert line in capsys.readouterr().out
     published = {"GOT-10k-test": lambda: ["GOT-10k_Test_000001", "GOT-10k_Test_000002"]}
     monkeypatch.setattr("rbsf.eval.benchmarks._NAMES", published)
     assert main(arguments(tmp_path / "GOT-10k", dataset="GOT-10k-test")) == 0
@@ -314,9 +289,8 @@ def test_got10k_test_makes_an_archive_of_the_whole_split(
 
 
 def test_every_benchmark_can_be_chosen() -> None:
-    assert sorted(run_benchmarks.DATASETS) == sorted(
-        BENCHMARKS
-    )  # named apart, so that --help loads no OpenCV
+    # The names are listed twice, so that --help loads no OpenCV.
+    assert sorted(run_benchmarks.DATASETS) == sorted(BENCHMARKS)
 
 
 def test_otb50_is_a_part_of_otb100(otb: Path) -> None:
@@ -325,9 +299,8 @@ def test_otb50_is_a_part_of_otb100(otb: Path) -> None:
 
 def test_uav123_at_10_fps_in_otbs_form_is_known_by_its_folder(tmp_path: Path) -> None:
     write_otb(tmp_path / "UAV123_10fps", "boat1", [BOX] * 2)
-    assert (
-        find_split("UAV123", tmp_path / "UAV123_10fps").title == "UAV123_10fps (1 of 123 sequences)"
-    )
+    expected = "UAV123_10fps (1 of 123 sequences)"
+    assert find_split("UAV123", tmp_path / "UAV123_10fps").title == expected
 
 
 def test_few_missing_sequences_are_all_named(
@@ -355,10 +328,8 @@ def test_sequence_that_is_named_twice_counts_once(otb: Path, tmp_path: Path) -> 
     assert find_split("OTB100", otb, ["Girl", "Dog", "Girl"]).title == "OTB100 (2 of 100 sequences)"
     (tmp_path / "truth").mkdir()
     (tmp_path / "truth/Girl.txt").write_text("11,11,10,10\n" * 4)
-    assert (
-        read_annotations("OTB100", tmp_path / "truth", ["Girl", "Girl"]).title
-        == "OTB100 (1 of 100 sequences)"
-    )
+    expected = "OTB100 (1 of 100 sequences)"
+    assert read_annotations("OTB100", tmp_path / "truth", ["Girl", "Girl"]).title == expected
 
 
 def test_sequences_can_be_given_by_several_flags(otb: Path) -> None:
@@ -411,7 +382,7 @@ def test_bad_arguments_are_named(otb: Path, more: list[str], fault: str) -> None
     with pytest.raises((ValueError, FileNotFoundError)) as caught:
         main(arguments(otb, *more))
     assert fault in str(caught.value)
-    assert not (otb.parent / "out/results").exists()  # before any work
+    assert not (otb.parent / "out/results").exists()  # refused before any work
 
 
 def test_unwritable_output_is_named_before_any_work(otb: Path, tmp_path: Path) -> None:
@@ -428,14 +399,12 @@ def test_bad_shard_is_refused(otb: Path, text: str) -> None:
 
 def test_wrong_root_says_what_was_wanted_and_found(tmp_path: Path) -> None:
     write_otb(tmp_path / "mine", "Cat", [BOX] * 2)
-    with pytest.raises(
-        ValueError, match=r"mine is not OTB100: expected .* Basketball.*; found 1 sequences \(Cat\)"
-    ):
+    message = r"mine is not OTB100: expected .* Basketball.*; found 1 sequences \(Cat\)"
+    with pytest.raises(ValueError, match=message):
         main(arguments(tmp_path / "mine"))
     (tmp_path / "none/a").mkdir(parents=True)
-    with pytest.raises(
-        ValueError, match=r"looked for NAME/img/ with NAME/groundtruth_rect.txt; found 1 folders"
-    ):
+    message = r"looked for NAME/img/ with NAME/groundtruth_rect.txt; found 1 folders"
+    with pytest.raises(ValueError, match=message):
         main(arguments(tmp_path / "none"))
 
 
@@ -469,9 +438,8 @@ def test_root_has_a_default(otb: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command = ["--dataset", "OTB100", "--tracker", "static", "--workers", "1", "--out", "out"]
     monkeypatch.chdir(otb.parent)
     monkeypatch.delenv("RBSF_DATA", raising=False)
-    with pytest.raises(
-        FileNotFoundError, match="OTB100 is not in data/OTB: give its folder by --root"
-    ):
+    message = "OTB100 is not in data/OTB: give its folder by --root"
+    with pytest.raises(FileNotFoundError, match=message):
         main(command)
     (otb.parent / "data").mkdir()
     otb.rename(otb.parent / "data/OTB")

@@ -1,4 +1,4 @@
-"""Sign, binary layers and their gradients, held to the paper's equations in closed form (float64)."""
+"""Sign, binary layers and their gradients equal the paper's equations, in float64."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ GEOMETRIES = [
 
 
 def slope(w):
-    """Eq. 8 written out as in the paper."""
+    """Eq. 8, as the paper writes it."""
     below, above = (w >= -1) & (w < 0), (w >= 0) & (w < 1)
     return torch.where(below, 2 + 2 * w, torch.where(above, 2 - 2 * w, torch.zeros_like(w)))
 
@@ -115,9 +115,8 @@ def test_rbconv_gradients_are_eq_7_8_and_13(geometry):
     layer(x).backward(upstream)
     mean_c = layer.C.detach().mean()
     torch.testing.assert_close(layer.weight.grad, by_kernel * mean_c * slope(layer.weight.detach()))
-    by_c = (
-        by_kernel * ones(layer.weight.detach())
-    ).sum() / layer.C.numel()  # the mean shares it among C's entries
+    # Every entry of C gets an equal share, through the mean.
+    by_c = (by_kernel * ones(layer.weight.detach())).sum() / layer.C.numel()
     torch.testing.assert_close(layer.C.grad, by_c.expand_as(layer.C))
     assert x.grad.abs().sum() > 0
 
@@ -131,11 +130,10 @@ def test_kernel_loss_is_eq_3_11_and_15(geometry):
     torch.testing.assert_close(loss, (w - c * w_hat).pow(2).sum() / 2)
     loss.backward()
     by_w_hat = -(w - c * w_hat) * c  # Eq. 11, lambda1 = 1
-    direct = w - c * w_hat  # dL / dW with W_hat fixed: autograd takes the whole derivative
+    direct = w - c * w_hat  # dL / dW with W_hat fixed, which autograd adds
     torch.testing.assert_close(layer.weight.grad, direct + by_w_hat * slope(w))
-    torch.testing.assert_close(
-        layer.C.grad, -((w - c * w_hat) * w_hat).sum(0, keepdim=True)
-    )  # Eq. 15
+    # Eq. 15.
+    torch.testing.assert_close(layer.C.grad, -((w - c * w_hat) * w_hat).sum(0, keepdim=True))
 
 
 def test_c_starts_at_the_mean_magnitude_and_has_the_shape_of_one_filter():
@@ -177,12 +175,8 @@ def test_binarize_changes_by_rule_and_says_so():
     net = small_net()
     original = net[3].weight.detach().clone()
     changes = binarize(net, "rbcn")
-    assert [(c.name, c.kept) for c in changes] == [
-        ("0", "first convolution"),
-        ("2", "1x1"),
-        ("3", ""),
-        ("4.0", ""),
-    ]
+    expected = [("0", "first convolution"), ("2", "1x1"), ("3", ""), ("4.0", "")]
+    assert [(c.name, c.kept) for c in changes] == expected
     assert list(binary_layers(net)) == ["3", "4.0"]
     assert torch.equal(net[3].weight, original)
     assert net(torch.randn(2, 3, 12, 12)).shape == (2, 4, 6, 6)
@@ -190,7 +184,7 @@ def test_binarize_changes_by_rule_and_says_so():
     assert str(changes[2]) == "3: 576 weights, 1 bit"
 
 
-def test_binarize_options():
+def test_binarize_takes_options():
     net = small_net()
     binarize(net, "xnor", skip_first=False, skip_1x1=False, skip=["3"], input_norm=False)
     assert list(binary_layers(net)) == ["0", "2", "4.0"]
@@ -199,11 +193,9 @@ def test_binarize_options():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_bias_is_kept(method):
-    """No batch-norm may follow that would make up for it."""
-    net, x = (
-        nn.Sequential(nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3, bias=False)),
-        torch.randn(2, 8, 9, 9),
-    )
+    """There may be no batch-norm behind the layer to replace it."""
+    net = nn.Sequential(nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3, bias=False))
+    x = torch.randn(2, 8, 9, 9)
     bias = net[0].bias.detach().clone()
     binarize(net, method, skip_first=False)
     torch.testing.assert_close(net[0].bias, bias, rtol=0, atol=0)
@@ -245,12 +237,8 @@ def test_binarize_refuses_paddings_before_it_changes_anything(padding, message):
         binarize(net)
     assert "\n" not in str(error.value)
     assert not binary_layers(net)
-    assert [c.kept for c in binarize(net, skip=["4"])] == [
-        "first convolution",
-        "1x1",
-        "",
-        "named in skip",
-    ]
+    expected = ["first convolution", "1x1", "", "named in skip"]
+    assert [c.kept for c in binarize(net, skip=["4"])] == expected
     with pytest.raises(ValueError, match=message.partition(": ")[2]):
         RBConv2d.from_conv(net[4])
 

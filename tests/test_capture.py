@@ -1,5 +1,6 @@
-"""Captured steps, with a stand-in for CUDA's graphs: recording runs nothing, a replay runs what was
-recorded.
+"""Captured steps of training, with a stand-in for CUDA's graphs.
+
+Recording runs nothing, and a replay runs what was recorded.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def make(**settings):
 
 
 class StandIn:
-    """A graph of the CPU's work."""
+    """A graph that records work of the CPU."""
 
     made = 0
 
@@ -45,7 +46,7 @@ class StandIn:
 
 
 def tensors_of(rectifier):
-    """Weights, statistics and the optimizers' memories, by name."""
+    """Weights, statistics and states of the optimizers, by name."""
     state = rectifier.state_dict()
     found = {
         (name, key): tensor
@@ -62,7 +63,7 @@ def tensors_of(rectifier):
 
 
 def train(steps):
-    """Three epochs of five steps and a pass of four; the losses logged."""
+    """Train three epochs of five steps and a norm pass of four; the logged losses."""
     logged, seed = [], 0
     for epoch in range(3):
         for number in range(9):
@@ -149,16 +150,15 @@ def test_a_checkpoint_keeps_the_options_of_the_device_it_is_loaded_on():
 
 
 class TestAStepOnAnotherDevice:
-    """Steps of a CIFAR network on tensors without values, on a device that is not the CPU: what a
-    recording asks for.
+    """Steps of a CIFAR network on the device `meta`, whose tensors have no values.
 
-    Whoever asks for a value, as `.item()` does, and whoever takes a tensor of the CPU along, gets
-    an error there.
+    A recording asks for the same: reading a value, as `.item()` does, or mixing in a tensor of the
+    CPU is an error there.
     """
 
     @pytest.fixture(autouse=True)
     def _no_weights_of_pixels_kept(self):
-        """Neither from an earlier test, nor for a later one."""
+        """Keep no cached weights from an earlier test, and none for a later one."""
         adversarial._averages.cache_clear()
         yield
         adversarial._averages.cache_clear()
@@ -180,15 +180,14 @@ class TestAStepOnAnotherDevice:
             trial_config(stages="4-4-8-16", batch_size=4, **settings), torch.device("cpu")
         )
         rectifier = trial.rectifier
-        rectifier.task.classify = lambda net, images: net(
-            images
-        )  # there is no autocast for such a device
+        # This device has no autocast.
+        rectifier.task.classify = lambda net, images: net(images)
         (batch,) = trial.batches(1)
         with FakeTensorMode():
             for module in rectifier.modules().values():
                 make_valueless(module)
             for optimizer in rectifier.optimizers.values():
-                optimizer.step = lambda: None  # it has the tensors with values
+                optimizer.step = lambda: None  # it holds tensors with values
             batch = {name: valueless(tensor) for name, tensor in batch.items()}
             for step in (rectifier.step, rectifier.norm_step):
                 logged = step(batch, 0)

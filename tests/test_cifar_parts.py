@@ -1,4 +1,4 @@
-"""CIFAR-100 in parts: there and back again, and parts that are missing or damaged."""
+"""CIFAR-100 in parts: put together again it is the same; bad parts are refused."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ from rbsf.datasets.images.cifar import CIFAR100, open_cifar
 from rbsf.datasets.images.cifar_parts import find_parts, pack_cifar100, unpack_cifar100
 from rbsf.datasets.images.made_up_cifar import write_made_up_cifar
 
-COUNTS = {"train": 5200, "test": 300}  # two whole pictures and a part of one; a part of one
+COUNTS = {"train": 5200, "test": 300}  # 2 whole pictures and a part; a part of 1
 
 
 @pytest.fixture(scope="module")
 def small():
-    """CIFAR-100 with fewer images, for the readers and writers of this module."""
+    """CIFAR-100 with fewer images, as this test module reads and writes it."""
     with pytest.MonkeyPatch.context() as patch:
         for module in (cifar, cifar_parts):
             for name in ("CIFAR100", "CIFAR100_COARSE"):
-                patch.setattr(
-                    module, name, dataclasses.replace(getattr(cifar, name), counts=COUNTS)
-                )
+                fewer = dataclasses.replace(getattr(cifar, name), counts=COUNTS)
+                patch.setattr(module, name, fewer)
         patch.setattr("rbsf.datasets.images.made_up_cifar.CIFAR100", cifar.CIFAR100)
         yield
 
@@ -76,9 +75,8 @@ def copy_of(parts: Path, folder: Path) -> list[Path]:
 
 
 def test_missing_parts_are_named(parts: Path, tmp_path: Path) -> None:
-    with pytest.raises(
-        FileNotFoundError, match=r"holds no cifar100-1-of-N\.zip; make the parts with --pack"
-    ):
+    message = r"holds no cifar100-1-of-N\.zip; make the parts with --pack"
+    with pytest.raises(FileNotFoundError, match=message):
         unpack_cifar100(tmp_path, tmp_path)
     copies = copy_of(parts, tmp_path)
     copies[1].unlink()
@@ -108,7 +106,7 @@ def test_a_damaged_part_is_named_and_nothing_is_made(
 
 
 @pytest.mark.slow
-def test_real_images(real_data: Path, tmp_path: Path) -> None:
+def test_real_images_come_back_from_their_parts(real_data: Path, tmp_path: Path) -> None:
     paths = pack_cifar100(real_data, tmp_path / "parts", 40_000_000)
     assert len(paths) == 3
     unpack_cifar100(tmp_path / "parts", tmp_path)

@@ -1,4 +1,4 @@
-"""What all programs share."""
+"""Behaviour that all programs share."""
 
 from __future__ import annotations
 

@@ -44,14 +44,11 @@ def test_data_sets_are_columns_with_their_split() -> None:
         ("a/UAV123", uav(make_tracker("rbsf", {"car": 0.25}), make_tracker("static", {}))),
     )
     scores = found["Scores"]
-    assert scores.groups == (
-        ("", 1),
-        ("OTB100 (2 of 100 sequences)", 4),
-        ("UAV123 (1 of 123 sequences)", 4),
-    )
+    expected = (("", 1), ("OTB100 (2 of 100 sequences)", 4), ("UAV123 (1 of 123 sequences)", 4))
+    assert scores.groups == expected
     assert scores.columns == ["tracker", *["AUC", "precision", "AO", "SR0.5"] * 2]
     assert rows(scores) == [["rbsf", *["0.500"] * 4, *["0.250"] * 4], ["static", *["–"] * 8]]
-    assert list(found) == ["Scores"]  # nothing to compare within a data set
+    assert list(found) == ["Scores"]  # within one data set there is nothing to compare
 
 
 def test_mean_over_fewer_sequences_is_not_the_best() -> None:
@@ -83,25 +80,18 @@ def test_common_sequences_by_hand() -> None:
 
 def test_trackers_of_one_report_are_compared_too() -> None:
     table = tables(("a", otb()))["OTB100, common sequences"]
-    assert [row[:3] for row in rows(table)] == [
-        ["rbsf", "0.550", "–"],
-        ["teacher", "0.625", "+0.075"],
-    ]
+    expected = [["rbsf", "0.550", "–"], ["teacher", "0.625", "+0.075"]]
+    assert [row[:3] for row in rows(table)] == expected
 
 
 def test_one_common_sequence_has_no_interval() -> None:
     report = otb(make_tracker("a", {"Dog": 0.5}), make_tracker("b", {"Dog": 0.25}))
-    assert rows(tables(("x", report))["OTB100, common sequences"])[1] == [
-        "b",
-        "0.250",
-        "-0.250",
-        "–",
-    ]
+    expected = ["b", "0.250", "-0.250", "–"]
+    assert rows(tables(("x", report))["OTB100, common sequences"])[1] == expected
 
 
-def test_bootstrap_interval() -> None:
-    # The mean of 100 gaps of 0 or 1, half of each, has a standard error of 0.05: 0.5 +- 1.96 *
-    # 0.05.
+def test_bootstrap_interval_is_near_that_of_the_standard_error() -> None:
+    # The mean of 50 gaps of 0 and 50 of 1 has a standard error of 0.05: 0.5 +- 1.96 * 0.05.
     gaps = np.tile([0.0, 1.0], 50)
     names = [str(i) for i in range(100)]
     low, high = bootstrap_interval(gaps, names)
@@ -113,12 +103,10 @@ def test_bootstrap_interval() -> None:
 def test_passes_of_one_sequence_are_one_draw() -> None:
     gaps = np.tile([0.0, 1.0], 50)
     four_each = bootstrap_interval(gaps.repeat(4), [str(i // 4) for i in range(400)])
-    assert four_each == pytest.approx(
-        bootstrap_interval(gaps, [str(i) for i in range(100)])
-    )  # not half as wide
-    low, high = bootstrap_interval(
-        np.array([0.0, 1.0, 1.0, 1.0]), ["a", "b", "b", "b"]
-    )  # all of a, or of b, or 3 of 4
+    # Repeating each gap does not halve the interval.
+    assert four_each == pytest.approx(bootstrap_interval(gaps, [str(i) for i in range(100)]))
+    # A draw has only a, only b, or both: then the mean is 3 / 4.
+    low, high = bootstrap_interval(np.array([0.0, 1.0, 1.0, 1.0]), ["a", "b", "b", "b"])
     assert (low, high) == (0, 1)
     names = {f"{name}@{first}+9": 0.5 for name in ("Dog", "Girl") for first in (0, 20)}
     trackers = make_tracker("a", names), make_tracker("b", dict.fromkeys(names, 0.25))
@@ -166,14 +154,14 @@ def test_program_prints_markdown_and_writes_a_page(
         (otb() | {"format": "rbsf-benchmark-9"}, "newer format rbsf-benchmark-9"),
     ],
 )
-def test_reports_that_cannot_be_compared(
+def test_reports_that_cannot_be_compared_are_refused(
     tmp_path: Path, second: dict[str, Any], fault: str
 ) -> None:
     with pytest.raises(ValueError, match=fault):
         main([save(tmp_path / "a", otb()), save(tmp_path / "b", second)])
 
 
-def test_faults_of_the_command_line(tmp_path: Path) -> None:
+def test_faults_of_the_command_line_are_named(tmp_path: Path) -> None:
     run = save(tmp_path / "a", otb())
     with pytest.raises(ValueError, match="is given twice"):
         main([run, run + "/report.json"])
@@ -181,12 +169,10 @@ def test_faults_of_the_command_line(tmp_path: Path) -> None:
         main([run, "--out", str(tmp_path / "out.txt")])
 
 
-def test_exit_code_and_one_line(tmp_path: Path) -> None:
+def test_a_missing_report_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "tools/compare.py"), str(tmp_path / "none")]
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert result.returncode == 1
     assert result.stdout == ""
-    assert (
-        result.stderr
-        == f"error: report {tmp_path / 'none'} does not exist; eval/run_benchmarks.py writes it\n"
-    )
+    said = f"report {tmp_path / 'none'} does not exist; eval/run_benchmarks.py writes it"
+    assert result.stderr == f"error: {said}\n"

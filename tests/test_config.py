@@ -1,4 +1,4 @@
-"""Configuration: every shipped file parses; bad keys and values are refused in one line."""
+"""Configurations: every shipped file parses; bad keys and values are refused in one line."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_every_shipped_config_parses(path):
         ("siamfc", TrackerConfig(memory_share=0, box_share=0)),
     ],
 )
-def test_constants_for_tracking(name, constants):
+def test_shipped_constants_for_tracking_are_known(name, constants):
     assert read_constants(CONFIGS / "track" / f"{name}.yaml") == constants
 
 
@@ -50,26 +50,15 @@ def test_every_model_has_its_defaults(model):
 
 def test_flags_win_over_file_over_defaults(tmp_path):
     (tmp_path / "c.yaml").write_text("epochs: 7\nbatch_size: 3\nlr_binary: 1e-4\n")
-    config = read_config(
-        [
-            "--config",
-            str(tmp_path / "c.yaml"),
-            "--batch-size",
-            "5",
-            "--no-gan",
-            "--data",
-            "a",
-            "--data",
-            "b",
-        ]
-    )
+    flags = ["--batch-size", "5", "--no-gan", "--data", "a", "--data", "b"]
+    config = read_config(["--config", str(tmp_path / "c.yaml"), *flags])
     assert (config.loop.epochs, config.loop.batch_size) == (7, 5)
     assert (config.algorithm.lr_binary, config.algorithm.gan) == (1e-4, False)
     assert config.data == ["a", "b"]
-    assert config.algorithm.bn_pass == 0.1  # of configs/rbsf.yaml
+    assert config.algorithm.bn_pass == 0.1  # from configs/rbsf.yaml
 
 
-def test_written_settings_read_back(tmp_path):
+def test_written_settings_are_read_back(tmp_path):
     config = read_config(["--seed", "5", "--teacher", "t.npz"])
     write_yaml(config, tmp_path / "c.yaml")
     assert from_settings(TrainConfig, read_yaml(TrainConfig, tmp_path / "c.yaml")) == config
@@ -95,7 +84,7 @@ def test_written_settings_read_back(tmp_path):
         ("a: [", "not YAML"),
     ],
 )
-def test_bad_files(text, message, tmp_path):
+def test_bad_files_are_refused_in_one_line(text, message, tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text(text)
     with pytest.raises(ValueError) as error:
@@ -120,7 +109,7 @@ def test_bad_files(text, message, tmp_path):
         (["--config", "nowhere.yaml"], "no config file nowhere.yaml"),
     ],
 )
-def test_bad_flags(flags, message):
+def test_bad_flags_are_refused(flags, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         read_config(flags)
 
@@ -152,7 +141,7 @@ def test_help_names_the_defaults_it_is_given_and_settings_are_those_given(capsys
 @pytest.mark.skipif(shutil.which("make") is None, reason=needs("make", "make is not installed"))
 @pytest.mark.parametrize("begun", [False, True])
 def test_make_weights_gives_settings_that_exist_and_goes_on_where_it_stopped(begun, tmp_path):
-    """The videos count as made with their list, which is written last."""
+    """The videos count as made once their list exists, as it is written last."""
     (tmp_path / "rbsf").mkdir()
     if begun:
         (tmp_path / "rbsf" / "config.yaml").touch()
@@ -168,10 +157,8 @@ def test_make_weights_gives_settings_that_exist_and_goes_on_where_it_stopped(beg
     )
     assert ("--resume" in words) == begun
     config = read_config([word for word in words if word != "--resume"])
-    assert (config.model, config.teacher, config.loop.epochs, config.pairs) == (
-        "rbsf",
-        "t.npz",
-        10,
-        1600,
-    )
+    assert config.model == "rbsf"
+    assert config.teacher == "t.npz"
+    assert config.loop.epochs == 10
+    assert config.pairs == 1600
     assert config.data == ["d/GOT-10k/train", "d/stills", f"{tmp_path}/synthetic"]

@@ -21,7 +21,7 @@ def resnet18():
     return [total(count(net, SHAPE)) for net in build_pair("resnet18")]
 
 
-def test_table_6(resnet18):
+def test_table_6_of_the_paper_comes_out(resnet18):
     binary, real = resnet18
     assert real.bits == 374_064_384  # the paper: 374.1 Mbit
     assert real.multiplications == 1_814_073_344  # 1.81e9
@@ -32,7 +32,7 @@ def test_table_6(resnet18):
     assert round(real.multiplications / binary.multiplications, 2) == 10.86
 
 
-def test_1_bit_multiplications_of_resnet18(resnet18):
+def test_1_bit_multiplications_of_resnet18_are_the_papers(resnet18):
     binary, real = resnet18
     assert (binary.binary, binary.real) == (1_676_279_808, 140_804_096)
     assert real.binary == 0
@@ -48,7 +48,7 @@ def small():
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(8 * 4 * 4, 2))
 
 
-def test_layers_counted_by_hand():
+def test_layers_cost_what_is_counted_by_hand():
     net = small()
     binarize(net, "rbcn", input_norm=False)
     assert count(net, (3, 8, 8)) == [
@@ -73,11 +73,11 @@ def test_a_norm_in_front_of_the_sign_folds_into_the_one_before():
         ("xnor", {}, 144, 128, 128 * 18),
         ("xnor_k", {}, 144, 128 + 128 + 16, 128 * 18),  # scale, K, and the 16 values of K
         ("binarynet", {}, 144, 0, 128 * 18),  # no scale
-        ("pcnn", {"projections": 4}, 144, 128, 128 * 18),  # nothing is left of the projections
+        ("pcnn", {"projections": 4}, 144, 128, 128 * 18),  # projections cost nothing here
         ("abcnet", {"weight_bases": 2, "activation_bases": 3}, 2 * 144, 6 * 128, 6 * 128 * 18),
     ],
 )
-def test_methods_counted_by_hand(method, options, bits, real, binary):
+def test_methods_cost_what_is_counted_by_hand(method, options, bits, real, binary):
     net = small()
     binarize(net, method, input_norm=False, options=options)
     assert count(net, (3, 8, 8))[2] == LayerCost(
@@ -85,7 +85,7 @@ def test_methods_counted_by_hand(method, options, bits, real, binary):
     )
 
 
-def test_bytes_and_multiplications():
+def test_bits_make_whole_bytes_and_costs_add_up():
     layer = LayerCost("a", "1-bit convolution", (1, 1, 1), 13, 5, 128)
     assert (layer.bytes, layer.multiplications) == (2, 7.0)
     assert total([layer, layer]) == LayerCost("total", "", (), 26, 10, 256)
@@ -106,7 +106,7 @@ def test_an_unknown_layer_is_named():
 
 
 def test_resnet_has_a_shortcut_around_every_convolution():
-    """With all batch-norms of the residual branch at zero only the shortcuts are left."""
+    """Batch-norms that give 0 silence the residual branches; the shortcuts are left."""
     net = ResNet(((8, 2), (16, 2)), classes=5, for_binary=True).eval()
     for module in net.stages.modules():
         if isinstance(module, Residual):
@@ -133,12 +133,11 @@ def test_resnet_trains_in_both_forms():
 def test_tool_prints_the_table(capsys):
     main(["--model", "resnet18"])
     out = capsys.readouterr().out
-    assert (
-        "stages.1.0.shortcut.1  convolution        128 x 28 x 28      262,144     32,768    6,422,528"
-        in out
-    )
+    shortcut = "stages.1.0.shortcut.1  convolution        128 x 28 x 28"
+    assert f"{shortcut}      262,144     32,768    6,422,528" in out
     assert out.endswith(
-        "weights: 33.5 Mbit, float 374.1 Mbit: 11.16x\nmultiplications: 1.67e+08, float 1.81e+09: 10.86x\n"
+        "weights: 33.5 Mbit, float 374.1 Mbit: 11.16x\n"
+        "multiplications: 1.67e+08, float 1.81e+09: 10.86x\n"
     )
 
 
@@ -154,9 +153,8 @@ def test_tool_measures_every_convolution_of_a_tracker(capsys):
     main(["--model", "rbsf", "--size", "127", "--measure", "--repeat", "1"])
     rows = [line.split() for line in capsys.readouterr().out.splitlines() if "convolution" in line]
     assert [row[0] for row in rows] == [f"layers.{number}.conv" for number in range(5)]
-    assert all(
-        "." in number and float(number) > 0 for row in rows for number in row[-2:]
-    )  # counts have no point
+    # Seconds have a decimal point, counts have none.
+    assert all("." in number and float(number) > 0 for row in rows for number in row[-2:])
 
 
 @pytest.mark.parametrize(
@@ -180,7 +178,7 @@ def test_tool_takes_trained_weights(tmp_path, capsys):
     ).eval()
     save_weights(net, "lenet", tmp_path / "net.safetensors")
     main(["--weights", str(tmp_path / "net.safetensors")])
-    assert "102,400" in capsys.readouterr().out  # bits of 2 bases of 64 x 32 x 5 x 5
+    assert "102,400" in capsys.readouterr().out  # 2 bases of 64 x 32 x 5 x 5 bits
     save_weights(build("lenet", classes=5), "lenet", tmp_path / "float.safetensors")
     with pytest.raises(ValueError, match="a float network"):
         main(["--weights", str(tmp_path / "float.safetensors")])
@@ -190,7 +188,7 @@ def test_a_narrow_tracker_and_its_narrow_twin(tmp_path, capsys):
     save_weights(build("rbsf", width=0.5).eval(), "rbsf", tmp_path / "net.safetensors")
     main(["--weights", str(tmp_path / "net.safetensors")])
     out = capsys.readouterr().out
-    assert "102,400" in out  # bits of 128 x 32 x 5 x 5
+    assert "102,400" in out  # 128 x 32 x 5 x 5 bits
 
 
 def test_tool_refuses_a_size_that_does_not_suit():

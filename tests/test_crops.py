@@ -1,4 +1,4 @@
-"""Crops have the promised geometry; a store survives processes, interruption and the wrong file."""
+"""Crops have the promised geometry, and a store survives processes and interruptions."""
 
 import multiprocessing
 import pickle
@@ -26,7 +26,7 @@ def plain_crop(frame, value):
 
 
 def write_store(path, sequences, finish=True):
-    """``sequences``: list of (name, kind, list of crops)."""
+    """Write `sequences`, a list of (name, kind, list of crops)."""
     with CropWriter(path) as writer:
         for name, kind, crops in sequences:
             writer.add_crops(writer.add_sequence("source", name, kind), crops)
@@ -72,7 +72,7 @@ def test_crop_over_the_edge_is_filled_with_the_mean_colour():
     assert np.abs(pixels[170:200, 170:200].astype(int) - 150).max() <= 3
 
 
-def test_round_trip(store_path):
+def test_what_is_written_is_read(store_path):
     store = CropStore(store_path)
     assert len(store) == 4
     assert store.names == ("car", "cup.jpg")
@@ -85,7 +85,7 @@ def test_round_trip(store_path):
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_read_in_other_processes(store_path, method):
+def test_other_processes_read_the_store(store_path, method):
     if method not in multiprocessing.get_all_start_methods():
         skip_without(method, f"no {method} on this system")
     store = CropStore(store_path)
@@ -94,7 +94,7 @@ def test_read_in_other_processes(store_path, method):
         assert pool.map(store.jpeg, range(4)) == [store.jpeg(i) for i in range(4)]
 
 
-def test_pickled_store_reads(store_path):
+def test_a_pickled_store_reads(store_path):
     store = CropStore(store_path)
     store.read(0)
     assert pickle.loads(pickle.dumps(store)).jpeg(3) == store.jpeg(3)
@@ -136,7 +136,7 @@ def test_sequence_is_replaced_as_a_whole(store_path):
             [plain_crop(k, 50 + k) for k in (0, 2, 4)],
         )
         writer.leave_out("source", "car", [6])
-    with CropWriter(store_path) as writer:  # that was not committed: nothing has changed
+    with CropWriter(store_path) as writer:  # is not committed, so nothing changes
         assert writer.contents() == Contents(
             2, 4, {("source", "car"): [2, 6], ("source", "cup.jpg"): []}
         )
@@ -151,10 +151,8 @@ def test_sequence_is_replaced_as_a_whole(store_path):
     assert store.starts.tolist() == [0, 1, 4]
     assert store.frames.tolist() == [0, 0, 2, 4]
     assert [round(store.read(i).mean()) for i in range(4)] == [200, 50, 52, 54]
-    assert finished_contents(store_path, {}).left_out == {
-        ("source", "car"): [6],
-        ("source", "cup.jpg"): [],
-    }
+    expected = {("source", "car"): [6], ("source", "cup.jpg"): []}
+    assert finished_contents(store_path, {}).left_out == expected
     with sqlite3.connect(store_path) as db:
         assert db.execute("SELECT count(*) FROM images").fetchone() == (4,)
     db.close()
@@ -185,15 +183,14 @@ def test_contents_are_told_of_finished_stores_only(store_path, tmp_path):
     assert finished_contents(store_path, {}) is None
 
 
-def test_missing_store(tmp_path):
-    with pytest.raises(
-        FileNotFoundError, match=r"none\.db: no such crop store; make it with tools/prepare_pairs"
-    ):
+def test_a_missing_store_is_named(tmp_path):
+    message = r"none\.db: no such crop store; make it with tools/prepare_pairs"
+    with pytest.raises(FileNotFoundError, match=message):
         CropStore(tmp_path / "none.db")
 
 
 @pytest.mark.parametrize("open_it", [CropStore, lambda path: CropWriter(path).__enter__()])
-def test_foreign_files(tmp_path, open_it):
+def test_foreign_files_are_refused(tmp_path, open_it):
     text = tmp_path / "text.db"
     text.write_text("these are not crops\n" * 100)
     with pytest.raises(ValueError, match=r"text\.db: not a crop store"):
@@ -207,7 +204,7 @@ def test_foreign_files(tmp_path, open_it):
     assert text.read_text().startswith("these are not crops")
 
 
-def test_other_version(store_path):
+def test_a_store_of_another_version_is_refused(store_path):
     with sqlite3.connect(store_path) as db:
         db.execute("UPDATE meta SET value = '9' WHERE key = 'version'")
     db.close()
@@ -215,7 +212,7 @@ def test_other_version(store_path):
         CropStore(store_path)
 
 
-def test_damaged_image(store_path):
+def test_a_damaged_image_is_named(store_path):
     with sqlite3.connect(store_path) as db:
         db.execute("UPDATE images SET jpeg = x'00' WHERE id = 2")
         db.execute("DELETE FROM images WHERE id = 3")
@@ -251,7 +248,7 @@ def test_second_writer_is_refused(tmp_path):
         pass
 
 
-def test_unknown_kind(tmp_path):
+def test_an_unknown_kind_is_refused(tmp_path):
     with (
         CropWriter(tmp_path / "pairs.db") as writer,
         pytest.raises(ValueError, match="'film' is not one of video, still"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import shlex
 import signal
 from pathlib import Path
 
@@ -15,15 +16,10 @@ from test_siamfc import contrast_backbone
 from rbsf.tools.demo import main
 
 
-def test_demo_of_the_default_length(tmp_path, capsys):
+def test_a_demo_of_the_default_length_follows_its_target(tmp_path, capsys):
     assert main(["--out", str(tmp_path), "--threads", "1"]) == 0
-    assert {p.name for p in tmp_path.iterdir()} == {
-        "video.mp4",
-        "video.txt",
-        "tracked.mp4",
-        "boxes.csv",
-        "demo.png",
-    }
+    expected = {"video.mp4", "video.txt", "tracked.mp4", "boxes.csv", "demo.png"}
+    assert {p.name for p in tmp_path.iterdir()} == expected
     out = capsys.readouterr().out
     assert "fps" in out
     overlap = re.search(r"mean overlap with the true boxes: (\d\.\d+)", out)
@@ -42,18 +38,9 @@ def test_network_flags_are_passed_on(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "rbsf.tracker.backbones.load_backbone", lambda *args: seen.append(args) or contrast_backbone
     )
-    flags = [
-        "--precision",
-        "bfloat16",
-        "--device",
-        "cpu",
-        "--threads",
-        "3",
-        "--engine",
-        "torch",
-        "--weights",
-        "net.npz",
-    ]
+    flags = shlex.split(
+        "--precision bfloat16 --device cpu --threads 3 --engine torch --weights net.npz"
+    )
     assert main(["--out", str(tmp_path), "--frames", "3", *flags]) == 0
     assert seen == [(Path("net.npz"), "cpu", "bfloat16", 3, "torch")]
 
@@ -63,9 +50,8 @@ def test_a_stopped_demo_says_so_by_its_code(tmp_path, monkeypatch):
         signal.raise_signal(signal.SIGTERM)
         return contrast_backbone(crops)
 
-    calls = iter(
-        [contrast_backbone, contrast_backbone, stopped]
-    )  # the exemplar, its copies, then the second frame
+    # The calls are of the exemplar, of its copies, and of the second frame.
+    calls = iter([contrast_backbone, contrast_backbone, stopped])
     monkeypatch.setattr(
         "rbsf.tracker.backbones.load_backbone", lambda *args: lambda crops: next(calls)(crops)
     )

@@ -1,11 +1,11 @@
-"""The training of RB-SF 2 end to end, from a made-up teacher: weights, stop and resume, what a user
-can do wrong.
-"""
+"""The training of RB-SF 2 from a made-up teacher: weights, stop and resume, a user's mistakes."""
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -21,77 +21,25 @@ from rbsf.tracker.teachers.made_up import write_made_up
 from rbsf.train.distributed import ALONE
 from rbsf.weights import load_weights, save_weights
 
-SMALL = [
-    "--channels",
-    "8-16-32",
-    "--depths",
-    "1-1-1",
-    "--features",
-    "8",
-    "--head-depth",
-    "1",
-    "--pairs",
-    "4",
-]
-QUICK = [
-    *SMALL,
-    "--batch-size",
-    "2",
-    "--epochs",
-    "2",
-    "--warmup",
-    "0",
-    "--log-every",
-    "1",
-    "--workers",
-    "0",
-]
+SMALL = shlex.split("--channels 8-16-32 --depths 1-1-1 --features 8 --head-depth 1 --pairs 4")
+QUICK = [*SMALL, *shlex.split("--batch-size 2 --epochs 2 --warmup 0 --log-every 1 --workers 0")]
 QUICK += ["--threads", "1", "--device", "cpu", "--precision", "float32"]
 
-
-OPTIONS = {
-    "channels": [8, 16, 32],
-    "depths": [1, 1, 1],
-    "stem": 4,
-    "features": 8,
-    "head_depth": 1,
-}  # of SMALL
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from rbsf.datasets.pairs.prepare import prepare
-    from rbsf.datasets.synthetic.videos import write_got10k
-
-    folder = tmp_path_factory.mktemp("data")
-    write_got10k(folder / "videos" / "train", count=3, seed=5, frames=6, size=(160, 120))
-    prepare([folder / "videos" / "train"], folder / "pairs.db", progress=False)
-    return folder / "pairs.db"
+# The options of a network that SMALL asks for.
+OPTIONS = {"channels": [8, 16, 32], "depths": [1, 1, 1], "stem": 4, "features": 8, "head_depth": 1}
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A made-up teacher's two files."""
+    """The two files of a made-up teacher, as --teacher takes them."""
     folder = tmp_path_factory.mktemp("teacher")
     write_made_up(folder / "b.safetensors", folder / "h.safetensors")
     return f"{folder / 'b.safetensors'},{folder / 'h.safetensors'}"
 
 
 def run(store: Path, pair: str, out: Path, *more: str) -> int:
-    return main(
-        [
-            "--model",
-            "rbsf2",
-            "--data",
-            str(store),
-            "--teacher",
-            pair,
-            "--out",
-            str(out),
-            *QUICK,
-            *more,
-        ]
-    )
+    flags = ["--data", str(store), "--teacher", pair, "--out", str(out), *QUICK, *more]
+    return main(["--model", "rbsf2", *flags])
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -99,15 +47,10 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def test_weights_come_out_and_track(store: Path, pair: str, tmp_path: Path) -> None:
-    import numpy as np
-
     assert run(store, pair, tmp_path / "run") == 0
     net, model, info = load_weights(tmp_path / "run" / "rbsf2.safetensors")
-    assert (model, net.model_options["channels"], info["config"]["pairs"]) == (
-        "rbsf2",
-        [8, 16, 32],
-        4,
-    )
+    assert (model, net.model_options["channels"]) == ("rbsf2", [8, 16, 32])
+    assert info["config"]["pairs"] == 4
     tracker = AnchorFree(TorchNetwork(net))
     frame = np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8)
     tracker.init(frame, (40, 30, 20, 25))
@@ -137,48 +80,27 @@ def test_a_training_in_two_parts_is_the_same_to_the_bit(
 
 
 def test_presence_is_learned_and_all_else_stays(store: Path, pair: str, tmp_path: Path) -> None:
-    assert run(store, pair, tmp_path / "first") == 0
-    file = tmp_path / "first" / "rbsf2.safetensors"
-    flags = [
-        "--model",
-        "rbsf2",
-        "--data",
-        str(store),
-        "--presence-of",
-        str(file),
-        "--out",
-        str(tmp_path / "second"),
-    ]
-    quick = [
-        "--pairs",
-        "8",
-        "--batch-size",
-        "4",
-        "--warmup",
-        "0",
-        "--log-every",
-        "1",
-        "--workers",
-        "0",
-        "--threads",
-        "1",
-    ]
-    assert main([*flags, *quick, "--val", str(store.parent / "videos" / "train")]) == 0
-    before, after = weights(tmp_path / "first"), weights(tmp_path / "second")
+    """Of binary filters only the signs have to stay, as their scale has no effect."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert run(store, pair, first) == 0
+    file = str(first / "rbsf2.safetensors")
+    flags = ["--data", str(store), "--presence-of", file, "--out", str(second)]
+    flags += ["--val", str(store.parent / "videos" / "train")]
+    quick = shlex.split("--pairs 8 --batch-size 4 --warmup 0 --log-every 1 --workers 0 --threads 1")
+    assert main(["--model", "rbsf2", *flags, *quick]) == 0
+    before, after = weights(first), weights(second)
     new = {name for name in after if name not in before}
     assert new
     assert all(name.startswith("head.presence.") for name in new)
-    for (
-        name,
-        value,
-    ) in before.items():  # of binary filters the signs: their scale counts for nothing
-        assert torch.equal(
-            *(x.sign() if "sums.conv" in name else x for x in (value, after[name]))
-        ), name
-    net = load_weights(tmp_path / "second" / "rbsf2.safetensors")[0]
-    untrained = with_presence(str(file)).state_dict()
+    for name, value in before.items():
+        if "sums.conv" in name:
+            assert torch.equal(value.sign(), after[name].sign()), name
+        else:
+            assert torch.equal(value, after[name]), name
+    net = load_weights(second / "rbsf2.safetensors")[0]
+    untrained = with_presence(file).state_dict()
     assert any(not torch.equal(untrained[name], net.state_dict()[name]) for name in new)
-    log = (tmp_path / "second" / "log.csv").read_text()
+    log = (second / "log.csv").read_text()
     assert "right" in log
     assert "val_presence" in log
     tracker = AnchorFree(TorchNetwork(net))
@@ -189,25 +111,15 @@ def test_presence_is_learned_and_all_else_stays(store: Path, pair: str, tmp_path
     assert 0 < tracker.presence < 1
 
 
-def test_the_float_twin_guides(store: Path, pair: str, tmp_path: Path) -> None:
-    """Its maps at every block are what R + G + B of RBCN compare with; a start from it has its
-    filters' signs.
+def test_a_float_twin_guides_the_student(store: Path, pair: str, tmp_path: Path) -> None:
+    """RBCN's losses compare the student with the twin's maps at every block.
+
+    A student that starts from the twin has its filters, and C is the mean of their magnitudes.
     """
     assert run(store, pair, tmp_path / "twin", "--method", "float") == 0
     twin = str(tmp_path / "twin" / "rbsf2.safetensors")
-    parts = [
-        "--rectify",
-        "--gan",
-        "--bn-pass",
-        "0.5",
-        "--lambda-match",
-        "0.1",
-        "--method",
-        "rbcn",
-        "--twin",
-        twin,
-    ]
-    assert run(store, pair, tmp_path / "own", *parts, "--from-twin") == 0
+    parts = shlex.split("--rectify --gan --bn-pass 0.5 --lambda-match 0.1 --method rbcn")
+    assert run(store, pair, tmp_path / "own", *parts, "--twin", twin, "--from-twin") == 0
     header = (tmp_path / "own" / "log.csv").read_text().splitlines()[0]
     for part in ("features", "target", "sides", "discriminator", "adversarial", "match", "kernel"):
         assert part in header
@@ -217,9 +129,7 @@ def test_the_float_twin_guides(store: Path, pair: str, tmp_path: Path) -> None:
     for name, layer in binary_layers(started).items():
         filters = real.get_submodule(name).weight
         assert torch.equal(layer.weight, filters)
-        assert torch.allclose(
-            layer.scale().detach(), filters.abs().mean()
-        )  # C starts from these filters too
+        assert torch.allclose(layer.scale().detach(), filters.abs().mean())
 
 
 def test_another_network_is_no_twin(store: Path, pair: str, tmp_path: Path) -> None:
@@ -232,41 +142,43 @@ def test_another_network_is_no_twin(store: Path, pair: str, tmp_path: Path) -> N
     ):
         with pytest.raises(ValueError, match=message):
             distilled.load_twin(str(tmp_path / folder / "rbsf2.safetensors"), student)
-    with pytest.raises(
-        ValueError, match="gan or lambda_match ask for feature maps, but there is no teacher"
-    ):
+    message = "gan or lambda_match ask for feature maps, but there is no teacher"
+    with pytest.raises(ValueError, match=message):
         run(store, pair, tmp_path / "none", "--gan")
-    with pytest.raises(
-        ValueError, match="from_twin is true without a twin; give its weights by --twin"
-    ):
+    message = "from_twin is true without a twin; give its weights by --twin"
+    with pytest.raises(ValueError, match=message):
         run(store, pair, tmp_path / "no-twin", "--from-twin")
 
 
-def test_presence_of_another_network(store: Path, tmp_path: Path) -> None:
-    save_weights(build("rbsf", width=0.1), "rbsf", tmp_path / "other.safetensors")
-    with pytest.raises(
-        ValueError, match=r"--presence-of .*other.safetensors: holds rbsf; give weights of RB-SF 2"
-    ):
-        with_presence(str(tmp_path / "other.safetensors"))
+def test_presence_of_another_network_is_refused(store: Path, tmp_path: Path) -> None:
+    other = str(tmp_path / "other.safetensors")
+    save_weights(build("rbsf", width=0.1), "rbsf", Path(other))
+    message = r"--presence-of .*other.safetensors: holds rbsf; give weights of RB-SF 2"
+    with pytest.raises(ValueError, match=message):
+        with_presence(other)
+
+
+def test_presence_is_looked_at_between_two_sequences(store: Path, tmp_path: Path) -> None:
     one = next(path for path in (store.parent / "videos" / "train").iterdir() if path.is_dir())
     flags = ["--data", str(store), "--presence-of", str(tmp_path / "other.safetensors")]
-    with pytest.raises(
-        ValueError, match="holds one sequence; presence is looked at between two or more"
-    ):
-        distilled.DistilledRecipe(read_settings([*flags, "--val", str(one)]), ALONE).validation()
+    recipe = distilled.DistilledRecipe(read_settings([*flags, "--val", str(one)]), ALONE)
+    message = "holds one sequence; presence is looked at between two or more"
+    with pytest.raises(ValueError, match=message):
+        recipe.validation()
 
 
-def test_what_a_user_can_do_wrong(store: Path, pair: str, tmp_path: Path) -> None:
-    with pytest.raises(
-        ValueError, match=r"teacher is None; give two files, BACKBONE\.onnx,HEAD\.onnx"
+def test_mistakes_of_a_user_are_named(store: Path, pair: str, tmp_path: Path) -> None:
+    data = ["--data", str(store)]
+    for flags, message in (
+        (data, r"teacher is None; give two files, BACKBONE\.onnx,HEAD\.onnx"),
+        (["--teacher", pair], "data is empty; give crop stores or folders by --data"),
+        (
+            [*data, "--teacher", pair, "--channels", "8-x"],
+            "channels is '8-x'; give whole numbers such as 64-128-256",
+        ),
     ):
-        read_settings(["--data", str(store)])
-    with pytest.raises(ValueError, match="data is empty; give crop stores or folders by --data"):
-        read_settings(["--teacher", pair])
-    with pytest.raises(
-        ValueError, match="channels is '8-x'; give whole numbers such as 64-128-256"
-    ):
-        read_settings(["--data", str(store), "--teacher", pair, "--channels", "8-x"])
+        with pytest.raises(ValueError, match=message):
+            read_settings(flags)
     with pytest.raises(FileNotFoundError, match=r"no file .*none\.safetensors"):
         run(store, "none.safetensors,none.safetensors", tmp_path / "run")
     with pytest.raises(ValueError, match="crops of 127 and 255 pixels do not suit it"):

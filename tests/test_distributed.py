@@ -1,10 +1,8 @@
-"""Trainings in two processes are those of one with batches of twice the size."""
+"""A training in two processes is that of one process with batches of twice the size."""
 
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,6 +11,7 @@ import torch
 from conftest import ROOT
 from requirements import needs
 from torch import nn
+from trainings import run_processes
 
 from rbsf.train import distributed
 from rbsf.train.config import from_settings, setting
@@ -38,8 +37,9 @@ class ToyConfig(RunConfig):
 
 
 class Toy(nn.Module):
-    """Two linear layers, whose samples do not meet as in a batch-norm, and the mean of the last
-    batch as a buffer.
+    """Two linear layers, and the mean of the last batch as a buffer.
+
+    Samples do not affect each other, as they would in a batch-norm.
     """
 
     def __init__(self) -> None:
@@ -57,9 +57,7 @@ def task(student, teacher, batch):
 
 
 def train(out, batch_size):
-    """Train as this process of its group, starting from weights of its own; leaves RANK.pt with the
-    network.
-    """
+    """Train in this process of its group, from weights of its own; the network goes to RANK.pt."""
     rank, world, _ = distributed.start(torch.device("cpu"))
     generator = torch.Generator().manual_seed(5)
     x, y = (torch.randn(STEPS, BATCH, size, generator=generator) for size in (4, 2))
@@ -70,50 +68,37 @@ def train(out, batch_size):
             yield {"x": x[step, part], "y": y[step, part]}
 
     torch.manual_seed(rank)
-    settings = {
-        "gan": False,
-        "lambda_match": 0.0,
-        "bn_pass": 0.0,
-        "optimizer": "sgd",
-        "lr_real": 0.1,
-    }
-    settings |= {"epochs": 1, "batch_size": batch_size, "warmup": 0}
-    config = from_settings(ToyConfig, settings)
-    rectifier = Rectifier(net := Toy(), None, task, config.algorithm)
+    plain = {"gan": False, "lambda_match": 0.0, "bn_pass": 0.0, "optimizer": "sgd", "lr_real": 0.1}
+    pace = {"epochs": 1, "batch_size": batch_size, "warmup": 0}
+    config = from_settings(ToyConfig, plain | pace)
+    net = Toy()
+    rectifier = Rectifier(net, None, task, config.algorithm)
     Loop(rectifier, batches, config, out, None, rank, world).run()
     torch.save(net.state_dict(), out / f"{rank}.pt")
     distributed.stop()
 
 
-PROGRAM = "import sys; from pathlib import Path; from test_distributed import train; train(Path(sys.argv[1]), {size})"
+PROGRAM = """
+import sys
+from pathlib import Path
+from test_distributed import train
+
+train(Path(sys.argv[1]), {size})
+"""
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Networks of one process, and of two with halves of its batches."""
+    """The networks of one process, and of two with halves of its batches."""
     folder = tmp_path_factory.mktemp("distributed")
-    env = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
-    }
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     found = {}
     for count in (1, 2):
         out = folder / str(count)
         out.mkdir()
-        (program := folder / f"{count}.py").write_text(PROGRAM.format(size=BATCH // count))
-        command = [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc-per-node",
-            str(count),
-        ]
-        done = subprocess.run(
-            [*command, str(program), str(out)], capture_output=True, text=True, timeout=120, env=env
-        )
-        assert done.returncode == 0, done.stderr
+        program = folder / f"{count}.py"
+        program.write_text(PROGRAM.format(size=BATCH // count))
+        run_processes(count, program, str(out), PYTHONPATH=path)
         found[count] = [torch.load(out / f"{rank}.pt", weights_only=True) for rank in range(count)]
     return found
 
@@ -124,7 +109,7 @@ def test_both_processes_have_the_same_network(trained):
 
 
 def test_two_processes_are_one_with_batches_of_twice_the_size(trained):
-    """Gradients, whose mean over halves is that of the whole, and buffers."""
+    """The mean of the gradients of both halves is that of the whole; buffers agree as well."""
     torch.testing.assert_close(trained[2][0], trained[1][0], rtol=1e-5, atol=1e-6)
 
 

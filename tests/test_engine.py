@@ -1,45 +1,35 @@
-"""The engine on trackers: every instruction set equals the NumPy reference to the bit, and what is
-refused.
-"""
+"""The engine on trackers: all instruction sets equal the NumPy reference to the bit."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
-import threading
 from dataclasses import replace
 from math import lcm
 from typing import Any
 
 import numpy as np
 import pytest
+from engines import ISAS, THREADS, assert_threads_agree, needs_kernels, pixels, run_python
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from packed_models import POOL, least_size, random_conv, random_model, random_sign
+from packed_models import POOL, least_size, random_conv, random_model
 from requirements import needs, skip_without
 
 from rbsf.engine import run
-from rbsf.engine.cpu import available_isas, choose_isa, native
+from rbsf.engine.cpu import choose_isa, native
 from rbsf.engine.graph import PackedModel
 from rbsf.engine.kernel import Target
-from rbsf.engine.layout import Packed, kernel_arguments, layout
+from rbsf.engine.layout import Packed, layout
 from rbsf.engine.node import Map, Node
 from rbsf.engine.ops import conv_bits, reference
-from rbsf.engine.ops.conv_u8 import whole_weights
 from rbsf.engine.run import Engine
 
-ISAS = available_isas()
-THREADS = min(2, os.cpu_count() or 1)
-needs_kernels = pytest.mark.skipif(
-    len(ISAS) == 1, reason=needs("kernels", "the extension is not built")
-)
 EXAMPLES = settings(max_examples=150, deadline=None, derandomize=True)
 
 
 def test_the_extension_is_built() -> None:
-    """Where it could be: without it the tests of the kernels are left out."""
+    """Without the extension, the tests of its kernels are skipped."""
     if not any(
         shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++", "cl")
     ):
@@ -47,12 +37,8 @@ def test_the_extension_is_built() -> None:
     assert len(ISAS) > 1, "rbsf.engine._native is not built; type: pip install -e ."
 
 
-def pixels(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
-
-
 def reference_outputs(model: PackedModel, images: np.ndarray) -> dict[str, np.ndarray]:
-    """Every node's map, one after another by the reference."""
+    """The map of every node, computed one after another by the reference."""
     maps, found = model.maps_for(*images.shape[1:3]), {"image": images}
     for node in model.nodes[1:]:
         inputs = [found[name] for name in node.inputs]
@@ -69,22 +55,17 @@ def features_of(outputs: dict[str, np.ndarray]) -> np.ndarray:
 def assert_same(
     found: dict[str, np.ndarray], expected: dict[str, np.ndarray], what: object
 ) -> None:
-    """All that was found is equal to the bit: also -0.0 and 0.0 differ."""
+    """All arrays that were found are equal to the bit; -0.0 and 0.0 differ too."""
     for name, array in found.items():
         other = expected[name]
-        assert (array.dtype, array.shape, array.flags.c_contiguous) == (
-            other.dtype,
-            other.shape,
-            True,
-        ), (what, name)
+        assert (array.dtype, array.shape) == (other.dtype, other.shape), (what, name)
+        assert array.flags.c_contiguous, (what, name)
         assert array.tobytes() == other.tobytes(), (what, name)
 
 
 @st.composite
 def networks(draw: st.DrawFn) -> list[tuple]:
-    """Shapes of 2 to 4 layers that follow on one another; groups of neighbours need not divide one
-    another.
-    """
+    """Shapes of 2 to 4 layers in a row, whose groups need not divide one another."""
     count = draw(st.integers(2, 4))
     groups = [
         1,
@@ -115,7 +96,7 @@ def test_any_network_is_as_the_reference(
     bits = [node.name for node in model.nodes if node.op == "sign"]
     for isa in ISAS:
         engine = Engine(model, 1 + seed % THREADS, isa)
-        for _ in range(2):  # the second time in the maps of the first
+        for _ in range(2):  # the second call uses the maps of the first
             found = engine.outputs(crops)
             assert [*found] == (
                 [*expected] if isa == "numpy" else ["image", *bits, model.nodes[-1].name]
@@ -156,76 +137,45 @@ def all_ones(node: Node) -> Node:
 
 
 @pytest.mark.parametrize(("border", "expected"), [(-1, [6, 14]), (1, [-14, -14])])
-def test_sums_worked_out_by_hand(border: int, expected: list[int]) -> None:
-    """Two pixels (+, -), (+, +), made with a flip of the second bit; the middle row of the weights is (+, +), (-, +),
-    (-, -), the others are -.  In padding of -1 the rows above and below give 12 products (-1)(-1), and the middle one
-    -2 - 2 - 2, and 0 + 0 + 2; in padding of +1 they give -12, and 2 - 2 - 2, and 0 + 0 - 2.
+def test_sums_are_those_worked_out_by_hand(border: int, expected: list[int]) -> None:
+    """The two pixels have the bits (+, -) and (+, +), as the second channel is flipped.
+
+    The middle row of the weights is (+, +), (-, +), (-, -); the other rows are all -. In padding of
+    -1 the other rows give 12 products of (-1)(-1), and the middle row -2 - 2 - 2 and 0 + 0 + 2. In
+    padding of +1 they give -12, and 2 - 2 - 2 and 0 + 0 - 2.
     """
-    weight = np.packbits(
-        [[0, 0, 0, 0, 0, 0, 1, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0]], axis=1, bitorder="little"
-    )
-    geometry = {
-        "kernel": 3,
-        "stride": 1,
-        "padding": 1,
-        "groups": 1,
-        "channels": 2,
-        "border": border,
-    }
+    middle = [1, 1, 0, 1, 0, 0]
+    weight = np.packbits([[0] * 6 + middle + [0] * 6], axis=1, bitorder="little")
+    geometry = {"kernel": 3, "stride": 1, "padding": 1, "groups": 1, "channels": 2}
+    signs = {"threshold": np.int32([5, 5]), "flip": np.uint8([0, 1])}
+    scaling = {"scale": np.ones(1, np.float32), "bias": np.zeros(1, np.float32)}
     nodes = (
         Node("image", "input", (), {"height": 1, "width": 2, "channels": 2, "any_size": False}),
-        Node(
-            "bits",
-            "sign",
-            ("image",),
-            {},
-            {"threshold": np.int32([5, 5]), "flip": np.uint8([0, 1])},
-        ),
-        Node("conv", "conv_bits", ("bits",), geometry, {"weight": weight}),
-        Node(
-            "scaled",
-            "affine",
-            ("conv",),
-            {},
-            {"scale": np.ones(1, np.float32), "bias": np.zeros(1, np.float32)},
-        ),
+        Node("bits", "sign", ("image",), {}, signs),
+        Node("conv", "conv_bits", ("bits",), geometry | {"border": border}, {"weight": weight}),
+        Node("scaled", "affine", ("conv",), {}, scaling),
         Node("features", "channels_first", ("scaled",)),
     )
+    model, image = PackedModel("", "tracker", nodes, {}), np.uint8([[[[5, 5], [6, 4]]]])
     for isa in ISAS:
-        found = Engine(PackedModel("", "tracker", nodes, {}), isa=isa).outputs(
-            np.uint8([[[[5, 5], [6, 4]]]])
-        )
+        found = Engine(model, isa=isa).outputs(image)
         assert found["bits"].tolist() == [[[[1, 0], [1, 1]]]]
         assert found["features"].tolist() == [[[expected]]]
 
 
-def test_a_first_layer_worked_out_by_hand() -> None:
-    """Windows of two pixels with weights 63 and -2, pooled before the threshold, and turned round
-    after it.
-    """
-    geometry = {"kernel": 1, "stride": 1, "padding": 0, "groups": 1, "channels": 2}
+def test_a_first_layer_gives_what_is_worked_out_by_hand() -> None:
+    """Sums with weights 63 and -2 are pooled, compared with a threshold, and flipped."""
+    geometry = {"kernel": 1, "stride": 1, "padding": 0, "groups": 1}
+    first, second = geometry | {"channels": 2, "bits": 8}, geometry | {"channels": 1, "border": -1}
     weight = np.packbits([[1]], axis=1, bitorder="little")
+    scaling = {"scale": np.float32([0.5]), "bias": np.float32([2])}
     nodes = (
         Node("image", "input", (), {"height": 3, "width": 5, "channels": 2, "any_size": False}),
-        Node(
-            "first",
-            "conv_u8",
-            ("image",),
-            geometry | {"bits": 8},
-            {"weight": np.int8([[[[63, -2]]]])},
-        ),
+        Node("first", "conv_u8", ("image",), first, {"weight": np.int8([[[[63, -2]]]])}),
         Node("pool", "max_pool", ("first",), dict(POOL)),
         Node("bits", "sign", ("pool",), {}, {"threshold": np.int32([626]), "flip": np.uint8([1])}),
-        Node(
-            "conv",
-            "conv_bits",
-            ("bits",),
-            geometry | {"channels": 1, "border": -1},
-            {"weight": weight},
-        ),
-        Node(
-            "scaled", "affine", ("conv",), {}, {"scale": np.float32([0.5]), "bias": np.float32([2])}
-        ),
+        Node("conv", "conv_bits", ("bits",), second, {"weight": weight}),
+        Node("scaled", "affine", ("conv",), {}, scaling),
         Node("features", "channels_first", ("scaled",)),
     )
     image = np.zeros((1, 3, 5, 2), np.uint8)
@@ -239,9 +189,7 @@ def test_a_first_layer_worked_out_by_hand() -> None:
 def sums_of(
     conv: Node, bits: np.ndarray, isa: str, threads: int, inverted: np.ndarray | None = None
 ) -> np.ndarray:
-    """Sums of `conv` by the kernels of `isa`; the bits of `inverted` channels lie in memory turned
-    round.
-    """
+    """Sums of `conv` by the kernels of `isa`, which keep bits of `inverted` channels inverted."""
     a, channels = conv.attributes, bits.shape[3]
     out = conv_bits.OP.result(conv, Map(bits.shape[1:], "bits"))
     inverted = np.zeros(channels, bool) if inverted is None else inverted
@@ -257,9 +205,16 @@ def sums_of(
 @needs_kernels
 @EXAMPLES
 @given(
-    st.integers(1, 4), st.integers(1, 3), st.integers(0, 2), st.integers(1, 3), st.integers(1, 70), st.integers(1, 20),
-    st.integers(1, 3), st.integers(4, 30), st.integers(0, 1000),
-)  # fmt: skip
+    kernel=st.integers(1, 4),
+    stride=st.integers(1, 3),
+    padding=st.integers(0, 2),
+    groups=st.integers(1, 3),
+    inputs=st.integers(1, 70),
+    outputs=st.integers(1, 20),
+    count=st.integers(1, 3),
+    size=st.integers(4, 30),
+    seed=st.integers(0, 1000),
+)
 def test_a_single_convolution_is_as_the_reference(
     kernel: int,
     stride: int,
@@ -272,9 +227,8 @@ def test_a_single_convolution_is_as_the_reference(
     seed: int,
 ) -> None:
     rng, channels = np.random.default_rng(seed), inputs * groups
-    conv = random_conv(
-        rng, "a", "x", (kernel, stride, padding, groups, channels, outputs * groups, False)
-    )
+    shape = (kernel, stride, padding, groups, channels, outputs * groups, False)
+    conv = random_conv(rng, "a", "x", shape)
     bits = rng.integers(0, 2, (count, size, size + 1, channels), np.uint8)
     expected = conv_bits.reference(conv, bits)
     inverted = rng.random(channels) < 0.5 if seed % 2 else None
@@ -295,8 +249,8 @@ def test_a_single_convolution_is_as_the_reference(
         (2, 8192, np.int32),
     ],
 )
-def test_sums_reach_their_ends(kernel: int, channels: int, kind: type) -> None:
-    """All bits are +1, all weights of the first filter, none of the second."""
+def test_sums_reach_the_ends_of_their_types(kernel: int, channels: int, kind: type) -> None:
+    """All bits are +1, all weights of the first filter are +1, and all of the second are -1."""
     conv = random_conv(np.random.default_rng(0), "a", "x", (kernel, 1, 0, 1, channels, 2, False))
     weight = np.packbits(
         np.outer([1, 0], np.ones(kernel**2 * channels, np.uint8)), axis=1, bitorder="little"
@@ -327,24 +281,10 @@ def test_reference_is_a_convolution_of_signs(border: int) -> None:
     np.testing.assert_array_equal(conv_bits.reference(conv, bits), expected.numpy())
 
 
-def test_several_python_threads_at_once() -> None:
+def test_several_python_threads_may_call_at_once() -> None:
     model = random_model(1)
-    engines = [Engine(model), Engine(model, THREADS)]
     inputs = [pixels(1 + i % 3, 127, 127, 3, seed=i) for i in range(4)]
-    expected = [engines[0](crops) for crops in inputs]
-    wrong: list[int] = []
-
-    def work(number: int) -> None:
-        for turn in range(20):
-            if (engines[turn % 2](inputs[number]) != expected[number]).any():
-                wrong.append(number)
-
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    assert_threads_agree([Engine(model), Engine(model, THREADS)], inputs, turns=20)
 
 
 @needs_kernels
@@ -353,7 +293,7 @@ def test_outputs_are_read_before_another_call_can_write(monkeypatch: pytest.Monk
     engine, unpack = Engine(model, isa=ISAS[0]), Packed.unpack
     calls = []
 
-    def unpack_late(*order: Any) -> np.ndarray:  # a call of another thread comes in between
+    def unpack_late(*order: Any) -> np.ndarray:  # as if another thread called in between
         calls.append(engine(pixels(1, 127, 127, 3, seed=1)))
         return unpack(*order)
 
@@ -362,12 +302,10 @@ def test_outputs_are_read_before_another_call_can_write(monkeypatch: pytest.Monk
     assert len(calls) == 4
 
 
-def test_images_of_many_sizes_in_turn() -> None:
+def test_images_may_have_many_sizes_in_turn() -> None:
     shapes = [(3, 2, 0, 1, 3, 20, True), (3, 1, 1, 2, 20, 6, False)]
-    model, sizes = (
-        random_model(4, shapes),
-        [(7 + n % 11, 9 + n % 7) for n in range(24)],
-    )  # more than it keeps
+    model = random_model(4, shapes)
+    sizes = [(7 + n % 11, 9 + n % 7) for n in range(24)]  # more than the engine keeps
     for isa in {ISAS[0], "numpy"}:
         engine = Engine(model, isa=isa)
         for number, size in enumerate(sizes):
@@ -375,7 +313,7 @@ def test_images_of_many_sizes_in_turn() -> None:
             assert_same(engine.outputs(crops), reference_outputs(model, crops), (isa, size))
 
 
-def test_images_of_one_size_alone_where_no_other_is_admitted() -> None:
+def test_a_network_of_one_size_refuses_images_of_another() -> None:
     model = random_model(4, [(3, 2, 0, 1, 3, 20, True), (3, 1, 1, 2, 20, 6, False)])
     first = replace(
         model.nodes[0], attributes={"height": 9, "width": 11, "channels": 3, "any_size": False}
@@ -405,13 +343,13 @@ def test_results_are_the_callers_own() -> None:
 def test_memory_of_dropped_results_is_used_again() -> None:
     engine, crops = Engine(random_model(1)), pixels(1, 127, 127, 3)
     place = engine(crops).ctypes.data
-    view = engine(crops)[0, 1:]  # holds the array it looks at
+    view = engine(crops)[0, 1:]  # keeps its array alive
     assert view.ctypes.data == place + 4 * 36
     assert engine(crops).ctypes.data != place
 
 
 @needs_kernels
-def test_seconds_of_every_run() -> None:
+def test_seconds_are_given_for_every_run() -> None:
     spent = Engine(random_model(1), isa=ISAS[0]).node_seconds(pixels(1, 127, 127, 3))
     assert [*spent] == ["conv1", "conv2", "conv3", "conv4", "conv5"]
     assert min(spent.values()) > 0
@@ -430,11 +368,7 @@ def test_a_forked_process_has_threads_of_its_own() -> None:
         "with mp.get_context('fork').Pool(2) as pool:\n"
         "    assert all((r == expected).all() for r in pool.map(run, [crops] * 4))\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env=_env())
-
-
-def _env() -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    run_python(code)
 
 
 @pytest.mark.parametrize(
@@ -443,25 +377,25 @@ def _env() -> dict[str, str]:
 )
 def test_torch_is_not_imported(module: str) -> None:
     code = f"import sys, {module}; assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env=_env())
+    run_python(code)
 
 
 def test_without_the_extension_numpy_runs_with_a_warning() -> None:
     code = (
         "import sys; sys.modules['rbsf.engine._native'] = None\n"
-        "import warnings, numpy as np; from rbsf.engine.run import Engine\n"
+        "import warnings, numpy as np\n"
+        "from rbsf.engine.run import Engine\n"
         "from rbsf.engine.cpu import available_isas\n"
         "from packed_models import random_model\n"
         "assert available_isas() == ['numpy']\n"
         "with warnings.catch_warnings(record=True) as caught:\n"
         "    engine = Engine(random_model(1))\n"
-        "assert engine.isa == 'numpy' and len(caught) == 1 and 'compiler' in str(caught[0].message)\n"
+        "assert engine.isa == 'numpy' and len(caught) == 1\n"
+        "assert 'compiler' in str(caught[0].message)\n"
         "assert caught[0].filename == '<string>', caught[0].filename\n"
         "assert engine(np.zeros((1, 127, 127, 3), np.uint8)).shape == (1, 256, 6, 6)\n"
     )
-    subprocess.run(
-        [sys.executable, "-c", code], check=True, timeout=60, env=_env() | {"RBSF_ISA": ""}
-    )
+    run_python(code, RBSF_ISA="")
 
 
 @pytest.mark.parametrize(
@@ -497,34 +431,32 @@ def test_without_the_extension_numpy_runs_with_a_warning() -> None:
         ),
     ],
 )
-def test_bad_crops(crops: object, message: str) -> None:
+def test_bad_crops_are_refused(crops: object, message: str) -> None:
     for isa in {ISAS[0], "numpy"}:
         with pytest.raises(ValueError, match=message) as caught:
             Engine(random_model(1), isa=isa)(crops)  # type: ignore[arg-type]
         assert "\n" not in str(caught.value)
 
 
-def test_images_too_large_for_memory() -> None:
+def test_images_too_large_for_memory_are_refused() -> None:
     engine = Engine(random_model(1, [(1, 1, 0, 1, 1, 1, False), (1, 1, 16, 1, 1, 1 << 14, False)]))
-    with pytest.raises(
-        ValueError, match=r"images of 60 x 60 pixels do not .* more memory than so small"
-    ):
+    message = r"images of 60 x 60 pixels do not .* more memory than so small"
+    with pytest.raises(ValueError, match=message):
         engine(np.zeros((1, 60, 60, 1), np.uint8))
 
 
-def test_maps_too_large_for_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_maps_too_large_for_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine(random_model(1))
     most = engine._plan(255, 255).bytes
     monkeypatch.setattr(run, "MAX_BYTES", most)
     engine(pixels(1, 255, 255, 3))
-    with pytest.raises(
-        ValueError, match=rf"^the network: its maps take [\d,]+ bytes an image; {most:,} at most$"
-    ):
+    message = rf"^the network: its maps take [\d,]+ bytes an image; {most:,} at most$"
+    with pytest.raises(ValueError, match=message):
         engine(pixels(1, 300, 255, 3))
 
 
 @needs_kernels
-def test_weights_too_large_for_memory() -> None:
+def test_weights_too_large_for_memory_are_refused() -> None:
     groups = 1 << 14
     shapes = [(1, 1, 0, 1, 1, groups, False), (31, 1, 0, groups, groups, groups, False)]
     with pytest.raises(ValueError, match="'conv2': its weights would take over"):
@@ -532,13 +464,13 @@ def test_weights_too_large_for_memory() -> None:
 
 
 @pytest.mark.parametrize("threads", [0, -1, 1.0, None, True, (os.cpu_count() or 1) + 1])
-def test_bad_thread_counts(threads: object) -> None:
+def test_bad_thread_counts_are_refused(threads: object) -> None:
     with pytest.raises(ValueError, match="threads="):
         Engine(random_model(1), threads)  # type: ignore[arg-type]
 
 
 class TestInstructionSet:
-    """`choose_isa` and $RBSF_ISA."""
+    """`choose_isa` and $RBSF_ISA choose the instruction set."""
 
     @pytest.mark.parametrize("name", ISAS)
     def test_the_environment_says_what_auto_takes(
@@ -562,175 +494,11 @@ class TestInstructionSet:
         monkeypatch.setenv("RBSF_ISA", value)
         assert Engine(random_model(1)).isa == ISAS[0]
 
-    def test_what_this_machine_has_not_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_instruction_set_that_this_machine_lacks_is_refused(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         with pytest.raises(ValueError, match=r"^isa='sse': this machine has auto, "):
             Engine(random_model(1), isa="sse")
         monkeypatch.setenv("RBSF_ISA", "sse")
         with pytest.raises(ValueError, match=r"^RBSF_ISA='sse': this machine has auto, "):
             Engine(random_model(1))
-
-
-# ---- what the extension itself refuses, though `Engine` never passes it
-
-
-def two_convs() -> tuple[list[Any], list[np.ndarray]]:
-    """A first layer that pools, a second one whose sums are real, and arrays that suit them."""
-    rng = np.random.default_rng(0)
-    first = random_conv(rng, "a", "image", (3, 2, 0, 1, 3, 20, True), of_pixels=True)
-    second = random_conv(rng, "b", "bits", (3, 1, 1, 2, 20, 10, False))
-    bits = Packed(layout(20, 1, 2), 1, second.attributes["border"], np.zeros(20, bool))
-    rows, more = (
-        whole_weights(first).view(np.uint8),
-        {"thresholds": random_sign(rng, first, "a").tensors["threshold"]},
-    )
-    real = {"scale": np.ones(10, np.float32), "bias": np.zeros(10, np.float32)}
-    convs = [
-        native.Conv(**kernel_arguments(first, rows, True, bits, "bits", **more, pool=True)),
-        conv_bits.make_conv(second, bits, Target(native, "scalar", 1), "real", None, **real),
-    ]
-    return convs, [
-        pixels(2, 31, 27, 3),
-        bits.array(2, (7, 6, 20)),
-        np.zeros((2, 10, 7, 6), np.float32),
-    ]
-
-
-@needs_kernels
-def test_kernels_check_their_arrays() -> None:
-    convs, good = two_convs()
-    crops, maps, features = good
-    read_only = features.copy()
-    read_only.flags.writeable = False
-    bad = [
-        [crops, maps],
-        [crops[:, :26], maps, features],
-        [crops[:, :6], maps, features],
-        [crops.astype(np.int8), maps, features],
-        [crops, maps[..., ::-1], features],
-        [crops, maps[:, :, :, :7], features],
-        [crops, maps[:, 0], features],
-        [crops, maps.view(np.int8), features],
-        [crops, maps, features.astype(np.float64)],
-        [crops, maps, features[:, :9]],
-        [crops, maps, features.transpose(0, 2, 3, 1)],
-        [crops, maps[:1], features],
-        [np.concatenate([crops, crops]), maps, features],
-        [crops[0], maps, features],
-        [crops, maps, read_only],
-    ]
-    native.forward(convs, good, 1, "scalar", None)
-    for arrays in bad:
-        with pytest.raises(ValueError):
-            native.forward(convs, arrays, 1, "scalar", None)
-    for threads, isa in ((0, "scalar"), (10**6, "scalar"), (1, "none")):
-        with pytest.raises(ValueError):
-            native.forward(convs, good, threads, isa, None)
-    for seconds in (np.zeros(1), np.zeros(2, np.float32)):
-        with pytest.raises(ValueError, match="seconds is"):
-            native.forward(convs, good, 1, "scalar", seconds)
-    with pytest.raises(ValueError, match="one map more than layers"):
-        native.forward([], good[:1], 1, "scalar", None)
-
-
-@needs_kernels
-@pytest.mark.parametrize(
-    ("output", "channels", "kind"),
-    [("sums8", 14, np.int8), ("sums16", 200, np.int16), ("sums", 200, np.int32)],
-)
-def test_kernels_check_where_they_write_sums(output: str, channels: int, kind: type) -> None:
-    conv = random_conv(np.random.default_rng(0), "a", "x", (3, 1, 0, 1, channels, 5, False))
-    read = Packed(layout(channels, 1, 1), 0, -1, np.zeros(channels, bool))
-    made = conv_bits.make_conv(conv, read, Target(native, "scalar", 1), output)
-    bits = read.pack(np.random.default_rng(1).integers(0, 2, (2, 6, 5, channels), np.uint8))
-    bits, out = np.ascontiguousarray(bits), np.zeros((2, 4, 3, 5), kind)
-    read_only = out.copy()
-    read_only.flags.writeable = False
-    others = [
-        out.astype(other)
-        for other in (np.int8, np.int16, np.int32, np.uint8, np.float32)
-        if other != kind
-    ]
-    native.forward([made], [bits, out], 1, "scalar", None)
-    assert out.any()
-    for wrong in (
-        *others,
-        read_only,
-        out[:1],
-        out[:, :3],
-        out[..., :4],
-        out[:, ::-1],
-        out.transpose(0, 3, 1, 2),
-    ):
-        with pytest.raises(ValueError, match="output is"):
-            native.forward([made], [bits, wrong], 1, "scalar", None)
-
-
-@needs_kernels
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"output": "sum"}, "output is bits, real, sums, sums16 or sums8"),
-        ({"output": "sums8"}, "sums do not fit 8 bits"),
-        ({"output": "sums16", "products": 1 << 15}, "sums do not fit 16 bits"),
-        ({"kernel": 0}, "a number of the geometry is out of range"),
-        ({"stride": 0}, "a number of the geometry is out of range"),
-        ({"bytes": 0}, "a number of the geometry is out of range"),
-        ({"products": 0}, "a number of the geometry is out of range"),
-        ({"outputs": 1 << 40}, "a number of the geometry is out of range"),
-        ({"kernel": 1025}, "the kernel is too large"),
-        ({"margin": 1 << 40}, "a number of the output map is out of range"),
-        ({"group_blocks": []}, "a number of the geometry is out of range"),
-        ({"group_blocks": [3, 0]}, "a group's number of blocks is out of range"),
-        ({"group_blocks": [1, 2]}, "blocks do not fit the outputs"),
-        ({"outputs": 23}, "outputs do not split into the groups"),
-        ({"pixels": True}, "pixels go to bits, in one group"),
-        ({"pool": True}, "only bits are pooled"),
-        ({"scale": np.ones(24, np.float32)}, "scale and bias go with a real output"),
-        ({"output": "real"}, "scale and bias go with a real output"),
-        (
-            {"output": "real", "scale": np.ones(24, np.float32)},
-            "scale and bias go with a real output",
-        ),
-        (
-            {"output": "real", "scale": np.ones(24), "bias": np.ones(24, np.float32)},
-            "scale is float64",
-        ),
-        (
-            {"output": "real", "scale": np.ones(24, np.float32), "bias": np.ones(23, np.float32)},
-            "bias is float32",
-        ),
-        ({"weights": np.zeros((32, 17), np.uint8)}, "weights is uint8"),
-        ({"weights": np.zeros((32, 18), np.int8)}, "weights is int8"),
-        ({"thresholds": np.zeros(31, np.int32)}, "thresholds is int32"),
-        ({"thresholds": np.zeros(32, np.int64)}, "thresholds is int64"),
-        ({"output": "bits", "places": np.zeros((3, 2), np.int32)}, "places is int32"),
-        ({"output": "bits", "places": np.zeros((4, 2), np.int64)}, "places is int64"),
-        (
-            {"output": "bits", "places": np.full((4, 2), 2, np.int32)},
-            "a place is outside of the map",
-        ),
-        (
-            {"output": "bits", "places": np.full((4, 2), -1, np.int32)},
-            "a place is outside of the map",
-        ),
-    ],
-)
-def test_kernels_check_what_a_convolution_is(changes: dict[str, Any], message: str) -> None:
-    """24 filters of 15 channels in two groups: 135 products, two blocks of 8 filters each."""
-    conv = random_conv(np.random.default_rng(0), "a", "x", (3, 1, 0, 2, 30, 24, False))
-    read = Packed(layout(30, 1, 2), 0, -1, np.zeros(30, bool))
-    good = kernel_arguments(conv, conv_bits.bit_rows(conv, read), False, None, "sums16")
-    native.Conv(**good)
-    with pytest.raises(ValueError, match=message):
-        native.Conv(**(good | changes))
-
-
-@needs_kernels
-def test_sums_fit_up_to_the_last_one() -> None:
-    for channels, output in ((127, "sums8"), ((1 << 14) - 1, "sums16")):
-        conv = random_conv(np.random.default_rng(0), "a", "x", (1, 1, 0, 1, channels, 1, False))
-        read = Packed(layout(channels, 1, 1), 0, -1, np.zeros(channels, bool))
-        good = kernel_arguments(conv, conv_bits.bit_rows(conv, read), False, None, output)
-        native.Conv(**good)
-        with pytest.raises(ValueError, match="sums do not fit"):
-            native.Conv(**good | {"products": 128 if output == "sums8" else 1 << 15})

@@ -1,4 +1,4 @@
-"""What is recorded of a run."""
+"""The record of a run: machine, versions, commit and command."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rbsf.system import environment as module
 from rbsf.system.environment import cores, environment
 
 
-def test_what_a_result_needs_to_be_repeated(monkeypatch):
+def test_the_record_has_what_a_result_needs_to_be_repeated(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["eval/run.py", "--out", "a b"])
     found = environment()
     assert found["command"] == "python eval/run.py --out 'a b'"
@@ -40,17 +40,8 @@ def test_git_need_not_be_installed(monkeypatch):
 
 @pytest.mark.skipif(shutil.which("git") is None, reason=needs("git", "git is not installed"))
 def test_the_commit_of_another_repository_is_not_ours(tmp_path, monkeypatch):
-    git = [
-        "git",
-        "-C",
-        str(tmp_path),
-        "-c",
-        "user.name=a",
-        "-c",
-        "user.email=a@b",
-        "-c",
-        "commit.gpgsign=no",
-    ]
+    git = ["git", "-C", str(tmp_path)]
+    git += ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=no"]
     subprocess.run([*git, "init", "--quiet"], check=True)
     subprocess.run([*git, "commit", "--quiet", "--allow-empty", "--message", "theirs"], check=True)
     for folder, known in (("rbsf/system", True), ("venv/site/rbsf/system", False)):

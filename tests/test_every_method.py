@@ -1,6 +1,4 @@
-"""Every method of `rbsf.methods`, with its options, held to the shared interface: terms, training,
-cost, files.
-"""
+"""Every method of `rbsf.methods`, with its options, keeps the promises of the interface."""
 
 from __future__ import annotations
 
@@ -36,7 +34,7 @@ GEOMETRY = {"kernel_size": (3, 2), "stride": (2, 1), "padding": (1, 2), "groups"
 
 
 def trained_layer(method, options, input_norm, dtype=torch.float64):
-    """A layer whose every parameter and statistic differs from its start, in eval mode."""
+    """A layer in eval mode, all of whose parameters and statistics differ from a new one's."""
     torch.manual_seed(2)
     layer = get_method(method)(6, 8, **GEOMETRY, input_norm=input_norm, **options).to(dtype)
     layer(3 * torch.randn(8, 6, 9, 9, dtype=dtype) + 1)
@@ -46,7 +44,7 @@ def trained_layer(method, options, input_norm, dtype=torch.float64):
 
 
 def sum_of_terms(layer, x):
-    """The interface's promise, written out."""
+    """The convolution as the interface promises it, a sum of terms."""
     x = layer.norm(x)
     out = 0
     for term in layer.terms():
@@ -84,7 +82,7 @@ def test_a_layer_made_of_terms_is_the_layer_they_came_from(method, options):
     torch.testing.assert_close(other(x), layer(x))
     torch.testing.assert_close(copy.deepcopy(other)(x), layer(x))
     torch.testing.assert_close(other.float()(x.float()), layer(x).float(), atol=1e-4, rtol=1e-4)
-    other.double().set_weight(torch.randn(8, 3, 3, 2))  # learns again
+    other.double().set_weight(torch.randn(8, 3, 3, 2))  # is trained again
     other(x).sum().backward()
     assert other.weight.grad.abs().sum() > 0
 

@@ -1,10 +1,9 @@
-"""Export of trackers: thresholds by hand, packed against torch to the bit, and what is refused."""
+"""Export of trackers: thresholds by hand, packed equals torch to the bit, and refusals."""
 
 from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import replace
-from fractions import Fraction
 from itertools import pairwise
 
 import numpy as np
@@ -16,12 +15,10 @@ from torch import nn
 from rbsf.conversion import binarize
 from rbsf.engine.cpu import available_isas
 from rbsf.engine.file import read_packed
-from rbsf.engine.fusion import POOLED
-from rbsf.engine.node import Node
 from rbsf.engine.run import Engine
 from rbsf.export import fold, pack
 from rbsf.export.first_layer import quantise_first
-from rbsf.export.fold import threshold_of_real, threshold_of_whole, with_thresholds
+from rbsf.export.fold import threshold_of_whole
 from rbsf.export.pack import export_tracker, pack_weights
 from rbsf.export.rounding import round_weights
 from rbsf.layers import BinaryConv2d
@@ -30,7 +27,6 @@ from rbsf.models import build
 from rbsf.models.alexnet import AlexNet
 from rbsf.weights import save_weights
 
-LOW, HIGH = -(2**31), 2**31 - 1
 SIZE = 87  # pixels: the smallest crop that leaves one feature
 
 
@@ -39,8 +35,9 @@ def crops(count=2, size=SIZE, seed=0):
 
 
 def settle(net, seed=0):
-    """Batch-norms of any sign and place, statistics of real maps, in float64; the first layer is
-    not rounded.
+    """Give batch-norms any sign and place, and the statistics of real maps, in float64.
+
+    The first layer is not rounded.
     """
     torch.manual_seed(seed)
     net = net.double().train()
@@ -68,8 +65,9 @@ def narrow():
 
 @torch.inference_mode()
 def torch_outputs(net, images):
-    """The bits that binary convolutions take, uint8 [N, H, W, C], and the features, in the
-    network's own dtype.
+    """The bits that binary convolutions take and the features, in the network's own dtype.
+
+    Bits are uint8 `[N, H, W, C]`.
     """
     x, bits = torch.from_numpy(images).permute(0, 3, 1, 2).to(next(net.parameters())), []
     for block, following in pairwise([*net.layers, None]):
@@ -80,15 +78,13 @@ def torch_outputs(net, images):
 
 
 def packed_outputs(packed, images, isa="auto"):
-    """The same of a packed tracker."""
+    """The same outputs of a packed tracker."""
     found = Engine(packed, isa=isa).outputs(images)
     return [found[node.name] for node in packed.nodes if node.op in ("sign", "channels_first")]
 
 
 def assert_same(packed, net, images):
-    """Every bit of the packed network is that of `net`, in float64, and its features are but for
-    rounding.
-    """
+    """The packed network has every bit of `net` in float64, and its features but for rounding."""
     *expected, real = torch_outputs(net.double(), images)
     for isa in available_isas():
         *bits, features = packed_outputs(packed, images, isa)
@@ -96,112 +92,6 @@ def assert_same(packed, net, images):
             np.testing.assert_array_equal(got, wanted)
         assert features.dtype == np.float32
         np.testing.assert_allclose(features, real, rtol=1e-4, atol=1e-4)
-
-
-# ---- thresholds
-
-
-def bits_of(sign, x):
-    """[N, C] of values [N]."""
-    return (x[:, None] >= sign["threshold"]) ^ (sign.get("flip", 0) > 0)
-
-
-@pytest.mark.parametrize(
-    ("scale", "bias", "threshold", "flip"),
-    [
-        (2.0, -3.0, 2, False),  # 2 x >= 3 from x = 2
-        (2.0, -4.0, 2, False),  # at the threshold itself the bit is 1
-        (2.0, 5.0, -2, False),
-        (-2.0, 5.0, 3, True),  # -2 x + 5 >= 0 up to x = 2
-        (-2.0, 4.0, 3, True),
-        (0.0, 0.0, LOW, False),  # constant +1
-        (0.0, -1.0, HIGH, False),
-        (1e-9, -1e9, HIGH, False),
-        (1e-9, 1e9, LOW, False),
-        (-1e-9, 1e9, HIGH, True),
-        (5e-324, 1.0, LOW, False),  # the limit is infinite
-        (-5e-324, -1.0, LOW, True),
-    ],
-)
-def test_threshold_of_whole_numbers(scale, bias, threshold, flip):
-    got = threshold_of_whole(np.array([scale]), np.array([bias]))
-    assert got["threshold"].dtype == np.int32
-    assert ([*got["threshold"]], [*got.get("flip", [0])]) == ([threshold], [flip])
-
-
-def test_threshold_of_whole_numbers_by_trying_them_all():
-    scales = np.array([-2, -1.5, -1, -0.125, -(2.0**-40), 0, 2.0**-40, 0.125, 0.75, 1, 2])
-    scale, bias = (a.ravel() for a in np.meshgrid(scales, np.arange(-80, 81) / 8))
-    x = np.arange(-90, 91)
-    np.testing.assert_array_equal(
-        bits_of(threshold_of_whole(scale, bias), x), scale * x[:, None] + bias >= 0
-    )
-
-
-@pytest.mark.parametrize(
-    ("scale", "bias", "threshold", "flip"),
-    [
-        (2.0, -3.0, 1.5, False),
-        (-2.0, 3.0, np.nextafter(np.float32(1.5), np.float32(2)), True),
-        (
-            1.0,
-            -0.1,
-            np.nextafter(np.float32(0.1), np.float32(0)) + np.float32(2**-27),
-            False,
-        ),  # float32's 0.1 is above
-        (0.0, 0.0, -np.inf, False),
-        (0.0, -1.0, np.inf, False),
-        (1e-300, 1.0, -np.inf, False),
-        (-1e-300, -1.0, -np.inf, True),
-    ],
-)
-def test_threshold_of_real_numbers(scale, bias, threshold, flip):
-    got = threshold_of_real(np.array([scale]), np.array([bias]))
-    assert got["threshold"].dtype == np.float32
-    assert ([*got["threshold"]], [*got.get("flip", [0])]) == ([threshold], [flip])
-
-
-def exact_bit(scale, bias, x):
-    return Fraction(scale) * Fraction(float(x)) + Fraction(bias) >= 0
-
-
-@pytest.mark.parametrize("tie", [False, True])
-def test_threshold_of_real_numbers_by_their_neighbours(tie):
-    rng = np.random.default_rng(0)
-    scale, limit = rng.normal(size=(2, 300)).astype(np.float32).astype(np.float64)
-    scale *= rng.choice([1.0, 2.0**-60, 2.0**60], 300)
-    scale[::50] = 0
-    bias = -scale * limit if tie else -scale * limit + rng.normal(size=300) * 1e-8 * np.abs(scale)
-    signs = threshold_of_real(scale, bias)
-    for channel, near in enumerate(limit.astype(np.float32)):
-        below, above = (np.nextafter(near, np.float32(end)) for end in (-np.inf, np.inf))
-        x = np.array([below, near, above, 0, -3e38, 3e38], np.float32)
-        expected = [exact_bit(scale[channel], bias[channel], value) for value in x]
-        assert bits_of(signs, x)[:, channel].tolist() == expected
-
-
-@pytest.mark.parametrize(
-    ("outer", "weight", "threshold"),
-    [
-        ((1.0, 0.0), 1, 3),  # -max(x) + 2 >= 0 unless some x >= 3
-        ((-1.0, 0.0), -1, 3),  # the largest of -x is that of sums of negated weights
-        ((1.0, 0.5), 1, 2),  # x + 0.5 <= 2 up to x = 1
-    ],
-)
-def test_a_sign_that_turns_round_after_pooling(outer, weight, threshold):
-    geometry = {"kernel": 1, "stride": 1, "padding": 0, "groups": 1, "channels": 1, "bits": 8}
-    scale, bias = np.array(outer)[:, None]
-    nodes = [
-        Node("image", "input"),
-        Node("conv", "conv_u8", ("image",), geometry, {"weight": np.ones((1, 1, 1, 1), np.int8)}),
-        Node("norm", "affine", ("conv",), {}, {"scale": scale, "bias": bias}),
-        Node("pool", "max_pool", ("norm",), POOLED),
-        Node("sign", "sign", ("pool",), {}, {"scale": np.array([-1.0]), "bias": np.array([2.0])}),
-    ]
-    _, conv, _, sign = with_thresholds(nodes)
-    assert conv.tensors["weight"].item() == weight
-    got = threshold_of_whole(**sign.tensors)
-    assert ([*got["threshold"]], [*got["flip"]]) == ([threshold], [1])
 
 
 # ---- the first layer
@@ -224,7 +114,7 @@ def test_first_layer_is_rounded_per_filter():
 
 
 @pytest.mark.parametrize("bits", [2, 4])
-def test_first_layer_in_few_bits(bits):
+def test_a_first_layer_in_few_bits_is_rounded_to_the_nearest(bits):
     net = fresh(width=1)
     exact = net.layers[0].conv.weight.detach().numpy()
     whole, step = round_weights(exact, bits)
@@ -234,10 +124,8 @@ def test_first_layer_in_few_bits(bits):
     again, same = round_weights(rounded, bits)
     np.testing.assert_array_equal(again, whole)
     np.testing.assert_allclose(same, step, rtol=1e-12)
-    nearest = (
-        np.clip(np.rint(exact / step[:, None, None, None]), -limit, limit)
-        * step[:, None, None, None]
-    )
+    steps = step[:, None, None, None]
+    nearest = np.clip(np.rint(exact / steps), -limit, limit) * steps
     sums = [np.abs((w - exact).sum((1, 2, 3))).mean() for w in (rounded, nearest)]
     assert sums[0] < sums[1] / 5, "what rounding adds to the answer to an even image is taken back"
 
@@ -309,7 +197,7 @@ def test_every_bit_is_that_of_torch(model):
     )
 
 
-def test_the_graph_of_a_tracker():
+def test_a_tracker_has_the_expected_graph():
     packed = export_tracker(narrow(), "rbsf").packed
     pooled, flat = ["conv_bits", "max_pool", "sign"], ["conv_bits", "sign"]
     ops = [
@@ -346,20 +234,17 @@ def test_few_bits_make_a_smaller_file(tmp_path):
     sizes = {}
     for bits in (7, 4):
         file = tmp_path / f"{bits}.safetensors"
-        exported, sizes[bits] = (
-            pack_weights(tmp_path / "net.safetensors", file, bits),
-            file.stat().st_size,
-        )
+        exported = pack_weights(tmp_path / "net.safetensors", file, bits)
+        sizes[bits] = file.stat().st_size
     assert sizes[7] - sizes[4] == pytest.approx(96 * 363 / 2, abs=200)
     assert_same(read_packed(tmp_path / "4.safetensors"), exported.net, crops(1))
-    with pytest.raises(
-        ValueError, match="first_bits=1: the first layer's weights have 2 to 7 bits"
-    ):
+    message = "first_bits=1: the first layer's weights have 2 to 7 bits"
+    with pytest.raises(ValueError, match=message):
         pack_weights(tmp_path / "net.safetensors", tmp_path / "1.safetensors", 1)
     assert not (tmp_path / "1.safetensors").exists()
 
 
-def test_a_network_without_norms_in_front_of_the_sign():
+def test_a_network_without_norms_in_front_of_the_sign_is_exported():
     torch.manual_seed(0)
     net = AlexNet(for_binary=True)
     binarize(net, "xnor", input_norm=False)
@@ -373,11 +258,9 @@ def test_the_packed_file_says_where_it_comes_from(tmp_path):
     )
     pack_weights(tmp_path / "net.safetensors", tmp_path / "net-packed.safetensors")
     packed = read_packed(tmp_path / "net-packed.safetensors")
-    assert (packed.model, packed.info["config"], packed.info["source"]) == (
-        "xnor",
-        {"seed": 3},
-        "net.safetensors",
-    )
+    assert packed.model == "xnor"
+    assert packed.info["config"] == {"seed": 3}
+    assert packed.info["source"] == "net.safetensors"
     assert packed.info["architecture"] == "AlexNet"
     assert (tmp_path / "net-packed.safetensors").stat().st_size < 450_000
 
@@ -386,7 +269,7 @@ def test_the_packed_file_says_where_it_comes_from(tmp_path):
 
 
 @pytest.mark.parametrize("border", [-1.0, 1.0])
-def test_pooled_before_a_negative_batch_norm_and_a_padded_convolution(border):
+def test_a_pool_before_a_negative_norm_and_a_padded_convolution_are_exported(border):
     net = fresh()
     for block in net.layers[1:]:
         block.conv.padding, block.conv.border = (1, 1), border
@@ -420,9 +303,10 @@ def stray(net):
 
 
 @pytest.mark.parametrize("change", [stride_two_pool, relu, real_layer, last_pooled, stray])
-def test_trackers_of_another_shape(change):
-    """float32 may round a real value to the other side of its threshold, but these lie further
-    away.
+def test_trackers_of_another_shape_are_exported(change):
+    """Bits are equal in float32 as well.
+
+    It may round a value across its threshold, but these values lie further away.
     """
     net = fresh()
     change(net)
@@ -476,10 +360,8 @@ def test_what_has_no_packed_form_is_named(damage, message):
 
 def test_float_networks_are_refused():
     for net in (build("siamfc"), nn.Sequential(nn.Linear(2, 2))):
-        with pytest.raises(
-            ValueError,
-            match=r"^no packed form: the network has no binary convolution; train --model",
-        ):
+        message = r"^no packed form: the network has no binary convolution; train --model"
+        with pytest.raises(ValueError, match=message):
             export_tracker(net, "siamfc")
 
 
@@ -569,7 +451,8 @@ def test_spoiled_nodes_are_found(name, spoil, where, weights, tmp_path, monkeypa
 
 def assert_refused(weights, folder, where):
     out = folder / "packed.safetensors"
-    message = rf"packed\.safetensors was not written: the packed network differs from the rounded one in float64 at {where}$"
+    difference = "the packed network differs from the rounded one in float64"
+    message = rf"packed\.safetensors was not written: {difference} at {where}$"
     with pytest.raises(ValueError, match=message) as error:
         pack_weights(weights, out)
     assert "\n" not in str(error.value)
@@ -577,7 +460,10 @@ def assert_refused(weights, folder, where):
 
 
 def test_sums_at_their_thresholds_are_not_refused():
-    """Fresh batch-norms put thresholds at sums of 0, of which float64 makes a little more or less."""
+    """New batch-norms put thresholds at sums of 0, which are not exact.
+
+    Float64 makes a little more or less of them.
+    """
     found = export_tracker(fresh("xnor"), "xnor").compare()
     found.check()
     signs = [part for part in found.differences if part.bits]

@@ -1,4 +1,4 @@
-"""RB-SF 2 when packed: whole numbers from layer to layer, equal to PyTorch to the bit."""
+"""Packed RB-SF 2 computes in whole numbers from layer to layer, as PyTorch to the bit."""
 
 from __future__ import annotations
 
@@ -67,11 +67,16 @@ def lifted(*nodes: Node) -> list[tuple[str, str, tuple[str, ...]]]:
     return [(node.name, node.op, node.inputs) for node in lift_scales([*START, *nodes])]
 
 
-def test_a_sum_of_maps_with_one_scale() -> None:
-    assert lifted(scale("bs", "b", 0.5), Node("sum", "add", ("as", "bs")), Node("end", "relu", ("sum",))) == [
-        ("image", "input", ()), ("a", "round", ("image",)), ("b", "round", ("image",)),
-        ("sum.steps", "add", ("a", "b")), ("sum", "affine", ("sum.steps",)), ("end", "relu", ("sum",)),
-    ]  # fmt: skip
+def test_a_sum_of_maps_with_one_scale_is_scaled_afterwards() -> None:
+    total, end = Node("sum", "add", ("as", "bs")), Node("end", "relu", ("sum",))
+    assert lifted(scale("bs", "b", 0.5), total, end) == [
+        ("image", "input", ()),
+        ("a", "round", ("image",)),
+        ("b", "round", ("image",)),
+        ("sum.steps", "add", ("a", "b")),
+        ("sum", "affine", ("sum.steps",)),
+        ("end", "relu", ("sum",)),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -82,21 +87,16 @@ def test_a_sum_of_maps_with_other_scales_stays(other: Node) -> None:
 
 
 def test_a_scale_and_its_inverse_are_gone() -> None:
-    assert lifted(scale("back", "as", 2.0), Node("end", "round", ("back",))) == [
-        ("image", "input", ()), ("a", "round", ("image",)), ("end", "round", ("a",)),
-    ]  # fmt: skip
+    expected = [("image", "input", ()), ("a", "round", ("image",)), ("end", "round", ("a",))]
+    assert lifted(scale("back", "as", 2.0), Node("end", "round", ("back",))) == expected
 
 
 def test_signs_and_convolutions_take_a_scale_up() -> None:
-    sign = Node(
-        "s", "sign", ("as",), {}, {"scale": np.array([2.0, 4.0]), "bias": np.array([1.0, 1.0])}
-    )
-    conv = Node(
-        "c", "conv", ("as",), {}, {"weight": np.full((1, 1, 1, 2), 3.0), "bias": np.zeros(1)}
-    )
-    found = {
-        node.name: node for node in lift_scales([*START, sign, conv, Node("e", "add", ("s", "c"))])
-    }
+    scaling = {"scale": np.array([2.0, 4.0]), "bias": np.array([1.0, 1.0])}
+    weights = {"weight": np.full((1, 1, 1, 2), 3.0), "bias": np.zeros(1)}
+    sign, conv = Node("s", "sign", ("as",), {}, scaling), Node("c", "conv", ("as",), {}, weights)
+    nodes = lift_scales([*START, sign, conv, Node("e", "add", ("s", "c"))])
+    found = {node.name: node for node in nodes}
     assert found["s"].inputs == found["c"].inputs == ("a",)
     assert found["s"].tensors["scale"].tolist() == [1, 2]
     assert found["c"].tensors["weight"].ravel().tolist() == [1.5, 1.5]

@@ -22,7 +22,7 @@ def picture(color: tuple[int, int, int] = RED, size: tuple[int, int] = (64, 48))
 
 
 def noisy(count: int, seed: int = 0) -> list[np.ndarray]:
-    """Frames that do not compress away, so that cutting a file cuts frames."""
+    """Frames that do not compress away, so that cutting a file loses frames."""
     rng = np.random.default_rng(seed)
     return [
         cv2.resize(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8), (128, 96))
@@ -40,7 +40,7 @@ def write_video(path: Path, frames: list[np.ndarray], codec: str = "mp4v") -> Pa
 
 
 def damage(path: Path, *, keep: float = 1.0, zero: tuple[float, float] = (0, 0)) -> Path:
-    """Cut a file to a share of its bytes; overwrite those between two shares with zeros."""
+    """Cut a file to a share of its bytes, and overwrite those between two shares with zeros."""
     data = bytearray(path.read_bytes())
     first, last = (int(len(data) * share) for share in zero)
     data[first:last] = bytes(last - first)
@@ -49,7 +49,7 @@ def damage(path: Path, *, keep: float = 1.0, zero: tuple[float, float] = (0, 0))
 
 
 def drain(frames: Iterator[np.ndarray]) -> tuple[int, str]:
-    """Number of good frames and the message of the break (empty: none)."""
+    """The number of good frames, and the message where they break off, else an empty one."""
     count = 0
     try:
         for _ in frames:
@@ -67,7 +67,7 @@ def drain(frames: Iterator[np.ndarray]) -> tuple[int, str]:
     [
         (np.full((4, 5), 77, np.uint8), (77, 77, 77)),  # gray
         (np.full((4, 5, 3), (10, 20, 30), np.uint8), (30, 20, 10)),  # OpenCV stores BGR
-        (np.full((4, 5, 4), (10, 20, 30, 128), np.uint8), (30, 20, 10)),  # transparent
+        (np.full((4, 5, 4), (10, 20, 30, 128), np.uint8), (30, 20, 10)),  # half transparent
         (np.full((4, 5), 77 * 257, np.uint16), (77, 77, 77)),  # 16 bits
     ],
 )
@@ -106,7 +106,7 @@ def test_images_come_in_natural_order_and_may_change_size(tmp_path: Path) -> Non
     frames = open_frames(tmp_path)
     assert (frames.count, frames.fps) == (3, None)
     assert [f.shape[:2] for f in frames] == [(8, 8), (48, 64), (20, 30)]
-    assert len(list(frames)) == 3  # and again
+    assert len(list(frames)) == 3  # a second time
     assert [f.shape[:2] for f in open_frames(f"{tmp_path}/f1*.png")] == [(8, 8), (20, 30)]
     assert [f.shape[:2] for f in open_frames(f"{tmp_path}/f%d.png")] == [(8, 8), (48, 64), (20, 30)]
     assert open_frames(tmp_path / "f2.png").count == 1
@@ -154,7 +154,9 @@ def test_written_videos_read_back(tmp_path: Path, name: str) -> None:
     assert (frames.count, frames.fps) == (9, pytest.approx(12.5))
     images = list(frames)
     assert [i.shape for i in images] == 9 * [(48, 64, 3)]
-    for image, color in zip(images[1::3], (RED, GREEN, BLUE), strict=True):  # RGB in, RGB out
+    for image, color in zip(
+        images[1::3], (RED, GREEN, BLUE), strict=True
+    ):  # RGB goes in and comes out
         assert np.abs(image.mean(axis=(0, 1)) - color).max() < 12
     assert np.array_equal(read_video_frame(tmp_path / name, 4), images[4])
     assert [p.name for p in tmp_path.iterdir()] == [name]
@@ -173,7 +175,7 @@ def test_an_mp4_cut_before_its_table_cannot_be_opened(
     path = damage(write_video(tmp_path / "cut.mp4", noisy(20)), keep=keep)
     with pytest.raises(ValueError, match=r"cut\.mp4 cannot be opened as a video: cut short"):
         open_frames(path)
-    assert capfd.readouterr().err == ""  # nothing of ffmpeg's own
+    assert capfd.readouterr().err == ""  # ffmpeg prints nothing of its own
 
 
 def test_text_is_not_a_video(tmp_path: Path) -> None:
@@ -182,12 +184,12 @@ def test_text_is_not_a_video(tmp_path: Path) -> None:
         open_frames(tmp_path / "a.mp4")
 
 
-def test_a_video_of_zeros_where_frames_should_be(tmp_path: Path) -> None:
+def test_a_video_of_zeros_where_frames_should_be_is_refused(tmp_path: Path) -> None:
     path = write_video(tmp_path / "z.mp4", noisy(20))
     data = path.read_bytes()
-    damage(
-        path, zero=((data.index(b"mdat") + 4) / len(data), (data.index(b"moov") - 4) / len(data))
-    )  # only the table of frames stays
+    # Only the table of frames is left.
+    first, last = data.index(b"mdat") + 4, data.index(b"moov") - 4
+    damage(path, zero=(first / len(data), last / len(data)))
     with pytest.raises(ValueError, match=r"z\.mp4 opens, but not one frame of it can be decoded"):
         open_frames(path)
 
@@ -236,7 +238,7 @@ def test_the_first_frame_fixes_an_even_size(tmp_path: Path) -> None:
 
 
 def test_other_sizes_are_fitted_with_bars() -> None:
-    wide = fit(picture(size=(200, 50)), (64, 48))  # 64 x 16 in the middle
+    wide = fit(picture(size=(200, 50)), (64, 48))  # 64 x 16 pixels in the middle
     assert wide.shape == (48, 64, 3)
     assert wide[:16].max() == wide[32:].max() == 0
     assert np.array_equal(wide[16:32], picture(size=(64, 16)))

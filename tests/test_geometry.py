@@ -9,12 +9,12 @@ import pytest
 from rbsf.tracker.geometry import box_around, box_center, check_box, crop_square, exemplar_side
 
 
-def test_center_and_back():
+def test_a_box_has_its_center_and_comes_back_from_it():
     assert box_center([10, 20, 5, 4]).tolist() == [12, 21.5]  # pixels 10..14 and 20..23
     assert box_around([12, 21.5], [5, 4]).tolist() == [10, 20, 5, 4]
 
 
-def test_exemplar_side_is_siamfcs():
+def test_exemplar_side_is_that_of_siamfc():
     assert exemplar_side([40, 40]) == pytest.approx(80)
     assert exemplar_side([10, 40]) == pytest.approx(np.sqrt(35 * 65))
 
@@ -41,12 +41,11 @@ def test_a_crop_is_the_whole_image_warped(center, side):
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     expected = cv2.warpAffine(image, matrix, (31, 31), flags=flags, borderValue=(1.0, 2.0, 3.0))
     crop = crop_square(image, center, side, 31, fill=(1, 2, 3))
-    np.testing.assert_allclose(
-        crop.astype(int), expected, atol=1
-    )  # rounding of float32 coordinates
+    # The tolerance is for float32 coordinates.
+    np.testing.assert_allclose(crop.astype(int), expected, atol=1)
 
 
-def test_center_of_crop_is_center_of_target():
+def test_the_center_of_a_crop_is_that_of_the_target():
     image = np.zeros((101, 101, 3), np.uint8)
     image[40:61, 60:81] = 255  # centre (70, 50)
     crop = crop_square(image, box_center([60, 40, 21, 21]), 42, 127)
@@ -68,16 +67,17 @@ def test_center_of_crop_is_center_of_target():
         ([10, 10, 20, 0.5], "too small"),
     ],
 )
-def test_bad_boxes(box, message):
+def test_bad_boxes_are_refused(box, message):
     with pytest.raises(ValueError, match=message):
         check_box(box, 100, 50)
 
 
-def test_good_and_clipped_boxes():
+def test_boxes_partly_outside_are_clipped_with_a_note():
     box, note = check_box([0, 0, 100, 50], 100, 50)
     assert box.tolist() == [0, 0, 100, 50]
     assert note is None
-    _, note = check_box([45.4381, 37.7274, 29.4065, 55.8059], 320, 240)  # whose x + w - x is not w
+    # The x + w - x of this box differs from w by a rounding.
+    _, note = check_box([45.4381, 37.7274, 29.4065, 55.8059], 320, 240)
     assert note is None
     assert check_box([99, 49, 1, 1], 100, 50)[1] is None
     box, note = check_box([-10, 40, 30, 30], 100, 50)

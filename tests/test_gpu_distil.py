@@ -1,4 +1,4 @@
-"""RB-SF 2 on a GPU elsewhere: its data in parts, a rehearsal that stops and goes on, and bad input."""
+"""RB-SF 2 on a GPU elsewhere: its data in parts, a rehearsal that goes on, and bad input."""
 
 from __future__ import annotations
 
@@ -28,14 +28,12 @@ def teacher(made: Path) -> str:
     return ",".join(str(made / name) for name in gpu_distil.TEACHER)
 
 
-def test_there_and_back(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_parts_give_the_data_and_the_teacher_again(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert not gpu_distil.unpack(tmp_path, tmp_path / "run")
-    assert (
-        main(
-            ["--pack", str(tmp_path), "--pairs", str(made / "pairs.db"), "--teacher", teacher(made)]
-        )
-        == 0
-    )
+    flags = ["--pairs", str(made / "pairs.db"), "--teacher", teacher(made)]
+    assert main(["--pack", str(tmp_path), *flags]) == 0
     assert "rbsf2-1-of-1.part: " in capsys.readouterr().out
     parts = gpu_distil.pack(made / "pairs.db", teacher(made), tmp_path, 50_000)
     assert len(parts) > 1
@@ -51,7 +49,7 @@ def test_there_and_back(made: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
         gpu_distil.unpack(tmp_path, tmp_path / "other")
 
 
-def test_a_rehearsal(tmp_path: Path) -> None:
+def test_a_rehearsal_leaves_weights(tmp_path: Path) -> None:
     command = [*PROGRAM, "--rehearse", "--out", str(tmp_path / "run"), "--only", "rbsf2"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -59,7 +57,7 @@ def test_a_rehearsal(tmp_path: Path) -> None:
     assert load_weights(tmp_path / "run" / "rbsf2" / "rbsf2" / "rbsf2.safetensors")[1] == "rbsf2"
 
 
-def test_what_a_user_can_do_wrong(made: Path, tmp_path: Path) -> None:
+def test_mistakes_of_a_user_are_named(made: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--pairs and --teacher go together"):
         main(["--pack", str(tmp_path), "--pairs", str(made / "pairs.db")])
     with pytest.raises(ValueError, match="give two files"):

@@ -46,9 +46,11 @@ def names_of(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_there_and_back(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_archive_gives_every_file_again(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(gpu_home, "PART_BYTES", 25_000)
-    for _ in range(2):  # the second replaces the first, and does not hold it
+    for _ in range(2):  # the second replaces the first and does not contain it
         parts, left = pack_home(folder, folder / "home")
         assert not left
         assert [part.name for part in parts] == [f"home-{n}-of-3.part" for n in (1, 2, 3)]
@@ -68,7 +70,7 @@ def test_results_come_before_weights_and_weights_before_checkpoints(
     assert [path.suffix for path in chosen[-2:]] == [".safetensors", ".pt"]
 
 
-def test_parts_that_are_missing_or_damaged(
+def test_parts_that_are_missing_or_damaged_are_named(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert not unpack_home(tmp_path, tmp_path / "new")

@@ -31,16 +31,9 @@ FIRST = "table2-32-32-64-128-r+g+b"
 def test_the_list_is_in_order_and_each_item_has_a_place_of_its_own() -> None:
     items = make_items(Path("data"))
     names = [item.name for item in items]
-    assert names[:8] == [
-        "rbsf2",
-        "agreement",
-        "speed",
-        "teachers-resnet18-32-32-64-128",
-        "table2-32-32-64-128-bi",
-        "table2-32-32-64-128-r",
-        "table2-32-32-64-128-r+g",
-        FIRST,
-    ]
+    table = [f"table2-32-32-64-128-{column}" for column in ("bi", "r", "r+g")]
+    assert names[:4] == ["rbsf2", "agreement", "speed", "teachers-resnet18-32-32-64-128"]
+    assert names[4:8] == [*table, FIRST]
     assert len(set(names)) == len(names)
     assert len({item.results for item in items}) == len(items)
     for number, item in enumerate(items):
@@ -51,30 +44,21 @@ def test_the_list_is_in_order_and_each_item_has_a_place_of_its_own() -> None:
 
 def test_seeds_start_from_the_float_network_of_the_first() -> None:
     by_name = {item.name: item for item in make_items(Path("data"))}
-    assert (
-        by_name[f"{FIRST}-seed-1"].needs
-        == by_name[FIRST].needs
-        == ("teachers-resnet18-32-32-64-128",)
-    )
-    (teacher,) = [
-        word for word in by_name[f"{FIRST}-seed-1"].command if word.startswith("teacher=")
-    ]
-    assert (
-        teacher
-        == f"teacher={by_name['teachers-resnet18-32-32-64-128'].results}/resnet18.safetensors"
-    )
+    for name in (FIRST, f"{FIRST}-seed-1"):
+        assert by_name[name].needs == ("teachers-resnet18-32-32-64-128",)
+    command = by_name[f"{FIRST}-seed-1"].command
+    (teacher,) = [word for word in command if word.startswith("teacher=")]
+    expected = f"teacher={by_name['teachers-resnet18-32-32-64-128'].results}/resnet18.safetensors"
+    assert teacher == expected
 
 
-def test_only_takes_what_is_needed_along(capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_takes_along_what_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--list", "--only", f"{FIRST}-seed-2"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in lines] == [
-        "teachers-resnet18-32-32-64-128",
-        f"{FIRST}-seed-2",
-    ]
-    with pytest.raises(
-        ValueError, match="--only 'table9': no such item; there are rbsf2, agreement, speed, "
-    ):
+    expected = ["teachers-resnet18-32-32-64-128", f"{FIRST}-seed-2"]
+    assert [line.split(":")[0] for line in lines] == expected
+    message = "--only 'table9': no such item; there are rbsf2, agreement, speed, "
+    with pytest.raises(ValueError, match=message):
         main(["--list", "--only", "table9"])
 
 
@@ -104,7 +88,7 @@ def test_a_rehearsal_comes_home(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_whole_rehearsal(tmp_path: Path) -> None:
+def test_a_whole_rehearsal_does_all_items(tmp_path: Path) -> None:
     process = rehearse(tmp_path / "run")
     said = process.communicate()[0]
     assert process.returncode == 0, said
@@ -118,11 +102,8 @@ def test_a_run_cut_into_three_slices_gives_what_an_uncut_one_gives(
 ) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert rehearse(whole, "--only", FIRST + "-seed-1").wait() == 0
-    (item,) = [
-        item
-        for item in make_items(whole / "data", rehearse=True, only=[f"{FIRST}-seed-1"])
-        if item.needs
-    ]
+    items = make_items(whole / "data", rehearse=True, only=[f"{FIRST}-seed-1"])
+    (item,) = [item for item in items if item.needs]
     for _ in range(2):
         process = rehearse(cut, "--only", f"{FIRST}-seed-1")
         stop_in_training(process, cut / "items")
@@ -135,7 +116,7 @@ def test_a_run_cut_into_three_slices_gives_what_an_uncut_one_gives(
 
 
 def stop_in_training(process: subprocess.Popen, items: Path) -> None:
-    """Send SIGTERM while a training's bar moves that was not there before."""
+    """Send SIGTERM while the bar of a new training moves."""
     logs = {path: path.stat().st_size for path in items.glob("*/log.txt")}
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
@@ -149,12 +130,12 @@ def stop_in_training(process: subprocess.Popen, items: Path) -> None:
 
 
 def weights_of(content: bytes) -> bytes:
-    """The tensors of a safetensors file, without its header, which has the date."""
+    """The bytes of a safetensors file behind its header, which has the date."""
     return content[8 + int.from_bytes(content[:8], "little") :]
 
 
 class TestBadInput:
-    def test_no_gpu(self, tmp_path: Path) -> None:
+    def test_a_missing_gpu_is_named(self, tmp_path: Path) -> None:
         done = subprocess.run(
             [*PROGRAM, "--data", str(tmp_path), "--out", str(tmp_path / "run")],
             capture_output=True,
@@ -168,31 +149,32 @@ class TestBadInput:
         assert done.stderr.count("\n") == 1
 
     @pytest.mark.parametrize("minutes", ["0", "0.5", "-3", "nan"])
-    def test_a_time_that_is_too_short(self, tmp_path: Path, minutes: str) -> None:
+    def test_a_time_that_is_too_short_is_refused(self, tmp_path: Path, minutes: str) -> None:
         with pytest.raises(ValueError, match="too short to start anything; give at least 1"):
             main(["--data", str(tmp_path), "--out", str(tmp_path), f"--minutes={minutes}"])
 
-    def test_a_full_disk(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_full_disk_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 10**9})())
-        with pytest.raises(
-            ValueError, match=r"1\.0 GB are free on its disk; make room for 2\.1 GB"
-        ):
+        message = r"1\.0 GB are free on its disk; make room for 2\.1 GB"
+        with pytest.raises(ValueError, match=message):
             main(["--data", str(tmp_path), "--out", str(tmp_path / "run")])
 
-    def test_too_little_memory(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_too_little_memory_is_named(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         answer = subprocess.CompletedProcess([], 0, "warning\nA card\n2000000000\n8000000000\n", "")
         monkeypatch.setattr(subprocess, "run", lambda *_, **__: answer)
         with pytest.raises(ValueError, match=r"A card: 2\.0 of 8\.0 GB are free, 6\.4 are needed"):
             main(["--data", str(tmp_path), "--out", str(tmp_path / "run")])
 
-    def test_data_that_is_not_there(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_missing_data_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(gpu_run, "probe_gpu", lambda: "a card")
         with pytest.raises(FileNotFoundError, match=r"no folder .*none; make one with --pack"):
             main(["--data", str(tmp_path / "none"), "--out", str(tmp_path / "run")])
         with pytest.raises(FileNotFoundError, match="holds no cifar100-1-of-N"):
             main(["--data", str(tmp_path), "--out", str(tmp_path / "run")])
 
-    def test_a_summary_of_nothing(self, tmp_path: Path) -> None:
+    def test_a_summary_of_nothing_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError, match=rf"holds neither {LIST} nor home-1-of-N\.part"):
             main(["--summary", str(tmp_path)])
 
@@ -201,7 +183,7 @@ def test_another_machine_goes_on_from_the_parts_and_what_came_home(
     parts: Path,  # noqa: F811
     tmp_path: Path,
 ) -> None:
-    """The archive holds nothing of the data, which would pass for the whole of it."""
+    """The archive holds no data: a part of it would be taken for the whole."""
     carried, first, second = (tmp_path / name for name in ("carried", "first", "second"))
     shutil.copytree(parts, carried)
     gpu_run.unpack_data(carried, gpu_run.find_data(carried, first))
@@ -219,21 +201,8 @@ def test_checks_need_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(gpu_run, "probe_gpu", lambda: "a card")
     ran = []
     monkeypatch.setattr(gpu_run, "work_down", lambda items, *_: ran.extend(items) or 0)
-    assert (
-        main(
-            [
-                "--data",
-                str(tmp_path),
-                "--out",
-                str(tmp_path / "run"),
-                "--only",
-                "agreement",
-                "--only",
-                "speed",
-            ]
-        )
-        == 0
-    )
+    flags = ["--data", str(tmp_path), "--out", str(tmp_path / "run")]
+    assert main([*flags, "--only", "agreement", "--only", "speed"]) == 0
     assert [item.name for item in ran] == ["agreement", "speed"]
     assert all(item.most_minutes for item in ran)
 
@@ -248,7 +217,7 @@ def test_a_list_keeps_what_earlier_runs_had_on_theirs(tmp_path: Path) -> None:
 
 
 class TestSharing:
-    """Whether processes share the GPU by MPS follows what the item `speed` has measured."""
+    """What the item `speed` has measured decides whether processes share the GPU by MPS."""
 
     def rates(self, folder: Path, **rates: float) -> None:
         report = folder / "items" / "speed" / "report.json"
@@ -291,8 +260,9 @@ def test_a_second_run_in_the_same_folder_changes_nothing(
 
 
 def test_every_command_of_the_document_is_understood() -> None:
-    """Those without a GPU are run: --rehearse and --summary above, --pack in test_cifar_parts and
-    test_gpu_distil.
+    """Those that need no GPU are run elsewhere.
+
+    These are --rehearse and --summary above, and --pack in test_cifar_parts and test_gpu_distil.
     """
     text = (ROOT / "docs" / "gpu.md").read_text()
     commands = [line for line in text.splitlines() if line.startswith("python tools/gpu_run.py ")]
@@ -309,7 +279,7 @@ def test_the_document_says_how_many_operations_a_step_needs() -> None:
     assert f"| {count_operations(step) / 1e9:.0f} G |" in text
 
 
-def test_logs_of_images_and_of_pairs(tmp_path: Path) -> None:
+def test_logs_of_images_and_of_pairs_are_read(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("epochs: 40\n")
     for name, last in (("images", "2.0,,,0.99"), ("pairs", "40,2,1300,")):
         rows = f"step,epoch,{name}_per_s,val_top1\n20.0,1.0,1200.0,\n{last}\n"

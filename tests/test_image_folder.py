@@ -1,37 +1,22 @@
-"""Folders of images: layouts and their refusals, crops of every kind of file, passes that resume
-and share out.
-"""
+"""Folders of images: layouts, refusals, crops of every kind of file, and passes that resume."""
 
 from __future__ import annotations
 
 import dataclasses
-import io
-import struct
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from requirements import needs
+from conftest import refused
+from test_decode import encode, plain, quarters
 
 from rbsf.datasets.images.class_folders import FOLDER, FolderSet, open_image_folder
-from rbsf.datasets.images.decode import AREA, RATIO, CentreCrop, RandomCrop, decode_crop, jpeg_size
 from rbsf.datasets.images.labelled import open_labelled
 from rbsf.system.program import run
 
 CLASSES = ("n01", "n02", "n03")
 SMALL = FolderSet(size=16)
-
-
-def encode(image, suffix=".jpg"):
-    return cv2.imencode(suffix, image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
-
-
-def plain(value, width=40, height=30):
-    return np.full((height, width, 3), value, np.uint8)
 
 
 def write(path, value=100):
@@ -40,7 +25,7 @@ def write(path, value=100):
 
 
 def make(root, train=4, val=2):
-    """ROOT/train and ROOT/val by class; the gray value of an image tells its class and number."""
+    """Write ROOT/train and ROOT/val; the gray value of an image tells its class and number."""
     for label, name in enumerate(CLASSES):
         for split, count in (("train", train), ("val", val)):
             for i in range(count):
@@ -49,7 +34,7 @@ def make(root, train=4, val=2):
 
 
 def flat(root, name, text):
-    """Validation images into one folder, with a file of labels."""
+    """Move the validation images into one folder, with a file of labels."""
     for label, wnid in enumerate(CLASSES):
         for path in sorted((root / "val" / wnid).iterdir()):
             path.rename(root / "val" / f"val_{label}{path.name[-6]}.JPEG")
@@ -59,23 +44,14 @@ def flat(root, name, text):
     return root
 
 
-def refused(call, *words):
-    with pytest.raises((ValueError, FileNotFoundError)) as caught:
-        call()
-    text = str(caught.value)
-    assert "\n" not in text
-    for word in words:
-        assert str(word) in text
-
-
 IMAGES = ("val_00", "val_01", "val_10", "val_11", "val_20", "val_21")
 BY_NAME = dict(zip(IMAGES, ("n01", "n01", "n02", "n02", "n03", "n03"), strict=True))
 
 
-# Layouts
+# ---- layouts
 
 
-def test_folders_of_classes(tmp_path):
+def test_folders_of_classes_are_read(tmp_path):
     train, val = open_image_folder(make(tmp_path))
     assert (len(train), len(val)) == (12, 6)
     assert train.classes == val.classes == CLASSES
@@ -99,7 +75,7 @@ def test_folders_of_classes(tmp_path):
         ("imagenet_2012_validation_synset_labels.txt", "n01\nn01\nn02\nn02\nn03\nn03\n"),
     ],
 )
-def test_a_flat_folder_with_its_labels(tmp_path, name, text):
+def test_a_flat_folder_is_read_with_its_labels(tmp_path, name, text):
     _, val = open_image_folder(flat(make(tmp_path), name, text))
     assert [Path(file).stem for file in val.files] == list(IMAGES)
     assert val.labels.tolist() == [0, 0, 1, 1, 2, 2]
@@ -116,7 +92,7 @@ def test_a_devkit_numbers_classes_its_own_way(tmp_path):
     refused(lambda: open_image_folder(tmp_path), devkit / truth, "class '4'")
 
 
-def test_tiny_imagenets_and_kaggles_layouts(tmp_path):
+def test_layouts_of_tiny_imagenet_and_kaggle_are_read(tmp_path):
     for label, name in enumerate(CLASSES):
         write(tmp_path / "tiny-imagenet-200" / "train" / name / "images" / f"{name}_0.JPEG")
         write(tmp_path / "tiny-imagenet-200" / "val" / "images" / f"val_{label}.JPEG")
@@ -222,122 +198,7 @@ def test_size_and_workers_are_those_of_the_caller(tmp_path):
     refused(lambda: open_labelled("folder", tmp_path, size=0), "size 0")
 
 
-# Crops
-
-
-@given(st.integers(1, 600), st.integers(1, 600), st.integers(0, 1000))
-def test_random_crops_lie_inside_and_keep_their_promises(width, height, seed):
-    crop = RandomCrop.draw(np.random.default_rng(seed))
-    x, y, w, h = crop.box(width, height)
-    assert 0 <= x <= x + w <= width
-    assert 0 <= y <= y + h <= height
-    assert min(w, h) >= 1
-    if min(width, height) >= 200 and 0.6 < width / height < 1.6:
-        assert AREA[0] * 0.97 <= w * h / (width * height) <= AREA[1]
-        assert RATIO[0] * 0.97 <= w / h <= RATIO[1] * 1.03
-
-
-def test_a_long_image_gets_the_largest_crop_of_its_middle():
-    crop = dataclasses.replace(RandomCrop.draw(np.random.default_rng(0)), areas=np.full(10, 1.0))
-    assert crop.box(1000, 90) == (440, 0, 120, 90)
-    assert crop.box(90, 1000) == (0, 440, 90, 120)
-
-
-def test_the_centre_crop_is_that_of_resize_256_and_cut_224():
-    assert CentreCrop(224 / 256).box(500, 400) == (75, 25, 350, 350)
-    assert CentreCrop(0.1).box(3, 3) == (1, 1, 1, 1)
-
-
-def quarters(width=512, height=384):
-    """Red, green, blue, gray quarters."""
-    image = plain(128, width, height)
-    colors = ((220, 30, 30), (30, 220, 30), (30, 30, 220))
-    for (y, x), color in zip(((0, 0), (0, 1), (1, 0)), colors, strict=True):
-        image[y * height // 2 : (y + 1) * height // 2, x * width // 2 : (x + 1) * width // 2] = (
-            color
-        )
-    return image
-
-
-def corners(crop):
-    last = len(crop) - 3
-    return [crop[y, x].astype(int) for y in (2, last) for x in (2, last)]
-
-
-@pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".webp"])
-@pytest.mark.parametrize("reduced", [True, False])
-def test_colours_are_rgb_and_the_crop_is_where_it_should_be(suffix, reduced):
-    crop = decode_crop(encode(quarters(), suffix), CentreCrop(1.0), 32, reduced)
-    assert (crop.shape, crop.dtype) == ((32, 32, 3), np.uint8)
-    for found, expected in zip(
-        corners(crop), ((220, 30, 30), (30, 220, 30), (30, 30, 220), (128,) * 3), strict=True
-    ):
-        assert np.abs(found - expected).max() < 12
-    mirrored = decode_crop(encode(quarters(), suffix), CentreCrop(1.0, mirror=True), 32, reduced)
-    assert np.array_equal(mirrored, crop[:, ::-1])
-
-
-def test_reduced_decoding_shows_the_same_crop(monkeypatch):
-    photo = cv2.GaussianBlur(
-        np.random.default_rng(0).integers(0, 256, (600, 800, 3), np.uint8), (0, 0), 20
-    )
-    photo = cv2.normalize(photo, None, 0, 255, cv2.NORM_MINMAX)
-    flags, imdecode = [], cv2.imdecode
-    monkeypatch.setattr(
-        cv2, "imdecode", lambda data, flag: flags.append(flag) or imdecode(data, flag)
-    )
-    for seed in range(20):
-        crop = RandomCrop.draw(np.random.default_rng(seed))
-        small, full = (
-            decode_crop(encode(photo), crop, 64, reduced).astype(int) for reduced in (True, False)
-        )
-        assert np.abs(small - full).mean() < 8  # up to half a reduced pixel off
-        assert np.abs(small - full[:, ::-1]).mean() > 20
-    assert {cv2.IMREAD_REDUCED_COLOR_2, cv2.IMREAD_REDUCED_COLOR_4} <= set(flags)
-    assert decode_crop(encode(photo), CentreCrop(1.0), 299).shape == (299, 299, 3)
-    assert flags[-1] == cv2.IMREAD_REDUCED_COLOR_2  # 300 pixels are left of 600
-    decode_crop(encode(photo), CentreCrop(1.0), 301)
-    assert flags[-1] == cv2.IMREAD_COLOR
-
-
-def test_gray_cmyk_and_rotated_jpegs():
-    image_module = pytest.importorskip(
-        "PIL.Image", reason=needs("pillow", "it writes the CMYK file")
-    )
-    gray = cv2.imencode(".jpg", plain(77)[:, :, 0])[1].tobytes()
-    assert np.abs(decode_crop(gray, CentreCrop(1.0), 16).astype(int) - 77).max() <= 1
-    buffer = io.BytesIO()
-    image_module.fromarray(quarters()).convert("CMYK").save(buffer, "JPEG", quality=95)
-    crop = decode_crop(buffer.getvalue(), CentreCrop(1.0), 32)
-    red, green, blue, _ = (corner.argmax() for corner in corners(crop))
-    assert (red, green, blue) == (0, 1, 2)
-    exif = (
-        b"Exif\0\0MM\0*\0\0\0\x08\0\x01" + struct.pack(">HHIHH", 0x112, 3, 1, 6, 0) + b"\0\0\0\0"
-    )  # turn clockwise
-    jpeg = encode(quarters())
-    rotated = jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + jpeg[2:]
-    assert jpeg_size(rotated) == (512, 384)
-    found = corners(decode_crop(rotated, CentreCrop(1.0), 32))
-    assert np.abs(found[1] - (220, 30, 30)).max() < 12  # red has come from left to right
-    assert np.abs(found[0] - (30, 30, 220)).max() < 12
-
-
-def test_sizes_in_headers():
-    assert jpeg_size(encode(plain(1, 33, 21))) == (33, 21)
-    jpeg = encode(plain(1, 33, 21))
-    assert jpeg_size(jpeg[:2] + b"\xff\xff" + jpeg[3:]) == (33, 21)  # a byte to fill
-    assert jpeg_size(encode(plain(1), ".png")) is None
-    for cut in range(30):
-        jpeg_size(jpeg[:cut])
-
-
-@given(st.binary(max_size=60))
-def test_any_bytes_are_an_image_or_none(data):
-    for start in (b"", b"\xff\xd8", b"\xff\xd8\xff\xc0\0\x11\x08"):
-        assert decode_crop(start + data, CentreCrop(1.0), 8) is None
-
-
-# Passes
+# ---- passes
 
 
 def small(root, **changes):
@@ -368,22 +229,15 @@ def test_batches_have_the_promised_form(tmp_path):
         assert ((batch["image"][:, 0, 8, 8].int() - 12) // 80).tolist() == batch["label"].tolist()
     batches = read(val, train=False)
     assert [len(batch["label"]) for batch in batches] == [4, 2]
-    assert torch.cat([batch["image"][:, 1, 8, 8] for batch in batches]).tolist() == [
-        20,
-        30,
-        100,
-        110,
-        180,
-        190,
-    ]
+    expected = [20, 30, 100, 110, 180, 190]
+    assert torch.cat([batch["image"][:, 1, 8, 8] for batch in batches]).tolist() == expected
 
 
 def textured(root):
     make(root)
     for seed, path in enumerate(sorted((root / "train").rglob("*.JPEG"))):
-        path.write_bytes(
-            encode(np.random.default_rng(seed).integers(0, 256, (40, 60, 3), np.uint8))
-        )
+        noise = np.random.default_rng(seed).integers(0, 256, (40, 60, 3), np.uint8)
+        path.write_bytes(encode(noise))
     return root
 
 
@@ -406,7 +260,7 @@ def test_worker_processes_read_the_same_pass_after_pass(tmp_path):
     train, _ = small(textured(tmp_path))
     parallel = dataclasses.replace(train, workers=2)
     assert same(read(parallel), read(train))
-    next(parallel.batches(4, 1, 5))  # a pass that is given up
+    next(parallel.batches(4, 1, 5))  # this pass is given up
     assert same(read(parallel, epoch=1), read(train, epoch=1))
     assert same(read(parallel, train=False), read(train, train=False))
 
@@ -440,13 +294,14 @@ def test_a_broken_image_is_named_or_skipped_when_asked(tmp_path, capsys, kind):
     train, val = small(tmp_path, skip_broken=True)
     for _ in range(2):
         batches = read(train)
-        assert [len(batch["label"]) for batch in batches] == [4, 4, 4]  # filled up
+        sizes = [len(batch["label"]) for batch in batches]
+        assert sizes == [4, 4, 4]  # the last batch is filled up
     assert train.broken == {str(path): reason}
     assert f"warning: {path}: {reason}; skipped, 1 so far" in capsys.readouterr().err
     assert [len(batch["label"]) for batch in read(val, train=False)] == [3, 2]
 
 
-def test_a_batch_of_nothing_but_broken_images(tmp_path):
+def test_a_batch_of_nothing_but_broken_images_is_left_out_or_refused(tmp_path):
     make(tmp_path)
     for path in (tmp_path / "val").rglob("*.JPEG"):
         path.write_bytes(b"")

@@ -1,5 +1,6 @@
-"""The engine's kernels against the scalar ones, as a program without Python: also for ARM, in an
-emulator.
+"""The engine's kernels equal the scalar ones, in a program without Python.
+
+The program is also built for ARM and run in an emulator.
 """
 
 from __future__ import annotations
@@ -13,14 +14,8 @@ from conftest import ROOT
 from requirements import skip_without
 
 SOURCE = Path(__file__).parent / "native" / "compare_kernels.cpp"
-FLAGS = [
-    "-std=c++17",
-    "-O2",
-    "-ffp-contract=off",
-    "-fno-trapping-math",
-    "-I",
-    str(ROOT / "rbsf" / "engine" / "native"),
-]
+FLAGS = ["-std=c++17", "-O2", "-ffp-contract=off", "-fno-trapping-math"]
+FLAGS += ["-I", str(ROOT / "rbsf" / "engine" / "native")]
 
 
 def compile_with(compiler: str, folder: Path, *flags: str) -> Path:
@@ -36,7 +31,7 @@ def compile_with(compiler: str, folder: Path, *flags: str) -> Path:
 
 
 @pytest.mark.slow
-def test_kernels_of_this_machine(tmp_path: Path) -> None:
+def test_kernels_of_this_machine_equal_the_scalar_ones(tmp_path: Path) -> None:
     if shutil.which("g++") is None:
         skip_without("compiler", "g++ is not installed")
     program = compile_with("g++", tmp_path)
@@ -47,8 +42,8 @@ def test_kernels_of_this_machine(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_kernels_of_arm(tmp_path: Path) -> None:
-    """Cross-compiled, in QEMU; on an ARM machine the test above does the same."""
+def test_kernels_of_arm_equal_the_scalar_ones(tmp_path: Path) -> None:
+    """It is cross-compiled and run in QEMU; on an ARM machine the test above does the same."""
     compiler, emulator = shutil.which("aarch64-linux-gnu-g++"), shutil.which("qemu-aarch64")
     if compiler is None or emulator is None:
         skip_without("neon", "install g++-aarch64-linux-gnu and qemu-user, packages of Debian")

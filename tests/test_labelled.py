@@ -1,28 +1,21 @@
-"""MNIST and CIFAR: layouts, every refusal, hostile pickles; order, shares and limits of batches;
-the real sets.
-"""
+"""MNIST and CIFAR: layouts, refusals, hostile pickles; batches, shares and limits; real data."""
 
 from __future__ import annotations
 
 import dataclasses
 import gzip
-import os
 import pickle
 import struct
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from conftest import refused
 from requirements import skip_without
 
 from rbsf.datasets.images.cifar import CIFAR10, CIFAR100, CIFAR100_COARSE, open_cifar
-from rbsf.datasets.images.epochs import balanced_subset, epoch_order, shares
-from rbsf.datasets.images.in_memory import ArrayData
 from rbsf.datasets.images.labelled import LABELLED, open_labelled
 from rbsf.datasets.images.mnist import open_mnist
-from rbsf.datasets.images.pickles import parse_pickle
 from rbsf.datasets.images.published import verify
 
 COUNTS = {"train": 20, "t10k": 10}
@@ -91,25 +84,7 @@ def write_cifar10(folder, binary):
     return folder
 
 
-def data(count=50, classes=5):
-    labels = torch.arange(count) % classes
-    images = (
-        torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1).expand(count, 3, 8, 8).contiguous()
-    )
-    return ArrayData(images, labels, tuple("abcdefghij"[:classes]), (0.5,) * 3, (0.25,) * 3)
-
-
-def refused(call, *words):
-    with pytest.raises((ValueError, FileNotFoundError)) as caught:
-        call()
-    text = str(caught.value)
-    assert "\n" not in text
-    for word in words:
-        assert str(word) in text
-    return text
-
-
-# MNIST
+# ---- MNIST
 
 
 @pytest.mark.parametrize("pack", [True, False])
@@ -179,7 +154,7 @@ def test_a_digit_above_nine_and_missing_files_are_refused(tmp_path):
     refused(lambda: open_labelled("mnist", tmp_path / "empty"), "no train-images-idx3-ubyte")
 
 
-# CIFAR
+# ---- CIFAR
 
 
 def test_cifar100_python_layout_gives_fine_or_coarse_labels(tmp_path):
@@ -199,7 +174,7 @@ def test_cifar100_python_layout_gives_fine_or_coarse_labels(tmp_path):
 
 
 @pytest.mark.parametrize("binary", [True, False])
-def test_cifar10_layouts(tmp_path, binary):
+def test_both_layouts_of_cifar10_are_read(tmp_path, binary):
     write_cifar10(tmp_path / CIFAR10.folders[binary], binary)
     train, test = open_cifar(tmp_path, SMALL10)
     assert train.images.shape == (100, 3, 32, 32)
@@ -219,15 +194,6 @@ def test_cifar100_binary_layout_has_two_labels_a_record(tmp_path):
     train, _ = open_cifar(tmp_path, SMALL100)
     assert train.labels[[0, 7, 107]].tolist() == [0, 7, 7]
     assert train.images[199].flatten().tolist() == pixels(200)[199].tolist()
-
-
-def test_protocols_and_layouts_of_arrays_read_alike():
-    array = np.arange(12, dtype=np.uint8).reshape(3, 4)
-    for protocol in range(6):
-        for stored in (array, np.asfortranarray(array)):
-            read = parse_pickle(pickle.dumps({"data": stored}, protocol), "file")
-            assert read["data"].tolist() == array.tolist()
-            assert read["data"].dtype == np.uint8
 
 
 @pytest.mark.parametrize(
@@ -285,93 +251,6 @@ def test_the_other_set_in_its_place_is_refused(tmp_path):
     refused(lambda: open_cifar(tmp_path, SMALL100), tmp_path / "meta", "missing")
 
 
-class Hostile:
-    def __init__(self, *call):
-        self.call = call
-
-    def __reduce__(self):
-        return self.call[0], self.call[1:]
-
-
-@pytest.mark.parametrize("protocol", [0, 2, 4])
-@pytest.mark.parametrize(
-    ("value", "name"),
-    [
-        (Hostile(os.system, "touch owned"), "posix.system"),
-        (Hostile(eval, "1"), "eval"),
-        (Hostile(getattr, "", "join"), "getattr"),
-        ({"data": Hostile(np.load, "x")}, "load"),
-        (np.array([{}], dtype=object), "'O8'"),
-        (np.array([(1, 2)], dtype="i4,i4"), "'V8'"),
-        (np.arange(3, dtype=">i4"), "byte order '>'"),
-        (torch.Size([1]), "torch.Size"),
-        (Hostile(np.dtype, "S100000"), "S100000"),
-    ],
-)
-def test_a_pickle_that_asks_for_more_than_data_is_refused(
-    tmp_path, monkeypatch, value, name, protocol
-):
-    monkeypatch.chdir(tmp_path)
-    text = refused(
-        lambda: parse_pickle(pickle.dumps(value, protocol), tmp_path / "train"),
-        tmp_path / "train",
-        name,
-    )
-    assert "only plain data and arrays are read" in text
-    assert not (tmp_path / "owned").exists()
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"not a pickle",
-        b"\x80\x02}",
-        b"\x80\x63}.",
-        b"\x8e" + b"\xff" * 7 + b"\x3f.",  # BINBYTES8 of 4 exabytes
-        b"))R.",
-        b"cnumpy\nndarray\n)\x81.",
-        b"cnumpy\nndarray\n}b.",
-        b"cnumpy\nndarray\n)R.",
-        b"cnumpy.core.multiarray\n_reconstruct\n)R.",
-        b"\x82\x01.",
-        b"Pid\n.",
-        b"((((",
-        b"]" * 100_000 + b"a" * 100_000,
-    ],
-)
-def test_a_damaged_pickle_is_refused_by_name(content):
-    refused(
-        lambda: parse_pickle(content, "folder/train"),
-        "folder/train: not a pickle, cut short or damaged",
-    )
-
-
-def test_a_memo_of_two_billion_entries_is_not_allocated():
-    assert parse_pickle(b"]r\xff\xff\xff\x7f.", "f") == []
-
-
-@pytest.mark.parametrize("rows", [b"K\x05", b"M\xff\xff"])
-def test_an_array_whose_shape_and_bytes_disagree_is_refused(rows):
-    content = pickle.dumps({"data": np.zeros((4, 3072), np.uint8)}, 2)
-    wrong = content.replace(b"K\x04M\x00\x0c", rows + b"M\x00\x0c")
-    assert wrong != content
-    refused(lambda: parse_pickle(wrong, "f"), "shape", "12288 bytes")
-
-
-@given(st.integers(0, 400), st.integers(0, 255))
-def test_any_flipped_byte_is_read_or_refused_in_one_line(where, value):
-    content = bytearray(
-        pickle.dumps({"data": np.arange(64, dtype=np.uint8), "labels": [1, 2, 300], "n": [b"a"]}, 2)
-    )
-    content[where % len(content)] = value
-    try:
-        parse_pickle(bytes(content), "file")
-    except ValueError as error:
-        assert str(error).startswith("file: ")  # noqa: PT017
-        assert "\n" not in str(error)  # noqa: PT017
-
-
 def test_checksums_bind_as_asked(tmp_path):
     published = (5, "5d41402abc4b2a76b9719d911017c592")  # of "hello"
     for check in ("auto", "strict", "off"):
@@ -390,98 +269,12 @@ def test_checksums_bind_as_asked(tmp_path):
     refused(lambda: open_labelled("mnist", tmp_path, check="maybe"), "'maybe'", "auto, strict, off")
 
 
-# Batches
-
-
-def test_training_batches_are_a_shuffle_that_seed_and_epoch_decide():
-    def order(**numbers):
-        return torch.cat([b["image"][:, 0, 0, 0] for b in data().batches(10, **numbers)]).tolist()
-
-    first = order(seed=1, epoch=0)
-    assert sorted(first) == list(range(50))
-    assert first != sorted(first)
-    assert order(seed=1, epoch=0) == first
-    assert order(seed=1, epoch=1) != first
-    assert order(seed=2, epoch=0) != first
-    assert order(seed=1, epoch=0, start=3) == first[30:]
-    assert order(seed=1, epoch=0, train=False) == list(range(50))
-
-
-def test_images_keep_their_labels():
-    for batch in data().batches(7, 0, 0):
-        assert batch["label"].dtype == torch.int64
-        assert batch["image"].shape == (7, 3, 8, 8)
-        assert (batch["image"][:, 0, 0, 0] % 5).tolist() == batch["label"].tolist()
-
-
-@given(st.integers(1, 40), st.integers(1, 9), st.integers(1, 4), st.booleans(), st.integers(0, 3))
-def test_ranks_share_an_epoch_without_overlap(images, batch_size, world, train, start):
-    if train and images < batch_size * world:
-        with pytest.raises(ValueError, match="do not fill"):
-            shares(images, batch_size, 0, 0, world, train)
-        return
-    parts = [list(shares(images, batch_size, 0, rank, world, train)) for rank in range(world)]
-    seen = [i for rank in parts for part in rank for i in range(images)[part]]
-    assert len(seen) == len(set(seen))
-    if train:
-        assert len(seen) == images // (batch_size * world) * batch_size * world
-        assert len({len(rank) for rank in parts}) == 1
-    else:
-        assert sorted(seen) == list(range(images))
-    if start <= len(parts[-1]):
-        assert list(shares(images, batch_size, start, 0, world, train)) == parts[0][start:]
-
-
-def test_numbers_out_of_range_are_refused_at_once():
-    refused(lambda: data().batches(0, 0, 0), "batch_size 0")
-    refused(lambda: data().batches(26, 0, 0, world=2), "50 images do not fill 2 x 26")
-    refused(lambda: data().batches(5, 0, 0, rank=2, world=2), "rank is 2 of 2")
-    refused(lambda: data().batches(5, 0, 0, start=11), "start is 11", "0 to 10")
-    refused(lambda: data().batches(5, 0, 0, limit=0), "limit is 0")
-
-
-def test_a_limit_is_balanced_seeded_and_grows_by_adding():
-    labels = np.repeat([0, 1, 2], [100, 20, 3])
-    for count, expected in ((3, [1, 1, 1]), (9, [3, 3, 3]), (23, [10, 10, 3]), (200, [100, 20, 3])):
-        assert np.bincount(labels[balanced_subset(labels, count, 5)]).tolist() == expected
-    small, large = (set(balanced_subset(labels, count, 5).tolist()) for count in (7, 40))
-    assert small < large
-    assert small != set(balanced_subset(labels, 7, 6).tolist())
-    assert sorted(epoch_order(labels, 5, 3, True, 7)) == sorted(
-        small
-    )  # the same images in every epoch
-
-
-def test_batch_counts_and_subsets_agree_with_what_is_read():
-    whole = data()
-    for train in (True, False):
-        for limit in (None, 13, 500):
-            read = list(whole.batches(4, 0, 0, train=train, limit=limit))
-            assert whole.batch_count(4, train=train, limit=limit) == len(read)
-    images = torch.cat([batch["image"] for batch in whole.batches(4, 0, 0, train=False, limit=13)])
-    assert torch.equal(images, whole.images[balanced_subset(whole.labels.numpy(), 13, 0)])
-    assert whole.describe() == "50 images of 3x8x8, 5 classes"
-
-
-def test_tensors_that_do_not_fit_are_refused():
-    whole = data()
-    for changes, word in (
-        ({"images": whole.images.float()}, "float32"),
-        ({"images": whole.images[:, :2]}, "3 channel means"),
-        ({"labels": whole.labels[1:]}, "int64 [49]"),
-        ({"labels": whole.labels.int()}, "int32"),
-        ({"labels": whole.labels - 1}, "from -1 to 3"),
-        ({"classes": ("a", "b")}, "from 0 to 4; there are classes 0 to 1"),
-    ):
-        refused(lambda changes=changes: dataclasses.replace(whole, **changes), word)
-
-
 def test_unknown_names_are_refused_and_known_ones_listed(tmp_path):
     text = refused(lambda: open_labelled("cifar", tmp_path), "'cifar'")
     assert all(name in text for name in LABELLED)
 
 
-# The real sets
+# ---- the real sets
 
 
 def part_of(real_data, folder):
@@ -490,28 +283,18 @@ def part_of(real_data, folder):
     return real_data
 
 
-def test_real_mnist(real_data):
+def test_real_mnist_has_its_known_numbers(real_data):
     train, test = open_labelled("mnist", part_of(real_data, "MNIST"), check="strict")
     assert (len(train), len(test)) == (60_000, 10_000)
-    assert torch.bincount(train.labels).tolist() == [
-        5923,
-        6742,
-        5958,
-        6131,
-        5842,
-        5421,
-        5918,
-        6265,
-        5851,
-        5949,
-    ]
+    expected = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    assert torch.bincount(train.labels).tolist() == expected
     assert test.labels[:5].tolist() == [7, 2, 1, 0, 4]
     values = train.images.double() / 255
     assert round(values.mean().item(), 4) == 0.1307
     assert round(values.std().item(), 4) == 0.3081
 
 
-def test_real_cifar100(real_data):
+def test_real_cifar100_has_its_known_numbers(real_data):
     train, test = open_labelled("cifar100", part_of(real_data, "cifar-100-python"))
     assert torch.bincount(train.labels).tolist() == [500] * 100
     assert torch.bincount(test.labels).tolist() == [100] * 100

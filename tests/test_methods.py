@@ -1,4 +1,4 @@
-"""The methods of `rbsf.methods`, each held to its own paper's equations on small tensors (float64)."""
+"""The methods of `rbsf.methods` equal their papers' equations on small tensors, in float64."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rbsf.methods.xnor_k import XNORKConv2d
 
 
 def filters(*rows):
-    """A kernel of one input channel: each row of numbers is one filter, a 1 x n window."""
+    """A kernel of one input channel: each row of numbers is a filter with a window of 1 x n."""
     return torch.tensor(rows, dtype=torch.float64)[:, None, None, :]
 
 
@@ -30,7 +30,7 @@ def layer_of(cls, weight, **options):
 
 
 def gradients(layer, upstream):
-    """Gradient of ``sum(kernel * upstream)`` by the latent filters."""
+    """The gradient of `sum(kernel * upstream)` by the latent filters."""
     (grad,) = torch.autograd.grad((layer.kernel() * upstream).sum(), layer.weight)
     return grad
 
@@ -78,10 +78,9 @@ def test_binarynet_draws_activations_in_training_alone():
 def test_xnors_gradient_goes_through_the_sign_and_through_alpha():
     single = layer_of(XNORConv2d, filters([-0.5], [2.0]))
     grad = gradients(single, filters([1.0], [1.0]))
-    assert grad.flatten().tolist() == [
-        1 + 0.5,
-        1 + 0.0,
-    ]  # the paper's 1/n + dsign/dw * alpha, n = 1
+    # The paper has 1 / n + dsign/dw * alpha, with n = 1.
+    expected = [1 + 0.5, 1 + 0.0]
+    assert grad.flatten().tolist() == expected
     layer = layer_of(XNORConv2d, WEIGHT)
     alpha = filters([0.75], [0.75])
     through_alpha = WEIGHT.sign() * (UPSTREAM * SIGNS).sum((1, 2, 3), keepdim=True) / 4
@@ -89,7 +88,7 @@ def test_xnors_gradient_goes_through_the_sign_and_through_alpha():
 
 
 def test_xnors_map_k_is_the_mean_magnitude_under_the_window():
-    layer = layer_of(XNORKConv2d, filters([0.5, -1.5]))  # alpha = 1, signs + -
+    layer = layer_of(XNORKConv2d, filters([0.5, -1.5]))  # alpha = 1, signs + and -
     x = torch.tensor([[[[1.0, -2.0, 4.0]]]], dtype=torch.float64)
     assert layer.input_map(x).flatten().tolist() == [1.5, 3.0]
     assert layer(x).flatten().tolist() == [(1 + 1) * 1.5, (-1 - 1) * 3.0]
@@ -109,10 +108,8 @@ def test_bireals_gradient_is_scaled_by_the_magnitude_as_a_constant():
 
 
 def test_bireals_activations_have_the_triangle_gradient():
-    layer, x = (
-        layer_of(BiRealConv2d, filters([1.0])),
-        filters([-2.0, -0.25, 0.0, 0.75]).requires_grad_(),
-    )
+    layer = layer_of(BiRealConv2d, filters([1.0]))
+    x = filters([-2.0, -0.25, 0.0, 0.75]).requires_grad_()
     layer(x).sum().backward()
     assert x.grad.flatten().tolist() == [0.0, 1.5, 2.0, 0.5]
 
@@ -153,7 +150,7 @@ def test_apprentice_refuses_networks_of_other_classes():
 
 
 def projection_layer(**options):
-    """Two filters C of two inputs, two projections."""
+    """Two filters C of two inputs, with two projections."""
     layer = ProjectionConv2d(2, 4, (1, 2), projections=2, **options).double()
     layer.weight.data = torch.tensor(
         [[[[1.0, -2.0]], [[3.0, 0.5]]], [[[-4.0, 0.25]], [[1.0, -0.25]]]]
@@ -210,28 +207,28 @@ def test_pcnns_projections_differ_from_the_start():
     assert layer.weight[:, 0, 0, 0].tolist() == [0.0, 4.0]
 
 
-def test_abcnets_bases_and_their_least_squares():
-    layer = layer_of(
-        ABCConv2d, filters([-3.0, -1.0, 1.0, 3.0], [-1.0, 1.0, 3.0, 5.0])
-    )  # deviation 2.24; means 0, 2
+def test_abcnets_bases_are_fitted_by_least_squares():
+    # The deviation is 2.24, and the means are 0 and 2.
+    layer = layer_of(ABCConv2d, filters([-3.0, -1.0, 1.0, 3.0], [-1.0, 1.0, 3.0, 5.0]))
     bases, alpha = layer.bases()
     by_hand = [[-1, -1, -1, 1], [-1, -1, 1, 1], [-1, 1, 1, 1]]
     assert bases[:, 0, 0, 0].tolist() == by_hand
     assert bases[:, 1, 0, 0].tolist() == by_hand
     torch.testing.assert_close(alpha[:, 0], torch.ones(3).double())
-    torch.testing.assert_close(layer.kernel()[0], layer.weight[0])  # exact here
-    torch.testing.assert_close(alpha[:, 1], torch.tensor([0.0, 1.0, 2.0]).double())  # -3, 1, 3, 3
+    torch.testing.assert_close(layer.kernel()[0], layer.weight[0])  # an exact fit
+    # These are fitted to -3, 1, 3, 3.
+    torch.testing.assert_close(alpha[:, 1], torch.tensor([0.0, 1.0, 2.0]).double())
 
 
 def test_abcnet_with_one_base_is_the_sign_of_the_centred_filter():
     layer = layer_of(ABCConv2d, filters([0.0, 0.0, 1.0, 5.0]), weight_bases=1)
     bases, alpha = layer.bases()
-    assert bases.flatten().tolist() == [-1, -1, -1, 1]  # mean 1.5
+    assert bases.flatten().tolist() == [-1, -1, -1, 1]  # the mean is 1.5
     assert alpha.item() == pytest.approx((0 + 0 - 1 + 5) / 4)
 
 
-def test_abcnets_alpha_is_the_best_there_is():
-    """No step away from it fits better, equal bases (of a filter of two values) included."""
+def test_abcnets_alpha_fits_best():
+    """No small step away fits better, also where a filter of two values has equal bases."""
     torch.manual_seed(0)
     layer = layer_of(
         ABCConv2d, torch.cat([torch.randn(6, 3, 3, 3), torch.ones(1, 3, 3, 3).tril()]).double()
@@ -255,23 +252,17 @@ def test_abcnets_gradient_goes_straight_through_each_base():
     )
 
 
-def test_abcnets_activations_their_shifts_and_scales():
+def test_abcnets_activations_have_shifts_and_scales():
     layer = layer_of(ABCConv2d, filters([1.0]), weight_bases=1, activation_bases=2)
-    layer.shift.data, layer.beta.data = (
-        torch.tensor([0.0, 1.0]).double(),
-        torch.tensor([2.0, 10.0]).double(),
-    )
+    layer.shift.data = torch.tensor([0.0, 1.0]).double()
+    layer.beta.data = torch.tensor([2.0, 10.0]).double()
     x = filters([-1.25, -0.5, 0.25, 0.5, 0.75]).requires_grad_()
     y = layer.activate(x)
-    assert y.flatten().tolist() == [
-        -2 - 10,
-        -2 + 10,
-        -2 + 10,
-        2 + 10,
-        2 + 10,
-    ]  # thresholds 0.5 and -0.5
+    # The thresholds are 0.5 and -0.5.
+    expected = [-2 - 10, -2 + 10, -2 + 10, 2 + 10, 2 + 10]
+    assert y.flatten().tolist() == expected
     y.sum().backward()
-    assert x.grad.flatten().tolist() == [0, 10, 2, 2, 2]  # windows [0, 1] and [-1, 0]
+    assert x.grad.flatten().tolist() == [0, 10, 2, 2, 2]  # the windows are [0, 1] and [-1, 0]
     assert layer.shift.grad.tolist() == [3 * 2, 1 * 10]
     assert layer.beta.grad.tolist() == [-1 - 1 - 1 + 1 + 1, -1 + 1 + 1 + 1 + 1]
 

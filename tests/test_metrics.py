@@ -30,7 +30,7 @@ from rbsf.eval.metrics import (
 from rbsf.eval.results import ResultStore, Run
 
 
-def test_overlaps_of_known_pairs() -> None:
+def test_overlaps_of_known_pairs_are_right() -> None:
     boxes = np.array(
         [[0, 0, 10, 10], [0, 0, 10, 10], [0, 0, 10, 10], [0, 0, 0, 0], [2, 2, 4, 4]], dtype=float
     )
@@ -42,14 +42,13 @@ def test_overlaps_of_known_pairs() -> None:
 
 def test_bounded_overlaps_move_corners_and_leave_the_callers_boxes() -> None:
     boxes, truth = np.array([[-5.0, 0, 10, 10]]), np.array([[0.0, 0, 10, 10]])
-    np.testing.assert_allclose(
-        overlaps(boxes, truth, (20, 20)), [1]
-    )  # the toolkit does not shorten the width
+    # The toolkit does not shorten the width.
+    np.testing.assert_allclose(overlaps(boxes, truth, (20, 20)), [1])
     np.testing.assert_allclose(overlaps(boxes, truth), [1 / 3])
     np.testing.assert_array_equal(boxes, [[-5, 0, 10, 10]])
 
 
-def test_center_errors_of_known_pairs() -> None:
+def test_center_errors_of_known_pairs_are_right() -> None:
     boxes = np.array([[0, 0, 10, 10], [0, 0, 4, 4]], dtype=float)
     truth = np.array([[3, 4, 10, 10], [1, 1, 2, 2]], dtype=float)
     np.testing.assert_allclose(center_errors(boxes, truth), [5, 0])
@@ -63,9 +62,8 @@ def test_perfect_boxes_score_twenty_of_twenty_one() -> None:
 
 def test_thresholds_are_strict() -> None:
     truth = np.tile([0.0, 0, 10, 10], (2, 1))
-    half = np.array(
-        [[0, 0, 10, 10], [0, 0, 10, 5]], dtype=float
-    )  # overlap 0.5: above 0, 0.05, ... 0.45
+    # An overlap of 0.5 is above the thresholds 0, 0.05, ... 0.45.
+    half = np.array([[0, 0, 10, 10], [0, 0, 10, 5]], dtype=float)
     scores = score_sequence(half, truth, GOT10K, (100, 100)).scores
     assert scores.auc == pytest.approx(50 / 101)
     assert (scores.ao, scores.sr50) == (0.5, 0)
@@ -80,9 +78,8 @@ def test_precision_counts_up_to_twenty_pixels() -> None:
 
 def test_normalised_precision_is_in_sizes_of_the_target() -> None:
     truth = np.tile([0.0, 0, 10, 20], (2, 1))
-    boxes = truth + np.array(
-        [[0, 0, 0, 0], [2.5, 0, 0, 0]]
-    )  # a quarter of the width: within 26 of 51 thresholds
+    # An error of a quarter of the width is within 26 of 51 thresholds.
+    boxes = truth + np.array([[0, 0, 0, 0], [2.5, 0, 0, 0]])
     assert score_sequence(boxes, truth).scores.norm_precision == pytest.approx((51 + 26) / 2 / 51)
 
 
@@ -93,7 +90,7 @@ BOXES = np.array([[90, 90, 1, 1], [0, 0, 10, 10], [np.nan] * 4, [50, 50, 10, 10]
 @pytest.mark.parametrize(
     ("protocol", "overlap", "frames"), [(OPE, 2 / 3, 3), (OTB, 2 / 4, 4), (GOT10K, 1 / 2, 2)]
 )
-def test_first_and_absent_frames(protocol, overlap: float, frames: int) -> None:
+def test_first_and_absent_frames_do_not_count(protocol, overlap: float, frames: int) -> None:
     curves = score_sequence(BOXES, TRUTH, protocol, (100, 100))
     assert curves.scores.ao == pytest.approx(overlap)
     assert curves.frames == frames
@@ -140,11 +137,10 @@ def test_spread_is_the_sample_standard_deviation() -> None:
 
 
 # ---- the toolkit's own reports
-# -------------------------------------------------------------------------------------
 
 
 def toolkit_otb(monkeypatch: pytest.MonkeyPatch, root: Path, out: Path):
-    """The toolkit's OTB experiment over the sequences below ``root``, kept from the network."""
+    """The toolkit's OTB experiment over the sequences in `root`, without the network."""
     from got10k.datasets import OTB as ToolkitOTB
     from got10k.experiments import ExperimentOTB
 
@@ -154,7 +150,7 @@ def toolkit_otb(monkeypatch: pytest.MonkeyPatch, root: Path, out: Path):
 
 
 def shaken(sequence: Sequence, seed: int) -> Run:
-    """Boxes that wander off the truth, as a tracker's do, to the toolkit's three decimals."""
+    """Boxes that wander about the truth as a tracker's do, with the toolkit's three decimals."""
     random = np.random.default_rng(seed)
     steps = random.normal(0, 1.5, sequence.boxes.shape).cumsum(axis=0)
     boxes = np.nan_to_num(sequence.boxes, nan=5.0) + steps
@@ -206,7 +202,7 @@ def test_equal_to_the_toolkits_report_on_real_uav123(
     for seed, sequence in enumerate(sequences):
         store.save(sequence, shaken(sequence, seed))
 
-    class Dataset(list):  # the toolkit's own reader refuses a folder that is not all of UAV123
+    class Dataset(list):  # the toolkit's reader refuses a part of UAV123
         seq_names = tuple(sequence.name for sequence in sequences)
 
     monkeypatch.setattr(
@@ -267,33 +263,28 @@ def test_sequence_names_are_the_toolkits() -> None:
     assert {name: len(set(published_names(name))) for name in sizes} == sizes
 
 
-def test_published_siamfc_boxes_on_all_of_otb100(real_data: Path, tmp_path: Path) -> None:
-    """Text alone, all 100 targets: the toolkit's rule, strict > over every frame, gives 0.604; >=
-    without the first frame gives the 0.608 that is quoted for these boxes.
+def test_published_siamfc_boxes_score_0_604_on_all_of_otb100(
+    real_data: Path, tmp_path: Path
+) -> None:
+    """The boxes and the truth are texts of all 100 targets.
+
+    The toolkit's rule, strict > over every frame, gives 0.604. With >= and without the first frame
+    they give 0.608, the figure that is quoted for these boxes.
     """
     from rbsf.eval.run_benchmarks import main
 
-    annotations, results = (
-        real_data / "results/otb100_annotations",
-        real_data / "results/otb100_boxes_siamfc",
-    )
+    annotations = real_data / "results/otb100_annotations"
+    results = real_data / "results/otb100_boxes_siamfc"
     if not annotations.is_dir():
         skip_without("data", f"no {annotations}")
-    arguments = [
-        "--dataset",
-        "OTB100",
-        "--annotations",
-        str(annotations),
-        "--results",
-        f"SiamFC={results}",
-    ]
+    arguments = ["--dataset", "OTB100", "--annotations", str(annotations)]
+    arguments += ["--results", f"SiamFC={results}"]
     assert main([*arguments, "--out", str(tmp_path), "--json", str(tmp_path / "out.json")]) == 0
     report = json.loads((tmp_path / "out.json").read_text())
     assert report["title"] == "OTB100 (100 sequences)"
     mean = report["trackers"][0]["mean"]
-    assert mean["auc"] == pytest.approx(
-        0.6040658187118, abs=1e-12
-    )  # of got10k.experiments.ExperimentOTB
+    # This is the figure of got10k.experiments.ExperimentOTB.
+    assert mean["auc"] == pytest.approx(0.6040658187118, abs=1e-12)
     assert mean["precision"] == pytest.approx(0.80636, abs=1e-5)
     with_equal = []
     for path in sorted(results.glob("*.txt")):
@@ -311,13 +302,9 @@ def test_published_siamfc_boxes_on_all_of_otb100(real_data: Path, tmp_path: Path
 def test_toolkit_scores_those_boxes_alike(
     real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The 0.6040658187118 above, by the toolkit's own report over folders of all 100 targets, with
-    empty images.
-    """
-    annotations, results = (
-        real_data / "results/otb100_annotations",
-        real_data / "results/otb100_boxes_siamfc",
-    )
+    """The toolkit's own report, over folders with empty images, gives the 0.604 above."""
+    annotations = real_data / "results/otb100_annotations"
+    results = real_data / "results/otb100_boxes_siamfc"
     if not annotations.is_dir():
         skip_without("data", f"no {annotations}")
     for path in annotations.glob("*.txt"):

@@ -1,5 +1,6 @@
-"""What pairs are made of besides a target's own crops: labels stay true, shares hold, each source
-draws for itself.
+"""What pairs are made of besides a target's own crops.
+
+Labels stay true, shares are as asked for, and each source draws for itself.
 """
 
 import zlib
@@ -21,13 +22,13 @@ from rbsf.datasets.pairs.mixing import (
 )
 from rbsf.datasets.pairs.pair_dataset import AugmentConfig, PairDataset
 
-MOVED = AugmentConfig(gray=0, light=0, blur=0)  # shifted, enlarged, mirrored; colours as they are
+MOVED = AugmentConfig(gray=0, light=0, blur=0)  # moves and mirrors, with unchanged colours
 RED, GREEN = (220, 30, 30), (30, 220, 30)
 SHARES = ("negative_share", "hard_share", "distractor_share", "paste_share", "random_share")
 
 
 def painted(color, size=(60, 40), ground=40):
-    """A crop whose target is a box of one colour on gray."""
+    """A crop on gray, whose target is a box of one colour."""
     pixels = np.full((CROP_SIZE, CROP_SIZE, 3), ground, np.uint8)
     (w, h), middle = size, CROP_SIZE // 2
     pixels[middle - h // 2 : middle + h // 2 + 1, middle - w // 2 : middle + w // 2 + 1] = color
@@ -45,7 +46,7 @@ def noise(seed=0):
 
 
 def channels(pixels):
-    """Of a tensor (3, H, W) or an array (H, W, 3)."""
+    """The colour channels of a tensor `[3, H, W]` or an array `[H, W, 3]`."""
     return pixels.numpy() if isinstance(pixels, torch.Tensor) else pixels.transpose(2, 0, 1)
 
 
@@ -61,14 +62,15 @@ def is_green(pixels):
 
 @pytest.fixture
 def two(tmp_path):
-    """Red boxes on dark gray in one video, green boxes on lighter gray in another."""
+    """Red boxes on dark gray in one video, and green boxes on lighter gray in another."""
     red, green = painted(RED), painted(GREEN, (44, 52), 90)
     return store_of(tmp_path / "two.db", ("video", [red]), ("video", [green]))
 
 
 def test_without_sources_pairs_are_what_they_were_before_there_were_any(tmp_path):
-    """Checksums from the code of that time; flat pictures, as their pixels do not depend on
-    OpenCV's version.
+    """Checksums are those of the code that had no sources.
+
+    Pictures are flat, as their pixels do not depend on OpenCV's version.
     """
     long = [flat(frame, frame) for frame in range(0, 120, 2)]
     films = store_of(
@@ -113,23 +115,23 @@ def test_shares_hold_and_other_pairs_stay_the_same_to_the_bit(two, share):
     plain = PairDataset([two], 200, seed=1, augment=PLAIN)
     mixed = PairDataset([two], 200, seed=1, augment=PLAIN, mix=MixConfig(**{share: 0.3}))
     changed = sum(not same(a, b) for a, b in zip(plain, mixed, strict=True))
-    assert 43 <= changed <= 77  # 60 expected, deviation 6.5; mean of 40 seeds: 60.0
+    assert 43 <= changed <= 77  # 60 are expected, with a deviation of 6.5
 
 
 def test_sources_draw_for_themselves(two):
-    """A distractor is put where it was, whether or not other pairs are pasted."""
+    """A distractor lies at the same place whether or not other pairs are pasted."""
     one = PairDataset([two], 60, augment=PLAIN, mix=MixConfig(distractor_share=0.5))
     both = PairDataset(
         [two], 60, augment=PLAIN, mix=MixConfig(distractor_share=0.5, paste_share=0.5)
     )
     plain = PairDataset([two], 60, augment=PLAIN)
     kept = [i for i in range(60) if same(one[i], both[i])]
-    assert 20 < len(kept) < 40  # those that are not pasted
+    assert 20 < len(kept) < 40  # the pairs that are not pasted
     assert any(not same(one[i], plain[i]) for i in kept)
 
 
 def test_pasted_targets_are_where_the_label_says(tmp_path):
-    """The target's disc of red, in a scene without any red."""
+    """The scene has no red, and the target is a red disc."""
     store = store_of(
         tmp_path / "s.db",
         ("still", [painted(RED, (62, 62))]),
@@ -139,7 +141,7 @@ def test_pasted_targets_are_where_the_label_says(tmp_path):
     seen = 0
     for item in dataset:
         if not is_red(item["exemplar"][:, 58:69, 58:69]).any():
-            continue  # the noise on the scene of the red target
+            continue  # here the noise is pasted on the scene of the red target
         seen += 1
         places = []
         for key in ("exemplar", "search"):
@@ -163,18 +165,19 @@ def test_pasted_target_fades_into_the_scene_beside_the_scene_s_own():
         assert not is_red(pixels[:139]).any()
         assert pixels[159, 159].tolist() == list(RED)
         edge = pixels[159, 131:137].astype(int)  # the left end of the ellipse, from 129 to 137
-        assert (np.diff(edge[:, 0]) > 0).all()  # ever redder inwards
+        assert (np.diff(edge[:, 0]) > 0).all()  # it gets redder inwards
         green = is_green(pixels)
-        assert not green[140:179, 130:189].any()  # the scene's own target is not under it
+        assert not green[140:179, 130:189].any()  # the scene's own target is not below it
         places.append(centre(green).round().tolist())
     assert len({tuple(place) for place in places}) > 25
     assert red.pixels[159, 159].tolist() == list(RED)
-    assert not is_red(scene.pixels).any()  # arguments stay as they are
+    assert not is_red(scene.pixels).any()  # arguments are not changed
 
 
 def test_scene_is_moved_and_not_distorted():
-    """Away from the target each pixel is one of the scene, moved; its content at the edges is
-    mirrored.
+    """Away from the target, each pixel is one of the scene, moved.
+
+    At the edges the scene is mirrored.
     """
     scene = Target(noise(), np.array([40.0, 40.0]))
     pixels, _ = paste_on_scene(target(RED, (40, 40)), scene, np.random.default_rng(4))
@@ -183,9 +186,8 @@ def test_scene_is_moved_and_not_distorted():
     mirrored = cv2.matchTemplate(scene.pixels[:, ::-1].copy(), patch, cv2.TM_SQDIFF)
     upside_down = cv2.matchTemplate(scene.pixels[::-1].copy(), patch, cv2.TM_SQDIFF)
     both = cv2.matchTemplate(scene.pixels[::-1, ::-1].copy(), patch, cv2.TM_SQDIFF)
-    assert (
-        min(s.min() for s in (scores, mirrored, upside_down, both)) < 100
-    )  # not 0: it is done by FFT; of other places 1e7
+    # An FFT does not give exactly 0; other places have about 1e7.
+    assert min(s.min() for s in (scores, mirrored, upside_down, both)) < 100
 
 
 @pytest.mark.parametrize("size", [(60, 40), (137, 20), (20, 119), (90, 90)])
@@ -199,7 +201,7 @@ def test_distractor_is_seen_and_the_target_s_box_is_untouched(size):
         assert kept.tolist() == list(size)
         assert np.array_equal(pixels[box], own.pixels[box])
         green = is_green(pixels)
-        assert green[32:287, 32:287].sum() > 700  # in the part that becomes the search crop
+        assert green[32:287, 32:287].sum() > 700  # within the search crop
         assert 0.6 * 64 * 64 / 1.25**2 / 2 < green.sum() < 64 * 64 * 1.25**2
         sides.add(tuple((centre(green) > 159).tolist()))
     assert len(sides) == 4
@@ -258,12 +260,13 @@ def test_window_avoids_what_is_plain():
     source = Target(pixels, np.array([60.0, 60.0]))
     windows = [random_window(source, np.random.default_rng(seed)).pixels for seed in range(60)]
     plain = sum(window[140:179, 140:179].std() < 1 for window in windows)
-    assert plain < 12  # 24 of 60 were plain if places were not chosen
+    assert plain < 12  # 24 of 60 would be plain without a choice of places
 
 
 def named_store(path, sequences):
-    """Stills by name, each of one crop of the given aspect ratio, all of the gray value of their
-    number.
+    """Stills by name, each of one crop of the given aspect ratio.
+
+    The gray value of all its pixels is the still's number.
     """
     with CropWriter(path) as writer:
         for number, (name, size) in enumerate(sequences):
@@ -274,16 +277,15 @@ def named_store(path, sequences):
 
 
 def negatives_of(store, length=80, hard=1.0):
-    """By gray value: which search crops each exemplar got, and how often."""
+    """Which search crops each exemplar got and how often, by gray value."""
     found: dict[int, Counter[int]] = defaultdict(Counter)
     for item in PairDataset(
         [store], length, augment=PLAIN, mix=MixConfig(negative_share=1.0, hard_share=hard)
     ):
         if item["negative"]:
             found[int(item["exemplar"][0, 0, 0])][int(item["search"][0, 0, 0])] += 1
-    assert (
-        sum(sum(counts.values()) for counts in found.values()) > 0.8 * length
-    )  # few draws find no other scene
+    # A few draws find no other scene.
+    assert sum(sum(counts.values()) for counts in found.values()) > 0.8 * length
     return found
 
 
@@ -291,12 +293,8 @@ def test_hard_negatives_are_named_alike_but_for_the_number(tmp_path):
     square = (60.0, 60.0)
     names = ["dog_1.jpg", "dog_2.jpg", "cat_01.png", "cat_02.png", "lone.jpg"]
     found = negatives_of(named_store(tmp_path / "s.db", [(name, square) for name in names]))
-    assert {gray: set(found[gray]) for gray in (10, 20, 30, 40)} == {
-        10: {20},
-        20: {10},
-        30: {40},
-        40: {30},
-    }
+    expected = {10: {20}, 20: {10}, 30: {40}, 40: {30}}
+    assert {gray: set(found[gray]) for gray in (10, 20, 30, 40)} == expected
     assert set(found[50]) <= {10, 20, 30, 40}
     soft = negatives_of(
         named_store(tmp_path / "soft.db", [(name, square) for name in names]), hard=0.0
@@ -309,7 +307,7 @@ def test_hard_negatives_are_of_like_shape(tmp_path):
     store = named_store(tmp_path / "s.db", [(f"{n:06}.jpg", size) for n, size in enumerate(sizes)])
     found = negatives_of(store)
     alike = sum(found[a][b] for a, b in ((10, 20), (20, 10), (30, 40), (40, 30)))
-    assert alike >= 75  # of 80; one in 100 draws of 16 candidates lacks the one alike
+    assert alike >= 75  # of 80; a draw of 16 candidates rarely lacks the one alike
 
 
 def test_another_target_of_the_same_image_is_no_negative(tmp_path):
@@ -334,7 +332,7 @@ def test_one_sequence_alone_stays_as_it_is(tmp_path, share):
 
 
 def test_one_sequence_alone_is_enlarged_and_shifted_as_it_was(tmp_path):
-    """Frames of a video are not taken for pasted ones, which are enlarged by as much as stills."""
+    """Pasted frames are enlarged as stills are; frames of a video alone are not."""
     store = store_of(tmp_path / "one.db", ("video", [painted(RED), painted(GREEN)]))
     pasted = PairDataset([store], 10, mix=MixConfig(paste_share=1.0))
     assert all(same(a, b) for a, b in zip(PairDataset([store], 10), pasted, strict=True))

@@ -1,5 +1,6 @@
-"""Classification networks: shapes, layers and sizes as documented, options refused, every method in
-every network.
+"""Classification networks: shapes, layers and sizes as documented, and refused options.
+
+Every method works in every network.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def images(name, number=2):
 
 
 def trained(name, method, **options):
-    """A network with statistics of its own."""
+    """A network whose statistics differ from those of a new one."""
     torch.manual_seed(2)
     net = build(name, method, **options)
     net.train()(images(name, 8))
@@ -45,7 +46,7 @@ def trained(name, method, **options):
         ("lenet", {}, 129_034, 124_928),
     ],
 )
-def test_parameters_and_1_bit_weights(name, options, parameters, bits):
+def test_networks_have_the_documented_numbers_of_weights(name, options, parameters, bits):
     net = build(name, "rbcn", **options)
     assert sum(layer.weight.numel() for layer in binary_layers(net).values()) == bits
     assert sum(p.numel() for p in net.parameters()) == parameters
@@ -54,7 +55,7 @@ def test_parameters_and_1_bit_weights(name, options, parameters, bits):
 @pytest.mark.parametrize(
     ("name", "binary", "shortcuts"), [("resnet18", 16, 3), ("wrn22", 18, 2), ("wrn40", 36, 2)]
 )
-def test_layers_as_the_names_count_them(name, binary, shortcuts):
+def test_networks_have_the_documented_numbers_of_layers(name, binary, shortcuts):
     net = build(name, "rbcn")
     convs = [m for m in net.modules() if isinstance(m, nn.Conv2d)]
     assert len(binary_layers(net)) == binary
@@ -73,7 +74,7 @@ def test_shortcuts_go_around_one_convolution_or_two(shortcut):
     assert torch.equal(stage[0](x), x)
 
 
-def test_a_binary_network_has_no_relu_and_its_twin_has():
+def test_a_binary_network_has_no_relu_but_its_twin_has():
     for method, found in (("", True), ("rbcn", False)):
         net = build("resnet18", method, **SMALL["resnet18"])
         assert any(isinstance(m, nn.ReLU) for m in net.modules()) == found
@@ -81,7 +82,7 @@ def test_a_binary_network_has_no_relu_and_its_twin_has():
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", CLASSIFIERS)
-def test_every_method_in_every_network(name, method, tmp_path):
+def test_every_method_works_in_every_network(name, method, tmp_path):
     net = trained(name, method, **SMALL[name])
     loss = net.train()(images(name)).square().sum()
     loss.backward()
@@ -156,13 +157,13 @@ def test_slimmed_network_computes_a_part_of_the_wide_one():
     torch.manual_seed(0)
     wide = build("siamfc").eval()
     slim = slimmed(wide, 0.5).eval()
-    kept = [*range(32), *range(48, 80)]  # of 96 channels, in two halves
+    kept = [*range(32), *range(48, 80)]  # of 96 channels, from both halves
     x = 255 * torch.rand(1, 3, 127, 127)
     with torch.no_grad():
         first = wide.layers[0](x)
         torch.testing.assert_close(slim.layers[0](x), first[:, kept])
         lost = [c for c in range(96) if c not in kept]
-        first[:, lost] = 0  # what the slim one does not have
+        first[:, lost] = 0  # channels that the slim network lacks
         expected = wide.layers[1](first)[:, [*range(64), *range(128, 192)]]
         torch.testing.assert_close(slim.layers[1](slim.layers[0](x)), expected)
         assert slim(x).shape == (1, 256, 6, 6)

@@ -1,4 +1,4 @@
-"""Every operation of the engine has all of its parts; CONTRIBUTING.md tells what they are.
+"""Every operation of the engine has all the parts that CONTRIBUTING.md names.
 
 `make operation NAME=concat` runs these tests for one operation.
 """
@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from engines import needs_kernels, pixels
 from random_networks import EXAMPLES, with_operation
 from requirements import needs, skip_without
-from test_network import assert_as_the_oracle, images, needs_kernels
+from test_network import assert_as_the_oracle
 from torch import Tensor, nn
 
 from rbsf.engine.graph import PackedModel
@@ -40,7 +41,7 @@ SEEDS = 25
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Every test is of each operation, or of that of --operation."""
+    """Every test runs for each operation, or for that of --operation."""
     asked = metafunc.config.getoption("--operation")
     if asked and asked not in OPS:
         raise pytest.UsageError(f"there is no rbsf/engine/ops/{asked}.py; see CONTRIBUTING.md")
@@ -49,7 +50,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 class Net(nn.Module):
-    """A convolution, what is tested, and a head; `middle` takes and gives maps of 8 channels."""
+    """A convolution, then `middle`, which takes and gives maps of 8 channels, then a head."""
 
     def __init__(self, middle: Callable[[Tensor], Tensor], *parts: nn.Module) -> None:
         super().__init__()
@@ -70,7 +71,7 @@ def of(module: nn.Module) -> nn.Module:
     return Net(module, module)
 
 
-# A PyTorch network in which the operation is found; a tracker for those that trackers alone have.
+# A PyTorch network in which the operation is found; some occur in trackers alone.
 TORCH: dict[str, Callable[[], nn.Module]] = {
     "abs_mean": lambda: of(binary("xnor_k")),
     "add": lambda: Net(lambda x: x + x.relu()),
@@ -106,8 +107,9 @@ def exported(op: str) -> Exported:
 
 
 def unsettled(net: nn.Module) -> nn.Module:
-    """`net` with other numbers for each channel: in a new one a wrong order of channels would not
-    show.
+    """The network with other numbers for each channel.
+
+    In a new network a wrong order of channels would not show.
     """
     torch.manual_seed(2)
     for parameter in net.parameters():
@@ -140,11 +142,11 @@ def test_real_results_are_float32(op: str) -> None:
 def test_the_kernel_is_as_the_reference(op: str) -> None:
     for seed in range(SEEDS):
         model = example(op, seed)
-        assert_as_the_oracle(model, images(2, *model.input_shape, seed=seed), 1)
+        assert_as_the_oracle(model, pixels(2, *model.input_shape, seed=seed), 1)
 
 
 def test_it_is_found_in_pytorch(op: str) -> None:
-    """And a packed network computes what PyTorch does in float64."""
+    """The packed network computes what PyTorch does in float64."""
     made = exported(op)
     assert op in [node.op for node in made.packed.nodes]
     made.compare().check()
@@ -154,19 +156,15 @@ def test_onnx_runtime_computes_the_same(op: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason=needs("onnxruntime", "it is not installed"))
     from rbsf.export.onnx import network_graph, run_graph
 
-    model = (
-        exported(op).packed
-        if op != "channels_first"
-        else export_float_tracker(TORCH[op]().eval(), "t").packed
-    )
-    batch = images(2, *model.input_shape)
+    if op == "channels_first":
+        model = export_float_tracker(TORCH[op]().eval(), "t").packed
+    else:
+        model = exported(op).packed
+    batch = pixels(2, *model.input_shape)
     (tmp_path / "net.onnx").write_bytes(network_graph(model).SerializeToString())
     found, expected = run_graph(tmp_path / "net.onnx", batch), Engine(model, isa="numpy")(batch)
-    expected = (
-        expected
-        if expected.ndim == 2 or model.task == "tracker"
-        else expected.transpose(0, 3, 1, 2)
-    )
+    if expected.ndim != 2 and model.task != "tracker":
+        expected = expected.transpose(0, 3, 1, 2)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 
@@ -176,7 +174,7 @@ def test_it_is_documented(op: str) -> None:
     )
 
 
-def test_nothing_is_left_of_an_operation_that_is_gone() -> None:
+def test_an_operation_that_is_gone_is_named_nowhere() -> None:
     assert not (set(EXAMPLES) | set(TORCH)) - set(OPS)
 
 
@@ -187,10 +185,8 @@ def test_the_worked_example_is_the_operation_itself() -> None:
     assert line in (ROOT / "rbsf/export/modules.py").read_text()
 
 
-def test_the_command_of_the_page() -> None:
-    """`make operation` runs these tests, those of one operation; of one that is not there it says
-    so.
-    """
+def test_the_command_of_the_page_works() -> None:
+    """`make operation` runs the tests of one operation, or says that there is none of the name."""
     if not shutil.which("make"):
         skip_without("make", "it is not installed")
     made = subprocess.run(
@@ -199,21 +195,12 @@ def test_the_command_of_the_page() -> None:
     )  # fmt: skip
     assert "-m pytest tests/test_operations.py tests/test_readme.py" in made.stdout
     assert "--operation prelu" in made.stdout
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-n0",
-        "-p",
-        "no:cacheprovider",
-        "tests/test_operations.py",
-    ]
-    command += ["-k", "documented", "--operation"]
+    command = [sys.executable, "-m", "pytest", "-n0", "-p", "no:cacheprovider"]
+    command += ["tests/test_operations.py", "-k", "documented", "--operation"]
     subprocess.run([*command, "prelu"], cwd=ROOT, capture_output=True, text=True, check=True)
     found = subprocess.run(
         [*command, "swish"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert found.returncode
-    assert (
-        "there is no rbsf/engine/ops/swish.py; see CONTRIBUTING.md" in found.stdout + found.stderr
-    )
+    line = "there is no rbsf/engine/ops/swish.py; see CONTRIBUTING.md"
+    assert line in found.stdout + found.stderr

@@ -1,6 +1,4 @@
-"""A tracker of a user's own in the benchmarks: what it is asked, what it may answer, what is wrong
-with it.
-"""
+"""A user's own tracker in the benchmarks: its calls, its answers, and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -45,12 +43,10 @@ def code(tmp_path: Path) -> Path:
 
 def test_its_boxes_are_taken(code: Path) -> None:
     spec = parse_tracker(f"ours={code}:Right")
-    assert (spec.label, spec.is_network, spec.arithmetic, spec.size()) == (
-        "ours",
-        False,
-        None,
-        None,
-    )
+    assert spec.label == "ours"
+    assert spec.is_network is False
+    assert spec.arithmetic is None
+    assert spec.size() is None
     tracker, image = spec.build(), np.zeros((20, 30, 3), np.uint8)
     tracker.init(image, np.array([1.0, 2, 3, 4]))
     assert tracker.update(image).box.tolist() == [2, 2, 3, 4]
@@ -68,16 +64,8 @@ def test_it_runs_in_worker_processes(
 ) -> None:
     monkeypatch.setitem(evaluation.SYNTHETIC, "count", 2)
     monkeypatch.setitem(evaluation.SYNTHETIC, "frames", 5)
-    argv = [
-        "--dataset",
-        "synthetic",
-        "--tracker",
-        f"{code}:Right",
-        "--workers",
-        "2",
-        "--out",
-        str(tmp_path / "out"),
-    ]
+    argv = ["--dataset", "synthetic", "--tracker", f"{code}:Right"]
+    argv += ["--workers", "2", "--out", str(tmp_path / "out")]
     assert run_benchmarks.main(argv) == 0
     assert "| Right" in capsys.readouterr().out
 
@@ -90,7 +78,7 @@ def test_it_runs_in_worker_processes(
         ("Half", "Half has no method update"),
     ],
 )
-def test_what_cannot_run_is_one_line(code: Path, name: str, fault: str) -> None:
+def test_what_cannot_run_is_named_in_one_line(code: Path, name: str, fault: str) -> None:
     with pytest.raises(ValueError, match=fault):
         parse_tracker(f"{code}:{name}").build()
 
@@ -102,6 +90,6 @@ def test_an_answer_that_is_no_box_is_named(code: Path) -> None:
         tracker.update(image)
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"there is no .*none\.py"):
         parse_tracker(f"{tmp_path}/none.py:Tracker")

@@ -1,4 +1,4 @@
-"""What an installed copy holds, that it destroys nothing, and that no module has two names."""
+"""An installed copy is complete and destroys nothing, and no module has two names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from requirements import needs
 PROGRAMS = sorted([*(ROOT / "tools").glob("*.py"), ROOT / "eval" / "run_benchmarks.py"])
 PROGRAMS = [path for path in PROGRAMS if "def parse_args" in path.read_text()]
 
-# Modules by their files, links followed; the program itself is known as __main__ besides.
+# A file, links followed, must not have two names; the program's own name, __main__, is left out.
 ONE_NAME = """
 import sys
 from pathlib import Path
@@ -24,9 +24,9 @@ ROOT = ROOT_FOLDER
 def check_names():
     names = {}
     for name, module in list(sys.modules.items()):
-        file = getattr(module, "__file__", None)
-        if file and name != "__main__" and Path(file).is_absolute() and Path(file).resolve().is_relative_to(ROOT):
-            names.setdefault(Path(file).resolve(), []).append(name)
+        file = Path(getattr(module, "__file__", None) or "none")
+        if name != "__main__" and file.is_absolute() and file.resolve().is_relative_to(ROOT):
+            names.setdefault(file.resolve(), []).append(name)
     names = {file: found for file, found in names.items() if ".venv" not in file.parts}
     wrong = [found for found in names.values() if len(found) > 1 or not found[0].startswith("rbsf")]
     assert not wrong, wrong
@@ -68,7 +68,7 @@ assert found and abs(box[0] - 60) < 3 and abs(box[1] - 40) < 3, box
 
 
 def run(code: str, folder: Path, **variables: str) -> str:
-    """What a fresh Python prints; without this project on its path but for what `variables` say."""
+    """What a fresh Python prints, which finds this project only by what `variables` say."""
     env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | variables
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -83,7 +83,7 @@ def run(code: str, folder: Path, **variables: str) -> str:
 
 
 def names_checked(more_than: int) -> str:
-    """Code that defines `check_names`, which expects more than so many modules of this project."""
+    """Code that defines `check_names`, which expects over `more_than` modules of this project."""
     return ONE_NAME.replace("ROOT_FOLDER", f"Path({str(ROOT)!r})").replace("COUNT", str(more_than))
 
 
@@ -98,7 +98,7 @@ def test_no_program_loads_one_under_two_names(program: Path) -> None:
 
 
 def test_an_installed_copy_wins_over_the_clone(tmp_path: Path) -> None:
-    """Programs of the clone, where another copy is installed: they append the clone to the path."""
+    """Programs of the clone append it to the path, behind an installed copy."""
     for folder in ("rbsf", "rbsf/methods", "rbsf/system"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "__init__.py").touch()
@@ -121,7 +121,7 @@ def test_links_give_the_folders_their_names() -> None:
 
 
 def test_every_folder_with_code_is_a_package() -> None:
-    """Others would be left out of a wheel."""
+    """Other folders would be left out of a wheel."""
     folders = {
         path.parent
         for top in ("rbsf", "tracker", "datasets", "eval", "tools")
@@ -134,7 +134,7 @@ def test_every_folder_with_code_is_a_package() -> None:
     )
 
 
-def test_the_extension_that_is_missing_is_named() -> None:
+def test_a_missing_extension_is_named() -> None:
     code = """
 import sys
 sys.modules["got10k"] = None
@@ -155,21 +155,14 @@ run(main)
 
 @pytest.mark.slow
 def test_a_wheel_tracks_beside_other_peoples_packages(tmp_path: Path) -> None:
-    """Installed outside of the clone, without torch, with another `datasets`: with kernels, and
-    nothing overwritten.
+    """A wheel is installed outside of the clone, without torch, beside another `datasets`.
+
+    It has kernels and overwrites nothing.
     """
     pytest.importorskip("pybind11", reason=needs("compiler", "there is no pybind11 to build with"))
     pip = [sys.executable, "-m", "pip", "--quiet"]
-    wheel = [
-        *pip,
-        "wheel",
-        "--no-deps",
-        "--no-build-isolation",
-        "--wheel-dir",
-        str(tmp_path),
-        str(ROOT),
-    ]
-    subprocess.run(wheel, check=True)
+    flags = ["--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path)]
+    subprocess.run([*pip, "wheel", *flags, str(ROOT)], check=True)
     (file,) = tmp_path.glob("*.whl")
     target = tmp_path / "site"
     (target / "datasets").mkdir(parents=True)

@@ -1,6 +1,4 @@
-"""Pairs: shift and augmentation mean what they say, items are pure functions, loaders resume and
-share out.
-"""
+"""Pairs: shifts and augmentation are as asked, items are pure functions, loaders resume."""
 
 import os
 import signal
@@ -25,7 +23,9 @@ PLAIN = AugmentConfig(
 
 
 def jpeg(pixels):
-    return cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1].tobytes()  # exact
+    return cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[
+        1
+    ].tobytes()  # without loss
 
 
 @cache
@@ -34,7 +34,7 @@ def flat(frame, value):
 
 
 def dot():
-    """A red disc on the target's centre, a blue patch to its left."""
+    """A red disc on the target's centre, and a blue patch to its left."""
     pixels = np.full((CROP_SIZE, CROP_SIZE, 3), 40, np.uint8)
     cv2.circle(pixels, (159, 159), 10, (250, 40, 40), -1)
     pixels[150:169, 125:140] = 40, 40, 250
@@ -56,8 +56,9 @@ def stills(tmp_path):
 
 @pytest.fixture
 def films(tmp_path):
-    """A long video of gray values 0 to 119, frame = value, every second frame; a short one of 200,
-    201.
+    """A long video of gray values 0 to 118, and a short one of 200 and 201.
+
+    The long one has every second frame, whose gray is its number.
     """
     long = [flat(frame, frame) for frame in range(0, 120, 2)]
     return store_of(tmp_path / "films.db", ("video", long), ("video", [flat(0, 200), flat(1, 201)]))
@@ -101,7 +102,7 @@ def test_shares_of_the_sequences_are_nested(tmp_path):
     )
 
     def seen(share, seed=0):
-        """Grays, which tell sequences apart."""
+        """Gray values, which tell sequences apart."""
         dataset = PairDataset([store], 80, seed, augment=PLAIN, data_share=share)
         return {int(dataset[i]["search"][0, 0, 0]) for i in range(80)}
 
@@ -125,7 +126,7 @@ def test_shift_is_how_far_the_target_moved_from_one_middle_to_the_other(stills):
         assert in_search[-1] - in_exemplar[-1] == pytest.approx(item["shift"].numpy(), abs=0.7)
     assert 3 < np.abs(in_exemplar).max() < 4.4
     assert 20 < np.abs(in_search).max() < 24.4
-    assert np.abs(np.mean(in_search, axis=0)).max() < 8  # to all sides
+    assert np.abs(np.mean(in_search, axis=0)).max() < 8  # shifts go to all sides
 
 
 def test_exemplar_stays_centred_without_its_shift(stills):
@@ -152,7 +153,7 @@ def test_scale_changes_the_size_within_bounds(stills):
         [stills], 40, augment=AugmentConfig(still_scale=0.12, blur=0, gray=0, light=0)
     )
     areas = [reds(dataset[i]["search"]).sum() for i in range(40)]
-    scales = np.sqrt(np.array(areas) / 317)  # pixels of the disc in the stored crop
+    scales = np.sqrt(np.array(areas) / 317)  # the stored crop's disc has 317 pixels
     assert 0.84 < scales.min() < 0.95
     assert 1.05 < scales.max() < 1.17
 
@@ -178,23 +179,22 @@ def test_frames_are_near_but_not_the_same(films):
         assert 0 < abs(first - second) <= 10
         assert (first >= 200) == (second >= 200)
         long += first < 200
-    assert 110 < long < 190  # videos are drawn alike, though one has 30 times the frames
+    assert 110 < long < 190  # both videos are drawn equally often
 
 
 def test_single_frame_video_pairs_with_itself(tmp_path):
-    item = PairDataset([store_of(tmp_path / "one.db", ("video", [flat(5, 77)]))], 1, augment=PLAIN)[
-        0
-    ]
+    store = store_of(tmp_path / "one.db", ("video", [flat(5, 77)]))
+    item = PairDataset([store], 1, augment=PLAIN)[0]
     assert item["search"].float().mean() == 77
 
 
-def test_still_share(films, stills):
+def test_stills_have_their_share(films, stills):
     dataset = PairDataset([films, stills], 200, still_share=0.25, augment=PLAIN)
     assert 30 < sum(int(item["exemplar"][0, 63, 63]) == 250 for item in dataset) < 70
 
 
 def target_of(value):
-    """Which of the targets of the fixtures shows this red value in its middle."""
+    """Which target of the fixtures shows this red value in its middle."""
     return "long" if value < 120 else "short" if value < 210 else "dot"
 
 
@@ -206,7 +206,7 @@ def test_negatives_show_another_target(films, stills):
             target_of(item["exemplar"][0, 63, 63].item()),
             target_of(item["search"][0, 127, 127].item()),
         }
-        assert len(targets) == 1 + item["negative"].item()  # two draws of one target stay a pair
+        assert len(targets) == 1 + item["negative"].item()  # two crops of one target are a pair
         negatives += item["negative"].item()
     assert negatives > 40
     assert not any(item["negative"] for item in PairDataset([films], 20))
@@ -215,14 +215,10 @@ def test_negatives_show_another_target(films, stills):
 def test_excluded_sequences_are_never_drawn(films):
     dataset = PairDataset([films], 50, exclude=[(0, 0)], augment=PLAIN)
     assert {target_of(item["exemplar"][0, 63, 63].item()) for item in dataset} == {"short"}
-    assert (
-        dataset.describe()
-        == "50 pairs an epoch from 1 videos and 0 stills, without 0, held out for validation"
-    )
-    with pytest.raises(
-        ValueError,
-        match=r"^all of the training data is held out for validation \(0, 1\); give more",
-    ):
+    expected = "50 pairs an epoch from 1 videos and 0 stills, without 0, held out for validation"
+    assert dataset.describe() == expected
+    message = r"^all of the training data is held out for validation \(0, 1\); give more"
+    with pytest.raises(ValueError, match=message):
         PairDataset([films], 50, exclude=[(0, 0), (0, 1)])
 
 
@@ -235,7 +231,7 @@ def test_only_the_named_sequences_are_drawn(films):
 
 def test_items_are_pure_functions_of_seed_epoch_and_index(films, stills):
     first, second = (PairDataset([films, stills], 50, seed=3) for _ in range(2))
-    _ = second[7], torch.manual_seed(5)  # neither what was read before nor global state matters
+    _ = second[7], torch.manual_seed(5)  # earlier reads and global state do not matter
     assert all(same(first[i], second[i]) for i in range(50))
     assert not same(first[1], first[2])
     second.set_epoch(1)
@@ -251,7 +247,7 @@ def test_index_out_of_range_ends_iteration(stills):
 def test_loader_gives_the_items_in_order_in_every_epoch(films, workers):
     dataset = PairDataset([films], 7, seed=1)
     loader = make_loader(dataset, 3, workers)
-    for epoch in (0, 1):  # worker processes stay, and still get the new epoch
+    for epoch in (0, 1):  # worker processes stay, and get the new epoch
         dataset.set_epoch(epoch)
         batches = list(loader)
         assert len(batches) == len(loader) == 2  # the seventh item is dropped
@@ -261,10 +257,9 @@ def test_loader_gives_the_items_in_order_in_every_epoch(films, workers):
 
 
 def test_ctrl_c_at_a_terminal_leaves_the_workers_at_work(films):
-    loader = iter(
-        make_loader(PairDataset([films], 12), 1, workers=1)
-    )  # 12 batches, of which 2 are read ahead
-    next(loader)  # it has started
+    # 2 of the 12 batches are read ahead.
+    loader = iter(make_loader(PairDataset([films], 12), 1, workers=1))
+    next(loader)  # its workers have started
     os.kill(loader._workers[0].pid, signal.SIGINT)
     assert len(list(loader)) == 11
 
@@ -292,7 +287,8 @@ def test_killed_worker_is_one_line(films, capsys):
         run(lose_worker)
     line = capsys.readouterr().err
     assert line.startswith(
-        "error: a process that reads pairs was killed, perhaps for want of memory; try --workers 0 (DataLoader worker"
+        "error: a process that reads pairs was killed, perhaps for want of memory; "
+        "try --workers 0 (DataLoader worker"
     )
     assert line.count("\n") == 1
 
@@ -317,7 +313,7 @@ def test_loader_resumes_in_the_middle_of_an_epoch(films):
     assert list(make_loader(dataset, 3, start_batch=4)) == []
 
 
-def test_ranks_share_an_epoch(films):
+def test_ranks_share_out_an_epoch(films):
     dataset = PairDataset([films], 13)
     parts = [
         [i for batch in make_loader(dataset, 2, rank=r, world=3).batch_sampler for _, i in batch]
@@ -341,7 +337,7 @@ def test_loader_leaves_the_global_random_state_alone(films):
         ({"batch_size": 2, "start_batch": 6}, "start_batch is 6; an epoch has batches 0 to 5"),
     ],
 )
-def test_loader_options(films, options, message):
+def test_bad_loader_options_are_refused(films, options, message):
     with pytest.raises(ValueError, match=message):
         make_loader(PairDataset([films], 10), **options)
 
@@ -358,11 +354,11 @@ def test_augmentation_limits_name_the_field(field, value):
 @pytest.mark.parametrize(
     "options", [{"length": 0}, {"max_gap": 0}, {"seed": -1}, {"still_share": 2}]
 )
-def test_dataset_options(films, options):
+def test_bad_dataset_options_are_refused(films, options):
     with pytest.raises(ValueError):
         PairDataset([films], **{"length": 5, **options})
 
 
-def test_empty_stores(tmp_path):
+def test_empty_stores_are_refused(tmp_path):
     with pytest.raises(ValueError, match="hold no crop"):
         PairDataset([store_of(tmp_path / "empty.db")], 5)

@@ -1,4 +1,4 @@
-"""Passes: which parts of a sequence are tracked, and that each is tracked and scored as itself."""
+"""Passes: which parts of a sequence are tracked, each scored as a sequence of its own."""
 
 from __future__ import annotations
 
@@ -23,16 +23,18 @@ ABSENT = [float("nan")] * 4
 @pytest.mark.parametrize(
     ("every", "frames", "spans"),
     [
-        (4, None, ["0+10", "4+6"]),  # the next would have 2 frames
+        (4, None, ["0+10", "4+6"]),  # the next part would have 2 frames
         (5, None, ["0+10", "5+5"]),
         (4, 6, ["0+6", "4+6"]),
-        (3, 2, ["0+2", "3+2", "6+2"]),  # and one frame at 9
+        (3, 2, ["0+2", "3+2", "6+2"]),  # a part of one frame at 9 is left out
         (None, 6, ["0+6"]),
         (20, None, ["0+10"]),
         (20, 30, ["0+10"]),
     ],
 )
-def test_parts_of_ten_frames(every: int | None, frames: int | None, spans: list[str]) -> None:
+def test_ten_frames_have_these_parts(
+    every: int | None, frames: int | None, spans: list[str]
+) -> None:
     sequence = bare_sequence("Dog", [[i, 0, 5, 5] for i in range(10)], one_based=True)
     parts = passes(sequence, every, frames)
     assert [part.name for part in parts] == [f"Dog@{span}" for span in spans]
@@ -45,16 +47,17 @@ def test_parts_of_ten_frames(every: int | None, frames: int | None, spans: list[
     assert len({fingerprint(part) for part in parts}) == len(parts)
 
 
-def test_the_whole_of_a_part() -> None:
-    sequence = bare_sequence("cam@2", [BOX] * 3)  # a name of one's own
+def test_the_whole_of_a_part_has_its_sequences_name() -> None:
+    sequence = bare_sequence("cam@2", [BOX] * 3)  # a user's own name that holds @
     assert whole_name(sequence.part(1, 3).name) == whole_name(sequence.name) == "cam@2"
 
 
 def test_parts_with_nothing_to_score_are_left_out() -> None:
     boxes = [BOX, BOX, *[ABSENT] * 3, BOX, BOX, ABSENT]
     parts = passes(bare_sequence("Dog", boxes), 2, 2)
-    assert [part.name for part in parts] == ["Dog@0+2"]  # frames 4 and 5 have one box, 6 and 7 too
-    only_first = bare_sequence("Dog", [BOX, *[ABSENT] * 5])  # as GOT-10k's test split
+    # Frames 4 and 5 have one box, as have 6 and 7.
+    assert [part.name for part in parts] == ["Dog@0+2"]
+    only_first = bare_sequence("Dog", [BOX, *[ABSENT] * 5])  # as in GOT-10k's test split
     assert [part.name for part in passes(only_first, 2, 2)] == ["Dog@0+2"]
 
 
@@ -81,13 +84,11 @@ def test_the_benchmark_tracks_each_pass_from_its_own_first_box(
     assert title in capsys.readouterr().out
     report = json.loads((tmp_path / "out/reports/OTB100-every2-frames3/report.json").read_text())
     scores = report["trackers"][0]["sequences"]
-    assert {name: score["ao"] for name, score in scores.items()} == {
-        "Dog@0+3": pytest.approx(2 / 3),
-        "Dog@2+3": 1,
-    }
+    expected = {"Dog@0+3": pytest.approx(2 / 3), "Dog@2+3": 1}
+    assert {name: score["ao"] for name, score in scores.items()} == expected
     assert report["protocol"].endswith(" Each pass counts as a sequence.")
-    assert report["paper"] is None  # whole sequences are what it has
-    assert main(flags) == 0  # beside the whole sequences, and neither in the other's way
+    assert report["paper"] is None  # the paper's figures are of whole sequences
+    assert main(flags) == 0  # results of parts and of whole sequences do not mix
     whole = json.loads((tmp_path / "out/reports/OTB100/report.json").read_text())
     assert "pass counts" not in whole["protocol"]
     assert whole["trackers"][0]["sequences"]["Dog"]["ao"] == pytest.approx(2 / 5)

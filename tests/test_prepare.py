@@ -1,4 +1,4 @@
-"""Preparing a crop store: what goes in, what is left out, and that an interrupted run goes on."""
+"""Preparing a crop store: what goes in, what is left out, and going on after a stop."""
 
 import os
 import shutil
@@ -26,7 +26,7 @@ def write_image(path, value=100):
 
 
 def write_video(root, name, boxes):
-    """One GOT-10k sequence: a line of ``boxes`` for each frame, frame k of gray value 10 + k."""
+    """Write a GOT-10k sequence with a frame for each of `boxes`; frame k has gray value 10 + k."""
     folder = root / name
     folder.mkdir(parents=True)
     for number in range(len(boxes)):
@@ -68,29 +68,18 @@ def content(path):
     return rows
 
 
-def test_videos_and_stills(videos, stills, tmp_path):
+def test_videos_and_stills_are_cut_out(videos, stills, tmp_path):
     report = prepare([videos, stills], tmp_path / "new" / "pairs.db", progress=False)
     store = CropStore(tmp_path / "new" / "pairs.db")
     assert store.names == ("car", "dog", "0.jpg", "1.jpg", "2.jpg")
     assert store.kinds == ("video", "video", "still", "still", "still")
-    assert store.frames.tolist() == [
-        0,
-        1,
-        2,
-        3,
-        4,
-        0,
-        2,
-        0,
-        1,
-        0,
-        0,
-    ]  # absent and tiny targets are left out
+    # Absent and tiny targets are left out.
+    car, dog, images = [0, 1, 2, 3, 4], [0, 2], [0, 1, 0, 0]
+    assert store.frames.tolist() == car + dog + images
     assert store.starts.tolist() == [0, 5, 7, 9, 10, 11]
     assert [round(store.read(i)[159, 159].mean()) for i in range(7)] == [10, 11, 12, 13, 14, 10, 12]
-    assert store.sizes[0].tolist() == pytest.approx(
-        [30 * 127 / 49.75, 20 * 127 / 49.75], abs=0.1
-    )  # sqrt(55 * 45)
+    # The exemplar's side is sqrt(55 * 45).
+    assert store.sizes[0].tolist() == pytest.approx([30 * 127 / 49.75, 20 * 127 / 49.75], abs=0.1)
     assert (report.added, report.already_stored, report.sequences, report.crops) == (5, 0, 5, 11)
     assert report.megabytes > 0.01
     assert report.warnings == []
@@ -101,9 +90,8 @@ def test_image_without_boxes_is_the_target(stills, tmp_path):
     prepare([stills], tmp_path / "pairs.db", progress=False)
     store = CropStore(tmp_path / "pairs.db")
     assert len(store) == 3
-    assert store.sizes[0] == pytest.approx(
-        [120 * 127 / 209.46, 90 * 127 / 209.46], abs=0.1
-    )  # sqrt(225 * 195)
+    # The exemplar's side is sqrt(225 * 195).
+    assert store.sizes[0] == pytest.approx([120 * 127 / 209.46, 90 * 127 / 209.46], abs=0.1)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +104,7 @@ def test_image_without_boxes_is_the_target(stills, tmp_path):
         (1, 99, [0, 1, 3, 4, 5, 6, 7, 8, 9]),
     ],
 )
-def test_selection_of_frames(every, limit, frames):
+def test_frames_are_selected_as_asked(every, limit, frames):
     boxes = np.full((10, 4), 20.0)
     boxes[2] = np.nan
     assert select_frames(boxes, every, limit).tolist() == frames
@@ -153,7 +141,7 @@ def test_interrupted_run_goes_on(videos, stills, tmp_path, monkeypatch):
         CropStore(broken)
     monkeypatch.setattr(module, "make_crops", real)
     report = prepare([videos, stills], broken, progress=False)
-    assert (report.added, report.already_stored) == (4, 1)  # the car was whole, the dog was not
+    assert (report.added, report.already_stored) == (4, 1)  # the car was complete, the dog was not
     assert content(broken) == content(whole)
 
 
@@ -183,18 +171,17 @@ def test_box_outside_its_image_is_left_out(stills, tmp_path):
     report = prepare([stills], tmp_path / "pairs.db", progress=False)
     assert report.warnings == [
         "0.jpg: left out 1 of 2; first: box 0: box 500,10,40,30 lies outside the 120x90 frame",
-        "1.jpg: left out 1 of 1; first: box 0: box 10,10,-5,30 has no area (w=-5, h=30); w and h must be above 0",
+        "1.jpg: left out 1 of 1; first: box 0: box 10,10,-5,30 has no area (w=-5, h=30); "
+        "w and h must be above 0",
     ]
     assert CropStore(tmp_path / "pairs.db").names == ("0.jpg", "2.jpg")
 
 
-def test_nothing_at_all_is_an_error(stills, tmp_path):
+def test_a_store_of_nothing_is_refused(stills, tmp_path):
     for image in stills.glob("*.jpg"):
         image.write_bytes(b"no image")
-    with pytest.raises(
-        ValueError,
-        match=r"stills: nothing could be prepared; 0\.jpg: left out 2 of 2; first: box 0",
-    ):
+    message = r"stills: nothing could be prepared; 0\.jpg: left out 2 of 2; first: box 0"
+    with pytest.raises(ValueError, match=message):
         prepare([stills], tmp_path / "pairs.db", progress=False)
 
 
@@ -215,14 +202,14 @@ def test_nothing_at_all_is_an_error(stills, tmp_path):
         ),
     ],
 )
-def test_faulty_box_table(stills, text, message):
+def test_a_faulty_table_of_boxes_is_named(stills, text, message):
     (stills / "boxes.csv").write_text(text)
     with pytest.raises(ValueError, match=message):
         read_stills(stills)
 
 
 def break_some(videos):
-    """A missing frame, and a missing annotation."""
+    """Remove a frame of one sequence and the annotation of another."""
     (videos / "car" / "00000003.jpg").unlink()
     write_video(videos, "elk", ["20,20,30,20"] * 3)
     (videos / "elk" / "groundtruth.txt").unlink()
@@ -231,7 +218,9 @@ def break_some(videos):
 def test_broken_sequences_are_all_named_or_left_out(videos, stills, tmp_path, capsys):
     break_some(videos)
     out = tmp_path / "pairs.db"
-    said = r"^broken sequences: 2: sequence car: 4 frames .* number 3 .*elk/groundtruth\.txt does not exist; mend them, or"
+    car = "sequence car: 4 frames .* number 3"
+    elk = r"elk/groundtruth\.txt does not exist"
+    said = f"^broken sequences: 2: {car} .*{elk}; mend them, or"
     with pytest.raises(ValueError, match=said):
         prepare([videos, stills], out, progress=False)
     assert not out.exists()
@@ -241,22 +230,20 @@ def test_broken_sequences_are_all_named_or_left_out(videos, stills, tmp_path, ca
     assert [line.startswith("warning: left out: ") for line in lines] == [True, True]
     for name in ("car", "dog", "elk"):
         (videos / name / "groundtruth.txt").write_text("1,2,3\n")
-    with pytest.raises(
-        ValueError,
-        match=r"nothing could be prepared; .*groundtruth\.txt line 1: '1,2,3' is not a box",
-    ):
+    message = r"nothing could be prepared; .*groundtruth\.txt line 1: '1,2,3' is not a box"
+    with pytest.raises(ValueError, match=message):
         prepare([videos], tmp_path / "other.db", skip_broken=True, progress=False)
 
 
 @pytest.mark.parametrize("options", [{"every": 0}, {"workers": 0}, {"max_per_sequence": 1}])
-def test_settings_out_of_range(videos, tmp_path, options):
+def test_settings_out_of_range_are_refused(videos, tmp_path, options):
     with pytest.raises(ValueError, match="need at least"):
         prepare([videos], tmp_path / "pairs.db", **options)
     assert not (tmp_path / "pairs.db").exists()
 
 
 def write_clip(root, count):
-    """A video file of ``count`` frames, frame k of gray value 20 * k."""
+    """Write a video file of `count` frames; frame k has gray value 20 * k."""
     root.mkdir(exist_ok=True)
     writer = cv2.VideoWriter(str(root / "clip.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 25, (128, 96))
     for number in range(count):
@@ -316,14 +303,15 @@ def test_rerun_cuts_out_again_what_has_changed(videos, stills, tmp_path, capsys,
     prepare([videos, stills], out, progress=False)
     (videos / "dog" / "groundtruth.txt").write_text("30,20,30,20\n" * 4)
     write_image(videos / "car" / "00000003.jpg", 200)
-    (stills / "boxes.csv").write_text(
-        "file,x,y,w,h\n0.jpg,10,10,4,3\n2.jpg,0,0,20,20\n"
-    )  # too small; as it was
+    # The first box is too small, the second is unchanged.
+    (stills / "boxes.csv").write_text("file,x,y,w,h\n0.jpg,10,10,4,3\n2.jpg,0,0,20,20\n")
     capsys.readouterr()
     report = prepare([videos, stills], out, workers=workers, progress=False)
     assert (report.added, report.already_stored, report.sequences) == (2, 2, 4)
-    said = "3 sequences have other boxes or frames than when they were cut out, and are cut out again: car, dog, 0.jpg"
-    assert capsys.readouterr().err == f"{out}: {said}\n"
+    said = (
+        "3 sequences have other boxes or frames than when they were cut out, and are cut out again"
+    )
+    assert capsys.readouterr().err == f"{out}: {said}: car, dog, 0.jpg\n"
     prepare([videos, stills], whole, progress=False)
     assert pictures(out) == pictures(whole)
     before = out.read_bytes()
@@ -364,7 +352,7 @@ def test_stores_of_early_versions_are_taken_as_they_are(videos, tmp_path, capsys
 
 
 def pictures(path):
-    """What is in a store, whatever its order: of each sequence, frames and JPEGs."""
+    """The contents of a store whatever its order: frames and JPEGs by sequence."""
     store = CropStore(path)
     ends = zip(store.names, store.starts[:-1], store.starts[1:], strict=True)
     return {
@@ -375,13 +363,12 @@ def pictures(path):
 
 def test_with_nothing_left_to_do_the_store_is_not_touched(videos, stills, tmp_path):
     out = tmp_path / "pairs.db"
-    (videos / "car" / "00000003.jpg").write_bytes(
-        b"no image"
-    )  # a fault that stays must not change that
+    # A fault that stays must not change that.
+    (videos / "car" / "00000003.jpg").write_bytes(b"no image")
     (stills / "1.jpg").write_bytes(b"no image")
     first = prepare([videos, stills], out, progress=False)
     before = out.read_bytes()
-    with CropWriter(out):  # another process writes
+    with CropWriter(out):  # another process is writing
         again = prepare([videos, stills], out, progress=False)
     assert out.read_bytes() == before
     assert (again.added, again.already_stored, again.crops) == (0, 5, first.crops)
@@ -426,14 +413,13 @@ class TestTrainingData:
         ):
             assert find_held_out(stores, load_sequences(root)) == rows
         with sqlite3.connect(stores[0].path) as db:
-            db.execute("DROP TABLE origins")  # as of an early version: names are all that there is
+            db.execute("DROP TABLE origins")  # as an early version left it, with names alone
         db.close()
         assert find_held_out([CropStore(stores[0].path)], load_sequences(other)) == [(0, 0), (0, 2)]
 
     def test_validation_that_is_nowhere_is_named_though_none_is_asked_for(self, videos, tmp_path):
-        with pytest.raises(
-            FileNotFoundError, match=r"--val .*typo does not exist; give a folder of sequences"
-        ):
+        message = r"--val .*typo does not exist; give a folder of sequences"
+        with pytest.raises(FileNotFoundError, match=message):
             open_training_data([videos], tmp_path / "cache", tmp_path / "typo", 0)
 
     def test_broken_sequences_stop_it_or_are_left_out(self, videos, tmp_path, capsys):
@@ -463,7 +449,8 @@ class TestTrainingData:
         capsys.readouterr()
         assert open_training_data([store], tmp_path)[1] == []
         assert capsys.readouterr().out.splitlines() == [
-            "no validation during training: the data have no sequences to spare for it; give some with --val PATH"
+            "no validation during training: the data have no sequences to spare for it; "
+            "give some with --val PATH"
         ]
         assert len(open_training_data([store], tmp_path, videos)[1]) == 2
         open_training_data([store], tmp_path, val_count=0)
@@ -477,7 +464,7 @@ def run_tool(*arguments, path=""):
     return subprocess.run(command, capture_output=True, text=True, env=env, check=False)
 
 
-def test_tool(videos, stills, tmp_path):
+def test_tool_prepares_leaves_out_and_fails_in_one_line(videos, stills, tmp_path):
     done = run_tool(
         "--data", videos, "--data", stills, "--out", tmp_path / "pairs.db", "--every", "2"
     )
@@ -494,23 +481,22 @@ def test_tool(videos, stills, tmp_path):
     assert "nowhere" in failed.stderr
 
 
-def test_tool_where_opencv_does_not_load(tmp_path):
-    (tmp_path / "cv2.py").write_text(
-        "raise ImportError('libGL.so.1: cannot open shared object file: No such file or directory')\n"
-    )
+def test_tool_says_why_opencv_does_not_load(tmp_path):
+    fault = "libGL.so.1: cannot open shared object file"
+    code = f"raise ImportError('{fault}: No such file or directory')\n"
+    (tmp_path / "cv2.py").write_text(code)
     failed = run_tool("--data", tmp_path, "--out", tmp_path / "pairs.db", path=tmp_path)
     assert failed.returncode == 1
-    assert failed.stderr.startswith("error: libGL.so.1: cannot open shared object file")
+    assert failed.stderr.startswith(f"error: {fault}")
     assert len(failed.stderr.splitlines()) == 1
 
 
-def test_real_videos(real_data, tmp_path):
+def test_real_videos_are_cut_out(real_data, tmp_path):
     report = prepare(
         [real_data / "GOT-10k" / "train"], tmp_path / "pairs.db", max_per_sequence=2, progress=False
     )
     assert (report.sequences, report.crops, report.warnings) == (47, 94, [])
     store = CropStore(tmp_path / "pairs.db")
     sides = np.sqrt(np.prod(store.sizes + store.sizes.sum(axis=1, keepdims=True) / 2, axis=1))
-    assert sides == pytest.approx(
-        127, abs=0.01
-    )  # the exemplar's square around every target is 127 pixels wide
+    # The exemplar's square around every target is 127 pixels wide.
+    assert sides == pytest.approx(127, abs=0.01)

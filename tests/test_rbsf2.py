@@ -1,6 +1,4 @@
-"""RB-SF 2: its maps are whole numbers of steps, so that float32 is float64 to the bit; what it
-learns from.
-"""
+"""RB-SF 2: maps are whole numbers of steps, equal in float32 and float64; its losses."""
 
 from __future__ import annotations
 
@@ -26,7 +24,7 @@ SMALL = {"channels": [16, 32, 64], "depths": [1, 1, 1], "features": 16, "head_de
 
 
 def crops(count: int = 2) -> tuple[Tensor, Tensor]:
-    """Soft random images, uint8."""
+    """Soft random images, uint8 `[N, 3, H, W]`, of 127 and of 255 pixels."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(count, 3, 17, 17, generator=generator) * 255
     return tuple(
@@ -35,7 +33,7 @@ def crops(count: int = 2) -> tuple[Tensor, Tensor]:
 
 
 def trained(net: RBSF2) -> RBSF2:
-    """With statistics and parameters of its own for every channel."""
+    """A network whose statistics and parameters differ from channel to channel."""
     torch.manual_seed(3)
     for parameter in net.parameters():
         if parameter.ndim == 1:
@@ -135,7 +133,7 @@ def test_borders_are_plus_one() -> None:
     assert {layer.border for layer in binary_layers(build("rbsf2")).values()} == {1.0}
 
 
-def test_blocks_that_do_not_fit() -> None:
+def test_blocks_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="from 16 channels to as many or twice as many, not 48"):
         build("rbsf2", channels=[16, 48, 64])
 
@@ -156,8 +154,9 @@ def test_a_map_like_the_teachers_costs_nothing() -> None:
 
 
 def test_on_and_off_the_target_weigh_alike() -> None:
-    """One position of four is on the target: an error there weighs as much as one at all of the
-    others.
+    """One position of four is on the target.
+
+    An error there counts as much as an error at all the others.
     """
     target = torch.tensor([[[1.0, 0.0], [0.0, 0.0]]])
     on = target_loss(torch.tensor([[[-9.0, -9.0], [-9.0, -9.0]]]), target)

@@ -1,6 +1,4 @@
-"""RB-SF 2 from a file: packed and in PyTorch it gives the same boxes, and wrong files are told in
-one line.
-"""
+"""RB-SF 2 from a file: packed and PyTorch give the same boxes, and wrong files are refused."""
 
 from __future__ import annotations
 
@@ -30,17 +28,12 @@ from rbsf.weights import save_weights
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with net.safetensors and what is packed of it."""
+    """A folder with net.safetensors and its packed files."""
     folder = tmp_path_factory.mktemp("rbsf2")
-    save_weights(trained(build("rbsf2", **SMALL)), "rbsf2", folder / "net.safetensors", {"seed": 0})  # type: ignore[arg-type]
-    export(
-        [
-            "--weights",
-            str(folder / "net.safetensors"),
-            "--out",
-            str(folder / "net-packed.safetensors"),
-        ]
-    )
+    weights, packed = folder / "net.safetensors", folder / "net-packed.safetensors"
+    net = trained(build("rbsf2", **SMALL))  # type: ignore[arg-type]
+    save_weights(net, "rbsf2", weights, {"seed": 0})
+    export(["--weights", str(weights), "--out", str(packed)])
     return folder
 
 
@@ -98,22 +91,9 @@ def test_the_command_tracks_several_targets(
 
     for number, (image, _) in enumerate(make_sequence(0, 5)):
         cv2.imwrite(str(tmp_path / f"{number}.png"), image[..., ::-1])
-    flags = [
-        "--video",
-        str(tmp_path),
-        "--weights",
-        str(files / "net-packed.safetensors"),
-        "--no-out",
-    ]
-    boxes = [
-        "--init",
-        "40,30,30,24",
-        "--init",
-        "60,50,20,20",
-        "--boxes",
-        str(tmp_path / "boxes.csv"),
-    ]
-    assert not track([*flags, *boxes])
+    flags = ["--video", str(tmp_path), "--weights", str(files / "net-packed.safetensors")]
+    flags += ["--init", "40,30,30,24", "--init", "60,50,20,20"]
+    assert not track([*flags, "--no-out", "--boxes", str(tmp_path / "boxes.csv")])
     out = capsys.readouterr().out
     assert "network: net-packed.safetensors, packed engine" in out
     assert "per frame decode" in out
@@ -122,10 +102,8 @@ def test_the_command_tracks_several_targets(
 
 def test_trackers_of_one_network_go_together(files: Path) -> None:
     frames = [image for image, _ in make_sequence(0, 3)]
-    spec, net = (
-        parse_tracker(str(files / "net.safetensors")),
-        PackedNetwork(files / "net-packed.safetensors"),
-    )
+    spec = parse_tracker(str(files / "net.safetensors"))
+    net = PackedNetwork(files / "net-packed.safetensors")
     trackers = [make_tracker(net, spec.config) for _ in range(2)]
     for number, tracker in enumerate(trackers):
         tracker.init(frames[0], (40 + 20 * number, 30, 30, 24))
@@ -149,10 +127,8 @@ def test_presence_is_pytorchs_to_the_bit(isa: str) -> None:
     exported = export_search(net)
     exported.compare().check()
     packed, own = PackedNetwork(exported.packed, isa=isa), TorchNetwork(net)
-    found, expected = (
-        packed.answer(packed.learn(exemplar), region),
-        own.answer(own.learn(exemplar), region),
-    )
+    found = packed.answer(packed.learn(exemplar), region)
+    expected = own.answer(own.learn(exemplar), region)
     assert found.presence is not None
     np.testing.assert_array_equal(found.presence, expected.presence)
     assert found.presence.shape == (15, 15)
@@ -163,51 +139,36 @@ def test_presence_is_pytorchs_to_the_bit(isa: str) -> None:
 def test_onnx_graphs_answer_alike(
     method: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In ONNX Runtime; of the float twin as well."""
+    """ONNX Runtime gives the same, of the float twin as well."""
     pytest.importorskip("onnxruntime", reason=needs("onnxruntime", "it is not installed"))
     net = trained(build("rbsf2", **SMALL | {"method": method}))  # type: ignore[arg-type]
-    save_weights(net, "rbsf2", tmp_path / "net.safetensors")
-    export(
-        [
-            "--weights",
-            str(tmp_path / "net.safetensors"),
-            "--out",
-            str(tmp_path / "x.onnx"),
-            "--format",
-            "onnx",
-        ]
-    )
+    weights = tmp_path / "net.safetensors"
+    save_weights(net, "rbsf2", weights)
+    export(["--weights", str(weights), "--out", str(tmp_path / "x.onnx"), "--format", "onnx"])
     assert capsys.readouterr().out.count("correlation 1.0000") == 2
-    tracker = parse_tracker(
-        f"onnx:{tmp_path / 'x_backbone.onnx'},{tmp_path / 'x_head.onnx'}"
-    ).build()
+    pair = f"{tmp_path / 'x_backbone.onnx'},{tmp_path / 'x_head.onnx'}"
+    tracker = parse_tracker(f"onnx:{pair}").build()
     assert isinstance(tracker, AnchorFree)
     exemplar, region = (np.ascontiguousarray(crop) for crop in crops())
     networks = (tracker.network, TorchNetwork(net))
     found, expected = (network.answer(network.learn(exemplar), region) for network in networks)
-    # Real sums are added in another order, and what lies between two steps is then rounded to the
-    # other one.
+    # Real sums are added in another order, which may round a value between two steps to the
+    # other step.
     allowed = 0.002 if method == "float" else 0
     assert np.abs(found.target - expected.target).mean() <= allowed
     assert np.abs(np.log(found.sides / expected.sides)).mean() <= allowed
 
 
-def test_a_pair_of_graphs_in_8_bits(files: Path, real_data: Path, tmp_path: Path) -> None:
-    """Of RB-SF 2 and of NanoTrack: the target's probabilities stay about the same."""
+def test_a_pair_of_graphs_in_8_bits_answers_about_the_same(
+    files: Path, real_data: Path, tmp_path: Path
+) -> None:
+    """RB-SF 2 and NanoTrack find the target with about the same probability in 8 bits."""
     pytest.importorskip("onnxruntime", reason=needs("onnxruntime", "it is not installed"))
     from benchmarks.quantise_pair import main as quantise
     from rbsf.tracker.onnx_pair import open_pair
 
-    export(
-        [
-            "--weights",
-            str(files / "net.safetensors"),
-            "--out",
-            str(tmp_path / "own.onnx"),
-            "--format",
-            "onnx",
-        ]
-    )
+    weights = str(files / "net.safetensors")
+    export(["--weights", weights, "--out", str(tmp_path / "own.onnx"), "--format", "onnx"])
     pairs = {
         "own": (tmp_path / "own_backbone.onnx", tmp_path / "own_head.onnx"),
         "nano": peers(real_data, "nano3_backbone.onnx", "nano3_head.onnx"),
@@ -231,7 +192,7 @@ def changed(files: Path, path: Path, **info: object) -> Path:
     return path
 
 
-def test_what_a_user_can_do_wrong(files: Path, tmp_path: Path) -> None:
+def test_mistakes_of_a_user_are_named(files: Path, tmp_path: Path) -> None:
     for info in ({"template": "nowhere"}, {"template_scale": "1"}, {"template": "backbone.stem.0"}):
         with pytest.raises(ValueError, match="has no template to set; export it again"):
             load_network(changed(files, tmp_path / "bad.safetensors", **info))
@@ -243,14 +204,8 @@ def test_what_a_user_can_do_wrong(files: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds RB-SF 2, which is no backbone alone"):
         load_backbone(packed)
     (tmp_path / "scales.yaml").write_text("scales: 3\n")
-    flags = [
-        "--video",
-        str(tmp_path),
-        "--init",
-        "1,1,9,9",
-        "--weights",
-        str(files / "net.safetensors"),
-    ]
+    flags = ["--video", str(tmp_path), "--init", "1,1,9,9"]
+    flags += ["--weights", str(files / "net.safetensors")]
     with pytest.raises(ValueError, match="scales"):
         track([*flags, "--constants", str(tmp_path / "scales.yaml")])
 
@@ -259,19 +214,16 @@ def test_other_maps_are_refused(files: Path) -> None:
     packed = read_packed(files / "net-packed.safetensors")
     last = packed.nodes[-2]
     fewer = replace(last, tensors={key: array[:4] for key, array in last.tensors.items()})
-    with pytest.raises(
-        ValueError, match=r"gives \(1, 4, 15, 15\), expected \(1, 5 or 6, rows, columns\)"
-    ):
+    message = r"gives \(1, 4, 15, 15\), expected \(1, 5 or 6, rows, columns\)"
+    with pytest.raises(ValueError, match=message):
         PackedNetwork(replace(packed, nodes=(*packed.nodes[:-2], fewer, packed.nodes[-1])))
 
 
 def test_a_template_of_other_cells_is_refused(files: Path) -> None:
     packed = read_packed(files / "net-packed.safetensors")
-    nodes = [
-        replace(n, tensors={"weight": n.tensors["weight"][:9], "bias": n.tensors["bias"][:9]})
-        if n.name == "head.correlation"
-        else n
-        for n in packed.nodes
-    ]
+    nodes = list(packed.nodes)
+    (place,) = [i for i, node in enumerate(nodes) if node.name == "head.correlation"]
+    fewer = {key: nodes[place].tensors[key][:9] for key in ("weight", "bias")}
+    nodes[place] = replace(nodes[place], tensors=fewer)
     with pytest.raises(ValueError, match=r"expected float32 \[9\]"):
         PackedModel(packed.model, packed.task, tuple(nodes), packed.info)

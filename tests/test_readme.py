@@ -1,4 +1,4 @@
-"""Every command and program of the README runs, in a folder that has the files they name."""
+"""Every command and program of the README runs, in a folder with the files that they name."""
 
 from __future__ import annotations
 
@@ -24,24 +24,13 @@ TEXT = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, re.DOTALL)
 COMMANDS = [line for kind, body in BLOCKS if kind == "sh" for line in body.splitlines() if line]
 PROGRAMS = [body for kind, body in BLOCKS if kind == "python"]
-SMALL = [
-    "--epochs",
-    "1",
-    "--pairs",
-    "2",
-    "--batch-size",
-    "2",
-    "--val-sequences",
-    "1",
-    "--val-frames",
-    "2",
-]
+SMALL = shlex.split("--epochs 1 --pairs 2 --batch-size 2 --val-sequences 1 --val-frames 2")
 SMALL += ["--workers", "0", "--threads", "1", "--device", "cpu", "--width", str(NARROW)]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """The files that the README's commands name."""
+    """A folder with the files that the README's commands name."""
     folder = tmp_path_factory.mktemp("readme")
     write_video(folder / "in.mp4", seed=3, frames=8)
     for split in ("train", "val"):
@@ -58,9 +47,8 @@ def folder(tmp_path_factory):
     for name in ("truth", "boxes"):
         (folder / name).mkdir()
         (folder / name / "Basketball.txt").write_text("\n".join(boxes) + "\n")
-    for seed in range(
-        SYNTHETIC["seed"], SYNTHETIC["seed"] + SYNTHETIC["count"]
-    ):  # short ones, taken as made already
+    # These are short, and the program takes them as made already.
+    for seed in range(SYNTHETIC["seed"], SYNTHETIC["seed"] + SYNTHETIC["count"]):
         write_video(
             folder / f"runs/benchmarks/synthetic/{video_name(seed)}.mp4",
             seed,
@@ -78,7 +66,7 @@ def folder(tmp_path_factory):
 
 
 def write_mnist(folder):
-    """MNIST's files with its numbers of images, all noise: one page of bytes many times over."""
+    """Write MNIST's files with its numbers of images, one page of noise many times over."""
     folder.mkdir(parents=True)
     for split, count in (("train", 60_000), ("t10k", 10_000)):
         labels = np.arange(count, dtype=np.uint8) % 10
@@ -99,7 +87,7 @@ def run_in(folder, *command, path=""):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_command(command, folder):
+def test_every_command_runs(command, folder):
     words = shlex.split(command, comments=True)
     if words[0] == "make":
         assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
@@ -108,25 +96,13 @@ def test_command(command, folder):
     if "train_rbsf" in command and "--resume" not in command:
         words += SMALL if "--data" not in command else [*SMALL, "--teacher", "teacher.safetensors"]
     if "train_classifier" in command:
-        words += [
-            "--epochs",
-            "1",
-            "--subset",
-            "60",
-            "--batch-size",
-            "60",
-            "--warmup",
-            "0",
-            "--threads",
-            "1",
-        ]
+        words += shlex.split("--epochs 1 --subset 60 --batch-size 60 --warmup 0 --threads 1")
     if "mnist" in command and "photos" not in command:
-        words += ["--check", "off"]  # noise has another checksum
+        words += ["--check", "off"]  # noise has another checksum than MNIST
     if "make_synthetic" in command:
         words += ["--count", "1", "--frames", "2"]
-    if (
-        command == "python tools/train_rbsf.py"
-    ):  # its 40 videos take a while: test_train.py runs it with fewer
+    # Its 40 videos take a while; test_train.py runs it with fewer.
+    if command == "python tools/train_rbsf.py":
         words += ["--data", "GOT-10k/train"]
     if "tune.py" in command:
         words += ["--trials", "2", "--threads", "1"]
@@ -135,7 +111,7 @@ def test_command(command, folder):
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda text: text.splitlines()[0])
-def test_program(program, folder):
+def test_every_program_runs(program, folder):
     done = run_in(folder, sys.executable, "-c", program, path=str(ROOT))
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.strip()

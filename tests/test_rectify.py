@@ -1,6 +1,4 @@
-"""Algorithm 1 on a toy task: losses in closed form, what each step updates, switches, schedule,
-resume.
-"""
+"""Algorithm 1 on a toy task: losses in closed form, what a step updates, schedule, resume."""
 
 from __future__ import annotations
 
@@ -31,7 +29,7 @@ def float_net():
 
 
 def toy_task(student, teacher, batch):
-    """Regress the mean of each map; run the teacher on the same input."""
+    """Regress the mean of each map, and run the teacher on the same input."""
     out = student(batch)
     if teacher is not None:
         teacher(batch)
@@ -63,14 +61,13 @@ def changed(before, module):
 def test_discriminator_losses_are_eq_2_and_4():
     real, fake = torch.randn(2, 3, dtype=torch.float64), torch.randn(2, 3, dtype=torch.float64)
     d_real, d_fake = real.sigmoid(), fake.sigmoid()
-    torch.testing.assert_close(
-        discriminator_loss(real, fake), -(d_real.log().mean() + (1 - d_fake).log().mean())
-    )
+    expected = -(d_real.log().mean() + (1 - d_fake).log().mean())
+    torch.testing.assert_close(discriminator_loss(real, fake), expected)
     torch.testing.assert_close(adversarial_loss(fake), ((1 - d_fake) ** 2).mean() / 2)
 
 
 def judge(judges, maps):
-    """Logits [N, C] of maps [N, C, H, W] of the only point of `judges`."""
+    """Logits `[N, C]` of maps `[N, C, H, W]`, at the only point of `judges`."""
     return judges(pool(maps).flatten(0, 1)[None]).view(maps.shape[:2])
 
 
@@ -82,7 +79,7 @@ def test_adversarial_gradient_is_eq_12():
     values = judge(judges, maps).sigmoid()
     expected = torch.zeros_like(maps)
     for n in range(2):
-        for i in range(3):  # map by map: -(1 - D(T_i)) dD/dT, and 1/6 as the mean over 2 x 3 maps
+        for i in range(3):  # for each map -(1 - D(T_i)) dD/dT, over 2 x 3 maps
             (by_d,) = torch.autograd.grad(values[n, i], maps, retain_graph=True)
             expected += -(1 - values[n, i].detach()) * by_d / 6
     torch.testing.assert_close(gradient, expected)
@@ -97,10 +94,8 @@ def test_adversarial_gradient_reaches_c_as_in_eq_16():
         adversarial_loss(torch.logit(values)), layer.C, retain_graph=True
     )
     by_d = [torch.autograd.grad(v, layer.C, retain_graph=True)[0] for v in values.flatten()]
-    expected = (
-        sum(-(1 - v.detach()) * g for v, g in zip(values.flatten(), by_d, strict=True))
-        / values.numel()
-    )
+    pairs = zip(values.flatten(), by_d, strict=True)
+    expected = sum(-(1 - value.detach()) * slope for value, slope in pairs) / values.numel()
     torch.testing.assert_close(gradient, expected)
 
 
@@ -120,12 +115,8 @@ def test_discriminators_judge_single_maps_of_any_size():
 
 def test_each_discriminator_is_four_linear_layers_of_its_own_with_leaky_relu():
     judges, maps = DiscriminatorStack(3), torch.randn(3, 7, GRID, GRID)
-    assert [tuple(weight.shape) for weight in judges.weights] == [
-        (3, 64, 64),
-        (3, 64, 32),
-        (3, 32, 16),
-        (3, 16, 1),
-    ]
+    expected = [(3, 64, 64), (3, 64, 32), (3, 32, 16), (3, 16, 1)]
+    assert [tuple(weight.shape) for weight in judges.weights] == expected
     for point in range(3):
         x = maps[point].flatten(1)
         for weight, bias in zip(judges.weights, judges.biases, strict=True):
@@ -163,7 +154,7 @@ def test_the_batch_norm_pass_fixes_w_and_c():
     assert changed(judges, rectifier.discriminators) == set()
     assert not torch.equal(mean, rectifier.student[3].running_mean)
     before = weights_of(rectifier.student)
-    rectifier.step(batch(), epoch=0)  # and the next step learns W and C again
+    rectifier.step(batch(), epoch=0)  # the next step learns W and C again
     assert {"2.weight", "2.C"} <= changed(before, rectifier.student)
 
 
@@ -180,7 +171,7 @@ def test_the_batch_norm_pass_fixes_w_and_c():
         ),
     ],
 )
-def test_switches(settings, logged, still):
+def test_a_part_that_is_switched_off_learns_and_logs_nothing(settings, logged, still):
     rectifier = make_rectifier(**settings)
     before = weights_of(rectifier.student)
     assert set(rectifier.step(batch(), 0)) == logged
@@ -212,10 +203,10 @@ def test_batch_norms_keep_their_statistics_from_an_epoch_on():
     assert all(
         torch.equal(norm.running_mean, mean) for norm, mean in zip(norms, measured, strict=True)
     )
-    assert changed(before, rectifier.student) == set(before)  # scales and shifts learn on
+    assert changed(before, rectifier.student) == set(before)  # scales and shifts go on learning
 
 
-def test_lambda_schedule():
+def test_lambda_follows_its_schedule():
     config = RectifyConfig(lambda_decay=0.9, lambda_epochs=60)
     assert [config.lambda_factor(e) for e in (0, 59, 60, 120)] == pytest.approx([1, 1, 0.9, 0.81])
 
@@ -223,7 +214,7 @@ def test_lambda_schedule():
 def test_losses_fall():
     rectifier = make_rectifier(lr_binary=1e-2, lr_norm=1e-2)
     losses = [float(rectifier.step(batch(), 0)["loss"]) for _ in range(60)]
-    assert sum(losses[-10:]) / 10 < 0.7 * losses[0]  # single ones go up and down by 0.01
+    assert sum(losses[-10:]) / 10 < 0.7 * losses[0]  # single losses go up and down by 0.01
 
 
 def test_state_continues_to_the_bit():
@@ -271,16 +262,14 @@ def test_no_hook_is_left_behind():
 
 
 class WritesIntoMaps(nn.Module):
-    """A batch-norm whose output is rectified afterwards, in place by `rectify`."""
+    """A batch-norm whose output `rectify` changes in place afterwards."""
 
     def __init__(self, rectify):
         super().__init__()
         torch.manual_seed(3)
-        self.conv, self.norm, self.rectify = (
-            nn.Conv2d(3, 6, 3, bias=False),
-            nn.BatchNorm2d(6),
-            rectify,
-        )
+        self.conv = nn.Conv2d(3, 6, 3, bias=False)
+        self.norm = nn.BatchNorm2d(6)
+        self.rectify = rectify
 
     def forward(self, x):
         return self.rectify(self.norm(self.conv(x)))
@@ -291,7 +280,7 @@ def test_maps_are_those_that_were_put_out_whatever_is_written_into_them(rectify)
     found = []
     for net in (WritesIntoMaps(torch.relu), WritesIntoMaps(rectify)):
         recorder = MapRecorder(net, ["norm"])
-        for _ in range(3):  # copied, and then as the first has shown
+        for _ in range(3):  # the first step copies maps, the others do as it has shown
             with recorder.recording() as maps:
                 net(batch()).sum().backward()
             found.append(maps[0][1])
@@ -326,21 +315,20 @@ def test_config_names_what_is_wrong(setting, message):
         RectifyConfig(**setting)
 
 
-def test_map_statistics_and_normalisation():
+def test_maps_are_normalised_by_their_statistics():
     student = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Identity(), nn.BatchNorm2d(3))
     binarize(student, "rbcn", skip_first=False, skip_1x1=False)
     teacher = nn.Sequential(nn.Identity(), nn.Identity(), nn.Identity())
     maps = torch.randn(4, 3, 5, 5) * torch.tensor([1.0, 2.0, 3.0]).view(1, 3, 1, 1) + 7
     stats = measure_maps(student, teacher, lambda net, batch: net(batch), [maps[:2], maps[2:]])
-    assert list(stats) == [
-        "2"
-    ]  # the batch-norm that reads the layer's output, through nothing but an identity
+    # This batch-norm reads the layer's output through an identity.
+    assert list(stats) == ["2"]
     mean, std = stats["2"]
     torch.testing.assert_close(mean, maps.mean((0, 2, 3)))
     torch.testing.assert_close(std, maps.std((0, 2, 3), correction=0))
     normal = MapNorm(mean, std)(maps)
     torch.testing.assert_close(normal.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
-    shifted = maps + 2 * std.view(1, 3, 1, 1)  # two deviations apart everywhere
+    shifted = maps + 2 * std.view(1, 3, 1, 1)  # two deviations away everywhere
     torch.testing.assert_close(MapNorm(mean, std).distance(shifted, maps), torch.tensor(2.0))
 
 
@@ -359,9 +347,8 @@ def test_the_distance_of_maps_is_that_of_normalised_ones_and_so_is_its_gradient(
 
 def test_a_dead_channel_does_not_explode():
     norm = MapNorm(torch.zeros(2), torch.tensor([1.0, 0.0]))
-    assert (
-        norm(torch.ones(1, 2, 1, 1)).max() <= 20
-    )  # floored at a tenth of the layer's mean deviation
+    # A deviation counts as at least a tenth of the layer's mean deviation.
+    assert norm(torch.ones(1, 2, 1, 1)).max() <= 20
 
 
 def test_maps_need_a_batch_norm_and_a_twin():
@@ -382,20 +369,17 @@ def test_a_teacher_of_other_shapes_is_refused():
     binarize(student, "rbcn")
     teacher[2] = nn.Conv2d(4, 8, 3)
     teacher[3] = nn.BatchNorm2d(8)
-    with pytest.raises(
-        ValueError,
-        match=r"layer '2': the teacher's filters are \(8, 4, 3, 3\), the student's \(6, 4,",
-    ):
+    message = r"layer '2': the teacher's filters are \(8, 4, 3, 3\), the student's \(6, 4,"
+    with pytest.raises(ValueError, match=message):
         start_from_teacher(student, teacher, {})
     stats = {"3": (torch.zeros(6), torch.ones(6))}
     rectifier = Rectifier(student, teacher, toy_task, RectifyConfig(), stats)
-    with pytest.raises(
-        ValueError, match=r"maps at '3' do not match: the student's is \(8, 6, 8, 8\), the"
-    ):
+    message = r"maps at '3' do not match: the student's is \(8, 6, 8, 8\), the"
+    with pytest.raises(ValueError, match=message):
         rectifier.step(batch(), 0)
 
 
-def test_start_from_teacher():
+def test_a_student_starts_from_its_teacher():
     rectifier = make_rectifier()
     student, teacher = rectifier.student, rectifier.teacher
     assert torch.equal(student[0].weight, teacher[0].weight)
@@ -411,8 +395,9 @@ def test_parameter_groups_cover_every_parameter_once():
 
 
 def test_a_trained_network_starts_again_as_it_was():
-    """Folded batch-norms (mean 0, variance 1, their summand in the bias), and a first layer of tiny
-    weights.
+    """Its batch-norms are folded: mean 0, variance 1, and their summand in the bias.
+
+    Its first layer has tiny weights.
     """
     torch.manual_seed(0)
     net = nn.Sequential(
@@ -443,11 +428,9 @@ def test_losses_of_discriminators_are_means_over_points_of_all_widths():
     for (point, t), (_, r) in zip(fake, real, strict=True):
         width = str(t.shape[1])
         same = rectifier.discriminators.points[width]
-        judges, norm, number = (
-            rectifier.discriminators.stacks[width],
-            rectifier._norm(point),
-            same.index(point),
-        )
+        judges = rectifier.discriminators.stacks[width]
+        norm = rectifier._norm(point)
+        number = same.index(point)
         both = [norm(pool(x)).flatten(0, 1).expand(len(same), -1, -1, -1) for x in (r, t)]
         by_point.append(discriminator_loss(*(judges(x)[number] for x in both)))
     loss = rectifier._update_discriminators(rectifier._pooled(fake), rectifier._pooled(real))

@@ -1,6 +1,4 @@
-"""The benchmark report: numbers, escaping, pages that need nothing else, curves, strips, reading it
-back.
-"""
+"""The benchmark report: numbers, escaping, self-contained pages, curves, strips, reading back."""
 
 from __future__ import annotations
 
@@ -37,7 +35,7 @@ def rows(table: Table | None) -> list[list[str]]:
     return [[cell.text for cell in row] for row in table.rows]
 
 
-def test_main_table_in_markdown() -> None:
+def test_the_main_table_has_scores_and_marks() -> None:
     report = make_report()
     spread = dict.fromkeys(report["trackers"][0]["mean"], 0.0126)
     report["trackers"][0] |= {
@@ -47,10 +45,8 @@ def test_main_table_in_markdown() -> None:
         "sequences": {"Dog": {"auc": 0.6, "frames": 10}},
     }
     lines = str(main_table(report)).splitlines()
-    assert (
-        lines[0]
-        == "| tracker | AUC | precision | norm. precision | AO | SR0.5 | SR0.75 | fps | file |"
-    )
+    expected = "| tracker | AUC | precision | norm. precision | AO | SR0.5 | SR0.75 | fps | file |"
+    assert lines[0] == expected
     assert lines[2] == (
         "| rbsf (subject, float32, 3 runs, 1 of 2 sequences)"
         + " | 0.550 ± 0.013" * 6
@@ -67,10 +63,8 @@ def test_mean_over_fewer_sequences_is_not_the_best() -> None:
     table = main_table(make_report(few, more, most))
     assert [row[1].best for row in table.rows] == [False, True, True]
     assert table.rows[0][0].tags[-1] == "1 of 2 sequences"
-    assert (
-        "the best of each score in bold, but for means over fewer sequences than others."
-        in table.caption
-    )
+    line = "the best of each score in bold, but for means over fewer sequences than others."
+    assert line in table.caption
     for tracker, auc, count in ((few, 0.9, 1), (more, 0.2, 2), (most, 0.4, 2)):
         tracker["attributes"] = {"SV": {"auc": auc, "sequences": count}}
     found = attribute_table(make_report(few, more, most))
@@ -118,31 +112,20 @@ def test_without_reference_the_worst_comes_first_and_there_is_no_gap() -> None:
 def test_paper_stands_in_columns_of_its_own() -> None:
     table = paper_table(make_report(paper=PAPER))
     assert table is not None
-    assert table.groups == (
-        ("", 1),
-        ("paper: all of OTB100", 2),
-        ("here: OTB100 (2 of 100 sequences)", 3),
-    )
+    expected = (("", 1), ("paper: all of OTB100", 2), ("here: OTB100 (2 of 100 sequences)", 3))
+    assert table.groups == expected
+    # The first row is the reference, whatever its label.
     assert rows(table) == [
-        [
-            "SiamFC",
-            "0.808",
-            "0.602",
-            "teacher",
-            "0.625",
-            "0.625",
-        ],  # the reference, whatever its label
+        ["SiamFC", "0.808", "0.602", "teacher", "0.625", "0.625"],
         ["XNOR", "0.541", "0.394", "–", "–", "–"],
         ["RB-SF", "0.786", "0.572", "rbsf", "0.550", "0.550"],
     ]
     assert "other training data and of the whole of OTB100" in table.caption
-    assert (
-        "| network | paper: all of OTB100: precision | paper: all of OTB100: AUC | here: OTB100 (2 of"
-        in str(table)
-    )
+    paper = "paper: all of OTB100: precision | paper: all of OTB100: AUC"
+    assert f"| network | {paper} | here: OTB100 (2 of" in str(table)
 
 
-def test_attributes() -> None:
+def test_attributes_have_a_table() -> None:
     report = make_report(attributes={"SV": "scale variation", "OCC": "occlusion"})
     report["trackers"][0]["attributes"] = {
         "OCC": {"auc": 0.4, "sequences": 2},
@@ -174,9 +157,8 @@ def test_page_escapes_and_needs_nothing_else() -> None:
     }
     page = to_html(report, [Strip(evil, evil, [b"\xff\xd8"], [0])])
     assert evil not in page
-    assert evil not in to_markdown(report).replace(
-        f"    {evil}", ""
-    )  # in a code block it is shown as it stands
+    # Only a code block shows the text unescaped.
+    assert evil not in to_markdown(report).replace(f"    {evil}", "")
     assert page.count("<script>") == page.count("</script>") == 1
     assert not re.search(r"""(src|href)\s*=\s*(?!["']?(data:|#))|@import|url\((?!#)""", page)
     assert 'src="data:image/jpeg;base64,/9g="' in page
@@ -186,10 +168,8 @@ def test_page_has_the_scores_marks_and_notes() -> None:
     report = make_report(paper=PAPER)
     page = to_html(report, [])
     assert "<h1>OTB100 (2 of 100 sequences)</h1>" in page
-    assert (
-        "rbsf: AUC 0.550 over 2 sequences, 1,020 frames; 88.0% of the 0.625 of its reference, teacher."
-        in page
-    )
+    share = "88.0% of the 0.625 of its reference, teacher."
+    assert f"rbsf: AUC 0.550 over 2 sequences, 1,020 frames; {share}" in page
     assert '<tr class="subject">' in page
     assert "<strong>0.625</strong>" in page
     assert "One pass, first frame not counted." in page
@@ -209,7 +189,7 @@ def test_sequence_table_can_be_sorted() -> None:
     assert 'addEventListener("click"' in page
 
 
-def test_report_with_nothing_scored() -> None:
+def test_a_report_with_nothing_scored_is_written() -> None:
     nothing = make_tracker(
         "static", {}, curves=None, fps=None, bytes=None, precision=None, failed={"Dog": "broken"}
     )
@@ -225,11 +205,8 @@ def test_report_with_nothing_scored() -> None:
 def test_written_report_is_read_back(tmp_path: Path) -> None:
     report = make_report()
     write_report(report, tmp_path / "new", [])
-    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [
-        "report.html",
-        "report.json",
-        "report.md",
-    ]
+    expected = ["report.html", "report.json", "report.md"]
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == expected
     assert load_report(tmp_path / "new") == load_report(str(tmp_path / "new/report.json")) == report
 
 
@@ -262,9 +239,8 @@ def test_what_is_no_report_is_named_in_one_line(tmp_path: Path, content: str, fa
 
 
 def test_missing_report_is_named(tmp_path: Path) -> None:
-    with pytest.raises(
-        FileNotFoundError, match=r"report.json does not exist; eval/run_benchmarks.py"
-    ):
+    message = r"report.json does not exist; eval/run_benchmarks.py"
+    with pytest.raises(FileNotFoundError, match=message):
         load_report(tmp_path)
 
 
@@ -315,8 +291,9 @@ def test_colours_are_seen_on_light_and_dark() -> None:
 
 
 def gray_sequence(folder: Path, name: str, frames: int = 9, width: int = 640) -> Sequence:
-    """Gray JPEG frames, ``width`` x ``width / 2``, with the target in the middle half of the
-    picture.
+    """Gray JPEG frames of `width` x `width / 2` pixels.
+
+    The target is the middle half of the picture.
     """
     paths = [str(folder / f"{name}{i}.jpg") for i in range(frames)]
     for path in paths:
@@ -357,13 +334,11 @@ def test_strip_draws_boxes_in_the_trackers_colours(tmp_path: Path) -> None:
     assert strip.frame_numbers == [0, 2, 4, 6, 8]
     image = decode(strip.frames[0]).astype(int)
     assert image.shape == (160, 320, 3)
-    assert (
-        image[80, 80].min() > 220
-    )  # the true box's left side is white, with a dark line outside it
+    # The true box's left side is white, with a dark line outside it.
+    assert image[80, 80].min() > 220
     assert image[80, 79].max() < 70
-    assert (
-        np.abs(image[80, 90] - [0x2F, 0x7F, 0xD6]).max() < 40
-    )  # rbsf, 20 pixels to the right at twice the size
+    # The box of rbsf is 20 pixels to the right, at twice the size.
+    assert np.abs(image[80, 90] - [0x2F, 0x7F, 0xD6]).max() < 40
     assert np.abs(image[80, 160] - 128).max() < 5
 
 

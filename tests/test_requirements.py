@@ -1,4 +1,4 @@
-"""$RBSF_REQUIRE: what may not be skipped."""
+"""$RBSF_REQUIRE names what tests must not be skipped for."""
 
 from __future__ import annotations
 
@@ -30,17 +30,8 @@ def test_passes():
 
 def outcome(folder: Path, required: str) -> tuple[int, str]:
     (folder / "test_sample.py").write_text(SAMPLE)
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-p",
-        "conftest",
-        "-p",
-        "no:cacheprovider",
-        "-rA",
-        str(folder),
-    ]
+    command = [sys.executable, "-m", "pytest", "-p", "conftest", "-p", "no:cacheprovider"]
+    command += ["-rA", str(folder)]
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)]),
         "RBSF_REQUIRE": required,
@@ -55,10 +46,8 @@ def test_a_skip_of_what_is_required_is_a_failure(tmp_path: Path) -> None:
     code, said = outcome(tmp_path, "git peers")
     assert code == 1
     assert "1 failed, 1 passed, 1 skipped" in said
-    assert (
-        "RBSF_REQUIRE names peers, but this was skipped: Skipped: needs peers: there are none"
-        in said
-    )
+    line = "RBSF_REQUIRE names peers, but this was skipped: Skipped: needs peers: there are none"
+    assert line in said
 
 
 def test_other_skips_are_skips(tmp_path: Path) -> None:
@@ -73,9 +62,9 @@ def test_a_word_that_is_not_known_is_an_error(tmp_path: Path) -> None:
 
 
 def test_every_skip_says_what_it_needs() -> None:
-    """So that `fail_where_required` sees it."""
+    """`fail_where_required` reads these words."""
     bare = []
-    for path in TESTS.glob("test_*.py"):
+    for path in TESTS.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
             skips = called == "pytest.skip" or called in (

@@ -1,4 +1,4 @@
-"""Result files: both forms on disk, what is read back, what is refused."""
+"""Result files: both forms on disk, what is read back, and what is refused."""
 
 from __future__ import annotations
 
@@ -63,9 +63,8 @@ def test_boxes_count_from_1_where_the_data_set_does(
 ) -> None:
     otb.save(girl, run_of(0.5, 0.0123456789))
     assert tree(tmp_path) == ["ours/Girl.txt", "ours/times/Girl_time.txt"]
-    assert (
-        tmp_path / "ours/Girl.txt"
-    ).read_text() == "11.000,11.000,10.000,10.000\n12.235,13.000,10.500,9.000\n"
+    expected = "11.000,11.000,10.000,10.000\n12.235,13.000,10.500,9.000\n"
+    assert (tmp_path / "ours/Girl.txt").read_text() == expected
     nothing = hashlib.sha256().hexdigest()
     digest = hashlib.sha256(f"Girl 2 [[10.0, 10.0, 10.0, 10.0]] {nothing}".encode()).hexdigest()[
         :16
@@ -77,9 +76,8 @@ def test_boxes_count_from_1_where_the_data_set_does(
 
 def test_boxes_count_from_0_elsewhere(otb: ResultStore, girl: Sequence, tmp_path: Path) -> None:
     otb.save(dataclasses.replace(girl, one_based=False), run_of(0.5, 0.25))
-    assert (
-        tmp_path / "ours/Girl.txt"
-    ).read_text() == "10.000,10.000,10.000,10.000\n11.235,12.000,10.500,9.000\n"
+    expected = "10.000,10.000,10.000,10.000\n11.235,12.000,10.500,9.000\n"
+    assert (tmp_path / "ours/Girl.txt").read_text() == expected
 
 
 def test_each_further_run_has_a_folder(otb: ResultStore, girl: Sequence, tmp_path: Path) -> None:
@@ -93,7 +91,8 @@ def test_each_further_run_has_a_folder(otb: ResultStore, girl: Sequence, tmp_pat
 
 def test_toolkit_reads_the_same_of_otb(otb: ResultStore, girl: Sequence) -> None:
     otb.save(girl, run_of(0.5, 0.25))
-    boxes = np.loadtxt(otb.boxes_path("Girl"), delimiter=",")  # as got10k.experiments.otb does
+    # This is how got10k.experiments.otb reads them.
+    boxes = np.loadtxt(otb.boxes_path("Girl"), delimiter=",")
     assert boxes.tolist() == [[11, 11, 10, 10], [12.235, 13, 10.5, 9]]
     assert np.loadtxt(otb.times_path("Girl")).tolist() == [0.5, 0.25]
 
@@ -122,19 +121,16 @@ def test_got10k_has_a_column_of_times_a_run(
 def test_toolkit_reads_the_same_of_got10k(got10k: ResultStore, val: Sequence) -> None:
     for number in (1, 2):
         got10k.save(val, run_of(number, number / 4), number)
-    boxes = np.loadtxt(
-        got10k.boxes_path(VAL, 2), delimiter=","
-    )  # as got10k.experiments.got10k does
+    # This is how got10k.experiments.got10k reads them.
+    boxes = np.loadtxt(got10k.boxes_path(VAL, 2), delimiter=",")
     assert boxes.tolist() == [[10, 10, 10, 10], [11.235, 12, 10.5, 9]]
     assert np.loadtxt(got10k.times_path(VAL), delimiter=",").tolist() == [[1, 2], [0.25, 0.5]]
 
 
 def test_got10k_runs_may_come_in_any_order(got10k: ResultStore, val: Sequence) -> None:
     got10k.save(val, run_of(0.5, 0.25, shift=2), 2)
-    assert got10k.times_path(VAL).read_text().splitlines()[1:] == [
-        "nan,0.50000000",
-        "nan,0.25000000",
-    ]
+    expected = ["nan,0.50000000", "nan,0.25000000"]
+    assert got10k.times_path(VAL).read_text().splitlines()[1:] == expected
     assert got10k.load(val) is None
     assert got10k.load(val, 3) is None
     check(got10k.load(val, 2), 2, [0.5, 0.25])
@@ -175,7 +171,7 @@ def test_nothing_is_there_without_boxes_or_times(
     store.save(sequence, run_of(0.5, 0.25))
     store.forget(sequence.name)
     assert store.load(sequence) is None
-    store.forget(sequence.name)  # once more does no harm
+    store.forget(sequence.name)  # a second time does no harm
 
 
 def test_forgets_one_run_alone(
@@ -220,11 +216,11 @@ def test_changed_frames_are_another_sequence(otb: ResultStore, tmp_path: Path, f
     assert otb.load(girl) is not None
     middle = Path(girl.frames[1])
     before = middle.read_bytes()
-    for after in (before + b"!", before[:-1] + b"!"):  # of another size, and of the same
+    for after in (before + b"!", before[:-1] + b"!"):  # of another size, and of the same size
         middle.write_bytes(after)
         os.utime(middle, (1, len(after)))
         assert otb.load(girl) is None
-    middle.write_bytes(before)  # as a copy, whose times are others
+    middle.write_bytes(before)  # as a copy would, with another time
     assert otb.load(girl) is not None
 
 
@@ -265,9 +261,8 @@ def test_damaged_boxes_are_named(
 ) -> None:
     otb.save(girl, run_of(0.5, 0.25))
     otb.boxes_path("Girl").write_bytes(content)
-    with pytest.raises(
-        ValueError, match=fault + ".*; replace it, or delete it to run the sequence again"
-    ) as caught:
+    message = fault + ".*; replace it, or delete it to run the sequence again"
+    with pytest.raises(ValueError, match=message) as caught:
         otb.load(girl)
     assert "\n" not in str(caught.value)
 
@@ -301,9 +296,8 @@ def test_failure_is_kept_until_the_sequence_is_tracked(
     assert store.failures() == {}
     store.save_failure(sequence, "image 0002.jpg is empty")
     store.save_failure(other, "its process was killed (SIGKILL)")
-    assert (
-        tmp_path / "ours/failed" / f"{sequence.name}.txt"
-    ).read_text() == "image 0002.jpg is empty\n"
+    expected = "image 0002.jpg is empty\n"
+    assert (tmp_path / "ours/failed" / f"{sequence.name}.txt").read_text() == expected
     assert store.failures() == {
         sequence.name: "image 0002.jpg is empty",
         "Jogging.1": "its process was killed (SIGKILL)",
@@ -334,7 +328,7 @@ def test_file_of_a_killed_write_is_no_failure(
         ("Human4.2.txt", "Human4"),
     ],
 )
-def test_flat_folder(tmp_path: Path, file: str, name: str, separator: str) -> None:
+def test_a_flat_folder_is_read(tmp_path: Path, file: str, name: str, separator: str) -> None:
     lines = [["11", "11", "10", "10"], ["12.5", "13", "10", "9"]]
     (tmp_path / file).write_text("".join(separator.join(line) + "\n" for line in lines))
     found = read_result_folder(tmp_path)(
@@ -345,10 +339,11 @@ def test_flat_folder(tmp_path: Path, file: str, name: str, separator: str) -> No
     assert found.seconds.tolist() == [0, 0]
 
 
-def test_folder_of_got10k_form(tmp_path: Path, val: Sequence) -> None:
+def test_a_folder_of_got10ks_form_is_read(tmp_path: Path, val: Sequence) -> None:
     (tmp_path / VAL).mkdir()
     (tmp_path / VAL / f"{VAL}_001.txt").write_text("10,10,10,10\n11,10,10,10\n")
-    (tmp_path / VAL / f"{VAL}_002.txt").write_text("0,0,1,1\n" * 2)  # the first run is shown
+    # The first of two runs is shown.
+    (tmp_path / VAL / f"{VAL}_002.txt").write_text("0,0,1,1\n" * 2)
     read = read_result_folder(tmp_path)
     found = read(val)
     assert found is not None
@@ -366,7 +361,7 @@ def test_folder_of_got10k_form(tmp_path: Path, val: Sequence) -> None:
     ("times", "seconds"),
     [("0.5\n0.25\n", [0.5, 0.25]), ("nan\n0.25\n", [0, 0.25]), ("0.5\n", [0, 0])],
 )
-def test_times_beside_a_flat_folder(
+def test_times_beside_a_flat_folder_are_read(
     tmp_path: Path, place: str, times: str, seconds: list[float]
 ) -> None:
     (tmp_path / "Jogging-1.txt").write_text("10,10,10,10\n" * 2)
@@ -377,7 +372,7 @@ def test_times_beside_a_flat_folder(
     assert found.seconds.tolist() == seconds
 
 
-def test_times_beside_a_name_that_ends_like_a_run(tmp_path: Path) -> None:
+def test_times_beside_a_name_that_ends_like_a_run_are_read(tmp_path: Path) -> None:
     folder = tmp_path / "cl"
     folder.mkdir()
     (folder / "clip_001.txt").write_text("10,10,10,10\n" * 2)
@@ -388,7 +383,7 @@ def test_times_beside_a_name_that_ends_like_a_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["otb", "got10k"])
-def test_folder_of_our_own_results(
+def test_a_folder_of_our_own_results_is_read(
     form: str, girl: Sequence, val: Sequence, request: pytest.FixtureRequest
 ) -> None:
     store, sequence = request.getfixturevalue(form), girl if form == "otb" else val
@@ -396,7 +391,7 @@ def test_folder_of_our_own_results(
     check(read_result_folder(store.folder)(sequence), 0, [0.5, 0.25])
 
 
-def test_folder_with_a_result_of_another_length(tmp_path: Path, girl: Sequence) -> None:
+def test_a_result_of_another_length_is_refused(tmp_path: Path, girl: Sequence) -> None:
     (tmp_path / "Girl.txt").write_text("1,2,3,4\n" * 3)
     with pytest.raises(ValueError, match=r"Girl\.txt holds 3 boxes but the sequence 2 frames"):
         read_result_folder(tmp_path)(girl)

@@ -1,10 +1,9 @@
-"""Running trackers: one sequence, several processes, what goes wrong in them, going on after a
-kill.
-"""
+"""Running trackers: one sequence, several processes, their failures, going on after a kill."""
 
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -26,7 +25,7 @@ from rbsf.eval.trackers import StaticTracker, TrackerSpec
 from rbsf.tracker.siamfc import Result
 
 NAN = [float("nan")] * 4
-BOX = [11.0, 11.0, 10.0, 10.0]  # as OTB counts
+BOX = [11.0, 11.0, 10.0, 10.0]  # counted from 1, as OTB does
 HERE = [10.0, 10.0, 10.0, 10.0]
 STATIC = TrackerSpec("static")
 
@@ -35,14 +34,14 @@ STATIC = TrackerSpec("static")
 
 
 class Made(Sequence):
-    """Three frames, of 0, 1 and 2, whatever the number of boxes."""
+    """A sequence of three frames, of values 0, 1 and 2, with any number of boxes."""
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return (np.full((60, 80, 3), i, np.uint8) for i in range(3))
 
 
 class Recorder:
-    """Keeps what it is given; the box moves by a pixel a frame."""
+    """A tracker that keeps its images; its box moves by a pixel a frame."""
 
     def __init__(self) -> None:
         self.seen: list[tuple] = []
@@ -80,13 +79,11 @@ def test_target_that_comes_late_is_tracked_from_its_first_box() -> None:
 
 
 def test_seconds_are_the_trackers_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter([0.0, 0.5, 10.0, 10.25, 20.0, 20.125])  # decoding goes on between the pairs
+    # Each update has a pair of times; frames are decoded between the pairs.
+    clock = iter([0.0, 0.5, 10.0, 10.25, 20.0, 20.125])
     monkeypatch.setattr(runner.time, "perf_counter", lambda: next(clock))
-    assert track_sequence(StaticTracker(), made(HERE, HERE, HERE)).seconds.tolist() == [
-        0.5,
-        0.25,
-        0.125,
-    ]
+    expected = [0.5, 0.25, 0.125]
+    assert track_sequence(StaticTracker(), made(HERE, HERE, HERE)).seconds.tolist() == expected
 
 
 @pytest.mark.parametrize(
@@ -98,7 +95,7 @@ def test_seconds_are_the_trackers_own(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
     ids=["no box", "fewer frames", "none from the first box"],
 )
-def test_sequence_that_cannot_be_tracked(boxes: list[list[float]], fault: str) -> None:
+def test_a_sequence_that_cannot_be_tracked_is_refused(boxes: list[list[float]], fault: str) -> None:
     with pytest.raises(ValueError, match=fault):
         track_sequence(StaticTracker(), made(*boxes))
 
@@ -119,7 +116,7 @@ def jobs_of(root: Path, spec: TrackerSpec = STATIC, out: str = "out") -> list[Jo
 
 
 def mark(job: Job) -> bytes:
-    """Put other boxes, which a second run would replace, into a result."""
+    """Write other boxes into a result, which a second run would replace."""
     path = job.store.boxes_path(job.sequence.name)
     path.write_text("1,1,2,2\n" * len(job.sequence))
     return path.read_bytes()
@@ -142,9 +139,8 @@ def test_failed_sequence_alone_is_run_again(otb: Path, monkeypatch: pytest.Monke
     whole = frame.read_bytes()
     frame.write_bytes(b"")
     run_jobs(jobs)
-    assert girl.store.failures() == {
-        "Girl": f"image {frame} is empty (0 bytes); replace or remove it"
-    }
+    expected = {"Girl": f"image {frame} is empty (0 bytes); replace or remove it"}
+    assert girl.store.failures() == expected
     assert pending(jobs) == [girl]
     marked = mark(dog)
     frame.write_bytes(whole)
@@ -170,12 +166,13 @@ def test_process_that_ends_costs_its_sequence_alone(
     otb: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for width, name in ((31, "Killed"), (32, "Exits"), (33, "Raises")):
-        write_otb(otb, name, [[11, 11, width, 10]] * (width - 25))  # the longest are run first
+        write_otb(otb, name, [[11, 11, width, 10]] * (width - 25))  # the longest runs first
     jobs = jobs_of(otb, FaultySpec("faulty"))
     run_jobs(jobs)
     assert jobs[0].store.failures() == {
         "Exits": "its process ended with code 3; run again",
-        "Killed": "its process was killed (SIGKILL), perhaps for want of memory; run again, or with fewer --workers",
+        "Killed": "its process was killed (SIGKILL), perhaps for want of memory; "
+        "run again, or with fewer --workers",
         "Raises": "CUDA out of memory. Tried to allocate 2 GiB",
     }
     assert "failed: faulty: Killed: its process was killed" in capfd.readouterr().out
@@ -196,7 +193,7 @@ def test_weights_that_are_replaced_while_it_runs_are_not_used(otb: Path, tmp_pat
     save_weights(build("rbsf", width=NARROW), "rbsf", weights)
     spec = TrackerSpec("net", None, (weights,))
     (job,) = (replace(job, key=spec.key()) for job in jobs_of(otb, spec)[:1])
-    save_weights(build("rbsf", width=NARROW), "rbsf", weights)  # other random numbers
+    save_weights(build("rbsf", width=NARROW), "rbsf", weights)  # with other random numbers
     run_jobs([job])
     assert job.store.failures() == {"Dog": f"{weights} has changed since the run began; run again"}
     assert pending([job]) == [job]
@@ -231,7 +228,7 @@ def test_workers_give_the_boxes_of_one_process(otb: Path, tmp_path: Path) -> Non
     assert one["Girl.txt"] != b"11.000,11.000,10.000,10.000\n" * 4
 
 
-# ---- Ctrl-C, which every process of a terminal gets
+# ---- Ctrl-C, which reaches every process of a terminal
 
 
 def test_ctrl_c_does_not_reach_a_worker_that_is_starting(
@@ -259,7 +256,7 @@ class DeadPipe:
 def test_worker_that_dies_before_its_job_is_no_error_of_ours() -> None:
     job = Job(STATIC, ResultStore(Path("out")), bare_sequence("Girl", [HERE]))
     worker = runner._Worker(process=None, pipe=DeadPipe())  # type: ignore[arg-type]
-    runner._give(worker, [job])  # its end is seen when its answer is read
+    runner._give(worker, [job])  # the death is noticed when its answer is read
     assert worker.job is job
 
 
@@ -267,38 +264,23 @@ def test_worker_that_dies_before_its_job_is_no_error_of_ours() -> None:
 
 
 def program(root: Path, out: Path) -> list[str]:
-    flags = [
-        "--dataset",
-        "OTB100",
-        "--tracker",
-        "opencv:MIL",
-        "--workers",
-        "2",
-        "--threads",
-        "1",
-        "--shard",
-        "1/1",
-    ]
-    return [
-        sys.executable,
-        str(ROOT / "eval/run_benchmarks.py"),
-        *flags,
-        "--root",
-        str(root),
-        "--out",
-        str(out),
-    ]
+    flags = shlex.split("--dataset OTB100 --tracker opencv:MIL --workers 2 --threads 1 --shard 1/1")
+    command = [sys.executable, str(ROOT / "eval/run_benchmarks.py"), *flags]
+    return [*command, "--root", str(root), "--out", str(out)]
 
 
 def contents(out: Path) -> dict[str, str | int]:
-    """Every result file: boxes as they are, of times the number of lines, for they differ."""
+    """The contents of every result file, by name.
+
+    Times differ from run to run, so that only their lines are counted.
+    """
     files = [path for path in (out / "results").rglob("[!.]*") if path.is_file()]
     texts = {path.relative_to(out).as_posix(): path.read_text() for path in files}
     return {name: text.count("\n") if "/times/" in name else text for name, text in texts.items()}
 
 
 def finished_in(out: Path) -> list[Path]:
-    """Boxes of the sequences that are done: those whose times, which are written last, are there."""
+    """Files of boxes of the sequences whose times exist, which are written last."""
     times = out.glob("results/OTB2015/*/times/[!.]*.txt")
     return [path.parents[1] / path.name.replace("_time", "") for path in times]
 
@@ -320,9 +302,8 @@ def test_program_that_is_killed_goes_on_where_it_stopped(tmp_path: Path) -> None
     )
     wait_for_result(process, killed)
     process.kill()
-    said, _ = process.communicate(
-        timeout=30
-    )  # until its workers, who hold the pipe, have ended too
+    # The pipe stays open until the workers have ended too.
+    said, _ = process.communicate(timeout=30)
     assert "Traceback" not in said
     first = finished_in(killed)
     assert 1 <= len(first) < 6

@@ -66,9 +66,8 @@ def test_a_single_split_is_entered_and_several_must_be_chosen_from(tmp_path: Pat
     make_got10k(tmp_path / "val")
     assert len(load_sequences(tmp_path)) == 2
     make_got10k(tmp_path / "train")
-    with pytest.raises(
-        ValueError, match=r"holds the splits train, val; choose one, for example .*train"
-    ):
+    message = r"holds the splits train, val; choose one, for example .*train"
+    with pytest.raises(ValueError, match=message):
         load_sequences(tmp_path)
 
 
@@ -94,12 +93,11 @@ def test_otb_counts_from_one_with_any_separator(tmp_path: Path, separator: str) 
     lines = [line.replace(",", separator) for line in BOXES]
     make_otb(tmp_path, "Dog", range(1, 4), {"groundtruth_rect.txt": lines})
     assert summary(load_sequences(tmp_path)) == [("Dog", 3, [9, 19, 30, 40])]
-    assert summary(load_sequences(tmp_path / "Dog")) == [
-        ("Dog", 3, [9, 19, 30, 40])
-    ]  # one sequence alone
+    # The folder of one sequence is a dataset too.
+    assert summary(load_sequences(tmp_path / "Dog")) == [("Dog", 3, [9, 19, 30, 40])]
 
 
-def test_two_targets_in_both_stylings(tmp_path: Path) -> None:
+def test_two_targets_are_found_in_both_stylings(tmp_path: Path) -> None:
     two = {"groundtruth_rect.1.txt": BOXES, "groundtruth_rect.2.txt": ["50,60,7,8", *BOXES[1:]]}
     make_otb(tmp_path / "dot", "Jogging", range(1, 4), two)
     make_otb(
@@ -140,10 +138,8 @@ def test_otb_annotates_only_some_frames(
         (folder / f"{number:04d}.jpg").touch()
     write_lines(tmp_path / name / "groundtruth_rect.txt", (last - first + 1) * ["1,1,5,5"])
     sequence = load_sequences(tmp_path)[0]
-    assert [Path(sequence.frames[i]).name for i in (0, -1)] == [
-        f"{first:04d}.jpg",
-        f"{last:04d}.jpg",
-    ]
+    expected = [f"{first:04d}.jpg", f"{last:04d}.jpg"]
+    assert [Path(sequence.frames[i]).name for i in (0, -1)] == expected
 
 
 @pytest.mark.parametrize(
@@ -160,10 +156,8 @@ def test_uav123_cuts_several_sequences_from_one_folder(
     write_lines(tmp_path / "anno" / version / "car16_2.txt", lines)
     sequence = load_sequences(tmp_path)[0]
     assert sequence.name == "car16_2"
-    assert [Path(sequence.frames[i]).name for i in (0, -1)] == [
-        f"{first:06d}.jpg",
-        f"{last:06d}.jpg",
-    ]
+    expected = [f"{first:06d}.jpg", f"{last:06d}.jpg"]
+    assert [Path(sequence.frames[i]).name for i in (0, -1)] == expected
     assert np.isnan(sequence.boxes[0]).all()
     assert sequence.boxes[1].tolist() == [4, 5, 7, 8]
 
@@ -173,7 +167,7 @@ def test_uav123_is_also_handed_on_in_otbs_form(tmp_path: Path) -> None:
     assert summary(load_sequences(tmp_path, "uav123")) == [("boat5", 3, [9, 19, 30, 40])]
 
 
-def test_videos_with_boxes_beside_them(tmp_path: Path) -> None:
+def test_videos_with_boxes_beside_them_are_found(tmp_path: Path) -> None:
     with VideoWriter(tmp_path / "clip.mp4", 25) as video:
         for level in (40, 120, 200):
             video.write(np.full((48, 64, 3), level, np.uint8))
@@ -182,13 +176,15 @@ def test_videos_with_boxes_beside_them(tmp_path: Path) -> None:
     for root in (tmp_path, tmp_path / "clip.mp4"):
         (sequence,) = load_sequences(root)
         assert summary([sequence]) == [("clip", 3, [10, 20, 30, 40])]
-        for view in (sequence, pickle.loads(pickle.dumps(sequence))):  # as worker processes get it
+        for view in (
+            sequence,
+            pickle.loads(pickle.dumps(sequence)),
+        ):  # pickled, as worker processes get it
             assert [round(image.mean(), -1) for image in view] == [40, 120, 200]
             assert round(view.image(1).mean(), -1) == 120
     write_lines(tmp_path / "clip.txt", BOXES[:2])
-    with pytest.raises(
-        ValueError, match=r"sequence clip: 3 frames in .*clip\.mp4 but 2 boxes in .*clip\.txt"
-    ):
+    message = r"sequence clip: 3 frames in .*clip\.mp4 but 2 boxes in .*clip\.txt"
+    with pytest.raises(ValueError, match=message):
         load_sequences(tmp_path)
 
 
@@ -202,9 +198,8 @@ def test_boxes_are_counted_against_decoded_frames(
     write_lines(tmp_path / "a.txt", [BOXES[0]] * shown)
     assert len(list(load_sequences(tmp_path)[0])) == shown
     write_lines(tmp_path / "a.txt", [BOXES[0]] * (shown + 1))
-    with pytest.raises(
-        ValueError, match=rf"sequence a: {shown} frames in .*a\.\w+ but {shown + 1} boxes in"
-    ):
+    message = rf"sequence a: {shown} frames in .*a\.\w+ but {shown + 1} boxes in"
+    with pytest.raises(ValueError, match=message):
         load_sequences(tmp_path)
 
 
@@ -217,7 +212,9 @@ def test_boxes_are_counted_against_decoded_frames(
         ("UAV123_10fps", 6, 822),
     ],
 )
-def test_real_data(real_data: Path, folder: str, count: int, frames: int) -> None:
+def test_real_data_sets_have_their_known_numbers(
+    real_data: Path, folder: str, count: int, frames: int
+) -> None:
     sequences = load_sequences(real_data / folder)
     assert (len(sequences), sum(map(len, sequences))) == (count, frames)
     for sequence in sequences[:3]:
@@ -228,12 +225,8 @@ def test_real_data(real_data: Path, folder: str, count: int, frames: int) -> Non
 
 
 def test_real_otb_boxes_are_shifted_to_zero(real_data: Path) -> None:
-    assert load_sequences(real_data / "OTB", names=["Couple"])[0].boxes[0].tolist() == [
-        50,
-        46,
-        25,
-        62,
-    ]
+    expected = [50, 46, 25, 62]
+    assert load_sequences(real_data / "OTB", names=["Couple"])[0].boxes[0].tolist() == expected
 
 
 # --- bad input
@@ -259,12 +252,8 @@ def test_a_line_that_is_no_box_is_named(tmp_path: Path, line: str, message: str)
 
 def test_absent_targets_become_nan(tmp_path: Path) -> None:
     write_lines(tmp_path / "a.txt", ["1,2,3,4", "NaN,NaN,NaN,NaN", "0,0,0,0", "5 6 7 8"])
-    assert np.isnan(read_boxes(tmp_path / "a.txt")).all(axis=1).tolist() == [
-        False,
-        True,
-        True,
-        False,
-    ]
+    expected = [False, True, True, False]
+    assert np.isnan(read_boxes(tmp_path / "a.txt")).all(axis=1).tolist() == expected
 
 
 def test_a_byte_order_mark_is_no_part_of_a_box_or_name(tmp_path: Path) -> None:
@@ -287,18 +276,16 @@ def test_an_annotation_without_a_box_is_named(
 
 def test_a_missing_frame_is_named(tmp_path: Path) -> None:
     (make_got10k(tmp_path) / "a" / "00000002.jpg").unlink()
-    with pytest.raises(
-        ValueError, match=r"sequence a: 2 frames in .* but 3 boxes in .*; frame number 2 is missing"
-    ):
+    message = r"sequence a: 2 frames in .* but 3 boxes in .*; frame number 2 is missing"
+    with pytest.raises(ValueError, match=message):
         load_sequences(tmp_path)
     assert len(load_sequences(tmp_path, names=["b"])) == 1
 
 
 def test_an_annotation_shorter_than_its_frames_is_named(tmp_path: Path) -> None:
     write_lines(make_got10k(tmp_path) / "a" / "groundtruth.txt", BOXES[:2])
-    with pytest.raises(
-        ValueError, match=r"sequence a: 3 frames in .*a but 2 boxes in .*groundtruth\.txt"
-    ):
+    message = r"sequence a: 3 frames in .*a but 2 boxes in .*groundtruth\.txt"
+    with pytest.raises(ValueError, match=message):
         load_sequences(tmp_path)
     make_otb(tmp_path / "otb", "Dog", range(1, 4), {"groundtruth_rect.txt": BOXES[:1]})
     with pytest.raises(ValueError, match=r"sequence Dog: 3 frames in .* but 1 boxes"):
@@ -311,18 +298,15 @@ def test_a_sequence_without_frames_or_annotation_is_named(tmp_path: Path) -> Non
     with pytest.raises(FileNotFoundError, match=r"a/groundtruth\.txt does not exist"):
         load_sequences(tmp_path)
     write_lines(tmp_path / "anno" / "UAV123" / "bike1.txt", BOXES)
-    with pytest.raises(
-        FileNotFoundError,
-        match=r"sequence bike1: folder of frames .*data_seq/UAV123/bike1 does not",
-    ):
+    message = r"sequence bike1: folder of frames .*data_seq/UAV123/bike1 does not"
+    with pytest.raises(FileNotFoundError, match=message):
         load_sequences(tmp_path, "uav123")
 
 
 def test_an_empty_or_partly_unpacked_list_is_told(tmp_path: Path) -> None:
     write_lines(make_got10k(tmp_path) / "list.txt", ["a", "c", "d"])
-    with pytest.raises(
-        ValueError, match=r"names 3 sequences but 2 of their folders are missing, such as .*/c"
-    ):
+    message = r"names 3 sequences but 2 of their folders are missing, such as .*/c"
+    with pytest.raises(ValueError, match=message):
         load_sequences(tmp_path)
     (tmp_path / "list.txt").write_text("\n")
     with pytest.raises(ValueError, match=r"list\.txt is empty"):
@@ -340,13 +324,11 @@ def test_unknown_names_and_empty_choices_are_told(tmp_path: Path) -> None:
 def test_an_unknown_root_says_what_was_looked_for_and_found(tmp_path: Path) -> None:
     (tmp_path / "stuff").mkdir()
     (tmp_path / "a.txt").touch()
-    with pytest.raises(
-        ValueError, match=r"looked for list\.txt .* found 1 folders \(stuff \.\.\.\) and 1 files"
-    ):
+    message = r"looked for list\.txt .* found 1 folders \(stuff \.\.\.\) and 1 files"
+    with pytest.raises(ValueError, match=message):
         load_sequences(tmp_path)
-    with pytest.raises(
-        ValueError, match=r"looked for NAME/img/ with NAME/groundtruth_rect\.txt; found"
-    ):
+    message = r"looked for NAME/img/ with NAME/groundtruth_rect\.txt; found"
+    with pytest.raises(ValueError, match=message):
         load_sequences(tmp_path, "otb")
     with pytest.raises(ValueError, match="layout 'vot' is not known; choose from got10k, otb"):
         load_sequences(tmp_path, "vot")
@@ -444,15 +426,9 @@ def test_the_index_goes_to_the_folder_that_the_environment_names(
 
 def test_an_index_that_cannot_be_kept_is_a_warning(tmp_path: Path, listings: list[str]) -> None:
     (tmp_path / "file").touch()
+    root, cache = make_got10k(tmp_path / "data"), tmp_path / "file" / "cache"
     with pytest.warns(UserWarning, match="index not kept"):
-        assert (
-            len(
-                load_sequences(
-                    make_got10k(tmp_path / "data"), cache_dir=tmp_path / "file" / "cache"
-                )
-            )
-            == 2
-        )
+        assert len(load_sequences(root, cache_dir=cache)) == 2
 
 
 def test_entries_are_found_without_reading_them(tmp_path: Path) -> None:

@@ -1,6 +1,4 @@
-"""Several targets in one video: added, corrected and dropped by number, found in one pass of the
-network.
-"""
+"""Several targets in one video: added, corrected and dropped by number, in one network pass."""
 
 from __future__ import annotations
 
@@ -64,17 +62,17 @@ def test_a_correction_starts_anew_in_the_last_frame(session: Session) -> None:
     assert abs(found[0] - 94) < 3
 
 
-def test_no_targets_no_pass() -> None:
+def test_without_targets_the_network_is_not_run() -> None:
     session = Session(lambda crops: pytest.fail("the network ran"), CONFIG)
     assert session.update(frame(100, 80)) == {}
 
 
-def test_what_a_user_can_do_wrong(session: Session) -> None:
+def test_mistakes_of_a_user_are_named(session: Session) -> None:
     with pytest.raises(RuntimeError, match=r"call update\(frame\) before add\(box\)"):
         Session(contrast_backbone, CONFIG).add(BOX)
     with pytest.raises(ValueError, match="has no area"):
         session.add((1, 1, 0, 5))
-    assert session.add(BOX) == 1  # the box before was no target
+    assert session.add(BOX) == 1  # the refused box has no number
     with pytest.raises(KeyError):
         session.drop(7)
     session.add((-5, 10, 20, 20))
@@ -91,8 +89,9 @@ def test_follow_gives_every_frame() -> None:
 
 
 def test_opencv_style_takes_what_opencv_reads() -> None:
-    """Boxes are the same of BGR, of BGRA and of a tracker that is given RGB; what is no image is
-    named.
+    """BGR, BGRA and a tracker that is given RGB have the same boxes.
+
+    What is no image is named.
     """
     import rbsf
     from rbsf.tracker.loading import load_network, make_tracker

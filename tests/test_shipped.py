@@ -1,6 +1,4 @@
-"""The weights that ship: what they are, that both files are the same network, and that they track a
-real video.
-"""
+"""The weights that ship: both files are the same network, which tracks a real video."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The picture of pairs: it shows what a training would see, its label and its negatives."""
+"""The picture of pairs shows what a training would see, with labels and negatives."""
 
 import cv2
 import numpy as np
@@ -38,7 +38,7 @@ def test_circle_is_where_the_response_should_peak():
     assert (picture[:127, :127] == 50).all()
     ys, xs = np.nonzero((picture == (0, 255, 0)).all(-1))
     assert (xs.mean(), ys.mean()) == pytest.approx((129 + 127 + 20, 127 - 11))
-    assert (positive["search"] == 80).all()  # drawn on a copy
+    assert (positive["search"] == 80).all()  # boxes are drawn on a copy
 
 
 def test_negatives_have_a_red_frame_and_no_circle():
@@ -54,20 +54,11 @@ def test_sheet_fills_its_last_row_with_black():
 
 
 def test_program_shows_the_pairs_that_flags_ask_for(store, tmp_path, capsys):
-    flags = [
-        "--data",
-        str(store.path),
-        "--val-sequences",
-        "0",
-        "--seed",
-        "3",
-        "--out",
-        str(tmp_path / "look"),
-    ]
+    flags = ["--data", str(store.path), "--out", str(tmp_path / "look")]
+    flags += ["--val-sequences", "0", "--seed", "3"]
     assert main([*flags, "--negative-share", "0.5"]) == 0
     assert capsys.readouterr().out.endswith("pairs.png: 32 pairs\n")
     picture = cv2.imread(str(tmp_path / "look" / "pairs.png"))[:, :, ::-1]
     expected = PairDataset([store], 32, seed=3, mix=MixConfig(negative_share=0.5))
-    assert np.array_equal(
-        picture[259:514, 388 : 388 + 384], draw_pair(expected[5])
-    )  # second row, second column
+    # The sixth pair is in the second row and column.
+    assert np.array_equal(picture[259:514, 388 : 388 + 384], draw_pair(expected[5]))

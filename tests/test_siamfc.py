@@ -22,7 +22,10 @@ from rbsf.tracker.template import correlate, look_at
 
 
 def contrast_backbone(crops: np.ndarray) -> np.ndarray:
-    """Local contrast, sampled with SiamFC's stride and field: 127 pixels -> 6 x 6, 255 -> 22 x 22."""
+    """Local contrast with the stride and field of SiamFC.
+
+    A crop of 127 pixels has 6 x 6 features, one of 255 has 22 x 22.
+    """
     maps = [
         cv2.blur(c.astype(np.float32), (7, 7)) - cv2.blur(c.astype(np.float32), (61, 61))
         for c in crops
@@ -42,7 +45,7 @@ TARGET = texture(1, 48, 36, 8)
 
 
 def frame(x: float, y: float, scale: float = 1.0) -> np.ndarray:
-    """The target with its top left pixel at (x, y), on the background."""
+    """The background, and the target with its top left pixel at (x, y)."""
     image = BACKGROUND.copy()
     patch = cv2.resize(TARGET, None, fx=scale, fy=scale)
     x, y = round(x), round(y)
@@ -141,9 +144,8 @@ def test_a_memory_follows_a_change_of_looks() -> None:
 def test_box_regression_tells_what_a_crop_shows(size: float, aspect: float) -> None:
     image, center, target = frame(100, 80), np.array([123.5, 97.5]), np.array([48, 36])
     regression = BoxRegression(contrast_backbone, image, center, target, (0.0, 0.0, 0.0))
-    step = (
-        exemplar_side(target) / EXEMPLAR_SIZE / stretch(size, aspect)
-    )  # image pixels per pixel of the crop
+    # This is the size of a crop pixel in image pixels.
+    step = exemplar_side(target) / EXEMPLAR_SIZE / stretch(size, aspect)
     crop = crop_square(image, center - step * (2, -3), COPY_SIZE * step, COPY_SIZE)
     misfit = regression(contrast_backbone(crop[None])[0])
     np.testing.assert_allclose(misfit[:2], [2, -3], atol=1.5)
@@ -285,9 +287,8 @@ def test_look_at_is_what_a_crop_around_that_place_gives() -> None:
     crop = texture(8, 255, 255, 12)
     expected = contrast_backbone(crop[None, 64 + 16 : 191 + 16, 64 - 24 : 191 - 24])[0]
     found = look_at(contrast_backbone(crop[None])[0], np.array([-24, 16]), 6)
-    np.testing.assert_allclose(
-        found[:, 1:-1, 1:-1], expected[:, 1:-1, 1:-1], atol=0.5
-    )  # blur reaches the border
+    # The blur changes the border.
+    np.testing.assert_allclose(found[:, 1:-1, 1:-1], expected[:, 1:-1, 1:-1], atol=0.5)
 
 
 def test_correlate_is_the_plain_sum_over_windows() -> None:
@@ -311,9 +312,8 @@ def test_correlate_signs_counts_equal_signs_less_others(
         for shape in ((channels, size, size), (2, channels, 5, 6))
     )
     plus, minus = np.float32(1), np.float32(-1)
-    expected = correlate(
-        np.where(template >= 0, plus, minus), np.where(features >= 0, plus, minus)
-    )  # zeros: +1
+    # Zeros count as +1.
+    expected = correlate(np.where(template >= 0, plus, minus), np.where(features >= 0, plus, minus))
     found = correlate_signs(template)(features)
     np.testing.assert_array_equal(found, expected, strict=True)
     assert correlate_signs(template)(template[None]).tolist() == [[[channels * size**2]]]
@@ -334,9 +334,8 @@ def test_correlate_signs_refuses_what_has_none_or_does_not_fit(
     isa: str, features: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RBSF_ISA", isa)
-    with pytest.raises(
-        ValueError, match=r"expected numbers \(N, 3, H, W\) from 2 x 2 up, none of them NaN"
-    ):
+    message = r"expected numbers \(N, 3, H, W\) from 2 x 2 up, none of them NaN"
+    with pytest.raises(ValueError, match=message):
         correlate_signs(np.ones((3, 2, 2), np.float32))(features)
 
 
@@ -360,9 +359,8 @@ def test_upsampling_is_opencvs_along_both_axes(size: int, up: int) -> None:
 
 def test_a_flat_response_leaves_the_target_in_the_middle() -> None:
     offset = SiamFC(contrast_backbone)._peak_offset(np.full((17, 17), 3, np.float32))
-    np.testing.assert_array_equal(
-        abs(offset), [0.25, 0.25]
-    )  # 272 is even: the middle lies between two places
+    # 272 is even, so the middle lies between two places.
+    np.testing.assert_array_equal(abs(offset), [0.25, 0.25])
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ BOXES = "1.000,2.000,30.000,40.000\n"
 
 @pytest.fixture
 def sequences(tmp_path: Path) -> list[Sequence]:
-    """A test split: frames, and the first one's box alone."""
+    """A test split: frames, and a box for the first one alone."""
     for length, name in enumerate(NAMES, 2):
         folder = tmp_path / "GOT-10k/test" / name
         folder.mkdir(parents=True)
@@ -34,7 +34,7 @@ def sequences(tmp_path: Path) -> list[Sequence]:
 
 @pytest.fixture
 def store(tmp_path: Path, sequences: list[Sequence]) -> ResultStore:
-    """Two runs of a tracker over all of it."""
+    """Results of two runs of a tracker over all of it."""
     store = ResultStore(tmp_path / "results/GOT-10k/ours-1a2b3c4d", per_sequence=True)
     for sequence in sequences:
         for number in (1, 2):
@@ -57,13 +57,14 @@ def test_archive_holds_boxes_and_times_of_each_sequence(
     assert set(found) == MEMBERS
     assert found[f"{NAMES[0]}/{NAMES[0]}_001.txt"] == BOXES * 2
     assert found[f"{NAMES[2]}/{NAMES[2]}_001.txt"] == BOXES * 4
-    assert (
-        found[f"{NAMES[0]}/{NAMES[0]}_time.txt"] == "0.12500000\n" * 2
-    )  # no comment; the first of two runs
+    # Times have no comment, and are those of the first of two runs.
+    assert found[f"{NAMES[0]}/{NAMES[0]}_time.txt"] == "0.12500000\n" * 2
     assert not [name for name, text in found.items() if "#" in text or "nan" in text]
 
 
-def test_archive_of_two_runs(tmp_path: Path, store: ResultStore, sequences: list[Sequence]) -> None:
+def test_an_archive_of_two_runs_has_both(
+    tmp_path: Path, store: ResultStore, sequences: list[Sequence]
+) -> None:
     write_submission(tmp_path / "ours.zip", store, sequences, runs=2)
     found = texts(tmp_path / "ours.zip")
     assert set(found) == MEMBERS | {f"{name}/{name}_002.txt" for name in NAMES}
@@ -78,10 +79,10 @@ def test_toolkit_reads_the_archive(
     with zipfile.ZipFile(tmp_path / "ours.zip") as archive:
         archive.extractall(tmp_path / "unpacked")
     for sequence in sequences:
-        folder = tmp_path / "unpacked" / sequence.name  # as got10k.experiments.got10k looks for it
-        assert [file.name for file in folder.glob(f"{sequence.name}_[0-9]*.txt")] == [
-            f"{sequence.name}_001.txt"
-        ]
+        # This is where got10k.experiments.got10k looks for it.
+        folder = tmp_path / "unpacked" / sequence.name
+        expected = [f"{sequence.name}_001.txt"]
+        assert [file.name for file in folder.glob(f"{sequence.name}_[0-9]*.txt")] == expected
         boxes = np.loadtxt(folder / f"{sequence.name}_001.txt", delimiter=",")
         assert boxes.tolist() == [[1, 2, 30, 40]] * len(sequence)
         times = np.loadtxt(folder / f"{sequence.name}_time.txt", delimiter=",")
@@ -93,9 +94,8 @@ def test_missing_result_is_named(
 ) -> None:
     store.forget(NAMES[1], 2)
     write_submission(tmp_path / "one.zip", store, sequences, runs=1)
-    with pytest.raises(
-        ValueError, match=f"no submission: {NAMES[1]} has no result of ours-1a2b3c4d"
-    ):
+    message = f"no submission: {NAMES[1]} has no result of ours-1a2b3c4d"
+    with pytest.raises(ValueError, match=message):
         write_submission(tmp_path / "ours.zip", store, sequences, runs=2)
     assert not (tmp_path / "ours.zip").exists()
 
@@ -127,7 +127,9 @@ def test_box_that_is_no_number_is_refused(
         ({"A/A_time.txt": "nan\n0.1\n"}, "A_time.txt line 1 is not 1 numbers: 'nan'"),
     ],
 )
-def test_archive_that_the_server_would_refuse(change: dict[str, str | None], fault: str) -> None:
+def test_an_archive_that_the_server_would_refuse_is_named(
+    change: dict[str, str | None], fault: str
+) -> None:
     good = {
         f"{name}/{name}_{end}": text
         for name in "AB"

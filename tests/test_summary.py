@@ -1,4 +1,4 @@
-"""The dict that a report is made of: means, spread, speed, attributes, what went wrong."""
+"""The dict that a report is made of: means, spread, speed, attributes, and failures."""
 
 from __future__ import annotations
 
@@ -17,18 +17,15 @@ from rbsf.eval.results import Run
 from rbsf.eval.summary import Entrant, summarise
 
 NAN = [float("nan")] * 4
-A, B, C = (
-    [10, 10, 10, 10],
-    [15, 10, 10, 10],
-    [40, 10, 10, 10],
-)  # B overlaps A by a third, C by nothing
-# A box that never moves overlaps Girl by 1, 1, 1, 1 and Dog by 1, 1/3.
+# B overlaps A by a third, and C does not overlap it.
+A, B, C = [10, 10, 10, 10], [15, 10, 10, 10], [40, 10, 10, 10]
+# A box that never moves has overlaps of 1, 1, 1, 1 with Girl and of 1, 1/3 with Dog.
 GIRL, DOG = bare_sequence("Girl", [A] * 4), bare_sequence("Dog", [A, B])
 Reader = Callable[[Sequence], "Run | None"]
 
 
 def boxes(found: dict[str, list[list[float]]], seconds: float = 0.5) -> Reader:
-    """Reader of one run; a frame takes ``seconds``."""
+    """A function that reads one run's boxes; each frame takes `seconds`."""
 
     def load(sequence: Sequence) -> Run | None:
         rows = found.get(sequence.name)
@@ -51,7 +48,7 @@ def report(
     return found
 
 
-def test_head_of_the_report() -> None:
+def test_the_head_of_the_report_says_what_was_run() -> None:
     split = Split("OTB100", [GIRL, DOG], ["Basketball"], {"Man": "it is broken"})
     attributes = {"SV": "scale variation"}, {"Girl": {"SV"}, "Dog": set()}
     entrants = [
@@ -69,18 +66,13 @@ def test_head_of_the_report() -> None:
         "missing": ["Basketball"],
         "unreadable": {"Man": "it is broken"},
     }
-    assert (found["subject"], found["reference"], found["environment"]) == (
-        "still",
-        "lost",
-        {"cores": 2},
-    )
+    assert found["subject"] == "still"
+    assert found["reference"] == "lost"
+    assert found["environment"] == {"cores": 2}
     assert found["attributes"] == {"SV": "scale variation"}
     assert found["paper"]["scores"]["SiamFC"] == {"precision": 0.808, "success": 0.602}
-    assert {name: len(values) for name, values in found["thresholds"].items()} == {
-        "success": 21,
-        "precision": 51,
-        "norm_precision": 51,
-    }
+    expected = {"success": 21, "precision": 51, "norm_precision": 51}
+    assert {name: len(values) for name, values in found["thresholds"].items()} == expected
     rows = [
         {key: row[key] for key in ("label", "key", "bytes", "precision", "runs")}
         for row in found["trackers"]
@@ -103,8 +95,8 @@ def test_means_are_over_sequences() -> None:
         "frames": 4,
         "fps": 2,
     }
-    # Dog: 20 of 21 and 7 of 21 thresholds; a centre error of 5 pixels, half a width, counts at the
-    # last of 51 alone
+    # Dog passes 20 and 7 of 21 thresholds. Its centre error of 5 pixels is half a width, and
+    # counts at the last of 51 thresholds alone.
     assert row["sequences"]["Dog"] == {
         "auc": pytest.approx((20 + 7) / 42),
         "precision": 1,
@@ -130,9 +122,9 @@ def test_means_are_over_sequences() -> None:
     assert (row["spread"], row["failed"], row["attributes"]) == (None, {}, {})
 
 
-def test_spread_over_two_runs() -> None:
+def test_two_runs_have_a_spread() -> None:
     row = report(Entrant("mixed", "mixed", [STILL, LOST]))["trackers"][0]
-    # AO of the first run (1 + 2/3) / 2, of the second (1/2 + 1/2) / 2
+    # The AO of the first run is (1 + 2/3) / 2, that of the second (1/2 + 1/2) / 2.
     assert row["runs"] == 2
     assert row["mean"]["ao"] == pytest.approx((5 / 6 + 1 / 2) / 2)
     assert row["spread"]["ao"] == pytest.approx((5 / 6 - 1 / 2) / 2**0.5)
@@ -146,9 +138,8 @@ def test_spread_over_two_runs() -> None:
 def test_attributes_are_means_over_their_sequences() -> None:
     words = {"SV": "scale variation", "LR": "low resolution", "OV": "out of view"}
     of_sequence = {"Girl": {"SV"}, "Dog": {"SV", "LR"}}
-    row = report(Entrant("still", "static", [STILL]), attributes=(words, of_sequence))["trackers"][
-        0
-    ]
+    found = report(Entrant("still", "static", [STILL]), attributes=(words, of_sequence))
+    row = found["trackers"][0]
     assert list(row["attributes"]) == ["LR", "SV"]
     assert row["attributes"]["LR"]["ao"] == pytest.approx(2 / 3)
     assert row["attributes"]["LR"]["sequences"] == 1
@@ -168,11 +159,8 @@ def test_sequence_without_a_result_is_left_out_and_said() -> None:
         Entrant("unknown", "unknown", [only_girl]),
         Entrant("one of two", "half", [STILL, only_girl]),
     )["trackers"]
-    assert [row["failed"] for row in rows] == [
-        {"Dog": "its process was killed"},
-        {"Dog": "no result"},
-        {"Dog": "no result"},
-    ]
+    expected = [{"Dog": "its process was killed"}, {"Dog": "no result"}, {"Dog": "no result"}]
+    assert [row["failed"] for row in rows] == expected
     assert all(list(row["sequences"]) == ["Girl"] for row in rows)
     assert all(row["mean"]["ao"] == 1 for row in rows)
     assert all(row["fps"] == 2 for row in rows)
@@ -183,23 +171,17 @@ def test_result_that_cannot_be_scored_is_said() -> None:
         raise ValueError(f"{sequence.name}.txt is damaged")
 
     nowhere = boxes({"Girl": [A, NAN, A, A], "Dog": [A] * 2})
-    rows = report(Entrant("damaged", "a", [damaged]), Entrant("nowhere", "b", [nowhere]))[
-        "trackers"
-    ]
+    found = report(Entrant("damaged", "a", [damaged]), Entrant("nowhere", "b", [nowhere]))
+    rows = found["trackers"]
     assert rows[0]["failed"] == {"Girl": "Girl.txt is damaged", "Dog": "Dog.txt is damaged"}
-    assert [rows[0][key] for key in ("mean", "spread", "fps", "curves", "sequences")] == [
-        None,
-        None,
-        None,
-        None,
-        {},
-    ]
+    expected = [None, None, None, None, {}]
+    assert [rows[0][key] for key in ("mean", "spread", "fps", "curves", "sequences")] == expected
     assert rows[1]["failed"] == {"Girl": "box of frame 1 is not finite"}
     assert rows[1]["mean"]["ao"] == pytest.approx(2 / 3)
     assert rows[1]["fps"] == 2
 
 
-def test_no_speed_without_times() -> None:
+def test_there_is_no_speed_without_times() -> None:
     row = report(Entrant("published", "boxes", [boxes({"Girl": [A] * 4, "Dog": [A] * 2}, 0)]))[
         "trackers"
     ][0]
@@ -223,10 +205,8 @@ def test_speed_is_of_frames_that_were_tracked() -> None:
 
 def test_got10k_means_are_over_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(summary, "frame_size", lambda sequence: (80, 60))
-    long, short = (
-        bare_sequence("GOT-10k_Val_000001", [A] * 4),
-        bare_sequence("GOT-10k_Val_000002", [A, B]),
-    )
+    long = bare_sequence("GOT-10k_Val_000001", [A] * 4)
+    short = bare_sequence("GOT-10k_Val_000002", [A, B])
     still = boxes({long.name: [A] * 4, short.name: [A] * 2})
     split = Split("GOT-10k-val", [long, short])
     words = {"cut": "the frame's edge cuts the target"}
@@ -237,12 +217,12 @@ def test_got10k_means_are_over_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     row = found["trackers"][0]
     assert found["title"] == "GOT-10k-val (2 of 180 sequences)"
     assert found["paper"] is None
-    assert row["sequences"][long.name]["frames"] == 3  # the first does not count
+    assert row["sequences"][long.name]["frames"] == 3  # the first frame does not count
     assert row["sequences"][short.name]["ao"] == pytest.approx(1 / 3)
     assert row["mean"]["ao"] == pytest.approx((3 + 1 / 3) / 4)
     assert row["mean"]["sr50"] == 0.75
     assert row["attributes"]["cut"]["ao"] == pytest.approx((3 + 1 / 3) / 4)
-    assert row["fps"] == 2  # of all six
+    assert row["fps"] == 2  # over all six frames
 
 
 def test_got10k_boxes_are_clipped_to_the_frame(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,7 +233,7 @@ def test_got10k_boxes_are_clipped_to_the_frame(monkeypatch: pytest.MonkeyPatch) 
     row = report(Entrant("still", "static", [outside]), split=Split("GOT-10k-val", [sequence]))[
         "trackers"
     ][0]
-    assert row["mean"]["ao"] == 1  # the toolkit moves the corner into the frame and keeps the size
+    assert row["mean"]["ao"] == 1  # the toolkit moves corners into the frame and keeps sizes
 
 
 def test_got10k_test_split_has_speed_but_no_scores() -> None:
@@ -262,13 +242,8 @@ def test_got10k_test_split_has_speed_but_no_scores() -> None:
     row = report(Entrant("still", "static", [still]), split=Split("GOT-10k-test", sequences))[
         "trackers"
     ][0]
-    assert [row[key] for key in ("mean", "spread", "curves", "sequences", "failed")] == [
-        None,
-        None,
-        None,
-        {},
-        {},
-    ]
+    expected = [None, None, None, {}, {}]
+    assert [row[key] for key in ("mean", "spread", "curves", "sequences", "failed")] == expected
     assert row["fps"] == 2
 
 

@@ -141,23 +141,21 @@ def test_bad_settings_are_named(change: dict[str, float], message: str) -> None:
 def test_impossible_videos_are_refused_at_once(
     seed: int, frames: int, size: tuple[int, int]
 ) -> None:
-    with pytest.raises(
-        ValueError, match="cannot be made; give a seed from 0, 1 frame or more, 32x32 up"
-    ):
+    message = "cannot be made; give a seed from 0, 1 frame or more, 32x32 up"
+    with pytest.raises(ValueError, match=message):
         make_sequence(seed, frames, size)
 
 
 def test_a_written_split_reads_back(tmp_path: Path) -> None:
     write_got10k(tmp_path / "train", count=2, seed=4, frames=3, size=SIZE)
     sequences = load_sequences(tmp_path / "train")
-    assert [(s.name, len(s)) for s in sequences] == [
-        ("synthetic_000004", 3),
-        ("synthetic_000005", 3),
-    ]
+    expected = [("synthetic_000004", 3), ("synthetic_000005", 3)]
+    assert [(s.name, len(s)) for s in sequences] == expected
     for sequence, seed in zip(sequences, (4, 5), strict=True):
         image, box = next(make_sequence(seed, 3, SIZE))
         assert sequence.boxes[0] == pytest.approx(box, abs=1e-4)
-        assert np.abs(sequence.image(0).astype(int) - image).mean() < 6  # JPEG
+        # JPEG changes pixels a little.
+        assert np.abs(sequence.image(0).astype(int) - image).mean() < 6
 
 
 def test_a_split_written_again_holds_only_the_new_frames(tmp_path: Path) -> None:
@@ -172,7 +170,7 @@ def test_a_written_video_reads_back(tmp_path: Path) -> None:
     expected = list(make_sequence(4, 5, SIZE))
     assert sequence.boxes == pytest.approx(np.array([box for _, box in expected]), abs=1e-4)
     for image, (original, _) in zip(sequence, expected, strict=True):
-        assert np.abs(image.astype(int) - original).mean() < 12  # MPEG-4
+        assert np.abs(image.astype(int) - original).mean() < 12  # as does MPEG-4
 
 
 def run_tool(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -182,7 +180,7 @@ def run_tool(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_program(tmp_path: Path) -> None:
+def test_the_program_writes_splits_and_videos(tmp_path: Path) -> None:
     small = ("--count", "1", "--frames", "2", "--size", "160x120")
     assert run_tool("--out", str(tmp_path / "split"), *small).returncode == 0
     assert len(load_sequences(tmp_path / "split")[0]) == 2

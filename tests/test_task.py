@@ -1,4 +1,4 @@
-"""The Siamese task: response maps, labels, losses."""
+"""The Siamese task: response maps, labels and losses."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_labels_are_positive_within_16_pixels_of_the_target():
     assert labels[1, 6, 11] == 1  # 3 cells right, 2 cells up
 
 
-def test_balanced_logistic_in_closed_form():
+def test_balanced_logistic_is_its_closed_form():
     response, labels = torch.tensor([[[2.0, -1.0, 0.5]]]), torch.tensor([[[1.0, 0.0, 0.0]]])
     softplus = torch.nn.functional.softplus
     expected = (softplus(torch.tensor(-2.0)) + softplus(torch.tensor([-1.0, 0.5])).mean()) / 2
@@ -72,7 +72,7 @@ def test_response_distance_ignores_scale_and_offset():
     assert response_distance(maps, -maps).item() == pytest.approx(4 * 288 / 289, rel=1e-3)
 
 
-def test_task_with_and_without_teacher():
+def test_a_teacher_adds_the_distance_of_responses_to_the_loss():
     torch.manual_seed(0)
     net, teacher, batch = build("siamfc").eval(), build("siamfc").eval(), make_batch()
     with torch.no_grad():
@@ -86,8 +86,9 @@ def test_task_with_and_without_teacher():
 
 
 class Recorded(nn.Module):
-    """A network whose outputs are kept: another run of it may differ by a rounding, which turns a
-    sign next to zero.
+    """A network that keeps its outputs.
+
+    A second run may round differently, which can turn a sign next to zero.
     """
 
     def __init__(self, net):
@@ -101,11 +102,9 @@ class Recorded(nn.Module):
 
 def test_correlation_of_signs_is_the_students_alone():
     torch.manual_seed(0)
-    student, teacher, batch = (
-        Recorded(build("siamfc").eval()),
-        Recorded(build("siamfc").eval()),
-        make_batch(),
-    )
+    student = Recorded(build("siamfc").eval())
+    teacher = Recorded(build("siamfc").eval())
+    batch = make_batch()
     task = SiameseTask(bits=True)
     response = task.respond(student, batch, bits=True)
     assert response.abs().max() <= 9.216 + 1e-4  # 256 x 6 x 6 products of signs

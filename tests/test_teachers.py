@@ -1,6 +1,4 @@
-"""Published trackers as PyTorch modules: equal to ONNX Runtime, in batches; what cannot be one is
-refused in a line.
-"""
+"""Published trackers as PyTorch modules equal ONNX Runtime; what cannot be one is refused."""
 
 from __future__ import annotations
 
@@ -33,7 +31,7 @@ def crops(size: int, count: int = 3) -> np.ndarray:
 
 
 def in_onnx_runtime(path: Path, **inputs: np.ndarray) -> list[np.ndarray]:
-    """What the graph gives for one image after another; its sizes are freed."""
+    """What the graph gives for one image after another, with its sizes left open."""
     model = onnx.load(path)
     for value in (*model.graph.input, *model.graph.output):
         for number, dim in enumerate(value.type.tensor_type.shape.dim):
@@ -67,19 +65,15 @@ def test_a_graph_is_kept_without_onnx(files: tuple[Path, Path], tmp_path: Path) 
     assert torch.equal(read_graph(tmp_path / "backbone.safetensors")(pixels)[0], graph(pixels)[0])
 
 
-def test_a_lesson(files: tuple[Path, Path]) -> None:
+def test_a_lesson_has_the_promised_shapes(files: tuple[Path, Path]) -> None:
     lesson = read_pair(*files)(*(torch.from_numpy(crops(size)).byte() for size in (127, 255)))
-    assert [tuple(part.shape) for part in lesson] == [
-        (3, 96, 8, 8),
-        (3, 96, 16, 16),
-        (3, 15, 15),
-        (3, 4, 15, 15),
-    ]
+    expected = [(3, 96, 8, 8), (3, 96, 16, 16), (3, 15, 15), (3, 4, 15, 15)]
+    assert [tuple(part.shape) for part in lesson] == expected
     assert not any(part.requires_grad for part in lesson)
     assert 0 <= lesson.target.min() <= lesson.target.max() <= 1
 
 
-def test_files_that_are_none(tmp_path: Path) -> None:
+def test_files_that_are_no_graphs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no ONNX file"):
         read_graph(tmp_path / "none.onnx")
     with pytest.raises(FileNotFoundError, match="no file"):
@@ -91,10 +85,9 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         assert "\n" not in str(error.value)
 
 
-def test_operations_that_are_unknown() -> None:
-    with pytest.raises(
-        ValueError, match="operations Erf, LayerNormalization are not known; there are Add, "
-    ):
+def test_unknown_operations_are_named() -> None:
+    message = "operations Erf, LayerNormalization are not known; there are Add, "
+    with pytest.raises(ValueError, match=message):
         OnnxGraph(
             ["x"],
             ["y"],
@@ -109,7 +102,7 @@ def graph_of(
     return OnnxGraph(inputs, [operations[-1].output], operations, values)
 
 
-def test_pairs_that_do_not_go_together(files: tuple[Path, Path]) -> None:
+def test_graphs_that_do_not_go_together_are_refused(files: tuple[Path, Path]) -> None:
     backbone, head = (read_onnx(path) for path in files)
     with pytest.raises(ValueError, match="crops of 127 and 255 pixels do not suit it"):
         OnnxPair(graph_of(Operation("Relu", ("x",), "y", {})), head)

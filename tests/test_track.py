@@ -1,5 +1,6 @@
-"""tools/track.py, mostly in this process on the backbone of test_siamfc; what only a process shows,
-in one.
+"""tools/track.py, mostly in this process with the backbone of test_siamfc.
+
+Tests of what only a separate process shows start one.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import rbsf.system.program
 from rbsf.datasets.video.frames import Frames, open_frames
 from rbsf.datasets.video.writer import VideoWriter
 from rbsf.engine.file import write_packed
-from rbsf.tools.box_writer import BoxWriter, Row
+from rbsf.tools.recording import BoxWriter, Row
 from rbsf.tools.track import main, parse_args, source_name
 
 REPO = Path(__file__).resolve().parents[1]
@@ -55,7 +56,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put the few-line backbone in the network's place."""
+    """Put the backbone of a few lines in the network's place."""
     monkeypatch.setattr("rbsf.tracker.backbones.load_backbone", lambda *args: contrast_backbone)
 
 
@@ -74,6 +75,10 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def track(video: object, *flags: str) -> int:
+    return main(["--video", str(video), *flags])
+
+
 def read_csv(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
@@ -81,7 +86,9 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 @pytest.mark.usefixtures("fast")
 class TestOutputs:
-    def test_video_boxes_and_summary(self, video: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_a_run_leaves_a_video_boxes_and_a_summary(
+        self, video: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         assert main(["--video", str(video), START, "--boxes", "boxes.csv"]) == 0
         rows = read_csv(Path("boxes.csv"))
         assert list(rows[0]) == ["frame", "time", "x", "y", "w", "h", "score", "lost"]
@@ -92,10 +99,8 @@ class TestOutputs:
         assert float(rows[11]["y"]) == pytest.approx(102, abs=4)
         shown = capsys.readouterr()
         assert "12 frames in" in shown.out
-        assert all(
-            word in shown.out
-            for word in ("fps", "decode", "network", "rest", "in_tracked.mp4", "boxes.csv")
-        )
+        for word in ("fps", "decode", "network", "rest", "in_tracked.mp4", "boxes.csv"):
+            assert word in shown.out
         assert "12/12" in shown.err  # the progress bar
 
     def test_annotated_video_has_the_boxes_drawn_in(self, video: Path) -> None:
@@ -109,42 +114,23 @@ class TestOutputs:
         far = np.abs(after[0][:, 200:].astype(int) - before[0][:, 200:]).mean()
         assert far < 4
 
-    def test_json_by_its_ending(self, video: Path) -> None:
+    def test_boxes_are_json_by_their_ending(self, video: Path) -> None:
         main(["--video", str(video), START, "--no-out", "--boxes", "boxes.json"])
         rows = json.loads(Path("boxes.json").read_text())
-        assert rows[0] == {
-            "frame": 0,
-            "time": 0,
-            "x": 100,
-            "y": 80,
-            "w": 48,
-            "h": 36,
-            "score": 1,
-            "lost": 0,
-        }
+        box = {"x": 100, "y": 80, "w": 48, "h": 36}
+        assert rows[0] == {"frame": 0, "time": 0, **box, "score": 1, "lost": 0}
         assert len(rows) == 12
         assert not list(Path().glob("*_tracked.mp4"))
 
     def test_several_targets_get_a_column(self, video: Path) -> None:
-        main(
-            [
-                "--video",
-                str(video),
-                START,
-                "--init",
-                "95,75,58,46",
-                "--no-out",
-                "--boxes",
-                "boxes.csv",
-            ]
-        )
+        track(video, START, "--init", "95,75,58,46", "--no-out", "--boxes", "boxes.csv")
         rows = read_csv(Path("boxes.csv"))
         assert [row["target"] for row in rows[:4]] == ["1", "2", "1", "2"]
         assert [row["frame"] for row in rows[:4]] == ["0", "0", "1", "1"]
         assert float(rows[-1]["x"]) == pytest.approx(128, abs=5)
 
     @pytest.mark.parametrize("source", ["frames", "frames/*.png"])
-    def test_folder_and_pattern_with_gray_rgba_and_changing_size(self, source: str) -> None:
+    def test_folders_and_patterns_may_mix_gray_rgba_and_sizes(self, source: str) -> None:
         Path("frames").mkdir()
         images = [cv2.cvtColor(image, cv2.COLOR_RGB2BGR) for image in moving(4)]
         images[1] = cv2.cvtColor(images[1], cv2.COLOR_BGR2GRAY)
@@ -160,16 +146,7 @@ class TestOutputs:
         self, capsys: pytest.CaptureFixture[str]
     ) -> None:
         images = [BACKGROUND if 3 <= i < 28 else frame(100, 80) for i in range(50)]
-        main(
-            [
-                "--video",
-                str(write_video(Path("gap.mp4"), images)),
-                START,
-                "--no-out",
-                "--boxes",
-                "boxes.csv",
-            ]
-        )
+        track(write_video(Path("gap.mp4"), images), START, "--no-out", "--boxes", "boxes.csv")
         lost = [row["lost"] for row in read_csv(Path("boxes.csv"))]
         lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("frame ")]
         assert len(lines) == 2
@@ -188,20 +165,12 @@ class TestOutputs:
         assert read_csv(Path("boxes.csv"))[0]["w"] == "40.0"
 
     def test_start_and_end_choose_frames(self, video: Path) -> None:
-        first = "--init=115,90,48,36"  # in frame 5
-        assert (
-            main(
-                ["--video", str(video), first, "--start", "5", "--end", "8", "--boxes", "boxes.csv"]
-            )
-            == 0
-        )
+        first = "--init=115,90,48,36"  # the target's box in frame 5
+        part = ("--start", "5", "--end", "8")
+        assert track(video, first, *part, "--boxes", "boxes.csv") == 0
         rows = read_csv(Path("boxes.csv"))
-        assert [(row["frame"], row["time"]) for row in rows] == [
-            ("5", "0.5"),
-            ("6", "0.6"),
-            ("7", "0.7"),
-            ("8", "0.8"),
-        ]
+        expected = [("5", "0.5"), ("6", "0.6"), ("7", "0.7"), ("8", "0.8")]
+        assert [(row["frame"], row["time"]) for row in rows] == expected
         assert (rows[0]["x"], float(rows[3]["x"])) == ("115.0", pytest.approx(124, abs=4))
         assert len(list(open_frames("in_tracked.mp4"))) == 4
         for flags, fault in (
@@ -215,32 +184,16 @@ class TestOutputs:
     def test_a_header_of_more_frames_is_a_note(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, said: int, shown: int
     ) -> None:
-        command = [
-            "--video",
-            str(misleading(tmp_path / name, said)),
-            "--init=40,30,40,30",
-            "--no-out",
-        ]
-        assert main(command) == 0
+        video = misleading(tmp_path / name, said)
+        assert track(video, "--init=40,30,40,30", "--no-out") == 0
         note = f"the video ended after {shown} frames; by its header {said} were expected\n"
         assert note in capsys.readouterr().out
-        assert main([*command, "--end", "9"]) == 0
+        assert track(video, "--init=40,30,40,30", "--no-out", "--end", "9") == 0
         assert "header" not in capsys.readouterr().out
 
     def test_boxes_have_the_times_of_uneven_frames(self, tmp_path: Path) -> None:
-        video = str(uneven(tmp_path / "a.mkv"))
-        main(
-            [
-                "--video",
-                video,
-                "--init=20,20,20,20",
-                "--no-out",
-                "--boxes",
-                "boxes.csv",
-                "--start",
-                "4",
-            ]
-        )
+        video = uneven(tmp_path / "a.mkv")
+        track(video, "--init=20,20,20,20", "--start", "4", "--no-out", "--boxes", "boxes.csv")
         assert [row["time"] for row in read_csv(Path("boxes.csv"))[:3]] == ["0.16", "1.2", "1.24"]
 
     def test_a_pipe_is_tracked(self, tmp_path: Path) -> None:
@@ -281,7 +234,7 @@ class TestBadInput:
 
     def test_missing_empty_and_headless_video(self, video: Path) -> None:
         Path("empty.mp4").touch()
-        Path("cut.mp4").write_bytes(video.read_bytes()[:5000])  # an .mp4 keeps its index at the end
+        Path("cut.mp4").write_bytes(video.read_bytes()[:5000])  # an .mp4 has its index at the end
         for name in ("none.mp4", "empty.mp4", "cut.mp4"):
             with pytest.raises((ValueError, FileNotFoundError), match=name):
                 main(["--video", name, START])
@@ -322,7 +275,7 @@ class TestBadInput:
         with pytest.raises(ValueError, match="is a folder"):
             main(["--video", str(video), START, flag, f"folder.{suffix}"])
 
-    def test_unknown_endings_and_the_input_as_output(self, video: Path) -> None:
+    def test_unknown_endings_and_the_input_as_output_are_refused(self, video: Path) -> None:
         for flags, fault in [
             (["--boxes", "boxes.txt"], "ends in .csv or .json"),
             (["--out", "out.gif"], "out.gif"),
@@ -338,14 +291,14 @@ class TestBadInput:
         calls = iter(range(100))
 
         def interrupted(crops: np.ndarray) -> np.ndarray:
-            if next(calls) == 7:  # the exemplar, its copies, then a call per frame
+            if next(calls) == 7:  # after the exemplar and its copies, a call is a frame
                 signal.raise_signal(signum)
             return contrast_backbone(crops)
 
         before = signal.getsignal(signum)
         monkeypatch.setattr("rbsf.tracker.backbones.load_backbone", lambda *args: interrupted)
         assert main(["--video", str(video), START, "--boxes", "boxes.csv"]) == 128 + signum
-        assert len(read_csv(Path("boxes.csv"))) == 7  # the frame in hand is finished
+        assert len(read_csv(Path("boxes.csv"))) == 7  # the current frame is finished
         assert len(list(open_frames("in_tracked.mp4"))) == 7
         assert signal.getsignal(signum) is before
 
@@ -376,10 +329,9 @@ class TestBoxWriter:
     def test_csv_rows_are_on_disk_while_the_run_goes_on(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        clock = iter(
-            [0.0, 0.4, 1.1, 1.1, 1.5, 1.6]
-        )  # made, frame 0, frame 1, its writing, frame 2, its writing
-        monkeypatch.setattr("rbsf.tools.box_writer.time.monotonic", lambda: next(clock))
+        # The times are: made, frame 0, frame 1, its writing, frame 2, its writing.
+        clock = iter([0.0, 0.4, 1.1, 1.1, 1.5, 1.6])
+        monkeypatch.setattr("rbsf.tools.recording.time.monotonic", lambda: next(clock))
         Path("b.csv").write_text("old")
         Path("b.csv.part").write_text("of a run that was killed")
         with BoxWriter(Path("b.csv")) as boxes:
@@ -403,16 +355,15 @@ class TestBoxWriter:
     def test_a_disk_that_fills_up_leaves_whole_rows(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        monkeypatch.setattr("rbsf.tools.box_writer.FLUSH_SECONDS", 0)
+        monkeypatch.setattr("rbsf.tools.recording.FLUSH_SECONDS", 0)
         resource = pytest.importorskip("resource", reason=needs("linux", "no module resource"))
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-        old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # Python's default, stated
+        old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # Python's default
         boxes = BoxWriter(Path("b.csv"))
         try:
             boxes.add(rows_of(0))
-            resource.setrlimit(
-                resource.RLIMIT_FSIZE, (16, limits[1])
-            )  # room for a part of the next row
+            # There is room for a part of the next row.
+            resource.setrlimit(resource.RLIMIT_FSIZE, (16, limits[1]))
             with pytest.raises(OSError, match=r"cannot write b.csv: .*printed instead"):
                 boxes.add(rows_of(1))
         finally:
@@ -480,7 +431,7 @@ def test_a_second_video_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
         ("rtsp://a", "stream"),
     ],
 )
-def test_the_name_of_a_video(video: str, name: str) -> None:
+def test_a_video_is_named_after_its_source(video: str, name: str) -> None:
     assert source_name(video) == name
 
 
@@ -529,18 +480,8 @@ def test_help_is_quick() -> None:
 
 def test_program_runs_from_any_folder_with_a_real_network(tmp_path: Path, weights: Path) -> None:
     write_video(tmp_path / "in.mp4", moving(3))
-    done = run_tool(
-        "--video",
-        "in.mp4",
-        START,
-        "--weights",
-        str(weights),
-        "--threads",
-        "1",
-        "--precision",
-        "bfloat16",
-        cwd=tmp_path,
-    )
+    flags = ["--weights", str(weights), "--threads", "1", "--precision", "bfloat16"]
+    done = run_tool("--video", "in.mp4", START, *flags, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(list(open_frames(str(tmp_path / "in_tracked.mp4")))) == 3
     bad = run_tool("--video", "none.mp4", START, cwd=tmp_path)
@@ -560,22 +501,10 @@ def test_the_instruction_set_is_said(
     ]
     write_packed(Path("rbsf.safetensors"), "rbsf", "tracker", random_model(0, slim).nodes, {})
     monkeypatch.setenv("RBSF_ISA", "numpy")
-    command = [
-        "--video",
-        str(video),
-        START,
-        "--end",
-        "1",
-        "--threads",
-        "1",
-        "--weights",
-        "rbsf.safetensors",
-    ]
-    assert main(command) == 0
-    assert (
-        "network: rbsf.safetensors, packed engine, instruction set numpy, 1 thread\n"
-        in capsys.readouterr().out
-    )
+    flags = ["--end", "1", "--threads", "1", "--weights", "rbsf.safetensors"]
+    assert track(video, START, *flags) == 0
+    line = "network: rbsf.safetensors, packed engine, instruction set numpy, 1 thread\n"
+    assert line in capsys.readouterr().out
     monkeypatch.setenv("RBSF_ISA", "mmx")
     with pytest.raises(ValueError, match="RBSF_ISA='mmx': this machine has auto, "):
         main(["--video", str(video), START])
@@ -585,20 +514,12 @@ def test_the_instruction_set_is_said(
     ("signum", "code"),
     [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)],
 )
-def test_signal_to_a_process(
+def test_a_signal_to_a_process_keeps_what_was_computed(
     tmp_path: Path, weights: Path, signum: signal.Signals, code: int
 ) -> None:
     write_video(tmp_path / "in.mp4", [frame(100, 80)] * 200)
-    command = [
-        sys.executable,
-        str(REPO / "tools/track.py"),
-        "--video",
-        "in.mp4",
-        START,
-        "--boxes",
-        "boxes.csv",
-    ]
-    command += ["--weights", str(weights), "--threads", "1"]
+    command = [sys.executable, str(REPO / "tools/track.py"), "--video", "in.mp4", START]
+    command += ["--boxes", "boxes.csv", "--weights", str(weights), "--threads", "1"]
     process = subprocess.Popen(
         command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
     )
@@ -615,9 +536,8 @@ def test_signal_to_a_process(
         return
     assert rest.endswith(b"interrupted\n")
     assert 3 <= len(read_csv(tmp_path / "boxes.csv")) < 200
-    assert len(list(open_frames(str(tmp_path / "in_tracked.mp4")))) == len(
-        read_csv(tmp_path / "boxes.csv")
-    )
+    frames = list(open_frames(str(tmp_path / "in_tracked.mp4")))
+    assert len(frames) == len(read_csv(tmp_path / "boxes.csv"))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,4 @@
-"""Tables of trackers by tools/reproduce.py: trained, tracked, resumed, read from results; what is
-refused.
-"""
+"""Tables of trackers by tools/reproduce.py: trained, tracked, resumed, or from results."""
 
 from __future__ import annotations
 
@@ -28,8 +26,8 @@ from rbsf.tracker.siamfc import TrackerConfig
 from rbsf.train import loop
 from rbsf.train.config import from_settings, parse_config
 
-SMALL = "{epochs: 1, pairs: 2, batch_size: 2, warmup: 0, val_sequences: 0, workers: 0, device: cpu, precision: float32"
-SMALL += f", width: {NARROW}}}"
+SMALL = "{epochs: 1, pairs: 2, batch_size: 2, warmup: 0, val_sequences: 0, workers: 0, "
+SMALL += f"device: cpu, precision: float32, width: {NARROW}}}"
 TEACHER_ALONE = "{gan: false, bn_pass: 0.0, lambda_match: 0.0}"
 TABLE = f"""
 title: Two trackers
@@ -40,7 +38,7 @@ rows:
   regression: {{set: {TEACHER_ALONE}}}
   float: {{config: siamfc.yaml}}
 """
-BOX = [11.0, 11.0, 10.0, 10.0]  # as OTB counts
+BOX = [11.0, 11.0, 10.0, 10.0]  # counted from 1, as OTB does
 
 
 @pytest.fixture(scope="module")
@@ -65,13 +63,11 @@ def flags(store, teacher, tmp_path):
 
 
 def times(folder):
-    """When each file of trainings and results was written; the cut-out data and the table do not
-    count.
-    """
+    """When each file of trainings and results was written, without cut-out data and tables."""
     return {path: path.stat().st_mtime_ns for path in folder.glob("*/**/*") if path.is_file()}
 
 
-def test_trains_tracks_and_does_neither_twice(flags, otb, tmp_path, capfd):
+def test_a_table_trains_and_tracks_and_does_neither_twice(flags, otb, tmp_path, capfd):
     flags += ["--test", f"OTB100={otb}"]
     out = tmp_path / "out"
     assert reproduce.main(flags) == 0
@@ -80,35 +76,30 @@ def test_trains_tracks_and_does_neither_twice(flags, otb, tmp_path, capfd):
     assert lines[2].startswith(
         "|  | seeds | pairs | OTB100 (1 of 100 sequences): AUC | OTB100 (1 of 100 sequences): diff"
     )
-    assert [line.split(" | ")[:3] for line in lines[4:6]] == [
-        ["| regression", "1", "1 x 2"],
-        ["| float", "1", "1 x 2"],
-    ]
-    assert lines[4].split(" | ")[4] == "–"  # no difference from itself
+    expected = [["| regression", "1", "1 x 2"], ["| float", "1", "1 x 2"]]
+    assert [line.split(" | ")[:3] for line in lines[4:6]] == expected
+    assert lines[4].split(" | ")[4] == "–"  # it has no difference from itself
     assert float(lines[5].split(" | ")[4]) <= 1
     assert cv2.imread(str(out / "two.png")) is not None
     first, second = sorted(path.name for path in (out / "results" / "OTB2015").iterdir())
     assert first.startswith("rbsf-packed-")
-    assert first.endswith("-packed")  # by the engine
+    assert first.endswith("-packed")  # tracked by the engine
     assert second.startswith("siamfc-")
     before = times(out)
     capfd.readouterr()
     assert reproduce.main(flags) == 0
     assert times(out) == before
     assert "\n".join(lines) in capfd.readouterr().out
-    assert (
-        reproduce.main([*flags, "--every", "1", "--frames", "2"]) == 0
-    )  # tracked anew, trained no more
-    assert (
-        "| OTB100-every1-frames2 (1 of 100 sequences, 2 passes): AUC |"
-        in (out / "two.md").read_text()
-    )
+    # It is tracked anew, but not trained again.
+    assert reproduce.main([*flags, "--every", "1", "--frames", "2"]) == 0
+    expected = "| OTB100-every1-frames2 (1 of 100 sequences, 2 passes): AUC |"
+    assert expected in (out / "two.md").read_text()
     assert {path: time for path, time in times(out).items() if path in before} == before
     assert reproduce.main([*flags, "--list", "--set", "epochs=2"]) == 0  # another training
     assert capfd.readouterr().out.count("to do") == 2
 
 
-def test_goes_on_with_a_training_that_was_stopped(flags, tmp_path, monkeypatch, capfd):
+def test_a_table_goes_on_with_a_training_that_was_stopped(flags, tmp_path, monkeypatch, capfd):
     original = loop.Rectifier.step
 
     def step(self, *args):
@@ -128,9 +119,10 @@ def test_goes_on_with_a_training_that_was_stopped(flags, tmp_path, monkeypatch, 
     assert len(json.loads((folder / "environment.json").read_text())) == 2
 
 
-def test_the_table_of_results_that_are_there(flags, otb, tmp_path):
-    """Overlap 1 scores 20 of 21 thresholds, 1/3 scores 7, a first frame always 20; the third row is
-    not trained.
+def test_results_that_are_there_make_a_table(flags, otb, tmp_path):
+    """An overlap of 1 scores 20 of 21 thresholds, and one of 1/3 scores 7.
+
+    A first frame always scores 20. The third row is not trained.
     """
     table = f"{TABLE}  other: {{set: {{lr_binary: 0.1}}}}\n".replace(
         "{config: siamfc.yaml}", "{set: {lr_c: 0.1}}"
@@ -188,7 +180,7 @@ def test_missing_constants_are_named_before_the_training(flags, otb, tmp_path):
     assert not list((tmp_path / "out").glob("rbsf-*"))
 
 
-def test_a_training_is_told_by_what_decides_its_result(store, teacher, tmp_path):
+def test_a_training_is_known_by_what_decides_its_result(store, teacher, tmp_path):
     config = TrainConfig(data=[str(store)], teacher=str(teacher))
     name = config.folder_name()
     (tmp_path / "moved").mkdir()
@@ -238,7 +230,7 @@ def test_configs_of_models_name_their_model():
         (["--test", "OTB=."], "--test 'OTB=.': write NAME=ROOT, NAME one of OTB2013"),
     ],
 )
-def test_refuses(more, message, flags, tmp_path):
+def test_bad_flags_are_refused(more, message, flags, tmp_path):
     with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
         reproduce.main([*flags, *more])
     assert "\n" not in str(error.value)
@@ -293,7 +285,7 @@ def test_refuses(more, message, flags, tmp_path):
         ("rows:", "rows: [", "two.yaml: not YAML"),
     ],
 )
-def test_refuses_a_table(old, new, message, flags, tmp_path):
+def test_bad_tables_are_refused(old, new, message, flags, tmp_path):
     (tmp_path / "two.yaml").write_text(TABLE.replace(old, new))
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         reproduce.main(flags)
@@ -308,7 +300,9 @@ def test_refuses_a_table(old, new, message, flags, tmp_path):
         ("part", "", "no table .*part.yaml; there are data_size, figure2, parts"),
     ],
 )
-def test_refuses_a_table_without_what_it_needs(name, left_out, message, store, teacher, tmp_path):
+def test_a_table_without_what_it_needs_is_refused(
+    name, left_out, message, store, teacher, tmp_path
+):
     given = {"--data": str(store), "--teacher": str(teacher)}
     words = [word for flag, value in given.items() if flag != left_out for word in (flag, value)]
     with pytest.raises((ValueError, FileNotFoundError), match=message):

@@ -1,6 +1,4 @@
-"""Trackers that a benchmark can run: their names on the command line, the names of their results,
-OpenCV's own.
-"""
+"""Trackers that a benchmark can run: names, names of their results, and OpenCV's own."""
 
 from __future__ import annotations
 
@@ -23,7 +21,7 @@ from rbsf.tracker.siamfc import TrackerConfig
 
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
-    """Files that are no models."""
+    """A folder with files that are no models."""
     for name in ("net.safetensors", "backbone.onnx", "head.onnx"):
         (tmp_path / name).write_bytes(b"garbage " * 4)
     return tmp_path
@@ -32,23 +30,21 @@ def models(tmp_path: Path) -> Path:
 # ---- names
 
 
-def test_shipped_weights() -> None:
+def test_shipped_weights_are_named_by_their_model() -> None:
     spec = parse_tracker("rbsf")
     assert spec == TrackerSpec("rbsf", None, (ROOT / "weights/rbsf.safetensors",), engine="packed")
     assert re.fullmatch("rbsf-[0-9a-f]{8}-packed", spec.key())
     trained = parse_tracker("rbsf", engine="torch")
     assert trained == TrackerSpec("rbsf", None, (ROOT / "weights/rbsf-train.safetensors",))
-    assert (spec.arithmetic, trained.arithmetic, parse_tracker("static").arithmetic) == (
-        "packed",
-        "float32",
-        None,
-    )
+    assert spec.arithmetic == "packed"
+    assert trained.arithmetic == "float32"
+    assert parse_tracker("static").arithmetic is None
     assert spec.is_network
     assert spec.size() == (ROOT / "weights/rbsf.safetensors").stat().st_size
     assert parse_tracker("ours=rbsf") == replace(spec, label="ours")
 
 
-def test_weights_file(models: Path) -> None:
+def test_a_weights_file_has_the_name_of_its_file(models: Path) -> None:
     config = TrackerConfig(scale_step=1.05)
     spec = parse_tracker(f"{models}/net.safetensors", "bfloat16", "cuda:1", config)
     assert spec == TrackerSpec(
@@ -61,12 +57,11 @@ def test_label_ends_at_the_first_equals_sign(models: Path) -> None:
     (models / "lr=0.1").mkdir()
     weights = (models / "net.safetensors").rename(models / "lr=0.1/net.safetensors")
     assert parse_tracker(f"new={weights}") == TrackerSpec("new", None, (weights,))
-    assert parse_tracker(str(weights)) == TrackerSpec(
-        "net", None, (weights,)
-    )  # a file's name is no label
+    # A file's name is no label.
+    assert parse_tracker(str(weights)) == TrackerSpec("net", None, (weights,))
 
 
-def test_static() -> None:
+def test_static_is_a_tracker() -> None:
     assert parse_tracker("static") == TrackerSpec("static")
     assert parse_tracker("floor=static") == TrackerSpec("floor")
     assert not parse_tracker("static").is_network
@@ -74,7 +69,7 @@ def test_static() -> None:
     assert parse_tracker("static").key() == "static"
 
 
-def test_opencv_trackers(models: Path) -> None:
+def test_opencv_trackers_are_named_with_their_files(models: Path) -> None:
     files = (models / "backbone.onnx", models / "head.onnx")
     nano = f"opencv:Nano:{files[0]},{files[1]}"
     assert parse_tracker("opencv:MIL") == TrackerSpec("MIL", "MIL")
@@ -93,8 +88,8 @@ def test_opencv_trackers(models: Path) -> None:
         (
             "rbfs",
             FileNotFoundError,
-            "--tracker 'rbfs': no such weights file; give one, or rbsf, siamfc, static, opencv:MIL, opencv:KCF, "
-            "opencv:CSRT, opencv:Nano, opencv:Vit",
+            "--tracker 'rbfs': no such weights file; give one, or rbsf, siamfc, static, "
+            "opencv:MIL, opencv:KCF, opencv:CSRT, opencv:Nano, opencv:Vit",
         ),
         ("a=", FileNotFoundError, "--tracker '': no such weights file"),
         ("a=b=static", FileNotFoundError, "--tracker 'b=static': no such weights file"),
@@ -119,7 +114,7 @@ def test_opencv_trackers(models: Path) -> None:
         ),
     ],
 )
-def test_name_that_is_not_known(text: str, kind: type[Exception], fault: str) -> None:
+def test_an_unknown_name_is_refused(text: str, kind: type[Exception], fault: str) -> None:
     with pytest.raises(kind, match=re.escape(fault)) as caught:
         parse_tracker(text)
     assert "\n" not in str(caught.value)
@@ -128,7 +123,7 @@ def test_name_that_is_not_known(text: str, kind: type[Exception], fault: str) ->
 # ---- names of results
 
 
-def test_key_is_of_all_that_the_boxes_depend_on(models: Path) -> None:
+def test_a_key_tells_all_that_boxes_depend_on(models: Path) -> None:
     weights = models / "net.safetensors"
     spec = parse_tracker(str(weights))
     key = spec.key()
@@ -195,7 +190,7 @@ def test_static_tracker_keeps_the_first_box() -> None:
         result = tracker.update(image)
         assert result.box.tolist() == [10, 11, 12, 13]
         assert not result.lost
-        result.box[:] = 0  # the caller's to write into
+        result.box[:] = 0  # the caller may write into it
 
 
 def follow(
@@ -208,7 +203,7 @@ def follow(
     return boxes, overlaps(boxes, np.array([box for _, box in frames])).mean()
 
 
-def test_mil_follows_and_repeats_itself() -> None:
+def test_mil_follows_a_target_and_repeats_itself() -> None:
     tracker = TrackerSpec("MIL", "MIL").build()
     runs = []
     for number in (1, 2, 1):
@@ -238,32 +233,30 @@ def test_box_stays_where_opencv_finds_nothing() -> None:
 
 
 @pytest.mark.parametrize("name", ["KCF", "CSRT"])
-def test_tracker_that_opencv_has_not(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tracker_that_opencv_lacks_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(cv2, f"Tracker{name}_create", raising=False)
-    with pytest.raises(
-        ValueError, match=rf"opencv:{name} is not in OpenCV .*contrib.* --results {name}=FOLDER$"
-    ):
+    message = rf"opencv:{name} is not in OpenCV .*contrib.* --results {name}=FOLDER$"
+    with pytest.raises(ValueError, match=message):
         TrackerSpec(name, name).build()
 
 
 @pytest.mark.parametrize("name", ["Nano", "Vit"])
-def test_model_file_that_is_garbage(models: Path, name: str) -> None:
+def test_a_model_file_of_garbage_is_named(models: Path, name: str) -> None:
     if not hasattr(cv2, f"Tracker{name}_create"):
         skip_without("opencv", f"OpenCV {cv2.__version__} has no {name}")
     files = (models / "backbone.onnx", models / "head.onnx")[: 2 if name == "Nano" else 1]
-    with pytest.raises(
-        ValueError, match=rf"opencv:{name} cannot use .*/backbone\.onnx.* \(.*/backbone\.onnx"
-    ) as caught:
+    message = rf"opencv:{name} cannot use .*/backbone\.onnx.* \(.*/backbone\.onnx"
+    with pytest.raises(ValueError, match=message) as caught:
         TrackerSpec(name, name, files).build()
     assert "\n" not in str(caught.value)
 
 
-def test_weights_file_that_is_garbage(models: Path) -> None:
+def test_a_weights_file_of_garbage_is_named(models: Path) -> None:
     with pytest.raises(ValueError, match=r"net\.safetensors"):
         parse_tracker(f"{models}/net.safetensors").build()
 
 
-def test_nano_follows(real_data: Path) -> None:
+def test_nano_follows_a_target(real_data: Path) -> None:
     files = peers(real_data, "nano2_backbone.onnx", "nano2_head.onnx")
     tracker = TrackerSpec("Nano", "Nano", tuple(files)).build()
     runs = [follow(tracker) for _ in range(2)]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -19,6 +19,7 @@ import torch
 import yaml
 from conftest import NARROW, ROOT
 from requirements import needs
+from trainings import rows_of, run_processes
 
 from rbsf.models import build
 from rbsf.tools.train_rbsf import main
@@ -28,43 +29,10 @@ from rbsf.train.log import History
 from rbsf.train.loop import rate_factor
 from rbsf.weights import load_weights, save_weights
 
-SMALL = [
-    "--pairs",
-    "4",
-    "--batch-size",
-    "2",
-    "--epochs",
-    "2",
-    "--warmup",
-    "0",
-    "--log-every",
-    "1",
-    "--workers",
-    "0",
-]
-QUICK = [
-    *SMALL,
-    "--threads",
-    "1",
-    "--val-sequences",
-    "0",
-    "--precision",
-    "float32",
-    "--device",
-    "cpu",
-]
+SMALL = shlex.split("--pairs 4 --batch-size 2 --epochs 2 --warmup 0 --log-every 1 --workers 0")
+QUICK = [*SMALL, *shlex.split("--threads 1 --val-sequences 0 --precision float32 --device cpu")]
 QUICK += ["--width", str(NARROW)]
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    from rbsf.datasets.pairs.prepare import prepare
-    from rbsf.datasets.synthetic.videos import write_got10k
-
-    folder = tmp_path_factory.mktemp("data")
-    write_got10k(folder / "videos" / "train", count=3, seed=5, frames=6, size=(160, 120))
-    prepare([folder / "videos" / "train"], folder / "pairs.db", progress=False)
-    return folder / "pairs.db"
+TWO_SHORT_VIDEOS = ["--val-sequences", "2", "--val-frames", "3"]
 
 
 def run_main(store, teacher, out, *more):
@@ -73,7 +41,7 @@ def run_main(store, teacher, out, *more):
 
 @pytest.fixture(scope="module")
 def one_epoch(store, teacher, tmp_path_factory):
-    """A training of one epoch, to look at and to copy."""
+    """The folder of a training of one epoch."""
     out = tmp_path_factory.mktemp("trained") / "run"
     assert run_main(store, teacher, out, "--epochs", "1") == 0
     return out
@@ -81,63 +49,61 @@ def one_epoch(store, teacher, tmp_path_factory):
 
 @pytest.fixture
 def run(one_epoch, tmp_path):
-    """A copy of it, to go on with and to damage."""
+    """A copy of that training, to go on with and to damage."""
     return shutil.copytree(one_epoch, tmp_path / "run")
+
+
+def resume(run, *flags):
+    return main(["--resume", "--out", str(run), *flags])
 
 
 def tensors(path):
     return load_weights(path)[0].state_dict()
 
 
+def config_of(run):
+    return load_weights(run / "rbsf.safetensors")[2]["config"]
+
+
 def first_losses(folder):
-    with open(folder / "log.csv") as file:
-        return [float(row["logistic"]) for row in csv.DictReader(file)][:2]
+    return [float(row["logistic"]) for row in rows_of(folder / "log.csv")][:2]
 
 
 def test_a_correlation_of_signs_is_trained(one_epoch, store, teacher, tmp_path):
     assert run_main(store, teacher, tmp_path / "bits", "--epochs", "1", "--correlation-bits") == 0
     assert first_losses(one_epoch)[0] != first_losses(tmp_path / "bits")[0]
-    assert (
-        load_weights(tmp_path / "bits" / "rbsf.safetensors")[2]["config"]["correlation_bits"]
-        is True
-    )
+    assert config_of(tmp_path / "bits")["correlation_bits"] is True
 
 
 def test_a_narrow_network_starts_from_a_part_of_a_wide_teacher(
     store, wide_teacher, tmp_path, capsys
 ):
-    assert run_main(store, wide_teacher, tmp_path / "run", "--epochs", "1", "--width", "0.5") == 0
+    run = tmp_path / "run"
+    assert run_main(store, wide_teacher, run, "--epochs", "1", "--width", "0.5") == 0
     said = capsys.readouterr().out
     assert "teacher of another width: maps are compared at layers.4.norm, 1 of 4 points" in said
-    net, _, _ = load_weights(tmp_path / "run" / "rbsf.safetensors")
+    narrow = run / "rbsf.safetensors"
+    net, _, _ = load_weights(narrow)
     first = load_weights(wide_teacher)[0].layers[0].conv.weight
     assert torch.equal(net.layers[0].conv.weight, first[[*range(32), *range(48, 80)]])
     crops = np.random.default_rng(0).integers(0, 256, (1, 127, 127, 3), dtype=np.uint8)
-    packed = load_backbone(tmp_path / "run" / "rbsf-packed.safetensors", threads=1)(crops)
+    packed = load_backbone(run / "rbsf-packed.safetensors", threads=1)(crops)
     assert packed.shape == (1, 256, 6, 6)
-    narrow = tmp_path / "run" / "rbsf.safetensors"
     real = load_backbone(narrow, "cpu", engine="packed", threads=1)(crops)
     np.testing.assert_array_equal(packed, real)
 
 
 def test_from_scratch_nothing_is_taken_over_from_the_teacher(store, teacher, tmp_path):
+    """The network's maps are still compared with the teacher's."""
     out = tmp_path / "run"
-    with pytest.raises(
-        ValueError, match="lr_real is 0: from scratch the real layers would stay random"
-    ):
+    message = "lr_real is 0: from scratch the real layers would stay random"
+    with pytest.raises(ValueError, match=message):
         run_main(store, teacher, out, "--scratch")
-    assert (
-        run_main(
-            store, teacher, out, "--epochs", "1", "--scratch", "--lr-real", "1e-3", "--seed", "1"
-        )
-        == 0
-    )
-    with open(out / "log.csv") as file:
-        assert float(next(csv.DictReader(file))["match"]) > 0  # but it is compared with it
-    own, theirs = (
-        tensors(path)["layers.0.conv.weight"].flatten()
-        for path in (out / "rbsf.safetensors", teacher)
-    )
+    flags = ["--epochs", "1", "--scratch", "--lr-real", "1e-3", "--seed", "1"]
+    assert run_main(store, teacher, out, *flags) == 0
+    assert float(rows_of(out / "log.csv")[0]["match"]) > 0
+    own = tensors(out / "rbsf.safetensors")["layers.0.conv.weight"].flatten()
+    theirs = tensors(teacher)["layers.0.conv.weight"].flatten()
     assert abs(float(torch.corrcoef(torch.stack([own, theirs]))[0, 1])) < 0.1
 
 
@@ -150,218 +116,133 @@ def assert_same(first, second):
 def test_a_whole_training_leaves_everything_beside_its_weights(
     store, wide_teacher, tmp_path, capsys
 ):
-    assert run_main(store, wide_teacher, tmp_path / "run", "--width", "1") == 0
-    files = {p.name for p in (tmp_path / "run").iterdir()}
-    expected = {
-        "config.yaml",
-        "environment.json",
-        "checkpoint.pt",
-        "log.csv",
-        "losses.png",
-        "rbsf.safetensors",
-    }
-    expected.add("rbsf-packed.safetensors")
-    assert expected <= files
-    with open(tmp_path / "run" / "log.csv") as file:
-        rows = list(csv.DictReader(file))
+    run = tmp_path / "run"
+    assert run_main(store, wide_teacher, run, "--width", "1") == 0
+    files = {p.name for p in run.iterdir()}
+    assert {"config.yaml", "environment.json", "checkpoint.pt"} <= files
+    assert {"log.csv", "losses.png", "rbsf.safetensors", "rbsf-packed.safetensors"} <= files
+    rows = rows_of(run / "log.csv")
     assert [row["step"] for row in rows] == ["1", "2", "3", "4"]
-    assert {
-        "loss",
-        "logistic",
-        "response",
-        "kernel",
-        "adversarial",
-        "discriminator",
-        "match",
-    } <= rows[0].keys()
-    _, model, info = load_weights(tmp_path / "run" / "rbsf.safetensors")
+    assert {"loss", "logistic", "response", "kernel"} <= rows[0].keys()
+    assert {"adversarial", "discriminator", "match"} <= rows[0].keys()
+    _, model, info = load_weights(run / "rbsf.safetensors")
     assert model == "rbsf"
     assert info["config"]["seed"] == 0
     assert info["torch"] == torch.__version__
     assert "4 pairs an epoch from 3 videos" in capsys.readouterr().out
 
 
-def test_resume_in_the_middle_of_an_epoch_to_the_bit(store, teacher, tmp_path, monkeypatch):
+def test_a_resume_in_the_middle_of_an_epoch_is_exact_to_the_bit(
+    store, teacher, tmp_path, monkeypatch
+):
     from rbsf.train import loop
 
-    run_main(store, teacher, tmp_path / "straight", "--bn-pass", "0.5", "--norm-epochs", "1")
+    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+    flags = ["--bn-pass", "0.5", "--norm-epochs", "1"]
+    run_main(store, teacher, straight, *flags)
     original, count = loop.Rectifier.step, iter(range(100))
 
     def step(self, *args):
-        if next(count) == 2:  # first batch of the second epoch is under way
+        if next(count) == 2:  # the first batch of the second epoch
             signal.raise_signal(signal.SIGTERM)
         return original(self, *args)
 
     monkeypatch.setattr(loop.Rectifier, "step", step)
-    assert (
-        run_main(store, teacher, tmp_path / "stopped", "--bn-pass", "0.5", "--norm-epochs", "1")
-        == 128 + signal.SIGTERM
-    )
+    assert run_main(store, teacher, stopped, *flags) == 128 + signal.SIGTERM
     monkeypatch.undo()
-    state = load_checkpoint(tmp_path / "stopped" / "checkpoint.pt")
+    state = load_checkpoint(stopped / "checkpoint.pt")
     assert (state["epoch"], state["index"]) == (1, 1)
-    assert main(["--resume", "--out", str(tmp_path / "stopped")]) == 0
-    assert_same(
-        tmp_path / "straight" / "rbsf.safetensors", tmp_path / "stopped" / "rbsf.safetensors"
-    )
-    assert (tmp_path / "straight" / "log.csv").read_text().count(
-        "\n"
-    ) == 7  # a head, 2 x (2 + 1) steps
-    assert (tmp_path / "stopped" / "log.csv").read_text().count("\n") == 7
-    assert len(json.loads((tmp_path / "stopped" / "environment.json").read_text())) == 2
+    assert resume(stopped) == 0
+    assert_same(straight / "rbsf.safetensors", stopped / "rbsf.safetensors")
+    for run in (straight, stopped):
+        assert (run / "log.csv").read_text().count("\n") == 7  # a head, 2 x (2 + 1) steps
+    assert len(json.loads((stopped / "environment.json").read_text())) == 2
 
 
 def test_without_teacher_the_float_network_is_trained_first(store, tmp_path, capsys):
-    flags = [
-        "--data",
-        str(store),
-        "--out",
-        str(tmp_path / "run"),
-        *QUICK,
-        "--epochs",
-        "1",
-        "--pairs",
-        "2",
-    ]
-    assert main(flags) == 0
+    run = tmp_path / "run"
+    flags = [*QUICK, "--epochs", "1", "--pairs", "2"]
+    assert main(["--data", str(store), "--out", str(run), *flags]) == 0
     assert "the float siamfc is trained first" in capsys.readouterr().out
-    assert load_weights(tmp_path / "run" / "teacher" / "siamfc.safetensors")[1] == "siamfc"
-    assert load_weights(tmp_path / "run" / "rbsf.safetensors")[1] == "rbsf"
+    assert load_weights(run / "teacher" / "siamfc.safetensors")[1] == "siamfc"
+    assert load_weights(run / "rbsf.safetensors")[1] == "rbsf"
 
 
-def test_xnor_and_validation_by_tracking(store, teacher, tmp_path, capsys):
-    root = store.parent / "videos" / "train"
-    flags = [
-        "--model",
-        "xnor",
-        "--epochs",
-        "1",
-        "--val",
-        str(root),
-        "--val-sequences",
-        "2",
-        "--val-frames",
-        "3",
-    ]
-    assert run_main(store, teacher, tmp_path / "run", *flags) == 0
-    said = capsys.readouterr().out  # two of three are held out
-    assert (
-        "from 1 videos and 0 stills, without synthetic_000005, synthetic_000006, held out for validation"
-        in said
-    )
-    with open(tmp_path / "run" / "log.csv") as file:
-        last = list(csv.DictReader(file))[-1]
+def test_an_xnor_network_is_validated_by_tracking(store, teacher, tmp_path, capsys):
+    run = tmp_path / "run"
+    flags = ["--model", "xnor", "--epochs", "1", "--val", str(store.parent / "videos" / "train")]
+    assert run_main(store, teacher, run, *flags, *TWO_SHORT_VIDEOS) == 0
+    held_out = "without synthetic_000005, synthetic_000006, held out for validation"
+    assert f"from 1 videos and 0 stills, {held_out}" in capsys.readouterr().out
+    last = rows_of(run / "log.csv")[-1]
     assert 0 <= float(last["val_auc"]) <= 1
     assert 0 <= float(last["val_hit"]) <= 1
     assert float(last["val_logistic"]) > 0
-    assert load_weights(tmp_path / "run" / "xnor.safetensors")[1] == "xnor"
+    assert load_weights(run / "xnor.safetensors")[1] == "xnor"
 
 
 def test_videos_that_share_a_name_with_those_of_val_are_trained_on(
     store, teacher, tmp_path, capsys
 ):
+    """Of these other videos the store holds no crops, so nothing is said of hits."""
     from rbsf.datasets.synthetic.videos import write_got10k
 
-    write_got10k(tmp_path / "other", count=3, seed=50, frames=6, size=(160, 120))
+    other = tmp_path / "other"
+    write_got10k(other, count=3, seed=50, frames=6, size=(160, 120))
     for number in range(3):
-        (tmp_path / "other" / f"synthetic_{50 + number:06d}").rename(
-            tmp_path / "other" / f"synthetic_{5 + number:06d}"
-        )
-    (tmp_path / "other" / "list.txt").unlink()
-    flags = [
-        "--epochs",
-        "1",
-        "--val",
-        str(tmp_path / "other"),
-        "--val-sequences",
-        "2",
-        "--val-frames",
-        "3",
-    ]
+        (other / f"synthetic_{50 + number:06d}").rename(other / f"synthetic_{5 + number:06d}")
+    (other / "list.txt").unlink()
+    flags = ["--epochs", "1", "--val", str(other), *TWO_SHORT_VIDEOS]
     assert run_main(store, teacher, tmp_path / "run", *flags) == 0
     assert "from 3 videos and 0 stills; on" in capsys.readouterr().out
-    with open(tmp_path / "run" / "log.csv") as file:
-        assert not list(csv.DictReader(file))[-1].get(
-            "val_hit"
-        )  # of other videos there are no crops
+    assert not rows_of(tmp_path / "run" / "log.csv")[-1].get("val_hit")
 
 
 def test_default_data_is_synthetic_and_says_so(tmp_path, monkeypatch, teacher, capsys):
     from rbsf.datasets.pairs import training_data
 
-    monkeypatch.setattr(
-        training_data, "SYNTHETIC", {"count": 2, "frames": 3, "size": (120, 90), "seed": 1}
-    )
-    assert (
-        main(
-            [
-                "--teacher",
-                str(teacher),
-                "--out",
-                str(tmp_path / "runs" / "x"),
-                *QUICK,
-                "--epochs",
-                "1",
-            ]
-        )
-        == 0
-    )
+    few = {"count": 2, "frames": 3, "size": (120, 90), "seed": 1}
+    monkeypatch.setattr(training_data, "SYNTHETIC", few)
+    out = tmp_path / "runs" / "x"
+    assert main(["--teacher", str(teacher), "--out", str(out), *QUICK, "--epochs", "1"]) == 0
     first = capsys.readouterr().out.splitlines()
     assert "synthetic" in first[0]
     assert "GOT-10k" in first[1]
 
 
-def test_ctrl_c_at_the_terminal_with_loader_processes(store, teacher, tmp_path):
-    """It reaches the whole process group, whatever these are doing: one line, no traceback."""
-    program = [
-        sys.executable,
-        str(ROOT / "tools" / "train_rbsf.py"),
-        "--data",
-        str(store),
-        "--teacher",
-        str(teacher),
-    ]
+def test_ctrl_c_at_the_terminal_ends_a_training_with_loader_processes(store, teacher, tmp_path):
+    """Ctrl-C reaches the whole process group, and ends it with one line and no traceback."""
+    run = tmp_path / "run"
+    program = [sys.executable, str(ROOT / "tools" / "train_rbsf.py")]
+    program += ["--data", str(store), "--teacher", str(teacher), "--out", str(run)]
     training = subprocess.Popen(
-        [*program, "--out", str(tmp_path / "run"), *QUICK, "--epochs", "50", "--workers", "1"],
+        [*program, *QUICK, "--epochs", "50", "--workers", "1"],
         stderr=subprocess.PIPE,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         text=True,
         start_new_session=True,
     )
     begun = time.monotonic()
-    while not (tmp_path / "run" / "checkpoint.pt").exists() and time.monotonic() - begun < 90:
+    while not (run / "checkpoint.pt").exists() and time.monotonic() - begun < 90:
         time.sleep(0.05)
     os.killpg(training.pid, signal.SIGINT)
     _, errors = training.communicate(timeout=90)
     assert training.returncode == 130, errors
     assert "Traceback" not in errors
     assert "continue with --resume" in errors
-    assert load_checkpoint(tmp_path / "run" / "checkpoint.pt")["epoch"] < 50
+    assert load_checkpoint(run / "checkpoint.pt")["epoch"] < 50
 
 
 def test_what_is_not_finite_stops_and_leaves_the_last_good_checkpoint(run):
     good = (run / "checkpoint.pt").read_bytes()
-    with pytest.raises(
-        ValueError, match=r"not finite at step .*last good checkpoint is .*checkpoint\.pt"
-    ):
-        main(
-            [
-                "--resume",
-                "--out",
-                str(run),
-                "--epochs",
-                "3",
-                "--lr-norm",
-                "1e38",
-                "--lr-binary",
-                "1e38",
-            ]
-        )
+    message = r"not finite at step .*last good checkpoint is .*checkpoint\.pt"
+    with pytest.raises(ValueError, match=message):
+        resume(run, "--epochs", "3", "--lr-norm", "1e38", "--lr-binary", "1e38")
     assert (run / "checkpoint.pt").read_bytes() == good
 
 
 def test_weights_that_are_not_finite_are_never_saved(store, teacher, tmp_path, monkeypatch):
-    """The loss is of the weights before a step; the step itself can break them."""
+    """The loss is that of the weights before a step; the step itself can break them."""
     from rbsf.train import loop
 
     original = loop.Rectifier.step
@@ -372,10 +253,9 @@ def test_weights_that_are_not_finite_are_never_saved(store, teacher, tmp_path, m
         return logged
 
     monkeypatch.setattr(loop.Rectifier, "step", step)
+    flags = ["--pairs", "2", "--epochs", "1", "--bn-pass", "0"]
     with pytest.raises(ValueError, match="not finite"):
-        run_main(
-            store, teacher, tmp_path / "run", "--pairs", "2", "--epochs", "1", "--bn-pass", "0"
-        )
+        run_main(store, teacher, tmp_path / "run", *flags)
     assert not (tmp_path / "run" / "checkpoint.pt").exists()
 
 
@@ -385,27 +265,27 @@ def test_weights_that_are_not_finite_are_never_saved(store, teacher, tmp_path, m
 def test_resume_refuses_another_order_and_changes_nothing(flag, value, run):
     before = {p.name: p.read_bytes() for p in run.iterdir() if p.name == "environment.json"}
     with pytest.raises(ValueError, match=f"trained with {flag[2:].replace('-', '_')} "):
-        main(["--resume", "--out", str(run), flag, value])
+        resume(run, flag, value)
     assert before == {p.name: p.read_bytes() for p in run.iterdir() if p.name in before}
 
 
-def test_resume_of_a_training_older_than_a_setting(run):
-    """It had the default then: it goes on with that, and with nothing else."""
+def test_a_training_older_than_a_setting_is_resumed(run):
+    """Such a training goes on with the setting's default, and with nothing else."""
     config = run / "config.yaml"
     settings = yaml.safe_load(config.read_text())
     assert settings.pop("paste_share") == 0.0
     assert settings.pop("gray") == 0.15
     config.write_text(yaml.safe_dump(settings))
     with pytest.raises(ValueError, match=r"trained with paste_share 0.0, not 0.5; resume with 0.0"):
-        main(["--resume", "--out", str(run), "--paste-share", "0.5"])
-    assert main(["--resume", "--out", str(run), "--epochs", "2", "--paste-share", "0"]) == 0
+        resume(run, "--paste-share", "0.5")
+    assert resume(run, "--epochs", "2", "--paste-share", "0") == 0
 
 
 def test_settings_of_pairs_reach_the_pairs(one_epoch, store, teacher, tmp_path):
     mixed = tmp_path / "mixed"
     run_main(store, teacher, mixed, "--epochs", "1", "--negative-share", "1", "--gray", "1")
     assert first_losses(one_epoch) != first_losses(mixed)
-    assert load_weights(mixed / "rbsf.safetensors")[2]["config"]["negative_share"] == 1.0
+    assert config_of(mixed)["negative_share"] == 1.0
 
 
 def test_an_earlier_training_is_not_overwritten(run, store, teacher):
@@ -413,31 +293,30 @@ def test_an_earlier_training_is_not_overwritten(run, store, teacher):
         run_main(store, teacher, run, "--epochs", "1")
 
 
-def test_half_a_checkpoint_and_anothers_checkpoint(run):
+def test_half_a_checkpoint_and_anothers_checkpoint_are_refused(run):
     checkpoint = run / "checkpoint.pt"
     whole = checkpoint.read_bytes()
     checkpoint.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match="not a whole checkpoint"):
-        main(["--resume", "--out", str(run)])
+        resume(run)
     checkpoint.write_bytes(whole)
     config = run / "config.yaml"
     with pytest.raises(ValueError, match="trained with model rbsf, not xnor; resume with rbsf"):
-        main(["--resume", "--out", str(run), "--model", "xnor"])
+        resume(run, "--model", "xnor")
     assert yaml.safe_load(config.read_text())["model"] == "rbsf"
     text = config.read_text()
-    config.write_text(text.replace("model: rbsf", "model: xnor"))  # of another training
+    config.write_text(text.replace("model: rbsf", "model: xnor"))  # as another training's
     with pytest.raises(ValueError, match="not of this network and configuration"):
-        main(["--resume", "--out", str(run)])
+        resume(run)
     config.write_text(text)
     state = load_checkpoint(checkpoint)
-    save_checkpoint(
-        checkpoint, {name: value for name, value in state.items() if name != "random"}
-    )  # an older one
+    del state["random"]  # which older checkpoints lack
+    save_checkpoint(checkpoint, state)
     with pytest.raises(ValueError, match=r"not of this network and configuration \('random'\)"):
-        main(["--resume", "--out", str(run)])
+        resume(run)
     save_checkpoint(checkpoint, {"version": 99})
     with pytest.raises(ValueError, match="not a checkpoint of version 1"):
-        main(["--resume", "--out", str(run)])
+        resume(run)
 
 
 def test_a_binary_teacher_is_refused(store, tmp_path):
@@ -460,7 +339,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 
-def test_an_output_path_that_is_a_file(store, teacher, tmp_path):
+def test_an_output_path_that_is_a_file_is_refused(store, teacher, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="cannot write"):
         run_main(store, teacher, tmp_path / "file" / "run")
@@ -471,30 +350,9 @@ def test_an_output_path_that_is_a_file(store, teacher, tmp_path):
     reason=needs("distributed", "PyTorch was built without it"),
 )
 def test_two_processes_train_one_network(store, teacher, tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-    ]
-    command += [
-        str(ROOT / "tools" / "train_rbsf.py"),
-        "--data",
-        str(store),
-        "--teacher",
-        str(teacher),
-    ]
-    command += ["--out", str(tmp_path / "two"), *QUICK, "--epochs", "1", "--batch-size", "1"]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        timeout=200,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
+    flags = ["--data", str(store), "--teacher", str(teacher), "--out", str(tmp_path / "two")]
+    flags += [*QUICK, "--epochs", "1", "--batch-size", "1"]
+    done = run_processes(2, ROOT / "tools" / "train_rbsf.py", *flags)
     assert "on 2 x cpu" in done.stdout
     assert load_weights(tmp_path / "two" / "rbsf.safetensors")[1] == "rbsf"
 

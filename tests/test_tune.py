@@ -35,8 +35,9 @@ DEFAULTS = {
 
 
 def colours(crops):
-    """A backbone of blocks of 8 x 8 pixels: (N, S, S, 3) uint8 -> (N, 3, (S - 79) / 8, (S - 79) /
-    8).
+    """A backbone that gives the mean colour of blocks of 8 x 8 pixels.
+
+    It makes float32 `[N, 3, (S - 79) / 8, (S - 79) / 8]` of uint8 `[N, S, S, 3]`.
     """
     cut = crops[:, 39:-40, 39:-40].astype(np.float32) - 128
     n, side = len(cut), cut.shape[1] // 8
@@ -52,20 +53,12 @@ def videos(tmp_path_factory):
 
 @pytest.fixture
 def tune(videos, tmp_path, monkeypatch):
-    """The program on the made videos and a cheap backbone; a later flag wins over an earlier one."""
+    """The program on made videos and a cheap backbone; a later flag wins over an earlier one."""
     monkeypatch.setattr("rbsf.tracker.backbones.load_backbone", lambda *_: colours)
     monkeypatch.setattr("rbsf.tools.tune.plot", lambda _, path: path.touch())
     (tmp_path / "net.safetensors").write_bytes(b"a network")
-    fixed = [
-        "--root",
-        videos,
-        "--weights",
-        tmp_path / "net.safetensors",
-        "--out",
-        tmp_path / "out",
-        "--trials",
-        "3",
-    ]
+    weights, out = tmp_path / "net.safetensors", tmp_path / "out"
+    fixed = ["--root", videos, "--weights", weights, "--out", out, "--trials", "3"]
     return lambda *more: main([str(word) for word in (*fixed, *more)])
 
 
@@ -74,7 +67,7 @@ def records(folder: Path) -> list[dict]:
 
 
 def score_by(monkeypatch, function) -> None:
-    """Let ``function(constants, sequence)`` score a sequence in place of the tracker."""
+    """Let `function(constants, sequence)` score a sequence in place of the tracker."""
 
     def scores(backbone, sequences, constants, show):
         return (function(constants, sequence) for sequence in sequences)
@@ -87,10 +80,8 @@ def test_first_trial_is_the_defaults_and_the_best_is_written(tune, tmp_path, cap
     shown = capsys.readouterr().out.splitlines()
     default, best = (float(line.split()[3]) for line in shown[:2])
     assert 0 < default <= best <= 1
-    assert (
-        shown[-1]
-        == f"use it: python eval/run_benchmarks.py ... --constants {tmp_path}/out/tracker.yaml"
-    )
+    expected = f"use it: python eval/run_benchmarks.py ... --constants {tmp_path}/out/tracker.yaml"
+    assert shown[-1] == expected
     found = read_yaml(TrackerConfig, tmp_path / "out/tracker.yaml")
     assert list(found) == list(DEFAULTS)
     TrackerConfig(**found)
@@ -98,35 +89,31 @@ def test_first_trial_is_the_defaults_and_the_best_is_written(tune, tmp_path, cap
     assert text.startswith(
         f"# average overlap {best:.4f}, of the defaults {default:.4f}; best of 3 trials\n"
     )
-    assert (
-        "on 3 sequences, 15 frames: synthetic_000000, synthetic_000001, synthetic_000002\n" in text
-    )
+    expected = "on 3 sequences, 15 frames: synthetic_000000, synthetic_000001, synthetic_000002\n"
+    assert expected in text
     assert "# weights net.safetensors, SHA-256 2f782beca6c497e0..., float32\n" in text
     assert "# python tools/tune.py --root" in text
 
 
 def test_score_leaves_out_the_first_frame_and_those_without_the_target(monkeypatch):
     gone = [np.nan] * 4
-    truth = np.array(
-        [gone, [0, 0, 10, 10], [5, 0, 10, 10], gone, [0, 0, 10, 10]]
-    )  # overlaps 1/3 and 1
-    monkeypatch.setattr(
-        constants_search,
-        "track_sequence",
-        lambda *_: Run(np.tile([0.0, 0, 10, 10], (5, 1)), np.zeros(5)),
-    )
+    # The two frames that count overlap by 1/3 and 1.
+    truth = np.array([gone, [0, 0, 10, 10], [5, 0, 10, 10], gone, [0, 0, 10, 10]])
+    run = Run(np.tile([0.0, 0, 10, 10], (5, 1)), np.zeros(5))
+    monkeypatch.setattr(constants_search, "track_sequence", lambda *_: run)
     sequence = Sequence("made", ("",) * 5, truth)
-    assert list(constants_search.sequence_scores(colours, [sequence], DEFAULTS, False)) == [
-        pytest.approx(2 / 3)
-    ]
+    expected = [pytest.approx(2 / 3)]
+    assert list(constants_search.sequence_scores(colours, [sequence], DEFAULTS, False)) == expected
 
 
 def test_constants_are_searched_from_the_defaults(tune, tmp_path, monkeypatch, capsys):
     seen = []
-    score_by(
-        monkeypatch,
-        lambda constants, _: seen.append(constants) or 1 - abs(constants["scale_rate"] - 0.8),
-    )
+
+    def score(constants, _):
+        seen.append(constants)
+        return 1 - abs(constants["scale_rate"] - 0.8)
+
+    score_by(monkeypatch, score)
     tune("--trials", "15", "--sequences", "synthetic_000001")
     assert seen[0] == DEFAULTS
     assert len(seen) == 15
@@ -165,22 +152,24 @@ def test_bad_constants_are_given_up_on_the_hardest_sequences(tune, monkeypatch):
 
 def test_search_goes_on_where_it_stopped(tune, tmp_path, monkeypatch):
     seen = []
-    score_by(
-        monkeypatch,
-        lambda constants, _: seen.append(constants["scale_rate"]) or constants["scale_rate"],
-    )
+
+    def score(constants, _):
+        seen.append(constants["scale_rate"])
+        return constants["scale_rate"]
+
+    score_by(monkeypatch, score)
     one = ("--sequences", "synthetic_000001", "--trials")
     tune(*one, "3")
     assert len(seen) == 3
     tune(*one, "5")
-    assert len(set(seen)) == len(seen) == 5  # nothing was tried twice
+    assert len(set(seen)) == len(seen) == 5  # nothing is tried twice
     tune(*one, "5")
     tune(*one, "2")
     assert len(seen) == 5
     assert "best of 5 trials" in (tmp_path / "out/tracker.yaml").read_text()
 
 
-def test_trial_of_a_killed_process_does_not_count(tune, tmp_path):
+def test_a_trial_of_a_killed_process_does_not_count(tune, tmp_path):
     tune("--trials", "1")
     log = tmp_path / "out/study.log"
     running = next(r for r in records(tmp_path / "out") if r["op_code"] == 4)
@@ -208,9 +197,8 @@ def test_trial_of_a_killed_process_does_not_count(tune, tmp_path):
 )
 def test_study_of_something_else_is_refused(tune, flags, what):
     tune("--trials", "1")
-    with pytest.raises(
-        ValueError, match=rf"study\.log was made with other {what}; give another --out"
-    ):
+    message = rf"study\.log was made with other {what}; give another --out"
+    with pytest.raises(ValueError, match=message):
         tune(*flags)
 
 
@@ -244,10 +232,8 @@ def test_sequence_without_a_frame_to_score_is_left_out(tune, videos, tmp_path, c
 )
 def test_folder_named_as_test_data_is_refused(tune, videos, tmp_path, folder, part):
     shutil.copytree(videos, tmp_path / folder)
-    with pytest.raises(
-        ValueError,
-        match=f"is test data: its path .* has '{part}' in it.*worthless; give validation",
-    ):
+    message = f"is test data: its path .* has '{part}' in it.*worthless; give validation"
+    with pytest.raises(ValueError, match=message):
         tune("--root", tmp_path / folder)
     (tmp_path / "link").symlink_to(tmp_path / folder)
     with pytest.raises(ValueError, match="is test data"):
@@ -276,9 +262,8 @@ def test_folder_of_validation_data_is_taken(tune, videos, tmp_path, folder):
 def test_sequence_named_as_test_data_is_refused(tune, videos, tmp_path, name):
     shutil.copytree(videos / "synthetic_000000", tmp_path / "mixed/synthetic_000000")
     shutil.copytree(videos / "synthetic_000001", tmp_path / "mixed" / name)
-    with pytest.raises(
-        ValueError, match=r"is test data: it holds .*, which has the name of a test sequence"
-    ):
+    message = r"is test data: it holds .*, which has the name of a test sequence"
+    with pytest.raises(ValueError, match=message):
         tune("--root", tmp_path / "mixed", "--sequences", "synthetic_000000")
 
 
@@ -358,9 +343,8 @@ def test_missing_optuna_says_what_to_type(tune, monkeypatch):
 def test_worker_that_dies_costs_no_trial(tune, tmp_path, monkeypatch, capfd):
     def score(*_):
         deadline = time.monotonic() + 60
-        while (
-            active_children() and time.monotonic() < deadline
-        ):  # it finds that these weights are none
+        # The worker finds no weights in this file, and ends.
+        while active_children() and time.monotonic() < deadline:
             time.sleep(0.1)
         return 0.5
 
@@ -391,36 +375,15 @@ def test_workers_share_a_study(tune, network, tmp_path, monkeypatch):
         return {r["worker_id"] for r in records(tmp_path / "out") if r["op_code"] == 4}
 
     score_by(monkeypatch, score)
-    assert (
-        tune(
-            "--weights",
-            network,
-            "--workers",
-            "2",
-            "--frames",
-            "2",
-            "--sequences",
-            "synthetic_000001",
-        )
-        == 0
-    )
+    few = ("--frames", "2", "--sequences", "synthetic_000001")
+    assert tune("--weights", network, "--workers", "2", *few) == 0
     assert len(makers()) == 2
     assert not active_children()
 
 
-def test_program_with_a_network(videos, network, tmp_path):
-    words = [
-        "--root",
-        videos,
-        "--weights",
-        network,
-        "--out",
-        "out",
-        "--trials",
-        "2",
-        "--threads",
-        "1",
-    ]
+def test_program_tunes_a_network(videos, network, tmp_path):
+    words = ["--root", videos, "--weights", network, "--out", "out"]
+    words += ["--trials", "2", "--threads", "1"]
     words += ["--frames", "2", "--sequences", "synthetic_000000", "synthetic_000002"]
     command = [sys.executable, str(ROOT / "tools/tune.py"), *map(str, words)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)

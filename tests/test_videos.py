@@ -1,5 +1,6 @@
-"""Videos whose headers say little: whole ones of another number of frames, uneven times, odd rates,
-pipes, streams.
+"""Videos whose headers say little.
+
+Whole ones have another number of frames, uneven times or odd rates; pipes and streams have none.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from rbsf.datasets.video.writer import VideoWriter
 
 
 def edit(path: Path, mark: bytes, skip: int, value: bytes) -> Path:
-    """Write ``value`` over what lies ``skip`` bytes behind the beginning of ``mark``."""
+    """Write `value` over the bytes that begin `skip` bytes behind the start of `mark`."""
     data = bytearray(path.read_bytes())
     place = data.index(mark) + skip
     data[place : place + len(value)] = value
@@ -31,18 +32,18 @@ def edit(path: Path, mark: bytes, skip: int, value: bytes) -> Path:
 
 
 def misleading(path: Path, said: int) -> Path:
-    """A whole video of 40 frames at 25 a second whose header says another number."""
+    """A whole video of 40 frames at 25 a second, whose header says another number."""
     write_video(path, noisy(40))
     if path.suffix == ".mkv":
         return edit(path, b"\x44\x89\x88", 3, struct.pack(">d", said * 40.0))  # duration in ms
     if path.suffix == ".avi":
         edit(path, b"strh", 40, struct.pack("<I", said))
         return edit(path, b"avih", 24, struct.pack("<I", said))
-    return edit(path, b"elst", 12, struct.pack(">I", 800))  # shows the first 0.8 of 1.6 s
+    return edit(path, b"elst", 12, struct.pack(">I", 800))  # shows the first 0.8 s of 1.6 s
 
 
 def uneven(path: Path) -> Path:
-    """An .mkv of 10 frames: five 40 ms apart, then, after 1 s more, five again."""
+    """An .mkv of 10 frames: five are 40 ms apart, and five more follow after 1 s."""
     data = bytearray(write_video(path, [picture()] * 10).read_bytes())
     for block in list(
         re.finditer(rb"[\x80-\xff]\x81(..)[\x00\x80]\x00\x00\x01[\xb0-\xb6]", data, re.DOTALL)
@@ -75,9 +76,8 @@ def test_a_file_cut_short_is_broken_whatever_its_header_says(tmp_path: Path, nam
 def test_an_mp4_of_which_the_end_never_came_is_broken(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", noisy(40))
     data = path.read_bytes()
-    damage(
-        path, zero=(0.5, data.index(b"moov") / len(data) - 0.01)
-    )  # a download that reserved its room
+    # A download that reserved its room looks like this.
+    damage(path, zero=(0.5, data.index(b"moov") / len(data) - 0.01))
     count, message = drain(iter(open_frames(path)))
     assert 10 < count < 30
     assert f"{count} of the 40 frames" in message
@@ -95,23 +95,30 @@ def box(kind: bytes, content: bytes, length: int | None = None) -> bytes:
         (box(b"ftyp", b"isom") + box(b"mdat", b"12345678", 0), False),  # to the end of the file
         (box(b"ftyp", b"isom") + box(b"mdat", struct.pack(">Q", 16), 1), False),  # 64-bit length
         (box(b"ftyp", b"isom") + box(b"mdat", struct.pack(">Q", 1 << 33), 1), True),
+        # Here rubbish lies behind the boxes.
         (
             box(b"ftyp", b"isom") + box(b"mdat", b"12345678") + b"\xff" * 20,
             False,
-        ),  # rubbish behind the boxes
+        ),
         (struct.pack("<4sI", b"RIFF", 8) + b"AVI LIST", False),
         (struct.pack("<4sI", b"RIFF", 9) + b"AVI LIST", True),
-        (struct.pack("<4sI", b"RIFF", 0xFFFFFFFF) + b"AVI LIST", False),  # written to a pipe
-        ((2 * (struct.pack("<4sI", b"RIFF", 8) + b"AVI LIST"))[:-1], True),  # the second of two
+        (struct.pack("<4sI", b"RIFF", 0xFFFFFFFF) + b"AVI LIST", False),  # as written to a pipe
+        (
+            (2 * (struct.pack("<4sI", b"RIFF", 8) + b"AVI LIST"))[:-1],
+            True,
+        ),  # the second of two parts
         (b"\x1a\x45\xdf\xa3\x82ab\x18\x53\x80\x67\x82cd", False),
         (b"\x1a\x45\xdf\xa3\x82ab\x18\x53\x80\x67\x40\x03cd", True),
-        (b"\x1a\x45\xdf\xa3\x82ab\x18\x53\x80\x67\x01" + b"\xff" * 7 + b"cd", False),  # live
+        (
+            b"\x1a\x45\xdf\xa3\x82ab\x18\x53\x80\x67\x01" + b"\xff" * 7 + b"cd",
+            False,
+        ),  # a live stream
         (b"\x1a\x45\xdf\xa3", False),
         (b"G@\x11\x10" * 40, False),  # a transport stream declares no length
         (b"", False),
     ],
 )
-def test_lengths_that_containers_declare(tmp_path: Path, data: bytes, cut: bool) -> None:
+def test_lengths_that_containers_declare_are_read(tmp_path: Path, data: bytes, cut: bool) -> None:
     (tmp_path / "a").write_bytes(data)
     assert is_cut_short(tmp_path / "a") is cut
     assert not shows_all_frames(tmp_path / "a")
@@ -146,13 +153,13 @@ def test_slow_and_fast_videos_keep_their_rate(tmp_path: Path, fps: float) -> Non
 
 def test_a_rate_that_is_a_unit_of_time_is_not_believed(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mkv", [picture()] * 12)
-    edit(path, b"\x23\xe3\x83", 4, (1_000_000).to_bytes(4, "big"))  # a frame lasts 1 ms, it says
+    edit(path, b"\x23\xe3\x83", 4, (1_000_000).to_bytes(4, "big"))  # says that a frame lasts 1 ms
     assert cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FPS) == 1000
     assert open_frames(path).fps == pytest.approx(25)
 
 
 def serve(path: Path, pipe: Path) -> Path:
-    """Make a named pipe into which a file is written once it is read."""
+    """Make a named pipe, into which a file is written once it is read."""
     os.mkfifo(pipe)
     threading.Thread(target=lambda: pipe.write_bytes(path.read_bytes()), daemon=True).start()
     return pipe
@@ -168,9 +175,8 @@ def test_a_pipe_is_read_once(tmp_path: Path) -> None:
 
 
 def test_a_pipe_of_which_nothing_can_be_decoded_is_named(tmp_path: Path) -> None:
-    path = write_video(
-        tmp_path / "a.mp4", noisy(40)
-    )  # its index is at the end, and a pipe does not go back
+    # Its index is at the end, and a pipe cannot go back.
+    path = write_video(tmp_path / "a.mp4", noisy(40))
     with pytest.raises(ValueError, match=r"pipe opens, but no frame comes; an \.mp4 can"):
         open_frames(serve(path, tmp_path / "pipe"))
 
@@ -180,8 +186,6 @@ def test_urls_go_to_ffmpeg(tmp_path: Path) -> None:
     frames = open_frames(f"file://{path}")
     assert (frames.count, frames.fps) == (10, 25)
     assert [seconds for _, seconds in frames.start()] == pytest.approx([i / 25 for i in range(10)])
-    with pytest.raises(
-        ValueError,
-        match=r"rtsp://127\.0\.0\.1:1/x cannot be opened as a video; is the address right",
-    ):
+    message = r"rtsp://127\.0\.0\.1:1/x cannot be opened as a video; is the address right"
+    with pytest.raises(ValueError, match=message):
         open_frames("rtsp://127.0.0.1:1/x")

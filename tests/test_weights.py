@@ -21,7 +21,7 @@ CROP = torch.randint(0, 256, (2, 3, 127, 127), generator=torch.Generator().manua
 
 
 def trained(name):
-    """A network whose every tensor differs from its start."""
+    """A network all of whose tensors differ from those of a new one."""
     torch.manual_seed(3)
     net = build(name)
     net.train()(CROP)
@@ -45,7 +45,7 @@ def test_every_model_has_siamfcs_shape(name):
 
 
 def test_exemplar_features_are_a_window_of_the_search_features():
-    """No padding anywhere: the features of a crop do not depend on what surrounds it."""
+    """There is no padding: the surroundings of a crop do not change its features."""
     net, image = trained("rbsf"), torch.rand(1, 3, 255, 255) * 255
     with torch.no_grad():
         inner, outer = net(image[..., 64:191, 64:191]), net(image)
@@ -71,24 +71,20 @@ def test_one_bit_weights_are_small(tmp_path):
 
 
 def folded_arrays(net):
-    """convN.weight and .bias with the batch-norm folded in, as published SiamFC-3s weights come."""
+    """convN.weight and convN.bias with folded batch-norms, as SiamFC-3s is published."""
     arrays = {}
     for number, block in enumerate(net.layers, 1):
         weight, bias = block.conv.weight.detach().clone(), block.conv.bias
         if isinstance(block.norm, torch.nn.BatchNorm2d):
             factor = block.norm.weight / (block.norm.running_var + block.norm.eps).sqrt()
-            weight, bias = (
-                weight * factor[:, None, None, None],
-                block.norm.bias - block.norm.running_mean * factor,
-            )
-        arrays[f"conv{number}.weight"], arrays[f"conv{number}.bias"] = (
-            weight.detach().numpy(),
-            bias.detach().numpy(),
-        )
+            weight = weight * factor[:, None, None, None]
+            bias = block.norm.bias - block.norm.running_mean * factor
+        arrays[f"conv{number}.weight"] = weight.detach().numpy()
+        arrays[f"conv{number}.bias"] = bias.detach().numpy()
     return arrays
 
 
-def test_npz_with_folded_batch_norms(tmp_path):
+def test_npz_with_folded_batch_norms_is_read(tmp_path):
     net = trained("siamfc")
     np.savez(tmp_path / "w.npz", **folded_arrays(net))
     loaded, model, _ = load_tracker(tmp_path / "w.npz")
@@ -98,16 +94,16 @@ def test_npz_with_folded_batch_norms(tmp_path):
 
 
 @pytest.mark.parametrize("prefix", ["", "backbone.", "module.backbone."])
-def test_pth_of_siamfc_pytorch(prefix, tmp_path):
+def test_pth_of_siamfc_pytorch_is_read(prefix, tmp_path):
     net, state = trained("siamfc"), {}
     for number, block in enumerate(net.layers, 1):
         last = number == 5
         block.norm.eps = 1e-6
         if number == 4:
-            block.norm.running_var[::2] = 1e-5  # so small that a difference of eps shows
+            block.norm.running_var[::2] = 1e-5  # so small that another eps shows
         conv = f"conv{number}" if last else f"conv{number}.0"
         state[f"{prefix}{conv}.weight"] = block.conv.weight.detach()
-        # siamfc-pytorch's convolutions have a bias, which its batch-norms take back
+        # siamfc-pytorch's convolutions have a bias, which its batch-norms remove again.
         bias = torch.full((block.conv.out_channels,), 0.5)
         state[f"{prefix}{conv}.bias"] = block.conv.bias.detach() if last else bias
         for key, value in block.norm.state_dict().items():
@@ -198,7 +194,8 @@ def test_bad_files_get_one_line(kind, suffix, message, tmp_path, capsys):
     assert "code was run" not in capsys.readouterr().out
 
 
-CHANGES = {  # name of the damage -> what it makes of the tensors, and what is said
+# By the name of the damage: what it makes of the tensors, and the message.
+CHANGES = {
     "float bits": (
         lambda t: {"layers.1.conv.bits": t["layers.1.conv.bits"].float()},
         "bits is torch.float32",
@@ -266,7 +263,7 @@ def test_damaged_metadata_is_refused(key, text, message, tmp_path):
 def test_random_bytes_are_no_pytorch_file_and_raise_no_warning(load, tmp_path):
     random, path = np.random.default_rng(0), tmp_path / "w.pth"
     for number in range(200):
-        # some pass for the start of a pickle of a protocol that torch warns of
+        # Some look like a pickle of a protocol that torch warns of.
         path.write_bytes((b"", b"\x80\x02", b"\x80\x03")[number % 3] + random.bytes(number))
         with (
             warnings.catch_warnings(record=True) as caught,
@@ -287,14 +284,15 @@ def test_code_is_told_from_damage(protocol, tmp_path):
             load(path)
 
 
-def test_missing_file_and_unknown_model(tmp_path):
+def test_a_missing_file_and_an_unknown_model_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="no weights file"):
         load_tracker(tmp_path / "none.safetensors")
     with pytest.raises(ValueError, match="unknown model 'x'; known: siamfc, xnor, rbsf"):
         build("x")
 
 
-SEVERAL = {  # name of the damage -> what it makes of a layer of 2 kernels and 4 terms, and what is said
+# By the name of the damage: what it makes of a layer of 2 kernels and 4 terms, and the message.
+SEVERAL = {
     "one kernel": (
         lambda t: {"bits": t["bits"][:1].clone()},
         r"bits is torch.uint8 \(1, 64, 100\), expected .*\(2, ",
@@ -357,7 +355,7 @@ def test_borders_are_kept(tmp_path):
     ("borders", "message"),
     [('{"nothing": 1}', "nothing"), ('{"%s": 2}', "is 2, expected -1, 0 or 1")],
 )
-def test_borders_that_are_none(tmp_path, borders, message):
+def test_borders_that_are_none_are_refused(tmp_path, borders, message):
     net = build("lenet", method="bireal")
     name = next(name for name, module in net.named_modules() if hasattr(module, "border"))
     save_weights(net, "lenet", tmp_path / "net.safetensors")

@@ -1,4 +1,4 @@
-"""A worklist on small programs that count: order, needs, failures, slices of time, signals."""
+"""A worklist of small programs that count: order, needs, failures, time slices, signals."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from rbsf.train.worklist import (
     state_of,
 )
 
-# Counts to its second argument, a number in 0.02 s, into its first; SIGTERM ends it between two
-# numbers.
+# Counts to its second argument, into the file that is its first, a number in 0.02 s.
+# SIGTERM ends it between two numbers.
 COUNTER = """
 import signal, sys, time
 from pathlib import Path
@@ -145,7 +145,7 @@ def test_what_does_not_stop_is_ended(
     assert state_of(tmp_path / "run", item).state == STOPPED
 
 
-def test_two_runs_in_one_folder(tmp_path: Path) -> None:
+def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
     refused = pytest.raises(ValueError, match=r"is in use by process .*; wait for its end")
     with locked(tmp_path), refused, locked(tmp_path):
         pass
@@ -235,9 +235,8 @@ def test_a_signal_stops_all_and_keeps_what_is_there(tmp_path: Path, signum: sign
 def test_progress_is_the_end_of_a_bar(tmp_path: Path) -> None:
     log = tmp_path / "log.txt"
     assert last_line(log) == progress_of(log) == ""
-    log.write_text(
-        "first\n\repoch 1/9:  0%|  | 0/9\repoch 3/9:  21%|##   | 30/140 [03:12<09:41, 5.1kimage/s, loss=2]\n\n"
-    )
+    bar = "epoch 3/9:  21%|##   | 30/140 [03:12<09:41, 5.1kimage/s, loss=2]"
+    log.write_text(f"first\n\repoch 1/9:  0%|  | 0/9\r{bar}\n\n")
     assert progress_of(log) == "epoch 3/9:  21% 03:12<09:41, 5.1kimage/s"
     log.write_text("no bar here\n")
     assert progress_of(log) == "no bar here"

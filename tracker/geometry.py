@@ -34,7 +34,8 @@ def box_around(
 def exemplar_side(size: Sequence[float] | np.ndarray, context: float = CONTEXT) -> float:
     """Side in image pixels of the square around a target that becomes the 127-pixel exemplar.
 
-    `size` is the target's `(w, h)`. SiamFC, section 2.4: `s^2 = (w + 2p)(h + 2p)` with `2p = context * (w + h)`.
+    `size` is the target's `(w, h)`. SiamFC, section 2.4: `s^2 = (w + 2p)(h + 2p)` with
+    `2p = context * (w + h)`.
     """
     w, h = (float(v) for v in size)
     margin = context * (w + h)

@@ -71,8 +71,8 @@ class TrackerConfig:
     box_rate: float = 0.15  # share of a new frame in the smoothed size and proportions of the box
     follow_rate: float = 0.0  # share of that size's change which the search follows per frame
     # A frame whose own score is below lost_score is neither remembered nor used for the box. With
-    # the shipped RB-SF on 10,673 frames of training videos, of 1,084 frames without overlap 23 % are
-    # called lost; of 447 frames called lost 44 % overlap at all and 1 % by more than a half.
+    # the shipped RB-SF on 10,673 frames of training videos, of 1,084 frames without overlap 23 %
+    # are called lost; of 447 frames called lost 44 % overlap at all and 1 % by more than a half.
     lost_score: float = 0.22  # smoothed score below which the target counts as lost
     found_score: float = 0.30  # smoothed score from which a lost target counts as found again
     score_rate: float = 0.2  # share of a new frame in the smoothed score

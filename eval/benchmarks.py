@@ -232,8 +232,15 @@ def _choose(
         wanted = [name for name in there if name in published]
     else:
         wanted = there
-    found = f"{len(there)} sequences ({listed(there, 3)})"
+    _check_wanted(dataset, folder, wanted, there)
+    return list(dict.fromkeys(wanted)), missing
+
+
+def _check_wanted(dataset: str, folder: Path, wanted: list[str], there: list[str]) -> None:
+    """Raise ValueError where no sequence is wanted, or a wanted one is not there."""
+    published = published_names(dataset)
     examples = ", ".join(published[:3])
+    found = f"{len(there)} sequences ({listed(there, 3)})"
     if not wanted:
         raise ValueError(
             f"{folder} is not {dataset}: expected sequences such as {examples}; found {found};"
@@ -244,7 +251,6 @@ def _choose(
             raise ValueError(f"{name} is no sequence of {dataset}; it has {examples}, ...")
         if name not in there:
             raise ValueError(f"sequence {name} is missing in {folder}; found {found}")
-    return list(dict.fromkeys(wanted)), missing
 
 
 def listed(names: list[str], most: int) -> str:

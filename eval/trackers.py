@@ -243,6 +243,27 @@ def parse_tracker(
         return _parse_pair(what, label)
     if own := re.fullmatch(r"(.+\.py):(\w+)", what):
         return _parse_own(Path(own[1]), own[2], label)
+    return _parse_network(what, label, precision, device, config, engine)
+
+
+def _split_label(text: str) -> tuple[str, str]:
+    """The label, empty where there is none, and what it stands for."""
+    label, equals, what = text.partition("=")
+    if not equals or Path(text).is_file():  # such as lr=0.1/last.safetensors
+        return "", text
+    if not label:
+        raise ValueError(f"--tracker {text!r}: the label before = is empty")
+    return label, what
+
+
+def _parse_network(
+    what: str,
+    label: str,
+    precision: str,
+    device: str,
+    config: TrackerConfig | None,
+    engine: str,
+) -> TrackerSpec:
     path = SHIPPED.get(what, Path(what))
     if not path.is_file():
         opencv = [f"opencv:{name}" for name in OPENCV]
@@ -259,16 +280,6 @@ def parse_tracker(
             )
         constants = AnchorFreeConfig()
     return TrackerSpec(label, None, (path,), precision, device, constants, engine)
-
-
-def _split_label(text: str) -> tuple[str, str]:
-    """The label, empty where there is none, and what it stands for."""
-    label, equals, what = text.partition("=")
-    if not equals or Path(text).is_file():  # such as lr=0.1/last.safetensors
-        return "", text
-    if not label:
-        raise ValueError(f"--tracker {text!r}: the label before = is empty")
-    return label, what
 
 
 def _parse_pair(what: str, label: str) -> TrackerSpec:

@@ -1,6 +1,4 @@
-"""Networks as the backbones that `rbsf.tracker.siamfc` takes: uint8 RGB crops in, float32
-features out.
-"""
+"""Networks as backbones of `rbsf.tracker.siamfc`: uint8 RGB crops in, float32 features out."""
 
 from __future__ import annotations
 
@@ -19,7 +17,7 @@ from rbsf.system.environment import cores
 from rbsf.tracker.geometry import EXEMPLAR_SIZE
 from rbsf.tracker.siamfc import Backbone
 
-if TYPE_CHECKING:  # torch takes a second to import and a packed network needs none
+if TYPE_CHECKING:  # torch takes a second to import, and packed networks do not need it
     from torch import nn
 
 PRECISIONS = ("float32", "bfloat16")
@@ -27,12 +25,11 @@ ENGINES = ("auto", "packed", "torch")
 
 
 def torch_backbone(net: nn.Module, device: str = "auto", precision: str = "float32") -> Backbone:
-    """Wrap a network of float RGB 0..255 (N, 3, S, S) -> (N, C, H, W); it is put into eval mode on
-    `device`.
+    """Wrap a network that takes RGB `[N, 3, S, S]`, float 0 to 255, and gives `[N, C, H, W]`.
 
-    `device` is a torch device name or "auto" (a GPU if there is one); `precision` "bfloat16"
-    runs convolutions in 16 bits, about 4 times faster on CPUs with AMX. Raises ValueError for an
-    unknown precision or a missing device.
+    The network is put into eval mode on `device`, a torch device name or "auto" (a GPU if there is
+    one). `precision` "bfloat16" runs convolutions in 16 bits, about 4 times faster on CPUs with
+    AMX. Raises ValueError for an unknown precision or a missing device.
     """
     import torch
 
@@ -45,11 +42,10 @@ def torch_backbone(net: nn.Module, device: str = "auto", precision: str = "float
 
     @torch.inference_mode()
     def features(crops: np.ndarray) -> np.ndarray:
-        batch = (
-            torch.from_numpy(crops).to(place).permute(0, 3, 1, 2).float()
-        )  # (N, 3, S, S), channels last
+        batch = torch.from_numpy(crops).to(place).permute(0, 3, 1, 2)  # [N, 3, S, S], channels last
         with torch.autocast(place.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            return net(batch).float().contiguous().cpu().numpy()  # (N, C, H, W)
+            maps = net(batch.float())  # [N, C, H, W]
+            return maps.float().contiguous().cpu().numpy()
 
     return features
 
@@ -63,43 +59,46 @@ def load_backbone(
 ) -> Backbone:
     """Load a network as a backbone, and try it on an empty crop.
 
-    `engine`: see `choose_engine`. `threads`: CPU threads of the network, and in this process
-    of OpenCV and PyTorch; None takes all cores. `precision` is PyTorch's; a line on stderr says
-    that the packed engine has none. Raises FileNotFoundError for a missing file; ValueError for a
-    broken one, another network's weights, and an engine or a device that cannot be had.
+    `engine`: see `choose_engine`. `threads`: CPU threads of the network, and in this process of
+    OpenCV and PyTorch; None takes all cores. `precision` is for PyTorch alone; a line on stderr
+    says so where the packed engine runs. Raises FileNotFoundError for a missing file; ValueError
+    for a broken one, another network's weights, and an engine or a device that cannot be had.
     """
     if is_rbsf2(path):
         raise ValueError(
-            f"{path} holds RB-SF 2, which is no backbone alone; give weights of RB-SF, XNOR or SiamFC"
+            f"{path} holds RB-SF 2, which is no backbone alone;"
+            " give weights of RB-SF, XNOR or SiamFC"
         )
     path, engine = choose_engine(path, engine)
     if engine == "packed":
         check_on_cpu(device)
-    if (
-        engine == "packed" and precision != "float32"
-    ):  # not refused: a run may have float networks beside this one
-        print(
-            f"{path}: the packed engine counts bits, --precision {precision} is PyTorch's",
-            file=sys.stderr,
-        )
+        if precision != "float32":  # not refused, since float networks may run beside this one
+            print(
+                f"{path}: the packed engine counts bits, --precision {precision} is PyTorch's",
+                file=sys.stderr,
+            )
     if threads is not None:
         cv2.setNumThreads(threads)
-    backbone = (
-        _packed_backbone(path, threads)
-        if engine == "packed"
-        else _load_torch(path, device, precision, threads)
-    )
+    if engine == "packed":
+        backbone = _packed_backbone(path, threads)
+    else:
+        backbone = _load_torch(path, device, precision, threads)
+    _try_out(backbone, path)
+    return backbone
+
+
+def _try_out(backbone: Backbone, path: Path) -> None:
+    """Raise ValueError where a network does not turn a crop into features."""
+    crop = np.zeros((1, EXEMPLAR_SIZE, EXEMPLAR_SIZE, 3), np.uint8)
     try:
-        shape = backbone(np.zeros((1, EXEMPLAR_SIZE, EXEMPLAR_SIZE, 3), np.uint8)).shape
-    except (RuntimeError, ValueError) as error:  # these words name layers, not the file
-        raise ValueError(
-            f"{path} holds no tracker backbone: {str(error).splitlines()[0]}"
-        ) from error
+        shape = backbone(crop).shape
+    except (RuntimeError, ValueError) as error:  # these messages name layers, not the file
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path} holds no tracker backbone: {reason}") from error
     if len(shape) != 4 or min(shape[2:]) < 2:
         raise ValueError(
             f"{path} holds no tracker backbone: it turns a {EXEMPLAR_SIZE}-pixel crop into {shape}"
         )
-    return backbone
 
 
 def check_on_cpu(device: str) -> None:
@@ -118,21 +117,24 @@ def describe_backbone(network: object) -> str:
 def choose_engine(path: str | Path, engine: str = "auto") -> tuple[Path, str]:
     """The file to load, and what runs it: "packed" or "torch".
 
-    "auto": packed files run packed, others in PyTorch. "torch" with a packed file takes the network
-    that it was exported from, beside it: for NAME-packed.safetensors NAME.safetensors, else
+    "auto" runs packed files packed, and others in PyTorch. "torch" with a packed file takes the
+    network beside it that it was exported from: NAME.safetensors for NAME-packed.safetensors, else
     NAME-train.safetensors. "packed" with 1-bit weights packs them on loading. Raises ValueError for
-    another engine, a packed classifier, and where there is no such network.
+    another engine, for a packed classifier, and where the network for PyTorch is missing.
     """
     path = Path(path)
     if engine not in ENGINES:
         raise ValueError(f"engine {engine!r}: give one of {', '.join(ENGINES)}")
     if packed_kind(path) == "classifier":
         raise ValueError(
-            f"{path}: a packed classifier, no tracker; give a tracker such as weights/rbsf.safetensors"
+            f"{path}: a packed classifier, no tracker;"
+            " give a tracker such as weights/rbsf.safetensors"
         )
     if not is_packed(path):
         return path, "torch" if engine == "auto" else engine
-    return (_trained_form(path), "torch") if engine == "torch" else (path, "packed")
+    if engine == "torch":
+        return _trained_form(path), "torch"
+    return path, "packed"
 
 
 def is_rbsf2(path: str | Path) -> bool:
@@ -140,23 +142,25 @@ def is_rbsf2(path: str | Path) -> bool:
     try:
         with safe_open(path, "numpy") as file:
             return (file.metadata() or {}).get("model") == "rbsf2"
-    except (OSError, SafetensorError):  # what is wrong with it is said when it is loaded
+    except (OSError, SafetensorError):  # loading it says what is wrong
         return False
 
 
 def is_packed(path: str | Path) -> bool:
-    """Is this a packed tracker, as far as its header says?"""
+    """Whether a file holds a packed tracker, as far as its header says."""
     return packed_kind(path) == "tracker"
 
 
 def _trained_form(path: Path) -> Path:
-    stem = (
-        path.stem.removesuffix("-packed") if path.stem.endswith("-packed") else f"{path.stem}-train"
-    )
+    """The network that a packed file was exported from; raises ValueError where it is missing."""
+    stem = path.stem.removesuffix("-packed")
+    if stem == path.stem:
+        stem = f"{stem}-train"
     trained = path.with_stem(stem)
     if not trained.is_file():
         raise ValueError(
-            f"{path} is packed, and PyTorch needs the network it came from, {trained}, which is not there"
+            f"{path} is packed, and PyTorch needs the network it came from, {trained},"
+            " which is not there"
         )
     digest = hashlib.sha256(trained.read_bytes()).hexdigest()
     if read_packed(path).info.get("source_sha256") != digest:
@@ -169,11 +173,12 @@ def _trained_form(path: Path) -> Path:
 def _packed_backbone(path: Path, threads: int | None) -> Backbone:
     from rbsf.engine.run import Engine
 
-    return Engine(read_packed(path) if is_packed(path) else _pack(path), threads or cores())
+    model = read_packed(path) if is_packed(path) else _pack(path)
+    return Engine(model, threads or cores())
 
 
 def _pack(path: Path) -> PackedModel:
-    """Weights of a 1-bit network as the packed engine takes them."""
+    """Pack the weights of a 1-bit network."""
     from rbsf.export.pack import packed_weights
 
     try:
@@ -189,4 +194,5 @@ def _load_torch(path: Path, device: str, precision: str, threads: int | None) ->
 
     if threads is not None:
         torch.set_num_threads(threads)
-    return torch_backbone(load_tracker(path)[0], device, precision)
+    net, _, _ = load_tracker(path)
+    return torch_backbone(net, device, precision)

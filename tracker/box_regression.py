@@ -1,11 +1,10 @@
-"""Where a target's box ends, learned from its first frame: ridge regression on the features of
-warped copies.
+"""A target's box, learned from its first frame by ridge regression.
 
 A response map tells where the target is, to some pixels, and which of a few sizes fits best. Copies
-of the first frame's target that are moved, resized and stretched on purpose teach what each of
-these does to its features; so the features of a later frame tell place, size and proportions. As
-DSST learns sizes (Danelljan et al., BMVC 2014), in closed form and with no weights but those of the
-backbone.
+of the first frame's target that are moved, resized and stretched teach what each of these does to
+its features; so the features of a later frame tell place, size and proportions. DSST learns sizes
+likewise (Danelljan et al., BMVC 2014). The regression has a closed form, and no weights are needed
+but those of the backbone.
 """
 
 from __future__ import annotations
@@ -17,16 +16,14 @@ import numpy as np
 
 from rbsf.tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE, STRIDE, crop_square, exemplar_side
 
-COPIES = 48  # even
+COPIES = 48  # number of warped copies, even
 BLOCK = 2048  # features that are taken to float64 at a time
 COPY_SIZE = (
     EXEMPLAR_SIZE + 2 * STRIDE
-)  # pixels: the exemplar and a cell of features more on each side
-SHIFT = 4.0  # pixels by which copies are moved at most, in x and in y: half a cell
-SIZE_SPREAD, ASPECT_SPREAD = (
-    0.15,
-    0.1,
-)  # standard deviations of the logs of their sizes and of sqrt(width / height)
+)  # pixels: a cell of features more than exemplars on each side
+SHIFT = 4.0  # most pixels by which copies are moved, in x and in y: half a cell
+SIZE_SPREAD = 0.15  # standard deviation of the log of a copy's size
+ASPECT_SPREAD = 0.1  # standard deviation of the log of a copy's sqrt(width / height)
 RIDGE = 1.0  # regularisation, in mean eigenvalues
 
 
@@ -50,10 +47,10 @@ class BoxOffset(NamedTuple):
 
 
 class BoxRegression:
-    """What is wrong with a box around a target, by the features there.
+    """Tells from the features around a target how its box differs from the expected one.
 
-    `backbone`: see `rbsf.tracker.siamfc`. Learns the target of `size` (w, h) pixels around
-    `center` (x, y) of an RGB `image`; `fill` is the colour outside of it. `cells`: side of
+    `backbone`: see `rbsf.tracker.siamfc`. It learns the target of `size` (w, h) pixels around
+    `center` (x, y) of an RGB `image`; `fill` is the colour outside of the image. `cells`: side of
     the features that a call takes.
     """
 
@@ -67,12 +64,10 @@ class BoxRegression:
     ) -> None:
         rng = np.random.default_rng(0)
         shifts = with_opposites(rng.uniform(-SHIFT, SHIFT, (COPIES // 2, 2)))
-        changes = with_opposites(
-            rng.normal(0, (SIZE_SPREAD, ASPECT_SPREAD), (COPIES // 2, 2))
-        )  # logs, see `stretch`
-        scene = crop_square(
-            image, center, exemplar_side(size) * SEARCH_SIZE / EXEMPLAR_SIZE, SEARCH_SIZE, fill
-        )
+        logs = rng.normal(0, (SIZE_SPREAD, ASPECT_SPREAD), (COPIES // 2, 2))
+        changes = with_opposites(logs)  # see `stretch`
+        side = exemplar_side(size) * SEARCH_SIZE / EXEMPLAR_SIZE
+        scene = crop_square(image, center, side, SEARCH_SIZE, fill)
         middle = np.full(2, (SEARCH_SIZE - 1) / 2)
         crops = np.empty((COPIES, COPY_SIZE, COPY_SIZE, 3), np.uint8)
         for crop, shift, change in zip(crops, shifts, changes, strict=True):
@@ -87,9 +82,7 @@ class BoxRegression:
         mean = features.mean(0)
         centered = np.subtract(features, mean, out=features)  # as the labels, whose mean is 0
         products = (centered @ centered.T).astype(np.float64)
-        ridge = max(
-            RIDGE * np.trace(products) / COPIES, 1e-12
-        )  # features that are all the same teach nothing
+        ridge = max(RIDGE * np.trace(products) / COPIES, 1e-12)  # above 0 even for equal features
         shares = np.linalg.solve(products + ridge * np.eye(COPIES), labels)
         blocks = range(0, centered.shape[1], BLOCK)
         parts = [
@@ -99,21 +92,15 @@ class BoxRegression:
         self._bias = -(mean @ self._weights).astype(np.float64)
 
     def __call__(self, features: np.ndarray) -> BoxOffset:
-        """What features (C, cells, cells) say of the box around their middle that their crop was
-        made for.
-        """
+        """The offset of the box whose crop has features `[C, cells, cells]` in its middle."""
         return BoxOffset(*(features.ravel() @ self._weights + self._bias))
 
 
 def with_opposites(draws: np.ndarray) -> np.ndarray:
-    """Draws (N, K) and their negatives (2 N, K): what is learned depends less on the luck of the
-    draw.
-    """
+    """Draws `[N, K]` and their negatives, `[2 N, K]`, so that their mean is 0."""
     return np.concatenate([draws, -draws])
 
 
 def stretch(size: float, aspect: float) -> np.ndarray:
-    """Factors of width and height, from the logs of a size's factor and of that of sqrt(width /
-    height).
-    """
+    """Factors of width and height, from logs of the factors of size and of sqrt(width / height)."""
     return np.exp([size + aspect, size - aspect])

@@ -1,4 +1,4 @@
-"""The task of learning from a teacher what it says of pairs of crops; no label is used."""
+"""The task of learning a teacher's answers for pairs of crops; no labels are used."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from torch.nn import functional as F
 
 from rbsf.tracker.teachers.pair import Lesson, OnnxPair
 
-FLOOR = 0.05  # of a feature's deviation: one that never changes teaches nothing
+FLOOR = 0.05  # least deviation of a feature, in mean deviations
 
 
 class DistillTask:
     """L_S of Eq. 1 for a student of `rbsf.models.rbsf2`: features, class map and boxes of `source`.
 
-    A batch holds `exemplar` [N, 3, 127, 127] and `search` [N, 3, 255, 255], uint8 RGB.  Features
-    are compared in units of their deviation, which `measure` takes from some batches and which
-    stays then.
+    A batch holds `exemplar` `[N, 3, 127, 127]` and `search` `[N, 3, 255, 255]`, uint8 RGB. Features
+    are compared in units of their deviation, which `measure` takes once from some batches.
     """
 
     def __init__(
@@ -31,10 +30,8 @@ class DistillTask:
         """Take mean and deviation of each of the teacher's features."""
         lessons = [self.source(batch["exemplar"], batch["search"]).search for batch in batches]
         deviation, mean = torch.std_mean(torch.cat(lessons), (0, 2, 3), keepdim=True)
-        self.mean, self.deviation = (
-            mean,
-            deviation.clamp(min=max(FLOOR * float(deviation.mean()), 1e-6)),
-        )
+        floor = max(FLOOR * float(deviation.mean()), 1e-6)
+        self.mean, self.deviation = mean, deviation.clamp(min=floor)
 
     def __call__(
         self, student: Any, teacher: nn.Module | None, batch: dict[str, Any]
@@ -46,14 +43,11 @@ class DistillTask:
                 answers(teacher, batch)
         template, search, logits, sides = answers(student, batch)
         near = cells_near(lesson.target)
-        template_distance = self._distance(
-            student.adapter(template), lesson.template, middle_of(lesson.template)
-        )
+        middle = middle_of(lesson.template)
+        template_distance = self._distance(student.adapter(template), lesson.template, middle)
+        search_distance = self._distance(student.adapter(search), lesson.search, near)
         parts = {
-            "features": (
-                template_distance + self._distance(student.adapter(search), lesson.search, near)
-            )
-            / 2,
+            "features": (template_distance + search_distance) / 2,
             "target": target_loss(logits, lesson.target),
             "sides": sides_loss(sides, lesson),
         }
@@ -63,16 +57,19 @@ class DistillTask:
         return torch.stack(weighted).sum(), parts
 
     def _distance(self, own: Tensor, other: Tensor, on: Tensor) -> Tensor:
-        """Smooth L1 distance of the student's features to the teacher's, in units of its deviation:
-        the mean of that over the cells `on` the target and that over the others.
+        """Smooth L1 distance of the student's features to the teacher's, in units of its deviation.
+
+        Cells `on` the target weigh as much in sum as the others.
         """
-        each = F.smooth_l1_loss(own, (other - self.mean) / self.deviation, reduction="none").mean(1)
+        wanted = (other - self.mean) / self.deviation
+        each = F.smooth_l1_loss(own, wanted, reduction="none").mean(1)  # [N, H, W]
         return (each * both_alike(on)).sum((1, 2)).mean()
 
 
 def answers(net: Any, batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Features of exemplars and of search regions, class logits and logs of sides, of a network as
-    RB-SF 2.
+    """What a network of RB-SF 2's form gives for a batch.
+
+    These are features of exemplars and of search regions, class logits and logs of sides.
     """
     crops = [
         batch[key].float().contiguous(memory_format=torch.channels_last)
@@ -83,27 +80,25 @@ def answers(net: Any, batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor, Te
 
 
 class PresenceTask:
-    """What `rbsf.models.rbsf2.Head` learns for its presence output, all else frozen: whether a pair
-    shows one target.
+    """The task of the presence output of `rbsf.models.rbsf2.Head`: does a pair show one target?
 
-    A batch holds `exemplar` and `search` as `DistillTask` takes them, and `negative` [N] bool.
-    What counts is the position that tracking would choose, that of the largest class logit.
+    All else is frozen. A batch holds `exemplar` and `search` as `DistillTask` takes them, and
+    `negative` `[N]` bool. Only the position that tracking would choose counts, that of the largest
+    class logit.
     """
 
     def __call__(
         self, student: Any, teacher: nn.Module | None, batch: dict[str, Any]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The binary cross-entropy, and the share of pairs that are told rightly."""
-        logits, there = (
-            presence_logits(student, batch["exemplar"], batch["search"]),
-            ~batch["negative"],
-        )
+        """The binary cross-entropy, and the share of pairs that are judged rightly."""
+        logits = presence_logits(student, batch["exemplar"], batch["search"])
+        there = ~batch["negative"]
         loss = F.binary_cross_entropy_with_logits(logits, there.to(logits.dtype))
         return loss, {"right": ((logits >= 0) == there).float().mean()}
 
 
 def presence_logits(net: Any, exemplar: Tensor, search: Tensor) -> Tensor:
-    """The presence logits [N] of pairs of crops, at the positions that tracking would choose."""
+    """The presence logits `[N]` of pairs of crops, at the positions that tracking would choose."""
     template, region = (net.backbone(crops.float()) for crops in (exemplar, search))
     maps = net.head(region, template).flatten(2)  # [N, 6, positions]
     chosen = maps[:, 0].argmax(1, keepdim=True)
@@ -111,41 +106,44 @@ def presence_logits(net: Any, exemplar: Tensor, search: Tensor) -> Tensor:
 
 
 def cells_near(target: Tensor) -> Tensor:
-    """Shares [N, H + 1, W + 1] of cells on the target, from those [N, H, W] of positions, each
-    between four cells.
+    """Shares `[N, H + 1, W + 1]` of cells on the target, from those `[N, H, W]` of positions.
+
+    A position lies between four cells.
     """
     return F.avg_pool2d(target[:, None], 2, 1, padding=1)[:, 0]
 
 
 def middle_of(features: Tensor) -> Tensor:
-    """[N, H, W], 1 in the middle, half as high and wide as the map, where a template has its
-    target.
+    """Shares `[N, H, W]` of a template's cells on the target.
+
+    They are 1 in the middle, which is half as high and half as wide as the map, and 0 elsewhere.
     """
     n, _, height, width = features.shape
+    top, left = height // 4, width // 4
     on = features.new_zeros(n, height, width)
-    on[:, height // 4 : height - height // 4, width // 4 : width - width // 4] = 1
+    on[:, top : height - top, left : width - left] = 1
     return on
 
 
 def both_alike(on: Tensor) -> Tensor:
-    """Weights [N, H, W] whose sum is 1, of what is `on` the target, by 0 to 1, and of the rest:
-    both weigh the same.
+    """Weights `[N, H, W]` of sum 1, with which the target weighs as much as the rest.
 
-    Where the target is on less than one place in sum, it weighs less.
+    `on`: share of each place that is on the target, 0 to 1. Where the shares add up to less than 1,
+    the target weighs less.
     """
     rest = 1 - on
-    shares = on / on.sum((1, 2), keepdim=True).clamp(min=1), rest / rest.sum((1, 2), keepdim=True)
-    return (shares[0] + shares[1]) / 2
+    target_weights = on / on.sum((1, 2), keepdim=True).clamp(min=1)
+    rest_weights = rest / rest.sum((1, 2), keepdim=True)
+    return (target_weights + rest_weights) / 2
 
 
 def target_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Divergence of the student's class map from the teacher's, both [N, rows, columns].
+    """Divergence of the student's class map from the teacher's, both `[N, rows, columns]`.
 
     Positions on the target weigh as much as all others together, where the teacher sees one.
     """
-    divergence = F.binary_cross_entropy_with_logits(logits, target, reduction="none") - _entropy(
-        target
-    )
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    divergence = cross_entropy - _entropy(target)
     return (divergence * both_alike(target)).sum((1, 2)).mean()
 
 
@@ -154,8 +152,10 @@ def _entropy(share: Tensor) -> Tensor:
 
 
 def sides_loss(sides: Tensor, lesson: Lesson) -> Tensor:
-    """Mean absolute difference of logs of distances [N, 4, rows, columns], where the teacher sees
-    the target.
+    """Mean absolute difference of logs of distances `[N, 4, rows, columns]`.
+
+    Positions are weighted by the teacher's probability that the target is there.
     """
     weight = lesson.target / lesson.target.sum((1, 2), keepdim=True).clamp(min=1)
-    return ((sides - lesson.sides).abs().mean(1) * weight).sum((1, 2)).mean()
+    difference = (sides - lesson.sides).abs().mean(1)  # [N, rows, columns]
+    return (difference * weight).sum((1, 2)).mean()

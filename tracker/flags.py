@@ -1,4 +1,4 @@
-"""Flags of programs that track: the network, what runs it, the constants.  Imports nothing heavy."""
+"""Flags of programs that track: the network, its engine, the constants. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ def add_network_flags(parser: argparse.ArgumentParser) -> None:
         "--engine",
         choices=("auto", "packed", "torch"),
         default="auto",
-        help="what runs the network: the packed 1-bit engine, which counts bits on the CPU, or PyTorch (default: auto ="
-        " the packed one for packed files, as the shipped weights are)",
+        help="what runs the network: the packed 1-bit engine, which counts bits on the CPU,"
+        " or PyTorch (default: auto = the packed one for packed files, as the shipped weights are)",
     )
     parser.add_argument(
         "--precision",
         choices=("float32", "bfloat16"),
         default="float32",
-        help="arithmetic in PyTorch, so with --engine torch or float weights; bfloat16 is faster on CPUs with AMX and"
-        " on GPUs (default: float32)",
+        help="arithmetic in PyTorch, so with --engine torch or float weights;"
+        " bfloat16 is faster on CPUs with AMX and on GPUs (default: float32)",
     )
     parser.add_argument(
         "--device",
@@ -59,14 +59,16 @@ def add_constants_flag(parser: argparse.ArgumentParser) -> None:
         "--constants",
         type=find_constants,
         metavar="FILE",
-        help="YAML of tracking constants, as tools/tune.py writes it, or the name of shipped ones, such as fast",
+        help="YAML of tracking constants, as tools/tune.py writes it,"
+        " or the name of shipped ones, such as fast",
     )
 
 
 def read_constants(path: Path | None, kind: type[Constants] | None = None) -> Any:
-    """Constants of `--constants`, the defaults without; of `kind`, by default SiamFC's.
+    """The constants of a file, or the defaults without one.
 
-    FileNotFoundError, or ValueError naming the key.
+    `kind`: class of the constants, by default SiamFC's. Raises FileNotFoundError for a missing
+    file, and ValueError, naming the key, for a wrong one.
     """
     from rbsf.tracker.siamfc import TrackerConfig
     from rbsf.train.config import read_yaml

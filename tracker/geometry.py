@@ -1,7 +1,7 @@
 """Boxes and square crops, shared by training pairs and by tracking.
 
-A box is `x, y, w, h` in pixels, 0-based floats: it covers the pixels `x` to `x + w - 1`, so
-its centre is at pixel coordinate `x + (w - 1) / 2`. Images are H x W x 3 uint8 RGB.
+A box is `x, y, w, h` in pixels, 0-based floats. It covers the pixels `x` to `x + w - 1`, so its
+centre is at pixel coordinate `x + (w - 1) / 2`. Images are `[H, W, 3]` uint8 RGB.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ def box_around(
 
 
 def exemplar_side(size: Sequence[float] | np.ndarray, context: float = CONTEXT) -> float:
-    """Side in image pixels of the square around a `(w, h)` target that becomes the 127-pixel
-    exemplar.
+    """Side in image pixels of the square around a target that becomes the 127-pixel exemplar.
 
-    SiamFC, section 2.4: `s^2 = (w + 2p)(h + 2p)` with `2p = context * (w + h)`.
+    `size` is the target's `(w, h)`. SiamFC, section 2.4: `s^2 = (w + 2p)(h + 2p)` with
+    `2p = context * (w + h)`.
     """
     w, h = (float(v) for v in size)
     margin = context * (w + h)
@@ -49,26 +49,26 @@ def crop_square(
     size: int,
     fill: Sequence[float] | None = None,
 ) -> np.ndarray:
-    """Cut a square of `side` image pixels around `center` and resize it to `size` x `size`
-    x 3 uint8.
+    """Cut a square of `side` image pixels around `center` and resize it.
 
-    With a `side` (in x, in y) what is cut is no square, and the crop stretches it. `center` may
-    lie anywhere; pixels outside the image are `fill` (default: the image's mean colour).
+    Returns `[size, size, 3]` uint8. With a `side` (in x, in y) a rectangle is cut, and the crop
+    stretches it. `center` may lie anywhere; pixels outside the image are `fill` (default: the
+    image's mean colour).
     """
+    height, width = image.shape[:2]
     side = np.broadcast_to(side, 2)
     scale = side / size  # image pixels per crop pixel, in x and in y
     start = np.asarray(center, dtype=np.float64) - scale * (size - 1) / 2
-    left, top = first = np.clip(
-        np.floor(start), 0, (image.shape[1] - 1, image.shape[0] - 1)
-    ).astype(int)
+    first = np.clip(np.floor(start), 0, (width - 1, height - 1)).astype(int)
+    left, top = first
     right, bottom = np.maximum(np.ceil(start + side).astype(int), first) + 1
-    # With a fourth channel, even brought in and taken out again, OpenCV takes half the time.
+    # With a fourth channel OpenCV takes half the time, the two conversions included.
     part = cv2.cvtColor(image[top:bottom, left:right], cv2.COLOR_RGB2RGBA)
     border = mean_color(image) if fill is None else fill
+    crop_to_part = np.array([[scale[0], 0, start[0] - left], [0, scale[1], start[1] - top]])
     crop = cv2.warpAffine(
         part,
-        # from crop pixels to those of `part`
-        np.array([[scale[0], 0, start[0] - left], [0, scale[1], start[1] - top]]),
+        crop_to_part,
         (size, size),
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_CONSTANT,
@@ -78,15 +78,16 @@ def crop_square(
 
 
 def target_crop(image: np.ndarray, box: np.ndarray, size: int) -> np.ndarray:
-    """The crop of `size` pixels, EXEMPLAR_SIZE or SEARCH_SIZE, around the target in `box`, uint8
-    RGB.
+    """The crop around the target in `box`, `[size, size, 3]` uint8 RGB.
+
+    `size` is EXEMPLAR_SIZE or SEARCH_SIZE.
     """
     side = exemplar_side(box[2:]) * size / EXEMPLAR_SIZE
     return crop_square(image, box_center(box), side, size)
 
 
 def mean_color(image: np.ndarray) -> tuple[float, ...]:
-    """Mean of each channel of an H x W x C image."""
+    """Mean of each channel of an image `[H, W, C]`."""
     return tuple(cv2.mean(image)[: image.shape[2]])
 
 
@@ -95,57 +96,64 @@ def check_box(
 ) -> tuple[np.ndarray, str | None]:
     """Check a target box against a `width` x `height` frame.
 
-    Returns the box, float64, clipped to the frame, and a sentence saying so where clipping changed
-    it (else None). Raises ValueError, naming the fault, for a box that is not four finite numbers,
-    has no area, misses the frame, or has less than one pixel inside it.
+    Returns the box, float64, clipped to the frame, and a sentence if clipping changed it, else
+    None. Raises ValueError, naming the fault, for a box that is not four finite numbers, has no
+    area, misses the frame, or has less than one pixel inside it.
     """
     values = np.asarray(box, dtype=np.float64).ravel()
-    text = ",".join(f"{v:g}" for v in values)
-    if values.size != 4:
-        raise ValueError(f"box {text!r} has {values.size} numbers; give four: x,y,w,h in pixels")
-    if not np.isfinite(values).all():
-        raise ValueError(f"box {text} holds a number that is not finite; give x,y,w,h in pixels")
+    _check_numbers(values)
+    text = _numbers(values)
+    frame = f"{width}x{height} frame"
     x, y, w, h = values
-    if w <= 0 or h <= 0:
-        raise ValueError(f"box {text} has no area (w={w:g}, h={h:g}); w and h must be above 0")
-    left, top, right, bottom = (
-        max(x, 0.0),
-        max(y, 0.0),
-        min(x + w, float(width)),
-        min(y + h, float(height)),
-    )
+    left, top = max(x, 0.0), max(y, 0.0)
+    right, bottom = min(x + w, float(width)), min(y + h, float(height))
     if right <= left or bottom <= top:
-        raise ValueError(f"box {text} lies outside the {width}x{height} frame")
-    whole = x >= 0 and y >= 0 and x + w <= width and y + h <= height
-    clipped = values if whole else np.array([left, top, right - left, bottom - top])
+        raise ValueError(f"box {text} lies outside the {frame}")
+    inside = x >= 0 and y >= 0 and x + w <= width and y + h <= height
+    clipped = values if inside else np.array([left, top, right - left, bottom - top])
     if min(clipped[2:]) < 1:
         raise ValueError(
-            f"box {text} is too small: less than one pixel wide or high inside the {width}x{height} frame"
+            f"box {text} is too small: less than one pixel wide or high inside the {frame}"
         )
-    if whole:
+    if inside:
         return values, None
-    inside = ",".join(f"{v:g}" for v in clipped)
-    return clipped, f"box {text} reaches outside the {width}x{height} frame; clipped to {inside}"
+    return clipped, f"box {text} reaches outside the {frame}; clipped to {_numbers(clipped)}"
+
+
+def _check_numbers(box: np.ndarray) -> None:
+    """Raise ValueError where a box is not four finite numbers, or has no area."""
+    text = _numbers(box)
+    if box.size != 4:
+        raise ValueError(f"box {text!r} has {box.size} numbers; give four: x,y,w,h in pixels")
+    if not np.isfinite(box).all():
+        raise ValueError(f"box {text} holds a number that is not finite; give x,y,w,h in pixels")
+    w, h = box[2:]
+    if w <= 0 or h <= 0:
+        raise ValueError(f"box {text} has no area (w={w:g}, h={h:g}); w and h must be above 0")
+
+
+def _numbers(box: np.ndarray) -> str:
+    return ",".join(f"{v:g}" for v in box)
 
 
 def as_rgb(image: np.ndarray) -> np.ndarray:
-    """Return an H x W x 3 uint8 RGB image from one, or from a gray (H x W, H x W x 1) or RGBA
-    (alpha dropped) image.
+    """Return an RGB image `[H, W, 3]`, uint8, from one, or from a gray or an RGBA image.
 
-    Raises ValueError, naming shape and type, for any other array.
+    Gray images are `[H, W]` or `[H, W, 1]`; the alpha of RGBA is dropped. Raises ValueError, naming
+    shape and type, for any other array.
     """
-    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.size:
-        if image.ndim == 2:
+    if not isinstance(image, np.ndarray):
+        raise ValueError(_no_image(type(image).__name__))
+    channels = image.shape[2] if image.ndim == 3 else 0
+    if image.dtype == np.uint8 and image.size:
+        if image.ndim == 2 or channels == 1:
             return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
-        if image.ndim == 3 and image.shape[2] == 3:
+        if channels == 3:
             return image
-        if image.ndim == 3 and image.shape[2] in (1, 4):
-            return cv2.cvtColor(
-                image, cv2.COLOR_GRAY2RGB if image.shape[2] == 1 else cv2.COLOR_RGBA2RGB
-            )
-    found = (
-        f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-    )
-    raise ValueError(
-        f"not an image: {found}; give H x W x 3 uint8 RGB (gray and RGBA are converted)"
-    )
+        if channels == 4:
+            return cv2.cvtColor(image, cv2.COLOR_RGBA2RGB)
+    raise ValueError(_no_image(f"{image.dtype} {image.shape}"))
+
+
+def _no_image(found: str) -> str:
+    return f"not an image: {found}; give H x W x 3 uint8 RGB (gray and RGBA are converted)"

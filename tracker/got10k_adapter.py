@@ -10,12 +10,11 @@ from rbsf.tracker.siamfc import SiamFC
 
 
 class GOT10kTracker(Tracker):
-    """A `SiamFC` as the toolkit wants it: PIL images in, boxes x,y,w,h in the coordinates of the
-    files out.
+    """A `SiamFC` as the toolkit calls it: it takes PIL images and returns boxes x,y,w,h.
 
-    The toolkit hands out boxes as the data set's files hold them. Those of OTB and UAV123 count
-    pixels from 1 (`one_based=True`: shifted by 1 on the way in and back on the way out), those of
-    GOT-10k from 0.
+    Boxes are in the coordinates of the data set's files. Those of OTB and UAV123 count pixels from
+    1; for these `one_based` shifts boxes by 1 on the way in, and back on the way out. Those of
+    GOT-10k count from 0.
     """
 
     def __init__(self, tracker: SiamFC, one_based: bool = False) -> None:
@@ -25,10 +24,9 @@ class GOT10kTracker(Tracker):
 
     def init(self, image: Image, box: np.ndarray) -> None:
         """Learn the target in `box` of the first frame."""
-        self.tracker.init(
-            np.asarray(image.convert("RGB")), np.asarray(box, dtype=np.float64) - self.shift
-        )
+        pixels = np.asarray(image.convert("RGB"))
+        self.tracker.init(pixels, np.asarray(box, dtype=np.float64) - self.shift)
 
     def update(self, image: Image) -> np.ndarray:
-        """Return the target's box in the next frame, float64 (4,)."""
+        """Return the target's box in the next frame, `[4]` float64."""
         return self.tracker.update(np.asarray(image.convert("RGB"))).box + self.shift

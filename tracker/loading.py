@@ -1,4 +1,7 @@
-"""Trackers from files: RB-SF and SiamFC, which search by a response, and RB-SF 2, which has a head."""
+"""Trackers from files.
+
+RB-SF and SiamFC find the target by a response map, RB-SF 2 by a head.
+"""
 
 from __future__ import annotations
 
@@ -34,21 +37,23 @@ def load_network(
     threads: int | None = None,
     engine: str = "auto",
 ) -> Backbone | Network:
-    """The network of a file; what is asked for, and errors, as
-    `rbsf.tracker.backbones.load_backbone` has them.
+    """The network of a file.
+
+    Parameters and errors are those of `rbsf.tracker.backbones.load_backbone`.
     """
     if not is_rbsf2(path):
         return backbones.load_backbone(path, device, precision, threads, engine)
     path, engine = backbones.choose_engine(path, engine)
     if precision != "float32":
         raise ValueError(
-            f"--precision {precision}: RB-SF 2 counts in whole numbers, which need float32; leave it out"
+            f"--precision {precision}: RB-SF 2 counts in whole numbers, which need float32;"
+            " leave it out"
         )
     if threads is not None:
         cv2.setNumThreads(threads)
-    return (
-        _packed(path, device, threads) if engine == "packed" else _in_torch(path, device, threads)
-    )
+    if engine == "packed":
+        return _packed(path, device, threads)
+    return _in_torch(path, device, threads)
 
 
 def _packed(path: Path, device: str, threads: int | None) -> Network:
@@ -77,9 +82,7 @@ def _in_torch(path: Path, device: str, threads: int | None) -> Network:
 def make_tracker(
     network: Backbone | Network, constants: Constants, name: str = ""
 ) -> SiamFC | AnchorFree:
-    """A tracker of one target by `network`, whose constants are of the class that `constants_of`
-    says.
-    """
+    """A tracker of one target; `constants` are of the class that `constants_of` gives."""
     named = {"name": name} if name else {}
     if isinstance(constants, AnchorFreeConfig):
         return AnchorFree(network, constants, **named)  # type: ignore[arg-type]
@@ -87,7 +90,7 @@ def make_tracker(
 
 
 def update_all(trackers: Sequence[SiamFC | AnchorFree], image: np.ndarray) -> list[Result]:
-    """`update` all trackers, which share a network, with as few passes of it as there can be."""
+    """Update all trackers, which share a network, with as few passes of it as possible."""
     if all(isinstance(tracker, SiamFC) for tracker in trackers):
         return siamfc.update_all(trackers, image)  # type: ignore[arg-type]
     return [tracker.update(image) for tracker in trackers]
@@ -96,7 +99,7 @@ def update_all(trackers: Sequence[SiamFC | AnchorFree], image: np.ndarray) -> li
 def wrapped(
     network: Backbone | Network, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]
 ) -> Any:
-    """`network` with `wrap` around each of its functions, as to measure the time they take."""
+    """`network` with `wrap` around each of its functions, such as to measure their time."""
     if callable(network):
         return wrap(network)
     return SimpleNamespace(learn=wrap(network.learn), answer=wrap(network.answer))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 
 class LossMonitor:
-    """A smoothed score with two thresholds: below `lost` the target is lost, until the score is
-    above `found` again.
+    """A smoothed score with two thresholds.
 
-    `rate`: share of a new frame in the smoothed score, which starts at 1.
+    The target is lost once the score is below `lost`, until it is at least `found` again. `rate`:
+    share of a new frame in the smoothed score, which starts at 1.
     """
 
     def __init__(self, lost: float, found: float, rate: float) -> None:

@@ -1,6 +1,6 @@
 """Trackers of two ONNX graphs in ONNX Runtime, as networks of `rbsf.tracker.anchor_free`.
 
-NanoTrack and others of its form, and RB-SF 2 as `tools/export.py --format onnx` writes it.
+These are NanoTrack, others of its form, and RB-SF 2 as `tools/export.py --format onnx` writes it.
 """
 
 from __future__ import annotations
@@ -18,31 +18,41 @@ OWN_INPUTS = {"template", "features"}  # of the heads that this project writes
 
 
 def open_pair(backbone: str | Path, head: str | Path, threads: int = 1) -> OnnxPair:
-    """The network of two graphs; errors as `OnnxPair` has them."""
-    own = {value.name for value in load_any_size(head).graph.input} == OWN_INPUTS
-    return (RBSF2Pair if own else OnnxPair)(backbone, head, threads)
+    """The network of two graphs, to run with so many CPU threads.
+
+    Raises ValueError for graphs that cannot be read or do not go together, ImportError without
+    onnxruntime.
+    """
+    head_session = _session(head, threads)
+    inputs = {given.name for given in head_session.get_inputs()}
+    kind = RBSF2Pair if inputs == OWN_INPUTS else OnnxPair
+    network = kind(_session(backbone, threads), head_session)
+    exemplar, region = (
+        np.zeros((size, size, 3), np.uint8) for size in (EXEMPLAR_SIZE, SEARCH_SIZE)
+    )
+    try:
+        answer = network.answer(network.learn(exemplar), region)
+    except Exception as error:  # ONNX Runtime raises classes of its own
+        raise ValueError(f"{backbone}, {head}: {' '.join(str(error).split())[:200]}") from None
+    target, sides = answer.target.shape, answer.sides.shape
+    if len(target) != 2 or sides != (4, *target):
+        raise ValueError(
+            f"{head}: gives maps {target} and {sides},"
+            " expected (rows, columns) and (4, rows, columns)"
+        )
+    return network
 
 
 class OnnxPair:
-    """Backbone and head; what they take and give: see `rbsf.tracker.teachers.pair.OnnxPair`, which
-    runs them in PyTorch.
+    """Backbone and head as sessions of ONNX Runtime.
+
+    What they take and give is that of `rbsf.tracker.teachers.pair.OnnxPair`, which runs them in
+    PyTorch.
     """
 
-    def __init__(self, backbone: str | Path, head: str | Path, threads: int = 1) -> None:
-        """ValueError for graphs that cannot be read or do not go together; ImportError without
-        onnxruntime.
-        """
-        self._backbone, self._head = (_session(path, threads) for path in (backbone, head))
-        crops = [np.zeros((size, size, 3), np.uint8) for size in (EXEMPLAR_SIZE, SEARCH_SIZE)]
-        try:
-            answer = self.answer(self.learn(crops[0]), crops[1])
-        except Exception as error:  # ONNX Runtime raises classes of its own
-            raise ValueError(f"{backbone}, {head}: {' '.join(str(error).split())[:200]}") from None
-        target, sides = answer.target.shape, answer.sides.shape
-        if len(target) != 2 or sides != (4, *target):
-            raise ValueError(
-                f"{head}: gives maps {target} and {sides}, expected (rows, columns) and (4, rows, columns)"
-            )
+    def __init__(self, backbone: Any, head: Any) -> None:
+        self._backbone = backbone
+        self._head = head
 
     def learn(self, crop: np.ndarray) -> np.ndarray:
         """See `rbsf.tracker.anchor_free.Network`."""
@@ -53,12 +63,12 @@ class OnnxPair:
         return self._read(self._head.run(None, self.features(template, self.learn(crop))))
 
     def image(self, crop: np.ndarray) -> dict[str, np.ndarray]:
-        """What the backbone takes of a crop."""
+        """The backbone's input for a crop."""
         pixels = crop[..., ::-1].transpose(2, 0, 1)[None].astype(np.float32)  # BGR
         return {self._backbone.get_inputs()[0].name: pixels}
 
     def features(self, template: np.ndarray, search: np.ndarray) -> dict[str, np.ndarray]:
-        """What the head takes of features [1, C, h, w] and [1, C, H, W]."""
+        """The head's inputs for features `[1, C, h, w]` and `[1, C, H, W]`."""
         first, second = (given.name for given in self._head.get_inputs())
         return {first: template, second: search}
 
@@ -83,9 +93,9 @@ class RBSF2Pair(OnnxPair):
 
 
 def load_any_size(path: str | Path) -> Any:
-    """The ONNX model of a file, for maps of any size; ValueError for any other file.
+    """The ONNX model of a file, for maps of any size; raises ValueError for any other file.
 
-    Published backbones name the size of search regions alone.
+    Published backbones give the size of search regions alone, not that of exemplars.
     """
     import onnx
 
@@ -106,7 +116,7 @@ def _session(path: str | Path, threads: int) -> Any:
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 3  # errors alone
+    options.log_severity_level = 3  # only errors
     model = load_any_size(path).SerializeToString()
     try:
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -20,16 +20,15 @@ class Tracker:
         tracker.init(frame, (x, y, w, h))
         found, box = tracker.update(next_frame)
 
-    Frames are as OpenCV reads them: H x W x 3 uint8, **BGR** (or H x W gray).  Boxes are x, y, w, h
-    in pixels, 0-based, floats.  `score` is that of the last frame, see
+    Frames are as OpenCV reads them: `[H, W, 3]` uint8, **BGR**, or `[H, W]` gray. Boxes are x, y,
+    w, h in pixels, 0-based, floats. `score` is that of the last frame, see
     `rbsf.tracker.siamfc.Result`.
     """
 
     def __init__(self, weights: str | Path = "rbsf", threads: int | None = None) -> None:
-        """`weights`: a file, or the name of shipped ones; `threads`: of the CPU, by default all
-        cores.
+        """`weights`: a file, or the name of shipped ones. `threads`: by default all cores.
 
-        FileNotFoundError, or ValueError in one line for a file that is no tracker.
+        Raises FileNotFoundError for a missing file, ValueError for one that is no tracker.
         """
         path = find_weights(weights)
         network = load_network(path, "cpu", threads=threads)
@@ -37,14 +36,15 @@ class Tracker:
         self.score = 1.0
 
     def init(self, image: np.ndarray, box: Sequence[float]) -> None:
-        """Learn the target in `box`; ValueError for a box without area, not finite or outside of
-        the frame.
+        """Learn the target in `box`.
+
+        Raises ValueError for a box without area, not finite or outside of the frame.
         """
         self._tracker.init(_rgb(image), box)
         self.score = 1.0
 
     def update(self, image: np.ndarray) -> tuple[bool, tuple[float, float, float, float]]:
-        """Whether the target is there, and its box; RuntimeError before `init`."""
+        """Whether the target is there, and its box; raises RuntimeError before `init`."""
         result = self._tracker.update(_rgb(image))
         self.score = result.score
         x, y, w, h = (float(side) for side in result.box)
@@ -52,6 +52,5 @@ class Tracker:
 
 
 def _rgb(image: np.ndarray) -> np.ndarray:
-    return cv2.cvtColor(
-        as_rgb(image), cv2.COLOR_BGR2RGB
-    )  # `as_rgb` checks, drops alpha, keeps the order
+    bgr = as_rgb(image)  # which checks, drops alpha and keeps the order of colours
+    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)

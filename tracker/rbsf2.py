@@ -14,11 +14,11 @@ from rbsf.engine.template import Template
 from rbsf.tracker.anchor_free import Answer
 from rbsf.tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE
 
-if TYPE_CHECKING:  # torch takes a second to import and a packed network needs none
+if TYPE_CHECKING:  # torch takes a second to import, and packed networks do not need it
     import torch
     from torch import nn
 
-MAPS = (5, 6)  # of the head, without presence and with it
+MAPS = (5, 6)  # number of maps that a head gives, without presence and with it
 
 
 class PackedNetwork:
@@ -27,10 +27,10 @@ class PackedNetwork:
     def __init__(
         self, model: PackedModel | str | Path, threads: int = 1, isa: str = "auto"
     ) -> None:
-        """`model`: a checked model or the path of its file; the rest, and errors, as
-        `rbsf.engine.run.Engine`.
+        """`model`: a checked model or the path of its file.
 
-        ValueError too for a network that has no template.
+        The other parameters and the errors are those of `rbsf.engine.run.Engine`. Raises ValueError
+        also for a network that has no template.
         """
         self._model = model if isinstance(model, PackedModel) else read_packed(model)
         self._template = Template.of(self._model)
@@ -43,7 +43,8 @@ class PackedNetwork:
         shape = self.learn(exemplar[0])(region).shape
         if len(shape) != 4 or shape[1] not in MAPS:
             raise ValueError(
-                f"{self._model.path or 'the network'}: gives {shape}, expected (1, 5 or 6, rows, columns)"
+                f"{self._model.path or 'the network'}: gives {shape},"
+                " expected (1, 5 or 6, rows, columns)"
             )
 
     def __str__(self) -> str:
@@ -51,13 +52,11 @@ class PackedNetwork:
 
     def learn(self, crop: np.ndarray) -> Engine:
         """See `rbsf.tracker.anchor_free.Network`."""
-        steps = self._features(crop[None]).reshape(
-            -1, 1, 1, self._template.channels
-        )  # [cells, 1, 1, C]
+        features = self._features(crop[None])
+        steps = features.reshape(-1, 1, 1, self._template.channels)  # [cells, 1, 1, C]
         weight = steps * np.float32(self._template.scale)
-        return Engine(
-            self._model.with_weight(self._template.node, weight), self._threads, self._isa
-        )
+        model = self._model.with_weight(self._template.node, weight)
+        return Engine(model, self._threads, self._isa)
 
     def answer(self, template: Engine, crop: np.ndarray) -> Answer:
         """See `rbsf.tracker.anchor_free.Network`."""
@@ -80,25 +79,26 @@ class TorchNetwork:
         import torch
 
         with torch.inference_mode():
-            return answer_of(self.net.head(self._features(crop), template)[0].cpu().numpy())
+            maps = self.net.head(self._features(crop), template)[0]
+            return answer_of(maps.cpu().numpy())
 
     def _features(self, crop: np.ndarray) -> torch.Tensor:
         import torch
 
         with torch.inference_mode():
-            return self.net.backbone(
-                torch.from_numpy(crop[None]).to(self.device).permute(0, 3, 1, 2).float()
-            )
+            pixels = torch.from_numpy(crop[None]).to(self.device)
+            return self.net.backbone(pixels.permute(0, 3, 1, 2).float())  # of [1, 3, S, S]
 
 
 def answer_of(maps: np.ndarray) -> Answer:
-    """What the head's maps [5 or 6, rows, columns] say: logits of the target, logs of its sides,
-    logits of presence.
+    """The answer that the head's maps `[5 or 6, rows, columns]` hold.
+
+    They are logits of the target, logs of its four sides and, where there are six, logits of
+    presence.
     """
     wide = maps.astype(np.float64)
-    return Answer(
-        _sigmoid(wide[0]), np.exp(wide[1:5]), _sigmoid(wide[5]) if len(wide) > 5 else None
-    )
+    presence = _sigmoid(wide[5]) if len(wide) > 5 else None
+    return Answer(_sigmoid(wide[0]), np.exp(wide[1:5]), presence)
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:

@@ -15,25 +15,24 @@ Box = Sequence[float]  # x, y, w, h in pixels, 0-based
 
 
 class Tracked(NamedTuple):
-    """A frame, H x W x 3 uint8 RGB, its time in seconds, where it has one, and each target's
-    result.
-    """
+    """A frame and what was found in it."""
 
-    image: np.ndarray
-    time: float | None
-    results: dict[int, Result]
+    image: np.ndarray  # [H, W, 3] uint8 RGB
+    time: float | None  # seconds, None where the frame has no time
+    results: dict[int, Result]  # {number of a target: its result}
 
 
 class Session:
-    """Targets by their numbers, which count from 1 in the order in which they are added and are not
-    used again.
+    """Targets in one video, each with a number.
+
+    Numbers count from 1 in the order in which targets are added; none is used again.
 
         session = Session(network, constants)
         session.update(first_frame)
         number = session.add((x, y, w, h))
         results = session.update(next_frame)
 
-    `network` and `constants` are as `rbsf.tracker.loading` gives them.  Frames are H x W x 3 uint8
+    `network` and `constants` are as `rbsf.tracker.loading` gives them. Frames are `[H, W, 3]` uint8
     RGB.
     """
 
@@ -46,10 +45,10 @@ class Session:
         self._count = 0
 
     def update(self, frame: np.ndarray, time: float | None = None) -> dict[int, Result]:
-        """Find all targets in the next frame, with as few passes of the network as there can be.
+        """Find all targets in the next frame, with as few passes of the network as possible.
 
-        `time`: of the frame, in seconds; nothing depends on it yet.  ValueError for an array that
-        is no image.
+        `time`: of the frame, in seconds; nothing depends on it yet. Raises ValueError for an array
+        that is no image.
         """
         self._frame = frame
         found = update_all(list(self._trackers.values()), frame) if self._trackers else []
@@ -57,10 +56,10 @@ class Session:
         return self.results
 
     def add(self, box: Box) -> int:
-        """Learn a target in a box of the last frame; its number.
+        """Learn a target in a box of the last frame; returns its number.
 
-        ValueError for a box without area, not finite or outside of the frame, and RuntimeError
-        before the first frame.
+        Raises ValueError for a box without area, not finite or outside of the frame, and
+        RuntimeError before the first frame.
         """
         tracker = make_tracker(self.network, self.constants)
         self._learn(tracker, box)
@@ -70,15 +69,16 @@ class Session:
         return self._count
 
     def correct(self, number: int, box: Box) -> None:
-        """Learn a target anew in a box of the last frame; KeyError for no such target, the rest as
-        `add`.
+        """Learn a target anew in a box of the last frame.
+
+        Raises KeyError where there is no target of that number; other errors are those of `add`.
         """
         tracker = self._trackers[number]
         self._learn(tracker, box)
         self.results[number] = Result(tracker.box, 1.0, False)
 
     def drop(self, number: int) -> None:
-        """Follow a target no longer; KeyError where there is none of that number."""
+        """Stop following a target; raises KeyError where there is none of that number."""
         del self._trackers[number]
         self.results.pop(number, None)
 
@@ -90,11 +90,14 @@ class Session:
 
 
 def follow(
-    frames: Iterable[tuple[np.ndarray, float | None]], boxes: Sequence[Box], network: Backbone | Network,
+    frames: Iterable[tuple[np.ndarray, float | None]],
+    boxes: Sequence[Box],
+    network: Backbone | Network,
     constants: Constants,
-) -> Iterator[Tracked]:  # fmt: skip
-    """Each frame with the results of the targets that `boxes` show in the first one; errors as
-    `Session`.
+) -> Iterator[Tracked]:
+    """Each frame with the results of the targets that `boxes` show in the first one.
+
+    Errors are those of `Session`.
     """
     session = Session(network, constants)
     for number, (image, time) in enumerate(frames):

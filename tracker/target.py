@@ -21,19 +21,18 @@ class Target:
 
     @classmethod
     def of(cls, image: np.ndarray, box: Sequence[float] | np.ndarray) -> tuple[Target, str | None]:
-        """The target in `box` of an RGB image, and a sentence where the box was clipped to the
-        frame.
+        """The target in `box` of an RGB image, and a sentence if the box was clipped, else None.
 
-        ValueError as `check_box` has it.
+        Raises ValueError as `check_box` does.
         """
         height, width = image.shape[:2]
         box, note = check_box(box, width, height)
-        return cls(
-            box_center(box), box[2:].copy(), np.array([width, height]), mean_color(image)
-        ), note
+        frame = np.array([width, height])
+        target = cls(box_center(box), box[2:].copy(), frame, mean_color(image))
+        return target, note
 
     def crop(self, image: np.ndarray, side: float, pixels: int) -> np.ndarray:
-        """A square of `side` image pixels around the centre, as `pixels` x `pixels` x 3 uint8."""
+        """A square of `side` image pixels around the centre, as `[pixels, pixels, 3]` uint8."""
         return crop_square(image, self.center, side, pixels, self.fill)
 
     def move(self, offset: np.ndarray) -> None:
@@ -41,13 +40,15 @@ class Target:
         self.center = np.clip(self.center + offset, 0, self.frame - 1)
 
     def follow_frame(self, image: np.ndarray) -> np.ndarray | None:
-        """Take an image of another size as the same view, rescaled; the ratio (x, y) of the sizes,
-        None where equal.
+        """Take an image of another size as the same view, rescaled.
+
+        Returns the ratio (x, y) of the sizes, None where they are equal.
         """
         frame = np.array([image.shape[1], image.shape[0]])
         if (frame == self.frame).all():
             return None
         ratio = frame / self.frame
         self.center = (self.center + 0.5) * ratio - 0.5  # pixel 0 reaches from -0.5 to 0.5
-        self.size, self.frame = self.size * ratio, frame
+        self.size = self.size * ratio
+        self.frame = frame
         return ratio

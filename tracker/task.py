@@ -1,4 +1,4 @@
-"""The Siamese task on pairs: response map, SiamFC's loss, and the teacher's response as a target."""
+"""The Siamese task on pairs: response maps, SiamFC's loss, and the distance to the teacher's."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from torch.nn import functional as F
 from rbsf.binarize import approx_sign
 from rbsf.tracker.geometry import STRIDE
 
-RESPONSE_SCALE = (
-    1e-3  # brings sums of 256 x 6 x 6 products into the range of a logistic loss, as in SiamFC
-)
-BIAS_LIMIT = 1024.0
-BIAS_STEPS = 24  # halvings, to 2 * BIAS_LIMIT / 2**24 = 0.0001
+# As in SiamFC; it brings sums of 256 x 6 x 6 products into the range of a logistic loss.
+RESPONSE_SCALE = 1e-3
+BIAS_LIMIT = 1024.0  # largest bias that `best_bias` tries
+BIAS_STEPS = 24  # halvings of its interval, to 2 * BIAS_LIMIT / 2**24 = 0.0001
 RADIUS = 16  # pixels of the search crop: responses this near the target's centre are positive
 
 
 def cross_correlate(exemplar: Tensor, search: Tensor) -> Tensor:
-    """Slide each exemplar's features [N, C, h, w] over its search features [N, C, H, W]: [N, H-h+1,
-    W-w+1].
+    """Slide each exemplar's features `[N, C, h, w]` over its search features `[N, C, H, W]`.
+
+    Returns responses `[N, H - h + 1, W - w + 1]`.
     """
     n, c, h, w = search.shape
     response = F.conv2d(search.reshape(1, n * c, h, w), exemplar, groups=n)  # [1, N, H', W']
@@ -29,9 +29,9 @@ def cross_correlate(exemplar: Tensor, search: Tensor) -> Tensor:
 
 
 def labels_for(shift: Tensor, size: int) -> Tensor:
-    """Labels [N, size, size] of response maps: 1 within RADIUS of the target, else 0.
+    """Labels `[N, size, size]` of response maps: 1 within RADIUS of the target, else 0.
 
-    `shift` [N, 2] is the target's centre, x then y, in pixels from the middle of the search crop.
+    `shift` `[N, 2]` is the target's centre, x then y, in pixels from the middle of the search crop.
     """
     cells = (torch.arange(size, device=shift.device) - (size - 1) / 2) * STRIDE
     dx = cells[None, None, :] - shift[:, 0, None, None]
@@ -40,42 +40,42 @@ def labels_for(shift: Tensor, size: int) -> Tensor:
 
 
 def balanced_logistic(response: Tensor, labels: Tensor) -> Tensor:
-    """SiamFC's loss: the mean logistic loss of positives and that of negatives, each with weight
-    1/2.
+    """SiamFC's loss: half the mean logistic loss of positives, and half that of negatives.
 
-    Both [N, H, W].  A map without positives (the target is absent) counts its negatives in full.
+    Both arguments are `[N, H, W]`. In a map without positives, where the target is absent, the
+    negatives count in full.
     """
     weight = _balanced_weights(labels)
-    return F.binary_cross_entropy_with_logits(response, labels, weight, reduction="sum") / len(
-        response
-    )
+    loss = F.binary_cross_entropy_with_logits(response, labels, weight, reduction="sum")
+    return loss / len(response)
 
 
 def _balanced_weights(labels: Tensor) -> Tensor:
-    """Weights of the cells of `labels` [N, H, W], of sum 1 a map: 1/2 for positives, 1/2 for
-    negatives, if any.
+    """Weights of the cells of `labels` `[N, H, W]`: 1/2 in sum for positives, 1/2 for negatives.
+
+    In a map without positives the negatives have 1 in sum.
     """
-    count = labels.sum((1, 2), keepdim=True)
-    share = torch.where(count > 0, 0.5, 1.0)
-    return torch.where(
-        labels > 0, 0.5 / count.clamp(min=1), share / (labels[0].numel() - count).clamp(min=1)
-    )
+    positives = labels.sum((1, 2), keepdim=True)
+    negatives = labels[0].numel() - positives
+    share = torch.where(positives > 0, 0.5, 1.0)  # of the negatives
+    weight = 0.5 / positives.clamp(min=1)
+    other_weight = share / negatives.clamp(min=1)
+    return torch.where(labels > 0, weight, other_weight)
 
 
 @torch.no_grad()
 def best_bias(response: Tensor, labels: Tensor) -> Tensor:
-    """The scalar b for which `balanced_logistic` of `response` + b is least; both [N, H, W].
+    """The scalar b for which `balanced_logistic` of `response` + b is least; both `[N, H, W]`.
 
-    Such a bias is SiamFC's last parameter.  Tracking does not need it, since only differences of
-    responses count, but without one a training spends itself on pushing all responses down.  As b
-    is a minimum, the loss at it has the gradient of the loss of both together.  Where labels are of
-    one kind alone it is any that makes the loss vanish.
+    Such a bias is SiamFC's last parameter. Tracking does not need it, since only differences of
+    responses count, but without it training mostly pushes all responses down. Since b is a minimum,
+    no gradient has to flow through it: the loss at b has the same gradient in the responses. Where
+    labels are of one kind only, b is one of many that make the loss vanish.
     """
     low, high = response.new_full((), -BIAS_LIMIT), response.new_full((), BIAS_LIMIT)
     weight = _balanced_weights(labels)
-    for _ in range(
-        BIAS_STEPS
-    ):  # the loss is convex in b: halve the interval by the sign of its derivative
+    # The loss is convex in b, so the sign of its derivative tells which half has the minimum.
+    for _ in range(BIAS_STEPS):
         middle = (low + high) / 2
         rising = (weight * (torch.sigmoid(response + middle) - labels)).sum() > 0
         low, high = torch.where(rising, low, middle), torch.where(rising, middle, high)
@@ -83,14 +83,15 @@ def best_bias(response: Tensor, labels: Tensor) -> Tensor:
 
 
 def hit_rate(response: Tensor, labels: Tensor) -> float:
-    """The share of response maps whose highest cell is labelled positive; both [N, H, W]."""
+    """The share of response maps whose highest cell is labelled positive; both `[N, H, W]`."""
     highest = response.flatten(1).argmax(1, keepdim=True)
     return labels.flatten(1).gather(1, highest).mean().item()
 
 
 def response_distance(response: Tensor, target: Tensor) -> Tensor:
-    """Mean squared difference of two batches of response maps [N, H, W], each map normalised to
-    mean 0, deviation 1.
+    """Mean squared difference of two batches of response maps `[N, H, W]`.
+
+    Each map is normalised to mean 0 and deviation 1.
     """
 
     def normalise(maps: Tensor) -> Tensor:
@@ -101,14 +102,15 @@ def response_distance(response: Tensor, target: Tensor) -> Tensor:
 
 
 class SiameseTask:
-    """L_S of Eq. 1 for a batch of pairs: SiamFC's loss plus `match` times the distance to the
-    teacher's response.
+    """L_S of Eq. 1 for a batch of pairs.
 
-    SiamFC's loss is taken at the bias of the responses that suits the batch best (`best_bias`).  A
-    batch holds `exemplar` [N, 3, 127, 127] and `search` [N, 3, 255, 255], uint8 RGB, `shift` [N, 2]
-    float (see `labels_for`) and `negative` [N] bool: the search crop shows another target.  With
-    `bits` the student's features are correlated by their signs, through which it learns as through
-    those of its layers (Eq. 8).
+    It is SiamFC's loss plus `match` times the distance to the teacher's response. SiamFC's loss is
+    taken at the bias of the responses that suits the batch best (`best_bias`).
+
+    A batch holds `exemplar` `[N, 3, 127, 127]` and `search` `[N, 3, 255, 255]`, uint8 RGB, `shift`
+    `[N, 2]` float (see `labels_for`) and `negative` `[N]` bool: the search crop shows another
+    target. With `bits` the signs of the student's features are correlated; their gradient is that
+    of the signs in its layers (Eq. 8).
     """
 
     def __init__(
@@ -131,12 +133,14 @@ class SiameseTask:
         return logistic + self.match * distance, {"logistic": logistic, "response": distance}
 
     def respond(self, net: nn.Module, batch: dict[str, Any], bits: bool = False) -> Tensor:
-        """Response maps [N, 17, 17] float32 of `net` to a batch; `bits`: of its features' signs."""
+        """Response maps `[N, 17, 17]` float32 of `net`; `bits`: of the signs of its features."""
         device = batch["search"].device
         with torch.autocast(device.type, self.precision, enabled=self.precision != torch.float32):
             exemplar, search = (
                 net(batch[key].float().contiguous(memory_format=torch.channels_last))
                 for key in ("exemplar", "search")
             )
-        features = exemplar.float(), search.float()
-        return cross_correlate(*(map(approx_sign, features) if bits else features))
+        exemplar, search = exemplar.float(), search.float()
+        if bits:
+            exemplar, search = approx_sign(exemplar), approx_sign(search)
+        return cross_correlate(exemplar, search)

@@ -1,6 +1,4 @@
-"""What a target looks like: its first look, a memory of later ones, and where in a search region
-that is found.
-"""
+"""A target's template: its first look, a memory of later ones, and their correlation."""
 
 from __future__ import annotations
 
@@ -13,15 +11,17 @@ from numpy.lib.stride_tricks import as_strided
 from rbsf.engine.correlate import correlate_signs
 from rbsf.tracker.geometry import STRIDE
 
-Correlation = Callable[[np.ndarray], np.ndarray]  # features (N, C, 22, 22) -> responses (N, 17, 17)
+Correlation = Callable[[np.ndarray], np.ndarray]  # of [N, C, 22, 22] features: [N, 17, 17]
 
 
 class Template:
     """Features of a target, and their correlation with those of search regions.
 
-    `first`: the features (C, 6, 6) of the first frame.  `by_signs`: correlate their signs.
-    `memory_share`: share of the memory of later looks in the template; 0 keeps it as it is.
+    `first`: the features `[C, 6, 6]` of the first frame. `by_signs`: correlate their signs.
+    `memory_share`: share of the memory of later looks in the template; with 0 it stays fixed.
     `memory_rate`: share of a new look in the memory.
+
+    `place` is the correlation that finds the place, `weigh` the one that chooses the size.
     """
 
     def __init__(
@@ -32,16 +32,14 @@ class Template:
         self.fixed = not memory_share
         self.memory = first
         self.self_response = first.size if by_signs else max(float(np.vdot(first, first)), 1e-12)
-        self.place = self.weigh = self._correlation(
-            first
-        )  # what finds the place, what chooses the size
+        self.place = self.weigh = self._correlation(first)
 
     def remember(self, look: np.ndarray) -> None:
-        """Take features of the target, (C, 6, 6), into the memory.
+        """Take features of the target, `[C, 6, 6]`, into the memory.
 
-        The size is chosen with half as much of it: as the size followed lags behind a target that
-        grows or shrinks, so do the sizes in the memory, and with all of it they would hold the next
-        ones back.
+        The size is chosen with half as much of the memory. Where a target grows or shrinks, the
+        size followed lags behind, and so do the looks in the memory; with all of it they would hold
+        the size back.
         """
         self.memory = self.memory + self.rate * (look - self.memory)
         learned = self.share * (self.memory - self.first)
@@ -53,11 +51,11 @@ class Template:
 
 
 def look_at(features: np.ndarray, offset: np.ndarray, size: int) -> np.ndarray:
-    """The (C, size, size) features of what lies `offset` (x, y) pixels off the middle of a crop,
-    from the crop's own, (C, H, W), interpolated; nearer to the middle where they end.
+    """Features `[C, size, size]` of the place `offset` (x, y) pixels off the middle of a crop.
 
-    As the network pads nothing, these are the features of a smaller crop around that place, but for
-    less than a stride.
+    They are interpolated from the crop's features `[C, H, W]`; where these end, a place nearer to
+    the middle is taken. Since the network does not pad, they are those of a smaller crop around
+    that place, to less than a stride.
     """
     last = features.shape[-1] - size
     x, y = np.clip(offset / STRIDE + last / 2, 0, last)
@@ -69,17 +67,17 @@ def look_at(features: np.ndarray, offset: np.ndarray, size: int) -> np.ndarray:
 
 
 def correlate(template: np.ndarray, features: np.ndarray) -> np.ndarray:
-    """Cross-correlate a (C, K, K) template with (N, C, H, W) features: (N, H - K + 1, W - K + 1),
-    float32.
+    """Cross-correlate a template `[C, K, K]` with features `[N, C, H, W]`.
 
-    One matrix product for all pairs of a template cell and a place, then a shifted sum: 30 times
-    faster than windows.
+    Returns `[N, H - K + 1, W - K + 1]` float32. One matrix product serves all pairs of a template
+    cell and a place, and a shifted sum follows; that is 30 times faster than a product per window.
     """
     (channels, k, _), (n, _, height, width) = template.shape, features.shape
     products = template.reshape(channels, k * k).T @ features.reshape(n, channels, height * width)
     image, cell, place = products.strides
     rows, columns = height - k + 1, width - k + 1
-    shifted = as_strided(  # (n, k, k, rows, columns): what each template cell says about each place
+    # [n, k, k, rows, columns]: the part of each template cell in each response.
+    shifted = as_strided(
         products,
         (n, k, k, rows, columns),
         (image, k * cell + width * place, cell + place, width * place, place),

@@ -1,8 +1,7 @@
-"""Networks that were published as ONNX files, as PyTorch modules, which run in batches and on any
-device.
+"""ONNX files as PyTorch modules, which run in batches and on any device.
 
-A graph is kept as a safetensors file too (its nodes as JSON in the metadata `nodes`), which needs
-no ONNX to be read.
+A graph can also be kept as a safetensors file, which can be read without ONNX; its nodes are JSON
+in the metadata `nodes`.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ FORMAT = "rbsf-teacher-1"
 
 @dataclass(frozen=True)
 class Operation:
-    """A node of an ONNX graph: its type, the names of its inputs and of its output, its attributes."""
+    """A node of an ONNX graph; inputs and output are names of values."""
 
     type: str
     inputs: tuple[str, ...]
@@ -35,10 +34,10 @@ class Operation:
 
 
 class OnnxGraph(nn.Module):
-    """A graph made for one image at a time, as a module that takes any number: [N, ...] of each
-    input.
+    """A graph made for one image at a time, as a module that takes any number.
 
-    Its constants are buffers, so that it moves to a device and never learns.
+    Each input is `[N, ...]`. The graph's constants are buffers, so that they move to a device and
+    are not trained.
     """
 
     def __init__(
@@ -64,7 +63,7 @@ class OnnxGraph(nn.Module):
             self.register_buffer(self.names[name], value, persistent=False)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """The outputs, [N, ...] each."""
+        """The outputs, `[N, ...]` each."""
         return torch.vmap(self._run_one)(*inputs)
 
     def _run_one(self, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -79,8 +78,8 @@ class OnnxGraph(nn.Module):
 def read_onnx(path: str | Path) -> OnnxGraph:
     """The graph of an ONNX file.
 
-    Raises FileNotFoundError, ModuleNotFoundError where ONNX is not installed, ValueError for a file
-    that is none and for operations that are not known here.
+    Raises FileNotFoundError for a missing file, ModuleNotFoundError where ONNX is not installed,
+    ValueError for a file that is no ONNX and for operations that are not known here.
     """
     import onnx
     from onnx import numpy_helper
@@ -115,7 +114,7 @@ def read_onnx(path: str | Path) -> OnnxGraph:
 
 
 def write_graph(graph: OnnxGraph, path: str | Path) -> None:
-    """Write a graph as safetensors; OSError where `path` cannot be written."""
+    """Write a graph as safetensors; raises OSError where `path` cannot be written."""
     nodes = {
         "inputs": graph.inputs,
         "outputs": graph.outputs,
@@ -126,7 +125,7 @@ def write_graph(graph: OnnxGraph, path: str | Path) -> None:
 
 
 def read_graph(path: str | Path) -> OnnxGraph:
-    """A graph of `write_graph`, or of an ONNX file; errors as `read_onnx` has them."""
+    """A graph of `write_graph`, or of an ONNX file; errors are those of `read_onnx`."""
     path = Path(path)
     if path.suffix == ".onnx":
         return read_onnx(path)
@@ -147,7 +146,7 @@ def read_graph(path: str | Path) -> OnnxGraph:
         ) from None
 
 
-# ---- operations, as ONNX defines them, of tensors [1, ...]
+# ---- operations as ONNX defines them, on tensors [1, ...]
 
 
 def _conv(x: Tensor, weight: Tensor, bias: Tensor | None = None, **a: Any) -> Tensor:

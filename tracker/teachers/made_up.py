@@ -1,5 +1,6 @@
-"""A teacher of random weights, for tests and rehearsals: a backbone of one convolution and a head
-of two.
+"""A teacher of random weights, for tests and rehearsals.
+
+Its backbone is one convolution, its head two.
 """
 
 from __future__ import annotations

@@ -17,16 +17,16 @@ class Lesson(NamedTuple):
 
     template: Tensor  # features [N, C, h, w]
     search: Tensor  # features [N, C, H, W]
-    target: Tensor  # probability [N, rows, columns] that a position is on the target
-    sides: Tensor  # log of the distances left, top, right, bottom [N, 4, rows, columns] to its sides, in crop pixels
+    target: Tensor  # [N, rows, columns]: probability that a position is on the target
+    sides: Tensor  # [N, 4, rows, columns]: logs of distances left, top, right, bottom, crop pixels
 
 
 class OnnxPair(nn.Module):
     """NanoTrack, and others of its form.
 
-    The backbone takes crops [N, 3, S, S], BGR 0 to 255; the head takes features of template and
-    search region, and gives class logits [N, 2, rows, columns], the target's second, and distances
-    [N, 4, rows, columns] in pixels.
+    The backbone takes crops `[N, 3, S, S]`, BGR 0 to 255. The head takes features of template and
+    search region. It gives class logits `[N, 2, rows, columns]`, the target's second, and distances
+    `[N, 4, rows, columns]` in crop pixels.
     """
 
     def __init__(self, backbone: OnnxGraph, head: OnnxGraph) -> None:
@@ -54,17 +54,17 @@ class OnnxPair(nn.Module):
 
     @torch.no_grad()
     def forward(self, exemplar: Tensor, search: Tensor) -> Lesson:
-        """The lesson for crops [N, 3, 127, 127] and [N, 3, 255, 255], RGB, 0 to 255."""
-        (template,), (region,) = (
-            self.backbone(crops.flip(1).float()) for crops in (exemplar, search)
-        )
+        """The lesson for crops `[N, 3, 127, 127]` and `[N, 3, 255, 255]`, RGB, 0 to 255."""
+        (template,) = self.backbone(exemplar.flip(1).float())  # flip: RGB to BGR
+        (region,) = self.backbone(search.flip(1).float())
         logits, distances = self.head(template, region)
         return Lesson(template, region, logits.softmax(1)[:, 1], distances.clamp(min=1e-3).log())
 
 
 def read_pair(backbone: str | Path, head: str | Path) -> OnnxPair:
-    """A teacher from its two files; errors as `read_graph` and `OnnxPair` have them, with the files
-    named.
+    """A teacher from its two files.
+
+    Errors are those of `read_graph` and `OnnxPair`, and name the files.
     """
     graphs = read_graph(backbone), read_graph(head)
     try:

@@ -16,11 +16,12 @@ EPS = 1e-6  # of the batch-norms in siamfc-pytorch
 
 
 def load_tracker(path: str | Path) -> tuple[nn.Module, str, dict[str, Any]]:
-    """What `load_weights` gives of its own files, and of these the float SiamFC.
+    """A network, its model's name and its metadata, as `load_weights` gives them.
 
-    `.npz`: `convN.weight`, `convN.bias`, batch-norm folded in.  `.pth`, `.pt`: the state dict of a
-    siamfc-pytorch network.  Raises FileNotFoundError, or ValueError in one line, also for a file
-    that holds pickled code.
+    `.safetensors` is our own form. Others hold a float SiamFC: `.npz` `convN.weight` and
+    `convN.bias`, with batch-norm folded in; `.pth` and `.pt` the state dict of a siamfc-pytorch
+    network. Raises FileNotFoundError for a missing file, ValueError for a damaged one and one that
+    holds pickled code.
     """
     path = Path(path)
     if path.suffix == ".safetensors" or not path.is_file():
@@ -73,7 +74,8 @@ def _read_pth(path: Path) -> nn.Module:
         isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
     ):
         raise ValueError(
-            f"{path}: no state dict of tensors; its siamfc-pytorch keys would be backbone.conv1.0.weight ..."
+            f"{path}: no state dict of tensors;"
+            " its siamfc-pytorch keys would be backbone.conv1.0.weight ..."
         )
     net = build("siamfc")
     parts = {"0": "conv", "1": "norm"}
@@ -101,12 +103,14 @@ def _read_pth(path: Path) -> nn.Module:
 
 
 def _siamfc_key(key: str) -> tuple[int, str, str]:
-    """`[module.][backbone.]conv2.1.weight` to (2, "1", "weight"), `conv5.weight` to (5, "0",
-    "weight").
+    """Number of the convolution, part and name of a key.
+
+    `[module.][backbone.]conv2.1.weight` is (2, "1", "weight"), `conv5.weight` (5, "0", "weight").
     """
-    words = (
-        key.removeprefix("module.").removeprefix("backbone.").removeprefix("features.").split(".")
-    )
+    name = key
+    for prefix in ("module.", "backbone.", "features."):
+        name = name.removeprefix(prefix)
+    words = name.split(".")
     if not words[0].startswith("conv") or len(words) not in (2, 3):
         raise ValueError(f"unknown key {key}")
     number = int(words[0].removeprefix("conv"))

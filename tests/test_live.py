@@ -59,10 +59,10 @@ def test_a_source_that_never_starts_is_named():
 
 def test_a_source_that_fails_says_why():
     def refuse():
-        raise ValueError("connection refused")
+        raise ValueError("cannot be opened: connection refused")
         yield
 
-    with pytest.raises(SourceEnded, match="connection refused"):
+    with pytest.raises(SourceEnded, match="cam cannot be opened: connection refused"):
         next(iter(NewestFrame("cam", refuse)))
 
 
@@ -74,3 +74,13 @@ def test_a_break_is_bridged():
     assert seen[0] == 0
     with pytest.raises(SourceEnded, match="cam broke off after 6 frames"):
         next(frames)
+
+
+def test_a_wait_ends_when_the_run_is_to_stop():
+    def silent():
+        time.sleep(5)
+        yield
+
+    source = NewestFrame("cam", silent)
+    source.should_stop = lambda: True
+    assert list(source) == []

@@ -29,7 +29,7 @@ import rbsf.system.program
 from rbsf.datasets.video.frames import Frames, open_frames
 from rbsf.datasets.video.writer import VideoWriter
 from rbsf.engine.file import write_packed
-from rbsf.tools.recording import BoxWriter, Row
+from rbsf.tools.box_writer import BoxWriter, Row
 from rbsf.tools.track import main, parse_args, source_name
 
 REPO = Path(__file__).resolve().parents[1]
@@ -355,7 +355,7 @@ class TestBoxWriter:
     def test_a_disk_that_fills_up_leaves_whole_rows(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        monkeypatch.setattr("rbsf.tools.recording.FLUSH_SECONDS", 0)
+        monkeypatch.setattr("rbsf.tools.box_writer.FLUSH_SECONDS", 0)
         resource = pytest.importorskip("resource", reason=needs("linux", "no module resource"))
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
         old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # Python's default

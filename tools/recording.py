@@ -83,6 +83,8 @@ class Recorder:
     show: bool
     watch: Callable[[list[Result]], object] | None = None  # called with each frame's results
     first: int = 0  # number of the first frame
+    live: bool = False  # frames are dropped where the tracker is too slow
+    written: int = 0  # frames of a live source in the video
     start: float = field(default_factory=time.perf_counter)
     frames: int = 0  # recorded so far
     lost: set[int] = field(default_factory=set)  # targets that are lost now
@@ -103,13 +105,23 @@ class Recorder:
             return True
         drawn = draw(image, results)
         if self.writer:
-            self.writer.write(drawn)
+            for _ in range(self._copies(seconds)):
+                self.writer.write(drawn)
         return not self.show or show(drawn)
 
     @property
     def number(self) -> int:
         """Number of the next frame in its video, from 0."""
         return self.first + self.frames
+
+    def _copies(self, seconds: float | None) -> int:
+        """How often a frame is written: of a live source so that the video plays at true speed."""
+        if not self.live or seconds is None or self.writer is None:
+            return 1
+        due = 1 + int(seconds * self.writer.fps)
+        copies = max(due - self.written, 0)
+        self.written += copies
+        return copies
 
     def _rows(self, seconds: float | None, results: list[Result]) -> list[Row]:
         if seconds is None:
@@ -202,24 +214,29 @@ def track_video(
         session.add(box)
     for note in session.notes:
         print(note)
-    recorder = _open_recorder(source, frames.fps or DEFAULT_FPS, outputs, span.first)
+    recorder = _open_recorder(source, frames, outputs, span.first)
     boxes, writer = recorder.boxes or nullcontext(), recorder.writer or nullcontext()
     with StopRequest() as stop, boxes, writer:
+        if frames.live:
+            frames.live.should_stop = lambda: bool(stop.signum)
         recorder.add(first, seconds, [*session.results.values()])
         total = span.expected(frames.count)
         error = _follow(timing.decoding(images), session, recorder, total, stop)
+    if frames.live:
+        print(frames.live.describe())
     return Ending(recorder.frames, timing.summary(recorder.frames), error, stop.signum)
 
 
-def _open_recorder(source: str, fps: float, outputs: Outputs, first: int) -> Recorder:
-    is_camera = source.isdecimal()
+def _open_recorder(source: str, frames: Frames, outputs: Outputs, first: int) -> Recorder:
+    fps = frames.fps or DEFAULT_FPS
     return Recorder(
-        fps=None if is_camera else fps,
+        fps=None if source.isdecimal() else fps,  # of a camera
         writer=VideoWriter(outputs.video, fps) if outputs.video else None,
         boxes=BoxWriter(outputs.boxes) if outputs.boxes else None,
         show=outputs.show,
         watch=outputs.watch,
         first=first,
+        live=frames.live is not None,
     )
 
 

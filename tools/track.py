@@ -192,7 +192,7 @@ def main(argv: list[str] | None = None) -> int:
     from rbsf.tracker.loading import constants_of, load_network
 
     constants = read_constants(args.constants, constants_of(args.weights))
-    frames = open_frames(args.video)
+    frames = open_frames(args.video)  # a live source is connected when it is read, not yet
     outputs, span = Outputs(output_path(args), args.boxes, args.show), span_of(args)
     network = load_network(args.weights, args.device, args.precision, args.threads, args.engine)
     print(f"network: {args.weights.name}, {describe_backbone(network)}")

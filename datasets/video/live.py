@@ -1,4 +1,4 @@
-"""Live sources: of cameras and streams the newest frame wins, and what came in between is dropped."""
+"""Live sources: the newest frame wins, and what came in between is dropped."""
 
 from __future__ import annotations
 
@@ -37,22 +37,25 @@ class NewestFrame:
     `connect` opens the source and yields its frames, H x W x 3 uint8 RGB; it is called again when
     they end or it raises an error.  Iterating yields each frame that is taken with its seconds since
     the first one, by the clock at its arrival.  The first frame waits until it is taken, so that a
-    box that is known in advance belongs to it.  Raises SourceEnded where no frame comes for too long.
+    box that is known in advance belongs to it.  Iteration ends when `should_stop` says so.  Raises
+    SourceEnded where no frame comes for too long, or where the source cannot be opened at all.
     """
 
     def __init__(self, name: str, connect: Callable[[], Frames]) -> None:
         self.name, self.connect, self.count = name, connect, LiveCount()
+        self.should_stop: Callable[[], bool] = lambda: False
         self._changed = threading.Condition()
         self._slot: tuple[np.ndarray, float] | None = None  # frame and time of its arrival
         self._stopped = False
         self._reason = "no frame came"
+        self._refused = ""  # why the source could not be opened, before any frame came
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, float]]:
         threading.Thread(target=self._read, name=f"reader of {self.name}", daemon=True).start()
         begin: float | None = None
         try:
-            while True:
-                image, arrived = self._take(START_SECONDS if begin is None else SILENT_SECONDS)
+            while taken := self._take(START_SECONDS if begin is None else SILENT_SECONDS):
+                image, arrived = taken
                 if begin is None:
                     begin = arrived
                 self.count.taken += 1
@@ -63,11 +66,23 @@ class NewestFrame:
             with self._changed:
                 self._changed.notify_all()
 
-    def _take(self, patience: float) -> tuple[np.ndarray, float]:
-        """The frame in the slot, which is empty then; SourceEnded where none comes in time."""
+    def describe(self) -> str:
+        """One line on the frames so far."""
+        taken, dropped, age = self.count.taken, self.count.dropped, self.count.age
+        return f"live: {taken} frames tracked, {dropped} dropped; the last was {age:.2f} s old"
+
+    def _take(self, patience: float) -> tuple[np.ndarray, float] | None:
+        """The frame in the slot, which is empty then; None where the run is to stop.
+
+        Raises SourceEnded where no frame comes in time.
+        """
         end = time.monotonic() + patience
         with self._changed:
             while self._slot is None:
+                if self.should_stop():
+                    return None
+                if self._refused:
+                    raise SourceEnded(self._refused)
                 if time.monotonic() > end:
                     raise SourceEnded(self._complaint(patience))
                 self._changed.wait(POLL_SECONDS)
@@ -94,6 +109,9 @@ class NewestFrame:
                 self._reason = "no frame came"
             except (ValueError, OSError) as error:
                 self._reason = f"no frame came: {error}"
+                if not self.count.taken and self._slot is None:
+                    self._refused = f"{self.name} {error}"
+                    return
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 

@@ -75,6 +75,25 @@ class PyavReader:
         return av.FFmpegError
 
 
+def read_stream(address: str) -> Iterator[tuple[np.ndarray, float]]:
+    """Frames of a stream, H x W x 3 uint8 RGB, with their timestamps in seconds.
+
+    Raises ValueError where it cannot be opened, or breaks off before its end.
+    """
+    import av
+
+    count, seconds = 0, 0.0
+    try:
+        with av.open(address) as container:
+            for frame in container.decode(_main_stream(container)):
+                seconds = seconds if frame.time is None else float(frame.time)
+                yield frame.to_ndarray(format="rgb24"), seconds
+                count += 1
+    except (av.FFmpegError, OSError) as error:
+        what = f"broke off after {count} frames" if count else "cannot be opened as a video"
+        raise ValueError(f"{address} {what} ({error.strerror})") from None
+
+
 def _main_stream(container: Any) -> Any:
     """The video stream that a player shows: no cover picture."""
     stream = container.streams.best("video")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
@@ -14,6 +14,7 @@ import numpy as np
 
 from rbsf.datasets.video import pyav_reader
 from rbsf.datasets.video.containers import is_cut_short, shows_all_frames
+from rbsf.datasets.video.live import NewestFrame
 from rbsf.datasets.video.opencv_reader import (
     OpenCvReader,
     advice,
@@ -24,6 +25,9 @@ from rbsf.datasets.video.opencv_reader import (
 from rbsf.datasets.video.pyav_reader import PyavReader
 
 Reader = OpenCvReader | PyavReader
+LIVE_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "rtp", "udp", "srt", "tcp")
+LIVE_SUFFIXES = (".mjpg", ".mjpeg", ".m3u8")  # of cameras and broadcasts over http
+NOT_OPENED = "cannot be opened as a video; is the address right, and is a video sent there?"
 MAX_STAND_INS = 5  # frames in a row that cannot be decoded, for which the one before stands in
 
 
@@ -35,7 +39,7 @@ class BrokenVideo(ValueError):
 class Frames:
     """A run of frames that can be iterated again and again.
 
-    A camera is read from now on, a stream or pipe only once.  `count` is what a folder holds or a
+    A camera or live stream is read from now on, another stream or a pipe only once.  `count` is what a folder holds or a
     video's header says, which may be wrong, or None.  `fps` is the mean rate, or None.  Iterating
     yields H x W x 3 uint8 RGB, whose size may change on the way; `start()` yields each frame with its
     time in seconds since the first one, or None where there is no clock: images, cameras.  Both raise
@@ -47,38 +51,65 @@ class Frames:
     fps: float | None
     count: int | None
     start: Callable[[], Iterator[tuple[np.ndarray, float | None]]]
+    live: NewestFrame | None = None  # of a source of which frames are dropped
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return (image for image, _ in self.start())
 
 
 def open_camera(index: int) -> Frames:
-    """Open a camera by its number; ValueError where there is none."""
+    """Open a camera by its number, as a live source; ValueError where there is none."""
     capture = cv2.VideoCapture(index)
     opened = capture.isOpened()
     fps = capture.get(cv2.CAP_PROP_FPS) if opened else 0.0
     capture.release()
     if not opened:
         raise ValueError(f"camera {index} cannot be opened; is it plugged in and free?")
-
-    def start() -> Iterator[tuple[np.ndarray, None]]:
-        return ((image, None) for image, _ in _read_live(cv2.VideoCapture(index)))
-
-    return Frames(f"camera {index}", fps if fps > 0 else None, None, start)
+    return _live(f"camera {index}", index, fps if fps > 0 else None)
 
 
 def open_stream(address: str) -> Frames:
     """Open a URL that FFmpeg knows (rtsp, http ...) or a pipe.
 
-    Raises ValueError where that fails, and for a second reading.
+    Addresses that name a live source are read as one.  Others are files that come over a network: no
+    frame of them is dropped, and they are read once.  Raises ValueError where such a one cannot be
+    opened, and for a second reading.
     """
+    if is_live(address):
+        return _live(address, address, None)
+    if address.startswith(("http://", "https://")) and pyav_reader.is_installed():
+        return _read_once(address, None, None, pyav_reader.read_stream(address))
     capture = cv2.VideoCapture(address, cv2.CAP_FFMPEG)
     if not capture.isOpened():
-        raise ValueError(
-            f"{address} cannot be opened as a video; is the address right, and is a video sent there?"
-        )
+        raise ValueError(f"{address} {NOT_OPENED}")
     count, fps = header_count(capture), header_rate(capture)
-    frames = _timed(_read_live(capture), fps)
+    return _read_once(address, fps, count, _read_capture(capture))
+
+
+def is_live(address: str) -> bool:
+    """Whether an address names a source that does not wait for its reader."""
+    scheme, _, rest = address.lower().partition("://")
+    path = rest.partition("?")[0]
+    return scheme in LIVE_SCHEMES or (scheme.startswith("http") and path.endswith(LIVE_SUFFIXES))
+
+
+def _live(name: str, source: int | str, fps: float | None) -> Frames:
+    def connect() -> Generator[np.ndarray, None, None]:
+        capture = cv2.VideoCapture(source)
+        if not capture.isOpened():
+            raise ValueError(NOT_OPENED)
+        for image, _ in _read_capture(capture):
+            yield image
+
+    newest = NewestFrame(name, connect)
+    return Frames(name, fps, None, lambda: iter(newest), newest)
+
+
+def _read_once(
+    address: str, fps: float | None, count: int | None, stamped: Iterator[tuple[np.ndarray, float]]
+) -> Frames:
+    """Frames of a stream, the first of which is waited for."""
+    frames = _timed(stamped, fps)
     first = next(frames, None)
     if first is None:
         raise ValueError(
@@ -128,7 +159,7 @@ def _choose_reader(_: Path, path: Path, __: int) -> Reader:
         raise ValueError(f"video {path} {fault}") from None
 
 
-def _read_live(capture: cv2.VideoCapture) -> Iterator[tuple[np.ndarray, float]]:
+def _read_capture(capture: cv2.VideoCapture) -> Iterator[tuple[np.ndarray, float]]:
     """Frames until no more comes, with their timestamps in seconds; releases `capture`."""
     try:
         while True:

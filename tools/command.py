@@ -17,6 +17,7 @@ COMMANDS = {  # name: (module, what it does)
         "rbsf.eval.run_benchmarks",
         "run trackers over a benchmark and report their scores",
     ),
+    "long-term": ("rbsf.eval.run_long_term", "score trackers where targets are absent for a time"),
     "train": ("rbsf.tools.train_rbsf", "train a tracker"),
     "prepare-pairs": (
         "rbsf.tools.prepare_pairs",

@@ -1,0 +1,174 @@
+"""Long-term evaluation: targets that are absent for a time.
+
+Precision, recall and F are those of the VOT long-term challenge (Lukezic et al., "Now you see me:
+evaluating performance in long-term visual tracking", 2018).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import astuple, dataclass
+
+import numpy as np
+
+from rbsf.datasets.video.sequences import Sequence
+from rbsf.eval.metrics import overlaps
+from rbsf.eval.trackers import Tracker
+
+THRESHOLDS = 100  # scores at which precision and recall are taken
+OVERLAP = 0.5  # above it a visible target counts as tracked
+FOUND_OVERLAP, FOUND_FRAMES = 0.3, 25  # a target that returns is found above it, in so many frames
+JUMP_OVERLAP, JUMP_FRAMES = 0.1, 10  # a jump: called tracked below it, for so many frames in a row
+
+
+@dataclass(frozen=True)
+class LongRun:
+    """What a tracker said of N frames, the first of which had the true box."""
+
+    boxes: np.ndarray  # [N, 4] x, y, w, h in pixels
+    scores: np.ndarray  # [N]
+    lost: np.ndarray  # [N] bool
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Frames by what is true and what is said."""
+
+    tracked: int = 0  # visible, said to be there, overlap above OVERLAP
+    failed: int = 0  # visible, said to be there, less overlap
+    missed: int = 0  # visible, said to be lost
+    imagined: int = 0  # absent, said to be there
+    noticed: int = 0  # absent, said to be lost
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+
+@dataclass(frozen=True)
+class LongScores:
+    """Means over sequences, 0 to 1; NaN where nothing of the kind happened."""
+
+    f: float  # the best over thresholds of the score
+    precision: float  # there
+    recall: float  # there
+    counts: Counts
+    noticed: float  # share of the frames without overlap that are called lost
+    false_alarms: float  # share of the frames with overlap above OVERLAP that are called lost
+    found: float  # share of the targets that return
+    jumps: float  # share of the sequences with a jump
+
+
+def track_long(
+    tracker: Tracker, sequence: Sequence, progress: Callable[[], object] = lambda: None
+) -> LongRun:
+    """Start on the box of the first frame and go to the end, absent or not."""
+    boxes, scores, lost = [], [], []
+    for number, image in enumerate(sequence):
+        if number == 0:
+            tracker.init(image, sequence.boxes[0])
+            boxes.append(sequence.boxes[0])
+            scores.append(1.0)
+            lost.append(False)
+        else:
+            result = tracker.update(image)
+            boxes.append(result.box)
+            scores.append(result.score)
+            lost.append(result.lost)
+        progress()
+    return LongRun(np.array(boxes), np.array(scores), np.array(lost, bool))
+
+
+def score_long(runs: Iterable[tuple[LongRun, Sequence]]) -> LongScores:
+    """The scores of a tracker's runs over sequences; the first frame of each is left out."""
+    pairs = [(_rest(run), sequence.boxes[1:]) for run, sequence in runs]
+    hits = [_overlap(run, truth) for run, truth in pairs]
+    f, precision, recall = _best_f(pairs, hits)
+    counts, said_lost, wrong = Counts(), [], []
+    for (run, truth), overlap in zip(pairs, hits, strict=True):
+        counts += count_frames(run, truth, overlap)
+        said_lost.append(run.lost[overlap == 0])
+        wrong.append(run.lost[overlap > OVERLAP])
+    returns = [
+        is_found(run, truth, overlap)
+        for (run, truth), overlap in zip(pairs, hits, strict=True)
+        if np.isnan(truth[:, 0]).any()
+    ]
+    jumps = [has_jump(run, overlap) for (run, _), overlap in zip(pairs, hits, strict=True)]
+    return LongScores(
+        f=f,
+        precision=precision,
+        recall=recall,
+        counts=counts,
+        noticed=_mean(np.concatenate(said_lost)),
+        false_alarms=_mean(np.concatenate(wrong)),
+        found=_mean(np.array(returns)),
+        jumps=_mean(np.array(jumps)),
+    )
+
+
+def count_frames(run: LongRun, truth: np.ndarray, overlap: np.ndarray) -> Counts:
+    """The frames of one run by what is true, `[N, 4]` with NaN where absent, and what is said."""
+    visible = np.isfinite(truth[:, 0])
+    there = ~run.lost
+    return Counts(
+        tracked=int((visible & there & (overlap > OVERLAP)).sum()),
+        failed=int((visible & there & (overlap <= OVERLAP)).sum()),
+        missed=int((visible & run.lost).sum()),
+        imagined=int((~visible & there).sum()),
+        noticed=int((~visible & run.lost).sum()),
+    )
+
+
+def is_found(run: LongRun, truth: np.ndarray, overlap: np.ndarray) -> bool:
+    """Whether a target is tracked within FOUND_FRAMES frames of its last return."""
+    back = int(np.flatnonzero(np.isnan(truth[:, 0]))[-1]) + 1
+    soon = slice(back, back + FOUND_FRAMES)
+    return bool((~run.lost[soon] & (overlap[soon] > FOUND_OVERLAP)).any())
+
+
+def has_jump(run: LongRun, overlap: np.ndarray) -> bool:
+    """Whether JUMP_FRAMES frames in a row are called tracked, but miss the target."""
+    wrong = ~run.lost & (overlap < JUMP_OVERLAP)
+    longest = current = 0
+    for each in wrong:
+        current = current + 1 if each else 0
+        longest = max(longest, current)
+    return longest >= JUMP_FRAMES
+
+
+def _best_f(
+    pairs: list[tuple[LongRun, np.ndarray]], hits: list[np.ndarray]
+) -> tuple[float, float, float]:
+    """F, precision and recall at the threshold of the score that has the highest F.
+
+    Precision is a mean over frames with a prediction, recall over frames with a target; both are
+    means over the sequences.
+    """
+    scores = np.concatenate([run.scores for run, _ in pairs])
+    best = (0.0, 0.0, 0.0)
+    for threshold in np.quantile(scores, np.linspace(0, 1, THRESHOLDS)):
+        precisions, recalls = [], []
+        for (run, truth), overlap in zip(pairs, hits, strict=True):
+            given, visible = run.scores >= threshold, np.isfinite(truth[:, 0])
+            precisions.append(overlap[given].mean() if given.any() else 1.0)
+            recalls.append((overlap * given)[visible].mean() if visible.any() else np.nan)
+        precision, recall = float(np.mean(precisions)), float(np.nanmean(recalls))
+        f = 2 * precision * recall / max(precision + recall, 1e-12)
+        best = max(best, (f, precision, recall))
+    return best
+
+
+def _overlap(run: LongRun, truth: np.ndarray) -> np.ndarray:
+    """Overlap of each frame, 0 where the target is absent."""
+    visible = np.isfinite(truth[:, 0])
+    overlap = np.zeros(len(truth))
+    overlap[visible] = overlaps(run.boxes[visible], truth[visible])
+    return overlap
+
+
+def _rest(run: LongRun) -> LongRun:
+    return LongRun(run.boxes[1:], run.scores[1:], run.lost[1:])
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if len(values) else float("nan")

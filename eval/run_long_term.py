@@ -1,0 +1,133 @@
+"""Score trackers where targets are absent for a time: lost, noticed, found again.
+
+    python eval/run_long_term.py --root data/GOT-10k/val --tracker rbsf
+
+By default departures are made from the sequences: the camera turns away from the target and returns,
+a pillar hides it, the camera jumps.  With --as-they-are the sequences are tracked as they are, and
+the frames that their annotations call absent are the absent ones.  The table goes to OUT/long.md, the
+figures to OUT/long.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if not __package__:  # run as a file: where nothing is installed the checkout serves
+    sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from rbsf.system.program import require, run
+from rbsf.tracker.flags import add_constants_flag, read_constants
+
+if TYPE_CHECKING:  # these load OpenCV, for which --help shall not wait
+    from rbsf.datasets.video.sequences import Sequence
+    from rbsf.eval.long_term import LongScores
+
+KINDS = ("leave", "hide", "cut")
+COLUMNS = ("F", "precision", "recall", "noticed", "false alarms", "found", "jumps")
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--root", type=Path, required=True, metavar="DIR", help="sequences in any layout")
+    add(
+        "--tracker",
+        action="append",
+        required=True,
+        metavar="[LABEL=]WHAT",
+        help="as in eval/run_benchmarks.py; repeatable",
+    )
+    add("--sequences", nargs="+", metavar="NAME", help="these alone (default: all)")
+    add("--departures", nargs="+", choices=KINDS, default=[*KINDS], help="kinds (default: all)")
+    add("--as-they-are", action="store_true", help="make no departures")
+    add("--seed", type=int, default=0, metavar="N", help="of the departures (default: 0)")
+    add("--out", type=Path, default=Path("runs/long"), metavar="DIR", help="default: runs/long")
+    add_constants_flag(parser)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Track, score, print and write a table; 0 when done."""
+    args = parse_args(argv)
+    require("eval")
+    from rbsf.eval.trackers import parse_tracker
+    from rbsf.system.files import write_atomically
+
+    specs = [parse_tracker(text, config=read_constants(args.constants)) for text in args.tracker]
+    sequences = find_sequences(args)
+    scores = {spec.label: score(spec.build(), sequences, spec.label) for spec in specs}
+    table = as_markdown(scores, len(sequences))
+    print(table)
+    write_atomically(args.out / "long.md", table.encode())
+    figures = {label: asdict(found) for label, found in scores.items()}
+    write_atomically(args.out / "long.json", json.dumps(figures, indent=1).encode())
+    return 0
+
+
+def find_sequences(args: argparse.Namespace) -> list[Sequence]:
+    """What is tracked. Raises ValueError where nothing is left."""
+    from rbsf.datasets.synthetic.departures import make_departures
+    from rbsf.datasets.video.sequences import load_sequences
+
+    sequences = load_sequences(args.root, names=args.sequences)
+    if args.as_they_are:
+        return sequences
+    made = make_departures(sequences, args.departures, args.seed)
+    if not made:
+        raise ValueError(
+            f"--root {args.root}: no departure can be made of its {len(sequences)} sequences; they"
+            " are too short, or their targets fill the view"
+        )
+    return [*made]
+
+
+def score(tracker: object, sequences: list[Sequence], label: str) -> LongScores:
+    """Track all sequences under a progress bar."""
+    from tqdm import tqdm
+
+    from rbsf.eval.long_term import score_long, track_long
+
+    frames = sum(len(sequence) for sequence in sequences)
+    runs = []
+    with tqdm(total=frames, desc=label, unit="frame") as bar:
+        for sequence in sequences:
+            runs.append((track_long(tracker, sequence, bar.update), sequence))  # type: ignore[arg-type]
+    return score_long(runs)
+
+
+def as_markdown(scores: dict[str, LongScores], sequences: int) -> str:
+    """A table of all trackers, and the counts of frames."""
+    lines = [
+        f"{sequences} sequences",
+        "",
+        f"| tracker | {' | '.join(COLUMNS)} |",
+        "| --- |" + " ---: |" * len(COLUMNS),
+    ]
+    for label, found in scores.items():
+        figures = (
+            found.f,
+            found.precision,
+            found.recall,
+            found.noticed,
+            found.false_alarms,
+            found.found,
+            found.jumps,
+        )
+        lines.append(f"| {label} | {' | '.join(f'{figure:.3f}' for figure in figures)} |")
+    lines += ["", "Frames:", ""]
+    for label, found in scores.items():
+        counted = ", ".join(f"{name} {count:,}" for name, count in asdict(found.counts).items())
+        lines.append(f"- {label}: {counted}")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    run(main)

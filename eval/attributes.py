@@ -7,12 +7,14 @@ in COCO's three classes, is computed for every data set whose boxes are known.
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
 
 from rbsf.datasets.video.sequences import Sequence, span_of, whole_name
 from rbsf.eval.results import annotated
+from rbsf.system.text import read_text
 
 UAV123 = {  # in the order of its files
     "SV": "scale variation",
@@ -89,11 +91,14 @@ def _size(sequence: Sequence) -> set[str]:
 
 
 def _read_uav123(path: Path) -> set[str]:
-    flags = path.read_text().replace(",", " ").split()
+    flags = _read_flags(path)
     if len(flags) != len(UAV123) or not set(flags) <= {"0", "1"}:
-        raise ValueError(
-            f"{path} is damaged: expected {len(UAV123)} flags of 0 or 1, found {' '.join(flags)[:60]!r}"
+        warnings.warn(
+            f"{path} is damaged: expected {len(UAV123)} flags of 0 or 1, found"
+            f" {' '.join(flags)[:60]!r}; its sequence counts for no attribute",
+            stacklevel=2,
         )
+        return set()
     return {name for name, flag in zip(UAV123, flags, strict=True) if flag == "1"}
 
 
@@ -101,10 +106,17 @@ def _read_got10k(folder: Path, span: slice) -> set[str]:
     """What the labels, one a frame, say of the frames of ``span``."""
     files = {"absent": folder / "absence.label", "cut": folder / "cut_by_image.label"}
     return {
-        name
-        for name, file in files.items()
-        if file.is_file() and "1" in file.read_text().split()[span]
+        name for name, file in files.items() if file.is_file() and "1" in _read_flags(file)[span]
     }
+
+
+def _read_flags(path: Path) -> list[str]:
+    """The words of a file; none, with a warning, where it cannot be read."""
+    try:
+        return read_text(path).replace(",", " ").split()
+    except (ValueError, OSError) as error:
+        warnings.warn(f"{error}; its sequence counts for no attribute", stacklevel=2)
+        return []
 
 
 def _computed(sequence: Sequence) -> set[str]:

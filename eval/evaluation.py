@@ -174,7 +174,7 @@ class Benchmark:
         def load(read: Callable[[Sequence], Any], sequence: Sequence) -> Any:
             try:
                 return read(sequence)
-            except ValueError:
+            except (ValueError, OSError):
                 return None
 
         runs = {

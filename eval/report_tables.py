@@ -62,10 +62,8 @@ def _main_row(report: dict[str, Any], index: int) -> list[Cell]:
 
 def _part(report: dict[str, Any], tracker: dict[str, Any]) -> str | None:
     """Says of a tracker without scores on some sequences how many its means are over."""
-    count, most = (
-        len(tracker["sequences"]),
-        max(len(other["sequences"]) for other in report["trackers"]),
-    )
+    count = len(tracker["sequences"])
+    most = len({name for row in report["trackers"] for name in (*row["sequences"], *row["failed"])})
     return f"{count} of {most} sequences" if count < most else None
 
 

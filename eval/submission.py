@@ -11,6 +11,7 @@ from pathlib import Path
 from rbsf.datasets.video.sequences import Sequence
 from rbsf.eval.results import ResultStore
 from rbsf.system.files import write_atomically
+from rbsf.system.text import read_text
 
 SERVER = "http://got-10k.aitestunion.com/submit_instructions"
 
@@ -31,9 +32,9 @@ def write_submission(
                 )
             for number in range(1, runs + 1):
                 file = store.boxes_path(sequence.name, number)
-                archive.writestr(f"{sequence.name}/{file.name}", file.read_text())
+                archive.writestr(f"{sequence.name}/{file.name}", read_text(file))
             times = store.times_path(sequence.name)
-            lines = [line for line in times.read_text().splitlines() if not line.startswith("#")]
+            lines = [line for line in read_text(times).splitlines() if not line.startswith("#")]
             kept = [
                 ",".join(line.split(",")[:runs]) for line in lines
             ]  # an earlier benchmark may have had more runs

@@ -96,7 +96,7 @@ def _tracker(
                     for run in runs
                 ]
                 curves[sequence.name] = scored
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             failed[sequence.name] = str(error)
             continue
         failed.pop(sequence.name, None)

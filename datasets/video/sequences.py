@@ -134,7 +134,7 @@ def _parse_boxes(path: Path, lines: list[str], absent: np.ndarray) -> np.ndarray
     """Boxes as `read_boxes` has them. Where `absent` `[N]` is true, lines may say anything."""
     boxes = np.full((len(lines), 4), np.nan)
     for row in np.flatnonzero(~absent):
-        boxes[row] = _parse_box(lines[row], path, row + 1)
+        boxes[row] = _parse_box(lines[row], path, int(row) + 1)
     boxes[(boxes[:, 2:] == 0).any(axis=1)] = np.nan
     if np.isnan(boxes[:, 0]).all():
         nowhere = f"the target is absent from all {len(boxes)} frames"

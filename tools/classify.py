@@ -191,17 +191,17 @@ def load(path: Path, engine: str, threads: int) -> Classifier:
 
 
 def list_images(paths: list[Path]) -> Iterator[Path]:
-    """Files of folders and files; FileNotFoundError or ValueError where there is none."""
+    """Files, and those of folders without hidden ones; FileNotFoundError or ValueError for none."""
     from rbsf.datasets.video.images import IMAGE_SUFFIXES
+
+    def is_image(path: Path, root: Path) -> bool:
+        hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
+        return path.suffix.lower() in IMAGE_SUFFIXES and not hidden and path.is_file()
 
     for path in paths:
         if not path.exists():
             raise FileNotFoundError(f"no image {path}")
-        found = (
-            sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-            if path.is_dir()
-            else [path]
-        )
+        found = sorted(p for p in path.rglob("*") if is_image(p, path)) if path.is_dir() else [path]
         if not found:
             raise ValueError(f"{path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
         yield from found

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
+
+from rbsf.datasets.video.images import check_png
 
 AREA = (0.08, 1.0)  # range of a random crop's area, as a share of the image's
 RATIO = (3 / 4, 4 / 3)  # range of a random crop's width / height
@@ -105,9 +108,11 @@ def decode_crop(
 def _decode(data: bytes, flags: int) -> np.ndarray | None:
     if not data:
         return None
+    pixels = np.frombuffer(data, np.uint8)
     try:
-        return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error:  # OpenCV refuses some sizes
+        check_png(pixels, Path())
+        return cv2.imdecode(pixels, flags)
+    except (ValueError, cv2.error):  # OpenCV refuses some sizes
         return None
 
 

@@ -15,8 +15,9 @@ import io
 import math
 import pickle
 import pickletools
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -146,7 +147,9 @@ class _Dict(dict):  # type: ignore[type-arg]
 
 # The reader that is written in C allocates whatever size a file names for its memo.
 class _Reader(pickle._Unpickler):
-    dispatch = dict(pickle._Unpickler.dispatch)
+    append: Callable[[Any], None]  # the C reader's types, which mypy knows, have not these two
+    pop_mark: Callable[[], list[Any]]
+    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
 
     def __init__(self, content: bytes) -> None:
         super().__init__(io.BytesIO(content), encoding="bytes")

@@ -161,7 +161,9 @@ class CropStore:
             table = np.full((1, 5), np.nan)
         of_sequences = np.isin(table[:, 1], [number for number, *_ in sequences]).all()
         in_order = (np.diff(table[:, 1]) >= 0).all()
-        if not (np.isfinite(table).all() and (table[:, 3:] > 0).all() and of_sequences and in_order):
+        if not (
+            np.isfinite(table).all() and (table[:, 3:] > 0).all() and of_sequences and in_order
+        ):
             fault = "its table of crops is damaged"
             raise ValueError(f"{self.path}: {fault}; delete the file and prepare it again")
         return table

@@ -89,7 +89,9 @@ class ResultStore:
 
     def save_failure(self, sequence: Sequence, reason: str) -> None:
         """Record why a sequence could not be tracked."""
-        write_atomically(self.failure_path(sequence.name), (reason + "\n").encode())
+        write_atomically(
+            self.failure_path(sequence.name), (reason + "\n").encode(errors="backslashreplace")
+        )
 
     def failures(self) -> dict[str, str]:
         """What ``save_failure`` recorded: {sequence: reason}."""

@@ -27,7 +27,7 @@ import numpy as np
 from tqdm import tqdm
 
 from rbsf.datasets.images.in_files import FolderData
-from rbsf.datasets.video.images import IMAGE_SUFFIXES
+from rbsf.datasets.video.images import IMAGE_SUFFIXES, encodable
 from rbsf.system.text import read_text
 
 PLACES = (".", "ILSVRC/Data/CLS-LOC", "tiny-imagenet-200")
@@ -130,9 +130,12 @@ def _by_class(folder: Path) -> Listing:
 
 
 def _subfolders(folder: Path) -> list[str]:
-    """Names of the folders in a folder, ascending, without hidden ones."""
+    """Names of the folders in a folder, ascending, without hidden ones.
+
+    Raises ValueError for a name that is not UTF-8, which no weights could hold.
+    """
     entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
-    return sorted(entry.name for entry in entries if entry.is_dir())
+    return sorted(encodable(entry.name) for entry in entries if entry.is_dir())
 
 
 def _images_below(folder: Path, name: str) -> list[str]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from rbsf.datasets.video.images import list_images
 from rbsf.datasets.video.layouts import warn_of_folders
+from rbsf.datasets.video.sequences import MAX_PIXELS
 from rbsf.system.text import read_text
 
 
@@ -57,7 +58,7 @@ def _read_boxes(table: Path) -> Iterator[tuple[int, str, list[float]]]:
         for row in rows:
             box = _parse_numbers(row)
             if box is None:
-                fault = "x,y,w,h are not four numbers"
+                fault = f"x,y,w,h are not four numbers up to {MAX_PIXELS:.0f}"
                 raise ValueError(f"{table} line {rows.line_num}: {fault}; correct the row")
             yield rows.line_num, row["file"], box
     except csv.Error as error:
@@ -77,4 +78,4 @@ def _parse_numbers(row: dict[str, str]) -> list[float] | None:
         box = [float(row[key]) for key in "xywh"]
     except (TypeError, ValueError):
         return None
-    return box if np.isfinite(box).all() else None
+    return box if all(abs(number) <= MAX_PIXELS for number in box) else None

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from rbsf.datasets.video.frames import VIDEO_SUFFIXES
-from rbsf.datasets.video.images import list_images, natural_key
+from rbsf.datasets.video.images import encodable, list_images, natural_key, shown_name
 from rbsf.system.text import read_text
 
 SPLITS = ("train", "val", "test")
@@ -226,6 +226,7 @@ def find_entries(root: Path, layout: str | None = None) -> list[Entry]:
     Raises ValueError that says what was looked for and what is there, and FileNotFoundError where
     `root` does not exist.
     """
+    encodable(root)
     if not root.exists():
         raise FileNotFoundError(f"dataset {root} does not exist")
     if layout is not None and layout not in LAYOUTS:
@@ -237,8 +238,17 @@ def find_entries(root: Path, layout: str | None = None) -> list[Entry]:
         entries = LAYOUTS[name](root)
         if entries:
             _warn_of_left_out(root, entries)
+            entries = list(map(_with_shown_name, entries))
             return _one_of_each_name(entries)
     raise ValueError(_nothing_found(root, names))
+
+
+def _with_shown_name(entry: Entry) -> Entry:
+    """The entry; with a fault where its name is not UTF-8, so that no report could hold it."""
+    name = shown_name(entry.name)
+    if name == entry.name:
+        return entry
+    return replace(entry, name=name, fault="its name is not valid UTF-8; rename it")
 
 
 def _one_of_each_name(entries: list[Entry]) -> list[Entry]:

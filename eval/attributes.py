@@ -7,12 +7,14 @@ Yang, 2015). The size of the target, in COCO's three classes, is computed wherev
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
 
 from rbsf.datasets.video.sequences import Sequence, span_of, whole_name
 from rbsf.eval.results import annotated
+from rbsf.system.text import read_text
 
 UAV123 = {  # in the order of its files
     "SV": "scale variation",
@@ -99,13 +101,16 @@ def _size(sequence: Sequence) -> set[str]:
 
 
 def _read_uav123(path: Path) -> set[str]:
-    """The attributes that a file flags; raises ValueError where it is damaged."""
-    flags = path.read_text().replace(",", " ").split()
+    """The attributes that a file flags; none, with a warning, where it is damaged."""
+    flags = _read_flags(path)
     if len(flags) != len(UAV123) or not set(flags) <= {"0", "1"}:
         found = " ".join(flags)[:60]
-        raise ValueError(
-            f"{path} is damaged: expected {len(UAV123)} flags of 0 or 1, found {found!r}"
+        warnings.warn(
+            f"{path} is damaged: expected {len(UAV123)} flags of 0 or 1, found {found!r};"
+            " its sequence counts for no attribute",
+            stacklevel=2,
         )
+        return set()
     return {name for name, flag in zip(UAV123, flags, strict=True) if flag == "1"}
 
 
@@ -116,9 +121,18 @@ def _read_got10k(sequence: Sequence) -> set[str]:
     found = set()
     for name, label in (("absent", "absence"), ("cut", "cut_by_image")):
         file = folder / f"{label}.label"
-        if file.is_file() and "1" in file.read_text().split()[span]:
+        if file.is_file() and "1" in _read_flags(file)[span]:
             found.add(name)
     return found
+
+
+def _read_flags(path: Path) -> list[str]:
+    """The words of a file; none, with a warning, where it cannot be read."""
+    try:
+        return read_text(path).replace(",", " ").split()
+    except (ValueError, OSError) as error:
+        warnings.warn(f"{error}; its sequence counts for no attribute", stacklevel=2)
+        return []
 
 
 def _computed(sequence: Sequence) -> set[str]:

@@ -18,6 +18,7 @@ from rbsf.datasets.video.layouts import (
 )
 from rbsf.datasets.video.sequences import Sequence, load_sequences, read_boxes, whole_name
 from rbsf.eval.metrics import GOT10K, OPE, OTB, Protocol
+from rbsf.eval.results import TEXT_FILES, by_name, the_only
 
 # Targets as the got10k toolkit names them (a test compares).
 _OTB2013 = """
@@ -205,13 +206,13 @@ def read_annotations(dataset: str, folder: Path, names: Iterable[str] | None = N
         )
     if not folder.is_dir():
         raise FileNotFoundError(f"annotations folder {folder} does not exist")
-    files = {otb_name(path.stem): path for path in sorted(folder.glob("*.txt"))}
+    files = by_name((path.stem, path) for path in sorted(folder.glob(TEXT_FILES)))
     wanted, missing = _choose(dataset, folder, list(files), names)
     split = Split(dataset, [], missing, variant=_variant(dataset, folder))
     for name in wanted:
         try:
-            split.sequences.append(Sequence(name, (), read_boxes(files[name])))
-        except ValueError as error:
+            split.sequences.append(Sequence(name, (), read_boxes(the_only(files[name], name))))
+        except (ValueError, OSError) as error:
             split.broken[name] = str(error)
     return split
 

@@ -175,7 +175,7 @@ class Benchmark:
         """Boxes of a tracker's first run, without those that cannot be read."""
         boxes = {}
         for sequence in self.split.sequences:
-            with suppress(ValueError):
+            with suppress(ValueError, OSError):
                 run = entrant.runs[0](sequence)
                 if run is not None:
                     boxes[sequence.name] = run.boxes

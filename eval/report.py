@@ -24,6 +24,7 @@ from rbsf.eval.report_tables import (
 )
 from rbsf.eval.tables import Table, markdown_text
 from rbsf.system.files import write_atomically
+from rbsf.system.text import read_text
 
 if TYPE_CHECKING:
     from rbsf.eval.strips import Strip
@@ -74,7 +75,7 @@ def load_report(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"report {path} does not exist; eval/run_benchmarks.py writes it")
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
+        report = json.loads(read_text(path))
     except ValueError as error:
         raise ValueError(
             f"{path} is not JSON ({error}); give a report.json of eval/run_benchmarks.py"

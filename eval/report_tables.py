@@ -69,9 +69,10 @@ def _tags(report: dict[str, Any], tracker: dict[str, Any]) -> list[str]:
 
 
 def _part(report: dict[str, Any], tracker: dict[str, Any]) -> str | None:
-    """On how many sequences a tracker has scores; None where no tracker has more."""
+    """On how many sequences a tracker has scores; None where it has them on all."""
     count = len(tracker["sequences"])
-    most = max(len(other["sequences"]) for other in report["trackers"])
+    tried = {name for row in report["trackers"] for name in (*row["sequences"], *row["failed"])}
+    most = len(tried)
     return f"{count} of {most} sequences" if count < most else None
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -27,9 +27,11 @@ from rbsf.datasets.video import index
 from rbsf.datasets.video.layouts import otb_name
 from rbsf.datasets.video.sequences import Sequence
 from rbsf.system.files import write_atomically
+from rbsf.system.text import read_text
 
 # A process that is killed while it writes leaves a file whose name begins with a dot.
 TEXT_FILES = "[!.]*.txt"
+OMITTED = {"Tiger1": 5}  # frames at the start of OTB's sequences that pytracking leaves out
 ADVICE = "replace it, or delete it to run the sequence again"
 
 
@@ -92,12 +94,13 @@ class ResultStore:
 
     def save_failure(self, sequence: Sequence, reason: str) -> None:
         """Record why a sequence could not be tracked."""
-        write_atomically(self.failure_path(sequence.name), (reason + "\n").encode())
+        text = (reason + "\n").encode(errors="backslashreplace")
+        write_atomically(self.failure_path(sequence.name), text)
 
     def failures(self) -> dict[str, str]:
         """What `save_failure` recorded: {sequence: reason}."""
         paths = sorted((self.folder / "failed").glob(TEXT_FILES))
-        return {path.stem: path.read_text().strip() for path in paths}
+        return {path.stem: read_text(path).strip() for path in paths}
 
     def forget(self, name: str, number: int = 1) -> None:
         """Remove a run's boxes, if there are any, so that it is run again."""
@@ -195,10 +198,34 @@ def read_result(path: Path, frames: int) -> np.ndarray:
             f"{path} is damaged (found {boxes.shape[1]} values a line, not x,y,w,h); {ADVICE}"
         )
     if len(boxes) != frames:
+        advice = _advice(path, frames - len(boxes))
         raise ValueError(
-            f"{path} holds {len(boxes)} boxes but the sequence {frames} frames; {ADVICE}"
+            f"{path} holds {len(boxes)} boxes but the sequence {frames} frames; {advice}"
         )
     return boxes
+
+
+def _advice(path: Path, lacking: int) -> str:
+    """What to do about a file with so many boxes too few."""
+    name = otb_name(path.stem)
+    if OMITTED.get(name) != lacking:
+        return ADVICE
+    return f"pytracking leaves out the first {lacking} of {name}; put {lacking} lines in front"
+
+
+def by_name(files: Iterable[tuple[str, Path]]) -> dict[str, list[Path]]:
+    """Files by the names of their sequences, as OTB has them."""
+    found: dict[str, list[Path]] = {}
+    for name, path in files:
+        found.setdefault(otb_name(name), []).append(path)
+    return found
+
+
+def the_only(found: list[Path], name: str) -> Path:
+    """The file of the sequence `name`. Raises ValueError where there are several."""
+    if len(found) > 1:
+        raise ValueError(f"{' and '.join(map(str, found))} are all of {name}; keep one")
+    return found[0]
 
 
 def read_result_folder(folder: Path) -> Callable[[Sequence], Run | None]:
@@ -209,17 +236,19 @@ def read_result_folder(folder: Path) -> Callable[[Sequence], Run | None]:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"results folder {folder} does not exist")
-    files = {otb_name(path.stem): path for path in folder.glob(TEXT_FILES)}
-    files |= {otb_name(path.parent.name): path for path in folder.glob("*/*_001.txt")}
+    files = by_name((path.stem, path) for path in sorted(folder.glob(TEXT_FILES)))
+    for name, found in by_name((p.parent.name, p) for p in folder.glob("*/*_001.txt")).items():
+        files.setdefault(name, []).extend(found)
     if not files:
         raise ValueError(
             f"{folder} holds no results: expected NAME.txt with x,y,w,h lines, or NAME/NAME_001.txt"
         )
 
     def load(sequence: Sequence) -> Run | None:
-        path = files.get(otb_name(sequence.name))  # a video may be called Jogging-1
-        if path is None:
+        found = files.get(otb_name(sequence.name))  # a video may be called Jogging-1
+        if found is None:
             return None
+        path = the_only(found, sequence.name)
         boxes = read_result(path, len(sequence))
         return Run(boxes - _shift(sequence), _seconds(path, len(boxes)))
 
@@ -255,7 +284,7 @@ def _text(rows: np.ndarray, form: str, head: str = "") -> bytes:
 def _table(path: Path) -> np.ndarray:
     """The numbers of a text file; raises ValueError, naming the file, for a damaged one."""
     try:
-        text = path.read_text().replace(",", " ")
+        text = read_text(path).replace(",", " ")
         if not text.strip():
             raise ValueError("it is empty")
         return np.loadtxt(io.StringIO(text), ndmin=2)

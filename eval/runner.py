@@ -87,7 +87,7 @@ def pending(jobs: list[Job]) -> list[Job]:
     """The jobs without a result. A damaged result counts as one, so that it is not overwritten."""
     todo = []
     for job in jobs:
-        with suppress(ValueError):
+        with suppress(ValueError, OSError):
             if job.store.load(job.sequence, job.number) is None:
                 todo.append(job)
     return todo

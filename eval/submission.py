@@ -12,6 +12,7 @@ from pathlib import Path
 from rbsf.datasets.video.sequences import Sequence
 from rbsf.eval.results import ResultStore
 from rbsf.system.files import write_atomically
+from rbsf.system.text import read_text
 
 SERVER = "http://got-10k.aitestunion.com/submit_instructions"
 
@@ -42,10 +43,10 @@ def _add_sequence(
         raise ValueError(f"no submission: {name} has no result of {store.folder.name}")
     for number in numbers:
         file = store.boxes_path(name, number)
-        archive.writestr(f"{name}/{file.name}", file.read_text())
+        archive.writestr(f"{name}/{file.name}", read_text(file))
     times = store.times_path(name)
     text = ""
-    for line in times.read_text().splitlines():
+    for line in read_text(times).splitlines():
         if not line.startswith("#"):
             columns = line.split(",")[:runs]  # an earlier benchmark may have had more runs
             text += ",".join(columns) + "\n"

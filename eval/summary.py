@@ -91,7 +91,7 @@ def _tracker(
         try:
             runs = _load_runs(entrant, sequence)
             scored = _score_runs(runs, sequence, protocol, bound)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             failed[name] = str(error)
             continue
         if not runs:

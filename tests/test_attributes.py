@@ -57,8 +57,9 @@ def test_flags_of_uav123_have_their_order(tmp_path: Path, place: int) -> None:
 def test_damaged_flags_are_named(tmp_path: Path, text: str) -> None:
     write_flags(tmp_path, "bike1", text)
     message = r"bike1\.txt is damaged: expected 12 flags of 0 or 1, found"
-    with pytest.raises(ValueError, match=message):
-        attributes_of("UAV123", tmp_path, [BIKE])
+    with pytest.warns(UserWarning, match=message):
+        found = attributes_of("UAV123", tmp_path, [BIKE])
+    assert found[1]["bike1"] <= {"small", "medium", "large"}
 
 
 def test_uav123_without_all_its_flags_is_computed(tmp_path: Path) -> None:

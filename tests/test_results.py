@@ -250,7 +250,7 @@ def test_times_of_another_origin_are_none(otb: ResultStore, girl: Sequence, head
     [
         (b"what\n", r"Girl\.txt is damaged \(.*what"),
         (b"", r"Girl\.txt is damaged \(it is empty\)"),
-        (b"\xff\xfe\n", r"Girl\.txt is damaged \(.*utf-8"),
+        (b"\xff\xfe\n", r"Girl\.txt is damaged \(.*not UTF-8 text"),
         (b"1,2,3\n4,5,6\n", r"Girl\.txt is damaged \(found 3 values a line"),
         (b"1,2,3,4\n5,6,7\n", r"Girl\.txt is damaged \(.*columns"),
         (b"1,2,3,4\n", r"Girl\.txt holds 1 boxes but the sequence 2 frames"),

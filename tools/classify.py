@@ -188,11 +188,15 @@ def load(path: Path, engine: str, threads: int) -> Classifier:
 
 
 def list_images(paths: list[Path]) -> Iterator[Path]:
-    """Yield the files named, and the images below the folders named.
+    """Yield the files named, and the images below the folders named, but for hidden ones.
 
     Raises FileNotFoundError where a path does not exist, ValueError where a folder has no image.
     """
     from rbsf.datasets.video.images import IMAGE_SUFFIXES
+
+    def is_image(path: Path, root: Path) -> bool:
+        hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
+        return path.suffix.lower() in IMAGE_SUFFIXES and not hidden and path.is_file()
 
     for path in paths:
         if not path.exists():
@@ -200,7 +204,7 @@ def list_images(paths: list[Path]) -> Iterator[Path]:
         if not path.is_dir():
             yield path
             continue
-        found = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+        found = sorted(file for file in path.rglob("*") if is_image(file, path))
         if not found:
             raise ValueError(f"{path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
         yield from found

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 from torch import Tensor
 
-from rbsf.datasets.images.epochs import count_batches, epoch_order, shares
+from rbsf.datasets.images.epochs import check_limit, count_batches, epoch_order, shares
 
 
 class Labelled(ABC):
@@ -46,8 +46,13 @@ class Labelled(ABC):
     def batch_count(
         self, batch_size: int, world: int = 1, train: bool = True, limit: int | None = None
     ) -> int:
-        """Number of batches that one of `world` ranks (evaluation: rank 0) has in an epoch."""
-        images = min(limit, len(self)) if limit else len(self)
+        """Number of batches that one of `world` ranks (evaluation: rank 0) has in an epoch.
+
+        Raises ValueError for numbers out of range, as `batches` does.
+        """
+        images = len(self)
+        if limit is not None:
+            images = min(check_limit(limit), images)
         return count_batches(images, batch_size, world, train)
 
     def batches(

@@ -21,6 +21,7 @@ import torch
 from rbsf.datasets.images.in_memory import ArrayData
 from rbsf.datasets.images.pickles import parse_pickle
 from rbsf.datasets.images.published import find_folder, read_bytes, verify
+from rbsf.system.text import read_text
 
 PIXELS = 3 * 32 * 32
 # Size in bytes and md5 of the python layout's files; of the binary layout's none were published.
@@ -153,7 +154,9 @@ def _check_labels(path: Path, labels: Any, count: int, classes: int) -> np.ndarr
         raise ValueError(f"{path}: {count} images, but as labels {found}")
     for index, label in enumerate(labels):
         if type(label) is not int or not 0 <= label < classes:
-            wrong = f"label {str(label)[:40]} of image {index}"
+            short = isinstance(label, int | float) and abs(label) < 1e9
+            shown = label if short else type(label).__name__
+            wrong = f"label {shown} of image {index}"
             raise ValueError(f"{path}: {wrong}; 0 to {classes - 1} exist")
     return np.array(labels, np.int64)
 
@@ -174,16 +177,13 @@ def _check_counts(paths: str, labels: np.ndarray, classes: tuple[str, ...], expe
 def _class_names(folder: Path, cifar: Cifar, binary: bool) -> tuple[str, ...]:
     python, key, text = cifar.names
     path = folder / (text if binary else python)
-    content = read_bytes(path)
     if binary:
-        names: Any = content.decode("utf-8", errors="replace").split()
+        names: Any = read_text(path).split()
     else:
-        meta = parse_pickle(content, path)
+        meta = parse_pickle(read_bytes(path), path)
         names = meta.get(key) if isinstance(meta, dict) else None
     if not isinstance(names, list) or len(names) != cifar.classes:
         raise ValueError(f"{path}: not the names of {cifar.classes} classes")
-    return tuple(map(_as_text, names))
-
-
-def _as_text(name: Any) -> str:
-    return name.decode("latin1") if isinstance(name, bytes) else str(name)
+    if not all(isinstance(name, str | bytes) for name in names):
+        raise ValueError(f"{path}: a class has no name that is text")
+    return tuple(name if isinstance(name, str) else name.decode("latin1") for name in names)

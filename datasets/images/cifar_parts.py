@@ -187,6 +187,10 @@ def _write_zip(members: list[Member], path: Path) -> None:
 def _read_zip(path: Path) -> list[Member]:
     try:
         with zipfile.ZipFile(path) as file:
-            return [Member(name, file.read(name)) for name in file.namelist()]
-    except zipfile.BadZipFile as error:
+            infos = file.infolist()
+            stored = all(info.compress_type == zipfile.ZIP_STORED for info in infos)
+            if not stored or sum(info.file_size for info in infos) > path.stat().st_size:
+                raise zipfile.BadZipFile("its members are not stored as they are")
+            return [Member(info.filename, file.read(info)) for info in infos]
+    except (zipfile.BadZipFile, RuntimeError, EOFError) as error:  # RuntimeError: encrypted
         raise ValueError(f"{path}: damaged ({error}); copy it again") from None

@@ -1,6 +1,6 @@
 """ImageNet, Tiny-ImageNet and any folder of images by class: the files and their labels.
 
-Training images are ROOT/train/CLASS/IMAGE or ROOT/train/CLASS/images/IMAGE (Tiny-ImageNet).
+Training images are ROOT/train/CLASS/IMAGE, or in any folders below CLASS (Tiny-ImageNet: images).
 Validation images are in ROOT/val (or ROOT/validation or ROOT/test), in folders of classes likewise,
 or all in one flat folder, val or val/images. The labels of a flat folder are in one of these files,
 in the folder val, beside it, or in ROOT, ROOT/devkit/data or ROOT/ILSVRC2012_devkit_t12/data:
@@ -17,6 +17,8 @@ ROOT may also have train and val below ILSVRC/Data/CLS-LOC (Kaggle) or tiny-imag
 from __future__ import annotations
 
 import os
+import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +27,13 @@ import numpy as np
 from tqdm import tqdm
 
 from rbsf.datasets.images.in_files import FolderData
-from rbsf.datasets.video.images import IMAGE_SUFFIXES
+from rbsf.datasets.video.images import IMAGE_SUFFIXES, encodable
+from rbsf.system.text import read_text
 
 PLACES = (".", "ILSVRC/Data/CLS-LOC", "tiny-imagenet-200")
 VALIDATION = ("val", "validation", "test")
 DEVKITS = (".", "devkit/data", "ILSVRC2012_devkit_t12/data")
+NOTES = ("", ".txt", ".csv", ".xml", ".json", ".md", ".db", ".ini")  # files that are no images
 MANY = 100  # classes; a bar shows the progress of listing so many or more
 
 Listing = tuple[list[str], list[str]]  # files below a folder, the class of each
@@ -109,10 +113,11 @@ def _by_class(folder: Path) -> Listing:
         raise ValueError(
             f"{folder} has no folders of classes; images are expected as {folder}/CLASS/IMAGE"
         )
+    _warn_of_loose_images(folder)
     files, labels, empty = [], [], []
     hidden = True if len(names) < MANY else None  # None: the bar is shown on terminals only
     for name in tqdm(names, f"listing {folder.name}", leave=False, disable=hidden):
-        below = _images(folder, name) or _images(folder, f"{name}/images")
+        below = _images_below(folder, name)
         if not below:
             empty.append(name)
         files += below
@@ -125,9 +130,35 @@ def _by_class(folder: Path) -> Listing:
 
 
 def _subfolders(folder: Path) -> list[str]:
-    """Names of the folders in a folder, ascending, without hidden ones."""
+    """Names of the folders in a folder, ascending, without hidden ones.
+
+    Raises ValueError for a name that is not UTF-8, which no weights could hold.
+    """
     entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
-    return sorted(entry.name for entry in entries if entry.is_dir())
+    return sorted(encodable(entry.name) for entry in entries if entry.is_dir())
+
+
+def _images_below(folder: Path, name: str) -> list[str]:
+    """Image files in the folder `name` of `folder` and in all folders below it.
+
+    They are paths below `folder`, ascending in each folder. Hidden files and folders are left out,
+    and links to folders are followed once.
+    """
+    found: list[str] = []
+    others: list[str] = []
+    seen: set[str] = set()
+    for place, folders, names in os.walk(folder / name, followlinks=True):
+        real = os.path.realpath(place)
+        folders[:] = [] if real in seen else sorted(f for f in folders if not f.startswith("."))
+        inside = sorted(n for n in names if real not in seen and not n.startswith("."))
+        seen.add(real)
+        below = Path(place).relative_to(folder).as_posix()
+        found += [f"{below}/{n}" for n in inside if _is_image(n)]
+        others += [n for n in inside if not _is_image(n) and Path(n).suffix.lower() not in NOTES]
+    if others:
+        fault = f"{len(others)} files are of no known ending of images and are left out"
+        warnings.warn(f"{folder / name}: {fault}, such as {others[0]}", stacklevel=2)
+    return found
 
 
 def _images(folder: Path, below: str) -> list[str]:
@@ -137,7 +168,7 @@ def _images(folder: Path, below: str) -> list[str]:
     """
     if not (folder / below).is_dir():
         return []
-    names = sorted(entry.name for entry in os.scandir(folder / below))
+    names = sorted(entry.name for entry in os.scandir(folder / below) if not entry.is_dir())
     prefix = "" if below == "." else f"{below}/"
     return [f"{prefix}{name}" for name in names if _is_image(name)]
 
@@ -146,9 +177,15 @@ def _is_image(name: str) -> bool:
     return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
 
 
+def _warn_of_loose_images(folder: Path) -> None:
+    """Warn of images that lie beside the folders of classes."""
+    if loose := _images(folder, "."):
+        fault = f"{len(loose)} images beside the folders of classes are left out"
+        warnings.warn(f"{folder}: {fault}, such as {loose[0]}", stacklevel=2)
+
+
 def _validation(val: Path, root: Path) -> Listing:
-    folders = {entry.name for entry in os.scandir(val) if entry.is_dir()}
-    if folders - {"images"}:
+    if set(_subfolders(val)) - {"images"}:
         return _by_class(val)
     flat = _images(val, ".") or _images(val, "images")
     return _flat(val, root, flat) if flat else _by_class(val)
@@ -174,6 +211,9 @@ def _match(path: Path, labels: dict[str, str] | list[str], files: list[str]) -> 
             raise ValueError(f"{path}: {len(labels)} labels for {len(files)} images")
         return labels
     stems = [Path(file).stem for file in files]
+    _refuse_any(
+        path, {stem for stem, count in Counter(stems).items() if count > 1}, "of several files"
+    )
     _refuse_any(path, set(stems) - labels.keys(), "without a label")
     _refuse_any(path, labels.keys() - set(stems), "not there")
     return [labels[stem] for stem in stems]
@@ -186,8 +226,7 @@ def _refuse_any(path: Path, images: set[str], fault: str) -> None:
 
 def _lines(path: Path) -> list[str]:
     """The lines of a text file that are not blank."""
-    text = path.read_text(encoding="utf-8", errors="replace")
-    return [line for line in text.splitlines() if line.strip()]
+    return [line for line in read_text(path).splitlines() if line.strip()]
 
 
 def _pairs(path: Path, lines: Iterable[str], separator: str | None) -> dict[str, str]:
@@ -195,12 +234,14 @@ def _pairs(path: Path, lines: Iterable[str], separator: str | None) -> dict[str,
 
     `separator` ends the image's name; None: white space does.
     """
-    labels = {}
+    labels: dict[str, str] = {}
     for line in lines:
         image, *rest = line.split(separator, 1)
         if not rest or not rest[0].split():
             raise ValueError(f"{path}: no image and class in the line {line[:60]!r}")
-        labels[Path(image).stem] = rest[0].split()[0]
+        name, label = Path(image).stem, rest[0].split()[0]
+        if labels.setdefault(name, label) != label:
+            raise ValueError(f"{path}: image {name} is of two classes; leave one line")
     return labels
 
 

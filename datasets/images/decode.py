@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
+
+from rbsf.datasets.video.images import check_png
 
 AREA = (0.08, 1.0)  # range of a random crop's area, as a share of the image's
 RATIO = (3 / 4, 4 / 3)  # range of a random crop's width / height
@@ -80,12 +84,14 @@ def decode_crop(
 ) -> np.ndarray | None:
     """Decode a crop of an image file as `[size, size, 3]` uint8 RGB.
 
-    Returns None where OpenCV cannot decode the file whole. Gray is repeated, CMYK converted, alpha
+    Returns None where OpenCV cannot decode the file whole, or it is larger than `most_pixels`. Gray is repeated, CMYK converted, alpha
     dropped, and a rotation noted in EXIF applied. With `reduced`, a JPEG is decoded at 1/2, 1/4 or
     1/8 of its size: the smallest at which the crop still has `size` pixels in width and height.
     """
     header = jpeg_size(data) if reduced else None
     flags = cv2.IMREAD_COLOR
+    if header is not None and math.prod(header) > most_pixels():
+        return None  # OpenCV would look at the reduced size alone
     if header is not None:
         flags = _reduced_flags(crop.box(*header), size)
     image = _decode(data, flags)
@@ -105,10 +111,18 @@ def decode_crop(
 def _decode(data: bytes, flags: int) -> np.ndarray | None:
     if not data:
         return None
+    pixels = np.frombuffer(data, np.uint8)
     try:
-        return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error:  # OpenCV refuses some sizes
+        check_png(pixels, Path())
+        return cv2.imdecode(pixels, flags)
+    except (ValueError, cv2.error):  # OpenCV refuses some sizes
         return None
+
+
+def most_pixels() -> int:
+    """How many pixels OpenCV reads of an image at most."""
+    text = os.environ.get("OPENCV_IO_MAX_IMAGE_PIXELS", "")
+    return int(text) if text.isdecimal() else 1 << 30
 
 
 def _reduced_flags(box: Box, size: int) -> int:

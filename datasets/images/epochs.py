@@ -7,14 +7,20 @@ from collections.abc import Iterator
 import numpy as np
 
 
+def check_limit(limit: int) -> int:
+    """`limit`, a number of images. Raises ValueError for one below 1."""
+    if limit < 1:
+        raise ValueError(f"limit is {limit}; give a number of images from 1")
+    return limit
+
+
 def balanced_subset(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
     """Choose `count` of N labels at random, as many of each class as can be.
 
     Returns their indices, ascending, int64 `[min(count, N)]`. With the same seed, the images of a
     smaller `count` are among those of a larger one. Raises ValueError for a `count` below 1.
     """
-    if count < 1:
-        raise ValueError(f"limit is {count}; give a number of images from 1")
+    check_limit(count)
     shuffled = np.random.default_rng((seed, 1)).permutation(len(labels))
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
     begins_class = np.diff(labels[by_class], prepend=-1)

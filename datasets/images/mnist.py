@@ -1,4 +1,7 @@
-"""MNIST: the four idx files, gzipped or not, in ROOT, ROOT/raw or ROOT/MNIST/raw."""
+"""MNIST: the four idx files, gzipped or not, in ROOT, ROOT/raw or ROOT/MNIST/raw.
+
+Archives have them as `train-images-idx3-ubyte` or `train-images.idx3-ubyte`.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ def open_mnist(
     that. Header, sizes, counts and range of labels are checked, and checksums as in `verify`.
     Raises FileNotFoundError or ValueError, naming the file.
     """
-    folder = find_folder(root, FOLDERS, ("train-images-idx3-ubyte", "train-images-idx3-ubyte.gz"))
+    folder = find_folder(root, FOLDERS, _forms("train-images-idx3-ubyte"))
     train = _open_split(folder, "train", counts["train"], check)
     test = _open_split(folder, "t10k", counts["t10k"], check)
     return train, test
@@ -52,15 +55,20 @@ def _open_split(folder: Path, split: str, count: int, check: str) -> ArrayData:
     return ArrayData(image_tensor, label_tensor, digits, MEAN, STD, crop_padding=2, flip=False)
 
 
+def _forms(name: str) -> tuple[str, ...]:
+    """The names that a file may have."""
+    dotted = name.replace("-idx", ".idx")
+    return name, dotted, f"{dotted}.gz", f"{name}.gz"
+
+
 def _read_idx(folder: Path, name: str, shape: tuple[int, ...], check: str) -> np.ndarray:
     """Read an idx file of bytes.
 
     It has 0, 0, 8 (for unsigned bytes) and the number of dimensions, one byte each; then their
     sizes, big-endian int32; then the content.
     """
-    path = folder / name
-    if not path.is_file():
-        path = folder / f"{name}.gz"
+    paths = [folder / form for form in _forms(name)]
+    path = next((path for path in paths if path.is_file()), paths[-1])
     header = bytes([0, 0, 8, len(shape)]) + np.array(shape, ">i4").tobytes()
     size = len(header) + int(np.prod(shape))
     content = _read(path, size + 1)

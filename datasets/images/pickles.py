@@ -3,6 +3,10 @@
 Plain data are dicts, lists, tuples, strings, bytes, numbers and NumPy arrays. A pickle is a program
 that may call what it names. Here the few names that NumPy's arrays need stand for objects of ours,
 which check what they are given and can do nothing else. Every other name is refused.
+
+What is read takes no more memory and time than the file's own length accounts for: lengths are
+checked before anything is taken, keys of dicts are short of structure, since the hash of nested
+tuples never ends, and nothing is turned into text but text.
 """
 
 from __future__ import annotations
@@ -10,11 +14,14 @@ from __future__ import annotations
 import io
 import math
 import pickle
+import pickletools
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
+SETS = ("EMPTY_SET", "ADDITEMS", "FROZENSET")  # plain data have none, and they hash what they hold
 DTYPES = {
     "u1": np.uint8,
     "b1": np.bool_,
@@ -33,13 +40,21 @@ def parse_pickle(content: bytes, path: Path) -> Any:
     Raises ValueError, naming `path`, for what is no pickle, is damaged, or holds anything else.
     """
     try:
-        return _plain(_Reader(io.BytesIO(content), encoding="bytes").load())
+        _check_operations(content)
+        return _plain(_Reader(content).load())
     except _Refused as error:
         raise ValueError(f"{path}: {error}; only plain data and arrays are read") from None
     except Exception as error:  # a damaged pickle may fail in any way
         what = " ".join(f"{type(error).__name__}: {error}".split())[:100]
         fault = f"not a pickle, cut short or damaged ({what})"
         raise ValueError(f"{path}: {fault}; fetch it again") from None
+
+
+def _check_operations(content: bytes) -> None:
+    """Raise ValueError where a length is beyond the file, and _Refused for a set."""
+    for operation, _, _ in pickletools.genops(content):
+        if operation.name in SETS:
+            raise _Refused(f"asks for {operation.name}")
 
 
 class _Refused(Exception):
@@ -66,7 +81,7 @@ class _Type:
     def __setstate__(self, state: Any) -> None:
         order = _text(state[1])
         if order not in ("<", "|", "="):
-            raise _Refused(f"an array of byte order {order!r}")
+            raise _Refused(f"an array of byte order {order[:40]!r}")
 
 
 class _Call:
@@ -85,7 +100,7 @@ class _NewType(_Call):
         made = _Type()
         made.dtype = DTYPES.get(_text(name).lstrip("<|="))
         if made.dtype is None:
-            raise _Refused(f"an array of {_text(name)!r}")
+            raise _Refused(f"an array of {_text(name)[:40]!r}")
         return made
 
 
@@ -97,14 +112,23 @@ class _FromBuffer(_Call):
 
 
 class _Encode(_Call):
-    """How Python 3 writes bytes for protocol 2: as Latin-1 text."""
+    """How Python 3 writes bytes for protocol 2: as Latin-1 text. Each stands once in the file."""
 
-    def __call__(self, text: str, encoding: str = "latin1") -> bytes:
-        return str(text).encode("latin1")
+    __slots__ = ("left",)
+
+    def __init__(self, left: int) -> None:
+        self.left = left  # bytes that may still be made
+
+    def __call__(self, text: Any, encoding: Any = "latin1") -> bytes:
+        if not isinstance(text, str):
+            raise _Refused("bytes that are not made of text")
+        self.left -= len(text)
+        if self.left < 0:
+            raise _Refused("more bytes than the file has")
+        return text.encode("latin1")
 
 
 _NAMES: dict[tuple[str, str], _Call] = {
-    ("_codecs", "encode"): _Encode(),
     ("numpy", "dtype"): _NewType(),
     ("numpy", "ndarray"): _Call(),  # only ever an argument of _reconstruct
     ("numpy.core.multiarray", "_reconstruct"): _NewArray(),
@@ -114,13 +138,41 @@ _NAMES: dict[tuple[str, str], _Call] = {
 }
 
 
+class _Dict(dict):  # type: ignore[type-arg]
+    """A dict whose keys are text."""
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        super().__setitem__(_text(key), value)
+
+
 # The reader that is written in C allocates whatever size a file names for its memo.
 class _Reader(pickle._Unpickler):
+    append: Callable[[Any], None]  # the C reader's types, which mypy knows, have not these two
+    pop_mark: Callable[[], list[Any]]
+    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(io.BytesIO(content), encoding="bytes")
+        self._names = {**_NAMES, ("_codecs", "encode"): _Encode(len(content))}
+
     def find_class(self, module: str, name: str) -> Any:
         try:
-            return _NAMES[module, name]
+            return self._names[module, name]
         except KeyError:
-            raise _Refused(f"asks for {module}.{name}") from None
+            raise _Refused(f"asks for {module[:40]}.{name[:40]}") from None
+
+    def load_empty_dictionary(self) -> None:
+        self.append(_Dict())
+
+    def load_dict(self) -> None:
+        items = self.pop_mark()
+        made = _Dict()
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            made[key] = value
+        self.append(made)
+
+    dispatch[pickle.EMPTY_DICT[0]] = load_empty_dictionary
+    dispatch[pickle.DICT[0]] = load_dict
 
 
 def _make(content: Any, dtype: Any, shape: Any, order: str) -> np.ndarray:
@@ -128,17 +180,21 @@ def _make(content: Any, dtype: Any, shape: Any, order: str) -> np.ndarray:
     if not (isinstance(dtype, _Type) and isinstance(content, bytes | bytearray)):
         raise _Refused("an array of other things than numbers")
     kind = np.dtype(dtype.dtype)
-    if not all(_is_size(n) for n in shape) or math.prod(shape) * kind.itemsize != len(content):
+    if not (isinstance(shape, tuple) and len(shape) < 9 and all(map(_is_size, shape))):
+        raise _Refused("an array whose shape is not of a few whole numbers")
+    if math.prod(shape) * kind.itemsize != len(content):
         raise ValueError(f"an array of shape {shape} in {len(content)} bytes")
     return np.frombuffer(content, kind).reshape(shape, order="F" if order == "F" else "C")
 
 
 def _is_size(number: Any) -> bool:
-    return type(number) is int and number >= 0
+    return type(number) is int and 0 <= number < 1 << 40
 
 
 def _text(value: Any) -> str:
-    return value.decode("latin1") if isinstance(value, bytes) else str(value)
+    if not isinstance(value, str | bytes):
+        raise _Refused("a name that is not text")
+    return value.decode("latin1") if isinstance(value, bytes) else value
 
 
 def _plain(value: Any) -> Any:
@@ -147,7 +203,7 @@ def _plain(value: Any) -> Any:
     Data sets have them nowhere else.
     """
     if isinstance(value, dict):
-        return {_text(key): _plain_value(inner) for key, inner in value.items()}
+        return {key: _plain_value(inner) for key, inner in value.items()}
     return _plain_value(value)
 
 

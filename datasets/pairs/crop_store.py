@@ -14,6 +14,7 @@ last two. The crops of one sequence have consecutive ids, by frame.
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -23,6 +24,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from rbsf.datasets.images.decode import jpeg_size
 from rbsf.datasets.pairs.provenance import Origin
 from rbsf.tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE, box_center, crop_square, exemplar_side
 
@@ -31,6 +33,7 @@ CROP_SIZE = SEARCH_SIZE + 2 * MARGIN
 CROP_CENTER = (CROP_SIZE - 1) / 2  # x and y of the target's centre, in pixels
 JPEG_QUALITY = 92
 FORMAT = {"format": "rbsf-crops", "version": "1", "crop_size": str(CROP_SIZE)}
+PROGRAM = re.compile(r"\b(VIRTUAL|AS|CHECK|DEFAULT|REFERENCES|COLLATE)\b", re.IGNORECASE)
 KINDS = ("video", "still")  # frames of one moving target; targets of one single image
 
 _TABLES = """
@@ -140,7 +143,7 @@ class CropStore:
             sequences = db.execute(_SEQUENCES).fetchall()
             origins = _origins(db)
             crops = db.execute(_CROPS).fetchall()
-        table = np.array(crops, dtype=np.float64).reshape(-1, 5)  # columns as in _CROPS
+        table = self._as_table(sequences, crops)
         self.names = tuple(str(name) for _, name, _, _ in sequences)
         self.kinds = tuple(str(kind) for _, _, kind, _ in sequences)
         self.origins = tuple(origins.get((source, name)) for _, name, _, source in sequences)
@@ -149,6 +152,21 @@ class CropStore:
         self._ids = table[:, 0].astype(np.int64)
         self.frames = table[:, 2].astype(np.int64)
         self.sizes = table[:, 3:].astype(np.float32)
+
+    def _as_table(self, sequences: list[tuple], crops: list[tuple]) -> np.ndarray:
+        """The crops, `[N, 5]` float64 with columns as in _CROPS, in the order of their sequences."""
+        try:
+            table = np.array(crops, dtype=np.float64).reshape(-1, 5)
+        except (ValueError, TypeError, OverflowError):
+            table = np.full((1, 5), np.nan)
+        of_sequences = np.isin(table[:, 1], [number for number, *_ in sequences]).all()
+        in_order = (np.diff(table[:, 1]) >= 0).all()
+        if not (
+            np.isfinite(table).all() and (table[:, 3:] > 0).all() and of_sequences and in_order
+        ):
+            fault = "its table of crops is damaged"
+            raise ValueError(f"{self.path}: {fault}; delete the file and prepare it again")
+        return table
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -172,8 +190,11 @@ class CropStore:
         The target's centre is at the pixel `(CROP_CENTER, CROP_CENTER)`. Raises ValueError for a
         crop that is missing or damaged.
         """
-        image = cv2.imdecode(np.frombuffer(self.jpeg(index), np.uint8), cv2.IMREAD_COLOR)
-        if image is None or image.shape != (CROP_SIZE, CROP_SIZE, 3):
+        data = self.jpeg(index)
+        image = None
+        if jpeg_size(data) == (CROP_SIZE, CROP_SIZE):  # looked at before memory is taken
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        if image is None:
             advice = "delete the file and prepare it again"
             raise ValueError(f"{self.path}: crop {index} is damaged; {advice}")
         return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
@@ -318,6 +339,7 @@ def _has_table(db: sqlite3.Connection, name: str) -> bool:
 
 def _check_meta(db: sqlite3.Connection, path: Path) -> dict[str, str]:
     """Read the table `meta`. Raises ValueError unless it is that of a store of this format."""
+    _refuse_programs(db, path)
     try:
         meta = dict(db.execute("SELECT key, value FROM meta"))
     except sqlite3.OperationalError as error:
@@ -328,6 +350,20 @@ def _check_meta(db: sqlite3.Connection, path: Path) -> dict[str, str]:
             found = f"crop store with {key} {meta.get(key)!r}, not {value!r}"
             raise ValueError(f"{path}: {found}; prepare it again")
     return meta
+
+
+def _refuse_programs(db: sqlite3.Connection, path: Path) -> None:
+    """Raise ValueError for a database that computes when it is read: it may never end.
+
+    That are views, triggers, virtual tables, indexes of expressions and computed columns. A store
+    has tables of plain columns, and the indexes that SQLite makes for their keys.
+    """
+    things = db.execute("SELECT type, name, sql FROM sqlite_master").fetchall()
+    for kind, name, text in things:
+        plain = text is None or (kind == "table" and not PROGRAM.search(str(text)))
+        if not plain:
+            fault = f"a database, but not a crop store (it has the {kind} {str(name)[:40]!r})"
+            raise ValueError(f"{path}: {fault}; name another file")
 
 
 def _connect_read_only(path: Path) -> sqlite3.Connection:

@@ -23,7 +23,7 @@ from rbsf.datasets.pairs.crop_store import Contents, Crop, CropWriter, finished_
 from rbsf.datasets.pairs.provenance import Origin, origin_of
 from rbsf.datasets.pairs.stills import is_stills_folder, read_stills
 from rbsf.datasets.video.frames import open_frames
-from rbsf.datasets.video.images import read_image
+from rbsf.datasets.video.images import encodable, read_image, shown_name
 from rbsf.datasets.video.sequences import Sequence, VideoSequence, check_broken, load_sequences
 from rbsf.datasets.workers import start_worker
 from rbsf.tracker.geometry import check_box
@@ -197,7 +197,7 @@ def find_jobs(root: Path, every: int, max_per_sequence: int | None, broken: list
     What is wrong with other sequences there is added to `broken`. Raises FileNotFoundError or
     ValueError where there is nothing.
     """
-    source = str(root.resolve())
+    source = encodable(root.resolve())
     if is_stills_folder(root):
         return [_still_job(source, path, boxes) for path, boxes in read_stills(root)]
     faults: dict[str, str] = {}
@@ -214,7 +214,7 @@ def _still_job(source: str, path: Path, boxes: np.ndarray) -> Job:
     numbers = tuple(chosen.tolist())
     files = (str(path),) * len(chosen)
     origin = origin_of((str(path),), boxes, chosen, files)
-    return Job(source, path.name, "still", numbers, boxes[chosen], files, origin)
+    return Job(source, shown_name(path.name), "still", numbers, boxes[chosen], files, origin)
 
 
 def _video_job(source: str, video: Sequence, chosen: np.ndarray) -> Job:

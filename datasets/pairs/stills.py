@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import csv
+import io
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from rbsf.datasets.video.images import list_images
+from rbsf.datasets.video.layouts import warn_of_folders
+from rbsf.datasets.video.sequences import MAX_PIXELS
+from rbsf.system.text import read_text
 
 
 def is_stills_folder(root: Path) -> bool:
@@ -25,9 +30,11 @@ def read_stills(folder: Path) -> list[tuple[Path, np.ndarray]]:
 
     Boxes are `[K, 4]` float64, `x, y, w, h`, from 0: the rows of `boxes.csv` (header
     `file,x,y,w,h`, further columns ignored). An image without rows, or in a folder without that
-    file, has one row of NaN: the whole image is the target. Raises ValueError, naming file and
-    line, for a faulty row and for an image that is listed but missing.
+    file, has one row of NaN: the whole image is the target, of which a warning tells where there is
+    a `boxes.csv`. Raises ValueError, naming file and line, for a faulty row and for an image that is
+    listed but missing.
     """
+    warn_of_folders(folder, [path for path in folder.iterdir() if path.is_dir()], "images")
     boxes: dict[str, list[list[float]]] = {name: [] for name in list_images(folder)}
     table = folder / "boxes.csv"
     if table.is_file():
@@ -36,23 +43,34 @@ def read_stills(folder: Path) -> list[tuple[Path, np.ndarray]]:
                 fault = f"there is no image {name!r} beside it"
                 raise ValueError(f"{table} line {line}: {fault}; remove the row")
             boxes[name].append(box)
+        _warn_of_whole_images(table, [name for name, rows in boxes.items() if not rows])
     whole = [[np.nan] * 4]
     return [(folder / name, np.array(rows or whole, float)) for name, rows in boxes.items()]
 
 
 def _read_boxes(table: Path) -> Iterator[tuple[int, str, list[float]]]:
     """Yield the number of each row's line, its image and its box."""
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        rows = csv.DictReader(file)
+    rows = csv.DictReader(io.StringIO(read_text(table), newline=""))
+    try:
         missing = sorted({"file", "x", "y", "w", "h"} - set(rows.fieldnames or ()))
         if missing:
             raise ValueError(f"{table} line 1: no column {', '.join(missing)}; write file,x,y,w,h")
         for row in rows:
             box = _parse_numbers(row)
             if box is None:
-                fault = "x,y,w,h are not four numbers"
+                fault = f"x,y,w,h are not four numbers up to {MAX_PIXELS:.0f}"
                 raise ValueError(f"{table} line {rows.line_num}: {fault}; correct the row")
             yield rows.line_num, row["file"], box
+    except csv.Error as error:
+        raise ValueError(f"{table} line {rows.line_num}: {error}; correct the row") from None
+
+
+def _warn_of_whole_images(table: Path, names: list[str]) -> None:
+    if names:
+        fault = (
+            f"{len(names)} images have no row, such as {names[0]}: each is one target as a whole"
+        )
+        warnings.warn(f"{table}: {fault}", stacklevel=2)
 
 
 def _parse_numbers(row: dict[str, str]) -> list[float] | None:
@@ -60,4 +78,4 @@ def _parse_numbers(row: dict[str, str]) -> list[float] | None:
         box = [float(row[key]) for key in "xywh"]
     except (TypeError, ValueError):
         return None
-    return box if np.isfinite(box).all() else None
+    return box if all(abs(number) <= MAX_PIXELS for number in box) else None

@@ -68,7 +68,7 @@ def _read_bytes(path: Path) -> np.ndarray:
 
 def _decode(data: np.ndarray, path: Path) -> np.ndarray | None:
     """The image as OpenCV decodes it: [H, W, 3] BGR of the file's own type, or [H, W] of floats."""
-    _check_png(data, path)
+    check_png(data, path)
     try:
         image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
         if image is None:  # gray floating-point values cannot be made three channels of
@@ -81,7 +81,7 @@ def _decode(data: np.ndarray, path: Path) -> np.ndarray | None:
     return image if image is None or image.ndim == 2 else image[..., :3]
 
 
-def _check_png(data: np.ndarray, path: Path) -> None:
+def check_png(data: np.ndarray, path: Path) -> None:
     """Raise ValueError for a PNG that claims more than a file of its length can hold.
 
     OpenCV would take memory for it before it finds out.
@@ -127,7 +127,7 @@ def read_stack(path: Path) -> list[np.ndarray]:
     Raises ValueError where not all of them can be decoded.
     """
     data = _read_bytes(path)
-    _check_png(data, path)
+    check_png(data, path)
     good, images = cv2.imdecodemulti(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     if not good or len(images) < count_pictures(path):
         raise ValueError(
@@ -152,11 +152,15 @@ def encodable(path: str | Path) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        shown = os.fsencode(text).decode("utf-8", "backslashreplace")
         raise ValueError(
-            f"the name of {shown} is not valid UTF-8, which OpenCV cannot open; rename it"
+            f"the name of {shown_name(text)} is not valid UTF-8, which OpenCV cannot open; rename it"
         ) from None
     return text
+
+
+def shown_name(text: str) -> str:
+    """A path as it can be printed and stored: bytes that are not UTF-8 are written `\\xe9`."""
+    return os.fsencode(text).decode("utf-8", "backslashreplace")
 
 
 def natural_key(name: str) -> list[tuple[int, str]]:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
 from rbsf.datasets.video.frames import VIDEO_SUFFIXES
-from rbsf.datasets.video.images import natural_key
+from rbsf.datasets.video.images import encodable, list_images, natural_key, shown_name
+from rbsf.system.text import read_text
 
 SPLITS = ("train", "val", "test")
 # First and last frame that OTB's annotations are for, where the folder holds more (OTB's web page).
@@ -24,6 +26,9 @@ OTB_SPANS = {
     "Freeman4": (1, 283),
     "Diving": (1, 215),
 }
+TWO_TARGETS = re.compile(r"(Human4|Jogging|Skating2)[-_.](\d)")  # OTB's sequences with two of them
+BOX = re.compile(rb"[\d.]+([,\s]+[\d.]+){3}\s")  # a line of an annotation
+OTB_ANNOTATION = re.compile(r"groundtruth(_rect)?(\.\d)?\.txt")  # LaSOT's have no `_rect`
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,8 @@ class Entry:
 
     `folder` has the frames, or is the video file that has them. `span`: numbers of the first and
     last frame that the annotation is for (None: all). `one_based`: the annotation counts pixels
-    from 1. `first_only`: an annotation of the first frame alone is whole.
+    from 1. `first_only`: an annotation of the first frame alone is whole. `fault`: why it cannot be
+    read, where the names alone say that.
     """
 
     name: str
@@ -41,6 +47,7 @@ class Entry:
     span: tuple[int, int] | None = None
     one_based: bool = False
     first_only: bool = False
+    fault: str = ""
 
 
 def _in_natural_order(paths: Iterable[Path]) -> list[Path]:
@@ -51,7 +58,9 @@ def _folders(root: Path, annotation: str) -> list[Path]:
     """The folders with a file that matches `annotation`: `root` alone, or those in it."""
     if any(root.glob(annotation)):
         return [root]
-    folders = _in_natural_order(path for path in root.iterdir() if path.is_dir())
+    folders = _in_natural_order(
+        path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")
+    )
     return [folder for folder in folders if any(folder.glob(annotation))]
 
 
@@ -75,47 +84,57 @@ def find_got10k(root: Path) -> list[Entry]:
 
 
 def _listed_folders(listing: Path) -> list[Path]:
-    """The folders that a `list.txt` names. Raises ValueError where it names none, or some lack."""
-    lines = listing.read_text(encoding="utf-8-sig").splitlines()
+    """The folders that a `list.txt` names. Raises ValueError where it names none."""
+    lines = read_text(listing).splitlines()
     folders = [listing.parent / line.strip() for line in lines if line.strip()]
     if not folders:
         raise ValueError(f"{listing} is empty; it must name one sequence folder per line")
-    missing = [folder for folder in folders if not folder.is_dir()]
-    if missing:
-        raise ValueError(
-            f"{listing} names {len(folders)} sequences but {len(missing)} of their folders are "
-            f"missing, such as {missing[0]}; restore them or take them off the list"
-        )
     return folders
 
 
 def otb_name(name: str) -> str:
-    """Name of a target as the got10k toolkit has it.
+    """Name of a target of OTB as the got10k toolkit has it; other names stay as they are.
 
-    `Jogging-1` and `Jogging.1` are `Jogging.1`. Human4's second target, the only one with boxes, is
+    `Jogging-1` and `Jogging_1` are `Jogging.1`. Human4's second target, the only one with boxes, is
     `Human4`.
     """
-    name = re.sub(r"-(\d)$", r".\1", name)
+    found = TWO_TARGETS.fullmatch(name)
+    name = f"{found[1]}.{found[2]}" if found else name
     return "Human4" if name == "Human4.2" else name
 
 
 def find_otb(root: Path) -> list[Entry]:
-    """Find the sequences of OTB, 1-based.
+    """Find the sequences of OTB and LaSOT, 1-based.
 
-    They have `NAME/img/0001.jpg` and `NAME/groundtruth_rect.txt`; where there are two targets,
-    `NAME/groundtruth_rect.1.txt` and `.2.txt`.
+    They have `NAME/img/0001.jpg` and `NAME/groundtruth_rect.txt` (LaSOT: `groundtruth.txt`); where
+    there are two targets, `NAME/groundtruth_rect.1.txt` and `.2.txt`.
     """
     entries = []
     for folder in _folders(root, "groundtruth*.txt"):
         if (folder / "img").is_dir():
-            annotations = sorted(folder.glob("groundtruth*.txt"))
-            entries += [_otb_entry(folder, path) for path in annotations if not _is_blank(path)]
+            entries += [_otb_entry(folder, path) for path in _otb_annotations(folder)]
     return entries
+
+
+def _otb_annotations(folder: Path) -> list[Path]:
+    """The annotations of a folder: those that are named as published, else any `groundtruth*.txt`.
+
+    Warns of others beside those, such as an older version.
+    """
+    found = sorted(path for path in folder.glob("groundtruth*.txt") if not _is_blank(path))
+    taken = [path for path in found if OTB_ANNOTATION.fullmatch(path.name)] or found
+    others = [path.name for path in found if path not in taken]
+    if others:
+        warnings.warn(
+            f"{folder}: boxes are read from {taken[0].name}; left out: {', '.join(others)}",
+            stacklevel=2,
+        )
+    return taken
 
 
 def _is_blank(annotation: Path) -> bool:
     """Whether one of two targets has no boxes: OTB ships the file of Human4's first one empty."""
-    return not annotation.read_text().strip() and "." in annotation.stem
+    return "." in annotation.stem and not annotation.read_bytes().strip()
 
 
 def _otb_entry(folder: Path, annotation: Path) -> Entry:
@@ -142,7 +161,7 @@ def find_uav123(root: Path, version: str = "UAV123") -> list[Entry]:
         frames, spans = root / "data_seq" / "UAV123", uav123_spans(version)
         step = 1
     entries = []
-    for annotation in _in_natural_order((root / "anno" / version).glob("*.txt")):
+    for annotation in _in_natural_order((root / "anno" / version).glob("[!.]*.txt")):
         name = annotation.stem
         folder, first, last = spans.get(name, (name, 1, 10**9))
         span = ((first - 1) // step + 1, (last - 1) // step + 1)
@@ -166,7 +185,7 @@ def uav123_spans(version: str) -> dict[str, tuple[str, int, int]]:
         needed = "reading UAV123 needs the got10k package (frame ranges)"
         raise ValueError(f"{needed}; type: pip install got10k==0.1.3")
     table = Path(toolkit.submodule_search_locations[0]) / "datasets" / "uav123.json"
-    metas = json.loads(table.read_text())[version]
+    metas = json.loads(read_text(table))[version]
     return {name: (m["folder_name"], m["start_frame"], m["end_frame"]) for name, m in metas.items()}
 
 
@@ -207,6 +226,7 @@ def find_entries(root: Path, layout: str | None = None) -> list[Entry]:
     Raises ValueError that says what was looked for and what is there, and FileNotFoundError where
     `root` does not exist.
     """
+    encodable(root)
     if not root.exists():
         raise FileNotFoundError(f"dataset {root} does not exist")
     if layout is not None and layout not in LAYOUTS:
@@ -217,8 +237,75 @@ def find_entries(root: Path, layout: str | None = None) -> list[Entry]:
     for name in names:
         entries = LAYOUTS[name](root)
         if entries:
-            return entries
+            _warn_of_left_out(root, entries)
+            entries = list(map(_with_shown_name, entries))
+            return _one_of_each_name(entries)
     raise ValueError(_nothing_found(root, names))
+
+
+def _with_shown_name(entry: Entry) -> Entry:
+    """The entry; with a fault where its name is not UTF-8, so that no report could hold it."""
+    name = shown_name(entry.name)
+    if name == entry.name:
+        return entry
+    return replace(entry, name=name, fault="its name is not valid UTF-8; rename it")
+
+
+def _one_of_each_name(entries: list[Entry]) -> list[Entry]:
+    """The entries; where different ones have one name, the first alone, with a fault."""
+    groups: dict[str, list[Entry]] = {}
+    for entry in dict.fromkeys(entries):
+        groups.setdefault(otb_name(entry.name), []).append(entry)
+    return [_without_twins(*group) for group in groups.values()]
+
+
+def _without_twins(entry: Entry, *twins: Entry) -> Entry:
+    if not twins:
+        return entry
+    same_folder = all(twin.folder == entry.folder for twin in twins)
+    places = [str(e.annotation if same_folder else e.folder) for e in (entry, *twins)]
+    fault = f"{' and '.join(places)} are all named so; keep or rename all but one"
+    return replace(entry, fault=fault)
+
+
+def _warn_of_left_out(root: Path, entries: list[Entry]) -> None:
+    """Warn of what in `root` seems to be a sequence and is none of `entries`.
+
+    A `list.txt` names the sequences by itself.
+    """
+    if not root.is_dir() or (root / "list.txt").is_file():
+        return
+    used = {path for entry in entries for path in (entry.folder, entry.folder.parent)}
+    used |= {entry.annotation for entry in entries}
+    warn_of_folders(root, [path for path in root.iterdir() if path not in used], "sequences")
+
+
+def warn_of_folders(root: Path, others: Iterable[Path], taken: str) -> None:
+    """Warn of those of the `others` in `root` that hold frames or boxes, since `taken` has not."""
+    names = sorted(path.name for path in others if _holds_frames(path))
+    if names:
+        shown = ", ".join(names[:3]) + ", ..." * (len(names) > 3)
+        warnings.warn(
+            f"{root}: {len(names)} beside its {taken} left out, which may be meant as data: {shown}",
+            stacklevel=2,
+        )
+
+
+def _holds_frames(path: Path) -> bool:
+    """Whether a folder has images or sequences in it, and a file is a video or has boxes."""
+    if path.name.startswith("."):
+        return False
+    if path.is_dir():
+        places = [folder for folder in (path, path / "img") if folder.is_dir()]
+        return any(map(list_images, places)) or any(path.glob("*/groundtruth*.txt"))
+    return _is_video(path) or _begins_with_a_box(path.with_suffix(".txt"))
+
+
+def _begins_with_a_box(annotation: Path) -> bool:
+    if not annotation.is_file():
+        return False
+    with annotation.open("rb") as file:
+        return BOX.match(file.read(200)) is not None
 
 
 WANTED = {  # what a layout looks for

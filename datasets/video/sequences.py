@@ -24,9 +24,12 @@ from rbsf.datasets.video.images import list_images, read_image
 from rbsf.datasets.video.index import Record, default_cache, fingerprint, load_index, save_index
 from rbsf.datasets.video.layouts import Entry, find_entries, otb_name
 from rbsf.datasets.video.sources import count_frames, read_video_frame
+from rbsf.system.text import read_text
 
-COVER, ABSENCE = "cover.label", "absence.label"
+COVER, ABSENCE = "cover.label", "absence.label"  # GOT-10k's
+LABELS = (COVER, ABSENCE, "full_occlusion.txt", "out_of_view.txt")  # the last two are LaSOT's
 _SPAN = r"@(\d+)\+(\d+)$"  # the end of a part's name: first frame and number of frames
+MAX_PIXELS = 1e6  # the largest number in an annotation
 MIN_INDEXED = 100  # sequences; an index is kept of so many or more, and fewer are quickly listed
 
 
@@ -113,17 +116,29 @@ def read_boxes(path: Path) -> np.ndarray:
     NaN. Raises ValueError, naming file and line, for anything else that is not a box, and
     FileNotFoundError where there is no file.
     """
+    lines = _box_lines(path)
+    return _parse_boxes(path, lines, np.zeros(len(lines), dtype=bool))
+
+
+def _box_lines(path: Path) -> list[str]:
+    """The lines of an annotation, at least one."""
     if not path.is_file():
         raise FileNotFoundError(f"annotation {path} does not exist")
-    text = path.read_text(encoding="utf-8-sig")  # some editors put a byte order mark first
-    lines = text.strip().splitlines()
+    lines = read_text(path).strip().splitlines()
     if not lines:
         raise ValueError(f"annotation {path} is empty; give one x,y,w,h line per frame")
-    boxes = np.array([_parse_box(line, path, number) for number, line in enumerate(lines, 1)])
+    return lines
+
+
+def _parse_boxes(path: Path, lines: list[str], absent: np.ndarray) -> np.ndarray:
+    """Boxes as `read_boxes` has them. Where `absent` `[N]` is true, lines may say anything."""
+    boxes = np.full((len(lines), 4), np.nan)
+    for row in np.flatnonzero(~absent):
+        boxes[row] = _parse_box(lines[row], path, int(row) + 1)
     boxes[(boxes[:, 2:] == 0).any(axis=1)] = np.nan
     if np.isnan(boxes[:, 0]).all():
-        absent = f"the target is absent from all {len(boxes)} frames"
-        raise ValueError(f"annotation {path} has no box at all: {absent}")
+        nowhere = f"the target is absent from all {len(boxes)} frames"
+        raise ValueError(f"annotation {path} has no box at all: {nowhere}")
     return boxes
 
 
@@ -134,29 +149,34 @@ def _parse_box(line: str, path: Path, number: int) -> list[float]:
         box = []
     numbers = sum(map(math.isfinite, box))
     all_nan = all(map(math.isnan, box))
-    if len(box) != 4 or (numbers != 4 and not all_nan) or min(box[2:]) < 0:
+    too_large = max(map(abs, box), default=0) > MAX_PIXELS  # such numbers end in an overflow
+    if len(box) != 4 or too_large or (numbers != 4 and not all_nan) or min(box[2:]) < 0:
         advice = "write x,y,w,h in pixels (all nan = absent)"
         raise ValueError(f"{path} line {number}: {line.strip()!r} is not a box; {advice}")
     return box
 
 
 def _absent(entry: Entry, count: int) -> np.ndarray:
-    """Where the target of a GOT-10k sequence is absent, `[N]` bool.
+    """Where the labels beside an annotation say that the target is absent, `[N]` bool.
 
-    Its annotation repeats the last box there. `cover.label` says how much of the target is seen,
-    from 0 to 8, and decides as in the got10k toolkit; where it is missing, `absence.label` does.
+    The annotation repeats the last box there, or has none. `cover.label` says how much of the target
+    is seen, from 0 to 8, and decides as in the got10k toolkit; where it is missing, the others do.
     """
-    cover, absence = entry.annotation.with_name(COVER), entry.annotation.with_name(ABSENCE)
+    absent = np.zeros(count, dtype=bool)
+    if not entry.annotation.name.startswith("groundtruth"):  # the folder is not the sequence's own
+        return absent
+    cover, *others = (entry.annotation.with_name(name) for name in LABELS)
     if cover.is_file():
         return _read_labels(cover, count, highest=8) == 0
-    if absence.is_file():
-        return _read_labels(absence, count, highest=1) == 1
-    return np.zeros(count, dtype=bool)
+    for path in others:
+        if path.is_file():
+            absent |= _read_labels(path, count, highest=1) == 1
+    return absent
 
 
 def _read_labels(path: Path, count: int, highest: int) -> np.ndarray:
     """Read a label, 0 to `highest`, for each of `count` boxes, `[N]` int64."""
-    labels = path.read_text().split()
+    labels = read_text(path).replace(",", " ").split()
     valid = {str(number) for number in range(highest + 1)}
     if len(labels) != count or not set(labels) <= valid:
         found = f"{len(labels)} labels for {count} boxes"
@@ -175,13 +195,15 @@ def read_entry(entry: Entry) -> Sequence:
 
     Raises ValueError where the two do not match, and FileNotFoundError where one is missing.
     """
-    boxes = read_boxes(entry.annotation)
-    boxes[_absent(entry, len(boxes))] = np.nan
+    if entry.fault:
+        raise ValueError(f"sequence {entry.name}: {entry.fault}")
+    lines = _box_lines(entry.annotation)
+    boxes = _parse_boxes(entry.annotation, lines, _absent(entry, len(lines)))
     if entry.one_based:
         boxes[:, :2] -= 1
     if entry.folder.is_file():
         return _read_video_entry(entry, boxes)
-    names = _list_frames(entry)
+    names = _list_frames(entry, len(boxes))
     if entry.first_only and len(boxes) == 1 < len(names):
         not_published = np.full((len(names) - 1, 4), np.nan)
         boxes = np.vstack([boxes, not_published])
@@ -191,8 +213,11 @@ def read_entry(entry: Entry) -> Sequence:
     return Sequence(entry.name, frames, boxes, entry.one_based)
 
 
-def _list_frames(entry: Entry) -> list[str]:
-    """Names of the image files that an entry's annotation is for."""
+def _list_frames(entry: Entry, count: int) -> list[str]:
+    """Names of the image files that an entry's annotation, of `count` boxes, is for.
+
+    They are those in the entry's span. A copy that has no others, numbered anew, is for all of it.
+    """
     if not entry.folder.is_dir():
         missing = f"folder of frames {entry.folder} does not exist"
         raise FileNotFoundError(f"sequence {entry.name}: {missing}")
@@ -200,7 +225,10 @@ def _list_frames(entry: Entry) -> list[str]:
     if entry.span is None:
         return names
     first, last = entry.span
-    return [name for name in names if first <= _frame_number(name) <= last]
+    inside = [name for name in names if first <= _frame_number(name) <= last]
+    numbers = list(map(_frame_number, names))
+    without_gaps = numbers == list(range(numbers[0], numbers[0] + count)) if names else False
+    return names if without_gaps and len(inside) != count else inside
 
 
 def _read_video_entry(entry: Entry, boxes: np.ndarray) -> VideoSequence:
@@ -248,7 +276,7 @@ def load_sequences(
     """
     root = Path(root)
     entries = _select(find_entries(root, layout), names, root)
-    if len(entries) < MIN_INDEXED or entries[0].folder.is_file():
+    if len(entries) < MIN_INDEXED or os.path.isfile(entries[0].folder):
         return _read_entries(entries, broken)
     cache = Path(cache_dir) if cache_dir else default_cache()
     return _load_indexed(entries, root, cache, broken)
@@ -299,7 +327,7 @@ def _load_indexed(
 
 def _sources(entry: Entry) -> list[Path]:
     """The files and folders that an entry is read from, whether they are there or not."""
-    labels = [entry.annotation.with_name(name) for name in (COVER, ABSENCE)]
+    labels = [entry.annotation.with_name(name) for name in LABELS]
     return [entry.folder, entry.annotation, *labels]
 
 

@@ -8,22 +8,25 @@ from pathlib import Path
 def read_text(path: str | Path) -> str:
     """The text of a file.
 
-    Raises FileNotFoundError, and ValueError that names the file and line where it is not UTF-8.
+    Raises FileNotFoundError, and ValueError that names the file and line where it is not UTF-8. A
+    zero byte is no text either: UTF-16 without a byte order mark has them.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
     data = path.read_bytes()
+    wrong = data.find(b"\0")
     try:
-        return data.decode("utf-8-sig")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ValueError(
-            f"{path} line {line}: not UTF-8 text; save it as UTF-8{_guess(data)}"
-        ) from None
+        wrong = error.start
+    if wrong < 0:
+        return text
+    line = data.count(b"\n", 0, wrong) + 1
+    raise ValueError(f"{path} line {line}: not UTF-8 text; save it as UTF-8{_guess(data)}")
 
 
 def _guess(data: bytes) -> str:
-    """What encoding a file has that begins with another byte order mark."""
-    marks = (b"\xff\xfe", b"\xfe\xff")
-    return " (it looks like UTF-16)" if data.startswith(marks) else ""
+    """What encoding a file has that begins with another byte order mark, or has zero bytes."""
+    is_utf16 = data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data
+    return " (it looks like UTF-16)" if is_utf16 else ""

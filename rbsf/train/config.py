@@ -22,6 +22,7 @@ import yaml
 
 from rbsf.shipped import find_config
 from rbsf.system.files import write_atomically
+from rbsf.system.text import read_text
 
 Config = TypeVar("Config")
 
@@ -155,7 +156,7 @@ def read_yaml(cls: type, path: str | Path) -> dict[str, Any]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"no config file {path}")
     try:
-        settings = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+        settings = yaml.safe_load(read_text(path)) or {}
     except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or no date of a calendar
         raise ValueError(f"{path}: not YAML ({' '.join(str(error).split())[:120]})") from None
     if not isinstance(settings, dict):

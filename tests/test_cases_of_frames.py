@@ -38,7 +38,7 @@ def without_pyav(monkeypatch: pytest.MonkeyPatch):
 def follow(source: str | Path, folder: Path, tmp_path: Path, frames: int = 0) -> np.ndarray:
     """The overlap of each frame of a case, tracked by the program, with the square that it shows."""
     boxes = tmp_path / "boxes.csv"
-    assert track(["--video", str(source), "--init", FIRST, "--boxes", str(boxes)]) == 0
+    assert track(["--video", str(source), "--init", FIRST, "--boxes", str(boxes), "--no-out"]) == 0
     rows = list(csv.DictReader(boxes.open()))
     found = np.array([[float(row[key]) for key in "xywh"] for row in rows])
     truth = np.loadtxt(folder / "truth.txt", delimiter=",")[: frames or None]

@@ -84,7 +84,8 @@ def decode_crop(
 ) -> np.ndarray | None:
     """Decode a crop of an image file as `[size, size, 3]` uint8 RGB.
 
-    Returns None where OpenCV cannot decode the file whole, or it is larger than `most_pixels`. Gray is repeated, CMYK converted, alpha
+    Returns None where OpenCV cannot decode the file whole, or where it is larger than
+    `most_pixels`. Gray is repeated, CMYK converted, alpha
     dropped, and a rotation noted in EXIF applied. With `reduced`, a JPEG is decoded at 1/2, 1/4 or
     1/8 of its size: the smallest at which the crop still has `size` pixels in width and height.
     """
@@ -94,7 +95,7 @@ def decode_crop(
         return None  # OpenCV would look at the reduced size alone
     if header is not None:
         flags = _reduced_flags(crop.box(*header), size)
-    image = _decode(data, flags)
+    image = decode_image(data, flags)
     if image is None:
         return None
     x, y, width, height = crop.box(image.shape[1], image.shape[0])
@@ -108,7 +109,8 @@ def decode_crop(
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def _decode(data: bytes, flags: int) -> np.ndarray | None:
+def decode_image(data: bytes, flags: int) -> np.ndarray | None:
+    """An image file as OpenCV decodes it, BGR; None where it cannot, or the file claims too much."""
     if not data:
         return None
     pixels = np.frombuffer(data, np.uint8)

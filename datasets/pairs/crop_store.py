@@ -24,7 +24,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from rbsf.datasets.images.decode import jpeg_size
+from rbsf.datasets.images.decode import decode_image, jpeg_size
 from rbsf.datasets.pairs.provenance import Origin
 from rbsf.tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE, box_center, crop_square, exemplar_side
 
@@ -192,9 +192,9 @@ class CropStore:
         """
         data = self.jpeg(index)
         image = None
-        if jpeg_size(data) == (CROP_SIZE, CROP_SIZE):  # looked at before memory is taken
-            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-        if image is None:
+        if jpeg_size(data) in (None, (CROP_SIZE, CROP_SIZE)):  # None: no JPEG, but another format
+            image = decode_image(data, cv2.IMREAD_COLOR)
+        if image is None or image.shape != (CROP_SIZE, CROP_SIZE, 3):
             advice = "delete the file and prepare it again"
             raise ValueError(f"{self.path}: crop {index} is damaged; {advice}")
         return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

@@ -20,7 +20,7 @@ ENVIRONMENT = {
     # OpenCV and FFmpeg stay silent, since our own messages name the fault.
     "OPENCV_LOG_LEVEL": "SILENT",
     "OPENCV_FFMPEG_LOGLEVEL": "-8",
-    # A file of some bytes can claim any size. 67 million pixels take 200 to 800 MB while they are read.
+    # A file of some bytes can claim any size. 67 million pixels take 200 to 800 MB to read.
     "OPENCV_IO_MAX_IMAGE_PIXELS": str(1 << 26),
 }
 EXTRAS = {  # an extra of pyproject.toml -> the modules that come with it

@@ -8,7 +8,8 @@ A binary convolution `name` with T terms and M kernels is stored as
 
 - `name.bits` `[M, O, bytes]`: one bit a weight, a row of `numpy.packbits` for each filter,
 - `name.scale` `[T, O]`, float32,
-- `name.shift` `[T, I]`, float32, left out where it is zero.
+- `name.shift` `[T, I]`, float32, left out where it is zero,
+- `name.bias` `[O]`, float32, for a convolution that has one.
 
 Term t has kernel `t % M`. Where T is 1, the leading dimension is left out. All other tensors are
 float32.
@@ -35,7 +36,8 @@ from rbsf.models import MODELS, build
 from rbsf.system.files import write_atomically
 
 FORMAT = "rbsf-weights-1"
-PACKED = {"bits": torch.uint8, "scale": torch.float32, "shift": torch.float32}
+PACKED = {"bits": torch.uint8} | dict.fromkeys(("scale", "shift", "bias"), torch.float32)
+OPTIONAL = ("shift", "bias")  # of PACKED
 COUNTER = "num_batches_tracked"  # of batch-norms, for training alone
 
 
@@ -144,7 +146,9 @@ def _pack(layer: BinaryConv2d) -> dict[str, Tensor]:
     if not tensors["shift"].any():
         del tensors["shift"]
     if len(terms) == 1:
-        return {key: tensor[0] for key, tensor in tensors.items()}
+        tensors = {key: tensor[0] for key, tensor in tensors.items()}
+    if layer.bias is not None:
+        tensors["bias"] = layer.bias.float()
     return tensors
 
 
@@ -154,17 +158,23 @@ def _unpack(layer: BinaryConv2d, tensors: dict[str, Tensor]) -> None:
     own_kernels = distinct_signs(own_terms)
     sizes = _packed_sizes(own_terms, own_kernels)
     tensors = {"shift": torch.zeros(sizes["shift"])} | tensors
+    if layer.bias is not None or "bias" in tensors:
+        sizes["bias"] = (layer.out_channels,)
     _check_sizes(tensors, sizes)
     kernels = _unpack_bits(tensors["bits"], len(own_kernels), own_kernels[0].shape)
     scales, shifts = (tensors[key].view(len(own_terms), -1) for key in ("scale", "shift"))
     terms = make_terms(kernels, scales, shifts)
     layer.set_terms(terms)
     _check_kept(terms, layer.terms())
+    if "bias" in tensors:
+        layer.bias = nn.Parameter(tensors["bias"])
 
 
 def _check_sizes(tensors: dict[str, Tensor], sizes: dict[str, tuple[int, ...]]) -> None:
     """Raise ValueError where one of `tensors` is of another size, or of another dtype."""
     for name, size in sizes.items():
+        if name not in tensors:
+            raise ValueError(f"{name} is missing, expected {PACKED[name]} {size}")
         tensor, dtype = tensors[name], PACKED[name]
         if tensor.dtype != dtype or tensor.shape != size:
             found = f"{tensor.dtype} {tuple(tensor.shape)}"
@@ -238,12 +248,14 @@ def _build(metadata: dict[str, str], tensors: dict[str, Tensor], path: Path) -> 
 def _take_packed(tensors: dict[str, Tensor], layer: str) -> dict[str, Tensor]:
     """Take the packed tensors of `layer` out of `tensors`, by the last part of their names.
 
-    Raises KeyError where one other than the shift is missing.
+    Raises KeyError where one is missing that is not OPTIONAL.
     """
     names = {key: f"{layer}.{key}" for key in PACKED}
-    if names["shift"] not in tensors:
-        del names["shift"]
-    return {key: tensors.pop(name) for key, name in names.items()}
+    return {
+        key: tensors.pop(name)
+        for key, name in names.items()
+        if name in tensors or key not in OPTIONAL
+    }
 
 
 def _set_borders(layers: Mapping[str, BinaryConv2d], borders: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from rbsf.layers import binary_layers
+from rbsf.methods import METHODS
 from rbsf.models import TRACKERS, build
 from rbsf.tracker.teachers.siamfc import load_tracker
 from rbsf.train.checkpoint import load_checkpoint
@@ -50,6 +51,33 @@ def test_exemplar_features_are_a_window_of_the_search_features():
     with torch.no_grad():
         inner, outer = net(image[..., 64:191, 64:191]), net(image)
     torch.testing.assert_close(inner, outer[..., 8:14, 8:14], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_biases_of_binary_convolutions_are_kept(method, tmp_path):
+    torch.manual_seed(0)
+    net = build("lenet", method=method).eval()
+    layers = binary_layers(net).values()
+    for layer in layers:
+        layer.bias = torch.nn.Parameter(torch.randn(layer.out_channels))
+    save_weights(net, "lenet", tmp_path / "net.safetensors")
+    loaded, _, _ = load_tracker(tmp_path / "net.safetensors")
+    for layer, own in zip(binary_layers(loaded).values(), layers, strict=True):
+        assert torch.equal(layer.bias, own.bias)
+    images = torch.randn(2, 1, 28, 28)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(images), net(images), atol=1e-4, rtol=1e-4)
+
+
+def test_a_bias_of_another_size_is_refused(tmp_path):
+    path = tmp_path / "net.safetensors"
+    net = build("lenet", method="xnor")
+    save_weights(net, "lenet", path)
+    with safe_open(path, "pt") as file:
+        metadata = {key: value for key, value in file.metadata().items() if key != "sha256"}
+    save_file(load_file(path) | {"layers.1.conv.bias": torch.ones(3)}, path, metadata)
+    with pytest.raises(ValueError, match=r"bias is torch.float32 \(3,\), expected .*\(64,\)"):
+        load_tracker(path)
 
 
 @pytest.mark.parametrize("name", TRACKERS)

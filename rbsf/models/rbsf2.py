@@ -28,6 +28,15 @@ TEMPLATE_CELLS = 64  # of a template's features, 8 x 8
 SIDES = slice(1, 5)  # the head's maps of the distances to the target's sides
 
 
+def check_method(method: str) -> None:
+    """Raise ValueError for a method that `Sums` cannot have, or that is unknown."""
+    layer = get_method(method)
+    several_terms = layer.scale is BinaryConv2d.scale
+    if several_terms or layer.input_scale:
+        fault = f"method {method!r} has more than one scale a filter"
+        raise ValueError(f"{fault}, which rbsf2 leaves to its batch-norms; choose another")
+
+
 class Sums(nn.Module):
     """A binary convolution's sums of +1 and -1.
 
@@ -39,6 +48,7 @@ class Sums(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, method: str) -> None:
         super().__init__()
+        check_method(method)
         layer = get_method(method)
         self.conv: BinaryConv2d = layer(inputs, outputs, kernel, stride, padding=kernel // 2)
         self.conv.norm = Shift(inputs)
@@ -47,10 +57,16 @@ class Sums(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`[N, I, H, W]` to whole numbers `[N, O, H', W']`."""
         conv = self.conv
-        unscaled = conv.kernel() / conv.scale().detach()[:, None, None, None]
-        kernel = straight_through(conv.signs(), unscaled)
         signs = conv.activate(conv.norm(x))
-        return conv_of_signs(signs, kernel, conv.stride, self.gradients or x.dtype)
+        return conv_of_signs(signs, self._kernel(), conv.stride, self.gradients or x.dtype)
+
+    def _kernel(self) -> Tensor:
+        """The kernel of -1 and +1, `[O, I, k, k]`, with the gradient of the unscaled one."""
+        conv = self.conv
+        if conv.fixed_signs is not None:
+            return conv.fixed_signs
+        unscaled = conv.kernel() / conv.scale().detach()[:, None, None, None]
+        return straight_through(conv.signs(), unscaled)
 
 
 class RealSums(nn.Module):

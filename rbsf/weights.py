@@ -1,8 +1,9 @@
 """Weights files.
 
 A file, .safetensors, holds an inference network. Its metadata has `format`; `model` and `options`
-(JSON), by which `rbsf.models.build` builds the network; `info` (JSON); and `borders` (JSON), the
-borders of binary convolutions that are not -1.
+(JSON), by which `rbsf.models.build` builds the network; `info` (JSON); `borders` (JSON), the
+borders of binary convolutions that are not -1; and `sha256`, a checksum over all else. Files of the
+format before, "rbsf-weights-1", may have none.
 
 A binary convolution `name` with T terms and M kernels is stored as
 
@@ -34,10 +35,11 @@ from rbsf.engine.file import kind_of
 from rbsf.layers import BinaryConv2d, Term, binary_layers, distinct_signs, make_terms
 from rbsf.models import MODELS, build
 from rbsf.system.files import write_atomically
+from rbsf.system.tensor_file import checksum, in_order
 
-FORMAT = "rbsf-weights-1"
+FORMAT = "rbsf-weights-2"
+FORMATS = ("rbsf-weights-1", FORMAT)
 PACKED = {"bits": torch.uint8} | dict.fromkeys(("scale", "shift", "bias"), torch.float32)
-OPTIONAL = ("shift", "bias")  # of PACKED
 COUNTER = "num_batches_tracked"  # of batch-norms, for training alone
 
 
@@ -54,7 +56,22 @@ def save_weights(
     layers = binary_layers(net).items()
     if borders := {name: layer.border for name, layer in layers if layer.border != -1}:
         metadata["borders"] = json.dumps(borders)
-    write_atomically(path, save(_stored_tensors(net), metadata))
+    tensors = _stored_tensors(net)
+    metadata["sha256"] = digest(metadata, tensors)
+    write_atomically(path, in_order(save(tensors, metadata)))
+
+
+def digest(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    """What `sha256` must be, over all other `metadata` and `tensors`."""
+    others = {key: value for key, value in metadata.items() if key != "sha256"}
+    text = json.dumps(others, sort_keys=True)
+    return checksum(text, (_part(name, tensors[name]) for name in sorted(tensors)))
+
+
+def _part(name: str, tensor: Tensor) -> tuple[str, np.ndarray]:
+    """What a tensor adds to the digest."""
+    flat = tensor.reshape(-1).view(torch.uint8)
+    return f"{name}{tensor.dtype}{tuple(tensor.shape)}", flat.numpy()
 
 
 def _stored_tensors(net: nn.Module) -> dict[str, Tensor]:
@@ -225,16 +242,28 @@ def _read_file(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     if kind := kind_of(metadata):
         advice = "give the weights file that it was exported from"
         raise ValueError(f"{path}: a packed {kind}, which runs but does not train; {advice}")
-    if metadata.get("format") != FORMAT or metadata.get("model") not in MODELS:
+    if metadata.get("format") not in FORMATS or metadata.get("model") not in MODELS:
         raise ValueError(
             f"{path}: a safetensors file, but not of this program (no metadata format={FORMAT})"
         )
+    _check_unchanged(metadata, tensors, path)
     return metadata, tensors
+
+
+def _check_unchanged(metadata: dict[str, str], tensors: dict[str, Tensor], path: Path) -> None:
+    """Raise ValueError where the checksum of a file differs; warn where an old file has none."""
+    if "sha256" not in metadata and metadata["format"] != FORMAT:
+        warnings.warn(f"{path}: has no checksum, so damage cannot be noticed", stacklevel=4)
+    elif digest(metadata, tensors) != metadata.get("sha256"):
+        fault = "its bytes have changed since it was written (sha256)"
+        raise ValueError(f"{path}: {fault}; copy or train it again")
 
 
 def _build(metadata: dict[str, str], tensors: dict[str, Tensor], path: Path) -> nn.Module:
     """The network of a file. Raises many kinds of error where the parts do not fit."""
-    net = build(metadata["model"], **_json(metadata, "options", path))
+    options = _json(metadata, "options", path)
+    _check_forms(metadata["model"], options, tensors)
+    net = build(metadata["model"], **options)
     layers = binary_layers(net)
     restored: set[str] = set()
     for name, layer in layers.items():
@@ -245,17 +274,45 @@ def _build(metadata: dict[str, str], tensors: dict[str, Tensor], path: Path) -> 
     return net
 
 
-def _take_packed(tensors: dict[str, Tensor], layer: str) -> dict[str, Tensor]:
-    """Take the packed tensors of `layer` out of `tensors`, by the last part of their names.
+def _check_forms(model: str, options: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Raise ValueError where `tensors` are not of the sizes of a network, which is not built yet.
 
-    Raises KeyError where one is missing that is not OPTIONAL.
+    A small file may name a network that takes all memory; on the device "meta" none is taken.
     """
+    with torch.device("meta"):
+        net = build(model, **options)
+    layers = binary_layers(net)
+    for name, layer in layers.items():
+        terms = layer.terms()
+        sizes = _packed_sizes(terms, distinct_signs(terms))
+        _check_sizes(
+            {"shift": torch.zeros(sizes["shift"], device="meta")} | _packed(tensors, name), sizes
+        )
+    for key, own in net.state_dict().items():
+        if key.rpartition(".")[0] not in layers and not key.endswith(COUNTER):
+            _check_shape(key, own.shape, tensors)
+
+
+def _check_shape(key: str, shape: torch.Size, tensors: dict[str, Tensor]) -> None:
+    if key not in tensors:
+        raise ValueError(f"missing: {key}")
+    if tensors[key].shape != shape:
+        found = tuple(tensors[key].shape)
+        raise ValueError(f"{key} is {found}, expected {tuple(shape)}")
+
+
+def _packed(tensors: Mapping[str, Tensor], layer: str) -> dict[str, Tensor]:
+    """The packed tensors of `layer` among `tensors`, by the last part of their names."""
     names = {key: f"{layer}.{key}" for key in PACKED}
-    return {
-        key: tensors.pop(name)
-        for key, name in names.items()
-        if name in tensors or key not in OPTIONAL
-    }
+    return {key: tensors[name] for key, name in names.items() if name in tensors}
+
+
+def _take_packed(tensors: dict[str, Tensor], layer: str) -> dict[str, Tensor]:
+    """Take the packed tensors of `layer` out of `tensors`, by the last part of their names."""
+    found = _packed(tensors, layer)
+    for key in found:
+        del tensors[f"{layer}.{key}"]
+    return found
 
 
 def _set_borders(layers: Mapping[str, BinaryConv2d], borders: dict[str, Any]) -> None:

@@ -23,6 +23,7 @@ from rbsf.models.whole import LIMIT, Round, Shift, Slope, Stem, WholeConv, Whole
 
 HALF_SIDE = 32  # pixels from the middle of a square target to its sides, in crops of 127 and 255
 FLOAT = "float"  # the method of the float twin: the same network without signs
+MOST_BLOCKS = 32  # in a row
 BYTE = 127  # limit, in steps, of the input of 8-bit layers
 TEMPLATE_CELLS = 64  # of a template's features, 8 x 8
 SIDES = slice(1, 5)  # the head's maps of the distances to the target's sides
@@ -211,6 +212,14 @@ class Head(nn.Module):
         return torch.cat([maps, self.presence(x)], 1)
 
 
+def _check_depths(depths: Sequence[int], head_depth: int) -> None:
+    """Raise ValueError for more blocks than sums of 16 bits hold, see `rbsf.models.whole.LIMIT`."""
+    if not all(depth >= 0 for depth in depths) or sum(depths) > MOST_BLOCKS:
+        raise ValueError(f"depths are {str(depths)[:50]}; give {MOST_BLOCKS} blocks at most")
+    if not 0 <= head_depth <= MOST_BLOCKS:
+        raise ValueError(f"head_depth is {str(head_depth)[:50]}; give 0 to {MOST_BLOCKS}")
+
+
 class Search(nn.Module):
     """RB-SF 2 for one template: search regions `[N, 3, 255, 255]` to `Head`'s maps, in eval mode.
 
@@ -248,6 +257,7 @@ class RBSF2(nn.Module):
         presence: bool = False,
     ) -> None:
         super().__init__()
+        _check_depths(depths, head_depth)
         self.backbone = Backbone(channels, depths, stem, features, method)
         self.head = Head(features, TEMPLATE_CELLS, head_depth, method, presence)
         # For training alone: it makes features comparable with a teacher's.

@@ -19,7 +19,6 @@ float32.
 from __future__ import annotations
 
 import json
-import pickle
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -36,6 +35,7 @@ from rbsf.layers import BinaryConv2d, Term, binary_layers, distinct_signs, make_
 from rbsf.models import MODELS, build
 from rbsf.system.files import write_atomically
 from rbsf.system.tensor_file import checksum, in_order
+from rbsf.torch_file import first_line
 
 FORMAT = "rbsf-weights-2"
 FORMATS = ("rbsf-weights-1", FORMAT)
@@ -118,36 +118,6 @@ def checked(net: nn.Module, path: Path) -> nn.Module:
                 f"{path}: {name} holds values that are not finite; copy or train it again"
             )
     return net.eval()
-
-
-def read_torch(path: str | Path, what: str, advice: str) -> Any:
-    """What `torch.save` wrote, on the CPU. Code in the file does not run.
-
-    Raises ValueError in one line, "not a whole `what`" or "holds pickled code", which ends in
-    `advice`.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickle protocols that give an error anyway
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch's parser raises anything on damaged bytes
-        if isinstance(error, pickle.UnpicklingError) and _is_code(Path(path), str(error)):
-            raise ValueError(f"{path}: holds pickled code, which is not loaded; {advice}") from None
-        raise ValueError(f"{path}: not a whole {what} ({first_line(error)}); {advice}") from None
-
-
-def _is_code(path: Path, refusal: str) -> bool:
-    """Whether the file that torch refused is a real pickle, and not damaged bytes.
-
-    Torch reads no pickle of protocol 4 or 5, which Python writes by default: it stops at their
-    first operand, 149.
-    """
-    if "GLOBAL" in refusal:
-        return True
-    with path.open("rb") as file:
-        start = file.read(3)
-    is_whole = start in (b"\x80\x04\x95", b"\x80\x05\x95", b"PK\x03")
-    return is_whole and "operand 149\n" in refusal
 
 
 def _pack(layer: BinaryConv2d) -> dict[str, Tensor]:
@@ -356,12 +326,3 @@ def load_tensors(
         raise ValueError(
             f"missing: {', '.join(missing) or 'none'}; unknown: {', '.join(unknown) or 'none'}"
         )
-
-
-def first_line(error: BaseException) -> str:
-    """What a parser's error says, in one line of at most 200 characters."""
-    message = str(error).rpartition("WeightsUnpickler error:")[2]  # leaves torch's advice out
-    text = " ".join(message.split())[:200]
-    if " " in text:
-        return text
-    return f"{type(error).__name__} {text}".strip()  # a bare key, or nothing, says too little

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from rbsf.system.files import write_atomically
-from rbsf.weights import read_torch
+from rbsf.torch_file import read_torch
 
 VERSION = 1
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from rbsf.models import build
-from rbsf.weights import checked, first_line, load_tensors, load_weights, read_torch
+from rbsf.torch_file import first_line, read_torch
+from rbsf.weights import checked, load_tensors, load_weights
 
 EPS = 1e-6  # of the batch-norms in siamfc-pytorch
 

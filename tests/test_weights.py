@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pickle
 import subprocess
@@ -17,6 +18,7 @@ from requirements import case, needs
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from rbsf.export.pack import classifier_input
 from rbsf.layers import binary_layers
 from rbsf.methods import METHODS
 from rbsf.models import TRACKERS, build
@@ -491,3 +493,31 @@ def test_options_of_large_networks_are_refused_before_they_are_built(
         load_tracker(path)
     assert time.monotonic() - begin < 10
     assert "\n" not in str(error.value)
+
+
+def test_an_npz_that_expands_is_refused(tmp_path):
+    path = tmp_path / "w.npz"
+    np.savez_compressed(path, a=np.zeros(1 << 26))
+    assert path.stat().st_size < 1_000_000
+    with pytest.raises(
+        ValueError, match=r"w\.npz: .*its arrays take 536,871,0.. bytes, 268,435,456"
+    ):
+        load_tracker(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"size": 10**6},
+        {"size": math.inf},
+        {"size": 0},
+        {"mean": [math.nan]},
+        {"std": [math.inf]},
+        {"std": [0.0]},
+        {"mean": [10**400]},
+    ],
+)
+def test_images_that_no_classifier_takes(change):
+    taken = {"size": 28, "mean": [0.1], "std": [0.3]}
+    with pytest.raises(ValueError, match=r"w\.safetensors: its info has no input"):
+        classifier_input("w.safetensors", {"input": taken | change})

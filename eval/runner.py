@@ -25,6 +25,7 @@ from tqdm import tqdm
 from rbsf.datasets.video.sequences import Sequence
 from rbsf.eval.results import ResultStore, Run, annotated
 from rbsf.eval.trackers import Tracker, TrackerSpec, seed_opencv
+from rbsf.system.parent import end_with_parent
 
 REPORT_SECONDS = 0.5  # time between a worker's reports of its progress
 
@@ -224,6 +225,7 @@ def _work(pipe: Connection, threads: int) -> None:
 
     The parent writes the results, since two runs of a GOT-10k sequence share a file of times.
     """
+    end_with_parent()
     build = cache(partial(_load, threads))
     with suppress(EOFError, ConnectionError):
         while True:

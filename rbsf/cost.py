@@ -2,9 +2,9 @@
 
 They are counted as in Table 6 of the paper. A weight of a binary convolution is 1 bit, each other
 parameter 32 bits. 64 1-bit multiplications count as one real multiplication. A batch-norm that
-follows a real convolution or another batch-norm folds into it and costs nothing. After a binary
-convolution the scale costs one real multiplication for each value of the output, and so does the
-batch-norm. Additions, comparisons and pooling are not counted. Nor are the bits of a binary
+reads a real layer or another batch-norm folds into it, and that in front of a binary layer's sign
+into the sign; both cost nothing. Any other costs one real multiplication for each value of its output, and so does the
+scale of a binary convolution. A layer that is called twice multiplies twice. Additions, comparisons and pooling are not counted. Nor are the bits of a binary
 convolution's scales and shifts and of RBConv's matrices `C`, which only training needs.
 
 A layer with several terms pays for each: the bits of every kernel, the 1-bit multiplications and
@@ -15,17 +15,18 @@ value of the output.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
 from time import perf_counter
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rbsf.layers import BinaryConv2d, distinct_signs
+from rbsf.layers import BinaryConv2d, binary_layers, distinct_signs
+from rbsf.outputs import Outputs
 
 REAL_BITS = 32
 BINARY_SHARE = 1 / 64  # of a real multiplication: one operation takes a word of 64 bits
@@ -111,12 +112,9 @@ def count(net: nn.Module, shape: tuple[int, ...]) -> list[LayerCost]:
     ValueError for a layer that cannot be counted.
     """
     _check_known(net)
-    found: list[LayerCost] = []
-    hooks = [
-        module.register_forward_hook(_cost_recorder(name, found))
-        for name, module in net.named_modules()
-        if isinstance(module, COUNTED)
-    ]
+    recorder = _Recorder({f"{name}.norm" for name in binary_layers(net)})
+    counted = {name: m for name, m in net.named_modules() if isinstance(m, COUNTED)}
+    hooks = [m.register_forward_hook(recorder.hook(name)) for name, m in counted.items()]
     training = net.training
     device = next(net.parameters()).device
     try:
@@ -126,7 +124,11 @@ def count(net: nn.Module, shape: tuple[int, ...]) -> list[LayerCost]:
         net.train(training)
         for hook in hooks:
             hook.remove()
-    return found
+    if idle := counted.keys() - {layer.name for layer in recorder.found}:
+        warnings.warn(
+            f"not counted, since no input reaches it: {', '.join(sorted(idle))}", stacklevel=2
+        )
+    return recorder.found
 
 
 def _check_known(net: nn.Module) -> None:
@@ -138,26 +140,40 @@ def _check_known(net: nn.Module) -> None:
             raise ValueError(f"layer {name} is a {kind}, whose cost is not known here")
 
 
-def _cost_recorder(name: str, found: list[LayerCost]) -> Callable[..., None]:
-    """A hook that adds the cost of the layer `name` to `found`."""
+class _Recorder:
+    """Adds the costs of layers to `found` as these are called."""
 
-    def record(module: nn.Module, _inputs: Any, output: Tensor) -> None:
-        after_binary = bool(found) and found[-1].kind == BINARY_KIND
-        kind = next(kind for cls, kind in KINDS.items() if isinstance(module, cls))
-        counts = _counts(module, output, after_binary)
-        found.append(LayerCost(name, kind, tuple(output.shape[1:]), *counts))
+    def __init__(self, sign_norms: set[str]) -> None:
+        self.found: list[LayerCost] = []
+        self._sign_norms = sign_norms  # names of batch-norms in front of signs
+        self._outputs = Outputs()  # of layers that a batch-norm folds into
 
-    return record
+    def hook(self, name: str) -> Callable[..., None]:
+        """What adds the cost of the layer `name` after each of its calls."""
+
+        def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            kind = next(kind for cls, kind in KINDS.items() if isinstance(module, cls))
+            bits, real, binary = _counts(module, output)
+            if any(layer.name == name for layer in self.found):
+                bits = 0  # they were counted at its first call
+            folds = name in self._sign_norms or self._outputs.maker(inputs[0])
+            if isinstance(module, nn.BatchNorm2d) and folds:
+                real = 0
+            self.found.append(LayerCost(name, kind, tuple(output.shape[1:]), bits, real, binary))
+            if kind != BINARY_KIND:
+                self._outputs.note(output, name)
+
+        return record
 
 
-def _counts(module: nn.Module, output: Tensor, after_binary: bool) -> tuple[int, int, int]:
-    """Bits, real multiplications and 1-bit multiplications of a layer."""
+def _counts(module: nn.Module, output: Tensor) -> tuple[int, int, int]:
+    """Bits, real multiplications and 1-bit multiplications of a layer that folds into none."""
     values = output.numel()
     if isinstance(module, BinaryConv2d):
         return _binary_counts(module, values, output[0, 0].numel())
     bits = REAL_BITS * sum(p.numel() for p in module.parameters(recurse=False))
     if isinstance(module, nn.BatchNorm2d):
-        return bits, values if after_binary else 0, 0
+        return bits, values, 0
     weights_per_value = module.weight[0].numel()  # type: ignore[index, operator]
     return bits, values * weights_per_value, 0
 
@@ -168,6 +184,8 @@ def _binary_counts(layer: BinaryConv2d, values: int, pixels: int) -> tuple[int, 
     kernels = distinct_signs(terms)
     scaled = sum(not bool((term.scale == 1).all()) for term in terms)
     bits = len(kernels) * kernels[0].numel()
+    if layer.bias is not None:
+        bits += REAL_BITS * layer.bias.numel()
     real = values * scaled
     if layer.input_scale:
         real += values + pixels

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rbsf.layers import binary_layers
+from rbsf.outputs import Outputs
 from rbsf.precision import widen
 
 CALIBRATION = 16  # batches that suffice for a teacher's map statistics
@@ -174,19 +175,18 @@ def _readers(
 ) -> dict[str, str]:
     """The name of the batch-norm that reads the output of each of `layers` in `run()`, by layer.
 
-    A layer whose output no batch-norm reads is left out. `net` runs in eval mode and gets its own
-    mode back.
+    A layer whose output no batch-norm reads as it was put out is left out. `net` runs in eval mode
+    and gets its own mode back.
     """
     names = {module: name for name, module in net.named_modules()}
-    makers: dict[int, tuple[str, Tensor]] = {}  # keeps the tensors, so that no id is used twice
+    outputs = Outputs()
     readers: dict[str, str] = {}
 
     def note_output(layer: nn.Module, _inputs: Any, output: Tensor) -> None:
-        makers[id(output)] = (names[layer], output)
+        outputs.note(output, names[layer])
 
     def find_maker(norm: nn.Module, inputs: tuple[Tensor], _output: Tensor) -> None:
-        if id(inputs[0]) in makers:
-            layer, _ = makers[id(inputs[0])]
+        if layer := outputs.maker(inputs[0]):
             readers[layer] = names[norm]
 
     norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]

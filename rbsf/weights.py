@@ -1,14 +1,16 @@
 """Weights files.
 
 A file, .safetensors, holds an inference network. Its metadata has `format`; `model` and `options`
-(JSON), by which `rbsf.models.build` builds the network; `info` (JSON); and `borders` (JSON), the
-borders of binary convolutions that are not -1.
+(JSON), by which `rbsf.models.build` builds the network; `info` (JSON); `borders` (JSON), the
+borders of binary convolutions that are not -1; and `sha256`, a checksum over all else. Files of the
+format before, "rbsf-weights-1", may have none.
 
 A binary convolution `name` with T terms and M kernels is stored as
 
 - `name.bits` `[M, O, bytes]`: one bit a weight, a row of `numpy.packbits` for each filter,
 - `name.scale` `[T, O]`, float32,
-- `name.shift` `[T, I]`, float32, left out where it is zero.
+- `name.shift` `[T, I]`, float32, left out where it is zero,
+- `name.bias` `[O]`, float32, for a convolution that has one.
 
 Term t has kernel `t % M`. Where T is 1, the leading dimension is left out. All other tensors are
 float32.
@@ -17,7 +19,6 @@ float32.
 from __future__ import annotations
 
 import json
-import pickle
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -33,9 +34,12 @@ from rbsf.engine.file import kind_of
 from rbsf.layers import BinaryConv2d, Term, binary_layers, distinct_signs, make_terms
 from rbsf.models import MODELS, build
 from rbsf.system.files import write_atomically
+from rbsf.system.tensor_file import checksum, in_order
+from rbsf.torch_file import first_line
 
-FORMAT = "rbsf-weights-1"
-PACKED = {"bits": torch.uint8, "scale": torch.float32, "shift": torch.float32}
+FORMAT = "rbsf-weights-2"
+FORMATS = ("rbsf-weights-1", FORMAT)
+PACKED = {"bits": torch.uint8} | dict.fromkeys(("scale", "shift", "bias"), torch.float32)
 COUNTER = "num_batches_tracked"  # of batch-norms, for training alone
 
 
@@ -52,7 +56,22 @@ def save_weights(
     layers = binary_layers(net).items()
     if borders := {name: layer.border for name, layer in layers if layer.border != -1}:
         metadata["borders"] = json.dumps(borders)
-    write_atomically(path, save(_stored_tensors(net), metadata))
+    tensors = _stored_tensors(net)
+    metadata["sha256"] = digest(metadata, tensors)
+    write_atomically(path, in_order(save(tensors, metadata)))
+
+
+def digest(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    """What `sha256` must be, over all other `metadata` and `tensors`."""
+    others = {key: value for key, value in metadata.items() if key != "sha256"}
+    text = json.dumps(others, sort_keys=True)
+    return checksum(text, (_part(name, tensors[name]) for name in sorted(tensors)))
+
+
+def _part(name: str, tensor: Tensor) -> tuple[str, np.ndarray]:
+    """What a tensor adds to the digest."""
+    flat = tensor.reshape(-1).view(torch.uint8)
+    return f"{name}{tensor.dtype}{tuple(tensor.shape)}", flat.numpy()
 
 
 def _stored_tensors(net: nn.Module) -> dict[str, Tensor]:
@@ -101,36 +120,6 @@ def checked(net: nn.Module, path: Path) -> nn.Module:
     return net.eval()
 
 
-def read_torch(path: str | Path, what: str, advice: str) -> Any:
-    """What `torch.save` wrote, on the CPU. Code in the file does not run.
-
-    Raises ValueError in one line, "not a whole `what`" or "holds pickled code", which ends in
-    `advice`.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickle protocols that give an error anyway
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch's parser raises anything on damaged bytes
-        if isinstance(error, pickle.UnpicklingError) and _is_code(Path(path), str(error)):
-            raise ValueError(f"{path}: holds pickled code, which is not loaded; {advice}") from None
-        raise ValueError(f"{path}: not a whole {what} ({first_line(error)}); {advice}") from None
-
-
-def _is_code(path: Path, refusal: str) -> bool:
-    """Whether the file that torch refused is a real pickle, and not damaged bytes.
-
-    Torch reads no pickle of protocol 4 or 5, which Python writes by default: it stops at their
-    first operand, 149.
-    """
-    if "GLOBAL" in refusal:
-        return True
-    with path.open("rb") as file:
-        start = file.read(3)
-    is_whole = start in (b"\x80\x04\x95", b"\x80\x05\x95", b"PK\x03")
-    return is_whole and "operand 149\n" in refusal
-
-
 def _pack(layer: BinaryConv2d) -> dict[str, Tensor]:
     """The terms of `layer` as a file stores them, by the last part of the name."""
     terms = layer.terms()
@@ -144,7 +133,9 @@ def _pack(layer: BinaryConv2d) -> dict[str, Tensor]:
     if not tensors["shift"].any():
         del tensors["shift"]
     if len(terms) == 1:
-        return {key: tensor[0] for key, tensor in tensors.items()}
+        tensors = {key: tensor[0] for key, tensor in tensors.items()}
+    if layer.bias is not None:
+        tensors["bias"] = layer.bias.float()
     return tensors
 
 
@@ -154,17 +145,23 @@ def _unpack(layer: BinaryConv2d, tensors: dict[str, Tensor]) -> None:
     own_kernels = distinct_signs(own_terms)
     sizes = _packed_sizes(own_terms, own_kernels)
     tensors = {"shift": torch.zeros(sizes["shift"])} | tensors
+    if layer.bias is not None or "bias" in tensors:
+        sizes["bias"] = (layer.out_channels,)
     _check_sizes(tensors, sizes)
     kernels = _unpack_bits(tensors["bits"], len(own_kernels), own_kernels[0].shape)
     scales, shifts = (tensors[key].view(len(own_terms), -1) for key in ("scale", "shift"))
     terms = make_terms(kernels, scales, shifts)
     layer.set_terms(terms)
     _check_kept(terms, layer.terms())
+    if "bias" in tensors:
+        layer.bias = nn.Parameter(tensors["bias"])
 
 
 def _check_sizes(tensors: dict[str, Tensor], sizes: dict[str, tuple[int, ...]]) -> None:
     """Raise ValueError where one of `tensors` is of another size, or of another dtype."""
     for name, size in sizes.items():
+        if name not in tensors:
+            raise ValueError(f"{name} is missing, expected {PACKED[name]} {size}")
         tensor, dtype = tensors[name], PACKED[name]
         if tensor.dtype != dtype or tensor.shape != size:
             found = f"{tensor.dtype} {tuple(tensor.shape)}"
@@ -215,16 +212,28 @@ def _read_file(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     if kind := kind_of(metadata):
         advice = "give the weights file that it was exported from"
         raise ValueError(f"{path}: a packed {kind}, which runs but does not train; {advice}")
-    if metadata.get("format") != FORMAT or metadata.get("model") not in MODELS:
+    if metadata.get("format") not in FORMATS or metadata.get("model") not in MODELS:
         raise ValueError(
             f"{path}: a safetensors file, but not of this program (no metadata format={FORMAT})"
         )
+    _check_unchanged(metadata, tensors, path)
     return metadata, tensors
+
+
+def _check_unchanged(metadata: dict[str, str], tensors: dict[str, Tensor], path: Path) -> None:
+    """Raise ValueError where the checksum of a file differs; warn where an old file has none."""
+    if "sha256" not in metadata and metadata["format"] != FORMAT:
+        warnings.warn(f"{path}: has no checksum, so damage cannot be noticed", stacklevel=4)
+    elif digest(metadata, tensors) != metadata.get("sha256"):
+        fault = "its bytes have changed since it was written (sha256)"
+        raise ValueError(f"{path}: {fault}; copy or train it again")
 
 
 def _build(metadata: dict[str, str], tensors: dict[str, Tensor], path: Path) -> nn.Module:
     """The network of a file. Raises many kinds of error where the parts do not fit."""
-    net = build(metadata["model"], **_json(metadata, "options", path))
+    options = _json(metadata, "options", path)
+    _check_forms(metadata["model"], options, tensors)
+    net = build(metadata["model"], **options)
     layers = binary_layers(net)
     restored: set[str] = set()
     for name, layer in layers.items():
@@ -235,15 +244,45 @@ def _build(metadata: dict[str, str], tensors: dict[str, Tensor], path: Path) -> 
     return net
 
 
-def _take_packed(tensors: dict[str, Tensor], layer: str) -> dict[str, Tensor]:
-    """Take the packed tensors of `layer` out of `tensors`, by the last part of their names.
+def _check_forms(model: str, options: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Raise ValueError where `tensors` are not of the sizes of a network, which is not built yet.
 
-    Raises KeyError where one other than the shift is missing.
+    A small file may name a network that takes all memory; on the device "meta" none is taken.
     """
+    with torch.device("meta"):
+        net = build(model, **options)
+    layers = binary_layers(net)
+    for name, layer in layers.items():
+        terms = layer.terms()
+        sizes = _packed_sizes(terms, distinct_signs(terms))
+        _check_sizes(
+            {"shift": torch.zeros(sizes["shift"], device="meta")} | _packed(tensors, name), sizes
+        )
+    for key, own in net.state_dict().items():
+        if key.rpartition(".")[0] not in layers and not key.endswith(COUNTER):
+            _check_shape(key, own.shape, tensors)
+
+
+def _check_shape(key: str, shape: torch.Size, tensors: dict[str, Tensor]) -> None:
+    if key not in tensors:
+        raise ValueError(f"missing: {key}")
+    if tensors[key].shape != shape:
+        found = tuple(tensors[key].shape)
+        raise ValueError(f"{key} is {found}, expected {tuple(shape)}")
+
+
+def _packed(tensors: Mapping[str, Tensor], layer: str) -> dict[str, Tensor]:
+    """The packed tensors of `layer` among `tensors`, by the last part of their names."""
     names = {key: f"{layer}.{key}" for key in PACKED}
-    if names["shift"] not in tensors:
-        del names["shift"]
-    return {key: tensors.pop(name) for key, name in names.items()}
+    return {key: tensors[name] for key, name in names.items() if name in tensors}
+
+
+def _take_packed(tensors: dict[str, Tensor], layer: str) -> dict[str, Tensor]:
+    """Take the packed tensors of `layer` out of `tensors`, by the last part of their names."""
+    found = _packed(tensors, layer)
+    for key in found:
+        del tensors[f"{layer}.{key}"]
+    return found
 
 
 def _set_borders(layers: Mapping[str, BinaryConv2d], borders: dict[str, Any]) -> None:
@@ -287,12 +326,3 @@ def load_tensors(
         raise ValueError(
             f"missing: {', '.join(missing) or 'none'}; unknown: {', '.join(unknown) or 'none'}"
         )
-
-
-def first_line(error: BaseException) -> str:
-    """What a parser's error says, in one line of at most 200 characters."""
-    message = str(error).rpartition("WeightsUnpickler error:")[2]  # leaves torch's advice out
-    text = " ".join(message.split())[:200]
-    if " " in text:
-        return text
-    return f"{type(error).__name__} {text}".strip()  # a bare key, or nothing, says too little

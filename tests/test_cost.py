@@ -85,6 +85,72 @@ def test_methods_cost_what_is_counted_by_hand(method, options, bits, real, binar
     )
 
 
+class Branches(nn.Module):
+    """Two convolutions, the second one binary, whose batch-norms come after both."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.change = change
+        self.stem = nn.Conv2d(3, 4, 1, bias=False)
+        self.real, self.binary = (nn.Conv2d(4, 4, 1, bias=False) for _ in range(2))
+        self.real_norm, self.binary_norm = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+        binarize(self, "xnor", skip=["real"], skip_1x1=False, input_norm=False)
+
+    def forward(self, x):
+        x = self.stem(x)
+        real, binary = self.real(x), self.binary(x)
+        self.change(real)
+        return self.real_norm(real) + self.binary_norm(binary)
+
+
+@pytest.mark.parametrize(
+    ("change", "real"),
+    [
+        (lambda x: x, 0),  # folds into the convolution
+        (lambda x: x.relu_(), 4 * 25),
+        (lambda x: x.mul_(0.5), 4 * 25),
+    ],
+)
+def test_a_batch_norm_folds_into_what_it_reads_where_nothing_changed_that(change, real):
+    costs = {layer.name: layer.real for layer in count(Branches(change).eval(), (3, 5, 5))}
+    assert costs == {
+        "stem": 12 * 25,
+        "real": 16 * 25,
+        "binary": 4 * 25,
+        "real_norm": real,
+        "binary_norm": 4 * 25,
+    }
+
+
+@pytest.mark.parametrize("relu", [nn.ReLU(inplace=True), nn.ReLU()])
+def test_in_place_activations_change_no_cost(relu):
+    layers = [nn.Conv2d(3, 4, 3), relu, nn.BatchNorm2d(4), nn.Conv2d(4, 8, 3, bias=False), relu]
+    net = nn.Sequential(*layers, nn.BatchNorm2d(8))
+    binarize(net, "xnor", input_norm=False)
+    assert [layer.real for layer in count(net, (3, 8, 8))] == [144 * 27, 144, 128, 128]
+
+
+def test_a_layer_that_is_called_twice_is_stored_once():
+    conv = nn.Conv2d(3, 3, 1, bias=False)
+    assert [(layer.bits, layer.real) for layer in count(nn.Sequential(conv, conv), (3, 2, 2))] == [
+        (9 * 32, 36),
+        (0, 36),
+    ]
+
+
+def test_a_layer_that_no_input_reaches_is_named():
+    net = nn.Sequential(nn.Conv2d(3, 3, 1, bias=False))
+    net[0].spare = nn.Linear(2, 2)
+    with pytest.warns(UserWarning, match=r"not counted, since no input reaches it: 0\.spare"):
+        assert len(count(net, (3, 2, 2))) == 1
+
+
+def test_the_bias_of_a_binary_convolution_has_32_bits():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 8, 3))
+    binarize(net, "xnor", input_norm=False)
+    assert count(net, (3, 8, 8))[1].bits == 8 * 36 + 8 * 32
+
+
 def test_bits_make_whole_bytes_and_costs_add_up():
     layer = LayerCost("a", "1-bit convolution", (1, 1, 1), 13, 5, 128)
     assert (layer.bytes, layer.multiplications) == (2, 7.0)

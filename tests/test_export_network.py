@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from rbsf.conversion import binarize
 from rbsf.engine.graph import PackedModel
+from rbsf.engine.node import Node
 from rbsf.engine.run import Engine
 from rbsf.export.compare import normalised, torch_logits
 from rbsf.export.pack import (
@@ -25,6 +26,7 @@ from rbsf.export.pack import (
 )
 from rbsf.methods import METHODS, get_method
 from rbsf.models import build
+from rbsf.models.whole import Round
 
 
 def taken(shape: tuple[int, int, int]) -> Images:
@@ -607,3 +609,23 @@ def test_onnx_graphs_of_trackers_agree(model, tmp_path) -> None:
         assert expected.shape == (4, 256, 6, 5)
         assert_onnx_agrees(exported.packed, noise, expected, tmp_path / "net.onnx")
     assert given.packed.nodes[1].op == "conv"
+
+
+def test_onnx_graph_of_planes_at_one_size(tmp_path) -> None:
+    """A network that ends in `channels_first` and takes images of one size alone."""
+    torch.manual_seed(0)
+    net = settle(nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5)), Images((9, 7, 3)))
+    packed = export_classifier(net, "net", Images((9, 7, 3))).packed
+    planes = Node("planes", "channels_first", (packed.nodes[-1].name,))
+    packed = PackedModel("net", "tracker", (*packed.nodes, planes), {})
+    noise = np.random.default_rng(0).integers(0, 256, (2, 9, 7, 3), np.uint8)
+    expected = torch_logits(net, noise, [0.0], [1.0])
+    assert expected.shape == (2, 5, 7, 5)
+    assert_onnx_agrees(packed, noise, expected, tmp_path / "net.onnx")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_round_in_front_of_a_binary_convolution(method, tmp_path) -> None:
+    torch.manual_seed(2)
+    layer = get_method(method)(8, 16, 3)
+    assert_agrees(nn.Sequential(stem(8), Round(), layer, head(16)), (14, 11, 3), tmp_path)

@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 
 from rbsf.layers import binary_layers
+from rbsf.methods import METHODS
 from rbsf.models import build
 from rbsf.models.rbsf2 import RBSF2, Block
 from rbsf.models.whole import LIMIT, STEP, Round, Slope, Stem, WholeNorm
+from rbsf.tools.recipes.distilled import DistillConfig
 from rbsf.tracker.distill import (
     DistillTask,
     both_alike,
@@ -19,6 +21,7 @@ from rbsf.tracker.distill import (
     target_loss,
 )
 from rbsf.tracker.teachers.pair import Lesson
+from rbsf.weights import load_weights, save_weights
 
 SMALL = {"channels": [16, 32, 64], "depths": [1, 1, 1], "features": 16, "head_depth": 1}
 
@@ -229,3 +232,31 @@ def test_cells_on_the_target_weigh_as_much_as_the_others() -> None:
     assert weights.sum((1, 2)).tolist() == [1, 1]
     assert weights[0, 2:6, 2:6].sum() == weights[0].sum() / 2
     assert both_alike(torch.zeros(1, 2, 2)).tolist() == [[[0.125] * 2] * 2]
+
+
+UNFIT = ("xnor_k", "abcnet")  # methods that have more than one scale a filter
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in UNFIT])
+def test_saved_weights_of_every_method_give_the_same_maps(method: str, tmp_path) -> None:
+    torch.manual_seed(0)
+    net = trained(build("rbsf2", method=method, **SMALL))  # type: ignore[arg-type]
+    save_weights(net, "rbsf2", tmp_path / "net.safetensors")
+    loaded = load_weights(tmp_path / "net.safetensors")[0]
+    pixels = [x.float() for x in crops()]
+    with torch.inference_mode():
+        for found, expected in zip(loaded(*pixels), net(*pixels), strict=True):
+            assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("method", UNFIT)
+def test_a_method_with_more_than_one_scale_a_filter_is_refused(method: str) -> None:
+    with pytest.raises(ValueError, match=f"method '{method}' has more than one scale a filter"):
+        build("rbsf2", method=method)
+    with pytest.raises(ValueError, match=f"method '{method}' has more than one scale a filter"):
+        DistillConfig(teacher="b.onnx,h.onnx", method=method)
+
+
+def test_options_of_a_method_are_refused() -> None:
+    with pytest.raises(ValueError, match="model 'rbsf2' takes no method options"):
+        build("rbsf2", method="pcnn", method_options={"projections": 2})

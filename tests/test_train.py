@@ -319,6 +319,63 @@ def test_half_a_checkpoint_and_anothers_checkpoint_are_refused(run):
         resume(run)
 
 
+DAMAGED = {  # a file of a training's folder -> what it holds, and what is said
+    "config, empty": ("config.yaml", "", r"config\.yaml is empty or cut short"),
+    "config, foreign": ("config.yaml", "epochs: 1\nseed: 0\nx: 1", r"unknown setting 'x'"),
+    "config, a list": ("config.yaml", "- 1", r"config\.yaml: expected settings as"),
+    "config, out of range": ("config.yaml", "epochs: 0\nseed: 0", r"config\.yaml: epochs is 0"),
+    "log, another column": ("log.csv", "step,note\n1,abc\n", r"log\.csv line 2: no row of a"),
+    "log, no step": ("log.csv", "epoch\n1\n", r"log\.csv line 2: no row of a"),
+    "log, a long row": ("log.csv", "step\n1,2\n", r"log\.csv line 2: no row of a"),
+    "log, not text": ("log.csv", "\udcff", r"log\.csv line 1: not UTF-8 text"),
+    "environment, a dict": ("environment.json", "{}", r"environment\.json: no JSON list of a"),
+    "environment, cut": ("environment.json", "[{", r"environment\.json: no JSON list of a"),
+    "environment, deep": ("environment.json", "[" * 100_000, r"environment\.json: no JSON list"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_a_damaged_folder_is_not_resumed(run, kind):
+    name, content, message = DAMAGED[kind]
+    (run / name).write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ValueError, match=message) as error:
+        main(["--resume", "--out", str(run), "--epochs", "2"])
+    assert str(run / name) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({name: None} for name in ("order", "training", "epoch", "index", "random")),
+        {"epoch": -1},
+        {"epoch": "1"},
+        {"order": []},
+        {"training": {}},
+        {"training": {"modules": {}, "optimizers": {}}},
+        {"training": {"modules": [], "optimizers": {}}},
+        {"random": torch.zeros(3)},
+    ],
+)
+def test_checkpoints_that_lack_parts_are_not_resumed(run, changes):
+    checkpoint = run / "checkpoint.pt"
+    state = load_checkpoint(checkpoint) | changes
+    save_checkpoint(checkpoint, {key: value for key, value in state.items() if value is not None})
+    with pytest.raises(ValueError, match=r"checkpoint\.pt: not of this network and") as error:
+        main(["--resume", "--out", str(run), "--epochs", "2"])
+    assert "\n" not in str(error.value)
+
+
+def test_the_next_training_removes_what_a_dead_one_left(run):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    left = [run / f".checkpoint.{ended.pid}.part.pt", run / ".mine.pt"]
+    for path in left:
+        path.write_bytes(b"x")
+    assert main(["--resume", "--out", str(run)]) == 0
+    assert [path.is_file() for path in left] == [False, True]
+
+
 def test_a_binary_teacher_is_refused(store, tmp_path):
     save_weights(build("rbsf"), "rbsf", tmp_path / "b.safetensors")
     with pytest.raises(ValueError, match="must be a float network"):

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import json
+import math
+import os
 import pickle
+import subprocess
+import sys
+import time
 import warnings
 
 import numpy as np
 import pytest
 import torch
+from requirements import case, needs
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from rbsf.export.pack import classifier_input
 from rbsf.layers import binary_layers
+from rbsf.methods import METHODS
 from rbsf.models import TRACKERS, build
 from rbsf.tracker.teachers.siamfc import load_tracker
 from rbsf.train.checkpoint import load_checkpoint
-from rbsf.weights import save_weights
+from rbsf.weights import digest, save_weights
 
 CROP = torch.randint(0, 256, (2, 3, 127, 127), generator=torch.Generator().manual_seed(0)).float()
 
@@ -28,6 +37,11 @@ def trained(name):
     for parameter in net.parameters():
         parameter.data += 0.01 * torch.randn_like(parameter)
     return net.eval()
+
+
+def save_signed(tensors, path, metadata):
+    """Write a file whose checksum is right, whatever it holds."""
+    save_file(tensors, path, metadata | {"sha256": digest(metadata, tensors)})
 
 
 @pytest.mark.parametrize("name", TRACKERS)
@@ -50,6 +64,33 @@ def test_exemplar_features_are_a_window_of_the_search_features():
     with torch.no_grad():
         inner, outer = net(image[..., 64:191, 64:191]), net(image)
     torch.testing.assert_close(inner, outer[..., 8:14, 8:14], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_biases_of_binary_convolutions_are_kept(method, tmp_path):
+    torch.manual_seed(0)
+    net = build("lenet", method=method).eval()
+    layers = binary_layers(net).values()
+    for layer in layers:
+        layer.bias = torch.nn.Parameter(torch.randn(layer.out_channels))
+    save_weights(net, "lenet", tmp_path / "net.safetensors")
+    loaded, _, _ = load_tracker(tmp_path / "net.safetensors")
+    for layer, own in zip(binary_layers(loaded).values(), layers, strict=True):
+        assert torch.equal(layer.bias, own.bias)
+    images = torch.randn(2, 1, 28, 28)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(images), net(images), atol=1e-4, rtol=1e-4)
+
+
+def test_a_bias_of_another_size_is_refused(tmp_path):
+    path = tmp_path / "net.safetensors"
+    net = build("lenet", method="xnor")
+    save_weights(net, "lenet", path)
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    save_signed(load_file(path) | {"layers.1.conv.bias": torch.ones(3)}, path, metadata)
+    with pytest.raises(ValueError, match=r"bias is torch.float32 \(3,\), expected .*\(64,\)"):
+        load_tracker(path)
 
 
 @pytest.mark.parametrize("name", TRACKERS)
@@ -322,7 +363,7 @@ def test_damaged_terms_are_refused(damage, tmp_path):
     changed = change({key: tensors[f"{name}.{key}"] for key in ("bits", "scale", "shift")})
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
-    save_file(
+    save_signed(
         tensors | {f"{name}.{key}": tensor for key, tensor in changed.items()}, path, metadata
     )
     with pytest.raises(ValueError, match=message) as error:
@@ -362,6 +403,119 @@ def test_borders_that_are_none_are_refused(tmp_path, borders, message):
     with safe_open(tmp_path / "net.safetensors", "pt") as file:
         metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     metadata["borders"] = borders.replace("%s", name)
-    save_file(tensors, tmp_path / "net.safetensors", metadata)
+    save_signed(tensors, tmp_path / "net.safetensors", metadata)
     with pytest.raises(ValueError, match=message):
         load_tracker(tmp_path / "net.safetensors")
+
+
+def test_every_flipped_bit_is_noticed(tmp_path):
+    path = tmp_path / "net.safetensors"
+    save_weights(build("lenet", method="rbcn"), "lenet", path, {"seed": 3})
+    whole, random = path.read_bytes(), np.random.default_rng(0)
+    places = [*range(8, 1000, 10), *random.integers(0, len(whole), 50)]
+    for place in places:
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << int(random.integers(8))
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"net\.safetensors: "):
+            load_tracker(path)
+
+
+def test_files_from_before_load_with_a_warning(tmp_path):
+    path = tmp_path / "net.safetensors"
+    save_weights(build("lenet", method="rbcn"), "lenet", path)
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    assert metadata["format"] == "rbsf-weights-2"
+    old = metadata | {"format": "rbsf-weights-1"}
+    del old["sha256"]
+    save_file(load_file(path), path, old)
+    with pytest.warns(UserWarning, match=r"net\.safetensors: has no checksum, so damage cannot"):
+        load_tracker(path)
+    save_file(load_file(path), path, old | {"format": "rbsf-weights-2"})
+    with pytest.raises(ValueError, match=r"its bytes have changed since it was written \(sha256\)"):
+        load_tracker(path)
+
+
+def test_the_same_weights_are_the_same_bytes_in_every_process(tmp_path):
+    """Files of weights, packed files and ONNX graphs, whose libraries order parts at random."""
+    code = (
+        "import sys, torch; from rbsf.models import build; from rbsf.weights import save_weights;"
+        "from rbsf.export.pack import pack_weights; torch.manual_seed(0); at = sys.argv[1];"
+        "about = {'input': {'size': 28, 'mean': [0.1], 'std': [0.3]}, 'seed': 0};"
+        "save_weights(build('lenet', method='rbcn'), 'lenet', at + '/w.safetensors', about);"
+        "pack_weights(at + '/w.safetensors', at + '/p.safetensors')"
+    )
+    for number in "123":
+        (tmp_path / number).mkdir()
+        environment = os.environ | {"PYTHONHASHSEED": number}
+        command = [sys.executable, "-c", code, str(tmp_path / number)]
+        subprocess.run(command, check=True, env=environment)
+    for name in ("w.safetensors", "p.safetensors"):
+        assert len({(tmp_path / number / name).read_bytes() for number in "123"}) == 1
+
+
+@pytest.mark.parametrize("name", ["st_classes_3e6", "st_stages_4096"])
+def test_small_files_that_name_large_networks_take_no_memory(name):
+    path = case("hostile") / f"{name}.safetensors"
+    resource = pytest.importorskip("resource", reason=needs("linux", "it limits its memory"))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(
+        ValueError, match=rf"{name}\.safetensors: does not fit the model 'resnet18'"
+    ):
+        load_tracker(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 500_000  # KiB
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [
+        ("resnet18", {"classes": 10**15}, "does not fit"),
+        ("resnet18", {"classes": 10**400}, "does not fit"),
+        ("resnet18", {"stages": "4096-4096-4096-4096", "method": "abcnet"}, "does not fit"),
+        ("rbsf2", {"channels": [2**14] * 3}, "does not fit"),
+        ("rbsf2", {"depths": [10**9, 1, 1]}, "depths are"),
+        ("rbsf2", {"head_depth": 10**9}, "head_depth is"),
+        ("rbsf2", {"stem": 10**6}, "does not fit"),
+        ("rbsf2", {"channels": [64] * 10**5, "depths": [1] * 10**5}, "depths are"),
+    ],
+)
+def test_options_of_large_networks_are_refused_before_they_are_built(
+    model, options, message, tmp_path
+):
+    path = tmp_path / "net.safetensors"
+    metadata = {"format": "rbsf-weights-1", "model": model, "options": json.dumps(options)}
+    save_file({"x": torch.zeros(3)}, path, metadata)
+    begin = time.monotonic()
+    with pytest.raises(ValueError, match=message) as error:
+        load_tracker(path)
+    assert time.monotonic() - begin < 10
+    assert "\n" not in str(error.value)
+
+
+def test_an_npz_that_expands_is_refused(tmp_path):
+    path = tmp_path / "w.npz"
+    np.savez_compressed(path, a=np.zeros(1 << 26))
+    assert path.stat().st_size < 1_000_000
+    with pytest.raises(
+        ValueError, match=r"w\.npz: .*its arrays take 536,871,0.. bytes, 268,435,456"
+    ):
+        load_tracker(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"size": 10**6},
+        {"size": math.inf},
+        {"size": 0},
+        {"mean": [math.nan]},
+        {"std": [math.inf]},
+        {"std": [0.0]},
+        {"mean": [10**400]},
+    ],
+)
+def test_images_that_no_classifier_takes(change):
+    taken = {"size": 28, "mean": [0.1], "std": [0.3]}
+    with pytest.raises(ValueError, match=r"w\.safetensors: its info has no input"):
+        classifier_input("w.safetensors", {"input": taken | change})

@@ -185,6 +185,7 @@ def export_one(net: nn.Module, exported: Exported, images: np.ndarray, out: Path
     from rbsf.export.compare import torch_logits
     from rbsf.export.onnx import network_graph, run_graph
 
+    exported.compare().check()
     write_graph(network_graph(exported.packed), out)
     expected = torch_logits(net, images, exported.images.mean, exported.images.std)
     print(f"logits to PyTorch: {describe_difference(run_graph(out, images), expected)}")
@@ -202,6 +203,7 @@ def export_two(net: nn.Module, exported: Exported, images: np.ndarray, out: Path
     from rbsf.export.onnx import head_graph, network_graph, run_graph, run_head
 
     backbone, head = paths_of(out)
+    exported.compare().check()
     graph = network_graph(exported.packed)
     write_graph(graph, backbone)
     features = torch_logits(net, images)
@@ -224,6 +226,7 @@ def export_two_with_head(net: RBSF2, exported: Exported, images: np.ndarray, out
     from rbsf.export.onnx import run_graph, run_head, search_graphs
     from rbsf.models.whole import STEP
 
+    exported.compare().check()
     for graph, path in zip(search_graphs(exported.packed), paths_of(out), strict=True):
         write_graph(graph, path)
     backbone, head = paths_of(out)

@@ -18,10 +18,9 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-import yaml
-
 from rbsf.shipped import CONFIGS
 from rbsf.system.files import write_atomically
+from rbsf.system.yaml_file import read_yaml_file
 from rbsf.tools.recipes.classifier import RESULT, ClassifierConfig, ClassifierRecipe, with_defaults
 from rbsf.tools.recipes.siamese import SiameseRecipe
 from rbsf.tools.recipes.siamese_config import TrainConfig
@@ -101,10 +100,7 @@ def _read_content(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(
             f"no table {path}; there are {known}, table6, or a .yaml file of your own"
         )
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date that is none
-        raise ValueError(f"{path}: not YAML ({' '.join(str(error).split())[:120]})") from None
+    content = read_yaml_file(path)
     if not isinstance(content, dict) or not REQUIRED <= content.keys() <= KEYS:
         raise ValueError(
             f"{path}: expected the keys {', '.join(sorted(REQUIRED))}, perhaps trains, set, columns"

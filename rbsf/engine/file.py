@@ -23,7 +23,6 @@ Files of the formats before, "rbsf-packed-1", "rbsf-packed-2" and "rbsf-network-
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,6 +36,7 @@ from rbsf.engine import old_files
 from rbsf.engine.graph import PackedModel, by_owner, check_entry, check_none_left
 from rbsf.engine.node import Node
 from rbsf.system.files import write_atomically
+from rbsf.system.tensor_file import checksum, in_order
 
 FORMAT = "rbsf-graph-1"
 FORMATS = (FORMAT, *old_files.FORMATS)
@@ -69,7 +69,8 @@ def write_packed(
         entries.append(entry)
     metadata = {"format": FORMAT, "task": task, "model": model}
     metadata |= {"layers": json.dumps(entries, separators=(",", ":")), "info": json.dumps(info)}
-    write_atomically(path, save(tensors, metadata | {"sha256": digest(metadata, tensors)}))
+    whole = save(tensors, metadata | {"sha256": digest(metadata, tensors)})
+    write_atomically(path, in_order(whole))
     return packed
 
 
@@ -163,13 +164,14 @@ def kind_of(metadata: dict[str, str]) -> str:
 
 def digest(metadata: dict[str, str], tensors: dict[str, np.ndarray]) -> str:
     """What `sha256` must be; the module says how it is made."""
-    strings = [metadata.get(key, "") for key in ("task", "model", "layers", "info")]
-    sha = hashlib.sha256("".join(strings).encode())
-    for name in sorted(tensors):
-        array = tensors[name]
-        sha.update(f"{name}{array.dtype}{array.shape}".encode())
-        sha.update(array.astype(array.dtype.newbyteorder("<")).tobytes())
-    return sha.hexdigest()
+    text = "".join(metadata.get(key, "") for key in ("task", "model", "layers", "info"))
+    return checksum(text, (_part(name, tensors[name]) for name in sorted(tensors)))
+
+
+def _part(name: str, array: np.ndarray) -> tuple[str, bytes]:
+    """What a tensor adds to the digest."""
+    little_endian = array.astype(array.dtype.newbyteorder("<"))
+    return f"{name}{array.dtype}{array.shape}", little_endian.tobytes()
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:

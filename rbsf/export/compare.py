@@ -77,10 +77,14 @@ def compare(
 
     `graph` is the trace of `net`; `values` says which of its values the nodes of `packed` give.
     Every operation is computed by the engine's reference from inputs that are the network's own, as
-    far as it has them. Raises ValueError where `packed` does not take images of this size.
+    far as it has them. Raises ValueError where `packed` does not take images of this size, and
+    where `graph` computes something else than `net`.
     """
+    inputs = normalised(images, mean, std).double()
     recorder = _Recorder(fx.GraphModule(deepcopy(net).double(), graph))
-    recorder.run(normalised(images, mean, std).double())
+    if not torch.allclose(recorder.run(inputs.clone()), deepcopy(net).double()(inputs)):
+        fault = "the network does something that torch.fx does not see"
+        raise ValueError(f"no packed form: {fault}, such as writing into a part of a map")
     maps = packed.maps_for(*images.shape[1:3])
     known = {packed.nodes[0].name: images}  # of the network itself where it has them
     differences: list[Difference] = []

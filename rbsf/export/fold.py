@@ -90,7 +90,7 @@ def _fold_forward(nodes: list[Node]) -> list[Node]:
         node = _named(nodes, name)
         readers = _readers(nodes, name)
         if readers and all(reader.op == BINARY for reader in readers):
-            changed = [_before(reader, **node.tensors) for reader in readers]
+            changed = [_before(reader, *_scale_and_bias(node)) for reader in readers]
             nodes = _without(_replaced(nodes, *changed), node)
     return nodes
 

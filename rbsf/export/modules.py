@@ -279,6 +279,11 @@ def _form_of(module: nn.Module) -> Callable[[Any], Made | list[Made]]:
 VIEW_CALLS = ("dropout", "flatten", "view", "reshape", "contiguous", "detach")
 # Functions that may work in place, and where `inplace` stands among their arguments.
 INPLACE_PLACES = {"relu": 1, "relu6": 1, "hardtanh": 3, "dropout": 3}
+# Python's operators that change their first operand, such as `x += y`.
+OPERATORS = (
+    *("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow"),
+    *("iand", "ior", "ixor", "ilshift", "irshift"),
+)
 SIZES = ("size", "getattr", "getitem")  # x.size(0), x.shape[0]: what a flattening asks for
 SUMS, PRODUCTS = ("add", "iadd", "add_"), ("mul", "imul", "mul_")
 # The operation of each call that takes two maps.
@@ -299,7 +304,7 @@ def is_in_place(node: fx.Node) -> bool:
     `relu_` and `+=` do so, and functions that are told to by `inplace`.
     """
     target = target_of(node)
-    if target.endswith("_") or target in ("iadd", "imul"):
+    if target.endswith("_") or target in OPERATORS:
         return True
     if node.kwargs.get("inplace", False):
         return True
@@ -313,7 +318,7 @@ def concatenated(node: fx.Node) -> list[fx.Node] | None:
         return None
     maps = _argument(node.args, node.kwargs, 0, "tensors")
     axis = _argument(node.args, node.kwargs, 1, "dim", 0)
-    if not isinstance(maps, (list, tuple)) or axis not in (1, -3):
+    if not isinstance(maps, (list, tuple)) or axis not in (1, -3) or "out" in node.kwargs:
         return None
     return [*maps] if all(isinstance(value, fx.Node) for value in maps) else None
 

@@ -42,12 +42,14 @@ def network_graph(packed: PackedModel) -> onnx.ModelProto:
     graph.add_nodes(packed, nodes, {first.name: "image"}, output)
     height, width, colours = packed.input_shape
     result = packed.maps[nodes[-1].name]
-    channels = result.shape[0] if result.kind == "planes" else result.shape[-1]
+    *sides, channels = result.shape
+    if result.kind == "planes":
+        channels, *sides = result.shape
     if first.attributes["any_size"]:
         taken: Shapes = {"image": ("N", colours, "S", "S")}
         return graph.model(output, taken, ("N", channels, "height", "width"))
     taken = {"image": ("N", colours, height, width)}
-    return graph.model(output, taken, ("N", channels, *result.shape[:-1]))
+    return graph.model(output, taken, ("N", channels, *sides))
 
 
 def search_graphs(packed: PackedModel) -> tuple[onnx.ModelProto, onnx.ModelProto]:

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ class Images:
 
 EXEMPLAR_SIZE = 127  # side of a template's crop in pixels
 CROPS = Images((EXEMPLAR_SIZE, EXEMPLAR_SIZE, 3))  # what a tracker takes; larger ones fit too
+MAX_INPUT = 4096  # pixels of a side of a classifier's images
 REGIONS = Images((255, 255, 3))  # what a tracker with a head takes
 
 
@@ -190,11 +192,14 @@ def classifier_input(source: str | Path, info: dict[str, Any]) -> Images:
     """
     try:
         size, mean, std = (info["input"][key] for key in ("size", "mean", "std"))
-        if len(mean) != len(std) or any(not value > 0 for value in std):
+        finite = all(isfinite(value) for value in (*mean, *std))
+        if len(mean) != len(std) or any(not value > 0 for value in std) or not finite:
+            raise ValueError
+        if not 0 < size <= MAX_INPUT:
             raise ValueError
         shape = (int(size), int(size), len(mean))
         return Images(shape, [255 * float(v) for v in mean], [255 * float(v) for v in std])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, OverflowError, TypeError, ValueError):
         fault = "its info has no input (size, mean, std) of the images"
         advice = "train it by tools/train_classifier.py, or call rbsf.export.pack.export_network"
         raise ValueError(f"{source}: {fault}; {advice}") from None

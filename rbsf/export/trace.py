@@ -5,8 +5,10 @@ Binary convolutions are one node each, and nothing is folded yet.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch import fx, nn
@@ -58,7 +60,30 @@ def trace(
     return builder.build(_trace(net))
 
 
+class _Proxy(fx.Proxy):
+    """Stands for a value in a trace, in which `x += y` changes `x` itself.
+
+    Python would make it `x = x + y`, for torch.fx has no such operators.
+    """
+
+
+def _recorder(function: Callable[..., Any]) -> Callable[[_Proxy, Any], fx.Proxy]:
+    """The method of `_Proxy` for one of Python's in-place operators."""
+
+    def record(self: _Proxy, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", function, (self, other), {})
+
+    return record
+
+
+for _name in modules.OPERATORS:
+    setattr(_Proxy, f"__{_name}__", _recorder(getattr(operator, _name)))
+
+
 class _Tracer(fx.Tracer):
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, modules.LEAVES) or super().is_leaf_module(m, module_qualified_name)
 

@@ -27,7 +27,7 @@ class RBConv2d(BinaryConv2d):
     def set_weight(self, weight: Tensor) -> None:
         """Take `weight` as the latent filters, and start `C` at their mean magnitude."""
         super().set_weight(weight)
-        self.C.data.fill_(float(weight.abs().mean()))
+        self.C.data.copy_(weight.abs().mean())
 
     def kernel(self) -> Tensor:
         """`sign(W) * C*`, `[O, I/g, k, k]`."""

@@ -67,6 +67,8 @@ def _build(
     make = getattr(import_module(f"rbsf.models.{module}"), function)
     try:
         if name in WHOLE:
+            if method_options:
+                raise ValueError(f"model {name!r} takes no method options")
             return make(method=method or "bireal", **options)
         net = make(for_binary=bool(method), **options)
     except TypeError as error:  # an option that the function does not have, or of another type

@@ -23,9 +23,19 @@ from rbsf.models.whole import LIMIT, Round, Shift, Slope, Stem, WholeConv, Whole
 
 HALF_SIDE = 32  # pixels from the middle of a square target to its sides, in crops of 127 and 255
 FLOAT = "float"  # the method of the float twin: the same network without signs
+MOST_BLOCKS = 32  # in a row
 BYTE = 127  # limit, in steps, of the input of 8-bit layers
 TEMPLATE_CELLS = 64  # of a template's features, 8 x 8
 SIDES = slice(1, 5)  # the head's maps of the distances to the target's sides
+
+
+def check_method(method: str) -> None:
+    """Raise ValueError for a method that `Sums` cannot have, or that is unknown."""
+    layer = get_method(method)
+    several_terms = layer.scale is BinaryConv2d.scale
+    if several_terms or layer.input_scale:
+        fault = f"method {method!r} has more than one scale a filter"
+        raise ValueError(f"{fault}, which rbsf2 leaves to its batch-norms; choose another")
 
 
 class Sums(nn.Module):
@@ -39,6 +49,7 @@ class Sums(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, method: str) -> None:
         super().__init__()
+        check_method(method)
         layer = get_method(method)
         self.conv: BinaryConv2d = layer(inputs, outputs, kernel, stride, padding=kernel // 2)
         self.conv.norm = Shift(inputs)
@@ -47,10 +58,16 @@ class Sums(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`[N, I, H, W]` to whole numbers `[N, O, H', W']`."""
         conv = self.conv
-        unscaled = conv.kernel() / conv.scale().detach()[:, None, None, None]
-        kernel = straight_through(conv.signs(), unscaled)
         signs = conv.activate(conv.norm(x))
-        return conv_of_signs(signs, kernel, conv.stride, self.gradients or x.dtype)
+        return conv_of_signs(signs, self._kernel(), conv.stride, self.gradients or x.dtype)
+
+    def _kernel(self) -> Tensor:
+        """The kernel of -1 and +1, `[O, I, k, k]`, with the gradient of the unscaled one."""
+        conv = self.conv
+        if conv.fixed_signs is not None:
+            return conv.fixed_signs
+        unscaled = conv.kernel() / conv.scale().detach()[:, None, None, None]
+        return straight_through(conv.signs(), unscaled)
 
 
 class RealSums(nn.Module):
@@ -195,6 +212,14 @@ class Head(nn.Module):
         return torch.cat([maps, self.presence(x)], 1)
 
 
+def _check_depths(depths: Sequence[int], head_depth: int) -> None:
+    """Raise ValueError for more blocks than sums of 16 bits hold, see `rbsf.models.whole.LIMIT`."""
+    if not all(depth >= 0 for depth in depths) or sum(depths) > MOST_BLOCKS:
+        raise ValueError(f"depths are {str(depths)[:50]}; give {MOST_BLOCKS} blocks at most")
+    if not 0 <= head_depth <= MOST_BLOCKS:
+        raise ValueError(f"head_depth is {str(head_depth)[:50]}; give 0 to {MOST_BLOCKS}")
+
+
 class Search(nn.Module):
     """RB-SF 2 for one template: search regions `[N, 3, 255, 255]` to `Head`'s maps, in eval mode.
 
@@ -232,6 +257,7 @@ class RBSF2(nn.Module):
         presence: bool = False,
     ) -> None:
         super().__init__()
+        _check_depths(depths, head_depth)
         self.backbone = Backbone(channels, depths, stem, features, method)
         self.head = Head(features, TEMPLATE_CELLS, head_depth, method, presence)
         # For training alone: it makes features comparable with a teacher's.

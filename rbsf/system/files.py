@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+
+TEMPORARY = re.compile(r"\..+\.(\d+)\.part(\.[^.]*)?")  # hidden, with the number of its process
 
 
 def write_atomically(path: str | Path, content: bytes | Callable[[Path], None]) -> None:
@@ -16,7 +20,7 @@ def write_atomically(path: str | Path, content: bytes | Callable[[Path], None]) 
     names `path`.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if callable(content):
@@ -38,9 +42,39 @@ def _flush(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _reason(error: Exception) -> str:
-    """What an error says, in one line."""
-    if said := getattr(error, "strerror", None):
-        return said
+def _reason(error: BaseException) -> str:
+    """What an error says, in one line; where the system has caused it, what that said."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if said := getattr(cause, "strerror", None):
+            return said
+        cause = cause.__context__
     lines = str(error).splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def remove_left_over(folder: str | Path) -> None:
+    """Remove the temporary files of `write_atomically` in `folder` whose processes have ended.
+
+    To be called by a process that holds the lock of `folder`, before it writes there.
+    """
+    for path in Path(folder).glob(".*.part*"):
+        match = TEMPORARY.fullmatch(path.name)
+        if match and not _runs_elsewhere(int(match[1])):
+            with suppress(OSError):
+                path.unlink()
+
+
+def _runs_elsewhere(process: int) -> bool:
+    """Whether another process has this number; False where the system does not tell."""
+    if (
+        process == os.getpid() or sys.platform == "win32"
+    ):  # where an open file is not removed anyway
+        return False
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # of another user
+        return True
+    return True

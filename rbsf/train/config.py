@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -22,9 +23,10 @@ import yaml
 
 from rbsf.shipped import find_config
 from rbsf.system.files import write_atomically
-from rbsf.system.text import read_text
+from rbsf.system.yaml_file import read_yaml_file
 
 Config = TypeVar("Config")
+LARGEST_INT = (1 << 63) - 1
 
 
 def setting(
@@ -145,6 +147,9 @@ def parse_config(
         _add_flag(parser, name, each, (defaults or {}).get(name, each.default))
     given = {k: v for k, v in vars(parser.parse_args(argv)).items() if v is not None}
     file = given.pop("config", None)
+    for name, value in given.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{name} is {value}; give a finite number")
     return {**(read_yaml(cls, file) if file else {}), **given}
 
 
@@ -155,10 +160,7 @@ def read_yaml(cls: type, path: str | Path) -> dict[str, Any]:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"no config file {path}")
-    try:
-        settings = yaml.safe_load(read_text(path)) or {}
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or no date of a calendar
-        raise ValueError(f"{path}: not YAML ({' '.join(str(error).split())[:120]})") from None
+    settings = read_yaml_file(path) or {}
     if not isinstance(settings, dict):
         found = type(settings).__name__
         raise ValueError(f"{path}: expected settings as `name: value`, found a {found}")
@@ -173,9 +175,9 @@ def check_settings(cls: type, settings: dict[str, Any], where: str) -> dict[str,
     known = settings_of(cls)
     for name in settings:
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, 1)
+            near = difflib.get_close_matches(str(name)[:100], known, 1)
             advice = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"{where}: unknown setting {name!r}{advice}")
+            raise ValueError(f"{where}: unknown setting {_shown(name)}{advice}")
     return {
         name: _checked(value, known[name], f"{where}: {name}") for name, value in settings.items()
     }
@@ -222,10 +224,10 @@ def _checked(value: Any, each: Setting, where: str) -> Any:
         value = _as_float(value)
     if not _fits(value, kind):
         expected = kind if typing.get_args(kind) else kind.__name__
-        raise ValueError(f"{where} is {value!r}; expected {expected}")
+        raise ValueError(f"{where} is {_shown(value)}; expected {expected}")
     choices = each.metadata.get("choices")
     if choices and value not in choices:
-        raise ValueError(f"{where} is {value!r}; expected one of {', '.join(choices)}")
+        raise ValueError(f"{where} is {_shown(value)}; expected one of {', '.join(choices)}")
     return value
 
 
@@ -235,13 +237,25 @@ def _as_float(value: Any) -> Any:
         return value
     try:
         return float(value)
-    except ValueError:
+    except (OverflowError, ValueError):
         return value
 
 
+def _shown(value: Any) -> str:
+    """A value of a file as a message shows it."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}..."
+
+
 def _fits(value: Any, kind: Any) -> bool:
-    """Whether `value` is of the type `kind`, such as `int` or `list[str]`.  A bool is no int."""
+    """Whether `value` is of the type `kind`, such as `int` or `list[str]`.  A bool is no int, and a
+    number is finite.
+    """
     wanted = typing.get_origin(kind) or kind
     if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+        return False
+    if wanted is float and not math.isfinite(value):
+        return False
+    if wanted is int and abs(value) > LARGEST_INT:
         return False
     return all(_fits(item, item_kind) for item_kind in typing.get_args(kind) for item in value)

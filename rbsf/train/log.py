@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from rbsf.system.files import write_atomically
+from rbsf.system.text import read_text
 
 
 class History:
@@ -19,8 +20,7 @@ class History:
         """
         self.folder, self.rows = folder, []  # type: Path, list[dict[str, float]]
         if resume_step and (folder / "log.csv").is_file():
-            with open(folder / "log.csv", newline="") as file:
-                rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+            rows = read_log(folder / "log.csv")
             self.rows = [row for row in rows if row["step"] <= resume_step]
         self.drawn = time.monotonic()
         self._events = _tensorboard(folder, resume_step)
@@ -68,6 +68,30 @@ class History:
             axes.set(title=name.replace("_", " "), xlabel="step")
             axes.grid(alpha=0.3)
         figure.savefig(path, dpi=100)
+
+
+def read_log(path: Path) -> list[dict[str, float]]:
+    """The rows of a log, each with its `step`; what is empty is left out.
+
+    Raises ValueError that names the file and line for what is no such row.
+    """
+    rows = []
+    reader = csv.DictReader(read_text(path).splitlines())
+    try:
+        for row in reader:
+            rows.append({name: float(value) for name, value in row.items() if value})
+            if "step" not in rows[-1]:
+                raise ValueError("no step")
+    except (
+        AttributeError,
+        TypeError,
+        ValueError,
+        csv.Error,
+    ) as error:  # a row longer than its head
+        where = f"{path} line {reader.line_num}"
+        advice = "repair that line, or remove the file to start the log anew"
+        raise ValueError(f"{where}: no row of a training's log ({error}); {advice}") from None
+    return rows
 
 
 def _tensorboard(folder: Path, purge_step: int):  # type: ignore[no-untyped-def]

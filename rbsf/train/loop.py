@@ -8,6 +8,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from rbsf.maps import CALIBRATION
 from rbsf.system.stop import StopRequest
 from rbsf.train import distributed
 from rbsf.train.capture import CapturedSteps
-from rbsf.train.checkpoint import save_checkpoint
+from rbsf.train.checkpoint import check_parts, save_checkpoint
 from rbsf.train.log import History
 from rbsf.train.rectify import Rectifier
 from rbsf.train.run_config import RunConfig
@@ -86,6 +87,7 @@ class Loop:
         """Continue from a checkpoint's `state`.  ValueError where it is of another network or
         another data order.
         """
+        check_parts(state, self.checkpoint)
         for name, value in self._order().items():
             if state["order"].get(name) != value:
                 was = state["order"].get(name)
@@ -95,7 +97,7 @@ class Loop:
         try:
             self.rectifier.load_state_dict(state["training"])
             torch.set_rng_state(state["random"])  # of stochastic methods
-        except (KeyError, RuntimeError, ValueError) as error:
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())[:160]
             raise ValueError(
                 f"{self.checkpoint}: not of this network and configuration ({reason})"
@@ -143,9 +145,17 @@ class Loop:
             with StopRequest() as stop, bar:
                 while self.epoch < self.config.epochs:
                     self._train_epoch(bar, stop)
-        finally:
-            if self.rank == 0:
-                self.history.write(final=True)
+        except BaseException:
+            with suppress(
+                OSError
+            ):  # where the disk is full the error at hand names what did not fit
+                self._write_history()
+            raise
+        self._write_history()
+
+    def _write_history(self) -> None:
+        if self.rank == 0:
+            self.history.write(final=True)
 
     def _train_epoch(self, bar: tqdm, stop: StopRequest) -> None:
         """What is left of an epoch, its checkpoint and its validation."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from rbsf.system.environment import environment
 from rbsf.system.files import write_atomically
+from rbsf.system.text import read_text
 from rbsf.train.config import as_settings, settings_of, write_yaml
 from rbsf.train.device import dtype_of
 from rbsf.train.distributed import Process
@@ -30,10 +31,21 @@ def write_record(config: RunConfig, world: int) -> None:
     folder = Path(config.out)
     write_yaml(dataclasses.replace(config, resume=False), folder / "config.yaml")
     record = folder / "environment.json"
-    starts = json.loads(record.read_text()) if config.resume and record.is_file() else []
+    starts = _read_starts(record) if config.resume and record.is_file() else []
     write_atomically(
         record, json.dumps([*starts, environment() | {"processes": world}], indent=1).encode()
     )
+
+
+def _read_starts(record: Path) -> list[Any]:
+    """The starts before, in `environment.json`. Raises ValueError where it holds anything else."""
+    try:
+        starts = json.loads(read_text(record))
+    except (json.JSONDecodeError, RecursionError):
+        starts = None
+    if not isinstance(starts, list):
+        raise ValueError(f"{record}: no JSON list of a training's starts; remove it to go on")
+    return starts
 
 
 def provenance(config: RunConfig, world: int) -> dict[str, Any]:

@@ -181,7 +181,10 @@ def resumed(cls: type[Config], settings: dict[str, Any]) -> Config:
     written = read_yaml(cls, base)
     if not {"epochs", "seed"} <= written.keys():
         raise ValueError(f"{base} is empty or cut short; start anew without --resume")
-    trained = from_settings(cls, written)
+    try:
+        trained = from_settings(cls, written)
+    except ValueError as error:
+        raise ValueError(f"{base}: {error}; start anew without --resume") from None
     before = as_settings(
         trained
     )  # settings that an older version did not have are at their defaults

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from rbsf.export.pack import pack_weights
 from rbsf.layers import binary_layers
+from rbsf.system.files import remove_left_over
 from rbsf.system.lock import locked
 from rbsf.train import distributed
 from rbsf.train.checkpoint import load_checkpoint
@@ -102,6 +103,8 @@ def run(make: Callable[[Any, Process], Recipe], config: RunConfig) -> int:
     folder = Path(config.out)
     try:
         with locked(folder) if process.rank == 0 else nullcontext():
+            if process.rank == 0:
+                remove_left_over(folder)
             if process.rank == 0 and not config.resume:
                 _check_unused(folder)
                 write_yaml(config, folder / "config.yaml")  # so that --resume works from here on
@@ -164,6 +167,8 @@ class Trainer:
         """Train, unless the weights are there; of trainings that want them at once one makes them."""
         recipe, rank = self.recipe, self.process.rank
         with locked(recipe.folder, wait=True) if rank == 0 else nullcontext():
+            if rank == 0:
+                remove_left_over(recipe.folder)
             wanted = rank == 0 and not recipe.weights.is_file()
             if distributed.any_process(wanted):
                 if rank == 0:

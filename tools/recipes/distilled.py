@@ -22,7 +22,7 @@ from rbsf.eval.runner import track_sequence
 from rbsf.layers import binary_layers
 from rbsf.maps import CALIBRATION, map_statistics
 from rbsf.models import build
-from rbsf.models.rbsf2 import FLOAT, Block, Sums
+from rbsf.models.rbsf2 import FLOAT, Block, Sums, check_method
 from rbsf.shipped import CONFIGS
 from rbsf.tools.recipes.pairs import PairConfig, PairRecipe
 from rbsf.tools.recipes.presence import options_of, presence_auc, with_presence
@@ -77,6 +77,8 @@ class DistillConfig(PairConfig):
             )
         if self.from_twin and not self.twin:
             raise ValueError("from_twin is true without a twin; give its weights by --twin")
+        if self.method != FLOAT:
+            check_method(self.method)
         if not self.data:
             raise ValueError("data is empty; give crop stores or folders by --data")
 

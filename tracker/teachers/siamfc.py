@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from rbsf.models import build
-from rbsf.weights import checked, first_line, load_tensors, load_weights, read_torch
+from rbsf.torch_file import first_line, read_torch
+from rbsf.weights import checked, load_tensors, load_weights
 
 EPS = 1e-6  # of the batch-norms in siamfc-pytorch
 
@@ -34,8 +36,20 @@ def load_tracker(path: str | Path) -> tuple[nn.Module, str, dict[str, Any]]:
     return checked(readers[path.suffix](path), path), "siamfc", {}
 
 
+MOST_BYTES = 1 << 28  # of all arrays of an .npz; those of SiamFC have 9.4 MB
+
+
+def _check_sizes(path: Path) -> None:
+    """Raise ValueError where the arrays of an .npz take more than MOST_BYTES."""
+    with zipfile.ZipFile(path) as archive:
+        size = sum(part.file_size for part in archive.infolist())
+    if size > MOST_BYTES:
+        raise ValueError(f"its arrays take {size:,} bytes, {MOST_BYTES:,} at most are read")
+
+
 def _read_npz(path: Path) -> nn.Module:
     try:
+        _check_sizes(path)
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: torch.from_numpy(file[key].astype(np.float32)) for key in file.files}
     except Exception as error:  # a parser of damaged files raises anything

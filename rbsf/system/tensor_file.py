@@ -1,0 +1,33 @@
+"""safetensors files: the same bytes for the same content, and a checksum over all of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from typing import Any
+
+LENGTH_BYTES = 8  # that a file begins with: the length of its header
+ALIGNMENT = 8  # of the tensors behind the header
+
+
+def in_order(data: bytes) -> bytes:
+    """The file `data` of the library safetensors with its metadata sorted by name.
+
+    The library puts them in another order in each process.
+    """
+    start = LENGTH_BYTES + int.from_bytes(data[:LENGTH_BYTES], "little")
+    header = json.loads(data[LENGTH_BYTES:start])
+    header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % ALIGNMENT)
+    return len(text).to_bytes(LENGTH_BYTES, "little") + text + data[start:]
+
+
+def checksum(text: str, tensors: Iterable[tuple[str, Any]]) -> str:
+    """The hex digest, SHA-256, of `text` and of the tensors' labels and bytes, one after another."""
+    sha = hashlib.sha256(text.encode())
+    for label, content in tensors:
+        sha.update(label.encode())
+        sha.update(content)
+    return sha.hexdigest()

@@ -1,0 +1,49 @@
+"""YAML files of users: plain data alone, in bounded time and memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rbsf.system.text import read_text
+
+MOST_BYTES = 200_000  # which takes the parser some seconds
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads no aliases, by which a small file can stand for more than memory holds."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            alias = self.peek_event()
+            raise yaml.MarkedYAMLError(
+                problem="an alias (*) is not read; write out what it stands for",
+                problem_mark=alias.start_mark,
+            )
+        return super().compose_node(parent, index)
+
+
+def read_yaml_file(path: str | Path) -> Any:
+    """What a YAML file holds; None for an empty one.
+
+    Raises FileNotFoundError, and ValueError in one line that names the file, and the line where
+    that is known.
+    """
+    path = Path(path)
+    if path.is_file() and path.stat().st_size > MOST_BYTES:
+        raise ValueError(f"{path}: {path.stat().st_size:,} bytes; {MOST_BYTES:,} at most are read")
+    text = read_text(path)
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.MarkedYAMLError as error:
+        where = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise ValueError(f"{path}: not YAML ({where}{error.problem})") from None
+    except RecursionError:
+        raise ValueError(f"{path}: not YAML (nested too deeply)") from None
+    except (
+        Exception
+    ) as error:  # a value that its tag does not fit, as in `!!int x`, raises anything
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:120]
+        raise ValueError(f"{path}: not YAML ({reason})") from None

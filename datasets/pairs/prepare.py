@@ -165,7 +165,8 @@ def prepare(
         todo = _select(jobs, contents, map_in_order, report) if contents else []
         if todo or contents is None:
             with CropWriter(out, settings) as writer:
-                if contents is None:
+                if contents is None or writer.resumed:
+                    report.warnings.clear()
                     todo = _select(jobs, writer.contents(), map_in_order, report)
                 _say_changed(report, out)
                 _fill(writer, todo, map_in_order, report, progress)

@@ -24,6 +24,7 @@ from rbsf.eval.report_tables import (
 )
 from rbsf.eval.tables import Table, markdown_text
 from rbsf.system.files import write_atomically
+from rbsf.system.text import encode
 
 if TYPE_CHECKING:
     from rbsf.eval.strips import Strip
@@ -59,7 +60,7 @@ def write_report(report: dict[str, Any], folder: Path, strips: list[Strip]) -> N
         "report.html": to_html(report, strips),
     }
     for name, text in texts.items():
-        write_atomically(folder / name, text.encode())
+        write_atomically(folder / name, encode(text))
 
 
 def load_report(path: str | Path) -> dict[str, Any]:

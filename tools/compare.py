@@ -63,6 +63,7 @@ def main(argv: list[str] | None = None) -> int:
         check_writable(args.out)
     from rbsf.eval.report import load_report, render_page
     from rbsf.system.files import write_atomically
+    from rbsf.system.text import encode
 
     tables = compare(name_entries(args.runs, [load_report(path) for path in args.runs]))
     text = to_markdown(tables)
@@ -70,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.out:
         if args.out.suffix == ".html":
             text = render_page("compare.html.j2", tables=tables)
-        write_atomically(args.out, text.encode())
+        write_atomically(args.out, encode(text))
     return 0
 
 

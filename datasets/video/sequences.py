@@ -24,6 +24,7 @@ from rbsf.datasets.video.images import list_images, read_image
 from rbsf.datasets.video.index import Record, default_cache, fingerprint, load_index, save_index
 from rbsf.datasets.video.layouts import Entry, find_entries, otb_name
 from rbsf.datasets.video.sources import count_frames, read_video_frame
+from rbsf.system.text import encode
 
 COVER, ABSENCE = "cover.label", "absence.label"
 _SPAN = r"@(\d+)\+(\d+)$"  # the end of a part's name: first frame and number of frames
@@ -287,7 +288,7 @@ def _load_indexed(
     """Read entries from their index; where it is missing or outdated, read them and keep one."""
     key = fingerprint((repr(entry), _sources(entry)) for entry in entries)
     text = f"{root.resolve()} {[entry.name for entry in entries]}"
-    path = cache_dir / f"sequences-{hashlib.sha256(text.encode()).hexdigest()[:16]}.npz"
+    path = cache_dir / f"sequences-{hashlib.sha256(encode(text)).hexdigest()[:16]}.npz"
     records = load_index(path, key)
     if records is not None:
         return list(map(_from_record, records, entries))

@@ -43,6 +43,7 @@ class VideoWriter:
         self._held = ExitStack()  # the lock, and what is removed at the end
 
     def __enter__(self) -> VideoWriter:
+        encodable(self.path)
         check_writable(self.path)  # now, not after an hour of tracking
         self._held.enter_context(locked(self.path))
         self._held.callback(self._part.unlink, missing_ok=True)

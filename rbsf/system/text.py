@@ -23,6 +23,16 @@ def read_text(path: str | Path) -> str:
         ) from None
 
 
+def encode(text: str) -> bytes:
+    """Text as UTF-8. Bytes of file names that are none become escapes, such as `\\udce9`."""
+    return text.encode("utf-8", "backslashreplace")
+
+
+def printable(text: str) -> str:
+    """Text that can be printed and stored anywhere: escapes in place of what `encode` escapes."""
+    return encode(text).decode()
+
+
 def _guess(data: bytes) -> str:
     """What encoding a file has that begins with another byte order mark."""
     marks = (b"\xff\xfe", b"\xfe\xff")

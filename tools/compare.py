@@ -138,7 +138,8 @@ def _report_file(path: str) -> Path:
 
 def _short(folder: Path, dataset: str) -> str:
     """The last part of a path that is neither the data set's name nor `reports`."""
-    return [part for part in folder.parts if part not in (dataset, "reports")][-1]
+    parts = [part for part in folder.parts if part not in (dataset, "reports")]
+    return parts[-1] if parts else str(folder)
 
 
 def compare(entries: list[Entry]) -> list[tuple[str, Table]]:

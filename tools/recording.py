@@ -193,8 +193,10 @@ def track_video(
     """
     recorder = _open_recorder(source, frames.fps or DEFAULT_FPS, outputs, span.first)
     with ExitStack() as opened:
-        for output in filter(None, (recorder.boxes, recorder.writer)):
-            opened.enter_context(output)
+        if recorder.boxes:
+            opened.enter_context(recorder.boxes)
+        if recorder.writer:
+            opened.enter_context(recorder.writer)
         images = islice(frames.start(), span.first, span.stop)
         first, seconds = _first_of(images, source, span)
         timing = Timing()

@@ -5,7 +5,8 @@
 # make neon   the kernels for ARM against the scalar ones, in an emulator (g++-aarch64-linux-gnu and qemu-user of Debian)
 # make wheel  an installable package with kernels for this machine's architecture: dist/rbsf-*.whl
 # make operation NAME=add  whether each part of an operation of the engine is there (CONTRIBUTING.md)
-# make sanitize   the engine's tests and a longer fuzz of its loader, on kernels built with sanitizers (GCC, Linux)
+# make sanitize   the engine's tests and a longer fuzz of its loader, on kernels built with sanitizers (GCC, Linux): of
+#   addresses and undefined behaviour, then of threads
 # All create .venv and install into it what they need.
 
 # TORCH_FLAGS goes to the pip call that installs PyTorch: on Linux its default build brings gigabytes for NVIDIA GPUs;
@@ -51,16 +52,32 @@ weights: .venv/.ready
 	test -f $(WEIGHTS)/synthetic/list.txt || $(BIN)/python tools/make_synthetic.py --count 16 --frames 60 --seed 100 --out $(WEIGHTS)/synthetic
 	$(BIN)/python tools/train_rbsf.py --config configs/shipped.yaml $(PAIRS) --teacher $(or $(TEACHER),$(error make weights needs TEACHER=FILE, see README)) --out $(WEIGHTS)/rbsf $(if $(wildcard $(WEIGHTS)/rbsf/config.yaml),--resume)
 
-# A copy of the packages in build/sanitize, beside kernels that stop at the first bad read, write or overflow.
+# A copy of the packages in build/sanitize, beside kernels that stop at the first bad read, write or overflow; and one in
+# build/sanitize-threads, beside kernels that stop at the first memory that two threads use at once. setuptools compiles
+# C++ with CXXFLAGS or CFLAGS, by its version. A library without the sanitizer's symbols would pass every test.
 SANITIZED := build/sanitize
+ENGINE_TESTS := test_engine.py test_extension.py test_network.py test_old_networks.py test_packed.py test_network_file.py \
+  test_damaged_files.py
+library = $$(gcc -print-file-name=$(1))
 sanitize: .venv/.ready
-	CFLAGS="-fsanitize=address,undefined -fno-sanitize-recover=undefined -O1 -g" LDFLAGS="-fsanitize=address,undefined" \
-	  $(BIN)/python setup.py --quiet build --build-base $(SANITIZED) --build-lib $(SANITIZED)/lib --force
-	cd $(SANITIZED)/lib && RBSF_FUZZ=20000 PYTHONPATH= OMP_NUM_THREADS=1 ASAN_OPTIONS=detect_leaks=0 \
-	  LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so)" \
-	  $(CURDIR)/$(BIN)/python -m pytest --noconftest -p no:cacheprovider \
-	  $(addprefix $(CURDIR)/tests/,test_engine.py test_extension.py test_network.py test_old_networks.py \
-	    test_packed.py test_network_file.py test_damaged_files.py)
+	$(call built_with,$(SANITIZED),address$(,)undefined,__asan_init)
+	$(call tested_with,$(SANITIZED),$(call library,libasan.so) $(call library,libstdc++.so),RBSF_FUZZ=20000 OMP_NUM_THREADS=1 ASAN_OPTIONS=detect_leaks=0)
+	$(call built_with,$(SANITIZED)-threads,thread,__tsan_init)
+	$(call tested_with,$(SANITIZED)-threads,$(call library,libtsan.so),RBSF_FUZZ=500 TSAN_OPTIONS="halt_on_error=1 ignore_noninstrumented_modules=1")
+
+, := ,
+# built_with FOLDER,SANITIZERS,SYMBOL: build the packages, and fail where the extension lacks the symbol
+define built_with
+flags="-fsanitize=$(2) -O1 -g $(if $(findstring undefined,$(2)),-fno-sanitize-recover=undefined)"; \
+  CFLAGS="$$flags" CXXFLAGS="$$flags" LDFLAGS="-fsanitize=$(2)" \
+  $(BIN)/python setup.py --quiet build --build-base $(1) --build-lib $(1)/lib --force
+nm -D $(1)/lib/rbsf/engine/_native*.so | grep -q $(3) || { echo "$(1): the extension has no $(3): nothing would be tested"; exit 1; }
+endef
+# tested_with FOLDER,LIBRARIES,VARIABLES: run the engine's tests on these packages
+define tested_with
+cd $(1)/lib && $(3) PYTHONPATH= LD_PRELOAD="$(2)" \
+  $(CURDIR)/$(BIN)/python -m pytest --noconftest -p no:cacheprovider $(addprefix $(CURDIR)/tests/,$(ENGINE_TESTS))
+endef
 
 # The constraints name exact versions; torch comes first, so that nothing else chooses it.
 .venv/.ready: pyproject.toml constraints.txt setup.py $(wildcard rbsf/engine/native/*)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from rbsf.eval.report_tables import (
 )
 from rbsf.eval.tables import Table, markdown_text
 from rbsf.system.files import write_atomically
-from rbsf.system.text import read_text
+from rbsf.system.text import encode, read_text
 
 if TYPE_CHECKING:
     from rbsf.eval.strips import Strip
@@ -60,7 +61,7 @@ def write_report(report: dict[str, Any], folder: Path, strips: list[Strip]) -> N
         "report.html": to_html(report, strips),
     }
     for name, text in texts.items():
-        write_atomically(folder / name, text.encode())
+        write_atomically(folder / name, encode(text))
 
 
 def load_report(path: str | Path) -> dict[str, Any]:
@@ -75,8 +76,8 @@ def load_report(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"report {path} does not exist; eval/run_benchmarks.py writes it")
     try:
-        report = json.loads(read_text(path))
-    except ValueError as error:
+        report = json.loads(read_text(path), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{path} is not JSON ({error}); give a report.json of eval/run_benchmarks.py"
         ) from error
@@ -96,11 +97,13 @@ def _check_format(report: Any, path: Path) -> None:
         raise ValueError(
             f"{path} is not a benchmark report: its format is {form!r}, expected {FORMAT!r}"
         )
-    missing = _missing_fields(report)
-    if missing:
-        raise ValueError(
-            f"{path} is damaged: it has no {', '.join(missing)}; run eval/run_benchmarks.py again"
-        )
+    fault = next(_faults(report), None)
+    if fault:
+        raise ValueError(f"{path} is damaged: {fault}; run eval/run_benchmarks.py again")
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"it has {name}, which is no number")
 
 
 def _is_newer(form: str) -> bool:
@@ -110,13 +113,58 @@ def _is_newer(form: str) -> bool:
     return found is not None and int(found[1]) > int(number)
 
 
-def _missing_fields(report: dict[str, Any]) -> list[str]:
+def _faults(report: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with a report's parts, each in words."""
     missing = [field for field in FIELDS if field not in report]
     if missing:
-        return missing
-    for tracker in report["trackers"]:
-        missing += [f"tracker's {field}" for field in TRACKER_FIELDS if field not in tracker]
-    return missing
+        yield f"it has no {', '.join(missing)}"
+        return
+    for field in ("dataset", "title"):
+        if not _is_name(report[field]):
+            yield f"its {field} is no name"
+    trackers = report["trackers"]
+    if not isinstance(trackers, list) or not trackers:
+        yield "its trackers are no list, or an empty one"
+        return
+    for number, tracker in enumerate(trackers, 1):
+        if not isinstance(tracker, dict):
+            yield f"tracker {number} is no object with names"
+            return
+        missing = [f"tracker's {field}" for field in TRACKER_FIELDS if field not in tracker]
+        if missing:
+            yield f"it has no {', '.join(missing)}"
+            return
+        for fault in _faults_of_tracker(tracker):
+            yield f"tracker {number} {fault}"
+
+
+def _faults_of_tracker(tracker: dict[str, Any]) -> Iterator[str]:
+    for field in ("label", "key"):
+        if not _is_name(tracker[field]):
+            yield f"has a {field} that is no name"
+    if not _are_scores(tracker["mean"] or {}):
+        yield "has a mean that is not made of shares from 0 to 1"
+    sequences = tracker["sequences"]
+    if not isinstance(sequences, dict):
+        yield "has sequences that are no object with names"
+        return
+    for name, scores in sequences.items():
+        if not (isinstance(scores, dict) and _is_share(scores.get("auc"))):
+            yield f"has a sequence {name!r} whose auc is no share from 0 to 1"
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and value.strip() != ""
+
+
+def _are_scores(mean: Any) -> bool:
+    return isinstance(mean, dict) and all(
+        value is None or _is_share(value) for value in mean.values()
+    )
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
 
 def summary(report: dict[str, Any]) -> str:

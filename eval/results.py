@@ -27,7 +27,7 @@ from rbsf.datasets.video import index
 from rbsf.datasets.video.layouts import otb_name
 from rbsf.datasets.video.sequences import Sequence
 from rbsf.system.files import write_atomically
-from rbsf.system.text import read_text
+from rbsf.system.text import encode, read_text
 
 # A process that is killed while it writes leaves a file whose name begins with a dot.
 TEXT_FILES = "[!.]*.txt"
@@ -94,8 +94,7 @@ class ResultStore:
 
     def save_failure(self, sequence: Sequence, reason: str) -> None:
         """Record why a sequence could not be tracked."""
-        text = (reason + "\n").encode(errors="backslashreplace")
-        write_atomically(self.failure_path(sequence.name), text)
+        write_atomically(self.failure_path(sequence.name), encode(reason + "\n"))
 
     def failures(self) -> dict[str, str]:
         """What `save_failure` recorded: {sequence: reason}."""
@@ -147,7 +146,7 @@ def fingerprint(sequence: Sequence) -> str:
     That is its name, length, first box, and the bytes of the frames' files.
     """
     what = f"{_start(sequence)} {_content(sequence.files(), stamp(sequence))}"
-    return hashlib.sha256(what.encode()).hexdigest()[:16]
+    return hashlib.sha256(encode(what)).hexdigest()[:16]
 
 
 def stamp(sequence: Sequence) -> str:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ if not __package__:  # run as a file: where nothing is installed the checkout se
 
 from rbsf.eval import MAX_WORKERS
 from rbsf.eval.passes import add_pass_flags
+from rbsf.system.lock import locked
 from rbsf.system.program import check_writable, positive_int, require, run
 from rbsf.tracker.flags import add_constants_flag, add_network_flags, read_constants
 
@@ -207,12 +209,13 @@ def main(argv: list[str] | None = None) -> int:
     check_writable(args.out / "report")
     if args.json:
         check_writable(args.json)
-    # A fault in the command line shows here, before the work.
-    benchmark = read_benchmark(args)
-    left = benchmark.run() if benchmark.specs else 0
-    if benchmark.shard:
-        return finish_shard(benchmark, left)
-    return finish(benchmark, args)
+    with locked(args.json) if args.json else nullcontext():
+        # A fault in the command line shows here, before the work.
+        benchmark = read_benchmark(args)
+        left = benchmark.run() if benchmark.specs else 0
+        if benchmark.shard:
+            return finish_shard(benchmark, left)
+        return finish(benchmark, args)
 
 
 def finish(benchmark: Benchmark, args: argparse.Namespace) -> int:

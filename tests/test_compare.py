@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, refused
 from reports import make_report, make_tracker
 
 from rbsf.eval.report import write_report
@@ -176,3 +177,66 @@ def test_a_missing_report_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
     assert result.stdout == ""
     said = f"report {tmp_path / 'none'} does not exist; eval/run_benchmarks.py writes it"
     assert result.stderr == f"error: {said}\n"
+
+
+DAMAGES: dict[str, tuple[Any, str]] = {
+    "no object": ([], "not a benchmark report"),
+    "a number for the trackers": ({"trackers": 3}, "its trackers are no list"),
+    "no tracker": ({"trackers": []}, "its trackers are no list, or an empty one"),
+    "a tracker that is a word": ({"trackers": ["rbsf"]}, "tracker 1 is no object"),
+    "a tracker that is nothing": ({"trackers": [None]}, "tracker 1 is no object"),
+    "a list for the data set": ({"dataset": ["OTB100"]}, "its dataset is no name"),
+    "no title": ({"title": None}, "its title is no name"),
+    "an object for a label": ({"label": {}}, "tracker 1 has a label that is no name"),
+    "a number for a key": ({"key": 7}, "tracker 1 has a key that is no name"),
+    "a list for a mean": ({"mean": [0.5]}, "tracker 1 has a mean"),
+    "a word for a mean": ({"mean": "good"}, "tracker 1 has a mean"),
+    "a word in a mean": ({"mean": {"auc": "0.5"}}, "tracker 1 has a mean"),
+    "a list in a mean": ({"mean": {"ao": [1]}}, "tracker 1 has a mean"),
+    "a mean above 1": ({"mean": {"auc": 50}}, "tracker 1 has a mean"),
+    "a list for the sequences": ({"sequences": ["Dog"]}, "tracker 1 has sequences that are no"),
+    "nothing for the sequences": ({"sequences": None}, "tracker 1 has sequences that are no"),
+    "a number for a sequence": ({"sequences": {"Dog": 0.5}}, "tracker 1 has a sequence 'Dog'"),
+    "a sequence without an AUC": ({"sequences": {"Dog": {}}}, "tracker 1 has a sequence 'Dog'"),
+    "a word for an AUC": ({"sequences": {"Dog": {"auc": "a"}}}, "tracker 1 has a sequence 'Dog'"),
+    "truth for an AUC": ({"sequences": {"Dog": {"auc": True}}}, "tracker 1 has a sequence 'Dog'"),
+    "no AUC": ({"sequences": {"Dog": {"auc": None}}}, "tracker 1 has a sequence 'Dog'"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_report_is_named_in_one_line(tmp_path: Path, damage: str) -> None:
+    changes, message = DAMAGES[damage]
+    report: Any = changes
+    if isinstance(changes, dict):
+        tracker = make_tracker("rbsf", {"Dog": 0.5})
+        within = {key: value for key, value in changes.items() if key in tracker}
+        report = otb(tracker | within) | {k: v for k, v in changes.items() if k not in within}
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    said = refused(lambda: main([str(tmp_path)]), tmp_path / "report.json")
+    assert message in said
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"[" * 100_000, "is not JSON"),
+        (b'{"format": ' + b"9" * 5000 + b"}", "is not JSON"),
+        (b'{"format": NaN}', "it has NaN, which is no number"),
+        (b'{"format": "\xff"}', "line 1: not UTF-8 text"),
+        ('{"format": "ü"}'.encode("utf-16"), "it looks like UTF-16"),
+        (b"", "is not JSON"),
+    ],
+)
+def test_what_is_no_json_is_named_in_one_line(tmp_path: Path, data: bytes, message: str) -> None:
+    (tmp_path / "report.json").write_bytes(data)
+    assert message in refused(lambda: main([str(tmp_path)]), tmp_path / "report.json")
+
+
+def test_a_byte_order_mark_before_a_report_is_skipped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = json.dumps(otb(make_tracker("rbsf", {"Dog": 0.5})))
+    (tmp_path / "report.json").write_text(text, encoding="utf-8-sig")
+    assert main([str(tmp_path)]) == 0
+    assert "| rbsf | 0.500 |" in capsys.readouterr().out.replace("**", "")

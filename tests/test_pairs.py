@@ -268,8 +268,9 @@ def test_damaged_crop_met_by_a_worker_is_one_line(films, capsys):
     with sqlite3.connect(films.path) as db:
         db.execute("UPDATE images SET jpeg = x'00'")
     db.close()
+    damaged = PairDataset([CropStore(films.path)], 4)
     with pytest.raises(SystemExit, match=r"^1$"):
-        run(lambda: list(make_loader(PairDataset([films], 4), 2, workers=1)))
+        run(lambda: list(make_loader(damaged, 2, workers=1)))
     line = capsys.readouterr().err
     assert line.startswith(f"error: {films.path}: crop ")
     assert line.endswith("is damaged; delete the file and prepare it again\n")

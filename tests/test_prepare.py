@@ -145,6 +145,28 @@ def test_interrupted_run_goes_on(videos, stills, tmp_path, monkeypatch):
     assert content(broken) == content(whole)
 
 
+def test_an_interrupted_extension_goes_on(videos, stills, tmp_path, monkeypatch):
+    whole, out = tmp_path / "whole.db", tmp_path / "pairs.db"
+    prepare([videos, stills], whole, progress=False)
+    prepare([videos], out, progress=False)
+    real = module.make_crops
+
+    def interrupted(job):
+        if job.name == "2.jpg":
+            raise KeyboardInterrupt
+        return real(job)
+
+    monkeypatch.setattr(module, "COMMIT", 1)
+    monkeypatch.setattr(module, "make_crops", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        prepare([videos, stills], out, progress=False)
+    assert CropStore(out).names == ("car", "dog")
+    monkeypatch.setattr(module, "make_crops", real)
+    report = prepare([videos, stills], out, progress=False)
+    assert (report.added, report.already_stored) == (1, 4)
+    assert content(out) == content(whole)
+
+
 def test_workers_make_the_same_store(videos, stills, tmp_path):
     prepare([videos, stills], tmp_path / "one.db", progress=False)
     prepare([videos, stills], tmp_path / "two.db", workers=2, progress=False)
@@ -374,7 +396,7 @@ def test_with_nothing_left_to_do_the_store_is_not_touched(videos, stills, tmp_pa
     assert (again.added, again.already_stored, again.crops) == (0, 5, first.crops)
     assert again.warnings == first.warnings
     (stills / "3.jpg").write_bytes((stills / "0.jpg").read_bytes())
-    with CropWriter(out), pytest.raises(OSError, match="database is locked"):
+    with CropWriter(out), pytest.raises(ValueError, match="is in use by process"):
         prepare([videos, stills], out, progress=False)
 
 

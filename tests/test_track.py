@@ -29,6 +29,7 @@ import rbsf.system.program
 from rbsf.datasets.video.frames import Frames, open_frames
 from rbsf.datasets.video.writer import VideoWriter
 from rbsf.engine.file import write_packed
+from rbsf.system.lock import locked
 from rbsf.tools.box_writer import BoxWriter, Row
 from rbsf.tools.track import main, parse_args, source_name
 
@@ -373,6 +374,23 @@ class TestBoxWriter:
         with boxes:
             pass
         assert Path("b.csv").read_text() == "frame,x\n0,1.5\n"
+
+
+@pytest.mark.parametrize("flag", ["--boxes b.csv", "--boxes b.json", "--out out.mp4"])
+def test_an_output_that_another_process_writes_is_refused(video: Path, flag: str) -> None:
+    name = flag.split()[1]
+    Path(name).write_text("old")
+    who = rf"{name} is in use by process {os.getpid()} on .* since .*; wait for its end, or choose"
+    with locked(name), pytest.raises(ValueError, match=who):
+        main(["--video", str(video), START, *flag.split()])
+    assert Path(name).read_text() == "old"
+    assert sorted(os.listdir()) == sorted([name, video.name])
+
+
+def test_what_a_killed_run_left_of_its_video_is_replaced(video: Path) -> None:
+    Path(".in_tracked.part.mp4").write_text("of a run that was killed")
+    assert main(["--video", str(video), START]) == 0
+    assert sorted(os.listdir()) == ["in.mp4", "in_tracked.mp4"]
 
 
 def test_select_needs_a_screen(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:

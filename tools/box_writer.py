@@ -7,8 +7,10 @@ import io
 import json
 import os
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
+
+from rbsf.system.lock import locked
 
 FLUSH_SECONDS = 1.0  # between two writings of a CSV file
 
@@ -20,8 +22,8 @@ class BoxWriter:
 
     CSV rows go about once a second to a file with `.part` appended, which even a killed run leaves.
     JSON is written at the end. The file gets its name when the block ends, also by an error.
-    Raises OSError where writing fails, as on a full disk; the rows that are not in the file are
-    then printed.
+    Raises ValueError where another process writes it, and OSError where writing fails, as on a full
+    disk; the rows that are not in the file are then printed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -31,8 +33,10 @@ class BoxWriter:
         self._rows: list[Row] = []  # not written yet
         self._written = time.monotonic()
         self._size = 0  # bytes of whole rows in the file
+        self._held = ExitStack()  # the lock
 
     def __enter__(self) -> BoxWriter:
+        self._held.enter_context(locked(self.path))
         return self
 
     def add(self, rows: list[Row]) -> None:
@@ -42,13 +46,14 @@ class BoxWriter:
             self._write()
 
     def __exit__(self, *_: object) -> None:
-        try:
-            if self._rows:
-                self._write()
-        finally:
-            if self._size:
-                os.replace(self._part, self.path)
-                print(f"boxes: {self.path}")
+        with self._held:
+            try:
+                if self._rows:
+                    self._write()
+            finally:
+                if self._size:
+                    os.replace(self._part, self.path)
+                    print(f"boxes: {self.path}")
 
     def _write(self) -> None:
         if self._json:

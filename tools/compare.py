@@ -63,6 +63,7 @@ def main(argv: list[str] | None = None) -> int:
         check_writable(args.out)
     from rbsf.eval.report import load_report, render_page
     from rbsf.system.files import write_atomically
+    from rbsf.system.text import encode
 
     tables = compare(name_entries(args.runs, [load_report(path) for path in args.runs]))
     text = to_markdown(tables)
@@ -70,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.out:
         if args.out.suffix == ".html":
             text = render_page("compare.html.j2", tables=tables)
-        write_atomically(args.out, text.encode())
+        write_atomically(args.out, encode(text))
     return 0
 
 
@@ -137,7 +138,8 @@ def _report_file(path: str) -> Path:
 
 def _short(folder: Path, dataset: str) -> str:
     """The last part of a path that is neither the data set's name nor `reports`."""
-    return [part for part in folder.parts if part not in (dataset, "reports")][-1]
+    parts = [part for part in folder.parts if part not in (dataset, "reports")]
+    return parts[-1] if parts else str(folder)
 
 
 def compare(entries: list[Entry]) -> list[tuple[str, Table]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -200,31 +200,45 @@ def track_video(
     `frames` is what `open_frames` opened of `source`. What was computed is kept in any case.
 
     An error in a frame after the first is in what is returned. Raises ValueError or OSError, before
-    any tracking, where the source has no first frame or a box cannot be used.
+    any tracking, where the source has no first frame, a box cannot be used, or an output cannot be
+    written or is being written by another process.
     """
-    images = islice(frames.start(), span.first, span.stop)
-    first, seconds = next(images, (None, None))
-    if first is None:
-        advice = "; give an earlier --start" if span.first else ""
-        raise ValueError(f"{source} holds no frame {span.first}{advice}")
-    timing = Timing()
-    session = Session(wrapped(network, timing.of_network), constants)
-    session.update(first, seconds)
-    for box in choose(first):
-        session.add(box)
-    for note in session.notes:
-        print(note)
     recorder = _open_recorder(source, frames, outputs, span.first)
-    boxes, writer = recorder.boxes or nullcontext(), recorder.writer or nullcontext()
-    with StopRequest() as stop, boxes, writer:
-        if frames.live:
-            frames.live.should_stop = lambda: bool(stop.signum)
-        recorder.add(first, seconds, [*session.results.values()])
-        total = span.expected(frames.count)
-        error = _follow(timing.decoding(images), session, recorder, total, stop)
+    with ExitStack() as opened:
+        if recorder.boxes:
+            opened.enter_context(recorder.boxes)
+        if recorder.writer:
+            opened.enter_context(recorder.writer)
+        images = islice(frames.start(), span.first, span.stop)
+        first, seconds = _first_of(images, source, span)
+        timing = Timing()
+        session = Session(wrapped(network, timing.of_network), constants)
+        session.update(first, seconds)
+        for box in choose(first):
+            session.add(box)
+        for note in session.notes:
+            print(note)
+        # Signals wait until the outputs are whole.
+        with StopRequest() as stop, opened.pop_all():
+            if frames.live:
+                frames.live.should_stop = lambda: bool(stop.signum)
+            recorder.start = time.perf_counter()
+            recorder.add(first, seconds, [*session.results.values()])
+            total = span.expected(frames.count)
+            error = _follow(timing.decoding(images), session, recorder, total, stop)
     if frames.live:
         print(frames.live.describe())
     return Ending(recorder.frames, timing.summary(recorder.frames), error, stop.signum)
+
+
+def _first_of(
+    images: Iterator[tuple[np.ndarray, float | None]], source: str, span: Span
+) -> tuple[np.ndarray, float | None]:
+    """The first frame and its time. Raises ValueError where there is none."""
+    for first in images:
+        return first
+    advice = "; give an earlier --start" if span.first else ""
+    raise ValueError(f"{source} holds no frame {span.first}{advice}")
 
 
 def _open_recorder(source: str, frames: Frames, outputs: Outputs, first: int) -> Recorder:

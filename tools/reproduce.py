@@ -28,6 +28,7 @@ from rbsf.eval.passes import add_pass_flags
 from rbsf.shipped import CONFIGS
 from rbsf.system.files import write_atomically
 from rbsf.system.program import positive_int, run
+from rbsf.system.text import encode
 from rbsf.tracker.flags import add_constants_flag
 
 if TYPE_CHECKING:
@@ -302,7 +303,7 @@ def main(argv: list[str] | None = None) -> int:
     text, code = (table6(), 0) if args.name == "table6" else make(args)
     if text:
         print(text)
-        write_atomically(args.out / f"{Path(args.name).stem}.md", text.encode())
+        write_atomically(args.out / f"{Path(args.name).stem}.md", encode(text))
     return code
 
 

@@ -26,6 +26,7 @@ if not __package__:  # run as a file: where nothing is installed the checkout se
 
 from rbsf.system.files import write_atomically
 from rbsf.system.program import INTERRUPTED, check_writable, positive_int, require, run
+from rbsf.system.text import encode
 from rbsf.tracker.flags import add_network_flags, add_weights_flag
 
 # Functions below import these themselves, so that --help and errors come at once.
@@ -217,7 +218,7 @@ def finish(study: Study, default: FrozenTrial, search: Search, out: Path, comman
     """Write the results and print them; `default` is the trial of the defaults."""
     from rbsf.tools.constants_search import constants_of
 
-    write_atomically(out / "tracker.yaml", describe(study, default, search, command).encode())
+    write_atomically(out / "tracker.yaml", encode(describe(study, default, search, command)))
     write_atomically(out / "tune.png", partial(plot, study))
     best = study.best_trial
     note = " (the defaults)" if best.number == default.number else ""

@@ -5,7 +5,11 @@ A crop is a square image of `CROP_SIZE` pixels, centred on a target at the exemp
 pixels to spare on each side for random shifts. A training then reads about 15 kB a crop instead of
 a whole frame.
 
-The tables are `meta` (format, settings, the `complete` flag), `sequences`, `crops` (what is in each
+A store is made beside its place, in `FILE.unfinished`, and renamed when it is finished: who reads
+the store that was there before goes on with that one.
+
+The tables are `meta` (format, settings, the `complete` flag, and which store this one `extends`),
+`sequences`, `crops` (what is in each
 crop), `images` (their JPEGs, kept apart so that the rest loads fast), `left_out` (frames that could
 not be used) and `origins` (what each sequence was cut from). Stores made by early versions lack the
 last two. The crops of one sequence have consecutive ids, by frame.
@@ -17,7 +21,7 @@ import os
 import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +30,7 @@ import numpy as np
 
 from rbsf.datasets.images.decode import decode_image, jpeg_size
 from rbsf.datasets.pairs.provenance import Origin
+from rbsf.system.lock import locked
 from rbsf.tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE, box_center, crop_square, exemplar_side
 
 MARGIN = 32  # pixels around the search crop, for random shifts and scales
@@ -113,6 +118,7 @@ def finished_contents(path: Path, settings: dict[str, str]) -> Contents | None:
     Returns None unless the store is finished and was made with these settings.
     """
     try:
+        _check_there(path)
         with _reading(path), closing(_connect_read_only(path)) as db:
             meta = _check_meta(db, path)
             return _contents(db) if meta == {**meta, **settings, "complete": "1"} else None
@@ -129,17 +135,20 @@ class CropStore:
     sequence (of a still: the number of its box), ascending. `sizes` `[N, 2]` float32: the target's
     w, h in pixels of the crop.
 
-    Nothing may be added to the file while it is being read. Raises FileNotFoundError for a missing
-    file, and ValueError for one that is foreign, unfinished or of another version.
+    A store that takes this one's place later is not looked at: the process that opened this one
+    reads on in it, and one that opens it later gets a ValueError. Raises FileNotFoundError for a
+    missing file, and ValueError for one that is foreign, unfinished or of another version.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._opened: tuple[int, sqlite3.Connection] | None = None  # process id, connection
-        with _reading(self.path), closing(_connect_read_only(self.path)) as db:
+        _check_there(self.path)
+        self._identity = _identity(self.path)
+        with _reading(self.path):
+            db = self._connection()
             if _check_meta(db, self.path).get("complete") != "1":
-                advice = "rerun the command that was making it"
-                raise ValueError(f"{self.path}: unfinished crop store; {advice}")
+                raise _unfinished_error(self.path)
             sequences = db.execute(_SEQUENCES).fetchall()
             origins = _origins(db)
             crops = db.execute(_CROPS).fetchall()
@@ -175,10 +184,11 @@ class CropStore:
         return {**self.__dict__, "_opened": None}
 
     def jpeg(self, index: int) -> bytes:
-        """The JPEG of one crop. Raises ValueError where it is not there."""
+        """The JPEG of one crop. Raises ValueError where it is not there, or the file was changed."""
         query = "SELECT jpeg FROM images WHERE id = ?"
         with _reading(self.path):
             row = self._connection().execute(query, (int(self._ids[index]),)).fetchone()
+        self._check_unchanged()
         if row is None:
             advice = "delete the file and prepare it again"
             raise ValueError(f"{self.path}: crop {index} has no image; {advice}")
@@ -202,37 +212,59 @@ class CropStore:
     def _connection(self) -> sqlite3.Connection:
         # A connection must not cross a fork.
         if self._opened is None or self._opened[0] != os.getpid():
-            self._opened = (os.getpid(), _connect_read_only(self.path))
+            _check_there(self.path)
+            opened = _connect_read_only(self.path)
+            # Compared afterwards: what is in its place now was so when it was opened.
+            if _identity(self.path) != self._identity:
+                raise self._changed("another store took its place")
+            self._opened = (os.getpid(), opened)
         return self._opened[1]
+
+    def _check_unchanged(self) -> None:
+        """Raise ValueError where others wrote into the very file that is open."""
+        now = _identity(self.path)
+        if now != self._identity and now and self._identity and now[0] == self._identity[0]:
+            raise self._changed("it was written to")
+
+    def _changed(self, how: str) -> ValueError:
+        return ValueError(f"{self.path}: {how} while it was being read; start the program again")
 
 
 class CropWriter:
     """Makes a store, or goes on with one.
 
     Use it as a context manager: add whole sequences, `commit` now and then, and `finish` at last.
-    What was not committed when the program stopped is left out. `settings` (name to value) say how
-    crops were chosen; a store is not continued with others. Raises ValueError for a foreign file or
-    other settings, and OSError where the file cannot be written or another process is writing it.
+    What was committed is kept in `FILE.unfinished`, and a later writer goes on with it, unless the
+    store itself has become another one. `settings` (name to value) say how crops were chosen; a
+    store is not continued with others. Raises ValueError for a foreign file, other settings or
+    where another process makes the store, and OSError where the file cannot be written.
+
+    Attributes: `resumed`, whether it goes on with what another writer left unfinished.
     """
 
     def __init__(self, path: str | Path, settings: dict[str, str] | None = None) -> None:
         self.path = Path(path)
         self.settings = settings or {}
+        self.resumed = False
+        self._part = _unfinished(self.path)
 
     def __enter__(self) -> CropWriter:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with _writing(self.path):
-            # isolation_level None: `BEGIN` and `COMMIT` are given here, not by the library.
-            self._db = sqlite3.connect(self.path, timeout=1, isolation_level=None)
-            try:
+        with ExitStack() as opened:
+            opened.enter_context(locked(self.path))
+            with _writing(self.path):
+                if self.path.exists():
+                    with closing(sqlite3.connect(self.path)) as finished:
+                        self._check_settings(finished)
+                self._db = self._connect()
+                opened.callback(lambda: self._db.close())  # which rolls back what is not committed
                 self._open()
-            except BaseException:
-                self._db.close()
-                raise
+                self._check_settings(self._db)
+                self._add_later_tables()
+            self._held = opened.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._db.close()  # rolls back what is not committed
+        self._held.close()
 
     def contents(self) -> Contents:
         """What is in the store now."""
@@ -286,30 +318,53 @@ class CropWriter:
                 self._db.execute("COMMIT")
 
     def finish(self) -> None:
-        """Commit and mark the store complete: from now on `CropStore` reads it."""
+        """Commit, and put the store in its place, complete: from now on `CropStore` reads it."""
         self.commit()
         with _writing(self.path):
             self._db.execute(_SET_META, ("complete", "1"))
+            self._db.close()
+            os.replace(self._part, self.path)
 
     def _begin(self) -> None:
         if not self._db.in_transaction:
-            self._db.execute(_SET_META, ("complete", "0"))  # on disk before anything is added
             self._db.execute("BEGIN")
 
     def _open(self) -> None:
-        # The lock lets a second writer fail instead of mixing in.
-        self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
-        self._db.execute("BEGIN EXCLUSIVE")
-        if self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
-            for statement in _TABLES.split(";"):
-                self._db.execute(statement)
-            self._db.executemany(_SET_META, {**FORMAT, **self.settings, "complete": "0"}.items())
-        self._db.execute("COMMIT")
-        meta = _check_meta(self._db, self.path)
+        """Open the unfinished store, or begin one with what the finished one holds."""
+        extended = _identity(self.path)
+        self.resumed = _extended(self._db) == str(extended)
+        if not self.resumed:
+            self._db.close()
+            for path in (self._part, self._part.with_name(self._part.name + "-journal")):
+                path.unlink(missing_ok=True)
+            self._db = self._connect()
+            self._copy() if extended else self._create()
+            self._db.execute(_SET_META, ("complete", "0"))
+            self._db.execute(_SET_META, ("extends", str(extended)))  # last: now it can be resumed
+
+    def _connect(self) -> sqlite3.Connection:
+        # isolation_level None: `BEGIN` and `COMMIT` are given here, not by the library.
+        db = sqlite3.connect(self._part, timeout=1, isolation_level=None)
+        db.execute("PRAGMA locking_mode = EXCLUSIVE")
+        return db
+
+    def _copy(self) -> None:
+        with closing(sqlite3.connect(self.path)) as finished:
+            finished.backup(self._db)
+
+    def _create(self) -> None:
+        for statement in _TABLES.split(";"):
+            self._db.execute(statement)
+        self._db.executemany(_SET_META, {**FORMAT, **self.settings}.items())
+
+    def _check_settings(self, db: sqlite3.Connection) -> None:
+        meta = _check_meta(db, self.path)
         for key, value in self.settings.items():
             if meta.get(key) != value:
                 made = f"{self.path}: made with {key} {meta.get(key)}, not {value}"
                 raise ValueError(f"{made}; keep to that or name another file")
+
+    def _add_later_tables(self) -> None:
         for statement in _LATER_TABLES.split(";"):
             self._db.execute(statement)
 
@@ -373,11 +428,45 @@ def _connect_read_only(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(address, uri=True, check_same_thread=False)
 
 
+def _unfinished(path: Path) -> Path:
+    """Where a store is while it is being made."""
+    return path.with_name(path.name + ".unfinished")
+
+
+def _unfinished_error(path: Path) -> ValueError:
+    return ValueError(f"{path}: unfinished crop store; rerun the command that was making it")
+
+
+def _identity(path: Path) -> tuple[int, int, int] | None:
+    """What tells a file from another one, or from itself after a change; None for no file."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _extended(db: sqlite3.Connection) -> str | None:
+    """Which store an unfinished one extends; None where that was not noted, or it is none."""
+    try:
+        found = db.execute("SELECT value FROM meta WHERE key = 'extends'").fetchone()
+    except sqlite3.DatabaseError:
+        return None
+    return found[0] if found else None
+
+
+def _check_there(path: Path) -> None:
+    """Raise FileNotFoundError where there is no store, ValueError where it is still being made."""
+    if path.is_file():
+        return
+    if _unfinished(path).is_file():
+        raise _unfinished_error(path)
+    advice = f"make it with tools/prepare_pairs.py --out {path}"
+    raise FileNotFoundError(f"{path}: no such crop store; {advice}")
+
+
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    if not path.is_file():
-        advice = f"make it with tools/prepare_pairs.py --out {path}"
-        raise FileNotFoundError(f"{path}: no such crop store; {advice}")
     try:
         yield
     except sqlite3.Error as error:

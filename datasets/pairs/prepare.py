@@ -23,9 +23,10 @@ from rbsf.datasets.pairs.crop_store import Contents, Crop, CropWriter, finished_
 from rbsf.datasets.pairs.provenance import Origin, origin_of
 from rbsf.datasets.pairs.stills import is_stills_folder, read_stills
 from rbsf.datasets.video.frames import open_frames
-from rbsf.datasets.video.images import encodable, read_image, shown_name
+from rbsf.datasets.video.images import read_image
 from rbsf.datasets.video.sequences import Sequence, VideoSequence, check_broken, load_sequences
 from rbsf.datasets.workers import start_worker
+from rbsf.system.text import printable
 from rbsf.tracker.geometry import check_box
 
 MIN_TARGET = 8.0  # smallest sqrt(w * h) in pixels: less is nothing but blur once it is enlarged
@@ -165,7 +166,8 @@ def prepare(
         todo = _select(jobs, contents, map_in_order, report) if contents else []
         if todo or contents is None:
             with CropWriter(out, settings) as writer:
-                if contents is None:
+                if contents is None or writer.resumed:
+                    report.warnings.clear()
                     todo = _select(jobs, writer.contents(), map_in_order, report)
                 _say_changed(report, out)
                 _fill(writer, todo, map_in_order, report, progress)
@@ -197,7 +199,7 @@ def find_jobs(root: Path, every: int, max_per_sequence: int | None, broken: list
     What is wrong with other sequences there is added to `broken`. Raises FileNotFoundError or
     ValueError where there is nothing.
     """
-    source = encodable(root.resolve())
+    source = printable(str(root.resolve()))
     if is_stills_folder(root):
         return [_still_job(source, path, boxes) for path, boxes in read_stills(root)]
     faults: dict[str, str] = {}
@@ -214,7 +216,7 @@ def _still_job(source: str, path: Path, boxes: np.ndarray) -> Job:
     numbers = tuple(chosen.tolist())
     files = (str(path),) * len(chosen)
     origin = origin_of((str(path),), boxes, chosen, files)
-    return Job(source, shown_name(path.name), "still", numbers, boxes[chosen], files, origin)
+    return Job(source, printable(path.name), "still", numbers, boxes[chosen], files, origin)
 
 
 def _video_job(source: str, video: Sequence, chosen: np.ndarray) -> Job:
@@ -225,7 +227,7 @@ def _video_job(source: str, video: Sequence, chosen: np.ndarray) -> Job:
         files = images = tuple(video.frames[frame] for frame in chosen)
     origin = origin_of(video.files(), video.boxes, chosen, files)
     numbers = tuple(chosen.tolist())
-    return Job(source, video.name, "video", numbers, video.boxes[chosen], images, origin)
+    return Job(source, printable(video.name), "video", numbers, video.boxes[chosen], images, origin)
 
 
 def select_frames(boxes: np.ndarray, every: int, limit: int | None) -> np.ndarray:

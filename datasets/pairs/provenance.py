@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rbsf.datasets.video.images import shown_name
 from rbsf.datasets.video.index import fingerprint
+from rbsf.system.text import printable
 
 
 class Origin(NamedTuple):
@@ -50,7 +50,7 @@ def origin_of(
         text = f"{chosen.tolist()} {_digest(boxes[chosen])}"
         distinct = [Path(file) for file in dict.fromkeys(chosen_files)]
         state = fingerprint([(text, distinct)])
-    return Origin(state, shown_name(str(Path(files[0]).resolve())), _digest(boxes))
+    return Origin(state, printable(str(Path(files[0]).resolve())), _digest(boxes))
 
 
 def _digest(boxes: np.ndarray) -> str:

@@ -13,6 +13,7 @@ from rbsf.datasets.pairs.provenance import Origin, origin_of
 from rbsf.datasets.pairs.sampling import Row
 from rbsf.datasets.pairs.stills import is_stills_folder
 from rbsf.datasets.video.sequences import Sequence, check_broken, load_sequences
+from rbsf.system.text import encode
 
 # Crops of one sequence, evenly spaced. More of the same target teach little and take 16 kB each.
 MAX_CROPS = 200
@@ -72,7 +73,7 @@ def open_training_data(
 def _store_of(folders: list[Path], cache: Path) -> Path:
     """Where the crops of these folders are stored."""
     key = "|".join(str(path.resolve()) for path in folders)
-    return cache / f"pairs-{hashlib.sha256(key.encode()).hexdigest()[:8]}.db"
+    return cache / f"pairs-{hashlib.sha256(encode(key)).hexdigest()[:8]}.db"
 
 
 def _prepare(folders: list[Path], store: Path, skip_broken: bool) -> None:

@@ -14,6 +14,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from rbsf.system.text import printable
+
 IMAGE_SUFFIXES = (
     ".jpg",
     ".jpeg",
@@ -153,14 +155,9 @@ def encodable(path: str | Path) -> str:
         text.encode()
     except UnicodeEncodeError:
         raise ValueError(
-            f"the name of {shown_name(text)} is not valid UTF-8, which OpenCV cannot open; rename it"
+            f"the name of {printable(text)} is not valid UTF-8, which OpenCV cannot open; rename it"
         ) from None
     return text
-
-
-def shown_name(text: str) -> str:
-    """A path as it can be printed and stored: bytes that are not UTF-8 are written `\\xe9`."""
-    return os.fsencode(text).decode("utf-8", "backslashreplace")
 
 
 def natural_key(name: str) -> list[tuple[int, str]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import tempfile
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from rbsf.system.files import write_atomically
+from rbsf.system.text import encode
 
 FORMAT = "rbsf-index-1"
 PARTS = ("names", "folders", "counts", "files", "boxes")  # arrays in the file, beside the key
@@ -41,7 +43,15 @@ def default_cache() -> Path:
     if "RBSF_CACHE" in os.environ:
         return Path(os.environ["RBSF_CACHE"])
     named = os.environ.get("LOCALAPPDATA") or os.environ.get("XDG_CACHE_HOME")
-    return Path(named or Path.home() / ".cache") / "rbsf"
+    return Path(named or _home() / ".cache") / "rbsf"
+
+
+def _home() -> Path:
+    """The user's folder, or that of temporary files for a user without one."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path(tempfile.gettempdir())
 
 
 def fingerprint(descriptions: Iterable[tuple[str, list[Path]]]) -> str:
@@ -51,7 +61,7 @@ def fingerprint(descriptions: Iterable[tuple[str, list[Path]]]) -> str:
     """
     digest = hashlib.sha256(FORMAT.encode())
     for text, paths in descriptions:
-        digest.update(text.encode())
+        digest.update(encode(text))
         for path in paths:
             try:
                 state = path.stat()

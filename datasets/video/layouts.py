@@ -14,8 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from rbsf.datasets.video.frames import VIDEO_SUFFIXES
-from rbsf.datasets.video.images import encodable, list_images, natural_key, shown_name
-from rbsf.system.text import read_text
+from rbsf.datasets.video.images import encodable, list_images, natural_key
+from rbsf.system.text import printable, read_text
 
 SPLITS = ("train", "val", "test")
 # First and last frame that OTB's annotations are for, where the folder holds more (OTB's web page).
@@ -238,14 +238,14 @@ def find_entries(root: Path, layout: str | None = None) -> list[Entry]:
         entries = LAYOUTS[name](root)
         if entries:
             _warn_of_left_out(root, entries)
-            entries = list(map(_with_shown_name, entries))
+            entries = list(map(_with_printable_name, entries))
             return _one_of_each_name(entries)
     raise ValueError(_nothing_found(root, names))
 
 
-def _with_shown_name(entry: Entry) -> Entry:
+def _with_printable_name(entry: Entry) -> Entry:
     """The entry; with a fault where its name is not UTF-8, so that no report could hold it."""
-    name = shown_name(entry.name)
+    name = printable(entry.name)
     if name == entry.name:
         return entry
     return replace(entry, name=name, fault="its name is not valid UTF-8; rename it")

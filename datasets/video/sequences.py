@@ -24,7 +24,7 @@ from rbsf.datasets.video.images import list_images, read_image
 from rbsf.datasets.video.index import Record, default_cache, fingerprint, load_index, save_index
 from rbsf.datasets.video.layouts import Entry, find_entries, otb_name
 from rbsf.datasets.video.sources import count_frames, read_video_frame
-from rbsf.system.text import read_text
+from rbsf.system.text import encode, read_text
 
 COVER, ABSENCE = "cover.label", "absence.label"  # GOT-10k's
 LABELS = (COVER, ABSENCE, "full_occlusion.txt", "out_of_view.txt")  # the last two are LaSOT's
@@ -315,7 +315,7 @@ def _load_indexed(
     """Read entries from their index; where it is missing or outdated, read them and keep one."""
     key = fingerprint((repr(entry), _sources(entry)) for entry in entries)
     text = f"{root.resolve()} {[entry.name for entry in entries]}"
-    path = cache_dir / f"sequences-{hashlib.sha256(text.encode()).hexdigest()[:16]}.npz"
+    path = cache_dir / f"sequences-{hashlib.sha256(encode(text)).hexdigest()[:16]}.npz"
     records = load_index(path, key)
     if records is not None:
         return list(map(_from_record, records, entries))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from rbsf.datasets.video.images import encodable
+from rbsf.system.lock import locked
+from rbsf.system.program import check_writable
 
 WRITABLE_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov")
 MAX_FPS = 60_000  # frames a second that a video can be written at
@@ -19,8 +22,8 @@ class VideoWriter:
 
     The first frame fixes the picture's size (cut to even sides, as the codec asks); later frames of
     another size are scaled to fit into it, with black bars. The file appears under its name when
-    the block ends without an error. Raises ValueError for a bad ``fps`` or a ``path`` that cannot
-    be written, OSError where writing fails later.
+    the block ends without an error. Raises ValueError for a bad ``fps``, a ``path`` that cannot be
+    written or that another process writes, OSError where writing fails later.
     """
 
     def __init__(self, path: str | Path, fps: float) -> None:
@@ -33,18 +36,17 @@ class VideoWriter:
             raise ValueError(
                 f"cannot write {path} at {fps} frames per second; give a rate above 0, such as 25"
             )
-        self._part = self.path.with_name(f".{self.path.stem}.{os.getpid()}{self.path.suffix}")
+        # One name, whoever writes: the lock keeps others out, and what a killed run left is replaced.
+        self._part = self.path.with_name(f".{self.path.stem}.part{self.path.suffix}")
         self._writer: cv2.VideoWriter | None = None
         self._size, self._count = (0, 0), 0
+        self._held = ExitStack()  # the lock, and what is removed at the end
 
     def __enter__(self) -> VideoWriter:
-        if self.path.is_dir():
-            raise ValueError(f"cannot write {self.path}: it is a folder; give a file name")
-        try:  # now, not after an hour of tracking
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._part.touch()
-        except OSError as error:
-            raise ValueError(f"cannot write {self.path}: {error.strerror}") from error
+        encodable(self.path)
+        check_writable(self.path)  # now, not after an hour of tracking
+        self._held.enter_context(locked(self.path))
+        self._held.callback(self._part.unlink, missing_ok=True)
         return self
 
     def write(self, image: np.ndarray) -> None:
@@ -67,13 +69,11 @@ class VideoWriter:
         return writer
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        try:
+        with self._held:
             if self._writer is not None:
                 self._writer.release()
                 if kind is None:
                     self._keep()
-        finally:
-            self._part.unlink(missing_ok=True)
 
     def _keep(self) -> None:
         capture = cv2.VideoCapture(encodable(self._part))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import re
 import sys
@@ -23,6 +24,11 @@ ENVIRONMENT = {
     # A file of some bytes can claim any size. 67 million pixels take 200 to 800 MB to read.
     "OPENCV_IO_MAX_IMAGE_PIXELS": str(1 << 26),
 }
+# A notebook's cells hand on a backend that is not there outside of it; no program opens a window of
+# Matplotlib's.
+BACKEND = {"MPLBACKEND": "agg"}
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+MOST_THREADS = 1024  # with more of them, libraries end the process
 EXTRAS = {  # an extra of pyproject.toml -> the modules that come with it
     "train": ("torch", "matplotlib"),
     "eval": ("got10k", "six", "shapely", "matplotlib", "jinja2"),
@@ -40,9 +46,8 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     OSError, ImportError, and the death of a process that reads training pairs. Ctrl-C gives code
     130. All other errors give a traceback.
     """
-    for name, value in ENVIRONMENT.items():  # no program imports NumPy or OpenCV before this
-        os.environ.setdefault(name, value)
     warnings.showwarning = _warn
+    _mend_environment()  # no program imports NumPy or OpenCV before this
     try:
         code = main() or 0
     except KeyboardInterrupt:
@@ -57,6 +62,38 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         cause = "a process that reads pairs was killed, perhaps for want of memory"
         code = _complain(f"error: {cause}; try --workers 0 ({error})", 1)
     sys.exit(code)
+
+
+def _mend_environment() -> None:
+    """Let nothing in the environment of the process end its work, or that of its workers."""
+    _tell_warnings()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # there may be none, or one of an embedder
+            stream.reconfigure(errors="backslashreplace")
+    for name in THREADS:
+        value = os.environ.get(name)
+        if value is not None and not _are_threads(value):
+            del os.environ[name]
+            warnings.warn(f"{name}={value!r} is no number of threads; it is ignored", stacklevel=2)
+    os.environ.update(BACKEND)
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
+def _tell_warnings() -> None:
+    """Print what `PYTHONWARNINGS=error` and `-W error` would turn into errors."""
+    if any(action == "error" for action, *_ in warnings.filters):
+        warnings.simplefilter("default")
+        sys.warnoptions.clear()  # which worker processes would get
+        os.environ.pop("PYTHONWARNINGS", None)
+
+
+def _are_threads(value: str) -> bool:
+    """Whether a variable has a number of threads, or one for each level of nesting."""
+    return all(
+        number.strip().isdecimal() and 1 <= int(number[:9]) <= MOST_THREADS
+        for number in value.split(",")
+    )
 
 
 def require(extra: str) -> None:

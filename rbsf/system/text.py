@@ -26,6 +26,22 @@ def read_text(path: str | Path) -> str:
     raise ValueError(f"{path} line {line}: not UTF-8 text; save it as UTF-8{_guess(data)}")
 
 
+def encode(text: str) -> bytes:
+    """Text as UTF-8. Bytes of file names that are none become escapes, such as `\\udce9`."""
+    return text.encode("utf-8", "backslashreplace")
+
+
+def printable(text: str) -> str:
+    """Text that can be printed and stored anywhere.
+
+    Bytes of file names that are not UTF-8 become escapes, such as `\\xe9`.
+    """
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half of a pair that is no byte of a file name
+        return encode(text).decode()
+
+
 def _guess(data: bytes) -> str:
     """What encoding a file has that begins with another byte order mark, or has zero bytes."""
     is_utf16 = data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data

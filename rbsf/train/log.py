@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import time
+import warnings
 from pathlib import Path
 
 from rbsf.system.files import write_atomically
@@ -45,8 +46,15 @@ class History:
         writer.writerows(self.rows)
         write_atomically(self.folder / "log.csv", text.getvalue().encode())
         if final or time.monotonic() - self.drawn > 60:
-            write_atomically(self.folder / "losses.png", self._plot)
+            self._draw(self.folder / "losses.png")
             self.drawn = time.monotonic()
+
+    def _draw(self, path: Path) -> None:
+        """Draw the curves. What the user's Matplotlib is set to must not end a training."""
+        try:
+            write_atomically(path, self._plot)
+        except Exception as error:
+            warnings.warn(f"{path} is not drawn: {error}", stacklevel=2)
 
     def _plot(self, path: Path) -> None:
         from matplotlib.figure import Figure
@@ -97,6 +105,10 @@ def read_log(path: Path) -> list[dict[str, float]]:
 def _tensorboard(folder: Path, purge_step: int):  # type: ignore[no-untyped-def]
     try:
         from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(str(folder / "tensorboard"), purge_step=purge_step or None)
     except ImportError:
         return None
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=purge_step or None)
+    except Exception as error:  # its libraries do not fit each other, or the folder's name
+        warnings.warn(f"no TensorBoard log in {folder}: {error}", stacklevel=2)
+        return None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+from rbsf.system.text import printable
 from rbsf.train.config import (
     as_settings,
     changed,
@@ -107,6 +108,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         """Raise ValueError naming the field, its value and what would be valid."""
         check_least(self, seed=0)
+        if printable(self.out) != self.out:  # safetensors could not open its own file at the end
+            raise ValueError(f"out is {self.out}: not UTF-8; choose a folder whose name is")
 
     @property
     def result_file(self) -> str:

@@ -181,7 +181,7 @@ class Rectifier:
         return optimizers
 
     def _groups(self) -> dict[str, list[nn.Parameter]]:
-        """Parameters by the name of their optimizer; the matrices C are frozen without `rectify`."""
+        """Parameters by the name of their optimizer; matrices C are frozen without `rectify`."""
         groups = parameter_groups(self.student)
         groups["discriminator"] = list(self.discriminators.parameters())
         if self.config.train_teacher and self.teacher is not None:

@@ -422,8 +422,7 @@ def test_losses_of_discriminators_are_means_over_points_of_all_widths():
     trial = Trial(trial_config(stages="4-4-8-16", batch_size=4), torch.device("cpu"))
     rectifier, (batch,) = trial.rectifier, trial.batches(1)
     rectifier._train_mode(0)
-    _, _, maps = rectifier._forward(batch)
-    real, fake = ([(point, pair[i]) for point, *pair in maps] for i in (1, 0))
+    _, _, fake, real = rectifier._forward(batch)
     by_point = []
     for (point, t), (_, r) in zip(fake, real, strict=True):
         width = str(t.shape[1])

@@ -1,7 +1,7 @@
 """Steps of Algorithm 1 whose launches are recorded once, as a CUDA graph, and replayed.
 
-A step of a small network is hundreds of kernels of a few microseconds each.  Launched from Python
-one by one they leave the GPU idle most of the time; a replayed graph launches all of them at once.
+A step of a small network is hundreds of kernels of a few microseconds each. Launched from Python
+one by one they leave the GPU idle most of the time. A replayed graph launches all of them at once.
 """
 
 from __future__ import annotations
@@ -17,9 +17,7 @@ from torch import Tensor
 
 from rbsf.train.rectify import Rectifier
 
-WARM_UP = (
-    3  # plain steps before a recording: optimizers and libraries then have made what they keep
-)
+WARM_UP = 3  # plain steps before a recording, in which optimizers and libraries allocate memory
 Batch = dict[str, Tensor]
 Step = Callable[[Batch, int], dict[str, Tensor]]
 
@@ -35,16 +33,18 @@ class Graph(Protocol):
 
 
 class CudaGraph:
-    """A `Graph` of CUDA kernels.  RuntimeError where `function` does what cannot be recorded, such
-    as a wait.
+    """A `Graph` of CUDA kernels.
+
+    Raises RuntimeError where `function` does what cannot be recorded, such as a wait.
     """
 
     def __init__(self, function: Callable[[], Tensor]) -> None:
         self._graph = torch.cuda.CUDAGraph()
         current = torch.cuda.current_stream()
-        # A stream of its own, since what libraries keep for a stream must not serve two graphs at
-        # once.  The outer context brings the current stream back where the recording breaks off.
-        with torch.cuda.stream(current), torch.cuda.graph(self._graph, stream=torch.cuda.Stream()):
+        # Each graph has a stream of its own: what libraries keep for a stream must not serve two
+        # graphs at once. The outer context restores the current stream if the recording breaks off.
+        own = torch.cuda.Stream()
+        with torch.cuda.stream(current), torch.cuda.graph(self._graph, stream=own):
             self.result = function()
 
     def replay(self) -> None:
@@ -54,23 +54,21 @@ class CudaGraph:
 
 @dataclass
 class Recording:
-    """A recorded step: the batch that it reads, the names of what it logs, and what it was recorded
-    for.
-    """
+    """A recorded step."""
 
-    key: tuple
-    inputs: Batch
-    names: list[str]
+    key: tuple  # what it was recorded for, see `CapturedSteps._key`
+    inputs: Batch  # the tensors that it reads
+    names: list[str]  # of the values that it logs
     graph: Graph
 
 
 class CapturedSteps:
-    """`step` and `norm_step` of a Rectifier, recorded once each and replayed; results are those of
-    the plain steps.
+    """`step` and `norm_step` of a Rectifier, recorded once each and replayed.
 
-    The first steps of each kind are plain ones.  A step is recorded anew where the weights of the
-    losses or the form of the batch change.  Where it cannot be recorded, a line on stderr says why,
-    and all further steps are plain ones. `make_graph` stands for `CudaGraph` in tests.
+    Results are those of the plain steps. The first steps of each kind are plain ones. A step is
+    recorded anew where the weights of the losses or the form of the batch change. Where it cannot
+    be recorded, a line on stderr says why, and all further steps are plain ones. `make_graph`
+    stands for `CudaGraph` in tests.
     """
 
     def __init__(
@@ -95,29 +93,26 @@ class CapturedSteps:
         if self._plain_steps[kind] < WARM_UP:
             self._plain_steps[kind] += 1
             return _on_side_stream(step, batch, epoch)
-        key = self._key(batch, epoch)
+        self._bring_up_to_date(kind, step, batch, epoch)
         recording = self._recordings.get(kind)
-        if recording is None or recording.key != key:
-            self._recordings.pop(kind, None)
-            recording = None  # its memory is free for the next
-            recording = self._try_to_record(key, step, batch, epoch)
-            if recording is None:
-                return step(batch, epoch)
-            self._recordings[kind] = recording
-        return _replay(recording, batch)
+        return step(batch, epoch) if recording is None else _replay(recording, batch)
+
+    def _bring_up_to_date(self, kind: str, step: Step, batch: Batch, epoch: int) -> None:
+        """Record the step where there is no recording, or one for other weights or batches."""
+        key = self._key(batch, epoch)
+        if kind in self._recordings and self._recordings[kind].key == key:
+            return
+        self._recordings.pop(kind, None)  # its memory is free for the next
+        try:
+            self._recordings[kind] = self._record(key, step, batch, epoch)
+        except RuntimeError as error:
+            self._give_up(error)
 
     def _key(self, batch: Batch, epoch: int) -> tuple:
         """What a recording depends on beside the numbers in tensors."""
         forms = [(name, tensor.shape, tensor.dtype) for name, tensor in batch.items()]
         config = self.rectifier.config
         return config.lambda_factor(epoch), self.rectifier.keeps_statistics(epoch), *forms
-
-    def _try_to_record(self, key: tuple, step: Step, batch: Batch, epoch: int) -> Recording | None:
-        try:
-            return self._record(key, step, batch, epoch)
-        except RuntimeError as error:
-            self._give_up(error)
-            return None
 
     def _record(self, key: tuple, step: Step, batch: Batch, epoch: int) -> Recording:
         inputs = {name: tensor.clone() for name, tensor in batch.items()}
@@ -131,22 +126,20 @@ class CapturedSteps:
         return Recording(key, inputs, names, self.make_graph(launch))
 
     def _give_up(self, error: RuntimeError) -> None:
+        # The first error says what broke the recording off, the last one only that it did.
         first: BaseException = error
-        while (
-            first.__context__ is not None
-        ):  # what broke the recording off; the last says only that it did
+        while first.__context__ is not None:
             first = first.__context__
         self.failure = (str(first).splitlines() or [type(first).__name__])[0]
         self._recordings.clear()
-        print(
-            f"the training step cannot be captured and is launched piece by piece: {self.failure}",
-            file=sys.stderr,
-        )
+        happened = "the training step cannot be captured and is launched piece by piece"
+        print(f"{happened}: {self.failure}", file=sys.stderr)
 
 
 def _on_side_stream(step: Step, batch: Batch, epoch: int) -> dict[str, Tensor]:
-    """A plain step on a stream of its own, as PyTorch asks of those before a recording; on a CPU
-    just the step.
+    """A plain step on a stream of its own, as PyTorch asks of those before a recording.
+
+    Without a GPU it is just the step.
     """
     if not torch.cuda.is_available():
         return step(batch, epoch)

@@ -1,6 +1,4 @@
-"""The classification task: cross-entropy on batches of labelled images, and top-1 and top-5
-accuracy.
-"""
+"""The classification task: cross-entropy of labelled images, and top-1 and top-5 accuracy."""
 
 from __future__ import annotations
 
@@ -16,11 +14,10 @@ from rbsf.precision import widen
 
 
 class ClassificationTask:
-    """L_S of Eq. 1 for a batch `image` [N, C, H, W] float, normalised, and `label` [N] int64: the
-    cross-entropy.
+    """L_S of Eq. 1 is the cross-entropy.
 
-    With a teacher both networks see the batch.  `apprentice`: the teacher learns too, by
-    Apprentice's loss of both.
+    A batch has `image` `[N, C, H, W]`, float, normalised, and `label` `[N]`, int64. With a teacher
+    both networks see it. With `apprentice` the teacher learns too, by Apprentice's loss of both.
     """
 
     def __init__(self, precision: torch.dtype = torch.float32, apprentice: bool = False) -> None:
@@ -29,13 +26,12 @@ class ClassificationTask:
     def __call__(
         self, student: nn.Module, teacher: nn.Module | None, batch: dict[str, Any]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss, and to log: the cross-entropy, and the error, the share of images that are not
-        classed right.
-        """
+        """The loss, and to log: the cross-entropy, and the share of images classed wrongly."""
         labels = batch["label"]
         logits = self.classify(student, batch["image"])
         entropy = F.cross_entropy(logits, labels)
-        logged = {"entropy": entropy, "error": (logits.detach().argmax(1) != labels).float().mean()}
+        wrong = logits.detach().argmax(1) != labels
+        logged = {"entropy": entropy, "error": wrong.float().mean()}
         if teacher is None:
             return entropy, logged
         with torch.set_grad_enabled(self.apprentice):
@@ -43,10 +39,9 @@ class ClassificationTask:
         return (apprentice_loss(logits, guide, labels) if self.apprentice else entropy), logged
 
     def classify(self, net: nn.Module, images: Tensor) -> Tensor:
-        """Logits [N, classes] of `net`, float32, or float64 of a network in float64."""
-        with torch.autocast(
-            images.device.type, self.precision, enabled=self.precision != torch.float32
-        ):
+        """Logits `[N, classes]` of `net`, float32, or float64 of a network in float64."""
+        reduced = self.precision != torch.float32
+        with torch.autocast(images.device.type, self.precision, enabled=reduced):
             return widen(net(images))
 
 
@@ -54,11 +49,12 @@ class ClassificationTask:
 def evaluate(
     net: nn.Module, batches: Iterable[dict[str, Tensor]], task: ClassificationTask
 ) -> dict[str, float]:
-    """Mean cross-entropy, and top-1 and top-5 accuracy in percent, of `net` in eval mode, over all
-    images of `batches`.
+    """Mean cross-entropy, and top-1 and top-5 accuracy in percent, over all images of `batches`.
 
-    `top5` counts a class among the five (or fewer, where there are fewer) with the largest logits;
-    `tested` is the number of images.  ValueError where there is none.
+    `net` runs in eval mode. `top5` counts a class among the five with the largest logits, or among
+    all classes where there are fewer. `tested` is the number of images.
+
+    Raises ValueError where there is no image.
     """
     net.eval()
     sums, images = torch.zeros(3, dtype=torch.float64), 0

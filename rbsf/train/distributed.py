@@ -1,5 +1,6 @@
-"""Training in several processes started by torchrun.  With one process every function here does
-nothing.
+"""Training in several processes started by torchrun.
+
+With one process every function here does nothing.
 
 Gradients are averaged by hand after the backward pass: Algorithm 1 has several networks and
 optimizers a batch, which DistributedDataParallel's wrapper around one forward pass does not fit.
@@ -19,10 +20,10 @@ from torch import Tensor, nn
 
 
 class Process(NamedTuple):
-    """This process: its number, how many there are, its device."""
+    """This process."""
 
-    rank: int
-    world: int
+    rank: int  # its number, from 0
+    world: int  # how many processes there are
     device: torch.device
 
 
@@ -30,12 +31,11 @@ ALONE = Process(0, 1, torch.device("cpu"))
 
 
 def start(device: torch.device) -> Process:
-    """Join the processes torchrun started, if it did."""
+    """Join the processes that torchrun started, if it did."""
     if "RANK" not in os.environ:
         return Process(0, 1, device)
     cuda = device.type == "cuda"
-    # The others wait while process 0 cuts out the training crops of a large dataset, which can take
-    # hours.
+    # The others wait while process 0 cuts crops out of a large data set, which can take hours.
     dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(hours=24))
     if cuda:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
@@ -49,8 +49,9 @@ def active() -> bool:
 
 
 def wait_for_all() -> None:
-    """Wait until every process is here: one that left while another still writes has been seen to
-    abort.
+    """Wait until every process is here.
+
+    A process that left while another was still writing has been seen to abort.
     """
     if active():
         dist.barrier()
@@ -64,7 +65,7 @@ def stop() -> None:
 
 @contextmanager
 def first_process_first(rank: int) -> Iterator[None]:
-    """Context that process 0 goes through before the others, as to write what they read."""
+    """Context that process 0 goes through before the others, to write what they read."""
     if active() and rank > 0:
         dist.barrier()
     yield
@@ -75,37 +76,39 @@ def first_process_first(rank: int) -> Iterator[None]:
 def average_gradients(parameters: Iterable[Tensor]) -> None:
     """Replace the gradients of `parameters` by their mean over processes."""
     if active():
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        _average(gradients)
+        _average([p.grad for p in parameters if p.grad is not None])
 
 
 def average_buffers(modules: Iterable[nn.Module]) -> None:
-    """Replace the float buffers (batch-norm statistics) of `modules` by their mean over processes."""
+    """Replace float buffers (batch-norm statistics) of `modules` by their mean over processes."""
     if active():
-        _average([b for m in modules for b in m.buffers() if b.is_floating_point()])
+        buffers = [buffer for module in modules for buffer in module.buffers()]
+        _average([buffer for buffer in buffers if buffer.is_floating_point()])
 
 
 def share_weights(modules: Iterable[nn.Module]) -> None:
     """Give every process the weights and buffers of process 0."""
-    if active():
-        for module in modules:
-            for tensor in (*module.parameters(), *module.buffers()):
-                dist.broadcast(tensor.data, 0)
+    if not active():
+        return
+    for module in modules:
+        for tensor in (*module.parameters(), *module.buffers()):
+            dist.broadcast(tensor.data, 0)
 
 
 def any_process(flag: bool) -> bool:
     """Whether `flag` is set in any process, so that all of them act on it together."""
     if not active():
         return flag
-    box = torch.tensor(float(flag))
+    count = torch.tensor(float(flag))
     if dist.get_backend() == "nccl":
-        box = box.cuda()
-    dist.all_reduce(box)
-    return bool(box.item())
+        count = count.cuda()
+    dist.all_reduce(count)
+    return bool(count.item())
 
 
 def _average(tensors: list[Tensor]) -> None:
-    flat = torch.cat([t.reshape(-1) for t in tensors])  # one message, not one per tensor
+    """Replace `tensors` by their mean over processes, in one message."""
+    flat = torch.cat([t.reshape(-1) for t in tensors])
     dist.all_reduce(flat)
     flat /= dist.get_world_size()
     for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):

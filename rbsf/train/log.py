@@ -7,19 +7,25 @@ import io
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 from rbsf.system.files import write_atomically
 from rbsf.system.text import read_text
 
 
 class History:
-    """Rows of numbers by step: `log.csv`, `losses.png`, and `tensorboard/` where that is installed."""
+    """Rows of numbers by step.
+
+    They go to `log.csv`, `losses.png`, and `tensorboard/` where TensorBoard is installed.
+    """
 
     def __init__(self, folder: Path, resume_step: int = 0) -> None:
-        """Start a history, or continue the one in `folder` up to `resume_step` (what came later is
-        dropped).
+        """Start a history, or continue the one in `folder` from `resume_step`.
+
+        Rows of later steps are dropped.
         """
-        self.folder, self.rows = folder, []  # type: Path, list[dict[str, float]]
+        self.folder = folder
+        self.rows: list[dict[str, float]] = []
         if resume_step and (folder / "log.csv").is_file():
             rows = read_log(folder / "log.csv")
             self.rows = [row for row in rows if row["step"] <= resume_step]
@@ -34,14 +40,14 @@ class History:
                 self._events.add_scalar(name, value, step)
 
     def write(self, final: bool = False) -> None:
-        """Write the CSV, and the picture if it is the `final` one or a minute old: it takes a
-        second to draw.
+        """Write the CSV, and the picture if it is the `final` one or a minute old.
+
+        The picture takes a second to draw.
         """
         if not self.rows:
             return
-        columns = list(dict.fromkeys(key for row in self.rows for key in row))
         text = io.StringIO()
-        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer = csv.DictWriter(text, self._columns(), lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows)
         write_atomically(self.folder / "log.csv", text.getvalue().encode())
@@ -56,14 +62,15 @@ class History:
         except Exception as error:
             warnings.warn(f"{path} is not drawn: {error}", stacklevel=2)
 
+    def _columns(self) -> list[str]:
+        """Names of all values, in the order in which they came first."""
+        return list(dict.fromkeys(name for row in self.rows for name in row))
+
     def _plot(self, path: Path) -> None:
+        """Draw each value over the steps."""
         from matplotlib.figure import Figure
 
-        names = [
-            n
-            for n in dict.fromkeys(k for row in self.rows for k in row)
-            if n not in ("step", "epoch", "rate") and not n.endswith("_per_s")
-        ]
+        names = [name for name in self._columns() if _is_drawn(name)]
         columns = min(3, len(names))
         lines = -(-len(names) // columns)
         figure = Figure(figsize=(4.5 * columns, 3 * lines), layout="constrained")
@@ -71,11 +78,15 @@ class History:
         for axes in places[len(names) :]:
             axes.set_axis_off()
         for axes, name in zip(places, names, strict=False):
-            points = [(row["step"], row[name]) for row in self.rows if name in row]
-            axes.plot(*zip(*points, strict=True), marker="." if len(points) < 50 else None)
-            axes.set(title=name.replace("_", " "), xlabel="step")
-            axes.grid(alpha=0.3)
+            self._plot_value(axes, name)
         figure.savefig(path, dpi=100)
+
+    def _plot_value(self, axes: Any, name: str) -> None:
+        rows = [row for row in self.rows if name in row]
+        steps, values = [row["step"] for row in rows], [row[name] for row in rows]
+        axes.plot(steps, values, marker="." if len(rows) < 50 else None)
+        axes.set(title=name.replace("_", " "), xlabel="step")
+        axes.grid(alpha=0.3)
 
 
 def read_log(path: Path) -> list[dict[str, float]]:
@@ -102,7 +113,13 @@ def read_log(path: Path) -> list[dict[str, float]]:
     return rows
 
 
-def _tensorboard(folder: Path, purge_step: int):  # type: ignore[no-untyped-def]
+def _is_drawn(name: str) -> bool:
+    """Whether the picture shows the values called `name`."""
+    return name not in ("step", "epoch", "rate") and not name.endswith("_per_s")
+
+
+def _tensorboard(folder: Path, purge_step: int) -> Any:
+    """A writer of TensorBoard events; None where TensorBoard is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
 

@@ -1,6 +1,4 @@
-"""The training loop: epochs of Algorithm 1 with progress, logs, checkpoints, and a clean stop at
-any moment.
-"""
+"""The training loop: epochs of Algorithm 1 with progress, logs, checkpoints and a clean stop."""
 
 from __future__ import annotations
 
@@ -32,27 +30,29 @@ class Stopped(Exception):
     """Training was asked to stop by `signum` and has saved its state at `path`."""
 
     def __init__(self, signum: int, path: Path) -> None:
-        super().__init__(
-            f"stopped by {signal.Signals(signum).name}; saved {path}; continue with --resume"
-        )
+        name = signal.Signals(signum).name
+        super().__init__(f"stopped by {name}; saved {path}; continue with --resume")
         self.signum = signum
 
 
 def rate_factor(step: int, steps: int, warmup: int) -> float:
-    """Factor of all learning rates at `step` of `steps`: a linear rise over `warmup`, then a cosine
-    from 1 to 0.01.
+    """Factor of all learning rates at `step` of `steps`.
+
+    It rises linearly over `warmup` steps, and then follows a cosine from 1 to 0.01.
     """
     if step < warmup:
         return (step + 1) / (warmup + 1)
-    return 0.01 + 0.99 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))) / 2
+    length = max(1, steps - warmup)
+    cosine = math.cos(math.pi * (step - warmup) / length)
+    return 0.01 + 0.99 * (1 + cosine) / 2
 
 
 class Loop:
-    """Trains by a Rectifier; `batches(epoch, start, count)` yields the batches `start` to `count`
-    of an epoch.
+    """Trains by a Rectifier.
 
-    An epoch is `train_steps` steps and then `norm_steps` of the batch-norm pass.  `validate` gets
-    the student after each epoch and returns figures to log.  Process 0 writes to `folder`.
+    `batches(epoch, start, stop)` yields the batches `start` to `stop` of an epoch. An epoch is
+    `train_steps` steps and then `norm_steps` of the batch-norm pass. `validate` gets the student
+    after each epoch and returns figures to log. Process 0 writes to `folder`.
     """
 
     def __init__(
@@ -70,33 +70,39 @@ class Loop:
         self.unit, self.sampling = config.UNIT, config.sampling
         self.rank, self.world = rank, world
         self.train_steps, self.norm_steps = config.steps(world)
-        self.epoch = self.index = 0  # next epoch, and next batch in it
+        self.epoch = self.index = 0  # the next epoch, and the next batch in it
         self.device = next(rectifier.student.parameters()).device
         captured = config.loop.capture and self.device.type == "cuda" and world == 1
         self.steps = CapturedSteps(rectifier) if captured else rectifier
         self.checkpoint = folder / CHECKPOINT
-        self.sums: dict[str, list[Tensor]] = {}
-        self.saved = False
+        self.sums: dict[str, list[Tensor]] = {}  # values since the last row of the log
+        self.saved = False  # whether there is a checkpoint
+
+    @property
+    def epoch_steps(self) -> int:
+        """Steps of an epoch, those of the batch-norm pass included."""
+        return self.train_steps + self.norm_steps
 
     @property
     def step(self) -> int:
         """Steps done, those of the batch-norm passes included."""
-        return self.epoch * (self.train_steps + self.norm_steps) + self.index
+        return self.epoch * self.epoch_steps + self.index
 
     def load(self, state: dict[str, Any]) -> None:
-        """Continue from a checkpoint's `state`.  ValueError where it is of another network or
-        another data order.
+        """Continue from a checkpoint's `state`.
+
+        Raises ValueError where it is of another network or another data order.
         """
         check_parts(state, self.checkpoint)
         for name, value in self._order().items():
-            if state["order"].get(name) != value:
-                was = state["order"].get(name)
+            was = state["order"].get(name)
+            if was != value:
                 raise ValueError(
                     f"{self.checkpoint}: trained with {name} {was}, not {value}; resume with {was}"
                 )
         try:
             self.rectifier.load_state_dict(state["training"])
-            torch.set_rng_state(state["random"])  # of stochastic methods
+            torch.set_rng_state(state["random"])  # stochastic methods draw from it
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())[:160]
             raise ValueError(
@@ -110,8 +116,9 @@ class Loop:
         return {**self.sampling, "processes": self.world, "norm_steps": self.norm_steps}
 
     def save(self) -> None:
-        """Write the checkpoint (process 0).  ValueError, and the last one stays, where weights are
-        not finite.
+        """Write the checkpoint (process 0).
+
+        Raises ValueError, and leaves the last one, where weights are not finite.
         """
         distributed.average_buffers([self.rectifier.student])
         tensors = (*self.rectifier.student.parameters(), *self.rectifier.student.buffers())
@@ -125,22 +132,14 @@ class Loop:
         self.saved = True
 
     def run(self) -> None:
-        """Train to the end.  Raises Stopped after Ctrl-C or SIGTERM, ValueError where a loss is no
-        longer finite.
+        """Train to the end.
+
+        Raises Stopped after Ctrl-C or SIGTERM, and ValueError where a loss is no longer finite.
         """
-        length = self.train_steps + self.norm_steps
-        samples_a_step = self.config.batch_size * self.world
         if self.rank == 0:
             self.history = History(self.folder, self.step)
         distributed.share_weights(self.rectifier.modules().values())
-        bar = tqdm(
-            total=self.config.epochs * length * samples_a_step,
-            initial=self.step * samples_a_step,
-            unit=self.unit,
-            disable=self.rank > 0,
-            smoothing=0.05,
-            mininterval=1,
-        )
+        bar = self._progress_bar()
         try:
             with StopRequest() as stop, bar:
                 while self.epoch < self.config.epochs:
@@ -157,14 +156,24 @@ class Loop:
         if self.rank == 0:
             self.history.write(final=True)
 
+    def _progress_bar(self) -> tqdm:
+        samples_a_step = self.config.batch_size * self.world
+        return tqdm(
+            total=self.config.epochs * self.epoch_steps * samples_a_step,
+            initial=self.step * samples_a_step,
+            unit=self.unit,
+            disable=self.rank > 0,
+            smoothing=0.05,
+            mininterval=1,
+        )
+
     def _train_epoch(self, bar: tqdm, stop: StopRequest) -> None:
         """What is left of an epoch, its checkpoint and its validation."""
         bar.set_description(f"epoch {self.epoch + 1}/{self.config.epochs}")
         try:
-            self._run_epoch(bar, stop)
-        except (
-            RuntimeError
-        ):  # Ctrl-C reaches the loader's processes too, and can end one before it can ignore it
+            self._run_steps(bar, stop)
+        except RuntimeError:
+            # Ctrl-C reaches the loader's processes too. It may end one that cannot ignore it yet.
             if not stop.signum:
                 raise
             self._stop_if_asked(bar, stop)
@@ -174,18 +183,14 @@ class Loop:
         self._validate(bar)
         self._stop_if_asked(bar, stop)
 
-    def _run_epoch(self, bar: tqdm, stop: StopRequest) -> None:
-        length, saved_at = self.train_steps + self.norm_steps, time.monotonic()
+    def _run_steps(self, bar: tqdm, stop: StopRequest) -> None:
+        """The steps that are left of an epoch."""
+        saved_at = time.monotonic()
         if self.index == 0 and self.epoch == self.rectifier.config.norm_epochs:
-            first = self.batches(self.epoch, 0, min(CALIBRATION, length))
+            first = self.batches(self.epoch, 0, min(CALIBRATION, self.epoch_steps))
             self.rectifier.measure_statistics(self._placed(first))
-        total = self.config.epochs * length
-        for batch in self._placed(self.batches(self.epoch, self.index, length)):
-            self.rectifier.set_rate_factor(rate_factor(self.step, total, self.config.warmup))
-            step = self.steps.step if self.index < self.train_steps else self.steps.norm_step
-            for name, value in step(batch, self.epoch).items():
-                self.sums.setdefault(name, []).append(value)
-            self.index += 1
+        for batch in self._placed(self.batches(self.epoch, self.index, self.epoch_steps)):
+            self._run_step(batch)
             bar.update(self.config.batch_size * self.world)
             if self.index % self.config.log_every == 0:
                 self._flush(bar)
@@ -196,12 +201,21 @@ class Loop:
                 self.save()
                 saved_at = time.monotonic()
 
+    def _run_step(self, batch: dict[str, Tensor]) -> None:
+        total = self.config.epochs * self.epoch_steps
+        self.rectifier.set_rate_factor(rate_factor(self.step, total, self.config.warmup))
+        step = self.steps.step if self.index < self.train_steps else self.steps.norm_step
+        for name, value in step(batch, self.epoch).items():
+            self.sums.setdefault(name, []).append(value)
+        self.index += 1
+
     def _placed(self, batches: Iterable[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
         """The batches, on the device of the networks."""
         for batch in batches:
             yield {k: v.to(self.device, non_blocking=True) for k, v in batch.items()}
 
     def _stop_if_asked(self, bar: tqdm, stop: StopRequest) -> None:
+        """Save and raise Stopped where a signal has come to any process."""
         if distributed.any_process(bool(stop.signum)):
             self._flush(bar)
             self.save()
@@ -216,26 +230,30 @@ class Loop:
         bad = [name for name, value in means.items() if not math.isfinite(value)]
         if distributed.any_process(bool(bad)):
             raise ValueError(self._not_finite(", ".join(bad) or "a loss"))
-        if self.rank > 0:
-            return
+        if self.rank == 0:
+            self._log(means, bar)
+
+    def _log(self, means: dict[str, float], bar: tqdm) -> None:
+        """Show the means on the progress bar and add them to the history."""
         bar.set_postfix({name: f"{value:.3g}" for name, value in means.items()}, refresh=False)
         rate = bar.format_dict["rate"] or 0.0
-        self.history.add(
-            self.step, epoch=self.epoch, **{f"{self.unit}s_per_s": round(rate, 2)}, **means
-        )
+        speed = {f"{self.unit}s_per_s": round(rate, 2)}
+        self.history.add(self.step, epoch=self.epoch, **speed, **means)
 
     def _not_finite(self, what: str) -> str:
-        kept = (
-            f"the last good checkpoint is {self.checkpoint}"
-            if self.saved
-            else "there is no checkpoint yet"
-        )
-        return f"{what}: not finite at step {self.step}; {kept}; try lower rates (--lr-binary, --lr-norm)"
+        """The message where `what` is not finite."""
+        kept = "there is no checkpoint yet"
+        if self.saved:
+            kept = f"the last good checkpoint is {self.checkpoint}"
+        advice = "try lower rates (--lr-binary, --lr-norm)"
+        return f"{what}: not finite at step {self.step}; {kept}; {advice}"
 
     def _validate(self, bar: tqdm) -> None:
+        """Measure the student, log what comes out and print it."""
         if self.validate is None or self.rank > 0:
             return
         figures = self.validate(self.rectifier.student.eval())
         self.history.add(self.step, **figures)
         self.history.write()
-        bar.write(f"epoch {self.epoch}: " + ", ".join(f"{k} {v:.3f}" for k, v in figures.items()))
+        shown = [f"{name} {value:.3f}" for name, value in figures.items()]
+        bar.write(f"epoch {self.epoch}: {', '.join(shown)}")

@@ -25,16 +25,16 @@ def describe_place(config: RunConfig, process: Process) -> str:
 
 
 def write_record(config: RunConfig, world: int) -> None:
-    """What a result needs to be repeated, beside its weights; `environment.json` has an entry for
-    each start.
+    """Write what is needed to repeat the training: `config.yaml` and `environment.json`.
+
+    The latter has an entry for each start.
     """
     folder = Path(config.out)
     write_yaml(dataclasses.replace(config, resume=False), folder / "config.yaml")
     record = folder / "environment.json"
     starts = _read_starts(record) if config.resume and record.is_file() else []
-    write_atomically(
-        record, json.dumps([*starts, environment() | {"processes": world}], indent=1).encode()
-    )
+    this_start = environment() | {"processes": world}
+    write_atomically(record, json.dumps([*starts, this_start], indent=1).encode())
 
 
 def _read_starts(record: Path) -> list[Any]:
@@ -51,7 +51,7 @@ def _read_starts(record: Path) -> list[Any]:
 def provenance(config: RunConfig, world: int) -> dict[str, Any]:
     """What goes into a weights file about its training.
 
-    Of paths it is the last part alone: weights travel, folders do not.
+    Of a path it is the last part alone: weights travel, folders do not.
     """
     values = as_settings(config)
     for name, each in settings_of(type(config)).items():
@@ -62,7 +62,10 @@ def provenance(config: RunConfig, world: int) -> dict[str, Any]:
 
 
 def _last_part(paths: str | list[str]) -> str | list[str]:
-    return Path(paths).name if isinstance(paths, str) else [Path(path).name for path in paths]
+    """The name that a path ends in, or those of several paths."""
+    if isinstance(paths, str):
+        return Path(paths).name
+    return [Path(path).name for path in paths]
 
 
 def report_size(path: Path, folder: Path) -> None:
@@ -71,6 +74,7 @@ def report_size(path: Path, folder: Path) -> None:
     with suppress(ImportError):  # Windows has none
         import resource
 
-        unit = 1 << 20 if sys.platform == "darwin" else 1 << 10
-        text += f"; peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit:.0f} MB"
+        units_per_mb = 1 << 20 if sys.platform == "darwin" else 1 << 10  # bytes, or kilobytes
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / units_per_mb
+        text += f"; peak memory {peak:.0f} MB"
     print(text)

@@ -1,4 +1,4 @@
-"""The one trainer: a recipe says what is special to a kind of training, `Trainer` does the rest."""
+"""A recipe says what is special to a kind of training, `Trainer` does the rest."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Validate = Callable[[nn.Module], dict[str, float]]
 
 
 class Recipe(ABC, Generic[Config]):
-    """What is special to one kind of training.  `open` comes first, then `build`, then all else."""
+    """What is special to one kind of training. `open` comes first, then `build`, then all else."""
 
     def __init__(self, config: Config, process: Process) -> None:
         self.config, self.process = config, process
@@ -46,7 +46,10 @@ class Recipe(ABC, Generic[Config]):
 
     @abstractmethod
     def open(self) -> None:
-        """Open the data; ValueError or OSError, in one line, for what cannot be used."""
+        """Open the data.
+
+        Raises ValueError or OSError, in one line, where it cannot be used.
+        """
 
     @abstractmethod
     def build(self) -> Rectifier:
@@ -54,28 +57,26 @@ class Recipe(ABC, Generic[Config]):
 
     @abstractmethod
     def batches(self, epoch: int, start: int, stop: int) -> Iterable[dict[str, Tensor]]:
-        """The batches `start` to `stop` of an epoch: the same ones each time that they are asked
-        for.
-        """
+        """The batches `start` to `stop` of an epoch, which are the same each time."""
 
     @abstractmethod
     def describe(self, student: nn.Module) -> str:
         """Network and data, in words."""
 
     def missing_teacher(self) -> Recipe[Config] | None:
-        """The training of the teacher that this one needs; None where it needs none or has one."""
+        """The training of the teacher; None where none is needed or it is there already."""
         return None
 
     def validation(self) -> Validate | None:
-        """What measures the student after each epoch; None for nothing."""
+        """What measures the student after each epoch; None where nothing does."""
         return None
 
     def info(self) -> dict[str, Any]:
-        """What goes into the weights file besides settings and environment."""
+        """What goes into the weights file beside settings and environment."""
         return {}
 
     def finish(self, weights: Path) -> None:
-        """What is made of the weights in the end, by process 0."""
+        """Make of the weights what else there is to make; process 0 alone calls it."""
 
     @property
     def folder(self) -> Path:
@@ -91,13 +92,15 @@ class Recipe(ABC, Generic[Config]):
 def run(make: Callable[[Any, Process], Recipe], config: RunConfig) -> int:
     """Train what `config` says, its teacher first where it needs one.
 
-    `make` makes the recipe.  Returns 0 when done, 128 + signal when stopped.  Raises ValueError where
-    the folder holds a training that is not to be resumed, and where another process trains in it.
+    `make` makes the recipe. Returns 0 when done, 128 + signal when stopped.
+
+    Raises ValueError where the folder holds a training that is not to be resumed, and where another
+    process trains in it.
     """
     if config.machine.threads:
         torch.set_num_threads(config.machine.threads)
     device = choose_device(config.machine.device)
-    # Batches are of one size: what is fastest for the first is so for all.
+    # All batches have one size: what is fastest for the first is so for all.
     torch.backends.cudnn.benchmark = device.type == "cuda"
     process = distributed.start(device)
     folder = Path(config.out)
@@ -107,7 +110,7 @@ def run(make: Callable[[Any, Process], Recipe], config: RunConfig) -> int:
                 remove_left_over(folder)
             if process.rank == 0 and not config.resume:
                 _check_unused(folder)
-                write_yaml(config, folder / "config.yaml")  # so that --resume works from here on
+                write_yaml(config, folder / "config.yaml")  # --resume works from here on
             Trainer(make(config, process)).run()
             distributed.wait_for_all()
     except Stopped as stopped:
@@ -121,70 +124,64 @@ def run(make: Callable[[Any, Process], Recipe], config: RunConfig) -> int:
 def _check_unused(folder: Path) -> None:
     """Raise ValueError where a folder holds a training."""
     if any((each / CHECKPOINT).is_file() for each in (folder, folder / "teacher")):
-        raise ValueError(
-            f"{folder} holds a training already; add --resume to continue it, or choose another --out"
-        )
+        advice = "add --resume to continue it, or choose another --out"
+        raise ValueError(f"{folder} holds a training already; {advice}")
+
+
+def _plan(recipe: Recipe) -> str:
+    """What is done about a teacher that is not given."""
+    if not recipe.weights.is_file():
+        return f"the float {recipe.model} is trained first, into {recipe.folder}"
+    # The folder's name tells settings apart, but not data that has changed since.
+    made = datetime.fromtimestamp(recipe.weights.stat().st_mtime)
+    advice = "delete it if the data has changed"
+    return f"{recipe.weights}, made {made:%Y-%m-%d %H:%M}, serves; {advice}"
 
 
 class Trainer:
-    """Runs one training by its recipe, and before it that of its teacher, where one is missing."""
+    """Runs one training by its recipe, and before it that of a teacher that is missing."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe, self.process = recipe, recipe.process
 
     def run(self) -> None:
-        """Train to the end.  Raises Stopped after Ctrl-C or SIGTERM."""
-        recipe, rank = self.recipe, self.process.rank
+        """Train to the end. Raises Stopped after Ctrl-C or SIGTERM."""
+        recipe, rank, world = self.recipe, self.process.rank, self.process.world
         recipe.open()
         if teacher := recipe.missing_teacher():
             Trainer(teacher).run_once()
             recipe.config = dataclasses.replace(recipe.config, teacher=str(teacher.weights))
         rectifier = recipe.build()
-        loop = Loop(
-            rectifier,
-            recipe.batches,
-            recipe.config,
-            recipe.folder,
-            recipe.validation(),
-            rank,
-            self.process.world,
-        )
+        validate = recipe.validation()
+        loop = Loop(rectifier, recipe.batches, recipe.config, recipe.folder, validate, rank, world)
         checkpoint = recipe.folder / CHECKPOINT
         if recipe.config.resume and checkpoint.is_file():
             loop.load(load_checkpoint(checkpoint))
         if rank == 0:
-            write_record(recipe.config, self.process.world)
+            write_record(recipe.config, world)
             place = describe_place(recipe.config, self.process)
             print(f"{recipe.describe(rectifier.student)}; on {place}; into {recipe.folder}")
         loop.run()
-        with distributed.first_process_first(
-            rank
-        ):  # what is written may be the teacher that all read next
+        # What is written may be the teacher, which all processes read next.
+        with distributed.first_process_first(rank):
             if rank == 0:
                 self._finish(rectifier.student)
 
     def run_once(self) -> None:
-        """Train, unless the weights are there; of trainings that want them at once one makes them."""
+        """Train, unless the weights are there.
+
+        Where several trainings want them at once, one makes them and the others wait.
+        """
         recipe, rank = self.recipe, self.process.rank
         with locked(recipe.folder, wait=True) if rank == 0 else nullcontext():
             if rank == 0:
                 remove_left_over(recipe.folder)
-            wanted = rank == 0 and not recipe.weights.is_file()
-            if distributed.any_process(wanted):
-                if rank == 0:
-                    print(
-                        f"no --teacher given: the float {recipe.model} is trained first, into {recipe.folder}"
-                    )
+            # Process 0 looks, and all act on it together.
+            missing = distributed.any_process(rank == 0 and not recipe.weights.is_file())
+            if rank == 0:
+                print(f"no --teacher given: {_plan(recipe)}")
+            if missing:
                 self.run()
-            elif (
-                rank == 0
-            ):  # the folder's name tells settings apart, but not data that were changed since
-                made = datetime.fromtimestamp(recipe.weights.stat().st_mtime)
-                print(
-                    f"no --teacher given: {recipe.weights}, made {made:%Y-%m-%d %H:%M}, serves;",
-                    end=" ",
-                )
-                print("delete it if the data has changed")
 
     def _finish(self, student: nn.Module) -> None:
         recipe = self.recipe

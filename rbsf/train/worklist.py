@@ -1,8 +1,8 @@
 """A list of commands, worked down on one machine for a limited time, several beside each other.
 
 Each command is an item with a folder of its own, `FOLDER/items/NAME`, for its log and its state.
-An item that is asked to stop by SIGTERM keeps what it has and goes on from there in the next run:
-nothing here knows what it computes.
+An item that is asked to stop by SIGTERM keeps what it has, and goes on from there in the next run.
+What an item computes is not known here.
 """
 
 from __future__ import annotations
@@ -24,43 +24,36 @@ from rbsf.system.stop import StopRequest
 CHECKPOINT = "checkpoint.pt"
 GRACE_SECONDS = 20  # from the request to stop to the end by force
 TOO_SHORT_SECONDS = 15  # nothing is begun with less time left
-POLL_SECONDS = 0.2
-STOPPED_CODES = {128 + signal.SIGTERM, 128 + signal.SIGINT}
+POLL_SECONDS = 0.2  # between two looks at what runs
+STOPPED_CODES = {128 + signal.SIGTERM, 128 + signal.SIGINT}  # of programs that saved their state
+KILLED_CODES = {-signal.SIGTERM, -signal.SIGKILL}  # of programs that a signal has ended
 
 TO_DO, RUNNING, STOPPED, FAILED, DONE = "to do", "running", "stopped", "failed", "done"
 
 
 @dataclass(frozen=True)
 class Item:
-    """One entry of a list: a command, what it needs, and what it is worth.
-
-    `command`: the words behind `python`, run in the list's folder.  `needs`: names of items that
-    have to be done before.  `alone`: nothing else runs beside it.  `results`: a folder below the
-    list's with what it made. `most_minutes`: it has failed where it takes longer in one run; None:
-    as long as it likes.  `again`: further words of the command where `results` holds a checkpoint.
-    """
+    """One entry of a list: a command, what it needs, and what it is worth."""
 
     name: str
-    command: tuple[str, ...]
+    command: tuple[str, ...]  # the words behind `python`; it runs in the list's folder
     worth: str
     minutes: float
-    needs: tuple[str, ...] = ()
-    alone: bool = False
-    results: str = ""
-    most_minutes: float | None = None
-    again: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()  # names of items that have to be done before
+    alone: bool = False  # whether nothing else may run beside it
+    results: str = ""  # a folder below the list's, with what the item made
+    most_minutes: float | None = None  # an item that takes longer in one run has failed
+    again: tuple[str, ...] = ()  # further words of the command if `results` holds a checkpoint
 
 
 @dataclass
 class State:
-    """How far an item is; `seconds` in all runs together, `reason` of a failure, `process` while it
-    runs.
-    """
+    """How far an item is."""
 
     state: str = TO_DO
-    seconds: float = 0.0
-    reason: str = ""
-    process: int = 0
+    seconds: float = 0.0  # in all runs together
+    reason: str = ""  # of a failure
+    process: int = 0  # its number while it runs
 
 
 @dataclass
@@ -70,16 +63,16 @@ class Running:
     item: Item
     process: subprocess.Popen
     started: float
-    asked: bool = False  # to stop
+    asked: bool = False  # whether it was asked to stop
 
 
 @dataclass
 class Worklist:
-    """Items in the order of their worth, worked down in `folder`, which is locked, at most `beside`
-    of them at once.
+    """Items in the order of their worth, worked down in `folder`, at most `beside` at once.
 
-    Items that failed in an earlier run come last.  `environment` gives further variables for an
-    item about to start; `say` takes lines on what happens.
+    Whoever runs it has locked the folder. Items that failed in an earlier run come last.
+    `environment` gives further variables for an item about to start. `say` takes lines on what
+    happens.
     """
 
     items: Sequence[Item]
@@ -92,8 +85,9 @@ class Worklist:
     tried: set[str] = field(default_factory=set)
 
     def run(self, seconds: float | None = None) -> int:
-        """Work for at most `seconds`; 0, 1 where an item failed, 128 + signal where a signal ended
-        it.
+        """Work for at most `seconds`.
+
+        Returns 0, or 1 where an item failed, or 128 + signal where a signal ended the work.
         """
         with StopRequest() as stop:
             self._end_orphans()
@@ -106,24 +100,26 @@ class Worklist:
                 self._kill_all()
         if stop.signum:
             return 128 + stop.signum
-        return int(any(state_of(self.folder, item).state == FAILED for item in self.items))
+        return int(any(self._is(item, FAILED) for item in self.items))
+
+    def _is(self, item: Item, state: str) -> bool:
+        return state_of(self.folder, item).state == state
 
     def _work(self, begin: float, end: float | None, stop: StopRequest) -> None:
         """Start and reap until all is done, the time is up or a signal has come."""
         said = begin
+        total = end - begin if end else None
         while not stop.signum:
             now = time.monotonic()
             left = end - now if end else float("inf")
             self._reap()
             self._end_what_takes_too_long()
-            if left <= 0:
-                return
             if left > TOO_SHORT_SECONDS:
                 self._start_what_can_run()
-            if not self.running:
+            if left <= 0 or not self.running:
                 return
             if now - said > self.say_seconds:
-                self.say(self._describe(now - begin, end - begin if end else None))
+                self.say(self._describe(now - begin, total))
                 said = now
             time.sleep(POLL_SECONDS)
 
@@ -139,71 +135,58 @@ class Worklist:
         """Items that could start now, in order; none while one runs that wants to be alone."""
         if any(running.item.alone for running in self.running):
             return
-        for item in sorted(
-            self.items, key=lambda item: state_of(self.folder, item).state == FAILED
-        ):
-            if item.name in self.tried or state_of(self.folder, item).state == DONE:
-                continue
-            if not self._unmet(item):
+        failed_last = sorted(self.items, key=lambda item: self._is(item, FAILED))
+        for item in failed_last:
+            if item.name not in self.tried and not self._is(item, DONE) and self._can_start(item):
                 yield item
 
-    def _unmet(self, item: Item) -> list[str]:
-        states = {
-            other.name: state_of(self.folder, other).state
-            for other in self.items
-            if other.name in item.needs
-        }
-        return [name for name in item.needs if states.get(name) != DONE]
+    def _can_start(self, item: Item) -> bool:
+        """Whether all that `item` needs is done."""
+        needed = [other for other in self.items if other.name in item.needs]
+        done = {other.name for other in needed if self._is(other, DONE)}
+        return done.issuperset(item.needs)
 
     def _start(self, item: Item) -> None:
         folder = item_folder(self.folder, item)
         folder.mkdir(parents=True, exist_ok=True)
         self.tried.add(item.name)
-        begun = item.results and (self.folder / item.results / CHECKPOINT).is_file()
         with open(folder / "log.txt", "ab") as log:
             process = subprocess.Popen(
-                [sys.executable, *item.command, *(item.again if begun else ())],
+                self._command(item),
                 cwd=self.folder,
                 env={**os.environ, **self.environment(item)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # a Ctrl-C reaches this process alone, which then asks all items
+                start_new_session=True,  # Ctrl-C reaches this process alone, which asks the items
             )
         state = state_of(self.folder, item)
         write_state(self.folder, item, State(RUNNING, state.seconds, process=process.pid))
         self.running.append(Running(item, process, time.monotonic()))
         self.say(f"begun: {item.name} ({item.worth})")
 
+    def _command(self, item: Item) -> list[str]:
+        words = [sys.executable, *item.command]
+        if item.results and (self.folder / item.results / CHECKPOINT).is_file():
+            words += item.again
+        return words
+
     def _reap(self) -> None:
-        for running in [r for r in self.running if r.process.poll() is not None]:
+        """Take note of the items that have ended."""
+        for running in [each for each in self.running if each.process.poll() is not None]:
             self.running.remove(running)
             self._finish(running)
 
     def _finish(self, running: Running) -> None:
-        item, code = running.item, running.process.returncode
+        item, log = running.item, self._log(running.item)
         seconds = state_of(self.folder, item).seconds + time.monotonic() - running.started
-        if code == 0:
-            state = State(DONE, seconds)
-        elif running.asked and _takes_too_long(running):
-            state = State(FAILED, seconds, f"longer than {item.most_minutes:g} minutes")
-        elif code in STOPPED_CODES or (
-            running.asked and code in (-signal.SIGTERM, -signal.SIGKILL)
-        ):
-            state = State(STOPPED, seconds)
-        else:
-            state = State(
-                FAILED,
-                seconds,
-                reason_in(item_folder(self.folder, item) / "log.txt") or f"exit code {code}",
-            )
-        write_state(self.folder, item, state)
-        note = (
-            f": {state.reason}; log: {item_folder(self.folder, item) / 'log.txt'}"
-            if state.state == FAILED
-            else ""
-        )
-        self.say(f"{state.state}: {item.name} after {clock(seconds)}{note}")
+        state, reason = _how_it_ended(running, log)
+        write_state(self.folder, item, State(state, seconds, reason))
+        note = f": {reason}; log: {log}" if state == FAILED else ""
+        self.say(f"{state}: {item.name} after {clock(seconds)}{note}")
+
+    def _log(self, item: Item) -> Path:
+        return item_folder(self.folder, item) / "log.txt"
 
     def _end_what_takes_too_long(self) -> None:
         for running in self.running:
@@ -231,22 +214,21 @@ class Worklist:
         self._reap()
 
     def _describe(self, passed: float, total: float | None) -> str:
-        done = sum(state_of(self.folder, item).state == DONE for item in self.items)
+        """How far all is, in a line."""
+        done = sum(self._is(item, DONE) for item in self.items)
         span = f"{clock(passed)} of {clock(total)}" if total else clock(passed)
-        parts = [
-            f"{r.item.name}: {progress_of(item_folder(self.folder, r.item) / 'log.txt')}"
-            for r in self.running
-        ]
-        return f"{span}, {done} of {len(self.items)} done | " + " | ".join(parts)
+        parts = [f"{span}, {done} of {len(self.items)} done"]
+        for running in self.running:
+            parts.append(f"{running.item.name}: {progress_of(self._log(running.item))}")
+        return " | ".join(parts)
 
     def _end_orphans(self) -> None:
         """End items that a killed run has left at work; they go on from what they have saved."""
-        states = [(item, state_of(self.folder, item)) for item in self.items]
-        orphans = [
-            state.process
-            for item, state in states
-            if state.state == RUNNING and _runs(state.process, item)
-        ]
+        orphans = []
+        for item in self.items:
+            state = state_of(self.folder, item)
+            if state.state == RUNNING and _runs(state.process, item):
+                orphans.append(state.process)
         if not orphans:
             return
         self.say(f"ending {len(orphans)} that an earlier run has left at work")
@@ -263,7 +245,7 @@ def item_folder(folder: Path, item: Item) -> Path:
 
 
 def state_of(folder: Path, item: Item) -> State:
-    """How far `item` is; to do where nothing readable says otherwise."""
+    """How far `item` is; `TO_DO` where no state can be read."""
     try:
         return State(**json.loads((item_folder(folder, item) / "state.json").read_text()))
     except (OSError, ValueError, TypeError):
@@ -272,42 +254,44 @@ def state_of(folder: Path, item: Item) -> State:
 
 def write_state(folder: Path, item: Item, state: State) -> None:
     """Keep the state of `item` for this run and later ones."""
-    write_atomically(
-        item_folder(folder, item) / "state.json", json.dumps(asdict(state), indent=1).encode()
-    )
+    text = json.dumps(asdict(state), indent=1)
+    write_atomically(item_folder(folder, item) / "state.json", text.encode())
 
 
 def last_line(log: Path, begins: str = "") -> str:
-    """The last line of a log that is not empty and begins like that; empty where there is none."""
+    """The last line of a log that is not empty and begins with `begins`; "" if there is none."""
     lines = [line.strip() for line in _tail(log).replace("\r", "\n").splitlines()]
-    return next((line for line in reversed(lines) if line and line.startswith(begins)), "")
+    for line in reversed(lines):
+        if line and line.startswith(begins):
+            return line
+    return ""
 
 
 def reason_in(log: Path) -> str:
-    """Why a program has failed, by its log: the last error that it told, else what it said last."""
+    """Why a program has failed, by its log: its last error, else its last line."""
     return last_line(log, "error: ") or last_line(log)
 
 
 def progress_of(log: Path) -> str:
-    """What a progress bar at the end of a log says, such as "epoch 3/200: 2% 1:02 left, 51,000
-    image/s".
+    """What a progress bar at the end of a log says, such as "epoch 1/2:  50% 03:12<03:10, 51it/s".
+
+    Without a bar it is the last line, at most 80 characters of it.
     """
     line = last_line(log)
     head, bar, rest = line.partition("|")
     if not bar:
         return line[:80]
-    times = rest.rpartition("[")[2].partition("]")[
-        0
-    ]  # such as "03:12<09:41, 5.1kimage/s, loss=2.1"
+    times = rest.rpartition("[")[2].partition("]")[0]  # "03:12<09:41, 5.1kimage/s, loss=2.1"
     return f"{head.strip()} {', '.join(times.split(', ')[:2])}"
 
 
 def clock(seconds: float) -> str:
-    """Such as 2:05."""
+    """Minutes and seconds, such as 2:05."""
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
 def _tail(path: Path, size: int = 4096) -> str:
+    """The last `size` bytes of a file as text; "" where it cannot be read."""
     try:
         with open(path, "rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - size))
@@ -316,14 +300,27 @@ def _tail(path: Path, size: int = 4096) -> str:
         return ""
 
 
+def _how_it_ended(running: Running, log: Path) -> tuple[str, str]:
+    """The state of an item that has ended, and the reason where it has failed."""
+    code = running.process.returncode
+    if code == 0:
+        return DONE, ""
+    if running.asked and _takes_too_long(running):
+        return FAILED, f"longer than {running.item.most_minutes:g} minutes"
+    if code in STOPPED_CODES or (running.asked and code in KILLED_CODES):
+        return STOPPED, ""
+    return FAILED, reason_in(log) or f"exit code {code}"
+
+
 def _takes_too_long(running: Running, grace: float = 0.0) -> bool:
     most = running.item.most_minutes
     return most is not None and time.monotonic() - running.started > 60 * most + grace
 
 
 def _runs(process: int, item: Item) -> bool:
-    """Whether the process of this number runs the command of `item`; False where the system does
-    not tell.
+    """Whether the process of this number runs the command of `item`.
+
+    False where the system does not tell.
     """
     try:
         words = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
@@ -339,7 +336,9 @@ def _signal(processes: Sequence[int], signum: signal.Signals) -> None:
 
 
 def _is_alive(process: int) -> bool:
+    """Whether a process runs; one that has ended and waits for its parent, a zombie, does not."""
     try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        after_name = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2]
     except OSError:
         return False
+    return after_name.split()[0] != "Z"

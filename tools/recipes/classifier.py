@@ -1,4 +1,4 @@
-"""The training of a classifier.  What tools/train_classifier.py and reproduce.py run."""
+"""The training of a classifier, which tools/train_classifier.py and reproduce.py run."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from rbsf.weights import load_weights
 
 RESULT = "result.json"
 FLOAT = "float"  # in place of a method: the real network
-# By default of all methods but RBCN, whose own G and B these are.  R stays: it weighs what the
-# method itself adds to the loss, which is PCNN's projection loss, and nothing of the others.
+# Defaults of all methods but RBCN, whose own G and B these switch off. R stays on: it weighs what
+# the method itself adds to the loss. That is PCNN's projection loss; the other rivals add nothing.
 RIVAL = {"gan": False, "lambda_match": 0.0, "bn_pass": 0.0}
-# Settings of Algorithm 1 with which nothing but the real network is trained.
+# Settings of Algorithm 1 that train nothing but the real network.
 PLAIN: dict[str, Any] = {
     "rectify": False,
     "gan": False,
@@ -51,9 +51,7 @@ PLAIN: dict[str, Any] = {
     "lr_discriminator": 0.0,
     "train_teacher": False,
 }
-NORM_PASS = (
-    1_000_000  # added to an epoch's number for the order of the images of its batch-norm pass
-)
+NORM_PASS = 1_000_000  # added to the epoch that orders the images of a batch-norm pass
 
 
 @dataclass
@@ -76,8 +74,9 @@ class ClassifierConfig(RunConfig):
     model: str = setting("resnet18", "network to train", choices=tuple(CLASSIFIERS))
     method: str = setting(
         "rbcn",
-        "how it is binarized; float: not at all. By default all but rbcn have no gan, lambda_match and"
-        " bn_pass, and scheme_a has train_teacher and start random; files and flags win",
+        "how it is binarized; float: not at all. By default all but rbcn have no gan,"
+        " lambda_match and bn_pass, and scheme_a has train_teacher and start random;"
+        " files and flags win",
         choices=(FLOAT, *METHODS),
     )
     method_options: list[str] = setting(
@@ -115,20 +114,21 @@ class ClassifierConfig(RunConfig):
         """Raise ValueError naming the field, its value and what would be valid."""
         super().__post_init__()
         check_least(self, images=0, subset=0, size=0)
-        algorithm = self.algorithm
-        if self.method == FLOAT and (algorithm.compares_maps or algorithm.train_teacher):
-            raise ValueError(
-                "method is float, but gan, lambda_match or train_teacher want a teacher; switch them off"
-            )
-        if algorithm.train_teacher and algorithm.compares_maps:
-            raise ValueError(
-                "train_teacher goes without gan and lambda_match: no maps are compared; switch them off"
-            )
-        if self.method == "scheme_a" and not algorithm.train_teacher:
+        self._check_teaching(self.algorithm.compares_maps, self.algorithm.train_teacher)
+        self.network_options(1)
+
+    def _check_teaching(self, compares_maps: bool, train_teacher: bool) -> None:
+        """Raise ValueError where the method does not go with what teaches it."""
+        if self.method == FLOAT and (compares_maps or train_teacher):
+            needs = "gan, lambda_match or train_teacher want a teacher"
+            raise ValueError(f"method is float, but {needs}; switch them off")
+        if train_teacher and compares_maps:
+            without = "goes without gan and lambda_match: no maps are compared"
+            raise ValueError(f"train_teacher {without}; switch them off")
+        if self.method == "scheme_a" and not train_teacher:
             raise ValueError(
                 "method is scheme_a, which learns beside its teacher; switch train_teacher on"
             )
-        self.network_options(1)
 
     @property
     def binary(self) -> bool:
@@ -143,25 +143,30 @@ class ClassifierConfig(RunConfig):
         return self.algorithm.compares_maps or self.start == "teacher"
 
     def network_options(self, classes: int) -> dict[str, Any]:
-        """What `rbsf.models.build` takes beside the model's name.  ValueError for method_options of
-        another form.
+        """What `rbsf.models.build` takes beside the model's name.
+
+        Raises ValueError where an item of method_options is not of the form NAME=VALUE.
         """
-        given = {
-            name: getattr(self, name)
-            for name in ("stages", "stem", "shortcut")
-            if getattr(self, name)
-        }
-        options = {**given, "classes": classes, "method": self.method if self.binary else ""}
-        words = [option.partition("=") for option in self.method_options]
-        if bad := [name for name, equals, value in words if not (name and equals and value)]:
-            raise ValueError(
-                f"method_options holds {bad[0]!r}; expected NAME=VALUE, such as weight_bases=5"
-            )
-        return {**options, "method_options": {name: _value(value) for name, _, value in words}}
+        options = {"stages": self.stages, "stem": self.stem, "shortcut": self.shortcut}
+        given: dict[str, Any] = {name: value for name, value in options.items() if value}
+        given |= {"classes": classes, "method": self.method if self.binary else ""}
+        return {**given, "method_options": self._parsed_method_options()}
+
+    def _parsed_method_options(self) -> dict[str, Any]:
+        parsed = {}
+        for option in self.method_options:
+            name, equals, value = option.partition("=")
+            if not (name and equals and value):
+                raise ValueError(
+                    f"method_options holds {name!r}; expected NAME=VALUE, such as weight_bases=5"
+                )
+            parsed[name] = _value(value)
+        return parsed
 
     def float_twin(self) -> ClassifierConfig:
-        """The configuration of the teacher: the same training of the real network, without what is
-        the student's.
+        """The configuration of the teacher: the same training, of the real network.
+
+        It is without the settings that concern the student alone.
         """
         plain = dataclasses.replace(self.algorithm, **PLAIN)
         return dataclasses.replace(
@@ -175,24 +180,24 @@ class ClassifierConfig(RunConfig):
 
     def decisive(self) -> dict[str, Any]:
         """See `RunConfig.decisive`; of a folder of images its path is among them."""
-        if not self.binary and self != (twin := self.float_twin()):
-            return twin.decisive()  # what is left out there decides nothing here
+        if not self.binary:
+            twin = self.float_twin()
+            if self != twin:
+                return twin.decisive()  # what the twin leaves out decides nothing here
         settings = super().decisive()
         if self.dataset == "folder":
-            settings["root"] = str(
-                Path(self.root).resolve()
-            )  # the name alone says nothing of the images
+            # The name of such a data set says nothing of its images.
+            settings["root"] = str(Path(self.root).resolve())
         return settings
 
     def folder_name(self) -> str:
-        """Where trainings with these settings are kept: those of a table, and of the teachers that
-        they share.
-        """
+        """See `RunConfig.folder_name`; float networks, which tables share, go to `teachers/`."""
         name = f"{self.dataset}-{self.model}-{self.method}-{self.digest()}"
         return name if self.binary else f"teachers/{name}"
 
 
 def _value(text: str) -> int | float | bool | str:
+    """The number or truth value that `text` says, else the text itself."""
     try:
         value = json.loads(text.lower())
     except ValueError:
@@ -201,31 +206,33 @@ def _value(text: str) -> int | float | bool | str:
 
 
 def method_defaults(method: str) -> dict[str, Any]:
-    """What a training by `method` has in place of the defaults of `ClassifierConfig`, which are
-    RBCN's.
-    """
-    apprentice = {"train_teacher": True, "start": "random"} if method == "scheme_a" else {}
-    return {} if method == ClassifierConfig.method else {**RIVAL, **apprentice}
+    """Defaults for `method` in place of those of `ClassifierConfig`, which are RBCN's."""
+    if method == ClassifierConfig.method:
+        return {}
+    if method == "scheme_a":
+        return {**RIVAL, "train_teacher": True, "start": "random"}
+    return dict(RIVAL)
 
 
 def with_defaults(settings: dict[str, Any]) -> ClassifierConfig:
-    """The configuration of `settings`, the defaults of their method below them."""
+    """The configuration of `settings`; what is not among them has its method's default."""
     defaults = method_defaults(settings.get("method", ClassifierConfig.method))
     return from_settings(ClassifierConfig, defaults | settings)
 
 
 def read_config(argv: list[str] | None, description: str = "") -> ClassifierConfig:
-    """The method's defaults, then --config, then flags; on --resume the settings of the run itself,
-    then flags.
+    """The method's defaults, then --config, then flags, of which the last wins.
+
+    On --resume the settings of the training itself, then --config, then flags.
     """
     settings = parse_config(ClassifierConfig, argv, description)
-    return (
-        resumed(ClassifierConfig, settings) if settings.get("resume") else with_defaults(settings)
-    )
+    if settings.get("resume"):
+        return resumed(ClassifierConfig, settings)
+    return with_defaults(settings)
 
 
 class ClassifierRecipe(Recipe[ClassifierConfig]):
-    """See the module.  `images`: training and test images that are open already."""
+    """See the module. `images` are training and test images that are open already."""
 
     def __init__(
         self,
@@ -235,9 +242,8 @@ class ClassifierRecipe(Recipe[ClassifierConfig]):
     ) -> None:
         super().__init__(config, process)
         self.images = images
-        self.task = ClassificationTask(
-            dtype_of(config.machine.precision, process.device), config.algorithm.train_teacher
-        )
+        precision = dtype_of(config.machine.precision, process.device)
+        self.task = ClassificationTask(precision, config.algorithm.train_teacher)
 
     @property
     def model(self) -> str:
@@ -247,7 +253,7 @@ class ClassifierRecipe(Recipe[ClassifierConfig]):
     @property
     def training(self) -> Labelled:
         """The training images."""
-        assert self.images is not None  # `open` came before; this is for the type checker
+        assert self.images is not None  # for the type checker: `open` came before
         return self.images[0]
 
     @property
@@ -257,7 +263,7 @@ class ClassifierRecipe(Recipe[ClassifierConfig]):
         return self.images[1]
 
     def open(self) -> None:
-        """See `Recipe`.  What is wrong with the network is said before data are read."""
+        """See `Recipe`. What is wrong with the network is said before data is read."""
         config = self.config
         build(config.model, **config.network_options(1))
         self.images = self.images or open_data(config, self.process.device)
@@ -269,6 +275,7 @@ class ClassifierRecipe(Recipe[ClassifierConfig]):
         self.config = dataclasses.replace(config, images=config.images or available)
 
     def _available(self) -> int:
+        """How many images there are to train on."""
         return min(len(self.training), self.config.subset or len(self.training))
 
     def missing_teacher(self) -> ClassifierRecipe | None:
@@ -285,30 +292,33 @@ class ClassifierRecipe(Recipe[ClassifierConfig]):
         """The networks, the student started from its teacher, and their training."""
         config, device = self.config, self.process.device
         torch.manual_seed(config.seed)
-        classes = len(self.training.classes)
-        student = place(build(config.model, **config.network_options(classes)), device)
+        student = self._new_network(config)
         _check_images(config.model, student, self.training, device)
         teacher, stats = None, None
         if config.algorithm.train_teacher:
-            teacher = place(
-                build(config.model, **config.float_twin().network_options(classes)), device
-            )
+            teacher = self._new_network(config.float_twin())
         elif config.binary and config.teacher:
             teacher = place(load_teacher(config, self.training), device)
             stats = self._start(student, teacher)
-        if not (config.algorithm.compares_maps or config.algorithm.train_teacher):
-            teacher = None  # it has given the start; nothing else asks for it
+            if not config.algorithm.compares_maps:
+                teacher = None  # it was needed for the start alone
         if config.machine.compile:
             student.compile()
         return Rectifier(student, teacher, self.task, config.algorithm, stats)
+
+    def _new_network(self, config: ClassifierConfig) -> nn.Module:
+        options = config.network_options(len(self.training.classes))
+        return place(build(config.model, **options), self.process.device)
 
     def _start(self, student: nn.Module, teacher: nn.Module) -> Stats:
         """Measure the teacher's maps, and start the student from it if that is asked for."""
         train_steps, _ = self.config.steps(self.process.world)
         first = self.batches(0, 0, min(CALIBRATION, train_steps))
-        stats = measure_maps(
-            student, teacher, lambda net, batch: self.task.classify(net, batch["image"]), first
-        )
+
+        def classify(net: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+            return self.task.classify(net, batch["image"])
+
+        stats = measure_maps(student, teacher, classify, first)
         if self.config.start == "teacher":
             start_from_teacher(student, teacher, stats)
         return stats
@@ -319,16 +329,15 @@ class ClassifierRecipe(Recipe[ClassifierConfig]):
         if start < train_steps:
             yield from self._batches(epoch, start, min(stop, train_steps))
         if stop > train_steps:
-            yield from self._batches(
-                epoch + NORM_PASS, max(start - train_steps, 0), stop - train_steps
-            )
+            first = max(start - train_steps, 0)
+            yield from self._batches(epoch + NORM_PASS, first, stop - train_steps)
 
     def _batches(self, epoch: int, start: int, stop: int) -> Iterator[dict[str, Tensor]]:
+        """The batches `start` to `stop` in the order of the images that `epoch` gives."""
         config, (rank, world, device), data = self.config, self.process, self.training
         limit = config.subset or None
-        batches = data.batches(
-            config.loop.batch_size, config.seed, epoch, start, rank, world, limit=limit
-        )
+        size = config.loop.batch_size
+        batches = data.batches(size, config.seed, epoch, start, rank, world, limit=limit)
         for number, batch in enumerate(islice(batches, stop - start), start):
             images = batch["image"].to(device, non_blocking=True)
             if config.augment:
@@ -340,10 +349,8 @@ class ClassifierRecipe(Recipe[ClassifierConfig]):
         """All test images, normalised, in order."""
         device = self.process.device
         for batch in self.test.batches(2 * self.config.loop.batch_size, 0, 0, train=False):
-            yield {
-                "image": prepare(batch["image"].to(device), self.test),
-                "label": batch["label"].to(device),
-            }
+            images = prepare(batch["image"].to(device), self.test)
+            yield {"image": images, "label": batch["label"].to(device)}
 
     def validation(self) -> Validate:
         """Top-1, top-5 and cross-entropy of the test images."""
@@ -355,15 +362,14 @@ class ClassifierRecipe(Recipe[ClassifierConfig]):
         return validate
 
     def describe(self, student: nn.Module) -> str:
-        """Such as "resnet18, rbcn: 693,284 parameters, 659,456 of them 1-bit weights; CIFAR-100:
-        ...".
-        """
+        """Network and data, such as "lenet, rbcn: 9,284 parameters, 6,456 of them 1-bit ..."."""
         bits = sum(layer.weight.numel() for layer in binary_layers(student).values())
         parameters = sum(p.numel() for p in student.parameters())
-        text = f"{self.model}, {self.config.method}: {parameters:,} parameters, {bits:,} of them 1-bit weights"
+        network = f"{self.model}, {self.config.method}"
+        weights = f"{parameters:,} parameters, {bits:,} of them 1-bit weights"
         available = self._available()
         part = f", {available:,} of them taken" if available < len(self.training) else ""
-        return f"{text}; {self.training.describe()}{part}"
+        return f"{network}: {weights}; {self.training.describe()}{part}"
 
     def info(self) -> dict[str, Any]:
         """What a network has to know of its images."""
@@ -373,17 +379,17 @@ class ClassifierRecipe(Recipe[ClassifierConfig]):
         """Measure the weights file as it reads back, in float32; write result.json."""
         net = place(load_weights(weights)[0], self.process.device)
         result = evaluate(net, self.test_batches(), ClassificationTask())
-        print(
-            f"top-1 {result['top1']:.2f}%, top-5 {result['top5']:.2f}% of {result['tested']:,} test images"
-        )
+        scores = f"top-1 {result['top1']:.2f}%, top-5 {result['top5']:.2f}%"
+        print(f"{scores} of {result['tested']:,} test images")
         config = self.config
         result |= {"epochs": config.loop.epochs, "images": config.images, "seed": config.seed}
         write_atomically(self.folder / RESULT, json.dumps(result, indent=1).encode())
 
 
 def open_data(config: ClassifierConfig, device: torch.device) -> tuple[Labelled, Labelled]:
-    """Training and test images, on the device where they are arrays; errors as `open_labelled`
-    raises them.
+    """Training and test images; those that are arrays are moved to the device.
+
+    Raises what `open_labelled` raises.
     """
     training, test = open_labelled(
         config.dataset,
@@ -401,24 +407,33 @@ def _on_device(data: Labelled, device: torch.device) -> Labelled:
 
 
 def prepare(images: Tensor, data: Labelled) -> Tensor:
-    """Images uint8 [N, C, H, W] as a network of `data` takes them: normalised, channels last."""
+    """Images `[N, C, H, W]`, uint8, as a network takes them: normalised, channels last."""
     return normalise(images, data.mean, data.std).contiguous(memory_format=torch.channels_last)
 
 
 def input_of(data: Labelled) -> dict[str, Any]:
-    """What a network has to know of its images; goes into its weights file."""
-    shape = {"size": data.size, "share": data.share}
-    return {**shape, "mean": list(data.mean), "std": list(data.std), "classes": list(data.classes)}
+    """What a network has to know of its images; it goes into the weights file."""
+    return {
+        "size": data.size,
+        "share": data.share,
+        "mean": list(data.mean),
+        "std": list(data.std),
+        "classes": list(data.classes),
+    }
 
 
 def load_teacher(config: ClassifierConfig, data: Labelled) -> nn.Module:
-    """The network of --teacher; ValueError for one that cannot teach the network of `config`."""
+    """The network of --teacher.
+
+    Raises ValueError where it cannot teach the network of `config`.
+    """
     teacher, model, info = load_weights(str(config.teacher))
     if model != config.model or binary_layers(teacher):
         raise ValueError(
             f"{config.teacher}: a teacher must be a float {config.model} (--method float)"
         )
-    if info.get("input", {}).get("classes", list(data.classes)) != list(data.classes):
+    classes = list(data.classes)
+    if info.get("input", {}).get("classes", classes) != classes:
         raise ValueError(
             f"{config.teacher}: a teacher must have learned the same classes as {config.root} has"
         )
@@ -433,6 +448,5 @@ def _check_images(model: str, net: nn.Module, data: Labelled, device: torch.devi
             net.eval()(torch.zeros(1, *shape, device=device))
     except RuntimeError as error:
         reason = str(error).splitlines()[0][:120]
-        raise ValueError(
-            f"{model} does not take images of {' x '.join(map(str, shape))}: {reason}"
-        ) from None
+        sides = " x ".join(map(str, shape))
+        raise ValueError(f"{model} does not take images of {sides}: {reason}") from None

@@ -1,5 +1,6 @@
-"""The training of RB-SF 2 from a published tracker of two graphs, or of its presence output.  What
-`tools/train_rbsf.py --model rbsf2` runs.
+"""The training of RB-SF 2 from a published tracker of two graphs, or of its presence output.
+
+`tools/train_rbsf.py --model rbsf2` runs it.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from rbsf.train.run_config import resumed
 from rbsf.train.trainer import Validate
 from rbsf.weights import load_weights
 
-MEASURED = 8  # batches that the deviation of the teacher's features is taken from
+MEASURED = 8  # batches by which the deviation of the teacher's features is measured
 
 
 @dataclass
@@ -66,12 +67,10 @@ class DistillConfig(PairConfig):
     def __post_init__(self) -> None:
         """Raise ValueError naming the field, its value and what would be valid."""
         super().__post_init__()
-        for name in ("channels", "depths"):
-            if not all(part.isdecimal() and int(part) for part in getattr(self, name).split("-")):
-                raise ValueError(
-                    f"{name} is {getattr(self, name)!r}; give whole numbers such as 64-128-256"
-                )
-        if not self.presence_of and (not self.teacher or len(self.teacher.split(",")) != 2):
+        _check_numbers("channels", self.channels)
+        _check_numbers("depths", self.depths)
+        files = self.teacher.split(",") if self.teacher else []
+        if not self.presence_of and len(files) != 2:
             raise ValueError(
                 f"teacher is {self.teacher!r}; give two files, BACKBONE.onnx,HEAD.onnx"
             )
@@ -85,12 +84,13 @@ class DistillConfig(PairConfig):
     @property
     def network(self) -> dict[str, Any]:
         """Options of the network."""
-        stages = {
-            name: [int(n) for n in getattr(self, name).split("-")]
-            for name in ("channels", "depths")
-        }
-        return stages | {
-            name: getattr(self, name) for name in ("stem", "features", "head_depth", "method")
+        return {
+            "channels": [int(part) for part in self.channels.split("-")],
+            "depths": [int(part) for part in self.depths.split("-")],
+            "stem": self.stem,
+            "features": self.features,
+            "head_depth": self.head_depth,
+            "method": self.method,
         }
 
     @property
@@ -103,7 +103,7 @@ class DistillConfig(PairConfig):
         return f"rbsf2-seed{self.seed}-{self.digest()}"
 
     def decisive(self) -> dict[str, Any]:
-        """See `RunConfig.decisive`; the teacher by what its files hold."""
+        """See `RunConfig.decisive`; networks are named by what their files hold."""
         settings = super().decisive()
         for name in ("teacher", "twin", "presence_of"):
             if given := getattr(self, name):
@@ -112,10 +112,17 @@ class DistillConfig(PairConfig):
         return settings
 
 
-def read_settings(argv: list[str] | None, description: str = "") -> DistillConfig:
-    """configs/rbsf2.yaml (on --resume: the run's own settings), then --config, then flags.
+def _check_numbers(name: str, text: str) -> None:
+    """Raise ValueError where the setting `name` is not of whole numbers above 0, such as 2-3-3."""
+    if not all(part.isdecimal() and int(part) for part in text.split("-")):
+        raise ValueError(f"{name} is {text!r}; give whole numbers such as 64-128-256")
 
-    For --presence-of configs/rbsf2-presence.yaml goes between.
+
+def read_settings(argv: list[str] | None, description: str = "") -> DistillConfig:
+    """configs/rbsf2.yaml, then --config, then flags, of which the last wins.
+
+    With --presence-of, configs/rbsf2-presence.yaml goes behind the first. On --resume the settings
+    of the training itself are in place of these files.
     """
     defaults = read_yaml(DistillConfig, CONFIGS / "rbsf2.yaml")
     settings = parse_config(DistillConfig, argv, description, defaults)
@@ -133,15 +140,15 @@ class DistilledRecipe(PairRecipe[DistillConfig]):
 
     def open_data(self) -> tuple[list[CropStore], list[Sequence]]:
         """See `PairRecipe`; what is validated on is not among the data."""
-        data, rank = [Path(path) for path in self.config.data], self.process.rank
-        with distributed.first_process_first(rank):
-            return open_training_data(
-                data, self.folder.parent, None, 0, skip_broken=True, prepare_missing=rank == 0
-            )
+        data = [Path(path) for path in self.config.data]
+        cache, first = self.folder.parent, self.process.rank == 0
+        with distributed.first_process_first(self.process.rank):
+            return open_training_data(data, cache, None, 0, skip_broken=True, prepare_missing=first)
 
     def build(self) -> Rectifier:
-        """The student, from new weights, and what it learns; for --presence-of that network and its
-        presence output.
+        """The student, from new weights, and what it learns.
+
+        For --presence-of the student is that network, and its presence output alone learns.
         """
         config, device = self.config, self.process.device
         torch.manual_seed(config.seed)
@@ -149,45 +156,44 @@ class DistilledRecipe(PairRecipe[DistillConfig]):
             student = place(with_presence(config.presence_of), device)
             return Rectifier(student, None, PresenceTask(), config.algorithm)
         student = place(build("rbsf2", **config.network), device)
-        for sums in (module for module in student.modules() if isinstance(module, Sums)):
-            sums.gradients = dtype_of(config.machine.precision, device)
+        for module in student.modules():
+            if isinstance(module, Sums):
+                module.gradients = dtype_of(config.machine.precision, device)
         source = read_pair(*str(config.teacher).split(",")).to(device)
-        task = DistillTask(
-            source, config.lambda_features, config.lambda_target, config.lambda_sides
-        )
+        weights = config.lambda_features, config.lambda_target, config.lambda_sides
+        task = DistillTask(source, *weights)
         task.measure(list(self.some_batches(MEASURED)))
         if config.twin:
             return self._beside_twin(student, task)
         return Rectifier(student, None, task, config.algorithm)
 
     def _beside_twin(self, student: nn.Module, task: DistillTask) -> Rectifier:
-        """With the maps of the float twin to compare with."""
+        """The training of the student with the maps of its float twin to compare with."""
         config = self.config
         twin = place(load_twin(str(config.twin), student), self.process.device)
         if config.from_twin:
             start_from_twin(student, twin)
-        points = [
-            f"{name}.norm" for name, module in student.named_modules() if isinstance(module, Block)
-        ]
+        modules = student.named_modules()
+        points = [f"{name}.norm" for name, module in modules if isinstance(module, Block)]
         stats = map_statistics(twin, points, partial(answers, twin), self.some_batches(CALIBRATION))
         teacher = twin if config.algorithm.compares_maps else None
         return Rectifier(student, teacher, task, config.algorithm, stats)
 
     def validation(self) -> Validate | None:
-        """AUC and precision of the first frames of --val's sequences, tracked; None where there are
-        none.
+        """AUC and precision of the first frames of --val's sequences, tracked; None without --val.
 
         For --presence-of it is how well presence tells these targets from one another, see
         `presence_auc`.
+
+        Raises ValueError for --presence-of with a single sequence.
         """
         config = self.config
         if not config.val:
             return None
         sequences = load_sequences(Path(config.val))
         if not config.presence_of:
-            heads = [
-                sequence.part(0, min(config.val_frames, len(sequence))) for sequence in sequences
-            ]
+            most = config.val_frames
+            heads = [sequence.part(0, min(most, len(sequence))) for sequence in sequences]
             return lambda net: tracked(net, heads)
         if len(sequences) < 2:
             raise ValueError(
@@ -197,18 +203,20 @@ class DistilledRecipe(PairRecipe[DistillConfig]):
 
 
 def load_twin(path: str, student: nn.Module) -> nn.Module:
-    """The float twin of `student`; ValueError for any other network."""
+    """The float twin of `student`.
+
+    Raises ValueError for any other network.
+    """
     twin, model, _ = load_weights(path)
     options, own = options_of(twin), options_of(student)
     if model != "rbsf2" or options.get("method") != FLOAT:
         raise ValueError(
             f"--twin {path}: holds {model}, no float twin of RB-SF 2; train one with --method float"
         )
-    if differing := [key for key in own if key != "method" and options.get(key) != own[key]]:
-        key = differing[0]
-        raise ValueError(
-            f"--twin {path}: its {key} is {options.get(key)}, that of the network {own[key]}"
-        )
+    for key, value in own.items():
+        if key != "method" and options.get(key) != value:
+            found = f"its {key} is {options.get(key)}, that of the network {value}"
+            raise ValueError(f"--twin {path}: {found}")
     return twin
 
 
@@ -221,8 +229,10 @@ def start_from_twin(student: nn.Module, twin: nn.Module) -> None:
 
 def tracked(net: nn.Module, sequences: list[Sequence]) -> dict[str, float]:
     """AUC and precision of sequences, tracked by the network as PyTorch runs it."""
-    tracker, curves = AnchorFree(TorchNetwork(net)), []
+    tracker = AnchorFree(TorchNetwork(net))
+    curves = []
     for sequence in tqdm(sequences, desc="validation", unit="sequence", leave=False):
-        curves.append(score_sequence(track_sequence(tracker, sequence).boxes, sequence.boxes))
+        boxes = track_sequence(tracker, sequence).boxes
+        curves.append(score_sequence(boxes, sequence.boxes))
     mean = mean_curves(curves).scores
     return {"val_auc": mean.auc, "val_precision": mean.precision}

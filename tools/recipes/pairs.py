@@ -1,4 +1,4 @@
-"""What all trainings on pairs of crops share: their settings, and the pairs."""
+"""What all trainings on pairs of crops share: settings, and the pairs."""
 
 from __future__ import annotations
 
@@ -71,9 +71,10 @@ class PairRecipe(Recipe[Config]):
         """See `Recipe`."""
         config, world = self.config, self.process.world
         self.stores, self.held_out = self.open_data()
+        pairs = sum(config.steps(world)) * config.loop.batch_size * world
         self.dataset = PairDataset(
             self.stores,
-            sum(config.steps(world)) * config.loop.batch_size * world,
+            pairs,
             config.seed,
             still_share=config.still_share,
             mix=config.mix,
@@ -88,14 +89,14 @@ class PairRecipe(Recipe[Config]):
         config, (rank, world, _) = self.config, self.process
         self.dataset.set_epoch(epoch)
         if self._loader is None:
-            self._loader = make_loader(
-                self.dataset, config.loop.batch_size, config.machine.workers, start, rank, world
-            )
+            size, workers = config.loop.batch_size, config.machine.workers
+            self._loader = make_loader(self.dataset, size, workers, start, rank, world)
         yield from islice(self._loader, stop - start)
 
     def some_batches(self, count: int) -> Iterable[dict[str, Tensor]]:
-        """The first batches, on the device, read by this process itself: to measure by before a
-        training begins.
+        """The first batches, on the device, for measurements before a training begins.
+
+        This process itself reads them.
         """
         loader = make_loader(self.dataset, self.config.loop.batch_size)
         for batch in islice(loader, count):

@@ -1,6 +1,4 @@
-"""The presence output of RB-SF 2: a network that gets one, and how well it tells targets from one
-another.
-"""
+"""The presence output of RB-SF 2: a network that gets one, and how well it tells targets apart."""
 
 from __future__ import annotations
 
@@ -18,6 +16,8 @@ from rbsf.tracker.distill import presence_logits
 from rbsf.tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE, target_crop
 from rbsf.weights import load_weights
 
+PRESENCE = "head.presence."  # tensors of the presence output begin so
+
 
 def options_of(net: nn.Module) -> dict[str, Any]:
     """What `build` was given for a network."""
@@ -25,44 +25,40 @@ def options_of(net: nn.Module) -> dict[str, Any]:
 
 
 def with_presence(path: str) -> nn.Module:
-    """The network of `path` with a new presence output, which alone learns; ValueError for another
-    network.
+    """The network of `path` with a new presence output, which alone learns.
+
+    Raises ValueError for weights of another network than RB-SF 2.
     """
     trained, model, _ = load_weights(path)
     if model != "rbsf2":
         raise ValueError(f"--presence-of {path}: holds {model}; give weights of RB-SF 2")
     net = build("rbsf2", **{**options_of(trained), "presence": True})
-    state = {
-        name: value
-        for name, value in trained.state_dict().items()
-        if not name.startswith("head.presence.")
-    }
-    net.load_state_dict(state, strict=False)
+    trained_state = trained.state_dict().items()
+    kept = {name: value for name, value in trained_state if not name.startswith(PRESENCE)}
+    net.load_state_dict(kept, strict=False)
     for name, parameter in net.named_parameters():
-        parameter.requires_grad_(name.startswith("head.presence."))
+        parameter.requires_grad_(name.startswith(PRESENCE))
     return net
 
 
 @torch.inference_mode()
 def presence_auc(net: nn.Module, sequences: list[Sequence], looks: int = 5) -> float:
-    """How often presence is higher in a search region around the target than in one around another
-    sequence's.
+    """How often presence is higher around a template's own target than around another's.
 
-    The templates are of the first frames, the regions of `looks` frames of each sequence, around
-    their true boxes.
+    That is the share of pairs of search regions, one around the template's own target and one
+    around that of another sequence. The templates are of the first frames. The regions are of
+    `looks` frames of each sequence, around their true boxes.
     """
     net.eval()
     device = next(net.parameters()).device
 
     def as_batch(crops: list[np.ndarray]) -> Tensor:
-        return torch.from_numpy(np.stack(crops)).to(device).permute(0, 3, 1, 2)
+        return torch.from_numpy(np.stack(crops)).to(device).permute(0, 3, 1, 2)  # [N, 3, H, W]
 
-    crops = [
-        _looks_at(sequence, looks)
-        for sequence in tqdm(sequences, desc="crops", unit="sequence", leave=False)
-    ]
-    regions = as_batch([region for _, own in crops for region in own])
-    owner = torch.arange(len(regions), device=device) // looks
+    progress = tqdm(sequences, desc="crops", unit="sequence", leave=False)
+    crops = [_looks_at(sequence, looks) for sequence in progress]
+    regions = as_batch([region for _, around in crops for region in around])
+    owner = torch.arange(len(regions), device=device) // looks  # the sequence of each region
     own, other = [], []
     for number, (exemplar, _) in enumerate(crops):
         found = presence_logits(net, as_batch([exemplar] * len(regions)), regions)
@@ -73,8 +69,8 @@ def presence_auc(net: nn.Module, sequences: list[Sequence], looks: int = 5) -> f
 
 def _looks_at(sequence: Sequence, looks: int) -> tuple[np.ndarray, list[np.ndarray]]:
     """The exemplar of the first frame that has a box, and search regions of `looks` others."""
-    first, *others = annotated(sequence)[
-        np.linspace(0, len(annotated(sequence)) - 1, looks + 1).round().astype(int)
-    ]
+    frames = annotated(sequence)
+    chosen = np.linspace(0, len(frames) - 1, looks + 1).round().astype(int)
+    first, *others = frames[chosen]
     regions = [target_crop(sequence.image(n), sequence.boxes[n], SEARCH_SIZE) for n in others]
     return target_crop(sequence.image(first), sequence.boxes[first], EXEMPLAR_SIZE), regions

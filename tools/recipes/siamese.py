@@ -1,4 +1,4 @@
-"""The training of a tracker of SiamFC's form, float or 1-bit.  What tools/train_rbsf.py runs."""
+"""The training of a tracker of SiamFC's form, float or 1-bit, which tools/train_rbsf.py runs."""
 
 from __future__ import annotations
 
@@ -27,10 +27,18 @@ from rbsf.train.distributed import Process
 from rbsf.train.rectify import Rectifier
 from rbsf.train.trainer import Validate
 
+TRY_OUT = (
+    "no --data given: training on synthetic videos made here,"
+    " a try-out that teaches little of real ones\n"
+    "for a real training: --data PATH/TO/GOT-10k/train"
+    "   (other layouts and folders of images work too)"
+)
+
 
 class SiameseRecipe(PairRecipe[TrainConfig]):
-    """See the module.  Crops that are cut out of folders go to `cache`, by default the folder that
-    holds OUT.
+    """See the module.
+
+    Crops that are cut out of folders go to `cache`, by default the folder that holds OUT.
     """
 
     def __init__(self, config: TrainConfig, process: Process, cache: Path | None = None) -> None:
@@ -46,13 +54,9 @@ class SiameseRecipe(PairRecipe[TrainConfig]):
         """See `PairRecipe`; says what is used where no data is named."""
         config, rank = self.config, self.process.rank
         if not config.data and rank == 0:
-            print(
-                "no --data given: training on synthetic videos made here, a try-out that teaches little of real ones"
-            )
-            print(
-                "for a real training: --data PATH/TO/GOT-10k/train   (other layouts and folders of images work too)"
-            )
-        data, val = [Path(path) for path in config.data], Path(config.val) if config.val else None
+            print(TRY_OUT)
+        data = [Path(path) for path in config.data]
+        val = Path(config.val) if config.val else None
         with distributed.first_process_first(rank):
             return open_training_data(
                 data,
@@ -74,36 +78,32 @@ class SiameseRecipe(PairRecipe[TrainConfig]):
         return SiameseRecipe(changed(config, **own), self.process, self.cache)
 
     def build(self) -> Rectifier:
-        """The networks, the student started from its teacher or from scratch, and their training."""
+        """The networks, the student from its teacher or from scratch, and their training."""
         config, device = self.config, self.process.device
-        task = SiameseTask(
-            config.response_match,
-            dtype_of(config.machine.precision, device),
-            config.correlation_bits,
-        )
+        precision = dtype_of(config.machine.precision, device)
+        task = SiameseTask(config.response_match, precision, config.correlation_bits)
         torch.manual_seed(config.seed)
-        student, teacher, stats = place(build(config.model, width=config.width), device), None, None
+        student = place(build(config.model, width=config.width), device)
+        teacher, stats = None, None
         if config.teacher:
             teacher = place(load_teacher(config.teacher), device)
             stats = self._start(student, teacher, task)
         if not (config.algorithm.compares_maps or config.response_match):
-            teacher = None  # it has given the start; nothing else asks for it
+            teacher = None  # it was needed for the start alone
         if config.machine.compile:
             student.compile()
         return Rectifier(student, teacher, task, config.algorithm, stats)
 
     def _start(self, student: nn.Module, teacher: nn.Module, task: SiameseTask) -> Stats:
-        """Start the student from its teacher, or leave it from scratch.  Returns the statistics of
-        the teacher's maps to compare with, by point.
+        """Start the student from its teacher, or leave it from scratch.
 
-        A wider teacher gives a part of its channels to start from; its maps are compared where
-        there are as many.
+        Returns by point the statistics of the teacher's maps to compare with. A wider teacher gives
+        a part of its channels to start from. Its maps are compared where there are as many.
         """
         wider = teacher.model_options != student.model_options
-        start = (
-            place(slimmed(teacher, self.config.width), self.process.device) if wider else teacher
-        )
-
+        start = teacher
+        if wider:
+            start = place(slimmed(teacher, self.config.width), self.process.device)
         if not binary_layers(student):
             if not self.config.scratch:
                 student.load_state_dict(start.state_dict())
@@ -112,9 +112,7 @@ class SiameseRecipe(PairRecipe[TrainConfig]):
         own = stats = measure_maps(student, start, task.respond, self.some_batches(CALIBRATION))
         if wider:
             wide = measure_maps(student, teacher, task.respond, self.some_batches(CALIBRATION))
-            stats = {
-                point: wide[point] for point in own if wide[point][0].shape == own[point][0].shape
-            }
+            stats = _of_the_same_width(wide, own)
             points = f"{', '.join(stats)}, {len(stats)} of {len(own)} points"
             print(f"teacher of another width: maps are compared at {points}")
         if not self.config.scratch:
@@ -126,8 +124,16 @@ class SiameseRecipe(PairRecipe[TrainConfig]):
         return validation(self.stores, self.held_out, self.config, self.process.device)
 
 
+def _of_the_same_width(wide: Stats, own: Stats) -> Stats:
+    """Those of `wide` whose points have as many channels in `own`."""
+    return {point: wide[point] for point in own if wide[point][0].shape == own[point][0].shape}
+
+
 def load_teacher(path: str) -> nn.Module:
-    """The float SiamFC of a weights file; ValueError for another network."""
+    """The float SiamFC of a weights file.
+
+    Raises ValueError for another network.
+    """
     teacher, model, _ = load_tracker(path)
     if model != "siamfc":
         raise ValueError(f"{path}: a teacher must be a float network (siamfc), this is {model}")

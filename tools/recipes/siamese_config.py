@@ -45,33 +45,32 @@ class TrainConfig(PairConfig):
         check_width(self.width)
         check_least(self, val_sequences=0)
         if self.scratch and not self.algorithm.lr_real:
-            raise ValueError(
-                "lr_real is 0: from scratch the real layers would stay random; give a rate such as 1e-3"
-            )
+            problem = "from scratch the real layers would stay random"
+            raise ValueError(f"lr_real is 0: {problem}; give a rate such as 1e-3")
 
     @property
     def constants(self) -> TrackerConfig:
-        """Of tracking with the trained network: the published ones, and the correlation that it was
-        trained for.
+        """Constants of tracking with the trained network.
+
+        They are the published ones, and the correlation that it was trained for.
         """
         return TrackerConfig(correlation="bits" if self.correlation_bits else "float")
 
     @property
     def result_file(self) -> str:
-        """What a training writes last, and a tracker runs: packed weights of a 1-bit network."""
-        return (
-            f"{self.model}.safetensors"
-            if self.model == "siamfc"
-            else f"{self.model}-packed.safetensors"
-        )
+        """What a training writes last, and a tracker runs; of a 1-bit network packed weights."""
+        if self.model == "siamfc":
+            return f"{self.model}.safetensors"
+        return f"{self.model}-packed.safetensors"
 
     def folder_name(self) -> str:
         """See `RunConfig.folder_name`."""
         return f"{self.model}-seed{self.seed}-{self.digest()}"
 
     def decisive(self) -> dict[str, Any]:
-        """See `RunConfig.decisive`; data and teacher by what they are.  FileNotFoundError where
-        they are not there.
+        """See `RunConfig.decisive`; data and teacher are named by what they are.
+
+        Raises FileNotFoundError where they are not there.
         """
         settings = super().decisive()
         if self.data:
@@ -86,14 +85,19 @@ class TrainConfig(PairConfig):
 
 
 def _describe_data(path: Path) -> str:
-    """A file by name and size, which travel with it, a folder by its place."""
+    """Name and size of a file, which travel with it; of a folder its place."""
     if not path.exists():
         raise FileNotFoundError(f"no training data {path}; give a crop store or a folder by --data")
-    return f"{path.name} {path.stat().st_size}" if path.is_file() else str(path.resolve())
+    if path.is_file():
+        return f"{path.name} {path.stat().st_size}"
+    return str(path.resolve())
 
 
 def read_config(argv: list[str] | None, description: str = "") -> TrainConfig:
-    """The model's file in configs/ (on --resume: the run's own), then --config, then flags."""
+    """The model's file in configs/, then --config, then flags, of which the last wins.
+
+    On --resume the settings of the training itself are in place of that file.
+    """
     settings = parse_config(TrainConfig, argv, description, model_defaults(TrainConfig.model))
     if settings.get("resume"):
         return resumed(TrainConfig, settings)
@@ -104,7 +108,10 @@ def read_config(argv: list[str] | None, description: str = "") -> TrainConfig:
 
 
 def model_defaults(model: str) -> dict[str, Any]:
-    """The settings of configs/MODEL.yaml; ValueError for no such model."""
+    """The settings of configs/MODEL.yaml.
+
+    Raises ValueError where there is no such model.
+    """
     if model not in TRACKERS:
         raise ValueError(f"model is {model!r}; known: {', '.join(TRACKERS)}")
     return read_yaml(TrainConfig, CONFIGS / f"{model}.yaml")

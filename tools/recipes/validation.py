@@ -1,6 +1,4 @@
-"""What a tracker in training is measured by after each epoch: held-out sequences, as pairs and
-tracked.
-"""
+"""Validation of a tracker after each epoch: held-out sequences, as pairs and tracked."""
 
 from __future__ import annotations
 
@@ -25,7 +23,8 @@ from rbsf.tracker.task import SiameseTask, balanced_logistic, best_bias, hit_rat
 from rbsf.train.device import dtype_of
 from rbsf.train.trainer import Validate
 
-PAIRS, BATCH = 200, 8  # held-out pairs that are looked at, so many at a time
+PAIRS = 200  # held-out pairs that are looked at
+BATCH = 8  # pairs at a time
 
 
 def validation(
@@ -33,38 +32,46 @@ def validation(
 ) -> Validate | None:
     """What measures a network by `sequences`; None where there are none.
 
-    `val_auc` and `val_precision` of their heads tracked, and where `stores` hold their crops
-    `val_logistic` and `val_hit` of 200 pairs of them, always the same: these say less of tracking,
-    but vary less by chance.
+    It gives `val_auc` and `val_precision` of their first frames, tracked. Where `stores` hold their
+    crops it also gives `val_logistic` and `val_hit` of 200 pairs of them, always the same. These
+    say less of tracking, but vary less by chance.
     """
     if not sequences:
         return None
     parts = [_tracked(sequences, config, device)]
     if rows := find_held_out(stores, sequences):
         parts.append(_paired(stores, rows, config, device))
-    return lambda net: {key: value for part in parts for key, value in part(net).items()}
+
+    def validate(net: nn.Module) -> dict[str, float]:
+        figures: dict[str, float] = {}
+        for part in parts:
+            figures |= part(net)
+        return figures
+
+    return validate
 
 
 def _paired(
     stores: list[CropStore], rows: list[Row], config: TrainConfig, device: torch.device
 ) -> Validate:
-    """SiamFC's loss of pairs of the stores' sequences `rows`, and how many of them have their peak
-    on the target.
+    """SiamFC's loss of pairs of the stores' sequences `rows`, and the share with a right peak.
+
+    A peak is right where it lies on the target, see `hit_rate`.
     """
     dataset = PairDataset(stores, PAIRS, seed=0, only=rows)
-    task = SiameseTask(
-        precision=dtype_of(config.machine.precision, device), bits=config.correlation_bits
-    )
+    precision = dtype_of(config.machine.precision, device)
+    task = SiameseTask(precision=precision, bits=config.correlation_bits)
 
     @torch.inference_mode()
     def validate(net: nn.Module) -> dict[str, float]:
         net.eval()
-        batches = [
-            {k: v.to(device) for k, v in batch.items()} for batch in make_loader(dataset, BATCH)
-        ]
-        response = torch.cat([task.respond(net, batch, task.bits) for batch in batches])
-        shift = torch.cat([batch["shift"] for batch in batches])
-        labels = labels_for(shift, response.shape[-1])
+        responses, shifts = [], []
+        for batch in make_loader(dataset, BATCH):
+            placed = {key: value.to(device) for key, value in batch.items()}
+            responses.append(task.respond(net, placed, task.bits))
+            shifts.append(placed["shift"])
+        response = torch.cat(responses)
+        labels = labels_for(torch.cat(shifts), response.shape[-1])
         loss = balanced_logistic(response + best_bias(response, labels), labels)
         return {"val_logistic": loss.item(), "val_hit": hit_rate(response, labels)}
 
@@ -72,15 +79,18 @@ def _paired(
 
 
 def _tracked(sequences: list[Sequence], config: TrainConfig, device: torch.device) -> Validate:
-    """AUC and precision of the heads of `sequences`."""
+    """AUC and precision of the first frames of `sequences`."""
     heads = [_head(sequence, config.val_frames) for sequence in sequences]
     precision = str(dtype_of(config.machine.precision, device)).removeprefix("torch.")
 
     def validate(net: nn.Module) -> dict[str, float]:
-        tracker, curves = SiamFC(torch_backbone(net, str(device), precision), config.constants), []
+        backbone = torch_backbone(net, str(device), precision)
+        tracker = SiamFC(backbone, config.constants)
+        curves = []
         for head in heads:
             try:
-                curves.append(score_sequence(track_sequence(tracker, head).boxes, head.boxes))
+                boxes = track_sequence(tracker, head).boxes
+                curves.append(score_sequence(boxes, head.boxes))
             except (ValueError, OSError) as error:  # one bad frame must not end a training
                 tqdm.write(f"warning: {head.name} is left out of the validation: {error}")
         if not curves:

@@ -66,10 +66,16 @@ def add_constants_flag(parser: argparse.ArgumentParser) -> None:
 def read_constants(path: Path | None, kind: type[Constants] | None = None) -> Any:
     """Constants of `--constants`, the defaults without; of `kind`, by default SiamFC's.
 
-    FileNotFoundError, or ValueError naming the key.
+    FileNotFoundError, or ValueError naming the file and the key.
     """
     from rbsf.tracker.siamfc import TrackerConfig
     from rbsf.train.config import read_yaml
 
     kind = kind or TrackerConfig
-    return kind(**read_yaml(kind, path)) if path else kind()
+    if not path:
+        return kind()
+    settings = read_yaml(kind, path)
+    try:
+        return kind(**settings)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None

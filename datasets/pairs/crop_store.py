@@ -18,6 +18,7 @@ last two. The crops of one sequence have consecutive ids, by frame.
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -36,6 +37,7 @@ CROP_SIZE = SEARCH_SIZE + 2 * MARGIN
 CROP_CENTER = (CROP_SIZE - 1) / 2  # x and y of the target's centre, in pixels
 JPEG_QUALITY = 92
 FORMAT = {"format": "rbsf-crops", "version": "1", "crop_size": str(CROP_SIZE)}
+PROGRAM = re.compile(r"\b(VIRTUAL|AS|CHECK|DEFAULT|REFERENCES|COLLATE)\b", re.IGNORECASE)
 KINDS = ("video", "still")  # frames of one moving target; targets of one single image
 
 _TABLES = """
@@ -372,13 +374,8 @@ def _has_table(db: sqlite3.Connection, name: str) -> bool:
 
 
 def _check_meta(db: sqlite3.Connection, path: Path) -> dict[str, str]:
-    """Read the table `meta`. Raises ValueError unless it is that of a store of this format.
-
-    Views and triggers are code, which a file that somebody else made could let run without an end.
-    """
-    code = db.execute("SELECT count(*) FROM sqlite_master WHERE type IN ('view', 'trigger')")
-    if code.fetchone()[0]:
-        raise ValueError(f"{path}: a database with views or triggers, not a crop store")
+    """Read the table `meta`. Raises ValueError unless it is that of a store of this format."""
+    _refuse_programs(db, path)
     try:
         meta = dict(db.execute("SELECT key, value FROM meta"))
     except sqlite3.OperationalError as error:
@@ -389,6 +386,20 @@ def _check_meta(db: sqlite3.Connection, path: Path) -> dict[str, str]:
             found = f"crop store with {key} {meta.get(key)!r}, not {value!r}"
             raise ValueError(f"{path}: {found}; prepare it again")
     return meta
+
+
+def _refuse_programs(db: sqlite3.Connection, path: Path) -> None:
+    """Raise ValueError for a database that computes when it is read: it may never end.
+
+    That are views, triggers, virtual tables, indexes of expressions and computed columns. A store
+    has tables of plain columns, and the indexes that SQLite makes for their keys.
+    """
+    things = db.execute("SELECT type, name, sql FROM sqlite_master").fetchall()
+    for kind, name, text in things:
+        plain = text is None or (kind == "table" and not PROGRAM.search(str(text)))
+        if not plain:
+            fault = f"a database, but not a crop store (it has the {kind} {str(name)[:40]!r})"
+            raise ValueError(f"{path}: {fault}; name another file")
 
 
 def _connect_read_only(path: Path) -> sqlite3.Connection:

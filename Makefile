@@ -7,6 +7,8 @@
 # make operation NAME=add  whether each part of an operation of the engine is there (CONTRIBUTING.md)
 # make sanitize   the engine's tests and a longer fuzz of its loader, on kernels built with sanitizers (GCC, Linux): of
 #   addresses and undefined behaviour, then of threads
+# make fuzz EXAMPLES=5000   every parser of files, on so many damaged files each
+# make soak HOURS=1   kills, stops, full disks and second processes, again and again
 # All create .venv and install into it what they need.
 
 # TORCH_FLAGS goes to the pip call that installs PyTorch: on Linux its default build brings gigabytes for NVIDIA GPUs;
@@ -16,7 +18,7 @@ PYTHON ?= python3
 TORCH_FLAGS ?=
 BIN := .venv/bin
 
-.PHONY: demo test test-all lint weights neon wheel operation sanitize clean
+.PHONY: demo test test-all lint fuzz soak weights neon wheel operation sanitize clean
 
 demo: .venv/.ready
 	$(BIN)/python tools/demo.py --out demo
@@ -26,6 +28,14 @@ test: lint
 
 test-all: .venv/.ready sanitize
 	$(BIN)/python -m pytest -m slow --numprocesses 2
+
+# EXAMPLES damaged files for each parser.
+fuzz: .venv/.ready
+	ulimit -v 12000000 && RBSF_EXAMPLES=$(or $(EXAMPLES),5000) $(BIN)/python -m pytest -m "slow or not slow" tests/test_fuzz.py
+
+# Faults at random, again and again, for HOURS.
+soak: .venv/.ready
+	RBSF_SOAK_HOURS=$(or $(HOURS),1) $(BIN)/python -m pytest -m slow tests/test_faults.py
 
 lint: .venv/.ready
 	$(BIN)/ruff check .

@@ -68,10 +68,16 @@ def read_constants(path: Path | None, kind: type[Constants] | None = None) -> An
     """The constants of a file, or the defaults without one.
 
     `kind`: class of the constants, by default SiamFC's. Raises FileNotFoundError for a missing
-    file, and ValueError, naming the key, for a wrong one.
+    file, and ValueError, naming file and key, for a wrong one.
     """
     from rbsf.tracker.siamfc import TrackerConfig
     from rbsf.train.config import read_yaml
 
     kind = kind or TrackerConfig
-    return kind(**read_yaml(kind, path)) if path else kind()
+    if not path:
+        return kind()
+    settings = read_yaml(kind, path)
+    try:
+        return kind(**settings)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None

@@ -2,10 +2,10 @@
 
     python eval/run_long_term.py --root data/GOT-10k/val --tracker rbsf
 
-By default departures are made from the sequences: the camera turns away from the target and returns,
-a pillar hides it, the camera jumps.  With --as-they-are the sequences are tracked as they are, and
-the frames that their annotations call absent are the absent ones.  The table goes to OUT/long.md, the
-figures to OUT/long.json.
+By default departures are made from the sequences: the camera turns away from the target and
+returns, a pillar hides it, the camera jumps.  With --as-they-are the sequences are tracked as they
+are, and the frames that their annotations call absent are the absent ones.  The table goes to
+OUT/long.md, the figures to OUT/long.json.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from rbsf.tracker.flags import add_constants_flag, read_constants
 if TYPE_CHECKING:  # these load OpenCV, for which --help shall not wait
     from rbsf.datasets.video.sequences import Sequence
     from rbsf.eval.long_term import LongScores
+    from rbsf.eval.trackers import Tracker
 
 KINDS = ("leave", "hide", "cut")
 COLUMNS = ("F", "precision", "recall", "noticed", "false alarms", "found", "jumps")
@@ -89,7 +90,7 @@ def find_sequences(args: argparse.Namespace) -> list[Sequence]:
     return [*made]
 
 
-def score(tracker: object, sequences: list[Sequence], label: str) -> LongScores:
+def score(tracker: Tracker, sequences: list[Sequence], label: str) -> LongScores:
     """Track all sequences under a progress bar."""
     from tqdm import tqdm
 
@@ -99,7 +100,7 @@ def score(tracker: object, sequences: list[Sequence], label: str) -> LongScores:
     runs = []
     with tqdm(total=frames, desc=label, unit="frame") as bar:
         for sequence in sequences:
-            runs.append((track_long(tracker, sequence, bar.update), sequence))  # type: ignore[arg-type]
+            runs.append((track_long(tracker, sequence, bar.update), sequence))
     return score_long(runs)
 
 

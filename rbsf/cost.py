@@ -3,8 +3,9 @@
 They are counted as in Table 6 of the paper. A weight of a binary convolution is 1 bit, each other
 parameter 32 bits. 64 1-bit multiplications count as one real multiplication. A batch-norm that
 reads a real layer or another batch-norm folds into it, and that in front of a binary layer's sign
-into the sign; both cost nothing. Any other costs one real multiplication for each value of its output, and so does the
-scale of a binary convolution. A layer that is called twice multiplies twice. Additions, comparisons and pooling are not counted. Nor are the bits of a binary
+into the sign; both cost nothing. Any other costs one real multiplication for each value of its
+output, and so does the scale of a binary convolution. A layer that is called twice multiplies
+twice. Additions, comparisons and pooling are not counted. Nor are the bits of a binary
 convolution's scales and shifts and of RBConv's matrices `C`, which only training needs.
 
 A layer with several terms pays for each: the bits of every kernel, the 1-bit multiplications and

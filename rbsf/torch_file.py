@@ -1,7 +1,7 @@
 """Files of `torch.save`, from anyone: no code in them runs, and they take no more than they hold.
 
-They are zip archives whose parts have checksums (CRC-32), which torch itself does not look at. Files
-of PyTorch before 1.6 are a row of pickles, without checksums.
+They are zip archives whose parts have checksums (CRC-32), which torch itself does not look at.
+Files of PyTorch before 1.6 are a row of pickles, without checksums.
 """
 
 from __future__ import annotations

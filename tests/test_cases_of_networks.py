@@ -1,4 +1,6 @@
-"""Networks that people had trouble with: what works in place is packed, counted and measured rightly."""
+"""Networks that people had trouble with: what works in place is packed, counted and measured
+rightly.
+"""
 
 from __future__ import annotations
 

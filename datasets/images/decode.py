@@ -110,7 +110,7 @@ def decode_crop(
 
 
 def decode_image(data: bytes, flags: int) -> np.ndarray | None:
-    """An image file as OpenCV decodes it, BGR; None where it cannot, or the file claims too much."""
+    """An image file as OpenCV decodes it, BGR; None where it cannot, or the file claims a lot."""
     if not data:
         return None
     pixels = np.frombuffer(data, np.uint8)

@@ -163,7 +163,7 @@ class CropStore:
         self.sizes = table[:, 3:].astype(np.float32)
 
     def _as_table(self, sequences: list[tuple], crops: list[tuple]) -> np.ndarray:
-        """The crops, `[N, 5]` float64 with columns as in _CROPS, in the order of their sequences."""
+        """The crops by their sequences: `[N, 5]` float64 with columns as in _CROPS."""
         try:
             table = np.array(crops, dtype=np.float64).reshape(-1, 5)
         except (ValueError, TypeError, OverflowError):
@@ -184,7 +184,7 @@ class CropStore:
         return {**self.__dict__, "_opened": None}
 
     def jpeg(self, index: int) -> bytes:
-        """The JPEG of one crop. Raises ValueError where it is not there, or the file was changed."""
+        """The JPEG of a crop. Raises ValueError where it is missing, or the file was changed."""
         query = "SELECT jpeg FROM images WHERE id = ?"
         with _reading(self.path):
             row = self._connection().execute(query, (int(self._ids[index]),)).fetchone()

@@ -31,8 +31,8 @@ def read_stills(folder: Path) -> list[tuple[Path, np.ndarray]]:
     Boxes are `[K, 4]` float64, `x, y, w, h`, from 0: the rows of `boxes.csv` (header
     `file,x,y,w,h`, further columns ignored). An image without rows, or in a folder without that
     file, has one row of NaN: the whole image is the target, of which a warning tells where there is
-    a `boxes.csv`. Raises ValueError, naming file and line, for a faulty row and for an image that is
-    listed but missing.
+    a `boxes.csv`. Raises ValueError, naming file and line, for a faulty row and for an image that
+    is listed but missing.
     """
     warn_of_folders(folder, [path for path in folder.iterdir() if path.is_dir()], "images")
     boxes: dict[str, list[list[float]]] = {name: [] for name in list_images(folder)}

@@ -39,7 +39,9 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class Departure(Sequence):
-    """A sequence whose frames are views of another one's; `boxes` are NaN where the target is absent."""
+    """A sequence whose frames are views of another one's; `boxes` are NaN where the target is
+    absent.
+    """
 
     footage: Sequence | None = None
     views: tuple[View, ...] = ()
@@ -66,7 +68,7 @@ class Departure(Sequence):
 
 
 def _bark(height: int, width: int, seed: int) -> np.ndarray:
-    """A pillar's surface, `[H, W, 3]` uint8: vertical stripes, the same for each frame of a seed."""
+    """A pillar's surface, `[H, W, 3]` uint8: vertical stripes, the same in all frames of a seed."""
     rng = np.random.default_rng(seed)
     color = rng.integers(60, 180, 3)
     stripes = rng.normal(0, 14, (1, width, 1))
@@ -77,8 +79,8 @@ def _bark(height: int, width: int, seed: int) -> np.ndarray:
 def leave(footage: Sequence, width: int, seed: int) -> Departure | None:
     """The camera turns away from the target and finds it again, from the other side if it can.
 
-    `width` is the frames' in pixels.  Returns None where the footage is too short, or where no window
-    beside the target has room.
+    `width` is the frames' in pixels.  Returns None where the footage is too short, or where no
+    window beside the target has room.
     """
     rng = np.random.default_rng(seed)
     start, away = _span(footage, int(rng.integers(AWAY[0], AWAY[1] + 1)))
@@ -126,8 +128,8 @@ def hide(footage: Sequence, width: int, seed: int) -> Departure | None:
 def cut(footage: Sequence, width: int, seed: int) -> Departure | None:
     """The camera jumps sideways by a third of its view; the target stays visible.
 
-    `width` is the frames' in pixels.  Returns None where the footage is too short, or where the target
-    would leave the view.
+    `width` is the frames' in pixels.  Returns None where the footage is too short, or where the
+    target would leave the view.
     """
     start, _ = _span(footage, 0)
     if start is None:
@@ -202,7 +204,7 @@ def _centred(box: np.ndarray, width: int, window: int) -> float:
 
 
 def _turned(number: int, gone: int, back: int) -> float:
-    """How far the camera is turned away in a frame, 0 to 1: it turns before `gone`, after `back`."""
+    """How far the camera is turned away, 0 to 1: it turns before `gone` and after `back`."""
     leaving = (number - gone + PAN) / PAN
     returning = (back + PAN - number) / PAN
     return float(np.clip(min(leaving, returning), 0, 1))

@@ -286,7 +286,8 @@ def warn_of_folders(root: Path, others: Iterable[Path], taken: str) -> None:
     if names:
         shown = ", ".join(names[:3]) + ", ..." * (len(names) > 3)
         warnings.warn(
-            f"{root}: {len(names)} beside its {taken} left out, which may be meant as data: {shown}",
+            f"{root}: {len(names)} beside its {taken} left out, which may be meant as data:"
+            f" {shown}",
             stacklevel=2,
         )
 

@@ -159,8 +159,9 @@ def _parse_box(line: str, path: Path, number: int) -> list[float]:
 def _absent(entry: Entry, count: int) -> np.ndarray:
     """Where the labels beside an annotation say that the target is absent, `[N]` bool.
 
-    The annotation repeats the last box there, or has none. `cover.label` says how much of the target
-    is seen, from 0 to 8, and decides as in the got10k toolkit; where it is missing, the others do.
+    The annotation repeats the last box there, or has none. `cover.label` says how much of the
+    target is seen, from 0 to 8, and decides as in the got10k toolkit; where it is missing, the
+    others do.
     """
     absent = np.zeros(count, dtype=bool)
     if not entry.annotation.name.startswith("groundtruth"):  # the folder is not the sequence's own

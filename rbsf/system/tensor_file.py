@@ -25,7 +25,7 @@ def in_order(data: bytes) -> bytes:
 
 
 def checksum(text: str, tensors: Iterable[tuple[str, Any]]) -> str:
-    """The hex digest, SHA-256, of `text` and of the tensors' labels and bytes, one after another."""
+    """The SHA-256, in hex digits, of `text` and of the tensors' labels and bytes, in order."""
     sha = hashlib.sha256(text.encode())
     for label, content in tensors:
         sha.update(label.encode())

@@ -1,4 +1,4 @@
-"""Live sources: of cameras and streams the newest frame wins, and what came in between is dropped."""
+"""Live sources, cameras and streams: the newest frame wins, what came in between is dropped."""
 
 from __future__ import annotations
 
@@ -34,10 +34,12 @@ class LiveCount:
 class NewestFrame:
     """A slot with the newest frame of a source, which a thread reads as fast as it comes.
 
-    `connect` opens the source and yields its frames, H x W x 3 uint8 RGB; it is called again when
-    they end or it raises an error.  Iterating yields each frame that is taken with its seconds since
-    the first one, by the clock at its arrival.  The first frame waits until it is taken, so that a
-    box that is known in advance belongs to it.  Raises SourceEnded where no frame comes for too long.
+    `connect` opens the source and yields its frames, H x W x 3 uint8 RGB. It is called again when
+    they end or it raises an error. Iterating yields each frame that is taken, with its seconds
+    since the first one by the clock at its arrival. The first frame waits until it is taken, so
+    that a box that is known in advance belongs to it.
+
+    Raises SourceEnded where no frame comes for too long.
     """
 
     def __init__(self, name: str, connect: Callable[[], Frames]) -> None:

@@ -26,9 +26,8 @@ class VideoWriter:
     def __init__(self, path: str | Path, fps: float) -> None:
         self.path, self.fps = Path(path), float(fps)
         if self.path.suffix.lower() not in WRITABLE_SUFFIXES:
-            raise ValueError(
-                f"cannot write {path}: give a name that ends in one of {', '.join(WRITABLE_SUFFIXES)}"
-            )
+            endings = ", ".join(WRITABLE_SUFFIXES)
+            raise ValueError(f"cannot write {path}: give a name that ends in one of {endings}")
         if not 0 < self.fps <= MAX_FPS:
             raise ValueError(
                 f"cannot write {path} at {fps} frames per second; give a rate above 0, such as 25"

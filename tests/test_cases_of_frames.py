@@ -36,7 +36,7 @@ def without_pyav(monkeypatch: pytest.MonkeyPatch):
 
 
 def follow(source: str | Path, folder: Path, tmp_path: Path, frames: int = 0) -> np.ndarray:
-    """The overlap of each frame of a case, tracked by the program, with the square that it shows."""
+    """The overlap of the box that the program tracks with the true square, for each frame."""
     boxes = tmp_path / "boxes.csv"
     assert track(["--video", str(source), "--init", FIRST, "--boxes", str(boxes), "--no-out"]) == 0
     rows = list(csv.DictReader(boxes.open()))

@@ -1,15 +1,21 @@
-"""Reproduce a table or figure of the paper, or another table of trainings: train what is missing,
-go on with what is half done, print the figures.
+"""Reproduce a table or figure of the paper, or another table of trainings.
 
-python tools/reproduce.py table2 --root data python tools/reproduce.py parts --data pairs.db
---teacher teacher.safetensors --seeds 0 1 2 --test OTB100=data/OTB
+What is missing is trained, what is half done goes on, and the figures are printed.
 
-table2, table3, table4, figure2: trainings as configs/tables/NAME.yaml has them, 70 to 200 epochs each; the float
-teachers that they share are trained once.  table6: counted, in a second.  Short variants change the epochs alone:
---set epochs=3, or any other setting of tools/train_classifier.py; table2_small is one for CPUs, an hour or two.
-parts, sources, data_size: ablations of the tracker; every training is tracked over each --test, and its results lie
-where eval/run_benchmarks.py --out OUT has them.  NAME may be a .yaml file of your own, too.
---list says what there is to do.  Ctrl-C keeps what is done; the same command goes on.
+    python tools/reproduce.py table2 --root data
+    python tools/reproduce.py parts --data pairs.db --teacher teacher.safetensors \\
+        --seeds 0 1 2 --test OTB100=data/OTB
+
+table2, table3, table4 and figure2 are trainings as configs/tables/NAME.yaml has them, of 70 to 200
+epochs each. The float teachers that they share are trained once. Short variants change the epochs
+alone: --set epochs=3, or any other setting of tools/train_classifier.py. table2_small is one for
+CPUs, an hour or two. table6 is counted, in a second.
+
+parts, sources and data_size are ablations of the tracker. Every training is tracked over each
+--test; its results lie where eval/run_benchmarks.py --out OUT has them.
+
+NAME may be a .yaml file of your own, too. --list says what there is to do. Ctrl-C keeps what is
+done; the same command goes on.
 """
 
 from __future__ import annotations
@@ -35,12 +41,7 @@ if TYPE_CHECKING:
     from rbsf.tools.studies import Study
 
 NAMES = (*sorted(path.stem for path in (CONFIGS / "tables").glob("*.yaml")), "table6")
-TRACK_FLAGS = (
-    "workers",
-    "constants",
-    "every",
-    "frames",
-)  # of eval/run_benchmarks.py, handed on to it
+TRACK_FLAGS = ("workers", "constants", "every", "frames")  # handed on to eval/run_benchmarks.py
 FLAGS_OF = {"classifier": ("root",), "tracker": ("data", "teacher", "test", *TRACK_FLAGS)}
 
 
@@ -71,8 +72,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--test",
         action="append",
         metavar="NAME=ROOT",
-        help="of trackers: a --dataset and --root of eval/run_benchmarks.py to track over; repeatable; without any,"
-        " what is missing is trained and no more",
+        help="of trackers: a --dataset and --root of eval/run_benchmarks.py to track over;"
+        " repeatable; without any, what is missing is trained and no more",
     )
     add_constants_flag(parser)
     add_pass_flags(parser)
@@ -109,14 +110,18 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="a setting of tools/train_classifier.py or train_rbsf.py for all cells, such as epochs=3; repeatable",
+        help="a setting of tools/train_classifier.py or train_rbsf.py for all cells,"
+        " such as epochs=3; repeatable",
     )
     add("--list", action="store_true", help="print the cells and their commands, and train nothing")
     return parser.parse_args(argv)
 
 
 def parse_settings(words: list[str]) -> dict[str, Any]:
-    """NAME=VALUE, values as in YAML; ValueError for anything else."""
+    """Settings from words NAME=VALUE, with values as in YAML.
+
+    Raises ValueError for words of another form.
+    """
     import yaml
 
     settings = {}
@@ -132,17 +137,25 @@ def parse_settings(words: list[str]) -> dict[str, Any]:
 
 
 def select(table: Study, only: list[str]) -> Study:
-    """The table with the cells of these rows and columns, all where none is named; ValueError for a
-    name of neither.
+    """The table with the cells of these rows and columns; all rows or columns if none is named.
+
+    Raises ValueError for a name of neither.
     """
-    rows, columns = {cell.row for cell in table.cells}, {cell.column for cell in table.cells}
-    if unknown := [text for text in only if text not in rows | columns]:
-        known = ", ".join(sorted((rows | columns) - {""}))
-        raise ValueError(f"--only {unknown[0]!r}: no such row or column; there are {known}")
-    rows, columns = rows & set(only) or rows, columns & set(only) or columns
-    return dataclasses.replace(
-        table, cells=[c for c in table.cells if c.row in rows and c.column in columns]
-    )
+    rows = {cell.row for cell in table.cells}
+    columns = {cell.column for cell in table.cells}
+    check_names(only, rows | columns)
+    rows = rows.intersection(only) or rows
+    columns = columns.intersection(only) or columns
+    cells = [cell for cell in table.cells if cell.row in rows and cell.column in columns]
+    return dataclasses.replace(table, cells=cells)
+
+
+def check_names(only: list[str], known: set[str]) -> None:
+    """Raise ValueError for a name that is not among the known ones."""
+    for text in only:
+        if text not in known:
+            names = ", ".join(sorted(known - {""}))
+            raise ValueError(f"--only {text!r}: no such row or column; there are {names}")
 
 
 def list_cells(table: Study, seeds: list[int], out: Path) -> None:
@@ -152,9 +165,8 @@ def list_cells(table: Study, seeds: list[int], out: Path) -> None:
     for cell in table.cells:
         for seed in seeds:
             config = dataclasses.replace(cell.config, seed=seed)
-            print(
-                f"{cell.name}, seed {seed}: {state_of(config, out)}\n  {command(config, folder_of(config, out))}"
-            )
+            print(f"{cell.name}, seed {seed}: {state_of(config, out)}")
+            print(f"  {command(config, folder_of(config, out))}")
 
 
 def command(config: Any, folder: Path) -> str:
@@ -163,17 +175,15 @@ def command(config: Any, folder: Path) -> str:
     from rbsf.tools.recipes.siamese_config import TrainConfig, model_defaults
     from rbsf.train.config import as_settings, settings_of
 
-    tracker = isinstance(config, TrainConfig)  # its program starts from the file of its model
-    defaults = model_defaults(config.model) if tracker else method_defaults(config.method)
-    words = [
-        "python",
-        f"tools/train_{'rbsf' if tracker else 'classifier'}.py",
-        "--out",
-        str(folder),
-    ]
-    words += ["--model", config.model] if tracker else []
+    if isinstance(config, TrainConfig):  # its program starts from the file of its model
+        defaults = model_defaults(config.model)
+        words = ["python", "tools/train_rbsf.py", "--out", str(folder), "--model", config.model]
+    else:
+        defaults = method_defaults(config.method)
+        words = ["python", "tools/train_classifier.py", "--out", str(folder)]
+    known = settings_of(type(config))
     for name, value in as_settings(config).items():
-        default = defaults.get(name, settings_of(type(config))[name].default)
+        default = defaults.get(name, known[name].default)
         if name not in ("out", "resume") and value not in (default, []):
             words += _flag(name, value)
     return shlex.join(words)
@@ -184,13 +194,18 @@ def _flag(name: str, value: Any) -> list[str]:
     flag = name.replace("_", "-")
     if isinstance(value, bool):
         return [f"--{flag}" if value else f"--no-{flag}"]
-    if isinstance(value, list):
-        return [word for item in value for word in (f"--{flag}", str(item))]
-    return [f"--{flag}", str(value)]
+    items = value if isinstance(value, list) else [value]
+    words = []
+    for item in items:
+        words += [f"--{flag}", str(item)]
+    return words
 
 
 def train_cells(table: Study, seeds: list[int], out: Path) -> int:
-    """Train what is missing; a cell whose data is not there is named and left out.  The exit code."""
+    """Train what is missing; returns the exit code.
+
+    A cell whose data is not there is named and left out.
+    """
     from rbsf.tools.studies import run_cell
 
     failed: set[str] = set()
@@ -216,6 +231,8 @@ def table6() -> str:
 
     binary, real = (total(count(net, (3, 224, 224))) for net in build_pair("resnet18"))
     rows = (
+        ("", "paper", "ours"),
+        ("---", "---:", "---:"),
         ("memory usage, RBCN", "33.7 Mbit", f"{binary.bits / 1e6:.1f} Mbit"),
         ("memory usage, ResNet-18", "374.1 Mbit", f"{real.bits / 1e6:.1f} Mbit"),
         ("memory saving", "11.10x", f"{real.bits / binary.bits:.2f}x"),
@@ -223,15 +240,14 @@ def table6() -> str:
         ("FLOPs, ResNet-18", "1.81e9", f"{real.multiplications:.2e}"),
         ("speedup", "10.86x", f"{real.multiplications / binary.multiplications:.2f}x"),
     )
-    lines = "\n".join(
-        f"| {' | '.join(row)} |" for row in (("", "paper", "ours"), ("---", "---:", "---:"), *rows)
-    )
+    lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     return f"Study 6: memory and multiplications; 224 x 224\n\n{lines}\n"
 
 
 def open_table(args: argparse.Namespace) -> Study:
-    """The table, its cells with the settings of the command line; ValueError for flags of the other
-    kind of table.
+    """The table, its cells with the settings of the command line.
+
+    Raises ValueError for flags of the other kind of table.
     """
     from rbsf.tools.studies import folder_of, read_study
 
@@ -240,31 +256,35 @@ def open_table(args: argparse.Namespace) -> Study:
         "tracker": {"data": args.data or [], "teacher": args.teacher},
     }
     table = select(read_study(args.name, parse_settings(args.set), given), args.only)
-    for trains, flags in FLAGS_OF.items():
-        for flag in flags:
-            if trains != table.trains and getattr(args, flag):
-                raise ValueError(
-                    f"{args.name} trains {table.trains}s: --{flag} is for tables of {trains}s"
-                )
+    check_flags(args, table)
     for cell in table.cells:
         if table.trains == "tracker":
             check_tracker(cell.name, cell.config)
-        folder_of(cell.config, args.out)  # what is not there is missed now
+        folder_of(cell.config, args.out)  # raises now where data or teacher is not there
     return table
 
 
+def check_flags(args: argparse.Namespace, table: Study) -> None:
+    """Raise ValueError for a flag that is for the other kind of table."""
+    other = "tracker" if table.trains == "classifier" else "classifier"
+    for flag in FLAGS_OF[other]:
+        if getattr(args, flag):
+            raise ValueError(
+                f"{args.name} trains {table.trains}s: --{flag} is for tables of {other}s"
+            )
+
+
 def check_tracker(name: str, config: Any) -> None:
-    """Raise ValueError for a row that would train on made-up videos, or a teacher of its own."""
+    """Raise ValueError for a row that would train on made-up videos or train its own teacher."""
     if not config.data:
         raise ValueError(f"{name}: no data to train on; give a crop store or a folder by --data")
     if config.model != "siamfc" and not config.teacher:
-        raise ValueError(
-            f"{name}: a 1-bit network needs a teacher; give the weights of a float SiamFC by --teacher"
-        )
+        advice = "give the weights of a float SiamFC by --teacher"
+        raise ValueError(f"{name}: a 1-bit network needs a teacher; {advice}")
 
 
 def make(args: argparse.Namespace) -> tuple[str, int]:
-    """Train what is missing; the table and the exit code."""
+    """Train what is missing; returns the table and the exit code."""
     from rbsf.tools.studies import as_markdown, plot_curves
 
     table = open_table(args)
@@ -282,8 +302,9 @@ def make(args: argparse.Namespace) -> tuple[str, int]:
 
 
 def make_trackers(args: argparse.Namespace, table: Study) -> tuple[str, int]:
-    """Train what is missing and track with it; the table and the exit code.  No table where a
-    training was stopped.
+    """Train what is missing and track with it; returns the table and the exit code.
+
+    There is no table where a training was stopped.
     """
     from rbsf.tools.tracker_studies import finish, open_test
 

@@ -1,8 +1,7 @@
-"""Tables of trainings, as configs/tables/NAME.yaml has them: their cells, how these are run, what
-they have given.
+"""Tables of trainings, as configs/tables/NAME.yaml has them: cells, their runs and their results.
 
-Those of classifiers are the paper's, ours beside its figures; for those of trackers see
-`rbsf.tools.tracker_studies`.
+Tables of classifiers are the paper's, our figures beside its own. What is special to tables of
+trackers is in `rbsf.tools.tracker_studies`.
 """
 
 from __future__ import annotations
@@ -34,6 +33,11 @@ KEYS = {"title", "trains", "config", "set", "columns", "rows"}
 REQUIRED = {"title", "config", "rows"}
 PART_KEYS = {"config", "set", "paper", "metric"}  # of a row or column
 METRICS = ("top1", "top5")
+FORMS: dict[str, tuple[type, str]] = {  # by key: its type, and how to write it
+    "title": (str, "text"),
+    "config": (str, "FILE"),
+    "set": (dict, "{name: value, ...}"),
+}
 TRAINS: dict[str, type[RunConfig]] = {"classifier": ClassifierConfig, "tracker": TrainConfig}
 CONFIGURE: dict[type, Callable[[dict[str, Any]], Any]] = {
     ClassifierConfig: with_defaults,
@@ -44,8 +48,7 @@ RECIPES: dict[type, type[Recipe]] = {ClassifierConfig: ClassifierRecipe, TrainCo
 
 @dataclass(frozen=True)
 class Cell:
-    """A training, and the figure of the paper, in percent, that its `metric`, top1 or top5, is to
-    be compared with.
+    """A training, and the figure of the paper to compare it with.
 
     A table of trackers has rows alone and no figures of the paper: `column` is empty, `paper` is
     nan.
@@ -53,8 +56,8 @@ class Cell:
 
     row: str
     column: str
-    paper: float
-    metric: str
+    paper: float  # in percent
+    metric: str  # what is compared: top1 or top5
     config: Any  # of the class that the table trains
 
     @property
@@ -77,70 +80,75 @@ def read_study(
 ) -> Study:
     """The table of configs/tables/NAME.yaml, or of the file `name` where it ends in .yaml.
 
-    A cell's settings are those of the file `config` of its row or of the table, then those `given`
-    for what the table trains, `set` of the table, of the column and of the row, and last the
-    overrides, which all cells get; below them all, of classifiers, the defaults of the method.
-    FileNotFoundError, or ValueError that names the file and what does not fit.
+    The settings of a cell come from these places, of which the last wins: of classifiers the
+    defaults of the method; the file `config` of the row or of the table; those `given` for what the
+    table trains; `set` of the table, of the column and of the row; `overrides`.
+
+    Raises FileNotFoundError, or ValueError that names the file and what does not fit.
     """
     path = Path(name) if name.endswith(".yaml") else TABLES / f"{name}.yaml"
     content = _read_content(path)
     cls = TRAINS[content["trains"]]
-    base = {
-        **(given or {}).get(content["trains"], {}),
-        **check_settings(cls, content["set"], f"{path}: set"),
-    }
+    of_kind = (given or {}).get(content["trains"], {})
+    base = of_kind | check_settings(cls, content["set"], f"{path}: set")
     cells = _cells(path, content, base, check_settings(cls, overrides, "--set"))
     return Study(content["title"], list(cells), content["trains"])
 
 
 def _read_content(path: Path) -> dict[str, Any]:
-    """The file with all KEYS."""
-    if not path.is_file():
-        known = ", ".join(sorted(found.stem for found in TABLES.glob("*.yaml")))
-        raise FileNotFoundError(
-            f"no table {path}; there are {known}, table6, or a .yaml file of your own"
-        )
-    content = read_yaml_file(path)
+    """The file's content, checked, with a value for each of KEYS."""
+    content = _read_yaml(path)
     if not isinstance(content, dict) or not REQUIRED <= content.keys() <= KEYS:
         raise ValueError(
             f"{path}: expected the keys {', '.join(sorted(REQUIRED))}, perhaps trains, set, columns"
         )
     content = {"trains": "classifier", "set": {}, "columns": {"": {}}, **content}
-    if content["trains"] not in [*TRAINS]:
+    if content["trains"] not in [*TRAINS]:  # a list, since what was read may have no hash
         raise ValueError(f"{path}: trains is {content['trains']!r}; expected {' or '.join(TRAINS)}")
-    for kind, needed, form in (
-        ("title", str, "text"),
-        ("config", str, "FILE"),
-        ("set", dict, "{name: value, ...}"),
-    ):
+    for kind, (needed, form) in FORMS.items():
         if not isinstance(content[kind], needed):
             raise ValueError(f"{path}: {kind} is {content[kind]!r}; expected {form}")
     for kind in ("columns", "rows"):
-        parts = content[kind]
-        if not isinstance(parts, dict) or not parts:
-            raise ValueError(
-                f"{path}: {kind} is {parts!r}; expected `name: {{set: {{...}}}}` for each"
-            )
-        for name, part in parts.items():
-            _check_part(part, f"{path}: {name}")
+        _check_parts(content[kind], path, kind)
     return content
 
 
-def _check_part(part: Any, where: str) -> None:
-    """Raise ValueError where a row or column is not what it should be."""
-    if (
-        not isinstance(part, dict)
-        or not part.keys() <= PART_KEYS
-        or not isinstance(part.get("set", {}), dict)
-    ):
-        raise ValueError(
-            f"{where} is {part!r}; expected {{set: {{name: value, ...}}}}, perhaps with config: FILE"
+def _read_yaml(path: Path) -> Any:
+    """What the file of a table holds.
+
+    Raises FileNotFoundError, or ValueError where it is not YAML.
+    """
+    if not path.is_file():
+        known = ", ".join(sorted(found.stem for found in TABLES.glob("*.yaml")))
+        raise FileNotFoundError(
+            f"no table {path}; there are {known}, table6, or a .yaml file of your own"
         )
-    config, paper, metric = (
-        part.get("config", ""),
-        part.get("paper", []),
-        part.get("metric", METRICS[0]),
-    )
+    return read_yaml_file(path)
+
+
+def _check_parts(parts: Any, path: Path, kind: str) -> None:
+    """Raise ValueError where the rows or columns are not what they should be."""
+    if not isinstance(parts, dict) or not parts:
+        raise ValueError(f"{path}: {kind} is {parts!r}; expected `name: {{set: {{...}}}}` for each")
+    for name, part in parts.items():
+        where = f"{path}: {name}"
+        if not _is_part(part):
+            expected = "{set: {name: value, ...}}, perhaps with config: FILE"
+            raise ValueError(f"{where} is {part!r}; expected {expected}")
+        _check_values(part, where)
+
+
+def _is_part(part: Any) -> bool:
+    """Whether `part` has the form of a row or column."""
+    if not isinstance(part, dict) or not part.keys() <= PART_KEYS:
+        return False
+    return isinstance(part.get("set", {}), dict)
+
+
+def _check_values(part: dict[str, Any], where: str) -> None:
+    """Raise ValueError for a value of a row or column that is not what it should be."""
+    config, paper = part.get("config", ""), part.get("paper", [])
+    metric = part.get("metric", METRICS[0])
     if not isinstance(config, str):
         raise ValueError(f"{where}: config is {config!r}; expected the name of a file in configs/")
     if not isinstance(paper, list) or not all(isinstance(figure, int | float) for figure in paper):
@@ -152,39 +160,43 @@ def _check_part(part: Any, where: str) -> None:
 def _cells(
     path: Path, content: dict[str, Any], base: dict[str, Any], overrides: dict[str, Any]
 ) -> Iterator[Cell]:
-    cls = TRAINS[content["trains"]]
+    """The cells, row by row.
+
+    Raises ValueError where a row has more or fewer figures than there are columns.
+    """
+    cls, columns = TRAINS[content["trains"]], content["columns"]
     for row_name, row in content["rows"].items():
         file = read_yaml(cls, CONFIGS / (row.get("config") or content["config"]))
         figures = row.get("paper", [] if cls is ClassifierConfig else [math.nan])
-        if len(figures) != len(content["columns"]):
+        if len(figures) != len(columns):
             raise ValueError(
-                f"{path}: row {row_name!r} has {len(figures)} figures for {len(content['columns'])}"
+                f"{path}: row {row_name!r} has {len(figures)} figures for {len(columns)}"
             )
-        for (column_name, column), paper in zip(content["columns"].items(), figures, strict=True):
-            own = check_settings(
-                cls, {**column.get("set", {}), **row.get("set", {})}, f"{path}: {row_name}"
-            )
+        for (column_name, column), paper in zip(columns.items(), figures, strict=True):
+            own = {**column.get("set", {}), **row.get("set", {})}
+            own = check_settings(cls, own, f"{path}: {row_name}")
             config = CONFIGURE[cls]({**file, **base, **own, **overrides})
-            yield Cell(
-                str(row_name), str(column_name), paper, column.get("metric", METRICS[0]), config
-            )
+            metric = column.get("metric", METRICS[0])
+            yield Cell(str(row_name), str(column_name), paper, metric, config)
 
 
 def folder_of(config: RunConfig, out: Path) -> Path:
-    """Where the training of a cell lives: cells of several tables with the same settings share it."""
+    """Where the training of a cell lives; cells with the same settings share it."""
     return out / config.folder_name()
 
 
 def state_of(config: RunConfig, out: Path) -> str:
     """`done`, `half done` or `to do`."""
     folder = folder_of(config, out)
-    begun = (folder / CHECKPOINT).is_file()
-    return "done" if (folder / config.result_file).is_file() else "half done" if begun else "to do"
+    if (folder / config.result_file).is_file():
+        return "done"
+    return "half done" if (folder / CHECKPOINT).is_file() else "to do"
 
 
 def run_cell(config: RunConfig, out: Path) -> int:
-    """Train unless its result is there, from its last checkpoint where it has one; the exit code of
-    the training.
+    """Train a cell unless its result is there, from its last checkpoint if it has one.
+
+    Returns the exit code of the training.
     """
     folder, state = folder_of(config, out), state_of(config, out)
     if state == "done":
@@ -201,37 +213,32 @@ def result_of(config: ClassifierConfig, out: Path) -> dict[str, float] | None:
 
 def as_markdown(table: Study, seeds: list[int], out: Path) -> str:
     """Paper, ours, difference, epochs, training images and seeds of every cell."""
-    heads = ("", "", "paper", "ours", "difference", "epochs", "images an epoch", "seeds")
-    rows = [heads, tuple("---" if i < 2 else "---:" for i in range(len(heads)))]
+    heads = ["", "", "paper", "ours", "difference", "epochs", "images an epoch", "seeds"]
+    rows = [heads, ["---"] * 2 + ["---:"] * (len(heads) - 2)]
     for cell in table.cells:
         configs = [dataclasses.replace(cell.config, seed=seed) for seed in seeds]
-        results = [result for config in configs if (result := result_of(config, out)) is not None]
-        figures = [result[cell.metric] for result in results]
-        ours, difference, images = "not run", "", ""
-        if figures:
-            spread = f" ± {stdev(figures):.2f}" if len(figures) > 1 else ""
-            ours, difference = f"{mean(figures):.2f}{spread}", f"{mean(figures) - cell.paper:+.2f}"
-            images = f"{results[0]['images']:,}"
-        count = str(len(figures)) if figures else ""
-        rows.append(
-            (
-                cell.row,
-                cell.column,
-                f"{cell.paper:.2f}",
-                ours,
-                difference,
-                str(cell.config.loop.epochs),
-                images,
-                count,
-            )
-        )
+        results = [result_of(config, out) for config in configs]
+        rows.append(_row_of(cell, [result for result in results if result is not None]))
     lines = "\n".join("| " + " | ".join(row) + " |" for row in rows)
     return f"{table.title}\n\n{lines}\n"
 
 
+def _row_of(cell: Cell, results: list[dict[str, float]]) -> list[str]:
+    """The row of a cell in the table, by the results of its seeds."""
+    names, epochs = [cell.row, cell.column, f"{cell.paper:.2f}"], str(cell.config.loop.epochs)
+    if not results:
+        return [*names, "not run", "", epochs, "", ""]
+    figures = [result[cell.metric] for result in results]
+    spread = f" ± {stdev(figures):.2f}" if len(figures) > 1 else ""
+    ours, difference = f"{mean(figures):.2f}{spread}", f"{mean(figures) - cell.paper:+.2f}"
+    images = f"{results[0]['images']:,}"
+    return [*names, ours, difference, epochs, images, str(len(figures))]
+
+
 def read_curves(log: Path) -> dict[str, list[tuple[float, float]]]:
-    """(epoch, error in percent) of a training's log.csv: of `train`, a mean of each epoch, and of
-    `test`.
+    """Points (epoch, error in percent) of a training's log.csv.
+
+    `test` has the error after each epoch, `train` the mean over each epoch.
     """
     curves: dict[str, list[tuple[float, float]]] = {"train": [], "test": []}
     errors: list[float] = []
@@ -242,33 +249,37 @@ def read_curves(log: Path) -> dict[str, list[tuple[float, float]]]:
             if row.get("val_top1"):  # the last row of an epoch
                 epoch = len(curves["test"]) + 1.0
                 curves["test"].append((epoch, 100 - float(row["val_top1"])))
-                curves["train"] += [(epoch, mean(errors))] if errors else []
+                if errors:
+                    curves["train"].append((epoch, mean(errors)))
                 errors = []
     return curves
 
 
 def plot_curves(table: Study, seed: int, out: Path, path: Path) -> bool:
-    """Draw training and test error of the table's rows over epochs, as figure 2; False where no row
-    has a log.
+    """Draw training and test error of the table's rows over epochs, as figure 2.
+
+    Returns False where no row has a log.
     """
     from matplotlib.figure import Figure
 
-    logs = [
-        folder_of(dataclasses.replace(cell.config, seed=seed), out) / "log.csv"
-        for cell in table.cells
-    ]
+    configs = [dataclasses.replace(cell.config, seed=seed) for cell in table.cells]
+    logs = [folder_of(config, out) / "log.csv" for config in configs]
     if not any(log.is_file() for log in logs):
         return False
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     for number, (cell, log) in enumerate(zip(table.cells, logs, strict=True)):
-        for kind, points in (read_curves(log) if log.is_file() else {}).items():
-            style = "--" if kind == "train" else "-"
-            axes.plot(
-                *zip(*points, strict=True), style, color=f"C{number}", label=f"{cell.row}, {kind}"
-            )
+        if log.is_file():
+            _plot_row(axes, cell.row, log, f"C{number}")
     axes.set(title=table.title, xlabel="epoch", ylabel="top-1 error, %")
     axes.grid(alpha=0.3)
     axes.legend()
     write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=120))
     return True
+
+
+def _plot_row(axes: Any, row: str, log: Path, color: str) -> None:
+    """Draw both errors of a row: training dashed, test solid."""
+    for kind, points in read_curves(log).items():
+        style = "--" if kind == "train" else "-"
+        axes.plot(*zip(*points, strict=True), style, color=color, label=f"{row}, {kind}")

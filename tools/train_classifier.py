@@ -1,12 +1,16 @@
-"""Train a 1-bit classifier by RBCN or one of its rivals, or the real network, on MNIST, CIFAR,
-ImageNet or a folder.
+"""Train a 1-bit classifier by RBCN or one of its rivals, or the real network.
+
+It learns from MNIST, CIFAR, ImageNet or a folder of images.
 
     python tools/train_classifier.py --config configs/classify/mnist.yaml --root data
 
-configs/classify/ has the paper's settings; tools/reproduce.py runs whole tables of the paper.  RBCN needs a float
-teacher: --teacher FILE, or one that is trained first, kept in OUT/../teachers for the runs that share it.  A rival by
---method is trained without RBCN's discriminators, feature regression and batch-norm pass, unless they are asked for;
-with --start random it needs no teacher.
+configs/classify/ has the paper's settings; tools/reproduce.py runs whole tables of the paper.
+
+RBCN needs a float teacher: --teacher FILE, or one that is trained first, and kept in
+OUT/../teachers for the runs that share it. A rival by --method is trained without RBCN's
+discriminators, feature regression and batch-norm pass, unless they are asked for. With --start
+random it needs no teacher.
+
 Several GPUs: torchrun --nproc-per-node N tools/train_classifier.py ...
 """
 

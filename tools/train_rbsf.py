@@ -1,11 +1,14 @@
 """Train RB-SF, the 1-bit SiamFC tracker, or its float and XNOR-Net twins, from pairs of frames.
 
-Without --data it trains on synthetic videos that it makes itself: a try-out, no more.  For a
-tracker to use give real data: --data GOT-10k/train, or any folder of sequences, still images, or a
-crop store of tools/prepare_pairs.py. RB-SF and XNOR-SF start from a float teacher: --teacher FILE,
-or one that is trained first. RB-SF 2 learns from a published tracker: --model rbsf2 --teacher
-BACKBONE.onnx,HEAD.onnx; --model rbsf2 --help has its settings. Several GPUs: torchrun
---nproc-per-node N tools/train_rbsf.py ...
+Without --data it trains on synthetic videos that it makes itself: a try-out, no more. For a tracker
+to use give real data: --data GOT-10k/train, or any folder of sequences, still images, or a crop
+store of tools/prepare_pairs.py.
+
+RB-SF and XNOR-SF start from a float teacher: --teacher FILE, or one that is trained first. RB-SF 2
+learns from a published tracker: --model rbsf2 --teacher BACKBONE.onnx,HEAD.onnx. Its settings:
+--model rbsf2 --help
+
+Several GPUs: torchrun --nproc-per-node N tools/train_rbsf.py ...
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     family = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     family.add_argument("--model")
     known, others = family.parse_known_args(argv)
-    if known.model == "rbsf2":  # which has settings of its own
+    if known.model == "rbsf2":  # it has settings of its own
         from rbsf.tools.recipes.distilled import DistilledRecipe, read_settings
 
         return train(DistilledRecipe, read_settings(others, __doc__ or ""))

@@ -58,8 +58,8 @@ def open_frames(source: str | Path) -> Frames:
     if is_pattern(text):
         return _open_images(text, find_images(text))
     raise FileNotFoundError(
-        f"{text} does not exist; give a video, a folder of images, a pattern, a camera's number or a"
-        " stream's URL"
+        f"{text} does not exist; give a video, a folder of images, a pattern, a camera's number"
+        " or a stream's URL"
     )
 
 

@@ -40,9 +40,9 @@ PNG = b"\x89PNG\r\n\x1a\n"
 def read_image(path: str | Path) -> np.ndarray:
     """Read an image file as H x W x 3 uint8 RGB.
 
-    Gray is repeated, alpha is dropped, a camera's rotation is applied.  Of more than 8 bits the upper
-    8 are kept; where they would hold few levels, and for floating-point values, the image is stretched
-    from its darkest to its brightest value, with a warning.
+    Gray is repeated, alpha is dropped, a camera's rotation is applied. Of more than 8 bits the
+    upper 8 are kept. Where they would hold few levels, and for floating-point values, the image is
+    stretched from its darkest to its brightest value, with a warning.
 
     Raises FileNotFoundError where there is no file, and ValueError, which names it, where it cannot
     be decoded whole or holds several pictures.
@@ -115,8 +115,8 @@ def _to_8_bits(image: np.ndarray, path: Path) -> np.ndarray:
         if high == low or int(upper.max()) - int(upper.min()) >= FEW_LEVELS:
             return upper
     warnings.warn(
-        f"{path.parent} holds images of type {image.dtype} that are stretched from their own darkest"
-        " to their own brightest value",
+        f"{path.parent} holds images of type {image.dtype} that are stretched from their own"
+        " darkest to their own brightest value",
         stacklevel=3,
     )
     span = (high - low) or 1
@@ -203,7 +203,10 @@ def is_pattern(text: str) -> bool:
 
 
 def warn_of_mixture(source: str, files: Sequence[Path]) -> None:
-    """Warn where file names are of several kinds, as with masks beside frames, or numbers are missing."""
+    """Warn where file names are of several kinds, or numbers are missing.
+
+    Names are of several kinds where masks lie beside frames, for example.
+    """
     kinds: dict[str, list[Path]] = {}
     for file in files:
         kinds.setdefault(re.sub(r"\d+", "#", file.name), []).append(file)
@@ -211,8 +214,9 @@ def warn_of_mixture(source: str, files: Sequence[Path]) -> None:
     if len(numbered) > 1 and min(map(len, numbered.values())) > 1:
         examples = " and ".join(found[0].name for found in list(numbered.values())[:2])
         warnings.warn(
-            f"{source} holds images with {len(numbered)} kinds of names, such as {examples}, and all"
-            " of them are taken for frames; give a pattern such as 'FOLDER/%05d.png' to take one kind",
+            f"{source} holds images with {len(numbered)} kinds of names, such as {examples}, and"
+            " all of them are taken for frames; give a pattern such as 'FOLDER/%05d.png' to take"
+            " one kind",
             stacklevel=2,
         )
     elif len(numbered) == 1:

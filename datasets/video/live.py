@@ -34,11 +34,12 @@ class LiveCount:
 class NewestFrame:
     """A slot with the newest frame of a source, which a thread reads as fast as it comes.
 
-    `connect` opens the source and yields its frames, H x W x 3 uint8 RGB; it is called again when
-    they end or it raises an error.  Iterating yields each frame that is taken with its seconds since
-    the first one, by the clock at its arrival.  The first frame waits until it is taken, so that a
-    box that is known in advance belongs to it.  Iteration ends when `should_stop` says so.  Raises
-    SourceEnded where no frame comes for too long, or where the source cannot be opened at all.
+    `connect` opens the source and yields its frames, H x W x 3 uint8 RGB. It is called again when
+    they end or it raises an error. Iterating yields each frame that is taken, with its seconds
+    since the first one by the clock at its arrival. The first frame waits until it is taken, so
+    that a box that is known in advance belongs to it. Iteration ends when `should_stop` says so.
+
+    Raises SourceEnded where no frame comes for too long, or where the source cannot be opened.
     """
 
     def __init__(self, name: str, connect: Callable[[], Frames]) -> None:

@@ -27,7 +27,7 @@ for _ in range(int(sys.argv[2])):
     capture.read()
 """
 
-# A frame, H x W x 3 uint8 RGB, or None for one that cannot be decoded; and its timestamp in seconds.
+# A frame, H x W x 3 uint8 RGB, or None where it cannot be decoded; and its timestamp in seconds.
 Stamped = tuple[np.ndarray | None, float]
 
 
@@ -127,9 +127,8 @@ def fault_of(path: Path) -> str | None:
     if not good and name in NOT_DECODED:
         return f"has the codec {NOT_DECODED[name]}, which OpenCV does not decode"
     if not good:
-        raise ValueError(
-            f"video {path} opens, but not one frame of it can be decoded: it is cut short or damaged"
-        )
+        problem = "not one frame of it can be decoded: it is cut short or damaged"
+        raise ValueError(f"video {path} opens, but {problem}")
     if not again:
         return "has a single frame as OpenCV reads it, which may be its cover picture"
     if is_same(first, second) and leaves_frames_unwritten(path, 2):

@@ -57,7 +57,10 @@ class PyavReader:
                     yield self._turn.apply(image) if self._turn else image, seconds
 
     def frame(self, index: int) -> np.ndarray:
-        """Frame `index`, from 0; all frames before it are decoded.  ValueError where it is missing."""
+        """Frame `index`, from 0; all frames before it are decoded.
+
+        Raises ValueError where it is missing or cannot be decoded.
+        """
         found = next(islice(iter(self), index, None), None)
         if found is None or found[0] is None:
             raise ValueError(f"frame {index} of video {self.path} cannot be decoded")

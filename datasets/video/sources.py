@@ -39,12 +39,14 @@ class BrokenVideo(ValueError):
 class Frames:
     """A run of frames that can be iterated again and again.
 
-    A camera or live stream is read from now on, another stream or a pipe only once.  `count` is what a folder holds or a
-    video's header says, which may be wrong, or None.  `fps` is the mean rate, or None.  Iterating
-    yields H x W x 3 uint8 RGB, whose size may change on the way; `start()` yields each frame with its
-    time in seconds since the first one, or None where there is no clock: images, cameras.  Both raise
-    ValueError for a frame that cannot be read, and BrokenVideo after the last good frame of a broken
-    file.
+    A camera or live stream is read from now on, another stream or a pipe only once. `count` is what
+    a folder holds or a video's header says, which may be wrong, or None. `fps` is the mean rate, or
+    None.
+
+    Iterating yields H x W x 3 uint8 RGB, whose size may change on the way. `start()` yields each
+    frame with its time in seconds since the first one, or None where there is no clock: images,
+    cameras. Both raise ValueError for a frame that cannot be read, and BrokenVideo after the last
+    good frame of a broken file.
     """
 
     name: str
@@ -71,9 +73,9 @@ def open_camera(index: int) -> Frames:
 def open_stream(address: str) -> Frames:
     """Open a URL that FFmpeg knows (rtsp, http ...) or a pipe.
 
-    Addresses that name a live source are read as one.  Others are files that come over a network: no
-    frame of them is dropped, and they are read once.  Raises ValueError where such a one cannot be
-    opened, and for a second reading.
+    An address that names a live source is read as one. Others are files that come over a network:
+    no frame of them is dropped, and they are read once. Raises ValueError where such a one cannot
+    be opened, and for a second reading.
     """
     if is_live(address):
         return _live(address, address, None)
@@ -112,9 +114,8 @@ def _read_once(
     frames = _timed(stamped, fps)
     first = next(frames, None)
     if first is None:
-        raise ValueError(
-            f"{address} opens, but no frame comes; an .mp4 can be sent so with its index in front alone"
-        )
+        advice = "an .mp4 can be sent so with its index in front alone"
+        raise ValueError(f"{address} opens, but no frame comes; {advice}")
     unread = [chain([first], frames)]
 
     def start() -> Iterator[tuple[np.ndarray, float | None]]:
@@ -174,7 +175,8 @@ def _read_capture(capture: cv2.VideoCapture) -> Iterator[tuple[np.ndarray, float
 def _without_gaps(reader: Reader) -> Iterator[tuple[np.ndarray, float]]:
     """Frames, with the one before in place of one that cannot be decoded, so that numbers are kept.
 
-    Raises BrokenVideo where more than MAX_STAND_INS in a row cannot be decoded, but a later one can.
+    Raises BrokenVideo where more than MAX_STAND_INS in a row cannot be decoded, but a later one
+    can.
     """
     last: np.ndarray | None = None
     number = bad = 0
@@ -250,7 +252,7 @@ def _play(reader: Reader) -> Iterator[tuple[np.ndarray, float | None]]:
 
 
 def _lacks_frames(path: Path, times: list[float], count: int | None, fps: float | None) -> bool:
-    """Whether a file that lists its frames has shown less, and time has a gap where they should be."""
+    """Whether a file has shown less frames than it lists, and time has a gap where they belong."""
     if not count or not fps:
         return False
     steps = np.diff([*times, count / fps])  # two fields of a frame leave no gap
@@ -258,7 +260,10 @@ def _lacks_frames(path: Path, times: list[float], count: int | None, fps: float 
 
 
 def count_frames(path: str | Path) -> int:
-    """Number of frames of a video file that can be decoded: all of them are, which takes its time."""
+    """Number of frames of a video file that can be decoded.
+
+    All of them are decoded, which takes its time.
+    """
     return sum(1 for _ in _without_gaps(open_reader(Path(path))))
 
 

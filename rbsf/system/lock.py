@@ -1,4 +1,7 @@
-"""Locks, so that two processes do not write one thing: the operating system's, which end with their holder."""
+"""Locks, so that two processes do not write one thing.
+
+They are the operating system's, which end with their holder.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +32,9 @@ class InUse(ValueError):
 def locked(thing: str | Path, wait: bool = False) -> Iterator[None]:
     """Context that one process at a time is in, for a file or folder.
 
-    Raises InUse where another process holds the lock; with `wait`, says so and waits.  Raises OSError
-    where `thing` cannot be made.  Where the file system has no locks, as on some network folders, or
-    takes no lock file, a warning says so and the work goes on.
+    Where another process holds the lock, raises InUse; with `wait`, says so and waits. Raises
+    OSError where `thing` cannot be made. Where the file system has no locks, as on some network
+    folders, or takes no lock file, a warning says so and the work goes on.
     """
     path = lock_file(Path(thing))
     descriptor = _acquire(path, thing, wait)
@@ -123,7 +126,8 @@ def _is_still(descriptor: int, path: Path) -> bool:
 
 def _write_holder(descriptor: int) -> None:
     command = " ".join(sys.argv)[:200] or "python"
-    text = f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%H:%M')} ({command})"
+    process = f"process {os.getpid()} on {socket.gethostname()}"
+    text = f"{process} since {time.strftime('%H:%M')} ({command})"
     with suppress(OSError):  # a full disk: the lock itself needs no room
         os.ftruncate(descriptor, 0)
         os.lseek(descriptor, 0, os.SEEK_SET)

@@ -1,8 +1,8 @@
 """Configurations: dataclasses that a YAML file fills and flags override.
 
-A configuration may hold others, its sections.  To the user all settings lie side by side: the flag is
-`--epochs` and the line in a file is `epochs: 30`, although the code reads `config.loop.epochs`.  So no
-two settings of a configuration have the same name.
+A configuration may hold others, its sections. To the user all settings lie side by side: the flag
+is `--epochs` and the line in a file is `epochs: 30`, although the code reads `config.loop.epochs`.
+So no two settings of a configuration have the same name.
 """
 
 from __future__ import annotations
@@ -41,9 +41,10 @@ def setting(
 ) -> Any:
     """A field of a configuration.
 
-    `default` is a value, or `list` for an empty list.  `metavar` is what help calls an item of a list.
-    `changeable` says that a training may be resumed with another value, `decisive` that the result
-    depends on it, `path` that it is a path, of which only the last part is written into weights.
+    `default` is a value, or `list` for an empty list. `metavar` is what help calls an item of a
+    list. `changeable` says that a training may be resumed with another value, `decisive` that the
+    result depends on it, `path` that it is a path, of which only the last part is written into
+    weights.
     """
     metadata = {
         "help": help,
@@ -129,9 +130,11 @@ def parse_config(
 ) -> dict[str, Any]:
     """The settings for `cls` that are given by `--config FILE` and by flags, which win.
 
-    Each setting is a flag; its metadata has the help.  `defaults` are what --help names in place of
-    the defaults of `cls`.  Raises ValueError for a key or value of the file that does not fit; argparse
-    exits for flags that do not.
+    Each setting is a flag; its metadata has the help. `defaults` are what --help names in place of
+    the defaults of `cls`.
+
+    Raises ValueError for a key or value of the file that does not fit; argparse exits for flags
+    that do not.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter

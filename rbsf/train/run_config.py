@@ -81,7 +81,7 @@ class MachineConfig:
 class RunConfig:
     """Settings of any training; written as config.yaml beside its weights.
 
-    A subclass has a setting that is called like its `UNIT` with an s: how many samples an epoch has.
+    A subclass has a setting called like its `UNIT` with an s: how many samples an epoch has.
     """
 
     UNIT: ClassVar[str] = "sample"
@@ -113,7 +113,7 @@ class RunConfig:
 
     @property
     def result_file(self) -> str:
-        """The file that a training writes last into its folder: where it is, the training is done."""
+        """The file that a training writes last: where it is in the folder, the training is done."""
         raise NotImplementedError
 
     def folder_name(self) -> str:

@@ -73,7 +73,7 @@ sanitize: .venv/.ready
 	$(call built_with,$(SANITIZED),address$(,)undefined,__asan_init)
 	$(call tested_with,$(SANITIZED),$(call library,libasan.so) $(call library,libstdc++.so),RBSF_FUZZ=20000 OMP_NUM_THREADS=1 ASAN_OPTIONS=detect_leaks=0)
 	$(call built_with,$(SANITIZED)-threads,thread,__tsan_init)
-	$(call tested_with,$(SANITIZED)-threads,$(call library,libtsan.so),RBSF_FUZZ=500 TSAN_OPTIONS="halt_on_error=1 ignore_noninstrumented_modules=1")
+	$(call tested_with,$(SANITIZED)-threads,$(call library,libtsan.so),RBSF_FUZZ=500 TSAN_OPTIONS="halt_on_error=1 die_after_fork=0 ignore_noninstrumented_modules=1")
 
 , := ,
 # built_with FOLDER,SANITIZERS,SYMBOL: build the packages, and fail where the extension lacks the symbol

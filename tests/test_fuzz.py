@@ -11,7 +11,7 @@ import json
 import os
 import pickle
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -77,9 +77,6 @@ REGRESSIONS: dict[str, list[bytes]] = {
     "boxes.csv": [b"", b"file,x,y,w,h\n0.png,1,2,3\n"],
     "report.json": [b"[" * 100_000, b'{"format": 1e999}'],
 }
-
-# Their texts are decoded, and their YAML is read, by what still lets some errors through.
-OPEN = ("config.yaml", "constants.yaml", "groundtruth.txt", "boxes.csv", "result_001.txt")
 
 Edit = tuple[float, str, bytes]
 
@@ -209,13 +206,7 @@ def check(parser: Parser, path: Path, data: bytes) -> None:
         assert path.name in lines or path.parent.name in lines, lines
 
 
-def names(known: Iterable[str]) -> list[object]:
-    """The names of parsers as parameters; those in OPEN may fail."""
-    may_fail = pytest.mark.xfail(reason="open", strict=False)
-    return [pytest.param(name, marks=may_fail) if name in OPEN else name for name in known]
-
-
-@pytest.mark.parametrize("name", names(REGRESSIONS))
+@pytest.mark.parametrize("name", sorted(REGRESSIONS))
 def test_what_once_failed(name: str, tmp_path: Path) -> None:
     PARSERS[name].make(tmp_path / name)
     for data in REGRESSIONS[name]:
@@ -223,7 +214,7 @@ def test_what_once_failed(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", names(PARSERS))
+@pytest.mark.parametrize("name", sorted(PARSERS))
 def test_a_damaged_file_is_read_or_named(name: str, tmp_path: Path) -> None:
     parser, path = PARSERS[name], tmp_path / name
     parser.make(path)

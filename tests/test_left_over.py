@@ -114,7 +114,7 @@ def test_a_checkpoint_on_a_small_disk(tmp_path):
     small.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(small)]
     if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("mounting is not allowed here")
+        pytest.skip(needs("linux", "mounting is not allowed here"))
     try:
         save_checkpoint(small / "c.pt", {"epoch": 1})
         with pytest.raises(OSError, match=r"cannot write .*c\.pt: No space left on device"):

@@ -93,13 +93,10 @@ def test_a_name_that_is_not_utf8_is_shown_with_escapes(tmp_path):
 
 def test_crops_and_reports_are_made_below_a_name_that_is_not_utf8(tmp_path, videos):
     name = latin_name(tmp_path)
-    (name / "videos").symlink_to(videos)
     store = name / "pairs.db"
-    code, _, errors = run_program(
-        "tools/prepare_pairs.py", "--data", name / "videos", "--out", store
-    )
+    code, _, errors = run_program("tools/prepare_pairs.py", "--data", videos, "--out", store)
     assert (code, store.is_file()) == (0, True), errors
-    words = ["--dataset", "folder", "--root", name / "videos", "--tracker", "static"]
+    words = ["--dataset", "folder", "--root", videos, "--tracker", "static"]
     code, _, errors = run_program("eval/run_benchmarks.py", *words, "--out", name, "--workers", 1)
     assert code == 0, errors
 

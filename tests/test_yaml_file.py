@@ -28,7 +28,7 @@ BAD = {
     "an alias of itself": ("data: &a [*a]", "not YAML (line 1: an alias"),
     "a key that is a list": ("? [a, b]\n: 1", "not YAML ("),
     "a set": ("epochs: !!set {1, 2}", "epochs is {1, 2}; expected int"),
-    "a zero byte": ("epochs: 1\0", "not YAML (ReaderError"),
+    "a zero byte": ("epochs: 1\0", "line 1: not UTF-8 text"),
     "large": ("# " + "x" * 300_000, "300,002 bytes; 200,000 at most are read"),
 }
 

@@ -97,11 +97,13 @@ def test_what_needs_pyav_is_refused_without_it(name, source, reason):
     assert f"{source} {reason}; install PyAV" in str(error.value)
 
 
-def test_a_bad_frame_is_warned_of_and_numbers_are_kept():
+def test_a_bad_frame_is_warned_of_and_numbers_and_times_are_kept():
     with pytest.warns(UserWarning, match="frame 5 cannot be decoded; the one before stands in"):
-        images = list(open_frames(case("09-one-bad-mjpeg-frame") / "badframe.avi"))
+        frames = list(open_frames(case("09-one-bad-mjpeg-frame") / "badframe.avi").start())
+    images, times = zip(*frames, strict=True)
     assert len(images) == 16
     assert np.array_equal(images[5], images[4])
+    assert times == pytest.approx([number / 25 for number in range(16)])
 
 
 def test_masks_beside_frames_are_warned_of():
@@ -206,3 +208,6 @@ def test_a_repeated_timestamp_spoils_no_later_one():
     stamps = [1.0, 1.04, 1.04, 1.2, 1.24]
     times = [seconds for _, seconds in _timed([(image, stamp) for stamp in stamps], 25.0)]
     assert times == pytest.approx([0, 0.04, 0.08, 0.2, 0.24])
+    steady = [0.0, 0.04, 0.04, 0.08, 0.12, 0.16]
+    times = [seconds for _, seconds in _timed([(image, stamp) for stamp in steady], 25.0)]
+    assert times == pytest.approx([0, 0.04, 0.08, 0.08, 0.12, 0.16])

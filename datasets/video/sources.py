@@ -143,12 +143,16 @@ def open_reader(path: Path) -> Reader:
     state = path.stat()
     if state.st_size == 0:
         raise ValueError(f"video {path} is empty (0 bytes)")
-    return _choose_reader(path.resolve(), path, state.st_mtime_ns)
+    return _choose_reader(path, path.resolve(), state.st_mtime_ns)
 
 
 @lru_cache(maxsize=64)
-def _choose_reader(_: Path, path: Path, __: int) -> Reader:
-    """The choice is kept for as long as the file does not change: to look into it takes time."""
+def _choose_reader(path: Path, place: Path, changed_at: int) -> Reader:
+    """What reads the video `path`.
+
+    To look into it takes time, so the choice is kept while `path` leads to the same `place` and the
+    file there does not change.
+    """
     fault = fault_of(path)
     if fault is None:
         return OpenCvReader(path)
@@ -175,30 +179,33 @@ def _read_capture(capture: cv2.VideoCapture) -> Iterator[tuple[np.ndarray, float
 def _without_gaps(reader: Reader) -> Iterator[tuple[np.ndarray, float]]:
     """Frames, with the one before in place of one that cannot be decoded, so that numbers are kept.
 
-    Raises BrokenVideo where more than MAX_STAND_INS in a row cannot be decoded, but a later one
-    can.
+    Times of these are spread evenly. Raises BrokenVideo where more than MAX_STAND_INS in a row
+    cannot be decoded, but a later one can.
     """
-    last: np.ndarray | None = None
+    last: tuple[np.ndarray, float] | None = None
     number = bad = 0
     for image, stamp in reader:
         if image is None:
             bad += 1
             continue
-        if bad and last is None:
+        if last is not None:
+            yield from _stand_ins(reader.path, last, stamp, number, bad)
+            number += bad
+        elif bad:
             warnings.warn(
                 f"video {reader.path}: its first {bad} frames cannot be decoded; they are left out",
                 stacklevel=2,
             )
-        elif bad and last is not None:
-            yield from _stand_ins(reader.path, last, number, bad, stamp)
-            number += bad
         yield image, stamp
-        last, number, bad = image, number + 1, 0
+        last, number, bad = (image, stamp), number + 1, 0
 
 
 def _stand_ins(
-    path: Path, last: np.ndarray, number: int, bad: int, stamp: float
+    path: Path, last: tuple[np.ndarray, float], stamp: float, number: int, bad: int
 ) -> Iterator[tuple[np.ndarray, float]]:
+    """Frame `last` again for each of the `bad` frames from `number` to the one at `stamp`."""
+    if not bad:
+        return
     if bad > MAX_STAND_INS:
         raise BrokenVideo(
             f"video {path} is damaged: frames {number} to {number + bad - 1} cannot be decoded"
@@ -207,26 +214,32 @@ def _stand_ins(
         f"video {path}: frame {number} cannot be decoded; the one before stands in for it",
         stacklevel=2,
     )
-    for _ in range(bad):
-        yield last.copy(), stamp
+    image, before = last
+    step = (stamp - before) / (bad + 1)
+    for place in range(1, bad + 1):
+        yield image.copy(), before + place * step
 
 
 def _timed(
     frames: Iterable[tuple[np.ndarray, float]], fps: float | None
 ) -> Iterator[tuple[np.ndarray, float | None]]:
-    """Frames with their seconds since the first.
+    """Frames with their seconds since the first, which never fall.
 
     A timestamp that does not rise (raw streams have none that do) gives way to one that is 1/fps
-    after the frame before; without a rate there is no time then.
+    after the frame before; without a rate there is no time then. Later timestamps count again.
     """
-    begin, seconds = None, 0.0
+    begin, highest, seconds = None, 0.0, 0.0
     for image, stamp in frames:
         if begin is None:
             begin = stamp
             yield image, 0.0
             continue
-        rises = stamp - begin > seconds
-        seconds = stamp - begin if rises else seconds + (1 / fps if fps else 0)
+        rises = stamp - begin > highest
+        if rises:
+            highest = stamp - begin
+            seconds = max(seconds, highest)
+        elif fps:
+            seconds += 1 / fps
         yield image, seconds if rises or fps else None
 
 
@@ -252,7 +265,7 @@ def _play(reader: Reader) -> Iterator[tuple[np.ndarray, float | None]]:
 
 
 def _lacks_frames(path: Path, times: list[float], count: int | None, fps: float | None) -> bool:
-    """Whether a file has shown less frames than it lists, and time has a gap where they belong."""
+    """Whether a file has shown fewer frames than it lists, and time has a gap where they belong."""
     if not count or not fps:
         return False
     steps = np.diff([*times, count / fps])  # two fields of a frame leave no gap

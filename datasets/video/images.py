@@ -88,9 +88,9 @@ def check_png(data: np.ndarray, path: Path) -> None:
 
     OpenCV would take memory for it before it finds out.
     """
-    content = data.tobytes()
-    if not content.startswith(PNG) or len(content) < 24:
+    if data[: len(PNG)].tobytes() != PNG or len(data) < 24:
         return
+    content = data.tobytes()
     width, height = struct.unpack_from(">II", content, 16)
     least = width * height / 8  # bytes, at one bit a pixel
     if least > DEFLATE_RATIO * len(content):
@@ -130,11 +130,12 @@ def read_stack(path: Path) -> list[np.ndarray]:
     """
     data = _read_bytes(path)
     check_png(data, path)
+    count = count_pictures(path)
     good, images = cv2.imdecodemulti(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
-    if not good or len(images) < count_pictures(path):
+    if not good or len(images) < count:
         raise ValueError(
-            f"image {path} holds {count_pictures(path)} pictures, of which {len(images)} can be"
-            " decoded; convert it to a video or to a folder of images"
+            f"image {path} holds {count} pictures, of which {len(images)} can be decoded; convert"
+            " it to a video or to a folder of images"
         )
     eight = (each if each.dtype == np.uint8 else _to_8_bits(each, path) for each in images)
     return [cv2.cvtColor(image, cv2.COLOR_BGR2RGB) for image in eight]

@@ -109,13 +109,14 @@ def score_long(runs: Iterable[tuple[LongRun, Sequence]]) -> LongScores:
 def count_frames(run: LongRun, truth: np.ndarray, overlap: np.ndarray) -> Counts:
     """The frames of one run by what is true, `[N, 4]` with NaN where absent, and what is said."""
     visible = np.isfinite(truth[:, 0])
-    there = ~run.lost
+    hit = overlap > OVERLAP  # only where the target is visible
+    followed = ~run.lost[visible]
     return Counts(
-        tracked=int((visible & there & (overlap > OVERLAP)).sum()),
-        failed=int((visible & there & (overlap <= OVERLAP)).sum()),
-        missed=int((visible & run.lost).sum()),
-        imagined=int((~visible & there).sum()),
-        noticed=int((~visible & run.lost).sum()),
+        tracked=int((followed & hit[visible]).sum()),
+        failed=int((followed & ~hit[visible]).sum()),
+        missed=int((~followed).sum()),
+        imagined=int((~run.lost[~visible]).sum()),
+        noticed=int(run.lost[~visible].sum()),
     )
 
 

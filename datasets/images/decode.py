@@ -85,9 +85,9 @@ def decode_crop(
     """Decode a crop of an image file as `[size, size, 3]` uint8 RGB.
 
     Returns None where OpenCV cannot decode the file whole, or where it is larger than
-    `most_pixels`. Gray is repeated, CMYK converted, alpha
-    dropped, and a rotation noted in EXIF applied. With `reduced`, a JPEG is decoded at 1/2, 1/4 or
-    1/8 of its size: the smallest at which the crop still has `size` pixels in width and height.
+    `most_pixels`. Gray is repeated, CMYK converted, alpha dropped, and a rotation noted in EXIF
+    applied. With `reduced`, a JPEG is decoded at 1/2, 1/4 or 1/8 of its size: the smallest at which
+    the crop still has `size` pixels in width and height.
     """
     header = jpeg_size(data) if reduced else None
     flags = cv2.IMREAD_COLOR

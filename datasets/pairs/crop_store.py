@@ -9,10 +9,10 @@ A store is made beside its place, in `FILE.unfinished`, and renamed when it is f
 the store that was there before goes on with that one.
 
 The tables are `meta` (format, settings, the `complete` flag, and which store this one `extends`),
-`sequences`, `crops` (what is in each
-crop), `images` (their JPEGs, kept apart so that the rest loads fast), `left_out` (frames that could
-not be used) and `origins` (what each sequence was cut from). Stores made by early versions lack the
-last two. The crops of one sequence have consecutive ids, by frame.
+`sequences`, `crops` (what is in each crop), `images` (their JPEGs, kept apart so that the rest
+loads fast), `left_out` (frames that could not be used) and `origins` (what each sequence was cut
+from). Stores made by early versions lack the last two. The crops of one sequence have consecutive
+ids, by frame.
 """
 
 from __future__ import annotations

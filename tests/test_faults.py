@@ -98,8 +98,12 @@ def start(words: list[str]) -> subprocess.Popen[bytes]:
 
 
 def finish(process: subprocess.Popen[bytes]) -> tuple[int, str]:
-    """Exit code and errors of a process."""
-    errors = process.communicate(timeout=200)[1].decode()
+    """Exit code and errors of a process, which is killed with its workers where it does not end."""
+    try:
+        errors = process.communicate(timeout=200)[1].decode()
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
     assert "Traceback" not in errors
     return process.returncode, errors
 
@@ -131,17 +135,30 @@ def undisturbed(data, tmp_path_factory):
     return of
 
 
+def interrupted(
+    words: Callable[[Path, Path], list[str]], data: Path, out: Path, seconds: float
+) -> subprocess.Popen[bytes]:
+    """A process that writes into the new folder `out` and has run for `seconds`."""
+    out.mkdir()
+    process = start(words(data, out))
+    time.sleep(seconds)
+    return process
+
+
+def signal_all(process: subprocess.Popen[bytes], signum: signal.Signals) -> None:
+    """Send a signal to a process and its workers, if they still run."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signum)
+
+
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_killed_at_a_random_moment_and_run_again(name, data, undisturbed, tmp_path):
     words, result = PROGRAMS[name]
     expected, seconds = undisturbed(name)
     for chance in rounds(2):
         out = tmp_path / f"{chance.random()}"
-        out.mkdir()
-        process = start(words(data, out))
-        time.sleep(chance.uniform(0, seconds))
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        process = interrupted(words, data, out, chance.uniform(0, seconds))
+        signal_all(process, signal.SIGKILL)
         process.communicate()
         assert finish(start(words(data, out)))[0] == 0
         assert result(out) == expected
@@ -154,12 +171,9 @@ def test_stopped_and_continued(name, data, undisturbed, tmp_path):
     expected, seconds = undisturbed(name)
     for chance in rounds(1):
         out = tmp_path / f"{chance.random()}"
-        out.mkdir()
-        process = start(words(data, out))
-        time.sleep(chance.uniform(0, seconds))
+        process = interrupted(words, data, out, chance.uniform(0, seconds))
         for signum in (signal.SIGSTOP, signal.SIGCONT):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signum)
+            signal_all(process, signum)
             time.sleep(0.5)
         assert finish(process)[0] == 0
         assert result(out) == expected

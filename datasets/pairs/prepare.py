@@ -405,10 +405,14 @@ def _mapper(workers: int) -> Iterator[Mapper]:
     # The processes start when they are needed. They are spawned, not forked: the caller may have
     # threads (of torch and OpenCV), which do not survive a fork.
     spawn = multiprocessing.get_context("spawn")
+    others = multiprocessing.active_children()
     pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=start_worker)
     try:
         yield lambda jobs: _map_bounded(pool, jobs, 2 * workers)
     except BrokenProcessPool as error:
+        # The pool ends its workers, but not one that it was just starting, and waits for that too.
+        for worker in set(multiprocessing.active_children()) - set(others):
+            worker.kill()
         fault = "a worker process died, perhaps for want of memory"
         raise OSError(f"{fault}; rerun with fewer workers") from error
     finally:

@@ -321,6 +321,11 @@ def test_half_a_checkpoint_and_anothers_checkpoint_are_refused(run):
 
 DAMAGED = {  # a file of a training's folder -> what it holds, and what is said
     "config, empty": ("config.yaml", "", r"config\.yaml is empty or cut short"),
+    "config, cut": (
+        "config.yaml",
+        "# 60 settings\nepochs: 1\nseed: 0\n",
+        r"config\.yaml is empty or cut short",
+    ),
     "config, foreign": ("config.yaml", "epochs: 1\nseed: 0\nx: 1", r"unknown setting 'x'"),
     "config, a list": ("config.yaml", "- 1", r"config\.yaml: expected settings as"),
     "config, out of range": ("config.yaml", "epochs: 0\nseed: 0", r"config\.yaml: epochs is 0"),

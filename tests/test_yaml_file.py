@@ -27,6 +27,11 @@ BAD = {
     "a merged alias": ("data: &a {x: 1}\nteacher: {<<: [*a, *a]}", "not YAML (line 2: an alias"),
     "an alias of itself": ("data: &a [*a]", "not YAML (line 1: an alias"),
     "a key that is a list": ("? [a, b]\n: 1", "not YAML ("),
+    "a key given twice": (
+        "epochs: 1\nseed: 2\nepochs: 3",
+        "not YAML (line 3: a key is given twice",
+    ),
+    "a key given twice within": ("data: {a: 1, a: 2}", "not YAML (line 1: a key is given twice"),
     "a set": ("epochs: !!set {1, 2}", "epochs is {1, 2}; expected int"),
     "a zero byte": ("epochs: 1\0", "line 1: not UTF-8 text"),
     "large": ("# " + "x" * 300_000, "300,002 bytes; 200,000 at most are read"),

@@ -24,6 +24,24 @@ class _Loader(yaml.SafeLoader):
             )
         return super().compose_node(parent, index)
 
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        mapping = super().construct_mapping(node, deep)
+        if len(mapping) < len(node.value):
+            raise yaml.MarkedYAMLError(
+                problem="a key is given twice", problem_mark=self._repeated(node)
+            )
+        return mapping
+
+    def _repeated(self, node: yaml.MappingNode) -> yaml.Mark | None:
+        """Where the first key stands that was there before."""
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                return key_node.start_mark
+            seen.add(key)
+        return None
+
 
 def read_yaml_file(path: str | Path) -> Any:
     """What a YAML file holds; None for an empty one.

@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import difflib
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -23,9 +24,11 @@ import yaml
 
 from rbsf.shipped import find_config
 from rbsf.system.files import write_atomically
+from rbsf.system.text import read_text
 from rbsf.system.yaml_file import read_yaml_file
 
 Config = TypeVar("Config")
+COUNT = re.compile(r"# (\d+) settings\n")
 LARGEST_INT = (1 << 63) - 1
 
 
@@ -187,8 +190,24 @@ def check_settings(cls: type, settings: dict[str, Any], where: str) -> dict[str,
 
 
 def write_yaml(config: Any, path: str | Path) -> None:
-    """Write all settings of a configuration, for the record and for `--config`."""
-    write_atomically(path, yaml.safe_dump(as_settings(config), sort_keys=False).encode())
+    """Write all settings of a configuration, for the record and for `--config`.
+
+    The first line says how many there are, so that a file that was cut short can be told.
+    """
+    values = as_settings(config)
+    text = f"# {len(values)} settings\n" + yaml.safe_dump(values, sort_keys=False)
+    write_atomically(path, text.encode())
+
+
+def lacks_settings(path: str | Path, settings: Mapping[str, Any]) -> bool:
+    """Whether a file of `write_yaml` holds fewer settings than it says; `settings` are those read.
+
+    Files of older versions do not say; they have `epochs` and `seed` at least.
+    """
+    counted = COUNT.match(read_text(path))
+    if counted:
+        return len(settings) < int(counted[1])
+    return not {"epochs", "seed"} <= settings.keys()
 
 
 def _default(field: dataclasses.Field) -> Any:

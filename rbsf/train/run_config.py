@@ -13,6 +13,7 @@ from rbsf.train.config import (
     as_settings,
     changed,
     from_settings,
+    lacks_settings,
     read_yaml,
     section,
     setting,
@@ -182,15 +183,13 @@ def resumed(cls: type[Config], settings: dict[str, Any]) -> Config:
     if not base.is_file():
         raise FileNotFoundError(f"nothing to resume: no {base}; start without --resume")
     written = read_yaml(cls, base)
-    if not {"epochs", "seed"} <= written.keys():
+    if lacks_settings(base, written):
         raise ValueError(f"{base} is empty or cut short; start anew without --resume")
     try:
         trained = from_settings(cls, written)
     except ValueError as error:
         raise ValueError(f"{base}: {error}; start anew without --resume") from None
-    before = as_settings(
-        trained
-    )  # settings that an older version did not have are at their defaults
+    before = as_settings(trained)  # with the defaults of what an older version did not have
     for name, value in settings.items():
         was = before[name]
         if value != was and not known[name].metadata["changeable"]:

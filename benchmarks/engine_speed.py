@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from rbsf.datasets.video.sequences import Sequence
     from rbsf.eval.trackers import Tracker
     from rbsf.tracker.loading import Constants
-    from rbsf.tracker.siamfc import Result
+    from rbsf.tracker.states import Result
 
 # The program of a process whose start-up and memory are measured.
 START_UP = """

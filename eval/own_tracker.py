@@ -9,7 +9,7 @@ from types import ModuleType
 
 import numpy as np
 
-from rbsf.tracker.siamfc import Result
+from rbsf.tracker.states import Result
 
 
 class OwnTracker:
@@ -48,7 +48,7 @@ class OwnTracker:
             raise ValueError(
                 f"--tracker {self._place}: update returned {found!r}, expected x,y,w,h or a Result"
             )
-        return Result(box, 1.0, False)
+        return Result(box, 1.0)
 
 
 def _run_file(path: Path) -> ModuleType:

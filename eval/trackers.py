@@ -20,7 +20,8 @@ from rbsf.shipped import find_weights
 from rbsf.tracker.anchor_free import AnchorFree, AnchorFreeConfig
 from rbsf.tracker.backbones import choose_engine, is_rbsf2
 from rbsf.tracker.loading import Constants, load_network, make_tracker
-from rbsf.tracker.siamfc import TRACKER_VERSION, Result, TrackerConfig
+from rbsf.tracker.siamfc import TRACKER_VERSION, TrackerConfig
+from rbsf.tracker.states import Result, State
 
 SHIPPED = {name: find_weights(name) for name in ("rbsf", "siamfc")}
 
@@ -47,7 +48,7 @@ class StaticTracker:
 
     def update(self, image: np.ndarray) -> Result:
         """Return the kept box."""
-        return Result(self._box.copy(), 1.0, False)
+        return Result(self._box.copy(), 1.0)
 
 
 # OpenCV's trackers, each with the parameters that name its model files. KCF and CSRT are only in
@@ -90,7 +91,8 @@ class OpenCVTracker:
         found, box = self._tracker.update(_bgr(image))
         if found:
             self._box = np.asarray(box, dtype=np.float64)
-        return Result(self._box.copy(), float(found), not found)
+        state = State.TRACKED if found else State.LOST
+        return Result(self._box.copy(), float(found), state)
 
 
 def seed_opencv(number: int) -> None:

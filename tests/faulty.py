@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rbsf.eval.trackers import StaticTracker, TrackerSpec
-from rbsf.tracker.siamfc import Result
+from rbsf.tracker.states import Result
 
 
 class FaultyTracker(StaticTracker):

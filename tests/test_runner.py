@@ -22,7 +22,7 @@ from rbsf.eval import runner
 from rbsf.eval.results import ResultStore, Run
 from rbsf.eval.runner import Job, pending, run_jobs, track_sequence
 from rbsf.eval.trackers import StaticTracker, TrackerSpec
-from rbsf.tracker.siamfc import Result
+from rbsf.tracker.states import Result
 
 NAN = [float("nan")] * 4
 BOX = [11.0, 11.0, 10.0, 10.0]  # counted from 1, as OTB does
@@ -53,7 +53,7 @@ class Recorder:
     def update(self, image: np.ndarray) -> Result:
         self.seen.append((int(image[0, 0, 0]),))
         self.box = self.box + np.array([1, 0, 0, 0])
-        return Result(self.box, 1.0, False)
+        return Result(self.box, 1.0)
 
 
 def made(*boxes: list[float]) -> Made:

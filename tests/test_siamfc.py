@@ -18,6 +18,7 @@ from rbsf.tracker.box_regression import COPY_SIZE, BoxRegression, stretch
 from rbsf.tracker.geometry import EXEMPLAR_SIZE, crop_square, exemplar_side
 from rbsf.tracker.got10k_adapter import GOT10kTracker
 from rbsf.tracker.siamfc import SiamFC, TrackerConfig, _upsampling, update_all
+from rbsf.tracker.states import State
 from rbsf.tracker.template import correlate, look_at
 
 
@@ -125,17 +126,23 @@ def test_follows_a_change_of_proportions(wider: float, scales: int) -> None:
 
 
 def test_a_memory_follows_a_change_of_looks() -> None:
+    """Half of another texture, which alone draws the box aside, is learned."""
     first, last = frame(100, 80), frame(100, 80)
     last[80:116, 100:148] = texture(7, 48, 36, 8)
-    results = {}
+    memories = {}
     for share in (0.0, 0.6):
         tracker = SiamFC(contrast_backbone, TrackerConfig(memory_share=share))
         tracker.init(first, (100, 80, 48, 36))
-        for i in range(200):
-            change = min(i / 100, 1)
-            results[share] = tracker.update(cv2.addWeighted(last, change, first, 1 - change, 0))
-    np.testing.assert_allclose(results[0.6].box[:2], [100, 80], atol=6)  # it drifts a little
-    assert results[0.6].score > 1.5 * results[0.0].score
+        for i in range(100):
+            change = min(i / 100, 0.5)
+            image = cv2.addWeighted(last, change, first, 1 - change, 0)
+            result = tracker.update(image)
+        np.testing.assert_allclose(result.box[:2], [100, 80], atol=6)  # it drifts a little
+        memories[share] = tracker._learned.template
+    crop = crop_square(image, (123.5, 97.5), exemplar_side((48, 36)), EXEMPLAR_SIZE)
+    look = contrast_backbone(crop[None])[0]
+    fixed, learned = (np.linalg.norm(memories[share].memory - look) for share in (0.0, 0.6))
+    assert learned < 0.5 * fixed
 
 
 @pytest.mark.parametrize(
@@ -160,20 +167,68 @@ def test_a_plain_picture_teaches_no_misfit() -> None:
     assert np.isfinite(regression(np.zeros((3, 8, 8), np.float32))).all()
 
 
-def test_what_is_lost_is_not_remembered(tracker: SiamFC) -> None:
-    memory = tracker._track.template.memory
-    assert tracker.update(BACKGROUND).score < tracker.config.lost_score
-    assert tracker._track.template.memory is memory
+def test_what_is_not_sure_is_not_remembered(tracker: SiamFC) -> None:
+    memory = tracker._learned.template.memory
+    size = tracker.update(BACKGROUND).box[2:]
+    np.testing.assert_array_equal(size, (48, 36))
+    assert tracker._learned.template.memory is memory
     tracker.update(frame(100, 80))
-    assert tracker._track.template.memory is not memory
+    assert tracker._learned.template.memory is not memory
 
 
 def test_target_that_vanishes_is_lost_and_then_found(tracker: SiamFC) -> None:
-    states = [tracker.update(BACKGROUND if 3 <= i < 25 else frame(100, 80)).lost for i in range(45)]
-    assert not any(states[:4])
-    assert states[24]
-    assert not states[-1]
-    assert sum(a != b for a, b in pairwise(states)) == 2  # lost once, found once
+    results = [tracker.update(BACKGROUND if 3 <= i < 25 else frame(100, 80)) for i in range(45)]
+    lost = [result.lost for result in results]
+    assert not any(lost[:4])
+    assert lost[24]
+    assert not lost[-1]
+    assert sum(a != b for a, b in pairwise(lost)) == 2  # lost once, found once
+    held = [result.box for result in results if result.lost]
+    np.testing.assert_allclose(held, np.broadcast_to(results[2].box, (len(held), 4)))
+
+
+@pytest.mark.parametrize(
+    ("redetect", "place"), [("frame", (15, 190)), ("local", (180, 80)), ("off", (100, 80))]
+)
+def test_a_lost_target_is_found_where_it_is_looked_for(
+    redetect: str, place: tuple[int, int]
+) -> None:
+    tracker = SiamFC(contrast_backbone, TrackerConfig(redetect=redetect))
+    tracker.init(frame(100, 80), (100, 80, 48, 36))
+    for _ in range(20):
+        result = tracker.update(BACKGROUND)
+    assert result.lost
+    for _ in range(25):
+        result = tracker.update(frame(*place))
+    assert result.state is State.TRACKED
+    np.testing.assert_allclose(result.box, [*place, 48, 36], atol=4)
+
+
+@pytest.mark.parametrize("redetect", ["off", "local"])
+def test_a_lost_target_is_not_found_elsewhere(redetect: str) -> None:
+    tracker = SiamFC(contrast_backbone, TrackerConfig(redetect=redetect))
+    tracker.init(frame(20, 20), (20, 20, 48, 36))
+    for i in range(60):
+        result = tracker.update(BACKGROUND if i < 20 else frame(255, 190))
+    assert result.lost
+
+
+def test_a_frame_of_a_lost_target_has_at_most_three_times_the_crops(tracker: SiamFC) -> None:
+    counts = [len(tracker.search_crops(BACKGROUND))]
+    for _ in range(20):
+        tracker.update(BACKGROUND)
+        counts.append(len(tracker.search_crops(BACKGROUND)))
+    assert (counts[0], counts[-1], max(counts)) == (3, 9, 9)
+
+
+def test_a_lost_target_in_a_frame_of_another_size(tracker: SiamFC) -> None:
+    for _ in range(20):
+        tracker.update(BACKGROUND)
+    double = cv2.resize(BACKGROUND, None, fx=2, fy=2)
+    np.testing.assert_allclose(tracker.update(double).box, [200, 160, 96, 72], atol=1)
+    for _ in range(25):
+        result = tracker.update(cv2.resize(frame(200, 20), None, fx=2, fy=2))
+    np.testing.assert_allclose(result.box, [400, 40, 96, 72], atol=8)
 
 
 def test_stays_inside_the_frame_when_the_target_leaves(tracker: SiamFC) -> None:
@@ -358,7 +413,7 @@ def test_upsampling_is_opencvs_along_both_axes(size: int, up: int) -> None:
 
 
 def test_a_flat_response_leaves_the_target_in_the_middle() -> None:
-    offset = SiamFC(contrast_backbone)._peak_offset(np.full((17, 17), 3, np.float32))
+    offset = SiamFC(contrast_backbone)._peak_offset(np.full((17, 17), 3, np.float32), 0.176)
     # 272 is even, so the middle lies between two places.
     np.testing.assert_array_equal(abs(offset), [0.25, 0.25])
 
@@ -373,7 +428,6 @@ def test_a_flat_response_leaves_the_target_in_the_middle() -> None:
         ({"box_share": 1.5}, "box_share=1.5"),
         ({"response_up": 0}, "response_up=0"),
         ({"correlation": "sign"}, "correlation='sign': give one of float, bits"),
-        ({"lost_score": 0.5, "found_score": 0.4}, "found_score=0.4"),
     ],
 )
 def test_config_names_what_is_wrong(fields: dict[str, float], fault: str) -> None:

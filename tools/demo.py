@@ -21,7 +21,7 @@ from rbsf.tracker.flags import add_network_flags, add_weights_flag
 if TYPE_CHECKING:
     import numpy as np
 
-    from rbsf.tracker.siamfc import Result
+    from rbsf.tracker.states import Result
 
 SHOWN = 6  # frames in the picture
 TRUE_COLOR = (255, 255, 255)  # RGB, of true boxes

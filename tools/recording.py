@@ -21,7 +21,8 @@ from rbsf.tools.box_writer import BoxWriter, Row
 from rbsf.tracker.anchor_free import Network
 from rbsf.tracker.loading import Constants, wrapped
 from rbsf.tracker.session import Session
-from rbsf.tracker.siamfc import Backbone, Result
+from rbsf.tracker.siamfc import Backbone
+from rbsf.tracker.states import Result
 
 # RGB, by target
 COLORS = [(64, 220, 64), (255, 160, 0), (64, 160, 255), (255, 64, 200), (240, 230, 60)]

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from rbsf.tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE, as_rgb, box_around, exemplar_side
-from rbsf.tracker.siamfc import Result
+from rbsf.tracker.follower import Follower, Sighting
+from rbsf.tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE, box_around, exemplar_side
+from rbsf.tracker.states import StateConfig
 from rbsf.tracker.target import Target
 
 POSITION_STRIDE = 16  # pixels of the search crop between neighbouring positions
@@ -47,17 +48,17 @@ class Network(Protocol):
 
 
 @dataclass(frozen=True)
-class AnchorFreeConfig:
+class AnchorFreeConfig(StateConfig):
     """Constants of the search, by default those published for NanoTrack v3."""
 
     window_influence: float = 0.455  # share of the cosine window in the final map
     change_penalty: float = 0.138  # strength of the penalty on a change of size or proportions
     size_rate: float = 0.348  # share of the new size taken over where the score is 1
-    lost_score: float = 0.3  # score below which the target counts as lost
 
     def __post_init__(self) -> None:
         """Raise ValueError where a field is wrong; it names field, value and what is valid."""
-        for name in ("window_influence", "change_penalty", "size_rate", "lost_score"):
+        super().__post_init__()
+        for name in ("window_influence", "change_penalty", "size_rate"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)}: give a number from 0 to 1")
 
@@ -65,90 +66,69 @@ class AnchorFreeConfig:
 class _Choice(NamedTuple):
     """What is found at the best position."""
 
-    offset: np.ndarray  # (x, y) from the middle of the crop to that of the box, crop pixels
-    size: np.ndarray  # (w, h), crop pixels
-    score: float
-    trust: float  # the score times the penalty's factor
-    presence: float | None
+    size: np.ndarray  # (w, h), image pixels
+    trust: float  # probability of the target times the penalty's factor
 
 
-class AnchorFree:
-    """Track one target: `init` on the first frame, then `update` on each next one.
+class AnchorFree(Follower):
+    """Follow one target by a network that tells class and sides of each position.
 
-    `Result.score` is the probability at the position chosen, without window and penalty.
-    `presence` is the probability there that the target is in the search region at all, None where
-    the network does not tell.
+    The score is the probability of presence at the position chosen, or, where the network tells
+    none, that of the target; the cosine window and the penalty are not in it.
     """
 
     def __init__(
         self, network: Network, config: AnchorFreeConfig | None = None, name: str = "RB-SF 2"
     ) -> None:
         self.network, self.config, self.name = network, config or AnchorFreeConfig(), name
-        self.presence: float | None = None
         self._target: Target | None = None
         self._template: Any = None
 
-    def init(self, image: np.ndarray, box: Sequence[float] | np.ndarray) -> str | None:
-        """Learn the target in `box` (x,y,w,h pixels, 0-based) of an RGB image.
-
-        The image is `[H, W, 3]` uint8; gray and RGBA are converted. Returns a sentence if the box
-        was clipped to the frame, else None. Raises ValueError for a box without area, not finite or
-        outside the frame, and for an array that is no image.
-        """
-        image = as_rgb(image)
-        target, note = Target.of(image, box)
+    def _learn(self, image: np.ndarray, target: Target) -> None:
         crop = target.crop(image, exemplar_side(target.size), EXEMPLAR_SIZE)
         self._template = self.network.learn(crop)
         self._target = target
-        return note
 
-    def update(self, image: np.ndarray) -> Result:
-        """Find the target in the next frame, `[H, W, 3]` uint8 RGB; gray and RGBA are converted.
+    def _crops(self, image: np.ndarray, center: np.ndarray) -> list[np.ndarray]:
+        target = self._learned
+        side = exemplar_side(target.size) / EXEMPLAR_SIZE * SEARCH_SIZE
+        return [target.crop(image, side, SEARCH_SIZE, center)]
 
-        A frame of another size than the one before is taken as the same view, rescaled. Raises
-        RuntimeError before `init`, ValueError for an array that is no image.
-        """
-        image, target = as_rgb(image), self._known
-        target.follow_frame(image)
-        zoom = EXEMPLAR_SIZE / exemplar_side(target.size)  # crop pixels per image pixel
-        crop = target.crop(image, SEARCH_SIZE / zoom, SEARCH_SIZE)
-        answer = self.network.answer(self._template, crop)
-        found = self._choose(answer, target.size * zoom)
-        rate = self.config.size_rate * found.trust
-        size = target.size * (1 - rate) + found.size / zoom * rate
-        target.size = np.clip(size, SMALLEST, target.frame)
-        target.move(found.offset / zoom)
-        self.presence = found.presence
-        return Result(self.box, found.score, found.score < self.config.lost_score)
+    def _answers(self, crops: np.ndarray) -> list[Answer]:
+        return [self.network.answer(self._template, crop) for crop in crops]
 
-    @property
-    def box(self) -> np.ndarray:
-        """The target's last box: x,y,w,h float64 pixels; after `init` the given one, clipped."""
-        return box_around(self._known.center, self._known.size)
+    def _look(self, answers: Sequence[Answer], anywhere: bool) -> Sighting:
+        return self._choose(answers[0], 0.0 if anywhere else self.config.window_influence)
+
+    def _take(self, seen: Sighting, learn: bool) -> None:
+        target, found = self._learned, seen.detail
+        if learn:
+            rate = self.config.size_rate * found.trust
+            size = target.size * (1 - rate) + found.size * rate
+            target.size = np.clip(size, SMALLEST, target.frame)
+        target.move(seen.offset)
+
+    def _own_box(self) -> np.ndarray:
+        return box_around(self._learned.center, self._learned.size)
 
     @property
-    def _known(self) -> Target:
-        if self._target is None:
-            raise RuntimeError(
-                "AnchorFree.update was called before init: call init(image, box) on the first frame"
-            )
+    def _learned(self) -> Target:
+        assert self._target is not None  # `update` has asked for `_known` before
         return self._target
 
-    def _choose(self, answer: Answer, before: np.ndarray) -> _Choice:
-        """The best position; `before` is the size so far, in crop pixels."""
+    def _choose(self, answer: Answer, window_share: float) -> Sighting:
+        """The best position."""
         left, top, right, bottom = answer.sides.astype(np.float64)
-        size = np.stack([left + right, top + bottom])  # [2, rows, columns]
-        trust = self._penalty(size, before) * answer.target
-        share = self.config.window_influence
-        final = trust * (1 - share) + _window(*answer.target.shape) * share
+        size = np.stack([left + right, top + bottom])  # [2, rows, columns], crop pixels
+        trust = self._penalty(size, self._learned.size / self._side) * answer.target
+        final = trust * (1 - window_share) + _window(*answer.target.shape) * window_share
         at = row, column = np.unravel_index(final.argmax(), final.shape)
         center = (np.array(answer.target.shape[::-1]) - 1) / 2
         position = (np.array([column, row]) - center) * POSITION_STRIDE
         middle = np.array([right - left, bottom - top])[:, row, column] / 2
-        score = float(answer.target[at])
-        presence = None if answer.presence is None else float(answer.presence[at])
-        offset = position + middle
-        return _Choice(offset, size[:, row, column], score, float(trust[at]), presence)
+        sure = answer.target if answer.presence is None else answer.presence
+        choice = _Choice(size[:, row, column] * self._side, float(trust[at]))
+        return Sighting((position + middle) * self._side, float(sure[at]), choice)
 
     def _penalty(self, size: np.ndarray, before: np.ndarray) -> np.ndarray:
         """Factors `[rows, columns]`, lower where boxes differ more from `before`.

@@ -17,7 +17,8 @@ from rbsf.system.environment import cores
 from rbsf.tracker import backbones, siamfc
 from rbsf.tracker.anchor_free import AnchorFree, AnchorFreeConfig, Network
 from rbsf.tracker.backbones import is_rbsf2
-from rbsf.tracker.siamfc import Backbone, Result, SiamFC, TrackerConfig
+from rbsf.tracker.siamfc import Backbone, SiamFC, TrackerConfig
+from rbsf.tracker.states import Result
 
 if TYPE_CHECKING:
     from collections.abc import Callable

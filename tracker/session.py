@@ -9,7 +9,8 @@ import numpy as np
 
 from rbsf.tracker.anchor_free import AnchorFree, Network
 from rbsf.tracker.loading import Constants, make_tracker, update_all
-from rbsf.tracker.siamfc import Backbone, Result, SiamFC
+from rbsf.tracker.siamfc import Backbone, SiamFC
+from rbsf.tracker.states import Result
 
 Box = Sequence[float]  # x, y, w, h in pixels, 0-based
 
@@ -65,7 +66,7 @@ class Session:
         self._learn(tracker, box)
         self._count += 1
         self._trackers[self._count] = tracker
-        self.results[self._count] = Result(tracker.box, 1.0, False)
+        self.results[self._count] = Result(tracker.box, 1.0)
         return self._count
 
     def correct(self, number: int, box: Box) -> None:
@@ -75,7 +76,7 @@ class Session:
         """
         tracker = self._trackers[number]
         self._learn(tracker, box)
-        self.results[number] = Result(tracker.box, 1.0, False)
+        self.results[number] = Result(tracker.box, 1.0)
 
     def drop(self, number: int) -> None:
         """Stop following a target; raises KeyError where there is none of that number."""

@@ -13,20 +13,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from rbsf.tracker.box_regression import BoxOffset, BoxRegression, stretch
-from rbsf.tracker.geometry import (
-    EXEMPLAR_SIZE,
-    SEARCH_SIZE,
-    STRIDE,
-    as_rgb,
-    box_around,
-    exemplar_side,
-)
-from rbsf.tracker.loss_monitor import LossMonitor
+from rbsf.tracker.confidence import confidence
+from rbsf.tracker.follower import Follower, Sighting
+from rbsf.tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE, STRIDE, box_around, exemplar_side
+from rbsf.tracker.states import Result, StateConfig
 from rbsf.tracker.target import Target
 from rbsf.tracker.template import Template, look_at
 
@@ -42,7 +38,6 @@ SHARES = (  # fields that are numbers from 0 to 1
     "scale_penalty",
     "window_influence",
     "scale_rate",
-    "score_rate",
     "memory_share",
     "memory_rate",
     "box_share",
@@ -53,7 +48,7 @@ SIZE_LIMITS = (0.2, 5.0)  # smallest and largest size of the target, in sizes of
 
 
 @dataclass(frozen=True)
-class TrackerConfig:
+class TrackerConfig(StateConfig):
     """Constants of the search.
 
     All but those of memory and box are the published ones of SiamFC-3s.
@@ -70,17 +65,12 @@ class TrackerConfig:
     box_share: float = 0.6  # share of the box regression's place, size and proportions taken over
     box_rate: float = 0.15  # share of a new frame in the smoothed size and proportions of the box
     follow_rate: float = 0.0  # share of that size's change which the search follows per frame
-    # A frame whose own score is below lost_score is neither remembered nor used for the box. With
-    # the shipped RB-SF on 10,673 frames of training videos, of 1,084 frames without overlap 23 %
-    # are called lost; of 447 frames called lost 44 % overlap at all and 1 % by more than a half.
-    lost_score: float = 0.22  # smoothed score below which the target counts as lost
-    found_score: float = 0.30  # smoothed score from which a lost target counts as found again
-    score_rate: float = 0.2  # share of a new frame in the smoothed score
     # What is correlated: features, or their signs.
     correlation: str = field(default="float", metadata={"choices": CORRELATIONS})
 
     def __post_init__(self) -> None:
         """Raise ValueError where a field is wrong; it names field, value and what is valid."""
+        super().__post_init__()
         if self.scales < 1 or self.scales % 2 == 0:
             raise ValueError(f"scales={self.scales}: give an odd number, such as 3")
         if self.scale_step <= 1:
@@ -96,39 +86,15 @@ class TrackerConfig:
             raise ValueError(
                 f"correlation={self.correlation!r}: give one of {', '.join(CORRELATIONS)}"
             )
-        if not self.lost_score <= self.found_score:
-            raise ValueError(
-                f"found_score={self.found_score}: give at least lost_score={self.lost_score}"
-            )
-
-
-@dataclass(frozen=True)
-class Result:
-    """Where the target is.
-
-    `box`: x,y,w,h, float64 pixels, 0-based; it may reach outside the frame.
-
-    `score`: how much the place found is like the template, and its surroundings are not. It is the
-    response's peak above its mean, over the response of the first frame's template to itself. 1
-    means the same target on a background unlike it, 0 that nothing stands out.
-
-    `lost`: the score, smoothed over some frames, has fallen below `TrackerConfig.lost_score` and
-    not risen to `found_score` since.
-    """
-
-    box: np.ndarray
-    score: float
-    lost: bool
 
 
 @dataclass
-class _Track:
-    """What is known of the target that is followed."""
+class _Model:
+    """What was learned of the target that is followed."""
 
     target: Target
     first_size: np.ndarray  # (w, h) pixels; `target.size` is this times `zoom`
     template: Template
-    monitor: LossMonitor
     regression: BoxRegression | None
     zoom: float = 1.0  # size over the first frame's
     # (x, y) pixels from the search's centre to the box's.
@@ -137,8 +103,17 @@ class _Track:
     change: np.ndarray = field(default_factory=lambda: np.zeros(2))
 
 
-class SiamFC:
-    """Track one target: `init` on the first frame, then `update` on each next one."""
+class _Match(NamedTuple):
+    """The best of the crops around a place."""
+
+    features: np.ndarray  # [C, H, W]
+    step: float  # its size over the target's
+    offset: np.ndarray  # (x, y) of the response's peak, pixels from the crop's middle
+    look: np.ndarray  # [C, 6, 6] features there
+
+
+class SiamFC(Follower):
+    """Follow one target by the correlation of a template with the features of search crops."""
 
     def __init__(
         self, backbone: Backbone, config: TrackerConfig | None = None, name: str = "RB-SF"
@@ -148,17 +123,10 @@ class SiamFC:
         self.name = name
         half = self.config.scales // 2
         self._steps = self.config.scale_step ** np.arange(-half, half + 1)
-        self._state: _Track | None = None
+        self._model: _Model | None = None
 
-    def init(self, image: np.ndarray, box: Sequence[float] | np.ndarray) -> str | None:
-        """Learn the target in `box` (x,y,w,h pixels, 0-based) of an RGB image.
-
-        The image is `[H, W, 3]` uint8; gray and RGBA are converted. Returns a sentence if the box
-        was clipped to the frame, else None. Raises ValueError for a box without area, not finite or
-        outside the frame, and for an array that is no image.
-        """
-        image, config = as_rgb(image), self.config
-        target, note = Target.of(image, box)
+    def _learn(self, image: np.ndarray, target: Target) -> None:
+        config = self.config
         crop = target.crop(image, exemplar_side(target.size), EXEMPLAR_SIZE)
         first = self.backbone(crop[None])[0]  # [C, 6, 6]
         regression = None
@@ -169,78 +137,62 @@ class SiamFC:
         template = Template(
             first, config.correlation == "bits", config.memory_share, config.memory_rate
         )
-        monitor = LossMonitor(config.lost_score, config.found_score, config.score_rate)
-        self._state = _Track(target, target.size, template, monitor, regression)
-        return note
+        self._model = _Model(target, target.size, template, regression)
 
-    def update(self, image: np.ndarray) -> Result:
-        """Find the target in the next frame, `[H, W, 3]` uint8 RGB; gray and RGBA are converted.
+    def _crops(self, image: np.ndarray, center: np.ndarray) -> list[np.ndarray]:
+        target = self._learned.target
+        side = exemplar_side(target.size) * SEARCH_SIZE / EXEMPLAR_SIZE
+        return [target.crop(image, side * step, SEARCH_SIZE, center) for step in self._steps]
 
-        A frame of another size than the one before is taken as the same view, rescaled. Raises
-        RuntimeError before `init`, ValueError for an array that is no image.
-        """
-        return self.locate(self.backbone(self.search_crops(image)))
+    def _answers(self, crops: np.ndarray) -> np.ndarray:
+        return self.backbone(crops)
 
-    def search_crops(self, image: np.ndarray) -> np.ndarray:
-        """First half of `update`: a crop of each size around the last place.
-
-        Returns `[scales, 255, 255, 3]` uint8.
-        """
-        image, track = as_rgb(image), self._track
-        self._follow_frame(track, image)
-        side = exemplar_side(track.target.size) * SEARCH_SIZE / EXEMPLAR_SIZE
-        return np.stack(
-            [track.target.crop(image, side * step, SEARCH_SIZE) for step in self._steps]
+    def _look(self, answers: Sequence[np.ndarray], anywhere: bool) -> Sighting:
+        model = self._learned
+        features = np.asarray(answers)  # [N, C, H, W]
+        best, response = self._respond(model.template, features)
+        offset = self._peak_offset(response, 0.0 if anywhere else self.config.window_influence)
+        step = 1.0 if len(features) == 1 else float(self._steps[best])
+        look = look_at(features[best], offset, model.template.first.shape[-1])
+        score = confidence(model.template.first, look)
+        return Sighting(
+            offset * self._side * step, score, _Match(features[best], step, offset, look)
         )
 
-    def locate(self, features: np.ndarray) -> Result:
-        """Second half of `update`: the target from the crops' features `[scales, C, H, W]`."""
-        track, config = self._track, self.config
-        best, response = self._respond(track.template, features)
-        offset = self._peak_offset(response)  # (x, y) in pixels of the search crop
-        score = float(response.max() - response.mean()) / track.template.self_response
-        found = score >= config.lost_score
-        if found and not track.template.fixed:
-            track.template.remember(look_at(features[best], offset, track.template.first.shape[-1]))
-        step = self._steps[best]
-        side = exemplar_side(track.target.size)
-        crop_pixel = side * step / EXEMPLAR_SIZE  # image pixels per crop pixel
-        track.target.move(offset * crop_pixel)
-        zoom = track.zoom * (1 - config.scale_rate + config.scale_rate * step)
-        track.aside = np.zeros(2)
-        if track.regression and found:
-            seen = offset_at_peak(track.regression, features[best], offset)
-            track.aside = seen.shift * crop_pixel
-            track.change = track.change + config.box_rate * (seen.change - track.change)
-            zoom *= np.exp(config.follow_rate * seen.size)
-        track.zoom = float(np.clip(zoom, *SIZE_LIMITS))
-        track.target.size = track.first_size * track.zoom
-        return Result(self.box, score, track.monitor.update(score))
+    def _take(self, seen: Sighting, learn: bool) -> None:
+        model, config, match = self._learned, self.config, seen.detail
+        model.target.move(seen.offset)
+        model.aside = np.zeros(2)
+        if not learn:
+            return
+        if not model.template.fixed:
+            model.template.remember(match.look)
+        zoom = model.zoom * (1 - config.scale_rate + config.scale_rate * match.step)
+        if model.regression:
+            found = offset_at_peak(model.regression, match.features, match.offset)
+            model.aside = found.shift * self._side * match.step
+            model.change = model.change + config.box_rate * (found.change - model.change)
+            zoom *= np.exp(config.follow_rate * found.size)
+        model.zoom = float(np.clip(zoom, *SIZE_LIMITS))
+        model.target.size = model.first_size * model.zoom
 
-    @property
-    def box(self) -> np.ndarray:
-        """The target's last box: x,y,w,h float64 pixels; after `init` the given one, clipped."""
+    def _own_box(self) -> np.ndarray:
         # The search goes on from the peak, at the first frame's proportions. So a mistake of the
         # regression spoils a box but loses no target, unless follow_rate lets the search follow it.
-        track, share = self._track, self.config.box_share
-        size = track.target.size * stretch(*(share * track.change))
-        return box_around(track.target.center + share * track.aside, size)
+        model, share = self._learned, self.config.box_share
+        size = model.target.size * stretch(*(share * model.change))
+        return box_around(model.target.center + share * model.aside, size)
+
+    def _rescale(self, ratio: np.ndarray) -> None:
+        model = self._learned
+        model.first_size = model.first_size * ratio
+        model.aside = model.aside * ratio
+        model.target.size = model.first_size * model.zoom
 
     @property
-    def _track(self) -> _Track:
-        if self._state is None:
-            raise RuntimeError(
-                "SiamFC.update was called before SiamFC.init:"
-                " call init(image, box) on the first frame"
-            )
-        return self._state
-
-    def _follow_frame(self, track: _Track, image: np.ndarray) -> None:
-        ratio = track.target.follow_frame(image)
-        if ratio is not None:
-            track.first_size = track.first_size * ratio
-            track.aside = track.aside * ratio
-            track.target.size = track.first_size * track.zoom
+    def _learned(self) -> _Model:
+        assert self._model is not None  # `update` has asked for `_known` before
+        return self._model
 
     def _respond(self, template: Template, features: np.ndarray) -> tuple[int, np.ndarray]:
         """Number of the size that fits best, and the response `[17, 17]` of its crop."""
@@ -259,9 +211,8 @@ class SiamFC:
         # Without abs a change of size would gain where peaks are negative.
         return int(np.argmax(peaks - penalty * np.abs(peaks)))
 
-    def _peak_offset(self, response: np.ndarray) -> np.ndarray:
-        up = self.config.response_up
-        share = np.float32(self.config.window_influence)
+    def _peak_offset(self, response: np.ndarray, window_share: float) -> np.ndarray:
+        up, share = self.config.response_up, np.float32(window_share)
         rise = _upsampling(len(response), up)
         fine = rise @ (response @ rise.T)  # [272, 272]
         fine -= fine.min()

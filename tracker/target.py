@@ -31,9 +31,15 @@ class Target:
         target = cls(box_center(box), box[2:].copy(), frame, mean_color(image))
         return target, note
 
-    def crop(self, image: np.ndarray, side: float, pixels: int) -> np.ndarray:
-        """A square of `side` image pixels around the centre, as `[pixels, pixels, 3]` uint8."""
-        return crop_square(image, self.center, side, pixels, self.fill)
+    def crop(
+        self, image: np.ndarray, side: float, pixels: int, center: np.ndarray | None = None
+    ) -> np.ndarray:
+        """A square of `side` image pixels as `[pixels, pixels, 3]` uint8.
+
+        `center`: (x, y), by default the target's.
+        """
+        place = self.center if center is None else center
+        return crop_square(image, place, side, pixels, self.fill)
 
     def move(self, offset: np.ndarray) -> None:
         """Move the centre by (x, y) pixels, but not out of the frame."""

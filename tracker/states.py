@@ -1,0 +1,94 @@
+"""Whether a target is tracked, unsure or lost, and what a tracker says of a frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+import numpy as np
+
+REDETECT = ("off", "local", "frame")
+
+
+class State(str, Enum):
+    """What a tracker knows of its target."""
+
+    TRACKED = "tracked"  # it is in the box
+    UNSURE = "unsure"  # it may be; its size is held and nothing is learned
+    LOST = "lost"  # it is not; the box stays and the target is looked for
+
+
+@dataclass(frozen=True)
+class Result:
+    """Where the target is.
+
+    `box`: x,y,w,h, float64 pixels, 0-based; it may reach outside the frame.
+
+    `score`: the probability that the box overlaps the target by more than a half, 0 to 1. Trackers
+    that were not calibrated give a number that rises with it.
+    """
+
+    box: np.ndarray
+    score: float
+    state: State = State.TRACKED
+
+    @property
+    def lost(self) -> bool:
+        """Whether the state is LOST."""
+        return self.state is State.LOST
+
+
+@dataclass(frozen=True)
+class StateConfig:
+    """Scores at which the state changes, and where a lost target is looked for."""
+
+    sure_score: float = 0.2  # from which a frame counts as tracked, and is learned from
+    lost_score: float = 0.1  # below it for lost_frames frames in a row the target is lost
+    lost_frames: int = 5
+    found_score: float = 0.6  # from it for found_frames frames in a row a lost target is found
+    found_frames: int = 3
+    # Where a lost target is looked for: at its last place, around it, or in the whole frame.
+    redetect: str = field(default="frame", metadata={"choices": REDETECT})
+
+    def __post_init__(self) -> None:
+        """Raise ValueError where a field is wrong; it names field, value and what is valid."""
+        for name in ("sure_score", "lost_score", "found_score"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)}: give a number from 0 to 1")
+        for name in ("lost_frames", "found_frames"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: give a whole number from 1")
+        if self.redetect not in REDETECT:
+            raise ValueError(f"redetect={self.redetect!r}: give one of {', '.join(REDETECT)}")
+        if not self.lost_score <= self.found_score:
+            raise ValueError(
+                f"found_score={self.found_score}: give at least lost_score={self.lost_score}"
+            )
+
+
+class StateMonitor:
+    """The state of a target by the scores of its frames."""
+
+    def __init__(self, config: StateConfig) -> None:
+        self.config = config
+        self.state = State.TRACKED
+        self._count = 0  # frames in a row that speak for being lost, or found
+
+    def update(self, score: float, elsewhere: bool = False) -> State:
+        """The state after one more frame.
+
+        `elsewhere`: the score is of another place than the one before; counting starts anew.
+        """
+        config, lost = self.config, self.state is State.LOST
+        speaks = score >= config.found_score if lost else score < config.lost_score
+        if elsewhere or not speaks:
+            self._count = 0
+        self._count += speaks
+        if self._count >= (config.found_frames if lost else config.lost_frames):
+            self._count = 0
+            lost = not lost
+        if lost:
+            self.state = State.LOST
+        else:
+            self.state = State.TRACKED if score >= config.sure_score else State.UNSURE
+        return self.state

@@ -34,7 +34,9 @@ def virtual_screen() -> Iterator[Screen]:
             skip_without("screen", f"no {program}")
     reading, writing = os.pipe()
     size = f"{SIZE[0]}x{SIZE[1]}x24"
-    command = ["Xvfb", "-displayfd", str(writing), "-screen", "0", size, "-nolisten", "tcp"]
+    # Without -noreset it starts anew when its last client has gone, and loses one that comes then.
+    options = ["-screen", "0", size, "-nolisten", "tcp", "-noreset"]
+    command = ["Xvfb", "-displayfd", str(writing), *options]
     server = subprocess.Popen(command, pass_fds=[writing], stderr=subprocess.DEVNULL)
     os.close(writing)
     try:

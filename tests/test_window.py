@@ -24,6 +24,8 @@ from packed_models import random_model
 from screen import SIZE, Screen, virtual_screen, wait_for
 from test_siamfc import contrast_backbone, frame
 
+from rbsf.datasets.video.live import NewestFrame
+from rbsf.datasets.video.sources import Frames
 from rbsf.datasets.video.writer import VideoWriter
 from rbsf.engine.file import write_packed
 from rbsf.tools import controls, window
@@ -240,6 +242,25 @@ class TestShow:
         user.acts = ["", " ", "", ends[end]]
         assert show(video, BOX) == {"X": 0, "signal": 130}[end]
         assert len(rows_in()) == 2
+
+    def test_after_a_pause_the_newest_frame_of_a_live_source_comes(
+        self, user: User, video: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def camera() -> Iterator[np.ndarray]:
+            while True:
+                time.sleep(0.01)
+                yield frame(100, 80)
+
+        source = NewestFrame("camera", camera)
+        frames = Frames("camera", None, None, lambda: iter(source), source)
+        monkeypatch.setattr("rbsf.datasets.video.frames.open_frames", lambda name: frames)
+        user.acts = ["", "", " ", lambda: time.sleep(0.3), " ", "", "q"]
+        assert show(video, BOX) == 0
+        times = [float(row["time"]) for row in rows_in()]
+        assert len(times) == 5
+        assert times[3] - times[2] > 0.25
+        assert source.count.age < 0.1
+        assert source.count.dropped > 9
 
     def test_a_new_box_counts_from_the_frame_in_which_it_is_drawn(
         self, user: User, video: str, capsys: pytest.CaptureFixture[str]

@@ -30,6 +30,7 @@ KNOWN = {
     "peers": "NanoTrack's weights in $RBSF_DATA/peers",
     "pillow": "Pillow",
     "pyav": "PyAV",
+    "screen": "Xvfb and xdotool",
     "spawn": "an operating system that spawns processes",
     "tomllib": "Python 3.11's reader of TOML",
 }

@@ -402,31 +402,6 @@ def test_select_needs_a_screen(video: Path, monkeypatch: pytest.MonkeyPatch) -> 
         main(["--video", str(video), "--select"])
 
 
-def test_select_tracks_the_drawn_boxes(
-    fast: None, video: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("rbsf.tools.track.check_screen", lambda: None)
-    monkeypatch.setattr(cv2, "destroyWindow", lambda name: None)
-    for drawn in ([], [[100, 80, 48, 36]]):
-        monkeypatch.setattr(cv2, "selectROIs", lambda *args, drawn=drawn, **flags: np.array(drawn))
-        if not drawn:
-            with pytest.raises(ValueError, match="no box was drawn"):
-                main(["--video", str(video), "--select"])
-        else:
-            assert main(["--video", str(video), "--select", "--boxes", "boxes.csv"]) == 0
-    assert read_csv(Path("boxes.csv"))[0]["x"] == "100.0"
-
-
-def test_show_ends_at_q(fast: None, video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[np.ndarray] = []
-    monkeypatch.setattr("rbsf.tools.track.check_screen", lambda: None)
-    monkeypatch.setattr(cv2, "imshow", lambda name, image: seen.append(image))
-    monkeypatch.setattr(cv2, "waitKey", lambda wait: ord("q") if len(seen) == 4 else -1)
-    monkeypatch.setattr(cv2, "getWindowProperty", lambda *args: 1.0)
-    assert main(["--video", str(video), START, "--show", "--boxes", "boxes.csv"]) == 0
-    assert len(read_csv(Path("boxes.csv"))) == 4
-
-
 def test_weights_default_to_the_repository_from_any_folder() -> None:
     args = parse_args(["--video", "x", "--init", "-1,-2,3,4", "--init", "1,2,3,4"])
     assert args.weights == REPO / "weights" / "rbsf.safetensors"

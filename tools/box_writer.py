@@ -9,7 +9,9 @@ import os
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
+from rbsf.system.files import write_atomically
 from rbsf.system.lock import locked
 
 FLUSH_SECONDS = 1.0  # between two writings of a CSV file
@@ -45,6 +47,18 @@ class BoxWriter:
         if not self._json and time.monotonic() - self._written >= FLUSH_SECONDS:
             self._write()
 
+    def insert_column(self, name: str, place: int, value: float) -> None:
+        """Give all rows so far one more column with the same value; `place` counts from 0.
+
+        Raises OSError where that fails; the file is then as it was before.
+        """
+        if self._size:  # of a CSV file
+            so_far = csv.DictReader(io.StringIO(self._part.read_text(encoding="ascii")))
+            text = format_csv([_inserted(row, name, place, value) for row in so_far], header=True)
+            write_atomically(self._part, text.encode("ascii"))
+            self._size = len(text)
+        self._rows = [_inserted(row, name, place, value) for row in self._rows]
+
     def __exit__(self, *_: object) -> None:
         with self._held:
             try:
@@ -70,6 +84,11 @@ class BoxWriter:
             self._rows.clear()
         self._size += len(text)
         self._written = time.monotonic()
+
+
+def _inserted(row: dict[str, Any], name: str, place: int, value: float) -> dict[str, Any]:
+    columns = list(row.items())
+    return dict([*columns[:place], (name, value), *columns[place:]])
 
 
 def append(path: Path, text: str, size: int) -> None:

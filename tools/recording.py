@@ -10,7 +10,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
@@ -18,17 +17,16 @@ from rbsf.datasets.video.sources import Frames
 from rbsf.datasets.video.writer import VideoWriter
 from rbsf.system.stop import StopRequest
 from rbsf.tools.box_writer import BoxWriter, Row
+from rbsf.tools.controls import Player
+from rbsf.tools.drawing import draw
+from rbsf.tools.window import Window
 from rbsf.tracker.anchor_free import Network
 from rbsf.tracker.loading import Constants, wrapped
 from rbsf.tracker.session import Session
 from rbsf.tracker.siamfc import Backbone
 from rbsf.tracker.states import Result
 
-# RGB, by target
-COLORS = [(64, 220, 64), (255, 160, 0), (64, 160, 255), (255, 64, 200), (240, 230, 60)]
-LOST_COLOR = (255, 40, 40)  # RGB
 DEFAULT_FPS = 25.0  # for images and videos that name no rate
-WINDOW = "track (q ends)"
 
 Item = TypeVar("Item")
 
@@ -76,12 +74,11 @@ class Timing:
 
 @dataclass
 class Recorder:
-    """Takes each frame's results: prints lost targets, writes boxes, draws, writes and shows."""
+    """Takes each frame's results: prints lost targets, writes boxes, draws and writes."""
 
     fps: float | None  # rate of frames without a time; None for a camera, which the clock times
     writer: VideoWriter | None
     boxes: BoxWriter | None
-    show: bool
     watch: Callable[[list[Result]], object] | None = None  # called with each frame's results
     first: int = 0  # number of the first frame
     live: bool = False  # frames are dropped where the tracker is too slow
@@ -89,26 +86,26 @@ class Recorder:
     start: float = field(default_factory=time.perf_counter)
     frames: int = 0  # recorded so far
     lost: set[int] = field(default_factory=set)  # targets that are lost now
+    named: bool = False  # whether rows of boxes say whose they are
 
-    def add(self, image: np.ndarray, seconds: float | None, results: list[Result]) -> bool:
-        """Record a frame, H x W x 3 uint8 RGB, its time, and a result for each target.
-
-        Returns False once the user has closed the window.
-        """
-        for target, result in enumerate(results, 1):
-            self._tell_loss(target, result, several=len(results) > 1)
+    def add(self, image: np.ndarray, seconds: float | None, results: dict[int, Result]) -> None:
+        """Record a frame, H x W x 3 uint8 RGB, its time, and results by number of the target."""
+        for target, result in results.items():
+            self._tell_loss(target, result, several=list(results) != [1])
         if self.watch:
-            self.watch(results)
-        if self.boxes:
+            self.watch([*results.values()])
+        if self.boxes and results:
+            self._name_targets(self.boxes, results)
             self.boxes.add(self._rows(seconds, results))
         self.frames += 1
-        if not (self.writer or self.show):
-            return True
-        drawn = draw(image, results)
         if self.writer:
+            drawn = draw(image, results)
             for _ in range(self._copies(seconds)):
                 self.writer.write(drawn)
-        return not self.show or show(drawn)
+
+    def say(self, text: str) -> None:
+        """Print a sentence on the next frame, above the progress bar."""
+        tqdm.write(f"frame {self.number}: {text}")
 
     @property
     def number(self) -> int:
@@ -124,13 +121,19 @@ class Recorder:
         self.written += copies
         return copies
 
-    def _rows(self, seconds: float | None, results: list[Result]) -> list[Row]:
+    def _name_targets(self, boxes: BoxWriter, results: dict[int, Result]) -> None:
+        """Rows name their target from when there is another one than target 1, and those before."""
+        if not self.named and list(results) != [1]:
+            self.named = True
+            boxes.insert_column("target", 2, 1)
+
+    def _rows(self, seconds: float | None, results: dict[int, Result]) -> list[Row]:
         if seconds is None:
             seconds = self.number / self.fps if self.fps else time.perf_counter() - self.start
         rows: list[Row] = []
-        for target, result in enumerate(results, 1):
+        for target, result in results.items():
             row: Row = {"frame": self.number, "time": round(seconds, 3)}
-            if len(results) > 1:
+            if self.named:
                 row["target"] = target
             for side, value in zip("xywh", result.box, strict=True):
                 row[side] = round(float(value), 3)
@@ -145,7 +148,7 @@ class Recorder:
         self.lost ^= {target}
         change = "probably lost" if result.lost else "found again"
         who = f"target {target}" if several else "target"
-        tqdm.write(f"frame {self.number}: {who} {change} (score {result.score:.2f})")
+        self.say(f"{who} {change} (score {result.score:.2f})")
 
 
 @dataclass(frozen=True)
@@ -185,6 +188,7 @@ class Ending:
     speed: str  # a sentence
     error: Exception | None = None  # the one that ended the run
     signum: int | None = None  # of the signal that ended the run, 0 or None for none
+    by_user: bool = False  # in the window
 
 
 def track_video(
@@ -220,16 +224,24 @@ def track_video(
         for note in session.notes:
             print(note)
         # Signals wait until the outputs are whole.
-        with StopRequest() as stop, opened.pop_all():
+        with StopRequest() as stop, opened.pop_all() as opened:
+            player = None
+            if outputs.show:
+                window = opened.enter_context(Window(lambda: bool(stop.signum)))
+                player = Player(window, session, recorder.say)
             if frames.live:
                 frames.live.should_stop = lambda: bool(stop.signum)
             recorder.start = time.perf_counter()
-            recorder.add(first, seconds, [*session.results.values()])
-            total = span.expected(frames.count)
-            error = _follow(timing.decoding(images), session, recorder, total, stop)
+            error = None
+            if _take(first, seconds, session, recorder, player):
+                total = span.expected(frames.count)
+                error = _follow(timing.decoding(images), session, recorder, player, total, stop)
     if frames.live:
         print(frames.live.describe())
-    return Ending(recorder.frames, timing.summary(recorder.frames), error, stop.signum)
+    if player:
+        timing.start += player.waited
+    speed, by_user = timing.summary(recorder.frames), bool(player and player.ended)
+    return Ending(recorder.frames, speed, error, stop.signum, by_user)
 
 
 def _first_of(
@@ -248,17 +260,33 @@ def _open_recorder(source: str, frames: Frames, outputs: Outputs, first: int) ->
         fps=None if source.isdecimal() else fps,  # of a camera
         writer=VideoWriter(outputs.video, fps) if outputs.video else None,
         boxes=BoxWriter(outputs.boxes) if outputs.boxes else None,
-        show=outputs.show,
         watch=outputs.watch,
         first=first,
         live=frames.live is not None,
     )
 
 
+def _take(
+    image: np.ndarray,
+    seconds: float | None,
+    session: Session,
+    recorder: Recorder,
+    player: Player | None,
+) -> bool:
+    """Show a frame, in which the user may change the targets, then record it.
+
+    Returns False where the user ends the run.
+    """
+    go_on = player is None or player.show(image)
+    recorder.add(image, seconds, session.results)
+    return go_on
+
+
 def _follow(
     frames: Iterator[tuple[np.ndarray, float | None]],
     session: Session,
     recorder: Recorder,
+    player: Player | None,
     total: int | None,
     stop: StopRequest,
 ) -> Exception | None:
@@ -269,8 +297,8 @@ def _follow(
     with tqdm(total=total, initial=1, desc="track", unit="frame") as bar:
         try:
             for image, seconds in frames:
-                results = session.update(image, seconds)
-                go_on = recorder.add(image, seconds, [*results.values()])
+                session.update(image, seconds)
+                go_on = _take(image, seconds, session, recorder, player)
                 bar.update()
                 if stop.signum or not go_on:
                     return None
@@ -280,38 +308,3 @@ def _follow(
         expected = f"by its header {recorder.first + total} were expected"
         print(f"the video ended after {recorder.number} frames; {expected}")
     return None
-
-
-def draw(image: np.ndarray, results: list[Result]) -> np.ndarray:
-    """Draw boxes and scores into a copy of an H x W x 3 uint8 RGB image; lost targets in red."""
-    image = image.copy()
-    for target, result in enumerate(results, 1):
-        color = LOST_COLOR if result.lost else COLORS[(target - 1) % len(COLORS)]
-        label = f"{target}: " if len(results) > 1 else ""
-        label += f"{result.score:.2f}"
-        if result.lost:
-            label += " lost?"
-        _draw_box(image, result, label, color)
-    return image
-
-
-def _draw_box(image: np.ndarray, result: Result, label: str, color: tuple[int, int, int]) -> None:
-    line = max(2, round(min(image.shape[:2]) / 240))
-    x, y, w, h = (round(float(v)) for v in result.box)
-    cv2.rectangle(image, (x, y), (x + w - 1, y + h - 1), color, line)
-    font, size = cv2.FONT_HERSHEY_SIMPLEX, line / 4
-    (width, height), _ = cv2.getTextSize(label, font, size, 1)
-    left = max(x, 0)
-    bottom = max(y, height + 2 * line)  # above the box, where there is room
-    top = bottom - height - 2 * line
-    cv2.rectangle(image, (left, top), (left + width, bottom), color, cv2.FILLED)
-    cv2.putText(image, label, (left, bottom - line), font, size, (0, 0, 0), 1, cv2.LINE_AA)
-
-
-def show(image: np.ndarray) -> bool:
-    """Show an RGB image in the window; False once the user presses q or Escape or closes it."""
-    cv2.imshow(WINDOW, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    key = cv2.waitKey(1) & 0xFF
-    if key in (ord("q"), 27):
-        return False
-    return cv2.getWindowProperty(WINDOW, cv2.WND_PROP_VISIBLE) >= 1

@@ -31,8 +31,6 @@ from rbsf.tracker.flags import (
 
 # Functions below import OpenCV and PyTorch themselves, so that --help and errors come at once.
 if TYPE_CHECKING:
-    import numpy as np
-
     from rbsf.tools.recording import Ending, Span
 
 
@@ -76,7 +74,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     output.add_argument("--no-out", action="store_true", help="write no video")
     forms = ".csv (row by row into FILE.part, renamed at the end) or .json (at the end)"
     parser.add_argument("--boxes", type=Path, metavar="FILE", help=f"write the boxes too: {forms}")
-    parser.add_argument("--show", action="store_true", help="show the frames in a window")
+    parser.add_argument(
+        "--show", action="store_true", help="show the frames in a window that names its keys"
+    )
     add_constants_flag(parser)
     add_network_flags(parser)
     return parser.parse_args(_keep_negative(sys.argv[1:] if argv is None else argv))
@@ -103,20 +103,6 @@ def parse_box(text: str) -> tuple[float, ...]:
         advice = "give x,y,w,h in pixels, such as 120,80,40,60"
         raise ValueError(f"--init {text!r} is not four numbers; {advice}")
     return box
-
-
-def select_boxes(image: np.ndarray) -> list[tuple[float, ...]]:
-    """Let the user draw boxes in an RGB image. Raises ValueError where there is none in the end."""
-    import cv2
-
-    from rbsf.tools.recording import WINDOW
-
-    print("drag a box, confirm with SPACE, repeat for more targets, end with ESC")
-    boxes = cv2.selectROIs(WINDOW, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), showCrosshair=False)
-    cv2.destroyWindow(WINDOW)
-    if len(boxes) == 0:
-        raise ValueError("no box was drawn; drag one with the mouse, then press SPACE, then ESC")
-    return [tuple(float(v) for v in box) for box in boxes]
 
 
 def span_of(args: argparse.Namespace) -> Span:
@@ -187,6 +173,7 @@ def main(argv: list[str] | None = None) -> int:
         check_screen()
 
     from rbsf.datasets.video.frames import open_frames
+    from rbsf.tools.controls import select_boxes
     from rbsf.tools.recording import Outputs, track_video
     from rbsf.tracker.backbones import describe_backbone
     from rbsf.tracker.loading import constants_of, load_network
@@ -206,7 +193,7 @@ def main(argv: list[str] | None = None) -> int:
 def tell_ending(end: Ending) -> int:
     """Print how a run ended; returns the exit code. Raises the error that ended the run."""
     print(end.speed)
-    if end.error or end.signum:
+    if end.error or end.signum or end.by_user:
         print(f"ended early: the {end.frames} frames up to there are kept")
     if end.error:
         raise end.error

@@ -31,12 +31,15 @@ def test_every_shipped_config_parses(path):
         from_settings(TrainConfig, read_yaml(TrainConfig, path))
 
 
+SIAMFC = TrackerConfig(memory_share=0, box_share=0, sure_score=0, lost_score=0, redetect="off")
+
+
 @pytest.mark.parametrize(
     ("name", "constants"),
     [
         ("fast", TrackerConfig(scales=1, follow_rate=0.05)),
         ("bits", TrackerConfig(correlation="bits")),
-        ("siamfc", TrackerConfig(memory_share=0, box_share=0)),
+        ("siamfc", SIAMFC),
     ],
 )
 def test_shipped_constants_for_tracking_are_known(name, constants):

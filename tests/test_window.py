@@ -222,7 +222,7 @@ class TestShow:
         self, user: User, video: str, end: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
         user.acts = ["", "", "", user.close if end == "X" else end]
-        assert main(["--video", video, BOX, "--show", "--boxes", "boxes.csv"]) == 0
+        assert main(["--video", video, BOX, "--show", "--boxes", "boxes.csv"]) == (end == "X")
         assert len(rows_in()) == 4
         assert Path("in_tracked.mp4").exists()
         assert "ended early: the 4 frames up to there are kept" in capsys.readouterr().out
@@ -240,7 +240,7 @@ class TestShow:
     def test_a_pause_can_be_ended_from_outside(self, user: User, video: str, end: str) -> None:
         ends = {"X": user.close, "signal": lambda: signal.raise_signal(signal.SIGINT)}
         user.acts = ["", " ", "", ends[end]]
-        assert show(video, BOX) == {"X": 0, "signal": 130}[end]
+        assert show(video, BOX) == {"X": 1, "signal": 130}[end]
         assert len(rows_in()) == 2
 
     def test_after_a_pause_the_newest_frame_of_a_live_source_comes(
@@ -403,7 +403,7 @@ def test_a_box_is_drawn_and_its_run_closed(screen: Screen, start: Start, tmp_pat
     screen.press("Return")
     screen.press("space")
     screen.close()
-    assert run.end()[0] == 0
+    assert run.end()[0] == 1
     rows = rows_in(tmp_path)
     assert box_in(rows[0]) == DRAWN
     assert 1 <= len(rows) < 900
@@ -467,7 +467,7 @@ class TestOnScreen:
         assert not list(tmp_path.glob("[!.]*"))
 
     @pytest.mark.parametrize(
-        ("act", "code"), [("q", 0), ("Escape", 0), ("X", 0), ("SIGINT", 130), ("SIGTERM", 143)]
+        ("act", "code"), [("q", 0), ("Escape", 0), ("X", 1), ("SIGINT", 130), ("SIGTERM", 143)]
     )
     @pytest.mark.parametrize("paused", [True, False])
     def test_a_run_is_ended(

@@ -11,7 +11,7 @@ import numpy as np
 from rbsf.system.stop import StopRequest
 from rbsf.tools.window import CONFIRM, ESCAPE, SPACE, UNDO, Box, Window
 from rbsf.tracker.session import Session
-from rbsf.tracker.siamfc import Result
+from rbsf.tracker.states import Result
 
 POLL = 30  # milliseconds for which a still picture waits for a key
 MOMENT = 1  # milliseconds for which a running video does
@@ -43,7 +43,7 @@ def select_boxes(image: np.ndarray) -> list[tuple[float, ...]]:
 def _drawn_boxes(window: Window) -> list[Box]:
     boxes: list[Box] = []
     while not window.ended:
-        results = {n: Result(np.array(box), 1.0, False) for n, box in enumerate(boxes, 1)}
+        results = {n: Result(np.array(box), 1.0) for n, box in enumerate(boxes, 1)}
         key = window.look(results, SELECT, POLL)
         drawn = [window.fit.box(drag) for drag in window.take_drags(end=key in CONFIRM)]
         boxes += [box for box in drawn if box]
@@ -87,6 +87,11 @@ class Player:
         while self._paused and not self.ended:
             self._do(self._wait(PAUSED))
         return not self.ended
+
+    @property
+    def closed(self) -> bool:
+        """Whether the user has closed the window by its X."""
+        return self._window.closed
 
     def _do(self, key: str) -> None:
         if key == ESCAPE:

@@ -7,7 +7,7 @@ import colorsys
 import cv2
 import numpy as np
 
-from rbsf.tracker.siamfc import Result
+from rbsf.tracker.states import Result, State
 
 Color = tuple[int, int, int]  # RGB
 
@@ -39,8 +39,8 @@ def draw(image: np.ndarray, results: dict[int, Result]) -> np.ndarray:
     for target, result in results.items():
         label = "" if list(results) == [1] else f"{target}: "
         label += f"{result.score:.2f}"
-        if result.lost:
-            label += " lost?"
+        if result.state is not State.TRACKED:
+            label += f" {result.state.value}"
         _draw_box(image, result, label, LOST_COLOR if result.lost else color_of(target))
     return image
 

@@ -189,6 +189,7 @@ class Ending:
     error: Exception | None = None  # the one that ended the run
     signum: int | None = None  # of the signal that ended the run, 0 or None for none
     by_user: bool = False  # in the window
+    closed: bool = False  # the window, by its X
 
 
 def track_video(
@@ -241,7 +242,8 @@ def track_video(
     if player:
         timing.start += player.waited
     speed, by_user = timing.summary(recorder.frames), bool(player and player.ended)
-    return Ending(recorder.frames, speed, error, stop.signum, by_user)
+    closed = bool(player and player.closed)
+    return Ending(recorder.frames, speed, error, stop.signum, by_user, closed)
 
 
 def _first_of(

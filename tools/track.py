@@ -25,6 +25,7 @@ from rbsf.system.program import Once, check_writable, frame_number, run
 from rbsf.tracker.flags import (
     add_constants_flag,
     add_network_flags,
+    add_redetect_flag,
     add_weights_flag,
     read_constants,
 )
@@ -78,6 +79,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--show", action="store_true", help="show the frames in a window that names its keys"
     )
     add_constants_flag(parser)
+    add_redetect_flag(parser)
     add_network_flags(parser)
     return parser.parse_args(_keep_negative(sys.argv[1:] if argv is None else argv))
 
@@ -178,7 +180,7 @@ def main(argv: list[str] | None = None) -> int:
     from rbsf.tracker.backbones import describe_backbone
     from rbsf.tracker.loading import constants_of, load_network
 
-    constants = read_constants(args.constants, constants_of(args.weights))
+    constants = read_constants(args.constants, constants_of(args.weights), args.redetect)
     frames = open_frames(args.video)  # a live source is connected when it is read, not yet
     outputs, span = Outputs(output_path(args), args.boxes, args.show), span_of(args)
     network = load_network(args.weights, args.device, args.precision, args.threads, args.engine)
@@ -200,6 +202,9 @@ def tell_ending(end: Ending) -> int:
     if end.signum:
         print("interrupted", file=sys.stderr)
         return 128 + end.signum  # as a shell tells it: 130 for Ctrl-C, 143 for SIGTERM
+    if end.closed:
+        print("the window was closed", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from rbsf.tools.drawing import BLACK, WHITE, draw
-from rbsf.tracker.siamfc import Result
+from rbsf.tracker.states import Result
 
 Box = tuple[float, float, float, float]  # x, y, w, h in pixels of the frame, 0-based
 Point = tuple[int, int]  # x, y in pixels of the window

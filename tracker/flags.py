@@ -64,19 +64,31 @@ def add_constants_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def read_constants(path: Path | None, kind: type[Constants] | None = None) -> Any:
+def add_redetect_flag(parser: argparse.ArgumentParser) -> None:
+    """Add --redetect."""
+    parser.add_argument(
+        "--redetect",
+        choices=("off", "local", "frame"),
+        help="where a lost target is looked for: where it is, around its last place, or in the"
+        " whole frame (default: as --constants says, else frame)",
+    )
+
+
+def read_constants(
+    path: Path | None, kind: type[Constants] | None = None, redetect: str | None = None
+) -> Any:
     """The constants of a file, or the defaults without one.
 
-    `kind`: class of the constants, by default SiamFC's. Raises FileNotFoundError for a missing
-    file, and ValueError, naming file and key, for a wrong one.
+    `kind`: class of the constants, by default SiamFC's. `redetect` is that of the flag. Raises
+    FileNotFoundError for a missing file, and ValueError, naming file and key, for a wrong one.
     """
     from rbsf.tracker.siamfc import TrackerConfig
     from rbsf.train.config import read_yaml
 
     kind = kind or TrackerConfig
-    if not path:
-        return kind()
-    settings = read_yaml(kind, path)
+    settings = read_yaml(kind, path) if path else {}
+    if redetect:
+        settings["redetect"] = redetect
     try:
         return kind(**settings)
     except ValueError as error:

@@ -28,7 +28,12 @@ from rbsf.eval import MAX_WORKERS
 from rbsf.eval.passes import add_pass_flags
 from rbsf.system.lock import locked
 from rbsf.system.program import check_writable, positive_int, require, run
-from rbsf.tracker.flags import add_constants_flag, add_network_flags, read_constants
+from rbsf.tracker.flags import (
+    add_constants_flag,
+    add_network_flags,
+    add_redetect_flag,
+    read_constants,
+)
 
 if TYPE_CHECKING:  # these load OpenCV, for which --help shall not wait
     from rbsf.eval.benchmarks import Split
@@ -133,6 +138,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add("--json", type=Path, metavar="FILE", help="a further copy of report.json")
     add_constants_flag(parser)
+    add_redetect_flag(parser)
     add_network_flags(parser)
     return parser.parse_args(argv)
 
@@ -199,7 +205,8 @@ def read_specs(args: argparse.Namespace) -> list[TrackerSpec]:
 
     config = read_constants(args.constants)
     texts = args.tracker or ([] if args.annotations else ["rbsf"])
-    return [parse_tracker(text, args.precision, args.device, config, args.engine) for text in texts]
+    flags = (args.precision, args.device, config, args.engine, args.redetect)
+    return [parse_tracker(text, *flags) for text in texts]
 
 
 def main(argv: list[str] | None = None) -> int:

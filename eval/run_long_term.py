@@ -21,7 +21,7 @@ if not __package__:  # run as a file: where nothing is installed the checkout se
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from rbsf.system.program import require, run
-from rbsf.tracker.flags import add_constants_flag, read_constants
+from rbsf.tracker.flags import add_constants_flag, add_redetect_flag, read_constants
 
 if TYPE_CHECKING:  # these load OpenCV, for which --help shall not wait
     from rbsf.datasets.video.sequences import Sequence
@@ -52,6 +52,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--seed", type=int, default=0, metavar="N", help="of the departures (default: 0)")
     add("--out", type=Path, default=Path("runs/long"), metavar="DIR", help="default: runs/long")
     add_constants_flag(parser)
+    add_redetect_flag(parser)
     return parser.parse_args(argv)
 
 
@@ -62,7 +63,8 @@ def main(argv: list[str] | None = None) -> int:
     from rbsf.eval.trackers import parse_tracker
     from rbsf.system.files import write_atomically
 
-    specs = [parse_tracker(text, config=read_constants(args.constants)) for text in args.tracker]
+    config = read_constants(args.constants)
+    specs = [parse_tracker(text, config=config, redetect=args.redetect) for text in args.tracker]
     sequences = find_sequences(args)
     scores = {spec.label: score(spec.build(), sequences, spec.label) for spec in specs}
     table = as_markdown(scores, len(sequences))

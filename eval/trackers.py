@@ -6,7 +6,7 @@ import ctypes
 import hashlib
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +17,7 @@ import numpy as np
 
 from rbsf.eval.own_tracker import OwnTracker
 from rbsf.shipped import find_weights
-from rbsf.tracker.anchor_free import AnchorFree, AnchorFreeConfig
+from rbsf.tracker.anchor_free import AS_PUBLISHED, AnchorFree, AnchorFreeConfig
 from rbsf.tracker.backbones import choose_engine, is_rbsf2
 from rbsf.tracker.loading import Constants, load_network, make_tracker
 from rbsf.tracker.siamfc import TRACKER_VERSION, TrackerConfig
@@ -228,13 +228,15 @@ def parse_tracker(
     device: str = "cpu",
     config: TrackerConfig | None = None,
     engine: str = "auto",
+    redetect: str | None = None,
 ) -> TrackerSpec:
     """Read `[LABEL=]WHAT`.
 
     WHAT is a key of `SHIPPED`, `static`, a weights file, `opencv:MIL`, `opencv:Nano:FILE,FILE`,
     `onnx:BACKBONE,HEAD` (`rbsf.tracker.onnx_pair`), or `FILE.py:CLASS` (`OwnTracker`). `engine`:
-    see `rbsf.tracker.backbones.choose_engine`. Raises ValueError for an unknown name, and where the
-    engine cannot be had; FileNotFoundError for a missing file.
+    see `rbsf.tracker.backbones.choose_engine`. `redetect`: see `StateConfig`; it changes our own
+    networks alone. Raises ValueError for an unknown name, and where the engine cannot be had;
+    FileNotFoundError for a missing file.
     """
     label, what = _split_label(text)
     if what == "static":
@@ -245,7 +247,10 @@ def parse_tracker(
         return _parse_pair(what, label)
     if own := re.fullmatch(r"(.+\.py):(\w+)", what):
         return _parse_own(Path(own[1]), own[2], label)
-    return _parse_network(what, label, precision, device, config, engine)
+    spec = _parse_network(what, label, precision, device, config, engine)
+    if redetect is None:
+        return spec
+    return replace(spec, config=replace(spec.config, redetect=redetect))
 
 
 def _split_label(text: str) -> tuple[str, str]:
@@ -293,7 +298,7 @@ def _parse_pair(what: str, label: str) -> TrackerSpec:
             f'--tracker {what!r}: needs ONNX Runtime; in the clone type: pip install -e ".[onnx]"'
         )
     _check_files(files, what)
-    return TrackerSpec(label or files[0].stem, files=files, config=AnchorFreeConfig(), pair=True)
+    return TrackerSpec(label or files[0].stem, files=files, config=AS_PUBLISHED, pair=True)
 
 
 def _parse_own(path: Path, name: str, label: str) -> TrackerSpec:

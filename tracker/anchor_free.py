@@ -63,6 +63,10 @@ class AnchorFreeConfig(StateConfig):
                 raise ValueError(f"{name}={getattr(self, name)}: give a number from 0 to 1")
 
 
+# NanoTrack does not look for a lost target, and follows it the same whatever the score.
+AS_PUBLISHED = AnchorFreeConfig(sure_score=0, lost_score=0.3, redetect="off")
+
+
 class _Choice(NamedTuple):
     """What is found at the best position."""
 

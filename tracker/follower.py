@@ -128,7 +128,7 @@ class Follower(ABC):
         if state is State.LOST and self.config.redetect != "off":
             self._lose(past)
             return Result(past.held, own.score, state)
-        self._take(own, learn=state is State.TRACKED)
+        self._take(own, learn=own.score >= self.config.sure_score)
         return self._taken(past, own, state)
 
     @property

@@ -106,6 +106,16 @@ def score_long(runs: Iterable[tuple[LongRun, Sequence]]) -> LongScores:
     )
 
 
+def scores_and_hits(runs: Iterable[tuple[LongRun, Sequence]]) -> tuple[np.ndarray, np.ndarray]:
+    """Scores `[N]` of all frames but the first ones, and whether their boxes hit, `[N]` bool."""
+    scores, hits = [], []
+    for run, sequence in runs:
+        rest = _rest(run)
+        scores.append(rest.scores)
+        hits.append(_overlap(rest, sequence.boxes[1:]) > OVERLAP)
+    return np.concatenate(scores), np.concatenate(hits)
+
+
 def count_frames(run: LongRun, truth: np.ndarray, overlap: np.ndarray) -> Counts:
     """The frames of one run by what is true, `[N, 4]` with NaN where absent, and what is said."""
     visible = np.isfinite(truth[:, 0])

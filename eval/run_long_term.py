@@ -5,7 +5,8 @@
 By default departures are made from the sequences: the camera turns away from the target and
 returns, a pillar hides it, the camera jumps.  With --as-they-are the sequences are tracked as they
 are, and the frames that their annotations call absent are the absent ones.  The table goes to
-OUT/long.md, the figures to OUT/long.json.
+OUT/long.md, the figures to OUT/long.json, and OUT/reliability.png shows how far scores are the
+probabilities that they stand for.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from rbsf.tracker.flags import add_constants_flag, add_redetect_flag, read_const
 
 if TYPE_CHECKING:  # these load OpenCV, for which --help shall not wait
     from rbsf.datasets.video.sequences import Sequence
-    from rbsf.eval.long_term import LongScores
+    from rbsf.eval.long_term import LongRun, LongScores
     from rbsf.eval.trackers import Tracker
 
 KINDS = ("leave", "hide", "cut")
@@ -60,18 +61,23 @@ def main(argv: list[str] | None = None) -> int:
     """Track, score, print and write a table; 0 when done."""
     args = parse_args(argv)
     require("eval")
+    from rbsf.eval.long_term import score_long, scores_and_hits
+    from rbsf.eval.reliability import plot_reliability, reliability
     from rbsf.eval.trackers import parse_tracker
     from rbsf.system.files import write_atomically
 
     config = read_constants(args.constants)
     specs = [parse_tracker(text, config=config, redetect=args.redetect) for text in args.tracker]
     sequences = find_sequences(args)
-    scores = {spec.label: score(spec.build(), sequences, spec.label) for spec in specs}
+    runs = {spec.label: track_all(spec.build(), sequences, spec.label) for spec in specs}
+    scores = {label: score_long(tracked) for label, tracked in runs.items()}
     table = as_markdown(scores, len(sequences))
     print(table)
     write_atomically(args.out / "long.md", table.encode())
     figures = {label: asdict(found) for label, found in scores.items()}
     write_atomically(args.out / "long.json", json.dumps(figures, indent=1).encode())
+    bins = {label: reliability(*scores_and_hits(tracked)) for label, tracked in runs.items()}
+    plot_reliability(bins, args.out / "reliability.png")
     return 0
 
 
@@ -92,18 +98,17 @@ def find_sequences(args: argparse.Namespace) -> list[Sequence]:
     return [*made]
 
 
-def score(tracker: Tracker, sequences: list[Sequence], label: str) -> LongScores:
+def track_all(
+    tracker: Tracker, sequences: list[Sequence], label: str
+) -> list[tuple[LongRun, Sequence]]:
     """Track all sequences under a progress bar."""
     from tqdm import tqdm
 
-    from rbsf.eval.long_term import score_long, track_long
+    from rbsf.eval.long_term import track_long
 
     frames = sum(len(sequence) for sequence in sequences)
-    runs = []
     with tqdm(total=frames, desc=label, unit="frame") as bar:
-        for sequence in sequences:
-            runs.append((track_long(tracker, sequence, bar.update), sequence))
-    return score_long(runs)
+        return [(track_long(tracker, sequence, bar.update), sequence) for sequence in sequences]
 
 
 def as_markdown(scores: dict[str, LongScores], sequences: int) -> str:

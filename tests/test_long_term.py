@@ -12,6 +12,7 @@ import pytest
 from rbsf.datasets.synthetic.departures import cut, hide, leave
 from rbsf.datasets.video.sequences import Sequence
 from rbsf.eval.long_term import Counts, LongRun, score_long
+from rbsf.eval.reliability import calibration_error, reliability
 from rbsf.eval.run_long_term import main
 
 HERE, AWAY = [10.0, 10.0, 20.0, 20.0], [60.0, 60.0, 20.0, 20.0]
@@ -47,6 +48,14 @@ def test_f_is_taken_at_the_best_threshold():
     scores = score_long([(worse, sequence_of(truth))])
     assert (scores.precision, scores.recall) == pytest.approx((0.5, 1))
     assert scores.f == pytest.approx(2 / 3)
+
+
+def test_a_score_is_reliable_where_it_is_the_share_of_hits():
+    scores = np.array([0.25, 0.25, 0.25, 0.25, 0.96, 1.0])
+    hits = np.array([True, False, False, False, True, False])
+    bins = reliability(scores, hits)
+    assert bins == [(4, 0.25, 0.25), (2, 0.98, 0.5)]
+    assert calibration_error(bins) == pytest.approx(2 / 6 * 0.48)
 
 
 def test_a_jump_is_ten_frames_in_a_row_elsewhere():
@@ -119,6 +128,7 @@ def test_the_program_writes_a_table(footage, tmp_path, capsys):
     flags = ["--root", str(root), "--tracker", "static", "--out", str(tmp_path)]
     assert main([*flags, "--departures", "leave", "cut"]) == 0
     assert "| static | 0." in capsys.readouterr().out
+    assert cv2.imread(str(tmp_path / "reliability.png")).shape[2] == 3
     figures = json.loads((tmp_path / "long.json").read_text())["static"]
     assert figures["counts"]["noticed"] == 0
     assert figures["noticed"] == 0.0

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from itertools import islice
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,10 +14,14 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from rbsf.datasets.video.encoders import Original, find_codec
+from rbsf.datasets.video.opencv_encoder import shown_size
 from rbsf.datasets.video.sources import Frames
 from rbsf.datasets.video.writer import VideoWriter
 from rbsf.system.stop import StopRequest
-from rbsf.tools.box_writer import BoxWriter, Row
+from rbsf.tools.box_forms import Row
+from rbsf.tools.box_writer import BoxWriter
+from rbsf.tools.span import Numbered, Span, describe
 from rbsf.tracker.anchor_free import Network
 from rbsf.tracker.loading import Constants, wrapped
 from rbsf.tracker.session import Session
@@ -82,9 +86,8 @@ class Recorder:
     boxes: BoxWriter | None
     show: bool
     watch: Callable[[list[Result]], object] | None = None  # called with each frame's results
+    files: Sequence[Path] = ()  # the source's, one for each frame
     first: int = 0  # number of the first frame
-    live: bool = False  # frames are dropped where the tracker is too slow
-    written: int = 0  # frames of a live source in the video
     start: float = field(default_factory=time.perf_counter)
     frames: int = 0  # recorded so far
     lost: set[int] = field(default_factory=set)  # targets that are lost now
@@ -99,29 +102,20 @@ class Recorder:
         if self.watch:
             self.watch(results)
         if self.boxes:
-            self.boxes.add(self._rows(seconds, results))
+            size = (image.shape[1], image.shape[0])
+            self.boxes.add(self._rows(seconds, results), size)
         self.frames += 1
         if not (self.writer or self.show):
             return True
         drawn = draw(image, results)
         if self.writer:
-            for _ in range(self._copies(seconds)):
-                self.writer.write(drawn)
+            self.writer.write(drawn, seconds)
         return not self.show or show(drawn)
 
     @property
     def number(self) -> int:
         """Number of the next frame in its video, from 0."""
         return self.first + self.frames
-
-    def _copies(self, seconds: float | None) -> int:
-        """How often a frame is written: of a live source so that the video plays at true speed."""
-        if not self.live or seconds is None or self.writer is None:
-            return 1
-        due = 1 + int(seconds * self.writer.fps)
-        copies = max(due - self.written, 0)
-        self.written += copies
-        return copies
 
     def _rows(self, seconds: float | None, results: list[Result]) -> list[Row]:
         if seconds is None:
@@ -135,6 +129,9 @@ class Recorder:
                 row[side] = round(float(value), 3)
             row["score"] = round(result.score, 4)
             row["lost"] = int(result.lost)
+            row["state"] = state_of(result)
+            if self.files:
+                row["file"] = self.files[self.number].name
             rows.append(row)
         return rows
 
@@ -147,33 +144,21 @@ class Recorder:
         tqdm.write(f"frame {self.number}: {who} {change} (score {result.score:.2f})")
 
 
+def state_of(result: Result) -> str:
+    """The state of a target in words."""
+    return "lost" if result.lost else "tracked"
+
+
 @dataclass(frozen=True)
 class Outputs:
     """Where a run's results go; None for nowhere."""
 
     video: Path | None = None
-    boxes: Path | None = None  # .csv or .json
+    boxes: Path | None = None  # in one of `box_forms.FORMS`
+    count_video: bool = False  # a name that is taken gives way to NAME_2, and so on
+    count_boxes: bool = False
     show: bool = False  # in a window
     watch: Callable[[list[Result]], object] | None = None  # called with each frame's results
-
-
-@dataclass(frozen=True)
-class Span:
-    """Which frames of a video are tracked."""
-
-    first: int = 0
-    stop: int | None = None  # the frame after the last; None for the video's end
-
-    def expected(self, count: int | None) -> int | None:
-        """How many frames there are, where the video's header names `count`.
-
-        None where the header names no number, or one that is too small to be true.
-        """
-        if not count:
-            return None
-        stop = count if self.stop is None else min(self.stop, count)
-        total = stop - self.first
-        return total if total > 0 else None
 
 
 @dataclass(frozen=True)
@@ -203,14 +188,14 @@ def track_video(
     any tracking, where the source has no first frame, a box cannot be used, or an output cannot be
     written or is being written by another process.
     """
-    recorder = _open_recorder(source, frames, outputs, span.first)
+    recorder = _open_recorder(source, frames, outputs)
     with ExitStack() as opened:
         if recorder.boxes:
             opened.enter_context(recorder.boxes)
         if recorder.writer:
             opened.enter_context(recorder.writer)
-        images = islice(frames.start(), span.first, span.stop)
-        first, seconds = _first_of(images, source, span)
+        chosen = span.choose(frames.start(), frames.fps or DEFAULT_FPS)
+        recorder.first, first, seconds = _first_of(chosen, source, span)
         timing = Timing()
         session = Session(wrapped(network, timing.of_network), constants)
         session.update(first, seconds)
@@ -218,6 +203,8 @@ def track_video(
             session.add(box)
         for note in session.notes:
             print(note)
+        if frames.pixel_aspect != 1:
+            print(_describe_pixels(source, first, frames.pixel_aspect))
         # Signals wait until the outputs are whole.
         with StopRequest() as stop, opened.pop_all():
             if frames.live:
@@ -225,37 +212,60 @@ def track_video(
             recorder.start = time.perf_counter()
             recorder.add(first, seconds, [*session.results.values()])
             total = span.expected(frames.count)
-            error = _follow(timing.decoding(images), session, recorder, total, stop)
+            error = _follow(timing.decoding(chosen), session, recorder, total, stop)
     if frames.live:
         print(frames.live.describe())
+    if recorder.writer:
+        print(recorder.writer.describe())
     return Ending(recorder.frames, timing.summary(recorder.frames), error, stop.signum)
 
 
-def _first_of(
-    images: Iterator[tuple[np.ndarray, float | None]], source: str, span: Span
-) -> tuple[np.ndarray, float | None]:
-    """The first frame and its time. Raises ValueError where there is none."""
-    for first in images:
+def _first_of(chosen: Iterator[Numbered], source: str, span: Span) -> Numbered:
+    """The first frame of a span. Raises ValueError where there is none."""
+    for first in chosen:
         return first
     advice = "; give an earlier --start" if span.first else ""
-    raise ValueError(f"{source} holds no frame {span.first}{advice}")
+    end = "" if span.last is None else f" that is not after --end {describe(span.last)}"
+    raise ValueError(f"{source} holds no frame {describe(span.first)}{end}{advice}")
 
 
-def _open_recorder(source: str, frames: Frames, outputs: Outputs, first: int) -> Recorder:
-    fps = frames.fps or DEFAULT_FPS
-    return Recorder(
-        fps=None if source.isdecimal() else fps,  # of a camera
-        writer=VideoWriter(outputs.video, fps) if outputs.video else None,
-        boxes=BoxWriter(outputs.boxes) if outputs.boxes else None,
-        show=outputs.show,
-        watch=outputs.watch,
-        first=first,
-        live=frames.live is not None,
+def _describe_pixels(source: str, image: np.ndarray, aspect: Fraction) -> str:
+    height, width = image.shape[:2]
+    shape = f"{aspect.numerator}:{aspect.denominator}"
+    shown = "x".join(map(str, shown_size((width, height), aspect)))
+    return (
+        f"{source} has pixels of the shape {shape}: boxes are in those of its {width}x{height}"
+        f" frames, which players show as {shown}"
     )
 
 
+def _open_recorder(source: str, frames: Frames, outputs: Outputs) -> Recorder:
+    fps = frames.fps or DEFAULT_FPS
+    boxes = BoxWriter(outputs.boxes, outputs.count_boxes) if outputs.boxes else None
+    return Recorder(
+        fps=None if source.isdecimal() else fps,  # of a camera
+        writer=_open_writer(source, frames, outputs),
+        boxes=boxes,
+        show=outputs.show,
+        watch=outputs.watch,
+        files=frames.files,
+    )
+
+
+def _open_writer(source: str, frames: Frames, outputs: Outputs) -> VideoWriter | None:
+    if not outputs.video:
+        return None
+    has_sound = Path(source).is_file() and not frames.files
+    original = Original(
+        frames.pixel_aspect, Path(source) if has_sound else None, frames.live is not None
+    )
+    codec = find_codec(outputs.video.suffix.lower())
+    fps = frames.fps or DEFAULT_FPS
+    return VideoWriter(outputs.video, fps, codec, original, outputs.count_video)
+
+
 def _follow(
-    frames: Iterator[tuple[np.ndarray, float | None]],
+    frames: Iterator[Numbered],
     session: Session,
     recorder: Recorder,
     total: int | None,
@@ -267,7 +277,7 @@ def _follow(
     """
     with tqdm(total=total, initial=1, desc="track", unit="frame") as bar:
         try:
-            for image, seconds in frames:
+            for _, image, seconds in frames:
                 results = session.update(image, seconds)
                 go_on = recorder.add(image, seconds, [*results.values()])
                 bar.update()

@@ -15,9 +15,8 @@ import numpy as np
 from tqdm import tqdm
 
 from rbsf.datasets.video.encoders import Original, find_codec
-from rbsf.datasets.video.opencv_encoder import shown_size
 from rbsf.datasets.video.sources import Frames
-from rbsf.datasets.video.writer import VideoWriter
+from rbsf.datasets.video.writer import VideoWriter, shown_size
 from rbsf.system.stop import StopRequest
 from rbsf.tools.box_forms import Row
 from rbsf.tools.box_writer import BoxWriter

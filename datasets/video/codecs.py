@@ -14,6 +14,11 @@ class Codec:
     by_pyav: bool  # else by OpenCV
     plays: bool = True  # in browsers
 
+    @property
+    def keeps_pixels(self) -> bool:
+        """Whether a file tells players of pixels that are not square."""
+        return self.by_pyav and self.name not in ("VP8", "VP9")
+
     def describe(self) -> str:
         """Its name, and what to do where browsers refuse it."""
         if self.plays:

@@ -42,8 +42,9 @@ def make_encoder(
     """What encodes pictures of one size, (width, height); OSError where that is impossible."""
     original = original or Original()
     if codec.by_pyav:
-        return PyavEncoder(path, codec, size, fps, original.aspect, original.sound, begin)
-    return OpenCvEncoder(path, codec, size, fps, original.aspect, original.live)
+        aspect = original.aspect if codec.keeps_pixels else Fraction(1)
+        return PyavEncoder(path, codec, size, fps, aspect, original.sound, begin)
+    return OpenCvEncoder(path, codec, size, fps, original.live)
 
 
 @lru_cache

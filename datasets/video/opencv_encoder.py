@@ -1,4 +1,4 @@
-"""Encode video by OpenCV: at a constant rate, of square pixels, without sound."""
+"""Encode video by OpenCV: at a constant rate, without sound."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from fractions import Fraction
 from pathlib import Path
 
 import cv2
@@ -19,9 +18,8 @@ from rbsf.datasets.video.images import encodable
 class OpenCvEncoder:
     """Writes pictures of one size, (width, height), to a file.
 
-    A picture whose pixels are not square is stretched to the shape in which players show it. Of a
-    `live` source a frame is written as often as keeps true speed. Raises OSError where the file
-    cannot be begun.
+    Of a `live` source a frame is written as often as keeps true speed. Raises OSError where the
+    file cannot be begun.
     """
 
     left_out = ""
@@ -32,20 +30,17 @@ class OpenCvEncoder:
         codec: Codec,
         size: tuple[int, int],
         fps: float,
-        aspect: Fraction = Fraction(1),
         live: bool = False,
     ) -> None:
-        self._size, self._fps, self._live, self._written = shown_size(size, aspect), fps, live, 0
+        self._fps, self._live, self._written = fps, live, 0
         letters = cv2.VideoWriter.fourcc(*codec.encoder)
         with quiet():
-            self._writer = cv2.VideoWriter(encodable(path), letters, fps, self._size)
+            self._writer = cv2.VideoWriter(encodable(path), letters, fps, size)
         if not self._writer.isOpened():
             raise OSError(0, f"OpenCV cannot encode {size[0]}x{size[1]} frames")
 
     def write(self, image: np.ndarray, seconds: float) -> None:
         """Append a frame, H x W x 3 uint8 RGB, `seconds` after the first one."""
-        if self._size != (image.shape[1], image.shape[0]):
-            image = cv2.resize(image, self._size, interpolation=cv2.INTER_LINEAR)
         copies = max(1 + int(seconds * self._fps) - self._written, 0) if self._live else 1
         for _ in range(copies):
             self._writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
@@ -59,14 +54,6 @@ class OpenCvEncoder:
     def close(self) -> None:
         """End the file. A full disk is not told."""
         self._writer.release()
-
-
-def shown_size(size: tuple[int, int], aspect: Fraction) -> tuple[int, int]:
-    """The size in square pixels of a picture whose pixels have another shape; sides are even."""
-    width, height = size
-    if aspect >= 1:
-        return round(width * aspect / 2) * 2, height
-    return width, round(height / aspect / 2) * 2
 
 
 @contextmanager

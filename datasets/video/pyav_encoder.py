@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import suppress
 from fractions import Fraction
@@ -15,9 +16,13 @@ from rbsf.datasets.video.codecs import Codec
 
 TICK = Fraction(1, 90_000)  # seconds; the unit of times
 # What an interrupted run, or a full disk, leaves of an .mp4 plays up to its last second.
-FRAGMENTS = {"movflags": "+hybrid_fragmented", "frag_duration": "1000000", "flush_packets": "1"}
+FRAGMENTS = {
+    "movflags": "+hybrid_fragmented+delay_moov",
+    "frag_duration": "1000000",
+    "flush_packets": "1",
+}
 OPTIONS = {
-    "libx264": {"preset": "veryfast", "crf": "20"},
+    "libx264": {"preset": "veryfast", "crf": "20", "bf": "0"},
     "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8", "crf": "30", "b": "0"},
     "libvpx": {"deadline": "realtime", "cpu-used": "8", "crf": "10", "b": "4M"},
     "mpeg4": {"qscale": "4", "flags": "+qscale", "global_quality": "472"},
@@ -29,8 +34,7 @@ class PyavEncoder:
     """Writes pictures of one size, (width, height), to a file.
 
     `sound_of` is a file whose sound is copied, from the moment `begin`, in seconds since its first
-    frame, to the end of the last frame. `left_out` is a sentence on sound that cannot be copied.
-    Raises OSError where writing fails.
+    frame, to the end of the last frame. Raises OSError where writing fails.
     """
 
     def __init__(
@@ -43,13 +47,11 @@ class PyavEncoder:
         sound_of: Path | None = None,
         begin: float = 0.0,
     ) -> None:
-        import av
-
         self.written = 0
         self._step = max(round(1 / fps / TICK), 1)  # ticks from a frame to the next
         self._last = -1  # time of the last frame, in ticks
         fragments = FRAGMENTS if path.suffix.lower() in (".mp4", ".mov") else {}
-        self._file: Any = av.open(str(path), "w", options=fragments)
+        self._file = _create(path, fragments)
         rate = Fraction(fps).limit_denominator(1001)
         self._stream = self._file.add_stream(
             codec.encoder, rate=rate or 1, options=OPTIONS.get(codec.encoder, {})
@@ -61,7 +63,11 @@ class PyavEncoder:
         context.sample_aspect_ratio = aspect
         context.colorspace, context.color_range = BT601, LIMITED
         self._sound = Sound(sound_of, self._file, begin) if sound_of else None
-        self.left_out = self._sound.left_out if self._sound else ""
+
+    @property
+    def left_out(self) -> str:
+        """A sentence on sound that is not copied, or empty."""
+        return self._sound.left_out if self._sound else ""
 
     def write(self, image: np.ndarray, seconds: float) -> None:
         """Append a frame, H x W x 3 uint8 RGB, `seconds` after the first one."""
@@ -97,8 +103,10 @@ class Sound:
 
     def __init__(self, path: Path, output: Any, begin: float) -> None:
         import av
+        from av.bitstream import BitStreamFilterContext
 
         self.left_out = ""
+        self._filters: dict[int, Any] = {}  # of streams whose packets have another form in a file
         self._output, self._streams = output, {}
         self._input: Any = None
         with suppress(av.FFmpegError, ValueError):  # OpenCV reads files that PyAV does not
@@ -109,7 +117,10 @@ class Sound:
         for stream in self._input.streams.audio:
             name = stream.codec_context.codec.canonical_name
             if name in output.supported_codecs:
-                self._streams[stream.index] = output.add_stream_from_template(stream, opaque=True)
+                copy = output.add_stream_from_template(stream, opaque=True)
+                self._streams[stream.index] = copy
+                if name == "aac" and not stream.codec_context.extradata:  # of a transport stream
+                    self._filters[stream.index] = BitStreamFilterContext("aac_adtstoasc", stream)
             else:
                 self.left_out = f"its sound ({name}) is left out: {output.format.name} takes none"
         self._packets = self._demux()
@@ -117,8 +128,17 @@ class Sound:
 
     def copy_until(self, seconds: float) -> None:
         """Copy what begins before `seconds` after the first frame that is written."""
+        import av
+
         while self._next is not None and self._next[0] < seconds:
-            self._output.mux(self._next[1])
+            try:
+                self._output.mux(self._next[1])
+            except av.FFmpegError as error:
+                if error.errno == errno.ENOSPC:
+                    raise
+                self.left_out = f"its sound breaks off ({error.strerror})"
+                self._next = None
+                return
             self._next = next(self._packets, None)
 
     def close(self) -> None:
@@ -145,10 +165,18 @@ class Sound:
                     continue
                 shift = round(self._zero / packet.time_base)
                 packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
-                packet.stream = target
-                yield seconds, packet
+                filtered = self._filters.get(packet.stream.index)
+                for copy in filtered.filter(packet) if filtered else [packet]:
+                    copy.stream = target
+                    yield seconds, copy
         except av.FFmpegError:  # the sound of a damaged file ends where it cannot be read
             return
+
+
+def _create(path: Path, options: dict[str, str]) -> Any:
+    import av
+
+    return av.open(str(path), "w", options=options)
 
 
 def _start_of(stream: Any) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
+from fractions import Fraction
 from pathlib import Path
 
 import cv2
@@ -27,10 +28,12 @@ class VideoWriter:
     is taken gives way to NAME_2, and so on; ``path`` is the one in use then.
 
     The first frame fixes the picture's size (cut to even sides, as the codec asks); later frames of
-    another size are scaled to fit into it, with black bars. The file appears under its name when
-    the block ends without an error; after a full disk, with the frames that found room. Raises
-    ValueError for a bad ``fps``, a ``path`` that cannot be written or that another process writes,
-    OSError where writing fails later.
+    another size are scaled to fit into it, with black bars. Pixels that are not square stay so, or
+    are stretched to the shape that players show, where the codec takes square ones alone.
+
+    The file appears under its name when the block ends without an error; after a full disk, with
+    the frames that found room. Raises ValueError for a bad ``fps``, a ``path`` that cannot be
+    written or that another process writes, OSError where writing fails later.
     """
 
     def __init__(
@@ -49,11 +52,10 @@ class VideoWriter:
             raise ValueError(
                 f"cannot write {path} at {fps} frames per second; give a rate above 0, such as 25"
             )
-        self.left_out = ""  # a sentence on what of the original is not in the video
         self._original = original or Original()
         self._count_up = count_up
         self._encoder: Encoder | None = None
-        self._size = (0, 0)
+        self._size = self._shown = (0, 0)  # (width, height) of frames, and of the video
         self._begin, self._time = 0.0, 0.0  # of the first and the last frame, in seconds
         self._fault: OSError | None = None  # that ended the writing
         self._held = ExitStack()  # the lock, and what is removed at the end
@@ -87,7 +89,10 @@ class VideoWriter:
                 self._time += 1 / self.fps
             else:
                 self._time = max(seconds - self._begin, self._time)
-            self._encoder.write(fit(image, self._size), self._time)
+            image = fit(image, self._size)
+            if self._shown != self._size:
+                image = cv2.resize(image, self._shown, interpolation=cv2.INTER_LINEAR)
+            self._encoder.write(image, self._time)
         except OSError as error:
             self._fault = error
             raise OSError(f"cannot write {self.path}: {error.strerror}") from error
@@ -95,15 +100,18 @@ class VideoWriter:
     def describe(self) -> str:
         """One line on what was written."""
         line = f"video: {self.path} ({self.codec.describe()})"
-        return f"{line}; {self.left_out}" if self.left_out else line
+        left_out = self._encoder.left_out if self._encoder else ""
+        return f"{line}; {left_out}" if left_out else line
 
     def _open(self, image: np.ndarray) -> Encoder:
         height, width = image.shape[:2]
         self._size = (max(width // 2 * 2, 2), max(height // 2 * 2, 2))
+        self._shown = self._size
+        if not self.codec.keeps_pixels:
+            self._shown = shown_size(self._size, self._original.aspect)
         encoder = make_encoder(
-            self._part, self.codec, self._size, self.fps, self._original, self._begin
+            self._part, self.codec, self._shown, self.fps, self._original, self._begin
         )
-        self.left_out = encoder.left_out
         return encoder
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
@@ -143,3 +151,11 @@ def fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return cv2.copyMakeBorder(
         cv2.resize(image, inner, interpolation=cv2.INTER_AREA), *bars, cv2.BORDER_CONSTANT
     )
+
+
+def shown_size(size: tuple[int, int], aspect: Fraction) -> tuple[int, int]:
+    """The size in square pixels of a picture whose pixels have another shape; sides are even."""
+    width, height = size
+    if aspect >= 1:
+        return round(width * aspect / 2) * 2, height
+    return width, round(height / aspect / 2) * 2

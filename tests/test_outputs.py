@@ -90,8 +90,8 @@ def times_of(path: str, kind: str) -> list[float]:
     import av
 
     with av.open(path) as file:
-        packets = file.demux(*(stream for stream in file.streams if stream.type == kind))
-        return sorted(float(each.pts * each.time_base) for each in packets if each.pts is not None)
+        packets = [each for each in file.demux() if each.pts is not None]
+        return [float(each.pts * each.time_base) for each in packets if each.stream.type == kind]
 
 
 @with_pyav

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 from collections.abc import Iterator
 from contextlib import suppress
 from fractions import Fraction
@@ -158,12 +159,9 @@ class Sound:
                     continue
                 target = self._streams.get(packet.stream.index)
                 seconds = float(packet.pts * packet.time_base) - self._zero
-                if (
-                    target is None
-                    or seconds < -float((packet.duration or 0) * packet.time_base) / 2
-                ):
+                if target is None or seconds < 0:
                     continue
-                shift = round(self._zero / packet.time_base)
+                shift = math.floor(self._zero / packet.time_base)  # no time falls below 0
                 packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
                 filtered = self._filters.get(packet.stream.index)
                 for copy in filtered.filter(packet) if filtered else [packet]:

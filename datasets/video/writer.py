@@ -109,10 +109,9 @@ class VideoWriter:
         self._shown = self._size
         if not self.codec.keeps_pixels:
             self._shown = shown_size(self._size, self._original.aspect)
-        encoder = make_encoder(
+        return make_encoder(
             self._part, self.codec, self._shown, self.fps, self._original, self._begin
         )
-        return encoder
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         with self._held:

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 
@@ -20,8 +21,10 @@ from test_videos import uneven
 
 from rbsf.datasets.video import pyav_reader
 from rbsf.datasets.video.codecs import CODECS, MPEG4
+from rbsf.datasets.video.containers import Turn, as_shown
 from rbsf.datasets.video.encoders import Original, best_suffix, find_codec
 from rbsf.datasets.video.frames import open_frames
+from rbsf.datasets.video.opencv_reader import OpenCvReader
 from rbsf.datasets.video.writer import VideoWriter, shown_size
 from rbsf.tools.span import Span, place
 from rbsf.tools.track import main, unlike
@@ -189,6 +192,36 @@ def test_a_live_source_plays_at_true_speed() -> None:
 def test_pixels_are_enlarged_not_made_smaller() -> None:
     assert shown_size((720, 576), Fraction(16, 15)) == (768, 576)
     assert shown_size((720, 480), Fraction(8, 9)) == (720, 540)
+
+
+def test_a_shape_of_pixels_that_cannot_be_is_not_believed() -> None:
+    turned = Turn(0, 1, -1, 0)
+    assert as_shown(Fraction(4, 3), turned) == Fraction(3, 4)
+    assert as_shown(Fraction(4, 3), None) == Fraction(4, 3)
+    assert as_shown(Fraction(1000, 1), None) == as_shown(Fraction(1, 1000), turned) == 1
+
+
+@with_pyav
+def test_a_full_disk_keeps_the_frames_that_found_room() -> None:
+    resource = pytest.importorskip("resource", reason=needs("linux", "no module resource"))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    codec, rng = find_codec(".mp4"), np.random.default_rng(0)
+
+    def write_all() -> None:
+        with VideoWriter("a.mp4", 25, codec) as writer, suppress(OSError):
+            for _ in range(300):
+                writer.write(rng.integers(0, 255, (48, 64, 3), np.uint8))
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"\(the video has the first \d+ frames\)") as told:
+            write_all()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert os.listdir() == ["a.mp4"]
+    count = sum(image is not None for image, _ in OpenCvReader(Path("a.mp4")))
+    assert count >= 50
+    assert f"first {count} frames" in str(told.value)
 
 
 # --- boxes

@@ -14,6 +14,7 @@ from typing import BinaryIO
 import numpy as np
 
 MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"moof")
+MOST_ASPECT = 8  # a file that says its pixels are longer than this is damaged
 ROUNDING = 0.002  # seconds by which durations in MP4 boxes may be rounded
 EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # elements of Matroska and WebM
 STREAMED = (0, 0xFFFFFFFF)  # RIFF lengths of writers that did not know the length
@@ -103,7 +104,9 @@ def display_turn(path: Path) -> Turn | None:
 
 
 def as_shown(pixel_aspect: Fraction, turn: Turn | None) -> Fraction:
-    """A pixel's width by its height after the picture is turned."""
+    """A pixel's width by its height after the picture is turned; 1 where it cannot be right."""
+    if not 1 / MOST_ASPECT <= pixel_aspect <= MOST_ASPECT:
+        return Fraction(1)
     return 1 / pixel_aspect if turn and turn.lays_down else pixel_aspect
 
 

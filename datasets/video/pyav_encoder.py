@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import math
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,17 @@ OPTIONS = {
 BT601, LIMITED = 6, 1  # FFmpeg's numbers of a matrix and of a range of colours
 
 
+@contextmanager
+def _as_os_error() -> Iterator[None]:
+    """Context in which every error of FFmpeg's is an OSError, with its number and its words."""
+    import av
+
+    try:
+        yield
+    except av.FFmpegError as error:
+        raise OSError(error.errno, error.strerror) from error
+
+
 class PyavEncoder:
     """Writes pictures of one size, (width, height), to a file.
 
@@ -38,6 +49,7 @@ class PyavEncoder:
     frame, to the end of the last frame. Raises OSError where writing fails.
     """
 
+    @_as_os_error()
     def __init__(
         self,
         path: Path,
@@ -70,6 +82,7 @@ class PyavEncoder:
         """A sentence on sound that is not copied, or empty."""
         return self._sound.left_out if self._sound else ""
 
+    @_as_os_error()
     def write(self, image: np.ndarray, seconds: float) -> None:
         """Append a frame, H x W x 3 uint8 RGB, `seconds` after the first one."""
         import av
@@ -82,6 +95,7 @@ class PyavEncoder:
         if self._sound:
             self._sound.copy_until(float(self._last * TICK))
 
+    @_as_os_error()
     def close(self) -> None:
         """End the file."""
         try:

@@ -81,7 +81,7 @@ def works(codec: Codec, suffix: str) -> bool:
 
 
 def count_written(path: Path) -> int:
-    """How many frames of a video can be read, none of which is turned into a picture."""
+    """How many frames of a video can be read, which takes its time."""
     capture = cv2.VideoCapture(str(path))
     try:
         count = 0

@@ -20,8 +20,8 @@ TICK = Fraction(1, 90_000)  # seconds; the unit of times
 FRAGMENTS = {
     "movflags": "+hybrid_fragmented+delay_moov",
     "frag_duration": "1000000",
-    "flush_packets": "1",
 }
+FLUSHED = {"flush_packets": "1"}  # so that a full disk is told at once
 OPTIONS = {
     "libx264": {"preset": "veryfast", "crf": "20", "bf": "0"},
     "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8", "crf": "30", "b": "0"},
@@ -64,7 +64,7 @@ class PyavEncoder:
         self._step = max(round(1 / fps / TICK), 1)  # ticks from a frame to the next
         self._last = -1  # time of the last frame, in ticks
         fragments = FRAGMENTS if path.suffix.lower() in (".mp4", ".mov") else {}
-        self._file = _create(path, fragments)
+        self._file = _create(path, {**FLUSHED, **fragments})
         rate = Fraction(fps).limit_denominator(1001)
         self._stream = self._file.add_stream(
             codec.encoder, rate=rate or 1, options=OPTIONS.get(codec.encoder, {})

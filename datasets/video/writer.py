@@ -126,7 +126,7 @@ class VideoWriter:
 
     def _keep(self, expected: int) -> None:
         """Give the file its name; OSError where frames of it are missing."""
-        written = count_written(self._part)  # OpenCV does not tell of a full disk
+        written = expected if self._is_whole(expected) else count_written(self._part)
         if written:
             os.replace(self._part, self.path)
         if written < expected:
@@ -134,6 +134,14 @@ class VideoWriter:
             reason = self._fault.strerror if self._fault else short
             kept = f"the video has the first {written} frames" if written else "it is not kept"
             raise OSError(f"cannot write {self.path}: {reason} ({kept})")
+
+    def _is_whole(self, expected: int) -> bool:
+        if self._fault or self.codec.by_pyav:  # PyAV tells of a full disk
+            return self._fault is None
+        capture = cv2.VideoCapture(encodable(self._part))
+        count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        capture.release()
+        return count >= expected
 
 
 def fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -26,8 +26,9 @@ from rbsf.datasets.video.encoders import Original, best_suffix, find_codec
 from rbsf.datasets.video.frames import open_frames
 from rbsf.datasets.video.opencv_reader import OpenCvReader
 from rbsf.datasets.video.writer import VideoWriter, shown_size
+from rbsf.tools.jobs import unlike
 from rbsf.tools.span import Span, place
-from rbsf.tools.track import main, unlike
+from rbsf.tools.track import main
 
 with_pyav = pytest.mark.skipif(
     not pyav_reader.is_installed(), reason=needs("pyav", "PyAV is not installed")

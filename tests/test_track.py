@@ -31,7 +31,8 @@ from rbsf.datasets.video.writer import VideoWriter
 from rbsf.engine.file import write_packed
 from rbsf.system.lock import locked
 from rbsf.tools.box_writer import BoxWriter, Row
-from rbsf.tools.track import main, parse_args, source_name
+from rbsf.tools.jobs import source_name
+from rbsf.tools.track import main, parse_args
 
 REPO = Path(__file__).resolve().parents[1]
 START = "--init=100,80,48,36"

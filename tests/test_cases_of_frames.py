@@ -13,6 +13,7 @@ import pytest
 from requirements import case, needs
 
 from rbsf.datasets.video import pyav_reader
+from rbsf.datasets.video.encoders import find_codec
 from rbsf.datasets.video.frames import open_frames
 from rbsf.datasets.video.images import read_image
 from rbsf.datasets.video.opencv_reader import INTERLACED
@@ -30,9 +31,11 @@ with_pyav = pytest.mark.skipif(
 def without_pyav(monkeypatch: pytest.MonkeyPatch):
     """As on a machine that has no PyAV."""
     monkeypatch.setattr(pyav_reader, "is_installed", lambda: False)
-    _choose_reader.cache_clear()
+    for found in (_choose_reader, find_codec):
+        found.cache_clear()
     yield
-    _choose_reader.cache_clear()
+    for found in (_choose_reader, find_codec):
+        found.cache_clear()
 
 
 def follow(source: str | Path, folder: Path, tmp_path: Path, frames: int = 0) -> np.ndarray:
@@ -104,6 +107,37 @@ def test_a_bad_frame_is_warned_of_and_numbers_and_times_are_kept():
     assert len(images) == 16
     assert np.array_equal(images[5], images[4])
     assert times == pytest.approx([number / 25 for number in range(16)])
+
+
+@pytest.mark.parametrize("pyav", [True, False])
+def test_pixels_that_are_not_square_are_shown_in_their_shape(
+    pyav, tmp_path, monkeypatch, request, capsys
+):
+    """Each is 160x120 stored pixels, twice as wide as high: players show 320x120."""
+    if pyav and not pyav_reader.is_installed():
+        pytest.skip(needs("pyav", "PyAV is not installed"))
+    if not pyav:
+        request.getfixturevalue("without_pyav")
+    folder = case("26-anamorphic")
+    out, boxes = tmp_path / "o.mp4", tmp_path / "b.csv"
+    source = str(folder / "sar2.mp4")
+    flags = ["--init", FIRST, "--out", str(out), "--boxes", str(boxes)]
+    assert track(["--video", source, *flags]) == 0
+    stored = next(iter(open_frames(source))).shape
+    shown = f"{2 * stored[1]}x{stored[0]}"
+    assert f"pixels of the shape 2:1: boxes are in those of its {stored[1]}x{stored[0]} frames" in (
+        said := capsys.readouterr().out
+    )
+    assert f"which players show as {shown}" in said
+    written = open_frames(out)
+    shape = next(iter(written)).shape
+    assert written.pixel_aspect * shape[1] == 2 * stored[1]
+    assert shape[0] == stored[0]
+    assert written.pixel_aspect == (2 if pyav else 1)
+    rows = list(csv.DictReader(boxes.open()))
+    found = np.array([[float(row[key]) for key in "xywh"] for row in rows])
+    truth = np.loadtxt(folder / "truth.txt", delimiter=",")
+    assert overlaps(found, truth[: len(found)]).mean() > 0.8
 
 
 def test_masks_beside_frames_are_warned_of():

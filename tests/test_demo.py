@@ -28,7 +28,7 @@ def test_a_demo_of_the_default_length_follows_its_target(tmp_path, capsys):
     with open(tmp_path / "boxes.csv") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 200
-    assert list(rows[0]) == ["frame", "time", "x", "y", "w", "h", "score", "lost"]
+    assert list(rows[0]) == ["frame", "time", "x", "y", "w", "h", "score", "lost", "state"]
     assert cv2.VideoCapture(str(tmp_path / "tracked.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 200
     assert cv2.imread(str(tmp_path / "demo.png")) is not None
 

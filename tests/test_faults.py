@@ -64,7 +64,7 @@ def benchmark(data: Path, out: Path) -> list[str]:
 
 def track(data: Path, out: Path) -> list[str]:
     words = ["--video", data / "clip.mp4", "--init", "60,40,40,40", "--out", out / "a.mp4"]
-    return command("tools/track.py", *words, "--boxes", out / "b.csv")
+    return command("tools/track.py", *words, "--boxes", out / "b.csv", "--force")
 
 
 def crops_of(out: Path) -> object:

@@ -31,7 +31,8 @@ from rbsf.datasets.video.writer import VideoWriter
 from rbsf.engine.file import write_packed
 from rbsf.system.lock import locked
 from rbsf.tools.box_writer import BoxWriter, Row
-from rbsf.tools.track import main, parse_args, source_name
+from rbsf.tools.jobs import source_name
+from rbsf.tools.track import main, parse_args
 
 REPO = Path(__file__).resolve().parents[1]
 START = "--init=100,80,48,36"
@@ -92,9 +93,19 @@ class TestOutputs:
     ) -> None:
         assert main(["--video", str(video), START, "--boxes", "boxes.csv"]) == 0
         rows = read_csv(Path("boxes.csv"))
-        assert list(rows[0]) == ["frame", "time", "x", "y", "w", "h", "score", "lost"]
+        assert list(rows[0]) == ["frame", "time", "x", "y", "w", "h", "score", "lost", "state"]
         assert [row["frame"] for row in rows] == [str(i) for i in range(12)]
-        assert list(rows[0].values()) == ["0", "0.0", "100.0", "80.0", "48.0", "36.0", "1.0", "0"]
+        assert list(rows[0].values()) == [
+            "0",
+            "0.0",
+            "100.0",
+            "80.0",
+            "48.0",
+            "36.0",
+            "1.0",
+            "0",
+            "tracked",
+        ]
         assert rows[11]["time"] == "1.1"
         assert float(rows[11]["x"]) == pytest.approx(133, abs=4)
         assert float(rows[11]["y"]) == pytest.approx(102, abs=4)
@@ -119,7 +130,7 @@ class TestOutputs:
         main(["--video", str(video), START, "--no-out", "--boxes", "boxes.json"])
         rows = json.loads(Path("boxes.json").read_text())
         box = {"x": 100, "y": 80, "w": 48, "h": 36}
-        assert rows[0] == {"frame": 0, "time": 0, **box, "score": 1, "lost": 0}
+        assert rows[0] == {"frame": 0, "time": 0, **box, "score": 1, "lost": 0, "state": "tracked"}
         assert len(rows) == 12
         assert not list(Path().glob("*_tracked.mp4"))
 
@@ -203,14 +214,36 @@ class TestOutputs:
         assert len(read_csv(Path("boxes.csv"))) == 6
         assert Path("pipe_tracked.mp4").exists()
 
-    def test_a_default_name_that_is_taken_is_said(
+    def test_a_default_name_that_is_taken_counts_up(
         self, video: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        for taken in (False, True):
-            main(["--video", str(video), START])
-            assert (
-                "in_tracked.mp4 is there already and will be replaced" in capsys.readouterr().out
-            ) is taken
+        names = ["in_tracked.mp4", "in_tracked_2.mp4", "in_tracked_3.mp4"]
+        for name in names[:2]:
+            assert track(video, START) == 0
+            assert f"video: {name} (" in capsys.readouterr().out
+        with locked("in_tracked_3.mp4"):  # of a process that writes at the same time
+            assert track(video, START) == 0
+        assert Path("in_tracked_4.mp4").exists()
+        assert track(video, START, "--force") == 0
+        assert sorted(os.listdir()) == ["in.mp4", *names[:2], "in_tracked_4.mp4"]
+
+    @pytest.mark.parametrize("flags", [["--no-out", "--boxes", "b.csv"], ["--out", "o.mp4"]])
+    def test_a_named_file_is_replaced_by_force_alone(
+        self, video: Path, flags: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = Path(flags[-1])
+        path.touch()  # an empty file has nothing to lose
+        assert track(video, START, *flags) == 0
+        before = path.read_bytes()
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                "rbsf.tracker.backbones.load_backbone", lambda *args: pytest.fail("it is too late")
+            )
+            with pytest.raises(ValueError, match=rf"{path} is there already; .* --force"):
+                track(video, START, *flags)
+        assert path.read_bytes() == before
+        assert track(video, START, *flags, "--force", "--end", "3") == 0
+        assert path.read_bytes() != before
 
 
 @pytest.mark.usefixtures("fast")
@@ -278,7 +311,7 @@ class TestBadInput:
 
     def test_unknown_endings_and_the_input_as_output_are_refused(self, video: Path) -> None:
         for flags, fault in [
-            (["--boxes", "boxes.txt"], "ends in .csv or .json"),
+            (["--boxes", "boxes.xml"], r"ends in \.csv, \.json, \.txt \(MOT\) or \.coco\.json"),
             (["--out", "out.gif"], "out.gif"),
             (["--out", "in.mp4"], "is the input itself"),
         ]:
@@ -317,7 +350,9 @@ class TestBadInput:
         with pytest.raises(OSError, match=rf"boxes.{suffix}: No space left .* printed instead"):
             main(["--video", str(video), START, "--boxes", f"boxes.{suffix}"])
         out = capsys.readouterr().out
-        assert {"csv": "0,0.0,100.0,80.0,48.0,36.0,1.0,0\n", "json": '"x": 100.0,'}[suffix] in out
+        assert {"csv": "0,0.0,100.0,80.0,48.0,36.0,1.0,0,tracked\n", "json": '"x": 100.0,'}[
+            suffix
+        ] in out
         assert Path("in_tracked.mp4").exists()
         assert not list(Path().glob("boxes*"))
 
@@ -382,7 +417,7 @@ def test_an_output_that_another_process_writes_is_refused(video: Path, flag: str
     Path(name).write_text("old")
     who = rf"{name} is in use by process {os.getpid()} on .* since .*; wait for its end, or choose"
     with locked(name), pytest.raises(ValueError, match=who):
-        main(["--video", str(video), START, *flag.split()])
+        main(["--video", str(video), START, *flag.split(), "--force"])
     assert Path(name).read_text() == "old"
     assert sorted(os.listdir()) == sorted([name, video.name])
 
@@ -406,12 +441,6 @@ def test_weights_default_to_the_repository_from_any_folder() -> None:
     args = parse_args(["--video", "x", "--init", "-1,-2,3,4", "--init", "1,2,3,4"])
     assert args.weights == REPO / "weights" / "rbsf.safetensors"
     assert args.init == ["-1,-2,3,4", "1,2,3,4"]
-
-
-def test_a_second_video_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        parse_args(["--video", "a", "--video", "b", "--init", "1,2,3,4"])
-    assert "argument --video: is given twice" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,9 @@
-"""The file of a tracking run's boxes, CSV or JSON, which keeps what a run that breaks off has."""
+"""The file of a tracking run's boxes, which keeps what a run that breaks off has."""
 
 from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 import time
 from contextlib import ExitStack, suppress
@@ -12,39 +11,49 @@ from pathlib import Path
 from typing import Any
 
 from rbsf.system.files import write_atomically
-from rbsf.system.lock import locked
+from rbsf.system.lock import locked, locked_free_name
+from rbsf.tools.box_forms import FORMS, Row, Size, form_of
 
-FLUSH_SECONDS = 1.0  # between two writings of a CSV file
-
-Row = dict[str, float | int]
+FLUSH_SECONDS = 1.0  # between two writings of a file that grows by rows
+ENCODING = ("utf-8", "surrogateescape")  # names of files need not be UTF-8
 
 
 class BoxWriter:
-    """Writes boxes to `path`, .csv or .json; a context manager.
+    """Writes boxes to `path`, in the form of its ending (`box_forms.FORMS`); a context manager.
 
-    CSV rows go about once a second to a file with `.part` appended, which even a killed run leaves.
-    JSON is written at the end. The file gets its name when the block ends, also by an error.
-    Raises ValueError where another process writes it, and OSError where writing fails, as on a full
-    disk; the rows that are not in the file are then printed.
+    Rows of CSV and MOT go about once a second to a file with `.part` appended, which even a killed
+    run leaves. JSON and COCO are written at the end. The file gets its name when the block ends,
+    also by an error. `count_up`: a name that is taken gives way to NAME_2, and so on; `path` is the
+    one in use then. Raises ValueError for another ending and where another process writes the file,
+    and OSError where writing fails, as on a full disk; the rows that are not in the file are then
+    printed.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._part = path.with_name(path.name + ".part")
-        self._json = path.suffix.lower() == ".json"
+    def __init__(self, path: Path, count_up: bool = False) -> None:
+        self.path, self._count_up = path, count_up
+        self._form = form_of(path)
         self._rows: list[Row] = []  # not written yet
+        self._sizes: dict[int, Size] = {}  # of the frames whose rows are not written yet
         self._written = time.monotonic()
         self._size = 0  # bytes of whole rows in the file
         self._held = ExitStack()  # the lock
 
+    @property
+    def _part(self) -> Path:
+        return self.path.with_name(self.path.name + ".part")
+
     def __enter__(self) -> BoxWriter:
-        self._held.enter_context(locked(self.path))
+        if self._count_up:
+            self.path = self._held.enter_context(locked_free_name(self.path))
+        else:
+            self._held.enter_context(locked(self.path))
         return self
 
-    def add(self, rows: list[Row]) -> None:
-        """Take a frame's rows, which all have the same columns."""
+    def add(self, rows: list[Row], size: Size = (0, 0)) -> None:
+        """Take the rows of a frame of a size, (width, height); all have the same columns."""
         self._rows += rows
-        if not self._json and time.monotonic() - self._written >= FLUSH_SECONDS:
+        self._sizes |= {int(row["frame"]): size for row in rows[:1]}
+        if self._form.grows and time.monotonic() - self._written >= FLUSH_SECONDS:
             self._write()
 
     def insert_column(self, name: str, place: int, value: float) -> None:
@@ -52,11 +61,12 @@ class BoxWriter:
 
         Raises OSError where that fails; the file is then as it was before.
         """
-        if self._size:  # of a CSV file
-            so_far = csv.DictReader(io.StringIO(self._part.read_text(encoding="ascii")))
-            text = format_csv([_inserted(row, name, place, value) for row in so_far], header=True)
-            write_atomically(self._part, text.encode("ascii"))
-            self._size = len(text)
+        if self._size and self._form is FORMS[".csv"]:  # others have no columns
+            so_far = csv.DictReader(io.StringIO(self._part.read_bytes().decode(*ENCODING)))
+            rows = [_inserted(row, name, place, value) for row in so_far]
+            data = self._form.text(rows, {}, True).encode(*ENCODING)
+            write_atomically(self._part, data)
+            self._size = len(data)
         self._rows = [_inserted(row, name, place, value) for row in self._rows]
 
     def __exit__(self, *_: object) -> None:
@@ -70,10 +80,7 @@ class BoxWriter:
                     print(f"boxes: {self.path}")
 
     def _write(self) -> None:
-        if self._json:
-            text = json.dumps(self._rows, indent=1) + "\n"
-        else:
-            text = format_csv(self._rows, header=self._size == 0)
+        text = self._form.text(self._rows, self._sizes, self._size == 0)
         try:
             append(self._part, text, self._size)
         except OSError as error:
@@ -82,7 +89,8 @@ class BoxWriter:
             raise OSError(f"cannot write {self.path}: {error.strerror}; {rest}") from error
         finally:
             self._rows.clear()
-        self._size += len(text)
+            self._sizes.clear()
+        self._size += len(text.encode(*ENCODING))
         self._written = time.monotonic()
 
 
@@ -92,12 +100,13 @@ def _inserted(row: dict[str, Any], name: str, place: int, value: float) -> dict[
 
 
 def append(path: Path, text: str, size: int) -> None:
-    """Write ASCII `text` after the first `size` bytes of a file, or a new file where `size` is 0.
+    """Write `text` after the first `size` bytes of a file, or a new file where `size` is 0.
 
     Raises OSError where that fails; the file is then as it was before.
     """
+    encoding, errors = ENCODING
     try:
-        with path.open("a" if size else "w", newline="", encoding="ascii") as file:
+        with path.open("a" if size else "w", newline="", encoding=encoding, errors=errors) as file:
             file.write(text)
     except OSError:
         with suppress(OSError):  # there may be no file to cut back
@@ -106,13 +115,3 @@ def append(path: Path, text: str, size: int) -> None:
             else:
                 path.unlink()
         raise
-
-
-def format_csv(rows: list[Row], header: bool) -> str:
-    """Rows as lines of CSV."""
-    text = io.StringIO()
-    table = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    if header:
-        table.writeheader()
-    table.writerows(rows)
-    return text.getvalue()

@@ -82,7 +82,8 @@ def track(
     Returns a result for each frame, and the signal that ended the run early, if one did.
     """
     from rbsf.datasets.video.frames import open_frames
-    from rbsf.tools.recording import Outputs, Span, track_video
+    from rbsf.tools.recording import Outputs, track_video
+    from rbsf.tools.span import Span
     from rbsf.tracker.backbones import describe_backbone
     from rbsf.tracker.loading import constants_of, load_network
 

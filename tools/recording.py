@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from itertools import islice
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from tqdm import tqdm
 
+from rbsf.datasets.video.encoders import Original, find_codec
 from rbsf.datasets.video.sources import Frames
-from rbsf.datasets.video.writer import VideoWriter
+from rbsf.datasets.video.writer import VideoWriter, shown_size
 from rbsf.system.stop import StopRequest
-from rbsf.tools.box_writer import BoxWriter, Row
+from rbsf.tools.box_forms import Row
+from rbsf.tools.box_writer import BoxWriter
 from rbsf.tools.controls import Player
 from rbsf.tools.drawing import draw
+from rbsf.tools.span import Numbered, Span, describe
 from rbsf.tools.window import Window
 from rbsf.tracker.anchor_free import Network
 from rbsf.tracker.loading import Constants, wrapped
@@ -80,9 +83,8 @@ class Recorder:
     writer: VideoWriter | None
     boxes: BoxWriter | None
     watch: Callable[[list[Result]], object] | None = None  # called with each frame's results
+    files: Sequence[Path] = ()  # the source's, one for each frame
     first: int = 0  # number of the first frame
-    live: bool = False  # frames are dropped where the tracker is too slow
-    written: int = 0  # frames of a live source in the video
     start: float = field(default_factory=time.perf_counter)
     frames: int = 0  # recorded so far
     lost: set[int] = field(default_factory=set)  # targets that are lost now
@@ -96,12 +98,11 @@ class Recorder:
             self.watch([*results.values()])
         if self.boxes and results:
             self._name_targets(self.boxes, results)
-            self.boxes.add(self._rows(seconds, results))
+            size = (image.shape[1], image.shape[0])
+            self.boxes.add(self._rows(seconds, results), size)
         self.frames += 1
         if self.writer:
-            drawn = draw(image, results)
-            for _ in range(self._copies(seconds)):
-                self.writer.write(drawn)
+            self.writer.write(draw(image, results), seconds)
 
     def say(self, text: str) -> None:
         """Print a sentence on the next frame, above the progress bar."""
@@ -111,15 +112,6 @@ class Recorder:
     def number(self) -> int:
         """Number of the next frame in its video, from 0."""
         return self.first + self.frames
-
-    def _copies(self, seconds: float | None) -> int:
-        """How often a frame is written: of a live source so that the video plays at true speed."""
-        if not self.live or seconds is None or self.writer is None:
-            return 1
-        due = 1 + int(seconds * self.writer.fps)
-        copies = max(due - self.written, 0)
-        self.written += copies
-        return copies
 
     def _name_targets(self, boxes: BoxWriter, results: dict[int, Result]) -> None:
         """Rows name their target from when there is another one than target 1, and those before."""
@@ -139,6 +131,9 @@ class Recorder:
                 row[side] = round(float(value), 3)
             row["score"] = round(result.score, 4)
             row["lost"] = int(result.lost)
+            row["state"] = result.state.value
+            if self.files:
+                row["file"] = self.files[self.number].name
             rows.append(row)
         return rows
 
@@ -156,28 +151,11 @@ class Outputs:
     """Where a run's results go; None for nowhere."""
 
     video: Path | None = None
-    boxes: Path | None = None  # .csv or .json
+    boxes: Path | None = None  # in one of `box_forms.FORMS`
+    count_video: bool = False  # a name that is taken gives way to NAME_2, and so on
+    count_boxes: bool = False
     show: bool = False  # in a window
     watch: Callable[[list[Result]], object] | None = None  # called with each frame's results
-
-
-@dataclass(frozen=True)
-class Span:
-    """Which frames of a video are tracked."""
-
-    first: int = 0
-    stop: int | None = None  # the frame after the last; None for the video's end
-
-    def expected(self, count: int | None) -> int | None:
-        """How many frames there are, where the video's header names `count`.
-
-        None where the header names no number, or one that is too small to be true.
-        """
-        if not count:
-            return None
-        stop = count if self.stop is None else min(self.stop, count)
-        total = stop - self.first
-        return total if total > 0 else None
 
 
 @dataclass(frozen=True)
@@ -209,14 +187,14 @@ def track_video(
     any tracking, where the source has no first frame, a box cannot be used, or an output cannot be
     written or is being written by another process.
     """
-    recorder = _open_recorder(source, frames, outputs, span.first)
+    recorder = _open_recorder(source, frames, outputs)
     with ExitStack() as opened:
         if recorder.boxes:
             opened.enter_context(recorder.boxes)
         if recorder.writer:
             opened.enter_context(recorder.writer)
-        images = islice(frames.start(), span.first, span.stop)
-        first, seconds = _first_of(images, source, span)
+        chosen = span.choose(frames.start(), frames.fps or DEFAULT_FPS)
+        recorder.first, first, seconds = _first_of(chosen, source, span)
         timing = Timing()
         session = Session(wrapped(network, timing.of_network), constants)
         session.update(first, seconds)
@@ -224,6 +202,8 @@ def track_video(
             session.add(box)
         for note in session.notes:
             print(note)
+        if frames.pixel_aspect != 1:
+            print(_describe_pixels(source, first, frames.pixel_aspect))
         # Signals wait until the outputs are whole.
         with StopRequest() as stop, opened.pop_all() as opened:
             player = None
@@ -236,9 +216,11 @@ def track_video(
             error = None
             if _take(first, seconds, session, recorder, player):
                 total = span.expected(frames.count)
-                error = _follow(timing.decoding(images), session, recorder, player, total, stop)
+                error = _follow(timing.decoding(chosen), session, recorder, player, total, stop)
     if frames.live:
         print(frames.live.describe())
+    if recorder.writer:
+        print(recorder.writer.describe())
     if player:
         timing.start += player.waited
     speed, by_user = timing.summary(recorder.frames), bool(player and player.ended)
@@ -246,26 +228,47 @@ def track_video(
     return Ending(recorder.frames, speed, error, stop.signum, by_user, closed)
 
 
-def _first_of(
-    images: Iterator[tuple[np.ndarray, float | None]], source: str, span: Span
-) -> tuple[np.ndarray, float | None]:
-    """The first frame and its time. Raises ValueError where there is none."""
-    for first in images:
+def _first_of(chosen: Iterator[Numbered], source: str, span: Span) -> Numbered:
+    """The first frame of a span. Raises ValueError where there is none."""
+    for first in chosen:
         return first
     advice = "; give an earlier --start" if span.first else ""
-    raise ValueError(f"{source} holds no frame {span.first}{advice}")
+    end = "" if span.last is None else f" that is not after --end {describe(span.last)}"
+    raise ValueError(f"{source} holds no frame {describe(span.first)}{end}{advice}")
 
 
-def _open_recorder(source: str, frames: Frames, outputs: Outputs, first: int) -> Recorder:
+def _describe_pixels(source: str, image: np.ndarray, aspect: Fraction) -> str:
+    height, width = image.shape[:2]
+    shape = f"{aspect.numerator}:{aspect.denominator}"
+    shown = "x".join(map(str, shown_size((width, height), aspect)))
+    return (
+        f"{source} has pixels of the shape {shape}: boxes are in those of its {width}x{height}"
+        f" frames, which players show as {shown}"
+    )
+
+
+def _open_recorder(source: str, frames: Frames, outputs: Outputs) -> Recorder:
     fps = frames.fps or DEFAULT_FPS
+    boxes = BoxWriter(outputs.boxes, outputs.count_boxes) if outputs.boxes else None
     return Recorder(
         fps=None if source.isdecimal() else fps,  # of a camera
-        writer=VideoWriter(outputs.video, fps) if outputs.video else None,
-        boxes=BoxWriter(outputs.boxes) if outputs.boxes else None,
+        writer=_open_writer(source, frames, outputs),
+        boxes=boxes,
         watch=outputs.watch,
-        first=first,
-        live=frames.live is not None,
+        files=frames.files,
     )
+
+
+def _open_writer(source: str, frames: Frames, outputs: Outputs) -> VideoWriter | None:
+    if not outputs.video:
+        return None
+    has_sound = Path(source).is_file() and not frames.files
+    original = Original(
+        frames.pixel_aspect, Path(source) if has_sound else None, frames.live is not None
+    )
+    codec = find_codec(outputs.video.suffix.lower())
+    fps = frames.fps or DEFAULT_FPS
+    return VideoWriter(outputs.video, fps, codec, original, outputs.count_video)
 
 
 def _take(
@@ -285,7 +288,7 @@ def _take(
 
 
 def _follow(
-    frames: Iterator[tuple[np.ndarray, float | None]],
+    frames: Iterator[Numbered],
     session: Session,
     recorder: Recorder,
     player: Player | None,
@@ -298,7 +301,7 @@ def _follow(
     """
     with tqdm(total=total, initial=1, desc="track", unit="frame") as bar:
         try:
-            for image, seconds in frames:
+            for _, image, seconds in frames:
                 session.update(image, seconds)
                 go_on = _take(image, seconds, session, recorder, player)
                 bar.update()

@@ -2,9 +2,10 @@
 
     python tools/track.py --video in.mp4 --init 120,80,40,60
 
-writes in_tracked.mp4, with the boxes drawn in, to the current folder. Boxes are x,y,w,h in pixels,
-0-based; frames are counted from 0, targets from 1. Ctrl-C, SIGTERM, or q in the window, ends a run
-and keeps what it has.
+writes in_tracked.mp4, with the boxes drawn in, to the current folder; where that name is taken,
+in_tracked_2.mp4. Boxes are x,y,w,h in pixels, 0-based; frames are counted from 0, targets from 1.
+Ctrl-C, SIGTERM, or q in the window, ends a run and keeps what it has. In a run of several videos
+each --init belongs to the --video before it.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 if not __package__:  # run as a file: where nothing is installed the checkout serves
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from rbsf.system.program import Once, check_writable, frame_number, run
+from rbsf.system.program import run
+from rbsf.tools.jobs import Failures, Job, boxes_of, jobs_of
+from rbsf.tools.span import Span, place
 from rbsf.tracker.flags import (
     add_constants_flag,
     add_network_flags,
@@ -32,7 +34,11 @@ from rbsf.tracker.flags import (
 
 # Functions below import OpenCV and PyTorch themselves, so that --help and errors come at once.
 if TYPE_CHECKING:
-    from rbsf.tools.recording import Ending, Span
+    from rbsf.datasets.video.sources import Frames
+    from rbsf.tools.recording import Ending
+    from rbsf.tracker.anchor_free import Network
+    from rbsf.tracker.loading import Constants
+    from rbsf.tracker.siamfc import Backbone
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -45,36 +51,47 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     patterns = "'a/*.jpg', a/%%04d.jpg"
     parser.add_argument(
         "--video",
-        action=Once,
+        action="append",
         required=True,
-        help=f"video file, image folder, pattern ({patterns}), camera index, stream's URL or pipe",
+        help=f"video file, image folder, pattern ({patterns}), camera index, stream's URL or pipe;"
+        " repeatable",
     )
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument(
         "--init",
-        action="append",
+        action=OfVideo,
         metavar="X,Y,W,H",
         help="a target's box in frame --start; repeatable",
     )
     target.add_argument("--select", action="store_true", help="draw the boxes with the mouse")
     parser.add_argument(
         "--start",
-        type=frame_number,
+        type=place,
         default=0,
-        metavar="N",
-        help="begin at frame N, skip those before (default: 0)",
+        metavar="PLACE",
+        help="begin at this frame, such as 120, or time, such as 12.5s or 1:02.5 (default: 0)",
     )
     parser.add_argument(
-        "--end", type=frame_number, metavar="N", help="end after frame N (default: the last)"
+        "--end",
+        type=place,
+        metavar="PLACE",
+        help="end after this frame or time (default: the last frame)",
     )
     add_weights_flag(parser)
     output = parser.add_mutually_exclusive_group()
     output.add_argument(
-        "--out", type=Path, metavar="FILE.mp4", help="default: NAME_tracked.mp4, here"
+        "--out",
+        metavar="FILE.mp4",
+        help="or .webm, .mkv, .mov, .avi (default: NAME_tracked.mp4, or .webm, here);"
+        " of several videos a folder",
     )
     output.add_argument("--no-out", action="store_true", help="write no video")
-    forms = ".csv (row by row into FILE.part, renamed at the end) or .json (at the end)"
-    parser.add_argument("--boxes", type=Path, metavar="FILE", help=f"write the boxes too: {forms}")
+    forms = (
+        ".csv and .txt (MOTChallenge) are written row by row into FILE.part, renamed at the end;"
+        " .json and .coco.json (COCO) at the end; of several videos a folder, for NAME.csv"
+    )
+    parser.add_argument("--boxes", metavar="FILE", help=f"write the boxes too: {forms}")
+    parser.add_argument("--force", action="store_true", help="replace files that are there")
     parser.add_argument(
         "--show", action="store_true", help="show the frames in a window that names its keys"
     )
@@ -84,72 +101,27 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(_keep_negative(sys.argv[1:] if argv is None else argv))
 
 
+class OfVideo(argparse.Action):
+    """Collect a flag's values, and in `video_of_init` how many videos stand before each."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        args: argparse.Namespace,
+        value: object,
+        option: str | None = None,
+    ) -> None:
+        """Append `value`."""
+        setattr(args, self.dest, [*(getattr(args, self.dest) or []), value])
+        args.video_of_init = [*getattr(args, "video_of_init", []), len(args.video or [])]
+
+
 def _keep_negative(argv: list[str]) -> list[str]:
     """Write `--init -5,0,20,20` as `--init=-5,0,20,20`: argparse takes `-5,...` for a flag."""
     for i, (flag, value) in enumerate(pairwise(argv)):
         if flag == "--init" and re.match(r"-[\d.]", value):
             return _keep_negative([*argv[:i], f"--init={value}", *argv[i + 2 :]])
     return argv
-
-
-def parse_box(text: str) -> tuple[float, ...]:
-    """Read `x,y,w,h`. Raises ValueError where these are not four numbers.
-
-    Their values are checked later, by `SiamFC.init`.
-    """
-    try:
-        box = tuple(float(v) for v in text.split(","))
-    except ValueError:
-        box = ()
-    if len(box) != 4:
-        advice = "give x,y,w,h in pixels, such as 120,80,40,60"
-        raise ValueError(f"--init {text!r} is not four numbers; {advice}")
-    return box
-
-
-def span_of(args: argparse.Namespace) -> Span:
-    """Which frames are tracked. Raises ValueError where the end is before the start."""
-    from rbsf.tools.recording import Span
-
-    if args.end is not None and args.end < args.start:
-        raise ValueError(f"--end {args.end} is before --start {args.start}; give a later frame")
-    return Span(args.start, None if args.end is None else args.end + 1)
-
-
-def output_path(args: argparse.Namespace) -> Path | None:
-    """Where the video goes, None for nowhere; checks --boxes too.
-
-    Raises ValueError where an output cannot be written.
-    """
-    out = args.out
-    if not out and not args.no_out:
-        out = Path(f"{source_name(args.video)}_tracked.mp4")
-    if args.boxes and args.boxes.suffix.lower() not in (".csv", ".json"):
-        raise ValueError(f"--boxes {args.boxes}: give a file name that ends in .csv or .json")
-    for path in filter(None, (out, args.boxes)):
-        _check_output(path, Path(args.video))
-    if out and not args.out and out.exists():
-        print(f"{out} is there already and will be replaced; --out gives another name")
-    return out
-
-
-def _check_output(path: Path, video: Path) -> None:
-    if path.exists() and video.exists() and path.samefile(video):
-        raise ValueError(f"{path} is the input itself; give another --out")
-    check_writable(path)
-
-
-def source_name(video: str) -> str:
-    """Short name of a --video.
-
-    That of `a/cat.mp4`, `a/cat/*.jpg` and `http://a/cat.mp4?b` is cat, that of 0 is camera0.
-    """
-    if video.isdecimal():
-        return f"camera{video}"
-    if "://" in video:
-        return Path(urlsplit(video).path).stem or "stream"
-    path = Path(video).absolute()
-    return (path if path.exists() else path.parent).stem
 
 
 def check_screen() -> None:
@@ -170,26 +142,51 @@ def check_screen() -> None:
 def main(argv: list[str] | None = None) -> int:
     """Track as the command line says; what was computed is saved, whatever ends the run."""
     args = parse_args(argv)
-    boxes = [parse_box(text) for text in args.init or []]
+    span = Span(args.start, args.end)
+    boxes_of(args)
     if args.show or args.select:
         check_screen()
 
     from rbsf.datasets.video.frames import open_frames
-    from rbsf.tools.controls import select_boxes
-    from rbsf.tools.recording import Outputs, track_video
     from rbsf.tracker.backbones import describe_backbone
     from rbsf.tracker.loading import constants_of, load_network
 
     constants = read_constants(args.constants, constants_of(args.weights), args.redetect)
-    frames = open_frames(args.video)  # a live source is connected when it is read, not yet
-    outputs, span = Outputs(output_path(args), args.boxes, args.show), span_of(args)
+    failures = Failures(len(args.video))
+    opened: list[tuple[Job, Frames]] = []
+    for job in jobs_of(args):
+        with failures.of(job.video):  # a live source is connected when it is read, not yet
+            opened.append((job, open_frames(job.video)))
+    if not opened:
+        return failures.tell()
     network = load_network(args.weights, args.device, args.precision, args.threads, args.engine)
     print(f"network: {args.weights.name}, {describe_backbone(network)}")
-    choose = select_boxes if args.select else lambda image: boxes
-    end = track_video(args.video, frames, choose, network, constants, outputs, span)
-    if outputs.video:
-        print(f"video: {outputs.video}")
-    return tell_ending(end)
+    for job, frames in opened:
+        with failures.of(job.video):
+            if code := track_job(job, frames, network, constants, span, args.select):
+                return code
+    return failures.tell()
+
+
+def track_job(
+    job: Job,
+    frames: Frames,
+    network: Backbone | Network,
+    constants: Constants,
+    span: Span,
+    select: bool,
+) -> int:
+    """Track one video; returns the exit code of a run that a signal ended, else 0.
+
+    Raises the error that ended the run.
+    """
+    from rbsf.tools.controls import select_boxes
+    from rbsf.tools.recording import track_video
+
+    choose = select_boxes if select else lambda image: job.boxes
+    return tell_ending(
+        track_video(job.video, frames, choose, network, constants, job.outputs, span)
+    )
 
 
 def tell_ending(end: Ending) -> int:

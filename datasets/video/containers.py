@@ -6,6 +6,7 @@ import io
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
@@ -13,6 +14,7 @@ from typing import BinaryIO
 import numpy as np
 
 MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"moof")
+MOST_ASPECT = 8  # a file that says its pixels are longer than this is damaged
 ROUNDING = 0.002  # seconds by which durations in MP4 boxes may be rounded
 EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # elements of Matroska and WebM
 STREAMED = (0, 0xFFFFFFFF)  # RIFF lengths of writers that did not know the length
@@ -68,9 +70,14 @@ class Turn:
         """Whether the picture is shown mirrored."""
         return self.a * self.d - self.b * self.c < 0
 
+    @property
+    def lays_down(self) -> bool:
+        """Whether the picture is shown turned by a quarter, so that width and height change."""
+        return abs(self.a) + abs(self.d) < abs(self.b) + abs(self.c)
+
     def apply(self, image: np.ndarray) -> np.ndarray:
         """The image as it is shown, turned by the multiple of 90 degrees that comes nearest."""
-        if abs(self.a) + abs(self.d) >= abs(self.b) + abs(self.c):
+        if not self.lays_down:
             across, down = self.a, self.d
         else:
             image, across, down = image.swapaxes(0, 1), self.c, self.b
@@ -94,6 +101,13 @@ def display_turn(path: Path) -> Turn | None:
     except (struct.error, IndexError):  # no such file, or a damaged one
         pass
     return None
+
+
+def as_shown(pixel_aspect: Fraction, turn: Turn | None) -> Fraction:
+    """A pixel's width by its height after the picture is turned; 1 where it cannot be right."""
+    if not 1 / MOST_ASPECT <= pixel_aspect <= MOST_ASPECT:
+        return Fraction(1)
+    return 1 / pixel_aspect if turn and turn.lays_down else pixel_aspect
 
 
 def _read_moov(path: Path) -> bytes:

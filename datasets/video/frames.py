@@ -81,4 +81,10 @@ def _open_images(name: str, paths: Sequence[Path]) -> Frames:
     if not files:
         raise ValueError(f"{name} holds no images; looked for {', '.join(IMAGE_SUFFIXES)}")
     warn_of_mixture(name, files)
-    return Frames(name, None, len(files), lambda: ((read_image(path), None) for path in files))
+    return Frames(
+        name,
+        None,
+        len(files),
+        lambda: ((read_image(path), None) for path in files),
+        files=files,
+    )

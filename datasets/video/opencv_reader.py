@@ -6,12 +6,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from rbsf.datasets.video.containers import display_turn
+from rbsf.datasets.video.containers import as_shown, display_turn
 from rbsf.datasets.video.images import encodable
 
 COMMON_FPS = 240  # a header that says more often names its unit of time, such as 1/600 or 1/1000 s
@@ -43,8 +44,9 @@ class OpenCvReader:
         capture = open_capture(path)
         self.count = header_count(capture)
         self.fps = _mean_rate(capture)
-        capture.release()
         turn = display_turn(path)
+        self.pixel_aspect = as_shown(_stored_aspect(capture), turn)
+        capture.release()
         self._turn = turn if turn and turn.mirrors else None  # OpenCV turns but does not mirror
 
     def __iter__(self) -> Iterator[Stamped]:
@@ -175,6 +177,12 @@ def header_rate(capture: cv2.VideoCapture) -> float | None:
     """Frames a second by the header."""
     fps = capture.get(cv2.CAP_PROP_FPS)
     return fps if 0 < fps <= MAX_FPS else None
+
+
+def _stored_aspect(capture: cv2.VideoCapture) -> Fraction:
+    """A stored pixel's width by its height; 1 where the file says nothing."""
+    width, height = (int(capture.get(key)) for key in (cv2.CAP_PROP_SAR_NUM, cv2.CAP_PROP_SAR_DEN))
+    return Fraction(width, height) if width > 0 and height > 0 else Fraction(1)
 
 
 def _mean_rate(capture: cv2.VideoCapture) -> float | None:

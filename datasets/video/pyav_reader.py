@@ -12,7 +12,7 @@ from typing import Any
 import cv2  # noqa: F401  (before av: the other way round OpenCV's windows hang on Linux)
 import numpy as np
 
-from rbsf.datasets.video.containers import display_turn
+from rbsf.datasets.video.containers import as_shown, display_turn
 from rbsf.datasets.video.opencv_reader import Stamped
 
 
@@ -36,6 +36,8 @@ class PyavReader:
                 stream = _main_stream(container)
                 self.count = stream.frames or None
                 self.fps = float(stream.average_rate or Fraction(0)) or None
+                aspect = stream.sample_aspect_ratio or Fraction(1)
+                self.pixel_aspect = as_shown(aspect, self._turn)
         except (self._errors(), ValueError, AttributeError) as error:
             raise ValueError(f"PyAV cannot read it either ({error})") from None
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
@@ -54,6 +55,8 @@ class Frames:
     count: int | None
     start: Callable[[], Iterator[tuple[np.ndarray, float | None]]]
     live: NewestFrame | None = None  # of a source of which frames are dropped
+    pixel_aspect: Fraction = Fraction(1)  # a pixel's width by its height, as players show it
+    files: Sequence[Path] = ()  # one for each frame, where frames are image files
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return (image for image, _ in self.start())
@@ -133,7 +136,13 @@ def open_video(path: Path) -> Frames:
     a file that is empty, that cannot be decoded, or that needs PyAV where that is missing.
     """
     reader = open_reader(path)
-    return Frames(str(path), reader.fps, reader.count, lambda: _play(reader))
+    return Frames(
+        str(path),
+        reader.fps,
+        reader.count,
+        lambda: _play(reader),
+        pixel_aspect=reader.pixel_aspect,
+    )
 
 
 def open_reader(path: Path) -> Reader:

@@ -4,30 +4,47 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
+from fractions import Fraction
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from rbsf.datasets.video.codecs import CODECS, MPEG4, Codec
+from rbsf.datasets.video.encoders import Encoder, Original, count_written, make_encoder
 from rbsf.datasets.video.images import encodable
-from rbsf.system.lock import locked
+from rbsf.system.lock import locked, locked_free_name
 from rbsf.system.program import check_writable
 
-WRITABLE_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov")
+WRITABLE_SUFFIXES = tuple(CODECS)
 MAX_FPS = 60_000  # frames a second that a video can be written at
 
 
 class VideoWriter:
-    """Write frames to ``path`` (.mp4, .avi, .mov, .mkv) at ``fps``; use as a context manager.
+    """Write frames to ``path`` (.mp4, .avi, .mov, .mkv, .webm); use as a context manager.
+
+    ``codec``: as ``find_codec`` finds it; by default one that writes the same on every machine.
+    ``fps`` is the rate of frames without a time, and of OpenCV's codecs. ``count_up``: a name that
+    is taken gives way to NAME_2, and so on; ``path`` is the one in use then.
 
     The first frame fixes the picture's size (cut to even sides, as the codec asks); later frames of
-    another size are scaled to fit into it, with black bars. The file appears under its name when
-    the block ends without an error. Raises ValueError for a bad ``fps``, a ``path`` that cannot be
+    another size are scaled to fit into it, with black bars. Pixels that are not square stay so, or
+    are stretched to the shape that players show, where the codec takes square ones alone.
+
+    The file appears under its name when the block ends without an error; after a full disk, with
+    the frames that found room. Raises ValueError for a bad ``fps``, a ``path`` that cannot be
     written or that another process writes, OSError where writing fails later.
     """
 
-    def __init__(self, path: str | Path, fps: float) -> None:
-        self.path, self.fps = Path(path), float(fps)
+    def __init__(
+        self,
+        path: str | Path,
+        fps: float,
+        codec: Codec = MPEG4,
+        original: Original | None = None,
+        count_up: bool = False,
+    ) -> None:
+        self.path, self.fps, self.codec = Path(path), float(fps), codec
         if self.path.suffix.lower() not in WRITABLE_SUFFIXES:
             endings = ", ".join(WRITABLE_SUFFIXES)
             raise ValueError(f"cannot write {path}: give a name that ends in one of {endings}")
@@ -35,55 +52,96 @@ class VideoWriter:
             raise ValueError(
                 f"cannot write {path} at {fps} frames per second; give a rate above 0, such as 25"
             )
-        # One name, whoever writes: the lock keeps others out, and what a killed run left is
-        # replaced.
-        self._part = self.path.with_name(f".{self.path.stem}.part{self.path.suffix}")
-        self._writer: cv2.VideoWriter | None = None
-        self._size, self._count = (0, 0), 0
+        self._original = original or Original()
+        self._count_up = count_up
+        self._encoder: Encoder | None = None
+        self._size = self._shown = (0, 0)  # (width, height) of frames, and of the video
+        self._begin, self._time = 0.0, 0.0  # of the first and the last frame, in seconds
+        self._fault: OSError | None = None  # that ended the writing
         self._held = ExitStack()  # the lock, and what is removed at the end
+
+    @property
+    def _part(self) -> Path:
+        """The file until it is whole.
+
+        It has one name, whoever writes: the lock keeps others out, and what a killed run left is
+        replaced.
+        """
+        return self.path.with_name(f".{self.path.stem}.part{self.path.suffix}")
 
     def __enter__(self) -> VideoWriter:
         encodable(self.path)
         check_writable(self.path)  # now, not after an hour of tracking
-        self._held.enter_context(locked(self.path))
+        if self._count_up:
+            self.path = self._held.enter_context(locked_free_name(self.path))
+        else:
+            self._held.enter_context(locked(self.path))
         self._held.callback(self._part.unlink, missing_ok=True)
         return self
 
-    def write(self, image: np.ndarray) -> None:
-        """Append a frame, H x W x 3 uint8 RGB."""
-        if self._writer is None:
-            self._writer = self._open(image)
-        self._writer.write(cv2.cvtColor(fit(image, self._size), cv2.COLOR_RGB2BGR))
-        self._count += 1
+    def write(self, image: np.ndarray, seconds: float | None = None) -> None:
+        """Append a frame, H x W x 3 uint8 RGB, and its time; by default 1/fps after the last."""
+        try:
+            if self._encoder is None:
+                self._begin = seconds or 0.0
+                self._encoder = self._open(image)
+            elif seconds is None:
+                self._time += 1 / self.fps
+            else:
+                self._time = max(seconds - self._begin, self._time)
+            image = fit(image, self._size)
+            if self._shown != self._size:
+                image = cv2.resize(image, self._shown, interpolation=cv2.INTER_LINEAR)
+            self._encoder.write(image, self._time)
+        except OSError as error:
+            self._fault = error
+            raise OSError(f"cannot write {self.path}: {error.strerror}") from error
 
-    def _open(self, image: np.ndarray) -> cv2.VideoWriter:
+    def describe(self) -> str:
+        """One line on what was written."""
+        line = f"video: {self.path} ({self.codec.describe()})"
+        left_out = self._encoder.left_out if self._encoder else ""
+        return f"{line}; {left_out}" if left_out else line
+
+    def _open(self, image: np.ndarray) -> Encoder:
         height, width = image.shape[:2]
         self._size = (max(width // 2 * 2, 2), max(height // 2 * 2, 2))
-        writer = cv2.VideoWriter(
-            encodable(self._part), cv2.VideoWriter.fourcc(*"mp4v"), self.fps, self._size
+        self._shown = self._size
+        if not self.codec.keeps_pixels:
+            self._shown = shown_size(self._size, self._original.aspect)
+        return make_encoder(
+            self._part, self.codec, self._shown, self.fps, self._original, self._begin
         )
-        if not writer.isOpened():
-            raise OSError(
-                f"cannot write {self.path}: OpenCV cannot encode {width}x{height} frames into it"
-            )
-        return writer
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         with self._held:
-            if self._writer is not None:
-                self._writer.release()
-                if kind is None:
-                    self._keep()
+            if self._encoder is None:
+                return
+            try:
+                self._encoder.close()
+            except OSError as error:
+                self._fault = self._fault or error
+            if kind is None:
+                self._keep(self._encoder.written)
 
-    def _keep(self) -> None:
+    def _keep(self, expected: int) -> None:
+        """Give the file its name; OSError where frames of it are missing."""
+        written = expected if self._is_whole(expected) else count_written(self._part)
+        if written:
+            os.replace(self._part, self.path)
+        if written < expected:
+            short = "the file came out cut short; is the disk full?"
+            reason = self._fault.strerror if self._fault else short
+            kept = f"the video has the first {written} frames" if written else "it is not kept"
+            raise OSError(f"cannot write {self.path}: {reason} ({kept})")
+
+    def _is_whole(self, expected: int) -> bool:
+        if self._fault or self.codec.by_pyav:  # PyAV tells of a full disk
+            return self._fault is None
         capture = cv2.VideoCapture(encodable(self._part))
-        count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))  # OpenCV does not tell of a full disk
+        count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
         capture.release()
-        if count < self._count:
-            raise OSError(
-                f"cannot write {self.path}: the file came out cut short; is the disk full?"
-            )
-        os.replace(self._part, self.path)
+        return count >= expected
 
 
 def fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -100,3 +158,11 @@ def fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return cv2.copyMakeBorder(
         cv2.resize(image, inner, interpolation=cv2.INTER_AREA), *bars, cv2.BORDER_CONSTANT
     )
+
+
+def shown_size(size: tuple[int, int], aspect: Fraction) -> tuple[int, int]:
+    """The size in square pixels of a picture whose pixels have another shape; sides are even."""
+    width, height = size
+    if aspect >= 1:
+        return round(width * aspect / 2) * 2, height
+    return width, round(height / aspect / 2) * 2

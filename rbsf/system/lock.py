@@ -12,7 +12,8 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import count
 from pathlib import Path
 
 if sys.platform == "win32":
@@ -43,6 +44,27 @@ def locked(thing: str | Path, wait: bool = False) -> Iterator[None]:
     finally:
         if descriptor is not None:
             _release(descriptor, path)
+
+
+@contextmanager
+def locked_free_name(wanted: Path) -> Iterator[Path]:
+    """Context that holds the lock of a name which no file has: `wanted`, else NAME_2, NAME_3 ...
+
+    Raises OSError where nothing can be written there.
+    """
+    for number in count(1):
+        path = wanted if number == 1 else wanted.with_stem(f"{wanted.stem}_{number}")
+        if path.exists():
+            continue
+        with ExitStack() as held:
+            try:
+                held.enter_context(locked(path))
+            except InUse:
+                continue
+            if path.exists():  # another process wrote it before the lock was ours
+                continue
+            yield path
+            return
 
 
 def lock_file(thing: Path) -> Path:

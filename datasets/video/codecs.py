@@ -1,0 +1,43 @@
+"""Codecs that videos can be written with, where they are installed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Codec:
+    """A way to encode video."""
+
+    name: str  # as people know it
+    encoder: str  # FFmpeg's name of it, or OpenCV's four letters
+    by_pyav: bool  # else by OpenCV
+    plays: bool = True  # in browsers
+
+    @property
+    def keeps_pixels(self) -> bool:
+        """Whether a file tells players of pixels that are not square."""
+        return self.by_pyav and self.name not in ("VP8", "VP9")
+
+    def describe(self) -> str:
+        """Its name, and what to do where browsers refuse it."""
+        if self.plays:
+            return self.name
+        return f"{self.name}, which browsers do not play; pip install 'rbsf[video]' brings H.264"
+
+
+H264 = [
+    Codec("H.264", encoder, by_pyav=True)
+    for encoder in ("libx264", "libopenh264", "h264_videotoolbox", "h264_mf")
+]
+H264.append(Codec("H.264", "avc1", by_pyav=False))
+# OpenCV's VP9 takes six times as long as its VP8, and does not listen to settings.
+WEBM = [
+    Codec("VP9", "libvpx-vp9", by_pyav=True),
+    Codec("VP8", "libvpx", by_pyav=True),
+    Codec("VP8", "VP80", by_pyav=False),
+    Codec("VP9", "VP90", by_pyav=False),
+]
+MPEG4 = Codec("MPEG-4 Part 2", "mp4v", by_pyav=False, plays=False)  # every OpenCV has it
+MODERN = [*H264, Codec("MPEG-4 Part 2", "mpeg4", by_pyav=True, plays=False), MPEG4]
+CODECS = {".mp4": MODERN, ".mov": MODERN, ".mkv": MODERN, ".webm": WEBM, ".avi": [MPEG4]}

@@ -1,0 +1,71 @@
+"""Encode video by OpenCV: at a constant rate, without sound."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from rbsf.datasets.video.codecs import Codec
+from rbsf.datasets.video.images import encodable
+
+
+class OpenCvEncoder:
+    """Writes pictures of one size, (width, height), to a file.
+
+    Of a `live` source a frame is written as often as keeps true speed. Raises OSError where the
+    file cannot be begun.
+    """
+
+    left_out = ""
+
+    def __init__(
+        self,
+        path: Path,
+        codec: Codec,
+        size: tuple[int, int],
+        fps: float,
+        live: bool = False,
+    ) -> None:
+        self._fps, self._live, self._written = fps, live, 0
+        letters = cv2.VideoWriter.fourcc(*codec.encoder)
+        with quiet():
+            self._writer = cv2.VideoWriter(encodable(path), letters, fps, size)
+        if not self._writer.isOpened():
+            raise OSError(0, f"OpenCV cannot encode {size[0]}x{size[1]} frames")
+
+    def write(self, image: np.ndarray, seconds: float) -> None:
+        """Append a frame, H x W x 3 uint8 RGB, `seconds` after the first one."""
+        copies = max(1 + int(seconds * self._fps) - self._written, 0) if self._live else 1
+        for _ in range(copies):
+            self._writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        self._written += copies
+
+    @property
+    def written(self) -> int:
+        """How many frames the file is to hold."""
+        return self._written
+
+    def close(self) -> None:
+        """End the file. A full disk is not told."""
+        self._writer.release()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Context in which libraries print nothing: OpenCV and FFmpeg write past Python's `stderr`."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)

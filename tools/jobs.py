@@ -1,0 +1,170 @@
+"""What a run of tools/track.py has to do: its videos, their boxes, and where the results go."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import chain, count
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from rbsf.system.program import check_writable
+from rbsf.tools.box_forms import form_of
+
+if TYPE_CHECKING:  # what imports OpenCV is imported where it is needed, so that --help is quick
+    from rbsf.tools.recording import Outputs
+
+
+@dataclass
+class Job:
+    """A video to track: its boxes by --init, and where its results go."""
+
+    video: str
+    boxes: list[tuple[float, ...]]
+    outputs: Outputs
+
+
+def jobs_of(args: argparse.Namespace) -> list[Job]:
+    """What is to be done. Raises ValueError where a video has no box or an output cannot be."""
+    boxes = boxes_of(args)
+    outputs = outputs_of(args)
+    return [Job(*each) for each in zip(args.video, boxes, outputs, strict=True)]
+
+
+def boxes_of(args: argparse.Namespace) -> list[list[tuple[float, ...]]]:
+    """The boxes of each video; ValueError where one has none, but for --select."""
+    boxes = [parse_box(text) for text in args.init or []]
+    if len(args.video) == 1 or args.select:
+        return [boxes for _ in args.video]
+    grouped = [
+        [box for box, owner in zip(boxes, args.video_of_init, strict=True) if owner == number]
+        for number in range(len(args.video) + 1)
+    ]
+    for video, own in zip(["", *args.video], grouped, strict=True):
+        if bool(own) != bool(video):
+            what = f"{video} has no --init" if video else "the first --init has no video"
+            raise ValueError(f"{what}: of several videos, give each its --init right after it")
+    return grouped[1:]
+
+
+def parse_box(text: str) -> tuple[float, ...]:
+    """Read `x,y,w,h`. Raises ValueError where these are not four numbers.
+
+    Their values are checked later, by `SiamFC.init`.
+    """
+    try:
+        box = tuple(float(v) for v in text.split(","))
+    except ValueError:
+        box = ()
+    if len(box) != 4:
+        advice = "give x,y,w,h in pixels, such as 120,80,40,60"
+        raise ValueError(f"--init {text!r} is not four numbers; {advice}")
+    return box
+
+
+def outputs_of(args: argparse.Namespace) -> list[Outputs]:
+    """Where the results of each video go. Raises ValueError where an output cannot be written."""
+    from rbsf.tools.recording import Outputs
+
+    single = len(args.video) == 1
+    outputs = []
+    for video, name in zip(args.video, unlike(map(source_name, args.video)), strict=True):
+        named = Path(args.boxes) if args.boxes and single else None
+        boxes = Path(args.boxes, f"{name}.csv") if args.boxes and not single else named
+        out = video_path(args, name)
+        check_outputs(args, video, out, boxes)
+        count_up = not args.force
+        count_video = count_up and not (args.out and single)
+        outputs.append(Outputs(out, boxes, count_video, count_up and not single, args.show))
+    return outputs
+
+
+def video_path(args: argparse.Namespace, name: str) -> Path | None:
+    """Where the video of a source of this name goes, None for nowhere."""
+    if args.no_out:
+        return None
+    if args.out and len(args.video) == 1:
+        return Path(args.out)
+    from rbsf.datasets.video.encoders import best_suffix
+
+    return Path(args.out or "", f"{name}_tracked{best_suffix()}")
+
+
+def check_outputs(
+    args: argparse.Namespace, video: str, out: Path | None, boxes: Path | None
+) -> None:
+    """Raise ValueError where a file cannot be written, is the input, or is there already."""
+    several = len(args.video) > 1
+    for flag, path, given in (("--out", out, args.out), ("--boxes", boxes, args.boxes)):
+        if path is None:
+            continue
+        if several and given and not (given.endswith(("/", os.sep)) or Path(given).is_dir()):
+            raise ValueError(f"{flag} {given}: of several videos give a folder, such as {given}/")
+        if path.exists() and Path(video).exists() and path.samefile(video):
+            raise ValueError(f"{path} is the input itself; give another {flag}")
+        if flag == "--boxes":
+            form_of(path)
+        check_writable(path)
+        if given and not several and not args.force and is_filled(path):
+            raise ValueError(f"{path} is there already; give another name, or replace it: --force")
+
+
+def is_filled(path: Path) -> bool:
+    """Whether something is there that writing would destroy: not an empty file."""
+    return path.exists() and path.stat().st_size > 0
+
+
+def unlike(names: Iterable[str]) -> list[str]:
+    """Names of which no two are the same: `a, a` gives `a, a_2`."""
+    found: list[str] = []
+    for name in names:
+        numbered = (f"{name}_{number}" for number in count(2))
+        found.append(next(each for each in chain([name], numbered) if each not in found))
+    return found
+
+
+def source_name(video: str) -> str:
+    """Short name of a --video.
+
+    That of `a/cat.mp4`, `a/cat/*.jpg` and `http://a/cat.mp4?b` is cat, that of 0 is camera0.
+    """
+    if video.isdecimal():
+        return f"camera{video}"
+    if "://" in video:
+        return Path(urlsplit(video).path).stem or "stream"
+    path = Path(video).absolute()
+    return (path if path.exists() else path.parent).stem
+
+
+@dataclass
+class Failures:
+    """The errors of a run's videos, none of which ends the others."""
+
+    videos: int
+    messages: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def of(self, video: str) -> Iterator[None]:
+        """Context in which an error is told and kept; that of a single video is raised."""
+        try:
+            yield
+        except (ValueError, OSError) as error:
+            if self.videos == 1:
+                raise
+            text = " ".join(str(error).split())
+            self.messages.append(text if video in text else f"{video}: {text}")
+            print(f"error: {self.messages[-1]}", file=sys.stderr)
+
+    def tell(self) -> int:
+        """Say again what failed; returns the exit code."""
+        if not self.messages:
+            return 0
+        print(f"{len(self.messages)} of {self.videos} videos failed:", file=sys.stderr)
+        for message in self.messages:
+            print(f"error: {message}", file=sys.stderr)
+        return 1

@@ -94,15 +94,6 @@ def test_a_target_of_a_low_score_is_lost() -> None:
     assert [tracker.update(FRAME).lost for _ in range(3)] == [False, True, True]
 
 
-def test_presence_is_the_score_where_the_network_tells_it() -> None:
-    class Absent(Always):
-        def answer(self, template: np.ndarray, crop: np.ndarray) -> Answer:
-            answer = super().answer(template, crop)
-            return answer._replace(presence=np.full_like(answer.target, 0.25))
-
-    assert start(Absent()).update(FRAME).score == 0.25
-
-
 def test_sizes_stay_within_bounds() -> None:
     tracker = start(Always(size=(5000, 5000)), size_rate=1, change_penalty=0)
     for _ in range(4):

@@ -108,7 +108,8 @@ def test_presence_is_learned_and_all_else_stays(store: Path, pair: str, tmp_path
     tracker.init(frame, (40, 30, 20, 25))
     answer = tracker._answers(tracker.search_crops(frame))[0]
     assert answer.presence is not None
-    assert tracker.update(frame).score in answer.presence
+    assert answer.presence.shape == answer.target.shape
+    assert tracker.update(frame).score in answer.target
 
 
 def test_a_float_twin_guides_the_student(store: Path, pair: str, tmp_path: Path) -> None:

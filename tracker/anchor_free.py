@@ -77,8 +77,9 @@ class _Choice(NamedTuple):
 class AnchorFree(Follower):
     """Follow one target by a network that tells class and sides of each position.
 
-    The score is the probability of presence at the position chosen, or, where the network tells
-    none, that of the target; the cosine window and the penalty are not in it.
+    The score is the probability of the target at the position chosen; the cosine window and the
+    penalty are not in it. Presence is not used: on departures it tells frames with the target from
+    those without it less well (docs/experiments/long-term.md).
     """
 
     def __init__(
@@ -130,9 +131,8 @@ class AnchorFree(Follower):
         center = (np.array(answer.target.shape[::-1]) - 1) / 2
         position = (np.array([column, row]) - center) * POSITION_STRIDE
         middle = np.array([right - left, bottom - top])[:, row, column] / 2
-        sure = answer.target if answer.presence is None else answer.presence
         choice = _Choice(size[:, row, column] * self._side, float(trust[at]))
-        return Sighting((position + middle) * self._side, float(sure[at]), choice)
+        return Sighting((position + middle) * self._side, float(answer.target[at]), choice)
 
     def _penalty(self, size: np.ndarray, before: np.ndarray) -> np.ndarray:
         """Factors `[rows, columns]`, lower where boxes differ more from `before`.

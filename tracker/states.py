@@ -43,7 +43,7 @@ class StateConfig:
     """Scores at which the state changes, and where a lost target is looked for."""
 
     sure_score: float = 0.2  # from which a frame counts as tracked, and is learned from
-    lost_score: float = 0.1  # below it for lost_frames frames in a row the target is lost
+    lost_score: float = 0.05  # below it for lost_frames frames in a row the target is lost
     lost_frames: int = 5
     found_score: float = 0.6  # from it for found_frames frames in a row a lost target is found
     found_frames: int = 3

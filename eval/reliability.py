@@ -40,8 +40,6 @@ def calibration_error(bins: list[Bin]) -> float:
 
 def plot_reliability(trackers: dict[str, list[Bin]], path: Path) -> None:
     """Write a reliability diagram of all trackers, a PNG."""
-    import io
-
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 4.5), layout="constrained")
@@ -54,6 +52,4 @@ def plot_reliability(trackers: dict[str, list[Bin]], path: Path) -> None:
     axes.set_xlabel("score")
     axes.set_ylabel("share of frames with an overlap above 0.5")
     axes.legend()
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=100)
-    write_atomically(path, picture.getvalue())
+    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=100))

@@ -19,6 +19,7 @@ from rbsf.eval.own_tracker import OwnTracker
 from rbsf.shipped import find_weights
 from rbsf.tracker.anchor_free import AS_PUBLISHED, AnchorFree, AnchorFreeConfig
 from rbsf.tracker.backbones import choose_engine, is_rbsf2
+from rbsf.tracker.flags import with_redetect
 from rbsf.tracker.loading import Constants, load_network, make_tracker
 from rbsf.tracker.siamfc import TRACKER_VERSION, TrackerConfig
 from rbsf.tracker.states import Result, State
@@ -248,9 +249,7 @@ def parse_tracker(
     if own := re.fullmatch(r"(.+\.py):(\w+)", what):
         return _parse_own(Path(own[1]), own[2], label)
     spec = _parse_network(what, label, precision, device, config, engine)
-    if redetect is None:
-        return spec
-    return replace(spec, config=replace(spec.config, redetect=redetect))
+    return replace(spec, config=with_redetect(spec.config, redetect))
 
 
 def _split_label(text: str) -> tuple[str, str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rbsf.system.files import write_atomically
-from rbsf.system.lock import locked, locked_free_name
+from rbsf.system.lock import locked_name
 from rbsf.tools.box_forms import FORMS, Row, Size, form_of
 
 FLUSH_SECONDS = 1.0  # between two writings of a file that grows by rows
@@ -43,10 +43,7 @@ class BoxWriter:
         return self.path.with_name(self.path.name + ".part")
 
     def __enter__(self) -> BoxWriter:
-        if self._count_up:
-            self.path = self._held.enter_context(locked_free_name(self.path))
-        else:
-            self._held.enter_context(locked(self.path))
+        self.path = self._held.enter_context(locked_name(self.path, self._count_up))
         return self
 
     def add(self, rows: list[Row], size: Size = (0, 0)) -> None:

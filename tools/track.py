@@ -30,6 +30,7 @@ from rbsf.tracker.flags import (
     add_redetect_flag,
     add_weights_flag,
     read_constants,
+    with_redetect,
 )
 
 # Functions below import OpenCV and PyTorch themselves, so that --help and errors come at once.
@@ -151,7 +152,9 @@ def main(argv: list[str] | None = None) -> int:
     from rbsf.tracker.backbones import describe_backbone
     from rbsf.tracker.loading import constants_of, load_network
 
-    constants = read_constants(args.constants, constants_of(args.weights), args.redetect)
+    constants = with_redetect(
+        read_constants(args.constants, constants_of(args.weights)), args.redetect
+    )
     failures = Failures(len(args.video))
     opened: list[tuple[Job, Frames]] = []
     for job in jobs_of(args):

@@ -86,18 +86,14 @@ class AnchorFree(Follower):
         self, network: Network, config: AnchorFreeConfig | None = None, name: str = "RB-SF 2"
     ) -> None:
         self.network, self.config, self.name = network, config or AnchorFreeConfig(), name
-        self._target: Target | None = None
         self._template: Any = None
 
     def _learn(self, image: np.ndarray, target: Target) -> None:
         crop = target.crop(image, exemplar_side(target.size), EXEMPLAR_SIZE)
         self._template = self.network.learn(crop)
-        self._target = target
 
-    def _crops(self, image: np.ndarray, center: np.ndarray) -> list[np.ndarray]:
-        target = self._learned
-        side = exemplar_side(target.size) / EXEMPLAR_SIZE * SEARCH_SIZE
-        return [target.crop(image, side, SEARCH_SIZE, center)]
+    def _crops(self, image: np.ndarray) -> list[np.ndarray]:
+        return [self._target.crop(image, self._side * SEARCH_SIZE, SEARCH_SIZE)]
 
     def _answers(self, crops: np.ndarray) -> list[Answer]:
         return [self.network.answer(self._template, crop) for crop in crops]
@@ -106,7 +102,7 @@ class AnchorFree(Follower):
         return self._choose(answers[0], 0.0 if anywhere else self.config.window_influence)
 
     def _take(self, seen: Sighting, learn: bool) -> None:
-        target, found = self._learned, seen.detail
+        target, found = self._target, seen.detail
         if learn:
             rate = self.config.size_rate * found.trust
             size = target.size * (1 - rate) + found.size * rate
@@ -114,18 +110,13 @@ class AnchorFree(Follower):
         target.move(seen.offset)
 
     def _own_box(self) -> np.ndarray:
-        return box_around(self._learned.center, self._learned.size)
-
-    @property
-    def _learned(self) -> Target:
-        assert self._target is not None  # `update` has asked for `_known` before
-        return self._target
+        return box_around(self._target.center, self._target.size)
 
     def _choose(self, answer: Answer, window_share: float) -> Sighting:
         """The best position."""
         left, top, right, bottom = answer.sides.astype(np.float64)
         size = np.stack([left + right, top + bottom])  # [2, rows, columns], crop pixels
-        trust = self._penalty(size, self._learned.size / self._side) * answer.target
+        trust = self._penalty(size, self._target.size / self._side) * answer.target
         final = trust * (1 - window_share) + _window(*answer.target.shape) * window_share
         at = row, column = np.unravel_index(final.argmax(), final.shape)
         center = (np.array(answer.target.shape[::-1]) - 1) / 2

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rbsf.shipped import find_constants, find_weights
 from rbsf.system.program import positive_int
+from rbsf.tracker.states import REDETECT
 
 if TYPE_CHECKING:
     from rbsf.tracker.loading import Constants
@@ -68,27 +70,30 @@ def add_redetect_flag(parser: argparse.ArgumentParser) -> None:
     """Add --redetect."""
     parser.add_argument(
         "--redetect",
-        choices=("off", "local", "frame"),
+        choices=REDETECT,
         help="where a lost target is looked for: where it is, around its last place, or in the"
         " whole frame (default: as --constants says, else frame)",
     )
 
 
-def read_constants(
-    path: Path | None, kind: type[Constants] | None = None, redetect: str | None = None
-) -> Any:
+def with_redetect(constants: Constants, redetect: str | None) -> Any:
+    """The constants with the value of --redetect, as they are where the flag is not given."""
+    return replace(constants, redetect=redetect) if redetect else constants
+
+
+def read_constants(path: Path | None, kind: type[Constants] | None = None) -> Any:
     """The constants of a file, or the defaults without one.
 
-    `kind`: class of the constants, by default SiamFC's. `redetect` is that of the flag. Raises
-    FileNotFoundError for a missing file, and ValueError, naming file and key, for a wrong one.
+    `kind`: class of the constants, by default SiamFC's. Raises FileNotFoundError for a missing
+    file, and ValueError, naming file and key, for a wrong one.
     """
     from rbsf.tracker.siamfc import TrackerConfig
     from rbsf.train.config import read_yaml
 
     kind = kind or TrackerConfig
-    settings = read_yaml(kind, path) if path else {}
-    if redetect:
-        settings["redetect"] = redetect
+    if not path:
+        return kind()
+    settings = read_yaml(kind, path)
     try:
         return kind(**settings)
     except ValueError as error:

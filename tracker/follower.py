@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rbsf.tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE, as_rgb, exemplar_side
+from rbsf.tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE, as_rgb, box_around, exemplar_side
 from rbsf.tracker.states import Result, State, StateMonitor
 from rbsf.tracker.target import Target
 from rbsf.tracker.windows import Windows
@@ -58,8 +58,8 @@ class Follower(ABC):
         """Learn the target of the first frame."""
 
     @abstractmethod
-    def _crops(self, image: np.ndarray, center: np.ndarray) -> list[np.ndarray]:
-        """The crops, `[255, 255, 3]` uint8, in which a target around `center` is looked for."""
+    def _crops(self, image: np.ndarray) -> list[np.ndarray]:
+        """The crops around the last place, `[255, 255, 3]` uint8, in which the target is sought."""
 
     @abstractmethod
     def _answers(self, crops: np.ndarray) -> Sequence[Any] | np.ndarray:
@@ -93,8 +93,8 @@ class Follower(ABC):
         image = as_rgb(image)
         target, note = Target.of(image, box)
         self._learn(image, target)
-        self._past = _Past(target, StateMonitor(self.config), target.center, np.zeros(4))
-        self._past.held = self._own_box()
+        given = box_around(target.center, target.size)
+        self._past = _Past(target, StateMonitor(self.config), target.center, given)
         return note
 
     def update(self, image: np.ndarray) -> Result:
@@ -109,7 +109,7 @@ class Follower(ABC):
         """First half of `update`: what the network shall look at, `[N, 255, 255, 3]` uint8."""
         image, past = as_rgb(image), self._known
         self._follow_frame(past, image)
-        crops = self._crops(image, past.target.center)
+        crops = self._crops(image)
         past.crops = len(crops)
         if past.windows:
             past.places = past.windows.take(WINDOWS_PER_CROP * len(crops))
@@ -175,6 +175,11 @@ class Follower(ABC):
         return self._taken(past, best, state)
 
     @property
+    def _target(self) -> Target:
+        """The target's last place and size."""
+        return self._known.target
+
+    @property
     def _known(self) -> _Past:
         if self._past is None:
             raise RuntimeError(
@@ -186,7 +191,7 @@ class Follower(ABC):
     @property
     def _side(self) -> float:
         """Image pixels of a crop's pixel, at the target's size."""
-        return exemplar_side(self._known.target.size) / EXEMPLAR_SIZE
+        return exemplar_side(self._target.size) / EXEMPLAR_SIZE
 
     def _follow_frame(self, past: _Past, image: np.ndarray) -> None:
         ratio = past.target.follow_frame(image)

@@ -92,8 +92,7 @@ class TrackerConfig(StateConfig):
 class _Model:
     """What was learned of the target that is followed."""
 
-    target: Target
-    first_size: np.ndarray  # (w, h) pixels; `target.size` is this times `zoom`
+    first_size: np.ndarray  # (w, h) pixels; the target's size is this times `zoom`
     template: Template
     regression: BoxRegression | None
     zoom: float = 1.0  # size over the first frame's
@@ -137,12 +136,12 @@ class SiamFC(Follower):
         template = Template(
             first, config.correlation == "bits", config.memory_share, config.memory_rate
         )
-        self._model = _Model(target, target.size, template, regression)
+        self._model = _Model(target.size, template, regression)
 
-    def _crops(self, image: np.ndarray, center: np.ndarray) -> list[np.ndarray]:
-        target = self._learned.target
+    def _crops(self, image: np.ndarray) -> list[np.ndarray]:
+        target = self._target
         side = exemplar_side(target.size) * SEARCH_SIZE / EXEMPLAR_SIZE
-        return [target.crop(image, side * step, SEARCH_SIZE, center) for step in self._steps]
+        return [target.crop(image, side * step, SEARCH_SIZE) for step in self._steps]
 
     def _answers(self, crops: np.ndarray) -> np.ndarray:
         return self.backbone(crops)
@@ -161,7 +160,7 @@ class SiamFC(Follower):
 
     def _take(self, seen: Sighting, learn: bool) -> None:
         model, config, match = self._learned, self.config, seen.detail
-        model.target.move(seen.offset)
+        self._target.move(seen.offset)
         model.aside = np.zeros(2)
         if not learn:
             return
@@ -174,20 +173,20 @@ class SiamFC(Follower):
             model.change = model.change + config.box_rate * (found.change - model.change)
             zoom *= np.exp(config.follow_rate * found.size)
         model.zoom = float(np.clip(zoom, *SIZE_LIMITS))
-        model.target.size = model.first_size * model.zoom
+        self._target.size = model.first_size * model.zoom
 
     def _own_box(self) -> np.ndarray:
         # The search goes on from the peak, at the first frame's proportions. So a mistake of the
         # regression spoils a box but loses no target, unless follow_rate lets the search follow it.
         model, share = self._learned, self.config.box_share
-        size = model.target.size * stretch(*(share * model.change))
-        return box_around(model.target.center + share * model.aside, size)
+        size = self._target.size * stretch(*(share * model.change))
+        return box_around(self._target.center + share * model.aside, size)
 
     def _rescale(self, ratio: np.ndarray) -> None:
         model = self._learned
         model.first_size = model.first_size * ratio
         model.aside = model.aside * ratio
-        model.target.size = model.first_size * model.zoom
+        self._target.size = model.first_size * model.zoom
 
     @property
     def _learned(self) -> _Model:

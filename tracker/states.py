@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:  # flags take REDETECT from here, and --help shall not wait for NumPy
+    import numpy as np
 
 REDETECT = ("off", "local", "frame")
 

@@ -13,7 +13,7 @@ import numpy as np
 from rbsf.datasets.video.codecs import CODECS, MPEG4, Codec
 from rbsf.datasets.video.encoders import Encoder, Original, count_written, make_encoder
 from rbsf.datasets.video.images import encodable
-from rbsf.system.lock import locked, locked_free_name
+from rbsf.system.lock import locked_name
 from rbsf.system.program import check_writable
 
 WRITABLE_SUFFIXES = tuple(CODECS)
@@ -72,10 +72,7 @@ class VideoWriter:
     def __enter__(self) -> VideoWriter:
         encodable(self.path)
         check_writable(self.path)  # now, not after an hour of tracking
-        if self._count_up:
-            self.path = self._held.enter_context(locked_free_name(self.path))
-        else:
-            self._held.enter_context(locked(self.path))
+        self.path = self._held.enter_context(locked_name(self.path, self._count_up))
         self._held.callback(self._part.unlink, missing_ok=True)
         return self
 

@@ -47,11 +47,17 @@ def locked(thing: str | Path, wait: bool = False) -> Iterator[None]:
 
 
 @contextmanager
-def locked_free_name(wanted: Path) -> Iterator[Path]:
-    """Context that holds the lock of a name which no file has: `wanted`, else NAME_2, NAME_3 ...
+def locked_name(wanted: Path, count_up: bool) -> Iterator[Path]:
+    """Context that holds the lock of the name of a file that is to be written.
 
-    Raises OSError where nothing can be written there.
+    With `count_up` it is one that no file has: `wanted`, else NAME_2, NAME_3 and so on. Raises
+    InUse where another process writes `wanted` and the name does not count up, and OSError where
+    nothing can be written there.
     """
+    if not count_up:
+        with locked(wanted):
+            yield wanted
+        return
     for number in count(1):
         path = wanted if number == 1 else wanted.with_stem(f"{wanted.stem}_{number}")
         if path.exists():

@@ -114,29 +114,6 @@ def positive_int(text: str) -> int:
     return int(text)
 
 
-def frame_number(text: str) -> int:
-    """Parse a flag's frame, counted from 0 (`type=` of argparse)."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a frame, a whole number from 0")
-    return int(text)
-
-
-class Once(argparse.Action):
-    """Store a flag's value. A flag given twice is an error; argparse would take the last value."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        args: argparse.Namespace,
-        value: object,
-        option: str | None = None,
-    ) -> None:
-        """Store `value`. Raises ArgumentError where there is one already."""
-        if getattr(args, self.dest) is not None:
-            raise argparse.ArgumentError(self, "is given twice; run once for each")
-        setattr(args, self.dest, value)
-
-
 def check_writable(path: Path) -> None:
     """Make the folder of the file `path` if need be, and try to write there.
 

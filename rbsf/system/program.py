@@ -34,6 +34,7 @@ EXTRAS = {  # an extra of pyproject.toml -> the modules that come with it
     "eval": ("got10k", "six", "shapely", "matplotlib", "jinja2"),
     "tune": ("got10k", "six", "shapely", "matplotlib", "jinja2", "optuna"),
     "onnx": ("torch", "onnx", "onnxruntime"),
+    "serve": ("starlette", "uvicorn", "websockets"),
 }
 INTERRUPTED = 130  # the shell's exit code of a program ended by Ctrl-C
 WORKER_DIED = re.compile(r"DataLoader worker \(pid.*\) (exited unexpectedly|is killed by signal)")

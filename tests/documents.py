@@ -66,7 +66,7 @@ def program_of(words: list[str]) -> tuple[str, list[str]] | None:
     None for what is no program of this project, such as pip. Raises KeyError for `rbsf` with a name
     that it does not know.
     """
-    if words[0] == "rbsf" and len(words) > 1 and words[1] not in COMING:
+    if words[0] == "rbsf" and len(words) > 1 and words[1] not in {*COMING} - COMMANDS.keys():
         return COMMANDS[words[1]][0], words[2:]
     if words[0] == "python" and words[1].endswith(".py"):
         folder, name = Path(words[1]).with_suffix("").parts

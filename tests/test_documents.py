@@ -207,7 +207,7 @@ def test_every_page_can_be_reached() -> None:
     """It is in the site's navigation, or a page that is there links to it."""
     text = (ROOT / "mkdocs.yml").read_text()
     reached: set[Path] = set()
-    new = {DOCS / name for name in re.findall(r"^ +- ([\w/.-]+\.md)$", text, re.MULTILINE)}
+    new = {DOCS / name for name in re.findall(r"([\w/.-]+\.md)$", text, re.MULTILINE)}
     while new:
         page = new.pop()
         reached.add(page)

@@ -58,18 +58,18 @@ DISCRIMINATOR_STEPS = 300
 
 def main() -> None:
     """Draw all figures."""
-    mpl.rcParams.update(STYLE)
     torch.manual_seed(0)
     torch.set_num_threads(1)
     FOLDER.mkdir(exist_ok=True)
     teacher, student = (load_weights(find_weights(name))[0] for name in ("siamfc", "rbsf-train"))
     crops = made_up_crops(FIRST_FRAMES + LATER_FRAMES)
-    save(kernel_loss(teacher), "kernel-loss")
-    save(learned_scales(teacher), "scales")
-    save(turned_bits(teacher, student), "turned-bits")
-    save(feature_maps(teacher, student, crops), "features")
-    save(discriminator(teacher, student, crops[1]), "discriminator")
-    save(price_of_a_bit(teacher, student), "bit")
+    with mpl.rc_context(STYLE):
+        save(kernel_loss(teacher), "kernel-loss")
+        save(learned_scales(teacher), "scales")
+        save(turned_bits(teacher, student), "turned-bits")
+        save(feature_maps(teacher, student, crops), "features")
+        save(discriminator(teacher, student, crops[1]), "discriminator")
+        save(price_of_a_bit(teacher, student), "bit")
 
 
 def save(figure: Figure, name: str) -> None:

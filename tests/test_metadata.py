@@ -13,6 +13,7 @@ from requirements import needs
 
 WEIGHTS = sorted((ROOT / "weights").glob("*.safetensors"))
 CARDS = ROOT / "docs" / "cards"
+MAX_WORDS = 500  # of the guide to the installation
 KEYS = {"license", "library_name", "pipeline_tag", "tags", "metrics"}  # that model hubs read
 
 
@@ -20,10 +21,14 @@ def name_of(path: Path) -> str:
     return path.name
 
 
+def pyproject() -> dict[str, Any]:
+    tomllib = pytest.importorskip("tomllib", reason=needs("tomllib", "Python 3.10 has none"))
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
 def project() -> dict[str, Any]:
     """The [project] table of pyproject.toml."""
-    tomllib = pytest.importorskip("tomllib", reason=needs("tomllib", "Python 3.10 has none"))
-    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return pyproject()["project"]
 
 
 def front_matter(card: Path) -> dict[str, Any]:
@@ -106,3 +111,27 @@ def test_classifiers_name_the_versions_of_python_that_are_allowed() -> None:
         line.removeprefix(prefix) for line in project()["classifiers"] if line.startswith(prefix)
     ]
     assert named == python_versions()
+
+
+def test_wheels_are_built_for_every_version_of_python_that_is_allowed() -> None:
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "wheels.yml").read_text())["jobs"]
+    matrix = jobs["wheels"]["strategy"]["matrix"]
+    assert matrix["python"] == python_versions()
+    machines = " ".join(matrix["machine"])
+    for name in ("ubuntu-24.04 ", "ubuntu-24.04-arm", "macos-15-intel", "macos-15 ", "windows"):
+        assert name in f"{machines} "
+
+
+def test_each_wheel_has_to_track() -> None:
+    command = pyproject()["tool"]["cibuildwheel"]["test-command"]
+    assert command == "python {project}/tests/check_installed.py"
+    assert "tests/check_installed.py" in (ROOT / ".github/workflows/wheels.yml").read_text()
+
+
+def test_the_guide_names_every_extra_and_version() -> None:
+    text = (ROOT / "docs" / "guide" / "install.md").read_text()
+    for extra in project()["optional-dependencies"]:
+        assert f"`{extra}`" in text
+    low, *_, high = python_versions()
+    assert f"Python {low} to {high}" in text
+    assert len(text.split()) <= MAX_WORDS

@@ -64,7 +64,7 @@ class AnchorFreeConfig(StateConfig):
 
 
 # NanoTrack does not look for a lost target, and follows it the same whatever the score.
-AS_PUBLISHED = AnchorFreeConfig(sure_score=0, lost_score=0.3, redetect="off")
+AS_PUBLISHED = AnchorFreeConfig(sure_score=0, lost_score=0.3, faint_score=0, redetect="off")
 
 
 class _Choice(NamedTuple):

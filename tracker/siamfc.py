@@ -154,9 +154,9 @@ class SiamFC(Follower):
         step = 1.0 if len(features) == 1 else float(self._steps[best])
         look = look_at(features[best], offset, model.template.first.shape[-1])
         score = confidence(model.template.first, look)
-        return Sighting(
-            offset * self._side * step, score, _Match(features[best], step, offset, look)
-        )
+        pixel = self._side * step  # of the crop, in pixels of the image
+        match = _Match(features[best], step, offset, look)
+        return Sighting(offset * pixel, score, match, response, STRIDE * pixel)
 
     def _take(self, seen: Sighting, learn: bool) -> None:
         model, config, match = self._learned, self.config, seen.detail

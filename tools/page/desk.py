@@ -1,0 +1,267 @@
+"""What a viewer works with, and what each message of the page does there."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rbsf.datasets.synthetic.scene import Scene
+from rbsf.tools.page import downloads
+from rbsf.tools.page.clips import CLIPS
+from rbsf.tools.page.footage import CameraFootage, EndOfVideo, Footage, Spool, VideoFootage
+from rbsf.tools.page.lanes import Lane, Seen
+from rbsf.tools.page.messages import Message, pack
+from rbsf.tools.page.settings import Refused, Settings
+from rbsf.tools.page.timeline import Timeline
+from rbsf.tools.page.trackers import DEFAULT, offered
+from rbsf.tools.page.work import Work
+from rbsf.tracker.follower import Response
+
+Answer = dict[str, Any] | bytes  # a message of text, or a binary one
+
+
+class Desk:
+    """A viewer's video, targets and trackers. One thread at a time works at it."""
+
+    def __init__(self, settings: Settings, folder: Path, work: Work) -> None:
+        self.settings, self.folder, self.work = settings, folder, work
+        self.exported: Path | None = None  # the last video that was written
+        self._footage: Footage | None = None
+        self._upload: Footage | None = None  # that is there to be opened
+        self._scene: Scene | None = None  # of a made-up clip
+        self._timeline = Timeline()
+        self._names = [DEFAULT]
+
+    def do(self, message: Message) -> Answer:
+        """Do what a message says. Raises Refused, Cancelled, and ValueError with a sentence."""
+        action = ACTIONS.get(message.do)
+        if action is None:
+            raise Refused(f"the server knows no message {message.do[:40]!r}")
+        return action(self, message)
+
+    def spool(self) -> Spool:
+        """A new place for pictures."""
+        return Spool(self.folder, self.settings.most_bytes)
+
+    def offer(self, upload: Footage) -> None:
+        """Have a video ready to be opened, in place of one that was not."""
+        if self._upload:
+            self._upload.close()
+        self._upload = upload
+
+    def close(self) -> None:
+        """Remove what is on the disk."""
+        for footage in (self._footage, self._upload):
+            if footage:
+                footage.close()
+
+    def open_clip(self, message: Message) -> Answer:
+        """Open a made-up clip by its number."""
+        number = message.whole("number")
+        if number >= len(CLIPS):
+            raise Refused(f"there is no clip {number}")
+        frames, scene = CLIPS[number].open()
+        footage = VideoFootage(frames, frames.count or 0, self.spool(), self.work)
+        self._take(footage, scene)
+        return self._view(0, message)
+
+    def open_upload(self, message: Message) -> Answer:
+        """Open the video that was sent."""
+        if self._upload is None:
+            raise Refused("no video has come; send one first")
+        footage, self._upload = self._upload, None
+        self._take(footage)
+        return self._view(0, message)
+
+    def open_camera(self, message: Message) -> Answer:
+        """Get ready for the camera's frames."""
+        most = self.settings.most_frames(None)
+        self._take(CameraFootage(most, self.spool()))
+        return {"type": "done"}
+
+    def add_frame(self, message: Message) -> Answer:
+        """Track in a frame of the camera."""
+        footage = self._open
+        if not isinstance(footage, CameraFootage):
+            raise Refused("the camera is not in use")
+        frame = footage.append(message.picture, message.number("seconds"))
+        self._timeline.follow(frame, footage.image(frame, self.work))
+        return self._view(frame, message)
+
+    def choose_trackers(self, message: Message) -> Answer:
+        """Have these trackers, and no others."""
+        paths = offered()
+        names = message.texts("names")
+        if not names or not set(names) <= paths.keys():
+            raise Refused(f"choose at least one of these trackers: {', '.join(paths)}")
+        self._names = list(dict.fromkeys(names))
+        self._load()
+        return self._view(message.whole("frame"), message) if self._footage else {"type": "done"}
+
+    def show(self, message: Message) -> Answer:
+        """Show a frame, with what was found in it."""
+        return self._view(min(message.whole("frame"), self._open.count - 1), message)
+
+    def step(self, message: Message) -> Answer:
+        """Go to the frame after one, and track in it."""
+        footage, frame = self._open, message.whole("frame") + 1
+        try:
+            self._timeline.follow(frame, footage.image(frame, self.work))
+            return self._view(frame, message)
+        except EndOfVideo:
+            return {"type": "ended", "count": footage.count, "note": footage.note}
+
+    def draw(self, message: Message) -> Answer:
+        """Learn a target in a box of a frame: a new one, or one that there is."""
+        target = None if message.fields.get("target") is None else message.whole("target")
+        frame = message.whole("frame")
+        image = self._image(frame)
+        notes = self._timeline.draw(target, frame, image, message.box())
+        return self._view(frame, message, "; ".join(notes))
+
+    def drop(self, message: Message) -> Answer:
+        """Follow a target no more from a frame on."""
+        frame = message.whole("frame")
+        self._timeline.drop(message.whole("target"), frame)
+        return self._view(frame, message)
+
+    def undo(self, message: Message) -> Answer:
+        """Take back the last box or drop."""
+        change = self._timeline.undo()
+        return self._view(change.frame, message)
+
+    def save_boxes(self, message: Message) -> Answer:
+        """The file of a tracker's boxes."""
+        lane = self._lane(message)
+        name, data = downloads.boxes(self._open, lane.results(), message.text("form"))
+        return pack({"type": "file", "name": name}, data)
+
+    def save_picture(self, message: Message) -> Answer:
+        """A frame with a tracker's boxes."""
+        lane, frame = self._lane(message), message.whole("frame")
+        results = {target: seen.result for target, seen in lane.at(frame).items()}
+        name, data = downloads.picture(self._open, frame, self._image(frame), results)
+        return pack({"type": "file", "name": name}, data)
+
+    def save_video(self, message: Message) -> Answer:
+        """Write the video with a tracker's boxes; the page then fetches it."""
+        lane = self._lane(message)
+        path, note = downloads.video(self._open, lane.results(), self.folder, self.work)
+        self.exported = path
+        return {"type": "video", "name": path.name, "note": note}
+
+    @property
+    def _open(self) -> Footage:
+        if self._footage is None:
+            raise Refused("no video is open; choose one first")
+        return self._footage
+
+    def _take(self, footage: Footage, scene: Scene | None = None) -> None:
+        """Work with another video from now on."""
+        if self._footage:
+            self._footage.close()
+        self._footage, self._scene = footage, scene
+        self._timeline = self._timeline.emptied()
+        self._load()
+
+    def _load(self) -> None:
+        def load(name: str) -> Lane:
+            return Lane.load(offered()[name], self.settings.threads)
+
+        self._timeline.choose(self._names, load, self._image)
+
+    def _lane(self, message: Message) -> Lane:
+        name = message.text("tracker")
+        if name not in self._timeline.lanes:
+            raise Refused(f"the tracker {name[:40]!r} is not in use; tick it first")
+        return self._timeline.lanes[name]
+
+    def _image(self, frame: int) -> np.ndarray:
+        try:
+            return self._open.image(frame, self.work)
+        except EndOfVideo:
+            raise Refused(
+                f"there is no frame {frame}; the last is {self._open.count - 1}"
+            ) from None
+
+    def _view(self, frame: int, message: Message, note: str = "") -> bytes:
+        """The message that shows a frame: what was found in it, and the picture."""
+        footage, timeline = self._open, self._timeline
+        try:
+            jpeg = footage.jpeg(frame, self.work)
+        except EndOfVideo:
+            raise Refused(f"there is no frame {frame}; the last is {footage.count - 1}") from None
+        about = footage.about[frame]
+        with_maps = bool(message.fields.get("maps"))
+        header = {
+            "type": "view",
+            "name": footage.name,
+            "frame": frame,
+            "count": footage.count,
+            "fps": footage.fps,
+            **about._asdict(),
+            "live": footage.live,
+            "asked": message.fields.get("asked"),
+            "targets": sorted(timeline.keys),
+            "reach": timeline.reach(),
+            "undo": timeline.undoable,
+            "suggested": _rounded(self._scene.box(frame)) if self._scene else None,
+            "note": note or footage.note,
+            "lanes": [
+                {
+                    "tracker": name,
+                    "milliseconds": lane.milliseconds.get(frame),
+                    "targets": [_found(*each, with_maps) for each in lane.at(frame).items()],
+                }
+                for name, lane in timeline.lanes.items()
+            ],
+        }
+        return pack(header, jpeg)
+
+
+ACTIONS: dict[str, Callable[[Desk, Message], Answer]] = {
+    "clip": Desk.open_clip,
+    "open": Desk.open_upload,
+    "camera": Desk.open_camera,
+    "frame": Desk.add_frame,
+    "trackers": Desk.choose_trackers,
+    "show": Desk.show,
+    "step": Desk.step,
+    "draw": Desk.draw,
+    "drop": Desk.drop,
+    "undo": Desk.undo,
+    "boxes": Desk.save_boxes,
+    "picture": Desk.save_picture,
+    "video": Desk.save_video,
+}
+
+
+def _found(target: int, seen: Seen, with_map: bool) -> dict[str, Any]:
+    """What was found of a target, for the page."""
+    result = seen.result
+    return {
+        "target": target,
+        "box": _rounded(result.box),
+        "score": round(float(result.score), 4),
+        "state": result.state.value,
+        "drawn": seen.drawn,
+        "map": _heat(seen.response) if with_map and seen.response else None,
+    }
+
+
+def _heat(response: Response) -> dict[str, Any]:
+    """A response as bytes from 0, its lowest, to 255, its highest value."""
+    values = response.values.astype(np.float64)
+    spread = max(float(values.max() - values.min()), 1e-12)
+    levels = (255 * (values - values.min()) / spread).round().astype(np.uint8)
+    rows, columns = levels.shape
+    text = base64.b64encode(levels.tobytes()).decode()
+    return {"box": _rounded(response.box), "rows": rows, "columns": columns, "levels": text}
+
+
+def _rounded(box: np.ndarray) -> list[float]:
+    return [round(float(value), 2) for value in box]

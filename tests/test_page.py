@@ -9,12 +9,14 @@ import struct
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import anyio
 import cv2
 import numpy as np
 import pytest
 from conftest import ROOT
+from starlette.requests import Request
 from starlette.testclient import TestClient, WebSocketTestSession
 from starlette.websockets import WebSocketDisconnect
 
@@ -24,12 +26,14 @@ from rbsf.datasets.video.sources import Frames
 from rbsf.datasets.video.writer import VideoWriter
 from rbsf.shipped import shipped_trackers
 from rbsf.tools import serve
-from rbsf.tools.page import attend, clips, desk, trackers
+from rbsf.tools.page import attend, clips, desk, trackers, uploads
 from rbsf.tools.page.clips import Clip
 from rbsf.tools.page.desk import Desk
 from rbsf.tools.page.footage import CameraFootage, EndOfVideo, Spool, VideoFootage, encode
+from rbsf.tools.page.messages import Message
 from rbsf.tools.page.server import make_app, open_port
 from rbsf.tools.page.settings import Refused, Settings
+from rbsf.tools.page.viewers import Viewer
 from rbsf.tools.page.work import Cancelled, Work
 from rbsf.tracker.loading import constants_of, load_network
 from rbsf.tracker.session import follow
@@ -391,19 +395,18 @@ class TestUploads:
                 answer = page.upload(client, path)
             assert (answer.status_code, words in answer.text) == (status, True), answer.text
 
-    def test_a_length_that_is_too_large_is_refused_before_the_body(
-        self, client: TestClient
-    ) -> None:
-        def body() -> Iterator[bytes]:
+    def test_a_length_that_is_too_large_is_refused_before_the_body(self, tmp_path: Path) -> None:
+        async def body() -> NoReturn:
             raise AssertionError("the body was read")
-            yield b""
 
-        with visit(client) as page:
-            query = {"viewer": page.hello["viewer"], "name": "a.mp4"}
-            length = {"content-length": str(2 * 1024**3)}
-            with contextlib.suppress(AssertionError):
-                answer = client.post("/upload", params=query, content=body(), headers=length)
-                assert answer.status_code == 413
+        scope = {"type": "http", "query_string": b"name=a.mp4"}
+        for length, status in (("2147483648", 413), ("0", 400), ("many", 400)):
+            headers = [(b"content-length", length.encode())]
+            request = Request({**scope, "headers": headers}, body)
+            viewer = Viewer(SETTINGS, tmp_path)
+            with pytest.raises(Refused) as caught:
+                anyio.run(uploads.receive, request, viewer, SETTINGS)
+            assert caught.value.status == status
 
     def test_a_body_without_a_length_is_counted(self, client: TestClient, tmp_path: Path) -> None:
         with visit(client) as page:
@@ -579,6 +582,20 @@ class TestFootage:
             footage.image(5, work)
         assert footage.count == 5
         assert footage.image(4, work)[0, 0, 0] == 4
+
+    def test_a_jump_behind_the_last_frame_shows_that(self, client: TestClient) -> None:
+        with visit(client) as page:
+            assert page.ask(do="clip", number=0)["count"] == FRAMES
+            assert page.ask(do="show", frame=1000)["frame"] == FRAMES - 1
+
+    def test_so_does_one_in_a_video_shorter_than_its_header_tells(self, tmp_path: Path) -> None:
+        own = Desk(SETTINGS, tmp_path, Work())
+        own.offer(VideoFootage(self.frames(5, 9), 100, own.spool(), own.work))
+        own.do(Message("open", {}))
+        data = own.do(Message("show", {"frame": 8}))
+        assert isinstance(data, bytes)
+        assert b'"frame": 4, "count": 5' in data
+        own.close()
 
     def test_no_more_frames_than_allowed(self, tmp_path: Path) -> None:
         footage = VideoFootage(self.frames(9, 5), 5, Spool(tmp_path, 10**6), Work())

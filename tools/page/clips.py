@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 
@@ -25,7 +26,7 @@ class Clip:
 
     def open(self) -> tuple[Frames, Scene]:
         """Its frames, and the scene that knows the true boxes."""
-        scene = Scene(self.seed, FRAMES, SIZE, self.config)
+        scene = _scene(self.seed, FRAMES, SIZE, self.config)
 
         def start() -> Iterator[tuple[np.ndarray, float | None]]:
             return ((scene.render(number)[0], number / FPS) for number in range(FRAMES))
@@ -33,9 +34,14 @@ class Clip:
         return Frames(self.title, FPS, FRAMES, start), scene
 
 
+@cache  # it takes about a second to make, and all viewers may share it
+def _scene(seed: int, frames: int, size: tuple[int, int], config: SceneConfig) -> Scene:
+    return Scene(seed, frames, size, config)
+
+
 CLIPS = (
     Clip("Blue figure", 5),
     Clip("Red figure, dark ground", 3),
     Clip("Small figure among others", 6),
-    Clip("Hidden now and then", 2, SceneConfig(occlusions=3, cover=1.0)),
+    Clip("Often hidden, and lost", 4, SceneConfig(occlusions=5, cover=1.0)),
 )

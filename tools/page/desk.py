@@ -17,7 +17,7 @@ from rbsf.tools.page.lanes import Lane, Seen
 from rbsf.tools.page.messages import Message, pack
 from rbsf.tools.page.settings import Refused, Settings
 from rbsf.tools.page.timeline import Timeline
-from rbsf.tools.page.trackers import DEFAULT, offered
+from rbsf.tools.page.trackers import DEFAULT, MOST_TRACKERS, offered
 from rbsf.tools.page.work import Work
 from rbsf.tracker.follower import Response
 
@@ -96,15 +96,23 @@ class Desk:
         """Have these trackers, and no others."""
         paths = offered()
         names = message.texts("names")
-        if not names or not set(names) <= paths.keys():
-            raise Refused(f"choose at least one of these trackers: {', '.join(paths)}")
-        self._names = list(dict.fromkeys(names))
+        names = list(dict.fromkeys(names))
+        if not 1 <= len(names) <= MOST_TRACKERS or not set(names) <= paths.keys():
+            known = ", ".join(paths)
+            raise Refused(f"choose one to {MOST_TRACKERS} of these trackers: {known}")
+        self._names = names
         self._load()
         return self._view(message.whole("frame"), message) if self._footage else {"type": "done"}
 
     def show(self, message: Message) -> Answer:
         """Show a frame, with what was found in it."""
-        return self._view(min(message.whole("frame"), self._open.count - 1), message)
+        footage = self._open
+        frame = min(message.whole("frame"), footage.count - 1)
+        try:
+            footage.jpeg(frame, self.work)
+        except EndOfVideo:  # the video has fewer frames than its header tells
+            frame = footage.count - 1
+        return self._view(frame, message)
 
     def step(self, message: Message) -> Answer:
         """Go to the frame after one, and track in it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import tempfile
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from starlette.websockets import WebSocket
 
 from rbsf.tools.page import uploads
 from rbsf.tools.page.attend import attend
+from rbsf.tools.page.clips import CLIPS
 from rbsf.tools.page.guard import Guard, is_loopback
 from rbsf.tools.page.messages import MOST_BYTES
 from rbsf.tools.page.settings import Refused, Settings
@@ -101,6 +103,8 @@ def open_port(host: str, port: int) -> socket.socket:
 
 def serve(listener: socket.socket, host: str, settings: Settings) -> None:
     """Serve the page until Ctrl-C or SIGTERM."""
+    # Every visit begins with this clip, which takes a second to make.
+    threading.Thread(target=CLIPS[0].open, daemon=True).start()
     config = uvicorn.Config(
         make_app(settings, local=is_loopback(host)),
         log_level="warning",

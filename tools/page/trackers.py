@@ -10,6 +10,7 @@ from rbsf.shipped import shipped_trackers
 from rbsf.tracker.backbones import is_packed
 
 DEFAULT = "rbsf"
+MOST_TRACKERS = 3  # that a viewer may have at once
 TITLES = {"rbsf": "RB-SF", "rbsf2": "RB-SF 2", "siamfc": "SiamFC, float"}  # others go by their name
 
 

@@ -19,6 +19,7 @@ export function listen(player, targets) {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (!actions[key] || isUsedBy(event.target, key)) return;
     event.preventDefault();
+    if (event.repeat && (player.waiting || key === " ")) return; // a key that is held down
     actions[key]();
   });
 }

@@ -9,6 +9,8 @@ export class Player {
     this.camera = null; // while it is in use
     this.playing = false;
     this.running = null; // a promise of the end of playing
+    this.steps = Promise.resolve(); // of the last step that was asked for
+    this.waiting = 0; // steps that were asked for
     this.wanted = null; // the frame that the slider asks for, while another one comes
     table.watchers.push((view) => this.tell(view));
     byId("play").addEventListener("click", () => this.toggle());
@@ -88,16 +90,24 @@ export class Player {
     return this.camera || byId("hurry").checked ? 0 : 1000 / this.table.view.fps;
   }
 
-  async step(by) {
+  // Go one frame on, or back; steps that are asked for meanwhile follow.
+  step(by) {
     if (!this.table.view) return;
+    this.waiting += 1;
+    this.steps = this.steps.then(() => this.takeStep(by)).finally(() => (this.waiting -= 1));
+  }
+
+  async takeStep(by) {
     await this.pause();
     const { frame } = this.table.view;
-    if (by < 0) await this.jump(frame - 1);
-    else
-      await attempt(async () => {
-        const { header } = await this.table.ask({ do: "step", frame });
-        if (header.type === "ended") this.end(header);
-      });
+    if (by < 0) {
+      await this.jump(frame - 1);
+      return;
+    }
+    await attempt(async () => {
+      const { header } = await this.table.ask({ do: "step", frame });
+      if (header.type === "ended") this.end(header);
+    });
   }
 
   // Show a frame; while it comes, only the last of further wishes is kept.
@@ -114,6 +124,7 @@ export class Player {
       }
     });
     this.wanted = null;
+    this.table.changed();
   }
 
   tell(view) {

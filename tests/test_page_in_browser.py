@@ -318,7 +318,6 @@ def test_keys_alone_are_enough(page: Page) -> None:
 
 
 def test_two_trackers_side_by_side_with_response_maps(page: Page) -> None:
-    pytest.importorskip("torch")
     page.locator("#suggest").click()
     wait_for_target(page)
     page.get_by_label("SiamFC").check()

@@ -16,8 +16,9 @@ export function tellProblem(text = "") {
 }
 
 // Do something that a user asked for, and show what goes wrong. Returns whether all went well.
-export async function attempt(action) {
-  tellProblem();
+// `anew`: what went wrong before is hidden.
+export async function attempt(action, anew = true) {
+  if (anew) tellProblem();
   try {
     await action();
     return true;

@@ -20,6 +20,7 @@ export class Player {
   }
 
   toggle() {
+    tellProblem();
     if (!this.playing) return this.play();
     say(`Paused at frame ${this.table.view?.frame ?? 0}.`);
     return this.pause();
@@ -30,7 +31,7 @@ export class Player {
     this.playing = true;
     this.tell(this.table.view);
     say("Playing.");
-    this.running = attempt(() => this.loop());
+    this.running = attempt(() => this.loop(), false);
     await this.running;
     this.running = null;
     this.playing = false;
@@ -54,7 +55,7 @@ export class Player {
 
   // Play what the server has, tracking where nothing was tracked yet.
   async playKept() {
-    let frame = this.startOfPlay();
+    let frame = await this.startOfPlay();
     while (this.playing) {
       const due = performance.now() + this.period();
       const { header } = await this.table.ask({ do: "step", frame });
@@ -67,15 +68,17 @@ export class Player {
     }
   }
 
-  // The frame behind which playing goes on.
-  startOfPlay() {
+  // The frame behind which playing goes on; at the end it begins anew.
+  async startOfPlay() {
     const { frame, count, reach } = this.table.view;
     if (this.camera) return reach ? Math.min(reach[0], count - 1) : count - 1;
     if (reach && frame > reach[1]) {
       say(`Tracking goes on from frame ${reach[1]}.`);
       return reach[1];
     }
-    return frame >= count - 1 ? -1 : frame;
+    if (frame < count - 1) return frame;
+    await this.table.ask({ do: "show", frame: 0 });
+    return 0;
   }
 
   end(header) {

@@ -29,7 +29,7 @@ export class Table {
     this.view = header;
     if (!header.targets.includes(this.selected)) this.selected = header.targets.at(-1) ?? null;
     this.stage.show(header, picture, performance.now() - header.asked);
-    sayChanges(before, header);
+    this.sayChanges(before, header);
     this.changed();
   }
 
@@ -60,24 +60,26 @@ export class Table {
     say(`Taken back, at frame ${header.frame}.`);
   }
 
+  // Say which targets were lost, or are tracked again.
+  sayChanges(before, view) {
+    if (!before || view.frame !== before.frame + 1) return;
+    const states = new Map(this.statesOf(before));
+    const changed = ([who, state]) => states.has(who) && states.get(who) !== state;
+    const words = this.statesOf(view).filter(changed).map(([who, state]) => `${who} ${state}`);
+    if (words.length) say(words.join("; "));
+  }
+
+  // Pairs of a target, in words, and its state.
+  statesOf(view) {
+    return view.lanes.flatMap(({ tracker, targets }) => {
+      const title = view.lanes.length > 1 ? `${this.stage.panels.get(tracker)?.title}: ` : "";
+      return targets.map(({ target, state }) => [`${title}target ${target}`, state]);
+    });
+  }
+
   async drop(target) {
     await this.ask({ do: "drop", frame: this.view.frame, target });
     say(`Target ${target} dropped.`);
   }
 }
 
-// Say which targets were lost, or are tracked again.
-function sayChanges(before, view) {
-  if (!before || view.frame !== before.frame + 1) return;
-  const states = new Map();
-  for (const [key, state] of statesOf(before)) states.set(key, state);
-  const changes = statesOf(view).filter(([key, state]) => states.has(key) && states.get(key) !== state);
-  if (changes.length) say(changes.map(([key, state]) => `${key} ${state}`).join("; "));
-}
-
-function statesOf(view) {
-  const one = view.lanes.length === 1;
-  return view.lanes.flatMap((lane) =>
-    lane.targets.map(({ target, state }) => [`${one ? "" : `${lane.tracker}, `}target ${target}`, state]),
-  );
-}

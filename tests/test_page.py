@@ -315,10 +315,7 @@ class TestUploads:
     ) -> None:
         with visit(client) as page:
             answer = page.upload(client, film)
-            assert (answer.status_code, answer.json()) == (
-                200,
-                {"name": "film.mp4", "frames": FRAMES},
-            )
+            assert (answer.status_code, answer.json()) == (200, {"name": "film.mp4"})
             view = page.ask(do="open")
             assert (view["name"], view["count"], view["suggested"]) == ("film.mp4", FRAMES, None)
             page.ask(do="draw", frame=0, target=None, box=BOX)
@@ -368,6 +365,23 @@ class TestUploads:
             assert str(tmp_path) not in answer.text
             assert left_over(tmp_path) == []
             assert page.ask(do="clip", number=0)["type"] == "view"
+
+    def test_the_page_may_have_it_looked_into_later(
+        self, client: TestClient, film: Path, tmp_path: Path
+    ) -> None:
+        with visit(client) as page:
+            query = {"viewer": page.hello["viewer"], "name": "x.mp4", "later": "1"}
+            for content, words in (
+                (b"hello", "The file x.mp4 is a text"),
+                (b"\0" * 9000, "Video x.mp4"),
+            ):
+                assert client.post("/upload", params=query, content=content).status_code == 200
+                answer = page.ask(do="open")
+                assert (answer["type"], words in answer["text"]) == ("refused", True), answer
+                assert left_over(tmp_path) == []
+            assert client.post("/upload", params=query, content=b"").status_code == 400
+            assert client.post("/upload", params=query, content=film.read_bytes()).is_success
+            assert page.ask(do="open")["name"] == "x.mp4"
 
     def test_a_picture_with_the_name_of_a_video_is_refused(
         self, client: TestClient, tmp_path: Path
@@ -590,8 +604,7 @@ class TestFootage:
 
     def test_so_does_one_in_a_video_shorter_than_its_header_tells(self, tmp_path: Path) -> None:
         own = Desk(SETTINGS, tmp_path, Work())
-        own.offer(VideoFootage(self.frames(5, 9), 100, own.spool(), own.work))
-        own.do(Message("open", {}))
+        own._take(VideoFootage(self.frames(5, 9), 100, own.spool(), own.work))
         data = own.do(Message("show", {"frame": 8}))
         assert isinstance(data, bytes)
         assert b'"frame": 4, "count": 5' in data

@@ -15,10 +15,11 @@ from rbsf.tools.page.clips import CLIPS
 from rbsf.tools.page.footage import CameraFootage, EndOfVideo, Footage, Spool, VideoFootage
 from rbsf.tools.page.lanes import Lane, Seen
 from rbsf.tools.page.messages import Message, pack
+from rbsf.tools.page.sent import SentVideo
 from rbsf.tools.page.settings import Refused, Settings
 from rbsf.tools.page.timeline import Timeline
 from rbsf.tools.page.trackers import DEFAULT, MOST_TRACKERS, offered
-from rbsf.tools.page.work import Work
+from rbsf.tools.page.work import Cancelled, Work
 from rbsf.tracker.follower import Response
 
 Answer = dict[str, Any] | bytes  # a message of text, or a binary one
@@ -31,7 +32,7 @@ class Desk:
         self.settings, self.folder, self.work = settings, folder, work
         self.exported: Path | None = None  # the last video that was written
         self._footage: Footage | None = None
-        self._upload: Footage | None = None  # that is there to be opened
+        self._sent: SentVideo | None = None  # that is there to be opened
         self._scene: Scene | None = None  # of a made-up clip
         self._timeline = Timeline()
         self._names = [DEFAULT]
@@ -47,17 +48,18 @@ class Desk:
         """A new place for pictures."""
         return Spool(self.folder, self.settings.most_bytes)
 
-    def offer(self, upload: Footage) -> None:
+    def offer(self, sent: SentVideo) -> None:
         """Have a video ready to be opened, in place of one that was not."""
-        if self._upload:
-            self._upload.close()
-        self._upload = upload
+        if self._sent:
+            self._sent.remove()
+        self._sent = sent
 
     def close(self) -> None:
         """Remove what is on the disk."""
-        for footage in (self._footage, self._upload):
-            if footage:
-                footage.close()
+        if self._footage:
+            self._footage.close()
+        if self._sent:
+            self._sent.remove()
 
     def open_clip(self, message: Message) -> Answer:
         """Open a made-up clip by its number."""
@@ -71,9 +73,16 @@ class Desk:
 
     def open_upload(self, message: Message) -> Answer:
         """Open the video that was sent."""
-        if self._upload is None:
+        if self._sent is None:
             raise Refused("no video has come; send one first")
-        footage, self._upload = self._upload, None
+        sent, self._sent = self._sent, None
+        spool = self.spool()
+        try:
+            footage = sent.open(self.settings, spool, self.work)
+        except (Refused, Cancelled):
+            spool.close()
+            sent.remove()
+            raise
         self._take(footage)
         return self._view(0, message)
 

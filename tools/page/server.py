@@ -48,9 +48,9 @@ def make_app(settings: Settings, local: bool = True) -> Starlette:
 
     async def upload(request: Request) -> Response:
         viewer = request.app.state.viewers.find(request.query_params.get("viewer", ""))
-        footage = await uploads.receive(request, viewer, settings)
-        viewer.desk.offer(footage)
-        return JSONResponse({"name": footage.name, "frames": footage.count})
+        sent = await uploads.receive(request, viewer, settings)
+        viewer.desk.offer(sent)
+        return JSONResponse({"name": sent.name})
 
     async def video(request: Request) -> Response:
         viewer = request.app.state.viewers.find(request.path_params["viewer"])

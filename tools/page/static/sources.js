@@ -47,6 +47,7 @@ export class Sources {
       try {
         await send(file, this.viewer);
         await this.leave();
+        tellProgress(`The server looks into ${file.name}`, null, () => this.table.link.cancel());
         await this.table.ask({ do: "open" });
         say(`Opened: ${this.table.view.name}.`);
       } finally {
@@ -56,8 +57,11 @@ export class Sources {
   }
 
   problemOf(file) {
-    if (!file.size) return `${file.name} is empty (0 bytes). Choose another file.`;
-    if (file.size > this.megabytes * 1e6) return `${file.name} is larger than ${this.megabytes} MB, the most for this page.`;
+    const endings = byId("file").accept.split(",").filter((ending) => ending.startsWith("."));
+    if (!endings.some((ending) => file.name.toLowerCase().endsWith(ending)))
+      return `The file ${file.name} is no video by its name. Choose one that ends in ${endings.join(", ")}.`;
+    if (!file.size) return `The file ${file.name} is empty (0 bytes). Choose another file.`;
+    if (file.size > this.megabytes * 1e6) return `The file ${file.name} is larger than ${this.megabytes} MB, the most for this page.`;
     return "";
   }
 

@@ -8,13 +8,12 @@ const BROKEN = "The upload broke off. Is the server still there, and the video n
 export function send(file, viewer) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
-    const query = new URLSearchParams({ viewer, name: file.name });
+    const query = new URLSearchParams({ viewer, name: file.name, later: "1" });
     const cancel = () => request.abort();
     request.open("POST", `/upload?${query}`);
     request.responseType = "json";
     request.upload.onprogress = ({ loaded, total }) =>
       tellProgress(`Sending ${file.name}`, total ? loaded / total : null, cancel);
-    request.upload.onload = () => tellProgress(`The server looks into ${file.name}`, null, cancel);
     request.onload = () => {
       if (request.status === 200) resolve(request.response);
       else reject(new Refused(asSentence(request.response?.error ?? BROKEN)));

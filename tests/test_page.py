@@ -29,10 +29,11 @@ from rbsf.tools import serve
 from rbsf.tools.page import attend, clips, desk, trackers, uploads
 from rbsf.tools.page.clips import Clip
 from rbsf.tools.page.desk import Desk
-from rbsf.tools.page.footage import CameraFootage, EndOfVideo, Spool, VideoFootage, encode
+from rbsf.tools.page.footage import CameraFootage, EndOfVideo, VideoFootage, encode
 from rbsf.tools.page.messages import Message
 from rbsf.tools.page.server import make_app, open_port
 from rbsf.tools.page.settings import Refused, Settings
+from rbsf.tools.page.spool import Spool
 from rbsf.tools.page.viewers import Viewer
 from rbsf.tools.page.work import Cancelled, Work
 from rbsf.tracker.loading import constants_of, load_network

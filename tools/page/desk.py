@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,15 +11,16 @@ import numpy as np
 from rbsf.datasets.synthetic.scene import Scene
 from rbsf.tools.page import downloads
 from rbsf.tools.page.clips import CLIPS
-from rbsf.tools.page.footage import CameraFootage, EndOfVideo, Footage, Spool, VideoFootage
-from rbsf.tools.page.lanes import Lane, Seen
+from rbsf.tools.page.footage import CameraFootage, EndOfVideo, Footage, VideoFootage
+from rbsf.tools.page.lanes import Lane
 from rbsf.tools.page.messages import Message, pack
 from rbsf.tools.page.sent import SentVideo
 from rbsf.tools.page.settings import Refused, Settings
+from rbsf.tools.page.spool import Spool
 from rbsf.tools.page.timeline import Timeline
 from rbsf.tools.page.trackers import DEFAULT, MOST_TRACKERS, offered
+from rbsf.tools.page.view import of_footage, of_timeline, rounded
 from rbsf.tools.page.work import Cancelled, Work
-from rbsf.tracker.follower import Response
 
 Answer = dict[str, Any] | bytes  # a message of text, or a binary one
 
@@ -109,8 +109,7 @@ class Desk:
         if not 1 <= len(names) <= MOST_TRACKERS or not set(names) <= paths.keys():
             known = ", ".join(paths)
             raise Refused(f"choose one to {MOST_TRACKERS} of these trackers: {known}")
-        self._names = names
-        self._load()
+        self._load(names)
         return self._view(message.whole("frame"), message) if self._footage else {"type": "done"}
 
     def show(self, message: Message) -> Answer:
@@ -183,13 +182,14 @@ class Desk:
             self._footage.close()
         self._footage, self._scene = footage, scene
         self._timeline = self._timeline.emptied()
-        self._load()
+        self._load(self._names)
 
-    def _load(self) -> None:
+    def _load(self, names: list[str]) -> None:
         def load(name: str) -> Lane:
             return Lane.load(offered()[name], self.settings.threads)
 
-        self._timeline.choose(self._names, load, self._image)
+        self._timeline.choose(names, load, self._image)
+        self._names = names
 
     def _lane(self, message: Message) -> Lane:
         name = message.text("tracker")
@@ -207,35 +207,18 @@ class Desk:
 
     def _view(self, frame: int, message: Message, note: str = "") -> bytes:
         """The message that shows a frame: what was found in it, and the picture."""
-        footage, timeline = self._open, self._timeline
+        footage, fields = self._open, message.fields
         try:
             jpeg = footage.jpeg(frame, self.work)
         except EndOfVideo:
             raise Refused(f"there is no frame {frame}; the last is {footage.count - 1}") from None
-        about = footage.about[frame]
-        with_maps = bool(message.fields.get("maps"))
         header = {
             "type": "view",
-            "name": footage.name,
-            "frame": frame,
-            "count": footage.count,
-            "fps": footage.fps,
-            **about._asdict(),
-            "live": footage.live,
-            "asked": message.fields.get("asked"),
-            "targets": sorted(timeline.keys),
-            "reach": timeline.reach(),
-            "undo": timeline.undoable,
-            "suggested": _rounded(self._scene.box(frame)) if self._scene else None,
+            "asked": fields.get("asked"),
             "note": note or footage.note,
-            "lanes": [
-                {
-                    "tracker": name,
-                    "milliseconds": lane.milliseconds.get(frame),
-                    "targets": [_found(*each, with_maps) for each in lane.at(frame).items()],
-                }
-                for name, lane in timeline.lanes.items()
-            ],
+            "suggested": rounded(self._scene.box(frame)) if self._scene else None,
+            **of_footage(footage, frame),
+            **of_timeline(self._timeline, frame, with_maps=bool(fields.get("maps"))),
         }
         return pack(header, jpeg)
 
@@ -255,30 +238,3 @@ ACTIONS: dict[str, Callable[[Desk, Message], Answer]] = {
     "picture": Desk.save_picture,
     "video": Desk.save_video,
 }
-
-
-def _found(target: int, seen: Seen, with_map: bool) -> dict[str, Any]:
-    """What was found of a target, for the page."""
-    result = seen.result
-    return {
-        "target": target,
-        "box": _rounded(result.box),
-        "score": round(float(result.score), 4),
-        "state": result.state.value,
-        "drawn": seen.drawn,
-        "map": _heat(seen.response) if with_map and seen.response else None,
-    }
-
-
-def _heat(response: Response) -> dict[str, Any]:
-    """A response as bytes from 0, its lowest, to 255, its highest value."""
-    values = response.values.astype(np.float64)
-    spread = max(float(values.max() - values.min()), 1e-12)
-    levels = (255 * (values - values.min()) / spread).round().astype(np.uint8)
-    rows, columns = levels.shape
-    text = base64.b64encode(levels.tobytes()).decode()
-    return {"box": _rounded(response.box), "rows": rows, "columns": columns, "levels": text}
-
-
-def _rounded(box: np.ndarray) -> list[float]:
-    return [round(float(value), 2) for value in box]

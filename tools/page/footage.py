@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +11,7 @@ import numpy as np
 
 from rbsf.datasets.video.sources import BrokenVideo, Frames
 from rbsf.tools.page.settings import DEFAULT_FPS, Refused
+from rbsf.tools.page.spool import Spool
 from rbsf.tools.page.work import Work
 
 SHOWN_WIDTH = 1280  # pixels; wider frames are sent to the page at this width
@@ -30,37 +30,6 @@ class About(NamedTuple):
     seconds: float  # since the first one
     width: int  # pixels
     height: int
-
-
-class Spool:
-    """Pictures by number, in a file that goes with the process; `most_bytes` find room."""
-
-    def __init__(self, folder: Path, most_bytes: int) -> None:
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - `close` closes it
-        self._most_bytes, self._size = most_bytes, 0
-        self._places: dict[int, tuple[int, int]] = {}  # offset and length
-
-    def put(self, number: int, data: bytes) -> bool:
-        """Keep a picture, and whether it found room."""
-        if self._size + len(data) > self._most_bytes:
-            return False
-        self._file.seek(self._size)
-        self._file.write(data)
-        self._places[number] = self._size, len(data)
-        self._size += len(data)
-        return True
-
-    def get(self, number: int) -> bytes | None:
-        """The picture of that number, None where it is not kept."""
-        if number not in self._places:
-            return None
-        offset, length = self._places[number]
-        self._file.seek(offset)
-        return self._file.read(length)
-
-    def close(self) -> None:
-        """Remove the file."""
-        self._file.close()
 
 
 class Footage(ABC):

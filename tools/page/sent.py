@@ -7,8 +7,9 @@ from pathlib import Path
 
 from rbsf.datasets.video.frames import open_frames
 from rbsf.datasets.video.sources import Frames
-from rbsf.tools.page.footage import EndOfVideo, Spool, VideoFootage
+from rbsf.tools.page.footage import EndOfVideo, VideoFootage
 from rbsf.tools.page.settings import Refused, Settings
+from rbsf.tools.page.spool import Spool
 from rbsf.tools.page.work import Work
 
 HEAD = 1024  # bytes of a file that tell a text or a picture

@@ -10,9 +10,9 @@ import anyio.to_thread
 from starlette.requests import ClientDisconnect, Request
 
 from rbsf.datasets.video.frames import VIDEO_SUFFIXES
-from rbsf.tools.page.footage import Spool
 from rbsf.tools.page.sent import TOO_LARGE, SentVideo
 from rbsf.tools.page.settings import Refused, Settings
+from rbsf.tools.page.spool import Spool
 from rbsf.tools.page.viewers import Viewer
 from rbsf.tools.page.work import Cancelled
 

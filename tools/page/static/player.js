@@ -19,11 +19,11 @@ export class Player {
     byId("slider").addEventListener("input", () => this.jump(Number(byId("slider").value)));
   }
 
-  toggle() {
+  async toggle() {
     tellProblem();
     if (!this.playing) return this.play();
-    say(`Paused at frame ${this.table.view?.frame ?? 0}.`);
-    return this.pause();
+    await this.pause();
+    return say(`Paused at frame ${this.table.view?.frame ?? 0}.`);
   }
 
   async play() {
@@ -139,7 +139,7 @@ export class Player {
     slider.max = view.count - 1;
     if (this.wanted === null) slider.value = view.frame;
     slider.setAttribute("aria-valuetext", `frame ${view.frame} of ${view.count}`);
-    byId("place").textContent = `frame ${view.frame} / ${view.count - 1} · ${view.seconds.toFixed(2)} s`;
+    byId("place").textContent = `frame ${view.frame} / ${view.count - 1}, ${view.seconds.toFixed(2)} s`;
   }
 }
 

@@ -196,6 +196,7 @@ def test_a_wheel_tracks_beside_other_peoples_packages(wheel: Path, tmp_path: Pat
         path.name for path in target.iterdir()
     }
     assert (datasets / "__init__.py").read_text() == FOREIGN
+    assert (target / "rbsf" / "tools" / "page" / "static" / "index.html").is_file()
     run(TRACK.replace("TARGET", repr(str(target))), tmp_path, PYTHONPATH=str(target))
     program = run("from rbsf.tools.command import main; main()", tmp_path, PYTHONPATH=str(target))
     assert "rbsf COMMAND" in program

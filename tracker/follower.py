@@ -20,12 +20,22 @@ LOCAL_REACH = 2.0  # of the search around the last place, in sides of the target
 
 
 @dataclass(frozen=True)
+class Response:
+    """How well the target fits at each place of a grid."""
+
+    values: np.ndarray  # [rows, columns], higher is better; each tracker has its own range
+    box: np.ndarray  # x,y,w,h of the whole grid, pixels of the image; it may reach outside
+
+
+@dataclass(frozen=True)
 class Sighting:
     """What the crops around a place show."""
 
     offset: np.ndarray  # (x, y) image pixels from the crops' centre to what was found
     score: float  # the probability that it is the target, as `Result.score`
     detail: Any  # what the tracker learns from it
+    values: np.ndarray  # of the `Response` around the crops' centre
+    spacing: float  # image pixels between neighbouring places of that
 
 
 @dataclass
@@ -52,6 +62,7 @@ class Follower(ABC):
 
     name: str
     config: Any  # a StateConfig with the tracker's own constants
+    response: Response | None = None  # around the last place, in the last frame; None after `init`
     _past: _Past | None = None
 
     @abstractmethod
@@ -94,6 +105,7 @@ class Follower(ABC):
         image = as_rgb(image)
         target, note = Target.of(image, box)
         self._learn(image, target)
+        self.response = None
         given = box_around(target.center, target.size)
         self._past = _Past(target, StateMonitor(self.config), given)
         return note
@@ -122,6 +134,8 @@ class Follower(ABC):
         """Second half of `update`: the target by the network's answers for all crops."""
         past, config = self._known, self.config
         own = self._look(answers[: past.crops], anywhere=False)
+        reach = own.spacing * np.array(own.values.shape[::-1])  # (w, h)
+        self.response = Response(own.values, box_around(past.target.center, reach))
         if past.windows:
             return self._search(past, own, answers[past.crops :])
         state = past.monitor.update(own.score)

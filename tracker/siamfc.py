@@ -154,8 +154,10 @@ class SiamFC(Follower):
         offset = self._peak_offset(response, 0.0 if anywhere else self.config.window_influence)
         step = 1.0 if len(features) == 1 else float(self._steps[best])
         look = look_at(features[best], offset, model.template.first.shape[-1])
+        score = model.confidence.judge(look)
+        pixel = self._side * step  # of the crop, in pixels of the image
         match = _Match(features[best], step, offset, look)
-        return Sighting(offset * self._side * step, model.confidence.judge(look), match)
+        return Sighting(offset * pixel, score, match, response, STRIDE * pixel)
 
     def _take(self, seen: Sighting, learn: bool) -> None:
         model, config, match = self._learned, self.config, seen.detail

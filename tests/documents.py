@@ -16,7 +16,6 @@ GUIDES = [DOCS / "index.md", *sorted((DOCS / "guide").glob("*.md"))]
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 INLINE = re.compile(r"`((?:\w+=\w+ )?(?:make|python|pytest|rbsf|pip)\s[^`]+)`")
 FOLDERS = {"benchmarks": "benchmarks", "eval": "rbsf.eval", "tools": "rbsf.tools"}
-COMING = ("serve",)  # commands that documents name before their program is there
 
 
 def page_name(path: Path) -> str:
@@ -66,7 +65,7 @@ def program_of(words: list[str]) -> tuple[str, list[str]] | None:
     None for what is no program of this project, such as pip. Raises KeyError for `rbsf` with a name
     that it does not know.
     """
-    if words[0] == "rbsf" and len(words) > 1 and words[1] not in {*COMING} - COMMANDS.keys():
+    if words[0] == "rbsf" and len(words) > 1:
         return COMMANDS[words[1]][0], words[2:]
     if words[0] == "python" and words[1].endswith(".py"):
         folder, name = Path(words[1]).with_suffix("").parts

@@ -20,7 +20,6 @@ import pytest
 import yaml
 from conftest import ROOT
 from documents import (
-    COMING,
     DOCS,
     FENCED,
     GUIDES,
@@ -130,7 +129,7 @@ def test_programs_that_sentences_name_are_there(page: Path, monkeypatch) -> None
     for command in inline_commands(page.read_text()):
         first, *rest = words_of(command)
         if first == "rbsf":
-            assert rest[0] in (*COMMANDS, *COMING), command
+            assert rest[0] in COMMANDS, command
         else:
             check_other_program([first, *rest])
 

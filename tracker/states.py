@@ -44,10 +44,10 @@ class Result:
 class StateConfig:
     """Scores at which the state changes, and where a lost target is looked for."""
 
-    sure_score: float = 0.2  # from which a frame counts as tracked, and is learned from
-    lost_score: float = 0.15  # below it for lost_frames frames in a row the target is lost
+    sure_score: float = 0.2  # from it a frame counts as tracked, and is learned from
+    lost_score: float = 0.2  # below it for lost_frames frames in a row the target is lost
     lost_frames: int = 5
-    faint_score: float = 0.05  # below it the box of a lost target stays where it is
+    faint_score: float = 0.02  # below it the box stays where it is
     found_score: float = 0.6  # from it for found_frames frames in a row a lost target is found
     found_frames: int = 3
     # Where a lost target is looked for: at its last place, around it, or in the whole frame.

@@ -149,7 +149,8 @@ def main(argv: list[str] | None = None) -> int:
         check_screen()
 
     from rbsf.datasets.video.frames import open_frames
-    from rbsf.tracker.backbones import describe_backbone
+    from rbsf.tools.introduction import describe_weights, tell
+    from rbsf.tracker.backbones import choose_engine, describe_backbone, describe_run
     from rbsf.tracker.loading import constants_of, load_network
 
     constants = with_redetect(
@@ -164,6 +165,8 @@ def main(argv: list[str] | None = None) -> int:
         return failures.tell()
     network = load_network(args.weights, args.device, args.precision, args.threads, args.engine)
     print(f"network: {args.weights.name}, {describe_backbone(network)}")
+    file, _ = choose_engine(args.weights, args.engine)
+    tell(describe_weights(file, describe_run(network, args.device, args.precision)))
     for job, frames in opened:
         with failures.of(job.video):
             if code := track_job(job, frames, network, constants, span, args.select):

@@ -1,8 +1,5 @@
 """Class images by a trained classifier, or measure its accuracy and speed on a test set.
 
-    python tools/classify.py --weights resnet18-packed.safetensors photo.jpg more_photos/
-    python tools/classify.py --weights resnet18-packed.safetensors --dataset cifar100 --root data
-
 Packed files run without PyTorch. --compare runs a weights file both packed and in PyTorch, and
 counts the images on which the two differ.
 """
@@ -22,6 +19,7 @@ if not __package__:  # run as a file: where nothing is installed the checkout se
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from rbsf.system.files import write_atomically
+from rbsf.system.flags import make_parser
 from rbsf.system.program import check_writable, positive_int, run
 
 if TYPE_CHECKING:
@@ -29,6 +27,10 @@ if TYPE_CHECKING:
 
     from rbsf.datasets.images.labelled import Labelled
 
+EXAMPLES = """
+--weights resnet18-packed.safetensors photo.jpg photos
+--weights resnet18-packed.safetensors --dataset cifar100 --root data
+"""
 # The part of an image's short side that is cropped, as for ImageNet, where a file does not name it.
 SHARE = 224 / 256
 
@@ -44,74 +46,77 @@ class Classifier:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("images", nargs="*", type=Path, metavar="IMAGE", help="image, or folder of images")
+    parser, first = make_parser(__doc__, EXAMPLES, takes="[IMAGE ...]")
+    add = first.add_argument
+    add("images", nargs="*", type=Path, metavar="IMAGE", help="An image, or a folder of images")
     add(
         "--weights",
         type=Path,
         required=True,
-        metavar="FILE",
-        help="as tools/train_classifier.py writes, or packed",
-    )
-    add(
-        "--dataset",
-        metavar="NAME",
-        help="measure on the test set of mnist, cifar10, cifar100, imagenet, folder ...",
-    )
-    add(
-        "--root",
-        type=Path,
-        default=Path("data"),
-        help="folder that holds the data set (default: %(default)s)",
-    )
-    add(
-        "--check",
-        choices=("auto", "strict", "off"),
-        default="auto",
-        help="checksums as published (default: auto)",
-    )
-    add(
-        "--subset",
-        type=positive_int,
-        metavar="N",
-        help="only so many test images, as many of each class",
-    )
-    add(
-        "--batch-size",
-        type=positive_int,
-        default=64,
-        metavar="N",
-        help="images at a time (default: 64)",
+        metavar="PATH",
+        help="Use this trained network: a packed file, or weights of tools/train_classifier.py",
     )
     add(
         "--top",
         type=positive_int,
         default=3,
         metavar="N",
-        help="classes named for each image (default: 3)",
+        help="Name the N likeliest classes of each image",
     )
     add(
         "--threads",
         type=positive_int,
         default=1,
         metavar="N",
-        help="CPU threads of the network (default: 1)",
+        help="Run the network on N threads of the CPU",
     )
     add(
         "--engine",
         choices=("auto", "packed", "torch"),
         default="auto",
-        help="what runs it (default: as the file is)",
+        help="Run it in the packed engine or in PyTorch; auto runs packed files packed and all"
+        " others in PyTorch",
+    )
+    add = parser.add_argument_group("measuring on a test set").add_argument
+    add(
+        "--dataset",
+        metavar="NAME",
+        help="Measure on the test set of mnist, cifar10, cifar100, imagenet, tiny-imagenet or"
+        " folder, in place of classing images",
+    )
+    add(
+        "--root",
+        type=Path,
+        default=Path("data"),
+        metavar="PATH",
+        help="Read the data set from this folder",
+    )
+    add(
+        "--check",
+        choices=("auto", "strict", "off"),
+        default="auto",
+        help="Compare the files of the data set with their published checksums: strict always, off"
+        " never, auto where a file has the published size",
+    )
+    add(
+        "--subset",
+        type=positive_int,
+        metavar="N",
+        help="Measure on N test images alone, as many of each class (default: all)",
+    )
+    add(
+        "--batch-size",
+        type=positive_int,
+        default=64,
+        metavar="N",
+        help="Run N images at a time",
     )
     add(
         "--compare",
         action="store_true",
-        help="run a weights file in PyTorch and packed, and compare",
+        help="Run a weights file in PyTorch and packed, and count the images on which they differ",
     )
-    add("--json", type=Path, metavar="FILE", help="write the figures there too")
+    add("--json", type=Path, metavar="PATH", help="Write the figures to this file too")
     args = parser.parse_args(argv)
     if bool(args.images) == bool(args.dataset):
         parser.error("give images, or --dataset")

@@ -1,7 +1,5 @@
 """Put benchmark reports side by side: trackers as rows, data sets as columns.
 
-    python tools/compare.py runs/a/reports/OTB100 runs/b/reports/OTB100 --out compare.html
-
 Trackers on the same data set are compared on the sequences that all of them have: mean AUC, and the
 difference to the first tracker. Its 95 % interval comes from a paired bootstrap over sequences,
 each with all its passes.
@@ -19,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if not __package__:  # run as a file: where nothing is installed the checkout serves
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
+from rbsf.system.flags import make_parser
 from rbsf.system.program import check_writable, require, run
 
 if TYPE_CHECKING:
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 
     from rbsf.eval.tables import Cell, Table
 
+EXAMPLE = "runs/a/reports/OTB100 runs/b/reports/OTB100 --out compare.html"
 SHOWN = ("auc", "precision", "ao", "sr50")
 RESAMPLES, SEED = 10_000, 0
 
@@ -41,14 +41,15 @@ class Entry:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser, first = make_parser(__doc__, EXAMPLE, takes="RUN ...")
+    first.add_argument(
+        "runs", nargs="+", metavar="RUN", help="A report.json, or the folder that holds it"
     )
-    parser.add_argument(
-        "runs", nargs="+", metavar="RUN", help="report.json, or the folder that holds it"
-    )
-    parser.add_argument(
-        "--out", type=Path, metavar="FILE", help=".html or .md (default: Markdown on the screen)"
+    first.add_argument(
+        "--out",
+        type=Path,
+        metavar="PATH",
+        help="Write the tables to this file: .html, .md or .json (default: Markdown on the screen)",
     )
     return parser.parse_args(argv)
 

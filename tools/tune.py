@@ -1,8 +1,6 @@
 """Search the tracker's constants for the best average overlap on validation videos.
 
-    python tools/tune.py --root GOT-10k/val --trials 50 --out runs/tune
-
-writes tracker.yaml (the best constants), tune.png and study.log to --out. The first trial is the
+It writes tracker.yaml (the best constants), tune.png and study.log to --out. The first trial is the
 defaults, so the result is never worse than they are on these videos. The same command goes on where
 it stopped; Ctrl-C keeps what is finished. Test data (OTB, UAV123, UAV20L, GOT-10k's test split) is
 refused.
@@ -25,6 +23,7 @@ if not __package__:  # run as a file: where nothing is installed the checkout se
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from rbsf.system.files import write_atomically
+from rbsf.system.flags import make_parser
 from rbsf.system.program import INTERRUPTED, check_writable, positive_int, require, run
 from rbsf.system.text import encode
 from rbsf.tracker.flags import add_network_flags, add_weights_flag
@@ -37,58 +36,58 @@ if TYPE_CHECKING:
     from rbsf.datasets.video.sequences import Sequence
     from rbsf.tools.constants_search import Search
 
+EXAMPLE = "--root GOT-10k/val --trials 50 --out runs/tune"
 TEST_FOLDER = re.compile(r"(otb|uav123|uav20l)(?![a-z])|got-?10k[-_/]test")
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
+    parser, first = make_parser(__doc__, EXAMPLE)
+    add = first.add_argument
     add(
         "--root",
         type=Path,
         required=True,
-        help="folder of validation videos with boxes, such as GOT-10k/val",
+        metavar="PATH",
+        help="Track the videos with boxes in this folder, such as GOT-10k/val",
     )
     add(
         "--sequences",
         nargs="+",
         action="extend",
         metavar="NAME",
-        help="only these; repeatable (default: all)",
+        help="Track these videos alone; repeatable (default: all)",
     )
     add(
         "--frames",
         type=positive_int,
         metavar="N",
-        help="only the first N frames of each (default: all)",
+        help="Track the first N frames of each video alone (default: all)",
     )
-    add_weights_flag(parser)
+    add_weights_flag(first)
     add(
         "--trials",
         type=positive_int,
         default=50,
         metavar="N",
-        help="in all, earlier runs included (default: 50)",
+        help="Try N sets of constants, those of earlier runs included",
     )
-    add("--seed", type=int, default=0, metavar="S", help="of the search (default: 0)")
     add(
         "--out",
         type=Path,
         default=Path("runs/tune"),
-        metavar="DIR",
-        help="results folder (default: %(default)s)",
+        metavar="PATH",
+        help="Write the results to this folder",
     )
     add(
         "--workers",
         type=positive_int,
         default=1,
         metavar="N",
-        help="processes, each of --threads or one thread; may take up to N - 1 trials too many"
-        " (default: 1)",
+        help="Track in N processes, each with --threads threads or one; up to N - 1 trials too many"
+        " may be made",
     )
+    add("--seed", type=int, default=0, metavar="N", help="Draw the trials by this number")
     add_network_flags(parser)
     return parser.parse_args(argv)
 

@@ -31,6 +31,7 @@ from rbsf.tracker.flags import (
     add_constants_flag,
     add_network_flags,
     add_redetect_flag,
+    name_of_constants,
     read_constants,
 )
 
@@ -218,7 +219,8 @@ def read_specs(args: argparse.Namespace) -> list[TrackerSpec]:
 
     config = read_constants(args.constants)
     texts = args.tracker or ([] if args.annotations else ["rbsf"])
-    flags = (args.precision, args.device, config, args.engine, args.redetect)
+    name = name_of_constants(args.constants)
+    flags = (args.precision, args.device, config, args.engine, args.redetect, name)
     return [parse_tracker(text, *flags) for text in texts]
 
 

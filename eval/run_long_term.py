@@ -21,7 +21,12 @@ if not __package__:  # run as a file: where nothing is installed the checkout se
 
 from rbsf.system.flags import make_parser
 from rbsf.system.program import require, run
-from rbsf.tracker.flags import add_constants_flag, add_redetect_flag, read_constants
+from rbsf.tracker.flags import (
+    add_constants_flag,
+    add_redetect_flag,
+    name_of_constants,
+    read_constants,
+)
 
 if TYPE_CHECKING:  # these load OpenCV, for which --help shall not wait
     from rbsf.datasets.video.sequences import Sequence
@@ -90,13 +95,19 @@ def main(argv: list[str] | None = None) -> int:
     require("eval")
     from rbsf.eval.long_term import score_long, scores_and_hits
     from rbsf.eval.reliability import plot_reliability, reliability
+    from rbsf.eval.report_tables import with_constants
     from rbsf.eval.trackers import parse_tracker
     from rbsf.system.files import write_atomically
 
     config = read_constants(args.constants)
-    specs = [parse_tracker(text, config=config, redetect=args.redetect) for text in args.tracker]
+    name = name_of_constants(args.constants)
+    flags = {"config": config, "redetect": args.redetect, "constants": name}
+    specs = [parse_tracker(text, **flags) for text in args.tracker]
     sequences = find_sequences(args)
-    runs = {spec.label: track_all(spec.build(), sequences, spec.label) for spec in specs}
+    runs = {}
+    for spec in specs:
+        shown = with_constants(spec.label, spec.constants)
+        runs[shown] = track_all(spec.build(), sequences, shown)
     scores = {label: score_long(tracked) for label, tracked in runs.items()}
     table = as_markdown(scores, len(sequences))
     print(table)

@@ -123,6 +123,7 @@ class TrackerSpec:
     config: Constants = field(default_factory=TrackerConfig)
     engine: str = "torch"  # or "packed": what runs a network
     own: str = ""  # class in a user's code
+    constants: str = ""  # what `config` is called; empty for a tracker's own
     pair: bool = False  # whether the files are ONNX graphs, backbone and head, for ONNX Runtime
 
     @property
@@ -230,14 +231,15 @@ def parse_tracker(
     config: TrackerConfig | None = None,
     engine: str = "auto",
     redetect: str | None = None,
+    constants: str = "",
 ) -> TrackerSpec:
     """Read `[LABEL=]WHAT`.
 
     WHAT is a key of `SHIPPED`, `static`, a weights file, `opencv:MIL`, `opencv:Nano:FILE,FILE`,
     `onnx:BACKBONE,HEAD` (`rbsf.tracker.onnx_pair`), or `FILE.py:CLASS` (`OwnTracker`). `engine`:
     see `rbsf.tracker.backbones.choose_engine`. `redetect`: see `StateConfig`; it changes our own
-    networks alone. Raises ValueError for an unknown name, and where the engine cannot be had;
-    FileNotFoundError for a missing file.
+    networks alone. `constants`: what `config` is called. Raises ValueError for an unknown
+    name, and where the engine cannot be had; FileNotFoundError for a missing file.
     """
     label, what = _split_label(text)
     if what == "static":
@@ -249,7 +251,9 @@ def parse_tracker(
     if own := re.fullmatch(r"(.+\.py):(\w+)", what):
         return _parse_own(Path(own[1]), own[2], label)
     spec = _parse_network(what, label, precision, device, config, engine)
-    return replace(spec, config=with_redetect(spec.config, redetect))
+    names = [constants, f"redetect {redetect}" if redetect else ""]
+    named = ", ".join(name for name in names if name)
+    return replace(spec, config=with_redetect(spec.config, redetect), constants=named)
 
 
 def _split_label(text: str) -> tuple[str, str]:

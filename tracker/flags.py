@@ -84,6 +84,11 @@ def with_redetect(constants: Constants, redetect: str | None) -> Any:
     return replace(constants, redetect=redetect) if redetect else constants
 
 
+def name_of_constants(path: Path | None) -> str:
+    """What reports call the constants of --constants; empty for the tracker's own."""
+    return path.name if path else ""
+
+
 def read_constants(path: Path | None, kind: type[Constants] | None = None) -> Any:
     """The constants of a file, or the defaults without one.
 

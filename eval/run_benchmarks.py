@@ -215,13 +215,16 @@ def find_sequences(args: argparse.Namespace) -> tuple[Path | None, Split]:
 
 def read_specs(args: argparse.Namespace) -> list[TrackerSpec]:
     """The trackers to run; raises ValueError or FileNotFoundError for an unknown one."""
-    from rbsf.eval.trackers import parse_tracker
+    from rbsf.eval.trackers import constants_for, parse_tracker
 
-    config = read_constants(args.constants)
     texts = args.tracker or ([] if args.annotations else ["rbsf"])
     name = name_of_constants(args.constants)
-    flags = (args.precision, args.device, config, args.engine, args.redetect, name)
-    return [parse_tracker(text, *flags) for text in texts]
+    specs = []
+    for text in texts:
+        config = read_constants(args.constants, constants_for(text))
+        flags = (args.precision, args.device, config, args.engine, args.redetect, name)
+        specs.append(parse_tracker(text, *flags))
+    return specs
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -96,13 +96,15 @@ def main(argv: list[str] | None = None) -> int:
     from rbsf.eval.long_term import score_long, scores_and_hits
     from rbsf.eval.reliability import plot_reliability, reliability
     from rbsf.eval.report_tables import with_constants
-    from rbsf.eval.trackers import parse_tracker
+    from rbsf.eval.trackers import constants_for, parse_tracker
     from rbsf.system.files import write_atomically
 
-    config = read_constants(args.constants)
     name = name_of_constants(args.constants)
-    flags = {"config": config, "redetect": args.redetect, "constants": name}
-    specs = [parse_tracker(text, **flags) for text in args.tracker]
+    specs = []
+    for text in args.tracker:
+        config = read_constants(args.constants, constants_for(text))
+        flags = {"config": config, "redetect": args.redetect, "constants": name}
+        specs.append(parse_tracker(text, **flags))
     sequences = find_sequences(args)
     runs = {}
     for spec in specs:

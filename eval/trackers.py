@@ -17,10 +17,10 @@ import numpy as np
 
 from rbsf.eval.own_tracker import OwnTracker
 from rbsf.shipped import find_weights
-from rbsf.tracker.anchor_free import AS_PUBLISHED, AnchorFree, AnchorFreeConfig
-from rbsf.tracker.backbones import choose_engine, is_rbsf2
+from rbsf.tracker.anchor_free import AS_PUBLISHED, AnchorFree
+from rbsf.tracker.backbones import choose_engine
 from rbsf.tracker.flags import with_redetect
-from rbsf.tracker.loading import Constants, load_network, make_tracker
+from rbsf.tracker.loading import Constants, constants_of, load_network, make_tracker
 from rbsf.tracker.siamfc import TRACKER_VERSION, TrackerConfig
 from rbsf.tracker.states import Result, State
 
@@ -224,11 +224,17 @@ def _build_pair(files: tuple[Path, ...], threads: int, label: str) -> Tracker:
     return AnchorFree(open_pair(backbone, head, threads), name=label)
 
 
+def constants_for(text: str) -> type[Constants]:
+    """The class of the constants of `[LABEL=]WHAT`, which `--constants` has to be."""
+    _, what = _split_label(text)
+    return constants_of(SHIPPED.get(what, Path(what)))
+
+
 def parse_tracker(
     text: str,
     precision: str = "float32",
     device: str = "cpu",
-    config: TrackerConfig | None = None,
+    config: Constants | None = None,
     engine: str = "auto",
     redetect: str | None = None,
     constants: str = "",
@@ -271,7 +277,7 @@ def _parse_network(
     label: str,
     precision: str,
     device: str,
-    config: TrackerConfig | None,
+    config: Constants | None,
     engine: str,
 ) -> TrackerSpec:
     path = SHIPPED.get(what, Path(what))
@@ -281,14 +287,10 @@ def _parse_network(
         raise FileNotFoundError(f"--tracker {what!r}: no such weights file; give one, or {known}")
     label = label or path.stem
     path, engine = choose_engine(path, engine)
-    constants: Constants = config or TrackerConfig()
-    if is_rbsf2(path):
-        if constants != TrackerConfig():
-            raise ValueError(
-                f"--tracker {what!r}: --constants are of other trackers than RB-SF 2;"
-                " leave them out"
-            )
-        constants = AnchorFreeConfig()
+    kind = constants_of(path)
+    if config not in (None, TrackerConfig()) and not isinstance(config, kind):
+        raise ValueError(f"--tracker {what!r}: --constants are of another tracker; leave them out")
+    constants = config if isinstance(config, kind) else kind()
     return TrackerSpec(label, None, (path,), precision, device, constants, engine)
 
 

@@ -1,7 +1,9 @@
 """Class images by a trained classifier, or measure its accuracy and speed on a test set.
 
-Packed files run without PyTorch. --compare runs a weights file both packed and in PyTorch, and
-counts the images on which the two differ.
+Packed files run without PyTorch, also those of networks of your own that `export_network` wrote:
+these see the middle of an image, as much of it as has their proportions, and grey where they take
+one channel. --compare runs a weights file both packed and in PyTorch, and counts the images on
+which the two differ.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if not __package__:  # run as a file: where nothing is installed the checkout serves
     sys.path.append(str(Path(__file__).resolve().parents[1]))
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from rbsf.datasets.images.labelled import Labelled
+    from rbsf.engine.graph import PackedModel
 
 EXAMPLES = """
 --weights resnet18-packed.safetensors photo.jpg photos
@@ -138,7 +141,45 @@ def load_packed(path: Path, threads: int) -> Classifier:
         model = packed_weights(path).packed
     engine = Engine(model, threads)
     print(f"network: {path}, {engine}", file=sys.stderr)
-    return Classifier(f"packed ({engine.isa})", engine, check_input(path, model.info))
+    return Classifier(f"packed ({engine.isa})", engine, packed_input(path, model))
+
+
+def packed_input(path: Path, model: PackedModel) -> dict[str, Any]:
+    """What a packed network takes, as `check_input` has it.
+
+    The file of a network of one's own, which `export_network` wrote, says it by its graph alone: it
+    normalises images itself and takes their whole middle. Its classes are named by number, unless
+    its info has a list `classes`.
+
+    Raises ValueError for images of other channels than 1 or 3, and for results that are not one
+    number for each class.
+    """
+    if is_input(model.info.get("input")):
+        return check_input(path, model.info)
+    height, width, channels = model.input_shape
+    if channels not in (1, 3):
+        raise ValueError(f"{path}: takes images of {channels} channels; give one that takes 1 or 3")
+    shape = model.maps[model.nodes[-1].name].shape
+    if len(shape) != 1:
+        raise ValueError(
+            f"{path}: gives {shape} for an image; give one that gives each class a number"
+        )
+    given = model.info.get("classes")
+    if given is not None and (not isinstance(given, list) or len(given) != shape[0]):
+        raise ValueError(f"{path}: its info's classes are no list of {shape[0]} names")
+    return {
+        "size": (width, height),
+        "share": 1.0,
+        "mean": [0.0] * channels,
+        "std": [1.0] * channels,
+        "classes": list(map(str, given or range(shape[0]))),
+        "named": given is not None,
+    }
+
+
+def is_input(found: Any) -> bool:
+    """Whether an info's `input` says all of the images that a network takes."""
+    return isinstance(found, dict) and found.keys() >= {"size", "mean", "std", "classes"}
 
 
 def check_input(path: Path, info: dict[str, Any]) -> dict[str, Any]:
@@ -147,10 +188,10 @@ def check_input(path: Path, info: dict[str, Any]) -> dict[str, Any]:
     Raises ValueError where size, mean, std or classes is missing.
     """
     found = info.get("input")
-    if not isinstance(found, dict) or not found.keys() >= {"size", "mean", "std", "classes"}:
+    if not is_input(found):
         missing = "its info has no input (size, mean, std, classes)"
         raise ValueError(f"{path}: {missing}; train it by train_classifier.py")
-    return found
+    return cast(dict[str, Any], found)
 
 
 def load_torch(path: Path, threads: int) -> Classifier:
@@ -223,17 +264,18 @@ def class_images(classifier: Classifier, paths: list[Path], top: int) -> int:
     from rbsf.datasets.images.decode import CentreCrop, decode_crop
 
     names, size = classifier.input["classes"], classifier.input["size"]
-    centre = CentreCrop(classifier.input.get("share", SHARE))
+    ratio = size[0] / size[1] if isinstance(size, tuple) else 1.0
+    centre = CentreCrop(classifier.input.get("share", SHARE), ratio=ratio)
     grey = len(classifier.input["mean"]) == 1
     code = 0
     for path in list_images(paths):
-        crop = decode_crop(path.read_bytes(), centre, size)  # [size, size, 3]
+        crop = decode_crop(path.read_bytes(), centre, size)  # [height, width, 3]
         if crop is None:
             print(f"error: {path}: not a whole image that OpenCV can decode", file=sys.stderr)
             code = 1
             continue
         if grey:
-            crop = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)[..., None]  # [size, size, 1]
+            crop = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)[..., None]  # [height, width, 1]
         logits = classifier.run(crop[None])[0].astype(np.float64)  # [classes]
         shares = np.exp(logits - logits.max())
         shares /= shares.sum()
@@ -303,8 +345,17 @@ def open_test_set(args: argparse.Namespace, taken: dict[str, Any]) -> Labelled:
     """
     from rbsf.datasets.images.labelled import open_labelled
 
-    _, test = open_labelled(args.dataset, args.root, check=args.check, size=taken["size"])
-    if list(test.classes) != taken["classes"]:
+    size = taken["size"]
+    if isinstance(size, tuple):
+        if size[0] != size[1]:
+            shape = f"{size[0]} x {size[1]}"
+            raise ValueError(f"{args.weights} takes images of {shape}; --dataset gives square ones")
+        size = size[0]
+    _, test = open_labelled(args.dataset, args.root, check=args.check, size=size)
+    same = list(test.classes) == taken["classes"]
+    if not taken.get("named", True):  # then classes are told by their number alone
+        same = len(test.classes) == len(taken["classes"])
+    if not same:
         place = f"{args.dataset} in {args.root}"
         raise ValueError(f"{args.weights} was trained on other classes than those of {place}")
     return test

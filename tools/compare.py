@@ -2,8 +2,7 @@
 
 Trackers on the same data set are compared on the sequences that all of them have: mean AUC, and the
 difference to the first tracker. Its 95 % interval comes from a paired bootstrap over sequences,
-each with all its passes. An interval of fewer than 10 sequences is called what it is: it says
-little.
+each with all its passes. Of fewer than 10 sequences an interval says little, and the tables say so.
 """
 
 from __future__ import annotations

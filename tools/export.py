@@ -64,8 +64,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         type=int,
         choices=range(2, 8),
         metavar="N",
-        help="Round the weights of a tracker's first layer to N bits, 2 to 7; the file stores each"
-        " in a byte (default: 7)",
+        help="Round the weights of a tracker's first layer to N bits, 2 to 7; weights of 7 bits"
+        " take a byte each (default: 7)",
     )
     add(
         "--check",

@@ -9,6 +9,7 @@ A user who confuses two conventions of boxes, or two files, sees it before the w
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,10 +36,14 @@ def describe_weights(path: Path, runs: str) -> str:
 
 
 def describe_source(source: str, frames: Frames, size: Size) -> str:
-    """The size, rate and length of a video, as far as they are known before it is read."""
+    """The size, rate and length of a video, as far as they are known before it is read.
+
+    A name and a password in an address are left out.
+    """
     width, height = size
     rate = f"{frames.fps:.4g} frames a second" if frames.fps else "no frame rate of its own"
-    return f"{source}: {width} x {height} pixels, {rate}, {_length(frames)}"
+    shown = re.sub(r"://[^/@]*@", "://", source)
+    return f"{shown}: {width} x {height} pixels, {rate}, {_length(frames)}"
 
 
 def _length(frames: Frames) -> str:

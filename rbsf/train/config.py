@@ -154,7 +154,7 @@ def parse_config(
         type=find_config,
         metavar="PATH",
         help="Take the settings in this YAML file, or in the shipped one of this name, such as"
-        " long; flags win over it",
+        " long or mnist; flags win over it",
     )
     known = settings_of(cls)
     shown = {name: (defaults or {}).get(name, each.default) for name, each in known.items()}

@@ -117,7 +117,8 @@ class RunConfig:
     seed: int = setting(0, "Draw weights, order and changes of the samples by this number")
     teacher: str | None = setting(
         None,
-        "Learn from the float network in this file: .safetensors, .pth of siamfc-pytorch, or .npz",
+        "Learn from the float network in this file: .safetensors, or of a tracker also .pth of"
+        " siamfc-pytorch or .npz",
         changeable=True,
         path=True,
     )

@@ -322,12 +322,17 @@ class ClassifierRecipe(Recipe[ClassifierConfig]):
         twin = dataclasses.replace(twin, out=str(folder), resume=(folder / "config.yaml").is_file())
         return ClassifierRecipe(twin, self.process, self.images)
 
+    def untrained(self) -> nn.Module:
+        """See `Recipe`. Raises ValueError where it does not take the images."""
+        network = self._new_network(self.config)
+        _check_images(self.model, network, self.training, self.process.device)
+        return network
+
     def build(self) -> Rectifier:
         """The networks, the student started from its teacher, and their training."""
         config, device = self.config, self.process.device
         torch.manual_seed(config.seed)
-        student = self._new_network(config)
-        _check_images(config.model, student, self.training, device)
+        student = self.untrained()
         teacher, stats = None, None
         if config.algorithm.train_teacher:
             teacher = self._new_network(config.float_twin())

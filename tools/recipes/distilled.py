@@ -48,6 +48,13 @@ class DistillConfig(PairConfig):
 
     FIRST: ClassVar[tuple[str, ...]] = tuple(name for name in PairConfig.FIRST if name != "model")
 
+    teacher: str | None = setting(
+        None,
+        "Learn from the published tracker in these two files",
+        metavar="BACKBONE.onnx,HEAD.onnx",
+        changeable=True,
+        path=True,
+    )
     val_frames: int = setting(
         100,
         "Track so many frames of each sequence of --val",
@@ -167,6 +174,12 @@ class DistilledRecipe(PairRecipe[DistillConfig]):
         with distributed.first_process_first(self.process.rank):
             return open_training_data(data, cache, None, 0, skip_broken=True, prepare_missing=first)
 
+    def untrained(self) -> nn.Module:
+        """See `Recipe`; for --presence-of that network, with a new presence output."""
+        if self.config.presence_of:
+            return with_presence(self.config.presence_of)
+        return build("rbsf2", **self.config.network)
+
     def build(self) -> Rectifier:
         """The student, from new weights, and what it learns.
 
@@ -174,10 +187,9 @@ class DistilledRecipe(PairRecipe[DistillConfig]):
         """
         config, device = self.config, self.process.device
         torch.manual_seed(config.seed)
+        student = place(self.untrained(), device)
         if config.presence_of:
-            student = place(with_presence(config.presence_of), device)
             return Rectifier(student, None, PresenceTask(), config.algorithm)
-        student = place(build("rbsf2", **config.network), device)
         for module in student.modules():
             if isinstance(module, Sums):
                 module.gradients = dtype_of(config.machine.precision, device)

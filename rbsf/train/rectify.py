@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
-from typing import Any, Protocol, cast
+from typing import Any, ClassVar, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -40,40 +40,63 @@ class Task(Protocol):
 class RectifyConfig:
     """Algorithm 1's switches (R, G, B of Table 2), weights and learning rates."""
 
-    rectify: bool = setting(True, "R: learn C and apply the kernel loss")
-    gan: bool = setting(True, "G: discriminators on the feature maps")
+    TITLE: ClassVar[str] = "the method: Algorithm 1 of the paper"
+
+    rectify: bool = setting(
+        True, "Learn the matrices C and apply the kernel loss, which is R in the paper's Table 2"
+    )
+    gan: bool = setting(
+        True, "Train discriminators on the feature maps, which is G in the paper's Table 2"
+    )
     bn_pass: float = setting(
-        0.1, "B: batch-norm-only pass after each epoch, share of an epoch; 0 = off"
+        0.1,
+        "Train the batch-norms alone after each epoch, for this share of an epoch, which is B in"
+        " the paper's Table 2; 0 leaves it out",
+        metavar="SHARE",
     )
     norm_epochs: int = setting(
         -1,
-        "epochs after which batch-norms keep their statistics, measured anew then,"
-        " as they will be used; -1: they go by each batch to the end",
+        "Measure the statistics of the batch-norms anew after so many epochs, and keep them from"
+        " there on, as they will be used; with -1 they go by each batch to the end",
     )
-    lambda_kernel: float = setting(1e-4, "lambda1, weight of the kernel loss (Eq. 3)")
-    lambda_adversarial: float = setting(0.1, "lambda2, weight of the adversarial loss (Eq. 4)")
+    lambda_kernel: float = setting(1e-4, "Weigh the kernel loss by this, lambda1 of Eq. 3")
+    lambda_adversarial: float = setting(0.1, "Weigh the adversarial loss by this, lambda2 of Eq. 4")
     lambda_match: float = setting(
-        1.0, "weight of feature-map regression to the teacher (not in the paper)"
+        1.0,
+        "Weigh the distance between the feature maps of student and teacher by this, which is not"
+        " in the paper",
     )
-    lambda_decay: float = setting(0.9, "lambda1 and lambda2 are multiplied by this ...")
-    lambda_epochs: int = setting(60, "... every so many epochs")
-    lr_binary: float = setting(1e-3, "eta1, rate of the latent binary filters W", changeable=True)
+    lambda_decay: float = setting(
+        0.9, "Multiply lambda1 and lambda2 by this after each --lambda-epochs epochs"
+    )
+    lambda_epochs: int = setting(
+        60, "Multiply lambda1 and lambda2 by --lambda-decay after each so many epochs"
+    )
+    lr_binary: float = setting(
+        1e-3, "Train the real weights behind the signs at this rate, eta1", changeable=True
+    )
     lr_real: float = setting(
         1e-3,
-        "rate of the real weights;"
-        " 0 keeps the real layers and their batch-norms as they are at the start",
+        "Train the real layers at this rate; 0 keeps them and their batch-norms as they are at the"
+        " start",
         changeable=True,
     )
-    lr_c: float = setting(1e-3, "eta2, rate of the learnable matrices C", changeable=True)
-    lr_norm: float = setting(1e-3, "rate of the batch-norm layers", changeable=True)
-    lr_discriminator: float = setting(1e-3, "rate of the discriminators", changeable=True)
+    lr_c: float = setting(1e-3, "Train the matrices C at this rate, eta2", changeable=True)
+    lr_norm: float = setting(1e-3, "Train the batch-norms at this rate", changeable=True)
+    lr_discriminator: float = setting(
+        1e-3, "Train the discriminators at this rate", changeable=True
+    )
     train_teacher: bool = setting(
-        False, "train the teacher beside the student, as Apprentice's scheme A does"
+        False, "Train the teacher beside the student, as Apprentice's scheme A does"
     )
     optimizer: str = setting(
-        "adam", "adam, or sgd with momentum 0.9 (discriminators: adam)", choices=("adam", "sgd")
+        "adam",
+        "Train by Adam, or by SGD with momentum 0.9; the discriminators are always trained by Adam",
+        choices=("adam", "sgd"),
     )
-    weight_decay: float = setting(0.0, "decay of real and latent binary weights")
+    weight_decay: float = setting(
+        0.0, "Let weights decay by this, but for those of the batch-norms"
+    )
 
     def __post_init__(self) -> None:
         """Raise ValueError naming the field, its value and what would be valid."""

@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from rbsf.export.check import check_packable
 from rbsf.export.pack import pack_weights
 from rbsf.layers import binary_layers
 from rbsf.system.files import remove_left_over
@@ -50,6 +51,10 @@ class Recipe(ABC, Generic[Config]):
 
         Raises ValueError or OSError, in one line, where it cannot be used.
         """
+
+    @abstractmethod
+    def untrained(self) -> nn.Module:
+        """The network that is trained, with any weights, so that its export can be tried first."""
 
     @abstractmethod
     def build(self) -> Rectifier:
@@ -148,6 +153,7 @@ class Trainer:
         """Train to the end. Raises Stopped after Ctrl-C or SIGTERM."""
         recipe, rank, world = self.recipe, self.process.rank, self.process.world
         recipe.open()
+        self._check_export()
         if teacher := recipe.missing_teacher():
             Trainer(teacher).run_once()
             recipe.config = dataclasses.replace(recipe.config, teacher=str(teacher.weights))
@@ -166,6 +172,13 @@ class Trainer:
         with distributed.first_process_first(rank):
             if rank == 0:
                 self._finish(rectifier.student)
+
+    def _check_export(self) -> None:
+        """Raise ValueError, before any training, where its result could not be packed."""
+        with torch.random.fork_rng(devices=[]):  # what is drawn here changes nothing later
+            network = self.recipe.untrained()
+        if binary_layers(network):
+            check_packable(network, self.recipe.model, self.recipe.info())
 
     def run_once(self) -> None:
         """Train, unless the weights are there.

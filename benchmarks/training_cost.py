@@ -29,7 +29,8 @@ from rbsf.system.program import positive_int, run
 
 HERE = Path(__file__).resolve().parents[1]
 CONFIG = HERE / "configs" / "classify" / "resnet18_cifar_small.yaml"
-BATCH, STEPS, NORM_STEPS = 32, 24, 8
+BATCH, STEPS, NORM_STEPS = 32, 16, 6
+WARM_UP = 4  # steps that do not count
 NORM_SHARE = 0.1  # norm steps a training step in the whole method
 PLAIN = ["--no-gan", "--bn-pass", "0", "--lambda-match", "0"]
 PARTS = {  # name: flags of train_classifier.py
@@ -108,7 +109,7 @@ def measure(tree: Path, flags: list[str], isa: str) -> dict[str, float]:
         raise ValueError(f"{tree}: {done.stderr.strip().splitlines()[-1]}")
     times = json.loads(done.stdout.splitlines()[-1])
     steps = [1000 * (after - before) / BATCH for before, after in itertools.pairwise(times)]
-    return {"step": median(steps[4:STEPS]), "norm": median(steps[STEPS:])}
+    return {"step": median(steps[WARM_UP:STEPS]), "norm": median(steps[STEPS:])}
 
 
 def median(values: list[float]) -> float:
@@ -151,8 +152,8 @@ def main(argv: list[str] | None = None) -> None:
             found[isa][name][part].append(times)
             result = {"environment": environment(), "found": found}
             write_atomically(args.out, json.dumps(result, indent=1).encode())
-    for isa in isas:
-        print_table(isa, {name: rows_of(each) for name, each in found[isa].items()})
+        for isa in isas:
+            print_table(isa, {name: rows_of(each) for name, each in found[isa].items()})
 
 
 def print_table(isa: str, rows: dict[str, dict[str, float]]) -> None:

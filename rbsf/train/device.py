@@ -32,12 +32,12 @@ MOST_KEPT = (1 << 31) - 1  # bytes
 def keep_memory() -> None:
     """Let this process keep the memory of one step for the next, where its C library is glibc.
 
-    The system clears memory that is given back and asked for anew, which takes a tenth of a step.
+    The system clears memory that is given back and asked for anew: 8% of a step's time.
     """
     with suppress(OSError, AttributeError):  # another C library, which does as it does
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(M_TRIM_THRESHOLD, MOST_KEPT)
-        mallopt(M_MMAP_THRESHOLD, MOST_KEPT)
+        if mallopt(M_MMAP_THRESHOLD, MOST_KEPT):
+            mallopt(M_TRIM_THRESHOLD, MOST_KEPT)
 
 
 def place(net: nn.Module, device: torch.device) -> nn.Module:

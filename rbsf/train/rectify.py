@@ -26,7 +26,8 @@ class Task(Protocol):
 
     Called with the student, the teacher (None where there is none) and a batch on their device. It
     runs both networks on the same inputs in the same order, so that their feature maps pair up. It
-    returns the loss (a scalar) and further scalars to log.
+    returns the loss (a scalar) and further scalars to log. A task whose loss does not depend on the
+    teacher, which runs for its maps alone, may say so by an attribute `teacher_for_maps`.
     """
 
     def __call__(
@@ -150,7 +151,7 @@ class Rectifier:
         if config.compares_maps:
             _check_maps(teacher, stats)
         self.student, self.teacher, self.task, self.config = student, teacher, task, config
-        self.points = tuple(stats)
+        self.points, self.layers = tuple(stats), list(binary_layers(student).values())
         device = next(student.parameters()).device
         norms = {_key(point): MapNorm(mean, std) for point, (mean, std) in stats.items()}
         self.map_norms = nn.ModuleDict(norms).to(device)
@@ -218,12 +219,11 @@ class Rectifier:
         self, name: str, parameters: list[nn.Parameter], rate: float
     ) -> torch.optim.Optimizer:
         decay = self.config.weight_decay if name in DECAYED else 0.0
-        options: dict[str, Any] = {"lr": rate, "weight_decay": decay}
+        # `fused` takes all parameters at once.
+        options: dict[str, Any] = {"lr": rate, "weight_decay": decay, "fused": True}
         on_gpu = parameters[0].is_cuda
-        if on_gpu:
-            # `fused` launches once for all parameters. A rate in a tensor is read anew by each
-            # replay of a recorded step (rbsf.train.capture).
-            options |= {"lr": torch.tensor(rate, device=parameters[0].device), "fused": True}
+        if on_gpu:  # a recorded step (rbsf.train.capture) reads a rate in a tensor at each replay
+            options["lr"] = torch.tensor(rate, device=parameters[0].device)
         if self.config.optimizer == "sgd" and name != "discriminator":
             return torch.optim.SGD(parameters, momentum=0.9, **options)
         return torch.optim.Adam(parameters, capturable=on_gpu, **options)
@@ -274,7 +274,7 @@ class Rectifier:
         are partial derivatives of the same loss. Returns the losses to log, scalars.
         """
         self._train_mode(epoch)
-        loss, logged, fake, real = self._forward(batch)
+        loss, logged, fake, real = self._forward(batch, self.teacher)
         pooled = self._pooled(fake)
         if self.config.gan:
             logged["discriminator"] = self._update_discriminators(pooled, self._pooled(real))
@@ -293,21 +293,29 @@ class Rectifier:
         Only batch-norms learn; W and C stay. Returns the losses to log, scalars.
         """
         self._train_mode(epoch)
+        idle = self.config.lambda_match == 0 and getattr(self.task, "teacher_for_maps", False)
+        teacher = None if idle else self.teacher  # the discriminators, which do not learn, see T
         with _held(_parameters(self._chosen(FIXED_IN_NORM_PASS))):
-            loss, logged, fake, real = self._forward(batch)
+            loss, logged, fake, real = self._forward(batch, teacher)
             loss = loss + self._map_loss(fake, real, self._pooled(fake), epoch, logged)
             self._update(loss, ["norm"])
         return _detached(loss, logged)
 
-    def _forward(self, batch: Any) -> tuple[Tensor, dict[str, Tensor], Maps, Maps]:
-        """The task's loss, what it logs, and the maps T and R of all points, in the same order."""
+    def _forward(
+        self, batch: Any, teacher: nn.Module | None
+    ) -> tuple[Tensor, dict[str, Tensor], Maps, Maps]:
+        """The task's loss, what it logs, and the maps T and R of all points, in the same order.
+
+        Without a `teacher` there are no maps R.
+        """
         with ExitStack() as stack:
             recorded = [stack.enter_context(recorder.recording()) for recorder in self.recorders]
-            loss, logged = self.task(self.student, self.teacher, batch)
+            loss, logged = self.task(self.student, teacher, batch)
         if not recorded:
             return loss, logged, [], []
         fake, real = recorded
-        _check_pairs(fake, real)
+        if teacher is not None:
+            _check_pairs(fake, real)
         return loss, logged, fake, real
 
     def _norm(self, point: str) -> MapNorm:
@@ -379,7 +387,7 @@ class Rectifier:
         for optimizer in optimizers:
             average_gradients(_parameters([optimizer]))
             optimizer.step()
-        for layer in binary_layers(self.student).values():
+        for layer in self.layers:
             layer.constrain()
 
     def _kernel_losses(self) -> list[Tensor]:
@@ -387,7 +395,7 @@ class Rectifier:
 
         That is RBConv's kernel loss, or PCNN's projection loss.
         """
-        losses = [layer.regularizer() for layer in binary_layers(self.student).values()]
+        losses = [layer.regularizer() for layer in self.layers]
         return [loss for loss in losses if loss is not None]
 
     def modules(self) -> dict[str, nn.Module]:

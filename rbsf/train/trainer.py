@@ -22,7 +22,7 @@ from rbsf.system.lock import locked
 from rbsf.train import distributed
 from rbsf.train.checkpoint import load_checkpoint
 from rbsf.train.config import write_yaml
-from rbsf.train.device import choose_device
+from rbsf.train.device import choose_device, keep_memory
 from rbsf.train.distributed import Process
 from rbsf.train.loop import CHECKPOINT, Loop, Stopped
 from rbsf.train.record import describe_place, provenance, report_size, write_record
@@ -102,6 +102,7 @@ def run(make: Callable[[Any, Process], Recipe], config: RunConfig) -> int:
     Raises ValueError where the folder holds a training that is not to be resumed, and where another
     process trains in it.
     """
+    keep_memory()
     if config.machine.threads:
         torch.set_num_threads(config.machine.threads)
     device = choose_device(config.machine.device)

@@ -456,6 +456,12 @@ class TestUploads:
         assert page.upload(client, tmp_path / "film.mp4").is_success
         assert words in refusal(page)
 
+    def test_a_long_name_is_shortened_but_for_its_ending(
+        self, page: Page, client: TestClient, film: Path
+    ) -> None:
+        assert page.upload(client, film, "x" * 250 + ".mp4").json() == {"name": "x" * 100 + ".mp4"}
+        assert page.ask(do="open")["count"] == FRAMES
+
     def test_what_is_there_stays_open_where_a_file_is_refused(
         self, page: Page, client: TestClient, tmp_path: Path
     ) -> None:

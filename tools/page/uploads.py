@@ -22,8 +22,8 @@ async def receive(request: Request, viewer: Viewer, settings: Settings) -> SentV
 
     Raises Refused for what is no video by its name, or too large.
     """
-    name = Path(request.query_params.get("name", "")).name[:200]
-    suffix = Path(name).suffix.lower()
+    told = Path(request.query_params.get("name", ""))
+    name, suffix = f"{told.stem[:100]}{told.suffix[:100]}", told.suffix.lower()
     if suffix not in VIDEO_SUFFIXES:
         known = ", ".join(VIDEO_SUFFIXES)
         named = f"the file {name}".rstrip()

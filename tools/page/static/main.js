@@ -54,7 +54,7 @@ function queue({ place, users }) {
 }
 
 function progress({ text, done, total }) {
-  tellProgress(text, total ? done / total : null, () => link.cancel());
+  tellProgress("answer", text, total ? done / total : null, () => link.cancel());
 }
 
 function bye({ text }) {
@@ -100,7 +100,7 @@ async function changeTrackers(trackers, box) {
   await player.pause();
   useTrackers(trackers);
   const done = await attempt(async () => {
-    tellProgress("Loading the tracker", null);
+    tellProgress("answer", "Loading the tracker", null);
     await table.ask({ do: "trackers", names, frame: table.view?.frame ?? 0 });
     say(`${names.length === 1 ? "1 tracker" : `${names.length} trackers`} in use.`);
   });

@@ -362,6 +362,7 @@ def test_a_finger_draws_on_a_phone(visit: Opener) -> None:
         assert page.evaluate("window.scrollY") == scrolled
         (box,) = boxes_of(page)
         assert overlap(page, box) > 0.8
+        page.wait_for_timeout(1000)  # the browser makes no click of a tap right after a drag
         page.locator("#play").tap()
         until(lambda: frame_of(page) >= 2, page)
         page.locator("#play").tap()
@@ -462,6 +463,8 @@ def test_an_upload_is_cancelled_and_leaves_nothing(
     page.locator("#next").click()  # other work hides it not, nor what cancels it
     wait_for_frame(page, 1)
     assert page.get_by_text("Sending slow.mp4").is_visible()
+    page.locator("#play").click()  # nor does its message hide the button
+    page.locator("#play").click()
     page.locator("#cancel").click()
     wait_for_words(page, "Cancelled.")
     until(lambda: not server.files())

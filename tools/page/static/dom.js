@@ -63,4 +63,8 @@ function timeLeft({ part, start }) {
   return `${Math.ceil((seconds * (1 - part)) / part)} s left`;
 }
 
+export function cancelAll() {
+  for (const work of works.values()) work.cancel?.();
+}
+
 byId("cancel").addEventListener("click", () => shown()?.cancel());

@@ -1,6 +1,6 @@
 // The page: what is in it, and what it does when the server speaks.
 
-import { attempt, byId, say, tellProblem, tellProgress } from "./dom.js";
+import { attempt, byId, cancelAll, say, tellProblem, tellProgress } from "./dom.js";
 import { listen } from "./keys.js";
 import { Link } from "./link.js";
 import { Player } from "./player.js";
@@ -63,6 +63,7 @@ function bye({ text }) {
 
 function closed() {
   player.playing = false;
+  cancelAll();
   const text = farewell || "The server has ended, or the network has. Start it again, then load the page again.";
   wait("The connection is closed.", text, true);
 }

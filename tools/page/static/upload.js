@@ -27,5 +27,5 @@ export function send(file, viewer) {
 }
 
 function asSentence(text) {
-  return text.endsWith(".") ? text : `${text}.`;
+  return `${text[0].toUpperCase()}${text.slice(1)}${text.endsWith(".") ? "" : "."}`;
 }

@@ -35,6 +35,9 @@ class TrainConfig(PairConfig):
     )
     response_match: float = setting(1.0, "weight of the distance to the teacher's response map")
     scratch: bool = setting(False, "start from new weights in place of the teacher's")
+    own_teacher: bool = setting(
+        False, "Train a float teacher on the same data first, where the shipped one would serve"
+    )
     correlation_bits: bool = setting(
         False, "train for a correlation of signs (constants: correlation: bits)"
     )

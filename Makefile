@@ -1,6 +1,7 @@
 # make demo   track a made-up video with the shipped 1-bit weights; results in demo/
 # make test   lint, types, tests
 # make test-all   the slow checks, which `make test` leaves out: whole rehearsals, kernels for ARM and under sanitizers
+# make docs   all documents and the API reference as a site in build/site; it needs no network
 # make weights DATA=... TEACHER=...   train 1-bit weights as the shipped ones were; an hour on a CPU
 # make neon   the kernels for ARM against the scalar ones, in an emulator (g++-aarch64-linux-gnu and qemu-user of Debian)
 # make wheel  an installable package with kernels for this machine's architecture: dist/rbsf-*.whl
@@ -18,7 +19,7 @@ PYTHON ?= python3
 TORCH_FLAGS ?=
 BIN := .venv/bin
 
-.PHONY: demo test test-all lint fuzz soak weights neon wheel operation sanitize clean
+.PHONY: demo test test-all docs lint fuzz soak weights neon wheel operation sanitize clean
 
 demo: .venv/.ready
 	$(BIN)/python tools/demo.py --out demo
@@ -36,6 +37,10 @@ fuzz: .venv/.ready
 # Faults at random, again and again, for HOURS.
 soak: .venv/.ready
 	RBSF_SOAK_HOURS=$(or $(HOURS),1) $(BIN)/python -m pytest -m slow tests/test_faults.py
+
+# The variable silences an advertisement of the theme's.
+docs: .venv/.ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 lint: .venv/.ready
 	$(BIN)/ruff check .
@@ -57,10 +62,10 @@ operation: .venv/.ready
 # As the shipped weights were trained, from raw data: DATA has GOT-10k/train, or videos so laid out, and stills/; TEACHER
 # is a float SiamFC. After an interruption the same command goes on.
 WEIGHTS := runs/weights
-PAIRS = --data $(or $(DATA),$(error make weights needs DATA=FOLDER, see README))/GOT-10k/train --data $(DATA)/stills --data $(WEIGHTS)/synthetic
+PAIRS = --data $(or $(DATA),$(error make weights needs DATA=FOLDER, see docs/guide/train.md))/GOT-10k/train --data $(DATA)/stills --data $(WEIGHTS)/synthetic
 weights: .venv/.ready
 	test -f $(WEIGHTS)/synthetic/list.txt || $(BIN)/python tools/make_synthetic.py --count 16 --frames 60 --seed 100 --out $(WEIGHTS)/synthetic
-	$(BIN)/python tools/train_rbsf.py --config configs/shipped.yaml $(PAIRS) --teacher $(or $(TEACHER),$(error make weights needs TEACHER=FILE, see README)) --out $(WEIGHTS)/rbsf $(if $(wildcard $(WEIGHTS)/rbsf/config.yaml),--resume)
+	$(BIN)/python tools/train_rbsf.py --config configs/shipped.yaml $(PAIRS) --teacher $(or $(TEACHER),$(error make weights needs TEACHER=FILE, see docs/guide/train.md)) --out $(WEIGHTS)/rbsf $(if $(wildcard $(WEIGHTS)/rbsf/config.yaml),--resume)
 
 # A copy of the packages in build/sanitize, beside kernels that stop at the first bad read, write or overflow; and one in
 # build/sanitize-threads, beside kernels that stop at the first memory that two threads use at once. setuptools compiles

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from rbsf.eval.own_tracker import OwnTracker
-from rbsf.shipped import find_weights
+from rbsf.shipped import shipped_trackers
 from rbsf.tracker.anchor_free import AS_PUBLISHED, AnchorFree, AnchorFreeConfig
 from rbsf.tracker.backbones import choose_engine, is_rbsf2
 from rbsf.tracker.flags import with_redetect
@@ -24,7 +24,7 @@ from rbsf.tracker.loading import Constants, load_network, make_tracker
 from rbsf.tracker.siamfc import TRACKER_VERSION, TrackerConfig
 from rbsf.tracker.states import Result, State
 
-SHIPPED = {name: find_weights(name) for name in ("rbsf", "siamfc")}
+SHIPPED = shipped_trackers()
 
 
 class Tracker(Protocol):

@@ -16,6 +16,7 @@ import pytest
 
 KNOWN = {
     "cases": "the small inputs of $RBSF_CASES",
+    "chromium": "Chromium, and Playwright to drive it",
     "compiler": "a C++ compiler",
     "data": "real data in $RBSF_DATA",
     "distributed": "PyTorch with torch.distributed",

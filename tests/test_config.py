@@ -31,7 +31,7 @@ def test_every_shipped_config_parses(path):
         from_settings(TrainConfig, read_yaml(TrainConfig, path))
 
 
-SIAMFC = TrackerConfig(memory_share=0, box_share=0, sure_score=0, redetect="off")
+SIAMFC = TrackerConfig(memory_share=0, box_share=0, sure_score=0, faint_score=0, redetect="off")
 
 
 @pytest.mark.parametrize(

@@ -291,6 +291,20 @@ def test_maps_too_large_together_are_refused() -> None:
     classifier(first, conv(16, 16, 0, outputs=400), *rest)
 
 
+def test_work_of_minutes_is_refused() -> None:
+    """Binary convolutions of 7 x 7, from 1024 to 1024 channels, on maps of 64 x 64."""
+    bits = Node("b0", "sign", ("image",), {}, {"threshold": np.zeros(1024, np.int32)})
+    window = {"kernel": 7, "stride": 1, "padding": 3, "groups": 1, "channels": 1024, "border": -1}
+    weight = {"weight": np.zeros((1024, 7 * 7 * 1024 // 8), np.uint8)}
+    nodes = [image(64, 64, 1024), bits]
+    for n in range(6):
+        nodes.append(Node(f"c{n}", "conv_bits", (f"b{n}",), window, weight))
+        nodes.append(Node(f"b{n + 1}", "sign", (f"c{n}",), {}, bits.tensors))
+    message = r"node 'c5' \(conv_bits\): up to here one image takes over 1,099,511,627,776 products"
+    with pytest.raises(ValueError, match=message):
+        classifier(*nodes)
+
+
 def test_channels_that_double_are_refused() -> None:
     nodes = [image(4, 4, 1), Node("0", "affine", ("image",), {}, {"scale": np.ones(1, np.float32)})]
     nodes += [Node(f"{n}", "concat", (f"{n - 1}",) * 2) for n in range(1, 60)]

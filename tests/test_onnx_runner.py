@@ -203,7 +203,7 @@ def test_the_guides_program_classes_a_photo(
     classify(["--weights", "net.safetensors", "--engine", "packed", "photo.png", "--top", "1"])
     expected = re.fullmatch(r"photo\.png: (\w+) ([\d.]+)%\n", capsys.readouterr().out)
     (program,) = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL)
-    exec(program, {})
+    exec(program.replace("lenet.onnx", "net.onnx").replace("photos/a.jpg", "photo.png"), {})
     name, share = capsys.readouterr().out.split()
     assert expected is not None
     assert name == expected[1]

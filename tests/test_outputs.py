@@ -163,7 +163,10 @@ def test_without_pyav_a_named_mp4_says_what_it_is(
     video: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--video", str(video), START, "--out", "out.mp4"]) == 0
-    assert f"video: out.mp4 ({find_codec('.mp4').describe()})\n" in capsys.readouterr().out
+    line = (
+        f"video: out.mp4 ({find_codec('.mp4').describe()}); sound, where there was any, is left out"
+    )
+    assert line in capsys.readouterr().out
     assert "browsers do not play; pip install 'rbsf[video]'" in MPEG4.describe()
 
 

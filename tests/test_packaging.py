@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 from conftest import ROOT
@@ -48,6 +50,8 @@ try:
 except SystemExit:
     check_names()
 """
+PIP = [sys.executable, "-m", "pip", "--quiet"]
+CHECK = ROOT / "tests" / "check_installed.py"
 FOREIGN = "KIND = 'other people'\n"
 TRACK = """
 import sys
@@ -153,26 +157,89 @@ run(main)
     assert done.stderr.count("\n") == 1
 
 
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel of this clone, with kernels."""
+    pytest.importorskip("pybind11", reason=needs("compiler", "there is no pybind11 to build with"))
+    folder = tmp_path_factory.mktemp("wheel")
+    return build_wheel(ROOT, folder)
+
+
+def build_wheel(source: Path, folder: Path) -> Path:
+    """Build a wheel of a clone or of a source package into a folder."""
+    flags = ["--no-deps", "--no-build-isolation", "--wheel-dir", str(folder)]
+    subprocess.run([*PIP, "wheel", *flags, str(source)], check=True)
+    (file,) = folder.glob("*.whl")
+    return file
+
+
+def install(wheel: Path, folder: Path) -> Path:
+    """The folder with the packages of a wheel."""
+    target = folder / "site"
+    flags = ["--no-deps", "--target", str(target)]
+    subprocess.run([*PIP, "install", *flags, str(wheel)], check=True)
+    return target
+
+
 @pytest.mark.slow
-def test_a_wheel_tracks_beside_other_peoples_packages(tmp_path: Path) -> None:
+def test_a_wheel_tracks_beside_other_peoples_packages(wheel: Path, tmp_path: Path) -> None:
     """A wheel is installed outside of the clone, without torch, beside another `datasets`.
 
     It has kernels and overwrites nothing.
     """
-    pytest.importorskip("pybind11", reason=needs("compiler", "there is no pybind11 to build with"))
-    pip = [sys.executable, "-m", "pip", "--quiet"]
-    flags = ["--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path)]
-    subprocess.run([*pip, "wheel", *flags, str(ROOT)], check=True)
-    (file,) = tmp_path.glob("*.whl")
-    target = tmp_path / "site"
-    (target / "datasets").mkdir(parents=True)
-    (target / "datasets" / "__init__.py").write_text(FOREIGN)
-    subprocess.run([*pip, "install", "--no-deps", "--target", str(target), str(file)], check=True)
+    datasets = tmp_path / "site" / "datasets"
+    datasets.mkdir(parents=True)
+    (datasets / "__init__.py").write_text(FOREIGN)
+    target = install(wheel, tmp_path)
     assert {path.name for path in target.iterdir() if path.is_dir()} >= {"rbsf", "datasets"}
     assert not {"tracker", "eval", "tools", "configs", "weights"} & {
         path.name for path in target.iterdir()
     }
-    assert (target / "datasets" / "__init__.py").read_text() == FOREIGN
+    assert (datasets / "__init__.py").read_text() == FOREIGN
+    assert (target / "rbsf" / "tools" / "page" / "static" / "index.html").is_file()
     run(TRACK.replace("TARGET", repr(str(target))), tmp_path, PYTHONPATH=str(target))
     program = run("from rbsf.tools.command import main; main()", tmp_path, PYTHONPATH=str(target))
     assert "rbsf COMMAND" in program
+
+
+@pytest.mark.slow
+def test_a_wheel_has_the_licence_and_the_notice(wheel: Path) -> None:
+    with ZipFile(wheel) as archive:
+        licences = {
+            name.rpartition("/")[2]: archive.read(name).decode()
+            for name in archive.namelist()
+            if ".dist-info/licenses/" in name
+        }
+    assert licences == {name: (ROOT / name).read_text() for name in ("LICENSE", "NOTICE")}
+
+
+@pytest.mark.slow
+def test_a_wheel_of_the_source_package_tracks(tmp_path: Path) -> None:
+    """The source package has all that is needed, with files in place of links."""
+    pytest.importorskip("pybind11", reason=needs("compiler", "there is no pybind11 to build with"))
+    build = f"from setuptools.build_meta import build_sdist; build_sdist({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", build], cwd=ROOT, check=True, capture_output=True)
+    (file,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(file) as archive:
+        members = archive.getmembers()
+    names = {member.name.partition("/")[2] for member in members}
+    assert names >= {"LICENSE", "NOTICE", "CHANGELOG.md", "rbsf/tracker/siamfc.py"}
+    assert not any(member.issym() for member in members)
+    target = install(build_wheel(file, tmp_path), tmp_path)
+    code = f"import runpy; runpy.run_path({str(CHECK)!r}, run_name='__main__')"
+    said = run(code, tmp_path, PYTHONPATH=str(target))
+    assert f"{target / 'rbsf'} tracks" in said
+
+
+def test_an_installed_copy_that_lacks_its_kernels_is_named() -> None:
+    code = f"""
+import runpy, sys
+sys.modules["rbsf.engine._native"] = None
+runpy.run_path({str(CHECK)!r}, run_name="__main__")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "has no kernels" in done.stderr
+    assert done.stderr.count("\n") == 1

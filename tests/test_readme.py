@@ -1,4 +1,8 @@
-"""Every command and program of the README runs, in a folder with the files that they name."""
+"""Every command and program of the README and the guides runs, beside the files that they name.
+
+The guides' are slow: `make test-all` runs them. A page has a folder of its own, in which its
+commands and programs run in their order.
+"""
 
 from __future__ import annotations
 
@@ -15,23 +19,33 @@ import cv2
 import numpy as np
 import pytest
 from conftest import NARROW, ROOT, write_teacher
+from documents import GUIDES, page_name, program_of, steps, words_of
 
 from rbsf.datasets.synthetic.videos import make_sequence, video_name, write_got10k, write_video
 from rbsf.eval.evaluation import SYNTHETIC
 from rbsf.export.modules import CALLS, FORMS
 
-TEXT = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, re.DOTALL)
-COMMANDS = [line for kind, body in BLOCKS if kind == "sh" for line in body.splitlines() if line]
-PROGRAMS = [body for kind, body in BLOCKS if kind == "python"]
+README = ROOT / "README.md"
 SMALL = shlex.split("--epochs 1 --pairs 2 --batch-size 2 --val-sequences 1 --val-frames 2")
 SMALL += ["--workers", "0", "--threads", "1", "--device", "cpu", "--width", str(NARROW)]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A folder with the files that the README's commands name."""
-    folder = tmp_path_factory.mktemp("readme")
+def folders(tmp_path_factory):
+    """A function that gives a page its folder, with the files that commands name."""
+    first = make_folder(tmp_path_factory.mktemp("readme"))
+    made = {}
+
+    def folder_of(page):
+        if page not in made:
+            made[page] = tmp_path_factory.mktemp(page.stem) / "folder"
+            shutil.copytree(first, made[page], symlinks=True)
+        return made[page]
+
+    return folder_of
+
+
+def make_folder(folder):
     write_video(folder / "in.mp4", seed=3, frames=8)
     for split in ("train", "val"):
         write_got10k(folder / "GOT-10k" / split, count=2, frames=3, size=(160, 120))
@@ -60,7 +74,8 @@ def folder(tmp_path_factory):
     (folder / "runs/rbsf").mkdir()
     shutil.copy(ROOT / "weights/rbsf-train.safetensors", folder / "runs/rbsf/rbsf.safetensors")
     (folder / "configs").symlink_to(ROOT / "configs")
-    write_mnist(folder / "data" / "MNIST" / "raw")
+    write_mnist(folder.with_name(f"{folder.name}_data") / "MNIST" / "raw")
+    (folder / "data").symlink_to(folder.with_name(f"{folder.name}_data"))
     write_teacher(folder / "teacher.safetensors", NARROW)
     return folder
 
@@ -86,45 +101,64 @@ def run_in(folder, *command, path=""):
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, env=env)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_runs(command, folder):
-    words = shlex.split(command, comments=True)
-    if words[0] == "make":
-        assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
-        return
-    assert words[0] == "python"
-    if "train_rbsf" in command and "--resume" not in command:
-        words += SMALL if "--data" not in command else [*SMALL, "--teacher", "teacher.safetensors"]
-    if "train_classifier" in command:
-        words += shlex.split("--epochs 1 --subset 60 --batch-size 60 --warmup 0 --threads 1")
-    if "mnist" in command and "photos" not in command:
-        words += ["--check", "off"]  # noise has another checksum than MNIST
-    if "make_synthetic" in command:
-        words += ["--count", "1", "--frames", "2"]
-    # Its 40 videos take a while; test_train.py runs it with fewer.
-    if command == "python tools/train_rbsf.py":
-        words += ["--data", "GOT-10k/train"]
-    if "tune.py" in command:
-        words += ["--trials", "2", "--threads", "1"]
-    done = run_in(folder, sys.executable, str(ROOT / words[1]), *words[2:])
-    assert done.returncode == 0, done.stderr[-2000:]
+def prepared(module, given):
+    """The flags `given` of a program, with those that make it quick."""
+    if module.endswith("train_rbsf") and "--resume" not in given:
+        given += [*SMALL, "--teacher", "teacher.safetensors"] if "--data" in given else SMALL
+        given += [] if "--data" in given else ["--data", "GOT-10k/train"]  # 40 videos take a while
+    if module.endswith("train_classifier"):
+        given += shlex.split("--epochs 1 --subset 60 --batch-size 60 --warmup 0 --threads 1")
+    if "mnist" in given and "--root" in given:
+        given += ["--check", "off"]  # noise has another checksum than MNIST
+    if module.endswith("make_synthetic"):
+        given += ["--count", "1", "--frames", "2"]
+    if module.endswith("run_long_term"):
+        given += ["--as-they-are"]  # three frames are too few to depart
+    if module.endswith("tune"):
+        given += ["--trials", "2", "--threads", "1"]
+    return given
 
 
-@pytest.mark.parametrize("program", PROGRAMS, ids=lambda text: text.splitlines()[0])
-def test_every_program_runs(program, folder):
-    done = run_in(folder, sys.executable, "-c", program, path=str(ROOT))
+def all_steps():
+    """The steps of all pages; those of guides are slow."""
+    for page in (README, *GUIDES):
+        slow = [] if page == README else [pytest.mark.slow]
+        for kind, step in steps(page.read_text()):
+            name = f"{page.stem}: {step.splitlines()[0]}"
+            yield pytest.param(page, kind, step, marks=slow, id=name)
+
+
+@pytest.mark.parametrize(("page", "kind", "step"), all_steps())
+def test_every_command_and_program_runs(page, kind, step, folders):
+    command = ["-c", step]
+    if kind == "sh":
+        program = program_of(words_of(step))
+        # test_documents.py checks what can be checked of others, test_page.py runs the server.
+        if program is None or program[0] == "rbsf.tools.serve":
+            return
+        command = ["-m", program[0], *prepared(*program)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *command],
+        cwd=folders(page),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=env,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.strip()
+    assert done.stdout.strip() or kind == "sh"
 
 
 def test_what_a_packed_file_can_hold_is_listed():
-    named = {*re.findall(r"`(\w+)`", TEXT)}
+    named = {*re.findall(r"`(\w+)`", (ROOT / "docs/guide/binarize.md").read_text())}
     assert {kind.__name__ for kind in FORMS if kind.__module__.startswith("torch.")} <= named
     assert {name.rstrip("_") for name in CALLS} <= named
 
 
-def test_every_named_file_is_there():
-    for path in re.findall(r"\]\((docs/[^)]+)\)", TEXT):
-        assert (ROOT / path).is_file(), path
-    for path in re.findall(r"`((?:tools|tracker|eval|configs|rbsf)/[\w./]*)`", TEXT):
+@pytest.mark.parametrize("page", [README, *GUIDES], ids=page_name)
+def test_every_named_file_is_there(page):
+    for path in re.findall(
+        r"`((?:tools|tracker|eval|configs|rbsf|docs)/[\w./]*)`", page.read_text()
+    ):
         assert (ROOT / path).exists(), path

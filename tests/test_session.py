@@ -108,3 +108,16 @@ def test_opencv_style_takes_what_opencv_reads() -> None:
         np.testing.assert_array_equal(tracker.update(np.roll(image, 3, 1))[1], expected)
     with pytest.raises(ValueError, match="not an image: int64"):
         tracker.update(bgr.astype(np.int64))
+
+
+def test_the_response_is_highest_where_the_target_is(session: Session) -> None:
+    number = session.add(BOX)
+    assert session.response(number) is None
+    (x, y, w, h) = session.update(frame(104, 76))[number].box
+    response = session.response(number)
+    assert response is not None
+    rows, columns = response.values.shape
+    row, column = divmod(int(response.values.argmax()), columns)
+    left, top, width, height = response.box
+    assert abs(left + width * (column + 0.5) / columns - (x + w / 2)) < width / columns
+    assert abs(top + height * (row + 0.5) / rows - (y + h / 2)) < height / rows

@@ -18,6 +18,7 @@ from rbsf.eval.trackers import StaticTracker
 from rbsf.export.first_layer import quantise_first
 from rbsf.export.pack import export_tracker
 from rbsf.layers import binary_layers
+from rbsf.shipped import shipped_trackers
 from rbsf.tracker.backbones import load_backbone
 from rbsf.tracker.siamfc import SiamFC
 from rbsf.weights import load_weights
@@ -25,6 +26,13 @@ from rbsf.weights import load_weights
 PACKED = ROOT / "weights" / "rbsf.safetensors"
 TRAINED = ROOT / "weights" / "rbsf-train.safetensors"
 FLOAT = ROOT / "weights" / "siamfc.safetensors"
+
+
+def test_trackers_are_found_by_their_files():
+    trackers = shipped_trackers()
+    assert {"rbsf", "siamfc"} <= trackers.keys()
+    assert "rbsf-train" not in trackers
+    assert trackers["rbsf"].samefile(PACKED)
 
 
 def test_they_are_the_1_bit_network_and_say_how_they_were_trained():

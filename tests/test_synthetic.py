@@ -46,7 +46,7 @@ def test_the_box_bounds_the_pixels_of_the_target(seed: int) -> None:
 def test_default_motion_is_moderate_and_stays_in_view(seed: int) -> None:
     scene = Scene(seed, 300, (320, 240), SceneConfig())
     whole = np.array([scene.target.box(i) for i in range(300)])
-    seen = np.array([scene._box(i) for i in range(300)])
+    seen = np.array([scene.box(i) for i in range(300)])
     size = np.sqrt(whole[:, 2:].prod(axis=1))
     steps = np.linalg.norm(np.diff(whole[:, :2] + whole[:, 2:] / 2, axis=0), axis=1) / size[1:]
     assert 0.01 < steps.mean() < 0.06

@@ -13,9 +13,40 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # flags take endings from here, and --help shall not wait for NumPy
+    from rbsf.tracker.states import Result
 
 Row = dict[str, float | int | str]
 Size = tuple[int, int]  # (width, height) of a frame in pixels
+
+
+def rows_of(
+    frame: int,
+    seconds: float,
+    results: dict[int, Result],
+    named: bool,
+    file: str = "",
+) -> list[Row]:
+    """The rows of a frame, from the results by number of the target.
+
+    `named`: whether rows say whose they are. `file`: name of the image file that is the frame.
+    """
+    rows: list[Row] = []
+    for target, result in results.items():
+        row: Row = {"frame": frame, "time": round(seconds, 3)}
+        if named:
+            row["target"] = target
+        for side, value in zip("xywh", result.box, strict=True):
+            row[side] = round(float(value), 3)
+        row["score"] = round(result.score, 4)
+        row["lost"] = int(result.lost)
+        row["state"] = result.state.value
+        if file:
+            row["file"] = file
+        rows.append(row)
+    return rows
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ COMMANDS = {  # name: (module, what it does)
     "cost": ("rbsf.tools.cost", "count a network's bits and multiplications"),
     "compare": ("rbsf.tools.compare", "put benchmark reports side by side"),
     "reproduce": ("rbsf.tools.reproduce", "train the tables of the paper"),
+    "serve": ("rbsf.tools.serve", "track in the browser"),
     "demo": ("rbsf.tools.demo", "make a video, track it, score it"),
     "make-windows": ("rbsf.tools.make_windows", "give videos without boxes boxes to learn from"),
     "make-synthetic": ("rbsf.tools.make_synthetic", "make videos with true boxes"),

@@ -71,6 +71,7 @@ def main(argv: list[str] | None = None) -> int:
     print(f"picture: {args.out / 'demo.png'}")
     seconds = time.perf_counter() - start
     print(f"mean overlap with the true boxes: {overlap[1:].mean():.3f}; {seconds:.0f} s in all")
+    print(f"to track in the browser: {sys.executable} -m rbsf serve, then open its address")
     return 0
 
 

@@ -10,8 +10,9 @@ import json
 from typing import Any
 
 from rbsf.shipped import find_constants
+from rbsf.tools.classify import SHARE
 from rbsf.tracker.anchor_free import POSITION_STRIDE, SMALLEST, AnchorFreeConfig
-from rbsf.tracker.confidence import OFFSET, SLOPE
+from rbsf.tracker.confidence import CONFIRMING, OFFSET, RATE, SLOPE
 from rbsf.tracker.flags import read_constants
 from rbsf.tracker.geometry import CONTEXT, EXEMPLAR_SIZE, SEARCH_SIZE, STRIDE
 from rbsf.tracker.siamfc import SIZE_LIMITS
@@ -34,7 +35,7 @@ RESPONSE = (
     "window_influence",
     "response_up",
 )
-HEAD = ("window_influence", "change_penalty", "size_rate", "sure_score")
+HEAD = ("window_influence", "change_penalty", "size_rate", "sure_score", "faint_score")
 MAPS = (
     "maps [N, M, rows, columns]: 0 is the logit of the target; 1 to 4 are logs of the distances to"
     " its left, top, right and bottom side, in pixels of the search crop; 5, where there is one,"
@@ -52,6 +53,7 @@ def about_response(model: str) -> tuple[About, About]:
     """Of the backbone and head of a tracker of SiamFC's form, with its published constants."""
     constants = _chosen(read_constants(find_constants("siamfc")), RESPONSE)
     constants |= {"size_limits": SIZE_LIMITS, "score_slope": SLOPE, "score_offset": OFFSET}
+    constants |= {"score_rate": RATE, "score_confirming": CONFIRMING}
     response = "response [N, 1, rows, columns]: the template's products with each place, summed up"
     return _about_tracker(model, STRIDE, constants, response)
 
@@ -95,8 +97,7 @@ def about_classifier(model: str, taken: dict[str, Any]) -> About:
     }
     if len(taken["mean"]) == 1:
         about["color_order"] = "gray"
-    if "share" in taken:
-        about["crop_share"] = str(taken["share"])  # of an image's short side, in its middle
+    about["crop_share"] = str(taken.get("share", SHARE))  # of an image's short side, in its middle
     return about
 
 

@@ -94,7 +94,6 @@ class Tracker:
         x, y, w, h = _inside(box, image)
         self.frame = np.array([image.shape[1], image.shape[0]])  # (width, height)
         self.center, self.size = np.array([x + (w - 1) / 2, y + (h - 1) / 2]), np.array([w, h])
-        self.first_size = self.size
         self.fill = cv2.mean(image)[:3]  # the colour outside of the image
         side = crop_side(self.size, self.context)
         crop = self.crop(image, side, self.network.exemplar_size)
@@ -149,6 +148,8 @@ class HeadTracker(Tracker):
         at = row, column = np.unravel_index(final.argmax(), final.shape)
         cell = np.array([column, row]) - (np.array(target.shape[::-1]) - 1) / 2
         middle = np.array([right[at] - left[at], bottom[at] - top[at]]) / 2
+        if target[at] < constants["faint_score"]:
+            return float(target[at])
         if target[at] >= constants["sure_score"]:
             rate = constants["size_rate"] * trust[at]
             new = self.size * (1 - rate) + size[:, row, column] * scale * rate
@@ -169,12 +170,11 @@ class ResponseTracker(Tracker):
     The template stays that of the first image, and the box keeps its proportions.
     """
 
-    zoom = 1.0  # the target's size over the first image's
-
     def init(self, image: np.ndarray, box: Sequence[float]) -> None:
         """See `Tracker`."""
         super().init(image, box)
-        self.zoom = 1.0
+        self.first_size, self.zoom = self.size, 1.0  # the target's size is their product
+        self.learned = self.template[0]  # what looks are compared with for the score
 
     def follow(self, image: np.ndarray) -> float:
         """See `Tracker`."""
@@ -211,13 +211,17 @@ class ResponseTracker(Tracker):
         return (np.array([column, row]) - (len(final) - 1) / 2) * self.network.stride / up
 
     def _score(self, features: np.ndarray, offset: np.ndarray) -> float:
-        """How sure it is that the target is at `offset`, by its likeness to the first image's."""
-        first = self.template[0]
+        """How sure it is that the target is at `offset`, by its likeness to earlier looks.
+
+        A look is learned where it is like the first image's.
+        """
+        first, constants = self.template[0], self.constants
         look = _look_at(features, offset / self.network.stride, first.shape[-1])
-        norms = float(np.linalg.norm(first) * np.linalg.norm(look))
-        likeness = float(np.vdot(first, look)) / max(norms, 1e-12)
-        slope, start = self.constants["score_slope"], self.constants["score_offset"]
-        return 1 / (1 + float(np.exp(-(slope * likeness + start))))
+        known = constants["score_slope"] * _likeness(self.learned, look)
+        if _likeness(first, look) >= constants["score_confirming"]:
+            share = np.float32(constants["score_rate"])
+            self.learned = self.learned + share * (look - self.learned)
+        return 1 / (1 + float(np.exp(-(known + constants["score_offset"]))))
 
 
 def open_tracker(backbone: str | Path, head: str | Path, threads: int = 1) -> Tracker:
@@ -275,6 +279,12 @@ def _inside(box: Sequence[float], image: np.ndarray) -> np.ndarray:
 
 def _larger(ratio: np.ndarray) -> np.ndarray:
     return np.maximum(ratio, 1 / ratio)
+
+
+def _likeness(a: np.ndarray, b: np.ndarray) -> float:
+    """The cosine between two arrays."""
+    norms = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return float(np.vdot(a, b)) / max(norms, 1e-12)
 
 
 def _look_at(features: np.ndarray, cells: np.ndarray, size: int) -> np.ndarray:

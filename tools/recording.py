@@ -17,7 +17,7 @@ from rbsf.datasets.video.encoders import Original, find_codec
 from rbsf.datasets.video.sources import Frames
 from rbsf.datasets.video.writer import VideoWriter, shown_size
 from rbsf.system.stop import StopRequest
-from rbsf.tools.box_forms import Row
+from rbsf.tools.box_forms import Row, rows_of
 from rbsf.tools.box_writer import BoxWriter
 from rbsf.tools.controls import Player
 from rbsf.tools.drawing import draw
@@ -122,20 +122,8 @@ class Recorder:
     def _rows(self, seconds: float | None, results: dict[int, Result]) -> list[Row]:
         if seconds is None:
             seconds = self.number / self.fps if self.fps else time.perf_counter() - self.start
-        rows: list[Row] = []
-        for target, result in results.items():
-            row: Row = {"frame": self.number, "time": round(seconds, 3)}
-            if self.named:
-                row["target"] = target
-            for side, value in zip("xywh", result.box, strict=True):
-                row[side] = round(float(value), 3)
-            row["score"] = round(result.score, 4)
-            row["lost"] = int(result.lost)
-            row["state"] = result.state.value
-            if self.files:
-                row["file"] = self.files[self.number].name
-            rows.append(row)
-        return rows
+        file = self.files[self.number].name if self.files else ""
+        return rows_of(self.number, seconds, results, self.named, file)
 
     def _tell_loss(self, target: int, result: Result, several: bool) -> None:
         if result.lost == (target in self.lost):

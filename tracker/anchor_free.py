@@ -64,7 +64,7 @@ class AnchorFreeConfig(StateConfig):
 
 
 # NanoTrack does not look for a lost target, and follows it the same whatever the score.
-AS_PUBLISHED = AnchorFreeConfig(sure_score=0, lost_score=0.3, redetect="off")
+AS_PUBLISHED = AnchorFreeConfig(sure_score=0, lost_score=0.3, faint_score=0, redetect="off")
 
 
 class _Choice(NamedTuple):
@@ -123,7 +123,8 @@ class AnchorFree(Follower):
         position = (np.array([column, row]) - center) * POSITION_STRIDE
         middle = np.array([right - left, bottom - top])[:, row, column] / 2
         choice = _Choice(size[:, row, column] * self._side, float(trust[at]))
-        return Sighting((position + middle) * self._side, float(answer.target[at]), choice)
+        offset, spacing = (position + middle) * self._side, POSITION_STRIDE * self._side
+        return Sighting(offset, float(answer.target[at]), choice, answer.target, spacing)
 
     def _penalty(self, size: np.ndarray, before: np.ndarray) -> np.ndarray:
         """Factors `[rows, columns]`, lower where boxes differ more from `before`.

@@ -20,12 +20,22 @@ LOCAL_REACH = 2.0  # of the search around the last place, in sides of the target
 
 
 @dataclass(frozen=True)
+class Response:
+    """How well the target fits at each place of a grid."""
+
+    values: np.ndarray  # [rows, columns], higher is better; each tracker has its own range
+    box: np.ndarray  # x,y,w,h of the whole grid, pixels of the image; it may reach outside
+
+
+@dataclass(frozen=True)
 class Sighting:
     """What the crops around a place show."""
 
     offset: np.ndarray  # (x, y) image pixels from the crops' centre to what was found
     score: float  # the probability that it is the target, as `Result.score`
     detail: Any  # what the tracker learns from it
+    values: np.ndarray  # of the `Response` around the crops' centre
+    spacing: float  # image pixels between neighbouring places of that
 
 
 @dataclass
@@ -34,10 +44,10 @@ class _Past:
 
     target: Target  # the place around which the next frame is searched, and the size there
     monitor: StateMonitor
-    sure: np.ndarray  # (x, y) of the target where it was tracked last
-    held: np.ndarray  # the box there
+    box: np.ndarray  # of the last frame
     crops: int = 0  # of this frame around the last place; those of windows follow
     windows: Windows | None = None  # while lost
+    left: np.ndarray | None = None  # (x, y) of the place that was left to watch a window's
     places: np.ndarray | None = None  # [N, 2], centres of the windows in this frame
 
 
@@ -45,12 +55,14 @@ class Follower(ABC):
     """Follow one target: `init` on the first frame, then `update` on each next one.
 
     A tracker says how it learns a target, what it crops, and what it makes of the crops. Where the
-    target is lost, the box stays where it was tracked last, and windows of the last size are looked
-    at, some in each frame. A target is found again where the score is high in several frames.
+    target is lost, the box keeps its size and goes on with what is most like the target. Besides,
+    windows over the frame are looked at, some in each frame. A target is found again where the
+    score is high in several frames.
     """
 
     name: str
     config: Any  # a StateConfig with the tracker's own constants
+    response: Response | None = None  # around the last place, in the last frame; None after `init`
     _past: _Past | None = None
 
     @abstractmethod
@@ -93,8 +105,9 @@ class Follower(ABC):
         image = as_rgb(image)
         target, note = Target.of(image, box)
         self._learn(image, target)
+        self.response = None
         given = box_around(target.center, target.size)
-        self._past = _Past(target, StateMonitor(self.config), target.center, given)
+        self._past = _Past(target, StateMonitor(self.config), given)
         return note
 
     def update(self, image: np.ndarray) -> Result:
@@ -119,60 +132,62 @@ class Follower(ABC):
 
     def locate(self, answers: Any) -> Result:
         """Second half of `update`: the target by the network's answers for all crops."""
-        past = self._known
-        searching = past.windows is not None
-        own = self._look(answers[: past.crops], anywhere=searching)
-        if searching:
+        past, config = self._known, self.config
+        own = self._look(answers[: past.crops], anywhere=False)
+        reach = own.spacing * np.array(own.values.shape[::-1])  # (w, h)
+        self.response = Response(own.values, box_around(past.target.center, reach))
+        if past.windows:
             return self._search(past, own, answers[past.crops :])
         state = past.monitor.update(own.score)
-        if state is State.LOST and self.config.redetect != "off":
-            self._lose(past)
-            return Result(past.held, own.score, state)
-        self._take(own, learn=own.score >= self.config.sure_score)
-        return self._taken(past, own, state)
+        if own.score >= config.faint_score:
+            self._take(own, learn=own.score >= config.sure_score)
+        past.box = self._own_box()
+        if state is State.LOST and config.redetect != "off":
+            past.windows = self._windows(past.target)
+        return Result(past.box, own.score, state)
 
     @property
     def box(self) -> np.ndarray:
         """The target's last box: x,y,w,h float64 pixels; after `init` the given one, clipped."""
-        past = self._known
-        return past.held if past.windows else self._own_box()
+        return self._known.box
 
-    def _taken(self, past: _Past, seen: Sighting, state: State) -> Result:
-        """The result where the target is taken to be at what was seen."""
-        box = self._own_box()
-        if state is State.TRACKED:
-            past.sure, past.held = past.target.center, box
-        return Result(box, seen.score, state)
-
-    def _lose(self, past: _Past) -> None:
-        """Go back to where the target was tracked last, and begin to look for it."""
-        past.target.center = past.sure
+    def _windows(self, target: Target) -> Windows:
+        """Where to look for a target that was lost at its place."""
         side = self._side * EXEMPLAR_SIZE
         reach = LOCAL_REACH * side if self.config.redetect == "local" else np.inf
-        past.windows = Windows(past.sure, past.target.frame, WINDOW_STEP * side, reach)
+        return Windows(target.center, target.frame, WINDOW_STEP * side, reach)
 
     def _search(self, past: _Past, own: Sighting, answers: Any) -> Result:
-        """Look for a lost target around the place that is watched, and in the windows.
+        """Look for a lost target around the last place, and in the windows.
 
-        A place with a high score is watched in the next frames, until the target counts as found
-        there, or the score falls.
+        The place in a window that has a high score is watched in the next frames, until the target
+        counts as found there, or the score falls.
         """
-        best, place = own, past.target.center
+        best, elsewhere = own, False
         assert past.places is not None  # for the type checker
         for center, answer in zip(past.places, answers, strict=True):
             seen = self._look([answer], anywhere=True)
-            if seen.score > best.score:
-                best, place = seen, center
-        state = past.monitor.update(best.score, elsewhere=best is not own)
-        if best.score < self.config.found_score:
-            past.target.center = past.sure
-        else:
-            past.target.center = place
+            if seen.score > max(best.score, self.config.found_score):
+                best, elsewhere = seen, True
+                self._watch(past, center)
+        state = past.monitor.update(best.score, elsewhere)
+        if past.left is not None and best.score < self.config.found_score:
+            past.target.center, past.left = past.left, None
+        elif best.score >= self.config.faint_score:
             self._take(best, learn=False)
+        if state is not State.LOST:
+            past.windows = past.left = None
+        if past.left is None:
+            past.box = self._own_box()
         if state is State.LOST:
-            return Result(past.held, min(best.score, self.config.lost_score), state)
-        past.windows = None
-        return self._taken(past, best, state)
+            return Result(past.box, min(best.score, self.config.lost_score), state)
+        return Result(past.box, best.score, state)
+
+    def _watch(self, past: _Past, center: np.ndarray) -> None:
+        """Search around the centre of a window, and keep in mind where the search was before."""
+        if past.left is None:
+            past.left = past.target.center
+        past.target.center = center
 
     @property
     def _target(self) -> Target:
@@ -197,8 +212,8 @@ class Follower(ABC):
         ratio = past.target.follow_frame(image)
         if ratio is None:
             return
-        past.sure = (past.sure + 0.5) * ratio - 0.5
-        past.held = past.held * np.tile(ratio, 2)
+        past.left = None
+        past.box = past.box * np.tile(ratio, 2)
         if past.windows:
-            self._lose(past)
+            past.windows = self._windows(past.target)
         self._rescale(ratio)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rbsf.tracker.anchor_free import AnchorFree, Network
+from rbsf.tracker.follower import Response
 from rbsf.tracker.loading import Constants, make_tracker, update_all
 from rbsf.tracker.siamfc import Backbone, SiamFC
 from rbsf.tracker.states import Result
@@ -77,6 +78,13 @@ class Session:
         tracker = self._trackers[number]
         self._learn(tracker, box)
         self.results[number] = Result(tracker.box, 1.0)
+
+    def response(self, number: int) -> Response | None:
+        """How well a target fits at the places around its last one; None where its box was given.
+
+        Raises KeyError where there is no target of that number.
+        """
+        return self._trackers[number].response
 
     def drop(self, number: int) -> None:
         """Stop following a target; raises KeyError where there is none of that number."""

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 
 from rbsf.tracker.box_regression import BoxOffset, BoxRegression, stretch
-from rbsf.tracker.confidence import confidence
+from rbsf.tracker.confidence import Confidence
 from rbsf.tracker.follower import Follower, Sighting
 from rbsf.tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE, STRIDE, box_around, exemplar_side
 from rbsf.tracker.states import Result, StateConfig
@@ -29,7 +29,7 @@ from rbsf.tracker.template import Template, look_at
 # A part of the name of a benchmark's results. Raise it with each change, here, in geometry, box
 # regression or the packed engine, after which the same weights and constants give other boxes. Then
 # earlier results are not taken for new ones.
-TRACKER_VERSION = 2
+TRACKER_VERSION = 3
 
 Backbone = Callable[[np.ndarray], np.ndarray]
 
@@ -94,6 +94,7 @@ class _Model:
 
     first_size: np.ndarray  # (w, h) pixels; the target's size is this times `zoom`
     template: Template
+    confidence: Confidence
     regression: BoxRegression | None
     zoom: float = 1.0  # size over the first frame's
     # (x, y) pixels from the search's centre to the box's.
@@ -136,7 +137,7 @@ class SiamFC(Follower):
         template = Template(
             first, config.correlation == "bits", config.memory_share, config.memory_rate
         )
-        self._model = _Model(target.size, template, regression)
+        self._model = _Model(target.size, template, Confidence(first), regression)
 
     def _crops(self, image: np.ndarray) -> list[np.ndarray]:
         target = self._target
@@ -153,10 +154,10 @@ class SiamFC(Follower):
         offset = self._peak_offset(response, 0.0 if anywhere else self.config.window_influence)
         step = 1.0 if len(features) == 1 else float(self._steps[best])
         look = look_at(features[best], offset, model.template.first.shape[-1])
-        score = confidence(model.template.first, look)
-        return Sighting(
-            offset * self._side * step, score, _Match(features[best], step, offset, look)
-        )
+        score = model.confidence.judge(look)
+        pixel = self._side * step  # of the crop, in pixels of the image
+        match = _Match(features[best], step, offset, look)
+        return Sighting(offset * pixel, score, match, response, STRIDE * pixel)
 
     def _take(self, seen: Sighting, learn: bool) -> None:
         model, config, match = self._learned, self.config, seen.detail
@@ -164,6 +165,7 @@ class SiamFC(Follower):
         model.aside = np.zeros(2)
         if not learn:
             return
+        model.confidence.learn(match.look)
         if not model.template.fixed:
             model.template.remember(match.look)
         zoom = model.zoom * (1 - config.scale_rate + config.scale_rate * match.step)

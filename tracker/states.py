@@ -44,9 +44,10 @@ class Result:
 class StateConfig:
     """Scores at which the state changes, and where a lost target is looked for."""
 
-    sure_score: float = 0.2  # from which a frame counts as tracked, and is learned from
-    lost_score: float = 0.05  # below it for lost_frames frames in a row the target is lost
+    sure_score: float = 0.2  # from it a frame counts as tracked, and is learned from
+    lost_score: float = 0.2  # below it for lost_frames frames in a row the target is lost
     lost_frames: int = 5
+    faint_score: float = 0.02  # below it the box stays where it is
     found_score: float = 0.6  # from it for found_frames frames in a row a lost target is found
     found_frames: int = 3
     # Where a lost target is looked for: at its last place, around it, or in the whole frame.
@@ -54,7 +55,7 @@ class StateConfig:
 
     def __post_init__(self) -> None:
         """Raise ValueError where a field is wrong; it names field, value and what is valid."""
-        for name in ("sure_score", "lost_score", "found_score"):
+        for name in ("sure_score", "lost_score", "faint_score", "found_score"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)}: give a number from 0 to 1")
         for name in ("lost_frames", "found_frames"):

@@ -335,7 +335,7 @@ class Scene:
         if self.config.shake:
             trembling = np.hstack([np.eye(2), self.shake[frame][:, None]])
             image = cv2.warpAffine(image, trembling, self.size, borderMode=cv2.BORDER_REPLICATE)
-        return self._expose(image, frame), self._box(frame)
+        return self._expose(image, frame), self.box(frame)
 
     def _view(self, frame: int) -> np.ndarray:
         """Affine map, `[2, 3]`, from pixels of the frame to those of the canvas."""
@@ -360,7 +360,8 @@ class Scene:
         window = np.ascontiguousarray(self.grain[y : y + self.size[1], x : x + self.size[0]])
         return cv2.add(image, window, dtype=cv2.CV_8U)
 
-    def _box(self, frame: int) -> np.ndarray:
+    def box(self, frame: int) -> np.ndarray:
+        """The box of the whole target, `x, y, w, h` float64, clipped to the frame."""
         x, y, w, h = self.target.box(frame)
         x += self.shake[frame][0]
         y += self.shake[frame][1]

@@ -44,7 +44,7 @@ def make_encoder(
     if codec.by_pyav:
         aspect = original.aspect if codec.keeps_pixels else Fraction(1)
         return PyavEncoder(path, codec, size, fps, aspect, original.sound, begin)
-    return OpenCvEncoder(path, codec, size, fps, original.live)
+    return OpenCvEncoder(path, codec, size, fps, original.live, original.sound is not None)
 
 
 @lru_cache

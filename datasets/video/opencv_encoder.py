@@ -18,11 +18,9 @@ from rbsf.datasets.video.images import encodable
 class OpenCvEncoder:
     """Writes pictures of one size, (width, height), to a file.
 
-    Of a `live` source a frame is written as often as keeps true speed. Raises OSError where the
-    file cannot be begun.
+    Of a `live` source a frame is written as often as keeps true speed. `from_file`: the pictures
+    are those of a video file, which may have sound. Raises OSError where the file cannot be begun.
     """
-
-    left_out = ""
 
     def __init__(
         self,
@@ -31,7 +29,9 @@ class OpenCvEncoder:
         size: tuple[int, int],
         fps: float,
         live: bool = False,
+        from_file: bool = False,
     ) -> None:
+        self.left_out = "sound, where there was any, is left out" if from_file else ""
         self._fps, self._live, self._written = fps, live, 0
         letters = cv2.VideoWriter.fourcc(*codec.encoder)
         with quiet():

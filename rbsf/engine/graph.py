@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ MAX_NODES = 4000
 MAX_MAP_BYTES = 1 << 30
 MAP_BYTES = 64 << 20
 MAP_BYTES_PER_BYTE = 1024
+# One image may take so many products of a bit of the weights: 500 times those of RB-SF, seconds.
+MAX_BIT_PRODUCTS = 1 << 40
 
 
 @dataclass(frozen=True)
@@ -120,16 +123,32 @@ def infer_maps(nodes: Sequence[Node], check_values: bool = False) -> dict[str, M
     maps: dict[str, Map] = {}
     weights = sum(array.nbytes for node in nodes for array in node.tensors.values())
     allowed = min(MAX_MAP_BYTES, MAP_BYTES + MAP_BYTES_PER_BYTE * weights)
+    products = 0
     for node in nodes:
         try:
-            maps[node.name] = _check(node, [maps[name] for name in node.inputs], check_values)
-            allowed -= maps[node.name].bytes
+            made = _check(node, [maps[name] for name in node.inputs], check_values)
+            maps[node.name] = made
+            allowed -= made.bytes
             if allowed < 0:
                 fault = "take more memory than so small a network may"
                 raise ValueError(f"up to here the maps of one image {fault}")
+            products += _bit_products(node, made)
+            if products > MAX_BIT_PRODUCTS:
+                fault = f"takes over {MAX_BIT_PRODUCTS:,} products of bits"
+                raise ValueError(f"up to here one image {fault}")
         except ValueError as error:
             raise ValueError(f"node {node.name!r} ({node.op}): {error}") from None
     return maps
+
+
+def _bit_products(node: Node, made: Map) -> int:
+    """At most so many products of a bit of the weights make the map; a pooled value counts 32."""
+    values = prod(made.shape)
+    window = node.attributes.get("kernel", 1) ** 2
+    if not node.tensors:
+        return 32 * window * values
+    places = values // made.shape[-1]
+    return 8 * places * sum(array.nbytes for array in node.tensors.values())
 
 
 def _check(node: Node, inputs: list[Map], check_values: bool) -> Map:

@@ -18,6 +18,15 @@ def find_weights(name: str | Path) -> Path:
     return _find(name, WEIGHTS, ".safetensors")
 
 
+def shipped_trackers() -> dict[str, Path]:
+    """The weights of trackers that are shipped, by name.
+
+    Those from which a packed file was exported, NAME-train, are left out.
+    """
+    files = sorted(WEIGHTS.glob("*.safetensors"))
+    return {path.stem: path for path in files if not path.stem.endswith("-train")}
+
+
 def find_constants(name: str | Path) -> Path:
     """The path of the tracking constants `name`; `fast` is shipped."""
     return _find(name, CONFIGS / "track", ".yaml")

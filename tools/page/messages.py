@@ -1,0 +1,88 @@
+"""Messages between page and server.
+
+What the page sends is JSON, `{"do": NAME, ...}`. With a picture, a message is binary: the length of
+the JSON in 4 bytes, the highest first, the JSON, then the picture. The server answers each with one
+message of the same two forms, whose JSON has a `type`; only then does the page send the next one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+from rbsf.tools.page.settings import Refused
+
+LENGTH = struct.Struct(">I")
+MOST_BYTES = 4_000_000  # of a message from the page
+NOT_UNDERSTOOD = "the server did not understand the page's message"
+
+
+@dataclass(frozen=True)
+class Message:
+    """What the page wants, with its checked fields, and the picture that comes with it."""
+
+    do: str
+    fields: dict[str, Any]
+    picture: bytes = b""
+
+    def whole(self, name: str) -> int:
+        """A field that is a whole number from 0."""
+        value = self.fields.get(name)
+        if type(value) is not int or not 0 <= value <= 10**9:
+            raise Refused(f"{NOT_UNDERSTOOD}: {name} is no whole number from 0")
+        return value
+
+    def number(self, name: str) -> float:
+        """A field that is a finite number."""
+        value = self.fields.get(name)
+        if not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise Refused(f"{NOT_UNDERSTOOD}: {name} is no number")
+        return float(value)
+
+    def text(self, name: str) -> str:
+        """A field that is text."""
+        value = self.fields.get(name)
+        if not isinstance(value, str):
+            raise Refused(f"{NOT_UNDERSTOOD}: {name} is no text")
+        return value
+
+    def texts(self, name: str) -> list[str]:
+        """A field that is a list of text."""
+        value = self.fields.get(name)
+        if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+            raise Refused(f"{NOT_UNDERSTOOD}: {name} is no list of names")
+        return value
+
+    def box(self) -> list[float]:
+        """The field `box`: x, y, w, h."""
+        values = self.fields.get("box")
+        if not isinstance(values, list) or len(values) != 4:
+            raise Refused(f"{NOT_UNDERSTOOD}: box is not x, y, w and h")
+        numbers = Message("box", dict(zip("xywh", values, strict=True)))
+        return [numbers.number(side) for side in "xywh"]
+
+
+def parse(data: str | bytes) -> Message:
+    """The message that the page sent. Raises Refused for anything else."""
+    text, picture = data, b""
+    if isinstance(data, bytes):
+        if len(data) < LENGTH.size:
+            raise Refused(f"{NOT_UNDERSTOOD}: it is cut short")
+        end = LENGTH.size + LENGTH.unpack_from(data)[0]
+        text, picture = data[LENGTH.size : end], data[end:]
+    try:
+        fields = json.loads(text)
+    except (ValueError, RecursionError):
+        raise Refused(f"{NOT_UNDERSTOOD}: it is not JSON") from None
+    if not isinstance(fields, dict) or not isinstance(fields.get("do"), str):
+        raise Refused(f'{NOT_UNDERSTOOD}: it has no "do"')
+    return Message(fields["do"], fields, picture)
+
+
+def pack(header: dict[str, Any], data: bytes) -> bytes:
+    """A binary message to the page."""
+    text = json.dumps(header, allow_nan=False).encode()
+    return LENGTH.pack(len(text)) + text + data

@@ -1,0 +1,74 @@
+"""A video that a viewer has sent: what it must be, and how it is opened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rbsf.datasets.video.frames import open_frames
+from rbsf.datasets.video.sources import Frames
+from rbsf.tools.page.footage import EndOfVideo, VideoFootage
+from rbsf.tools.page.settings import Refused, Settings
+from rbsf.tools.page.spool import Spool
+from rbsf.tools.page.work import Work
+
+HEAD = 1024  # bytes of a file that tell a text or a picture
+PICTURES = (b"\xff\xd8\xff", b"\x89PNG", b"BM", b"II*\0", b"MM\0*")
+TOO_LARGE, NO_VIDEO = 413, 422  # codes of HTTP
+
+
+@dataclass(frozen=True)
+class SentVideo:
+    """A file of the server, and the viewer's name of it."""
+
+    path: Path
+    name: str
+
+    def open(self, settings: Settings, spool: Spool, work: Work) -> VideoFootage:
+        """Its frames. Raises Refused for what is no video, or too long, and Cancelled."""
+        self._check_head()
+        try:
+            frames = open_frames(self.path)
+            self._check_length(frames, settings)
+            footage = VideoFootage(frames, settings.most_frames(frames.fps), spool, work)
+            footage.image(1, work)
+            footage.image(0, work)
+        except EndOfVideo:
+            raise Refused(
+                f"the file {self.name} holds fewer than two frames; choose a video", NO_VIDEO
+            ) from None
+        except Refused:
+            raise
+        except ValueError as error:
+            raise Refused(self._in_words(error), NO_VIDEO) from None
+        footage.name, footage.file = self.name, self.path
+        return footage
+
+    def remove(self) -> None:
+        """Remove the file."""
+        self.path.unlink(missing_ok=True)
+
+    def _check_head(self) -> None:
+        """Refuse texts and pictures, whatever their name; FFmpeg would follow a text's links."""
+        with self.path.open("rb") as file:
+            head = file.read(HEAD)
+        advice = "whatever its name says; choose a video"
+        if head.startswith(PICTURES):
+            raise Refused(f"the file {self.name} is a picture, {advice}", NO_VIDEO)
+        if b"\0" not in head:
+            raise Refused(f"the file {self.name} is a text, {advice}", NO_VIDEO)
+
+    def _check_length(self, frames: Frames, settings: Settings) -> None:
+        """Refuse a video that is too long by its header."""
+        if frames.count and frames.count > settings.most_frames(frames.fps):
+            raise Refused(
+                f"the video {self.name} has {frames.count} frames, and this page takes"
+                f" {settings.length_in_words}; cut it, or start the server with a larger"
+                " --max-length",
+                TOO_LARGE,
+            )
+
+    def _in_words(self, error: ValueError) -> str:
+        """What an error says, with the viewer's name of the file in place of the server's."""
+        text = str(error).replace(str(self.path), self.name)
+        return text.replace(self.path.name, self.name)

@@ -1,0 +1,65 @@
+"""Work that a viewer waits for: they are told how far it is, and may cancel it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+TELL_SECONDS = 0.2  # between two messages on progress
+
+
+class Cancelled(Exception):
+    """The viewer has cancelled, or has left."""
+
+
+class Work:
+    """The work under way."""
+
+    def __init__(self) -> None:
+        self._tell: Callable[[str, int, int], object] = lambda *_: None
+        self._cancelled = threading.Event()
+        self._gone = threading.Event()  # the viewer has left
+        self._told = 0.0
+
+    def beside(self) -> Work:
+        """Other work for the same viewer, at the same time."""
+        other = Work()
+        other._gone = self._gone
+        return other
+
+    def begin(self) -> None:
+        """Forget that earlier work was cancelled."""
+        self._cancelled.clear()
+        self._told = time.monotonic()
+
+    def cancel(self) -> None:
+        """Let `check` raise in the work under way."""
+        self._cancelled.set()
+
+    def leave(self) -> None:
+        """Let `check` raise from now on."""
+        self._gone.set()
+
+    def check_there(self) -> None:
+        """Raise Cancelled where the viewer has left."""
+        if self._gone.is_set():
+            raise Cancelled
+
+    def check(self) -> None:
+        """Raise Cancelled where the viewer has left, or wants no more of it."""
+        self.check_there()
+        if self._cancelled.is_set():
+            raise Cancelled
+
+    def tell_by(self, tell: Callable[[str, int, int], object]) -> None:
+        """Have `tell(what, done, total)` called from the thread that works."""
+        self._tell = tell
+
+    def tell(self, what: str, done: int, total: int) -> None:
+        """Say how far the work is, now and then; raises as `check` does."""
+        self.check()
+        now = time.monotonic()
+        if now - self._told >= TELL_SECONDS:
+            self._told = now
+            self._tell(what, done, total)

@@ -1,0 +1,103 @@
+"""Track in the browser: opens a page that shows videos, draws boxes and follows them.
+
+    python tools/serve.py
+
+prints the page's address. By default only this machine reaches it. Videos that are sent to it are
+removed when their page is closed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+if not __package__:  # run as a file: where nothing is installed the checkout serves
+    sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from rbsf.system.program import positive_int, require, run
+from rbsf.tools.span import place
+
+HIGHEST_PORT = 65535
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen to; 0.0.0.0 lets others in, who see no password"
+        " (default: %(default)s, this machine alone)",
+    )
+    parser.add_argument(
+        "--port",
+        type=port,
+        default=8000,
+        help="0: any that is free (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--threads",
+        type=positive_int,
+        metavar="N",
+        help="CPU threads of each network (default: all cores)",
+    )
+    parser.add_argument(
+        "--users",
+        type=positive_int,
+        default=2,
+        metavar="N",
+        help="who track at once; others wait in line (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-upload",
+        type=positive_int,
+        default=500,
+        metavar="MB",
+        help="largest video that is taken (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-length",
+        type=length,
+        default=9000,
+        metavar="LENGTH",
+        help="longest video that is taken, in frames, such as 9000, or seconds, such as 60s"
+        " (default: %(default)s frames)",
+    )
+    return parser.parse_args(argv)
+
+
+def port(text: str) -> int:
+    """Parse a port (`type=` of argparse)."""
+    if not text.isdecimal() or int(text) > HIGHEST_PORT:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port, from 0 to {HIGHEST_PORT}")
+    return int(text)
+
+
+def length(text: str) -> int | float:
+    """Parse a length of a video (`type=` of argparse)."""
+    value = place(text)
+    if not value:
+        raise argparse.ArgumentTypeError(f"{text!r} leaves no frame; give at least 1 frame")
+    return value
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Serve until Ctrl-C or SIGTERM."""
+    args = parse_args(argv)
+    require("serve")
+    from rbsf.tools.page.server import open_port, serve
+    from rbsf.tools.page.settings import Settings
+
+    settings = Settings(args.users, args.threads, args.max_upload, args.max_length)
+    with open_port(args.host, args.port) as listener:
+        name = f"[{args.host}]" if ":" in args.host else args.host
+        print(f"page: http://{name}:{listener.getsockname()[1]}/ (Ctrl-C ends it)", flush=True)
+        serve(listener, args.host, settings)
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -161,7 +161,7 @@ def test_a_resume_in_the_middle_of_an_epoch_is_exact_to_the_bit(
 
 def test_without_teacher_the_float_network_is_trained_first(store, tmp_path, capsys):
     run = tmp_path / "run"
-    flags = [*QUICK, "--epochs", "1", "--pairs", "2"]
+    flags = [*QUICK, "--epochs", "1", "--pairs", "2", "--own-teacher"]
     assert main(["--data", str(store), "--out", str(run), *flags]) == 0
     assert "the float siamfc is trained first" in capsys.readouterr().out
     assert load_weights(run / "teacher" / "siamfc.safetensors")[1] == "siamfc"
@@ -173,7 +173,15 @@ def test_an_xnor_network_is_validated_by_tracking(store, teacher, tmp_path, caps
     flags = ["--model", "xnor", "--epochs", "1", "--val", str(store.parent / "videos" / "train")]
     assert run_main(store, teacher, run, *flags, *TWO_SHORT_VIDEOS) == 0
     held_out = "without synthetic_000005, synthetic_000006, held out for validation"
-    assert f"from 1 videos and 0 stills, {held_out}" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert f"from 1 videos and 0 stills, {held_out}" in said.out
+    still = r"a box that never moves has val_auc 0\.\d+, .*, val_logistic 0\.693, val_hit 0\.\d+"
+    assert re.search(f"to compare with: {still}", said.out)
+    assert "to compare with: the shipped network has val_auc 0." in said.out
+    beside = r"val_auc 0\.\d+ \(a box that never moves 0\.\d+, the shipped network 0\.\d+\)"
+    assert re.search(
+        rf"epoch 1: {beside}, .*val_logistic \S+ \(a box that never", said.out + said.err
+    )
     last = rows_of(run / "log.csv")[-1]
     assert 0 <= float(last["val_auc"]) <= 1
     assert 0 <= float(last["val_hit"]) <= 1
@@ -205,9 +213,11 @@ def test_default_data_is_synthetic_and_says_so(tmp_path, monkeypatch, teacher, c
     monkeypatch.setattr(training_data, "SYNTHETIC", few)
     out = tmp_path / "runs" / "x"
     assert main(["--teacher", str(teacher), "--out", str(out), *QUICK, "--epochs", "1"]) == 0
-    first = capsys.readouterr().out.splitlines()
-    assert "synthetic" in first[0]
-    assert "GOT-10k" in first[1]
+    first, second, *others = capsys.readouterr().out.splitlines()
+    assert "synthetic" in first
+    assert "GOT-10k" in second
+    assert any(re.fullmatch(r"this takes about \d+ \w+ on this machine", line) for line in others)
+    assert [path.name for path in out.parent.iterdir()] == ["x"]
 
 
 def test_ctrl_c_at_the_terminal_ends_a_training_with_loader_processes(store, teacher, tmp_path):

@@ -98,10 +98,11 @@ def test_a_resume_in_the_batch_norm_pass_is_exact_to_the_bit(
 
 def test_a_teacher_is_trained_once_for_all_that_share_it(image_root, tmp_path, capsys):
     """A float row of a table has the digest of that teacher, so it serves as well."""
-    assert train_resnet(image_root, tmp_path / "a", "--epochs", "1") == 0
+    shared = ["--cache", str(tmp_path)]
+    assert train_resnet(image_root, tmp_path / "a", "--epochs", "1", *shared) == 0
     assert "the float resnet18 is trained first" in capsys.readouterr().out
     flags = shlex.split("--epochs 1 --no-gan --method bireal --lambda-kernel 0")
-    assert train_resnet(image_root, tmp_path / "b", *flags) == 0
+    assert train_resnet(image_root, tmp_path / "b", *flags, *shared) == 0
     said = capsys.readouterr().out
     assert "trained first" not in said
     (file,) = (tmp_path / "teachers").glob("*/resnet18.safetensors")
@@ -297,7 +298,7 @@ def test_mnist_learns(real_data, tmp_path):
 def test_two_trainings_at_once_make_their_teacher_once(image_root, tmp_path):
     """The second waits for the first one's lock, and then finds the teacher."""
     program = [sys.executable, str(ROOT / "tools" / "train_classifier.py")]
-    command = [*program, *NET, "--root", str(image_root), *QUICK]
+    command = [*program, *NET, "--root", str(image_root), "--cache", str(tmp_path), *QUICK]
     settings = {"stdout": subprocess.PIPE, "text": True}
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     both = [

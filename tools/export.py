@@ -5,7 +5,8 @@ weight, or --first-bits; a classifier's real layers stay float32. A file that wo
 the rounded network does in float64 is not written.
 
 onnx: two graphs of a tracker, NAME_backbone.onnx and NAME_head.onnx, or one of a classifier. The
-network may be 1-bit or float.
+network may be 1-bit or float. The files say themselves how they are used, in their metadata;
+tools/onnx_runner.py tracks by them.
 
 Either file's results are compared with PyTorch's, on made-up frames or those of --check.
 """
@@ -170,6 +171,7 @@ def export_onnx(weights: Path, out: Path, video: str | None) -> None:
     )
     from rbsf.models import TRACKERS
     from rbsf.models.rbsf2 import RBSF2
+    from rbsf.tools.onnx_about import about_classifier
     from rbsf.tracker.teachers.siamfc import load_tracker
 
     net, model, info = load_tracker(weights)
@@ -179,16 +181,19 @@ def export_onnx(weights: Path, out: Path, video: str | None) -> None:
         export_two(net, export_float_tracker(net, model), read_crops(video), out)
     else:
         exported = export_classifier(net, model, classifier_input(weights, info))
-        export_one(net, exported, read_images(video, exported.images.shape), out)
+        about = about_classifier(model, info["input"])
+        export_one(net, exported, about, read_images(video, exported.images.shape), out)
 
 
-def export_one(net: nn.Module, exported: Exported, images: np.ndarray, out: Path) -> None:
+def export_one(
+    net: nn.Module, exported: Exported, about: dict[str, str], images: np.ndarray, out: Path
+) -> None:
     """Write the graph of a classifier, and compare it on `images`."""
     from rbsf.export.compare import torch_logits
     from rbsf.export.onnx import network_graph, run_graph
 
     exported.compare().check()
-    write_graph(network_graph(exported.packed), out)
+    write_graph(network_graph(exported.packed), out, about)
     expected = torch_logits(net, images, exported.images.mean, exported.images.std)
     print(f"logits to PyTorch: {describe_difference(run_graph(out, images), expected)}")
 
@@ -203,14 +208,16 @@ def export_two(net: nn.Module, exported: Exported, images: np.ndarray, out: Path
 
     from rbsf.export.compare import torch_logits
     from rbsf.export.onnx import head_graph, network_graph, run_graph, run_head
+    from rbsf.tools.onnx_about import about_response
 
     backbone, head = paths_of(out)
     exported.compare().check()
     graph = network_graph(exported.packed)
-    write_graph(graph, backbone)
+    about_backbone, about_head = about_response(exported.packed.model)
+    write_graph(graph, backbone, about_backbone)
     features = torch_logits(net, images)
     print(f"features to PyTorch: {describe_difference(run_graph(backbone, images), features)}")
-    write_graph(head_graph(graph), head)
+    write_graph(head_graph(graph), head, about_head)
     template = features[:1, :, 8:14, 8:14].copy()
     response = F.conv2d(torch.from_numpy(features), torch.from_numpy(template)).numpy()
     found = run_head(head, template, features)
@@ -228,12 +235,14 @@ def export_two_with_head(net: RBSF2, exported: Exported, images: np.ndarray, out
     from rbsf.export.onnx import run_graph, run_head, search_graphs
     from rbsf.layers import binary_layers
     from rbsf.models.whole import STEP
+    from rbsf.tools.onnx_about import about_rbsf2
 
     agreement = exported.compare()
     if binary_layers(net):  # a float twin's sums may round to the next step, by their order
         agreement.check()
-    for graph, path in zip(search_graphs(exported.packed), paths_of(out), strict=True):
-        write_graph(graph, path)
+    graphs = zip(search_graphs(exported.packed), paths_of(out), about_rbsf2(), strict=True)
+    for graph, path, about in graphs:
+        write_graph(graph, path, about)
     backbone, head = paths_of(out)
     exemplar = images[:1, 64:191, 64:191]
     template = torch_logits(net.backbone, exemplar)
@@ -251,10 +260,13 @@ def paths_of(out: Path) -> tuple[Path, Path]:
     return out.with_name(f"{out.stem}_backbone.onnx"), out.with_name(f"{out.stem}_head.onnx")
 
 
-def write_graph(graph: ModelProto, path: Path) -> None:
-    """Write an ONNX graph and print its size."""
+def write_graph(graph: ModelProto, path: Path, about: dict[str, str]) -> None:
+    """Write an ONNX graph that says `about` of itself, and print its size."""
+    from onnx.helper import set_model_props
+
     from rbsf.system.files import write_atomically
 
+    set_model_props(graph, about)
     write_atomically(path, graph.SerializeToString())
     print(f"{path}: {path.stat().st_size:,} bytes")
 

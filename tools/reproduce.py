@@ -168,7 +168,8 @@ def list_cells(table: Study, seeds: list[int], out: Path) -> None:
         for seed in seeds:
             config = dataclasses.replace(cell.config, seed=seed)
             print(f"{cell.name}, seed {seed}: {state_of(config, out)}")
-            print(f"  {command(config, folder_of(config, out))}")
+            shared = dataclasses.replace(config, cache=config.cache or str(out))
+            print(f"  {command(shared, folder_of(config, out))}")
 
 
 def command(config: Any, folder: Path) -> str:

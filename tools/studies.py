@@ -201,7 +201,8 @@ def run_cell(config: RunConfig, out: Path) -> int:
     folder, state = folder_of(config, out), state_of(config, out)
     if state == "done":
         return 0
-    own = dataclasses.replace(config, out=str(folder), resume=state == "half done")
+    shared = config.cache or str(out)  # where all cells find pairs and float teachers
+    own = dataclasses.replace(config, out=str(folder), cache=shared, resume=state == "half done")
     return run(RECIPES[type(config)], own)
 
 

@@ -4,7 +4,8 @@ Without --data it trains on synthetic videos that it makes itself: a try-out, no
 to use give real data: --data GOT-10k/train, or any folder of sequences, still images, or a crop
 store of tools/prepare_pairs.py.
 
-RB-SF and XNOR-SF start from a float teacher: --teacher PATH, or one that is trained first. RB-SF 2
+RB-SF and XNOR-SF start from a float teacher: the shipped one, --teacher PATH, or with --own-teacher
+one that is trained first. RB-SF 2
 learns from a published tracker: --model rbsf2 --teacher BACKBONE.onnx,HEAD.onnx. Its settings:
 --model rbsf2 --help
 

@@ -76,6 +76,11 @@ class Labelled(ABC):
         parts = shares(len(order), batch_size, start, rank, world, train)
         return self._read_batches(order, parts, (seed, epoch), train)
 
+    def class_shares(self) -> np.ndarray:
+        """How common each class is among the images, `[classes]`, 1 in sum."""
+        counts = np.bincount(self._label_array(), minlength=len(self.classes))
+        return counts / counts.sum()
+
     @abstractmethod
     def _label_array(self) -> np.ndarray:
         """The labels, `[N]` int64."""

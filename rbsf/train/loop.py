@@ -19,6 +19,7 @@ from rbsf.system.stop import StopRequest
 from rbsf.train import distributed
 from rbsf.train.capture import CapturedSteps
 from rbsf.train.checkpoint import check_parts, save_checkpoint
+from rbsf.train.forecast import END, NORM_STEP, STEP, Forecast, Work
 from rbsf.train.log import History
 from rbsf.train.rectify import Rectifier
 from rbsf.train.run_config import RunConfig
@@ -52,7 +53,9 @@ class Loop:
 
     `batches(epoch, start, stop)` yields the batches `start` to `stop` of an epoch. An epoch is
     `train_steps` steps and then `norm_steps` of the batch-norm pass. `validate` gets the student
-    after each epoch and returns figures to log. Process 0 writes to `folder`.
+    after each epoch and returns figures to log. `yardsticks` are such figures of others, by name,
+    which are printed beside them. `forecast` knows how long work takes. Process 0 writes to
+    `folder`.
     """
 
     def __init__(
@@ -64,8 +67,11 @@ class Loop:
         validate: Callable[[nn.Module], dict[str, float]] | None = None,
         rank: int = 0,
         world: int = 1,
+        yardsticks: dict[str, dict[str, float]] | None = None,
+        forecast: Forecast | None = None,
     ) -> None:
         self.rectifier, self.batches, self.validate = rectifier, batches, validate
+        self.yardsticks, self.forecast = yardsticks or {}, forecast or Forecast()
         self.config, self.folder = config.loop, folder
         self.unit, self.sampling = config.UNIT, config.sampling
         self.rank, self.world = rank, world
@@ -77,11 +83,22 @@ class Loop:
         self.checkpoint = folder / CHECKPOINT
         self.sums: dict[str, list[Tensor]] = {}  # values since the last row of the log
         self.saved = False  # whether there is a checkpoint
+        self.warm = False  # whether a step was done; the first one waits for all to get ready
 
     @property
     def epoch_steps(self) -> int:
         """Steps of an epoch, those of the batch-norm pass included."""
         return self.train_steps + self.norm_steps
+
+    def work_left(self) -> Work:
+        """What is still to do, the ends of epochs too where something is validated."""
+        epochs = self.config.epochs - self.epoch
+        trained = min(self.index, self.train_steps)
+        work = {
+            STEP: epochs * self.train_steps - trained,
+            NORM_STEP: epochs * self.norm_steps - (self.index - trained),
+        }
+        return work | {END: epochs} if self.validate else work
 
     @property
     def step(self) -> int:
@@ -165,11 +182,13 @@ class Loop:
             disable=self.rank > 0,
             smoothing=0.05,
             mininterval=1,
+            bar_format="{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}"
+            " [{elapsed}, {rate_fmt}{postfix}]",
         )
 
     def _train_epoch(self, bar: tqdm, stop: StopRequest) -> None:
         """What is left of an epoch, its checkpoint and its validation."""
-        bar.set_description(f"epoch {self.epoch + 1}/{self.config.epochs}")
+        self._describe(bar)
         try:
             self._run_steps(bar, stop)
         except RuntimeError:
@@ -179,9 +198,18 @@ class Loop:
             self._stop_if_asked(bar, stop)
         self.epoch, self.index = self.epoch + 1, 0
         self._flush(bar)
+        begun = time.monotonic()
         self.save()
-        self._validate(bar)
+        figures = self._validate()
+        self.forecast.took(END, time.monotonic() - begun)
+        self._tell(figures, bar)
         self._stop_if_asked(bar, stop)
+
+    def _describe(self, bar: tqdm) -> None:
+        """Say in front of the bar which epoch it is, and how long the whole takes yet."""
+        left = self.forecast.left(self.work_left())
+        epoch = f"epoch {min(self.epoch + 1, self.config.epochs)}/{self.config.epochs}"
+        bar.set_description(f"{epoch}, {left}" if left else epoch, refresh=False)
 
     def _run_steps(self, bar: tqdm, stop: StopRequest) -> None:
         """The steps that are left of an epoch."""
@@ -189,8 +217,12 @@ class Loop:
         if self.index == 0 and self.epoch == self.rectifier.config.norm_epochs:
             first = self.batches(self.epoch, 0, min(CALIBRATION, self.epoch_steps))
             self.rectifier.measure_statistics(self._placed(first))
+        done_at = time.monotonic()
         for batch in self._placed(self.batches(self.epoch, self.index, self.epoch_steps)):
             self._run_step(batch)
+            self._time_step(time.monotonic() - done_at)
+            done_at = time.monotonic()
+            self._describe(bar)
             bar.update(self.config.batch_size * self.world)
             if self.index % self.config.log_every == 0:
                 self._flush(bar)
@@ -208,6 +240,12 @@ class Loop:
         for name, value in step(batch, self.epoch).items():
             self.sums.setdefault(name, []).append(value)
         self.index += 1
+
+    def _time_step(self, seconds: float) -> None:
+        """Take the time of the step that was done last into the forecast."""
+        if self.warm:
+            self.forecast.took(STEP if self.index <= self.train_steps else NORM_STEP, seconds)
+        self.warm = True
 
     def _placed(self, batches: Iterable[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
         """The batches, on the device of the networks."""
@@ -248,12 +286,24 @@ class Loop:
         advice = "try lower rates (--lr-binary, --lr-norm)"
         return f"{what}: not finite at step {self.step}; {kept}; {advice}"
 
-    def _validate(self, bar: tqdm) -> None:
-        """Measure the student, log what comes out and print it."""
+    def _validate(self) -> dict[str, float]:
+        """Measure the student and log what comes out."""
         if self.validate is None or self.rank > 0:
-            return
+            return {}
         figures = self.validate(self.rectifier.student.eval())
         self.history.add(self.step, **figures)
         self.history.write()
-        shown = [f"{name} {value:.3f}" for name, value in figures.items()]
-        bar.write(f"epoch {self.epoch}: {', '.join(shown)}")
+        return figures
+
+    def _tell(self, figures: dict[str, float], bar: tqdm) -> None:
+        """Print the figures of an epoch, those of others beside them, and the time left."""
+        if not figures:
+            return
+        shown = [f"{name} {value:.3f}{self._beside(name)}" for name, value in figures.items()]
+        left = self.forecast.left(self.work_left())
+        bar.write(f"epoch {self.epoch}: {', '.join(shown)}" + (f"; {left}" if left else ""))
+
+    def _beside(self, name: str) -> str:
+        """What others reach, such as " (still box 0.150, shipped rbsf 0.600)"."""
+        others = [f"{who} {own[name]:.3f}" for who, own in self.yardsticks.items() if name in own]
+        return f" ({', '.join(others)})" if others else ""

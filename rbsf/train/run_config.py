@@ -132,12 +132,25 @@ class RunConfig:
     resume: bool = setting(
         False, "Go on with the training in --out", changeable=True, decisive=False
     )
+    cache: str | None = setting(
+        None,
+        "Keep what several trainings can share, cut-out pairs and float teachers, in this folder; by"
+        " default in --out",
+        changeable=True,
+        decisive=False,
+        path=True,
+    )
 
     def __post_init__(self) -> None:
         """Raise ValueError naming the field, its value and what would be valid."""
         check_least(self, seed=0)
         if printable(self.out) != self.out:  # safetensors could not open its own file at the end
             raise ValueError(f"out is {self.out}: not UTF-8; choose a folder whose name is")
+
+    @property
+    def shared(self) -> Path:
+        """The folder for what several trainings can share."""
+        return Path(self.cache or self.out)
 
     @property
     def result_file(self) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -24,6 +26,7 @@ from rbsf.train.checkpoint import load_checkpoint
 from rbsf.train.config import write_yaml
 from rbsf.train.device import choose_device, keep_memory
 from rbsf.train.distributed import Process
+from rbsf.train.forecast import END, LATER, STEP, TRIED, Forecast, in_words, seconds_a_step
 from rbsf.train.loop import CHECKPOINT, Loop, Stopped
 from rbsf.train.record import describe_place, provenance, report_size, write_record
 from rbsf.train.rectify import Rectifier
@@ -65,8 +68,21 @@ class Recipe(ABC, Generic[Config]):
         """The batches `start` to `stop` of an epoch, which are the same each time."""
 
     @abstractmethod
+    def some_batches(self, count: int) -> Iterable[dict[str, Tensor]]:
+        """The first batches, on the device, for measurements before a training begins."""
+
+    @abstractmethod
     def describe(self, student: nn.Module) -> str:
         """Network and data, in words."""
+
+    @property
+    def try_out(self) -> bool:
+        """Whether the training only shows that all works, so that its length is told first."""
+        return False
+
+    def shipped_teacher(self) -> Path | None:
+        """The shipped float network that teaches where no teacher is given; None if none fits."""
+        return None
 
     def missing_teacher(self) -> Recipe[Config] | None:
         """The training of the teacher; None where none is needed or it is there already."""
@@ -75,6 +91,10 @@ class Recipe(ABC, Generic[Config]):
     def validation(self) -> Validate | None:
         """What measures the student after each epoch; None where nothing does."""
         return None
+
+    def yardsticks(self) -> dict[str, dict[str, float]]:
+        """Figures of others, by name, on what `validation` measures by."""
+        return {}
 
     def info(self) -> dict[str, Any]:
         """What goes into the weights file beside settings and environment."""
@@ -149,20 +169,49 @@ class Trainer:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe, self.process = recipe, recipe.process
+        self.forecast = Forecast()
 
     def run(self) -> None:
         """Train to the end. Raises Stopped after Ctrl-C or SIGTERM."""
-        recipe, rank, world = self.recipe, self.process.rank, self.process.world
-        recipe.open()
+        self.recipe.open()
         self._check_export()
-        if teacher := recipe.missing_teacher():
-            Trainer(teacher).run_once()
+        self._find_teacher()
+        self._train()
+
+    def _find_teacher(self) -> None:
+        """Take the teacher that is there, or train one, where none is given."""
+        recipe = self.recipe
+        shipped = None if recipe.config.teacher else recipe.shipped_teacher()
+        if shipped:
+            if self.process.rank == 0:
+                print(f"no --teacher given: {shipped} teaches, which ships")
+            recipe.config = dataclasses.replace(recipe.config, teacher=str(shipped))
+        elif teacher := recipe.missing_teacher():
+            Trainer(teacher).run_once(recipe)
             recipe.config = dataclasses.replace(recipe.config, teacher=str(teacher.weights))
+
+    def _train(self) -> None:
+        """Train by data that are open and with a teacher that is there."""
+        recipe, rank, world = self.recipe, self.process.rank, self.process.world
+        checkpoint = recipe.folder / CHECKPOINT
+        goes_on = recipe.config.resume and checkpoint.is_file()
+        if recipe.try_out and not goes_on:
+            self._try_out()
         rectifier = recipe.build()
         validate = recipe.validation()
-        loop = Loop(rectifier, recipe.batches, recipe.config, recipe.folder, validate, rank, world)
-        checkpoint = recipe.folder / CHECKPOINT
-        if recipe.config.resume and checkpoint.is_file():
+        yardsticks = self._yardsticks() if validate else {}
+        loop = Loop(
+            rectifier,
+            recipe.batches,
+            recipe.config,
+            recipe.folder,
+            validate,
+            rank,
+            world,
+            yardsticks,
+            self.forecast,
+        )
+        if goes_on:
             loop.load(load_checkpoint(checkpoint))
         if rank == 0:
             write_record(recipe.config, world)
@@ -181,8 +230,51 @@ class Trainer:
         if binary_layers(network):
             check_packable(network, self.recipe.model, self.recipe.info())
 
-    def run_once(self) -> None:
-        """Train, unless the weights are there.
+    def _yardsticks(self) -> dict[str, dict[str, float]]:
+        """The recipe's, printed; only process 0 validates and needs them."""
+        if self.process.rank:
+            return {}
+        with torch.random.fork_rng(devices=[]):  # what is drawn here changes no training
+            found = self.recipe.yardsticks()
+        yardsticks = {who: figures for who, figures in found.items() if figures}
+        for who, figures in yardsticks.items():
+            shown = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
+            print(f"to compare with: {who} has {shown}")
+        return yardsticks
+
+    def _try_out(self) -> None:
+        """Measure steps and the validation on networks made for that, and say how long it takes."""
+        recipe = self.recipe
+        with torch.random.fork_rng(devices=[]):
+            rectifier = recipe.build()
+            self.forecast.took(STEP, seconds_a_step(rectifier, recipe.some_batches(TRIED)))
+            if self.process.rank:
+                return
+            validate, begun = recipe.validation(), time.monotonic()
+            if validate:
+                validate(rectifier.student.eval())
+            self.forecast.took(END, time.monotonic() - begun)
+        steps, epochs = sum(recipe.config.steps(self.process.world)), recipe.config.loop.epochs
+        seconds, _ = self.forecast.seconds_for({STEP: steps * epochs, END: epochs})
+        print(f"this takes about {in_words(seconds)} on this machine", flush=True)
+
+    def _foresee(self, student: Recipe) -> None:
+        """Measure the steps of the student's training, which follows, with an untrained teacher."""
+        teacher, given = self.recipe, student.config
+        with torch.random.fork_rng(devices=[]), TemporaryDirectory() as folder:
+            path = Path(folder) / teacher.weights.name
+            save_weights(teacher.build().student, teacher.model, path, teacher.info())
+            student.config = dataclasses.replace(given, teacher=str(path))
+            seconds = seconds_a_step(student.build(), student.some_batches(TRIED))
+        student.config = given
+        steps, epochs = sum(given.steps(self.process.world)), given.loop.epochs
+        self.forecast.later = {LATER: steps * epochs}
+        if student.validation():
+            self.forecast.later[END] = epochs
+        self.forecast.took(LATER, seconds)
+
+    def run_once(self, student: Recipe) -> None:
+        """Train, unless the weights are there; the training of `student` follows.
 
         Where several trainings want them at once, one makes them and the others wait.
         """
@@ -195,7 +287,9 @@ class Trainer:
             if rank == 0:
                 print(f"no --teacher given: {_plan(recipe)}")
             if missing:
-                self.run()
+                recipe.open()
+                self._foresee(student)
+                self._train()
 
     def _finish(self, student: nn.Module) -> None:
         recipe = self.recipe

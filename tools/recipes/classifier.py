@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -313,12 +314,12 @@ class ClassifierRecipe(Recipe[ClassifierConfig]):
         return min(len(self.training), self.config.subset or len(self.training))
 
     def missing_teacher(self) -> ClassifierRecipe | None:
-        """The float twin, in OUT/../teachers, where all trainings beside OUT find it."""
+        """The float twin, in `teachers` of the folder that trainings share."""
         config = self.config
         if not config.needs_teacher or config.teacher is not None:
             return None
         twin = config.float_twin()
-        folder = self.folder.parent / twin.folder_name()
+        folder = config.shared / twin.folder_name()
         twin = dataclasses.replace(twin, out=str(folder), resume=(folder / "config.yaml").is_file())
         return ClassifierRecipe(twin, self.process, self.images)
 
@@ -351,8 +352,7 @@ class ClassifierRecipe(Recipe[ClassifierConfig]):
 
     def _start(self, student: nn.Module, teacher: nn.Module) -> Stats:
         """Measure the teacher's maps, and start the student from it if that is asked for."""
-        train_steps, _ = self.config.steps(self.process.world)
-        first = self.batches(0, 0, min(CALIBRATION, train_steps))
+        first = self.some_batches(CALIBRATION)
 
         def classify(net: nn.Module, batch: dict[str, Tensor]) -> Tensor:
             return self.task.classify(net, batch["image"])
@@ -370,6 +370,11 @@ class ClassifierRecipe(Recipe[ClassifierConfig]):
         if stop > train_steps:
             first = max(start - train_steps, 0)
             yield from self._batches(epoch + NORM_PASS, first, stop - train_steps)
+
+    def some_batches(self, count: int) -> Iterator[dict[str, Tensor]]:
+        """See `Recipe`."""
+        train_steps, _ = self.config.steps(self.process.world)
+        return self.batches(0, 0, min(count, train_steps))
 
     def _batches(self, epoch: int, start: int, stop: int) -> Iterator[dict[str, Tensor]]:
         """The batches `start` to `stop` in the order of the images that `epoch` gives."""
@@ -399,6 +404,17 @@ class ClassifierRecipe(Recipe[ClassifierConfig]):
             return {f"val_{name}": scores[name] for name in ("top1", "top5", "entropy")}
 
         return validate
+
+    def yardsticks(self) -> dict[str, dict[str, float]]:
+        """What one reaches who knows nothing but how common each class of the test images is."""
+        shares = np.sort(self.test.class_shares())[::-1]
+        shares = shares[shares > 0]
+        figures = {
+            "val_top1": 100 * float(shares[0]),
+            "val_top5": 100 * float(shares[:5].sum()),
+            "val_entropy": -float((shares * np.log(shares)).sum()),
+        }
+        return {"a guess": figures}
 
     def describe(self, student: nn.Module) -> str:
         """Network and data, such as "lenet, rbcn: 9,284 parameters, 6,456 of them 1-bit ..."."""

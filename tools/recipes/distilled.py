@@ -13,13 +13,10 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from rbsf.datasets.pairs.crop_store import CropStore
 from rbsf.datasets.pairs.training_data import open_training_data
 from rbsf.datasets.video.sequences import Sequence, load_sequences
-from rbsf.eval.metrics import mean_curves, score_sequence
-from rbsf.eval.runner import track_sequence
 from rbsf.layers import binary_layers
 from rbsf.maps import CALIBRATION, map_statistics
 from rbsf.models import build
@@ -27,6 +24,7 @@ from rbsf.models.rbsf2 import FLOAT, Block, Sums, check_method
 from rbsf.shipped import CONFIGS
 from rbsf.tools.recipes.pairs import PairConfig, PairRecipe
 from rbsf.tools.recipes.presence import options_of, presence_auc, with_presence
+from rbsf.tools.recipes.yardsticks import kept, state_of, still_and_shipped, track_heads
 from rbsf.tracker.anchor_free import AnchorFree
 from rbsf.tracker.distill import DistillTask, PresenceTask, answers
 from rbsf.tracker.rbsf2 import TorchNetwork
@@ -170,7 +168,7 @@ class DistilledRecipe(PairRecipe[DistillConfig]):
     def open_data(self) -> tuple[list[CropStore], list[Sequence]]:
         """See `PairRecipe`; what is validated on is not among the data."""
         data = [Path(path) for path in self.config.data]
-        cache, first = self.folder.parent, self.process.rank == 0
+        cache, first = self.config.shared, self.process.rank == 0
         with distributed.first_process_first(self.process.rank):
             return open_training_data(data, cache, None, 0, skip_broken=True, prepare_missing=first)
 
@@ -226,14 +224,26 @@ class DistilledRecipe(PairRecipe[DistillConfig]):
             return None
         sequences = load_sequences(Path(config.val))
         if not config.presence_of:
-            most = config.val_frames
-            heads = [sequence.part(0, min(most, len(sequence))) for sequence in sequences]
-            return lambda net: tracked(net, heads)
+            heads = self._heads(sequences)
+            return lambda net: track_heads(AnchorFree(TorchNetwork(net)), heads)
         if len(sequences) < 2:
             raise ValueError(
                 f"--val {config.val}: holds one sequence; presence is looked at between two or more"
             )
         return lambda net: {"val_presence": presence_auc(net, sequences)}
+
+    def _heads(self, sequences: list[Sequence]) -> list[Sequence]:
+        most = self.config.val_frames
+        return [sequence.part(0, min(most, len(sequence))) for sequence in sequences]
+
+    def yardsticks(self) -> dict[str, dict[str, float]]:
+        """See `rbsf.tools.recipes.yardsticks`; of presence, that of a guess."""
+        config = self.config
+        if config.presence_of:
+            return {"a guess": {"val_presence": 0.5}}
+        heads = self._heads(load_sequences(Path(str(config.val))))
+        threads = config.machine.threads
+        return kept(self.folder, state_of(heads), lambda: still_and_shipped(heads, threads))
 
 
 def load_twin(path: str, student: nn.Module) -> nn.Module:
@@ -259,14 +269,3 @@ def start_from_twin(student: nn.Module, twin: nn.Module) -> None:
     student.load_state_dict(twin.state_dict(), strict=False)
     for layer in binary_layers(student).values():
         layer.set_weight(layer.weight.detach())
-
-
-def tracked(net: nn.Module, sequences: list[Sequence]) -> dict[str, float]:
-    """AUC and precision of sequences, tracked by the network as PyTorch runs it."""
-    tracker = AnchorFree(TorchNetwork(net))
-    curves = []
-    for sequence in tqdm(sequences, desc="validation", unit="sequence", leave=False):
-        boxes = track_sequence(tracker, sequence).boxes
-        curves.append(score_sequence(boxes, sequence.boxes))
-    mean = mean_curves(curves).scores
-    return {"val_auc": mean.auc, "val_precision": mean.precision}

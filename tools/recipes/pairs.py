@@ -126,10 +126,7 @@ class PairRecipe(Recipe[Config]):
         yield from islice(self._loader, stop - start)
 
     def some_batches(self, count: int) -> Iterable[dict[str, Tensor]]:
-        """The first batches, on the device, for measurements before a training begins.
-
-        This process itself reads them.
-        """
+        """See `Recipe`; this process itself reads them."""
         loader = make_loader(self.dataset, self.config.loop.batch_size)
         for batch in islice(loader, count):
             yield {key: value.to(self.process.device) for key, value in batch.items()}

@@ -15,15 +15,15 @@ from rbsf.layers import binary_layers
 from rbsf.maps import CALIBRATION, Stats, measure_maps, start_again, start_from_teacher
 from rbsf.models import build
 from rbsf.models.alexnet import slimmed
+from rbsf.shipped import find_weights
 from rbsf.tools.recipes.pairs import PairRecipe
 from rbsf.tools.recipes.siamese_config import TrainConfig, model_defaults
-from rbsf.tools.recipes.validation import validation
+from rbsf.tools.recipes.validation import validation, yardsticks
 from rbsf.tracker.task import SiameseTask
 from rbsf.tracker.teachers.siamfc import load_tracker
 from rbsf.train import distributed
 from rbsf.train.config import changed
 from rbsf.train.device import dtype_of, place
-from rbsf.train.distributed import Process
 from rbsf.train.rectify import Rectifier
 from rbsf.train.trainer import Validate
 
@@ -36,14 +36,7 @@ TRY_OUT = (
 
 
 class SiameseRecipe(PairRecipe[TrainConfig]):
-    """See the module.
-
-    Crops that are cut out of folders go to `cache`, by default the folder that holds OUT.
-    """
-
-    def __init__(self, config: TrainConfig, process: Process, cache: Path | None = None) -> None:
-        super().__init__(config, process)
-        self.cache = cache or self.folder.parent
+    """See the module."""
 
     @property
     def model(self) -> str:
@@ -60,12 +53,25 @@ class SiameseRecipe(PairRecipe[TrainConfig]):
         with distributed.first_process_first(rank):
             return open_training_data(
                 data,
-                self.cache,
+                config.shared,
                 val,
                 config.val_sequences,
                 skip_broken=config.skip_broken,
                 prepare_missing=rank == 0,
             )
+
+    @property
+    def try_out(self) -> bool:
+        """See `Recipe`."""
+        return not self.config.data
+
+    def shipped_teacher(self) -> Path | None:
+        """The shipped SiamFC, unless the student is wider, or a teacher has been begun here."""
+        config, shipped = self.config, find_weights("siamfc")
+        if config.model == "siamfc" or config.own_teacher or config.width > 1:
+            return None
+        begun = (self.folder / "teacher").is_dir()
+        return shipped if shipped.is_file() and not begun else None
 
     def missing_teacher(self) -> SiameseRecipe | None:
         """The float network on the same data, in OUT/teacher."""
@@ -75,7 +81,8 @@ class SiameseRecipe(PairRecipe[TrainConfig]):
         defaults = model_defaults("siamfc")
         own = {name: defaults[name] for name in defaults.keys() - {"epochs", "pairs"}}
         own |= {"model": "siamfc", "out": str(self.folder / "teacher"), "correlation_bits": False}
-        return SiameseRecipe(changed(config, **own), self.process, self.cache)
+        own |= {"cache": str(config.shared)}
+        return SiameseRecipe(changed(config, **own), self.process)
 
     def untrained(self) -> nn.Module:
         """See `Recipe`."""
@@ -126,6 +133,10 @@ class SiameseRecipe(PairRecipe[TrainConfig]):
     def validation(self) -> Validate | None:
         """See `rbsf.tools.recipes.validation`."""
         return validation(self.stores, self.held_out, self.config, self.process.device)
+
+    def yardsticks(self) -> dict[str, dict[str, float]]:
+        """See `rbsf.tools.recipes.validation`."""
+        return yardsticks(self.stores, self.held_out, self.config)
 
 
 def _of_the_same_width(wide: Stats, own: Stats) -> Stats:

@@ -37,6 +37,9 @@ class TrainConfig(PairConfig):
     )
     response_match: float = setting(1.0, "Weigh the distance to the teacher's response map by this")
     scratch: bool = setting(False, "Start from new weights in place of the teacher's")
+    own_teacher: bool = setting(
+        False, "Train a float teacher on the same data first, where the shipped one would serve"
+    )
     correlation_bits: bool = setting(
         False,
         "Train for tracking with the shipped constants bits, which correlate the signs of features",

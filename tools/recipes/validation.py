@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from rbsf.datasets.pairs.crop_store import CropStore
 from rbsf.datasets.pairs.pair_dataset import PairDataset, make_loader
 from rbsf.datasets.pairs.sampling import Row
 from rbsf.datasets.pairs.training_data import find_held_out
 from rbsf.datasets.video.sequences import Sequence
-from rbsf.eval.metrics import mean_curves, score_sequence
-from rbsf.eval.runner import track_sequence
 from rbsf.tools.recipes.siamese_config import TrainConfig
+from rbsf.tools.recipes.yardsticks import Figures, kept, state_of, still_and_shipped, track_heads
 from rbsf.tracker.backbones import torch_backbone
 from rbsf.tracker.siamfc import SiamFC
 from rbsf.tracker.task import SiameseTask, balanced_logistic, best_bias, hit_rate, labels_for
@@ -25,6 +25,7 @@ from rbsf.train.trainer import Validate
 
 PAIRS = 200  # held-out pairs that are looked at
 BATCH = 8  # pairs at a time
+RESPONSE = 17  # cells of a response map's side
 
 
 def validation(
@@ -85,20 +86,42 @@ def _tracked(sequences: list[Sequence], config: TrainConfig, device: torch.devic
 
     def validate(net: nn.Module) -> dict[str, float]:
         backbone = torch_backbone(net, str(device), precision)
-        tracker = SiamFC(backbone, config.constants)
-        curves = []
-        for head in heads:
-            try:
-                boxes = track_sequence(tracker, head).boxes
-                curves.append(score_sequence(boxes, head.boxes))
-            except (ValueError, OSError) as error:  # one bad frame must not end a training
-                tqdm.write(f"warning: {head.name} is left out of the validation: {error}")
-        if not curves:
-            return {}
-        mean = mean_curves(curves).scores
-        return {"val_auc": mean.auc, "val_precision": mean.precision}
+        return track_heads(SiamFC(backbone, config.constants), heads)
 
     return validate
+
+
+def yardsticks(
+    stores: list[CropStore], sequences: list[Sequence], config: TrainConfig
+) -> dict[str, Figures]:
+    """What a box that never moves and the shipped network have on the same `sequences`.
+
+    They are measured once, and kept in the folder of the training.
+    """
+    if not sequences:
+        return {}
+    heads = [_head(sequence, config.val_frames) for sequence in sequences]
+    rows = find_held_out(stores, sequences)
+
+    def measure() -> dict[str, Figures]:
+        figures = still_and_shipped(heads, config.machine.threads)
+        if rows:
+            next(iter(figures.values())).update(_of_the_middle(stores, rows))
+        return figures
+
+    cut = [stores[store].path for store, _ in rows]
+    return kept(Path(config.out), f"{state_of(heads, cut)} {rows}", measure)
+
+
+def _of_the_middle(stores: list[CropStore], rows: list[Row]) -> Figures:
+    """Of the same pairs, the figures of a target that is always taken to be in the middle.
+
+    Its responses elsewhere are all alike, so that the loss is ln 2.
+    """
+    dataset = PairDataset(stores, PAIRS, seed=0, only=rows)
+    shifts = torch.stack([dataset[number]["shift"] for number in range(PAIRS)])
+    hit = labels_for(shifts, RESPONSE)[:, RESPONSE // 2, RESPONSE // 2].mean().item()
+    return {"val_logistic": math.log(2), "val_hit": hit}
 
 
 def _head(sequence: Sequence, frames: int) -> Sequence:

@@ -1,0 +1,79 @@
+"""What others reach on the sequences that a tracker is validated on: something to compare with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from tqdm import tqdm
+
+from rbsf.datasets.video.index import fingerprint
+from rbsf.datasets.video.sequences import Sequence
+from rbsf.eval.metrics import mean_curves, score_sequence
+from rbsf.eval.runner import Tracker, track_sequence
+from rbsf.eval.trackers import parse_tracker
+from rbsf.shipped import find_weights
+from rbsf.system.files import write_atomically
+from rbsf.system.text import read_text
+from rbsf.tracker.backbones import load_backbone
+from rbsf.tracker.siamfc import TRACKER_VERSION, SiamFC
+
+Figures = dict[str, float]
+
+FILE = "yardsticks.json"
+STILL, SHIPPED = "a box that never moves", "the shipped network"
+
+
+def track_heads(tracker: Tracker, heads: list[Sequence]) -> Figures:
+    """AUC and precision of short sequences, tracked; one that cannot be read is left out."""
+    curves = []
+    for head in tqdm(heads, desc="validation", unit="sequence", leave=False):
+        try:
+            boxes = track_sequence(tracker, head).boxes
+            curves.append(score_sequence(boxes, head.boxes))
+        except (ValueError, OSError) as error:  # one bad frame must not end a training
+            tqdm.write(f"warning: {head.name} is left out of the validation: {error}")
+    if not curves:
+        return {}
+    mean = mean_curves(curves).scores
+    return {"val_auc": mean.auc, "val_precision": mean.precision}
+
+
+def still_and_shipped(heads: list[Sequence], threads: int) -> dict[str, Figures]:
+    """The figures of a box that never moves, and of the shipped RB-SF where it ships.
+
+    `threads`: of the CPU; 0 takes all cores.
+    """
+    figures = {STILL: track_heads(parse_tracker("static").build(), heads)}
+    weights = find_weights("rbsf")
+    if weights.is_file():
+        tracker = SiamFC(load_backbone(weights, threads=threads or None))
+        figures[SHIPPED] = track_heads(tracker, heads)
+    return figures
+
+
+def state_of(heads: list[Sequence], others: Iterable[Path] = ()) -> str:
+    """A digest of what decides `still_and_shipped`, and of the state of other files."""
+    parts = [
+        (f"{head.name} {hashlib.sha256(head.boxes.tobytes()).hexdigest()}", head.files())
+        for head in heads
+    ]
+    described = [(text, [Path(file) for file in files]) for text, files in parts]
+    shipped = [find_weights("rbsf"), *sorted(set(others))]
+    return fingerprint([*described, (f"tracker {TRACKER_VERSION}", shipped)])
+
+
+def kept(folder: Path, state: str, measure: Callable[[], dict[str, Figures]]) -> dict[str, Figures]:
+    """The figures that `measure` gives; those in `folder`, where they are of the same `state`."""
+    path = folder / FILE
+    try:
+        content = json.loads(read_text(path))
+        if content["state"] == state:
+            return content["figures"]
+    except (OSError, KeyError, TypeError, ValueError):  # not there, or no file of ours
+        pass
+    figures = measure()
+    write_atomically(path, json.dumps({"state": state, "figures": figures}, indent=1).encode())
+    return figures

@@ -1,6 +1,6 @@
 """Run trackers over a benchmark, score them, and write a report.
 
-    python eval/run_benchmarks.py --dataset OTB100 --root data/OTB --tracker rbsf --tracker static
+    rbsf benchmark --dataset OTB100 --root data/OTB --tracker rbsf --tracker static
 
 Results go to OUT/results/DATASET/TRACKER-DIGEST in the got10k toolkit's form. What is there is not
 run again, so an interrupted run goes on where it stopped. Other weights, constants, precision,

@@ -1,6 +1,6 @@
 """Score trackers where targets are absent for a time: lost, noticed, found again.
 
-    python eval/run_long_term.py --root data/GOT-10k/val --tracker rbsf
+    rbsf long-term --root data/GOT-10k/val --tracker rbsf
 
 By default departures are made from the sequences: the camera turns away from the target and
 returns, a pillar hides it, the camera jumps.  With --as-they-are the sequences are tracked as they
@@ -45,7 +45,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         action="append",
         required=True,
         metavar="[LABEL=]WHAT",
-        help="as in eval/run_benchmarks.py; repeatable",
+        help="as in rbsf benchmark; repeatable",
     )
     add("--sequences", nargs="+", metavar="NAME", help="these alone (default: all)")
     add("--departures", nargs="+", choices=KINDS, default=[*KINDS], help="kinds (default: all)")

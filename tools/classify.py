@@ -1,7 +1,7 @@
 """Class images by a trained classifier, or measure its accuracy and speed on a test set.
 
-    python tools/classify.py --weights resnet18-packed.safetensors photo.jpg more_photos/
-    python tools/classify.py --weights resnet18-packed.safetensors --dataset cifar100 --root data
+    rbsf classify --weights resnet18-packed.safetensors photo.jpg more_photos/
+    rbsf classify --weights resnet18-packed.safetensors --dataset cifar100 --root data
 
 Packed files run without PyTorch. --compare runs a weights file both packed and in PyTorch, and
 counts the images on which the two differ.
@@ -54,7 +54,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         type=Path,
         required=True,
         metavar="FILE",
-        help="as tools/train_classifier.py writes, or packed",
+        help="as rbsf train-classifier writes, or packed",
     )
     add(
         "--dataset",
@@ -177,7 +177,7 @@ def load(path: Path, engine: str, threads: int) -> Classifier:
     kind = packed_kind(path)
     packed = kind == "classifier"
     if kind == "tracker":
-        advice = "give weights that tools/train_classifier.py wrote"
+        advice = "give weights that rbsf train-classifier wrote"
         raise ValueError(f"{path}: a packed tracker, no classifier; {advice}")
     if packed and engine == "torch":
         advice = "give the weights file that it was made from to run it in PyTorch"

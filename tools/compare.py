@@ -1,6 +1,6 @@
 """Put benchmark reports side by side: trackers as rows, data sets as columns.
 
-    python tools/compare.py runs/a/reports/OTB100 runs/b/reports/OTB100 --out compare.html
+    rbsf compare runs/a/reports/OTB100 runs/b/reports/OTB100 --out compare.html
 
 Trackers on the same data set are compared on the sequences that all of them have: mean AUC, and the
 difference to the first tracker. Its 95 % interval comes from a paired bootstrap over sequences,

@@ -1,6 +1,6 @@
 """Count a network's bits and multiplications, layer by layer, as Table 6 of the paper does.
 
-    python tools/cost.py --model resnet18
+    rbsf cost --model resnet18
 
 Totals stand beside those of the float twin, the real network of the same form. A 1-bit
 multiplication counts 1/64 of a real one; rbsf/cost.py has the conventions. --measure adds
@@ -191,7 +191,8 @@ def summary(binary: LayerCost, real: LayerCost) -> str:
     bits = f"{binary.bits / 1e6:.1f} Mbit, float {real.bits / 1e6:.1f} Mbit"
     products = f"{binary.multiplications:.3g}, float {real.multiplications:.3g}"
     smaller, fewer = real.bits / binary.bits, real.multiplications / binary.multiplications
-    return f"weights: {bits}: {smaller:.2f}x\nmultiplications: {products}: {fewer:.2f}x"
+    weights = f"weights: {bits}: {smaller:.2f}x smaller"
+    return f"{weights}\nmultiplications: {products}: {fewer:.2f}x fewer"
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -1,6 +1,6 @@
 """Turn trained weights into a packed file for this project's engine, or ONNX for other runtimes.
 
-    python tools/export.py --weights runs/rbsf/rbsf.safetensors --out rbsf-packed.safetensors
+    rbsf export --weights runs/rbsf/rbsf.safetensors --out rbsf-packed.safetensors
 
 packed: a 1-bit network with one bit a weight. A tracker's first layer is rounded to 7 bits a
 weight, or --first-bits; a classifier's real layers stay float32. A file that would not compute what

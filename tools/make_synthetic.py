@@ -1,7 +1,7 @@
 """Make synthetic tracking videos with true boxes.
 
-python tools/make_synthetic.py --out synthetic --count 50     # a GOT-10k split to train on
-python tools/make_synthetic.py --out demo --count 1 --video   # demo/synthetic_000000.mp4, .txt
+rbsf make-synthetic --out synthetic --count 50     # a GOT-10k split to train on
+rbsf make-synthetic --out demo --count 1 --video   # demo/synthetic_000000.mp4, .txt
 """
 
 from __future__ import annotations

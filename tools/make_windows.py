@@ -1,6 +1,6 @@
 """Give videos without boxes boxes at random places, so that a network can learn from a teacher.
 
-    python tools/make_windows.py --videos unlabelled --out windows --count 6
+    rbsf make-windows --videos unlabelled --out windows --count 6
 
 Each video gets COUNT boxes that stand still; OUT/NAME_1.txt to OUT/NAME_COUNT.txt lie beside links
 to the video. The target is whatever is there: training by --teacher takes no box for true.

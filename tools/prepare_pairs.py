@@ -1,6 +1,6 @@
 """Cut targets out of videos and still images, once: make the crop store that train_rbsf.py reads.
 
-    python tools/prepare_pairs.py --data GOT-10k/train --data stills --out pairs.db
+    rbsf prepare-pairs --data GOT-10k/train --data stills --out pairs.db
 
 Rerun the same command after an interruption: what is stored already is skipped, what could not be
 read is tried again, and what has other boxes or frames by now is cut out again.

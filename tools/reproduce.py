@@ -2,17 +2,17 @@
 
 What is missing is trained, what is half done goes on, and the figures are printed.
 
-    python tools/reproduce.py table2 --root data
-    python tools/reproduce.py parts --data pairs.db --teacher teacher.safetensors \\
+    rbsf reproduce table2 --root data
+    rbsf reproduce parts --data pairs.db --teacher teacher.safetensors \\
         --seeds 0 1 2 --test OTB100=data/OTB
 
 table2, table3, table4 and figure2 are trainings as configs/tables/NAME.yaml has them, of 70 to 200
 epochs each. The float teachers that they share are trained once. Short variants change the epochs
-alone: --set epochs=3, or any other setting of tools/train_classifier.py. table2_small is one for
+alone: --set epochs=3, or any other setting of rbsf train-classifier. table2_small is one for
 CPUs, an hour or two. table6 is counted, in a second.
 
 parts, sources and data_size are ablations of the tracker. Every training is tracked over each
---test; its results lie where eval/run_benchmarks.py --out OUT has them.
+--test; its results lie where rbsf benchmark --out OUT has them.
 
 NAME may be a .yaml file of your own, too. --list says what there is to do. Ctrl-C keeps what is
 done; the same command goes on.
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from rbsf.tools.studies import Study
 
 NAMES = (*sorted(path.stem for path in (CONFIGS / "tables").glob("*.yaml")), "table6")
-TRACK_FLAGS = ("workers", "constants", "every", "frames")  # handed on to eval/run_benchmarks.py
+TRACK_FLAGS = ("workers", "constants", "every", "frames")  # handed on to rbsf benchmark
 FLAGS_OF = {"classifier": ("root",), "tracker": ("data", "teacher", "test", *TRACK_FLAGS)}
 
 
@@ -61,18 +61,18 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--data",
         action="append",
         metavar="PATH",
-        help="of trackers: as of tools/train_rbsf.py; repeatable",
+        help="of trackers: as of rbsf train; repeatable",
     )
     add(
         "--teacher",
         metavar="FILE",
-        help="of trackers: weights of the float teacher, as of tools/train_rbsf.py",
+        help="of trackers: weights of the float teacher, as of rbsf train",
     )
     add(
         "--test",
         action="append",
         metavar="NAME=ROOT",
-        help="of trackers: a --dataset and --root of eval/run_benchmarks.py to track over;"
+        help="of trackers: a --dataset and --root of rbsf benchmark to track over;"
         " repeatable; without any, what is missing is trained and no more",
     )
     add_constants_flag(parser)
@@ -110,7 +110,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="a setting of tools/train_classifier.py or train_rbsf.py for all cells,"
+        help="a setting of rbsf train-classifier or rbsf train for all cells,"
         " such as epochs=3; repeatable",
     )
     add("--list", action="store_true", help="print the cells and their commands, and train nothing")

@@ -1,6 +1,6 @@
 """Track in the browser: opens a page that shows videos, draws boxes and follows them.
 
-    python tools/serve.py
+    rbsf serve
 
 prints the page's address. By default only this machine reaches it. Videos that are sent to it are
 removed when their page is closed.
@@ -29,7 +29,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--host",
         default="127.0.0.1",
-        help="address to listen to; 0.0.0.0 lets others in, who see no password"
+        help="address to listen to; 0.0.0.0 lets others in, who need no password"
         " (default: %(default)s, this machine alone)",
     )
     parser.add_argument(

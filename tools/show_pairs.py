@@ -1,8 +1,8 @@
 """Draw the first pairs that a training would see, as OUT/pairs.png.
 
-    python tools/show_pairs.py --data pairs.db --paste-share 1 --out runs/look
+    rbsf show-pairs --data pairs.db --paste-share 1 --out runs/look
 
-Takes the flags of tools/train_rbsf.py (with --resume: the settings of the training in --out) and
+Takes the flags of rbsf train (with --resume: the settings of the training in --out) and
 trains nothing. Each pair is an exemplar and its search crop, in which a green circle marks where
 the response should peak. A red frame marks a search crop without the exemplar's target.
 """

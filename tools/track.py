@@ -1,6 +1,6 @@
 """Track targets in a video, an image folder, a stream or a camera, from boxes in the first frame.
 
-    python tools/track.py --video in.mp4 --init 120,80,40,60
+    rbsf track --video in.mp4 --init 120,80,40,60
 
 writes in_tracked.mp4, with the boxes drawn in, to the current folder; where that name is taken,
 in_tracked_2.mp4. Boxes are x,y,w,h in pixels, 0-based; frames are counted from 0, targets from 1.

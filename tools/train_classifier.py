@@ -2,9 +2,9 @@
 
 It learns from MNIST, CIFAR, ImageNet or a folder of images.
 
-    python tools/train_classifier.py --config configs/classify/mnist.yaml --root data
+    rbsf train-classifier --config mnist --root data
 
-configs/classify/ has the paper's settings; tools/reproduce.py runs whole tables of the paper.
+configs/classify/ has the paper's settings; rbsf reproduce runs whole tables of the paper.
 
 RBCN needs a float teacher: --teacher FILE, or one that is trained first, and kept in
 OUT/../teachers for the runs that share it. A rival by --method is trained without RBCN's

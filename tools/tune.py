@@ -1,6 +1,6 @@
 """Search the tracker's constants for the best average overlap on validation videos.
 
-    python tools/tune.py --root GOT-10k/val --trials 50 --out runs/tune
+    rbsf tune --root GOT-10k/val --trials 50 --out runs/tune
 
 writes tracker.yaml (the best constants), tune.png and study.log to --out. The first trial is the
 defaults, so the result is never worse than they are on these videos. The same command goes on where
@@ -97,7 +97,7 @@ def refuse_test_data(root: Path) -> None:
     """Raise ValueError where the path `root`, or a sequence found there, has a test set's name."""
     found = _test_folder(root) or _test_sequence(root)
     if found:
-        advice = "give validation videos, such as GOT-10k/val, or videos of tools/make_synthetic.py"
+        advice = "give validation videos, such as GOT-10k/val, or videos of rbsf make-synthetic"
         raise ValueError(
             f"{root} is test data: {found}. Tuning on it makes its scores worthless; {advice}"
         )
@@ -227,7 +227,7 @@ def finish(study: Study, default: FrozenTrial, search: Search, out: Path, comman
     for name, value in constants_of(best).items():
         print(f"  {name}: {value}")
     file = shlex.quote(str(out / "tracker.yaml"))
-    print(f"use it: python eval/run_benchmarks.py ... --constants {file}")
+    print(f"use it: rbsf benchmark ... --constants {file}")
 
 
 def main(argv: list[str] | None = None) -> int:

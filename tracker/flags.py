@@ -61,7 +61,7 @@ def add_constants_flag(parser: argparse.ArgumentParser) -> None:
         "--constants",
         type=find_constants,
         metavar="FILE",
-        help="YAML of tracking constants, as tools/tune.py writes it,"
+        help="YAML of tracking constants, as rbsf tune writes it,"
         " or the name of shipped ones, such as fast",
     )
 

@@ -75,12 +75,12 @@ def load_report(path: str | Path) -> dict[str, Any]:
     if path.is_dir():
         path = path / "report.json"
     if not path.is_file():
-        raise FileNotFoundError(f"report {path} does not exist; eval/run_benchmarks.py writes it")
+        raise FileNotFoundError(f"report {path} does not exist; rbsf benchmark writes it")
     try:
         report = json.loads(read_text(path), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise ValueError(
-            f"{path} is not JSON ({error}); give a report.json of eval/run_benchmarks.py"
+            f"{path} is not JSON ({error}); give a report.json of rbsf benchmark"
         ) from error
     _check_format(report, path)
     return report
@@ -100,7 +100,7 @@ def _check_format(report: Any, path: Path) -> None:
         )
     fault = next(_faults(report), None)
     if fault:
-        raise ValueError(f"{path} is damaged: {fault}; run eval/run_benchmarks.py again")
+        raise ValueError(f"{path} is damaged: {fault}; run rbsf benchmark again")
 
 
 def _refuse_constant(name: str) -> None:

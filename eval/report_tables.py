@@ -59,6 +59,8 @@ def main_table(report: dict[str, Any]) -> Table:
     caption = f"Means over the sequences of {report['title']}; the best of each score in bold"
     caption += ", but for means over fewer sequences than others." if partial else "."
     caption += " After ±: standard deviation over runs." if several else ""
+    caption += " AO: mean overlap. SR0.5, SR0.75: shares of frames whose overlap is greater."
+    caption += " subject: the tracker that the report is about."
     caption += " fps: frames per second in the tracker, decoding left out."
     return Table(caption, ["tracker", *MEASURES.values(), "fps", "file"], rows)
 

@@ -205,7 +205,7 @@ def test_a_missing_report_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert result.returncode == 1
     assert result.stdout == ""
-    said = f"report {tmp_path / 'none'} does not exist; eval/run_benchmarks.py writes it"
+    said = f"report {tmp_path / 'none'} does not exist; rbsf benchmark writes it"
     assert result.stderr == f"error: {said}\n"
 
 

@@ -202,8 +202,8 @@ def test_tool_prints_the_table(capsys):
     shortcut = "stages.1.0.shortcut.1  convolution        128 x 28 x 28"
     assert f"{shortcut}      262,144     32,768    6,422,528" in out
     assert out.endswith(
-        "weights: 33.5 Mbit, float 374.1 Mbit: 11.16x\n"
-        "multiplications: 1.67e+08, float 1.81e+09: 10.86x\n"
+        "weights: 33.5 Mbit, float 374.1 Mbit: 11.16x smaller\n"
+        "multiplications: 1.67e+08, float 1.81e+09: 10.86x fewer\n"
     )
 
 

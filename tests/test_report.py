@@ -239,7 +239,7 @@ def test_what_is_no_report_is_named_in_one_line(tmp_path: Path, content: str, fa
 
 
 def test_missing_report_is_named(tmp_path: Path) -> None:
-    message = r"report.json does not exist; eval/run_benchmarks.py"
+    message = r"report.json does not exist; rbsf benchmark"
     with pytest.raises(FileNotFoundError, match=message):
         load_report(tmp_path)
 

@@ -223,7 +223,7 @@ def load(path: Path, engine: str, threads: int) -> Classifier:
     kind = packed_kind(path)
     packed = kind == "classifier"
     if kind == "tracker":
-        advice = "give weights that tools/train_classifier.py wrote"
+        advice = "give weights that rbsf train-classifier wrote"
         raise ValueError(f"{path}: a packed tracker, no classifier; {advice}")
     if packed and engine == "torch":
         advice = "give the weights file that it was made from to run it in PyTorch"

@@ -205,7 +205,8 @@ def summary(binary: LayerCost, real: LayerCost) -> str:
     bits = f"{binary.bits / 1e6:.1f} Mbit, float {real.bits / 1e6:.1f} Mbit"
     products = f"{binary.multiplications:.3g}, float {real.multiplications:.3g}"
     smaller, fewer = real.bits / binary.bits, real.multiplications / binary.multiplications
-    return f"weights: {bits}: {smaller:.2f}x\nmultiplications: {products}: {fewer:.2f}x"
+    weights = f"weights: {bits}: {smaller:.2f}x smaller"
+    return f"{weights}\nmultiplications: {products}: {fewer:.2f}x fewer"
 
 
 def main(argv: list[str] | None = None) -> None:

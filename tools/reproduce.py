@@ -4,11 +4,11 @@ What is missing is trained, what is half done goes on, and the figures are print
 
 table2, table3, table4 and figure2 are trainings as configs/tables/NAME.yaml has them, of 70 to 200
 epochs each. The float teachers that they share are trained once. Short variants change the epochs
-alone: --set epochs=3, or any other setting of tools/train_classifier.py. table2_small is one for
+alone: --set epochs=3, or any other setting of rbsf train-classifier. table2_small is one for
 CPUs, an hour or two. table6 is counted, in a second.
 
 parts, sources and data_size are ablations of the tracker. Every training is tracked over each
---test; its results lie where eval/run_benchmarks.py --out OUT has them.
+--test; its results lie where rbsf benchmark --out OUT has them.
 
 NAME may be a .yaml file of your own, too. --list says what there is to do. Ctrl-C keeps what is
 done; the same command goes on.
@@ -42,7 +42,7 @@ table2 --root data
 parts --data pairs.db --teacher siamfc.npz --test OTB100=data/OTB
 """
 NAMES = (*sorted(path.stem for path in (CONFIGS / "tables").glob("*.yaml")), "table6")
-TRACK_FLAGS = ("workers", "constants", "every", "frames")  # handed on to eval/run_benchmarks.py
+TRACK_FLAGS = ("workers", "constants", "every", "frames")  # handed on to rbsf benchmark
 FLAGS_OF = {"classifier": ("root",), "tracker": ("data", "teacher", "test", *TRACK_FLAGS)}
 
 

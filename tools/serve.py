@@ -1,6 +1,6 @@
 """Track in the browser: opens a page that shows videos, draws boxes and follows them.
 
-    python tools/serve.py
+    rbsf serve
 
 prints the page's address. By default only this machine reaches it. Videos that are sent to it are
 removed when their page is closed.

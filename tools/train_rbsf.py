@@ -2,7 +2,7 @@
 
 Without --data it trains on synthetic videos that it makes itself: a try-out, no more. For a tracker
 to use give real data: --data GOT-10k/train, or any folder of sequences, still images, or a crop
-store of tools/prepare_pairs.py.
+store of rbsf prepare-pairs.
 
 RB-SF and XNOR-SF start from a float teacher: the shipped one, --teacher PATH, or with --own-teacher
 one that is trained first. RB-SF 2

@@ -106,7 +106,7 @@ def refuse_test_data(root: Path) -> None:
     """Raise ValueError where the path `root`, or a sequence found there, has a test set's name."""
     found = _test_folder(root) or _test_sequence(root)
     if found:
-        advice = "give validation videos, such as GOT-10k/val, or videos of tools/make_synthetic.py"
+        advice = "give validation videos, such as GOT-10k/val, or videos of rbsf make-synthetic"
         raise ValueError(
             f"{root} is test data: {found}. Tuning on it makes its scores worthless; {advice}"
         )
@@ -254,7 +254,7 @@ def finish(study: Study, default: FrozenTrial, search: Search, out: Path, comman
     for name, value in constants_of(best, search).items():
         print(f"  {name}: {value}")
     file = shlex.quote(str(out / "tracker.yaml"))
-    print(f"use it: python eval/run_benchmarks.py ... --constants {file}")
+    print(f"use it: rbsf benchmark ... --constants {file}")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -117,7 +117,11 @@ def check_box(
         )
     if inside:
         return values, None
-    return clipped, f"box {text} reaches outside the {frame}; clipped to {_numbers(clipped)}"
+    advice = "a box is x,y,w,h, not two corners"
+    return (
+        clipped,
+        f"box {text} reaches outside the {frame}; clipped to {_numbers(clipped)}; {advice}",
+    )
 
 
 def _check_numbers(box: np.ndarray) -> None:

@@ -461,7 +461,7 @@ def _check_there(path: Path) -> None:
         return
     if _unfinished(path).is_file():
         raise _unfinished_error(path)
-    advice = f"make it with tools/prepare_pairs.py --out {path}"
+    advice = f"make it with rbsf prepare-pairs --out {path}"
     raise FileNotFoundError(f"{path}: no such crop store; {advice}")
 
 
@@ -471,7 +471,7 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         fault = f"not a crop store ({error})"
-        raise ValueError(f"{path}: {fault}; make one with tools/prepare_pairs.py") from error
+        raise ValueError(f"{path}: {fault}; make one with rbsf prepare-pairs") from error
 
 
 @contextmanager

@@ -75,7 +75,7 @@ class PairDraws:
 
     def _why_empty(self) -> str:
         if not self._excluded:
-            return "the crop stores hold no crop; prepare some with tools/prepare_pairs.py"
+            return "the crop stores hold no crop; prepare some with rbsf prepare-pairs"
         fault = f"all of the training data is held out for validation ({self._held_out()})"
         return f"{fault}; give more --data, other videos by --val, or fewer by --val-sequences"
 

@@ -219,7 +219,7 @@ def classifier_input(source: str | Path, info: dict[str, Any]) -> Images:
         return Images(shape, [255 * float(v) for v in mean], [255 * float(v) for v in std])
     except (KeyError, OverflowError, TypeError, ValueError):
         fault = "its info has no input (size, mean, std) of the images"
-        advice = "train it by tools/train_classifier.py, or call rbsf.export.pack.export_network"
+        advice = "train it by rbsf train-classifier, or call rbsf.export.pack.export_network"
         raise ValueError(f"{source}: {fault}; {advice}") from None
 
 

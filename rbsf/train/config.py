@@ -183,7 +183,9 @@ def read_yaml(cls: type, path: str | Path) -> dict[str, Any]:
     Raises FileNotFoundError, or ValueError that names the file, the key and what is valid.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"no config file {path}")
+        raise FileNotFoundError(
+            f"no config file {path}; give a .yaml file, or a shipped name that --help shows"
+        )
     settings = read_yaml_file(path) or {}
     if not isinstance(settings, dict):
         found = type(settings).__name__

@@ -32,7 +32,8 @@ class Stopped(Exception):
 
     def __init__(self, signum: int, path: Path) -> None:
         name = signal.Signals(signum).name
-        super().__init__(f"stopped by {name}; saved {path}; continue with --resume")
+        advice = "continue with --resume in the same command"
+        super().__init__(f"stopped by {name}; saved {path}; {advice}")
         self.signum = signum
 
 

@@ -299,5 +299,6 @@ class Trainer:
         if binary_layers(student):
             packed = recipe.folder / f"{recipe.model}-packed.safetensors"
             pack_weights(recipe.weights, packed)
-            print(f"{packed}: {packed.stat().st_size / 1e6:.2f} MB, to run without PyTorch")
+            size = f"{packed.stat().st_size / 1e6:.2f} MB"
+            print(f"{packed}: {size}, to run without PyTorch: give it as --weights")
         recipe.finish(recipe.weights)

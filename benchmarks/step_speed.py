@@ -244,11 +244,15 @@ def measure_peak(device: torch.device) -> dict[str, float]:
 
 
 def count_operations(args: argparse.Namespace) -> int:
-    """Floating-point operations of a step's convolutions and linear layers, both ways."""
-    small = argparse.Namespace(**{**vars(args), "device": "cpu", "batch_size": 2})
-    runner = Runner(small)
+    """Floating-point operations of a step's convolutions and linear layers, both ways.
+
+    They are counted in float64, in which a CPU has no kernels for bits either.
+    """
+    config = trial_config(stages=args.stages, batch_size=2)
+    trial = Trial(config, torch.device("cpu"), dtype=torch.float64)
+    (batch,) = trial.batches(1)
     with FlopCounterMode(display=False) as counter:
-        runner.step()
+        trial.rectifier.step(batch, 0)
     return counter.get_total_flops() * args.batch_size // 2
 
 

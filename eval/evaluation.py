@@ -121,6 +121,7 @@ class Benchmark:
             readers,
             size=spec.size(),
             precision=spec.arithmetic,
+            constants=spec.constants,
             failures=store.failures(),
         )
 

@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 from typing import TYPE_CHECKING
 
+from rbsf.system.flags import Flags
 from rbsf.system.program import positive_int
 
 if TYPE_CHECKING:  # these load OpenCV, for which --help shall not wait
@@ -17,21 +18,23 @@ if TYPE_CHECKING:  # these load OpenCV, for which --help shall not wait
     from rbsf.eval.benchmarks import Split
 
 
-def add_pass_flags(parser: argparse.ArgumentParser) -> None:
-    """Add --every and --frames."""
-    parser.add_argument(
+def add_pass_flags(parser: argparse.ArgumentParser) -> Flags:
+    """Add --every and --frames in a group of their own, which is returned."""
+    flags = parser.add_argument_group("which parts of the sequences are tracked, and how often")
+    flags.add_argument(
         "--every",
         type=positive_int,
         metavar="N",
-        help="track each sequence from every Nth frame on, in passes of their own: more to score in"
-        " the same data (default: from the first frame alone)",
+        help="Track each sequence from every Nth frame on, in passes of their own: the same data"
+        " give more to score (default: from the first frame alone)",
     )
-    parser.add_argument(
+    flags.add_argument(
         "--frames",
         type=positive_int,
         metavar="N",
-        help="end a pass after N frames (default: where the sequence ends)",
+        help="End a pass after N frames (default: where the sequence ends)",
     )
+    return flags
 
 
 def in_passes(split: Split, every: int | None, frames: int | None) -> Split:

@@ -18,10 +18,11 @@ from rbsf.eval.report_tables import (
     attribute_table,
     environment_table,
     find_tracker,
-    labels,
     main_table,
     paper_table,
     sequence_table,
+    shown_name,
+    shown_names,
 )
 from rbsf.eval.tables import Table, markdown_text
 from rbsf.system.files import write_atomically
@@ -175,11 +176,13 @@ def summary(report: dict[str, Any]) -> str:
     if not subject or not subject["mean"]:
         return f"{name}: nothing could be scored; {count}."
     auc = subject["mean"]["auc"]
-    text = f"{name}: AUC {auc:.3f} over {len(subject['sequences'])} sequences, {count}"
+    text = (
+        f"{shown_name(subject)}: AUC {auc:.3f} over {len(subject['sequences'])} sequences, {count}"
+    )
     reference = find_tracker(report, report["reference"])
     if reference and reference["mean"] and reference["mean"]["auc"]:
         other = reference["mean"]["auc"]
-        text += f"; {auc / other:.1%} of the {other:.3f} of its reference, {report['reference']}"
+        text += f"; {auc / other:.1%} of the {other:.3f} of its reference, {shown_name(reference)}"
     return text + "."
 
 
@@ -235,7 +238,7 @@ def to_markdown(report: dict[str, Any]) -> str:
 def to_html(report: dict[str, Any], strips: list[Strip]) -> str:
     """The report as one page that needs no other file."""
     plots = [plot_curves(report, name) for name in PLOTS]
-    legend = [(label, tracker_color(index)) for index, label in enumerate(labels(report))]
+    legend = [(label, tracker_color(index)) for index, label in enumerate(shown_names(report))]
     return render_page(
         "report.html.j2",
         report=report,

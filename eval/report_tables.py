@@ -26,6 +26,24 @@ def find_tracker(report: dict[str, Any], label: str | None) -> dict[str, Any] | 
     return next((tracker for tracker in report["trackers"] if tracker["label"] == label), None)
 
 
+def with_constants(label: str, constants: str) -> str:
+    """A tracker's label, and the constants that it has in place of its own: `rbsf (fast.yaml)`.
+
+    So two rows of the same weights can be told apart.
+    """
+    return f"{label} ({constants})" if constants else label
+
+
+def shown_name(tracker: dict[str, Any]) -> str:
+    """What tables call a tracker of a report."""
+    return with_constants(tracker["label"], tracker.get("constants", ""))  # old reports have none
+
+
+def shown_names(report: dict[str, Any]) -> list[str]:
+    """What tables call the trackers, in the order of `labels`."""
+    return [shown_name(tracker) for tracker in report["trackers"]]
+
+
 def labels(report: dict[str, Any]) -> list[str]:
     """Labels of the trackers, in the order of their colours."""
     return [tracker["label"] for tracker in report["trackers"]]
@@ -48,7 +66,7 @@ def main_table(report: dict[str, Any]) -> Table:
 def _main_row(report: dict[str, Any], index: int) -> list[Cell]:
     tracker = report["trackers"][index]
     tags = tuple(_tags(report, tracker))
-    head = Cell(tracker["label"], tags=tags, color=tracker_color(index))
+    head = Cell(shown_name(tracker), tags=tags, color=tracker_color(index))
     mean = tracker["mean"] or {}
     spread = tracker["spread"] or {}
     partial = _part(report, tracker) is not None
@@ -135,7 +153,7 @@ def _our_cells(tracker: dict[str, Any] | None, measures: Iterable[str]) -> list[
     label = NOTHING
     mean: dict[str, float] = {}
     if tracker:
-        label = tracker["label"]
+        label = shown_name(tracker)
         mean = tracker["mean"] or {}
     return [Cell(label), *(number(mean.get(_our_key(key))) for key in measures)]
 
@@ -151,7 +169,7 @@ def attribute_table(report: dict[str, Any]) -> Table | None:
     caption = (
         f"Mean AUC over the sequences of {report['title']} with each attribute; the best in bold."
     )
-    return Table(caption, ["attribute", "sequences", *labels(report)], rows)
+    return Table(caption, ["attribute", "sequences", *shown_names(report)], rows)
 
 
 def _attribute_row(report: dict[str, Any], name: str) -> list[Cell]:
@@ -175,7 +193,7 @@ def sequence_table(report: dict[str, Any]) -> Table:
     for tracker in report["trackers"]:
         names |= dict.fromkeys([*tracker["sequences"], *tracker["failed"]])
     rows = [_sequence_row(report, name) for name in names]
-    columns = ["sequence", "frames", *labels(report)]
+    columns = ["sequence", "frames", *shown_names(report)]
     caption = f"AUC on each sequence of {report['title']}; the best in bold."
     if find_tracker(report, report["reference"]):
         sort = len(columns)

@@ -1,7 +1,5 @@
 """Run trackers over a benchmark, score them, and write a report.
 
-    python eval/run_benchmarks.py --dataset OTB100 --root data/OTB --tracker rbsf --tracker static
-
 Results go to OUT/results/DATASET/TRACKER-DIGEST in the got10k toolkit's form. What is there is not
 run again, so an interrupted run goes on where it stopped. Other weights, constants, precision,
 frames, first boxes, tracking code or OpenCV are run anew.
@@ -9,7 +7,7 @@ frames, first boxes, tracking code or OpenCV are run anew.
 The report is OUT/reports/DATASET/report.html, .md and .json; that of a folder goes to
 OUT/reports/folder-NAME. It says which part of the benchmark was run.
 
-Without any data: --dataset synthetic. Boxes that exist already are scored, without images, by
+--dataset synthetic needs no data. Boxes that exist already are scored, without images, by
 --annotations and --results.
 """
 
@@ -26,12 +24,14 @@ if not __package__:  # run as a file: where nothing is installed the checkout se
 
 from rbsf.eval import MAX_WORKERS
 from rbsf.eval.passes import add_pass_flags
+from rbsf.system.flags import make_parser
 from rbsf.system.lock import locked
 from rbsf.system.program import check_writable, positive_int, require, run
 from rbsf.tracker.flags import (
     add_constants_flag,
     add_network_flags,
     add_redetect_flag,
+    name_of_constants,
     read_constants,
 )
 
@@ -40,6 +40,10 @@ if TYPE_CHECKING:  # these load OpenCV, for which --help shall not wait
     from rbsf.eval.evaluation import Benchmark
     from rbsf.eval.trackers import TrackerSpec
 
+EXAMPLES = """
+--dataset OTB100 --root data/OTB --tracker rbsf --tracker static
+--dataset synthetic --tracker rbsf --tracker opencv:MIL
+"""
 DATASETS = (
     "OTB100",
     "OTB50",
@@ -55,90 +59,100 @@ DATASETS = (
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
+    parser, first = make_parser(__doc__, EXAMPLES)
+    add = first.add_argument
     add(
         "--dataset",
         choices=DATASETS,
         required=True,
-        help="folder: sequences in any layout, or videos with boxes;"
-        " synthetic: videos made on the spot",
+        help="Run over this data set; folder is any sequences, or videos with boxes; synthetic is"
+        " videos that are made on the spot",
     )
     add(
         "--root",
         type=Path,
-        metavar="DIR",
-        help="folder of the data set; a part of its sequences will do (default: OTB, UAV123 or"
-        " GOT-10k in the folder that the environment variable RBSF_DATA names, or in data/)",
+        metavar="PATH",
+        help="Read the data set from this folder; a part of its sequences will do (default: OTB,"
+        " UAV123 or GOT-10k in the folder that the environment variable RBSF_DATA names, or in"
+        " data/)",
     )
     add(
         "--tracker",
         action="append",
         metavar="[LABEL=]WHAT",
-        help="rbsf (the shipped weights), static (a box that never moves), a .safetensors, .npz or"
-        " .pth file, opencv:MIL, opencv:KCF, opencv:CSRT, opencv:Nano:BACKBONE.onnx,HEAD.onnx,"
-        " opencv:Vit:MODEL.onnx, onnx:BACKBONE.onnx,HEAD.onnx (NanoTrack by its author's rules,"
-        " in ONNX Runtime), or a class of your own with init(image, box) and update(image):"
-        " FILE.py:CLASS; repeatable (default: rbsf)",
+        help="Run this tracker: rbsf (the shipped weights), static (a box that never moves),"
+        " a .safetensors, .npz or .pth file, opencv:MIL, opencv:KCF, opencv:CSRT,"
+        " opencv:Nano:BACKBONE.onnx,HEAD.onnx, opencv:Vit:MODEL.onnx,"
+        " onnx:BACKBONE.onnx,HEAD.onnx (NanoTrack by its author's rules, in ONNX Runtime), or"
+        " FILE.py:CLASS, a class of your own with init(image, box) and update(image); repeatable"
+        " (default: rbsf)",
     )
     add(
         "--out",
         type=Path,
         default=Path("runs/benchmarks"),
-        metavar="DIR",
-        help="default: %(default)s",
+        metavar="PATH",
+        help="Write results and report to this folder",
     )
-    add("--sequences", nargs="+", action="extend", metavar="NAME", help="only these; repeatable")
-    add_pass_flags(parser)
     add(
-        "--repeat",
-        type=positive_int,
-        default=1,
-        metavar="N",
-        help="runs of each tracker (default: 1)",
+        "--sequences",
+        nargs="+",
+        action="extend",
+        metavar="NAME",
+        help="Run over these sequences alone; repeatable (default: all)",
     )
     add(
         "--workers",
         type=positive_int,
         metavar="N",
-        help=f"processes (default: one a core, at most {MAX_WORKERS});"
-        " --threads is then for each, by default the cores divided by the processes",
+        help="Track in N processes, each with --threads threads, by default the cores divided by N"
+        f" (default: one for each core, at most {MAX_WORKERS})",
     )
     add(
         "--resume",
         action=argparse.BooleanOptionalAction,
-        default=True,
-        help="keep the results that are there (default); --no-resume runs all again",
+        help="Keep the results that are there already; --no-resume runs all anew"
+        " (default: --resume)",
     )
-    add(
+    parser.set_defaults(resume=True)
+    add("--json", type=Path, metavar="PATH", help="Write report.json to this file too")
+    passes = add_pass_flags(parser)
+    passes.add_argument(
+        "--repeat",
+        type=positive_int,
+        default=1,
+        metavar="N",
+        help="Run each tracker N times, which shows how much its scores vary",
+    )
+    passes.add_argument(
         "--shard",
         type=parse_shard,
         metavar="I/N",
-        help="run only part I of N, for a cluster; no report",
+        help="Run part I of N alone, on one machine of several, and write no report (default: all)",
     )
-    add(
-        "--reference",
-        metavar="LABEL",
-        help="tracker to measure gaps to (default: the first float SiamFC)",
-    )
+    add = parser.add_argument_group("what the report shows").add_argument
     add(
         "--results",
         action="append",
         default=[],
-        metavar="LABEL=DIR",
-        help="boxes to show too; repeatable",
+        metavar="LABEL=PATH",
+        help="Score the boxes in this folder too, under this label; repeatable",
     )
     add(
         "--annotations",
         type=Path,
-        metavar="DIR",
-        help="true boxes, a text file a sequence, in place of --root",
+        metavar="PATH",
+        help="Score --results without images, by the true boxes in this folder, a text file for"
+        " each sequence",
     )
-    add("--json", type=Path, metavar="FILE", help="a further copy of report.json")
-    add_constants_flag(parser)
-    add_redetect_flag(parser)
+    add(
+        "--reference",
+        metavar="LABEL",
+        help="Measure the gaps of all trackers to this one (default: the first float SiamFC)",
+    )
+    followed = parser.add_argument_group("how targets are followed")
+    add_constants_flag(followed)
+    add_redetect_flag(followed)
     add_network_flags(parser)
     return parser.parse_args(argv)
 
@@ -201,12 +215,16 @@ def find_sequences(args: argparse.Namespace) -> tuple[Path | None, Split]:
 
 def read_specs(args: argparse.Namespace) -> list[TrackerSpec]:
     """The trackers to run; raises ValueError or FileNotFoundError for an unknown one."""
-    from rbsf.eval.trackers import parse_tracker
+    from rbsf.eval.trackers import constants_for, parse_tracker
 
-    config = read_constants(args.constants)
     texts = args.tracker or ([] if args.annotations else ["rbsf"])
-    flags = (args.precision, args.device, config, args.engine, args.redetect)
-    return [parse_tracker(text, *flags) for text in texts]
+    name = name_of_constants(args.constants)
+    specs = []
+    for text in texts:
+        config = read_constants(args.constants, constants_for(text))
+        flags = (args.precision, args.device, config, args.engine, args.redetect, name)
+        specs.append(parse_tracker(text, *flags))
+    return specs
 
 
 def main(argv: list[str] | None = None) -> int:

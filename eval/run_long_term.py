@@ -1,7 +1,5 @@
 """Score trackers where targets are absent for a time: lost, noticed, found again.
 
-    python eval/run_long_term.py --root data/GOT-10k/val --tracker rbsf
-
 By default departures are made from the sequences: the camera turns away from the target and
 returns, a pillar hides it, the camera jumps.  With --as-they-are the sequences are tracked as they
 are, and the frames that their annotations call absent are the absent ones.  The table goes to
@@ -21,39 +19,73 @@ from typing import TYPE_CHECKING
 if not __package__:  # run as a file: where nothing is installed the checkout serves
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
+from rbsf.system.flags import make_parser
 from rbsf.system.program import require, run
-from rbsf.tracker.flags import add_constants_flag, add_redetect_flag, read_constants
+from rbsf.tracker.flags import (
+    add_constants_flag,
+    add_redetect_flag,
+    name_of_constants,
+    read_constants,
+)
 
 if TYPE_CHECKING:  # these load OpenCV, for which --help shall not wait
     from rbsf.datasets.video.sequences import Sequence
     from rbsf.eval.long_term import LongRun, LongScores
     from rbsf.eval.trackers import Tracker
 
+EXAMPLE = "--root data/GOT-10k/val --tracker rbsf"
 KINDS = ("leave", "hide", "cut")
 COLUMNS = ("F", "precision", "recall", "noticed", "false alarms", "found", "jumps")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser, first = make_parser(__doc__, EXAMPLE)
+    add = first.add_argument
+    add(
+        "--root",
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help="Track the sequences in this folder, in any layout",
     )
-    add = parser.add_argument
-    add("--root", type=Path, required=True, metavar="DIR", help="sequences in any layout")
     add(
         "--tracker",
         action="append",
         required=True,
         metavar="[LABEL=]WHAT",
-        help="as in eval/run_benchmarks.py; repeatable",
+        help="Run this tracker, named as for eval/run_benchmarks.py; repeatable",
     )
-    add("--sequences", nargs="+", metavar="NAME", help="these alone (default: all)")
-    add("--departures", nargs="+", choices=KINDS, default=[*KINDS], help="kinds (default: all)")
-    add("--as-they-are", action="store_true", help="make no departures")
-    add("--seed", type=int, default=0, metavar="N", help="of the departures (default: 0)")
-    add("--out", type=Path, default=Path("runs/long"), metavar="DIR", help="default: runs/long")
-    add_constants_flag(parser)
-    add_redetect_flag(parser)
+    add(
+        "--sequences",
+        nargs="+",
+        metavar="NAME",
+        help="Track these sequences alone (default: all)",
+    )
+    add(
+        "--departures",
+        nargs="+",
+        choices=KINDS,
+        default=[*KINDS],
+        help="Make departures of these kinds: the camera turns away, a pillar hides the target, or"
+        " the camera jumps (default: all three)",
+    )
+    add(
+        "--as-they-are",
+        action="store_true",
+        help="Make no departures, and take frames without a box for those without the target",
+    )
+    add("--seed", type=int, default=0, metavar="N", help="Draw the departures by this number")
+    add(
+        "--out",
+        type=Path,
+        default=Path("runs/long"),
+        metavar="PATH",
+        help="Write the results to this folder",
+    )
+    followed = parser.add_argument_group("how targets are followed")
+    add_constants_flag(followed)
+    add_redetect_flag(followed)
     return parser.parse_args(argv)
 
 
@@ -63,13 +95,21 @@ def main(argv: list[str] | None = None) -> int:
     require("eval")
     from rbsf.eval.long_term import score_long, scores_and_hits
     from rbsf.eval.reliability import plot_reliability, reliability
-    from rbsf.eval.trackers import parse_tracker
+    from rbsf.eval.report_tables import with_constants
+    from rbsf.eval.trackers import constants_for, parse_tracker
     from rbsf.system.files import write_atomically
 
-    config = read_constants(args.constants)
-    specs = [parse_tracker(text, config=config, redetect=args.redetect) for text in args.tracker]
+    name = name_of_constants(args.constants)
+    specs = []
+    for text in args.tracker:
+        config = read_constants(args.constants, constants_for(text))
+        flags = {"config": config, "redetect": args.redetect, "constants": name}
+        specs.append(parse_tracker(text, **flags))
     sequences = find_sequences(args)
-    runs = {spec.label: track_all(spec.build(), sequences, spec.label) for spec in specs}
+    runs = {}
+    for spec in specs:
+        shown = with_constants(spec.label, spec.constants)
+        runs[shown] = track_all(spec.build(), sequences, shown)
     scores = {label: score_long(tracked) for label, tracked in runs.items()}
     table = as_markdown(scores, len(sequences))
     print(table)

@@ -28,6 +28,7 @@ class Entrant:
     runs: list[Reader]  # of each run
     size: int | None = None  # bytes of its files
     precision: str | None = None
+    constants: str = ""  # what its constants are called; empty for its own
     failures: Mapping[str, str] = field(default_factory=dict)  # {sequence: why it was not tracked}
 
 
@@ -112,6 +113,7 @@ def _tracker(
         "key": entrant.key,
         "bytes": entrant.size,
         "precision": entrant.precision,
+        "constants": entrant.constants,
         "runs": len(entrant.runs),
         "mean": asdict(mean.scores) if mean else None,
         "spread": _spread(means),

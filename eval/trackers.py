@@ -17,10 +17,10 @@ import numpy as np
 
 from rbsf.eval.own_tracker import OwnTracker
 from rbsf.shipped import shipped_trackers
-from rbsf.tracker.anchor_free import AS_PUBLISHED, AnchorFree, AnchorFreeConfig
-from rbsf.tracker.backbones import choose_engine, is_rbsf2
+from rbsf.tracker.anchor_free import AS_PUBLISHED, AnchorFree
+from rbsf.tracker.backbones import choose_engine
 from rbsf.tracker.flags import with_redetect
-from rbsf.tracker.loading import Constants, load_network, make_tracker
+from rbsf.tracker.loading import Constants, constants_of, load_network, make_tracker
 from rbsf.tracker.siamfc import TRACKER_VERSION, TrackerConfig
 from rbsf.tracker.states import Result, State
 
@@ -123,6 +123,7 @@ class TrackerSpec:
     config: Constants = field(default_factory=TrackerConfig)
     engine: str = "torch"  # or "packed": what runs a network
     own: str = ""  # class in a user's code
+    constants: str = ""  # what `config` is called; empty for a tracker's own
     pair: bool = False  # whether the files are ONNX graphs, backbone and head, for ONNX Runtime
 
     @property
@@ -223,21 +224,28 @@ def _build_pair(files: tuple[Path, ...], threads: int, label: str) -> Tracker:
     return AnchorFree(open_pair(backbone, head, threads), name=label)
 
 
+def constants_for(text: str) -> type[Constants]:
+    """The class of the constants of `[LABEL=]WHAT`, which `--constants` has to be."""
+    _, what = _split_label(text)
+    return constants_of(SHIPPED.get(what, Path(what)))
+
+
 def parse_tracker(
     text: str,
     precision: str = "float32",
     device: str = "cpu",
-    config: TrackerConfig | None = None,
+    config: Constants | None = None,
     engine: str = "auto",
     redetect: str | None = None,
+    constants: str = "",
 ) -> TrackerSpec:
     """Read `[LABEL=]WHAT`.
 
     WHAT is a key of `SHIPPED`, `static`, a weights file, `opencv:MIL`, `opencv:Nano:FILE,FILE`,
     `onnx:BACKBONE,HEAD` (`rbsf.tracker.onnx_pair`), or `FILE.py:CLASS` (`OwnTracker`). `engine`:
     see `rbsf.tracker.backbones.choose_engine`. `redetect`: see `StateConfig`; it changes our own
-    networks alone. Raises ValueError for an unknown name, and where the engine cannot be had;
-    FileNotFoundError for a missing file.
+    networks alone. `constants`: what `config` is called. Raises ValueError for an unknown
+    name, and where the engine cannot be had; FileNotFoundError for a missing file.
     """
     label, what = _split_label(text)
     if what == "static":
@@ -249,7 +257,9 @@ def parse_tracker(
     if own := re.fullmatch(r"(.+\.py):(\w+)", what):
         return _parse_own(Path(own[1]), own[2], label)
     spec = _parse_network(what, label, precision, device, config, engine)
-    return replace(spec, config=with_redetect(spec.config, redetect))
+    names = [constants, f"redetect {redetect}" if redetect else ""]
+    named = ", ".join(name for name in names if name)
+    return replace(spec, config=with_redetect(spec.config, redetect), constants=named)
 
 
 def _split_label(text: str) -> tuple[str, str]:
@@ -267,7 +277,7 @@ def _parse_network(
     label: str,
     precision: str,
     device: str,
-    config: TrackerConfig | None,
+    config: Constants | None,
     engine: str,
 ) -> TrackerSpec:
     path = SHIPPED.get(what, Path(what))
@@ -277,14 +287,10 @@ def _parse_network(
         raise FileNotFoundError(f"--tracker {what!r}: no such weights file; give one, or {known}")
     label = label or path.stem
     path, engine = choose_engine(path, engine)
-    constants: Constants = config or TrackerConfig()
-    if is_rbsf2(path):
-        if constants != TrackerConfig():
-            raise ValueError(
-                f"--tracker {what!r}: --constants are of other trackers than RB-SF 2;"
-                " leave them out"
-            )
-        constants = AnchorFreeConfig()
+    kind = constants_of(path)
+    if config not in (None, TrackerConfig()) and not isinstance(config, kind):
+        raise ValueError(f"--tracker {what!r}: --constants are of another tracker; leave them out")
+    constants = config if isinstance(config, kind) else kind()
     return TrackerSpec(label, None, (path,), precision, device, constants, engine)
 
 

@@ -1,35 +1,69 @@
 """Sign functions with sign(0) = +1, and the straight-through gradients that train through them.
 
-All take tensors of any shape and float dtype, and keep both.
+All take tensors of any shape and float dtype, and keep both; a `Frame` makes maps larger.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 
-def hard_sign(x: Tensor) -> Tensor:
-    """-1 where `x` is negative, else +1, without a gradient."""
-    return (x >= 0).to(x.dtype).mul_(2).sub_(1)  # torch.sign gives 0 at 0, which is no bit value
+@dataclass(frozen=True)
+class Frame:
+    """Pixels of value `border` around a map: `rows` above and below, `columns` on either side."""
+
+    rows: int = 0
+    columns: int = 0
+    border: float = -1.0
+
+    def around(self, x: Tensor) -> Tensor:
+        """A new map of the border alone, as large as `x` `[..., H, W]` with the frame."""
+        height, width = x.shape[-2:]
+        shape = (*x.shape[:-2], height + 2 * self.rows, width + 2 * self.columns)
+        memory = torch.channels_last if _is_channels_last(x) else torch.contiguous_format
+        framed = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory)
+        return framed.fill_(self.border)
+
+    def inside(self, framed: Tensor) -> Tensor:
+        """The part of a framed map that the frame is around, `[..., H, W]`."""
+        height, width = framed.shape[-2:]
+        return framed[..., self.rows : height - self.rows, self.columns : width - self.columns]
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    return x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def hard_sign(x: Tensor, frame: Frame | None = None) -> Tensor:
+    """-1 where `x` is negative, else +1, without a gradient; a frame is put around it."""
+    with torch.no_grad():
+        framed = frame.around(x) if frame else torch.empty_like(x)
+        signs = frame.inside(framed) if frame else framed
+        torch.sign(x, out=signs).add_(0.5).sign_()  # torch.sign gives 0 at 0, which is no bit value
+    return framed
 
 
 class _Sign(torch.autograd.Function):
     """Sign in the forward pass, with `slope(x)` as its derivative in the backward pass."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, slope: Callable[[Tensor], Tensor]) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, slope: Callable[[Tensor], Tensor], frame: Frame | None
+    ) -> Tensor:
         ctx.save_for_backward(x)
-        ctx.slope = slope
-        return hard_sign(x)
+        ctx.slope, ctx.frame = slope, frame
+        return hard_sign(x, frame)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
         (x,) = ctx.saved_tensors
-        return ctx.slope(x).mul_(grad), None
+        inner = ctx.frame.inside(grad) if ctx.frame else grad
+        return ctx.slope(x).mul_(inner), None, None
 
 
 def _triangle(x: Tensor) -> Tensor:
@@ -40,20 +74,20 @@ def _box(x: Tensor) -> Tensor:
     return (x.abs() <= 1).to(x.dtype)
 
 
-def approx_sign(x: Tensor) -> Tensor:
+def approx_sign(x: Tensor, frame: Frame | None = None) -> Tensor:
     """Binarize to -1 and +1 (Eq. 5) with the piecewise linear gradient of Eq. 8, as in Bi-Real Net.
 
-    The derivative is 2 + 2x on [-1, 0), 2 - 2x on [0, 1), and 0 elsewhere.
+    The derivative is 2 + 2x on [-1, 0), 2 - 2x on [0, 1), and 0 elsewhere. A frame is put around.
     """
-    return _Sign.apply(x, _triangle)
+    return _Sign.apply(x, _triangle, frame)
 
 
-def clip_sign(x: Tensor) -> Tensor:
+def clip_sign(x: Tensor, frame: Frame | None = None) -> Tensor:
     """Binarize to -1 and +1 as BinaryNet and XNOR-Net do.
 
-    The derivative is 1 on [-1, 1] and 0 elsewhere.
+    The derivative is 1 on [-1, 1] and 0 elsewhere. A frame is put around.
     """
-    return _Sign.apply(x, _box)
+    return _Sign.apply(x, _box, frame)
 
 
 def stochastic_sign(x: Tensor) -> Tensor:

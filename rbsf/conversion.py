@@ -45,6 +45,10 @@ def binarize(
     `BinaryConv2d`: switch it off for a network that normalises the input of its convolutions
     already and has no ReLU there. `options` are the method's own.
 
+    Other layers are left as they are, also those that no packed file can hold. Who means to export
+    the network calls `rbsf.export.check.check_exportable(model, (H, W, C))` before training it: the
+    message names the first such layer, where it is called, and what to use instead.
+
     Raises ValueError for an unknown method or option, a name in `skip` that is no convolution, a
     padding that binary convolutions do not have, or nothing left to change. The model is then as it
     was.

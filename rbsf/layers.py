@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rbsf.binarize import approx_sign, hard_sign
+from rbsf.binarize import Frame, approx_sign, hard_sign
+from rbsf.sign_convolution import convolve_signs, has_kernels
 
 MAX_COUNT = 64  # bases or projections that a layer may have; a file with more is damaged
 
@@ -49,11 +50,12 @@ class BinaryConv2d(nn.Conv2d):
     """
 
     input_scale: bool = False
+    one_term: bool = True  # whether a training step convolves signs, by filters of +s and -s
     border: float = -1.0
     fixed_signs: Tensor | None
     fixed_scale: Tensor
     fixed_shift: Tensor
-    sign: Callable[[Tensor], Tensor] = staticmethod(approx_sign)
+    sign: Callable[[Tensor, Frame | None], Tensor] = staticmethod(approx_sign)
 
     def __init__(
         self,
@@ -185,18 +187,36 @@ class BinaryConv2d(nn.Conv2d):
 
         From `[N, I, H, W]` to `[N, I, H + 2 p, W + 2 p]` for a padding of p.
         """
-        return self.pad(self.sign(x))
+        return self.sign(x, self.frame())
+
+    def frame(self) -> Frame | None:
+        """The layer's padding; None for none."""
+        rows, columns = (int(p) for p in self.padding)
+        return Frame(rows, columns, self.border) if rows or columns else None
 
     def pad(self, signs: Tensor) -> Tensor:
         """Surround `signs` `[N, I, H, W]` by the layer's padding."""
-        rows, columns = (int(p) for p in self.padding)
-        if rows == columns == 0:
+        frame = self.frame()
+        if not frame:
             return signs
-        return F.pad(signs, (columns, columns, rows, rows), value=self.border)
+        return F.pad(signs, (frame.columns,) * 2 + (frame.rows,) * 2, value=self.border)
 
     def convolve(self, x: Tensor, kernel: Tensor) -> Tensor:
         """Convolve the padded `x` with `kernel` `[O, I/g, k, k]`, cast to the dtype of `x`."""
-        return F.conv2d(x, kernel.to(x.dtype), None, self.stride, 0, self.dilation, self.groups)
+        kernel = kernel.to(x.dtype)
+        if self._learns_bits() and has_kernels(x, kernel):
+            return convolve_signs(x, kernel, int(self.stride[0]))
+        return F.conv2d(x, kernel, None, self.stride, 0, self.dilation, self.groups)
+
+    def _learns_bits(self) -> bool:
+        """Whether this is a step of a training in which `convolve` gets signs and a binary kernel.
+
+        Evaluation, which other programs repeat number by number, goes by `F.conv2d`.
+        """
+        learns = self.training and torch.is_grad_enabled() and self.fixed_signs is None
+        plain = self.dilation == (1, 1) and self.groups == 1 and self.stride[0] == self.stride[1]
+        rounded = torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling()
+        return learns and plain and self.one_term and self.border != 0 and not rounded
 
     def sum_terms(self, x: Tensor) -> Tensor:
         """The sum of all `terms` for the normalised input `x`."""

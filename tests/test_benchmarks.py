@@ -413,6 +413,7 @@ def test_constants_change_the_tracker_and_its_results(otb: Path, tmp_path: Path)
     args = parse_args([*arguments(otb, tracker="rbsf"), "--constants", str(tmp_path / "c.yaml")])
     spec = run_benchmarks.read_specs(args)[0]
     assert spec.config.scale_step == 1.05
+    assert spec.constants == "c.yaml"
     args.constants = None
     assert run_benchmarks.read_specs(args)[0].key() != spec.key()
 

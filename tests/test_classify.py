@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from torch import nn
 
+from rbsf.conversion import binarize
 from rbsf.datasets.images.in_memory import ArrayData
+from rbsf.export.compare import torch_logits
+from rbsf.export.pack import export_network
 from rbsf.tools import classify
 from rbsf.tools.recipes.classifier import (
     RESULT,
@@ -122,3 +127,57 @@ def test_a_classifier_is_no_tracker(trained_resnet):
     ):
         with pytest.raises(ValueError, match=message):
             load_backbone(trained_resnet / f"{name}.safetensors")
+
+
+def own_network(path: Path, shape: tuple[int, int, int], **options: object) -> nn.Module:
+    """A network of a user's own, written as a packed file."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(shape[2], 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 3)]
+    ends = [nn.BatchNorm2d(16), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4)]
+    net = nn.Sequential(*layers, *ends)
+    binarize(net, "xnor")
+    export_network(net.eval(), path, "mine", shape, **options)  # type: ignore[arg-type]
+    return net
+
+
+@pytest.mark.parametrize("shape", [(24, 24, 3), (20, 30, 3), (28, 28, 1)])
+def test_a_network_of_ones_own_classes_images(shape, image_root, tmp_path, capsys):
+    path, mean, std = tmp_path / "mine-packed.safetensors", [120.0], [60.0]
+    net = own_network(path, shape, mean=mean, std=std)
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (*shape[:2], 3), np.uint8)
+    cv2.imwrite(str(tmp_path / "a.png"), pixels)
+    assert classify.main(["--weights", str(path), "--top", "4", str(tmp_path / "a.png")]) == 0
+    shown = capsys.readouterr().out.strip().removeprefix(f"{tmp_path / 'a.png'}: ").split(", ")
+    image = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+    if shape[2] == 1:
+        image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]
+    logits = torch.from_numpy(torch_logits(net, image[None], mean, std)[0])
+    for text in shown:
+        name, share = text.split()
+        expected = 100 * float(logits.softmax(0)[int(name)])
+        assert float(share.removesuffix("%")) == pytest.approx(expected, abs=0.1)
+    assert sorted(text.split()[0] for text in shown) == ["0", "1", "2", "3"]
+
+
+def test_a_network_of_ones_own_names_its_classes(image_root, tmp_path, capsys):
+    path, image = tmp_path / "mine.safetensors", str(image_root / "val" / "dark" / "0.png")
+    own_network(path, (32, 32, 3), info={"classes": ["a", "b", "c", "d"]})
+    assert classify.main(["--weights", str(path), "--top", "1", image]) == 0
+    assert capsys.readouterr().out.split()[1] in "abcd"
+    data = ["--dataset", "folder", "--root", str(image_root)]
+    with pytest.raises(ValueError, match="was trained on other classes"):
+        classify.main(["--weights", str(path), *data])
+    own_network(path, (32, 30, 3))
+    with pytest.raises(ValueError, match="takes images of 30 x 32; --dataset gives square ones"):
+        classify.main(["--weights", str(path), *data])
+    own_network(path, (32, 32, 3), info={"classes": ["a"]})
+    with pytest.raises(ValueError, match="its info's classes are no list of 4 names"):
+        classify.main(["--weights", str(path), image])
+    own_network(path, (32, 32, 2))
+    with pytest.raises(ValueError, match="takes images of 2 channels; give one that takes 1 or 3"):
+        classify.main(["--weights", str(path), image])
+    maps = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval()
+    export_network(maps, path, "maps", (32, 32, 3))
+    with pytest.raises(ValueError, match=r"gives .* for an image; give one that gives each class"):
+        classify.main(["--weights", str(path), image])

@@ -13,9 +13,10 @@ import pytest
 from conftest import ROOT, refused
 from reports import make_report, make_tracker
 
+from rbsf.eval.intervals import Interval, bootstrap, interval_of
 from rbsf.eval.report import write_report
 from rbsf.eval.tables import Table
-from rbsf.tools.compare import bootstrap_interval, compare, main, name_entries
+from rbsf.tools.compare import compare, main, name_entries
 
 
 def save(folder: Path, report: dict[str, Any]) -> str:
@@ -95,19 +96,48 @@ def test_bootstrap_interval_is_near_that_of_the_standard_error() -> None:
     # The mean of 50 gaps of 0 and 50 of 1 has a standard error of 0.05: 0.5 +- 1.96 * 0.05.
     gaps = np.tile([0.0, 1.0], 50)
     names = [str(i) for i in range(100)]
-    low, high = bootstrap_interval(gaps, names)
+    low, high = bootstrap(gaps, names)
     assert low == pytest.approx(0.402, abs=0.011)
     assert high == pytest.approx(0.598, abs=0.011)
-    assert bootstrap_interval(gaps, names) == (low, high)
+    assert bootstrap(gaps, names) == (low, high)
+
+
+def test_an_interval_of_few_sequences_says_so_in_every_form(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [f"s{i}" for i in range(10)]
+    few, many = (
+        [make_tracker("a", dict.fromkeys(part, 0.5)), make_tracker("b", dict.fromkeys(part, 0.4))]
+        for part in (names[:9], names)
+    )
+    run = save(tmp_path / "few", otb(*few))
+    for name in ("out.html", "out.md", "out.json"):
+        assert main([run, "--out", str(tmp_path / name)]) == 0
+        text = (tmp_path / name).read_text()
+        assert "9 sequences: this interval says little" in text
+        assert "An interval of fewer than 10 sequences is too narrow" in text
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert found[1]["rows"][1][3]["text"] == "-0.100 to -0.100"
+    capsys.readouterr()
+    assert main([save(tmp_path / "many", otb(*many))]) == 0
+    assert "too narrow" not in capsys.readouterr().out
+    assert interval_of(np.zeros(3), ["a", "a", "a"]) is None
+    assert Interval(0.0, 0.1, 10).caution == ""
+
+
+def test_constants_tell_rows_of_one_network_apart() -> None:
+    fast = make_tracker("rbsf", {"Dog": 0.4}, key="rbsf-ffff", constants="fast.yaml")
+    found = tables(("a/OTB100", otb()), ("b/OTB100", otb(fast)))
+    assert [row[0] for row in rows(found["Scores"])] == ["rbsf", "teacher", "rbsf (fast.yaml)"]
 
 
 def test_passes_of_one_sequence_are_one_draw() -> None:
     gaps = np.tile([0.0, 1.0], 50)
-    four_each = bootstrap_interval(gaps.repeat(4), [str(i // 4) for i in range(400)])
+    four_each = bootstrap(gaps.repeat(4), [str(i // 4) for i in range(400)])
     # Repeating each gap does not halve the interval.
-    assert four_each == pytest.approx(bootstrap_interval(gaps, [str(i) for i in range(100)]))
+    assert four_each == pytest.approx(bootstrap(gaps, [str(i) for i in range(100)]))
     # A draw has only a, only b, or both: then the mean is 3 / 4.
-    low, high = bootstrap_interval(np.array([0.0, 1.0, 1.0, 1.0]), ["a", "b", "b", "b"])
+    low, high = bootstrap(np.array([0.0, 1.0, 1.0, 1.0]), ["a", "b", "b", "b"])
     assert (low, high) == (0, 1)
     names = {f"{name}@{first}+9": 0.5 for name in ("Dog", "Girl") for first in (0, 20)}
     trackers = make_tracker("a", names), make_tracker("b", dict.fromkeys(names, 0.25))
@@ -166,7 +196,7 @@ def test_faults_of_the_command_line_are_named(tmp_path: Path) -> None:
     run = save(tmp_path / "a", otb())
     with pytest.raises(ValueError, match="is given twice"):
         main([run, run + "/report.json"])
-    with pytest.raises(ValueError, match=r"out.txt: give a name that ends in .html or .md"):
+    with pytest.raises(ValueError, match=r"out.txt: give a name that ends in .html, .md, .json"):
         main([run, "--out", str(tmp_path / "out.txt")])
 
 

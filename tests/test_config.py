@@ -138,7 +138,7 @@ def test_help_names_the_defaults_it_is_given_and_settings_are_those_given(capsys
     text = " ".join(capsys.readouterr().out.split())
     assert "epochs (default: 71)" in text
     assert "as they are at the start (default: 0.0)" in text
-    assert f"pairs an epoch (default: {TrainConfig.pairs})" in text
+    assert f"pairs in an epoch (default: {TrainConfig.pairs})" in text
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason=needs("make", "make is not installed"))

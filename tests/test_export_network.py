@@ -193,7 +193,11 @@ class Unknown(nn.Module):
     [
         (
             nn.Sequential(nn.Conv2d(3, 4, 3), nn.Softmax(1)),
-            "1 is a Softmax; expected one of BinaryConv2d, Conv2d",
+            "1 is a Softmax, which has none: leave it out",
+        ),
+        (
+            nn.Sequential(nn.Conv2d(3, 4, 3), nn.Fold((6, 6), 1)),
+            "1 is a Fold; expected one of BinaryConv2d, Conv2d",
         ),
         (nn.Sequential(nn.ConvTranspose2d(3, 4, 3)), "0 is a ConvTranspose2d"),
         (

@@ -106,7 +106,7 @@ def test_an_installed_copy_wins_over_the_clone(tmp_path: Path) -> None:
     for folder in ("rbsf", "rbsf/methods", "rbsf/system"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "__init__.py").touch()
-    (tmp_path / "rbsf" / "system" / "program.py").write_text(
+    (tmp_path / "rbsf" / "system" / "flags.py").write_text(
         "print('the installed one')\nraise SystemExit(0)\n"
     )
     path = str(ROOT / "tools" / "cost.py")

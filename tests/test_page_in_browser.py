@@ -227,6 +227,7 @@ def test_from_opening_to_a_moving_box(visit: Opener) -> None:
     with visit() as page:
         wait_for_view(page)
         shown = time.perf_counter() - start
+        assert page.locator(".figures").inner_text() == ""  # nothing is tracked yet
         drag(page, SCENE.box(0))
         wait_for_target(page)
         first = boxes_of(page)
@@ -320,12 +321,15 @@ def test_keys_alone_are_enough(page: Page) -> None:
 def test_two_trackers_side_by_side_with_response_maps(page: Page) -> None:
     page.locator("#suggest").click()
     wait_for_target(page)
+    page.locator("#next").click()
+    wait_for_frame(page, 1)
     page.get_by_label("SiamFC").check()
     page.locator("[data-tracker=siamfc] .found li").wait_for(timeout=2 * PATIENCE)
+    assert overlap(page, boxes_of(page, "siamfc")[0]) > 0.5
     page.get_by_label("As fast as it goes").check()
     plain = page.locator("[data-tracker=siamfc] canvas").screenshot()
     page.get_by_label("Response map").check()
-    play_until(page, 2)
+    play_until(page, 3)
     for tracker in ("rbsf", "siamfc"):
         (box,) = boxes_of(page, tracker)
         assert overlap(page, box) > 0.5
@@ -358,6 +362,7 @@ def test_a_finger_draws_on_a_phone(visit: Opener) -> None:
         assert page.evaluate("window.scrollY") == scrolled
         (box,) = boxes_of(page)
         assert overlap(page, box) > 0.8
+        page.wait_for_timeout(1000)  # the browser makes no click of a tap right after a drag
         page.locator("#play").tap()
         until(lambda: frame_of(page) >= 2, page)
         page.locator("#play").tap()
@@ -440,20 +445,54 @@ def test_a_video_is_sent_tracked_and_saved(
     until(lambda: not server.files())
 
 
-def test_an_upload_is_cancelled_and_leaves_nothing(
-    page: Page, server: Server, tmp_path: Path
-) -> None:
-    (tmp_path / "slow.mp4").write_bytes(b"\0\1" * 2_000_000)
+def send_slowly(page: Page, folder: Path) -> None:
+    """Begin an upload that takes about 20 s."""
+    (folder / "slow.mp4").write_bytes(b"\0\1" * 2_000_000)
     network = page.context.new_cdp_session(page)
     limits = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 200_000}
     network.send("Network.emulateNetworkConditions", limits)
-    page.locator("#file").set_input_files(tmp_path / "slow.mp4")
+    page.locator("#file").set_input_files(folder / "slow.mp4")
     page.get_by_text("Sending slow.mp4").wait_for()
+
+
+def test_an_upload_is_cancelled_and_leaves_nothing(
+    page: Page, server: Server, tmp_path: Path
+) -> None:
+    send_slowly(page, tmp_path)
+    assert page.locator("#file").is_disabled()
+    page.locator("#next").click()  # other work hides it not, nor what cancels it
+    wait_for_frame(page, 1)
+    assert page.get_by_text("Sending slow.mp4").is_visible()
+    page.locator("#play").click()  # nor does its message hide the button
+    page.locator("#play").click()
     page.locator("#cancel").click()
     wait_for_words(page, "Cancelled.")
     until(lambda: not server.files())
     page.locator("#suggest").click()
     wait_for_target(page)
+
+
+def test_the_end_of_a_clip_is_no_problem(page: Page) -> None:
+    page.locator("#slider").fill("198")
+    wait_for_frame(page, 198)
+    page.locator("#play").click()
+    wait_for_words(page, "This is the last frame.")
+    assert page.locator("#problem").is_hidden()
+
+
+def test_problems_and_the_play_button_are_in_sight(visit: Opener) -> None:
+    with visit(1280) as page:
+        wait_for_view(page)
+        play = page.locator("#play").bounding_box()
+        assert play["y"] + play["height"] < WIDTHS[1280]
+    with visit(390) as page:
+        wait_for_view(page)
+        for place in (page.get_by_text("Boxes, CSV"), page.locator("h1")):
+            place.scroll_into_view_if_needed()
+            page.locator("[data-form='.csv']").dispatch_event("click")
+            wait_for_words(page, "There are no boxes yet", "#problem")
+            shown = page.locator("#problem").bounding_box()
+            assert 0 < shown["y"] < WIDTHS[390] - shown["height"]
 
 
 def test_the_camera_is_tracked(page: Page) -> None:
@@ -505,6 +544,19 @@ def test_two_gigabytes_are_refused_at_once_and_half_an_upload_leaves_nothing(
         until(lambda: not server.files())
         visit.send('{"do":"clip","number":0}')
         assert b'"view"' in visit.recv()
+
+
+def test_ctrl_c_during_an_upload_leaves_one_line_and_nothing_else(tmp_path: Path) -> None:
+    server = Server(tmp_path)
+    with connect(f"ws://127.0.0.1:{server.port}/live") as visit:
+        viewer = json.loads(visit.recv())["viewer"]
+        head = f"POST /upload?viewer={viewer}&name=a.mp4 HTTP/1.1\r\nHost: localhost\r\n"
+        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as sender:
+            sender.sendall(f"{head}Content-Length: 4000000\r\n\r\n".encode() + b"\0" * 100_000)
+            until(server.files)
+            assert server.end(signal.SIGINT) == "interrupted\n"
+    assert server.process.returncode == 130
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_port_in_use_is_one_line(server: Server) -> None:

@@ -14,10 +14,12 @@ from rbsf.tools.step_trial import Trial, trial_config
 from rbsf.train.adversarial import (
     GRID,
     SLOPE,
+    Discriminators,
     DiscriminatorStack,
     adversarial_loss,
     discriminator_loss,
     pool,
+    spread,
 )
 from rbsf.train.rectify import Rectifier, RectifyConfig, parameter_groups
 
@@ -99,17 +101,47 @@ def test_adversarial_gradient_reaches_c_as_in_eq_16():
     torch.testing.assert_close(gradient, expected)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (4, 7), (8, 16), (22, 57)])
+@pytest.mark.parametrize("size", [(1, 1), (4, 7), (8, 8), (8, 16), (32, 24), (22, 57)])
 def test_pooling_is_adaptive_averaging(size):
     maps = torch.randn(2, 3, *size)
-    torch.testing.assert_close(pool(maps), nn.functional.adaptive_avg_pool2d(maps, GRID))
+    expected = nn.functional.adaptive_avg_pool2d(maps, GRID)
+    torch.testing.assert_close(spread(pool(maps)), expected)
+    if max(size) > GRID:
+        torch.testing.assert_close(pool(maps), expected)
+
+
+@pytest.mark.parametrize("side", [4, 16, 22])
+def test_gradients_of_pooled_maps_keep_the_memory_order_of_maps(side):
+    maps = torch.randn(2, 3, side, side).contiguous(memory_format=torch.channels_last)
+    seen = []
+    maps.requires_grad_()
+    between = maps * 1  # what stands in for the layers in front of the maps
+    between.register_hook(lambda gradient: seen.append(gradient.stride()))
+    pool(between).flatten(0, 1).square().sum().backward()
+    assert seen == [maps.stride()]
+
+
+def test_discriminators_see_small_maps_as_if_they_were_spread():
+    judges, maps = DiscriminatorStack(3), torch.randn(3, 7, 4, 5)
+    torch.testing.assert_close(judges(maps), judges(spread(maps)))
+
+
+def test_maps_of_several_sizes_share_a_discriminator():
+    torch.manual_seed(0)
+    discriminators = Discriminators({"a": 3, "b": 3})
+    sizes = ((4, 4), (8, 8))
+    maps = [(point, torch.randn(2, 3, *size)) for size in sizes for point in ("a", "b")]
+    (arranged,) = discriminators.arrange(maps)
+    assert arranged.shape == (2, 12, GRID, GRID)
+    torch.testing.assert_close(arranged[1, :6], spread(maps[1][1]).flatten(0, 1))
+    torch.testing.assert_close(arranged[0, 6:], maps[2][1].flatten(0, 1))
 
 
 def test_discriminators_judge_single_maps_of_any_size():
     judges = DiscriminatorStack(1)
     for side in (4, 6, 22, 57):
         maps = torch.randn(2, 5, side, side)
-        assert pool(maps).shape == (2, 5, GRID, GRID)
+        assert pool(maps).shape == (2, 5, *(2 * [min(side, GRID)]))
         torch.testing.assert_close(judge(judges, maps)[:, 2:3], judge(judges, maps[:, 2:3]))
 
 
@@ -422,7 +454,7 @@ def test_losses_of_discriminators_are_means_over_points_of_all_widths():
     trial = Trial(trial_config(stages="4-4-8-16", batch_size=4), torch.device("cpu"))
     rectifier, (batch,) = trial.rectifier, trial.batches(1)
     rectifier._train_mode(0)
-    _, _, fake, real = rectifier._forward(batch)
+    _, _, fake, real = rectifier._forward(batch, rectifier.teacher)
     by_point = []
     for (point, t), (_, r) in zip(fake, real, strict=True):
         width = str(t.shape[1])

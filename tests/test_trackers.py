@@ -14,9 +14,13 @@ from conftest import ROOT
 from requirements import peers, skip_without
 
 from rbsf.datasets.synthetic.videos import make_sequence
+from rbsf.eval import run_benchmarks
 from rbsf.eval.metrics import overlaps
 from rbsf.eval.trackers import StaticTracker, TrackerSpec, parse_tracker, seed_opencv
+from rbsf.models import build
+from rbsf.tracker.anchor_free import AnchorFreeConfig
 from rbsf.tracker.siamfc import TrackerConfig
+from rbsf.weights import save_weights
 
 
 @pytest.fixture
@@ -262,3 +266,15 @@ def test_nano_follows_a_target(real_data: Path) -> None:
     runs = [follow(tracker) for _ in range(2)]
     assert runs[0][1] > 0.6
     assert (runs[0][0] == runs[1][0]).all()
+
+
+def test_constants_are_read_for_the_network_that_they_are_of(tmp_path: Path) -> None:
+    weights, constants = tmp_path / "net.safetensors", tmp_path / "own.yaml"
+    save_weights(build("rbsf2", channels=[32, 32, 32], depths=[1, 1, 1]), "rbsf2", weights)
+    constants.write_text("size_rate: 0.5\n")
+    flags = ["--dataset", "synthetic", "--constants", str(constants), "--tracker"]
+    (spec,) = run_benchmarks.read_specs(run_benchmarks.parse_args([*flags, str(weights)]))
+    assert spec.config == AnchorFreeConfig(size_rate=0.5)
+    assert spec.constants == "own.yaml"
+    with pytest.raises(ValueError, match=r"own.yaml: unknown setting 'size_rate'"):
+        run_benchmarks.read_specs(run_benchmarks.parse_args([*flags, "rbsf"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import signal
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import NARROW, ROOT
+from optuna.distributions import FloatDistribution
 
 from rbsf.datasets.synthetic.videos import write_got10k
 from rbsf.datasets.video.sequences import Sequence
@@ -22,6 +24,7 @@ from rbsf.eval.runner import Run
 from rbsf.models import build
 from rbsf.tools import constants_search
 from rbsf.tools.tune import main
+from rbsf.tracker.anchor_free import AnchorFreeConfig
 from rbsf.tracker.siamfc import TrackerConfig
 from rbsf.train.config import read_yaml
 from rbsf.weights import save_weights
@@ -55,7 +58,7 @@ def videos(tmp_path_factory):
 def tune(videos, tmp_path, monkeypatch):
     """The program on made videos and a cheap backbone; a later flag wins over an earlier one."""
     monkeypatch.setattr("rbsf.tracker.backbones.load_backbone", lambda *_: colours)
-    monkeypatch.setattr("rbsf.tools.tune.plot", lambda _, path: path.touch())
+    monkeypatch.setattr("rbsf.tools.tune.plot", lambda *args: args[-1].touch())
     (tmp_path / "net.safetensors").write_bytes(b"a network")
     weights, out = tmp_path / "net.safetensors", tmp_path / "out"
     fixed = ["--root", videos, "--weights", weights, "--out", out, "--trials", "3"]
@@ -69,7 +72,7 @@ def records(folder: Path) -> list[dict]:
 def score_by(monkeypatch, function) -> None:
     """Let `function(constants, sequence)` score a sequence in place of the tracker."""
 
-    def scores(backbone, sequences, constants, show):
+    def scores(backbone, sequences, constants, show, kind):
         return (function(constants, sequence) for sequence in sequences)
 
     monkeypatch.setattr(constants_search, "sequence_scores", scores)
@@ -123,7 +126,9 @@ def test_constants_are_searched_from_the_defaults(tune, tmp_path, monkeypatch, c
     shown = capsys.readouterr().out
     assert shown.startswith("defaults: average overlap 0.7900\nbest:     average overlap 0.")
     assert f"  scale_rate: {best['scale_rate']}\n" in shown
-    for name, (low, high) in constants_search.RANGES.items():
+    ranges = constants_search.RANGES[TrackerConfig]
+    limits = {name: constants_search.limits_of(ranges[name]) for name in DEFAULTS}
+    for name, (low, high) in limits.items():
         assert all(low <= constants[name] <= high for constants in seen)
 
 
@@ -202,9 +207,44 @@ def test_study_of_something_else_is_refused(tune, flags, what):
         tune(*flags)
 
 
+@pytest.mark.parametrize("kind", [TrackerConfig, AnchorFreeConfig])
+def test_all_constants_of_both_trackers_are_known(kind):
+    fields = {field.name: field.default for field in dataclasses.fields(kind)}
+    ranges = constants_search.RANGES[kind]
+    assert set(ranges) == set(fields)
+    assert set(constants_search.SEARCHED[kind]) <= set(fields)
+    for name, each in ranges.items():
+        assert each._contains(each.to_internal_repr(fields[name])), name
+    ends = [
+        {name: constants_search.limits_of(each)[i] for name, each in ranges.items()}
+        for i in (0, -1)
+    ]
+    for constants in ends:
+        kind(**constants)  # raises where a range holds what the tracker refuses
+
+
+def test_chosen_constants_are_searched(tune, tmp_path, monkeypatch, capsys):
+    seen = []
+
+    def score(constants, _):
+        seen.append(constants)
+        return 0.5
+
+    score_by(monkeypatch, score)
+    tune("--search", "scales", "redetect", "--search", "box_share")
+    assert seen[0] == {"scales": 3, "redetect": "frame", "box_share": 0.6}
+    assert set(read_yaml(TrackerConfig, tmp_path / "out/tracker.yaml")) == set(seen[0])
+    caution = "3 videos with 15 frames in all are few"
+    assert f"warning: {caution}" in capsys.readouterr().err
+    assert f"# {caution}" in (tmp_path / "out/tracker.yaml").read_text()
+    with pytest.raises(ValueError, match=r"--search size_rate: net\.safetensors has no such const"):
+        tune("--search", "size_rate")
+
+
 def test_study_of_other_ranges_is_refused(tune, monkeypatch):
     tune("--trials", "1")
-    monkeypatch.setitem(constants_search.RANGES, "scale_rate", (0.3, 0.9))
+    ranges = constants_search.RANGES[TrackerConfig]
+    monkeypatch.setitem(ranges, "scale_rate", FloatDistribution(0.3, 0.9))
     with pytest.raises(ValueError, match="other ranges"):
         tune()
 

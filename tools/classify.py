@@ -1,10 +1,9 @@
 """Class images by a trained classifier, or measure its accuracy and speed on a test set.
 
-    python tools/classify.py --weights resnet18-packed.safetensors photo.jpg more_photos/
-    python tools/classify.py --weights resnet18-packed.safetensors --dataset cifar100 --root data
-
-Packed files run without PyTorch. --compare runs a weights file both packed and in PyTorch, and
-counts the images on which the two differ.
+Packed files run without PyTorch, also those of networks of your own that `export_network` wrote:
+these see the middle of an image, as much of it as has their proportions, and grey where they take
+one channel. --compare runs a weights file both packed and in PyTorch, and counts the images on
+which the two differ.
 """
 
 from __future__ import annotations
@@ -16,19 +15,25 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if not __package__:  # run as a file: where nothing is installed the checkout serves
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from rbsf.system.files import write_atomically
+from rbsf.system.flags import make_parser
 from rbsf.system.program import check_writable, positive_int, run
 
 if TYPE_CHECKING:
     import numpy as np
 
     from rbsf.datasets.images.labelled import Labelled
+    from rbsf.engine.graph import PackedModel
 
+EXAMPLES = """
+--weights resnet18-packed.safetensors photo.jpg photos
+--weights resnet18-packed.safetensors --dataset cifar100 --root data
+"""
 # The part of an image's short side that is cropped, as for ImageNet, where a file does not name it.
 SHARE = 224 / 256
 
@@ -44,74 +49,77 @@ class Classifier:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("images", nargs="*", type=Path, metavar="IMAGE", help="image, or folder of images")
+    parser, first = make_parser(__doc__, EXAMPLES, takes="[IMAGE ...]")
+    add = first.add_argument
+    add("images", nargs="*", type=Path, metavar="IMAGE", help="An image, or a folder of images")
     add(
         "--weights",
         type=Path,
         required=True,
-        metavar="FILE",
-        help="as tools/train_classifier.py writes, or packed",
-    )
-    add(
-        "--dataset",
-        metavar="NAME",
-        help="measure on the test set of mnist, cifar10, cifar100, imagenet, folder ...",
-    )
-    add(
-        "--root",
-        type=Path,
-        default=Path("data"),
-        help="folder that holds the data set (default: %(default)s)",
-    )
-    add(
-        "--check",
-        choices=("auto", "strict", "off"),
-        default="auto",
-        help="checksums as published (default: auto)",
-    )
-    add(
-        "--subset",
-        type=positive_int,
-        metavar="N",
-        help="only so many test images, as many of each class",
-    )
-    add(
-        "--batch-size",
-        type=positive_int,
-        default=64,
-        metavar="N",
-        help="images at a time (default: 64)",
+        metavar="PATH",
+        help="Use this trained network: a packed file, or weights of tools/train_classifier.py",
     )
     add(
         "--top",
         type=positive_int,
         default=3,
         metavar="N",
-        help="classes named for each image (default: 3)",
+        help="Name the N likeliest classes of each image",
     )
     add(
         "--threads",
         type=positive_int,
         default=1,
         metavar="N",
-        help="CPU threads of the network (default: 1)",
+        help="Run the network on N threads of the CPU",
     )
     add(
         "--engine",
         choices=("auto", "packed", "torch"),
         default="auto",
-        help="what runs it (default: as the file is)",
+        help="Run it in the packed engine or in PyTorch; auto runs packed files packed and all"
+        " others in PyTorch",
+    )
+    add = parser.add_argument_group("measuring on a test set").add_argument
+    add(
+        "--dataset",
+        metavar="NAME",
+        help="Measure on the test set of mnist, cifar10, cifar100, imagenet, tiny-imagenet or"
+        " folder, in place of classing images",
+    )
+    add(
+        "--root",
+        type=Path,
+        default=Path("data"),
+        metavar="PATH",
+        help="Read the data set from this folder",
+    )
+    add(
+        "--check",
+        choices=("auto", "strict", "off"),
+        default="auto",
+        help="Compare the files of the data set with their published checksums: strict always, off"
+        " never, auto where a file has the published size",
+    )
+    add(
+        "--subset",
+        type=positive_int,
+        metavar="N",
+        help="Measure on N test images alone, as many of each class (default: all)",
+    )
+    add(
+        "--batch-size",
+        type=positive_int,
+        default=64,
+        metavar="N",
+        help="Run N images at a time",
     )
     add(
         "--compare",
         action="store_true",
-        help="run a weights file in PyTorch and packed, and compare",
+        help="Run a weights file in PyTorch and packed, and count the images on which they differ",
     )
-    add("--json", type=Path, metavar="FILE", help="write the figures there too")
+    add("--json", type=Path, metavar="PATH", help="Write the figures to this file too")
     args = parser.parse_args(argv)
     if bool(args.images) == bool(args.dataset):
         parser.error("give images, or --dataset")
@@ -133,7 +141,45 @@ def load_packed(path: Path, threads: int) -> Classifier:
         model = packed_weights(path).packed
     engine = Engine(model, threads)
     print(f"network: {path}, {engine}", file=sys.stderr)
-    return Classifier(f"packed ({engine.isa})", engine, check_input(path, model.info))
+    return Classifier(f"packed ({engine.isa})", engine, packed_input(path, model))
+
+
+def packed_input(path: Path, model: PackedModel) -> dict[str, Any]:
+    """What a packed network takes, as `check_input` has it.
+
+    The file of a network of one's own, which `export_network` wrote, says it by its graph alone: it
+    normalises images itself and takes their whole middle. Its classes are named by number, unless
+    its info has a list `classes`.
+
+    Raises ValueError for images of other channels than 1 or 3, and for results that are not one
+    number for each class.
+    """
+    if is_input(model.info.get("input")):
+        return check_input(path, model.info)
+    height, width, channels = model.input_shape
+    if channels not in (1, 3):
+        raise ValueError(f"{path}: takes images of {channels} channels; give one that takes 1 or 3")
+    shape = model.maps[model.nodes[-1].name].shape
+    if len(shape) != 1:
+        raise ValueError(
+            f"{path}: gives {shape} for an image; give one that gives each class a number"
+        )
+    given = model.info.get("classes")
+    if given is not None and (not isinstance(given, list) or len(given) != shape[0]):
+        raise ValueError(f"{path}: its info's classes are no list of {shape[0]} names")
+    return {
+        "size": (width, height),
+        "share": 1.0,
+        "mean": [0.0] * channels,
+        "std": [1.0] * channels,
+        "classes": list(map(str, given or range(shape[0]))),
+        "named": given is not None,
+    }
+
+
+def is_input(found: Any) -> bool:
+    """Whether an info's `input` says all of the images that a network takes."""
+    return isinstance(found, dict) and found.keys() >= {"size", "mean", "std", "classes"}
 
 
 def check_input(path: Path, info: dict[str, Any]) -> dict[str, Any]:
@@ -142,10 +188,10 @@ def check_input(path: Path, info: dict[str, Any]) -> dict[str, Any]:
     Raises ValueError where size, mean, std or classes is missing.
     """
     found = info.get("input")
-    if not isinstance(found, dict) or not found.keys() >= {"size", "mean", "std", "classes"}:
+    if not is_input(found):
         missing = "its info has no input (size, mean, std, classes)"
         raise ValueError(f"{path}: {missing}; train it by train_classifier.py")
-    return found
+    return cast(dict[str, Any], found)
 
 
 def load_torch(path: Path, threads: int) -> Classifier:
@@ -218,17 +264,18 @@ def class_images(classifier: Classifier, paths: list[Path], top: int) -> int:
     from rbsf.datasets.images.decode import CentreCrop, decode_crop
 
     names, size = classifier.input["classes"], classifier.input["size"]
-    centre = CentreCrop(classifier.input.get("share", SHARE))
+    ratio = size[0] / size[1] if isinstance(size, tuple) else 1.0
+    centre = CentreCrop(classifier.input.get("share", SHARE), ratio=ratio)
     grey = len(classifier.input["mean"]) == 1
     code = 0
     for path in list_images(paths):
-        crop = decode_crop(path.read_bytes(), centre, size)  # [size, size, 3]
+        crop = decode_crop(path.read_bytes(), centre, size)  # [height, width, 3]
         if crop is None:
             print(f"error: {path}: not a whole image that OpenCV can decode", file=sys.stderr)
             code = 1
             continue
         if grey:
-            crop = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)[..., None]  # [size, size, 1]
+            crop = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)[..., None]  # [height, width, 1]
         logits = classifier.run(crop[None])[0].astype(np.float64)  # [classes]
         shares = np.exp(logits - logits.max())
         shares /= shares.sum()
@@ -298,8 +345,17 @@ def open_test_set(args: argparse.Namespace, taken: dict[str, Any]) -> Labelled:
     """
     from rbsf.datasets.images.labelled import open_labelled
 
-    _, test = open_labelled(args.dataset, args.root, check=args.check, size=taken["size"])
-    if list(test.classes) != taken["classes"]:
+    size = taken["size"]
+    if isinstance(size, tuple):
+        if size[0] != size[1]:
+            shape = f"{size[0]} x {size[1]}"
+            raise ValueError(f"{args.weights} takes images of {shape}; --dataset gives square ones")
+        size = size[0]
+    _, test = open_labelled(args.dataset, args.root, check=args.check, size=size)
+    same = list(test.classes) == taken["classes"]
+    if not taken.get("named", True):  # then classes are told by their number alone
+        same = len(test.classes) == len(taken["classes"])
+    if not same:
         place = f"{args.dataset} in {args.root}"
         raise ValueError(f"{args.weights} was trained on other classes than those of {place}")
     return test

@@ -1,33 +1,32 @@
 """Put benchmark reports side by side: trackers as rows, data sets as columns.
 
-    python tools/compare.py runs/a/reports/OTB100 runs/b/reports/OTB100 --out compare.html
-
 Trackers on the same data set are compared on the sequences that all of them have: mean AUC, and the
 difference to the first tracker. Its 95 % interval comes from a paired bootstrap over sequences,
-each with all its passes.
+each with all its passes. Of fewer than 10 sequences an interval says little, and the tables say so.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if not __package__:  # run as a file: where nothing is installed the checkout serves
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
+from rbsf.system.flags import make_parser
 from rbsf.system.program import check_writable, require, run
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from rbsf.eval.tables import Cell, Table
 
+EXAMPLE = "runs/a/reports/OTB100 runs/b/reports/OTB100 --out compare.html"
 SHOWN = ("auc", "precision", "ao", "sr50")
-RESAMPLES, SEED = 10_000, 0
+ENDINGS = (".html", ".md", ".json")
 
 
 @dataclass(frozen=True)
@@ -41,14 +40,15 @@ class Entry:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser, first = make_parser(__doc__, EXAMPLE, takes="RUN ...")
+    first.add_argument(
+        "runs", nargs="+", metavar="RUN", help="A report.json, or the folder that holds it"
     )
-    parser.add_argument(
-        "runs", nargs="+", metavar="RUN", help="report.json, or the folder that holds it"
-    )
-    parser.add_argument(
-        "--out", type=Path, metavar="FILE", help=".html or .md (default: Markdown on the screen)"
+    first.add_argument(
+        "--out",
+        type=Path,
+        metavar="PATH",
+        help="Write the tables to this file: .html, .md or .json (default: Markdown on the screen)",
     )
     return parser.parse_args(argv)
 
@@ -58,8 +58,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     require("eval")
     if args.out:
-        if args.out.suffix not in (".html", ".md"):
-            raise ValueError(f"--out {args.out}: give a name that ends in .html or .md")
+        if args.out.suffix not in ENDINGS:
+            raise ValueError(f"--out {args.out}: give a name that ends in {', '.join(ENDINGS)}")
         check_writable(args.out)
     from rbsf.eval.report import load_report, render_page
     from rbsf.system.files import write_atomically
@@ -71,12 +71,16 @@ def main(argv: list[str] | None = None) -> int:
     if args.out:
         if args.out.suffix == ".html":
             text = render_page("compare.html.j2", tables=tables)
+        if args.out.suffix == ".json":
+            text = to_json(tables)
         write_atomically(args.out, encode(text))
     return 0
 
 
 def name_entries(paths: list[str], reports: list[dict[str, Any]]) -> list[Entry]:
-    """Name every tracker by its label, and by its run where a label stands for several trackers."""
+    """Name every tracker by label and constants, and by its run where that stands for several."""
+    from rbsf.eval.report_tables import shown_name
+
     found = [  # each under the name of its run
         Entry(name, report, tracker)
         for name, report in zip(run_names(paths, reports), reports, strict=True)
@@ -84,10 +88,10 @@ def name_entries(paths: list[str], reports: list[dict[str, Any]]) -> list[Entry]
     ]
     by_label: dict[str, list[Entry]] = defaultdict(list)
     for entry in found:
-        by_label[entry.tracker["label"]].append(entry)
+        by_label[shown_name(entry.tracker)].append(entry)
     named = []
     for entry in found:
-        label = entry.tracker["label"]
+        label = shown_name(entry.tracker)
         name = label if _is_one_tracker(by_label[label]) else f"{label} ({entry.name})"
         named.append(replace(entry, name=name))
     return _add_keys(named)
@@ -204,6 +208,7 @@ def common_table(dataset: str, entries: list[Entry]) -> Table:
     import numpy as np
 
     from rbsf.datasets.video.sequences import whole_name
+    from rbsf.eval.intervals import CAUTION, RESAMPLES, interval_cell, interval_of
     from rbsf.eval.tables import NOTHING, Cell, Table, mark_best_rows, number
 
     names = sorted(set.intersection(*(set(entry.tracker["sequences"]) for entry in entries)))
@@ -212,12 +217,17 @@ def common_table(dataset: str, entries: list[Entry]) -> Table:
         raise ValueError(f"{dataset}: {fault}; give reports of the same sequences")
     wholes = [whole_name(name) for name in names]
     rows: list[list[Cell]] = []
+    caution = ""
     for entry in entries:
         scores = np.array([entry.tracker["sequences"][name]["auc"] for name in names])
         if not rows:
             first, gap_cells = scores, [Cell(NOTHING), Cell(NOTHING)]
         else:
-            gap_cells = _gap_cells(scores - first, wholes)
+            gaps = scores - first
+            interval = interval_of(gaps, wholes)
+            gap_cells = [number(float(gaps.mean()), "+.3f"), interval_cell(interval)]
+            if interval and interval.caution:
+                caution = f" {CAUTION}"
         rows.append([Cell(entry.name), number(float(scores.mean())), *gap_cells])
     count, minus = len(set(wholes)), f"minus {entries[0].name}"
     scored = f"{count} sequences"
@@ -226,37 +236,16 @@ def common_table(dataset: str, entries: list[Entry]) -> Table:
     caption = (
         f"Mean AUC over the {scored} of {dataset} that all {len(entries)} trackers have, and the"
         f" difference to {entries[0].name}: 95 % interval of a paired bootstrap over sequences"
-        f" ({RESAMPLES:,} resamples)."
+        f" ({RESAMPLES:,} resamples).{caution}"
     )
     columns = ["tracker", "AUC", minus, "95 % interval"]
     return Table(caption, columns, mark_best_rows(rows, [1]))
 
 
-def _gap_cells(gaps: np.ndarray, sequences: list[str]) -> list[Cell]:
-    from rbsf.eval.tables import NOTHING, Cell, number
-
-    mean = number(float(gaps.mean()), "+.3f")
-    if len(set(sequences)) < 2:
-        return [mean, Cell(NOTHING)]
-    low, high = bootstrap_interval(gaps, sequences)
-    return [mean, Cell(f"{low:+.3f} to {high:+.3f}", low)]
-
-
-def bootstrap_interval(gaps: np.ndarray, sequences: list[str]) -> tuple[float, float]:
-    """95 % percentile interval of the mean of `gaps` `[P]`, a difference for each pass.
-
-    `sequences` names the sequence of each pass. Passes of one sequence are drawn together, for
-    they are not independent. Equal input gives equal output.
-    """
-    import numpy as np
-
-    _, which = np.unique(sequences, return_inverse=True)
-    sums, counts = np.bincount(which, gaps), np.bincount(which)  # [S], of each sequence
-    rng = np.random.default_rng(SEED)
-    draws = rng.integers(0, len(counts), (RESAMPLES, len(counts)))
-    means = sums[draws].sum(axis=1) / counts[draws].sum(axis=1)  # [RESAMPLES]
-    low, high = np.percentile(means, (2.5, 97.5))
-    return float(low), float(high)
+def to_json(tables: list[tuple[str, Table]]) -> str:
+    """The tables with all that their cells hold."""
+    found = [{"heading": heading, **asdict(table)} for heading, table in tables]
+    return json.dumps(found, indent=1) + "\n"
 
 
 def to_markdown(tables: list[tuple[str, Table]]) -> str:

@@ -19,7 +19,12 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna import Study, Trial
-from optuna.distributions import FloatDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import MaxTrialsCallback
@@ -30,15 +35,50 @@ from rbsf.datasets.video.sequences import Sequence
 from rbsf.eval.metrics import overlaps
 from rbsf.eval.runner import track_sequence
 from rbsf.system.program import run
-from rbsf.tracker import backbones
-from rbsf.tracker.siamfc import Backbone, SiamFC, TrackerConfig
+from rbsf.tracker import loading
+from rbsf.tracker.anchor_free import AnchorFreeConfig, Network
+from rbsf.tracker.loading import Constants
+from rbsf.tracker.siamfc import CORRELATIONS, Backbone, TrackerConfig
+from rbsf.tracker.states import REDETECT
 
-# Ranges of fields of TrackerConfig. They hold the values published for SiamFC and its followers.
-RANGES = {
-    "scale_step": (1.01, 1.1),
-    "scale_penalty": (0.9, 1.0),
-    "window_influence": (0.05, 0.5),
-    "scale_rate": (0.2, 0.9),
+SHARE = FloatDistribution(0.0, 1.0)
+# What each constant may be. The ranges hold the published values, and those that ship.
+OF_STATES: dict[str, BaseDistribution] = {
+    "sure_score": FloatDistribution(0.0, 0.5),
+    "lost_score": FloatDistribution(0.0, 0.3),
+    "lost_frames": IntDistribution(1, 20),
+    "faint_score": FloatDistribution(0.0, 0.2),
+    "found_score": FloatDistribution(0.3, 0.9),
+    "found_frames": IntDistribution(1, 10),
+    "redetect": CategoricalDistribution(REDETECT),
+}
+RANGES: dict[type[Constants], dict[str, BaseDistribution]] = {
+    TrackerConfig: {
+        "scale_step": FloatDistribution(1.01, 1.1),
+        "scale_penalty": FloatDistribution(0.9, 1.0),
+        "window_influence": FloatDistribution(0.05, 0.5),
+        "scale_rate": FloatDistribution(0.2, 0.9),
+        "scales": IntDistribution(1, 5, step=2),
+        "response_up": IntDistribution(4, 16, step=4),
+        "memory_share": SHARE,
+        "memory_rate": FloatDistribution(0.0, 0.2),
+        "box_share": SHARE,
+        "box_rate": SHARE,
+        "follow_rate": FloatDistribution(0.0, 0.5),
+        "correlation": CategoricalDistribution(CORRELATIONS),
+        **OF_STATES,
+    },
+    AnchorFreeConfig: {
+        "window_influence": FloatDistribution(0.05, 0.6),
+        "change_penalty": FloatDistribution(0.0, 0.5),
+        "size_rate": FloatDistribution(0.1, 0.9),
+        **OF_STATES,
+    },
+}
+# What is searched where --search names nothing.
+SEARCHED: dict[type[Constants], tuple[str, ...]] = {
+    TrackerConfig: ("scale_step", "scale_penalty", "window_influence", "scale_rate"),
+    AnchorFreeConfig: ("window_influence", "change_penalty", "size_rate"),
 }
 DIGITS = 4  # decimal places of the constants that are tried
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)  # not RUNNING, as a killed process leaves one
@@ -56,16 +96,50 @@ class Search:
     sequences: list[Sequence]  # each has a frame that is scored
     log: Path  # the study's journal
     trials: int  # those of earlier runs included
+    names: tuple[str, ...]  # of the constants that are searched
 
-    def load(self) -> Backbone:
+    @property
+    def kind(self) -> type[Constants]:
+        """The class of the constants."""
+        return loading.constants_of(self.weights)
+
+    @property
+    def ranges(self) -> dict[str, BaseDistribution]:
+        """What each of the constants that are searched may be."""
+        return {name: RANGES[self.kind][name] for name in self.names}
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The defaults of the constants that are searched."""
+        return {name: getattr(self.kind(), name) for name in self.names}
+
+    def load(self) -> Backbone | Network:
         """Load the network. Raises ValueError or FileNotFoundError where it cannot be used."""
-        return backbones.load_backbone(
+        return loading.load_network(
             self.weights, self.device, self.precision, self.threads, self.engine
         )
 
     def weights_digest(self) -> str:
         """Digest of the weights file."""
         return hashlib.sha256(self.weights.read_bytes()).hexdigest()[:16]
+
+
+def chosen_constants(weights: Path, given: list[str] | None) -> tuple[str, ...]:
+    """The names of the constants to search, by --search.
+
+    Raises ValueError for one that the tracker of these weights has not.
+    """
+    kind = loading.constants_of(weights)
+    known = RANGES[kind]
+    if given == ["all"]:
+        return tuple(known)
+    for name in given or ():
+        if name not in known:
+            known_names = ", ".join(["all", *known])
+            raise ValueError(
+                f"--search {name}: {weights.name} has no such constant; give {known_names}"
+            )
+    return tuple(dict.fromkeys(given)) if given else SEARCHED[kind]
 
 
 def scored_frames(truth: np.ndarray) -> np.ndarray:
@@ -78,15 +152,19 @@ def scored_frames(truth: np.ndarray) -> np.ndarray:
 
 
 def sequence_scores(
-    backbone: Backbone, sequences: list[Sequence], constants: dict[str, Any], show: bool
+    network: Backbone | Network,
+    sequences: list[Sequence],
+    constants: dict[str, Any],
+    show: bool,
+    kind: type[Constants] = TrackerConfig,
 ) -> Iterator[float]:
     """Yield the average overlap in each sequence; with `show` under a bar, on a terminal."""
-    config = TrackerConfig(**constants)
+    config = kind(**constants)
     hidden = None if show else True  # None: the bar is hidden where there is no terminal
     for sequence in tqdm(
         sequences, desc="this trial", unit="sequence", leave=False, disable=hidden
     ):
-        boxes = track_sequence(SiamFC(backbone, config), sequence).boxes  # [N, 4]
+        boxes = track_sequence(loading.make_tracker(network, config), sequence).boxes  # [N, 4]
         frames = scored_frames(sequence.boxes)
         yield float(overlaps(boxes[frames], sequence.boxes[frames]).mean())
 
@@ -139,8 +217,8 @@ def check_study(study: Study, search: Search) -> None:
         "sequences": [sequence.name for sequence in search.sequences],
         "frames": [len(sequence) for sequence in search.sequences],
         "boxes": hashlib.sha256(boxes).hexdigest()[:16],
-        "ranges": {name: list(limits) for name, limits in RANGES.items()},
-        "defaults": asdict(TrackerConfig()),
+        "ranges": {name: limits_of(each) for name, each in search.ranges.items()},
+        "defaults": asdict(search.kind()),
     }
     if not study.trials:
         study.set_user_attr("origin", now)
@@ -151,14 +229,26 @@ def check_study(study: Study, search: Search) -> None:
         raise ValueError(f"{search.log} {fault}; give another --out")
 
 
+def limits_of(distribution: BaseDistribution) -> list[Any]:
+    """The lowest and the highest value of a constant, or all of its values in words."""
+    if isinstance(distribution, CategoricalDistribution):
+        return list(distribution.choices)
+    return [distribution.low, distribution.high]  # type: ignore[attr-defined]
+
+
 def finished(study: Study) -> list[FrozenTrial]:
     """Trials that count: complete ones and those that the pruner stopped."""
     return study.get_trials(deepcopy=False, states=FINISHED)
 
 
-def constants_of(trial: FrozenTrial) -> dict[str, float]:
+def constants_of(trial: FrozenTrial, search: Search) -> dict[str, Any]:
     """Constants that a trial has tried."""
-    return {name: round(trial.params[name], DIGITS) for name in RANGES}
+    return {name: rounded(trial.params[name]) for name in search.names}
+
+
+def rounded(value: Any) -> Any:
+    """A constant as it is tried; whole numbers and words stay as they are."""
+    return round(value, DIGITS) if isinstance(value, float) else value
 
 
 def defaults_trial(study: Study) -> FrozenTrial | None:
@@ -166,7 +256,7 @@ def defaults_trial(study: Study) -> FrozenTrial | None:
     return next((trial for trial in finished(study) if "order" in trial.user_attrs), None)
 
 
-def score_defaults(study: Study, search: Search, backbone: Backbone) -> Search:
+def score_defaults(study: Study, search: Search, network: Backbone | Network) -> Search:
     """Try the default constants, if that is not done; return the search, hardest sequences first.
 
     In that order running means rise. The pruner needs that, for it takes the highest mean so far as
@@ -174,13 +264,14 @@ def score_defaults(study: Study, search: Search, backbone: Backbone) -> Search:
     """
     trial = defaults_trial(study)
     if trial is None:
-        constants = {name: getattr(TrackerConfig(), name) for name in RANGES}
-        scores = list(sequence_scores(backbone, search.sequences, constants, show=True))
+        scores = list(
+            sequence_scores(network, search.sequences, search.defaults, True, search.kind)
+        )
         order = sorted(range(len(scores)), key=scores.__getitem__)
         means = list(running_means(scores[i] for i in order))
         trial = create_trial(
-            params=constants,
-            distributions={name: FloatDistribution(*limits) for name, limits in RANGES.items()},
+            params=search.defaults,
+            distributions=search.ranges,
             value=means[-1],
             intermediate_values=dict(enumerate(means)),
             user_attrs={"order": order},
@@ -189,8 +280,22 @@ def score_defaults(study: Study, search: Search, backbone: Backbone) -> Search:
     return replace(search, sequences=[search.sequences[i] for i in trial.user_attrs["order"]])
 
 
+def suggest(trial: Trial, name: str, each: BaseDistribution) -> Any:
+    """A value for a constant to try."""
+    if isinstance(each, CategoricalDistribution):
+        return trial.suggest_categorical(name, each.choices)
+    if isinstance(each, IntDistribution):
+        return trial.suggest_int(name, each.low, each.high, step=each.step)
+    assert isinstance(each, FloatDistribution)
+    return rounded(trial.suggest_float(name, each.low, each.high))
+
+
 def take_trials(
-    study: Study, search: Search, backbone: Backbone, *callbacks: Any, show: bool = False
+    study: Study,
+    search: Search,
+    network: Backbone | Network,
+    *callbacks: Any,
+    show: bool = False,
 ) -> None:
     """Try constants until the study has all its trials.
 
@@ -198,10 +303,8 @@ def take_trials(
     """
 
     def objective(trial: Trial) -> float:
-        constants = {}
-        for name, limits in RANGES.items():
-            constants[name] = round(trial.suggest_float(name, *limits), DIGITS)
-        scores = sequence_scores(backbone, search.sequences, constants, show)
+        constants = {name: suggest(trial, name, each) for name, each in search.ranges.items()}
+        scores = sequence_scores(network, search.sequences, constants, show, search.kind)
         mean = 0.0
         for step, mean in enumerate(running_means(scores)):
             trial.report(mean, step)
@@ -220,7 +323,7 @@ def run_search(study: Study, search: Search, workers: int, seed: int) -> None:
     This process is one of them. Raises ValueError, which names the file, where weights or frames
     cannot be read.
     """
-    backbone = search.load()
+    network = search.load()
     done = len(finished(study))
     with tqdm(total=search.trials, initial=done, unit="trial", desc="tuning") as bar:
 
@@ -228,11 +331,11 @@ def run_search(study: Study, search: Search, workers: int, seed: int) -> None:
             bar.set_postfix_str(f"best {study.best_value:.4f}", refresh=False)
             bar.update(len(finished(study)) - bar.n)
 
-        search = score_defaults(study, search, backbone)
+        search = score_defaults(study, search, network)
         progress()
         left = search.trials - len(finished(study))
         with helpers(search, min(workers, left) - 1, seed):
-            take_trials(study, search, backbone, progress, show=True)
+            take_trials(study, search, network, progress, show=True)
 
 
 @contextmanager

@@ -1,7 +1,5 @@
 """Count a network's bits and multiplications, layer by layer, as Table 6 of the paper does.
 
-    python tools/cost.py --model resnet18
-
 Totals stand beside those of the float twin, the real network of the same form. A 1-bit
 multiplication counts 1/64 of a real one; rbsf/cost.py has the conventions. --measure adds
 milliseconds for one input: of the float twin in PyTorch, and of the network in the packed engine.
@@ -19,6 +17,7 @@ if not __package__:  # run as a file: where nothing is installed the checkout se
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from rbsf.methods import METHODS
+from rbsf.system.flags import make_parser
 from rbsf.system.program import positive_int, run
 
 if TYPE_CHECKING:
@@ -26,6 +25,10 @@ if TYPE_CHECKING:
 
     from rbsf.cost import LayerCost
 
+EXAMPLES = """
+--model resnet18
+--model rbsf --measure
+"""
 Times = dict[str, dict[str, float]]  # column -> layer -> milliseconds
 
 # Side of the input in pixels, by model
@@ -36,30 +39,41 @@ WORD_COLUMNS = 3  # of the table: the first ones hold words, the others numbers
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser, first = make_parser(__doc__, EXAMPLES)
+    add = first.add_argument
+    add("--model", choices=tuple(SIZES), default="rbsf", help="Count this network")
+    add(
+        "--weights",
+        type=Path,
+        metavar="PATH",
+        help="Count the network of this file of trained 1-bit weights, in place of --model",
     )
-    parser.add_argument(
-        "--model", choices=tuple(SIZES), default="rbsf", help="default: %(default)s"
+    add(
+        "--method",
+        choices=tuple(METHODS),
+        default="rbcn",
+        help="Binarize a classifier by this method",
     )
-    parser.add_argument(
-        "--weights", type=Path, metavar="FILE", help="trained 1-bit weights, in place of --model"
-    )
-    parser.add_argument(
-        "--method", choices=tuple(METHODS), default="rbcn", help="of a classifier (default: rbcn)"
-    )
-    parser.add_argument(
+    add(
         "--size",
         type=positive_int,
         metavar="PIXELS",
-        help="side of the input (default: that the network is made for)",
+        help="Count for images of this width and height (default: those the network is made for)",
     )
-    parser.add_argument("--measure", action="store_true", help="measure milliseconds too")
-    parser.add_argument(
-        "--repeat", type=positive_int, default=20, help="measured passes (default: %(default)s)"
+    add("--measure", action="store_true", help="Measure milliseconds too")
+    add(
+        "--repeat",
+        type=positive_int,
+        default=20,
+        metavar="N",
+        help="Measure N passes, of which the median counts",
     )
-    parser.add_argument(
-        "--threads", type=positive_int, default=1, metavar="N", help="CPU threads (default: 1)"
+    add(
+        "--threads",
+        type=positive_int,
+        default=1,
+        metavar="N",
+        help="Measure with N threads of the CPU",
     )
     return parser.parse_args(argv)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 if not __package__:  # run as a file: where nothing is installed the checkout serves
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
+from rbsf.system.flags import make_parser
 from rbsf.system.program import positive_int, require, run
 from rbsf.tracker.flags import add_network_flags, add_weights_flag
 
@@ -23,25 +24,28 @@ if TYPE_CHECKING:
 
     from rbsf.tracker.states import Result
 
+EXAMPLE = "--out demo --frames 100"
 SHOWN = 6  # frames in the picture
 TRUE_COLOR = (255, 255, 255)  # RGB, of true boxes
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser, first = make_parser(__doc__, EXAMPLE)
+    first.add_argument(
+        "--out", type=Path, default=Path("demo"), metavar="PATH", help="Write to this folder"
     )
-    parser.add_argument(
-        "--out", type=Path, default=Path("demo"), help="folder (default: %(default)s)"
+    add_weights_flag(first)
+    first.add_argument(
+        "--seed",
+        type=int,
+        default=5,
+        metavar="N",
+        help="Make the video of this number; 0 to 7 were tried with the float tracker, and 5 is"
+        " among the easy ones",
     )
-    add_weights_flag(parser)
-    tried = "seeds 0 to 7 were tried with the float tracker, and 5 is among the easy ones"
-    parser.add_argument(
-        "--seed", type=int, default=5, help=f"of the video (default: %(default)s; {tried})"
-    )
-    parser.add_argument(
-        "--frames", type=positive_int, default=200, help="of the video (default: %(default)s)"
+    first.add_argument(
+        "--frames", type=positive_int, default=200, metavar="N", help="Make a video of N frames"
     )
     add_network_flags(parser)
     return parser.parse_args(argv)

@@ -1,7 +1,5 @@
 """Turn trained weights into a packed file for this project's engine, or ONNX for other runtimes.
 
-    python tools/export.py --weights runs/rbsf/rbsf.safetensors --out rbsf-packed.safetensors
-
 packed: a 1-bit network with one bit a weight. A tracker's first layer is rounded to 7 bits a
 weight, or --first-bits; a classifier's real layers stay float32. A file that would not compute what
 the rounded network does in float64 is not written.
@@ -24,6 +22,7 @@ from typing import TYPE_CHECKING
 if not __package__:  # run as a file: where nothing is installed the checkout serves
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
+from rbsf.system.flags import make_parser
 from rbsf.system.program import check_writable, require, run
 
 if TYPE_CHECKING:
@@ -34,43 +33,46 @@ if TYPE_CHECKING:
     from rbsf.export.pack import Exported
     from rbsf.models.rbsf2 import RBSF2
 
+EXAMPLES = """
+--weights runs/rbsf/rbsf.safetensors --out rbsf-packed.safetensors
+--weights runs/rbsf/rbsf.safetensors --out rbsf.onnx --format onnx
+"""
 FRAMES = 8  # on which results are compared
 SUFFIXES = {"packed": ".safetensors", "onnx": ".onnx"}  # of --out, by --format
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
+    parser, first = make_parser(__doc__, EXAMPLES)
+    add = first.add_argument
     add(
         "--weights",
         type=Path,
         required=True,
-        metavar="FILE",
-        help="trained weights of a tracker or a classifier",
+        metavar="PATH",
+        help="Export the trained weights of a tracker or a classifier in this file",
     )
     add(
         "--out",
         type=Path,
         required=True,
-        metavar="FILE",
-        help=".safetensors, or .onnx with --format onnx",
+        metavar="PATH",
+        help="Write to this file: .safetensors, or .onnx with --format onnx",
     )
-    add("--format", choices=tuple(SUFFIXES), default="packed", help="default: %(default)s")
-    default = "default: 7, stored in a byte each"
+    add("--format", choices=tuple(SUFFIXES), default="packed", help="Write a file of this form")
     add(
         "--first-bits",
         type=int,
         choices=range(2, 8),
         metavar="N",
-        help=f"bits of a weight of a tracker's first layer, 2 to 7 ({default})",
+        help="Round the weights of a tracker's first layer to N bits, 2 to 7; weights of 7 bits"
+        " take a byte each (default: 7)",
     )
     add(
         "--check",
-        metavar="VIDEO",
-        help=f"video or folder whose first {FRAMES} images are compared (default: made up)",
+        metavar="PATH",
+        help=f"Compare results on the first {FRAMES} images of this video or folder"
+        " (default: made-up frames)",
     )
     return parser.parse_args(argv)
 

@@ -1,18 +1,9 @@
 """Work down what a GPU should do for this project, in the minutes for which there is one.
 
-Here, make parts of at most 40 MB: of CIFAR-100, and of what RB-SF 2 learns from.
-
-    python tools/gpu_run.py --pack PARTS --root data
-    python tools/gpu_run.py --pack PARTS --pairs pairs.db --teacher BACKBONE.onnx,HEAD.onnx
-
-On the machine with the GPU, again and again; each run goes on where the last one ended.
-
-    python tools/gpu_run.py --data PARTS --out RUN --minutes 9
-
-Anywhere, run every item in seconds on the CPU, or print a table of all that came home.
-
-    python tools/gpu_run.py --rehearse
-    python tools/gpu_run.py --summary RUN
+First --pack makes parts of at most 40 MB here: of CIFAR-100, and of what RB-SF 2 learns from. Then
+--data works on them, on the machine with the GPU, again and again; each run goes on where the last
+one ended. Anywhere, --rehearse runs every item in seconds on the CPU, and --summary prints a table
+of all that came home.
 
 --data is a folder with the parts, or with CIFAR-100 itself. Results, logs and weights of all items
 come home in the archive RUN/home, in parts of at most 15 MiB. Lay them beside the parts in --data,
@@ -34,12 +25,20 @@ from typing import TYPE_CHECKING
 if not __package__:  # run as a file: where nothing is installed the checkout serves
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
+from rbsf.system.flags import make_parser
 from rbsf.system.program import positive_int, run
 
 if TYPE_CHECKING:
     from rbsf.tools.gpu_sharing import Mps
     from rbsf.train.worklist import Item
 
+EXAMPLES = """
+--pack parts --root data
+--pack parts --pairs pairs.db --teacher backbone.onnx,head.onnx
+--data parts --out run --minutes 9
+--rehearse
+--summary run
+"""
 STARTED = time.monotonic()  # the minutes count from here
 ROOT = Path(__file__).resolve().parents[1]
 PART_BYTES = 40_000_000
@@ -54,61 +53,73 @@ REHEARSAL = Path("runs/gpu_rehearsal")
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--pack", type=Path, metavar="DIR", help="write CIFAR-100 as parts into DIR")
-    what.add_argument("--data", type=Path, metavar="DIR", help="work on the data in DIR")
+    parser, first = make_parser(__doc__, EXAMPLES)
+    what = first.add_mutually_exclusive_group(required=True)
     what.add_argument(
-        "--rehearse", action="store_true", help="run every item, shrunk, on made-up data"
-    )
-    what.add_argument(
-        "--summary", type=Path, metavar="DIR", help="print the results in DIR, an --out or its home"
-    )
-    what.add_argument(
-        "--list", action="store_true", help="print the items, what they need and are worth"
-    )
-    add(
-        "--root",
+        "--pack",
         type=Path,
-        default=Path("data"),
-        help="folder of the data set for --pack (default: %(default)s)",
+        metavar="PATH",
+        help="Write the data as parts into this folder (default: none; give one of --pack, --data,"
+        " --rehearse, --summary and --list)",
     )
-    add(
-        "--pairs",
+    what.add_argument("--data", type=Path, metavar="PATH", help="Work on the data in this folder")
+    what.add_argument(
+        "--rehearse", action="store_true", help="Run every item, shrunk, on made-up data"
+    )
+    what.add_argument(
+        "--summary",
         type=Path,
-        metavar="FILE.db",
-        help="with --pack: what RB-SF 2 learns from, a crop store ...",
+        metavar="PATH",
+        help="Print the results in this folder, an --out or its home",
     )
-    add(
-        "--teacher",
-        metavar="FILES",
-        help="... and its teacher, BACKBONE.onnx,HEAD.onnx; CIFAR-100 is then not packed",
+    what.add_argument(
+        "--list", action="store_true", help="Print the items, what they need and are worth"
     )
+    add = first.add_argument
     add(
         "--out",
         type=Path,
-        metavar="DIR",
-        help=f"folder of the runs (default: runs/gpu; of a rehearsal {REHEARSAL})",
+        metavar="PATH",
+        help=f"Write the runs to this folder (default: runs/gpu; of a rehearsal {REHEARSAL})",
     )
     add(
-        "--minutes", type=float, metavar="M", help="end after M minutes (default: when all is done)"
+        "--minutes",
+        type=float,
+        metavar="MINUTES",
+        help="End after so many minutes (default: when all is done)",
     )
     add(
         "--beside",
         type=positive_int,
         default=4,
         metavar="N",
-        help="trainings at once (default: %(default)s)",
+        help="Run N trainings at once",
     )
     add(
         "--only",
         action="append",
         default=[],
         metavar="TEXT",
-        help="items whose names hold TEXT; repeatable",
+        help="Run the items whose names hold TEXT; repeatable (default: all)",
+    )
+    add = parser.add_argument_group("what --pack packs").add_argument
+    add(
+        "--root",
+        type=Path,
+        default=Path("data"),
+        metavar="PATH",
+        help="Read CIFAR-100 from this folder",
+    )
+    add(
+        "--pairs",
+        type=Path,
+        metavar="PATH",
+        help="Pack what RB-SF 2 learns from, a crop store, in place of CIFAR-100",
+    )
+    add(
+        "--teacher",
+        metavar="BACKBONE.onnx,HEAD.onnx",
+        help="Pack the teacher that goes with --pairs",
     )
     return parser.parse_args(argv)
 

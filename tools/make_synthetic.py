@@ -1,7 +1,7 @@
 """Make synthetic tracking videos with true boxes.
 
-python tools/make_synthetic.py --out synthetic --count 50     # a GOT-10k split to train on
-python tools/make_synthetic.py --out demo --count 1 --video   # demo/synthetic_000000.mp4, .txt
+They are written as a split of GOT-10k, to train on, or with --video as .mp4 files with their boxes
+in .txt files, such as synthetic_000000.mp4.
 """
 
 from __future__ import annotations
@@ -14,40 +14,46 @@ from pathlib import Path
 if not __package__:  # run as a file: where nothing is installed the checkout serves
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
+from rbsf.system.flags import make_parser
 from rbsf.system.program import check_writable, positive_int, run
+
+EXAMPLES = """
+--out synthetic --count 50
+--out demo --count 1 --video
+"""
 
 
 def parse_args() -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
-    add("--count", type=positive_int, default=10, metavar="N", help="videos (default: 10)")
+    parser, first = make_parser(__doc__, EXAMPLES)
+    add = first.add_argument
+    add("--out", type=Path, required=True, metavar="PATH", help="Write to this folder")
+    add("--count", type=positive_int, default=10, metavar="N", help="Make N videos")
     add(
         "--frames",
         type=positive_int,
         default=100,
         metavar="N",
-        help="frames of each (default: 100)",
+        help="Give each video N frames",
     )
     add(
         "--size",
         type=parse_size,
         default=(320, 240),
         metavar="WxH",
-        help="pixels (default: 320x240)",
+        help="Make frames of this width and height in pixels (default: 320x240)",
     )
     add(
         "--seed",
         type=int,
         default=0,
-        metavar="S",
-        help="video i is drawn from seed S + i (default: 0)",
+        metavar="N",
+        help="Draw the first video by this number, the second by the next one, and so on",
     )
     add(
-        "--video", action="store_true", help="write .mp4 and .txt files instead of folders of JPEGs"
+        "--video",
+        action="store_true",
+        help="Write an .mp4 and a .txt file for each video in place of a folder of JPEGs",
     )
     return parser.parse_args()
 

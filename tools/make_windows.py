@@ -1,9 +1,8 @@
 """Give videos without boxes boxes at random places, so that a network can learn from a teacher.
 
-    python tools/make_windows.py --videos unlabelled --out windows --count 6
-
-Each video gets COUNT boxes that stand still; OUT/NAME_1.txt to OUT/NAME_COUNT.txt lie beside links
-to the video. The target is whatever is there: training by --teacher takes no box for true.
+Each video gets --count boxes that stand still. They are written to NAME_1.txt, NAME_2.txt and so
+on, each beside a link to the video. The target is whatever is there: training by --teacher takes no
+box for true.
 """
 
 from __future__ import annotations
@@ -16,37 +15,43 @@ from typing import TYPE_CHECKING
 if not __package__:  # run as a file: where nothing is installed the checkout serves
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
+from rbsf.system.flags import make_parser
 from rbsf.system.program import positive_int, run
 
 if TYPE_CHECKING:
     import numpy as np
 
+EXAMPLE = "--videos unlabelled --out windows --count 6"
 SIZES = (0.08, 0.4)  # least and greatest mean side of a box, in parts of the frame's short side
 MAX_ASPECT = 2.0  # of width to height, or of height to width
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser, first = make_parser(__doc__, EXAMPLE)
+    add = first.add_argument
+    add(
+        "--videos",
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help="Give boxes to the video files in this folder",
     )
-    add = parser.add_argument
-    add("--videos", type=Path, required=True, metavar="DIR", help="folder of video files")
     add(
         "--out",
         type=Path,
         required=True,
-        metavar="DIR",
-        help="folder to write; --data of prepare_pairs.py",
+        metavar="PATH",
+        help="Write to this folder, which is then a --data of tools/prepare_pairs.py",
     )
     add(
         "--count",
         type=positive_int,
         default=6,
         metavar="N",
-        help="boxes of a video (default: %(default)s)",
+        help="Give each video N boxes",
     )
-    add("--seed", type=int, default=0, metavar="N", help="of places and sizes (default: 0)")
+    add("--seed", type=int, default=0, metavar="N", help="Draw places and sizes by this number")
     return parser.parse_args(argv)
 
 

@@ -1,7 +1,5 @@
 """Cut targets out of videos and still images, once: make the crop store that train_rbsf.py reads.
 
-    python tools/prepare_pairs.py --data GOT-10k/train --data stills --out pairs.db
-
 Rerun the same command after an interruption: what is stored already is skipped, what could not be
 read is tried again, and what has other boxes or frames by now is cut out again.
 """
@@ -15,40 +13,57 @@ from pathlib import Path
 if not __package__:  # run as a file: where nothing is installed the checkout serves
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
+from rbsf.system.flags import make_parser
 from rbsf.system.program import run
+
+EXAMPLE = "--data GOT-10k/train --data stills --out pairs.db"
 
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
-    add = parser.add_argument
-    images = "folder of images, with or without boxes.csv"
-    data_help = f"root of sequences in any layout, or {images}; repeatable"
-    add("--data", type=Path, action="append", required=True, metavar="PATH", help=data_help)
+    parser, first = make_parser(__doc__, EXAMPLE)
+    add = first.add_argument
     add(
-        "--out", type=Path, required=True, metavar="FILE", help="the store to make or to go on with"
+        "--data",
+        type=Path,
+        action="append",
+        required=True,
+        metavar="PATH",
+        help="Cut targets out of the sequences in this folder, in any layout, or out of the images"
+        " in it, with or without boxes.csv; repeatable",
+    )
+    add(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help="Write the crops to this file, or go on with it where it is there",
     )
     add(
         "--every",
         type=int,
         default=1,
         metavar="N",
-        help="take each Nth frame of a video (default: 1)",
+        help="Take each Nth frame of a video",
     )
-    limit_help = "take at most N frames of a video, evenly spaced (default: all)"
-    add("--max-per-sequence", type=int, metavar="N", help=limit_help)
+    add(
+        "--max-per-sequence",
+        type=int,
+        metavar="N",
+        help="Take at most N frames of a video, at even distances (default: all)",
+    )
     add(
         "--workers",
         type=int,
         default=1,
         metavar="N",
-        help="processes that decode and crop (default: 1)",
+        help="Decode and crop in N processes",
     )
-    broken_help = (
-        "leave sequences out whose annotation cannot be read or does not match their frames"
+    add(
+        "--skip-broken",
+        action="store_true",
+        help="Leave out the sequences whose boxes cannot be read or do not match their frames",
     )
-    add("--skip-broken", action="store_true", help=broken_help)
     return parser.parse_args()
 
 

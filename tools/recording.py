@@ -21,6 +21,7 @@ from rbsf.tools.box_forms import Row, rows_of
 from rbsf.tools.box_writer import BoxWriter
 from rbsf.tools.controls import Player
 from rbsf.tools.drawing import draw
+from rbsf.tools.introduction import ask_for_corners, describe_source, describe_target, tell
 from rbsf.tools.span import Numbered, Span, describe
 from rbsf.tools.window import Window
 from rbsf.tracker.anchor_free import Network
@@ -186,8 +187,14 @@ def track_video(
         timing = Timing()
         session = Session(wrapped(network, timing.of_network), constants)
         session.update(first, seconds)
+        size = (first.shape[1], first.shape[0])
+        tell(describe_source(source, frames, size))
         for box in choose(first):
-            session.add(box)
+            if question := ask_for_corners(box, size):
+                tell(question)
+            number = session.add(box)
+            learned = session.results[number].box
+            tell(describe_target(number, learned, size, recorder.first))
         for note in session.notes:
             print(note)
         if frames.pixel_aspect != 1:

@@ -2,10 +2,6 @@
 
 What is missing is trained, what is half done goes on, and the figures are printed.
 
-    python tools/reproduce.py table2 --root data
-    python tools/reproduce.py parts --data pairs.db --teacher teacher.safetensors \\
-        --seeds 0 1 2 --test OTB100=data/OTB
-
 table2, table3, table4 and figure2 are trainings as configs/tables/NAME.yaml has them, of 70 to 200
 epochs each. The float teachers that they share are trained once. Short variants change the epochs
 alone: --set epochs=3, or any other setting of tools/train_classifier.py. table2_small is one for
@@ -33,6 +29,7 @@ if not __package__:  # run as a file: where nothing is installed the checkout se
 from rbsf.eval.passes import add_pass_flags
 from rbsf.shipped import CONFIGS
 from rbsf.system.files import write_atomically
+from rbsf.system.flags import make_parser
 from rbsf.system.program import positive_int, run
 from rbsf.system.text import encode
 from rbsf.tracker.flags import add_constants_flag
@@ -40,6 +37,10 @@ from rbsf.tracker.flags import add_constants_flag
 if TYPE_CHECKING:
     from rbsf.tools.studies import Study
 
+EXAMPLES = """
+table2 --root data
+parts --data pairs.db --teacher siamfc.npz --test OTB100=data/OTB
+"""
 NAMES = (*sorted(path.stem for path in (CONFIGS / "tables").glob("*.yaml")), "table6")
 TRACK_FLAGS = ("workers", "constants", "every", "frames")  # handed on to eval/run_benchmarks.py
 FLAGS_OF = {"classifier": ("root",), "tracker": ("data", "teacher", "test", *TRACK_FLAGS)}
@@ -47,73 +48,74 @@ FLAGS_OF = {"classifier": ("root",), "tracker": ("data", "teacher", "test", *TRA
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("name", metavar="NAME", help=f"what to reproduce: {', '.join(NAMES)}, or a .yaml file")
+    parser, first = make_parser(__doc__, EXAMPLES, takes="NAME")
+    add = first.add_argument
     add(
-        "--root",
-        metavar="DIR",
-        help="of classifiers: folder that holds the data sets (default: data)",
+        "name",
+        metavar="NAME",
+        help=f"A table, one of {', '.join(NAMES)}, or a .yaml file of your own",
     )
-    add(
-        "--data",
-        action="append",
-        metavar="PATH",
-        help="of trackers: as of tools/train_rbsf.py; repeatable",
-    )
-    add(
-        "--teacher",
-        metavar="FILE",
-        help="of trackers: weights of the float teacher, as of tools/train_rbsf.py",
-    )
-    add(
-        "--test",
-        action="append",
-        metavar="NAME=ROOT",
-        help="of trackers: a --dataset and --root of eval/run_benchmarks.py to track over;"
-        " repeatable; without any, what is missing is trained and no more",
-    )
-    add_constants_flag(parser)
-    add_pass_flags(parser)
-    add(
-        "--workers",
-        type=positive_int,
-        metavar="N",
-        help="of trackers: processes that track (default: one a core)",
-    )
+    add("--list", action="store_true", help="Print the cells and their commands, and train nothing")
     add(
         "--out",
         type=Path,
         default=Path("runs/reproduce"),
-        metavar="DIR",
-        help="results (default: %(default)s)",
+        metavar="PATH",
+        help="Write trainings and tables to this folder",
     )
     add(
         "--seeds",
         type=int,
         nargs="+",
         default=[0],
-        metavar="S",
-        help="trainings of each cell (default: 0)",
+        metavar="N",
+        help="Train each cell once for each of these numbers (default: 0)",
     )
     add(
         "--only",
         action="append",
         default=[],
         metavar="TEXT",
-        help="cells whose row or column is TEXT; repeatable",
+        help="Train the cells whose row or column is TEXT; repeatable (default: all)",
     )
     add(
         "--set",
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="a setting of tools/train_classifier.py or train_rbsf.py for all cells,"
-        " such as epochs=3; repeatable",
+        help="Train all cells with another value of a setting of tools/train_classifier.py or"
+        " train_rbsf.py, such as epochs=3; repeatable",
     )
-    add("--list", action="store_true", help="print the cells and their commands, and train nothing")
+    add = parser.add_argument_group("tables of classifiers").add_argument
+    add("--root", metavar="PATH", help="Read the data sets from this folder (default: data)")
+    trackers = parser.add_argument_group("tables of trackers")
+    add = trackers.add_argument
+    add(
+        "--data",
+        action="append",
+        metavar="PATH",
+        help="Train on this folder or crop store, as tools/train_rbsf.py does; repeatable",
+    )
+    add(
+        "--teacher",
+        metavar="PATH",
+        help="Learn from the float tracker whose weights are in this file",
+    )
+    add(
+        "--test",
+        action="append",
+        metavar="NAME=PATH",
+        help="Track with each training over this --dataset and --root of eval/run_benchmarks.py;"
+        " repeatable (default: none, so that what is missing is trained and no more)",
+    )
+    add(
+        "--workers",
+        type=positive_int,
+        metavar="N",
+        help="Track in N processes (default: one for each core)",
+    )
+    add_constants_flag(trackers)
+    add_pass_flags(parser)
     return parser.parse_args(argv)
 
 

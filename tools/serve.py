@@ -15,6 +15,7 @@ from pathlib import Path
 if not __package__:  # run as a file: where nothing is installed the checkout serves
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
+from rbsf.system.flags import make_parser
 from rbsf.system.program import positive_int, require, run
 from rbsf.tools.span import place
 
@@ -23,48 +24,48 @@ HIGHEST_PORT = 65535
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--host",
-        default="127.0.0.1",
-        help="address to listen to; 0.0.0.0 lets others in, who see no password"
-        " (default: %(default)s, this machine alone)",
-    )
-    parser.add_argument(
+    parser, first = make_parser(__doc__, "--port 8080 --users 4")
+    first.add_argument(
         "--port",
         type=port,
         default=8000,
-        help="0: any that is free (default: %(default)s)",
+        metavar="N",
+        help="Port of the page's address; 0 takes any that is free",
     )
-    parser.add_argument(
+    first.add_argument(
         "--threads",
         type=positive_int,
         metavar="N",
         help="CPU threads of each network (default: all cores)",
     )
-    parser.add_argument(
+    others = parser.add_argument_group("other users")
+    others.add_argument(
+        "--host",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="Address to listen to. By default this machine alone reaches the page; 0.0.0.0 lets"
+        " others in, without a password",
+    )
+    others.add_argument(
         "--users",
         type=positive_int,
         default=2,
         metavar="N",
-        help="who track at once; others wait in line (default: %(default)s)",
+        help="So many track at once, and others wait in line",
     )
-    parser.add_argument(
+    others.add_argument(
         "--max-upload",
         type=positive_int,
         default=500,
         metavar="MB",
-        help="largest video that is taken (default: %(default)s)",
+        help="Largest video that is taken",
     )
-    parser.add_argument(
+    others.add_argument(
         "--max-length",
         type=length,
         default=9000,
         metavar="LENGTH",
-        help="longest video that is taken, in frames, such as 9000, or seconds, such as 60s"
-        " (default: %(default)s frames)",
+        help="Longest video that is taken, in frames, such as 9000, or in seconds, such as 60s",
     )
     return parser.parse_args(argv)
 

@@ -1,7 +1,5 @@
 """Draw the first pairs that a training would see, as OUT/pairs.png.
 
-    python tools/show_pairs.py --data pairs.db --paste-share 1 --out runs/look
-
 Takes the flags of tools/train_rbsf.py (with --resume: the settings of the training in --out) and
 trains nothing. Each pair is an exemplar and its search crop, in which a green circle marks where
 the response should peak. A red frame marks a search crop without the exemplar's target.
@@ -24,6 +22,7 @@ if TYPE_CHECKING:
 
     from rbsf.datasets.pairs.pair_dataset import Item
 
+EXAMPLE = "--data pairs.db --paste-share 1 --out runs/look"
 COUNT, COLUMNS = 32, 4  # pairs
 GREEN, RED = (0, 255, 0), (255, 0, 0)
 
@@ -68,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     from rbsf.tools.recipes.siamese_config import read_config
     from rbsf.train.distributed import ALONE
 
-    config = read_config(argv, __doc__ or "")
+    config = read_config(argv, __doc__ or "", EXAMPLE)
     recipe = SiameseRecipe(config, ALONE)
     recipe.open()
     items = [recipe.dataset[i] for i in range(COUNT)]

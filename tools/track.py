@@ -1,11 +1,12 @@
 """Track targets in a video, an image folder, a stream or a camera, from boxes in the first frame.
 
-    python tools/track.py --video in.mp4 --init 120,80,40,60
+Of in.mp4 it writes in_tracked.mp4, with the boxes drawn in, to the current folder; where that name
+is taken, in_tracked_2.mp4. Boxes are x,y,w,h in pixels, counted from 0. Frames are counted from 0,
+targets from 1. Ctrl-C, SIGTERM, or q in the window, ends a run and keeps what it has. In a run of
+several videos each --init belongs to the --video before it.
 
-writes in_tracked.mp4, with the boxes drawn in, to the current folder; where that name is taken,
-in_tracked_2.mp4. Boxes are x,y,w,h in pixels, 0-based; frames are counted from 0, targets from 1.
-Ctrl-C, SIGTERM, or q in the window, ends a run and keeps what it has. In a run of several videos
-each --init belongs to the --video before it.
+Rows of --boxes as .csv and .txt are written to PATH.part while the run goes on, and PATH is there
+at its end.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING
 if not __package__:  # run as a file: where nothing is installed the checkout serves
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
+from rbsf.system.flags import make_parser
 from rbsf.system.program import run
 from rbsf.tools.jobs import Failures, Job, boxes_of, jobs_of
 from rbsf.tools.span import Span, place
@@ -41,63 +43,69 @@ if TYPE_CHECKING:
     from rbsf.tracker.loading import Constants
     from rbsf.tracker.siamfc import Backbone
 
+EXAMPLE = "--video in.mp4 --init 120,80,40,60 --boxes boxes.csv"
+
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser, first = make_parser(__doc__, EXAMPLE, allow_abbrev=False)
     patterns = "'a/*.jpg', a/%%04d.jpg"
-    parser.add_argument(
+    first.add_argument(
         "--video",
         action="append",
         required=True,
-        help=f"video file, image folder, pattern ({patterns}), camera index, stream's URL or pipe;"
-        " repeatable",
+        metavar="PATH",
+        help="Track in this video file, folder of images, pattern of images"
+        f" ({patterns}), camera (0, 1 ...), stream (rtsp://...) or pipe; repeatable",
     )
-    target = parser.add_mutually_exclusive_group(required=True)
+    target = first.add_mutually_exclusive_group(required=True)
     target.add_argument(
         "--init",
         action=OfVideo,
         metavar="X,Y,W,H",
-        help="a target's box in frame --start; repeatable",
+        help="Follow the target that this box shows in the first frame that is tracked: left and"
+        " top side, width and height in pixels; repeatable (default: none; give it, or --select)",
     )
-    target.add_argument("--select", action="store_true", help="draw the boxes with the mouse")
-    parser.add_argument(
+    target.add_argument(
+        "--select", action="store_true", help="Draw the boxes with the mouse in place of --init"
+    )
+    first.add_argument(
         "--start",
         type=place,
         default=0,
         metavar="PLACE",
-        help="begin at this frame, such as 120, or time, such as 12.5s or 1:02.5 (default: 0)",
+        help="Begin at this frame, such as 120, or this time, such as 12.5s or 1:02.5",
     )
-    parser.add_argument(
+    first.add_argument(
         "--end",
         type=place,
         metavar="PLACE",
-        help="end after this frame or time (default: the last frame)",
+        help="End after this frame or this time (default: the last frame)",
     )
-    add_weights_flag(parser)
-    output = parser.add_mutually_exclusive_group()
+    add_weights_flag(first)
+    output = first.add_mutually_exclusive_group()
     output.add_argument(
         "--out",
-        metavar="FILE.mp4",
-        help="or .webm, .mkv, .mov, .avi (default: NAME_tracked.mp4, or .webm, here);"
-        " of several videos a folder",
+        metavar="PATH",
+        help="Write the video with the boxes to this file: .mp4, .webm, .mkv, .mov or .avi; for"
+        " several videos give a folder (default: NAME_tracked.mp4, or .webm, in this folder)",
     )
-    output.add_argument("--no-out", action="store_true", help="write no video")
-    forms = (
-        ".csv and .txt (MOTChallenge) are written row by row into FILE.part, renamed at the end;"
-        " .json and .coco.json (COCO) at the end; of several videos a folder, for NAME.csv"
+    output.add_argument("--no-out", action="store_true", help="Write no video")
+    first.add_argument(
+        "--boxes",
+        metavar="PATH",
+        help="Write the boxes to this file too: .csv, .json, .txt (MOTChallenge) or .coco.json"
+        " (COCO); for several videos give a folder, which gets a NAME.csv for each",
     )
-    parser.add_argument("--boxes", metavar="FILE", help=f"write the boxes too: {forms}")
-    parser.add_argument("--force", action="store_true", help="replace files that are there")
-    parser.add_argument(
-        "--show", action="store_true", help="show the frames in a window that names its keys"
+    first.add_argument(
+        "--show",
+        action="store_true",
+        help="Show the frames in a window, which names the keys that it knows",
     )
-    add_constants_flag(parser)
-    add_redetect_flag(parser)
+    others = parser.add_argument_group("how targets are followed, and what is replaced")
+    add_constants_flag(others)
+    add_redetect_flag(others)
+    others.add_argument("--force", action="store_true", help="Replace files that are there already")
     add_network_flags(parser)
     return parser.parse_args(_keep_negative(sys.argv[1:] if argv is None else argv))
 
@@ -149,7 +157,8 @@ def main(argv: list[str] | None = None) -> int:
         check_screen()
 
     from rbsf.datasets.video.frames import open_frames
-    from rbsf.tracker.backbones import describe_backbone
+    from rbsf.tools.introduction import describe_weights, tell
+    from rbsf.tracker.backbones import choose_engine, describe_backbone, describe_run
     from rbsf.tracker.loading import constants_of, load_network
 
     constants = with_redetect(
@@ -164,6 +173,8 @@ def main(argv: list[str] | None = None) -> int:
         return failures.tell()
     network = load_network(args.weights, args.device, args.precision, args.threads, args.engine)
     print(f"network: {args.weights.name}, {describe_backbone(network)}")
+    file, _ = choose_engine(args.weights, args.engine)
+    tell(describe_weights(file, describe_run(network, args.device, args.precision)))
     for job, frames in opened:
         with failures.of(job.video):
             if code := track_job(job, frames, network, constants, span, args.select):

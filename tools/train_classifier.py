@@ -2,11 +2,9 @@
 
 It learns from MNIST, CIFAR, ImageNet or a folder of images.
 
-    python tools/train_classifier.py --config configs/classify/mnist.yaml --root data
-
 configs/classify/ has the paper's settings; tools/reproduce.py runs whole tables of the paper.
 
-RBCN needs a float teacher: --teacher FILE, or one that is trained first, and kept in OUT/teachers,
+RBCN needs a float teacher: --teacher PATH, or one that is trained first, and kept in OUT/teachers,
 or with --cache DIR in DIR/teachers, where other runs find it. A rival by --method is trained
 without RBCN's discriminators, feature regression and batch-norm pass, unless they are asked for.
 With --start random it needs no teacher.
@@ -24,6 +22,8 @@ if not __package__:  # run as a file: where nothing is installed the checkout se
 
 from rbsf.system.program import require, run
 
+EXAMPLE = "--config mnist --root data --out runs/mnist"
+
 
 def main(argv: list[str] | None = None) -> int:
     """Train; 0 when done, 128 + signal when stopped."""
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     from rbsf.tools.recipes.classifier import ClassifierRecipe, read_config
     from rbsf.train.trainer import run as train
 
-    return train(ClassifierRecipe, read_config(argv, __doc__ or ""))
+    return train(ClassifierRecipe, read_config(argv, __doc__ or "", EXAMPLE))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ Without --data it trains on synthetic videos that it makes itself: a try-out, no
 to use give real data: --data GOT-10k/train, or any folder of sequences, still images, or a crop
 store of tools/prepare_pairs.py.
 
-RB-SF and XNOR-SF start from a float teacher: the shipped one, --teacher FILE, or with --own-teacher
+RB-SF and XNOR-SF start from a float teacher: the shipped one, --teacher PATH, or with --own-teacher
 one that is trained first. RB-SF 2
 learns from a published tracker: --model rbsf2 --teacher BACKBONE.onnx,HEAD.onnx. Its settings:
 --model rbsf2 --help
@@ -23,6 +23,9 @@ if not __package__:  # run as a file: where nothing is installed the checkout se
 
 from rbsf.system.program import require, run
 
+EXAMPLE = "--data GOT-10k/train --teacher siamfc.safetensors --out runs/got10k"
+EXAMPLE_OF_RBSF2 = "--model rbsf2 --data pairs.db --teacher b.onnx,h.onnx --out runs/rbsf2"
+
 
 def main(argv: list[str] | None = None) -> int:
     """Train; 0 when done, 128 + signal when stopped."""
@@ -35,11 +38,11 @@ def main(argv: list[str] | None = None) -> int:
     if known.model == "rbsf2":  # it has settings of its own
         from rbsf.tools.recipes.distilled import DistilledRecipe, read_settings
 
-        return train(DistilledRecipe, read_settings(others, __doc__ or ""))
+        return train(DistilledRecipe, read_settings(others, __doc__ or "", EXAMPLE_OF_RBSF2))
     from rbsf.tools.recipes.siamese import SiameseRecipe
     from rbsf.tools.recipes.siamese_config import read_config
 
-    return train(SiameseRecipe, read_config(argv, __doc__ or ""))
+    return train(SiameseRecipe, read_config(argv, __doc__ or "", EXAMPLE))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,6 @@
 """Search the tracker's constants for the best average overlap on validation videos.
 
-    python tools/tune.py --root GOT-10k/val --trials 50 --out runs/tune
-
-writes tracker.yaml (the best constants), tune.png and study.log to --out. The first trial is the
+It writes tracker.yaml (the best constants), tune.png and study.log to --out. The first trial is the
 defaults, so the result is never worse than they are on these videos. The same command goes on where
 it stopped; Ctrl-C keeps what is finished. Test data (OTB, UAV123, UAV20L, GOT-10k's test split) is
 refused.
@@ -19,12 +17,13 @@ from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if not __package__:  # run as a file: where nothing is installed the checkout serves
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from rbsf.system.files import write_atomically
+from rbsf.system.flags import make_parser
 from rbsf.system.program import INTERRUPTED, check_writable, positive_int, require, run
 from rbsf.system.text import encode
 from rbsf.tracker.flags import add_network_flags, add_weights_flag
@@ -37,58 +36,68 @@ if TYPE_CHECKING:
     from rbsf.datasets.video.sequences import Sequence
     from rbsf.tools.constants_search import Search
 
+EXAMPLE = "--root GOT-10k/val --trials 50 --out runs/tune"
+LEAST_VIDEOS, LEAST_FRAMES = 10, 1_000  # fewer are warned of
 TEST_FOLDER = re.compile(r"(otb|uav123|uav20l)(?![a-z])|got-?10k[-_/]test")
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
+    parser, first = make_parser(__doc__, EXAMPLE)
+    add = first.add_argument
     add(
         "--root",
         type=Path,
         required=True,
-        help="folder of validation videos with boxes, such as GOT-10k/val",
+        metavar="PATH",
+        help="Track the videos with boxes in this folder, such as GOT-10k/val",
     )
     add(
         "--sequences",
         nargs="+",
         action="extend",
         metavar="NAME",
-        help="only these; repeatable (default: all)",
+        help="Track these videos alone; repeatable (default: all)",
     )
     add(
         "--frames",
         type=positive_int,
         metavar="N",
-        help="only the first N frames of each (default: all)",
+        help="Track the first N frames of each video alone (default: all)",
     )
-    add_weights_flag(parser)
+    add_weights_flag(first)
+    add(
+        "--search",
+        nargs="+",
+        action="extend",
+        metavar="NAME",
+        help="Search these constants of the tracker, or all of them: all (default: scale_step,"
+        " scale_penalty, window_influence and scale_rate; of RB-SF 2 window_influence,"
+        " change_penalty and size_rate)",
+    )
     add(
         "--trials",
         type=positive_int,
         default=50,
         metavar="N",
-        help="in all, earlier runs included (default: 50)",
+        help="Try N sets of constants, those of earlier runs included",
     )
-    add("--seed", type=int, default=0, metavar="S", help="of the search (default: 0)")
     add(
         "--out",
         type=Path,
         default=Path("runs/tune"),
-        metavar="DIR",
-        help="results folder (default: %(default)s)",
+        metavar="PATH",
+        help="Write the results to this folder",
     )
     add(
         "--workers",
         type=positive_int,
         default=1,
         metavar="N",
-        help="processes, each of --threads or one thread; may take up to N - 1 trials too many"
-        " (default: 1)",
+        help="Track in N processes, each with --threads threads or one; up to N - 1 trials too many"
+        " may be made",
     )
+    add("--seed", type=int, default=0, metavar="N", help="Draw the trials by this number")
     add_network_flags(parser)
     return parser.parse_args(argv)
 
@@ -149,6 +158,18 @@ def find_sequences(root: Path, names: list[str] | None, frames: int | None) -> l
     return sequences
 
 
+def caution_of(sequences: list[Sequence]) -> str:
+    """A sentence where constants would be tuned on too little, else an empty text."""
+    frames = sum(map(len, sequences))
+    if len(sequences) >= LEAST_VIDEOS and frames >= LEAST_FRAMES:
+        return ""
+    return (
+        f"{len(sequences)} videos with {frames:,} frames in all are few: the constants will suit"
+        " these videos and may be worse on others;"
+        f" take {LEAST_VIDEOS} videos and {LEAST_FRAMES:,} frames at least"
+    )
+
+
 def check_log(log: Path) -> None:
     """Raise ValueError where a journal cannot be written, or its last line was cut off.
 
@@ -167,6 +188,7 @@ def describe(study: Study, default: FrozenTrial, search: Search, command: str) -
 
     from rbsf.tools.constants_search import constants_of, finished
 
+    caution = caution_of(search.sequences)
     best, names = study.best_trial, [s.name for s in search.sequences]
     overlap = f"average overlap {best.value:.4f}, of the defaults {default.value:.4f}"
     facts = [
@@ -174,25 +196,27 @@ def describe(study: Study, default: FrozenTrial, search: Search, command: str) -
         f"on {len(names)} sequences, {sum(map(len, search.sequences))} frames: {', '.join(names)}",
         f"weights {search.weights.name}, SHA-256 {search.weights_digest()}..., {search.precision}",
         command,
+        *([caution] if caution else []),
     ]
     comments = "".join(f"# {' '.join(fact.split())}\n" for fact in facts)
-    return comments + yaml.safe_dump(constants_of(best), sort_keys=False)
+    return comments + yaml.safe_dump(constants_of(best, search), sort_keys=False)
 
 
-def plot(study: Study, path: Path) -> None:
+def plot(study: Study, search: Search, path: Path) -> None:
     """Draw the score over the trials, and over each constant."""
     import numpy as np
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    from rbsf.tools.constants_search import RANGES, finished
+    from rbsf.tools.constants_search import finished, limits_of
 
     # The first complete trial is that of the defaults.
     complete = [trial for trial in finished(study) if trial.state.name == "COMPLETE"]
     numbers = [trial.number for trial in complete]
     scores = np.array([trial.value for trial in complete], float)
-    figure = Figure(figsize=(14, 6), layout="constrained")
-    panels = figure.subplot_mosaic([["score"] * len(RANGES), list(RANGES)])
+    names: list[Any] = list(search.names)
+    figure = Figure(figsize=(max(14, 3 * len(names)), 6), layout="constrained")
+    panels = figure.subplot_mosaic([["score"] * len(names), names])
     axes = panels["score"]
     for trial in finished(study):
         if trial not in complete:
@@ -203,12 +227,15 @@ def plot(study: Study, path: Path) -> None:
     axes.set(xlabel="trial (grey line: stopped early)", ylabel="average overlap")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(loc="lower right")
-    for name, limits in RANGES.items():
+    for name, each in search.ranges.items():
         axes = panels[name]
         axes.plot([trial.params[name] for trial in complete], scores, "o", alpha=0.5)
         axes.plot(complete[0].params[name], scores[0], "s", color="0.4")
         axes.plot(study.best_params[name], study.best_value, "*", markersize=14)
-        axes.set(title="square: default, star: best", xlabel=name, xlim=limits)
+        axes.set(title="square: default, star: best", xlabel=name)
+        limits = limits_of(each)
+        if not isinstance(limits[0], str):
+            axes.set(xlim=limits)
         axes.set_ylabel("average overlap")
         axes.grid(alpha=0.3)
     figure.savefig(path, dpi=100)
@@ -219,12 +246,12 @@ def finish(study: Study, default: FrozenTrial, search: Search, out: Path, comman
     from rbsf.tools.constants_search import constants_of
 
     write_atomically(out / "tracker.yaml", encode(describe(study, default, search, command)))
-    write_atomically(out / "tune.png", partial(plot, study))
+    write_atomically(out / "tune.png", partial(plot, study, search))
     best = study.best_trial
     note = " (the defaults)" if best.number == default.number else ""
     print(f"defaults: average overlap {default.value:.4f}")
     print(f"best:     average overlap {best.value:.4f}{note}")
-    for name, value in constants_of(best).items():
+    for name, value in constants_of(best, search).items():
         print(f"  {name}: {value}")
     file = shlex.quote(str(out / "tracker.yaml"))
     print(f"use it: python eval/run_benchmarks.py ... --constants {file}")
@@ -238,6 +265,7 @@ def main(argv: list[str] | None = None) -> int:
     from rbsf.tools.constants_search import (
         Search,
         check_study,
+        chosen_constants,
         defaults_trial,
         finished,
         open_study,
@@ -246,11 +274,14 @@ def main(argv: list[str] | None = None) -> int:
 
     if not args.weights.is_file():
         raise FileNotFoundError(f"no weights file {args.weights}; give one with --weights")
+    names = chosen_constants(args.weights, args.search)
     sequences = find_sequences(args.root, args.sequences, args.frames)
+    if caution := caution_of(sequences):
+        print(f"warning: {caution}", file=sys.stderr)
     check_log(args.out / "study.log")
     threads = args.threads or (1 if args.workers > 1 else None)
     network = (args.weights, args.precision, args.device, threads, args.engine)
-    search = Search(*network, sequences, args.out / "study.log", args.trials)
+    search = Search(*network, sequences, args.out / "study.log", args.trials, names)
     study = open_study(search, args.seed)
     check_study(study, search)
     code = 0

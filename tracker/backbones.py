@@ -114,6 +114,22 @@ def describe_backbone(network: object) -> str:
     return str(network) if hasattr(network, "isa") else "PyTorch"
 
 
+def describe_run(network: object, device: str, precision: str) -> str:
+    """What runs a network and with how many threads, in PyTorch also where and how precisely.
+
+    `device` and `precision` are those that it was loaded with.
+    """
+    if hasattr(network, "isa"):
+        return describe_backbone(network)
+    import torch
+
+    from rbsf.train.device import choose_device
+
+    threads = torch.get_num_threads()
+    count = f"{threads} thread{'s' if threads > 1 else ''}"
+    return f"{describe_backbone(network)} on {choose_device(device)}, {precision}, {count}"
+
+
 def choose_engine(path: str | Path, engine: str = "auto") -> tuple[Path, str]:
     """The file to load, and what runs it: "packed" or "torch".
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rbsf.shipped import find_constants, find_weights
+from rbsf.system.flags import Flags
 from rbsf.system.program import positive_int
 from rbsf.tracker.states import REDETECT
 
@@ -15,70 +16,77 @@ if TYPE_CHECKING:
     from rbsf.tracker.loading import Constants
 
 
-def add_weights_flag(parser: argparse.ArgumentParser) -> None:
+def add_weights_flag(flags: Flags) -> None:
     """Add --weights."""
-    parser.add_argument(
+    flags.add_argument(
         "--weights",
         type=find_weights,
         default=find_weights("rbsf"),
-        metavar="FILE",
-        help="network: a file, or the name of shipped weights, such as rbsf (default: rbsf)",
+        metavar="PATH",
+        help="Use the network in this file, or the shipped one of this name (default: rbsf)",
     )
 
 
 def add_network_flags(parser: argparse.ArgumentParser) -> None:
-    """Add --threads, --engine, --precision and --device."""
-    parser.add_argument(
+    """Add --threads, --engine, --precision and --device, in a group of their own."""
+    flags = parser.add_argument_group("what the network runs on")
+    flags.add_argument(
         "--threads",
         type=positive_int,
         metavar="N",
-        help="CPU threads of the network (default: all cores)",
+        help="Run the network on N threads of the CPU (default: one for each core)",
     )
-    parser.add_argument(
+    flags.add_argument(
         "--engine",
         choices=("auto", "packed", "torch"),
         default="auto",
-        help="what runs the network: the packed 1-bit engine, which counts bits on the CPU,"
-        " or PyTorch (default: auto = the packed one for packed files, as the shipped weights are)",
+        help="Run the network in the packed engine, which counts bits on the CPU, or in PyTorch;"
+        " auto takes the packed engine for packed files, which the shipped weights are",
     )
-    parser.add_argument(
+    flags.add_argument(
         "--precision",
         choices=("float32", "bfloat16"),
         default="float32",
-        help="arithmetic in PyTorch, so with --engine torch or float weights;"
-        " bfloat16 is faster on CPUs with AMX and on GPUs (default: float32)",
+        help="Let PyTorch compute with numbers of 32 or of 16 bits; bfloat16 is faster on GPUs and"
+        " on CPUs with AMX; the packed engine takes no notice",
     )
-    parser.add_argument(
+    flags.add_argument(
         "--device",
         default="auto",
-        help="of PyTorch: cpu, cuda, cuda:1 ... (default: auto = a GPU if there is one)",
+        metavar="NAME",
+        help="Let PyTorch run on cpu, cuda, cuda:1 and so on; auto takes a GPU where there is one",
     )
 
 
-def add_constants_flag(parser: argparse.ArgumentParser) -> None:
+def add_constants_flag(flags: Flags) -> None:
     """Add --constants."""
-    parser.add_argument(
+    flags.add_argument(
         "--constants",
         type=find_constants,
-        metavar="FILE",
-        help="YAML of tracking constants, as tools/tune.py writes it,"
-        " or the name of shipped ones, such as fast",
+        metavar="PATH",
+        help="Track with the constants in this YAML file, which tools/tune.py writes, or with the"
+        " shipped ones of this name: fast, bits or siamfc (default: the tracker's own)",
     )
 
 
-def add_redetect_flag(parser: argparse.ArgumentParser) -> None:
+def add_redetect_flag(flags: Flags) -> None:
     """Add --redetect."""
-    parser.add_argument(
+    flags.add_argument(
         "--redetect",
         choices=REDETECT,
-        help="where a lost target is looked for: where it is, around its last place, or in the"
-        " whole frame (default: as --constants says, else frame)",
+        help="Look for a lost target where it was last (off), around that place (local), or in the"
+        " whole frame (frame) (default: what --constants says, else frame)",
     )
 
 
 def with_redetect(constants: Constants, redetect: str | None) -> Any:
     """The constants with the value of --redetect, as they are where the flag is not given."""
     return replace(constants, redetect=redetect) if redetect else constants
+
+
+def name_of_constants(path: Path | None) -> str:
+    """What reports call the constants of --constants; empty for the tracker's own."""
+    return path.name if path else ""
 
 
 def read_constants(path: Path | None, kind: type[Constants] | None = None) -> Any:

@@ -24,6 +24,7 @@ JPEG_START = b"\xff\xd8"
 NOT_FRAMES = (0xC4, 0xC8, 0xCC)  # JPEG markers among those of frames that begin no frame
 
 Box = tuple[int, int, int, int]  # x, y, width, height in pixels
+Size = tuple[int, int]  # width, height in pixels
 
 
 @dataclass(frozen=True)
@@ -65,30 +66,34 @@ class RandomCrop:
 
 @dataclass(frozen=True)
 class CentreCrop:
-    """The square in the middle whose side is a share of the image's short side.
+    """The rectangle in the middle that is a share, in width and height, of the largest one.
 
-    A share of 224 / 256 is: resize to 256, then cut 224.
+    A square with a share of 224 / 256 is: resize to 256, then cut 224.
     """
 
     share: float
     mirror: bool = False
+    ratio: float = 1.0  # width / height
 
     def box(self, width: int, height: int) -> Box:
-        """The square, at least one pixel."""
-        side = max(round(min(width, height) * self.share), 1)
-        return (width - side) // 2, (height - side) // 2, side, side
+        """The rectangle, at least one pixel."""
+        tall = self.share * min(height, width / self.ratio)
+        w, h = max(round(tall * self.ratio), 1), max(round(tall), 1)
+        return (width - w) // 2, (height - h) // 2, w, h
 
 
 def decode_crop(
-    data: bytes, crop: RandomCrop | CentreCrop, size: int, reduced: bool = True
+    data: bytes, crop: RandomCrop | CentreCrop, size: int | Size, reduced: bool = True
 ) -> np.ndarray | None:
-    """Decode a crop of an image file as `[size, size, 3]` uint8 RGB.
+    """Decode a crop of an image file as `[height, width, 3]` uint8 RGB.
 
-    Returns None where OpenCV cannot decode the file whole, or where it is larger than
-    `most_pixels`. Gray is repeated, CMYK converted, alpha dropped, and a rotation noted in EXIF
-    applied. With `reduced`, a JPEG is decoded at 1/2, 1/4 or 1/8 of its size: the smallest at which
-    the crop still has `size` pixels in width and height.
+    `size` is its (width, height), or one number for both. Returns None where OpenCV cannot decode
+    the file whole, or where it is larger than `most_pixels`. Gray is repeated, CMYK converted,
+    alpha dropped, and a rotation noted in EXIF applied. With `reduced`, a JPEG is decoded at 1/2,
+    1/4 or 1/8 of its size: the smallest at which the crop still has `size`.
     """
+    if isinstance(size, int):
+        size = (size, size)
     header = jpeg_size(data) if reduced else None
     flags = cv2.IMREAD_COLOR
     if header is not None and math.prod(header) > most_pixels():
@@ -101,9 +106,9 @@ def decode_crop(
     x, y, width, height = crop.box(image.shape[1], image.shape[0])
     # Down to half the size, a linear mean of four neighbours misses no pixel, and it takes a fifth
     # of the time.
-    shrinks_much = width * height > 4 * size * size
+    shrinks_much = width * height > 4 * math.prod(size)
     how = cv2.INTER_AREA if shrinks_much else cv2.INTER_LINEAR
-    image = cv2.resize(image[y : y + height, x : x + width], (size, size), interpolation=how)
+    image = cv2.resize(image[y : y + height, x : x + width], size, interpolation=how)
     if crop.mirror:
         image = cv2.flip(image, 1)
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
@@ -127,9 +132,9 @@ def most_pixels() -> int:
     return int(text) if text.isdecimal() else 1 << 30
 
 
-def _reduced_flags(box: Box, size: int) -> int:
+def _reduced_flags(box: Box, size: Size) -> int:
     """The OpenCV flag of the largest reduction at which the box still has `size` pixels."""
-    factor = math.floor(min(box[2:]) / size)
+    factor = math.floor(min(box[2] / size[0], box[3] / size[1]))
     for step, flag in REDUCED.items():
         if step <= factor:
             return flag

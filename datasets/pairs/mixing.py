@@ -7,8 +7,8 @@ their arguments, and return crops of the same form.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, fields
+from typing import ClassVar, NamedTuple
 
 import cv2
 import numpy as np
@@ -37,25 +37,37 @@ class MixConfig:
     of range.
     """
 
-    negative_share: float = setting(0.0, "share of pairs whose search crop shows another target")
+    TITLE: ClassVar[str] = "pairs of other kinds, as shares from 0 to 1"
+
+    negative_share: float = setting(
+        0.0, "Show another target in the search crop of this share of the pairs", metavar="SHARE"
+    )
     hard_share: float = setting(
         0.0,
-        "share of these targets, and of distractors, that are like the exemplar's: "
-        "named alike but for a number (dog_1.jpg, dog_2.jpg) and of a like shape",
+        "Choose this share of these targets, and of the distractors, so that they are like the"
+        " exemplar's: of a like shape, and of the same name but for a number (dog_1.jpg,"
+        " dog_2.jpg)",
+        metavar="SHARE",
     )
     distractor_share: float = setting(
-        0.0, "share of positive pairs with another target pasted beside the true one"
+        0.0, "Paste another target beside the true one in this share of the pairs", metavar="SHARE"
     )
     paste_share: float = setting(
-        0.0, "share of pairs whose targets are cut out and pasted on scenes of another sequence"
+        0.0,
+        "Cut the targets of this share of the pairs out and paste them into another sequence's"
+        " scenes",
+        metavar="SHARE",
     )
     random_share: float = setting(
-        0.0, "share of pairs whose target is a random window of a crop, whatever it shows"
+        0.0,
+        "Take a random window of a crop for the target, whatever it shows, in this share of the"
+        " pairs",
+        metavar="SHARE",
     )
 
     def __post_init__(self) -> None:
-        for name in MixConfig.__dataclass_fields__:
-            check_range(name, getattr(self, name), 1.0)
+        for each in fields(MixConfig):
+            check_range(each.name, getattr(self, each.name), 1.0)
 
 
 def check_range(name: str, value: float, high: float) -> None:

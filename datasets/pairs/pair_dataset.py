@@ -8,8 +8,8 @@ one. `rbsf.datasets.pairs.mixing` has what pairs are made of besides a target's 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import dataclass, fields, replace
+from typing import ClassVar, NamedTuple
 
 import cv2
 import numpy as np
@@ -41,21 +41,37 @@ RANDOM, PASTE, DISTRACTOR = 1, 2, 3
 class AugmentConfig:
     """How crops are varied. Raises ValueError for a value out of range."""
 
+    TITLE: ClassVar[str] = "how crops are varied"
+
     exemplar_shift: float = setting(
-        4.0, "pixels by which targets lie off the exemplar's middle at most, in x and in y"
+        4.0,
+        "Shift targets off the exemplar's middle by up to so many pixels, in x and in y",
+        metavar="PIXELS",
     )
-    search_shift: float = setting(24.0, "the same in the search crop")
-    scale: float = setting(0.05, "share by which each crop is enlarged or shrunk at most")
-    still_scale: float = setting(0.12, "the same for pairs made of one still image")
-    flip: float = setting(0.5, "share of pairs that are mirrored left to right")
-    gray: float = setting(0.15, "share of pairs in gray")
-    light: float = setting(0.2, "contrast and brightness of each crop change by up to this share")
-    blur: float = setting(0.1, "share of search crops out of focus")
+    search_shift: float = setting(
+        24.0,
+        "Shift targets off the search crop's middle by up to so many pixels, in x and in y",
+        metavar="PIXELS",
+    )
+    scale: float = setting(
+        0.05, "Enlarge or shrink each crop by up to this share of its size", metavar="SHARE"
+    )
+    still_scale: float = setting(
+        0.12,
+        "Enlarge or shrink crops of still images by up to this share of their size",
+        metavar="SHARE",
+    )
+    flip: float = setting(0.5, "Mirror this share of the pairs left to right", metavar="SHARE")
+    gray: float = setting(0.15, "Turn this share of the pairs gray", metavar="SHARE")
+    light: float = setting(
+        0.2, "Change contrast and brightness of each crop by up to this share", metavar="SHARE"
+    )
+    blur: float = setting(0.1, "Blur this share of the search crops", metavar="SHARE")
 
     def __post_init__(self) -> None:
         highest = {"exemplar_shift": 31.0, "search_shift": 64.0, "scale": 0.5, "still_scale": 0.5}
-        for name in AugmentConfig.__dataclass_fields__:
-            check_range(name, getattr(self, name), highest.get(name, 1.0))
+        for each in fields(AugmentConfig):
+            check_range(each.name, getattr(self, each.name), highest.get(each.name, 1.0))
 
 
 class PairDataset(Dataset[Item]):

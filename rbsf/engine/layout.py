@@ -9,6 +9,7 @@ a new byte.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -80,6 +81,7 @@ class Packed:
         return np.ascontiguousarray(spread[..., plane, order.bits]) ^ self.inverted
 
 
+@lru_cache(maxsize=256)
 def layout(channels: int, written_in: int, read_in: int) -> Layout:
     """The layout of `channels` whose writer has `written_in` groups and whose reader `read_in`."""
     wide, narrow = channels // written_in, channels // read_in

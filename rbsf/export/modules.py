@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor, fx, nn
 
+from rbsf.export.instead import advice_for
 from rbsf.layers import BinaryConv2d
 from rbsf.models.rbsf2 import Correlation, Sums
 from rbsf.models.whole import STEP, Round, Shift, Slope, WholeConv, WholeNorm
@@ -267,6 +268,8 @@ def _form_of(module: nn.Module) -> Callable[[Any], Made | list[Made]]:
     for kind, form in FORMS.items():
         if isinstance(module, kind):
             return form
+    if advice := advice_for(type(module).__name__):
+        raise ValueError(f"is a {type(module).__name__}, which has none: {advice}")
     common = [kind for kind in FORMS if not kind.__module__.startswith("rbsf.models")]
     known = ", ".join(kind.__name__ for kind in common)
     fault = f"is a {type(module).__name__}; expected one of {known}"

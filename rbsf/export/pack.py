@@ -80,7 +80,9 @@ def export_network(
 
     Returns what was written. `input_shape` is (H, W, C) of the uint8 images that it takes. `net`
     takes (image - mean) / std as `[N, C, H, W]`; mean and std are in steps of the pixel, one for
-    each channel or for all. `info` is anything JSON holds.
+    each channel or for all. `info` is anything JSON holds; tools/classify.py names classes
+    by its list `classes`. `rbsf.export.check.check_exportable` tells before a training whether this
+    works.
 
     Raises ValueError in one line for what has no packed form and for a file that would not compute
     what `net` does, OSError where `path` cannot be written.
@@ -106,11 +108,27 @@ def packed_weights(source: str | Path, first_bits: int = FIRST_BITS) -> Exported
     ValueError for what has no packed form.
     """
     net, model, info = load_weights(source)
-    origin = {
+    origin: dict[str, Any] = {
         "source": Path(source).name,
         "source_sha256": hashlib.sha256(Path(source).read_bytes()).hexdigest(),
         "export": {"torch": torch.__version__, "numpy": np.__version__},
     }
+    return packed_form(net, model, info, origin, source, first_bits)
+
+
+def packed_form(
+    net: nn.Module,
+    model: str,
+    info: dict[str, Any],
+    origin: dict[str, Any],
+    source: str | Path,
+    first_bits: int = FIRST_BITS,
+) -> Exported:
+    """One of our own networks, packed; nothing is compared.
+
+    `info` and `origin` go into the info of the file, `source` is what messages call the network.
+    Raises ValueError for what has no packed form.
+    """
     if model in TRACKERS:
         info = info | {"architecture": type(net).__name__} | origin
         return export_tracker(net, model, info, first_bits)

@@ -16,9 +16,12 @@ from torch import fx, nn
 from rbsf.engine.node import Node, affine_node, needed
 from rbsf.engine.ops import OPS
 from rbsf.export import modules
+from rbsf.export.instead import advice_for
 from rbsf.export.modules import BINARY, SIZES, target_of
+from rbsf.export.places import calling_place, defining_place, failing_place
 
 IMAGE = "image"
+PLACE = "place"  # in a traced node's `meta`: the line of the user's code that it comes from
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,12 @@ class _Tracer(fx.Tracer):
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
 
+    def create_node(self, *args: Any, **named: Any) -> fx.Node:
+        """Note the line of the user's code that the node comes from."""
+        node = super().create_node(*args, **named)
+        node.meta[PLACE] = calling_place(_trace.__code__)
+        return node
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, modules.LEAVES) or super().is_leaf_module(m, module_qualified_name)
 
@@ -94,7 +103,12 @@ def _trace(net: nn.Module) -> fx.Graph:
     except Exception as error:  # the network's own code may raise anything here
         reason = " ".join(str(error).split())[:150]
         fault = f"the network cannot be traced by torch.fx ({reason})"
-        raise ValueError(f"no packed form: {fault}") from None
+        where = _called_at(failing_place(error))
+        raise ValueError(f"no packed form: {fault}{where}") from None
+
+
+def _called_at(place: str) -> str:
+    return f"; called at {place}" if place else ""
 
 
 class _Builder:
@@ -116,11 +130,25 @@ class _Builder:
     def build(self, graph: fx.Graph) -> Traced:
         """All nodes that the output depends on."""
         for node in graph.nodes:
-            self._visit(node)
+            try:
+                self._visit(node)
+            except ValueError as error:
+                raise ValueError(f"{error}{self._where(node)}") from None
             if node in self.names:
                 self.values.setdefault(self.names[node], node.name)
         nodes = _real_image(needed(self.nodes, self.output))
         return Traced(nodes, self.values, fx.GraphModule(self.net, graph))
+
+    def _where(self, node: fx.Node) -> str:
+        """Where the user's code calls a node, or else defines the module that holds it."""
+        if node.meta.get(PLACE):
+            return _called_at(node.meta[PLACE])
+        parts = str(node.target).split(".") if node.op == "call_module" else []
+        for end in range(len(parts) - 1, -1, -1):
+            holder = self.modules[".".join(parts[:end])]
+            if place := defining_place(holder):
+                return f"; it is in a {type(holder).__name__}, defined at {place}"
+        return ""
 
     def add(
         self,
@@ -227,7 +255,10 @@ class _Builder:
         made = modules.as_modules(node)
         if made is None or len(inputs) != 1:
             arguments = f"with {(*node.args[1:], *node.kwargs.items())}"[:100]
+            advice = advice_for(target_of(node))
             fault = f"{node.name} calls {target_of(node)} {arguments}, which no node does"
+            if advice:
+                fault += f": {advice}"
             raise ValueError(f"no packed form: {fault}")
         for module in made:
             inputs = [self._module(node.name, module, inputs)]

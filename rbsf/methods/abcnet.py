@@ -31,6 +31,8 @@ class ABCConv2d(BinaryConv2d):
     are learned, both `[N]`. At the start the thresholds divide [-1, 1] evenly, and beta is 1 / N.
     """
 
+    one_term = False
+
     def __init__(
         self, *args: Any, weight_bases: int = 3, activation_bases: int = 3, **kwargs: Any
     ) -> None:

@@ -24,11 +24,13 @@ import yaml
 
 from rbsf.shipped import find_config
 from rbsf.system.files import write_atomically
+from rbsf.system.flags import Flags, make_parser
 from rbsf.system.text import read_text
 from rbsf.system.yaml_file import read_yaml_file
 
 Config = TypeVar("Config")
 COUNT = re.compile(r"# (\d+) settings\n")
+OTHERS = "other flags"
 LARGEST_INT = (1 << 63) - 1
 
 
@@ -37,17 +39,17 @@ def setting(
     help: str,
     *,
     choices: Sequence[str] = (),
-    metavar: str = "PATH",
+    metavar: str = "",
     changeable: bool = False,
     decisive: bool = True,
     path: bool = False,
 ) -> Any:
     """A field of a configuration.
 
-    `default` is a value, or `list` for an empty list. `metavar` is what help calls an item of a
-    list. `changeable` says that a training may be resumed with another value, `decisive` that the
-    result depends on it, `path` that it is a path, of which only the last part is written into
-    weights.
+    `default` is a value, or `list` for an empty list. `metavar` is what help calls the
+    value, or an item of a list, by default N, X, TEXT or PATH. `changeable` says that a training
+    may be resumed with another value, `decisive` that the result depends on it, `path` that it is a
+    path, of which only the last part is written into weights.
     """
     metadata = {
         "help": help,
@@ -75,16 +77,18 @@ class Setting:
     default: Any
     metadata: Mapping[str, Any]
     section: str = ""  # the field that holds it; empty for the configuration itself
+    title: str = ""  # of the group that it belongs to
 
 
 def settings_of(cls: type) -> dict[str, Setting]:
     """All settings of a configuration by name, those of its sections included."""
     kinds = typing.get_type_hints(cls)
     found = {}
+    title = getattr(cls, "TITLE", OTHERS)
     for field in dataclasses.fields(cls):
         kind, default = kinds[field.name], _default(field)
         if not dataclasses.is_dataclass(kind):
-            found[field.name] = Setting(kind, default, field.metadata)
+            found[field.name] = Setting(kind, default, field.metadata, title=title)
             continue
         for name, inner in settings_of(typing.cast(type, kind)).items():
             found[name] = dataclasses.replace(
@@ -129,28 +133,42 @@ def changed(config: Config, **settings: Any) -> Config:
 
 
 def parse_config(
-    cls: type, argv: list[str] | None, description: str, defaults: dict[str, Any] | None = None
+    cls: type,
+    argv: list[str] | None,
+    description: str,
+    defaults: dict[str, Any] | None = None,
+    example: str = "",
 ) -> dict[str, Any]:
-    """The settings for `cls` that are given by `--config FILE` and by flags, which win.
+    """The settings for `cls` that are given by `--config PATH` and by flags, which win.
 
     Each setting is a flag; its metadata has the help. `defaults` are what --help names in place of
-    the defaults of `cls`.
+    the defaults of `cls`. `example` is as in `make_parser`. The flags that `cls.FIRST` names come
+    first, all others are in groups by the `TITLE` of the configuration that has them.
 
     Raises ValueError for a key or value of the file that does not fit; argparse exits for flags
     that do not.
     """
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
+    parser, first = make_parser(description, example)
+    first.add_argument(
         "--config",
         type=find_config,
-        metavar="FILE",
-        help="YAML file with any of the settings below, or the name of a shipped one, such as long;"
-        " flags win over it",
+        metavar="PATH",
+        help="Take the settings in this YAML file, or in the shipped one of this name, such as"
+        " long or mnist; flags win over it",
     )
-    for name, each in settings_of(cls).items():
-        _add_flag(parser, name, each, (defaults or {}).get(name, each.default))
+    known = settings_of(cls)
+    shown = {name: (defaults or {}).get(name, each.default) for name, each in known.items()}
+    first_names = getattr(cls, "FIRST", ())
+    for name in first_names:
+        _add_flag(first, name, known[name], shown[name])
+    own = getattr(cls, "TITLE", OTHERS)
+    groups: dict[str, Flags] = {own: parser.add_argument_group(own)}
+    for name, each in known.items():
+        if name in first_names:
+            continue
+        if each.title not in groups:
+            groups[each.title] = parser.add_argument_group(each.title)
+        _add_flag(groups[each.title], name, each, shown[name])
     given = {k: v for k, v in vars(parser.parse_args(argv)).items() if v is not None}
     file = given.pop("config", None)
     for name, value in given.items():
@@ -214,20 +232,29 @@ def _default(field: dataclasses.Field) -> Any:
     return field.default if field.default_factory is MISSING else field.default_factory()
 
 
-def _add_flag(parser: argparse.ArgumentParser, name: str, each: Setting, default: Any) -> None:
+def _add_flag(parser: Flags, name: str, each: Setting, default: Any) -> None:
     flag, metadata, kind = "--" + name.replace("_", "-"), each.metadata, _plain(each.kind)
-    shown = "none" if default in (None, []) else default
-    text = f"{metadata.get('help', '')} (default: {shown})".replace("%", "%%")
+    text = f"{metadata.get('help', '')} (default: {_in_words(default)})".replace("%", "%%")
     if kind is bool:
         parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
     elif typing.get_origin(kind) is list:
-        text += "; repeatable"
-        parser.add_argument(flag, action="append", help=text, metavar=metadata["metavar"])
+        parser.add_argument(flag, action="append", help=text, metavar=_metavar(kind, metadata))
     elif choices := metadata.get("choices"):
         parser.add_argument(flag, type=kind, help=text, choices=choices)
     else:
-        metavar = {int: "N", float: "X"}.get(kind, "TEXT")
-        parser.add_argument(flag, type=kind, help=text, metavar=metavar)
+        parser.add_argument(flag, type=kind, help=text, metavar=_metavar(kind, metadata))
+
+
+def _metavar(kind: Any, metadata: Mapping[str, Any]) -> str:
+    usual = "PATH" if metadata.get("path") else {int: "N", float: "X"}.get(kind, "TEXT")
+    return metadata.get("metavar") or usual
+
+
+def _in_words(default: Any) -> str:
+    """A default as help shows it."""
+    if isinstance(default, bool):
+        return "yes" if default else "no"
+    return "none" if default in (None, [], "") else str(default)
 
 
 def _plain(kind: Any) -> Any:

@@ -22,6 +22,7 @@ class ClassificationTask:
 
     def __init__(self, precision: torch.dtype = torch.float32, apprentice: bool = False) -> None:
         self.precision, self.apprentice = precision, apprentice
+        self.teacher_for_maps = not apprentice
 
     def __call__(
         self, student: nn.Module, teacher: nn.Module | None, batch: dict[str, Any]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
-from typing import Any, Protocol, cast
+from typing import Any, ClassVar, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,8 @@ class Task(Protocol):
 
     Called with the student, the teacher (None where there is none) and a batch on their device. It
     runs both networks on the same inputs in the same order, so that their feature maps pair up. It
-    returns the loss (a scalar) and further scalars to log.
+    returns the loss (a scalar) and further scalars to log. A task whose loss does not depend on the
+    teacher, which runs for its maps alone, may say so by an attribute `teacher_for_maps`.
     """
 
     def __call__(
@@ -40,40 +41,63 @@ class Task(Protocol):
 class RectifyConfig:
     """Algorithm 1's switches (R, G, B of Table 2), weights and learning rates."""
 
-    rectify: bool = setting(True, "R: learn C and apply the kernel loss")
-    gan: bool = setting(True, "G: discriminators on the feature maps")
+    TITLE: ClassVar[str] = "the method: Algorithm 1 of the paper"
+
+    rectify: bool = setting(
+        True, "Learn the matrices C and apply the kernel loss, which is R in the paper's Table 2"
+    )
+    gan: bool = setting(
+        True, "Train discriminators on the feature maps, which is G in the paper's Table 2"
+    )
     bn_pass: float = setting(
-        0.1, "B: batch-norm-only pass after each epoch, share of an epoch; 0 = off"
+        0.1,
+        "Train the batch-norms alone after each epoch, for this share of an epoch, which is B in"
+        " the paper's Table 2; 0 leaves it out",
+        metavar="SHARE",
     )
     norm_epochs: int = setting(
         -1,
-        "epochs after which batch-norms keep their statistics, measured anew then,"
-        " as they will be used; -1: they go by each batch to the end",
+        "Measure the statistics of the batch-norms anew after so many epochs, and keep them from"
+        " there on, as they will be used; with -1 they go by each batch to the end",
     )
-    lambda_kernel: float = setting(1e-4, "lambda1, weight of the kernel loss (Eq. 3)")
-    lambda_adversarial: float = setting(0.1, "lambda2, weight of the adversarial loss (Eq. 4)")
+    lambda_kernel: float = setting(1e-4, "Weigh the kernel loss by this, lambda1 of Eq. 3")
+    lambda_adversarial: float = setting(0.1, "Weigh the adversarial loss by this, lambda2 of Eq. 4")
     lambda_match: float = setting(
-        1.0, "weight of feature-map regression to the teacher (not in the paper)"
+        1.0,
+        "Weigh the distance between the feature maps of student and teacher by this, which is not"
+        " in the paper",
     )
-    lambda_decay: float = setting(0.9, "lambda1 and lambda2 are multiplied by this ...")
-    lambda_epochs: int = setting(60, "... every so many epochs")
-    lr_binary: float = setting(1e-3, "eta1, rate of the latent binary filters W", changeable=True)
+    lambda_decay: float = setting(
+        0.9, "Multiply lambda1 and lambda2 by this after each --lambda-epochs epochs"
+    )
+    lambda_epochs: int = setting(
+        60, "Multiply lambda1 and lambda2 by --lambda-decay after each so many epochs"
+    )
+    lr_binary: float = setting(
+        1e-3, "Train the real weights behind the signs at this rate, eta1", changeable=True
+    )
     lr_real: float = setting(
         1e-3,
-        "rate of the real weights;"
-        " 0 keeps the real layers and their batch-norms as they are at the start",
+        "Train the real layers at this rate; 0 keeps them and their batch-norms as they are at the"
+        " start",
         changeable=True,
     )
-    lr_c: float = setting(1e-3, "eta2, rate of the learnable matrices C", changeable=True)
-    lr_norm: float = setting(1e-3, "rate of the batch-norm layers", changeable=True)
-    lr_discriminator: float = setting(1e-3, "rate of the discriminators", changeable=True)
+    lr_c: float = setting(1e-3, "Train the matrices C at this rate, eta2", changeable=True)
+    lr_norm: float = setting(1e-3, "Train the batch-norms at this rate", changeable=True)
+    lr_discriminator: float = setting(
+        1e-3, "Train the discriminators at this rate", changeable=True
+    )
     train_teacher: bool = setting(
-        False, "train the teacher beside the student, as Apprentice's scheme A does"
+        False, "Train the teacher beside the student, as Apprentice's scheme A does"
     )
     optimizer: str = setting(
-        "adam", "adam, or sgd with momentum 0.9 (discriminators: adam)", choices=("adam", "sgd")
+        "adam",
+        "Train by Adam, or by SGD with momentum 0.9; the discriminators are always trained by Adam",
+        choices=("adam", "sgd"),
     )
-    weight_decay: float = setting(0.0, "decay of real and latent binary weights")
+    weight_decay: float = setting(
+        0.0, "Let weights decay by this, but for those of the batch-norms"
+    )
 
     def __post_init__(self) -> None:
         """Raise ValueError naming the field, its value and what would be valid."""
@@ -127,7 +151,7 @@ class Rectifier:
         if config.compares_maps:
             _check_maps(teacher, stats)
         self.student, self.teacher, self.task, self.config = student, teacher, task, config
-        self.points = tuple(stats)
+        self.points, self.layers = tuple(stats), list(binary_layers(student).values())
         device = next(student.parameters()).device
         norms = {_key(point): MapNorm(mean, std) for point, (mean, std) in stats.items()}
         self.map_norms = nn.ModuleDict(norms).to(device)
@@ -195,12 +219,11 @@ class Rectifier:
         self, name: str, parameters: list[nn.Parameter], rate: float
     ) -> torch.optim.Optimizer:
         decay = self.config.weight_decay if name in DECAYED else 0.0
-        options: dict[str, Any] = {"lr": rate, "weight_decay": decay}
+        # `fused` takes all parameters at once.
+        options: dict[str, Any] = {"lr": rate, "weight_decay": decay, "fused": True}
         on_gpu = parameters[0].is_cuda
-        if on_gpu:
-            # `fused` launches once for all parameters. A rate in a tensor is read anew by each
-            # replay of a recorded step (rbsf.train.capture).
-            options |= {"lr": torch.tensor(rate, device=parameters[0].device), "fused": True}
+        if on_gpu:  # a recorded step (rbsf.train.capture) reads a rate in a tensor at each replay
+            options["lr"] = torch.tensor(rate, device=parameters[0].device)
         if self.config.optimizer == "sgd" and name != "discriminator":
             return torch.optim.SGD(parameters, momentum=0.9, **options)
         return torch.optim.Adam(parameters, capturable=on_gpu, **options)
@@ -251,7 +274,7 @@ class Rectifier:
         are partial derivatives of the same loss. Returns the losses to log, scalars.
         """
         self._train_mode(epoch)
-        loss, logged, fake, real = self._forward(batch)
+        loss, logged, fake, real = self._forward(batch, self.teacher)
         pooled = self._pooled(fake)
         if self.config.gan:
             logged["discriminator"] = self._update_discriminators(pooled, self._pooled(real))
@@ -270,21 +293,29 @@ class Rectifier:
         Only batch-norms learn; W and C stay. Returns the losses to log, scalars.
         """
         self._train_mode(epoch)
+        idle = self.config.lambda_match == 0 and getattr(self.task, "teacher_for_maps", False)
+        teacher = None if idle else self.teacher  # the discriminators, which do not learn, see T
         with _held(_parameters(self._chosen(FIXED_IN_NORM_PASS))):
-            loss, logged, fake, real = self._forward(batch)
+            loss, logged, fake, real = self._forward(batch, teacher)
             loss = loss + self._map_loss(fake, real, self._pooled(fake), epoch, logged)
             self._update(loss, ["norm"])
         return _detached(loss, logged)
 
-    def _forward(self, batch: Any) -> tuple[Tensor, dict[str, Tensor], Maps, Maps]:
-        """The task's loss, what it logs, and the maps T and R of all points, in the same order."""
+    def _forward(
+        self, batch: Any, teacher: nn.Module | None
+    ) -> tuple[Tensor, dict[str, Tensor], Maps, Maps]:
+        """The task's loss, what it logs, and the maps T and R of all points, in the same order.
+
+        Without a `teacher` there are no maps R.
+        """
         with ExitStack() as stack:
             recorded = [stack.enter_context(recorder.recording()) for recorder in self.recorders]
-            loss, logged = self.task(self.student, self.teacher, batch)
+            loss, logged = self.task(self.student, teacher, batch)
         if not recorded:
             return loss, logged, [], []
         fake, real = recorded
-        _check_pairs(fake, real)
+        if teacher is not None:
+            _check_pairs(fake, real)
         return loss, logged, fake, real
 
     def _norm(self, point: str) -> MapNorm:
@@ -356,7 +387,7 @@ class Rectifier:
         for optimizer in optimizers:
             average_gradients(_parameters([optimizer]))
             optimizer.step()
-        for layer in binary_layers(self.student).values():
+        for layer in self.layers:
             layer.constrain()
 
     def _kernel_losses(self) -> list[Tensor]:
@@ -364,7 +395,7 @@ class Rectifier:
 
         That is RBConv's kernel loss, or PCNN's projection loss.
         """
-        losses = [layer.regularizer() for layer in binary_layers(self.student).values()]
+        losses = [layer.regularizer() for layer in self.layers]
         return [loss for loss in losses if loss is not None]
 
     def modules(self) -> dict[str, nn.Module]:

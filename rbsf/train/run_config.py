@@ -26,21 +26,28 @@ from rbsf.train.rectify import RectifyConfig
 class LoopConfig:
     """Length and pace of a training."""
 
-    epochs: int = setting(30, "epochs", changeable=True)
-    batch_size: int = setting(8, "samples a batch, per process")
+    TITLE: ClassVar[str] = "length and pace of the training"
+
+    epochs: int = setting(30, "Train for so many epochs", changeable=True)
+    batch_size: int = setting(8, "Learn from so many samples at a time, in each process")
     warmup: int = setting(
-        50, "steps over which the rates rise to their values; then they follow a cosine to 1%"
+        50,
+        "Let the learning rates rise over so many steps; after that they fall along a cosine, to"
+        " 1% of their values",
     )
     save_minutes: float = setting(
         5.0,
-        "minutes between checkpoints; one follows each epoch too",
+        "Write a checkpoint after so many minutes, and after each epoch too",
+        metavar="MINUTES",
         changeable=True,
         decisive=False,
     )
-    log_every: int = setting(20, "steps between rows of the log", changeable=True, decisive=False)
+    log_every: int = setting(
+        20, "Write a row of the log after so many steps", changeable=True, decisive=False
+    )
     capture: bool = setting(
         True,
-        "on a GPU, record the launches of a step once and replay them: faster",
+        "On a GPU, record the work of a step once and replay it, which is faster",
         changeable=True,
         decisive=False,
     )
@@ -54,23 +61,38 @@ class LoopConfig:
 class MachineConfig:
     """What a training runs on.  Of these only the precision decides the result."""
 
-    device: str = setting("auto", "cpu, cuda, or auto", changeable=True, decisive=False)
+    TITLE: ClassVar[str] = "what the training runs on"
+
+    device: str = setting(
+        "auto",
+        "Train on cpu, cuda, cuda:1 and so on; auto takes a GPU where there is one",
+        metavar="NAME",
+        changeable=True,
+        decisive=False,
+    )
     precision: str = setting(
         "auto",
-        "bfloat16 where the device is fast at it, or as said",
+        "Compute with numbers of 32 or of 16 bits; auto takes bfloat16 where the device is fast at"
+        " it",
         choices=("auto", "float32", "bfloat16"),
     )
     compile: bool = setting(
         False,
-        "compile the networks (needs a C++ compiler; pays on GPUs)",
+        "Compile the networks, which needs a C++ compiler and pays on GPUs",
         changeable=True,
         decisive=False,
     )
     workers: int = setting(
-        2, "processes that read samples; 0 = none", changeable=True, decisive=False
+        2,
+        "Read samples in so many processes; 0 reads them in the training's own",
+        changeable=True,
+        decisive=False,
     )
     threads: int = setting(
-        0, "CPU threads of the network; 0 = all cores", changeable=True, decisive=False
+        0,
+        "Run the networks on so many threads of the CPU; 0 takes one for each core",
+        changeable=True,
+        decisive=False,
     )
 
     def __post_init__(self) -> None:
@@ -86,25 +108,30 @@ class RunConfig:
     """
 
     UNIT: ClassVar[str] = "sample"
+    TITLE: ClassVar[str] = "the data and the network"
+    FIRST: ClassVar[tuple[str, ...]] = ("out", "resume", "epochs", "batch_size")  # flags in help
 
     loop: LoopConfig = section(LoopConfig)
     algorithm: RectifyConfig = section(RectifyConfig)
     machine: MachineConfig = section(MachineConfig)
-    seed: int = setting(0, "seed of weights, order and augmentation")
+    seed: int = setting(0, "Draw weights, order and changes of the samples by this number")
     teacher: str | None = setting(
         None,
-        "float weights: .safetensors, siamfc-pytorch .pth, or .npz",
+        "Learn from the float network in this file: .safetensors, or of a tracker also .pth of"
+        " siamfc-pytorch or .npz",
         changeable=True,
         path=True,
     )
     out: str = setting(
         "runs/rbsf",
-        "folder for weights, checkpoint and logs",
+        "Write weights, checkpoint and logs to this folder",
         changeable=True,
         decisive=False,
         path=True,
     )
-    resume: bool = setting(False, "continue the training in --out", changeable=True, decisive=False)
+    resume: bool = setting(
+        False, "Go on with the training in --out", changeable=True, decisive=False
+    )
     cache: str | None = setting(
         None,
         "Keep what several trainings can share, cut-out pairs and float teachers, in this folder;"

@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from rbsf.export.check import check_packable
 from rbsf.export.pack import pack_weights
 from rbsf.layers import binary_layers
 from rbsf.system.files import remove_left_over
@@ -23,7 +24,7 @@ from rbsf.system.lock import locked
 from rbsf.train import distributed
 from rbsf.train.checkpoint import load_checkpoint
 from rbsf.train.config import write_yaml
-from rbsf.train.device import choose_device
+from rbsf.train.device import choose_device, keep_memory
 from rbsf.train.distributed import Process
 from rbsf.train.forecast import END, LATER, STEP, TRIED, Forecast, in_words, seconds_a_step
 from rbsf.train.loop import CHECKPOINT, Loop, Stopped
@@ -53,6 +54,10 @@ class Recipe(ABC, Generic[Config]):
 
         Raises ValueError or OSError, in one line, where it cannot be used.
         """
+
+    @abstractmethod
+    def untrained(self) -> nn.Module:
+        """The network that is trained, with any weights, so that its export can be tried first."""
 
     @abstractmethod
     def build(self) -> Rectifier:
@@ -117,6 +122,7 @@ def run(make: Callable[[Any, Process], Recipe], config: RunConfig) -> int:
     Raises ValueError where the folder holds a training that is not to be resumed, and where another
     process trains in it.
     """
+    keep_memory()
     if config.machine.threads:
         torch.set_num_threads(config.machine.threads)
     device = choose_device(config.machine.device)
@@ -168,6 +174,7 @@ class Trainer:
     def run(self) -> None:
         """Train to the end. Raises Stopped after Ctrl-C or SIGTERM."""
         self.recipe.open()
+        self._check_export()
         self._find_teacher()
         self._train()
 
@@ -215,6 +222,13 @@ class Trainer:
         with distributed.first_process_first(rank):
             if rank == 0:
                 self._finish(rectifier.student)
+
+    def _check_export(self) -> None:
+        """Raise ValueError, before any training, where its result could not be packed."""
+        with torch.random.fork_rng(devices=[]):  # what is drawn here changes nothing later
+            network = self.recipe.untrained()
+        if binary_layers(network):
+            check_packable(network, self.recipe.model, self.recipe.info())
 
     def _yardsticks(self) -> dict[str, dict[str, float]]:
         """The recipe's, printed; only process 0 validates and needs them."""

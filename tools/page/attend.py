@@ -13,12 +13,11 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from rbsf.tools.page.clips import CLIPS
-from rbsf.tools.page.desk import Answer, Desk
+from rbsf.tools.page.desk import Answer
+from rbsf.tools.page.lanes import DEFAULT, described
 from rbsf.tools.page.messages import MOST_BYTES, NOT_UNDERSTOOD, parse
 from rbsf.tools.page.settings import LEAST_SIDE, Refused, Settings
-from rbsf.tools.page.trackers import DEFAULT, described
-from rbsf.tools.page.turns import Turns
-from rbsf.tools.page.viewers import Viewer, Viewers
+from rbsf.tools.page.viewers import Turns, Viewer, Viewers
 from rbsf.tools.page.work import Cancelled
 
 UNANSWERED = 4  # messages that may wait; a page that sends more does not wait for answers
@@ -47,7 +46,7 @@ class Visit:
 
             async def read() -> None:
                 await self._read(outbox)
-                self._viewer.work.leave()
+                self._viewer.leave()
                 tasks.cancel_scope.cancel()
 
             tasks.start_soon(read)
@@ -90,7 +89,7 @@ class Visit:
         while True:
             with anyio.move_on_after(self._settings.idle_seconds):
                 return await inbox.receive()
-            if self._turns.someone_waits and not self._viewer.sending:
+            if self._turns.someone_waits and not self._viewer.upload:
                 return None
 
     async def _answer(self, data: str | bytes) -> Answer:
@@ -99,7 +98,7 @@ class Visit:
         try:
             if len(data) > MOST_BYTES:
                 raise Refused(f"{NOT_UNDERSTOOD}: it is too long")
-            return await anyio.to_thread.run_sync(_work_at, desk, data)
+            return await anyio.to_thread.run_sync(lambda: desk.do(parse(data)))
         except Cancelled:
             return {"type": "cancelled"}
         except (ValueError, OSError, ImportError) as error:
@@ -139,11 +138,7 @@ class Visit:
             else:
                 await self._socket.send_json(message)
         except (WebSocketDisconnect, RuntimeError):  # they left; `_read` hears of it
-            self._viewer.work.leave()
-
-
-def _work_at(desk: Desk, data: str | bytes) -> Answer:
-    return desk.do(parse(data))
+            self._viewer.leave()
 
 
 def _sentence(what: object) -> str:

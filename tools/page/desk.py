@@ -12,15 +12,14 @@ from rbsf.datasets.synthetic.scene import Scene
 from rbsf.tools.page import downloads
 from rbsf.tools.page.clips import CLIPS
 from rbsf.tools.page.footage import CameraFootage, EndOfVideo, Footage, VideoFootage
-from rbsf.tools.page.lanes import Lane
+from rbsf.tools.page.lanes import DEFAULT, MOST_TRACKERS, Lane, offered
 from rbsf.tools.page.messages import Message, pack
 from rbsf.tools.page.sent import SentVideo
 from rbsf.tools.page.settings import Refused, Settings
 from rbsf.tools.page.spool import Spool
 from rbsf.tools.page.timeline import Timeline
-from rbsf.tools.page.trackers import DEFAULT, MOST_TRACKERS, offered
 from rbsf.tools.page.view import of_footage, of_timeline, rounded
-from rbsf.tools.page.work import Cancelled, Work
+from rbsf.tools.page.work import Work
 
 Answer = dict[str, Any] | bytes  # a message of text, or a binary one
 
@@ -42,7 +41,12 @@ class Desk:
         action = ACTIONS.get(message.do)
         if action is None:
             raise Refused(f"the server knows no message {message.do[:40]!r}")
-        return action(self, message)
+        try:
+            return action(self, message)
+        except EndOfVideo:
+            last = self._open.count - 1
+            there = f"the last is {last}" if last >= 0 else "none has come from the camera yet"
+            raise Refused(f"there is no such frame; {there}") from None
 
     def spool(self) -> Spool:
         """A new place for pictures."""
@@ -79,7 +83,7 @@ class Desk:
         spool = self.spool()
         try:
             footage = sent.open(self.settings, spool, self.work)
-        except (Refused, Cancelled):
+        except BaseException:
             spool.close()
             sent.remove()
             raise
@@ -110,7 +114,9 @@ class Desk:
             known = ", ".join(paths)
             raise Refused(f"choose one to {MOST_TRACKERS} of these trackers: {known}")
         self._load(names)
-        return self._view(message.whole("frame"), message) if self._footage else {"type": "done"}
+        if self._footage is None or self._footage.count == 0:
+            return {"type": "done"}
+        return self._view(message.whole("frame"), message)
 
     def show(self, message: Message) -> Answer:
         """Show a frame, with what was found in it."""
@@ -167,6 +173,8 @@ class Desk:
         """Write the video with a tracker's boxes; the page then fetches it."""
         lane = self._lane(message)
         path, note = downloads.video(self._open, lane.results(), self.folder, self.work)
+        if self.exported and self.exported != path:
+            self.exported.unlink(missing_ok=True)
         self.exported = path
         return {"type": "video", "name": path.name, "note": note}
 
@@ -188,7 +196,13 @@ class Desk:
         def load(name: str) -> Lane:
             return Lane.load(offered()[name], self.settings.threads)
 
-        self._timeline.choose(names, load, self._image)
+        _, last = self._timeline.reach() or (0, 0)
+
+        def image(frame: int) -> np.ndarray:
+            self.work.tell("The new tracker catches up", frame, last + 1)
+            return self._image(frame)
+
+        self._timeline.choose(names, load, image)
         self._names = names
 
     def _lane(self, message: Message) -> Lane:
@@ -198,20 +212,12 @@ class Desk:
         return self._timeline.lanes[name]
 
     def _image(self, frame: int) -> np.ndarray:
-        try:
-            return self._open.image(frame, self.work)
-        except EndOfVideo:
-            raise Refused(
-                f"there is no frame {frame}; the last is {self._open.count - 1}"
-            ) from None
+        return self._open.image(frame, self.work)
 
     def _view(self, frame: int, message: Message, note: str = "") -> bytes:
         """The message that shows a frame: what was found in it, and the picture."""
         footage, fields = self._open, message.fields
-        try:
-            jpeg = footage.jpeg(frame, self.work)
-        except EndOfVideo:
-            raise Refused(f"there is no frame {frame}; the last is {footage.count - 1}") from None
+        jpeg = footage.jpeg(frame, self.work)
         header = {
             "type": "view",
             "asked": fields.get("asked"),

@@ -16,8 +16,10 @@ from rbsf.tools.page.work import Work
 
 SHOWN_WIDTH = 1280  # pixels; wider frames are sent to the page at this width
 QUALITY = 85  # of JPEG
-MOST_SIDE = 4096  # pixels of a camera's frame
+MOST_SIDE = 8192  # pixels of a frame
 JPEG = b"\xff\xd8"  # its first bytes
+EIGHTH = cv2.IMREAD_REDUCED_GRAYSCALE_8  # decodes little, however large a picture is
+TOO_WIDE = f"the frames have more than {MOST_SIDE} pixels in a row, the most for this page"
 
 
 class EndOfVideo(Exception):
@@ -103,22 +105,24 @@ class VideoFootage(Footage):
     def _read(self) -> None:
         """Go to the next frame; EndOfVideo where there is none."""
         number = self._position + 1
-        if number >= self._most_frames:
-            raise self._ended(f"only the first {number} frames are used, the most for this page")
         try:
-            self._image, seconds = next(self._reading)
+            image, seconds = next(self._reading)
         except StopIteration:
             raise self._ended("") from None
         except BrokenVideo:
             raise self._ended(f"the file is damaged behind frame {number - 1}") from None
-        self._position = number
+        if number >= self._most_frames:
+            raise self._ended(f"only the first {number} frames are used, the most for this page")
+        if max(image.shape) > MOST_SIDE:
+            raise Refused(TOO_WIDE)
+        self._image, self._position = image, number
         if number == len(self.about):
             time = number / self.fps if seconds is None else seconds
             self.about.append(_about(time, self._image))
 
     def _ended(self, note: str) -> EndOfVideo:
         self.count = self._position + 1
-        self.note = note
+        self.note = self.note or note
         return EndOfVideo()
 
     def _count(self, work: Work) -> int:
@@ -183,9 +187,11 @@ def encode(image: np.ndarray) -> bytes:
 
 def decode(jpeg: bytes) -> np.ndarray:
     """A camera's frame; Refused for anything else than a JPEG of a usual size."""
-    bgr = None
-    if jpeg.startswith(JPEG):
-        bgr = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
-    if bgr is None or max(bgr.shape) > MOST_SIDE:
+    data = np.frombuffer(jpeg, np.uint8)
+    small = cv2.imdecode(data, EIGHTH) if jpeg.startswith(JPEG) else None
+    if small is not None and max(small.shape) * 8 > MOST_SIDE:
+        raise Refused(TOO_WIDE)
+    bgr = None if small is None else cv2.imdecode(data, cv2.IMREAD_COLOR)
+    if bgr is None:
         raise Refused("the camera's frame is no picture that the server can read")
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import MutableMapping
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
@@ -52,19 +52,20 @@ def fault_of(headers: Headers, local: bool) -> str | None:
     that leads to this machine only by a trick (DNS rebinding) is told by the Host.
     """
     host = headers.get("host", "")
-    if local and not is_loopback(_name_of(f"//{host}")):
+    if local and not is_loopback(_split(f"//{host}").hostname or ""):
         return "this page answers under localhost or 127.0.0.1 alone; open it by that address"
     origin = headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != host:
+    if origin is not None and _split(origin).netloc != host:
         return "this request comes from another site's page; open the page itself"
     return None
 
 
-def _name_of(address: str) -> str:
+def _split(address: str) -> SplitResult:
+    """The parts of an address, empty ones of what is none."""
     try:
-        return urlsplit(address).hostname or ""
+        return urlsplit(address)
     except ValueError:  # such as half of an IPv6 address
-        return ""
+        return urlsplit("")
 
 
 class Guard:

@@ -1,21 +1,41 @@
-"""A tracker, and what it has found: any number of targets, each up to a frame of its own."""
+"""The trackers, and what each has found: any number of targets, each up to a frame of its own."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
+from rbsf.shipped import shipped_trackers
 from rbsf.tracker.anchor_free import Network
+from rbsf.tracker.backbones import is_packed
 from rbsf.tracker.follower import Response
 from rbsf.tracker.loading import Constants, constants_of, load_network
 from rbsf.tracker.session import Session
 from rbsf.tracker.siamfc import Backbone
 from rbsf.tracker.states import Result
 
+DEFAULT = "rbsf"
+MOST_TRACKERS = 3  # that a viewer may have at once
+TITLES = {"rbsf": "RB-SF", "rbsf2": "RB-SF 2", "siamfc": "SiamFC, float"}  # others go by their name
 ONLY = 1  # number of the target in a session that has one
+
+
+@cache
+def offered() -> dict[str, Path]:
+    """The shipped trackers that run here, by name; those that are not packed need PyTorch."""
+    has_torch = find_spec("torch") is not None
+    found = shipped_trackers().items()
+    return {name: path for name, path in found if has_torch or is_packed(path)}
+
+
+def described() -> list[dict[str, str]]:
+    """Name and title of each, for the page."""
+    return [{"name": name, "title": TITLES.get(name, name)} for name in offered()]
 
 
 @dataclass(frozen=True)

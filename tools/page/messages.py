@@ -8,7 +8,6 @@ message of the same two forms, whose JSON has a `type`; only then does the page 
 from __future__ import annotations
 
 import json
-import math
 import struct
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ from rbsf.tools.page.settings import Refused
 
 LENGTH = struct.Struct(">I")
 MOST_BYTES = 4_000_000  # of a message from the page
+HIGHEST = 10**9  # of all numbers in a message
 NOT_UNDERSTOOD = "the server did not understand the page's message"
 
 
@@ -31,15 +31,15 @@ class Message:
     def whole(self, name: str) -> int:
         """A field that is a whole number from 0."""
         value = self.fields.get(name)
-        if type(value) is not int or not 0 <= value <= 10**9:
+        if type(value) is not int or not 0 <= value <= HIGHEST:
             raise Refused(f"{NOT_UNDERSTOOD}: {name} is no whole number from 0")
         return value
 
     def number(self, name: str) -> float:
-        """A field that is a finite number."""
+        """A field that is a number from -HIGHEST to HIGHEST."""
         value = self.fields.get(name)
-        if not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise Refused(f"{NOT_UNDERSTOOD}: {name} is no number")
+        if not isinstance(value, (int, float)) or not -HIGHEST <= value <= HIGHEST:
+            raise Refused(f"{NOT_UNDERSTOOD}: {name} is no number that can be used")
         return float(value)
 
     def text(self, name: str) -> str:
@@ -74,12 +74,17 @@ def parse(data: str | bytes) -> Message:
         end = LENGTH.size + LENGTH.unpack_from(data)[0]
         text, picture = data[LENGTH.size : end], data[end:]
     try:
-        fields = json.loads(text)
+        fields = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         raise Refused(f"{NOT_UNDERSTOOD}: it is not JSON") from None
     if not isinstance(fields, dict) or not isinstance(fields.get("do"), str):
         raise Refused(f'{NOT_UNDERSTOOD}: it has no "do"')
     return Message(fields["do"], fields, picture)
+
+
+def _refuse_constant(name: str) -> None:
+    """Refuse NaN and Infinity, which Python reads but JSON does not have."""
+    raise ValueError(name)
 
 
 def pack(header: dict[str, Any], data: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +14,8 @@ from rbsf.tools.page.spool import Spool
 from rbsf.tools.page.work import Work
 
 HEAD = 1024  # bytes of a file that tell a text or a picture
+TEXT = re.compile(rb"[\t\n\r -~]{20}")  # no video begins so, but lists of files for FFmpeg do
 PICTURES = (b"\xff\xd8\xff", b"\x89PNG", b"BM", b"II*\0", b"MM\0*")
-TOO_LARGE, NO_VIDEO = 413, 422  # codes of HTTP
 
 
 @dataclass(frozen=True)
@@ -32,15 +33,14 @@ class SentVideo:
             self._check_length(frames, settings)
             footage = VideoFootage(frames, settings.most_frames(frames.fps), spool, work)
             footage.image(1, work)
-            footage.image(0, work)
         except EndOfVideo:
             raise Refused(
-                f"the file {self.name} holds fewer than two frames; choose a video", NO_VIDEO
+                f"the file {self.name} holds fewer than two frames; choose a video"
             ) from None
         except Refused:
             raise
         except ValueError as error:
-            raise Refused(self._in_words(error), NO_VIDEO) from None
+            raise Refused(self._in_words(error)) from None
         footage.name, footage.file = self.name, self.path
         return footage
 
@@ -49,14 +49,14 @@ class SentVideo:
         self.path.unlink(missing_ok=True)
 
     def _check_head(self) -> None:
-        """Refuse texts and pictures, whatever their name; FFmpeg would follow a text's links."""
+        """Refuse texts and pictures, whatever their name; FFmpeg opens files that a text lists."""
         with self.path.open("rb") as file:
             head = file.read(HEAD)
         advice = "whatever its name says; choose a video"
         if head.startswith(PICTURES):
-            raise Refused(f"the file {self.name} is a picture, {advice}", NO_VIDEO)
-        if b"\0" not in head:
-            raise Refused(f"the file {self.name} is a text, {advice}", NO_VIDEO)
+            raise Refused(f"the file {self.name} is a picture, {advice}")
+        if b"\0" not in head or TEXT.match(head):
+            raise Refused(f"the file {self.name} is a text, {advice}")
 
     def _check_length(self, frames: Frames, settings: Settings) -> None:
         """Refuse a video that is too long by its header."""
@@ -64,8 +64,7 @@ class SentVideo:
             raise Refused(
                 f"the video {self.name} has {frames.count} frames, and this page takes"
                 f" {settings.length_in_words}; cut it, or start the server with a larger"
-                " --max-length",
-                TOO_LARGE,
+                " --max-length"
             )
 
     def _in_words(self, error: ValueError) -> str:

@@ -26,8 +26,7 @@ from rbsf.tools.page.clips import CLIPS
 from rbsf.tools.page.guard import Guard, is_loopback
 from rbsf.tools.page.messages import MOST_BYTES
 from rbsf.tools.page.settings import Refused, Settings
-from rbsf.tools.page.turns import Turns
-from rbsf.tools.page.viewers import Viewers
+from rbsf.tools.page.viewers import Turns, Viewers
 
 STATIC = Path(__file__).resolve().parent / "static"
 LAST_SECONDS = 3  # that open pages get when the server ends

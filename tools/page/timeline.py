@@ -42,19 +42,33 @@ class Timeline:
         load: Callable[[str], Lane],
         image: Callable[[int], np.ndarray],
     ) -> None:
-        """Have the trackers of these names; a new one learns targets where they were drawn last.
+        """Have the trackers of these names; a new one tracks as far as the others have.
 
         Earlier changes cannot be taken back then.
         """
         lanes = {name: self.lanes.get(name) or load(name) for name in names}
-        for name in lanes.keys() - self.lanes.keys():
-            for target, (frame, box) in self.keys.items():
-                lanes[name].tracks[target], _ = lanes[name].learned(
-                    target, frame, image(frame), box
-                )
+        self._catch_up([lanes[name] for name in lanes.keys() - self.lanes.keys()], image)
         if lanes.keys() != self.lanes.keys():
             self._changes.clear()
         self.lanes = lanes
+
+    def _catch_up(self, lanes: list[Lane], image: Callable[[int], np.ndarray]) -> None:
+        """Have new lanes learn the targets where they were drawn last, and track them."""
+        reach = self.reach()
+        if not lanes or reach is None:
+            return
+        first = min(frame for frame, _ in self.keys.values())
+        for frame in range(first, reach[1] + 1):
+            picture = image(frame)
+            for lane in lanes:
+                lane.follow(frame, picture)
+                self._learn_in(lane, frame, picture)
+
+    def _learn_in(self, lane: Lane, frame: int, image: np.ndarray) -> None:
+        """Have a lane learn the targets that were drawn in a frame."""
+        for target, (drawn, box) in self.keys.items():
+            if drawn == frame:
+                lane.tracks[target], _ = lane.learned(target, frame, image, box)
 
     def emptied(self) -> Timeline:
         """The same trackers, without targets."""

@@ -1,16 +1,21 @@
-"""The viewers who are there, each with a folder that is removed when they leave."""
+"""The viewers who are there, each with a folder that is removed when they leave; and their line."""
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+
+from anyio import CancelScope
 
 from rbsf.tools.page.desk import Desk
 from rbsf.tools.page.settings import Refused, Settings
 from rbsf.tools.page.work import Work
+
+MOST_WAITING = 100
 
 
 class Viewer:
@@ -22,7 +27,13 @@ class Viewer:
         self.work = Work()
         self.desk = Desk(settings, self.folder, self.work)
         self.served = False  # whether it is their turn
-        self.sending = False  # whether an upload is under way
+        self.upload: CancelScope | None = None  # of the one that is under way
+
+    def leave(self) -> None:
+        """End what they wait for."""
+        self.work.leave()
+        if self.upload:
+            self.upload.cancel()
 
 
 class Viewers:
@@ -41,7 +52,7 @@ class Viewers:
         try:
             yield viewer
         finally:
-            viewer.work.leave()
+            viewer.leave()
             del self._there[viewer.name]
             viewer.desk.close()
             shutil.rmtree(viewer.folder, ignore_errors=True)
@@ -54,3 +65,40 @@ class Viewers:
         if not viewer.served:
             raise Refused("it is not your turn yet; wait until the page says so", 409)
         return viewer
+
+
+class Turns:
+    """A line in which the first `users` are served, and the others are told their place."""
+
+    def __init__(self, users: int) -> None:
+        self._users = users
+        self._line: list[asyncio.Event] = []  # of each one there; it is set when the line moves
+
+    @property
+    def someone_waits(self) -> bool:
+        """Whether there are more than are served."""
+        return len(self._line) > self._users
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nobody else may join."""
+        return len(self._line) >= self._users + MOST_WAITING
+
+    @asynccontextmanager
+    async def turn(self, tell: Callable[[int], Awaitable[None]]) -> AsyncIterator[None]:
+        """Context of one's turn, which is waited for; `tell` is called with each new place, from 1.
+
+        Who leaves makes room, whether they were served or waited.
+        """
+        moved = asyncio.Event()
+        self._line.append(moved)
+        try:
+            while (place := self._line.index(moved) - self._users + 1) > 0:
+                moved.clear()
+                await tell(place)
+                await moved.wait()
+            yield
+        finally:
+            self._line.remove(moved)
+            for other in self._line:
+                other.set()

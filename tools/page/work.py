@@ -22,12 +22,6 @@ class Work:
         self._gone = threading.Event()  # the viewer has left
         self._told = 0.0
 
-    def beside(self) -> Work:
-        """Other work for the same viewer, at the same time."""
-        other = Work()
-        other._gone = self._gone
-        return other
-
     def begin(self) -> None:
         """Forget that earlier work was cancelled."""
         self._cancelled.clear()
@@ -41,15 +35,9 @@ class Work:
         """Let `check` raise from now on."""
         self._gone.set()
 
-    def check_there(self) -> None:
-        """Raise Cancelled where the viewer has left."""
-        if self._gone.is_set():
-            raise Cancelled
-
     def check(self) -> None:
         """Raise Cancelled where the viewer has left, or wants no more of it."""
-        self.check_there()
-        if self._cancelled.is_set():
+        if self._gone.is_set() or self._cancelled.is_set():
             raise Cancelled
 
     def tell_by(self, tell: Callable[[str, int, int], object]) -> None:

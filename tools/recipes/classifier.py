@@ -61,51 +61,83 @@ class ClassifierConfig(RunConfig):
 
     UNIT: ClassVar[str] = "image"
 
+    FIRST: ClassVar[tuple[str, ...]] = (
+        "dataset",
+        "root",
+        "model",
+        "method",
+        "teacher",
+        "out",
+        "resume",
+        "epochs",
+        "batch_size",
+        "device",
+    )
+
     loop: LoopConfig = section(LoopConfig, batch_size=128)
-    images: int = setting(0, "images an epoch; 0 = each of the training set once")
-    subset: int = setting(0, "train on so many images, as many of each class; 0 = on all")
-    dataset: str = setting("cifar100", "data set", choices=tuple(LABELLED))
+    images: int = setting(
+        0, "Learn from so many images in an epoch; 0 takes each of the training set once"
+    )
+    subset: int = setting(0, "Train on so many images alone, as many of each class; 0 takes all")
+    dataset: str = setting("cifar100", "Train on this data set", choices=tuple(LABELLED))
     root: str = setting(
         "data",
-        "folder that holds the data set, or its files",
+        "Read the data set from this folder",
         changeable=True,
         decisive=False,
         path=True,
     )
-    model: str = setting("resnet18", "network to train", choices=tuple(CLASSIFIERS))
+    model: str = setting("resnet18", "Train this network", choices=tuple(CLASSIFIERS))
     method: str = setting(
         "rbcn",
-        "how it is binarized; float: not at all. By default all but rbcn have no gan,"
-        " lambda_match and bn_pass, and scheme_a has train_teacher and start random;"
-        " files and flags win",
+        "Binarize the network by this method, or with float not at all. All but rbcn go without"
+        " gan, lambda_match and bn_pass, and scheme_a has train_teacher and a random start, unless"
+        " a file or a flag asks for something else",
         choices=(FLOAT, *METHODS),
     )
     method_options: list[str] = setting(
-        list, "option of the method, such as weight_bases=5", metavar="NAME=VALUE"
+        list,
+        "Give the method this option, such as weight_bases=5; repeatable",
+        metavar="NAME=VALUE",
     )
-    stages: str = setting("", "channels of the stages, such as 32-32-64-128")
-    stem: str = setting("", "first layer of resnet18: imagenet (7 x 7) or cifar (3 x 3)")
+    stages: str = setting(
+        "", "Give the network's stages these channels, such as 32-32-64-128; none: the model's own"
+    )
+    stem: str = setting(
+        "", "Give resnet18 the first layer imagenet (7 x 7) or cifar (3 x 3); none: imagenet's"
+    )
     shortcut: str = setting(
-        "", "around every convolution (conv, Bi-Real Net's) or every two (block)"
+        "",
+        "Lead a shortcut around every convolution (conv, as Bi-Real Net) or around every two"
+        " (block); none: the model's own",
     )
     start: str = setting(
-        "teacher", "weights to start a 1-bit network from", choices=("teacher", "random")
+        "teacher",
+        "Start a 1-bit network from the teacher's weights, or from random ones",
+        choices=("teacher", "random"),
     )
-    size: int = setting(0, "pixels of the images' side, of folders of images; 0 = 224, or 64")
-    augment: bool = setting(True, "crop at random, and flip where the data set allows it")
+    size: int = setting(
+        0,
+        "Cut the images of a folder to so many pixels in width and height; 0 takes 224, or 64 for"
+        " tiny-imagenet",
+    )
+    augment: bool = setting(
+        True, "Crop images at random, and mirror them where the data set allows it"
+    )
     check: str = setting(
         "auto",
-        "checksums and counts as published: strict; auto, where a file has the published size; off",
+        "Compare the files of the data set with their published checksums: strict always, off"
+        " never, auto where a file has the published size",
         choices=("auto", "strict", "off"),
         changeable=True,
         decisive=False,
     )
     skip_broken: bool = setting(
-        False, "leave images out that cannot be read", changeable=True, decisive=False
+        False, "Leave out the images that cannot be read", changeable=True, decisive=False
     )
     out: str = setting(
         "runs/classifier",
-        "folder for weights, checkpoint and logs",
+        "Write weights, checkpoint and logs to this folder",
         changeable=True,
         decisive=False,
         path=True,
@@ -221,12 +253,14 @@ def with_defaults(settings: dict[str, Any]) -> ClassifierConfig:
     return from_settings(ClassifierConfig, defaults | settings)
 
 
-def read_config(argv: list[str] | None, description: str = "") -> ClassifierConfig:
+def read_config(
+    argv: list[str] | None, description: str = "", example: str = ""
+) -> ClassifierConfig:
     """The method's defaults, then --config, then flags, of which the last wins.
 
     On --resume the settings of the training itself, then --config, then flags.
     """
-    settings = parse_config(ClassifierConfig, argv, description)
+    settings = parse_config(ClassifierConfig, argv, description, example=example)
     if settings.get("resume"):
         return resumed(ClassifierConfig, settings)
     return with_defaults(settings)
@@ -289,12 +323,17 @@ class ClassifierRecipe(Recipe[ClassifierConfig]):
         twin = dataclasses.replace(twin, out=str(folder), resume=(folder / "config.yaml").is_file())
         return ClassifierRecipe(twin, self.process, self.images)
 
+    def untrained(self) -> nn.Module:
+        """See `Recipe`. Raises ValueError where it does not take the images."""
+        network = self._new_network(self.config)
+        _check_images(self.model, network, self.training, self.process.device)
+        return network
+
     def build(self) -> Rectifier:
         """The networks, the student started from its teacher, and their training."""
         config, device = self.config, self.process.device
         torch.manual_seed(config.seed)
-        student = self._new_network(config)
-        _check_images(config.model, student, self.training, device)
+        student = self.untrained()
         teacher, stats = None, None
         if config.algorithm.train_teacher:
             teacher = self._new_network(config.float_twin())

@@ -9,7 +9,7 @@ import hashlib
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -44,23 +44,50 @@ MEASURED = 8  # batches by which the deviation of the teacher's features is meas
 class DistillConfig(PairConfig):
     """Everything about the training of RB-SF 2."""
 
-    val_frames: int = setting(100, "frames of each", changeable=True, decisive=False)
-    channels: str = setting("64-128-256", "of the stages at strides 4, 8 and 16")
-    depths: str = setting("2-3-3", "blocks of the stages")
-    stem: int = setting(4, "side of the first convolution's windows, whose stride is 4")
-    features: int = setting(64, "channels that template and search region are compared in")
-    head_depth: int = setting(2, "blocks of the head")
-    method: str = setting("bireal", "binarization method; float: the float twin")
+    FIRST: ClassVar[tuple[str, ...]] = tuple(name for name in PairConfig.FIRST if name != "model")
+
+    teacher: str | None = setting(
+        None,
+        "Learn from the published tracker in these two files",
+        metavar="BACKBONE.onnx,HEAD.onnx",
+        changeable=True,
+        path=True,
+    )
+    val_frames: int = setting(
+        100,
+        "Track so many frames of each sequence of --val",
+        changeable=True,
+        decisive=False,
+    )
+    channels: str = setting(
+        "64-128-256", "Give the stages at strides 4, 8 and 16 these numbers of channels"
+    )
+    depths: str = setting("2-3-3", "Give the stages these numbers of blocks")
+    stem: int = setting(
+        4, "Give the first convolution, of stride 4, windows of so many pixels in width and height"
+    )
+    features: int = setting(64, "Compare template and search region in so many channels")
+    head_depth: int = setting(2, "Give the head so many blocks")
+    method: str = setting(
+        "bireal", "Binarize by this method; float trains the float network of the same form"
+    )
     twin: str | None = setting(
-        None, "weights of the float twin, whose maps --gan and --lambda-match compare with"
+        None,
+        "Let --gan and --lambda-match compare with the maps of the float network of the same form"
+        " in this file",
+        metavar="PATH",
     )
-    from_twin: bool = setting(False, "start from the weights of --twin")
+    from_twin: bool = setting(False, "Start from the weights of --twin")
     presence_of: str | None = setting(
-        None, "weights of RB-SF 2 that get a presence output; all else stays as it is"
+        None,
+        "Give the RB-SF 2 in this file a presence output, and train that alone",
+        metavar="PATH",
     )
-    lambda_features: float = setting(1.0, "weight of the distance to the teacher's features")
-    lambda_target: float = setting(1.0, "weight of the divergence of the class maps")
-    lambda_sides: float = setting(1.0, "weight of the distance of the boxes")
+    lambda_features: float = setting(1.0, "Weigh the distance to the teacher's features by this")
+    lambda_target: float = setting(
+        1.0, "Weigh the divergence from the teacher's class maps by this"
+    )
+    lambda_sides: float = setting(1.0, "Weigh the distance to the teacher's boxes by this")
 
     def __post_init__(self) -> None:
         """Raise ValueError naming the field, its value and what would be valid."""
@@ -116,14 +143,16 @@ def _check_numbers(name: str, text: str) -> None:
         raise ValueError(f"{name} is {text!r}; give whole numbers such as 64-128-256")
 
 
-def read_settings(argv: list[str] | None, description: str = "") -> DistillConfig:
+def read_settings(
+    argv: list[str] | None, description: str = "", example: str = ""
+) -> DistillConfig:
     """configs/rbsf2.yaml, then --config, then flags, of which the last wins.
 
     With --presence-of, configs/rbsf2-presence.yaml goes behind the first. On --resume the settings
     of the training itself are in place of these files.
     """
     defaults = read_yaml(DistillConfig, CONFIGS / "rbsf2.yaml")
-    settings = parse_config(DistillConfig, argv, description, defaults)
+    settings = parse_config(DistillConfig, argv, description, defaults, example)
     if settings.get("presence_of"):
         defaults |= read_yaml(DistillConfig, CONFIGS / "rbsf2-presence.yaml")
     if settings.get("resume"):
@@ -143,6 +172,12 @@ class DistilledRecipe(PairRecipe[DistillConfig]):
         with distributed.first_process_first(self.process.rank):
             return open_training_data(data, cache, None, 0, skip_broken=True, prepare_missing=first)
 
+    def untrained(self) -> nn.Module:
+        """See `Recipe`; for --presence-of that network, with a new presence output."""
+        if self.config.presence_of:
+            return with_presence(self.config.presence_of)
+        return build("rbsf2", **self.config.network)
+
     def build(self) -> Rectifier:
         """The student, from new weights, and what it learns.
 
@@ -150,10 +185,9 @@ class DistilledRecipe(PairRecipe[DistillConfig]):
         """
         config, device = self.config, self.process.device
         torch.manual_seed(config.seed)
+        student = place(self.untrained(), device)
         if config.presence_of:
-            student = place(with_presence(config.presence_of), device)
             return Rectifier(student, None, PresenceTask(), config.algorithm)
-        student = place(build("rbsf2", **config.network), device)
         for module in student.modules():
             if isinstance(module, Sums):
                 module.gradients = dtype_of(config.machine.precision, device)

@@ -30,17 +30,49 @@ class PairConfig(RunConfig):
     augment: AugmentConfig = section(AugmentConfig)
     mix: MixConfig = section(MixConfig)
 
-    pairs: int = setting(8000, "pairs an epoch")
+    FIRST: ClassVar[tuple[str, ...]] = (
+        "data",
+        "model",
+        "teacher",
+        "out",
+        "resume",
+        "val",
+        "epochs",
+        "pairs",
+        "batch_size",
+        "device",
+    )
+
+    pairs: int = setting(8000, "Learn from so many pairs in an epoch")
     data: list[str] = setting(
-        list, "dataset folder (layout detected) or crop store .db", changeable=True, path=True
+        list,
+        "Train on the sequences or images in this folder, in any layout, or on a crop store (.db);"
+        " repeatable",
+        changeable=True,
+        path=True,
     )
     val: str | None = setting(
-        None, "folder of sequences to track after each epoch", changeable=True, path=True
+        None, "Track the sequences in this folder after each epoch", changeable=True, path=True
     )
-    val_frames: int = setting(60, "frames of each", changeable=True, decisive=False)
-    still_share: float = setting(0.3, "share of pairs made from still images, where there are both")
-    data_share: float = setting(1.0, "share of the sequences to train on, for learning curves")
-    max_gap: int = setting(100, "frames of a video between the two of a pair at most")
+    val_frames: int = setting(
+        60,
+        "Track so many frames of each sequence of --val",
+        changeable=True,
+        decisive=False,
+    )
+    still_share: float = setting(
+        0.3,
+        "Make this share of the pairs from still images, where there are videos too",
+        metavar="SHARE",
+    )
+    data_share: float = setting(
+        1.0,
+        "Train on this share of the sequences, which shows what more data are worth",
+        metavar="SHARE",
+    )
+    max_gap: int = setting(
+        100, "Take the two frames of a pair at most so many frames apart in their video"
+    )
 
     def __post_init__(self) -> None:
         """Raise ValueError naming the field, its value and what would be valid."""

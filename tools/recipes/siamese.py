@@ -84,13 +84,17 @@ class SiameseRecipe(PairRecipe[TrainConfig]):
         own |= {"cache": str(config.shared)}
         return SiameseRecipe(changed(config, **own), self.process)
 
+    def untrained(self) -> nn.Module:
+        """See `Recipe`."""
+        return build(self.config.model, width=self.config.width)
+
     def build(self) -> Rectifier:
         """The networks, the student from its teacher or from scratch, and their training."""
         config, device = self.config, self.process.device
         precision = dtype_of(config.machine.precision, device)
         task = SiameseTask(config.response_match, precision, config.correlation_bits)
         torch.manual_seed(config.seed)
-        student = place(build(config.model, width=config.width), device)
+        student = place(self.untrained(), device)
         teacher, stats = None, None
         if config.teacher:
             teacher = place(load_teacher(config.teacher), device)

@@ -20,26 +20,29 @@ from rbsf.train.run_config import check_least, resumed
 class TrainConfig(PairConfig):
     """Everything about the training of a tracker of SiamFC's form."""
 
-    model: str = setting("rbsf", "network to train", choices=tuple(TRACKERS))
+    model: str = setting("rbsf", "Train this network", choices=tuple(TRACKERS))
     width: float = setting(
-        1.0, "factor of the hidden channels, which are rounded to multiples of 32"
+        1.0, "Multiply the hidden channels by this; they are rounded to multiples of 32"
     )
     skip_broken: bool = setting(
         False,
-        "leave sequences out whose annotation cannot be read or does not match their frames",
+        "Leave out the sequences whose boxes cannot be read or do not match their frames",
         changeable=True,
         decisive=False,
     )
     val_sequences: int = setting(
-        4, "sequences tracked after each epoch; held out of --data without --val", changeable=True
+        4,
+        "Track so many sequences after each epoch; without --val they are held out of --data",
+        changeable=True,
     )
-    response_match: float = setting(1.0, "weight of the distance to the teacher's response map")
-    scratch: bool = setting(False, "start from new weights in place of the teacher's")
+    response_match: float = setting(1.0, "Weigh the distance to the teacher's response map by this")
+    scratch: bool = setting(False, "Start from new weights in place of the teacher's")
     own_teacher: bool = setting(
         False, "Train a float teacher on the same data first, where the shipped one would serve"
     )
     correlation_bits: bool = setting(
-        False, "train for a correlation of signs (constants: correlation: bits)"
+        False,
+        "Train for tracking with the shipped constants bits, which correlate the signs of features",
     )
 
     def __post_init__(self) -> None:
@@ -96,12 +99,13 @@ def _describe_data(path: Path) -> str:
     return str(path.resolve())
 
 
-def read_config(argv: list[str] | None, description: str = "") -> TrainConfig:
+def read_config(argv: list[str] | None, description: str = "", example: str = "") -> TrainConfig:
     """The model's file in configs/, then --config, then flags, of which the last wins.
 
     On --resume the settings of the training itself are in place of that file.
     """
-    settings = parse_config(TrainConfig, argv, description, model_defaults(TrainConfig.model))
+    defaults = model_defaults(TrainConfig.model)
+    settings = parse_config(TrainConfig, argv, description, defaults, example)
     if settings.get("resume"):
         return resumed(TrainConfig, settings)
     defaults = model_defaults(settings.get("model", TrainConfig.model))

@@ -29,20 +29,42 @@ export async function attempt(action, anew = true) {
   }
 }
 
-let cancelWork = () => {};
+// Work under way: an upload, and an answer of the server. The one that began first is shown.
+const works = new Map();
+const shown = () => works.values().next().value;
 
-// Show how far some work is, from 0 to 1, or null where nobody knows; `cancel` ends it.
-export function tellProgress(text, part, cancel) {
-  byId("progress").hidden = false;
-  byId("doing").textContent = text;
-  if (part === null) byId("bar").removeAttribute("value");
-  else byId("bar").value = part;
-  byId("cancel").hidden = !cancel;
-  cancelWork = cancel ?? (() => {});
+// Show how far the work of that name is, from 0 to 1, or null where nobody knows; `cancel` ends it.
+export function tellProgress(name, text, part, cancel) {
+  const start = works.get(name)?.start ?? performance.now();
+  works.set(name, { text, part, cancel, start });
+  showWork();
 }
 
-export function endProgress() {
-  byId("progress").hidden = true;
+export function endProgress(name) {
+  works.delete(name);
+  showWork();
 }
 
-byId("cancel").addEventListener("click", () => cancelWork());
+function showWork() {
+  const work = shown();
+  byId("progress").hidden = !work;
+  if (!work) return;
+  byId("doing").textContent = work.text;
+  byId("left").textContent = timeLeft(work);
+  if (work.part === null) byId("bar").removeAttribute("value");
+  else byId("bar").value = work.part;
+  byId("cancel").hidden = !work.cancel;
+}
+
+// Such as "40 s left", once there is something to go by.
+function timeLeft({ part, start }) {
+  const seconds = (performance.now() - start) / 1000;
+  if (!part || seconds < 2) return "";
+  return `${Math.ceil((seconds * (1 - part)) / part)} s left`;
+}
+
+export function cancelAll() {
+  for (const work of works.values()) work.cancel?.();
+}
+
+byId("cancel").addEventListener("click", () => shown()?.cancel());

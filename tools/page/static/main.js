@@ -1,6 +1,6 @@
 // The page: what is in it, and what it does when the server speaks.
 
-import { attempt, byId, say, tellProblem, tellProgress } from "./dom.js";
+import { attempt, byId, cancelAll, say, tellProblem, tellProgress } from "./dom.js";
 import { listen } from "./keys.js";
 import { Link } from "./link.js";
 import { Player } from "./player.js";
@@ -54,7 +54,7 @@ function queue({ place, users }) {
 }
 
 function progress({ text, done, total }) {
-  tellProgress(text, total ? done / total : null, () => link.cancel());
+  tellProgress("answer", text, total ? done / total : null, () => link.cancel());
 }
 
 function bye({ text }) {
@@ -63,6 +63,7 @@ function bye({ text }) {
 
 function closed() {
   player.playing = false;
+  cancelAll();
   const text = farewell || "The server has ended, or the network has. Start it again, then load the page again.";
   wait("The connection is closed.", text, true);
 }
@@ -100,7 +101,7 @@ async function changeTrackers(trackers, box) {
   await player.pause();
   useTrackers(trackers);
   const done = await attempt(async () => {
-    tellProgress("Loading the tracker", null);
+    tellProgress("answer", "Loading the tracker", null);
     await table.ask({ do: "trackers", names, frame: table.view?.frame ?? 0 });
     say(`${names.length === 1 ? "1 tracker" : `${names.length} trackers`} in use.`);
   });

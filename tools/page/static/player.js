@@ -139,7 +139,7 @@ export class Player {
     slider.max = view.count - 1;
     if (this.wanted === null) slider.value = view.frame;
     slider.setAttribute("aria-valuetext", `frame ${view.frame} of ${view.count}`);
-    byId("place").textContent = `frame ${view.frame} / ${view.count - 1}, ${view.seconds.toFixed(2)} s`;
+    byId("place").textContent = `frame\u00a0${view.frame}\u00a0/\u00a0${view.count - 1}, ${view.seconds.toFixed(2)}\u00a0s`;
   }
 }
 

@@ -36,7 +36,7 @@ export class Saving {
   async saveVideo() {
     await this.player.pause();
     await attempt(async () => {
-      tellProgress("Writing the video", null, () => this.table.link.cancel());
+      tellProgress("answer", "Writing the video", null, () => this.table.link.cancel());
       const { header } = await this.table.ask({ do: "video", tracker: byId("saved").value });
       download(`/video/${this.viewer}`, header.name);
       if (header.note) byId("hint").textContent = header.note;

@@ -1,7 +1,7 @@
 // Where the video comes from: a made-up clip, an upload, the browser's camera.
 
 import { Camera } from "./camera.js";
-import { attempt, byId, endProgress, say, tellProblem, tellProgress } from "./dom.js";
+import { attempt, byId, say, tellProblem, tellProgress } from "./dom.js";
 import { send } from "./upload.js";
 
 export class Sources {
@@ -27,7 +27,7 @@ export class Sources {
     await this.leave();
     const number = Number(byId("clip").value);
     await attempt(async () => {
-      tellProgress("Making the clip", null);
+      tellProgress("answer", "Making the clip", null);
       await this.table.ask({ do: "clip", number });
       say(`Opened: ${this.table.view.name}.`);
     });
@@ -43,17 +43,15 @@ export class Sources {
       return;
     }
     await this.player.pause();
+    byId("file").disabled = true; // one upload at a time
     await attempt(async () => {
-      try {
-        await send(file, this.viewer);
-        await this.leave();
-        tellProgress(`The server looks into ${file.name}`, null, () => this.table.link.cancel());
-        await this.table.ask({ do: "open" });
-        say(`Opened: ${this.table.view.name}.`);
-      } finally {
-        endProgress();
-      }
+      await send(file, this.viewer);
+      await this.leave();
+      tellProgress("answer", `The server looks into ${file.name}`, null, () => this.table.link.cancel());
+      await this.table.ask({ do: "open" });
+      say(`Opened: ${this.table.view.name}.`);
     });
+    byId("file").disabled = false;
   }
 
   problemOf(file) {

@@ -6,7 +6,7 @@ import { paint } from "./paint.js";
 
 const COLORS = ["#40dc40", "#ffa000", "#40a0ff", "#ff40c8", "#f0e63c"];
 const SMOOTH = 0.15; // share of a new frame in the frames a second shown
-const TALLEST = 66; // of a picture, in hundredths of the window's height
+const ABOVE_AND_BELOW = 23; // rem around a picture, so that the Play button is seen as well
 
 export class Stage {
   // `on`: see drag.js.
@@ -87,7 +87,7 @@ class Panel {
 
   fit({ width, height }) {
     this.canvas.style.aspectRatio = `${width} / ${height}`;
-    this.canvas.style.maxWidth = `${(TALLEST * width) / height}vh`;
+    this.canvas.style.maxWidth = `calc(max(16rem, 100vh - ${ABOVE_AND_BELOW}rem) * ${width / height})`;
   }
 
   tell(lane, view, age) {
@@ -95,13 +95,18 @@ class Panel {
       const rate = 1000 / lane.milliseconds;
       this.rate = this.rate ? this.rate + SMOOTH * (rate - this.rate) : rate;
     }
-    const speed = lane.milliseconds ? `${this.rate.toFixed(0)} frames/s` : "not tracked here";
-    this.figures.replaceChildren(`${speed} · ${age.toFixed(0)} ms old`);
+    this.figures.textContent = this.figuresOf(lane, view, age);
     this.figures.title = "Speed of this tracker alone; time from the request for a frame to its picture";
     const several = lane.targets.length > 1;
     this.found.replaceChildren(...lane.targets.map((target) => foundItem(target, several)));
     const words = lane.targets.map((each) => `target ${each.target} ${each.state} at ${inWords(each.box)}`);
     this.canvas.setAttribute("aria-label", `${this.title}, frame ${view.frame}: ${words.join("; ") || "no box"}`);
+  }
+
+  // Speed, and age of the frame; neither means anything where nothing is tracked.
+  figuresOf(lane, view, age) {
+    if (lane.milliseconds) return `${this.rate.toFixed(0)} frames/s · ${age.toFixed(0)} ms old`;
+    return view.targets.length && !lane.targets.length ? "not tracked here" : "";
   }
 }
 

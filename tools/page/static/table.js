@@ -19,7 +19,7 @@ export class Table {
       if (answer.header.type === "view") await this.show(answer);
       return answer;
     } finally {
-      endProgress();
+      endProgress("answer");
     }
   }
 

@@ -129,10 +129,15 @@ export class Targets {
   }
 }
 
+function isLost(view, selected) {
+  return view.lanes.some(({ targets }) => targets.some(({ target, state }) => target === selected && state === "lost"));
+}
+
 function hint(view, selected) {
   if (!view.targets.length) return "Drag a box around something in the picture.";
   if (selected === null) return "Drag a box around the new target.";
   const { frame, count, reach, live } = view;
+  if (isLost(view, selected)) return "It is lost. Play goes on looking for it; a new box shows where it is.";
   if (reach && frame > reach[1]) return `Nothing is tracked here yet. Play goes on from frame ${reach[1]}.`;
   if (reach && frame === reach[1] && !live && frame < count - 1) return "Play follows it. A new box corrects it from this frame on.";
   return "A new box corrects the target from this frame on.";

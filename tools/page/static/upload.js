@@ -1,6 +1,6 @@
 // Send a video, with progress. XMLHttpRequest tells it; fetch does not.
 
-import { tellProgress } from "./dom.js";
+import { endProgress, tellProgress } from "./dom.js";
 import { Cancelled, Refused } from "./link.js";
 
 const BROKEN = "The upload broke off. Is the server still there, and the video not too large?";
@@ -13,18 +13,19 @@ export function send(file, viewer) {
     request.open("POST", `/upload?${query}`);
     request.responseType = "json";
     request.upload.onprogress = ({ loaded, total }) =>
-      tellProgress(`Sending ${file.name}`, total ? loaded / total : null, cancel);
+      tellProgress("upload", `Sending ${file.name}`, total ? loaded / total : null, cancel);
     request.onload = () => {
       if (request.status === 200) resolve(request.response);
       else reject(new Refused(asSentence(request.response?.error ?? BROKEN)));
     };
     request.onerror = () => reject(new Refused(BROKEN));
     request.onabort = () => reject(new Cancelled());
-    tellProgress(`Sending ${file.name}`, 0, cancel);
+    request.onloadend = () => endProgress("upload");
+    tellProgress("upload", `Sending ${file.name}`, 0, cancel);
     request.send(file);
   });
 }
 
 function asSentence(text) {
-  return text.endsWith(".") ? text : `${text}.`;
+  return `${text[0].toUpperCase()}${text.slice(1)}${text.endsWith(".") ? "" : "."}`;
 }

@@ -1,0 +1,76 @@
+"""Parsers of the programs, with help for readers in a hurry. Imports nothing heavy.
+
+    parser, first = make_parser(__doc__, "--video in.mp4 --init 120,80,40,60")
+    first.add_argument("--video", required=True, metavar="PATH", help="Track in this video")
+    others = parser.add_argument_group("files that are written")
+
+The flags that most users need stand in the first group, all others in groups with names. The help
+of a flag is a sentence without a full stop. What is required and what the defaults are is added.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+Flags = argparse._ActionsContainer  # a parser, or a group of its flags
+
+WIDTH = 100  # columns of the help at most
+FIRST = "flags to begin with"
+
+
+class Help(argparse.RawDescriptionHelpFormatter):
+    """Help of at most WIDTH columns that says what is required and what each default is."""
+
+    def __init__(self, prog: str) -> None:
+        width = min(shutil.get_terminal_size().columns, WIDTH)
+        super().__init__(prog, max_help_position=26, width=width)
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        if action.required and action.option_strings:
+            return f"{text} (required)"
+        takes_value = action.nargs != 0 and bool(action.option_strings)
+        if "default:" in text or not takes_value:
+            return text
+        shown = "none" if action.default in (None, []) else "%(default)s"
+        return f"{text} (default: {shown})"
+
+
+def make_parser(
+    description: str | None, example: str, takes: str = "", allow_abbrev: bool = True
+) -> tuple[argparse.ArgumentParser, Flags]:
+    """A parser, and its group of the flags to begin with, which holds --help.
+
+    `example`: flags of a command that can be typed as it is. Several commands are several lines,
+    and without any there is no example.
+    `takes`: what the command line has beside flags, as the usage names it, such as `RUN ...`.
+    """
+    program = program_name()
+    parser = argparse.ArgumentParser(
+        prog=program,
+        usage=" ".join(["%(prog)s", *takes.split(), "[flags]"]),
+        description=description,
+        epilog=_examples(program, example.strip().splitlines()),
+        formatter_class=Help,
+        add_help=False,
+        allow_abbrev=allow_abbrev,
+    )
+    first = parser.add_argument_group(FIRST)
+    first.add_argument("-h", "--help", action="help", help="Show this help and end")
+    return parser, first
+
+
+def _examples(program: str, lines: list[str]) -> str | None:
+    if not lines:
+        return None
+    title = "example" if len(lines) == 1 else "examples"
+    return "\n".join([f"{title}:", *(f"  {program} {line.strip()}" for line in lines)])
+
+
+def program_name() -> str:
+    """What the user types to run this program, such as `python tools/track.py` or `rbsf track`."""
+    typed = sys.argv[0]
+    return f"python {typed}" if typed.endswith(".py") else Path(typed).name

@@ -117,6 +117,7 @@ def test_the_shipped_float_network_teaches_where_it_fits(tmp_path: Path) -> None
     assert teacher_for() is None
 
 
+@pytest.mark.slow
 def test_a_try_out_says_how_long_it_takes_and_changes_nothing(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -44,6 +44,7 @@ BOX = (40, 30, 30, 24)
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a small RB-SF 2 with presence: its packed file and its graphs."""
     folder = tmp_path_factory.mktemp("onnx")
+    torch.manual_seed(0)
     net = trained(build("rbsf2", presence=True, **SMALL))  # type: ignore[arg-type]
     save_weights(net, "rbsf2", folder / "net.safetensors")
     export_to(folder / "net.safetensors", folder / "net.onnx")
@@ -80,20 +81,28 @@ def test_class_map_and_sides_are_those_of_the_packed_engine(folder: Path) -> Non
     assert target.std() > 0.01
 
 
-def test_boxes_of_rbsf2_are_those_of_the_packed_engine(folder: Path) -> None:
+@pytest.mark.parametrize("limits", [{}, {"faint_score": 0.35, "sure_score": 0.41}])
+def test_boxes_of_rbsf2_are_those_of_the_packed_engine(
+    limits: dict[str, float], folder: Path
+) -> None:
     packed = load_network(folder / "net.safetensors", engine="packed", threads=1)
-    other = AnchorFree(packed, AnchorFreeConfig(redetect="off"))  # type: ignore[arg-type]
+    other = AnchorFree(packed, AnchorFreeConfig(redetect="off", **limits))  # type: ignore[arg-type]
     tracker = open_tracker(folder / "net_backbone.onnx", folder / "net_head.onnx")
+    tracker.constants |= limits
     tracker.init(FRAMES[0], BOX)
     other.init(FRAMES[0], BOX)
-    boxes = []
+    boxes, scores = [], []
     for frame in FRAMES[1:]:
         result = other.update(frame)
         box, score = tracker.update(frame)
         np.testing.assert_allclose(box, result.box, atol=1e-9)
         assert score == pytest.approx(result.score, abs=1e-12)
         boxes.append(box)
-    assert np.ptp(boxes, axis=0).min() > 1  # all of x, y, w, h change
+        scores.append(score)
+    if limits:
+        assert min(scores) < limits["faint_score"] < limits["sure_score"] < max(scores), scores
+    else:
+        assert np.ptp(boxes, axis=0).min() > 1  # all of x, y, w, h change
 
 
 @pytest.mark.slow

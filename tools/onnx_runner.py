@@ -338,12 +338,12 @@ def main(argv: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--backbone", required=True, metavar="FILE", help="the tracker's ..._backbone.onnx")
-    add("--head", required=True, metavar="FILE", help="the tracker's ..._head.onnx")
-    add("--video", required=True, metavar="FILE", help="what cv2.VideoCapture reads")
+    add("--backbone", required=True, metavar="PATH", help="the tracker's ..._backbone.onnx")
+    add("--head", required=True, metavar="PATH", help="the tracker's ..._head.onnx")
+    add("--video", required=True, metavar="PATH", help="what cv2.VideoCapture reads")
     add("--init", required=True, metavar="X,Y,W,H", help="the target in the first frame, pixels")
     add("--threads", type=int, default=1, metavar="N", help="CPU threads (default: 1)")
-    add("--boxes", type=Path, metavar="FILE", help="CSV to write (default: print the boxes)")
+    add("--boxes", type=Path, metavar="PATH", help="CSV to write (default: print the boxes)")
     args = parser.parse_args(argv)
     try:
         box = [float(number) for number in args.init.split(",")]

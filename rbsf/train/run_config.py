@@ -134,8 +134,8 @@ class RunConfig:
     )
     cache: str | None = setting(
         None,
-        "Keep what several trainings can share, cut-out pairs and float teachers, in this folder; by"
-        " default in --out",
+        "Keep what several trainings can share, cut-out pairs and float teachers, in this folder;"
+        " by default in --out",
         changeable=True,
         decisive=False,
         path=True,

@@ -235,7 +235,7 @@ def test_contents_are_told_of_finished_stores_only(store_path, tmp_path):
 
 
 def test_a_missing_store_is_named(tmp_path):
-    message = r"none\.db: no such crop store; make it with tools/prepare_pairs"
+    message = r"none\.db: no such crop store; make it with rbsf prepare-pairs --out .*none"
     with pytest.raises(FileNotFoundError, match=message):
         CropStore(tmp_path / "none.db")
 

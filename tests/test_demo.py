@@ -62,4 +62,4 @@ def test_a_stopped_demo_says_so_by_its_code(tmp_path, monkeypatch):
 def test_help_says_how_the_seed_was_chosen(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
-    assert "seeds 0 to 7 were tried" in " ".join(capsys.readouterr().out.split())
+    assert "0 to 7 were tried" in " ".join(capsys.readouterr().out.split())

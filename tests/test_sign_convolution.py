@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from requirements import skip_without
 from torch import nn
 from torch.nn import functional as F
 
@@ -25,7 +26,7 @@ def signs_and_kernel(inputs, outputs, side):
 @pytest.fixture
 def _kernels():
     if not has_kernels(*signs_and_kernel(8, 8, 3)):
-        pytest.skip("the engine has no kernels here that training would use")
+        skip_without("kernels", "the engine has none here that training would use")
 
 
 @pytest.mark.usefixtures("_kernels")

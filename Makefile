@@ -28,7 +28,7 @@ test: lint
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test-all: .venv/.ready sanitize
-	$(BIN)/python -m pytest -m slow --numprocesses 2
+	$(BIN)/python -m pytest -m slow --numprocesses 2 --dist loadfile
 
 # EXAMPLES damaged files for each parser.
 fuzz: .venv/.ready

@@ -454,7 +454,7 @@ class TestOnScreen:
             ("q", 1, "error: the selection was cancelled and no box was drawn"),
             ("X", 1, "error: the window was closed and no box was drawn"),
             ("SIGINT", 130, "interrupted"),
-            ("SIGTERM", -signal.SIGTERM, "Drag a box"),
+            ("SIGTERM", -signal.SIGTERM, "by its header"),  # nothing more is said
         ],
     )
     def test_a_choice_is_given_up(
@@ -463,7 +463,7 @@ class TestOnScreen:
         run = start("short.mp4", "--select")
         ended, said = run.end(do(screen, act))
         assert ended == code
-        assert said.startswith(line)
+        assert line in said
         assert not list(tmp_path.glob("[!.]*"))
 
     @pytest.mark.parametrize(

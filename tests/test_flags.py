@@ -15,7 +15,10 @@ from rbsf.system.flags import FIRST, WIDTH
 from rbsf.tools.command import COMMANDS
 
 MOST_FIRST = 12
-UNNAMED = {"gpu-run": ("rbsf.tools.gpu_run", "")}  # programs that are no command of rbsf
+UNNAMED = {  # programs that are no command of rbsf
+    "animation": ("rbsf.tools.animation", ""),
+    "gpu-run": ("rbsf.tools.gpu_run", ""),
+}
 PROGRAMS = {name: module for name, (module, _) in (COMMANDS | UNNAMED).items()}
 
 

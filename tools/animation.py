@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 if not __package__:  # run as a file: where nothing is installed the checkout serves
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
+from rbsf.system.flags import make_parser
 from rbsf.system.program import check_writable, positive_int, require, run
 from rbsf.tracker.flags import add_network_flags, add_weights_flag
 
@@ -38,26 +39,25 @@ COLORS = {"tracked": (64, 220, 64), "unsure": (250, 200, 40), "lost": (255, 40, 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
+    parser, first = make_parser(__doc__, "--out street.webp --frames 100")
+    add = first.add_argument
     add(
         "--out",
         type=Path,
         default=Path("docs/rbsf.webp"),
-        metavar="FILE",
-        help="animated WebP (default: %(default)s)",
+        metavar="PATH",
+        help="Write the animated WebP to this file",
     )
-    add("--seed", type=int, default=0, help="of the street's looks (default: %(default)s)")
-    add("--frames", type=positive_int, default=250, help="of the video (default: %(default)s)")
+    add("--seed", type=int, default=0, metavar="N", help="Draw the street's looks by this number")
+    add("--frames", type=positive_int, default=250, metavar="N", help="Make a video of N frames")
     add(
         "--quality",
         type=positive_int,
         default=70,
-        help="of the pictures, 1 to 100 (default: %(default)s)",
+        metavar="N",
+        help="Quality of the pictures, 1 to 100",
     )
-    add_weights_flag(parser)
+    add_weights_flag(first)
     add_network_flags(parser)
     return parser.parse_args(argv)
 

@@ -29,6 +29,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as under nohup
 torch.set_num_threads(1)  # equal results to the bit, and cores left for worker processes
 
 ROOT = Path(__file__).resolve().parents[1]
+SLOW_TIMEOUT = 1500  # seconds
 NARROW = 0.1  # width of trackers that are only an example: 32 channels in all layers but the last
 
 
@@ -40,6 +41,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure() -> None:
     """Refuse a $RBSF_REQUIRE with unknown words."""
     required()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give slow tests more time before they fail as hung."""
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT))
 
 
 @pytest.hookimpl(wrapper=True)

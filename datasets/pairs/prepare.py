@@ -423,8 +423,17 @@ def _map_bounded(pool: ProcessPoolExecutor, jobs: Iterator[Job], limit: int) -> 
     """Map `make_crops` over jobs, in order, with at most `limit` of them under way."""
     under_way: deque[Future[Result]] = deque()
     for job in jobs:
-        under_way.append(pool.submit(make_crops, job))
+        under_way.append(_submit(pool, job))
         if len(under_way) == limit:
             yield under_way.popleft().result()
     while under_way:
         yield under_way.popleft().result()
+
+
+def _submit(pool: ProcessPoolExecutor, job: Job) -> Future[Result]:
+    """Let a worker do `job`. Raises BrokenProcessPool where a worker has died."""
+    try:
+        return pool.submit(make_crops, job)
+    except OSError as error:
+        # A pool that breaks at this moment has closed its pipe and not yet said so.
+        raise BrokenProcessPool(str(error)) from error

@@ -15,6 +15,7 @@ Frames = Generator[np.ndarray, None, None]
 START_SECONDS = 20.0  # how long the first frame may take to come
 SILENT_SECONDS = 10.0  # how long no frame may come later, with all attempts to connect again
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 4.0  # seconds between these attempts; each waits twice as long
+END_SECONDS = 2.0  # for the reader to end, once nobody takes frames
 POLL_SECONDS = 0.1  # how often a wait looks up, so that Ctrl-C is heard on all systems
 
 
@@ -52,7 +53,9 @@ class NewestFrame:
         self._refused = ""  # why the source could not be opened, before any frame came
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, float]]:
-        threading.Thread(target=self._read, name=f"reader of {self.name}", daemon=True).start()
+        # A daemon, for a read from a silent source does not end.
+        reader = threading.Thread(target=self._read, name=f"reader of {self.name}", daemon=True)
+        reader.start()
         begin: float | None = None
         try:
             while taken := self._take(START_SECONDS if begin is None else SILENT_SECONDS):
@@ -66,6 +69,8 @@ class NewestFrame:
             self._stopped = True
             with self._changed:
                 self._changed.notify_all()
+            # Python aborts where it ends while a thread is in OpenCV.
+            reader.join(END_SECONDS)
 
     def describe(self) -> str:
         """One line on the frames so far."""

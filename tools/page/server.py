@@ -103,7 +103,7 @@ def open_port(host: str, port: int) -> socket.socket:
 def serve(listener: socket.socket, host: str, settings: Settings) -> None:
     """Serve the page until Ctrl-C or SIGTERM."""
     # Every visit begins with this clip, which takes a second to make.
-    threading.Thread(target=CLIPS[0].open, daemon=True).start()
+    threading.Thread(target=CLIPS[0].open).start()
     config = uvicorn.Config(
         make_app(settings, local=is_loopback(host)),
         log_level="warning",

@@ -18,7 +18,7 @@ from rbsf.eval.trackers import StaticTracker
 from rbsf.export.first_layer import quantise_first
 from rbsf.export.pack import export_tracker
 from rbsf.layers import binary_layers
-from rbsf.shipped import shipped_trackers
+from rbsf.shipped import find_trained, shipped_trackers
 from rbsf.tracker.backbones import load_backbone
 from rbsf.tracker.siamfc import SiamFC
 from rbsf.weights import load_weights
@@ -33,6 +33,12 @@ def test_trackers_are_found_by_their_files():
     assert {"rbsf", "siamfc"} <= trackers.keys()
     assert "rbsf-train" not in trackers
     assert trackers["rbsf"].samefile(PACKED)
+
+
+def test_a_name_stands_for_the_trained_weights_and_a_path_for_itself():
+    assert find_trained("rbsf").samefile(TRAINED)
+    assert find_trained("siamfc").samefile(FLOAT)
+    assert find_trained(PACKED) == PACKED
 
 
 def test_they_are_the_1_bit_network_and_say_how_they_were_trained():

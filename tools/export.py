@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 if not __package__:  # run as a file: where nothing is installed the checkout serves
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
+from rbsf.shipped import find_trained
 from rbsf.system.flags import make_parser
 from rbsf.system.program import check_writable, require, run
 
@@ -47,10 +48,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add = first.add_argument
     add(
         "--weights",
-        type=Path,
+        type=find_trained,
         required=True,
         metavar="PATH",
-        help="Export the trained weights of a tracker or a classifier in this file",
+        help="Export the trained weights of a tracker or a classifier in this file, or the shipped"
+        " ones of this name, such as rbsf",
     )
     add(
         "--out",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
 WEIGHTS = (FOLDER / "weights").resolve()
+TRAINED = "-train"  # ends the names of weights from which a packed file was exported
 CONFIGS = (FOLDER / "configs").resolve()
 
 
@@ -18,13 +19,19 @@ def find_weights(name: str | Path) -> Path:
     return _find(name, WEIGHTS, ".safetensors")
 
 
+def find_trained(name: str | Path) -> Path:
+    """The path of the weights `name`; of shipped ones, those from which they were packed."""
+    trained = find_weights(f"{name}{TRAINED}")
+    return trained if trained.is_file() and not Path(name).is_file() else find_weights(name)
+
+
 def shipped_trackers() -> dict[str, Path]:
     """The weights of trackers that are shipped, by name.
 
-    Those from which a packed file was exported, NAME-train, are left out.
+    Those from which a packed file was exported are left out.
     """
     files = sorted(WEIGHTS.glob("*.safetensors"))
-    return {path.stem: path for path in files if not path.stem.endswith("-train")}
+    return {path.stem: path for path in files if not path.stem.endswith(TRAINED)}
 
 
 def find_constants(name: str | Path) -> Path:

@@ -32,6 +32,11 @@ class Layout:
     slots: np.ndarray  # [8 * blocks]: the channel of each slot, -1 for none
     group_blocks: list[int]  # how many blocks each group of the writer has
 
+    def bits_of(self, own: slice) -> slice | np.ndarray:
+        """Where the bits of a plane's channels stand: a slice if in order, which is quicker."""
+        bits, width = self.bits[own], own.stop - own.start
+        return slice(width) if bits[-1] == width - 1 else bits
+
 
 @dataclass(frozen=True, eq=False)
 class Packed:
@@ -61,9 +66,7 @@ class Packed:
         turned = bits ^ self.inverted
         for plane in range(order.planes):
             own = slice(plane * width, (plane + 1) * width)
-            in_order = order.bits[own][-1] == width - 1
-            to = slice(0, width) if in_order else order.bits[own]  # a slice is quicker
-            spread[..., plane, to] = turned[..., own]
+            spread[..., plane, order.bits_of(own)] = turned[..., own]
         return np.packbits(spread, axis=-1, bitorder="little").transpose(0, 3, 1, 2, 4)
 
     def inside(self, array: np.ndarray) -> np.ndarray:
@@ -168,5 +171,5 @@ def bit_rows(node: Node, read: Packed) -> np.ndarray:
     rows = np.zeros((*bits.shape[:3], read.layout.bytes * 8), np.uint8)
     for group in range(groups):
         own = slice(group * width, (group + 1) * width)
-        rows[group][..., read.layout.bits[own]] = bits[group] ^ read.inverted[own]
+        rows[group][..., read.layout.bits_of(own)] = bits[group] ^ read.inverted[own]
     return np.packbits(rows, axis=-1, bitorder="little").reshape(len(weight), -1)

@@ -7,6 +7,7 @@ import shlex
 
 import cv2
 import pytest
+from conftest import refused
 
 from rbsf.tools import reproduce, studies
 from rbsf.tools.recipes.classifier import RESULT, read_config
@@ -73,6 +74,11 @@ def test_reproduce_trains_what_is_missing_and_prints_both_figures(image_root, tm
     listed = capsys.readouterr().out
     assert (listed.count("to do"), listed.count("Bi, seed 0: done")) == (3, 1)
     assert "--method bireal --stages 8-8-8-8" in listed
+
+
+def test_a_seed_given_twice_is_refused(image_root, tmp_path):
+    flags = ["table2", "--root", str(image_root), "--out", str(tmp_path), "--seeds", "0", "0"]
+    refused(lambda: reproduce.main(flags), "--seeds 0 0")
 
 
 def test_reproduce_goes_on_where_data_is_missing_and_says_so(image_root, tmp_path, capsys):

@@ -268,7 +268,9 @@ def open_table(args: argparse.Namespace) -> Study:
 
 
 def check_flags(args: argparse.Namespace, table: Study) -> None:
-    """Raise ValueError for a flag that is for the other kind of table."""
+    """Raise ValueError for a seed given twice, and for a flag of the other kind of table."""
+    if len(set(args.seeds)) < len(args.seeds):
+        raise ValueError(f"--seeds {' '.join(map(str, args.seeds))}: give each number once")
     other = "tracker" if table.trains == "classifier" else "classifier"
     for flag in FLAGS_OF[other]:
         if getattr(args, flag):

@@ -72,7 +72,8 @@ def test_a_target_that_moves_is_followed() -> None:
 
 def test_a_size_is_taken_over_in_part() -> None:
     """The part is size_rate times the score, as an unchanged size has no penalty."""
-    tracker = start(Always(size=(127, 127), share=0.5), change_penalty=0, size_rate=0.4)
+    about = {"change_penalty": 0, "size_rate": 0.4, "score_shift": 0}
+    tracker = start(Always(size=(127, 127), share=0.5), **about)
     result = tracker.update(FRAME)
     np.testing.assert_allclose(result.box[2:], 60 * (1 + 0.4 * 0.5), atol=1e-6)
 
@@ -90,8 +91,13 @@ def test_changes_are_penalised() -> None:
 
 
 def test_a_target_of_a_low_score_is_lost() -> None:
-    tracker = start(Always(share=0.2), lost_score=0.25, lost_frames=2)
+    tracker = start(Always(share=0.2), lost_score=0.25, lost_frames=2, score_shift=0)
     assert [tracker.update(FRAME).lost for _ in range(3)] == [False, True, True]
+
+
+def test_the_score_is_the_probability_with_its_odds_lowered() -> None:
+    found = start(Always(share=0.8), score_shift=np.log(16)).update(FRAME)
+    assert found.score == pytest.approx(0.2)  # odds of 4 become odds of 1/4
 
 
 def test_sizes_stay_within_bounds() -> None:

@@ -35,7 +35,14 @@ RESPONSE = (
     "window_influence",
     "response_up",
 )
-HEAD = ("window_influence", "change_penalty", "size_rate", "sure_score", "faint_score")
+HEAD = (
+    "window_influence",
+    "change_penalty",
+    "size_rate",
+    "score_shift",
+    "sure_score",
+    "faint_score",
+)
 MAPS = (
     "maps [N, M, rows, columns]: 0 is the logit of the target; 1 to 4 are logs of the distances to"
     " its left, top, right and bottom side, in pixels of the search crop; 5, where there is one,"

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -148,14 +149,16 @@ class HeadTracker(Tracker):
         at = row, column = np.unravel_index(final.argmax(), final.shape)
         cell = np.array([column, row]) - (np.array(target.shape[::-1]) - 1) / 2
         middle = np.array([right[at] - left[at], bottom[at] - top[at]]) / 2
-        if target[at] < constants["faint_score"]:
-            return float(target[at])
-        if target[at] >= constants["sure_score"]:
+        likely = float(target[at]) * math.exp(-constants["score_shift"])
+        score = likely / (likely + (1 - float(target[at])))
+        if score < constants["faint_score"]:
+            return score
+        if score >= constants["sure_score"]:
             rate = constants["size_rate"] * trust[at]
             new = self.size * (1 - rate) + size[:, row, column] * scale * rate
             self.size = np.clip(new, constants["smallest_size"], self.frame)
         self.move((cell * self.network.stride + middle) * scale)
-        return float(target[at])
+        return score
 
     def _penalty(self, size: np.ndarray, before: np.ndarray) -> np.ndarray:
         """Factors `[rows, columns]`, lower where size and proportions differ more from `before`."""

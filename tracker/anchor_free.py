@@ -7,6 +7,7 @@ a pair of callables, see `Network`; RB-SF 2 is one, NanoTrack itself another.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -49,22 +50,34 @@ class Network(Protocol):
 
 @dataclass(frozen=True)
 class AnchorFreeConfig(StateConfig):
-    """Constants of the search, by default those published for NanoTrack v3."""
+    """Constants of the search, by default those chosen for RB-SF 2 on GOT-10k/val."""
 
     window_influence: float = 0.455  # share of the cosine window in the final map
     change_penalty: float = 0.138  # strength of the penalty on a change of size or proportions
-    size_rate: float = 0.348  # share of the new size taken over where the score is 1
+    size_rate: float = 0.1  # share of the new size taken over where the probability is 1
+    score_shift: float = 3.6  # taken off the probability's logit, which makes it the score
 
     def __post_init__(self) -> None:
         """Raise ValueError where a field is wrong; it names field, value and what is valid."""
         super().__post_init__()
+        if not np.isfinite(self.score_shift):
+            raise ValueError(f"score_shift={self.score_shift}: give a finite number")
         for name in ("window_influence", "change_penalty", "size_rate"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)}: give a number from 0 to 1")
 
 
-# NanoTrack does not look for a lost target, and follows it the same whatever the score.
-AS_PUBLISHED = AnchorFreeConfig(sure_score=0, lost_score=0.3, faint_score=0, redetect="off")
+# NanoTrack v3's. It does not look for a lost target, and follows it the same whatever the score.
+AS_PUBLISHED = AnchorFreeConfig(
+    window_influence=0.455,
+    change_penalty=0.138,
+    size_rate=0.348,
+    score_shift=0.0,
+    sure_score=0,
+    lost_score=0.3,
+    faint_score=0,
+    redetect="off",
+)
 
 
 class _Choice(NamedTuple):
@@ -77,8 +90,8 @@ class _Choice(NamedTuple):
 class AnchorFree(Follower):
     """Follow one target by a network that tells class and sides of each position.
 
-    The score is the probability of the target at the position chosen; the cosine window and the
-    penalty are not in it. Presence is not used: on departures it tells frames with the target from
+    The score is the probability of the target at the position chosen, with its logit shifted to make
+    it that of an overlap above a half; the cosine window and the penalty are not in it. Presence is not used: on departures it tells frames with the target from
     those without it less well (docs/experiments/long-term.md).
     """
 
@@ -124,7 +137,8 @@ class AnchorFree(Follower):
         middle = np.array([right - left, bottom - top])[:, row, column] / 2
         choice = _Choice(size[:, row, column] * self._side, float(trust[at]))
         offset, spacing = (position + middle) * self._side, POSITION_STRIDE * self._side
-        return Sighting(offset, float(answer.target[at]), choice, answer.target, spacing)
+        score = _shifted(float(answer.target[at]), self.config.score_shift)
+        return Sighting(offset, score, choice, answer.target, spacing)
 
     def _penalty(self, size: np.ndarray, before: np.ndarray) -> np.ndarray:
         """Factors `[rows, columns]`, lower where boxes differ more from `before`.
@@ -134,6 +148,12 @@ class AnchorFree(Follower):
         growth = _larger(_side(size) / _side(before))
         stretch = _larger((size[0] / size[1]) / (before[0] / before[1]))
         return np.exp(-(growth * stretch - 1) * self.config.change_penalty)
+
+
+def _shifted(probability: float, shift: float) -> float:
+    """The probability whose logit is lower by `shift`: its odds are those times exp(-shift)."""
+    part = probability * math.exp(-shift)
+    return part / (part + (1 - probability))
 
 
 def _side(size: np.ndarray) -> np.ndarray:

@@ -90,9 +90,10 @@ class _Choice(NamedTuple):
 class AnchorFree(Follower):
     """Follow one target by a network that tells class and sides of each position.
 
-    The score is the probability of the target at the position chosen, with its logit shifted to make
-    it that of an overlap above a half; the cosine window and the penalty are not in it. Presence is not used: on departures it tells frames with the target from
-    those without it less well (docs/experiments/long-term.md).
+    The score is the probability of the target at the position chosen, without the cosine window and
+    the penalty. Its logit is shifted, which makes it the probability of an overlap above a half.
+    Presence is not used: on departures it tells frames with the target from those without it less
+    well (docs/experiments/long-term.md).
     """
 
     def __init__(

@@ -17,7 +17,7 @@ import numpy as np
 
 from rbsf.eval.own_tracker import OwnTracker
 from rbsf.shipped import shipped_trackers
-from rbsf.tracker.anchor_free import AS_PUBLISHED, AnchorFree
+from rbsf.tracker.anchor_free import AS_PUBLISHED, AnchorFree, AnchorFreeConfig
 from rbsf.tracker.backbones import choose_engine
 from rbsf.tracker.flags import with_redetect
 from rbsf.tracker.loading import Constants, constants_of, load_network, make_tracker
@@ -167,7 +167,7 @@ class TrackerSpec:
             device = _device_kind(self.device) if self.engine == "torch" else "cpu"
             digest.update(f"{self.config} {TRACKER_VERSION} {device}".encode())
         elif self.pair:
-            digest.update(f"{self.config} {TRACKER_VERSION}".encode())
+            digest.update(f"{AS_PUBLISHED} {AnchorFreeConfig()} {TRACKER_VERSION}".encode())
         return digest.hexdigest()[:8]
 
     def size(self) -> int | None:
@@ -221,7 +221,8 @@ def _build_pair(files: tuple[Path, ...], threads: int, label: str) -> Tracker:
     from rbsf.tracker.onnx_pair import open_pair
 
     backbone, head = files
-    return AnchorFree(open_pair(backbone, head, threads), name=label)
+    network = open_pair(backbone, head, threads)
+    return AnchorFree(network, network.constants, label)
 
 
 def constants_for(text: str) -> type[Constants]:
@@ -303,7 +304,7 @@ def _parse_pair(what: str, label: str) -> TrackerSpec:
             f'--tracker {what!r}: needs ONNX Runtime; in the clone type: pip install -e ".[onnx]"'
         )
     _check_files(files, what)
-    return TrackerSpec(label or files[0].stem, files=files, config=AS_PUBLISHED, pair=True)
+    return TrackerSpec(label or files[0].stem, files=files, pair=True)
 
 
 def _parse_own(path: Path, name: str, label: str) -> TrackerSpec:

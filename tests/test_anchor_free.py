@@ -13,7 +13,7 @@ from rbsf.datasets.video.sequences import load_sequences
 from rbsf.eval.metrics import score_sequence
 from rbsf.eval.runner import track_sequence
 from rbsf.eval.trackers import parse_tracker
-from rbsf.tracker.anchor_free import AnchorFree, AnchorFreeConfig, Answer
+from rbsf.tracker.anchor_free import AS_PUBLISHED, AnchorFree, AnchorFreeConfig, Answer
 from rbsf.tracker.teachers.pair import read_pair
 
 FRAME = np.full((240, 320, 3), 90, np.uint8)
@@ -146,8 +146,10 @@ def test_nanotrack_by_its_own_rules(real_data: Path) -> None:
     (david,) = load_sequences(real_data / "OTB" / "David")
     first = david.part(0, 40)
     spec = parse_tracker(f"NanoTrack=onnx:{backbone},{head}")
+    assert spec.build().config == AS_PUBLISHED  # type: ignore[attr-defined]
     assert (spec.label, spec.is_network) == ("NanoTrack", False)
-    boxes = [track_sequence(tracker, first).boxes for tracker in (AnchorFree(Nano()), spec.build())]
+    own = AnchorFree(Nano(), AS_PUBLISHED)
+    boxes = [track_sequence(tracker, first).boxes for tracker in (own, spec.build())]
     assert score_sequence(boxes[0], first.boxes).scores.auc > 0.6
     np.testing.assert_allclose(boxes[1], boxes[0], atol=0.5)
 

@@ -15,7 +15,7 @@ from rbsf.tools.recipes import distilled
 from rbsf.tools.recipes.distilled import read_settings
 from rbsf.tools.recipes.presence import with_presence
 from rbsf.tools.train_rbsf import main
-from rbsf.tracker.anchor_free import AnchorFree
+from rbsf.tracker.anchor_free import AnchorFree, AnchorFreeConfig
 from rbsf.tracker.rbsf2 import TorchNetwork
 from rbsf.tracker.teachers.made_up import write_made_up
 from rbsf.train.distributed import ALONE
@@ -103,7 +103,7 @@ def test_presence_is_learned_and_all_else_stays(store: Path, pair: str, tmp_path
     log = (second / "log.csv").read_text()
     assert "right" in log
     assert "val_presence" in log
-    tracker = AnchorFree(TorchNetwork(net))
+    tracker = AnchorFree(TorchNetwork(net), AnchorFreeConfig(score_shift=0))
     frame = torch.randint(0, 256, (120, 160, 3), dtype=torch.uint8).numpy()
     tracker.init(frame, (40, 30, 20, 25))
     answer = tracker._answers(tracker.search_crops(frame))[0]

@@ -20,18 +20,22 @@ from rbsf.export.pack import export_tracker
 from rbsf.layers import binary_layers
 from rbsf.shipped import find_trained, shipped_trackers
 from rbsf.tracker.backbones import load_backbone
+from rbsf.tracker.loading import constants_of, load_network, make_tracker
+from rbsf.tracker.rbsf2 import PackedNetwork, TorchNetwork
 from rbsf.tracker.siamfc import SiamFC
 from rbsf.weights import load_weights
 
 PACKED = ROOT / "weights" / "rbsf.safetensors"
 TRAINED = ROOT / "weights" / "rbsf-train.safetensors"
 FLOAT = ROOT / "weights" / "siamfc.safetensors"
+PACKED_2 = ROOT / "weights" / "rbsf2.safetensors"
+TRAINED_2 = ROOT / "weights" / "rbsf2-train.safetensors"
 
 
 def test_trackers_are_found_by_their_files():
     trackers = shipped_trackers()
-    assert {"rbsf", "siamfc"} <= trackers.keys()
-    assert "rbsf-train" not in trackers
+    assert {"rbsf", "rbsf2", "siamfc"} <= trackers.keys()
+    assert not {"rbsf-train", "rbsf2-train"} & trackers.keys()
     assert trackers["rbsf"].samefile(PACKED)
 
 
@@ -85,10 +89,31 @@ def test_the_float_network_says_how_it_was_trained():
     assert "/" not in str(info["config"]["teacher"]), "machine paths stay out of the weights"
 
 
+def test_rb_sf_2_is_the_same_network_in_both_files():
+    net, model, info = load_weights(TRAINED_2)
+    packed = read_packed(PACKED_2)
+    assert (model, packed.model) == ("rbsf2", "rbsf2")
+    assert PACKED_2.stat().st_size < 400_000
+    assert packed.info["source_sha256"] == hashlib.sha256(TRAINED_2.read_bytes()).hexdigest()
+    for about in (info, packed.info):
+        assert {"config", "commit", "torch"} <= about.keys()
+        assert "/" not in str(about["config"]["teacher"]), "machine paths stay out of the weights"
+    random = np.random.default_rng(0)
+    exemplar, region = (random.integers(0, 256, (n, n, 3), np.uint8) for n in (127, 255))
+    found, expected = (
+        network.answer(network.learn(exemplar), region)
+        for network in (PackedNetwork(packed), TorchNetwork(net))
+    )
+    np.testing.assert_array_equal(found.target, expected.target, strict=True)
+    np.testing.assert_array_equal(found.sides, expected.sides, strict=True)
+
+
+@pytest.mark.parametrize("weights", [PACKED, PACKED_2], ids=["rbsf", "rbsf2"])
 @pytest.mark.parametrize("name", ["Crossing", "Couple"])
-def test_they_follow_a_target_of_otb(name, real_data):
+def test_they_follow_a_target_of_otb(name, weights, real_data):
     (sequence,) = load_sequences(real_data / "OTB", names=[name])
-    boxes = track_sequence(SiamFC(load_backbone(PACKED)), sequence).boxes
+    tracker = make_tracker(load_network(weights, "cpu"), constants_of(weights)())
+    boxes = track_sequence(tracker, sequence).boxes
     tracked = score_sequence(boxes, sequence.boxes)
     still = score_sequence(track_sequence(StaticTracker(), sequence).boxes, sequence.boxes)
     assert tracked.scores.auc > still.scores.auc + 0.2

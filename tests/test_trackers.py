@@ -92,7 +92,7 @@ def test_opencv_trackers_are_named_with_their_files(models: Path) -> None:
         (
             "rbfs",
             FileNotFoundError,
-            "--tracker 'rbfs': no such weights file; give one, or rbsf, siamfc, static, "
+            "--tracker 'rbfs': no such weights file; give one, or rbsf, rbsf2, siamfc, static, "
             "opencv:MIL, opencv:KCF, opencv:CSRT, opencv:Nano, opencv:Vit",
         ),
         ("a=", FileNotFoundError, "--tracker '': no such weights file"),

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rbsf.tracker.anchor_free import Answer
+from rbsf.tracker.anchor_free import AS_PUBLISHED, AnchorFreeConfig, Answer
 from rbsf.tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE
 from rbsf.tracker.rbsf2 import answer_of
 
@@ -50,6 +50,8 @@ class OnnxPair:
     PyTorch.
     """
 
+    constants = AS_PUBLISHED  # of the search
+
     def __init__(self, backbone: Any, head: Any) -> None:
         self._backbone = backbone
         self._head = head
@@ -79,6 +81,8 @@ class OnnxPair:
 
 class RBSF2Pair(OnnxPair):
     """RB-SF 2's graphs, see `rbsf.export.onnx`."""
+
+    constants = AnchorFreeConfig()
 
     def image(self, crop: np.ndarray) -> dict[str, np.ndarray]:
         """See `OnnxPair.image`."""

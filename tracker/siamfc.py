@@ -29,7 +29,7 @@ from rbsf.tracker.template import Template, look_at
 # A part of the name of a benchmark's results. Raise it with each change, here, in geometry, box
 # regression or the packed engine, after which the same weights and constants give other boxes. Then
 # earlier results are not taken for new ones.
-TRACKER_VERSION = 3
+TRACKER_VERSION = 4
 
 Backbone = Callable[[np.ndarray], np.ndarray]
 

@@ -15,7 +15,7 @@ CONFIGS = (FOLDER / "configs").resolve()
 
 
 def find_weights(name: str | Path) -> Path:
-    """The path of the weights `name`; `rbsf` is shipped."""
+    """The path of the weights `name`; `rbsf` and `rbsf2` are shipped."""
     return _find(name, WEIGHTS, ".safetensors")
 
 

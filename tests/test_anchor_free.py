@@ -122,6 +122,8 @@ def test_what_a_user_can_do_wrong() -> None:
         AnchorFree(Always()).init(FRAME, (1, 1, 0, 5))
     with pytest.raises(ValueError, match=r"window_influence=1\.5: give a number from 0 to 1"):
         AnchorFreeConfig(window_influence=1.5)
+    with pytest.raises(ValueError, match="score_shift=800: give a number from -30 to 30"):
+        AnchorFreeConfig(score_shift=800)
     assert "clipped" in str(AnchorFree(Always()).init(FRAME, (300, 200, 60, 60)))
 
 

@@ -20,6 +20,7 @@ from rbsf.tracker.states import StateConfig
 from rbsf.tracker.target import Target
 
 POSITION_STRIDE = 16  # pixels of the search crop between neighbouring positions
+MOST_SHIFT = 30.0  # of a logit; with far more of it a score would be 0 / 0
 SMALLEST = 10.0  # least width and height of a target, in pixels of the image
 
 
@@ -60,8 +61,11 @@ class AnchorFreeConfig(StateConfig):
     def __post_init__(self) -> None:
         """Raise ValueError where a field is wrong; it names field, value and what is valid."""
         super().__post_init__()
-        if not np.isfinite(self.score_shift):
-            raise ValueError(f"score_shift={self.score_shift}: give a finite number")
+        if not abs(self.score_shift) <= MOST_SHIFT:
+            most = f"{MOST_SHIFT:g}"
+            raise ValueError(
+                f"score_shift={self.score_shift}: give a number from -{most} to {most}"
+            )
         for name in ("window_influence", "change_penalty", "size_rate"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)}: give a number from 0 to 1")

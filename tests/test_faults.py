@@ -91,8 +91,9 @@ PROGRAMS: dict[str, tuple[Callable[[Path, Path], list[str]], Callable[[Path], ob
 }
 
 
-def start(words: list[str]) -> subprocess.Popen[bytes]:
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+def start(words: list[str], *path: Path) -> subprocess.Popen[bytes]:
+    """A process of these words; `path` goes before the project's root on its PYTHONPATH."""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [*path, ROOT]))}
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     return subprocess.Popen(words, env=env, start_new_session=True, **quiet)
 
@@ -211,6 +212,57 @@ def test_a_full_disk_is_one_line_about_the_file_that_did_not_fit(name, data, ful
     assert code == 1
     assert last.startswith("error: ")
     assert str(full_disk) in last
+
+
+LIMIT = """
+import resource
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, 2_000))
+"""
+
+# Every look at the clock sees it an hour earlier than the look before.
+CLOCK = """
+import time
+
+looks = iter(range(10**9))
+true_time, true_local = time.time, time.localtime
+time.time = lambda: true_time() - 3600 * next(looks)
+time.time_ns = lambda: int(time.time() * 1e9)
+time.localtime = lambda seconds=None: true_local(time.time() if seconds is None else seconds)
+"""
+
+
+@pytest.fixture
+def at_start(tmp_path):
+    """Writes code that each process runs first; gives the folder for its PYTHONPATH."""
+
+    def write(code: str) -> Path:
+        folder = tmp_path / "at_start"
+        folder.mkdir()
+        (folder / "sitecustomize.py").write_text(code)
+        return folder
+
+    return write
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_file_larger_than_a_quota_is_one_line_that_names_it(name, data, at_start, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    code, errors = finish(start(PROGRAMS[name][0](data, out), at_start(LIMIT)))
+    last = errors.splitlines()[-1]
+    assert code == 1
+    assert last.startswith("error: ")
+    assert str(out) in last
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_clock_that_is_set_back_changes_nothing(name, data, undisturbed, at_start, tmp_path):
+    words, result = PROGRAMS[name]
+    out = tmp_path / "out"
+    out.mkdir()
+    assert finish(start(words(data, out), at_start(CLOCK)))[0] == 0
+    assert result(out) == undisturbed(name)[0]
 
 
 def test_a_worker_that_is_killed_is_one_line(data, tmp_path):

@@ -176,6 +176,7 @@ def read_benchmark(args: argparse.Namespace) -> Benchmark:
     from rbsf.eval.benchmarks import listed
     from rbsf.eval.evaluation import Benchmark, shown
 
+    specs = tuple(read_specs(args))
     root, split = find_sequences(args)
     missing = f"; missing: {listed(split.missing, 5)}" if split.missing else ""
     print(f"{split.title}{missing}")
@@ -183,7 +184,7 @@ def read_benchmark(args: argparse.Namespace) -> Benchmark:
         args.dataset,
         split,
         root,
-        specs=tuple(read_specs(args)),
+        specs=specs,
         out=args.out,
         repeat=args.repeat,
         workers=args.workers or 0,

@@ -170,6 +170,8 @@ def list_cells(table: Study, seeds: list[int], out: Path) -> None:
             print(f"{cell.name}, seed {seed}: {state_of(config, out)}")
             shared = dataclasses.replace(config, cache=config.cache or str(out))
             print(f"  {command(shared, folder_of(config, out))}")
+    count = len(table.cells) * len(seeds)
+    print(f"{count} training{'s' if count > 1 else ''}")
 
 
 def command(config: Any, folder: Path) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -35,6 +35,11 @@ TRY_OUT = (
 )
 
 
+@cache  # a teacher and its student are trained one after the other, on the same data
+def _tell_try_out() -> None:
+    print(TRY_OUT)
+
+
 class SiameseRecipe(PairRecipe[TrainConfig]):
     """See the module."""
 
@@ -47,7 +52,7 @@ class SiameseRecipe(PairRecipe[TrainConfig]):
         """See `PairRecipe`; says what is used where no data is named."""
         config, rank = self.config, self.process.rank
         if not config.data and rank == 0:
-            print(TRY_OUT)
+            _tell_try_out()
         data = [Path(path) for path in config.data]
         val = Path(config.val) if config.val else None
         with distributed.first_process_first(rank):

@@ -2,7 +2,8 @@
 # make test   lint, types, tests
 # make test-all   the slow checks, which `make test` leaves out: whole rehearsals, kernels for ARM and under sanitizers
 # make docs   all documents and the API reference as a site in build/site; it needs no network
-# make weights DATA=... TEACHER=...   train 1-bit weights as the shipped ones were; an hour on a CPU
+# make weights DATA=... TEACHER=...   train RB-SF as the shipped weights were; an hour on a CPU
+# make weights-rbsf2 DATA=... TEACHER=BACKBONE.onnx,HEAD.onnx   the same for RB-SF 2
 # make neon   the kernels for ARM against the scalar ones, in an emulator (g++-aarch64-linux-gnu and qemu-user of Debian)
 # make wheel  an installable package with kernels for this machine's architecture: dist/rbsf-*.whl
 # make operation NAME=add  whether each part of an operation of the engine is there (CONTRIBUTING.md)
@@ -19,7 +20,7 @@ PYTHON ?= python3
 TORCH_FLAGS ?=
 BIN := .venv/bin
 
-.PHONY: demo test test-all docs lint fuzz soak weights neon wheel operation sanitize clean
+.PHONY: demo test test-all docs lint fuzz soak weights weights-rbsf2 neon wheel operation sanitize clean
 
 demo: .venv/.ready
 	$(BIN)/python tools/demo.py --out demo
@@ -66,6 +67,13 @@ PAIRS = --data $(or $(DATA),$(error make weights needs DATA=FOLDER, see docs/gui
 weights: .venv/.ready
 	test -f $(WEIGHTS)/synthetic/list.txt || $(BIN)/python tools/make_synthetic.py --count 16 --frames 60 --seed 100 --out $(WEIGHTS)/synthetic
 	$(BIN)/python tools/train_rbsf.py --config configs/shipped.yaml $(PAIRS) --teacher $(or $(TEACHER),$(error make weights needs TEACHER=FILE, see docs/guide/train.md)) --out $(WEIGHTS)/rbsf $(if $(wildcard $(WEIGHTS)/rbsf/config.yaml),--resume)
+
+# DATA also has stills_unlabelled/ and videos without boxes in unlabelled/; TEACHER is NanoTrack v3.
+STORE := $(WEIGHTS)/pairs.db
+weights-rbsf2: .venv/.ready
+	test -d $(WEIGHTS)/windows || $(BIN)/python tools/make_windows.py --videos $(or $(DATA),$(error make weights-rbsf2 needs DATA=FOLDER))/unlabelled --out $(WEIGHTS)/windows
+	$(BIN)/python tools/prepare_pairs.py --data $(DATA)/GOT-10k/train --data $(DATA)/stills --data $(DATA)/stills_unlabelled --data $(WEIGHTS)/windows --out $(STORE) --max-per-sequence 80 --skip-broken
+	$(BIN)/python tools/train_rbsf.py --model rbsf2 --data $(STORE) --teacher $(or $(TEACHER),$(error make weights-rbsf2 needs TEACHER=BACKBONE.onnx,HEAD.onnx)) --out $(WEIGHTS)/rbsf2 $(if $(wildcard $(WEIGHTS)/rbsf2/config.yaml),--resume)
 
 # A copy of the packages in build/sanitize, beside kernels that stop at the first bad read, write or overflow; and one in
 # build/sanitize-threads, beside kernels that stop at the first memory that two threads use at once. setuptools compiles

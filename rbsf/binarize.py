@@ -22,12 +22,20 @@ class Frame:
     border: float = -1.0
 
     def around(self, x: Tensor) -> Tensor:
-        """A new map of the border alone, as large as `x` `[..., H, W]` with the frame."""
+        """A new map as large as `x` `[..., H, W]` with the frame; its inside has no value yet."""
         height, width = x.shape[-2:]
         shape = (*x.shape[:-2], height + 2 * self.rows, width + 2 * self.columns)
         memory = torch.channels_last if _is_channels_last(x) else torch.contiguous_format
         framed = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory)
-        return framed.fill_(self.border)
+        height, width = shape[-2:]
+        for edge in (
+            framed[..., : self.rows, :],
+            framed[..., height - self.rows :, :],
+            framed[..., : self.columns],
+            framed[..., width - self.columns :],
+        ):
+            edge.fill_(self.border)
+        return framed
 
     def inside(self, framed: Tensor) -> Tensor:
         """The part of a framed map that the frame is around, `[..., H, W]`."""

@@ -175,7 +175,15 @@ def test_mistakes_of_a_user_are_named(store: Path, pair: str, tmp_path: Path) ->
         (["--teacher", pair], "data is empty; give crop stores or folders by --data"),
         (
             [*data, "--teacher", pair, "--channels", "8-x"],
-            "channels is '8-x'; give whole numbers such as 64-128-256",
+            "channels is '8-x'; give whole numbers of 1 or more, as 64-128-256",
+        ),
+        (
+            [*data, "--teacher", pair, "--depths", "0-1-"],
+            "depths is '0-1-'; give whole numbers of 0 or more, as 0-3-3",
+        ),
+        (
+            [*data, "--teacher", pair, "--compile"],
+            "compile is true; RB-SF 2 is trained uncompiled, leave it out",
         ),
     ):
         with pytest.raises(ValueError, match=message):

@@ -10,7 +10,7 @@ from rbsf.layers import binary_layers
 from rbsf.methods import METHODS
 from rbsf.models import build
 from rbsf.models.rbsf2 import RBSF2, Block
-from rbsf.models.whole import LIMIT, STEP, Round, Slope, Stem, WholeNorm
+from rbsf.models.whole import LIMIT, STEP, Round, Slope, Stem, WholeNorm, _Moments, norm_of_stem
 from rbsf.tools.recipes.distilled import DistillConfig
 from rbsf.tracker.distill import (
     DistillTask,
@@ -108,14 +108,61 @@ def test_a_norm_is_nearly_a_batch_norm() -> None:
     assert torch.allclose(ours.eval()(x), theirs.eval()(x), atol=0.05)
 
 
-def test_a_stem_has_whole_weights() -> None:
+def test_moments_and_their_gradients_are_exact() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(3, 2, 4, 5, dtype=torch.float64) * 3 + 7
+    theirs = torch.var_mean(x, (0, 2, 3), correction=0)
+    for ours, other in zip(_Moments.apply(x), theirs, strict=True):
+        assert torch.allclose(ours, other)
+    assert torch.autograd.gradcheck(_Moments.apply, (x.requires_grad_(),))
+
+
+def test_rounding_passes_gradients_within_its_limits() -> None:
+    x = torch.tensor([0.3, -0.49, 50.0, -50.0], requires_grad=True)
+    Round()(x).backward(torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    assert x.grad is not None
+    assert x.grad.tolist() == [1, 2, 0, 0]
+
+
+def test_a_stem_has_whole_weights_of_any_unit() -> None:
     stem = Stem(8, 4, 4)
     weight, bias = stem.rounded()
-    whole = weight / stem.step()[:, None, None, None]
-    assert torch.equal(whole, torch.round(whole))
-    assert whole.abs().max() <= 63
-    assert torch.allclose(weight, stem.weight, atol=float(stem.step().max()))
-    assert torch.equal(bias / stem.step(), torch.round(bias / stem.step()))
+    assert torch.equal(weight, torch.round(weight))
+    assert weight.abs().amax((1, 2, 3)).tolist() == [63] * 8
+    assert not bias.any()
+    with torch.no_grad():
+        stem.weight *= 0.37
+    assert torch.equal(stem.rounded()[0], weight)
+
+
+def test_larger_stems_leave_fewer_bits_for_scales() -> None:
+    assert [norm_of_stem(Stem(8, size, 4)).bits for size in (4, 7, 9)] == [3, 1, 1]
+    with pytest.raises(ValueError, match="stem is 10; give 9 or less, whose sums are exact"):
+        build("rbsf2", stem=10)
+
+
+def test_signs_of_a_new_network_vary_in_every_channel() -> None:
+    net = build("rbsf2").train()
+    seen: list[Tensor] = []
+    for layer in binary_layers(net.backbone).values():
+        layer.norm.register_forward_hook(lambda _, args, out: seen.append(out))  # type: ignore[union-attr]
+    net.backbone(crops(4)[1].float())
+    assert len(seen) == 8
+    for x in seen:
+        assert torch.sign(x).mean((0, 2, 3)).abs().max() < 0.98
+        assert (x.abs() < 1).float().mean() > 0.3, "gradients pass where |x| < 1"
+
+
+def test_shortcuts_mix_channels_where_their_number_changes() -> None:
+    block = Block(8, 24, 2, "bireal").eval()
+    assert block.mix is not None
+    x = torch.randint(-40, 40, (2, 8, 6, 6)) * STEP
+    mixed = block.mix(x)
+    assert mixed.shape == (2, 24, 6, 6)
+    assert torch.equal(mixed[:, :8], mixed[:, 8:16])
+    assert torch.allclose(mixed[:, :8], x, atol=STEP)
+    assert block(x).shape == (2, 24, 3, 3)
+    assert Block(8, 8, 2, "bireal").mix is None
 
 
 def test_everything_learns() -> None:
@@ -134,11 +181,6 @@ def test_slopes_are_sixteenths() -> None:
 
 def test_borders_are_plus_one() -> None:
     assert {layer.border for layer in binary_layers(build("rbsf2")).values()} == {1.0}
-
-
-def test_blocks_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match="from 16 channels to as many or twice as many, not 48"):
-        build("rbsf2", channels=[16, 48, 64])
 
 
 # ---- what it learns

@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from rbsf.export.instead import advice_for
 from rbsf.layers import BinaryConv2d
 from rbsf.models.rbsf2 import Correlation, Sums
-from rbsf.models.whole import STEP, Round, Shift, Slope, WholeConv, WholeNorm
+from rbsf.models.whole import STEP, Round, Shift, Slope, Stem, WholeConv, WholeNorm
 
 # Two operations that the engine does not have; `rbsf.export.fold` makes others of them.
 BINARY = "binary"  # a whole BinaryConv2d
@@ -173,7 +173,7 @@ def _sums(module: Sums) -> Made:
     return made._replace(tensors=made.tensors | {"scale": ones})
 
 
-def _rounded_conv(module: WholeConv) -> Made:
+def _rounded_conv(module: WholeConv | Stem) -> Made:
     """A convolution with rounded weights.
 
     They are whole multiples of powers of two, and float32 holds their sums exactly.
@@ -219,6 +219,7 @@ FORMS: dict[type[nn.Module], Callable[[Any], Made | list[Made]]] = {
     BinaryConv2d: _binary,
     Sums: _sums,
     WholeConv: _rounded_conv,
+    Stem: _rounded_conv,
     Correlation: _correlation,
     WholeNorm: _whole_norm,
     Shift: _shift,
@@ -241,7 +242,7 @@ FORMS: dict[type[nn.Module], Callable[[Any], Made | list[Made]]] = {
 SAME = (nn.Identity, nn.Dropout, nn.Dropout2d)  # modules that give their input itself
 VIEWS = (*SAME, nn.Flatten)  # modules that give their input or a view of it
 # Modules that a trace does not look into.
-LEAVES = (BinaryConv2d, Sums, WholeConv, Correlation, WholeNorm, Shift, Slope, Round)
+LEAVES = (BinaryConv2d, Sums, WholeConv, Stem, Correlation, WholeNorm, Shift, Slope, Round)
 
 
 def binary_part(module: nn.Module) -> BinaryConv2d | None:

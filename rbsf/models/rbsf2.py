@@ -19,12 +19,22 @@ from torch.nn import functional as F
 from rbsf.binarize import straight_through
 from rbsf.layers import BinaryConv2d
 from rbsf.methods import get_method
-from rbsf.models.whole import LIMIT, Round, Shift, Slope, Stem, WholeConv, WholeNorm, conv_of_signs
+from rbsf.models.whole import (
+    BYTE,
+    LIMIT,
+    Round,
+    Shift,
+    Slope,
+    Stem,
+    WholeConv,
+    WholeNorm,
+    conv_of_signs,
+    norm_of_stem,
+)
 
 HALF_SIDE = 32  # pixels from the middle of a square target to its sides, in crops of 127 and 255
 FLOAT = "float"  # the method of the float twin: the same network without signs
 MOST_BLOCKS = 32  # in a row
-BYTE = 127  # limit, in steps, of the input of 8-bit layers
 TEMPLATE_CELLS = 64  # of a template's features, 8 x 8
 SIDES = slice(1, 5)  # the head's maps of the distances to the target's sides
 
@@ -86,22 +96,35 @@ class RealSums(nn.Module):
         return self.conv(self.conv.norm(x))
 
 
+class Mix(nn.Sequential):
+    """An 8-bit convolution of one pixel, behind a batch-norm, `[N, I, H, W]` to `[N, O, H, W]`.
+
+    `limit` bounds its results, in steps. Where O is I or more, output channel `o` is input channel
+    `o % I` at the start.
+    """
+
+    def __init__(self, inputs: int, outputs: int, limit: int) -> None:
+        conv = WholeConv(inputs, outputs, 1)
+        if outputs >= inputs:
+            with torch.no_grad():
+                same = torch.arange(outputs) % inputs
+                conv.weight.copy_(torch.eye(inputs)[same, :, None, None])
+                conv.bias.zero_()  # type: ignore[union-attr]
+        super().__init__(WholeNorm(inputs), Round(BYTE), conv, Round(limit))
+
+
 class Block(nn.Module):
     """`shortcut(x) + round(slope(norm(sums(sign(x + shift)))))`.
 
-    With stride 2 the shortcut is the mean of 2 x 2 pixels. With twice the channels it is there
-    twice. Raises ValueError where `outputs` is neither `inputs` nor twice `inputs`.
+    With stride 2 the shortcut takes the mean of 2 x 2 pixels. Where the numbers of channels differ
+    it mixes them, see `Mix`.
     """
 
     def __init__(
         self, inputs: int, outputs: int, stride: int, method: str, kernel: int = 3
     ) -> None:
         super().__init__()
-        if outputs not in (inputs, 2 * inputs):
-            raise ValueError(
-                f"a block goes from {inputs} channels to as many or twice as many, not {outputs}"
-            )
-        self.stride, self.copies = stride, outputs // inputs
+        self.stride = stride
         self.sums: nn.Module
         if method == FLOAT:
             self.sums = RealSums(inputs, outputs, kernel, stride)
@@ -109,14 +132,15 @@ class Block(nn.Module):
             self.sums = Sums(inputs, outputs, kernel, stride, method)
         self.norm, self.slope, self.round = WholeNorm(outputs), Slope(outputs), Round()
         self.halved = Round(16 * LIMIT)  # with 16 more blocks behind it sums still fit 16 bits
+        self.mix = None if inputs == outputs else Mix(inputs, outputs, LIMIT)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[N, I, H, W]` to `[N, O, H', W']`."""
         shortcut = x
         if self.stride == 2:
             shortcut = self.halved(F.avg_pool2d(x, 2, 2, ceil_mode=True))
-        if self.copies == 2:
-            shortcut = torch.cat([shortcut, shortcut], 1)
+        if self.mix is not None:
+            shortcut = self.mix(shortcut)
         return shortcut + self.round(self.slope(self.norm(self.sums(x))))
 
 
@@ -131,15 +155,17 @@ class Backbone(nn.Module):
         self, channels: Sequence[int], depths: Sequence[int], stem: int, features: int, method: str
     ) -> None:
         super().__init__()
-        self.stem = nn.Sequential(Stem(channels[0], stem, 4), Slope(channels[0]), Round())
+        first = channels[0]
+        conv = Stem(first, stem, 4)
+        self.stem = nn.Sequential(conv, norm_of_stem(conv), Slope(first), Round())
         self.blocks = nn.Sequential()
-        inputs = channels[0]
+        inputs = first
         for stage, (outputs, depth) in enumerate(zip(channels, depths, strict=True)):
             for position in range(depth):
                 halves = stage > 0 and position == 0
                 self.blocks.append(Block(inputs, outputs, 2 if halves else 1, method))
                 inputs = outputs
-        self.neck = nn.Sequential(Round(BYTE), WholeConv(inputs, features, 1), Round(BYTE))
+        self.neck = Mix(inputs, features, BYTE)
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""

@@ -6,6 +6,7 @@ are multiples of STEP. What rounds passes the gradient on as if it did not (stra
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -21,8 +22,13 @@ LAST_BIT = (
     2.0**-13
 )  # least value of a scale's last bit; 24 bits then hold biases and slopes exactly
 LARGEST_BIAS = 32.0
+PRODUCT_BITS = 23  # of a sum times its scale; with a bias added 24 bits hold it, those of a float32
+STEM_LAST_BIT = 2.0**-20
+STEM_LARGEST_BIAS = 8.0
 SLOPE_STEPS = 16  # of a slope of 1
-WEIGHT_LIMIT = 63  # steps of a stem's weight; the sum of two products with pixels fits 16 bits
+WEIGHT_LIMIT = 63  # of a stem's weight; the sum of two products with pixels fits 16 bits
+BYTE = 127  # limit of the weights of 8-bit layers, and of their inputs in steps
+LARGEST_PIXEL = 255
 TINY = 1e-12  # stands for 0 where a logarithm is taken
 
 
@@ -66,6 +72,24 @@ def _whole(x: Tensor, unit: Tensor | float) -> Tensor:
     return straight_through(torch.round(x / unit) * unit, x)
 
 
+class _RoundToSteps(torch.autograd.Function):
+    """Rounds to steps and bounds; the gradient is that of bounding alone.
+
+    One function in place of five, since trainings spend most of their time on such passes.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, limit: int) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.largest = limit * STEP
+        return torch.mul(x, 1 / STEP).round_().clamp_(-limit, limit).mul_(STEP)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        (x,) = ctx.saved_tensors
+        return torch.ops.aten.hardtanh_backward(grad, x, -ctx.largest, ctx.largest), None
+
+
 class Round(nn.Module):
     """Rounds to multiples of STEP and bounds them to `limit` steps; the shape stays.
 
@@ -78,8 +102,7 @@ class Round(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
-        bounded = x.clamp(-self.limit * STEP, self.limit * STEP)
-        return _whole(bounded, STEP)
+        return _RoundToSteps.apply(x, self.limit)
 
     def extra_repr(self) -> str:
         """The limit."""
@@ -115,20 +138,46 @@ class Slope(nn.Module):
         return F.prelu(x, self.slopes())
 
 
+class _Moments(torch.autograd.Function):
+    """Variance and mean `[C]` of each channel of `[N, C, H, W]`; many times as fast as var_mean."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        mean = x.mean((0, 2, 3))
+        centred = x - mean[:, None, None]
+        ctx.save_for_backward(x, mean)
+        return centred.mul_(centred).mean((0, 2, 3)), mean
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:  # type: ignore[override]
+        x, mean = ctx.saved_tensors
+        of_variance, of_mean = (grad * (x.shape[1] / x.numel()) for grad in grads)
+        slope = 2 * of_variance
+        offset = of_mean - mean * slope
+        return torch.addcmul(offset[:, None, None], x, slope[:, None, None])
+
+
 class WholeNorm(nn.BatchNorm2d):
     """Batch-norm of whole sums `[N, C, H, W]` as `scale * x + bias`.
 
     Each product and sum is exact in float32: a channel's scale has `bits` bits, and its bias is a
-    multiple of the scale's last bit. The exponent of that bit is -13 or more.
+    multiple of the scale's last bit. That bit is `last_bit` or more, and a bias at most
+    `largest_bias`.
     """
 
     running_mean: Tensor
     running_var: Tensor
     num_batches_tracked: Tensor
 
-    def __init__(self, channels: int, bits: int = SCALE_BITS) -> None:
+    def __init__(
+        self,
+        channels: int,
+        bits: int = SCALE_BITS,
+        last_bit: float = LAST_BIT,
+        largest_bias: float = LARGEST_BIAS,
+    ) -> None:
         super().__init__(channels)
-        self.bits = bits
+        self.bits, self.last_bit, self.largest_bias = bits, last_bit, largest_bias
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
@@ -147,9 +196,10 @@ class WholeNorm(nn.BatchNorm2d):
         """
         gain = self.weight.double() / torch.sqrt(variance.double() + self.eps)
         exponent = torch.floor(torch.log2(gain.detach().abs().clamp(min=TINY)))
-        last_bit = torch.exp2(exponent - (self.bits - 1)).clamp(min=LAST_BIT)
-        bias = (self.bias.double() - mean.double() * gain).clamp(-LARGEST_BIAS, LARGEST_BIAS)
-        return _whole(gain, last_bit), _whole(bias, last_bit)
+        last_bit = torch.exp2(exponent - (self.bits - 1)).clamp(min=self.last_bit)
+        bias = self.bias.double() - mean.double() * gain
+        bounded = bias.clamp(-self.largest_bias, self.largest_bias)
+        return _whole(gain, last_bit), _whole(bounded, last_bit)
 
     def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance of each channel, `[C]`.
@@ -159,7 +209,7 @@ class WholeNorm(nn.BatchNorm2d):
         """
         if not self.training:
             return self.running_mean, self.running_var
-        variance, mean = torch.var_mean(x, (0, 2, 3), correction=0)
+        variance, mean = _Moments.apply(x)
         with torch.no_grad():
             share = self._share_of_mean() if self.momentum is None else self.momentum
             count = x.numel() / x.shape[1]
@@ -176,45 +226,59 @@ class WholeNorm(nn.BatchNorm2d):
 class WholeConv(nn.Conv2d):
     """A convolution without padding, whose weights are whole multiples of a power of two.
 
-    Each filter has its own power of two, and weights up to `largest` times it. The bias is a
-    multiple of that power times `grid`, the unit of the input.
+    Each filter has its own power of two, and weights up to 127 times it. The bias is a multiple of
+    that power times STEP, the unit of the input.
     """
-
-    def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        kernel: int,
-        stride: int = 1,
-        *,
-        largest: int = 127,
-        grid: float = STEP,
-    ) -> None:
-        super().__init__(inputs, outputs, kernel, stride)
-        self.largest, self.grid = largest, grid
 
     def rounded(self) -> tuple[Tensor, Tensor]:
         """Weight `[O, I, k, k]` and bias `[O]`."""
         assert self.bias is not None  # for the type checker
         step = self.step()
-        return _whole(self.weight, step[:, None, None, None]), _whole(self.bias, step * self.grid)
+        return _whole(self.weight, step[:, None, None, None]), _whole(self.bias, step * STEP)
 
     def step(self) -> Tensor:
         """The power of two `[O]` of each filter."""
-        largest = self.weight.detach().abs().amax((1, 2, 3)).clamp(min=TINY)
-        return torch.exp2(torch.ceil(torch.log2(largest / self.largest)))
+        return torch.exp2(torch.ceil(torch.log2(_largest(self.weight) / BYTE)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[N, I, H, W]` to `[N, O, H', W']`; exact in float32 for multiples of `grid`."""
+        """`[N, I, H, W]` to `[N, O, H', W']`; exact in float32 for multiples of STEP."""
         weight, bias = self.rounded()
         return F.conv2d(x, weight, None, self.stride) + bias[:, None, None]
 
 
-class Stem(WholeConv):
-    """The first convolution, of pixels 0 to 255, `[N, 3, S, S]`."""
+class Stem(nn.Conv2d):
+    """The first convolution, of pixels 0 to 255, `[N, 3, S, S]`, to whole numbers.
+
+    A filter's weights are whole numbers, of which the largest is 63, whatever their unit is: a
+    batch-norm that follows takes it out.
+    """
 
     def __init__(self, channels: int, kernel: int, stride: int) -> None:
-        super().__init__(3, channels, kernel, stride, largest=WEIGHT_LIMIT, grid=1.0)
-        with torch.no_grad():
-            nn.init.kaiming_normal_(self.weight, nonlinearity="linear")
-            self.weight /= 64  # about the deviation of pixels
+        super().__init__(3, channels, kernel, stride, bias=False)
+        nn.init.kaiming_normal_(self.weight, nonlinearity="linear")
+
+    def rounded(self) -> tuple[Tensor, Tensor]:
+        """Weight `[O, 3, k, k]` and a bias of 0, `[O]`."""
+        unit = _largest(self.weight) / WEIGHT_LIMIT
+        return _whole(self.weight / unit[:, None, None, None], 1), torch.zeros_like(unit)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[N, 3, S, S]` to `[N, O, S', S']`, exact in float32."""
+        return F.conv2d(x, self.rounded()[0], None, self.stride)
+
+
+def norm_of_stem(stem: Stem) -> WholeNorm:
+    """The batch-norm of a stem's whole numbers; its scales have the bits that these leave.
+
+    Raises ValueError where they leave none.
+    """
+    largest = WEIGHT_LIMIT * LARGEST_PIXEL * stem.weight[0].numel()
+    bits = PRODUCT_BITS - math.ceil(math.log2(largest))
+    if bits < 1:
+        raise ValueError(f"stem is {stem.kernel_size[0]}; give 9 or less, whose sums are exact")
+    return WholeNorm(stem.out_channels, bits, STEM_LAST_BIT, STEM_LARGEST_BIAS)
+
+
+def _largest(weight: Tensor) -> Tensor:
+    """The largest absolute weight of each filter `[O, I, k, k]`, `[O]`, without a gradient."""
+    return weight.detach().abs().amax((1, 2, 3)).clamp(min=TINY)

@@ -92,8 +92,8 @@ class DistillConfig(PairConfig):
     def __post_init__(self) -> None:
         """Raise ValueError naming the field, its value and what would be valid."""
         super().__post_init__()
-        _check_numbers("channels", self.channels)
-        _check_numbers("depths", self.depths)
+        _check_numbers("channels", self.channels, least=1)
+        _check_numbers("depths", self.depths, least=0)
         files = self.teacher.split(",") if self.teacher else []
         if not self.presence_of and len(files) != 2:
             raise ValueError(
@@ -103,6 +103,8 @@ class DistillConfig(PairConfig):
             raise ValueError("from_twin is true without a twin; give its weights by --twin")
         if self.method != FLOAT:
             check_method(self.method)
+        if self.machine.compile:
+            raise ValueError("compile is true; RB-SF 2 is trained uncompiled, leave it out")
         if not self.data:
             raise ValueError("data is empty; give crop stores or folders by --data")
 
@@ -137,10 +139,12 @@ class DistillConfig(PairConfig):
         return settings
 
 
-def _check_numbers(name: str, text: str) -> None:
-    """Raise ValueError where the setting `name` is not of whole numbers above 0, such as 2-3-3."""
-    if not all(part.isdecimal() and int(part) for part in text.split("-")):
-        raise ValueError(f"{name} is {text!r}; give whole numbers such as 64-128-256")
+def _check_numbers(name: str, text: str, least: int) -> None:
+    """Raise ValueError where the setting `name` is not of whole numbers, such as 2-3-3."""
+    parts = text.split("-")
+    if not all(part.isdecimal() and int(part) >= least for part in parts):
+        example = "64-128-256" if least else "0-3-3"
+        raise ValueError(f"{name} is {text!r}; give whole numbers of {least} or more, as {example}")
 
 
 def read_settings(

@@ -23,11 +23,11 @@ class Frame:
 
     def around(self, x: Tensor) -> Tensor:
         """A new map as large as `x` `[..., H, W]` with the frame; its inside has no value yet."""
-        height, width = x.shape[-2:]
-        shape = (*x.shape[:-2], height + 2 * self.rows, width + 2 * self.columns)
+        height = x.shape[-2] + 2 * self.rows
+        width = x.shape[-1] + 2 * self.columns
+        shape = (*x.shape[:-2], height, width)
         memory = torch.channels_last if _is_channels_last(x) else torch.contiguous_format
         framed = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory)
-        height, width = shape[-2:]
         for edge in (
             framed[..., : self.rows, :],
             framed[..., height - self.rows :, :],

@@ -433,7 +433,24 @@ def steps(make: Maker) -> str:
 
 def rounded(make: Maker) -> str:
     """Scale numbers, give them slopes, scale and round them; parts of this may be missing."""
-    source = make.some("real", "whole")
+    return _rounded(make, make.some("real", "whole"))
+
+
+def whole_conv(make: Maker) -> str:
+    """Convolve whole numbers by multiples of a power of two, and round the sums."""
+    source = make.some("whole", "pixels")
+    kernel = make.among(1, 1, *range(1, min(*make.maps[source].shape[:2], 4) + 1))
+    outputs, width = int(make.rng.integers(1, 40)), make.channels(source)
+    unit = 2.0 ** -make.rng.integers(0, 9, outputs)
+    shape = (outputs, kernel, kernel, width)
+    weight = make.rng.integers(-127, 128, shape) * unit[:, None, None, None]
+    bias = make.rng.integers(-1000, 1000, outputs) * unit
+    tensors = {"weight": weight.astype(np.float32), "bias": bias.astype(np.float32)}
+    window = {"kernel": kernel, "stride": make.among(1, 2), "padding": 0, "groups": 1}
+    return _rounded(make, make.add("conv", source, tensors=tensors, **window))
+
+
+def _rounded(make: Maker, source: str) -> str:
     channels = make.channels(source)
     if make.among(True, False):
         tensors = {"scale": make.normal(channels), "bias": make.normal(channels)}
@@ -450,7 +467,7 @@ def rounded(make: Maker) -> str:
 
 NOT_INSIDE = ("input", "channels_first", "flatten", "linear")  # operations at a network's ends
 SINGLE = [make for op, make in EXAMPLES.items() if op not in NOT_INSIDE]
-BLOCKS = [*SINGLE, *[to_bits, scaled, whole_sum, steps, rounded] * 4]
+BLOCKS = [*SINGLE, *[to_bits, scaled, whole_sum, steps, rounded, whole_conv] * 4]
 
 
 def small_network(seed: int = 0) -> PackedModel:

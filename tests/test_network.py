@@ -71,8 +71,9 @@ def test_any_network_is_as_the_oracle(part: int) -> None:
 
 @needs_kernels
 def test_random_networks_have_every_run() -> None:
-    kinds = {run.kind for seed in range(60) for run in find_runs(random_network(seed))}
-    assert kinds == {"single", "to bits", "scaled", "steps", "rounded"}
+    runs = [find_runs(random_network(seed), Target(native, ISAS[0], 1)) for seed in range(60)]
+    kinds = {run.kind for found in runs for run in found}
+    assert kinds == {"single", "to bits", "scaled", "steps", "rounded", "whole conv"}
 
 
 def test_sums_are_those_worked_out_by_hand() -> None:
@@ -214,11 +215,15 @@ def test_kernels_check_their_arrays() -> None:
     out = np.zeros((1, 6, 6, 8), np.float32)
     w, b = np.zeros((1, 1, 144, 16), np.float32), np.zeros((1, 16), np.float32)
     small = np.zeros((1, 3, 3, 16), np.float32)
+    ones, sums = np.ones(8, np.float32), np.zeros((1, 4, 4, 8), np.int16)
+    pairs, starts = np.zeros((1, 72, 16, 2), np.int16), np.zeros(16, np.int32)
+    of_whole = (pairs, starts, ones, ones, ones, 1.0, 127.0, sums)
     good = {
         "pack_map": (x, t, f, bits, 1, 1, "scalar"),
         "conv_real": (x, w, b, np.zeros((1, 4, 4, 8), np.float32), 3, 1, 1, 1, "scalar"),
         "pool_map": (x, small, 2, 2, 0, None, 1, "scalar"),
         "pack_whole": (x.astype(np.int16), t.astype(np.int16), f, bits, 1, 1, "scalar"),
+        "conv_whole": (x.astype(np.int8), *of_whole, 3, 1, 1, "scalar"),
     }
     bad_packing = {
         2: (f[:, :1],),
@@ -240,6 +245,18 @@ def test_kernels_check_their_arrays() -> None:
             4: (0, 2, 1 << 62),
             5: (0, 3),
             6: (0, 2, 3),
+        },
+        "conv_whole": {
+            0: (x, whole[:, :2], whole[..., :4]),
+            1: (pairs[:, :71], pairs.astype(np.int8)),
+            2: (starts[:8],),
+            3: (ones[:4],),
+            7: (-1.0, 1e6),
+            8: (sums[..., :4], sums[:, :3], sums.astype(np.int32)),
+            9: (0, 2, 7, 1 << 62),
+            10: (0, 2),
+            11: (0,),
+            12: ("none",),
         },
         "pool_map": {
             0: (x[:, :1], x[..., :8]),

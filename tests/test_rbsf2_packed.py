@@ -62,8 +62,11 @@ def test_answers_are_pytorchs_to_the_bit(files: Path, isa: str) -> None:
 def test_a_template_changes_the_answer(files: Path) -> None:
     net = PackedNetwork(files / "net-packed.safetensors")
     exemplar, region = (np.ascontiguousarray(crop) for crop in crops())
-    one, other = (net.answer(net.learn(crop), region) for crop in (exemplar, 255 - exemplar))
+    templates = [net.learn(crop) for crop in (exemplar, 255 - exemplar)]
+    one, other = (net.answer(template, region) for template in templates)
     assert not np.array_equal(one.target, other.target)
+    again = net.answer(templates[0], region)  # what both share has not changed
+    np.testing.assert_array_equal(one.target, again.target)
 
 
 def test_boxes_are_the_same_packed_or_not(files: Path) -> None:

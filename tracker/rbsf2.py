@@ -32,10 +32,10 @@ class PackedNetwork:
         The other parameters and the errors are those of `rbsf.engine.run.Engine`. Raises ValueError
         also for a network that has no template.
         """
-        self._model = model if isinstance(model, PackedModel) else read_packed(model)
-        self._template = Template.of(self._model)
-        self._threads, self._isa = threads, isa
-        self._features = Engine(self._model.up_to(self._template.features), threads, isa)
+        model = model if isinstance(model, PackedModel) else read_packed(model)
+        self._template = Template.of(model)
+        self._features = Engine(model.up_to(self._template.features), threads, isa)
+        self._search = Engine(model, threads, isa)  # with any template
         self.isa = self._features.isa
         exemplar, region = (
             np.zeros((1, size, size, 3), np.uint8) for size in (EXEMPLAR_SIZE, SEARCH_SIZE)
@@ -43,8 +43,7 @@ class PackedNetwork:
         shape = self.learn(exemplar[0])(region).shape
         if len(shape) != 4 or shape[1] not in MAPS:
             raise ValueError(
-                f"{self._model.path or 'the network'}: gives {shape},"
-                " expected (1, 5 or 6, rows, columns)"
+                f"{model.path or 'the network'}: gives {shape}, expected (1, 5 or 6, rows, columns)"
             )
 
     def __str__(self) -> str:
@@ -55,8 +54,7 @@ class PackedNetwork:
         features = self._features(crop[None])
         steps = features.reshape(-1, 1, 1, self._template.channels)  # [cells, 1, 1, C]
         weight = steps * np.float32(self._template.scale)
-        model = self._model.with_weight(self._template.node, weight)
-        return Engine(model, self._threads, self._isa)
+        return self._search.with_weight(self._template.node, weight)
 
     def answer(self, template: Engine, crop: np.ndarray) -> Answer:
         """See `rbsf.tracker.anchor_free.Network`."""

@@ -6,6 +6,7 @@
 - steps: conv_bits, affine, prelu, affine of one number, round, add. This is a layer with its
   shortcut, int16.
 - rounded: [affine] [prelu] [affine of one number] round. Reals or int16 become int8 or int16.
+- whole conv: conv of whole numbers, and what `rounded` has. The sums are whole numbers too.
 - scaled: conv_bits, affine [+ further such terms] [mul by a factor a pixel] [affine] [add].
 - single: any operation alone.
 
@@ -17,8 +18,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from rbsf.engine.graph import PackedModel
+from rbsf.engine.kernel import Target
 from rbsf.engine.node import Node
+from rbsf.engine.ops.conv import whole_weights
 
 POOLED = {"kernel": 3, "stride": 2, "padding": 0, "ceil": False}
 
@@ -57,12 +62,12 @@ def need_of(node: Node) -> Need | None:
     return a["groups"], a["padding"], a["border"]
 
 
-def find_runs(model: PackedModel, fuse: bool = True) -> list[Run]:
-    """All nodes but the input in runs, in order of execution.
+def find_runs(model: PackedModel, target: Target) -> list[Run]:
+    """All nodes but the input in runs, in order of execution. NumPy has single operations alone.
 
     A run stands where its last node does, for by then all that it reads is computed.
     """
-    finder = _Finder(model)
+    finder, fuse = _Finder(model, target), target.isa != "numpy"
     ends: dict[str, Run] = {}  # by the node at their end
     taken: set[str] = set()
     for node in model.nodes[1:]:
@@ -84,11 +89,21 @@ def is_factor(node: Node) -> bool:
     return {*node.tensors} == {"scale"} and node.tensors["scale"].shape == (1,)
 
 
+def scale_of(node: Node) -> np.ndarray:
+    """The scale of an affine node, float64 `[C]` or `[1]`; 1 for any other node."""
+    return node.tensors.get("scale", np.ones(1)).astype(np.float64)
+
+
+def _is_exact(values: np.ndarray) -> bool:
+    """Whether float32 holds these float64 numbers as they are."""
+    return bool((values.astype(np.float32) == values).all())
+
+
 class _Finder:
     """Finds runs; a method for each kind gives the nodes of one that begins at a node, or none."""
 
-    def __init__(self, model: PackedModel) -> None:
-        self.maps = model.maps
+    def __init__(self, model: PackedModel, target: Target) -> None:
+        self.maps, self.target = model.maps, target
         self.nodes = {node.name: node for node in model.nodes}
         self.readers: dict[str, list[Node]] = {name: [] for name in self.nodes}
         for node in model.nodes:
@@ -106,6 +121,7 @@ class _Finder:
                 "steps": self._steps,
                 "scaled": self._scaled,
             },
+            "conv": {"whole conv": self._whole_conv},
             "affine": rounded,
             "prelu": rounded,
             "round": rounded,
@@ -158,15 +174,28 @@ class _Finder:
         return nodes if dtypes == {"int16"} and is_factor(nodes[3]) else []
 
     def _rounded(self, first: Node) -> list[Node]:
-        nodes = [first]
-        for op in BEFORE_ROUND[BEFORE_ROUND.index(first.op) + 1 :]:
-            following = self._next(nodes[-1], op)
-            if following and (op != "affine" or is_factor(following)):
-                nodes.append(following)
+        nodes = self._until_round(first, BEFORE_ROUND.index(first.op) + 1)
         source, out = self.maps[first.inputs[0]], self.maps[nodes[-1].name]
         if nodes[-1].op != "round" or len(source.shape) != 3:
             return []
         return nodes if (source.dtype.name, out.dtype.name) in ROUNDED else []
+
+    def _whole_conv(self, conv: Node) -> list[Node]:
+        nodes = self._until_round(conv, 0)
+        out = self.maps[nodes[-1].name].dtype.name
+        if nodes[-1].op != "round" or out not in ("int8", "int16"):
+            return []
+        whole = whole_weights(conv, self.maps[conv.inputs[0]], self.target)
+        return nodes if whole and _is_exact(scale_of(nodes[1]) * whole.unit) else []
+
+    def _until_round(self, first: Node, start: int) -> list[Node]:
+        """`first`, and those of BEFORE_ROUND from `start` on that follow it."""
+        nodes = [first]
+        for place, op in enumerate(BEFORE_ROUND[start:], start):
+            following = self._next(nodes[-1], op)
+            if following and (op != "affine" or place == 0 or is_factor(following)):
+                nodes.append(following)
+        return nodes
 
     def _scaled(self, conv: Node) -> list[Node]:
         first = self._next(conv, "affine")

@@ -9,8 +9,9 @@ import numpy as np
 from rbsf.engine.fusion import Run
 from rbsf.engine.kernel import Kernel, Target
 from rbsf.engine.layout import Packed, kernel_arguments
-from rbsf.engine.node import Node
+from rbsf.engine.node import Map, Node
 from rbsf.engine.ops import conv_bits, conv_u8
+from rbsf.engine.ops.conv import blocks_of_pairs, whole_weights
 
 
 def to_bits(run: Run, read: Packed | None, write: Packed, target: Target) -> Kernel:
@@ -112,6 +113,26 @@ def rounded(run: Run, channels: int, target: Target) -> Kernel:
     def compute(inputs: list[np.ndarray], out: np.ndarray, _: list[np.ndarray]) -> None:
         threads = target.share(out.size / 5000)
         target.native.round_map(inputs[0], *constants, out, threads, target.isa)
+
+    return Kernel(compute)
+
+
+def whole_conv(run: Run, x: Map, target: Target) -> Kernel:
+    """A convolution of whole numbers, whose sums are scaled, get slopes and are rounded."""
+    node, *rounding = run.nodes
+    whole = whole_weights(node, x, target)
+    assert whole is not None  # for the type checker
+    weights, starts = target.prepare((node.name, "pairs"), lambda: blocks_of_pairs(whole))
+    scale, *constants = _rounding(rounding, len(whole.unit))
+    scale = scale * whole.unit
+    window = node.attributes["kernel"], node.attributes["stride"]
+    cost = (1 + whole.weight[0].size / 80) / 1000  # microseconds for a number of the output, about
+
+    def compute(inputs: list[np.ndarray], out: np.ndarray, _: list[np.ndarray]) -> None:
+        threads = target.share(out.size * cost)
+        target.native.conv_whole(
+            inputs[0], weights, starts, scale, *constants, out, *window, threads, target.isa
+        )
 
     return Kernel(compute)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
@@ -42,18 +42,23 @@ class Target:
     native: Any
     isa: str
     threads: int
-    # Weights in the kernels' order, for all sizes of input.
-    prepared: dict[Hashable, Any] = field(default_factory=dict)
+    # Weights in the kernels' order, for all sizes of input. A key begins with the name of a node.
+    prepared: dict[tuple[Hashable, ...], Any] = field(default_factory=dict)
 
     def share(self, microseconds: float) -> int:
         """How many threads to use for work that takes one of them about so long."""
         return self.threads if microseconds >= WORTH_SHARING else 1
 
-    def prepare(self, key: Hashable, make: Callable[[], Any]) -> Any:
+    def prepare(self, key: tuple[Hashable, ...], make: Callable[[], Any]) -> Any:
         """What `make` gives, made once for each `key`."""
         if key not in self.prepared:
             self.prepared[key] = make()
         return self.prepared[key]
+
+    def without(self, name: str) -> Target:
+        """The same, with all that is prepared but for the node of that name."""
+        others = {key: made for key, made in self.prepared.items() if key[0] != name}
+        return replace(self, prepared=others)
 
 
 def rows_of(values: np.ndarray, shape: Shape) -> np.ndarray:

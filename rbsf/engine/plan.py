@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from math import prod
 from time import perf_counter
 
@@ -41,7 +41,7 @@ class Program:
 
     def __init__(self, model: PackedModel, target: Target) -> None:
         self.model, self.target = model, target
-        self.runs = find_runs(model, fuse=target.isa != "numpy")
+        self.runs = find_runs(model, target)
         self.needs: dict[str, set[Need | None]] = {run.output: set() for run in self.runs}
         reads = [self._key(*read) for run in self.runs for read in run.inputs]
         for name, need in reads:
@@ -49,7 +49,8 @@ class Program:
         self.packed: dict[Key, Packed] = {}
         for run in self.runs:
             for need in filter(None, self.needs[run.output]):
-                self.packed[run.output, need] = self._packed(run, need)
+                key = run.output, need
+                self.packed[key] = target.prepare(key, partial(self._packed, run, need))
 
     def _packed(self, run: Run, need: Need) -> Packed:
         """How the bits that `run` writes lie for those that have this need."""
@@ -101,6 +102,8 @@ class Program:
         target, read = self.target, self.packed.get(inputs[0])
         if run.kind == "to bits":
             return fusion_kernels.to_bits(run, read, self.packed[output], target)
+        if run.kind == "whole conv":
+            return fusion_kernels.whole_conv(run, self.model.maps[inputs[0][0]], target)
         if run.kind == "rounded":
             channels = self.model.maps[run.output].shape[-1]
             return fusion_kernels.rounded(run, channels, target)

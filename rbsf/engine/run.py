@@ -46,9 +46,13 @@ class Engine:
         Raises ValueError for an instruction set this machine has not, more threads than cores, and
         a network whose maps take over 1 GiB an image; also what `read_packed` raises.
         """
-        self.model = model if isinstance(model, PackedModel) else read_packed(model)
-        self.threads, self.isa = check_threads(threads), choose_isa(isa)
-        self._program = Program(self.model, Target(native, self.isa, self.threads))
+        model = model if isinstance(model, PackedModel) else read_packed(model)
+        self._start(model, Target(native, choose_isa(isa), check_threads(threads)))
+
+    def _start(self, model: PackedModel, target: Target) -> None:
+        self.model, self._target = model, target
+        self.threads, self.isa = target.threads, target.isa
+        self._program = Program(model, target)
         self._plans: dict[tuple[int, int], Plan] = {}
         self._free: dict[tuple[int, ...], list[Workspace]] = {}  # by (N, H, W)
         self._results: dict[Shape, deque[np.ndarray]] = {}
@@ -56,6 +60,15 @@ class Engine:
         steps = self._plan(*self.model.input_shape[:2]).steps
         without_kernel = {step.op for step in steps if not step.kernel.native}
         self.in_numpy = sorted(without_kernel)
+
+    def with_weight(self, name: str, weight: np.ndarray) -> Engine:
+        """The engine of the same network with another weight in node `name`.
+
+        Both share what is prepared of all other nodes. Raises ValueError for an unfit weight.
+        """
+        engine = Engine.__new__(Engine)
+        engine._start(self.model.with_weight(name, weight), self._target.without(name))
+        return engine
 
     def __str__(self) -> str:
         """What runs the network, such as "packed engine, instruction set avx2, 2 threads"."""

@@ -42,22 +42,40 @@ class Conv {
     // input map with its margin.
     void rows(const Kernels& isa, const uint8_t* in, size_t height, size_t width, void* out, size_t first,
               size_t last) const {
-        const size_t conv_width = g.conv_size(width);
-        const bool flat = !g.pixels && isa.bytes && takes_bytes();
-        const size_t pitch = flat ? width : g.pixels ? (conv_width + 31) / 32 * 32 : conv_width;
-        const Size size{height, width, conv_width, g.output_size(height), g.output_size(width), flat, pitch};
-        // The results of a band shall stay in a cache. Bands of flat rows are larger, since each one
-        // loses up to 31 pixels and spreads kernel - 1 rows again.
-        const size_t most = std::max<size_t>(1, (flat ? 2048 : 256) / pitch / (g.pool ? 2 : 1));
-        const size_t bands = (last - first + most - 1) / most, step = bands ? (last - first + bands - 1) / bands : 1;
-        for (size_t from = first, to; from < last; from = to) {
-            to = std::min(last, from + step);
-            if (g.output == Output::bits)
-                bits_band(isa, in, size, from, to, from > first, step, static_cast<uint8_t*>(out));
-            else
-                counts_band(isa, in, size, from, to, out);
-        }
+        const Size size = size_of(isa, height, width);
+        if (g.output == Output::bits)
+            return each_band(size, first, last, [&](size_t from, size_t to, size_t most) {
+                bits_band(isa, in, size, from, to, from > first, most, static_cast<uint8_t*>(out));
+            });
+        each_count(isa, in, height, width, first, last, [&](const int32_t* counts, size_t c, size_t y) {
+            switch (g.output) {
+                case Output::real: put_real(counts, c, size, y, static_cast<float*>(out)); break;
+                case Output::sums16: put_sums(counts, c, size, y, static_cast<int16_t*>(out)); break;
+                case Output::sums8: put_sums(counts, c, size, y, static_cast<int8_t*>(out)); break;
+                default: put_sums(counts, c, size, y, static_cast<int32_t*>(out));
+            }
+        });
     }
+
+    // Call put(counts, c, y) for the channels from c to after(c) - 1 of each of these rows. `counts` are
+    // how many of the products are -1, [pixels][8].
+    template <class Put>
+    void each_count(const Kernels& isa, const uint8_t* in, size_t height, size_t width, size_t first, size_t last,
+                    const Put& put) const {
+        const Size size = size_of(isa, height, width);
+        const size_t step = 8 * size.pitch;
+        each_band(size, first, last, [&](size_t from, size_t to, size_t) {
+            int32_t* counts = Scratch::grow(Scratch::mine().counts, (to - from) * blocks() * step);
+            convolve(isa, in, size, from, to - from, {nullptr, 0, counts});
+            for (size_t c = 0; c < g.outputs; c = after(c)) {
+                const size_t block = first_block[c / this->width()] + c % this->width() / 8;
+                for (size_t y = from; y < to; ++y) put(counts + ((y - from) * blocks() + block) * step, c, y);
+            }
+        });
+    }
+
+    // The first channel of the block behind that of channel c.
+    size_t after(size_t c) const { return std::min(c + 8, (c / width() + 1) * width()); }
 
   private:
     struct Size {
@@ -82,6 +100,23 @@ class Conv {
 
     size_t blocks() const { return first_block.back(); }
     bool takes_bytes() const { return g.pixels || (g.stride == 1 && g.output == Output::bits); }
+
+    Size size_of(const Kernels& isa, size_t height, size_t width) const {
+        const size_t conv_width = g.conv_size(width);
+        const bool flat = !g.pixels && isa.bytes && takes_bytes();
+        const size_t pitch = flat ? width : g.pixels ? (conv_width + 31) / 32 * 32 : conv_width;
+        return {height, width, conv_width, g.output_size(height), g.output_size(width), flat, pitch};
+    }
+
+    // Call work(from, to, most) for bands of at most so many rows, whose results shall stay in a cache.
+    // Bands of flat rows are larger, since each one loses up to 31 pixels and spreads kernel - 1 rows
+    // again.
+    template <class Work>
+    void each_band(const Size& size, size_t first, size_t last, const Work& work) const {
+        const size_t most = std::max<size_t>(1, (size.flat ? 2048 : 256) / size.pitch / (g.pool ? 2 : 1));
+        const size_t bands = (last - first + most - 1) / most, step = bands ? (last - first + bands - 1) / bands : 1;
+        for (size_t from = first; from < last; from += step) work(from, std::min(last, from + step), step);
+    }
 
     // Compute rows from y to y + count - 1 of the convolution.
     void convolve(const Kernels& isa, const uint8_t* in, const Size& size, size_t y, size_t count,
@@ -253,25 +288,7 @@ class Conv {
             for (size_t i = 0; i < b; ++i) to[i] = pooled[i];
     }
 
-    void counts_band(const Kernels& isa, const uint8_t* in, const Size& size, size_t from, size_t to, void* out) const {
-        const size_t rows = to - from, step = 8 * size.pitch;
-        int32_t* counts = Scratch::grow(Scratch::mine().counts, rows * blocks() * step);
-        convolve(isa, in, size, from, rows, {nullptr, 0, counts});
-        for (size_t c = 0; c < g.outputs; c = after(c))
-            for (size_t row = 0; row < rows; ++row) {
-                const int32_t* found = counts + (row * blocks() + first_block[c / width()] + c % width() / 8) * step;
-                switch (g.output) {
-                    case Output::real: put_real(found, c, size, from + row, static_cast<float*>(out)); break;
-                    case Output::sums16: put_sums(found, c, size, from + row, static_cast<int16_t*>(out)); break;
-                    case Output::sums8: put_sums(found, c, size, from + row, static_cast<int8_t*>(out)); break;
-                    default: put_sums(found, c, size, from + row, static_cast<int32_t*>(out));
-                }
-            }
-    }
-
     size_t width() const { return g.outputs / g.groups; }
-    // The first channel of the block behind that of channel c.
-    size_t after(size_t c) const { return std::min(c + 8, (c / width() + 1) * width()); }
 
     // Write row y of the channels from c to after(c) - 1, from counts [conv_width][8].
     template <class T>

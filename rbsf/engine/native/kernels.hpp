@@ -38,6 +38,13 @@
 #define RBSF_INDEPENDENT
 #endif
 
+// Before a loop of 8 turns that shall become one vector: GCC would unroll it first.
+#if defined(__GNUC__) && !defined(__clang__)
+#define RBSF_ONE_VECTOR _Pragma("GCC unroll 1") _Pragma("GCC ivdep")
+#else
+#define RBSF_ONE_VECTOR
+#endif
+
 // A place that will soon be written to.
 #if defined(__GNUC__)
 #define RBSF_PREFETCH(place) __builtin_prefetch(place, 1)

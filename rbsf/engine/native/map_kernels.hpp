@@ -8,26 +8,77 @@
 // fused multiply-add, which IEEE 754 defines to the bit. All other products and sums are rounded one
 // by one.
 
+// RBSF_LANES sums, real or whole. `add_products` adds to each lane the products of its own weights with
+// the number at `x`, or with the two whole numbers there; `Weights` holds the weights of all lanes.
 #if RBSF_LANES == 16
 using Vector = __m512;
+using WholeVector = __m512i;
+using Weights = Vector;
+using WholeWeights = WholeVector;
 RBSF_TARGET inline Vector load(const float* x) { return _mm512_loadu_ps(x); }
+RBSF_TARGET inline WholeVector load(const int32_t* x) { return _mm512_loadu_si512(x); }
+RBSF_TARGET inline Weights load_weights(const float* w) { return _mm512_loadu_ps(w); }
+RBSF_TARGET inline WholeWeights load_weights(const int16_t* w) { return _mm512_loadu_si512(w); }
 RBSF_TARGET inline void store(float* x, Vector v) { _mm512_storeu_ps(x, v); }
-RBSF_TARGET inline Vector fma(float x, Vector w, Vector sum) { return _mm512_fmadd_ps(_mm512_set1_ps(x), w, sum); }
+RBSF_TARGET inline void store(int32_t* x, WholeVector v) { _mm512_storeu_si512(x, v); }
+RBSF_TARGET inline Vector add_products(Vector sum, const float* x, Weights w) {
+    return _mm512_fmadd_ps(_mm512_set1_ps(*x), w, sum);
+}
+RBSF_TARGET inline WholeVector add_products(WholeVector sum, const int16_t* x, WholeWeights w) {
+    const WholeVector two = _mm512_set1_epi32(static_cast<int>(load32(x)));
+    return _mm512_add_epi32(sum, _mm512_madd_epi16(two, w));
+}
 #elif RBSF_LANES == 8
 using Vector = __m256;
+using WholeVector = __m256i;
+using Weights = Vector;
+using WholeWeights = WholeVector;
+RBSF_TARGET inline WholeVector load_whole(const void* x) {
+    return _mm256_loadu_si256(static_cast<const __m256i*>(x));
+}
 RBSF_TARGET inline Vector load(const float* x) { return _mm256_loadu_ps(x); }
+RBSF_TARGET inline WholeVector load(const int32_t* x) { return load_whole(x); }
+RBSF_TARGET inline Weights load_weights(const float* w) { return _mm256_loadu_ps(w); }
+RBSF_TARGET inline WholeWeights load_weights(const int16_t* w) { return load_whole(w); }
 RBSF_TARGET inline void store(float* x, Vector v) { _mm256_storeu_ps(x, v); }
-RBSF_TARGET inline Vector fma(float x, Vector w, Vector sum) { return _mm256_fmadd_ps(_mm256_set1_ps(x), w, sum); }
+RBSF_TARGET inline void store(int32_t* x, WholeVector v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(x), v); }
+RBSF_TARGET inline Vector add_products(Vector sum, const float* x, Weights w) {
+    return _mm256_fmadd_ps(_mm256_set1_ps(*x), w, sum);
+}
+RBSF_TARGET inline WholeVector add_products(WholeVector sum, const int16_t* x, WholeWeights w) {
+    const WholeVector two = _mm256_set1_epi32(static_cast<int>(load32(x)));
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(two, w));
+}
 #elif RBSF_LANES == 4
 using Vector = float32x4_t;
+using WholeVector = int32x4_t;
+using Weights = Vector;
+using WholeWeights = int16x4x2_t;
 inline Vector load(const float* x) { return vld1q_f32(x); }
+inline WholeVector load(const int32_t* x) { return vld1q_s32(x); }
+inline Weights load_weights(const float* w) { return vld1q_f32(w); }
+inline WholeWeights load_weights(const int16_t* w) { return vld2_s16(w); }
 inline void store(float* x, Vector v) { vst1q_f32(x, v); }
-inline Vector fma(float x, Vector w, Vector sum) { return vfmaq_n_f32(sum, w, x); }
+inline void store(int32_t* x, WholeVector v) { vst1q_s32(x, v); }
+inline Vector add_products(Vector sum, const float* x, Weights w) { return vfmaq_n_f32(sum, w, *x); }
+inline WholeVector add_products(WholeVector sum, const int16_t* x, WholeWeights w) {
+    return vmlal_n_s16(vmlal_n_s16(sum, w.val[0], x[0]), w.val[1], x[1]);
+}
 #else
 using Vector = float;
+using WholeVector = int32_t;
+using Weights = Vector;
+using WholeWeights = const int16_t*;
 inline Vector load(const float* x) { return *x; }
+inline WholeVector load(const int32_t* x) { return *x; }
+inline Weights load_weights(const float* w) { return *w; }
+inline WholeWeights load_weights(const int16_t* w) { return w; }
 inline void store(float* x, Vector v) { *x = v; }
-inline Vector fma(float x, Vector w, Vector sum) { return std::fma(x, w, sum); }
+inline void store(int32_t* x, WholeVector v) { *x = v; }
+inline Vector add_products(Vector sum, const float* x, Weights w) { return std::fma(*x, w, sum); }
+inline WholeVector add_products(WholeVector sum, const int16_t* x, WholeWeights w) {
+    return sum + x[0] * w[0] + x[1] * w[1];
+}
 #endif
 
 // Bits (x >= threshold) ^ flip of a row of pixels, 8 channels a byte. Spare bits of a last byte are 0.
@@ -84,32 +135,59 @@ RBSF_TARGET inline void pack_whole_row(const PackRow<int16_t>& row) {
     }
 }
 
-template <bool OTHER, class In, class Out>
+// 1.5 * 2^23: what is added to it is rounded to a whole number, half ones to the even one.
+constexpr float WHOLE = 12582912.0f;
+
+RBSF_TARGET inline int32_t rounded(float x, float scale, float bias, float slope, float factor, float limit) {
+    float value = scale * x;
+    value = value + bias;
+    const float sloped = value * slope;
+    value = value >= 0 ? value : sloped;
+    value = value * factor;
+    value = value < -limit ? -limit : value;
+    value = value > limit ? limit : value;
+    return static_cast<int32_t>((value + WHOLE) - WHOLE);
+}
+
+template <class In, class Out>
 RBSF_TARGET inline void round_pixels(const RoundRow<In, Out>& row) {
-    // 1.5 * 2^23: what is added to it is rounded to a whole number, half ones to the even one.
-    constexpr float WHOLE = 12582912.0f;
     const float *scale = row.rounding.scale, *bias = row.rounding.bias, *slope = row.rounding.slope;
-    const float factor = row.rounding.factor, low = -row.rounding.limit, high = row.rounding.limit;
+    const float factor = row.rounding.factor, limit = row.rounding.limit;
     // Copies, for to the compiler an int8 that is stored might be part of `row`.
     const size_t pixels = row.pixels, channels = row.channels;
     const In* x = row.x;
-    const Out* other = row.other;
     Out* out = row.out;
     for (size_t p = 0; p < pixels; ++p, x += channels, out += channels) {
         RBSF_INDEPENDENT
-        for (size_t c = 0; c < channels; ++c) {
-            float value = scale[c] * static_cast<float>(x[c]);
-            value = value + bias[c];
-            const float sloped = value * slope[c];
-            value = value >= 0 ? value : sloped;
-            value = value * factor;
-            value = value < low ? low : value;
-            value = value > high ? high : value;
-            value = (value + WHOLE) - WHOLE;
-            const int32_t rounded = static_cast<int32_t>(value);
-            out[c] = static_cast<Out>(OTHER ? other[c] + rounded : rounded);
+        for (size_t c = 0; c < channels; ++c)
+            out[c] = static_cast<Out>(rounded(static_cast<float>(x[c]), scale[c], bias[c], slope[c], factor, limit));
+    }
+}
+
+RBSF_TARGET inline void steps_row(const StepsRow& row) {
+    float scale[8] = {}, bias[8] = {}, slope[8] = {};
+    std::copy(row.rounding.scale, row.rounding.scale + row.channels, scale);
+    std::copy(row.rounding.bias, row.rounding.bias + row.channels, bias);
+    std::copy(row.rounding.slope, row.rounding.slope + row.channels, slope);
+    const float factor = row.rounding.factor, limit = row.rounding.limit;
+    const int32_t products = row.products;
+    const size_t pixels = row.pixels, channels = row.channels, step = row.step;
+    const int32_t* counts = row.counts;
+    const int16_t* other = row.other;
+    int16_t* out = row.out;
+    for (size_t p = 0; p < pixels; ++p, counts += 8, other += step, out += step) {
+        int32_t added[8];
+        RBSF_ONE_VECTOR
+        for (size_t i = 0; i < 8; ++i) {
+            const float sum = static_cast<float>(products - 2 * counts[i]);
+            added[i] = rounded(sum, scale[i], bias[i], slope[i], factor, limit);
         }
-        if (OTHER) other += channels;
+        if (channels == 8) {
+            RBSF_ONE_VECTOR
+            for (size_t i = 0; i < 8; ++i) out[i] = static_cast<int16_t>(other[i] + added[i]);
+        } else {
+            for (size_t i = 0; i < channels; ++i) out[i] = static_cast<int16_t>(other[i] + added[i]);
+        }
     }
 }
 
@@ -140,7 +218,8 @@ RBSF_TARGET inline void sum_row(const SumRow& row) {
 
 // The largest, or the mean, of each window of a row. Positions are taken in order; those outside of the
 // map are left out.
-RBSF_TARGET inline void pool_row(const PoolRow& row) {
+template <class In>
+RBSF_TARGET inline void pool_row(const PoolRow<In>& row) {
     for (size_t p = 0; p < row.pixels; ++p) {
         float* out = row.out + p * row.channels;
         const size_t left = p * row.stride < row.padding ? row.padding - p * row.stride : 0;
@@ -149,13 +228,14 @@ RBSF_TARGET inline void pool_row(const PoolRow& row) {
         bool first = true;
         for (size_t y = row.top; y < row.bottom; ++y) {
             for (size_t x = start; x < end; ++x, first = false) {
-                const float* in = row.in + (y * row.width + x) * row.channels;
+                const In* in = row.in + (y * row.width + x) * row.channels;
                 if (first)
-                    for (size_t c = 0; c < row.channels; ++c) out[c] = in[c];
+                    for (size_t c = 0; c < row.channels; ++c) out[c] = static_cast<float>(in[c]);
                 else if (row.areas)
-                    for (size_t c = 0; c < row.channels; ++c) out[c] = out[c] + in[c];
+                    for (size_t c = 0; c < row.channels; ++c) out[c] = out[c] + static_cast<float>(in[c]);
                 else
-                    for (size_t c = 0; c < row.channels; ++c) out[c] = out[c] < in[c] ? in[c] : out[c];
+                    for (size_t c = 0; c < row.channels; ++c)
+                        out[c] = std::max(out[c], static_cast<float>(in[c]));
             }
         }
         if (row.areas)
@@ -163,58 +243,70 @@ RBSF_TARGET inline void pool_row(const PoolRow& row) {
     }
 }
 
-// A real convolution of P pixels x B blocks of 16 filters.
-template <int P, int B>
-RBSF_TARGET inline void real_tile(const RealRow& row, size_t block, size_t pixel) {
-    constexpr int V = B * 16 / RBSF_LANES, PER = 16 / RBSF_LANES;
-    const float* w = row.weights + block * row.runs * row.run * 16;
+// A convolution of P pixels x B blocks of 16 filters. A lane's weights are those of STEP numbers.
+template <class In, class Sum, int P, int B>
+RBSF_TARGET inline void conv_tile(const ConvRow<In, Sum>& row, size_t block, size_t pixel) {
+    constexpr int V = B * 16 / RBSF_LANES, PER = 16 / RBSF_LANES, STEP = sizeof(Sum) / sizeof(In);
+    const In* w = row.weights + block * row.runs * row.run * 16;
     const size_t w_step = row.runs * row.run * 16;  // to the next block
-    Vector sum[P][V];
+    decltype(load(row.bias)) sum[P][V];
     RBSF_UNROLL
     for (int v = 0; v < V; ++v) {
-        const Vector bias = load(row.bias + 16 * block + v * RBSF_LANES);
+        const auto bias = load(row.bias + 16 * block + v * RBSF_LANES);
         RBSF_UNROLL
         for (int p = 0; p < P; ++p) sum[p][v] = bias;
     }
     for (size_t r = 0; r < row.runs; ++r) {
-        const float* x = row.x + pixel * row.x_step + row.offsets[r];
-        for (size_t i = 0; i < row.run; ++i, w += 16) {
-            Vector weight[V];
+        const In* x = row.x + pixel * row.x_step + row.offsets[r];
+        for (size_t i = 0; i < row.run; i += STEP, w += 16 * STEP) {
+            decltype(load_weights(w)) weight[V];
             RBSF_UNROLL
-            for (int v = 0; v < V; ++v) weight[v] = load(w + v / PER * w_step + v % PER * RBSF_LANES);
+            for (int v = 0; v < V; ++v) weight[v] = load_weights(w + v / PER * w_step + v % PER * RBSF_LANES * STEP);
             RBSF_UNROLL
             for (int p = 0; p < P; ++p) {
                 RBSF_UNROLL
-                for (int v = 0; v < V; ++v) sum[p][v] = fma(x[p * row.x_step + i], weight[v], sum[p][v]);
+                for (int v = 0; v < V; ++v) sum[p][v] = add_products(sum[p][v], x + p * row.x_step + i, weight[v]);
             }
         }
     }
     const size_t valid = std::min<size_t>(16 * B, row.channels - 16 * block);
     RBSF_UNROLL
     for (int p = 0; p < P; ++p) {
-        float* out = row.out + (pixel + p) * row.out_step + 16 * block;
-        float values[16 * B];
-        float* to = valid == 16 * B ? out : values;
+        Sum* out = row.out + (pixel + p) * row.out_step + 16 * block;
+        Sum values[16 * B];
+        Sum* to = valid == 16 * B ? out : values;
         RBSF_UNROLL
         for (int v = 0; v < V; ++v) store(to + v * RBSF_LANES, sum[p][v]);
-        if (to == values) std::memcpy(out, values, valid * sizeof(float));
+        if (to == values) std::memcpy(out, values, valid * sizeof(Sum));
     }
 }
 
-template <size_t... I>
-inline void real_row(const RealRow& row, std::index_sequence<I...>) {
-    static const std::array<Tile<RealRow>, sizeof...(I)> tiles{&real_tile<I / RBSF_BLOCKS + 1, I % RBSF_BLOCKS + 1>...};
+template <class In, class Sum, size_t... I>
+inline void conv_tiles(const ConvRow<In, Sum>& row, std::index_sequence<I...>) {
+    static const std::array<Tile<ConvRow<In, Sum>>, sizeof...(I)> tiles{
+        &conv_tile<In, Sum, I / RBSF_BLOCKS + 1, I % RBSF_BLOCKS + 1>...};
     cover<6, RBSF_BLOCKS>(row, tiles);
 }
 
+template <class In, class Sum>
+inline void conv_row(const ConvRow<In, Sum>& row) {
+    conv_tiles(row, std::make_index_sequence<6 * RBSF_BLOCKS>());
+}
+
 constexpr MapKernels table{
-    &pack_row, &sum_row, &pool_row,
-    [](const RealRow& row) { real_row(row, std::make_index_sequence<6 * RBSF_BLOCKS>()); },
+    &pack_row,
+    &sum_row,
+    &pool_row<float>,
+    &pool_row<int16_t>,
+    &conv_row<float, float>,
+    &conv_row<int16_t, int32_t>,
     &pack_whole_row,
-    &round_pixels<true, int32_t, int16_t>,
-    &round_pixels<false, float, int16_t>,
-    &round_pixels<false, float, int8_t>,
-    &round_pixels<false, int16_t, int8_t>};
+    &steps_row,
+    &round_pixels<int32_t, int16_t>,
+    &round_pixels<int32_t, int8_t>,
+    &round_pixels<float, int16_t>,
+    &round_pixels<float, int8_t>,
+    &round_pixels<int16_t, int8_t>};
 
 #undef RBSF_TARGET
 #undef RBSF_LANES

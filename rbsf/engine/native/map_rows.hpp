@@ -43,18 +43,28 @@ struct Rounding {
     float factor, limit;
 };
 
-// Pixels whose numbers are rounded, and added to whole numbers if there are such.
+// Pixels whose numbers are rounded.
 template <class In, class Out>
 struct RoundRow {
     const In* x;  // [pixels][channels]
     size_t pixels, channels;
     Rounding rounding;
-    const Out* other;  // [pixels][channels] or null; may be `out` itself
     Out* out;
 };
 
+// Pixels of up to 8 channels of a binary convolution, whose sums are rounded and added to whole numbers.
+struct StepsRow {
+    const int32_t* counts;  // [pixels][8]: how many of the products are -1
+    int32_t products;
+    size_t pixels, channels, step;  // step: from pixel to pixel of `other` and `out`
+    Rounding rounding;
+    const int16_t* other;  // may be `out` itself
+    int16_t* out;
+};
+
+template <class In>
 struct PoolRow {
-    const float* in;  // the whole map
+    const In* in;  // the whole map
     size_t width, channels, kernel, stride, padding;
     size_t top, bottom;  // rows of the window
     size_t pixels;       // of the output
@@ -62,25 +72,31 @@ struct PoolRow {
     float* out;
 };
 
-struct RealRow {
-    const float* x;  // the first window's corner; x_step floats to the next window
+// A convolution of reals, or of whole numbers, whose weights come in twos: `run` is even then.
+template <class In, class Sum>
+struct ConvRow {
+    const In* x;  // the first window's corner; x_step numbers to the next window
     size_t pixels, x_step;
-    const size_t* offsets;  // [runs]: where the pieces of a window begin, `run` floats each
+    const size_t* offsets;  // [runs]: where the pieces of a window begin, `run` numbers each
     size_t runs, run;
-    const float* weights;  // [blocks][runs * run][16]
-    const float* bias;     // [blocks][16]
+    const In* weights;  // reals [blocks][runs * run][16], whole numbers [blocks][runs * run / 2][16][2]
+    const Sum* bias;    // [blocks][16]
     size_t blocks, channels;
-    float* out;
+    Sum* out;
     size_t out_step;
 };
 
 struct MapKernels {
     void (*pack)(const PackRow<float>&);
     void (*sum)(const SumRow&);
-    void (*pool)(const PoolRow&);
-    void (*real)(const RealRow&);
+    void (*pool)(const PoolRow<float>&);
+    void (*pool_whole)(const PoolRow<int16_t>&);
+    void (*conv)(const ConvRow<float, float>&);
+    void (*conv_whole)(const ConvRow<int16_t, int32_t>&);
     void (*pack_whole)(const PackRow<int16_t>&);
-    void (*steps)(const RoundRow<int32_t, int16_t>&);
+    void (*steps)(const StepsRow&);
+    void (*sums_to_16)(const RoundRow<int32_t, int16_t>&);
+    void (*sums_to_8)(const RoundRow<int32_t, int8_t>&);
     void (*real_to_16)(const RoundRow<float, int16_t>&);
     void (*real_to_8)(const RoundRow<float, int8_t>&);
     void (*whole_to_8)(const RoundRow<int16_t, int8_t>&);

@@ -169,7 +169,7 @@ void round_rows(const py::array& map, const Rounding& rounding, const py::array&
     py::gil_scoped_release release;
     each_row(shape[0], shape[1], threads, [&](size_t image, size_t y) {
         const size_t line = (image * shape[1] + y) * length;
-        row({x + line, shape[2], shape[3], rounding, nullptr, result + line});
+        row({x + line, shape[2], shape[3], rounding, result + line});
     });
 }
 
@@ -196,23 +196,23 @@ void conv_steps(const std::shared_ptr<Conv>& conv, const py::array& bits, const 
     const Shape map{in[0], g.output_size(in[2]), g.output_size(in[3]), g.outputs};
     require(map[1] >= 1 && map[2] >= 1, "a map is too small for the window");
     const uint8_t* data = checked<uint8_t>(bits, {in[0], g.groups, in[2], in[3], g.bytes}, "bits");
-    const size_t image_bytes = g.groups * in[2] * in[3] * g.bytes, row_bytes = g.stride * in[3] * g.bytes;
+    const size_t image_bytes = g.groups * in[2] * in[3] * g.bytes;
     const Rounding rounding = make_rounding(scale, bias, slope, factor, limit, g.outputs);
     const int16_t* added = checked<int16_t>(other, map, "other");
     int16_t* result = checked<int16_t>(out, map, "out", true);  // may be `other` itself
     const MapKernels& kernels = map_kernels(isa);
     const Kernels& counter = find(isa == "amx" ? "avx512" : isa);  // as in conv_bits
     check_threads(threads);
-    const size_t row = map[2] * g.outputs, step = std::max<size_t>(1, BAND / row);
     py::gil_scoped_release release;
     each_part(map[0], map[1], threads, [&](size_t image, size_t first, size_t end) {
-        int32_t* term = Scratch::grow(Sums::mine().term, std::min(step, end - first) * row);
-        for (size_t y = first, to; y < end; y = to) {
-            to = std::min(end, y + step);
-            const size_t line = (image * map[1] + y) * row;
-            conv->rows(counter, data + image * image_bytes + y * row_bytes, in[2], in[3], term, 0, to - y);
-            kernels.steps({term, (to - y) * map[2], g.outputs, rounding, added + line, result + line});
-        }
+        const uint8_t* from = data + image * image_bytes;
+        const auto put = [&](const int32_t* counts, size_t c, size_t y) {
+            const size_t at = (image * map[1] + y) * map[2] * g.outputs + c;
+            const Rounding own{rounding.scale + c, rounding.bias + c, rounding.slope + c, factor, limit};
+            kernels.steps({counts, static_cast<int32_t>(g.products), map[2], conv->after(c) - c, g.outputs, own,
+                           added + at, result + at});
+        };
+        conv->each_count(counter, from, in[2], in[3], first, end, put);
     });
 }
 
@@ -240,33 +240,108 @@ void conv_real(const py::array& map, const py::array& weights, const py::array& 
     each_row(in[0], rows, threads, [&](size_t image, size_t y) {
         for (size_t group = 0; group < groups; ++group) {
             const float* corner = x + (image * in[1] + y * stride) * in[2] * in[3] + group * channels;
-            kernels.real({corner, columns, stride * in[3], offsets.data(), offsets.size(), run,
+            kernels.conv({corner, columns, stride * in[3], offsets.data(), offsets.size(), run,
                           w + group * blocks * products * 16, b + group * blocks * 16, blocks, outputs,
                           result + (image * rows + y) * columns * to[3] + group * outputs, to[3]});
         }
     });
 }
 
-// The largest of each window. Where `areas`, float32 [H', W'], are given, the sum divided by them.
-void pool_map(const py::array& map, const py::array& out, size_t kernel, size_t stride, size_t padding,
-              const py::object& areas, size_t threads, const std::string& isa) {
+// Buffers of a thread: the numbers that the windows of one row take, and their sums.
+struct WholeSums {
+    std::vector<int16_t> input;
+    std::vector<int32_t> sums;
+    static WholeSums& mine() {
+        thread_local WholeSums buffers;
+        return buffers;
+    }
+};
+
+// How a whole convolution reads its map [N, H, W, C] and writes its output [N, H', W', O].
+struct WholeConv {
+    Shape in, to;
+    size_t kernel, stride, run, threads;  // run: weights of a row of a window
+    const int16_t* weights;
+    const int32_t* bias;
+    Rounding rounding;
+};
+
+// The rows are copied as int16. Where windows have an odd number of values a row, the weight behind them
+// is 0, and what is read there may be any number.
+template <class In, class Out>
+void whole_rows(const WholeConv& conv, const In* x, Out* result, void (*sum)(const ConvRow<int16_t, int32_t>&),
+                void (*round)(const RoundRow<int32_t, Out>&)) {
+    const size_t in_row = conv.in[2] * conv.in[3], out_row = conv.to[2] * conv.to[3];
+    std::vector<size_t> offsets;
+    for (size_t i = 0; i < conv.kernel; ++i) offsets.push_back(i * in_row);
+    py::gil_scoped_release release;
+    each_row(conv.in[0], conv.to[1], conv.threads, [&](size_t image, size_t y) {
+        int16_t* input = Scratch::grow(WholeSums::mine().input, conv.kernel * in_row + 1);
+        int32_t* sums = Scratch::grow(WholeSums::mine().sums, out_row);
+        const In* from = x + (image * conv.in[1] + y * conv.stride) * in_row;
+        std::copy(from, from + conv.kernel * in_row, input);
+        sum({input, conv.to[2], conv.stride * conv.in[3], offsets.data(), conv.kernel, conv.run, conv.weights, conv.bias,
+             (conv.to[3] + 15) / 16, conv.to[3], sums, conv.to[3]});
+        round({sums, conv.to[2], conv.to[3], conv.rounding, result + (image * conv.to[1] + y) * out_row});
+    });
+}
+
+// out = round(factor * prelu(scale * conv(map) + bias)), within +-limit. The map is int8, uint8 or int16;
+// weights are [blocks, kernel * run / 2, 16, 2], starts of the sums [16 * blocks].
+void conv_whole(const py::array& map, const py::array& weights, const py::array& starts, const py::array& scale,
+                const py::array& bias, const py::array& slope, float factor, float limit, const py::array& out,
+                size_t kernel, size_t stride, size_t threads, const std::string& isa) {
+    const Shape in = shape_of(map, 4, "map is [N, H, W, C]"), to = shape_of(out, 4, "out is [N, H', W', O]");
+    for (size_t n : {kernel, stride}) require(n >= 1 && n <= 1024, "the geometry is out of range");
+    const size_t rows = window_count(in[1], kernel, stride), columns = window_count(in[2], kernel, stride);
+    const size_t run = (kernel * in[3] + 1) / 2 * 2, blocks = (to[3] + 15) / 16;
+    require(rows >= 1 && columns >= 1 && to == Shape{in[0], rows, columns, to[3]}, "the output does not fit");
+    check_threads(threads);
+    const Rounding rounding = make_rounding(scale, bias, slope, factor, limit, to[3]);
+    const WholeConv conv{in, to, kernel, stride, run, threads,
+                         checked<int16_t>(weights, {blocks, kernel * run / 2, 16, 2}, "weights"),
+                         checked<int32_t>(starts, {blocks * 16}, "starts"), rounding};
+    const MapKernels& kernels = map_kernels(isa);
+    const auto write = [&](const auto* x) {
+        if (py::isinstance<py::array_t<int16_t>>(out))
+            return whole_rows(conv, x, checked<int16_t>(out, to, "out", true), kernels.conv_whole, kernels.sums_to_16);
+        require(limit <= std::numeric_limits<int8_t>::max(), "limit does not fit the output");
+        whole_rows(conv, x, checked<int8_t>(out, to, "out", true), kernels.conv_whole, kernels.sums_to_8);
+    };
+    if (py::isinstance<py::array_t<uint8_t>>(map)) return write(checked<uint8_t>(map, in, "map"));
+    if (py::isinstance<py::array_t<int16_t>>(map)) return write(checked<int16_t>(map, in, "map"));
+    write(checked<int8_t>(map, in, "map"));
+}
+
+template <class In>
+void pool_rows(const py::array& map, const py::array& out, size_t kernel, size_t stride, size_t padding,
+               const py::object& areas, size_t threads, void (*pool)(const PoolRow<In>&)) {
     const Shape in = shape_of(map, 4, "map is [N, H, W, C]"), to = shape_of(out, 4, "out is [N, H', W', C]");
     for (size_t n : {kernel, stride}) require(n >= 1 && n <= (size_t{1} << 20), "the geometry is out of range");
     require(padding < kernel && in[0] == to[0] && in[3] == to[3], "the pool's maps do not fit");
     for (int i : {1, 2})  // every window has a pixel
         require((to[i] - 1) * stride < in[i] + padding, "the pool's windows go beyond the map");
-    const float* x = checked<float>(map, in, "map");
+    const In* x = checked<In>(map, in, "map");
     float* result = checked<float>(out, to, "out", true);
     const float* divisors = areas.is_none() ? nullptr : checked<float>(py::array(areas), {to[1], to[2]}, "areas");
-    const MapKernels& kernels = map_kernels(isa);
     check_threads(threads);
     py::gil_scoped_release release;
     each_row(in[0], to[1], threads, [&](size_t image, size_t y) {
         const size_t top = y * stride < padding ? 0 : y * stride - padding;
         const size_t bottom = std::min(in[1], y * stride + kernel - padding);
-        kernels.pool({x + image * in[1] * in[2] * in[3], in[2], in[3], kernel, stride, padding, top, bottom, to[2],
-                      divisors ? divisors + y * to[2] : nullptr, result + (image * to[1] + y) * to[2] * to[3]});
+        pool({x + image * in[1] * in[2] * in[3], in[2], in[3], kernel, stride, padding, top, bottom, to[2],
+              divisors ? divisors + y * to[2] : nullptr, result + (image * to[1] + y) * to[2] * to[3]});
     });
+}
+
+// The largest of each window. Where `areas`, float32 [H', W'], are given, the sum divided by them. The map
+// is float32 or int16.
+void pool_map(const py::array& map, const py::array& out, size_t kernel, size_t stride, size_t padding,
+              const py::object& areas, size_t threads, const std::string& isa) {
+    const MapKernels& kernels = map_kernels(isa);
+    if (py::isinstance<py::array_t<int16_t>>(map))
+        return pool_rows(map, out, kernel, stride, padding, areas, threads, kernels.pool_whole);
+    pool_rows(map, out, kernel, stride, padding, areas, threads, kernels.pool);
 }
 
 void register_network(py::module_& module) {
@@ -286,6 +361,9 @@ void register_network(py::module_& module) {
     module.def("conv_real", &conv_real, py::arg("map"), py::arg("weights"), py::arg("bias"), py::arg("out"),
                py::arg("kernel"), py::arg("stride"), py::arg("groups"), py::arg("threads"), py::arg("isa"),
                "Real convolution.");
+    module.def("conv_whole", &conv_whole, py::arg("map"), py::arg("weights"), py::arg("starts"), py::arg("scale"),
+               py::arg("bias"), py::arg("slope"), py::arg("factor"), py::arg("limit"), py::arg("out"), py::arg("kernel"),
+               py::arg("stride"), py::arg("threads"), py::arg("isa"), "Rounded sums of a convolution of whole numbers.");
     module.def("pool_map", &pool_map, py::arg("map"), py::arg("out"), py::arg("kernel"), py::arg("stride"),
                py::arg("padding"), py::arg("areas"), py::arg("threads"), py::arg("isa"), "Largest, or mean, of windows.");
 }

@@ -43,7 +43,8 @@ def mean_kernel(a: dict[str, Any], areas: np.ndarray, target: Target) -> Kernel:
     kernel, stride, padding = a["kernel"], a["stride"], a["padding"]
 
     def run(inputs: list[np.ndarray], out: np.ndarray, _: list[np.ndarray]) -> None:
-        x = np.asarray(inputs[0], np.float32)
+        x = inputs[0]
+        x = x if x.dtype == np.int16 else np.asarray(x, np.float32)
         threads = target.share(x.size / 4000)
         target.native.pool_map(x, out, kernel, stride, padding, areas, threads, target.isa)
 

@@ -1,10 +1,13 @@
 """conv: real convolution, padded with 0. weight float32 `[O, k, k, I/g]`, bias float32 `[O]`.
 
 The kernel adds in one order on every machine, each step a fused multiply-add. The reference adds in
-BLAS's own order.
+BLAS's own order. Where map, weight and bias are whole multiples of some unit and all sums are
+exact, neither order nor kind of number matters: see `whole_weights`.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,6 +15,57 @@ from rbsf.engine.kernel import Kernel, Target
 from rbsf.engine.node import MAX_VALUES, Forms, Map, Node
 from rbsf.engine.op import Op, Step, step
 from rbsf.engine.ops._windows import GROUPS, WINDOW, convolve, convolved
+
+DIGITS = 24  # of a float32: whole numbers up to 2**24 are exact
+LARGEST_PIXEL = 255
+INTEGERS = ("int8", "uint8", "int16")  # dtypes of the maps that the kernel for whole numbers takes
+
+
+class WholeWeights(NamedTuple):
+    """A convolution's weights as whole multiples of a power of two for each filter."""
+
+    weight: np.ndarray  # int16 [O, k, k * I]
+    bias: np.ndarray  # int32 [O]
+    unit: np.ndarray  # float32 [O]
+
+
+def whole_weights(node: Node, x: Map, target: Target) -> WholeWeights | None:
+    """The weights for a convolution in whole numbers that gives the same numbers to the bit.
+
+    There are none where `x` is no map of int8, uint8 or int16, where the window has padding or
+    groups, and where a sum could have more digits than a float32.
+    """
+    return target.prepare((node.name, "whole"), lambda: _whole_weights(node, x))
+
+
+def _whole_weights(node: Node, x: Map) -> WholeWeights | None:
+    a = node.attributes
+    if x.dtype.name not in INTEGERS or x.kind == "bits" or a["padding"] or a["groups"] > 1:
+        return None
+    weight = node.tensors["weight"].reshape(len(node.tensors["weight"]), -1)
+    numbers = np.column_stack([weight, node.tensors["bias"]])
+    unit = _largest_unit(numbers)
+    whole = numbers / unit[:, None]
+    largest = LARGEST_PIXEL if x.kind == "pixels" else x.largest
+    sums = np.abs(whole) @ np.append(np.full(weight.shape[1], largest), 1)
+    if sums.max() > 1 << DIGITS or np.abs(whole[:, :-1]).max() >= 1 << 15:
+        return None
+    rows = whole[:, :-1].reshape(len(whole), a["kernel"], -1)
+    return WholeWeights(
+        rows.astype(np.int16), whole[:, -1].astype(np.int32), unit.astype(np.float32)
+    )
+
+
+def _largest_unit(rows: np.ndarray) -> np.ndarray:
+    """The largest power of two of each row that all its numbers are multiples of, float64 `[R]`.
+
+    It is 1 for a row of zeros.
+    """
+    fraction, exponent = np.frexp(rows.astype(np.float64))
+    digits = np.abs(np.ldexp(fraction, DIGITS)).astype(np.int64)
+    last_digit = (digits & -digits).astype(np.float64)
+    units = np.where(digits, np.ldexp(last_digit, exponent - DIGITS), np.inf).min(1)
+    return np.where(np.isinf(units), 1.0, units)
 
 
 def _result(node: Node, x: Map) -> Map:
@@ -78,6 +132,18 @@ def _in_blocks(rows: np.ndarray, groups: int) -> np.ndarray:
     filled = np.zeros((groups, blocks * 16, rows.shape[2]), np.float32)
     filled[:, : rows.shape[1]] = rows
     return np.ascontiguousarray(filled.reshape(groups, blocks, 16, -1).transpose(0, 1, 3, 2))
+
+
+def blocks_of_pairs(whole: WholeWeights) -> tuple[np.ndarray, np.ndarray]:
+    """Weights `[blocks, pairs of products, 16, 2]` and starts of sums `[16 * blocks]`.
+
+    They are filled up with zeros, also behind an odd number of products in a row of a window.
+    """
+    outputs, _, run = whole.weight.shape
+    spare = -outputs % 16
+    rows = np.pad(whole.weight, ((0, spare), (0, 0), (0, run % 2)))
+    pairs = rows.reshape(-1, 16, rows[0].size // 2, 2).transpose(0, 2, 1, 3)
+    return np.ascontiguousarray(pairs), np.pad(whole.bias, (0, spare))
 
 
 def _onnx(node: Node, x: Map) -> list[Step]:

@@ -50,15 +50,12 @@ def make_conv(
 
     `output`, `write` and `more` are as in `kernel_arguments`.
     """
-    weight = id(node.tensors["weight"])
-    name = node.name if more else ""
-    key = (weight, *node.attributes.values(), output, read, write, name)
 
     def make() -> Any:
         rows = bit_rows(node, read)
         return target.native.Conv(**kernel_arguments(node, rows, False, write, output, **more))
 
-    return target.prepare(key, make)
+    return target.prepare((node.name, output, read, write), make)
 
 
 def packed_kernel(node: Node, read: Packed, out: Map, target: Target) -> Kernel:

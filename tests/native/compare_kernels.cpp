@@ -58,6 +58,8 @@ std::vector<float> reals(size_t count) {
     return found;
 }
 
+std::vector<int16_t> whole(size_t count) { return numbers<int16_t>(count, -127, 127); }
+
 template <class T>
 void compare(const std::vector<T>& found, const std::vector<T>& expected, const char* isa, const std::string& what) {
     for (size_t i = 0; i < found.size(); ++i) {
@@ -130,6 +132,8 @@ void compare_convolution(const std::vector<Isa>& here) {
 
 // ---- rows of maps
 
+constexpr size_t LARGEST_MAP = 4 * 24 * 40;  // of those that are pooled
+
 void compare_pack(const std::vector<Isa>& here) {
     const size_t pixels = static_cast<size_t>(number(1, 20)), channels = static_cast<size_t>(number(1, 70));
     const size_t bytes = (channels + 7) / 8, step = channels + static_cast<size_t>(number(0, 5));
@@ -166,7 +170,8 @@ void compare_sum(const std::vector<Isa>& here) {
 void compare_whole_numbers(const std::vector<Isa>& here) {
     const size_t pixels = static_cast<size_t>(number(1, 20)), channels = static_cast<size_t>(number(1, 70));
     const size_t count = pixels * channels, bytes = (channels + 7) / 8;
-    const std::vector<int32_t> sums = numbers<int32_t>(count, -5000, 5000);
+    const size_t block = std::min<size_t>(channels, 8);  // of channels that are counted together
+    const std::vector<int32_t> counts = numbers<int32_t>(8 * pixels, 0, 2000);
     const std::vector<int16_t> other = numbers<int16_t>(count, -30000, 30000);
     std::vector<int16_t> limits = numbers<int16_t>(channels, -31000, 31000);
     for (size_t c = 0; c < channels; c += 3) limits[c] = other[c];  // equal is not above
@@ -174,8 +179,8 @@ void compare_whole_numbers(const std::vector<Isa>& here) {
     const std::vector<uint8_t> flips = numbers<uint8_t>(bytes, 0, channels % 8 ? (1 << channels % 8) - 1 : 255);
     const auto steps = [&](const MapKernels& maps) {
         std::vector<int16_t> out = other;  // the sum takes the place of what is added
-        maps.steps({sums.data(), pixels, channels, scale.data(), bias.data(), slope.data(), 0.5f, 1023.0f, out.data(),
-                    out.data()});
+        maps.steps({counts.data(), 2000, pixels, block, channels, {scale.data(), bias.data(), slope.data(), 0.5f, 1023.0f},
+                    out.data(), out.data()});
         return out;
     };
     const auto pack = [&](const MapKernels& maps) {
@@ -191,15 +196,17 @@ void compare_whole_numbers(const std::vector<Isa>& here) {
     }
 }
 
-void compare_pool(const std::vector<Isa>& here) {
+template <class In>
+void compare_pool(const std::vector<Isa>& here, const std::vector<In>& all, void (*MapKernels::*pool)(const PoolRow<In>&)) {
     const size_t kernel = static_cast<size_t>(number(2, 4)), stride = static_cast<size_t>(number(1, 3));
     const size_t padding = static_cast<size_t>(number(0, 1)), width = kernel + static_cast<size_t>(number(0, 20));
     const size_t channels = static_cast<size_t>(number(1, 40)), pixels = (width + 2 * padding - kernel) / stride + 1;
-    const std::vector<float> in = reals(kernel * width * channels), areas(pixels, static_cast<float>(kernel * kernel));
+    const std::vector<In> in(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(kernel * width * channels));
+    const std::vector<float> areas(pixels, static_cast<float>(kernel * kernel));
     const bool mean = flip();
     const auto run = [&](const MapKernels& maps) {
         std::vector<float> out(pixels * channels);
-        maps.pool({in.data(), width, channels, kernel, stride, padding, 0, kernel, pixels,
+        (maps.*pool)({in.data(), width, channels, kernel, stride, padding, 0, kernel, pixels,
                    mean ? areas.data() : nullptr, out.data()});
         return out;
     };
@@ -207,23 +214,26 @@ void compare_pool(const std::vector<Isa>& here) {
     for (const Isa& isa : here) compare(run(isa.maps), expected, isa.kernels.name, "a pooled row");
 }
 
-void compare_real(const std::vector<Isa>& here) {
+template <class In, class Sum, class Make>
+void compare_conv(const std::vector<Isa>& here, const Make& make, size_t step,
+                  void (*MapKernels::*conv)(const ConvRow<In, Sum>&)) {
     const size_t pixels = static_cast<size_t>(number(1, 20)), channels = static_cast<size_t>(number(1, 70));
     const size_t blocks = (channels + 15) / 16, runs = static_cast<size_t>(number(1, 3));
-    const size_t run_length = static_cast<size_t>(number(1, 12)), x_step = static_cast<size_t>(number(1, 8));
+    const size_t run_length = step * static_cast<size_t>(number(1, 12)), x_step = static_cast<size_t>(number(1, 8));
     const size_t row = pixels * x_step + run_length;
     std::vector<size_t> offsets;
     for (size_t r = 0; r < runs; ++r) offsets.push_back(r * row);
-    const std::vector<float> x = reals(runs * row), weights = reals(blocks * runs * run_length * 16);
-    const std::vector<float> bias = reals(blocks * 16);
+    const std::vector<In> x = make(runs * row), weights = make(blocks * runs * run_length * 16);
+    const std::vector<In> starts = make(blocks * 16);
+    const std::vector<Sum> bias(starts.begin(), starts.end());
     const auto run = [&](const MapKernels& maps) {
-        std::vector<float> out(pixels * channels);
-        maps.real({x.data(), pixels, x_step, offsets.data(), runs, run_length, weights.data(), bias.data(), blocks,
+        std::vector<Sum> out(pixels * channels);
+        (maps.*conv)({x.data(), pixels, x_step, offsets.data(), runs, run_length, weights.data(), bias.data(), blocks,
                    channels, out.data(), channels});
         return out;
     };
-    const std::vector<float> expected = run(SCALAR.maps);
-    for (const Isa& isa : here) compare(run(isa.maps), expected, isa.kernels.name, "a row of a real convolution");
+    const std::vector<Sum> expected = run(SCALAR.maps);
+    for (const Isa& isa : here) compare(run(isa.maps), expected, isa.kernels.name, "a row of a convolution of maps");
 }
 
 }  // namespace
@@ -242,8 +252,10 @@ int main(int count, char** words) {
         compare_pack(here);
         compare_sum(here);
         compare_whole_numbers(here);
-        compare_pool(here);
-        compare_real(here);
+        compare_pool(here, reals(LARGEST_MAP), &MapKernels::pool);
+        compare_pool(here, whole(LARGEST_MAP), &MapKernels::pool_whole);
+        compare_conv(here, reals, 1, &MapKernels::conv);
+        compare_conv(here, whole, 2, &MapKernels::conv_whole);
     }
     std::printf("%d cases: %s and scalar are equal to the bit\n", cases, names.empty() ? "nothing" : names.c_str());
     return here.empty() ? 1 : 0;

@@ -18,6 +18,7 @@ KNOWN = {
     "cases": "the small inputs of $RBSF_CASES",
     "chromium": "Chromium, and Playwright to drive it",
     "compiler": "a C++ compiler",
+    "cpuid": "Linux on a CPU of x86-64 that lets a process hide instructions",
     "data": "real data in $RBSF_DATA",
     "distributed": "PyTorch with torch.distributed",
     "fork": "an operating system that forks processes",

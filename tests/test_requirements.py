@@ -58,7 +58,7 @@ def test_other_skips_are_skips(tmp_path: Path) -> None:
 def test_a_word_that_is_not_known_is_an_error(tmp_path: Path) -> None:
     code, said = outcome(tmp_path, "pears")
     assert code == 4
-    assert "RBSF_REQUIRE names pears; known: cases, chromium, compiler, data, " in said
+    assert "RBSF_REQUIRE names pears; known: cases, chromium, compiler, cpuid, data, " in said
 
 
 def test_every_skip_says_what_it_needs() -> None:

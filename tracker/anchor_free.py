@@ -56,7 +56,7 @@ class AnchorFreeConfig(StateConfig):
     window_influence: float = 0.455  # share of the cosine window in the final map
     change_penalty: float = 0.138  # strength of the penalty on a change of size or proportions
     size_rate: float = 0.1  # share of the new size taken over where the probability is 1
-    score_shift: float = 3.3  # taken off the probability's logit, which makes it the score
+    score_shift: float = 4.0  # taken off the probability's logit, which makes it the score
 
     def __post_init__(self) -> None:
         """Raise ValueError where a field is wrong; it names field, value and what is valid."""

@@ -30,8 +30,10 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "hide_avx512.so"
         build = [os.environ.get("CXX", "c++"), "-O2", "-std=c++17", "-shared", "-fPIC"]
-        if subprocess.run([*build, SOURCE, "-o", library], check=False).returncode:
-            print(f"as_avx2: {SOURCE.name} does not compile here", file=sys.stderr)
+        try:
+            subprocess.run([*build, SOURCE, "-o", library], check=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            print(f"as_avx2: {SOURCE.name} does not compile here: {error}", file=sys.stderr)
             return 1
         environment = os.environ | {"LD_PRELOAD": str(library)}
         return subprocess.run(

@@ -12,6 +12,7 @@ import numpy as np
 MAX_CHANNELS = 1 << 14
 MAX_SIDE = 1 << 14
 MAX_VALUES = 1 << 28  # numbers in one map of one image
+LARGEST_PIXEL = 255
 
 Shape = tuple[int, ...]
 Forms = dict[str, tuple[str, Shape]]  # the dtype and the shape of each tensor, by its name

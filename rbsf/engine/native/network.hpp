@@ -90,10 +90,11 @@ void pack_whole(const py::array& map, const py::array& limits, const py::array& 
 // So many sums are made and scaled at a time, for they stay in the cache.
 constexpr size_t BAND = size_t{1} << 15;
 
-// Buffers of a thread: the sums of a term, and what was added up before it.
+// Buffers of a thread: the sums of a term, what was added up before it, and the numbers that whole sums take.
 struct Sums {
     std::vector<int32_t> term;
     std::vector<float> before;
+    std::vector<int16_t> input;
     static Sums& mine() {
         thread_local Sums sums;
         return sums;
@@ -247,16 +248,6 @@ void conv_real(const py::array& map, const py::array& weights, const py::array& 
     });
 }
 
-// Buffers of a thread: the numbers that the windows of one row take, and their sums.
-struct WholeSums {
-    std::vector<int16_t> input;
-    std::vector<int32_t> sums;
-    static WholeSums& mine() {
-        thread_local WholeSums buffers;
-        return buffers;
-    }
-};
-
 // How a whole convolution reads its map [N, H, W, C] and writes its output [N, H', W', O].
 struct WholeConv {
     Shape in, to;
@@ -276,8 +267,8 @@ void whole_rows(const WholeConv& conv, const In* x, Out* result, void (*sum)(con
     for (size_t i = 0; i < conv.kernel; ++i) offsets.push_back(i * in_row);
     py::gil_scoped_release release;
     each_row(conv.in[0], conv.to[1], conv.threads, [&](size_t image, size_t y) {
-        int16_t* input = Scratch::grow(WholeSums::mine().input, conv.kernel * in_row + 1);
-        int32_t* sums = Scratch::grow(WholeSums::mine().sums, out_row);
+        int16_t* input = Scratch::grow(Sums::mine().input, conv.kernel * in_row + 1);
+        int32_t* sums = Scratch::grow(Sums::mine().term, out_row);
         const In* from = x + (image * conv.in[1] + y * conv.stride) * in_row;
         std::copy(from, from + conv.kernel * in_row, input);
         sum({input, conv.to[2], conv.stride * conv.in[3], offsets.data(), conv.kernel, conv.run, conv.weights, conv.bias,

@@ -12,12 +12,11 @@ from typing import NamedTuple
 import numpy as np
 
 from rbsf.engine.kernel import Kernel, Target
-from rbsf.engine.node import MAX_VALUES, Forms, Map, Node
+from rbsf.engine.node import LARGEST_PIXEL, MAX_VALUES, Forms, Map, Node
 from rbsf.engine.op import Op, Step, step
 from rbsf.engine.ops._windows import GROUPS, WINDOW, convolve, convolved
 
 DIGITS = 24  # of a float32: whole numbers up to 2**24 are exact
-LARGEST_PIXEL = 255
 INTEGERS = ("int8", "uint8", "int16")  # dtypes of the maps that the kernel for whole numbers takes
 
 

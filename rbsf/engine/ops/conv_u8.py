@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from rbsf.engine.layout import products
-from rbsf.engine.node import Forms, Map, Node, whole
+from rbsf.engine.node import LARGEST_PIXEL, Forms, Map, Node, whole
 from rbsf.engine.op import Op, Step, step
 from rbsf.engine.ops._windows import CHANNELS, WINDOW, convolve_whole, convolved
 
@@ -22,7 +22,7 @@ def _result(node: Node, x: Map) -> Map:
     shape = convolved(node, x)
     if shape[2] * products(node) > MAX_WEIGHTS:
         raise ValueError(f"its weights would take over {MAX_WEIGHTS >> 20} MB unpacked")
-    return Map(shape, "whole", products(node) * 255 * MAX_WEIGHT)
+    return Map(shape, "whole", products(node) * LARGEST_PIXEL * MAX_WEIGHT)
 
 
 def _tensors(node: Node, x: Map) -> Forms:
@@ -60,7 +60,7 @@ def whole_weights(node: Node) -> np.ndarray:
 
 
 def _reference(node: Node, x: np.ndarray) -> np.ndarray:
-    largest = products(node) * 255 * MAX_WEIGHT
+    largest = products(node) * LARGEST_PIXEL * MAX_WEIGHT
     return convolve_whole(x, whole_weights(node), node.attributes, largest)
 
 

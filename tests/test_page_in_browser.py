@@ -446,10 +446,10 @@ def test_a_video_is_sent_tracked_and_saved(
 
 
 def send_slowly(page: Page, folder: Path) -> None:
-    """Begin an upload that takes about 20 s."""
+    """Begin an upload that takes about 40 s."""
     (folder / "slow.mp4").write_bytes(b"\0\1" * 2_000_000)
     network = page.context.new_cdp_session(page)
-    limits = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 200_000}
+    limits = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 100_000}
     network.send("Network.emulateNetworkConditions", limits)
     page.locator("#file").set_input_files(folder / "slow.mp4")
     page.get_by_text("Sending slow.mp4").wait_for()
@@ -465,6 +465,7 @@ def test_an_upload_is_cancelled_and_leaves_nothing(
     assert page.get_by_text("Sending slow.mp4").is_visible()
     page.locator("#play").click()  # nor does its message hide the button
     page.locator("#play").click()
+    wait_for_words(page, "Paused")  # it would come over "Cancelled."
     page.locator("#cancel").click()
     wait_for_words(page, "Cancelled.")
     until(lambda: not server.files())

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from rbsf.engine.cpu import choose_isa, native
 from rbsf.engine.layout import kernel_arguments
@@ -30,33 +31,45 @@ def has_kernels(signs: Tensor, kernel: Tensor) -> bool:
     return fits and kernel.dtype == torch.float32 and bool(_isa())
 
 
-def convolve_signs(signs: Tensor, kernel: Tensor, stride: int) -> Tensor:
+def convolve_signs(
+    signs: Tensor, kernel: Tensor, stride: int, gradients: torch.dtype | None = None
+) -> Tensor:
     """What `F.conv2d` of `signs` `[N, I, H, W]` and `kernel` `[O, I, k, k]` gives, with gradients.
 
-    `signs` holds -1 and +1. A filter of `kernel` holds two numbers, +s and -s. The products are
-    exact here: they differ from those of `F.conv2d` by its rounding.
+    `signs` holds -1 and +1. A filter of `kernel` holds two numbers, +s and -s. Where `has_kernels`
+    says so, the engine's kernels run it: the products are exact there, so they differ from those of
+    `F.conv2d` by its rounding. Gradients are computed in the dtype `gradients`; None is that of the
+    signs.
     """
-    return _ConvolveSigns.apply(signs, kernel, stride)
+    return _ConvolveSigns.apply(signs, kernel, stride, gradients or signs.dtype)
 
 
 class _ConvolveSigns(torch.autograd.Function):
     """Bits in the forward pass; float numbers in the backward pass, as the gradients are."""
 
     @staticmethod
-    def forward(ctx: Any, signs: Tensor, kernel: Tensor, stride: int) -> Tensor:
-        ctx.save_for_backward(signs, kernel)
+    def forward(
+        ctx: Any, signs: Tensor, kernel: Tensor, stride: int, gradients: torch.dtype
+    ) -> Tensor:
+        ctx.save_for_backward(signs.to(gradients), kernel.to(gradients))
         ctx.stride = stride
-        return _forward(signs, kernel, stride)
+        if has_kernels(signs, kernel):
+            return _forward(signs, kernel, stride)
+        return F.conv2d(signs, kernel, None, stride)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         signs, kernel = ctx.saved_tensors
         geometry = ([ctx.stride] * 2, [0, 0], [1, 1], False, [0, 0], 1)
         wanted = [*ctx.needs_input_grad[:2], False]
         to_signs, to_kernel, _ = torch.ops.aten.convolution_backward(
-            grad, signs, kernel, None, *geometry, wanted
+            grad.to(signs.dtype), signs, kernel, None, *geometry, wanted
         )
-        return to_signs, to_kernel, None
+        return _cast(to_signs, grad.dtype), _cast(to_kernel, grad.dtype), None, None
+
+
+def _cast(gradient: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    return None if gradient is None else gradient.to(dtype)
 
 
 def _forward(signs: Tensor, kernel: Tensor, stride: int) -> Tensor:

@@ -8,7 +8,7 @@ from requirements import skip_without
 from torch import nn
 from torch.nn import functional as F
 
-from rbsf import layers
+from rbsf import layers, sign_convolution
 from rbsf.binarize import Frame, hard_sign
 from rbsf.methods import METHODS, get_method
 from rbsf.sign_convolution import convolve_signs, has_kernels
@@ -41,6 +41,24 @@ def test_results_and_gradients_are_those_of_conv2d(inputs, outputs, side, stride
     weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
     gradients = [torch.autograd.grad(out, (signs, kernel), weights) for out in (found, expected)]
     torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("kernels", [True, False])
+def test_gradients_can_be_computed_in_16_bits(monkeypatch, kernels):
+    if not kernels:
+        monkeypatch.setattr(sign_convolution, "has_kernels", lambda signs, kernel: False)
+    signs, kernel = signs_and_kernel(32, 16, 3)
+    found = convolve_signs(signs, kernel, 1, torch.bfloat16)
+    torch.testing.assert_close(found, F.conv2d(signs, kernel))
+    weights = torch.randn(found.shape, generator=torch.Generator().manual_seed(1))
+    exact, rounded = (
+        torch.autograd.grad(out, (signs, kernel), weights)
+        for out in (F.conv2d(signs, kernel), found)
+    )
+    for one, other in zip(exact, rounded, strict=True):
+        assert other.dtype == torch.float32
+        assert not torch.equal(one, other)
+        assert (one - other).norm() < 0.01 * one.norm()
 
 
 @pytest.mark.usefixtures("_kernels")

@@ -28,9 +28,9 @@ from rbsf.models.whole import (
     Stem,
     WholeConv,
     WholeNorm,
-    conv_of_signs,
     norm_of_stem,
 )
+from rbsf.sign_convolution import convolve_signs
 
 HALF_SIDE = 32  # pixels from the middle of a square target to its sides, in crops of 127 and 255
 FLOAT = "float"  # the method of the float twin: the same network without signs
@@ -69,7 +69,7 @@ class Sums(nn.Module):
         """`[N, I, H, W]` to whole numbers `[N, O, H', W']`."""
         conv = self.conv
         signs = conv.activate(conv.norm(x))
-        return conv_of_signs(signs, self._kernel(), conv.stride, self.gradients or x.dtype)
+        return convolve_signs(signs, self._kernel(), conv.stride[0], self.gradients)
 
     def _kernel(self) -> Tensor:
         """The kernel of -1 and +1, `[O, I, k, k]`, with the gradient of the unscaled one."""

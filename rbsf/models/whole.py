@@ -32,41 +32,6 @@ LARGEST_PIXEL = 255
 TINY = 1e-12  # stands for 0 where a logarithm is taken
 
 
-class _WholeConv(torch.autograd.Function):
-    """A convolution without padding whose gradients are computed in a given dtype."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, kernel: Tensor, stride: tuple[int, ...], dtype: torch.dtype
-    ) -> Tensor:
-        ctx.save_for_backward(x.to(dtype), kernel.to(dtype))
-        ctx.stride = stride
-        return F.conv2d(x, kernel, None, stride)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        x, kernel = ctx.saved_tensors
-        wanted = [*ctx.needs_input_grad[:2], False]
-        x_grad, kernel_grad, _ = torch.ops.aten.convolution_backward(
-            grad.to(x.dtype), x, kernel, None, ctx.stride, (0, 0), (1, 1), False, (0, 0), 1, wanted
-        )
-        return _cast(x_grad, grad.dtype), _cast(kernel_grad, grad.dtype), None, None
-
-
-def _cast(grad: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    return None if grad is None else grad.to(dtype)
-
-
-def conv_of_signs(
-    x: Tensor, kernel: Tensor, stride: tuple[int, ...], gradients: torch.dtype
-) -> Tensor:
-    """`F.conv2d` of signs `[N, I, H, W]` with signs `[O, I, k, k]`, which gives whole sums.
-
-    Gradients are computed in the dtype `gradients`.
-    """
-    return _WholeConv.apply(x, kernel, stride, gradients)
-
-
 def _whole(x: Tensor, unit: Tensor | float) -> Tensor:
     """The multiples of `unit` nearest to `x`, with the gradient of `x`."""
     return straight_through(torch.round(x / unit) * unit, x)

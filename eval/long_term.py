@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import astuple, dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -58,6 +59,14 @@ class LongScores:
     jumps: float  # share of the sequences with a jump
 
 
+class _Judged(NamedTuple):
+    """A run but for its first frame, the true boxes `[N, 4]`, and the overlap of each frame."""
+
+    run: LongRun
+    truth: np.ndarray
+    overlap: np.ndarray
+
+
 def track_long(
     tracker: Tracker, sequence: Sequence, progress: Callable[[], object] = lambda: None
 ) -> LongRun:
@@ -80,40 +89,26 @@ def track_long(
 
 def score_long(runs: Iterable[tuple[LongRun, Sequence]]) -> LongScores:
     """The scores of a tracker's runs over sequences; the first frame of each is left out."""
-    pairs = [(_rest(run), sequence.boxes[1:]) for run, sequence in runs]
-    hits = [_overlap(run, truth) for run, truth in pairs]
-    f, precision, recall = _best_f(pairs, hits)
-    counts, said_lost, wrong = Counts(), [], []
-    for (run, truth), overlap in zip(pairs, hits, strict=True):
-        counts += count_frames(run, truth, overlap)
-        said_lost.append(run.lost[overlap == 0])
-        wrong.append(run.lost[overlap > OVERLAP])
-    returns = [
-        is_found(run, truth, overlap)
-        for (run, truth), overlap in zip(pairs, hits, strict=True)
-        if np.isnan(truth[:, 0]).any()
-    ]
-    jumps = [has_jump(run, overlap) for (run, _), overlap in zip(pairs, hits, strict=True)]
+    judged = [_judge(run, sequence) for run, sequence in runs]
+    f, precision, recall = _best_f(judged)
+    returning = [one for one in judged if np.isnan(one.truth[:, 0]).any()]
     return LongScores(
         f=f,
         precision=precision,
         recall=recall,
-        counts=counts,
-        noticed=_mean(np.concatenate(said_lost)),
-        false_alarms=_mean(np.concatenate(wrong)),
-        found=_mean(np.array(returns)),
-        jumps=_mean(np.array(jumps)),
+        counts=sum((count_frames(*one) for one in judged), Counts()),
+        noticed=_mean(np.concatenate([one.run.lost[one.overlap == 0] for one in judged])),
+        false_alarms=_mean(np.concatenate([one.run.lost[one.overlap > OVERLAP] for one in judged])),
+        found=_mean(np.array([is_found(*one) for one in returning])),
+        jumps=_mean(np.array([has_jump(one.run, one.overlap) for one in judged])),
     )
 
 
 def scores_and_hits(runs: Iterable[tuple[LongRun, Sequence]]) -> tuple[np.ndarray, np.ndarray]:
     """Scores `[N]` of all frames but the first ones, and whether their boxes hit, `[N]` bool."""
-    scores, hits = [], []
-    for run, sequence in runs:
-        rest = _rest(run)
-        scores.append(rest.scores)
-        hits.append(_overlap(rest, sequence.boxes[1:]) > OVERLAP)
-    return np.concatenate(scores), np.concatenate(hits)
+    judged = [_judge(run, sequence) for run, sequence in runs]
+    scores = np.concatenate([one.run.scores for one in judged])
+    return scores, np.concatenate([one.overlap for one in judged]) > OVERLAP
 
 
 def count_frames(run: LongRun, truth: np.ndarray, overlap: np.ndarray) -> Counts:
@@ -147,38 +142,37 @@ def has_jump(run: LongRun, overlap: np.ndarray) -> bool:
     return longest >= JUMP_FRAMES
 
 
-def _best_f(
-    pairs: list[tuple[LongRun, np.ndarray]], hits: list[np.ndarray]
-) -> tuple[float, float, float]:
-    """F, precision and recall at the threshold of the score that has the highest F.
-
-    Precision is a mean over frames with a prediction, recall over frames with a target; both are
-    means over the sequences.
-    """
-    scores = np.concatenate([run.scores for run, _ in pairs])
+def _best_f(judged: list[_Judged]) -> tuple[float, float, float]:
+    """F, precision and recall at the threshold of the score that has the highest F."""
+    scores = np.concatenate([one.run.scores for one in judged])
     best = (0.0, 0.0, 0.0)
     for threshold in np.quantile(scores, np.linspace(0, 1, THRESHOLDS)):
-        precisions, recalls = [], []
-        for (run, truth), overlap in zip(pairs, hits, strict=True):
-            given, visible = run.scores >= threshold, np.isfinite(truth[:, 0])
-            precisions.append(overlap[given].mean() if given.any() else 1.0)
-            recalls.append((overlap * given)[visible].mean() if visible.any() else np.nan)
-        precision, recall = float(np.mean(precisions)), float(np.nanmean(recalls))
+        precision, recall = _precision_and_recall(judged, threshold)
         f = 2 * precision * recall / max(precision + recall, 1e-12)
         best = max(best, (f, precision, recall))
     return best
 
 
-def _overlap(run: LongRun, truth: np.ndarray) -> np.ndarray:
-    """Overlap of each frame, 0 where the target is absent."""
+def _precision_and_recall(judged: list[_Judged], threshold: float) -> tuple[float, float]:
+    """Means over the sequences; boxes with a lower score than `threshold` count as not given.
+
+    Precision is the mean overlap of the frames with a box, recall of those with a target.
+    """
+    precisions, recalls = [], []
+    for run, truth, overlap in judged:
+        given, visible = run.scores >= threshold, np.isfinite(truth[:, 0])
+        precisions.append(overlap[given].mean() if given.any() else 1.0)
+        recalls.append((overlap * given)[visible].mean() if visible.any() else np.nan)
+    return float(np.mean(precisions)), float(np.nanmean(recalls))
+
+
+def _judge(run: LongRun, sequence: Sequence) -> _Judged:
+    rest = LongRun(run.boxes[1:], run.scores[1:], run.lost[1:])
+    truth = sequence.boxes[1:]
     visible = np.isfinite(truth[:, 0])
-    overlap = np.zeros(len(truth))
-    overlap[visible] = overlaps(run.boxes[visible], truth[visible])
-    return overlap
-
-
-def _rest(run: LongRun) -> LongRun:
-    return LongRun(run.boxes[1:], run.scores[1:], run.lost[1:])
+    overlap = np.zeros(len(truth))  # 0 where the target is absent
+    overlap[visible] = overlaps(rest.boxes[visible], truth[visible])
+    return _Judged(rest, truth, overlap)
 
 
 def _mean(values: np.ndarray) -> float:

@@ -280,7 +280,8 @@ def class_images(classifier: Classifier, paths: list[Path], top: int) -> int:
         shares = np.exp(logits - logits.max())
         shares /= shares.sum()
         best = np.argsort(-shares)[:top]
-        print(f"{path}: " + ", ".join(f"{names[i]} {100 * shares[i]:.1f}%" for i in best))
+        answers = [f"{names[i]} {100 * shares[i]:.1f}%" for i in best]
+        print(f"{path}: {', '.join(answers)}")
     return code
 
 

@@ -76,7 +76,8 @@ def ask_for_corners(box: Sequence[float], size: Size) -> str:
     inside = 0 <= x < w <= size[0] and 0 <= y < h <= size[1]
     if beyond <= FAR or not inside:
         return ""
-    given, meant = (",".join(f"{v:g}" for v in numbers) for numbers in (box, (x, y, w - x, h - y)))
+    given = f"{x:g},{y:g},{w:g},{h:g}"
+    meant = f"{x:g},{y:g},{w - x:g},{h - y:g}"
     return (
         f"did you mean corners? --init {given} as x,y,w,h reaches far outside the frame;"
         f" for the corners {x:g},{y:g} and {w:g},{h:g} type --init {meant}"

@@ -109,7 +109,8 @@ def _open_split(
     batches = [read(path, cifar, check) for path in paths]
     images = np.concatenate([images for images, _ in batches]).reshape(-1, 3, 32, 32)
     labels = np.concatenate([labels for _, labels in batches])
-    _check_counts(", ".join(map(str, paths)), labels, classes, cifar.counts[split])
+    where = ", ".join(map(str, paths))
+    _check_counts(where, labels, classes, cifar.counts[split])
     image_tensor, label_tensor = torch.from_numpy(images), torch.from_numpy(labels)
     return ArrayData(image_tensor, label_tensor, classes, cifar.mean, cifar.std)
 

@@ -237,9 +237,10 @@ def _pairs(path: Path, lines: Iterable[str], separator: str | None) -> dict[str,
     labels: dict[str, str] = {}
     for line in lines:
         image, *rest = line.split(separator, 1)
-        if not rest or not rest[0].split():
+        words = "".join(rest).split()
+        if not words:
             raise ValueError(f"{path}: no image and class in the line {line[:60]!r}")
-        name, label = Path(image).stem, rest[0].split()[0]
+        name, label = Path(image).stem, words[0]
         if labels.setdefault(name, label) != label:
             raise ValueError(f"{path}: image {name} is of two classes; leave one line")
     return labels

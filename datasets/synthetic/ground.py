@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import tau
+
 import cv2
 import numpy as np
 from numpy.typing import ArrayLike
@@ -22,12 +24,13 @@ TO_METRES = np.array([[1 / PER_METRE, 0, WEST], [0, 1 / PER_METRE, SOUTH], [0, 0
 
 def road_at(y: ArrayLike) -> np.ndarray:
     """The x of the road's middle at y, in metres."""
-    return np.asarray(BEND * np.sin(2 * np.pi * np.asarray(y) / PERIOD))
+    return np.asarray(BEND * np.sin(tau * np.asarray(y) / PERIOD))
 
 
 def road_turn(y: float) -> float:
     """How far the road is turned from straight ahead, in radians, to the left."""
-    slope = BEND * 2 * np.pi / PERIOD * np.cos(2 * np.pi * y / PERIOD)
+    angle = tau * y / PERIOD
+    slope = BEND * tau / PERIOD * np.cos(angle)
     return float(-np.arctan(slope))
 
 
@@ -90,7 +93,9 @@ def _asphalt(rng: Rng, shape: tuple[int, int], across: np.ndarray) -> np.ndarray
 def _markings(across: np.ndarray, away: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Where the road is painted white, `[H, W]` bool."""
     middle = (away > 0.1) & (away < 0.24)
-    dashes = (np.abs(away - LANE) < 0.08) & (y % 6 < 3)
+    between_lanes = np.abs(away - LANE) < 0.08
+    dashes = between_lanes & (y % 6 < 3)
     edges = np.abs(away - 2 * LANE - 0.2) < 0.07
-    zebra = (np.abs(y - CROSSING) < 1.8) & (across % 1.1 < 0.55) & (away < 2 * LANE)
-    return np.where(np.abs(y - CROSSING) < 2.4, zebra, middle | dashes | edges)
+    to_crossing = np.abs(y - CROSSING)
+    zebra = (to_crossing < 1.8) & (across % 1.1 < 0.55) & (away < 2 * LANE)
+    return np.where(to_crossing < 2.4, zebra, middle | dashes | edges)

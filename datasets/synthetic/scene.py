@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import tau
 
 import cv2
 import numpy as np
@@ -76,10 +77,10 @@ def wave(rng: Rng, frames: int, period: float) -> np.ndarray:
 
     It changes by at most `2 pi / period` per frame.
     """
-    angle = 2 * np.pi * np.arange(frames)
+    angle = tau * np.arange(frames)
     periods = period * np.array([1.0, 0.55]) * rng.uniform(1, 1.2, 2)
     periods = periods * 1.45  # because the slopes of two waves add up
-    phases = rng.uniform(0, 2 * np.pi, 2)
+    phases = rng.uniform(0, tau, 2)
     slow = np.sin(angle / periods[0] + phases[0])
     fast = np.sin(angle / periods[1] + phases[1])
     return 0.65 * slow + 0.35 * fast
@@ -95,7 +96,7 @@ def _path(rng: Rng, frames: int, reach: np.ndarray, speed: float) -> np.ndarray:
         return np.repeat(place, frames, axis=0)
     axes = []
     for longest in reach:
-        period = 2 * np.pi * max(longest, 1e-6) / speed
+        period = tau * max(longest, 1e-6) / speed
         axes.append(longest * wave(rng, frames, period))
     return np.stack(axes, axis=1)
 

@@ -6,6 +6,7 @@ The axes are x to the right, y ahead and z up; the ground is z = 0.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import tau
 
 import cv2
 import numpy as np
@@ -113,8 +114,14 @@ class Solid:
         `across` and `up` are from 0 to 1, along the face's first side and its last one.
         """
         a, b, c, d = self.faces[face]
-        places = [(across[0], up[0]), (across[1], up[0]), (across[1], up[1]), (across[0], up[1])]
-        corners = [(1 - v) * ((1 - u) * a + u * b) + v * ((1 - u) * d + u * c) for u, v in places]
+        left, right = across
+
+        def corner(u: float, v: float) -> np.ndarray:
+            first, last = (1 - u) * a + u * b, (1 - u) * d + u * c
+            return (1 - v) * first + v * last
+
+        low, high = up
+        corners = [corner(left, low), corner(right, low), corner(right, high), corner(left, high)]
         self.add(corners, color, self.normals[face])
 
     def paint(self, canvas: np.ndarray, camera: Camera, pose: Pose, light: float = 1.0) -> None:
@@ -170,7 +177,7 @@ class Crown:
 
     def shadow(self, pose: Pose) -> np.ndarray:
         """As `Solid.shadow`."""
-        ring = np.linspace(0, 2 * np.pi, 12, endpoint=False)
+        ring = np.linspace(0, tau, 12, endpoint=False)
         circle = np.stack([np.cos(ring), np.sin(ring)], axis=1)
         middles = (self.centers + pose.place)[:, :2] + self.centers[:, 2:] * SHADOW
         points = middles[:, None] + circle * self.radii[:, None, None]

@@ -8,6 +8,7 @@ trained on it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import tau
 
 import cv2
 import numpy as np
@@ -115,7 +116,7 @@ class Street:
         self.crossing = _crossing(rng)
         self.shade = self._still_shade()
         self.ground = cv2.multiply(self.ground, cv2.merge([self.shade] * 3), scale=1 / 255)
-        self.phases = rng.uniform(0, 2 * np.pi, (3, 4))
+        self.phases = rng.uniform(0, tau, (3, 4))
 
     def render(self, frame: int) -> tuple[np.ndarray, np.ndarray]:
         """Paint one frame.
@@ -147,12 +148,14 @@ class Street:
     def camera(self, time: float) -> Camera:
         """The camera at a time: it follows the target's way, swings around it and trembles."""
         y = self.target.start + self.target.speed * time
-        slow = np.sin(2 * np.pi * np.array([time / 7.3, time / 5.1, time / 9.7]) + [0.4, 1.7, 0.9])
-        aim = np.array([0.8 * road_at(y) + 2.0 + 1.6 * slow[0], y + 1.5 + 2.2 * slow[1], 0.8])
-        yaw = np.radians(-26) * np.cos(2 * np.pi * time / 15)
+        turns = time / np.array([7.3, 5.1, 9.7])
+        aside, ahead, farther = np.sin(tau * turns + [0.4, 1.7, 0.9])
+        x = 0.8 * road_at(y) + 2.0 + 1.6 * aside
+        aim = np.array([x, y + 1.5 + 2.2 * ahead, 0.8])
+        yaw = np.radians(-26) * np.cos(tau * time / 15)
         back = np.array([-np.sin(yaw), -np.cos(yaw), 0]) * np.cos(PITCH)
         up = np.array([0, 0, np.sin(PITCH)])
-        place = aim + (DISTANCE + 2.5 * slow[2]) * (back + up)
+        place = aim + (DISTANCE + 2.5 * farther) * (back + up)
         pan, tilt, roll = SHAKE * self._tremble(time)
         aim = aim + DISTANCE * np.array([pan, 0, tilt])
         return look_at(place, aim, roll, FOCAL * self.size[0], self.size)
@@ -161,7 +164,7 @@ class Street:
         """How far the camera is turned away, three numbers of about -1 to 1."""
         rates = np.array([1.3, 2.9, 5.3, 8.7])  # hertz
         parts = np.array([0.45, 0.3, 0.25, 0.12])
-        return (parts * np.sin(2 * np.pi * rates * time + self.phases)).sum(axis=1)
+        return (parts * np.sin(tau * rates * time + self.phases)).sum(axis=1)
 
     def _moment(self, time: float) -> np.ndarray:
         """What the camera sees at one time."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import tau
 
 import numpy as np
 
@@ -46,7 +47,7 @@ def car(paint: Color, stripes: Color | None = None, roof: Color | None = None) -
 
 
 def _wheel(side: float, axle: float) -> np.ndarray:
-    angle = np.linspace(0, 2 * np.pi, 10, endpoint=False)
+    angle = np.linspace(0, tau, 10, endpoint=False)
     ring = np.stack([np.zeros(10), np.cos(angle), np.sin(angle)], axis=1)
     return [side, axle, 0.34] + 0.34 * ring
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import tau
 
 import cv2
 import numpy as np
@@ -39,12 +40,14 @@ def _coordinates(rng: Rng, shape: Shape, cell: float) -> tuple[np.ndarray, np.nd
 
 def _stripes(rng: Rng, shape: Shape, cell: float) -> np.ndarray:
     u, _ = _coordinates(rng, shape, cell)
-    return 0.5 + 0.5 * np.clip(rng.uniform(1, 4) * np.sin(np.pi * u), -1, 1)
+    stripes = rng.uniform(1, 4) * np.sin(np.pi * u)
+    return 0.5 + 0.5 * np.clip(stripes, -1, 1)
 
 
 def _checks(rng: Rng, shape: Shape, cell: float) -> np.ndarray:
     u, v = _coordinates(rng, shape, cell)
-    return 0.5 + 0.5 * np.clip(4 * np.sin(np.pi * u) * np.sin(np.pi * v), -1, 1)
+    checks = 4 * np.sin(np.pi * u) * np.sin(np.pi * v)
+    return 0.5 + 0.5 * np.clip(checks, -1, 1)
 
 
 def _bricks(rng: Rng, shape: Shape, cell: float) -> np.ndarray:
@@ -103,11 +106,12 @@ def texture(rng: Rng, shape: Shape, cell: float, colors: np.ndarray) -> np.ndarr
 
 def star(rng: Rng, center: np.ndarray, radius: np.ndarray, rough: float) -> np.ndarray:
     """Irregular closed curve around `center`, `[96, 1, 2]` int32 for OpenCV."""
-    angle = np.linspace(0, 2 * np.pi, 96, endpoint=False)
+    angle = np.linspace(0, tau, 96, endpoint=False)
     reach = np.ones_like(angle)
     for wave in range(2, 7):
         height = rough * rng.normal() / wave
-        reach += height * np.cos(wave * angle + rng.uniform(0, 2 * np.pi))
+        phase = rng.uniform(0, tau)
+        reach += height * np.cos(wave * angle + phase)
     circle = np.stack([np.cos(angle), np.sin(angle)], axis=1)  # [96, 2]
     points = center + circle * radius * np.clip(reach, 0.4, 1.6)[:, None]
     return points.round().astype(np.int32)[:, None]
@@ -176,7 +180,8 @@ def _finish(rng: Rng, skin: np.ndarray, mask: np.ndarray) -> Sprite:
     light = (0.6 + 0.4 * rim) * (1 + (across + down))  # [H, W]
     lit = np.clip(skin * light[..., None], 0, 255)
     alpha = cv2.GaussianBlur(mask, (0, 0), 0.8)
-    pixels = np.dstack([lit * (alpha[..., None] / 255.0), alpha])
+    share = alpha[..., None] / 255.0
+    pixels = np.dstack([lit * share, alpha])
     middle = [(width - 1) / 2, (height - 1) / 2]
     return Sprite(pixels.round().astype(np.uint8), _outline(mask) - middle)
 

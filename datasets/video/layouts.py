@@ -263,8 +263,8 @@ def _without_twins(entry: Entry, *twins: Entry) -> Entry:
     if not twins:
         return entry
     same_folder = all(twin.folder == entry.folder for twin in twins)
-    places = [str(e.annotation if same_folder else e.folder) for e in (entry, *twins)]
-    fault = f"{' and '.join(places)} are all named so; keep or rename all but one"
+    places = [one.annotation if same_folder else one.folder for one in (entry, *twins)]
+    fault = f"{' and '.join(map(str, places))} are all named so; keep or rename all but one"
     return replace(entry, fault=fault)
 
 

@@ -113,13 +113,20 @@ def advice(path: Path) -> str:
     )
 
 
+def _codec(capture: cv2.VideoCapture) -> int:
+    """The four characters of the codec as a number of 32 bits, 0 where nothing is open."""
+    if not capture.isOpened():
+        return 0
+    return int(capture.get(cv2.CAP_PROP_FOURCC)) & 0xFFFFFFFF
+
+
 def fault_of(path: Path) -> str | None:
     """What is wrong with a video file that OpenCV is not to be trusted with; None for the others.
 
     Raises ValueError for a file that is damaged.
     """
     capture = open_capture(path)
-    codec = int(capture.get(cv2.CAP_PROP_FOURCC)) & 0xFFFFFFFF if capture.isOpened() else 0
+    codec = _codec(capture)
     (good, first), (again, second) = capture.read(), capture.read()
     opened = capture.isOpened()
     capture.release()

@@ -46,7 +46,7 @@ def read_torch(path: str | Path, what: str, advice: str) -> Any:
             value = torch.load(path, map_location="cpu", weights_only=True)
         _check_expansion(value, path)
     except _Refused as error:
-        raise ValueError(f"{path}: {error}; {advice}") from None
+        raise ValueError(f"{path}: {first_line(error)}; {advice}") from None
     except Exception as error:  # torch's parser raises anything on damaged bytes
         raise ValueError(f"{path}: not a whole {what} ({first_line(error)}); {advice}") from None
     if not _is_zip(path):

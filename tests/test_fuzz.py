@@ -213,6 +213,21 @@ def test_what_once_failed(name: str, tmp_path: Path) -> None:
         check(PARSERS[name], tmp_path / name, data)
 
 
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("checkpoint.pt", b"archive/data.pkl", b"ar\nhive/data.pkl"),  # quoted in a message
+        ("pairs.db", b"CREATE TABLE sequences", b"CREATE \x9aABLE sequences"),  # SQLite quotes it
+    ],
+)
+def test_names_that_break_messages(name: str, old: bytes, new: bytes, tmp_path: Path) -> None:
+    parser, path = PARSERS[name], tmp_path / name
+    parser.make(path)
+    before, found, behind = path.read_bytes().rpartition(old)
+    assert found
+    check(parser, path, before + new + behind)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(PARSERS))
 def test_a_damaged_file_is_read_or_named(name: str, tmp_path: Path) -> None:

@@ -450,7 +450,7 @@ def _extended(db: sqlite3.Connection) -> str | None:
     """Which store an unfinished one extends; None where that was not noted, or it is none."""
     try:
         found = db.execute("SELECT value FROM meta WHERE key = 'extends'").fetchone()
-    except sqlite3.DatabaseError:
+    except (sqlite3.DatabaseError, UnicodeDecodeError):
         return None
     return found[0] if found else None
 
@@ -465,11 +465,15 @@ def _check_there(path: Path) -> None:
     raise FileNotFoundError(f"{path}: no such crop store; {advice}")
 
 
+# SQLite quotes damaged names in its errors. Where Python cannot decode one, it raises
+# UnicodeDecodeError.
+
+
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
     try:
         yield
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         fault = f"not a crop store ({error})"
         raise ValueError(f"{path}: {fault}; make one with rbsf prepare-pairs") from error
 
@@ -480,5 +484,5 @@ def _writing(path: Path) -> Iterator[None]:
         yield
     except sqlite3.OperationalError as error:  # disk full, read-only folder, another writer
         raise OSError(f"{path}: cannot write the crop store ({error})") from error
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a crop store ({error}); name another file") from error

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from fractions import Fraction
@@ -27,6 +28,7 @@ from rbsf.datasets.video.frames import open_frames
 from rbsf.datasets.video.opencv_reader import OpenCvReader
 from rbsf.datasets.video.writer import VideoWriter, shown_size
 from rbsf.tools.jobs import unlike
+from rbsf.tools.recording import MAX_AHEAD, Recorder
 from rbsf.tools.span import Span, place
 from rbsf.tools.track import main
 
@@ -353,3 +355,47 @@ def test_a_video_that_fails_ends_not_the_others(
 def test_what_cannot_be_told_apart_is_refused(video: Path, flags: list[str], fault: str) -> None:
     with pytest.raises(ValueError, match=fault):
         main(flags)
+
+
+FRAME = np.zeros((4, 4, 3), np.uint8)
+
+
+class SlowWriter:
+    """Takes frames when it is told to go on, and fails at frame `bad`."""
+
+    def __init__(self, bad: int | None = None) -> None:
+        self.bad, self.seconds, self.go_on = bad, [], threading.Event()
+
+    def write(self, image, seconds):
+        assert self.go_on.wait(10)
+        if len(self.seconds) == self.bad:
+            raise OSError("cannot write a.mp4: the disk is full")
+        self.seconds.append(seconds)
+
+
+def test_frames_are_encoded_in_order_while_the_next_ones_are_tracked():
+    writer = SlowWriter()
+    recorder = Recorder(25.0, writer, None)
+    with recorder.encoding:
+        for number in range(MAX_AHEAD):
+            recorder.add(FRAME, number / 25, {})
+        assert writer.seconds == []
+        writer.go_on.set()
+        for number in range(MAX_AHEAD, 20):
+            recorder.add(FRAME, number / 25, {})
+            assert len(writer.seconds) > number - MAX_AHEAD
+    assert writer.seconds == [number / 25 for number in range(20)]
+
+
+def test_a_frame_that_cannot_be_written_ends_the_run_soon_after():
+    writer = SlowWriter(bad=3)
+    writer.go_on.set()
+    recorder = Recorder(25.0, writer, None)
+
+    def record_all() -> None:
+        for number in range(100):
+            recorder.add(FRAME, number / 25, {})
+
+    with recorder.encoding, pytest.raises(OSError, match="the disk is full"):
+        record_all()
+    assert recorder.frames <= 3 + MAX_AHEAD + 1

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -31,6 +33,7 @@ from rbsf.tracker.siamfc import Backbone
 from rbsf.tracker.states import Result
 
 DEFAULT_FPS = 25.0  # for images and videos that name no rate
+MAX_AHEAD = 4  # frames by which tracking may be ahead of the video that is written
 
 Item = TypeVar("Item")
 
@@ -78,7 +81,11 @@ class Timing:
 
 @dataclass
 class Recorder:
-    """Takes each frame's results: prints lost targets, writes boxes, draws and writes."""
+    """Takes each frame's results: prints lost targets, writes boxes, draws and writes.
+
+    The video is encoded in a thread, while the next frames are tracked. Leaving the block of
+    `encoding` waits for its end.
+    """
 
     fps: float | None  # rate of frames without a time; None for a camera, which the clock times
     writer: VideoWriter | None
@@ -90,9 +97,14 @@ class Recorder:
     frames: int = 0  # recorded so far
     lost: set[int] = field(default_factory=set)  # targets that are lost now
     named: bool = False  # whether rows of boxes say whose they are
+    encoding: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
+    encoded: deque[Future[None]] = field(default_factory=deque)  # and under way: the last frames
 
     def add(self, image: np.ndarray, seconds: float | None, results: dict[int, Result]) -> None:
-        """Record a frame, H x W x 3 uint8 RGB, its time, and results by number of the target."""
+        """Record a frame, H x W x 3 uint8 RGB, its time, and results by number of the target.
+
+        Raises OSError where a frame of the last few could not be written.
+        """
         for target, result in results.items():
             self._tell_loss(target, result, several=list(results) != [1])
         if self.watch:
@@ -103,7 +115,10 @@ class Recorder:
             self.boxes.add(self._rows(seconds, results), size)
         self.frames += 1
         if self.writer:
-            self.writer.write(draw(image, results), seconds)
+            drawn = draw(image, results)
+            self.encoded.append(self.encoding.submit(self.writer.write, drawn, seconds))
+        if len(self.encoded) > MAX_AHEAD:
+            self.encoded.popleft().result()
 
     def say(self, text: str) -> None:
         """Print a sentence on the next frame, above the progress bar."""
@@ -182,6 +197,7 @@ def track_video(
             opened.enter_context(recorder.boxes)
         if recorder.writer:
             opened.enter_context(recorder.writer)
+            opened.enter_context(recorder.encoding)
         chosen = span.choose(frames.start(), frames.fps or DEFAULT_FPS)
         recorder.first, first, seconds = _first_of(chosen, source, span)
         timing = Timing()

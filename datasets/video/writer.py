@@ -78,6 +78,8 @@ class VideoWriter:
 
     def write(self, image: np.ndarray, seconds: float | None = None) -> None:
         """Append a frame, H x W x 3 uint8 RGB, and its time; by default 1/fps after the last."""
+        if self._fault:
+            raise OSError(f"cannot write {self.path}: {self._fault.strerror}") from self._fault
         try:
             if self._encoder is None:
                 self._begin = seconds or 0.0

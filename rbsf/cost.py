@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from rbsf.layers import BinaryConv2d, binary_layers, distinct_signs
-from rbsf.outputs import Outputs
+from rbsf.makers import Makers
 
 REAL_BITS = 32
 BINARY_SHARE = 1 / 64  # of a real multiplication: one operation takes a word of 64 bits
@@ -147,7 +147,7 @@ class _Recorder:
     def __init__(self, sign_norms: set[str]) -> None:
         self.found: list[LayerCost] = []
         self._sign_norms = sign_norms  # names of batch-norms in front of signs
-        self._outputs = Outputs()  # of layers that a batch-norm folds into
+        self._makers = Makers()  # of layers that a batch-norm folds into
 
     def hook(self, name: str) -> Callable[..., None]:
         """What adds the cost of the layer `name` after each of its calls."""
@@ -157,12 +157,12 @@ class _Recorder:
             bits, real, binary = _counts(module, output)
             if any(layer.name == name for layer in self.found):
                 bits = 0  # they were counted at its first call
-            folds = name in self._sign_norms or self._outputs.maker(inputs[0])
+            folds = name in self._sign_norms or self._makers.maker(inputs[0])
             if isinstance(module, nn.BatchNorm2d) and folds:
                 real = 0
             self.found.append(LayerCost(name, kind, tuple(output.shape[1:]), bits, real, binary))
             if kind != BINARY_KIND:
-                self._outputs.note(output, name)
+                self._makers.note(output, name)
 
         return record
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rbsf.layers import binary_layers
-from rbsf.outputs import Outputs
+from rbsf.makers import Makers
 from rbsf.precision import widen
 
 CALIBRATION = 16  # batches that suffice for a teacher's map statistics
@@ -179,14 +179,14 @@ def _readers(
     and gets its own mode back.
     """
     names = {module: name for name, module in net.named_modules()}
-    outputs = Outputs()
+    makers = Makers()
     readers: dict[str, str] = {}
 
     def note_output(layer: nn.Module, _inputs: Any, output: Tensor) -> None:
-        outputs.note(output, names[layer])
+        makers.note(output, names[layer])
 
     def find_maker(norm: nn.Module, inputs: tuple[Tensor], _output: Tensor) -> None:
-        if layer := outputs.maker(inputs[0]):
+        if layer := makers.maker(inputs[0]):
             readers[layer] = names[norm]
 
     norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]

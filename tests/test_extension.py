@@ -13,7 +13,7 @@ from rbsf.engine.cpu import native
 from rbsf.engine.kernel import Target
 from rbsf.engine.layout import Packed, kernel_arguments, layout
 from rbsf.engine.ops import conv_bits
-from rbsf.engine.ops.conv_u8 import whole_weights
+from rbsf.engine.ops.conv_u8 import unpack_whole
 
 
 def two_convs() -> tuple[list[Any], list[np.ndarray]]:
@@ -22,7 +22,7 @@ def two_convs() -> tuple[list[Any], list[np.ndarray]]:
     first = random_conv(rng, "a", "image", (3, 2, 0, 1, 3, 20, True), of_pixels=True)
     second = random_conv(rng, "b", "bits", (3, 1, 1, 2, 20, 10, False))
     bits = Packed(layout(20, 1, 2), 1, second.attributes["border"], np.zeros(20, bool))
-    rows = whole_weights(first).view(np.uint8)
+    rows = unpack_whole(first).view(np.uint8)
     more = {"thresholds": random_sign(rng, first, "a").tensors["threshold"]}
     real = {"scale": np.ones(10, np.float32), "bias": np.zeros(10, np.float32)}
     convs = [

@@ -31,7 +31,7 @@ from safetensors.numpy import save_file
 from rbsf.engine.file import packed_kind, read_packed
 from rbsf.engine.graph import PackedModel, check_nodes
 from rbsf.engine.node import Node
-from rbsf.engine.ops.conv_u8 import pack_whole, whole_weights
+from rbsf.engine.ops.conv_u8 import pack_whole, unpack_whole
 from rbsf.engine.run import Engine
 
 
@@ -109,7 +109,7 @@ def test_a_first_layer_of_few_bits_is_read(tmp_path: Path) -> None:
     write_old(path, tiny(packed, 3), "rbsf-packed-2")
     read = read_packed(path)
     assert read.nodes[1].attributes["bits"] == 3
-    assert whole_weights(read.nodes[1]).tolist() == [[3, -3, 0, 1]]
+    assert unpack_whole(read.nodes[1]).tolist() == [[3, -3, 0, 1]]
     images = np.uint8([[[[12], [1]], [[9], [2]]], [[[12], [1]], [[9], [1]]]])  # sums 35 and 34
     assert Engine(read)(images).tolist() == [[[[2.5]]], [[[-1.5]]]]
     change_tensor(path, "a.weight", np.uint8([[1]]))

@@ -29,7 +29,7 @@ def to_bits(run: Run, read: Packed | None, write: Packed, target: Target) -> Ker
         return _forward(conv, target)
 
     def of_pixels() -> object:
-        rows = conv_u8.whole_weights(node).view(np.uint8)
+        rows = conv_u8.unpack_whole(node).view(np.uint8)
         arguments = kernel_arguments(node, rows, True, write, "bits", thresholds, pool)
         return target.native.Conv(**arguments)
 

@@ -33,7 +33,7 @@ def _tensors(node: Node, x: Map) -> Forms:
 
 
 def _check_values(node: Node) -> None:
-    if np.abs(whole_weights(node).astype(np.int16)).max() > MAX_WEIGHT:
+    if np.abs(unpack_whole(node).astype(np.int16)).max() > MAX_WEIGHT:
         raise ValueError(f"weights beyond +-{MAX_WEIGHT}")
 
 
@@ -47,7 +47,7 @@ def pack_whole(weight: np.ndarray, bits: int) -> np.ndarray:
     return np.packbits(rows.reshape(len(weight), -1), axis=1, bitorder="little")
 
 
-def whole_weights(node: Node) -> np.ndarray:
+def unpack_whole(node: Node) -> np.ndarray:
     """The weights, int8 `[O, k * k * I]`."""
     weight, bits, count = node.tensors["weight"], node.attributes["bits"], products(node)
     if bits == 8:
@@ -61,12 +61,12 @@ def whole_weights(node: Node) -> np.ndarray:
 
 def _reference(node: Node, x: np.ndarray) -> np.ndarray:
     largest = products(node) * LARGEST_PIXEL * MAX_WEIGHT
-    return convolve_whole(x, whole_weights(node), node.attributes, largest)
+    return convolve_whole(x, unpack_whole(node), node.attributes, largest)
 
 
 def _onnx(node: Node, x: Map) -> list[Step]:
     a = node.attributes
-    filters = whole_weights(node).reshape(-1, a["kernel"], a["kernel"], a["channels"])
+    filters = unpack_whole(node).reshape(-1, a["kernel"], a["kernel"], a["channels"])
     weight = filters.transpose(0, 3, 1, 2).astype(np.float32)
     return [step("Conv", "x0", weight, strides=[a["stride"]] * 2)]
 

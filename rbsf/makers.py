@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 
-class Outputs:
+class Makers:
     """Who made a tensor, for as long as nothing is written into it, as ReLU(inplace=True) does."""
 
     def __init__(self) -> None:

@@ -48,7 +48,7 @@ class Always:
 def start(
     network: Always, box: tuple[float, ...] = (100, 80, 60, 60), **constants: float
 ) -> AnchorFree:
-    tracker = AnchorFree(network, AnchorFreeConfig(**constants))
+    tracker = AnchorFree(network, AnchorFreeConfig(**({"size_correction": 0.0} | constants)))
     assert tracker.init(FRAME, box) is None
     return tracker
 
@@ -76,6 +76,22 @@ def test_a_size_is_taken_over_in_part() -> None:
     tracker = start(Always(size=(127, 127), share=0.5), **about)
     result = tracker.update(FRAME)
     np.testing.assert_allclose(result.box[2:], 60 * (1 + 0.4 * 0.5), atol=1e-6)
+
+
+def test_sizes_are_corrected_by_the_error_in_the_first_frame() -> None:
+    """The target has 63.5 x 63.5 pixels of the crop, and is found 1.44 times too wide."""
+    found = Always(size=(63.5 * 1.44, 63.5))
+    for share, width in ((0, 1.44), (0.5, 1.2), (1, 1)):
+        tracker = start(found, size_rate=1, change_penalty=0, score_shift=0, size_correction=share)
+        box = tracker.update(FRAME).box
+        np.testing.assert_allclose(box[2:], [60 * width, 60], rtol=1e-6)
+        np.testing.assert_allclose(box[:2] + box[2:] / 2, [130, 110], atol=0.51)
+
+
+def test_a_correction_is_bounded_and_needs_a_target() -> None:
+    for network, factor in ((Always(size=(635, 63.5)), 2), (Always(size=(635, 63.5), share=0), 1)):
+        tracker = start(network, size_correction=1)
+        np.testing.assert_allclose(tracker._correction, [1 / factor, 1], rtol=1e-6)
 
 
 def test_changes_are_penalised() -> None:

@@ -187,6 +187,7 @@ def test_files_of_a_tracker_say_how_they_are_used(folder: Path) -> None:
     assert (backbone["exemplar_size"], backbone["search_size"]) == ("127", "255")
     constants, own = json.loads(head["constants"]), AnchorFreeConfig()
     assert constants.pop("smallest_size") == 10
+    assert constants.pop("most_correction") == 2
     assert own == replace(own, **constants)
     assert constants["window_influence"] == own.window_influence
     assert "logs of the distances" in head["output"]

@@ -11,7 +11,7 @@ from typing import Any
 
 from rbsf.shipped import find_constants
 from rbsf.tools.classify import SHARE
-from rbsf.tracker.anchor_free import POSITION_STRIDE, SMALLEST, AnchorFreeConfig
+from rbsf.tracker.anchor_free import MOST_CORRECTION, POSITION_STRIDE, SMALLEST, AnchorFreeConfig
 from rbsf.tracker.confidence import CONFIRMING, OFFSET, RATE, SLOPE
 from rbsf.tracker.flags import read_constants
 from rbsf.tracker.geometry import CONTEXT, EXEMPLAR_SIZE, SEARCH_SIZE, STRIDE
@@ -39,6 +39,7 @@ HEAD = (
     "window_influence",
     "change_penalty",
     "size_rate",
+    "size_correction",
     "score_shift",
     "sure_score",
     "faint_score",
@@ -52,7 +53,8 @@ MAPS = (
 
 def about_rbsf2() -> tuple[About, About]:
     """Of RB-SF 2's backbone and head, with the default constants of its tracker."""
-    constants = _chosen(AnchorFreeConfig(), HEAD) | {"smallest_size": SMALLEST}
+    limits = {"smallest_size": SMALLEST, "most_correction": MOST_CORRECTION}
+    constants = _chosen(AnchorFreeConfig(), HEAD) | limits
     return _about_tracker("rbsf2", POSITION_STRIDE, constants, MAPS)
 
 

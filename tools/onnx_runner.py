@@ -134,16 +134,29 @@ class Tracker:
 class HeadTracker(Tracker):
     """RB-SF 2: its head gives, for each place, a class and the distances to the target's sides."""
 
+    def init(self, image: np.ndarray, box: Sequence[float]) -> None:
+        """See `Tracker`; sizes are corrected by what is found in this image."""
+        super().init(image, box)
+        self.correction = np.ones(2)
+        share = self.constants.get("size_correction", 0.0)  # older files have none
+        if not share:
+            return
+        target, (left, top, right, bottom) = self._look(image)
+        found = np.stack([left + right, top + bottom])
+        weights = (target * _window(target.shape)) ** 2
+        errors = np.log(found / (self.size / self.scale)[:, None, None])
+        error = (errors * weights).sum(axis=(1, 2)) / weights.sum()
+        most = math.log(self.constants["most_correction"])
+        self.correction = np.exp(-share * np.clip(error, -most, most))
+
     def follow(self, image: np.ndarray) -> float:
         """See `Tracker`."""
         constants, scale = self.constants, self.scale
-        pixels = self.network.search_size
-        crop = self.crop(image, scale * pixels, pixels)
-        maps = self.network.maps(self.template, self.network.features(crop[None]))[0]
-        target, (left, top, right, bottom) = read_maps(maps)
+        target, (left, top, right, bottom) = self._look(image)
         size = np.stack([left + right, top + bottom])  # [2, rows, columns], crop pixels
+        size *= self.correction[:, None, None]
         trust = target * self._penalty(size, self.size / scale)
-        window = np.outer(*(np.hanning(length) for length in target.shape))
+        window = _window(target.shape)
         share = constants["window_influence"]
         final = trust * (1 - share) + window * share
         at = row, column = np.unravel_index(final.argmax(), final.shape)
@@ -159,6 +172,13 @@ class HeadTracker(Tracker):
             self.size = np.clip(new, constants["smallest_size"], self.frame)
         self.move((cell * self.network.stride + middle) * scale)
         return score
+
+    def _look(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What `read_maps` gives for the region around the target."""
+        pixels = self.network.search_size
+        crop = self.crop(image, self.scale * pixels, pixels)
+        maps = self.network.maps(self.template, self.network.features(crop[None]))
+        return read_maps(maps[0])
 
     def _penalty(self, size: np.ndarray, before: np.ndarray) -> np.ndarray:
         """Factors `[rows, columns]`, lower where size and proportions differ more from `before`."""
@@ -278,6 +298,12 @@ def _inside(box: Sequence[float], image: np.ndarray) -> np.ndarray:
     if min(right - left, bottom - top) < 1:
         raise ValueError(f"box {box}: less than a pixel of it is in the image, {width} x {height}")
     return np.array([left, top, right - left, bottom - top])
+
+
+def _window(shape: tuple[int, ...]) -> np.ndarray:
+    """The cosine window, `[rows, columns]`."""
+    rows, columns = shape
+    return np.outer(np.hanning(rows), np.hanning(columns))
 
 
 def _larger(ratio: np.ndarray) -> np.ndarray:

@@ -22,6 +22,8 @@ from rbsf.tracker.target import Target
 POSITION_STRIDE = 16  # pixels of the search crop between neighbouring positions
 MOST_SHIFT = 30.0  # of a logit; with far more of it a score would be 0 / 0
 SMALLEST = 10.0  # least width and height of a target, in pixels of the image
+MOST_CORRECTION = 2.0  # of a width or height
+TINY = 1e-12  # stands for a sum of 0
 
 
 class Answer(NamedTuple):
@@ -56,6 +58,7 @@ class AnchorFreeConfig(StateConfig):
     window_influence: float = 0.455  # share of the cosine window in the final map
     change_penalty: float = 0.138  # strength of the penalty on a change of size or proportions
     size_rate: float = 0.1  # share of the new size taken over where the probability is 1
+    size_correction: float = 0.5  # share of the first frame's error that is taken off all sizes
     score_shift: float = 4.0  # taken off the probability's logit, which makes it the score
 
     def __post_init__(self) -> None:
@@ -66,7 +69,7 @@ class AnchorFreeConfig(StateConfig):
             raise ValueError(
                 f"score_shift={self.score_shift}: give a number from -{most} to {most}"
             )
-        for name in ("window_influence", "change_penalty", "size_rate"):
+        for name in ("window_influence", "change_penalty", "size_rate", "size_correction"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)}: give a number from 0 to 1")
 
@@ -76,6 +79,7 @@ AS_PUBLISHED = AnchorFreeConfig(
     window_influence=0.455,
     change_penalty=0.138,
     size_rate=0.348,
+    size_correction=0.0,
     score_shift=0.0,
     sure_score=0,
     lost_score=0.3,
@@ -98,6 +102,9 @@ class AnchorFree(Follower):
     the penalty. Its logit is shifted, which makes it the probability of an overlap above a half.
     Presence is not used: on departures it tells frames with the target from those without it less
     well (docs/experiments/long-term.md).
+
+    Some targets are found too wide or too high throughout. So the first frame is searched too, and
+    all sizes are corrected by what is found there.
     """
 
     def __init__(
@@ -105,10 +112,18 @@ class AnchorFree(Follower):
     ) -> None:
         self.network, self.config, self.name = network, config or AnchorFreeConfig(), name
         self._template: Any = None
+        self._correction = np.ones(2)  # factors of the widths and heights that the network finds
 
     def _learn(self, image: np.ndarray, target: Target) -> None:
-        crop = target.crop(image, exemplar_side(target.size), EXEMPLAR_SIZE)
-        self._template = self.network.learn(crop)
+        side = exemplar_side(target.size)
+        self._template = self.network.learn(target.crop(image, side, EXEMPLAR_SIZE))
+        self._correction = np.ones(2)
+        if self.config.size_correction:
+            scale = side / EXEMPLAR_SIZE
+            crop = target.crop(image, scale * SEARCH_SIZE, SEARCH_SIZE)
+            answer = self.network.answer(self._template, crop)
+            error = _size_error(answer, target.size / scale)
+            self._correction = np.exp(-self.config.size_correction * error)
 
     def _crops(self, image: np.ndarray) -> list[np.ndarray]:
         return [self._target.crop(image, self._side * SEARCH_SIZE, SEARCH_SIZE)]
@@ -133,7 +148,7 @@ class AnchorFree(Follower):
     def _choose(self, answer: Answer, window_share: float) -> Sighting:
         """The best position."""
         left, top, right, bottom = answer.sides.astype(np.float64)
-        size = np.stack([left + right, top + bottom])  # [2, rows, columns], crop pixels
+        size = _sizes(answer) * self._correction[:, None, None]
         trust = self._penalty(size, self._target.size / self._side) * answer.target
         final = trust * (1 - window_share) + _window(*answer.target.shape) * window_share
         at = row, column = np.unravel_index(final.argmax(), final.shape)
@@ -153,6 +168,24 @@ class AnchorFree(Follower):
         growth = _larger(_side(size) / _side(before))
         stretch = _larger((size[0] / size[1]) / (before[0] / before[1]))
         return np.exp(-(growth * stretch - 1) * self.config.change_penalty)
+
+
+def _sizes(answer: Answer) -> np.ndarray:
+    """Widths and heights, `[2, rows, columns]` float64 pixels of the crop."""
+    left, top, right, bottom = answer.sides.astype(np.float64)
+    return np.stack([left + right, top + bottom])
+
+
+def _size_error(answer: Answer, true: np.ndarray) -> np.ndarray:
+    """Logs of how many times too wide and too high a target in the middle is found, `[2]`.
+
+    `true` has its width and height in pixels of the crop. Positions count by the square of their
+    probability, and of the cosine window.
+    """
+    weights = (answer.target * _window(*answer.target.shape)) ** 2
+    errors = np.log(_sizes(answer)) - np.log(true)[:, None, None]
+    mean = (errors * weights).sum((1, 2)) / max(weights.sum(), TINY)
+    return np.clip(mean, -math.log(MOST_CORRECTION), math.log(MOST_CORRECTION))
 
 
 def _shifted(probability: float, shift: float) -> float:

@@ -9,6 +9,7 @@ from types import ModuleType
 
 import numpy as np
 
+from rbsf.system.text import one_line
 from rbsf.tracker.states import Result
 
 
@@ -25,7 +26,7 @@ class OwnTracker:
         try:
             self._tracker = getattr(_run_file(path), name)()
         except Exception as error:  # a user's code may raise any class
-            reason = " ".join(str(error).split())[:300]
+            reason = one_line(error, 300)
             raise ValueError(
                 f"--tracker {self._place}: {type(error).__name__}: {reason}"
             ) from error

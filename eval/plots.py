@@ -7,6 +7,8 @@ import re
 from html import escape
 from typing import Any
 
+from rbsf.system.text import one_line
+
 # Each has a contrast of at least 3.5 with white and with the background of the dark page.
 COLORS = [
     "#2f7fd6",
@@ -82,7 +84,7 @@ def plot_curves(report: dict[str, Any], name: str) -> str:
             )
             texts.append(f"{tracker['mean'][key]:.3f}  {tracker['label']}")
         _legend(figure, lines, texts)
-        entries = [" ".join(text.split()) for text in texts]
+        entries = map(one_line, texts)
         return _to_svg(figure, name, f"{title} plot. {'; '.join(entries)}")
 
 

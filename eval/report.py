@@ -26,7 +26,7 @@ from rbsf.eval.report_tables import (
 )
 from rbsf.eval.tables import Table, markdown_text
 from rbsf.system.files import write_atomically
-from rbsf.system.text import encode, read_text
+from rbsf.system.text import encode, one_line, read_text
 
 if TYPE_CHECKING:
     from rbsf.eval.strips import Strip
@@ -230,7 +230,7 @@ def to_markdown(report: dict[str, Any]) -> str:
     for heading, lines in not_scored:
         items = [f"- {markdown_text(line)}" for line in lines]
         parts += [f"**{markdown_text(heading)}**", "\n".join(items)]
-    command = " ".join(str(report["environment"].get("command", "")).split())
+    command = one_line(report["environment"].get("command", ""))
     parts += ["## Environment", f"    {command}", str(environment_table(report))]
     return "\n\n".join(parts) + "\n"
 

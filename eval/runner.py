@@ -26,6 +26,7 @@ from rbsf.datasets.video.sequences import Sequence
 from rbsf.eval.results import ResultStore, Run, annotated
 from rbsf.eval.trackers import Tracker, TrackerSpec, seed_opencv
 from rbsf.system.parent import end_with_parent
+from rbsf.system.text import one_line
 
 REPORT_SECONDS = 0.5  # time between a worker's reports of its progress
 
@@ -260,4 +261,4 @@ def _attempt(
     except ConnectionError:  # the parent is gone
         raise
     except (ValueError, OSError, RuntimeError, cv2.error) as error:  # such as a GPU without memory
-        return " ".join(str(error).split()) or type(error).__name__
+        return one_line(error) or type(error).__name__

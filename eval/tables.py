@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 
+from rbsf.system.text import one_line
+
 NOTHING = "–"  # stands for a missing score
 
 
@@ -74,8 +76,7 @@ def _markdown_cell(cell: Cell) -> str:
 
 def markdown_text(text: str) -> str:
     """Escape a text so that Markdown shows it as it stands, on one line."""
-    line = " ".join(text.split())
-    return re.sub(r"([\\`*|\[\]]|\b_|_\b)", r"\\\1", escape(line, quote=False))
+    return re.sub(r"([\\`*|\[\]]|\b_|_\b)", r"\\\1", escape(one_line(text), quote=False))
 
 
 def number(

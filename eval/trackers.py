@@ -17,6 +17,7 @@ import numpy as np
 
 from rbsf.eval.own_tracker import OwnTracker
 from rbsf.shipped import shipped_trackers
+from rbsf.system.text import one_line
 from rbsf.tracker.anchor_free import AS_PUBLISHED, AnchorFree, AnchorFreeConfig
 from rbsf.tracker.backbones import choose_engine
 from rbsf.tracker.flags import with_redetect
@@ -211,10 +212,9 @@ def _build_opencv(name: str, files: tuple[Path, ...]) -> Tracker:
         ) from None
     except (cv2.error, RuntimeError) as error:
         message = str(getattr(error, "err", error))  # `err` leaves out the place in OpenCV's source
-        reason = " ".join(message.split())[:300]
-        raise ValueError(
-            f"opencv:{name} cannot use {', '.join(map(str, files))} ({reason})"
-        ) from None
+        given = ", ".join(map(str, files))
+        reason = one_line(message, 300)
+        raise ValueError(f"opencv:{name} cannot use {given} ({reason})") from None
 
 
 def _build_pair(files: tuple[Path, ...], threads: int, label: str) -> Tracker:

@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rbsf.system.text import one_line
+
 ZIP_START = b"PK\x03\x04"
 OLD_PICKLES = 5  # in a row, in files before PyTorch 1.6
 NEW_PICKLES = (b"\x80\x04\x95", b"\x80\x05\x95")  # Python's default, which torch does not write
@@ -57,7 +59,7 @@ def read_torch(path: str | Path, what: str, advice: str) -> Any:
 def first_line(error: BaseException) -> str:
     """What a parser's error says, in one line of at most 200 characters."""
     message = str(error).rpartition("WeightsUnpickler error:")[2]  # leaves torch's advice out
-    text = " ".join(message.split())[:200]
+    text = one_line(message, 200)
     if " " in text:
         return text
     return f"{type(error).__name__} {text}".strip()  # a bare key, or nothing, says too little
@@ -114,7 +116,7 @@ def _code_in_one(stream: io.BytesIO) -> str:
     try:
         for operation, argument, _ in pickletools.genops(stream):
             if operation.name == "GLOBAL":
-                called.append(" ".join(str(argument).split())[:100])
+                called.append(one_line(argument, 100))
             elif operation.name == "STACK_GLOBAL" and is_new:
                 called.append("names of its own")
     except ENDS:

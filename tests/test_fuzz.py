@@ -218,6 +218,7 @@ def test_what_once_failed(name: str, tmp_path: Path) -> None:
     [
         ("checkpoint.pt", b"archive/data.pkl", b"ar\nhive/data.pkl"),  # quoted in a message
         ("pairs.db", b"CREATE TABLE sequences", b"CREATE \x9aABLE sequences"),  # SQLite quotes it
+        ("pairs.db", b"TABLE sequences (\n", b"TABLE sequences ([\n"),
     ],
 )
 def test_names_that_break_messages(name: str, old: bytes, new: bytes, tmp_path: Path) -> None:
@@ -229,6 +230,7 @@ def test_names_that_break_messages(name: str, old: bytes, new: bytes, tmp_path: 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1_500 + EXAMPLES // 2)  # a damaged video takes up to 0.2 s
 @pytest.mark.parametrize("name", sorted(PARSERS))
 def test_a_damaged_file_is_read_or_named(name: str, tmp_path: Path) -> None:
     parser, path = PARSERS[name], tmp_path / name

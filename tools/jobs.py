@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from rbsf.system.program import check_writable
+from rbsf.system.text import one_line
 from rbsf.tools.box_forms import form_of
 
 if TYPE_CHECKING:  # what imports OpenCV is imported where it is needed, so that --help is quick
@@ -156,7 +157,7 @@ class Failures:
         except (ValueError, OSError) as error:
             if self.videos == 1:
                 raise
-            text = " ".join(str(error).split())
+            text = one_line(error)
             self.messages.append(text if video in text else f"{video}: {text}")
             print(f"error: {self.messages[-1]}", file=sys.stderr)
 

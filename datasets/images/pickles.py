@@ -21,6 +21,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from rbsf.system.text import one_line
+
 SETS = ("EMPTY_SET", "ADDITEMS", "FROZENSET")  # plain data have none, and they hash what they hold
 DTYPES = {
     "u1": np.uint8,
@@ -45,7 +47,7 @@ def parse_pickle(content: bytes, path: Path) -> Any:
     except _Refused as error:
         raise ValueError(f"{path}: {error}; only plain data and arrays are read") from None
     except Exception as error:  # a damaged pickle may fail in any way
-        what = " ".join(f"{type(error).__name__}: {error}".split())[:100]
+        what = one_line(f"{type(error).__name__}: {error}", 100)
         fault = f"not a pickle, cut short or damaged ({what})"
         raise ValueError(f"{path}: {fault}; fetch it again") from None
 

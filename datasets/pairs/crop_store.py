@@ -31,6 +31,7 @@ import numpy as np
 from rbsf.datasets.images.decode import decode_image, jpeg_size
 from rbsf.datasets.pairs.provenance import Origin
 from rbsf.system.lock import locked
+from rbsf.system.text import one_line
 from rbsf.tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE, box_center, crop_square, exemplar_side
 
 MARGIN = 32  # pixels around the search crop, for random shifts and scales
@@ -398,7 +399,7 @@ def _check_meta(db: sqlite3.Connection, path: Path) -> dict[str, str]:
     try:
         meta = dict(db.execute("SELECT key, value FROM meta"))
     except sqlite3.OperationalError as error:
-        fault = f"a database, but not a crop store ({error})"
+        fault = f"a database, but not a crop store ({one_line(error)})"
         raise ValueError(f"{path}: {fault}; name another file") from error
     for key, value in FORMAT.items():
         if meta.get(key) != value:
@@ -474,7 +475,7 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except (sqlite3.Error, UnicodeDecodeError) as error:
-        fault = f"not a crop store ({error})"
+        fault = f"not a crop store ({one_line(error)})"
         raise ValueError(f"{path}: {fault}; make one with rbsf prepare-pairs") from error
 
 
@@ -483,6 +484,7 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:  # disk full, read-only folder, another writer
-        raise OSError(f"{path}: cannot write the crop store ({error})") from error
+        raise OSError(f"{path}: cannot write the crop store ({one_line(error)})") from error
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a crop store ({error}); name another file") from error
+        fault = f"not a crop store ({one_line(error)})"
+        raise ValueError(f"{path}: {fault}; name another file") from error

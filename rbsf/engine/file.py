@@ -37,6 +37,7 @@ from rbsf.engine.graph import PackedModel, by_owner, check_entry, check_none_lef
 from rbsf.engine.node import Node
 from rbsf.system.files import write_atomically
 from rbsf.system.tensor_file import checksum, in_order
+from rbsf.system.text import one_line
 
 FORMAT = "rbsf-graph-1"
 FORMATS = (FORMAT, *old_files.FORMATS)
@@ -180,7 +181,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]
             names = file.keys()
             return file.metadata() or {}, {name: file.get_tensor(name) for name in names}
     except Exception as error:  # a parser of damaged files raises anything
-        reason = " ".join(str(error).split())[:100]
+        reason = one_line(error, 100)
         fault = f"not a whole safetensors file ({reason})"
         raise ValueError(f"{path}: {fault}; copy or export it again") from None
 

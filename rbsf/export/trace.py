@@ -19,6 +19,7 @@ from rbsf.export import modules
 from rbsf.export.instead import advice_for
 from rbsf.export.modules import BINARY, SIZES, target_of
 from rbsf.export.places import calling_place, defining_place, failing_place
+from rbsf.system.text import one_line
 
 IMAGE = "image"
 PLACE = "place"  # in a traced node's `meta`: the line of the user's code that it comes from
@@ -101,7 +102,7 @@ def _trace(net: nn.Module) -> fx.Graph:
     try:
         return _Tracer().trace(net)
     except Exception as error:  # the network's own code may raise anything here
-        reason = " ".join(str(error).split())[:150]
+        reason = one_line(error, 150)
         fault = f"the network cannot be traced by torch.fx ({reason})"
         where = _called_at(failing_place(error))
         raise ValueError(f"no packed form: {fault}{where}") from None

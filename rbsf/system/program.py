@@ -14,6 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
+from rbsf.system.text import one_line
+
 ENVIRONMENT = {
     # NumPy's products here are small, and more threads make them no faster. Where others want the
     # cores too, such as the network's own threads, a frame would take several times as long.
@@ -131,11 +133,11 @@ def check_writable(path: Path) -> None:
 
 
 def _warn(message: Warning | str, *_: object, **__: object) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+    print(f"warning: {one_line(message)}", file=sys.stderr)
 
 
 def _complain(line: str, code: int) -> int:
-    print(" ".join(line.split()), file=sys.stderr)
+    print(one_line(line), file=sys.stderr)
     return code
 
 

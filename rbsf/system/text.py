@@ -26,6 +26,11 @@ def read_text(path: str | Path) -> str:
     raise ValueError(f"{path} line {line}: not UTF-8 text; save it as UTF-8{_guess(data)}")
 
 
+def one_line(what: object, most: int | None = None) -> str:
+    """What an error or another thing says, in one line of at most so many characters."""
+    return " ".join(str(what).split())[:most]
+
+
 def encode(text: str) -> bytes:
     """Text as UTF-8. Bytes of file names that are none become escapes, such as `\\udce9`."""
     return text.encode("utf-8", "backslashreplace")

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from rbsf.system.text import read_text
+from rbsf.system.text import one_line, read_text
 
 MOST_BYTES = 200_000  # which takes the parser some seconds
 
@@ -63,5 +63,5 @@ def read_yaml_file(path: str | Path) -> Any:
     except (
         Exception
     ) as error:  # a value that its tag does not fit, as in `!!int x`, raises anything
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:120]
+        reason = one_line(f"{type(error).__name__}: {error}", 120)
         raise ValueError(f"{path}: not YAML ({reason})") from None

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from rbsf.maps import CALIBRATION
 from rbsf.system.stop import StopRequest
+from rbsf.system.text import one_line
 from rbsf.train import distributed
 from rbsf.train.capture import CapturedSteps
 from rbsf.train.checkpoint import check_parts, save_checkpoint
@@ -122,7 +123,7 @@ class Loop:
             self.rectifier.load_state_dict(state["training"])
             torch.set_rng_state(state["random"])  # stochastic methods draw from it
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())[:160]
+            reason = one_line(error, 160)
             raise ValueError(
                 f"{self.checkpoint}: not of this network and configuration ({reason})"
             ) from None

@@ -12,6 +12,7 @@ import anyio.to_thread
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from rbsf.system.text import one_line
 from rbsf.tools.page.clips import CLIPS
 from rbsf.tools.page.desk import Answer
 from rbsf.tools.page.lanes import DEFAULT, described
@@ -143,7 +144,7 @@ class Visit:
 
 def _sentence(what: object) -> str:
     """A message as a sentence."""
-    text = " ".join(str(what).split())
+    text = one_line(what)
     return f"{text[:1].upper()}{text[1:]}{'' if text.endswith('.') else '.'}"
 
 

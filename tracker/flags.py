@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rbsf.shipped import find_constants, find_weights
+from rbsf.shipped import DEFAULT, find_constants, find_weights
 from rbsf.system.flags import Flags
 from rbsf.system.program import positive_int
 from rbsf.tracker.states import REDETECT
@@ -21,9 +22,10 @@ def add_weights_flag(flags: Flags) -> None:
     flags.add_argument(
         "--weights",
         type=find_weights,
-        default=find_weights("rbsf"),
+        default=find_weights(DEFAULT),
         metavar="PATH",
-        help="Use the network in this file, or the shipped one of this name (default: rbsf)",
+        help="Use the network in this file, or the shipped one of this name: rbsf2, rbsf or siamfc"
+        f" (default: {DEFAULT})",
     )
 
 
@@ -93,16 +95,36 @@ def read_constants(path: Path | None, kind: type[Constants] | None = None) -> An
     """The constants of a file, or the defaults without one.
 
     `kind`: class of the constants, by default SiamFC's. Raises FileNotFoundError for a missing
-    file, and ValueError, naming file and key, for a wrong one.
+    file, and ValueError, naming file and key, for a wrong one or one of another tracker.
     """
+    from rbsf.tracker.anchor_free import AnchorFreeConfig
     from rbsf.tracker.siamfc import TrackerConfig
-    from rbsf.train.config import read_yaml
 
     kind = kind or TrackerConfig
     if not path:
         return kind()
+    try:
+        return _constants_in(path, kind)
+    except ValueError:
+        for other, weights in ((TrackerConfig, "rbsf"), (AnchorFreeConfig, "rbsf2")):
+            if other is not kind and _has_constants(path, other):
+                advice = f"name its weights too, as in --weights {weights}"
+                raise ValueError(f"{path}: has constants of another tracker; {advice}") from None
+        raise
+
+
+def _constants_in(path: Path, kind: type[Constants]) -> Any:
+    from rbsf.train.config import read_yaml
+
     settings = read_yaml(kind, path)
     try:
         return kind(**settings)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def _has_constants(path: Path, kind: type[Constants]) -> bool:
+    with suppress(ValueError):
+        _constants_in(path, kind)
+        return True
+    return False

@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from rbsf.shipped import find_weights
+from rbsf.shipped import DEFAULT, find_weights
 from rbsf.tracker.geometry import as_rgb
 from rbsf.tracker.loading import constants_of, load_network, make_tracker
 
@@ -25,7 +25,7 @@ class Tracker:
     `rbsf.tracker.siamfc.Result`.
     """
 
-    def __init__(self, weights: str | Path = "rbsf", threads: int | None = None) -> None:
+    def __init__(self, weights: str | Path = DEFAULT, threads: int | None = None) -> None:
         """`weights`: a file, or the name of shipped ones. `threads`: by default all cores.
 
         Raises FileNotFoundError for a missing file, ValueError for one that is no tracker.

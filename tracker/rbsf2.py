@@ -47,7 +47,7 @@ class PackedNetwork:
             )
 
     def __str__(self) -> str:
-        return str(self._features)
+        return str(self._search)
 
     def learn(self, crop: np.ndarray) -> Engine:
         """See `rbsf.tracker.anchor_free.Network`."""

@@ -71,6 +71,8 @@ class Op:
     check_values: Callable[[Node], None] | None = None
     # What makes the kernel; where it is None, or gives None, the reference runs.
     kernel: Callable[[Node, list[Map], Target], Kernel | None] | None = None
+    # It only moves numbers, at which NumPy is as fast as a kernel.
+    moves: bool = False
 
     def steps(self, node: Node, *maps: Map) -> list[Step]:
         """Its ONNX nodes."""

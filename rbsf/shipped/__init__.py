@@ -10,6 +10,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
 WEIGHTS = (FOLDER / "weights").resolve()
+DEFAULT = "rbsf"  # the weights that programs use where none are named
 TRAINED = "-train"  # ends the names of weights from which a packed file was exported
 CONFIGS = (FOLDER / "configs").resolve()
 

@@ -12,10 +12,11 @@ import anyio.to_thread
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from rbsf.shipped import DEFAULT
 from rbsf.system.text import one_line
 from rbsf.tools.page.clips import CLIPS
 from rbsf.tools.page.desk import Answer
-from rbsf.tools.page.lanes import DEFAULT, described
+from rbsf.tools.page.lanes import described
 from rbsf.tools.page.messages import MOST_BYTES, NOT_UNDERSTOOD, parse
 from rbsf.tools.page.settings import LEAST_SIDE, Refused, Settings
 from rbsf.tools.page.viewers import Turns, Viewer, Viewers

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from rbsf.datasets.synthetic.scene import Scene
+from rbsf.shipped import DEFAULT
 from rbsf.tools.page import downloads
 from rbsf.tools.page.clips import CLIPS
 from rbsf.tools.page.footage import CameraFootage, EndOfVideo, Footage, VideoFootage
-from rbsf.tools.page.lanes import DEFAULT, MOST_TRACKERS, Lane, offered
+from rbsf.tools.page.lanes import MOST_TRACKERS, Lane, offered
 from rbsf.tools.page.messages import Message, pack
 from rbsf.tools.page.sent import SentVideo
 from rbsf.tools.page.settings import Refused, Settings

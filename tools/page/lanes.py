@@ -19,7 +19,6 @@ from rbsf.tracker.session import Session
 from rbsf.tracker.siamfc import Backbone
 from rbsf.tracker.states import Result
 
-DEFAULT = "rbsf"
 MOST_TRACKERS = 3  # that a viewer may have at once
 TITLES = {"rbsf": "RB-SF", "rbsf2": "RB-SF 2", "siamfc": "SiamFC, float"}  # others go by their name
 ONLY = 1  # number of the target in a session that has one

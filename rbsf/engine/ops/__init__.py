@@ -44,4 +44,4 @@ def kernel(node: Node, maps: list[Map], out: Map, target: Target) -> Kernel:
     def run(inputs: list[np.ndarray], result: np.ndarray, _: list[np.ndarray]) -> None:
         np.copyto(result, reference(node, maps, out, inputs))
 
-    return Kernel(run, native=False)
+    return Kernel(run, native=OPS[node.op].moves)

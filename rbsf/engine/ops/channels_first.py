@@ -20,4 +20,5 @@ OP = Op(
     result=_result,
     reference=lambda node, x: x.transpose(0, 3, 1, 2),
     onnx="Identity",
+    moves=True,
 )

@@ -22,4 +22,5 @@ OP = Op(
     result=_result,
     reference=lambda node, x, y: np.concatenate([x, y], axis=-1),
     onnx=lambda node, x, y: [step("Concat", "x0", "x1", axis=1)],
+    moves=True,
 )

@@ -19,4 +19,5 @@ OP = Op(
     result=lambda node, x: Map((prod(x.shape),), x.kind, x.largest),
     reference=_reference,
     onnx="Flatten",
+    moves=True,
 )

@@ -8,7 +8,6 @@ import os
 import pickle
 import subprocess
 import sys
-import time
 import warnings
 
 import numpy as np
@@ -467,6 +466,7 @@ def test_small_files_that_name_large_networks_take_no_memory(name):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 500_000  # KiB
 
 
+@pytest.mark.timeout(60)  # some would take all memory and hours
 @pytest.mark.parametrize(
     ("model", "options", "message"),
     [
@@ -486,10 +486,8 @@ def test_options_of_large_networks_are_refused_before_they_are_built(
     path = tmp_path / "net.safetensors"
     metadata = {"format": "rbsf-weights-1", "model": model, "options": json.dumps(options)}
     save_file({"x": torch.zeros(3)}, path, metadata)
-    begin = time.monotonic()
     with pytest.raises(ValueError, match=message) as error:
         load_tracker(path)
-    assert time.monotonic() - begin < 10
     assert "\n" not in str(error.value)
 
 

@@ -5,6 +5,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import cv2
@@ -522,3 +523,13 @@ def test_real_videos_are_cut_out(real_data, tmp_path):
     sides = np.sqrt(np.prod(store.sizes + store.sizes.sum(axis=1, keepdims=True) / 2, axis=1))
     # The exemplar's square around every target is 127 pixels wide.
     assert sides == pytest.approx(127, abs=0.01)
+
+
+@pytest.mark.parametrize("error", [OSError("handle is closed"), ValueError("bad value(s) in fds")])
+def test_a_pool_that_breaks_while_it_takes_a_job_is_broken(error: Exception) -> None:
+    class Pool:
+        def submit(self, *_: object) -> None:
+            raise error
+
+    with pytest.raises(BrokenProcessPool):
+        module._submit(Pool(), None)  # type: ignore[arg-type]

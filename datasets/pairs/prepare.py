@@ -434,6 +434,7 @@ def _submit(pool: ProcessPoolExecutor, job: Job) -> Future[Result]:
     """Let a worker do `job`. Raises BrokenProcessPool where a worker has died."""
     try:
         return pool.submit(make_crops, job)
-    except OSError as error:
-        # A pool that breaks at this moment has closed its pipe and not yet said so.
+    except (OSError, ValueError) as error:
+        # A pool that breaks at this moment has closed its pipe and not yet said so. A worker that
+        # is to be started with a closed pipe is a ValueError, of "fds_to_keep".
         raise BrokenProcessPool(str(error)) from error

@@ -147,14 +147,14 @@ class AnchorFree(Follower):
 
     def _choose(self, answer: Answer, window_share: float) -> Sighting:
         """The best position."""
-        left, top, right, bottom = answer.sides.astype(np.float64)
         size = _sizes(answer) * self._correction[:, None, None]
         trust = self._penalty(size, self._target.size / self._side) * answer.target
         final = trust * (1 - window_share) + _window(*answer.target.shape) * window_share
         at = row, column = np.unravel_index(final.argmax(), final.shape)
         center = (np.array(answer.target.shape[::-1]) - 1) / 2
         position = (np.array([column, row]) - center) * POSITION_STRIDE
-        middle = np.array([right - left, bottom - top])[:, row, column] / 2
+        left, top, right, bottom = answer.sides[:, row, column].astype(np.float64)
+        middle = np.array([right - left, bottom - top]) / 2
         choice = _Choice(size[:, row, column] * self._side, float(trust[at]))
         offset, spacing = (position + middle) * self._side, POSITION_STRIDE * self._side
         score = _shifted(float(answer.target[at]), self.config.score_shift)

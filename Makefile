@@ -6,7 +6,7 @@
 # make weights-rbsf2 DATA=... TEACHER=BACKBONE.onnx,HEAD.onnx   the same for RB-SF 2
 # make neon   the kernels for ARM against the scalar ones, in an emulator (g++-aarch64-linux-gnu and qemu-user of Debian)
 # make wheel  an installable package with kernels for this machine's architecture: dist/rbsf-*.whl
-# make operation NAME=add  whether each part of an operation of the engine is there (CONTRIBUTING.md)
+# make operation NAME=add  whether each part of an operation of the engine is there (docs/operations.md)
 # make sanitize   the engine's tests and a longer fuzz of its loader, on kernels built with sanitizers (GCC, Linux): of
 #   addresses and undefined behaviour, then of threads
 # make fuzz EXAMPLES=5000   every parser of files, on so many damaged files each
@@ -52,8 +52,10 @@ neon: .venv/.ready
 	$(BIN)/python -m pytest -m slow tests/test_kernels_of_arm.py
 
 wheel: .venv/.ready
-	rm -rf build/lib* build/bdist*
+	rm -rf build/lib* build/bdist* dist/rbsf-*.whl
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	$(BIN)/python -m zipfile --list dist/rbsf-*.whl | grep --quiet engine/_native \
+	  || { echo "error: the wheel has no kernels; is there a C++ compiler?"; exit 1; }
 	ls dist
 
 operation: .venv/.ready

@@ -62,7 +62,7 @@ _TABLE_5: dict[str, dict[str, tuple[float, float]]] = {
 
 
 @dataclass(frozen=True)
-class Benchmark:
+class Dataset:
     """A value of `--dataset`: how its sequences are found and scored."""
 
     folder: str | None  # name of its results' folder, as in the got10k toolkit; None: the root's
@@ -73,15 +73,15 @@ class Benchmark:
 
 
 BENCHMARKS = {
-    "OTB2013": Benchmark("OTB2013", "otb", "OTB", protocol=OTB),
-    "OTB50": Benchmark("OTBtb50", "otb", "OTB", protocol=OTB),
-    "OTB100": Benchmark("OTB2015", "otb", "OTB", protocol=OTB),
-    "UAV123": Benchmark("UAV123", "uav123", "UAV123"),
-    "UAV20L": Benchmark("UAV20L", "uav20l", "UAV123"),
-    "GOT-10k-val": Benchmark("GOT-10k", "got10k", "GOT-10k", "val", GOT10K),
-    "GOT-10k-test": Benchmark("GOT-10k", "got10k", "GOT-10k", "test", GOT10K),
-    "folder": Benchmark(None),
-    "synthetic": Benchmark("synthetic", "videos"),
+    "OTB2013": Dataset("OTB2013", "otb", "OTB", protocol=OTB),
+    "OTB50": Dataset("OTBtb50", "otb", "OTB", protocol=OTB),
+    "OTB100": Dataset("OTB2015", "otb", "OTB", protocol=OTB),
+    "UAV123": Dataset("UAV123", "uav123", "UAV123"),
+    "UAV20L": Dataset("UAV20L", "uav20l", "UAV123"),
+    "GOT-10k-val": Dataset("GOT-10k", "got10k", "GOT-10k", "val", GOT10K),
+    "GOT-10k-test": Dataset("GOT-10k", "got10k", "GOT-10k", "test", GOT10K),
+    "folder": Dataset(None),
+    "synthetic": Dataset("synthetic", "videos"),
 }
 
 
@@ -137,12 +137,9 @@ def published_names(dataset: str) -> list[str]:
     return _NAMES[dataset]() if dataset in _NAMES else []
 
 
-def test_sequence_names() -> frozenset[str]:
+def held_out_names() -> frozenset[str]:
     """Every sequence that must be neither trained nor tuned on."""
     return frozenset(name for split in TEST_SPLITS for name in published_names(split))
-
-
-test_sequence_names.__test__ = False  # type: ignore[attr-defined]  # its name makes pytest take it for a test
 
 
 def paper_scores(dataset: str) -> dict[str, Any] | None:
@@ -174,7 +171,7 @@ def find_split(dataset: str, root: Path, names: Iterable[str] | None = None) -> 
     return Split(dataset, sequences, missing, broken, _variant(dataset, root))
 
 
-def _layout(root: Path, benchmark: Benchmark) -> str | None:
+def _layout(root: Path, benchmark: Dataset) -> str | None:
     """The benchmark's layout, or "videos" where its sequences were handed on as videos."""
     usual = benchmark.layout
     if usual is None or not root.is_dir() or LAYOUTS[usual](root):

@@ -17,6 +17,7 @@ import numpy as np
 
 from rbsf.eval.own_tracker import OwnTracker
 from rbsf.shipped import shipped_trackers
+from rbsf.system.program import install_advice
 from rbsf.system.text import one_line
 from rbsf.tracker.anchor_free import AS_PUBLISHED, AnchorFree, AnchorFreeConfig
 from rbsf.tracker.backbones import choose_engine
@@ -300,9 +301,7 @@ def _parse_pair(what: str, label: str) -> TrackerSpec:
     if len(files) != 2:
         raise ValueError(f"--tracker {what!r}: give two files, onnx:BACKBONE.onnx,HEAD.onnx")
     if find_spec("onnxruntime") is None:
-        raise ValueError(
-            f'--tracker {what!r}: needs ONNX Runtime; in the clone type: pip install -e ".[onnx]"'
-        )
+        raise ValueError(f"--tracker {what!r}: needs ONNX Runtime; {install_advice('onnx')}")
     _check_files(files, what)
     return TrackerSpec(label or files[0].stem, files=files, pair=True)
 

@@ -90,15 +90,17 @@ def measure(net: nn.Module, image: Tensor, repeat: int) -> dict[str, float]:
         for name, module in counted.items()
     ]
     spent: dict[str, list[float]] = {name: [] for name in counted}
-    net.eval()(image)
-    for _ in range(repeat):
-        starts.clear()
-        net(image)
-        starts.append(("", perf_counter()))
-        for (name, start), (_, end) in pairwise(starts):
-            spent[name].append(1000 * (end - start))
-    for hook in hooks:
-        hook.remove()
+    try:
+        net.eval()(image)
+        for _ in range(repeat):
+            starts.clear()
+            net(image)
+            starts.append(("", perf_counter()))
+            for (name, start), (_, end) in pairwise(starts):
+                spent[name].append(1000 * (end - start))
+    finally:
+        for hook in hooks:
+            hook.remove()
     return {name: median(times) for name, times in spent.items()}
 
 

@@ -194,10 +194,12 @@ def _readers(
     hooks += [norm.register_forward_hook(find_maker) for norm in norms]
     training = net.training
     net.eval()
-    run()
-    net.train(training)
-    for hook in hooks:
-        hook.remove()
+    try:
+        run()
+    finally:
+        net.train(training)
+        for hook in hooks:
+            hook.remove()
     return readers
 
 

@@ -20,9 +20,9 @@ from rbsf.eval.benchmarks import (
     BENCHMARKS,
     default_root,
     find_split,
+    held_out_names,
     paper_scores,
     read_annotations,
-    test_sequence_names,
 )
 from rbsf.eval.run_benchmarks import main, parse_args
 
@@ -340,7 +340,7 @@ def test_sequences_can_be_given_by_several_flags(otb: Path) -> None:
 
 
 def test_test_splits_are_known_by_their_sequences() -> None:
-    names = test_sequence_names()
+    names = held_out_names()
     assert {"Basketball", "Human4", "Jogging.1", "bike1", "GOT-10k_Test_000180"} <= names
     assert "GOT-10k_Val_000001" not in names
 

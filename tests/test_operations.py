@@ -1,4 +1,4 @@
-"""Every operation of the engine has all the parts that CONTRIBUTING.md names.
+"""Every operation of the engine has all the parts that docs/operations.md names.
 
 `make operation NAME=concat` runs these tests for one operation.
 """
@@ -44,7 +44,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Every test runs for each operation, or for that of --operation."""
     asked = metafunc.config.getoption("--operation")
     if asked and asked not in OPS:
-        raise pytest.UsageError(f"there is no rbsf/engine/ops/{asked}.py; see CONTRIBUTING.md")
+        raise pytest.UsageError(f"there is no rbsf/engine/ops/{asked}.py; see docs/operations.md")
     if "op" in metafunc.fixturenames:
         metafunc.parametrize("op", [asked] if asked else [*OPS])
 
@@ -169,8 +169,8 @@ def test_onnx_runtime_computes_the_same(op: str, tmp_path: Path) -> None:
 
 
 def test_it_is_documented(op: str) -> None:
-    assert f"| `{op}` |" in (ROOT / "CONTRIBUTING.md").read_text(), (
-        f"give the table of CONTRIBUTING.md a row for {op}"
+    assert f"| `{op}` |" in (ROOT / "docs/operations.md").read_text(), (
+        f"give the table of docs/operations.md a row for {op}"
     )
 
 
@@ -179,7 +179,7 @@ def test_an_operation_that_is_gone_is_named_nowhere() -> None:
 
 
 def test_the_worked_example_is_the_operation_itself() -> None:
-    page = (ROOT / "CONTRIBUTING.md").read_text()
+    page = (ROOT / "docs/operations.md").read_text()
     assert (ROOT / "rbsf/engine/ops/prelu.py").read_text() in page
     line = page.partition("A module gets a line in `FORMS`:\n\n```python\n")[2].partition("\n")[0]
     assert line in (ROOT / "rbsf/export/modules.py").read_text()
@@ -202,5 +202,5 @@ def test_the_command_of_the_page_works() -> None:
         [*command, "swish"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert found.returncode
-    line = "there is no rbsf/engine/ops/swish.py; see CONTRIBUTING.md"
+    line = "there is no rbsf/engine/ops/swish.py; see docs/operations.md"
     assert line in found.stdout + found.stderr

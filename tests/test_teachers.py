@@ -10,7 +10,7 @@ import torch
 from requirements import needs, peers
 
 from rbsf.tracker.teachers.graph import OnnxGraph, Operation, read_graph, read_onnx, write_graph
-from rbsf.tracker.teachers.pair import OnnxPair, read_pair
+from rbsf.tracker.teachers.pair import TeacherPair, read_pair
 
 onnx = pytest.importorskip("onnx", reason=needs("onnxruntime", "it is not installed"))
 onnxruntime = pytest.importorskip("onnxruntime", reason=needs("onnxruntime", "it is not installed"))
@@ -105,16 +105,16 @@ def graph_of(
 def test_graphs_that_do_not_go_together_are_refused(files: tuple[Path, Path]) -> None:
     backbone, head = (read_onnx(path) for path in files)
     with pytest.raises(ValueError, match="crops of 127 and 255 pixels do not suit it"):
-        OnnxPair(graph_of(Operation("Relu", ("x",), "y", {})), head)
+        TeacherPair(graph_of(Operation("Relu", ("x",), "y", {})), head)
     with pytest.raises(ValueError, match="crops of 127 and 255 pixels do not suit it"):
-        OnnxPair(backbone, backbone)
+        TeacherPair(backbone, backbone)
     nan = graph_of(Operation("Mul", ("x", "nan"), "y", {}), nan=torch.tensor(float("nan")))
     spoiled = OnnxGraph(backbone.inputs, ["spoiled"], backbone.operations, dict(_values(backbone)))
     spoiled.operations += (Operation("Mul", (backbone.outputs[0], "nan"), "spoiled", {}),)
     spoiled.names["nan"] = "nan"
     spoiled.register_buffer("nan", torch.tensor(float("nan")))
     with pytest.raises(ValueError, match="numbers that are not finite"):
-        OnnxPair(spoiled, head)
+        TeacherPair(spoiled, head)
     assert torch.isnan(nan(torch.zeros(1, 1))[0]).all()
 
 

@@ -11,14 +11,14 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if not __package__:  # run as a file: where nothing is installed the checkout serves
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from rbsf.methods import METHODS
 from rbsf.system.flags import make_parser
-from rbsf.system.program import positive_int, run
+from rbsf.system.program import positive_int, require, run
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,11 +30,19 @@ EXAMPLES = """
 --model rbsf --measure
 """
 Times = dict[str, dict[str, float]]  # column -> layer -> milliseconds
+Shape = tuple[int, int, int]  # of the input: channels, height, width
 
 # Side of the input in pixels, by model
 SIZES = {"rbsf": 255, "xnor": 255, "resnet18": 224, "wrn22": 32, "wrn40": 32, "lenet": 28}
 MAX_SIZE = 4096
 WORD_COLUMNS = 3  # of the table: the first ones hold words, the others numbers
+
+
+class Passes(NamedTuple):
+    """How a network is measured."""
+
+    repeat: int
+    threads: int
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -112,26 +120,26 @@ def load_pair(weights: Path) -> tuple[nn.Module, nn.Module, int | None]:
 
 
 def measure_all(
-    net: nn.Module, twin: nn.Module, layers: list[LayerCost], args: argparse.Namespace
+    net: nn.Module, twin: nn.Module, layers: list[LayerCost], shape: Shape, passes: Passes
 ) -> Times:
     """Milliseconds of each layer for a random input: the float twin's in PyTorch, and packed."""
     import torch
 
     from rbsf.cost import measure
 
-    torch.set_num_threads(args.threads)
+    torch.set_num_threads(passes.threads)
     twin = twin.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    image = torch.rand(1, *args.shape).contiguous(memory_format=torch.channels_last)
+    image = torch.rand(1, *shape).contiguous(memory_format=torch.channels_last)
     times: Times = {}
-    times["float ms"] = measure(twin, image, args.repeat)
-    times["packed ms"] = measure_packed(net, layers, args)
+    times["float ms"] = measure(twin, image, passes.repeat)
+    times["packed ms"] = measure_packed(net, layers, shape, passes)
     for column in times.values():
         column["total"] = sum(column.values())
     return times
 
 
 def measure_packed(
-    net: nn.Module, layers: list[LayerCost], args: argparse.Namespace
+    net: nn.Module, layers: list[LayerCost], shape: Shape, passes: Passes
 ) -> dict[str, float]:
     """Milliseconds of the layers in the packed engine, each with the nodes that follow it.
 
@@ -140,17 +148,17 @@ def measure_packed(
     from statistics import median
 
     names = [layer.name for layer in layers]
-    passes = node_passes(net, args)
-    owners = {node: layer_of(node, names) for node in passes[0]}
+    seconds = node_seconds(net, shape, passes)
+    owners = {node: layer_of(node, names) for node in seconds[0]}
     times = {name: 0.0 for name in names if name in owners.values()}
     latest = names[0]
     for node, owner in owners.items():
         latest = owner or latest
-        times[latest] += 1000 * median(spent[node] for spent in passes)
+        times[latest] += 1000 * median(spent[node] for spent in seconds)
     return times
 
 
-def node_passes(net: nn.Module, args: argparse.Namespace) -> list[dict[str, float]]:
+def node_seconds(net: nn.Module, shape: Shape, passes: Passes) -> list[dict[str, float]]:
     """Run the packed network on a random image; seconds of each node, by name, for each pass."""
     import numpy as np
 
@@ -158,16 +166,17 @@ def node_passes(net: nn.Module, args: argparse.Namespace) -> list[dict[str, floa
     from rbsf.export.pack import Images, export_classifier, export_tracker
     from rbsf.models import TRACKERS
 
-    channels, height, width = args.shape
-    shape = (height, width, channels)
-    if args.model in TRACKERS:
-        packed = export_tracker(net, args.model).packed
+    channels, height, width = shape
+    model = str(net.model_name)
+    if model in TRACKERS:
+        packed = export_tracker(net, model).packed
     else:
-        packed = export_classifier(net.eval(), args.model, Images(shape)).packed
-    engine = Engine(packed, args.threads)
-    image = np.random.default_rng(0).integers(0, 256, (1, *shape), dtype=np.uint8)
+        packed = export_classifier(net.eval(), model, Images((height, width, channels))).packed
+    engine = Engine(packed, passes.threads)
+    pixels = (1, height, width, channels)
+    image = np.random.default_rng(0).integers(0, 256, pixels, dtype=np.uint8)
     engine.node_seconds(image)  # the first pass is slower
-    return [engine.node_seconds(image) for _ in range(args.repeat)]
+    return [engine.node_seconds(image) for _ in range(passes.repeat)]
 
 
 def layer_of(node: str, layers: list[str]) -> str:
@@ -212,25 +221,27 @@ def summary(binary: LayerCost, real: LayerCost) -> str:
 def main(argv: list[str] | None = None) -> None:
     """Count, measure, print."""
     args = parse_args(argv)
+    require("train")
     from rbsf.cost import count, total
 
-    size = None
+    own_size = None
     if args.weights:
-        net, twin, size = load_pair(args.weights)
-        args.model = net.model_name
+        net, twin, own_size = load_pair(args.weights)
     else:
         net, twin = build_pair(args.model, args.method)
-    args.size = args.size or size or SIZES[args.model]
-    if args.size > MAX_SIZE:
-        raise ValueError(f"--size {args.size}: {MAX_SIZE} pixels at most")
+    model = str(net.model_name)
+    size = args.size or own_size or SIZES[model]
+    if size > MAX_SIZE:
+        raise ValueError(f"--size {size}: {MAX_SIZE} pixels at most")
     channels = next(net.parameters()).shape[1]  # of the first layer's input
-    args.shape = (channels, args.size, args.size)
+    shape = (channels, size, size)
     try:
-        layers, real = count(net, args.shape), count(twin, args.shape)
+        layers, real = count(net, shape), count(twin, shape)
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"--size {args.size} does not suit {args.model}: {reason}") from None
-    times = measure_all(net, twin, layers, args) if args.measure else {}
+        raise ValueError(f"--size {size} does not suit {model}: {reason}") from None
+    passes = Passes(args.repeat, args.threads)
+    times = measure_all(net, twin, layers, shape, passes) if args.measure else {}
     print(table(layers, times))
     print(summary(total(layers), total(real)))
 

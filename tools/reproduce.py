@@ -30,7 +30,7 @@ from rbsf.eval.passes import add_pass_flags
 from rbsf.shipped import CONFIGS
 from rbsf.system.files import write_atomically
 from rbsf.system.flags import make_parser
-from rbsf.system.program import positive_int, run
+from rbsf.system.program import positive_int, require, run
 from rbsf.system.text import encode
 from rbsf.tracker.flags import add_constants_flag
 
@@ -230,7 +230,7 @@ def train_cells(table: Study, seeds: list[int], out: Path) -> int:
 
 
 def table6() -> str:
-    """Study 6: memory and multiplications of ResNet-18, counted."""
+    """Table 6: memory and multiplications of ResNet-18, counted."""
     from rbsf.cost import count, total
     from rbsf.tools.cost import build_pair
 
@@ -246,7 +246,7 @@ def table6() -> str:
         ("speedup", "10.86x", f"{real.multiplications / binary.multiplications:.2f}x"),
     )
     lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    return f"Study 6: memory and multiplications; 224 x 224\n\n{lines}\n"
+    return f"Table 6: memory and multiplications; 224 x 224\n\n{lines}\n"
 
 
 def open_table(args: argparse.Namespace) -> Study:
@@ -328,6 +328,7 @@ def make_trackers(args: argparse.Namespace, table: Study) -> tuple[str, int]:
 def main(argv: list[str] | None = None) -> int:
     """Train what is missing, print and write the table; 0 when all of it is done."""
     args = parse_args(argv)
+    require("train")
     text, code = (table6(), 0) if args.name == "table6" else make(args)
     if text:
         print(text)

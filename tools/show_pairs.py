@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if not __package__:  # run as a file: where nothing is installed the checkout serves
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from rbsf.system.program import run
+from rbsf.system.program import require, run
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,6 +60,7 @@ def sheet(items: Sequence[Item], columns: int = COLUMNS) -> np.ndarray:
 
 def main(argv: list[str] | None = None) -> int:
     """Write the picture and print its name."""
+    require("train")
     import cv2
 
     from rbsf.system.files import write_atomically

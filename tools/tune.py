@@ -124,10 +124,10 @@ def _test_folder(root: Path) -> str:
 def _test_sequence(root: Path) -> str:
     """Why a sequence below `root` is one of test data; empty where none is."""
     from rbsf.datasets.video.layouts import find_entries, otb_name
-    from rbsf.eval.benchmarks import test_sequence_names
+    from rbsf.eval.benchmarks import held_out_names
 
     # Names without the target's number: a copy may call the folder of Jogging.1 Jogging.
-    known = {name.lower().partition(".")[0] for name in test_sequence_names()}
+    known = {name.lower().partition(".")[0] for name in held_out_names()}
     for entry in find_entries(root):
         name = otb_name(entry.name).lower()
         if name.partition(".")[0] in known or name.startswith("got-10k_test"):

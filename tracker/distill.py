@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rbsf.tracker.teachers.pair import Lesson, OnnxPair
+from rbsf.tracker.teachers.pair import Lesson, TeacherPair
 
 FLOOR = 0.05  # least deviation of a feature, in mean deviations
 
@@ -21,7 +21,7 @@ class DistillTask:
     """
 
     def __init__(
-        self, source: OnnxPair, features: float = 1.0, target: float = 1.0, sides: float = 1.0
+        self, source: TeacherPair, features: float = 1.0, target: float = 1.0, sides: float = 1.0
     ) -> None:
         self.source, self.weights = source, (features, target, sides)
         self.mean = self.deviation = torch.zeros(1)

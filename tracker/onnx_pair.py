@@ -46,7 +46,7 @@ def open_pair(backbone: str | Path, head: str | Path, threads: int = 1) -> OnnxP
 class OnnxPair:
     """Backbone and head as sessions of ONNX Runtime.
 
-    What they take and give is that of `rbsf.tracker.teachers.pair.OnnxPair`, which runs them in
+    What they take and give is that of `rbsf.tracker.teachers.pair.TeacherPair`, which runs them in
     PyTorch.
     """
 

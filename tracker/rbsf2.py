@@ -10,7 +10,7 @@ import numpy as np
 from rbsf.engine.file import read_packed
 from rbsf.engine.graph import PackedModel
 from rbsf.engine.run import Engine
-from rbsf.engine.template import Template
+from rbsf.engine.template import TemplateNode
 from rbsf.tracker.anchor_free import Answer
 from rbsf.tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE
 
@@ -33,7 +33,7 @@ class PackedNetwork:
         also for a network that has no template.
         """
         model = model if isinstance(model, PackedModel) else read_packed(model)
-        self._template = Template.of(model)
+        self._template = TemplateNode.of(model)
         self._features = Engine(model.up_to(self._template.features), threads, isa)
         self._search = Engine(model, threads, isa)  # with any template
         self.isa = self._features.isa

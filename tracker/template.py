@@ -31,7 +31,6 @@ class Template:
         self.share, self.rate = np.float32(memory_share), np.float32(memory_rate)
         self.fixed = not memory_share
         self.memory = first
-        self.self_response = first.size if by_signs else max(float(np.vdot(first, first)), 1e-12)
         self.place = self.weigh = self._correlation(first)
 
     def remember(self, look: np.ndarray) -> None:

@@ -58,14 +58,6 @@ class Departure(Sequence):
             image[:, first:stop] = _bark(image.shape[0], stop - first, self.seed)
         return np.ascontiguousarray(image[:, view.left : view.left + view.width])
 
-    @property
-    def returns_at(self) -> int | None:
-        """The first frame in which the target is visible again; None where it never was absent."""
-        absent = np.isnan(self.boxes[:, 0])
-        if not absent.any():
-            return None
-        return int(np.flatnonzero(absent)[-1]) + 1
-
 
 def _bark(height: int, width: int, seed: int) -> np.ndarray:
     """A pillar's surface, `[H, W, 3]` uint8: vertical stripes, the same in all frames of a seed."""

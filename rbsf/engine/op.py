@@ -1,4 +1,4 @@
-"""What an operation of packed networks is; CONTRIBUTING.md says how to add one."""
+"""What an operation of packed networks is; docs/operations.md says how to add one."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from rbsf.engine.node import Node
 
 
 @dataclass(frozen=True)
-class Template:
+class TemplateNode:
     """Where a packed network has its template.
 
     That is a 1 x 1 convolution over the features, in which each cell of the template is a filter.
@@ -25,7 +25,7 @@ class Template:
     scale: float  # of the weight: what a step of the template's features becomes
 
     @classmethod
-    def of(cls, model: PackedModel) -> Template:
+    def of(cls, model: PackedModel) -> TemplateNode:
         """The template of `model`, as its info says; raises ValueError where there is none."""
         scale = model.info.get("template_scale")
         node = _convolution(model, model.info.get("template"))

@@ -274,7 +274,7 @@ def _form_of(module: nn.Module) -> Callable[[Any], Made | list[Made]]:
     common = [kind for kind in FORMS if not kind.__module__.startswith("rbsf.models")]
     known = ", ".join(kind.__name__ for kind in common)
     fault = f"is a {type(module).__name__}; expected one of {known}"
-    raise ValueError(f"{fault} (CONTRIBUTING.md: how to add one)")
+    raise ValueError(f"{fault} (docs/operations.md: how to add one)")
 
 
 # ---- calls in a network's forward

@@ -25,9 +25,8 @@ from rbsf.engine.graph import PackedModel
 from rbsf.engine.node import Node
 from rbsf.engine.op import Source, Step, step
 from rbsf.engine.ops import OPS
-from rbsf.engine.template import Template
+from rbsf.engine.template import TemplateNode
 
-TEMPLATE_SIZE = 127  # pixels of SiamFC's exemplar
 OPSET = 17
 IR_VERSION = 8  # as old as OPSET, for old runtimes refuse what they do not know
 
@@ -54,7 +53,7 @@ def network_graph(packed: PackedModel) -> onnx.ModelProto:
 
 def search_graphs(packed: PackedModel) -> tuple[onnx.ModelProto, onnx.ModelProto]:
     """The graphs of RB-SF 2's backbone and head, of its whole network; see the module."""
-    template = Template.of(packed)
+    template = TemplateNode.of(packed)
     backbone = packed.up_to(template.features)
     done = {node.name for node in backbone.nodes} | {template.node}
     graph = _Graph()
@@ -72,7 +71,7 @@ def search_graphs(packed: PackedModel) -> tuple[onnx.ModelProto, onnx.ModelProto
     return network_graph(backbone), graph.model("maps", taken, ("N", count, "rows", "columns"))
 
 
-def _correlation(template: Template) -> list[Step]:
+def _correlation(template: TemplateNode) -> list[Step]:
     """The products of the features, "x0", with each cell of the template, "x1"."""
     channels = template.channels
     return [

@@ -31,10 +31,11 @@ ENVIRONMENT = {
 BACKEND = {"MPLBACKEND": "agg"}
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 MOST_THREADS = 1024  # with more of them, libraries end the process
+_EVAL = ("got10k", "six", "shapely", "matplotlib", "jinja2")
 EXTRAS = {  # an extra of pyproject.toml -> the modules that come with it
-    "train": ("torch", "matplotlib"),
-    "eval": ("got10k", "six", "shapely", "matplotlib", "jinja2"),
-    "tune": ("got10k", "six", "shapely", "matplotlib", "jinja2", "optuna"),
+    "train": ("torch", *_EVAL),  # a training validates what it has trained
+    "eval": _EVAL,
+    "tune": (*_EVAL, "optuna"),
     "onnx": ("torch", "onnx", "onnxruntime"),
     "serve": ("starlette", "uvicorn", "websockets"),
 }
@@ -105,9 +106,13 @@ def require(extra: str) -> None:
     if not missing:
         return
     verb = "is" if len(missing) == 1 else "are"
-    command = f'pip install -e ".[{extra}]"'
-    advice = f'install this project with its extra "{extra}", in its clone by: {command}'
-    raise ValueError(f"{', '.join(missing)} {verb} not installed; {advice}")
+    raise ValueError(f"{', '.join(missing)} {verb} not installed; {install_advice(extra)}")
+
+
+def install_advice(extra: str) -> str:
+    """How to install this project with an extra."""
+    clone, wheel = f'pip install -e ".[{extra}]"', f'pip install "FILE.whl[{extra}]"'
+    return f'install this project with its extra "{extra}": in its clone {clone}, else {wheel}'
 
 
 def positive_int(text: str) -> int:
@@ -160,4 +165,4 @@ def _import_advice(error: ImportError) -> str:
     if "cannot open shared object file" in str(error):
         alternative = "opencv-python-headless in place of opencv-python"
         return f"{error}; install that system library, or {alternative}"
-    return f'{error}; install this project\'s packages, in its clone by: pip install -e ".[all]"'
+    return f"{error}; {install_advice('all')}"

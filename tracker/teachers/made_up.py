@@ -14,7 +14,7 @@ from rbsf.tracker.teachers.graph import OnnxGraph, Operation, write_graph
 
 
 def write_made_up(backbone: Path, head: Path) -> None:
-    """Write both graphs, of the form that `rbsf.tracker.teachers.pair.OnnxPair` takes."""
+    """Write both graphs, of the form that `rbsf.tracker.teachers.pair.TeacherPair` takes."""
     generator = torch.Generator().manual_seed(0)
 
     def weight(*shape: int) -> Tensor:

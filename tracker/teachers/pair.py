@@ -21,7 +21,7 @@ class Lesson(NamedTuple):
     sides: Tensor  # [N, 4, rows, columns]: logs of distances left, top, right, bottom, crop pixels
 
 
-class OnnxPair(nn.Module):
+class TeacherPair(nn.Module):
     """NanoTrack, and others of its form.
 
     The backbone takes crops `[N, 3, S, S]`, BGR 0 to 255. The head takes features of template and
@@ -61,13 +61,13 @@ class OnnxPair(nn.Module):
         return Lesson(template, region, logits.softmax(1)[:, 1], distances.clamp(min=1e-3).log())
 
 
-def read_pair(backbone: str | Path, head: str | Path) -> OnnxPair:
+def read_pair(backbone: str | Path, head: str | Path) -> TeacherPair:
     """A teacher from its two files.
 
-    Errors are those of `read_graph` and `OnnxPair`, and name the files.
+    Errors are those of `read_graph` and `TeacherPair`, and name the files.
     """
     graphs = read_graph(backbone), read_graph(head)
     try:
-        return OnnxPair(*graphs)
+        return TeacherPair(*graphs)
     except ValueError as error:
         raise ValueError(f"{backbone}, {head}: {error}") from None

@@ -9,6 +9,8 @@
 #include "neon.hpp"
 
 #if defined(__x86_64__) || defined(_M_X64)
+#include <immintrin.h>
+
 #include "cpuid.hpp"
 #endif
 

@@ -17,90 +17,18 @@
 #include <stdexcept>
 #include <string>
 
-#include "amx.hpp"
-#include "avx2.hpp"
-#include "avx512.hpp"
+#include "checks.hpp"
 #include "conv.hpp"
-#include "neon.hpp"
+#include "isas.hpp"
+#include "network.hpp"
 #include "pool.hpp"
-#include "scalar.hpp"
 
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "bits are packed for little-endian machines"
 #endif
 
-namespace py = pybind11;
-
 namespace rbsf {
 namespace {
-
-const Kernels ALL[] = {
-#if defined(RBSF_HAS_AMX)
-    {"amx", &Amx::available, kernels<Avx512>("").bits, nullptr, &Amx::bytes, &Amx::spread, &Amx::signs},
-#endif
-#if defined(__x86_64__) || defined(_M_X64)
-    kernels<Avx512>("avx512"),
-    kernels<Avx2>("avx2"),
-#endif
-#if defined(__aarch64__) || defined(_M_ARM64)
-    kernels<Neon>("neon"),
-#endif
-    kernels<Scalar>("scalar"),
-};
-
-// Asked once: in a virtual machine every CPUID takes tens of microseconds.
-const std::vector<const Kernels*>& available() {
-    static const std::vector<const Kernels*> found = [] {
-        std::vector<const Kernels*> here;
-        for (const Kernels& isa : ALL)
-            if (isa.available()) here.push_back(&isa);
-        return here;
-    }();
-    return found;
-}
-
-std::vector<std::string> isas() {
-    std::vector<std::string> names;
-    for (const Kernels* isa : available()) names.push_back(isa->name);
-    return names;
-}
-
-const Kernels& find(const std::string& name) {
-    for (const Kernels* isa : available())
-        if (isa->name == name) return *isa;
-    throw std::invalid_argument("this machine has no kernels " + name);
-}
-
-using Shape = std::vector<size_t>;
-
-std::string text(const Shape& shape) {
-    std::string out = "[";
-    for (size_t n : shape) out += (out.size() > 1 ? ", " : "") + std::to_string(n);
-    return out + "]";
-}
-
-// The array's data. Raises ValueError for another type, shape or layout, or if it cannot be written.
-template <class T>
-T* checked(const py::array& array, const Shape& shape, const char* what, bool write = false) {
-    const Shape found(array.shape(), array.shape() + array.ndim());
-    if (!py::isinstance<py::array_t<T, py::array::c_style>>(array) || found != shape)
-        throw std::invalid_argument(std::string(what) + " is " + std::string(py::str(array.dtype())) + " " +
-                                    text(found) + " or not contiguous, expected " +
-                                    std::string(py::str(py::dtype::of<T>())) + " " + text(shape));
-    if (write && !array.writeable()) throw std::invalid_argument(std::string(what) + " is read-only");
-    return static_cast<T*>(const_cast<void*>(array.data()));
-}
-
-template <class T>
-std::vector<T> copied(const py::object& object, size_t size, const char* what) {
-    if (object.is_none()) return {};
-    const T* data = checked<T>(py::array(object), {size}, what);
-    return {data, data + size};
-}
-
-void require(bool good, const char* what) {
-    if (!good) throw std::invalid_argument(what);
-}
 
 Output output_named(const std::string& name) {
     if (name == "bits") return Output::bits;
@@ -239,8 +167,6 @@ std::pair<double, double> popcount_rates() {
 
 }  // namespace
 }  // namespace rbsf
-
-#include "network.hpp"  // not at the top, since it uses what stands above
 
 PYBIND11_MODULE(_native, module) {
     using namespace rbsf;

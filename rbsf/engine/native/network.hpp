@@ -1,12 +1,22 @@
 // Nodes of networks on maps [N, H, W, C]: binary convolutions with thresholds before and scales after them,
-// real convolutions, pools.  Included by native.cpp, whose checks and threads it uses.
+// real convolutions, pools.
 
 #pragma once
 
+#include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
+#include <memory>
+#include <numeric>
+#include <string>
+#include <vector>
 
+#include "checks.hpp"
+#include "conv.hpp"
+#include "isas.hpp"
 #include "map_rows.hpp"
+#include "pool.hpp"
 
 namespace rbsf {
 namespace {

@@ -201,7 +201,7 @@ def all_trackers(args: argparse.Namespace, threads: int) -> dict[str, Tracker]:
     """Every tracker that this environment has."""
     import torch
 
-    from rbsf.eval.trackers import parse_tracker
+    from rbsf.eval.trackers import NetworkSpec, parse_tracker
     from rbsf.models import build
     from rbsf.tracker.backbones import torch_backbone
     from rbsf.tracker.loading import load_network
@@ -214,7 +214,7 @@ def all_trackers(args: argparse.Namespace, threads: int) -> dict[str, Tracker]:
     trackers |= {spec.label: spec.build(threads) for spec in specs}
     if not args.targets:
         return trackers
-    networks = [spec for spec in specs if spec.is_network]
+    networks = [spec for spec in specs if isinstance(spec, NetworkSpec)]
     for spec in (parse_tracker(f"packed RB-SF={args.weights}"), *networks):
         network = load_network(spec.files[0], spec.device, spec.precision, threads, spec.engine)
         for count in args.targets:

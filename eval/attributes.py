@@ -71,13 +71,20 @@ def _hardships(dataset: str, root: Path | None, sequences: list[Sequence]) -> tu
     """The published attributes, or the computed ones where none are published."""
     if dataset == "GOT-10k-val":
         return GOT10K, {s.name: _read_got10k(s) for s in sequences}
-    if dataset in ("UAV123", "UAV20L") and root is not None:
-        folder = root / "anno" / dataset / "att"
-        files = {s.name: folder / f"{whole_name(s.name)}.txt" for s in sequences}
-        if all(file.is_file() for file in files.values()):
-            found = {name: _read_uav123(file) for name, file in files.items()}
-            return _uav123_words(sequences), found
+    files = _uav123_files(dataset, root, sequences)
+    if files:
+        found = {name: _read_uav123(file) for name, file in files.items()}
+        return _uav123_words(sequences), found
     return COMPUTED, {s.name: _computed(s) for s in sequences}
+
+
+def _uav123_files(dataset: str, root: Path | None, sequences: list[Sequence]) -> dict[str, Path]:
+    """The files of attributes of UAV123, by sequence; none where one is missing."""
+    if dataset not in ("UAV123", "UAV20L") or root is None:
+        return {}
+    folder = root / "anno" / dataset / "att"
+    files = {s.name: folder / f"{whole_name(s.name)}.txt" for s in sequences}
+    return files if all(file.is_file() for file in files.values()) else {}
 
 
 def _uav123_words(sequences: list[Sequence]) -> Words:

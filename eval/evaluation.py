@@ -21,7 +21,7 @@ from rbsf.eval.runner import Job, pending, run_jobs
 from rbsf.eval.strips import make_strips
 from rbsf.eval.submission import SERVER, write_submission
 from rbsf.eval.summary import Entrant, Reader, summarise
-from rbsf.eval.trackers import TrackerSpec
+from rbsf.eval.trackers import NetworkSpec, TrackerSpec
 from rbsf.system.environment import cores, environment
 from rbsf.system.files import write_atomically
 
@@ -156,13 +156,14 @@ class Benchmark:
 
     def _float_tracker(self) -> str | None:
         """Label of the first float SiamFC after the first tracker."""
-        networks = [spec for spec in self.specs[1:] if spec.is_network and spec.engine == "torch"]
-        if not networks:
+        networks = [spec for spec in self.specs[1:] if isinstance(spec, NetworkSpec)]
+        in_pytorch = [spec for spec in networks if spec.engine == "torch"]
+        if not in_pytorch:
             return None
         # This loads PyTorch, which packed networks do not need.
         from rbsf.tracker.teachers.siamfc import load_tracker
 
-        for spec in networks:
+        for spec in in_pytorch:
             _, model, _ = load_tracker(spec.files[0])
             if model == "siamfc":
                 return spec.label

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,9 +98,10 @@ def _check_format(report: Any, path: Path) -> None:
         raise ValueError(
             f"{path} is not a benchmark report: its format is {form!r}, expected {FORMAT!r}"
         )
-    fault = next(_faults(report), None)
-    if fault:
-        raise ValueError(f"{path} is damaged: {fault}; run rbsf benchmark again")
+    try:
+        _check_parts(report)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}; run rbsf benchmark again") from None
 
 
 def _refuse_constant(name: str) -> None:
@@ -114,44 +115,40 @@ def _is_newer(form: str) -> bool:
     return found is not None and int(found[1]) > int(number)
 
 
-def _faults(report: dict[str, Any]) -> Iterator[str]:
-    """What is wrong with a report's parts, each in words."""
-    missing = [field for field in FIELDS if field not in report]
-    if missing:
-        yield f"it has no {', '.join(missing)}"
-        return
+def _check_parts(report: dict[str, Any]) -> None:
+    """Raise ValueError, which says in words what is wrong, for the first part that is wrong."""
+    _check_fields(report, FIELDS, "")
     for field in ("dataset", "title"):
-        if not _is_name(report[field]):
-            yield f"its {field} is no name"
+        _require(_is_name(report[field]), f"its {field} is no name")
     trackers = report["trackers"]
-    if not isinstance(trackers, list) or not trackers:
-        yield "its trackers are no list, or an empty one"
-        return
+    is_list = isinstance(trackers, list) and bool(trackers)
+    _require(is_list, "its trackers are no list, or an empty one")
     for number, tracker in enumerate(trackers, 1):
-        if not isinstance(tracker, dict):
-            yield f"tracker {number} is no object with names"
-            return
-        missing = [f"tracker's {field}" for field in TRACKER_FIELDS if field not in tracker]
-        if missing:
-            yield f"it has no {', '.join(missing)}"
-            return
-        for fault in _faults_of_tracker(tracker):
-            yield f"tracker {number} {fault}"
+        _check_tracker(tracker, f"tracker {number}")
 
 
-def _faults_of_tracker(tracker: dict[str, Any]) -> Iterator[str]:
+def _check_tracker(tracker: Any, name: str) -> None:
+    _require(isinstance(tracker, dict), f"{name} is no object with names")
+    _check_fields(tracker, TRACKER_FIELDS, "tracker's ")
     for field in ("label", "key"):
-        if not _is_name(tracker[field]):
-            yield f"has a {field} that is no name"
-    if not _are_scores(tracker["mean"] or {}):
-        yield "has a mean that is not made of shares from 0 to 1"
+        _require(_is_name(tracker[field]), f"{name} has a {field} that is no name")
+    shares = _are_scores(tracker["mean"] or {})
+    _require(shares, f"{name} has a mean that is not made of shares from 0 to 1")
     sequences = tracker["sequences"]
-    if not isinstance(sequences, dict):
-        yield "has sequences that are no object with names"
-        return
-    for name, scores in sequences.items():
-        if not (isinstance(scores, dict) and _is_share(scores.get("auc"))):
-            yield f"has a sequence {name!r} whose auc is no share from 0 to 1"
+    _require(isinstance(sequences, dict), f"{name} has sequences that are no object with names")
+    for sequence, scores in sequences.items():
+        good = isinstance(scores, dict) and _is_share(scores.get("auc"))
+        _require(good, f"{name} has a sequence {sequence!r} whose auc is no share from 0 to 1")
+
+
+def _check_fields(part: dict[str, Any], fields: Iterable[str], owner: str) -> None:
+    missing = [f"{owner}{field}" for field in fields if field not in part]
+    _require(not missing, f"it has no {', '.join(missing)}")
+
+
+def _require(good: bool, fault: str) -> None:
+    if not good:
+        raise ValueError(fault)
 
 
 def _is_name(value: Any) -> bool:

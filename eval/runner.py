@@ -24,7 +24,8 @@ from tqdm import tqdm
 
 from rbsf.datasets.video.sequences import Sequence
 from rbsf.eval.results import ResultStore, Run, annotated
-from rbsf.eval.trackers import Tracker, TrackerSpec, seed_opencv
+from rbsf.eval.trackers import Tracker, TrackerSpec
+from rbsf.eval.trackers.opencv import seed_opencv
 from rbsf.system.parent import end_with_parent
 from rbsf.system.text import one_line
 
@@ -128,11 +129,16 @@ def run_jobs(
                 continue
             finished += 1
             bar.set_postfix_str(f"{finished}/{len(jobs)} sequences")
-            if isinstance(result, Run):
-                job.store.save(job.sequence, result, job.number)
-            else:
-                job.store.save_failure(job.sequence, result)
-                bar.write(f"failed: {job.spec.label}: {job.sequence.name}: {result}")
+            _record(job, result, bar)
+
+
+def _record(job: Job, result: Run | str, bar: tqdm) -> None:
+    """Save what was tracked, or what went wrong."""
+    if isinstance(result, Run):
+        job.store.save(job.sequence, result, job.number)
+        return
+    job.store.save_failure(job.sequence, result)
+    bar.write(f"failed: {job.spec.label}: {job.sequence.name}: {result}")
 
 
 def _specs(jobs: list[Job]) -> list[TrackerSpec]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -84,30 +84,18 @@ def _tracker(
     # An earlier run may have failed on sequences that are not in the split.
     names = {sequence.name for sequence in split.sequences}
     failed = {name: why for name, why in entrant.failures.items() if name in names}
-    curves: dict[str, list[Curves]] = {}  # {sequence: curves of each run}
-    speeds: dict[str, float | None] = {}  # {sequence: frames per second}
-    frames, seconds = 0, 0.0
+    scored: dict[str, _Scored] = {}
     for sequence in split.sequences:
         name = sequence.name
         try:
-            runs = _load_runs(entrant, sequence)
-            scored = _score_runs(runs, sequence, protocol, bound)
+            scored[name] = _score(entrant, sequence, protocol, bound)
+            failed.pop(name, None)
+        except _NoResult:
+            failed.setdefault(name, "no result")
         except (ValueError, OSError) as error:
             failed[name] = str(error)
-            continue
-        if not runs:
-            failed.setdefault(name, "no result")
-            continue
-        failed.pop(name, None)
-        if scored:
-            curves[name] = scored
-        count, spent = _time(sequence, runs)
-        frames += count
-        seconds += spent
-        speeds[name] = _rate(count, spent)
-    # One mean for each run, over the sequences.
-    means = [mean_curves(runs, protocol.pooled) for runs in zip(*curves.values(), strict=True)]
-    mean = mean_curves(means) if means else None
+    counted = {name: found for name, found in scored.items() if found.curves}
+    curves = {name: found.curves for name, found in counted.items()}
     return {
         "label": entrant.label,
         "key": entrant.key,
@@ -115,14 +103,44 @@ def _tracker(
         "precision": entrant.precision,
         "constants": entrant.constants,
         "runs": len(entrant.runs),
-        "mean": asdict(mean.scores) if mean else None,
-        "spread": _spread(means),
-        "fps": _rate(frames, seconds),
-        "curves": _curves(mean) if mean else None,
-        "sequences": {name: _sequence(runs, speeds[name]) for name, runs in curves.items()},
+        **_means(curves, protocol.pooled),
+        "fps": _rate(
+            sum(found.frames for found in scored.values()),
+            sum(found.seconds for found in scored.values()),
+        ),
+        "sequences": {name: _sequence(found) for name, found in counted.items()},
         "attributes": _by_attribute(curves, of_sequence, protocol.pooled),
         "failed": failed,
     }
+
+
+class _NoResult(Exception):
+    """A sequence was not tracked."""
+
+
+class _Scored(NamedTuple):
+    """A tracker's results in a sequence."""
+
+    curves: list[Curves]  # one for each run; empty where no frame counts
+    frames: int  # tracked by all runs together
+    seconds: float
+
+
+def _score(entrant: Entrant, sequence: Sequence, protocol: Protocol, bound: Bound) -> _Scored:
+    """Score a sequence; raises `_NoResult`, and ValueError and OSError for results unreadable."""
+    runs = _load_runs(entrant, sequence)
+    if not runs:
+        raise _NoResult
+    return _Scored(_score_runs(runs, sequence, protocol, bound), *_time(sequence, runs))
+
+
+def _means(curves: Mapping[str, list[Curves]], pooled: bool) -> dict[str, Any]:
+    """Mean scores and curves over the sequences, and the spread over the runs."""
+    of_runs = [mean_curves(runs, pooled) for runs in zip(*curves.values(), strict=True)]
+    if not of_runs:
+        return {"mean": None, "spread": None, "curves": None}
+    mean = mean_curves(of_runs)
+    return {"mean": asdict(mean.scores), "spread": _spread(of_runs), "curves": _curves(mean)}
 
 
 def _load_runs(entrant: Entrant, sequence: Sequence) -> list[Run]:
@@ -136,16 +154,17 @@ def _score_runs(
     runs: list[Run], sequence: Sequence, protocol: Protocol, bound: Bound
 ) -> list[Curves]:
     """The curves of each run; none where the first frame is the only one and does not count."""
-    if not runs or (len(annotated(sequence)) <= 1 and not protocol.first_counts):
+    if len(annotated(sequence)) <= 1 and not protocol.first_counts:
         return []
     size = bound(sequence)
     return [score_sequence(run.boxes, sequence.boxes, protocol, size) for run in runs]
 
 
-def _sequence(runs: list[Curves], speed: float | None) -> dict[str, Any]:
+def _sequence(found: _Scored) -> dict[str, Any]:
     """A tracker's scores on one sequence."""
-    scores = asdict(mean_curves(runs).scores)
-    return {**scores, "frames": runs[0].frames, "fps": speed}
+    scores = asdict(mean_curves(found.curves).scores)
+    speed = _rate(found.frames, found.seconds)
+    return {**scores, "frames": found.curves[0].frames, "fps": speed}
 
 
 def _by_attribute(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rbsf.eval.trackers import StaticTracker, TrackerSpec
+from rbsf.eval.trackers.static import StaticSpec, StaticTracker
 from rbsf.tracker.states import Result
 
 
@@ -32,8 +32,8 @@ class FaultyTracker(StaticTracker):
 
 
 @dataclass(frozen=True)
-class FaultySpec(TrackerSpec):
+class FaultySpec(StaticSpec):
     """How a benchmark makes a `FaultyTracker`."""
 
-    def build(self, threads: int = 1) -> StaticTracker:
+    def load(self, threads: int) -> StaticTracker:
         return FaultyTracker()

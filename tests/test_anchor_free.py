@@ -165,7 +165,7 @@ def test_nanotrack_by_its_own_rules(real_data: Path) -> None:
     first = david.part(0, 40)
     spec = parse_tracker(f"NanoTrack=onnx:{backbone},{head}")
     assert spec.build().config == AS_PUBLISHED  # type: ignore[attr-defined]
-    assert (spec.label, spec.is_network) == ("NanoTrack", False)
+    assert spec.label == "NanoTrack"
     own = AnchorFree(Nano(), AS_PUBLISHED)
     boxes = [track_sequence(tracker, first).boxes for tracker in (own, spec.build())]
     assert score_sequence(boxes[0], first.boxes).scores.auc > 0.6

@@ -44,7 +44,6 @@ def code(tmp_path: Path) -> Path:
 def test_its_boxes_are_taken(code: Path) -> None:
     spec = parse_tracker(f"ours={code}:Right")
     assert spec.label == "ours"
-    assert spec.is_network is False
     assert spec.arithmetic is None
     assert spec.size() is None
     tracker, image = spec.build(), np.zeros((20, 30, 3), np.uint8)

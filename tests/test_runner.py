@@ -21,13 +21,14 @@ from rbsf.datasets.video.sequences import Sequence, load_sequences
 from rbsf.eval import runner
 from rbsf.eval.results import ResultStore, Run
 from rbsf.eval.runner import Job, pending, run_jobs, track_sequence
-from rbsf.eval.trackers import StaticTracker, TrackerSpec
+from rbsf.eval.trackers import NetworkSpec, TrackerSpec
+from rbsf.eval.trackers.static import StaticSpec, StaticTracker
 from rbsf.tracker.states import Result
 
 NAN = [float("nan")] * 4
 BOX = [11.0, 11.0, 10.0, 10.0]  # counted from 1, as OTB does
 HERE = [10.0, 10.0, 10.0, 10.0]
-STATIC = TrackerSpec("static")
+STATIC = StaticSpec("static")
 
 
 # ---- one sequence
@@ -158,7 +159,7 @@ def test_tracker_that_cannot_be_loaded_fails_before_any_sequence(otb: Path, tmp_
     weights = tmp_path / "net.safetensors"
     weights.write_bytes(b"garbage")
     with pytest.raises(ValueError, match=r"net\.safetensors"):
-        run_jobs(jobs_of(otb, TrackerSpec("net", None, (weights,))))
+        run_jobs(jobs_of(otb, NetworkSpec("net", (weights,))))
     assert not (tmp_path / "out").exists()
 
 
@@ -191,7 +192,7 @@ def test_weights_that_are_replaced_while_it_runs_are_not_used(otb: Path, tmp_pat
 
     weights = tmp_path / "net.safetensors"
     save_weights(build("rbsf", width=NARROW), "rbsf", weights)
-    spec = TrackerSpec("net", None, (weights,))
+    spec = NetworkSpec("net", (weights,))
     (job,) = (replace(job, key=spec.key()) for job in jobs_of(otb, spec)[:1])
     save_weights(build("rbsf", width=NARROW), "rbsf", weights)  # with other random numbers
     run_jobs([job])
@@ -215,7 +216,7 @@ def test_workers_give_the_boxes_of_one_process(otb: Path, tmp_path: Path) -> Non
 
     weights = tmp_path / "tiny.safetensors"
     save_weights(build("rbsf", width=NARROW), "rbsf", weights)
-    spec = TrackerSpec("tiny", None, (weights,))
+    spec = NetworkSpec("tiny", (weights,))
     run_jobs(jobs_of(otb, spec, "many"), workers=2)
     for job in jobs_of(otb, spec, "one"):
         job.store.save(job.sequence, track_sequence(spec.build(), job.sequence))

@@ -15,7 +15,7 @@ from rbsf.engine.graph import PackedModel
 from rbsf.engine.run import Engine
 from rbsf.eval.metrics import overlaps, score_sequence
 from rbsf.eval.runner import track_sequence
-from rbsf.eval.trackers import StaticTracker
+from rbsf.eval.trackers.static import StaticTracker
 from rbsf.export.first_layer import quantise_first
 from rbsf.export.pack import export_tracker
 from rbsf.layers import binary_layers

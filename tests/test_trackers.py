@@ -16,7 +16,9 @@ from requirements import peers, skip_without
 from rbsf.datasets.synthetic.videos import make_sequence
 from rbsf.eval import run_benchmarks
 from rbsf.eval.metrics import overlaps
-from rbsf.eval.trackers import StaticTracker, TrackerSpec, parse_tracker, seed_opencv
+from rbsf.eval.trackers import NetworkSpec, parse_tracker
+from rbsf.eval.trackers.opencv import OpenCVSpec, seed_opencv
+from rbsf.eval.trackers.static import StaticSpec, StaticTracker
 from rbsf.models import build
 from rbsf.tracker.anchor_free import AnchorFreeConfig
 from rbsf.tracker.siamfc import TrackerConfig
@@ -36,14 +38,13 @@ def models(tmp_path: Path) -> Path:
 
 def test_shipped_weights_are_named_by_their_model() -> None:
     spec = parse_tracker("rbsf")
-    assert spec == TrackerSpec("rbsf", None, (ROOT / "weights/rbsf.safetensors",), engine="packed")
+    assert spec == NetworkSpec("rbsf", (ROOT / "weights/rbsf.safetensors",), engine="packed")
     assert re.fullmatch("rbsf-[0-9a-f]{8}-packed", spec.key())
     trained = parse_tracker("rbsf", engine="torch")
-    assert trained == TrackerSpec("rbsf", None, (ROOT / "weights/rbsf-train.safetensors",))
+    assert trained == NetworkSpec("rbsf", (ROOT / "weights/rbsf-train.safetensors",))
     assert spec.arithmetic == "packed"
     assert trained.arithmetic == "float32"
     assert parse_tracker("static").arithmetic is None
-    assert spec.is_network
     assert spec.size() == (ROOT / "weights/rbsf.safetensors").stat().st_size
     assert parse_tracker("ours=rbsf") == replace(spec, label="ours")
 
@@ -51,8 +52,8 @@ def test_shipped_weights_are_named_by_their_model() -> None:
 def test_a_weights_file_has_the_name_of_its_file(models: Path) -> None:
     config = TrackerConfig(scale_step=1.05)
     spec = parse_tracker(f"{models}/net.safetensors", "bfloat16", "cuda:1", config)
-    assert spec == TrackerSpec(
-        "net", None, (models / "net.safetensors",), "bfloat16", "cuda:1", config
+    assert spec == NetworkSpec(
+        "net", (models / "net.safetensors",), "", "bfloat16", "cuda:1", config
     )
     assert spec.size() == 32
 
@@ -60,15 +61,14 @@ def test_a_weights_file_has_the_name_of_its_file(models: Path) -> None:
 def test_label_ends_at_the_first_equals_sign(models: Path) -> None:
     (models / "lr=0.1").mkdir()
     weights = (models / "net.safetensors").rename(models / "lr=0.1/net.safetensors")
-    assert parse_tracker(f"new={weights}") == TrackerSpec("new", None, (weights,))
+    assert parse_tracker(f"new={weights}") == NetworkSpec("new", (weights,))
     # A file's name is no label.
-    assert parse_tracker(str(weights)) == TrackerSpec("net", None, (weights,))
+    assert parse_tracker(str(weights)) == NetworkSpec("net", (weights,))
 
 
 def test_static_is_a_tracker() -> None:
-    assert parse_tracker("static") == TrackerSpec("static")
-    assert parse_tracker("floor=static") == TrackerSpec("floor")
-    assert not parse_tracker("static").is_network
+    assert parse_tracker("static") == StaticSpec("static")
+    assert parse_tracker("floor=static") == StaticSpec("floor")
     assert parse_tracker("static").size() is None
     assert parse_tracker("static").key() == "static"
 
@@ -76,13 +76,13 @@ def test_static_is_a_tracker() -> None:
 def test_opencv_trackers_are_named_with_their_files(models: Path) -> None:
     files = (models / "backbone.onnx", models / "head.onnx")
     nano = f"opencv:Nano:{files[0]},{files[1]}"
-    assert parse_tracker("opencv:MIL") == TrackerSpec("MIL", "MIL")
+    assert parse_tracker("opencv:MIL") == OpenCVSpec("MIL", tracker="MIL")
     assert parse_tracker("opencv:MIL").size() is None
-    assert parse_tracker(nano) == TrackerSpec("Nano", "Nano", files)
+    assert parse_tracker(nano) == OpenCVSpec("Nano", files, tracker="Nano")
     assert parse_tracker(nano).size() == 64
     assert parse_tracker(f"peer={nano}").label == "peer"
-    assert parse_tracker(f"opencv:Vit:{files[0]}") == TrackerSpec("Vit", "Vit", files[:1])
-    assert not any(parse_tracker(text).is_network for text in ("opencv:MIL", "opencv:CSRT", nano))
+    assert parse_tracker(f"opencv:Vit:{files[0]}") == OpenCVSpec("Vit", files[:1], tracker="Vit")
+    assert parse_tracker("opencv:CSRT") == OpenCVSpec("CSRT", tracker="CSRT")
 
 
 @pytest.mark.parametrize(
@@ -148,8 +148,8 @@ def test_key_is_of_the_code_and_the_device_too(
     spec = parse_tracker(str(models / "net.safetensors"))
     keys = [spec.key()]
     for name, value in (
-        ("rbsf.eval.trackers.cv2.__version__", "4.99.0"),
-        ("rbsf.eval.trackers.TRACKER_VERSION", 99),
+        ("cv2.__version__", "4.99.0"),
+        ("rbsf.eval.trackers.network.TRACKER_VERSION", 99),
         ("rbsf.train.device.choose_device", lambda name: torch.device("cuda:1")),
     ):
         with monkeypatch.context() as patch:
@@ -171,7 +171,10 @@ def test_key_of_an_opencv_tracker_is_of_its_models_and_version(
     models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backbone, head = models / "backbone.onnx", models / "head.onnx"
-    mil, nano = TrackerSpec("MIL", "MIL"), TrackerSpec("Nano", "Nano", (backbone, head))
+    mil, nano = (
+        OpenCVSpec("MIL", tracker="MIL"),
+        OpenCVSpec("Nano", (backbone, head), tracker="Nano"),
+    )
     keys = [spec.key() for spec in (mil, nano)]
     assert re.fullmatch(r"opencv-MIL-[0-9a-f]{8}", keys[0])
     assert re.fullmatch(r"opencv-Nano-[0-9a-f]{8}", keys[1])
@@ -208,7 +211,7 @@ def follow(
 
 
 def test_mil_follows_a_target_and_repeats_itself() -> None:
-    tracker = TrackerSpec("MIL", "MIL").build()
+    tracker = OpenCVSpec("MIL", tracker="MIL").build()
     runs = []
     for number in (1, 2, 1):
         seed_opencv(number)
@@ -226,7 +229,7 @@ def test_box_stays_where_opencv_finds_nothing() -> None:
         def update(self, image: np.ndarray) -> tuple[bool, tuple[int, ...]]:
             return False, (0, 0, 0, 0)
 
-    tracker = TrackerSpec("MIL", "MIL").build()
+    tracker = OpenCVSpec("MIL", tracker="MIL").build()
     tracker._make = Lost  # type: ignore[attr-defined]
     image = np.full((60, 80, 3), (1, 2, 3), np.uint8)
     tracker.init(image, np.array([10.6, 11.2, 0.3, 12]))
@@ -241,7 +244,7 @@ def test_a_tracker_that_opencv_lacks_is_named(name: str, monkeypatch: pytest.Mon
     monkeypatch.delattr(cv2, f"Tracker{name}_create", raising=False)
     message = rf"opencv:{name} is not in OpenCV .*contrib.* --results {name}=FOLDER$"
     with pytest.raises(ValueError, match=message):
-        TrackerSpec(name, name).build()
+        OpenCVSpec(name, tracker=name).build()
 
 
 @pytest.mark.parametrize("name", ["Nano", "Vit"])
@@ -251,7 +254,7 @@ def test_a_model_file_of_garbage_is_named(models: Path, name: str) -> None:
     files = (models / "backbone.onnx", models / "head.onnx")[: 2 if name == "Nano" else 1]
     message = rf"opencv:{name} cannot use .*/backbone\.onnx.* \(.*/backbone\.onnx"
     with pytest.raises(ValueError, match=message) as caught:
-        TrackerSpec(name, name, files).build()
+        OpenCVSpec(name, files, tracker=name).build()
     assert "\n" not in str(caught.value)
 
 
@@ -262,7 +265,7 @@ def test_a_weights_file_of_garbage_is_named(models: Path) -> None:
 
 def test_nano_follows_a_target(real_data: Path) -> None:
     files = peers(real_data, "nano2_backbone.onnx", "nano2_head.onnx")
-    tracker = TrackerSpec("Nano", "Nano", tuple(files)).build()
+    tracker = OpenCVSpec("Nano", tuple(files), tracker="Nano").build()
     runs = [follow(tracker) for _ in range(2)]
     assert runs[0][1] > 0.6
     assert (runs[0][0] == runs[1][0]).all()

@@ -13,7 +13,7 @@ from rbsf.eval.evaluation import Benchmark, failures, find
 from rbsf.eval.summary import summarise
 from rbsf.eval.tables import Cell as TextCell
 from rbsf.eval.tables import Table, markdown_text, number
-from rbsf.eval.trackers import TrackerSpec, parse_tracker
+from rbsf.eval.trackers import NetworkSpec, TrackerSpec, parse_tracker
 from rbsf.system.files import write_atomically
 from rbsf.tools.studies import Cell, Study, folder_of, state_of
 from rbsf.tracker.flags import name_of_constants, read_constants
@@ -117,6 +117,7 @@ def _spec(name: str, file: Path, test: EvalSet, by_signs: bool) -> TrackerSpec:
     spec = parse_tracker(f"{name}={file}", precision, "auto", constants, constants=called)
     if not by_signs:
         return spec
+    assert isinstance(spec, NetworkSpec)  # for the type checker
     assert isinstance(spec.config, TrackerConfig)  # RB-SF 2 is in no table of the paper's
     return dataclasses.replace(spec, config=dataclasses.replace(spec.config, correlation="bits"))
 

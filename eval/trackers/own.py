@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from dataclasses import dataclass
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
+from typing import ClassVar
 
 import numpy as np
 
+from rbsf.eval.trackers.spec import TrackerSpec
 from rbsf.system.text import one_line
 from rbsf.tracker.states import Result
 
@@ -50,6 +54,39 @@ class OwnTracker:
                 f"--tracker {self._place}: update returned {found!r}, expected x,y,w,h or a Result"
             )
         return Result(box, 1.0)
+
+
+@dataclass(frozen=True)
+class OwnSpec(TrackerSpec):
+    """`FILE.py:CLASS`, see `OwnTracker`."""
+
+    own: str = ""  # the class
+
+    FORMS: ClassVar[tuple[str, ...]] = ("FILE.py:CLASS",)
+
+    @classmethod
+    def read(cls, what: str, label: str) -> OwnSpec | None:
+        """See `TrackerSpec`."""
+        found = re.fullmatch(r"(.+\.py):(\w+)", what)
+        if not found:
+            return None
+        path, name = Path(found[1]), found[2]
+        if not path.is_file():
+            raise FileNotFoundError(f"--tracker {path}:{name}: there is no {path}")
+        return cls(label or name, (path,), own=name)
+
+    @property
+    def name(self) -> str:
+        """See `TrackerSpec`."""
+        return self.own
+
+    def size(self) -> None:
+        """Code is no weights."""
+        return
+
+    def load(self, threads: int) -> OwnTracker:
+        """See `TrackerSpec`."""
+        return OwnTracker(self.files[0], self.own)
 
 
 def _run_file(path: Path) -> ModuleType:

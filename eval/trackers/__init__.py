@@ -1,0 +1,63 @@
+"""The trackers that benchmarks run.
+
+A kind of tracker is one file here, with a subclass of `TrackerSpec`, and one place in `KINDS`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rbsf.eval.trackers.network import SHIPPED, NetworkSpec, constants_kind, read_network
+from rbsf.eval.trackers.onnx_pair import PairSpec
+from rbsf.eval.trackers.opencv import OpenCVSpec
+from rbsf.eval.trackers.own import OwnSpec
+from rbsf.eval.trackers.spec import Tracker, TrackerSpec
+from rbsf.eval.trackers.static import StaticSpec
+from rbsf.tracker.loading import Constants
+
+__all__ = ["SHIPPED", "NetworkSpec", "Tracker", "TrackerSpec", "constants_for", "parse_tracker"]
+
+# All but our own networks, which take the flags of the command line as well.
+KINDS: tuple[type[TrackerSpec], ...] = (StaticSpec, OpenCVSpec, PairSpec, OwnSpec)
+
+
+def parse_tracker(
+    text: str,
+    precision: str = "float32",
+    device: str = "cpu",
+    config: Constants | None = None,
+    engine: str = "auto",
+    redetect: str | None = None,
+    constants: str = "",
+) -> TrackerSpec:
+    """Read `[LABEL=]WHAT`, where WHAT is one of the `FORMS` of a kind, or a weights file.
+
+    `engine`: see `rbsf.tracker.backbones.choose_engine`. `redetect`: see `StateConfig`.
+    `constants`: what `config` is called. They change our own networks alone. Raises ValueError for
+    a mistake in `text`, and where the engine cannot be had; FileNotFoundError for a missing file.
+    """
+    label, what = _split_label(text)
+    for kind in KINDS:
+        if spec := kind.read(what, label):
+            return spec
+    network = read_network(what, label, precision, device, config, engine, redetect, constants)
+    if network:
+        return network
+    forms = [*NetworkSpec.FORMS, *(form for kind in KINDS for form in kind.FORMS)]
+    known = ", ".join(forms)
+    raise FileNotFoundError(f"--tracker {what!r}: no such weights file; give one, or {known}")
+
+
+def constants_for(text: str) -> type[Constants]:
+    """The class of the constants of `[LABEL=]WHAT`, which `--constants` has to be."""
+    return constants_kind(_split_label(text)[1])
+
+
+def _split_label(text: str) -> tuple[str, str]:
+    """The label, empty where there is none, and what it stands for."""
+    label, equals, what = text.partition("=")
+    if not equals or Path(text).is_file():  # such as lr=0.1/last.safetensors
+        return "", text
+    if not label:
+        raise ValueError(f"--tracker {text!r}: the label before = is empty")
+    return label, what

@@ -47,7 +47,7 @@ FLAGS = [
     "--use-fake-ui-for-media-stream",
 ]
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-WIDTHS = {390: 844, 768: 1024, 1280: 800}  # and heights, pixels
+WIDTHS = {360: 740, 390: 844, 768: 1024, 1280: 800}  # and heights, pixels
 PATIENCE = 20_000  # milliseconds for what takes one or two seconds on an idle machine
 SCENE = CLIPS[0].open()[1]
 SIZE = SCENE.size
@@ -258,9 +258,9 @@ def test_a_correction_is_undone_by_a_key(page: Page) -> None:
     assert boxes_of(page) == before
     page.mouse.move(*on_screen(page, 100, 100))
     page.mouse.down()
-    page.mouse.move(*on_screen(page, 102, 101))
+    page.mouse.move(*on_screen(page, 103, 101))
     page.mouse.up()
-    wait_for_words(page, "That box is 2 × 1 pixels.", "#problem")
+    wait_for_words(page, "That box is 3 × 1 pixels.", "#problem")
     assert boxes_of(page) == before
 
 
@@ -326,7 +326,7 @@ def test_two_trackers_side_by_side_with_response_maps(page: Page) -> None:
     page.get_by_label("SiamFC").check()
     page.locator("[data-tracker=siamfc] .found li").wait_for(timeout=2 * PATIENCE)
     assert overlap(page, boxes_of(page, "siamfc")[0]) > 0.5
-    page.get_by_label("As fast as it goes").check()
+    page.get_by_label("Play without waiting").check()
     plain = page.locator("[data-tracker=siamfc] canvas").screenshot()
     page.get_by_label("Response map").check()
     play_until(page, 3)
@@ -415,7 +415,7 @@ def test_a_video_is_sent_tracked_and_saved(
     page.get_by_text("frame 0 / 11").wait_for()
     drag(page, SCENE.box(0))
     wait_for_target(page)
-    page.get_by_label("As fast as it goes").check()
+    page.get_by_label("Play without waiting").check()
     page.locator("#play").click()
     wait_for_words(page, "This is the last frame.")
     assert frame_of(page) == 11
@@ -437,7 +437,7 @@ def test_a_video_is_sent_tracked_and_saved(
     assert abs(float(rows[-1]["x"]) - box[0]) <= 0.5
     assert len(saved("Boxes, MOT").read_text().splitlines()) == 12
     assert len(json.loads(saved("Boxes, COCO").read_text())["annotations"]) == 12
-    assert cv2.imread(str(saved("Picture"))).shape == (SIZE[1], SIZE[0], 3)
+    assert cv2.imread(str(saved("This frame, PNG"))).shape == (SIZE[1], SIZE[0], 3)
     path = saved("Video")
     assert path.stem == "my_film_tracked"
     assert sum(1 for _ in open_frames(path)) == 12

@@ -1,4 +1,4 @@
-"""Track in the browser: opens a page that shows videos, draws boxes and follows them.
+"""Track in the browser: serves a page that shows videos, draws boxes and follows them.
 
     rbsf serve
 

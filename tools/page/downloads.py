@@ -50,7 +50,7 @@ def picture(
 def video(footage: Footage, found: Found, folder: Path, work: Work) -> tuple[Path, str]:
     """Write a video of all frames, with the boxes that were found, to a folder.
 
-    Returns its path, and a sentence where browsers do not play it. Raises Refused where there are
+    Returns its path, and sentences where browsers do not play it and where boxes end. Raises Refused where there are
     no boxes, Cancelled, and OSError where writing fails.
     """
     if not found:
@@ -69,7 +69,11 @@ def video(footage: Footage, found: Found, folder: Path, work: Work) -> tuple[Pat
             except EndOfVideo:
                 break
             writer.write(draw(image, found.get(frame, {})), footage.about[frame].seconds)
-    return path, "" if codec.plays else f"The video is {codec.describe()}."
+    last = max(found)
+    notes = [] if codec.plays else [f"The video is {codec.describe()}."]
+    if last < footage.count - 1:
+        notes.append(f"Frames after frame {last} have no boxes: nothing was tracked there yet.")
+    return path, " ".join(notes)
 
 
 def _stem(footage: Footage) -> str:

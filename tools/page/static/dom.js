@@ -12,7 +12,7 @@ export function say(text) {
 // Show a sentence on what went wrong; none hides it.
 export function tellProblem(text = "") {
   byId("problem").hidden = !text;
-  byId("problem").textContent = text;
+  byId("problem-text").textContent = text;
 }
 
 // Do something that a user asked for, and show what goes wrong. Returns whether all went well.
@@ -68,3 +68,4 @@ export function cancelAll() {
 }
 
 byId("cancel").addEventListener("click", () => shown()?.cancel());
+byId("close-problem").addEventListener("click", () => tellProblem());

@@ -2,11 +2,14 @@
 
 import { between, placeIn } from "./geometry.js";
 
+const TAP = 2; // pixels of the screen; what moves by less draws no box
+
 // `on` has functions: begin(), which returns whether a box may be drawn, change(box) while it is
 // drawn, finish(box), and giveUp(). `frame()` gives the size of the video's frame.
 // It ends with `signal`.
 export function letDraw(canvas, frame, on, signal) {
-  let start = null;
+  let start = null; // in the frame
+  let touched = null; // the same place, [x, y] on the screen
   let pointer = null;
 
   const place = (event) =>
@@ -28,6 +31,7 @@ export function letDraw(canvas, frame, on, signal) {
     pointer = event.pointerId;
     canvas.setPointerCapture(pointer);
     start = place(event);
+    touched = [event.clientX, event.clientY];
     event.preventDefault();
   });
   canvas.addEventListener("pointermove", (event) => {
@@ -35,6 +39,10 @@ export function letDraw(canvas, frame, on, signal) {
   });
   canvas.addEventListener("pointerup", (event) => {
     if (event.pointerId !== pointer) return;
+    if (Math.hypot(event.clientX - touched[0], event.clientY - touched[1]) < TAP) {
+      giveUp();
+      return;
+    }
     const box = between(start, place(event));
     stop();
     on.finish(box);

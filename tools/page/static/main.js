@@ -99,11 +99,13 @@ async function changeTrackers(trackers, box) {
     return;
   }
   await player.pause();
+  const undoable = table.view?.undo;
   useTrackers(trackers);
   const done = await attempt(async () => {
     tellProgress("answer", "Loading the tracker", null);
     await table.ask({ do: "trackers", names, frame: table.view?.frame ?? 0 });
     say(`${names.length === 1 ? "1 tracker" : `${names.length} trackers`} in use.`);
+    if (undoable) byId("hint").textContent = "Boxes drawn before the trackers changed can no longer be undone.";
   });
   if (done) return;
   box.checked = !box.checked;

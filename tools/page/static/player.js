@@ -134,12 +134,13 @@ export class Player {
     byId("play").textContent = this.playing ? "Pause" : "Play";
     for (const id of ["back", "next", "slider"]) byId(id).disabled = !view;
     byId("play").disabled = !(view || this.camera);
+    byId("opened").textContent = view?.name ?? "";
     if (!view) return;
     const slider = byId("slider");
     slider.max = view.count - 1;
     if (this.wanted === null) slider.value = view.frame;
     slider.setAttribute("aria-valuetext", `frame ${view.frame} of ${view.count}`);
-    byId("place").textContent = `frame\u00a0${view.frame}\u00a0/\u00a0${view.count - 1}, ${view.seconds.toFixed(2)}\u00a0s`;
+    byId("place").textContent = `frame ${view.frame} / ${view.count - 1}, ${view.seconds.toFixed(2)} s`;
   }
 }
 

@@ -6,7 +6,7 @@ import { paint } from "./paint.js";
 
 const COLORS = ["#40dc40", "#ffa000", "#40a0ff", "#ff40c8", "#f0e63c"];
 const SMOOTH = 0.15; // share of a new frame in the frames a second shown
-const ABOVE_AND_BELOW = 23; // rem around a picture, so that the Play button is seen as well
+const ABOVE_AND_BELOW = 25; // rem around a picture, so that the Play button is seen as well
 
 export class Stage {
   // `on`: see drag.js.
@@ -105,7 +105,7 @@ class Panel {
 
   // Speed, and age of the frame; neither means anything where nothing is tracked.
   figuresOf(lane, view, age) {
-    if (lane.milliseconds) return `${this.rate.toFixed(0)} frames/s · ${age.toFixed(0)} ms old`;
+    if (lane.milliseconds) return `${inFrames(this.rate)}/s · ${age.toFixed(0)} ms old`;
     return view.targets.length && !lane.targets.length ? "not tracked here" : "";
   }
 }
@@ -114,9 +114,14 @@ function foundItem(target, several) {
   const item = document.createElement("li");
   item.dataset.target = target.target;
   if (several) item.append(`${target.target}: `);
-  child(item, "span", `state ${target.state}`).textContent = target.state;
-  item.append(target.drawn ? " your box" : ` score ${target.score.toFixed(2)}`);
+  child(item, "span", `state ${target.state}`).textContent = target.drawn ? "your box" : target.state;
+  if (!target.drawn) item.append(` score ${target.score.toFixed(2)}`);
   return item;
+}
+
+function inFrames(number) {
+  const rounded = number.toFixed(0);
+  return rounded === "1" ? "1 frame" : `${rounded} frames`;
 }
 
 function child(parent, tag, className) {

@@ -1,6 +1,6 @@
 // The targets: drawn by pointer or by numbers, corrected, added, dropped, taken back.
 
-import { attempt, byId, tellProblem } from "./dom.js";
+import { attempt, byId, say, tellProblem } from "./dom.js";
 import { rounded } from "./geometry.js";
 
 const SIDES = ["x", "y", "w", "h"];
@@ -12,9 +12,9 @@ export class Targets {
     this.leastSide = 1; // pixels
     this.resumes = false; // whether playing goes on after a drag
     table.watchers.push((view) => this.tell(view));
-    byId("add").addEventListener("click", () => this.select(null));
+    byId("add").addEventListener("click", () => this.addTarget());
     byId("undo").addEventListener("click", () => this.undo());
-    byId("suggest").addEventListener("click", () => this.draw(this.table.view.suggested));
+    byId("suggest").addEventListener("click", () => this.takeSuggestion());
     byId("numbers").addEventListener("submit", (event) => this.submit(event));
   }
 
@@ -61,6 +61,18 @@ export class Targets {
       return;
     }
     await this.draw(box);
+    byId("set").focus(); // in a field Ctrl-Z would take back what was typed, not the box
+  }
+
+  addTarget() {
+    this.select(null);
+    say("Draw a box around the new target.");
+    byId("play").focus(); // the button that was clicked is hidden now
+  }
+
+  async takeSuggestion() {
+    await this.draw(this.table.view.suggested);
+    byId("play").focus();
   }
 
   async undo() {
@@ -72,6 +84,7 @@ export class Targets {
   async drop(target) {
     await this.player.pause();
     await attempt(() => this.table.drop(target));
+    byId("play").focus();
   }
 
   select(target) {

@@ -26,7 +26,7 @@ from rbsf.eval import MAX_WORKERS
 from rbsf.eval.passes import add_pass_flags
 from rbsf.system.flags import make_parser
 from rbsf.system.lock import locked
-from rbsf.system.program import check_writable, positive_int, require, run
+from rbsf.system.program import check_writable, positive_int, process_count, require, run
 from rbsf.tracker.flags import (
     add_constants_flag,
     add_network_flags,
@@ -103,7 +103,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add(
         "--workers",
-        type=positive_int,
+        type=process_count,
         metavar="N",
         help="Track in N processes, each with --threads threads, by default the cores divided by N"
         f" (default: one for each core, at most {MAX_WORKERS})",

@@ -20,7 +20,8 @@ if not __package__:  # run as a file: where nothing is installed the checkout se
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from rbsf.system.flags import make_parser
-from rbsf.system.program import require, run
+from rbsf.system.program import check_writable, require, run, seed_number
+from rbsf.system.text import one_line
 from rbsf.tracker.flags import (
     add_constants_flag,
     add_redetect_flag,
@@ -75,7 +76,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="Make no departures, and take frames without a box for those without the target",
     )
-    add("--seed", type=int, default=0, metavar="N", help="Draw the departures by this number")
+    add(
+        "--seed",
+        type=seed_number,
+        default=0,
+        metavar="N",
+        help="Draw the departures by this number",
+    )
     add(
         "--out",
         type=Path,
@@ -90,9 +97,18 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Track, score, print and write a table; 0 when done."""
+    """Track, score, print and write a table; 0 when done, 1 where a sequence failed."""
     args = parse_args(argv)
     require("eval")
+    from rbsf.system.lock import locked
+
+    check_writable(args.out / "long.json")
+    with locked(args.out):
+        return run_all(args)
+
+
+def run_all(args: argparse.Namespace) -> int:
+    """All of `main` that writes to --out."""
     from rbsf.eval.long_term import score_long, scores_and_hits
     from rbsf.eval.reliability import plot_reliability, reliability
     from rbsf.eval.report_tables import with_constants
@@ -106,10 +122,13 @@ def main(argv: list[str] | None = None) -> int:
         flags = {"config": config, "redetect": args.redetect, "constants": name}
         specs.append(parse_tracker(text, **flags))
     sequences = find_sequences(args)
-    runs = {}
+    runs, failed = {}, []
     for spec in specs:
         shown = with_constants(spec.label, spec.constants)
-        runs[shown] = track_all(spec.build(), sequences, shown)
+        runs[shown], faults = track_all(spec.build(), sequences, shown)
+        failed += faults
+    if not any(runs.values()):
+        raise ValueError(f"no sequence could be tracked: {failed[0]}")
     scores = {label: score_long(tracked) for label, tracked in runs.items()}
     table = as_markdown(scores, len(sequences))
     print(table)
@@ -118,7 +137,9 @@ def main(argv: list[str] | None = None) -> int:
     write_atomically(args.out / "long.json", json.dumps(figures, indent=1).encode())
     bins = {label: reliability(*scores_and_hits(tracked)) for label, tracked in runs.items()}
     plot_reliability(bins, args.out / "reliability.png")
-    return 0
+    for fault in failed:
+        print(f"error: {fault}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def find_sequences(args: argparse.Namespace) -> list[Sequence]:
@@ -140,15 +161,21 @@ def find_sequences(args: argparse.Namespace) -> list[Sequence]:
 
 def track_all(
     tracker: Tracker, sequences: list[Sequence], label: str
-) -> list[tuple[LongRun, Sequence]]:
-    """Track all sequences under a progress bar."""
+) -> tuple[list[tuple[LongRun, Sequence]], list[str]]:
+    """Track all sequences under a progress bar; returns the runs, and what failed."""
     from tqdm import tqdm
 
     from rbsf.eval.long_term import track_long
 
+    runs, failed = [], []
     frames = sum(len(sequence) for sequence in sequences)
     with tqdm(total=frames, desc=label, unit="frame") as bar:
-        return [(track_long(tracker, sequence, bar.update), sequence) for sequence in sequences]
+        for sequence in sequences:
+            try:
+                runs.append((track_long(tracker, sequence, bar.update), sequence))
+            except (ValueError, OSError) as error:  # one bad image must not end the run
+                failed.append(f"{label} is not scored on {sequence.name}: {one_line(error)}")
+    return runs, failed
 
 
 def as_markdown(scores: dict[str, LongScores], sequences: int) -> str:

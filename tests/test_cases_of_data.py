@@ -374,6 +374,8 @@ def test_whole_images_as_targets_are_told(tmp_path: Path) -> None:
         (b"file,x,y,w,h\na.png,0,0,1e300,20\n", "line 2: x,y,w,h are not four numbers"),
         (b'file,x,y,w,h\n"' + b"a" * 200_000, "field larger than field limit"),
         (b"file,x,y,w,h\rb.png,1,2,3,4\r", "line 2: there is no image 'b.png'"),
+        (b"file,x,y,w,h\na.png,20,5,20,5,32,0,32,0\n", "line 2: it has more fields than the 5"),
+        (b"file,x,y,w,h,x\na.png,1,2,3,4,5\n", "line 1: the column x is there twice"),
     ],
 )
 def test_a_faulty_table_of_boxes_is_named(tmp_path: Path, content: bytes, words: str) -> None:

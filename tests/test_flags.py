@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import pytest
 
 from rbsf.system.flags import FIRST, WIDTH
+from rbsf.system.program import positive_int, process_count, seed_number, thread_count
 from rbsf.tools.command import COMMANDS
 
 MOST_FIRST = 12
@@ -101,3 +102,27 @@ def test_an_installed_program_is_called_by_its_command(monkeypatch: pytest.Monke
     assert text.startswith("usage: rbsf track NAME [flags]\n")
     assert "Write here (default: none)" in text
     assert text.endswith("example:\n  rbsf track --out a\n")
+
+
+def test_an_empty_word_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    from rbsf.tools.track import parse_args
+
+    with pytest.raises(SystemExit):
+        parse_args(["--video", "", "--init", "1,1,9,9"])
+    assert "an argument after --video is empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("read", "good", "bad"),
+    [
+        (positive_int, "1", ("0", "-1", "1.5", "", "2147483648", "9" * 30)),
+        (seed_number, "0", ("-1", "9" * 30)),
+        (thread_count, "1024", ("0", "1025")),
+        (process_count, "32", ("0", "100000")),
+    ],
+)
+def test_numbers_of_flags_have_bounds(read: Any, good: str, bad: tuple[str, ...]) -> None:
+    assert read(good) == int(good)
+    for text in bad:
+        with pytest.raises(argparse.ArgumentTypeError):
+            read(text)

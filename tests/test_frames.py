@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import resource
+import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -160,6 +161,45 @@ def test_written_videos_read_back(tmp_path: Path, name: str) -> None:
         assert np.abs(image.mean(axis=(0, 1)) - color).max() < 12
     assert np.array_equal(read_video_frame(tmp_path / name, 4), images[4])
     assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def write_transport_stream(path: Path, images: list[np.ndarray]) -> None:
+    """An MPEG transport stream with frames out of order, in which OpenCV finds wrong frames."""
+    av = pytest.importorskip("av")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"bf": "3", "g": "8"})
+        stream.height, stream.width = images[0].shape[:2]
+        stream.pix_fmt = "yuv420p"
+        for image in images:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def test_frames_of_a_file_without_an_index_are_found(tmp_path: Path) -> None:
+    write_transport_stream(tmp_path / "a.ts", noisy(20))
+    images = list(open_frames(tmp_path / "a.ts"))
+    assert len(images) == 20
+    for number in (5, 6, 12, 12, 3, 0, 19):
+        assert np.array_equal(read_video_frame(tmp_path / "a.ts", number), images[number])
+    with pytest.raises(ValueError, match=r"frame 20 of video .*a\.ts cannot be decoded"):
+        read_video_frame(tmp_path / "a.ts", 20)
+    assert np.array_equal(read_video_frame(tmp_path / "a.ts", 1), images[1])
+
+
+def test_a_small_file_does_not_take_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen, colors = struct.pack("<HH", 16_000, 16_000), b"\xf0\0\0" + b"\0\0\0\xff\xff\xff"
+    frame = b"\x21\xf9\4\0\x0a\0\0\0," + struct.pack("<HHHH", 0, 0, 1, 1) + b"\0\2\2\x44\1\0"
+    (tmp_path / "large.gif").write_bytes(b"GIF89a" + screen + colors + frame * 3 + b";")
+    monkeypatch.setattr("rbsf.datasets.video.opencv_reader.most_pixels", lambda: 1 << 26)
+    with pytest.raises(ValueError, match=r"large\.gif has 16000 x 16000 pixels, more than"):
+        open_frames(tmp_path / "large.gif")
+    cv2.imwritemulti(str(tmp_path / "s.tiff"), [picture()] * 3)
+    assert len(list(open_frames(tmp_path / "s.tiff"))) == 3
+    monkeypatch.setattr("rbsf.datasets.video.images.most_pixels", lambda: 64 * 48 // 2)
+    with pytest.raises(ValueError, match=r"s\.tiff holds 3 pictures of 64 x 48 pixels, more than"):
+        open_frames(tmp_path / "s.tiff")
 
 
 def test_an_empty_video_is_named(tmp_path: Path) -> None:

@@ -132,3 +132,20 @@ def test_the_program_writes_a_table(footage, tmp_path, capsys):
     figures = json.loads((tmp_path / "long.json").read_text())["static"]
     assert figures["counts"]["noticed"] == 0
     assert figures["noticed"] == 0.0
+
+
+def test_a_bad_image_ends_no_run(footage, tmp_path, capsys):
+    from shutil import copytree
+
+    folder = Path(footage.frames[0]).parent
+    for name in ("good", "bad"):
+        copytree(folder, tmp_path / "root" / name)
+    (tmp_path / "root" / "bad" / Path(footage.frames[3]).name).write_bytes(b"what")
+    flags = ["--root", str(tmp_path / "root"), "--tracker", "static", "--as-they-are"]
+    assert main([*flags, "--out", str(tmp_path / "out")]) == 1
+    said = capsys.readouterr()
+    assert "error: static is not scored on bad: image" in said.err
+    assert "| static |" in said.out
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="cannot write"):
+        main([*flags, "--out", str(tmp_path / "file")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -122,3 +123,20 @@ def test_curves_that_cannot_be_drawn_do_not_end_a_training(tmp_path, monkeypatch
     with pytest.warns(UserWarning, match=r"losses\.png is not drawn: .*latex could not be found"):
         log.write(final=True)
     assert (tmp_path / "log.csv").read_text() == "step,loss\n1,2.0\n"
+
+
+@pytest.mark.parametrize(
+    ("streams", "expected"),
+    [("2>&-", 0), ("2>/dev/full", 1), (">/dev/full", 1), (">&-", 0), ("| true", 0)],
+)
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+def test_a_stream_that_fails_ends_no_work(videos, tmp_path, streams, expected):
+    words = ["eval/run_benchmarks.py", "--dataset", "folder", "--root", videos, "--workers", 1]
+    words += ["--tracker", "static", "--out", tmp_path]
+    command = " ".join(shlex.quote(str(word)) for word in [sys.executable, *words])
+    shell = f"set -o pipefail; {command} {streams}"
+    done = subprocess.run(["bash", "-c", shell], cwd=ROOT, capture_output=True, timeout=200)
+    assert done.returncode == expected
+    assert list(tmp_path.rglob("report.json"))
+    if streams == ">/dev/full":
+        assert b"error: cannot write to stdout: No space left on device" in done.stderr

@@ -427,6 +427,9 @@ def test_a_flat_response_leaves_the_target_in_the_middle() -> None:
         ({"memory_share": -0.1}, "memory_share=-0.1"),
         ({"box_share": 1.5}, "box_share=1.5"),
         ({"response_up": 0}, "response_up=0"),
+        ({"response_up": 1000}, "response_up=1000"),
+        ({"scales": 3001}, "scales=3001"),
+        ({"scale_step": 1e300}, r"scale_step=1e\+300"),
         ({"correlation": "sign"}, "correlation='sign': give one of float, bits"),
     ],
 )

@@ -313,10 +313,17 @@ class TestBadInput:
         for flags, fault in [
             (["--boxes", "boxes.xml"], r"ends in \.csv, \.json, \.txt \(MOT\) or \.coco\.json"),
             (["--out", "out.gif"], "out.gif"),
-            (["--out", "in.mp4"], "is the input itself"),
+            (["--out", "in.mp4"], "is one of the videos to track"),
         ]:
             with pytest.raises(ValueError, match=fault):
                 main(["--video", str(video), START, *flags])
+
+    def test_no_video_of_several_is_an_output_of_another(self, video: Path) -> None:
+        second = f"in_tracked{best_suffix()}"
+        Path(second).write_bytes(video.read_bytes())
+        words = ["--video", str(video), START, "--video", second, START]
+        with pytest.raises(ValueError, match=f"{second} is one of the videos to track"):
+            main([*words, "--out", "./", "--force"])
 
     @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
     def test_a_signal_keeps_what_was_computed(

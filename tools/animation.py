@@ -20,7 +20,7 @@ if not __package__:  # run as a file: where nothing is installed the checkout se
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from rbsf.system.flags import make_parser
-from rbsf.system.program import check_writable, positive_int, require, run
+from rbsf.system.program import check_writable, positive_int, require, run, seed_number
 from rbsf.tracker.flags import add_network_flags, add_weights_flag
 
 if TYPE_CHECKING:
@@ -48,7 +48,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="PATH",
         help="Write the animated WebP to this file",
     )
-    add("--seed", type=int, default=0, metavar="N", help="Draw the street's looks by this number")
+    add(
+        "--seed",
+        type=seed_number,
+        default=0,
+        metavar="N",
+        help="Draw the street's looks by this number",
+    )
     add("--frames", type=positive_int, default=250, metavar="N", help="Make a video of N frames")
     add(
         "--quality",

@@ -22,7 +22,7 @@ if not __package__:  # run as a file: where nothing is installed the checkout se
 
 from rbsf.system.files import write_atomically
 from rbsf.system.flags import make_parser
-from rbsf.system.program import check_writable, positive_int, run
+from rbsf.system.program import check_writable, positive_int, run, thread_count
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,7 +68,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add(
         "--threads",
-        type=positive_int,
+        type=thread_count,
         default=1,
         metavar="N",
         help="Run the network on N threads of the CPU",

@@ -18,7 +18,7 @@ if not __package__:  # run as a file: where nothing is installed the checkout se
 
 from rbsf.methods import METHODS
 from rbsf.system.flags import make_parser
-from rbsf.system.program import positive_int, require, run
+from rbsf.system.program import positive_int, require, run, thread_count
 
 if TYPE_CHECKING:
     from torch import nn
@@ -78,7 +78,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add(
         "--threads",
-        type=positive_int,
+        type=thread_count,
         default=1,
         metavar="N",
         help="Measure with N threads of the CPU",

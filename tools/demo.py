@@ -16,7 +16,7 @@ if not __package__:  # run as a file: where nothing is installed the checkout se
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from rbsf.system.flags import make_parser
-from rbsf.system.program import positive_int, require, run
+from rbsf.system.program import positive_int, require, run, seed_number
 from rbsf.tracker.flags import add_network_flags, add_weights_flag
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_weights_flag(first)
     first.add_argument(
         "--seed",
-        type=int,
+        type=seed_number,
         default=5,
         metavar="N",
         help="Make the video of this number; 0 to 7 were tried with the float tracker, and 5 is"

@@ -74,11 +74,11 @@ def outputs_of(args: argparse.Namespace) -> list[Outputs]:
 
     single = len(args.video) == 1
     outputs = []
-    for video, name in zip(args.video, unlike(map(source_name, args.video)), strict=True):
+    for name in unlike(map(source_name, args.video)):
         named = Path(args.boxes) if args.boxes and single else None
         boxes = Path(args.boxes, f"{name}.csv") if args.boxes and not single else named
         out = video_path(args, name)
-        check_outputs(args, video, out, boxes)
+        check_outputs(args, out, boxes)
         count_up = not args.force
         count_video = count_up and not (args.out and single)
         outputs.append(Outputs(out, boxes, count_video, count_up and not single, args.show))
@@ -96,9 +96,7 @@ def video_path(args: argparse.Namespace, name: str) -> Path | None:
     return Path(args.out or "", f"{name}_tracked{best_suffix()}")
 
 
-def check_outputs(
-    args: argparse.Namespace, video: str, out: Path | None, boxes: Path | None
-) -> None:
+def check_outputs(args: argparse.Namespace, out: Path | None, boxes: Path | None) -> None:
     """Raise ValueError where a file cannot be written, is the input, or is there already."""
     several = len(args.video) > 1
     for flag, path, given in (("--out", out, args.out), ("--boxes", boxes, args.boxes)):
@@ -106,13 +104,20 @@ def check_outputs(
             continue
         if several and given and not (given.endswith(("/", os.sep)) or Path(given).is_dir()):
             raise ValueError(f"{flag} {given}: of several videos give a folder, such as {given}/")
-        if path.exists() and Path(video).exists() and path.samefile(video):
-            raise ValueError(f"{path} is the input itself; give another {flag}")
+        if any(_is_same(path, video) for video in args.video):
+            raise ValueError(f"{path} is one of the videos to track; give another {flag}")
         if flag == "--boxes":
             form_of(path)
         check_writable(path)
         if given and not several and not args.force and is_filled(path):
             raise ValueError(f"{path} is there already; give another name, or replace it: --force")
+
+
+def _is_same(path: Path, video: str) -> bool:
+    """Whether an output and a video are one file, whose name may be written in two ways."""
+    if not Path(video).exists():
+        return False
+    return path.exists() and path.samefile(video)
 
 
 def is_filled(path: Path) -> bool:

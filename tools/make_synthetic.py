@@ -15,7 +15,7 @@ if not __package__:  # run as a file: where nothing is installed the checkout se
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from rbsf.system.flags import make_parser
-from rbsf.system.program import check_writable, positive_int, run
+from rbsf.system.program import check_writable, positive_int, run, seed_number
 
 EXAMPLES = """
 --out synthetic --count 50
@@ -45,7 +45,7 @@ def parse_args() -> argparse.Namespace:
     )
     add(
         "--seed",
-        type=int,
+        type=seed_number,
         default=0,
         metavar="N",
         help="Draw the first video by this number, the second by the next one, and so on",

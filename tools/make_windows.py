@@ -16,7 +16,7 @@ if not __package__:  # run as a file: where nothing is installed the checkout se
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from rbsf.system.flags import make_parser
-from rbsf.system.program import positive_int, run
+from rbsf.system.program import positive_int, run, seed_number
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,7 +51,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="N",
         help="Give each video N boxes",
     )
-    add("--seed", type=int, default=0, metavar="N", help="Draw places and sizes by this number")
+    add(
+        "--seed",
+        type=seed_number,
+        default=0,
+        metavar="N",
+        help="Draw places and sizes by this number",
+    )
     return parser.parse_args(argv)
 
 

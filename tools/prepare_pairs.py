@@ -14,7 +14,7 @@ if not __package__:  # run as a file: where nothing is installed the checkout se
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from rbsf.system.flags import make_parser
-from rbsf.system.program import run
+from rbsf.system.program import positive_int, process_count, run
 
 EXAMPLE = "--data GOT-10k/train --data stills --out pairs.db"
 
@@ -41,20 +41,20 @@ def parse_args() -> argparse.Namespace:
     )
     add(
         "--every",
-        type=int,
+        type=positive_int,
         default=1,
         metavar="N",
         help="Take each Nth frame of a video",
     )
     add(
         "--max-per-sequence",
-        type=int,
+        type=positive_int,
         metavar="N",
         help="Take at most N frames of a video, at even distances (default: all)",
     )
     add(
         "--workers",
-        type=int,
+        type=process_count,
         default=1,
         metavar="N",
         help="Decode and crop in N processes",

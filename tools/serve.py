@@ -16,7 +16,7 @@ if not __package__:  # run as a file: where nothing is installed the checkout se
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from rbsf.system.flags import make_parser
-from rbsf.system.program import positive_int, require, run
+from rbsf.system.program import positive_int, require, run, thread_count
 from rbsf.tools.span import place
 
 HIGHEST_PORT = 65535
@@ -34,7 +34,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     first.add_argument(
         "--threads",
-        type=positive_int,
+        type=thread_count,
         metavar="N",
         help="CPU threads of each network (default: all cores)",
     )

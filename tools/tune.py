@@ -24,7 +24,15 @@ if not __package__:  # run as a file: where nothing is installed the checkout se
 
 from rbsf.system.files import write_atomically
 from rbsf.system.flags import make_parser
-from rbsf.system.program import INTERRUPTED, check_writable, positive_int, require, run
+from rbsf.system.program import (
+    INTERRUPTED,
+    check_writable,
+    positive_int,
+    process_count,
+    require,
+    run,
+    seed_number,
+)
 from rbsf.system.text import encode
 from rbsf.tracker.flags import add_network_flags, add_weights_flag
 
@@ -91,13 +99,13 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     )
     add(
         "--workers",
-        type=positive_int,
+        type=process_count,
         default=1,
         metavar="N",
         help="Track in N processes, each with --threads threads or one; up to N - 1 trials too many"
         " may be made",
     )
-    add("--seed", type=int, default=0, metavar="N", help="Draw the trials by this number")
+    add("--seed", type=seed_number, default=0, metavar="N", help="Draw the trials by this number")
     add_network_flags(parser)
     return parser.parse_args(argv)
 

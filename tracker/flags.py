@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rbsf.shipped import DEFAULT, find_constants, find_weights
 from rbsf.system.flags import Flags
-from rbsf.system.program import positive_int
+from rbsf.system.program import thread_count
 from rbsf.tracker.states import REDETECT
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def add_network_flags(parser: argparse.ArgumentParser) -> None:
     flags = parser.add_argument_group("what the network runs on")
     flags.add_argument(
         "--threads",
-        type=positive_int,
+        type=thread_count,
         metavar="N",
         help="Run the network on N threads of the CPU (default: one for each core)",
     )

@@ -44,6 +44,7 @@ SHARES = (  # fields that are numbers from 0 to 1
     "box_rate",
     "follow_rate",
 )
+MOST_SCALES, MOST_STEP, MOST_UP = 31, 2.0, 64  # of `TrackerConfig`
 SIZE_LIMITS = (0.2, 5.0)  # smallest and largest size of the target, in sizes of the first frame
 
 
@@ -73,11 +74,17 @@ class TrackerConfig(StateConfig):
         super().__post_init__()
         if self.scales < 1 or self.scales % 2 == 0:
             raise ValueError(f"scales={self.scales}: give an odd number, such as 3")
-        if self.scale_step <= 1:
-            raise ValueError(f"scale_step={self.scale_step}: give a factor above 1, such as 1.0375")
-        if self.response_up < 1:
+        if self.scales > MOST_SCALES:
+            raise ValueError(f"scales={self.scales}: give at most {MOST_SCALES}")
+        if not 1 < self.scale_step <= MOST_STEP:
             raise ValueError(
-                f"response_up={self.response_up}: give a whole number from 1, such as 16"
+                f"scale_step={self.scale_step}: give a factor above 1, at most {MOST_STEP:g},"
+                " such as 1.0375"
+            )
+        if not 1 <= self.response_up <= MOST_UP:
+            raise ValueError(
+                f"response_up={self.response_up}: give a whole number from 1 to {MOST_UP},"
+                " such as 16"
             )
         for name in SHARES:
             if not 0 <= getattr(self, name) <= 1:

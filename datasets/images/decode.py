@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from rbsf.datasets.video.images import check_png
+from rbsf.datasets.video.images import check_png, most_pixels
 
 AREA = (0.08, 1.0)  # range of a random crop's area, as a share of the image's
 RATIO = (3 / 4, 4 / 3)  # range of a random crop's width / height
@@ -124,12 +123,6 @@ def decode_image(data: bytes, flags: int) -> np.ndarray | None:
         return cv2.imdecode(pixels, flags)
     except (ValueError, cv2.error):  # OpenCV refuses some sizes
         return None
-
-
-def most_pixels() -> int:
-    """How many pixels OpenCV reads of an image at most."""
-    text = os.environ.get("OPENCV_IO_MAX_IMAGE_PIXELS", "")
-    return int(text) if text.isdecimal() else 1 << 30
 
 
 def _reduced_flags(box: Box, size: Size) -> int:

@@ -52,10 +52,17 @@ def _read_boxes(table: Path) -> Iterator[tuple[int, str, list[float]]]:
     """Yield the number of each row's line, its image and its box."""
     rows = csv.DictReader(io.StringIO(read_text(table), newline=""))
     try:
-        missing = sorted({"file", "x", "y", "w", "h"} - set(rows.fieldnames or ()))
+        names = list(rows.fieldnames or ())
+        missing = sorted({"file", "x", "y", "w", "h"} - set(names))
         if missing:
             raise ValueError(f"{table} line 1: no column {', '.join(missing)}; write file,x,y,w,h")
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"{table} line 1: the column {twice} is there twice; remove one")
         for row in rows:
+            if None in row:  # DictReader puts further fields there
+                fault = f"it has more fields than the {len(names)} columns of line 1"
+                raise ValueError(f"{table} line {rows.line_num}: {fault}; correct the row")
             box = _parse_numbers(row)
             if box is None:
                 fault = f"x,y,w,h are not four numbers up to {MAX_PIXELS:.0f}"

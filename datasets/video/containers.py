@@ -16,6 +16,8 @@ import numpy as np
 MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"moof")
 MOST_ASPECT = 8  # a file that says its pixels are longer than this is damaged
 ROUNDING = 0.002  # seconds by which durations in MP4 boxes may be rounded
+# How AVI, Matroska, WebM, GIF, Flash and Windows Media begin.
+INDEXED = (b"RIFF", b"\x1a\x45\xdf\xa3", b"GIF8", b"FLV", b"\x30\x26\xb2\x75")
 EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # elements of Matroska and WebM
 STREAMED = (0, 0xFFFFFFFF)  # RIFF lengths of writers that did not know the length
 
@@ -37,6 +39,16 @@ def is_cut_short(path: Path) -> bool:
             file.seek(0)
             ends = (end for kind, end in _mp4_boxes(file) if kind in MP4_BOXES)
         return any(end > size for end in ends)
+
+
+def has_index(path: Path) -> bool:
+    """Whether a file is of a format in which OpenCV finds a frame by its number.
+
+    In MPEG transport and program streams, for one, it finds another frame.
+    """
+    with path.open("rb") as file:
+        head = file.read(16)
+    return head.startswith(INDEXED) or head[4:8] in MP4_BOXES
 
 
 def shows_all_frames(path: Path) -> bool:

@@ -34,6 +34,8 @@ FEW_LEVELS = 64  # an image of 16 bits with fewer levels than this in 8 bits is 
 EXTREMES = (0.1, 99.9)  # percentiles of an image that become black and white when it is stretched
 DEFLATE_RATIO = 1032  # zlib cannot pack more bytes than this into one
 CUT_SHORT = "is not an image, or is cut short; replace or remove it"
+PIXELS_VARIABLE = "OPENCV_IO_MAX_IMAGE_PIXELS"  # OpenCV's; `rbsf.system.program` sets it
+STACK = 4  # images of the largest size whose pixels a stack may have in all
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -78,7 +80,7 @@ def _decode(data: np.ndarray, path: Path) -> np.ndarray | None:
     except cv2.error:
         raise ValueError(
             f"image {path} is larger than OpenCV reads; scale it down, or raise the limit by the"
-            " environment variable OPENCV_IO_MAX_IMAGE_PIXELS"
+            f" environment variable {PIXELS_VARIABLE}"
         ) from None
     return image if image is None or image.ndim == 2 else image[..., :3]
 
@@ -131,6 +133,12 @@ def read_stack(path: Path) -> list[np.ndarray]:
     data = _read_bytes(path)
     check_png(data, path)
     count = count_pictures(path)
+    first = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    if first is not None and count * first.shape[0] * first.shape[1] > STACK * most_pixels():
+        raise ValueError(
+            f"image {path} holds {count} pictures of {first.shape[1]} x {first.shape[0]} pixels,"
+            " more than fit in memory; convert it to a video or to a folder of images"
+        )
     good, images = cv2.imdecodemulti(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     if not good or len(images) < count:
         raise ValueError(
@@ -139,6 +147,12 @@ def read_stack(path: Path) -> list[np.ndarray]:
         )
     eight = (each if each.dtype == np.uint8 else _to_8_bits(each, path) for each in images)
     return [cv2.cvtColor(image, cv2.COLOR_BGR2RGB) for image in eight]
+
+
+def most_pixels() -> int:
+    """How many pixels OpenCV reads of an image at most."""
+    text = os.environ.get(PIXELS_VARIABLE, "")
+    return int(text) if text.isdecimal() else 1 << 30
 
 
 def count_pictures(path: Path) -> int:

@@ -12,8 +12,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from rbsf.datasets.video.containers import as_shown, display_turn
-from rbsf.datasets.video.images import encodable
+from rbsf.datasets.video.containers import as_shown, display_turn, has_index
+from rbsf.datasets.video.images import PIXELS_VARIABLE, encodable, most_pixels
 
 COMMON_FPS = 240  # a header that says more often names its unit of time, such as 1/600 or 1/1000 s
 MAX_FPS = 60_000  # a header that says more is not believed
@@ -44,6 +44,7 @@ class OpenCvReader:
         capture = open_capture(path)
         self.count = header_count(capture)
         self.fps = _mean_rate(capture)
+        self.seeks = has_index(path)  # whether `frame` finds its frame
         turn = display_turn(path)
         self.pixel_aspect = as_shown(_stored_aspect(capture), turn)
         capture.release()
@@ -80,7 +81,10 @@ class OpenCvReader:
             )
 
     def frame(self, index: int) -> np.ndarray:
-        """Frame `index`, from 0, by a seek; ValueError where it cannot be decoded."""
+        """Frame `index`, from 0, by a seek; ValueError where it cannot be decoded.
+
+        For files whose `seeks` is True.
+        """
         capture = self._open()
         capture.set(cv2.CAP_PROP_POS_FRAMES, index)
         good, image = capture.read()
@@ -170,8 +174,20 @@ def is_same(image: np.ndarray, other: np.ndarray) -> bool:
 
 
 def open_capture(path: Path) -> cv2.VideoCapture:
-    """A file as OpenCV opens it; ValueError for a name that is not UTF-8."""
-    return cv2.VideoCapture(encodable(path))
+    """A file as OpenCV opens it.
+
+    Raises ValueError for a name that is not UTF-8, and for frames of more pixels than are read.
+    """
+    capture = cv2.VideoCapture(encodable(path))
+    width = int(capture.get(cv2.CAP_PROP_FRAME_WIDTH))
+    height = int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
+    most = most_pixels() // 2  # a decoder holds several frames
+    if width * height > most:
+        raise ValueError(
+            f"video {path} has {width} x {height} pixels, more than {most:,};"
+            f" {PIXELS_VARIABLE} allows more"
+        )
+    return capture
 
 
 def header_count(capture: cv2.VideoCapture) -> int | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from fractions import Fraction
 from importlib.util import find_spec
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,8 @@ class PyavReader:
     `count` and `fps` are what the file says, None where it says nothing.  Raises ValueError for a
     file that PyAV does not read either.
     """
+
+    seeks = False
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -57,16 +58,6 @@ class PyavReader:
                     seconds = seconds if frame.time is None else float(frame.time)
                     image = frame.to_ndarray(format="rgb24")
                     yield self._turn.apply(image) if self._turn else image, seconds
-
-    def frame(self, index: int) -> np.ndarray:
-        """Frame `index`, from 0; all frames before it are decoded.
-
-        Raises ValueError where it is missing or cannot be decoded.
-        """
-        found = next(islice(iter(self), index, None), None)
-        if found is None or found[0] is None:
-            raise ValueError(f"frame {index} of video {self.path} cannot be decoded")
-        return found[0]
 
     def _open(self) -> Any:
         import av

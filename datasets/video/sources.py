@@ -9,6 +9,7 @@ from fractions import Fraction
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
+from threading import Lock
 
 import cv2
 import numpy as np
@@ -290,8 +291,46 @@ def count_frames(path: str | Path) -> int:
 
 
 def read_video_frame(path: str | Path, index: int) -> np.ndarray:
-    """Frame `index` (from 0) of a video file, H x W x 3 uint8 RGB.
+    """Frame `index` (from 0) of a video file, `[H, W, 3]` uint8 RGB.
 
     Raises ValueError where it cannot be decoded.
     """
-    return open_reader(Path(path)).frame(index)
+    reader = open_reader(Path(path))
+    if isinstance(reader, OpenCvReader) and reader.seeks:
+        return reader.frame(index)
+    return _in_order(reader).frame(index)
+
+
+class _InOrder:
+    """Frames of a file without seeks; those that are asked for in order are decoded once."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._lock = Lock()
+        self._frames = _without_gaps(reader)
+        self._image: np.ndarray | None = None
+        self._number = -1  # of the image
+
+    def frame(self, index: int) -> np.ndarray:
+        """Frame `index`; ValueError where it cannot be decoded."""
+        with self._lock:
+            if index < self._number:
+                self._begin()
+            while self._number < index:
+                found = next(self._frames, None)
+                if found is None:
+                    self._begin()
+                    raise ValueError(
+                        f"frame {index} of video {self._reader.path} cannot be decoded"
+                    )
+                self._image, _ = found
+                self._number += 1
+            assert self._image is not None  # for the type checker
+            return self._image.copy()
+
+    def _begin(self) -> None:
+        self._frames, self._image, self._number = _without_gaps(self._reader), None, -1
+
+
+# A file that is read stays open, so few are kept.
+_in_order = lru_cache(maxsize=4)(_InOrder)

@@ -13,7 +13,9 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 Flags = argparse._ActionsContainer  # a parser, or a group of its flags
 
@@ -39,6 +41,21 @@ class Help(argparse.RawDescriptionHelpFormatter):
         return f"{text} (default: {shown})"
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser that refuses empty words, which shell variables leave that are not set."""
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
+        """See `argparse`; exits for an empty word."""
+        words = sys.argv[1:] if args is None else list(args)
+        if "" in words:
+            place = words.index("")
+            before = f" after {words[place - 1]}" if place else ""
+            self.error(f"an argument{before} is empty; is a shell variable not set?")
+        return super().parse_known_args(words, namespace)
+
+
 def make_parser(
     description: str | None, example: str, takes: str = "", allow_abbrev: bool = True
 ) -> tuple[argparse.ArgumentParser, Flags]:
@@ -49,7 +66,7 @@ def make_parser(
     `takes`: what the command line has beside flags, as the usage names it, such as `RUN ...`.
     """
     program = program_name()
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=program,
         usage=" ".join(["%(prog)s", *takes.split(), "[flags]"]),
         description=description,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 import os
 import re
 import sys
@@ -14,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
+from rbsf.system.streams import failed_output, mend_streams
 from rbsf.system.text import one_line
 
 ENVIRONMENT = {
@@ -30,7 +30,9 @@ ENVIRONMENT = {
 # Matplotlib's.
 BACKEND = {"MPLBACKEND": "agg"}
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+MAX_INT = 2**31 - 1
 MOST_THREADS = 1024  # with more of them, libraries end the process
+MOST_PROCESSES = max(32, 4 * (os.cpu_count() or 1))  # each takes 70 MB and more
 _EVAL = ("got10k", "six", "shapely", "matplotlib", "jinja2")
 EXTRAS = {  # an extra of pyproject.toml -> the modules that come with it
     "train": ("torch", *_EVAL),  # a training validates what it has trained
@@ -65,15 +67,13 @@ def run(main: Callable[[], int | None]) -> NoReturn:
             raise  # a fault of ours
         cause = "a process that reads pairs was killed, perhaps for want of memory"
         code = _complain(f"error: {cause}; try --workers 0 ({error})", 1)
-    sys.exit(code)
+    sys.exit(code or failed_output())
 
 
 def _mend_environment() -> None:
     """Let nothing in the environment of the process end its work, or that of its workers."""
+    mend_streams()
     _tell_warnings()
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # there may be none, or one of an embedder
-            stream.reconfigure(errors="backslashreplace")
     for name in THREADS:
         value = os.environ.get(name)
         if value is not None and not _are_threads(value):
@@ -117,9 +117,31 @@ def install_advice(extra: str) -> str:
 
 def positive_int(text: str) -> int:
     """Parse a flag's whole number from 1 (`type=` of argparse)."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
-    return int(text)
+    return _whole_number(text, 1, MAX_INT)
+
+
+def seed_number(text: str) -> int:
+    """Parse a flag's seed of random numbers (`type=` of argparse)."""
+    return _whole_number(text, 0, MAX_INT)
+
+
+def thread_count(text: str) -> int:
+    """Parse a flag's number of threads (`type=` of argparse)."""
+    return _whole_number(text, 1, MOST_THREADS)
+
+
+def process_count(text: str) -> int:
+    """Parse a flag's number of processes (`type=` of argparse)."""
+    return _whole_number(text, 1, MOST_PROCESSES)
+
+
+def _whole_number(text: str, least: int, most: int) -> int:
+    digits = text.strip()
+    if not digits.isdecimal() or int(digits[:20]) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least}")
+    if int(digits[:20]) > most:
+        raise argparse.ArgumentTypeError(f"{text!r} is more than {most:,}")
+    return int(digits)
 
 
 def check_writable(path: Path) -> None:

@@ -25,6 +25,7 @@ import yaml
 from rbsf.shipped import find_config
 from rbsf.system.files import write_atomically
 from rbsf.system.flags import Flags, make_parser
+from rbsf.system.program import MAX_INT
 from rbsf.system.text import read_text
 from rbsf.system.yaml_file import read_yaml_file
 
@@ -174,6 +175,7 @@ def parse_config(
     for name, value in given.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{name} is {value}; give a finite number")
+        _check_size(value, name)
     return {**(read_yaml(cls, file) if file else {}), **given}
 
 
@@ -279,7 +281,13 @@ def _checked(value: Any, each: Setting, where: str) -> Any:
     choices = each.metadata.get("choices")
     if choices and value not in choices:
         raise ValueError(f"{where} is {_shown(value)}; expected one of {', '.join(choices)}")
+    _check_size(value, where)
     return value
+
+
+def _check_size(value: Any, where: str) -> None:
+    if isinstance(value, int) and abs(value) > MAX_INT:
+        raise ValueError(f"{where} is {_shown(value)}; give a number of at most {MAX_INT:,}")
 
 
 def _as_float(value: Any) -> Any:

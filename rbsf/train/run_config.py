@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+from rbsf.system.program import MOST_PROCESSES, MOST_THREADS
 from rbsf.system.text import printable
 from rbsf.train.config import (
     as_settings,
@@ -98,6 +99,7 @@ class MachineConfig:
     def __post_init__(self) -> None:
         """Raise ValueError naming the field, its value and what would be valid."""
         check_least(self, workers=0, threads=0)
+        check_most(self, workers=MOST_PROCESSES, threads=MOST_THREADS)
 
 
 @dataclass
@@ -203,6 +205,13 @@ class RunConfig:
 
 
 Config = TypeVar("Config", bound=RunConfig)
+
+
+def check_most(config: Any, **most: float) -> None:
+    """Raise ValueError for a field that is above its largest value."""
+    for name, value in most.items():
+        if not getattr(config, name) <= value:
+            raise ValueError(f"{name} is {getattr(config, name)}; it must be {value} or less")
 
 
 def check_least(config: Any, **least: float) -> None:

@@ -50,8 +50,8 @@ def picture(
 def video(footage: Footage, found: Found, folder: Path, work: Work) -> tuple[Path, str]:
     """Write a video of all frames, with the boxes that were found, to a folder.
 
-    Returns its path, and sentences where browsers do not play it and where boxes end. Raises Refused where there are
-    no boxes, Cancelled, and OSError where writing fails.
+    Returns its path, and sentences where browsers do not play it and where boxes end. Raises
+    Refused where there are no boxes, Cancelled, and OSError where writing fails.
     """
     if not found:
         raise Refused("there are no boxes yet; draw one first")

@@ -18,7 +18,7 @@ HOMOGENEOUS = ("add", "concat", "avg_pool", "max_pool", "global_pool", "upsample
 
 
 def lift_scales(nodes: list[Node]) -> list[Node]:
-    """`nodes` with the scales of whole maps, one number each, moved as near to the end as possible."""
+    """`nodes` with the scales of whole maps, one number each, moved towards the end."""
     made: dict[str, Node] = {}
     for node in nodes:
         for part in _lifted(node, made):

@@ -26,7 +26,7 @@ from rbsf.tracker.states import Result, StateConfig
 from rbsf.tracker.target import Target
 from rbsf.tracker.template import Template, look_at
 
-# Part of the file name of benchmark results. Raise this when boxes change for the same weights and
+# Part of the name of benchmark results. Raise this when boxes change for the same weights and
 # constants (after a change here, in geometry, box regression or the packed engine), so that old
 # results are not reused.
 TRACKER_VERSION = 4

@@ -3,8 +3,8 @@
     python benchmarks/quantise_pair.py --pair BACKBONE.onnx,HEAD.onnx --data videos --out int8
 
 Weights are quantised per channel. The ranges of maps come from crops of training videos, half of
-them exemplars, half search regions. Writes backbone.onnx and head.onnx to --out; `--tracker
-onnx:...` runs them.
+them exemplars, half search regions. Writes backbone.onnx and head.onnx to --out; use
+`--tracker onnx:...` to run them.
 """
 
 from __future__ import annotations

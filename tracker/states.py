@@ -44,11 +44,11 @@ class Result:
 class StateConfig:
     """Scores at which the state changes, and where to search for a lost target."""
 
-    sure_score: float = 0.2  # at this score or above a frame counts as tracked and is learned
-    lost_score: float = 0.2  # below this for lost_frames frames in a row the target is lost
+    sure_score: float = 0.2  # at least this: the frame counts as tracked and is learned
+    lost_score: float = 0.2  # below this in lost_frames frames in a row: target lost
     lost_frames: int = 5
-    faint_score: float = 0.02  # below this the box does not move
-    found_score: float = 0.6  # at or above this for found_frames frames in a row it is found
+    faint_score: float = 0.02  # below this: the box does not move
+    found_score: float = 0.6  # at least this in found_frames frames in a row: target found
     found_frames: int = 3
     # Where to search for a lost target: at its last place, around it, or in the whole frame.
     redetect: str = field(default="frame", metadata={"choices": REDETECT})

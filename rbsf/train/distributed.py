@@ -52,7 +52,7 @@ def active() -> bool:
 def wait_for_all() -> None:
     """Wait until every process has reached this point.
 
-    Without this, a process that left while another was still writing has aborted.
+    Without this wait, processes that left while another was still writing have aborted.
     """
     if active():
         dist.barrier()

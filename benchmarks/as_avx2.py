@@ -2,9 +2,9 @@
 
     python benchmarks/as_avx2.py benchmarks/engine_speed.py --root OTB/David --updates
 
-RBSF_ISA=avx2 limits this project's engine alone. Here ONNX Runtime, OpenCV, PyTorch and NumPy
-choose their kernels for AVX2 too, so that both sides of a comparison run on the same CPU. Clock and
-caches stay those of this CPU.
+RBSF_ISA=avx2 only limits this project's engine. With this program ONNX Runtime, OpenCV, PyTorch and
+NumPy also choose their kernels for AVX2, so that both sides of a comparison run on the same CPU.
+Clock and caches are still those of this CPU.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SOURCE = Path(__file__).with_name("hide_avx512.cpp")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Build the library, and run the program with it; its exit status."""
+    """Build the library and run the program with it; returns the program's exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

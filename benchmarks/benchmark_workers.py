@@ -1,10 +1,10 @@
-"""How much faster eval/run_benchmarks.py gets with more processes.
+"""Measure how much faster eval/run_benchmarks.py gets with more processes.
 
     python benchmarks/benchmark_workers.py --dataset OTB100 --root OTB --tracker rbsf --workers 2
 
-The same run is timed with 1 process and with N, from the start of the program to its report. Takes
-the flags of eval/run_benchmarks.py. Each side has one thread a process and a results folder of its
-own, below --out. The machine should do nothing else. The sides' files of boxes are compared too.
+The same run is timed with 1 process and with N, from the start of the program to its report. It
+takes the flags of eval/run_benchmarks.py. Each side has one thread per process and its own results
+folder inside --out. The machine should do nothing else. The files of boxes are also compared.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-if not __package__:  # run as a file: where nothing is installed the checkout serves
+if not __package__:  # run as a file: use this checkout if the project is not installed
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from rbsf.eval.run_benchmarks import parse_args
@@ -26,10 +26,10 @@ PROGRAM = Path(__file__).resolve().parents[1] / "eval" / "run_benchmarks.py"
 
 
 def seconds(argv: list[str], workers: int, out: Path) -> float:
-    """Seconds that the program takes with so many processes. Raises ValueError where it fails."""
+    """Seconds that the program takes with `workers` processes. Raises ValueError if it fails."""
     shutil.rmtree(out, ignore_errors=True)
     command = [sys.executable, str(PROGRAM), *argv]
-    # Of a repeated flag the last one counts.
+    # If a flag is repeated, the last one counts.
     command += ["--workers", str(workers), "--threads", "1", "--out", str(out)]
     start = time.perf_counter()
     done = subprocess.run(command, check=False)
@@ -39,14 +39,14 @@ def seconds(argv: list[str], workers: int, out: Path) -> float:
 
 
 def result_files(out: Path) -> dict[str, bytes]:
-    """The content of every file of boxes below a results folder, by path."""
+    """The content of every file of boxes inside a results folder, by path."""
     files = (out / "results").rglob("*.txt")
     boxes = [path for path in files if not path.name.endswith("_time.txt")]
     return {str(path.relative_to(out)): path.read_bytes() for path in boxes}
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run both sides and print their ratio; returns 1 where they gave different boxes."""
+    """Run both sides and print their ratio; returns 1 if their boxes differ."""
     argv = sys.argv[1:] if argv is None else argv
     usage = "%(prog)s [-h] FLAGS OF eval/run_benchmarks.py, whose --help has them"
     own = argparse.ArgumentParser(

@@ -1,23 +1,23 @@
-"""Images per second of the folder reader, with reduced and with full decoding.
+"""Measure images per second of the folder reader, with reduced and with full decoding.
 
     python benchmarks/decode_speed.py --root IMAGENET --workers 1 2 4 8
     python benchmarks/decode_speed.py --image-size 500x375 --size 224
 
 Each number of worker processes is a line of the table. Without --root the program reads generated
-JPEGs of about ImageNet's size in bytes. Each round reads every side once, one after the other.
+JPEGs with about as many bytes as ImageNet's. Each round reads every side once, one after the other.
 Figures are medians over rounds, and the ratio is the median of the rounds' ratios. Processes start,
-and files are read into memory, in a pass that is not timed: this measures decoding, not disks. The
-first line, without worker processes, counts the time that one core works, whatever else the machine
-does. The other lines go by the clock.
+and files are read into memory, in a pass that is not timed, so this measures decoding, not disks.
+The first line, without worker processes, is based on the CPU time of one core, so other programs
+have little effect. The other lines use wall-clock time.
 
-What a node of 8 GPUs needs, on paper: 8 x --gpu-rate images per second. 2,500 is a guess for
-ResNet-18 with its teacher at 224 pixels; give what a training measured. At that rate an epoch of
-1,281,167 images takes 64 s. Disks have to give 110 kB x 20,000 = 2.2 GB/s, or nothing where the
-whole set, 140 GB, fits in memory. The GPUs take 150 kB x 20,000 = 3 GB/s over 8 links of 50 or
-more. So decoding is the limit, and needs 20,000 / images per second of one core, the figure of the
-first line, cores. Split them over 8 processes of torchrun, with --workers an eighth of the cores
-each. Where they do not suffice, shrink the images once to a short side of 256, which costs about
-half as much; --image-size 341x256 measures that.
+A node of 8 GPUs needs, in theory, 8 x --gpu-rate images per second. 2,500 is a guess for ResNet-18
+with its teacher at 224 pixels; give the rate that a training measured. At that rate an epoch of
+1,281,167 images takes 64 s. Disks must deliver 110 kB x 20,000 = 2.2 GB/s, or nothing if the whole
+data set, 140 GB, fits in memory. The GPUs take 150 kB x 20,000 = 3 GB/s over 8 links of 50 or more.
+So decoding is the limit. It needs 20,000 / (images per second of one core) cores; the divisor is in
+the first line. Split the cores over 8 processes of torchrun, with --workers an eighth of the cores
+each. If that is not enough, shrink the images once to a short side of 256, which costs about half
+as much; --image-size 341x256 measures that.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import tempfile
 import time
 from pathlib import Path
 
-if not __package__:  # run as a file: where nothing is installed the checkout serves
+if not __package__:  # run as a file: use this checkout if the project is not installed
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 import cv2
@@ -43,9 +43,9 @@ from rbsf.system.environment import cores
 from rbsf.system.program import positive_int, run
 
 GPUS = 8
-TRAIN_IMAGES = 1_281_167  # of ImageNet
+TRAIN_IMAGES = 1_281_167  # training images of ImageNet
 QUALITY = 92  # generated images of 500 x 375 have nearly ImageNet's mean of 110 kB
-DISTINCT = 32  # images that are generated; the others are copies
+DISTINCT = 32  # number of generated images; all others are copies
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -93,9 +93,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def generate(root: Path, image_size: str, count: int) -> None:
-    """Write textured JPEGs of one class below `root`/train and one image below `root`/val.
+    """Write textured JPEGs of one class into `root`/train and one image into `root`/val.
 
-    Raises ValueError where `image_size` is not such as 500x375.
+    Raises ValueError if `image_size` is not of the form 500x375.
     """
     width, _, height = image_size.partition("x")
     if not (width.isdecimal() and height.isdecimal() and min(int(width), int(height)) >= 16):
@@ -118,9 +118,9 @@ def _picture(rng: np.random.Generator, width: int, height: int) -> bytes:
 
 
 def rate(data: FolderData, batch: int, epoch: int, limit: int) -> float:
-    """Images per second of one training pass, by the clock.
+    """Images per second of one training pass, in wall-clock time.
 
-    Where this process decodes itself, the time that it works counts instead.
+    If this process itself decodes, its CPU time counts instead.
     """
     clock = time.perf_counter if data.workers else time.process_time
     start, images = clock(), 0
@@ -132,7 +132,7 @@ def rate(data: FolderData, batch: int, epoch: int, limit: int) -> float:
 def compare(data: FolderData, workers: int, args: argparse.Namespace) -> tuple[float, float, float]:
     """Images per second with reduced and full decoding, and their ratio.
 
-    `workers` processes decode; 0 stands for this process.
+    `workers` processes decode; 0 means this process.
     """
     sides = [
         dataclasses.replace(data, workers=workers, size=args.size, reduced=reduced)
@@ -141,13 +141,13 @@ def compare(data: FolderData, workers: int, args: argparse.Namespace) -> tuple[f
     rounds = []
     for epoch in range(args.rounds + 1):
         rounds.append([rate(side, args.batch, epoch, args.images) for side in sides])
-    del rounds[0]  # it has started the processes
+    del rounds[0]  # the first round also started the processes
     reduced, full = (statistics.median(values) for values in zip(*rounds, strict=True))
     return reduced, full, statistics.median(first / second for first, second in rounds)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure, print the table and what a node of 8 GPUs needs."""
+    """Measure; print the table and the needs of a node of 8 GPUs."""
     args = parse_args(argv)
     cv2.setNumThreads(1)  # as in worker processes
     counts = args.workers or [2**i for i in range(cores().bit_length())]
@@ -170,7 +170,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def print_setting(data: FolderData, args: argparse.Namespace) -> None:
-    """Print what is read, and on how many cores."""
+    """Print the number and size of images and the number of cores."""
     sizes = [(data.root / name).stat().st_size for name in data.files[: args.images]]
     mean = sum(sizes) / len(sizes) / 1e3
     crops = f"crops of {args.size}, {cores()} cores"

@@ -3,17 +3,16 @@
     python benchmarks/engine_speed.py --root OTB/David --tracker v3=onnx:BACKBONE.onnx,HEAD.onnx
 
 Every round times each side once, one after the other, each after a pause and untimed calls, so that
-whatever else the machine does falls on all sides. The figures are medians over rounds. Backbones
+other load on the machine affects all sides equally. The figures are medians over rounds. Backbones
 get the three crops of one update. Trackers follow one target over the same frames; their untimed
-calls are on the frame before. The float network is SiamFC's AlexNet with random weights, which cost
-what trained ones do.
+calls are on the frame before. The float network is SiamFC's AlexNet with random weights, which take
+as long as trained ones.
 
---layers times the packed network's layers alone, on one thread. It also gives the binary layers'
-share of what this core could do at most: one `vpopcntq` of 512 bits a cycle, whose rate is taken in
-each round.
+--layers only times the packed network's layers, on one thread. It also prints the binary layers'
+share of the most this core can do: one `vpopcntq` of 512 bits per cycle, measured in each round.
 
-OpenCV 5 has neither KCF nor CSRT. The Python of --contrib, an environment with
-opencv-contrib-python below 5, times them beside the packed tracker.
+OpenCV 5 has neither KCF nor CSRT. --contrib takes the Python of an environment with
+opencv-contrib-python below 5, and times them together with the packed tracker.
 
 Start-up and peak memory (Linux) are those of a process that loads a tracker and follows a target
 for 20 frames. Writes speed.json, speed.md and speed.png to --out.
@@ -31,7 +30,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if not __package__:  # run as a file: where nothing is installed the checkout serves
+if not __package__:  # run as a file: use this checkout if the project is not installed
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.layer_speed import layer_table
@@ -48,7 +47,7 @@ if TYPE_CHECKING:
     from rbsf.tracker.loading import Constants
     from rbsf.tracker.states import Result
 
-# The program of a process whose start-up and memory are measured.
+# The program that a process runs to measure its start-up and memory.
 START_UP = """
 import re, sys, time
 start = time.perf_counter()
@@ -116,7 +115,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def backbones(weights: Path, crops: np.ndarray, threads: int, folder: Path) -> dict[str, Timed]:
-    """A call of every backbone on `crops`, uint8 `[3, 255, 255, 3]`, on so many threads."""
+    """A call of every backbone on `crops`, uint8 `[3, 255, 255, 3]`, with `threads` threads."""
     import torch
 
     from rbsf.engine.cpu import available_isas
@@ -144,7 +143,7 @@ def _with_threads(torch: Any, threads: int, backbone: Callable, crops: np.ndarra
 
 
 def updates(trackers: dict[str, Tracker], sequence: Sequence, frames: int) -> dict[str, float]:
-    """Median milliseconds of each tracker's update, all on one frame before the next."""
+    """Median milliseconds of each tracker's update; all update on a frame before the next frame."""
     import numpy as np
     from tqdm import tqdm
 
@@ -178,7 +177,7 @@ def packed_trackers(weights: Path, threads: int) -> dict[str, Tracker]:
 
 
 class Several:
-    """Several trackers of one network, all on one target: they cost what so many targets do."""
+    """Several trackers of one network on one target; they cost as much as `count` targets."""
 
     def __init__(self, network: Any, constants: Constants, count: int) -> None:
         from rbsf.tracker.loading import make_tracker
@@ -191,7 +190,7 @@ class Several:
             tracker.init(image, box)
 
     def update(self, image: np.ndarray) -> Result:
-        """Update all of them; the first one's result."""
+        """Update all of them; returns the first one's result."""
         from rbsf.tracker.loading import update_all
 
         return update_all(self._trackers, image)[0]
@@ -224,7 +223,7 @@ def all_trackers(args: argparse.Namespace, threads: int) -> dict[str, Tracker]:
 
 
 def beside_packed(names: list[str], weights: Path, threads: int) -> dict[str, Tracker]:
-    """The packed trackers, and those of OpenCV with these names."""
+    """The packed trackers, and OpenCV's trackers with these names."""
     from rbsf.eval.trackers import parse_tracker
 
     trackers = packed_trackers(weights, threads)
@@ -234,9 +233,9 @@ def beside_packed(names: list[str], weights: Path, threads: int) -> dict[str, Tr
 
 
 def contrib(args: argparse.Namespace, threads: int) -> dict[str, float]:
-    """The times of KCF and CSRT over that of the packed tracker beside them, by name.
+    """The times of KCF and CSRT divided by that of the packed tracker in the same run, by name.
 
-    Returns none without --contrib. Raises ValueError where its Python fails.
+    Empty without --contrib. Raises ValueError if its Python fails.
     """
     if not args.contrib:
         return {}
@@ -278,8 +277,8 @@ def search_crops(weights: Path, sequence: Sequence) -> np.ndarray:
 def measure(args: argparse.Namespace, sequence: Sequence) -> Iterator[dict[str, Any]]:
     """Yield all figures so far, after each part.
 
-    Their form is {"backbones": {threads: {name: ms}}, "updates": the same, "start": {engine:
-    (seconds, MB)}}.
+    Their form is {"backbones": {threads: {name: ms}}, "updates": {threads: {name: ms}}, "start":
+    {engine: (seconds, MB)}}.
     """
     found: dict[str, Any] = {"backbones": {}, "updates": {}, "start": {}}
     for threads in args.threads:
@@ -317,7 +316,7 @@ def main(argv: list[str] | None = None) -> int:
         print(layer_table(args.weights, search_crops(args.weights, sequence), args.rounds))
         return 0
     check_writable(args.out / "speed.json")
-    for found in measure(args, sequence):  # a run that ends early keeps what it has
+    for found in measure(args, sequence):  # a run that ends early keeps its results
         content = {"environment": environment(), **found}
         write_atomically(args.out / "speed.json", (json.dumps(content, indent=1) + "\n").encode())
         write_atomically(args.out / "speed.md", markdown(found).encode())

@@ -1,9 +1,9 @@
-"""How far trackers' boxes move on a video that stands still.
+"""Measure how far trackers' boxes move on a video with a still picture.
 
     python benchmarks/frozen_frame.py --root GOT-10k/val --tracker rbsf
 
-Each tracker starts on the true box of a sequence's first frame, and then sees that frame again and
-again.
+Each tracker starts on the true box of a sequence's first frame, and then sees the same frame
+repeatedly.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-if not __package__:  # run as a file: where nothing is installed the checkout serves
+if not __package__:  # run as a file: use this checkout if the project is not installed
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from rbsf.system.program import positive_int, run
@@ -72,10 +72,10 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def measure(tracker: Tracker, sequence: Sequence, frames: int) -> list[float]:
-    """Show a tracker the first frame again and again: three overlaps, and pixels moved a frame.
+    """Show a tracker the first frame repeatedly; returns three overlaps, and pixels per frame.
 
-    The overlaps are those of the first and of the last box with the true box, and of the last box
-    with the first. Only moves in the last half count.
+    The overlaps are: first box with true box, last box with true box, last box with first box. The
+    pixels are the mean movement in the last half of the frames.
     """
     from rbsf.eval.metrics import overlaps
 

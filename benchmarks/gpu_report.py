@@ -25,9 +25,9 @@ def write_report(
     text: str = "",
     **data: Any,
 ) -> None:
-    """Write both files anew: a table, the `text` below it, and the environment.
+    """Rewrite both files: a table, the `text` below it, and the environment.
 
-    `data` goes into `report.json` alone.
+    `data` only goes into `report.json`.
     """
     about = environment() | {"card": card(device), "cuda": torch.version.cuda or ""}
     lines = ["| " + " | ".join(cells) + " |" for cells in (heads, ["---"] * len(heads), *rows)]
@@ -40,7 +40,7 @@ def write_report(
 
 
 def trial_parser(description: str, batch_size: int, out: Path) -> argparse.ArgumentParser:
-    """A parser with the flags of all programs that run trial steps."""
+    """A parser with the flags that all programs with trial steps share."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -61,10 +61,10 @@ def trial_parser(description: str, batch_size: int, out: Path) -> argparse.Argum
 
 
 def end_cleanly_on_sigterm() -> None:
-    """Let SIGTERM raise SystemExit, so that the program can end what it has started."""
+    """Make SIGTERM raise SystemExit, so that the program can end the processes it started."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def card(device: torch.device) -> str:
-    """The name of a GPU, empty for a CPU."""
+    """The name of a GPU; empty for a CPU."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else ""

@@ -1,8 +1,9 @@
-// A library that `as_avx2.py` loads into a process: it hides all that is newer than AVX2 from it, so that every
-// library there chooses the kernels that it would choose on a CPU with AVX2 alone.
+// A library that `as_avx2.py` loads into a process. It hides everything newer than AVX2, so that
+// every other library chooses the kernels that it would choose on a CPU with only AVX2.
 //
-// Linux lets a process forbid itself the instruction CPUID, by which libraries ask what a CPU can do. Each use then
-// raises a signal, and the handler below answers in the CPU's place.
+// Libraries use the instruction CPUID to find out what a CPU can do. Linux lets a process disable
+// this instruction for itself. Each use then raises a signal, and the handler below answers instead
+// of the CPU.
 
 #include <asm/prctl.h>
 #include <cpuid.h>
@@ -16,7 +17,7 @@
 
 namespace {
 
-constexpr unsigned FEATURES = 7;  // the question whose first answer has the bits below
+constexpr unsigned FEATURES = 7;  // the CPUID leaf with the bits below, in its part 0
 
 constexpr unsigned bits(std::initializer_list<int> numbers) {
     unsigned all = 0;
@@ -24,7 +25,7 @@ constexpr unsigned bits(std::initializer_list<int> numbers) {
     return all;
 }
 
-// Those of AVX-512 and AMX (Intel's manual, volume 2A, CPUID).
+// The bits of AVX-512 and AMX (Intel's manual, volume 2A, CPUID).
 constexpr unsigned HIDDEN_IN_EBX = bits({16, 17, 21, 26, 27, 28, 30, 31});
 constexpr unsigned HIDDEN_IN_ECX = bits({1, 6, 11, 12, 14});
 constexpr unsigned HIDDEN_IN_EDX = bits({2, 3, 8, 22, 23, 24, 25});
@@ -34,7 +35,7 @@ bool allow_cpuid(bool allowed) { return syscall(SYS_arch_prctl, ARCH_SET_CPUID, 
 void answer(int, siginfo_t*, void* context) {
     greg_t* registers = static_cast<ucontext_t*>(context)->uc_mcontext.gregs;
     const auto* code = reinterpret_cast<const unsigned char*>(registers[REG_RIP]);
-    if (code[0] != 0x0f || code[1] != 0xa2) {  // not CPUID: a fault of the program's own
+    if (code[0] != 0x0f || code[1] != 0xa2) {  // not CPUID, so a fault of the program itself
         std::signal(SIGSEGV, SIG_DFL);
         return;
     }
@@ -47,14 +48,14 @@ void answer(int, siginfo_t*, void* context) {
         ebx &= ~HIDDEN_IN_EBX;
         ecx &= ~HIDDEN_IN_ECX;
         edx &= ~HIDDEN_IN_EDX;
-    } else if (question == FEATURES) {  // AVX-VNNI and what came after it
+    } else if (question == FEATURES) {  // AVX-VNNI and later features
         eax = ebx = ecx = edx = 0;
     }
     registers[REG_RAX] = eax;
     registers[REG_RBX] = ebx;
     registers[REG_RCX] = ecx;
     registers[REG_RDX] = edx;
-    registers[REG_RIP] += 2;  // bytes of the instruction
+    registers[REG_RIP] += 2;  // skips the instruction, which has 2 bytes
 }
 
 __attribute__((constructor)) void start() {

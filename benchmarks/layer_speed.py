@@ -1,4 +1,4 @@
-"""The layers of a packed tracker, timed one by one, for `engine_speed.py --layers`."""
+"""Times the layers of a packed tracker one by one, for `engine_speed.py --layers`."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ HEADS = ("binary ones", "1e12 products/s", "of the limit", "with XOR and sum")
 def layer_table(weights: Path, crops: np.ndarray, rounds: int) -> str:
     """A table of each layer's median milliseconds on one thread, for crops uint8 `[N, S, S, 3]`.
 
-    Further columns have the milliseconds of all binary layers, their products a second, and what
-    share that is of the limit of `vpopcntq`, alone and with an XOR and a sum each.
+    Further columns have the milliseconds of all binary layers, their products per second, and the
+    share of the limit of `vpopcntq`, alone and with an XOR and a sum each.
     """
     import numpy as np
 
@@ -46,7 +46,7 @@ def layer_table(weights: Path, crops: np.ndarray, rounds: int) -> str:
 
 
 def _measure(engines: dict, crops: np.ndarray, rounds: int) -> tuple[Times, tuple[float, float]]:
-    """Milliseconds of each layer, and the limits of this core in products a second.
+    """Milliseconds of each layer, and the limits of this core in products per second.
 
     The limits are those of `vpopcntq` alone and with an XOR and a sum; nan without AVX-512.
     """

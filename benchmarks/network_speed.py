@@ -4,9 +4,9 @@
 
 Every round times each side once, one after the other, as benchmarks/engine_speed.py does; the
 figures are medians over rounds. The packed network is 1-bit, with RBCN's layers; the others run
-its float twin, which ONNX Runtime also has in 8 bits. Weights are random, which cost what trained
-ones do. Images are uint8 for the packed network, whose time includes their normalisation, and
-ready float32 tensors for the others. Writes network.json and network.md to --out.
+its float twin, ONNX Runtime also in 8 bits. Weights are random, which take as long as trained ones.
+Images are uint8 for the packed network, so its time includes their normalisation; the others get
+prepared float32 tensors. Writes network.json and network.md to --out.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if not __package__:  # run as a file: where nothing is installed the checkout serves
+if not __package__:  # run as a file: use this checkout if the project is not installed
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.sides import Timed, medians, onnx_sides
@@ -71,7 +71,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def sides(name: str, args: argparse.Namespace, threads: int, folder: Path) -> dict[str, Timed]:
-    """A call of all that runs the network `name` on a batch, on so many threads, packed first."""
+    """A call of each side that runs the network `name` on a batch; packed sides come first."""
     import numpy as np
     import torch
 
@@ -99,14 +99,14 @@ def sides(name: str, args: argparse.Namespace, threads: int, folder: Path) -> di
 
 
 def torch_sides(net: nn.Module, images: np.ndarray, threads: int) -> dict[str, Timed]:
-    """The float network in PyTorch, channels last, as it is and compiled."""
+    """The float network in PyTorch, channels last, uncompiled and compiled."""
     import torch
 
     net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float()  # [N, C, H, W]
     pixels = pixels.contiguous(memory_format=torch.channels_last)
     torch.set_num_threads(threads)
-    torch._dynamo.reset()  # compiled code has the number of threads in it
+    torch._dynamo.reset()  # compiled code depends on the number of threads
     found: dict[str, Timed] = {}
     modules = {"PyTorch float32": net, "PyTorch float32, compiled": torch.compile(net)}
     for name, module in modules.items():

@@ -1,11 +1,11 @@
-"""Time networks in the packed engine and in ONNX Runtime, in turns, on one thread.
+"""Time networks in the packed engine and in ONNX Runtime, alternately, on one thread.
 
     python benchmarks/onnx_speed.py --weights weights/rbsf-train.safetensors lenet.safetensors
 
-A tracker's time is that of the network in one frame: of RB-SF 2 a search crop of 255 pixels, of
-RB-SF three. A classifier's is that of one image. Inputs are made up. The time is the CPU's, so
-other programs on the same core count little. Of each network the median and the least of all rounds
-are printed, and how far its results are apart.
+A tracker's time is the network's time for one frame: one search crop of 255 pixels for RB-SF 2,
+three for RB-SF. A classifier's time is that of one image. Inputs are made up. CPU time is measured,
+so other programs on the same core have little effect. For each network the program prints the
+median and the least time over all rounds, and how much its results differ.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-if not __package__:  # run as a file: where nothing is installed the checkout serves
+if not __package__:  # run as a file: use this checkout if the project is not installed
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from rbsf.system.program import positive_int, run
@@ -49,7 +49,7 @@ def session(path: Path) -> Any:
 
 
 def calls(weights: Path, folder: Path) -> tuple[Call, Call]:
-    """What runs the network of a file once: in the packed engine, and in ONNX Runtime."""
+    """Functions that run a file's network once: in the packed engine, and in ONNX Runtime."""
     from rbsf.engine.run import Engine
     from rbsf.export.compare import made_up_images
     from rbsf.export.onnx import network_graph, search_graphs
@@ -84,7 +84,7 @@ def calls(weights: Path, folder: Path) -> tuple[Call, Call]:
 
 
 def measure(pair: tuple[Call, Call], rounds: int) -> np.ndarray:
-    """Milliseconds of CPU time `[rounds, 2]` of both calls, which take turns."""
+    """Milliseconds of CPU time `[rounds, 2]` of both calls, which alternate."""
     for call in pair:
         call()
     times = np.empty((rounds, 2))

@@ -1,10 +1,10 @@
-"""Quantise a tracker of two ONNX graphs to 8 bits by ONNX Runtime, as a rival for one bit.
+"""Quantise a tracker of two ONNX graphs to 8 bits with ONNX Runtime, to compare with 1-bit ones.
 
     python benchmarks/quantise_pair.py --pair BACKBONE.onnx,HEAD.onnx --data videos --out int8
 
-Weights are quantised for each channel. The ranges of maps come from crops of training videos: half
-of them exemplars, half search regions. Writes backbone.onnx and head.onnx to --out, which
-`--tracker onnx:...` runs.
+Weights are quantised per channel. The ranges of maps come from crops of training videos, half of
+them exemplars, half search regions. Writes backbone.onnx and head.onnx to --out; use
+`--tracker onnx:...` to run them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-if not __package__:  # run as a file: where nothing is installed the checkout serves
+if not __package__:  # run as a file: use this checkout if the project is not installed
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from rbsf.system.program import positive_int, run
@@ -39,7 +39,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def pairs_of(folder: Path, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """`count` pairs of an exemplar and a search region, from videos that are taken in turns.
+    """`count` pairs of an exemplar and a search region, from one video after another.
 
     An exemplar is from the first frame with a box, a search region from any frame with a box.
     """
@@ -60,7 +60,7 @@ def pairs_of(folder: Path, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def quantise(source: Path, target: Path, examples: Iterable[Inputs]) -> None:
-    """Write the graph `source` in 8 bits as `target`, with ranges that come from `examples`."""
+    """Write the graph `source` in 8 bits as `target`, with ranges measured on `examples`."""
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process

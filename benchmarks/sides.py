@@ -1,4 +1,4 @@
-"""What timings of several sides share: interleaved rounds, and the sides of ONNX Runtime."""
+"""Shared parts of timings of several sides: interleaved rounds, and the ONNX Runtime sides."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 Timed = Callable[[], object]
 WARM_UP = 3  # rounds that do not count
-# Seconds before each side. The threads of the side before spin that long, and would take its cores.
+# Seconds of pause before each side. The previous side's threads spin that long and occupy cores.
 PAUSE = 0.2
-# Seconds of untimed calls after the pause. A sleeping core takes that long to reach its full speed.
+# Seconds of untimed calls after the pause. A sleeping core needs that long to reach full speed.
 WAKE = 0.1
 
 
@@ -44,7 +44,7 @@ def time_after_pause(side: Timed, untimed: Timed) -> float:
 
 
 def wake(side: Timed) -> None:
-    """Call a side again and again, until the core that runs it is awake."""
+    """Call a side repeatedly, until the core that runs it is awake."""
     begin = time.perf_counter()
     while time.perf_counter() - begin < WAKE:
         side()
@@ -53,10 +53,10 @@ def wake(side: Timed) -> None:
 def onnx_sides(
     export: Callable[[], Exported], images: np.ndarray, threads: int, folder: Path
 ) -> dict[str, Timed]:
-    """ONNX Runtime on a float network: in float32 and in 8 bits (static, QDQ, per channel).
+    """ONNX Runtime sides for a float network: float32 and 8 bits (static, QDQ, per channel).
 
-    `images` are uint8 `[N, H, W, C]`. `export` exports the network, unless its graphs are in
-    `folder` already. Returns no side where ONNX Runtime is not installed.
+    `images` are uint8 `[N, H, W, C]`. `export` exports the network, unless its graphs are already
+    in `folder`. Returns no side if ONNX Runtime is not installed.
     """
     try:
         import onnxruntime as ort

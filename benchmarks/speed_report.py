@@ -1,4 +1,4 @@
-"""The figures of `engine_speed.py`, as tables and as bars."""
+"""Shows the figures of `engine_speed.py` as tables and as bars."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ TITLES = {"backbones": "backbone, 3 crops of 255 x 255", "updates": "update, per
 
 
 def markdown(found: dict[str, Any]) -> str:
-    """The figures as tables; ratios are to the packed engine, of its best instruction set."""
+    """The figures as tables; ratios are to the packed engine with its best instruction set."""
     parts = []
     for key, title in TITLES.items():
         for threads, rows in found[key].items():
@@ -25,7 +25,7 @@ def markdown(found: dict[str, Any]) -> str:
 
 
 def plot(found: dict[str, Any], path: Path) -> None:
-    """Bars of all medians, a panel for backbones and one for trackers, where they were timed."""
+    """Bars of all medians: one panel for backbones and one for trackers, if they were timed."""
     from matplotlib.figure import Figure
 
     panels = [key for key in TITLES if found[key]]

@@ -1,9 +1,9 @@
-"""Does a GPU compute what the CPU computes? One training step of ResNet-18, R+G+B, and 20 of them.
+"""Check that a GPU computes the same as the CPU: 1 and 20 training steps of ResNet-18, R+G+B.
 
-Distances are |a - b| / |b| over all numbers of a kind. Signs make a step discontinuous: a value
-next to zero that is rounded otherwise turns a sign, and the step differs by more than roundings.
-That does not happen in 64 bits, where the bounds are tight. In 32 bits they are what the CPU's own
-arithmetic leaves open. The exit code is 1 where a bound is missed.
+Distances are |a - b| / |b| over all numbers of a kind. Signs make a step discontinuous: if a value
+near zero is rounded differently, its sign flips, and the step differs by more than rounding errors.
+This does not happen in 64 bits, so the bounds are tight there. In 32 bits the bounds come from the
+differences of the CPU's own results. The exit code is 1 if a bound is exceeded.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-if not __package__:  # run as a file: where nothing is installed the checkout serves
+if not __package__:  # run as a file: use this checkout if the project is not installed
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 import torch
@@ -29,18 +29,18 @@ from rbsf.train.capture import WARM_UP, CapturedSteps
 from rbsf.train.device import choose_device
 
 DOUBLE = torch.float64
-EXACT, EXACT_LONG = 1e-9, 1e-6  # bounds in 64 bits, of one step and of several
-LOSS_BOUNDS = {"TF32": 0.02, "bfloat16": 0.1}  # of the loss of one step
-Distances = tuple[float, float, float]  # of losses, gradients and weights
+EXACT, EXACT_LONG = 1e-9, 1e-6  # bounds in 64 bits, for one step and for several
+LOSS_BOUNDS = {"TF32": 0.02, "bfloat16": 0.1}  # bounds for the loss of one step
+Distances = tuple[float, float, float]  # distances of losses, gradients and weights
 
 
 @dataclass
 class Outcome:
-    """What steps have left, in float64 on the CPU."""
+    """The results of some steps, in float64 on the CPU."""
 
     loss: Tensor  # [steps]
-    gradients: Tensor  # flat, of the last step
-    weights: Tensor  # flat, after the last step
+    gradients: Tensor  # gradients of the last step, flat
+    weights: Tensor  # weights after the last step, flat
 
 
 @dataclass
@@ -54,13 +54,13 @@ class Row:
 
     @property
     def passed(self) -> bool:
-        """Whether no bound is missed; nan misses every bound."""
+        """Whether no bound is exceeded; nan exceeds every bound."""
         pairs = zip(self.distances, self.bounds, strict=True)
         return all(distance <= bound for distance, bound in pairs if bound is not None)
 
 
 def take_steps(trial: Trial, count: int, captured: bool = False) -> Outcome:
-    """Run `count` steps. Raises ValueError where they are to be captured and cannot be."""
+    """Run `count` steps. Raises ValueError if they should be captured but cannot be."""
     steps = CapturedSteps(trial.rectifier) if captured else trial.rectifier
     losses = [steps.step(batch, 0)["loss"].double().cpu() for batch in trial.batches(count)]
     if isinstance(steps, CapturedSteps) and steps.failure:
@@ -133,10 +133,10 @@ def compare(args: argparse.Namespace, device: torch.device) -> Iterator[Row]:
 
 
 def attempt(name: str, function: Callable[[], tuple[Distances, str]]) -> Row:
-    """A row of the distances and the note that `function` returns, or of why it failed."""
+    """A row with the distances and the note that `function` returns, or with its error."""
     try:
         found, note = function()
-    except Exception as error:  # compilers have errors of their own
+    except Exception as error:  # compilers have their own error classes
         found = (math.nan,) * 3
         lines = str(error).splitlines() or [type(error).__name__]
         note = lines[0][:120]
@@ -145,7 +145,7 @@ def attempt(name: str, function: Callable[[], tuple[Distances, str]]) -> Row:
 
 @contextmanager
 def arithmetic(tf32: bool, repeatable: bool = False) -> Iterator[None]:
-    """Context that lets GPUs use TF32 for float32, or makes their results repeatable."""
+    """Context manager that lets GPUs use TF32 for float32, or makes their results repeatable."""
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
     torch.backends.cudnn.deterministic = repeatable
     try:
@@ -156,7 +156,7 @@ def arithmetic(tf32: bool, repeatable: bool = False) -> Iterator[None]:
 
 
 def with_threads(threads: int, function: Callable[[], Outcome]) -> Outcome:
-    """The outcome of `function` with so many threads of PyTorch."""
+    """The outcome of `function` when PyTorch uses `threads` threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

@@ -1,9 +1,9 @@
-"""How fast is a training step, R+G+B of ResNet-18 on CIFAR's images, and where does its time go?
+"""Time a training step (R+G+B of ResNet-18 on CIFAR-sized images), and show what takes the time.
 
 Each way to run a step is timed alone: eager (float32, TF32, without channels-last, bfloat16), and
-captured as a CUDA graph. Then several trainings run at once, captured: as streams of one process,
-as processes that take turns, and as processes under NVIDIA's multi-process service. A CPU has only
-some of these ways. The report is written anew after each row.
+captured as a CUDA graph. Then several captured trainings run at once: as streams of one process, as
+processes that take turns, and as processes under NVIDIA's multi-process service. A CPU has only
+some of these ways. The report is rewritten after each row.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-if not __package__:  # run as a file: where nothing is installed the checkout serves
+if not __package__:  # run as a file: use this checkout if the project is not installed
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 import torch
@@ -33,10 +33,10 @@ from rbsf.tools.step_trial import Trial, trial_config
 from rbsf.train.capture import WARM_UP, CapturedSteps
 from rbsf.train.device import choose_device
 
-PATIENCE = 120  # seconds after which processes beside each other are killed
-BATCHES = 4  # taken in turn
-PEAK_SIZE = 8192  # side of the square matrices whose product measures the card's peak
-TOP_KERNELS = 12  # kernels that a profile names
+PATIENCE = 120  # seconds after which simultaneous processes are killed
+BATCHES = 4  # number of batches, used in turn
+PEAK_SIZE = 8192  # side of the square matrices that are multiplied to measure the card's peak
+TOP_KERNELS = 12  # number of kernels that a profile lists
 PROFILED_STEPS = 3
 WAYS = {  # name: arguments of Runner
     "eager, float32": {"tf32": False},
@@ -47,14 +47,14 @@ WAYS = {  # name: arguments of Runner
     "captured, bfloat16": {"captured": True, "precision": torch.bfloat16},
 }
 ON_CPU = ("eager, float32", "eager, bfloat16")
-BESIDE = "captured, TF32"  # the way in which several trainings run at once
-Row = tuple[str, float, str]  # name, images a second or nan, a remark
+BESIDE = "captured, TF32"  # the way used when several trainings run at once
+Row = tuple[str, float, str]  # name, images per second or nan, remark
 
 
 class Runner:
     """A training step on made-up batches, run in one of WAYS.
 
-    Raises ValueError where the step is to be captured and cannot be.
+    Raises ValueError if the step should be captured but cannot be.
     """
 
     def __init__(
@@ -91,21 +91,21 @@ class Runner:
         self.count += 1
 
     def rate(self, seconds: float) -> float:
-        """Images a second."""
+        """Images per second."""
         return self.images * count_steps([self.step], seconds)
 
 
 def contiguous(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A batch whose tensors lie channels first in memory."""
+    """A batch with its tensors in channels-first memory."""
     return {name: tensor.contiguous() for name, tensor in batch.items()}
 
 
 def count_steps(steps: list[Callable[[], None]], seconds: float) -> float:
-    """Calls a second of all `steps` together, which are called in turn for about `seconds`."""
+    """Calls per second of all `steps` together; they are called in turn for about `seconds`."""
     synchronize()
     begin, done = time.perf_counter(), 0
     while time.perf_counter() - begin < seconds:
-        for _ in range(5):  # calls between two looks at the clock
+        for _ in range(5):  # rounds of calls between two checks of the clock
             for step in steps:
                 step()
         done += 5 * len(steps)
@@ -132,7 +132,7 @@ def time_alone(args: argparse.Namespace) -> Iterator[Row]:
 
 
 def time_beside(args: argparse.Namespace) -> Iterator[Row]:
-    """Time `args.beside` trainings at once; the images of all of them count."""
+    """Time `args.beside` simultaneous trainings; the images of all of them count."""
     count = args.beside
     yield f"{count} streams of a process", *attempt(lambda: time_streams(args))
     yield f"{count} processes", *attempt(lambda: time_processes(args, {}))
@@ -148,7 +148,7 @@ def time_beside(args: argparse.Namespace) -> Iterator[Row]:
 
 
 def attempt(function: Callable[[], float]) -> tuple[float, str]:
-    """What `function` measures and no remark, or nan and why it failed."""
+    """The result of `function` and no remark, or nan and the reason why it failed."""
     try:
         return function(), ""
     except (RuntimeError, ValueError, OSError, subprocess.SubprocessError) as error:
@@ -156,7 +156,7 @@ def attempt(function: Callable[[], float]) -> tuple[float, str]:
 
 
 def time_streams(args: argparse.Namespace) -> float:
-    """Images a second of captured steps on streams of this process."""
+    """Images per second of captured steps on streams of this process."""
     runners = [Runner(args, **WAYS[BESIDE]) for _ in range(args.beside)]  # type: ignore[arg-type]
 
     def on_stream(runner: Runner, stream: Any) -> Callable[[], None]:
@@ -171,7 +171,7 @@ def time_streams(args: argparse.Namespace) -> float:
 
 
 def time_processes(args: argparse.Namespace, variables: dict[str, str]) -> float:
-    """Images a second of captured steps in processes of their own, which all work at once."""
+    """Images per second of captured steps in separate processes that work at the same time."""
     processes = [start_process(args, variables) for _ in range(args.beside)]
     patience = threading.Timer(PATIENCE, lambda: [process.kill() for process in processes])
     patience.start()
@@ -198,7 +198,7 @@ def start_process(args: argparse.Namespace, variables: dict[str, str]) -> subpro
 
 
 def end_process(process: subprocess.Popen) -> None:
-    """Wait until a process has ended; kill it where that takes too long."""
+    """Wait until a process has ended; kill it if that takes too long."""
     try:
         process.wait(timeout=10)
     except subprocess.TimeoutExpired:
@@ -209,7 +209,7 @@ def end_process(process: subprocess.Popen) -> None:
 def expect(process: subprocess.Popen, word: str) -> str:
     """The next line of a process that begins with `word`.
 
-    Raises ValueError where the process ends before.
+    Raises ValueError if the process ends before that.
     """
     for line in process.stdout:  # type: ignore[union-attr]
         if line.startswith(word):
@@ -218,7 +218,7 @@ def expect(process: subprocess.Popen, word: str) -> str:
 
 
 def serve_one(args: argparse.Namespace) -> int:
-    """Warm up, wait for a line on standard input, and print the rate: one of several processes."""
+    """Be one of several processes: warm up, wait for a line on standard input, print the rate."""
     runner = Runner(args, **WAYS[args.way])  # type: ignore[arg-type]
     print("ready", flush=True)
     sys.stdin.readline()
@@ -227,7 +227,7 @@ def serve_one(args: argparse.Namespace) -> int:
 
 
 def measure_peak(device: torch.device) -> dict[str, float]:
-    """Operations a second of large products in TF32 and bfloat16, and bytes a second of a copy."""
+    """Operations per second of large TF32 and bfloat16 products, bytes per second of a copy."""
     if device.type == "cpu":
         return {}
     torch.backends.cuda.matmul.allow_tf32 = True
@@ -244,9 +244,9 @@ def measure_peak(device: torch.device) -> dict[str, float]:
 
 
 def count_operations(args: argparse.Namespace) -> int:
-    """Floating-point operations of a step's convolutions and linear layers, both ways.
+    """Floating-point operations of a step's convolutions and linear layers, forwards and backwards.
 
-    They are counted in float64, in which a CPU has no kernels for bits either.
+    They are counted in float64, since the CPU then does not use kernels for bits.
     """
     config = trial_config(stages=args.stages, batch_size=2)
     trial = Trial(config, torch.device("cpu"), dtype=torch.float64)
@@ -259,7 +259,7 @@ def count_operations(args: argparse.Namespace) -> int:
 def profile_step(args: argparse.Namespace) -> str:
     """The kernels that take most of the time of an eager step.
 
-    Raises RuntimeError where the profiler records nothing.
+    Raises RuntimeError if the profiler records nothing.
     """
     runner = Runner(args)
     cuda = choose_device(args.device).type == "cuda"

@@ -1,13 +1,13 @@
-"""CPU time of an image in a classifier's training, part by part, here and in another work tree.
+"""Measure the CPU time per image of a classifier's training, here and in another work tree.
 
     git worktree add ../before COMMIT
     python benchmarks/training_cost.py --root data --against ../before --isa avx2 --isa avx512
 
-Each round starts a process for each part and tree, one after the other, which trains ResNet-18
-32-32-64-128 on CIFAR-100 by configs/classify/resnet18_cifar_small.yaml on one thread. The time of a
-step reaches from batch to batch, so that data, optimizers and logs count. A process gives the
-median of its steps, of which the first do not count; the result is the least over all rounds. The
-results so far are written to --out after each process.
+Each round starts a process for each part of the method and each tree, one after the other. It
+trains ResNet-18 32-32-64-128 on CIFAR-100 with configs/classify/resnet18_cifar_small.yaml on one
+thread. The time of a step is measured from batch to batch, so it includes data, optimizers and
+logs. A process reports the median of its steps without the first ones; the result is the least over
+all rounds. The results so far are written to --out after each process.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-if not __package__:  # run as a file: where nothing is installed the checkout serves
+if not __package__:  # run as a file: use this checkout if the project is not installed
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from rbsf.system.environment import environment
@@ -31,7 +31,7 @@ HERE = Path(__file__).resolve().parents[1]
 CONFIG = HERE / "configs" / "classify" / "resnet18_cifar_small.yaml"
 BATCH, STEPS, NORM_STEPS = 32, 16, 6
 WARM_UP = 4  # steps that do not count
-NORM_SHARE = 0.1  # norm steps a training step in the whole method
+NORM_SHARE = 0.1  # norm steps per training step in the complete method
 PLAIN = ["--no-gan", "--bn-pass", "0", "--lambda-match", "0"]
 PARTS = {  # name: flags of train_classifier.py
     "float": ["--method", "float", *PLAIN],
@@ -39,8 +39,8 @@ PARTS = {  # name: flags of train_classifier.py
     "R+G+B": ["--bn-pass", str(NORM_STEPS / STEPS)],
 }
 ISAS = {"avx2": ("avx2", "AVX2"), "avx512": ("avx512", "AVX512_CORE_BF16")}
-# The program that runs in either tree. It writes a teacher with random weights, trains with it,
-# notes when each batch is asked for, and stops after the first epoch.
+# The program that runs in each tree. It writes a teacher with random weights, trains with it,
+# records when each batch is requested, and stops after the first epoch.
 WORKER = """
 import json, sys, tempfile, time
 from pathlib import Path
@@ -95,9 +95,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def measure(tree: Path, flags: list[str], isa: str) -> dict[str, float]:
-    """Milliseconds of CPU time of an image: of training steps, and of the batch-norm pass's.
+    """Milliseconds of CPU time per image, in training steps and in batch-norm steps.
 
-    Raises ValueError where the training fails.
+    Raises ValueError if the training fails.
     """
     aten, onednn = ISAS[isa]
     limits = {"ATEN_CPU_CAPABILITY": aten, "ONEDNN_MAX_CPU_ISA": onednn, "RBSF_ISA": isa}
@@ -113,12 +113,12 @@ def measure(tree: Path, flags: list[str], isa: str) -> dict[str, float]:
 
 
 def median(values: list[float]) -> float:
-    """The middle of `values`, 0 of none."""
+    """The middle one of `values`; 0 if there are none."""
     return sorted(values)[len(values) // 2] if values else 0.0
 
 
 def flags_of(part: str, root: str, precision: str) -> list[str]:
-    """The command line of a training of one part."""
+    """The command line that trains one part."""
     flags = ["--config", str(CONFIG), "--root", str(Path(root).resolve())]
     flags += ["--images", str(BATCH * STEPS), "--batch-size", str(BATCH), "--epochs", "1"]
     flags += ["--device", "cpu", "--threads", "1", "--precision", precision]
@@ -126,7 +126,7 @@ def flags_of(part: str, root: str, precision: str) -> list[str]:
 
 
 def rows_of(found: dict[str, list[dict[str, float]]]) -> dict[str, float]:
-    """Least milliseconds of an image over all rounds, by part."""
+    """Least milliseconds per image over all rounds, by part."""
     least = {
         part: {kind: min(each[kind] for each in rounds) for kind in ("step", "norm")}
         for part, rounds in found.items()
@@ -157,7 +157,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def print_table(isa: str, rows: dict[str, dict[str, float]]) -> None:
-    """Print a row for each part: milliseconds of an image in each tree, and their ratio."""
+    """Print a row for each part: milliseconds per image in each tree, and their ratio."""
     print(f"{isa}: milliseconds of CPU time of an image")
     for part, here in rows["here"].items():
         line = f"  {part:6} {here:7.3f}"

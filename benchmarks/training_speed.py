@@ -1,7 +1,7 @@
-"""Pairs per second of the loader alone, and of loader and network together, in one process.
+"""Measure pairs per second of the loader alone, and of loader and network together, in one process.
 
-Takes the flags of tools/train_rbsf.py. Each side gets --pairs pairs, after two batches that do not
-count. The ratio should be well above 1, so that the loader is not the limit.
+It takes the flags of tools/train_rbsf.py. Each side gets --pairs pairs, after two batches that do
+not count. The ratio should be well above 1, so that the loader is not the limit.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-if not __package__:  # run as a file: where nothing is installed the checkout serves
+if not __package__:  # run as a file: use this checkout if the project is not installed
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 import torch
@@ -30,7 +30,7 @@ WARM_UP = 2  # batches that do not count
 
 
 def rate(loader: Any, use: Callable[[Any], object], pairs: int) -> float:
-    """Pairs per second where `use` gets each batch of `loader`; the first batches do not count."""
+    """Pairs per second if `use` gets each batch of `loader`; the first batches do not count."""
     start = 0.0
     for number, batch in enumerate(loader):
         if number == WARM_UP:

@@ -1,13 +1,13 @@
-"""Compare two states of this project: are boxes and logits equal to the bit, and which is faster?
+"""Compare two versions of this project: are boxes and logits equal to the bit, which is faster?
 
     git worktree add ../before COMMIT
     (cd ../before && python setup.py build_ext --inplace)
     python benchmarks/two_trees.py --other ../before --sequence OTB/David --network net.safetensors
 
-Each round starts a process in either tree, one after the other. It runs the shipped tracker with
-three scales and with one on the first --frames of each sequence, which are stored as PNG first, and
-then each packed classifier on one image. A process gives the median of its times. A ratio is that
-of the least medians over all rounds, this tree's to the other's. Nothing else should run.
+Each round starts a process in each tree, one after the other. It runs the shipped tracker with
+three scales and with one on the first --frames of each sequence, which are stored as PNG before,
+and then each packed classifier on one image. A process reports the median of its times. The ratio
+divides this tree's least median over all rounds by the other tree's. Nothing else should run.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-if not __package__:  # run as a file: where nothing is installed the checkout serves
+if not __package__:  # run as a file: use this checkout if the project is not installed
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from rbsf.system.program import positive_int, run
 
-# The program that runs in either tree.
+# The program that runs in each tree.
 WORKER = """
 import hashlib, json, sys, time
 from pathlib import Path
@@ -137,7 +137,7 @@ def store_frames(sequence: Path, folder: Path, frames: int) -> None:
 
 
 def measure(tree: Path, work: str, isa: str) -> dict:
-    """What the worker finds in one tree. Raises ValueError where it fails."""
+    """The worker's results in one tree. Raises ValueError if it fails."""
     env = os.environ | {"RBSF_ISA": isa, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", WORKER, work]
     done = subprocess.run(command, cwd=tree, env=env, capture_output=True, text=True, check=False)
@@ -172,7 +172,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def print_comparison(isa: str, ours: list[dict], others: list[dict]) -> None:
-    """Print whether all rounds of both trees agree, and each least time with its ratio."""
+    """Print whether all rounds of both trees agree, and the least times with their ratios."""
     digests = {found["digest"] for found in (*ours, *others)}
     print(f"{isa}: boxes and logits {'equal to the bit' if len(digests) == 1 else 'DIFFER'}")
     for name in ours[0]["ms"]:

@@ -1,4 +1,4 @@
-"""`python -m rbsf` is the command `rbsf`, see `rbsf.tools.command`."""
+"""`python -m rbsf` runs the command `rbsf`; see `rbsf.tools.command`."""
 
 from rbsf.tools.command import main
 

@@ -1,6 +1,7 @@
 """Sign functions with sign(0) = +1, and the straight-through gradients that train through them.
 
-All take tensors of any shape and float dtype, and keep both; a `Frame` makes maps larger.
+All functions take tensors of any shape and float dtype. The result has the same dtype, and the same
+shape unless a `Frame` makes the map larger.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class Frame:
     border: float = -1.0
 
     def around(self, x: Tensor) -> Tensor:
-        """A new map as large as `x` `[..., H, W]` with the frame; its inside has no value yet."""
+        """A new map with the frame around a space as large as `x` `[..., H, W]`, not yet filled."""
         height = x.shape[-2] + 2 * self.rows
         width = x.shape[-1] + 2 * self.columns
         shape = (*x.shape[:-2], height, width)
@@ -38,7 +39,7 @@ class Frame:
         return framed
 
     def inside(self, framed: Tensor) -> Tensor:
-        """The part of a framed map that the frame is around, `[..., H, W]`."""
+        """The part of a framed map inside the frame, `[..., H, W]`."""
         height, width = framed.shape[-2:]
         return framed[..., self.rows : height - self.rows, self.columns : width - self.columns]
 
@@ -48,11 +49,11 @@ def _is_channels_last(x: Tensor) -> bool:
 
 
 def hard_sign(x: Tensor, frame: Frame | None = None) -> Tensor:
-    """-1 where `x` is negative, else +1, without a gradient; a frame is put around it."""
+    """-1 where `x` is negative, else +1, without a gradient; `frame` is added around the result."""
     with torch.no_grad():
         framed = frame.around(x) if frame else torch.empty_like(x)
         signs = frame.inside(framed) if frame else framed
-        torch.sign(x, out=signs).add_(0.5).sign_()  # torch.sign gives 0 at 0, which is no bit value
+        torch.sign(x, out=signs).add_(0.5).sign_()  # torch.sign gives 0 at 0, not a valid bit
     return framed
 
 
@@ -85,7 +86,8 @@ def _box(x: Tensor) -> Tensor:
 def approx_sign(x: Tensor, frame: Frame | None = None) -> Tensor:
     """Binarize to -1 and +1 (Eq. 5) with the piecewise linear gradient of Eq. 8, as in Bi-Real Net.
 
-    The derivative is 2 + 2x on [-1, 0), 2 - 2x on [0, 1), and 0 elsewhere. A frame is put around.
+    The derivative is 2 + 2x on [-1, 0), 2 - 2x on [0, 1), and 0 elsewhere. `frame` is added around
+    the result.
     """
     return _Sign.apply(x, _triangle, frame)
 
@@ -93,7 +95,7 @@ def approx_sign(x: Tensor, frame: Frame | None = None) -> Tensor:
 def clip_sign(x: Tensor, frame: Frame | None = None) -> Tensor:
     """Binarize to -1 and +1 as BinaryNet and XNOR-Net do.
 
-    The derivative is 1 on [-1, 1] and 0 elsewhere. A frame is put around.
+    The derivative is 1 on [-1, 1] and 0 elsewhere. `frame` is added around the result.
     """
     return _Sign.apply(x, _box, frame)
 
@@ -108,5 +110,5 @@ def stochastic_sign(x: Tensor) -> Tensor:
 
 
 def straight_through(value: Tensor, x: Tensor) -> Tensor:
-    """`value` exactly, with the gradient of `x`, which is finite and of the same shape."""
+    """Exactly `value`, with the gradient of `x`. `x` must be finite and have the same shape."""
     return value.detach() + (x - x.detach())

@@ -1,4 +1,4 @@
-"""Any network as a 1-bit one: `binarize` puts a method's layers into it."""
+"""Turns any network into a 1-bit one: `binarize` puts a method's layers into it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rbsf.methods import get_method
 class Change:
     """What `binarize` did with one convolution.
 
-    `kept` is the reason why it stayed real, empty where it became binary.
+    `kept` is the reason why it stayed real; it is empty if the convolution became binary.
     """
 
     name: str
@@ -38,20 +38,20 @@ def binarize(
     input_norm: bool = True,
     options: dict[str, Any] | None = None,
 ) -> list[Change]:
-    """Make the convolutions of any `model` binary ones of `method`, in place; returns the changes.
+    """Replace convolutions of `model` by binary ones of `method`, in place; returns the changes.
 
-    The first convolution, 1x1 convolutions, those named in `skip`, and all that is no Conv2d stay
-    real. Weights become latent filters; biases are kept and stay real. `input_norm` is described in
-    `BinaryConv2d`: switch it off for a network that normalises the input of its convolutions
-    already and has no ReLU there. `options` are the method's own.
+    The first convolution, 1x1 convolutions, convolutions named in `skip`, and layers other than
+    Conv2d stay real. Weights become latent filters; biases are kept and stay real. `input_norm` is
+    described in `BinaryConv2d`: switch it off for a network that already normalises the input of
+    its convolutions and has no ReLU there. `options` are the method's own.
 
-    Other layers are left as they are, also those that no packed file can hold. Who means to export
-    the network calls `rbsf.export.check.check_exportable(model, (H, W, C))` before training it: the
+    Other layers are left as they are, even if a packed file cannot hold them. To export the network
+    later, call `rbsf.export.check.check_exportable(model, (H, W, C))` before training it: the
     message names the first such layer, where it is called, and what to use instead.
 
-    Raises ValueError for an unknown method or option, a name in `skip` that is no convolution, a
-    padding that binary convolutions do not have, or nothing left to change. The model is then as it
-    was.
+    Raises ValueError for an unknown method or option, a name in `skip` that is not a convolution, a
+    padding that binary convolutions do not have, or if no convolution is left to change. The model
+    is unchanged in these cases.
     """
     layer = get_method(method)
     convs = {name: m for name, m in model.named_modules() if type(m) is nn.Conv2d}
@@ -71,9 +71,9 @@ def binarize(
 def _kept_real(
     convs: dict[str, nn.Conv2d], skip_first: bool, skip_1x1: bool, skip: set[str]
 ) -> dict[str, str]:
-    """Names of those of `convs` that stay real, with the reason.
+    """The names among `convs` that stay real, with the reason.
 
-    Raises ValueError where `skip` has a name that is no convolution.
+    Raises ValueError if `skip` has a name that is not a convolution.
     """
     if unknown := skip - convs.keys():
         names = ", ".join(sorted(unknown))

@@ -1,17 +1,18 @@
 """What a network costs, layer by layer: bits of weights, and multiplications.
 
-They are counted as in Table 6 of the paper. A weight of a binary convolution is 1 bit, each other
+They are counted as in Table 6 of the paper. A weight of a binary convolution takes 1 bit, any other
 parameter 32 bits. 64 1-bit multiplications count as one real multiplication. A batch-norm that
-reads a real layer or another batch-norm folds into it, and that in front of a binary layer's sign
-into the sign; both cost nothing. Any other costs one real multiplication for each value of its
-output, and so does the scale of a binary convolution. A layer that is called twice multiplies
-twice. Additions, comparisons and pooling are not counted. Nor are the bits of a binary
-convolution's scales and shifts and of RBConv's matrices `C`, which only training needs.
+reads a real layer or another batch-norm is folded into it. A batch-norm in front of a binary
+layer's sign is folded into the sign. Both cost nothing. Any other batch-norm costs one real
+multiplication for each value of its output, and so does the scale of a binary convolution. A layer
+that is called twice multiplies twice. Additions, comparisons and pooling are not counted. The bits
+of a binary convolution's scales and shifts are not counted either, nor those of RBConv's matrices
+`C`, which only training needs.
 
-A layer with several terms pays for each: the bits of every kernel, the 1-bit multiplications and
-the scale of every term. A scale that is 1 everywhere (BinaryNet) is free. XNOR-Net's map K costs
-one multiplication for each of its values, which divides by the size of the window, and one for each
-value of the output.
+A layer with several terms pays for all of them: the bits of every kernel, and the 1-bit
+multiplications and the scale of every term. A scale that is 1 everywhere (BinaryNet) is free.
+XNOR-Net's map K costs one multiplication for each of its values (the division by the size of the
+window), and one for each value of the output.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from rbsf.layers import BinaryConv2d, binary_layers, distinct_signs
 from rbsf.makers import Makers
 
 REAL_BITS = 32
-BINARY_SHARE = 1 / 64  # of a real multiplication: one operation takes a word of 64 bits
+BINARY_SHARE = 1 / 64  # cost relative to a real multiplication: one operation takes 64 bits
 BINARY_KIND = "1-bit convolution"
 KINDS: dict[type[nn.Module], str] = {  # subclasses stand before their bases
     BinaryConv2d: BINARY_KIND,
@@ -78,10 +79,11 @@ def total(layers: Iterable[LayerCost]) -> LayerCost:
 
 @torch.inference_mode()
 def measure(net: nn.Module, image: Tensor, repeat: int) -> dict[str, float]:
-    """Milliseconds that the layers take which `count` counts, by name.
+    """Milliseconds of each layer that `count` counts, by name.
 
     They are medians of `repeat` passes of `net` over `image` `[N, C, H, W]`, after a first pass. A
-    layer's time ends where the next one starts, so layers without parameters go to the one before.
+    layer's time ends when the next counted layer starts, so it includes the layers without
+    parameters that follow it.
     """
     starts: list[tuple[str, float]] = []
     counted = {name: m for name, m in net.named_modules() if isinstance(m, COUNTED)}
@@ -144,15 +146,15 @@ def _check_known(net: nn.Module) -> None:
 
 
 class _Recorder:
-    """Adds the costs of layers to `found` as these are called."""
+    """Adds the cost of each layer to `found` when the layer is called."""
 
     def __init__(self, sign_norms: set[str]) -> None:
         self.found: list[LayerCost] = []
         self._sign_norms = sign_norms  # names of batch-norms in front of signs
-        self._makers = Makers()  # of layers that a batch-norm folds into
+        self._makers = Makers()  # layers into which a batch-norm can be folded
 
     def hook(self, name: str) -> Callable[..., None]:
-        """What adds the cost of the layer `name` after each of its calls."""
+        """A hook that adds the cost of the layer `name` after each of its calls."""
 
         def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             kind = next(kind for cls, kind in KINDS.items() if isinstance(module, cls))
@@ -170,7 +172,7 @@ class _Recorder:
 
 
 def _counts(module: nn.Module, output: Tensor) -> tuple[int, int, int]:
-    """Bits, real multiplications and 1-bit multiplications of a layer that folds into none."""
+    """Bits, real multiplications and 1-bit multiplications of a layer that is not folded."""
     values = output.numel()
     if isinstance(module, BinaryConv2d):
         return _binary_counts(module, values, output[0, 0].numel())
@@ -182,7 +184,7 @@ def _counts(module: nn.Module, output: Tensor) -> tuple[int, int, int]:
 
 
 def _binary_counts(layer: BinaryConv2d, values: int, pixels: int) -> tuple[int, int, int]:
-    """The same of a binary layer whose output has so many `values`, in maps of so many `pixels`."""
+    """The same for a binary layer; its output has `values` numbers in maps of `pixels` pixels."""
     terms = layer.terms()
     kernels = distinct_signs(terms)
     scaled = sum(not bool((term.scale == 1).all()) for term in terms)

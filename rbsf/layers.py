@@ -1,4 +1,4 @@
-"""Binary convolution layers: what all methods share."""
+"""The parts of binary convolution layers that all methods share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from rbsf.binarize import Frame, approx_sign, hard_sign
 from rbsf.sign_convolution import convolve_signs, has_kernels
 
-MAX_COUNT = 64  # bases or projections that a layer may have; a file with more is damaged
+MAX_COUNT = 64  # most bases or projections of a layer; a file with more is damaged
 
 
 @dataclass(frozen=True)
@@ -33,24 +33,24 @@ class Term:
 class BinaryConv2d(nn.Conv2d):
     """Convolution of sign(input) with a binary kernel.
 
-    A method is a subclass that says how the kernel is scaled. The keyword-only arguments of its
+    A method is a subclass that defines how the kernel is scaled. The keyword-only arguments of its
     constructor are the method's options.
 
     The input is `[N, I, H, W]` of any float dtype, the output `[N, O, H', W']`. `weight`
     `[O, I/g, k, k]` holds the latent real filters W; after training only the `terms` are needed.
-    `border` is the value of padding: -1, +1 or 0. A border of 0 is a third value, which takes a
-    packed network twice the time.
+    `border` is the value of padding: -1, +1 or 0. With a border of 0 a packed network takes twice
+    the time, because 0 is a third value beside -1 and +1.
 
-    With `input_norm` a batch-norm stands in front of the sign and places the threshold of each
-    input channel. A network with ReLU in front of its convolutions needs it, since the sign of a
+    With `input_norm` a batch-norm stands in front of the sign and sets the threshold of each input
+    channel. A network with ReLU in front of its convolutions needs it, since the sign of a
     rectified map is +1 everywhere.
 
     With `input_scale` the output is multiplied by `input_map` (XNOR-Net's K). A `bias` `[O]` that
-    `from_conv` takes over is real and added last.
+    `from_conv` copies is real and added last.
     """
 
     input_scale: bool = False
-    one_term: bool = True  # whether a training step convolves signs, by filters of +s and -s
+    one_term: bool = True  # whether training convolves signs with filters of only +s and -s
     border: float = -1.0
     fixed_signs: Tensor | None
     fixed_scale: Tensor
@@ -79,7 +79,7 @@ class BinaryConv2d(nn.Conv2d):
 
     @classmethod
     def option_names(cls) -> list[str]:
-        """Names of the method's own options, beyond what all binary convolutions take."""
+        """Names of the method's own options, beyond those that all binary convolutions take."""
         parameters = signature(cls).parameters.values()
         return [p.name for p in parameters if p.kind is Parameter.KEYWORD_ONLY]
 
@@ -109,9 +109,9 @@ class BinaryConv2d(nn.Conv2d):
         return layer.train(conv.training)
 
     def set_weight(self, weight: Tensor) -> None:
-        """Take `weight` `[O, I/g, k, k]` as the latent filters.
+        """Use `weight` `[O, I/g, k, k]` as the latent filters.
 
-        What a method derives from the filters starts again.
+        Values that a method derives from the filters are reset.
         """
         self.weight.data.copy_(weight)
         self.fixed_signs = None
@@ -147,12 +147,12 @@ class BinaryConv2d(nn.Conv2d):
         return make_terms(kernels, self.fixed_scale, self.fixed_shift)
 
     def set_terms(self, terms: Sequence[Term]) -> None:
-        """Become the inference layer made of `terms`, in the number and order of the method's."""
+        """Become the inference layer of `terms`, given in the method's own number and order."""
         (term,) = terms
         self.set_weight(term.signs * term.scale[:, None, None, None])
 
     def fix_terms(self, terms: Sequence[Term]) -> None:
-        """Keep `terms` themselves, for a method whose filters cannot be told from its terms.
+        """Store `terms` as they are; for a method whose filters cannot be computed from its terms.
 
         The layer does not learn until `set_weight` is called.
         """
@@ -163,7 +163,7 @@ class BinaryConv2d(nn.Conv2d):
         self.fixed_shift = torch.stack([term.shift for term in terms]).to(self.weight)
 
     def constrain(self) -> None:
-        """Restrict the parameters after a step of the optimizer; most methods do nothing."""
+        """Restrict the parameters after an optimizer step; does nothing in most methods."""
 
     def regularizer(self) -> Tensor | None:
         """A scalar that the method adds to the loss, or None."""
@@ -190,12 +190,12 @@ class BinaryConv2d(nn.Conv2d):
         return self.sign(x, self.frame())
 
     def frame(self) -> Frame | None:
-        """The layer's padding; None for none."""
+        """The layer's padding; None if it has none."""
         rows, columns = (int(p) for p in self.padding)
         return Frame(rows, columns, self.border) if rows or columns else None
 
     def pad(self, signs: Tensor) -> Tensor:
-        """Surround `signs` `[N, I, H, W]` by the layer's padding."""
+        """Add the layer's padding around `signs` `[N, I, H, W]`."""
         frame = self.frame()
         if not frame:
             return signs
@@ -209,9 +209,9 @@ class BinaryConv2d(nn.Conv2d):
         return F.conv2d(x, kernel, None, self.stride, 0, self.dilation, self.groups)
 
     def _learns_bits(self) -> bool:
-        """Whether this is a step of a training in which `convolve` gets signs and a binary kernel.
+        """Whether this is a training step in which `convolve` gets signs and a binary kernel.
 
-        Evaluation, which other programs repeat number by number, goes by `F.conv2d`.
+        Evaluation uses `F.conv2d`, since other programs must reproduce its exact numbers.
         """
         learns = self.training and torch.is_grad_enabled() and self.fixed_signs is None
         plain = self.dilation == (1, 1) and self.groups == 1 and self.stride[0] == self.stride[1]
@@ -230,7 +230,7 @@ class BinaryConv2d(nn.Conv2d):
     def input_map(self, x: Tensor) -> Tensor:
         """XNOR-Net's K: the mean magnitude of `x` over channels and window, `[N, 1, H', W']`.
 
-        The window has the kernel's size and equal weights; borders are 0.
+        The window has the kernel's size and equal weights; padding is 0.
         """
         mean = x.abs().mean(1, keepdim=True)  # [N, 1, H, W]
         height, width = self.kernel_size
@@ -241,7 +241,7 @@ class BinaryConv2d(nn.Conv2d):
 def make_terms(
     kernels: Sequence[Tensor], scales: Iterable[Tensor], shifts: Iterable[Tensor]
 ) -> list[Term]:
-    """Terms of M `kernels`, and a scale and a shift for each term; term t has kernel `t % M`."""
+    """Terms with one scale and one shift each; term t uses kernel `t % M` of the M `kernels`."""
     pairs = zip(scales, shifts, strict=True)
     return [
         Term(kernels[number % len(kernels)], scale, shift)
@@ -250,14 +250,14 @@ def make_terms(
 
 
 def distinct_signs(terms: Sequence[Term]) -> list[Tensor]:
-    """The M kernels of `terms`, of which term t has number `t % M`."""
+    """The M different kernels of `terms`; term t has kernel `t % M`."""
     return list({id(term.signs): term.signs for term in terms}.values())
 
 
 def whole_option(name: str, value: Any) -> int:
-    """`value` of the method option `name`, a number of bases or projections.
+    """Check the `value` of method option `name`, a number of bases or projections, and return it.
 
-    Raises ValueError where it is not a whole number from 1 to `MAX_COUNT`.
+    Raises ValueError if it is not a whole number from 1 to `MAX_COUNT`.
     """
     is_whole = isinstance(value, int) and not isinstance(value, bool)
     if not is_whole or not 1 <= value <= MAX_COUNT:
@@ -272,9 +272,9 @@ def binary_layers(model: nn.Module) -> dict[str, BinaryConv2d]:
 
 
 def why_unfit(conv: nn.Conv2d) -> str:
-    """Why `conv` cannot become binary, empty where it can.
+    """The reason why `conv` cannot become binary; empty if it can.
 
-    Binary convolutions pad by a constant, as many pixels as are given.
+    Binary convolutions pad with a constant, by a given number of pixels.
     """
     if conv.padding_mode != "zeros":
         return f"padding_mode {conv.padding_mode!r} has no binary form"

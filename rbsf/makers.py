@@ -1,4 +1,4 @@
-"""Which layer has made a tensor, found by the tensor itself."""
+"""Finds the layer that made a tensor."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 
 class Makers:
-    """Who made a tensor, for as long as nothing is written into it, as ReLU(inplace=True) does."""
+    """Remembers which layer made a tensor, until something (as ReLU(inplace=True)) changes it."""
 
     def __init__(self) -> None:
         self._makers = WeakIdKeyDictionary()
 
     def note(self, output: Tensor, maker: str) -> None:
-        """Keep in mind that `maker` has made `output`."""
+        """Record that `maker` made `output`."""
         self._makers[output] = (maker, output._version)
 
     def maker(self, tensor: Tensor) -> str:
-        """The name of what has made `tensor`; empty where that was not noted, or has changed it."""
+        """The name of the layer that made `tensor`; empty if unknown or if `tensor` has changed."""
         maker, version = self._makers.get(tensor, ("", None))
         return maker if tensor._version == version else ""

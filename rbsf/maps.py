@@ -1,4 +1,4 @@
-"""Feature maps of student and teacher: recording, statistics, and a start from the teacher."""
+"""Feature maps of student and teacher: recording, statistics, and initialisation by the teacher."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from rbsf.layers import binary_layers
 from rbsf.makers import Makers
 from rbsf.precision import widen
 
-CALIBRATION = 16  # batches that suffice for a teacher's map statistics
-Maps = list[tuple[str, Tensor]]  # a point, and a map [N, C, H, W] of its output
+CALIBRATION = 16  # number of batches that is enough for a teacher's map statistics
+Maps = list[tuple[str, Tensor]]  # points, each with a map [N, C, H, W] of its output
 Stats = dict[str, tuple[Tensor, Tensor]]  # by point: mean and deviation [C] of its channels
 
 
 class MapRecorder:
     """Records, inside `recording()`, the outputs of the modules named `points` of `net`.
 
-    A map is kept as it was put out, even where the network writes into it afterwards, as
-    ReLU(inplace=True) does. The first recording copies its maps. Later ones do so only if the one
-    before has seen such a write.
+    A map is kept as the module returned it, even if the network changes it afterwards, as
+    ReLU(inplace=True) does. The first recording copies its maps. Later recordings copy them only if
+    the recording before has seen such a change.
     """
 
     def __init__(self, net: nn.Module, points: Iterable[str]) -> None:
@@ -34,10 +34,10 @@ class MapRecorder:
 
     @contextmanager
     def recording(self) -> Iterator[Maps]:
-        """Context whose list collects (point, map `[N, C, H, W]`) in the order of the outputs.
+        """Context manager; its list collects (point, map `[N, C, H, W]`) in order of the outputs.
 
-        Raises RuntimeError at its end where a network writes into its maps for the first time after
-        the first recording.
+        Raises RuntimeError at its end if the network changes its maps but did not do so in the
+        first recording.
         """
         maps: Maps = []
         outputs: list[tuple[Tensor, int]] = []
@@ -67,10 +67,10 @@ class MapRecorder:
 
 
 class MapNorm(nn.Module):
-    """Normalises the channels of a map by fixed statistics `[C]`, so that all layers weigh alike.
+    """Normalises channels of a map by fixed statistics `[C]`, so that all layers count equally.
 
-    The statistics are the teacher's. Those of the batch itself made training unstable: a channel
-    that is dead in a batch has a deviation of zero.
+    The statistics are the teacher's. Statistics of the batch itself made training unstable: a
+    channel that is dead in a batch has a deviation of zero.
     """
 
     mean: Tensor
@@ -95,8 +95,8 @@ class _HalfSquare(torch.autograd.Function):
     """Mean of `((fake - real) * factor)^2 / 2`, with a gradient for `fake` alone.
 
     The gradient has the dtype and memory layout of `fake`. It is written by hand, since autograd
-    takes several passes over maps in float32: a tenth of a training step's time on a CPU. The mean
-    is as exact as the dtype of the maps; no gradient depends on it.
+    would make several passes over float32 maps, a tenth of a training step's time on a CPU. The
+    mean is as exact as the dtype of the maps; no gradient depends on it.
     """
 
     @staticmethod
@@ -125,7 +125,7 @@ def measure_maps(
     The teacher's module of that name makes the map to match. `forward(net, batch)` runs a network.
 
     Returns mean and deviation `[C]` of the channels over all `batches`, by point. Raises ValueError
-    for a teacher without such a module, and for a binary layer whose output no batch-norm reads.
+    if the teacher has no such module, or if no batch-norm reads the output of a binary layer.
     """
     batches = iter(batches)
     first = next(batches, None)
@@ -175,8 +175,8 @@ def _readers(
 ) -> dict[str, str]:
     """The name of the batch-norm that reads the output of each of `layers` in `run()`, by layer.
 
-    A layer whose output no batch-norm reads as it was put out is left out. `net` runs in eval mode
-    and gets its own mode back.
+    A layer is left out if no batch-norm reads its unchanged output. `net` runs in eval mode; its
+    own mode is restored.
     """
     names = {module: name for name, module in net.named_modules()}
     makers = Makers()
@@ -220,11 +220,11 @@ def _mean_and_deviation(moments: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def start_from_teacher(student: nn.Module, teacher: nn.Module, stats: Stats) -> None:
-    """Start a 1-bit `student` from its `teacher`: same weights, and the teacher's map statistics.
+    """Initialise a 1-bit `student` with the weights and map statistics of its `teacher`.
 
     Latent filters are divided by three deviations of their layer, so that they lie where Eq. 8 has
     a gradient. The batch-norm at each point of `stats` (see `measure_maps`) takes the deviation of
-    the teacher's map as its scale and the mean as its shift. Raises ValueError for a teacher whose
+    the teacher's map as its scale and the mean as its shift. Raises ValueError if the teacher's
     filters have other shapes.
     """
     binary = binary_layers(student)
@@ -249,7 +249,7 @@ def start_from_teacher(student: nn.Module, teacher: nn.Module, stats: Stats) -> 
 def _copy_real_layers(
     student: nn.Module, teacher: nn.Module, binary: Mapping[str, nn.Module]
 ) -> None:
-    """Copy the tensors that both networks have in one shape, but for the weights of `binary`."""
+    """Copy the tensors that have one shape in both networks, except the weights of `binary`."""
     own = student.state_dict()
     shared = {
         key: value
@@ -264,15 +264,15 @@ def _copy_real_layers(
 
 @torch.no_grad()
 def start_again(net: nn.Module, run: Callable[[Any], Any], batches: Iterable[Any]) -> None:
-    """Make a trained `net` fit for further training; what it computes in eval mode stays.
+    """Prepare a trained `net` for further training; its output in eval mode stays the same.
 
-    Published networks come with their batch-norms folded into the convolutions, and in training
-    batches would be normalised a second time. So each batch-norm gets the statistics of its inputs
-    in `batches`. The weights of a convolution may also have any size: those of a first layer for
-    pixels up to 255 are so small that Adam, whose steps have one size for all, would overwrite
-    them. So they get the deviation of fresh weights, 1 / sqrt(3 fan-in).
+    Published networks have their batch-norms folded into the convolutions. In training, batches
+    would be normalised a second time, so each batch-norm gets the statistics of its inputs in
+    `batches`. Weights may also have any size. In a first layer for pixels up to 255 they are so
+    small that Adam, which makes steps of the same size for all weights, would overwrite them. So
+    the weights get the deviation of newly made ones, 1 / sqrt(3 fan-in).
 
-    Only convolutions whose output a batch-norm reads, and these batch-norms, are changed.
+    Only convolutions with a batch-norm that reads their output, and these batch-norms, are changed.
     `run(batch)` runs `net`.
     """
     batches = iter(batches)
@@ -287,9 +287,9 @@ def start_again(net: nn.Module, run: Callable[[Any], Any], batches: Iterable[Any
 
 
 def _resize(conv: nn.Conv2d) -> float:
-    """Give the weights of `conv` the deviation of fresh ones; returns the factor.
+    """Give the weights of `conv` the deviation of newly made ones; returns the factor.
 
-    The weights of a convolution with a bias stay, since the bias would not fit: the factor is 1.
+    A convolution with a bias is not changed, since the bias would no longer fit: the factor is 1.
     """
     if conv.bias is not None or not conv.weight.any():
         return 1.0
@@ -302,7 +302,7 @@ def _resize(conv: nn.Conv2d) -> float:
 def _take_statistics(norm: nn.BatchNorm2d, mean: Tensor, std: Tensor, factor: float) -> None:
     """Give `norm` the statistics of its input, which from now on is `factor` times as large.
 
-    `mean` and `std` `[C]` are of the input as it was. The output in eval mode stays.
+    `mean` and `std` `[C]` describe the input before that. The output in eval mode does not change.
     """
     old = norm.state_dict()
     scale = old["weight"] / (old["running_var"] + norm.eps).sqrt()

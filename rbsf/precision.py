@@ -1,4 +1,4 @@
-"""Which floating-point types results are kept in."""
+"""Floating-point types of results."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ HALVES = (torch.float16, torch.bfloat16)
 
 
 def widen(x: Tensor) -> Tensor:
-    """`x` in float32 where it has 16 bits, else as it is."""
+    """`x` as float32 if it has 16 bits, else unchanged."""
     return x.float() if x.dtype in HALVES else x

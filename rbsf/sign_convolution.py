@@ -1,4 +1,4 @@
-"""Convolution of signs with a binary kernel in training: on a CPU the engine's kernels run it."""
+"""Convolution of signs with a binary kernel in training; on a CPU the engine's kernels run it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from rbsf.engine.cpu import choose_isa, native
 from rbsf.engine.layout import kernel_arguments
 from rbsf.engine.node import Node
 
-# Instruction sets whose kernels beat PyTorch's, and the one that runs sums of convolutions on each.
+# Instruction sets with kernels faster than PyTorch's, each with the one that runs `sums` on it.
 ISAS = {"amx": "avx512", "avx512": "avx512", "avx2": "avx2", "neon": "neon"}
 
 
 @cache
 def _isa() -> str:
-    """The instruction set of the engine's kernels, empty where they would not pay."""
+    """The instruction set of the engine's kernels; empty if they would not be faster."""
     return ISAS.get(choose_isa(), "") if native else ""
 
 
@@ -34,18 +34,17 @@ def has_kernels(signs: Tensor, kernel: Tensor) -> bool:
 def convolve_signs(
     signs: Tensor, kernel: Tensor, stride: int, gradients: torch.dtype | None = None
 ) -> Tensor:
-    """What `F.conv2d` of `signs` `[N, I, H, W]` and `kernel` `[O, I, k, k]` gives, with gradients.
+    """`F.conv2d` of `signs` `[N, I, H, W]` and `kernel` `[O, I, k, k]`, with gradients.
 
-    `signs` holds -1 and +1. A filter of `kernel` holds two numbers, +s and -s. Where `has_kernels`
-    says so, the engine's kernels run it: the products are exact there, so they differ from those of
-    `F.conv2d` by its rounding. Gradients are computed in the dtype `gradients`; None is that of the
-    signs.
+    `signs` holds -1 and +1. A filter of `kernel` holds two numbers, +s and -s. If `has_kernels` is
+    true, the engine's kernels run it. Their sums are exact, so results differ from `F.conv2d` by
+    its rounding. Gradients are computed in the dtype `gradients`; None means that of the signs.
     """
     return _ConvolveSigns.apply(signs, kernel, stride, gradients or signs.dtype)
 
 
 class _ConvolveSigns(torch.autograd.Function):
-    """Bits in the forward pass; float numbers in the backward pass, as the gradients are."""
+    """Convolves bits in the forward pass and floats, the gradients, in the backward pass."""
 
     @staticmethod
     def forward(

@@ -1,7 +1,7 @@
-"""Files of `torch.save`, from anyone: no code in them runs, and they take no more than they hold.
+"""Reads `torch.save` files from any source: it runs no code in them and limits their memory.
 
-They are zip archives whose parts have checksums (CRC-32), which torch itself does not look at.
-Files of PyTorch before 1.6 are a row of pickles, without checksums.
+The files are zip archives. Their parts have checksums (CRC-32), which torch itself does not check.
+Files from before PyTorch 1.6 are a sequence of pickles, without checksums.
 """
 
 from __future__ import annotations
@@ -21,22 +21,23 @@ from torch import Tensor
 from rbsf.system.text import one_line
 
 ZIP_START = b"PK\x03\x04"
-OLD_PICKLES = 5  # in a row, in files before PyTorch 1.6
+OLD_PICKLES = 5  # number of pickles in a file from before PyTorch 1.6
 NEW_PICKLES = (b"\x80\x04\x95", b"\x80\x05\x95")  # Python's default, which torch does not write
-MOST_EXPANSION = 4  # bytes of tensors for a byte of the file; tied weights are there twice
-# What a pickle of tensors calls; torch would also make bytes and sets of any size.
+MOST_EXPANSION = 4  # most bytes of tensors for a byte of the file; tied weights count twice
+# The names that a pickle of tensors may call; torch would also make bytes and sets of any size.
 CALLED = re.compile(
     r"torch \w+Storage|torch\.storage \w+Storage|collections OrderedDict"
     r"|torch\._utils _rebuild_(tensor|tensor_v2|parameter)|torch (Size|device)"
 )
-ENDS = (ValueError, EOFError, IndexError, OverflowError, UnicodeDecodeError)  # of damaged pickles
+# The errors that a damaged pickle raises.
+ENDS = (ValueError, EOFError, IndexError, OverflowError, UnicodeDecodeError)
 
 
 def read_torch(path: str | Path, what: str, advice: str) -> Any:
-    """What `torch.save` wrote, on the CPU: tensors, numbers, strings, and lists and dicts of them.
+    """Read a `torch.save` file to the CPU: tensors, numbers, strings, and lists and dicts of them.
 
-    Raises ValueError in one line, "not a whole `what`" or "holds pickled code", which ends in
-    `advice`. Warns where the file has no checksums.
+    Raises ValueError in one line, "not a whole `what`" or "holds pickled code"; the line ends with
+    `advice`. Warns if the file has no checksums.
     """
     path = Path(path)
     try:
@@ -44,12 +45,12 @@ def read_torch(path: str | Path, what: str, advice: str) -> Any:
             fault = f"holds pickled code, which is not loaded ({code})"
             raise _Refused(fault)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickle protocols that give an error anyway
+            warnings.simplefilter("ignore")  # they name pickle protocols that raise an error anyway
             value = torch.load(path, map_location="cpu", weights_only=True)
         _check_expansion(value, path)
     except _Refused as error:
         raise ValueError(f"{path}: {first_line(error)}; {advice}") from None
-    except Exception as error:  # torch's parser raises anything on damaged bytes
+    except Exception as error:  # torch's parser may raise any error on damaged bytes
         raise ValueError(f"{path}: not a whole {what} ({first_line(error)}); {advice}") from None
     if not _is_zip(path):
         warnings.warn(f"{path}: has no checksum, so damage cannot be noticed", stacklevel=2)
@@ -57,8 +58,8 @@ def read_torch(path: str | Path, what: str, advice: str) -> Any:
 
 
 def first_line(error: BaseException) -> str:
-    """What a parser's error says, in one line of at most 200 characters."""
-    message = str(error).rpartition("WeightsUnpickler error:")[2]  # leaves torch's advice out
+    """The message of a parser's error, in one line of at most 200 characters."""
+    message = str(error).rpartition("WeightsUnpickler error:")[2]  # leaves out torch's advice
     text = one_line(message, 200)
     if " " in text:
         return text
@@ -66,7 +67,7 @@ def first_line(error: BaseException) -> str:
 
 
 class _Refused(Exception):
-    """A whole file that is not loaded; says why."""
+    """An undamaged file is not loaded; the message says why."""
 
 
 def _is_zip(path: Path) -> bool:
@@ -75,7 +76,7 @@ def _is_zip(path: Path) -> bool:
 
 
 def _pickles_of(path: Path) -> bytes:
-    """The bytes that a file's pickles stand in; those of an archive are checked first."""
+    """The bytes with a file's pickles; the parts of an archive are checked first."""
     if not _is_zip(path):
         return path.read_bytes()
     with zipfile.ZipFile(path) as archive:
@@ -89,9 +90,9 @@ def _pickles_of(path: Path) -> bytes:
 
 
 def _code_in(content: bytes) -> str:
-    """What the pickles in `content` call that is no part of tensors, such as "builtins print".
+    """The first call in the pickles that tensors do not need, such as "builtins print"; or "".
 
-    Raises ValueError where that stands in a damaged pickle.
+    Raises ValueError if the first pickle is damaged after such a call.
     """
     stream, found, whole = io.BytesIO(content), "", 0
     try:
@@ -106,11 +107,11 @@ def _code_in(content: bytes) -> str:
 
 
 class _Damaged(Exception):
-    """A damaged pickle; says what it has called before, if that is code."""
+    """A damaged pickle; the message names the code that it called before the damage, if any."""
 
 
 def _code_in_one(stream: io.BytesIO) -> str:
-    """As `_code_in`, of the next pickle. Raises _Damaged."""
+    """As `_code_in`, for the next pickle of `stream`. Raises _Damaged."""
     called: list[str] = []
     is_new = stream.getvalue().startswith(NEW_PICKLES)
     try:
@@ -129,14 +130,14 @@ def _is_code(name: str) -> bool:
 
 
 def _check_expansion(value: Any, path: Path) -> None:
-    """Raise _Refused where the tensors in `value` are far larger than the file."""
+    """Raise _Refused if the tensors in `value` are far larger than the file."""
     size = sum(tensor.numel() * tensor.element_size() for tensor in _tensors_in(value))
     if size > MOST_EXPANSION * path.stat().st_size:
         raise _Refused(f"its tensors would take {size:,} bytes, far more than the file has")
 
 
 def _tensors_in(value: Any) -> Iterator[Tensor]:
-    """All tensors in a nest of dicts and lists, each once."""
+    """All tensors in nested dicts and lists, each once."""
     seen: set[int] = set()
     waiting = [value]
     while waiting:

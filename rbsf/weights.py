@@ -1,18 +1,21 @@
 """Weights files.
 
-A file, .safetensors, holds an inference network. Its metadata has `format`; `model` and `options`
-(JSON), by which `rbsf.models.build` builds the network; `info` (JSON); `borders` (JSON), the
-borders of binary convolutions that are not -1; and `sha256`, a checksum over all else. Files of the
-format before, "rbsf-weights-1", may have none.
+A weights file (.safetensors) holds an inference network. Its metadata are
+
+- `format`,
+- `model` and `options` (JSON), from which `rbsf.models.build` builds the network,
+- `info` (JSON),
+- `borders` (JSON): the borders of binary convolutions that are not -1,
+- `sha256`, a checksum of everything else. Files of the older format "rbsf-weights-1" may have none.
 
 A binary convolution `name` with T terms and M kernels is stored as
 
-- `name.bits` `[M, O, bytes]`: one bit a weight, a row of `numpy.packbits` for each filter,
+- `name.bits` `[M, O, bytes]`: one bit per weight, a row of `numpy.packbits` for each filter,
 - `name.scale` `[T, O]`, float32,
-- `name.shift` `[T, I]`, float32, left out where it is zero,
+- `name.shift` `[T, I]`, float32, left out if it is zero,
 - `name.bias` `[O]`, float32, for a convolution that has one.
 
-Term t has kernel `t % M`. Where T is 1, the leading dimension is left out. All other tensors are
+Term t has kernel `t % M`. If T is 1, the leading dimension is left out. All other tensors are
 float32.
 """
 
@@ -40,15 +43,15 @@ from rbsf.torch_file import first_line
 FORMAT = "rbsf-weights-2"
 FORMATS = ("rbsf-weights-1", FORMAT)
 PACKED = {"bits": torch.uint8} | dict.fromkeys(("scale", "shift", "bias"), torch.float32)
-COUNTER = "num_batches_tracked"  # of batch-norms, for training alone
+COUNTER = "num_batches_tracked"  # a tensor of batch-norms, used only in training
 
 
 def save_weights(
     net: nn.Module, model: str, path: str | Path, info: dict[str, Any] | None = None
 ) -> None:
-    """Write `net` for inference; it was built as `model`, and its `model_options` go along.
+    """Write `net` for inference, with its `model_options` and the `model` name it was built as.
 
-    Raises OSError where `path` cannot be written.
+    Raises OSError if `path` cannot be written.
     """
     metadata = {"format": FORMAT, "model": model, "info": json.dumps(info or {})}
     if options := getattr(net, "model_options", {}):
@@ -62,14 +65,14 @@ def save_weights(
 
 
 def digest(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
-    """What `sha256` must be, over all other `metadata` and `tensors`."""
+    """The value that `sha256` must have, computed from all other `metadata` and `tensors`."""
     others = {key: value for key, value in metadata.items() if key != "sha256"}
     text = json.dumps(others, sort_keys=True)
     return checksum(text, (_part(name, tensors[name]) for name in sorted(tensors)))
 
 
 def _part(name: str, tensor: Tensor) -> tuple[str, np.ndarray]:
-    """What a tensor adds to the digest."""
+    """The part of the digest's input that comes from one tensor."""
     flat = tensor.reshape(-1).view(torch.uint8)
     return f"{name}{tensor.dtype}{tuple(tensor.shape)}", flat.numpy()
 
@@ -91,7 +94,7 @@ def load_weights(path: str | Path) -> tuple[nn.Module, str, dict[str, Any]]:
     """Read a weights file: the network in eval mode, its model's name, and the info saved with it.
 
     Raises FileNotFoundError, or ValueError in one line for a file that is cut off, holds values
-    that are not finite, or is of another program.
+    that are not finite, or was made by another program.
     """
     path = Path(path)
     if not path.is_file():
@@ -111,7 +114,7 @@ def load_weights(path: str | Path) -> tuple[nn.Module, str, dict[str, Any]]:
 
 
 def checked(net: nn.Module, path: Path) -> nn.Module:
-    """The network of a file in eval mode. Raises ValueError where a value is not finite."""
+    """Return `net`, read from `path`, in eval mode. Raises ValueError if a value is not finite."""
     for name, tensor in net.state_dict().items():
         if not tensor.isfinite().all():
             raise ValueError(
@@ -121,7 +124,7 @@ def checked(net: nn.Module, path: Path) -> nn.Module:
 
 
 def _pack(layer: BinaryConv2d) -> dict[str, Tensor]:
-    """The terms of `layer` as a file stores them, by the last part of the name."""
+    """The terms of `layer` as a file stores them, by the last part of their name."""
     terms = layer.terms()
     positive = torch.stack(distinct_signs(terms)).flatten(2) > 0  # [M, O, I/g * k * k]
     bits = np.packbits(positive.cpu().numpy(), axis=-1)  # [M, O, bytes]
@@ -140,7 +143,7 @@ def _pack(layer: BinaryConv2d) -> dict[str, Tensor]:
 
 
 def _unpack(layer: BinaryConv2d, tensors: dict[str, Tensor]) -> None:
-    """Put the `tensors` of a file into `layer`. Raises ValueError where they do not fit it."""
+    """Put the `tensors` of a file into `layer`. Raises ValueError if they do not fit it."""
     own_terms = layer.terms()
     own_kernels = distinct_signs(own_terms)
     sizes = _packed_sizes(own_terms, own_kernels)
@@ -158,7 +161,7 @@ def _unpack(layer: BinaryConv2d, tensors: dict[str, Tensor]) -> None:
 
 
 def _check_sizes(tensors: dict[str, Tensor], sizes: dict[str, tuple[int, ...]]) -> None:
-    """Raise ValueError where one of `tensors` is of another size, or of another dtype."""
+    """Raise ValueError if one of `tensors` is missing or has a wrong size or dtype."""
     for name, size in sizes.items():
         if name not in tensors:
             raise ValueError(f"{name} is missing, expected {PACKED[name]} {size}")
@@ -177,7 +180,7 @@ def _unpack_bits(bits: Tensor, count: int, shape: torch.Size) -> list[Tensor]:
 
 
 def _packed_sizes(terms: Sequence[Term], kernels: Sequence[Tensor]) -> dict[str, tuple[int, ...]]:
-    """Sizes of the tensors in which `terms` with these `kernels` are stored, by name."""
+    """Sizes of the tensors that store `terms` with these `kernels`, by name."""
     outputs, inputs = len(terms[0].scale), len(terms[0].shift)
     row_bytes = (kernels[0][0].numel() + 7) // 8
     sizes: dict[str, tuple[int, ...]] = {
@@ -191,7 +194,7 @@ def _packed_sizes(terms: Sequence[Term], kernels: Sequence[Tensor]) -> dict[str,
 
 
 def _check_kept(terms: Sequence[Term], kept: Sequence[Term]) -> None:
-    """Raise ValueError where a layer has not kept `terms`: they are NaN, or not of its method."""
+    """Raise ValueError if a layer did not keep `terms`: they are NaN or do not suit its method."""
     for term, own in zip(terms, kept, strict=True):
         for name in ("scale", "shift"):
             if not torch.allclose(getattr(own, name), getattr(term, name)):
@@ -199,12 +202,12 @@ def _check_kept(terms: Sequence[Term], kept: Sequence[Term]) -> None:
 
 
 def _read_file(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Metadata and tensors of a weights file. Raises ValueError where it is none."""
+    """Metadata and tensors of a weights file. Raises ValueError if it is not a weights file."""
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no iterator)
-    except Exception as error:  # a parser of damaged files raises anything
+    except Exception as error:  # the parser may raise any error on a damaged file
         reason = first_line(error)
         raise ValueError(
             f"{path}: not a whole safetensors file ({reason}); copy or train it again"
@@ -221,7 +224,7 @@ def _read_file(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 
 def _check_unchanged(metadata: dict[str, str], tensors: dict[str, Tensor], path: Path) -> None:
-    """Raise ValueError where the checksum of a file differs; warn where an old file has none."""
+    """Raise ValueError if the checksum of a file differs; warn if an old file has none."""
     if "sha256" not in metadata and metadata["format"] != FORMAT:
         warnings.warn(f"{path}: has no checksum, so damage cannot be noticed", stacklevel=4)
     elif digest(metadata, tensors) != metadata.get("sha256"):
@@ -230,7 +233,7 @@ def _check_unchanged(metadata: dict[str, str], tensors: dict[str, Tensor], path:
 
 
 def _build(metadata: dict[str, str], tensors: dict[str, Tensor], path: Path) -> nn.Module:
-    """The network of a file. Raises many kinds of error where the parts do not fit."""
+    """The network of a file. Raises many kinds of error if the parts do not fit together."""
     options = _json(metadata, "options", path)
     _check_forms(metadata["model"], options, tensors)
     net = build(metadata["model"], **options)
@@ -245,9 +248,9 @@ def _build(metadata: dict[str, str], tensors: dict[str, Tensor], path: Path) -> 
 
 
 def _check_forms(model: str, options: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    """Raise ValueError where `tensors` are not of the sizes of a network, which is not built yet.
+    """Raise ValueError if `tensors` do not have the sizes of the network, before it is built.
 
-    A small file may name a network that takes all memory; on the device "meta" none is taken.
+    A small file may name a network that takes all memory; the device "meta" takes none.
     """
     with torch.device("meta"):
         net = build(model, **options)
@@ -278,7 +281,7 @@ def _packed(tensors: Mapping[str, Tensor], layer: str) -> dict[str, Tensor]:
 
 
 def _take_packed(tensors: dict[str, Tensor], layer: str) -> dict[str, Tensor]:
-    """Take the packed tensors of `layer` out of `tensors`, by the last part of their names."""
+    """Remove the packed tensors of `layer` from `tensors`; returns them by last part of name."""
     found = _packed(tensors, layer)
     for key in found:
         del tensors[f"{layer}.{key}"]
@@ -297,7 +300,7 @@ def _set_borders(layers: Mapping[str, BinaryConv2d], borders: dict[str, Any]) ->
 
 
 def _json(metadata: dict[str, str], key: str, path: Path) -> dict[str, Any]:
-    """The JSON object `key` of a file's metadata, empty where there is none.
+    """The JSON object `key` of a file's metadata; empty if the key is missing.
 
     Raises ValueError for anything else.
     """
@@ -315,7 +318,7 @@ def load_tensors(
 ) -> None:
     """Load all of `tensors` into `net`.
 
-    Raises ValueError where one is unknown, or where one is missing that is not `optional` and no
+    Raises ValueError if a tensor is unknown, or if one is missing that is neither `optional` nor a
     batch counter.
     """
     result = net.load_state_dict(tensors, strict=False)

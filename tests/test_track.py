@@ -26,6 +26,7 @@ from test_siamfc import BACKGROUND, contrast_backbone, frame
 from test_videos import misleading, serve, uneven
 
 import rbsf.system.program
+from rbsf.datasets.video.encoders import best_suffix
 from rbsf.datasets.video.frames import Frames, open_frames
 from rbsf.datasets.video.writer import VideoWriter
 from rbsf.engine.file import write_packed

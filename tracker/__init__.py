@@ -1,1 +1,1 @@
-"""SiamFC tracking: geometry of crops and boxes, the tracker, and the Siamese training task."""
+"""Tracking: geometry of crops and boxes, the trackers, and their training tasks."""

@@ -1,8 +1,8 @@
 """Tracking by a class map and boxes.
 
-For each position of a search region a network tells how likely the target is there, and how far its
-sides are. The rules are NanoTrack's (those of SiamBAN), from its author's publication. A network is
-a pair of callables, see `Network`; RB-SF 2 is one, NanoTrack itself another.
+For each position of a search region a network predicts how likely the target is there, and the
+distances to its sides. The rules are those that NanoTrack's author published (the same as
+SiamBAN's). A network is a pair of callables, see `Network`; examples are RB-SF 2 and NanoTrack.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from rbsf.tracker.states import StateConfig
 from rbsf.tracker.target import Target
 
 POSITION_STRIDE = 16  # pixels of the search crop between neighbouring positions
-MOST_SHIFT = 30.0  # of a logit; with far more of it a score would be 0 / 0
+MOST_SHIFT = 30.0  # largest shift of a logit; with far larger ones a score would be 0 / 0
 SMALLEST = 10.0  # least width and height of a target, in pixels of the image
-MOST_CORRECTION = 2.0  # of a width or height
-TINY = 1e-12  # stands for a sum of 0
+MOST_CORRECTION = 2.0  # largest factor that corrects a width or height
+TINY = 1e-12  # replaces a sum of 0
 
 
 class Answer(NamedTuple):
-    """What a head says of each position of a search region.
+    """The output of a head for each position of a search region.
 
     `target`: probability that the target is there. `sides`: distances from the position to the
-    target's left, top, right and bottom side, in crop pixels. `presence`: probability that the
-    target is in the region at all, None where the network does not tell.
+    target's left, top, right and bottom sides, in crop pixels. `presence`: probability that the
+    target is anywhere in the region; None if the network has no such output.
     """
 
     target: np.ndarray  # [rows, columns]
@@ -43,7 +43,7 @@ class Network(Protocol):
     """Backbone and head; crops are uint8 RGB `[S, S, 3]`."""
 
     def learn(self, crop: np.ndarray) -> Any:
-        """The template of a crop of 127 pixels, in a form of the network's own."""
+        """The template of a crop of 127 pixels, in the network's own form."""
         ...
 
     def answer(self, template: Any, crop: np.ndarray) -> Answer:
@@ -53,16 +53,16 @@ class Network(Protocol):
 
 @dataclass(frozen=True)
 class AnchorFreeConfig(StateConfig):
-    """Constants of the search, by default those chosen for RB-SF 2 on GOT-10k/val."""
+    """Constants of the search; the defaults were chosen for RB-SF 2 on GOT-10k/val."""
 
     window_influence: float = 0.455  # share of the cosine window in the final map
     change_penalty: float = 0.138  # strength of the penalty on a change of size or proportions
-    size_rate: float = 0.1  # share of the new size taken over where the probability is 1
-    size_correction: float = 0.5  # share of the first frame's error that is taken off all sizes
-    score_shift: float = 4.0  # taken off the probability's logit, which makes it the score
+    size_rate: float = 0.1  # weight of the new size if the probability is 1
+    size_correction: float = 0.5  # share of the first frame's error that all sizes are corrected by
+    score_shift: float = 4.0  # subtracted from the logit to give the score
 
     def __post_init__(self) -> None:
-        """Raise ValueError where a field is wrong; it names field, value and what is valid."""
+        """Raise ValueError if a field is wrong; it names field, value and what is valid."""
         super().__post_init__()
         if not abs(self.score_shift) <= MOST_SHIFT:
             most = f"{MOST_SHIFT:g}"
@@ -74,7 +74,7 @@ class AnchorFreeConfig(StateConfig):
                 raise ValueError(f"{name}={getattr(self, name)}: give a number from 0 to 1")
 
 
-# NanoTrack v3's. It does not look for a lost target, and follows it the same whatever the score.
+# Constants of NanoTrack v3. It does not search for a lost target, and ignores the score.
 AS_PUBLISHED = AnchorFreeConfig(
     window_influence=0.455,
     change_penalty=0.138,
@@ -89,22 +89,22 @@ AS_PUBLISHED = AnchorFreeConfig(
 
 
 class _Choice(NamedTuple):
-    """What is found at the best position."""
+    """The size and trust found at the best position."""
 
     size: np.ndarray  # (w, h), image pixels
     trust: float  # probability of the target times the penalty's factor
 
 
 class AnchorFree(Follower):
-    """Follow one target by a network that tells class and sides of each position.
+    """Follow one target with a network that predicts class and sides at each position.
 
-    The score is the probability of the target at the position chosen, without the cosine window and
-    the penalty. Its logit is shifted, which makes it the probability of an overlap above a half.
-    Presence is not used: on departures it tells frames with the target from those without it less
-    well (docs/experiments/long-term.md).
+    The score is the probability of the target at the chosen position, without the cosine window and
+    the penalty. Its logit is shifted, which turns it into the probability of an overlap above a
+    half. Presence is not used: when targets leave the frame, it separates frames with and without
+    the target less well (docs/experiments/long-term.md).
 
-    Some targets are found too wide or too high throughout. So the first frame is searched too, and
-    all sizes are corrected by what is found there.
+    The network finds some targets too wide or too high in all frames. So it also searches the first
+    frame, and the error found there corrects all sizes.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class AnchorFree(Follower):
         return box_around(self._target.center, self._target.size)
 
     def _choose(self, answer: Answer, window_share: float) -> Sighting:
-        """The best position."""
+        """Choose the best position."""
         size = _sizes(answer) * self._correction[:, None, None]
         trust = self._penalty(size, self._target.size / self._side) * answer.target
         final = trust * (1 - window_share) + _window(*answer.target.shape) * window_share
@@ -161,26 +161,23 @@ class AnchorFree(Follower):
         return Sighting(offset, score, choice, answer.target, spacing)
 
     def _penalty(self, size: np.ndarray, before: np.ndarray) -> np.ndarray:
-        """Factors `[rows, columns]`, lower where boxes differ more from `before`.
-
-        Size and proportions count.
-        """
+        """Factors `[rows, columns]`, lower where size or proportions differ more from `before`."""
         growth = _larger(_side(size) / _side(before))
         stretch = _larger((size[0] / size[1]) / (before[0] / before[1]))
         return np.exp(-(growth * stretch - 1) * self.config.change_penalty)
 
 
 def _sizes(answer: Answer) -> np.ndarray:
-    """Widths and heights, `[2, rows, columns]` float64 pixels of the crop."""
+    """Widths and heights, `[2, rows, columns]` float64, in pixels of the crop."""
     left, top, right, bottom = answer.sides.astype(np.float64)
     return np.stack([left + right, top + bottom])
 
 
 def _size_error(answer: Answer, true: np.ndarray) -> np.ndarray:
-    """Logs of how many times too wide and too high a target in the middle is found, `[2]`.
+    """Logs of found over true width and height, `[2]`, for a target in the middle of the crop.
 
-    `true` has its width and height in pixels of the crop. Positions count by the square of their
-    probability, and of the cosine window.
+    `true` is its width and height in pixels of the crop. A position's weight is the square of its
+    probability times the square of the cosine window.
     """
     weights = (answer.target * _window(*answer.target.shape)) ** 2
     errors = np.log(_sizes(answer)) - np.log(true)[:, None, None]
@@ -189,19 +186,19 @@ def _size_error(answer: Answer, true: np.ndarray) -> np.ndarray:
 
 
 def _shifted(probability: float, shift: float) -> float:
-    """The probability whose logit is lower by `shift`: its odds are those times exp(-shift)."""
+    """The probability with its logit lowered by `shift`: its odds are multiplied by exp(-shift)."""
     part = probability * math.exp(-shift)
     return part / (part + (1 - probability))
 
 
 def _side(size: np.ndarray) -> np.ndarray:
-    """Side of the square of a target of this width and height with its context."""
+    """Side of the square around a target of this width and height, including its context."""
     margin = (size[0] + size[1]) / 2
     return np.sqrt((size[0] + margin) * (size[1] + margin))
 
 
 def _larger(ratio: np.ndarray) -> np.ndarray:
-    """The ratio or its inverse, whichever is above 1."""
+    """The ratio or its inverse, whichever is at least 1."""
     return np.maximum(ratio, 1 / ratio)
 
 

@@ -25,7 +25,7 @@ ENGINES = ("auto", "packed", "torch")
 
 
 def torch_backbone(net: nn.Module, device: str = "auto", precision: str = "float32") -> Backbone:
-    """Wrap a network that takes RGB `[N, 3, S, S]`, float 0 to 255, and gives `[N, C, H, W]`.
+    """Wrap a network that takes RGB `[N, 3, S, S]`, float 0 to 255, and returns `[N, C, H, W]`.
 
     The network is put into eval mode on `device`, a torch device name or "auto" (a GPU if there is
     one). `precision` "bfloat16" runs convolutions in 16 bits, about 4 times faster on CPUs with
@@ -59,10 +59,10 @@ def load_backbone(
 ) -> Backbone:
     """Load a network as a backbone, and try it on an empty crop.
 
-    `engine`: see `choose_engine`. `threads`: CPU threads of the network, and in this process of
-    OpenCV and PyTorch; None takes all cores. `precision` is for PyTorch alone; a line on stderr
-    says so where the packed engine runs. Raises FileNotFoundError for a missing file; ValueError
-    for a broken one, another network's weights, and an engine or a device that cannot be had.
+    `engine`: see `choose_engine`. `threads`: CPU threads of the network, and of OpenCV and PyTorch
+    in this process; None uses all cores. `precision` only affects PyTorch; if the packed engine
+    runs, a line on stderr says so. Raises FileNotFoundError for a missing file; ValueError for a
+    broken file, another network's weights, or an engine or device that is not available.
     """
     if is_rbsf2(path):
         raise ValueError(
@@ -72,7 +72,7 @@ def load_backbone(
     path, engine = choose_engine(path, engine)
     if engine == "packed":
         check_on_cpu(device)
-        if precision != "float32":  # not refused, since float networks may run beside this one
+        if precision != "float32":  # not an error, since float networks may run next to this one
             print(
                 f"{path}: the packed engine counts bits, --precision {precision} is PyTorch's",
                 file=sys.stderr,
@@ -88,7 +88,7 @@ def load_backbone(
 
 
 def _try_out(backbone: Backbone, path: Path) -> None:
-    """Raise ValueError where a network does not turn a crop into features."""
+    """Raise ValueError if a network does not turn a crop into features."""
     crop = np.zeros((1, EXEMPLAR_SIZE, EXEMPLAR_SIZE, 3), np.uint8)
     try:
         shape = backbone(crop).shape
@@ -110,14 +110,14 @@ def check_on_cpu(device: str) -> None:
 
 
 def describe_backbone(network: object) -> str:
-    """What runs a network, such as "packed engine, instruction set avx2, 2 threads"."""
+    """The engine of a network, such as "packed engine, instruction set avx2, 2 threads"."""
     return str(network) if hasattr(network, "isa") else "PyTorch"
 
 
 def describe_run(network: object, device: str, precision: str) -> str:
-    """What runs a network and with how many threads, in PyTorch also where and how precisely.
+    """The engine and threads of a network; for PyTorch also its device and precision.
 
-    `device` and `precision` are those that it was loaded with.
+    `device` and `precision` are those with which it was loaded.
     """
     if hasattr(network, "isa"):
         return describe_backbone(network)
@@ -131,12 +131,13 @@ def describe_run(network: object, device: str, precision: str) -> str:
 
 
 def choose_engine(path: str | Path, engine: str = "auto") -> tuple[Path, str]:
-    """The file to load, and what runs it: "packed" or "torch".
+    """The file to load, and the engine that runs it: "packed" or "torch".
 
-    "auto" runs packed files packed, and others in PyTorch. "torch" with a packed file takes the
-    network beside it that it was exported from: NAME.safetensors for NAME-packed.safetensors, else
-    NAME-train.safetensors. "packed" with 1-bit weights packs them on loading. Raises ValueError for
-    another engine, for a packed classifier, and where the network for PyTorch is missing.
+    "auto" runs packed files in the packed engine, and others in PyTorch. For "torch" with a packed
+    file, the result is the file next to it from which it was exported: NAME.safetensors for
+    NAME-packed.safetensors, else NAME-train.safetensors. For "packed" with 1-bit weights, these are
+    packed on loading. Raises ValueError for an unknown engine, for a packed classifier, and if the
+    network for PyTorch is missing.
     """
     path = Path(path)
     if engine not in ENGINES:
@@ -154,21 +155,21 @@ def choose_engine(path: str | Path, engine: str = "auto") -> tuple[Path, str]:
 
 
 def is_rbsf2(path: str | Path) -> bool:
-    """Whether a file holds RB-SF 2, packed or not, as far as its header says."""
+    """Whether a file holds RB-SF 2, packed or not, according to its header."""
     try:
         with safe_open(path, "numpy") as file:
             return (file.metadata() or {}).get("model") == "rbsf2"
-    except (OSError, SafetensorError):  # loading it says what is wrong
+    except (OSError, SafetensorError):  # loading the file reports the error
         return False
 
 
 def is_packed(path: str | Path) -> bool:
-    """Whether a file holds a packed tracker, as far as its header says."""
+    """Whether a file holds a packed tracker, according to its header."""
     return packed_kind(path) == "tracker"
 
 
 def _trained_form(path: Path) -> Path:
-    """The network that a packed file was exported from; raises ValueError where it is missing."""
+    """The network file from which a packed file was exported; raises ValueError if missing."""
     stem = path.stem.removesuffix("-packed")
     if stem == path.stem:
         stem = f"{stem}-train"

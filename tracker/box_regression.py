@@ -1,10 +1,10 @@
 """A target's box, learned from its first frame by ridge regression.
 
-A response map tells where the target is, to some pixels, and which of a few sizes fits best. Copies
-of the first frame's target that are moved, resized and stretched teach what each of these does to
-its features; so the features of a later frame tell place, size and proportions. DSST learns sizes
-likewise (Danelljan et al., BMVC 2014). The regression has a closed form, and no weights are needed
-but those of the backbone.
+A response map gives the target's place to within some pixels, and the best of a few sizes. The
+regression learns from moved, resized and stretched copies of the first frame's target how each
+change affects the features. So it can predict place, size and proportions from the features of a
+later frame. DSST learns sizes in the same way (Danelljan et al., BMVC 2014). The regression has a
+closed form and needs no weights other than those of the backbone.
 """
 
 from __future__ import annotations
@@ -17,23 +17,21 @@ import numpy as np
 from rbsf.tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE, STRIDE, crop_square, exemplar_side
 
 COPIES = 48  # number of warped copies, even
-BLOCK = 2048  # features that are taken to float64 at a time
-COPY_SIZE = (
-    EXEMPLAR_SIZE + 2 * STRIDE
-)  # pixels: a cell of features more than exemplars on each side
+BLOCK = 2048  # features that are converted to float64 at a time
+COPY_SIZE = EXEMPLAR_SIZE + 2 * STRIDE  # pixels; one cell more than exemplars on each side
 SHIFT = 4.0  # most pixels by which copies are moved, in x and in y: half a cell
 SIZE_SPREAD = 0.15  # standard deviation of the log of a copy's size
 ASPECT_SPREAD = 0.1  # standard deviation of the log of a copy's sqrt(width / height)
-RIDGE = 1.0  # regularisation, in mean eigenvalues
+RIDGE = 1.0  # regularisation, relative to the mean eigenvalue
 
 
 class BoxOffset(NamedTuple):
-    """How a target's box differs from the one that was expected."""
+    """How a target's box differs from the expected box."""
 
-    x: float  # of its centre, pixels of the search crop
+    x: float  # shift of its centre, in pixels of the search crop
     y: float
-    size: float  # log of its size over the expected one
-    aspect: float  # log of its sqrt(width / height) over the expected one
+    size: float  # log of its size divided by the expected size
+    aspect: float  # log of its sqrt(width / height) divided by the expected one
 
     @property
     def shift(self) -> np.ndarray:
@@ -47,11 +45,11 @@ class BoxOffset(NamedTuple):
 
 
 class BoxRegression:
-    """Tells from the features around a target how its box differs from the expected one.
+    """Predicts from the features around a target how its box differs from the expected box.
 
-    `backbone`: see `rbsf.tracker.siamfc`. It learns the target of `size` (w, h) pixels around
-    `center` (x, y) of an RGB `image`; `fill` is the colour outside of the image. `cells`: side of
-    the features that a call takes.
+    `backbone`: see `rbsf.tracker.siamfc`. The regression learns the target of `size` (w, h) pixels
+    around `center` (x, y) of an RGB `image`; `fill` is the colour outside the image. `cells` is the
+    side of the features that a call takes.
     """
 
     def __init__(
@@ -80,7 +78,7 @@ class BoxRegression:
     def _learn(self, features: np.ndarray, labels: np.ndarray) -> None:
         """Ridge regression in its dual form: far fewer copies than features."""
         mean = features.mean(0)
-        centered = np.subtract(features, mean, out=features)  # as the labels, whose mean is 0
+        centered = np.subtract(features, mean, out=features)  # the labels also have mean 0
         products = (centered @ centered.T).astype(np.float64)
         ridge = max(RIDGE * np.trace(products) / COPIES, 1e-12)  # above 0 even for equal features
         shares = np.linalg.solve(products + ridge * np.eye(COPIES), labels)
@@ -92,12 +90,12 @@ class BoxRegression:
         self._bias = -(mean @ self._weights).astype(np.float64)
 
     def __call__(self, features: np.ndarray) -> BoxOffset:
-        """The offset of the box whose crop has features `[C, cells, cells]` in its middle."""
+        """The offset of the box with features `[C, cells, cells]` in the middle of its crop."""
         return BoxOffset(*(features.ravel() @ self._weights + self._bias))
 
 
 def with_opposites(draws: np.ndarray) -> np.ndarray:
-    """Draws `[N, K]` and their negatives, `[2 N, K]`, so that their mean is 0."""
+    """`draws` `[N, K]` followed by their negatives, `[2 N, K]`, so that the mean is 0."""
     return np.concatenate([draws, -draws])
 
 

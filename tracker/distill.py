@@ -10,14 +10,14 @@ from torch.nn import functional as F
 
 from rbsf.tracker.teachers.pair import Lesson, TeacherPair
 
-FLOOR = 0.05  # least deviation of a feature, in mean deviations
+FLOOR = 0.05  # least deviation of a feature, relative to the mean deviation
 
 
 class DistillTask:
     """L_S of Eq. 1 for a student of `rbsf.models.rbsf2`: features, class map and boxes of `source`.
 
     A batch holds `exemplar` `[N, 3, 127, 127]` and `search` `[N, 3, 255, 255]`, uint8 RGB. Features
-    are compared in units of their deviation, which `measure` takes once from some batches.
+    are compared in units of their deviation, which `measure` computes once from some batches.
     """
 
     def __init__(
@@ -27,7 +27,7 @@ class DistillTask:
         self.mean = self.deviation = torch.zeros(1)
 
     def measure(self, batches: list[dict[str, Tensor]]) -> None:
-        """Take mean and deviation of each of the teacher's features."""
+        """Measure mean and deviation of each of the teacher's features."""
         lessons = [self.source(batch["exemplar"], batch["search"]).search for batch in batches]
         deviation, mean = torch.std_mean(torch.cat(lessons), (0, 2, 3), keepdim=True)
         floor = max(FLOOR * float(deviation.mean()), 1e-6)
@@ -38,7 +38,7 @@ class DistillTask:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, and its parts to log."""
         lesson = self.source(batch["exemplar"], batch["search"])
-        if teacher is not None:  # the float twin, whose maps are compared at every block
+        if teacher is not None:  # the float twin; its maps are compared at every block
             with torch.no_grad():
                 answers(teacher, batch)
         template, search, logits, sides = answers(student, batch)
@@ -57,9 +57,9 @@ class DistillTask:
         return torch.stack(weighted).sum(), parts
 
     def _distance(self, own: Tensor, other: Tensor, on: Tensor) -> Tensor:
-        """Smooth L1 distance of the student's features to the teacher's, in units of its deviation.
+        """Smooth L1 distance of the student's features to the teacher's, in teacher deviations.
 
-        Cells `on` the target weigh as much in sum as the others.
+        All cells `on` the target together weigh as much as all others.
         """
         wanted = (other - self.mean) / self.deviation
         each = F.smooth_l1_loss(own, wanted, reduction="none").mean(1)  # [N, H, W]
@@ -67,9 +67,9 @@ class DistillTask:
 
 
 def answers(net: Any, batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What a network of RB-SF 2's form gives for a batch.
+    """The outputs of a network like RB-SF 2 for a batch.
 
-    These are features of exemplars and of search regions, class logits and logs of sides.
+    They are features of exemplars, features of search regions, class logits and logs of sides.
     """
     crops = [
         batch[key].float().contiguous(memory_format=torch.channels_last)
@@ -82,15 +82,15 @@ def answers(net: Any, batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor, Te
 class PresenceTask:
     """The task of the presence output of `rbsf.models.rbsf2.Head`: does a pair show one target?
 
-    All else is frozen. A batch holds `exemplar` and `search` as `DistillTask` takes them, and
-    `negative` `[N]` bool. Only the position that tracking would choose counts, that of the largest
-    class logit.
+    Everything else is frozen. A batch holds `exemplar` and `search` as in `DistillTask`, and
+    `negative` `[N]` bool. Only the position that tracking would choose counts: the one with the
+    largest class logit.
     """
 
     def __call__(
         self, student: Any, teacher: nn.Module | None, batch: dict[str, Any]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The binary cross-entropy, and the share of pairs that are judged rightly."""
+        """The binary cross-entropy, and the share of pairs that are judged correctly."""
         logits = presence_logits(student, batch["exemplar"], batch["search"])
         there = ~batch["negative"]
         loss = F.binary_cross_entropy_with_logits(logits, there.to(logits.dtype))
@@ -106,7 +106,7 @@ def presence_logits(net: Any, exemplar: Tensor, search: Tensor) -> Tensor:
 
 
 def cells_near(target: Tensor) -> Tensor:
-    """Shares `[N, H + 1, W + 1]` of cells on the target, from those `[N, H, W]` of positions.
+    """Share `[N, H + 1, W + 1]` of each cell on the target, from that of positions `[N, H, W]`.
 
     A position lies between four cells.
     """
@@ -114,9 +114,9 @@ def cells_near(target: Tensor) -> Tensor:
 
 
 def middle_of(features: Tensor) -> Tensor:
-    """Shares `[N, H, W]` of a template's cells on the target.
+    """Share `[N, H, W]` of each of a template's cells on the target.
 
-    They are 1 in the middle, which is half as high and half as wide as the map, and 0 elsewhere.
+    It is 1 in the middle, which is half as high and half as wide as the map, and 0 elsewhere.
     """
     n, _, height, width = features.shape
     top, left = height // 4, width // 4
@@ -126,10 +126,10 @@ def middle_of(features: Tensor) -> Tensor:
 
 
 def both_alike(on: Tensor) -> Tensor:
-    """Weights `[N, H, W]` of sum 1, with which the target weighs as much as the rest.
+    """Weights `[N, H, W]` with which the target weighs as much as the rest; their sum is 1.
 
-    `on`: share of each place that is on the target, 0 to 1. Where the shares add up to less than 1,
-    the target weighs less.
+    `on`: share of each place that is on the target, 0 to 1. If the shares add up to less than 1,
+    the target weighs less and the sum is smaller.
     """
     rest = 1 - on
     target_weights = on / on.sum((1, 2), keepdim=True).clamp(min=1)
@@ -140,7 +140,7 @@ def both_alike(on: Tensor) -> Tensor:
 def target_loss(logits: Tensor, target: Tensor) -> Tensor:
     """Divergence of the student's class map from the teacher's, both `[N, rows, columns]`.
 
-    Positions on the target weigh as much as all others together, where the teacher sees one.
+    All positions on the target weigh as much as all others together, if the teacher sees a target.
     """
     cross_entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     divergence = cross_entropy - _entropy(target)

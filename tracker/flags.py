@@ -1,4 +1,4 @@
-"""Flags of programs that track: the network, its engine, the constants. Imports nothing heavy."""
+"""Flags of programs that track: the network, its engine, the constants. Imports nothing slow."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def add_weights_flag(flags: Flags) -> None:
 
 
 def add_network_flags(parser: argparse.ArgumentParser) -> None:
-    """Add --threads, --engine, --precision and --device, in a group of their own."""
+    """Add --threads, --engine, --precision and --device, in their own group."""
     flags = parser.add_argument_group("what the network runs on")
     flags.add_argument(
         "--threads",
@@ -82,20 +82,20 @@ def add_redetect_flag(flags: Flags) -> None:
 
 
 def with_redetect(constants: Constants, redetect: str | None) -> Any:
-    """The constants with the value of --redetect, as they are where the flag is not given."""
+    """The constants with the value of --redetect; unchanged if the flag is not given."""
     return replace(constants, redetect=redetect) if redetect else constants
 
 
 def name_of_constants(path: Path | None) -> str:
-    """What reports call the constants of --constants; empty for the tracker's own."""
+    """The name of the constants of --constants in reports; empty for the tracker's own."""
     return path.name if path else ""
 
 
 def read_constants(path: Path | None, kind: type[Constants] | None = None) -> Any:
-    """The constants of a file, or the defaults without one.
+    """The constants in a file, or the defaults if there is no file.
 
     `kind`: class of the constants, by default SiamFC's. Raises FileNotFoundError for a missing
-    file, and ValueError, naming file and key, for a wrong one or one of another tracker.
+    file, and ValueError that names file and key for a wrong file or another tracker's file.
     """
     from rbsf.tracker.anchor_free import AnchorFreeConfig
     from rbsf.tracker.siamfc import TrackerConfig

@@ -1,4 +1,4 @@
-"""What all trackers of one target share: the last place, the state, and the search when lost."""
+"""Shared parts of all trackers: the last place, the state, and the search for a lost target."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from rbsf.tracker.states import Result, State, StateMonitor
 from rbsf.tracker.target import Target
 from rbsf.tracker.windows import Windows
 
-WINDOWS_PER_CROP = 2  # windows that are looked at while lost, for each crop of a tracked frame
-WINDOW_STEP = 1.0  # between the centres of windows, in sides of the target's crop
-LOCAL_REACH = 2.0  # of the search around the last place, in sides of the target's crop
+WINDOWS_PER_CROP = 2  # windows searched while lost, for each crop of a tracked frame
+WINDOW_STEP = 1.0  # distance between the centres of windows, in sides of the target's crop
+LOCAL_REACH = 2.0  # reach of the search around the last place, in sides of the target's crop
 
 
 @dataclass(frozen=True)
 class Response:
-    """How well the target fits at each place of a grid."""
+    """How well the target matches each place of a grid."""
 
     values: np.ndarray  # [rows, columns], higher is better; each tracker has its own range
     box: np.ndarray  # x,y,w,h of the whole grid, pixels of the image; it may reach outside
@@ -29,40 +29,40 @@ class Response:
 
 @dataclass(frozen=True)
 class Sighting:
-    """What the crops around a place show."""
+    """What was found in the crops around a place."""
 
-    offset: np.ndarray  # (x, y) image pixels from the crops' centre to what was found
+    offset: np.ndarray  # (x, y) image pixels from the crops' centre to the place found
     score: float  # the probability that it is the target, as `Result.score`
-    detail: Any  # what the tracker learns from it
-    values: np.ndarray  # of the `Response` around the crops' centre
-    spacing: float  # image pixels between neighbouring places of that
+    detail: Any  # data that the tracker learns from
+    values: np.ndarray  # the values of the `Response` around the crops' centre
+    spacing: float  # image pixels between neighbouring values
 
 
 @dataclass
 class _Past:
-    """What is kept of the frames so far."""
+    """The data kept from the frames so far."""
 
     target: Target  # the place around which the next frame is searched, and the size there
     monitor: StateMonitor
-    box: np.ndarray  # of the last frame
-    crops: int = 0  # of this frame around the last place; those of windows follow
-    windows: Windows | None = None  # while lost
-    left: np.ndarray | None = None  # (x, y) of the place that was left to watch a window's
+    box: np.ndarray  # the box in the last frame
+    crops: int = 0  # number of this frame's crops around the last place; window crops follow
+    windows: Windows | None = None  # only while the target is lost
+    left: np.ndarray | None = None  # (x, y) of the place that was left in order to watch a window
     places: np.ndarray | None = None  # [N, 2], centres of the windows in this frame
 
 
 class Follower(ABC):
     """Follow one target: `init` on the first frame, then `update` on each next one.
 
-    A tracker says how it learns a target, what it crops, and what it makes of the crops. Where the
-    target is lost, the box keeps its size and goes on with what is most like the target. Besides,
-    windows over the frame are looked at, some in each frame. A target is found again where the
-    score is high in several frames.
+    A subclass defines how a target is learned, which crops are cut and how they are evaluated. If
+    the target is lost, the box keeps its size and follows the place most similar to the target. In
+    addition, windows over the frame are searched, a few in each frame. A target counts as found
+    again if the score is high in several frames.
     """
 
     name: str
     config: Any  # a StateConfig with the tracker's own constants
-    response: Response | None = None  # around the last place, in the last frame; None after `init`
+    response: Response | None = None  # last frame's, around the last place; None after `init`
     _past: _Past | None = None
 
     @abstractmethod
@@ -71,36 +71,37 @@ class Follower(ABC):
 
     @abstractmethod
     def _crops(self, image: np.ndarray) -> list[np.ndarray]:
-        """The crops around the last place, `[255, 255, 3]` uint8, in which the target is sought."""
+        """The crops around the last place, `[255, 255, 3]` uint8, to search for the target."""
 
     @abstractmethod
     def _answers(self, crops: np.ndarray) -> Sequence[Any] | np.ndarray:
-        """What the network says of each crop."""
+        """The network's output for each crop."""
 
     @abstractmethod
     def _look(self, answers: Any, anywhere: bool) -> Sighting:
-        """What the answers for a place's crops, or for the one crop of a window, show.
+        """Evaluate the answers for the crops around a place, or for the one crop of a window.
 
-        `anywhere`: places far from the middle are as likely as those near it. Changes nothing.
+        `anywhere`: places far from the middle are as likely as those near it. The tracker's state
+        is not changed.
         """
 
     @abstractmethod
     def _take(self, seen: Sighting, learn: bool) -> None:
-        """Move to what was seen; `learn`: its size and looks too."""
+        """Move to the place in `seen`; with `learn`, also learn its size and look."""
 
     @abstractmethod
     def _own_box(self) -> np.ndarray:
-        """The box of what was taken last: x,y,w,h float64 pixels."""
+        """The box of the last place that was taken: x,y,w,h float64 pixels."""
 
     def _rescale(self, ratio: np.ndarray) -> None:  # noqa: B027 - most trackers keep no sizes
-        """The frame is `ratio` (x, y) times as large as the one before."""
+        """Adapt stored sizes to a frame `ratio` (x, y) times as large as the one before."""
 
     def init(self, image: np.ndarray, box: Sequence[float] | np.ndarray) -> str | None:
         """Learn the target in `box` (x,y,w,h pixels, 0-based) of an RGB image.
 
         The image is `[H, W, 3]` uint8; gray and RGBA are converted. Returns a sentence if the box
-        was clipped to the frame, else None. Raises ValueError for a box without area, not finite or
-        outside the frame, and for an array that is no image.
+        was clipped to the frame, else None. Raises ValueError for a box that has no area, is not
+        finite or is outside the frame, and for an array that is not an image.
         """
         image = as_rgb(image)
         target, note = Target.of(image, box)
@@ -113,13 +114,13 @@ class Follower(ABC):
     def update(self, image: np.ndarray) -> Result:
         """Find the target in the next frame, `[H, W, 3]` uint8 RGB; gray and RGBA are converted.
 
-        A frame of another size than the one before is taken as the same view, rescaled. Raises
-        RuntimeError before `init`, ValueError for an array that is no image.
+        A frame of a different size than the one before is treated as the same view, rescaled.
+        Raises RuntimeError before `init`, ValueError for an array that is not an image.
         """
         return self.locate(self._answers(self.search_crops(image)))
 
     def search_crops(self, image: np.ndarray) -> np.ndarray:
-        """First half of `update`: what the network shall look at, `[N, 255, 255, 3]` uint8."""
+        """First half of `update`: the crops for the network, `[N, 255, 255, 3]` uint8."""
         image, past = as_rgb(image), self._known
         self._follow_frame(past, image)
         crops = self._crops(image)
@@ -131,7 +132,7 @@ class Follower(ABC):
         return np.stack(crops)
 
     def locate(self, answers: Any) -> Result:
-        """Second half of `update`: the target by the network's answers for all crops."""
+        """Second half of `update`: find the target in the network's answers for all crops."""
         past, config = self._known, self.config
         own = self._look(answers[: past.crops], anywhere=False)
         reach = own.spacing * np.array(own.values.shape[::-1])  # (w, h)
@@ -148,20 +149,20 @@ class Follower(ABC):
 
     @property
     def box(self) -> np.ndarray:
-        """The target's last box: x,y,w,h float64 pixels; after `init` the given one, clipped."""
+        """The target's last box: x,y,w,h float64 pixels; after `init` the given box, clipped."""
         return self._known.box
 
     def _windows(self, target: Target) -> Windows:
-        """Where to look for a target that was lost at its place."""
+        """The windows in which to search for a target that was lost at its place."""
         side = self._side * EXEMPLAR_SIZE
         reach = LOCAL_REACH * side if self.config.redetect == "local" else np.inf
         return Windows(target.center, target.frame, WINDOW_STEP * side, reach)
 
     def _search(self, past: _Past, own: Sighting, answers: Any) -> Result:
-        """Look for a lost target around the last place, and in the windows.
+        """Search for a lost target around the last place, and in the windows.
 
-        The place in a window that has a high score is watched in the next frames, until the target
-        counts as found there, or the score falls.
+        A place in a window with a high score is watched in the next frames, until the target counts
+        as found there or the score falls.
         """
         best, elsewhere = own, False
         assert past.places is not None  # for the type checker
@@ -184,7 +185,7 @@ class Follower(ABC):
         return Result(past.box, best.score, state)
 
     def _watch(self, past: _Past, center: np.ndarray) -> None:
-        """Search around the centre of a window, and keep in mind where the search was before."""
+        """Search around the centre of a window, and remember where the search was before."""
         if past.left is None:
             past.left = past.target.center
         past.target.center = center
@@ -205,7 +206,7 @@ class Follower(ABC):
 
     @property
     def _side(self) -> float:
-        """Image pixels of a crop's pixel, at the target's size."""
+        """Image pixels per pixel of a crop, at the target's size."""
         return exemplar_side(self._target.size) / EXEMPLAR_SIZE
 
     def _follow_frame(self, past: _Past, image: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""Boxes and square crops, shared by training pairs and by tracking.
+"""Boxes and square crops, used by training pairs and by tracking.
 
 A box is `x, y, w, h` in pixels, 0-based floats. It covers the pixels `x` to `x + w - 1`, so its
 centre is at pixel coordinate `x + (w - 1) / 2`. Images are `[H, W, 3]` uint8 RGB.
@@ -26,13 +26,13 @@ def box_center(box: Sequence[float] | np.ndarray) -> np.ndarray:
 def box_around(
     center: Sequence[float] | np.ndarray, size: Sequence[float] | np.ndarray
 ) -> np.ndarray:
-    """Return the `x, y, w, h` box of `size = (w, h)` whose centre is `center = (cx, cy)`."""
+    """Return the `x, y, w, h` box of `size = (w, h)` with its centre at `center = (cx, cy)`."""
     (cx, cy), (w, h) = center, size
     return np.array([cx - (w - 1) / 2, cy - (h - 1) / 2, w, h], dtype=np.float64)
 
 
 def exemplar_side(size: Sequence[float] | np.ndarray, context: float = CONTEXT) -> float:
-    """Side in image pixels of the square around a target that becomes the 127-pixel exemplar.
+    """Side, in image pixels, of the square around a target that is cropped to 127 pixels.
 
     `size` is the target's `(w, h)`. SiamFC, section 2.4: `s^2 = (w + 2p)(h + 2p)` with
     `2p = context * (w + h)`.
@@ -51,9 +51,9 @@ def crop_square(
 ) -> np.ndarray:
     """Cut a square of `side` image pixels around `center` and resize it.
 
-    Returns `[size, size, 3]` uint8. With a `side` (in x, in y) a rectangle is cut, and the crop
-    stretches it. `center` may lie anywhere; pixels outside the image are `fill` (default: the
-    image's mean colour).
+    Returns `[size, size, 3]` uint8. With a `side` (in x, in y) a rectangle is cut and stretched to
+    a square. `center` may be anywhere; pixels outside the image are `fill` (default: the image's
+    mean colour).
     """
     height, width = image.shape[:2]
     side = np.broadcast_to(side, 2)
@@ -62,7 +62,7 @@ def crop_square(
     first = np.clip(np.floor(start), 0, (width - 1, height - 1)).astype(int)
     left, top = first
     right, bottom = np.maximum(np.ceil(start + side).astype(int), first) + 1
-    # With a fourth channel OpenCV takes half the time, the two conversions included.
+    # With a fourth channel OpenCV takes half the time, including the two conversions.
     part = cv2.cvtColor(image[top:bottom, left:right], cv2.COLOR_RGB2RGBA)
     border = mean_color(image) if fill is None else fill
     crop_to_part = np.array([[scale[0], 0, start[0] - left], [0, scale[1], start[1] - top]])
@@ -97,8 +97,8 @@ def check_box(
     """Check a target box against a `width` x `height` frame.
 
     Returns the box, float64, clipped to the frame, and a sentence if clipping changed it, else
-    None. Raises ValueError, naming the fault, for a box that is not four finite numbers, has no
-    area, misses the frame, or has less than one pixel inside it.
+    None. Raises ValueError that names the fault for a box that is not four finite numbers, has no
+    area, lies outside the frame, or is less than one pixel wide or high inside it.
     """
     values = np.asarray(box, dtype=np.float64).ravel()
     _check_numbers(values)
@@ -125,7 +125,7 @@ def check_box(
 
 
 def _check_numbers(box: np.ndarray) -> None:
-    """Raise ValueError where a box is not four finite numbers, or has no area."""
+    """Raise ValueError if a box is not four finite numbers or has no area."""
     text = _numbers(box)
     if box.size != 4:
         raise ValueError(f"box {text!r} has {box.size} numbers; give four: x,y,w,h in pixels")
@@ -141,10 +141,10 @@ def _numbers(box: np.ndarray) -> str:
 
 
 def as_rgb(image: np.ndarray) -> np.ndarray:
-    """Return an RGB image `[H, W, 3]`, uint8, from one, or from a gray or an RGBA image.
+    """Convert an RGB, gray or RGBA image to RGB `[H, W, 3]`, uint8.
 
-    Gray images are `[H, W]` or `[H, W, 1]`; the alpha of RGBA is dropped. Raises ValueError, naming
-    shape and type, for any other array.
+    Gray images are `[H, W]` or `[H, W, 1]`; the alpha of RGBA is dropped. Raises ValueError that
+    names shape and type for any other array.
     """
     if not isinstance(image, np.ndarray):
         raise ValueError(_no_image(type(image).__name__))

@@ -10,11 +10,10 @@ from rbsf.tracker.siamfc import SiamFC
 
 
 class GOT10kTracker(Tracker):
-    """A `SiamFC` as the toolkit calls it: it takes PIL images and returns boxes x,y,w,h.
+    """A `SiamFC` in the form that the toolkit needs: PIL images in, boxes x,y,w,h out.
 
-    Boxes are in the coordinates of the data set's files. Those of OTB and UAV123 count pixels from
-    1; for these `one_based` shifts boxes by 1 on the way in, and back on the way out. Those of
-    GOT-10k count from 0.
+    Boxes are in the coordinates of the data set's files. OTB and UAV123 count pixels from 1; for
+    these `one_based` shifts incoming boxes by 1 and shifts results back. GOT-10k counts from 0.
     """
 
     def __init__(self, tracker: SiamFC, one_based: bool = False) -> None:

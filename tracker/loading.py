@@ -1,6 +1,6 @@
-"""Trackers from files.
+"""Loads trackers from files.
 
-RB-SF and SiamFC find the target by a response map, RB-SF 2 by a head.
+RB-SF and SiamFC find the target with a response map, RB-SF 2 with a head.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Constants = TrackerConfig | AnchorFreeConfig
 
 
 def constants_of(path: str | Path) -> type[Constants]:
-    """The class of the tracking constants of a file's network."""
+    """The class of tracking constants for the network in a file."""
     return AnchorFreeConfig if is_rbsf2(path) else TrackerConfig
 
 
@@ -38,7 +38,7 @@ def load_network(
     threads: int | None = None,
     engine: str = "auto",
 ) -> Backbone | Network:
-    """The network of a file.
+    """Load the network of a file.
 
     Parameters and errors are those of `rbsf.tracker.backbones.load_backbone`.
     """
@@ -83,7 +83,7 @@ def _in_torch(path: Path, device: str, threads: int | None) -> Network:
 def make_tracker(
     network: Backbone | Network, constants: Constants, name: str = ""
 ) -> SiamFC | AnchorFree:
-    """A tracker of one target; `constants` are of the class that `constants_of` gives."""
+    """A tracker of one target; `constants` are of the class that `constants_of` returns."""
     named = {"name": name} if name else {}
     if isinstance(constants, AnchorFreeConfig):
         return AnchorFree(network, constants, **named)  # type: ignore[arg-type]
@@ -91,7 +91,7 @@ def make_tracker(
 
 
 def update_all(trackers: Sequence[SiamFC | AnchorFree], image: np.ndarray) -> list[Result]:
-    """Update all trackers, which share a network, with as few passes of it as possible."""
+    """Update all trackers, which share a network, with as few network passes as possible."""
     if all(isinstance(tracker, SiamFC) for tracker in trackers):
         return siamfc.update_all(trackers, image)  # type: ignore[arg-type]
     return [tracker.update(image) for tracker in trackers]
@@ -100,7 +100,7 @@ def update_all(trackers: Sequence[SiamFC | AnchorFree], image: np.ndarray) -> li
 def wrapped(
     network: Backbone | Network, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]
 ) -> Any:
-    """`network` with `wrap` around each of its functions, such as to measure their time."""
+    """`network` with `wrap` around each of its functions, for example to time them."""
     if callable(network):
         return wrap(network)
     return SimpleNamespace(learn=wrap(network.learn), answer=wrap(network.answer))

@@ -1,6 +1,6 @@
-"""Trackers of two ONNX graphs in ONNX Runtime, as networks of `rbsf.tracker.anchor_free`.
+"""Trackers made of two ONNX graphs, run by ONNX Runtime, as networks of `rbsf.tracker.anchor_free`.
 
-These are NanoTrack, others of its form, and RB-SF 2 as `tools/export.py --format onnx` writes it.
+These are NanoTrack, similar trackers, and RB-SF 2 as `tools/export.py --format onnx` writes it.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from rbsf.tracker.anchor_free import AS_PUBLISHED, AnchorFreeConfig, Answer
 from rbsf.tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE
 from rbsf.tracker.rbsf2 import answer_of
 
-OWN_INPUTS = {"template", "features"}  # of the heads that this project writes
+OWN_INPUTS = {"template", "features"}  # inputs of the heads that this project writes
 
 
 def open_pair(backbone: str | Path, head: str | Path, threads: int = 1) -> OnnxPair:
-    """The network of two graphs, to run with so many CPU threads.
+    """The network made of two graphs; it uses `threads` CPU threads.
 
-    Raises ValueError for graphs that cannot be read or do not go together, ImportError without
+    Raises ValueError if the graphs cannot be read or do not fit together, ImportError without
     onnxruntime.
     """
     head_session = _session(head, threads)
@@ -32,7 +32,7 @@ def open_pair(backbone: str | Path, head: str | Path, threads: int = 1) -> OnnxP
     )
     try:
         answer = network.answer(network.learn(exemplar), region)
-    except Exception as error:  # ONNX Runtime raises classes of its own
+    except Exception as error:  # ONNX Runtime has its own error classes
         raise ValueError(f"{backbone}, {head}: {' '.join(str(error).split())[:200]}") from None
     target, sides = answer.target.shape, answer.sides.shape
     if len(target) != 2 or sides != (4, *target):
@@ -46,11 +46,11 @@ def open_pair(backbone: str | Path, head: str | Path, threads: int = 1) -> OnnxP
 class OnnxPair:
     """Backbone and head as sessions of ONNX Runtime.
 
-    What they take and give is that of `rbsf.tracker.teachers.pair.TeacherPair`, which runs them in
+    Inputs and outputs are as in `rbsf.tracker.teachers.pair.TeacherPair`, which runs them in
     PyTorch.
     """
 
-    constants = AS_PUBLISHED  # of the search
+    constants = AS_PUBLISHED  # constants of the search
 
     def __init__(self, backbone: Any, head: Any) -> None:
         self._backbone = backbone
@@ -97,15 +97,15 @@ class RBSF2Pair(OnnxPair):
 
 
 def load_any_size(path: str | Path) -> Any:
-    """The ONNX model of a file, for maps of any size; raises ValueError for any other file.
+    """The ONNX model of a file, changed to take maps of any size; raises ValueError otherwise.
 
-    Published backbones give the size of search regions alone, not that of exemplars.
+    Published backbones only allow the size of search regions, not that of exemplars.
     """
     import onnx
 
     try:
         model = onnx.load(path)
-    except Exception as error:  # onnx raises classes of its own
+    except Exception as error:  # onnx has its own error classes
         raise ValueError(_unreadable(path, error)) from None
     del model.graph.value_info[:]
     for value in (*model.graph.input, *model.graph.output):
@@ -124,7 +124,7 @@ def _session(path: str | Path, threads: int) -> Any:
     model = load_any_size(path).SerializeToString()
     try:
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime raises classes of its own
+    except Exception as error:  # ONNX Runtime has its own error classes
         raise ValueError(_unreadable(path, error)) from None
 
 

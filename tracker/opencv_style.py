@@ -1,4 +1,4 @@
-"""The tracker as OpenCV's are used: `init` on one frame, `update` on each next one."""
+"""The tracker with OpenCV's interface: `init` on one frame, `update` on each next one."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class Tracker:
         found, box = tracker.update(next_frame)
 
     Frames are as OpenCV reads them: `[H, W, 3]` uint8, **BGR**, or `[H, W]` gray. Boxes are x, y,
-    w, h in pixels, 0-based, floats. `score` is that of the last frame, see
+    w, h in pixels, 0-based, floats. `score` is the score of the last frame, see
     `rbsf.tracker.siamfc.Result`.
     """
 
     def __init__(self, weights: str | Path = DEFAULT, threads: int | None = None) -> None:
-        """`weights`: a file, or the name of shipped ones. `threads`: by default all cores.
+        """`weights`: a file, or the name of shipped weights. `threads`: by default all cores.
 
-        Raises FileNotFoundError for a missing file, ValueError for one that is no tracker.
+        Raises FileNotFoundError for a missing file, ValueError for a file that is not a tracker.
         """
         path = find_weights(weights)
         network = load_network(path, "cpu", threads=threads)
@@ -38,7 +38,7 @@ class Tracker:
     def init(self, image: np.ndarray, box: Sequence[float]) -> None:
         """Learn the target in `box`.
 
-        Raises ValueError for a box without area, not finite or outside of the frame.
+        Raises ValueError for a box that has no area, is not finite or is outside the frame.
         """
         self._tracker.init(_rgb(image), box)
         self.score = 1.0
@@ -52,5 +52,5 @@ class Tracker:
 
 
 def _rgb(image: np.ndarray) -> np.ndarray:
-    bgr = as_rgb(image)  # which checks, drops alpha and keeps the order of colours
+    bgr = as_rgb(image)  # checks the image, drops alpha and keeps the order of colours
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)

@@ -1,4 +1,4 @@
-"""RB-SF 2 as a network of `rbsf.tracker.anchor_free`: packed, without PyTorch, or in PyTorch."""
+"""RB-SF 2 as a network of `rbsf.tracker.anchor_free`: packed (without PyTorch) or in PyTorch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # torch takes a second to import, and packed networks do not 
     import torch
     from torch import nn
 
-MAPS = (5, 6)  # number of maps that a head gives, without presence and with it
+MAPS = (5, 6)  # number of a head's maps without presence and with it
 
 
 class PackedNetwork:
@@ -29,13 +29,13 @@ class PackedNetwork:
     ) -> None:
         """`model`: a checked model or the path of its file.
 
-        The other parameters and the errors are those of `rbsf.engine.run.Engine`. Raises ValueError
-        also for a network that has no template.
+        The other parameters and the errors are those of `rbsf.engine.run.Engine`. Also raises
+        ValueError for a network without a template.
         """
         model = model if isinstance(model, PackedModel) else read_packed(model)
         self._template = TemplateNode.of(model)
         self._features = Engine(model.up_to(self._template.features), threads, isa)
-        self._search = Engine(model, threads, isa)  # with any template
+        self._search = Engine(model, threads, isa)  # its template is replaced for each target
         self.isa = self._features.isa
         exemplar, region = (
             np.zeros((1, size, size, 3), np.uint8) for size in (EXEMPLAR_SIZE, SEARCH_SIZE)
@@ -85,14 +85,14 @@ class TorchNetwork:
 
         with torch.inference_mode():
             pixels = torch.from_numpy(crop[None]).to(self.device)
-            return self.net.backbone(pixels.permute(0, 3, 1, 2).float())  # of [1, 3, S, S]
+            return self.net.backbone(pixels.permute(0, 3, 1, 2).float())  # takes [1, 3, S, S]
 
 
 def answer_of(maps: np.ndarray) -> Answer:
-    """The answer that the head's maps `[5 or 6, rows, columns]` hold.
+    """Convert the head's maps `[5 or 6, rows, columns]` to an answer.
 
-    They are logits of the target, logs of its four sides and, where there are six, logits of
-    presence.
+    The maps are logits of the target, logs of the distances to its four sides and, if there are
+    six, logits of presence.
     """
     wide = maps.astype(np.float64)
     presence = _sigmoid(wide[5]) if len(wide) > 5 else None

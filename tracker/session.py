@@ -1,4 +1,4 @@
-"""Any number of targets in one video, followed by one network."""
+"""Follows any number of targets in one video with one network."""
 
 from __future__ import annotations
 
@@ -17,40 +17,39 @@ Box = Sequence[float]  # x, y, w, h in pixels, 0-based
 
 
 class Tracked(NamedTuple):
-    """A frame and what was found in it."""
+    """A frame and the results for it."""
 
     image: np.ndarray  # [H, W, 3] uint8 RGB
-    time: float | None  # seconds, None where the frame has no time
+    time: float | None  # seconds; None if the frame has no time
     results: dict[int, Result]  # {number of a target: its result}
 
 
 class Session:
     """Targets in one video, each with a number.
 
-    Numbers count from 1 in the order in which targets are added; none is used again.
+    Numbers count from 1 in the order in which targets are added and are never reused.
 
         session = Session(network, constants)
         session.update(first_frame)
         number = session.add((x, y, w, h))
         results = session.update(next_frame)
 
-    `network` and `constants` are as `rbsf.tracker.loading` gives them. Frames are `[H, W, 3]` uint8
-    RGB.
+    `network` and `constants` come from `rbsf.tracker.loading`. Frames are `[H, W, 3]` uint8 RGB.
     """
 
     def __init__(self, network: Backbone | Network, constants: Constants) -> None:
         self.network, self.constants = network, constants
-        self.results: dict[int, Result] = {}  # of the last frame
-        self.notes: list[str] = []  # sentences on boxes that were clipped to the frame
+        self.results: dict[int, Result] = {}  # results of the last frame
+        self.notes: list[str] = []  # sentences about boxes that were clipped to the frame
         self._trackers: dict[int, SiamFC | AnchorFree] = {}
         self._frame: np.ndarray | None = None
         self._count = 0
 
     def update(self, frame: np.ndarray, time: float | None = None) -> dict[int, Result]:
-        """Find all targets in the next frame, with as few passes of the network as possible.
+        """Find all targets in the next frame, with as few network passes as possible.
 
-        `time`: of the frame, in seconds; nothing depends on it yet. Raises ValueError for an array
-        that is no image.
+        `time`: time of the frame, in seconds; it is not used yet. Raises ValueError for an array
+        that is not an image.
         """
         self._frame = frame
         found = update_all(list(self._trackers.values()), frame) if self._trackers else []
@@ -60,7 +59,7 @@ class Session:
     def add(self, box: Box) -> int:
         """Learn a target in a box of the last frame; returns its number.
 
-        Raises ValueError for a box without area, not finite or outside of the frame, and
+        Raises ValueError for a box that has no area, is not finite or is outside the frame, and
         RuntimeError before the first frame.
         """
         tracker = make_tracker(self.network, self.constants)
@@ -71,23 +70,23 @@ class Session:
         return self._count
 
     def correct(self, number: int, box: Box) -> None:
-        """Learn a target anew in a box of the last frame.
+        """Learn a target again from a box in the last frame.
 
-        Raises KeyError where there is no target of that number; other errors are those of `add`.
+        Raises KeyError if no target has that number; other errors are those of `add`.
         """
         tracker = self._trackers[number]
         self._learn(tracker, box)
         self.results[number] = Result(tracker.box, 1.0)
 
     def response(self, number: int) -> Response | None:
-        """How well a target fits at the places around its last one; None where its box was given.
+        """How well a target matches places around its last one; None if its box was just given.
 
-        Raises KeyError where there is no target of that number.
+        Raises KeyError if no target has that number.
         """
         return self._trackers[number].response
 
     def drop(self, number: int) -> None:
-        """Stop following a target; raises KeyError where there is none of that number."""
+        """Stop following a target; raises KeyError if no target has that number."""
         del self._trackers[number]
         self.results.pop(number, None)
 
@@ -104,7 +103,7 @@ def follow(
     network: Backbone | Network,
     constants: Constants,
 ) -> Iterator[Tracked]:
-    """Each frame with the results of the targets that `boxes` show in the first one.
+    """Each frame with the results for the targets given by `boxes` in the first frame.
 
     Errors are those of `Session`.
     """

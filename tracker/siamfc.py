@@ -1,11 +1,11 @@
-"""SiamFC tracking: find the first frame's target again in each following frame, on any backbone.
+"""SiamFC tracking: finds the first frame's target in each following frame, with any backbone.
 
 A backbone is a callable from uint8 RGB crops `[N, S, S, 3]` to float32 features `[N, C, H, W]` of
 stride 8: a float network, a 1-bit one in PyTorch or a packed one (`rbsf.tracker.backbones`).
 
-The search is that of Bertinetto et al., 2016. Added are a template that also remembers how the
-target has looked since, and a box that is fitted to the target (`rbsf.tracker.box_regression`).
-With the published constants, `configs/track/siamfc.yaml`, both are off.
+The search is that of Bertinetto et al., 2016, with two additions: the template also remembers later
+looks of the target, and the box is fitted to the target (`rbsf.tracker.box_regression`). With the
+published constants, `configs/track/siamfc.yaml`, both are off.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from rbsf.tracker.states import Result, StateConfig
 from rbsf.tracker.target import Target
 from rbsf.tracker.template import Template, look_at
 
-# A part of the name of a benchmark's results. Raise it with each change, here, in geometry, box
-# regression or the packed engine, after which the same weights and constants give other boxes. Then
-# earlier results are not taken for new ones.
+# Part of the name of benchmark results. Raise this when boxes change for the same weights and
+# constants (after a change here, in geometry, box regression or the packed engine), so that old
+# results are not reused.
 TRACKER_VERSION = 4
 
 Backbone = Callable[[np.ndarray], np.ndarray]
@@ -52,25 +52,25 @@ SIZE_LIMITS = (0.2, 5.0)  # smallest and largest size of the target, in sizes of
 class TrackerConfig(StateConfig):
     """Constants of the search.
 
-    All but those of memory and box are the published ones of SiamFC-3s.
+    All except those of memory and box are the published constants of SiamFC-3s.
     """
 
     scales: int = 3  # sizes tried per frame, odd
     scale_step: float = 1.0375  # factor between neighbouring sizes
     scale_penalty: float = 0.9745  # factor on the peak of a changed size
     window_influence: float = 0.176  # share of the cosine window in the final map
-    scale_rate: float = 0.59  # share of the new size taken over per frame
-    response_up: int = 16  # upsampling of the 17 x 17 response
+    scale_rate: float = 0.59  # weight of the new size in each frame
+    response_up: int = 16  # upsampling factor of the 17 x 17 response
     memory_share: float = 0.6  # share of later looks in the template; the rest is the first look
-    memory_rate: float = 0.02  # share of a new frame's look in that memory
-    box_share: float = 0.6  # share of the box regression's place, size and proportions taken over
-    box_rate: float = 0.15  # share of a new frame in the smoothed size and proportions of the box
-    follow_rate: float = 0.0  # share of that size's change which the search follows per frame
-    # What is correlated: features, or their signs.
+    memory_rate: float = 0.02  # weight of a new frame's look in that memory
+    box_share: float = 0.6  # share of the box regression's offset that is applied to the box
+    box_rate: float = 0.15  # weight of a new frame in the smoothed size and proportions of the box
+    follow_rate: float = 0.0  # share of the regression's size change that the search follows
+    # Correlate features, or their signs.
     correlation: str = field(default="float", metadata={"choices": CORRELATIONS})
 
     def __post_init__(self) -> None:
-        """Raise ValueError where a field is wrong; it names field, value and what is valid."""
+        """Raise ValueError if a field is wrong; it names field, value and what is valid."""
         super().__post_init__()
         if self.scales < 1 or self.scales % 2 == 0:
             raise ValueError(f"scales={self.scales}: give an odd number, such as 3")
@@ -97,14 +97,14 @@ class TrackerConfig(StateConfig):
 
 @dataclass
 class _Model:
-    """What was learned of the target that is followed."""
+    """The learned model of the target."""
 
     first_size: np.ndarray  # (w, h) pixels; the target's size is this times `zoom`
     template: Template
     confidence: Confidence
     regression: BoxRegression | None
-    zoom: float = 1.0  # size over the first frame's
-    # (x, y) pixels from the search's centre to the box's.
+    zoom: float = 1.0  # size relative to the first frame
+    # (x, y) pixels from the search's centre to the box's centre.
     aside: np.ndarray = field(default_factory=lambda: np.zeros(2))
     # The box's size and proportions, see `BoxOffset.change`.
     change: np.ndarray = field(default_factory=lambda: np.zeros(2))
@@ -114,13 +114,13 @@ class _Match(NamedTuple):
     """The best of the crops around a place."""
 
     features: np.ndarray  # [C, H, W]
-    step: float  # its size over the target's
+    step: float  # size of this crop relative to the target's
     offset: np.ndarray  # (x, y) of the response's peak, pixels from the crop's middle
-    look: np.ndarray  # [C, 6, 6] features there
+    look: np.ndarray  # [C, 6, 6], features at the peak
 
 
 class SiamFC(Follower):
-    """Follow one target by the correlation of a template with the features of search crops."""
+    """Follow one target by correlating a template with the features of search crops."""
 
     def __init__(
         self, backbone: Backbone, config: TrackerConfig | None = None, name: str = "RB-SF"
@@ -162,7 +162,7 @@ class SiamFC(Follower):
         step = 1.0 if len(features) == 1 else float(self._steps[best])
         look = look_at(features[best], offset, model.template.first.shape[-1])
         score = model.confidence.judge(look)
-        pixel = self._side * step  # of the crop, in pixels of the image
+        pixel = self._side * step  # size of a crop pixel in image pixels
         match = _Match(features[best], step, offset, look)
         return Sighting(offset * pixel, score, match, response, STRIDE * pixel)
 
@@ -185,8 +185,8 @@ class SiamFC(Follower):
         self._target.size = model.first_size * model.zoom
 
     def _own_box(self) -> np.ndarray:
-        # The search goes on from the peak, at the first frame's proportions. So a mistake of the
-        # regression spoils a box but loses no target, unless follow_rate lets the search follow it.
+        # The search continues from the peak, at the first frame's proportions. So an error of the
+        # regression spoils a box but does not lose the target, unless follow_rate is above 0.
         model, share = self._learned, self.config.box_share
         size = self._target.size * stretch(*(share * model.change))
         return box_around(self._target.center + share * model.aside, size)
@@ -199,11 +199,11 @@ class SiamFC(Follower):
 
     @property
     def _learned(self) -> _Model:
-        assert self._model is not None  # `update` has asked for `_known` before
+        assert self._model is not None  # `update` has already checked `_known`
         return self._model
 
     def _respond(self, template: Template, features: np.ndarray) -> tuple[int, np.ndarray]:
-        """Number of the size that fits best, and the response `[17, 17]` of its crop."""
+        """Index of the best size, and the response `[17, 17]` of its crop."""
         if len(features) == 1:
             return 0, template.place(features)[0]
         responses = template.weigh(features)
@@ -216,7 +216,7 @@ class SiamFC(Follower):
         peaks = responses.max(axis=(1, 2)).astype(np.float64)
         penalty = np.full(len(peaks), 1 - self.config.scale_penalty)
         penalty[len(peaks) // 2] = 0
-        # Without abs a change of size would gain where peaks are negative.
+        # Without abs a change of size would be preferred if peaks are negative.
         return int(np.argmax(peaks - penalty * np.abs(peaks)))
 
     def _peak_offset(self, response: np.ndarray, window_share: float) -> np.ndarray:
@@ -225,7 +225,7 @@ class SiamFC(Follower):
         fine = rise @ (response @ rise.T)  # [272, 272]
         fine -= fine.min()
         total = fine.sum() + np.float32(1e-16)
-        window = share * total * _cosine_window(len(fine))  # its sum is that of the response
+        window = share * total * _cosine_window(len(fine))  # same sum as the response
         fine *= 1 - share
         fine += window
         row, column = divmod(int(fine.argmax()), len(fine))
@@ -233,13 +233,13 @@ class SiamFC(Follower):
 
 
 def offset_at_peak(regression: BoxRegression, features: np.ndarray, peak: np.ndarray) -> BoxOffset:
-    """What `regression` says of the box around a response's peak, as seen from the peak.
+    """The offset that `regression` finds for the box around a response's peak, from the peak.
 
     `features`: `[C, H, W]` of a search region. `peak`: (x, y) pixels from its middle.
     """
     size = regression.cells
     reach = (features.shape[-1] - size) // 2
-    # Whole cells, since the regression has learned from features that are not interpolated.
+    # Whole cells, since the regression was trained on features that are not interpolated.
     cells = np.clip(np.round(peak / STRIDE).astype(int), -reach, reach)
     column, row = cells + reach
     seen = regression(features[:, row : row + size, column : column + size])
@@ -248,7 +248,7 @@ def offset_at_peak(regression: BoxRegression, features: np.ndarray, peak: np.nda
 
 
 def update_all(trackers: Sequence[SiamFC], image: np.ndarray) -> list[Result]:
-    """Update several trackers that share a backbone, with one pass of it for all crops."""
+    """Update several trackers that share a backbone, with one backbone pass for all crops."""
     crops = [tracker.search_crops(image) for tracker in trackers]
     ends = np.cumsum([len(own) for own in crops])
     features = np.split(trackers[0].backbone(np.concatenate(crops)), ends[:-1])

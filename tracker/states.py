@@ -1,4 +1,4 @@
-"""Whether a target is tracked, unsure or lost, and what a tracker says of a frame."""
+"""The state of a target (tracked, unsure or lost), and a tracker's result for a frame."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # flags take REDETECT from here, and --help shall not wait for NumPy
+if TYPE_CHECKING:  # flags import REDETECT from here, and --help must not wait for NumPy
     import numpy as np
 
 REDETECT = ("off", "local", "frame")
 
 
 class State(str, Enum):
-    """What a tracker knows of its target."""
+    """What a tracker knows about its target."""
 
-    TRACKED = "tracked"  # it is in the box
-    UNSURE = "unsure"  # it may be; its size is held and nothing is learned
-    LOST = "lost"  # it is not; the box stays and the target is looked for
+    TRACKED = "tracked"  # the target is in the box
+    UNSURE = "unsure"  # the target may be in the box; its size is kept and nothing is learned
+    LOST = "lost"  # the target is not in the box; the box stays, and a search starts
 
 
 @dataclass(frozen=True)
 class Result:
-    """Where the target is.
+    """The result for one frame.
 
     `box`: x,y,w,h, float64 pixels, 0-based; it may reach outside the frame.
 
     `score`: the probability that the box overlaps the target by more than a half, 0 to 1. Trackers
-    that were not calibrated give a number that rises with it.
+    without calibration return a number that increases with it.
     """
 
     box: np.ndarray
@@ -42,19 +42,19 @@ class Result:
 
 @dataclass(frozen=True)
 class StateConfig:
-    """Scores at which the state changes, and where a lost target is looked for."""
+    """Scores at which the state changes, and where to search for a lost target."""
 
-    sure_score: float = 0.2  # from it a frame counts as tracked, and is learned from
-    lost_score: float = 0.2  # below it for lost_frames frames in a row the target is lost
+    sure_score: float = 0.2  # at least this: the frame counts as tracked and is learned
+    lost_score: float = 0.2  # below this in lost_frames frames in a row: target lost
     lost_frames: int = 5
-    faint_score: float = 0.02  # below it the box stays where it is
-    found_score: float = 0.6  # from it for found_frames frames in a row a lost target is found
+    faint_score: float = 0.02  # below this: the box does not move
+    found_score: float = 0.6  # at least this in found_frames frames in a row: target found
     found_frames: int = 3
-    # Where a lost target is looked for: at its last place, around it, or in the whole frame.
+    # Where to search for a lost target: at its last place, around it, or in the whole frame.
     redetect: str = field(default="frame", metadata={"choices": REDETECT})
 
     def __post_init__(self) -> None:
-        """Raise ValueError where a field is wrong; it names field, value and what is valid."""
+        """Raise ValueError if a field is wrong; it names field, value and what is valid."""
         for name in ("sure_score", "lost_score", "faint_score", "found_score"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)}: give a number from 0 to 1")
@@ -70,17 +70,17 @@ class StateConfig:
 
 
 class StateMonitor:
-    """The state of a target by the scores of its frames."""
+    """Derives the state of a target from the scores of its frames."""
 
     def __init__(self, config: StateConfig) -> None:
         self.config = config
         self.state = State.TRACKED
-        self._count = 0  # frames in a row that speak for being lost, or found
+        self._count = 0  # frames in a row that indicate that the target is lost, or found
 
     def update(self, score: float, elsewhere: bool = False) -> State:
         """The state after one more frame.
 
-        `elsewhere`: the score is of another place than the one before; counting starts anew.
+        `elsewhere`: the score belongs to a different place than the last one; counting restarts.
         """
         config, lost = self.config, self.state is State.LOST
         speaks = score >= config.found_score if lost else score < config.lost_score

@@ -1,4 +1,4 @@
-"""Where a target is, from frame to frame."""
+"""The place and size of a target from frame to frame."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Target:
     center: np.ndarray  # (x, y)
     size: np.ndarray  # (w, h)
     frame: np.ndarray  # (width, height) of the last frame
-    fill: tuple[float, ...]  # colour outside of the frame
+    fill: tuple[float, ...]  # colour outside the frame
 
     @classmethod
     def of(cls, image: np.ndarray, box: Sequence[float] | np.ndarray) -> tuple[Target, str | None]:
@@ -36,7 +36,7 @@ class Target:
     ) -> np.ndarray:
         """A square of `side` image pixels as `[pixels, pixels, 3]` uint8.
 
-        `center`: (x, y), by default the target's.
+        `center`: (x, y), by default the target's centre.
         """
         place = self.center if center is None else center
         return crop_square(image, place, side, pixels, self.fill)
@@ -46,9 +46,9 @@ class Target:
         self.center = np.clip(self.center + offset, 0, self.frame - 1)
 
     def follow_frame(self, image: np.ndarray) -> np.ndarray | None:
-        """Take an image of another size as the same view, rescaled.
+        """Treat an image of a different size as the same view, rescaled.
 
-        Returns the ratio (x, y) of the sizes, None where they are equal.
+        Returns the ratio (x, y) of the sizes, or None if they are equal.
         """
         frame = np.array([image.shape[1], image.shape[0]])
         if (frame == self.frame).all():

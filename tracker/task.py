@@ -11,10 +11,10 @@ from torch.nn import functional as F
 from rbsf.binarize import approx_sign
 from rbsf.tracker.geometry import STRIDE
 
-# As in SiamFC; it brings sums of 256 x 6 x 6 products into the range of a logistic loss.
+# As in SiamFC; it scales sums of 256 x 6 x 6 products to the range of a logistic loss.
 RESPONSE_SCALE = 1e-3
 BIAS_LIMIT = 1024.0  # largest bias that `best_bias` tries
-BIAS_STEPS = 24  # halvings of its interval, to 2 * BIAS_LIMIT / 2**24 = 0.0001
+BIAS_STEPS = 24  # how often its interval is halved, to 2 * BIAS_LIMIT / 2**24 = 0.0001
 RADIUS = 16  # pixels of the search crop: responses this near the target's centre are positive
 
 
@@ -40,10 +40,10 @@ def labels_for(shift: Tensor, size: int) -> Tensor:
 
 
 def balanced_logistic(response: Tensor, labels: Tensor) -> Tensor:
-    """SiamFC's loss: half the mean logistic loss of positives, and half that of negatives.
+    """SiamFC's loss: half the mean logistic loss of positives plus half that of negatives.
 
-    Both arguments are `[N, H, W]`. In a map without positives, where the target is absent, the
-    negatives count in full.
+    Both arguments are `[N, H, W]`. In a map without positives, because the target is absent, the
+    negatives count fully.
     """
     weight = _balanced_weights(labels)
     loss = F.binary_cross_entropy_with_logits(response, labels, weight, reduction="sum")
@@ -51,13 +51,13 @@ def balanced_logistic(response: Tensor, labels: Tensor) -> Tensor:
 
 
 def _balanced_weights(labels: Tensor) -> Tensor:
-    """Weights of the cells of `labels` `[N, H, W]`: 1/2 in sum for positives, 1/2 for negatives.
+    """Weights of the cells of `labels` `[N, H, W]`; positives sum to 1/2, negatives to 1/2.
 
-    In a map without positives the negatives have 1 in sum.
+    In a map without positives the negatives sum to 1.
     """
     positives = labels.sum((1, 2), keepdim=True)
     negatives = labels[0].numel() - positives
-    share = torch.where(positives > 0, 0.5, 1.0)  # of the negatives
+    share = torch.where(positives > 0, 0.5, 1.0)  # total weight of the negatives
     weight = 0.5 / positives.clamp(min=1)
     other_weight = share / negatives.clamp(min=1)
     return torch.where(labels > 0, weight, other_weight)
@@ -65,16 +65,16 @@ def _balanced_weights(labels: Tensor) -> Tensor:
 
 @torch.no_grad()
 def best_bias(response: Tensor, labels: Tensor) -> Tensor:
-    """The scalar b for which `balanced_logistic` of `response` + b is least; both `[N, H, W]`.
+    """The scalar b that minimises `balanced_logistic` of `response` + b; both are `[N, H, W]`.
 
     Such a bias is SiamFC's last parameter. Tracking does not need it, since only differences of
     responses count, but without it training mostly pushes all responses down. Since b is a minimum,
-    no gradient has to flow through it: the loss at b has the same gradient in the responses. Where
-    labels are of one kind only, b is one of many that make the loss vanish.
+    it needs no gradient of its own: the gradient of the loss in the responses is the same. If all
+    labels are equal, b is one of many values that make the loss vanish.
     """
     low, high = response.new_full((), -BIAS_LIMIT), response.new_full((), BIAS_LIMIT)
     weight = _balanced_weights(labels)
-    # The loss is convex in b, so the sign of its derivative tells which half has the minimum.
+    # The loss is convex in b, so the sign of its derivative shows which half has the minimum.
     for _ in range(BIAS_STEPS):
         middle = (low + high) / 2
         rising = (weight * (torch.sigmoid(response + middle) - labels)).sum() > 0
@@ -83,7 +83,7 @@ def best_bias(response: Tensor, labels: Tensor) -> Tensor:
 
 
 def hit_rate(response: Tensor, labels: Tensor) -> float:
-    """The share of response maps whose highest cell is labelled positive; both `[N, H, W]`."""
+    """The share of response maps with their highest cell labelled positive; both `[N, H, W]`."""
     highest = response.flatten(1).argmax(1, keepdim=True)
     return labels.flatten(1).gather(1, highest).mean().item()
 
@@ -105,12 +105,12 @@ class SiameseTask:
     """L_S of Eq. 1 for a batch of pairs.
 
     It is SiamFC's loss plus `match` times the distance to the teacher's response. SiamFC's loss is
-    taken at the bias of the responses that suits the batch best (`best_bias`).
+    computed with the bias that is best for the batch (`best_bias`).
 
     A batch holds `exemplar` `[N, 3, 127, 127]` and `search` `[N, 3, 255, 255]`, uint8 RGB, `shift`
     `[N, 2]` float (see `labels_for`) and `negative` `[N]` bool: the search crop shows another
-    target. With `bits` the signs of the student's features are correlated; their gradient is that
-    of the signs in its layers (Eq. 8).
+    target. With `bits` the signs of the student's features are correlated; their gradient is the
+    same as for the signs in its layers (Eq. 8).
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class SiameseTask:
         return logistic + self.match * distance, {"logistic": logistic, "response": distance}
 
     def respond(self, net: nn.Module, batch: dict[str, Any], bits: bool = False) -> Tensor:
-        """Response maps `[N, 17, 17]` float32 of `net`; `bits`: of the signs of its features."""
+        """Response maps `[N, 17, 17]` float32 of `net`; with `bits`, of its features' signs."""
         device = batch["search"].device
         with torch.autocast(device.type, self.precision, enabled=self.precision != torch.float32):
             exemplar, search = (

@@ -1,4 +1,4 @@
-"""A target's template: its first look, a memory of later ones, and their correlation."""
+"""A target's template: its first look, a memory of later looks, and their correlation."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from numpy.lib.stride_tricks import as_strided
 from rbsf.engine.correlate import correlate_signs
 from rbsf.tracker.geometry import STRIDE
 
-Correlation = Callable[[np.ndarray], np.ndarray]  # of [N, C, 22, 22] features: [N, 17, 17]
+Correlation = Callable[[np.ndarray], np.ndarray]  # from features [N, C, 22, 22] to [N, 17, 17]
 
 
 class Template:
-    """Features of a target, and their correlation with those of search regions.
+    """Features of a target, and their correlation with the features of search regions.
 
-    `first`: the features `[C, 6, 6]` of the first frame. `by_signs`: correlate their signs.
+    `first`: the features `[C, 6, 6]` of the first frame. `by_signs`: correlate only their signs.
     `memory_share`: share of the memory of later looks in the template; with 0 it stays fixed.
-    `memory_rate`: share of a new look in the memory.
+    `memory_rate`: weight of a new look in the memory.
 
     `place` is the correlation that finds the place, `weigh` the one that chooses the size.
     """
@@ -34,11 +34,10 @@ class Template:
         self.place = self.weigh = self._correlation(first)
 
     def remember(self, look: np.ndarray) -> None:
-        """Take features of the target, `[C, 6, 6]`, into the memory.
+        """Add features of the target, `[C, 6, 6]`, to the memory.
 
-        The size is chosen with half as much of the memory. Where a target grows or shrinks, the
-        size followed lags behind, and so do the looks in the memory; with all of it they would hold
-        the size back.
+        The size uses half of the memory: looks in it lag behind when a target grows or shrinks, and
+        with the whole memory they would hold the size back.
         """
         self.memory = self.memory + self.rate * (look - self.memory)
         learned = self.share * (self.memory - self.first)
@@ -50,11 +49,11 @@ class Template:
 
 
 def look_at(features: np.ndarray, offset: np.ndarray, size: int) -> np.ndarray:
-    """Features `[C, size, size]` of the place `offset` (x, y) pixels off the middle of a crop.
+    """Features `[C, size, size]` of the place `offset` (x, y) pixels from the middle of a crop.
 
-    They are interpolated from the crop's features `[C, H, W]`; where these end, a place nearer to
-    the middle is taken. Since the network does not pad, they are those of a smaller crop around
-    that place, to less than a stride.
+    They are interpolated from the crop's features `[C, H, W]`; beyond their edge, a place nearer to
+    the middle is used. Since the network does not pad, the result equals the features of a smaller
+    crop around that place, to within less than a stride.
     """
     last = features.shape[-1] - size
     x, y = np.clip(offset / STRIDE + last / 2, 0, last)
@@ -68,14 +67,14 @@ def look_at(features: np.ndarray, offset: np.ndarray, size: int) -> np.ndarray:
 def correlate(template: np.ndarray, features: np.ndarray) -> np.ndarray:
     """Cross-correlate a template `[C, K, K]` with features `[N, C, H, W]`.
 
-    Returns `[N, H - K + 1, W - K + 1]` float32. One matrix product serves all pairs of a template
-    cell and a place, and a shifted sum follows; that is 30 times faster than a product per window.
+    Returns `[N, H - K + 1, W - K + 1]` float32. One matrix product covers all pairs of a template
+    cell and a place, and a shifted sum follows; this is 30 times faster than a product per window.
     """
     (channels, k, _), (n, _, height, width) = template.shape, features.shape
     products = template.reshape(channels, k * k).T @ features.reshape(n, channels, height * width)
     image, cell, place = products.strides
     rows, columns = height - k + 1, width - k + 1
-    # [n, k, k, rows, columns]: the part of each template cell in each response.
+    # [n, k, k, rows, columns]: the contribution of each template cell to each response.
     shifted = as_strided(
         products,
         (n, k, k, rows, columns),

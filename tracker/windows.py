@@ -1,4 +1,4 @@
-"""Where to look for a lost target: windows that cover the frame, a few of them at a time."""
+"""Windows in which to search for a lost target; they cover the frame, a few at a time."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import numpy as np
 
 
 class Windows:
-    """Centres of windows that cover a frame, those near `place` first, over and over.
+    """Centres of windows that cover a frame; those near `place` come first, then it repeats.
 
-    `place`: (x, y) pixels. `frame`: its (width, height). `step`: pixels between neighbouring
-    centres. `reach`: most pixels from `place` to a centre, in x and in y.
+    `place`: (x, y) pixels. `frame`: (width, height) of the frame. `step`: pixels between
+    neighbouring centres. `reach`: most pixels from `place` to a centre, in x and in y.
     """
 
     def __init__(
@@ -31,6 +31,6 @@ class Windows:
 
 
 def _centers(length: float, step: float) -> np.ndarray:
-    """Centres of the fewest equal stretches of at most `step` pixels that cover `length`."""
+    """Centres of equal pieces of at most `step` pixels, as few as possible, that cover `length`."""
     count = max(int(np.ceil(length / step)), 1)
     return (np.arange(count) + 0.5) * length / count - 0.5

@@ -1,4 +1,4 @@
 """Packed 1-bit networks on the CPU: file format, NumPy reference, C++ kernels.
 
-It never imports torch.
+This package never imports torch.
 """

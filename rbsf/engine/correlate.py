@@ -1,4 +1,4 @@
-"""Correlation of signs: a template as one binary filter over features."""
+"""Correlation of signs: a template is used as one binary filter over features."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from rbsf.engine.ops import conv_bits
 def correlate_signs(template: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """A function that correlates the signs of features with those of `template` `[C, K, K]`.
 
-    The function takes features `[N, C, H, W]` and gives float32 `[N, H - K + 1, W - K + 1]`, by XOR
-    and popcount; sign(0) is +1. It raises ValueError for NaN and features that do not fit.
+    The function takes features `[N, C, H, W]` and returns float32 `[N, H - K + 1, W - K + 1]`,
+    computed by XOR and popcount; sign(0) is +1. It raises ValueError for NaN and for features that
+    do not fit.
     """
     channels, size, _ = template.shape
     rows = template.transpose(1, 2, 0).reshape(1, -1)

@@ -1,4 +1,4 @@
-"""What this machine can run: instruction sets that there are kernels for, and threads."""
+"""What this machine can run: instruction sets for which kernels exist, and threads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ native: Any
 try:
     native = import_module("rbsf.engine._native")
     MISSING = ""
-except ImportError as error:  # it was installed without a compiler, or is a bare clone
+except ImportError as error:  # the project was installed without a compiler, or not at all
     native = None
     MISSING = str(error)
 
@@ -20,19 +20,19 @@ NO_KERNELS = (
     " 20 times as slowly or more;"
     " install a C++ compiler, then this project: pip install -e ."
 )
-ISA_VARIABLE = "RBSF_ISA"  # names the instruction set that "auto" takes
+ISA_VARIABLE = "RBSF_ISA"  # environment variable: the instruction set for "auto"
 
 
 def available_isas() -> list[str]:
     """Instruction sets this machine can run, fastest first.
 
-    They are of amx, avx512, avx2, neon, scalar and numpy.
+    All that exist are amx, avx512, avx2, neon, scalar and numpy.
     """
     return [*(native.isas() if native else ()), "numpy"]
 
 
 def check_threads(threads: int) -> int:
-    """`threads` itself; raises ValueError for none, or more than there are cores."""
+    """Return `threads`; raises ValueError if it is below 1 or more than there are cores."""
     cores = os.cpu_count() or 1
     if type(threads) is not int or not 1 <= threads <= cores:
         advice = f"give 1 to {cores}, the number of this machine's cores"
@@ -43,9 +43,9 @@ def check_threads(threads: int) -> int:
 def choose_isa(isa: str = "auto") -> str:
     """The instruction set to run.
 
-    That is `isa` itself. For "auto" it is the one that $RBSF_ISA names, else the fastest. Raises
-    ValueError for one that this machine cannot run. Warns where "auto" ends at NumPy for want of
-    kernels.
+    It is `isa` itself, except for "auto": then it is the one named by $RBSF_ISA, or the fastest if
+    that is not set. Raises ValueError for an instruction set that this machine cannot run. Warns if
+    "auto" chooses NumPy because the kernels are missing.
     """
     name, asked = "isa", isa
     if isa == "auto":

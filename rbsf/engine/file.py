@@ -1,4 +1,4 @@
-"""The packed file: a network as a graph of operations, one bit a binary weight.
+"""The packed file: a network as a graph of operations, with one bit per binary weight.
 
 It is a safetensors file. Its metadata, all strings, are:
 
@@ -7,18 +7,19 @@ It is a safetensors file. Its metadata, all strings, are:
 - `model`: a name
 - `layers`: a JSON list of nodes in order of execution
 - `info`: a JSON object
-- `sha256`: the hex digest over the strings `task`, `model`, `layers`, `info`, then for tensors
+- `sha256`: the hex digest of the strings `task`, `model`, `layers`, `info`, then of the tensors
   sorted by name: name, dtype and shape as Python prints them, and the raw little-endian bytes
 
 A node is {"name", "op", "inputs", "attributes"}. `op` names a module of `rbsf.engine.ops`, which
-says what attributes and tensors it has; `inputs` name earlier nodes. The tensors of a node NAME are
-NAME.KEY. Where it shares one with another node, it has "shared": {KEY: the tensor's name} too.
+defines its attributes and tensors; `inputs` name earlier nodes. The tensors of a node NAME are
+called NAME.KEY. A node that shares a tensor with another node also has "shared": {KEY: the tensor's
+name}.
 
-Weights that are whole multiples of a power of two are kept as bytes: those in a node's
-"bytes": [KEY] are int8 `[O, ...]`, to be multiplied by NAME.KEY_steps, float32 `[O]`.
+Weights that are whole multiples of a power of two are kept as bytes. They are listed in the node's
+"bytes": [KEY] and stored as int8 `[O, ...]`, to be multiplied by NAME.KEY_steps, float32 `[O]`.
 
-Files of the formats before, "rbsf-packed-1", "rbsf-packed-2" and "rbsf-network-1", are read too:
-`old_files.py`.
+Files of the older formats "rbsf-packed-1", "rbsf-packed-2" and "rbsf-network-1" can be read too,
+see `old_files.py`.
 """
 
 from __future__ import annotations
@@ -49,15 +50,16 @@ MAX_BYTE = 127
 def write_packed(
     path: str | Path, model: str, task: str, nodes: Sequence[Node], info: dict[str, Any]
 ) -> PackedModel:
-    """Write a packed file; returns what was written.
+    """Write a packed file; returns the network that was written.
 
-    `info` is anything JSON holds: architecture, versions, training config, sha256 of the source
-    file. Raises ValueError for nodes that are no network, OSError where `path` cannot be written.
+    `info` may be anything that JSON can hold: architecture, versions, training config, sha256 of
+    the source file. Raises ValueError if the nodes do not form a network, OSError if `path` cannot
+    be written.
     """
     packed = PackedModel(model, task, tuple(nodes), info)
     entries: list[dict[str, Any]] = []
     tensors: dict[str, np.ndarray] = {}
-    names: dict[int, str] = {}  # of the tensors that are in the file, by the array's id
+    names: dict[int, str] = {}  # names of the tensors in the file, by the array's id
     for node in nodes:
         entry: dict[str, Any] = {"name": node.name, "op": node.op, "inputs": list(node.inputs)}
         entry["attributes"] = node.attributes
@@ -76,7 +78,7 @@ def write_packed(
 
 
 def _smaller(tensors: dict[str, np.ndarray], entry: dict[str, Any]) -> dict[str, np.ndarray]:
-    """`tensors` as a file keeps them; the node's `entry` is told which are bytes."""
+    """`tensors` as a file keeps them; the names of those kept as bytes are added to `entry`."""
     kept: dict[str, np.ndarray] = {}
     for key, array in tensors.items():
         found = as_bytes(array)
@@ -89,9 +91,9 @@ def _smaller(tensors: dict[str, np.ndarray], entry: dict[str, Any]) -> dict[str,
 
 
 def as_bytes(array: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """int8 `[O, ...]` and float32 `[O]`, powers of two, whose product is `array` exactly.
+    """Split `array` into int8 `[O, ...]` and powers of two, float32 `[O]`, with `array` as product.
 
-    None where there are no such numbers.
+    Returns None if there are no such numbers that give `array` exactly.
     """
     if array.dtype != np.float32 or array.ndim < 2 or not array.size:
         return None
@@ -108,8 +110,9 @@ def as_bytes(array: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
 def read_packed(path: str | Path) -> PackedModel:
     """Read and check a packed file.
 
-    Raises FileNotFoundError, and ValueError in one line for a file that is cut or changed, of a
-    newer version, too large, or holds operations that are unknown or do not fit one another.
+    Raises FileNotFoundError, and ValueError in one line for a file that is cut off or changed,
+    belongs to a newer version, is too large, or holds operations that are unknown or do not fit
+    together.
     """
     path = Path(path)
     if not path.is_file():
@@ -132,7 +135,7 @@ def read_packed(path: str | Path) -> PackedModel:
 
 
 def _check_metadata(metadata: dict[str, str], tensors: dict[str, np.ndarray], path: Path) -> None:
-    """Raises ValueError for an unknown format, and for a file that was changed."""
+    """Raise ValueError for an unknown format, and for a file that was changed."""
     form = metadata.get("format", "")
     if form not in FORMATS:
         newer = form.startswith(("rbsf-graph-", "rbsf-packed-", "rbsf-network-"))
@@ -144,14 +147,14 @@ def _check_metadata(metadata: dict[str, str], tensors: dict[str, np.ndarray], pa
 
 
 def packed_kind(path: str | Path) -> str:
-    """What a packed file holds, as far as its header says.
+    """The task of a packed file according to its header, one of TASKS.
 
-    It is one of TASKS, empty where `path` is no packed file.
+    It is empty if `path` is not a packed file.
     """
     try:
         with safe_open(path, "numpy") as file:
             return kind_of(file.metadata() or {})
-    except (OSError, SafetensorError):  # what is wrong with it is said when it is loaded
+    except (OSError, SafetensorError):  # loading the file reports the error
         return ""
 
 
@@ -164,13 +167,13 @@ def kind_of(metadata: dict[str, str]) -> str:
 
 
 def digest(metadata: dict[str, str], tensors: dict[str, np.ndarray]) -> str:
-    """What `sha256` must be; the module says how it is made."""
+    """The value that `sha256` must have; the module's docstring defines it."""
     text = "".join(metadata.get(key, "") for key in ("task", "model", "layers", "info"))
     return checksum(text, (_part(name, tensors[name]) for name in sorted(tensors)))
 
 
 def _part(name: str, array: np.ndarray) -> tuple[str, bytes]:
-    """What a tensor adds to the digest."""
+    """The part of the digest's input that comes from one tensor."""
     little_endian = array.astype(array.dtype.newbyteorder("<"))
     return f"{name}{array.dtype}{array.shape}", little_endian.tobytes()
 
@@ -180,7 +183,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]
         with safe_open(path, "numpy") as file:
             names = file.keys()
             return file.metadata() or {}, {name: file.get_tensor(name) for name in names}
-    except Exception as error:  # a parser of damaged files raises anything
+    except Exception as error:  # the parser may raise any error on a damaged file
         reason = one_line(error, 100)
         fault = f"not a whole safetensors file ({reason})"
         raise ValueError(f"{path}: {fault}; copy or export it again") from None
@@ -210,7 +213,7 @@ def _nodes(form: str, entries: list[Any], tensors: dict[str, np.ndarray]) -> lis
 def _node(
     entry: Any, owned: dict[str, dict[str, np.ndarray]], tensors: dict[str, np.ndarray]
 ) -> Node:
-    """The node of an entry; its own tensors are taken out of `owned`."""
+    """The node of an entry; its own tensors are removed from `owned`."""
     is_object = isinstance(entry, dict)
     shared = entry.pop("shared", {}) if is_object else {}
     in_bytes = entry.pop("bytes", []) if is_object else []
@@ -225,14 +228,14 @@ def _node(
 
 
 def _are_shared(shared: Any, tensors: dict[str, np.ndarray]) -> bool:
-    """Whether all that a node shares is there."""
+    """Whether the file has all tensors that a node shares."""
     if not isinstance(shared, dict):
         return False
     return all(isinstance(name, str) and name in tensors for name in shared.values())
 
 
 def _widen(arrays: dict[str, np.ndarray], in_bytes: Any, name: str) -> None:
-    """Make the arrays that are kept `in_bytes` float32 again."""
+    """Convert the arrays named in `in_bytes` back to float32."""
     if not isinstance(in_bytes, list) or not all(isinstance(key, str) for key in in_bytes):
         fault = f"its bytes are {str(in_bytes)[:100]}, expected a list of names"
         raise ValueError(f"node {name[:100]!r}: {fault}")

@@ -1,4 +1,6 @@
-"""Operations that are computed as one, so that between binary layers only bits move.
+"""Fuses operations that are computed as one, so that only bits move between binary layers.
+
+The kinds of runs are listed below; parts in brackets may be absent.
 
 - to bits: conv_u8 or conv_bits [max_pool 3 x 3, stride 2], sign. Only binary convolutions read the
   bits.
@@ -6,11 +8,9 @@
 - steps: conv_bits, affine, prelu, affine of one number, round, add. This is a layer with its
   shortcut, int16.
 - rounded: [affine] [prelu] [affine of one number] round. Reals or int16 become int8 or int16.
-- whole conv: conv of whole numbers, and what `rounded` has. The sums are whole numbers too.
-- scaled: conv_bits, affine [+ further such terms] [mul by a factor a pixel] [affine] [add].
+- whole conv: conv of whole numbers, then the operations of `rounded`. The sums are whole numbers.
+- scaled: conv_bits, affine [+ further such terms] [mul by a factor per pixel] [affine] [add].
 - single: any operation alone.
-
-What stands in brackets may be absent.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from rbsf.engine.ops.conv import whole_weights
 POOLED = {"kernel": 3, "stride": 2, "padding": 0, "ceil": False}
 
 BEFORE_ROUND = ("affine", "prelu", "affine", "round")
-# The dtypes of input and output that the kernel of `rounded` knows.
+# The dtypes of input and output that the kernel of `rounded` supports.
 ROUNDED = (("float32", "int16"), ("float32", "int8"), ("int16", "int8"))
 
 Need = tuple[int, int, int]  # how a convolution takes bits: groups, padding, border
@@ -36,26 +36,26 @@ Need = tuple[int, int, int]  # how a convolution takes bits: groups, padding, bo
 
 @dataclass(frozen=True)
 class Run:
-    """Nodes that are computed as one; the last one gives the output."""
+    """Nodes that are computed as one; the last one makes the output."""
 
     kind: str
     nodes: tuple[Node, ...]
 
     @property
     def output(self) -> str:
-        """The edge that it writes."""
+        """The edge that the run writes."""
         return self.nodes[-1].name
 
     @property
     def inputs(self) -> list[tuple[str, Need | None]]:
-        """The edges that it reads from outside, in order, and how it takes them."""
+        """The edges from outside that the run reads, in order, and how it takes their bits."""
         own = {node.name for node in self.nodes}
         reads = [(name, need_of(node)) for node in self.nodes for name in node.inputs]
         return [(name, need) for name, need in reads if name not in own]
 
 
 def need_of(node: Node) -> Need | None:
-    """How `node` takes the bits that it reads; None where it takes a map as it is."""
+    """How `node` takes the bits that it reads; None if it takes the map unchanged."""
     if node.op != "conv_bits":
         return None
     a = node.attributes
@@ -63,12 +63,13 @@ def need_of(node: Node) -> Need | None:
 
 
 def find_runs(model: PackedModel, target: Target) -> list[Run]:
-    """All nodes but the input in runs, in order of execution. NumPy has single operations alone.
+    """All nodes except the input, grouped into runs in order of execution.
 
-    A run stands where its last node does, for by then all that it reads is computed.
+    A run has the place of its last node, since everything that it reads is computed by then. With
+    NumPy all runs are single operations.
     """
     finder, fuse = _Finder(model, target), target.isa != "numpy"
-    ends: dict[str, Run] = {}  # by the node at their end
+    ends: dict[str, Run] = {}  # by the name of the run's last node
     taken: set[str] = set()
     for node in model.nodes[1:]:
         run = finder.run_from(node, taken) if fuse and node.name not in taken else None
@@ -85,7 +86,7 @@ def find_runs(model: PackedModel, target: Target) -> list[Run]:
 
 
 def is_factor(node: Node) -> bool:
-    """Whether an affine node multiplies all channels by one number, and no more."""
+    """Whether an affine node only multiplies all channels by one number."""
     return {*node.tensors} == {"scale"} and node.tensors["scale"].shape == (1,)
 
 
@@ -95,12 +96,12 @@ def scale_of(node: Node) -> np.ndarray:
 
 
 def _is_exact(values: np.ndarray) -> bool:
-    """Whether float32 holds these float64 numbers as they are."""
+    """Whether float32 can hold these float64 numbers exactly."""
     return bool((values.astype(np.float32) == values).all())
 
 
 class _Finder:
-    """Finds runs; a method for each kind gives the nodes of one that begins at a node, or none."""
+    """Finds runs; for each kind a method returns the nodes of the run that begins at a node."""
 
     def __init__(self, model: PackedModel, target: Target) -> None:
         self.maps, self.target = model.maps, target
@@ -111,7 +112,7 @@ class _Finder:
                 self.readers[name].append(node)
 
     def run_from(self, first: Node, taken: set[str]) -> Run | None:
-        """The run that begins at `first`, if one does."""
+        """The run that begins at `first`, if there is one."""
         rounded = {"rounded": self._rounded}
         makers: dict[str, Mapping[str, Callable[[Node], list[Node]]]] = {
             "conv_u8": {"to bits": self._to_bits},
@@ -150,7 +151,7 @@ class _Finder:
         return [*nodes, sign] if sign and self._is_packed_alike(sign) else []
 
     def _is_packed_alike(self, sign: Node) -> bool:
-        """Whether only binary convolutions read the bits, and all take them in the same way."""
+        """Whether only binary convolutions read the bits, all in the same way."""
         needs = {need_of(reader) for reader in self.readers[sign.name]}
         return len(needs) == 1 and None not in needs
 
@@ -189,7 +190,7 @@ class _Finder:
         return nodes if whole and _is_exact(scale_of(nodes[1]) * whole.unit) else []
 
     def _until_round(self, first: Node, start: int) -> list[Node]:
-        """`first`, and those of BEFORE_ROUND from `start` on that follow it."""
+        """`first` and the operations of BEFORE_ROUND, from `start` on, that follow it."""
         nodes = [first]
         for place, op in enumerate(BEFORE_ROUND[start:], start):
             following = self._next(nodes[-1], op)
@@ -212,7 +213,7 @@ class _Finder:
         return nodes
 
     def _terms(self, conv: Node, latest: Node) -> Iterator[list[Node]]:
-        """Further terms of a sum: convolution, scale and addition of each."""
+        """Further terms of a sum, each as its convolution, scale and addition."""
         while add := self._next(latest, "add"):
             scale = self._other(add, latest)
             if set(scale.tensors) != {"scale"} or not self._next(scale, "add"):
@@ -224,13 +225,13 @@ class _Finder:
             latest = add
 
     def _is_term_like(self, source: Node, conv: Node) -> bool:
-        """Whether `source` is a convolution of the same geometry that only its scale reads."""
+        """Whether `source` is a convolution of the same geometry, read only by its scale."""
         if source.op != "conv_bits" or source.attributes != conv.attributes:
             return False
         return self._next(source, "affine") is not None
 
     def _factor_and_bias(self, latest: Node) -> list[Node]:
-        """The product with XNOR-Net's K, and the bias, as far as they follow `latest`."""
+        """The product with XNOR-Net's K and the bias, if they follow `latest`."""
         nodes = []
         product = self._next(latest, "mul")
         if product and self._is_by_pixel(product, latest):
@@ -241,7 +242,7 @@ class _Finder:
         return nodes
 
     def _is_by_pixel(self, product: Node, latest: Node) -> bool:
-        """Whether `product` is of `latest` and a mean for each pixel."""
+        """Whether `product` multiplies `latest` by a mean for each pixel."""
         if product.inputs[0] != latest.name or self._other(product, latest).op != "avg_pool":
             return False
         height, width, _ = self.maps[latest.name].shape

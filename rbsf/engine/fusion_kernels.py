@@ -15,9 +15,9 @@ from rbsf.engine.ops.conv import blocks_of_pairs, whole_weights
 
 
 def to_bits(run: Run, read: Packed | None, write: Packed, target: Target) -> Kernel:
-    """A convolution whose sums become bits.
+    """The kernel of a convolution with sums that become bits.
 
-    Those that the sign turns round are `inverted` in what it writes. `read` is None for pixels.
+    Channels that the sign flips are `inverted` in `write`. `read` is None for pixels.
     """
     node = run.nodes[0]
     thresholds = run.nodes[-1].tensors["threshold"]
@@ -37,7 +37,7 @@ def to_bits(run: Run, read: Packed | None, write: Packed, target: Target) -> Ker
 
 
 def to_planes(run: Run, read: Packed, target: Target) -> Kernel:
-    """A binary convolution whose scaled sums are planes."""
+    """The kernel of a binary convolution with scaled sums as planes."""
     conv, affine, _ = run.nodes
     of_channels = {key: _each(array, conv) for key, array in affine.tensors.items()}
     made = conv_bits.make_conv(conv, read, target, "real", None, **of_channels)
@@ -45,7 +45,7 @@ def to_planes(run: Run, read: Packed, target: Target) -> Kernel:
 
 
 def _each(values: np.ndarray, conv: Node) -> np.ndarray:
-    """Values for each channel of a convolution's output."""
+    """`values` spread to one for each output channel of `conv`."""
     return _spread(values, len(conv.tensors["weight"]))
 
 
@@ -54,7 +54,7 @@ def _spread(values: np.ndarray, channels: int) -> np.ndarray:
 
 
 def _forward(conv: object, target: Target) -> Kernel:
-    """The kernel that runs one convolution of the extension."""
+    """A kernel that runs one convolution of the extension."""
 
     def compute(inputs: list[np.ndarray], out: np.ndarray, _: list[np.ndarray]) -> None:
         target.native.forward([conv], [inputs[0], out], target.threads, target.isa, None)
@@ -63,7 +63,7 @@ def _forward(conv: object, target: Target) -> Kernel:
 
 
 def scaled(run: Run, reads: list[Packed], target: Target) -> Kernel:
-    """A sum of scaled binary convolutions, with all that follows; `reads` are of its terms."""
+    """A sum of scaled binary convolutions and what follows; `reads` has an entry for each term."""
     convs = [node for node in run.nodes if node.op == "conv_bits"]
     terms = zip(convs, reads, strict=True)
     made = [conv_bits.make_conv(conv, read, target, "sums") for conv, read in terms]
@@ -84,7 +84,7 @@ def scaled(run: Run, reads: list[Packed], target: Target) -> Kernel:
 
 
 def _bias_of(run: Run) -> np.ndarray:
-    """The first bias of a run, 0 where it has none."""
+    """The first bias of a run; 0 if it has none."""
     for node in run.nodes:
         if "bias" in node.tensors:
             return node.tensors["bias"]
@@ -92,7 +92,7 @@ def _bias_of(run: Run) -> np.ndarray:
 
 
 def steps(run: Run, read: Packed, target: Target) -> Kernel:
-    """A binary convolution whose scaled sums get slopes, are rounded, and added to a whole map."""
+    """A binary convolution; its scaled sums get slopes, are rounded and added to a whole map."""
     conv, *rounding, _ = run.nodes
     made = conv_bits.make_conv(conv, read, target, "sums")
     cost = conv_bits.cost(conv)
@@ -107,7 +107,7 @@ def steps(run: Run, read: Packed, target: Target) -> Kernel:
 
 
 def rounded(run: Run, channels: int, target: Target) -> Kernel:
-    """Numbers that are scaled, get slopes and are rounded."""
+    """Scales numbers, applies slopes to them and rounds them."""
     constants = _rounding(run.nodes, channels)
 
     def compute(inputs: list[np.ndarray], out: np.ndarray, _: list[np.ndarray]) -> None:
@@ -118,7 +118,7 @@ def rounded(run: Run, channels: int, target: Target) -> Kernel:
 
 
 def whole_conv(run: Run, x: Map, target: Target) -> Kernel:
-    """A convolution of whole numbers, whose sums are scaled, get slopes and are rounded."""
+    """A convolution of whole numbers; its sums are scaled, get slopes and are rounded."""
     node, *rounding = run.nodes
     whole = whole_weights(node, x, target)
     assert whole is not None  # for the type checker
@@ -126,7 +126,7 @@ def whole_conv(run: Run, x: Map, target: Target) -> Kernel:
     scale, *constants = _rounding(rounding, len(whole.unit))
     scale = scale * whole.unit
     window = node.attributes["kernel"], node.attributes["stride"]
-    cost = (1 + whole.weight[0].size / 80) / 1000  # microseconds for a number of the output, about
+    cost = (1 + whole.weight[0].size / 80) / 1000  # estimated microseconds per number of the output
 
     def compute(inputs: list[np.ndarray], out: np.ndarray, _: list[np.ndarray]) -> None:
         threads = target.share(out.size * cost)
@@ -140,7 +140,7 @@ def whole_conv(run: Run, x: Map, target: Target) -> Kernel:
 def _rounding(
     nodes: Sequence[Node], channels: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float, float]:
-    """Scale, bias and slope of each channel, the factor behind them, and the limit when rounded."""
+    """Scale, bias and slope of each channel, the factor after them, and the limit of rounding."""
     scale = slope = np.ones(1, np.float32)
     bias, factor = np.zeros(1, np.float32), 1.0
     for node in nodes:
@@ -157,12 +157,12 @@ def _rounding(
 
 
 def ends_in_sum(run: Run) -> bool:
-    """Whether another map is added at the end, and so may be overwritten by the sum."""
+    """Whether the run ends by adding another map, which the sum may then overwrite."""
     own, last = {node.name for node in run.nodes}, run.nodes[-1]
     return last.op == "add" and not own.issuperset(last.inputs)
 
 
 def _scale_behind(conv: Node, run: Run) -> np.ndarray:
-    """The scale of each channel that a run has behind `conv`."""
+    """The scale of each channel that follows `conv` in the run."""
     reader = next(node for node in run.nodes if node.inputs == (conv.name,))
     return _each(reader.tensors["scale"], conv)

@@ -1,4 +1,4 @@
-"""A packed network: a graph of operations, checked before anything takes memory."""
+"""A packed network: a graph of operations, checked before it takes memory."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ MAX_NODES = 4000
 MAX_MAP_BYTES = 1 << 30
 MAP_BYTES = 64 << 20
 MAP_BYTES_PER_BYTE = 1024
-# One image may take so many products of a bit of the weights: 500 times those of RB-SF, seconds.
+# Most bit products for one image: 500 times those of RB-SF, which takes seconds.
 MAX_BIT_PRODUCTS = 1 << 40
 
 
 @dataclass(frozen=True)
 class PackedModel:
-    """A packed network, checked.
+    """A checked packed network.
 
-    Nodes follow on one another, and every array is as its operation says. The first node is the
-    input; the last one's map is the output.
+    Every node reads earlier nodes, and every array has the form that its operation requires. The
+    first node is the input; the map of the last node is the output.
     """
 
     model: str
@@ -36,7 +36,7 @@ class PackedModel:
     nodes: tuple[Node, ...]
     info: dict[str, Any]
     path: Path | None = None
-    maps: dict[str, Map] = field(init=False)  # of every node's output, for the input's own size
+    maps: dict[str, Map] = field(init=False)  # the output of every node, for the input's own size
 
     def __post_init__(self) -> None:
         """Raises ValueError in one line that names the node."""
@@ -48,7 +48,7 @@ class PackedModel:
     def maps_for(self, height: int, width: int) -> dict[str, Map]:
         """Maps for images of another size.
 
-        Raises ValueError where the network takes none, or they are too small or large.
+        Raises ValueError if the network takes no other size, or the size is too small or large.
         """
         first = self.nodes[0]
         own = self.input_shape[:2]
@@ -65,26 +65,26 @@ class PackedModel:
             raise ValueError(f"{where}: {error}") from None
 
     def up_to(self, name: str) -> PackedModel:
-        """The network that gives the map of node `name`, as real numbers."""
+        """The part of the network that computes the map of node `name`, as real numbers."""
         end = affine_node(f"{name}.real", name, scale=np.ones(1, np.float32))
         return replace(self, nodes=(*needed(self.nodes, name), end))
 
     def with_weight(self, name: str, weight: np.ndarray) -> PackedModel:
-        """The network with another weight in node `name`; raises ValueError where it is unfit."""
+        """The network with a new weight in node `name`; raises ValueError if it does not fit."""
         changed = [node.with_tensors(weight=weight) for node in self.nodes if node.name == name]
         return replace(self, nodes=tuple(spliced(self.nodes, {name: changed})))
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """(H, W, C) of the images; height and width are an example where the network takes any."""
+        """(H, W, C) of the images; H and W are an example if the network takes any size."""
         return self.maps[self.nodes[0].name].shape
 
 
 def check_nodes(nodes: Sequence[Node]) -> dict[str, Map]:
     """Maps of all nodes.
 
-    Raises ValueError for nodes that are no network: unknown operations, inputs that no earlier node
-    makes, attributes or arrays of wrong type or size, maps that do not fit or are too large.
+    Raises ValueError if the nodes do not form a network: unknown operations, inputs that no earlier
+    node makes, attributes or arrays of wrong type or size, maps that do not fit or are too large.
     """
     if not 2 <= len(nodes) <= MAX_NODES:
         raise ValueError(f"{len(nodes)} nodes: a packed network has 2 to {MAX_NODES}")
@@ -101,7 +101,7 @@ def check_nodes(nodes: Sequence[Node]) -> dict[str, Map]:
 
 
 def _check_place(node: Node, number: int, names: set[str]) -> None:
-    """Raises ValueError where `node` cannot be the node of this number, behind those of `names`."""
+    """Raise ValueError if `node` cannot have this number and follow the nodes of `names`."""
     where = f"node {node.name!r}"
     if node.op not in OPS:
         raise ValueError(f"{where}: unknown op {node.op!r}; this version knows {', '.join(OPS)}")
@@ -116,7 +116,7 @@ def _check_place(node: Node, number: int, names: set[str]) -> None:
 
 
 def infer_maps(nodes: Sequence[Node], check_values: bool = False) -> dict[str, Map]:
-    """Maps of all nodes, whose order is right.
+    """Maps of all nodes, which must be in order of execution.
 
     Raises ValueError in one line that names the node.
     """
@@ -142,7 +142,7 @@ def infer_maps(nodes: Sequence[Node], check_values: bool = False) -> dict[str, M
 
 
 def _bit_products(node: Node, made: Map) -> int:
-    """At most so many products of a bit of the weights make the map; a pooled value counts 32."""
+    """An upper limit of the bit products for the map; each value that is pooled counts 32."""
     values = prod(made.shape)
     window = node.attributes.get("kernel", 1) ** 2
     if not node.tensors:
@@ -152,7 +152,7 @@ def _bit_products(node: Node, made: Map) -> int:
 
 
 def _check(node: Node, inputs: list[Map], check_values: bool) -> Map:
-    """The map that `node` gives; raises ValueError for what does not fit."""
+    """The map that `node` makes; raises ValueError if anything does not fit."""
     op = OPS[node.op]
     if len(inputs) != len(op.takes):
         raise ValueError(f"takes {len(op.takes)} inputs, {len(inputs)} are given")
@@ -195,7 +195,7 @@ def _text(form: tuple[str, tuple[int, ...]] | None) -> str:
 
 
 def check_entry(entry: Any) -> None:
-    """Raises ValueError for what is no node: {"name", "op", "inputs", "attributes"}."""
+    """Raise ValueError if `entry` is not a node: {"name", "op", "inputs", "attributes"}."""
     expected = {"name": str, "op": str, "inputs": list, "attributes": dict}
     if not isinstance(entry, dict) or {k: type(v) for k, v in entry.items()} != expected:
         raise ValueError(f"a node is {str(entry)[:100]}, expected name, op, inputs, attributes")
@@ -214,6 +214,6 @@ def by_owner(tensors: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]
 
 
 def check_none_left(owned: dict[str, dict[str, np.ndarray]]) -> None:
-    """Raises ValueError for tensors, by the name of their node, that belong to no node."""
+    """Raise ValueError if `owned`, tensors by the name of their node, still holds any."""
     if owned:
         raise ValueError(f"holds tensors of no node: {', '.join(sorted(owned))[:100]}")

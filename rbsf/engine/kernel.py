@@ -1,4 +1,4 @@
-"""Operations made ready to run: by the C++ extension, or in NumPy."""
+"""Operations prepared to run in the C++ extension or in NumPy."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from rbsf.engine.node import Shape
 
 Run = Callable[[list[np.ndarray], np.ndarray, list[np.ndarray]], None]
 
-WORTH_SHARING = 50  # microseconds, for waking a helper costs a good part of it
-# From so many numbers on, loops over channels are long enough and copies take much memory.
+WORTH_SHARING = 50  # microseconds; waking a helper thread costs a good part of this
+# For longer rows, loops over channels are long enough, and copies would take much memory.
 LONGEST_ROW = 1 << 16
 
 
@@ -22,8 +22,9 @@ LONGEST_ROW = 1 << 16
 class Kernel:
     """`run(inputs, output, scratch)` computes an operation.
 
-    `scratch` are arrays of its own, zero at first. Arrays are C-contiguous, `[N, ...]` of the
-    edges' maps; bits that a convolution reads are in the order of `layout`.
+    `scratch` are the kernel's own arrays, zero at first. Inputs and output are C-contiguous
+    `[N, ...]`, as the maps of the edges say; bits that a convolution reads are in the order of
+    `layout`.
     """
 
     run: Run
@@ -31,13 +32,13 @@ class Kernel:
     native: bool = True  # False: NumPy computes it
 
     def scratch_bytes(self) -> int:
-        """Bytes of its scratch for one image."""
+        """Bytes of the scratch arrays for one image."""
         return sum(prod(shape) * np.dtype(dtype).itemsize for shape, dtype in self.scratch)
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where kernels run: the extension, an instruction set of it, and how many threads."""
+    """Where kernels run: the extension, its instruction set, and the number of threads."""
 
     native: Any
     isa: str
@@ -46,28 +47,28 @@ class Target:
     prepared: dict[tuple[Hashable, ...], Any] = field(default_factory=dict)
 
     def share(self, microseconds: float) -> int:
-        """How many threads to use for work that takes one of them about so long."""
+        """How many threads to use for work that takes one thread about `microseconds`."""
         return self.threads if microseconds >= WORTH_SHARING else 1
 
     def prepare(self, key: tuple[Hashable, ...], make: Callable[[], Any]) -> Any:
-        """What `make` gives, made once for each `key`."""
+        """The result of `make`, computed once for each `key`."""
         if key not in self.prepared:
             self.prepared[key] = make()
         return self.prepared[key]
 
     def without(self, name: str) -> Target:
-        """The same, with all that is prepared but for the node of that name."""
+        """The same target, without the prepared values of the node called `name`."""
         others = {key: made for key, made in self.prepared.items() if key[0] != name}
         return replace(self, prepared=others)
 
 
 def rows_of(values: np.ndarray, shape: Shape) -> np.ndarray:
-    """A number for each channel, repeated over a row of pixels: NumPy is slow in short loops."""
+    """One number per channel, repeated over a row of pixels, as NumPy is slow in short loops."""
     is_short = len(shape) == 3 and shape[1] * shape[2] <= LONGEST_ROW
     pixels = shape[1] if is_short else 1
     return np.tile(np.broadcast_to(values, shape[-1:]), pixels)
 
 
 def as_rows(x: np.ndarray, row: np.ndarray) -> np.ndarray:
-    """The map `x` with the pixels of a row in one axis, if `row` has numbers for all of them."""
+    """The map `x` with each row of pixels as one axis, if `row` covers all of them."""
     return x if len(row) == x.shape[-1] else x.reshape(*x.shape[:2], -1)

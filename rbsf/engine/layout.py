@@ -1,9 +1,9 @@
-"""Where each channel's bit stands in the kernels' maps, and weights brought into the same order.
+"""The place of each channel's bit in the kernels' maps, and weights in the same order.
 
-A map of bits is uint8 `[N, planes, H + 2 margin, W + 2 margin, bytes]`: a plane for each group of
-the convolution that reads it, its padding around it. Kernels write 8 filters of one group at a
-time, which is a byte. So where groups of writer and reader overlap, their common channels begin on
-a new byte.
+A map of bits is uint8 `[N, planes, H + 2 margin, W + 2 margin, bytes]`. It has a plane, with
+padding around it, for each group of the convolution that reads it. Kernels write 8 filters of one
+group, a byte, at a time. So the channels that a group of the writer and a group of the reader have
+in common begin on a new byte.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 from rbsf.engine.node import Node, Shape
 
-MAX_PREPARED_BYTES = 64 << 20  # of the weights of a convolution in the kernels' order
+MAX_PREPARED_BYTES = 64 << 20  # limit for the weights of a convolution in the kernels' order
 NEVER = np.iinfo(np.int32).max  # a threshold that no sum reaches
 
 
@@ -26,40 +26,40 @@ class Layout:
     """The order of a map's channels."""
 
     planes: int
-    bytes: int  # of a pixel in a plane
+    bytes: int  # bytes of a pixel in a plane
     bits: np.ndarray  # [C]: the place of each channel's bit in its plane's pixel
     places: np.ndarray  # int32 [blocks, 2]: plane and byte of every 8 slots that the writer makes
     slots: np.ndarray  # [8 * blocks]: the channel of each slot, -1 for none
     group_blocks: list[int]  # how many blocks each group of the writer has
 
     def bits_of(self, own: slice) -> slice | np.ndarray:
-        """Where the bits of a plane's channels stand: a slice if in order, which is quicker."""
+        """The places of the bits of a plane's channels; a slice, which is faster, if in order."""
         bits, width = self.bits[own], own.stop - own.start
         return slice(width) if bits[-1] == width - 1 else bits
 
 
 @dataclass(frozen=True, eq=False)
 class Packed:
-    """How the bits of an edge lie in memory: in what order, and with what padding around them."""
+    """How the bits of an edge are stored: their order, and the padding around them."""
 
     layout: Layout
     margin: int  # pixels of padding on each side
-    border: int  # what the padding is, -1 or 1
-    inverted: np.ndarray  # bool [C]: the bits of these channels are turned round, padding too
+    border: int  # value of the padding, -1 or 1
+    inverted: np.ndarray  # bool [C]: channels with flipped bits, also in the padding
 
     def shape(self, x: Shape) -> Shape:
-        """Shape of the array for one image, for a map (H, W, C)."""
+        """Shape of the array for one image with the map `x`, (H, W, C)."""
         around = 2 * self.margin
         return self.layout.planes, x[0] + around, x[1] + around, self.layout.bytes
 
     def array(self, count: int, x: Shape) -> np.ndarray:
-        """A new array for so many images; its padding is right, and kernels write inside alone."""
+        """A new array for `count` images; its padding is set, and kernels only write inside it."""
         array = np.empty((count, *self.shape(x)), np.uint8)
         array[:] = self.pack(np.full((1, 1, 1, x[2]), self.border > 0))
         return array
 
     def pack(self, bits: np.ndarray) -> np.ndarray:
-        """Bits 0 or 1 `[N, H, W, C]` as uint8 `[N, planes, H, W, bytes]`, without a margin."""
+        """Pack bits 0 or 1 `[N, H, W, C]` into uint8 `[N, planes, H, W, bytes]`, without margin."""
         order = self.layout
         width = bits.shape[3] // order.planes
         spread = np.zeros((*bits.shape[:3], order.planes, 8 * order.bytes), np.uint8)
@@ -78,7 +78,7 @@ class Packed:
         """The array's bits 0 or 1, uint8 `[N, H, W, C]`."""
         order = self.layout
         channels = len(order.bits)
-        plane = np.arange(channels) * order.planes // channels  # of each channel
+        plane = np.arange(channels) * order.planes // channels  # the plane of each channel
         spread = np.unpackbits(self.inside(array), axis=-1, bitorder="little")
         spread = spread.transpose(0, 2, 3, 1, 4)  # [N, H, W, planes, 8 * bytes]
         return np.ascontiguousarray(spread[..., plane, order.bits]) ^ self.inverted
@@ -86,7 +86,7 @@ class Packed:
 
 @lru_cache(maxsize=256)
 def layout(channels: int, written_in: int, read_in: int) -> Layout:
-    """The layout of `channels` whose writer has `written_in` groups and whose reader `read_in`."""
+    """The layout of `channels`; the writer has `written_in` groups, the reader `read_in`."""
     wide, narrow = channels // written_in, channels // read_in
     cuts = sorted({*range(0, channels, wide), *range(0, channels, narrow), channels})
     bits = np.zeros(channels, np.int64)
@@ -117,10 +117,10 @@ def kernel_arguments(
     scale: np.ndarray | None = None,
     bias: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """What the C++ class Conv takes for a convolution.
+    """The arguments of the C++ class Conv for a convolution.
 
     `rows` uint8 `[O, k * k * bytes of a pixel]` are its weights in the order of the map it reads.
-    `write` says how the bits lie that it writes, None where it writes numbers. `output` is one of
+    `write` is the form of the bits that it writes, None if it writes numbers. `output` is one of
     bits, real, sums, sums16, sums8; `thresholds` are int32 `[O]`. Raises ValueError for weights
     that would take too much memory.
     """
@@ -157,13 +157,13 @@ def kernel_arguments(
 
 
 def products(node: Node) -> int:
-    """How many products an output of a convolution sums up."""
+    """How many products are summed for one output value of a convolution."""
     a = node.attributes
     return a["kernel"] ** 2 * (a["channels"] // a["groups"])
 
 
 def bit_rows(node: Node, read: Packed) -> np.ndarray:
-    """Rows `[O, k * k * bytes]` of the bits of a conv_bits, in the order of the map it reads."""
+    """The weights of a conv_bits as rows `[O, k * k * bytes]`, in the order of the map it reads."""
     k, groups, channels = (node.attributes[key] for key in ("kernel", "groups", "channels"))
     width, weight = channels // groups, node.tensors["weight"]
     bits = np.unpackbits(weight, axis=1, count=products(node), bitorder="little")

@@ -1,4 +1,4 @@
-"""What a packed network is made of: nodes, and the maps that run along the edges between them."""
+"""The parts of a packed network: nodes, and the maps on the edges between them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Node:
     tensors: dict[str, np.ndarray] = field(default_factory=dict)
 
     def reading(self, renamed: Mapping[str, str]) -> Node:
-        """The node with other inputs; `renamed` has the new name of each one that changes."""
+        """The node with other inputs; `renamed` maps old names to new ones."""
         inputs = [renamed.get(name, name) for name in self.inputs]
         return replace(self, inputs=tuple(inputs))
 
@@ -43,20 +43,20 @@ class Node:
 
 
 def affine_node(name: str, source: str, **tensors: np.ndarray) -> Node:
-    """A node that computes scale * source + bias; one of both may be absent."""
+    """A node that computes scale * source + bias; `scale` or `bias` may be absent."""
     return Node(name, "affine", (source,), {}, tensors)
 
 
 @dataclass(frozen=True)
 class Map:
-    """What an edge carries for one image.
+    """The map on an edge for one image.
 
     kind    values                                   arrays
     pixels  0 to 255                                 uint8
     bits    1 for +1, 0 for -1                       uint8
     whole   whole numbers from -largest to largest   int8, int16 or int32: the first that holds them
-    real                                             float32
-    planes  real ones, channels first: a result      float32
+    real    real numbers                             float32
+    planes  real numbers, channels first: a result   float32
     """
 
     shape: Shape  # (H, W, C) of a map, (C,) of a vector, (C, H, W) of planes
@@ -64,7 +64,7 @@ class Map:
     largest: int = 0  # the largest magnitude of whole numbers
 
     def __post_init__(self) -> None:
-        """Raises ValueError for an empty or too large map, and for sums of over 32 bits."""
+        """Raise ValueError for an empty or too large map, and for sums of over 32 bits."""
         if min(self.shape) < 1 or prod(self.shape) > MAX_VALUES:
             fault = f"none, or over {MAX_VALUES:,} values"
             raise ValueError(f"its output would be {self.shape}: {fault}")
@@ -96,7 +96,7 @@ def _whole_dtype(largest: int) -> np.dtype:
 
 
 def needed(nodes: Sequence[Node], output: str) -> list[Node]:
-    """The nodes that `output` depends on, in their order; the first one, the image, stays."""
+    """The nodes that `output` depends on, in order; the first node, the image, is always kept."""
     names = {nodes[0].name, output}
     for node in reversed(nodes):
         if node.name in names:
@@ -105,7 +105,7 @@ def needed(nodes: Sequence[Node], output: str) -> list[Node]:
 
 
 def spliced(nodes: Sequence[Node], parts: Mapping[str, Sequence[Node]]) -> list[Node]:
-    """`nodes` with others in place of some; `parts` has them by the name of the node that goes."""
+    """`nodes` with some replaced; `parts` maps the name of a replaced node to the new nodes."""
     result: list[Node] = []
     for node in nodes:
         result += parts.get(node.name, [node])
@@ -116,7 +116,7 @@ def spliced(nodes: Sequence[Node], parts: Mapping[str, Sequence[Node]]) -> list[
 
 
 def whole(low: int, high: int) -> Check:
-    """A check of whole numbers from `low` to `high`."""
+    """A check that accepts whole numbers from `low` to `high`."""
 
     def check(key: str, value: Any) -> None:
         if type(value) is not int or not low <= value <= high:
@@ -126,18 +126,18 @@ def whole(low: int, high: int) -> Check:
 
 
 def number(key: str, value: Any) -> None:
-    """Raises ValueError where `value` is no finite number."""
+    """Raise ValueError if `value` is not a finite number."""
     if type(value) not in (int, float) or not isfinite(value):
         raise ValueError(f"{key}={str(value)[:50]}, expected a finite number")
 
 
 def flag(key: str, value: Any) -> None:
-    """Raises ValueError where `value` is neither true nor false."""
+    """Raise ValueError if `value` is neither true nor false."""
     if type(value) is not bool:
         raise ValueError(f"{key}={str(value)[:50]}, expected true or false")
 
 
 def border(key: str, value: Any) -> None:
-    """Raises ValueError where binary convolutions cannot pad with `value`."""
+    """Raise ValueError if binary convolutions cannot pad with `value`."""
     if type(value) is not int or value not in (-1, 1):
         raise ValueError(f"{key}={str(value)[:50]}, expected -1 or 1")

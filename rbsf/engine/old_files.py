@@ -1,17 +1,17 @@
-"""Packed files of the formats before "rbsf-graph-1", as nodes of today.
+"""Converts packed files of the formats before "rbsf-graph-1" to today's nodes.
 
 "rbsf-packed-1" and "rbsf-packed-2" held a tracker as a chain of layers. A layer is {"kind", "name",
 "kernel", "stride", "padding", "groups", "inputs", "outputs" (channels), "pool" (3 x 3, stride 2)},
-in "rbsf-packed-2" also "bits". Its tensors are NAME.weight, and NAME.threshold `[O]` of the sums;
-the last layer has NAME.scale and NAME.bias `[O]` instead.
+in "rbsf-packed-2" also "bits". Its tensors are NAME.weight, and NAME.threshold `[O]` for the sums;
+the last layer has NAME.scale and NAME.bias `[O]` instead of the threshold.
 
-"rbsf-network-1" held a classifier as nodes, in which conv_bits took bits of a real map itself. It
-had
+"rbsf-network-1" held a classifier as nodes. Its conv_bits read a real map and made the bits itself.
+It had
 
-- B ways to take bits: threshold and flip `[B, I]`;
-- T terms: `bits`[t] says which bits term t reads, `kernels`[t] by which weight `[M, ...]`; they
-  have a scale `[T, O]`;
-- XNOR-Net's K, where there are map_scale and map_bias `[I]`;
+- B ways to make bits: threshold and flip `[B, I]`;
+- T terms with a scale `[T, O]`: term t reads the bits number `bits`[t] and has the weight number
+  `kernels`[t] of `[M, ...]`;
+- XNOR-Net's K, if there are map_scale and map_bias `[I]`;
 - a bias `[O]`.
 """
 
@@ -26,7 +26,7 @@ from rbsf.engine.node import MAX_SIDE, Node, affine_node
 from rbsf.engine.terms import Terms, nodes_of
 
 FORMATS = ("rbsf-packed-1", "rbsf-packed-2", "rbsf-network-1")
-# The task of each format, whose number is left out.
+# The task of each format; format names are without their number.
 TASKS = {"rbsf-packed": "tracker", "rbsf-network": "classifier"}
 
 GEOMETRY = ("kernel", "stride", "padding", "groups")
@@ -37,9 +37,9 @@ POOL = {"kernel": 3, "stride": 2, "padding": 0, "ceil": False}
 
 
 def nodes(form: str, entries: list[Any], tensors: dict[str, np.ndarray]) -> list[Node]:
-    """Nodes of a file's `layers` and tensors.
+    """Nodes made from the `layers` entries and tensors of a file.
 
-    Raises ValueError for entries that are no nodes, and for tensors that belong to none.
+    Raises ValueError for entries that are not nodes, and for tensors that belong to no node.
     """
     owned = by_owner(tensors)
     made = _chain(entries, owned) if form.startswith("rbsf-packed-") else _network(entries, owned)
@@ -65,7 +65,7 @@ def _chain(layers: list[Any], owned: dict[str, dict[str, np.ndarray]]) -> list[N
 
 
 def _check_layer(layer: Any) -> None:
-    """Raises ValueError for what is no layer."""
+    """Raise ValueError if `layer` is not a layer."""
     kinds = {}
     if isinstance(layer, dict):
         kinds = {key: type(value) for key, value in layer.items() if key != "bits"}
@@ -74,7 +74,7 @@ def _check_layer(layer: Any) -> None:
 
 
 def _least_size(layers: list[dict[str, Any]]) -> int:
-    """The side of the smallest image that gives a pixel."""
+    """The side of the smallest image for which the output has a pixel."""
     size = 1
     for layer in reversed(layers):
         if layer["pool"]:
@@ -87,7 +87,7 @@ def _least_size(layers: list[dict[str, Any]]) -> int:
 
 
 def _check_place(layer: dict[str, Any], number: int, count: int) -> None:
-    """Raises ValueError where `layer` cannot be the layer of this number among `count`."""
+    """Raise ValueError if `layer` cannot be layer `number` of `count`."""
     where = f"layer {layer['name']!r}"
     last = number == count - 1
     kind = "conv_bits_real" if last else "conv_bits"
@@ -100,7 +100,7 @@ def _check_place(layer: dict[str, Any], number: int, count: int) -> None:
 
 
 def _layer(layer: dict[str, Any], source: str, arrays: dict[str, np.ndarray]) -> list[Node]:
-    """A convolution, and what makes bits, or features, of its sums."""
+    """Nodes of a convolution and of the operations that turn its sums into bits or features."""
     name = layer["name"]
     last = layer["kind"] == "conv_bits_real"
     expected = ["bias", "scale", "weight"] if last else ["threshold", "weight"]
@@ -161,9 +161,9 @@ def _conv_bits(
 
 
 def _check_terms(name: str, inputs: list[str], a: dict[str, Any], t: dict[str, np.ndarray]) -> None:
-    """Raises ValueError where terms and tensors of a conv_bits do not go together.
+    """Raise ValueError if the terms and tensors of a conv_bits do not fit together.
 
-    The rest is checked when they are nodes.
+    Everything else is checked later, on the nodes.
     """
     where = f"node {name!r} (conv_bits)"
     found = {key: array.ndim for key, array in t.items() if key not in ("map_scale", "map_bias")}
@@ -182,7 +182,7 @@ def _check_terms(name: str, inputs: list[str], a: dict[str, Any], t: dict[str, n
 
 
 def _are_numbers_below(count: int, numbers: Any) -> bool:
-    """Whether `numbers` is a list of up to 64 whole numbers that has each one below `count`."""
+    """Whether `numbers` is a list of 1 to 64 numbers that uses exactly those below `count`."""
     if not isinstance(numbers, list) or not 1 <= len(numbers) <= 64:
         return False
     if any(type(n) is not int for n in numbers):

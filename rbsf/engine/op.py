@@ -1,4 +1,4 @@
-"""What an operation of packed networks is; docs/operations.md says how to add one."""
+"""Defines an operation of packed networks; docs/operations.md explains how to add one."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ Source = str | int | np.ndarray | np.floating
 class Step(NamedTuple):
     """One ONNX node.
 
-    An input is "x0" or "x1" (the operation's own), the number of an earlier step, a constant, or ""
-    for none. Maps are `[N, C, H, W]` there, and bits are -1 and +1; all values are float32.
+    An input is "x0" or "x1" (an input of the operation), the number of an earlier step, a constant,
+    or "" for none. In ONNX maps are `[N, C, H, W]`, bits are -1 and +1, and all values are float32.
     """
 
     type: str
@@ -36,7 +36,7 @@ def step(kind: str, *inputs: Source, **attributes: Any) -> Step:
 
 
 def per_channel(values: np.ndarray, x: Map) -> np.ndarray:
-    """Values `[C]` as float32 of the shape in which they meet a map in ONNX."""
+    """Values `[C]` as float32, in the shape that combines with the map `x` in ONNX."""
     return values.astype(np.float32).reshape(-1, *[1] * (len(x.shape) - 1))
 
 
@@ -52,30 +52,31 @@ def _none(node: Node, *maps: Map) -> Forms:
 class Op:
     """One operation.
 
-    All functions take its node first, then a map or an array `[N, ...]` for each input.
+    All functions take the node first, then a map or an array `[N, ...]` for each input.
     """
 
     # The kinds of map that each input may be.
     takes: tuple[tuple[str, ...], ...]
-    # The oracle, of arrays: plain NumPy, written without a look at the kernel.
+    # The reference that kernels are tested against; takes arrays. Plain NumPy, written
+    # independently of the kernel.
     reference: Callable[..., np.ndarray]
-    # The same as ONNX nodes, of maps; a type alone stands for one node of all inputs.
+    # The same as ONNX nodes; takes maps. A string is the type of a single node with all inputs.
     onnx: str | Callable[..., list[Step]]
-    # The output's map; raises ValueError for what does not fit.
+    # The output's map; raises ValueError if inputs do not fit.
     result: Callable[..., Map] = _same
-    # The name and the check of each attribute, see `rbsf.engine.node`.
+    # The name of each attribute and its check, see `rbsf.engine.node`.
     attributes: Mapping[str, Check] = field(default_factory=dict)
     # The dtype and the shape of each tensor.
     tensors: Callable[..., Forms] = _none
     # Raises ValueError for tensors with wrong values.
     check_values: Callable[[Node], None] | None = None
-    # What makes the kernel; where it is None, or gives None, the reference runs.
+    # Makes the kernel; if this is None or returns None, the reference runs.
     kernel: Callable[[Node, list[Map], Target], Kernel | None] | None = None
-    # It only moves numbers, at which NumPy is as fast as a kernel.
+    # True if the operation only moves numbers; NumPy is as fast as a kernel for that.
     moves: bool = False
 
     def steps(self, node: Node, *maps: Map) -> list[Step]:
-        """Its ONNX nodes."""
+        """The ONNX nodes of the operation."""
         if isinstance(self.onnx, str):
             return [step(self.onnx, *(f"x{number}" for number in range(len(maps))))]
         return self.onnx(node, *maps)

@@ -1,6 +1,6 @@
-"""From a packed network to the steps that compute it.
+"""Turns a packed network into the steps that compute it.
 
-It is decided here what is fused, how bits lie, and which maps share memory.
+This module decides what is fused, how bits are stored, and which maps share memory.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from rbsf.engine.layout import Packed, layout
 from rbsf.engine.node import Map, Node
 from rbsf.engine.ops import conv_bits, sign
 
-Key = tuple[str, Need | None]  # an edge, as it is or as binary convolutions take it
+Key = tuple[str, Need | None]  # an edge: unpacked, or packed as binary convolutions need it
 
 
 @dataclass(frozen=True)
 class Step:
-    """One kernel's run: it reads the arrays called `inputs` and writes that called `output`."""
+    """One run of a kernel, which reads the arrays `inputs` and writes the array `output`."""
 
-    name: str  # the node that its time counts for
+    name: str  # the node to which its time is added
     op: str
     inputs: tuple[Key, ...]
     output: Key
@@ -37,7 +37,7 @@ class Step:
 
 
 class Program:
-    """A network's runs and the order of its bits, for images of any size."""
+    """The runs of a network and the order of its bits, for images of any size."""
 
     def __init__(self, model: PackedModel, target: Target) -> None:
         self.model, self.target = model, target
@@ -53,7 +53,7 @@ class Program:
                 self.packed[key] = target.prepare(key, partial(self._packed, run, need))
 
     def _packed(self, run: Run, need: Need) -> Packed:
-        """How the bits that `run` writes lie for those that have this need."""
+        """The form in which `run` writes its bits for readers with this need."""
         groups, padding, border = need
         channels = self.model.maps[run.output].shape[-1]
         written_in, inverted = 1, np.zeros(channels, bool)
@@ -63,7 +63,7 @@ class Program:
         return Packed(layout(channels, written_in, groups), padding, border, inverted)
 
     def steps(self, maps: dict[str, Map]) -> list[Step]:
-        """What to do for images of one size, in order."""
+        """The steps for images of one size, in order."""
         return [step for run in self.runs for step in self._steps_of(run, maps)]
 
     def _steps_of(self, run: Run, maps: dict[str, Map]) -> Iterator[Step]:
@@ -81,7 +81,7 @@ class Program:
     def _steps_of_single(
         self, node: Node, inputs: tuple[Key, ...], needs: list[Need | None], maps: dict[str, Map]
     ) -> Iterator[Step]:
-        """The steps of a node alone; a sign writes packed bits itself, others are packed after."""
+        """The steps of a single node; a sign writes packed bits, other outputs are packed later."""
         plain: Key = (node.name, None)
         if node.op != "sign" or None in needs:
             yield Step(node.name, node.op, inputs, plain, self._single(node, inputs, maps))
@@ -95,7 +95,7 @@ class Program:
                 yield Step(node.name, "pack", (plain,), (node.name, need), _packing(packed))
 
     def _key(self, name: str, need: Need | None) -> Key:
-        """The array that a run reads; NumPy takes bits as they are."""
+        """The array that a run reads; NumPy reads unpacked bits."""
         return name, need if self.target.isa != "numpy" else None
 
     def _fused(self, run: Run, inputs: tuple[Key, ...], output: Key) -> Kernel:
@@ -121,7 +121,7 @@ class Program:
 
 
 def _packing(write: Packed) -> Kernel:
-    """What packs bits by NumPy."""
+    """A kernel that packs bits in NumPy."""
 
     def run(inputs: list[np.ndarray], out: np.ndarray, _: list[np.ndarray]) -> None:
         write.inside(out)[:] = write.pack(inputs[0])
@@ -154,11 +154,11 @@ class Plan:
             free += [self.slots[key] for key in done]
 
     def _needs_slot(self, step: Step) -> bool:
-        """Packed bits have memory of their own, and the caller gives that of the result."""
+        """False for packed bits, which have their own memory, and for the caller's result array."""
         return step.output not in self.packed and step is not self.steps[-1]
 
     def _slot(self, step: Step, done: set[Key], free: list[int]) -> int:
-        """A slot that holds nothing that is read later."""
+        """A slot with no map that a later step reads."""
         if step.overwrites in done:
             done.remove(step.overwrites)
             slot = self.slots[step.overwrites]
@@ -172,7 +172,7 @@ class Plan:
 
     @cached_property
     def bytes(self) -> int:
-        """Bytes that the maps of one image take, the result's among them."""
+        """Bytes that the maps of one image take, including the result."""
         packed = 0
         for (name, _), form in self.packed.items():
             packed += prod(form.shape(self.maps[name].shape))
@@ -181,9 +181,9 @@ class Plan:
         return sum(self.sizes) + packed + scratch + result
 
     def arrays(self, count: int) -> dict[Key, np.ndarray]:
-        """Memory for the maps of so many images.
+        """Memory for the maps of `count` images.
 
-        There is none for the images themselves and for the last step's output.
+        The images themselves and the output of the last step are not included.
         """
         slots = [np.empty(count * size, np.uint8) for size in self.sizes]
         arrays = {}
@@ -200,7 +200,7 @@ Watch = Callable[[Step, np.ndarray, float], None]  # takes a step, its output, a
 
 
 class Workspace:
-    """A plan's memory for so many images, and its kernels bound to it."""
+    """A plan's memory for `count` images, with its kernels bound to that memory."""
 
     def __init__(self, plan: Plan, count: int) -> None:
         self.arrays = plan.arrays(count)
@@ -231,4 +231,4 @@ def _scratch(kernel: Kernel, count: int) -> list[np.ndarray]:
     return [np.zeros((count, *shape), dtype) for shape, dtype in kernel.scratch]
 
 
-NOTHING = np.empty(0, np.uint8)  # stands where the images of a call will
+NOTHING = np.empty(0, np.uint8)  # placeholder for the images of a call

@@ -17,22 +17,22 @@ from rbsf.engine.kernel import Target
 from rbsf.engine.node import Shape
 from rbsf.engine.plan import Plan, Program, Step, Watch, Workspace
 
-MAX_BYTES = 1 << 30  # that the maps of one image, or the images of a call, may take
-# More images than have maps of so many bytes are computed in turns, which keeps to the caches.
+MAX_BYTES = 1 << 30  # limit for the maps of one image, and for the images of a call
+# Larger batches are run in chunks whose maps fit this size, to stay in the cache.
 CHUNK_BYTES = 16 << 20
-KEPT_SIZES = 8  # sizes of input whose plans and maps are kept for the next call
-KEPT_RESULTS = 4  # arrays of results of one shape that are kept ...
-KEPT_BYTES = 2 << 20  # ... if they are no larger
+KEPT_SIZES = 8  # how many input sizes have their plans and maps kept for the next call
+KEPT_RESULTS = 4  # how many result arrays of one shape are kept
+KEPT_BYTES = 2 << 20  # larger result arrays are not kept
 
 
 class Engine:
-    """A packed network as a function of images uint8 `[N, H, W, C]`, RGB where C is 3, to float32.
+    """A packed network as a function: images uint8 `[N, H, W, C]`, RGB if C is 3, to float32.
 
-    A tracker gives features `[N, C', H', W']`, a classifier logits `[N, classes]`.
+    A tracker returns features `[N, C', H', W']`, a classifier logits `[N, classes]`.
 
-    Its kernels give the same numbers, to the bit, for every instruction set and number of threads.
-    isa="numpy" is the reference. It gives the same bits and roundings, but for the sums of real
-    convolutions and linear layers: BLAS adds these in another order, with its own threads.
+    Results are equal to the bit for every instruction set and number of threads. isa="numpy" is the
+    reference. It computes the same bits and roundings, except for the sums of real convolutions and
+    linear layers: BLAS adds these in another order, with its own threads.
 
     An engine may be called from several Python threads at once; the GIL is not held while kernels
     compute.
@@ -43,8 +43,8 @@ class Engine:
     ) -> None:
         """`model` is a checked model or the path of its file; `isa` is as in `choose_isa`.
 
-        Raises ValueError for an instruction set this machine has not, more threads than cores, and
-        a network whose maps take over 1 GiB an image; also what `read_packed` raises.
+        Raises ValueError for an instruction set that this machine lacks, more threads than cores,
+        and a network with maps of over 1 GiB per image; also the errors of `read_packed`.
         """
         model = model if isinstance(model, PackedModel) else read_packed(model)
         self._start(model, Target(native, choose_isa(isa), check_threads(threads)))
@@ -62,16 +62,17 @@ class Engine:
         self.in_numpy = sorted(without_kernel)
 
     def with_weight(self, name: str, weight: np.ndarray) -> Engine:
-        """The engine of the same network with another weight in node `name`.
+        """An engine for the same network with another weight in node `name`.
 
-        Both share what is prepared of all other nodes. Raises ValueError for an unfit weight.
+        Both engines share the prepared weights of all other nodes. Raises ValueError if the weight
+        does not fit.
         """
         engine = Engine.__new__(Engine)
         engine._start(self.model.with_weight(name, weight), self._target.without(name))
         return engine
 
     def __str__(self) -> str:
-        """What runs the network, such as "packed engine, instruction set avx2, 2 threads"."""
+        """A description such as "packed engine, instruction set avx2, 2 threads"."""
         threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
         slow = ""
         if self.in_numpy and self.isa != "numpy":
@@ -81,15 +82,15 @@ class Engine:
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """The last node's map, float32 `[N, ...]`, for images uint8 `[N, H, W, C]`, C-contiguous.
 
-        Raises ValueError for any other array, images too small for the network and batches too
-        large for memory.
+        Raises ValueError for any other array, for images too small for the network, and for batches
+        too large for memory.
         """
         return self._run(images)
 
     def outputs(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """The maps `[N, ...]` that are computed, by the name of their node, and the images.
+        """The images and the computed maps `[N, ...]`, by the name of their node.
 
-        Bits are uint8 0 or 1. Maps inside of operations that are computed as one are not there.
+        Bits are uint8 0 or 1. Maps inside operations that are computed as one are missing.
         """
         found = {self.model.nodes[0].name: images}
         packed = self._program.packed
@@ -112,7 +113,7 @@ class Engine:
         return dict(spent)
 
     def _run(self, images: np.ndarray, chunk: int = 0, watch: Watch | None = None) -> np.ndarray:
-        """The result, `chunk` images at a time, by default as many as keep to the caches."""
+        """The result, computed `chunk` images at a time; 0 means as many as CHUNK_BYTES allow."""
         self._check_images(images)
         plan = self._plan(*images.shape[1:3])
         last = plan.maps[self.model.nodes[-1].name]
@@ -127,7 +128,7 @@ class Engine:
         return result
 
     def _check_images(self, images: np.ndarray) -> None:
-        """Raises ValueError for what are no images for this network, or too many."""
+        """Raise ValueError if `images` do not suit this network or are too many."""
         expected = f"expected a uint8 array (N, H, W, {self.model.input_shape[2]})"
         if not isinstance(images, np.ndarray):
             raise ValueError(f"images are {type(images).__name__}, {expected}")
@@ -142,7 +143,7 @@ class Engine:
             raise ValueError(f"images {images.shape} take over {limit}; give fewer at a time")
 
     def _plan(self, height: int, width: int) -> Plan:
-        """The plan for images of this size; raises ValueError where the network takes none."""
+        """The plan for images of this size; raises ValueError if the network cannot take them."""
         with self._lock:
             if (height, width) in self._plans:
                 return self._plans[height, width]
@@ -171,8 +172,8 @@ class Engine:
     def _take_result(self, shape: Shape) -> np.ndarray:
         """An array for results.
 
-        It takes memory whose last array is gone, where there is some: new memory costs as much time
-        as a layer.
+        It reuses memory of an earlier array that no longer exists, if possible, since new memory
+        costs as much time as a layer.
         """
         if 4 * prod(shape) > KEPT_BYTES:
             return np.empty(shape, np.float32)
@@ -184,8 +185,8 @@ class Engine:
             memory = kept.pop()
         except IndexError:
             memory = np.empty(shape, np.float32)
-        # The array is made of a memoryview, for then its parts keep this very array alive. Parts of
-        # a view would keep `memory` alone.
+        # Made from a memoryview, so that slices keep this array alive. Slices of a NumPy view would
+        # only keep `memory` alive.
         array = np.asarray(memory.data)
         weakref.finalize(array, kept.append, memory).atexit = False
         return array

@@ -1,6 +1,6 @@
 """The template of a packed network with a head.
 
-It is the weight of one of the network's convolutions, which is set when a target is learned.
+The template is the weight of one of the network's convolutions; it is set when a target is learned.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from rbsf.engine.node import Node
 
 @dataclass(frozen=True)
 class TemplateNode:
-    """Where a packed network has its template.
+    """The place of the template in a packed network.
 
-    That is a 1 x 1 convolution over the features, in which each cell of the template is a filter.
+    It is a 1 x 1 convolution over the features; each cell of the template is one of its filters.
     """
 
     node: str  # the convolution
     features: str  # the node that it reads
-    cells: int  # of the template, row by row
+    cells: int  # number of cells of the template, in row order
     channels: int
-    scale: float  # of the weight: what a step of the template's features becomes
+    scale: float  # factor from the template's features, in whole steps, to the weight
 
     @classmethod
     def of(cls, model: PackedModel) -> TemplateNode:
-        """The template of `model`, as its info says; raises ValueError where there is none."""
+        """The template that the info of `model` names; raises ValueError if there is none."""
         scale = model.info.get("template_scale")
         node = _convolution(model, model.info.get("template"))
         if node is None or not isinstance(scale, float) or not 0 < scale < 1:

@@ -1,4 +1,4 @@
-"""A real map's binary convolution, in several terms or with XNOR-Net's K, as nodes."""
+"""Nodes for the binary convolution of a real map, with several terms or with XNOR-Net's K."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from rbsf.engine.node import Node, affine_node
 
 @dataclass(frozen=True)
 class Terms:
-    """The sum over t of `scale[t] * conv(sign_b(x), weight_m) [* K] + bias`.
+    """The sum over t of `scale[t] * conv(sign_b(x), weight_m)`, [times K,] plus `bias`.
 
-    b is bits[t], and m is kernels[t]. K is the mean over each window, padded with 0, of the mean
-    over channels of |magnitude(x)|.
+    b is bits[t], and m is kernels[t]. K takes the mean of |magnitude(x)| over channels, then the
+    mean of that over each window, padded with 0.
     """
 
-    signs: Sequence[dict[str, np.ndarray]]  # tensors of a sign node, for each way to take bits
-    weights: Sequence[np.ndarray]  # uint8, as conv_bits has them
+    signs: Sequence[dict[str, np.ndarray]]  # tensors of a sign node, for each way to make bits
+    weights: Sequence[np.ndarray]  # uint8, in the form of conv_bits
     bits: Sequence[int]
     kernels: Sequence[int]
     scale: np.ndarray  # [T, O]
@@ -31,8 +31,8 @@ class Terms:
 def nodes_of(name: str, source: str, geometry: dict[str, Any], terms: Terms) -> list[Node]:
     """Nodes that compute `terms` of the map `source`; the last one is called `name`.
 
-    `geometry` are attributes of conv_bits. Its border may also be 0, which no kernel knows: then
-    the sums with -1 and with +1 around the map are added up, and their scale is halved.
+    `geometry` are attributes of conv_bits. The border may also be 0, which no kernel supports. Then
+    the sums with border -1 and with border +1 are added, and their scale is halved.
     """
     made = []
     for number, tensors in enumerate(terms.signs):
@@ -44,7 +44,7 @@ def nodes_of(name: str, source: str, geometry: dict[str, Any], terms: Terms) -> 
         sums, weight = f"{name}.sum.{number}", {"weight": terms.weights[kernel]}
         made += _sums(sums, f"{name}.sign.{base}", geometry, weight)
         scale = terms.scale[number] / share
-        if alone:  # in one step with the bias
+        if alone:  # scale and bias are one step
             return [*made, affine_node(name, sums, scale=scale, bias=terms.bias)]
         term = f"{name}.term.{number}"
         made.append(affine_node(term, sums, scale=scale))

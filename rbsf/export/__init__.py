@@ -1,4 +1,4 @@
-"""From a trained network to a packed file or ONNX, and proof that both compute the same.
+"""Turns a trained network into a packed file or ONNX, and checks that both compute the same.
 
-It imports nothing itself.
+This module itself imports nothing.
 """

@@ -1,4 +1,4 @@
-"""How far a packed network agrees with the rounded network in float64, operation by operation."""
+"""Compares a packed network with the rounded network in float64, operation by operation."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from rbsf.engine.node import Map
 from rbsf.engine.ops import reference
 from rbsf.export.modules import binary_part, distinct, to_numpy
 
-# How near to its threshold a value may lie for its bit to differ, relative to the largest value.
-NEAR = 1e-5  # of real values, which float32 may round to the other side
-NEAR_WHOLE = 1e-9  # of whole numbers, which are compared in float64; to the largest of the channel
-CLOSE = 1e-3  # how much real values may differ by, relative to the largest
+# Largest relative distance from its threshold at which a bit may differ.
+NEAR = 1e-5  # real values, relative to the largest; float32 may round them to the other side
+NEAR_WHOLE = 1e-9  # whole numbers, relative to the channel's largest; compared in float64
+CLOSE = 1e-3  # largest difference allowed for real values, relative to the largest value
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How one operation's result differs, where its inputs are those of the network in float64."""
+    """How one operation's result differs if its inputs are those of the network in float64."""
 
     name: str
-    size: int  # how many bits or real values it has
-    bits: bool  # whether it has bits
+    size: int  # number of bits or real values in the result
+    bits: bool  # whether the result consists of bits
     differing: int  # bits that differ, or real values that differ by more than `CLOSE`
-    near: int  # those of the differing bits whose values lie at the threshold
+    near: int  # how many of the differing bits have values close to the threshold
     largest: float  # the largest difference of real values, relative to the largest value
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How a packed network agrees with the one that it was made from, on some images."""
+    """How well a packed network agrees with its source network on some images."""
 
     differences: tuple[Difference, ...]
 
     def check(self) -> None:
-        """Raises ValueError where they differ by more than rounding explains."""
+        """Raise ValueError if the two differ by more than rounding explains."""
         for found in self.differences:
             if found.differing <= found.near:
                 continue
@@ -73,12 +73,12 @@ def compare(
     mean: Sequence[float] = (0.0,),
     std: Sequence[float] = (1.0,),
 ) -> Agreement:
-    """Compare on `images`, uint8 `[N, H, W, C]`; mean and std as in `rbsf.export.trace.trace`.
+    """Compare on `images`, uint8 `[N, H, W, C]`; mean and std are as in `rbsf.export.trace.trace`.
 
-    `graph` is the trace of `net`; `values` says which of its values the nodes of `packed` give.
-    Every operation is computed by the engine's reference from inputs that are the network's own, as
-    far as it has them. Raises ValueError where `packed` does not take images of this size, and
-    where `graph` computes something else than `net`.
+    `graph` is the trace of `net`; `values` maps nodes of `packed` to the graph values that they
+    compute. The engine's reference computes every operation; its inputs are the network's own
+    values, where these exist. Raises ValueError if `packed` does not take images of this size, or
+    if `graph` does not compute the same as `net`.
     """
     inputs = normalised(images, mean, std).double()
     recorder = _Recorder(fx.GraphModule(deepcopy(net).double(), graph))
@@ -86,7 +86,7 @@ def compare(
         fault = "the network does something that torch.fx does not see"
         raise ValueError(f"no packed form: {fault}, such as writing into a part of a map")
     maps = packed.maps_for(*images.shape[1:3])
-    known = {packed.nodes[0].name: images}  # of the network itself where it has them
+    known = {packed.nodes[0].name: images}  # inputs: the network's own values where they exist
     differences: list[Difference] = []
     for node in packed.nodes[1:]:
         sources, out = [maps[name] for name in node.inputs], maps[node.name]
@@ -106,7 +106,7 @@ def compare(
 
 
 def _largest_rounding(before: np.ndarray, source: Map) -> np.ndarray:
-    """How near to 0 values `[N, H, W, C]` have to lie for their signs to be in doubt."""
+    """The largest magnitude of values `[N, H, W, C]` for which rounding may change the sign."""
     if source.kind == "real":
         return NEAR * np.abs(before).max()
     return NEAR_WHOLE * np.abs(before).max((0, 1, 2))  # [C]
@@ -120,7 +120,7 @@ def _in_order_of(out: Map, values: np.ndarray) -> np.ndarray:
 
 
 def normalised(images: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """What a network takes, float32 `[N, C, H, W]`, for images uint8 `[N, H, W, C]`."""
+    """A network's input, float32 `[N, C, H, W]`, made from images uint8 `[N, H, W, C]`."""
     channels = images.shape[-1:]
     middle = np.broadcast_to(np.asarray(mean, np.float32), channels)
     spread = np.broadcast_to(np.asarray(std, np.float32), channels)
@@ -143,9 +143,9 @@ def torch_logits(
 
 
 def made_up_images(shape: Sequence[int], count: int = 2) -> np.ndarray:
-    """Images uint8 `[count, H, W, C]` to compare on, the same ones each time.
+    """Images uint8 `[count, H, W, C]` for comparisons; every call returns the same ones.
 
-    `shape` is (H, W, C). The images are soft shapes and some noise.
+    `shape` is (H, W, C). The images consist of soft shapes and some noise.
     """
     rng = np.random.default_rng(0)
     height, width, channels = shape
@@ -156,10 +156,11 @@ def made_up_images(shape: Sequence[int], count: int = 2) -> np.ndarray:
 
 
 class _Recorder(fx.Interpreter):
-    """Keeps a copy of every value, and of what binary convolutions take the signs of.
+    """Keeps copies of all values, and of the numbers that binary convolutions take the signs of.
 
-    Both are float64: values `[N, ...]`, and `before_sign` `[N, H, W, C]` for each way in which a
-    module takes signs. Its keys are the module's name, with a ' for each earlier call.
+    Both are float64: `values` are `[N, ...]`; `before_sign` has an array `[N, H, W, C]` for each
+    way in which a module takes signs. A key of `before_sign` is the module's name, followed by a '
+    for each earlier call.
     """
 
     def __init__(self, module: fx.GraphModule) -> None:
@@ -189,7 +190,7 @@ class _Recorder(fx.Interpreter):
 
 
 def _before_sign(name: str, recorder: _Recorder) -> np.ndarray | None:
-    """The values `[N, H, W, C]` whose signs the node MODULE.sign.NUMBER gives."""
+    """The values `[N, H, W, C]` from which the node MODULE.sign.NUMBER takes signs, or None."""
     module, _, number = name.rpartition(".sign.")
     if module not in recorder.before_sign:
         return None

@@ -1,4 +1,4 @@
-"""A tracker's first layer in whole numbers: weights of 7 bits, or fewer."""
+"""Converts a tracker's first layer to whole numbers: weights of 7 bits or fewer."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from rbsf.export.modules import make, to_numpy
 from rbsf.export.rounding import round_weights
 from rbsf.export.trace import IMAGE, Traced, trace
 
-FIRST_BITS = 7  # so that the sum of two products with uint8 pixels fits 16 bits
+FIRST_BITS = 7  # with 7 bits the sum of two products with uint8 pixels fits 16 bits
 
 
 def check_first_bits(bits: int) -> None:
-    """Raises ValueError where the first layer's weights cannot have so many bits."""
+    """Raise ValueError if the first layer's weights cannot have `bits` bits."""
     if not 2 <= bits <= FIRST_BITS:
         fault = f"the first layer's weights have 2 to {FIRST_BITS} bits"
         raise ValueError(f"first_bits={bits}: {fault}")
 
 
 def round_first(traced: Traced, bits: int = FIRST_BITS) -> Traced:
-    """`traced` with the convolution that reads the pixels as one of whole weights and a scale.
+    """Give the convolution in `traced` that reads the pixels whole weights and a scale.
 
-    Raises ValueError where no convolution without padding and groups reads them.
+    Raises ValueError if the pixels are not read by a convolution without padding and groups.
     """
     check_first_bits(bits)
     conv = _first(traced)
     whole, step = _quantise(conv.tensors["weight"], bits)
     geometry = {key: conv.attributes[key] for key in ("kernel", "stride", "padding", "groups")}
-    geometry |= {"channels": whole.shape[3], "bits": 8}  # a byte each until all is folded
+    geometry |= {"channels": whole.shape[3], "bits": 8}  # one byte per weight until folding is done
     weight = {"weight": whole.astype(np.int8)}
     sums = Node(f"{conv.name}.sum", "conv_u8", (IMAGE,), geometry, weight)
     scaled = affine_node(conv.name, sums.name, scale=step, bias=conv.tensors["bias"])
@@ -43,7 +43,7 @@ def round_first(traced: Traced, bits: int = FIRST_BITS) -> Traced:
 
 
 def pack_first(nodes: list[Node], bits: int) -> list[Node]:
-    """`nodes` with the first layer's weights in `bits` each, if these are fewer than 7."""
+    """`nodes` with the first layer's weights packed into `bits` bits each, if fewer than 7."""
     if bits == FIRST_BITS:
         return nodes
     return [_packed(node, bits) if node.op == "conv_u8" else node for node in nodes]
@@ -55,15 +55,15 @@ def _packed(conv: Node, bits: int) -> Node:
 
 
 def quantise_first(net: nn.Module, bits: int = FIRST_BITS) -> None:
-    """Give `net`, in place, the first layer that its packed form has.
+    """Give `net`, in place, the first layer of its packed form.
 
-    Its weights become whole multiples, from -63 to 63, of 1/63 of the largest of each filter. Where
-    they have fewer `bits` than 7, they become multiples up to 2^(bits-1) - 1 of a step that is
+    With 7 `bits`, the weights of a filter become whole multiples, from -63 to 63, of 1/63 of its
+    largest weight. With fewer bits, they become multiples up to 2^(bits-1) - 1 of a step that is
     chosen for each filter (`rbsf.export.rounding`).
 
     Then every sum is a whole number of steps. The batch-norm's bias is moved by less than a step so
-    that the threshold lies midway between two sums: no output changes, and float32's rounding
-    cannot carry a sum across. Raises ValueError as `round_first`.
+    that the threshold is midway between two sums: no output changes, and float32 rounding cannot
+    move a sum across the threshold. Raises ValueError as `round_first`.
     """
     check_first_bits(bits)
     traced = trace(net, (1, 1, 3))
@@ -81,9 +81,10 @@ def quantise_first(net: nn.Module, bits: int = FIRST_BITS) -> None:
 
 
 def _centre_threshold(norm: Any, sums: dict[str, np.ndarray], sign: dict[str, np.ndarray]) -> None:
-    """Move the bias of `norm` so that the threshold lies midway between two sums.
+    """Move the bias of `norm` so that the threshold is midway between two sums.
 
-    `sums` has scale and bias of the sums, `sign` those of the sign of that.
+    `sums` has the scale and bias of the sums, `sign` the scale and bias inside the sign that
+    follows.
     """
     scale = sums["scale"] * sign["scale"]
     bias = sums["bias"] * sign["scale"] + sign["bias"]
@@ -122,7 +123,7 @@ def _quantise(weight: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _norm_behind(net: nn.Module, traced: Traced, name: str) -> nn.Module | None:
-    """The batch-norm that alone reads the convolution `name`, None where there is none."""
+    """The batch-norm that is the only reader of convolution `name`; None if there is none."""
     (conv,) = traced.module.graph.find_nodes(op="call_module", target=name)
     if [reader.op for reader in conv.users] != ["call_module"]:
         return None
@@ -134,9 +135,9 @@ def _norm_behind(net: nn.Module, traced: Traced, name: str) -> nn.Module | None:
 def _signs_behind(
     traced: Traced, bits: int, name: str
 ) -> list[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
-    """Scale and bias of the first layer's sums, and scale and bias of a sign of that.
+    """Pairs: scale and bias of the first layer's sums, and scale and bias of a following sign.
 
-    There is such a pair for each sign behind the first layer, or behind a pool of it.
+    There is one pair for each sign after the first layer, or after its pool.
     """
     nodes, _ = expanded(round_first(traced, bits))
     sums = next(node for node in nodes if node.name == name)

@@ -1,13 +1,13 @@
-"""From traced nodes to those of a packed file.
+"""Turns traced nodes into the nodes of a packed file.
 
 Batch-norms are folded, in float64:
 
-- those in front of binary convolutions alone become part of the signs;
-- others become part of the convolution, linear layer or batch-norm before them, where nothing else
-  reads that.
+- A batch-norm that only binary convolutions read becomes part of their signs.
+- Any other batch-norm becomes part of the convolution, linear layer or batch-norm before it, if
+  nothing else reads that.
 
 A sign of whole numbers, such as a binary convolution's sums, gets an integer threshold for each
-channel. Until the end a sign holds `scale` and `bias` `[C]`: its bit is that of
+channel. Until the last step a sign holds `scale` and `bias` `[C]`; its bit is
 `scale * x + bias >= 0`.
 """
 
@@ -30,14 +30,14 @@ GEOMETRY = ("kernel", "stride", "padding", "groups", "channels", "border")
 
 
 def fold(traced: Traced) -> tuple[list[Node], dict[str, str]]:
-    """The nodes as a file holds them, and the values that they give, as in `Traced`."""
+    """The nodes in the form of a file, and the graph values that they compute, as in `Traced`."""
     nodes, values = expanded(traced)
     nodes = with_thresholds(lift_scales(nodes))
     return [_finish(node, nodes) for node in nodes], values
 
 
 def expanded(traced: Traced) -> tuple[list[Node], dict[str, str]]:
-    """The nodes with batch-norms folded and binary convolutions in parts, and their values."""
+    """The nodes with batch-norms folded and binary convolutions split up, and their values."""
     values = dict(traced.values)
     nodes = _fold_back(_fold_forward(traced.nodes), values)
     parts = {node.name: _parts(node) for node in nodes if node.op == BINARY}
@@ -45,7 +45,7 @@ def expanded(traced: Traced) -> tuple[list[Node], dict[str, str]]:
 
 
 def with_thresholds(nodes: list[Node]) -> list[Node]:
-    """`nodes`, whose signs of scaled whole numbers now read the whole numbers themselves."""
+    """`nodes`, with signs of scaled whole numbers changed to read the whole numbers directly."""
     nodes = _add_before_scaling(nodes)
     for name in [node.name for node in nodes if node.op == "sign"]:
         nodes = _sign_of_sums(nodes, _named(nodes, name))
@@ -57,7 +57,7 @@ def _named(nodes: list[Node], name: str) -> Node:
 
 
 def _readers(nodes: list[Node], name: str) -> list[Node]:
-    """The nodes that read `name`, each as often as it does."""
+    """The nodes that read `name`; a node that reads it twice is listed twice."""
     return [node for node in nodes for source in node.inputs if source == name]
 
 
@@ -72,7 +72,7 @@ def _replaced(nodes: list[Node], *changed: Node) -> list[Node]:
 
 
 def _without(nodes: list[Node], gone: Node) -> list[Node]:
-    """`nodes` without `gone`, whose readers now read its input."""
+    """`nodes` without `gone`; its readers read its input instead."""
     renamed = {gone.name: gone.inputs[0]}
     return [node.reading(renamed) for node in nodes if node is not gone]
 
@@ -81,7 +81,7 @@ def _without(nodes: list[Node], gone: Node) -> list[Node]:
 
 
 def _fold_forward(nodes: list[Node]) -> list[Node]:
-    """Make affine nodes that only binary convolutions read a part of these.
+    """Merge affine nodes into the binary convolutions after them, if nothing else reads them.
 
     An affine node that reads the pixels stays.
     """
@@ -96,16 +96,16 @@ def _fold_forward(nodes: list[Node]) -> list[Node]:
 
 
 def _before(conv: Node, scale: np.ndarray, bias: np.ndarray) -> Node:
-    """`conv` of scale * x + bias."""
+    """`conv` applied to scale * x + bias, as one node."""
     inner = conv.tensors["in_scale"]
     in_bias = inner * bias + conv.tensors["in_bias"]
     return conv.with_tensors(in_scale=inner * scale, in_bias=in_bias)
 
 
 def _fold_back(nodes: list[Node], values: dict[str, str]) -> list[Node]:
-    """Make affine nodes that alone read a layer or another affine node a part of it.
+    """Merge an affine node into the layer or affine node before it, if it is the only reader.
 
-    `values` is kept up to date.
+    `values` is updated.
     """
     for name in [node.name for node in nodes if node.op == "affine"]:
         node = _named(nodes, name)
@@ -120,7 +120,7 @@ def _fold_back(nodes: list[Node], values: dict[str, str]) -> list[Node]:
 
 
 def _takes_in(source: Node, affine: Node) -> bool:
-    """Whether `affine` may become a part of `source`; scales of whole numbers stay alone."""
+    """Whether `affine` may be merged into `source`; scales of whole numbers stay separate."""
     if _is_scale(source) or _is_scale(affine):
         return False
     return source.op in ("conv", BINARY, "linear", "affine")
@@ -144,7 +144,7 @@ def _after(node: Node, scale: np.ndarray, bias: np.ndarray) -> Node:
 
 
 def _parts(node: Node) -> list[Node]:
-    """The signs, sums and scales that a whole binary convolution consists of."""
+    """The signs, sums and scales of a complete binary convolution."""
     a, t = node.attributes, node.tensors
     signs = [{"scale": t["in_scale"], "bias": t["in_bias"] + shift} for shift in t["shift"]]
     magnitude = {"scale": t["in_scale"], "bias": t["in_bias"]} if a["K"] else None
@@ -156,7 +156,7 @@ def _parts(node: Node) -> list[Node]:
 
 
 def _is_whole(nodes: list[Node], name: str) -> bool:
-    """Whether a node gives whole numbers other than pixels."""
+    """Whether a node computes whole numbers other than pixels."""
     node = _named(nodes, name)
     if node.op in ("add", "max_pool", "concat", "upsample"):
         return all(_is_whole(nodes, source) for source in node.inputs)
@@ -164,14 +164,14 @@ def _is_whole(nodes: list[Node], name: str) -> bool:
 
 
 def _add_before_scaling(nodes: list[Node]) -> list[Node]:
-    """`nodes`, where sums of two maps of whole numbers with one scale are scaled after the sum."""
+    """`nodes` in which two whole-number maps with the same scale are added before the scaling."""
     for add in [node for node in nodes if node.op == "add"]:
         nodes = _scaled_sum(nodes, add)
     return nodes
 
 
 def _scaled_sum(nodes: list[Node], add: Node) -> list[Node]:
-    """`nodes` with the scale behind `add`, if whole numbers are scaled alike in front of it."""
+    """`nodes` with the scale moved after `add`, if both inputs scale whole numbers equally."""
     first, second = (_alone(nodes, name, "affine") for name in add.inputs)
     if not first or not second:
         return nodes
@@ -188,21 +188,21 @@ def _scaled_sum(nodes: list[Node], add: Node) -> list[Node]:
 
 
 def _scale_and_bias(affine: Node) -> tuple[np.ndarray, np.ndarray]:
-    """Scale and bias of an affine node, ones or zeros for one that is absent."""
+    """Scale and bias of an affine node; an absent scale is ones, an absent bias zeros."""
     t = affine.tensors
     ones = np.ones(len(next(iter(t.values()))))
     return t.get("scale", ones), t.get("bias", 0 * ones)
 
 
 def _sign_of_sums(nodes: list[Node], sign: Node) -> list[Node]:
-    """`nodes` with the scale in front of `sign` made a part of it, if it is of whole numbers."""
+    """`nodes` with the scale before `sign` merged into it, if it scales whole numbers."""
     affine = _scale_before(nodes, sign)
     if not affine:
         return nodes
     scale, bias = _scale_and_bias(affine)
     falling = scale < 0
     pooled = affine.name not in sign.inputs
-    if pooled and falling.any():  # the pool has to find the largest of the negated sums
+    if pooled and falling.any():  # the pool must find the largest of the negated sums
         conv = _alone(nodes, affine.inputs[0], "conv_u8", "conv_bits")
         if not conv:
             return nodes
@@ -215,7 +215,7 @@ def _sign_of_sums(nodes: list[Node], sign: Node) -> list[Node]:
 
 
 def _scale_before(nodes: list[Node], sign: Node) -> Node | None:
-    """The affine node of whole numbers that `sign` reads itself or through a pool, if any."""
+    """The affine node of whole numbers that `sign` reads, directly or through a pool, if any."""
     pool = _alone(nodes, sign.inputs[0], "max_pool")
     if pool and pool.attributes != POOLED:
         return None
@@ -241,7 +241,7 @@ def _negated(conv: Node, which: np.ndarray) -> Node:
 
 
 def _finish(node: Node, nodes: list[Node]) -> Node:
-    """`node` as the file holds it: in float32, with thresholds."""
+    """`node` in the form of a file: in float32, with thresholds."""
     tensors = node.tensors
     if node.op == "sign":
         whole = node.inputs == (IMAGE,) or _is_whole(nodes, node.inputs[0])
@@ -258,10 +258,10 @@ def _without_float64(array: np.ndarray) -> np.ndarray:
 
 
 def threshold_of_whole(scale: np.ndarray, bias: np.ndarray) -> dict[str, np.ndarray]:
-    """Tensors of a sign whose bits are those of `scale * x + bias >= 0` for whole numbers x.
+    """Tensors of a sign whose bits equal `scale * x + bias >= 0` for all whole numbers x.
 
-    Its bits are `(x >= threshold) ^ flip`. `threshold` is int32 `[C]`; `flip` is uint8 `[C]`, or
-    absent.
+    The sign's bits are `(x >= threshold) ^ flip`. `threshold` is int32 `[C]`; `flip` is uint8
+    `[C]`, or absent.
     """
     falling = scale < 0
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
@@ -273,14 +273,14 @@ def threshold_of_whole(scale: np.ndarray, bias: np.ndarray) -> dict[str, np.ndar
 
 
 def threshold_of_real(scale: np.ndarray, bias: np.ndarray) -> dict[str, np.ndarray]:
-    """As `threshold_of_whole`, for every x that float32 holds; `threshold` is float32 `[C]`."""
+    """As `threshold_of_whole`, for every float32 number x; `threshold` is float32 `[C]`."""
     falling = scale < 0
     constant = np.where(bias >= 0, -np.inf, np.inf)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         limit = np.where(scale == 0, constant, -bias / scale)
         near = limit.astype(np.float32)
-    # Where the values rise, the threshold is the least float32 from the limit up. Where they fall,
-    # it is the least float32 above the limit, for there the bit is 0.
+    # For a positive scale, the threshold is the smallest float32 that is not below the limit. For a
+    # negative scale, it is the smallest float32 above the limit, where the bit becomes 0.
     short = np.where(falling, near <= limit, near < limit)
     above = np.nextafter(near, np.float32(np.inf))
     threshold = np.where(short & np.isfinite(near), above, near)

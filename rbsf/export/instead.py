@@ -1,4 +1,4 @@
-"""What to use in place of layers and calls that have no packed form: one table for all messages."""
+"""Replacements for layers and calls that have no packed form: one table for all messages."""
 
 from __future__ import annotations
 
@@ -74,5 +74,5 @@ INSTEAD = {
 
 
 def advice_for(name: str) -> str:
-    """What to do in place of a class or call of this name; empty where the table has none."""
+    """What to use instead of the class or call `name`; empty if the table has no entry."""
     return INSTEAD.get(name, "")

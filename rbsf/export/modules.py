@@ -1,6 +1,6 @@
-"""The modules, and the calls in a network's `forward`, that the exporter knows.
+"""The modules, and the calls in a network's `forward`, that the exporter supports.
 
-Each has the node that it becomes; arrays stay float64.
+Each is turned into nodes; arrays stay float64.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from rbsf.layers import BinaryConv2d
 from rbsf.models.rbsf2 import Correlation, Sums
 from rbsf.models.whole import STEP, Round, Shift, Slope, Stem, WholeConv, WholeNorm
 
-# Two operations that the engine does not have; `rbsf.export.fold` makes others of them.
-BINARY = "binary"  # a whole BinaryConv2d
-TEMPLATE = "template"  # a 1 x 1 convolution with a template, which nothing is folded into
+# Two operations that the engine does not have; `rbsf.export.fold` replaces them.
+BINARY = "binary"  # a complete BinaryConv2d
+TEMPLATE = "template"  # a 1 x 1 convolution with a template; nothing is folded into it
 
 
 class Made(NamedTuple):
@@ -61,7 +61,7 @@ def _conv(module: nn.Conv2d) -> Made:
 
 
 def _bias(module: nn.Conv2d | nn.Linear) -> np.ndarray:
-    """The bias `[O]` of a layer, zeros where it has none."""
+    """The bias `[O]` of a layer; zeros if it has none."""
     if module.bias is not None:
         return to_numpy(module.bias)
     outputs = module.out_features if isinstance(module, nn.Linear) else module.out_channels
@@ -69,7 +69,7 @@ def _bias(module: nn.Conv2d | nn.Linear) -> np.ndarray:
 
 
 def _binary(module: BinaryConv2d) -> Made:
-    """A binary convolution of the bits of `in_scale * x + in_bias + shift`."""
+    """A binary convolution that reads the signs of `in_scale * x + in_bias + shift`."""
     terms = module.terms()
     shifts, bits = distinct([to_numpy(term.shift) for term in terms])
     kernels, numbers = distinct([pack_kernels(to_numpy(term.signs)) for term in terms])
@@ -93,7 +93,7 @@ def _binary(module: BinaryConv2d) -> Made:
 
 
 def distinct(arrays: list[np.ndarray]) -> tuple[list[np.ndarray], list[int]]:
-    """The different ones of `arrays`, and the number of each array among them."""
+    """The distinct arrays among `arrays`, and for each array its index among these."""
     found: dict[bytes, np.ndarray] = {}
     numbers: dict[bytes, int] = {}
     for array in arrays:
@@ -104,7 +104,7 @@ def distinct(arrays: list[np.ndarray]) -> tuple[list[np.ndarray], list[int]]:
 
 
 def pack_kernels(signs: np.ndarray) -> np.ndarray:
-    """Kernels `[O, I/g, k, k]` as uint8 `[O, bytes]` in the engine's order.
+    """Pack kernels `[O, I/g, k, k]` into uint8 `[O, bytes]`, in the engine's order.
 
     Bits are 1 where `signs` is above 0.
     """
@@ -160,14 +160,14 @@ def _upsample(module: nn.Upsample) -> Made:
 
 
 def _whole_numbers(value: Any) -> Any:
-    """2.0 as 2, also in a tuple; what is not whole stays."""
+    """Turn 2.0 into 2, also in a tuple; values that are not whole are unchanged."""
     if isinstance(value, (tuple, list)):
         return tuple(map(_whole_numbers, value))
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _sums(module: Sums) -> Made:
-    """A binary convolution whose sums are not scaled."""
+    """A binary convolution with unscaled sums."""
     made = _binary(module.conv)
     ones = np.ones_like(made.tensors["scale"])
     return made._replace(tensors=made.tensors | {"scale": ones})
@@ -176,7 +176,7 @@ def _sums(module: Sums) -> Made:
 def _rounded_conv(module: WholeConv | Stem) -> Made:
     """A convolution with rounded weights.
 
-    They are whole multiples of powers of two, and float32 holds their sums exactly.
+    The weights are whole multiples of powers of two, and float32 can hold their sums exactly.
     """
     weight, bias = (to_numpy(part) for part in module.rounded())
     return _conv(module)._replace(tensors={"weight": weight.transpose(0, 2, 3, 1), "bias": bias})
@@ -203,7 +203,7 @@ def _shift(module: Shift) -> Made:
 
 
 def _round(module: Round) -> list[Made]:
-    """To steps, rounded, and back; `rbsf.export.whole` takes the scales away."""
+    """Scaling to steps, rounding, and scaling back; `rbsf.export.whole` removes the scales."""
     to_steps = Made("affine", {}, {"scale": np.array([1 / STEP])})
     rounded = Made("round", {"limit": module.limit}, {})
     back = Made("affine", {}, {"scale": np.array([STEP])})
@@ -214,7 +214,7 @@ def _hardtanh(module: nn.Hardtanh) -> Made:
     return Made("hardtanh", {"low": float(module.min_val), "high": float(module.max_val)}, {})
 
 
-# The first class that fits wins: a subclass stands before its base.
+# The first matching class is used, so a subclass must stand before its base.
 FORMS: dict[type[nn.Module], Callable[[Any], Made | list[Made]]] = {
     BinaryConv2d: _binary,
     Sums: _sums,
@@ -239,14 +239,14 @@ FORMS: dict[type[nn.Module], Callable[[Any], Made | list[Made]]] = {
     nn.Sigmoid: lambda module: Made("sigmoid", {}, {}),
     nn.Upsample: _upsample,
 }
-SAME = (nn.Identity, nn.Dropout, nn.Dropout2d)  # modules that give their input itself
-VIEWS = (*SAME, nn.Flatten)  # modules that give their input or a view of it
+SAME = (nn.Identity, nn.Dropout, nn.Dropout2d)  # modules that return their input unchanged
+VIEWS = (*SAME, nn.Flatten)  # modules that return their input or a view of it
 # Modules that a trace does not look into.
 LEAVES = (BinaryConv2d, Sums, WholeConv, Stem, Correlation, WholeNorm, Shift, Slope, Round)
 
 
 def binary_part(module: nn.Module) -> BinaryConv2d | None:
-    """The binary convolution that a module of the trace is, or has."""
+    """The binary convolution that a traced module is or contains; else None."""
     if isinstance(module, Sums):
         return module.conv
     return module if isinstance(module, BinaryConv2d) else None
@@ -255,7 +255,7 @@ def binary_part(module: nn.Module) -> BinaryConv2d | None:
 def make(module: nn.Module) -> list[Made]:
     """The nodes of a module, one after another.
 
-    Raises ValueError that says what of the module has no packed form.
+    Raises ValueError that names the part of the module without a packed form.
     """
     made = _form_of(module)(module)
     parts = [made] if isinstance(made, Made) else made
@@ -281,22 +281,22 @@ def _form_of(module: nn.Module) -> Callable[[Any], Made | list[Made]]:
 
 
 VIEW_CALLS = ("dropout", "flatten", "view", "reshape", "contiguous", "detach")
-# Functions that may work in place, and where `inplace` stands among their arguments.
+# Functions that may work in place, and the position of `inplace` among their arguments.
 INPLACE_PLACES = {"relu": 1, "relu6": 1, "hardtanh": 3, "dropout": 3}
 # Python's operators that change their first operand, such as `x += y`.
 OPERATORS = (
     *("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow"),
     *("iand", "ior", "ixor", "ilshift", "irshift"),
 )
-SIZES = ("size", "getattr", "getitem")  # x.size(0), x.shape[0]: what a flattening asks for
+SIZES = ("size", "getattr", "getitem")  # x.size(0), x.shape[0]: used when a map is flattened
 SUMS, PRODUCTS = ("add", "iadd", "add_"), ("mul", "imul", "mul_")
 # The operation of each call that takes two maps.
 OF_TWO = dict.fromkeys(SUMS, "add") | dict.fromkeys(PRODUCTS, "mul")
-CONCATENATIONS = ("cat", "concat", "concatenate")  # of a list of maps, along their channels
+CONCATENATIONS = ("cat", "concat", "concatenate")  # calls that join a list of maps by channels
 
 
 def target_of(node: fx.Node) -> str:
-    """The name of what a node of the trace calls."""
+    """The name of the function, method or module that a traced node calls."""
     if isinstance(node.target, str):
         return node.target
     return getattr(node.target, "__name__", str(node.target))
@@ -305,7 +305,7 @@ def target_of(node: fx.Node) -> str:
 def is_in_place(node: fx.Node) -> bool:
     """Whether a call writes into its first argument.
 
-    `relu_` and `+=` do so, and functions that are told to by `inplace`.
+    `relu_` and `+=` do so, and functions with a true `inplace` argument.
     """
     target = target_of(node)
     if target.endswith("_") or target in OPERATORS:
@@ -317,7 +317,7 @@ def is_in_place(node: fx.Node) -> bool:
 
 
 def concatenated(node: fx.Node) -> list[fx.Node] | None:
-    """The maps that a call puts together along their channels, None for another call."""
+    """The maps that a call joins along their channels; None for any other call."""
     if target_of(node) not in CONCATENATIONS:
         return None
     maps = _argument(node.args, node.kwargs, 0, "tensors")
@@ -328,12 +328,12 @@ def concatenated(node: fx.Node) -> list[fx.Node] | None:
 
 
 def _argument(args: tuple, kwargs: dict, place: int, name: str, default: Any = None) -> Any:
-    """What a call is given at `place` or as `name`."""
+    """The argument that a call gets at position `place` or by `name`."""
     return args[place] if len(args) > place else kwargs.get(name, default)
 
 
 def as_modules(node: fx.Node) -> list[nn.Module] | None:
-    """The modules that do what a call of one map does, None for a call that is not known."""
+    """The modules equivalent to a call with one map; None if the call is not supported."""
     target, args, kwargs = target_of(node), node.args[1:], node.kwargs
     if _is_flattening(target, args, kwargs):
         return [nn.Flatten()]
@@ -342,7 +342,7 @@ def as_modules(node: fx.Node) -> list[nn.Module] | None:
         return [nn.AdaptiveAvgPool2d(1)] if kept else [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     if target in INPLACE_PLACES:
         args = args[: INPLACE_PLACES[target] - 1]
-    if target not in CALLS or len(args) > 4:  # F.max_pool2d and MaxPool2d order the fifth otherwise
+    if target not in CALLS or len(args) > 4:  # F.max_pool2d and MaxPool2d differ in the fifth
         return None
     options = {name: value for name, value in kwargs.items() if name != "inplace"}
     try:
@@ -352,7 +352,7 @@ def as_modules(node: fx.Node) -> list[nn.Module] | None:
 
 
 def _is_flattening(target: str, args: tuple, kwargs: dict) -> bool:
-    """Whether a call makes vectors of maps, as `nn.Flatten` does."""
+    """Whether a call turns maps into vectors, as `nn.Flatten` does."""
     if target == "flatten":
         return (args, kwargs) in (((1,), {}), ((), {"start_dim": 1}))
     if target not in ("view", "reshape") or len(args) != 2:
@@ -361,7 +361,7 @@ def _is_flattening(target: str, args: tuple, kwargs: dict) -> bool:
 
 
 def _is_global(args: tuple, kwargs: dict) -> bool:
-    """Whether a mean is one over height and width."""
+    """Whether a mean is taken over height and width."""
     dims = _argument(args, kwargs, 0, "dim")
     return isinstance(dims, (list, tuple)) and sorted(d % 4 for d in dims) == [2, 3]
 
@@ -375,7 +375,7 @@ def _dropout(p: float = 0.5, training: bool = True) -> nn.Module:
 def _interpolate(
     size: Any = None, scale_factor: Any = None, mode: str = "nearest", *_: Any, **__: Any
 ) -> nn.Module:
-    """The further arguments do nothing in this mode."""
+    """The module for F.interpolate; further arguments have no effect in the mode "nearest"."""
     return nn.Upsample(size, scale_factor, mode)
 
 
@@ -385,7 +385,7 @@ CALLS: dict[str, Callable[..., nn.Module]] = {
     "relu6": nn.ReLU6,
     "hardtanh": nn.Hardtanh,
     "hardtanh_": nn.Hardtanh,
-    "clamp": lambda min, max: nn.Hardtanh(min, max),  # both: a bound of one side has no node
+    "clamp": lambda min, max: nn.Hardtanh(min, max),  # needs both: no node has one bound
     "clamp_": lambda min, max: nn.Hardtanh(min, max),
     "max_pool2d": nn.MaxPool2d,
     "avg_pool2d": nn.AvgPool2d,

@@ -1,13 +1,13 @@
-"""Packed networks as ONNX graphs, for runtimes other than ours.
+"""Packed networks as ONNX graphs, for other runtimes.
 
-A network takes `image` `[N, C, H, W]`, float32 pixels 0 to 255, and gives `features` or `logits`.
-The normalisation and all batch-norms are in it. 1-bit layers are float ones here, with weights and
-inputs of two values: ONNX has no others.
+A network takes `image` `[N, C, H, W]`, float32 pixels 0 to 255, and returns `features` or `logits`.
+It includes the normalisation and all batch-norms. 1-bit layers become float layers, with weights
+and inputs of two values, since ONNX has no 1-bit layers.
 
 A tracker has a second graph, its head. It takes `template` `[1, C, k, k]`, the features of the
-exemplar, and `features` `[N, C, S', S']`. That of SiamFC's form gives `response`
-`[N, 1, S' - k + 1, S' - k + 1]`, the plain sums of products. That of RB-SF 2 gives `maps`, see
-`rbsf.models.rbsf2.Head`, and its features are whole steps.
+exemplar, and `features` `[N, C, S', S']`. The head of a SiamFC tracker returns `response`
+`[N, 1, S' - k + 1, S' - k + 1]`, the plain sums of products. The head of RB-SF 2 returns `maps`,
+see `rbsf.models.rbsf2.Head`; its features are whole steps.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from rbsf.engine.ops import OPS
 from rbsf.engine.template import TemplateNode
 
 OPSET = 17
-IR_VERSION = 8  # as old as OPSET, for old runtimes refuse what they do not know
+IR_VERSION = 8  # as old as OPSET, since old runtimes refuse newer versions
 
-Shapes = Mapping[str, Sequence[int | str]]  # of inputs or outputs, by name
+Shapes = Mapping[str, Sequence[int | str]]  # shapes of inputs or outputs, by name
 
 
 def network_graph(packed: PackedModel) -> onnx.ModelProto:
@@ -52,7 +52,7 @@ def network_graph(packed: PackedModel) -> onnx.ModelProto:
 
 
 def search_graphs(packed: PackedModel) -> tuple[onnx.ModelProto, onnx.ModelProto]:
-    """The graphs of RB-SF 2's backbone and head, of its whole network; see the module."""
+    """The graphs of RB-SF 2's backbone and head, made from its whole network; see the module."""
     template = TemplateNode.of(packed)
     backbone = packed.up_to(template.features)
     done = {node.name for node in backbone.nodes} | {template.node}
@@ -72,7 +72,7 @@ def search_graphs(packed: PackedModel) -> tuple[onnx.ModelProto, onnx.ModelProto
 
 
 def _correlation(template: TemplateNode) -> list[Step]:
-    """The products of the features, "x0", with each cell of the template, "x1"."""
+    """Steps that multiply the features, "x0", by each cell of the template, "x1"."""
     channels = template.channels
     return [
         step("Reshape", "x1", np.array([channels, -1])),  # [C, cells]
@@ -84,7 +84,7 @@ def _correlation(template: TemplateNode) -> list[Step]:
 
 
 def head_graph(backbone: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph of the correlation of two outputs of `backbone`; see the module."""
+    """The graph that correlates two outputs of `backbone`; see the module."""
     channels = backbone.graph.output[0].type.tensor_type.shape.dim[1].dim_value
     graph = _Graph()
     graph.add("response", [step("Conv", "x0", "x1")], ["features", "template"])
@@ -107,7 +107,7 @@ class _Graph:
     ) -> None:
         """Add ONNX nodes for `nodes` of a network; the last one's value is called `output`.
 
-        `values` has what the values of earlier nodes are called; theirs are added to it.
+        `values` maps earlier nodes to the names of their values; the new names are added to it.
         """
         for node in nodes:
             steps = OPS[node.op].steps(node, *(packed.maps[name] for name in node.inputs))
@@ -115,7 +115,7 @@ class _Graph:
             values[node.name] = self.add(name, steps, [values[name] for name in node.inputs])
 
     def add(self, name: str, steps: Sequence[Step], inputs: Sequence[str]) -> str:
-        """Add nodes for the steps of one operation, and return `name`, the last one's value."""
+        """Add nodes for the steps of one operation; return `name`, the value of the last one."""
         names = [f"{name}/{number}" for number in range(len(steps) - 1)] + [name]
         for own, part in zip(names, steps, strict=True):
             sources = []
@@ -128,7 +128,7 @@ class _Graph:
     def _source(
         self, source: Source, name: str, steps: Sequence[str], inputs: Sequence[str]
     ) -> str:
-        """What the graph calls an input of a `Step`; a constant is added as `name`."""
+        """The graph's name for an input of a `Step`; a constant is added as `name`."""
         if isinstance(source, str):
             return inputs[int(source[1:])] if source else ""
         if isinstance(source, int):
@@ -137,7 +137,7 @@ class _Graph:
         return name
 
     def model(self, output: str, inputs: Shapes, shape: Sequence[int | str]) -> onnx.ModelProto:
-        """The checked graph, which gives `output` of this shape."""
+        """The checked graph, with a result called `output` of this shape."""
         taken, given = _value_infos(inputs), _value_infos({output: shape})
         graph = helper.make_graph(self.nodes, output, taken, given, self.constants)
         opsets = [helper.make_opsetid("", OPSET)]
@@ -154,12 +154,12 @@ def _value_infos(shapes: Shapes) -> list[onnx.ValueInfoProto]:
 
 
 def run_graph(path: str | Path, images: np.ndarray) -> np.ndarray:
-    """What ONNX Runtime gives for images uint8 `[N, H, W, C]`."""
+    """The output of a graph in ONNX Runtime for images uint8 `[N, H, W, C]`."""
     pixels = images.transpose(0, 3, 1, 2).astype(np.float32)
     return onnxruntime.InferenceSession(path).run(None, {"image": pixels})[0]
 
 
 def run_head(path: str | Path, template: np.ndarray, features: np.ndarray) -> np.ndarray:
-    """What a tracker's head gives, `response` or `maps`, by ONNX Runtime."""
+    """The output of a tracker's head, `response` or `maps`, in ONNX Runtime."""
     session = onnxruntime.InferenceSession(path)
     return session.run(None, {"template": template, "features": features})[0]

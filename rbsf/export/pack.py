@@ -1,7 +1,7 @@
-"""From a trained network to a packed file: trace, fold, round, compare, write.
+"""Turns a trained network into a packed file: trace, fold, round, compare, write.
 
-pack_weights      a weights file of this project, tracker or classifier
-export_network    any network of common layers
+pack_weights      for a weights file of this project, tracker or classifier
+export_network    for any network of common layers
 """
 
 from __future__ import annotations
@@ -36,32 +36,32 @@ from rbsf.weights import load_weights
 class Images:
     """The images that a packed network takes, uint8 `[N, *shape]`.
 
-    The network itself takes (image - mean) / std; both are in steps of the pixel.
+    The network itself takes (image - mean) / std; mean and std are in units of pixel values.
     """
 
     shape: tuple[int, int, int]  # (H, W, C)
-    mean: Sequence[float] = (0.0,)  # one for each channel, or one for all
+    mean: Sequence[float] = (0.0,)  # one number per channel, or one for all
     std: Sequence[float] = (1.0,)
 
 
 EXEMPLAR_SIZE = 127  # side of a template's crop in pixels
-CROPS = Images((EXEMPLAR_SIZE, EXEMPLAR_SIZE, 3))  # what a tracker takes; larger ones fit too
-MAX_INPUT = 4096  # pixels of a side of a classifier's images
-REGIONS = Images((255, 255, 3))  # what a tracker with a head takes
+CROPS = Images((EXEMPLAR_SIZE, EXEMPLAR_SIZE, 3))  # a tracker's input; it may also be larger
+MAX_INPUT = 4096  # largest side of a classifier's images, in pixels
+REGIONS = Images((255, 255, 3))  # the input of a tracker with a head
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A packed network, and the PyTorch network that it was made from, rounded as it is."""
+    """A packed network and its source, the PyTorch network, which is rounded in the same way."""
 
     net: nn.Module
     graph: fx.Graph  # the trace of `net`
-    values: dict[str, str]  # the value of `graph` that each node gives
+    values: dict[str, str]  # the value of `graph` that each node computes
     packed: PackedModel
     images: Images
 
     def compare(self, images: np.ndarray | None = None) -> Agreement:
-        """How both agree on `images`, uint8 `[N, H, W, C]`, or on made-up ones."""
+        """Compare both networks on `images`, uint8 `[N, H, W, C]`, or on made-up images."""
         images = made_up_images(self.packed.input_shape) if images is None else images
         mean, std = self.images.mean, self.images.std
         return compare(self.net, self.graph, self.values, self.packed, images, mean, std)
@@ -76,16 +76,16 @@ def export_network(
     mean: Sequence[float] = (0.0,),
     std: Sequence[float] = (1.0,),
 ) -> PackedModel:
-    """Write `net`, called `model` and in eval mode, as a packed file that classifies.
+    """Write `net`, called `model` and in eval mode, as the packed file of a classifier.
 
-    Returns what was written. `input_shape` is (H, W, C) of the uint8 images that it takes. `net`
-    takes (image - mean) / std as `[N, C, H, W]`; mean and std are in steps of the pixel, one for
-    each channel or for all. `info` is anything JSON holds; tools/classify.py names classes
-    by its list `classes`. `rbsf.export.check.check_exportable` tells before a training whether this
-    works.
+    Returns the packed network. `input_shape` is (H, W, C) of the uint8 images that it takes. `net`
+    takes (image - mean) / std as `[N, C, H, W]`; mean and std are in units of pixel values, one
+    number per channel or one for all. `info` may be anything that JSON can hold; tools/classify.py
+    reads the names of classes from its list `classes`. `rbsf.export.check.check_exportable` says
+    before training whether the export will work.
 
-    Raises ValueError in one line for what has no packed form and for a file that would not compute
-    what `net` does, OSError where `path` cannot be written.
+    Raises ValueError in one line if a part of `net` has no packed form or if the file would not
+    compute the same as `net`, OSError if `path` cannot be written.
     """
     height, width, channels = (int(n) for n in input_shape)
     images = Images((height, width, channels), mean, std)
@@ -93,9 +93,10 @@ def export_network(
 
 
 def pack_weights(source: str | Path, target: str | Path, first_bits: int = FIRST_BITS) -> Exported:
-    """Write the network of the weights file `source` as a packed file; returns both.
+    """Write the network of the weights file `source` as a packed file; returns both networks.
 
-    Raises what `packed_weights` and `write_packed` raise, and ValueError where both differ.
+    Raises the errors of `packed_weights` and `write_packed`, and ValueError if the two networks
+    differ.
     """
     return _write(packed_weights(source, first_bits), target)
 
@@ -103,9 +104,9 @@ def pack_weights(source: str | Path, target: str | Path, first_bits: int = FIRST
 def packed_weights(source: str | Path, first_bits: int = FIRST_BITS) -> Exported:
     """The network of the weights file `source`, packed; nothing is compared.
 
-    Its info is that of `source`, and what it was made from and with. `first_bits` are the bits of a
-    weight of a tracker's first layer, see `quantise_first`. Raises what `load_weights` raises, and
-    ValueError for what has no packed form.
+    Its info is that of `source`, plus the source file and the program versions. `first_bits` is the
+    number of bits of a weight in a tracker's first layer, see `quantise_first`. Raises the errors
+    of `load_weights`, and ValueError for parts without a packed form.
     """
     net, model, info = load_weights(source)
     origin: dict[str, Any] = {
@@ -126,8 +127,8 @@ def packed_form(
 ) -> Exported:
     """One of our own networks, packed; nothing is compared.
 
-    `info` and `origin` go into the info of the file, `source` is what messages call the network.
-    Raises ValueError for what has no packed form.
+    `info` and `origin` go into the info of the file; messages call the network `source`. Raises
+    ValueError for parts without a packed form.
     """
     if model in TRACKERS:
         info = info | {"architecture": type(net).__name__} | origin
@@ -142,10 +143,10 @@ def packed_form(
 def export_tracker(
     net: nn.Module, model: str, info: dict[str, Any] | None = None, first_bits: int = FIRST_BITS
 ) -> Exported:
-    """A 1-bit tracker's backbone, pixels to features.
+    """A 1-bit tracker's backbone, from pixels to features.
 
-    Its first layer is rounded to `first_bits` a weight. Raises ValueError, naming the layer, for
-    what has no packed form.
+    The weights of its first layer are rounded to `first_bits` bits. Raises ValueError that names
+    the layer if a layer has no packed form.
     """
     if not binary_layers(net):
         advice = "train --model rbsf or xnor"
@@ -160,7 +161,7 @@ def export_tracker(
 
 
 def export_float_tracker(net: nn.Module, model: str) -> Exported:
-    """A tracker's backbone with its real layers in float32; raises what `export_tracker` raises."""
+    """A tracker's backbone with real layers in float32; raises the errors of `export_tracker`."""
     net = deepcopy(net).eval()
     traced = trace(net, CROPS.shape, any_size=True)
     nodes, values = fold(traced)
@@ -169,11 +170,11 @@ def export_float_tracker(net: nn.Module, model: str) -> Exported:
 
 
 def export_search(net: RBSF2, info: dict[str, Any] | None = None) -> Exported:
-    """RB-SF 2, a search region's pixels to `rbsf.models.rbsf2.Head`'s maps.
+    """RB-SF 2, from a search region's pixels to the maps of `rbsf.models.rbsf2.Head`.
 
-    Its template is that of a made-up crop. To track, node `template` of the info gets the target's
-    own, see `rbsf.tracker.rbsf2`: whole steps `[cells, 1, 1, C]` times `template_scale`. Raises
-    what `export_tracker` raises.
+    Its template is made from a made-up crop. To track a target, the node that the info calls
+    `template` gets the target's own template: whole steps `[cells, 1, 1, C]` times
+    `template_scale`, see `rbsf.tracker.rbsf2`. Raises the errors of `export_tracker`.
     """
     crop = made_up_images((EXEMPLAR_SIZE, EXEMPLAR_SIZE, 3), 1)
     search = Search(net, normalised(crop, (0.0,), (1.0,)))
@@ -185,16 +186,16 @@ def export_search(net: RBSF2, info: dict[str, Any] | None = None) -> Exported:
 
 
 def _as_planes(nodes: list[Node], name: str) -> list[Node]:
-    """`nodes` and one more, `name`, that gives the result with its channels first."""
+    """`nodes` and one more, called `name`, that puts the channels of the result first."""
     return [*nodes, Node(name, "channels_first", (nodes[-1].name,))]
 
 
 def export_classifier(
     net: nn.Module, model: str, images: Images, info: dict[str, Any] | None = None
 ) -> Exported:
-    """Any network of common layers, whose real ones stay float32.
+    """Any network of common layers; real layers stay float32.
 
-    Raises what `export_tracker` raises.
+    Raises the errors of `export_tracker`.
     """
     traced = trace(net, images.shape, images.mean, images.std)
     nodes, values = fold(traced)
@@ -203,10 +204,10 @@ def export_classifier(
 
 
 def classifier_input(source: str | Path, info: dict[str, Any]) -> Images:
-    """The images that a classifier takes, as `info` of the weights file `source` says.
+    """The images that a classifier takes, according to `info` of the weights file `source`.
 
-    The info has their size, and mean and std of pixels from 0 to 1. Raises ValueError where it has
-    none of these, or others.
+    The info must have their size, and mean and std for pixels from 0 to 1. Raises ValueError if
+    these are missing or invalid.
     """
     try:
         size, mean, std = (info["input"][key] for key in ("size", "mean", "std"))

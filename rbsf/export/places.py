@@ -1,4 +1,4 @@
-"""Where in a user's code a network does something, as `net.py:12`, for messages."""
+"""Finds places in the user's code, such as `net.py:12`, for messages."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from types import CodeType
 import torch
 from torch import nn
 
-# Files that are not the user's: PyTorch's, and those that trace.
+# Files that are not the user's: those of PyTorch and of this package.
 OTHERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<")
 
 
 def calling_place(until: CodeType) -> str:
-    """The innermost line of the user that is being run; empty where there is none.
+    """The innermost running line of the user's code; empty if there is none.
 
-    Lines are looked at up to the function whose code is `until`.
+    The search ends at the function whose code is `until`.
     """
     frame = inspect.currentframe()
     while frame and frame.f_code is not until:
@@ -28,7 +28,7 @@ def calling_place(until: CodeType) -> str:
 
 
 def failing_place(error: BaseException) -> str:
-    """The innermost line of the user in which `error` was raised; empty where there is none."""
+    """The innermost line of the user's code that raised `error`; empty if there is none."""
     for entry in reversed(traceback.extract_tb(error.__traceback__)):
         if _is_users(entry.filename):
             return f"{entry.filename}:{entry.lineno}"
@@ -36,12 +36,12 @@ def failing_place(error: BaseException) -> str:
 
 
 def defining_place(module: nn.Module) -> str:
-    """Where the class of a module begins; empty for PyTorch's own and for what has no source."""
+    """The line where a module's class begins; empty for PyTorch's own or if it has no source."""
     kind = type(module)
     try:
         file = inspect.getsourcefile(kind) or "<"
         return f"{file}:{inspect.getsourcelines(kind)[1]}" if _is_users(file) else ""
-    except (OSError, TypeError):  # a class that was typed in has no file
+    except (OSError, TypeError):  # a class typed into a console has no file
         return ""
 
 

@@ -1,12 +1,12 @@
-"""The first layer's weights in few bits, so that its sums over images stay near what they were.
+"""Rounds the first layer's weights to few bits while its sums over images change little.
 
-Neighbouring pixels are alike: what the rounding of one weight adds to a sum, the weights around it
-can take back. So weights are rounded one after another, and the error of each is spread over those
-that follow. That is GPTQ (Frantar et al., ICLR 2023, after Optimal Brain Surgeon).
+Neighbouring pixels are similar, so the weights around a weight can compensate for its rounding
+error. Weights are rounded one after another, and the error of each is spread over those that
+follow. This method is GPTQ (Frantar et al., ICLR 2023, after Optimal Brain Surgeon).
 
-It needs the covariance of the inputs. That is not measured here but modelled: the correlation of
-two pixels falls with their distance d in pixels, exp(-d / 20), and two colours of a pixel correlate
-by 0.9.
+It needs the covariance of the inputs. Here this is modelled instead of measured: the correlation of
+two pixels at a distance of d pixels is exp(-d / 20), and two colours of a pixel have a correlation
+of 0.9.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import numpy as np
 
 REACH = 20.0  # pixels over which the correlation falls to 1/e
 COLOURS = 0.9  # correlation of two colours
-DAMP = 0.03  # share of white noise in the covariance
-FACTORS = np.linspace(1, 0.3, 29)  # steps to try, in shares of the one that clips no weight
+DAMP = 0.03  # white noise added to the covariance
+FACTORS = np.linspace(1, 0.3, 29)  # steps to try, relative to the one that clips no weight
 
 
 def round_weights(weight: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
     """Weights `[O, I, k, k]` as whole numbers within +-(2^(bits-1) - 1), and their steps `[O]`.
 
-    Both are float64. Of all steps that are tried, a filter gets the one with the least mean squared
-    error of its sums. Only those steps count whose largest whole number is the limit, so that
-    rounded weights, rounded again, stay as they are. The step of a filter of zeros is 1.
+    Both are float64. Of all tried steps, a filter gets the one with the smallest mean squared error
+    of its sums. A step is accepted only if the largest whole number is the limit, so that rounding
+    rounded weights again does not change them. The step of a filter of zeros is 1.
     """
     limit = 2 ** (bits - 1) - 1
     flat = weight.reshape(len(weight), -1).astype(np.float64)
@@ -58,9 +58,9 @@ def _covariance(shape: tuple[int, ...]) -> np.ndarray:
 def _round_in_turn(
     weight: np.ndarray, step: np.ndarray, covariance: np.ndarray, limit: int
 ) -> np.ndarray:
-    """Whole numbers for weights `[F, O, n]` in steps `[F, O, 1]`.
+    """Round weights `[F, O, n]` to whole numbers of steps `[F, O, 1]`.
 
-    The error of each weight moves the weights after it.
+    The error of each weight changes the weights after it.
     """
     spread = np.linalg.cholesky(np.linalg.inv(covariance)).T  # upper triangle
     left = weight / step

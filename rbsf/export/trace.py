@@ -1,6 +1,6 @@
-"""From a network to the nodes of its eval-mode graph, by torch.fx.
+"""Turns a network into the nodes of its eval-mode graph, using torch.fx.
 
-Binary convolutions are one node each, and nothing is folded yet.
+Each binary convolution is one node, and nothing is folded yet.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from rbsf.export.places import calling_place, defining_place, failing_place
 from rbsf.system.text import one_line
 
 IMAGE = "image"
-PLACE = "place"  # in a traced node's `meta`: the line of the user's code that it comes from
+PLACE = "place"  # key in a traced node's `meta`: the line of the user's code that made the node
 
 
 @dataclass(frozen=True)
 class Traced:
     """The nodes of a network, in float64.
 
-    `values` has the name of the graph's value that a node gives, by the node's name.
+    `values` maps the name of a node to the name of the graph value that it computes.
     """
 
     nodes: list[Node]
@@ -46,10 +46,10 @@ def trace(
 ) -> Traced:
     """The nodes of `net`, which is in eval mode.
 
-    `input_shape` is (H, W, C) of the uint8 images that the packed network takes, an example where
-    it takes `any_size`. `net` takes (image - mean) / std as `[N, C, H, W]`; mean and std are in
-    steps of the pixel, one for each channel or for all. Raises ValueError in one line that names
-    what has no packed form.
+    `input_shape` is (H, W, C) of the uint8 images that the packed network takes; with `any_size` it
+    is an example. `net` takes (image - mean) / std as `[N, C, H, W]`; mean and std are in units of
+    pixel values, one number per channel or one for all. Raises ValueError in one line that names
+    the part without a packed form.
     """
     if net.training:
         raise ValueError("no packed form: the network is in training mode; call its eval() first")
@@ -65,9 +65,9 @@ def trace(
 
 
 class _Proxy(fx.Proxy):
-    """Stands for a value in a trace, in which `x += y` changes `x` itself.
+    """A value in a trace for which `x += y` changes `x` itself.
 
-    Python would make it `x = x + y`, for torch.fx has no such operators.
+    torch.fx has no in-place operators, so Python would compute `x = x + y` instead.
     """
 
 
@@ -89,7 +89,7 @@ class _Tracer(fx.Tracer):
         return _Proxy(node, self)
 
     def create_node(self, *args: Any, **named: Any) -> fx.Node:
-        """Note the line of the user's code that the node comes from."""
+        """Create a node and record the line of the user's code that it comes from."""
         node = super().create_node(*args, **named)
         node.meta[PLACE] = calling_place(_trace.__code__)
         return node
@@ -113,10 +113,10 @@ def _called_at(place: str) -> str:
 
 
 class _Builder:
-    """Walks the traced graph; `names` says which of our nodes holds the value of each of its nodes.
+    """Walks through the traced graph; `names` maps its nodes to our nodes with the same value.
 
-    What is computed in place changes its input for all that come later: they get the name of the
-    result. `memory` says which values share memory: each has the first one that lay there.
+    An in-place operation changes its input for all later readers, so the input gets the name of the
+    result. `memory` says which values share memory: it maps each to the first value in that memory.
     """
 
     def __init__(self, net: nn.Module, image: Node) -> None:
@@ -141,7 +141,7 @@ class _Builder:
         return Traced(nodes, self.values, fx.GraphModule(self.net, graph))
 
     def _where(self, node: fx.Node) -> str:
-        """Where the user's code calls a node, or else defines the module that holds it."""
+        """The place where the user's code calls a node, or else defines the module around it."""
         if node.meta.get(PLACE):
             return _called_at(node.meta[PLACE])
         parts = str(node.target).split(".") if node.op == "call_module" else []
@@ -159,9 +159,9 @@ class _Builder:
         attributes: dict | None = None,
         tensors: dict | None = None,
     ) -> str:
-        """Add a node, and return its name.
+        """Add a node and return its name.
 
-        That is another than `name` where `name` is taken, as by a module that is called twice.
+        The name differs from `name` if that is already used, as for a module that is called twice.
         """
         taken = {node.name for node in self.nodes}
         while name in taken:
@@ -200,7 +200,7 @@ class _Builder:
         self._share_memory(node, modules.is_in_place(node), is_view)
 
     def _share_memory(self, node: fx.Node, in_place: bool, is_view: bool) -> None:
-        """Note which values `node` shares memory with; `node` is named already."""
+        """Record which values `node` shares memory with; `node` must already have a name."""
         if not (in_place or is_view):
             return
         source = node.all_input_nodes[0]
@@ -211,7 +211,7 @@ class _Builder:
             self._rename_changed(node, mates)
 
     def _rename_changed(self, node: fx.Node, mates: list[fx.Node]) -> None:
-        """Give the values that `node` has changed the name of its result."""
+        """Give the values that `node` changed the name of its result."""
         before = self.names[node.all_input_nodes[0]]
         for value in mates:
             if self.names[value] == before:
@@ -221,12 +221,12 @@ class _Builder:
                 raise ValueError(f"no packed form: {fault}")
 
     def _inputs(self, node: fx.Node) -> list[str]:
-        """The names of the maps that `node` takes; sizes are left out, unless there is no map."""
+        """The names of the maps that `node` takes; sizes are skipped unless there is no map."""
         maps = [value for value in node.all_input_nodes if target_of(value) not in SIZES]
         return [self._name(value) for value in maps or node.all_input_nodes]
 
     def _name(self, value: fx.Node) -> str:
-        """The node that gives `value`, which has to be a map."""
+        """The node that computes `value`, which must be a map."""
         if value not in self.names:
             fault = f"{value.name} is a part or the size of a map, which no node gives"
             raise ValueError(f"no packed form: {fault}")
@@ -280,7 +280,7 @@ class _Builder:
 
 
 def _real_image(nodes: list[Node]) -> list[Node]:
-    """`nodes`; where an operation reads the pixels and takes none, they are made real numbers."""
+    """`nodes`; if an operation reads the pixels but cannot take them, they become real numbers."""
     readers = [node for node in nodes if IMAGE in node.inputs]
     if all(_takes_pixels(reader) for reader in readers):
         return nodes

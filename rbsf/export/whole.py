@@ -1,7 +1,7 @@
-"""Maps that are whole numbers of steps: their scale is moved behind the operation that reads them.
+"""Moves the scale of maps that are whole numbers of steps to after the operation that reads them.
 
-So the operation works on whole numbers. Where the next one rounds to such steps again, or compares,
-no scale is left.
+Then the operation works on whole numbers. If the next operation rounds to such steps again, or
+compares, no scale is left.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import numpy as np
 from rbsf.engine.node import Node, affine_node, needed
 from rbsf.export.modules import TEMPLATE
 
-# Operations of whose results a positive factor can be taken out.
+# Operations for which a positive factor of the inputs can be moved to the result.
 HOMOGENEOUS = ("add", "concat", "avg_pool", "max_pool", "global_pool", "upsample")
 
 
 def lift_scales(nodes: list[Node]) -> list[Node]:
-    """`nodes` with the scales of whole maps, one number each, moved back as far as they can go."""
+    """`nodes` with the scales of whole maps, one number each, moved towards the end."""
     made: dict[str, Node] = {}
     for node in nodes:
         for part in _lifted(node, made):
@@ -28,7 +28,7 @@ def lift_scales(nodes: list[Node]) -> list[Node]:
 
 
 def _lifted(node: Node, made: dict[str, Node]) -> list[Node]:
-    """What computes `node` with the scale of its inputs moved into it or behind it."""
+    """Nodes that compute `node` with the scale of its inputs moved into it or after it."""
     sources = [made[name] for name in node.inputs]
     factor = _common_factor(sources)
     if factor is None:
@@ -46,13 +46,13 @@ def _lifted(node: Node, made: dict[str, Node]) -> list[Node]:
 
 
 def _common_factor(sources: list[Node]) -> float | None:
-    """The number that all of `sources` multiply by; None where there is no such number."""
+    """The number that all `sources` multiply by; None if there is no such number."""
     factors = {_factor(source) for source in sources}
     return factors.pop() if len(factors) == 1 else None
 
 
 def _factor(node: Node) -> float | None:
-    """The number that an affine node multiplies by; None for what does anything else."""
+    """The number that an affine node multiplies by; None if the node does anything else."""
     if node.op != "affine" or {*node.tensors} != {"scale"}:
         return None
     scale = node.tensors["scale"]
@@ -60,6 +60,6 @@ def _factor(node: Node) -> float | None:
 
 
 def _without_ones(nodes: list[Node]) -> list[Node]:
-    """`nodes` without those that multiply by 1; the last one stays."""
+    """`nodes` without those that multiply by 1; the last node always stays."""
     same = {node.name: node.inputs[0] for node in nodes[:-1] if _factor(node) == 1}
     return [node.reading(same) for node in nodes if node.name not in same]

@@ -21,7 +21,7 @@ METHODS = {  # a file of this folder -> the class in it
 
 
 def get_method(name: str) -> type[BinaryConv2d]:
-    """The convolution class of method `name`. Raises ValueError where the name is unknown."""
+    """The convolution class of method `name`. Raises ValueError if the name is unknown."""
     if name not in METHODS:
         raise ValueError(f"unknown method {name!r}; known: {', '.join(METHODS)}")
     module = import_module(f"rbsf.methods.{name}")

@@ -1,4 +1,4 @@
-"""Convolution of ABC-Net (Lin, Zhao and Pan, NIPS 2017, section 3): sums of several 1-bit ones."""
+"""ABC-Net's convolution (Lin, Zhao and Pan, NIPS 2017, section 3): a sum of 1-bit convolutions."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from torch import Tensor, nn
 from rbsf.binarize import hard_sign, straight_through
 from rbsf.layers import BinaryConv2d, Term, make_terms, whole_option
 
-RIDGE = 1e-9  # added to the diagonal of the least squares, so that equal bases share their part
+RIDGE = 1e-9  # added to the diagonal of the least squares, so that equal bases get equal scales
 
 
 class ABCConv2d(BinaryConv2d):
     """`sum_n beta_n sum_m alpha_m Conv(H_vn(F_in), B_m)`.
 
-    The options are M, `weight_bases`, and N, `activation_bases`. After training M kernels and M N
-    terms are left.
+    The options are `weight_bases` (M) and `activation_bases` (N). After training the layer has M
+    kernels and M N terms.
 
     Weights (section 3.1): `B_m = sign(W - mean(W) + u_m std(W))` with
-    `u_m = -1 + (m - 1) 2 / (M - 1)`, or 0 where M is 1. The scales alpha minimise
-    `||W - sum_m alpha_m B_m||^2`. All of these are taken of each filter by itself; the paper has
-    that and the whole layer. The gradient goes straight through the sign and counts alpha as
-    constant: `dc/dW = sum_m alpha_m dc/dB_m`.
+    `u_m = -1 + (m - 1) 2 / (M - 1)`, or 0 if M is 1. The scales alpha minimise
+    `||W - sum_m alpha_m B_m||^2`. All of these are computed for each filter separately; the paper
+    describes this and a variant for the whole layer. The gradient passes straight through the sign
+    and treats alpha as constant: `dc/dW = sum_m alpha_m dc/dB_m`.
 
     Activations (section 3.2): `h_v(x) = clip(x + v, 0, 1)`, and `H_v` is +1 where `h_v >= 0.5`,
-    else -1. Its gradient by x and v is 1 where `0 <= x + v <= 1`, else 0. Shifts v and scales beta
-    are learned, both `[N]`. At the start the thresholds divide [-1, 1] evenly, and beta is 1 / N.
+    else -1. Its gradient with respect to x and v is 1 where `0 <= x + v <= 1`, else 0. Shifts v and
+    scales beta are learned, both `[N]`. At the start the thresholds divide [-1, 1] evenly, and beta
+    is 1 / N.
     """
 
     one_term = False
@@ -68,7 +69,7 @@ class ABCConv2d(BinaryConv2d):
     def activate(self, x: Tensor) -> Tensor:
         """`sum_n beta_n H_vn(x)`, padded.
 
-        Convolution is linear, so one with this real input does for N binary ones.
+        Convolution is linear, so one convolution of this real input replaces N binary ones.
         """
         shift, beta = self.shift.to(x.dtype), self.beta.to(x.dtype)
         maps = [self.pad(_shifted_sign(x, v)) * b for v, b in zip(shift, beta, strict=True)]
@@ -85,7 +86,7 @@ class ABCConv2d(BinaryConv2d):
         return make_terms(list(bases), scales.flatten(0, 1), shifts.flatten(0, 1))
 
     def set_terms(self, terms: Sequence[Term]) -> None:
-        """Keep the terms, since W cannot be told from them."""
+        """Keep the terms, since W cannot be computed from them."""
         self.fix_terms(terms)
 
 
@@ -98,7 +99,7 @@ def _least_squares(bases: Tensor, weight: Tensor) -> Tensor:
     """alpha `[M, O]` that minimises `||weight_o - sum_m alpha_mo bases_mo||^2` for each filter o.
 
     `bases` is `[M, O, n]` and `weight` `[O, n]`. The sums are float64: in float32 equal bases would
-    leave noise.
+    cause noise.
     """
     columns = bases.transpose(0, 1).double()  # [O, M, n]
     identity = torch.eye(len(bases), dtype=columns.dtype, device=columns.device)

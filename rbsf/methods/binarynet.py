@@ -47,5 +47,5 @@ class BinaryNetConv2d(BinaryConv2d):
 
     @torch.no_grad()
     def constrain(self) -> None:
-        """Clip W to [-1, 1]; a weight outside gets no gradient and would never come back."""
+        """Clip W to [-1, 1]; a weight outside gets no gradient and could never return."""
         self.weight.clamp_(-1, 1)

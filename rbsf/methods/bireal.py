@@ -14,12 +14,13 @@ from rbsf.layers import BinaryConv2d
 class BiRealConv2d(BinaryConv2d):
     """`Conv(sign(F_in), sign(W) * s)` with `s_i = mean |W_i|` for each filter.
 
-    Activations have the piecewise linear gradient of `approx_sign`, the paper's first training
-    novelty. Weights have the magnitude-aware gradient, the second: `dW_bar / dW ~ s * 1[|W| <= 1]`
-    for `W_bar = ||W||_1 / n * sign(W)`, where the scale counts as a constant.
+    Activations have the piecewise linear gradient of `approx_sign`, the paper's first new training
+    method. Weights have the magnitude-aware gradient, the second one:
+    `dW_bar / dW ~ s * 1[|W| <= 1]` for `W_bar = ||W||_1 / n * sign(W)`, with the scale as a
+    constant.
 
-    The paper drops the scale after training, since the batch-norm that follows absorbs it. Here it
-    stays and folds into the same batch-norm.
+    The paper drops the scale after training, since the batch-norm that follows absorbs it. Here the
+    scale is kept and folded into the same batch-norm.
     """
 
     def kernel(self) -> Tensor:

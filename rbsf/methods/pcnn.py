@@ -1,7 +1,7 @@
 """Projection convolution of PCNN (Gu et al., AAAI 2019, arXiv:1811.12755).
 
-Equation numbers are those of section 3.5 of the authors' book "Binary Neural Networks" (CRC Press,
-2023), which repeats the paper. Their C are the latent filters (`weight` here), their W_j the
+Equation numbers refer to section 3.5 of the authors' book "Binary Neural Networks" (CRC Press,
+2023), which repeats the paper. The authors' C are the latent filters (`weight` here), their W_j the
 projection matrices.
 """
 
@@ -19,22 +19,22 @@ from rbsf.layers import BinaryConv2d, Term, whole_option
 
 
 class ProjectionConv2d(BinaryConv2d):
-    """Each latent filter C_h gives J binary ones, `C_hat_hj = a sign(W_j * C_h)` (Eq. 3.43).
+    """Each latent filter C_h makes J binary filters, `C_hat_hj = a sign(W_j * C_h)` (Eq. 3.43).
 
-    The product is elementwise. J is the option `projections`. The J filters of C_h give output
+    The product is elementwise. J is the option `projections`. The J filters of C_h make output
     channels `h J` to `h J + J - 1` (figure 3.12), so `weight` has O / J filters,
     `[O / J, I/g, k, k]`. `projection` `[J, 1, k, k]` is copied along the channels. The level `a` is
     the mean of |C| of the layer (Eq. 3.57) and counts as a constant. After training the layer is
     one 1-bit convolution of O filters with one scale; neither C nor W_j is kept.
 
     Discrete back-propagation (Eq. 3.55, and likewise for C):
-    `d C_hat / d (W_j * C_h) = 1[-1 <= W_j * C_h <= 1]`. So C gets its gradient times W_j, summed
+    `d C_hat / d (W_j * C_h) = 1[-1 <= W_j * C_h <= 1]`. So C gets this gradient times W_j, summed
     over j, and W_j gets it times C, summed over filters and channels.
 
-    There are two departures from the authors. They use the mean of W_j in the forward pass, which
-    would give all j the same signs; here the matrix itself is used, which costs nothing after
-    training. And W_1 starts as ones, the others as random signs, since equal matrices would learn
-    the same.
+    There are two differences from the authors. First, they use the mean of W_j in the forward pass,
+    which would give all j the same signs; here the matrix itself is used, which costs nothing after
+    training. Second, W_1 starts as ones and the others as random signs, since equal matrices would
+    learn the same.
     """
 
     delta: Tensor
@@ -55,7 +55,7 @@ class ProjectionConv2d(BinaryConv2d):
         self.register_buffer("delta", delta, persistent=False)
 
     def set_weight(self, weight: Tensor) -> None:
-        """Take every J-th of the filters `[O, I/g, k, k]`."""
+        """Use every J-th filter of `weight` `[O, I/g, k, k]`."""
         super().set_weight(weight[:: self.projections])
 
     def kernel(self) -> Tensor:
@@ -75,16 +75,17 @@ class ProjectionConv2d(BinaryConv2d):
         return self._level().expand(self.out_channels)
 
     def set_terms(self, terms: Sequence[Term]) -> None:
-        """Keep the signs of all O filters, since C and W_j cannot be told from them."""
+        """Keep the signs of all O filters, since C and W_j cannot be computed from them."""
         self.fix_terms(terms)
 
     def regularizer(self) -> Tensor:
         """The projection loss `1/2 sum_hj ||C_hat_hj - W_j * (C_h + eta delta_hj)||^2`, a scalar.
 
         This is Eq. 3.42 without lambda. C_hat counts as a constant (Eq. 3.52, 3.56). delta is the
-        gradient that last came to C_hat, since the current one is not known yet. eta is the rate of
-        C; by default it is 0 and leaves delta out, which vanishes beside C. Checkpoints do not hold
-        delta: with an eta a resumed training takes its first step without it.
+        previous gradient of C_hat, since the current one is not known yet. eta is the learning rate
+        of C. By default it is 0, which leaves delta out, since delta is negligible beside C.
+        Checkpoints do not hold delta, so with eta a resumed training makes its first step without
+        it.
         """
         product = self._product()
         quantized = hard_sign(product.detach()) * self._level()
@@ -107,12 +108,12 @@ class ProjectionConv2d(BinaryConv2d):
 
 
 def _check_eta(eta: Any) -> None:
-    """Raise ValueError where `eta` is no finite number from 0."""
+    """Raise ValueError if `eta` is not a finite number, 0 or more."""
     is_number = isinstance(eta, int | float) and not isinstance(eta, bool)
     if not is_number or not 0 <= eta < math.inf:
         raise ValueError(f"method option eta is {eta!r}; it must be a number, 0 or more")
 
 
 def _concatenate(kernels: Tensor) -> Tensor:
-    """`[J, O / J, I/g, k, k]` to `[O, I/g, k, k]`: the J of one filter side by side."""
+    """`[J, O / J, I/g, k, k]` to `[O, I/g, k, k]`, with the J kernels of a filter side by side."""
     return kernels.transpose(0, 1).flatten(0, 1)

@@ -13,9 +13,9 @@ from rbsf.layers import BinaryConv2d, Term
 
 
 class RBConv2d(BinaryConv2d):
-    """`Conv(sign(F_in), sign(W) * C*)` (Eq. 5, 6), with one learnable `C` `[1, I/g, k, k]` a layer.
+    """`Conv(sign(F_in), sign(W) * C*)` (Eq. 5, 6); each layer learns one `C` `[1, I/g, k, k]`.
 
-    The forward pass uses the scalar `C* = mean(C)`, which folds into the batch-norm that follows.
+    The forward pass uses the scalar `C* = mean(C)`, which can be folded into the next batch-norm.
     The kernel loss uses the whole matrix.
     """
 
@@ -25,7 +25,7 @@ class RBConv2d(BinaryConv2d):
         self.set_weight(self.weight.detach())
 
     def set_weight(self, weight: Tensor) -> None:
-        """Take `weight` as the latent filters, and start `C` at their mean magnitude."""
+        """Use `weight` as the latent filters, and start `C` at their mean magnitude."""
         super().set_weight(weight)
         self.C.data.copy_(weight.abs().mean())
 
@@ -38,7 +38,7 @@ class RBConv2d(BinaryConv2d):
         return self.C.mean().expand(self.out_channels)
 
     def set_terms(self, terms: Sequence[Term]) -> None:
-        """Take the signs as filters and the scale as a constant `C`."""
+        """Use the signs as filters and the scale as a constant `C`."""
         (term,) = terms
         self.weight.data.copy_(term.signs)
         self.C.data.fill_(float(term.scale[0]))

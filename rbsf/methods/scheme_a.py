@@ -1,8 +1,8 @@
 """Scheme-A of Apprentice (Mishra and Marr, ICLR 2018).
 
-A low-precision student learns together with its teacher. The scheme is a loss and no quantizer.
-The layer here takes the quantizer of DoReFa-Net (Zhou et al., 2016, arXiv:1606.06160), on whose
-low-precision weights Apprentice builds. It has one scale per layer.
+A low-precision student learns together with its teacher. The scheme defines a loss but no
+quantizer. The layer here uses the quantizer of DoReFa-Net (Zhou et al., 2016, arXiv:1606.06160),
+since Apprentice builds on its low-precision weights. It has one scale per layer.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from rbsf.layers import BinaryConv2d
 class SchemeAConv2d(BinaryConv2d):
     """`Conv(sign(F_in), sign(W) * E|W|)` with the mean magnitude of the whole layer.
 
-    Weights are DoReFa-Net's 1-bit case, whose straight-through gradient is the identity (section
-    2.3 there). Activations are signs with a gradient of 1 on [-1, 1].
+    Weights are as in DoReFa-Net's 1-bit case, with the identity as straight-through gradient
+    (section 2.3 there). Activations are signs with a gradient of 1 on [-1, 1].
     """
 
     sign = staticmethod(clip_sign)
@@ -44,8 +44,8 @@ def apprentice_loss(
 
     `H` is the mean cross-entropy over N. The logits of student (p_A) and teacher (p_T) are
     `[N, classes]`, the labels `[N]` whole numbers. The targets of the last term are the teacher's
-    probabilities. They count as constants, so that the teacher learns from the labels alone and is
-    not drawn to its student. Raises ValueError where the two networks do not have the same classes.
+    probabilities. They count as constants, so that the teacher learns only from the labels and not
+    from its student. Raises ValueError if the two networks do not have the same classes.
     """
     if student_logits.shape != teacher_logits.shape:
         shapes = f"{tuple(student_logits.shape)} and {tuple(teacher_logits.shape)}"

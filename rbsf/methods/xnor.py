@@ -11,9 +11,9 @@ from rbsf.layers import BinaryConv2d
 class XNORConv2d(BinaryConv2d):
     """`Conv(sign(F_in), sign(W) * alpha)` with `alpha_i = mean |W_i|` for each filter.
 
-    The gradient reaches W through the sign and through alpha, as in the paper. The paper's input
-    scale K is left out, as in the usual implementations, since the authors find that alpha matters
-    more. `xnor_k` has K.
+    W gets gradients through the sign and through alpha, as in the paper. The paper's input scale K
+    is left out, as in most implementations, since the authors find that alpha matters more.
+    `xnor_k` includes K.
     """
 
     sign = staticmethod(clip_sign)

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
-TRACKERS = {"siamfc": "", "xnor": "xnor", "rbsf": "rbcn"}  # SiamFC's backbone -> method ("" = real)
+TRACKERS = {"siamfc": "", "xnor": "xnor", "rbsf": "rbcn"}  # SiamFC backbones: method, "" = real
 CLASSIFIERS = {  # name -> "file:function" in rbsf.models
     "resnet18": "resnet:resnet18",
     "wrn22": "wide_resnet:wrn22",
     "wrn40": "wide_resnet:wrn40",
     "lenet": "lenet:LeNet",
 }
-WHOLE = {"rbsf2": "rbsf2:RBSF2"}  # networks of whole numbers, which binarize themselves
+WHOLE = {"rbsf2": "rbsf2:RBSF2"}  # networks of whole numbers, already built with binary layers
 PLACES = dict.fromkeys(TRACKERS, "alexnet:AlexNet") | CLASSIFIERS | WHOLE
 MODELS = tuple(PLACES)
 
@@ -29,13 +29,13 @@ def build(
 ) -> nn.Module:
     """Build a network with random weights.
 
-    It keeps its `model_name` and `model_options`, by which it can be built again. There are
+    It keeps its `model_name` and `model_options`, from which it can be built again. There are
 
     - trackers, SiamFC's backbone: `siamfc` is real, `rbsf` has RBConv and `xnor` XNOR-Net
       convolutions. The only option is `width`, see `rbsf.models.alexnet`.
     - classifiers: `method` is the binarization method ("" = real, the float twin), and
       `method_options` are for its layers. `options` are those of the function that CLASSIFIERS
-      names. First convolution, 1x1 shortcuts, classifier and batch-norms stay real.
+      names. The first convolution, 1x1 shortcuts, the classifier and batch-norms stay real.
     - `rbsf2`: backbone and head of RB-SF 2, see `rbsf.models.rbsf2`.
 
     Raises ValueError for an unknown name, method or option.
@@ -60,7 +60,7 @@ def build(
 def _build(
     name: str, method: str, method_options: dict[str, Any] | None, options: dict[str, Any]
 ) -> Any:
-    """See `build`; here trackers have a method, too."""
+    """As `build`, but trackers have a method, too."""
     from rbsf.conversion import binarize
 
     module, _, function = PLACES[name].partition(":")
@@ -71,7 +71,7 @@ def _build(
                 raise ValueError(f"model {name!r} takes no method options")
             return make(method=method or "bireal", **options)
         net = make(for_binary=bool(method), **options)
-    except TypeError as error:  # an option that the function does not have, or of another type
+    except TypeError as error:  # the function lacks an option, or its type is wrong
         raise ValueError(f"model {name!r}: {error}") from None
     if method:
         binarize(net, method, input_norm=name in POOLED, options=method_options)

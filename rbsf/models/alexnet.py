@@ -1,4 +1,4 @@
-"""SiamFC's AlexNet: the float teacher, and the frame of RB-SF and XNOR-SF."""
+"""SiamFC's AlexNet: the float teacher, and the base network of RB-SF and XNOR-SF."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from rbsf.models import build
 
-UNIT = 32  # numbers of hidden channels are multiples of it
+UNIT = 32  # numbers of hidden channels are multiples of this
 LAYERS = (  # output channels, kernel, stride, groups, pooled after? (table 1 of SiamFC)
     (96, 11, 2, 1, True),
     (256, 5, 1, 2, True),
@@ -18,7 +18,7 @@ LAYERS = (  # output channels, kernel, stride, groups, pooled after? (table 1 of
 
 
 class ConvBlock(nn.Module):
-    """Convolution without padding; then batch-norm, 3x3 max-pooling and ReLU where asked for."""
+    """Convolution without padding; then batch-norm, 3x3 max-pooling and ReLU, all optional."""
 
     def __init__(
         self,
@@ -41,11 +41,11 @@ class ConvBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`[N, I, H, W]` to `[N, O, H', W']`."""
         pooled = self.pool(self.norm(self.conv(x)))
-        return self.relu(pooled)  # as before pooling, but on a quarter of the values
+        return self.relu(pooled)  # same as before pooling, but on a quarter of the values
 
 
 def check_width(width: float) -> None:
-    """Raise ValueError where `width` is no width of an `AlexNet`."""
+    """Raise ValueError if `width` is not a valid width of an `AlexNet`."""
     if not (isinstance(width, (int, float)) and 0 < width <= 4):
         raise ValueError(
             f"width is {width!r}; give a factor of the hidden channels, above 0 and at most 4"
@@ -55,14 +55,14 @@ def check_width(width: float) -> None:
 class AlexNet(nn.Module):
     """SiamFC's AlexNet: RGB `[N, 3, S, S]`, float from 0 to 255, to features `[N, 256, S', S']`.
 
-    It is fully convolutional, without padding, of stride 8: S = 127 gives S' = 6, S = 255 gives 22.
-    A ReLU follows all layers but the last, which has no batch-norm either.
+    It is fully convolutional, without padding, with stride 8: S = 127 gives S' = 6, S = 255 gives
+    22. A batch-norm and a ReLU follow each layer except the last.
 
-    `for_binary` gives the frame of a 1-bit network. It has no ReLU, since the sign of a rectified
-    map is constant, and a batch-norm after the last convolution too, to give its sums a scale.
+    `for_binary` makes the base of a 1-bit network. It has no ReLU, since the sign of a rectified
+    map is constant. It also has a batch-norm after the last convolution, to give its sums a scale.
 
-    `width` multiplies the channels of all layers but the last, rounded to multiples of 32. Raises
-    ValueError for a width that is not in (0, 4].
+    `width` multiplies the channels of all layers except the last; the results are rounded to
+    multiples of 32. Raises ValueError for a width that is not in (0, 4].
     """
 
     def __init__(self, for_binary: bool = False, width: float = 1.0) -> None:
@@ -87,21 +87,21 @@ class AlexNet(nn.Module):
 
 
 def _scaled(channels: int, width: float) -> int:
-    """`channels` times `width`, rounded to a multiple of UNIT, at least one."""
+    """`channels` times `width`, rounded to a multiple of UNIT, at least UNIT."""
     return max(UNIT, UNIT * round(channels * width / UNIT))
 
 
 def slimmed(net: nn.Module, width: float) -> nn.Module:
-    """The real SiamFC of that `width`, with the weights of some channels of a wider one, `net`.
+    """The real SiamFC of that `width`, with the weights of some channels of the wider `net`.
 
-    The first channels of each half of a layer are taken, so that each of two groups reads what it
-    read before. Raises ValueError where `net` is narrower.
+    It takes the first channels of each half of a layer, so that each of two groups reads the same
+    channels as before. Raises ValueError if `net` is narrower.
     """
     slim = build("siamfc", width=width)
     wide = net.state_dict()
     for key, own in slim.state_dict().items():
         value = wide[key]
-        if own.ndim > 0:  # all but counters
+        if own.ndim > 0:  # not a counter
             value = _first(value, 0, own.shape[0], 2)
         module = slim.get_submodule(key.rpartition(".")[0])
         if isinstance(module, nn.Conv2d) and own.ndim > 1 and module.in_channels > 3:
@@ -111,9 +111,9 @@ def slimmed(net: nn.Module, width: float) -> nn.Module:
 
 
 def _first(value: Tensor, dim: int, size: int, parts: int) -> Tensor:
-    """The first entries of each of `parts` equal parts of `value` along `dim`, `size` in all.
+    """The first entries of each of `parts` equal parts of `value` along `dim`, `size` in total.
 
-    Raises ValueError where there are fewer.
+    Raises ValueError if `value` has fewer.
     """
     whole = value.shape[dim]
     if size > whole:

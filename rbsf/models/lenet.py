@@ -1,4 +1,4 @@
-"""A network of LeNet-5's size for MNIST."""
+"""A network for MNIST, similar in size to LeNet-5."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from rbsf.models.alexnet import ConvBlock
 class LeNet(nn.Module):
     """Classifier of normalised grey images `[N, 1, 28, 28]`, float, to logits `[N, classes]`.
 
-    Three convolutions of 5x5, 5x5 and 3x3 without padding, each with a batch-norm, the first two
-    with 3x3 max-pooling: 28 -> 24 -> 11 -> 7 -> 3 -> 1 pixels. A linear classifier follows.
+    It has three convolutions of 5x5, 5x5 and 3x3 without padding, each with a batch-norm, the first
+    two with 3x3 max-pooling: 28 -> 24 -> 11 -> 7 -> 3 -> 1 pixels. A linear classifier follows.
 
-    `for_binary` gives the frame of a 1-bit network: no ReLU, since the sign of a rectified map is
+    `for_binary` makes the base of a 1-bit network: no ReLU, since the sign of a rectified map is
     constant. `rbsf.conversion.binarize` then makes the last two convolutions binary. They need a
     batch-norm in front of their signs, since maps are pooled in between.
     """

@@ -1,8 +1,8 @@
-"""RB-SF 2: a backbone and a head made for one bit.
+"""RB-SF 2: a backbone and a head designed for 1-bit layers.
 
-Little stands in front of the first sign, and a shortcut goes around each binary layer (Bi-Real
-Net). Thresholds and slopes are learned for each channel (ReActNet); padding is +1 (QuickNet). All
-maps are whole numbers of steps, see `rbsf.models.whole`.
+The part before the first sign is small, and a shortcut goes around each binary layer (Bi-Real Net).
+Thresholds and slopes are learned for each channel (ReActNet); padding is +1 (QuickNet). All maps
+are whole numbers of steps, see `rbsf.models.whole`.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from rbsf.sign_convolution import convolve_signs
 
 HALF_SIDE = 32  # pixels from the middle of a square target to its sides, in crops of 127 and 255
 FLOAT = "float"  # the method of the float twin: the same network without signs
-MOST_BLOCKS = 32  # in a row
-TEMPLATE_CELLS = 64  # of a template's features, 8 x 8
-SIDES = slice(1, 5)  # the head's maps of the distances to the target's sides
+MOST_BLOCKS = 32  # most blocks in a row
+TEMPLATE_CELLS = 64  # cells of a template's features, 8 x 8
+SIDES = slice(1, 5)  # the head's maps with the distances to the target's sides
 
 
 def check_method(method: str) -> None:
-    """Raise ValueError for a method that `Sums` cannot have, or that is unknown."""
+    """Raise ValueError for a method that is unknown or that `Sums` cannot use."""
     layer = get_method(method)
     several_terms = layer.scale is BinaryConv2d.scale
     if several_terms or layer.input_scale:
@@ -51,8 +51,8 @@ def check_method(method: str) -> None:
 class Sums(nn.Module):
     """A binary convolution's sums of +1 and -1.
 
-    They lack its scale, which the batch-norm that follows would take out. `gradients` is the dtype
-    in which gradients of these sums are computed; None is that of the maps.
+    They do not include its scale, since the batch-norm that follows would remove it. `gradients` is
+    the dtype in which gradients of these sums are computed; None means that of the maps.
     """
 
     gradients: torch.dtype | None = None
@@ -83,7 +83,7 @@ class Sums(nn.Module):
 class RealSums(nn.Module):
     """The float twin of `Sums`: a real convolution, padded with 0.
 
-    Its tensors have the same names.
+    Its tensors have the same names as those of `Sums`.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int) -> None:
@@ -97,10 +97,10 @@ class RealSums(nn.Module):
 
 
 class Mix(nn.Sequential):
-    """An 8-bit convolution of one pixel, behind a batch-norm, `[N, I, H, W]` to `[N, O, H, W]`.
+    """A batch-norm and an 8-bit 1x1 convolution, `[N, I, H, W]` to `[N, O, H, W]`.
 
-    `limit` bounds its results, in steps. Where O is I or more, output channel `o` is input channel
-    `o % I` at the start.
+    `limit` bounds its results, in steps. If O is at least I, output channel `o` starts as input
+    channel `o % I`.
     """
 
     def __init__(self, inputs: int, outputs: int, limit: int) -> None:
@@ -116,8 +116,8 @@ class Mix(nn.Sequential):
 class Block(nn.Module):
     """`shortcut(x) + round(slope(norm(sums(sign(x + shift)))))`.
 
-    With stride 2 the shortcut takes the mean of 2 x 2 pixels. Where the numbers of channels differ
-    it mixes them, see `Mix`.
+    With stride 2 the shortcut takes the mean of 2 x 2 pixels. If the number of channels changes, it
+    mixes them, see `Mix`.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class Block(nn.Module):
         else:
             self.sums = Sums(inputs, outputs, kernel, stride, method)
         self.norm, self.slope, self.round = WholeNorm(outputs), Slope(outputs), Round()
-        self.halved = Round(16 * LIMIT)  # with 16 more blocks behind it sums still fit 16 bits
+        self.halved = Round(16 * LIMIT)  # with 16 more blocks after it, sums still fit 16 bits
         self.mix = None if inputs == outputs else Mix(inputs, outputs, LIMIT)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -145,10 +145,10 @@ class Block(nn.Module):
 
 
 class Backbone(nn.Module):
-    """Pixels `[N, 3, S, S]`, 0 to 255, to features `[N, C, S', S']` of 8 bits, at stride 16.
+    """Pixels `[N, 3, S, S]`, 0 to 255, to 8-bit features `[N, C, S', S']` at stride 16.
 
-    S = 127 gives S' = 8, S = 255 gives 16. `channels` and `depths` are those of the stages at
-    strides 4, 8 and 16; `stem` is the kernel of the first convolution; C is `features`.
+    S = 127 gives S' = 8, S = 255 gives 16. `channels` and `depths` describe the stages at strides
+    4, 8 and 16; `stem` is the kernel size of the first convolution; C is `features`.
     """
 
     def __init__(
@@ -176,7 +176,7 @@ class Correlation(nn.Module):
     """Pixel-wise correlation, as in Alpha-Refine.
 
     Each cell of a template is a filter over search features. `fixed` is a template `[1, C, h, w]`
-    for when none is given; a packed network has it among its weights.
+    that is used if none is given; a packed network stores it with its weights.
     """
 
     fixed: Tensor | None
@@ -195,14 +195,13 @@ class Correlation(nn.Module):
 
 
 class Head(nn.Module):
-    """Class and box for every position of a search region, by the template's features.
+    """Class and box for every position of a search region, given the template's features.
 
-    The correlation with the template stands beside the search features, and binary blocks read
-    both.
+    Binary blocks read the search features together with their correlation with the template.
 
-    With `presence` there is a sixth map: the logit that the target is in the region at all, as seen
-    from each position. It is learned after all else, since the class map answers the position
-    nearest to the target even where there is none.
+    With `presence` there is a sixth map: at each position the logit that the target is anywhere in
+    the region. It is trained after everything else. The class map cannot replace it, since that
+    picks the position nearest to the target even if there is no target.
     """
 
     def __init__(
@@ -215,7 +214,7 @@ class Head(nn.Module):
         self.answer = nn.Sequential(WholeNorm(cells, bits=1), Round())
         self.blocks = nn.Sequential(*(Block(width, width, 1, method) for _ in range(depth)))
         self.last = nn.Sequential(Round(BYTE), WholeConv(width, 5, 2))
-        with torch.no_grad():  # Adam would take 2,000 steps to get there
+        with torch.no_grad():  # Adam would need 2,000 steps to reach this value
             self.last[1].bias[SIDES] = math.log(HALF_SIDE)  # type: ignore[index, operator]
         self.presence = None
         if presence:
@@ -226,9 +225,9 @@ class Head(nn.Module):
     def forward(self, search: Tensor, template: Tensor | None = None) -> Tensor:
         """Search features `[N, C, 16, 16]` and template `[N, C, 8, 8]` to maps `[N, M, 15, 15]`.
 
-        M is 5, or 6 with presence. The first map has class logits. The next four have the logs of
-        the distances left, top, right and bottom from the position to the target's sides, in pixels
-        of the crop. The last has the logits of presence.
+        M is 5, or 6 with presence. The first map holds class logits. The next four hold the logs of
+        the distances from the position to the target's left, top, right and bottom sides, in pixels
+        of the crop. The last holds the logits of presence.
         """
         answer = self.answer(self.correlation(search, template))
         x = self.blocks(torch.cat([search, answer], 1))
@@ -239,7 +238,7 @@ class Head(nn.Module):
 
 
 def _check_depths(depths: Sequence[int], head_depth: int) -> None:
-    """Raise ValueError for more blocks than sums of 16 bits hold, see `rbsf.models.whole.LIMIT`."""
+    """Raise ValueError if there are too many blocks for 16-bit sums; see `whole.LIMIT`."""
     if not all(depth >= 0 for depth in depths) or sum(depths) > MOST_BLOCKS:
         raise ValueError(f"depths are {str(depths)[:50]}; give {MOST_BLOCKS} blocks at most")
     if not 0 <= head_depth <= MOST_BLOCKS:
@@ -286,7 +285,7 @@ class RBSF2(nn.Module):
         _check_depths(depths, head_depth)
         self.backbone = Backbone(channels, depths, stem, features, method)
         self.head = Head(features, TEMPLATE_CELLS, head_depth, method, presence)
-        # For training alone: it makes features comparable with a teacher's.
+        # Used only in training: it makes features comparable with a teacher's.
         self.adapter = nn.Conv2d(features, teacher_features, 1)
 
     def forward(self, exemplar: Tensor, search: Tensor) -> tuple[Tensor, Tensor]:
@@ -297,6 +296,6 @@ class RBSF2(nn.Module):
         return self.answer(self.backbone(exemplar), self.backbone(search))
 
     def answer(self, template: Tensor, search: Tensor) -> tuple[Tensor, Tensor]:
-        """The same from the features of both crops."""
+        """As `forward`, from the features of both crops."""
         maps = self.head(search, template)
         return maps[:, 0], maps[:, SIDES]

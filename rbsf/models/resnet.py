@@ -1,4 +1,4 @@
-"""Residual networks: ResNet-18 in its ImageNet and CIFAR forms, and the frame of the WRNs."""
+"""Residual networks: ResNet-18 in its ImageNet and CIFAR forms, and the base of the WRNs."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-# Channels and number of 3x3 convolutions of each stage. All stages but the first halve the map.
+# Channels and number of 3x3 convolutions of each stage. All stages except the first halve the map.
 Stages = Sequence[tuple[int, int]]
 
 SHORTCUTS = {"conv": 1, "block": 2}  # number of 3x3 convolutions that a shortcut goes around
-MAX_WIDTH = 4096  # channels of a stage
+MAX_WIDTH = 4096  # most channels of a stage
 
 
 class Residual(nn.Module):
     """3x3 convolutions, each with its batch-norm, and a shortcut around all of them.
 
-    With one convolution this is the block of Bi-Real Net (Liu et al., ECCV 2018), with two that of
-    ResNet. The shortcut is the identity; where the shape changes it is the mean of 2 x 2 pixels, a
-    1x1 convolution and a batch-norm. With `relu` a ReLU follows each convolution.
+    With one convolution this is the block of Bi-Real Net (Liu et al., ECCV 2018), with two it is
+    that of ResNet. The shortcut is the identity. If the shape changes, it is the mean of 2 x 2
+    pixels, a 1x1 convolution and a batch-norm. With `relu` a ReLU follows each convolution.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int, convs: int, relu: bool) -> None:
@@ -47,7 +47,7 @@ class Residual(nn.Module):
 
 
 def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential:
-    """See `Residual`; empty where it is the identity."""
+    """The shortcut of `Residual`; empty if it is the identity."""
     if stride == 1 and inputs == outputs:
         return nn.Sequential()
     pool = nn.Identity() if stride == 1 else nn.AvgPool2d(stride, stride, ceil_mode=True)
@@ -57,12 +57,12 @@ def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential:
 class ResNet(nn.Module):
     """Classifier of normalised RGB images `[N, 3, H, W]`, float, to logits `[N, classes]`.
 
-    `stages` are made of `Residual` blocks. `shortcut` is "conv", a shortcut around every
-    convolution, or "block", around every two. `stem` is "imagenet" (7x7, stride 2, 3x3 max-pooling;
-    for 224 x 224) or "cifar" (3x3, full size; for 32 x 32). Its width is `stem_width`, by default
-    that of the first stage.
+    `stages` consist of `Residual` blocks. `shortcut` is "conv" (a shortcut around every
+    convolution) or "block" (around every two). `stem` is "imagenet" (7x7, stride 2, 3x3
+    max-pooling; for 224 x 224) or "cifar" (3x3, full size; for 32 x 32). Its width is `stem_width`,
+    by default that of the first stage.
 
-    `for_binary` gives the frame of a 1-bit network: no ReLU, since the sign of a rectified map is
+    `for_binary` makes the base of a 1-bit network: no ReLU, since the sign of a rectified map is
     constant. `rbsf.conversion.binarize` then makes the 3x3 convolutions of the stages binary. Their
     feature maps are compared with a teacher's after the batch-norms that follow them, see
     `rbsf.maps.measure_maps`.
@@ -125,8 +125,8 @@ def resnet18(
     """ResNet-18: four stages of four 3x3 convolutions, see `ResNet`.
 
     `stages` are their channels (the paper's kernel stage). The 18 layers are the first convolution,
-    as wide as the first stage, the 16 of the stages, and the classifier; 1x1 convolutions of
-    shortcuts do not count. Raises ValueError where `stages` are not four numbers.
+    which is as wide as the first stage, the 16 convolutions of the stages, and the classifier; 1x1
+    convolutions of shortcuts do not count. Raises ValueError if `stages` are not four numbers.
     """
     widths = parse_stages(stages, 4)
     deep_stages = [(width, 4) for width in widths]
@@ -134,7 +134,7 @@ def resnet18(
 
 
 def parse_stages(stages: str, count: int) -> list[int]:
-    """The `count` numbers of channels in `stages`, such as "32-32-64-128".
+    """Parse `stages`, such as "32-32-64-128", into `count` numbers of channels.
 
     Raises ValueError for anything else.
     """

@@ -1,7 +1,7 @@
-"""Layers whose values are whole numbers of steps.
+"""Layers with values that are whole numbers of steps.
 
-A network of them gives the same numbers to the bit in PyTorch and when packed. The values of maps
-are multiples of STEP. What rounds passes the gradient on as if it did not (straight-through).
+A network of these layers computes exactly the same numbers in PyTorch and when packed. The values
+of maps are multiples of STEP. Rounding passes gradients on unchanged (straight-through).
 """
 
 from __future__ import annotations
@@ -15,21 +15,20 @@ from torch.nn import functional as F
 
 from rbsf.binarize import straight_through
 
-STEP = 1 / 32  # of the values of maps
-LIMIT = 1023  # steps that a layer may add to a map; sums of 32 such layers fit 16 bits
-SCALE_BITS = 7  # of the mantissa of a scale
-LAST_BIT = (
-    2.0**-13
-)  # least value of a scale's last bit; 24 bits then hold biases and slopes exactly
+STEP = 1 / 32  # unit of the values of maps
+LIMIT = 1023  # most steps that a layer may add to a map; sums of 32 such layers fit 16 bits
+SCALE_BITS = 7  # bits of a scale's mantissa
+# Smallest value of a scale's last bit; with it, 24 bits hold biases and slopes exactly.
+LAST_BIT = 2.0**-13
 LARGEST_BIAS = 32.0
-PRODUCT_BITS = 23  # of a sum times its scale; with a bias added 24 bits hold it, those of a float32
+PRODUCT_BITS = 23  # bits of a sum times its scale; with a bias it fits the 24 bits of a float32
 STEM_LAST_BIT = 2.0**-20
 STEM_LARGEST_BIAS = 8.0
-SLOPE_STEPS = 16  # of a slope of 1
-WEIGHT_LIMIT = 63  # of a stem's weight; the sum of two products with pixels fits 16 bits
+SLOPE_STEPS = 16  # number of steps in a slope of 1
+WEIGHT_LIMIT = 63  # largest weight of a stem; the sum of two products with pixels fits 16 bits
 BYTE = 127  # limit of the weights of 8-bit layers, and of their inputs in steps
 LARGEST_PIXEL = 255
-TINY = 1e-12  # stands for 0 where a logarithm is taken
+TINY = 1e-12  # replaces 0 in logarithms
 
 
 def _whole(x: Tensor, unit: Tensor | float) -> Tensor:
@@ -38,9 +37,9 @@ def _whole(x: Tensor, unit: Tensor | float) -> Tensor:
 
 
 class _RoundToSteps(torch.autograd.Function):
-    """Rounds to steps and bounds; the gradient is that of bounding alone.
+    """Rounds to steps and clips; the gradient is that of the clipping.
 
-    One function in place of five, since trainings spend most of their time on such passes.
+    One function replaces five, since training spends most of its time on such passes.
     """
 
     @staticmethod
@@ -56,7 +55,7 @@ class _RoundToSteps(torch.autograd.Function):
 
 
 class Round(nn.Module):
-    """Rounds to multiples of STEP and bounds them to `limit` steps; the shape stays.
+    """Rounds to multiples of STEP and clips to +-`limit` steps; the shape does not change.
 
     Halves are rounded to the even multiple.
     """
@@ -104,7 +103,10 @@ class Slope(nn.Module):
 
 
 class _Moments(torch.autograd.Function):
-    """Variance and mean `[C]` of each channel of `[N, C, H, W]`; many times as fast as var_mean."""
+    """Variance and mean `[C]` of the channels of `[N, C, H, W]`; many times faster than var_mean.
+
+    Both can be differentiated.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,8 +128,8 @@ class WholeNorm(nn.BatchNorm2d):
     """Batch-norm of whole sums `[N, C, H, W]` as `scale * x + bias`.
 
     Each product and sum is exact in float32: a channel's scale has `bits` bits, and its bias is a
-    multiple of the scale's last bit. That bit is `last_bit` or more, and a bias at most
-    `largest_bias`.
+    multiple of the scale's last bit. That bit is at least `last_bit`, and the magnitude of a bias
+    is at most `largest_bias`.
     """
 
     running_mean: Tensor
@@ -157,7 +159,7 @@ class WholeNorm(nn.BatchNorm2d):
     def scale_and_bias(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
         """Rounded scale and bias `[C]` for these statistics.
 
-        They are float64, so that they are the same in every precision.
+        They are computed in float64, so that they are the same in every precision.
         """
         gain = self.weight.double() / torch.sqrt(variance.double() + self.eps)
         exponent = torch.floor(torch.log2(gain.detach().abs().clamp(min=TINY)))
@@ -169,8 +171,8 @@ class WholeNorm(nn.BatchNorm2d):
     def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance of each channel, `[C]`.
 
-        In training they are the batch's and update the running ones; else they are the running
-        ones.
+        In training they come from the batch and update the running statistics; else they are the
+        running statistics.
         """
         if not self.training:
             return self.running_mean, self.running_var
@@ -189,10 +191,10 @@ class WholeNorm(nn.BatchNorm2d):
 
 
 class WholeConv(nn.Conv2d):
-    """A convolution without padding, whose weights are whole multiples of a power of two.
+    """A convolution without padding; its weights are whole multiples of a power of two.
 
-    Each filter has its own power of two, and weights up to 127 times it. The bias is a multiple of
-    that power times STEP, the unit of the input.
+    Each filter has its own power of two, and weights of up to 127 times that. The bias is a
+    multiple of that power times STEP, the unit of the input.
     """
 
     def rounded(self) -> tuple[Tensor, Tensor]:
@@ -212,10 +214,10 @@ class WholeConv(nn.Conv2d):
 
 
 class Stem(nn.Conv2d):
-    """The first convolution, of pixels 0 to 255, `[N, 3, S, S]`, to whole numbers.
+    """The first convolution: pixels 0 to 255, `[N, 3, S, S]`, to whole numbers.
 
-    A filter's weights are whole numbers, of which the largest is 63, whatever their unit is: a
-    batch-norm that follows takes it out.
+    A filter's weights are whole numbers, the largest of them 63. Their unit does not matter, since
+    the batch-norm that follows removes it.
     """
 
     def __init__(self, channels: int, kernel: int, stride: int) -> None:
@@ -233,9 +235,9 @@ class Stem(nn.Conv2d):
 
 
 def norm_of_stem(stem: Stem) -> WholeNorm:
-    """The batch-norm of a stem's whole numbers; its scales have the bits that these leave.
+    """The batch-norm of a stem's whole numbers; its scales get the bits that the numbers leave.
 
-    Raises ValueError where they leave none.
+    Raises ValueError if no bits are left.
     """
     largest = WEIGHT_LIMIT * LARGEST_PIXEL * stem.weight[0].numel()
     bits = PRODUCT_BITS - math.ceil(math.log2(largest))

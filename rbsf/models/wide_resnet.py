@@ -1,4 +1,4 @@
-"""Wide residual networks (Zagoruyko and Komodakis, BMVC 2016), sized as in the RBCN paper."""
+"""Wide residual networks (Zagoruyko and Komodakis, BMVC 2016) in the RBCN paper's sizes."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from rbsf.models.resnet import ResNet, parse_stages
 
 
 def wide_resnet(depth: int, stages: str, classes: int, shortcut: str, for_binary: bool) -> ResNet:
-    """WRN of `depth` = 6 n + 4 layers for 32 x 32 images.
+    """WRN with `depth` = 6 n + 4 layers for 32 x 32 images.
 
-    `stages` are the channels of the stem and of three stages. The layers that count are the stem,
-    the 2 n 3x3 convolutions of each stage, and one 1x1 shortcut a stage; the classifier does not
-    count. The first stage has no such shortcut where it is as wide as the stem. As in the paper's
-    other networks, batch-norms follow their convolutions.
+    `stages` are the channels of the stem and of three stages. `depth` counts the stem, the 2 n 3x3
+    convolutions of each stage, and one 1x1 shortcut per stage; it does not count the classifier.
+    The first stage has no such shortcut if it is as wide as the stem. As in the paper's other
+    networks, batch-norms follow their convolutions.
     """
     stem, *widths = parse_stages(stages, 4)
     convs = (depth - 4) // 3
@@ -25,7 +25,7 @@ def wrn22(
     shortcut: str = "conv",
     for_binary: bool = False,
 ) -> ResNet:
-    """WRN-22: six 3x3 convolutions a stage; see `wide_resnet`."""
+    """WRN-22: six 3x3 convolutions per stage; see `wide_resnet`."""
     return wide_resnet(22, stages, classes, shortcut, for_binary)
 
 
@@ -35,5 +35,5 @@ def wrn40(
     shortcut: str = "conv",
     for_binary: bool = False,
 ) -> ResNet:
-    """WRN-40: twelve 3x3 convolutions a stage; see `wide_resnet`."""
+    """WRN-40: twelve 3x3 convolutions per stage; see `wide_resnet`."""
     return wide_resnet(40, stages, classes, shortcut, for_binary)

@@ -1,7 +1,8 @@
-"""What comes with the code: trained weights and configuration files.
+"""Files that come with the code: trained weights and configuration files.
 
-Functions that find a file take a short name or the path of any file. A file of that path goes
-first, then the shipped file of that name. Where there is neither, the path is returned as it is.
+Functions that find a file take a short name or the path of any file. They return the file at that
+path if it exists, else the shipped file of that name. If there is neither, they return the path
+unchanged.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
 WEIGHTS = (FOLDER / "weights").resolve()
-DEFAULT = "rbsf"  # the weights that programs use where none are named
-TRAINED = "-train"  # ends the names of weights from which a packed file was exported
+DEFAULT = "rbsf"  # the weights that programs use if none are given
+TRAINED = "-train"  # suffix in the names of weights from which a packed file was exported
 CONFIGS = (FOLDER / "configs").resolve()
 
 
@@ -21,15 +22,15 @@ def find_weights(name: str | Path) -> Path:
 
 
 def find_trained(name: str | Path) -> Path:
-    """The path of the weights `name`; of shipped ones, those from which they were packed."""
+    """The path of the weights `name`; for shipped ones, the weights before packing."""
     trained = find_weights(f"{name}{TRAINED}")
     return trained if trained.is_file() and not Path(name).is_file() else find_weights(name)
 
 
 def shipped_trackers() -> dict[str, Path]:
-    """The weights of trackers that are shipped, by name.
+    """The shipped weights of trackers, by name.
 
-    Those from which a packed file was exported are left out.
+    Weights from which a packed file was exported are left out.
     """
     files = sorted(WEIGHTS.glob("*.safetensors"))
     return {path.stem: path for path in files if not path.stem.endswith(TRAINED)}
@@ -41,7 +42,7 @@ def find_constants(name: str | Path) -> Path:
 
 
 def find_config(name: str | Path) -> Path:
-    """The path of the configuration `name` of a training; `long` is shipped."""
+    """The path of the training configuration `name`; `long` is shipped."""
     path = _find(name, CONFIGS, ".yaml")
     if path.is_file():
         return path

@@ -1,1 +1,1 @@
-"""What programs need of the system: files, signals, errors, and what a result was made with."""
+"""System services for programs: files, signals, errors, and the environment of a result."""

@@ -1,4 +1,4 @@
-"""Files in an archive that is cut into parts of a limited size, STEM-1-of-3.part, and back."""
+"""Packs files into an archive of parts of limited size, STEM-1-of-3.part, and unpacks them."""
 
 from __future__ import annotations
 
@@ -20,11 +20,10 @@ MEBIBYTE = 1 << 20
 def write_parts(
     files: Mapping[str, Path], folder: Path, stem: str, most_bytes: int, level: int = 3
 ) -> list[Path]:
-    """Write an archive of `files`, by their names in it, as parts into `folder`.
+    """Write an archive of `files`, given by their names in the archive, as parts into `folder`.
 
-    The parts have at most `most_bytes` each and replace earlier ones. `level` is that of the
-    compression, 0 to 9. Returns the paths of the parts. Raises OSError where `folder` cannot be
-    written.
+    Each part has at most `most_bytes`; earlier parts are replaced. `level` is the compression
+    level, 0 to 9. Returns the paths of the parts. Raises OSError if `folder` cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as archive:
@@ -46,9 +45,9 @@ def _part_name(stem: str, number: int, count: int) -> str:
 
 
 def find_parts(folder: Path, stem: str) -> list[Path]:
-    """The parts of an archive in `folder`, in order; an empty list where there are none.
+    """The parts of an archive in `folder`, in order; an empty list if there are none.
 
-    Raises FileNotFoundError where some are missing, and names them.
+    Raises FileNotFoundError that names the missing parts if some are missing.
     """
     form = re.compile(re.escape(stem) + r"-(\d+)-of-(\d+)\.part")
     found: dict[int, Path] = {}
@@ -66,9 +65,9 @@ def find_parts(folder: Path, stem: str) -> list[Path]:
 
 
 def read_parts(folder: Path, stem: str, target: Path) -> bool:
-    """Unpack the archive whose parts are in `folder` into `target`; False where there is none.
+    """Unpack the archive with parts in `folder` into `target`; returns False if there is none.
 
-    Raises FileNotFoundError for a part that is missing, ValueError for a damaged archive.
+    Raises FileNotFoundError if a part is missing, ValueError if the archive is damaged.
     """
     parts = find_parts(folder, stem)
     if not parts:
@@ -95,7 +94,7 @@ def _join(parts: Iterable[Path], archive: IO[bytes]) -> None:
 
 
 def _read_through(archive: IO[bytes]) -> None:
-    """Read the whole archive, since its checksum stands at its end; a wrong one raises an error."""
+    """Read the whole archive to check the checksum at its end; a wrong one raises an error."""
     archive.seek(0)
     with gzip.open(archive) as content:
         while content.read(MEBIBYTE):

@@ -1,4 +1,4 @@
-"""What it takes to repeat a result, beside its settings: command, commit, versions, hardware."""
+"""What is needed to repeat a result, besides settings: command, commit, versions, hardware."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def cores() -> int:
 
 
 def _command() -> str:
-    """The command line; programs of this project are named by their place in it."""
+    """The command line; programs of this project are named by their path in the project."""
     program, *words = sys.argv
     if program.startswith("rbsf "):  # see rbsf.tools.command
         return shlex.join([*program.split(), *words])
@@ -55,7 +55,7 @@ def _root() -> Path:
 def _commit() -> str:
     try:
         top = Path(_git("rev-parse", "--show-toplevel"))
-        if top.resolve() != _root():  # a copy within another repository, or in none
+        if top.resolve() != _root():  # a copy inside another repository, or in no repository
             return "unknown"
         return _git("describe", "--always", "--dirty") or "unknown"
     except OSError:  # git is not installed
@@ -63,7 +63,7 @@ def _commit() -> str:
 
 
 def _git(*words: str) -> str:
-    """What a git command prints in the project's folder."""
+    """The output of a git command in the project's folder."""
     command = ["git", *words]
     done = subprocess.run(command, cwd=_root(), capture_output=True, text=True, check=False)
     return done.stdout.strip()
@@ -77,7 +77,7 @@ def _version(package: str) -> str:
 
 
 def _opencv_version() -> str:
-    import cv2  # several packages bring this module, so no package's version will do
+    import cv2  # several packages provide this module, so it is asked for its version itself
 
     return cv2.__version__
 

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Writes files that are either complete or absent."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-TEMPORARY = re.compile(r"\..+\.(\d+)\.part(\.[^.]*)?")  # hidden, with the number of its process
+TEMPORARY = re.compile(r"\..+\.(\d+)\.part(\.[^.]*)?")  # a hidden file named after its process
 
 
 def write_atomically(path: str | Path, content: bytes | Callable[[Path], None]) -> None:
     """Write `content` under a temporary name in the same folder, then rename it to `path`.
 
-    `content` is bytes, or a function that writes the file at the path it is given. On failure, as
-    on a full disk, what stood at `path` stays and the temporary file goes. Raises OSError, which
-    names `path`.
+    `content` is bytes, or a function that writes the file at the path it is given. On failure, such
+    as a full disk, an old file at `path` is kept and the temporary file is removed. Raises OSError
+    that names `path`.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
@@ -32,18 +32,18 @@ def write_atomically(path: str | Path, content: bytes | Callable[[Path], None]) 
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         raise OSError(f"cannot write {path}: {_reason(error)}") from error
     finally:
-        with suppress(OSError):  # it is gone after the rename, or was never made
+        with suppress(OSError):  # the file was renamed or never created
             temporary.unlink()
 
 
 def _flush(path: Path) -> None:
-    """Bring a file onto the disk; renamed before that, it could be empty after a power cut."""
+    """Write a file to the disk; without this, it could be empty if power fails after the rename."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
 
 
 def _reason(error: BaseException) -> str:
-    """What an error says, in one line; where the system has caused it, what that said."""
+    """The message of an error in one line; the system's own message if the system caused it."""
     cause: BaseException | None = error
     while cause is not None:
         if said := getattr(cause, "strerror", None):
@@ -54,9 +54,9 @@ def _reason(error: BaseException) -> str:
 
 
 def remove_left_over(folder: str | Path) -> None:
-    """Remove the temporary files of `write_atomically` in `folder` whose processes have ended.
+    """Remove temporary files that `write_atomically` left in `folder` in ended processes.
 
-    To be called by a process that holds the lock of `folder`, before it writes there.
+    Only a process that holds the lock of `folder` may call this, before it writes there.
     """
     for path in Path(folder).glob(".*.part*"):
         match = TEMPORARY.fullmatch(path.name)
@@ -66,15 +66,13 @@ def remove_left_over(folder: str | Path) -> None:
 
 
 def _runs_elsewhere(process: int) -> bool:
-    """Whether another process has this number; False where the system does not tell."""
-    if (
-        process == os.getpid() or sys.platform == "win32"
-    ):  # where an open file is not removed anyway
+    """Whether another process has this number; False if the system does not say."""
+    if process == os.getpid() or sys.platform == "win32":  # Windows does not remove open files
         return False
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except PermissionError:  # of another user
+    except PermissionError:  # the process of another user
         return True
     return True

@@ -1,11 +1,11 @@
-"""Parsers of the programs, with help for readers in a hurry. Imports nothing heavy.
+"""Argument parsers of the programs, with short help texts. Imports nothing slow.
 
     parser, first = make_parser(__doc__, "--video in.mp4 --init 120,80,40,60")
     first.add_argument("--video", required=True, metavar="PATH", help="Track in this video")
     others = parser.add_argument_group("files that are written")
 
-The flags that most users need stand in the first group, all others in groups with names. The help
-of a flag is a sentence without a full stop. What is required and what the defaults are is added.
+The flags that most users need are in the first group, all others in named groups. The help of a
+flag is a sentence without a full stop. "required" or the default is added automatically.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from typing import Any
 
 Flags = argparse._ActionsContainer  # a parser, or a group of its flags
 
-WIDTH = 100  # columns of the help at most
+WIDTH = 100  # most columns of the help
 FIRST = "flags to begin with"
 
 
 class Help(argparse.RawDescriptionHelpFormatter):
-    """Help of at most WIDTH columns that says what is required and what each default is."""
+    """Help of at most WIDTH columns that says which flags are required and shows the defaults."""
 
     def __init__(self, prog: str) -> None:
         width = min(shutil.get_terminal_size().columns, WIDTH)
@@ -59,11 +59,11 @@ class _Parser(argparse.ArgumentParser):
 def make_parser(
     description: str | None, example: str, takes: str = "", allow_abbrev: bool = True
 ) -> tuple[argparse.ArgumentParser, Flags]:
-    """A parser, and its group of the flags to begin with, which holds --help.
+    """A parser, and its group of flags to begin with, which contains --help.
 
-    `example`: flags of a command that can be typed as it is. Several commands are several lines,
-    and without any there is no example.
-    `takes`: what the command line has beside flags, as the usage names it, such as `RUN ...`.
+    `example`: flags of a command that works as written. Several commands go on several lines; an
+    empty string means no example.
+    `takes`: the usage text for arguments other than flags, such as `RUN ...`.
     """
     program = program_name()
     parser = _Parser(
@@ -88,6 +88,6 @@ def _examples(program: str, lines: list[str]) -> str | None:
 
 
 def program_name() -> str:
-    """What the user types to run this program, such as `python tools/track.py` or `rbsf track`."""
+    """The command that runs this program, such as `python tools/track.py` or `rbsf track`."""
     typed = sys.argv[0]
     return f"python {typed}" if typed.endswith(".py") else Path(typed).name

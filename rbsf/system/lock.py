@@ -1,6 +1,6 @@
-"""Locks, so that two processes do not write one thing.
+"""Locks that keep two processes from writing the same file or folder.
 
-They are the operating system's, which end with their holder.
+They are locks of the operating system, so they end when their holder ends.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ POLL_SECONDS = 0.5
 
 
 class InUse(ValueError):
-    """Another process holds a lock; the message says which."""
+    """Another process holds a lock; the message names the process."""
 
 
 @contextmanager
 def locked(thing: str | Path, wait: bool = False) -> Iterator[None]:
-    """Context that one process at a time is in, for a file or folder.
+    """Context manager that holds the lock of a file or folder; only one process can hold it.
 
-    Where another process holds the lock, raises InUse; with `wait`, says so and waits. Raises
-    OSError where `thing` cannot be made. Where the file system has no locks, as on some network
-    folders, or takes no lock file, a warning says so and the work goes on.
+    If another process holds the lock, raises InUse; with `wait`, prints a message and waits. Raises
+    OSError if `thing` cannot be created. If locking is impossible, as on some network folders, or
+    no lock file can be written, a warning says so and work continues.
     """
     path = lock_file(Path(thing))
     descriptor = _acquire(path, thing, wait)
@@ -48,11 +48,11 @@ def locked(thing: str | Path, wait: bool = False) -> Iterator[None]:
 
 @contextmanager
 def locked_name(wanted: Path, count_up: bool) -> Iterator[Path]:
-    """Context that holds the lock of the name of a file that is to be written.
+    """Context manager that locks the name of a file to be written.
 
-    With `count_up` it is one that no file has: `wanted`, else NAME_2, NAME_3 and so on. Raises
-    InUse where another process writes `wanted` and the name does not count up, and OSError where
-    nothing can be written there.
+    With `count_up` it takes a name that no file has: `wanted`, else NAME_2, NAME_3 and so on.
+    Without it, raises InUse if another process is writing `wanted`. Raises OSError if nothing can
+    be written there.
     """
     if not count_up:
         with locked(wanted):
@@ -67,20 +67,20 @@ def locked_name(wanted: Path, count_up: bool) -> Iterator[Path]:
                 held.enter_context(locked(path))
             except InUse:
                 continue
-            if path.exists():  # another process wrote it before the lock was ours
+            if path.exists():  # another process wrote it before this one got the lock
                 continue
             yield path
             return
 
 
 def lock_file(thing: Path) -> Path:
-    """The hidden file that stands for the lock of a file or folder: beside it."""
+    """The hidden lock file of a file or folder, next to it."""
     whole = thing.resolve()
     return whole.with_name(f".{whole.name}.lock")
 
 
 def _acquire(path: Path, thing: str | Path, wait: bool) -> int | None:
-    """An open file, locked; None where there can be no lock."""
+    """An open, locked file; None if locking is impossible."""
     told = False
     while True:
         descriptor = _open(path, thing)
@@ -110,7 +110,7 @@ def _acquire(path: Path, thing: str | Path, wait: bool) -> int | None:
 
 
 def _open(path: Path, thing: str | Path) -> int | None:
-    """The lock file, open; None where the folder takes none."""
+    """The opened lock file; None if it cannot be written in the folder."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -129,14 +129,14 @@ def _warn(path: Path, thing: str | Path) -> None:
 
 
 def _release(descriptor: int, path: Path) -> None:
-    if sys.platform != "win32":  # Windows removes no open file; one without a holder does no harm
+    if sys.platform != "win32":  # Windows removes no open file; an unlocked file does no harm
         with suppress(OSError):
             path.unlink()
     os.close(descriptor)
 
 
 def _lock(descriptor: int) -> None:
-    """Lock an open file; OSError where another process has."""
+    """Lock an open file; raises OSError if another process holds the lock."""
     if sys.platform == "win32":
         os.lseek(descriptor, 1 << 20, os.SEEK_SET)  # behind the text, which others read
         msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
@@ -145,7 +145,7 @@ def _lock(descriptor: int) -> None:
 
 
 def _is_still(descriptor: int, path: Path) -> bool:
-    """Whether the file was not removed, by the holder before, since it was opened."""
+    """Whether the open file still exists; the previous holder may have removed it."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
@@ -156,7 +156,7 @@ def _write_holder(descriptor: int) -> None:
     command = " ".join(sys.argv)[:200] or "python"
     process = f"process {os.getpid()} on {socket.gethostname()}"
     text = f"{process} since {time.strftime('%H:%M')} ({command})"
-    with suppress(OSError):  # a full disk: the lock itself needs no room
+    with suppress(OSError):  # a full disk does not matter: the lock itself needs no space
         os.ftruncate(descriptor, 0)
         os.lseek(descriptor, 0, os.SEEK_SET)
         os.write(descriptor, text.encode("utf-8", "replace"))

@@ -1,4 +1,4 @@
-"""Processes that end with the one that started them."""
+"""Ends worker processes when the process that started them ends."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import threading
 
 
 def end_with_parent() -> None:
-    """See to it that this process, a worker of `multiprocessing`, ends when its parent has.
+    """Make this process, a worker of `multiprocessing`, end when its parent has ended.
 
-    A parent that is killed cannot say so. In a process that is no worker nothing happens.
+    A killed parent cannot tell its workers to end. In other processes this does nothing.
     """
     parent = multiprocessing.parent_process()
     if parent is None:
@@ -18,6 +18,6 @@ def end_with_parent() -> None:
 
     def wait() -> None:
         parent.join()
-        os._exit(1)  # at once: what the worker waits for will never come
+        os._exit(1)  # at once, since the worker may wait for data that will never come
 
     threading.Thread(target=wait, name="end with parent", daemon=True).start()

@@ -1,4 +1,4 @@
-"""What the programs share: one-line errors, exit codes, checks of flags. Imports nothing heavy."""
+"""Shared parts of the programs: one-line errors, exit codes, flag checks. Imports nothing slow."""
 
 from __future__ import annotations
 
@@ -17,25 +17,24 @@ from rbsf.system.streams import failed_output, mend_streams
 from rbsf.system.text import one_line
 
 ENVIRONMENT = {
-    # NumPy's products here are small, and more threads make them no faster. Where others want the
-    # cores too, such as the network's own threads, a frame would take several times as long.
+    # NumPy's products here are small, so more threads make them no faster. If others use the cores
+    # too, such as the network's own threads, a frame would take several times as long.
     "OPENBLAS_NUM_THREADS": "1",
-    # OpenCV and FFmpeg stay silent, since our own messages name the fault.
+    # OpenCV and FFmpeg print nothing, since our own messages name the fault.
     "OPENCV_LOG_LEVEL": "SILENT",
     "OPENCV_FFMPEG_LOGLEVEL": "-8",
-    # A file of some bytes can claim any size. 67 million pixels take 200 to 800 MB to read.
+    # A tiny file can claim any size. 67 million pixels take 200 to 800 MB to read.
     "OPENCV_IO_MAX_IMAGE_PIXELS": str(1 << 26),
 }
-# A notebook's cells hand on a backend that is not there outside of it; no program opens a window of
-# Matplotlib's.
+# Notebooks set a backend that child processes lack. No program opens a Matplotlib window.
 BACKEND = {"MPLBACKEND": "agg"}
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 MAX_INT = 2**31 - 1
-MOST_THREADS = 1024  # with more of them, libraries end the process
+MOST_THREADS = 1024  # with more threads, libraries end the process
 MOST_PROCESSES = max(32, 4 * (os.cpu_count() or 1))  # each takes 70 MB and more
 _EVAL = ("got10k", "six", "shapely", "matplotlib", "jinja2")
-EXTRAS = {  # an extra of pyproject.toml -> the modules that come with it
-    "train": ("torch", *_EVAL),  # a training validates what it has trained
+EXTRAS = {  # an extra of pyproject.toml -> the modules that it installs
+    "train": ("torch", *_EVAL),  # training also validates the trained network
     "eval": _EVAL,
     "tune": (*_EVAL, "optuna"),
     "onnx": ("torch", "onnx", "onnxruntime"),
@@ -48,9 +47,9 @@ WORKER_DIED = re.compile(r"DataLoader worker \(pid.*\) (exited unexpectedly|is k
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Run a program and exit with its code.
 
-    Errors that a user can cause become one line on stderr, `error: ...`, and code 1: ValueError,
-    OSError, ImportError, and the death of a process that reads training pairs. Ctrl-C gives code
-    130. All other errors give a traceback.
+    Errors that a user can cause print one line on stderr, `error: ...`, and give code 1:
+    ValueError, OSError, ImportError, and the death of a process that reads training pairs. Ctrl-C
+    gives code 130. All other errors give a traceback.
     """
     warnings.showwarning = _warn
     _mend_environment()  # no program imports NumPy or OpenCV before this
@@ -64,14 +63,14 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         code = _complain(f"error: {_message(error)}", 1)
     except RuntimeError as error:
         if not WORKER_DIED.match(str(error)):
-            raise  # a fault of ours
+            raise  # a bug in this program
         cause = "a process that reads pairs was killed, perhaps for want of memory"
         code = _complain(f"error: {cause}; try --workers 0 ({error})", 1)
     sys.exit(code or failed_output())
 
 
 def _mend_environment() -> None:
-    """Let nothing in the environment of the process end its work, or that of its workers."""
+    """Correct environment settings that could make the process or its workers fail."""
     mend_streams()
     _tell_warnings()
     for name in THREADS:
@@ -85,15 +84,15 @@ def _mend_environment() -> None:
 
 
 def _tell_warnings() -> None:
-    """Print what `PYTHONWARNINGS=error` and `-W error` would turn into errors."""
+    """Print warnings that `PYTHONWARNINGS=error` and `-W error` would turn into errors."""
     if any(action == "error" for action, *_ in warnings.filters):
         warnings.simplefilter("default")
-        sys.warnoptions.clear()  # which worker processes would get
+        sys.warnoptions.clear()  # worker processes would inherit these
         os.environ.pop("PYTHONWARNINGS", None)
 
 
 def _are_threads(value: str) -> bool:
-    """Whether a variable has a number of threads, or one for each level of nesting."""
+    """Whether a variable's value is a number of threads, or one for each level of nesting."""
     return all(
         number.strip().isdecimal() and 1 <= int(number[:9]) <= MOST_THREADS
         for number in value.split(",")
@@ -101,7 +100,7 @@ def _are_threads(value: str) -> bool:
 
 
 def require(extra: str) -> None:
-    """Raise ValueError, before any work, where a module of `extra`, one of EXTRAS, is missing."""
+    """Raise ValueError, before any work, if a module of `extra`, one of EXTRAS, is missing."""
     missing = [name for name in EXTRAS[extra] if find_spec(name) is None]
     if not missing:
         return
@@ -110,7 +109,7 @@ def require(extra: str) -> None:
 
 
 def install_advice(extra: str) -> str:
-    """How to install this project with an extra."""
+    """Advice on installing this project with an extra."""
     clone, wheel = f'pip install -e ".[{extra}]"', f'pip install "FILE.whl[{extra}]"'
     return f'install this project with its extra "{extra}": in its clone {clone}, else {wheel}'
 
@@ -145,9 +144,9 @@ def _whole_number(text: str, least: int, most: int) -> int:
 
 
 def check_writable(path: Path) -> None:
-    """Make the folder of the file `path` if need be, and try to write there.
+    """Create the folder of the file `path` if necessary, and try to write there.
 
-    Raises ValueError, which names the path and the reason.
+    Raises ValueError that names the path and the reason.
     """
     if path.is_dir():
         raise ValueError(f"cannot write {path}: it is a folder; give a file name")
@@ -169,10 +168,10 @@ def _complain(line: str, code: int) -> int:
 
 
 def _message(error: Exception) -> str:
-    """What an error says.
+    """The message of an error.
 
-    PyTorch hands errors on from a loader's process with their traceback. Of these it is the last
-    line, without the error's type.
+    PyTorch passes errors from a loader's process on with their traceback. For these the result is
+    the last line, without the error's type.
     """
     text = str(error)
     from_loader = text.startswith("Caught ") and "Original Traceback" in text

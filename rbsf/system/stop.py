@@ -1,4 +1,4 @@
-"""Ending a long job on Ctrl-C or SIGTERM without losing what it has."""
+"""Ends a long job on Ctrl-C or SIGTERM without losing its results."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from types import FrameType
 
 
 class StopRequest:
-    """Context in which Ctrl-C and SIGTERM set `signum` instead of ending the program.
+    """Context manager: Ctrl-C and SIGTERM set `signum` instead of ending the program.
 
-    A second signal of the same kind ends it.
+    A second signal of the same kind ends the program.
     """
 
     def __enter__(self) -> StopRequest:

@@ -1,4 +1,4 @@
-"""safetensors files: the same bytes for the same content, and a checksum over all of it."""
+"""safetensors files: the same bytes for the same content, and a checksum of all content."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-LENGTH_BYTES = 8  # that a file begins with: the length of its header
-ALIGNMENT = 8  # of the tensors behind the header
+LENGTH_BYTES = 8  # size of the header's length, at the beginning of a file
+ALIGNMENT = 8  # alignment of the tensors after the header
 
 
 def in_order(data: bytes) -> bytes:
-    """The file `data` of the library safetensors with its metadata sorted by name.
+    """The safetensors file `data` with its metadata sorted by name.
 
-    The library puts them in another order in each process.
+    The safetensors library writes them in a different order in each process.
     """
     start = LENGTH_BYTES + int.from_bytes(data[:LENGTH_BYTES], "little")
     header = json.loads(data[LENGTH_BYTES:start])

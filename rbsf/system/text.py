@@ -1,4 +1,4 @@
-"""Text files of users: UTF-8, with or without the byte order mark that some editors put first."""
+"""Reads users' text files: UTF-8, with or without the byte order mark that some editors add."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 def read_text(path: str | Path) -> str:
     """The text of a file.
 
-    Raises FileNotFoundError, and ValueError that names the file and line where it is not UTF-8. A
-    zero byte is no text either: UTF-16 without a byte order mark has them.
+    Raises FileNotFoundError, and ValueError that names the file and line if it is not UTF-8. A zero
+    byte also counts as not UTF-8, since UTF-16 without a byte order mark has zero bytes.
     """
     path = Path(path)
     if not path.is_file():
@@ -27,12 +27,12 @@ def read_text(path: str | Path) -> str:
 
 
 def one_line(what: object, most: int | None = None) -> str:
-    """What an error or another thing says, in one line of at most so many characters."""
+    """The text of an error or other object in one line, of at most `most` characters."""
     return " ".join(str(what).split())[:most]
 
 
 def encode(text: str) -> bytes:
-    """Text as UTF-8. Bytes of file names that are none become escapes, such as `\\udce9`."""
+    """Text as UTF-8. Bytes of file names that are not UTF-8 become escapes, such as `\\udce9`."""
     return text.encode("utf-8", "backslashreplace")
 
 
@@ -43,11 +43,11 @@ def printable(text: str) -> str:
     """
     try:
         return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    except UnicodeEncodeError:  # half of a pair that is no byte of a file name
+    except UnicodeEncodeError:  # half of a surrogate pair that is not a byte of a file name
         return encode(text).decode()
 
 
 def _guess(data: bytes) -> str:
-    """What encoding a file has that begins with another byte order mark, or has zero bytes."""
+    """A hint about the encoding if a file has another byte order mark or zero bytes; else empty."""
     is_utf16 = data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data
     return " (it looks like UTF-16)" if is_utf16 else ""

@@ -1,4 +1,4 @@
-"""YAML files of users: plain data alone, in bounded time and memory."""
+"""Reads users' YAML files: only plain data, in limited time and memory."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import yaml
 
 from rbsf.system.text import one_line, read_text
 
-MOST_BYTES = 200_000  # which takes the parser some seconds
+MOST_BYTES = 200_000  # the parser needs some seconds for this size
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads no aliases, by which a small file can stand for more than memory holds."""
+    """A loader that refuses aliases: with them a small file could expand to fill all memory."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
@@ -33,7 +33,7 @@ class _Loader(yaml.SafeLoader):
         return mapping
 
     def _repeated(self, node: yaml.MappingNode) -> yaml.Mark | None:
-        """Where the first key stands that was there before."""
+        """The place of the first key that is a repetition."""
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
@@ -44,10 +44,10 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_yaml_file(path: str | Path) -> Any:
-    """What a YAML file holds; None for an empty one.
+    """The content of a YAML file; None for an empty file.
 
-    Raises FileNotFoundError, and ValueError in one line that names the file, and the line where
-    that is known.
+    Raises FileNotFoundError, and ValueError in one line that names the file and, if known, the
+    line.
     """
     path = Path(path)
     if path.is_file() and path.stat().st_size > MOST_BYTES:
@@ -62,6 +62,6 @@ def read_yaml_file(path: str | Path) -> Any:
         raise ValueError(f"{path}: not YAML (nested too deeply)") from None
     except (
         Exception
-    ) as error:  # a value that its tag does not fit, as in `!!int x`, raises anything
+    ) as error:  # a value that does not fit its tag, as in `!!int x`, may raise any error
         reason = one_line(f"{type(error).__name__}: {error}", 120)
         raise ValueError(f"{path}: not YAML ({reason})") from None

@@ -1,1 +1,1 @@
-"""Plumbing of training: configuration, loop, checkpoints, logs, several processes."""
+"""Shared parts of all training: configuration, loop, checkpoints, logs, several processes."""

@@ -14,14 +14,14 @@ from rbsf.maps import Maps
 from rbsf.precision import widen
 
 GRID = 8  # each map is pooled to GRID x GRID, so that crops of any size share a discriminator
-WIDTHS = (GRID * GRID, 64, 32, 16, 1)  # values before, between and after a discriminator's blocks
+WIDTHS = (GRID * GRID, 64, 32, 16, 1)  # widths before, between and after a discriminator's blocks
 SLOPE = 0.2  # slope of a discriminator's LeakyReLUs
 
 
 def pool(maps: Tensor) -> Tensor:
     """Average maps `[N, C, H, W]` to `[N, C, GRID, GRID]`, as `F.adaptive_avg_pool2d` does.
 
-    Maps whose sides are both at most GRID stay as they are; see `spread`.
+    Maps with both sides at most GRID are unchanged; see `spread`.
     """
     rows, columns = maps.shape[2:]
     if max(rows, columns) <= GRID:
@@ -36,21 +36,21 @@ def pool(maps: Tensor) -> Tensor:
 
 
 def _channels_last(gradient: Tensor) -> Tensor:
-    """The gradient in the maps' memory order; in another, the passes before take 10 times as long.
+    """The gradient in the maps' memory order; without it, earlier layers take 10 times as long.
 
-    Discriminators read single maps, so theirs come channel by channel.
+    Discriminators read single maps, so their gradients come channel by channel.
     """
     return gradient.contiguous(memory_format=torch.channels_last)
 
 
 def spread(maps: Tensor) -> Tensor:
-    """What `F.adaptive_avg_pool2d` makes of maps `[N, C, H, W]`: `[N, C, GRID, GRID]`.
+    """Average maps `[N, C, H, W]` to `[N, C, GRID, GRID]`, as `F.adaptive_avg_pool2d` does.
 
-    This is one matrix product. For most sizes it takes a half to a tenth of the other's time,
+    This is one matrix product. For most sizes it takes a half to a tenth of that function's time,
     forwards and backwards.
     """
     rows, columns = maps.shape[2:]
-    # Of maps in channels-last memory this is no copy.
+    # For maps in channels-last memory this makes no copy.
     pixels = maps.permute(0, 2, 3, 1).flatten(1, 2)  # [N, H * W, C]
     cells = _averages(rows, columns, maps.dtype, maps.device) @ pixels  # [N, GRID * GRID, C]
     return cells.mT.unflatten(2, (GRID, GRID))  # [N, C, GRID, GRID]
@@ -60,7 +60,7 @@ def spread(maps: Tensor) -> Tensor:
 def _averages(rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Weights `[GRID * GRID, rows * columns]` of each pixel in each cell's average.
 
-    They are kept, since a GPU waits where they are copied to it.
+    They are cached, since a GPU waits whenever they are copied to it.
     """
     return torch.kron(_windows(rows), _windows(columns)).to(device, dtype)
 
@@ -80,13 +80,13 @@ def _windows(size: int) -> Tensor:
 class DiscriminatorStack(nn.Module):
     """A discriminator for each of `count` points.
 
-    It tells maps R of the float network from maps T of the 1-bit one, one map at a time, as Eq. 4
-    sums over maps. Pooled maps `[count, M, rows, columns]` give logits `[count, M]`, positive for
-    R. Maps smaller than GRID x GRID give the logits of what `spread` makes of them.
+    A discriminator tells maps R of the float network from maps T of the 1-bit one, one map at a
+    time, as Eq. 4 sums over maps. Pooled maps `[count, M, rows, columns]` give logits `[count, M]`,
+    positive for R. Maps smaller than GRID x GRID give the same logits as their `spread` form.
 
-    Four blocks of Linear and LeakyReLU narrow a map to one value. The losses have the sigmoid, for
-    the sake of precision. All discriminators are evaluated at once: one by one they are thousands
-    of launches a step on a GPU.
+    Four blocks of Linear and LeakyReLU reduce a map to one value. The sigmoid is part of the
+    losses, which is more precise. All discriminators are evaluated at once: one by one they would
+    be thousands of launches per step on a GPU.
     """
 
     def __init__(self, count: int) -> None:
@@ -107,9 +107,9 @@ class DiscriminatorStack(nn.Module):
 
 
 def _shrink(weight: Tensor, pooled: Tensor) -> Tensor:
-    """Weights for maps as they are, of `weight` `[count, GRID * GRID, 64]` for spread ones.
+    """Turn `weight` `[count, GRID * GRID, 64]` for spread maps into weights for unspread maps.
 
-    A map of 4 x 4 pixels takes a quarter of the products then.
+    A map of 4 x 4 pixels then needs a quarter of the products.
     """
     rows, columns = pooled.shape[2:]
     if rows == columns == GRID:
@@ -118,9 +118,9 @@ def _shrink(weight: Tensor, pooled: Tensor) -> Tensor:
 
 
 class Discriminators(nn.Module):
-    """The discriminators of all points; `channels` says how many their maps have.
+    """The discriminators of all points; `channels` has the number of channels of each point.
 
-    Points whose maps have as many channels share a `DiscriminatorStack`.
+    Points with the same number of channels share a `DiscriminatorStack`.
     """
 
     def __init__(self, channels: Mapping[str, int]) -> None:
@@ -132,10 +132,10 @@ class Discriminators(nn.Module):
         self.stacks = nn.ModuleDict(stacks)
 
     def arrange(self, pooled: Maps) -> list[Tensor]:
-        """For each stack its points' maps `[points, M, rows, columns]`.
+        """For each stack, the maps of its points, `[points, M, rows, columns]`.
 
-        M counts all maps of a point. `pooled` has maps `[N, C, rows, columns]` of all points, of
-        each point as many.
+        M counts all maps of a point. `pooled` has maps `[N, C, rows, columns]` of all points, the
+        same number for each point.
         """
         by_point: dict[str, list[Tensor]] = {}
         for point, maps in pooled:
@@ -148,14 +148,14 @@ class Discriminators(nn.Module):
         return [widen(stack(maps)) for stack, maps in pairs]
 
     def mean(self, losses: list[Tensor]) -> Tensor:
-        """The mean over all points, where each loss is the mean over the points of a stack."""
+        """The mean over all points; each of `losses` is the mean over the points of a stack."""
         counts = [len(same) for same in self.points.values()]
         sums = [count * loss for count, loss in zip(counts, losses, strict=True)]
         return torch.stack(sums).sum() / sum(counts)
 
 
 def _stacked(maps: list[list[Tensor]]) -> Tensor:
-    """Some maps `[N, C, rows, columns]` of each point as `[points, M, rows, columns]`."""
+    """Maps `[N, C, rows, columns]`, several for each point, as `[points, M, rows, columns]`."""
     every = [each for of_point in maps for each in of_point]
     if len({each.shape[2:] for each in every}) > 1:
         every = [spread(each) for each in every]
@@ -164,7 +164,7 @@ def _stacked(maps: list[list[Tensor]]) -> Tensor:
 
 
 def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """`-log D(R) - log(1 - D(T))`, which D descends (Eq. 2).
+    """`-log D(R) - log(1 - D(T))`, which D minimises (Eq. 2).
 
     The logits are of any shape; both terms are means over batch and maps.
     """
@@ -174,7 +174,7 @@ def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
 def adversarial_loss(fake: Tensor) -> Tensor:
     """`1/2 * (1 - D(T))^2` (Eq. 4 without lambda2).
 
-    The logits are of any shape; the result is the mean over batch and maps. The paper has a sum.
-    The mean keeps lambda2 independent of the number of maps and of the batch.
+    The logits are of any shape; the result is the mean over batch and maps. The paper uses a sum.
+    The mean makes lambda2 independent of the number of maps and of the batch size.
     """
     return (1 - torch.sigmoid(fake)).square().mean() / 2

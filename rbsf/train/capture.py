@@ -1,7 +1,7 @@
-"""Steps of Algorithm 1 whose launches are recorded once, as a CUDA graph, and replayed.
+"""Records the kernel launches of a step of Algorithm 1 once, as a CUDA graph, and replays them.
 
-A step of a small network is hundreds of kernels of a few microseconds each. Launched from Python
-one by one they leave the GPU idle most of the time. A replayed graph launches all of them at once.
+A step of a small network consists of hundreds of kernels of a few microseconds each. If Python
+launches them one by one, the GPU is idle most of the time. A replayed graph launches all at once.
 """
 
 from __future__ import annotations
@@ -17,38 +17,38 @@ from torch import Tensor
 
 from rbsf.train.rectify import Rectifier
 
-WARM_UP = 3  # plain steps before a recording, in which optimizers and libraries allocate memory
+WARM_UP = 3  # plain steps before a recording; optimizers and libraries allocate memory in them
 Batch = dict[str, Tensor]
 Step = Callable[[Batch, int], dict[str, Tensor]]
 
 
 class Graph(Protocol):
-    """What a function launches, recorded without being run; a replay fills `result` anew."""
+    """The recorded launches of a function; they only run in a replay, which updates `result`."""
 
     result: Tensor
 
     def replay(self) -> None:
-        """Run what was recorded."""
+        """Run the recorded launches."""
         ...
 
 
 class CudaGraph:
     """A `Graph` of CUDA kernels.
 
-    Raises RuntimeError where `function` does what cannot be recorded, such as a wait.
+    Raises RuntimeError if `function` does something that cannot be recorded, such as a wait.
     """
 
     def __init__(self, function: Callable[[], Tensor]) -> None:
         self._graph = torch.cuda.CUDAGraph()
         current = torch.cuda.current_stream()
-        # Each graph has a stream of its own: what libraries keep for a stream must not serve two
-        # graphs at once. The outer context restores the current stream if the recording breaks off.
+        # Each graph has its own stream, since two graphs must not share the data that libraries
+        # keep for a stream. The outer context restores the current stream if recording fails.
         own = torch.cuda.Stream()
         with torch.cuda.stream(current), torch.cuda.graph(self._graph, stream=own):
             self.result = function()
 
     def replay(self) -> None:
-        """Run what was recorded."""
+        """Run the recorded launches."""
         self._graph.replay()
 
 
@@ -56,26 +56,25 @@ class CudaGraph:
 class Recording:
     """A recorded step."""
 
-    key: tuple  # what it was recorded for, see `CapturedSteps._key`
+    key: tuple  # the conditions it was recorded for, see `CapturedSteps._key`
     inputs: Batch  # the tensors that it reads
-    names: list[str]  # of the values that it logs
+    names: list[str]  # names of the values that it logs
     graph: Graph
 
 
 class CapturedSteps:
     """`step` and `norm_step` of a Rectifier, recorded once each and replayed.
 
-    Results are those of the plain steps. The first steps of each kind are plain ones. A step is
-    recorded anew where the weights of the losses or the form of the batch change. Where it cannot
-    be recorded, a line on stderr says why, and all further steps are plain ones. `make_graph`
-    stands for `CudaGraph` in tests.
+    Results are those of the plain steps. The first steps of each kind are plain. A step is recorded
+    again if the weights of the losses or the form of the batch change. If it cannot be recorded, a
+    line on stderr says why, and all further steps are plain. Tests replace `make_graph`.
     """
 
     def __init__(
         self, rectifier: Rectifier, make_graph: Callable[[Callable[[], Tensor]], Graph] = CudaGraph
     ) -> None:
         self.rectifier, self.make_graph = rectifier, make_graph
-        self.failure = ""  # why there is no recording
+        self.failure = ""  # the reason why recording failed
         self._plain_steps: Counter[str] = Counter()
         self._recordings: dict[str, Recording] = {}
 
@@ -98,18 +97,18 @@ class CapturedSteps:
         return step(batch, epoch) if recording is None else _replay(recording, batch)
 
     def _bring_up_to_date(self, kind: str, step: Step, batch: Batch, epoch: int) -> None:
-        """Record the step where there is no recording, or one for other weights or batches."""
+        """Record the step if there is no recording or it is for other weights or batches."""
         key = self._key(batch, epoch)
         if kind in self._recordings and self._recordings[kind].key == key:
             return
-        self._recordings.pop(kind, None)  # its memory is free for the next
+        self._recordings.pop(kind, None)  # frees its memory for the next one
         try:
             self._recordings[kind] = self._record(key, step, batch, epoch)
         except RuntimeError as error:
             self._give_up(error)
 
     def _key(self, batch: Batch, epoch: int) -> tuple:
-        """What a recording depends on beside the numbers in tensors."""
+        """Everything that a recording depends on, except the numbers in tensors."""
         forms = [(name, tensor.shape, tensor.dtype) for name, tensor in batch.items()]
         config = self.rectifier.config
         return config.lambda_factor(epoch), self.rectifier.keeps_statistics(epoch), *forms
@@ -126,7 +125,7 @@ class CapturedSteps:
         return Recording(key, inputs, names, self.make_graph(launch))
 
     def _give_up(self, error: RuntimeError) -> None:
-        # The first error says what broke the recording off, the last one only that it did.
+        # The first error says why the recording failed, the last one only that it did.
         first: BaseException = error
         while first.__context__ is not None:
             first = first.__context__
@@ -137,7 +136,7 @@ class CapturedSteps:
 
 
 def _on_side_stream(step: Step, batch: Batch, epoch: int) -> dict[str, Tensor]:
-    """A plain step on a stream of its own, as PyTorch asks of those before a recording.
+    """A plain step on a separate stream, which PyTorch requires for steps before a recording.
 
     Without a GPU it is just the step.
     """

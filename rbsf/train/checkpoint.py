@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: safe to load from a stranger, versioned, never half-written."""
+"""Checkpoints of a training run: versioned, never half-written, safe to load from any source."""
 
 from __future__ import annotations
 
@@ -16,20 +16,22 @@ PARTS = {"epoch": int, "index": int, "order": dict, "training": dict, "random": 
 
 
 def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
-    """Write `state` (tensors, numbers, strings, and lists and dicts of them).  OSError where it
-    cannot be written.
+    """Write `state`: tensors, numbers, strings, and lists and dicts of them.
+
+    Raises OSError if it cannot be written.
     """
 
     def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:  # whose errors say why, which torch's own do not
+        with temporary.open("wb") as file:  # its errors name the cause; torch's do not
             torch.save({"version": VERSION, **state}, file)
 
     write_atomically(path, write)
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU.  FileNotFoundError, or ValueError for a file that is damaged
-    or not ours.
+    """Read a checkpoint to the CPU.
+
+    Raises FileNotFoundError, or ValueError if the file is damaged or not a checkpoint of ours.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"no checkpoint {path}")
@@ -40,7 +42,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def check_parts(state: dict[str, Any], path: str | Path) -> None:
-    """Raise ValueError where the checkpoint `state` of a training lacks a part, or has another."""
+    """Raise ValueError if a part of the checkpoint `state` is missing or of a wrong type."""
     wrong = [name for name, kind in PARTS.items() if not isinstance(state.get(name), kind)]
     if wrong or min(state["epoch"], state["index"]) < 0:
         what = ", ".join(map(repr, wrong)) or "a position below 0"

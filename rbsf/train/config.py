@@ -1,8 +1,8 @@
 """Configurations: dataclasses that a YAML file fills and flags override.
 
-A configuration may hold others, its sections. To the user all settings lie side by side: the flag
-is `--epochs` and the line in a file is `epochs: 30`, although the code reads `config.loop.epochs`.
-So no two settings of a configuration have the same name.
+A configuration may contain others, its sections. Users see all settings on one level: the flag is
+`--epochs` and the line in a file is `epochs: 30`, although the code reads `config.loop.epochs`. So
+no two settings of a configuration have the same name.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ def setting(
 ) -> Any:
     """A field of a configuration.
 
-    `default` is a value, or `list` for an empty list. `metavar` is what help calls the
-    value, or an item of a list, by default N, X, TEXT or PATH. `changeable` says that a training
-    may be resumed with another value, `decisive` that the result depends on it, `path` that it is a
-    path, of which only the last part is written into weights.
+    `default` is a value, or `list` for an empty list. `metavar` is the name of the value, or of an
+    item of a list, in the help; by default it is N, X, TEXT or PATH. `changeable` means that a
+    training may be resumed with another value, `decisive` that the result depends on the value,
+    `path` that it is a path; only the last part of a path is written into weights.
     """
     metadata = {
         "help": help,
@@ -78,11 +78,11 @@ class Setting:
     default: Any
     metadata: Mapping[str, Any]
     section: str = ""  # the field that holds it; empty for the configuration itself
-    title: str = ""  # of the group that it belongs to
+    title: str = ""  # title of the group that it belongs to
 
 
 def settings_of(cls: type) -> dict[str, Setting]:
-    """All settings of a configuration by name, those of its sections included."""
+    """All settings of a configuration by name, including those of its sections."""
     kinds = typing.get_type_hints(cls)
     found = {}
     title = getattr(cls, "TITLE", OTHERS)
@@ -99,9 +99,9 @@ def settings_of(cls: type) -> dict[str, Setting]:
 
 
 def from_settings(cls: type[Config], settings: Mapping[str, Any]) -> Config:
-    """The configuration with `settings`; what is not among them has its default.
+    """The configuration with `settings`; all other settings have their defaults.
 
-    Raises ValueError, in one line, where a configuration refuses a value.
+    Raises ValueError, in one line, if a configuration refuses a value.
     """
     known = settings_of(cls)
     sections: dict[str, dict[str, Any]] = {each.section: {} for each in known.values()}
@@ -117,7 +117,7 @@ def from_settings(cls: type[Config], settings: Mapping[str, Any]) -> Config:
 
 
 def as_settings(config: Any) -> dict[str, Any]:
-    """All settings of a configuration by name: what `from_settings` makes it from."""
+    """All settings of a configuration by name; `from_settings` is the inverse."""
     values: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -129,7 +129,7 @@ def as_settings(config: Any) -> dict[str, Any]:
 
 
 def changed(config: Config, **settings: Any) -> Config:
-    """A copy of a configuration with other values of some settings, whichever section has them."""
+    """A copy of a configuration with new values for some settings, in whichever section."""
     return from_settings(type(config), as_settings(config) | settings)
 
 
@@ -140,14 +140,13 @@ def parse_config(
     defaults: dict[str, Any] | None = None,
     example: str = "",
 ) -> dict[str, Any]:
-    """The settings for `cls` that are given by `--config PATH` and by flags, which win.
+    """The settings for `cls` given by `--config PATH` and by flags; flags take precedence.
 
-    Each setting is a flag; its metadata has the help. `defaults` are what --help names in place of
-    the defaults of `cls`. `example` is as in `make_parser`. The flags that `cls.FIRST` names come
-    first, all others are in groups by the `TITLE` of the configuration that has them.
+    Each setting is a flag; its metadata has the help. --help shows `defaults` instead of the
+    defaults of `cls`. `example` is as in `make_parser`. The flags in `cls.FIRST` come first; all
+    others are in groups by the `TITLE` of the configuration that contains them.
 
-    Raises ValueError for a key or value of the file that does not fit; argparse exits for flags
-    that do not.
+    Raises ValueError if a key or value of the file does not fit; argparse exits if a flag does not.
     """
     parser, first = make_parser(description, example)
     first.add_argument(
@@ -212,9 +211,9 @@ def check_settings(cls: type, settings: dict[str, Any], where: str) -> dict[str,
 
 
 def write_yaml(config: Any, path: str | Path) -> None:
-    """Write all settings of a configuration, for the record and for `--config`.
+    """Write all settings of a configuration, as a record and for `--config`.
 
-    The first line says how many there are, so that a file that was cut short can be told.
+    The first line says how many there are, so that a file that was cut short can be recognised.
     """
     values = as_settings(config)
     text = f"# {len(values)} settings\n" + yaml.safe_dump(values, sort_keys=False)
@@ -222,9 +221,9 @@ def write_yaml(config: Any, path: str | Path) -> None:
 
 
 def lacks_settings(path: str | Path, settings: Mapping[str, Any]) -> bool:
-    """Whether a file of `write_yaml` holds fewer settings than it says; `settings` are those read.
+    """Whether `settings`, read from a file of `write_yaml`, are fewer than the file says.
 
-    Files of older versions do not say; they have `epochs` and `seed` at least.
+    Files of older versions do not say how many; they have at least `epochs` and `seed`.
     """
     counted = COUNT.match(read_text(path))
     if counted:
@@ -255,7 +254,7 @@ def _metavar(kind: Any, metadata: Mapping[str, Any]) -> str:
 
 
 def _in_words(default: Any) -> str:
-    """A default as help shows it."""
+    """A default as the help shows it."""
     if isinstance(default, bool):
         return "yes" if default else "no"
     return "none" if default in (None, [], "") else str(default)
@@ -269,7 +268,7 @@ def _plain(kind: Any) -> Any:
 
 
 def _checked(value: Any, each: Setting, where: str) -> Any:
-    """`value` as the setting's type.  Raises ValueError for another type or none of its choices."""
+    """`value` as the setting's type. Raises ValueError for a wrong type or none of its choices."""
     if value is None and type(None) in typing.get_args(each.kind):
         return None
     kind = _plain(each.kind)
@@ -291,7 +290,7 @@ def _check_size(value: Any, where: str) -> None:
 
 
 def _as_float(value: Any) -> Any:
-    """A whole number as a float, and text such as 1e-4, which YAML 1.1 takes for text, as well."""
+    """Turn a whole number, or text such as 1e-4 (text in YAML 1.1), into a float."""
     if isinstance(value, bool) or not isinstance(value, int | str):
         return value
     try:
@@ -307,8 +306,9 @@ def _shown(value: Any) -> str:
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    """Whether `value` is of the type `kind`, such as `int` or `list[str]`.  A bool is no int, and a
-    number is finite.
+    """Whether `value` has the type `kind`, such as `int` or `list[str]`.
+
+    A bool does not count as an int, and a number must be finite.
     """
     wanted = typing.get_origin(kind) or kind
     if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):

@@ -1,4 +1,4 @@
-"""The classification task: cross-entropy of labelled images, and top-1 and top-5 accuracy."""
+"""The classification task: cross-entropy on labelled images, and top-1 and top-5 accuracy."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from rbsf.precision import widen
 
 
 class ClassificationTask:
-    """L_S of Eq. 1 is the cross-entropy.
+    """The task in which L_S of Eq. 1 is the cross-entropy.
 
     A batch has `image` `[N, C, H, W]`, float, normalised, and `label` `[N]`, int64. With a teacher
-    both networks see it. With `apprentice` the teacher learns too, by Apprentice's loss of both.
+    both networks see the batch. With `apprentice` the teacher learns too; both then use
+    Apprentice's loss.
     """
 
     def __init__(self, precision: torch.dtype = torch.float32, apprentice: bool = False) -> None:
@@ -27,7 +28,7 @@ class ClassificationTask:
     def __call__(
         self, student: nn.Module, teacher: nn.Module | None, batch: dict[str, Any]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss, and to log: the cross-entropy, and the share of images classed wrongly."""
+        """The loss, and values to log: cross-entropy and share of wrongly classified images."""
         labels = batch["label"]
         logits = self.classify(student, batch["image"])
         entropy = F.cross_entropy(logits, labels)
@@ -40,7 +41,7 @@ class ClassificationTask:
         return (apprentice_loss(logits, guide, labels) if self.apprentice else entropy), logged
 
     def classify(self, net: nn.Module, images: Tensor) -> Tensor:
-        """Logits `[N, classes]` of `net`, float32, or float64 of a network in float64."""
+        """Logits `[N, classes]` of `net`, float32, or float64 if the network is float64."""
         reduced = self.precision != torch.float32
         with torch.autocast(images.device.type, self.precision, enabled=reduced):
             return widen(net(images))
@@ -52,10 +53,10 @@ def evaluate(
 ) -> dict[str, float]:
     """Mean cross-entropy, and top-1 and top-5 accuracy in percent, over all images of `batches`.
 
-    `net` runs in eval mode. `top5` counts a class among the five with the largest logits, or among
-    all classes where there are fewer. `tested` is the number of images.
+    `net` runs in eval mode. For `top5` the class must be among the five with the largest logits, or
+    among all classes if there are fewer. `tested` is the number of images.
 
-    Raises ValueError where there is no image.
+    Raises ValueError if there is no image.
     """
     net.eval()
     sums, images = torch.zeros(3, dtype=torch.float64), 0

@@ -1,4 +1,4 @@
-"""Where networks run, and in which arithmetic."""
+"""Chooses the device that networks run on, and the precision."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 def choose_device(name: str) -> torch.device:
     """PyTorch's device called `name`; for "auto" a GPU if there is one, else the CPU.
 
-    Raises ValueError where the device is not available.
+    Raises ValueError if the device is not available.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -24,31 +24,31 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-# Of glibc's malloc.h: the free memory that a process keeps, and what it asks the system for apart.
+# glibc malloc options: how much free memory to keep; the size from which blocks are mapped.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 MOST_KEPT = (1 << 31) - 1  # bytes
 
 
 def keep_memory() -> None:
-    """Let this process keep the memory of one step for the next, where its C library is glibc.
+    """Let this process keep the memory of one step for the next, if its C library is glibc.
 
-    The system clears memory that is given back and asked for anew: 8% of a step's time.
+    The system clears memory that is returned and requested again, which takes 8% of a step's time.
     """
-    with suppress(OSError, AttributeError):  # another C library, which does as it does
+    with suppress(OSError, AttributeError):  # another C library: nothing to do
         mallopt = ctypes.CDLL(None).mallopt
         if mallopt(M_MMAP_THRESHOLD, MOST_KEPT):
             mallopt(M_TRIM_THRESHOLD, MOST_KEPT)
 
 
 def place(net: nn.Module, device: torch.device) -> nn.Module:
-    """The network on its device, channels last."""
+    """The network on its device, in channels-last memory."""
     return net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def dtype_of(precision: str, device: torch.device) -> torch.dtype:
-    """PyTorch's dtype called `precision`; for "auto" bfloat16 where it is fast, else float32.
+    """PyTorch's dtype called `precision`; for "auto" bfloat16 if that is fast, else float32.
 
-    It is several times as fast on GPUs, and on CPUs with matrix tiles (AMX).
+    bfloat16 is several times as fast on GPUs, and on CPUs with matrix tiles (AMX).
     """
     if precision != "auto":
         return getattr(torch, precision)

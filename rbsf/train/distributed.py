@@ -2,8 +2,9 @@
 
 With one process every function here does nothing.
 
-Gradients are averaged by hand after the backward pass: Algorithm 1 has several networks and
-optimizers a batch, which DistributedDataParallel's wrapper around one forward pass does not fit.
+Gradients are averaged explicitly after the backward pass: Algorithm 1 uses several networks and
+optimizers per batch, which does not suit DistributedDataParallel, a wrapper around one forward
+pass.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def start(device: torch.device) -> Process:
     if "RANK" not in os.environ:
         return Process(0, 1, device)
     cuda = device.type == "cuda"
-    # The others wait while process 0 cuts crops out of a large data set, which can take hours.
+    # The others wait while process 0 cuts crops from a large data set, which can take hours.
     dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(hours=24))
     if cuda:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
@@ -44,14 +45,14 @@ def start(device: torch.device) -> Process:
 
 
 def active() -> bool:
-    """Whether there is more than this process."""
+    """Whether there are other processes besides this one."""
     return dist.is_available() and dist.is_initialized()
 
 
 def wait_for_all() -> None:
-    """Wait until every process is here.
+    """Wait until every process has reached this point.
 
-    A process that left while another was still writing has been seen to abort.
+    Without this wait, processes that left while another was still writing have aborted.
     """
     if active():
         dist.barrier()
@@ -65,7 +66,7 @@ def stop() -> None:
 
 @contextmanager
 def first_process_first(rank: int) -> Iterator[None]:
-    """Context that process 0 goes through before the others, to write what they read."""
+    """Context manager that process 0 passes first, to write files that the others read."""
     if active() and rank > 0:
         dist.barrier()
     yield

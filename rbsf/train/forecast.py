@@ -1,4 +1,4 @@
-"""How long a training takes yet, by how long each kind of its work has taken so far."""
+"""Estimates the remaining time of a training from the measured time of each kind of work."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from torch import Tensor
 
 from rbsf.train.rectify import Rectifier
 
-NEWEST = 0.02  # least share of the newest piece of work in the mean of its kind
-TRIED = 4  # steps of a trial, of which the first one does not count
+NEWEST = 0.02  # least weight of the newest piece of work in the mean of its kind
+TRIED = 4  # steps of a trial; the first one does not count
 
 STEP, NORM_STEP = "step", "batch-norm step"
 END = "end of an epoch"  # its checkpoint and its validation
 LATER = "step of the training that follows"
-LIKE = {NORM_STEP: STEP}  # kinds that take about as long as others, until they are measured
+LIKE = {NORM_STEP: STEP}  # until a kind is measured, the time of this similar kind is used
 
 Work = dict[str, int]  # pieces of work by kind
 
 
 class Forecast:
-    """Seconds of a piece of each kind of work, as measured.
+    """Measured seconds for one piece of each kind of work.
 
-    `later`: work of a training that follows, such as the student's after the teacher's.
+    `later` is the work of a training that follows, such as the student's after the teacher's.
     """
 
     def __init__(self, later: Work | None = None) -> None:
@@ -33,13 +33,13 @@ class Forecast:
         self._counts: dict[str, int] = {}
 
     def took(self, kind: str, seconds: float) -> None:
-        """Take the time of one piece of work into the mean of its kind, the newest above all."""
+        """Add the time of one piece of work to the mean of its kind; new times weigh more."""
         count = self._counts[kind] = self._counts.get(kind, 0) + 1
         before = self.seconds.get(kind, seconds)
         self.seconds[kind] = before + max(1 / count, NEWEST) * (seconds - before)
 
     def seconds_for(self, work: Mapping[str, int]) -> tuple[float, bool]:
-        """Seconds for `work` and what comes later, and whether all kinds of it were measured."""
+        """Seconds for `work` and later work, and whether all kinds of it were measured."""
         total, whole = 0.0, True
         for kind, count in [*work.items(), *self.later.items()]:
             each = self.seconds.get(kind, self.seconds.get(LIKE.get(kind, "")))
@@ -48,9 +48,9 @@ class Forecast:
         return total, whole
 
     def left(self, work: Mapping[str, int]) -> str:
-        """Such as "12 min left", or "more than 12 min left" where a kind was not measured yet.
+        """Text such as "12 min left", or "more than 12 min left" if a kind was not measured yet.
 
-        It is empty where nothing was measured, or nothing is left.
+        It is empty if nothing was measured or nothing is left.
         """
         seconds, whole = self.seconds_for(work)
         if not seconds:
@@ -74,7 +74,7 @@ def in_words(seconds: float) -> str:
 def seconds_a_step(rectifier: Rectifier, batches: Iterable[dict[str, Tensor]]) -> float:
     """The median time of a step on each of `batches`, without the first one, which is slower.
 
-    The networks learn from it, so they are for the trial alone.
+    The networks learn in these steps, so use networks made only for the trial.
     """
     times = []
     for batch in batches:

@@ -1,4 +1,4 @@
-"""What a training run leaves to read: a CSV, a picture of it, TensorBoard events if installed."""
+"""Logs of a training run: a CSV file, a plot of it, and TensorBoard events if installed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rbsf.system.text import read_text
 class History:
     """Rows of numbers by step.
 
-    They go to `log.csv`, `losses.png`, and `tensorboard/` where TensorBoard is installed.
+    They are written to `log.csv`, `losses.png`, and `tensorboard/` if TensorBoard is installed.
     """
 
     def __init__(self, folder: Path, resume_step: int = 0) -> None:
@@ -40,9 +40,9 @@ class History:
                 self._events.add_scalar(name, value, step)
 
     def write(self, final: bool = False) -> None:
-        """Write the CSV, and the picture if it is the `final` one or a minute old.
+        """Write the CSV, and the picture if it is the `final` one or the last is a minute old.
 
-        The picture takes a second to draw.
+        Drawing the picture takes a second.
         """
         if not self.rows:
             return
@@ -56,14 +56,14 @@ class History:
             self.drawn = time.monotonic()
 
     def _draw(self, path: Path) -> None:
-        """Draw the curves. What the user's Matplotlib is set to must not end a training."""
+        """Draw the curves; an error, as from Matplotlib's settings, only gives a warning."""
         try:
             write_atomically(path, self._plot)
         except Exception as error:
             warnings.warn(f"{path} is not drawn: {error}", stacklevel=2)
 
     def _columns(self) -> list[str]:
-        """Names of all values, in the order in which they came first."""
+        """Names of all values, in order of their first appearance."""
         return list(dict.fromkeys(name for row in self.rows for name in row))
 
     def _plot(self, path: Path) -> None:
@@ -90,9 +90,9 @@ class History:
 
 
 def read_log(path: Path) -> list[dict[str, float]]:
-    """The rows of a log, each with its `step`; what is empty is left out.
+    """The rows of a log, each with its `step`; empty fields are left out.
 
-    Raises ValueError that names the file and line for what is no such row.
+    Raises ValueError that names the file and line if a line is not such a row.
     """
     rows = []
     reader = csv.DictReader(read_text(path).splitlines())
@@ -119,13 +119,13 @@ def _is_drawn(name: str) -> bool:
 
 
 def _tensorboard(folder: Path, purge_step: int) -> Any:
-    """A writer of TensorBoard events; None where TensorBoard is not installed."""
+    """A writer of TensorBoard events; None if TensorBoard is not installed or fails."""
     try:
         from torch.utils.tensorboard import SummaryWriter
 
         return SummaryWriter(str(folder / "tensorboard"), purge_step=purge_step or None)
     except ImportError:
         return None
-    except Exception as error:  # its libraries do not fit each other, or the folder's name
+    except Exception as error:  # its libraries do not fit each other, or it refuses the folder name
         warnings.warn(f"no TensorBoard log in {folder}: {error}", stacklevel=2)
         return None

@@ -29,7 +29,7 @@ CHECKPOINT = "checkpoint.pt"
 
 
 class Stopped(Exception):
-    """Training was asked to stop by `signum` and has saved its state at `path`."""
+    """The signal `signum` stopped training, which saved its state at `path`."""
 
     def __init__(self, signum: int, path: Path) -> None:
         name = signal.Signals(signum).name
@@ -39,7 +39,7 @@ class Stopped(Exception):
 
 
 def rate_factor(step: int, steps: int, warmup: int) -> float:
-    """Factor of all learning rates at `step` of `steps`.
+    """The factor for all learning rates at `step` of `steps`.
 
     It rises linearly over `warmup` steps, and then follows a cosine from 1 to 0.01.
     """
@@ -51,13 +51,13 @@ def rate_factor(step: int, steps: int, warmup: int) -> float:
 
 
 class Loop:
-    """Trains by a Rectifier.
+    """Trains with a Rectifier.
 
     `batches(epoch, start, stop)` yields the batches `start` to `stop` of an epoch. An epoch is
     `train_steps` steps and then `norm_steps` of the batch-norm pass. `validate` gets the student
-    after each epoch and returns figures to log. `yardsticks` are such figures of others, by name,
-    which are printed beside them. `forecast` knows how long work takes. Process 0 writes to
-    `folder`.
+    after each epoch and returns figures to log. `yardsticks` are the same figures for other
+    networks, by name, which are printed for comparison. `forecast` estimates times. Process 0
+    writes to `folder`.
     """
 
     def __init__(
@@ -85,15 +85,15 @@ class Loop:
         self.checkpoint = folder / CHECKPOINT
         self.sums: dict[str, list[Tensor]] = {}  # values since the last row of the log
         self.saved = False  # whether there is a checkpoint
-        self.warm = False  # whether a step was done; the first one waits for all to get ready
+        self.warm = False  # whether a step was done; the first one is slower and is not timed
 
     @property
     def epoch_steps(self) -> int:
-        """Steps of an epoch, those of the batch-norm pass included."""
+        """Steps of an epoch, including those of the batch-norm pass."""
         return self.train_steps + self.norm_steps
 
     def work_left(self) -> Work:
-        """What is still to do, the ends of epochs too where something is validated."""
+        """The remaining work; it includes ends of epochs if there is a validation."""
         epochs = self.config.epochs - self.epoch
         trained = min(self.index, self.train_steps)
         work = {
@@ -104,13 +104,13 @@ class Loop:
 
     @property
     def step(self) -> int:
-        """Steps done, those of the batch-norm passes included."""
+        """Steps done, including those of the batch-norm passes."""
         return self.epoch * self.epoch_steps + self.index
 
     def load(self, state: dict[str, Any]) -> None:
         """Continue from a checkpoint's `state`.
 
-        Raises ValueError where it is of another network or another data order.
+        Raises ValueError if it belongs to another network or another order of the data.
         """
         check_parts(state, self.checkpoint)
         for name, value in self._order().items():
@@ -131,13 +131,13 @@ class Loop:
         self.saved = True
 
     def _order(self) -> dict[str, int]:
-        """What decides which samples a step sees: a resumed run must have the same."""
+        """The values that decide which samples a step sees; a resumed run must have the same."""
         return {**self.sampling, "processes": self.world, "norm_steps": self.norm_steps}
 
     def save(self) -> None:
         """Write the checkpoint (process 0).
 
-        Raises ValueError, and leaves the last one, where weights are not finite.
+        If weights are not finite, raises ValueError and keeps the previous checkpoint.
         """
         distributed.average_buffers([self.rectifier.student])
         tensors = (*self.rectifier.student.parameters(), *self.rectifier.student.buffers())
@@ -153,7 +153,7 @@ class Loop:
     def run(self) -> None:
         """Train to the end.
 
-        Raises Stopped after Ctrl-C or SIGTERM, and ValueError where a loss is no longer finite.
+        Raises Stopped after Ctrl-C or SIGTERM, and ValueError if a loss is no longer finite.
         """
         if self.rank == 0:
             self.history = History(self.folder, self.step)
@@ -164,9 +164,7 @@ class Loop:
                 while self.epoch < self.config.epochs:
                     self._train_epoch(bar, stop)
         except BaseException:
-            with suppress(
-                OSError
-            ):  # where the disk is full the error at hand names what did not fit
+            with suppress(OSError):  # on a full disk the first error already names the file
                 self._write_history()
             raise
         self._write_history()
@@ -189,12 +187,12 @@ class Loop:
         )
 
     def _train_epoch(self, bar: tqdm, stop: StopRequest) -> None:
-        """What is left of an epoch, its checkpoint and its validation."""
+        """Run the rest of an epoch, save a checkpoint and validate."""
         self._describe(bar)
         try:
             self._run_steps(bar, stop)
         except RuntimeError:
-            # Ctrl-C reaches the loader's processes too. It may end one that cannot ignore it yet.
+            # Ctrl-C also reaches the loader's processes. It may end one that cannot ignore it yet.
             if not stop.signum:
                 raise
             self._stop_if_asked(bar, stop)
@@ -208,13 +206,13 @@ class Loop:
         self._stop_if_asked(bar, stop)
 
     def _describe(self, bar: tqdm) -> None:
-        """Say in front of the bar which epoch it is, and how long the whole takes yet."""
+        """Show the epoch and the remaining time of the training in front of the bar."""
         left = self.forecast.left(self.work_left())
         epoch = f"epoch {min(self.epoch + 1, self.config.epochs)}/{self.config.epochs}"
         bar.set_description(f"{epoch}, {left}" if left else epoch, refresh=False)
 
     def _run_steps(self, bar: tqdm, stop: StopRequest) -> None:
-        """The steps that are left of an epoch."""
+        """Run the remaining steps of an epoch."""
         saved_at = time.monotonic()
         if self.index == 0 and self.epoch == self.rectifier.config.norm_epochs:
             first = self.batches(self.epoch, 0, min(CALIBRATION, self.epoch_steps))
@@ -229,7 +227,7 @@ class Loop:
             if self.index % self.config.log_every == 0:
                 self._flush(bar)
             due = time.monotonic() - saved_at > 60 * self.config.save_minutes
-            if distributed.any_process(due or bool(stop.signum)):  # one message a step
+            if distributed.any_process(due or bool(stop.signum)):  # one message per step
                 self._stop_if_asked(bar, stop)
                 self._flush(bar)
                 self.save()
@@ -244,7 +242,7 @@ class Loop:
         self.index += 1
 
     def _time_step(self, seconds: float) -> None:
-        """Take the time of the step that was done last into the forecast."""
+        """Add the time of the last step to the forecast."""
         if self.warm:
             self.forecast.took(STEP if self.index <= self.train_steps else NORM_STEP, seconds)
         self.warm = True
@@ -255,14 +253,14 @@ class Loop:
             yield {k: v.to(self.device, non_blocking=True) for k, v in batch.items()}
 
     def _stop_if_asked(self, bar: tqdm, stop: StopRequest) -> None:
-        """Save and raise Stopped where a signal has come to any process."""
+        """Save and raise Stopped if any process has received a signal."""
         if distributed.any_process(bool(stop.signum)):
             self._flush(bar)
             self.save()
             raise Stopped(stop.signum or signal.SIGTERM, self.checkpoint)
 
     def _flush(self, bar: tqdm) -> None:
-        """Log the means since the last call, and refuse to go on from a loss that is not finite."""
+        """Log the means since the last call; raises ValueError if a loss is not finite."""
         if not self.sums:
             return
         means = {name: torch.stack(values).mean().item() for name, values in self.sums.items()}
@@ -281,7 +279,7 @@ class Loop:
         self.history.add(self.step, epoch=self.epoch, **speed, **means)
 
     def _not_finite(self, what: str) -> str:
-        """The message where `what` is not finite."""
+        """The error message for `what` that is not finite."""
         kept = "there is no checkpoint yet"
         if self.saved:
             kept = f"the last good checkpoint is {self.checkpoint}"
@@ -289,7 +287,7 @@ class Loop:
         return f"{what}: not finite at step {self.step}; {kept}; {advice}"
 
     def _validate(self) -> dict[str, float]:
-        """Measure the student and log what comes out."""
+        """Measure the student and log the figures."""
         if self.validate is None or self.rank > 0:
             return {}
         figures = self.validate(self.rectifier.student.eval())
@@ -298,7 +296,7 @@ class Loop:
         return figures
 
     def _tell(self, figures: dict[str, float], bar: tqdm) -> None:
-        """Print the figures of an epoch, those of others beside them, and the time left."""
+        """Print the figures of an epoch, next to those of other networks, and the time left."""
         if not figures:
             return
         shown = [f"{name} {value:.3f}{self._beside(name)}" for name, value in figures.items()]
@@ -306,6 +304,6 @@ class Loop:
         bar.write(f"epoch {self.epoch}: {', '.join(shown)}" + (f"; {left}" if left else ""))
 
     def _beside(self, name: str) -> str:
-        """What others reach, such as " (still box 0.150, shipped rbsf 0.600)"."""
+        """Figures of other networks, such as " (still box 0.150, shipped rbsf 0.600)"."""
         others = [f"{who} {own[name]:.3f}" for who, own in self.yardsticks.items() if name in own]
         return f" ({', '.join(others)})" if others else ""

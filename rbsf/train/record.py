@@ -1,4 +1,4 @@
-"""What a training leaves beside its weights, so that it can be repeated."""
+"""Records that a training writes next to its weights, so that it can be repeated."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from rbsf.train.run_config import RunConfig
 
 
 def describe_place(config: RunConfig, process: Process) -> str:
-    """Such as "1 x cpu in bfloat16"."""
+    """Text such as "1 x cpu in bfloat16"."""
     dtype = str(dtype_of(config.machine.precision, process.device)).removeprefix("torch.")
     return f"{process.world} x {process.device.type} in {dtype}"
 
 
 def write_record(config: RunConfig, world: int) -> None:
-    """Write what is needed to repeat the training: `config.yaml` and `environment.json`.
+    """Write the files needed to repeat the training: `config.yaml` and `environment.json`.
 
-    The latter has an entry for each start.
+    `environment.json` has an entry for each start.
     """
     folder = Path(config.out)
     write_yaml(dataclasses.replace(config, resume=False), folder / "config.yaml")
@@ -38,7 +38,7 @@ def write_record(config: RunConfig, world: int) -> None:
 
 
 def _read_starts(record: Path) -> list[Any]:
-    """The starts before, in `environment.json`. Raises ValueError where it holds anything else."""
+    """Earlier starts in `environment.json`. Raises ValueError if it holds anything else."""
     try:
         starts = json.loads(read_text(record))
     except (json.JSONDecodeError, RecursionError):
@@ -49,9 +49,10 @@ def _read_starts(record: Path) -> list[Any]:
 
 
 def provenance(config: RunConfig, world: int) -> dict[str, Any]:
-    """What goes into a weights file about its training.
+    """The information about its training that goes into a weights file.
 
-    Of a path it is the last part alone: weights travel, folders do not.
+    Only the last part of a path is kept, since weights are copied to other machines without the
+    folders.
     """
     values = as_settings(config)
     for name, each in settings_of(type(config)).items():
@@ -62,16 +63,16 @@ def provenance(config: RunConfig, world: int) -> dict[str, Any]:
 
 
 def _last_part(paths: str | list[str]) -> str | list[str]:
-    """The name that a path ends in, or those of several paths."""
+    """The last part of a path, or of each of several paths."""
     if isinstance(paths, str):
         return Path(paths).name
     return [Path(path).name for path in paths]
 
 
 def report_size(path: Path, folder: Path) -> None:
-    """Print what a training has made."""
+    """Print the files of a finished training, their size, and the peak memory."""
     text = f"{path}: {path.stat().st_size / 1e6:.2f} MB; curves: {folder / 'losses.png'}"
-    with suppress(ImportError):  # Windows has none
+    with suppress(ImportError):  # Windows lacks the module
         import resource
 
         units_per_mb = 1 << 20 if sys.platform == "darwin" else 1 << 10  # bytes, or kilobytes

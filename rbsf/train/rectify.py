@@ -1,4 +1,4 @@
-"""Algorithm 1: train a 1-bit network, guided by its full-precision twin, for any task."""
+"""Algorithm 1: trains a 1-bit network, guided by its full-precision twin, for any task."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from rbsf.train.adversarial import Discriminators, adversarial_loss, discriminat
 from rbsf.train.config import setting
 from rbsf.train.distributed import average_buffers, average_gradients
 
-NOT_NEGATIVE = ("lambda_", "lr_", "weight_decay")  # settings that begin so are 0 or more
-DECAYED = ("binary", "real", "teacher")  # optimizers that the weight decay is for
-FIXED_IN_NORM_PASS = ("binary", "real", "c", "teacher")  # optimizers whose weights stay
+NOT_NEGATIVE = ("lambda_", "lr_", "weight_decay")  # beginnings of settings that must be 0 or more
+DECAYED = ("binary", "real", "teacher")  # optimizers that use weight decay
+FIXED_IN_NORM_PASS = ("binary", "real", "c", "teacher")  # optimizers of weights that do not change
 
 
 class Task(Protocol):
-    """What Algorithm 1 asks of a task: L_S of Eq. 1 on one batch.
+    """A task for Algorithm 1: it computes L_S of Eq. 1 on one batch.
 
-    Called with the student, the teacher (None where there is none) and a batch on their device. It
-    runs both networks on the same inputs in the same order, so that their feature maps pair up. It
-    returns the loss (a scalar) and further scalars to log. A task whose loss does not depend on the
-    teacher, which runs for its maps alone, may say so by an attribute `teacher_for_maps`.
+    It is called with the student, the teacher (or None) and a batch on their device. It runs both
+    networks on the same inputs in the same order, so that their feature maps pair up. It returns
+    the loss (a scalar) and further scalars to log. An attribute `teacher_for_maps` tells that the
+    loss does not depend on the teacher, which then only runs for its maps.
     """
 
     def __call__(
@@ -120,23 +120,22 @@ class RectifyConfig:
 
     @property
     def compares_maps(self) -> bool:
-        """Whether the student's feature maps are held to the teacher's."""
+        """Whether the student's feature maps are compared with the teacher's."""
         return self.gan or self.lambda_match > 0
 
     def lambda_factor(self, epoch: int) -> float:
-        """Factor of lambda1 and lambda2 in `epoch` (from 0): section 3.1's schedule."""
+        """The factor for lambda1 and lambda2 in `epoch` (from 0): the schedule of section 3.1."""
         return self.lambda_decay ** (epoch // self.lambda_epochs)
 
 
 class Rectifier:
-    """One network in training by Algorithm 1, with its optimizers.
+    """A network that is trained by Algorithm 1, with its optimizers.
 
-    The keys of `stats` name the points: modules of student and teacher whose outputs are the maps T
-    and R, the batch-norm after each binary convolution. Its values are the teacher's statistics
-    there (`rbsf.maps`). Without a teacher and binary layers, what is left is plain training of
-    `student`.
+    The keys of `stats` are the points: the batch-norms after the binary convolutions, in student
+    and teacher, which output the maps T and R. The values are the teacher's statistics there
+    (`rbsf.maps`). Without a teacher and binary layers, this is plain training of `student`.
 
-    Raises ValueError where the configuration asks for maps that are not there.
+    Raises ValueError if the configuration needs maps that do not exist.
     """
 
     def __init__(
@@ -165,13 +164,13 @@ class Rectifier:
         self.optimizers = self._make_optimizers()
 
     def _recorders(self) -> list[MapRecorder]:
-        """What records the maps of student and teacher, where they are compared."""
+        """Recorders for the maps of student and teacher; empty if maps are not compared."""
         if self.teacher is None or not self.config.compares_maps:
             return []
         return [MapRecorder(net, self.points) for net in (self.student, self.teacher)]
 
     def _freeze_real_layers(self) -> None:
-        """Switch learning off for real convolutions and the batch-norms after them."""
+        """Disable learning for real layers and all batch-norms that belong to no binary layer."""
         binary = tuple(f"{name}." for name in binary_layers(self.student))
         frozen = parameter_groups(self.student)["real"]
         for name, module in self.student.named_modules():
@@ -182,7 +181,7 @@ class Rectifier:
             parameter.requires_grad_(False)
 
     def _train_mode(self, epoch: int) -> None:
-        """Put the networks into train mode, but for batch-norms that keep their statistics."""
+        """Put the networks into train mode, except batch-norms that keep their statistics."""
         self.student.train()
         if self.teacher is not None:
             self.teacher.train(self.config.train_teacher)
@@ -194,7 +193,7 @@ class Rectifier:
     def _make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """An optimizer for each group of parameters that learns.
 
-        Their order is Algorithm 1's: W, then C with W fixed. The batch-norms go with W.
+        Their order is that of Algorithm 1: W, then C with W fixed. Batch-norms learn with W.
         """
         optimizers = {}
         for name, parameters in self._groups().items():
@@ -219,10 +218,10 @@ class Rectifier:
         self, name: str, parameters: list[nn.Parameter], rate: float
     ) -> torch.optim.Optimizer:
         decay = self.config.weight_decay if name in DECAYED else 0.0
-        # `fused` takes all parameters at once.
+        # `fused` updates all parameters at once.
         options: dict[str, Any] = {"lr": rate, "weight_decay": decay, "fused": True}
         on_gpu = parameters[0].is_cuda
-        if on_gpu:  # a recorded step (rbsf.train.capture) reads a rate in a tensor at each replay
+        if on_gpu:  # a recorded step (rbsf.train.capture) reads this tensor at each replay
             options["lr"] = torch.tensor(rate, device=parameters[0].device)
         if self.config.optimizer == "sgd" and name != "discriminator":
             return torch.optim.SGD(parameters, momentum=0.9, **options)
@@ -231,12 +230,12 @@ class Rectifier:
     def _rate(self, name: str) -> float:
         """The configured learning rate of an optimizer.
 
-        A teacher in training learns as real weights do.
+        A teacher that is trained has the rate of real weights.
         """
         return getattr(self.config, "lr_real" if name == "teacher" else f"lr_{name}")
 
     def set_rate_factor(self, factor: float) -> None:
-        """Scale every learning rate to `factor` times its configured value."""
+        """Set every learning rate to `factor` times its configured value."""
         for name, optimizer in self.optimizers.items():
             rate = factor * self._rate(name)
             for group in optimizer.param_groups:
@@ -253,14 +252,14 @@ class Rectifier:
     def measure_statistics(self, batches: Iterable[Any]) -> None:
         """Give the batch-norms the mean statistics over `batches`.
 
-        Those of single batches do not suit tracking.
+        Statistics of single batches do not suit tracking.
         """
         self._train_mode(-1)
         norms = [norm for norm in _norms(self.student) if norm.training]
         momenta = [norm.momentum for norm in norms]
         for norm in norms:
             norm.reset_running_stats()
-            norm.momentum = None  # PyTorch then takes the mean of all batches
+            norm.momentum = None  # makes PyTorch take the mean of all batches
         for batch in batches:
             self.task(self.student, None, batch)
         for norm, momentum in zip(norms, momenta, strict=True):
@@ -270,8 +269,8 @@ class Rectifier:
     def step(self, batch: Any, epoch: int) -> dict[str, Tensor]:
         """One batch of Algorithm 1: the discriminators learn, then W, then C.
 
-        Batch-norms and real weights learn with W. One backward pass serves W and C: Eq. 7 and 13
-        are partial derivatives of the same loss. Returns the losses to log, scalars.
+        Batch-norms and real weights learn with W. One backward pass is enough for W and C, since
+        Eq. 7 and 13 are partial derivatives of the same loss. Returns the losses to log, scalars.
         """
         self._train_mode(epoch)
         loss, logged, fake, real = self._forward(batch, self.teacher)
@@ -290,11 +289,11 @@ class Rectifier:
     def norm_step(self, batch: Any, epoch: int) -> dict[str, Tensor]:
         """One batch of the pass after each epoch (Algorithm 1, line 17).
 
-        Only batch-norms learn; W and C stay. Returns the losses to log, scalars.
+        Only batch-norms learn; W and C do not change. Returns the losses to log, scalars.
         """
         self._train_mode(epoch)
         idle = self.config.lambda_match == 0 and getattr(self.task, "teacher_for_maps", False)
-        teacher = None if idle else self.teacher  # the discriminators, which do not learn, see T
+        teacher = None if idle else self.teacher  # the discriminators do not learn and only see T
         with _held(_parameters(self._chosen(FIXED_IN_NORM_PASS))):
             loss, logged, fake, real = self._forward(batch, teacher)
             loss = loss + self._map_loss(fake, real, self._pooled(fake), epoch, logged)
@@ -322,9 +321,9 @@ class Rectifier:
         return cast(MapNorm, self.map_norms[_key(point)])
 
     def _pooled(self, maps: Maps) -> Maps:
-        """What the discriminators see of `maps`; nothing where there are none.
+        """`maps` as the discriminators see them; empty if there are no discriminators.
 
-        The maps are normalised after the pooling, which gives the same and is cheaper.
+        The maps are normalised after the pooling, which gives the same result and is cheaper.
         """
         if not self.config.gan:
             return []
@@ -333,8 +332,8 @@ class Rectifier:
     def _update_discriminators(self, fakes: Maps, reals: Maps) -> Tensor:
         """Let the discriminators learn; returns their loss, a mean over points.
 
-        The step goes down the sum over points, so that no discriminator learns slower beside
-        others.
+        The step minimises the sum over points, so that the number of points does not slow down the
+        learning of a discriminator.
         """
         real_maps = self.discriminators.arrange(reals)
         fake_maps = self.discriminators.arrange(fakes)
@@ -350,7 +349,7 @@ class Rectifier:
     ) -> Tensor | float:
         """Weighted sum of the adversarial loss and the feature regression.
 
-        Each is a mean over points and inputs. `pooled` is what the discriminators see of `fake`.
+        Each is a mean over points and inputs. `pooled` is `fake` as the discriminators see it.
         """
         total: Tensor | float = 0.0
         if not fake:
@@ -375,11 +374,11 @@ class Rectifier:
         return torch.stack(distances).mean()
 
     def _chosen(self, names: Iterable[str]) -> list[torch.optim.Optimizer]:
-        """The optimizers of these names, as far as there are any."""
+        """The optimizers with these names that exist."""
         return [self.optimizers[name] for name in names if name in self.optimizers]
 
     def _update(self, loss: Tensor, names: list[str]) -> None:
-        """A step of the optimizers `names` down the gradient of `loss`."""
+        """Let the optimizers `names` make a step to reduce `loss`."""
         optimizers = self._chosen(names)
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
@@ -391,9 +390,9 @@ class Rectifier:
             layer.constrain()
 
     def _kernel_losses(self) -> list[Tensor]:
-        """What the method of each binary layer adds to the loss.
+        """The losses that the methods of the binary layers add.
 
-        That is RBConv's kernel loss, or PCNN's projection loss.
+        These are RBConv's kernel loss and PCNN's projection loss.
         """
         losses = [layer.regularizer() for layer in self.layers]
         return [loss for loss in losses if loss is not None]
@@ -416,7 +415,7 @@ class Rectifier:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a `state_dict`.
 
-        Raises RuntimeError, as torch does, or KeyError where it is that of another network.
+        Raises RuntimeError, as torch does, or KeyError if it belongs to another network.
         """
         for name, module in self.modules().items():
             module.load_state_dict(state["modules"][name])
@@ -425,9 +424,10 @@ class Rectifier:
 
 
 def parameter_groups(net: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """Parameters by the rate that they learn at.
+    """Parameters in groups, each with its own learning rate.
 
-    The groups are latent `binary` filters, `real` weights, `norm`s, and matrices `c`.
+    The groups are `binary` (latent filters), `real` (real weights), `norm` (batch-norms) and `c`
+    (the matrices C).
     """
     groups: dict[str, list[nn.Parameter]] = {"binary": [], "real": [], "norm": [], "c": []}
     for module in net.modules():
@@ -447,7 +447,7 @@ def _group_of(module: nn.Module, name: str) -> str:
 
 @contextmanager
 def _held(parameters: Iterable[Tensor]) -> Iterator[None]:
-    """Context in which `parameters` get no gradient; they do again afterwards, in any case."""
+    """Context manager: `parameters` get no gradient inside, and always get gradients afterwards."""
     held = list(parameters)
     for parameter in held:
         parameter.requires_grad_(False)
@@ -463,12 +463,12 @@ def _norms(net: nn.Module) -> list[nn.BatchNorm2d]:
 
 
 def _is_frozen(norm: nn.BatchNorm2d) -> bool:
-    """Whether a batch-norm does not learn; then it keeps its statistics, too."""
+    """Whether a batch-norm does not learn; it then also keeps its statistics."""
     return norm.weight is not None and not norm.weight.requires_grad
 
 
 def _check_maps(teacher: nn.Module | None, stats: Stats) -> None:
-    """Raise ValueError where there are no feature maps to compare."""
+    """Raise ValueError if there are no feature maps to compare."""
     if teacher is None:
         missing = "there is no teacher"
     elif not stats:
@@ -479,7 +479,7 @@ def _check_maps(teacher: nn.Module | None, stats: Stats) -> None:
 
 
 def _check_pairs(fake: Maps, real: Maps) -> None:
-    """Raise ValueError where maps of student and teacher do not pair up."""
+    """Raise ValueError if the maps of student and teacher do not match in pairs."""
     for (point, t), (other, r) in zip(fake, real, strict=True):
         if point != other or t.shape != r.shape:
             found = f"the student's is {tuple(t.shape)}, the teacher's {tuple(r.shape)}"
@@ -488,7 +488,7 @@ def _check_pairs(fake: Maps, real: Maps) -> None:
 
 
 def _detached(loss: Tensor, logged: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What a step logs, without the graphs behind it."""
+    """The values that a step logs, detached from their autograd graphs."""
     return {name: value.detach() for name, value in {"loss": loss, **logged}.items()}
 
 
@@ -498,7 +498,7 @@ def _parameters(optimizers: Iterable[torch.optim.Optimizer]) -> list[Tensor]:
 
 
 def _with_options_of(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-    """`state` of an optimizer with the options of `optimizer`, which suit its device."""
+    """The saved `state` with the options of `optimizer`, since these suit its device."""
     groups = []
     for saved, group in zip(state["param_groups"], optimizer.param_groups, strict=True):
         options = {name: value for name, value in group.items() if name != "params"}
@@ -507,4 +507,4 @@ def _with_options_of(optimizer: torch.optim.Optimizer, state: dict[str, Any]) ->
 
 
 def _key(point: str) -> str:
-    return point.replace(".", "_")  # ModuleDict keys may hold no dot
+    return point.replace(".", "_")  # keys of a ModuleDict must not contain dots

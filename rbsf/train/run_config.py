@@ -1,4 +1,4 @@
-"""The settings that all trainings have, and what a training's settings say about its result."""
+"""The settings that all trainings share, and which of them decide the result."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class LoopConfig:
 
 @dataclass
 class MachineConfig:
-    """What a training runs on.  Of these only the precision decides the result."""
+    """The machine that a training runs on. Only the precision affects the result."""
 
     TITLE: ClassVar[str] = "what the training runs on"
 
@@ -104,9 +104,9 @@ class MachineConfig:
 
 @dataclass
 class RunConfig:
-    """Settings of any training; written as config.yaml beside its weights.
+    """Settings of any training; they are written as config.yaml next to its weights.
 
-    A subclass has a setting called like its `UNIT` with an s: how many samples an epoch has.
+    A subclass has a setting named after its `UNIT` plus an s: the number of samples of an epoch.
     """
 
     UNIT: ClassVar[str] = "sample"
@@ -151,26 +151,26 @@ class RunConfig:
 
     @property
     def shared(self) -> Path:
-        """The folder for what several trainings can share."""
+        """The folder for files that several trainings can share."""
         return Path(self.cache or self.out)
 
     @property
     def result_file(self) -> str:
-        """The file that a training writes last: where it is in the folder, the training is done."""
+        """The file that a training writes last; if it is in the folder, the training is done."""
         raise NotImplementedError
 
     def folder_name(self) -> str:
-        """Where trainings with these settings are kept, below the folder of a table."""
+        """The folder of trainings with these settings, inside the folder of a table."""
         raise NotImplementedError
 
     @property
     def samples(self) -> int:
-        """Samples an epoch."""
+        """Number of samples in an epoch."""
         return getattr(self, f"{self.UNIT}s")
 
     @property
     def sampling(self) -> dict[str, int]:
-        """The settings that decide which samples a step sees: a resumed run must have the same."""
+        """The settings that decide which samples a step sees; a resumed run must have the same."""
         return {
             "seed": self.seed,
             f"{self.UNIT}s": self.samples,
@@ -178,9 +178,9 @@ class RunConfig:
         }
 
     def steps(self, world: int) -> tuple[int, int]:
-        """Steps of an epoch for `world` processes: of training, and of the batch-norm pass.
+        """Training steps and batch-norm steps of an epoch for `world` processes.
 
-        Raises ValueError where an epoch has less samples than a batch.
+        Raises ValueError if an epoch has fewer samples than a batch.
         """
         batch_size = self.loop.batch_size
         steps = self.samples // (batch_size * world)
@@ -199,7 +199,7 @@ class RunConfig:
         }
 
     def digest(self) -> str:
-        """Eight hex digits of the decisive settings."""
+        """Eight hex digits of a hash of the decisive settings."""
         text = json.dumps(self.decisive(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
@@ -215,17 +215,17 @@ def check_most(config: Any, **most: float) -> None:
 
 
 def check_least(config: Any, **least: float) -> None:
-    """Raise ValueError for a field that is below its least value."""
+    """Raise ValueError if a field is below its least value."""
     for name, value in least.items():
         if not getattr(config, name) >= value:
             raise ValueError(f"{name} is {getattr(config, name)}; it must be {value} or more")
 
 
 def resumed(cls: type[Config], settings: dict[str, Any]) -> Config:
-    """The settings of the training in `out` with `settings` on top.
+    """The settings of the training in `out`, changed by `settings`.
 
-    Raises FileNotFoundError where there is none, and ValueError for a setting that would make it
-    another training.
+    Raises FileNotFoundError if there is no training, and ValueError for a setting that must not be
+    changed on resuming.
     """
     known = settings_of(cls)
     base = Path(settings.get("out", known["out"].default)) / "config.yaml"
@@ -238,7 +238,7 @@ def resumed(cls: type[Config], settings: dict[str, Any]) -> Config:
         trained = from_settings(cls, written)
     except ValueError as error:
         raise ValueError(f"{base}: {error}; start anew without --resume") from None
-    before = as_settings(trained)  # with the defaults of what an older version did not have
+    before = as_settings(trained)  # with defaults for settings that an older version lacked
     for name, value in settings.items():
         was = before[name]
         if value != was and not known[name].metadata["changeable"]:

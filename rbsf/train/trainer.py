@@ -1,4 +1,4 @@
-"""A recipe says what is special to a kind of training, `Trainer` does the rest."""
+"""A recipe defines what is special about a kind of training; `Trainer` does the rest."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Validate = Callable[[nn.Module], dict[str, float]]
 
 
 class Recipe(ABC, Generic[Config]):
-    """What is special to one kind of training. `open` comes first, then `build`, then all else."""
+    """The parts special to one kind of training; call `open` first, then `build`, then the rest."""
 
     def __init__(self, config: Config, process: Process) -> None:
         self.config, self.process = config, process
@@ -52,20 +52,20 @@ class Recipe(ABC, Generic[Config]):
     def open(self) -> None:
         """Open the data.
 
-        Raises ValueError or OSError, in one line, where it cannot be used.
+        Raises ValueError or OSError, in one line, if it cannot be used.
         """
 
     @abstractmethod
     def untrained(self) -> nn.Module:
-        """The network that is trained, with any weights, so that its export can be tried first."""
+        """The network to be trained, with any weights, so that its export can be tried first."""
 
     @abstractmethod
     def build(self) -> Rectifier:
-        """The networks and how they learn, from the seed of the settings."""
+        """The networks and their optimizers, made from the seed in the settings."""
 
     @abstractmethod
     def batches(self, epoch: int, start: int, stop: int) -> Iterable[dict[str, Tensor]]:
-        """The batches `start` to `stop` of an epoch, which are the same each time."""
+        """The batches `start` to `stop` of an epoch; they are the same each time."""
 
     @abstractmethod
     def some_batches(self, count: int) -> Iterable[dict[str, Tensor]]:
@@ -73,60 +73,60 @@ class Recipe(ABC, Generic[Config]):
 
     @abstractmethod
     def describe(self, student: nn.Module) -> str:
-        """Network and data, in words."""
+        """A description of network and data."""
 
     @property
     def try_out(self) -> bool:
-        """Whether the training only shows that all works, so that its length is told first."""
+        """Whether the training is only a trial; then its duration is printed first."""
         return False
 
     def shipped_teacher(self) -> Path | None:
-        """The shipped float network that teaches where no teacher is given; None if none fits."""
+        """The shipped float network used if no teacher is given; None if none fits."""
         return None
 
     def missing_teacher(self) -> Recipe[Config] | None:
-        """The training of the teacher; None where none is needed or it is there already."""
+        """The training of the teacher; None if it is not needed or already done."""
         return None
 
     def validation(self) -> Validate | None:
-        """What measures the student after each epoch; None where nothing does."""
+        """The function that measures the student after each epoch, or None."""
         return None
 
     def yardsticks(self) -> dict[str, dict[str, float]]:
-        """Figures of others, by name, on what `validation` measures by."""
+        """Figures of other networks, by name, measured as in `validation`."""
         return {}
 
     def info(self) -> dict[str, Any]:
-        """What goes into the weights file beside settings and environment."""
+        """Information for the weights file in addition to settings and environment."""
         return {}
 
     def finish(self, weights: Path) -> None:
-        """Make of the weights what else there is to make; process 0 alone calls it."""
+        """Make further files from the weights; only process 0 calls it."""
 
     @property
     def folder(self) -> Path:
-        """Where results go."""
+        """The folder for results."""
         return Path(self.config.out)
 
     @property
     def weights(self) -> Path:
-        """The file that the training makes."""
+        """The weights file that the training writes."""
         return self.folder / f"{self.model}.safetensors"
 
 
 def run(make: Callable[[Any, Process], Recipe], config: RunConfig) -> int:
-    """Train what `config` says, its teacher first where it needs one.
+    """Train according to `config`; if a teacher is needed, it is trained first.
 
     `make` makes the recipe. Returns 0 when done, 128 + signal when stopped.
 
-    Raises ValueError where the folder holds a training that is not to be resumed, and where another
+    Raises ValueError if the folder contains a training that should not be resumed, or if another
     process trains in it.
     """
     keep_memory()
     if config.machine.threads:
         torch.set_num_threads(config.machine.threads)
     device = choose_device(config.machine.device)
-    # All batches have one size: what is fastest for the first is so for all.
+    # All batches have the same size, so the fastest method for the first is the fastest for all.
     torch.backends.cudnn.benchmark = device.type == "cuda"
     process = distributed.start(device)
     folder = Path(config.out)
@@ -148,24 +148,24 @@ def run(make: Callable[[Any, Process], Recipe], config: RunConfig) -> int:
 
 
 def _check_unused(folder: Path) -> None:
-    """Raise ValueError where a folder holds a training."""
+    """Raise ValueError if a folder contains a training."""
     if any((each / CHECKPOINT).is_file() for each in (folder, folder / "teacher")):
         advice = "add --resume to continue it, or choose another --out"
         raise ValueError(f"{folder} holds a training already; {advice}")
 
 
 def _plan(recipe: Recipe) -> str:
-    """What is done about a teacher that is not given."""
+    """A message on how a teacher that was not given is obtained."""
     if not recipe.weights.is_file():
         return f"the float {recipe.model} is trained first, into {recipe.folder}"
-    # The folder's name tells settings apart, but not data that has changed since.
+    # The folder's name depends on the settings, but not on data that may have changed since.
     made = datetime.fromtimestamp(recipe.weights.stat().st_mtime)
     advice = "delete it if the data has changed"
     return f"{recipe.weights}, made {made:%Y-%m-%d %H:%M}, serves; {advice}"
 
 
 class Trainer:
-    """Runs one training by its recipe, and before it that of a teacher that is missing."""
+    """Runs one training by its recipe; if the teacher is missing, it is trained first."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe, self.process = recipe, recipe.process
@@ -179,7 +179,7 @@ class Trainer:
         self._train()
 
     def _find_teacher(self) -> None:
-        """Take the teacher that is there, or train one, where none is given."""
+        """If no teacher is given, use the shipped one or train one."""
         recipe = self.recipe
         shipped = None if recipe.config.teacher else recipe.shipped_teacher()
         if shipped:
@@ -191,7 +191,7 @@ class Trainer:
             recipe.config = dataclasses.replace(recipe.config, teacher=str(teacher.weights))
 
     def _train(self) -> None:
-        """Train by data that are open and with a teacher that is there."""
+        """Train; the data must be open and the teacher must exist."""
         recipe, rank, world = self.recipe, self.process.rank, self.process.world
         checkpoint = recipe.folder / CHECKPOINT
         goes_on = recipe.config.resume and checkpoint.is_file()
@@ -218,23 +218,23 @@ class Trainer:
             place = describe_place(recipe.config, self.process)
             print(f"{recipe.describe(rectifier.student)}; on {place}; into {recipe.folder}")
         loop.run()
-        # What is written may be the teacher, which all processes read next.
+        # Process 0 may write the teacher here, which all processes read next.
         with distributed.first_process_first(rank):
             if rank == 0:
                 self._finish(rectifier.student)
 
     def _check_export(self) -> None:
-        """Raise ValueError, before any training, where its result could not be packed."""
-        with torch.random.fork_rng(devices=[]):  # what is drawn here changes nothing later
+        """Raise ValueError, before any training, if its result could not be packed."""
+        with torch.random.fork_rng(devices=[]):  # random numbers drawn here have no later effect
             network = self.recipe.untrained()
         if binary_layers(network):
             check_packable(network, self.recipe.model, self.recipe.info())
 
     def _yardsticks(self) -> dict[str, dict[str, float]]:
-        """The recipe's, printed; only process 0 validates and needs them."""
+        """The recipe's yardsticks, which are printed; only process 0 validates and needs them."""
         if self.process.rank:
             return {}
-        with torch.random.fork_rng(devices=[]):  # what is drawn here changes no training
+        with torch.random.fork_rng(devices=[]):  # random numbers drawn here do not affect training
             found = self.recipe.yardsticks()
         yardsticks = {who: figures for who, figures in found.items() if figures}
         for who, figures in yardsticks.items():
@@ -243,7 +243,7 @@ class Trainer:
         return yardsticks
 
     def _try_out(self) -> None:
-        """Measure steps and the validation on networks made for that, and say how long it takes."""
+        """Time steps and validation on networks made for this, and print the expected duration."""
         recipe = self.recipe
         with torch.random.fork_rng(devices=[]):
             rectifier = recipe.build()
@@ -259,7 +259,7 @@ class Trainer:
         print(f"this takes about {in_words(seconds)} on this machine", flush=True)
 
     def _foresee(self, student: Recipe) -> None:
-        """Measure the steps of the student's training, which follows, with an untrained teacher."""
+        """Time steps of the student's training, which follows, with an untrained teacher."""
         teacher, given = self.recipe, student.config
         with torch.random.fork_rng(devices=[]), TemporaryDirectory() as folder:
             path = Path(folder) / teacher.weights.name
@@ -274,15 +274,15 @@ class Trainer:
         self.forecast.took(LATER, seconds)
 
     def run_once(self, student: Recipe) -> None:
-        """Train, unless the weights are there; the training of `student` follows.
+        """Train, unless the weights exist; the training of `student` follows.
 
-        Where several trainings want them at once, one makes them and the others wait.
+        If several trainings need the weights at once, one makes them and the others wait.
         """
         recipe, rank = self.recipe, self.process.rank
         with locked(recipe.folder, wait=True) if rank == 0 else nullcontext():
             if rank == 0:
                 remove_left_over(recipe.folder)
-            # Process 0 looks, and all act on it together.
+            # Process 0 checks, and all processes act on its result.
             missing = distributed.any_process(rank == 0 and not recipe.weights.is_file())
             if rank == 0:
                 print(f"no --teacher given: {_plan(recipe)}")

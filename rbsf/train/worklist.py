@@ -1,8 +1,8 @@
-"""A list of commands, worked down on one machine for a limited time, several beside each other.
+"""Runs a list of commands on one machine for a limited time, several at once.
 
-Each command is an item with a folder of its own, `FOLDER/items/NAME`, for its log and its state.
-An item that is asked to stop by SIGTERM keeps what it has, and goes on from there in the next run.
-What an item computes is not known here.
+Each command is an item with its own folder, `FOLDER/items/NAME`, for its log and its state. An item
+that SIGTERM asks to stop saves its work, and continues from there in the next run. This module does
+not know what an item computes.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from rbsf.system.files import write_atomically
 from rbsf.system.stop import StopRequest
 
 CHECKPOINT = "checkpoint.pt"
-GRACE_SECONDS = 20  # from the request to stop to the end by force
-TOO_SHORT_SECONDS = 15  # nothing is begun with less time left
-POLL_SECONDS = 0.2  # between two looks at what runs
-STOPPED_CODES = {128 + signal.SIGTERM, 128 + signal.SIGINT}  # of programs that saved their state
-KILLED_CODES = {-signal.SIGTERM, -signal.SIGKILL}  # of programs that a signal has ended
+GRACE_SECONDS = 20  # time between the request to stop and the kill
+TOO_SHORT_SECONDS = 15  # nothing is started with less time left
+POLL_SECONDS = 0.2  # time between checks of running items
+STOPPED_CODES = {128 + signal.SIGTERM, 128 + signal.SIGINT}  # programs that saved their state
+KILLED_CODES = {-signal.SIGTERM, -signal.SIGKILL}  # programs that a signal ended
 
 TO_DO, RUNNING, STOPPED, FAILED, DONE = "to do", "running", "stopped", "failed", "done"
 
@@ -36,29 +36,29 @@ class Item:
     """One entry of a list: a command, what it needs, and what it is worth."""
 
     name: str
-    command: tuple[str, ...]  # the words behind `python`; it runs in the list's folder
+    command: tuple[str, ...]  # the words after `python`; it runs in the list's folder
     worth: str
     minutes: float
-    needs: tuple[str, ...] = ()  # names of items that have to be done before
-    alone: bool = False  # whether nothing else may run beside it
-    results: str = ""  # a folder below the list's, with what the item made
+    needs: tuple[str, ...] = ()  # names of items that must be done before
+    alone: bool = False  # whether nothing else may run at the same time
+    results: str = ""  # a folder inside the list's folder, for the item's results
     most_minutes: float | None = None  # an item that takes longer in one run has failed
-    again: tuple[str, ...] = ()  # further words of the command if `results` holds a checkpoint
+    again: tuple[str, ...] = ()  # words added to the command if `results` holds a checkpoint
 
 
 @dataclass
 class State:
-    """How far an item is."""
+    """The progress of an item."""
 
     state: str = TO_DO
-    seconds: float = 0.0  # in all runs together
-    reason: str = ""  # of a failure
-    process: int = 0  # its number while it runs
+    seconds: float = 0.0  # total time in all runs
+    reason: str = ""  # reason of a failure
+    process: int = 0  # process number while it runs
 
 
 @dataclass
 class Running:
-    """An item at work."""
+    """A running item."""
 
     item: Item
     process: subprocess.Popen
@@ -68,11 +68,11 @@ class Running:
 
 @dataclass
 class Worklist:
-    """Items in the order of their worth, worked down in `folder`, at most `beside` at once.
+    """Items in the order of their worth; they run in `folder`, at most `beside` at once.
 
-    Whoever runs it has locked the folder. Items that failed in an earlier run come last.
-    `environment` gives further variables for an item about to start. `say` takes lines on what
-    happens.
+    The caller must have locked the folder. Items that failed in an earlier run come last.
+    `environment` returns further variables for an item before it starts. `say` gets lines that
+    report what happens.
     """
 
     items: Sequence[Item]
@@ -87,7 +87,7 @@ class Worklist:
     def run(self, seconds: float | None = None) -> int:
         """Work for at most `seconds`.
 
-        Returns 0, or 1 where an item failed, or 128 + signal where a signal ended the work.
+        Returns 0, or 1 if an item failed, or 128 + signal if a signal ended the work.
         """
         with StopRequest() as stop:
             self._end_orphans()
@@ -106,7 +106,7 @@ class Worklist:
         return state_of(self.folder, item).state == state
 
     def _work(self, begin: float, end: float | None, stop: StopRequest) -> None:
-        """Start and reap until all is done, the time is up or a signal has come."""
+        """Start items and collect ended ones until all are done, time is up or a signal comes."""
         said = begin
         total = end - begin if end else None
         while not stop.signum:
@@ -132,7 +132,7 @@ class Worklist:
                 return
 
     def _candidates(self) -> Iterator[Item]:
-        """Items that could start now, in order; none while one runs that wants to be alone."""
+        """Items that could start now, in order; none while an item runs that must be alone."""
         if any(running.item.alone for running in self.running):
             return
         failed_last = sorted(self.items, key=lambda item: self._is(item, FAILED))
@@ -141,7 +141,7 @@ class Worklist:
                 yield item
 
     def _can_start(self, item: Item) -> bool:
-        """Whether all that `item` needs is done."""
+        """Whether all items that `item` needs are done."""
         needed = [other for other in self.items if other.name in item.needs]
         done = {other.name for other in needed if self._is(other, DONE)}
         return done.issuperset(item.needs)
@@ -158,7 +158,7 @@ class Worklist:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C reaches this process alone, which asks the items
+                start_new_session=True,  # Ctrl-C only reaches this process; it asks items to stop
             )
         state = state_of(self.folder, item)
         write_state(self.folder, item, State(RUNNING, state.seconds, process=process.pid))
@@ -172,7 +172,7 @@ class Worklist:
         return words
 
     def _reap(self) -> None:
-        """Take note of the items that have ended."""
+        """Record the items that have ended."""
         for running in [each for each in self.running if each.process.poll() is not None]:
             self.running.remove(running)
             self._finish(running)
@@ -197,7 +197,7 @@ class Worklist:
                 running.process.kill()
 
     def _stop_all(self) -> None:
-        """Ask all that runs to stop, and wait for it."""
+        """Ask all running items to stop, and wait for them."""
         for running in self.running:
             running.asked = True
             running.process.terminate()
@@ -214,7 +214,7 @@ class Worklist:
         self._reap()
 
     def _describe(self, passed: float, total: float | None) -> str:
-        """How far all is, in a line."""
+        """The overall progress in one line."""
         done = sum(self._is(item, DONE) for item in self.items)
         span = f"{clock(passed)} of {clock(total)}" if total else clock(passed)
         parts = [f"{span}, {done} of {len(self.items)} done"]
@@ -223,7 +223,7 @@ class Worklist:
         return " | ".join(parts)
 
     def _end_orphans(self) -> None:
-        """End items that a killed run has left at work; they go on from what they have saved."""
+        """End items that a killed run left running; they can continue from their saved state."""
         orphans = []
         for item in self.items:
             state = state_of(self.folder, item)
@@ -240,12 +240,12 @@ class Worklist:
 
 
 def item_folder(folder: Path, item: Item) -> Path:
-    """Where the log and the state of an item are."""
+    """The folder with the log and the state of an item."""
     return folder / "items" / item.name
 
 
 def state_of(folder: Path, item: Item) -> State:
-    """How far `item` is; `TO_DO` where no state can be read."""
+    """The state of `item`; `TO_DO` if no state can be read."""
     try:
         return State(**json.loads((item_folder(folder, item) / "state.json").read_text()))
     except (OSError, ValueError, TypeError):
@@ -253,7 +253,7 @@ def state_of(folder: Path, item: Item) -> State:
 
 
 def write_state(folder: Path, item: Item, state: State) -> None:
-    """Keep the state of `item` for this run and later ones."""
+    """Save the state of `item` for this run and later ones."""
     text = json.dumps(asdict(state), indent=1)
     write_atomically(item_folder(folder, item) / "state.json", text.encode())
 
@@ -268,12 +268,12 @@ def last_line(log: Path, begins: str = "") -> str:
 
 
 def reason_in(log: Path) -> str:
-    """Why a program has failed, by its log: its last error, else its last line."""
+    """The reason why a program failed: the last error in its log, else the last line."""
     return last_line(log, "error: ") or last_line(log)
 
 
 def progress_of(log: Path) -> str:
-    """What a progress bar at the end of a log says, such as "epoch 1/2:  50% 03:12<03:10, 51it/s".
+    """The progress bar at the end of a log in short, as "epoch 1/2:  50% 03:12<03:10, 51it/s".
 
     Without a bar it is the last line, at most 80 characters of it.
     """
@@ -291,7 +291,7 @@ def clock(seconds: float) -> str:
 
 
 def _tail(path: Path, size: int = 4096) -> str:
-    """The last `size` bytes of a file as text; "" where it cannot be read."""
+    """The last `size` bytes of a file as text; "" if it cannot be read."""
     try:
         with open(path, "rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - size))
@@ -301,7 +301,7 @@ def _tail(path: Path, size: int = 4096) -> str:
 
 
 def _how_it_ended(running: Running, log: Path) -> tuple[str, str]:
-    """The state of an item that has ended, and the reason where it has failed."""
+    """The state of an item that has ended, and the reason if it failed."""
     code = running.process.returncode
     if code == 0:
         return DONE, ""
@@ -320,7 +320,7 @@ def _takes_too_long(running: Running, grace: float = 0.0) -> bool:
 def _runs(process: int, item: Item) -> bool:
     """Whether the process of this number runs the command of `item`.
 
-    False where the system does not tell.
+    It is False if the system does not say.
     """
     try:
         words = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
@@ -336,7 +336,7 @@ def _signal(processes: Sequence[int], signum: signal.Signals) -> None:
 
 
 def _is_alive(process: int) -> bool:
-    """Whether a process runs; one that has ended and waits for its parent, a zombie, does not."""
+    """Whether a process runs; a zombie, which has ended and waits for its parent, does not."""
     try:
         after_name = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2]
     except OSError:

@@ -1,1 +1,1 @@
-"""Readers of foreign trackers, for the networks here to learn from.  Imports nothing itself."""
+"""Readers of other projects' trackers, used as teachers. This module itself imports nothing."""

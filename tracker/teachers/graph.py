@@ -1,6 +1,6 @@
-"""ONNX files as PyTorch modules, which run in batches and on any device.
+"""Reads ONNX files as PyTorch modules, which run in batches and on any device.
 
-A graph can also be kept as a safetensors file, which can be read without ONNX; its nodes are JSON
+A graph can also be stored as a safetensors file, which can be read without ONNX; its nodes are JSON
 in the metadata `nodes`.
 """
 
@@ -25,7 +25,7 @@ FORMAT = "rbsf-teacher-1"
 
 @dataclass(frozen=True)
 class Operation:
-    """A node of an ONNX graph; inputs and output are names of values."""
+    """A node of an ONNX graph; inputs and output are the names of values."""
 
     type: str
     inputs: tuple[str, ...]
@@ -34,7 +34,7 @@ class Operation:
 
 
 class OnnxGraph(nn.Module):
-    """A graph made for one image at a time, as a module that takes any number.
+    """A graph for single images, as a module that takes any number of images.
 
     Each input is `[N, ...]`. The graph's constants are buffers, so that they move to a device and
     are not trained.
@@ -47,7 +47,7 @@ class OnnxGraph(nn.Module):
         operations: Sequence[Operation],
         values: dict[str, Tensor],
     ) -> None:
-        """Raises ValueError, naming them, for operations that are not known here."""
+        """Raises ValueError that names the operations that are not supported."""
         super().__init__()
         if unknown := sorted({operation.type for operation in operations} - OPS.keys()):
             raise ValueError(
@@ -78,8 +78,8 @@ class OnnxGraph(nn.Module):
 def read_onnx(path: str | Path) -> OnnxGraph:
     """The graph of an ONNX file.
 
-    Raises FileNotFoundError for a missing file, ModuleNotFoundError where ONNX is not installed,
-    ValueError for a file that is no ONNX and for operations that are not known here.
+    Raises FileNotFoundError for a missing file, ModuleNotFoundError if ONNX is not installed,
+    ValueError for a file that is not ONNX and for operations that are not supported.
     """
     import onnx
     from onnx import numpy_helper
@@ -89,7 +89,7 @@ def read_onnx(path: str | Path) -> OnnxGraph:
         raise FileNotFoundError(f"no ONNX file {path}")
     try:
         graph = onnx.load(path).graph
-    except Exception as error:  # a parser of damaged files raises anything
+    except Exception as error:  # the parser may raise any error on a damaged file
         raise ValueError(f"{path}: no ONNX file ({str(error).splitlines()[0][:100]})") from None
     values = {
         tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy())
@@ -114,7 +114,7 @@ def read_onnx(path: str | Path) -> OnnxGraph:
 
 
 def write_graph(graph: OnnxGraph, path: str | Path) -> None:
-    """Write a graph as safetensors; raises OSError where `path` cannot be written."""
+    """Write a graph as safetensors; raises OSError if `path` cannot be written."""
     nodes = {
         "inputs": graph.inputs,
         "outputs": graph.outputs,
@@ -140,7 +140,7 @@ def read_graph(path: str | Path) -> OnnxGraph:
         nodes = json.loads(metadata["nodes"])
         operations = [Operation(**{**o, "inputs": tuple(o["inputs"])}) for o in nodes["operations"]]
         return OnnxGraph(nodes["inputs"], nodes["outputs"], operations, values)
-    except Exception as error:  # a damaged file raises anything
+    except Exception as error:  # a damaged file may raise any error
         raise ValueError(
             f"{path}: no graph of a teacher ({str(error).splitlines()[0][:150]})"
         ) from None

@@ -1,6 +1,6 @@
-"""A teacher of random weights, for tests and rehearsals.
+"""A teacher with random weights, for tests and trial runs.
 
-Its backbone is one convolution, its head two.
+Its backbone is one convolution, its head consists of two.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from rbsf.tracker.teachers.graph import OnnxGraph, Operation, write_graph
 
 
 def write_made_up(backbone: Path, head: Path) -> None:
-    """Write both graphs, of the form that `rbsf.tracker.teachers.pair.TeacherPair` takes."""
+    """Write both graphs in the form that `rbsf.tracker.teachers.pair.TeacherPair` takes."""
     generator = torch.Generator().manual_seed(0)
 
     def weight(*shape: int) -> Tensor:

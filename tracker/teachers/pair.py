@@ -1,4 +1,4 @@
-"""A published tracker of two graphs, backbone and head, as a teacher."""
+"""A published tracker made of two graphs, backbone and head, as a teacher."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from rbsf.tracker.teachers.graph import OnnxGraph, read_graph
 
 
 class Lesson(NamedTuple):
-    """What a teacher says of pairs of crops."""
+    """A teacher's output for pairs of crops."""
 
     template: Tensor  # features [N, C, h, w]
     search: Tensor  # features [N, C, H, W]
     target: Tensor  # [N, rows, columns]: probability that a position is on the target
-    sides: Tensor  # [N, 4, rows, columns]: logs of distances left, top, right, bottom, crop pixels
+    sides: Tensor  # [N, 4, rows, columns]: logs of left, top, right, bottom distances, crop pixels
 
 
 class TeacherPair(nn.Module):
-    """NanoTrack, and others of its form.
+    """NanoTrack and trackers of the same form.
 
     The backbone takes crops `[N, 3, S, S]`, BGR 0 to 255. The head takes features of template and
-    search region. It gives class logits `[N, 2, rows, columns]`, the target's second, and distances
-    `[N, 4, rows, columns]` in crop pixels.
+    search region. It returns class logits `[N, 2, rows, columns]`, with the target as second class,
+    and distances `[N, 4, rows, columns]` in crop pixels.
     """
 
     def __init__(self, backbone: OnnxGraph, head: OnnxGraph) -> None:
-        """Raises ValueError for graphs that do not go together, or give NaN."""
+        """Raises ValueError if the graphs do not fit together or return NaN."""
         super().__init__()
         self.backbone, self.head = backbone, head
         self.eval().requires_grad_(False)
@@ -62,7 +62,7 @@ class TeacherPair(nn.Module):
 
 
 def read_pair(backbone: str | Path, head: str | Path) -> TeacherPair:
-    """A teacher from its two files.
+    """Read a teacher from its two files.
 
     Errors are those of `read_graph` and `TeacherPair`, and name the files.
     """

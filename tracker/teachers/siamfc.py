@@ -1,4 +1,4 @@
-"""Float SiamFC weights that were published elsewhere, beside our own."""
+"""Reads float SiamFC weights that were published elsewhere, and our own weights."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from rbsf.models import build
 from rbsf.torch_file import first_line, read_torch
 from rbsf.weights import checked, load_tensors, load_weights
 
-EPS = 1e-6  # of the batch-norms in siamfc-pytorch
+EPS = 1e-6  # epsilon of the batch-norms in siamfc-pytorch
 
 
 def load_tracker(path: str | Path) -> tuple[nn.Module, str, dict[str, Any]]:
-    """A network, its model's name and its metadata, as `load_weights` gives them.
+    """A network, its model's name and its metadata, as `load_weights` returns them.
 
-    `.safetensors` is our own form. Others hold a float SiamFC: `.npz` `convN.weight` and
-    `convN.bias`, with batch-norm folded in; `.pth` and `.pt` the state dict of a siamfc-pytorch
-    network. Raises FileNotFoundError for a missing file, ValueError for a damaged one and one that
-    holds pickled code.
+    `.safetensors` is our own format. Other files hold a float SiamFC: an `.npz` has `convN.weight`
+    and `convN.bias`, with batch-norms folded in; `.pth` and `.pt` have the state dict of a
+    siamfc-pytorch network. Raises FileNotFoundError for a missing file, ValueError for a damaged
+    file and for a file with pickled code.
     """
     path = Path(path)
     if path.suffix == ".safetensors" or not path.is_file():
@@ -36,11 +36,11 @@ def load_tracker(path: str | Path) -> tuple[nn.Module, str, dict[str, Any]]:
     return checked(readers[path.suffix](path), path), "siamfc", {}
 
 
-MOST_BYTES = 1 << 28  # of all arrays of an .npz; those of SiamFC have 9.4 MB
+MOST_BYTES = 1 << 28  # limit for all arrays of an .npz; those of SiamFC have 9.4 MB
 
 
 def _check_sizes(path: Path) -> None:
-    """Raise ValueError where the arrays of an .npz take more than MOST_BYTES."""
+    """Raise ValueError if the arrays of an .npz take more than MOST_BYTES."""
     with zipfile.ZipFile(path) as archive:
         size = sum(part.file_size for part in archive.infolist())
     if size > MOST_BYTES:
@@ -52,7 +52,7 @@ def _read_npz(path: Path) -> nn.Module:
         _check_sizes(path)
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: torch.from_numpy(file[key].astype(np.float32)) for key in file.files}
-    except Exception as error:  # a parser of damaged files raises anything
+    except Exception as error:  # the parser may raise any error on a damaged file
         raise ValueError(
             f"{path}: not a whole .npz of plain arrays ({first_line(error)}); copy it again"
         ) from None
@@ -63,7 +63,7 @@ def _read_npz(path: Path) -> nn.Module:
             weight, bias = arrays[f"conv{number}.weight"], arrays[f"conv{number}.bias"]
             tensors[f"layers.{number - 1}.conv.weight"] = weight
             if isinstance(block.norm, nn.BatchNorm2d):
-                # The batch-norm is folded in: ours only adds the bias.
+                # The file's batch-norm is folded in, so ours only adds the bias.
                 tensors[f"layers.{number - 1}.norm.bias"] = bias
                 tensors[f"layers.{number - 1}.norm.running_var"] = torch.full_like(
                     bias, 1 - block.norm.eps
@@ -100,7 +100,7 @@ def _read_pth(path: Path) -> nn.Module:
             tensors[f"layers.{number - 1}.{parts[part]}.{rest}"] = tensor
         for number, block in enumerate(net.layers):  # type: ignore[arg-type]
             if isinstance(block.norm, nn.BatchNorm2d):
-                # A bias in front of a batch-norm only shifts its mean, and a difference of eps its
+                # A bias before a batch-norm only shifts its mean; a different eps only shifts its
                 # variance.
                 mean, var = (
                     f"layers.{number}.norm.running_mean",

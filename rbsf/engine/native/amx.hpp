@@ -1,8 +1,8 @@
-// AMX: convolutions to bits, by 8-bit matrix products of 16 pixels x 16 filters. Bits are spread to
-// bytes for them.
+// AMX: convolutions that write bits, as 8-bit matrix products of 16 pixels x 16 filters. For this,
+// bits are spread to bytes.
 //
-// Convolutions with strides, and those to numbers, run as with AVX-512: the sums of the latter would
-// have to be stored and read again.
+// Convolutions with strides, and those that write numbers, use AVX-512: the sums of the latter
+// would have to be stored and read again.
 
 #pragma once
 
@@ -27,13 +27,13 @@ struct Amx : Avx512 {
         return granted;
     }
 
-    // Linux gives the 8 kB of tile registers to programs that ask.
+    // Linux lets a program use the 8 kB of tile registers only on request.
     static bool request_tiles() {
         constexpr long ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18;
         return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
     }
 
-    // Bits to bytes 0 and 1.
+    // Spread bits to bytes 0 and 1.
     RBSF_AMX static void spread(const uint8_t* bits, size_t bytes, uint8_t* to) {
         const __m512i one = _mm512_set1_epi8(1);
         for (; bytes >= 8; bytes -= 8, bits += 8, to += 64)
@@ -42,13 +42,13 @@ struct Amx : Avx512 {
             for (int i = 0; i < 8; ++i) *to++ = *bits >> i & 1;
     }
 
-    // Bits to bytes -1 and 1.
+    // Spread bits to bytes -1 and 1.
     RBSF_AMX static void signs(const uint64_t* bits, size_t lines, Line* to) {
         const __m512i one = _mm512_set1_epi8(1), minus = _mm512_set1_epi8(-1);
         for (size_t i = 0; i < lines; ++i) _mm512_store_si512(to + i, _mm512_mask_blend_epi8(bits[i], minus, one));
     }
 
-    // How many rows, and bytes a row, each tile has.
+    // The number of rows, and of bytes per row, of each tile.
     struct alignas(64) Config {
         uint8_t palette = 1, start = 0, unused[14] = {};
         uint16_t row_bytes[16] = {};
@@ -61,7 +61,7 @@ struct Amx : Avx512 {
             config.row_bytes[tile] = static_cast<uint16_t>(tile == 4 || tile == 5 ? 4 * row.chunk_lines : 64);
             config.rows[tile] = static_cast<uint8_t>(tile < 6 ? 16 : row.chunk_lines);
         }
-        // GCC takes it that _tile_loadconfig reads 8 bytes only, so this makes it store all of them.
+        // GCC assumes that _tile_loadconfig reads only 8 bytes; this makes it store all of them.
         __asm__ volatile("" : : "r"(&config) : "memory");
         _tile_loadconfig(&config);
         multiply(row);
@@ -69,17 +69,17 @@ struct Amx : Avx512 {
     }
 
   private:
-    // The weights of so many chunks for 32 filters are 40 kB, which the first cache holds.
+    // The weights of this many chunks for 32 filters take 40 kB, which fit the first-level cache.
     static constexpr size_t MOST_CHUNKS = 20;
 
-    // Work on squares of 32 pixels x 32 filters: all pixels for a block of filters, then the next block.
-    // Where the weights of a block are too many for the first cache, they are taken in parts, and the
-    // sums are kept from part to part. The sums of a square are compared while the products of the
-    // next one are under way.
+    // Work on squares of 32 pixels x 32 filters: all pixels for a block of filters, then the next
+    // block. If the weights of a block do not fit the first-level cache, they are processed in
+    // parts, and the sums are kept between parts. The sums of a square are compared while the
+    // products of the next square are computed.
     RBSF_AMX static void multiply(const BytesRow& row) {
         const size_t parts = (row.chunks + MOST_CHUNKS - 1) / MOST_CHUNKS, most = (row.chunks + parts - 1) / parts;
         Line done[64], *kept = Scratch::grow(Scratch::mine().sums, parts > 1 ? 2 * row.pixels : 0);
-        size_t left = 0, last_block = 0, last_pixel = 0;  // quarters of a square that are to be compared
+        size_t left = 0, last_block = 0, last_pixel = 0;  // quarters of a square still to compare
         for (size_t block = 0; block < row.blocks; ++block)
             for (size_t first = 0, end; first < row.chunks; first = end) {
                 end = std::min(first + most, row.chunks);
@@ -132,7 +132,7 @@ struct Amx : Avx512 {
         _tile_stored(3, to + 48, 64);
     }
 
-    // Write the bits of a quarter of a square, which is 16 pixels and 16 filters.
+    // Write the bits of a quarter of a square: 16 pixels x 16 filters.
     RBSF_AMX static void compare(const BytesRow& row, size_t block, size_t pixel, size_t quarter, const Line* sums) {
         const size_t half = 2 * block + quarter % 2;
         const __m512i limit = _mm512_load_si512(row.limits + half);

@@ -1,4 +1,4 @@
-// AVX2: popcounts look up nibbles in a table. The first layer uses vpmaddubsw, which is exact since
+// AVX2: popcounts use a table of nibbles. The first layer uses vpmaddubsw, which is exact because
 // weights have 7 bits.
 
 #pragma once
@@ -26,7 +26,7 @@ struct Avx2 {
     template <int P>
     RBSF_AVX2 static void bits(const BitsRow& row, size_t block, size_t pixel) {
         unsigned bits[P] = {};
-        for (int half = 0; half < 2; ++half) {  // of the block's 8 filters
+        for (int half = 0; half < 2; ++half) {  // halves of the block's 8 filters
             __m256i count[P];
             count_half<P>(row, block, pixel, half, count);
             const __m256i limit = load(row.limits + block, half);
@@ -50,7 +50,7 @@ struct Avx2 {
     RBSF_AVX2 static void pixels(const PixelsRow& row, size_t block, size_t pixel) {
         const uint8_t* window = row.image + pixel * row.pixel_step;
         const __m256i ones = _mm256_set1_epi16(1);
-        for (int half = 0; half < 2; ++half) {  // of the block's 16 filters
+        for (int half = 0; half < 2; ++half) {  // halves of the block's 16 filters
             const Line* w = row.weights + block * row.lines;
             __m256i sum[P];
             RBSF_UNROLL
@@ -104,7 +104,7 @@ struct Avx2 {
         return _mm256_add_epi8(low, high);
     }
 
-    // The counts of half a block's filters, which are 4, in 64 bits each.
+    // The counts of half a block (4 filters), in 64 bits each.
     template <int P>
     RBSF_AVX2 static void count_half(const BitsRow& row, size_t block, size_t pixel, int half, __m256i (&count)[P]) {
         const bool odd = row.words & 1;
@@ -118,7 +118,7 @@ struct Avx2 {
         }
         const uint64_t* x = row.windows + odd * row.pixels + 2 * pixel;
         for (w += odd; w < end;) {
-            const Line* stop = end - w > 62 ? w + 62 : end;  // a byte holds 31 pairs of 8 bits
+            const Line* stop = end - w > 62 ? w + 62 : end;  // 31 pairs of up to 8 bits fit a byte
             __m256i bytes[P];
             RBSF_UNROLL
             for (int p = 0; p < P; ++p) bytes[p] = zero;

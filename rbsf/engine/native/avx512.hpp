@@ -1,5 +1,5 @@
-// AVX-512 with VPOPCNTDQ and VNNI. A register holds a word of each of 8 filters, or 4 weights of each
-// of 16 filters.
+// AVX-512 with VPOPCNTDQ and VNNI. A register holds one word for each of 8 filters, or 4 weights
+// for each of 16 filters.
 
 #pragma once
 
@@ -16,8 +16,8 @@
 #define RBSF_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vnni")))
 #endif
 
-// Keeps the compiler from computing a pointer from another one. Then every word is at a constant
-// distance from one of both.
+// Keeps the compiler from computing one pointer from another. Then every word is at a constant
+// distance from one of the two pointers.
 #if defined(__GNUC__)
 #define RBSF_OPAQUE(pointer) __asm__("" : "+r"(pointer))
 #else
@@ -27,7 +27,7 @@
 namespace rbsf {
 
 struct Avx512 {
-    // A pixel takes 2 registers, for its sum and its parity, so 12 pixels take 24 of 32.
+    // A pixel needs 2 registers, for its sum and its parity, so 12 pixels need 24 of 32.
     static constexpr int PIXELS = 12, U8_PIXELS = 8, U8_BLOCKS = 3;
 
     static bool available() { return cpu_has_avx512(); }
@@ -46,7 +46,7 @@ struct Avx512 {
         w += odd;
         const size_t step = 2 * row.pixels;
         const uint64_t* y = x + step;
-        // Two pairs at a time, for then no parity has to be copied.
+        // Two pairs at a time, so that no parity has to be copied.
         for (; end - w >= 4; w += 4, x += 2 * step, y += 2 * step) {
             RBSF_OPAQUE(y);
             const __m512i w0 = load(w), w1 = load(w + 1), w2 = load(w + 2), w3 = load(w + 3);
@@ -118,7 +118,8 @@ struct Avx512 {
         }
     }
 
-    // Do `loops` times 16 popcounts in registers; if `all`, with an XOR before and a sum behind each.
+    // Do 16 popcounts in registers, `loops` times; if `all`, with an XOR before and a sum after
+    // each.
     template <bool all>
     RBSF_AVX512 static uint64_t count_registers(size_t loops) {
         __m512i sum[16];
@@ -141,8 +142,8 @@ struct Avx512 {
     RBSF_AVX512 static __m512i differing(__m512i weights, const uint64_t* word) {
         return _mm512_xor_epi64(weights, _mm512_set1_epi64(static_cast<long long>(*word)));
     }
-    // The carry of an adder over two words onto the parity `last`; q and r are the parities behind
-    // the first word and the second.
+    // The carry when two words are added to the parity `last`; q and r are the parities after the
+    // first and the second word.
     RBSF_AVX512 static __m512i carry(__m512i q, __m512i r, __m512i last) {
         return _mm512_ternarylogic_epi64(q, r, last, 0x3a);  // q ? ~r : last
     }

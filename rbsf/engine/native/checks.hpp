@@ -1,4 +1,4 @@
-// Checks of what comes from Python; each raises ValueError.
+// Checks of arguments from Python; each raises ValueError.
 
 #pragma once
 
@@ -22,7 +22,8 @@ std::string text(const Shape& shape) {
     return out + "]";
 }
 
-// The array's data. Raises ValueError for another type, shape or layout, or if it cannot be written.
+// The array's data. Raises ValueError for a wrong type, shape or layout, or if `write` and
+// read-only.
 template <class T>
 T* checked(const py::array& array, const Shape& shape, const char* what, bool write = false) {
     const Shape found(array.shape(), array.shape() + array.ndim());

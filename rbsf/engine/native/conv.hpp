@@ -1,10 +1,10 @@
-// A convolution with what follows it up to the next layer: thresholds, packing, pooling. It works in
-// bands of rows.
+// A convolution and the steps up to the next layer: thresholds, packing, pooling. It works in bands
+// of rows.
 //
-// Maps of bits are [N, planes, H, W, bytes]. A plane holds the channels of one group of the layer that
-// reads it, so that a row of a window is one run of bytes. A map has its reader's padding around it.
-// The caller decides which channel stands where (layout.py), and gives weights in the order of the
-// bytes.
+// Maps of bits are [N, planes, H, W, bytes]. A plane holds the channels of one group of the layer
+// that reads it, so that a row of a window is one run of bytes. A map includes the padding that its
+// reader needs. The caller decides the place of each channel (layout.py), and passes weights in the
+// order of the bytes.
 
 #pragma once
 
@@ -23,9 +23,9 @@ class Conv {
   public:
     const Geometry g;
 
-    // weights [8 * blocks][kernel * kernel * bytes], thresholds [8 * blocks]; scale and bias [outputs]
-    // for a real output, else empty. `group_blocks` says how many blocks of 8 filters each group has,
-    // `bytes` whether kernels of this machine take bytes.
+    // weights [8 * blocks][kernel * kernel * bytes], thresholds [8 * blocks]; scale and bias
+    // [outputs] for a real output, else empty. `group_blocks` is the number of blocks of 8 filters
+    // in each group; `bytes` says whether kernels of this machine take bytes.
     Conv(const Geometry& geometry, const uint8_t* weights, const int32_t* thresholds,
          const std::vector<size_t>& group_blocks, std::vector<Place> places, std::vector<float> scale,
          std::vector<float> bias, bool bytes)
@@ -38,7 +38,7 @@ class Conv {
         if (bytes && takes_bytes()) of_bytes = ByteWeights(g, first_block, weights, thresholds);
     }
 
-    // Compute output rows from `first` to `last` - 1 of one image. `height` and `width` are those of the
+    // Compute output rows `first` to `last` - 1 of one image. `height` and `width` are those of the
     // input map with its margin.
     void rows(const Kernels& isa, const uint8_t* in, size_t height, size_t width, void* out, size_t first,
               size_t last) const {
@@ -57,8 +57,8 @@ class Conv {
         });
     }
 
-    // Call put(counts, c, y) for the channels from c to after(c) - 1 of each of these rows. `counts` are
-    // how many of the products are -1, [pixels][8].
+    // Call put(counts, c, y) for the channels c to after(c) - 1 of each row from `first` to `last`
+    // - 1. `counts` [pixels][8] are the numbers of products that are -1.
     template <class Put>
     void each_count(const Kernels& isa, const uint8_t* in, size_t height, size_t width, size_t first, size_t last,
                     const Put& put) const {
@@ -74,24 +74,24 @@ class Conv {
         });
     }
 
-    // The first channel of the block behind that of channel c.
+    // The first channel of the block after that of channel c.
     size_t after(size_t c) const { return std::min(c + 8, (c / width() + 1) * width()); }
 
   private:
     struct Size {
         size_t height, width, conv_width, out_height, out_width;
-        bool flat;     // rows are taken as one long row, with the windows across the map's right end
-        size_t pitch;  // pixels from row to row of what is computed
+        bool flat;     // rows are one long row, including windows across the map's right end
+        size_t pitch;  // computed pixels per row
     };
 
-    // Where the results of a band go: bits of plane p to bits + p * plane_step, or else counts.
+    // The target of a band's results: bits of plane p at bits + p * plane_step, or else counts.
     struct Band {
         uint8_t* bits;
         size_t plane_step;
         int32_t* counts;  // [rows][blocks][pitch][8]
     };
 
-    std::vector<size_t> first_block{0};  // of each group, and the end
+    std::vector<size_t> first_block{0};  // the first block of each group, and the end
     std::vector<Place> places;
     std::vector<float> scale, bias;
     BitWeights of_bits;
@@ -108,9 +108,9 @@ class Conv {
         return {height, width, conv_width, g.output_size(height), g.output_size(width), flat, pitch};
     }
 
-    // Call work(from, to, most) for bands of at most so many rows, whose results shall stay in a cache.
-    // Bands of flat rows are larger, since each one loses up to 31 pixels and spreads kernel - 1 rows
-    // again.
+    // Call work(from, to, most) for bands of at most `most` rows, so that their results stay in the
+    // cache. Bands of flat rows are larger, since each band wastes up to 31 pixels and spreads
+    // kernel - 1 rows again.
     template <class Work>
     void each_band(const Size& size, size_t first, size_t last, const Work& work) const {
         const size_t most = std::max<size_t>(1, (size.flat ? 2048 : 256) / size.pitch / (g.pool ? 2 : 1));
@@ -118,7 +118,7 @@ class Conv {
         for (size_t from = first; from < last; from += step) work(from, std::min(last, from + step), step);
     }
 
-    // Compute rows from y to y + count - 1 of the convolution.
+    // Compute rows y to y + count - 1 of the convolution.
     void convolve(const Kernels& isa, const uint8_t* in, const Size& size, size_t y, size_t count,
                   const Band& band) const {
         if (size.flat) return flat_rows(isa, in, size, y, count, band);
@@ -138,7 +138,7 @@ class Conv {
     }
 
     void pixels_row(const Kernels& isa, const uint8_t* in, const Size& size, size_t y, uint8_t** targets) const {
-        // A copy of the image's rows, because the kernels read a little behind the last window.
+        // A copy of the image's rows, because the kernels read a little past the last window.
         const size_t row_step = size.width * g.bytes, length = g.kernel * row_step, step = g.stride * g.bytes;
         uint8_t* image = Scratch::grow(Scratch::mine().image, length + 31 * step + 64);
         std::memcpy(image, in + y * g.stride * row_step, length);
@@ -164,7 +164,7 @@ class Conv {
         return offsets;
     }
 
-    // Compute rows of bits, spread to bytes, as one long row, with its windows across row ends.
+    // Compute rows of bits, spread to bytes, as one long row, including windows across row ends.
     void flat_rows(const Kernels& isa, const uint8_t* in, const Size& size, size_t y, size_t count,
                    const Band& band) const {
         Scratch& scratch = Scratch::mine();
@@ -202,7 +202,7 @@ class Conv {
         }
     }
 
-    // Gather the windows of row y as running parities, in the order of BitsRow.
+    // Collect the windows of row y as running parities, in the order of BitsRow.
     void gather(const uint8_t* plane, const Size& size, size_t y, uint64_t* to) const {
         const size_t width = size.conv_width, words = g.words(), row_step = size.width * g.bytes;
         const uint8_t* corner = plane + y * g.stride * row_step;
@@ -224,8 +224,8 @@ class Conv {
         }
     }
 
-    // Call use(word), where word(x) is word t of the window at x of a row. It reads no byte beyond the
-    // windows.
+    // Call use(word), where word(x) is word t of the window at x of a row. No byte outside the
+    // windows is read.
     template <class Use>
     void with_word(const uint8_t* corner, size_t row_step, size_t t, const Use& use) const {
         const size_t run = g.kernel * g.bytes, step = g.stride * g.bytes, row = 8 * t / run, left = run - 8 * t % run;
@@ -237,7 +237,7 @@ class Conv {
         use([=](size_t x) { return load64(end - 8 + x * step) >> spare | load64(next + x * step) << (64 - spare); });
     }
 
-    // Word t of a window whose rows are less than 8 bytes.
+    // Word t of a window with rows of less than 8 bytes.
     uint64_t short_word(const uint8_t* window, size_t row_step, size_t t) const {
         const size_t run = g.kernel * g.bytes, end = std::min(8 * t + 8, g.window_bytes());
         uint64_t word = 0;
@@ -253,8 +253,8 @@ class Conv {
         return map + ((y + g.margin) * (size.out_width + 2 * g.margin) + g.margin) * g.out_bytes;
     }
 
-    // Compute output rows from `from` to `to` - 1. When pooled, a band keeps its last row for the next
-    // band, if that one continues it.
+    // Compute output rows `from` to `to` - 1. With pooling, a band that continues the one before
+    // reuses the last row of that band.
     void bits_band(const Kernels& isa, const uint8_t* in, const Size& size, size_t from, size_t to, bool continues,
                    size_t most, uint8_t* map) const {
         const size_t row_bytes = size.pitch * g.out_bytes, most_rows = g.pool ? 2 * most + 1 : most;
@@ -277,7 +277,7 @@ class Conv {
             }
     }
 
-    // Pool one row of the map: a bit is 1 where any of 3 x 3 is.
+    // Pool one row of the map: a bit is 1 if any of 3 x 3 bits is 1.
     void pool_row(const uint8_t* rows, size_t row_bytes, const Size& size, uint8_t* to) const {
         const size_t b = g.out_bytes, width = size.conv_width * b;
         uint8_t* merged = Scratch::grow(Scratch::mine().merged, width);
@@ -290,7 +290,7 @@ class Conv {
 
     size_t width() const { return g.outputs / g.groups; }
 
-    // Write row y of the channels from c to after(c) - 1, from counts [conv_width][8].
+    // Write row y of the channels c to after(c) - 1, computed from counts [conv_width][8].
     template <class T>
     void put_sums(const int32_t* counts, size_t c, const Size& size, size_t y, T* out) const {
         const size_t some = after(c) - c;
@@ -306,7 +306,7 @@ class Conv {
         std::copy(&scale[c], &scale[c] + some, factor);
         std::copy(&bias[c], &bias[c] + some, addend);
         out += c * plane + y * size.conv_width;
-        // The place of the row after the next one, which a cache is slow to fetch.
+        // Prefetch the place of the row after the next one, which the cache is slow to fetch.
         for (size_t i = 0; i < 2 * some; ++i)
             RBSF_PREFETCH(out + i / 2 * plane + 2 * size.conv_width + i % 2 * 16);
         for (size_t x = 0; x < size.conv_width; ++x) {

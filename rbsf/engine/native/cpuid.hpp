@@ -1,4 +1,4 @@
-// Which vector instructions this x86-64 machine offers and its operating system saves.
+// The vector instructions that this x86-64 machine offers and its operating system supports.
 
 #pragma once
 
@@ -15,7 +15,7 @@
 
 namespace rbsf {
 
-// Registers eax, ebx, ecx, edx of a leaf; zeros where there is no such leaf.
+// Registers eax, ebx, ecx, edx of a leaf; zeros if there is no such leaf.
 inline std::array<uint32_t, 4> cpuid(uint32_t leaf) {
     std::array<uint32_t, 4> r{};
 #if defined(_MSC_VER)
@@ -36,7 +36,7 @@ inline bool has(uint32_t bits, std::initializer_list<int> wanted) {
     return true;
 }
 
-// The register states that the operating system saves: 1, 2 SSE, AVX; 5, 6, 7 AVX-512.
+// The register states that the operating system saves, as bits: 1 SSE; 2 AVX; 5, 6, 7 AVX-512.
 inline uint32_t saved_states() {
     if (!has(cpuid(1)[2], {27})) return 0;
 #if defined(_MSC_VER)
@@ -48,7 +48,7 @@ inline uint32_t saved_states() {
 #endif
 }
 
-// Asked once: under a hypervisor cpuid takes as long as a layer of a small network.
+// Computed once: under a hypervisor cpuid takes as long as a layer of a small network.
 inline bool cpu_has_avx2() {
     static const bool found = has(saved_states(), {1, 2}) && has(cpuid(7)[1], {5});
     return found;

@@ -1,4 +1,4 @@
-// Sizes of a convolution, and the buffers a thread works in.
+// Sizes of a convolution, and the buffers of a thread.
 
 #pragma once
 
@@ -10,17 +10,17 @@
 
 namespace rbsf {
 
-enum class Output { bits, real, sums, sums16, sums8 };  // sums have 32 bits, or those of the name
+enum class Output { bits, real, sums, sums16, sums8 };  // sums have 32 bits, unless named otherwise
 
 struct Geometry {
     bool pixels;  // the input is uint8 [N, H, W, bytes] instead of bits
     Output output;
     size_t kernel, stride, groups;
     bool pool;
-    size_t bytes;                      // of an input pixel (in one plane)
-    size_t products;                   // that are summed up in one output
-    size_t outputs;                    // channels
-    size_t planes, out_bytes, margin;  // of an output map of bits
+    size_t bytes;                      // bytes of an input pixel (in one plane)
+    size_t products;                   // number of products summed in one output
+    size_t outputs;                    // output channels
+    size_t planes, out_bytes, margin;  // form of an output map of bits
 
     size_t conv_size(size_t size) const { return size < kernel ? 0 : (size - kernel) / stride + 1; }
     size_t output_size(size_t size) const {
@@ -29,15 +29,15 @@ struct Geometry {
     }
     size_t window_bytes() const { return kernel * kernel * bytes; }
     size_t words() const { return (window_bytes() + 7) / 8; }
-    // Lines of pixels, 4 bytes each, in a row of a window.
+    // The number of lines, 4 bytes of pixels each, in a row of a window.
     size_t row_lines() const { return (kernel * bytes + 3) / 4; }
 };
 
 struct Place {
-    size_t plane, byte;  // of 8 output bits
+    size_t plane, byte;  // the place of 8 output bits
 };
 
-// The buffers of one thread while it computes rows; they are kept from call to call.
+// The buffers of one thread for computing rows; they are kept between calls.
 struct Scratch {
     std::vector<uint64_t> windows;
     std::vector<size_t> offsets;

@@ -1,4 +1,4 @@
-// The instruction sets of this build, and those that this machine has.
+// The instruction sets of this build, and those that this machine supports.
 
 #pragma once
 
@@ -30,7 +30,7 @@ const Kernels ALL[] = {
     kernels<Scalar>("scalar"),
 };
 
-// Asked once: in a virtual machine every CPUID takes tens of microseconds.
+// Computed once: in a virtual machine every CPUID takes tens of microseconds.
 const std::vector<const Kernels*>& available() {
     static const std::vector<const Kernels*> found = [] {
         std::vector<const Kernels*> here;

@@ -1,16 +1,16 @@
-// What an instruction set has to provide, and the loops over tiles that all of them share.
+// The functions that an instruction set must provide, and the loops over tiles that all sets share.
 //
-// Binary convolution. A window is a run of 64-bit words x_0 .. x_n of its bits, a filter one of
-// w_0 .. w_n, and popcount(x ^ w) is wanted. Both are held as running parities X_t = x_0 ^ ... ^ x_t,
-// because the parities of the difference then take one XOR each: D_t = X_t ^ W_t.
+// Binary convolution. A window is a sequence of 64-bit words x_0 .. x_n, a filter a sequence of
+// words w_0 .. w_n, and the result is popcount(x ^ w). Both are stored as running parities
+// X_t = x_0 ^ ... ^ x_t, because then each parity of the difference takes one XOR: D_t = X_t ^ W_t.
 //
-// A carry-save adder over the words t and t + 1 onto the parity D_{t-1} leaves the parity D_{t+1} and
-// the carry (D_t ? ~D_{t+1} : D_{t-1}), whose bits are worth 2 each:
+// A carry-save adder adds the words t and t + 1 to the parity D_{t-1}. It gives the parity D_{t+1}
+// and the carry (D_t ? ~D_{t+1} : D_{t-1}); each bit of the carry counts 2:
 //     popcount(x ^ w) = 2 * sum over pairs of popcount(carry) + popcount(D_last)
 // So two words cost two XORs, one selection, one popcount and one sum. Without the adder they would
 // cost two XORs, two popcounts and two sums.
 //
-// Filters come in blocks of 8: a line of 64 bytes holds the same word of all 8.
+// Filters are in blocks of 8: a line of 64 bytes holds the same word of all 8 filters.
 
 #pragma once
 
@@ -20,7 +20,7 @@
 #include <cstring>
 #include <utility>
 
-// Before a loop over a tile: unrolled, so that the tile's sums stay in registers.
+// Put before a loop over a tile: unrolls it, so that the tile's sums stay in registers.
 #if defined(__clang__)
 #define RBSF_UNROLL _Pragma("unroll")
 #elif defined(__GNUC__)
@@ -29,7 +29,8 @@
 #define RBSF_UNROLL
 #endif
 
-// Before a loop whose turns each read and write one place of their own: its arrays may be the same one.
+// Put before a loop in which each iteration only reads and writes its own place; its arrays may be
+// the same one.
 #if defined(__clang__)
 #define RBSF_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
 #elif defined(__GNUC__)
@@ -38,14 +39,14 @@
 #define RBSF_INDEPENDENT
 #endif
 
-// Before a loop of 8 turns that shall become one vector: GCC would unroll it first.
+// Put before a loop of 8 iterations that should become one vector; GCC would unroll it otherwise.
 #if defined(__GNUC__) && !defined(__clang__)
 #define RBSF_ONE_VECTOR _Pragma("GCC unroll 1") _Pragma("GCC ivdep")
 #else
 #define RBSF_ONE_VECTOR
 #endif
 
-// A place that will soon be written to.
+// Prefetch a place that will soon be written.
 #if defined(__GNUC__)
 #define RBSF_PREFETCH(place) __builtin_prefetch(place, 1)
 #else
@@ -60,29 +61,29 @@ struct alignas(64) Line {
 
 // One output row of a binary convolution, for the filters of one group.
 struct BitsRow {
-    // Running parities: [pixels] of the first word, if the number of words is odd; then
+    // Running parities: if the number of words is odd, first [pixels] of the first word; then
     // [pairs][pixels][2].
     const uint64_t* windows;
     size_t pixels, words;
     const Line* weights;  // [blocks][words], running parities
-    size_t blocks;        // of 8 filters
+    size_t blocks;        // blocks of 8 filters
     const Line* limits;   // [blocks]: an output bit is count <= limit
-    uint8_t* const* out;  // [blocks]: where the bits of the first pixel go ...
-    size_t out_step;      // ... and bytes to the next pixel
+    uint8_t* const* out;  // [blocks]: the place for the bits of the first pixel
+    size_t out_step;      // bytes from one pixel of `out` to the next
     int32_t* counts;      // if not null, counts [blocks][pixels][8] are written instead of bits
 };
 
 // One output row of the first convolution.
 struct PixelsRow {
-    const uint8_t* image;  // first window's corner; 3 bytes behind the last window are readable
+    const uint8_t* image;  // the first window's corner; 3 bytes after the last window are readable
     size_t pixels, pixel_step;
-    const size_t* offsets;  // [lines]: where every 4 bytes of a window are
+    const size_t* offsets;  // [lines]: the place of every 4 bytes of a window
     size_t lines;
-    // So many lines at the start come in pairs: 2 products of each line of a pair, 4 in all, have a sum
-    // that fits 16 bits.
+    // The number of lines at the start that form pairs: the sum of 4 products, 2 from each line of
+    // a pair, fits 16 bits.
     size_t paired;
-    const Line* weights;  // [blocks][lines], 16 filters x 4 bytes a line, in int8
-    size_t blocks;        // of 16 filters
+    const Line* weights;  // [blocks][lines], int8: 16 filters x 4 bytes per line
+    size_t blocks;        // blocks of 16 filters
     const Line* limits;   // [blocks], 16 int32: an output bit is sum >= limit
     uint8_t* const* out;  // [2 * blocks], as above
     size_t out_step;
@@ -90,12 +91,12 @@ struct PixelsRow {
 
 // Neighbouring windows of uint8 pixels or of bits spread to bytes 0 and 1, times int8 weights.
 struct BytesRow {
-    const uint8_t* windows;  // the first one's corner; 64 bytes behind the last one are readable
+    const uint8_t* windows;  // the first window's corner; 64 bytes after the last are readable
     size_t pixels, pixel_step;  // pixels: a multiple of 32
-    const size_t* offsets;      // [chunks]: where every chunk of a window is
+    const size_t* offsets;      // [chunks]: the place of every chunk of a window
     size_t chunks, chunk_lines;
-    const Line* weights;  // [blocks][chunks][2][chunk_lines], 16 filters x 4 bytes a line
-    size_t blocks;        // of 32 filters
+    const Line* weights;  // [blocks][chunks][2][chunk_lines], 16 filters x 4 bytes per line
+    size_t blocks;        // blocks of 32 filters
     const Line* limits;   // [blocks][2], 16 int32: an output bit is sum >= limit
     uint8_t* const* out;  // [4 * blocks], as above
     size_t out_step;
@@ -106,11 +107,12 @@ struct Kernels {
     bool (*available)();
     void (*bits)(const BitsRow&);
     void (*pixels)(const PixelsRow&);
-    // The next three may be null. `bytes` is for pixels, and for what goes to bits without strides.
+    // The next three may be null. `bytes` is for pixels, and for convolutions that write bits with
+    // stride 1.
     void (*bytes)(const BytesRow&) = nullptr;
-    // Bits to bytes 0 and 1.
+    // Spreads bits to bytes 0 and 1.
     void (*spread)(const uint8_t* bits, size_t bytes, uint8_t* to) = nullptr;
-    // Bits to bytes -1 and 1.
+    // Spreads bits to bytes -1 and 1.
     void (*signs)(const uint64_t* bits, size_t lines, Line* to) = nullptr;
 };
 
@@ -129,7 +131,8 @@ inline uint32_t load32(const void* from) {
 template <class Row>
 using Tile = void (*)(const Row&, size_t block, size_t pixel);
 
-// Cover a row's pixels x blocks by tiles of at most P x B. tiles[(p - 1) * B + b - 1] computes p x b.
+// Cover a row's pixels x blocks with tiles of at most P x B; tiles[(p - 1) * B + b - 1] computes p
+// x b.
 template <int P, int B, class Row>
 void cover(const Row& row, const std::array<Tile<Row>, P * B>& tiles) {
     for (size_t block = 0; block < row.blocks; block += B) {

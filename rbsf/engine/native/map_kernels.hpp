@@ -1,15 +1,16 @@
-// Kernels on maps [H, W, C], a row at a time.
+// Kernels on maps [H, W, C], one row at a time.
 //
 // map_rows.hpp includes this file once for each instruction set, inside a namespace of that name, so it
-// has no include guard. These have to be set: RBSF_TARGET (the attribute of its functions), RBSF_LANES
-// (floats in a vector) and RBSF_BLOCKS (blocks of 16 filters in a tile).
+// has no include guard. These macros must be set: RBSF_TARGET (the attribute of the functions),
+// RBSF_LANES (floats in a vector) and RBSF_BLOCKS (blocks of 16 filters in a tile).
 //
-// Every instruction set gives the same numbers. Real convolutions add in one order, and each step is a
-// fused multiply-add, which IEEE 754 defines to the bit. All other products and sums are rounded one
-// by one.
+// Every instruction set gives the same numbers. Real convolutions always add in the same order, and
+// each step is a fused multiply-add, which IEEE 754 defines to the bit. All other products and sums
+// are rounded one by one.
 
-// RBSF_LANES sums, real or whole. `add_products` adds to each lane the products of its own weights with
-// the number at `x`, or with the two whole numbers there; `Weights` holds the weights of all lanes.
+// A vector holds RBSF_LANES sums, real or whole. `add_products` adds products to each lane: the
+// lane's own weight times the number at `x`, or its two whole weights times the two whole numbers
+// at `x`. `Weights` holds the weights of all lanes.
 #if RBSF_LANES == 16
 using Vector = __m512;
 using WholeVector = __m512i;
@@ -81,7 +82,8 @@ inline WholeVector add_products(WholeVector sum, const int16_t* x, WholeWeights 
 }
 #endif
 
-// Bits (x >= threshold) ^ flip of a row of pixels, 8 channels a byte. Spare bits of a last byte are 0.
+// Bits (x >= threshold) ^ flip of a row of pixels, 8 channels per byte. Unused bits of a last byte
+// are 0.
 RBSF_TARGET inline void pack_row(const PackRow<float>& row) {
     for (size_t p = 0; p < row.pixels; ++p) {
         const float* x = row.x + p * row.x_step;
@@ -135,7 +137,7 @@ RBSF_TARGET inline void pack_whole_row(const PackRow<int16_t>& row) {
     }
 }
 
-// 1.5 * 2^23: what is added to it is rounded to a whole number, half ones to the even one.
+// 1.5 * 2^23: adding a number to this rounds it to a whole number, halves to even.
 constexpr float WHOLE = 12582912.0f;
 
 RBSF_TARGET inline int32_t rounded(float x, float scale, float bias, float slope, float factor, float limit) {
@@ -153,7 +155,7 @@ template <class In, class Out>
 RBSF_TARGET inline void round_pixels(const RoundRow<In, Out>& row) {
     const float *scale = row.rounding.scale, *bias = row.rounding.bias, *slope = row.rounding.slope;
     const float factor = row.rounding.factor, limit = row.rounding.limit;
-    // Copies, for to the compiler an int8 that is stored might be part of `row`.
+    // Local copies, since the compiler must assume that storing an int8 may change `row`.
     const size_t pixels = row.pixels, channels = row.channels;
     const In* x = row.x;
     Out* out = row.out;
@@ -191,7 +193,7 @@ RBSF_TARGET inline void steps_row(const StepsRow& row) {
     }
 }
 
-// out = ([before +] scale * sums) [* factor of the pixel + bias [+ other]], each step rounded.
+// out = ([before +] scale * sums) [* factor of the pixel + bias [+ other]]; each step is rounded.
 template <bool BEFORE, bool LAST, bool OTHER>
 RBSF_TARGET inline void sum_pixels(const SumRow& row) {
     const float* bias = row.bias;
@@ -216,8 +218,8 @@ RBSF_TARGET inline void sum_row(const SumRow& row) {
         (row.before ? sum_pixels<true, true, false> : sum_pixels<false, true, false>)(row);
 }
 
-// The largest, or the mean, of each window of a row. Positions are taken in order; those outside of the
-// map are left out.
+// The largest value, or the mean, of each window of a row. Positions are processed in order; those
+// outside the map are skipped.
 template <class In>
 RBSF_TARGET inline void pool_row(const PoolRow<In>& row) {
     for (size_t p = 0; p < row.pixels; ++p) {
@@ -243,12 +245,13 @@ RBSF_TARGET inline void pool_row(const PoolRow<In>& row) {
     }
 }
 
-// A convolution of P pixels x B blocks of 16 filters. A lane's weights are those of STEP numbers.
+// A convolution of P pixels x B blocks of 16 filters. A lane has the weights for STEP numbers at a
+// time.
 template <class In, class Sum, int P, int B>
 RBSF_TARGET inline void conv_tile(const ConvRow<In, Sum>& row, size_t block, size_t pixel) {
     constexpr int V = B * 16 / RBSF_LANES, PER = 16 / RBSF_LANES, STEP = sizeof(Sum) / sizeof(In);
     const In* w = row.weights + block * row.runs * row.run * 16;
-    const size_t w_step = row.runs * row.run * 16;  // to the next block
+    const size_t w_step = row.runs * row.run * 16;  // distance to the next block
     decltype(load(row.bias)) sum[P][V];
     RBSF_UNROLL
     for (int v = 0; v < V; ++v) {

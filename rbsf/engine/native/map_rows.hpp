@@ -1,4 +1,4 @@
-// What kernels on maps take, and the kernels of every instruction set.
+// The arguments of kernels on maps, and the kernels of every instruction set.
 
 #pragma once
 
@@ -16,36 +16,36 @@
 
 namespace rbsf {
 
-// Bits of a row of pixels: (x >= limit) ^ flip of reals, (x > limit) ^ flip of whole numbers.
+// Bits of a row of pixels: (x >= limit) ^ flip for reals, (x > limit) ^ flip for whole numbers.
 template <class T>
 struct PackRow {
-    const T* x;  // of the first pixel; x_step numbers to the next
+    const T* x;  // numbers of the first pixel; the next pixel is x_step numbers later
     size_t pixels, x_step, channels;
     const T* limits;  // [channels]
     const uint8_t* flips;
     uint8_t* out;
-    size_t bytes;  // of a pixel
+    size_t bytes;  // bytes of a pixel
 };
 
 // Pixels of a sum of binary convolutions.
 struct SumRow {
-    const int32_t* sums;  // [pixels][channels], of one term
+    const int32_t* sums;  // [pixels][channels], sums of one term
     size_t pixels, channels;
     const float* scale;    // [channels]
-    const float* before;   // the terms before it, [pixels][channels], or null
+    const float* before;   // sum of the terms before it, [pixels][channels], or null
     const float* factors;  // [pixels] or null
-    const float* bias;     // [channels], or null: more terms follow
+    const float* bias;     // [channels], or null if more terms follow
     const float* other;    // [pixels][channels] or null; may be `out` itself
     float* out;            // may be `before`
 };
 
-// What numbers become before they are rounded: factor * prelu(scale * x + bias), within +-limit.
+// The value of a number before it is rounded: factor * prelu(scale * x + bias), clipped to +-limit.
 struct Rounding {
     const float *scale, *bias, *slope;  // [channels]
     float factor, limit;
 };
 
-// Pixels whose numbers are rounded.
+// Pixels with numbers to round.
 template <class In, class Out>
 struct RoundRow {
     const In* x;  // [pixels][channels]
@@ -54,11 +54,11 @@ struct RoundRow {
     Out* out;
 };
 
-// Pixels of up to 8 channels of a binary convolution, whose sums are rounded and added to whole numbers.
+// Pixels of up to 8 channels of a binary convolution; sums are rounded and added to whole numbers.
 struct StepsRow {
-    const int32_t* counts;  // [pixels][8]: how many of the products are -1
+    const int32_t* counts;  // [pixels][8]: the number of products that are -1
     int32_t products;
-    size_t pixels, channels, step;  // step: from pixel to pixel of `other` and `out`
+    size_t pixels, channels, step;  // step: distance between pixels of `other` and `out`
     Rounding rounding;
     const int16_t* other;  // may be `out` itself
     int16_t* out;
@@ -69,17 +69,18 @@ struct PoolRow {
     const In* in;  // the whole map
     size_t width, channels, kernel, stride, padding;
     size_t top, bottom;  // rows of the window
-    size_t pixels;       // of the output
-    const float* areas;  // [pixels] for means; null for the largest
+    size_t pixels;       // pixels of the output
+    const float* areas;  // [pixels], divisors for means; null for the largest value
     float* out;
 };
 
-// A convolution of reals, or of whole numbers, whose weights come in twos: `run` is even then.
+// A convolution of reals or of whole numbers. Weights of whole numbers are in pairs, so `run` is
+// even.
 template <class In, class Sum>
 struct ConvRow {
-    const In* x;  // the first window's corner; x_step numbers to the next window
+    const In* x;  // the first window's corner; the next window is x_step numbers later
     size_t pixels, x_step;
-    const size_t* offsets;  // [runs]: where the pieces of a window begin, `run` numbers each
+    const size_t* offsets;  // [runs]: the starts of the pieces of a window, `run` numbers each
     size_t runs, run;
     const In* weights;  // reals [blocks][runs * run][16], whole numbers [blocks][runs * run / 2][16][2]
     const Sum* bias;    // [blocks][16]

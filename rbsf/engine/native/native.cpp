@@ -1,7 +1,8 @@
-// The kernels as a Python module. All that could make them read or write out of bounds is checked here.
+// The kernels as a Python module. It checks every argument that could make a kernel access memory
+// out of bounds.
 
 #if defined(__GNUC__) && !defined(__clang__)
-// tree-pre would store the sums of a tile to the stack at every step of the inner loop.
+// With tree-pre, the sums of a tile would be stored to the stack at every step of the inner loop.
 #pragma GCC optimize("no-tree-pre")
 #endif
 
@@ -47,7 +48,7 @@ std::shared_ptr<Conv> make_conv(bool pixels, const std::string& output, size_t k
     const size_t groups = group_blocks.size(), limit = size_t{1} << 20;
     for (size_t n : {kernel, stride, bytes, products, outputs, groups})
         require(n >= 1 && n <= limit * 16, "a number of the geometry is out of range");
-    // The kernel's square times the bytes has to fit 64 bits.
+    // The square of the kernel times the bytes must fit 64 bits.
     require(kernel <= 1024, "the kernel is too large");
     for (size_t n : {planes, out_bytes, margin}) require(n <= limit, "a number of the output map is out of range");
     size_t blocks = 0;
@@ -95,7 +96,7 @@ uint8_t* sums_of(Output output, const py::array& out, const Shape& shape) {
     return reinterpret_cast<uint8_t*>(checked<int32_t>(out, shape, "output", true));
 }
 
-// Check the maps of one layer and take their pointers.
+// Check the maps of one layer and get their pointers.
 Step make_step(const Conv& conv, const py::array& in, const py::array& out) {
     const Geometry& g = conv.g;
     require(in.ndim() == (g.pixels ? 4 : 5), "a map has the wrong number of dimensions");
@@ -116,7 +117,7 @@ Step make_step(const Conv& conv, const py::array& in, const py::array& out) {
     return step;
 }
 
-// Compute all images and rows of a layer; each image is cut so that the jobs share out evenly.
+// Compute all images and rows of a layer; images are cut so that the threads get equally many jobs.
 void run(const Step& step, const Kernels& isa, size_t images, size_t threads) {
     const size_t rows = step.conv->g.output_size(step.height);
     const size_t parts = std::min(rows, threads / std::gcd(threads, std::max<size_t>(images, 1)));
@@ -128,7 +129,7 @@ void run(const Step& step, const Kernels& isa, size_t images, size_t threads) {
     Pool::run(threads, images * parts, std::ref(work));
 }
 
-// Layer i reads maps[i] and writes maps[i + 1]; seconds[i], if given, is the time it took.
+// Layer i reads maps[i] and writes maps[i + 1]; its time is written to seconds[i], if given.
 void forward(const std::vector<std::shared_ptr<Conv>>& convs, const std::vector<py::array>& maps, size_t threads,
              const std::string& isa_name, const py::object& seconds) {
     require(maps.size() == convs.size() + 1 && !convs.empty(), "give one map more than layers");
@@ -146,7 +147,7 @@ void forward(const std::vector<std::shared_ptr<Conv>>& convs, const std::vector<
     }
 }
 
-// What this core can do at most: `vpopcntq` of a whole register a second, alone, and with an XOR and a
+// The most this core can do: `vpopcntq` of whole registers per second, alone, and with an XOR and a
 // sum each.
 std::pair<double, double> popcount_rates() {
     find("avx512");

@@ -1,5 +1,5 @@
-// ARM NEON, which every 64-bit ARM has: popcounts of bytes, and products of signed bytes for the first
-// layer.
+// ARM NEON, available on every 64-bit ARM. It uses popcounts of bytes, and products of signed bytes
+// in the first layer.
 
 #pragma once
 
@@ -18,7 +18,7 @@ struct Neon {
     template <int P>
     static void bits(const BitsRow& row, size_t block, size_t pixel) {
         unsigned bits[P] = {};
-        for (int quarter = 0; quarter < 4; ++quarter) {  // of 8 filters: a word of 2 in a register
+        for (int quarter = 0; quarter < 4; ++quarter) {  // a register has a word of 2 filters
             uint64x2_t count[P];
             count_quarter<P>(row, block, pixel, quarter, count);
             const int64x2_t limit = vreinterpretq_s64_u64(load(row.limits + block, quarter));
@@ -37,13 +37,13 @@ struct Neon {
             row.out[block][(pixel + p) * row.out_step] = static_cast<uint8_t>(bits[p]);
     }
 
-    // Pixels are taken as signed, pixel - 128. That leaves out 128 times the sum of the weights, which is
-    // added first.
+    // Pixels are used as signed numbers, pixel - 128. This leaves out 128 times the sum of the
+    // weights, so that is added first.
     template <int P, int B>
     static void pixels(const PixelsRow& row, size_t block, size_t pixel) {
         const uint8_t* window = row.image + pixel * row.pixel_step;
         const Line* w = row.weights + block * row.lines;
-        for (int quarter = 0; quarter < 4; ++quarter) {  // of 16 filters: 4 bytes of 4 in a register
+        for (int quarter = 0; quarter < 4; ++quarter) {  // a register has 4 bytes of 4 filters
             int32x4_t sum[P];
             int32x4_t left_out = vdupq_n_s32(0);
             for (size_t i = 0; i < row.lines; ++i) left_out = add_pairs(left_out, weights(w + i, quarter), vdupq_n_s8(1));
@@ -73,7 +73,7 @@ struct Neon {
     static uint64x2_t load(const Line* line, int quarter) { return vld1q_u64(line->word + 2 * quarter); }
     static int8x16_t weights(const Line* line, int quarter) { return vreinterpretq_s8_u64(load(line, quarter)); }
 
-    // `sum` and the products of each 4 bytes; two products of 128 * 63 fit 16 bits.
+    // Add the products of each 4 bytes to `sum`; two products of 128 * 63 fit 16 bits.
     static int32x4_t add_pairs(int32x4_t sum, int8x16_t a, int8x16_t b) {
         const int16x8_t low = vmull_s8(vget_low_s8(a), vget_low_s8(b));
         const int16x8_t high = vmull_high_s8(a, b);
@@ -95,7 +95,7 @@ struct Neon {
         }
         const uint64_t* x = row.windows + odd * row.pixels + 2 * pixel;
         for (w += odd; w < end;) {
-            const Line* stop = end - w > 62 ? w + 62 : end;  // a byte holds 31 pairs of 8 bits
+            const Line* stop = end - w > 62 ? w + 62 : end;  // 31 pairs of up to 8 bits fit a byte
             uint8x16_t bytes[P];
             RBSF_UNROLL
             for (int p = 0; p < P; ++p) bytes[p] = vdupq_n_u8(0);

@@ -1,5 +1,5 @@
-// Nodes of networks on maps [N, H, W, C]: binary convolutions with thresholds before and scales after them,
-// real convolutions, pools.
+// Nodes of networks on maps [N, H, W, C]: binary convolutions with thresholds before them and
+// scales after them, real convolutions, pools.
 
 #pragma once
 
@@ -22,7 +22,7 @@ namespace rbsf {
 namespace {
 
 const MapKernels& map_kernels(const std::string& isa) {
-    find(isa);  // throws for what this machine has not
+    find(isa);  // throws if this machine lacks it
 #if defined(__x86_64__) || defined(_M_X64)
     if (isa == "amx" || isa == "avx512") return with_avx512::table;
     if (isa == "avx2" && cpu_has_fma()) return with_avx2::table;
@@ -33,7 +33,7 @@ const MapKernels& map_kernels(const std::string& isa) {
     return with_scalar::table;
 }
 
-// Call work(image, first row, end) for all images, cut into jobs that share out evenly.
+// Call work(image, first row, end) for all images, cut so that the threads get equally many jobs.
 template <class Work>
 void each_part(size_t images, size_t rows, size_t threads, const Work& work) {
     const size_t parts = std::min(rows, threads / std::gcd(threads, images));
@@ -63,7 +63,7 @@ void check_threads(size_t threads) { require(threads >= 1 && threads <= 1024, "t
 
 size_t window_count(size_t size, size_t kernel, size_t stride) { return size < kernel ? 0 : (size - kernel) / stride + 1; }
 
-// Bits of a map, uint8 [N, planes, H + 2 margin, W + 2 margin, bytes], whose margin stays as it is.
+// Bits of a map, uint8 [N, planes, H + 2 margin, W + 2 margin, bytes]; the margin is not written.
 template <class T>
 void pack_rows(const py::array& map, const py::array& limits, const py::array& flips, const py::array& bits,
                size_t margin, size_t threads, void (*pack)(const PackRow<T>&)) {
@@ -85,22 +85,22 @@ void pack_rows(const py::array& map, const py::array& limits, const py::array& f
     });
 }
 
-// Of float32: a bit is (x >= threshold) ^ flip.
+// Pack a map of float32: a bit is (x >= threshold) ^ flip.
 void pack_map(const py::array& map, const py::array& thresholds, const py::array& flips, const py::array& bits,
               size_t margin, size_t threads, const std::string& isa) {
     pack_rows<float>(map, thresholds, flips, bits, margin, threads, map_kernels(isa).pack);
 }
 
-// Of whole numbers, int16: a bit is (x > limit) ^ flip.
+// Pack a map of whole numbers, int16: a bit is (x > limit) ^ flip.
 void pack_whole(const py::array& map, const py::array& limits, const py::array& flips, const py::array& bits,
                 size_t margin, size_t threads, const std::string& isa) {
     pack_rows<int16_t>(map, limits, flips, bits, margin, threads, map_kernels(isa).pack_whole);
 }
 
-// So many sums are made and scaled at a time, for they stay in the cache.
+// How many sums are computed and scaled at a time, so that they stay in the cache.
 constexpr size_t BAND = size_t{1} << 15;
 
-// Buffers of a thread: the sums of a term, what was added up before it, and the numbers that whole sums take.
+// Buffers of a thread: the sums of a term, the total before that term, and the input of whole sums.
 struct Sums {
     std::vector<int32_t> term;
     std::vector<float> before;
@@ -136,7 +136,7 @@ void conv_bits(const std::vector<std::shared_ptr<Conv>>& convs, const std::vecto
     const float* added = other.is_none() ? nullptr : checked<float>(py::array(other), map, "other");
     float* result = checked<float>(out, map, "out", true);  // may be `other` itself
     const MapKernels& kernels = map_kernels(isa);
-    // AMX reads weights of a byte each. That pays on the large maps of trackers, not on these.
+    // AMX reads each weight as a byte. This is faster on the large maps of trackers, but not here.
     const Kernels& counter = find(isa == "amx" ? "avx512" : isa);
     check_threads(threads);
     const size_t row = map[2] * g.outputs, step = std::max<size_t>(1, BAND / row);
@@ -149,7 +149,7 @@ void conv_bits(const std::vector<std::shared_ptr<Conv>>& convs, const std::vecto
             const size_t line = image * map[1] + y;
             for (size_t t = 0; t < convs.size(); ++t) {
                 const bool last = t + 1 == convs.size();
-                // From there row y is the first.
+                // The first row from this place is row y.
                 const uint8_t* from = data[t] + image * image_bytes + y * row_bytes;
                 convs[t]->rows(counter, from, in[2], in[3], term, 0, to - y);
                 kernels.sum({term, (to - y) * map[2], g.outputs, factor + t * g.outputs, t ? before : nullptr,
@@ -167,7 +167,7 @@ Rounding make_rounding(const py::array& scale, const py::array& bias, const py::
             checked<float>(slope, {channels}, "slope"), factor, limit};
 }
 
-// out = round(factor * prelu(scale * map + bias)), within +-limit. Maps are [N, H, W, C].
+// out = round(factor * prelu(scale * map + bias)), clipped to +-limit. Maps are [N, H, W, C].
 template <class In, class Out>
 void round_rows(const py::array& map, const Rounding& rounding, const py::array& out, size_t threads,
                 void (*row)(const RoundRow<In, Out>&)) {
@@ -196,8 +196,8 @@ void round_map(const py::array& map, const py::array& scale, const py::array& bi
     round_rows(map, rounding, out, threads, kernels.real_to_8);
 }
 
-// out = other + round(factor * prelu(scale * conv(bits) + bias)), within +-limit. Maps are int16
-// [N, H', W', O].
+// out = other + round(factor * prelu(scale * conv(bits) + bias)); the rounded part is clipped to
+// +-limit. Maps are int16 [N, H', W', O].
 void conv_steps(const std::shared_ptr<Conv>& conv, const py::array& bits, const py::array& scale, const py::array& bias,
                 const py::array& slope, float factor, float limit, const py::array& other, const py::array& out,
                 size_t threads, const std::string& isa) {
@@ -227,8 +227,8 @@ void conv_steps(const std::shared_ptr<Conv>& conv, const py::array& bits, const 
     });
 }
 
-// Real convolution of a map whose padding is in it already. Weights are [groups, blocks, products, 16],
-// bias [groups, 16 * blocks].
+// Real convolution of a map that already includes its padding. Weights are
+// [groups, blocks, products, 16], bias [groups, 16 * blocks].
 void conv_real(const py::array& map, const py::array& weights, const py::array& bias, const py::array& out,
                size_t kernel, size_t stride, size_t groups, size_t threads, const std::string& isa) {
     const Shape in = shape_of(map, 4, "map is [N, H, W, C]"), to = shape_of(out, 4, "out is [N, H', W', O]");
@@ -242,7 +242,7 @@ void conv_real(const py::array& map, const py::array& weights, const py::array& 
     const float* w = checked<float>(weights, {groups, blocks, products, 16}, "weights");
     const float* b = checked<float>(bias, {groups, blocks * 16}, "bias");
     float* result = checked<float>(out, {in[0], rows, columns, to[3]}, "out", true);
-    std::vector<size_t> offsets;  // of those runs of a window that lie in one piece
+    std::vector<size_t> offsets;  // offsets of the contiguous pieces of a window
     const size_t pieces = groups == 1 ? 1 : kernel, run = products / kernel / pieces;
     for (size_t i = 0; i < kernel * pieces; ++i) offsets.push_back((i / pieces * in[2] + i % pieces) * in[3]);
     const MapKernels& kernels = map_kernels(isa);
@@ -267,8 +267,8 @@ struct WholeConv {
     Rounding rounding;
 };
 
-// The rows are copied as int16. Where windows have an odd number of values a row, the weight behind them
-// is 0, and what is read there may be any number.
+// The rows are copied as int16. If windows have an odd number of values per row, the weight after
+// them is 0, so the number read there does not matter.
 template <class In, class Out>
 void whole_rows(const WholeConv& conv, const In* x, Out* result, void (*sum)(const ConvRow<int16_t, int32_t>&),
                 void (*round)(const RoundRow<int32_t, Out>&)) {
@@ -287,8 +287,8 @@ void whole_rows(const WholeConv& conv, const In* x, Out* result, void (*sum)(con
     });
 }
 
-// out = round(factor * prelu(scale * conv(map) + bias)), within +-limit. The map is int8, uint8 or int16;
-// weights are [blocks, kernel * run / 2, 16, 2], starts of the sums [16 * blocks].
+// out = round(factor * prelu(scale * conv(map) + bias)), clipped to +-limit. The map is int8, uint8
+// or int16; weights are [blocks, kernel * run / 2, 16, 2], start values of the sums [16 * blocks].
 void conv_whole(const py::array& map, const py::array& weights, const py::array& starts, const py::array& scale,
                 const py::array& bias, const py::array& slope, float factor, float limit, const py::array& out,
                 size_t kernel, size_t stride, size_t threads, const std::string& isa) {
@@ -320,7 +320,7 @@ void pool_rows(const py::array& map, const py::array& out, size_t kernel, size_t
     const Shape in = shape_of(map, 4, "map is [N, H, W, C]"), to = shape_of(out, 4, "out is [N, H', W', C]");
     for (size_t n : {kernel, stride}) require(n >= 1 && n <= (size_t{1} << 20), "the geometry is out of range");
     require(padding < kernel && in[0] == to[0] && in[3] == to[3], "the pool's maps do not fit");
-    for (int i : {1, 2})  // every window has a pixel
+    for (int i : {1, 2})  // every window must contain a pixel
         require((to[i] - 1) * stride < in[i] + padding, "the pool's windows go beyond the map");
     const In* x = checked<In>(map, in, "map");
     float* result = checked<float>(out, to, "out", true);
@@ -335,8 +335,8 @@ void pool_rows(const py::array& map, const py::array& out, size_t kernel, size_t
     });
 }
 
-// The largest of each window. Where `areas`, float32 [H', W'], are given, the sum divided by them. The map
-// is float32 or int16.
+// The largest value of each window; if `areas`, float32 [H', W'], is given, the sum divided by it.
+// The map is float32 or int16.
 void pool_map(const py::array& map, const py::array& out, size_t kernel, size_t stride, size_t padding,
               const py::object& areas, size_t threads, const std::string& isa) {
     const MapKernels& kernels = map_kernels(isa);

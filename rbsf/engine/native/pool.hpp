@@ -21,8 +21,8 @@ namespace rbsf {
 class Pool {
   public:
     // Call work(job) once for each job below `jobs`, on the calling thread and at most `threads` - 1
-    // helpers. The caller needs no helper to finish, so calls from several threads at once cannot block
-    // one another.
+    // helpers. The caller can finish without any helper, so simultaneous calls from several threads
+    // cannot block one another.
     static void run(size_t threads, size_t jobs, const std::function<void(size_t)>& work) {
         Task task(work, jobs);
         const size_t helpers = std::min(threads, jobs) - (jobs > 0);
@@ -45,12 +45,12 @@ class Pool {
 
     std::mutex mutex;
     std::condition_variable offered, finished;
-    std::vector<Task*> offers;  // a task stands here once per helper it may have
+    std::vector<Task*> offers;  // contains a task once for each helper it may still get
     size_t started = 0;
     long process = process_id();
 
-    // A fork takes no threads along, so a child process starts its own. The parent's pool is left as it
-    // is, and never destroyed.
+    // A fork does not copy threads, so a child process starts its own pool. The parent's pool is
+    // left unchanged and never destroyed.
     static Pool& get() {
         static std::atomic<Pool*> current{nullptr};
         Pool* pool = current.load();

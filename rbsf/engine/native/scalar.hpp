@@ -1,4 +1,4 @@
-// Plain C++, for every machine. The compiler makes vectors of the loops over 8 and 16 filters.
+// Plain C++ for every machine. The compiler vectorises the loops over 8 and 16 filters.
 
 #pragma once
 

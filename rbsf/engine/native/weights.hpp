@@ -1,4 +1,4 @@
-// A layer's weights in the order in which kernels read them.
+// A layer's weights in the order that kernels read.
 
 #pragma once
 
@@ -17,8 +17,7 @@ inline uint8_t* bytes_of(Line& line) { return reinterpret_cast<uint8_t*>(line.wo
 // All three forms take rows [8 * blocks][kernel * kernel * bytes] and thresholds [8 * blocks]. An output
 // bit is sum >= threshold.
 
-// For Kernels::bits: running parities of the words of a window. Its bytes follow one another without
-// gaps.
+// For Kernels::bits: running parities of the words of a window. The bytes of a window have no gaps.
 struct BitWeights {
     std::vector<Line> lines, limits;
 
@@ -44,10 +43,11 @@ struct BitWeights {
     }
 };
 
-// For Kernels::pixels: lines of 4 bytes of 16 filters. Lines that may be added in 16 bits come in pairs.
+// For Kernels::pixels: lines of 4 bytes of 16 filters. Lines that can be added in 16 bits form
+// pairs.
 struct PixelWeights {
     std::vector<Line> lines, limits;
-    std::vector<size_t> order;  // of the lines; the first `paired` are pairs
+    std::vector<size_t> order;  // order of the lines; the first `paired` lines form pairs
     size_t paired = 0;
 
     PixelWeights() = default;
@@ -67,9 +67,9 @@ struct PixelWeights {
     }
 
   private:
-    // Bring lines together in pairs. The weights of either sign of a pair add up to at most 128 at every
-    // pair of products, so the sum of 4 products is within 128 * 255 < 2^15. The heaviest lines choose
-    // first; lines that find no mate come last.
+    // Form pairs of lines. In a pair, the weights of each sign add up to at most 128 at every pair
+    // of products, so the sum of 4 products is within 128 * 255 < 2^15. Lines with the largest
+    // weights are paired first; lines without a partner come last.
     void pair_lines(const std::vector<Line>& natural, size_t line_blocks, size_t count) {
         const size_t width = 64 * line_blocks;
         std::vector<uint8_t> load(count * width);  // [count][pairs of products][positive, negative]
@@ -106,17 +106,18 @@ struct PixelWeights {
     }
 };
 
-// For Kernels::bytes. A window's rows are cut into chunks of equal size, up to 64 bytes; where the last
-// one reaches beyond its row, its weights are 0. The lines of a chunk for 32 filters follow one another.
+// For Kernels::bytes. A window's rows are cut into chunks of equal size, up to 64 bytes. If the
+// last chunk is longer than the rest of its row, the extra weights are 0. The lines of a chunk for
+// 32 filters are contiguous.
 //
-// Weights of bits are kept as bits and spread at each use: that is quicker than to fetch 8 times as
-// much from a distant cache.
+// Weights of bits are kept as bits and spread at each use; this is faster than fetching 8 times as
+// much from a slower cache.
 struct ByteWeights {
     size_t row_chunks = 0, chunk_lines = 0;
     std::vector<Line> lines, limits;
-    std::vector<uint64_t> bits;       // of the lines' bytes
-    uint64_t number = 0;              // one that no other layer has
-    std::vector<size_t> first_block;  // of each group, and the end; in blocks of 32 filters
+    std::vector<uint64_t> bits;       // the lines' bytes as bits
+    uint64_t number = 0;              // a different number for each layer
+    std::vector<size_t> first_block;  // the first block of 32 filters of each group, and the end
 
     ByteWeights() = default;
     ByteWeights(const Geometry& g, const std::vector<size_t>& eights, const uint8_t* rows, const int32_t* thresholds) {
@@ -142,14 +143,14 @@ struct ByteWeights {
     size_t chunks(const Geometry& g) const { return g.kernel * row_chunks; }
     size_t block_lines(const Geometry& g) const { return 2 * chunks(g) * chunk_lines; }
 
-    // The lines of weights of bits as int8 1 and -1. A thread keeps those of the layer that it spread
-    // last.
+    // The lines of the weights of bits, as int8 1 and -1. A thread keeps the lines of the last
+    // layer that it spread.
     const Line* spread(const Geometry& g, const Kernels& isa) const {
         Scratch& scratch = Scratch::mine();
         Line* to = Scratch::grow(scratch.weights, bits.size());
         if (scratch.weights_of == number) return to;
         isa.signs(bits.data(), bits.size(), to);
-        const size_t used = g.kernel * g.bytes * 2;  // lines of a window's row
+        const size_t used = g.kernel * g.bytes * 2;  // number of lines in a window's row
         for (size_t i = 0; i < bits.size() && used < row_chunks * chunk_lines; ++i)
             if (i / (2 * chunk_lines) % row_chunks * chunk_lines + i % chunk_lines >= used) to[i] = {};
         scratch.weights_of = number;
@@ -171,8 +172,8 @@ struct ByteWeights {
                 bits[line] |= uint64_t{bit} << byte;
             total += bit;
         }
-        // The sum of bits 0 and 1 times weights -1 and 1 is total - count, with the count of differing
-        // bits.
+        // The sum of bits 0 and 1 times weights -1 and 1 is total - count; `count` is the number of
+        // differing bits.
         const int32_t limit =
             g.pixels ? threshold : total - static_cast<int32_t>(BitWeights::most_differing(g, threshold));
         std::memcpy(bytes_of(limits[slot / 16]) + slot % 16 * 4, &limit, 4);

@@ -1,4 +1,4 @@
-"""The operations of packed networks: a module each, whose OP is an `rbsf.engine.op.Op`."""
+"""The operations of packed networks: each is a module with an `OP`, an `rbsf.engine.op.Op`."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ OPS: dict[str, Op] = {
 
 
 def reference(node: Node, maps: list[Map], out: Map, inputs: list[np.ndarray]) -> np.ndarray:
-    """The output of `node`, whose map is `out`, computed in NumPy.
+    """The output of `node`, in the form of the map `out`, computed in NumPy.
 
-    Operations whose result is real get their numbers as float32.
+    If the result is real, numbers are passed to the operation as float32.
     """
     is_real = out.kind in ("real", "planes")
     arrays = []
@@ -32,7 +32,7 @@ def reference(node: Node, maps: list[Map], out: Map, inputs: list[np.ndarray]) -
 
 
 def kernel(node: Node, maps: list[Map], out: Map, target: Target) -> Kernel:
-    """What runs `node`: its kernel, or its reference where it has none or NumPy is asked for.
+    """The kernel that runs `node`; it is the reference if there is no other or NumPy is chosen.
 
     Raises ValueError for weights that would take too much memory in the kernels' order.
     """

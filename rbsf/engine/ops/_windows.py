@@ -1,4 +1,4 @@
-"""What convolutions and pools share: sizes of windows, and exact sums over them."""
+"""Shared parts of convolutions and pools: sizes of windows, and exact sums over them."""
 
 from __future__ import annotations
 
@@ -21,10 +21,7 @@ POOL: dict[str, Check] = {
 
 
 def window_size(size: int, a: dict[str, Any]) -> int:
-    """Height or width of the output of a convolution or a pool, as PyTorch counts it.
-
-    `size` is that of the input.
-    """
+    """Height or width of a convolution's or pool's output for an input of `size`, as in PyTorch."""
     kernel, stride, padding = a["kernel"], a["stride"], a["padding"]
     free = size + 2 * padding - kernel
     if not a.get("ceil"):
@@ -35,15 +32,15 @@ def window_size(size: int, a: dict[str, Any]) -> int:
 
 
 def check_map(x: Map) -> None:
-    """Raises ValueError for a vector."""
+    """Raise ValueError if `x` is a vector."""
     if len(x.shape) != 3:
         raise ValueError(f"takes a map (H, W, C), {x.shape} comes")
 
 
 def filters(node: Node) -> int:
-    """How many filters the weight of a convolution or linear layer has.
+    """The number of filters of a convolution or linear layer.
 
-    Raises ValueError for none or too many.
+    Raises ValueError if it has none or too many.
     """
     weight = node.tensors.get("weight")
     if weight is None or not weight.ndim or not 1 <= len(weight) <= MAX_CHANNELS:
@@ -55,7 +52,7 @@ def filters(node: Node) -> int:
 def convolved(node: Node, x: Map) -> tuple[int, int, int]:
     """Height, width and channels of a convolution's output.
 
-    Raises ValueError for what does not fit.
+    Raises ValueError if node and map do not fit together.
     """
     check_map(x)
     a, inputs, outputs = node.attributes, x.shape[2], filters(node)
@@ -73,7 +70,8 @@ def convolved(node: Node, x: Map) -> tuple[int, int, int]:
 def pooled(node: Node, x: Map) -> tuple[int, int, int]:
     """Shape of a pool's output.
 
-    Every window has a pixel; those of XNOR-Net's K, which is a mean, may have few.
+    Padding is limited so that every window contains a pixel of the map. XNOR-Net's K, a mean that
+    includes padding, may have more padding than other pools.
     """
     check_map(x)
     a = node.attributes
@@ -95,7 +93,7 @@ def onnx_window(node: Node) -> dict[str, Any]:
 
 
 def convolve(x: np.ndarray, weight: np.ndarray, a: dict[str, Any]) -> np.ndarray:
-    """Convolve maps `[N, H, W, I]`, padded already, group by group; gives `[N, H', W', O]`.
+    """Convolve maps `[N, H, W, I]`, already padded, group by group; returns `[N, H', W', O]`.
 
     `weight` has rows `[O, k * k * I/g]` of the same dtype.
     """
@@ -118,19 +116,19 @@ def convolve(x: np.ndarray, weight: np.ndarray, a: dict[str, Any]) -> np.ndarray
 def convolve_whole(
     x: np.ndarray, weight: np.ndarray, a: dict[str, Any], largest: int
 ) -> np.ndarray:
-    """As `convolve`, of whole numbers, exactly; gives int32 `[N, H', W', O]`.
+    """As `convolve`, but exact, for whole numbers; returns int32 `[N, H', W', O]`.
 
-    `largest` is what a sum may reach. BLAS adds without rounding below 2^24 in float32, and below
-    2^53 in float64.
+    `largest` is the largest possible sum. BLAS adds without rounding below 2^24 in float32, and
+    below 2^53 in float64.
     """
     exact = np.float32 if largest < 1 << 24 else np.float64
     return convolve(x.astype(exact), weight.astype(exact), a).astype(np.int32)
 
 
 def over_windows(x: np.ndarray, a: dict[str, Any], combine: np.ufunc, fill: float) -> np.ndarray:
-    """`combine` over every window of maps `[N, H, W, C]`, position after position.
+    """Reduce every window of maps `[N, H, W, C]` by `combine`, one position after another.
 
-    What a window has beyond the map is `fill`.
+    Positions of a window outside the map have the value `fill`.
     """
     kernel, step, padding = a["kernel"], a["stride"], a["padding"]
     around = [(0, 0)]

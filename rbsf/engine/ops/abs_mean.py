@@ -1,6 +1,6 @@
-"""abs_mean: the mean over all channels of the magnitude, float32 (H, W, 1).
+"""abs_mean: the mean of the magnitude over all channels, float32 (H, W, 1).
 
-XNOR-Net's K is made of it.
+XNOR-Net's K is computed from it.
 """
 
 import numpy as np

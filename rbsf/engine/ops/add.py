@@ -1,6 +1,6 @@
-"""add: the sum of two maps of one shape.
+"""add: the sum of two maps of the same shape.
 
-The sum of two maps of whole numbers is whole; any other is float32.
+The sum of two maps of whole numbers is whole; any other sum is float32.
 """
 
 import numpy as np

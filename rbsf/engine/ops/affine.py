@@ -1,6 +1,6 @@
-"""affine: scale * x + bias, in float32, each step rounded.
+"""affine: scale * x + bias, in float32; product and sum are rounded separately.
 
-Both tensors are [C], or [1] for all channels; one of them may be absent.
+Each tensor is `[C]`, or `[1]` for all channels; one of them may be absent.
 """
 
 from __future__ import annotations

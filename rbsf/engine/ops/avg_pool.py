@@ -1,6 +1,6 @@
-"""avg_pool: the mean of each window, float32, position after position added up.
+"""avg_pool: the mean of each window, float32; positions are added one after another.
 
-`ceil` as in max_pool; `include_pad` counts padding in a mean, as 0.
+`ceil` is as in max_pool. With `include_pad`, padding counts as zeros in the mean.
 """
 
 from __future__ import annotations
@@ -21,16 +21,13 @@ def _reference(node: Node, x: np.ndarray) -> np.ndarray:
 
 
 def _window_areas(shape: Shape, a: dict[str, Any]) -> np.ndarray:
-    """What the sum of each window is divided by, float32 `[H', W']`.
-
-    `shape` is (H, W, ...) of the map.
-    """
+    """The divisor of each window's sum, float32 `[H', W']`; `shape` of the map is (H, W, ...)."""
     rows, columns = _window_counts(shape[0], a), _window_counts(shape[1], a)
     return np.outer(rows, columns).astype(np.float32)
 
 
 def _window_counts(size: int, a: dict[str, Any]) -> np.ndarray:
-    """How many rows of each window count, or how many columns."""
+    """How many rows (or columns) of each window count."""
     start = np.arange(window_size(size, a)) * a["stride"] - a["padding"]
     end = np.minimum(start + a["kernel"], size + a["padding"])
     if a["include_pad"]:
@@ -39,7 +36,7 @@ def _window_counts(size: int, a: dict[str, Any]) -> np.ndarray:
 
 
 def mean_kernel(a: dict[str, Any], areas: np.ndarray, target: Target) -> Kernel:
-    """The extension's means of windows, whose sums are divided by `areas`."""
+    """The extension's kernel for means of windows; it divides their sums by `areas`."""
     kernel, stride, padding = a["kernel"], a["stride"], a["padding"]
 
     def run(inputs: list[np.ndarray], out: np.ndarray, _: list[np.ndarray]) -> None:
@@ -53,7 +50,7 @@ def mean_kernel(a: dict[str, Any], areas: np.ndarray, target: Target) -> Kernel:
 
 def _onnx(node: Node, x: Map) -> list[Step]:
     a = node.attributes
-    # A window that is cut at the end is divided by what is left of it.
+    # If the end cuts a window, its sum is divided by the number of positions that remain.
     counted = int(a["include_pad"] and a["padding"] > 0)
     return [step("AveragePool", "x0", **onnx_window(node), count_include_pad=counted)]
 

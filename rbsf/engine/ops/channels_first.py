@@ -1,6 +1,6 @@
 """channels_first: a map (H, W, C) as planes (C, H, W).
 
-Trackers take features in this order; it is a network's end.
+It is the last operation of a network; trackers take features in this order.
 """
 
 from rbsf.engine.node import Map, Node
@@ -14,7 +14,7 @@ def _result(node: Node, x: Map) -> Map:
     return Map((channels, height, width), "planes")
 
 
-# Identity: ONNX's maps are in this order.
+# It is the identity in ONNX, where maps already have this order.
 OP = Op(
     takes=(REAL,),
     result=_result,

@@ -1,4 +1,4 @@
-"""concat: the channels of two maps of one kind, one after another."""
+"""concat: the channels of two maps of the same kind, one after the other."""
 
 import numpy as np
 

@@ -1,8 +1,8 @@
 """conv: real convolution, padded with 0. weight float32 `[O, k, k, I/g]`, bias float32 `[O]`.
 
-The kernel adds in one order on every machine, each step a fused multiply-add. The reference adds in
-BLAS's own order. Where map, weight and bias are whole multiples of some unit and all sums are
-exact, neither order nor kind of number matters: see `whole_weights`.
+The kernel adds in the same order on every machine, by fused multiply-adds. The reference adds in
+BLAS's own order. If map, weight and bias are whole multiples of some unit and all sums are exact,
+neither the order nor the type of numbers matters: see `whole_weights`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from rbsf.engine.node import LARGEST_PIXEL, MAX_VALUES, Forms, Map, Node
 from rbsf.engine.op import Op, Step, step
 from rbsf.engine.ops._windows import GROUPS, WINDOW, convolve, convolved
 
-DIGITS = 24  # of a float32: whole numbers up to 2**24 are exact
+DIGITS = 24  # binary digits of a float32: whole numbers up to 2**24 are exact
 INTEGERS = ("int8", "uint8", "int16")  # dtypes of the maps that the kernel for whole numbers takes
 
 
 class WholeWeights(NamedTuple):
-    """A convolution's weights as whole multiples of a power of two for each filter."""
+    """A convolution's weights as whole multiples of a unit, a power of two for each filter."""
 
     weight: np.ndarray  # int16 [O, k, k * I]
     bias: np.ndarray  # int32 [O]
@@ -29,10 +29,10 @@ class WholeWeights(NamedTuple):
 
 
 def whole_weights(node: Node, x: Map, target: Target) -> WholeWeights | None:
-    """The weights for a convolution in whole numbers that gives the same numbers to the bit.
+    """Whole-number weights with which the convolution gives exactly the same results.
 
-    There are none where `x` is no map of int8, uint8 or int16, where the window has padding or
-    groups, and where a sum could have more digits than a float32.
+    Returns None if `x` is not a map of int8, uint8 or int16, if the convolution has padding or
+    groups, or if a sum could have more digits than a float32.
     """
     return target.prepare((node.name, "whole"), lambda: _whole_weights(node, x))
 
@@ -56,7 +56,7 @@ def _whole_weights(node: Node, x: Map) -> WholeWeights | None:
 
 
 def _largest_unit(rows: np.ndarray) -> np.ndarray:
-    """The largest power of two of each row that all its numbers are multiples of, float64 `[R]`.
+    """For each row, the largest power of two that divides all its numbers, float64 `[R]`.
 
     It is 1 for a row of zeros.
     """
@@ -69,7 +69,7 @@ def _largest_unit(rows: np.ndarray) -> np.ndarray:
 
 def _result(node: Node, x: Map) -> Map:
     shape, groups = convolved(node, x), node.attributes["groups"]
-    blocks = -(-shape[2] // groups // 16)  # of 16 filters in a group
+    blocks = -(-shape[2] // groups // 16)  # blocks of 16 filters in a group
     products = node.attributes["kernel"] ** 2 * x.shape[2]
     if blocks * 16 * products > MAX_VALUES:
         raise ValueError(f"its weights would take over {MAX_VALUES:,} values")
@@ -89,11 +89,11 @@ def _reference(node: Node, x: np.ndarray) -> np.ndarray:
 
 
 def kernel(node: Node, maps: list[Map], target: Target) -> Kernel:
-    """The extension's convolution; it also serves a linear layer, whose vectors are pixels."""
+    """The extension's convolution; a linear layer uses it too, with each vector as a pixel."""
     a = node.attributes or {"kernel": 1, "stride": 1, "padding": 0, "groups": 1}
     pad, groups, x = a["padding"], a["groups"], maps[0]
     weight, bias = target.prepare((node.name, "real"), lambda: _blocks(node, groups))
-    cost = (1 + weight.shape[2] / 50) / 1000  # microseconds for a number of the output, about
+    cost = (1 + weight.shape[2] / 50) / 1000  # estimated microseconds per number of the output
 
     def run(inputs: list[np.ndarray], out: np.ndarray, padded: list[np.ndarray]) -> None:
         image = inputs[0]
@@ -117,7 +117,7 @@ def kernel(node: Node, maps: list[Map], target: Target) -> Kernel:
 def _blocks(node: Node, groups: int) -> tuple[np.ndarray, np.ndarray]:
     """Weights `[groups, blocks, products, 16]` and bias `[groups, 16 * blocks]`.
 
-    They are filled up with zeros.
+    Unused places are zero.
     """
     weight = _in_blocks(node.tensors["weight"], groups)
     bias = _in_blocks(node.tensors["bias"], groups)
@@ -125,7 +125,7 @@ def _blocks(node: Node, groups: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _in_blocks(rows: np.ndarray, groups: int) -> np.ndarray:
-    """Rows `[O, ...]` as `[groups, blocks, numbers of a row, 16]`."""
+    """Rows `[O, ...]` as blocks `[groups, blocks, numbers of a row, 16]`."""
     rows = rows.reshape(groups, len(rows) // groups, -1)
     blocks = -(-rows.shape[1] // 16)
     filled = np.zeros((groups, blocks * 16, rows.shape[2]), np.float32)
@@ -134,9 +134,9 @@ def _in_blocks(rows: np.ndarray, groups: int) -> np.ndarray:
 
 
 def blocks_of_pairs(whole: WholeWeights) -> tuple[np.ndarray, np.ndarray]:
-    """Weights `[blocks, pairs of products, 16, 2]` and starts of sums `[16 * blocks]`.
+    """Weights `[blocks, pairs of products, 16, 2]` and start values of sums `[16 * blocks]`.
 
-    They are filled up with zeros, also behind an odd number of products in a row of a window.
+    Unused places are zero. If a row of a window has an odd number of products, a zero follows it.
     """
     outputs, _, run = whole.weight.shape
     spare = -outputs % 16

@@ -1,8 +1,8 @@
-"""conv_bits: convolution of bits with bits, to whole numbers: sums of products of -1 and +1.
+"""conv_bits: convolution of bits with bits; gives whole numbers, sums of products of -1 and +1.
 
-`channels` are the input's. Windows reach over the map's edge by `padding`, where every bit is
-`border`. The weight, uint8 `[O, ceil(k * k * I/g / 8)]`, has rows of
-`numpy.packbits(bitorder="little")` of the bits `[k, k, I/g]`.
+`channels` is the number of input channels. The map is padded by `padding` pixels, in which every
+bit is `border`. The weight, uint8 `[O, ceil(k * k * I/g / 8)]`, has a row for each filter: its bits
+`[k, k, I/g]` packed by `numpy.packbits(bitorder="little")`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from rbsf.engine.node import Forms, Map, Node, border
 from rbsf.engine.op import Op, Step, step
 from rbsf.engine.ops._windows import CHANNELS, GROUPS, WINDOW, convolve_whole, convolved
 
-MAX_SIGNS = 1 << 27  # of a node's weights, which NumPy unpacks
-# What the extension calls sums of each dtype.
+MAX_SIGNS = 1 << 27  # limit for the weights of a node, which NumPy unpacks
+# The extension's name for sums of each dtype.
 SUMS = {"int8": "sums8", "int16": "sums16", "int32": "sums"}
 
 
@@ -46,7 +46,7 @@ def reference(node: Node, x: np.ndarray) -> np.ndarray:
 def make_conv(
     node: Node, read: Packed, target: Target, output: str, write: Packed | None = None, **more: Any
 ) -> Any:
-    """The extension's convolution, which reads bits as they lie in `read`.
+    """The extension's convolution, which reads bits in the form `read`.
 
     `output`, `write` and `more` are as in `kernel_arguments`.
     """
@@ -59,9 +59,9 @@ def make_conv(
 
 
 def packed_kernel(node: Node, read: Packed, out: Map, target: Target) -> Kernel:
-    """Sums of packed bits."""
+    """The kernel that computes sums from packed bits."""
     conv = make_conv(node, read, target, SUMS[out.dtype.name])
-    isa = "avx512" if target.isa == "amx" else target.isa  # AMX has kernels for bits alone
+    isa = "avx512" if target.isa == "amx" else target.isa  # AMX kernels only write bits
 
     def run(inputs: list[np.ndarray], result: np.ndarray, _: list[np.ndarray]) -> None:
         threads = target.share(result.size * cost(node))
@@ -71,7 +71,7 @@ def packed_kernel(node: Node, read: Packed, out: Map, target: Target) -> Kernel:
 
 
 def cost(node: Node) -> float:
-    """Microseconds that a number of the output takes, about."""
+    """Estimated microseconds per number of the output."""
     return (1 + products(node) / 600) / 1000
 
 

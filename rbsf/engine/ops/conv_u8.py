@@ -1,8 +1,8 @@
-"""conv_u8: convolution of pixels with whole weights from -63 to 63, to whole numbers.
+"""conv_u8: convolution of pixels with whole weights from -63 to 63; gives whole numbers.
 
 It has no padding and one group. With `bits` = 8 the weight is int8 `[O, k, k, I]`. With `bits` from
-2 to 7 it is uint8 `[O, ceil(k * k * I * bits / 8)]`: rows of bits of the weights in that order,
-each in two's complement of so many bits, lowest first.
+2 to 7 it is uint8 `[O, ceil(k * k * I * bits / 8)]`: each row holds the weights in the same order,
+each weight in two's complement with `bits` bits, lowest bit first.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from rbsf.engine.op import Op, Step, step
 from rbsf.engine.ops._windows import CHANNELS, WINDOW, convolve_whole, convolved
 
 MAX_WEIGHT = 63  # the sum of two products of a pixel and a weight fits 16 bits, which AVX2 needs
-MAX_WEIGHTS = 64 << 20  # of all filters together
+MAX_WEIGHTS = 64 << 20  # limit for all filters together
 
 
 def _result(node: Node, x: Map) -> Map:
@@ -38,9 +38,9 @@ def _check_values(node: Node) -> None:
 
 
 def pack_whole(weight: np.ndarray, bits: int) -> np.ndarray:
-    """int8 weights `[O, ...]` as rows of `bits` a weight, uint8 `[O, bytes]`.
+    """Pack int8 weights `[O, ...]` into rows with `bits` bits per weight, uint8 `[O, bytes]`.
 
-    The weights are within +-(2^(bits-1) - 1).
+    The weights must be within +-(2^(bits-1) - 1).
     """
     each = weight.reshape(len(weight), -1, 1).view(np.uint8)
     rows = np.unpackbits(each, axis=2, count=bits, bitorder="little")

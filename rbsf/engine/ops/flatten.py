@@ -1,4 +1,4 @@
-"""flatten: a map (H, W, C) to a vector (C * H * W,), channels slowest; a vector stays."""
+"""flatten: a map (H, W, C) becomes a vector (C * H * W,), channels slowest; a vector stays."""
 
 from math import prod
 

@@ -1,4 +1,4 @@
-"""global_pool: the mean of each channel, float32 (1, 1, C), pixel after pixel added up."""
+"""global_pool: the mean of each channel, float32 (1, 1, C); pixels are added one after another."""
 
 from __future__ import annotations
 

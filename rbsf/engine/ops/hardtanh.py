@@ -1,4 +1,4 @@
-"""hardtanh: values are kept within `low` and `high`."""
+"""hardtanh: values are clipped to `low` and `high`."""
 
 import numpy as np
 
@@ -13,7 +13,7 @@ def _result(node: Node, x: Map) -> Map:
 
 
 def _ends(node: Node) -> tuple[np.floating, np.floating]:
-    with np.errstate(over="ignore"):  # beyond float32 an end is infinite, which bounds nothing
+    with np.errstate(over="ignore"):  # limits beyond float32 become infinite and have no effect
         return np.float32(node.attributes["low"]), np.float32(node.attributes["high"])
 
 

@@ -1,6 +1,6 @@
 """input: the images, uint8 `[N, H, W, C]`.
 
-Images of other heights and widths are admitted where `any_size` is true; height and width are then
+If `any_size` is true, images of other heights and widths are allowed too, and height and width are
 an example.
 """
 

@@ -1,4 +1,4 @@
-"""linear: a vector times a matrix, summed as by conv. weight float32 `[O, I]`, bias `[O]`."""
+"""linear: a vector times a matrix, summed as in conv; weight float32 `[O, I]`, bias `[O]`."""
 
 from rbsf.engine.node import Forms, Map, Node
 from rbsf.engine.op import NUMBERS, Op, Step, step

@@ -1,7 +1,7 @@
-"""max_pool: the largest of each window. Of bits it is +1 where any of them is.
+"""max_pool: the largest value of each window. For bits it is +1 if any bit of the window is +1.
 
-`ceil` admits windows that are cut at the end, as in PyTorch; the part of a window beyond the map is
-left out.
+`ceil` allows windows that the end of the map cuts, as in PyTorch; the part of a window outside the
+map is ignored.
 """
 
 from __future__ import annotations

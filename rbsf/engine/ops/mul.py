@@ -1,6 +1,6 @@
-"""mul: the product of two maps of one shape, in float32.
+"""mul: the product of two maps of the same shape, in float32.
 
-One of them, in either place, may also have one number a channel (1, 1, C) or a pixel (H, W, 1).
+Either of them may instead have one number per channel (1, 1, C) or per pixel (H, W, 1).
 """
 
 from math import prod

@@ -1,4 +1,4 @@
-"""prelu: what is below 0 is multiplied by `slope`, float32 [C] or [1]."""
+"""prelu: values below 0 are multiplied by `slope`, float32 `[C]` or `[1]`."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""relu: what is below 0 becomes 0."""
+"""relu: values below 0 become 0."""
 
 import numpy as np
 

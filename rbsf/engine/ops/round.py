@@ -1,4 +1,4 @@
-"""round: the nearest whole number, half ones to the even one, kept within +-`limit`."""
+"""round: the nearest whole number (halves round to even), clipped to +-`limit`."""
 
 import numpy as np
 

@@ -1,6 +1,6 @@
 """sigmoid: 1 / (1 + exp(-x)), float32.
 
-exp is NumPy's, whose last bit may differ from machine to machine.
+It uses NumPy's exp; its last bit may differ between machines.
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ from rbsf.engine.op import REAL, Op
 
 
 def _reference(node: Node, x: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):  # for very low values, as 1 / (1 + inf) is 0
+    with np.errstate(over="ignore"):  # exp overflows for very low x; 1 / (1 + inf) is 0, as needed
         return np.float32(1) / (np.float32(1) + np.exp(-x))
 
 

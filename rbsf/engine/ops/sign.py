@@ -1,4 +1,4 @@
-"""sign: bits, (x >= threshold) xor flip for each channel; `flip` (0 or 1) may be absent.
+"""sign: makes bits, (x >= threshold) xor flip per channel; `flip` (0 or 1) may be absent.
 
 Thresholds of real maps are float32 and may be infinite; those of whole numbers are int32.
 """
@@ -35,7 +35,7 @@ def _reference(node: Node, x: np.ndarray) -> np.ndarray:
 
 
 def packed_kernel(node: Node, maps: list[Map], write: Packed, target: Target) -> Kernel:
-    """What writes bits in the order of `write`; their padding is there already."""
+    """The kernel that writes bits in the order of `write`; the padding is already in place."""
     threshold, flip = node.tensors["threshold"], _flip(node, maps[0].shape[-1])
     flips = np.packbits(flip.reshape(write.layout.planes, -1), axis=1, bitorder="little")
 
@@ -60,7 +60,7 @@ def packed_kernel(node: Node, maps: list[Map], write: Packed, target: Target) ->
 
 
 def _onnx(node: Node, x: Map) -> list[Step]:
-    """ONNX's Sign would not do, since it gives 0 for 0."""
+    """ONNX nodes of the sign; ONNX's own Sign is not used because it returns 0 for 0."""
     above = per_channel(1 - 2 * _flip(node, x.shape[-1]).astype(np.float32), x)
     return [
         step("GreaterOrEqual", "x0", per_channel(node.tensors["threshold"], x)),

@@ -1,4 +1,4 @@
-"""upsample: every pixel `factor` times in height and in width (nearest neighbour)."""
+"""upsample: repeats every pixel `factor` times in height and width (nearest neighbour)."""
 
 import numpy as np
 

@@ -96,7 +96,7 @@ def _draw(
     boxes: dict[str, np.ndarray | None],
     subject: str,
 ) -> bytes:
-    """JPEG of an H x W x 3 uint8 RGB frame, at most `WIDTH` wide, with boxes.
+    """JPEG of an `[H, W, 3]` uint8 RGB frame, at most `WIDTH` wide, with boxes.
 
     The subject's box is drawn over the other trackers', the true one over all.
     """

@@ -26,7 +26,7 @@ PLAYING, PAUSED = f"Space: pause. {KEYS}", f"Paused. Space: go on. {KEYS}"
 
 
 def select_boxes(image: np.ndarray) -> list[tuple[float, ...]]:
-    """Let the user draw boxes in an H x W x 3 uint8 RGB image.
+    """Let the user draw boxes in an `[H, W, 3]` uint8 RGB image.
 
     Returns x,y,w,h of each in its pixels, 0-based. Raises ValueError where the user cancels or
     closes the window. Ctrl-C and SIGTERM do what they do elsewhere.
@@ -78,7 +78,7 @@ class Player:
         self._actions = {"a": self._add, "b": self._correct, "d": self._drop}
 
     def show(self, image: np.ndarray) -> bool:
-        """Show the session's last frame, H x W x 3 uint8 RGB, and do what the user wants.
+        """Show the session's last frame, `[H, W, 3]` uint8 RGB, and do what the user wants.
 
         What changes is in the session's results then. Returns False where the run is to end.
         """

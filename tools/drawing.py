@@ -31,7 +31,7 @@ def color_of(target: int) -> Color:
 
 
 def draw(image: np.ndarray, results: dict[int, Result]) -> np.ndarray:
-    """Draw boxes and scores into a copy of an H x W x 3 uint8 RGB image; lost targets in red.
+    """Draw boxes and scores into a copy of an `[H, W, 3]` uint8 RGB image; lost targets in red.
 
     `results` are by number of the target. A number is drawn too, unless there is target 1 alone.
     """

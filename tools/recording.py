@@ -101,7 +101,7 @@ class Recorder:
     encoded: deque[Future[None]] = field(default_factory=deque)  # and under way: the last frames
 
     def add(self, image: np.ndarray, seconds: float | None, results: dict[int, Result]) -> None:
-        """Record a frame, H x W x 3 uint8 RGB, its time, and results by number of the target.
+        """Record a frame, `[H, W, 3]` uint8 RGB, its time, and results by number of the target.
 
         Raises OSError where a frame of the last few could not be written.
         """

@@ -48,7 +48,7 @@ def draw_pair(item: Item) -> np.ndarray:
 
 
 def sheet(items: Sequence[Item], columns: int = COLUMNS) -> np.ndarray:
-    """Pairs in rows of `columns`, left to right: H x W x 3 uint8 RGB."""
+    """Pairs in rows of `columns`, left to right: `[H, W, 3]` uint8 RGB."""
     import cv2
     import numpy as np
 

@@ -69,7 +69,7 @@ class Fit:
 
     @classmethod
     def of(cls, image: np.ndarray, room: Size) -> Fit:
-        """The fit of an H x W x 3 image into a room; narrow frames are enlarged."""
+        """The fit of an `[H, W, 3]` image into a room; narrow frames are enlarged."""
         height, width = image.shape[:2]
         scale = min(room[0] / width, room[1] / height, max(1.0, LEAST_WIDTH / width))
         shown = (max(round(scale * width), 1), max(round(scale * height), 1))
@@ -138,7 +138,7 @@ class Window:
         return self.closed or self.should_stop()
 
     def load(self, image: np.ndarray) -> None:
-        """Take a frame, H x W x 3 uint8 RGB."""
+        """Take a frame, `[H, W, 3]` uint8 RGB."""
         self.fit = Fit.of(image, self._room)
         self._picture = self.fit.scaled(image)
 

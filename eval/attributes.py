@@ -1,7 +1,7 @@
-"""The attributes of sequences: what is hard about each, by which reports break scores down.
+"""Attributes of sequences, such as fast motion, by which reports break scores down.
 
 UAV123 publishes 12 attributes of each video, and GOT-10k labels two in each frame. For other data
-sets the attributes are computed that need boxes alone, as OTB's authors define them (Wu, Lim and
+sets, the attributes that only need boxes are computed, as OTB's authors define them (Wu, Lim and
 Yang, 2015). The size of the target, in COCO's three classes, is computed wherever boxes are known.
 """
 
@@ -16,7 +16,7 @@ from rbsf.datasets.video.sequences import Sequence, span_of, whole_name
 from rbsf.eval.results import annotated
 from rbsf.system.text import read_text
 
-UAV123 = {  # in the order of its files
+UAV123 = {  # in the order of the flags in its files
     "SV": "scale variation",
     "ARC": "aspect ratio change",
     "LR": "low resolution",
@@ -57,7 +57,7 @@ def attributes_of(
 ) -> tuple[Words, Found]:
     """Explanations of the attributes of a data set, and the attributes of each sequence.
 
-    Raises ValueError where a file of attributes is damaged.
+    Warns of a file of attributes that is damaged; its sequence gets none.
     """
     if dataset == "GOT-10k-test":  # its boxes are not published
         return {}, {}
@@ -81,7 +81,7 @@ def _hardships(dataset: str, root: Path | None, sequences: list[Sequence]) -> tu
 
 
 def _uav123_words(sequences: list[Sequence]) -> Words:
-    """Explanations of UAV123's attributes, which are published for whole videos alone."""
+    """Explanations of UAV123's attributes, which are published only for whole videos."""
     if all(s.name == whole_name(s.name) for s in sequences):
         return UAV123
     return {name: f"{text} (somewhere in the whole video)" for name, text in UAV123.items()}
@@ -143,7 +143,7 @@ def _computed(sequence: Sequence) -> set[str]:
     ratios = areas / areas[:1]
     centers = boxes[:, :2] + boxes[:, 2:] / 2
     distances = np.linalg.norm(np.diff(centers, axis=0), axis=1)
-    moves = distances[np.diff(known) == 1]  # between neighbouring frames alone
+    moves = distances[np.diff(known) == 1]  # only between neighbouring frames
     found = {
         "SV": ((ratios < 0.5) | (ratios > 2)).any(),
         "FM": (moves > 20).any(),

@@ -1,4 +1,4 @@
-"""A tracker of one's own for the benchmarks: a class in a Python file."""
+"""A user's own tracker for the benchmarks: a class in a Python file."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class OwnTracker:
         self._tracker.init(image, box)
 
     def update(self, image: np.ndarray) -> Result:
-        """Ask it for the box; raises ValueError where what it returns is none."""
+        """Ask it for the box. Raises ValueError if it returns something else."""
         found = self._tracker.update(image)
         if isinstance(found, Result):
             return found
@@ -53,12 +53,12 @@ class OwnTracker:
 
 
 def _run_file(path: Path) -> ModuleType:
-    """Run a Python file as a module; it can import what lies beside it."""
+    """Run a Python file as a module; it can import modules beside it."""
     spec = spec_from_file_location(f"own_tracker_{path.stem}", path)
     assert spec is not None  # its name ends in .py
     assert spec.loader is not None
     module = module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look there for the module that they are in
+    sys.modules[spec.name] = module  # dataclasses look up their module there
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))
     spec.loader.exec_module(module)

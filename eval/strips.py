@@ -22,7 +22,7 @@ FAR = 10_000  # pixels; OpenCV draws lines wrongly beyond
 
 @dataclass(frozen=True)
 class Strip:
-    """Frames of one sequence, as JPEG files, with their numbers from 0."""
+    """Frames of one sequence, as JPEG files, with their numbers, counted from 0."""
 
     sequence: str
     caption: str

@@ -43,7 +43,7 @@ class Tracker(Protocol):
 
 
 class StaticTracker:
-    """A box that never moves: every tracker has to score higher."""
+    """A box that never moves. Every tracker should score higher."""
 
     def init(self, image: np.ndarray, box: np.ndarray) -> None:
         """Keep the box."""
@@ -76,7 +76,7 @@ def _make_opencv(name: str, files: tuple[Path, ...]) -> Any:
 
 
 class OpenCVTracker:
-    """One of OpenCV's trackers; where it says that the target is lost, its last box stays."""
+    """One of OpenCV's trackers; while it reports the target as lost, its last box is kept."""
 
     def __init__(self, name: str, files: tuple[Path, ...] = ()) -> None:
         self._make = partial(_make_opencv, name, files)
@@ -117,15 +117,15 @@ def _bgr(image: np.ndarray) -> np.ndarray:
 class TrackerSpec:
     """Which tracker to run, small enough to be sent to a worker process."""
 
-    label: str  # in tables
+    label: str  # name in tables
     opencv: str | None = None  # key of `OPENCV`
     files: tuple[Path, ...] = ()  # weights, models or a user's code; none for the fixed box
     precision: str = "float32"
     device: str = "cpu"
     config: Constants = field(default_factory=TrackerConfig)
-    engine: str = "torch"  # or "packed": what runs a network
+    engine: str = "torch"  # what runs a network: "torch" or "packed"
     own: str = ""  # class in a user's code
-    constants: str = ""  # what `config` is called; empty for a tracker's own
+    constants: str = ""  # name of `config`; empty for a tracker's own
     pair: bool = False  # whether the files are ONNX graphs, backbone and head, for ONNX Runtime
 
     @property
@@ -143,9 +143,9 @@ class TrackerSpec:
     def key(self) -> str:
         """Name of the results, which ends in a digest of all that the boxes depend on.
 
-        These are the files, the constants, OpenCV's version, that of the tracking code, and the
-        kind of device that PyTorch runs on. What a user's code reads beside its own file is left
-        out. Raises ValueError for a device that is missing.
+        These are the files, the constants, the versions of OpenCV and of the tracking code, and the
+        kind of device that PyTorch runs on. Other files that a user's code reads are not included.
+        Raises ValueError for a device that is missing.
         """
         if self.opencv is None and not self.files:
             return "static"
@@ -179,7 +179,7 @@ class TrackerSpec:
         return sum(file.stat().st_size for file in self.files)
 
     def build(self, threads: int = 1) -> Tracker:
-        """Load the tracker, to run with so many CPU threads.
+        """Load the tracker, to run with `threads` CPU threads.
 
         Raises ValueError or OSError for a file that cannot be used.
         """
@@ -197,7 +197,7 @@ class TrackerSpec:
 
 
 def _device_kind(device: str) -> str:
-    from rbsf.train.device import choose_device  # loads PyTorch, which packed networks need not
+    from rbsf.train.device import choose_device  # loads PyTorch, which packed networks do not need
 
     return choose_device(device).type
 
@@ -227,7 +227,7 @@ def _build_pair(files: tuple[Path, ...], threads: int, label: str) -> Tracker:
 
 
 def constants_for(text: str) -> type[Constants]:
-    """The class of the constants of `[LABEL=]WHAT`, which `--constants` has to be."""
+    """The class that `--constants` must have for the tracker `[LABEL=]WHAT`."""
     _, what = _split_label(text)
     return constants_of(SHIPPED.get(what, Path(what)))
 
@@ -245,9 +245,9 @@ def parse_tracker(
 
     WHAT is a key of `SHIPPED`, `static`, a weights file, `opencv:MIL`, `opencv:Nano:FILE,FILE`,
     `onnx:BACKBONE,HEAD` (`rbsf.tracker.onnx_pair`), or `FILE.py:CLASS` (`OwnTracker`). `engine`:
-    see `rbsf.tracker.backbones.choose_engine`. `redetect`: see `StateConfig`; it changes our own
-    networks alone. `constants`: what `config` is called. Raises ValueError for an unknown
-    name, and where the engine cannot be had; FileNotFoundError for a missing file.
+    see `rbsf.tracker.backbones.choose_engine`. `redetect`: see `StateConfig`; it only changes our
+    own networks. `constants`: name of `config`. Raises ValueError for an unknown name or if the
+    engine is not available, and FileNotFoundError for a missing file.
     """
     label, what = _split_label(text)
     if what == "static":
@@ -265,7 +265,7 @@ def parse_tracker(
 
 
 def _split_label(text: str) -> tuple[str, str]:
-    """The label, empty where there is none, and what it stands for."""
+    """The label, empty if there is none, and what it stands for."""
     label, equals, what = text.partition("=")
     if not equals or Path(text).is_file():  # such as lr=0.1/last.safetensors
         return "", text

@@ -68,7 +68,7 @@ def attributes_of(
 
 
 def _hardships(dataset: str, root: Path | None, sequences: list[Sequence]) -> tuple[Words, Found]:
-    """The published attributes, or the computed ones where none are published."""
+    """The published attributes, or the computed ones if none are published."""
     if dataset == "GOT-10k-val":
         return GOT10K, {s.name: _read_got10k(s) for s in sequences}
     if dataset in ("UAV123", "UAV20L") and root is not None:
@@ -88,7 +88,7 @@ def _uav123_words(sequences: list[Sequence]) -> Words:
 
 
 def _size(sequence: Sequence) -> set[str]:
-    """The class of the target's size, a key of SIZES; empty where no frame has a box."""
+    """The class of the target's size, a key of SIZES; empty if no frame has a box."""
     boxes = sequence.boxes[annotated(sequence)]
     if not len(boxes):
         return set()
@@ -101,7 +101,7 @@ def _size(sequence: Sequence) -> set[str]:
 
 
 def _read_uav123(path: Path) -> set[str]:
-    """The attributes that a file flags; none, with a warning, where it is damaged."""
+    """The attributes that a file flags; none, with a warning, if it is damaged."""
     flags = _read_flags(path)
     if len(flags) != len(UAV123) or not set(flags) <= {"0", "1"}:
         found = " ".join(flags)[:60]
@@ -127,7 +127,7 @@ def _read_got10k(sequence: Sequence) -> set[str]:
 
 
 def _read_flags(path: Path) -> list[str]:
-    """The words of a file; none, with a warning, where it cannot be read."""
+    """The words of a file; none, with a warning, if it cannot be read."""
     try:
         return read_text(path).replace(",", " ").split()
     except (ValueError, OSError) as error:

@@ -143,7 +143,7 @@ def held_out_names() -> frozenset[str]:
 
 
 def paper_scores(dataset: str) -> dict[str, Any] | None:
-    """The paper's scores on a benchmark, as a report holds them; None where it has none."""
+    """The paper's scores on a benchmark, as a report holds them; None if it has none."""
     if dataset not in _TABLE_5:
         return None
     keys = ("ao", "sr50") if dataset.startswith("GOT-10k") else ("precision", "success")
@@ -156,9 +156,9 @@ def paper_scores(dataset: str) -> dict[str, Any] | None:
 def find_split(dataset: str, root: Path, names: Iterable[str] | None = None) -> Split:
     """Load the sequences of a benchmark below `root`, or those of `names`.
 
-    Sequences that cannot be read are recorded in `Split.broken`. Raises FileNotFoundError where
-    there is no such folder; ValueError where no sequence of the benchmark is there, or one of
-    `names` is not.
+    Sequences that cannot be read are recorded in `Split.broken`. Raises FileNotFoundError if there
+    is no such folder; ValueError if no sequence of the benchmark is there, or one of `names` is
+    not.
     """
     benchmark = BENCHMARKS[dataset]
     if benchmark.split and (root / benchmark.split).is_dir():
@@ -220,7 +220,7 @@ def _choose(
     """The sequences to load, each once, and the published ones that are missing.
 
     `there`: sequences in the folder. `names`: those to choose; none counts as missing then. Raises
-    ValueError where there is nothing to load, and for a name that is not there.
+    ValueError if there is nothing to load, and for a name that is not there.
     """
     published = published_names(dataset)
     missing = [name for name in published if name not in there]

@@ -108,8 +108,8 @@ def overlaps(
 ) -> np.ndarray:
     """Intersection over union of each pair of boxes: `[N, 4]` and `[N, 4]` to `[N]`.
 
-    It is 0 where neither box has area. `bound` (width, height) clips both to the frame, as the
-    toolkit does for GOT-10k: corners are moved into it, but sizes are not shortened to match.
+    It is 0 if neither box has area. `bound` (width, height) clips both to the frame, as the toolkit
+    does for GOT-10k: corners are moved into it, but sizes are not shortened to match.
     """
     from got10k.utils.metrics import rect_iou  # slow, because it loads shapely
 
@@ -140,7 +140,7 @@ def score_sequence(
     """Score a tracker's boxes `[N, 4]` on a sequence against the truth `[N, 4]`.
 
     `bound`: the frame's (width, height). The box of the first annotated frame is given to trackers,
-    so the true one is used. Raises ValueError where the lengths differ, a box is not finite, or no
+    so the true one is used. Raises ValueError if the lengths differ, a box is not finite, or no
     frame is left to score.
     """
     boxes = np.array(boxes, dtype=np.float64)
@@ -190,7 +190,7 @@ def _curves(
 def mean_curves(curves: Iterable[Curves], pooled: bool = False) -> Curves:
     """Mean over sequences. Each counts once, or with `pooled` by its number of frames.
 
-    Raises ValueError where there are none.
+    Raises ValueError if there are none.
     """
     rows = list(curves)
     if not rows:

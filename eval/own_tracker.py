@@ -17,8 +17,8 @@ class OwnTracker:
     """The class `name` of a Python file, made without arguments.
 
     It has `init(image, box)` and `update(image)`, which returns the box or a `Result`. Images are
-    `[H, W, 3]` uint8 RGB, boxes x,y,w,h in pixels, 0-based. Raises ValueError where the file cannot
-    be run, has no such class, or the class lacks a method.
+    `[H, W, 3]` uint8 RGB, boxes x,y,w,h in pixels, 0-based. Raises ValueError if the file cannot be
+    run, has no such class, or the class lacks a method.
     """
 
     def __init__(self, path: Path, name: str) -> None:

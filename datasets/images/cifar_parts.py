@@ -49,7 +49,7 @@ class Part:
 def pack_cifar100(root: Path, folder: Path, most_bytes: int) -> list[Path]:
     """Write CIFAR-100 in `root` as parts of at most `most_bytes` each into `folder`.
 
-    Returns the parts' paths. Raises what `open_cifar` does, and OSError where `folder` cannot be
+    Returns the parts' paths. Raises what `open_cifar` does, and OSError if `folder` cannot be
     written.
     """
     fine, coarse = open_cifar(root, CIFAR100), open_cifar(root, CIFAR100_COARSE)
@@ -87,7 +87,7 @@ def unpack_cifar100(parts: Path, root: Path) -> None:
 def find_parts(folder: Path) -> list[Path]:
     """Find all parts of a set in `folder`, in order.
 
-    Raises FileNotFoundError where there are none or not all, and ValueError for parts of two sets.
+    Raises FileNotFoundError if there are none or not all, and ValueError for parts of two sets.
     """
     found = _named_as_parts(folder)
     if not found:

@@ -87,10 +87,10 @@ def decode_crop(
 ) -> np.ndarray | None:
     """Decode a crop of an image file as `[height, width, 3]` uint8 RGB.
 
-    `size` is its (width, height), or one number for both. Returns None where OpenCV cannot decode
-    the file whole, or where it is larger than `most_pixels`. Gray is repeated, CMYK converted,
-    alpha dropped, and a rotation noted in EXIF applied. With `reduced`, a JPEG is decoded at 1/2,
-    1/4 or 1/8 of its size: the smallest at which the crop still has `size`.
+    `size` is its (width, height), or one number for both. Returns None if OpenCV cannot decode the
+    file whole, or if it is larger than `most_pixels`. Gray is repeated, CMYK converted, alpha
+    dropped, and a rotation noted in EXIF applied. With `reduced`, a JPEG is decoded at 1/2, 1/4 or
+    1/8 of its size: the smallest at which the crop still has `size`.
     """
     if isinstance(size, int):
         size = (size, size)

@@ -49,7 +49,7 @@ def epoch_order(
 def count_batches(images: int, batch_size: int, world: int = 1, train: bool = True) -> int:
     """Number of batches that one rank (evaluation: rank 0) has in a pass over `images` images.
 
-    See `shares`. Raises ValueError for a `batch_size` below 1, and where a training's images do not
+    See `shares`. Raises ValueError for a `batch_size` below 1, and if a training's images do not
     fill one batch on every rank.
     """
     if batch_size < 1 or world < 1:

@@ -48,7 +48,7 @@ class FolderData(Labelled):
     share: float = 224 / 256
     skip_broken: bool = False
     workers: int = 0
-    reduced: bool = True  # decode JPEGs at a fraction of their size where the crop allows it
+    reduced: bool = True  # decode JPEGs at a fraction of their size if the crop allows it
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     crop_padding: int = 0

@@ -131,8 +131,8 @@ class CropStore:
     """A finished store, read only. It can be pickled and forked: each process opens the file.
 
     Attributes, for S sequences and N crops: `names` and `kinds` are S strings each. `origins` has S
-    items: an `Origin`, or None where it is not known. `starts` `[S + 1]` int64: sequence `s` has
-    the crops `starts[s]` to `starts[s + 1] - 1`. `frames` `[N]` int64: each crop's frame in its
+    items: an `Origin`, or None if it is not known. `starts` `[S + 1]` int64: sequence `s` has the
+    crops `starts[s]` to `starts[s + 1] - 1`. `frames` `[N]` int64: each crop's frame in its
     sequence (of a still: the number of its box), ascending. `sizes` `[N, 2]` float32: the target's
     w, h in pixels of the crop.
 

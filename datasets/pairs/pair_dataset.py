@@ -234,7 +234,7 @@ def warp_crop(
     """
     step = 1 / zoom  # stored pixels per new pixel
     step_x = -step if mirror else step
-    x, y = (size - 1) / 2 + np.asarray(shift)  # where the target's centre comes to lie
+    x, y = (size - 1) / 2 + np.asarray(shift)  # where the target's centre is to lie
     affine = np.array([[step_x, 0, CROP_CENTER - step_x * x], [0, step, CROP_CENTER - step * y]])
     return cv2.warpAffine(
         crop,

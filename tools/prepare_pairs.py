@@ -1,7 +1,7 @@
 """Cut targets out of videos and still images, once: make the crop store that train_rbsf.py reads.
 
-Rerun the same command after an interruption: what is stored already is skipped, what could not be
-read is tried again, and what has other boxes or frames by now is cut out again.
+Rerun the same command after an interruption: stored sequences are skipped, unreadable ones are
+tried again, and those whose boxes or frames have changed are cut out again.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     rbsf serve
 
-prints the page's address. By default only this machine reaches it. Videos that are sent to it are
+prints the page's address. By default only this machine can reach it. Videos that are sent to it are
 removed when their page is closed.
 """
 

@@ -1,6 +1,6 @@
 """Draw the first pairs that a training would see, as OUT/pairs.png.
 
-Takes the flags of tools/train_rbsf.py (with --resume: the settings of the training in --out) and
+It takes the flags of tools/train_rbsf.py (with --resume: the settings of the training in --out) and
 trains nothing. Each pair is an exemplar and its search crop, in which a green circle marks where
 the response should peak. A red frame marks a search crop without the exemplar's target.
 """
@@ -28,7 +28,7 @@ GREEN, RED = (0, 255, 0), (255, 0, 0)
 
 
 def draw_pair(item: Item) -> np.ndarray:
-    """A pair of `PairDataset` side by side: 255 x 384 x 3 uint8 RGB."""
+    """A pair of `PairDataset` side by side: `[255, 384, 3]` uint8 RGB."""
     import cv2  # here, as below, so that `run` reports what fails in these imports
     import numpy as np
 

@@ -23,7 +23,7 @@ Found = dict[int, dict[int, Result]]  # results by frame and by number of the ta
 def boxes(footage: Footage, found: Found, form: str) -> tuple[str, bytes]:
     """Name and content of a file of boxes; `form` is an ending, a key of FORMS.
 
-    Raises Refused where there are no boxes, or no such form.
+    Raises Refused if there are no boxes, or no such form.
     """
     if form not in FORMS:
         raise Refused(f"boxes are saved as one of {', '.join(FORMS)}")
@@ -50,8 +50,8 @@ def picture(
 def video(footage: Footage, found: Found, folder: Path, work: Work) -> tuple[Path, str]:
     """Write a video of all frames, with the boxes that were found, to a folder.
 
-    Returns its path, and a sentence where browsers do not play it. Raises Refused where there are
-    no boxes, Cancelled, and OSError where writing fails.
+    Returns its path, and a sentence if browsers do not play it. Raises Refused if there are no
+    boxes, Cancelled, and OSError if writing fails.
     """
     if not found:
         raise Refused("there are no boxes yet; draw one first")

@@ -4,7 +4,7 @@ import { between, placeIn } from "./geometry.js";
 
 // `on` has functions: begin(), which returns whether a box may be drawn, change(box) while it is
 // drawn, finish(box), and giveUp(). `frame()` gives the size of the video's frame.
-// It ends with `signal`.
+// Aborting `signal` ends it.
 export function letDraw(canvas, frame, on, signal) {
   let start = null;
   let pointer = null;

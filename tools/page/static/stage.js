@@ -5,8 +5,8 @@ import { inWords } from "./geometry.js";
 import { paint } from "./paint.js";
 
 const COLORS = ["#40dc40", "#ffa000", "#40a0ff", "#ff40c8", "#f0e63c"];
-const SMOOTH = 0.15; // share of a new frame in the frames a second shown
-const ABOVE_AND_BELOW = 23; // rem around a picture, so that the Play button is seen as well
+const SMOOTH = 0.15; // weight of a new frame in the shown frames per second
+const ABOVE_AND_BELOW = 23; // rem to leave around a picture, so that the Play button is visible too
 
 export class Stage {
   // `on`: see drag.js.
@@ -20,7 +20,7 @@ export class Stage {
     this.observer = new ResizeObserver(() => this.repaint());
   }
 
-  // Have panels for these trackers, {name, title}.
+  // Show panels for these trackers, {name, title}.
   choose(trackers) {
     this.observer.disconnect();
     this.listening?.abort();
@@ -103,7 +103,7 @@ class Panel {
     this.canvas.setAttribute("aria-label", `${this.title}, frame ${view.frame}: ${words.join("; ") || "no box"}`);
   }
 
-  // Speed, and age of the frame; neither means anything where nothing is tracked.
+  // Speed and age of the frame; they mean nothing if nothing is tracked here.
   figuresOf(lane, view, age) {
     if (lane.milliseconds) return `${this.rate.toFixed(0)} frames/s · ${age.toFixed(0)} ms old`;
     return view.targets.length && !lane.targets.length ? "not tracked here" : "";

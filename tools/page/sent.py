@@ -49,7 +49,7 @@ class SentVideo:
         self.path.unlink(missing_ok=True)
 
     def _check_head(self) -> None:
-        """Refuse texts and pictures, whatever their name; FFmpeg would open files that a text lists."""
+        """Refuse texts and pictures, whatever their name; FFmpeg opens files that a text lists."""
         with self.path.open("rb") as file:
             head = file.read(HEAD)
         advice = "whatever its name says; choose a video"

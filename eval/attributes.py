@@ -57,7 +57,7 @@ def attributes_of(
 ) -> tuple[Words, Found]:
     """Explanations of the attributes of a data set, and the attributes of each sequence.
 
-    Warns of a file of attributes that is damaged; its sequence gets none.
+    Warns of a damaged file of attributes; its sequence then has none of them.
     """
     if dataset == "GOT-10k-test":  # its boxes are not published
         return {}, {}

@@ -39,7 +39,7 @@ class Benchmark:
     out: Path
     repeat: int = 1  # runs of each tracker
     workers: int = 0  # processes; 0: one a core, at most MAX_WORKERS
-    threads: int = 0  # of each process; 0: the cores divided by the processes
+    threads: int = 0  # threads of each process; 0: the cores divided by the processes
     resume: bool = True  # keep results that are there
     shard: tuple[int, int] | None = None  # (I, N): run part I of N
     others: tuple[Entrant, ...] = field(default=())  # trackers whose boxes exist already

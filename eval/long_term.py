@@ -49,9 +49,9 @@ class Counts:
 class LongScores:
     """Means over sequences, 0 to 1; NaN if no such case happened."""
 
-    f: float  # at the threshold of the score where it is highest
-    precision: float  # at that threshold
-    recall: float  # at that threshold
+    f: float  # F at the threshold of the score where it is highest
+    precision: float  # precision at that threshold
+    recall: float  # recall at that threshold
     counts: Counts
     noticed: float  # share of the frames without overlap that are called lost
     false_alarms: float  # share of the frames with overlap above OVERLAP that are called lost

@@ -23,7 +23,7 @@ PRECISION_AT = 20  # pixels: the threshold whose precision is reported
 class Protocol:
     """How a benchmark scores."""
 
-    text: str  # for the report
+    text: str  # description for the report
     success: np.ndarray  # overlap thresholds
     first_counts: bool  # the first frame, whose box is given, is scored
     absent_counts: bool  # a frame without target is scored, as a miss

@@ -77,7 +77,7 @@ def _main_row(report: dict[str, Any], index: int) -> list[Cell]:
 
 
 def _tags(report: dict[str, Any], tracker: dict[str, Any]) -> list[str]:
-    """What the main table says of a tracker beside its label."""
+    """What the main table says about a tracker besides its label."""
     tags = [role for role in ("subject", "reference") if report[role] == tracker["label"]]
     if tracker["precision"]:
         tags.append(tracker["precision"])

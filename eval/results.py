@@ -187,7 +187,7 @@ def annotated(sequence: Sequence) -> np.ndarray:
 
 
 def read_result(path: Path, frames: int) -> np.ndarray:
-    """Read lines x,y,w,h (comma, tab or space) as they stand, as `[frames, 4]`.
+    """Read lines x,y,w,h (comma, tab or space) unchanged, as `[frames, 4]`.
 
     Raises ValueError, naming the file, for a damaged one and one of another length.
     """

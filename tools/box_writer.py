@@ -23,7 +23,7 @@ class BoxWriter:
 
     Rows of CSV and MOT are written about once a second to a file with `.part` appended, which
     remains even if the run is killed. JSON and COCO are written at the end. The file gets its name
-    when the block ends, even by an error. `count_up`: if the name is taken, NAME_2 and so on is
+    when the block ends, even after an error. `count_up`: if the name is taken, NAME_2 and so on is
     used instead; `path` is then that name. Raises ValueError for another ending, and if another
     process writes the file. Raises OSError if writing fails, as on a full disk, after printing the
     rows that are not in the file.
@@ -33,7 +33,7 @@ class BoxWriter:
         self.path, self._count_up = path, count_up
         self._form = form_of(path)
         self._rows: list[Row] = []  # not written yet
-        self._sizes: dict[int, Size] = {}  # of the frames whose rows are not written yet
+        self._sizes: dict[int, Size] = {}  # frames whose rows are not written yet
         self._written = time.monotonic()
         self._size = 0  # bytes of whole rows in the file
         self._held = ExitStack()  # the lock

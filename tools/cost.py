@@ -3,7 +3,7 @@
 Totals are shown beside those of the float twin, the same network with real numbers. A 1-bit
 multiplication counts 1/64 of a real one; rbsf/cost.py has the conventions. --measure adds
 milliseconds for one input: of the float twin in PyTorch, and of the network in the packed engine.
-Operations without parameters count to the layer before them.
+Operations without parameters count towards the layer before them.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ LEFT_OUT = {".png", ".zip", ".part"}  # suffixes; pictures can be drawn again fr
 def pack_home(folder: Path, home: Path) -> tuple[list[Path], list[Path]]:
     """Write the archive of `folder` into `home`, in place of an earlier one.
 
-    Returns its parts, and the files left out. Raises OSError where it cannot be written.
+    Returns its parts, and the files left out. Raises OSError if it cannot be written.
     """
     chosen, left = choose_files(folder, home)
     files = {path.relative_to(folder).as_posix(): path for path in chosen}

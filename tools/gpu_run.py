@@ -6,9 +6,9 @@ where the last one ended. On any machine, --rehearse runs every item in seconds 
 --summary prints a table of all results that came home.
 
 --data is a folder with the parts, or with CIFAR-100 itself. Results, logs and weights of all items
-are packed into the archive OUT/home, in parts of at most 15 MiB. To go on on another machine, put
-them beside the parts in --data, and give an empty --out. --list names the items. SIGTERM and Ctrl-C
-keep all finished work, as the end of the minutes does.
+are packed into the archive OUT/home, in parts of at most 15 MiB. To continue on another machine,
+put them beside the parts in --data, and give an empty --out. --list names the items. SIGTERM and
+Ctrl-C keep all work so far, as the end of the minutes does.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ def _read_top1(path: Path) -> str:
 
 
 def _read_log(results: Path) -> tuple[str, str]:
-    """Epochs done, such as "3 of 200", and the median rate of a training; empty where unknown."""
+    """Epochs done, such as "3 of 200", and the median rate of a training; empty if unknown."""
     log, config = results / "log.csv", results / "config.yaml"
     if not (log.is_file() and config.is_file()):
         return "", ""

@@ -4,7 +4,7 @@
     in.mp4: 640 x 360 pixels, 25 frames a second, 250 frames (10.0 s) by its header
     target 1: x 120 to 160, y 80 to 140 of 640 x 360
 
-A user who confuses two conventions of boxes, or two files, sees it before the work is done.
+A user who confuses two box conventions, or two files, notices before the work is done.
 """
 
 from __future__ import annotations

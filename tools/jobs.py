@@ -17,7 +17,7 @@ from rbsf.system.program import check_writable
 from rbsf.system.text import one_line
 from rbsf.tools.box_forms import form_of
 
-if TYPE_CHECKING:  # what imports OpenCV is imported where it is needed, so that --help is quick
+if TYPE_CHECKING:  # modules with OpenCV are imported late, so that --help is quick
     from rbsf.tools.recording import Outputs
 
 

@@ -58,7 +58,7 @@ class Cell:
     column: str
     paper: float  # in percent
     metric: str  # what is compared: top1 or top5
-    config: Any  # of the class that the table trains
+    config: Any  # an object of the class that the table trains
 
     @property
     def name(self) -> str:

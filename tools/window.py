@@ -190,5 +190,5 @@ class Window:
 def _is_open() -> bool:
     try:
         return cv2.getWindowProperty(WINDOW, cv2.WND_PROP_VISIBLE) >= 1
-    except cv2.error:  # some systems report a missing window so
+    except cv2.error:  # some systems report a missing window in this way
         return False

@@ -1,10 +1,10 @@
 """CIFAR-10 and CIFAR-100 in both layouts offered at cs.toronto.edu/~kriz/cifar.html.
 
-The python layout, in ROOT/cifar-10-batches-py or ROOT/cifar-100-python, has pickles of `data` `[n,
-3072]` (uint8: red, green and blue planes of 32 x 32) and of lists of labels. The binary layout, in
-ROOT/cifar-10-batches-bin or ROOT/cifar-100-binary, has records of one label (CIFAR-100: coarse and
-fine) and 3072 pixels. ROOT may be that folder itself. If both layouts are present, the python
-layout is read.
+The python layout, in ROOT/cifar-10-batches-py or ROOT/cifar-100-python, has pickles of `data`
+`[n, 3072]` (uint8: red, green and blue planes of 32 x 32) and of lists of labels. The binary
+layout, in ROOT/cifar-10-batches-bin or ROOT/cifar-100-binary, has records of one label (CIFAR-100:
+coarse and fine) and 3072 pixels. ROOT may be that folder itself. If both layouts are present, the
+python layout is read.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Cifar:
     label_at: int  # position of the label to use among them
     names: tuple[str, str, str]  # class names: the python layout's file and key, the binary's file
     classes: int
-    mean: tuple[float, float, float]  # mean and deviation of each channel of the training images
+    mean: tuple[float, float, float]  # means of the channels of the training images
     std: tuple[float, float, float]
 
 
@@ -74,7 +74,7 @@ CIFAR100 = Cifar(
     label_at=1,
     names=("meta", "fine_label_names", "fine_label_names.txt"),
     classes=100,
-    mean=(0.5071, 0.4865, 0.4409),  # tests measure them
+    mean=(0.5071, 0.4865, 0.4409),  # tests check mean and deviation
     std=(0.2673, 0.2564, 0.2762),
 )
 CIFAR100_COARSE = dataclasses.replace(

@@ -34,7 +34,7 @@ class FolderData(Labelled):
     file that could not be decoded, the reason.
 
     A batch's `image` is `[B, 3, size, size]` uint8 RGB, in channels-last memory on the CPU, pinned
-    where there is a GPU. The crop of an image depends on seed, epoch and its index alone. Only one
+    if there is a GPU. The crop of an image depends on seed, epoch and its index alone. Only one
     pass runs at a time: beginning another ends the one before. A pass raises ValueError for a file
     that cannot be decoded. With `skip_broken` it warns and leaves the file out: evaluation then has
     fewer images, and training repeats others of the batch, so that batches keep their size.

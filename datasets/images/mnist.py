@@ -18,7 +18,7 @@ from rbsf.datasets.images.published import find_folder, verify
 FOLDERS = (".", "raw", "MNIST/raw")
 COUNTS = {"train": 60_000, "t10k": 10_000}
 SIDE = 28
-MEAN, STD = (0.1307,), (0.3081,)  # of the 60,000 training images; tests measure them
+MEAN, STD = (0.1307,), (0.3081,)  # measured on the 60,000 training images, also by tests
 # Size and md5 of the published files, unpacked: gzip packs the same content in many ways.
 PUBLISHED = {
     "train-images-idx3-ubyte": (47040016, "6bbc9ace898e44ae57da46a324031adb"),

@@ -103,8 +103,8 @@ class Contents:
     """What a store holds, and what was left out of it.
 
     `left_out`: the frames that could not be used, by `(source, name)`. It has an entry for every
-    sequence that is stored or has no usable frame. `origins`: the known origins, by `(source,
-    name)`.
+    sequence that is stored or has no usable frame. `origins`: the known origins, by
+    `(source, name)`.
     """
 
     sequences: int  # number of sequences

@@ -14,7 +14,7 @@ from typing import BinaryIO
 import numpy as np
 
 MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"moof")
-MOST_ASPECT = 8  # most that a pixel's sides differ; a file that says more is damaged
+MOST_ASPECT = 8  # largest ratio of a pixel's sides; a file with a larger one is damaged
 ROUNDING = 0.002  # seconds by which durations in MP4 boxes may be rounded
 EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # elements of Matroska and WebM
 STREAMED = (0, 0xFFFFFFFF)  # RIFF lengths that mean "unknown when written"

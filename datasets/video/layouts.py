@@ -223,8 +223,8 @@ LAYOUTS: dict[str, Callable[[Path], list[Entry]]] = {
 def find_entries(root: Path, layout: str | None = None) -> list[Entry]:
     """Find every sequence under `root` in a layout of `LAYOUTS` (None: the first that fits).
 
-    Raises ValueError, saying what was looked for and what is there, and FileNotFoundError if `root`
-    does not exist.
+    Raises ValueError, saying what was searched for and what is there, and FileNotFoundError if
+    `root` does not exist.
     """
     encodable(root)
     if not root.exists():

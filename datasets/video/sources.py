@@ -29,7 +29,7 @@ Reader = OpenCvReader | PyavReader
 LIVE_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "rtp", "udp", "srt", "tcp")
 LIVE_SUFFIXES = (".mjpg", ".mjpeg", ".m3u8")  # cameras and broadcasts over http
 NOT_OPENED = "cannot be opened as a video; is the address right, and is a video sent there?"
-MAX_STAND_INS = 5  # most frames in a row that the last good frame may stand in for
+MAX_STAND_INS = 5  # most frames in a row that the last good frame may replace
 
 
 class BrokenVideo(ValueError):
@@ -277,7 +277,7 @@ def _lacks_frames(path: Path, times: list[float], count: int | None, fps: float 
     """Whether a file gave fewer frames than it lists, with a gap in the times."""
     if not count or not fps:
         return False
-    steps = np.diff([*times, count / fps])  # a count of two fields a frame leaves no gap
+    steps = np.diff([*times, count / fps])  # a header that counts two fields a frame leaves no gap
     return bool(steps.max() > 1.5 * np.median(steps)) and shows_all_frames(path)
 
 

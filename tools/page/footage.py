@@ -50,7 +50,7 @@ class Footage(ABC):
 
     def __init__(self, spool: Spool) -> None:
         self.spool = spool
-        self.about: list[About] = []  # of the frames read so far
+        self.about: list[About] = []  # one for each frame read so far
 
     @abstractmethod
     def image(self, number: int, work: Work) -> np.ndarray:

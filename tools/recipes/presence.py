@@ -16,7 +16,7 @@ from rbsf.tracker.distill import presence_logits
 from rbsf.tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE, target_crop
 from rbsf.weights import load_weights
 
-PRESENCE = "head.presence."  # names of the presence output's tensors begin so
+PRESENCE = "head.presence."  # names of the presence output's tensors begin with this
 
 
 def options_of(net: nn.Module) -> dict[str, Any]:

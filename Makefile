@@ -1,20 +1,23 @@
 # make demo   track a made-up video with the shipped 1-bit weights; results in demo/
 # make test   lint, types, tests
-# make test-all   the slow checks, which `make test` leaves out: whole rehearsals, kernels for ARM and under sanitizers
-# make docs   all documents and the API reference as a site in build/site; it needs no network
+# make test-all   the slow checks, which `make test` leaves out: whole rehearsals, kernels for ARM,
+#   and kernels under sanitizers
+# make docs   all documents and the API reference as a site in build/site, which needs no network
 # make weights DATA=... TEACHER=...   train RB-SF as the shipped weights were; an hour on a CPU
 # make weights-rbsf2 DATA=... TEACHER=BACKBONE.onnx,HEAD.onnx   the same for RB-SF 2
-# make neon   the kernels for ARM against the scalar ones, in an emulator (g++-aarch64-linux-gnu and qemu-user of Debian)
+# make neon   compare the kernels for ARM with the scalar ones in an emulator (needs Debian's
+#   g++-aarch64-linux-gnu and qemu-user)
 # make wheel  an installable package with kernels for this machine's architecture: dist/rbsf-*.whl
-# make operation NAME=add  whether each part of an operation of the engine is there (docs/operations.md)
-# make sanitize   the engine's tests and a longer fuzz of its loader, on kernels built with sanitizers (GCC, Linux): of
-#   addresses and undefined behaviour, then of threads
-# make fuzz EXAMPLES=5000   every parser of files, on so many damaged files each
-# make soak HOURS=1   kills, stops, full disks and second processes, again and again
-# All create .venv and install into it what they need.
+# make operation NAME=add  check that an operation of the engine has all parts (docs/operations.md)
+# make sanitize   the engine's tests and a longer fuzz of its loader, on kernels built with
+#   sanitizers (GCC, Linux): for addresses and undefined behaviour, then for threads
+# make fuzz EXAMPLES=5000   test every parser of files on so many damaged files
+# make soak HOURS=1   test kills, stops, full disks and second processes, again and again
+# Each target creates .venv and installs what it needs there.
 
-# TORCH_FLAGS goes to the pip call that installs PyTorch: on Linux its default build brings gigabytes for NVIDIA GPUs;
-# for CPUs alone:  make demo TORCH_FLAGS="--index-url https://download.pytorch.org/whl/cpu"
+# TORCH_FLAGS is passed to the pip call that installs PyTorch. On Linux its default build brings
+# gigabytes for NVIDIA GPUs. For a build for CPUs only:
+#   make demo TORCH_FLAGS="--index-url https://download.pytorch.org/whl/cpu"
 
 PYTHON ?= python3
 TORCH_FLAGS ?=
@@ -39,7 +42,7 @@ fuzz: .venv/.ready
 soak: .venv/.ready
 	RBSF_SOAK_HOURS=$(or $(HOURS),1) $(BIN)/python -m pytest -m slow tests/test_faults.py
 
-# The variable silences an advertisement of the theme's.
+# The variable silences an advertisement of the theme.
 docs: .venv/.ready
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
@@ -62,8 +65,9 @@ operation: .venv/.ready
 	$(BIN)/python -m pytest tests/test_operations.py tests/test_readme.py::test_what_a_packed_file_can_hold_is_listed \
 	  --operation $(or $(NAME),$(error make operation needs NAME=OPERATION))
 
-# As the shipped weights were trained, from raw data: DATA has GOT-10k/train, or videos so laid out, and stills/; TEACHER
-# is a float SiamFC. After an interruption the same command goes on.
+# Train as the shipped weights were trained, from raw data. DATA has stills/ and GOT-10k/train, or
+# other videos in that layout. TEACHER is a float SiamFC. After an interruption the same command
+# goes on.
 WEIGHTS := runs/weights
 PAIRS = --data $(or $(DATA),$(error make weights needs DATA=FOLDER, see docs/guide/train.md))/GOT-10k/train --data $(DATA)/stills --data $(WEIGHTS)/synthetic
 weights: .venv/.ready
@@ -77,9 +81,10 @@ weights-rbsf2: .venv/.ready
 	$(BIN)/python tools/prepare_pairs.py --data $(DATA)/GOT-10k/train --data $(DATA)/stills --data $(DATA)/stills_unlabelled --data $(WEIGHTS)/windows --out $(STORE) --max-per-sequence 80 --skip-broken
 	$(BIN)/python tools/train_rbsf.py --model rbsf2 --data $(STORE) --teacher $(or $(TEACHER),$(error make weights-rbsf2 needs TEACHER=BACKBONE.onnx,HEAD.onnx)) --out $(WEIGHTS)/rbsf2 $(if $(wildcard $(WEIGHTS)/rbsf2/config.yaml),--resume)
 
-# A copy of the packages in build/sanitize, beside kernels that stop at the first bad read, write or overflow; and one in
-# build/sanitize-threads, beside kernels that stop at the first memory that two threads use at once. setuptools compiles
-# C++ with CXXFLAGS or CFLAGS, by its version. A library without the sanitizer's symbols would pass every test.
+# build/sanitize gets a copy of the packages with kernels that stop at the first bad read, write or
+# overflow. build/sanitize-threads gets one with kernels that stop when two threads first use the
+# same memory at once. setuptools compiles C++ with CXXFLAGS or CFLAGS, depending on its version.
+# Symbols are checked, because a library without the sanitizer's symbols would pass every test.
 SANITIZED := build/sanitize
 ENGINE_TESTS := test_engine.py test_extension.py test_network.py test_old_networks.py test_packed.py test_network_file.py \
   test_damaged_files.py
@@ -91,7 +96,7 @@ sanitize: .venv/.ready
 	$(call tested_with,$(SANITIZED)-threads,$(call library,libtsan.so),RBSF_FUZZ=500 TSAN_OPTIONS="halt_on_error=1 die_after_fork=0 ignore_noninstrumented_modules=1")
 
 , := ,
-# built_with FOLDER,SANITIZERS,SYMBOL: build the packages, and fail where the extension lacks the symbol
+# built_with FOLDER,SANITIZERS,SYMBOL: build the packages; fail if the extension lacks the symbol
 define built_with
 flags="-fsanitize=$(2) -O1 -g $(if $(findstring undefined,$(2)),-fno-sanitize-recover=undefined)"; \
   CFLAGS="$$flags" CXXFLAGS="$$flags" LDFLAGS="-fsanitize=$(2)" \
@@ -104,7 +109,7 @@ cd $(1)/lib && $(3) PYTHONPATH= LD_PRELOAD="$(2)" \
   $(CURDIR)/$(BIN)/python -m pytest --noconftest -p no:cacheprovider $(addprefix $(CURDIR)/tests/,$(ENGINE_TESTS))
 endef
 
-# The constraints name exact versions; torch comes first, so that nothing else chooses it.
+# The constraints name exact versions; torch comes first, so that nothing else chooses its build.
 .venv/.ready: pyproject.toml constraints.txt setup.py $(wildcard rbsf/engine/native/*)
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(TORCH_FLAGS) torch

@@ -1,6 +1,4 @@
-"""Build the engine's C++ kernels; without a compiler the install succeeds and NumPy does their
-work.
-"""
+"""Build the engine's C++ kernels. Without a compiler, the install succeeds and NumPy is used."""
 
 import sys
 from pathlib import Path
@@ -9,9 +7,9 @@ from pybind11.setup_helpers import Pybind11Extension, build_ext
 from setuptools import setup
 
 NATIVE = Path("rbsf/engine/native")
-# Contracting a product and a sum into one rounding would make results depend on the machine.
-# Nobody looks at floating point exceptions, and where they count GCC does not vectorise loops with
-# comparisons.
+# -ffp-contract=off: rounding a product and a sum only once would make results depend on the
+# machine. -fno-trapping-math: no code uses floating-point exceptions; if GCC had to keep them, it
+# would not vectorise loops with comparisons.
 FLAGS = ["-O3", "-ffp-contract=off", "-fno-trapping-math", "-pthread"]
 UNIX = {"extra_compile_args": FLAGS, "extra_link_args": ["-pthread"]}
 

@@ -1,4 +1,4 @@
-"""For the API reference: a field's comment, beside it or above it, is its docstring."""
+"""For the API reference: a field's comment, beside it or above it, becomes its docstring."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ COMMENT = re.compile(r"(?:^|\s)# (.+)$")
 
 
 class Comments(Extension):
-    """What mkdocs.yml names as an extension of griffe, which reads the code for mkdocstrings."""
+    """An extension of griffe, named in mkdocs.yml; griffe reads the code for mkdocstrings."""
 
     def on_attribute_instance(self, *, attr: Attribute, **_: Any) -> None:
         """Give an attribute of a class its docstring."""
@@ -24,7 +24,7 @@ class Comments(Extension):
 
 
 def comment_above(lines: list[str], number: int) -> list[str]:
-    """The lines of the comment that ends above line `number`, from 0."""
+    """The lines of the comment that ends just above line `number`, counted from 0."""
     first = number
     while lines[first - 1].strip().startswith("# "):
         first -= 1

@@ -2,9 +2,9 @@
 
     python docs/figures.py
 
-Nothing is trained but what a figure shows: RBConv's C and filters by the kernel loss alone, and one
-discriminator. The figures are the same after every run on one machine. Backgrounds are transparent,
-and words and lines gray, for pages in light and in dark.
+Only what a figure shows is trained: RBConv's C and filters by the kernel loss alone, and one
+discriminator. On one machine, every run gives the same figures. Backgrounds are transparent, and
+words and lines gray, for light and for dark pages.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ STYLE = {
     "legend.frameon": False,
     "font.size": 10,
 }
-SEED = 5  # of the made-up video
-KERNEL_STEPS = 60  # of descent on the kernel loss
-FIRST_FRAMES, LATER_FRAMES = 16, 8  # the discriminator learns from the first, and judges the later
+SEED = 5  # seed of the made-up video
+KERNEL_STEPS = 60  # steps of descent on the kernel loss
+FIRST_FRAMES, LATER_FRAMES = 16, 8  # the discriminator learns from the first, then judges the later
 DISCRIMINATOR_STEPS = 300
 
 
@@ -97,9 +97,9 @@ def as_input(crops: list[np.ndarray]) -> Tensor:
 
 
 def rectified(conv: nn.Conv2d, steps: int) -> RBConv2d:
-    """RBConv with the filters of a real layer, after steps down the kernel loss alone (Eq. 3).
+    """RBConv with a real layer's filters, after `steps` down the kernel loss alone (Eq. 3).
 
-    The filters are in units of three of their deviations, as a training starts.
+    The filters are divided by three times their deviation, as at the start of a training.
     """
     layer = RBConv2d.from_conv(conv)
     layer.set_weight(conv.weight.detach() / (3 * conv.weight.detach().std()))
@@ -123,7 +123,7 @@ def convolutions(net: nn.Module) -> dict[str, nn.Conv2d]:
 
 
 def kernel_loss(teacher: nn.Module) -> Figure:
-    """Histograms of the filters of conv2 on their way down the kernel loss."""
+    """Histograms of the filters of conv2 during descent on the kernel loss."""
     figure = Figure(figsize=(9, 2.8), layout="constrained")
     for axes, steps in zip(figure.subplots(1, 3, sharey=True), (0, 20, KERNEL_STEPS), strict=True):
         layer = rectified(convolutions(teacher)["conv2"], steps)
@@ -179,7 +179,7 @@ def feature_maps(teacher: nn.Module, student: nn.Module, crops: tuple[Tensor, Te
     exemplar, search = crops[0], crops[1][-1:]
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     grid = figure.subplots(2, 6)
-    wanted: list[int] = []  # the teacher's liveliest channel of each layer
+    wanted: list[int] = []  # the channel of each layer that varies most in the teacher
     for row, name, net in zip(grid, ("float", "1 bit"), (teacher, student), strict=True):
         show(row[0], search[0].permute(1, 2, 0) / 255, f"{name}: crop")
         maps = block_outputs(net, search)
@@ -193,7 +193,7 @@ def feature_maps(teacher: nn.Module, student: nn.Module, crops: tuple[Tensor, Te
 
 
 def block_outputs(net: nn.Module, search: Tensor) -> list[Tensor]:
-    """The batch-normalised maps `[C, H, W]` of conv2 to conv5; of a float conv5 its sums."""
+    """The batch-normalised maps `[C, H, W]` of conv2 to conv5; for a float conv5, its sums."""
     recorder = MapRecorder(net, [f"layers.{i}.norm" for i in range(1, 5)])
     with torch.no_grad(), recorder.recording() as found:
         net(search)
@@ -208,7 +208,7 @@ def show(axes: Axes, image: Tensor, title: str) -> None:
 
 
 def discriminator(teacher: nn.Module, student: nn.Module, searches: Tensor) -> Figure:
-    """What a discriminator sees of the maps of conv3, and what one says that has learned."""
+    """The maps of conv3 that a discriminator sees, and the answers of a trained one."""
     point = "layers.2.norm"
     stats = measure_maps(student, teacher, lambda net, x: net(x), [searches[:FIRST_FRAMES]])
     norm = MapNorm(*stats[point])
@@ -254,7 +254,7 @@ def learn(stack: DiscriminatorStack, real: Tensor, fake: Tensor) -> None:
 
 
 def price_of_a_bit(teacher: nn.Module, student: nn.Module) -> Figure:
-    """What one bit loses of the filters, and what it saves."""
+    """How much of the filters one bit loses, and how much it saves."""
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     losses, costs = figure.subplots(1, 2)
     convs = convolutions(teacher)
@@ -286,7 +286,7 @@ def price_of_a_bit(teacher: nn.Module, student: nn.Module) -> Figure:
 
 
 def lost(conv: nn.Conv2d, dims: tuple[int, ...]) -> float:
-    """Percent of the energy of filters W that sign(W) times the means of |W| over `dims` lacks."""
+    """Percent of the energy of filters W lost in sign(W) times the means of |W| over `dims`."""
     weight = conv.weight.detach()
     kept = weight.sign() * weight.abs().mean(dims, keepdim=True)
     return float(100 * (weight - kept).square().sum() / weight.square().sum())

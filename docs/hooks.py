@@ -1,4 +1,4 @@
-"""For the site: a link to a file of the repository that is no page becomes that file's name."""
+"""For the site: a link to a file of the repository that is not a page becomes the file's name."""
 
 from __future__ import annotations
 

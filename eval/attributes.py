@@ -1,7 +1,7 @@
-"""The attributes of sequences: what is hard about each, by which reports break scores down.
+"""Attributes of sequences, such as fast motion, by which reports break scores down.
 
 UAV123 publishes 12 attributes of each video, and GOT-10k labels two in each frame. For other data
-sets the attributes are computed that need boxes alone, as OTB's authors define them (Wu, Lim and
+sets, the attributes that only need boxes are computed, as OTB's authors define them (Wu, Lim and
 Yang, 2015). The size of the target, in COCO's three classes, is computed wherever boxes are known.
 """
 
@@ -16,7 +16,7 @@ from rbsf.datasets.video.sequences import Sequence, span_of, whole_name
 from rbsf.eval.results import annotated
 from rbsf.system.text import read_text
 
-UAV123 = {  # in the order of its files
+UAV123 = {  # in the order of the flags in its files
     "SV": "scale variation",
     "ARC": "aspect ratio change",
     "LR": "low resolution",
@@ -57,7 +57,7 @@ def attributes_of(
 ) -> tuple[Words, Found]:
     """Explanations of the attributes of a data set, and the attributes of each sequence.
 
-    Raises ValueError where a file of attributes is damaged.
+    Warns of a damaged file of attributes; its sequence then has none of them.
     """
     if dataset == "GOT-10k-test":  # its boxes are not published
         return {}, {}
@@ -68,7 +68,7 @@ def attributes_of(
 
 
 def _hardships(dataset: str, root: Path | None, sequences: list[Sequence]) -> tuple[Words, Found]:
-    """The published attributes, or the computed ones where none are published."""
+    """The published attributes, or the computed ones if none are published."""
     if dataset == "GOT-10k-val":
         return GOT10K, {s.name: _read_got10k(s) for s in sequences}
     files = _uav123_files(dataset, root, sequences)
@@ -88,14 +88,14 @@ def _uav123_files(dataset: str, root: Path | None, sequences: list[Sequence]) ->
 
 
 def _uav123_words(sequences: list[Sequence]) -> Words:
-    """Explanations of UAV123's attributes, which are published for whole videos alone."""
+    """Explanations of UAV123's attributes, which are published only for whole videos."""
     if all(s.name == whole_name(s.name) for s in sequences):
         return UAV123
     return {name: f"{text} (somewhere in the whole video)" for name, text in UAV123.items()}
 
 
 def _size(sequence: Sequence) -> set[str]:
-    """The class of the target's size, a key of SIZES; empty where no frame has a box."""
+    """The class of the target's size, a key of SIZES; empty if no frame has a box."""
     boxes = sequence.boxes[annotated(sequence)]
     if not len(boxes):
         return set()
@@ -108,7 +108,7 @@ def _size(sequence: Sequence) -> set[str]:
 
 
 def _read_uav123(path: Path) -> set[str]:
-    """The attributes that a file flags; none, with a warning, where it is damaged."""
+    """The attributes that a file flags; none, with a warning, if it is damaged."""
     flags = _read_flags(path)
     if len(flags) != len(UAV123) or not set(flags) <= {"0", "1"}:
         found = " ".join(flags)[:60]
@@ -134,7 +134,7 @@ def _read_got10k(sequence: Sequence) -> set[str]:
 
 
 def _read_flags(path: Path) -> list[str]:
-    """The words of a file; none, with a warning, where it cannot be read."""
+    """The words of a file; none, with a warning, if it cannot be read."""
     try:
         return read_text(path).replace(",", " ").split()
     except (ValueError, OSError) as error:
@@ -150,7 +150,7 @@ def _computed(sequence: Sequence) -> set[str]:
     ratios = areas / areas[:1]
     centers = boxes[:, :2] + boxes[:, 2:] / 2
     distances = np.linalg.norm(np.diff(centers, axis=0), axis=1)
-    moves = distances[np.diff(known) == 1]  # between neighbouring frames alone
+    moves = distances[np.diff(known) == 1]  # only between neighbouring frames
     found = {
         "SV": ((ratios < 0.5) | (ratios > 2)).any(),
         "FM": (moves > 20).any(),

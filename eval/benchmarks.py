@@ -1,4 +1,4 @@
-"""The benchmarks: their sequences, folders and protocols, and the scores of the paper on them."""
+"""The benchmarks: their sequences, folders, protocols, and the paper's scores on them."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _NAMES = {
 }
 TEST_SPLITS = ("OTB2013", "OTB50", "OTB100", "UAV123", "UAV20L", "GOT-10k-test")
 
-# Table 5 of the paper; its SR on GOT-10k is the success rate at 0.5, on the others the AUC.
+# Table 5 of the paper. SR is the success rate at 0.5 on GOT-10k, and the AUC on the others.
 _TABLE_5: dict[str, dict[str, tuple[float, float]]] = {
     "GOT-10k-test": {"SiamFC": (0.348, 0.383), "XNOR": (0.251, 0.230), "RB-SF": (0.327, 0.343)},
     "OTB50": {"SiamFC": (0.761, 0.556), "XNOR": (0.457, 0.323), "RB-SF": (0.706, 0.496)},
@@ -65,10 +65,10 @@ _TABLE_5: dict[str, dict[str, tuple[float, float]]] = {
 class Dataset:
     """A value of `--dataset`: how its sequences are found and scored."""
 
-    folder: str | None  # name of its results' folder, as in the got10k toolkit; None: the root's
-    layout: str | None = None  # key of `rbsf.datasets.video.layouts.LAYOUTS`; None: found out
+    folder: str | None  # folder name of its results, as in the got10k toolkit; None: the root's
+    layout: str | None = None  # key of `rbsf.datasets.video.layouts.LAYOUTS`; None: detected
     root: str | None = None  # its folder in $RBSF_DATA or data/
-    split: str | None = None  # subfolder of the root; the root itself where there is none
+    split: str | None = None  # subfolder of the root, used if it exists
     protocol: Protocol = OPE
 
 
@@ -87,18 +87,18 @@ BENCHMARKS = {
 
 @dataclass
 class Split:
-    """The part of a benchmark that is at hand."""
+    """The part of a benchmark that is available."""
 
     dataset: str
     sequences: list[Sequence]
     missing: list[str] = field(default_factory=list)  # published, but not there
-    broken: dict[str, str] = field(default_factory=dict)  # there, but cannot be read: {name: why}
+    broken: dict[str, str] = field(default_factory=dict)  # cannot be read: {name: why}
     variant: str = ""  # folder or version of the published set, such as "-mine" or "_10fps"
     passes: bool = False  # whether the sequences are parts of the benchmark's: `rbsf.eval.passes`
 
     @property
     def name(self) -> str:
-        """Name of what may be compared: `OTB100`, `UAV123_10fps`, `folder-mine`."""
+        """Name shared by results that may be compared: `OTB100`, `UAV123_10fps`, `folder-mine`."""
         return self.dataset + self.variant
 
     @property
@@ -118,9 +118,9 @@ class Split:
 
 
 def default_root(dataset: str) -> Path:
-    """A benchmark's folder where no --root is given: in $RBSF_DATA, or in `data`.
+    """A benchmark's folder if no --root is given: in $RBSF_DATA, or in `data`.
 
-    Raises FileNotFoundError where it is not there, and for a data set that has no place of its own.
+    Raises FileNotFoundError if it is not there, and for a data set without a default folder.
     """
     advice = "give its folder by --root; without any data: --dataset synthetic"
     folder = BENCHMARKS[dataset].root
@@ -143,7 +143,7 @@ def held_out_names() -> frozenset[str]:
 
 
 def paper_scores(dataset: str) -> dict[str, Any] | None:
-    """The paper's scores on a benchmark, as a report holds them; None where it has none."""
+    """The paper's scores on a benchmark, as a report holds them; None if it has none."""
     if dataset not in _TABLE_5:
         return None
     keys = ("ao", "sr50") if dataset.startswith("GOT-10k") else ("precision", "success")
@@ -156,9 +156,9 @@ def paper_scores(dataset: str) -> dict[str, Any] | None:
 def find_split(dataset: str, root: Path, names: Iterable[str] | None = None) -> Split:
     """Load the sequences of a benchmark below `root`, or those of `names`.
 
-    Sequences that cannot be read are recorded in `Split.broken`. Raises FileNotFoundError where
-    there is no such folder; ValueError where no sequence of the benchmark is there, or one of
-    `names` is not.
+    Sequences that cannot be read are recorded in `Split.broken`. Raises FileNotFoundError if there
+    is no such folder; ValueError if no sequence of the benchmark is there, or one of `names` is
+    not.
     """
     benchmark = BENCHMARKS[dataset]
     if benchmark.split and (root / benchmark.split).is_dir():
@@ -172,7 +172,7 @@ def find_split(dataset: str, root: Path, names: Iterable[str] | None = None) -> 
 
 
 def _layout(root: Path, benchmark: Dataset) -> str | None:
-    """The benchmark's layout, or "videos" where its sequences were handed on as videos."""
+    """The benchmark's layout, or "videos" if its sequences are given as videos."""
     usual = benchmark.layout
     if usual is None or not root.is_dir() or LAYOUTS[usual](root):
         return usual
@@ -190,11 +190,11 @@ def _variant(dataset: str, root: Path) -> str:
 
 
 def read_annotations(dataset: str, folder: Path, names: Iterable[str] | None = None) -> Split:
-    """A benchmark of true boxes without images: files `NAME.txt` with a line x,y,w,h per frame.
+    """Read true boxes without images, from files `NAME.txt` with a line x,y,w,h per frame.
 
-    Boxes are in the coordinates of the data set's files. Raises FileNotFoundError where there is no
-    such folder; ValueError where it holds no sequence of the benchmark, or not one of `names`, and
-    for GOT-10k, which is scored with the sizes of the frames.
+    Boxes are in the coordinates of the data set's files. Raises FileNotFoundError if there is no
+    such folder; ValueError if it holds no sequence of the benchmark, or lacks one of `names`, and
+    for GOT-10k, whose scores need the sizes of the frames.
     """
     if BENCHMARKS[dataset].protocol.bounded:
         raise ValueError(
@@ -219,8 +219,8 @@ def _choose(
 ) -> tuple[list[str], list[str]]:
     """The sequences to load, each once, and the published ones that are missing.
 
-    `there`: sequences in the folder. `names`: those to choose, with which none counts as missing.
-    Raises ValueError where there is nothing to load, and for a name that is not there.
+    `there`: sequences in the folder. `names`: those to choose; none counts as missing then. Raises
+    ValueError if there is nothing to load, and for a name that is not there.
     """
     published = published_names(dataset)
     missing = [name for name in published if name not in there]
@@ -235,7 +235,7 @@ def _choose(
 
 
 def _check_wanted(dataset: str, folder: Path, wanted: list[str], there: list[str]) -> None:
-    """Raise ValueError where no sequence is wanted, or a wanted one is not there."""
+    """Raise ValueError if no sequence is wanted, or a wanted one is not there."""
     published = published_names(dataset)
     examples = ", ".join(published[:3])
     found = f"{len(there)} sequences ({listed(there, 3)})"
@@ -252,6 +252,6 @@ def _check_wanted(dataset: str, folder: Path, wanted: list[str], there: list[str
 
 
 def listed(names: list[str], most: int) -> str:
-    """The first `most` names, separated by commas, with dots where there are more."""
+    """The first `most` names, separated by commas, with dots if there are more."""
     dots = ", ..." if len(names) > most else ""
     return ", ".join(names[:most]) + dots

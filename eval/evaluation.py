@@ -33,18 +33,18 @@ class Benchmark:
     """Trackers to run over a benchmark; results lie in OUT/results/DATASET/TRACKER-DIGEST."""
 
     dataset: str  # a key of `BENCHMARKS`
-    split: Split  # the sequences that are at hand
+    split: Split  # the available sequences
     root: Path | None  # folder of the sequences; None for boxes without images
     specs: tuple[TrackerSpec, ...]
     out: Path
     repeat: int = 1  # runs of each tracker
     workers: int = 0  # processes; 0: one a core, at most MAX_WORKERS
-    threads: int = 0  # of each process; 0: the cores divided by the processes
+    threads: int = 0  # threads of each process; 0: the cores divided by the processes
     resume: bool = True  # keep results that are there
     shard: tuple[int, int] | None = None  # (I, N): run part I of N
     others: tuple[Entrant, ...] = field(default=())  # trackers whose boxes exist already
     reference: str | None = None  # label of the tracker that gaps are measured to
-    whole: bool = True  # whether no sequences were chosen by name
+    whole: bool = True  # False if sequences were chosen by name
 
     def __post_init__(self) -> None:
         """Raise ValueError for two trackers of one label, and for an unknown reference."""
@@ -103,7 +103,7 @@ class Benchmark:
         return range(1, self.repeat + 1)
 
     def run(self) -> int:
-        """Track what has no result yet; returns how many runs still have none afterwards."""
+        """Do the runs that have no result yet. Returns how many have none afterwards."""
         jobs = self.jobs()
         run_jobs(jobs, self.used_workers, self.used_threads, self.dataset, self.resume)
         return len(pending(jobs))
@@ -192,10 +192,10 @@ def find(
     every: int | None,
     frames: int | None,
 ) -> tuple[Path, Split]:
-    """Where a benchmark lies, and its sequences that are at hand, in passes if asked for.
+    """Find a benchmark's folder and its available sequences, in passes if asked for.
 
-    `root`: None for the usual place. The synthetic benchmark is made below `out` where there is no
-    `root`. Errors are those of `find_split`.
+    `root`: None for the usual place. The synthetic benchmark is made below `out` if no `root` is
+    given. Raises the errors of `find_split`.
     """
     if dataset == "synthetic":
         root = root or out / "synthetic"
@@ -218,8 +218,8 @@ def make_synthetic(root: Path) -> None:
 def shown(texts: list[str]) -> tuple[Entrant, ...]:
     """Trackers whose boxes exist, each given as LABEL=DIR.
 
-    Raises ValueError for another form and for a folder without results, FileNotFoundError where
-    there is no such folder.
+    Raises ValueError for another form and for a folder without results, FileNotFoundError if there
+    is no such folder.
     """
     found = []
     for text in texts:
@@ -232,7 +232,7 @@ def shown(texts: list[str]) -> tuple[Entrant, ...]:
 
 
 def failures(report: dict[str, Any]) -> list[str]:
-    """Everything that went wrong, a line each."""
+    """Everything that went wrong, one line for each fault."""
     lines = [f"{name}: {why}" for name, why in report["unreadable"].items()]
     for row in report["trackers"]:
         lines += [f"{row['label']}: {name}: {why}" for name, why in row["failed"].items()]

@@ -1,4 +1,4 @@
-"""Intervals for mean differences over sequences, and what they are worth."""
+"""Intervals for mean differences over sequences, and cautions about them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from rbsf.eval.tables import NOTHING, Cell
 
 RESAMPLES, SEED = 10_000, 0
-LEAST_SEQUENCES = 10  # from so many on an interval stands without a caution
+LEAST_SEQUENCES = 10  # intervals of fewer sequences get a caution
 
 CAUTION = (
     f"An interval of fewer than {LEAST_SEQUENCES} sequences is too narrow: the true difference lies"
@@ -27,7 +27,7 @@ class Interval:
 
     @property
     def caution(self) -> str:
-        """What the interval is worth where that is little, else an empty text."""
+        """A caution if the interval is of few sequences, else an empty text."""
         if self.sequences >= LEAST_SEQUENCES:
             return ""
         return f"{self.sequences} sequences: this interval says little"
@@ -39,7 +39,7 @@ class Interval:
 
 
 def interval_of(gaps: np.ndarray, sequences: list[str]) -> Interval | None:
-    """95 % interval of the mean of `gaps` `[P]`, a difference for each pass; None of one sequence.
+    """95 % interval of the mean of `gaps` `[P]`, a difference for each pass; None for one sequence.
 
     `sequences` names the sequence of each pass.
     """
@@ -48,14 +48,14 @@ def interval_of(gaps: np.ndarray, sequences: list[str]) -> Interval | None:
 
 
 def interval_cell(interval: Interval | None) -> Cell:
-    """An interval in a table, or what stands for a missing one."""
+    """An interval in a table, or the sign for a missing one."""
     return interval.cell() if interval else Cell(NOTHING)
 
 
 def bootstrap(gaps: np.ndarray, sequences: list[str]) -> tuple[float, float]:
     """95 % percentile interval of the mean of `gaps` `[P]`, a difference for each pass.
 
-    `sequences` names the sequence of each pass. Passes of one sequence are drawn together, for
+    `sequences` names the sequence of each pass. Passes of one sequence are drawn together, because
     they are not independent. Equal input gives equal output.
     """
     _, which = np.unique(sequences, return_inverse=True)

@@ -17,14 +17,14 @@ from rbsf.eval.metrics import overlaps
 from rbsf.eval.trackers import Tracker
 
 THRESHOLDS = 100  # scores at which precision and recall are taken
-OVERLAP = 0.5  # above it a visible target counts as tracked
-FOUND_OVERLAP, FOUND_FRAMES = 0.3, 25  # a target that returns is found above it, in so many frames
-JUMP_OVERLAP, JUMP_FRAMES = 0.1, 10  # a jump: called tracked below it, for so many frames in a row
+OVERLAP = 0.5  # a visible target counts as tracked above it
+FOUND_OVERLAP, FOUND_FRAMES = 0.3, 25  # found again: an overlap above this within so many frames
+JUMP_OVERLAP, JUMP_FRAMES = 0.1, 10  # jump: called tracked below this for so many frames in a row
 
 
 @dataclass(frozen=True)
 class LongRun:
-    """What a tracker said of N frames, the first of which had the true box."""
+    """A tracker's output for N frames; on the first it got the true box."""
 
     boxes: np.ndarray  # [N, 4] x, y, w, h in pixels
     scores: np.ndarray  # [N]
@@ -33,7 +33,7 @@ class LongRun:
 
 @dataclass(frozen=True)
 class Counts:
-    """Frames by what is true and what is said."""
+    """Numbers of frames, by the truth and by what the tracker says."""
 
     tracked: int = 0  # visible, said to be there, overlap above OVERLAP
     failed: int = 0  # visible, said to be there, less overlap
@@ -47,11 +47,11 @@ class Counts:
 
 @dataclass(frozen=True)
 class LongScores:
-    """Means over sequences, 0 to 1; NaN where nothing of the kind happened."""
+    """Means over sequences, 0 to 1; NaN if no such case happened."""
 
-    f: float  # the best over thresholds of the score
-    precision: float  # there
-    recall: float  # there
+    f: float  # F at the threshold of the score where it is highest
+    precision: float  # precision at that threshold
+    recall: float  # recall at that threshold
     counts: Counts
     noticed: float  # share of the frames without overlap that are called lost
     false_alarms: float  # share of the frames with overlap above OVERLAP that are called lost
@@ -60,7 +60,7 @@ class LongScores:
 
 
 class _Judged(NamedTuple):
-    """A run but for its first frame, the true boxes `[N, 4]`, and the overlap of each frame."""
+    """A run without its first frame, the true boxes `[N, 4]`, and the overlap of each frame."""
 
     run: LongRun
     truth: np.ndarray
@@ -70,7 +70,7 @@ class _Judged(NamedTuple):
 def track_long(
     tracker: Tracker, sequence: Sequence, progress: Callable[[], object] = lambda: None
 ) -> LongRun:
-    """Start on the box of the first frame and go to the end, absent or not."""
+    """Start on the first frame's box and track to the end, even while the target is absent."""
     boxes, scores, lost = [], [], []
     for number, image in enumerate(sequence):
         if number == 0:
@@ -105,14 +105,14 @@ def score_long(runs: Iterable[tuple[LongRun, Sequence]]) -> LongScores:
 
 
 def scores_and_hits(runs: Iterable[tuple[LongRun, Sequence]]) -> tuple[np.ndarray, np.ndarray]:
-    """Scores `[N]` of all frames but the first ones, and whether their boxes hit, `[N]` bool."""
+    """Scores `[N]` of all frames except the first ones, and whether their boxes hit, `[N]` bool."""
     judged = [_judge(run, sequence) for run, sequence in runs]
     scores = np.concatenate([one.run.scores for one in judged])
     return scores, np.concatenate([one.overlap for one in judged]) > OVERLAP
 
 
 def count_frames(run: LongRun, truth: np.ndarray, overlap: np.ndarray) -> Counts:
-    """The frames of one run by what is true, `[N, 4]` with NaN where absent, and what is said."""
+    """Count the frames of one run. `truth`: true boxes `[N, 4]`, NaN where the target is absent."""
     visible = np.isfinite(truth[:, 0])
     hit = overlap > OVERLAP  # only where the target is visible
     followed = ~run.lost[visible]

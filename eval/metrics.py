@@ -1,9 +1,10 @@
-"""Metrics of single-target tracking, by the functions of the got10k toolkit.
+"""Metrics of single-target tracking, with the functions of the got10k toolkit.
 
-They equal the toolkit's reports to 1e-12. Boxes are x,y,w,h in pixels, `[N, 4]` float; prediction
-and truth have the same origin. A row of NaN in the truth is an absent target. The toolkit's
-functions write into their arguments, so they get copies. The toolkit scores sequences without any
-annotated frame and results of another length with a warning or a silent cut; here they are refused.
+The scores equal the toolkit's reports to 1e-12. Boxes are x,y,w,h in pixels, `[N, 4]` float;
+prediction and truth have the same origin. A row of NaN in the truth is an absent target. The
+toolkit's functions write into their arguments, so they get copies. The toolkit accepts sequences
+without any annotated frame and results of another length, with a warning or a silent cut; here they
+are refused.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ PRECISION_AT = 20  # pixels: the threshold whose precision is reported
 class Protocol:
     """How a benchmark scores."""
 
-    text: str  # for the report
+    text: str  # description for the report
     success: np.ndarray  # overlap thresholds
     first_counts: bool  # the first frame, whose box is given, is scored
     absent_counts: bool  # a frame without target is scored, as a miss
@@ -107,10 +108,10 @@ def overlaps(
 ) -> np.ndarray:
     """Intersection over union of each pair of boxes: `[N, 4]` and `[N, 4]` to `[N]`.
 
-    It is 0 where neither box has area. `bound` (width, height) clips both to the frame, as the
-    toolkit does for GOT-10k: corners are moved into it, but sizes are not shortened by as much.
+    It is 0 if neither box has area. `bound` (width, height) clips both to the frame, as the toolkit
+    does for GOT-10k: corners are moved into it, but sizes are not shortened to match.
     """
-    from got10k.utils.metrics import rect_iou  # shapely, which it loads, takes a while
+    from got10k.utils.metrics import rect_iou  # slow, because it loads shapely
 
     copies = [np.array(rows, dtype=np.float64) for rows in (boxes, truth)]
     return rect_iou(*copies, bound=bound)
@@ -139,8 +140,8 @@ def score_sequence(
     """Score a tracker's boxes `[N, 4]` on a sequence against the truth `[N, 4]`.
 
     `bound`: the frame's (width, height). The box of the first annotated frame is given to trackers,
-    so it counts as the truth. Raises ValueError where the lengths differ, a box is not finite, or
-    no frame is left to score.
+    so the true one is used. Raises ValueError if the lengths differ, a box is not finite, or no
+    frame is left to score.
     """
     boxes = np.array(boxes, dtype=np.float64)
     truth = np.asarray(truth, dtype=np.float64)
@@ -171,7 +172,7 @@ def _curves(
     bound: tuple[int, int] | None,
     misses: int,
 ) -> Curves:
-    """The curves of boxes that all count, and of so many frames that count as misses."""
+    """The curves of boxes that all count, and of `misses` frames without a hit."""
     overlap = overlaps(boxes, truth, bound)
     errors = center_errors(boxes, truth)
     norm_errors = norm_center_errors(boxes, truth)
@@ -187,9 +188,9 @@ def _curves(
 
 
 def mean_curves(curves: Iterable[Curves], pooled: bool = False) -> Curves:
-    """Mean over sequences, each counting once, or with `pooled` by its frames.
+    """Mean over sequences. Each counts once, or with `pooled` by its number of frames.
 
-    Raises ValueError where there are none.
+    Raises ValueError if there are none.
     """
     rows = list(curves)
     if not rows:

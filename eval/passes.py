@@ -1,7 +1,7 @@
-"""Passes: a sequence is tracked several times, from several of its frames on.
+"""Passes: a sequence is tracked several times, starting at several of its frames.
 
-With one pass a tracker that loses its target early by chance loses the whole rest. Passes from
-frames at even distances say more with the same data; VOT has had them since 2020.
+With one pass, a tracker that loses its target early by chance fails in the whole rest. Passes that
+start at evenly spaced frames give more to score from the same data; VOT has used them since 2020.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 from rbsf.system.flags import Flags
 from rbsf.system.program import positive_int
 
-if TYPE_CHECKING:  # these load OpenCV, for which --help shall not wait
+if TYPE_CHECKING:  # these load OpenCV, which would slow --help down
     from rbsf.datasets.video.sequences import Sequence
     from rbsf.eval.benchmarks import Split
 
 
 def add_pass_flags(parser: argparse.ArgumentParser) -> Flags:
-    """Add --every and --frames in a group of their own, which is returned."""
+    """Add --every and --frames in their own group, and return the group."""
     flags = parser.add_argument_group("which parts of the sequences are tracked, and how often")
     flags.add_argument(
         "--every",
@@ -38,7 +38,7 @@ def add_pass_flags(parser: argparse.ArgumentParser) -> Flags:
 
 
 def in_passes(split: Split, every: int | None, frames: int | None) -> Split:
-    """The split with passes, see `passes`, in place of its sequences; unchanged with neither."""
+    """Replace the sequences of a split by their passes, see `passes`, if either number is given."""
     if not (every or frames):
         return split
     parts = []
@@ -53,11 +53,11 @@ def in_passes(split: Split, every: int | None, frames: int | None) -> Split:
 
 
 def passes(sequence: Sequence, every: int | None, frames: int | None) -> list[Sequence]:
-    """Parts of a sequence that are tracked alone: one from every `every`th frame on.
+    """Parts of a sequence that are tracked separately: one from every `every`th frame on.
 
     A part reaches to the end of the sequence, or has at most `frames` frames. Parts that the end
     cuts to fewer frames than both `every` and `frames` are left out. So are parts with fewer than
-    two boxes, which cannot be scored. The first part stays where no other does.
+    two boxes, which cannot be scored. If none is left, the first part is kept.
     """
     from rbsf.eval.results import annotated
 

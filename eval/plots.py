@@ -1,4 +1,4 @@
-"""Curves of a benchmark report as inline SVG in the page's text colour; colours of trackers."""
+"""Curves of a benchmark report as inline SVG in the page's text colour, and trackers' colours."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def tracker_style(index: int) -> str:
 
 
 def plot_curves(report: dict[str, Any], name: str) -> str:
-    """SVG element of the curves called `name`, a key of `PLOTS`; empty where no tracker has any.
+    """SVG element of the curves called `name`, a key of `PLOTS`; empty if no tracker has any.
 
     The legend is sorted by score. Equal reports give equal text.
     """

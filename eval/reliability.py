@@ -1,4 +1,4 @@
-"""How far a tracker's score is the probability that its box overlaps the target by a half."""
+"""How well a tracker's score gives the probability that its box overlaps the target by a half."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Bin(NamedTuple):
 
 
 def reliability(scores: np.ndarray, hits: np.ndarray) -> list[Bin]:
-    """The bins that hold frames; `scores` [N], `hits` [N] bool."""
+    """The bins that hold frames; `scores` `[N]`, `hits` `[N]` bool."""
     numbers = np.clip((scores * BINS).astype(int), 0, BINS - 1)
     found = []
     for number in np.unique(numbers):

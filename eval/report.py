@@ -1,7 +1,7 @@
 """Writes and reads a benchmark report: report.json, and report.md and report.html for readers.
 
-A report is a plain dict as `rbsf.eval.summary.summarise` makes it. Scores are shares from 0 to 1;
-a missing score is None.
+A report is a plain dict, made by `rbsf.eval.summary.summarise`. Scores are shares from 0 to 1; a
+missing score is None.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ TRACKER_FIELDS = ("label", "key", "mean", "sequences", "failed")
 
 
 def write_report(report: dict[str, Any], folder: Path, strips: list[Strip]) -> None:
-    """Write the three files into `folder`; each is whole or not there.
+    """Write the three files into `folder`, each completely or not at all.
 
-    Raises ValueError for a score that is not a number (NaN), OSError where a file cannot be
+    Raises ValueError for a score that is not a number (NaN), and OSError if a file cannot be
     written.
     """
     texts = {
@@ -68,8 +68,8 @@ def write_report(report: dict[str, Any], folder: Path, strips: list[Strip]) -> N
 def load_report(path: str | Path) -> dict[str, Any]:
     """Read a report from report.json or the folder that holds it.
 
-    Raises FileNotFoundError where there is no such file, ValueError where it is no report or one of
-    a newer program.
+    Raises FileNotFoundError if there is no such file, and ValueError if it is not a report or comes
+    from a newer program.
     """
     path = Path(path)
     if path.is_dir():
@@ -87,7 +87,7 @@ def load_report(path: str | Path) -> dict[str, Any]:
 
 
 def _check_format(report: Any, path: Path) -> None:
-    """Raise ValueError where a file holds no report, a newer one or a damaged one."""
+    """Raise ValueError if a file holds no report, a newer one or a damaged one."""
     form = report.get("format") if isinstance(report, dict) else None
     if form != FORMAT:
         if _is_newer(str(form)):
@@ -109,7 +109,7 @@ def _refuse_constant(name: str) -> None:
 
 
 def _is_newer(form: str) -> bool:
-    """Whether a format is one of this program's, of a higher number."""
+    """Whether a format is this program's with a higher number."""
     name, _, number = FORMAT.rpartition("-")
     found = re.fullmatch(rf"{name}-(\d+)", form)
     return found is not None and int(found[1]) > int(number)
@@ -184,7 +184,7 @@ def summary(report: dict[str, Any]) -> str:
 
 
 def problems(report: dict[str, Any]) -> list[tuple[str, list[str]]]:
-    """What is not in the scores: headings, each with its lines."""
+    """What the scores do not include: headings, each with its lines."""
     found = []
     if missing := report["missing"]:
         heading = f"Missing ({len(missing)}): of the published set, not in the folder"
@@ -202,7 +202,7 @@ def problems(report: dict[str, Any]) -> list[tuple[str, list[str]]]:
 
 
 def _sections(report: dict[str, Any]) -> dict[str, Table]:
-    """The tables that the report has, by their headings."""
+    """The tables of the report, by their headings."""
     tables = {
         "Scores": main_table(report),
         "Beside the paper": paper_table(report),

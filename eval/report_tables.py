@@ -17,30 +17,30 @@ MEASURES = {
     "sr50": "SR0.5",
     "sr75": "SR0.75",
 }
-PAPER_MEASURES = {"success": "auc"}  # measures that the paper calls otherwise: {its name: ours}
-TEACHER = "SiamFC"  # the paper's name of the float network that RB-SF learns from
+PAPER_MEASURES = {"success": "auc"}  # measures with another name in the paper: {its name: ours}
+TEACHER = "SiamFC"  # the paper's name for the float network that RB-SF learns from
 
 
 def find_tracker(report: dict[str, Any], label: str | None) -> dict[str, Any] | None:
-    """The tracker of that label; None where the report has none."""
+    """The tracker of that label; None if the report has none."""
     return next((tracker for tracker in report["trackers"] if tracker["label"] == label), None)
 
 
 def with_constants(label: str, constants: str) -> str:
-    """A tracker's label, and the constants that it has in place of its own: `rbsf (fast.yaml)`.
+    """A tracker's label, with the name of constants that replace its own: `rbsf (fast.yaml)`.
 
-    So two rows of the same weights can be told apart.
+    This distinguishes two rows of the same weights.
     """
     return f"{label} ({constants})" if constants else label
 
 
 def shown_name(tracker: dict[str, Any]) -> str:
-    """What tables call a tracker of a report."""
+    """The name of a tracker in tables."""
     return with_constants(tracker["label"], tracker.get("constants", ""))  # old reports have none
 
 
 def shown_names(report: dict[str, Any]) -> list[str]:
-    """What tables call the trackers, in the order of `labels`."""
+    """The names of the trackers in tables, in the order of `labels`."""
     return [shown_name(tracker) for tracker in report["trackers"]]
 
 
@@ -77,7 +77,7 @@ def _main_row(report: dict[str, Any], index: int) -> list[Cell]:
 
 
 def _tags(report: dict[str, Any], tracker: dict[str, Any]) -> list[str]:
-    """What the main table says of a tracker beside its label."""
+    """What the main table says about a tracker besides its label."""
     tags = [role for role in ("subject", "reference") if report[role] == tracker["label"]]
     if tracker["precision"]:
         tags.append(tracker["precision"])
@@ -89,7 +89,7 @@ def _tags(report: dict[str, Any], tracker: dict[str, Any]) -> list[str]:
 
 
 def _part(report: dict[str, Any], tracker: dict[str, Any]) -> str | None:
-    """On how many sequences a tracker has scores; None where it has them on all."""
+    """On how many sequences a tracker has scores; None if it has scores on all."""
     count = len(tracker["sequences"])
     tried = {name for row in report["trackers"] for name in (*row["sequences"], *row["failed"])}
     most = len(tried)
@@ -107,11 +107,11 @@ def _size(size: int | None) -> Cell:
 
 
 def paper_table(report: dict[str, Any]) -> Table | None:
-    """The paper's scores beside ours, in columns apart; None where the paper has none."""
+    """The paper's scores beside ours, in separate columns; None if the paper has none."""
     paper = report["paper"]
     if not paper:
         return None
-    measures: dict[str, None] = {}  # keys alone, in order
+    measures: dict[str, None] = {}  # only keys, in order
     for scores in paper["scores"].values():
         measures |= dict.fromkeys(scores)
     rows = []
@@ -147,7 +147,7 @@ def _plain(text: str) -> str:
 
 
 def _our_key(key: str) -> str:
-    """Our name of one of the paper's measures."""
+    """Our name for one of the paper's measures."""
     return PAPER_MEASURES.get(key, key)
 
 
@@ -188,10 +188,10 @@ def _attribute_row(report: dict[str, Any], name: str) -> list[Cell]:
 def sequence_table(report: dict[str, Any]) -> Table:
     """AUC of every tracker on each sequence, and the gap: subject minus reference.
 
-    The sequences where the subject loses most come first; without a reference those where the
-    subject is worst.
+    The sequences with the lowest gap come first; without a reference, those with the subject's
+    lowest AUC.
     """
-    names: dict[str, None] = {}  # keys alone, in order
+    names: dict[str, None] = {}  # only keys, in order
     for tracker in report["trackers"]:
         names |= dict.fromkeys([*tracker["sequences"], *tracker["failed"]])
     rows = [_sequence_row(report, name) for name in names]
@@ -243,7 +243,7 @@ def _auc(report: dict[str, Any], role: str, name: str) -> float | None:
 
 
 def environment_table(report: dict[str, Any]) -> Table:
-    """What the run ran on, without its command, which is long and stands apart."""
+    """The run's environment, without its command, which is long and shown separately."""
     facts = {key: value for key, value in report["environment"].items() if key != "command"}
     rows = [[Cell(key), Cell(str(value))] for key, value in facts.items()]
     return Table("What the scores were made with.", ["item", "value"], rows)

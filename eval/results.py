@@ -1,4 +1,4 @@
-"""Result files, in the form in which the got10k toolkit writes and reads them.
+"""Result files in the format of the got10k toolkit.
 
 A file of boxes has a line x,y,w,h per frame, in the coordinates of the data set's files; a file of
 times has a line of seconds per frame.
@@ -29,7 +29,7 @@ from rbsf.datasets.video.sequences import Sequence
 from rbsf.system.files import write_atomically
 from rbsf.system.text import encode, read_text
 
-# A process that is killed while it writes leaves a file whose name begins with a dot.
+# A process that is killed while writing leaves a file whose name begins with a dot.
 TEXT_FILES = "[!.]*.txt"
 OMITTED = {"Tiger1": 5}  # frames at the start of OTB's sequences that pytracking leaves out
 ADVICE = "replace it, or delete it to run the sequence again"
@@ -40,7 +40,7 @@ class Run:
     """What a tracker found in a sequence."""
 
     boxes: np.ndarray  # [N, 4] x,y,w,h, pixels, 0-based
-    seconds: np.ndarray  # [N] of each frame, without decoding
+    seconds: np.ndarray  # [N], time for each frame, without decoding
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class ResultStore:
     """The results of one tracker on one benchmark, in `folder`."""
 
     folder: Path
-    per_sequence: bool = False  # a folder a sequence, which is GOT-10k's form
+    per_sequence: bool = False  # one folder for each sequence, as in GOT-10k's form
 
     def boxes_path(self, name: str, run: int = 1) -> Path:
         """File of the boxes of a run, counted from 1."""
@@ -57,7 +57,7 @@ class ResultStore:
         return self._run_folder(run) / f"{name}.txt"
 
     def times_path(self, name: str, run: int = 1) -> Path:
-        """File of the seconds of a run; in GOT-10k's form of all runs."""
+        """File of the seconds of a run, or in GOT-10k's form of all runs."""
         folder = self.folder / name if self.per_sequence else self._run_folder(run) / "times"
         return folder / f"{name}_time.txt"
 
@@ -69,9 +69,9 @@ class ResultStore:
         return self.folder if run == 1 else self.folder.with_name(f"{self.folder.name}.run{run}")
 
     def save(self, sequence: Sequence, result: Run, number: int = 1) -> None:
-        """Write a run, the boxes first, so that a run with times is whole.
+        """Write a run, the boxes first, so that a run with times is complete.
 
-        Raises OSError where it cannot be written.
+        Raises OSError if it cannot be written.
         """
         boxes = _text(result.boxes + _shift(sequence), "%.3f")
         seconds = np.stack(self._with_run(sequence, result, number), axis=1)
@@ -81,10 +81,10 @@ class ResultStore:
         self.failure_path(sequence.name).unlink(missing_ok=True)
 
     def _with_run(self, sequence: Sequence, result: Run, number: int) -> list[np.ndarray]:
-        """The columns of the file of times, with those of other runs that it holds already."""
+        """The columns of the file of times, including those of other runs that it already holds."""
         columns: list[np.ndarray] = []
         if self.per_sequence:
-            with suppress(ValueError):  # of a damaged file nothing is kept
+            with suppress(ValueError):  # nothing is kept of a damaged file
                 columns = self._columns(sequence, number)
         column = self._column(number)
         missing = column + 1 - len(columns)
@@ -106,7 +106,7 @@ class ResultStore:
         self.boxes_path(name, number).unlink(missing_ok=True)
 
     def load(self, sequence: Sequence, number: int = 1) -> Run | None:
-        """Read what `save` wrote; None where it is missing or of other frames or another first box.
+        """Read what `save` wrote; None if it is missing, or has other frames or another first box.
 
         Raises ValueError, naming the file, for a damaged one and one of another length.
         """
@@ -125,7 +125,7 @@ class ResultStore:
         return number - 1 if self.per_sequence else 0
 
     def _columns(self, sequence: Sequence, number: int) -> list[np.ndarray]:
-        """Seconds of each run in a file of times; empty where it is of another sequence."""
+        """Seconds of each run in a file of times; empty if it is of another sequence."""
         path = self.times_path(sequence.name, number)
         if not path.is_file():
             return []
@@ -141,16 +141,16 @@ class ResultStore:
 
 
 def fingerprint(sequence: Sequence) -> str:
-    """Digest of what a tracker's boxes depend on, wherever the sequence lies.
+    """Digest of what a tracker's boxes depend on, whatever the sequence's place.
 
-    That is its name, length, first box, and the bytes of the frames' files.
+    These are its name, length, first box, and the bytes of the frames' files.
     """
     what = f"{_start(sequence)} {_content(sequence.files(), stamp(sequence))}"
     return hashlib.sha256(encode(what)).hexdigest()[:16]
 
 
 def stamp(sequence: Sequence) -> str:
-    """Digest as `fingerprint`, but of the files' sizes and times; no file is read for it."""
+    """Digest like `fingerprint`, but of the files' sizes and times, so no file is read."""
     return index.fingerprint([(_start(sequence), [Path(file) for file in sequence.files()])])[:16]
 
 
@@ -160,7 +160,7 @@ def _start(sequence: Sequence) -> str:
     return f"{sequence.name} {len(sequence)} {first}"
 
 
-@lru_cache(maxsize=1024)  # all trackers need that of a sequence
+@lru_cache(maxsize=1024)  # all trackers need the same digests
 def _content(files: tuple[str, ...], state: str) -> str:
     """Digest of the bytes of files, without missing ones; `state` is their stamp, for the cache."""
     digest = hashlib.sha256()
@@ -173,9 +173,9 @@ def _content(files: tuple[str, ...], state: str) -> str:
 
 
 def _is_of(head: str, sequence: Sequence) -> bool:
-    """Whether times with this first line are of this sequence as it is.
+    """Whether times with this first line belong to this very sequence.
 
-    The frames are read only where their files' sizes or times differ, as those of a copy may.
+    The frames are read only if their files' sizes or times differ, as they may in a copy.
     """
     words = head.split()
     return len(words) == 3 and (words[1] == stamp(sequence) or words[2] == fingerprint(sequence))
@@ -187,7 +187,7 @@ def annotated(sequence: Sequence) -> np.ndarray:
 
 
 def read_result(path: Path, frames: int) -> np.ndarray:
-    """Read lines x,y,w,h (comma, tab or space) as they stand, as `[frames, 4]`.
+    """Read lines x,y,w,h (comma, tab or space) unchanged, as `[frames, 4]`.
 
     Raises ValueError, naming the file, for a damaged one and one of another length.
     """
@@ -205,7 +205,7 @@ def read_result(path: Path, frames: int) -> np.ndarray:
 
 
 def _advice(path: Path, lacking: int) -> str:
-    """What to do about a file with so many boxes too few."""
+    """What to do about a file that lacks `lacking` boxes."""
     name = otb_name(path.stem)
     if OMITTED.get(name) != lacking:
         return ADVICE
@@ -213,7 +213,7 @@ def _advice(path: Path, lacking: int) -> str:
 
 
 def by_name(files: Iterable[tuple[str, Path]]) -> dict[str, list[Path]]:
-    """Files by the names of their sequences, as OTB has them."""
+    """Files by the names of their sequences, see `otb_name`."""
     found: dict[str, list[Path]] = {}
     for name, path in files:
         found.setdefault(otb_name(name), []).append(path)
@@ -221,7 +221,7 @@ def by_name(files: Iterable[tuple[str, Path]]) -> dict[str, list[Path]]:
 
 
 def the_only(found: list[Path], name: str) -> Path:
-    """The file of the sequence `name`. Raises ValueError where there are several."""
+    """The file of the sequence `name`. Raises ValueError if there are several."""
     if len(found) > 1:
         raise ValueError(f"{' and '.join(map(str, found))} are all of {name}; keep one")
     return found[0]
@@ -230,8 +230,8 @@ def the_only(found: list[Path], name: str) -> Path:
 def read_result_folder(folder: Path) -> Callable[[Sequence], Run | None]:
     """Reader of boxes that exist already, in text files `NAME.txt` or `NAME/NAME_001.txt`.
 
-    Seconds are zeros where the toolkit's file of times is missing. Raises FileNotFoundError where
-    there is no such folder, ValueError for one without text files.
+    Seconds are zeros if the toolkit's file of times is missing. Raises FileNotFoundError if there
+    is no such folder, and ValueError for one without text files.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"results folder {folder} does not exist")
@@ -255,7 +255,7 @@ def read_result_folder(folder: Path) -> Callable[[Sequence], Run | None]:
 
 
 def _seconds(boxes: Path, count: int) -> np.ndarray:
-    """Seconds `[count]` from the file of times of a file of boxes; zeros where there is none."""
+    """Seconds `[count]` from the file of times of a file of boxes; zeros if there is none."""
     folder = boxes.parent
     name = boxes.stem
     if name == f"{folder.name}_001":  # GOT-10k's form
@@ -270,7 +270,7 @@ def _seconds(boxes: Path, count: int) -> np.ndarray:
 
 
 def _shift(sequence: Sequence) -> np.ndarray:
-    """What is added to boxes x,y,w,h to get those of the data set's files."""
+    """The offset from boxes x,y,w,h to those of the data set's files."""
     return np.array([1.0, 1.0, 0.0, 0.0]) * sequence.one_based
 
 

@@ -1,14 +1,14 @@
 """Run trackers over a benchmark, score them, and write a report.
 
-Results go to OUT/results/DATASET/TRACKER-DIGEST in the got10k toolkit's form. What is there is not
-run again, so an interrupted run goes on where it stopped. Other weights, constants, precision,
-frames, first boxes, tracking code or OpenCV are run anew.
+Results go to OUT/results/DATASET/TRACKER-DIGEST in the got10k toolkit's format. Sequences with a
+result are not run again, so an interrupted run goes on where it stopped. If weights, constants,
+precision, frames, first boxes, tracking code or OpenCV change, they are run anew.
 
 The report is OUT/reports/DATASET/report.html, .md and .json; that of a folder goes to
 OUT/reports/folder-NAME. It says which part of the benchmark was run.
 
---dataset synthetic needs no data. Boxes that exist already are scored, without images, by
---annotations and --results.
+--dataset synthetic needs no data. With --annotations and --results, boxes that exist already are
+scored without images.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if not __package__:  # run as a file: where nothing is installed the checkout serves
+if not __package__:  # run as a file: the checkout is used if nothing is installed
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from rbsf.eval import MAX_WORKERS
@@ -35,7 +35,7 @@ from rbsf.tracker.flags import (
     read_constants,
 )
 
-if TYPE_CHECKING:  # these load OpenCV, for which --help shall not wait
+if TYPE_CHECKING:  # these load OpenCV, which would slow --help down
     from rbsf.eval.benchmarks import Split
     from rbsf.eval.evaluation import Benchmark
     from rbsf.eval.trackers import TrackerSpec
@@ -236,7 +236,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.json:
         check_writable(args.json)
     with locked(args.json) if args.json else nullcontext():
-        # A fault in the command line shows here, before the work.
+        # Faults in the command line are found here, before the work.
         benchmark = read_benchmark(args)
         left = benchmark.run() if benchmark.specs else 0
         if benchmark.shard:

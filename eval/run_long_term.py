@@ -1,9 +1,9 @@
-"""Score trackers where targets are absent for a time: lost, noticed, found again.
+"""Score trackers on targets that are absent for a time: lost, noticed, found again.
 
 By default departures are made from the sequences: the camera turns away from the target and
-returns, a pillar hides it, the camera jumps.  With --as-they-are the sequences are tracked as they
-are, and the frames that their annotations call absent are the absent ones.  The table goes to
-OUT/long.md, the figures to OUT/long.json, and OUT/reliability.png shows how far scores are the
+returns, a pillar hides the target, or the camera jumps. With --as-they-are the sequences are
+tracked unchanged, and the target is absent in the frames that have no box. The table goes to
+OUT/long.md, the figures to OUT/long.json, and OUT/reliability.png shows how well scores match the
 probabilities that they stand for.
 """
 
@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if not __package__:  # run as a file: where nothing is installed the checkout serves
+if not __package__:  # run as a file: the checkout is used if nothing is installed
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from rbsf.system.flags import make_parser
@@ -29,7 +29,7 @@ from rbsf.tracker.flags import (
     read_constants,
 )
 
-if TYPE_CHECKING:  # these load OpenCV, for which --help shall not wait
+if TYPE_CHECKING:  # these load OpenCV, which would slow --help down
     from rbsf.datasets.video.sequences import Sequence
     from rbsf.eval.long_term import LongRun, LongScores
     from rbsf.eval.trackers import Tracker
@@ -143,7 +143,7 @@ def run_all(args: argparse.Namespace) -> int:
 
 
 def find_sequences(args: argparse.Namespace) -> list[Sequence]:
-    """What is tracked. Raises ValueError where nothing is left."""
+    """The sequences to track. Raises ValueError if there are none."""
     from rbsf.datasets.synthetic.departures import make_departures
     from rbsf.datasets.video.sequences import load_sequences
 

@@ -39,8 +39,8 @@ class Job:
     spec: TrackerSpec
     store: ResultStore
     sequence: Sequence
-    number: int = 1  # of the run
-    key: str | None = None  # the spec's when the store was chosen; None: not compared with it
+    number: int = 1  # number of the run
+    key: str | None = None  # the spec's key when the store was chosen; None: not checked
 
 
 @dataclass
@@ -48,7 +48,7 @@ class _Worker:
     process: BaseProcess
     pipe: Connection
     job: Job | None = None
-    frames: int = 0  # of its job that are done
+    frames: int = 0  # finished frames of its job
 
 
 def track_sequence(
@@ -56,9 +56,9 @@ def track_sequence(
 ) -> Run:
     """Start on the true box of the first annotated frame and follow the target to the end.
 
-    This is one-pass evaluation. Boxes of the frames before the first are zeros. `progress` is told
-    the frames done so far. Raises ValueError, naming the sequence, where no frame has a box, and
-    where fewer frames can be read than there are boxes.
+    This is one-pass evaluation. Boxes of the frames before the first are zeros. `progress` is
+    called with the number of frames done. Raises ValueError, naming the sequence, if no frame has a
+    box, or if fewer frames can be read than there are boxes.
     """
     boxes = np.zeros((len(sequence), 4))
     seconds = np.zeros(len(sequence))
@@ -87,7 +87,7 @@ def track_sequence(
 
 
 def pending(jobs: list[Job]) -> list[Job]:
-    """The jobs without a result. A damaged result counts as one, so that it is not overwritten."""
+    """The jobs without a result. A damaged result counts as a result, so it is not overwritten."""
     todo = []
     for job in jobs:
         with suppress(ValueError, OSError):
@@ -103,16 +103,16 @@ def run_jobs(
     desc: str = "benchmark",
     resume: bool = True,
 ) -> None:
-    """Run the jobs that have no result yet, in `workers` processes of `threads`.
+    """Run the jobs that have no result yet, in `workers` processes with `threads` threads each.
 
     Trackers run one after the other, each on its longest sequences first. Without `resume` all jobs
-    are run, and the results that are there are dropped once the trackers are loaded. A progress bar
-    counts frames. What fails is recorded in the job's store. Raises ValueError or OSError for a
-    tracker that cannot be loaded.
+    are run, and existing results are deleted once the trackers are loaded. A progress bar counts
+    frames. Failures are recorded in the job's store. Raises ValueError or OSError for a tracker
+    that cannot be loaded.
     """
     todo = pending(jobs) if resume else jobs
     for spec in _specs(todo):
-        spec.build()  # a tracker that cannot be loaded fails here, and not once a sequence
+        spec.build()  # a tracker that cannot be loaded fails here, not once for each sequence
     if not resume:
         for job in jobs:
             job.store.forget(job.sequence.name, job.number)
@@ -155,7 +155,7 @@ def _results(
 ) -> Iterator[tuple[Job, int, Run | str | None]]:
     """Yield a job, its frames done since it was last yielded, and its result.
 
-    The result is what was tracked, a sentence on what went wrong, or None while the job runs.
+    The result is a run, a sentence on what went wrong, or None while the job runs.
     """
     waiting = list(reversed(queue))
     pool = [_start_worker(threads) for _ in range(min(workers, len(queue)))]
@@ -166,7 +166,7 @@ def _results(
             for place in _ready(pool):
                 worker = pool[place]
                 job, before = worker.job, worker.frames
-                assert job is not None  # only workers with a job are waited for
+                assert job is not None  # only workers with a job are ready
                 try:
                     said = worker.pipe.recv()
                 except (EOFError, OSError):
@@ -184,7 +184,7 @@ def _results(
 
 
 def _ready(pool: list[_Worker]) -> list[int]:
-    """Wait for workers that say something or end; their places in the pool."""
+    """Wait until workers send something or end. Returns their places in the pool."""
     places: dict[Any, int] = {}  # by their pipes
     for place, worker in enumerate(pool):
         if worker.job:
@@ -196,7 +196,7 @@ def _start_worker(threads: int) -> _Worker:
     context = get_context("spawn")  # torch does not survive a fork
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(theirs, threads), daemon=True)
-    # The process inherits that it ignores Ctrl-C, which is for the parent, who ends it.
+    # The process inherits that Ctrl-C is ignored: the parent handles it and ends the process.
     on_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         process.start()
@@ -211,7 +211,7 @@ def _give(worker: _Worker, waiting: list[Job]) -> None:
     worker.job = waiting.pop() if waiting else None
     worker.frames = 0
     if worker.job:
-        with suppress(ConnectionError):  # a dead worker is seen when its answer is read
+        with suppress(ConnectionError):  # a dead worker is noticed when its answer is read
             worker.pipe.send(worker.job)
 
 
@@ -228,7 +228,7 @@ def _why_ended(process: BaseProcess) -> str:
 
 
 def _work(pipe: Connection, threads: int) -> None:
-    """A worker process: jobs in, frames done and results out, until the parent goes.
+    """Work in a process: receive jobs, and send frames done and results, until the parent ends.
 
     The parent writes the results, since two runs of a GOT-10k sequence share a file of times.
     """
@@ -242,7 +242,7 @@ def _work(pipe: Connection, threads: int) -> None:
 
 def _load(threads: int, spec: TrackerSpec, key: str | None) -> Tracker:
     tracker = spec.build(threads)
-    if key is not None and key != spec.key():  # such as weights that a training goes on writing
+    if key is not None and key != spec.key():  # such as weights that a training still writes
         files = ", ".join(map(str, spec.files))
         raise ValueError(f"{files} has changed since the run began; run again")
     return tracker
@@ -262,7 +262,7 @@ def _attempt(
 
     try:
         tracker = build(job.spec, job.key)
-        seed_opencv(job.number)  # runs differ, and each is the same when it is repeated
+        seed_opencv(job.number)  # runs differ, but each gives the same when it is repeated
         return track_sequence(tracker, job.sequence, progress)
     except ConnectionError:  # the parent is gone
         raise

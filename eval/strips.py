@@ -14,7 +14,7 @@ from rbsf.eval.plots import tracker_color
 from rbsf.eval.report_tables import find_tracker, labels, sequence_gap
 
 WIDTH = 320  # largest width of a frame in pixels
-QUALITY = 85  # of JPEG files, to 100
+QUALITY = 85  # quality of JPEG files, up to 100
 WHITE, DARK = (255, 255, 255), (20, 20, 20)
 OUTLINE = (-1, -1, 2, 2)  # added to a box x,y,w,h: one pixel more on each side
 FAR = 10_000  # pixels; OpenCV draws lines wrongly beyond
@@ -22,7 +22,7 @@ FAR = 10_000  # pixels; OpenCV draws lines wrongly beyond
 
 @dataclass(frozen=True)
 class Strip:
-    """Frames of one sequence, as JPEG files, with their numbers from 0."""
+    """Frames of one sequence, as JPEG files, with their numbers, counted from 0."""
 
     sequence: str
     caption: str
@@ -96,7 +96,7 @@ def _draw(
     boxes: dict[str, np.ndarray | None],
     subject: str,
 ) -> bytes:
-    """JPEG of an H x W x 3 uint8 RGB frame, at most `WIDTH` wide, with boxes.
+    """JPEG of an `[H, W, 3]` uint8 RGB frame, at most `WIDTH` wide, with boxes.
 
     The subject's box is drawn over the other trackers', the true one over all.
     """

@@ -1,4 +1,4 @@
-"""The archive that GOT-10k's server scores.
+"""The archive to submit to GOT-10k's server.
 
 It has `NAME/NAME_001.txt` and `NAME/NAME_time.txt` of each test sequence.
 """
@@ -22,7 +22,7 @@ def write_submission(
 ) -> None:
     """Zip a tracker's results on all of the test split, and check what was written.
 
-    Raises ValueError, naming the first sequence, where a result is missing.
+    Raises ValueError, naming the first sequence without a result, if one is missing.
     """
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -54,10 +54,10 @@ def _add_sequence(
 
 
 def check_submission(file: Path | io.BytesIO, frames: dict[str, int], runs: int = 1) -> None:
-    """Raise ValueError where an archive has not exactly the files and lines that the server wants.
+    """Raise ValueError unless an archive has exactly the files and lines that the server wants.
 
-    `frames`: {sequence: number of frames}. A line of boxes has 4 numbers, a line of times one a
-    run.
+    `frames`: {sequence: number of frames}. A line of boxes has 4 numbers, a line of times one for
+    each run.
     """
     with zipfile.ZipFile(file) as archive:
         found = set(archive.namelist())
@@ -79,7 +79,7 @@ def _wanted_files(frames: dict[str, int], runs: int) -> dict[str, int]:
 
 
 def _check_lines(name: str, lines: list[str], count: int, columns: int) -> None:
-    """Raise ValueError where a file has not `count` lines of `columns` numbers."""
+    """Raise ValueError unless a file has `count` lines of `columns` numbers."""
     if len(lines) != count:
         raise ValueError(
             f"submission: {name} has {len(lines)} lines but the sequence {count} frames"

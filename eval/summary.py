@@ -25,10 +25,10 @@ class Entrant:
 
     label: str
     key: str
-    runs: list[Reader]  # of each run
+    runs: list[Reader]  # one for each run
     size: int | None = None  # bytes of its files
     precision: str | None = None
-    constants: str = ""  # what its constants are called; empty for its own
+    constants: str = ""  # name of its constants; empty for the tracker's own
     failures: Mapping[str, str] = field(default_factory=dict)  # {sequence: why it was not tracked}
 
 
@@ -41,8 +41,8 @@ def summarise(
 ) -> dict[str, Any]:
     """Score every entrant on every sequence that it has results of.
 
-    `attributes`: as `rbsf.eval.attributes.attributes_of` gives them. What is returned has the form
-    of `rbsf.eval.report`.
+    `attributes`: as `rbsf.eval.attributes.attributes_of` returns them. Returns a dict in the form
+    that `rbsf.eval.report` writes.
     """
     protocol = BENCHMARKS[split.dataset].protocol
     bound = cache(frame_size if protocol.bounded else lambda sequence: None)
@@ -144,7 +144,7 @@ def _means(curves: Mapping[str, list[Curves]], pooled: bool) -> dict[str, Any]:
 
 
 def _load_runs(entrant: Entrant, sequence: Sequence) -> list[Run]:
-    """The results of all runs; none at all where one is missing."""
+    """The results of all runs; empty if one is missing."""
     runs = [load(sequence) for load in entrant.runs]
     found = [run for run in runs if run is not None]
     return found if len(found) == len(runs) else []
@@ -170,7 +170,7 @@ def _sequence(found: _Scored) -> dict[str, Any]:
 def _by_attribute(
     curves: Mapping[str, list[Curves]], of_sequence: Mapping[str, set], pooled: bool
 ) -> dict[str, dict[str, Any]]:
-    """Mean scores over the sequences of each attribute, without attributes of no sequence."""
+    """Mean scores over the sequences of each attribute that a sequence has."""
     attributes: set[str] = set().union(*of_sequence.values())
     rows = {}
     for attribute in sorted(attributes):
@@ -182,7 +182,7 @@ def _by_attribute(
 
 
 def _time(sequence: Sequence, runs: list[Run]) -> tuple[int, float]:
-    """Frames tracked and seconds taken; no frames where the times are not known."""
+    """Frames tracked and seconds taken; no frames if the times are not known."""
     seconds = float(sum(run.seconds.sum() for run in runs))
     if not seconds > 0:
         return 0, seconds

@@ -1,4 +1,4 @@
-"""Tables, which are laid out as Markdown here and as HTML by `macros.html.j2`."""
+"""Tables, written as Markdown here and as HTML by `macros.html.j2`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Table:
     """Rows of cells under `columns`; the first cell of a row is its heading.
 
     `groups`: headings above the columns, each with its number of columns. `sort`: the column by
-    which the rows rise; the reader can choose another.
+    which the rows are sorted, ascending; the reader can choose another.
     """
 
     caption: str
@@ -40,7 +40,7 @@ class Table:
     sort: int | None = None
 
     def numeric(self, column: int) -> bool:
-        """Whether a column holds numbers, or nothing but missing ones."""
+        """Whether a column holds numbers, or only missing ones."""
         cells = [row[column] for row in self.rows]
         if any(cell.value is not None for cell in cells):
             return True
@@ -53,7 +53,7 @@ class Table:
         return "\n".join(f"| {' | '.join(row)} |" for row in [heads, rule, *rows])
 
     def _heads(self) -> list[str]:
-        """The columns' names, each behind that of its group."""
+        """The columns' names, each after the name of its group."""
         if not self.groups:
             return self.columns
         groups: list[str] = []
@@ -94,7 +94,7 @@ def number(
 def mark_best(cells: Iterable[Cell]) -> list[Cell]:
     """Mark the highest scores; scores are equal if the three digits shown are.
 
-    Partial scores are not compared. Nothing is marked where fewer than two scores are compared.
+    Partial scores are not compared. Nothing is marked if fewer than two scores are compared.
     """
     cells = list(cells)
     values = [_compared(cell) for cell in cells]
@@ -106,7 +106,7 @@ def mark_best(cells: Iterable[Cell]) -> list[Cell]:
 
 
 def _compared(cell: Cell) -> float | None:
-    """The score of a cell as it is compared with others; None where it is not."""
+    """The score of a cell as it is compared with others; None if it is not compared."""
     if cell.value is None or cell.partial:
         return None
     return round(cell.value, 3)

@@ -1,4 +1,4 @@
-"""An installed copy has its kernels, and `rbsf track` follows the target of a made-up video.
+"""Check that an installed copy has its kernels and tracks a made-up video with `rbsf track`.
 
 python tests/check_installed.py     # with the Python of the environment that has it
 

@@ -1,4 +1,4 @@
-"""Packed files to write, to change and to compare, for the tests of what reads them."""
+"""Packed files to write, change and compare, for the tests of their readers."""
 
 from __future__ import annotations
 

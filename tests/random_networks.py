@@ -1,7 +1,7 @@
 """Packed networks of random operations, for the tests of the engine.
 
-For each operation, `EXAMPLES` has a function that adds it to a network, on maps that are there or
-on new ones.
+For each operation, `EXAMPLES` has a function that adds it to a network, on existing maps or on new
+ones.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A benchmark report written by hand, for the tests of what reads one."""
+"""A benchmark report written by hand, for the tests of its readers."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""What tests need beside the project's own packages.
+"""What tests need besides the project's own packages.
 
-A test that lacks something is skipped, and says so. $RBSF_REQUIRE names what has to be there,
-separated by spaces: a test that is skipped for want of that has failed. Continuous integration
-sets it.
+A test that lacks something is skipped, and says so. $RBSF_REQUIRE names what must be there,
+separated by spaces: a test that lacks one of these fails. Continuous integration sets it.
 """
 
 from __future__ import annotations

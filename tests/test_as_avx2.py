@@ -1,4 +1,4 @@
-"""Benchmarks as on a CPU with AVX2 alone."""
+"""Benchmarks run as on a CPU that only has AVX2."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data that people had trouble with: read rightly, or named in a line that says why it is not."""
+"""Data that caused users trouble: each is read correctly, or refused in a line that says why."""
 
 from __future__ import annotations
 

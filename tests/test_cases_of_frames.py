@@ -1,4 +1,4 @@
-"""Frames that people had trouble with: each is read rightly, or refused in a line that says why."""
+"""Frames that caused users trouble: each is read correctly, or refused in a line that says why."""
 
 from __future__ import annotations
 

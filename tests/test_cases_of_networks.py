@@ -1,6 +1,4 @@
-"""Networks that people had trouble with: what works in place is packed, counted and measured
-rightly.
-"""
+"""Networks that caused users trouble: in-place operations are packed, counted and measured."""
 
 from __future__ import annotations
 

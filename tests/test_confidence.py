@@ -1,4 +1,4 @@
-"""How surely a place shows the target."""
+"""The confidence that a place shows the target."""
 
 from __future__ import annotations
 

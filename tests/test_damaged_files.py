@@ -1,4 +1,4 @@
-"""Damaged packed files, of the format of today and of the first one, are refused in one line."""
+"""Damaged packed files of the current and of the first format are refused in one line."""
 
 from __future__ import annotations
 

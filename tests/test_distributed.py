@@ -1,4 +1,4 @@
-"""A training in two processes is that of one process with batches of twice the size."""
+"""A training in two processes equals one in a single process with batches of twice the size."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Every command of the documents is understood, and every link of theirs leads somewhere.
+"""Every command in the documents can be parsed, and every link leads somewhere.
 
-The commands of README.md and of the guides are run, too, in test_readme.py. Those of the other
-pages need data or hours, so their programs only parse them here.
+test_readme.py also runs the commands of README.md and of the guides. Those of the other pages need
+data or hours, so their programs only parse them here.
 """
 
 from __future__ import annotations

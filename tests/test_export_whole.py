@@ -1,4 +1,4 @@
-"""Packed RB-SF 2 computes in whole numbers from layer to layer, as PyTorch to the bit."""
+"""Packed RB-SF 2 passes whole numbers from layer to layer, bit for bit as PyTorch."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What happens to a process from outside loses nothing: kills, stops, full disks, removed files.
+"""Nothing is lost by faults from outside a process: kills, stops, full disks, removed files.
 
-A run that is killed at a random moment and started again ends with what an undisturbed run makes.
-`make test-all` tries each fault some times, `make soak` for an hour ($RBSF_SOAK_HOURS).
+A run that is killed at a random moment and started again gives the result of an undisturbed run.
+`make test-all` tries each fault a few times, `make soak` for an hour ($RBSF_SOAK_HOURS).
 """
 
 from __future__ import annotations

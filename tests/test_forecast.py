@@ -1,4 +1,4 @@
-"""What a training says of its length, of others' figures, and where it writes."""
+"""What a training prints about its length, other trackers' figures, and where it writes."""
 
 from __future__ import annotations
 

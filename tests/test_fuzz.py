@@ -1,8 +1,8 @@
 """Every parser of files, on damaged ones: each is read, or refused in one line that names it.
 
-`make test-all` tries some, `make fuzz` many (EXAMPLES=100000 for each parser). What fails is kept
-by hypothesis in .hypothesis and tried first from then on; put it into REGRESSIONS too, where it
-stays.
+`make test-all` tries some, `make fuzz` many (EXAMPLES=100000 for each parser). Hypothesis keeps
+failures in .hypothesis and tries them first from then on; also add them to REGRESSIONS, where they
+stay.
 """
 
 from __future__ import annotations

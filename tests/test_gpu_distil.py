@@ -1,4 +1,4 @@
-"""RB-SF 2 on a GPU elsewhere: its data in parts, a rehearsal that goes on, and bad input."""
+"""RB-SF 2 on another machine with a GPU: data in parts, a rehearsal that resumes, and bad input."""
 
 from __future__ import annotations
 

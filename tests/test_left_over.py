@@ -1,4 +1,4 @@
-"""What dead processes leave behind, and what a full disk says."""
+"""What dead processes leave behind, and what is said about a full disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Live sources: the newest frame wins, a silence ends them, a break is bridged."""
+"""Live sources: the newest frame is taken, silence ends them, and a short break does not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Locks: one holder at a time, who is named, and none that outlives its process."""
+"""Locks: one holder at a time, who is named, and no lock outlives its process."""
 
 from __future__ import annotations
 

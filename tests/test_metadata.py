@@ -1,4 +1,4 @@
-"""Licence, citation, changelog and model cards are whole, and say what the code says."""
+"""Licence, citation, changelog and model cards are complete, and agree with the code."""
 
 from __future__ import annotations
 

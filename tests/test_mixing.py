@@ -1,6 +1,6 @@
 """What pairs are made of besides a target's own crops.
 
-Labels stay true, shares are as asked for, and each source draws for itself.
+Labels stay true, shares are as requested, and each kind draws its own random numbers.
 """
 
 import zlib

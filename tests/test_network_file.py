@@ -1,4 +1,4 @@
-"""Packed files are read as they were written; what is newer or fits nowhere is refused."""
+"""Packed files are read as they were written; newer files and parts that do not fit are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of the format "rbsf-network-1", for classifiers, load and compute what they did."""
+"""Files of the format "rbsf-network-1", for classifiers, load and compute the same as before."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""tools/onnx_runner.py alone tracks as the packed engine does, by what the ONNX files say."""
+"""tools/onnx_runner.py tracks as the packed engine does, with nothing but the ONNX files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tools/track.py writes: videos that play, forms of boxes, spans of time, several videos."""
+"""What tools/track.py writes: videos that play, formats of boxes, spans of time, several videos."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A user's own tracker in the benchmarks: its calls, its answers, and what is wrong with it."""
+"""A user's own tracker in the benchmarks: its calls, its answers, and its faults."""
 
 from __future__ import annotations
 

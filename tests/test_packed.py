@@ -1,6 +1,6 @@
 """Packed files of the first formats load as the network that they hold, or are refused.
 
-These are "rbsf-packed-1" and "rbsf-packed-2", for trackers alone.
+These are "rbsf-packed-1" and "rbsf-packed-2", which are only for trackers.
 """
 
 from __future__ import annotations

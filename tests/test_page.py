@@ -1,4 +1,4 @@
-"""The server of the page: its protocol, its limits, what it refuses, and that nothing stays."""
+"""The server of the page: its protocol, its limits, what it refuses, and that no file stays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Passes: which parts of a sequence are tracked, each scored as a sequence of its own."""
+"""Passes: which parts of a sequence are tracked, each scored as a separate sequence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stands in the environment of a process must not end a program, above all not at its end."""
+"""No environment of a process may make a program fail, least of all at its end."""
 
 from __future__ import annotations
 

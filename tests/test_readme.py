@@ -1,7 +1,7 @@
-"""Every command and program of the README and the guides runs, beside the files that they name.
+"""Every command and program of the README and the guides runs, with the files that they name.
 
-The guides' are slow: `make test-all` runs them. A page has a folder of its own, in which its
-commands and programs run in their order.
+Those of the guides are slow: `make test-all` runs them. Each page has its own folder, in which its
+commands and programs run in order.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Result files: both forms on disk, what is read back, and what is refused."""
+"""Result files: both formats on disk, what is read back, and what is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Running trackers: one sequence, several processes, their failures, going on after a kill."""
+"""Running trackers: one sequence, several processes, their failures, and going on after a kill."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The weights that ship: both files are the same network, which tracks a real video."""
+"""The shipped weights: both files are the same network, which tracks a real video."""
 
 from __future__ import annotations
 

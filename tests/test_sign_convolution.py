@@ -1,4 +1,4 @@
-"""Training steps convolve signs by the engine's kernels: as `F.conv2d` does, and only then."""
+"""The engine's kernels convolve signs as `F.conv2d` does, and only in training steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The states of a target, and the windows in which a lost one is looked for."""
+"""The states of a target, and the windows in which a lost one is searched for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Streams that are files: read in order, once, and a break is told."""
+"""Streams that are files: read in order and once, and a break is reported."""
 
 from __future__ import annotations
 

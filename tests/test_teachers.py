@@ -1,4 +1,4 @@
-"""Published trackers as PyTorch modules equal ONNX Runtime; what cannot be one is refused."""
+"""Published trackers as PyTorch modules equal ONNX Runtime; files of other forms are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of torch.save: damage is noticed, and none takes more memory than it holds."""
+"""Files of torch.save: damage is noticed, and no file takes more memory than its content."""
 
 from __future__ import annotations
 

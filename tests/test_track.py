@@ -1,6 +1,6 @@
 """tools/track.py, mostly in this process with the backbone of test_siamfc.
 
-Tests of what only a separate process shows start one.
+Tests that need a separate process start one.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Videos whose headers say little.
 
-Whole ones have another number of frames, uneven times or odd rates; pipes and streams have none.
+Whole files have another number of frames, uneven times or odd rates; pipes and streams have no
+header of use.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Windows: boxes drawn with the mouse, and a run that is steered while it is shown.
 
-Tests with a `user` play OpenCV's window in this process. Those with a `screen` start
+Tests with a `user` simulate OpenCV's window in this process. Those with a `screen` start
 `tools/track.py` on a virtual screen, with a real pointer.
 """
 

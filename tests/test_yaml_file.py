@@ -1,4 +1,4 @@
-"""YAML files of strangers: refused in one line that names the file."""
+"""Bad YAML files are refused in one line that names the file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Short trainings, for the tests of what they leave and of what refuses them."""
+"""Short trainings, for the tests of their results and of refusals."""
 
 from __future__ import annotations
 

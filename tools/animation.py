@@ -1,11 +1,11 @@
 """Make README's animation: RB-SF tracks a car on a made-up street.
 
-The tracker runs on all frames, 25 a second; the animation shows every second one. It has the
-tracker's box and score as `rbsf track` draws them, the true box thin and white while the target is
-visible, and below them the score of all frames so far: green where the target is tracked, yellow
-where the tracker is unsure, red where it says that the target is lost.
+The tracker runs on all frames, 25 a second; the animation shows every second one. Each picture has
+the tracker's box and score as `rbsf track` draws them, and the true box, thin and white, while the
+target is visible. Below are the scores of all frames so far: green for tracked, yellow for unsure,
+red for lost.
 
-The street was arranged so that it goes well: in a first arrangement a red car came out of the
+The street was arranged so that tracking succeeds: in a first arrangement a red car came out of the
 bridge before the target did, and RB-SF followed that car for 3 s.
 """
 
@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if not __package__:  # run as a file: where nothing is installed the checkout serves
+if not __package__:  # run as a file: the checkout is used if nothing is installed
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from rbsf.system.flags import make_parser
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
     from rbsf.tracker.states import Result
 
-STEP = 2  # of so many frames one is shown
-STRIP = 46  # rows of the score
-TEXT_WIDTH = 150  # columns to the left of its curve
+STEP = 2  # one of so many frames is shown
+STRIP = 46  # height of the strip with the score, in pixels
+TEXT_WIDTH = 150  # pixels for text, to the left of the curve
 DARK, GRAY, WHITE = (24, 26, 30), (130, 134, 140), (255, 255, 255)  # RGB
 COLORS = {"tracked": (64, 220, 64), "unsure": (250, 200, 40), "lost": (255, 40, 40)}  # RGB
 
@@ -93,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def track(args: argparse.Namespace) -> Iterator[tuple[np.ndarray, Result, np.ndarray]]:
-    """Each frame of the street, `[H, W, 3]` uint8 RGB, what the tracker says, and the true box."""
+    """Yield each frame of the street, `[H, W, 3]` uint8 RGB, the result, and the true box."""
     from tqdm import tqdm
 
     from rbsf.datasets.synthetic.street import Street
@@ -113,7 +113,7 @@ def track(args: argparse.Namespace) -> Iterator[tuple[np.ndarray, Result, np.nda
 
 
 def draw_boxes(image: np.ndarray, result: Result, box: np.ndarray) -> np.ndarray:
-    """A copy of a frame with the true box, where the target is visible, and the tracker's."""
+    """Copy a frame; draw the true box, if the target is visible, and the tracker's."""
     import cv2
     import numpy as np
 
@@ -127,7 +127,7 @@ def draw_boxes(image: np.ndarray, result: Result, box: np.ndarray) -> np.ndarray
 
 
 def draw_score(results: list[Result], frames: int, width: int) -> np.ndarray:
-    """The strip of the score so far, `[STRIP, width, 3]` uint8 RGB; it has room for `frames`."""
+    """The strip of the score so far, `[STRIP, width, 3]` uint8 RGB, with room for `frames`."""
     import cv2
     import numpy as np
 
@@ -147,7 +147,7 @@ def draw_score(results: list[Result], frames: int, width: int) -> np.ndarray:
 
 
 def save(path: Path, pictures: list[np.ndarray], milliseconds: int, quality: int) -> None:
-    """Write an animated WebP that runs for ever."""
+    """Write an animated WebP that repeats forever."""
     from PIL import Image
 
     from rbsf.system.files import write_atomically

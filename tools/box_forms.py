@@ -1,8 +1,8 @@
-"""The forms of a file of boxes: CSV, JSON, MOTChallenge and COCO.
+"""The formats of a file of boxes: CSV, JSON, MOTChallenge and COCO.
 
-A row is a target's box in a frame: `frame` (from 0), `time` (seconds), `target` (from 1, where
-there are several), `x`, `y`, `w`, `h` (pixels from 0), `score`, `lost`, `state`, and `file` where
-frames are image files.
+A row is a target's box in a frame: `frame` (from 0), `time` (seconds), `target` (from 1, if there
+are several), `x`, `y`, `w`, `h` (pixels from 0), `score`, `lost`, `state`, and `file` if frames are
+image files.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # flags take endings from here, and --help shall not wait for NumPy
+if TYPE_CHECKING:  # flags import this module, and --help should not wait for NumPy
     from rbsf.tracker.states import Result
 
 Row = dict[str, float | int | str]
@@ -31,7 +31,7 @@ def rows_of(
 ) -> list[Row]:
     """The rows of a frame, from the results by number of the target.
 
-    `named`: whether rows say whose they are. `file`: name of the image file that is the frame.
+    `named`: whether rows have the target's number. `file`: name of the frame's image file.
     """
     rows: list[Row] = []
     for target, result in results.items():
@@ -51,10 +51,10 @@ def rows_of(
 
 @dataclass(frozen=True)
 class Form:
-    """A form of file.
+    """A file format.
 
-    `text` makes it of rows and of the sizes of their frames, by number; its third argument is
-    whether these are the file's first rows. `grows`: later rows may be appended.
+    `text` makes the file's text from rows and from the sizes of their frames, by number; its third
+    argument says whether these are the file's first rows. `grows`: later rows may be appended.
     """
 
     text: Callable[[list[Row], dict[int, Size], bool], str]
@@ -104,7 +104,7 @@ def _as_coco(rows: list[Row], sizes: dict[int, Size], first: bool) -> str:
 def _coco_image(row: Row, sizes: dict[int, Size]) -> dict[str, object]:
     frame = int(row["frame"])
     width, height = sizes[frame]
-    name = row.get("file", f"{frame:06d}.jpg")  # of a video: as its frames would be named
+    name = row.get("file", f"{frame:06d}.jpg")  # for a video, the name that its frame would have
     return {
         "id": frame + 1,
         "file_name": name,
@@ -137,7 +137,7 @@ FORMS = {
 
 
 def form_of(path: Path) -> Form:
-    """The form of a file's name; ValueError for an unknown ending."""
+    """The format for a file's name. Raises ValueError for an unknown ending."""
     for ending, form in FORMS.items():
         if path.name.lower().endswith(ending):
             return form

@@ -1,4 +1,4 @@
-"""The file of a tracking run's boxes, which keeps what a run that breaks off has."""
+"""Write the boxes of a tracking run to a file, and keep them if the run breaks off."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from rbsf.system.files import write_atomically
 from rbsf.system.lock import locked_name
 from rbsf.tools.box_forms import FORMS, Row, Size, form_of
 
-FLUSH_SECONDS = 1.0  # between two writings of a file that grows by rows
+FLUSH_SECONDS = 1.0  # between two writes to a file that grows by rows
 ENCODING = ("utf-8", "surrogateescape")  # names of files need not be UTF-8
 
 
 class BoxWriter:
-    """Writes boxes to `path`, in the form of its ending (`box_forms.FORMS`); a context manager.
+    """Writes boxes to `path` in the format of its ending (`box_forms.FORMS`); a context manager.
 
-    Rows of CSV and MOT go about once a second to a file with `.part` appended, which even a killed
-    run leaves. JSON and COCO are written at the end. The file gets its name when the block ends,
-    also by an error. `count_up`: a name that is taken gives way to NAME_2, and so on; `path` is the
-    one in use then. Raises ValueError for another ending and where another process writes the file,
-    and OSError where writing fails, as on a full disk; the rows that are not in the file are then
-    printed.
+    Rows of CSV and MOT are written about once a second to a file with `.part` appended, which
+    remains even if the run is killed. JSON and COCO are written at the end. The file gets its name
+    when the block ends, even after an error. `count_up`: if the name is taken, NAME_2 and so on is
+    used instead; `path` is then that name. Raises ValueError for another ending, and if another
+    process writes the file. Raises OSError if writing fails, as on a full disk, after printing the
+    rows that are not in the file.
     """
 
     def __init__(self, path: Path, count_up: bool = False) -> None:
         self.path, self._count_up = path, count_up
         self._form = form_of(path)
         self._rows: list[Row] = []  # not written yet
-        self._sizes: dict[int, Size] = {}  # of the frames whose rows are not written yet
+        self._sizes: dict[int, Size] = {}  # frames whose rows are not written yet
         self._written = time.monotonic()
         self._size = 0  # bytes of whole rows in the file
         self._held = ExitStack()  # the lock
@@ -47,18 +47,18 @@ class BoxWriter:
         return self
 
     def add(self, rows: list[Row], size: Size = (0, 0)) -> None:
-        """Take the rows of a frame of a size, (width, height); all have the same columns."""
+        """Add the rows of a frame of `size` (width, height). All rows have the same columns."""
         self._rows += rows
         self._sizes |= {int(row["frame"]): size for row in rows[:1]}
         if self._form.grows and time.monotonic() - self._written >= FLUSH_SECONDS:
             self._write()
 
     def insert_column(self, name: str, place: int, value: float) -> None:
-        """Give all rows so far one more column with the same value; `place` counts from 0.
+        """Insert a column at `place` (from 0) into all rows so far, with the same value in each.
 
-        Raises OSError where that fails; the file is then as it was before.
+        Raises OSError if that fails; the file is then unchanged.
         """
-        if self._size and self._form is FORMS[".csv"]:  # others have no columns
+        if self._size and self._form is FORMS[".csv"]:  # other formats have no columns
             so_far = csv.DictReader(io.StringIO(self._part.read_bytes().decode(*ENCODING)))
             rows = [_inserted(row, name, place, value) for row in so_far]
             data = self._form.text(rows, {}, True).encode(*ENCODING)
@@ -97,16 +97,16 @@ def _inserted(row: dict[str, Any], name: str, place: int, value: float) -> dict[
 
 
 def append(path: Path, text: str, size: int) -> None:
-    """Write `text` after the first `size` bytes of a file, or a new file where `size` is 0.
+    """Write `text` after the first `size` bytes of a file, or a new file if `size` is 0.
 
-    Raises OSError where that fails; the file is then as it was before.
+    Raises OSError if that fails; the file is then unchanged.
     """
     encoding, errors = ENCODING
     try:
         with path.open("a" if size else "w", newline="", encoding=encoding, errors=errors) as file:
             file.write(text)
     except OSError:
-        with suppress(OSError):  # there may be no file to cut back
+        with suppress(OSError):  # there may be no file to shorten
             if size:
                 os.truncate(path, size)
             else:

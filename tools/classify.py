@@ -1,9 +1,9 @@
 """Class images by a trained classifier, or measure its accuracy and speed on a test set.
 
-Packed files run without PyTorch, also those of networks of your own that `export_network` wrote:
-these see the middle of an image, as much of it as has their proportions, and grey where they take
-one channel. --compare runs a weights file both packed and in PyTorch, and counts the images on
-which the two differ.
+Packed files run without PyTorch, including your own networks, written by `export_network`. These
+get the largest middle part of an image that has their proportions, in grey if they take one
+channel. --compare runs a weights file both packed and in PyTorch, and counts the images on which
+the two differ.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-if not __package__:  # run as a file: where nothing is installed the checkout serves
+if not __package__:  # run as a file: the checkout is used if nothing is installed
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from rbsf.system.files import write_atomically
@@ -34,7 +34,7 @@ EXAMPLES = """
 --weights resnet18-packed.safetensors photo.jpg photos
 --weights resnet18-packed.safetensors --dataset cifar100 --root data
 """
-# The part of an image's short side that is cropped, as for ImageNet, where a file does not name it.
+# Side of the crop / short side of the image, as for ImageNet, if a file does not give it.
 SHARE = 224 / 256
 
 
@@ -145,13 +145,13 @@ def load_packed(path: Path, threads: int) -> Classifier:
 
 
 def packed_input(path: Path, model: PackedModel) -> dict[str, Any]:
-    """What a packed network takes, as `check_input` has it.
+    """The input of a packed network, in the form that `check_input` returns.
 
-    The file of a network of one's own, which `export_network` wrote, says it by its graph alone: it
-    normalises images itself and takes their whole middle. Its classes are named by number, unless
-    its info has a list `classes`.
+    For a user's own network, which `export_network` wrote, it follows from the graph: the network
+    normalises images itself and takes their largest middle part. Its classes are named by number,
+    unless its info has a list `classes`.
 
-    Raises ValueError for images of other channels than 1 or 3, and for results that are not one
+    Raises ValueError for images with other channels than 1 or 3, and for results that are not one
     number for each class.
     """
     if is_input(model.info.get("input")):
@@ -178,14 +178,14 @@ def packed_input(path: Path, model: PackedModel) -> dict[str, Any]:
 
 
 def is_input(found: Any) -> bool:
-    """Whether an info's `input` says all of the images that a network takes."""
+    """Whether an info's `input` fully describes the images that a network takes."""
     return isinstance(found, dict) and found.keys() >= {"size", "mean", "std", "classes"}
 
 
 def check_input(path: Path, info: dict[str, Any]) -> dict[str, Any]:
-    """What a file says of its images.
+    """What a file says about its images.
 
-    Raises ValueError where size, mean, std or classes is missing.
+    Raises ValueError if size, mean, std or classes is missing.
     """
     found = info.get("input")
     if not is_input(found):
@@ -234,9 +234,9 @@ def load(path: Path, engine: str, threads: int) -> Classifier:
 
 
 def list_images(paths: list[Path]) -> Iterator[Path]:
-    """Yield the files named, and the images below the folders named, but for hidden ones.
+    """Yield the given files, and the images below the given folders except hidden ones.
 
-    Raises FileNotFoundError where a path does not exist, ValueError where a folder has no image.
+    Raises FileNotFoundError if a path does not exist, and ValueError if a folder has no image.
     """
     from rbsf.datasets.video.images import IMAGE_SUFFIXES
 
@@ -257,7 +257,7 @@ def list_images(paths: list[Path]) -> Iterator[Path]:
 
 
 def class_images(classifier: Classifier, paths: list[Path], top: int) -> int:
-    """Print the likeliest classes of each image; returns 1 where an image could not be read."""
+    """Print the likeliest classes of each image; returns 1 if an image could not be read."""
     import cv2
     import numpy as np
 
@@ -288,9 +288,10 @@ def class_images(classifier: Classifier, paths: list[Path], top: int) -> int:
 def measure(
     classifier: Classifier, data: Labelled, batch_size: int, subset: int | None
 ) -> dict[str, Any]:
-    """Run the test set: the `best` classes `[N, 5]`, likeliest first, `labels` `[N]`, `seconds`.
+    """Run the test set. Returns `best` `[N, 5]`, `labels` `[N]` and `seconds`.
 
-    `best` has fewer columns where there are fewer classes. `seconds` are those of the network.
+    `best`: the classes, likeliest first; fewer columns if there are fewer classes. `seconds`: time
+    in the network.
     """
     import numpy as np
     from tqdm import tqdm
@@ -342,7 +343,7 @@ def measure_dataset(args: argparse.Namespace) -> None:
 def open_test_set(args: argparse.Namespace, taken: dict[str, Any]) -> Labelled:
     """Open the test set of --dataset for a network whose `input` is `taken`.
 
-    Raises ValueError where the network was trained on other classes.
+    Raises ValueError if the network was trained on other classes.
     """
     from rbsf.datasets.images.labelled import open_labelled
 
@@ -354,7 +355,7 @@ def open_test_set(args: argparse.Namespace, taken: dict[str, Any]) -> Labelled:
         size = size[0]
     _, test = open_labelled(args.dataset, args.root, check=args.check, size=size)
     same = list(test.classes) == taken["classes"]
-    if not taken.get("named", True):  # then classes are told by their number alone
+    if not taken.get("named", True):  # then only the number of classes is known
         same = len(test.classes) == len(taken["classes"])
     if not same:
         place = f"{args.dataset} in {args.root}"

@@ -1,6 +1,6 @@
 """All programs of this project as one command: `rbsf track --video in.mp4 --init x,y,w,h`.
 
-Each is the same as the program of its name in tools/, or eval/run_benchmarks.py.
+Each command runs the same program as a file in tools/ or eval/.
 """
 
 from __future__ import annotations

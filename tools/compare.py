@@ -2,7 +2,7 @@
 
 Trackers on the same data set are compared on the sequences that all of them have: mean AUC, and the
 difference to the first tracker. Its 95 % interval comes from a paired bootstrap over sequences,
-each with all its passes. Of fewer than 10 sequences an interval says little, and the tables say so.
+each with all its passes. Intervals of fewer than 10 sequences say little, and the tables say so.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if not __package__:  # run as a file: where nothing is installed the checkout serves
+if not __package__:  # run as a file: the checkout is used if nothing is installed
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from rbsf.system.flags import make_parser
@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def name_entries(paths: list[str], reports: list[dict[str, Any]]) -> list[Entry]:
-    """Name every tracker by label and constants, and by its run where that stands for several."""
+    """Name every tracker by label and constants, and also by its run if several share that name."""
     from rbsf.eval.report_tables import shown_name
 
     found = [  # each under the name of its run
@@ -105,9 +105,9 @@ def _is_one_tracker(entries: list[Entry]) -> bool:
 
 
 def _add_keys(entries: list[Entry]) -> list[Entry]:
-    """Add its key to a name that several keys share.
+    """Add the key to a name that entries with different keys share.
 
-    That happens where a run has other weights on another data set.
+    This happens if a run has other weights on another data set.
     """
     keys: dict[str, set[str]] = defaultdict(set)
     for entry in entries:
@@ -121,9 +121,9 @@ def _add_keys(entries: list[Entry]) -> list[Entry]:
 
 
 def run_names(paths: list[str], reports: list[dict[str, Any]]) -> list[str]:
-    """Short names of runs; their paths where two runs on one data set have the same short name.
+    """Short names of runs; their paths if two runs on one data set have the same short name.
 
-    Raises ValueError where a report is given twice.
+    Raises ValueError if a report is given twice.
     """
     files = [_report_file(path) for path in paths]
     for file in files:
@@ -149,7 +149,7 @@ def _short(folder: Path, dataset: str) -> str:
 def compare(entries: list[Entry]) -> list[tuple[str, Table]]:
     """All tables, each with its heading.
 
-    Raises ValueError where the trackers on a data set have no sequence in common.
+    Raises ValueError if the trackers on a data set have no sequence in common.
     """
     datasets: dict[str, list[Entry]] = defaultdict(list)
     for entry in entries:
@@ -192,7 +192,7 @@ def overview(entries: list[Entry]) -> Table:
 
 
 def _means(tracker: dict[str, Any] | None, most: int) -> list[Cell]:
-    """A tracker's mean scores; the first cell counts the sequences where there are under `most`."""
+    """A tracker's mean scores; the first cell counts its sequences if they are under `most`."""
     from rbsf.eval.tables import number
 
     count = len(tracker["sequences"]) if tracker else 0

@@ -42,7 +42,7 @@ from rbsf.tracker.siamfc import CORRELATIONS, Backbone, TrackerConfig
 from rbsf.tracker.states import REDETECT
 
 SHARE = FloatDistribution(0.0, 1.0)
-# What each constant may be. The ranges hold the published values, and those that ship.
+# Possible values of each constant. The ranges include the published and the shipped values.
 OF_STATES: dict[str, BaseDistribution] = {
     "sure_score": FloatDistribution(0.0, 0.5),
     "lost_score": FloatDistribution(0.0, 0.3),
@@ -77,13 +77,13 @@ RANGES: dict[type[Constants], dict[str, BaseDistribution]] = {
         **OF_STATES,
     },
 }
-# What is searched where --search names nothing.
+# The constants that are searched without --search.
 SEARCHED: dict[type[Constants], tuple[str, ...]] = {
     TrackerConfig: ("scale_step", "scale_penalty", "window_influence", "scale_rate"),
     AnchorFreeConfig: ("window_influence", "change_penalty", "size_rate"),
 }
 DIGITS = 4  # decimal places of the constants that are tried
-FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)  # not RUNNING, as a killed process leaves one
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)  # not RUNNING, which a killed process leaves
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,8 @@ class Search:
     engine: str
     sequences: list[Sequence]  # each has a frame that is scored
     log: Path  # the study's journal
-    trials: int  # those of earlier runs included
-    names: tuple[str, ...]  # of the constants that are searched
+    trials: int  # including those of earlier runs
+    names: tuple[str, ...]  # the constants that are searched
 
     @property
     def kind(self) -> type[Constants]:
@@ -107,16 +107,16 @@ class Search:
 
     @property
     def ranges(self) -> dict[str, BaseDistribution]:
-        """What each of the constants that are searched may be."""
+        """Possible values of each searched constant."""
         return {name: RANGES[self.kind][name] for name in self.names}
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """The defaults of the constants that are searched."""
+        """The defaults of the searched constants."""
         return {name: getattr(self.kind(), name) for name in self.names}
 
     def load(self) -> Backbone | Network:
-        """Load the network. Raises ValueError or FileNotFoundError where it cannot be used."""
+        """Load the network. Raises ValueError or FileNotFoundError if it cannot be used."""
         return loading.load_network(
             self.weights, self.device, self.precision, self.threads, self.engine
         )
@@ -127,9 +127,9 @@ class Search:
 
 
 def chosen_constants(weights: Path, given: list[str] | None) -> tuple[str, ...]:
-    """The names of the constants to search, by --search.
+    """The names of the constants to search, from --search.
 
-    Raises ValueError for one that the tracker of these weights has not.
+    Raises ValueError for one that the tracker of these weights lacks.
     """
     kind = loading.constants_of(weights)
     known = RANGES[kind]
@@ -147,7 +147,7 @@ def chosen_constants(weights: Path, given: list[str] | None) -> tuple[str, ...]:
 def scored_frames(truth: np.ndarray) -> np.ndarray:
     """Numbers of the frames that are scored, for true boxes `[N, 4]`.
 
-    They are all frames with a box but the first of them, where the tracker starts.
+    They are all frames with a box except the first, on which the tracker starts.
     """
     has_box = np.isfinite(truth).all(axis=1)  # [N]
     return np.flatnonzero(has_box)[1:]
@@ -160,9 +160,9 @@ def sequence_scores(
     show: bool,
     kind: type[Constants] = TrackerConfig,
 ) -> Iterator[float]:
-    """Yield the average overlap in each sequence; with `show` under a bar, on a terminal."""
+    """Yield the average overlap in each sequence. With `show`, a terminal shows a bar."""
     config = kind(**constants)
-    hidden = None if show else True  # None: the bar is hidden where there is no terminal
+    hidden = None if show else True  # None: the bar is hidden if there is no terminal
     for sequence in tqdm(
         sequences, desc="this trial", unit="sequence", leave=False, disable=hidden
     ):
@@ -182,11 +182,11 @@ def running_means(scores: Iterable[float]) -> Iterator[float]:
 def open_study(search: Search, seed: int) -> Study:
     """Open the study of `search.log`, or begin it.
 
-    Raises ValueError where the file is damaged or no study.
+    Raises ValueError if the file is damaged or not a study.
     """
     # The program itself prints one line on a failed trial.
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    # The first third of the sequences, the hardest (see score_defaults), says little of a trial.
+    # The first third of the sequences, the hardest (see score_defaults), shows little of a trial.
     pruner = optuna.pruners.MedianPruner(n_warmup_steps=len(search.sequences) // 3)
     try:
         storage = JournalStorage(JournalFileBackend(str(search.log)))
@@ -201,15 +201,15 @@ def open_study(search: Search, seed: int) -> Study:
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         fault = "is damaged or no study of this program"
         raise ValueError(f"{search.log} {fault}; give another --out") from error
-    # The seed of an earlier run would give its trials again.
+    # The seed of an earlier run would repeat its trials.
     study.sampler = optuna.samplers.TPESampler(seed=(seed + len(study.trials)) % 2**32)
     return study
 
 
 def check_study(study: Study, search: Search) -> None:
-    """Note in a new study what its scores depend on beside the searched constants.
+    """Note in a new study what its scores depend on, other than the searched constants.
 
-    Raises ValueError where an earlier study has noted something else.
+    Raises ValueError if an earlier study has noted something else.
     """
     boxes = b"".join(sequence.boxes.tobytes() for sequence in search.sequences)
     now = {
@@ -232,7 +232,7 @@ def check_study(study: Study, search: Search) -> None:
 
 
 def limits_of(distribution: BaseDistribution) -> list[Any]:
-    """The lowest and the highest value of a constant, or all of its values in words."""
+    """The lowest and the highest value of a constant, or all choices of a categorical one."""
     if isinstance(distribution, CategoricalDistribution):
         return list(distribution.choices)
     return [distribution.low, distribution.high]  # type: ignore[attr-defined]
@@ -249,7 +249,7 @@ def constants_of(trial: FrozenTrial, search: Search) -> dict[str, Any]:
 
 
 def rounded(value: Any) -> Any:
-    """A constant as it is tried; whole numbers and words stay as they are."""
+    """Round a constant as it is tried; whole numbers and words stay unchanged."""
     return round(value, DIGITS) if isinstance(value, float) else value
 
 
@@ -259,10 +259,10 @@ def defaults_trial(study: Study) -> FrozenTrial | None:
 
 
 def score_defaults(study: Study, search: Search, network: Backbone | Network) -> Search:
-    """Try the default constants, if that is not done; return the search, hardest sequences first.
+    """Try the default constants, unless done; return the search with the hardest sequences first.
 
-    In that order running means rise. The pruner needs that, for it takes the highest mean so far as
-    the value of a trial.
+    In that order running means rise. The pruner needs that, because it takes the highest mean so
+    far as the value of a trial.
     """
     trial = defaults_trial(study)
     if trial is None:
@@ -283,7 +283,7 @@ def score_defaults(study: Study, search: Search, network: Backbone | Network) ->
 
 
 def suggest(trial: Trial, name: str, each: BaseDistribution) -> Any:
-    """A value for a constant to try."""
+    """Choose a value of a constant to try."""
     if isinstance(each, CategoricalDistribution):
         return trial.suggest_categorical(name, each.choices)
     if isinstance(each, IntDistribution):
@@ -322,8 +322,8 @@ def take_trials(
 def run_search(study: Study, search: Search, workers: int, seed: int) -> None:
     """Score the defaults, then take the other trials with `workers` processes, under a bar.
 
-    This process is one of them. Raises ValueError, which names the file, where weights or frames
-    cannot be read.
+    This process is one of them. Raises ValueError, naming the file, if weights or frames cannot be
+    read.
     """
     network = search.load()
     done = len(finished(study))
@@ -342,11 +342,11 @@ def run_search(study: Study, search: Search, workers: int, seed: int) -> None:
 
 @contextmanager
 def helpers(search: Search, count: int, seed: int) -> Iterator[None]:
-    """Let `count` more processes take trials; in the end, stop them and name those that died."""
+    """Let `count` more processes take trials; at the end, stop them and report those that died."""
     context = multiprocessing.get_context("spawn")  # torch does not survive a fork
     seeds = [seed + 1000 * (i + 1) for i in range(count)]
     processes = [context.Process(target=help_search, args=(search, own)) for own in seeds]
-    # The processes inherit this, so that Ctrl-C reaches this process alone.
+    # The processes inherit this, so that Ctrl-C only reaches this process.
     on_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         for process in processes:
@@ -366,7 +366,7 @@ def helpers(search: Search, count: int, seed: int) -> Iterator[None]:
 
 
 def help_search(search: Search, seed: int) -> None:
-    """Take trials in a process of its own, until the study has them all or the parent is gone."""
+    """Take trials in a separate process, until the study has them all or the parent is gone."""
     # SIGTERM raises an exception, so that the journal's lock is released.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 

@@ -1,4 +1,4 @@
-"""What a user does in the window: draw the first boxes, and steer a run that is shown."""
+"""A user's actions in the window: drawing the first boxes, and steering a run."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from rbsf.tracker.session import Session
 from rbsf.tracker.states import Result
 
 POLL = 30  # milliseconds for which a still picture waits for a key
-MOMENT = 1  # milliseconds for which a running video does
+MOMENT = 1  # the same for a running video
 
-# What the window says, in two lines at most.
+# Texts of the window, of two lines at most.
 SELECT = (
     "Drag a box around each target. Enter or Space: track them.\n"
     "Z or Backspace: undo. Q or Esc: cancel."
@@ -26,10 +26,10 @@ PLAYING, PAUSED = f"Space: pause. {KEYS}", f"Paused. Space: go on. {KEYS}"
 
 
 def select_boxes(image: np.ndarray) -> list[tuple[float, ...]]:
-    """Let the user draw boxes in an H x W x 3 uint8 RGB image.
+    """Let the user draw boxes in an `[H, W, 3]` uint8 RGB image.
 
-    Returns x,y,w,h of each in its pixels, 0-based. Raises ValueError where the user cancels or
-    closes the window. Ctrl-C and SIGTERM do what they do elsewhere.
+    Returns x,y,w,h of each in its pixels, 0-based. Raises ValueError if the user cancels or closes
+    the window. Ctrl-C and SIGTERM act as usual.
     """
     print(SELECT.replace("\n", " "))
     with StopRequest() as stop, Window(lambda: bool(stop.signum)) as window:
@@ -65,22 +65,22 @@ def _cancelled(what: str, boxes: list[Box]) -> str:
 
 
 class Player:
-    """Shows the frames of a run; its user pauses it, and corrects, adds and drops targets.
+    """Shows the frames of a run, and lets the user pause it and correct, add or drop targets.
 
-    `say` is called with a sentence on each change of a target.
+    `say` is called with a sentence about each change of a target.
     """
 
     def __init__(self, window: Window, session: Session, say: Callable[[str], None]) -> None:
         self._window, self._session, self._say = window, session, say
         self._paused = False
-        self.ended = False  # by its user, or by a signal
+        self.ended = False  # the user or a signal ended the run
         self.waited = 0.0  # seconds for which the run stood still
         self._actions = {"a": self._add, "b": self._correct, "d": self._drop}
 
     def show(self, image: np.ndarray) -> bool:
-        """Show the session's last frame, H x W x 3 uint8 RGB, and do what the user wants.
+        """Show the session's last frame, `[H, W, 3]` uint8 RGB, and do what the user wants.
 
-        What changes is in the session's results then. Returns False where the run is to end.
+        The session's results have the changes afterwards. Returns False if the run is to end.
         """
         self._window.load(image)
         self._do(self._look(PLAYING, MOMENT))
@@ -99,7 +99,7 @@ class Player:
         elif key == SPACE:
             self._paused = not self._paused
         elif key in self._actions and not self.ended:
-            self._window.take_drags(end=True)  # clicks so far had no meaning
+            self._window.take_drags(end=True)  # discards earlier clicks
             self._actions[key]()
 
     def _look(self, hint: str, milliseconds: int) -> str:
@@ -130,7 +130,7 @@ class Player:
             self._say(f"target {number} dropped")
 
     def _ask_box(self, what: str) -> Box | None:
-        """Let the user drag a box; None where that is given up."""
+        """Let the user drag a box; None if the user gives up."""
         while not self.ended:
             key = self._wait(f"Drag a box around {what}. Esc: back.")
             if key == ESCAPE:

@@ -1,9 +1,9 @@
 """Count a network's bits and multiplications, layer by layer, as Table 6 of the paper does.
 
-Totals stand beside those of the float twin, the real network of the same form. A 1-bit
+Totals are shown beside those of the float twin, the same network with real numbers. A 1-bit
 multiplication counts 1/64 of a real one; rbsf/cost.py has the conventions. --measure adds
 milliseconds for one input: of the float twin in PyTorch, and of the network in the packed engine.
-What has no parameters counts to the layer before it.
+Operations without parameters count towards the layer before them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-if not __package__:  # run as a file: where nothing is installed the checkout serves
+if not __package__:  # run as a file: the checkout is used if nothing is installed
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from rbsf.methods import METHODS
@@ -30,12 +30,12 @@ EXAMPLES = """
 --model rbsf --measure
 """
 Times = dict[str, dict[str, float]]  # column -> layer -> milliseconds
-Shape = tuple[int, int, int]  # of the input: channels, height, width
+Shape = tuple[int, int, int]  # channels, height and width of the input
 
 # Side of the input in pixels, by model
 SIZES = {"rbsf": 255, "xnor": 255, "resnet18": 224, "wrn22": 32, "wrn40": 32, "lenet": 28}
 MAX_SIZE = 4096
-WORD_COLUMNS = 3  # of the table: the first ones hold words, the others numbers
+WORD_COLUMNS = 3  # the first columns of the table hold words, the others numbers
 
 
 class Passes(NamedTuple):
@@ -108,7 +108,7 @@ def float_twin(net: nn.Module) -> nn.Module:
 def load_pair(weights: Path) -> tuple[nn.Module, nn.Module, int | None]:
     """Load the network of a weights file, with its float twin and the side of its images.
 
-    Raises ValueError where it has no binary layers.
+    Raises ValueError if it has no binary layers.
     """
     from rbsf.layers import binary_layers
     from rbsf.tracker.teachers.siamfc import load_tracker
@@ -233,7 +233,7 @@ def main(argv: list[str] | None = None) -> None:
     size = args.size or own_size or SIZES[model]
     if size > MAX_SIZE:
         raise ValueError(f"--size {size}: {MAX_SIZE} pixels at most")
-    channels = next(net.parameters()).shape[1]  # of the first layer's input
+    channels = next(net.parameters()).shape[1]  # the first layer's input
     shape = (channels, size, size)
     try:
         layers, real = count(net, shape), count(twin, shape)

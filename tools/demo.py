@@ -1,7 +1,7 @@
 """Make a video with true boxes, track it with the shipped 1-bit weights, and score the result.
 
-Leaves in --out: video.mp4 and its true boxes video.txt, tracked.mp4, boxes.csv, and demo.png with
-frames and overlap.
+It writes these files to --out: video.mp4, its true boxes video.txt, tracked.mp4, boxes.csv, and
+demo.png with frames and the overlap.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if not __package__:  # run as a file: where nothing is installed the checkout serves
+if not __package__:  # run as a file: the checkout is used if nothing is installed
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from rbsf.system.flags import make_parser
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = "--out demo --frames 100"
 SHOWN = 6  # frames in the picture
-TRUE_COLOR = (255, 255, 255)  # RGB, of true boxes
+TRUE_COLOR = (255, 255, 255)  # RGB, for true boxes
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
     write_video(video, args.seed, args.frames)
     truth = np.loadtxt(video.with_suffix(".txt"), delimiter=",", ndmin=2)
     results, signum = track(args, video, truth[0].tolist())
-    if signum:  # there are not results of all frames
+    if signum:  # some frames have no results
         print("interrupted", file=sys.stderr)
         return 128 + signum
     overlap = overlaps(np.array([result.box for result in results]), truth)

@@ -14,12 +14,12 @@ Color = tuple[int, int, int]  # RGB
 FIRST_COLORS = [(64, 220, 64), (255, 160, 0), (64, 160, 255), (255, 64, 200), (240, 230, 60)]
 LOST_COLOR = (255, 40, 40)
 BLACK, WHITE = (0, 0, 0), (255, 255, 255)
-HUES = (36, 318)  # degrees of the other colours: none is near LOST_COLOR, which is at 0
-GOLDEN = 0.618034  # steps of this part of a range spread evenly, however many there are
+HUES = (36, 318)  # range of the other colours in degrees, away from LOST_COLOR at 0
+GOLDEN = 0.618034  # any number of steps of this share of a range spread evenly
 
 
 def color_of(target: int) -> Color:
-    """The colour of a target by its number, from 1; each target has another one."""
+    """The colour of a target by its number, from 1; each target has its own."""
     if target <= len(FIRST_COLORS):
         return FIRST_COLORS[target - 1]
     low, high = HUES
@@ -31,9 +31,9 @@ def color_of(target: int) -> Color:
 
 
 def draw(image: np.ndarray, results: dict[int, Result]) -> np.ndarray:
-    """Draw boxes and scores into a copy of an H x W x 3 uint8 RGB image; lost targets in red.
+    """Draw boxes and scores into a copy of an `[H, W, 3]` uint8 RGB image; lost targets in red.
 
-    `results` are by number of the target. A number is drawn too, unless there is target 1 alone.
+    `results`: by the target's number, which is drawn too unless target 1 is the only one.
     """
     image = image.copy()
     for target, result in results.items():
@@ -52,9 +52,9 @@ def _draw_box(image: np.ndarray, result: Result, label: str, color: Color) -> No
     font, size = cv2.FONT_HERSHEY_SIMPLEX, line / 4
     (width, height), _ = cv2.getTextSize(label, font, size, 1)
     left = max(x, 0)
-    bottom = max(y, height + 2 * line)  # above the box, where there is room
+    bottom = max(y, height + 2 * line)  # above the box, if there is room
     top = bottom - height - 2 * line
     cv2.rectangle(image, (left, top), (left + width, bottom), color, cv2.FILLED)
-    bright = np.dot(color, (0.3, 0.6, 0.1)) > 90  # as eyes weigh red, green and blue
+    bright = np.dot(color, (0.3, 0.6, 0.1)) > 90  # brightness as the eye sees it
     ink = BLACK if bright else WHITE
     cv2.putText(image, label, (left, bottom - line), font, size, ink, 1, cv2.LINE_AA)

@@ -1,12 +1,12 @@
 """Turn trained weights into a packed file for this project's engine, or ONNX for other runtimes.
 
-packed: a 1-bit network with one bit a weight. A tracker's first layer is rounded to 7 bits a
-weight, or --first-bits; a classifier's real layers stay float32. A file that would not compute what
-the rounded network does in float64 is not written.
+packed: a 1-bit network with one bit per weight. A tracker's first layer is rounded to 7 bits per
+weight, or to --first-bits; a classifier's real layers stay float32. The file is only written if it
+computes the same as the rounded network does in float64.
 
 onnx: two graphs of a tracker, NAME_backbone.onnx and NAME_head.onnx, or one of a classifier. The
-network may be 1-bit or float. The files say themselves how they are used, in their metadata;
-tools/onnx_runner.py tracks by them.
+network may be 1-bit or float. The metadata of the files say how to use them; tools/onnx_runner.py
+tracks with them.
 
 Either file's results are compared with PyTorch's, on made-up frames or those of --check.
 """
@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if not __package__:  # run as a file: where nothing is installed the checkout serves
+if not __package__:  # run as a file: the checkout is used if nothing is installed
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from rbsf.shipped import find_trained
@@ -38,8 +38,8 @@ EXAMPLES = """
 --weights runs/rbsf/rbsf.safetensors --out rbsf-packed.safetensors
 --weights runs/rbsf/rbsf.safetensors --out rbsf.onnx --format onnx
 """
-FRAMES = 8  # on which results are compared
-SUFFIXES = {"packed": ".safetensors", "onnx": ".onnx"}  # of --out, by --format
+FRAMES = 8  # frames on which results are compared
+SUFFIXES = {"packed": ".safetensors", "onnx": ".onnx"}  # suffix of --out, by --format
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -82,7 +82,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def read_crops(video: str | None, size: int = 255) -> np.ndarray:
     """The middles of frames as crops, uint8 `[N, size, size, 3]`; made-up frames without `video`.
 
-    Raises ValueError where the video has no frame.
+    Raises ValueError if the video has no frame.
     """
     import numpy as np
 
@@ -130,7 +130,7 @@ def export_packed(weights: Path, out: Path, video: str | None, first_bits: int =
 
 
 def describe_difference(found: np.ndarray, expected: np.ndarray) -> str:
-    """How much results `[N, ...]` differ, and of logits `[N, classes]` in how many predictions."""
+    """Say how much results `[N, ...]` differ, and how many predictions of logits `[N, classes]`."""
     import numpy as np
 
     difference, largest = np.abs(found - expected).max(), np.abs(expected).max()
@@ -240,7 +240,7 @@ def export_two_with_head(net: RBSF2, exported: Exported, images: np.ndarray, out
     from rbsf.tools.onnx_about import about_rbsf2
 
     agreement = exported.compare()
-    if binary_layers(net):  # a float twin's sums may round to the next step, by their order
+    if binary_layers(net):  # a float twin's sums may round differently, as their order differs
         agreement.check()
     graphs = zip(search_graphs(exported.packed), paths_of(out), about_rbsf2(), strict=True)
     for graph, path, about in graphs:
@@ -263,7 +263,7 @@ def paths_of(out: Path) -> tuple[Path, Path]:
 
 
 def write_graph(graph: ModelProto, path: Path, about: dict[str, str]) -> None:
-    """Write an ONNX graph that says `about` of itself, and print its size."""
+    """Write an ONNX graph with the metadata `about`, and print its size."""
     from onnx.helper import set_model_props
 
     from rbsf.system.files import write_atomically
@@ -274,9 +274,9 @@ def write_graph(graph: ModelProto, path: Path, about: dict[str, str]) -> None:
 
 
 def rounds_first_layer(weights: Path) -> bool:
-    """Whether --first-bits suits a weights file, that is a tracker of SiamFC's form.
+    """Whether --first-bits suits a weights file: whether it is a tracker of SiamFC's form.
 
-    Raises as `load_weights` does.
+    Raises the errors of `load_weights`.
     """
     from rbsf.models import TRACKERS
     from rbsf.tracker.teachers.siamfc import load_tracker
@@ -301,7 +301,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def check_out(out: Path, form: str, weights: Path) -> None:
-    """Raise ValueError where --out has the wrong suffix for --format, or is the input itself."""
+    """Raise ValueError if --out has the wrong suffix for --format, or is the input itself."""
     if out.suffix != SUFFIXES[form]:
         raise ValueError(f"--out {out}: a file of --format {form} ends in {SUFFIXES[form]}")
     if out.exists() and weights.exists() and out.samefile(weights):

@@ -1,4 +1,4 @@
-"""Carry what RB-SF 2 learns from to a GPU elsewhere: training pairs and its teacher, in parts."""
+"""Carry RB-SF 2's training pairs and teacher, in parts, to another machine with a GPU."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rbsf.system.archive_parts import read_parts, write_parts
 
-STEM = "rbsf2"  # of the parts' names
+STEM = "rbsf2"  # beginning of the parts' names
 FOLDER = Path("data", "rbsf2")  # below the worklist's folder
 PAIRS, TEACHER = "pairs.db", ("backbone.safetensors", "head.safetensors")
 
@@ -15,8 +15,8 @@ PAIRS, TEACHER = "pairs.db", ("backbone.safetensors", "head.safetensors")
 def pack(pairs: Path, teacher: str, folder: Path, most_bytes: int) -> list[Path]:
     """Write a crop store and a teacher, "BACKBONE,HEAD", as parts into `folder`.
 
-    Returns their paths. The teacher's graphs are kept without ONNX. Raises FileNotFoundError where
-    a file is missing, ValueError where one is no store or no graph.
+    Returns their paths. The teacher's graphs are stored so that ONNX is not needed to read them.
+    Raises FileNotFoundError if a file is missing, and ValueError if one is not a store or a graph.
     """
     from rbsf.datasets.pairs.crop_store import CropStore
     from rbsf.tracker.teachers.graph import write_graph
@@ -25,7 +25,7 @@ def pack(pairs: Path, teacher: str, folder: Path, most_bytes: int) -> list[Path]
     files = teacher.split(",")
     if len(files) != 2:
         raise ValueError(f"--teacher {teacher}: give two files, BACKBONE.onnx,HEAD.onnx")
-    CropStore(pairs)  # what is no store fails here
+    CropStore(pairs)  # raises an error if this is not a store
     pair = read_pair(*files)
     content = {PAIRS: pairs}
     with tempfile.TemporaryDirectory() as name:
@@ -39,8 +39,8 @@ def pack(pairs: Path, teacher: str, folder: Path, most_bytes: int) -> list[Path]
 def unpack(parts: Path, run: Path) -> bool:
     """Put the parts in the folder `parts` together below `run`, unless that is done.
 
-    Returns False where there are no parts. Raises FileNotFoundError where some are missing,
-    ValueError where one is damaged.
+    Returns False if there are no parts. Raises FileNotFoundError if some are missing, and
+    ValueError if one is damaged.
     """
     target = run / FOLDER
     if all((target / name).is_file() for name in (PAIRS, *TEACHER)):
@@ -56,7 +56,7 @@ def unpack(parts: Path, run: Path) -> bool:
 
 
 def make_up(run: Path) -> None:
-    """Pairs of synthetic videos and a teacher of random weights, for a rehearsal."""
+    """Make pairs from synthetic videos and a teacher with random weights, for a rehearsal."""
     from rbsf.datasets.pairs.prepare import prepare
     from rbsf.datasets.synthetic.videos import write_got10k
     from rbsf.tracker.teachers.made_up import write_made_up

@@ -1,7 +1,7 @@
-"""What a worklist's folder sends home: an archive of results, logs and weights, in small parts.
+"""The archive that a worklist's folder sends home: results, logs and weights, in small parts.
 
-Results come first, then weights, then checkpoints of trainings that are not done, of each kind the
-smallest first. What does not fit is left out and named.
+Results come first, then weights, then checkpoints of unfinished trainings; the smallest of each
+kind come first. Files that do not fit are left out and named.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from rbsf.train.worklist import CHECKPOINT
 
 PART_BYTES = 15 * MEBIBYTE
 ALL_BYTES = 56 * MEBIBYTE
-STEM = "home"  # of the parts' names
+STEM = "home"  # beginning of the parts' names
 RESULT = "result.json"
 LEFT_OUT = {".png", ".zip", ".part"}  # suffixes; pictures can be drawn again from the logs
 
@@ -21,7 +21,7 @@ LEFT_OUT = {".png", ".zip", ".part"}  # suffixes; pictures can be drawn again fr
 def pack_home(folder: Path, home: Path) -> tuple[list[Path], list[Path]]:
     """Write the archive of `folder` into `home`, in place of an earlier one.
 
-    Returns its parts, and the files left out. Raises OSError where it cannot be written.
+    Returns its parts, and the files left out. Raises OSError if it cannot be written.
     """
     chosen, left = choose_files(folder, home)
     files = {path.relative_to(folder).as_posix(): path for path in chosen}
@@ -29,7 +29,7 @@ def pack_home(folder: Path, home: Path) -> tuple[list[Path], list[Path]]:
 
 
 def choose_files(folder: Path, home: Path) -> tuple[list[Path], list[Path]]:
-    """The files that come home, most worthwhile first, and those for which there is no room."""
+    """Choose the files to send home, the most valuable first; also return those without room."""
     chosen: list[Path] = []
     left: list[Path] = []
     size = 0
@@ -44,9 +44,9 @@ def choose_files(folder: Path, home: Path) -> tuple[list[Path], list[Path]]:
 
 
 def unpack_home(home: Path, folder: Path) -> bool:
-    """Put the archive in `home` back into `folder`; returns False where there is none.
+    """Put the archive in `home` back into `folder`; returns False if there is none.
 
-    Raises as `read_parts` does.
+    Raises the errors of `read_parts`.
     """
     return read_parts(home, STEM, folder)
 
@@ -60,7 +60,7 @@ def _files(folder: Path, home: Path) -> list[Path]:
 def _is_of_use(path: Path) -> bool:
     if path.name.startswith(".") or path.suffix in LEFT_OUT:
         return False
-    if path.parent.name == "tensorboard":  # it has the numbers of log.csv
+    if path.parent.name == "tensorboard":  # it repeats the numbers of log.csv
         return False
     is_done = (path.parent / RESULT).is_file()
     return not (path.name == CHECKPOINT and is_done)

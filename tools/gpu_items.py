@@ -1,8 +1,8 @@
-"""What a GPU should do for this project, most worthwhile first; `tools/gpu_run.py` runs it.
+"""The list of this project's work for a GPU, most valuable first; `tools/gpu_run.py` runs it.
 
 An entry of ENTRIES is a check, a cell of a table of trainings, or a training of RB-SF 2. What an
-item needs follows from its entry: a 1-bit network needs the float one that it starts from, where
-the list has that too.
+item needs follows from its entry: a 1-bit network needs the float network that it starts from, if
+the list has it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ REHEARSAL = {
     "warmup": 2,
     "threads": 1,
     "device": "cpu",
-    # At the full rates two steps may end anywhere.
+    # At the full learning rates, two steps may lead anywhere.
     "lr_binary": 1e-3,
     "lr_real": 1e-3,
     "lr_norm": 1e-3,
@@ -54,7 +54,7 @@ class Check:
 class Training:
     """A cell of configs/tables/TABLE.yaml.
 
-    A cell of a later `seed` starts from the float network of seed 0.
+    A cell with another `seed` starts from the float network of seed 0.
     """
 
     table: str
@@ -170,7 +170,7 @@ def make_items(
     """The items for CIFAR-100 in the folder `data`, and with `rbsf2` the trainings of RB-SF 2.
 
     `only` keeps the items whose names hold one of these words, and what they need. `rehearse`
-    shrinks each item to seconds on the CPU. Raises ValueError where no name holds a word of `only`.
+    shrinks each item to seconds on the CPU. Raises ValueError if no name holds a word of `only`.
     """
     items: list[Item] = []
     for entry in ENTRIES:
@@ -197,7 +197,7 @@ def _chosen(items: list[Item], words: Sequence[str]) -> list[Item]:
 
 
 def read_data(items: Sequence[Item]) -> bool:
-    """Whether any of the items reads CIFAR-100, as all but the checks and RB-SF 2 do."""
+    """Whether any of the items reads CIFAR-100, as all except the checks and RB-SF 2 do."""
     without = {check.name for check in CHECKS} | {entry.name for entry in RBSF2}
     return any(item.name not in without for item in items)
 
@@ -267,7 +267,7 @@ def _config_of(entry: Training, settings: dict[str, Any]) -> Any:
 
 
 def _teacher_folder(config: Any) -> Path | None:
-    """The folder of the float network that a 1-bit one starts from; None where there is none."""
+    """The folder of the float network that a 1-bit one starts from; None if there is none."""
     if config.teacher:
         return Path(config.teacher).parent
     if config.needs_teacher:

@@ -1,14 +1,14 @@
-"""Work down what a GPU should do for this project, in the minutes for which there is one.
+"""Work through this project's list for a GPU, in the minutes for which there is one.
 
-First --pack makes parts of at most 40 MB here: of CIFAR-100, and of what RB-SF 2 learns from. Then
---data works on them, on the machine with the GPU, again and again; each run goes on where the last
-one ended. Anywhere, --rehearse runs every item in seconds on the CPU, and --summary prints a table
-of all that came home.
+First run --pack here: it writes CIFAR-100, or what RB-SF 2 learns from, as parts of at most 40 MB.
+Then run --data with these parts on the machine with the GPU, as often as needed; each run goes on
+where the last one ended. On any machine, --rehearse runs every item in seconds on the CPU, and
+--summary prints a table of all results that came home.
 
 --data is a folder with the parts, or with CIFAR-100 itself. Results, logs and weights of all items
-come home in the archive RUN/home, in parts of at most 15 MiB. Lay them beside the parts in --data,
-and an empty --out goes on from them on another machine. --list names the items. SIGTERM and Ctrl-C
-keep what is there, as the end of the minutes does.
+are packed into the archive OUT/home, in parts of at most 15 MiB. To continue on another machine,
+put them beside the parts in --data, and give an empty --out. --list names the items. SIGTERM and
+Ctrl-C keep all work so far, as the end of the minutes does.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if not __package__:  # run as a file: where nothing is installed the checkout serves
+if not __package__:  # run as a file: the checkout is used if nothing is installed
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from rbsf.system.flags import make_parser
@@ -42,7 +42,7 @@ EXAMPLES = """
 STARTED = time.monotonic()  # the minutes count from here
 ROOT = Path(__file__).resolve().parents[1]
 PART_BYTES = 40_000_000
-CLOSING_SECONDS = 45  # the last ones of --minutes, for stopping and the archive
+CLOSING_SECONDS = 45  # last seconds of --minutes, for stopping and the archive
 LEAST_MINUTES = 1.0
 LEAST_DISK_BYTES = 2 << 30
 LEAST_GPU_BYTES = 6 << 30
@@ -237,14 +237,14 @@ def say(line: str) -> None:
 
 
 def check_minutes(minutes: float | None) -> None:
-    """Raise ValueError where --minutes is too short for anything, or not a number."""
+    """Raise ValueError if --minutes is too short for anything, or not a number."""
     if minutes is not None and not minutes >= LEAST_MINUTES:
         advice = f"give at least {LEAST_MINUTES:g}"
         raise ValueError(f"--minutes {minutes:g}: too short to start anything; {advice}")
 
 
 def check_disk(folder: Path) -> None:
-    """Raise ValueError where there is little room for the runs."""
+    """Raise ValueError if there is little room for the runs."""
     import shutil
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -257,8 +257,8 @@ def check_disk(folder: Path) -> None:
 def probe_gpu() -> str:
     """Name and memory of the GPU.
 
-    Raises ValueError where PyTorch finds no GPU, or one with too little free memory. A process of
-    its own asks, so that this one takes no memory of the GPU.
+    Raises ValueError if PyTorch finds no GPU, or one with too little free memory. A separate
+    process asks, so that this one takes no memory of the GPU.
     """
     command = [sys.executable, "-c", PROBE]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -277,8 +277,8 @@ def probe_gpu() -> str:
 def find_data(folder: Path, out: Path) -> Path:
     """The folder of CIFAR-100: `folder`, or `out`/data, where its parts will be put together.
 
-    An archive that came home and lies beside the parts is put back into an `out` without runs.
-    Raises FileNotFoundError where there is no `folder`.
+    If an archive that came home lies beside the parts, it is put back into an `out` without runs.
+    Raises FileNotFoundError if there is no `folder`.
     """
     from rbsf.tools.gpu_home import unpack_home
     from rbsf.tools.gpu_summary import LIST
@@ -303,15 +303,15 @@ def _is_data(folder: Path) -> bool:
 
 
 class Sharing:
-    """How processes share the GPU: in the way that the item `speed` measured to be faster.
+    """How processes share the GPU: the way that the item `speed` measured to be faster.
 
-    They take turns until that is measured, and where NVIDIA's multi-process service is missing.
+    They take turns until that is measured, and if NVIDIA's multi-process service is missing.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.service: Mps | None = None
-        self.chosen: dict[str, str] | None = None  # variables for processes beside each other
+        self.chosen: dict[str, str] | None = None  # variables for processes that share the GPU
 
     def __enter__(self) -> Sharing:
         return self
@@ -321,7 +321,7 @@ class Sharing:
             self.service.stop()
 
     def variables(self, item: Item) -> dict[str, str]:
-        """Variables for an item about to start; what runs alone shares nothing."""
+        """Variables for an item about to start; none if it runs alone."""
         if item.alone:
             return {}
         if self.chosen is None:
@@ -334,7 +334,7 @@ class Sharing:
 
         in_turns = [rate for name, rate in rates.items() if name.endswith(" processes")]
         at_once = [rate for name, rate in rates.items() if name.endswith("MPS")]
-        is_faster = max(at_once, default=0.0) > max(in_turns, default=0.0)  # no where either is nan
+        is_faster = max(at_once, default=0.0) > max(in_turns, default=0.0)  # False if either is NaN
         if not is_faster:
             return {}
         self.service = Mps()
@@ -350,7 +350,7 @@ class Sharing:
 def main(argv: list[str] | None = None) -> int:
     """Do what the command line says.
 
-    Returns 0 when all is well, 1 where an item failed, 128 + signal when stopped.
+    Returns 0 when all is well, 1 if an item failed, and 128 + signal when stopped.
     """
     args = parse_args(argv)
     if args.pack:

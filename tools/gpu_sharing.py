@@ -1,4 +1,4 @@
-"""NVIDIA's multi-process service (MPS), by which processes use a GPU at once, not in turns."""
+"""NVIDIA's multi-process service (MPS): processes use a GPU at the same time, not in turns."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Mps:
         """Start the service and try it; returns why that failed, or an empty text."""
         if shutil.which(CONTROL) is None:
             return f"{CONTROL} is not there"
-        self.stop()  # an earlier program may have left one
+        self.stop()  # an earlier program may have left it running
         for path in self.folders:
             path.mkdir(parents=True, exist_ok=True)
         try:

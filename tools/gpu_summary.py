@@ -21,7 +21,7 @@ HEADS = ("item", "state", "time", "top-1, %", "epochs", "images a second", "what
 
 
 def write_list(folder: Path, items: list[Item]) -> None:
-    """Keep the items for a summary, followed by those of earlier runs that are not among them."""
+    """Store the items for a summary, followed by those of earlier runs that are not among them."""
     names = {item.name for item in items}
     before = _read_list(folder) if (folder / LIST).is_file() else []
     earlier = [item for item in before if item.name not in names]
@@ -32,7 +32,7 @@ def write_list(folder: Path, items: list[Item]) -> None:
 def summarise(folder: Path) -> str:
     """The table in Markdown, and the reports of the checks.
 
-    Raises FileNotFoundError where the folder holds neither a list nor an archive, ValueError where
+    Raises FileNotFoundError if the folder holds neither a list nor an archive, and ValueError if
     the archive is damaged.
     """
     if (folder / LIST).is_file():
@@ -81,7 +81,7 @@ def _read_top1(path: Path) -> str:
 
 
 def _read_log(results: Path) -> tuple[str, str]:
-    """Epochs done, such as "3 of 200", and the median rate of a training; empty where unknown."""
+    """Epochs done, such as "3 of 200", and the median rate of a training; empty if unknown."""
     log, config = results / "log.csv", results / "config.yaml"
     if not (log.is_file() and config.is_file()):
         return "", ""
@@ -93,12 +93,12 @@ def _read_log(results: Path) -> tuple[str, str]:
 
 
 def _epochs_done(rows: list[dict[str, str]]) -> int:
-    """Epochs by a log, which counts them itself or has a row of validation for each."""
+    """Number of epochs in a log, which counts them itself or has a validation row for each."""
     validated = [row for row in rows if row.get("val_top1")]
     counted = [int(float(row.get("epoch") or 0)) for row in rows]
     return max([len(validated), *counted])
 
 
 def _rate(row: dict[str, str]) -> float:
-    """Images or pairs a second by a row of a log; 0 where it has neither."""
+    """Images or pairs a second in a row of a log; 0 if it has neither."""
     return float(row.get("images_per_s") or row.get("pairs_per_s") or 0)

@@ -1,10 +1,10 @@
-"""What a tracking run says at its start, on stderr: what runs, on what, and where the targets are.
+"""Messages at the start of a tracking run, on stderr: the network, the video and the targets.
 
     weights: rbsf.safetensors, 0.33 MB; packed engine, instruction set avx2, 2 threads
     in.mp4: 640 x 360 pixels, 25 frames a second, 250 frames (10.0 s) by its header
     target 1: x 120 to 160, y 80 to 140 of 640 x 360
 
-A user who confuses two conventions of boxes, or two files, sees it before the work is done.
+A user who confuses two box conventions, or two files, notices before the work is done.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Size = tuple[int, int]  # width and height in pixels
 
-FAR = 0.1  # share of the frame's width or height by which a box has to reach outside of it
+FAR = 0.1  # a box is far outside if it exceeds the frame by this share of its width or height
 
 
 def tell(line: str) -> None:
@@ -66,10 +66,10 @@ def describe_target(number: int, box: Sequence[float] | np.ndarray, size: Size, 
 
 
 def ask_for_corners(box: Sequence[float], size: Size) -> str:
-    """A question where a box was probably given as x1,y1,x2,y2, else an empty text.
+    """A question if a box was probably given as x1,y1,x2,y2, else an empty text.
 
-    Such a box reaches far outside the frame, and lies inside of it where its last two numbers are
-    the second corner.
+    Such a box reaches far outside the frame, but lies inside if its last two numbers are the second
+    corner.
     """
     x, y, w, h = box
     beyond = max((x + w) / size[0], (y + h) / size[1]) - 1

@@ -17,13 +17,13 @@ from rbsf.system.program import check_writable
 from rbsf.system.text import one_line
 from rbsf.tools.box_forms import form_of
 
-if TYPE_CHECKING:  # what imports OpenCV is imported where it is needed, so that --help is quick
+if TYPE_CHECKING:  # modules with OpenCV are imported late, so that --help is quick
     from rbsf.tools.recording import Outputs
 
 
 @dataclass
 class Job:
-    """A video to track: its boxes by --init, and where its results go."""
+    """A video to track: its boxes from --init, and where its results go."""
 
     video: str
     boxes: list[tuple[float, ...]]
@@ -31,14 +31,14 @@ class Job:
 
 
 def jobs_of(args: argparse.Namespace) -> list[Job]:
-    """What is to be done. Raises ValueError where a video has no box or an output cannot be."""
+    """The videos to track. Raises ValueError if one has no box or an output cannot be written."""
     boxes = boxes_of(args)
     outputs = outputs_of(args)
     return [Job(*each) for each in zip(args.video, boxes, outputs, strict=True)]
 
 
 def boxes_of(args: argparse.Namespace) -> list[list[tuple[float, ...]]]:
-    """The boxes of each video; ValueError where one has none, but for --select."""
+    """The boxes of each video. Raises ValueError if one has none, except with --select."""
     boxes = [parse_box(text) for text in args.init or []]
     if len(args.video) == 1 or args.select:
         return [boxes for _ in args.video]
@@ -54,7 +54,7 @@ def boxes_of(args: argparse.Namespace) -> list[list[tuple[float, ...]]]:
 
 
 def parse_box(text: str) -> tuple[float, ...]:
-    """Read `x,y,w,h`. Raises ValueError where these are not four numbers.
+    """Read `x,y,w,h`. Raises ValueError if these are not four numbers.
 
     Their values are checked later, by `SiamFC.init`.
     """
@@ -69,7 +69,7 @@ def parse_box(text: str) -> tuple[float, ...]:
 
 
 def outputs_of(args: argparse.Namespace) -> list[Outputs]:
-    """Where the results of each video go. Raises ValueError where an output cannot be written."""
+    """Where the results of each video go. Raises ValueError if an output cannot be written."""
     from rbsf.tools.recording import Outputs
 
     single = len(args.video) == 1
@@ -86,7 +86,7 @@ def outputs_of(args: argparse.Namespace) -> list[Outputs]:
 
 
 def video_path(args: argparse.Namespace, name: str) -> Path | None:
-    """Where the video of a source of this name goes, None for nowhere."""
+    """Where the tracked video of a source of this name is written; None if it is not."""
     if args.no_out:
         return None
     if args.out and len(args.video) == 1:
@@ -121,12 +121,12 @@ def _is_same(path: Path, video: str) -> bool:
 
 
 def is_filled(path: Path) -> bool:
-    """Whether something is there that writing would destroy: not an empty file."""
+    """Whether writing would destroy something at a path; an empty file does not count."""
     return path.exists() and path.stat().st_size > 0
 
 
 def unlike(names: Iterable[str]) -> list[str]:
-    """Names of which no two are the same: `a, a` gives `a, a_2`."""
+    """Make all names different: `a, a` becomes `a, a_2`."""
     found: list[str] = []
     for name in names:
         numbered = (f"{name}_{number}" for number in count(2))
@@ -137,7 +137,7 @@ def unlike(names: Iterable[str]) -> list[str]:
 def source_name(video: str) -> str:
     """Short name of a --video.
 
-    That of `a/cat.mp4`, `a/cat/*.jpg` and `http://a/cat.mp4?b` is cat, that of 0 is camera0.
+    `a/cat.mp4`, `a/cat/*.jpg` and `http://a/cat.mp4?b` give cat, and 0 gives camera0.
     """
     if video.isdecimal():
         return f"camera{video}"
@@ -156,7 +156,7 @@ class Failures:
 
     @contextmanager
     def of(self, video: str) -> Iterator[None]:
-        """Context in which an error is told and kept; that of a single video is raised."""
+        """Report and keep an error in this context, or raise it if there is only one video."""
         try:
             yield
         except (ValueError, OSError) as error:

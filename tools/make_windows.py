@@ -1,8 +1,8 @@
-"""Give videos without boxes boxes at random places, so that a network can learn from a teacher.
+"""Add boxes at random places to videos that have none, so that a network can learn from a teacher.
 
 Each video gets --count boxes that stand still. They are written to NAME_1.txt, NAME_2.txt and so
-on, each beside a link to the video. The target is whatever is there: training by --teacher takes no
-box for true.
+on, each beside a link to the video. The target is whatever the box shows: training with --teacher
+takes no box as true.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if not __package__:  # run as a file: where nothing is installed the checkout serves
+if not __package__:  # run as a file: the checkout is used if nothing is installed
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from rbsf.system.flags import make_parser
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 EXAMPLE = "--videos unlabelled --out windows --count 6"
-SIZES = (0.08, 0.4)  # least and greatest mean side of a box, in parts of the frame's short side
-MAX_ASPECT = 2.0  # of width to height, or of height to width
+SIZES = (0.08, 0.4)  # least and greatest mean side of a box, as shares of the frame's short side
+MAX_ASPECT = 2.0  # largest width / height, or height / width
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -1,7 +1,7 @@
-"""What ONNX files say of themselves, as text by name: their `metadata_props`.
+"""The metadata of ONNX files, as text by name: their `metadata_props`.
 
 A tracker's two graphs and a classifier's one say what goes in and what comes out, and a tracker's
-also the sizes, strides and constants of its search. `tools/onnx_runner.py` tracks by nothing else.
+also the sizes, strides and constants of its search. `tools/onnx_runner.py` needs nothing else.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ MAPS = (
 
 
 def about_rbsf2() -> tuple[About, About]:
-    """Of RB-SF 2's backbone and head, with the default constants of its tracker."""
+    """Metadata of RB-SF 2's backbone and head, with the default constants of its tracker."""
     limits = {"smallest_size": SMALLEST, "most_correction": MOST_CORRECTION}
     constants = _chosen(AnchorFreeConfig(), HEAD) | limits
     return _about_tracker("rbsf2", POSITION_STRIDE, constants, MAPS)
 
 
 def about_response(model: str) -> tuple[About, About]:
-    """Of the backbone and head of a tracker of SiamFC's form, with its published constants."""
+    """Metadata of the backbone and head of a tracker of SiamFC's form, with published constants."""
     constants = _chosen(read_constants(find_constants("siamfc")), RESPONSE)
     constants |= {"size_limits": SIZE_LIMITS, "score_slope": SLOPE, "score_offset": OFFSET}
     constants |= {"score_rate": RATE, "score_confirming": CONFIRMING}
@@ -93,20 +93,20 @@ def _about_tracker(
 
 
 def about_classifier(model: str, taken: dict[str, Any]) -> About:
-    """Of a classifier whose weights file says `taken` of its images."""
+    """Metadata of a classifier whose weights file describes its images by `taken`."""
     about = PIXELS | {
         "part": "classifier",
         "model": model,
         "input": "image [N, C, size, size]",
         "output": "logits [N, classes]",
         "size": str(taken["size"]),
-        "mean": json.dumps(taken["mean"]),  # of pixels from 0 to 1; the graph takes it off
+        "mean": json.dumps(taken["mean"]),  # of pixels from 0 to 1; the graph subtracts it
         "std": json.dumps(taken["std"]),
         "classes": json.dumps(taken.get("classes", []), ensure_ascii=False),
     }
     if len(taken["mean"]) == 1:
         about["color_order"] = "gray"
-    about["crop_share"] = str(taken.get("share", SHARE))  # of an image's short side, in its middle
+    about["crop_share"] = str(taken.get("share", SHARE))  # middle crop / short side of an image
     return about
 
 

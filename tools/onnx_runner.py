@@ -1,18 +1,18 @@
-"""Follow a target in a video by a tracker's two ONNX files.
+"""Follow a target in a video with a tracker's two ONNX files.
 
     python onnx_runner.py --backbone net_backbone.onnx --head net_head.onnx \
         --video in.mp4 --init 120,80,40,60 --boxes boxes.csv
 
-`tools/export.py --format onnx` writes the files, of RB-SF 2, RB-SF, XNOR-SF and SiamFC. This
-program needs NumPy, OpenCV and ONNX Runtime, and nothing else of this project: copy it into your
-product. Sizes, strides and constants are in the files' metadata.
+`tools/export.py --format onnx` writes the files, for RB-SF 2, RB-SF, XNOR-SF and SiamFC. This
+program needs only NumPy, OpenCV and ONNX Runtime, and no other file of this project: copy it into
+your product. Sizes, strides and constants are in the files' metadata.
 
     tracker = open_tracker("net_backbone.onnx", "net_head.onnx")
     tracker.init(first_image, (120, 80, 40, 60))
     box, score = tracker.update(next_image)
 
 Images are `[H, W, 3]` uint8 RGB, all of one size. Boxes are x, y, width and height in pixels from
-0. A lost target is not looked for: the score falls, and what to do then is the product's choice.
+0. A lost target is not searched for: the score falls, and your product decides what to do then.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ FORMAT = "rbsf-onnx-1"
 
 
 class Network:
-    """The two graphs in ONNX Runtime, and `about`, what the files say of them."""
+    """The two graphs in ONNX Runtime, and `about`, the metadata of their files."""
 
     def __init__(self, backbone: str | Path, head: str | Path, threads: int = 1) -> None:
-        """Raises ValueError for files that are no tracker of this project, or of two trackers."""
+        """Raises ValueError for files of another project, or of two trackers."""
         self._backbone, self._head = _session(backbone, threads), _session(head, threads)
         self.about = _about(self._backbone, backbone, "backbone")
         about_head = _about(self._head, head, "head")
@@ -135,7 +135,7 @@ class HeadTracker(Tracker):
     """RB-SF 2: its head gives, for each place, a class and the distances to the target's sides."""
 
     def init(self, image: np.ndarray, box: Sequence[float]) -> None:
-        """See `Tracker`; sizes are corrected by what is found in this image."""
+        """See `Tracker`; this also finds a correction of sizes in this image."""
         super().init(image, box)
         self.correction = np.ones(2)
         share = self.constants.get("size_correction", 0.0)  # older files have none
@@ -174,7 +174,7 @@ class HeadTracker(Tracker):
         return score
 
     def _look(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What `read_maps` gives for the region around the target."""
+        """Result of `read_maps` for the region around the target."""
         pixels = self.network.search_size
         crop = self.crop(image, self.scale * pixels, pixels)
         maps = self.network.maps(self.template, self.network.features(crop[None]))
@@ -197,7 +197,7 @@ class ResponseTracker(Tracker):
         """See `Tracker`."""
         super().init(image, box)
         self.first_size, self.zoom = self.size, 1.0  # the target's size is their product
-        self.learned = self.template[0]  # what looks are compared with for the score
+        self.learned = self.template[0]  # what later looks are compared with, for the score
 
     def follow(self, image: np.ndarray) -> float:
         """See `Tracker`."""
@@ -236,7 +236,7 @@ class ResponseTracker(Tracker):
     def _score(self, features: np.ndarray, offset: np.ndarray) -> float:
         """How sure it is that the target is at `offset`, by its likeness to earlier looks.
 
-        A look is learned where it is like the first image's.
+        A look is learned if it is like the first image's.
         """
         first, constants = self.template[0], self.constants
         look = _look_at(features, offset / self.network.stride, first.shape[-1])
@@ -248,7 +248,7 @@ class ResponseTracker(Tracker):
 
 
 def open_tracker(backbone: str | Path, head: str | Path, threads: int = 1) -> Tracker:
-    """The tracker of two files, on so many CPU threads; errors are those of `Network`."""
+    """The tracker of two files, on `threads` CPU threads. Raises the errors of `Network`."""
     network = Network(backbone, head, threads)
     return HeadTracker(network) if network.about["model"] == "rbsf2" else ResponseTracker(network)
 
@@ -341,7 +341,7 @@ def _cosine_window(size: int) -> np.ndarray:
 
 
 def frames(video: str) -> Iterator[np.ndarray]:
-    """The images of a video, RGB; raises ValueError where it has none."""
+    """The images of a video, RGB; raises ValueError if it has none."""
     capture = cv2.VideoCapture(video)
     good, image = capture.read()
     if not good:

@@ -1,7 +1,7 @@
 """Cut targets out of videos and still images, once: make the crop store that train_rbsf.py reads.
 
-Rerun the same command after an interruption: what is stored already is skipped, what could not be
-read is tried again, and what has other boxes or frames by now is cut out again.
+Rerun the same command after an interruption: stored sequences are skipped, unreadable ones are
+tried again, and those whose boxes or frames have changed are cut out again.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-if not __package__:  # run as a file: where nothing is installed the checkout serves
+if not __package__:  # run as a file: the checkout is used if nothing is installed
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from rbsf.system.flags import make_parser

@@ -33,7 +33,7 @@ from rbsf.tracker.siamfc import Backbone
 from rbsf.tracker.states import Result
 
 DEFAULT_FPS = 25.0  # for images and videos that name no rate
-MAX_AHEAD = 4  # frames by which tracking may be ahead of the video that is written
+MAX_AHEAD = 4  # most frames that tracking may be ahead of the written video
 
 Item = TypeVar("Item")
 
@@ -81,29 +81,29 @@ class Timing:
 
 @dataclass
 class Recorder:
-    """Takes each frame's results: prints lost targets, writes boxes, draws and writes.
+    """Records each frame's results: prints lost targets, writes boxes, and draws and writes frames.
 
     The video is encoded in a thread, while the next frames are tracked. Leaving the block of
-    `encoding` waits for its end.
+    `encoding` waits for the thread's end.
     """
 
     fps: float | None  # rate of frames without a time; None for a camera, which the clock times
     writer: VideoWriter | None
     boxes: BoxWriter | None
     watch: Callable[[list[Result]], object] | None = None  # called with each frame's results
-    files: Sequence[Path] = ()  # the source's, one for each frame
+    files: Sequence[Path] = ()  # the source's image files, one for each frame
     first: int = 0  # number of the first frame
     start: float = field(default_factory=time.perf_counter)
-    frames: int = 0  # recorded so far
+    frames: int = 0  # number of frames recorded so far
     lost: set[int] = field(default_factory=set)  # targets that are lost now
-    named: bool = False  # whether rows of boxes say whose they are
+    named: bool = False  # whether rows of boxes have the target's number
     encoding: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
-    encoded: deque[Future[None]] = field(default_factory=deque)  # and under way: the last frames
+    encoded: deque[Future[None]] = field(default_factory=deque)  # the last frames, done or not
 
     def add(self, image: np.ndarray, seconds: float | None, results: dict[int, Result]) -> None:
-        """Record a frame, H x W x 3 uint8 RGB, its time, and results by number of the target.
+        """Record a frame, `[H, W, 3]` uint8 RGB, its time, and results by number of the target.
 
-        Raises OSError where a frame of the last few could not be written.
+        Raises OSError if one of the last few frames could not be written.
         """
         for target, result in results.items():
             self._tell_loss(target, result, several=list(results) != [1])
@@ -130,7 +130,7 @@ class Recorder:
         return self.first + self.frames
 
     def _name_targets(self, boxes: BoxWriter, results: dict[int, Result]) -> None:
-        """Rows name their target from when there is another one than target 1, and those before."""
+        """Name the target in all rows, earlier ones too, once there is a target other than 1."""
         if not self.named and list(results) != [1]:
             self.named = True
             boxes.insert_column("target", 2, 1)
@@ -152,13 +152,13 @@ class Recorder:
 
 @dataclass(frozen=True)
 class Outputs:
-    """Where a run's results go; None for nowhere."""
+    """Where a run's results go; None: they are not written."""
 
     video: Path | None = None
-    boxes: Path | None = None  # in one of `box_forms.FORMS`
-    count_video: bool = False  # a name that is taken gives way to NAME_2, and so on
+    boxes: Path | None = None  # in one of the formats `box_forms.FORMS`
+    count_video: bool = False  # if the name is taken, use NAME_2 and so on
     count_boxes: bool = False
-    show: bool = False  # in a window
+    show: bool = False  # show frames in a window
     watch: Callable[[list[Result]], object] | None = None  # called with each frame's results
 
 
@@ -166,12 +166,12 @@ class Outputs:
 class Ending:
     """How a run ended."""
 
-    frames: int  # tracked
+    frames: int  # number of tracked frames
     speed: str  # a sentence
-    error: Exception | None = None  # the one that ended the run
-    signum: int | None = None  # of the signal that ended the run, 0 or None for none
-    by_user: bool = False  # in the window
-    closed: bool = False  # the window, by its X
+    error: Exception | None = None  # the error that ended the run
+    signum: int | None = None  # number of the signal that ended the run; 0 or None: none
+    by_user: bool = False  # the user ended it in the window
+    closed: bool = False  # the user closed the window by its X
 
 
 def track_video(
@@ -185,11 +185,11 @@ def track_video(
 ) -> Ending:
     """Follow the targets that `choose` finds in the first frame, under a progress bar.
 
-    `frames` is what `open_frames` opened of `source`. What was computed is kept in any case.
+    `frames`: the result of `open_frames(source)`. Everything computed is kept in any case.
 
-    An error in a frame after the first is in what is returned. Raises ValueError or OSError, before
-    any tracking, where the source has no first frame, a box cannot be used, or an output cannot be
-    written or is being written by another process.
+    An error in a frame after the first is returned in the `Ending`. Raises ValueError or OSError,
+    before any tracking, if the source has no first frame, a box cannot be used, or an output cannot
+    be written or is being written by another process.
     """
     recorder = _open_recorder(source, frames, outputs)
     with ExitStack() as opened:
@@ -215,7 +215,7 @@ def track_video(
             print(note)
         if frames.pixel_aspect != 1:
             print(_describe_pixels(source, first, frames.pixel_aspect))
-        # Signals wait until the outputs are whole.
+        # Signals wait until the outputs are complete.
         with StopRequest() as stop, opened.pop_all() as opened:
             player = None
             if outputs.show:
@@ -240,7 +240,7 @@ def track_video(
 
 
 def _first_of(chosen: Iterator[Numbered], source: str, span: Span) -> Numbered:
-    """The first frame of a span. Raises ValueError where there is none."""
+    """The first frame of a span. Raises ValueError if there is none."""
     for first in chosen:
         return first
     advice = "; give an earlier --start" if span.first else ""
@@ -262,7 +262,7 @@ def _open_recorder(source: str, frames: Frames, outputs: Outputs) -> Recorder:
     fps = frames.fps or DEFAULT_FPS
     boxes = BoxWriter(outputs.boxes, outputs.count_boxes) if outputs.boxes else None
     return Recorder(
-        fps=None if source.isdecimal() else fps,  # of a camera
+        fps=None if source.isdecimal() else fps,  # None for a camera
         writer=_open_writer(source, frames, outputs),
         boxes=boxes,
         watch=outputs.watch,
@@ -291,7 +291,7 @@ def _take(
 ) -> bool:
     """Show a frame, in which the user may change the targets, then record it.
 
-    Returns False where the user ends the run.
+    Returns False if the user ends the run.
     """
     go_on = player is None or player.show(image)
     recorder.add(image, seconds, session.results)
@@ -308,7 +308,7 @@ def _follow(
 ) -> Exception | None:
     """Track to the end of `frames`, or until a stop; returns the error that ended the run, if any.
 
-    `total` is the number of frames by the video's header.
+    `total` is the number of frames according to the video's header.
     """
     with tqdm(total=total, initial=1, desc="track", unit="frame") as bar:
         try:

@@ -1,17 +1,17 @@
 """Reproduce a table or figure of the paper, or another table of trainings.
 
-What is missing is trained, what is half done goes on, and the figures are printed.
+Missing trainings are run, half-done ones go on, and the figures are printed.
 
-table2, table3, table4 and figure2 are trainings as configs/tables/NAME.yaml has them, of 70 to 200
-epochs each. The float teachers that they share are trained once. Short variants change the epochs
-alone: --set epochs=3, or any other setting of rbsf train-classifier. table2_small is one for
-CPUs, an hour or two. table6 is counted, in a second.
+table2, table3, table4 and figure2 are the trainings in configs/tables/NAME.yaml, of 70 to 200
+epochs each. The float teachers that they share are trained once. For a short variant, change only
+the epochs: --set epochs=3. --set changes any other setting of rbsf train-classifier too.
+table2_small is a variant for CPUs that takes an hour or two. table6 is counted, in a second.
 
-parts, sources and data_size are ablations of the tracker. Every training is tracked over each
---test; its results lie where rbsf benchmark --out OUT has them.
+parts, sources and data_size are ablations of the tracker. Every training tracks over each --test;
+its results are stored where rbsf benchmark --out OUT stores them.
 
-NAME may be a .yaml file of your own, too. --list says what there is to do. Ctrl-C keeps what is
-done; the same command goes on.
+NAME may also be a .yaml file of your own. --list prints what there is to do. Ctrl-C keeps finished
+work; the same command goes on.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if not __package__:  # run as a file: where nothing is installed the checkout serves
+if not __package__:  # run as a file: the checkout is used if nothing is installed
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from rbsf.eval.passes import add_pass_flags
@@ -42,7 +42,7 @@ table2 --root data
 parts --data pairs.db --teacher siamfc.npz --test OTB100=data/OTB
 """
 NAMES = (*sorted(path.stem for path in (CONFIGS / "tables").glob("*.yaml")), "table6")
-TRACK_FLAGS = ("workers", "constants", "every", "frames")  # handed on to rbsf benchmark
+TRACK_FLAGS = ("workers", "constants", "every", "frames")  # passed on to rbsf benchmark
 FLAGS_OF = {"classifier": ("root",), "tracker": ("data", "teacher", "test", *TRACK_FLAGS)}
 
 
@@ -141,7 +141,7 @@ def parse_settings(words: list[str]) -> dict[str, Any]:
 def select(table: Study, only: list[str]) -> Study:
     """The table with the cells of these rows and columns; all rows or columns if none is named.
 
-    Raises ValueError for a name of neither.
+    Raises ValueError for a name that is neither a row nor a column.
     """
     rows = {cell.row for cell in table.cells}
     columns = {cell.column for cell in table.cells}
@@ -207,9 +207,9 @@ def _flag(name: str, value: Any) -> list[str]:
 
 
 def train_cells(table: Study, seeds: list[int], out: Path) -> int:
-    """Train what is missing; returns the exit code.
+    """Run the missing trainings. Returns the exit code.
 
-    A cell whose data is not there is named and left out.
+    A cell whose data is missing is named and left out.
     """
     from rbsf.tools.studies import run_cell
 
@@ -250,7 +250,7 @@ def table6() -> str:
 
 
 def open_table(args: argparse.Namespace) -> Study:
-    """The table, its cells with the settings of the command line.
+    """Open the table; its cells have the settings of the command line.
 
     Raises ValueError for flags of the other kind of table.
     """
@@ -265,7 +265,7 @@ def open_table(args: argparse.Namespace) -> Study:
     for cell in table.cells:
         if table.trains == "tracker":
             check_tracker(cell.name, cell.config)
-        folder_of(cell.config, args.out)  # raises now where data or teacher is not there
+        folder_of(cell.config, args.out)  # raises now if data or teacher is missing
     return table
 
 
@@ -291,7 +291,7 @@ def check_tracker(name: str, config: Any) -> None:
 
 
 def make(args: argparse.Namespace) -> tuple[str, int]:
-    """Train what is missing; returns the table and the exit code."""
+    """Run the missing trainings. Returns the table and the exit code."""
     from rbsf.tools.studies import as_markdown, plot_curves
 
     table = open_table(args)
@@ -309,13 +309,13 @@ def make(args: argparse.Namespace) -> tuple[str, int]:
 
 
 def make_trackers(args: argparse.Namespace, table: Study) -> tuple[str, int]:
-    """Train what is missing and track with it; returns the table and the exit code.
+    """Run the missing trainings and track with all. Returns the table and the exit code.
 
-    There is no table where a training was stopped.
+    There is no table if a training was stopped.
     """
     from rbsf.tools.tracker_studies import finish, open_test
 
-    # Before the training: what is wrong with a test set is said now.
+    # Opened before the training, so that faults of a test set are reported now.
     flags = {name: getattr(args, name) for name in TRACK_FLAGS}
     tests = [open_test(text, args.out, **flags) for text in args.test or []]
     code = train_cells(table, args.seeds, args.out)
@@ -326,7 +326,7 @@ def make_trackers(args: argparse.Namespace, table: Study) -> tuple[str, int]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train what is missing, print and write the table; 0 when all of it is done."""
+    """Run the missing trainings, print and write the table; 0 when all of it is done."""
     args = parse_args(argv)
     require("train")
     text, code = (table6(), 0) if args.name == "table6" else make(args)

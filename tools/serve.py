@@ -2,7 +2,7 @@
 
     rbsf serve
 
-prints the page's address. By default only this machine reaches it. Videos that are sent to it are
+prints the page's address. By default only this machine can reach it. Videos that are sent to it are
 removed when their page is closed.
 """
 
@@ -12,7 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
-if not __package__:  # run as a file: where nothing is installed the checkout serves
+if not __package__:  # run as a file: the checkout is used if nothing is installed
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from rbsf.system.flags import make_parser

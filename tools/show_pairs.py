@@ -1,6 +1,6 @@
 """Draw the first pairs that a training would see, as OUT/pairs.png.
 
-Takes the flags of tools/train_rbsf.py (with --resume: the settings of the training in --out) and
+It takes the flags of tools/train_rbsf.py (with --resume: the settings of the training in --out) and
 trains nothing. Each pair is an exemplar and its search crop, in which a green circle marks where
 the response should peak. A red frame marks a search crop without the exemplar's target.
 """
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if not __package__:  # run as a file: where nothing is installed the checkout serves
+if not __package__:  # run as a file: the checkout is used if nothing is installed
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from rbsf.system.program import require, run
@@ -28,7 +28,7 @@ GREEN, RED = (0, 255, 0), (255, 0, 0)
 
 
 def draw_pair(item: Item) -> np.ndarray:
-    """A pair of `PairDataset` side by side: 255 x 384 x 3 uint8 RGB."""
+    """A pair of `PairDataset` side by side: `[255, 384, 3]` uint8 RGB."""
     import cv2  # here, as below, so that `run` reports what fails in these imports
     import numpy as np
 
@@ -48,7 +48,7 @@ def draw_pair(item: Item) -> np.ndarray:
 
 
 def sheet(items: Sequence[Item], columns: int = COLUMNS) -> np.ndarray:
-    """Pairs in rows of `columns`, left to right: H x W x 3 uint8 RGB."""
+    """Pairs in rows of `columns`, left to right: `[H, W, 3]` uint8 RGB."""
     import cv2
     import numpy as np
 

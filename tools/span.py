@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     import numpy as np
 
-Place = int | float  # a whole number is a frame, from 0; another one seconds since the first frame
+Place = int | float  # int: a frame, from 0; float: seconds since the first frame
 
 SECONDS = re.compile(r"(\d+(?:\.\d*)?|\.\d+)s")
 CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d+(?:\.\d*)?)")  # 1:02.5, 1:02:03
@@ -23,7 +23,7 @@ class Numbered(NamedTuple):
 
     number: int
     image: np.ndarray  # [H, W, 3] uint8 RGB
-    seconds: float | None  # since the first frame, None where the source has no times
+    seconds: float | None  # since the first frame; None if the source has no times
 
 
 def place(text: str) -> Place:
@@ -45,9 +45,9 @@ def describe(where: Place) -> str:
 
 @dataclass(frozen=True)
 class Span:
-    """Which frames of a video are tracked: all between two places, these included.
+    """Which frames of a video are tracked: all from `first` to `last`, including both.
 
-    Raises ValueError where the end is before the start.
+    Raises ValueError if the end is before the start.
     """
 
     first: Place = 0
@@ -63,7 +63,7 @@ class Span:
     def choose(
         self, frames: Iterable[tuple[np.ndarray, float | None]], fps: float
     ) -> Iterator[Numbered]:
-        """These frames; those without a time are `fps` a second."""
+        """Yield these frames. Frames without a time count as `fps` a second."""
         for number, (image, seconds) in enumerate(frames):
             time = number / fps if seconds is None else seconds
             if self._ends_before(number, time):
@@ -71,7 +71,7 @@ class Span:
             if self._has_begun(number, time):
                 yield Numbered(number, image, seconds)
             if number == self.last and isinstance(self.last, int):
-                return  # before another frame is waited for
+                return  # without waiting for another frame
 
     def _has_begun(self, number: int, time: float) -> bool:
         if isinstance(self.first, int):
@@ -86,10 +86,10 @@ class Span:
         return time > self.last + ROUNDING
 
     def expected(self, count: int | None) -> int | None:
-        """How many frames there are, where the video's header names `count`.
+        """Number of frames in the span, if the video's header says `count`.
 
-        None where the header names no number, or one that is too small to be true, and where the
-        span has times.
+        None if the header says no number or one that is too small to be true, or if the span has
+        times.
         """
         if not count or not isinstance(self.first, int) or isinstance(self.last, float):
             return None

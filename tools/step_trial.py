@@ -22,7 +22,7 @@ from rbsf.train.distributed import ALONE, Process
 from rbsf.train.rectify import Rectifier
 from rbsf.weights import save_weights
 
-# Powers of two are the same number in 32 and in 64 bits. A GPU keeps rates in 32.
+# Powers of two are exact in 32 and in 64 bits. A GPU keeps rates in 32 bits.
 RATES = {
     "lr_binary": 0.125,
     "lr_real": 0.125,
@@ -30,7 +30,7 @@ RATES = {
     "lr_c": 2.0**-7,
     "lr_discriminator": 2.0**-10,
 }
-TEACHER_BATCHES = 4  # from these a teacher's batch-norms get their statistics
+TEACHER_BATCHES = 4  # batches from which a teacher's batch-norms get their statistics
 
 
 def trial_config(**settings: Any) -> ClassifierConfig:
@@ -105,7 +105,7 @@ class Trial:
         save_weights(net, self.config.model, path)
 
     def batches(self, count: int) -> list[dict[str, Tensor]]:
-        """`count` batches on the device; after TEACHER_BATCHES the first ones come again."""
+        """`count` batches on the device; after TEACHER_BATCHES they repeat."""
         first = list(islice(self._recipe.batches(0, 0, min(count, TEACHER_BATCHES)), count))
         placed = [self._placed(batch) for batch in first]
         return [placed[number % len(placed)] for number in range(count)]

@@ -1,7 +1,7 @@
-"""Tables of trainings, as configs/tables/NAME.yaml has them: cells, their runs and their results.
+"""Tables of trainings from configs/tables/NAME.yaml: cells, their runs and their results.
 
-Tables of classifiers are the paper's, our figures beside its own. What is special to tables of
-trackers is in `rbsf.tools.tracker_studies`.
+Tables of classifiers are the paper's, with our figures beside its own. Code that is special to
+tables of trackers is in `rbsf.tools.tracker_studies`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from rbsf.train.trainer import Recipe, run
 TABLES = CONFIGS / "tables"
 KEYS = {"title", "trains", "config", "set", "columns", "rows"}
 REQUIRED = {"title", "config", "rows"}
-PART_KEYS = {"config", "set", "paper", "metric"}  # of a row or column
+PART_KEYS = {"config", "set", "paper", "metric"}  # keys of a row or column
 METRICS = ("top1", "top5")
 FORMS: dict[str, tuple[type, str]] = {  # by key: its type, and how to write it
     "title": (str, "text"),
@@ -50,7 +50,7 @@ RECIPES: dict[type, type[Recipe]] = {ClassifierConfig: ClassifierRecipe, TrainCo
 class Cell:
     """A training, and the figure of the paper to compare it with.
 
-    A table of trackers has rows alone and no figures of the paper: `column` is empty, `paper` is
+    A table of trackers has only rows and no figures of the paper: `column` is empty, `paper` is
     nan.
     """
 
@@ -58,7 +58,7 @@ class Cell:
     column: str
     paper: float  # in percent
     metric: str  # what is compared: top1 or top5
-    config: Any  # of the class that the table trains
+    config: Any  # an object of the class that the table trains
 
     @property
     def name(self) -> str:
@@ -78,13 +78,19 @@ class Study:
 def read_study(
     name: str, overrides: dict[str, Any], given: dict[str, dict[str, Any]] | None = None
 ) -> Study:
-    """The table of configs/tables/NAME.yaml, or of the file `name` where it ends in .yaml.
+    """The table of configs/tables/NAME.yaml, or of the file `name` if it ends in .yaml.
 
-    The settings of a cell come from these places, of which the last wins: of classifiers the
-    defaults of the method; the file `config` of the row or of the table; those `given` for what the
-    table trains; `set` of the table, of the column and of the row; `overrides`.
+    The settings of a cell come from these places; a later one overrides all before it:
 
-    Raises FileNotFoundError, or ValueError that names the file and what does not fit.
+    1. for classifiers, the defaults of the method,
+    2. the file `config` of the row, or else of the table,
+    3. the settings `given` for what the table trains,
+    4. `set` of the table,
+    5. `set` of the column,
+    6. `set` of the row,
+    7. `overrides`.
+
+    Raises FileNotFoundError, or ValueError naming the file and what does not fit.
     """
     path = Path(name) if name.endswith(".yaml") else TABLES / f"{name}.yaml"
     content = _read_content(path)
@@ -103,7 +109,7 @@ def _read_content(path: Path) -> dict[str, Any]:
             f"{path}: expected the keys {', '.join(sorted(REQUIRED))}, perhaps trains, set, columns"
         )
     content = {"trains": "classifier", "set": {}, "columns": {"": {}}, **content}
-    if content["trains"] not in [*TRAINS]:  # a list, since what was read may have no hash
+    if content["trains"] not in [*TRAINS]:  # a list, since the value may not be hashable
         raise ValueError(f"{path}: trains is {content['trains']!r}; expected {' or '.join(TRAINS)}")
     for kind, (needed, form) in FORMS.items():
         if not isinstance(content[kind], needed):
@@ -114,9 +120,9 @@ def _read_content(path: Path) -> dict[str, Any]:
 
 
 def _read_yaml(path: Path) -> Any:
-    """What the file of a table holds.
+    """Read the file of a table.
 
-    Raises FileNotFoundError, or ValueError where it is not YAML.
+    Raises FileNotFoundError, or ValueError if it is not YAML.
     """
     if not path.is_file():
         known = ", ".join(sorted(found.stem for found in TABLES.glob("*.yaml")))
@@ -127,7 +133,7 @@ def _read_yaml(path: Path) -> Any:
 
 
 def _check_parts(parts: Any, path: Path, kind: str) -> None:
-    """Raise ValueError where the rows or columns are not what they should be."""
+    """Raise ValueError if the rows or columns are not what they should be."""
     if not isinstance(parts, dict) or not parts:
         raise ValueError(f"{path}: {kind} is {parts!r}; expected `name: {{set: {{...}}}}` for each")
     for name, part in parts.items():
@@ -162,7 +168,7 @@ def _cells(
 ) -> Iterator[Cell]:
     """The cells, row by row.
 
-    Raises ValueError where a row has more or fewer figures than there are columns.
+    Raises ValueError if a row has more or fewer figures than there are columns.
     """
     cls, columns = TRAINS[content["trains"]], content["columns"]
     for row_name, row in content["rows"].items():
@@ -181,7 +187,7 @@ def _cells(
 
 
 def folder_of(config: RunConfig, out: Path) -> Path:
-    """Where the training of a cell lives; cells with the same settings share it."""
+    """Folder of a cell's training; cells with the same settings share it."""
     return out / config.folder_name()
 
 
@@ -201,13 +207,13 @@ def run_cell(config: RunConfig, out: Path) -> int:
     folder, state = folder_of(config, out), state_of(config, out)
     if state == "done":
         return 0
-    shared = config.cache or str(out)  # where all cells find pairs and float teachers
+    shared = config.cache or str(out)  # folder where all cells find pairs and float teachers
     own = dataclasses.replace(config, out=str(folder), cache=shared, resume=state == "half done")
     return run(RECIPES[type(config)], own)
 
 
 def result_of(config: ClassifierConfig, out: Path) -> dict[str, float] | None:
-    """What the training of a classifier gave; None where it is not done."""
+    """The result of the training of a classifier; None if it is not done."""
     path = folder_of(config, out) / RESULT
     return json.loads(path.read_text()) if path.is_file() else None
 
@@ -225,7 +231,7 @@ def as_markdown(table: Study, seeds: list[int], out: Path) -> str:
 
 
 def _row_of(cell: Cell, results: list[dict[str, float]]) -> list[str]:
-    """The row of a cell in the table, by the results of its seeds."""
+    """The row of a cell in the table, from the results of its seeds."""
     names, epochs = [cell.row, cell.column, f"{cell.paper:.2f}"], str(cell.config.loop.epochs)
     if not results:
         return [*names, "not run", "", epochs, "", ""]
@@ -259,7 +265,7 @@ def read_curves(log: Path) -> dict[str, list[tuple[float, float]]]:
 def plot_curves(table: Study, seed: int, out: Path, path: Path) -> bool:
     """Draw training and test error of the table's rows over epochs, as figure 2.
 
-    Returns False where no row has a log.
+    Returns False if no row has a log.
     """
     from matplotlib.figure import Figure
 

@@ -1,12 +1,12 @@
 """Track targets in a video, an image folder, a stream or a camera, from boxes in the first frame.
 
-Of in.mp4 it writes in_tracked.mp4, with the boxes drawn in, to the current folder; where that name
-is taken, in_tracked_2.mp4. Boxes are x,y,w,h in pixels, counted from 0. Frames are counted from 0,
-targets from 1. Ctrl-C, SIGTERM, or q in the window, ends a run and keeps what it has. In a run of
-several videos each --init belongs to the --video before it.
+For in.mp4 it writes in_tracked.mp4, with the boxes drawn in, to the current folder, or
+in_tracked_2.mp4 if that name is taken. Boxes are x,y,w,h in pixels, counted from 0. Frames are
+counted from 0, targets from 1. Ctrl-C, SIGTERM, or q in the window, ends a run and keeps its
+results. In a run of several videos, each --init belongs to the --video before it.
 
-Rows of --boxes as .csv and .txt are written to PATH.part while the run goes on, and PATH is there
-at its end.
+While a run goes on, rows of --boxes as .csv and .txt are written to PATH.part; PATH appears at its
+end.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if not __package__:  # run as a file: where nothing is installed the checkout serves
+if not __package__:  # run as a file: the checkout is used if nothing is installed
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from rbsf.system.flags import make_parser
@@ -111,7 +111,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 class OfVideo(argparse.Action):
-    """Collect a flag's values, and in `video_of_init` how many videos stand before each."""
+    """Collect a flag's values, and in `video_of_init` how many videos come before each."""
 
     def __call__(
         self,
@@ -134,9 +134,9 @@ def _keep_negative(argv: list[str]) -> list[str]:
 
 
 def check_screen() -> None:
-    """Raise ValueError where OpenCV cannot open a window, as without a screen.
+    """Raise ValueError if OpenCV cannot open a window, as without a screen.
 
-    This is tried in a process of its own: Qt ends the whole process when it finds no screen.
+    A separate process tries this, because Qt ends the whole process if it finds no screen.
     """
     probe = [sys.executable, "-c", "import cv2; cv2.namedWindow('probe'); cv2.waitKey(1)"]
     try:
@@ -149,7 +149,7 @@ def check_screen() -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Track as the command line says; what was computed is saved, whatever ends the run."""
+    """Track as the command line says; all results so far are saved, whatever ends the run."""
     args = parse_args(argv)
     span = Span(args.start, args.end)
     boxes_of(args)
@@ -167,7 +167,7 @@ def main(argv: list[str] | None = None) -> int:
     failures = Failures(len(args.video))
     opened: list[tuple[Job, Frames]] = []
     for job in jobs_of(args):
-        with failures.of(job.video):  # a live source is connected when it is read, not yet
+        with failures.of(job.video):  # a live source is only connected when it is read
             opened.append((job, open_frames(job.video)))
     if not opened:
         return failures.tell()
@@ -212,7 +212,7 @@ def tell_ending(end: Ending) -> int:
         raise end.error
     if end.signum:
         print("interrupted", file=sys.stderr)
-        return 128 + end.signum  # as a shell tells it: 130 for Ctrl-C, 143 for SIGTERM
+        return 128 + end.signum  # as shells report it: 130 for Ctrl-C, 143 for SIGTERM
     if end.closed:
         print("the window was closed", file=sys.stderr)
         return 1

@@ -1,4 +1,4 @@
-"""A table of trackers: its trainings are tracked over test sets, as by eval/run_benchmarks.py."""
+"""Tables of trackers: each training tracks over test sets, as in eval/run_benchmarks.py."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ METRICS = {"auc": "AUC", "precision": "precision"}
 
 @dataclass(frozen=True)
 class EvalSet:
-    """A benchmark that trainings are tracked over, and how."""
+    """A benchmark over which trainings track, and how."""
 
     dataset: str
     root: Path
@@ -38,10 +38,10 @@ class EvalSet:
 
 @dataclass(frozen=True)
 class Scored:
-    """What the trainings reached on a test set."""
+    """The scores of the trainings on a test set."""
 
     title: str
-    scores: dict[Trained, dict[str, float]]  # of each of METRICS, as a share
+    scores: dict[Trained, dict[str, float]]  # for each of METRICS, from 0 to 1
     failed: tuple[str, ...] = ()  # a line for each sequence that was left out
 
 
@@ -53,25 +53,25 @@ def open_test(
     every: int | None = None,
     frames: int | None = None,
 ) -> EvalSet:
-    """Open the benchmark of `NAME=ROOT`, or of NAME at its usual place.
+    """Open the benchmark of `NAME=ROOT`, or of NAME in its default folder.
 
-    The other arguments are flags of eval/run_benchmarks.py. Raises ValueError where there is no
-    such benchmark, FileNotFoundError where it is not at its place, and as `read_constants` does.
+    The other arguments are flags of eval/run_benchmarks.py. Raises ValueError if there is no such
+    benchmark, FileNotFoundError if its folder is missing, and the errors of `read_constants`.
     """
     name, _, root = text.partition("=")
     if name not in BENCHMARKS:
         raise ValueError(f"--test {text!r}: write NAME=ROOT, NAME one of {', '.join(BENCHMARKS)}")
-    read_constants(constants)  # now, for the trackers are made only after the trainings
+    read_constants(constants)  # checked now, because trackers are only made after the trainings
     place, split = find(name, Path(root) if root else None, out, None, every, frames)
     return EvalSet(name, place, split, out, workers or 0, constants)
 
 
 def track(test: EvalSet, study: Study, seeds: list[int], out: Path) -> Scored:
-    """Track with every training that is done, unless its results are there.
+    """Track with every finished training, unless its results are there.
 
-    Packed networks run packed. A network trained for a correlation of signs is tracked with one.
+    Packed networks run packed. A network trained for the correlation of signs also tracks with it.
     """
-    files: dict[Path, list[Trained]] = defaultdict(list)  # rows of the same settings share one
+    files: dict[Path, list[Trained]] = defaultdict(list)  # rows with the same settings share one
     by_signs: dict[Path, bool] = {}
     for cell in study.cells:
         for seed in _done_seeds(cell, seeds, out):
@@ -100,7 +100,7 @@ def track(test: EvalSet, study: Study, seeds: list[int], out: Path) -> Scored:
 
 
 def _done_seeds(cell: Cell, seeds: list[int], out: Path) -> list[int]:
-    """The seeds with which a row's training is done."""
+    """The seeds whose training of a row is done."""
     done = []
     for seed in seeds:
         config = dataclasses.replace(cell.config, seed=seed)
@@ -125,8 +125,8 @@ def _spec(name: str, file: Path, test: EvalSet, by_signs: bool) -> TrackerSpec:
 def as_markdown(study: Study, seeds: list[int], out: Path, tests: list[Scored]) -> str:
     """A table of each row's seeds, pairs and, on each test set, AUC, difference and precision.
 
-    These are means over the seeds, ± their deviation. The difference is that of the AUC from the
-    first row's, seed by seed, so that what the seeds share cancels.
+    These are means over the seeds, ± their deviation. The difference is the AUC minus the first
+    row's, seed by seed, so that a seed's common effect on both cancels.
     """
     rows = []
     for cell in study.cells:
@@ -161,7 +161,7 @@ def _test_cells(test: Scored, cell: Cell, first: Cell, seeds: list[int]) -> list
 
 
 def _scores_by_seed(test: Scored, cell: Cell, seeds: list[int]) -> dict[int, dict[str, float]]:
-    """The scores of a row on a test set, of the seeds that have some."""
+    """The scores of a row on a test set, by seed, for the seeds that have some."""
     return {seed: test.scores[cell.row, seed] for seed in seeds if (cell.row, seed) in test.scores}
 
 
@@ -176,7 +176,7 @@ def _figure(values: list[float], form: str = ".3f") -> TextCell:
 def plot(study: Study, seeds: list[int], tests: list[Scored], path: Path) -> bool:
     """Draw the AUC on each test set: a point for each seed, a bar for their mean.
 
-    Returns False, and draws nothing, where there are no scores.
+    Returns False, and draws nothing, if there are no scores.
     """
     from matplotlib.figure import Figure
 
@@ -202,7 +202,7 @@ def plot(study: Study, seeds: list[int], tests: list[Scored], path: Path) -> boo
 def finish(
     study: Study, seeds: list[int], out: Path, tests: list[EvalSet], name: str
 ) -> tuple[str, int]:
-    """Track, and draw OUT/NAME.png; returns the table's text, and 1 where a sequence failed."""
+    """Track, and draw OUT/NAME.png; returns the table's text, and 1 if a sequence failed."""
     scored = [track(test, study, seeds, out) for test in tests]
     text = as_markdown(study, seeds, out, scored)
     picture = out / f"{name}.png"

@@ -4,10 +4,10 @@ It learns from MNIST, CIFAR, ImageNet or a folder of images.
 
 configs/classify/ has the paper's settings; tools/reproduce.py runs whole tables of the paper.
 
-RBCN needs a float teacher: --teacher PATH, or one that is trained first, and kept in OUT/teachers,
-or with --cache PATH in PATH/teachers, where other runs find it. A rival by --method is trained
-without RBCN's discriminators, feature regression and batch-norm pass, unless they are asked for.
-With --start random it needs no teacher.
+RBCN needs a float teacher: give --teacher PATH, or one is trained first. It is kept in
+OUT/teachers, or with --cache PATH in PATH/teachers, where other runs find it. --method trains a
+rival without RBCN's discriminators, feature regression and batch-norm pass, unless you ask for
+them. With --start random, a rival needs no teacher.
 
 Several GPUs: torchrun --nproc-per-node N tools/train_classifier.py ...
 """
@@ -17,7 +17,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-if not __package__:  # run as a file: where nothing is installed the checkout serves
+if not __package__:  # run as a file: the checkout is used if nothing is installed
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from rbsf.system.program import require, run

@@ -1,13 +1,12 @@
 """Train RB-SF, the 1-bit SiamFC tracker, or its float and XNOR-Net twins, from pairs of frames.
 
-Without --data it trains on synthetic videos that it makes itself: a try-out, no more. For a tracker
-to use give real data: --data GOT-10k/train, or any folder of sequences, still images, or a crop
-store of rbsf prepare-pairs.
+Without --data it trains on synthetic videos that it makes itself, which is only a try-out. For a
+usable tracker give real data: --data GOT-10k/train, or any folder of sequences or still images, or
+a crop store of rbsf prepare-pairs.
 
-RB-SF and XNOR-SF start from a float teacher: the shipped one, --teacher PATH, or with --own-teacher
-one that is trained first. RB-SF 2
-learns from a published tracker: --model rbsf2 --teacher BACKBONE.onnx,HEAD.onnx. Its settings:
---model rbsf2 --help
+RB-SF and XNOR-SF start from a float teacher: the shipped one, the one of --teacher PATH, or with
+--own-teacher one that is trained first. RB-SF 2 learns from a published tracker: --model rbsf2
+--teacher BACKBONE.onnx,HEAD.onnx. --model rbsf2 --help lists its settings.
 
 Several GPUs: torchrun --nproc-per-node N tools/train_rbsf.py ...
 """
@@ -18,7 +17,7 @@ import argparse
 import sys
 from pathlib import Path
 
-if not __package__:  # run as a file: where nothing is installed the checkout serves
+if not __package__:  # run as a file: the checkout is used if nothing is installed
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from rbsf.system.program import require, run
@@ -35,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     family = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     family.add_argument("--model")
     known, others = family.parse_known_args(argv)
-    if known.model == "rbsf2":  # it has settings of its own
+    if known.model == "rbsf2":  # it has its own settings
         from rbsf.tools.recipes.distilled import DistilledRecipe, read_settings
 
         return train(DistilledRecipe, read_settings(others, __doc__ or "", EXAMPLE_OF_RBSF2))

@@ -1,9 +1,9 @@
 """Search the tracker's constants for the best average overlap on validation videos.
 
-It writes tracker.yaml (the best constants), tune.png and study.log to --out. The first trial is the
-defaults, so the result is never worse than they are on these videos. The same command goes on where
-it stopped; Ctrl-C keeps what is finished. Test data (OTB, UAV123, UAV20L, GOT-10k's test split) is
-refused.
+It writes tracker.yaml (the best constants), tune.png and study.log to --out. The first trial has
+the default constants, so the result is never worse than they are on these videos. The same command
+goes on where it stopped; Ctrl-C keeps what is finished. Test data (OTB, UAV123, UAV20L, GOT-10k's
+test split) is refused.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if not __package__:  # run as a file: where nothing is installed the checkout serves
+if not __package__:  # run as a file: the checkout is used if nothing is installed
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from rbsf.system.files import write_atomically
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from rbsf.tools.constants_search import Search
 
 EXAMPLE = "--root GOT-10k/val --trials 50 --out runs/tune"
-LEAST_VIDEOS, LEAST_FRAMES = 10, 1_000  # fewer are warned of
+LEAST_VIDEOS, LEAST_FRAMES = 10, 1_000  # fewer give a warning
 TEST_FOLDER = re.compile(r"(otb|uav123|uav20l)(?![a-z])|got-?10k[-_/]test")
 
 
@@ -111,7 +111,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
 
 
 def refuse_test_data(root: Path) -> None:
-    """Raise ValueError where the path `root`, or a sequence found there, has a test set's name."""
+    """Raise ValueError if the path `root`, or a sequence found there, has a test set's name."""
     found = _test_folder(root) or _test_sequence(root)
     if found:
         advice = "give validation videos, such as GOT-10k/val, or videos of rbsf make-synthetic"
@@ -121,7 +121,7 @@ def refuse_test_data(root: Path) -> None:
 
 
 def _test_folder(root: Path) -> str:
-    """Why the path `root` is that of test data; empty where it is not."""
+    """Why the path `root` is that of test data; empty if it is not."""
     for path in (Path(os.path.abspath(root)), root.resolve()):
         for parent, part in pairwise(path.parts):
             if TEST_FOLDER.match(part.lower()) or TEST_FOLDER.fullmatch(f"{parent}/{part}".lower()):
@@ -130,11 +130,11 @@ def _test_folder(root: Path) -> str:
 
 
 def _test_sequence(root: Path) -> str:
-    """Why a sequence below `root` is one of test data; empty where none is."""
+    """Why a sequence below `root` is one of test data; empty if none is."""
     from rbsf.datasets.video.layouts import find_entries, otb_name
     from rbsf.eval.benchmarks import held_out_names
 
-    # Names without the target's number: a copy may call the folder of Jogging.1 Jogging.
+    # Names without the target's number: a copy may name the folder of Jogging.1 just Jogging.
     known = {name.lower().partition(".")[0] for name in held_out_names()}
     for entry in find_entries(root):
         name = otb_name(entry.name).lower()
@@ -146,8 +146,8 @@ def _test_sequence(root: Path) -> str:
 def find_sequences(root: Path, names: list[str] | None, frames: int | None) -> list[Sequence]:
     """Load the sequences to tune on, cut to `frames`, without those that have no frame to score.
 
-    Raises FileNotFoundError where there is no such folder, ValueError where the data are test data
-    or broken, or no sequence is left.
+    Raises FileNotFoundError if there is no such folder, and ValueError if the data are test data or
+    broken, or no sequence is left.
     """
     from rbsf.datasets.video.sequences import load_sequences
     from rbsf.tools.constants_search import scored_frames
@@ -167,7 +167,7 @@ def find_sequences(root: Path, names: list[str] | None, frames: int | None) -> l
 
 
 def caution_of(sequences: list[Sequence]) -> str:
-    """A sentence where constants would be tuned on too little, else an empty text."""
+    """A caution if constants would be tuned on too few frames, else an empty text."""
     frames = sum(map(len, sequences))
     if len(sequences) >= LEAST_VIDEOS and frames >= LEAST_FRAMES:
         return ""
@@ -179,9 +179,9 @@ def caution_of(sequences: list[Sequence]) -> str:
 
 
 def check_log(log: Path) -> None:
-    """Raise ValueError where a journal cannot be written, or its last line was cut off.
+    """Raise ValueError if a journal cannot be written, or its last line was cut off.
 
-    Optuna overlooks such a line and would write on in its middle.
+    Optuna does not notice such a line, and would go on writing in its middle.
     """
     check_writable(log)
     content = log.read_bytes() if log.is_file() else b""
@@ -266,7 +266,7 @@ def finish(study: Study, default: FrozenTrial, search: Search, out: Path, comman
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Search, then write and print the results; returns 130 where Ctrl-C ended it."""
+    """Search, then write and print the results; returns 130 if Ctrl-C ended it."""
     words = sys.argv[1:] if argv is None else argv
     args = parse_args(words)
     require("tune")

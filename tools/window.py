@@ -1,4 +1,4 @@
-"""A window that shows frames scaled to the screen, with a hint, and tells keys and drags."""
+"""A window that shows frames scaled to the screen, with a hint, and reports keys and drags."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from rbsf.tracker.states import Result
 
 Box = tuple[float, float, float, float]  # x, y, w, h in pixels of the frame, 0-based
 Point = tuple[int, int]  # x, y in pixels of the window
-Drag = tuple[Point, Point]  # where the mouse button went down, and where it is or was let go
+Drag = tuple[Point, Point]  # where the mouse button was pressed, and where it is or was released
 Size = tuple[int, int]  # width, height in pixels
 
 WINDOW = "track (q ends)"
-USUAL_SCREEN = (1280, 720)  # where the screen's size is not known
-LARGEST = (1600, 900)  # of a window, also on two screens side by side
-SHARE = 0.85  # of the screen that the window may take; the desktop has bars of its own
+USUAL_SCREEN = (1280, 720)  # if the screen's size is not known
+LARGEST = (1600, 900)  # largest size of a window, even on two screens side by side
+SHARE = 0.85  # share of the screen for the window; the desktop has its own bars
 LEAST_WIDTH = 640  # smaller frames are enlarged, so that the hint has room
-LINE_HEIGHT = 22  # of the hint
+LINE_HEIGHT = 22  # height of a line of the hint
 BAR = 2 * LINE_HEIGHT + 10  # height of the bar with the hint
-LEAST_DRAG = 3  # pixels of the window; what is smaller was meant as a click
+LEAST_DRAG = 3  # pixels of the window; smaller drags count as clicks
 
 ESCAPE, SPACE = "\x1b", " "
-CONFIRM = ("\r", "\n", "\x8d", SPACE)  # Enter, as systems and the number pad tell it
+CONFIRM = ("\r", "\n", "\x8d", SPACE)  # Enter, as systems and the number pad report it
 UNDO = ("z", "\b", "\x7f")
 NO_KEY = 255
 
@@ -41,9 +41,9 @@ print(root.winfo_screenwidth(), root.winfo_screenheight())
 
 
 def screen_size() -> Size:
-    """Width and height of the screen in pixels; USUAL_SCREEN where Python lacks tkinter.
+    """Width and height of the screen in pixels; USUAL_SCREEN if Python lacks tkinter.
 
-    A process of its own asks, since tkinter and OpenCV do not always get along in one.
+    A separate process asks, because tkinter and OpenCV do not always work in the same one.
     """
     command = [sys.executable, "-c", ASK_SIZE]
     try:
@@ -69,7 +69,7 @@ class Fit:
 
     @classmethod
     def of(cls, image: np.ndarray, room: Size) -> Fit:
-        """The fit of an H x W x 3 image into a room; narrow frames are enlarged."""
+        """The fit of an `[H, W, 3]` image into a room; narrow frames are enlarged."""
         height, width = image.shape[:2]
         scale = min(room[0] / width, room[1] / height, max(1.0, LEAST_WIDTH / width))
         shown = (max(round(scale * width), 1), max(round(scale * height), 1))
@@ -101,7 +101,7 @@ class Fit:
 
 
 def hint_bar(hint: str, width: int) -> np.ndarray:
-    """A black bar with a hint of two lines in white, BAR x width x 3 uint8."""
+    """A black bar with a hint of two lines in white, `[BAR, width, 3]` uint8."""
     bar = np.zeros((BAR, width, 3), np.uint8)
     for number, line in enumerate(hint.splitlines(), 1):
         place = (8, number * LINE_HEIGHT)
@@ -112,12 +112,12 @@ def hint_bar(hint: str, width: int) -> np.ndarray:
 class Window:
     """A window with one frame at a time, a hint below it, and the mouse; a context manager.
 
-    `should_stop` says that a signal ends the program.
+    `should_stop` returns True when a signal ends the program.
     """
 
     def __init__(self, should_stop: Callable[[], bool]) -> None:
         self.should_stop = should_stop
-        self.closed = False  # by its user
+        self.closed = False  # the user closed it
         self._room = room_on(screen_size())
         self._held: Drag | None = None  # while the mouse button is down
         self._drags: list[Drag] = []  # ended, but not taken yet
@@ -128,24 +128,24 @@ class Window:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with suppress(cv2.error):  # its user may have closed it
+        with suppress(cv2.error):  # the user may have closed it
             cv2.destroyWindow(WINDOW)
-            cv2.waitKey(1)  # now it vanishes
+            cv2.waitKey(1)  # makes it disappear
 
     @property
     def ended(self) -> bool:
-        """Whether its user has closed it, or a signal ends the program."""
+        """Whether the user has closed it, or a signal ends the program."""
         return self.closed or self.should_stop()
 
     def load(self, image: np.ndarray) -> None:
-        """Take a frame, H x W x 3 uint8 RGB."""
+        """Take a frame, `[H, W, 3]` uint8 RGB."""
         self.fit = Fit.of(image, self._room)
         self._picture = self.fit.scaled(image)
 
     def look(self, results: dict[int, Result], hint: str, milliseconds: int) -> str:
         """Show the frame with the results of its targets, and wait for a key.
 
-        Returns the key as a small letter, "" for none.
+        Returns the key in lower case, or "" for none.
         """
         if self.closed:
             return ""
@@ -156,7 +156,7 @@ class Window:
         return "" if key == NO_KEY else chr(key).lower()
 
     def take_drags(self, end: bool = False) -> list[Drag]:
-        """The drags that have ended since the last call; `end` ends one that goes on."""
+        """The drags that have ended since the last call; `end` also ends the current one."""
         if end:
             self._end_drag()
         taken, self._drags = self._drags, []
@@ -190,5 +190,5 @@ class Window:
 def _is_open() -> bool:
     try:
         return cv2.getWindowProperty(WINDOW, cv2.WND_PROP_VISIBLE) >= 1
-    except cv2.error:  # as some systems say that there is no window
+    except cv2.error:  # some systems report a missing window in this way
         return False

@@ -1,4 +1,4 @@
-"""Augmentation and normalisation of batches, on whatever device they lie; no loop over images."""
+"""Augment and normalise batches of images on their own device, without a loop over images."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _constants(
 ) -> tuple[Tensor, Tensor]:
     """Factor and summand of `normalise`, `[1, C, 1, 1]` float32.
 
-    They are kept, because every copy to a GPU would wait for it.
+    They are cached, because the program would wait for every copy to a GPU.
     """
     means = torch.tensor(mean, dtype=torch.float64).view(1, -1, 1, 1)
     stds = torch.tensor(std, dtype=torch.float64).view(1, -1, 1, 1)

@@ -12,10 +12,10 @@ from rbsf.datasets.images.epochs import check_limit, count_batches, epoch_order,
 
 
 class Labelled(ABC):
-    """Images with class labels, as a training and an evaluation read them.
+    """Images with class labels, for training and evaluation.
 
-    `classes`: names of the classes; label i is `classes[i]`. `mean` and `std`: of each channel, on
-    a scale of 0 to 1. `crop_padding` (pixels) and `flip`: arguments of
+    `classes`: names of the classes; label i is `classes[i]`. `mean` and `std`: one of each for
+    every channel, on a scale of 0 to 1. `crop_padding` (pixels) and `flip`: arguments of
     `rbsf.datasets.images.augment.augment` for training batches. A `crop_padding` of 0 means that
     training crops are random already.
     """
@@ -41,7 +41,7 @@ class Labelled(ABC):
 
     @abstractmethod
     def describe(self) -> str:
-        """Say in a few words what it is."""
+        """Describe the set in a few words."""
 
     def batch_count(
         self, batch_size: int, world: int = 1, train: bool = True, limit: int | None = None
@@ -69,15 +69,15 @@ class Labelled(ABC):
         """Batches of one rank, from its batch `start` on.
 
         A batch has `image` `[B, C, H, W]` uint8 and `label` `[B]` int64. `epoch_order` says which
-        images an epoch reads and in which order (`limit`: only so many of them), and `shares` which
-        of them a rank gets. Raises ValueError at once for numbers out of range.
+        images an epoch reads and in which order (`limit`: how many at most), and `shares` says
+        which of them a rank gets. Raises ValueError at once for numbers out of range.
         """
         order = epoch_order(self._label_array(), seed, epoch, train, limit)
         parts = shares(len(order), batch_size, start, rank, world, train)
         return self._read_batches(order, parts, (seed, epoch), train)
 
     def class_shares(self) -> np.ndarray:
-        """How common each class is among the images, `[classes]`, 1 in sum."""
+        """Share of the images in each class, `[classes]`; the sum is 1."""
         counts = np.bincount(self._label_array(), minlength=len(self.classes))
         return counts / counts.sum()
 
@@ -89,4 +89,4 @@ class Labelled(ABC):
     def _read_batches(
         self, order: np.ndarray, parts: Iterator[slice], key: tuple[int, int], train: bool
     ) -> Iterator[dict[str, Tensor]]:
-        """A batch of the images `order[part]` for each part; `key` is the seed and the epoch."""
+        """Yield the images `order[part]` of each part as a batch; `key`: seed and epoch."""

@@ -1,10 +1,10 @@
-"""CIFAR-10 and CIFAR-100 in both layouts in which cs.toronto.edu/~kriz/cifar.html has them.
+"""CIFAR-10 and CIFAR-100 in both layouts offered at cs.toronto.edu/~kriz/cifar.html.
 
 The python layout, in ROOT/cifar-10-batches-py or ROOT/cifar-100-python, has pickles of `data`
 `[n, 3072]` (uint8: red, green and blue planes of 32 x 32) and of lists of labels. The binary
 layout, in ROOT/cifar-10-batches-bin or ROOT/cifar-100-binary, has records of one label (CIFAR-100:
-coarse and fine) and 3072 pixels. ROOT may be that folder itself. Where both layouts are there,
-python is read.
+coarse and fine) and 3072 pixels. ROOT may be that folder itself. If both layouts are present, the
+python layout is read.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rbsf.datasets.images.published import find_folder, read_bytes, verify
 from rbsf.system.text import read_text
 
 PIXELS = 3 * 32 * 32
-# Size in bytes and md5 of the python layout's files; of the binary layout's none were published.
+# Size in bytes and md5 of the python layout's files. None were published for the binary layout.
 PUBLISHED = {
     "data_batch_1": (31035704, "c99cafc152244af753f735de768cd75f"),
     "data_batch_2": (31035320, "d4bba439e000b95fd0a9bffe97cbabec"),
@@ -39,17 +39,17 @@ PUBLISHED = {
 
 @dataclass(frozen=True)
 class Cifar:
-    """One of the two data sets: its folders and files, what they hold, and statistics."""
+    """The folders, files, contents and statistics of one of the two data sets."""
 
-    folders: tuple[str, str]  # of the python and the binary layout
-    files: dict[str, tuple[str, ...]]  # by split; the binary layout adds .bin
-    counts: dict[str, int]  # images by split, equally many of each class
+    folders: tuple[str, str]  # the folder of the python layout and that of the binary one
+    files: dict[str, tuple[str, ...]]  # names by split; the binary layout adds .bin
+    counts: dict[str, int]  # images by split; all classes have equally many
     labels: str  # key of the labels in the python layout
-    label_bytes: int  # number of labels of a record in the binary layout
-    label_at: int  # which of them is the label
-    names: tuple[str, str, str]  # of classes: file and key in the python layout, binary's text file
+    label_bytes: int  # labels in a record of the binary layout, one byte each
+    label_at: int  # position of the label to use among them
+    names: tuple[str, str, str]  # class names: the python layout's file and key, the binary's file
     classes: int
-    mean: tuple[float, float, float]  # of the training images
+    mean: tuple[float, float, float]  # means of the channels of the training images
     std: tuple[float, float, float]
 
 
@@ -74,7 +74,7 @@ CIFAR100 = Cifar(
     label_at=1,
     names=("meta", "fine_label_names", "fine_label_names.txt"),
     classes=100,
-    mean=(0.5071, 0.4865, 0.4409),  # tests measure them
+    mean=(0.5071, 0.4865, 0.4409),  # tests check mean and deviation
     std=(0.2673, 0.2564, 0.2762),
 )
 CIFAR100_COARSE = dataclasses.replace(
@@ -89,8 +89,8 @@ CIFAR100_COARSE = dataclasses.replace(
 def open_cifar(root: Path, cifar: Cifar, check: str = "auto") -> tuple[ArrayData, ArrayData]:
     """Open the training and test images, `[N, 3, 32, 32]` RGB.
 
-    Counts, class balance and range of labels are checked, and checksums as in `verify`. Raises
-    FileNotFoundError or ValueError, naming the file.
+    Checks the counts, the class balance, the range of the labels and, as `verify` does, the
+    checksums. Raises FileNotFoundError or ValueError, naming the file.
     """
     first = cifar.files["train"][0]
     folder = find_folder(root, (*cifar.folders, "."), (first, f"{first}.bin"))
@@ -147,7 +147,7 @@ def _read_binary(path: Path, cifar: Cifar, check: str) -> tuple[np.ndarray, np.n
 
 
 def _check_labels(path: Path, labels: Any, count: int, classes: int) -> np.ndarray:
-    """Labels as `[count]` int64. Raises ValueError for a wrong number, type or range of them."""
+    """Labels as `[count]` int64. Raises ValueError if their number, type or range is wrong."""
     if isinstance(labels, np.ndarray):
         labels = labels.tolist()
     if not isinstance(labels, list) or len(labels) != count:

@@ -22,11 +22,11 @@ from rbsf.datasets.images.in_memory import ArrayData
 from rbsf.system.files import write_atomically
 
 SIDE = 50  # images along each side of a picture
-PICTURE = SIDE * SIDE  # images of a picture
-LOSSLESS = [cv2.IMWRITE_WEBP_QUALITY, 101]  # OpenCV's way to ask WebP for no loss
+PICTURE = SIDE * SIDE  # images in a picture
+LOSSLESS = [cv2.IMWRITE_WEBP_QUALITY, 101]  # above 100, OpenCV writes WebP without loss
 NAME = re.compile(r"cifar100-(\d+)-of-(\d+)\.zip")
 SPLITS = ("train", "test")
-MEMBER_BYTES = 200  # at most, that a zip file adds to a member's content
+MEMBER_BYTES = 200  # the most that a zip file adds to a member's content
 OPENCV_ADVICE = "install opencv-python of the version in constraints.txt"
 
 
@@ -40,7 +40,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Part:
-    """A part, and the number of parts that its name says there are."""
+    """A part, and the number of parts in its set, taken from its name."""
 
     path: Path
     count: int
@@ -49,7 +49,7 @@ class Part:
 def pack_cifar100(root: Path, folder: Path, most_bytes: int) -> list[Path]:
     """Write CIFAR-100 in `root` as parts of at most `most_bytes` each into `folder`.
 
-    Returns the parts' paths. Raises what `open_cifar` does, and OSError where `folder` cannot be
+    Returns the parts' paths. Raises what `open_cifar` does, and OSError if `folder` cannot be
     written.
     """
     fine, coarse = open_cifar(root, CIFAR100), open_cifar(root, CIFAR100_COARSE)
@@ -68,8 +68,8 @@ def pack_cifar100(root: Path, folder: Path, most_bytes: int) -> list[Path]:
 def unpack_cifar100(parts: Path, root: Path) -> None:
     """Put the parts in the folder `parts` together as `root`/cifar-100-binary.
 
-    Does nothing where that is there already. Raises FileNotFoundError, naming the parts, where some
-    are missing, and ValueError, naming it, where one is damaged.
+    Does nothing if all files are there already. Raises FileNotFoundError, naming the parts, if some
+    are missing, and ValueError, naming the part, if one is damaged.
     """
     folder = root / "cifar-100-binary"
     names = folder / "fine_label_names.txt"  # written last
@@ -87,7 +87,7 @@ def unpack_cifar100(parts: Path, root: Path) -> None:
 def find_parts(folder: Path) -> list[Path]:
     """Find all parts of a set in `folder`, in order.
 
-    Raises FileNotFoundError where there are none or not all, and ValueError for parts of two sets.
+    Raises FileNotFoundError if there are none or not all, and ValueError for parts of two sets.
     """
     found = _named_as_parts(folder)
     if not found:
@@ -108,7 +108,7 @@ def find_parts(folder: Path) -> list[Path]:
 
 
 def _named_as_parts(folder: Path) -> dict[int, Part]:
-    """The files in `folder` whose names are those of parts, by number."""
+    """The files in `folder` that are named like parts, by number."""
     found = {}
     for path in folder.glob("*.zip"):
         if match := NAME.match(path.name):
@@ -121,7 +121,7 @@ def _part_name(number: int, count: int) -> str:
 
 
 def _members(split: str, fine: ArrayData, coarse: ArrayData) -> Iterator[Member]:
-    """Pictures of a split's images, each followed by their labels."""
+    """Yield pictures of a split's images, each followed by the labels of its images."""
     labels = np.stack([coarse.labels.numpy(), fine.labels.numpy()], axis=1)
     labels = labels.astype(np.uint8)  # [N, 2]
     for number, start in enumerate(range(0, len(fine), PICTURE)):

@@ -1,9 +1,9 @@
 """ImageNet, Tiny-ImageNet and any folder of images by class: the files and their labels.
 
 Training images are ROOT/train/CLASS/IMAGE, or in any folders below CLASS (Tiny-ImageNet: images).
-Validation images are in ROOT/val (or ROOT/validation or ROOT/test), in folders of classes likewise,
-or all in one flat folder, val or val/images. The labels of a flat folder are in one of these files,
-in the folder val, beside it, or in ROOT, ROOT/devkit/data or ROOT/ILSVRC2012_devkit_t12/data:
+Validation images are in ROOT/val (or ROOT/validation or ROOT/test): in folders of classes too, or
+all in one flat folder, val or val/images. The labels of a flat folder are in one of these files,
+which lies in val, beside val, or in ROOT, ROOT/devkit/data or ROOT/ILSVRC2012_devkit_t12/data:
 
     val_annotations.txt                           lines IMAGE CLASS ... (Tiny-ImageNet)
     LOC_val_solution.csv                          a heading, lines IMAGE,CLASS ... (Kaggle)
@@ -33,10 +33,10 @@ from rbsf.system.text import read_text
 PLACES = (".", "ILSVRC/Data/CLS-LOC", "tiny-imagenet-200")
 VALIDATION = ("val", "validation", "test")
 DEVKITS = (".", "devkit/data", "ILSVRC2012_devkit_t12/data")
-NOTES = ("", ".txt", ".csv", ".xml", ".json", ".md", ".db", ".ini")  # files that are no images
-MANY = 100  # classes; a bar shows the progress of listing so many or more
+NOTES = ("", ".txt", ".csv", ".xml", ".json", ".md", ".db", ".ini")  # known not to be images
+MANY = 100  # with at least so many classes, listing them shows a progress bar
 
-Listing = tuple[list[str], list[str]]  # files below a folder, the class of each
+Listing = tuple[list[str], list[str]]  # files below a folder, and each file's class
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class FolderSet:
     """What a data set has to hold (None: anything), and how its images are cropped."""
 
     size: int = 224
-    share: float = 224 / 256  # of the short side, for evaluation
+    share: float = 224 / 256  # side of the evaluation crop / short side of the image
     classes: int | None = None
     train: int | None = None  # number of training images
     val: int | None = None  # number of validation images
@@ -107,7 +107,7 @@ def _numbers(names: list[str], classes: tuple[str, ...]) -> np.ndarray:
 
 
 def _by_class(folder: Path) -> Listing:
-    """Images of a folder of classes. Raises ValueError without classes or for an empty one."""
+    """Images of a folder of classes. Raises ValueError if there is no class or an empty one."""
     names = _subfolders(folder)
     if not names:
         raise ValueError(
@@ -132,7 +132,7 @@ def _by_class(folder: Path) -> Listing:
 def _subfolders(folder: Path) -> list[str]:
     """Names of the folders in a folder, ascending, without hidden ones.
 
-    Raises ValueError for a name that is not UTF-8, which no weights could hold.
+    Raises ValueError for a name that is not UTF-8, because weights could not store it.
     """
     entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
     return sorted(encodable(entry.name) for entry in entries if entry.is_dir())
@@ -164,7 +164,7 @@ def _images_below(folder: Path, name: str) -> list[str]:
 def _images(folder: Path, below: str) -> list[str]:
     """Image files in the folder `below` of `folder`, ascending, as paths below `folder`.
 
-    There are none where that folder is not there.
+    The list is empty if that folder does not exist.
     """
     if not (folder / below).is_dir():
         return []
@@ -192,7 +192,7 @@ def _validation(val: Path, root: Path) -> Listing:
 
 
 def _flat(val: Path, root: Path, files: list[str]) -> Listing:
-    """Labels of a flat folder of images, from whichever of the known files is there."""
+    """Read the labels of a flat folder of images from the first known file that exists."""
     for folder in (val, val.parent, *(root / place for place in DEVKITS)):
         for name, read in READERS.items():
             table = folder / name
@@ -205,7 +205,7 @@ def _flat(val: Path, root: Path, files: list[str]) -> Listing:
 
 
 def _match(path: Path, labels: dict[str, str] | list[str], files: list[str]) -> list[str]:
-    """The class of each file: by its name without suffix, or by its position."""
+    """Find the class of each file by its name without suffix, or by its position."""
     if isinstance(labels, list):
         if len(labels) != len(files):
             raise ValueError(f"{path}: {len(labels)} labels for {len(files)} images")
@@ -230,7 +230,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _pairs(path: Path, lines: Iterable[str], separator: str | None) -> dict[str, str]:
-    """Image (without suffix) and class of each line, its first two words.
+    """Read the image (without suffix) and the class from the first two words of each line.
 
     `separator` ends the image's name; None: white space does.
     """

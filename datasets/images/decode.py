@@ -13,14 +13,14 @@ from rbsf.datasets.video.images import check_png, most_pixels
 
 AREA = (0.08, 1.0)  # range of a random crop's area, as a share of the image's
 RATIO = (3 / 4, 4 / 3)  # range of a random crop's width / height
-TRIES = 10  # crops that are drawn until one fits
+TRIES = 10  # crops to draw; the first that fits is used
 REDUCED = {  # how OpenCV decodes at 1/8, 1/4 and 1/2 of the size
     8: cv2.IMREAD_REDUCED_COLOR_8,
     4: cv2.IMREAD_REDUCED_COLOR_4,
     2: cv2.IMREAD_REDUCED_COLOR_2,
 }
 JPEG_START = b"\xff\xd8"
-NOT_FRAMES = (0xC4, 0xC8, 0xCC)  # JPEG markers among those of frames that begin no frame
+NOT_FRAMES = (0xC4, 0xC8, 0xCC)  # JPEG markers from 0xC0 to 0xCF that begin no frame
 
 Box = tuple[int, int, int, int]  # x, y, width, height in pixels
 Size = tuple[int, int]  # width, height in pixels
@@ -28,7 +28,7 @@ Size = tuple[int, int]  # width, height in pixels
 
 @dataclass(frozen=True)
 class RandomCrop:
-    """What a random crop draws, before anything is known of the image."""
+    """The random numbers of a crop, drawn before the image's size is known."""
 
     areas: np.ndarray  # [TRIES], shares of the image's area
     ratios: np.ndarray  # [TRIES], width / height
@@ -46,7 +46,7 @@ class RandomCrop:
     def box(self, width: int, height: int) -> Box:
         """The first crop that fits into the image.
 
-        Where none does: the largest one in the image's middle with a ratio in `RATIO`.
+        If none does, the largest crop in the image's middle with a ratio in `RATIO`.
         """
         pixels = self.areas * width * height
         widths = np.sqrt(pixels * self.ratios).round().astype(int)
@@ -65,9 +65,9 @@ class RandomCrop:
 
 @dataclass(frozen=True)
 class CentreCrop:
-    """The rectangle in the middle that is a share, in width and height, of the largest one.
+    """A centred rectangle with `share` times the width and height of the largest one.
 
-    A square with a share of 224 / 256 is: resize to 256, then cut 224.
+    A square with a share of 224 / 256 equals resizing the short side to 256 and cutting out 224.
     """
 
     share: float
@@ -75,7 +75,7 @@ class CentreCrop:
     ratio: float = 1.0  # width / height
 
     def box(self, width: int, height: int) -> Box:
-        """The rectangle, at least one pixel."""
+        """The rectangle, with sides of at least one pixel."""
         tall = self.share * min(height, width / self.ratio)
         w, h = max(round(tall * self.ratio), 1), max(round(tall), 1)
         return (width - w) // 2, (height - h) // 2, w, h
@@ -86,25 +86,25 @@ def decode_crop(
 ) -> np.ndarray | None:
     """Decode a crop of an image file as `[height, width, 3]` uint8 RGB.
 
-    `size` is its (width, height), or one number for both. Returns None where OpenCV cannot decode
-    the file whole, or where it is larger than `most_pixels`. Gray is repeated, CMYK converted,
-    alpha dropped, and a rotation noted in EXIF applied. With `reduced`, a JPEG is decoded at 1/2,
-    1/4 or 1/8 of its size: the smallest at which the crop still has `size`.
+    `size` is its (width, height), or one number for both. Returns None if OpenCV cannot decode the
+    file whole, or if it is larger than `most_pixels`. Gray is repeated, CMYK converted, alpha
+    dropped, and a rotation noted in EXIF applied. With `reduced`, a JPEG is decoded at 1/2, 1/4 or
+    1/8 of its size: the smallest at which the crop still has `size`.
     """
     if isinstance(size, int):
         size = (size, size)
     header = jpeg_size(data) if reduced else None
     flags = cv2.IMREAD_COLOR
     if header is not None and math.prod(header) > most_pixels():
-        return None  # OpenCV would look at the reduced size alone
+        return None  # OpenCV would check the reduced size only
     if header is not None:
         flags = _reduced_flags(crop.box(*header), size)
     image = decode_image(data, flags)
     if image is None:
         return None
     x, y, width, height = crop.box(image.shape[1], image.shape[0])
-    # Down to half the size, a linear mean of four neighbours misses no pixel, and it takes a fifth
-    # of the time.
+    # Down to half the size, linear interpolation still uses every pixel and takes a fifth of the
+    # time.
     shrinks_much = width * height > 4 * math.prod(size)
     how = cv2.INTER_AREA if shrinks_much else cv2.INTER_LINEAR
     image = cv2.resize(image[y : y + height, x : x + width], size, interpolation=how)
@@ -114,7 +114,7 @@ def decode_crop(
 
 
 def decode_image(data: bytes, flags: int) -> np.ndarray | None:
-    """An image file as OpenCV decodes it, BGR; None where it cannot, or the file claims a lot."""
+    """Decode an image file with OpenCV, as BGR. None: it fails, or the file claims a huge size."""
     if not data:
         return None
     pixels = np.frombuffer(data, np.uint8)
@@ -135,7 +135,7 @@ def _reduced_flags(box: Box, size: Size) -> int:
 
 
 def jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height in a JPEG's header, before any rotation; None for what is no JPEG."""
+    """Width and height in a JPEG's header, before any rotation; None if it is not a JPEG."""
     if data[:2] != JPEG_START:
         return None
     at = 2
@@ -150,7 +150,7 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
 
 
 def _frame_size(content: bytes) -> tuple[int, int] | None:
-    """Width and height in a JPEG's start of frame, which has the height first."""
+    """Width and height from a JPEG's frame header, which has the height first."""
     height = int.from_bytes(content[:2], "big")
     width = int.from_bytes(content[2:], "big")
     return (width, height) if width and height else None

@@ -8,14 +8,14 @@ import numpy as np
 
 
 def check_limit(limit: int) -> int:
-    """`limit`, a number of images. Raises ValueError for one below 1."""
+    """Return `limit`, a number of images. Raises ValueError if it is below 1."""
     if limit < 1:
         raise ValueError(f"limit is {limit}; give a number of images from 1")
     return limit
 
 
 def balanced_subset(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Choose `count` of N labels at random, as many of each class as can be.
+    """Choose `count` of N labels at random, divided as evenly as possible over the classes.
 
     Returns their indices, ascending, int64 `[min(count, N)]`. With the same seed, the images of a
     smaller `count` are among those of a larger one. Raises ValueError for a `count` below 1.
@@ -36,7 +36,7 @@ def epoch_order(
 ) -> np.ndarray:
     """Indices of N images in the order of an epoch, int64: shuffled for training, else ascending.
 
-    With `limit` they are a `balanced_subset` of so many, the same in every epoch.
+    With `limit`, they are a `balanced_subset` of that many, the same in every epoch.
     """
     chosen = np.arange(len(labels))
     if limit is not None:
@@ -49,7 +49,7 @@ def epoch_order(
 def count_batches(images: int, batch_size: int, world: int = 1, train: bool = True) -> int:
     """Number of batches that one rank (evaluation: rank 0) has in a pass over `images` images.
 
-    See `shares`. Raises ValueError for a `batch_size` below 1, and where a training's images do not
+    See `shares`. Raises ValueError for a `batch_size` below 1, and if a training's images do not
     fill one batch on every rank.
     """
     if batch_size < 1 or world < 1:
@@ -68,10 +68,10 @@ def shares(
 ) -> Iterator[slice]:
     """The batches of one rank, from its batch `start` on, as parts of an epoch's order.
 
-    The ranks take turns, batch by batch. In training all batches have `batch_size` images, and all
-    ranks have as many; the images that do not fill them are left out. In evaluation every image
-    comes once; the last batch may be smaller, and ranks may differ by one batch. Raises ValueError
-    for numbers out of range.
+    The ranks take turns, batch by batch. In training, every batch has `batch_size` images and every
+    rank has the same number of batches; the remaining images are left out. In evaluation, every
+    image comes once; the last batch may be smaller, and ranks may differ by one batch. Raises
+    ValueError for numbers out of range.
     """
     count = count_batches(images, batch_size, world, train)
     if not 0 <= rank < world:

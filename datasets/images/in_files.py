@@ -19,7 +19,7 @@ from rbsf.datasets.images.base import Labelled
 from rbsf.datasets.images.decode import CentreCrop, RandomCrop, decode_crop
 from rbsf.datasets.workers import start_worker
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of ImageNet's training images, as usually published
+IMAGENET_MEAN = (0.485, 0.456, 0.406)  # ImageNet's training images, as usually published
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
@@ -34,7 +34,7 @@ class FolderData(Labelled):
     file that could not be decoded, the reason.
 
     A batch's `image` is `[B, 3, size, size]` uint8 RGB, in channels-last memory on the CPU, pinned
-    where there is a GPU. The crop of an image depends on seed, epoch and its index alone. Only one
+    if there is a GPU. The crop of an image depends on seed, epoch and its index alone. Only one
     pass runs at a time: beginning another ends the one before. A pass raises ValueError for a file
     that cannot be decoded. With `skip_broken` it warns and leaves the file out: evaluation then has
     fewer images, and training repeats others of the batch, so that batches keep their size.
@@ -48,7 +48,7 @@ class FolderData(Labelled):
     share: float = 224 / 256
     skip_broken: bool = False
     workers: int = 0
-    reduced: bool = True  # decode JPEGs at a fraction of their size where the crop allows it
+    reduced: bool = True  # decode JPEGs at a fraction of their size if the crop allows it
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     crop_padding: int = 0
@@ -61,7 +61,7 @@ class FolderData(Labelled):
         return len(self.files)
 
     def describe(self) -> str:
-        """Say in a few words what it is."""
+        """Describe the set in a few words."""
         crops = f"crops of {self.size}x{self.size}"
         return f"{len(self)} image files in {self.root}, {len(self.classes)} classes, {crops}"
 
@@ -112,7 +112,7 @@ class FolderData(Labelled):
         )
 
     def _note(self, broken: list[tuple[str, str]], left: int, train: bool) -> None:
-        """Warn of a batch's broken files, or raise ValueError; `left` is what it still has."""
+        """Warn of a batch's broken files, or raise ValueError; `left`: images it still has."""
         for path, reason in broken:
             if not self.skip_broken:
                 advice = "replace or remove it, or have such files skipped"
@@ -127,7 +127,7 @@ class FolderData(Labelled):
 
 
 class _Request(NamedTuple):
-    """One image to decode: all that a worker needs, so that it holds no list of a million files."""
+    """One image to decode, with all that a worker needs, so workers hold no long list of files."""
 
     path: str
     label: int
@@ -148,7 +148,7 @@ class _Decoder(Dataset[Any]):
         self.size, self.share, self.reduced = size, share, reduced
 
     def __getitem__(self, request: _Request) -> tuple[_Request, np.ndarray | str]:
-        """The request with its crop, or with what is wrong with its file.
+        """Return the request with its crop, or with the reason why there is none.
 
         A crop is `[size, size, 3]` uint8 RGB.
         """
@@ -166,9 +166,9 @@ class _Decoder(Dataset[Any]):
 
 
 def _collate(items: list[tuple[_Request, np.ndarray | str]]) -> dict[str, Any]:
-    """Stack crops and labels, and name the files that have none.
+    """Stack crops and labels, and name the files that could not be decoded.
 
-    A training batch is filled up to its size.
+    A training batch repeats images until it has its full size.
     """
     good = [(request, crop) for request, crop in items if isinstance(crop, np.ndarray)]
     broken = [(request.path, crop) for request, crop in items if isinstance(crop, str)]

@@ -15,7 +15,7 @@ from rbsf.datasets.images.base import Labelled
 
 @dataclass(frozen=True)
 class ArrayData(Labelled):
-    """N images with their labels, and what a network needs to know of them.
+    """N images with their labels, class names and statistics.
 
     `images` `[N, C, H, W]` uint8 (RGB, or one channel) and `labels` `[N]` int64 lie on one device.
     `mean` and `std` are those of the training set, as published. Batches have the images as they
@@ -60,7 +60,7 @@ class ArrayData(Labelled):
 
     @property
     def share(self) -> float:
-        """1: small images are seen whole."""
+        """1, because small images are seen whole."""
         return 1.0
 
     def __len__(self) -> int:
@@ -72,7 +72,7 @@ class ArrayData(Labelled):
         return dataclasses.replace(self, images=images, labels=labels)
 
     def describe(self) -> str:
-        """Say in a few words what it is."""
+        """Describe the set in a few words."""
         shape = "x".join(map(str, self.images.shape[1:]))
         return f"{len(self)} images of {shape}, {len(self.classes)} classes"
 

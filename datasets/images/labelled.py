@@ -35,12 +35,12 @@ def open_labelled(
 ) -> Pair:
     """Open the data set `name`, one of `LABELLED`, in the folder `root`.
 
-    Returns training images and test (or validation) images. `check` says how published checksums
-    and counts bind, see `verify`. Three settings are for image files only: with `skip_broken`,
-    files that cannot be decoded are named, counted and left out instead of raising an error;
-    `workers` is the number of processes that decode; `size` is the side of the crops in pixels
-    (None: the data set's own). Raises FileNotFoundError or ValueError, in one line, for what is
-    missing or does not fit.
+    Returns training images and test (or validation) images. `check` says how strictly published
+    checksums and counts are compared (see `verify`). Three settings are for image files only: with
+    `skip_broken`, files that cannot be decoded are named, counted and left out instead of raising
+    an error; `workers` is the number of processes that decode; `size` is the side of the crops in
+    pixels (None: the data set's own). Raises FileNotFoundError or ValueError, in one line, for what
+    is missing or does not fit.
     """
     if name not in LABELLED:
         raise ValueError(f"data set is {name!r}; known: {', '.join(LABELLED)}")
@@ -57,7 +57,7 @@ def open_labelled(
 
 
 def _set_reading(data: Labelled, name: str, workers: int, size: int | None) -> None:
-    """Set how image files are read. Raises ValueError for a size that images in memory lack."""
+    """Set how image files are read. Raises ValueError if images in memory have another size."""
     if isinstance(data, FolderData):
         data.workers = workers
         data.size = size or data.size

@@ -13,7 +13,7 @@ BLOCK = 8  # side of a block of one colour, in pixels
 
 
 def write_made_up_cifar(root: Path, seed: int = 0) -> None:
-    """Write `root`/cifar-100-binary: images of coloured blocks, as many of a class as CIFAR-100."""
+    """Write `root`/cifar-100-binary: images of coloured blocks, as many per class as CIFAR-100."""
     folder = root / "cifar-100-binary"
     generator = np.random.default_rng(seed)
     blocks = 32 // BLOCK

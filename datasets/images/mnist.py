@@ -18,7 +18,7 @@ from rbsf.datasets.images.published import find_folder, verify
 FOLDERS = (".", "raw", "MNIST/raw")
 COUNTS = {"train": 60_000, "t10k": 10_000}
 SIDE = 28
-MEAN, STD = (0.1307,), (0.3081,)  # of the 60,000 training images; tests measure them
+MEAN, STD = (0.1307,), (0.3081,)  # measured on the 60,000 training images, also by tests
 # Size and md5 of the published files, unpacked: gzip packs the same content in many ways.
 PUBLISHED = {
     "train-images-idx3-ubyte": (47040016, "6bbc9ace898e44ae57da46a324031adb"),
@@ -33,8 +33,8 @@ def open_mnist(
 ) -> tuple[ArrayData, ArrayData]:
     """Open the training and test images, `[N, 1, 28, 28]`.
 
-    In training they are to be shifted by up to 2 pixels and not mirrored: digits would not stand
-    that. Header, sizes, counts and range of labels are checked, and checksums as in `verify`.
+    For training they are shifted by up to 2 pixels but not mirrored, which would change the digits.
+    Checks the header, sizes, counts, range of the labels and, as `verify` does, the checksums.
     Raises FileNotFoundError or ValueError, naming the file.
     """
     folder = find_folder(root, FOLDERS, _forms("train-images-idx3-ubyte"))
@@ -64,8 +64,8 @@ def _forms(name: str) -> tuple[str, ...]:
 def _read_idx(folder: Path, name: str, shape: tuple[int, ...], check: str) -> np.ndarray:
     """Read an idx file of bytes.
 
-    It has 0, 0, 8 (for unsigned bytes) and the number of dimensions, one byte each; then their
-    sizes, big-endian int32; then the content.
+    It begins with the bytes 0, 0, 8 (for unsigned bytes) and the number of dimensions. Their sizes
+    follow as big-endian int32, then the content.
     """
     paths = [folder / form for form in _forms(name)]
     path = next((path for path in paths if path.is_file()), paths[-1])
@@ -96,7 +96,7 @@ def _check_idx(
 
 
 def _read(path: Path, most: int) -> bytes:
-    """Read at most so many bytes of a file, unpacked where its name ends in .gz."""
+    """Read at most `most` bytes of a file; unpack it if its name ends in .gz."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing, packed or not")
     try:

@@ -1,12 +1,11 @@
 """Read pickles from strangers, if they hold plain data.
 
 Plain data are dicts, lists, tuples, strings, bytes, numbers and NumPy arrays. A pickle is a program
-that may call what it names. Here the few names that NumPy's arrays need stand for objects of ours,
-which check what they are given and can do nothing else. Every other name is refused.
+that may call any function that it names. Here the few names that NumPy's arrays need stand for
+objects of ours, which check their arguments and make arrays. Every other name is refused.
 
-What is read takes no more memory and time than the file's own length accounts for: lengths are
-checked before anything is taken, keys of dicts are short of structure, since the hash of nested
-tuples never ends, and nothing is turned into text but text.
+Reading takes memory and time in proportion to the file's length: lengths are checked before memory
+is allocated; keys of dicts hold no nested tuples, whose hash may never end; only text becomes text.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ import numpy as np
 
 from rbsf.system.text import one_line
 
-SETS = ("EMPTY_SET", "ADDITEMS", "FROZENSET")  # plain data have none, and they hash what they hold
+SETS = ("EMPTY_SET", "ADDITEMS", "FROZENSET")  # plain data have no sets, and a set hashes its items
 DTYPES = {
     "u1": np.uint8,
     "b1": np.bool_,
@@ -37,9 +36,9 @@ DTYPES = {
 
 
 def parse_pickle(content: bytes, path: Path) -> Any:
-    """Read what a pickle of any protocol holds; strings of Python 2 come as bytes.
+    """Read the content of a pickle of any protocol; strings of Python 2 become bytes.
 
-    Raises ValueError, naming `path`, for what is no pickle, is damaged, or holds anything else.
+    Raises ValueError, naming `path`, if it is not a pickle, is damaged, or holds other objects.
     """
     try:
         _check_operations(content)
@@ -53,14 +52,14 @@ def parse_pickle(content: bytes, path: Path) -> Any:
 
 
 def _check_operations(content: bytes) -> None:
-    """Raise ValueError where a length is beyond the file, and _Refused for a set."""
+    """Raise ValueError if a length exceeds the file, and _Refused for a set."""
     for operation, _, _ in pickletools.genops(content):
         if operation.name in SETS:
             raise _Refused(f"asks for {operation.name}")
 
 
 class _Refused(Exception):
-    """A pickle asks for what is not plain data."""
+    """A pickle asks for something that is not plain data."""
 
 
 class _Array:
@@ -114,7 +113,10 @@ class _FromBuffer(_Call):
 
 
 class _Encode(_Call):
-    """How Python 3 writes bytes for protocol 2: as Latin-1 text. Each stands once in the file."""
+    """Makes bytes of Latin-1 text, which is how Python 3 writes bytes for protocol 2.
+
+    Each text is in the file once, so all bytes together are no more than the file's.
+    """
 
     __slots__ = ("left",)
 
@@ -147,9 +149,9 @@ class _Dict(dict):  # type: ignore[type-arg]
         super().__setitem__(_text(key), value)
 
 
-# The reader that is written in C allocates whatever size a file names for its memo.
+# The reader written in C allocates its memo at any size that a file names, so it is not used.
 class _Reader(pickle._Unpickler):
-    append: Callable[[Any], None]  # the C reader's types, which mypy knows, have not these two
+    append: Callable[[Any], None]  # mypy knows the C reader's types, which lack these two
     pop_mark: Callable[[], list[Any]]
     dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
 
@@ -178,7 +180,7 @@ class _Reader(pickle._Unpickler):
 
 
 def _make(content: Any, dtype: Any, shape: Any, order: str) -> np.ndarray:
-    """An array of these bytes; `order` "F" has the first axis vary fastest, any other the last."""
+    """An array of these bytes. With `order` "F" the first axis varies fastest, else the last."""
     if not (isinstance(dtype, _Type) and isinstance(content, bytes | bytearray)):
         raise _Refused("an array of other things than numbers")
     kind = np.dtype(dtype.dtype)
@@ -200,9 +202,9 @@ def _text(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Put arrays in place of what stood for them: at the top and as a dict's values.
+    """Replace the objects that stand for arrays by arrays, at the top and in a dict's values.
 
-    Data sets have them nowhere else.
+    Data sets have arrays nowhere else.
     """
     if isinstance(value, dict):
         return {key: _plain_value(inner) for key, inner in value.items()}

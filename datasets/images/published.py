@@ -1,4 +1,4 @@
-"""Files of published data sets: where they are, what they hold, whether they are as published."""
+"""Find and read the files of published data sets, and check that they are as published."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import hashlib
 from pathlib import Path
 
 CHECKS = ("auto", "strict", "off")
-LARGEST = 1 << 30  # bytes of a file that is read whole; the largest published one has 184 million
+LARGEST = 1 << 30  # the most bytes that are read; the largest published file has 184 million
 
 
 def find_folder(root: Path, folders: tuple[str, ...], names: tuple[str, ...]) -> Path:
     """Find the first of the `folders` of `root` that holds a file of one of these names.
 
-    Raises FileNotFoundError where none does.
+    Raises FileNotFoundError if none does.
     """
     for folder in folders:
         if any((root / folder / name).is_file() for name in names):
@@ -24,7 +24,7 @@ def find_folder(root: Path, folders: tuple[str, ...], names: tuple[str, ...]) ->
 def read_bytes(path: Path) -> bytes:
     """Read a whole file.
 
-    Raises FileNotFoundError where there is none, and ValueError for more than `LARGEST` bytes.
+    Raises FileNotFoundError if there is none, and ValueError for more than `LARGEST` bytes.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; unpack the data set again")
@@ -37,11 +37,10 @@ def read_bytes(path: Path) -> bytes:
 def verify(path: Path, content: bytes, published: tuple[int, str] | None, check: str) -> None:
     """Compare a file's content with its published size (bytes) and md5.
 
-    `check` is one of `CHECKS`. "auto": content of the published size must have the published md5,
-    for damage keeps the size; content of another size is a repacked copy, which its reader judges.
-    "strict": it must be the published file. "off": anything goes. `published` is None where no
-    checksum is known; then only "strict" refuses. Raises ValueError, naming `path`, for content
-    that is refused.
+    `check` is one of `CHECKS`. "auto": a file of the published size must have the published md5.
+    Other sizes are repacked copies, which their reader checks. "strict": it must be the published
+    file. "off": every file is accepted. `published` is None if no checksum is known; then only
+    "strict" refuses the file. Raises ValueError, naming `path`, for a file that is refused.
     """
     judged_by_reader = published is None or len(content) != published[0]
     if check == "off" or (check == "auto" and judged_by_reader):

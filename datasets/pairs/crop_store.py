@@ -5,8 +5,8 @@ A crop is a square image of `CROP_SIZE` pixels, centred on a target at the exemp
 pixels to spare on each side for random shifts. A training then reads about 15 kB a crop instead of
 a whole frame.
 
-A store is made beside its place, in `FILE.unfinished`, and renamed when it is finished: who reads
-the store that was there before goes on with that one.
+A store is written to `FILE.unfinished` and renamed to FILE when it is finished. A process that has
+an older FILE open goes on reading the older one.
 
 The tables are `meta` (format, settings, the `complete` flag, and which store this one `extends`),
 `sequences`, `crops` (what is in each crop), `images` (their JPEGs, kept apart so that the rest
@@ -72,7 +72,7 @@ _SET_META = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
 _SEQUENCES = "SELECT id, name, kind, source FROM sequences ORDER BY id"
 _CROPS = "SELECT id, sequence, frame, width, height FROM crops ORDER BY id"
 _FIND_SEQUENCE = "SELECT id FROM sequences WHERE source = ? AND name = ?"
-_DELETE_SEQUENCE = (  # in this order: images are found by crops
+_DELETE_SEQUENCE = (  # in this order, because images are found through crops
     "DELETE FROM images WHERE id IN (SELECT id FROM crops WHERE sequence = ?)",
     "DELETE FROM crops WHERE sequence = ?",
     "DELETE FROM sequences WHERE id = ?",
@@ -102,9 +102,9 @@ def make_crop(image: np.ndarray, box: Sequence[float] | np.ndarray, frame: int) 
 class Contents:
     """What a store holds, and what was left out of it.
 
-    `left_out`: by `(source, name)`, the frames that could not be used. It has every sequence that
-    is stored or of which no frame could be used. `origins`: by `(source, name)`, as far as they are
-    known.
+    `left_out`: the frames that could not be used, by `(source, name)`. It has an entry for every
+    sequence that is stored or has no usable frame. `origins`: the known origins, by
+    `(source, name)`.
     """
 
     sequences: int  # number of sequences
@@ -114,7 +114,7 @@ class Contents:
 
 
 def finished_contents(path: Path, settings: dict[str, str]) -> Contents | None:
-    """Read, without a lock, what a store holds.
+    """Read the contents of a store without a lock.
 
     Returns None unless the store is finished and was made with these settings.
     """
@@ -124,21 +124,21 @@ def finished_contents(path: Path, settings: dict[str, str]) -> Contents | None:
             meta = _check_meta(db, path)
             return _contents(db) if meta == {**meta, **settings, "complete": "1"} else None
     except (ValueError, FileNotFoundError):
-        return None  # the writer that opens it next mends it or says what is wrong
+        return None  # the writer that opens it next repairs it or reports the fault
 
 
 class CropStore:
-    """A finished store, read only. It pickles and forks freely: each process opens the file itself.
+    """A finished store, read only. It can be pickled and forked: each process opens the file.
 
     Attributes, for S sequences and N crops: `names` and `kinds` are S strings each. `origins` has S
-    items: an `Origin`, or None where it is not known. `starts` `[S + 1]` int64: sequence `s` has
-    the crops `starts[s]` to `starts[s + 1] - 1`. `frames` `[N]` int64: each crop's frame in its
+    items: an `Origin`, or None if it is not known. `starts` `[S + 1]` int64: sequence `s` has the
+    crops `starts[s]` to `starts[s + 1] - 1`. `frames` `[N]` int64: each crop's frame in its
     sequence (of a still: the number of its box), ascending. `sizes` `[N, 2]` float32: the target's
     w, h in pixels of the crop.
 
-    A store that takes this one's place later is not looked at: the process that opened this one
-    reads on in it, and one that opens it later gets a ValueError. Raises FileNotFoundError for a
-    missing file, and ValueError for one that is foreign, unfinished or of another version.
+    If another store replaces the file, a process that has already opened this one goes on reading
+    it, and a process that opens it later gets a ValueError. Raises FileNotFoundError for a missing
+    file, and ValueError for one that is foreign, unfinished or of another version.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -185,7 +185,7 @@ class CropStore:
         return {**self.__dict__, "_opened": None}
 
     def jpeg(self, index: int) -> bytes:
-        """The JPEG of a crop. Raises ValueError where it is missing, or the file was changed."""
+        """The JPEG of a crop. Raises ValueError if it is missing, or if the file was changed."""
         query = "SELECT jpeg FROM images WHERE id = ?"
         with _reading(self.path):
             row = self._connection().execute(query, (int(self._ids[index]),)).fetchone()
@@ -215,14 +215,14 @@ class CropStore:
         if self._opened is None or self._opened[0] != os.getpid():
             _check_there(self.path)
             opened = _connect_read_only(self.path)
-            # Compared afterwards: what is in its place now was so when it was opened.
+            # Checked after opening: if the file is the same now, it was the same when opened.
             if _identity(self.path) != self._identity:
                 raise self._changed("another store took its place")
             self._opened = (os.getpid(), opened)
         return self._opened[1]
 
     def _check_unchanged(self) -> None:
-        """Raise ValueError where others wrote into the very file that is open."""
+        """Raise ValueError if another process wrote into the open file."""
         now = _identity(self.path)
         if now != self._identity and now and self._identity and now[0] == self._identity[0]:
             raise self._changed("it was written to")
@@ -232,15 +232,15 @@ class CropStore:
 
 
 class CropWriter:
-    """Makes a store, or goes on with one.
+    """Makes a store, or continues one.
 
     Use it as a context manager: add whole sequences, `commit` now and then, and `finish` at last.
-    What was committed is kept in `FILE.unfinished`, and a later writer goes on with it, unless the
-    store itself has become another one. `settings` (name to value) say how crops were chosen; a
-    store is not continued with others. Raises ValueError for a foreign file, other settings or
-    where another process makes the store, and OSError where the file cannot be written.
+    What was committed is kept in `FILE.unfinished`, and a later writer continues it, unless FILE
+    has been replaced since. `settings` (name to value) say how crops were chosen; a store cannot be
+    continued with other settings. Raises ValueError for a foreign file, for other settings, and
+    while another process makes the store, and OSError if the file cannot be written.
 
-    Attributes: `resumed`, whether it goes on with what another writer left unfinished.
+    Attributes: `resumed`: whether it continues a store that another writer left unfinished.
     """
 
     def __init__(self, path: str | Path, settings: dict[str, str] | None = None) -> None:
@@ -257,7 +257,7 @@ class CropWriter:
                     with closing(sqlite3.connect(self.path)) as finished:
                         self._check_settings(finished)
                 self._db = self._connect()
-                opened.callback(lambda: self._db.close())  # which rolls back what is not committed
+                opened.callback(lambda: self._db.close())  # rolls back what is not committed
                 self._open()
                 self._check_settings(self._db)
                 self._add_later_tables()
@@ -272,7 +272,7 @@ class CropWriter:
         return _contents(self._db)
 
     def add_sequence(self, source: str, name: str, kind: str) -> int:
-        """Begin a sequence of one of `KINDS`, in place of one of the same `(source, name)`.
+        """Begin a sequence of one of `KINDS`; it replaces one of the same `(source, name)`.
 
         Returns its id, for `add_crops`. Raises ValueError for another kind.
         """
@@ -299,13 +299,13 @@ class CropWriter:
                     self._db.execute(statement, old)
 
     def note_origin(self, source: str, name: str, origin: Origin) -> None:
-        """Note what a sequence was cut from, in place of what was noted before."""
+        """Note what a sequence was cut from; this replaces an earlier note."""
         with _writing(self.path):
             self._begin()
             self._db.execute(_ADD_ORIGIN, (source, name, *origin))
 
     def leave_out(self, source: str, name: str, frames: Iterable[int]) -> None:
-        """Note which frames of a sequence could not be used, in place of what was noted before."""
+        """Note which frames of a sequence could not be used; this replaces an earlier note."""
         with _writing(self.path):
             self._begin()
             self._db.execute("DELETE FROM left_out WHERE source = ? AND name = ?", (source, name))
@@ -319,7 +319,7 @@ class CropWriter:
                 self._db.execute("COMMIT")
 
     def finish(self) -> None:
-        """Commit, and put the store in its place, complete: from now on `CropStore` reads it."""
+        """Commit, mark the store as complete and rename it, so that `CropStore` can read it."""
         self.commit()
         with _writing(self.path):
             self._db.execute(_SET_META, ("complete", "1"))
@@ -331,7 +331,7 @@ class CropWriter:
             self._db.execute("BEGIN")
 
     def _open(self) -> None:
-        """Open the unfinished store, or begin one with what the finished one holds."""
+        """Open the unfinished store, or begin one with a copy of the finished one."""
         extended = _identity(self.path)
         self.resumed = _extended(self._db) == str(extended)
         if not self.resumed:
@@ -341,10 +341,10 @@ class CropWriter:
             self._db = self._connect()
             self._copy() if extended else self._create()
             self._db.execute(_SET_META, ("complete", "0"))
-            self._db.execute(_SET_META, ("extends", str(extended)))  # last: now it can be resumed
+            self._db.execute(_SET_META, ("extends", str(extended)))  # last: makes it resumable
 
     def _connect(self) -> sqlite3.Connection:
-        # isolation_level None: `BEGIN` and `COMMIT` are given here, not by the library.
+        # isolation_level None: the library leaves `BEGIN` and `COMMIT` to this class.
         db = sqlite3.connect(self._part, timeout=1, isolation_level=None)
         db.execute("PRAGMA locking_mode = EXCLUSIVE")
         return db
@@ -409,10 +409,10 @@ def _check_meta(db: sqlite3.Connection, path: Path) -> dict[str, str]:
 
 
 def _refuse_programs(db: sqlite3.Connection, path: Path) -> None:
-    """Raise ValueError for a database that computes when it is read: it may never end.
+    """Raise ValueError for a database that runs code when it is read, which may never end.
 
-    That are views, triggers, virtual tables, indexes of expressions and computed columns. A store
-    has tables of plain columns, and the indexes that SQLite makes for their keys.
+    Views, triggers, virtual tables, indexes of expressions and computed columns run code. A store
+    has only tables of plain columns, and the indexes that SQLite makes for their keys.
     """
     things = db.execute("SELECT type, name, sql FROM sqlite_master").fetchall()
     for kind, name, text in things:
@@ -423,14 +423,14 @@ def _refuse_programs(db: sqlite3.Connection, path: Path) -> None:
 
 
 def _connect_read_only(path: Path) -> sqlite3.Connection:
-    # "immutable" means neither locks nor journal, so that many processes can read at once, and from
-    # read-only folders too.
+    # "immutable" means no locks and no journal, so many processes can read at once, even from
+    # read-only folders.
     address = f"{path.resolve().as_uri()}?mode=ro&immutable=1"
     return sqlite3.connect(address, uri=True, check_same_thread=False)
 
 
 def _unfinished(path: Path) -> Path:
-    """Where a store is while it is being made."""
+    """The path of a store while it is being made."""
     return path.with_name(path.name + ".unfinished")
 
 
@@ -439,7 +439,7 @@ def _unfinished_error(path: Path) -> ValueError:
 
 
 def _identity(path: Path) -> tuple[int, int, int] | None:
-    """What tells a file from another one, or from itself after a change; None for no file."""
+    """Inode, size and time of a file: they tell if it was replaced or changed. None: no file."""
     try:
         found = path.stat()
     except FileNotFoundError:
@@ -448,7 +448,7 @@ def _identity(path: Path) -> tuple[int, int, int] | None:
 
 
 def _extended(db: sqlite3.Connection) -> str | None:
-    """Which store an unfinished one extends; None where that was not noted, or it is none."""
+    """The store that an unfinished one extends; None if that was not noted, or it is no store."""
     try:
         found = db.execute("SELECT value FROM meta WHERE key = 'extends'").fetchone()
     except (sqlite3.DatabaseError, UnicodeDecodeError):
@@ -457,7 +457,7 @@ def _extended(db: sqlite3.Connection) -> str | None:
 
 
 def _check_there(path: Path) -> None:
-    """Raise FileNotFoundError where there is no store, ValueError where it is still being made."""
+    """Raise FileNotFoundError if there is no store, and ValueError if it is still being made."""
     if path.is_file():
         return
     if _unfinished(path).is_file():

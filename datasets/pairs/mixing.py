@@ -1,8 +1,8 @@
-"""What pairs are made of besides a target's own crops: windows, other scenes, distractors.
+"""Change training pairs by random windows, other scenes and distractors.
 
-Crops are as `rbsf.datasets.pairs.crop_store` stores them: `[319, 319, 3]` uint8 RGB, the target's
-centre in the middle. The functions draw from the generator that they are given, change none of
-their arguments, and return crops of the same form.
+Crops are as `rbsf.datasets.pairs.crop_store` stores them: `[319, 319, 3]` uint8 RGB, with the
+target's centre in the middle. The functions draw from the generator that they are given, change
+none of their arguments, and return crops of the same form.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from rbsf.datasets.pairs.crop_store import CROP_CENTER, CROP_SIZE
 from rbsf.tracker.geometry import EXEMPLAR_SIZE
 from rbsf.train.config import setting
 
-# Pixels off the middle, in x and in y, to which things are put at most. After any shift they are
-# still in the search crop.
+# Largest offset of pasted things from the middle, in pixels, in x and in y. After the default
+# shifts they are still in the search crop.
 REACH = 96.0
-FEATHER = 0.25  # a pasted target fades over this part of its ellipse's radius, at the edge
+FEATHER = 0.25  # outer part of a pasted ellipse's radius over which it fades out
 ZOOM = 1.25  # distractors are enlarged or shrunk by up to this factor
 WINDOW_ZOOM = 1.5  # windows are enlarged or shrunk by up to this factor
-PLACES = 4  # places that are looked at for a window, or for a target in a scene
-PATCH = 64  # side of the square that is looked at there, in pixels
+PLACES = 4  # places to choose from for a window, or for a target in a scene
+PATCH = 64  # side of the square that is compared at each place, in pixels
 FROM_NEW_PIXELS = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP  # the map is from new pixels to old ones
 
 
 @dataclass
 class MixConfig:
-    """Shares, 0 to 1, of pairs that are made in other ways than from a target's own crops.
+    """Shares, from 0 to 1, of pairs that are made of more than a target's own crops.
 
-    Each share is drawn for itself, so that a pair can be several of these. A pair that a source
-    leaves alone is the same, to the bit, as without that source. Raises ValueError for a share out
-    of range.
+    Each share is drawn independently, so several can change the same pair. A pair that a share does
+    not change is bit for bit the same as with a share of 0. Raises ValueError for a share out of
+    range.
     """
 
     TITLE: ClassVar[str] = "pairs of other kinds, as shares from 0 to 1"
@@ -71,7 +71,7 @@ class MixConfig:
 
 
 def check_range(name: str, value: float, high: float) -> None:
-    """Raise ValueError for a value that is no number from 0 to `high`."""
+    """Raise ValueError unless the value is a number from 0 to `high`."""
     if not (isinstance(value, int | float) and 0 <= value <= high):
         raise ValueError(f"{name} is {value!r}; give a number from 0 to {high:g}")
 
@@ -93,17 +93,17 @@ def random_window(target: Target, rng: np.random.Generator) -> Target:
     busiest = _busiest(target.pixels, list(places))
     zoom = _zoom(rng, WINDOW_ZOOM)
     pixels = _window(target.pixels, busiest, zoom, angle=rng.uniform(-180, 180))
-    size = np.full(2, EXEMPLAR_SIZE / 2)  # of a square target: without its context
+    size = np.full(2, EXEMPLAR_SIZE / 2)  # a square target, without its context
     return Target(pixels, size)
 
 
 def paste_on_scene(target: Target, scene: Target, rng: np.random.Generator) -> Target:
     """Cut the target out and paste it into the middle of another scene.
 
-    The scene's own target comes to lie beside it. Of four places in the scene the one with the most
-    contrast is taken, because many a target is surrounded by the plain colour that fills crops up.
-    Where the scene does not reach, it is mirrored. Source: Cut, Paste and Learn (Dwibedi et al.,
-    ICCV 2017), with the ellipse in the target's box in place of a mask.
+    The scene's own target ends up beside it. Of four places in the scene the one with the most
+    contrast is taken, because the plain colour that pads crops surrounds many targets. The scene is
+    mirrored where it does not reach. Source: Cut, Paste and Learn (Dwibedi et al., ICCV 2017), with
+    the ellipse in the target's box in place of a mask.
     """
     places = [-_beside(target.size, scene.size, rng) for _ in range(PLACES)]
     covered = _busiest(scene.pixels, places)
@@ -113,7 +113,7 @@ def paste_on_scene(target: Target, scene: Target, rng: np.random.Generator) -> T
 
 
 def add_distractor(target: Target, other: Target, rng: np.random.Generator) -> Target:
-    """Paste another target beside the crop's own, whose box stays as it is to the bit.
+    """Paste another target beside the crop's own, whose box does not change.
 
     This is in the spirit of DaSiamRPN's training on distractors (Zhu et al., ECCV 2018, section
     3.2). Its pairs show one target in the exemplar and another in the search crop; here the search
@@ -129,9 +129,9 @@ def _zoom(rng: np.random.Generator, most: float) -> float:
 
 
 def _busiest(pixels: np.ndarray, places: list[np.ndarray]) -> np.ndarray:
-    """Of places x, y off the middle, the one around which the pixels vary most.
+    """Choose the place (x, y from the middle) around which the pixels vary most.
 
-    The standard deviations of the channels are summed, over a square of `PATCH` pixels.
+    The measure is the sum of the channels' standard deviations in a square with side `PATCH`.
     """
 
     def deviation(place: np.ndarray) -> float:
@@ -146,7 +146,7 @@ def _busiest(pixels: np.ndarray, places: list[np.ndarray]) -> np.ndarray:
 def _beside(own: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A random place for a box of size `other` beside a box of size `own` in the middle.
 
-    Returns the x, y of its centre, off the middle. The boxes do not touch.
+    Returns the x, y of its centre, counted from the middle. The boxes do not touch.
     """
     gaps = (own + other) / 2 + 1
     axis = int(rng.integers(2))
@@ -185,7 +185,7 @@ def _moved(pixels: np.ndarray, x: int, y: int) -> np.ndarray:
 def _paste(canvas: np.ndarray, target: Target, place: np.ndarray, zoom: float = 1.0) -> np.ndarray:
     """Paste the ellipse in the target's box, enlarged, onto a copy of `canvas`.
 
-    Its centre comes to lie `place` (x, y) off the middle, and its edges fade.
+    Its centre lies at `place` (x, y), counted from the middle, and its edges fade.
     """
     centre = CROP_CENTER + place
     half = np.maximum(target.size * zoom / 2, 1)  # a box less than a pixel high would cover nothing

@@ -2,7 +2,7 @@
 
 Item `i` of an epoch depends on `(seed, epoch, i)` alone: not on workers, ranks, what was read
 before, or any global random state. So a resumed training sees the same pairs as an uninterrupted
-one. `rbsf.datasets.pairs.mixing` has what pairs are made of besides a target's own crops.
+one. `rbsf.datasets.pairs.mixing` describes what pairs are made of besides a target's own crops.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from rbsf.train.config import setting
 
 Item = dict[str, torch.Tensor]
 Key = tuple[int, int, int]  # seed, epoch, i: what a pair depends on
-# Each source draws for itself, from the stream of random numbers of the key and its number.
+# Each way to change a pair draws its own random numbers, seeded by the key and this number.
 RANDOM, PASTE, DISTRACTOR = 1, 2, 3
 
 
@@ -77,25 +77,25 @@ class AugmentConfig:
 class PairDataset(Dataset[Item]):
     """Pairs of an exemplar and a search crop of one target (or, for negatives, of two).
 
-    A pair comes from two frames of one video, at most `max_gap` frames apart; every video is as
-    likely as another, whatever its length. With probability `still_share` it comes from one still
+    A pair comes from two frames of one video, at most `max_gap` frames apart; all videos are
+    equally likely, whatever their length. With probability `still_share` it comes from one still
     target instead, varied twice.
 
-    `mix` says what else pairs are made of (the default: nothing). Four steps follow each other,
-    each for its share of the pairs. Negatives show another target, of another video or image, in
-    the search crop. A random window takes the place of the exemplar's target, and of the search
-    crop's. Both targets are pasted on scenes. The search crop gets a distractor. Where the stores
-    hold only one sequence, there are no other targets and scenes, and pairs stay as they are.
+    `mix` says what else pairs are made of (the default: nothing). There are four steps, each for
+    its share of the pairs. Negatives show another target, of another video or image, in the search
+    crop. A random window replaces the exemplar's target and the search crop's. Both targets are
+    pasted on scenes. The search crop gets a distractor. Where the stores hold only one sequence,
+    there are no other targets and scenes, and pairs stay as they are.
 
     `dataset[i]` is a dict of tensors. `exemplar` `[3, 127, 127]` and `search` `[3, 255, 255]`:
-    uint8 RGB. `shift` `[2]` float32: x, y in pixels where the response should peak, that is, how
-    far the target lies off the middle of the search crop, less how far it lies off the middle of
-    the exemplar. `negative` `[]` bool: the search crop's target is not the exemplar's.
+    uint8 RGB. `shift` `[2]` float32: x, y in pixels where the response should peak: the target's
+    offset from the middle of the search crop, minus its offset from the middle of the exemplar.
+    `negative` `[]` bool: the search crop's target is not the exemplar's.
 
-    Sequences of `exclude` (numbers of store and sequence) are left out: those held out for
-    validation. With `only`, all others are left out. Of what remains, `data_share` of the videos
-    and of the stills are used, drawn by `seed`; a larger share has all that a smaller one has.
-    Raises ValueError for settings out of range and where no crops are left.
+    Sequences in `exclude` (numbers of store and sequence), which are held out for validation, are
+    left out. With `only`, all others are left out. Of the rest, `data_share` of the videos and of
+    the stills is used, drawn by `seed`; a larger share contains every smaller one. Raises
+    ValueError for settings out of range, and if no crops are left.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class PairDataset(Dataset[Item]):
         return self.length
 
     def __getitem__(self, index: int | tuple[int, int]) -> Item:
-        # Loaders send (epoch, i), because worker processes do not hear of `set_epoch`.
+        # Loaders send (epoch, i), because `set_epoch` does not reach worker processes.
         epoch, i = index if isinstance(index, tuple) else (self.epoch, index)
         if not 0 <= i < self.length:
             raise IndexError(f"pair {i} of {self.length}")
@@ -147,14 +147,14 @@ class PairDataset(Dataset[Item]):
         return self._make_item(rng, pair, key)
 
     def _stream(self, key: Key, source: int, share: float) -> np.random.Generator | None:
-        """The source's own generator; None where this pair is not one of its share."""
+        """The generator for one way to change pairs; None if this pair is not in its share."""
         if not share:
             return None
         rng = np.random.default_rng((*key, source))
         return rng if rng.random() < share else None
 
     def _mix(self, pair: Pair, key: Key) -> _Mixed:
-        """The pair's targets, as the sources of `mix` make them."""
+        """Read the pair's targets and change them as `mix` says."""
         window = self._stream(key, RANDOM, self.mix.random_share)
         mixed = self._read_windows(pair, window) if window else self._read_pair(pair)
         mixed = self._paste_on_scenes(mixed, pair, key)
@@ -217,11 +217,11 @@ class PairDataset(Dataset[Item]):
 
 
 class _Mixed(NamedTuple):
-    """A pair as the sources of `mix` make it."""
+    """A pair after the changes of `mix`."""
 
     exemplar: Target
     search: Target
-    still: bool  # it is varied like a pair made of one still image
+    still: bool  # the pair is augmented like one made of a still image
 
 
 def warp_crop(
@@ -229,12 +229,12 @@ def warp_crop(
 ) -> np.ndarray:
     """Cut `[size, size, 3]` out of a stored crop, enlarged `zoom` times.
 
-    The target's centre comes to lie `shift` (x, y) pixels off the middle. The mean colour fills in
-    what lies outside the stored crop, as in `rbsf.tracker.geometry.crop_square`.
+    The target's centre lies `shift` (x, y) pixels off the new middle. The mean colour fills what
+    lies outside the stored crop, as in `rbsf.tracker.geometry.crop_square`.
     """
     step = 1 / zoom  # stored pixels per new pixel
     step_x = -step if mirror else step
-    x, y = (size - 1) / 2 + np.asarray(shift)  # where the target's centre comes to lie
+    x, y = (size - 1) / 2 + np.asarray(shift)  # where the target's centre is to lie
     affine = np.array([[step_x, 0, CROP_CENTER - step_x * x], [0, step, CROP_CENTER - step * y]])
     return cv2.warpAffine(
         crop,
@@ -263,11 +263,11 @@ def change_light(
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
-    """The batches of one rank in the dataset's present epoch, as lists of `(epoch, i)`.
+    """The batches of one rank in the dataset's current epoch, as lists of `(epoch, i)`.
 
     Pairs are random already, so they come in the order 0, 1, 2... The ranks take turns, batch by
-    batch. Pairs that do not fill a batch on every rank are left out. `start_batch` counts for the
-    epoch at which the dataset is now; every other epoch starts at batch 0.
+    batch. Pairs that do not fill a batch on every rank are left out. `start_batch` is for the epoch
+    that is current when this object is made; every other epoch starts at batch 0.
     """
 
     def __init__(
@@ -303,9 +303,9 @@ def make_loader(
 
     One loader serves a whole training: call `dataset.set_epoch(e)` before each pass over it. Its
     worker processes (0: none) start at the first pass and stay. `start_batch` skips that many
-    batches of the epoch at which the dataset is now. `batch_size` counts the pairs of one rank;
-    `rank` of `world` has its own share of an epoch. Raises ValueError for numbers out of range, and
-    where an epoch does not fill one batch on every rank.
+    batches of the dataset's current epoch. `batch_size` counts the pairs of one rank; `rank` of
+    `world` has its own share of an epoch. Raises ValueError for numbers out of range, and if an
+    epoch does not fill one batch on every rank.
     """
     if batch_size < 1 or workers < 0 or not 0 <= rank < world:
         numbers = f"batch_size {batch_size}, workers {workers}, rank {rank} of {world}"
@@ -319,7 +319,7 @@ def make_loader(
         raise ValueError(f"start_batch is {start_batch}; an epoch has batches 0 to {batches.count}")
     return DataLoader(
         dataset,
-        batch_sampler=batches,  # type: ignore[arg-type]  # the stubs know of int keys only
+        batch_sampler=batches,  # type: ignore[arg-type]  # the stubs only know int keys
         num_workers=workers,
         # In a forked process OpenCV would wait for threads that the fork has lost.
         multiprocessing_context="spawn" if workers else None,

@@ -29,22 +29,22 @@ from rbsf.datasets.workers import start_worker
 from rbsf.system.text import printable
 from rbsf.tracker.geometry import check_box
 
-MIN_TARGET = 8.0  # smallest sqrt(w * h) in pixels: less is nothing but blur once it is enlarged
+MIN_TARGET = 8.0  # smallest sqrt(w * h) in pixels; smaller targets only show blur when enlarged
 CHUNK = 128  # crops that one worker makes at a time: about 2 MB of JPEGs
-COMMIT = 64  # crops between two commits, at least: each commit waits for the disk
+COMMIT = 64  # fewest crops between two commits, since each commit waits for the disk
 
-Faults = dict[int, str]  # by frame or box that could not be used, what is wrong with it
+Faults = dict[int, str]  # what is wrong with each frame or box that could not be used
 Result = tuple[list[Crop], Faults]
-Mapper = Callable[[Iterator["Job"]], Iterator[Result]]  # what `_mapper` gives
+Mapper = Callable[[Iterator["Job"]], Iterator[Result]]  # the function that `_mapper` yields
 
 
 @dataclass(frozen=True)
 class Job:
     """Targets to cut out of one sequence (kind "video") or one image (kind "still").
 
-    `frames`: numbers of the N frames, ascending; for a still, of its boxes. `boxes`: `[N, 4]`
-    float64 `x, y, w, h`; NaN means the whole image. `images`: an image file for each frame, or the
-    video file that has them all.
+    `frames`: ascending numbers of the N frames, or of a still's boxes. `boxes`: `[N, 4]` float64
+    `x, y, w, h`; NaN means the whole image. `images`: an image file for each frame, or the video
+    file that has them all.
     """
 
     source: str  # the folder that was given as data
@@ -57,7 +57,7 @@ class Job:
 
     @property
     def key(self) -> tuple[str, str]:
-        """What tells sequences apart in a store."""
+        """The key of this sequence in a store."""
         return self.source, self.name
 
     def part(self, rows: list[int]) -> Job:
@@ -84,18 +84,18 @@ class Job:
 
 
 class _Video:
-    """A video file that is decoded forward as long as frames are asked for in order.
+    """A video file that is decoded forward, without a seek, while frames are read in order.
 
-    The next frame takes 1 ms, and a seek would take 40 ms.
+    Decoding the next frame takes 1 ms; a seek would take 40 ms.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._frames: Iterator[np.ndarray] = iter(())
-        self._next = sys.maxsize  # beyond any frame, so that the first one asked for opens the file
+        self._next = sys.maxsize  # beyond any frame, so that the first read opens the file
 
     def read(self, wanted: int) -> np.ndarray:
-        """Frame `wanted`, `[H, W, 3]` uint8 RGB. Raises ValueError where it cannot be decoded."""
+        """Frame `wanted`, `[H, W, 3]` uint8 RGB. Raises ValueError if it cannot be decoded."""
         if wanted < self._next:
             self._frames = iter(open_frames(self.path))
             self._next = 0
@@ -106,8 +106,8 @@ class _Video:
         raise ValueError(f"the video ends before frame {wanted}")
 
 
-# A process goes on where its last chunk of the video ended, so that a long video is decoded once by
-# each process, and not once for each chunk.
+# A process goes on where its last chunk of the video ended, so each process decodes a long video
+# once, not once for each chunk.
 _open_video = lru_cache(maxsize=1)(_Video)
 
 
@@ -116,11 +116,11 @@ class Report:
     """What `prepare` did.
 
     `changed`: names of sequences that were stored before, but from other boxes or frames.
-    `warnings`: a line for each sequence of which something was left out. `broken`: what is wrong
-    with each sequence that was left out as a whole.
+    `warnings`: a line for each sequence with frames left out. `broken`: what is wrong with each
+    sequence that was left out whole.
     """
 
-    added: int = 0  # number of sequences, with those that were done again
+    added: int = 0  # number of sequences, including those that were done again
     already_stored: int = 0  # number of sequences
     changed: list[str] = field(default_factory=list)
     sequences: int = 0  # number in the store now
@@ -142,17 +142,18 @@ def prepare(
 ) -> Report:
     """Make, finish or extend the crop store `out`.
 
-    `data` are sequence roots (of any layout) and folders of stills. Of a video every `every`-th
-    frame is taken, then at most `max_per_sequence` of these, evenly spaced. Frames whose target is
-    absent, unreadable or too small are left out. With `skip_broken`, sequences whose annotation
-    cannot be read or does not match their frames are left out too, with a warning of each.
+    `data` are sequence roots (of any layout) and folders of stills. Every `every`-th frame of a
+    video is taken, then at most `max_per_sequence` of these, evenly spaced. Frames that cannot be
+    read, or whose target is absent or too small, are left out. With `skip_broken`, sequences whose
+    annotation cannot be read or does not match their frames are left out too, with a warning for
+    each.
 
     Sequences that are stored already are skipped, so an interrupted run goes on where it stopped. A
-    sequence with an unreadable frame is done again once a rerun can read it. So is one whose boxes
-    or frames have changed since, and a line says so. Where nothing is left to do, the file is
+    sequence with an unreadable frame is done again when a rerun can read it. So is one whose boxes
+    or frames have changed since, and a message names it. If nothing is left to do, the file is
     neither written to nor locked. What is stored does not depend on `workers` (1: in this process).
-    Raises ValueError for unusable data, settings or an unfit `out`, and OSError where `out` cannot
-    be written.
+    Raises ValueError for unusable data, settings or an unfit `out`, and OSError if `out` cannot be
+    written.
     """
     _check_numbers(every, max_per_sequence, workers)
     settings = {"every": str(every), "max_per_sequence": str(max_per_sequence)}
@@ -194,10 +195,10 @@ def _first_fault(report: Report) -> str:
 
 
 def find_jobs(root: Path, every: int, max_per_sequence: int | None, broken: list[str]) -> list[Job]:
-    """List what is to be prepared under one path.
+    """List the jobs to do under one path.
 
-    What is wrong with other sequences there is added to `broken`. Raises FileNotFoundError or
-    ValueError where there is nothing.
+    The faults of sequences that cannot be used are added to `broken`. Raises FileNotFoundError or
+    ValueError if there is nothing to prepare.
     """
     source = printable(str(root.resolve()))
     if is_stills_folder(root):
@@ -258,10 +259,11 @@ def _select(jobs: list[Job], contents: Contents, map_in_order: Mapper, report: R
     """Choose the jobs that have to be done, and note the others in the report.
 
     These are the jobs that are not stored yet, those that have changed since, and those with a
-    frame that was left out before and can be used now. Warns of what is still left out of others.
+    frame that was left out before and can be used now. Warns of frames that the other jobs still
+    leave out.
     """
     left_out = contents.left_out
-    # A job that has no frames now but is stored has changed.
+    # A job that is stored but has no frames now has changed.
     jobs = [job for job in jobs if job.frames or job.key in left_out]
     changed = {job.key for job in jobs if _has_changed(job, contents)}
     report.changed = [job.name for job in jobs if job.key in changed]
@@ -282,7 +284,7 @@ def _select(jobs: list[Job], contents: Contents, map_in_order: Mapper, report: R
 def _has_changed(job: Job, contents: Contents) -> bool:
     """Whether a job is stored, but from other boxes or frames.
 
-    Stores made by early versions do not know; their jobs count as unchanged.
+    Stores made by early versions do not record this; their jobs count as unchanged.
     """
     if job.key not in contents.left_out or job.key not in contents.origins:
         return False
@@ -301,7 +303,7 @@ def _chunks(jobs: list[Job]) -> Iterator[Job]:
 
 
 def _take_results(job: Job, results: Iterator[Result]) -> tuple[int, Faults]:
-    """Take the results of the job's chunks: the number of crops, and what is wrong with others."""
+    """Take the results of the job's chunks: the number of crops, and the faults."""
     made = 0
     faults: Faults = {}
     for _ in job.chunks():
@@ -347,7 +349,7 @@ def _store(
 ) -> tuple[int, Faults]:
     """Store the results of one job's chunks.
 
-    Returns the number of crops, and what is wrong with others.
+    Returns the number of crops, and the faults.
     """
     sequence: int | None = None
     made = 0
@@ -395,7 +397,7 @@ def make_crops(job: Job) -> Result:
 
 @contextmanager
 def _mapper(workers: int) -> Iterator[Mapper]:
-    """Give a function that maps `make_crops` over jobs, in order, in so many processes."""
+    """Yield a function that maps `make_crops` over jobs, in order, in `workers` processes."""
     if workers == 1:
         try:
             yield lambda jobs: map(make_crops, jobs)
@@ -410,7 +412,7 @@ def _mapper(workers: int) -> Iterator[Mapper]:
     try:
         yield lambda jobs: _map_bounded(pool, jobs, 2 * workers)
     except BrokenProcessPool as error:
-        # The pool ends its workers, but not one that it was just starting, and waits for that too.
+        # The pool ends its workers except one that it was just starting, but waits for that too.
         for worker in set(multiprocessing.active_children()) - set(others):
             worker.kill()
         fault = "a worker process died, perhaps for want of memory"
@@ -420,7 +422,7 @@ def _mapper(workers: int) -> Iterator[Mapper]:
 
 
 def _map_bounded(pool: ProcessPoolExecutor, jobs: Iterator[Job], limit: int) -> Iterator[Result]:
-    """Map `make_crops` over jobs, in order, with at most `limit` of them under way."""
+    """Map `make_crops` over jobs, in order, with at most `limit` of them running or waiting."""
     under_way: deque[Future[Result]] = deque()
     for job in jobs:
         under_way.append(_submit(pool, job))
@@ -431,10 +433,10 @@ def _map_bounded(pool: ProcessPoolExecutor, jobs: Iterator[Job], limit: int) -> 
 
 
 def _submit(pool: ProcessPoolExecutor, job: Job) -> Future[Result]:
-    """Let a worker do `job`. Raises BrokenProcessPool where a worker has died."""
+    """Let a worker do `job`. Raises BrokenProcessPool if a worker has died."""
     try:
         return pool.submit(make_crops, job)
     except (OSError, ValueError) as error:
-        # A pool that breaks at this moment has closed its pipe and not yet said so. A worker that
-        # is to be started with a closed pipe is a ValueError, of "fds_to_keep".
+        # A breaking pool may close its pipe first; starting a worker then raises ValueError (about
+        # "fds_to_keep").
         raise BrokenProcessPool(str(error)) from error

@@ -1,6 +1,6 @@
 """What a sequence in a crop store was cut from.
 
-This tells whether the sequence has changed since, and whether it is one to validate on.
+This shows whether the sequence has changed since, and whether it is a validation sequence.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from rbsf.system.text import printable
 
 
 class Origin(NamedTuple):
-    """What a sequence was cut from. Stores made by early versions do not know it.
+    """What a sequence was cut from. Stores made by early versions do not record it.
 
     `state`: digest of the chosen frames and boxes, and of the sizes and times of their files.
-    `place`: path of the first frame's file (of a video: of the video), links followed. `boxes`:
-    digest of the boxes of all frames, the same wherever the sequence lies.
+    `place`: path of the first frame's file, or of the video file, with links resolved. `boxes`:
+    digest of the boxes of all frames, whatever the sequence's place.
     """
 
     state: str
@@ -29,7 +29,7 @@ class Origin(NamedTuple):
     boxes: str
 
     def is_of(self, other: Origin) -> bool:
-        """Whether a sequence of the same name is the same: it lies there, or it is a copy."""
+        """Whether a sequence of the same name is the same one (it has the same place) or a copy."""
         return self.place == other.place or self.boxes == other.boxes
 
 
@@ -42,8 +42,8 @@ def origin_of(
     """Origin of a sequence of these files and boxes, `[N, 4]`.
 
     `chosen` `[K]` are the numbers of the frames that are cut out of it, and `chosen_files` their
-    files. Without them the state is empty. The files' bytes are not read: a training has a million
-    files.
+    files. Without them the state is empty. The files' bytes are not read, since training data may
+    have a million files.
     """
     state = ""
     if chosen is not None:

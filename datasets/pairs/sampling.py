@@ -12,7 +12,7 @@ import numpy as np
 
 from rbsf.datasets.pairs.crop_store import CropStore
 
-CANDIDATES = 16  # targets that are looked at for a lookalike
+CANDIDATES = 16  # targets from which a lookalike is chosen
 TRIES = 8  # draws for a target of another scene, before a pair goes without one
 Row = tuple[int, int]  # a sequence in one of several stores: numbers of store and sequence
 CropPlace = tuple[int, int]  # a crop in one of several stores: numbers of store and crop
@@ -22,7 +22,7 @@ CropPlace = tuple[int, int]  # a crop in one of several stores: numbers of store
 class Pair:
     """Which crops make a pair."""
 
-    scene: CropPlace  # the first crop of the exemplar's sequence: tells scenes apart
+    scene: CropPlace  # the first crop of the exemplar's sequence, which identifies the scene
     exemplar: CropPlace
     search: CropPlace
     still: bool
@@ -32,7 +32,7 @@ class Pair:
 class PairDraws:
     """Draws pairs from the sequences that `rbsf.datasets.pairs.pair_dataset.PairDataset` may use.
 
-    The arguments are described there. Raises ValueError where no crops are left and for a
+    The arguments are described there. Raises ValueError if no crops are left, and for a
     `data_share` out of range.
     """
 
@@ -91,7 +91,7 @@ class PairDraws:
         return Pair((store, start), (store, start + first), (store, start + second), still=False)
 
     def _draw_neighbour(self, rng: np.random.Generator, frames: np.ndarray, first: int) -> int:
-        """The place of another frame near the frame at the place `first`, or of the same."""
+        """Draw the place of another frame near the one at `first`; `first` if there is no other."""
         low = int(np.searchsorted(frames, frames[first] - self._max_gap))
         high = int(np.searchsorted(frames, frames[first] + self._max_gap, side="right"))
         if high - low <= 1:
@@ -103,7 +103,7 @@ class PairDraws:
         """Draw a pair of another scene than the exemplar's.
 
         With probability `hard_share` it is one lookalike of the exemplar's target, twice. Returns
-        None where none was found.
+        None if none was found.
         """
         if hard_share and rng.random() < hard_share:
             return self._lookalikes.draw(rng, pair)
@@ -117,12 +117,11 @@ class PairDraws:
 class Lookalikes:
     """Finds targets like a given one among `sequences`, `[S, 3]` int64: store, first crop, end.
 
-    A store does not know what its targets are, but names often tell it. Candidates are from the
-    sequences that are named alike but for a number at the end, such as Caltech-101's `dog_1.jpg`
-    and `dog_2.jpg`; where there are no such others, from any sequence. Of 16 candidates the one
-    with the nearest aspect ratio is taken. (Crops are scaled so that the ratio decides the size.)
-    So where names tell nothing (`GOT-10k_Train_000001`, `coco_001.jpg`), a lookalike is of a like
-    shape, no more.
+    A store does not record what its targets are, but names often tell. Candidates come from
+    sequences whose names differ only in a number at the end, such as Caltech-101's `dog_1.jpg` and
+    `dog_2.jpg`; if there are none, from any sequence. Of 16 candidates the one with the nearest
+    aspect ratio is taken. (Crops are scaled so that the ratio decides the size.) If names tell
+    nothing (`GOT-10k_Train_000001`, `coco_001.jpg`), a lookalike only has a similar shape.
     """
 
     def __init__(self, stores: Sequence[CropStore], sequences: np.ndarray) -> None:
@@ -137,9 +136,9 @@ class Lookalikes:
         self._all = np.arange(len(sequences))
 
     def draw(self, rng: np.random.Generator, pair: Pair) -> Pair | None:
-        """Draw a target like the exemplar's of the pair, of another scene; a pair has it twice.
+        """Draw a target like the pair's exemplar from another scene, as a pair of it twice.
 
-        Returns None where there was no other.
+        Returns None if no other scene was drawn.
         """
         rows = self._groups.get(self._names[pair.scene], self._all)
         drawn = self._sequences[rows[rng.integers(len(rows), size=CANDIDATES)]]  # [16, 3]

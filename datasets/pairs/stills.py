@@ -30,7 +30,7 @@ def read_stills(folder: Path) -> list[tuple[Path, np.ndarray]]:
 
     Boxes are `[K, 4]` float64, `x, y, w, h`, from 0: the rows of `boxes.csv` (header
     `file,x,y,w,h`, further columns ignored). An image without rows, or in a folder without that
-    file, has one row of NaN: the whole image is the target, of which a warning tells where there is
+    file, has one row of NaN: the whole image is the target. A warning names such images if there is
     a `boxes.csv`. Raises ValueError, naming file and line, for a faulty row and for an image that
     is listed but missing.
     """
@@ -49,7 +49,7 @@ def read_stills(folder: Path) -> list[tuple[Path, np.ndarray]]:
 
 
 def _read_boxes(table: Path) -> Iterator[tuple[int, str, list[float]]]:
-    """Yield the number of each row's line, its image and its box."""
+    """Yield each row's line number, image and box."""
     rows = csv.DictReader(io.StringIO(read_text(table), newline=""))
     try:
         names = list(rows.fieldnames or ())

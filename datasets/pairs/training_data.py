@@ -15,10 +15,10 @@ from rbsf.datasets.pairs.stills import is_stills_folder
 from rbsf.datasets.video.sequences import Sequence, check_broken, load_sequences
 from rbsf.system.text import encode
 
-# Crops of one sequence, evenly spaced. More of the same target teach little and take 16 kB each.
+# Most crops of one sequence, evenly spaced. More of one target teach little and take 16 kB each.
 MAX_CROPS = 200
-HELD_OUT = 4  # at most one in so many sequences of the training data is held out
-# The videos that are made where no data is named.
+HELD_OUT = 4  # at most 1/HELD_OUT of the sequences is held out
+# The videos that are made if no data is given.
 SYNTHETIC = {"count": 40, "frames": 60, "size": (320, 240), "seed": 1}
 
 
@@ -33,16 +33,16 @@ def open_training_data(
 ) -> tuple[list[CropStore], list[Sequence]]:
     """Open `data` as crop stores, and sequences to validate on.
 
-    `data`: crop stores (`.db`), sequence roots of any layout, and folders of stills; where it is
-    empty, synthetic videos. What is no store yet is cropped into one in the folder `cache`, once.
-    Up to `val_count` sequences to validate on are of the root `val`. Without `val` they are spread
-    evenly over the roots in `data`, a fourth of their sequences at most; where there are none to
-    spare, a line says so. With `skip_broken`, broken sequences are left out, with a warning of
-    each. Of several processes one calls this first. The others call it afterwards, with
-    `prepare_missing=False`: they open what the first made, write nothing and print nothing. Raises
-    ValueError or FileNotFoundError, naming the path, for data that cannot be used.
+    `data`: crop stores (`.db`), sequence roots of any layout, and folders of stills; if it is
+    empty, synthetic videos. Whatever is not a store is cropped into one in the folder `cache`,
+    once. Up to `val_count` validation sequences come from the root `val`. Without `val` they are
+    spread evenly over the roots in `data` and are at most a fourth of their sequences; if none can
+    be spared, a message says so. With `skip_broken`, broken sequences are left out, with a warning
+    for each. If there are several processes, one calls this first. The others call it afterwards,
+    with `prepare_missing=False`: they open what the first made, write nothing and print nothing.
+    Raises ValueError or FileNotFoundError, naming the path, for data that cannot be used.
     """
-    if val and not val.exists():  # an error even where no sequence of it is needed
+    if val and not val.exists():  # an error even if no sequence of it is needed
         raise FileNotFoundError(f"--val {val} does not exist; give a folder of sequences")
     if not data:
         data = [_synthetic(cache, prepare_missing)]
@@ -82,7 +82,7 @@ def _prepare(folders: list[Path], store: Path, skip_broken: bool) -> None:
 
 
 def _load_whole(folders: list[Path]) -> list[Sequence]:
-    """The sequences in these folders, without the broken ones, of which `prepare` has told."""
+    """The sequences in these folders, without the broken ones, which `prepare` has reported."""
     sequences: list[Sequence] = []
     for folder in folders:
         if not is_stills_folder(folder):
@@ -91,7 +91,7 @@ def _load_whole(folders: list[Path]) -> list[Sequence]:
 
 
 def _spread(sequences: list[Sequence], count: int) -> list[Sequence]:
-    """So many of the sequences, spread evenly over them."""
+    """Choose `count` of the sequences, spread evenly."""
     if not count:
         return []
     step = len(sequences) // count
@@ -125,7 +125,7 @@ def _is_one_of(origin: Origin | None, held_out: list[Sequence]) -> bool:
 def _synthetic(cache: Path, make: bool) -> Path:
     """The root of the synthetic videos, in GOT-10k layout.
 
-    With `make` they are made unless they are there.
+    With `make`, they are made if they are missing.
     """
     from rbsf.datasets.synthetic.videos import write_got10k
 

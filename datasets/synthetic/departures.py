@@ -1,7 +1,7 @@
 """Targets that leave the view and return, made from real footage.
 
-A window moves over the frames of a sequence as a camera would, so that all pixels but those of a
-pillar are real ones, and where the target is stays known.
+A window moves over the frames of a sequence as a camera would. All pixels except those of a pillar
+are real, and the target's place is known.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ import numpy as np
 from rbsf.datasets.video.sequences import Sequence
 
 LEAD = 30  # frames before the target leaves
-AWAY = (25, 125)  # frames that it is out of view, fewest and most
-HIDDEN = 20  # frames that a pillar hides it
-AFTER = 60  # frames from its return on
-PAN = 10  # frames that the camera takes to turn
-WINDOW_SHARE = 0.45  # of the frame's width, for departures
-CUT_SHARE = 0.6  # of the frame's width, for camera cuts
+AWAY = (25, 125)  # fewest and most frames out of view
+HIDDEN = 20  # frames behind a pillar
+AFTER = 60  # frames after its return
+PAN = 10  # frames in which the camera turns
+WINDOW_SHARE = 0.45  # width of the window in widths of the frame, for `leave`
+CUT_SHARE = 0.6  # the same, for `cut`
 PILLAR_WIDTHS = 3.0  # width of a pillar, in widths of the target
-VISIBLE = 0.2  # share of the target in the window from which it counts as visible
+VISIBLE = 0.2  # the target counts as visible if at least this share of it is in the window
 
 
 @dataclass(frozen=True)
 class View:
     """What one frame shows: the columns `left` to `left + width` of frame `number` of the footage.
 
-    `pillar` are the columns of the footage that are painted over, first and last but one.
+    `pillar`: columns of the footage that are painted over, from the first up to the second.
     """
 
     number: int
@@ -39,8 +39,9 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class Departure(Sequence):
-    """A sequence whose frames are views of another one's; `boxes` are NaN where the target is
-    absent.
+    """A sequence whose frames are views of another sequence's frames.
+
+    `boxes` are NaN where the target is absent.
     """
 
     footage: Sequence | None = None
@@ -48,7 +49,7 @@ class Departure(Sequence):
     seed: int = 0
 
     def image(self, index: int) -> np.ndarray:
-        """Frame `index`, `[H, W, 3]` uint8 RGB; errors as the footage raises them."""
+        """Frame `index`, `[H, W, 3]` uint8 RGB. Raises the same errors as the footage."""
         assert self.footage is not None  # for the type checker
         view = self.views[index]
         image = self.footage.image(view.number)
@@ -69,10 +70,10 @@ def _bark(height: int, width: int, seed: int) -> np.ndarray:
 
 
 def leave(footage: Sequence, width: int, seed: int) -> Departure | None:
-    """The camera turns away from the target and finds it again, from the other side if it can.
+    """The camera turns away from the target and back, from the other side if there is room.
 
-    `width` is the frames' in pixels.  Returns None where the footage is too short, or where no
-    window beside the target has room.
+    `width`: width of the frames in pixels. Returns None if the footage is too short, or has no room
+    for a window beside the target.
     """
     rng = np.random.default_rng(seed)
     start, away = _span(footage, int(rng.integers(AWAY[0], AWAY[1] + 1)))
@@ -99,7 +100,7 @@ def leave(footage: Sequence, width: int, seed: int) -> Departure | None:
 def hide(footage: Sequence, width: int, seed: int) -> Departure | None:
     """A pillar passes in front of the target and hides it for HIDDEN frames.
 
-    Parameters and None as `leave` has them.
+    The parameters and None are as in `leave`.
     """
     start, _ = _span(footage, HIDDEN)
     if start is None:
@@ -120,7 +121,7 @@ def hide(footage: Sequence, width: int, seed: int) -> Departure | None:
 def cut(footage: Sequence, width: int, seed: int) -> Departure | None:
     """The camera jumps sideways by a third of its view; the target stays visible.
 
-    `width` is the frames' in pixels.  Returns None where the footage is too short, or where the
+    `width`: width of the frames in pixels. Returns None if the footage is too short, or if the
     target would leave the view.
     """
     start, _ = _span(footage, 0)
@@ -152,7 +153,7 @@ KINDS: dict[str, Callable[[Sequence, int, int], Departure | None]] = {
 
 
 def make_departures(footage: list[Sequence], kinds: list[str], seed: int = 0) -> list[Departure]:
-    """One departure of each kind of each sequence that allows one, in order."""
+    """Make one departure of each kind from each sequence that allows it, in order."""
     made = []
     for number, sequence in enumerate(footage):
         width = sequence.image(0).shape[1]
@@ -164,10 +165,10 @@ def make_departures(footage: list[Sequence], kinds: list[str], seed: int = 0) ->
 
 
 def _span(footage: Sequence, away: int) -> tuple[int | None, int]:
-    """The first frame of a stretch in which the target is always there, and how long it is away.
+    """Find the first frame of a stretch with the target always present, and the frames of absence.
 
-    The time away is shortened to what there is, but for at least AWAY[0] frames; the first is None
-    where no stretch is long enough.
+    The absence is shortened to fit, to at least AWAY[0] frames. The first frame is None if no
+    stretch is long enough.
     """
     known = np.isfinite(footage.boxes).all(1)
     least = LEAD + min(away, AWAY[0]) + AFTER
@@ -180,7 +181,7 @@ def _span(footage: Sequence, away: int) -> tuple[int | None, int]:
 
 
 def _free_sides(boxes: np.ndarray, width: int, window: int) -> list[int]:
-    """Left edges, of 0 and the rightmost, of windows that never show a target with these boxes."""
+    """Left edges of windows at the frame's sides that never show a target with these boxes."""
     margin = 2
     sides = []
     if window + margin <= boxes[:, 0].min():
@@ -209,7 +210,7 @@ def _departure(footage: Sequence, name: str, views: list[View], seed: int) -> De
 
 
 def _seen(box: np.ndarray, view: View) -> np.ndarray:
-    """The target's box in a view; NaN where less than VISIBLE of it shows."""
+    """The target's box in a view; NaN if less than VISIBLE of it shows."""
     left, right = box[0], box[0] + box[2]
     shown = _length(left, right, view.left, view.left + view.width)
     if view.pillar:

@@ -10,14 +10,14 @@ from numpy.typing import ArrayLike
 
 from rbsf.datasets.synthetic.textures import Rng, value_noise
 
-PER_METRE = 12  # pixels of the ground's picture
+PER_METRE = 12  # pixels per metre of the ground's picture
 WEST, SOUTH = -60.0, -45.0  # the ground's first column and row, in metres
 WIDTH, LENGTH = 120, 225  # metres
 LANE = 3.5  # metres
-ROAD = 8.0  # half of its width
-PATH = 11.0  # to the far edge of the paths
-BEND, PERIOD = 5.0, 130.0  # the road swings so far to either side, once in so many metres
-CROSSING = 16.0  # where people cross the road
+ROAD = 8.0  # half of the width of the road, in metres
+PATH = 11.0  # from the road's middle to the far edge of the paths, in metres
+BEND, PERIOD = 5.0, 130.0  # metres that the road swings to either side, and length of a swing
+CROSSING = 16.0  # y of the crossing, in metres
 
 TO_METRES = np.array([[1 / PER_METRE, 0, WEST], [0, 1 / PER_METRE, SOUTH], [0, 0, 1]])
 
@@ -28,14 +28,14 @@ def road_at(y: ArrayLike) -> np.ndarray:
 
 
 def road_turn(y: float) -> float:
-    """How far the road is turned from straight ahead, in radians, to the left."""
+    """Angle of the road from straight ahead, in radians, positive to the left."""
     angle = tau * y / PERIOD
     slope = BEND * tau / PERIOD * np.cos(angle)
     return float(-np.arctan(slope))
 
 
 def paint_ground(rng: Rng) -> np.ndarray:
-    """Its picture, `[LENGTH * PER_METRE, WIDTH * PER_METRE, 3]` uint8 RGB, the south on top."""
+    """Paint `[LENGTH * PER_METRE, WIDTH * PER_METRE, 3]` uint8 RGB, with the south on top."""
     shape = (LENGTH * PER_METRE, WIDTH * PER_METRE)
     y = (np.arange(shape[0], dtype=np.float32)[:, None] / PER_METRE + SOUTH).repeat(shape[1], 1)
     x = np.arange(shape[1], dtype=np.float32)[None] / PER_METRE + WEST
@@ -65,7 +65,7 @@ def _lawn(rng: Rng, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _paving(rng: Rng, shape: tuple[int, int], across: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Slabs of a metre, each of its own shade."""
+    """Slabs of one metre, each with its own shade."""
     shades = rng.uniform(0.86, 1.06, 4096).astype(np.float32)
     slab = (np.floor(across) * 57 + np.floor(y) * 131).astype(np.int64) % 4096
     joint = (across % 1 < 0.07) | (y % 1 < 0.07)

@@ -1,4 +1,4 @@
-"""One synthetic scene: what it shows, how everything in it moves, and how frames are painted."""
+"""One synthetic scene: its contents, their motion, and the painting of frames."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rbsf.datasets.synthetic.textures import (
 GRAIN = 64  # pixels by which the sheet of noise is larger than the frame
 TINT = np.array([[0.8, 0.8, 0.8], [0.2, 0.0, -0.2]])  # RGB: brightness; change from warm to cold
 FROM_NEW_PIXELS = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP  # the map is from new pixels to old ones
-OWN_RANGES = ("target", "scale", "distractors")  # settings that have other ranges than 0 and more
+OWN_RANGES = ("target", "scale", "distractors")  # settings whose range is not "0 or more"
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class SceneConfig:
     against height, as when an object turns. `distractors`: number of other figures, fewest and
     most. `occlusions`: objects that pass in front of the target, per 100 frames. `cover`: share of
     the target's width that such an object hides. `light`: change of brightness over time, and depth
-    of shadows. `blur`: exposure in frames, that is, how far things smear along their motion.
-    `noise`: standard deviation in gray levels. Raises ValueError for a value out of range.
+    of shadows. `blur`: exposure in frames; things smear along their motion of that time. `noise`:
+    standard deviation in gray levels. Raises ValueError for a value out of range.
     """
 
     target: tuple[float, float] = (0.2, 0.3)
@@ -89,7 +89,7 @@ def wave(rng: Rng, frames: int, period: float) -> np.ndarray:
 def _path(rng: Rng, frames: int, reach: np.ndarray, speed: float) -> np.ndarray:
     """A path, `[frames, 2]` (x, y), that goes up to `reach` to either side.
 
-    It is no faster than `speed` pixels per frame and axis.
+    The speed is at most `speed` pixels per frame on each axis.
     """
     if speed == 0:
         place = rng.uniform(-0.5, 0.5, (1, 2)) * reach
@@ -148,7 +148,7 @@ def _motion(centers: np.ndarray, frame: int) -> np.ndarray:
 
 
 def smear(image: np.ndarray, motion: np.ndarray) -> np.ndarray:
-    """Blur an image along `motion` (x, y in pixels), as the exposure blurs what moves."""
+    """Blur an image along `motion` (x, y in pixels), as an exposure blurs moving things."""
     length = float(np.hypot(*motion))
     if length < 1.0:
         return image
@@ -168,7 +168,7 @@ def _in_sixteenths(point: np.ndarray) -> tuple[int, int]:
 
 
 class Scene:
-    """Everything that one video shows, drawn once from its seed; `render` paints any frame of it.
+    """The contents of one video, drawn once from its seed; `render` paints any frame of it.
 
     `size` is (width, height). Raises ValueError for a size below 32 x 32, no frames, or a seed
     below 0.
@@ -256,8 +256,8 @@ class Scene:
         contrast = [np.abs(trial.mean(axis=0) - background).sum() for trial in trials]
         self.skin = trials[int(np.argmax(contrast))]
         sprite = self._figure(longest, self.skin)
-        # Its middle stays so far from the frame's edge that at least half of it is inside, at any
-        # scale.
+        # The target's middle keeps enough distance from the frame's edge that at least half of it
+        # is inside, at any scale.
         reach = np.maximum(np.array(self.size) / 2 - 0.4 * longest * config.scale, 0)
         self.target_side = longest
         path = _path(self.rng, self.frames, reach, config.speed * longest)
@@ -272,7 +272,7 @@ class Scene:
     def _make_scenery(self) -> list[Actor]:
         """Make still things nearer than the background.
 
-        They move half as much again with the camera (parallax).
+        They move 1.5 times as fast with the camera as the background (parallax).
         """
         actors = []
         for _ in range(self.rng.integers(3, 8)):
@@ -354,7 +354,7 @@ class Scene:
         )
 
     def _expose(self, image: np.ndarray, frame: int) -> np.ndarray:
-        """Add the sensor's noise: in each frame another part of one large sheet of it."""
+        """Add the sensor's noise: each frame takes another part of one large sheet of noise."""
         if not self.config.noise:
             return image
         x, y = np.random.default_rng((self.seed, frame)).integers(0, GRAIN, 2)

@@ -1,6 +1,6 @@
-"""Things of flat faces and of balls in a space of metres, and the camera that paints them.
+"""Things made of flat faces or balls, and the camera that paints them.
 
-The axes are x to the right, y ahead and z up; the ground is z = 0.
+The axes are x to the right, y ahead and z up, in metres; the ground is z = 0.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike
 
-SUN = np.array([-0.54, -0.34, 0.77])  # the direction to it
-SHADOW = -SUN[:2] / SUN[2]  # where a point 1 m above the ground throws its shadow, in m
+SUN = np.array([-0.54, -0.34, 0.77])  # direction to the sun
+SHADOW = -SUN[:2] / SUN[2]  # offset of the shadow of a point 1 m above the ground, in m
 AMBIENT = 0.5  # brightness of a face that the sun does not reach
-SUBPIXELS = 4  # bits of a pixel's fraction, as OpenCV's `shift` has them
-NEAR = 0.5  # metres in front of the camera from which things are painted
+SUBPIXELS = 4  # bits of a pixel's fraction, for OpenCV's `shift`
+NEAR = 0.5  # metres in front of the camera; nearer things are not painted
 
-Bounds = tuple[float, float, float, float]  # x from, to, y from, to, in metres
+Bounds = tuple[float, float, float, float]  # lowest x, highest x, lowest y, highest y, in metres
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +111,7 @@ class Solid:
     ) -> None:
         """Paint a part of a face of four corners.
 
-        `across` and `up` are from 0 to 1, along the face's first side and its last one.
+        `across` and `up` are ranges from 0 to 1, along the face's first side and its last one.
         """
         a, b, c, d = self.faces[face]
         left, right = across
@@ -127,8 +127,8 @@ class Solid:
     def paint(self, canvas: np.ndarray, camera: Camera, pose: Pose, light: float = 1.0) -> None:
         """Paint onto `canvas`, `[H, W, 3]` uint8 RGB, in place.
 
-        `light` is the sun's share that reaches the thing. A face that reaches behind the camera is
-        left out.
+        `light` is the share of sunlight that reaches the thing. A face that reaches behind the
+        camera is left out.
         """
         points = pose.turn(np.concatenate(self.faces)) + pose.place
         pixels, depth = camera.see(points)
@@ -190,7 +190,7 @@ def _rectangle(bounds: Bounds, height: float) -> np.ndarray:
 
 
 def _outside(pixels: np.ndarray, size: tuple[int, int]) -> bool:
-    """Whether all points lie beyond the same edge of the picture, by more than what they bear."""
+    """Whether all points lie beyond the same edge of the picture by more than a margin."""
     margin = 60  # pixels
     if not len(pixels):
         return True

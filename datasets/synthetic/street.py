@@ -1,7 +1,7 @@
-"""A made-up street that a drone films: a car drives along it, below a bridge and out again.
+"""A made-up street filmed by a drone: a car drives along it, below a bridge and out again.
 
-It has what makes tracking hard: a camera that shakes and turns, motion blur, noise, shadows, cars
-of the target's form and colours, and a time in which the target is out of sight. Networks are not
+Tracking it is hard: the camera shakes and turns, there is motion blur, noise and shadows, other
+cars have the target's form and colours, and the target is out of sight for a time. Networks are not
 trained on it.
 """
 
@@ -29,16 +29,16 @@ from rbsf.datasets.synthetic.solids import SUBPIXELS, Camera, Crown, Pose, Solid
 from rbsf.datasets.synthetic.textures import Rng
 
 FPS = 25.0
-EXPOSURE = 0.5  # of the time between two frames
-MOMENTS = 4  # that are averaged into one frame, which blurs what moves
+EXPOSURE = 0.5  # share of the time between two frames
+MOMENTS = 4  # moments averaged into one frame, which blurs moving things
 NOISE = 4.0  # standard deviation in gray levels
-VISIBLE = 0.2  # share of the target from which it counts as visible
+VISIBLE = 0.2  # the target counts as visible if at least this share of it is seen
 
-BRIDGE = (38.0, 51.0)  # from y to y, in metres
-SHADED = 0.52  # brightness of the ground where no sun is
-DISTANCE, PITCH = 29.0, np.radians(40)  # of the camera, from where it looks at and downwards
-FOCAL = 1.05  # of the picture's width
-SHAKE = np.radians(0.22)  # how far the camera trembles, to either side
+BRIDGE = (38.0, 51.0)  # y of its southern and northern edge, in metres
+SHADED = 0.52  # brightness of the ground in shadow
+DISTANCE, PITCH = 29.0, np.radians(40)  # the camera's metres from its aim, and its tilt downwards
+FOCAL = 1.05  # focal length, in widths of the picture
+SHAKE = np.radians(0.22)  # most that the camera trembles to either side
 
 RED, IVORY, BLUE = (196, 34, 28), (236, 230, 214), (44, 74, 150)
 PAINTS = ((222, 222, 218), (60, 64, 70), BLUE, (96, 120, 96), (150, 154, 160), (120, 40, 60))
@@ -50,10 +50,10 @@ class Drive:
 
     solid: Solid
     start: float  # y at the first frame, in metres
-    speed: float  # metres a second; below 0 towards the camera
+    speed: float  # metres a second; negative: towards the camera
     lane: float  # metres to the right of the road's middle
     to_lane: float | None = None
-    change: tuple[float, float] = (0, 1)  # seconds in which it changes lanes: from, to
+    change: tuple[float, float] = (0, 1)  # first and last second of the lane change
 
     def pose(self, time: float) -> Pose:
         """Where it is, `time` seconds after the first frame."""
@@ -100,8 +100,8 @@ class Street:
     """The whole video, drawn once from its seed; `render` paints any frame of it.
 
     `size` is (width, height) in pixels. The ground is long enough for 10 s at `FPS` frames a
-    second. On one machine the same seed and size give the same bytes. Cars are where they are by
-    design, not by chance; the seed chooses looks, gaps in the traffic and the camera's trembling.
+    second. On one machine the same seed and size give the same bytes. Most cars have fixed places;
+    the seed chooses looks, gaps in the traffic and the camera's trembling.
     """
 
     def __init__(self, seed: int = 0, size: tuple[int, int] = (640, 360)) -> None:
@@ -122,7 +122,7 @@ class Street:
         """Paint one frame.
 
         Returns it as `[H, W, 3]` uint8 RGB, and the target's box, `x, y, w, h`, clipped to the
-        frame; NaN where less than VISIBLE of the target is seen.
+        frame; NaN if less than VISIBLE of the target is seen.
         """
         times = (frame + EXPOSURE * (np.arange(MOMENTS) + 0.5) / MOMENTS) / FPS
         total = np.zeros((self.size[1], self.size[0], 3), np.float32)
@@ -131,14 +131,14 @@ class Street:
         return self._develop(total / MOMENTS, frame), self._box(float(times.mean()))
 
     def _still_shade(self) -> np.ndarray:
-        """The sun's light on the ground, `[H, W]` uint8, without shadows of what moves."""
+        """The sun's light on the ground, `[H, W]` uint8, without shadows of moving things."""
         shade = np.full(self.ground.shape[:2], 255, np.uint8)
         for thing in [*self.sides, self.deck]:
             _throw_shadow(shade, thing)
         return cv2.GaussianBlur(shade, (0, 0), 0.12 * PER_METRE)
 
     def _light_at(self, pose: Pose) -> float:
-        """The sun's share that reaches a thing on the ground, 0 to 1."""
+        """The share of sunlight that reaches a thing on the ground, 0 to 1."""
         column, row = ((pose.place[:2] - (WEST, SOUTH)) * PER_METRE).astype(int)
         height, width = self.shade.shape
         if not (0 <= row < height and 0 <= column < width):
@@ -146,7 +146,7 @@ class Street:
         return (float(self.shade[row, column]) / 255 - SHADED) / (1 - SHADED)
 
     def camera(self, time: float) -> Camera:
-        """The camera at a time: it follows the target's way, swings around it and trembles."""
+        """The camera at a time: it follows the target's path, swings around it and trembles."""
         y = self.target.start + self.target.speed * time
         turns = time / np.array([7.3, 5.1, 9.7])
         aside, ahead, farther = np.sin(tau * turns + [0.4, 1.7, 0.9])
@@ -161,7 +161,7 @@ class Street:
         return look_at(place, aim, roll, FOCAL * self.size[0], self.size)
 
     def _tremble(self, time: float) -> np.ndarray:
-        """How far the camera is turned away, three numbers of about -1 to 1."""
+        """The camera's trembling in pan, tilt and roll, three numbers of about -1 to 1."""
         rates = np.array([1.3, 2.9, 5.3, 8.7])  # hertz
         parts = np.array([0.45, 0.3, 0.25, 0.12])
         return (parts * np.sin(tau * rates * time + self.phases)).sum(axis=1)
@@ -190,9 +190,9 @@ class Street:
         return cv2.multiply(picture, cv2.merge([shade] * 3), scale=1 / 255)
 
     def _by_depth(self, camera: Camera, time: float) -> list[Thing]:
-        """All things, from those that others hide to those that hide others.
+        """All things in the order of painting, the farthest first.
 
-        The bridge hides what is beyond its southern edge; what is south of it hides the bridge.
+        The bridge hides things beyond its southern edge; things south of that edge hide the bridge.
         """
 
         def order(thing: Thing) -> tuple[bool, float]:
@@ -224,7 +224,7 @@ class Street:
         return float((where & ~hidden.any(axis=2)).sum() / max(where.sum(), 1))
 
     def _develop(self, picture: np.ndarray, frame: int) -> np.ndarray:
-        """Haze in the distance, darker corners, and the sensor's noise."""
+        """Add haze in the distance, darker corners, and the sensor's noise."""
         width, height = self.size
         rows = np.linspace(0, 1, height, dtype=np.float32)[:, None, None]
         haze = 0.22 * np.clip(1 - rows / 0.6, 0, 1)
@@ -236,14 +236,14 @@ class Street:
 
 
 def _throw_shadow(shade: np.ndarray, thing: Standing) -> None:
-    """Darken the ground where a thing that stands keeps the sun off."""
+    """Darken the ground in the shadow of a standing thing."""
     outline = (thing.solid.shadow(thing.at) - (WEST, SOUTH)) * PER_METRE
     corners = np.round(outline * 2**SUBPIXELS).astype(np.int32)
     cv2.fillConvexPoly(shade, corners, 255 * SHADED, cv2.LINE_AA, SUBPIXELS)
 
 
 def _traffic(rng: Rng) -> list[Thing]:
-    """Cars like the target, which it overtakes or meets, and others."""
+    """Cars like the target, which the target overtakes or meets, and others."""
     oncoming_twin = 96.0
     cars: list[Thing] = [
         Drive(things.car(RED), 15.0, 5.5, 1.5 * LANE),
@@ -264,7 +264,7 @@ def _any_car(rng: Rng) -> Solid:
 
 
 def _crossing(rng: Rng) -> list[Thing]:
-    """Cars on the bridge, those that are farther first."""
+    """Cars on the bridge, the farther ones first."""
     lanes = np.linspace(*BRIDGE, 9)[[6, 2]]
     cars: list[Thing] = []
     for y, speed in zip(lanes, (-9.0, 10.0), strict=True):

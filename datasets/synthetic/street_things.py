@@ -16,11 +16,11 @@ GLASS, TYRE, STEEL = (38, 48, 60), (24, 24, 26), (70, 72, 76)
 WHITE, HEADLIGHT, TAIL_LIGHT = (238, 236, 228), (255, 250, 205), (120, 8, 10)
 CONCRETE = (176, 172, 164)
 DECK = (5.2, 6.2)  # underside and surface of the bridge, metres above the ground
-SEGMENT = 5.0  # metres of the bridge
+SEGMENT = 5.0  # length of a segment of the bridge, in metres
 
 
 def car(paint: Color, stripes: Color | None = None, roof: Color | None = None) -> Solid:
-    """A car, 4.4 m long, that heads along y; `stripes` and `roof` are the colours of these."""
+    """A car, 4.4 m long, that heads along y. `stripes`, `roof`: their colours."""
     solid = Solid()
     dark = [0.55 * value for value in paint]
     solid.add_block((-0.9, 0.9, -2.2, 2.2), (-0.94, 0.94, -2.2, 2.2), (0.28, 0.62), dark, dark)
@@ -78,7 +78,7 @@ def lorry(paint: Color, load: Color) -> Solid:
 
 
 def house(rng: Rng, width: float, depth: float, height: float) -> Solid:
-    """A house with windows and a flat or a pitched roof, its middle at 0."""
+    """A house with windows and a flat or a pitched roof, with its middle at x = y = 0."""
     solid = Solid()
     wall = rng.uniform((150, 130, 105), (225, 205, 180))
     tiles = rng.uniform((105, 55, 40), (175, 95, 75)) if rng.random() < 0.7 else np.array(STEEL)
@@ -139,7 +139,7 @@ def tree(rng: Rng) -> tuple[Solid, Crown]:
 def bridge(south: float, north: float, half: float) -> tuple[Solid, Solid]:
     """A road across, from y `south` to `north` and `half` metres to either side.
 
-    Returns the bridge and its southern railing, which hides the feet of what is on the bridge.
+    Returns the bridge and its southern railing, which hides the lower part of cars on the bridge.
     """
     deck, railing = Solid(), Solid()
     for west in np.arange(-half, half, SEGMENT):
@@ -158,7 +158,7 @@ def bridge(south: float, north: float, half: float) -> tuple[Solid, Solid]:
 def _add_beam(
     solid: Solid, west: float, ys: tuple[float, float], heights: tuple[float, float], top: Color
 ) -> int:
-    """Add a segment of a beam along x, which has no ends; returns the number of its top."""
+    """Add a segment of an endless beam along x; returns the number of its top face."""
     (south, north), (low, high), east = ys, heights, west + SEGMENT
     for y, outward in ((south, -1), (north, 1)):
         corners = [(west, y, low), (east, y, low), (east, y, high), (west, y, high)]

@@ -1,4 +1,4 @@
-"""Textures and sprites for synthetic videos: everything is drawn from a NumPy generator."""
+"""Textures and sprites for synthetic videos, drawn at random from a NumPy generator."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ class Sprite:
 def make_sprite(rng: Rng, shape: Shape, colors: np.ndarray) -> Sprite:
     """Make a figure of `shape` pixels with an irregular outline and a soft edge.
 
-    Its texture has two to five patches of others.
+    Its texture has two to five patches of other textures.
     """
     border = 2
     longest = max(shape)

@@ -27,7 +27,7 @@ def make_sequence(
     """Yield `frames` frames, each with the target's box.
 
     A frame is `[H, W, 3]` uint8 RGB; `size` is (width, height). A box is `x, y, w, h` float64,
-    counted from 0. It bounds the whole target, with hidden parts, and is clipped to the frame.
+    counted from 0. It bounds the whole target, including hidden parts, and is clipped to the frame.
     Raises ValueError for a size below 32 x 32 or no frames.
     """
     scene = Scene(seed, frames, size, config or SceneConfig())
@@ -49,12 +49,12 @@ def write_got10k(
 ) -> None:
     """Write `count` videos as a GOT-10k split.
 
-    Each has JPEG frames and `groundtruth.txt`; `list.txt` is written when all is done. Video `i` is
-    `make_sequence(seed + i, ...)`. Raises OSError where `root` cannot be written.
+    Each has JPEG frames and `groundtruth.txt`; `list.txt` is written last. Video `i` is
+    `make_sequence(seed + i, ...)`. Raises OSError if `root` cannot be written.
     """
     root = Path(root)
     names = [video_name(seed + i) for i in range(count)]
-    (root / "list.txt").unlink(missing_ok=True)  # of an earlier split, which is overwritten
+    (root / "list.txt").unlink(missing_ok=True)  # from an earlier split, which is overwritten
     for i, name in enumerate(tqdm(names, unit="video", desc=f"writing {root}")):
         _empty_of_frames(root / name)
         _write_frames(root / name, make_sequence(seed + i, frames, size, config))
@@ -88,7 +88,7 @@ def write_video(
 ) -> None:
     """Write `make_sequence(seed, ...)` as a video.
 
-    Beside it its boxes are written as `.txt`, an `x,y,w,h` line a frame.
+    The boxes are written beside it as `.txt`, with a line `x,y,w,h` for each frame.
     """
     path, boxes = Path(path), []
     with VideoWriter(path, fps) as video:

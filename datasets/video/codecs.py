@@ -1,4 +1,4 @@
-"""Codecs that videos can be written with, where they are installed."""
+"""Codecs for writing videos, in the order in which they are tried."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from dataclasses import dataclass
 class Codec:
     """A way to encode video."""
 
-    name: str  # as people know it
-    encoder: str  # FFmpeg's name of it, or OpenCV's four letters
-    by_pyav: bool  # else by OpenCV
-    plays: bool = True  # in browsers
+    name: str  # the common name
+    encoder: str  # FFmpeg's name for it, or OpenCV's four letters
+    by_pyav: bool  # True: PyAV encodes, False: OpenCV does
+    plays: bool = True  # browsers play it
 
     @property
     def keeps_pixels(self) -> bool:
-        """Whether a file tells players of pixels that are not square."""
+        """Whether a file can tell players that its pixels are not square."""
         return self.by_pyav and self.name not in ("VP8", "VP9")
 
     def describe(self) -> str:
-        """Its name, and what to do where browsers refuse it."""
+        """Its name, and what to do if browsers do not play it."""
         if self.plays:
             return self.name
         return f"{self.name}, which browsers do not play; pip install 'rbsf[video]' brings H.264"
@@ -31,7 +31,7 @@ H264 = [
     for encoder in ("libx264", "libopenh264", "h264_videotoolbox", "h264_mf")
 ]
 H264.append(Codec("H.264", "avc1", by_pyav=False))
-# OpenCV's VP9 takes six times as long as its VP8, and does not listen to settings.
+# OpenCV's VP9 takes six times as long as its VP8, and ignores settings.
 WEBM = [
     Codec("VP9", "libvpx-vp9", by_pyav=True),
     Codec("VP8", "libvpx", by_pyav=True),

@@ -1,4 +1,4 @@
-"""What a video file's own tables say for sure: its header's number of frames is an estimate."""
+"""Facts from a video file's own tables, since its header's number of frames is an estimate."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from typing import BinaryIO
 import numpy as np
 
 MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"moof")
-MOST_ASPECT = 8  # a file that says its pixels are longer than this is damaged
+MOST_ASPECT = 8  # largest ratio of a pixel's sides; a file with a larger one is damaged
 ROUNDING = 0.002  # seconds by which durations in MP4 boxes may be rounded
 # How AVI, Matroska, WebM, GIF, Flash and Windows Media begin.
 INDEXED = (b"RIFF", b"\x1a\x45\xdf\xa3", b"GIF8", b"FLV", b"\x30\x26\xb2\x75")
 EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # elements of Matroska and WebM
-STREAMED = (0, 0xFFFFFFFF)  # RIFF lengths of writers that did not know the length
+STREAMED = (0, 0xFFFFFFFF)  # RIFF lengths that mean "unknown when written"
 
 
 def is_cut_short(path: Path) -> bool:
-    """Whether an outermost block of a file should reach beyond the file's end.
+    """Whether an outermost block of a file claims to reach beyond the file's end.
 
-    Known formats are MP4, MOV, AVI, Matroska and WebM. Returns False for other formats, and where
-    the blocks are whole or declare no length (live recordings).
+    Known formats are MP4, MOV, AVI, Matroska and WebM. Returns False for other formats, and if the
+    blocks are whole or declare no length (live recordings).
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -67,9 +67,9 @@ def shows_all_frames(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class Turn:
-    """How a player turns and mirrors a picture: the columns of a video track's display matrix.
+    """A video track's display matrix, by which a player turns and mirrors the picture.
 
-    A pixel at x, y is shown at a x + c y, b x + d y, but for a shift.
+    A pixel at x, y is shown at a x + c y, b x + d y, plus a shift that is not kept here.
     """
 
     a: float
@@ -84,11 +84,11 @@ class Turn:
 
     @property
     def lays_down(self) -> bool:
-        """Whether the picture is shown turned by a quarter, so that width and height change."""
+        """Whether the picture is shown turned by a quarter, so that width and height swap."""
         return abs(self.a) + abs(self.d) < abs(self.b) + abs(self.c)
 
     def apply(self, image: np.ndarray) -> np.ndarray:
-        """The image as it is shown, turned by the multiple of 90 degrees that comes nearest."""
+        """The image as players show it, turned by the nearest multiple of 90 degrees."""
         if not self.lays_down:
             across, down = self.a, self.d
         else:
@@ -101,7 +101,7 @@ class Turn:
 
 
 def display_turn(path: Path) -> Turn | None:
-    """The display matrix of an MP4's or MOV's first video track; None for other files and none."""
+    """Display matrix of an MP4's or MOV's first video track; None if missing or without effect."""
     try:
         moov = _read_moov(path)
         for track in filter(_is_video, _find(moov, b"trak")):
@@ -110,20 +110,20 @@ def display_turn(path: Path) -> Turn | None:
             a, b, _, c, d = struct.unpack_from(">5i", header, start)
             plain = (a > 0 and d > 0 and not b and not c) or not (a or b or c or d)
             return None if plain else Turn(a, b, c, d)
-    except (struct.error, IndexError):  # no such file, or a damaged one
+    except (struct.error, IndexError):  # another format, or a damaged file
         pass
     return None
 
 
 def as_shown(pixel_aspect: Fraction, turn: Turn | None) -> Fraction:
-    """A pixel's width by its height after the picture is turned; 1 where it cannot be right."""
+    """Width / height of a pixel after the picture is turned; 1 if the value is implausible."""
     if not 1 / MOST_ASPECT <= pixel_aspect <= MOST_ASPECT:
         return Fraction(1)
     return 1 / pixel_aspect if turn and turn.lays_down else pixel_aspect
 
 
 def _read_moov(path: Path) -> bytes:
-    """Content of an MP4 file's header; empty where there is none."""
+    """Content of an MP4 file's header; empty if there is none."""
     with path.open("rb") as file:
         for kind, end in _mp4_boxes(file):
             if kind == b"moov":
@@ -146,14 +146,14 @@ def _shows_all(track: bytes, movie_scale: int) -> bool:
     entry = struct.Struct(">Qq4x" if is_long else ">Ii4x")  # length, start in the track
     count = struct.unpack_from(">I", edits, 4)[0]
     entries = entry.iter_unpack(edits[8 : 8 + count * entry.size])
-    shown = [length for length, start in entries if start != -1]  # -1: a pause
+    shown = [length for length, start in entries if start != -1]  # a start of -1 is a pause
     if len(shown) != 1:
         return False
     return shown[0] == 0 or shown[0] / movie_scale > duration / scale - ROUNDING
 
 
 def _times(header: bytes) -> tuple[int, int]:
-    """Units a second and duration, in these units, of an `mvhd` or `mdhd` box."""
+    """Units per second, and the duration in these units, from an `mvhd` or `mdhd` box."""
     is_long = header[0] != 0
     return (
         struct.unpack_from(">IQ", header, 20) if is_long else struct.unpack_from(">II", header, 12)
@@ -173,13 +173,13 @@ def _find(data: bytes, kind: bytes, *inner: bytes) -> list[bytes]:
 
 
 def _mp4_boxes(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
-    """Kinds and ends of boxes that follow each other; `file` stands at each one's content."""
+    """Yield kinds and ends of successive boxes, with `file` at the start of each one's content."""
     start = 0
     while len(head := file.read(8)) == 8:
         length, kind = struct.unpack(">I4s", head)
         if length == 1:
             length = struct.unpack(">Q", file.read(8))[0]
-        # A length of 0 is a box that goes on to the end; other kinds and lengths are no MP4.
+        # A length of 0 means "up to the end"; other kinds and lengths here mean no MP4.
         if not kind.isalnum() or length < 8:
             return
         start += length
@@ -201,7 +201,7 @@ def _riff_ends(file: BinaryIO, size: int) -> Iterator[int]:
 
 
 def _matroska_ends(file: BinaryIO) -> Iterator[int]:
-    """The end of the segment, which has all frames, where its length is known."""
+    """Yield the end of the segment, which has all frames, if its length is known."""
     file.seek(4)
     header = _read_length(file)
     if header is None:
@@ -215,10 +215,10 @@ def _matroska_ends(file: BinaryIO) -> Iterator[int]:
 
 
 def _read_length(file: BinaryIO) -> int | None:
-    """Length of a Matroska element; None where the file ends, or says that it is unknown.
+    """Length of a Matroska element; None if the file ends or marks the length as unknown.
 
-    The number of leading zeros in the first byte says how many bytes follow. Of each byte 7 bits
-    count; if all of them are ones, the length is unknown.
+    The number of leading zeros in the first byte says how many bytes follow. Each byte has 7 bits
+    of the length; if all of them are ones, the length is unknown.
     """
     first = file.read(1)
     if not first or not first[0]:

@@ -1,4 +1,4 @@
-"""Find what encodes video on this machine, and open it."""
+"""Find a codec that works on this machine, and open an encoder."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from rbsf.datasets.video.pyav_encoder import PyavEncoder
 
 Encoder = OpenCvEncoder | PyavEncoder
 
-TRIAL_SIZE = (320, 240)  # of a picture that is encoded to see whether a codec works
+TRIAL_SIZE = (320, 240)  # width and height of the picture that tests a codec
 
 
 @dataclass(frozen=True)
 class Original:
-    """What a written video takes from the one that it shows."""
+    """What a written video takes over from its source."""
 
-    aspect: Fraction = Fraction(1)  # a pixel's width by its height
+    aspect: Fraction = Fraction(1)  # width / height of a pixel
     sound: Path | None = None  # a video file whose sound is copied
-    live: bool = False  # frames are dropped where the tracker is too slow
+    live: bool = False  # a live source, which drops frames while the tracker is busy
 
 
 def make_encoder(
@@ -39,7 +39,7 @@ def make_encoder(
     original: Original | None = None,
     begin: float = 0.0,
 ) -> Encoder:
-    """What encodes pictures of one size, (width, height); OSError where that is impossible."""
+    """Make an encoder of pictures of one size (width, height). Raises OSError if that fails."""
     original = original or Original()
     if codec.by_pyav:
         aspect = original.aspect if codec.keeps_pixels else Fraction(1)
@@ -49,7 +49,7 @@ def make_encoder(
 
 @lru_cache
 def find_codec(suffix: str) -> Codec:
-    """The first codec of CODECS that works here; ValueError where none does."""
+    """Find the first codec of CODECS that works here. Raises ValueError if none does."""
     for codec in CODECS.get(suffix, [MPEG4]):  # VideoWriter refuses other endings
         if codec == MPEG4 or works(codec, suffix):
             return codec
@@ -57,7 +57,7 @@ def find_codec(suffix: str) -> Codec:
 
 
 def best_suffix() -> str:
-    """The ending of a video that browsers play, where there is a codec for one; else .mp4."""
+    """The suffix of a format that browsers play, if a codec for one works here; else .mp4."""
     if not find_codec(".mp4").plays:
         with suppress(ValueError):
             find_codec(".webm")
@@ -81,7 +81,7 @@ def works(codec: Codec, suffix: str) -> bool:
 
 
 def count_written(path: Path) -> int:
-    """How many frames of a video can be read, which takes its time."""
+    """Count the frames of a video that can be read. This takes time."""
     capture = cv2.VideoCapture(str(path))
     try:
         count = 0

@@ -1,4 +1,4 @@
-"""Open anything that holds frames, H x W x 3 uint8 RGB: the one way for all programs."""
+"""Open any source of frames, `[H, W, 3]` uint8 RGB. All programs use this module."""
 
 from __future__ import annotations
 
@@ -40,11 +40,12 @@ URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
 def open_frames(source: str | Path) -> Frames:
-    """Open a video file, an image or a stack of them, a folder of images (or of `img/`), a pattern,
-    a camera, a stream's URL or a pipe.
+    """Open a source of frames.
 
-    Patterns are `'a/*.jpg'` and `a/%04d.jpg`, cameras numbers: `"0"`.  Raises FileNotFoundError or
-    ValueError, naming `source`, where it is missing, empty or not decodable.
+    It is a video file, an image or a stack of images, a folder of images (or a folder with these in
+    `img/`), a pattern (`'a/*.jpg'` or `a/%04d.jpg`), a camera's number (`"0"`), a stream's URL or a
+    pipe. Raises FileNotFoundError or ValueError, naming `source`, if it is missing, empty or cannot
+    be decoded.
     """
     text, path = str(source), Path(source)
     if path.is_dir():
@@ -53,7 +54,7 @@ def open_frames(source: str | Path) -> Frames:
         return _open_image(path) if path.suffix.lower() in IMAGE_SUFFIXES else open_video(path)
     if text.isdecimal():
         return open_camera(int(text))
-    if URL.match(text) or path.exists():  # what is neither file nor folder is a pipe
+    if URL.match(text) or path.exists():  # other existing paths are pipes
         return open_stream(text)
     if is_pattern(text):
         return _open_images(text, find_images(text))

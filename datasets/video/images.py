@@ -30,7 +30,7 @@ IMAGE_SUFFIXES = (
     ".avif",
 )
 COUNTER = re.compile(r"%(0?\d*)d")  # a number in a pattern as FFmpeg writes it: %d, %04d
-FEW_LEVELS = 64  # an image of 16 bits with fewer levels than this in 8 bits is stretched
+FEW_LEVELS = 64  # a 16-bit image is stretched if its upper 8 bits span fewer levels
 EXTREMES = (0.1, 99.9)  # percentiles of an image that become black and white when it is stretched
 DEFLATE_RATIO = 1032  # zlib cannot pack more bytes than this into one
 CUT_SHORT = "is not an image, or is cut short; replace or remove it"
@@ -40,14 +40,14 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """Read an image file as H x W x 3 uint8 RGB.
+    """Read an image file as `[H, W, 3]` uint8 RGB.
 
-    Gray is repeated, alpha is dropped, a camera's rotation is applied. Of more than 8 bits the
-    upper 8 are kept. Where they would hold few levels, and for floating-point values, the image is
-    stretched from its darkest to its brightest value, with a warning.
+    Gray is repeated, alpha is dropped, and a camera's rotation is applied. Images of more than 8
+    bits keep the upper 8. If these would hold few levels, or if values are floating-point, the
+    image is stretched from its darkest to its brightest value, with a warning.
 
-    Raises FileNotFoundError where there is no file, and ValueError, which names it, where it cannot
-    be decoded whole or holds several pictures.
+    Raises FileNotFoundError if there is no file, and ValueError, naming it, if it cannot be decoded
+    whole. Of several pictures the first is read.
     """
     path = Path(path)
     data = _read_bytes(path)
@@ -71,11 +71,11 @@ def _read_bytes(path: Path) -> np.ndarray:
 
 
 def _decode(data: np.ndarray, path: Path) -> np.ndarray | None:
-    """The image as OpenCV decodes it: [H, W, 3] BGR of the file's own type, or [H, W] of floats."""
+    """Decode with OpenCV: `[H, W, 3]` BGR of the file's own type, or `[H, W]` of floats."""
     check_png(data, path)
     try:
         image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
-        if image is None:  # gray floating-point values cannot be made three channels of
+        if image is None:  # OpenCV does not make gray floats three channels
             image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     except cv2.error:
         raise ValueError(
@@ -86,9 +86,9 @@ def _decode(data: np.ndarray, path: Path) -> np.ndarray | None:
 
 
 def check_png(data: np.ndarray, path: Path) -> None:
-    """Raise ValueError for a PNG that claims more than a file of its length can hold.
+    """Raise ValueError for a PNG that claims more pixels than a file of its length can hold.
 
-    OpenCV would take memory for it before it finds out.
+    OpenCV would allocate memory for them before it notices.
     """
     if data[: len(PNG)].tobytes() != PNG or len(data) < 24:
         return
@@ -108,7 +108,7 @@ def check_png(data: np.ndarray, path: Path) -> None:
 
 
 def _to_8_bits(image: np.ndarray, path: Path) -> np.ndarray:
-    """An image of 16 bits or of floats as uint8; ValueError for values that are not finite."""
+    """Convert 16 bits or floats to uint8. Raises ValueError for values that are not finite."""
     if not np.isfinite(image).all():
         raise ValueError(f"image {path} has values that are not finite; replace or remove it")
     low, high = np.percentile(image, EXTREMES)
@@ -126,9 +126,9 @@ def _to_8_bits(image: np.ndarray, path: Path) -> np.ndarray:
 
 
 def read_stack(path: Path) -> list[np.ndarray]:
-    """All pictures of an animated image or a stack, as `read_image` gives one.
+    """Read all pictures of an animated image or a stack, each as `read_image` does.
 
-    Raises ValueError where not all of them can be decoded.
+    Raises ValueError if not all of them can be decoded.
     """
     data = _read_bytes(path)
     check_png(data, path)
@@ -156,7 +156,7 @@ def most_pixels() -> int:
 
 
 def count_pictures(path: Path) -> int:
-    """How many pictures an image file holds: 1, but for animated images and stacks."""
+    """Number of pictures in an image file: 1, except for animated images and stacks."""
     try:
         return cv2.imcount(encodable(path))
     except cv2.error:
@@ -164,7 +164,7 @@ def count_pictures(path: Path) -> int:
 
 
 def encodable(path: str | Path) -> str:
-    """A path as OpenCV takes it; ValueError for a name that is not UTF-8, which would crash it."""
+    """Return a path for OpenCV. Raises ValueError if it is not UTF-8, which crashes OpenCV."""
     text = str(path)
     try:
         text.encode()
@@ -184,7 +184,7 @@ def natural_key(name: str) -> list[tuple[int, str]]:
 
 
 def list_images(folder: str | Path) -> list[str]:
-    """Names of the image files in `folder`, in natural order; empty where there are none.
+    """Names of the image files in `folder`, in natural order; empty if there are none.
 
     Hidden files and folders are left out.
     """
@@ -199,7 +199,7 @@ def list_images(folder: str | Path) -> list[str]:
 def find_images(pattern: str) -> list[Path]:
     """The files of a pattern such as `a/*.jpg` or `a/%04d.jpg`, in natural order.
 
-    In a pattern with a number as FFmpeg writes it everything else is literal, brackets too.
+    In a pattern with a number such as `%04d`, all other characters are literal, even brackets.
     """
     counter = COUNTER.search(Path(pattern).name)
     if counter is None:
@@ -218,9 +218,9 @@ def is_pattern(text: str) -> bool:
 
 
 def warn_of_mixture(source: str, files: Sequence[Path]) -> None:
-    """Warn where file names are of several kinds, or numbers are missing.
+    """Warn if file names are of several kinds, or numbers are missing.
 
-    Names are of several kinds where masks lie beside frames, for example.
+    Names are of several kinds if masks lie beside frames, for example.
     """
     kinds: dict[str, list[Path]] = {}
     for file in files:
@@ -239,7 +239,7 @@ def warn_of_mixture(source: str, files: Sequence[Path]) -> None:
 
 
 def _warn_of_gaps(source: str, files: Sequence[Path]) -> None:
-    """Warn where the last numbers in the names rise by one, but for some that are missing."""
+    """Warn if the last numbers in the names rise by one, except for a few missing ones."""
     numbers = [int(re.findall(r"\d+", file.name)[-1]) for file in files]
     gaps = [(a + 1, b - 1) for a, b in pairwise(numbers) if b - a > 1]
     if gaps and len(gaps) <= len(numbers) / 10:

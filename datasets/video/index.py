@@ -1,7 +1,7 @@
-"""What is known of a large dataset's sequences, kept between runs in one `.npz` file.
+"""An index of a large dataset's sequences, kept between runs in one `.npz` file.
 
-The file has plain arrays and no pickle. GOT-10k has 1.4 million frames: listing them and reading
-9,335 annotations would take minutes at every start.
+The file has plain arrays and no pickle. GOT-10k has 1.4 million frames: without an index, listing
+them and reading 9,335 annotations would take minutes at every start.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ PARTS = ("names", "folders", "counts", "files", "boxes")  # arrays in the file, 
 class Record:
     """One sequence.
 
-    `files`: names of its frames in `folder`. `boxes`: `[N, 4]` float64, NaN where absent.
+    `files`: names of its frames in `folder`. `boxes`: `[N, 4]` float64, NaN where the target is
+    absent.
     """
 
     name: str
@@ -47,7 +48,7 @@ def default_cache() -> Path:
 
 
 def _home() -> Path:
-    """The user's folder, or that of temporary files for a user without one."""
+    """The user's home folder, or the folder of temporary files if there is none."""
     try:
         return Path.home()
     except RuntimeError:
@@ -57,7 +58,7 @@ def _home() -> Path:
 def fingerprint(descriptions: Iterable[tuple[str, list[Path]]]) -> str:
     """Digest of descriptions, and of the state of the files and folders they were read from.
 
-    A folder's time changes when a frame is added or removed, so that no folder has to be listed.
+    A folder's time changes when a frame is added or removed, so no folder has to be listed.
     """
     digest = hashlib.sha256(FORMAT.encode())
     for text, paths in descriptions:
@@ -74,7 +75,7 @@ def fingerprint(descriptions: Iterable[tuple[str, list[Path]]]) -> str:
 def save_index(path: Path, key: str, records: list[Record]) -> None:
     """Store records under `key`.
 
-    Only warns where they cannot be written, because an index only saves time.
+    Only warns if they cannot be written, because an index only saves time.
     """
     files = chain.from_iterable(record.files for record in records)
     arrays = {
@@ -94,9 +95,9 @@ def save_index(path: Path, key: str, records: list[Record]) -> None:
 
 
 def load_index(path: Path, key: str) -> list[Record] | None:
-    """Records that are stored under `key`.
+    """Load the records that are stored under `key`.
 
-    Returns None where there are none, they are of another state, or the file is damaged.
+    Returns None if there are none, if the dataset has changed, or if the file is damaged.
     """
     try:
         with np.load(path, allow_pickle=False) as stored:

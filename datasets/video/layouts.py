@@ -1,6 +1,6 @@
-"""How published tracking datasets are laid out: where each sequence's frames and boxes lie.
+"""Find the sequences of published tracking datasets: where their frames and boxes lie.
 
-Here only names are looked at; `rbsf.datasets.video.sequences` reads what is found.
+This module only looks at names; `rbsf.datasets.video.sequences` reads the files.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rbsf.datasets.video.images import encodable, list_images, natural_key
 from rbsf.system.text import printable, read_text
 
 SPLITS = ("train", "val", "test")
-# First and last frame that OTB's annotations are for, where the folder holds more (OTB's web page).
+# First and last annotated frame of OTB's sequences whose folder holds more (OTB's web page).
 OTB_SPANS = {
     "David": (300, 770),
     "Football1": (1, 74),
@@ -26,19 +26,19 @@ OTB_SPANS = {
     "Freeman4": (1, 283),
     "Diving": (1, 215),
 }
-TWO_TARGETS = re.compile(r"(Human4|Jogging|Skating2)[-_.](\d)")  # OTB's sequences with two of them
+TWO_TARGETS = re.compile(r"(Human4|Jogging|Skating2)[-_.](\d)")  # in OTB
 BOX = re.compile(rb"[\d.]+([,\s]+[\d.]+){3}\s")  # a line of an annotation
 OTB_ANNOTATION = re.compile(r"groundtruth(_rect)?(\.\d)?\.txt")  # LaSOT's have no `_rect`
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Where one sequence lies: what a layout finds before any frame or box is read.
+    """Where one sequence lies, as found before any frame or box is read.
 
     `folder` has the frames, or is the video file that has them. `span`: numbers of the first and
     last frame that the annotation is for (None: all). `one_based`: the annotation counts pixels
-    from 1. `first_only`: an annotation of the first frame alone is whole. `fault`: why it cannot be
-    read, where the names alone say that.
+    from 1. `first_only`: an annotation of the first frame alone is complete. `fault`: why the
+    sequence cannot be read, if its name alone shows that.
     """
 
     name: str
@@ -65,7 +65,7 @@ def _folders(root: Path, annotation: str) -> list[Path]:
 
 
 def find_got10k(root: Path) -> list[Entry]:
-    """Find the sequences of a GOT-10k split, 0-based as they are read.
+    """Find the sequences of a GOT-10k split, whose boxes are taken as 0-based.
 
     It has `list.txt`, and `NAME/00000001.jpg ...` with `NAME/groundtruth.txt`.
     """
@@ -84,7 +84,7 @@ def find_got10k(root: Path) -> list[Entry]:
 
 
 def _listed_folders(listing: Path) -> list[Path]:
-    """The folders that a `list.txt` names. Raises ValueError where it names none."""
+    """The folders that a `list.txt` names. Raises ValueError if it names none."""
     lines = read_text(listing).splitlines()
     folders = [listing.parent / line.strip() for line in lines if line.strip()]
     if not folders:
@@ -93,7 +93,7 @@ def _listed_folders(listing: Path) -> list[Path]:
 
 
 def otb_name(name: str) -> str:
-    """Name of a target of OTB as the got10k toolkit has it; other names stay as they are.
+    """The got10k toolkit's name for a target of OTB; other names stay unchanged.
 
     `Jogging-1` and `Jogging_1` are `Jogging.1`. Human4's second target, the only one with boxes, is
     `Human4`.
@@ -106,7 +106,7 @@ def otb_name(name: str) -> str:
 def find_otb(root: Path) -> list[Entry]:
     """Find the sequences of OTB and LaSOT, 1-based.
 
-    They have `NAME/img/0001.jpg` and `NAME/groundtruth_rect.txt` (LaSOT: `groundtruth.txt`); where
+    They have `NAME/img/0001.jpg` and `NAME/groundtruth_rect.txt` (LaSOT: `groundtruth.txt`); if
     there are two targets, `NAME/groundtruth_rect.1.txt` and `.2.txt`.
     """
     entries = []
@@ -133,7 +133,7 @@ def _otb_annotations(folder: Path) -> list[Path]:
 
 
 def _is_blank(annotation: Path) -> bool:
-    """Whether one of two targets has no boxes: OTB ships the file of Human4's first one empty."""
+    """Whether one of two targets has no boxes: OTB's file for Human4's first target is empty."""
     return "." in annotation.stem and not annotation.read_bytes().strip()
 
 
@@ -147,8 +147,8 @@ def find_uav123(root: Path, version: str = "UAV123") -> list[Entry]:
     """Find the sequences of UAV123, 1-based.
 
     They have `anno/UAV123/NAME.txt` and `data_seq/UAV123/FOLDER/` (or `UAV123_10fps` in both).
-    Where there is no `anno` folder they are looked for as in OTB, the form in which tracking
-    toolkits hand them on.
+    Without an `anno` folder, they are searched for in OTB's layout, in which tracking toolkits
+    distribute them.
     """
     if not (root / "anno").is_dir():
         return find_otb(root)
@@ -170,7 +170,7 @@ def find_uav123(root: Path, version: str = "UAV123") -> list[Entry]:
 
 
 def is_uav123_10fps(root: Path) -> bool:
-    """Whether `root` holds UAV123 at 10 frames a second, a benchmark of its own, but not at 30."""
+    """Whether `root` holds UAV123 at 10 frames a second (a separate benchmark), but not at 30."""
     return (root / "anno" / "UAV123_10fps").is_dir() and not (root / "anno" / "UAV123").is_dir()
 
 
@@ -178,7 +178,7 @@ def uav123_spans(version: str) -> dict[str, tuple[str, int, int]]:
     """Folder, first and last frame of each sequence of "UAV123" or "UAV20L", by name.
 
     Several sequences are cut from one folder. The table is the got10k toolkit's. Raises ValueError
-    where the toolkit is not installed.
+    if the toolkit is not installed.
     """
     toolkit = find_spec("got10k")
     if toolkit is None or not toolkit.submodule_search_locations:
@@ -192,7 +192,7 @@ def uav123_spans(version: str) -> dict[str, tuple[str, int, int]]:
 def find_uav20l(root: Path) -> list[Entry]:
     """Find the long sequences of UAV123, in `anno/UAV20L`.
 
-    That folder mostly lies beside `anno/UAV123`; then the layout "uav123" is found first.
+    That folder usually lies beside `anno/UAV123`; then the layout "uav123" is found first.
     """
     return find_uav123(root, "UAV20L")
 
@@ -200,14 +200,14 @@ def find_uav20l(root: Path) -> list[Entry]:
 def find_videos(root: Path) -> list[Entry]:
     """Find videos with boxes beside them, 0-based: `NAME.mp4` and `NAME.txt`.
 
-    They lie in a folder, or `root` is one alone.
+    `root` is a folder of such videos, or one of them.
     """
     files = [root] if root.is_file() else _in_natural_order(root.iterdir())
     return [Entry(file.stem, file, file.with_suffix(".txt")) for file in files if _is_video(file)]
 
 
 def _is_video(file: Path) -> bool:
-    """Whether the name is a video's. With a dot in front it is half-written, or notes by macOS."""
+    """Whether the name is a video's. Names with a leading dot are unfinished, or macOS metadata."""
     return file.suffix.lower() in VIDEO_SUFFIXES and not file.name.startswith(".")
 
 
@@ -221,9 +221,9 @@ LAYOUTS: dict[str, Callable[[Path], list[Entry]]] = {
 
 
 def find_entries(root: Path, layout: str | None = None) -> list[Entry]:
-    """Find every sequence under `root`, by a key of `LAYOUTS` (None: by the first that fits).
+    """Find every sequence under `root` in a layout of `LAYOUTS` (None: the first that fits).
 
-    Raises ValueError that says what was looked for and what is there, and FileNotFoundError where
+    Raises ValueError, saying what was searched for and what is there, and FileNotFoundError if
     `root` does not exist.
     """
     encodable(root)
@@ -244,7 +244,7 @@ def find_entries(root: Path, layout: str | None = None) -> list[Entry]:
 
 
 def _with_printable_name(entry: Entry) -> Entry:
-    """The entry; with a fault where its name is not UTF-8, so that no report could hold it."""
+    """Return the entry, with a fault if its name is not UTF-8, which no report could hold."""
     name = printable(entry.name)
     if name == entry.name:
         return entry
@@ -252,7 +252,7 @@ def _with_printable_name(entry: Entry) -> Entry:
 
 
 def _one_of_each_name(entries: list[Entry]) -> list[Entry]:
-    """The entries; where different ones have one name, the first alone, with a fault."""
+    """Return the entries; of different ones with one name, only the first, with a fault."""
     groups: dict[str, list[Entry]] = {}
     for entry in dict.fromkeys(entries):
         groups.setdefault(otb_name(entry.name), []).append(entry)
@@ -269,9 +269,9 @@ def _without_twins(entry: Entry, *twins: Entry) -> Entry:
 
 
 def _warn_of_left_out(root: Path, entries: list[Entry]) -> None:
-    """Warn of what in `root` seems to be a sequence and is none of `entries`.
+    """Warn of files and folders in `root` that look like sequences but are not in `entries`.
 
-    A `list.txt` names the sequences by itself.
+    There is no warning if a `list.txt` names the sequences.
     """
     if not root.is_dir() or (root / "list.txt").is_file():
         return
@@ -281,7 +281,10 @@ def _warn_of_left_out(root: Path, entries: list[Entry]) -> None:
 
 
 def warn_of_folders(root: Path, others: Iterable[Path], taken: str) -> None:
-    """Warn of those of the `others` in `root` that hold frames or boxes, since `taken` has not."""
+    """Warn of those `others` in `root` that hold frames or boxes, since they are left out.
+
+    `taken`: a word for what is read from `root`.
+    """
     names = sorted(path.name for path in others if _holds_frames(path))
     if names:
         shown = ", ".join(names[:3]) + ", ..." * (len(names) > 3)
@@ -293,7 +296,7 @@ def warn_of_folders(root: Path, others: Iterable[Path], taken: str) -> None:
 
 
 def _holds_frames(path: Path) -> bool:
-    """Whether a folder has images or sequences in it, and a file is a video or has boxes."""
+    """Whether a path is a folder with images or sequences, a video, or a file with boxes."""
     if path.name.startswith("."):
         return False
     if path.is_dir():

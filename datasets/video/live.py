@@ -1,4 +1,4 @@
-"""Live sources: the newest frame wins, and what came in between is dropped."""
+"""Live sources: the newest frame is taken, and those before it are dropped."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ import numpy as np
 
 Frames = Generator[np.ndarray, None, None]
 
-START_SECONDS = 20.0  # how long the first frame may take to come
-SILENT_SECONDS = 10.0  # how long no frame may come later, with all attempts to connect again
-FIRST_PAUSE, LONGEST_PAUSE = 0.25, 4.0  # seconds between these attempts; each waits twice as long
-END_SECONDS = 2.0  # for the reader to end, once nobody takes frames
-POLL_SECONDS = 0.1  # how often a wait looks up, so that Ctrl-C is heard on all systems
+START_SECONDS = 20.0  # longest wait for the first frame
+SILENT_SECONDS = 10.0  # longest wait for a later frame, including attempts to reconnect
+FIRST_PAUSE, LONGEST_PAUSE = 0.25, 4.0  # seconds between these attempts; each pause is doubled
+END_SECONDS = 2.0  # longest wait for the reader thread to end
+POLL_SECONDS = 0.1  # a wait is interrupted this often, so that Ctrl-C works on all systems
 
 
 class SourceEnded(ValueError):
-    """A live source gives no more frames; what came before has been yielded."""
+    """A live source gives no more frames; earlier ones have been yielded."""
 
 
 @dataclass
 class LiveCount:
-    """What became of the frames that arrived, and how old the last one was when it was taken."""
+    """Counts of the frames that arrived, and the age of the last one when it was taken."""
 
     taken: int = 0
     dropped: int = 0
@@ -33,14 +33,14 @@ class LiveCount:
 
 
 class NewestFrame:
-    """A slot with the newest frame of a source, which a thread reads as fast as it comes.
+    """Holds the newest frame of a source, which a thread reads as fast as frames come.
 
-    `connect` opens the source and yields its frames, H x W x 3 uint8 RGB. It is called again when
-    they end or it raises an error. Iterating yields each frame that is taken, with its seconds
-    since the first one by the clock at its arrival. The first frame waits until it is taken, so
-    that a box that is known in advance belongs to it. Iteration ends when `should_stop` says so.
+    `connect` opens the source and yields its frames, `[H, W, 3]` uint8 RGB. It is called again when
+    they end or it raises an error. Iterating takes frames and yields each with its time of arrival,
+    in seconds after the first one's. The first frame is kept until it is taken, so that a box that
+    is known in advance belongs to it. Iteration ends when `should_stop` returns True.
 
-    Raises SourceEnded where no frame comes for too long, or where the source cannot be opened.
+    Raises SourceEnded if no frame comes for too long, or if the source cannot be opened.
     """
 
     def __init__(self, name: str, connect: Callable[[], Frames]) -> None:
@@ -53,7 +53,7 @@ class NewestFrame:
         self._refused = ""  # why the source could not be opened, before any frame came
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, float]]:
-        # A daemon, for a read from a silent source does not end.
+        # A daemon thread, because reading from a silent source does not end.
         reader = threading.Thread(target=self._read, name=f"reader of {self.name}", daemon=True)
         reader.start()
         begin: float | None = None
@@ -69,7 +69,7 @@ class NewestFrame:
             self._stopped = True
             with self._changed:
                 self._changed.notify_all()
-            # Python aborts where it ends while a thread is in OpenCV.
+            # Python aborts if it exits while a thread is inside OpenCV.
             reader.join(END_SECONDS)
 
     def describe(self) -> str:
@@ -78,9 +78,9 @@ class NewestFrame:
         return f"live: {taken} frames tracked, {dropped} dropped; the last was {age:.2f} s old"
 
     def _take(self, patience: float) -> tuple[np.ndarray, float] | None:
-        """The frame in the slot, which is empty then; None where the run is to stop.
+        """Take the frame out of the slot; None if the run is to stop.
 
-        Raises SourceEnded where no frame comes in time.
+        Raises SourceEnded if no frame comes in time.
         """
         end = time.monotonic() + patience
         with self._changed:
@@ -103,7 +103,7 @@ class NewestFrame:
         return f"{self.name} broke off after {arrived} frames ({self._reason} for {patience:.0f} s)"
 
     def _read(self) -> None:
-        """Put frame after frame into the slot, and connect again whenever they end."""
+        """Put each new frame into the slot, and reconnect when frames end."""
         pause = FIRST_PAUSE
         while not self._stopped:
             try:
@@ -122,7 +122,7 @@ class NewestFrame:
             pause = min(2 * pause, LONGEST_PAUSE)
 
     def _put(self, image: np.ndarray) -> bool:
-        """Fill the slot; False where nobody takes frames any more."""
+        """Fill the slot. Returns False if nobody takes frames any more."""
         with self._changed:
             while self._slot is not None and not self.count.taken and not self._stopped:
                 self._changed.wait(POLL_SECONDS)  # the first frame is not dropped

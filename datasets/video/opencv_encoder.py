@@ -1,4 +1,4 @@
-"""Encode video by OpenCV: at a constant rate, without sound."""
+"""Encode video with OpenCV: at a constant rate, without sound."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from rbsf.datasets.video.images import encodable
 class OpenCvEncoder:
     """Writes pictures of one size, (width, height), to a file.
 
-    Of a `live` source a frame is written as often as keeps true speed. `from_file`: the pictures
-    are those of a video file, which may have sound. Raises OSError where the file cannot be begun.
+    Frames of a `live` source are repeated or skipped to keep the true speed. `from_file`: the
+    pictures come from a video file, which may have sound. Raises OSError if the file cannot be
+    created.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class OpenCvEncoder:
             raise OSError(0, f"OpenCV cannot encode {size[0]}x{size[1]} frames")
 
     def write(self, image: np.ndarray, seconds: float) -> None:
-        """Append a frame, H x W x 3 uint8 RGB, `seconds` after the first one."""
+        """Append a frame, `[H, W, 3]` uint8 RGB, `seconds` after the first one."""
         copies = max(1 + int(seconds * self._fps) - self._written, 0) if self._live else 1
         for _ in range(copies):
             self._writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
@@ -48,17 +49,17 @@ class OpenCvEncoder:
 
     @property
     def written(self) -> int:
-        """How many frames the file is to hold."""
+        """Number of frames that the file should hold."""
         return self._written
 
     def close(self) -> None:
-        """End the file. A full disk is not told."""
+        """Finish the file. OpenCV does not report a full disk."""
         self._writer.release()
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Context in which libraries print nothing: OpenCV and FFmpeg write past Python's `stderr`."""
+    """Silence libraries in this context; OpenCV and FFmpeg do not use Python's `stderr`."""
     sys.stderr.flush()
     saved = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -1,4 +1,4 @@
-"""Read video files by OpenCV, and tell which of them it does not read rightly."""
+"""Read video files with OpenCV, and detect files that it does not read correctly."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import numpy as np
 from rbsf.datasets.video.containers import as_shown, display_turn, has_index
 from rbsf.datasets.video.images import PIXELS_VARIABLE, encodable, most_pixels
 
-COMMON_FPS = 240  # a header that says more often names its unit of time, such as 1/600 or 1/1000 s
-MAX_FPS = 60_000  # a header that says more is not believed
-MEASURED_FRAMES = 10  # whose timestamps tell the rate where the header is not believed
-ATTEMPTS = 25  # to read a frame: after so many that fail a video has ended
-NOT_DECODED = {"av01": "AV1", "vvc1": "VVC"}  # codecs that OpenCV's packages come without
-# Reads frames so that FFmpeg's messages can be looked at.
+COMMON_FPS = 240  # a higher rate in a header is usually its time unit, such as 1/600 s
+MAX_FPS = 60_000  # a higher rate in a header is ignored
+MEASURED_FRAMES = 10  # frames whose timestamps give the rate if the header is doubtful
+ATTEMPTS = 25  # a video has ended after so many failed reads in a row
+NOT_DECODED = {"av01": "AV1", "vvc1": "VVC"}  # codecs that OpenCV's packages lack
+# A program that only reads frames, so that its output holds FFmpeg's messages.
 READ_ALONE = """
 import sys, cv2
 capture = cv2.VideoCapture(sys.argv[1])
@@ -28,15 +28,15 @@ for _ in range(int(sys.argv[2])):
     capture.read()
 """
 
-# A frame, H x W x 3 uint8 RGB, or None where it cannot be decoded; and its timestamp in seconds.
+# A frame, `[H, W, 3]` uint8 RGB, or None if it cannot be decoded; and its timestamp in seconds.
 Stamped = tuple[np.ndarray | None, float]
 
 
 class OpenCvReader:
     """Frames of a video file.
 
-    `count` and `fps` are what the header says, None where it says nothing.  `count` is an estimate:
-    frames that an edit list cuts are counted in, and so is sound that goes on for longer.
+    `count` and `fps` come from the header, or are None if it does not have them. `count` is an
+    estimate: it includes frames that an edit list cuts, and sound that lasts longer.
     """
 
     def __init__(self, path: Path) -> None:
@@ -53,7 +53,7 @@ class OpenCvReader:
     def __iter__(self) -> Iterator[Stamped]:
         """All frames; None in place of one that cannot be decoded.
 
-        Raises ValueError where OpenCV did not write a frame that it says it read.
+        Raises ValueError if OpenCV reports a frame as read but did not write it.
         """
         capture = self._open()
         last, number, bad, checked = None, 0, 0, False
@@ -118,14 +118,14 @@ def advice(path: Path) -> str:
 
 
 def _codec(capture: cv2.VideoCapture) -> int:
-    """The four characters of the codec as a number of 32 bits, 0 where nothing is open."""
+    """The four characters of the codec as a number of 32 bits; 0 if nothing is open."""
     if not capture.isOpened():
         return 0
     return int(capture.get(cv2.CAP_PROP_FOURCC)) & 0xFFFFFFFF
 
 
 def fault_of(path: Path) -> str | None:
-    """What is wrong with a video file that OpenCV is not to be trusted with; None for the others.
+    """Say why OpenCV cannot be trusted to read a video file; None if it can be.
 
     Raises ValueError for a file that is damaged.
     """
@@ -150,10 +150,10 @@ def fault_of(path: Path) -> str | None:
 
 
 def leaves_frames_unwritten(path: Path, frames: int) -> bool:
-    """Whether OpenCV gives out memory that it never wrote for one of the first frames of a video.
+    """Whether OpenCV returns unwritten memory for one of the first `frames` frames of a video.
 
-    OpenCV 5 does so with interlaced video and says that the frame was read.  All that differs is a
-    message of FFmpeg's, so a process of its own reads the video and its messages are looked at.
+    OpenCV 5 does so with interlaced video and reports the frame as read. Only a message of FFmpeg's
+    shows it, so a separate process reads the video and its messages are searched.
     """
     loud = {**os.environ, "OPENCV_FFMPEG_LOGLEVEL": "16"}
     done = subprocess.run(
@@ -191,27 +191,27 @@ def open_capture(path: Path) -> cv2.VideoCapture:
 
 
 def header_count(capture: cv2.VideoCapture) -> int | None:
-    """Number of frames by the header."""
+    """Number of frames according to the header."""
     count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     return count if count > 0 else None
 
 
 def header_rate(capture: cv2.VideoCapture) -> float | None:
-    """Frames a second by the header."""
+    """Frames a second according to the header."""
     fps = capture.get(cv2.CAP_PROP_FPS)
     return fps if 0 < fps <= MAX_FPS else None
 
 
 def _stored_aspect(capture: cv2.VideoCapture) -> Fraction:
-    """A stored pixel's width by its height; 1 where the file says nothing."""
+    """Width / height of a stored pixel; 1 if the file does not say."""
     width, height = (int(capture.get(key)) for key in (cv2.CAP_PROP_SAR_NUM, cv2.CAP_PROP_SAR_DEN))
     return Fraction(width, height) if width > 0 and height > 0 else Fraction(1)
 
 
 def _mean_rate(capture: cv2.VideoCapture) -> float | None:
-    """Frames a second by the header.
+    """Frames a second according to the header.
 
-    Where that is uncommonly many, timestamps tell the rate, if they rise.
+    If that rate is uncommonly high, the rate is measured from timestamps, if they rise.
     """
     fps = header_rate(capture)
     if not fps or fps <= COMMON_FPS:

@@ -1,4 +1,4 @@
-"""Encode video by PyAV: true times, the pixels' shape, and the sound of the file it is made of."""
+"""Encode video with PyAV: true times, the pixels' shape, and the sound of the source file."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import cv2  # noqa: F401  (before av: the other way round OpenCV's windows hang on Linux)
+import cv2  # noqa: F401  (before av: in the other order, OpenCV's windows hang on Linux)
 import numpy as np
 
 from rbsf.datasets.video.codecs import Codec
 
 TICK = Fraction(1, 90_000)  # seconds; the unit of times
-# What an interrupted run, or a full disk, leaves of an .mp4 plays up to its last second.
+# With these, an .mp4 of an interrupted run or on a full disk plays up to its last second.
 FRAGMENTS = {
     "movflags": "+hybrid_fragmented+delay_moov",
     "frag_duration": "1000000",
 }
-FLUSHED = {"flush_packets": "1"}  # so that a full disk is told at once
+FLUSHED = {"flush_packets": "1"}  # so that a full disk is reported at once
 OPTIONS = {
     "libx264": {"preset": "veryfast", "crf": "20", "bf": "0"},
     "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8", "crf": "30", "b": "0"},
     "libvpx": {"deadline": "realtime", "cpu-used": "8", "crf": "10", "b": "4M"},
     "mpeg4": {"qscale": "4", "flags": "+qscale", "global_quality": "472"},
 }
-BT601, LIMITED = 6, 1  # FFmpeg's numbers of a matrix and of a range of colours
+BT601, LIMITED = 6, 1  # FFmpeg's numbers for a colour matrix and a colour range
 
 
 @contextmanager
 def _as_os_error() -> Iterator[None]:
-    """Context in which every error of FFmpeg's is an OSError, with its number and its words."""
+    """Turn FFmpeg's errors in this context into OSErrors, with their number and text."""
     import av
 
     try:
@@ -45,8 +45,8 @@ def _as_os_error() -> Iterator[None]:
 class PyavEncoder:
     """Writes pictures of one size, (width, height), to a file.
 
-    `sound_of` is a file whose sound is copied, from the moment `begin`, in seconds since its first
-    frame, to the end of the last frame. Raises OSError where writing fails.
+    `sound_of`: a file whose sound is copied, from `begin` (seconds after its first frame) to the
+    end of the last written frame. Raises OSError if writing fails.
     """
 
     @_as_os_error()
@@ -84,7 +84,7 @@ class PyavEncoder:
 
     @_as_os_error()
     def write(self, image: np.ndarray, seconds: float) -> None:
-        """Append a frame, H x W x 3 uint8 RGB, `seconds` after the first one."""
+        """Append a frame, `[H, W, 3]` uint8 RGB, `seconds` after the first one."""
         import av
 
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), "rgb24")
@@ -97,7 +97,7 @@ class PyavEncoder:
 
     @_as_os_error()
     def close(self) -> None:
-        """End the file."""
+        """Finish the file."""
         try:
             self._mux(self._stream.encode())
             if self._sound:
@@ -109,7 +109,7 @@ class PyavEncoder:
 
     def _mux(self, packets: list[Any]) -> None:
         for packet in packets:
-            packet.duration = self._step  # of which the last frame's counts
+            packet.duration = self._step  # only the last frame's counts
             self._file.mux(packet)
 
 
@@ -121,7 +121,7 @@ class Sound:
         from av.bitstream import BitStreamFilterContext
 
         self.left_out = ""
-        self._filters: dict[int, Any] = {}  # of streams whose packets have another form in a file
+        self._filters: dict[int, Any] = {}  # for streams whose packets need another form in a file
         self._output, self._streams = output, {}
         self._input: Any = None
         with suppress(av.FFmpegError, ValueError):  # OpenCV reads files that PyAV does not
@@ -134,7 +134,7 @@ class Sound:
             if name in output.supported_codecs:
                 copy = output.add_stream_from_template(stream, opaque=True)
                 self._streams[stream.index] = copy
-                if name == "aac" and not stream.codec_context.extradata:  # of a transport stream
+                if name == "aac" and not stream.codec_context.extradata:  # from a transport stream
                     self._filters[stream.index] = BitStreamFilterContext("aac_adtstoasc", stream)
             else:
                 self.left_out = f"its sound ({name}) is left out: {output.format.name} takes none"
@@ -142,7 +142,7 @@ class Sound:
         self._next = next(self._packets, None)
 
     def copy_until(self, seconds: float) -> None:
-        """Copy what begins before `seconds` after the first frame that is written."""
+        """Copy the sound that begins less than `seconds` after the first written frame."""
         import av
 
         while self._next is not None and self._next[0] < seconds:
@@ -157,12 +157,12 @@ class Sound:
             self._next = next(self._packets, None)
 
     def close(self) -> None:
-        """Close the file that is read."""
+        """Close the input file."""
         if self._input is not None:
             self._input.close()
 
     def _demux(self) -> Iterator[tuple[float, Any]]:
-        """Packets from the first written frame on, with their seconds after it."""
+        """Yield packets from the first written frame on, with their seconds after it."""
         import av
 
         if not self._streams:
@@ -175,7 +175,7 @@ class Sound:
                 seconds = float(packet.pts * packet.time_base) - self._zero
                 if target is None or seconds < 0:
                     continue
-                shift = math.floor(self._zero / packet.time_base)  # no time falls below 0
+                shift = math.floor(self._zero / packet.time_base)  # keeps all times at 0 or more
                 packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
                 filtered = self._filters.get(packet.stream.index)
                 for copy in filtered.filter(packet) if filtered else [packet]:

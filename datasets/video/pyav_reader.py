@@ -1,4 +1,4 @@
-"""Read video files that OpenCV does not read rightly by PyAV, which is an extra: `rbsf[video]`."""
+"""Read the video files that OpenCV cannot, with PyAV, which is an extra: `rbsf[video]`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import cv2  # noqa: F401  (before av: the other way round OpenCV's windows hang on Linux)
+import cv2  # noqa: F401  (before av: in the other order, OpenCV's windows hang on Linux)
 import numpy as np
 
 from rbsf.datasets.video.containers import as_shown, display_turn
@@ -16,15 +16,15 @@ from rbsf.datasets.video.opencv_reader import Stamped
 
 
 def is_installed() -> bool:
-    """Whether PyAV is."""
+    """Whether PyAV is installed."""
     return find_spec("av") is not None
 
 
 class PyavReader:
     """Frames of a video file's main video stream.
 
-    `count` and `fps` are what the file says, None where it says nothing.  Raises ValueError for a
-    file that PyAV does not read either.
+    `count` and `fps` come from the file, or are None if it does not have them. Raises ValueError
+    for a file that PyAV does not read either.
     """
 
     seeks = False
@@ -72,9 +72,9 @@ class PyavReader:
 
 
 def read_stream(address: str) -> Iterator[tuple[np.ndarray, float]]:
-    """Frames of a stream, H x W x 3 uint8 RGB, with their timestamps in seconds.
+    """Frames of a stream, `[H, W, 3]` uint8 RGB, with their timestamps in seconds.
 
-    Raises ValueError where it cannot be opened, or breaks off before its end.
+    Raises ValueError if it cannot be opened, or breaks off before its end.
     """
     import av
 
@@ -91,7 +91,7 @@ def read_stream(address: str) -> Iterator[tuple[np.ndarray, float]]:
 
 
 def _main_stream(container: Any) -> Any:
-    """The video stream that a player shows: no cover picture."""
+    """The video stream that a player shows, not a cover picture."""
     stream = container.streams.best("video")
     if stream is None:
         raise ValueError("it has no video stream")

@@ -30,17 +30,17 @@ COVER, ABSENCE = "cover.label", "absence.label"  # GOT-10k's
 LABELS = (COVER, ABSENCE, "full_occlusion.txt", "out_of_view.txt")  # the last two are LaSOT's
 _SPAN = r"@(\d+)\+(\d+)$"  # the end of a part's name: first frame and number of frames
 MAX_PIXELS = 1e6  # the largest number in an annotation
-MIN_INDEXED = 100  # sequences; an index is kept of so many or more, and fewer are quickly listed
+MIN_INDEXED = 100  # sequences from which an index is kept; fewer are listed quickly
 
 
 @dataclass(frozen=True, eq=False)
 class Sequence:
     """Frames and the target's box in each.
 
-    `frames`: image paths, in order; empty where only the boxes are at hand. `boxes`: `[N, 4]`
-    float64 `x, y, w, h`; a row of NaN where the target is absent or its box is not published (all
-    but the first frame of GOT-10k's test split). `one_based`: the published files, results too,
-    count pixels from 1; `boxes` never do.
+    `frames`: image paths, in order; empty if only the boxes are known. `boxes`: `[N, 4]` float64
+    `x, y, w, h`; a row of NaN where the target is absent or its box is not published (all but the
+    first frame of GOT-10k's test split). `one_based`: the published files, including results, count
+    pixels from 1; `boxes` never do.
     """
 
     name: str
@@ -57,18 +57,18 @@ class Sequence:
     def image(self, index: int) -> np.ndarray:
         """Frame `index`, `[H, W, 3]` uint8 RGB.
 
-        Raises ValueError, naming the file, where it cannot be read.
+        Raises ValueError, naming the file, if it cannot be read.
         """
         return read_image(self.frames[index])
 
     def files(self) -> tuple[str, ...]:
-        """The files that its frames lie in, in order, each once."""
+        """The files that hold its frames, in order, each once."""
         return self.frames
 
     def part(self, first: int, stop: int) -> Sequence:
         """Frames `first` to `stop - 1`, counted from 0, as a sequence of its own.
 
-        Its name is such as `David@60+150`, which has 150 frames.
+        Its name has the form `David@60+150`: 150 frames from frame 60 on.
         """
         name = f"{self.name}@{first}+{stop - first}"
         frames, boxes = self.frames[first:stop], self.boxes[first:stop]
@@ -76,12 +76,12 @@ class Sequence:
 
 
 def whole_name(name: str) -> str:
-    """Name of the sequence that a part is of; for a whole sequence its own name."""
+    """Name of the whole sequence of a part; a whole sequence's own name."""
     return re.sub(_SPAN, "", name)
 
 
 def span_of(name: str) -> slice:
-    """The frames of its sequence that a part has, by its name; for a whole sequence all."""
+    """The frames of its sequence that a part holds, from its name; all for a whole sequence."""
     found = re.search(_SPAN, name)
     if found is None:
         return slice(None)
@@ -99,7 +99,7 @@ class VideoSequence(Sequence):
     def image(self, index: int) -> np.ndarray:
         """Frame `index`, by a seek, `[H, W, 3]` uint8 RGB.
 
-        Raises ValueError where it cannot be decoded.
+        Raises ValueError if it cannot be decoded.
         """
         path, _, number = self.frames[index].rpartition("#")
         return read_video_frame(path, int(number))
@@ -114,7 +114,7 @@ def read_boxes(path: Path) -> np.ndarray:
 
     A row of NaN is an absent target. So is a row of no area (OTB writes 0,0,0,0), which becomes
     NaN. Raises ValueError, naming file and line, for anything else that is not a box, and
-    FileNotFoundError where there is no file.
+    FileNotFoundError if there is no file.
     """
     lines = _box_lines(path)
     return _parse_boxes(path, lines, np.zeros(len(lines), dtype=bool))
@@ -131,7 +131,7 @@ def _box_lines(path: Path) -> list[str]:
 
 
 def _parse_boxes(path: Path, lines: list[str], absent: np.ndarray) -> np.ndarray:
-    """Boxes as `read_boxes` has them. Where `absent` `[N]` is true, lines may say anything."""
+    """Parse boxes as `read_boxes` does. Lines where `absent` `[N]` is true are not read."""
     boxes = np.full((len(lines), 4), np.nan)
     for row in np.flatnonzero(~absent):
         boxes[row] = _parse_box(lines[row], path, int(row) + 1)
@@ -149,7 +149,7 @@ def _parse_box(line: str, path: Path, number: int) -> list[float]:
         box = []
     numbers = sum(map(math.isfinite, box))
     all_nan = all(map(math.isnan, box))
-    too_large = max(map(abs, box), default=0) > MAX_PIXELS  # such numbers end in an overflow
+    too_large = max(map(abs, box), default=0) > MAX_PIXELS  # such numbers overflow later
     if len(box) != 4 or too_large or (numbers != 4 and not all_nan) or min(box[2:]) < 0:
         advice = "write x,y,w,h in pixels (all nan = absent)"
         raise ValueError(f"{path} line {number}: {line.strip()!r} is not a box; {advice}")
@@ -159,9 +159,9 @@ def _parse_box(line: str, path: Path, number: int) -> list[float]:
 def _absent(entry: Entry, count: int) -> np.ndarray:
     """Where the labels beside an annotation say that the target is absent, `[N]` bool.
 
-    The annotation repeats the last box there, or has none. `cover.label` says how much of the
-    target is seen, from 0 to 8, and decides as in the got10k toolkit; where it is missing, the
-    others do.
+    In such frames the annotation repeats the last box, or has none. `cover.label` says how much of
+    the target is seen, from 0 to 8, and decides alone, as in the got10k toolkit; if it is missing,
+    the other labels decide.
     """
     absent = np.zeros(count, dtype=bool)
     if not entry.annotation.name.startswith("groundtruth"):  # the folder is not the sequence's own
@@ -186,7 +186,7 @@ def _read_labels(path: Path, count: int, highest: int) -> np.ndarray:
 
 
 def _frame_number(name: str) -> int:
-    """The last number in a file's name without suffix; -1 where there is none."""
+    """The last number in a file's name without suffix; -1 if there is none."""
     digits = re.findall(r"\d+", Path(name).stem)
     return int(digits[-1]) if digits else -1
 
@@ -194,7 +194,7 @@ def _frame_number(name: str) -> int:
 def read_entry(entry: Entry) -> Sequence:
     """Read the boxes of an entry and list its frames.
 
-    Raises ValueError where the two do not match, and FileNotFoundError where one is missing.
+    Raises ValueError if the two do not match, and FileNotFoundError if one is missing.
     """
     if entry.fault:
         raise ValueError(f"sequence {entry.name}: {entry.fault}")
@@ -215,9 +215,10 @@ def read_entry(entry: Entry) -> Sequence:
 
 
 def _list_frames(entry: Entry, count: int) -> list[str]:
-    """Names of the image files that an entry's annotation, of `count` boxes, is for.
+    """Names of the image files that belong to an entry's annotation of `count` boxes.
 
-    They are those in the entry's span. A copy that has no others, numbered anew, is for all of it.
+    They are the files in the entry's span. A copy of the dataset may hold only these files, with
+    new numbers; then they are all files.
     """
     if not entry.folder.is_dir():
         missing = f"folder of frames {entry.folder} does not exist"
@@ -235,7 +236,7 @@ def _list_frames(entry: Entry, count: int) -> list[str]:
 def _read_video_entry(entry: Entry, boxes: np.ndarray) -> VideoSequence:
     count = open_frames(entry.folder).count
     if count is not None and count != len(boxes):
-        count = count_frames(entry.folder)  # the header's count is an estimate, and this takes time
+        count = count_frames(entry.folder)  # slow but exact; the header's count is an estimate
         if count != len(boxes):
             raise ValueError(_counts(entry, count, len(boxes)))
     frames = tuple(f"{entry.folder}#{i}" for i in range(len(boxes)))
@@ -268,12 +269,12 @@ def load_sequences(
 ) -> list[Sequence]:
     """Read the annotated sequences under `root`, in the order of the dataset.
 
-    `layout` is a key of `rbsf.datasets.video.layouts.LAYOUTS` (None: it is found out). With
-    `names`, only those sequences are read. What is found in a large dataset is kept in `cache_dir`
+    `layout` is a key of `rbsf.datasets.video.layouts.LAYOUTS` (None: the first that fits). With
+    `names`, only those sequences are read. An index of a large dataset is kept in `cache_dir`
     (default: `rbsf.datasets.video.index.default_cache`) until the dataset changes. Raises
-    ValueError (FileNotFoundError for a missing file) where `root` has no known layout, a name is
-    not there, or a sequence's frames and boxes do not match. Given `broken`, such a sequence is
-    left out instead, and put there as `{name: what is wrong}`.
+    ValueError (FileNotFoundError for a missing file) if `root` has no known layout, a name is
+    missing, or a sequence's frames and boxes do not match. With `broken`, such a sequence is left
+    out instead, and noted there as `{name: what is wrong}`.
     """
     root = Path(root)
     entries = _select(find_entries(root, layout), names, root)
@@ -286,7 +287,7 @@ def load_sequences(
 def check_broken(reasons: list[str], skip: bool) -> None:
     """Raise ValueError that says what is wrong with broken sequences.
 
-    With `skip` it warns of each instead.
+    With `skip`, warn of each instead.
     """
     if reasons and not skip:
         said = "; ".join(reasons[:5])
@@ -313,7 +314,7 @@ def _read_entries(entries: Iterable[Entry], broken: dict[str, str] | None) -> li
 def _load_indexed(
     entries: list[Entry], root: Path, cache_dir: Path, broken: dict[str, str] | None
 ) -> list[Sequence]:
-    """Read entries from their index; where it is missing or outdated, read them and keep one."""
+    """Read entries from their index; if it is missing or outdated, read them and make one."""
     key = fingerprint((repr(entry), _sources(entry)) for entry in entries)
     text = f"{root.resolve()} {[entry.name for entry in entries]}"
     path = cache_dir / f"sequences-{hashlib.sha256(encode(text)).hexdigest()[:16]}.npz"
@@ -321,7 +322,7 @@ def _load_indexed(
     if records is not None:
         return list(map(_from_record, records, entries))
     sequences = _read_entries(tqdm(entries, desc=f"listing {root}", unit="sequence"), broken)
-    if len(sequences) == len(entries):  # else there are broken ones, to be looked at again
+    if len(sequences) == len(entries):  # otherwise the broken ones must be read again next time
         save_index(path, key, list(map(_to_record, entries, sequences)))
     return sequences
 

@@ -1,4 +1,4 @@
-"""Open videos: files, cameras, streams and pipes.  Frames are H x W x 3 uint8 RGB."""
+"""Open videos: files, cameras, streams and pipes.  Frames are `[H, W, 3]` uint8 RGB."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from rbsf.datasets.video.pyav_reader import PyavReader
 
 Reader = OpenCvReader | PyavReader
 LIVE_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "rtp", "udp", "srt", "tcp")
-LIVE_SUFFIXES = (".mjpg", ".mjpeg", ".m3u8")  # of cameras and broadcasts over http
+LIVE_SUFFIXES = (".mjpg", ".mjpeg", ".m3u8")  # cameras and broadcasts over http
 NOT_OPENED = "cannot be opened as a video; is the address right, and is a video sent there?"
-MAX_STAND_INS = 5  # frames in a row that cannot be decoded, for which the one before stands in
+MAX_STAND_INS = 5  # most frames in a row that the last good frame may replace
 
 
 class BrokenVideo(ValueError):
@@ -41,12 +41,12 @@ class BrokenVideo(ValueError):
 class Frames:
     """A run of frames that can be iterated again and again.
 
-    A camera or live stream is read from now on, another stream or a pipe only once. `count` is what
-    a folder holds or a video's header says, which may be wrong, or None. `fps` is the mean rate, or
-    None.
+    Each iteration over a camera or live stream begins with its current frame; other streams and
+    pipes can be read only once. `count` is the number of images in a folder or of frames in a
+    video's header, which may be wrong, or None. `fps` is the mean rate, or None.
 
-    Iterating yields H x W x 3 uint8 RGB, whose size may change on the way. `start()` yields each
-    frame with its time in seconds since the first one, or None where there is no clock: images,
+    Iterating yields `[H, W, 3]` uint8 RGB, whose size may change on the way. `start()` yields each
+    frame with its time in seconds since the first one, or None if there is no clock: images,
     cameras. Both raise ValueError for a frame that cannot be read, and BrokenVideo after the last
     good frame of a broken file.
     """
@@ -55,16 +55,16 @@ class Frames:
     fps: float | None
     count: int | None
     start: Callable[[], Iterator[tuple[np.ndarray, float | None]]]
-    live: NewestFrame | None = None  # of a source of which frames are dropped
-    pixel_aspect: Fraction = Fraction(1)  # a pixel's width by its height, as players show it
-    files: Sequence[Path] = ()  # one for each frame, where frames are image files
+    live: NewestFrame | None = None  # only for a source that drops frames
+    pixel_aspect: Fraction = Fraction(1)  # width / height of a pixel, as players show it
+    files: Sequence[Path] = ()  # one for each frame, if frames are image files
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return (image for image, _ in self.start())
 
 
 def open_camera(index: int) -> Frames:
-    """Open a camera by its number, as a live source; ValueError where there is none."""
+    """Open a camera by its number, as a live source. Raises ValueError if there is none."""
     capture = cv2.VideoCapture(index)
     opened = capture.isOpened()
     fps = capture.get(cv2.CAP_PROP_FPS) if opened else 0.0
@@ -77,9 +77,9 @@ def open_camera(index: int) -> Frames:
 def open_stream(address: str) -> Frames:
     """Open a URL that FFmpeg knows (rtsp, http ...) or a pipe.
 
-    An address that names a live source is read as one. Others are files that come over a network:
-    no frame of them is dropped, and they are read once. Raises ValueError where such a one cannot
-    be opened, and for a second reading.
+    The address of a live source is read as one. Others are files that come over a network: none of
+    their frames is dropped, and they can be read once. Raises ValueError if such a file cannot be
+    opened or is read again.
     """
     if is_live(address):
         return _live(address, address, None)
@@ -114,7 +114,7 @@ def _live(name: str, source: int | str, fps: float | None) -> Frames:
 def _read_once(
     address: str, fps: float | None, count: int | None, stamped: Iterator[tuple[np.ndarray, float]]
 ) -> Frames:
-    """Frames of a stream, the first of which is waited for."""
+    """Frames of a stream; this waits for the first one."""
     frames = _timed(stamped, fps)
     first = next(frames, None)
     if first is None:
@@ -133,8 +133,8 @@ def _read_once(
 def open_video(path: Path) -> Frames:
     """Open a video file.
 
-    OpenCV reads what it reads rightly, PyAV the rest, where it is installed.  Raises ValueError for
-    a file that is empty, that cannot be decoded, or that needs PyAV where that is missing.
+    OpenCV reads the files that it reads correctly, and PyAV, if installed, the rest. Raises
+    ValueError for a file that is empty, cannot be decoded, or needs PyAV while that is missing.
     """
     reader = open_reader(path)
     return Frames(
@@ -147,7 +147,7 @@ def open_video(path: Path) -> Frames:
 
 
 def open_reader(path: Path) -> Reader:
-    """What reads a video file; errors as `open_video` raises them."""
+    """Open the reader for a video file. Raises the same errors as `open_video`."""
     if not path.is_file():
         raise FileNotFoundError(f"video {path} does not exist")
     state = path.stat()
@@ -158,10 +158,10 @@ def open_reader(path: Path) -> Reader:
 
 @lru_cache(maxsize=64)
 def _choose_reader(path: Path, place: Path, changed_at: int) -> Reader:
-    """What reads the video `path`.
+    """Choose the reader for the video `path`.
 
-    To look into it takes time, so the choice is kept while `path` leads to the same `place` and the
-    file there does not change.
+    Examining the file takes time, so the choice is kept while `path` leads to the same `place` and
+    the file there does not change.
     """
     fault = fault_of(path)
     if fault is None:
@@ -175,7 +175,7 @@ def _choose_reader(path: Path, place: Path, changed_at: int) -> Reader:
 
 
 def _read_capture(capture: cv2.VideoCapture) -> Iterator[tuple[np.ndarray, float]]:
-    """Frames until no more comes, with their timestamps in seconds; releases `capture`."""
+    """Yield frames and timestamps in seconds until there are no more; then release `capture`."""
     try:
         while True:
             good, image = capture.read()
@@ -187,10 +187,10 @@ def _read_capture(capture: cv2.VideoCapture) -> Iterator[tuple[np.ndarray, float
 
 
 def _without_gaps(reader: Reader) -> Iterator[tuple[np.ndarray, float]]:
-    """Frames, with the one before in place of one that cannot be decoded, so that numbers are kept.
+    """Yield frames; the last good one replaces those that cannot be decoded, to keep the numbers.
 
-    Times of these are spread evenly. Raises BrokenVideo where more than MAX_STAND_INS in a row
-    cannot be decoded, but a later one can.
+    The times of replaced frames are spread evenly. Raises BrokenVideo if more than MAX_STAND_INS in
+    a row cannot be decoded, but a later one can.
     """
     last: tuple[np.ndarray, float] | None = None
     number = bad = 0
@@ -213,7 +213,7 @@ def _without_gaps(reader: Reader) -> Iterator[tuple[np.ndarray, float]]:
 def _stand_ins(
     path: Path, last: tuple[np.ndarray, float], stamp: float, number: int, bad: int
 ) -> Iterator[tuple[np.ndarray, float]]:
-    """Frame `last` again for each of the `bad` frames from `number` to the one at `stamp`."""
+    """Yield frame `last` again for each of the `bad` frames from `number` to the one at `stamp`."""
     if not bad:
         return
     if bad > MAX_STAND_INS:
@@ -233,10 +233,10 @@ def _stand_ins(
 def _timed(
     frames: Iterable[tuple[np.ndarray, float]], fps: float | None
 ) -> Iterator[tuple[np.ndarray, float | None]]:
-    """Frames with their seconds since the first, which never fall.
+    """Yield frames with their seconds since the first; these never decrease.
 
-    A timestamp that does not rise (raw streams have none that do) gives way to one that is 1/fps
-    after the frame before; without a rate there is no time then. Later timestamps count again.
+    If a timestamp does not rise (in raw streams none does), the time is 1/fps after the previous
+    frame, or None without a rate. Later timestamps that rise are used again.
     """
     begin, highest, seconds = None, 0.0, 0.0
     for image, stamp in frames:
@@ -254,17 +254,17 @@ def _timed(
 
 
 def _play(reader: Reader) -> Iterator[tuple[np.ndarray, float | None]]:
-    """Decode a video file to its end; BrokenVideo there if frames are missing for sure.
+    """Decode a video file to its end. Raises BrokenVideo there if frames are certainly missing.
 
-    Fewer frames than the header says do not prove that.  The file must be shorter than it says
-    itself, or list its frames and show them all, and time lack some.
+    Fewer frames than in the header are no proof of that. The file must end before its own blocks
+    do, or the times must have a gap in a file that shows every frame it lists.
     """
     path, count, fps = reader.path, reader.count, reader.fps
     times: list[float] = []
     for image, seconds in _timed(_without_gaps(reader), fps):
         times.append(seconds or 0.0)
         yield image, seconds
-    if count and len(times) >= count - 1:  # one is forgiven to headers that round
+    if count and len(times) >= count - 1:  # one missing frame is allowed, because headers round
         return
     if is_cut_short(path) or _lacks_frames(path, times, count, fps):
         promised = f" of the {count} frames that its header promises" if count else " frames"
@@ -275,17 +275,17 @@ def _play(reader: Reader) -> Iterator[tuple[np.ndarray, float | None]]:
 
 
 def _lacks_frames(path: Path, times: list[float], count: int | None, fps: float | None) -> bool:
-    """Whether a file has shown fewer frames than it lists, and time has a gap where they belong."""
+    """Whether a file gave fewer frames than it lists, with a gap in the times."""
     if not count or not fps:
         return False
-    steps = np.diff([*times, count / fps])  # two fields of a frame leave no gap
+    steps = np.diff([*times, count / fps])  # a header that counts two fields a frame leaves no gap
     return bool(steps.max() > 1.5 * np.median(steps)) and shows_all_frames(path)
 
 
 def count_frames(path: str | Path) -> int:
     """Number of frames of a video file that can be decoded.
 
-    All of them are decoded, which takes its time.
+    All of them are decoded, which takes time.
     """
     return sum(1 for _ in _without_gaps(open_reader(Path(path))))
 
@@ -293,7 +293,7 @@ def count_frames(path: str | Path) -> int:
 def read_video_frame(path: str | Path, index: int) -> np.ndarray:
     """Frame `index` (from 0) of a video file, `[H, W, 3]` uint8 RGB.
 
-    Raises ValueError where it cannot be decoded.
+    Raises ValueError if it cannot be decoded.
     """
     reader = open_reader(Path(path))
     if isinstance(reader, OpenCvReader) and reader.seeks:

@@ -21,19 +21,20 @@ MAX_FPS = 60_000  # frames a second that a video can be written at
 
 
 class VideoWriter:
-    """Write frames to ``path`` (.mp4, .avi, .mov, .mkv, .webm); use as a context manager.
+    """Write frames to `path` (.mp4, .avi, .mov, .mkv, .webm); use it as a context manager.
 
-    ``codec``: as ``find_codec`` finds it; by default one that writes the same on every machine.
-    ``fps`` is the rate of frames without a time, and of OpenCV's codecs. ``count_up``: a name that
-    is taken gives way to NAME_2, and so on; ``path`` is the one in use then.
+    `codec`: a result of `find_codec`; the default writes the same on every machine. `fps`: the rate
+    for frames without a time, and for OpenCV's codecs. `count_up`: if the name is taken, NAME_2 and
+    so on is used instead; `path` is then that name.
 
-    The first frame fixes the picture's size (cut to even sides, as the codec asks); later frames of
-    another size are scaled to fit into it, with black bars. Pixels that are not square stay so, or
-    are stretched to the shape that players show, where the codec takes square ones alone.
+    The first frame fixes the picture's size (cut to even sides, which the codec needs); later
+    frames of another size are scaled to fit into it, with black bars. Pixels that are not square
+    stay so; if the codec only allows square ones, they are stretched to the shape that players
+    show.
 
-    The file appears under its name when the block ends without an error; after a full disk, with
-    the frames that found room. Raises ValueError for a bad ``fps``, a ``path`` that cannot be
-    written or that another process writes, OSError where writing fails later.
+    The file appears under its name when the block ends without an error. After a full disk it has
+    the frames for which there was space. Raises ValueError for a bad `fps` and for a `path` that
+    cannot be written or that another process writes, and OSError if writing fails later.
     """
 
     def __init__(
@@ -56,16 +57,16 @@ class VideoWriter:
         self._count_up = count_up
         self._encoder: Encoder | None = None
         self._size = self._shown = (0, 0)  # (width, height) of frames, and of the video
-        self._begin, self._time = 0.0, 0.0  # of the first and the last frame, in seconds
-        self._fault: OSError | None = None  # that ended the writing
-        self._held = ExitStack()  # the lock, and what is removed at the end
+        self._begin, self._time = 0.0, 0.0  # times of the first and the last frame, in seconds
+        self._fault: OSError | None = None  # the error that ended the writing
+        self._held = ExitStack()  # the lock, and the file to remove at the end
 
     @property
     def _part(self) -> Path:
-        """The file until it is whole.
+        """The file until it is complete.
 
-        It has one name, whoever writes: the lock keeps others out, and what a killed run left is
-        replaced.
+        All processes use the same name: the lock keeps others out, and a file that a killed run
+        left is replaced.
         """
         return self.path.with_name(f".{self.path.stem}.part{self.path.suffix}")
 
@@ -77,7 +78,7 @@ class VideoWriter:
         return self
 
     def write(self, image: np.ndarray, seconds: float | None = None) -> None:
-        """Append a frame, H x W x 3 uint8 RGB, and its time; by default 1/fps after the last."""
+        """Append a frame, `[H, W, 3]` uint8 RGB, and its time; by default 1/fps after the last."""
         if self._fault:
             raise OSError(f"cannot write {self.path}: {self._fault.strerror}") from self._fault
         try:
@@ -124,7 +125,7 @@ class VideoWriter:
                 self._keep(self._encoder.written)
 
     def _keep(self, expected: int) -> None:
-        """Give the file its name; OSError where frames of it are missing."""
+        """Give the file its name. Raises OSError if frames are missing."""
         written = expected if self._is_whole(expected) else count_written(self._part)
         if written:
             os.replace(self._part, self.path)
@@ -135,7 +136,7 @@ class VideoWriter:
             raise OSError(f"cannot write {self.path}: {reason} ({kept})")
 
     def _is_whole(self, expected: int) -> bool:
-        if self._fault or self.codec.by_pyav:  # PyAV tells of a full disk
+        if self._fault or self.codec.by_pyav:  # PyAV reports a full disk
             return self._fault is None
         capture = cv2.VideoCapture(encodable(self._part))
         count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
@@ -144,8 +145,9 @@ class VideoWriter:
 
 
 def fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Bring an H x W x 3 image to ``size`` (width, height): one odd row or column is cut, else
-    scaled with bars.
+    """Bring an `[H, W, 3]` image to `size` (width, height).
+
+    One odd row or column is cut; any other image is scaled, with black bars.
     """
     width, height = size
     if 0 <= image.shape[0] - height <= 1 and 0 <= image.shape[1] - width <= 1:
@@ -160,7 +162,7 @@ def fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def shown_size(size: tuple[int, int], aspect: Fraction) -> tuple[int, int]:
-    """The size in square pixels of a picture whose pixels have another shape; sides are even."""
+    """Size in square pixels, with even sides, of a picture whose pixels have another shape."""
     width, height = size
     if aspect >= 1:
         return round(width * aspect / 2) * 2, height

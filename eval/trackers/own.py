@@ -1,4 +1,4 @@
-"""A tracker of one's own for the benchmarks: a class in a Python file."""
+"""A user's own tracker for the benchmarks: a class in a Python file."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class OwnTracker:
     """The class `name` of a Python file, made without arguments.
 
     It has `init(image, box)` and `update(image)`, which returns the box or a `Result`. Images are
-    `[H, W, 3]` uint8 RGB, boxes x,y,w,h in pixels, 0-based. Raises ValueError where the file cannot
-    be run, has no such class, or the class lacks a method.
+    `[H, W, 3]` uint8 RGB, boxes x,y,w,h in pixels, 0-based. Raises ValueError if the file cannot be
+    run, has no such class, or the class lacks a method.
     """
 
     def __init__(self, path: Path, name: str) -> None:
@@ -44,7 +44,7 @@ class OwnTracker:
         self._tracker.init(image, box)
 
     def update(self, image: np.ndarray) -> Result:
-        """Ask it for the box; raises ValueError where what it returns is none."""
+        """Ask it for the box. Raises ValueError if it returns something else."""
         found = self._tracker.update(image)
         if isinstance(found, Result):
             return found
@@ -90,12 +90,12 @@ class OwnSpec(TrackerSpec):
 
 
 def _run_file(path: Path) -> ModuleType:
-    """Run a Python file as a module; it can import what lies beside it."""
+    """Run a Python file as a module; it can import modules beside it."""
     spec = spec_from_file_location(f"own_tracker_{path.stem}", path)
     assert spec is not None  # its name ends in .py
     assert spec.loader is not None
     module = module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look there for the module that they are in
+    sys.modules[spec.name] = module  # dataclasses look up their module there
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))
     spec.loader.exec_module(module)

@@ -23,7 +23,7 @@ from rbsf.tools.page.viewers import Turns, Viewer, Viewers
 from rbsf.tools.page.work import Cancelled
 
 UNANSWERED = 4  # messages that may wait; a page that sends more does not wait for answers
-CANCEL = {'{"do":"cancel"}', '{"do": "cancel"}'}  # which does not wait for the answer before
+CANCEL = {'{"do":"cancel"}', '{"do": "cancel"}'}  # cancels, sent without awaiting the last answer
 FAULT = "the server has a fault and wrote it to its terminal; load the page again"
 BYE_IDLE = "You did nothing for a while, and others wait. Load the page to get in line again."
 BYE_FULL = "Too many people wait for this page. Try again later."
@@ -87,7 +87,7 @@ class Visit:
             await self._end(BYE_IDLE)
 
     async def _next(self, inbox: Inbox) -> str | bytes | None:
-        """The next message; None where the viewer is idle and another one waits."""
+        """The next message; None if the viewer is idle and another one waits."""
         while True:
             with anyio.move_on_after(self._settings.idle_seconds):
                 return await inbox.receive()
@@ -139,7 +139,7 @@ class Visit:
                 await self._socket.send_bytes(message)
             else:
                 await self._socket.send_json(message)
-        except (WebSocketDisconnect, RuntimeError):  # they left; `_read` hears of it
+        except (WebSocketDisconnect, RuntimeError):  # they left; `_read` notices it
             self._viewer.leave()
 
 

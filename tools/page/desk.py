@@ -1,4 +1,4 @@
-"""What a viewer works with, and what each message of the page does there."""
+"""A viewer's video, targets and trackers, and what each message of the page does with them."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ Answer = dict[str, Any] | bytes  # a message of text, or a binary one
 
 
 class Desk:
-    """A viewer's video, targets and trackers. One thread at a time works at it."""
+    """A viewer's video, targets and trackers. Only one thread at a time uses it."""
 
     def __init__(self, settings: Settings, folder: Path, work: Work) -> None:
         self.settings, self.folder, self.work = settings, folder, work
         self.exported: Path | None = None  # the last video that was written
         self._footage: Footage | None = None
-        self._sent: SentVideo | None = None  # that is there to be opened
-        self._scene: Scene | None = None  # of a made-up clip
+        self._sent: SentVideo | None = None  # a video that can be opened
+        self._scene: Scene | None = None  # the scene of a made-up clip
         self._timeline = Timeline()
         self._names = [DEFAULT]
 
@@ -54,7 +54,7 @@ class Desk:
         return Spool(self.folder, self.settings.most_bytes)
 
     def offer(self, sent: SentVideo) -> None:
-        """Have a video ready to be opened, in place of one that was not."""
+        """Keep a sent video to be opened; it replaces one that was not opened."""
         if self._sent:
             self._sent.remove()
         self._sent = sent
@@ -107,7 +107,7 @@ class Desk:
         return self._view(frame, message)
 
     def choose_trackers(self, message: Message) -> Answer:
-        """Have these trackers, and no others."""
+        """Use these trackers, and no others."""
         paths = offered()
         names = message.texts("names")
         names = list(dict.fromkeys(names))
@@ -125,7 +125,7 @@ class Desk:
         frame = min(message.whole("frame"), footage.count - 1)
         try:
             footage.jpeg(frame, self.work)
-        except EndOfVideo:  # the video has fewer frames than its header tells
+        except EndOfVideo:  # the video has fewer frames than its header says
             frame = footage.count - 1
         return self._view(frame, message)
 
@@ -139,7 +139,7 @@ class Desk:
             return {"type": "ended", "count": footage.count, "note": footage.note}
 
     def draw(self, message: Message) -> Answer:
-        """Learn a target in a box of a frame: a new one, or one that there is."""
+        """Learn a target, new or existing, from a box in a frame."""
         target = None if message.fields.get("target") is None else message.whole("target")
         frame = message.whole("frame")
         image = self._image(frame)
@@ -147,13 +147,13 @@ class Desk:
         return self._view(frame, message, "; ".join(notes))
 
     def drop(self, message: Message) -> Answer:
-        """Follow a target no more from a frame on."""
+        """Stop following a target from a frame on."""
         frame = message.whole("frame")
         self._timeline.drop(message.whole("target"), frame)
         return self._view(frame, message)
 
     def undo(self, message: Message) -> Answer:
-        """Take back the last box or drop."""
+        """Undo the last box or drop."""
         change = self._timeline.undo()
         return self._view(change.frame, message)
 

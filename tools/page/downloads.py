@@ -23,7 +23,7 @@ Found = dict[int, dict[int, Result]]  # results by frame and by number of the ta
 def boxes(footage: Footage, found: Found, form: str) -> tuple[str, bytes]:
     """Name and content of a file of boxes; `form` is an ending, a key of FORMS.
 
-    Raises Refused where there are no boxes, or no such form.
+    Raises Refused if there are no boxes, or no such form.
     """
     if form not in FORMS:
         raise Refused(f"boxes are saved as one of {', '.join(FORMS)}")

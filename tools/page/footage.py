@@ -1,4 +1,4 @@
-"""Frames by number: of a video file, of a made-up clip, or of the browser's camera."""
+"""Frames by number, from a video file, a made-up clip, or the browser's camera."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from rbsf.tools.page.spool import Spool
 from rbsf.tools.page.work import Work
 
 SHOWN_WIDTH = 1280  # pixels; wider frames are sent to the page at this width
-QUALITY = 85  # of JPEG
-MOST_SIDE = 8192  # pixels of a frame
-JPEG = b"\xff\xd8"  # its first bytes
-EIGHTH = cv2.IMREAD_REDUCED_GRAYSCALE_8  # decodes little, however large a picture is
+QUALITY = 85  # quality of JPEGs
+MOST_SIDE = 8192  # longest side of a frame, in pixels
+JPEG = b"\xff\xd8"  # first bytes of a JPEG
+EIGHTH = cv2.IMREAD_REDUCED_GRAYSCALE_8  # cheap to decode, however large a picture is
 TOO_WIDE = f"the frames have more than {MOST_SIDE} pixels in a row, the most for this page"
 
 
@@ -27,7 +27,7 @@ class EndOfVideo(Exception):
 
 
 class About(NamedTuple):
-    """What is known of a frame."""
+    """Facts about a frame."""
 
     seconds: float  # since the first one
     width: int  # pixels
@@ -35,7 +35,7 @@ class About(NamedTuple):
 
 
 class Footage(ABC):
-    """Frames that can be had in any order; `count` is their number as far as it is known.
+    """Frames that can be read in any order; `count` is their number as far as it is known.
 
     Frames are `[H, W, 3]` uint8 RGB.
     """
@@ -46,19 +46,19 @@ class Footage(ABC):
     live = False  # whether frames are added
     note = ""  # a sentence on frames that are missing
     source: Frames | None = None
-    file: Path | None = None  # of an upload
+    file: Path | None = None  # the uploaded file
 
     def __init__(self, spool: Spool) -> None:
         self.spool = spool
-        self.about: list[About] = []  # of the frames that were had
+        self.about: list[About] = []  # one for each frame read so far
 
     @abstractmethod
     def image(self, number: int, work: Work) -> np.ndarray:
-        """A frame. Raises EndOfVideo behind the last one, and Cancelled."""
+        """A frame. Raises EndOfVideo after the last one, and Cancelled."""
 
     @abstractmethod
     def jpeg(self, number: int, work: Work) -> bytes:
-        """A frame as the page shows it; raises as `image` does."""
+        """A frame as the page shows it. Raises the errors of `image`."""
 
     def close(self) -> None:
         """Remove what is on the disk."""
@@ -68,7 +68,7 @@ class Footage(ABC):
 
 
 class VideoFootage(Footage):
-    """Frames of `Frames`, which are decoded in order; a frame further back is decoded anew.
+    """Frames of `Frames`, decoded in order; for an earlier frame decoding starts again.
 
     At most `most_frames` of them are shown.
     """
@@ -103,7 +103,7 @@ class VideoFootage(Footage):
         self._image = np.zeros((1, 1, 3), np.uint8)
 
     def _read(self) -> None:
-        """Go to the next frame; EndOfVideo where there is none."""
+        """Go to the next frame. Raises EndOfVideo if there is none."""
         number = self._position + 1
         try:
             image, seconds = next(self._reading)
@@ -126,7 +126,7 @@ class VideoFootage(Footage):
         return EndOfVideo()
 
     def _count(self, work: Work) -> int:
-        """The number of frames where the header names none."""
+        """Count the frames, for a header without their number."""
         try:
             while True:
                 work.tell("Counting frames", self._position, self._most_frames)
@@ -136,7 +136,7 @@ class VideoFootage(Footage):
 
 
 class CameraFootage(Footage):
-    """Frames that the browser sends, as it sent them."""
+    """Frames that the browser sends, kept unchanged."""
 
     name, fps, live = "camera", DEFAULT_FPS, True
 
@@ -147,7 +147,7 @@ class CameraFootage(Footage):
         self._last = np.zeros((1, 1, 3), np.uint8)
 
     def append(self, jpeg: bytes, seconds: float) -> int:
-        """Take one more frame; returns its number. Raises Refused for no JPEG, and when full."""
+        """Add a frame; returns its number. Raises Refused if it is not a JPEG, and when full."""
         image = decode(jpeg)
         full = self.count >= self._most_frames
         if full or not self.spool.put(self.count, jpeg):
@@ -186,7 +186,7 @@ def encode(image: np.ndarray) -> bytes:
 
 
 def decode(jpeg: bytes) -> np.ndarray:
-    """A camera's frame; Refused for anything else than a JPEG of a usual size."""
+    """Decode a camera's frame. Raises Refused for all but a JPEG of a usual size."""
     data = np.frombuffer(jpeg, np.uint8)
     small = cv2.imdecode(data, EIGHTH) if jpeg.startswith(JPEG) else None
     if small is not None and max(small.shape) * 8 > MOST_SIDE:

@@ -1,4 +1,4 @@
-"""Which requests are heard, and the headers of all answers."""
+"""Refuse requests from other sites, and set the headers of all answers."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ HEADERS = {
     "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
     "Cache-Control": "no-store",
 }
-POLICY_VIOLATION = 1008  # code of a WebSocket's end
+POLICY_VIOLATION = 1008  # code with which a WebSocket ends
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches a host's name or address."""
+    """Whether only this machine can reach a host's name or address."""
     if host == "localhost":
         return True
     try:
@@ -46,10 +46,10 @@ def is_loopback(host: str) -> bool:
 
 
 def fault_of(headers: Headers, local: bool) -> str | None:
-    """Why a request is not heard; None for a good one.
+    """Why a request is refused; None for a good one.
 
-    A page of another site may have sent it: its Origin tells. Where the server is `local`, a name
-    that leads to this machine only by a trick (DNS rebinding) is told by the Host.
+    Its Origin shows whether a page of another site has sent it. If the server is `local`, its Host
+    shows whether the name leads to this machine only by a trick (DNS rebinding).
     """
     host = headers.get("host", "")
     if local and not is_loopback(_split(f"//{host}").hostname or ""):
@@ -61,7 +61,7 @@ def fault_of(headers: Headers, local: bool) -> str | None:
 
 
 def _split(address: str) -> SplitResult:
-    """The parts of an address, empty ones of what is none."""
+    """The parts of an address; empty ones if it is not valid."""
     try:
         return urlsplit(address)
     except ValueError:  # such as half of an IPv6 address
@@ -71,7 +71,7 @@ def _split(address: str) -> SplitResult:
 class Guard:
     """Refuses requests that have a fault, and adds HEADERS to all answers.
 
-    `local`: whether the server listens to this machine alone.
+    `local`: whether the server only listens to this machine.
     """
 
     def __init__(self, app: ASGIApp, local: bool) -> None:

@@ -1,4 +1,4 @@
-"""The trackers, and what each has found: any number of targets, each up to a frame of its own."""
+"""The trackers and their results: any number of targets, each followed up to its own frame."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from rbsf.tracker.session import Session
 from rbsf.tracker.siamfc import Backbone
 from rbsf.tracker.states import Result
 
-MOST_TRACKERS = 3  # that a viewer may have at once
-TITLES = {"rbsf": "RB-SF", "rbsf2": "RB-SF 2", "siamfc": "SiamFC, float"}  # others go by their name
+MOST_TRACKERS = 3  # most trackers that a viewer may use at once
+TITLES = {"rbsf": "RB-SF", "rbsf2": "RB-SF 2", "siamfc": "SiamFC, float"}  # others show their name
 ONLY = 1  # number of the target in a session that has one
 
 
@@ -39,7 +39,7 @@ def described() -> list[dict[str, str]]:
 
 @dataclass(frozen=True)
 class Seen:
-    """What was found of a target in a frame."""
+    """A target's result in a frame."""
 
     result: Result
     response: Response | None = None
@@ -48,15 +48,15 @@ class Seen:
 
 @dataclass
 class Track:
-    """A target's results by frame, and the session that follows it behind the last of them.
+    """A target's results by frame, and the session that follows it after the last of them.
 
-    Where the viewer draws a box, a new track takes the place of the old one, which stays as it is;
-    so that is undone by putting the old one back. A dropped target has no session.
+    When the viewer draws a box, a new track replaces the old one, which is not changed; undoing
+    puts the old one back. A dropped target has no session.
     """
 
     session: Session | None
     seen: dict[int, Seen] = field(default_factory=dict)
-    last: int = -1  # frame
+    last: int = -1  # the last frame
 
     def before(self, frame: int) -> dict[int, Seen]:
         """The results in frames before `frame`."""
@@ -66,17 +66,17 @@ class Track:
 class Lane:
     """A tracker with its tracks, by number of the target.
 
-    A target has a session of its own, because each may be followed up to another frame.
+    Each target has its own session, because each may be followed up to a different frame.
     """
 
     def __init__(self, network: Backbone | Network, constants: Constants) -> None:
         self._network, self._constants = network, constants
         self.tracks: dict[int, Track] = {}
-        self.milliseconds: dict[int, float] = {}  # that tracking took, by frame
+        self.milliseconds: dict[int, float] = {}  # time that tracking took, by frame
 
     @classmethod
     def load(cls, path: Path, threads: int | None) -> Lane:
-        """Of a network's file; errors are those of `load_network`."""
+        """Load a network's file. Raises the errors of `load_network`."""
         return cls(load_network(path, "cpu", threads=threads), constants_of(path)())
 
     def emptied(self) -> Lane:

@@ -1,8 +1,8 @@
 """Messages between page and server.
 
-What the page sends is JSON, `{"do": NAME, ...}`. With a picture, a message is binary: the length of
-the JSON in 4 bytes, the highest first, the JSON, then the picture. The server answers each with one
-message of the same two forms, whose JSON has a `type`; only then does the page send the next one.
+The page sends JSON, `{"do": NAME, ...}`. With a picture, a message is binary: the length of the
+JSON in 4 bytes, big-endian, the JSON, then the picture. The server answers each message with one of
+the same two forms, whose JSON has a `type`. Only then does the page send its next message.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Any
 from rbsf.tools.page.settings import Refused
 
 LENGTH = struct.Struct(">I")
-MOST_BYTES = 4_000_000  # of a message from the page
-HIGHEST = 10**9  # of all numbers in a message
+MOST_BYTES = 4_000_000  # largest message from the page
+HIGHEST = 10**9  # largest number in a message
 NOT_UNDERSTOOD = "the server did not understand the page's message"
 
 
 @dataclass(frozen=True)
 class Message:
-    """What the page wants, with its checked fields, and the picture that comes with it."""
+    """A message of the page: its action, its fields, and the picture that comes with it."""
 
     do: str
     fields: dict[str, Any]
@@ -88,6 +88,6 @@ def _refuse_constant(name: str) -> None:
 
 
 def pack(header: dict[str, Any], data: bytes) -> bytes:
-    """A binary message to the page."""
+    """Make a binary message to the page."""
     text = json.dumps(header, allow_nan=False).encode()
     return LENGTH.pack(len(text)) + text + data

@@ -1,4 +1,4 @@
-"""A video that a viewer has sent: what it must be, and how it is opened."""
+"""A video that a viewer has sent: check it, and open it."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from rbsf.tools.page.settings import Refused, Settings
 from rbsf.tools.page.spool import Spool
 from rbsf.tools.page.work import Work
 
-HEAD = 1024  # bytes of a file that tell a text or a picture
-TEXT = re.compile(rb"[\t\n\r -~]{20}")  # no video begins so, but lists of files for FFmpeg do
+HEAD = 1024  # first bytes of a file, which show whether it is a text or a picture
+TEXT = re.compile(rb"[\t\n\r -~]{20}")  # no video begins like this, but file lists for FFmpeg do
 PICTURES = (b"\xff\xd8\xff", b"\x89PNG", b"BM", b"II*\0", b"MM\0*")
 
 
 @dataclass(frozen=True)
 class SentVideo:
-    """A file of the server, and the viewer's name of it."""
+    """A file on the server, and the viewer's name for it."""
 
     path: Path
     name: str
 
     def open(self, settings: Settings, spool: Spool, work: Work) -> VideoFootage:
-        """Its frames. Raises Refused for what is no video, or too long, and Cancelled."""
+        """Open its frames. Raises Refused if it is not a video or too long, and Cancelled."""
         self._check_head()
         try:
             frames = open_frames(self.path)
@@ -59,7 +59,7 @@ class SentVideo:
             raise Refused(f"the file {self.name} is a text, {advice}")
 
     def _check_length(self, frames: Frames, settings: Settings) -> None:
-        """Refuse a video that is too long by its header."""
+        """Refuse a video that is too long according to its header."""
         if frames.count and frames.count > settings.most_frames(frames.fps):
             raise Refused(
                 f"the video {self.name} has {frames.count} frames, and this page takes"
@@ -68,6 +68,6 @@ class SentVideo:
             )
 
     def _in_words(self, error: ValueError) -> str:
-        """What an error says, with the viewer's name of the file in place of the server's."""
+        """The text of an error, with the viewer's name for the file in place of the server's."""
         text = str(error).replace(str(self.path), self.name)
         return text.replace(self.path.name, self.name)

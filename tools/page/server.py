@@ -29,11 +29,11 @@ from rbsf.tools.page.settings import Refused, Settings
 from rbsf.tools.page.viewers import Turns, Viewers
 
 STATIC = Path(__file__).resolve().parent / "static"
-LAST_SECONDS = 3  # that open pages get when the server ends
+LAST_SECONDS = 3  # time for open pages when the server ends
 
 
 def make_app(settings: Settings, local: bool = True) -> Starlette:
-    """The server's application; `local`: it listens to this machine alone."""
+    """The server's application. `local`: whether it only listens to this machine."""
 
     @asynccontextmanager
     async def life(app: Starlette) -> AsyncIterator[None]:
@@ -88,7 +88,7 @@ async def _refuse_by_code(request: Request, error: Exception) -> Response:
 
 
 def open_port(host: str, port: int) -> socket.socket:
-    """Listen to a port; 0 lets the system choose one. Raises ValueError where that fails."""
+    """Listen to a port; 0 lets the system choose one. Raises ValueError if that fails."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family)
@@ -102,7 +102,7 @@ def open_port(host: str, port: int) -> socket.socket:
 
 def serve(listener: socket.socket, host: str, settings: Settings) -> None:
     """Serve the page until Ctrl-C or SIGTERM."""
-    # Every visit begins with this clip, which takes a second to make.
+    # Every visit begins with this clip, which takes a second to make, so it is made now.
     threading.Thread(target=CLIPS[0].open).start()
     config = uvicorn.Config(
         make_app(settings, local=is_loopback(host)),

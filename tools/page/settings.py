@@ -1,4 +1,4 @@
-"""What the server was told at its start, and how it refuses."""
+"""The server's settings, and the error with which it refuses a request."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from rbsf.tools.span import Place
 
-DEFAULT_FPS = 25.0  # of videos that name no rate
+DEFAULT_FPS = 25.0  # for videos without a rate
 MEGABYTE = 1_000_000
-LEAST_SIDE = 4  # pixels of a box that is drawn
+LEAST_SIDE = 4  # smallest side of a drawn box, in pixels
 
 
 class Refused(ValueError):
@@ -26,19 +26,19 @@ class Refused(ValueError):
 class Settings:
     """Limits, and the threads of each viewer's networks."""
 
-    users: int = 2  # who may track at once
+    users: int = 2  # viewers who may track at once
     threads: int | None = None  # None for all cores
     max_upload: int = 500  # megabytes
-    max_length: Place = 9000  # of a video: frames, or seconds
-    idle_seconds: float = 300.0  # after which a viewer who does nothing gives way to one who waits
+    max_length: Place = 9000  # longest video, in frames or seconds
+    idle_seconds: float = 300.0  # idle time after which a viewer makes room for one who waits
 
     @property
     def most_bytes(self) -> int:
-        """Bytes of an upload, and of the frames that are kept for a viewer."""
+        """Most bytes of an upload, and of the frames that are kept for a viewer."""
         return self.max_upload * MEGABYTE
 
     def most_frames(self, fps: float | None) -> int:
-        """Frames of a video at a rate, by default DEFAULT_FPS."""
+        """Most frames of a video at a rate, by default DEFAULT_FPS."""
         if isinstance(self.max_length, int):
             return self.max_length
         return round(self.max_length * (fps or DEFAULT_FPS))

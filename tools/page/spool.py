@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 class Spool:
-    """Pictures by number, in a file that goes with the process; `most_bytes` find room."""
+    """Pictures by number, in a file of at most `most_bytes` that is removed with the process."""
 
     def __init__(self, folder: Path, most_bytes: int) -> None:
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - `close` closes it
@@ -15,7 +15,7 @@ class Spool:
         self._places: dict[int, tuple[int, int]] = {}  # offset and length
 
     def put(self, number: int, data: bytes) -> bool:
-        """Keep a picture, and whether it found room."""
+        """Store a picture. Returns whether there was room for it."""
         if self._size + len(data) > self._most_bytes:
             return False
         self._file.seek(self._size)
@@ -25,7 +25,7 @@ class Spool:
         return True
 
     def get(self, number: int) -> bytes | None:
-        """The picture of that number, None where it is not kept."""
+        """The picture of that number; None if it is not stored."""
         if number not in self._places:
             return None
         offset, length = self._places[number]

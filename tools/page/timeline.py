@@ -1,4 +1,4 @@
-"""What a viewer has drawn and what was tracked: in all trackers, with a way back."""
+"""A viewer's boxes and what was tracked, in all trackers, with undo."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rbsf.tools.page.lanes import Lane, Track
 from rbsf.tools.page.settings import LEAST_SIDE, Refused
 from rbsf.tracker.geometry import check_box
 
-MOST_UNDONE = 50  # changes that can be taken back
+MOST_UNDONE = 50  # most changes that can be undone
 MOST_TARGETS = 20
 
 Box = list[float]  # x, y, w, h in pixels
@@ -19,7 +19,7 @@ Box = list[float]  # x, y, w, h in pixels
 
 @dataclass(frozen=True)
 class Change:
-    """A change of one target, with what was there before."""
+    """A change of one target, with its state before the change."""
 
     frame: int
     target: int
@@ -32,7 +32,7 @@ class Timeline:
 
     def __init__(self) -> None:
         self.lanes: dict[str, Lane] = {}
-        self.keys: dict[int, tuple[int, Box]] = {}  # frame and box drawn last of targets followed
+        self.keys: dict[int, tuple[int, Box]] = {}  # last frame and box drawn for followed targets
         self._changes: list[Change] = []
         self._count = 0  # targets so far; no number is used again
 
@@ -42,9 +42,9 @@ class Timeline:
         load: Callable[[str], Lane],
         image: Callable[[int], np.ndarray],
     ) -> None:
-        """Have the trackers of these names; a new one tracks as far as the others have.
+        """Use the trackers of these names; a new one tracks as far as the others have.
 
-        Earlier changes cannot be taken back then.
+        If the trackers differ, earlier changes cannot be undone.
         """
         lanes = {name: self.lanes.get(name) or load(name) for name in names}
         self._catch_up([lanes[name] for name in lanes.keys() - self.lanes.keys()], image)
@@ -53,7 +53,7 @@ class Timeline:
         self.lanes = lanes
 
     def _catch_up(self, lanes: list[Lane], image: Callable[[int], np.ndarray]) -> None:
-        """Have new lanes learn the targets where they were drawn last, and track them."""
+        """Let new lanes learn the targets from their last drawn boxes, and track them."""
         reach = self.reach()
         if not lanes or reach is None:
             return
@@ -65,7 +65,7 @@ class Timeline:
                 self._learn_in(lane, frame, picture)
 
     def _learn_in(self, lane: Lane, frame: int, image: np.ndarray) -> None:
-        """Have a lane learn the targets that were drawn in a frame."""
+        """Let a lane learn the targets that were drawn in a frame."""
         for target, (drawn, box) in self.keys.items():
             if drawn == frame:
                 lane.tracks[target], _ = lane.learned(target, frame, image, box)
@@ -77,9 +77,9 @@ class Timeline:
         return other
 
     def draw(self, target: int | None, frame: int, image: np.ndarray, box: Box) -> list[str]:
-        """Learn a target, a new one without a number, in a box of a frame.
+        """Learn a target from a box in a frame; without a number it is a new target.
 
-        Returns sentences on the box. Raises Refused where it cannot be used.
+        Returns sentences about the box. Raises Refused if it cannot be used.
         """
         if target is not None and target not in self.keys:
             raise Refused(f"there is no target {target}; add one by drawing its box")
@@ -96,7 +96,7 @@ class Timeline:
         return list(dict.fromkeys(note for _, notes in learned.values() for note in notes))
 
     def drop(self, target: int, frame: int) -> None:
-        """Follow a target no more from a frame on; Refused where there is none."""
+        """Stop following a target from a frame on. Raises Refused if there is none."""
         if target not in self.keys:
             raise Refused(f"there is no target {target}")
         dropped = {
@@ -108,7 +108,7 @@ class Timeline:
         del self.keys[target]
 
     def undo(self) -> Change:
-        """Take back the last change: tracking is as it was before. Refused where there is none."""
+        """Undo the last change, and restore tracking. Raises Refused if there is none."""
         if not self._changes:
             raise Refused("there is nothing to undo")
         change = self._changes.pop()
@@ -129,7 +129,7 @@ class Timeline:
 
     @property
     def undoable(self) -> int:
-        """How many changes can be taken back."""
+        """Number of changes that can be undone."""
         return len(self._changes)
 
     def reach(self) -> tuple[int, int] | None:
@@ -151,7 +151,7 @@ class Timeline:
 
 
 def _check_size(box: Box, image: np.ndarray) -> None:
-    """Raise Refused for a box that is too small to be meant, and as `check_box` does."""
+    """Raise Refused for a box that is too small to be meant, or that `check_box` refuses."""
     height, width = image.shape[:2]
     try:
         clipped, _ = check_box(box, width, height)

@@ -1,4 +1,4 @@
-"""Videos that viewers send: streamed to the disk, counted, removed when they are wrong."""
+"""Videos that viewers send: written to the disk as they come, and removed if refused."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ CONFLICT, GONE, TOO_LARGE, NO_VIDEO_NAME, NO_ROOM = 409, 410, 413, 415, 507  # c
 
 
 async def receive(request: Request, viewer: Viewer, settings: Settings) -> SentVideo:
-    """The video in a request's body, named by its query; who opens it looks into it.
+    """Store the video in a request's body, named by its query; opening it checks its content.
 
-    Raises Refused for what is no video by its name, or too large.
+    Raises Refused if its name is not a video's, or if it is too large.
     """
     told = Path(request.query_params.get("name", ""))
     name, suffix = f"{told.stem[:100]}{told.suffix[:100]}", told.suffix.lower()
@@ -50,7 +50,7 @@ async def receive(request: Request, viewer: Viewer, settings: Settings) -> SentV
 
 
 def _check_length(told: str | None, name: str, settings: Settings) -> None:
-    """Raise Refused where the header tells that the file is too large, or empty."""
+    """Raise Refused if the header says that the file is too large or empty."""
     if told is None:
         return
     if not told.isdecimal():

@@ -1,4 +1,4 @@
-"""What the page is told of a frame."""
+"""What the page is told about a frame."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rbsf.tracker.follower import Response
 
 
 def of_footage(footage: Footage, frame: int) -> dict[str, Any]:
-    """The video, and a frame of it that was had."""
+    """The video, and a frame of it that was read."""
     return {
         "name": footage.name,
         "frame": frame,
@@ -43,7 +43,7 @@ def of_timeline(timeline: Timeline, frame: int, with_maps: bool) -> dict[str, An
 
 
 def _found(target: int, seen: Seen, with_map: bool) -> dict[str, Any]:
-    """What was found of a target, for the page."""
+    """A target's result, for the page."""
     result = seen.result
     return {
         "target": target,

@@ -1,4 +1,4 @@
-"""The viewers who are there, each with a folder that is removed when they leave; and their line."""
+"""The present viewers, each with a folder that is removed when they leave, and their line."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Viewer:
         self.work = Work()
         self.desk = Desk(settings, self.folder, self.work)
         self.served = False  # whether it is their turn
-        self.upload: CancelScope | None = None  # of the one that is under way
+        self.upload: CancelScope | None = None  # scope of the current upload
 
     def leave(self) -> None:
-        """End what they wait for."""
+        """Cancel their work and their upload."""
         self.work.leave()
         if self.upload:
             self.upload.cancel()
@@ -45,7 +45,7 @@ class Viewers:
 
     @contextmanager
     def enter(self) -> Iterator[Viewer]:
-        """Context of a viewer's visit; nothing of theirs stays on the disk behind it."""
+        """Context of a viewer's visit; nothing of theirs stays on the disk afterwards."""
         viewer = Viewer(self._settings, self._folder)
         viewer.folder.mkdir(mode=0o700)
         self._there[viewer.name] = viewer
@@ -58,7 +58,7 @@ class Viewers:
             shutil.rmtree(viewer.folder, ignore_errors=True)
 
     def find(self, name: str) -> Viewer:
-        """The viewer of that name; Refused where there is none, or it is not their turn."""
+        """The viewer of that name. Raises Refused if there is none, or it is not their turn."""
         viewer = self._there.get(name)
         if viewer is None:
             raise Refused("the server does not know this page any more; load it again", 404)
@@ -72,11 +72,11 @@ class Turns:
 
     def __init__(self, users: int) -> None:
         self._users = users
-        self._line: list[asyncio.Event] = []  # of each one there; it is set when the line moves
+        self._line: list[asyncio.Event] = []  # one for each viewer, set when the line moves
 
     @property
     def someone_waits(self) -> bool:
-        """Whether there are more than are served."""
+        """Whether more viewers are present than are served."""
         return len(self._line) > self._users
 
     @property
@@ -86,9 +86,9 @@ class Turns:
 
     @asynccontextmanager
     async def turn(self, tell: Callable[[int], Awaitable[None]]) -> AsyncIterator[None]:
-        """Context of one's turn, which is waited for; `tell` is called with each new place, from 1.
+        """Context of a viewer's turn; before it, `tell` is called with each new place, from 1.
 
-        Who leaves makes room, whether they were served or waited.
+        A viewer who leaves makes room, whether they were served or waited.
         """
         moved = asyncio.Event()
         self._line.append(moved)

@@ -1,4 +1,4 @@
-"""Work that a viewer waits for: they are told how far it is, and may cancel it."""
+"""Work that a viewer waits for: they see its progress, and may cancel it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Cancelled(Exception):
 
 
 class Work:
-    """The work under way."""
+    """The current work."""
 
     def __init__(self) -> None:
         self._tell: Callable[[str, int, int], object] = lambda *_: None
@@ -28,7 +28,7 @@ class Work:
         self._told = time.monotonic()
 
     def cancel(self) -> None:
-        """Let `check` raise in the work under way."""
+        """Let `check` raise in the current work."""
         self._cancelled.set()
 
     def leave(self) -> None:
@@ -36,16 +36,16 @@ class Work:
         self._gone.set()
 
     def check(self) -> None:
-        """Raise Cancelled where the viewer has left, or wants no more of it."""
+        """Raise Cancelled if the viewer has left or cancelled."""
         if self._gone.is_set() or self._cancelled.is_set():
             raise Cancelled
 
     def tell_by(self, tell: Callable[[str, int, int], object]) -> None:
-        """Have `tell(what, done, total)` called from the thread that works."""
+        """Report progress by `tell(what, done, total)`, called from the working thread."""
         self._tell = tell
 
     def tell(self, what: str, done: int, total: int) -> None:
-        """Say how far the work is, now and then; raises as `check` does."""
+        """Report progress now and then. Raises the errors of `check`."""
         self.check()
         now = time.monotonic()
         if now - self._told >= TELL_SECONDS:

@@ -1,1 +1,1 @@
-"""What each training is made of: settings, data, networks, validation."""
+"""Recipes of trainings: settings, data, networks and validation."""

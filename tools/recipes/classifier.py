@@ -1,4 +1,4 @@
-"""The training of a classifier, which tools/train_classifier.py and reproduce.py run."""
+"""The training of a classifier, run by tools/train_classifier.py and reproduce.py."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from rbsf.train.trainer import Recipe, Validate
 from rbsf.weights import load_weights
 
 RESULT = "result.json"
-FLOAT = "float"  # in place of a method: the real network
-# Defaults of all methods but RBCN, whose own G and B these switch off. R stays on: it weighs what
-# the method itself adds to the loss. That is PCNN's projection loss; the other rivals add nothing.
+FLOAT = "float"  # given as the method: the real network
+# Defaults of the rival methods: without RBCN's G and B. R stays on, since it weighs PCNN's own loss
+# (its projection loss; the other rivals add none).
 RIVAL = {"gan": False, "lambda_match": 0.0, "bn_pass": 0.0}
-# Settings of Algorithm 1 that train nothing but the real network.
+# Settings of Algorithm 1 that only train the real network.
 PLAIN: dict[str, Any] = {
     "rectify": False,
     "gan": False,
@@ -151,7 +151,7 @@ class ClassifierConfig(RunConfig):
         self.network_options(1)
 
     def _check_teaching(self, compares_maps: bool, train_teacher: bool) -> None:
-        """Raise ValueError where the method does not go with what teaches it."""
+        """Raise ValueError if the method does not fit the settings of its teacher."""
         if self.method == FLOAT and (compares_maps or train_teacher):
             needs = "gan, lambda_match or train_teacher want a teacher"
             raise ValueError(f"method is float, but {needs}; switch them off")
@@ -176,9 +176,9 @@ class ClassifierConfig(RunConfig):
         return self.algorithm.compares_maps or self.start == "teacher"
 
     def network_options(self, classes: int) -> dict[str, Any]:
-        """What `rbsf.models.build` takes beside the model's name.
+        """Arguments of `rbsf.models.build` besides the model's name.
 
-        Raises ValueError where an item of method_options is not of the form NAME=VALUE.
+        Raises ValueError if an item of method_options is not of the form NAME=VALUE.
         """
         options = {"stages": self.stages, "stem": self.stem, "shortcut": self.shortcut}
         given: dict[str, Any] = {name: value for name, value in options.items() if value}
@@ -199,7 +199,7 @@ class ClassifierConfig(RunConfig):
     def float_twin(self) -> ClassifierConfig:
         """The configuration of the teacher: the same training, of the real network.
 
-        It is without the settings that concern the student alone.
+        It leaves out the settings that only concern the student.
         """
         plain = dataclasses.replace(self.algorithm, **PLAIN)
         return dataclasses.replace(
@@ -208,18 +208,18 @@ class ClassifierConfig(RunConfig):
 
     @property
     def result_file(self) -> str:
-        """What a training writes last."""
+        """The file that a training writes last."""
         return RESULT
 
     def decisive(self) -> dict[str, Any]:
-        """See `RunConfig.decisive`; of a folder of images its path is among them."""
+        """See `RunConfig.decisive`; for a folder of images they include its path."""
         if not self.binary:
             twin = self.float_twin()
             if self != twin:
-                return twin.decisive()  # what the twin leaves out decides nothing here
+                return twin.decisive()  # settings that the twin leaves out decide nothing here
         settings = super().decisive()
         if self.dataset == "folder":
-            # The name of such a data set says nothing of its images.
+            # The name of such a data set says nothing about its images.
             settings["root"] = str(Path(self.root).resolve())
         return settings
 
@@ -230,7 +230,7 @@ class ClassifierConfig(RunConfig):
 
 
 def _value(text: str) -> int | float | bool | str:
-    """The number or truth value that `text` says, else the text itself."""
+    """The number or truth value in `text`, else the text itself."""
     try:
         value = json.loads(text.lower())
     except ValueError:
@@ -239,7 +239,7 @@ def _value(text: str) -> int | float | bool | str:
 
 
 def method_defaults(method: str) -> dict[str, Any]:
-    """Defaults for `method` in place of those of `ClassifierConfig`, which are RBCN's."""
+    """Defaults for `method` that replace those of `ClassifierConfig`, which are RBCN's."""
     if method == ClassifierConfig.method:
         return {}
     if method == "scheme_a":
@@ -248,7 +248,7 @@ def method_defaults(method: str) -> dict[str, Any]:
 
 
 def with_defaults(settings: dict[str, Any]) -> ClassifierConfig:
-    """The configuration of `settings`; what is not among them has its method's default."""
+    """The configuration of `settings`; missing settings get the default of the method."""
     defaults = method_defaults(settings.get("method", ClassifierConfig.method))
     return from_settings(ClassifierConfig, defaults | settings)
 
@@ -256,9 +256,9 @@ def with_defaults(settings: dict[str, Any]) -> ClassifierConfig:
 def read_config(
     argv: list[str] | None, description: str = "", example: str = ""
 ) -> ClassifierConfig:
-    """The method's defaults, then --config, then flags, of which the last wins.
+    """Read the method's defaults, then --config, then flags; later ones override earlier ones.
 
-    On --resume the settings of the training itself, then --config, then flags.
+    On --resume, the settings of the training replace the method's defaults.
     """
     settings = parse_config(ClassifierConfig, argv, description, example=example)
     if settings.get("resume"):
@@ -267,7 +267,7 @@ def read_config(
 
 
 class ClassifierRecipe(Recipe[ClassifierConfig]):
-    """See the module. `images` are training and test images that are open already."""
+    """See the module. `images`: training and test images, if they are open already."""
 
     def __init__(
         self,
@@ -288,7 +288,7 @@ class ClassifierRecipe(Recipe[ClassifierConfig]):
     @property
     def training(self) -> Labelled:
         """The training images."""
-        assert self.images is not None  # for the type checker: `open` came before
+        assert self.images is not None  # for the type checker: `open` was called
         return self.images[0]
 
     @property
@@ -298,7 +298,7 @@ class ClassifierRecipe(Recipe[ClassifierConfig]):
         return self.images[1]
 
     def open(self) -> None:
-        """See `Recipe`. What is wrong with the network is said before data is read."""
+        """See `Recipe`. Faults of the network are reported before data is read."""
         config = self.config
         build(config.model, **config.network_options(1))
         self.images = self.images or open_data(config, self.process.device)
@@ -324,7 +324,7 @@ class ClassifierRecipe(Recipe[ClassifierConfig]):
         return ClassifierRecipe(twin, self.process, self.images)
 
     def untrained(self) -> nn.Module:
-        """See `Recipe`. Raises ValueError where it does not take the images."""
+        """See `Recipe`. Raises ValueError if the network does not take the images."""
         network = self._new_network(self.config)
         _check_images(self.model, network, self.training, self.process.device)
         return network
@@ -341,7 +341,7 @@ class ClassifierRecipe(Recipe[ClassifierConfig]):
             teacher = place(load_teacher(config, self.training), device)
             stats = self._start(student, teacher)
             if not config.algorithm.compares_maps:
-                teacher = None  # it was needed for the start alone
+                teacher = None  # only the start needed it
         if config.machine.compile:
             student.compile()
         return Rectifier(student, teacher, self.task, config.algorithm, stats)
@@ -377,7 +377,7 @@ class ClassifierRecipe(Recipe[ClassifierConfig]):
         return self.batches(0, 0, min(count, train_steps))
 
     def _batches(self, epoch: int, start: int, stop: int) -> Iterator[dict[str, Tensor]]:
-        """The batches `start` to `stop` in the order of the images that `epoch` gives."""
+        """The batches from `start` up to `stop`, with the images in the order of `epoch`."""
         config, (rank, world, device), data = self.config, self.process, self.training
         limit = config.subset or None
         size = config.loop.batch_size
@@ -406,7 +406,7 @@ class ClassifierRecipe(Recipe[ClassifierConfig]):
         return validate
 
     def yardsticks(self) -> dict[str, dict[str, float]]:
-        """What one reaches who knows nothing but how common each class of the test images is."""
+        """Scores of a guess that only knows how common each class of the test images is."""
         shares = np.sort(self.test.class_shares())[::-1]
         shares = shares[shares > 0]
         figures = {
@@ -427,11 +427,11 @@ class ClassifierRecipe(Recipe[ClassifierConfig]):
         return f"{network}: {weights}; {self.training.describe()}{part}"
 
     def info(self) -> dict[str, Any]:
-        """What a network has to know of its images."""
+        """What a network has to know about its images."""
         return {"input": input_of(self.test)}
 
     def finish(self, weights: Path) -> None:
-        """Measure the weights file as it reads back, in float32; write result.json."""
+        """Load the weights file, measure it in float32, and write result.json."""
         net = place(load_weights(weights)[0], self.process.device)
         result = evaluate(net, self.test_batches(), ClassificationTask())
         scores = f"top-1 {result['top1']:.2f}%, top-5 {result['top5']:.2f}%"
@@ -467,7 +467,7 @@ def prepare(images: Tensor, data: Labelled) -> Tensor:
 
 
 def input_of(data: Labelled) -> dict[str, Any]:
-    """What a network has to know of its images; it goes into the weights file."""
+    """What a network has to know about its images; it goes into the weights file."""
     return {
         "size": data.size,
         "share": data.share,
@@ -480,7 +480,7 @@ def input_of(data: Labelled) -> dict[str, Any]:
 def load_teacher(config: ClassifierConfig, data: Labelled) -> nn.Module:
     """The network of --teacher.
 
-    Raises ValueError where it cannot teach the network of `config`.
+    Raises ValueError if it cannot teach the network of `config`.
     """
     teacher, model, info = load_weights(str(config.teacher))
     if model != config.model or binary_layers(teacher):
@@ -496,7 +496,7 @@ def load_teacher(config: ClassifierConfig, data: Labelled) -> nn.Module:
 
 
 def _check_images(model: str, net: nn.Module, data: Labelled, device: torch.device) -> None:
-    """Raise ValueError where the network does not take the images of the data set."""
+    """Raise ValueError if the network does not take the images of the data set."""
     shape = (len(data.mean), data.size, data.size)
     try:
         with torch.no_grad():

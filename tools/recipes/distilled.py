@@ -37,7 +37,7 @@ from rbsf.train.run_config import resumed
 from rbsf.train.trainer import Validate
 from rbsf.weights import load_weights
 
-MEASURED = 8  # batches by which the deviation of the teacher's features is measured
+MEASURED = 8  # batches from which the deviation of the teacher's features is measured
 
 
 @dataclass
@@ -122,7 +122,7 @@ class DistillConfig(PairConfig):
 
     @property
     def result_file(self) -> str:
-        """What a training writes last."""
+        """The file that a training writes last."""
         return "rbsf2.safetensors"
 
     def folder_name(self) -> str:
@@ -130,7 +130,7 @@ class DistillConfig(PairConfig):
         return f"rbsf2-seed{self.seed}-{self.digest()}"
 
     def decisive(self) -> dict[str, Any]:
-        """See `RunConfig.decisive`; networks are named by what their files hold."""
+        """See `RunConfig.decisive`; networks count by the content of their files."""
         settings = super().decisive()
         for name in ("teacher", "twin", "presence_of"):
             if given := getattr(self, name):
@@ -140,7 +140,7 @@ class DistillConfig(PairConfig):
 
 
 def _check_numbers(name: str, text: str, least: int) -> None:
-    """Raise ValueError where the setting `name` is not of whole numbers, such as 2-3-3."""
+    """Raise ValueError unless the setting `name` is made of whole numbers, such as 2-3-3."""
     parts = text.split("-")
     if not all(part.isdecimal() and int(part) >= least for part in parts):
         example = "64-128-256" if least else "0-3-3"
@@ -150,10 +150,10 @@ def _check_numbers(name: str, text: str, least: int) -> None:
 def read_settings(
     argv: list[str] | None, description: str = "", example: str = ""
 ) -> DistillConfig:
-    """configs/rbsf2.yaml, then --config, then flags, of which the last wins.
+    """Read configs/rbsf2.yaml, then --config, then flags; later ones override earlier ones.
 
-    With --presence-of, configs/rbsf2-presence.yaml goes behind the first. On --resume the settings
-    of the training itself are in place of these files.
+    With --presence-of, configs/rbsf2-presence.yaml is read after the first. On --resume, the
+    settings of the training replace these two files.
     """
     defaults = read_yaml(DistillConfig, CONFIGS / "rbsf2.yaml")
     settings = parse_config(DistillConfig, argv, description, defaults, example)
@@ -170,22 +170,22 @@ class DistilledRecipe(PairRecipe[DistillConfig]):
     model = "rbsf2"
 
     def open_data(self) -> tuple[list[CropStore], list[Sequence]]:
-        """See `PairRecipe`; what is validated on is not among the data."""
+        """See `PairRecipe`; the validation sequences are not taken from the data."""
         data = [Path(path) for path in self.config.data]
         cache, first = self.config.shared, self.process.rank == 0
         with distributed.first_process_first(self.process.rank):
             return open_training_data(data, cache, None, 0, skip_broken=True, prepare_missing=first)
 
     def untrained(self) -> nn.Module:
-        """See `Recipe`; for --presence-of that network, with a new presence output."""
+        """See `Recipe`; with --presence-of, that network with a new presence output."""
         if self.config.presence_of:
             return with_presence(self.config.presence_of)
         return build("rbsf2", **self.config.network)
 
     def build(self) -> Rectifier:
-        """The student, from new weights, and what it learns.
+        """The student, with new weights, and its training.
 
-        For --presence-of the student is that network, and its presence output alone learns.
+        With --presence-of, the student is that network, and only its presence output learns.
         """
         config, device = self.config, self.process.device
         torch.manual_seed(config.seed)
@@ -204,7 +204,7 @@ class DistilledRecipe(PairRecipe[DistillConfig]):
         return Rectifier(student, None, task, config.algorithm)
 
     def _beside_twin(self, student: nn.Module, task: DistillTask) -> Rectifier:
-        """The training of the student with the maps of its float twin to compare with."""
+        """The training of the student, whose maps are compared with those of its float twin."""
         config = self.config
         twin = place(load_twin(str(config.twin), student), self.process.device)
         if config.from_twin:
@@ -216,10 +216,9 @@ class DistilledRecipe(PairRecipe[DistillConfig]):
         return Rectifier(student, teacher, task, config.algorithm, stats)
 
     def validation(self) -> Validate | None:
-        """AUC and precision of the first frames of --val's sequences, tracked; None without --val.
+        """AUC and precision of tracking the first frames of --val's sequences; None without --val.
 
-        For --presence-of it is how well presence tells these targets from one another, see
-        `presence_auc`.
+        With --presence-of, it is how well presence tells these targets apart, see `presence_auc`.
 
         Raises ValueError for --presence-of with a single sequence.
         """
@@ -241,7 +240,7 @@ class DistilledRecipe(PairRecipe[DistillConfig]):
         return [sequence.part(0, min(most, len(sequence))) for sequence in sequences]
 
     def yardsticks(self) -> dict[str, dict[str, float]]:
-        """See `rbsf.tools.recipes.yardsticks`; of presence, that of a guess."""
+        """See `rbsf.tools.recipes.yardsticks`; for presence, the score of a guess."""
         config = self.config
         if config.presence_of:
             return {"a guess": {"val_presence": 0.5}}
@@ -269,7 +268,7 @@ def load_twin(path: str, student: nn.Module) -> nn.Module:
 
 
 def start_from_twin(student: nn.Module, twin: nn.Module) -> None:
-    """Give `student` the twin's tensors, its real filters as latent binary ones."""
+    """Give `student` the twin's tensors; the real filters become latent binary ones."""
     student.load_state_dict(twin.state_dict(), strict=False)
     for layer in binary_layers(student).values():
         layer.set_weight(layer.weight.detach())

@@ -1,4 +1,4 @@
-"""What all trainings on pairs of crops share: settings, and the pairs."""
+"""The settings and the pairs that all trainings on pairs of crops share."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ Config = TypeVar("Config", bound=PairConfig)
 
 
 class PairRecipe(Recipe[Config]):
-    """Pairs of all targets in crop stores but those held out."""
+    """Trains on pairs of all targets in crop stores, except those held out."""
 
     def __init__(self, config: Config, process: Process) -> None:
         super().__init__(config, process)
@@ -126,7 +126,7 @@ class PairRecipe(Recipe[Config]):
         yield from islice(self._loader, stop - start)
 
     def some_batches(self, count: int) -> Iterable[dict[str, Tensor]]:
-        """See `Recipe`; this process itself reads them."""
+        """See `Recipe`; this process reads them itself."""
         loader = make_loader(self.dataset, self.config.loop.batch_size)
         for batch in islice(loader, count):
             yield {key: value.to(self.process.device) for key, value in batch.items()}

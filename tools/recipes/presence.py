@@ -1,4 +1,4 @@
-"""The presence output of RB-SF 2: a network that gets one, and how well it tells targets apart."""
+"""The presence output of RB-SF 2: add it to a network, and measure how it tells targets apart."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from rbsf.tracker.distill import presence_logits
 from rbsf.tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE, target_crop
 from rbsf.weights import load_weights
 
-PRESENCE = "head.presence."  # tensors of the presence output begin so
+PRESENCE = "head.presence."  # names of the presence output's tensors begin with this
 
 
 def options_of(net: nn.Module) -> dict[str, Any]:
-    """What `build` was given for a network."""
+    """The options that `build` was given for a network."""
     return cast(dict[str, Any], net.model_options)
 
 
 def with_presence(path: str) -> nn.Module:
-    """The network of `path` with a new presence output, which alone learns.
+    """The network of `path` with a new presence output; nothing else learns.
 
     Raises ValueError for weights of another network than RB-SF 2.
     """
@@ -45,8 +45,8 @@ def with_presence(path: str) -> nn.Module:
 def presence_auc(net: nn.Module, sequences: list[Sequence], looks: int = 5) -> float:
     """How often presence is higher around a template's own target than around another's.
 
-    That is the share of pairs of search regions, one around the template's own target and one
-    around that of another sequence. The templates are of the first frames. The regions are of
+    This is a share of the pairs of search regions, one around the template's own target and one
+    around that of another sequence. The templates come from the first frames. The regions come from
     `looks` frames of each sequence, around their true boxes.
     """
     net.eval()

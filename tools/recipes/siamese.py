@@ -1,4 +1,4 @@
-"""The training of a tracker of SiamFC's form, float or 1-bit, which tools/train_rbsf.py runs."""
+"""The training of a tracker of SiamFC's form, float or 1-bit, run by tools/train_rbsf.py."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TRY_OUT = (
 )
 
 
-@cache  # a teacher and its student are trained one after the other, on the same data
+@cache  # printed once, although a teacher and its student train on the same data
 def _tell_try_out() -> None:
     print(TRY_OUT)
 
@@ -49,7 +49,7 @@ class SiameseRecipe(PairRecipe[TrainConfig]):
         return self.config.model
 
     def open_data(self) -> tuple[list[CropStore], list[Sequence]]:
-        """See `PairRecipe`; says what is used where no data is named."""
+        """See `PairRecipe`; a message says what is used if no data is given."""
         config, rank = self.config, self.process.rank
         if not config.data and rank == 0:
             _tell_try_out()
@@ -105,7 +105,7 @@ class SiameseRecipe(PairRecipe[TrainConfig]):
             teacher = place(load_teacher(config.teacher), device)
             stats = self._start(student, teacher, task)
         if not (config.algorithm.compares_maps or config.response_match):
-            teacher = None  # it was needed for the start alone
+            teacher = None  # only the start needed it
         if config.machine.compile:
             student.compile()
         return Rectifier(student, teacher, task, config.algorithm, stats)
@@ -113,8 +113,9 @@ class SiameseRecipe(PairRecipe[TrainConfig]):
     def _start(self, student: nn.Module, teacher: nn.Module, task: SiameseTask) -> Stats:
         """Start the student from its teacher, or leave it from scratch.
 
-        Returns by point the statistics of the teacher's maps to compare with. A wider teacher gives
-        a part of its channels to start from. Its maps are compared where there are as many.
+        Returns the statistics of the teacher's maps to compare with, by point. From a wider
+        teacher, the student starts with a part of its channels; maps are then compared only at
+        points with the same number of channels.
         """
         wider = teacher.model_options != student.model_options
         start = teacher
@@ -145,7 +146,7 @@ class SiameseRecipe(PairRecipe[TrainConfig]):
 
 
 def _of_the_same_width(wide: Stats, own: Stats) -> Stats:
-    """Those of `wide` whose points have as many channels in `own`."""
+    """The statistics of `wide` at points that have as many channels in `own`."""
     return {point: wide[point] for point in own if wide[point][0].shape == own[point][0].shape}
 
 

@@ -58,13 +58,13 @@ class TrainConfig(PairConfig):
     def constants(self) -> TrackerConfig:
         """Constants of tracking with the trained network.
 
-        They are the published ones, and the correlation that it was trained for.
+        They are the published ones, with the correlation that it was trained for.
         """
         return TrackerConfig(correlation="bits" if self.correlation_bits else "float")
 
     @property
     def result_file(self) -> str:
-        """What a training writes last, and a tracker runs; of a 1-bit network packed weights."""
+        """The file that a training writes last, for a tracker; packed for a 1-bit network."""
         if self.model == "siamfc":
             return f"{self.model}.safetensors"
         return f"{self.model}-packed.safetensors"
@@ -74,9 +74,9 @@ class TrainConfig(PairConfig):
         return f"{self.model}-seed{self.seed}-{self.digest()}"
 
     def decisive(self) -> dict[str, Any]:
-        """See `RunConfig.decisive`; data and teacher are named by what they are.
+        """See `RunConfig.decisive`; files of data count by name and size, the teacher by content.
 
-        Raises FileNotFoundError where they are not there.
+        Raises FileNotFoundError if data or teacher is missing.
         """
         settings = super().decisive()
         if self.data:
@@ -91,7 +91,7 @@ class TrainConfig(PairConfig):
 
 
 def _describe_data(path: Path) -> str:
-    """Name and size of a file, which travel with it; of a folder its place."""
+    """Name and size of a file, which a copy shares; of a folder, its path."""
     if not path.exists():
         raise FileNotFoundError(f"no training data {path}; give a crop store or a folder by --data")
     if path.is_file():
@@ -100,9 +100,9 @@ def _describe_data(path: Path) -> str:
 
 
 def read_config(argv: list[str] | None, description: str = "", example: str = "") -> TrainConfig:
-    """The model's file in configs/, then --config, then flags, of which the last wins.
+    """Read the model's file in configs/, then --config, then flags; later ones take precedence.
 
-    On --resume the settings of the training itself are in place of that file.
+    On --resume, the settings of the training replace the model's file.
     """
     defaults = model_defaults(TrainConfig.model)
     settings = parse_config(TrainConfig, argv, description, defaults, example)
@@ -117,7 +117,7 @@ def read_config(argv: list[str] | None, description: str = "", example: str = ""
 def model_defaults(model: str) -> dict[str, Any]:
     """The settings of configs/MODEL.yaml.
 
-    Raises ValueError where there is no such model.
+    Raises ValueError if there is no such model.
     """
     if model not in TRACKERS:
         raise ValueError(f"model is {model!r}; known: {', '.join(TRACKERS)}")

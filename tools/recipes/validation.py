@@ -1,4 +1,4 @@
-"""Validation of a tracker after each epoch: held-out sequences, as pairs and tracked."""
+"""Validation of a tracker after each epoch: on pairs of held-out sequences, and by tracking."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from rbsf.tracker.task import SiameseTask, balanced_logistic, best_bias, hit_rat
 from rbsf.train.device import dtype_of
 from rbsf.train.trainer import Validate
 
-PAIRS = 200  # held-out pairs that are looked at
+PAIRS = 200  # held-out pairs for validation
 BATCH = 8  # pairs at a time
 RESPONSE = 17  # cells of a response map's side
 
@@ -31,11 +31,11 @@ RESPONSE = 17  # cells of a response map's side
 def validation(
     stores: list[CropStore], sequences: list[Sequence], config: TrainConfig, device: torch.device
 ) -> Validate | None:
-    """What measures a network by `sequences`; None where there are none.
+    """Make the function that measures a network on `sequences`; None if there are none.
 
-    It gives `val_auc` and `val_precision` of their first frames, tracked. Where `stores` hold their
-    crops it also gives `val_logistic` and `val_hit` of 200 pairs of them, always the same. These
-    say less of tracking, but vary less by chance.
+    It returns `val_auc` and `val_precision` of tracking their first frames. If `stores` hold their
+    crops, it also returns `val_logistic` and `val_hit` of 200 pairs of them, always the same. These
+    say less about tracking, but vary less by chance.
     """
     if not sequences:
         return None
@@ -57,7 +57,7 @@ def _paired(
 ) -> Validate:
     """SiamFC's loss of pairs of the stores' sequences `rows`, and the share with a right peak.
 
-    A peak is right where it lies on the target, see `hit_rate`.
+    A peak is right if it lies on the target, see `hit_rate`.
     """
     dataset = PairDataset(stores, PAIRS, seed=0, only=rows)
     precision = dtype_of(config.machine.precision, device)
@@ -80,7 +80,7 @@ def _paired(
 
 
 def _tracked(sequences: list[Sequence], config: TrainConfig, device: torch.device) -> Validate:
-    """AUC and precision of the first frames of `sequences`."""
+    """AUC and precision of tracking the first frames of `sequences`."""
     heads = [_head(sequence, config.val_frames) for sequence in sequences]
     precision = str(dtype_of(config.machine.precision, device)).removeprefix("torch.")
 
@@ -94,7 +94,7 @@ def _tracked(sequences: list[Sequence], config: TrainConfig, device: torch.devic
 def yardsticks(
     stores: list[CropStore], sequences: list[Sequence], config: TrainConfig
 ) -> dict[str, Figures]:
-    """What a box that never moves and the shipped network have on the same `sequences`.
+    """Figures of a box that never moves and of the shipped network on the same `sequences`.
 
     They are measured once, and kept in the folder of the training.
     """
@@ -114,9 +114,9 @@ def yardsticks(
 
 
 def _of_the_middle(stores: list[CropStore], rows: list[Row]) -> Figures:
-    """Of the same pairs, the figures of a target that is always taken to be in the middle.
+    """Figures of always placing the target in the middle, for the same pairs.
 
-    Its responses elsewhere are all alike, so that the loss is ln 2.
+    All responses elsewhere are alike, so the loss is ln 2.
     """
     dataset = PairDataset(stores, PAIRS, seed=0, only=rows)
     shifts = torch.stack([dataset[number]["shift"] for number in range(PAIRS)])

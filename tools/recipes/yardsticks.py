@@ -1,4 +1,4 @@
-"""What others reach on the sequences that a tracker is validated on: something to compare with."""
+"""Scores of other trackers on a training's validation sequences, for comparison."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def track_heads(tracker: Tracker, heads: list[Sequence]) -> Figures:
 
 
 def still_and_shipped(heads: list[Sequence], threads: int) -> dict[str, Figures]:
-    """The figures of a box that never moves, and of the shipped RB-SF where it ships.
+    """The figures of a box that never moves, and of the shipped RB-SF if it is there.
 
     `threads`: of the CPU; 0 takes all cores.
     """
@@ -66,13 +66,13 @@ def state_of(heads: list[Sequence], others: Iterable[Path] = ()) -> str:
 
 
 def kept(folder: Path, state: str, measure: Callable[[], dict[str, Figures]]) -> dict[str, Figures]:
-    """The figures that `measure` gives; those in `folder`, where they are of the same `state`."""
+    """The figures in `folder` if they are of the same `state`, else those of `measure`."""
     path = folder / FILE
     try:
         content = json.loads(read_text(path))
         if content["state"] == state:
             return content["figures"]
-    except (OSError, KeyError, TypeError, ValueError):  # not there, or no file of ours
+    except (OSError, KeyError, TypeError, ValueError):  # missing, or not our file
         pass
     figures = measure()
     write_atomically(path, json.dumps({"state": state, "figures": figures}, indent=1).encode())

@@ -11,7 +11,7 @@ const REASONS = {
 };
 
 export class Camera {
-  // Throws Refused with a sentence where there is none.
+  // Throws Refused with a sentence if there is no camera.
   static async open() {
     if (!navigator.mediaDevices?.getUserMedia)
       throw new Refused("Browsers give a camera to pages of this machine or over https alone. Open the page by localhost.");

@@ -1,22 +1,22 @@
-// Elements of the page, and the places where it speaks.
+// Elements of the page, and the places for its messages.
 
 import { Cancelled } from "./link.js";
 
 export const byId = (id) => document.getElementById(id);
 
-// Tell people who do not see the page what has changed.
+// Tell users of screen readers what has changed.
 export function say(text) {
   byId("live").textContent = text;
 }
 
-// Show a sentence on what went wrong; none hides it.
+// Show a sentence on what went wrong; an empty text hides it.
 export function tellProblem(text = "") {
   byId("problem").hidden = !text;
   byId("problem-text").textContent = text;
 }
 
 // Do something that a user asked for, and show what goes wrong. Returns whether all went well.
-// `anew`: what went wrong before is hidden.
+// `anew`: hide earlier problems first.
 export async function attempt(action, anew = true) {
   if (anew) tellProblem();
   try {
@@ -29,11 +29,12 @@ export async function attempt(action, anew = true) {
   }
 }
 
-// Work under way: an upload, and an answer of the server. The one that began first is shown.
+// Current work: an upload, and an answer of the server. The one that began first is shown.
 const works = new Map();
 const shown = () => works.values().next().value;
 
-// Show how far the work of that name is, from 0 to 1, or null where nobody knows; `cancel` ends it.
+// Show the progress of the work of that name: `part` is from 0 to 1, or null if it is not known.
+// `cancel` ends the work.
 export function tellProgress(name, text, part, cancel) {
   const start = works.get(name)?.start ?? performance.now();
   works.set(name, { text, part, cancel, start });
@@ -56,7 +57,7 @@ function showWork() {
   byId("cancel").hidden = !work.cancel;
 }
 
-// Such as "40 s left", once there is something to go by.
+// Such as "40 s left", once it can be estimated.
 function timeLeft({ part, start }) {
   const seconds = (performance.now() - start) / 1000;
   if (!part || seconds < 2) return "";

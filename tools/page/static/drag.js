@@ -6,7 +6,7 @@ const TAP = 2; // pixels of the screen; what moves by less draws no box
 
 // `on` has functions: begin(), which returns whether a box may be drawn, change(box) while it is
 // drawn, finish(box), and giveUp(). `frame()` gives the size of the video's frame.
-// It ends with `signal`.
+// Aborting `signal` ends it.
 export function letDraw(canvas, frame, on, signal) {
   let start = null; // in the frame
   let touched = null; // the same place, [x, y] on the screen

@@ -1,4 +1,4 @@
-// Keys that work wherever the focus is, but in fields that use them themselves.
+// Keys that work wherever the focus is, except in fields that use them themselves.
 
 export function listen(player, targets) {
   const actions = {

@@ -1,4 +1,4 @@
-// The WebSocket: one message at a time goes to the server, and the next one after its answer.
+// The WebSocket: one message at a time goes to the server, the next one after the answer.
 
 export class Refused extends Error {}
 export class Cancelled extends Error {}
@@ -21,11 +21,11 @@ function unpack(data) {
   return { header, data: data.slice(end) };
 }
 
-// `on` has functions for what comes unasked: hello, queue, progress, bye, closed.
+// `on` has functions for messages that come unasked: hello, queue, progress, bye, closed.
 export class Link {
   constructor(on) {
     this.on = on;
-    this.waiting = null; // of the message under way: its promise's functions
+    this.waiting = null; // functions of the current message's promise
     this.last = Promise.resolve();
     const scheme = location.protocol === "https:" ? "wss" : "ws";
     this.socket = new WebSocket(`${scheme}://${location.host}/live`);

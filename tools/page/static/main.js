@@ -1,4 +1,4 @@
-// The page: what is in it, and what it does when the server speaks.
+// The page: its parts, and what it does with the server's messages.
 
 import { attempt, byId, cancelAll, say, tellProblem, tellProgress } from "./dom.js";
 import { listen } from "./keys.js";
@@ -68,7 +68,7 @@ function closed() {
   wait("The connection is closed.", text, true);
 }
 
-// Boxes to tick for the trackers {name, title}; those of the names `chosen` are in use.
+// Show a checkbox for each tracker, {name, title}; those with a name in `chosen` are ticked.
 function offerTrackers(trackers, chosen) {
   const rows = trackers.map(({ name, title }) => {
     const label = document.createElement("label");

@@ -1,4 +1,4 @@
-// What is painted into a panel's canvas: the frame, the response map, the boxes.
+// Paint a panel's canvas: the frame, the response maps, the boxes.
 
 const LOST = "#ff2828";
 const MAP_OPACITY = 0.6;

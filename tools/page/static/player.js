@@ -6,12 +6,12 @@ import { clamp } from "./geometry.js";
 export class Player {
   constructor(table) {
     this.table = table;
-    this.camera = null; // while it is in use
+    this.camera = null; // the camera, while it is in use
     this.playing = false;
     this.running = null; // a promise of the end of playing
-    this.steps = Promise.resolve(); // of the last step that was asked for
-    this.waiting = 0; // steps that were asked for
-    this.wanted = null; // the frame that the slider asks for, while another one comes
+    this.steps = Promise.resolve(); // a promise of the last requested step
+    this.waiting = 0; // number of requested steps
+    this.wanted = null; // the frame to show next, while another one loads
     table.watchers.push((view) => this.tell(view));
     byId("play").addEventListener("click", () => this.toggle());
     byId("back").addEventListener("click", () => this.step(-1));
@@ -53,7 +53,7 @@ export class Player {
     }
   }
 
-  // Play what the server has, tracking where nothing was tracked yet.
+  // Play the frames that the server has, and track in those that were not tracked yet.
   async playKept() {
     let frame = await this.startOfPlay();
     while (this.playing) {
@@ -68,7 +68,7 @@ export class Player {
     }
   }
 
-  // The frame behind which playing goes on; at the end it begins anew.
+  // The frame after which playing goes on; at the end of the video it starts again.
   async startOfPlay() {
     const { frame, count, reach } = this.table.view;
     if (this.camera) return reach ? Math.min(reach[0], count - 1) : count - 1;
@@ -93,7 +93,7 @@ export class Player {
     return this.camera || byId("hurry").checked ? 0 : 1000 / this.table.view.fps;
   }
 
-  // Go one frame on, or back; steps that are asked for meanwhile follow.
+  // Go one frame on or back; steps that are requested meanwhile follow.
   step(by) {
     if (!this.table.view) return;
     this.waiting += 1;
@@ -113,7 +113,7 @@ export class Player {
     });
   }
 
-  // Show a frame; while it comes, only the last of further wishes is kept.
+  // Show a frame; while it loads, only the last of further requests is kept.
   async jump(frame) {
     if (!this.table.view) return;
     const busy = this.wanted !== null;

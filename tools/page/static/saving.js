@@ -2,7 +2,7 @@
 
 import { attempt, byId, say, tellProgress } from "./dom.js";
 
-const KEPT = 60_000; // milliseconds until a file that was saved is forgotten
+const KEPT = 60_000; // milliseconds until the data of a saved file is released
 
 export class Saving {
   constructor(table, player) {

@@ -15,7 +15,7 @@ export class Sources {
     byId("camera").addEventListener("click", () => this.toggleCamera());
   }
 
-  // Begin with a visit, whose limits the server has told.
+  // Begin a visit; `hello` has the server's limits.
   begin(hello) {
     this.viewer = hello.viewer;
     this.megabytes = hello.megabytes;
@@ -85,7 +85,7 @@ export class Sources {
     if (this.player.camera) this.player.play();
   }
 
-  // What was recorded stays open.
+  // The recording stays open.
   async stopCamera() {
     await this.player.pause();
     this.player.camera?.close();
@@ -94,7 +94,7 @@ export class Sources {
     this.table.changed();
   }
 
-  // Leave what is open for another video.
+  // Make room for another video.
   async leave() {
     await this.stopCamera();
     this.table.selected = null;

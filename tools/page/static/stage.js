@@ -20,7 +20,7 @@ export class Stage {
     this.observer = new ResizeObserver(() => this.repaint());
   }
 
-  // Have panels for these trackers, {name, title}.
+  // Show panels for these trackers, {name, title}.
   choose(trackers) {
     this.observer.disconnect();
     this.listening?.abort();
@@ -103,7 +103,7 @@ class Panel {
     this.canvas.setAttribute("aria-label", `${this.title}, frame ${view.frame}: ${words.join("; ") || "no box"}`);
   }
 
-  // Speed, and age of the frame; neither means anything where nothing is tracked.
+  // Speed and age of the frame; they mean nothing if nothing is tracked here.
   figuresOf(lane, view, age) {
     if (lane.milliseconds) return `${inFrames(this.rate)}/s · ${age.toFixed(0)} ms old`;
     return view.targets.length && !lane.targets.length ? "not tracked here" : "";

@@ -33,12 +33,12 @@ export class Table {
     this.changed();
   }
 
-  // Whoever shows parts of the view looks at it again.
+  // Let all parts of the page show the view again.
   changed() {
     for (const watch of this.watchers) watch(this.view);
   }
 
-  // Work with another video: forget the one that is open.
+  // Forget the open video, before another one comes.
   forget() {
     this.view = null;
     this.selected = null;

@@ -1,4 +1,4 @@
-// The targets: drawn by pointer or by numbers, corrected, added, dropped, taken back.
+// The targets: drawn by pointer or by numbers, corrected, added, dropped, undone.
 
 import { attempt, byId, say, tellProblem } from "./dom.js";
 import { rounded } from "./geometry.js";
@@ -131,7 +131,7 @@ export class Targets {
     return row;
   }
 
-  // The numbers of the selected target's box, but not while somebody types.
+  // Show the numbers of the selected target's box, but not while the user types.
   tellNumbers(view) {
     if (!view || byId("numbers").contains(document.activeElement)) return;
     const found = view.lanes[0]?.targets.find(({ target }) => target === this.table.selected);

@@ -1,4 +1,4 @@
-// Send a video, with progress. XMLHttpRequest tells it; fetch does not.
+// Send a video and show the progress, which XMLHttpRequest reports and fetch does not.
 
 import { endProgress, tellProgress } from "./dom.js";
 import { Cancelled, Refused } from "./link.js";

@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from requirements import needs
 
 from rbsf.datasets.video.frames import open_frames
 from rbsf.datasets.video.images import list_images, read_image
@@ -165,7 +166,7 @@ def test_written_videos_read_back(tmp_path: Path, name: str) -> None:
 
 def write_transport_stream(path: Path, images: list[np.ndarray]) -> None:
     """An MPEG transport stream with frames out of order, in which OpenCV finds wrong frames."""
-    av = pytest.importorskip("av")
+    av = pytest.importorskip("av", reason=needs("pyav", "the test writes a transport stream"))
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25, options={"bf": "3", "g": "8"})
         stream.height, stream.width = images[0].shape[:2]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from requirements import skip_without
+from requirements import needs, skip_without
 from trainings import NET, QUICK
 
 INLINE = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
@@ -129,7 +129,7 @@ def test_curves_that_cannot_be_drawn_do_not_end_a_training(tmp_path, monkeypatch
     ("streams", "expected"),
     [("2>&-", 0), ("2>/dev/full", 1), (">/dev/full", 1), (">&-", 0), ("| true", 0)],
 )
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason=needs("linux", "there is /dev/full"))
 def test_a_stream_that_fails_ends_no_work(videos, tmp_path, streams, expected):
     words = ["eval/run_benchmarks.py", "--dataset", "folder", "--root", videos, "--workers", 1]
     words += ["--tracker", "static", "--out", tmp_path]

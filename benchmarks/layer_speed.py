@@ -23,8 +23,8 @@ def layer_table(weights: Path, crops: np.ndarray, rounds: int) -> str:
     """
     import numpy as np
 
+    from rbsf.engine.bit_layout import products
     from rbsf.engine.cpu import available_isas
-    from rbsf.engine.layout import products
     from rbsf.engine.run import Engine
 
     engines = {isa: Engine(weights, isa=isa) for isa in available_isas() if isa != "numpy"}

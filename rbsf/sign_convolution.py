@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rbsf.engine.bit_layout import kernel_arguments
 from rbsf.engine.cpu import choose_isa, native
-from rbsf.engine.layout import kernel_arguments
 from rbsf.engine.node import Node
 
 # Instruction sets with kernels faster than PyTorch's, each with the one that runs `sums` on it.

@@ -18,12 +18,8 @@ from rbsf.datasets.images.in_memory import ArrayData
 from rbsf.export.compare import torch_logits
 from rbsf.export.pack import export_network
 from rbsf.tools import classify
-from rbsf.tools.recipes.classifier import (
-    RESULT,
-    ClassifierConfig,
-    input_of,
-    open_data,
-)
+from rbsf.tools.recipes.classifier import input_of, open_data
+from rbsf.tools.recipes.classifier_config import RESULT, ClassifierConfig
 from rbsf.tracker.backbones import load_backbone
 
 

@@ -14,7 +14,7 @@ from requirements import needs
 
 from rbsf.models import TRACKERS
 from rbsf.shipped import CONFIGS
-from rbsf.tools.recipes.distilled import DistillConfig
+from rbsf.tools.recipes.rbsf2 import DistillConfig
 from rbsf.tools.recipes.siamese_config import TrainConfig, read_config
 from rbsf.tools.train_rbsf import main
 from rbsf.tracker.flags import read_constants

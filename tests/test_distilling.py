@@ -12,8 +12,8 @@ import torch
 from rbsf.layers import binary_layers
 from rbsf.models import build
 from rbsf.tools.recipes import distilled
-from rbsf.tools.recipes.distilled import read_settings
 from rbsf.tools.recipes.presence import with_presence
+from rbsf.tools.recipes.rbsf2 import read_settings
 from rbsf.tools.train_rbsf import main
 from rbsf.tracker.anchor_free import AnchorFree, AnchorFreeConfig
 from rbsf.tracker.rbsf2 import TorchNetwork

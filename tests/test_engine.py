@@ -17,10 +17,10 @@ from packed_models import POOL, least_size, random_conv, random_model
 from requirements import needs, skip_without
 
 from rbsf.engine import run
+from rbsf.engine.bit_layout import Packed, layout
 from rbsf.engine.cpu import choose_isa, native
 from rbsf.engine.graph import PackedModel
 from rbsf.engine.kernel import Target
-from rbsf.engine.layout import Packed, layout
 from rbsf.engine.node import Map, Node
 from rbsf.engine.ops import conv_bits, reference
 from rbsf.engine.run import Engine

@@ -9,9 +9,9 @@ import pytest
 from engines import needs_kernels, pixels
 from packed_models import random_conv, random_sign
 
+from rbsf.engine.bit_layout import Packed, kernel_arguments, layout
 from rbsf.engine.cpu import native
 from rbsf.engine.kernel import Target
-from rbsf.engine.layout import Packed, kernel_arguments, layout
 from rbsf.engine.ops import conv_bits
 from rbsf.engine.ops.conv_u8 import unpack_whole
 

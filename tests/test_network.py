@@ -10,11 +10,11 @@ from engines import ISAS, THREADS, assert_threads_agree, needs_kernels, pixels, 
 from random_networks import Maker, random_network, small_network
 
 from rbsf.engine import kernel, run
+from rbsf.engine.bit_layout import Packed, layout
 from rbsf.engine.cpu import native
 from rbsf.engine.fusion import find_runs
 from rbsf.engine.graph import PackedModel
 from rbsf.engine.kernel import Target
-from rbsf.engine.layout import Packed, layout
 from rbsf.engine.node import Map, Node
 from rbsf.engine.ops import conv_bits, reference
 from rbsf.engine.run import Engine

@@ -11,7 +11,7 @@ from rbsf.methods import METHODS
 from rbsf.models import build
 from rbsf.models.rbsf2 import RBSF2, Block
 from rbsf.models.whole import LIMIT, STEP, Round, Slope, Stem, WholeNorm, _Moments, norm_of_stem
-from rbsf.tools.recipes.distilled import DistillConfig
+from rbsf.tools.recipes.rbsf2 import DistillConfig
 from rbsf.tracker.distill import (
     DistillTask,
     both_alike,

@@ -10,7 +10,7 @@ import pytest
 from conftest import refused
 
 from rbsf.tools import reproduce, studies
-from rbsf.tools.recipes.classifier import RESULT, read_config
+from rbsf.tools.recipes.classifier_config import RESULT, read_config
 
 OWN_TABLE = """
 title: t

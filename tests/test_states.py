@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from rbsf.tracker.scan import Windows
 from rbsf.tracker.states import Result, State, StateConfig, StateMonitor
-from rbsf.tracker.windows import Windows
 
 CONFIG = StateConfig(sure_score=0.5, lost_score=0.2, lost_frames=3, found_score=0.6, found_frames=2)
 

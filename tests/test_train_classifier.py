@@ -21,13 +21,8 @@ from trainings import NET, QUICK, rows_of, run_processes, train_resnet
 from rbsf.engine.run import Engine
 from rbsf.methods import METHODS
 from rbsf.shipped import CONFIGS
-from rbsf.tools.recipes.classifier import (
-    FLOAT,
-    RESULT,
-    ClassifierConfig,
-    ClassifierRecipe,
-    read_config,
-)
+from rbsf.tools.recipes.classifier import ClassifierRecipe
+from rbsf.tools.recipes.classifier_config import FLOAT, RESULT, ClassifierConfig, read_config
 from rbsf.tools.train_classifier import main
 from rbsf.train.config import from_settings, read_yaml
 from rbsf.train.cross_entropy import ClassificationTask, evaluate

@@ -176,7 +176,7 @@ def list_cells(table: Study, seeds: list[int], out: Path) -> None:
 
 def command(config: Any, folder: Path) -> str:
     """The command that trains the cell alone."""
-    from rbsf.tools.recipes.classifier import method_defaults
+    from rbsf.tools.recipes.classifier_config import method_defaults
     from rbsf.tools.recipes.siamese_config import TrainConfig, model_defaults
     from rbsf.train.config import as_settings, settings_of
 

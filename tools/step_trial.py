@@ -16,7 +16,8 @@ from rbsf.datasets.images.cifar import CIFAR100
 from rbsf.datasets.images.in_memory import ArrayData
 from rbsf.models import build
 from rbsf.shipped import CONFIGS
-from rbsf.tools.recipes.classifier import ClassifierConfig, ClassifierRecipe
+from rbsf.tools.recipes.classifier import ClassifierRecipe
+from rbsf.tools.recipes.classifier_config import ClassifierConfig
 from rbsf.train.config import changed, from_settings, read_yaml
 from rbsf.train.distributed import ALONE, Process
 from rbsf.train.rectify import Rectifier

@@ -20,7 +20,8 @@ from typing import Any
 from rbsf.shipped import CONFIGS
 from rbsf.system.files import write_atomically
 from rbsf.system.yaml_file import read_yaml_file
-from rbsf.tools.recipes.classifier import RESULT, ClassifierConfig, ClassifierRecipe, with_defaults
+from rbsf.tools.recipes.classifier import ClassifierRecipe
+from rbsf.tools.recipes.classifier_config import RESULT, ClassifierConfig, with_defaults
 from rbsf.tools.recipes.siamese import SiameseRecipe
 from rbsf.tools.recipes.siamese_config import TrainConfig
 from rbsf.train.config import check_settings, from_settings, read_yaml

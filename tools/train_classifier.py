@@ -28,7 +28,8 @@ EXAMPLE = "--config mnist --root data --out runs/mnist"
 def main(argv: list[str] | None = None) -> int:
     """Train; 0 when done, 128 + signal when stopped."""
     require("train")
-    from rbsf.tools.recipes.classifier import ClassifierRecipe, read_config
+    from rbsf.tools.recipes.classifier import ClassifierRecipe
+    from rbsf.tools.recipes.classifier_config import read_config
     from rbsf.train.trainer import run as train
 
     return train(ClassifierRecipe, read_config(argv, __doc__ or "", EXAMPLE))

@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     family.add_argument("--model")
     known, others = family.parse_known_args(argv)
     if known.model == "rbsf2":  # it has its own settings
-        from rbsf.tools.recipes.distilled import DistilledRecipe, read_settings
+        from rbsf.tools.recipes.rbsf2 import DistilledRecipe, read_settings
 
         return train(DistilledRecipe, read_settings(others, __doc__ or "", EXAMPLE_OF_RBSF2))
     from rbsf.tools.recipes.siamese import SiameseRecipe

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from rbsf.tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE, as_rgb, box_around, exemplar_side
+from rbsf.tracker.scan import Windows
 from rbsf.tracker.states import Result, State, StateMonitor
 from rbsf.tracker.target import Target
-from rbsf.tracker.windows import Windows
 
 WINDOWS_PER_CROP = 2  # windows searched while lost, for each crop of a tracked frame
 WINDOW_STEP = 1.0  # distance between the centres of windows, in sides of the target's crop

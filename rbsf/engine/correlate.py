@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from rbsf.engine.bit_layout import Packed, layout
 from rbsf.engine.cpu import choose_isa, native
 from rbsf.engine.kernel import Target
-from rbsf.engine.layout import Packed, layout
 from rbsf.engine.node import Map, Node
 from rbsf.engine.ops import conv_bits
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from rbsf.engine.bit_layout import Packed, kernel_arguments
 from rbsf.engine.fusion import Run
 from rbsf.engine.kernel import Kernel, Target
-from rbsf.engine.layout import Packed, kernel_arguments
 from rbsf.engine.node import Map, Node
 from rbsf.engine.ops import conv_bits, conv_u8
 from rbsf.engine.ops.conv import blocks_of_pairs, whole_weights

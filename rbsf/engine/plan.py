@@ -14,10 +14,10 @@ from time import perf_counter
 import numpy as np
 
 from rbsf.engine import fusion_kernels, ops
+from rbsf.engine.bit_layout import Packed, layout
 from rbsf.engine.fusion import Need, Run, find_runs, need_of
 from rbsf.engine.graph import PackedModel
 from rbsf.engine.kernel import Kernel, Target
-from rbsf.engine.layout import Packed, layout
 from rbsf.engine.node import Map, Node
 from rbsf.engine.ops import conv_bits, sign
 

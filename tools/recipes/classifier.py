@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,254 +15,20 @@ from torch import Tensor, nn
 
 from rbsf.datasets.images.augment import augment, batch_generator, normalise
 from rbsf.datasets.images.in_memory import ArrayData
-from rbsf.datasets.images.labelled import LABELLED, Labelled, open_labelled
+from rbsf.datasets.images.labelled import Labelled, open_labelled
 from rbsf.layers import binary_layers
 from rbsf.maps import CALIBRATION, Stats, measure_maps, start_from_teacher
-from rbsf.methods import METHODS
-from rbsf.models import CLASSIFIERS, build
+from rbsf.models import build
 from rbsf.system.files import write_atomically
-from rbsf.train.config import from_settings, parse_config, section, setting
+from rbsf.tools.recipes.classifier_config import RESULT, ClassifierConfig
 from rbsf.train.cross_entropy import ClassificationTask, evaluate
 from rbsf.train.device import dtype_of, place
 from rbsf.train.distributed import Process
 from rbsf.train.rectify import Rectifier
-from rbsf.train.run_config import LoopConfig, RunConfig, check_least, resumed
 from rbsf.train.trainer import Recipe, Validate
 from rbsf.weights import load_weights
 
-RESULT = "result.json"
-FLOAT = "float"  # given as the method: the real network
-# Defaults of the rival methods: without RBCN's G and B. R stays on, since it weighs PCNN's own loss
-# (its projection loss; the other rivals add none).
-RIVAL = {"gan": False, "lambda_match": 0.0, "bn_pass": 0.0}
-# Settings of Algorithm 1 that only train the real network.
-PLAIN: dict[str, Any] = {
-    "rectify": False,
-    "gan": False,
-    "bn_pass": 0.0,
-    "norm_epochs": -1,
-    "lambda_kernel": 0.0,
-    "lambda_adversarial": 0.0,
-    "lambda_match": 0.0,
-    "lambda_decay": 0.0,
-    "lambda_epochs": 1,
-    "lr_binary": 0.0,
-    "lr_c": 0.0,
-    "lr_discriminator": 0.0,
-    "train_teacher": False,
-}
 NORM_PASS = 1_000_000  # added to the epoch that orders the images of a batch-norm pass
-
-
-@dataclass
-class ClassifierConfig(RunConfig):
-    """Everything about the training of a classifier."""
-
-    UNIT: ClassVar[str] = "image"
-
-    FIRST: ClassVar[tuple[str, ...]] = (
-        "dataset",
-        "root",
-        "model",
-        "method",
-        "teacher",
-        "out",
-        "resume",
-        "epochs",
-        "batch_size",
-        "device",
-    )
-
-    loop: LoopConfig = section(LoopConfig, batch_size=128)
-    images: int = setting(
-        0, "Learn from so many images in an epoch; 0 takes each of the training set once"
-    )
-    subset: int = setting(0, "Train on so many images alone, as many of each class; 0 takes all")
-    dataset: str = setting("cifar100", "Train on this data set", choices=tuple(LABELLED))
-    root: str = setting(
-        "data",
-        "Read the data set from this folder",
-        changeable=True,
-        decisive=False,
-        path=True,
-    )
-    model: str = setting("resnet18", "Train this network", choices=tuple(CLASSIFIERS))
-    method: str = setting(
-        "rbcn",
-        "Binarize the network by this method, or with float not at all. All but rbcn go without"
-        " gan, lambda_match and bn_pass, and scheme_a has train_teacher and a random start, unless"
-        " a file or a flag asks for something else",
-        choices=(FLOAT, *METHODS),
-    )
-    method_options: list[str] = setting(
-        list,
-        "Give the method this option, such as weight_bases=5; repeatable",
-        metavar="NAME=VALUE",
-    )
-    stages: str = setting(
-        "", "Give the network's stages these channels, such as 32-32-64-128; none: the model's own"
-    )
-    stem: str = setting(
-        "", "Give resnet18 the first layer imagenet (7 x 7) or cifar (3 x 3); none: imagenet's"
-    )
-    shortcut: str = setting(
-        "",
-        "Lead a shortcut around every convolution (conv, as Bi-Real Net) or around every two"
-        " (block); none: the model's own",
-    )
-    start: str = setting(
-        "teacher",
-        "Start a 1-bit network from the teacher's weights, or from random ones",
-        choices=("teacher", "random"),
-    )
-    size: int = setting(
-        0,
-        "Cut the images of a folder to so many pixels in width and height; 0 takes 224, or 64 for"
-        " tiny-imagenet",
-    )
-    augment: bool = setting(
-        True, "Crop images at random, and mirror them where the data set allows it"
-    )
-    check: str = setting(
-        "auto",
-        "Compare the files of the data set with their published checksums: strict always, off"
-        " never, auto where a file has the published size",
-        choices=("auto", "strict", "off"),
-        changeable=True,
-        decisive=False,
-    )
-    skip_broken: bool = setting(
-        False, "Leave out the images that cannot be read", changeable=True, decisive=False
-    )
-    out: str = setting(
-        "runs/classifier",
-        "Write weights, checkpoint and logs to this folder",
-        changeable=True,
-        decisive=False,
-        path=True,
-    )
-
-    def __post_init__(self) -> None:
-        """Raise ValueError naming the field, its value and what would be valid."""
-        super().__post_init__()
-        check_least(self, images=0, subset=0, size=0)
-        self._check_teaching(self.algorithm.compares_maps, self.algorithm.train_teacher)
-        self.network_options(1)
-
-    def _check_teaching(self, compares_maps: bool, train_teacher: bool) -> None:
-        """Raise ValueError if the method does not fit the settings of its teacher."""
-        if self.method == FLOAT and (compares_maps or train_teacher):
-            needs = "gan, lambda_match or train_teacher want a teacher"
-            raise ValueError(f"method is float, but {needs}; switch them off")
-        if train_teacher and compares_maps:
-            without = "goes without gan and lambda_match: no maps are compared"
-            raise ValueError(f"train_teacher {without}; switch them off")
-        if self.method == "scheme_a" and not train_teacher:
-            raise ValueError(
-                "method is scheme_a, which learns beside its teacher; switch train_teacher on"
-            )
-
-    @property
-    def binary(self) -> bool:
-        """Whether the network is a 1-bit one."""
-        return self.method != FLOAT
-
-    @property
-    def needs_teacher(self) -> bool:
-        """Whether a float network has to be trained first."""
-        if not self.binary or self.algorithm.train_teacher:
-            return False
-        return self.algorithm.compares_maps or self.start == "teacher"
-
-    def network_options(self, classes: int) -> dict[str, Any]:
-        """Arguments of `rbsf.models.build` besides the model's name.
-
-        Raises ValueError if an item of method_options is not of the form NAME=VALUE.
-        """
-        options = {"stages": self.stages, "stem": self.stem, "shortcut": self.shortcut}
-        given: dict[str, Any] = {name: value for name, value in options.items() if value}
-        given |= {"classes": classes, "method": self.method if self.binary else ""}
-        return {**given, "method_options": self._parsed_method_options()}
-
-    def _parsed_method_options(self) -> dict[str, Any]:
-        parsed = {}
-        for option in self.method_options:
-            name, equals, value = option.partition("=")
-            if not (name and equals and value):
-                raise ValueError(
-                    f"method_options holds {name!r}; expected NAME=VALUE, such as weight_bases=5"
-                )
-            parsed[name] = _value(value)
-        return parsed
-
-    def float_twin(self) -> ClassifierConfig:
-        """The configuration of the teacher: the same training, of the real network.
-
-        It leaves out the settings that only concern the student.
-        """
-        plain = dataclasses.replace(self.algorithm, **PLAIN)
-        return dataclasses.replace(
-            self, algorithm=plain, method=FLOAT, method_options=[], start="random", teacher=None
-        )
-
-    @property
-    def result_file(self) -> str:
-        """The file that a training writes last."""
-        return RESULT
-
-    def decisive(self) -> dict[str, Any]:
-        """See `RunConfig.decisive`; for a folder of images they include its path."""
-        if not self.binary:
-            twin = self.float_twin()
-            if self != twin:
-                return twin.decisive()  # settings that the twin leaves out decide nothing here
-        settings = super().decisive()
-        if self.dataset == "folder":
-            # The name of such a data set says nothing about its images.
-            settings["root"] = str(Path(self.root).resolve())
-        return settings
-
-    def folder_name(self) -> str:
-        """See `RunConfig.folder_name`; float networks, which tables share, go to `teachers/`."""
-        name = f"{self.dataset}-{self.model}-{self.method}-{self.digest()}"
-        return name if self.binary else f"teachers/{name}"
-
-
-def _value(text: str) -> int | float | bool | str:
-    """The number or truth value in `text`, else the text itself."""
-    try:
-        value = json.loads(text.lower())
-    except ValueError:
-        return text
-    return value if isinstance(value, (int, float, bool)) else text
-
-
-def method_defaults(method: str) -> dict[str, Any]:
-    """Defaults for `method` that replace those of `ClassifierConfig`, which are RBCN's."""
-    if method == ClassifierConfig.method:
-        return {}
-    if method == "scheme_a":
-        return {**RIVAL, "train_teacher": True, "start": "random"}
-    return dict(RIVAL)
-
-
-def with_defaults(settings: dict[str, Any]) -> ClassifierConfig:
-    """The configuration of `settings`; missing settings get the default of the method."""
-    defaults = method_defaults(settings.get("method", ClassifierConfig.method))
-    return from_settings(ClassifierConfig, defaults | settings)
-
-
-def read_config(
-    argv: list[str] | None, description: str = "", example: str = ""
-) -> ClassifierConfig:
-    """Read the method's defaults, then --config, then flags; later ones override earlier ones.
-
-    On --resume, the settings of the training replace the method's defaults.
-    """
-    settings = parse_config(ClassifierConfig, argv, description, example=example)
-    if settings.get("resume"):
-        return resumed(ClassifierConfig, settings)
-    return with_defaults(settings)
 
 
 class ClassifierRecipe(Recipe[ClassifierConfig]):

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from rbsf.engine.bit_layout import Packed, bit_rows, kernel_arguments, products
 from rbsf.engine.kernel import Kernel, Target
-from rbsf.engine.layout import Packed, bit_rows, kernel_arguments, products
 from rbsf.engine.node import Forms, Map, Node, border
 from rbsf.engine.op import Op, Step, step
 from rbsf.engine.ops._windows import CHANNELS, GROUPS, WINDOW, convolve_whole, convolved

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rbsf.engine.layout import products
+from rbsf.engine.bit_layout import products
 from rbsf.engine.node import LARGEST_PIXEL, Forms, Map, Node, whole
 from rbsf.engine.op import Op, Step, step
 from rbsf.engine.ops._windows import CHANNELS, WINDOW, convolve_whole, convolved

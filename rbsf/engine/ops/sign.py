@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from rbsf.engine.bit_layout import Packed
 from rbsf.engine.kernel import Kernel, Target
-from rbsf.engine.layout import Packed
 from rbsf.engine.node import Forms, Map, Node
 from rbsf.engine.op import Op, Step, per_channel, step
 

@@ -11,7 +11,7 @@ import torch
 
 from rbsf.layers import binary_layers
 from rbsf.models import build
-from rbsf.tools.recipes import distilled
+from rbsf.tools.recipes import rbsf2
 from rbsf.tools.recipes.presence import with_presence
 from rbsf.tools.recipes.rbsf2 import read_settings
 from rbsf.tools.train_rbsf import main
@@ -61,7 +61,7 @@ def test_a_training_in_two_parts_is_the_same_to_the_bit(
     store: Path, pair: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run(store, pair, tmp_path / "whole") == 0
-    step, steps = distilled.Rectifier.step, []
+    step, steps = rbsf2.Rectifier.step, []
 
     def stop_at_third(self: object, *arguments: object) -> object:
         steps.append(1)
@@ -69,7 +69,7 @@ def test_a_training_in_two_parts_is_the_same_to_the_bit(
             raise KeyboardInterrupt
         return step(self, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(distilled.Rectifier, "step", stop_at_third)
+    monkeypatch.setattr(rbsf2.Rectifier, "step", stop_at_third)
     with pytest.raises(KeyboardInterrupt):
         run(store, pair, tmp_path / "parts", "--save-minutes", "0")
     monkeypatch.undo()
@@ -126,7 +126,7 @@ def test_a_float_twin_guides_the_student(store: Path, pair: str, tmp_path: Path)
         assert part in header
     started = build("rbsf2", method="rbcn", **OPTIONS)
     real = load_weights(twin)[0]
-    distilled.start_from_twin(started, real)
+    rbsf2.start_from_twin(started, real)
     for name, layer in binary_layers(started).items():
         filters = real.get_submodule(name).weight
         assert torch.equal(layer.weight, filters)
@@ -142,7 +142,7 @@ def test_another_network_is_no_twin(store: Path, pair: str, tmp_path: Path) -> N
         ("deep", "its head_depth is 2, that of"),
     ):
         with pytest.raises(ValueError, match=message):
-            distilled.load_twin(str(tmp_path / folder / "rbsf2.safetensors"), student)
+            rbsf2.load_twin(str(tmp_path / folder / "rbsf2.safetensors"), student)
     message = "gan or lambda_match ask for feature maps, but there is no teacher"
     with pytest.raises(ValueError, match=message):
         run(store, pair, tmp_path / "none", "--gan")
@@ -162,7 +162,7 @@ def test_presence_of_another_network_is_refused(store: Path, tmp_path: Path) -> 
 def test_presence_is_looked_at_between_two_sequences(store: Path, tmp_path: Path) -> None:
     one = next(path for path in (store.parent / "videos" / "train").iterdir() if path.is_dir())
     flags = ["--data", str(store), "--presence-of", str(tmp_path / "other.safetensors")]
-    recipe = distilled.DistilledRecipe(read_settings([*flags, "--val", str(one)]), ALONE)
+    recipe = rbsf2.DistilledRecipe(read_settings([*flags, "--val", str(one)]), ALONE)
     message = "holds one sequence; presence is looked at between two or more"
     with pytest.raises(ValueError, match=message):
         recipe.validation()

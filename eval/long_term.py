@@ -18,8 +18,11 @@ from rbsf.eval.trackers import Tracker
 
 THRESHOLDS = 100  # scores at which precision and recall are taken
 OVERLAP = 0.5  # a visible target counts as tracked above it
-FOUND_OVERLAP, FOUND_FRAMES = 0.3, 25  # found again: an overlap above this within so many frames
-JUMP_OVERLAP, JUMP_FRAMES = 0.1, 10  # jump: called tracked below this for so many frames in a row
+FOUND_OVERLAP, FOUND_FRAMES = 0.3, 25  # found again: this overlap within this many frames
+JUMP_OVERLAP, JUMP_FRAMES = (
+    0.1,
+    10,
+)  # jump: called tracked below this overlap for this many frames in a row
 
 
 @dataclass(frozen=True)

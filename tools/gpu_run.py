@@ -86,7 +86,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--minutes",
         type=float,
         metavar="MINUTES",
-        help="End after so many minutes (default: when all is done)",
+        help="End after this many minutes (default: when all is done)",
     )
     add(
         "--beside",

@@ -45,12 +45,12 @@ class AugmentConfig:
 
     exemplar_shift: float = setting(
         4.0,
-        "Shift targets off the exemplar's middle by up to so many pixels, in x and in y",
+        "Shift targets off the exemplar's middle by up to this many pixels, in x and in y",
         metavar="PIXELS",
     )
     search_shift: float = setting(
         24.0,
-        "Shift targets off the search crop's middle by up to so many pixels, in x and in y",
+        "Shift targets off the search crop's middle by up to this many pixels, in x and in y",
         metavar="PIXELS",
     )
     scale: float = setting(

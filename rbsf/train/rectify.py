@@ -57,8 +57,8 @@ class RectifyConfig:
     )
     norm_epochs: int = setting(
         -1,
-        "Measure the statistics of the batch-norms anew after so many epochs, and keep them from"
-        " there on, as they will be used; with -1 they go by each batch to the end",
+        "Measure the statistics of the batch-norms after N epochs and keep them from then on, as"
+        " in use; with -1 training uses each batch's own statistics to the end",
     )
     lambda_kernel: float = setting(1e-4, "Weigh the kernel loss by this, lambda1 of Eq. 3")
     lambda_adversarial: float = setting(0.1, "Weigh the adversarial loss by this, lambda2 of Eq. 4")
@@ -71,7 +71,7 @@ class RectifyConfig:
         0.9, "Multiply lambda1 and lambda2 by this after each --lambda-epochs epochs"
     )
     lambda_epochs: int = setting(
-        60, "Multiply lambda1 and lambda2 by --lambda-decay after each so many epochs"
+        60, "Multiply lambda1 and lambda2 by --lambda-decay every N epochs"
     )
     lr_binary: float = setting(
         1e-3, "Train the real weights behind the signs at this rate, eta1", changeable=True

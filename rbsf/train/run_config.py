@@ -29,22 +29,22 @@ class LoopConfig:
 
     TITLE: ClassVar[str] = "length and pace of the training"
 
-    epochs: int = setting(30, "Train for so many epochs", changeable=True)
-    batch_size: int = setting(8, "Learn from so many samples at a time, in each process")
+    epochs: int = setting(30, "Train for N epochs", changeable=True)
+    batch_size: int = setting(8, "Learn from N samples at a time, in each process")
     warmup: int = setting(
         50,
-        "Let the learning rates rise over so many steps; after that they fall along a cosine, to"
+        "Let the learning rates rise over N steps; after that they fall along a cosine, to"
         " 1% of their values",
     )
     save_minutes: float = setting(
         5.0,
-        "Write a checkpoint after so many minutes, and after each epoch too",
+        "Write a checkpoint after each epoch, and this often in between",
         metavar="MINUTES",
         changeable=True,
         decisive=False,
     )
     log_every: int = setting(
-        20, "Write a row of the log after so many steps", changeable=True, decisive=False
+        20, "Write a row of the log every N steps", changeable=True, decisive=False
     )
     capture: bool = setting(
         True,
@@ -85,13 +85,13 @@ class MachineConfig:
     )
     workers: int = setting(
         2,
-        "Read samples in so many processes; 0 reads them in the training's own",
+        "Read samples in N processes; 0 reads them in the process that trains",
         changeable=True,
         decisive=False,
     )
     threads: int = setting(
         0,
-        "Run the networks on so many threads of the CPU; 0 takes one for each core",
+        "Run the networks on N threads of the CPU; 0 takes one for each core",
         changeable=True,
         decisive=False,
     )

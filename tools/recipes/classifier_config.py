@@ -57,10 +57,8 @@ class ClassifierConfig(RunConfig):
     )
 
     loop: LoopConfig = section(LoopConfig, batch_size=128)
-    images: int = setting(
-        0, "Learn from so many images in an epoch; 0 takes each of the training set once"
-    )
-    subset: int = setting(0, "Train on so many images alone, as many of each class; 0 takes all")
+    images: int = setting(0, "Learn from N images in an epoch; 0 takes each training image once")
+    subset: int = setting(0, "Train on N images only, equally many of each class; 0 takes all")
     dataset: str = setting("cifar100", "Train on this data set", choices=tuple(LABELLED))
     root: str = setting(
         "data",

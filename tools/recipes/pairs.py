@@ -43,7 +43,7 @@ class PairConfig(RunConfig):
         "device",
     )
 
-    pairs: int = setting(8000, "Learn from so many pairs in an epoch")
+    pairs: int = setting(8000, "Learn from N pairs in an epoch")
     data: list[str] = setting(
         list,
         "Train on the sequences or images in this folder, in any layout, or on a crop store (.db);"
@@ -56,7 +56,7 @@ class PairConfig(RunConfig):
     )
     val_frames: int = setting(
         60,
-        "Track so many frames of each sequence of --val",
+        "Track N frames of each sequence of --val",
         changeable=True,
         decisive=False,
     )
@@ -71,7 +71,7 @@ class PairConfig(RunConfig):
         metavar="SHARE",
     )
     max_gap: int = setting(
-        100, "Take the two frames of a pair at most so many frames apart in their video"
+        100, "Take the two frames of a pair from at most N frames apart in their video"
     )
 
     def __post_init__(self) -> None:

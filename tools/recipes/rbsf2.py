@@ -55,7 +55,7 @@ class DistillConfig(PairConfig):
     )
     val_frames: int = setting(
         100,
-        "Track so many frames of each sequence of --val",
+        "Track N frames of each sequence of --val",
         changeable=True,
         decisive=False,
     )
@@ -64,10 +64,10 @@ class DistillConfig(PairConfig):
     )
     depths: str = setting("2-3-3", "Give the stages these numbers of blocks")
     stem: int = setting(
-        4, "Give the first convolution, of stride 4, windows of so many pixels in width and height"
+        4, "Width and height in pixels of the first convolution's windows, whose stride is 4"
     )
-    features: int = setting(64, "Compare template and search region in so many channels")
-    head_depth: int = setting(2, "Give the head so many blocks")
+    features: int = setting(64, "Compare template and search region in N channels")
+    head_depth: int = setting(2, "Give the head N blocks")
     method: str = setting(
         "bireal", "Binarize by this method; float trains the float network of the same form"
     )

@@ -32,13 +32,13 @@ class TrainConfig(PairConfig):
     )
     val_sequences: int = setting(
         4,
-        "Track so many sequences after each epoch; without --val they are held out of --data",
+        "Track N sequences after each epoch; without --val they are held out of --data",
         changeable=True,
     )
     response_match: float = setting(1.0, "Weigh the distance to the teacher's response map by this")
-    scratch: bool = setting(False, "Start from new weights in place of the teacher's")
+    scratch: bool = setting(False, "Start from random weights instead of the teacher's")
     own_teacher: bool = setting(
-        False, "Train a float teacher on the same data first, where the shipped one would serve"
+        False, "Train a float teacher on the same data first, instead of using the shipped one"
     )
     correlation_bits: bool = setting(
         False,

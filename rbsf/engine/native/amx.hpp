@@ -11,7 +11,8 @@
 #include "avx512.hpp"
 #include "geometry.hpp"
 
-#if defined(__linux__) && defined(__x86_64__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
+#if defined(__linux__) && defined(__x86_64__) && \
+    (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
 #define RBSF_HAS_AMX
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -22,7 +23,8 @@ namespace rbsf {
 
 struct Amx : Avx512 {
     static bool available() {
-        static const bool granted = cpu_has_avx512() && has(cpuid(7)[3], {24, 25}) &&  // AMX-TILE, AMX-INT8
+        static const bool granted = cpu_has_avx512() &&
+                                    has(cpuid(7)[3], {24, 25}) &&  // AMX-TILE, AMX-INT8
                                     has(saved_states(), {17, 18}) && request_tiles();
         return granted;
     }
@@ -45,7 +47,8 @@ struct Amx : Avx512 {
     // Spread bits to bytes -1 and 1.
     RBSF_AMX static void signs(const uint64_t* bits, size_t lines, Line* to) {
         const __m512i one = _mm512_set1_epi8(1), minus = _mm512_set1_epi8(-1);
-        for (size_t i = 0; i < lines; ++i) _mm512_store_si512(to + i, _mm512_mask_blend_epi8(bits[i], minus, one));
+        for (size_t i = 0; i < lines; ++i)
+            _mm512_store_si512(to + i, _mm512_mask_blend_epi8(bits[i], minus, one));
     }
 
     // The number of rows, and of bytes per row, of each tile.
@@ -58,7 +61,8 @@ struct Amx : Avx512 {
     RBSF_AMX static void bytes(const BytesRow& row) {
         Config config;
         for (int tile = 0; tile < 8; ++tile) {
-            config.row_bytes[tile] = static_cast<uint16_t>(tile == 4 || tile == 5 ? 4 * row.chunk_lines : 64);
+            config.row_bytes[tile] =
+                static_cast<uint16_t>(tile == 4 || tile == 5 ? 4 * row.chunk_lines : 64);
             config.rows[tile] = static_cast<uint8_t>(tile < 6 ? 16 : row.chunk_lines);
         }
         // GCC assumes that _tile_loadconfig reads only 8 bytes; this makes it store all of them.
@@ -77,7 +81,8 @@ struct Amx : Avx512 {
     // parts, and the sums are kept between parts. The sums of a square are compared while the
     // products of the next square are computed.
     RBSF_AMX static void multiply(const BytesRow& row) {
-        const size_t parts = (row.chunks + MOST_CHUNKS - 1) / MOST_CHUNKS, most = (row.chunks + parts - 1) / parts;
+        const size_t parts = (row.chunks + MOST_CHUNKS - 1) / MOST_CHUNKS,
+                     most = (row.chunks + parts - 1) / parts;
         Line done[64], *kept = Scratch::grow(Scratch::mine().sums, parts > 1 ? 2 * row.pixels : 0);
         size_t left = 0, last_block = 0, last_pixel = 0;  // quarters of a square still to compare
         for (size_t block = 0; block < row.blocks; ++block)
@@ -133,12 +138,14 @@ struct Amx : Avx512 {
     }
 
     // Write the bits of a quarter of a square: 16 pixels x 16 filters.
-    RBSF_AMX static void compare(const BytesRow& row, size_t block, size_t pixel, size_t quarter, const Line* sums) {
+    RBSF_AMX static void compare(const BytesRow& row, size_t block, size_t pixel, size_t quarter,
+                                 const Line* sums) {
         const size_t half = 2 * block + quarter % 2;
         const __m512i limit = _mm512_load_si512(row.limits + half);
         pixel += quarter / 2 * 16;
         sums += quarter * 16;
-        uint8_t *low = row.out[2 * half] + pixel * row.out_step, *high = row.out[2 * half + 1] + pixel * row.out_step;
+        uint8_t *low = row.out[2 * half] + pixel * row.out_step,
+                *high = row.out[2 * half + 1] + pixel * row.out_step;
         const bool together = high == low + 1;
         for (int p = 0; p < 16; ++p, low += row.out_step, high += row.out_step) {
             const __mmask16 bits = _mm512_cmpge_epi32_mask(_mm512_load_si512(sums + p), limit);

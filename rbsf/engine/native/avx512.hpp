@@ -13,7 +13,8 @@
 #if defined(_MSC_VER) && !defined(__clang__)
 #define RBSF_AVX512
 #else
-#define RBSF_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vnni")))
+#define RBSF_AVX512 \
+    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vnni")))
 #endif
 
 // Keeps the compiler from computing one pointer from another. Then every word is at a constant
@@ -65,13 +66,15 @@ struct Avx512 {
             RBSF_UNROLL
             for (int p = 0; p < P; ++p) {
                 const __m512i r = differing(w1, x + 2 * p + 1);
-                sum[p] = _mm512_add_epi64(sum[p], _mm512_popcnt_epi64(carry(differing(w0, x + 2 * p), r, last[p])));
+                sum[p] = _mm512_add_epi64(
+                    sum[p], _mm512_popcnt_epi64(carry(differing(w0, x + 2 * p), r, last[p])));
                 last[p] = r;
             }
         }
         RBSF_UNROLL
         for (int p = 0; p < P; ++p)
-            sum[p] = _mm512_add_epi64(_mm512_add_epi64(sum[p], sum[p]), _mm512_popcnt_epi64(last[p]));
+            sum[p] =
+                _mm512_add_epi64(_mm512_add_epi64(sum[p], sum[p]), _mm512_popcnt_epi64(last[p]));
         if (row.counts) {
             __m256i* out = reinterpret_cast<__m256i*>(row.counts) + block * row.pixels + pixel;
             RBSF_UNROLL
@@ -81,7 +84,8 @@ struct Avx512 {
             const size_t out_step = row.out_step;
             uint8_t* out = row.out[block] + pixel * out_step;
             RBSF_UNROLL
-            for (int p = 0; p < P; ++p, out += out_step) _store_mask8(out, _mm512_cmple_epi64_mask(sum[p], limit));
+            for (int p = 0; p < P; ++p, out += out_step)
+                _store_mask8(out, _mm512_cmple_epi64_mask(sum[p], limit));
         }
     }
 
@@ -91,9 +95,8 @@ struct Avx512 {
         const Line* w = row.weights + block * row.lines;
         __m512i sum[P][B];
         RBSF_UNROLL
-        for (int p = 0; p < P; ++p)
-            RBSF_UNROLL
-            for (int b = 0; b < B; ++b) sum[p][b] = _mm512_setzero_si512();
+        for (int p = 0; p < P; ++p) RBSF_UNROLL
+        for (int b = 0; b < B; ++b) sum[p][b] = _mm512_setzero_si512();
         for (size_t i = 0; i < row.lines; ++i) {
             const uint8_t* from = window + row.offsets[i];
             __m512i weight[B];
@@ -101,9 +104,11 @@ struct Avx512 {
             for (int b = 0; b < B; ++b) weight[b] = load(w + b * row.lines + i);
             RBSF_UNROLL
             for (int p = 0; p < P; ++p) {
-                const __m512i four = _mm512_set1_epi32(static_cast<int>(load32(from + p * row.pixel_step)));
+                const __m512i four =
+                    _mm512_set1_epi32(static_cast<int>(load32(from + p * row.pixel_step)));
                 RBSF_UNROLL
-                for (int b = 0; b < B; ++b) sum[p][b] = _mm512_dpbusd_epi32(sum[p][b], four, weight[b]);
+                for (int b = 0; b < B; ++b)
+                    sum[p][b] = _mm512_dpbusd_epi32(sum[p][b], four, weight[b]);
             }
         }
         RBSF_UNROLL
@@ -113,7 +118,8 @@ struct Avx512 {
             for (int p = 0; p < P; ++p) {
                 const unsigned bits = _mm512_cmpge_epi32_mask(sum[p][b], limit);
                 row.out[2 * (block + b)][(pixel + p) * row.out_step] = static_cast<uint8_t>(bits);
-                row.out[2 * (block + b) + 1][(pixel + p) * row.out_step] = static_cast<uint8_t>(bits >> 8);
+                row.out[2 * (block + b) + 1][(pixel + p) * row.out_step] =
+                    static_cast<uint8_t>(bits >> 8);
             }
         }
     }
@@ -126,14 +132,15 @@ struct Avx512 {
         const __m512i word = _mm512_set1_epi64(static_cast<long long>(loops));
         RBSF_UNROLL
         for (int i = 0; i < 16; ++i) sum[i] = _mm512_set1_epi64(i);
-        for (; loops > 0; --loops)
-            RBSF_UNROLL
-            for (int i = 0; i < 16; ++i)
-                sum[i] = all ? _mm512_add_epi64(sum[i], _mm512_popcnt_epi64(_mm512_xor_epi64(sum[i], word)))
-                             : _mm512_popcnt_epi64(sum[i]);
+        for (; loops > 0; --loops) RBSF_UNROLL
+        for (int i = 0; i < 16; ++i)
+            sum[i] =
+                all ? _mm512_add_epi64(sum[i], _mm512_popcnt_epi64(_mm512_xor_epi64(sum[i], word)))
+                    : _mm512_popcnt_epi64(sum[i]);
         uint64_t total = 0;
         RBSF_UNROLL
-        for (int i = 0; i < 16; ++i) total += static_cast<uint64_t>(_mm512_reduce_add_epi64(sum[i]));
+        for (int i = 0; i < 16; ++i)
+            total += static_cast<uint64_t>(_mm512_reduce_add_epi64(sum[i]));
         return total;
     }
 

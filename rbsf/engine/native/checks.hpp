@@ -28,10 +28,12 @@ template <class T>
 T* checked(const py::array& array, const Shape& shape, const char* what, bool write = false) {
     const Shape found(array.shape(), array.shape() + array.ndim());
     if (!py::isinstance<py::array_t<T, py::array::c_style>>(array) || found != shape)
-        throw std::invalid_argument(std::string(what) + " is " + std::string(py::str(array.dtype())) + " " +
-                                    text(found) + " or not contiguous, expected " +
+        throw std::invalid_argument(std::string(what) + " is " +
+                                    std::string(py::str(array.dtype())) + " " + text(found) +
+                                    " or not contiguous, expected " +
                                     std::string(py::str(py::dtype::of<T>())) + " " + text(shape));
-    if (write && !array.writeable()) throw std::invalid_argument(std::string(what) + " is read-only");
+    if (write && !array.writeable())
+        throw std::invalid_argument(std::string(what) + " is read-only");
     return static_cast<T*>(const_cast<void*>(array.data()));
 }
 

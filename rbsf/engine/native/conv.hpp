@@ -27,8 +27,8 @@ class Conv {
     // [outputs] for a real output, else empty. `group_blocks` is the number of blocks of 8 filters
     // in each group; `bytes` says whether kernels of this machine take bytes.
     Conv(const Geometry& geometry, const uint8_t* weights, const int32_t* thresholds,
-         const std::vector<size_t>& group_blocks, std::vector<Place> places, std::vector<float> scale,
-         std::vector<float> bias, bool bytes)
+         const std::vector<size_t>& group_blocks, std::vector<Place> places,
+         std::vector<float> scale, std::vector<float> bias, bool bytes)
         : g(geometry), places(std::move(places)), scale(std::move(scale)), bias(std::move(bias)) {
         for (size_t count : group_blocks) first_block.push_back(first_block.back() + count);
         if (g.pixels)
@@ -40,28 +40,36 @@ class Conv {
 
     // Compute output rows `first` to `last` - 1 of one image. `height` and `width` are those of the
     // input map with its margin.
-    void rows(const Kernels& isa, const uint8_t* in, size_t height, size_t width, void* out, size_t first,
-              size_t last) const {
+    void rows(const Kernels& isa, const uint8_t* in, size_t height, size_t width, void* out,
+              size_t first, size_t last) const {
         const Size size = size_of(isa, height, width);
         if (g.output == Output::bits)
             return each_band(size, first, last, [&](size_t from, size_t to, size_t most) {
                 bits_band(isa, in, size, from, to, from > first, most, static_cast<uint8_t*>(out));
             });
-        each_count(isa, in, height, width, first, last, [&](const int32_t* counts, size_t c, size_t y) {
-            switch (g.output) {
-                case Output::real: put_real(counts, c, size, y, static_cast<float*>(out)); break;
-                case Output::sums16: put_sums(counts, c, size, y, static_cast<int16_t*>(out)); break;
-                case Output::sums8: put_sums(counts, c, size, y, static_cast<int8_t*>(out)); break;
-                default: put_sums(counts, c, size, y, static_cast<int32_t*>(out));
-            }
-        });
+        each_count(isa, in, height, width, first, last,
+                   [&](const int32_t* counts, size_t c, size_t y) {
+                       switch (g.output) {
+                           case Output::real:
+                               put_real(counts, c, size, y, static_cast<float*>(out));
+                               break;
+                           case Output::sums16:
+                               put_sums(counts, c, size, y, static_cast<int16_t*>(out));
+                               break;
+                           case Output::sums8:
+                               put_sums(counts, c, size, y, static_cast<int8_t*>(out));
+                               break;
+                           default:
+                               put_sums(counts, c, size, y, static_cast<int32_t*>(out));
+                       }
+                   });
     }
 
     // Call put(counts, c, y) for the channels c to after(c) - 1 of each row from `first` to `last`
     // - 1. `counts` [pixels][8] are the numbers of products that are -1.
     template <class Put>
-    void each_count(const Kernels& isa, const uint8_t* in, size_t height, size_t width, size_t first, size_t last,
-                    const Put& put) const {
+    void each_count(const Kernels& isa, const uint8_t* in, size_t height, size_t width,
+                    size_t first, size_t last, const Put& put) const {
         const Size size = size_of(isa, height, width);
         const size_t step = 8 * size.pitch;
         each_band(size, first, last, [&](size_t from, size_t to, size_t) {
@@ -69,7 +77,8 @@ class Conv {
             convolve(isa, in, size, from, to - from, {nullptr, 0, counts});
             for (size_t c = 0; c < g.outputs; c = after(c)) {
                 const size_t block = first_block[c / this->width()] + c % this->width() / 8;
-                for (size_t y = from; y < to; ++y) put(counts + ((y - from) * blocks() + block) * step, c, y);
+                for (size_t y = from; y < to; ++y)
+                    put(counts + ((y - from) * blocks() + block) * step, c, y);
             }
         });
     }
@@ -105,7 +114,8 @@ class Conv {
         const size_t conv_width = g.conv_size(width);
         const bool flat = !g.pixels && isa.bytes && takes_bytes();
         const size_t pitch = flat ? width : g.pixels ? (conv_width + 31) / 32 * 32 : conv_width;
-        return {height, width, conv_width, g.output_size(height), g.output_size(width), flat, pitch};
+        return {height, width, conv_width, g.output_size(height), g.output_size(width),
+                flat,   pitch};
     }
 
     // Call work(from, to, most) for bands of at most `most` rows, so that their results stay in the
@@ -113,9 +123,12 @@ class Conv {
     // kernel - 1 rows again.
     template <class Work>
     void each_band(const Size& size, size_t first, size_t last, const Work& work) const {
-        const size_t most = std::max<size_t>(1, (size.flat ? 2048 : 256) / size.pitch / (g.pool ? 2 : 1));
-        const size_t bands = (last - first + most - 1) / most, step = bands ? (last - first + bands - 1) / bands : 1;
-        for (size_t from = first; from < last; from += step) work(from, std::min(last, from + step), step);
+        const size_t most =
+            std::max<size_t>(1, (size.flat ? 2048 : 256) / size.pitch / (g.pool ? 2 : 1));
+        const size_t bands = (last - first + most - 1) / most,
+                     step = bands ? (last - first + bands - 1) / bands : 1;
+        for (size_t from = first; from < last; from += step)
+            work(from, std::min(last, from + step), step);
     }
 
     // Compute rows y to y + count - 1 of the convolution.
@@ -125,11 +138,13 @@ class Conv {
         Scratch& scratch = Scratch::mine();
         const size_t ends = (blocks() + 3) / 4 * 4, row_bytes = size.pitch * g.out_bytes;
         uint8_t** targets = Scratch::grow(scratch.out, ends);
-        for (size_t i = blocks(); i < ends; ++i) targets[i] = Scratch::grow(scratch.unused, row_bytes);
+        for (size_t i = blocks(); i < ends; ++i)
+            targets[i] = Scratch::grow(scratch.unused, row_bytes);
         for (size_t row = 0; row < count; ++row) {
             int32_t* counts = band.counts ? band.counts + row * blocks() * 8 * size.pitch : nullptr;
             for (size_t i = 0; i < blocks() && band.bits; ++i)
-                targets[i] = band.bits + row * row_bytes + places[i].plane * band.plane_step + places[i].byte;
+                targets[i] = band.bits + row * row_bytes + places[i].plane * band.plane_step +
+                             places[i].byte;
             if (g.pixels)
                 pixels_row(isa, in, size, y + row, targets);
             else
@@ -137,23 +152,27 @@ class Conv {
         }
     }
 
-    void pixels_row(const Kernels& isa, const uint8_t* in, const Size& size, size_t y, uint8_t** targets) const {
+    void pixels_row(const Kernels& isa, const uint8_t* in, const Size& size, size_t y,
+                    uint8_t** targets) const {
         // A copy of the image's rows, because the kernels read a little past the last window.
-        const size_t row_step = size.width * g.bytes, length = g.kernel * row_step, step = g.stride * g.bytes;
+        const size_t row_step = size.width * g.bytes, length = g.kernel * row_step,
+                     step = g.stride * g.bytes;
         uint8_t* image = Scratch::grow(Scratch::mine().image, length + 31 * step + 64);
         std::memcpy(image, in + y * g.stride * row_step, length);
         if (isa.bytes) {
             const size_t* offsets = chunk_offsets(row_step);
-            return isa.bytes({image, size.pitch, step, offsets, of_bytes.chunks(g), of_bytes.chunk_lines,
-                              of_bytes.lines.data(), of_bytes.first_block.back(), of_bytes.limits.data(), targets,
+            return isa.bytes({image, size.pitch, step, offsets, of_bytes.chunks(g),
+                              of_bytes.chunk_lines, of_bytes.lines.data(),
+                              of_bytes.first_block.back(), of_bytes.limits.data(), targets,
                               g.out_bytes});
         }
         const size_t steps = g.row_lines(), lines = g.kernel * steps;
         size_t* offsets = Scratch::grow(Scratch::mine().offsets, lines);
         for (size_t i = 0; i < lines; ++i)
             offsets[i] = of_pixels.order[i] / steps * row_step + of_pixels.order[i] % steps * 4;
-        isa.pixels({image, size.conv_width, step, offsets, lines, of_pixels.paired, of_pixels.lines.data(),
-                    of_pixels.limits.size(), of_pixels.limits.data(), targets, g.out_bytes});
+        isa.pixels({image, size.conv_width, step, offsets, lines, of_pixels.paired,
+                    of_pixels.lines.data(), of_pixels.limits.size(), of_pixels.limits.data(),
+                    targets, g.out_bytes});
     }
 
     const size_t* chunk_offsets(size_t row_step) const {
@@ -169,35 +188,40 @@ class Conv {
                    const Band& band) const {
         Scratch& scratch = Scratch::mine();
         const size_t row_bytes = size.width * g.bytes, length = (count + g.kernel - 1) * row_bytes;
-        const size_t pixels = (count * size.pitch + 31) / 32 * 32, behind = (g.kernel + 31) * g.bytes * 8 + 64;
-        uint8_t* spread = reinterpret_cast<uint8_t*>(Scratch::grow(scratch.spread, (8 * length + behind) / 64 + 1));
+        const size_t pixels = (count * size.pitch + 31) / 32 * 32,
+                     behind = (g.kernel + 31) * g.bytes * 8 + 64;
+        uint8_t* spread = reinterpret_cast<uint8_t*>(
+            Scratch::grow(scratch.spread, (8 * length + behind) / 64 + 1));
         const size_t* offsets = chunk_offsets(8 * row_bytes);
         for (size_t group = 0; group < g.groups; ++group) {
             const size_t first = of_bytes.first_block[group], end = of_bytes.first_block[group + 1];
             uint8_t** targets = Scratch::grow(scratch.out, 4 * (end - first));
             for (size_t i = 0; i < 4 * (end - first); ++i) {
                 const size_t block = first_block[group] + i;
-                targets[i] = block < first_block[group + 1]
-                                 ? band.bits + places[block].plane * band.plane_step + places[block].byte
-                                 : Scratch::grow(scratch.unused, pixels * g.out_bytes);
+                targets[i] =
+                    block < first_block[group + 1]
+                        ? band.bits + places[block].plane * band.plane_step + places[block].byte
+                        : Scratch::grow(scratch.unused, pixels * g.out_bytes);
             }
             isa.spread(in + (group * size.height + y) * row_bytes, length, spread);
-            isa.bytes({spread, pixels, 8 * g.bytes, offsets, of_bytes.chunks(g), of_bytes.chunk_lines,
+            isa.bytes({spread, pixels, 8 * g.bytes, offsets, of_bytes.chunks(g),
+                       of_bytes.chunk_lines,
                        of_bytes.spread(g, isa) + first * of_bytes.block_lines(g), end - first,
                        of_bytes.limits.data() + 2 * first, targets, g.out_bytes});
         }
     }
 
     // Compute row y of all groups, as bits or as counts [blocks][conv_width][8].
-    void filter_row(const Kernels& isa, const uint8_t* in, const Size& size, size_t y, uint8_t** targets,
-                    int32_t* counts) const {
+    void filter_row(const Kernels& isa, const uint8_t* in, const Size& size, size_t y,
+                    uint8_t** targets, int32_t* counts) const {
         const size_t words = g.words();
         uint64_t* windows = Scratch::grow(Scratch::mine().windows, size.conv_width * words);
         for (size_t group = 0; group < g.groups; ++group) {
             gather(in + group * size.height * size.width * g.bytes, size, y, windows);
             const size_t first = first_block[group];
             isa.bits({windows, size.conv_width, words, of_bits.lines.data() + first * words,
-                      first_block[group + 1] - first, of_bits.limits.data() + first, targets + first, g.out_bytes,
+                      first_block[group + 1] - first, of_bits.limits.data() + first,
+                      targets + first, g.out_bytes,
                       counts ? counts + 8 * first * size.conv_width : nullptr});
         }
     }
@@ -209,7 +233,9 @@ class Conv {
         const uint64_t none = 0, *parity = &none;
         size_t t = words & 1;
         if (t) {
-            with_word(corner, row_step, 0, [=](auto word) { for (size_t x = 0; x < width; ++x) to[x] = word(x); });
+            with_word(corner, row_step, 0, [=](auto word) {
+                for (size_t x = 0; x < width; ++x) to[x] = word(x);
+            });
             parity = to;
             to += width;
         }
@@ -228,13 +254,18 @@ class Conv {
     // windows is read.
     template <class Use>
     void with_word(const uint8_t* corner, size_t row_step, size_t t, const Use& use) const {
-        const size_t run = g.kernel * g.bytes, step = g.stride * g.bytes, row = 8 * t / run, left = run - 8 * t % run;
+        const size_t run = g.kernel * g.bytes, step = g.stride * g.bytes, row = 8 * t / run,
+                     left = run - 8 * t % run;
         const uint8_t *end = corner + row * row_step + run, *next = end - run + row_step;
         if (left >= 8) return use([=](size_t x) { return load64(end - left + x * step); });
-        if (run < 8) return use([=](size_t x) { return short_word(corner + x * step, row_step, t); });
+        if (run < 8)
+            return use([=](size_t x) { return short_word(corner + x * step, row_step, t); });
         const size_t spare = 64 - 8 * left;
-        if (row + 1 == g.kernel) return use([=](size_t x) { return load64(end - 8 + x * step) >> spare; });
-        use([=](size_t x) { return load64(end - 8 + x * step) >> spare | load64(next + x * step) << (64 - spare); });
+        if (row + 1 == g.kernel)
+            return use([=](size_t x) { return load64(end - 8 + x * step) >> spare; });
+        use([=](size_t x) {
+            return load64(end - 8 + x * step) >> spare | load64(next + x * step) << (64 - spare);
+        });
     }
 
     // Word t of a window with rows of less than 8 bytes.
@@ -255,8 +286,8 @@ class Conv {
 
     // Compute output rows `from` to `to` - 1. With pooling, a band that continues the one before
     // reuses the last row of that band.
-    void bits_band(const Kernels& isa, const uint8_t* in, const Size& size, size_t from, size_t to, bool continues,
-                   size_t most, uint8_t* map) const {
+    void bits_band(const Kernels& isa, const uint8_t* in, const Size& size, size_t from, size_t to,
+                   bool continues, size_t most, uint8_t* map) const {
         const size_t row_bytes = size.pitch * g.out_bytes, most_rows = g.pool ? 2 * most + 1 : most;
         const size_t plane = most_rows * row_bytes + 31 * g.out_bytes;
         uint8_t* bits = Scratch::grow(Scratch::mine().band, g.planes * plane);
@@ -269,7 +300,8 @@ class Conv {
         for (size_t p = 0; p < g.planes; ++p)
             for (size_t row = from; row < to; ++row) {
                 uint8_t* target = map_row(map, size, row) + p * plane_bytes(size);
-                const uint8_t* source = bits + p * plane + (row - from) * (g.pool ? 2 : 1) * row_bytes;
+                const uint8_t* source =
+                    bits + p * plane + (row - from) * (g.pool ? 2 : 1) * row_bytes;
                 if (g.pool)
                     pool_row(source, row_bytes, size, target);
                 else
@@ -282,8 +314,10 @@ class Conv {
         const size_t b = g.out_bytes, width = size.conv_width * b;
         uint8_t* merged = Scratch::grow(Scratch::mine().merged, width);
         uint8_t* pooled = Scratch::grow(Scratch::mine().pooled, width);
-        for (size_t i = 0; i < width; ++i) merged[i] = rows[i] | rows[i + row_bytes] | rows[i + 2 * row_bytes];
-        for (size_t i = 0; i < width - 2 * b; ++i) pooled[i] = merged[i] | merged[i + b] | merged[i + 2 * b];
+        for (size_t i = 0; i < width; ++i)
+            merged[i] = rows[i] | rows[i + row_bytes] | rows[i + 2 * row_bytes];
+        for (size_t i = 0; i < width - 2 * b; ++i)
+            pooled[i] = merged[i] | merged[i + b] | merged[i + 2 * b];
         for (size_t x = 0; x < size.out_width; ++x, pooled += 2 * b, to += b)
             for (size_t i = 0; i < b; ++i) to[i] = pooled[i];
     }
@@ -297,7 +331,8 @@ class Conv {
         out += y * size.conv_width * g.outputs + c;
         for (size_t x = 0; x < size.conv_width; ++x)
             for (size_t i = 0; i < some; ++i)
-                out[x * g.outputs + i] = static_cast<T>(static_cast<int32_t>(g.products) - 2 * counts[8 * x + i]);
+                out[x * g.outputs + i] =
+                    static_cast<T>(static_cast<int32_t>(g.products) - 2 * counts[8 * x + i]);
     }
 
     void put_real(const int32_t* counts, size_t c, const Size& size, size_t y, float* out) const {

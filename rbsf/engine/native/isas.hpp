@@ -18,7 +18,8 @@ namespace {
 
 const Kernels ALL[] = {
 #if defined(RBSF_HAS_AMX)
-    {"amx", &Amx::available, kernels<Avx512>("").bits, nullptr, &Amx::bytes, &Amx::spread, &Amx::signs},
+    {"amx", &Amx::available, kernels<Avx512>("").bits, nullptr, &Amx::bytes, &Amx::spread,
+     &Amx::signs},
 #endif
 #if defined(__x86_64__) || defined(_M_X64)
     kernels<Avx512>("avx512"),

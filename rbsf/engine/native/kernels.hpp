@@ -91,7 +91,7 @@ struct PixelsRow {
 
 // Neighbouring windows of uint8 pixels or of bits spread to bytes 0 and 1, times int8 weights.
 struct BytesRow {
-    const uint8_t* windows;  // the first window's corner; 64 bytes after the last are readable
+    const uint8_t* windows;     // the first window's corner; 64 bytes after the last are readable
     size_t pixels, pixel_step;  // pixels: a multiple of 32
     const size_t* offsets;      // [chunks]: the place of every chunk of a window
     size_t chunks, chunk_lines;
@@ -154,18 +154,22 @@ void bits_row(const BitsRow& row, std::index_sequence<I...>) {
 template <class Isa, size_t... I>
 void pixels_row(const PixelsRow& row, std::index_sequence<I...>) {
     constexpr int B = Isa::U8_BLOCKS;
-    static const std::array<Tile<PixelsRow>, sizeof...(I)> tiles{&Isa::template pixels<I / B + 1, I % B + 1>...};
+    static const std::array<Tile<PixelsRow>, sizeof...(I)> tiles{
+        &Isa::template pixels<I / B + 1, I % B + 1>...};
     cover<Isa::U8_PIXELS, B>(row, tiles);
 }
 
 template <class Isa>
 constexpr Kernels kernels(const char* name) {
-    return {name, &Isa::available,
+    return {name,
+            &Isa::available,
             [](const BitsRow& row) { bits_row<Isa>(row, std::make_index_sequence<Isa::PIXELS>()); },
             [](const PixelsRow& row) {
                 pixels_row<Isa>(row, std::make_index_sequence<Isa::U8_PIXELS * Isa::U8_BLOCKS>());
             },
-            nullptr, nullptr, nullptr};
+            nullptr,
+            nullptr,
+            nullptr};
 }
 
 }  // namespace rbsf

@@ -1,8 +1,8 @@
 // Kernels on maps [H, W, C], one row at a time.
 //
-// map_rows.hpp includes this file once for each instruction set, inside a namespace of that name, so it
-// has no include guard. These macros must be set: RBSF_TARGET (the attribute of the functions),
-// RBSF_LANES (floats in a vector) and RBSF_BLOCKS (blocks of 16 filters in a tile).
+// map_rows.hpp includes this file once for each instruction set, inside a namespace of that name,
+// so it has no include guard. These macros must be set: RBSF_TARGET (the attribute of the
+// functions), RBSF_LANES (floats in a vector) and RBSF_BLOCKS (blocks of 16 filters in a tile).
 //
 // Every instruction set gives the same numbers. Real convolutions always add in the same order, and
 // each step is a fused multiply-add, which IEEE 754 defines to the bit. All other products and sums
@@ -42,7 +42,9 @@ RBSF_TARGET inline WholeVector load(const int32_t* x) { return load_whole(x); }
 RBSF_TARGET inline Weights load_weights(const float* w) { return _mm256_loadu_ps(w); }
 RBSF_TARGET inline WholeWeights load_weights(const int16_t* w) { return load_whole(w); }
 RBSF_TARGET inline void store(float* x, Vector v) { _mm256_storeu_ps(x, v); }
-RBSF_TARGET inline void store(int32_t* x, WholeVector v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(x), v); }
+RBSF_TARGET inline void store(int32_t* x, WholeVector v) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(x), v);
+}
 RBSF_TARGET inline Vector add_products(Vector sum, const float* x, Weights w) {
     return _mm256_fmadd_ps(_mm256_set1_ps(*x), w, sum);
 }
@@ -61,7 +63,9 @@ inline Weights load_weights(const float* w) { return vld1q_f32(w); }
 inline WholeWeights load_weights(const int16_t* w) { return vld2_s16(w); }
 inline void store(float* x, Vector v) { vst1q_f32(x, v); }
 inline void store(int32_t* x, WholeVector v) { vst1q_s32(x, v); }
-inline Vector add_products(Vector sum, const float* x, Weights w) { return vfmaq_n_f32(sum, w, *x); }
+inline Vector add_products(Vector sum, const float* x, Weights w) {
+    return vfmaq_n_f32(sum, w, *x);
+}
 inline WholeVector add_products(WholeVector sum, const int16_t* x, WholeWeights w) {
     return vmlal_n_s16(vmlal_n_s16(sum, w.val[0], x[0]), w.val[1], x[1]);
 }
@@ -93,7 +97,8 @@ RBSF_TARGET inline void pack_row(const PackRow<float>& row) {
         for (; c + 16 <= row.channels; c += 16) {
             uint16_t bits;
             std::memcpy(&bits, row.flips + c / 8, 2);
-            bits ^= static_cast<uint16_t>(_mm512_cmp_ps_mask(load(x + c), load(row.limits + c), _CMP_GE_OQ));
+            bits ^= static_cast<uint16_t>(
+                _mm512_cmp_ps_mask(load(x + c), load(row.limits + c), _CMP_GE_OQ));
             std::memcpy(out + c / 8, &bits, 2);
         }
 #elif RBSF_LANES == 8
@@ -119,9 +124,11 @@ RBSF_TARGET inline void pack_whole_row(const PackRow<int16_t>& row) {
 #if RBSF_LANES >= 8
         for (; c + 16 <= row.channels; c += 16) {
             const __m256i values = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + c));
-            const __m256i limits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(row.limits + c));
+            const __m256i limits =
+                _mm256_loadu_si256(reinterpret_cast<const __m256i*>(row.limits + c));
             const __m256i above = _mm256_cmpgt_epi16(values, limits);
-            const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(above), _mm256_extracti128_si256(above, 1));
+            const __m128i bytes =
+                _mm_packs_epi16(_mm256_castsi256_si128(above), _mm256_extracti128_si256(above, 1));
             uint16_t bits;
             std::memcpy(&bits, row.flips + c / 8, 2);
             bits ^= static_cast<uint16_t>(_mm_movemask_epi8(bytes));
@@ -140,7 +147,8 @@ RBSF_TARGET inline void pack_whole_row(const PackRow<int16_t>& row) {
 // 1.5 * 2^23: adding a number to this rounds it to a whole number, halves to even.
 constexpr float WHOLE = 12582912.0f;
 
-RBSF_TARGET inline int32_t rounded(float x, float scale, float bias, float slope, float factor, float limit) {
+RBSF_TARGET inline int32_t rounded(float x, float scale, float bias, float slope, float factor,
+                                   float limit) {
     float value = scale * x;
     value = value + bias;
     const float sloped = value * slope;
@@ -162,7 +170,8 @@ RBSF_TARGET inline void round_pixels(const RoundRow<In, Out>& row) {
     for (size_t p = 0; p < pixels; ++p, x += channels, out += channels) {
         RBSF_INDEPENDENT
         for (size_t c = 0; c < channels; ++c)
-            out[c] = static_cast<Out>(rounded(static_cast<float>(x[c]), scale[c], bias[c], slope[c], factor, limit));
+            out[c] = static_cast<Out>(
+                rounded(static_cast<float>(x[c]), scale[c], bias[c], slope[c], factor, limit));
     }
 }
 
@@ -188,7 +197,8 @@ RBSF_TARGET inline void steps_row(const StepsRow& row) {
             RBSF_ONE_VECTOR
             for (size_t i = 0; i < 8; ++i) out[i] = static_cast<int16_t>(other[i] + added[i]);
         } else {
-            for (size_t i = 0; i < channels; ++i) out[i] = static_cast<int16_t>(other[i] + added[i]);
+            for (size_t i = 0; i < channels; ++i)
+                out[i] = static_cast<int16_t>(other[i] + added[i]);
         }
     }
 }
@@ -234,7 +244,8 @@ RBSF_TARGET inline void pool_row(const PoolRow<In>& row) {
                 if (first)
                     for (size_t c = 0; c < row.channels; ++c) out[c] = static_cast<float>(in[c]);
                 else if (row.areas)
-                    for (size_t c = 0; c < row.channels; ++c) out[c] = out[c] + static_cast<float>(in[c]);
+                    for (size_t c = 0; c < row.channels; ++c)
+                        out[c] = out[c] + static_cast<float>(in[c]);
                 else
                     for (size_t c = 0; c < row.channels; ++c)
                         out[c] = std::max(out[c], static_cast<float>(in[c]));
@@ -264,11 +275,13 @@ RBSF_TARGET inline void conv_tile(const ConvRow<In, Sum>& row, size_t block, siz
         for (size_t i = 0; i < row.run; i += STEP, w += 16 * STEP) {
             decltype(load_weights(w)) weight[V];
             RBSF_UNROLL
-            for (int v = 0; v < V; ++v) weight[v] = load_weights(w + v / PER * w_step + v % PER * RBSF_LANES * STEP);
+            for (int v = 0; v < V; ++v)
+                weight[v] = load_weights(w + v / PER * w_step + v % PER * RBSF_LANES * STEP);
             RBSF_UNROLL
             for (int p = 0; p < P; ++p) {
                 RBSF_UNROLL
-                for (int v = 0; v < V; ++v) sum[p][v] = add_products(sum[p][v], x + p * row.x_step + i, weight[v]);
+                for (int v = 0; v < V; ++v)
+                    sum[p][v] = add_products(sum[p][v], x + p * row.x_step + i, weight[v]);
             }
         }
     }
@@ -296,20 +309,19 @@ inline void conv_row(const ConvRow<In, Sum>& row) {
     conv_tiles(row, std::make_index_sequence<6 * RBSF_BLOCKS>());
 }
 
-constexpr MapKernels table{
-    &pack_row,
-    &sum_row,
-    &pool_row<float>,
-    &pool_row<int16_t>,
-    &conv_row<float, float>,
-    &conv_row<int16_t, int32_t>,
-    &pack_whole_row,
-    &steps_row,
-    &round_pixels<int32_t, int16_t>,
-    &round_pixels<int32_t, int8_t>,
-    &round_pixels<float, int16_t>,
-    &round_pixels<float, int8_t>,
-    &round_pixels<int16_t, int8_t>};
+constexpr MapKernels table{&pack_row,
+                           &sum_row,
+                           &pool_row<float>,
+                           &pool_row<int16_t>,
+                           &conv_row<float, float>,
+                           &conv_row<int16_t, int32_t>,
+                           &pack_whole_row,
+                           &steps_row,
+                           &round_pixels<int32_t, int16_t>,
+                           &round_pixels<int32_t, int8_t>,
+                           &round_pixels<float, int16_t>,
+                           &round_pixels<float, int8_t>,
+                           &round_pixels<int16_t, int8_t>};
 
 #undef RBSF_TARGET
 #undef RBSF_LANES

@@ -82,8 +82,9 @@ struct ConvRow {
     size_t pixels, x_step;
     const size_t* offsets;  // [runs]: the starts of the pieces of a window, `run` numbers each
     size_t runs, run;
-    const In* weights;  // reals [blocks][runs * run][16], whole numbers [blocks][runs * run / 2][16][2]
-    const Sum* bias;    // [blocks][16]
+    const In*
+        weights;  // reals [blocks][runs * run][16], whole numbers [blocks][runs * run / 2][16][2]
+    const Sum* bias;  // [blocks][16]
     size_t blocks, channels;
     Sum* out;
     size_t out_step;

@@ -40,47 +40,61 @@ Output output_named(const std::string& name) {
     return Output::sums8;
 }
 
-std::shared_ptr<Conv> make_conv(bool pixels, const std::string& output, size_t kernel, size_t stride, bool pool,
-                                size_t bytes, size_t products, size_t outputs, size_t planes, size_t out_bytes,
-                                size_t margin, const std::vector<size_t>& group_blocks, const py::array& places,
-                                const py::array& weights, const py::array& thresholds, const py::object& scale,
-                                const py::object& bias) {
+std::shared_ptr<Conv> make_conv(bool pixels, const std::string& output, size_t kernel,
+                                size_t stride, bool pool, size_t bytes, size_t products,
+                                size_t outputs, size_t planes, size_t out_bytes, size_t margin,
+                                const std::vector<size_t>& group_blocks, const py::array& places,
+                                const py::array& weights, const py::array& thresholds,
+                                const py::object& scale, const py::object& bias) {
     const size_t groups = group_blocks.size(), limit = size_t{1} << 20;
     for (size_t n : {kernel, stride, bytes, products, outputs, groups})
         require(n >= 1 && n <= limit * 16, "a number of the geometry is out of range");
     // The square of the kernel times the bytes must fit 64 bits.
     require(kernel <= 1024, "the kernel is too large");
-    for (size_t n : {planes, out_bytes, margin}) require(n <= limit, "a number of the output map is out of range");
+    for (size_t n : {planes, out_bytes, margin})
+        require(n <= limit, "a number of the output map is out of range");
     size_t blocks = 0;
     for (size_t n : group_blocks) {
         require(n >= 1 && n <= limit, "a group's number of blocks is out of range");
         blocks += n;
     }
-    const Geometry g{pixels, output_named(output), kernel, stride, groups, pool, bytes, products, outputs, planes,
+    const Geometry g{pixels,    output_named(output),
+                     kernel,    stride,
+                     groups,    pool,
+                     bytes,     products,
+                     outputs,   planes,
                      out_bytes, margin};
     require(g.output != Output::sums16 || products < (1 << 15), "sums do not fit 16 bits");
     require(g.output != Output::sums8 || products < (1 << 7), "sums do not fit 8 bits");
-    require(!pixels || (groups == 1 && g.output == Output::bits), "pixels go to bits, in one group");
+    require(!pixels || (groups == 1 && g.output == Output::bits),
+            "pixels go to bits, in one group");
     require(!pool || g.output == Output::bits, "only bits are pooled");
     std::vector<Place> where;
     if (g.output == Output::bits) {
         const int32_t* place = checked<int32_t>(places, {blocks, 2}, "places");
         for (size_t i = 0; i < blocks; ++i) {
-            where.push_back({static_cast<size_t>(place[2 * i]), static_cast<size_t>(place[2 * i + 1])});
-            require(where[i].plane < planes && where[i].byte < out_bytes, "a place is outside of the map");
+            where.push_back(
+                {static_cast<size_t>(place[2 * i]), static_cast<size_t>(place[2 * i + 1])});
+            require(where[i].plane < planes && where[i].byte < out_bytes,
+                    "a place is outside of the map");
         }
     } else {
         require(outputs % groups == 0, "outputs do not split into the groups");
-        for (size_t n : group_blocks) require(n == (outputs / groups + 7) / 8, "blocks do not fit the outputs");
+        for (size_t n : group_blocks)
+            require(n == (outputs / groups + 7) / 8, "blocks do not fit the outputs");
     }
-    const bool spread = std::any_of(std::begin(ALL), std::end(ALL),
-                                   [](const Kernels& isa) { return isa.bytes && isa.available(); });
+    const bool spread = std::any_of(std::begin(ALL), std::end(ALL), [](const Kernels& isa) {
+        return isa.bytes && isa.available();
+    });
     const size_t size = g.output == Output::real ? outputs : 0;
-    require((size > 0) == !scale.is_none() && (size > 0) == !bias.is_none(), "scale and bias go with a real output");
-    const uint8_t* rows = checked<uint8_t>(weights, {8 * blocks, kernel * kernel * bytes}, "weights");
+    require((size > 0) == !scale.is_none() && (size > 0) == !bias.is_none(),
+            "scale and bias go with a real output");
+    const uint8_t* rows =
+        checked<uint8_t>(weights, {8 * blocks, kernel * kernel * bytes}, "weights");
     const int32_t* ends = checked<int32_t>(thresholds, {8 * blocks}, "thresholds");
     return std::make_shared<Conv>(g, rows, ends, group_blocks, std::move(where),
-                                  copied<float>(scale, size, "scale"), copied<float>(bias, size, "bias"), spread);
+                                  copied<float>(scale, size, "scale"),
+                                  copied<float>(bias, size, "bias"), spread);
 }
 
 struct Step {
@@ -91,8 +105,10 @@ struct Step {
 };
 
 uint8_t* sums_of(Output output, const py::array& out, const Shape& shape) {
-    if (output == Output::sums16) return reinterpret_cast<uint8_t*>(checked<int16_t>(out, shape, "output", true));
-    if (output == Output::sums8) return reinterpret_cast<uint8_t*>(checked<int8_t>(out, shape, "output", true));
+    if (output == Output::sums16)
+        return reinterpret_cast<uint8_t*>(checked<int16_t>(out, shape, "output", true));
+    if (output == Output::sums8)
+        return reinterpret_cast<uint8_t*>(checked<int8_t>(out, shape, "output", true));
     return reinterpret_cast<uint8_t*>(checked<int32_t>(out, shape, "output", true));
 }
 
@@ -102,14 +118,17 @@ Step make_step(const Conv& conv, const py::array& in, const py::array& out) {
     require(in.ndim() == (g.pixels ? 4 : 5), "a map has the wrong number of dimensions");
     const auto dim = [&](int i) { return static_cast<size_t>(in.shape(i)); };
     const size_t n = dim(0), height = dim(g.pixels ? 1 : 2), width = dim(g.pixels ? 2 : 3);
-    const Shape in_shape = g.pixels ? Shape{n, height, width, g.bytes} : Shape{n, g.groups, height, width, g.bytes};
+    const Shape in_shape =
+        g.pixels ? Shape{n, height, width, g.bytes} : Shape{n, g.groups, height, width, g.bytes};
     const size_t rows = g.output_size(height), columns = g.output_size(width), m = 2 * g.margin;
     require(rows >= 1 && columns >= 1, "a map is too small for the window");
     Step step{&conv, checked<uint8_t>(in, in_shape, "input"), nullptr, height, width, 0, 0};
     if (g.output == Output::bits)
-        step.out = checked<uint8_t>(out, {n, g.planes, rows + m, columns + m, g.out_bytes}, "output", true);
+        step.out = checked<uint8_t>(out, {n, g.planes, rows + m, columns + m, g.out_bytes},
+                                    "output", true);
     else if (g.output == Output::real)
-        step.out = reinterpret_cast<uint8_t*>(checked<float>(out, {n, g.outputs, rows, columns}, "output", true));
+        step.out = reinterpret_cast<uint8_t*>(
+            checked<float>(out, {n, g.outputs, rows, columns}, "output", true));
     else
         step.out = sums_of(g.output, out, {n, rows, columns, g.outputs});
     step.in_bytes = n ? in.nbytes() / n : 0;
@@ -124,26 +143,32 @@ void run(const Step& step, const Kernels& isa, size_t images, size_t threads) {
     const auto work = [&](size_t job) {
         const size_t image = job / parts, part = job % parts;
         step.conv->rows(isa, step.in + image * step.in_bytes, step.height, step.width,
-                        step.out + image * step.out_bytes, rows * part / parts, rows * (part + 1) / parts);
+                        step.out + image * step.out_bytes, rows * part / parts,
+                        rows * (part + 1) / parts);
     };
     Pool::run(threads, images * parts, std::ref(work));
 }
 
 // Layer i reads maps[i] and writes maps[i + 1]; its time is written to seconds[i], if given.
-void forward(const std::vector<std::shared_ptr<Conv>>& convs, const std::vector<py::array>& maps, size_t threads,
-             const std::string& isa_name, const py::object& seconds) {
+void forward(const std::vector<std::shared_ptr<Conv>>& convs, const std::vector<py::array>& maps,
+             size_t threads, const std::string& isa_name, const py::object& seconds) {
     require(maps.size() == convs.size() + 1 && !convs.empty(), "give one map more than layers");
     require(threads >= 1 && threads <= 1024, "threads is out of range");
     const Kernels& isa = find(isa_name);
     std::vector<Step> steps;
-    for (size_t i = 0; i < convs.size(); ++i) steps.push_back(make_step(*convs[i], maps[i], maps[i + 1]));
-    double* times = seconds.is_none() ? nullptr : checked<double>(py::array(seconds), {convs.size()}, "seconds", true);
+    for (size_t i = 0; i < convs.size(); ++i)
+        steps.push_back(make_step(*convs[i], maps[i], maps[i + 1]));
+    double* times = seconds.is_none()
+                        ? nullptr
+                        : checked<double>(py::array(seconds), {convs.size()}, "seconds", true);
     const size_t images = static_cast<size_t>(maps[0].shape(0));
     py::gil_scoped_release release;
     for (size_t i = 0; i < steps.size(); ++i) {
         const auto start = std::chrono::steady_clock::now();
         run(steps[i], isa, images, threads);
-        if (times) times[i] = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+        if (times)
+            times[i] =
+                std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     }
 }
 
@@ -157,7 +182,8 @@ std::pair<double, double> popcount_rates() {
         const auto start = std::chrono::steady_clock::now();
         const volatile uint64_t kept = count(LOOPS);
         static_cast<void>(kept);
-        return 16 * LOOPS / std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+        return 16 * LOOPS /
+               std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     };
     py::gil_scoped_release release;
     return {rate(&Avx512::count_registers<false>), rate(&Avx512::count_registers<true>)};
@@ -173,13 +199,17 @@ PYBIND11_MODULE(_native, module) {
     using namespace rbsf;
     module.doc() = "Kernels of the packed engine; use rbsf.engine.run.";
     py::class_<Conv, std::shared_ptr<Conv>>(module, "Conv")
-        .def(py::init(&make_conv), py::kw_only(), py::arg("pixels"), py::arg("output"), py::arg("kernel"),
-             py::arg("stride"), py::arg("pool"), py::arg("bytes"), py::arg("products"), py::arg("outputs"),
-             py::arg("planes"), py::arg("out_bytes"), py::arg("margin"), py::arg("group_blocks"), py::arg("places"),
-             py::arg("weights"), py::arg("thresholds"), py::arg("scale"), py::arg("bias"));
-    module.def("isas", &isas, "Instruction sets of this machine that there are kernels for, fastest first.");
-    module.def("popcount_rates", &popcount_rates, "Popcounts of 512 bits a second: alone; with an XOR and a sum each.");
-    module.def("forward", &forward, py::arg("convs"), py::arg("maps"), py::arg("threads"), py::arg("isa"),
-               py::arg("seconds"), "Run layers; layer i reads maps[i] and writes maps[i + 1].");
+        .def(py::init(&make_conv), py::kw_only(), py::arg("pixels"), py::arg("output"),
+             py::arg("kernel"), py::arg("stride"), py::arg("pool"), py::arg("bytes"),
+             py::arg("products"), py::arg("outputs"), py::arg("planes"), py::arg("out_bytes"),
+             py::arg("margin"), py::arg("group_blocks"), py::arg("places"), py::arg("weights"),
+             py::arg("thresholds"), py::arg("scale"), py::arg("bias"));
+    module.def("isas", &isas,
+               "Instruction sets of this machine that there are kernels for, fastest first.");
+    module.def("popcount_rates", &popcount_rates,
+               "Popcounts of 512 bits a second: alone; with an XOR and a sum each.");
+    module.def("forward", &forward, py::arg("convs"), py::arg("maps"), py::arg("threads"),
+               py::arg("isa"), py::arg("seconds"),
+               "Run layers; layer i reads maps[i] and writes maps[i + 1].");
     register_network(module);
 }

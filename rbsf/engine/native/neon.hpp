@@ -25,7 +25,8 @@ struct Neon {
             RBSF_UNROLL
             for (int p = 0; p < P; ++p) {
                 const uint64x2_t set = vcleq_s64(vreinterpretq_s64_u64(count[p]), limit);
-                bits[p] |= static_cast<unsigned>((vgetq_lane_u64(set, 0) & 1) | (vgetq_lane_u64(set, 1) & 2))
+                bits[p] |= static_cast<unsigned>((vgetq_lane_u64(set, 0) & 1) |
+                                                 (vgetq_lane_u64(set, 1) & 2))
                            << 2 * quarter;
                 if (row.counts) {
                     int32_t* out = row.counts + (block * row.pixels + pixel + p) * 8 + 2 * quarter;
@@ -46,7 +47,8 @@ struct Neon {
         for (int quarter = 0; quarter < 4; ++quarter) {  // a register has 4 bytes of 4 filters
             int32x4_t sum[P];
             int32x4_t left_out = vdupq_n_s32(0);
-            for (size_t i = 0; i < row.lines; ++i) left_out = add_pairs(left_out, weights(w + i, quarter), vdupq_n_s8(1));
+            for (size_t i = 0; i < row.lines; ++i)
+                left_out = add_pairs(left_out, weights(w + i, quarter), vdupq_n_s8(1));
             RBSF_UNROLL
             for (int p = 0; p < P; ++p) sum[p] = vshlq_n_s32(left_out, 7);
             for (size_t i = 0; i < row.lines; ++i) {
@@ -59,7 +61,8 @@ struct Neon {
                 }
             }
             int32x4_t limit;
-            std::memcpy(&limit, reinterpret_cast<const char*>(row.limits + block) + 16 * quarter, 16);
+            std::memcpy(&limit, reinterpret_cast<const char*>(row.limits + block) + 16 * quarter,
+                        16);
             for (int p = 0; p < P; ++p) {
                 const uint32x4_t places = {1, 2, 4, 8};
                 const unsigned bits = vaddvq_u32(vandq_u32(vcgeq_s32(sum[p], limit), places));
@@ -70,8 +73,12 @@ struct Neon {
     }
 
   private:
-    static uint64x2_t load(const Line* line, int quarter) { return vld1q_u64(line->word + 2 * quarter); }
-    static int8x16_t weights(const Line* line, int quarter) { return vreinterpretq_s8_u64(load(line, quarter)); }
+    static uint64x2_t load(const Line* line, int quarter) {
+        return vld1q_u64(line->word + 2 * quarter);
+    }
+    static int8x16_t weights(const Line* line, int quarter) {
+        return vreinterpretq_s8_u64(load(line, quarter));
+    }
 
     // Add the products of each 4 bytes to `sum`; two products of 128 * 63 fit 16 bits.
     static int32x4_t add_pairs(int32x4_t sum, int8x16_t a, int8x16_t b) {
@@ -84,7 +91,8 @@ struct Neon {
 
     // Counts of 2 filters, in 64 bits each.
     template <int P>
-    static void count_quarter(const BitsRow& row, size_t block, size_t pixel, int quarter, uint64x2_t (&count)[P]) {
+    static void count_quarter(const BitsRow& row, size_t block, size_t pixel, int quarter,
+                              uint64x2_t (&count)[P]) {
         const bool odd = row.words & 1;
         const Line *w = row.weights + block * row.words, *end = w + row.words;
         uint64x2_t sum[P], last[P];
@@ -115,7 +123,8 @@ struct Neon {
         }
         RBSF_UNROLL
         for (int p = 0; p < P; ++p)
-            count[p] = vaddq_u64(vaddq_u64(sum[p], sum[p]), wide(vcntq_u8(vreinterpretq_u8_u64(last[p]))));
+            count[p] =
+                vaddq_u64(vaddq_u64(sum[p], sum[p]), wide(vcntq_u8(vreinterpretq_u8_u64(last[p]))));
     }
 };
 

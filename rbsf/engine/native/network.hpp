@@ -59,19 +59,28 @@ Shape shape_of(const py::array& array, int dimensions, const char* what) {
     return shape;
 }
 
-void check_threads(size_t threads) { require(threads >= 1 && threads <= 1024, "threads is out of range"); }
+void check_threads(size_t threads) {
+    require(threads >= 1 && threads <= 1024, "threads is out of range");
+}
 
-size_t window_count(size_t size, size_t kernel, size_t stride) { return size < kernel ? 0 : (size - kernel) / stride + 1; }
+size_t window_count(size_t size, size_t kernel, size_t stride) {
+    return size < kernel ? 0 : (size - kernel) / stride + 1;
+}
 
 // Bits of a map, uint8 [N, planes, H + 2 margin, W + 2 margin, bytes]; the margin is not written.
 template <class T>
-void pack_rows(const py::array& map, const py::array& limits, const py::array& flips, const py::array& bits,
-               size_t margin, size_t threads, void (*pack)(const PackRow<T>&)) {
-    const Shape in = shape_of(map, 4, "map is [N, H, W, C]"), out = shape_of(bits, 5, "bits have 5 dimensions");
-    const size_t planes = out[1], bytes = out[4], rows = in[1], columns = in[2], channels = in[3] / planes;
-    require(in[3] % planes == 0 && bytes == (channels + 7) / 8 && margin <= 1024, "bits do not fit the map");
+void pack_rows(const py::array& map, const py::array& limits, const py::array& flips,
+               const py::array& bits, size_t margin, size_t threads,
+               void (*pack)(const PackRow<T>&)) {
+    const Shape in = shape_of(map, 4, "map is [N, H, W, C]"),
+                out = shape_of(bits, 5, "bits have 5 dimensions");
+    const size_t planes = out[1], bytes = out[4], rows = in[1], columns = in[2],
+                 channels = in[3] / planes;
+    require(in[3] % planes == 0 && bytes == (channels + 7) / 8 && margin <= 1024,
+            "bits do not fit the map");
     const T* x = checked<T>(map, in, "map");
-    uint8_t* to = checked<uint8_t>(bits, {in[0], planes, rows + 2 * margin, columns + 2 * margin, bytes}, "bits", true);
+    uint8_t* to = checked<uint8_t>(
+        bits, {in[0], planes, rows + 2 * margin, columns + 2 * margin, bytes}, "bits", true);
     const T* ends = checked<T>(limits, {in[3]}, "limits");
     const uint8_t* flip = checked<uint8_t>(flips, {planes, bytes}, "flips");
     check_threads(threads);
@@ -79,21 +88,22 @@ void pack_rows(const py::array& map, const py::array& limits, const py::array& f
     each_row(in[0], rows, threads, [&](size_t image, size_t y) {
         for (size_t plane = 0; plane < planes; ++plane) {
             const size_t row = ((image * planes + plane) * out[2] + y + margin) * out[3] + margin;
-            pack({x + ((image * rows + y) * columns) * in[3] + plane * channels, columns, in[3], channels,
-                  ends + plane * channels, flip + plane * bytes, to + row * bytes, bytes});
+            pack({x + ((image * rows + y) * columns) * in[3] + plane * channels, columns, in[3],
+                  channels, ends + plane * channels, flip + plane * bytes, to + row * bytes,
+                  bytes});
         }
     });
 }
 
 // Pack a map of float32: a bit is (x >= threshold) ^ flip.
-void pack_map(const py::array& map, const py::array& thresholds, const py::array& flips, const py::array& bits,
-              size_t margin, size_t threads, const std::string& isa) {
+void pack_map(const py::array& map, const py::array& thresholds, const py::array& flips,
+              const py::array& bits, size_t margin, size_t threads, const std::string& isa) {
     pack_rows<float>(map, thresholds, flips, bits, margin, threads, map_kernels(isa).pack);
 }
 
 // Pack a map of whole numbers, int16: a bit is (x > limit) ^ flip.
-void pack_whole(const py::array& map, const py::array& limits, const py::array& flips, const py::array& bits,
-                size_t margin, size_t threads, const std::string& isa) {
+void pack_whole(const py::array& map, const py::array& limits, const py::array& flips,
+                const py::array& bits, size_t margin, size_t threads, const std::string& isa) {
     pack_rows<int16_t>(map, limits, flips, bits, margin, threads, map_kernels(isa).pack_whole);
 }
 
@@ -114,8 +124,9 @@ struct Sums {
 // out = sum of scale[t] * convs[t](bits[t]) [* factors] + bias [+ other]. Maps are [N, H', W', O],
 // factors [N, H', W'].
 void conv_bits(const std::vector<std::shared_ptr<Conv>>& convs, const std::vector<py::array>& bits,
-               const py::array& scale, const py::array& bias, const py::object& factors, const py::object& other,
-               const py::array& out, size_t threads, const std::string& isa) {
+               const py::array& scale, const py::array& bias, const py::object& factors,
+               const py::object& other, const py::array& out, size_t threads,
+               const std::string& isa) {
     require(!convs.empty() && convs.size() == bits.size(), "give each convolution its bits");
     const Geometry& g = convs[0]->g;
     const Shape in = shape_of(bits[0], 5, "bits have 5 dimensions");
@@ -124,15 +135,19 @@ void conv_bits(const std::vector<std::shared_ptr<Conv>>& convs, const std::vecto
     std::vector<const uint8_t*> data;
     for (size_t t = 0; t < convs.size(); ++t) {
         const Geometry& h = convs[t]->g;
-        require(h.output == Output::sums && !h.pixels && h.kernel == g.kernel && h.stride == g.stride &&
-                    h.groups == g.groups && h.bytes == g.bytes && h.outputs == g.outputs,
+        require(h.output == Output::sums && !h.pixels && h.kernel == g.kernel &&
+                    h.stride == g.stride && h.groups == g.groups && h.bytes == g.bytes &&
+                    h.outputs == g.outputs,
                 "terms of one sum differ in their geometry, or give no sums");
         data.push_back(checked<uint8_t>(bits[t], {in[0], g.groups, in[2], in[3], g.bytes}, "bits"));
     }
-    const size_t image_bytes = g.groups * in[2] * in[3] * g.bytes, row_bytes = g.stride * in[3] * g.bytes;
+    const size_t image_bytes = g.groups * in[2] * in[3] * g.bytes,
+                 row_bytes = g.stride * in[3] * g.bytes;
     const float* factor = checked<float>(scale, {convs.size(), g.outputs}, "scale");
     const float* addend = checked<float>(bias, {g.outputs}, "bias");
-    const float* pixel = factors.is_none() ? nullptr : checked<float>(py::array(factors), {map[0], map[1], map[2]}, "factors");
+    const float* pixel =
+        factors.is_none() ? nullptr
+                          : checked<float>(py::array(factors), {map[0], map[1], map[2]}, "factors");
     const float* added = other.is_none() ? nullptr : checked<float>(py::array(other), map, "other");
     float* result = checked<float>(out, map, "out", true);  // may be `other` itself
     const MapKernels& kernels = map_kernels(isa);
@@ -143,7 +158,9 @@ void conv_bits(const std::vector<std::shared_ptr<Conv>>& convs, const std::vecto
     py::gil_scoped_release release;
     each_part(map[0], map[1], threads, [&](size_t image, size_t first, size_t end) {
         int32_t* term = Scratch::grow(Sums::mine().term, std::min(step, end - first) * row);
-        float* before = convs.size() > 1 ? Scratch::grow(Sums::mine().before, std::min(step, end - first) * row) : nullptr;
+        float* before = convs.size() > 1
+                            ? Scratch::grow(Sums::mine().before, std::min(step, end - first) * row)
+                            : nullptr;
         for (size_t y = first, to; y < end; y = to) {
             to = std::min(end, y + step);
             const size_t line = image * map[1] + y;
@@ -152,16 +169,17 @@ void conv_bits(const std::vector<std::shared_ptr<Conv>>& convs, const std::vecto
                 // The first row from this place is row y.
                 const uint8_t* from = data[t] + image * image_bytes + y * row_bytes;
                 convs[t]->rows(counter, from, in[2], in[3], term, 0, to - y);
-                kernels.sum({term, (to - y) * map[2], g.outputs, factor + t * g.outputs, t ? before : nullptr,
-                             last && pixel ? pixel + line * map[2] : nullptr, last ? addend : nullptr,
-                             last && added ? added + line * row : nullptr, last ? result + line * row : before});
+                kernels.sum({term, (to - y) * map[2], g.outputs, factor + t * g.outputs,
+                             t ? before : nullptr, last && pixel ? pixel + line * map[2] : nullptr,
+                             last ? addend : nullptr, last && added ? added + line * row : nullptr,
+                             last ? result + line * row : before});
             }
         }
     });
 }
 
-Rounding make_rounding(const py::array& scale, const py::array& bias, const py::array& slope, float factor, float limit,
-                       size_t channels) {
+Rounding make_rounding(const py::array& scale, const py::array& bias, const py::array& slope,
+                       float factor, float limit, size_t channels) {
     require(limit >= 0 && limit <= 32767, "limit is out of range");
     return {checked<float>(scale, {channels}, "scale"), checked<float>(bias, {channels}, "bias"),
             checked<float>(slope, {channels}, "slope"), factor, limit};
@@ -169,8 +187,8 @@ Rounding make_rounding(const py::array& scale, const py::array& bias, const py::
 
 // out = round(factor * prelu(scale * map + bias)), clipped to +-limit. Maps are [N, H, W, C].
 template <class In, class Out>
-void round_rows(const py::array& map, const Rounding& rounding, const py::array& out, size_t threads,
-                void (*row)(const RoundRow<In, Out>&)) {
+void round_rows(const py::array& map, const Rounding& rounding, const py::array& out,
+                size_t threads, void (*row)(const RoundRow<In, Out>&)) {
     const Shape shape = shape_of(map, 4, "map is [N, H, W, C]");
     require(rounding.limit <= std::numeric_limits<Out>::max(), "limit does not fit the output");
     const In* x = checked<In>(map, shape, "map");
@@ -184,8 +202,9 @@ void round_rows(const py::array& map, const Rounding& rounding, const py::array&
     });
 }
 
-void round_map(const py::array& map, const py::array& scale, const py::array& bias, const py::array& slope,
-               float factor, float limit, const py::array& out, size_t threads, const std::string& isa) {
+void round_map(const py::array& map, const py::array& scale, const py::array& bias,
+               const py::array& slope, float factor, float limit, const py::array& out,
+               size_t threads, const std::string& isa) {
     const Shape shape = shape_of(map, 4, "map is [N, H, W, C]");
     const Rounding rounding = make_rounding(scale, bias, slope, factor, limit, shape[3]);
     const MapKernels& kernels = map_kernels(isa);
@@ -198,9 +217,10 @@ void round_map(const py::array& map, const py::array& scale, const py::array& bi
 
 // out = other + round(factor * prelu(scale * conv(bits) + bias)); the rounded part is clipped to
 // +-limit. Maps are int16 [N, H', W', O].
-void conv_steps(const std::shared_ptr<Conv>& conv, const py::array& bits, const py::array& scale, const py::array& bias,
-                const py::array& slope, float factor, float limit, const py::array& other, const py::array& out,
-                size_t threads, const std::string& isa) {
+void conv_steps(const std::shared_ptr<Conv>& conv, const py::array& bits, const py::array& scale,
+                const py::array& bias, const py::array& slope, float factor, float limit,
+                const py::array& other, const py::array& out, size_t threads,
+                const std::string& isa) {
     const Geometry& g = conv->g;
     require(g.output == Output::sums && !g.pixels, "the convolution gives no sums");
     const Shape in = shape_of(bits, 5, "bits have 5 dimensions");
@@ -219,9 +239,10 @@ void conv_steps(const std::shared_ptr<Conv>& conv, const py::array& bits, const 
         const uint8_t* from = data + image * image_bytes;
         const auto put = [&](const int32_t* counts, size_t c, size_t y) {
             const size_t at = (image * map[1] + y) * map[2] * g.outputs + c;
-            const Rounding own{rounding.scale + c, rounding.bias + c, rounding.slope + c, factor, limit};
-            kernels.steps({counts, static_cast<int32_t>(g.products), map[2], conv->after(c) - c, g.outputs, own,
-                           added + at, result + at});
+            const Rounding own{rounding.scale + c, rounding.bias + c, rounding.slope + c, factor,
+                               limit};
+            kernels.steps({counts, static_cast<int32_t>(g.products), map[2], conv->after(c) - c,
+                           g.outputs, own, added + at, result + at});
         };
         conv->each_count(counter, from, in[2], in[3], first, end, put);
     });
@@ -229,13 +250,17 @@ void conv_steps(const std::shared_ptr<Conv>& conv, const py::array& bits, const 
 
 // Real convolution of a map that already includes its padding. Weights are
 // [groups, blocks, products, 16], bias [groups, 16 * blocks].
-void conv_real(const py::array& map, const py::array& weights, const py::array& bias, const py::array& out,
-               size_t kernel, size_t stride, size_t groups, size_t threads, const std::string& isa) {
-    const Shape in = shape_of(map, 4, "map is [N, H, W, C]"), to = shape_of(out, 4, "out is [N, H', W', O]");
-    for (size_t n : {kernel, stride, groups}) require(n >= 1 && n <= (size_t{1} << 20), "the geometry is out of range");
+void conv_real(const py::array& map, const py::array& weights, const py::array& bias,
+               const py::array& out, size_t kernel, size_t stride, size_t groups, size_t threads,
+               const std::string& isa) {
+    const Shape in = shape_of(map, 4, "map is [N, H, W, C]"),
+                to = shape_of(out, 4, "out is [N, H', W', O]");
+    for (size_t n : {kernel, stride, groups})
+        require(n >= 1 && n <= (size_t{1} << 20), "the geometry is out of range");
     require(in[3] % groups == 0 && to[3] % groups == 0, "channels do not split into the groups");
     const size_t channels = in[3] / groups, outputs = to[3] / groups, blocks = (outputs + 15) / 16;
-    const size_t rows = window_count(in[1], kernel, stride), columns = window_count(in[2], kernel, stride);
+    const size_t rows = window_count(in[1], kernel, stride),
+                 columns = window_count(in[2], kernel, stride);
     const size_t products = kernel * kernel * channels;
     require(rows >= 1 && columns >= 1, "a map is too small for the window");
     const float* x = checked<float>(map, in, "map");
@@ -244,16 +269,19 @@ void conv_real(const py::array& map, const py::array& weights, const py::array& 
     float* result = checked<float>(out, {in[0], rows, columns, to[3]}, "out", true);
     std::vector<size_t> offsets;  // offsets of the contiguous pieces of a window
     const size_t pieces = groups == 1 ? 1 : kernel, run = products / kernel / pieces;
-    for (size_t i = 0; i < kernel * pieces; ++i) offsets.push_back((i / pieces * in[2] + i % pieces) * in[3]);
+    for (size_t i = 0; i < kernel * pieces; ++i)
+        offsets.push_back((i / pieces * in[2] + i % pieces) * in[3]);
     const MapKernels& kernels = map_kernels(isa);
     check_threads(threads);
     py::gil_scoped_release release;
     each_row(in[0], rows, threads, [&](size_t image, size_t y) {
         for (size_t group = 0; group < groups; ++group) {
-            const float* corner = x + (image * in[1] + y * stride) * in[2] * in[3] + group * channels;
+            const float* corner =
+                x + (image * in[1] + y * stride) * in[2] * in[3] + group * channels;
             kernels.conv({corner, columns, stride * in[3], offsets.data(), offsets.size(), run,
-                          w + group * blocks * products * 16, b + group * blocks * 16, blocks, outputs,
-                          result + (image * rows + y) * columns * to[3] + group * outputs, to[3]});
+                          w + group * blocks * products * 16, b + group * blocks * 16, blocks,
+                          outputs, result + (image * rows + y) * columns * to[3] + group * outputs,
+                          to[3]});
         }
     });
 }
@@ -270,7 +298,8 @@ struct WholeConv {
 // The rows are copied as int16. If windows have an odd number of values per row, the weight after
 // them is 0, so the number read there does not matter.
 template <class In, class Out>
-void whole_rows(const WholeConv& conv, const In* x, Out* result, void (*sum)(const ConvRow<int16_t, int32_t>&),
+void whole_rows(const WholeConv& conv, const In* x, Out* result,
+                void (*sum)(const ConvRow<int16_t, int32_t>&),
                 void (*round)(const RoundRow<int32_t, Out>&)) {
     const size_t in_row = conv.in[2] * conv.in[3], out_row = conv.to[2] * conv.to[3];
     std::vector<size_t> offsets;
@@ -281,33 +310,46 @@ void whole_rows(const WholeConv& conv, const In* x, Out* result, void (*sum)(con
         int32_t* sums = Scratch::grow(Sums::mine().term, out_row);
         const In* from = x + (image * conv.in[1] + y * conv.stride) * in_row;
         std::copy(from, from + conv.kernel * in_row, input);
-        sum({input, conv.to[2], conv.stride * conv.in[3], offsets.data(), conv.kernel, conv.run, conv.weights, conv.bias,
-             (conv.to[3] + 15) / 16, conv.to[3], sums, conv.to[3]});
-        round({sums, conv.to[2], conv.to[3], conv.rounding, result + (image * conv.to[1] + y) * out_row});
+        sum({input, conv.to[2], conv.stride * conv.in[3], offsets.data(), conv.kernel, conv.run,
+             conv.weights, conv.bias, (conv.to[3] + 15) / 16, conv.to[3], sums, conv.to[3]});
+        round({sums, conv.to[2], conv.to[3], conv.rounding,
+               result + (image * conv.to[1] + y) * out_row});
     });
 }
 
 // out = round(factor * prelu(scale * conv(map) + bias)), clipped to +-limit. The map is int8, uint8
 // or int16; weights are [blocks, kernel * run / 2, 16, 2], start values of the sums [16 * blocks].
-void conv_whole(const py::array& map, const py::array& weights, const py::array& starts, const py::array& scale,
-                const py::array& bias, const py::array& slope, float factor, float limit, const py::array& out,
-                size_t kernel, size_t stride, size_t threads, const std::string& isa) {
-    const Shape in = shape_of(map, 4, "map is [N, H, W, C]"), to = shape_of(out, 4, "out is [N, H', W', O]");
+void conv_whole(const py::array& map, const py::array& weights, const py::array& starts,
+                const py::array& scale, const py::array& bias, const py::array& slope, float factor,
+                float limit, const py::array& out, size_t kernel, size_t stride, size_t threads,
+                const std::string& isa) {
+    const Shape in = shape_of(map, 4, "map is [N, H, W, C]"),
+                to = shape_of(out, 4, "out is [N, H', W', O]");
     for (size_t n : {kernel, stride}) require(n >= 1 && n <= 1024, "the geometry is out of range");
-    const size_t rows = window_count(in[1], kernel, stride), columns = window_count(in[2], kernel, stride);
+    const size_t rows = window_count(in[1], kernel, stride),
+                 columns = window_count(in[2], kernel, stride);
     const size_t run = (kernel * in[3] + 1) / 2 * 2, blocks = (to[3] + 15) / 16;
-    require(rows >= 1 && columns >= 1 && to == Shape{in[0], rows, columns, to[3]}, "the output does not fit");
+    require(rows >= 1 && columns >= 1 && to == Shape{in[0], rows, columns, to[3]},
+            "the output does not fit");
     check_threads(threads);
     const Rounding rounding = make_rounding(scale, bias, slope, factor, limit, to[3]);
-    const WholeConv conv{in, to, kernel, stride, run, threads,
+    const WholeConv conv{in,
+                         to,
+                         kernel,
+                         stride,
+                         run,
+                         threads,
                          checked<int16_t>(weights, {blocks, kernel * run / 2, 16, 2}, "weights"),
-                         checked<int32_t>(starts, {blocks * 16}, "starts"), rounding};
+                         checked<int32_t>(starts, {blocks * 16}, "starts"),
+                         rounding};
     const MapKernels& kernels = map_kernels(isa);
     const auto write = [&](const auto* x) {
         if (py::isinstance<py::array_t<int16_t>>(out))
-            return whole_rows(conv, x, checked<int16_t>(out, to, "out", true), kernels.conv_whole, kernels.sums_to_16);
+            return whole_rows(conv, x, checked<int16_t>(out, to, "out", true), kernels.conv_whole,
+                              kernels.sums_to_16);
         require(limit <= std::numeric_limits<int8_t>::max(), "limit does not fit the output");
-        whole_rows(conv, x, checked<int8_t>(out, to, "out", true), kernels.conv_whole, kernels.sums_to_8);
+        whole_rows(conv, x, checked<int8_t>(out, to, "out", true), kernels.conv_whole,
+                   kernels.sums_to_8);
     };
     if (py::isinstance<py::array_t<uint8_t>>(map)) return write(checked<uint8_t>(map, in, "map"));
     if (py::isinstance<py::array_t<int16_t>>(map)) return write(checked<int16_t>(map, in, "map"));
@@ -315,30 +357,35 @@ void conv_whole(const py::array& map, const py::array& weights, const py::array&
 }
 
 template <class In>
-void pool_rows(const py::array& map, const py::array& out, size_t kernel, size_t stride, size_t padding,
-               const py::object& areas, size_t threads, void (*pool)(const PoolRow<In>&)) {
-    const Shape in = shape_of(map, 4, "map is [N, H, W, C]"), to = shape_of(out, 4, "out is [N, H', W', C]");
-    for (size_t n : {kernel, stride}) require(n >= 1 && n <= (size_t{1} << 20), "the geometry is out of range");
+void pool_rows(const py::array& map, const py::array& out, size_t kernel, size_t stride,
+               size_t padding, const py::object& areas, size_t threads,
+               void (*pool)(const PoolRow<In>&)) {
+    const Shape in = shape_of(map, 4, "map is [N, H, W, C]"),
+                to = shape_of(out, 4, "out is [N, H', W', C]");
+    for (size_t n : {kernel, stride})
+        require(n >= 1 && n <= (size_t{1} << 20), "the geometry is out of range");
     require(padding < kernel && in[0] == to[0] && in[3] == to[3], "the pool's maps do not fit");
     for (int i : {1, 2})  // every window must contain a pixel
         require((to[i] - 1) * stride < in[i] + padding, "the pool's windows go beyond the map");
     const In* x = checked<In>(map, in, "map");
     float* result = checked<float>(out, to, "out", true);
-    const float* divisors = areas.is_none() ? nullptr : checked<float>(py::array(areas), {to[1], to[2]}, "areas");
+    const float* divisors =
+        areas.is_none() ? nullptr : checked<float>(py::array(areas), {to[1], to[2]}, "areas");
     check_threads(threads);
     py::gil_scoped_release release;
     each_row(in[0], to[1], threads, [&](size_t image, size_t y) {
         const size_t top = y * stride < padding ? 0 : y * stride - padding;
         const size_t bottom = std::min(in[1], y * stride + kernel - padding);
-        pool({x + image * in[1] * in[2] * in[3], in[2], in[3], kernel, stride, padding, top, bottom, to[2],
-              divisors ? divisors + y * to[2] : nullptr, result + (image * to[1] + y) * to[2] * to[3]});
+        pool({x + image * in[1] * in[2] * in[3], in[2], in[3], kernel, stride, padding, top, bottom,
+              to[2], divisors ? divisors + y * to[2] : nullptr,
+              result + (image * to[1] + y) * to[2] * to[3]});
     });
 }
 
 // The largest value of each window; if `areas`, float32 [H', W'], is given, the sum divided by it.
 // The map is float32 or int16.
-void pool_map(const py::array& map, const py::array& out, size_t kernel, size_t stride, size_t padding,
-              const py::object& areas, size_t threads, const std::string& isa) {
+void pool_map(const py::array& map, const py::array& out, size_t kernel, size_t stride,
+              size_t padding, const py::object& areas, size_t threads, const std::string& isa) {
     const MapKernels& kernels = map_kernels(isa);
     if (py::isinstance<py::array_t<int16_t>>(map))
         return pool_rows(map, out, kernel, stride, padding, areas, threads, kernels.pool_whole);
@@ -346,27 +393,34 @@ void pool_map(const py::array& map, const py::array& out, size_t kernel, size_t 
 }
 
 void register_network(py::module_& module) {
-    module.def("pack_map", &pack_map, py::arg("map"), py::arg("thresholds"), py::arg("flips"), py::arg("bits"),
-               py::arg("margin"), py::arg("threads"), py::arg("isa"), "Bits of a map of float32.");
-    module.def("conv_bits", &conv_bits, py::arg("convs"), py::arg("bits"), py::arg("scale"), py::arg("bias"),
-               py::arg("factors"), py::arg("other"), py::arg("out"), py::arg("threads"), py::arg("isa"),
+    module.def("pack_map", &pack_map, py::arg("map"), py::arg("thresholds"), py::arg("flips"),
+               py::arg("bits"), py::arg("margin"), py::arg("threads"), py::arg("isa"),
+               "Bits of a map of float32.");
+    module.def("conv_bits", &conv_bits, py::arg("convs"), py::arg("bits"), py::arg("scale"),
+               py::arg("bias"), py::arg("factors"), py::arg("other"), py::arg("out"),
+               py::arg("threads"), py::arg("isa"),
                "A scaled sum of binary convolutions, as a map of float32.");
-    module.def("pack_whole", &pack_whole, py::arg("map"), py::arg("limits"), py::arg("flips"), py::arg("bits"),
-               py::arg("margin"), py::arg("threads"), py::arg("isa"), "Bits of a map of whole numbers.");
-    module.def("conv_steps", &conv_steps, py::arg("conv"), py::arg("bits"), py::arg("scale"), py::arg("bias"),
-               py::arg("slope"), py::arg("factor"), py::arg("limit"), py::arg("other"), py::arg("out"),
-               py::arg("threads"), py::arg("isa"), "A binary convolution's rounded sums, added to whole numbers.");
-    module.def("round_map", &round_map, py::arg("map"), py::arg("scale"), py::arg("bias"), py::arg("slope"),
-               py::arg("factor"), py::arg("limit"), py::arg("out"), py::arg("threads"), py::arg("isa"),
-               "Rounded numbers of a map.");
-    module.def("conv_real", &conv_real, py::arg("map"), py::arg("weights"), py::arg("bias"), py::arg("out"),
-               py::arg("kernel"), py::arg("stride"), py::arg("groups"), py::arg("threads"), py::arg("isa"),
-               "Real convolution.");
-    module.def("conv_whole", &conv_whole, py::arg("map"), py::arg("weights"), py::arg("starts"), py::arg("scale"),
-               py::arg("bias"), py::arg("slope"), py::arg("factor"), py::arg("limit"), py::arg("out"), py::arg("kernel"),
-               py::arg("stride"), py::arg("threads"), py::arg("isa"), "Rounded sums of a convolution of whole numbers.");
-    module.def("pool_map", &pool_map, py::arg("map"), py::arg("out"), py::arg("kernel"), py::arg("stride"),
-               py::arg("padding"), py::arg("areas"), py::arg("threads"), py::arg("isa"), "Largest, or mean, of windows.");
+    module.def("pack_whole", &pack_whole, py::arg("map"), py::arg("limits"), py::arg("flips"),
+               py::arg("bits"), py::arg("margin"), py::arg("threads"), py::arg("isa"),
+               "Bits of a map of whole numbers.");
+    module.def("conv_steps", &conv_steps, py::arg("conv"), py::arg("bits"), py::arg("scale"),
+               py::arg("bias"), py::arg("slope"), py::arg("factor"), py::arg("limit"),
+               py::arg("other"), py::arg("out"), py::arg("threads"), py::arg("isa"),
+               "A binary convolution's rounded sums, added to whole numbers.");
+    module.def("round_map", &round_map, py::arg("map"), py::arg("scale"), py::arg("bias"),
+               py::arg("slope"), py::arg("factor"), py::arg("limit"), py::arg("out"),
+               py::arg("threads"), py::arg("isa"), "Rounded numbers of a map.");
+    module.def("conv_real", &conv_real, py::arg("map"), py::arg("weights"), py::arg("bias"),
+               py::arg("out"), py::arg("kernel"), py::arg("stride"), py::arg("groups"),
+               py::arg("threads"), py::arg("isa"), "Real convolution.");
+    module.def("conv_whole", &conv_whole, py::arg("map"), py::arg("weights"), py::arg("starts"),
+               py::arg("scale"), py::arg("bias"), py::arg("slope"), py::arg("factor"),
+               py::arg("limit"), py::arg("out"), py::arg("kernel"), py::arg("stride"),
+               py::arg("threads"), py::arg("isa"),
+               "Rounded sums of a convolution of whole numbers.");
+    module.def("pool_map", &pool_map, py::arg("map"), py::arg("out"), py::arg("kernel"),
+               py::arg("stride"), py::arg("padding"), py::arg("areas"), py::arg("threads"),
+               py::arg("isa"), "Largest, or mean, of windows.");
 }
 
 }  // namespace

@@ -20,9 +20,9 @@ namespace rbsf {
 
 class Pool {
   public:
-    // Call work(job) once for each job below `jobs`, on the calling thread and at most `threads` - 1
-    // helpers. The caller can finish without any helper, so simultaneous calls from several threads
-    // cannot block one another.
+    // Call work(job) once for each job below `jobs`, on the calling thread and at most `threads` -
+    // 1 helpers. The caller can finish without any helper, so simultaneous calls from several
+    // threads cannot block one another.
     static void run(size_t threads, size_t jobs, const std::function<void(size_t)>& work) {
         Task task(work, jobs);
         const size_t helpers = std::min(threads, jobs) - (jobs > 0);

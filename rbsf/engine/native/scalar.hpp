@@ -37,8 +37,10 @@ struct Scalar {
         unsigned bits = 0;
         for (int i = 0; i < 8; ++i) {
             const int64_t count = static_cast<int64_t>(2 * sum.word[i] + popcount(last.word[i]));
-            if (row.counts) row.counts[(block * row.pixels + pixel) * 8 + i] = static_cast<int32_t>(count);
-            bits |= static_cast<unsigned>(count <= static_cast<int64_t>(row.limits[block].word[i])) << i;
+            if (row.counts)
+                row.counts[(block * row.pixels + pixel) * 8 + i] = static_cast<int32_t>(count);
+            bits |= static_cast<unsigned>(count <= static_cast<int64_t>(row.limits[block].word[i]))
+                    << i;
         }
         if (!row.counts) row.out[block][pixel * row.out_step] = static_cast<uint8_t>(bits);
     }

@@ -14,8 +14,8 @@ namespace rbsf {
 
 inline uint8_t* bytes_of(Line& line) { return reinterpret_cast<uint8_t*>(line.word); }
 
-// All three forms take rows [8 * blocks][kernel * kernel * bytes] and thresholds [8 * blocks]. An output
-// bit is sum >= threshold.
+// All three forms take rows [8 * blocks][kernel * kernel * bytes] and thresholds [8 * blocks]. An
+// output bit is sum >= threshold.
 
 // For Kernels::bits: running parities of the words of a window. The bytes of a window have no gaps.
 struct BitWeights {
@@ -32,7 +32,8 @@ struct BitWeights {
                 std::memcpy(&word, rows + slot * size + 8 * t, std::min<size_t>(8, size - 8 * t));
                 lines[slot / 8 * words + t].word[slot % 8] = parity ^= word;
             }
-            limits[slot / 8].word[slot % 8] = static_cast<uint64_t>(most_differing(g, thresholds[slot]));
+            limits[slot / 8].word[slot % 8] =
+                static_cast<uint64_t>(most_differing(g, thresholds[slot]));
         }
     }
 
@@ -58,12 +59,14 @@ struct PixelWeights {
         limits.resize(pairs);
         for (size_t slot = 0; slot < 8 * blocks; ++slot) {
             for (size_t i = 0; i < g.kernel * run; ++i)
-                bytes_of(natural[slot / 16 * count + i / run * steps + i % run / 4])[slot % 16 * 4 + i % run % 4] =
+                bytes_of(natural[slot / 16 * count + i / run * steps + i % run / 4])[slot % 16 * 4 +
+                                                                                     i % run % 4] =
                     rows[slot * g.kernel * run + i];
             std::memcpy(bytes_of(limits[slot / 16]) + slot % 16 * 4, thresholds + slot, 4);
         }
         pair_lines(natural, pairs, count);
-        for (size_t i = 0; i < natural.size(); ++i) lines.push_back(natural[i / count * count + order[i % count]]);
+        for (size_t i = 0; i < natural.size(); ++i)
+            lines.push_back(natural[i / count * count + order[i % count]]);
     }
 
   private:
@@ -77,8 +80,11 @@ struct PixelWeights {
         for (size_t i = 0; i < count; ++i) {
             for (size_t j = 0; j < width; ++j) {
                 int8_t weight;
-                std::memcpy(&weight, reinterpret_cast<const char*>(&natural[j / 64 * count + i]) + j % 64, 1);
-                load[i * width + j / 2 * 2 + (weight < 0)] += static_cast<uint8_t>(weight < 0 ? -weight : weight);
+                std::memcpy(&weight,
+                            reinterpret_cast<const char*>(&natural[j / 64 * count + i]) + j % 64,
+                            1);
+                load[i * width + j / 2 * 2 + (weight < 0)] +=
+                    static_cast<uint8_t>(weight < 0 ? -weight : weight);
             }
             heaviest.emplace_back(*std::max_element(&load[i * width], &load[i * width] + width), i);
         }
@@ -92,8 +98,9 @@ struct PixelWeights {
         while (!heaviest.empty()) {
             const size_t line = heaviest.front().second;
             heaviest.erase(heaviest.begin());
-            const auto mate = std::find_if(heaviest.begin(), heaviest.end(),
-                                           [&](const auto& other) { return fit(line, other.second); });
+            const auto mate =
+                std::find_if(heaviest.begin(), heaviest.end(),
+                             [&](const auto& other) { return fit(line, other.second); });
             if (mate == heaviest.end()) {
                 singles.push_back(line);
             } else {
@@ -120,7 +127,8 @@ struct ByteWeights {
     std::vector<size_t> first_block;  // the first block of 32 filters of each group, and the end
 
     ByteWeights() = default;
-    ByteWeights(const Geometry& g, const std::vector<size_t>& eights, const uint8_t* rows, const int32_t* thresholds) {
+    ByteWeights(const Geometry& g, const std::vector<size_t>& eights, const uint8_t* rows,
+                const int32_t* thresholds) {
         static std::atomic<uint64_t> layers{0};
         number = ++layers;
         const size_t run = g.kernel * g.bytes * (g.pixels ? 1 : 8);
@@ -136,8 +144,8 @@ struct ByteWeights {
         limits.resize(2 * first_block.back());
         for (size_t group = 0; group < g.groups; ++group)
             for (size_t slot = 8 * eights[group]; slot < 8 * eights[group + 1]; ++slot)
-                put(g, 32 * first_block[group] + slot - 8 * eights[group], rows + slot * g.window_bytes(),
-                    thresholds[slot]);
+                put(g, 32 * first_block[group] + slot - 8 * eights[group],
+                    rows + slot * g.window_bytes(), thresholds[slot]);
     }
 
     size_t chunks(const Geometry& g) const { return g.kernel * row_chunks; }
@@ -152,20 +160,23 @@ struct ByteWeights {
         isa.signs(bits.data(), bits.size(), to);
         const size_t used = g.kernel * g.bytes * 2;  // number of lines in a window's row
         for (size_t i = 0; i < bits.size() && used < row_chunks * chunk_lines; ++i)
-            if (i / (2 * chunk_lines) % row_chunks * chunk_lines + i % chunk_lines >= used) to[i] = {};
+            if (i / (2 * chunk_lines) % row_chunks * chunk_lines + i % chunk_lines >= used)
+                to[i] = {};
         scratch.weights_of = number;
         return to;
     }
 
   private:
     void put(const Geometry& g, size_t slot, const uint8_t* row, int32_t threshold) {
-        const size_t per = g.pixels ? 1 : 8, run = g.kernel * g.bytes * per, width = 4 * chunk_lines;
+        const size_t per = g.pixels ? 1 : 8, run = g.kernel * g.bytes * per,
+                     width = 4 * chunk_lines;
         const size_t first = slot / 32 * block_lines(g) + slot / 16 % 2 * chunk_lines;
         int32_t total = 0;
         for (size_t i = 0; i < g.kernel * run; ++i) {
             const size_t chunk = i / run * row_chunks + i % run / width, at = i % run % width;
             const bool bit = row[i / 8] >> i % 8 & 1;
-            const size_t line = first + 2 * chunk * chunk_lines + at / 4, byte = slot % 16 * 4 + at % 4;
+            const size_t line = first + 2 * chunk * chunk_lines + at / 4,
+                         byte = slot % 16 * 4 + at % 4;
             if (g.pixels)
                 bytes_of(lines[line])[byte] = row[i];
             else
@@ -175,7 +186,8 @@ struct ByteWeights {
         // The sum of bits 0 and 1 times weights -1 and 1 is total - count; `count` is the number of
         // differing bits.
         const int32_t limit =
-            g.pixels ? threshold : total - static_cast<int32_t>(BitWeights::most_differing(g, threshold));
+            g.pixels ? threshold
+                     : total - static_cast<int32_t>(BitWeights::most_differing(g, threshold));
         std::memcpy(bytes_of(limits[slot / 16]) + slot % 16 * 4, &limit, 4);
     }
 };

@@ -16,11 +16,7 @@ from rbsf.system.program import positive_int, process_count, seed_number, thread
 from rbsf.tools.command import COMMANDS
 
 MOST_FIRST = 12
-UNNAMED = {  # programs that are no command of rbsf
-    "animation": ("rbsf.tools.animation", ""),
-    "gpu-run": ("rbsf.tools.gpu_run", ""),
-}
-PROGRAMS = {name: module for name, (module, _) in (COMMANDS | UNNAMED).items()}
+PROGRAMS = {name: module for name, (module, _) in COMMANDS.items()}
 
 
 class Parsed(Exception):

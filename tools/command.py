@@ -35,6 +35,8 @@ COMMANDS = {  # name: (module, what it does)
     "demo": ("rbsf.tools.demo", "make a video, track it, score it"),
     "make-windows": ("rbsf.tools.make_windows", "give videos without boxes boxes to learn from"),
     "make-synthetic": ("rbsf.tools.make_synthetic", "make videos with true boxes"),
+    "animation": ("rbsf.tools.animation", "track a made-up street, as in the README"),
+    "gpu-run": ("rbsf.tools.gpu_run", "do a list of work that needs a GPU"),
 }
 
 

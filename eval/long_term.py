@@ -94,14 +94,16 @@ def score_long(runs: Iterable[tuple[LongRun, Sequence]]) -> LongScores:
     """The scores of a tracker's runs over sequences; the first frame of each is left out."""
     judged = [_judge(run, sequence) for run, sequence in runs]
     f, precision, recall = _best_f(judged)
+    lost = np.concatenate([one.run.lost for one in judged])
+    overlap = np.concatenate([one.overlap for one in judged])
     returning = [one for one in judged if np.isnan(one.truth[:, 0]).any()]
     return LongScores(
         f=f,
         precision=precision,
         recall=recall,
         counts=sum((count_frames(*one) for one in judged), Counts()),
-        noticed=_mean(np.concatenate([one.run.lost[one.overlap == 0] for one in judged])),
-        false_alarms=_mean(np.concatenate([one.run.lost[one.overlap > OVERLAP] for one in judged])),
+        noticed=_mean(lost[overlap == 0]),
+        false_alarms=_mean(lost[overlap > OVERLAP]),
         found=_mean(np.array([is_found(*one) for one in returning])),
         jumps=_mean(np.array([has_jump(one.run, one.overlap) for one in judged])),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from itertools import chain
 from typing import Any
 
 from rbsf.eval.plots import tracker_color
@@ -111,15 +112,8 @@ def paper_table(report: dict[str, Any]) -> Table | None:
     paper = report["paper"]
     if not paper:
         return None
-    measures: dict[str, None] = {}  # only keys, in order
-    for scores in paper["scores"].values():
-        measures |= dict.fromkeys(scores)
-    rows = []
-    for name, scores in paper["scores"].items():
-        theirs = [number(scores.get(key)) for key in measures]
-        ours = [tracker for tracker in report["trackers"] if _is_paper(report, tracker, name)]
-        for tracker in ours or [None]:
-            rows.append([Cell(name), *theirs, *_our_cells(tracker, measures)])
+    measures = list(dict.fromkeys(chain.from_iterable(paper["scores"].values())))
+    rows = [row for name in paper["scores"] for row in _paper_rows(report, name, measures)]
     heads = [MEASURES[_our_key(key)] for key in measures]
     whole = f"all of {paper['dataset']}"
     groups = (
@@ -132,6 +126,14 @@ def paper_table(report: dict[str, Any]) -> Table | None:
         f" {paper['dataset']}: they are for orientation, not for comparison."
     )
     return Table(caption, ["network", *heads, "tracker", *heads], rows, groups)
+
+
+def _paper_rows(report: dict[str, Any], name: str, measures: list[str]) -> list[list[Cell]]:
+    """The paper's scores of its tracker `name` beside ours: a row for each of ours, or one row."""
+    scores = report["paper"]["scores"][name]
+    theirs = [number(scores.get(key)) for key in measures]
+    ours = [tracker for tracker in report["trackers"] if _is_paper(report, tracker, name)]
+    return [[Cell(name), *theirs, *_our_cells(tracker, measures)] for tracker in ours or [None]]
 
 
 def _is_paper(report: dict[str, Any], tracker: dict[str, Any], name: str) -> bool:

@@ -91,7 +91,11 @@ def make_tracker(
 
 
 def update_all(trackers: Sequence[SiamFC | AnchorFree], image: np.ndarray) -> list[Result]:
-    """Update all trackers, which share a network, with as few network passes as possible."""
+    """Update all trackers, which share a network.
+
+    SiamFC's crops go through the network together. RB-SF 2 needs one pass for each target, because
+    its template is part of the network; one pass for several would take as long.
+    """
     if all(isinstance(tracker, SiamFC) for tracker in trackers):
         return siamfc.update_all(trackers, image)  # type: ignore[arg-type]
     return [tracker.update(image) for tracker in trackers]

@@ -101,11 +101,13 @@ def test_an_installed_program_is_called_by_its_command(monkeypatch: pytest.Monke
 
 
 def test_an_empty_word_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    from rbsf.tools.recipes.classifier_config import read_config
     from rbsf.tools.track import parse_args
 
     with pytest.raises(SystemExit):
         parse_args(["--video", "", "--init", "1,1,9,9"])
     assert "an argument after --video is empty" in capsys.readouterr().err
+    assert read_config(["--dataset", "mnist", "--model", "lenet", "--stem", ""]).stem == ""
 
 
 @pytest.mark.parametrize(

@@ -47,13 +47,21 @@ class _Parser(argparse.ArgumentParser):
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> tuple[Any, list[str]]:
-        """See `argparse`; exits for an empty word."""
+        """See `argparse`; exits for an empty word, except after a flag of `allow_empty`."""
         words = sys.argv[1:] if args is None else list(args)
-        if "" in words:
-            place = words.index("")
-            before = f" after {words[place - 1]}" if place else ""
-            self.error(f"an argument{before} is empty; is a shell variable not set?")
+        for before, word in zip(["", *words], words, strict=False):
+            if not word and not self._may_be_empty(before):
+                after = f" after {before}" if before else ""
+                self.error(f"an argument{after} is empty; is a shell variable not set?")
         return super().parse_known_args(words, namespace)
+
+    def _may_be_empty(self, flag: str) -> bool:
+        return hasattr(self._option_string_actions.get(flag), "may_be_empty")
+
+
+def allow_empty(action: argparse.Action) -> None:
+    """Let the value of a flag be an empty word."""
+    action.may_be_empty = True  # type: ignore[attr-defined]
 
 
 def make_parser(

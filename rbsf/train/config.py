@@ -24,7 +24,7 @@ import yaml
 
 from rbsf.shipped import find_config
 from rbsf.system.files import write_atomically
-from rbsf.system.flags import Flags, make_parser
+from rbsf.system.flags import Flags, allow_empty, make_parser
 from rbsf.system.program import MAX_INT
 from rbsf.system.text import read_text
 from rbsf.system.yaml_file import read_yaml_file
@@ -245,7 +245,9 @@ def _add_flag(parser: Flags, name: str, each: Setting, default: Any) -> None:
     elif choices := metadata.get("choices"):
         parser.add_argument(flag, type=kind, help=text, choices=choices)
     else:
-        parser.add_argument(flag, type=kind, help=text, metavar=_metavar(kind, metadata))
+        action = parser.add_argument(flag, type=kind, help=text, metavar=_metavar(kind, metadata))
+        if default == "":
+            allow_empty(action)
 
 
 def _metavar(kind: Any, metadata: Mapping[str, Any]) -> str:

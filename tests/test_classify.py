@@ -86,6 +86,17 @@ def test_classify_compares_packed_and_pytorch_on_a_test_set(
     assert "predictions that differ: 0 of 4" in capsys.readouterr().out
 
 
+def test_classify_writes_its_figures_over_no_weights(image_root, trained_resnet, tmp_path, capsys):
+    weights = tmp_path / "resnet18.safetensors"
+    weights.write_bytes((trained_resnet / "resnet18.safetensors").read_bytes())
+    flags = ["--weights", str(weights), "--dataset", "folder", "--root", str(image_root)]
+    with pytest.raises(ValueError, match=r"--json .*resnet18\.safetensors is the input itself"):
+        classify.main([*flags, "--json", str(weights)])
+    with pytest.raises(SystemExit):
+        classify.main(["--weights", str(weights), str(image_root), "--json", "figures.json"])
+    assert "--json needs --dataset" in capsys.readouterr().err
+
+
 def test_classify_refuses_what_it_cannot_use(image_root, trained_resnet, tmp_path, capsys):
     packed = str(trained_resnet / "resnet18-packed.safetensors")
     tracker = str(ROOT / "weights" / "rbsf.safetensors")

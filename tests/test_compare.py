@@ -270,3 +270,12 @@ def test_a_byte_order_mark_before_a_report_is_skipped(
     (tmp_path / "report.json").write_text(text, encoding="utf-8-sig")
     assert main([str(tmp_path)]) == 0
     assert "| rbsf | 0.500 |" in capsys.readouterr().out.replace("**", "")
+
+
+def test_no_report_is_written_over(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    path.write_text("{}")
+    for run in (path, tmp_path):
+        with pytest.raises(ValueError, match=r"--out .*report\.json is the input itself"):
+            main([str(run), "--out", str(path)])
+    assert path.read_text() == "{}"

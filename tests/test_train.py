@@ -243,6 +243,14 @@ def test_ctrl_c_at_the_terminal_ends_a_training_with_loader_processes(store, tea
     assert load_checkpoint(run / "checkpoint.pt")["epoch"] < 50
 
 
+def test_finished_weights_without_a_checkpoint_are_not_trained_over(run):
+    (run / "checkpoint.pt").unlink()
+    weights = (run / "rbsf.safetensors").read_bytes()
+    with pytest.raises(ValueError, match=r"has weights, but no checkpoint\.pt to resume from"):
+        resume(run, "--epochs", "3")
+    assert (run / "rbsf.safetensors").read_bytes() == weights
+
+
 def test_what_is_not_finite_stops_and_leaves_the_last_good_checkpoint(run):
     good = (run / "checkpoint.pt").read_bytes()
     message = r"not finite at step .*last good checkpoint is .*checkpoint\.pt"

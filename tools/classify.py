@@ -22,7 +22,13 @@ if not __package__:  # run as a file: the checkout is used if nothing is install
 
 from rbsf.system.files import write_atomically
 from rbsf.system.flags import make_parser
-from rbsf.system.program import check_writable, positive_int, run, thread_count
+from rbsf.system.program import (
+    check_not_input,
+    check_writable,
+    positive_int,
+    run,
+    thread_count,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -125,6 +131,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("give images, or --dataset")
     if args.compare and not args.dataset:
         parser.error("--compare needs --dataset")
+    if args.json and not args.dataset:
+        parser.error("--json needs --dataset")
     return args
 
 
@@ -320,6 +328,7 @@ def figures(measured: dict[str, Any]) -> dict[str, float]:
 def measure_dataset(args: argparse.Namespace) -> None:
     """Measure on the test set, print the figures, and write --json."""
     if args.json:
+        check_not_input("--json", args.json, args.weights)
         check_writable(args.json)
     engines = ("torch", "packed") if args.compare else (args.engine,)
     classifiers = [load(args.weights, engine, args.threads) for engine in engines]
@@ -353,7 +362,10 @@ def open_test_set(args: argparse.Namespace, taken: dict[str, Any]) -> Labelled:
             shape = f"{size[0]} x {size[1]}"
             raise ValueError(f"{args.weights} takes images of {shape}; --dataset gives square ones")
         size = size[0]
-    _, test = open_labelled(args.dataset, args.root, check=args.check, size=size)
+    try:
+        _, test = open_labelled(args.dataset, args.root, check=args.check, size=size)
+    except ValueError as error:
+        raise ValueError(f"{args.weights} with --dataset {args.dataset}: {error}") from None
     same = list(test.classes) == taken["classes"]
     if not taken.get("named", True):  # then only the number of classes is known
         same = len(test.classes) == len(taken["classes"])

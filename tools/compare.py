@@ -19,7 +19,7 @@ if not __package__:  # run as a file: the checkout is used if nothing is install
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from rbsf.system.flags import make_parser
-from rbsf.system.program import check_writable, require, run
+from rbsf.system.program import check_not_input, check_writable, require, run
 
 if TYPE_CHECKING:
     from rbsf.eval.tables import Cell, Table
@@ -60,6 +60,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.out:
         if args.out.suffix not in ENDINGS:
             raise ValueError(f"--out {args.out}: give a name that ends in {', '.join(ENDINGS)}")
+        for run_ in map(Path, args.runs):
+            check_not_input("--out", args.out, run_ / "report.json" if run_.is_dir() else run_)
         check_writable(args.out)
     from rbsf.eval.report import load_report, render_page
     from rbsf.system.files import write_atomically

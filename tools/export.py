@@ -24,7 +24,8 @@ if not __package__:  # run as a file: the checkout is used if nothing is install
 
 from rbsf.shipped import find_trained
 from rbsf.system.flags import make_parser
-from rbsf.system.program import check_writable, require, run
+from rbsf.system.program import check_not_input, check_writable, require, run
+from rbsf.system.text import printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -304,8 +305,11 @@ def check_out(out: Path, form: str, weights: Path) -> None:
     """Raise ValueError if --out has the wrong suffix for --format, or is the input itself."""
     if out.suffix != SUFFIXES[form]:
         raise ValueError(f"--out {out}: a file of --format {form} ends in {SUFFIXES[form]}")
-    if out.exists() and weights.exists() and out.samefile(weights):
-        raise ValueError(f"--out {out} is the input itself; give another")
+    check_not_input("--out", out, weights)
+    try:
+        str(out).encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"--out {printable(str(out))}: not UTF-8; give another name") from None
 
 
 if __name__ == "__main__":

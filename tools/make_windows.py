@@ -73,6 +73,7 @@ def main(argv: list[str] | None = None) -> None:
     videos = sorted(path for path in args.videos.glob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
     if not videos:
         raise ValueError(f"--videos {args.videos}: there is no video file")
+    check_names(videos, args.out)
     args.out.mkdir(parents=True, exist_ok=True)
     for number, path in enumerate(tqdm(videos, unit="video")):
         shapes = [frame.shape[:2] for frame in open_frames(str(path))]
@@ -86,6 +87,16 @@ def main(argv: list[str] | None = None) -> None:
             line = ",".join(f"{v:.1f}" for v in box) + "\n"
             write_atomically(name.with_suffix(".txt"), line.encode() * len(shapes))
     print(f"{args.out}: {args.count} boxes in each of {len(videos)} videos")
+
+
+def check_names(videos: list[Path], out: Path) -> None:
+    """Raise ValueError if files in `out` would replace videos or each other."""
+    if out.resolve() == videos[0].parent.resolve():
+        raise ValueError(f"--out {out} is the folder of the videos; give another")
+    names = [path.stem for path in videos]
+    for path in videos:
+        if names.count(path.stem) > 1:
+            raise ValueError(f"several videos are named {path.stem}, such as {path}; rename one")
 
 
 def random_box(

@@ -71,11 +71,11 @@ def main(argv: list[str] | None = None) -> int:
     config = read_config(argv, __doc__ or "", EXAMPLE)
     recipe = SiameseRecipe(config, ALONE)
     recipe.open()
-    items = [recipe.dataset[i] for i in range(COUNT)]
+    items = [recipe.dataset[i] for i in range(min(COUNT, len(recipe.dataset)))]
     picture = Path(config.out) / "pairs.png"
     _, encoded = cv2.imencode(".png", cv2.cvtColor(sheet(items), cv2.COLOR_RGB2BGR))
     write_atomically(picture, encoded.tobytes())
-    print(f"{picture}: {COUNT} pairs")
+    print(f"{picture}: {len(items)} pairs")
     return 0
 
 

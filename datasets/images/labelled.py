@@ -64,4 +64,4 @@ def _set_reading(data: Labelled, name: str, workers: int, size: int | None) -> N
         return
     if size not in (None, data.size):
         fixed = f"images of {name} are {data.size} pixels wide and are not resized"
-        raise ValueError(f"size is {size}; {fixed}")
+        raise ValueError(f"size is {size}, but {fixed}")

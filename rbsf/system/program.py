@@ -158,6 +158,13 @@ def check_writable(path: Path) -> None:
         raise ValueError(f"cannot write {path}: {error.strerror}") from error
 
 
+def check_not_input(flag: str, out: Path, *inputs: Path) -> None:
+    """Raise ValueError if a file that is to be written is one of the inputs."""
+    for path in inputs:
+        if out.exists() and path.exists() and out.samefile(path):
+            raise ValueError(f"{flag} {out} is the input itself; give another name")
+
+
 def _warn(message: Warning | str, *_: object, **__: object) -> None:
     print(f"warning: {one_line(message)}", file=sys.stderr)
 

@@ -195,6 +195,11 @@ class Trainer:
         recipe, rank, world = self.recipe, self.process.rank, self.process.world
         checkpoint = recipe.folder / CHECKPOINT
         goes_on = recipe.config.resume and checkpoint.is_file()
+        if recipe.config.resume and recipe.weights.is_file() and not goes_on:
+            raise ValueError(
+                f"{recipe.folder} has weights, but no {CHECKPOINT} to resume from; choose another"
+                " --out, or remove the weights to train anew"
+            )
         if recipe.try_out and not goes_on:
             self._try_out()
         rectifier = recipe.build()

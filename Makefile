@@ -57,7 +57,7 @@ neon: .venv/.ready
 wheel: .venv/.ready
 	rm -rf build/lib* build/bdist* dist/rbsf-*.whl
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
-	$(BIN)/python -m zipfile --list dist/rbsf-*.whl | grep --quiet engine/_native \
+	$(BIN)/python -m zipfile --list dist/rbsf-*.whl | grep engine/_native > /dev/null \
 	  || { echo "error: the wheel has no kernels; is there a C++ compiler?"; exit 1; }
 	ls dist
 

@@ -28,7 +28,7 @@ from rbsf.system.program import positive_int, run
 
 BITS = 20  # of a frame's number
 BLOCK = 16  # pixels of a bit in width and height
-BOUNDARY = b"frame"
+BOUNDARY = b"frame"  # as in the header that begins the stream
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -125,9 +125,11 @@ def run_all(args: argparse.Namespace) -> int:
     runs, failed = {}, []
     for spec in specs:
         shown = with_constants(spec.label, spec.constants)
-        runs[shown], faults = track_all(spec.build(), sequences, shown)
+        tracked, faults = track_all(spec.build(), sequences, shown)
         failed += faults
-    if not any(runs.values()):
+        if tracked:
+            runs[shown] = tracked
+    if not runs:
         raise ValueError(f"no sequence could be tracked: {failed[0]}")
     scores = {label: score_long(tracked) for label, tracked in runs.items()}
     table = as_markdown(scores, len(sequences))

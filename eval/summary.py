@@ -88,12 +88,15 @@ def _tracker(
     for sequence in split.sequences:
         name = sequence.name
         try:
-            scored[name] = _score(entrant, sequence, protocol, bound)
-            failed.pop(name, None)
-        except _NoResult:
-            failed.setdefault(name, "no result")
+            found = _score(entrant, sequence, protocol, bound)
         except (ValueError, OSError) as error:
             failed[name] = str(error)
+            continue
+        if found:
+            scored[name] = found
+            failed.pop(name, None)
+        else:
+            failed.setdefault(name, "no result")
     counted = {name: found for name, found in scored.items() if found.curves}
     curves = {name: found.curves for name, found in counted.items()}
     return {
@@ -114,10 +117,6 @@ def _tracker(
     }
 
 
-class _NoResult(Exception):
-    """A sequence was not tracked."""
-
-
 class _Scored(NamedTuple):
     """A tracker's results in a sequence."""
 
@@ -126,11 +125,13 @@ class _Scored(NamedTuple):
     seconds: float
 
 
-def _score(entrant: Entrant, sequence: Sequence, protocol: Protocol, bound: Bound) -> _Scored:
-    """Score a sequence; raises `_NoResult`, and ValueError and OSError for results unreadable."""
+def _score(
+    entrant: Entrant, sequence: Sequence, protocol: Protocol, bound: Bound
+) -> _Scored | None:
+    """Score a sequence; None if it was not tracked. Raises ValueError or OSError."""
     runs = _load_runs(entrant, sequence)
     if not runs:
-        raise _NoResult
+        return None
     return _Scored(_score_runs(runs, sequence, protocol, bound), *_time(sequence, runs))
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from rbsf.system.program import check_writable
+from rbsf.system.program import check_writable, is_same_file
 from rbsf.system.text import one_line
 from rbsf.tools.box_forms import form_of
 
@@ -104,20 +104,13 @@ def check_outputs(args: argparse.Namespace, out: Path | None, boxes: Path | None
             continue
         if several and given and not (given.endswith(("/", os.sep)) or Path(given).is_dir()):
             raise ValueError(f"{flag} {given}: of several videos give a folder, such as {given}/")
-        if any(_is_same(path, video) for video in args.video):
+        if any(is_same_file(path, Path(video)) for video in args.video):
             raise ValueError(f"{path} is one of the videos to track; give another {flag}")
         if flag == "--boxes":
             form_of(path)
         check_writable(path)
         if given and not several and not args.force and is_filled(path):
             raise ValueError(f"{path} is there already; give another name, or replace it: --force")
-
-
-def _is_same(path: Path, video: str) -> bool:
-    """Whether an output and a video are one file, whose name may be written in two ways."""
-    if not Path(video).exists():
-        return False
-    return path.exists() and path.samefile(video)
 
 
 def is_filled(path: Path) -> bool:

@@ -16,9 +16,9 @@ import numpy as np
 MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"moof")
 MOST_ASPECT = 8  # largest ratio of a pixel's sides; a file with a larger one is damaged
 ROUNDING = 0.002  # seconds by which durations in MP4 boxes may be rounded
-# How AVI, Matroska, WebM, GIF, Flash and Windows Media begin.
-INDEXED = (b"RIFF", b"\x1a\x45\xdf\xa3", b"GIF8", b"FLV", b"\x30\x26\xb2\x75")
 EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # elements of Matroska and WebM
+# How AVI, Matroska, WebM, GIF, Flash and Windows Media begin.
+INDEXED = (b"RIFF", EBML, b"GIF8", b"FLV", b"\x30\x26\xb2\x75")
 STREAMED = (0, 0xFFFFFFFF)  # RIFF lengths that mean "unknown when written"
 
 

@@ -27,8 +27,6 @@ class PyavReader:
     for a file that PyAV does not read either.
     """
 
-    seeks = False
-
     def __init__(self, path: Path) -> None:
         self.path = path
         self._turn = display_turn(path)

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rbsf.eval.trackers.network import SHIPPED, NetworkSpec, constants_kind, read_network
+from rbsf.eval.trackers.network import SHIPPED, NetworkSpec
 from rbsf.eval.trackers.onnx_pair import PairSpec
 from rbsf.eval.trackers.opencv import OpenCVSpec
 from rbsf.eval.trackers.own import OwnSpec
-from rbsf.eval.trackers.spec import Tracker, TrackerSpec
+from rbsf.eval.trackers.spec import Kind, Tracker, TrackerSpec
 from rbsf.eval.trackers.static import StaticSpec
-from rbsf.tracker.loading import Constants
+from rbsf.tracker.backbones import choose_engine
+from rbsf.tracker.flags import with_redetect
+from rbsf.tracker.loading import Constants, constants_of
+from rbsf.tracker.siamfc import TrackerConfig
 
 __all__ = ["SHIPPED", "NetworkSpec", "Tracker", "TrackerSpec", "constants_for", "parse_tracker"]
 
 # All but our own networks, which take the flags of the command line as well.
-KINDS: tuple[type[TrackerSpec], ...] = (StaticSpec, OpenCVSpec, PairSpec, OwnSpec)
+KINDS: tuple[Kind, ...] = (StaticSpec, OpenCVSpec, PairSpec, OwnSpec)
 
 
 def parse_tracker(
@@ -40,17 +43,26 @@ def parse_tracker(
     for kind in KINDS:
         if spec := kind.read(what, label):
             return spec
-    network = read_network(what, label, precision, device, config, engine, redetect, constants)
-    if network:
-        return network
-    forms = [*NetworkSpec.FORMS, *(form for kind in KINDS for form in kind.FORMS)]
-    known = ", ".join(forms)
-    raise FileNotFoundError(f"--tracker {what!r}: no such weights file; give one, or {known}")
+    path = SHIPPED.get(what, Path(what))
+    if not path.is_file():
+        forms = [*SHIPPED, *(form for kind in KINDS for form in kind.FORMS)]
+        known = ", ".join(forms)
+        raise FileNotFoundError(f"--tracker {what!r}: no such weights file; give one, or {known}")
+    label = label or path.stem
+    path, engine = choose_engine(path, engine)
+    own = constants_of(path)
+    if config not in (None, TrackerConfig()) and not isinstance(config, own):
+        raise ValueError(f"--tracker {what!r}: --constants are of another tracker; leave them out")
+    chosen = with_redetect(config if isinstance(config, own) else own(), redetect)
+    names = [constants, f"redetect {redetect}" if redetect else ""]
+    named = ", ".join(name for name in names if name)
+    return NetworkSpec(label, (path,), named, precision, device, chosen, engine)
 
 
 def constants_for(text: str) -> type[Constants]:
     """The class of the constants of `[LABEL=]WHAT`, which `--constants` has to be."""
-    return constants_kind(_split_label(text)[1])
+    _, what = _split_label(text)
+    return constants_of(SHIPPED.get(what, Path(what)))
 
 
 def _split_label(text: str) -> tuple[str, str]:

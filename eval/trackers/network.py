@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import ClassVar
 
 from rbsf.eval.trackers.spec import Tracker, TrackerSpec
 from rbsf.shipped import shipped_trackers
-from rbsf.tracker.backbones import choose_engine
-from rbsf.tracker.flags import with_redetect
-from rbsf.tracker.loading import Constants, constants_of, load_network, make_tracker
+from rbsf.tracker.loading import Constants, load_network, make_tracker
 from rbsf.tracker.siamfc import TRACKER_VERSION, TrackerConfig
 
 SHIPPED = shipped_trackers()
@@ -25,8 +21,6 @@ class NetworkSpec(TrackerSpec):
     device: str = "cpu"
     config: Constants = field(default_factory=TrackerConfig)
     engine: str = "torch"  # or "packed"
-
-    FORMS: ClassVar[tuple[str, ...]] = tuple(SHIPPED)
 
     @property
     def name(self) -> str:
@@ -53,40 +47,6 @@ class NetworkSpec(TrackerSpec):
         """See `TrackerSpec`."""
         network = load_network(self.files[0], self.device, self.precision, threads, self.engine)
         return make_tracker(network, self.config, self.label)
-
-
-def read_network(
-    what: str,
-    label: str = "",
-    precision: str = "float32",
-    device: str = "cpu",
-    config: Constants | None = None,
-    engine: str = "auto",
-    redetect: str | None = None,
-    constants: str = "",
-) -> NetworkSpec | None:
-    """The network of a file or of a short name; None where there is no such file.
-
-    The parameters are those of `rbsf.eval.trackers.parse_tracker`. Raises ValueError where the
-    engine cannot be had, and where `config` is of another kind of tracker.
-    """
-    path = SHIPPED.get(what, Path(what))
-    if not path.is_file():
-        return None
-    label = label or path.stem
-    path, engine = choose_engine(path, engine)
-    kind = constants_of(path)
-    if config not in (None, TrackerConfig()) and not isinstance(config, kind):
-        raise ValueError(f"--tracker {what!r}: --constants are of another tracker; leave them out")
-    chosen = with_redetect(config if isinstance(config, kind) else kind(), redetect)
-    names = [constants, f"redetect {redetect}" if redetect else ""]
-    named = ", ".join(name for name in names if name)
-    return NetworkSpec(label, (path,), named, precision, device, chosen, engine)
-
-
-def constants_kind(what: str) -> type[Constants]:
-    """The class of a network's constants; that of SiamFC for all other trackers."""
-    return constants_of(SHIPPED.get(what, Path(what)))
 
 
 def _device_kind(device: str) -> str:

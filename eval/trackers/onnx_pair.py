@@ -20,7 +20,7 @@ class PairSpec(TrackerSpec):
 
     @classmethod
     def read(cls, what: str, label: str) -> PairSpec | None:
-        """See `TrackerSpec`."""
+        """See `Kind`."""
         if not what.startswith(PREFIX):
             return None
         files = split_files(what.removeprefix(PREFIX))

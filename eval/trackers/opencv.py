@@ -87,7 +87,7 @@ class OpenCVSpec(TrackerSpec):
 
     @classmethod
     def read(cls, what: str, label: str) -> OpenCVSpec | None:
-        """See `TrackerSpec`."""
+        """See `Kind`."""
         if not what.startswith(PREFIX):
             return None
         name, _, names = what.removeprefix(PREFIX).partition(":")

@@ -66,7 +66,7 @@ class OwnSpec(TrackerSpec):
 
     @classmethod
     def read(cls, what: str, label: str) -> OwnSpec | None:
-        """See `TrackerSpec`."""
+        """See `Kind`."""
         found = re.fullmatch(r"(.+\.py):(\w+)", what)
         if not found:
             return None

@@ -6,7 +6,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -34,17 +34,6 @@ class TrackerSpec(ABC):
     label: str  # in tables
     files: tuple[Path, ...] = ()  # weights, models or a user's code
     constants: str = ""  # what its constants are called; empty for its own
-
-    FORMS: ClassVar[tuple[str, ...]] = ()  # ways to write it after --tracker
-
-    @classmethod
-    def read(cls, what: str, label: str) -> TrackerSpec | None:
-        """The tracker that `what` is written for; None where it is written for another kind.
-
-        `label`: empty for a name of its own. Raises ValueError for a mistake in `what`, and
-        FileNotFoundError for a missing file.
-        """
-        raise NotImplementedError
 
     @abstractmethod
     def load(self, threads: int) -> Tracker:
@@ -92,6 +81,21 @@ class TrackerSpec(ABC):
     def size(self) -> int | None:
         """Bytes of the weights or models; None for a tracker without."""
         return sum(file.stat().st_size for file in self.files) if self.files else None
+
+
+class Kind(Protocol):
+    """A subclass of `TrackerSpec` that says itself how it is written after --tracker."""
+
+    @property
+    def FORMS(self) -> tuple[str, ...]:
+        """Ways to write it."""
+
+    def read(self, what: str, label: str) -> TrackerSpec | None:
+        """The tracker that `what` is written for; None if it is written for another kind.
+
+        `label`: empty for a name of its own. Raises ValueError for a mistake in `what`, and
+        FileNotFoundError for a missing file.
+        """
 
 
 def split_files(names: str) -> tuple[Path, ...]:

@@ -30,7 +30,7 @@ class StaticSpec(TrackerSpec):
 
     @classmethod
     def read(cls, what: str, label: str) -> StaticSpec | None:
-        """See `TrackerSpec`."""
+        """See `Kind`."""
         return cls(label or what) if what == "static" else None
 
     def load(self, threads: int) -> StaticTracker:

@@ -135,12 +135,11 @@ def process_count(text: str) -> int:
 
 
 def _whole_number(text: str, least: int, most: int) -> int:
-    digits = text.strip()
-    if not digits.isdecimal() or int(digits[:20]) < least:
+    if not text.isdecimal() or int(text) < least:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least}")
-    if int(digits[:20]) > most:
+    if int(text) > most:
         raise argparse.ArgumentTypeError(f"{text!r} is more than {most:,}")
-    return int(digits)
+    return int(text)
 
 
 def check_writable(path: Path) -> None:
@@ -160,9 +159,13 @@ def check_writable(path: Path) -> None:
 
 def check_not_input(flag: str, out: Path, *inputs: Path) -> None:
     """Raise ValueError if a file that is to be written is one of the inputs."""
-    for path in inputs:
-        if out.exists() and path.exists() and out.samefile(path):
-            raise ValueError(f"{flag} {out} is the input itself; give another name")
+    if any(is_same_file(out, path) for path in inputs):
+        raise ValueError(f"{flag} {out} is the input itself; give another name")
+
+
+def is_same_file(path: Path, other: Path) -> bool:
+    """Whether both names lead to one file that is there."""
+    return path.exists() and other.exists() and path.samefile(other)
 
 
 def _warn(message: Warning | str, *_: object, **__: object) -> None:

@@ -143,6 +143,38 @@ def test_c_starts_at_the_mean_magnitude_and_has_the_shape_of_one_filter():
     assert torch.equal(layer.C, torch.full((1, 2, 3, 3), 0.25))
 
 
+def test_a_filter_can_have_a_matrix_of_its_own():
+    layer = RBConv2d(1, 2, (1, 2), per_filter=True)
+    layer.set_weight(torch.tensor([[[[1.0, -3.0]]], [[[0.5, 0.5]]]]))
+    assert layer.C.shape == (2, 1, 1, 2)
+    assert layer.scale().tolist() == [2.0, 0.5]
+    assert layer.kernel().flatten().tolist() == [2.0, -2.0, 0.5, 0.5]
+    assert layer.kernel_loss().item() == pytest.approx(1.0)  # ((1 - 2)^2 + (-3 + 2)^2) / 2
+
+
+def test_training_can_use_the_matrix_and_evaluation_its_mean():
+    layer = RBConv2d(1, 1, (1, 2), matrix=True)
+    layer.set_weight(torch.tensor([[[[1.0, -1.0]]]]))
+    layer.C.data.copy_(torch.tensor([[[[0.5, 1.5]]]]))
+    assert layer.train().kernel().flatten().tolist() == [0.5, -1.5]
+    assert layer.eval().kernel().flatten().tolist() == [1.0, -1.0]
+    x = torch.ones(1, 1, 1, 2)
+    assert layer.train()(x).item() == -1.0
+    assert layer.eval()(x).item() == 0.0
+
+
+def test_the_kernel_loss_can_be_a_mean():
+    layer = RBConv2d(2, 4, 3, mean_loss=True)
+    whole = RBConv2d(2, 4, 3)
+    whole.load_state_dict(layer.state_dict())
+    torch.testing.assert_close(layer.kernel_loss(), whole.kernel_loss() / layer.weight.numel())
+
+
+def test_options_of_rbconv_are_true_or_false():
+    with pytest.raises(ValueError, match="method option matrix is 3; it must be true or false"):
+        RBConv2d(1, 1, 1, matrix=3)
+
+
 def test_xnor_scales_each_filter_by_its_mean_magnitude():
     layer = XNORConv2d(1, 2, 1)
     layer.set_weight(torch.tensor([[[[-0.5]]], [[[2.0]]]]))

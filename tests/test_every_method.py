@@ -20,6 +20,9 @@ from rbsf.weights import load_weights, save_weights
 
 VARIANTS = [
     *((name, {}) for name in METHODS),
+    ("rbcn", {"per_filter": True}),
+    ("rbcn", {"matrix": True}),
+    ("rbcn", {"mean_loss": True}),
     ("binarynet", {"stochastic": True}),
     ("abcnet", {"weight_bases": 1, "activation_bases": 1}),
     ("abcnet", {"weight_bases": 2, "activation_bases": 1}),
@@ -27,7 +30,9 @@ VARIANTS = [
     ("pcnn", {"projections": 2, "eta": 0.1}),
     ("pcnn", {"projections": 4}),
 ]
-NAMES = [name + "".join(f"-{value}" for value in options.values()) for name, options in VARIANTS]
+NAMES = [
+    "-".join([name, *map("{}={}".format, options, options.values())]) for name, options in VARIANTS
+]
 walk = pytest.mark.parametrize(("method", "options"), VARIANTS, ids=NAMES)
 
 GEOMETRY = {"kernel_size": (3, 2), "stride": (2, 1), "padding": (1, 2), "groups": 2}
@@ -169,7 +174,7 @@ def test_weights_files_give_the_same_network(method, options, tmp_path):
 @pytest.mark.parametrize(
     ("method", "options", "message"),
     [
-        ("rbcn", {"bases": 2}, "unknown method option bases; RBConv2d has none"),
+        ("bireal", {"bases": 2}, "unknown method option bases; BiRealConv2d has none"),
         (
             "abcnet",
             {"bases": 2},

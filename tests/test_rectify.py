@@ -238,6 +238,37 @@ def test_batch_norms_keep_their_statistics_from_an_epoch_on():
     assert changed(before, rectifier.student) == set(before)  # scales and shifts go on learning
 
 
+def test_the_pass_can_measure_statistics_alone_or_train_the_affine_parameters_alone():
+    affine = {f"{norm}.{name}" for norm in ("1", "2.norm", "3") for name in ("weight", "bias")}
+    for learns, parameters, moves in (("statistics", set(), True), ("affine", affine, False)):
+        rectifier = make_rectifier(bn_learns=learns)
+        before, mean = weights_of(rectifier.student), rectifier.student[3].running_mean.clone()
+        rectifier.norm_step(batch(), 0)
+        assert changed(before, rectifier.student) == parameters
+        assert torch.equal(mean, rectifier.student[3].running_mean) != moves
+
+
+def test_discriminators_can_see_all_maps_of_an_image():
+    discriminators = Discriminators({"a": 3, "b": 3}, whole=True)
+    maps = [(point, torch.randn(2, 3, 9, 9)) for point in ("a", "b")]
+    (arranged,) = discriminators.arrange(maps)
+    assert arranged.shape == (2, 2, 3, GRID, GRID)
+    torch.testing.assert_close(arranged[1], spread(maps[1][1]))
+    (logits,) = discriminators([arranged])
+    assert logits.shape == (2, 2)
+    shuffled = arranged[:, :, [1, 0, 2]]
+    assert not torch.equal(discriminators([shuffled])[0], logits)
+    assert make_rectifier(gan_sees="image").step(batch(), 0)["adversarial"] > 0
+
+
+def test_discriminators_can_be_deceived_by_the_log_likelihood():
+    fake = torch.randn(2, 3, dtype=torch.float64)
+    torch.testing.assert_close(adversarial_loss(fake, "log"), -fake.sigmoid().log().mean())
+    rectifiers = [make_rectifier(gan_loss=form) for form in ("square", "log")]
+    losses = [float(rectifier.step(batch(), 0)["adversarial"]) for rectifier in rectifiers]
+    assert losses[0] < losses[1]  # (1 - D)^2 / 2 is below -log D for all D below 1
+
+
 def test_lambda_follows_its_schedule():
     config = RectifyConfig(lambda_decay=0.9, lambda_epochs=60)
     assert [config.lambda_factor(e) for e in (0, 59, 60, 120)] == pytest.approx([1, 1, 0.9, 0.81])

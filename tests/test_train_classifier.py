@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from trainings import NET, QUICK, rows_of, run_processes, train_resnet
 
 from rbsf.engine.run import Engine
+from rbsf.layers import binary_layers
 from rbsf.methods import METHODS
 from rbsf.shipped import CONFIGS
 from rbsf.tools.recipes.classifier import ClassifierRecipe
@@ -52,6 +53,16 @@ def test_a_training_leaves_weights_packed_network_log_and_result(resnet_run):
     assert (model, info["input"]["classes"]) == ("resnet18", ["bright", "dark"])
     assert "resnet18, rbcn: " in said
     assert "of 4 test images" in said
+
+
+def test_maps_can_be_compared_before_their_batch_norms(image_root, float_resnet, tmp_path):
+    flags = ["--teacher", str(float_resnet), "--compare", "before"]
+    config = read_config([*NET, *QUICK, "--root", str(image_root), *flags])
+    recipe = ClassifierRecipe(config, ALONE)
+    recipe.open()
+    rectifier = recipe.build()
+    assert list(rectifier.points) == list(binary_layers(rectifier.student))
+    assert rectifier.step(next(recipe.batches(0, 0, 1)), 0)["adversarial"] > 0
 
 
 def test_the_packed_network_gives_the_same_classes(trained_resnet):

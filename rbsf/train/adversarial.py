@@ -16,6 +16,7 @@ from rbsf.precision import widen
 GRID = 8  # each map is pooled to GRID x GRID, so that crops of any size share a discriminator
 WIDTHS = (GRID * GRID, 64, 32, 16, 1)  # widths before, between and after a discriminator's blocks
 SLOPE = 0.2  # slope of a discriminator's LeakyReLUs
+SQUARE, LOG = "square", "log"  # what the student minimises to deceive the discriminators
 
 
 def pool(maps: Tensor) -> Tensor:
@@ -80,26 +81,29 @@ def _windows(size: int) -> Tensor:
 class DiscriminatorStack(nn.Module):
     """A discriminator for each of `count` points.
 
-    A discriminator tells maps R of the float network from maps T of the 1-bit one, one map at a
-    time, as Eq. 4 sums over maps. Pooled maps `[count, M, rows, columns]` give logits `[count, M]`,
-    positive for R. Maps smaller than GRID x GRID give the same logits as their `spread` form.
+    A discriminator tells maps R of the float network from maps T of the 1-bit one. It sees
+    one map at a time, as Eq. 4 sums over maps, or all `channels` maps of an image. Pooled maps
+    `[count, M, rows, columns]` or `[count, M, channels, rows, columns]` give logits `[count, M]`,
+    positive for R. Single maps smaller than GRID x GRID give the same logits as their `spread`
+    form.
 
     Four blocks of Linear and LeakyReLU reduce a map to one value. The sigmoid is part of the
     losses, which is more precise. All discriminators are evaluated at once: one by one they would
     be thousands of launches per step on a GPU.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, channels: int = 1) -> None:
         super().__init__()
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
-        for width, narrower in pairwise(WIDTHS):
+        first, *others = WIDTHS
+        for width, narrower in pairwise((channels * first, *others)):
             block = [nn.Linear(width, narrower) for _ in range(count)]
             self.weights.append(torch.stack([linear.weight.detach().T for linear in block]))
             self.biases.append(torch.stack([linear.bias.detach()[None] for linear in block]))
 
     def forward(self, pooled: Tensor) -> Tensor:
         """See the class."""
-        x = pooled.flatten(2)  # [count, M, rows * columns]
+        x = pooled.flatten(2)  # [count, M, channels * rows * columns]
         first, *others = self.weights
         for weight, bias in zip((_shrink(first, pooled), *others), self.biases, strict=True):
             x = F.leaky_relu(torch.baddbmm(bias, x, weight), SLOPE, inplace=True)
@@ -111,7 +115,7 @@ def _shrink(weight: Tensor, pooled: Tensor) -> Tensor:
 
     A map of 4 x 4 pixels then needs a quarter of the products.
     """
-    rows, columns = pooled.shape[2:]
+    rows, columns = pooled.shape[-2:]
     if rows == columns == GRID:
         return weight
     return _averages(rows, columns, weight.dtype, weight.device).T @ weight
@@ -120,27 +124,33 @@ def _shrink(weight: Tensor, pooled: Tensor) -> Tensor:
 class Discriminators(nn.Module):
     """The discriminators of all points; `channels` has the number of channels of each point.
 
-    Points with the same number of channels share a `DiscriminatorStack`.
+    Points with the same number of channels share a `DiscriminatorStack`. A discriminator sees a
+    single map, or with `whole` all maps of an image.
     """
 
-    def __init__(self, channels: Mapping[str, int]) -> None:
+    def __init__(self, channels: Mapping[str, int], whole: bool = False) -> None:
         super().__init__()
+        self.whole = whole
         self.points: dict[str, list[str]] = {}
         for point, width in channels.items():
             self.points.setdefault(str(width), []).append(point)
-        stacks = {width: DiscriminatorStack(len(same)) for width, same in self.points.items()}
+        stacks = {
+            width: DiscriminatorStack(len(same), int(width) if whole else 1)
+            for width, same in self.points.items()
+        }
         self.stacks = nn.ModuleDict(stacks)
 
     def arrange(self, pooled: Maps) -> list[Tensor]:
         """For each stack, the maps of its points, `[points, M, rows, columns]`.
 
-        M counts all maps of a point. `pooled` has maps `[N, C, rows, columns]` of all points, the
-        same number for each point.
+        M counts all maps of a point. If `whole`, the result is `[points, N, C, rows, columns]`.
+        `pooled` has maps `[N, C, rows, columns]` of all points, the same number for each point.
         """
         by_point: dict[str, list[Tensor]] = {}
         for point, maps in pooled:
             by_point.setdefault(point, []).append(maps)
-        return [_stacked([by_point[point] for point in same]) for same in self.points.values()]
+        stacked = _images if self.whole else _single_maps
+        return [stacked([by_point[point] for point in same]) for same in self.points.values()]
 
     def forward(self, arranged: list[Tensor]) -> list[Tensor]:
         """Logits `[points, M]` of each stack, in 32 bits or more."""
@@ -154,13 +164,19 @@ class Discriminators(nn.Module):
         return torch.stack(sums).sum() / sum(counts)
 
 
-def _stacked(maps: list[list[Tensor]]) -> Tensor:
+def _single_maps(maps: list[list[Tensor]]) -> Tensor:
     """Maps `[N, C, rows, columns]`, several for each point, as `[points, M, rows, columns]`."""
     every = [each for of_point in maps for each in of_point]
     if len({each.shape[2:] for each in every}) > 1:
         every = [spread(each) for each in every]
     rows = torch.cat([each.flatten(0, 1) for each in every])  # [points * M, rows, columns]
     return rows.unflatten(0, (len(maps), -1))
+
+
+def _images(maps: list[list[Tensor]]) -> Tensor:
+    """Maps `[N, C, rows, columns]`, several for each point, as `[points, N, C, GRID, GRID]`."""
+    every = [spread(each) for of_point in maps for each in of_point]
+    return torch.cat(every).unflatten(0, (len(maps), -1))
 
 
 def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
@@ -171,10 +187,12 @@ def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
     return F.softplus(-real).mean() + F.softplus(fake).mean()
 
 
-def adversarial_loss(fake: Tensor) -> Tensor:
-    """`1/2 * (1 - D(T))^2` (Eq. 4 without lambda2).
+def adversarial_loss(fake: Tensor, form: str = SQUARE) -> Tensor:
+    """`1/2 * (1 - D(T))^2` (Eq. 4 without lambda2), or `-log D(T)` if the `form` is LOG.
 
     The logits are of any shape; the result is the mean over batch and maps. The paper uses a sum.
     The mean makes lambda2 independent of the number of maps and of the batch size.
     """
+    if form == LOG:
+        return F.softplus(-fake).mean()
     return (1 - torch.sigmoid(fake)).square().mean() / 2

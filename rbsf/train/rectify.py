@@ -12,13 +12,21 @@ from torch import Tensor, nn
 
 from rbsf.layers import BinaryConv2d, binary_layers
 from rbsf.maps import MapNorm, MapRecorder, Maps, Stats
-from rbsf.train.adversarial import Discriminators, adversarial_loss, discriminator_loss, pool
+from rbsf.train.adversarial import (
+    LOG,
+    SQUARE,
+    Discriminators,
+    adversarial_loss,
+    discriminator_loss,
+    pool,
+)
 from rbsf.train.config import setting
 from rbsf.train.distributed import average_buffers, average_gradients
 
 NOT_NEGATIVE = ("lambda_", "lr_", "weight_decay")  # beginnings of settings that must be 0 or more
 DECAYED = ("binary", "real", "teacher")  # optimizers that use weight decay
 FIXED_IN_NORM_PASS = ("binary", "real", "c", "teacher")  # optimizers of weights that do not change
+BOTH, STATISTICS, AFFINE = "both", "statistics", "affine"  # what a batch-norm learns in its pass
 
 
 class Task(Protocol):
@@ -54,6 +62,21 @@ class RectifyConfig:
         "Train the batch-norms alone after each epoch, for this share of an epoch, which is B in"
         " the paper's Table 2; 0 leaves it out",
         metavar="SHARE",
+    )
+    bn_learns: str = setting(
+        BOTH,
+        "Let the batch-norms learn their statistics, their affine parameters, or both in that pass",
+        choices=(BOTH, STATISTICS, AFFINE),
+    )
+    gan_sees: str = setting(
+        "map",
+        "Show the discriminators a single feature map at a time, or all maps of an image",
+        choices=("map", "image"),
+    )
+    gan_loss: str = setting(
+        SQUARE,
+        "Deceive the discriminators by the square of Eq. 4, or by the log-likelihood",
+        choices=(SQUARE, LOG),
     )
     norm_epochs: int = setting(
         -1,
@@ -155,7 +178,8 @@ class Rectifier:
         norms = {_key(point): MapNorm(mean, std) for point, (mean, std) in stats.items()}
         self.map_norms = nn.ModuleDict(norms).to(device)
         channels = {point: len(mean) for point, (mean, _) in stats.items()}
-        self.discriminators = Discriminators(channels if config.gan else {}).to(device)
+        judged = channels if config.gan else {}
+        self.discriminators = Discriminators(judged, config.gan_sees == "image").to(device)
         if teacher is not None:
             teacher.eval().requires_grad_(config.train_teacher)
         self.recorders = self._recorders()
@@ -292,6 +316,11 @@ class Rectifier:
         Only batch-norms learn; W and C do not change. Returns the losses to log, scalars.
         """
         self._train_mode(epoch)
+        if self.config.bn_learns == STATISTICS:
+            with torch.no_grad():
+                return _detached(*self.task(self.student, None, batch))
+        if self.config.bn_learns == AFFINE:
+            self.student.eval()
         idle = self.config.lambda_match == 0 and getattr(self.task, "teacher_for_maps", False)
         teacher = None if idle else self.teacher  # the discriminators do not learn and only see T
         with _held(_parameters(self._chosen(FIXED_IN_NORM_PASS))):
@@ -366,7 +395,8 @@ class Rectifier:
     def _adversarial_loss(self, fakes: Maps) -> Tensor:
         with _held(self.discriminators.parameters()):
             logits = self.discriminators(self.discriminators.arrange(fakes))
-        return self.discriminators.mean([adversarial_loss(each) for each in logits])
+        form = self.config.gan_loss
+        return self.discriminators.mean([adversarial_loss(each, form) for each in logits])
 
     def _match_loss(self, fake: Maps, real: Maps) -> Tensor:
         pairs = zip(fake, real, strict=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,10 @@ from rbsf.datasets.images.augment import augment, batch_generator, normalise
 from rbsf.datasets.images.in_memory import ArrayData
 from rbsf.datasets.images.labelled import Labelled, open_labelled
 from rbsf.layers import binary_layers
-from rbsf.maps import CALIBRATION, Stats, measure_maps, start_from_teacher
+from rbsf.maps import CALIBRATION, Stats, map_statistics, measure_maps, start_from_teacher
 from rbsf.models import build
 from rbsf.system.files import write_atomically
-from rbsf.tools.recipes.classifier_config import RESULT, ClassifierConfig
+from rbsf.tools.recipes.classifier_config import AFTER, RESULT, ClassifierConfig
 from rbsf.train.cross_entropy import ClassificationTask, evaluate
 from rbsf.train.device import dtype_of, place
 from rbsf.train.distributed import Process
@@ -117,15 +118,17 @@ class ClassifierRecipe(Recipe[ClassifierConfig]):
 
     def _start(self, student: nn.Module, teacher: nn.Module) -> Stats:
         """Measure the teacher's maps, and start the student from it if that is asked for."""
-        first = self.some_batches(CALIBRATION)
 
         def classify(net: nn.Module, batch: dict[str, Tensor]) -> Tensor:
             return self.task.classify(net, batch["image"])
 
-        stats = measure_maps(student, teacher, classify, first)
+        stats = measure_maps(student, teacher, classify, self.some_batches(CALIBRATION))
         if self.config.start == "teacher":
             start_from_teacher(student, teacher, stats)
-        return stats
+        if self.config.compare == AFTER:
+            return stats
+        run = partial(classify, teacher)
+        return map_statistics(teacher, binary_layers(student), run, self.some_batches(CALIBRATION))
 
     def batches(self, epoch: int, start: int, stop: int) -> Iterator[dict[str, Tensor]]:
         """Augmented, normalised batches; those of the batch-norm pass come last."""

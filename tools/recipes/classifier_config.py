@@ -11,11 +11,14 @@ from typing import Any, ClassVar
 from rbsf.datasets.images.labelled import LABELLED
 from rbsf.methods import METHODS
 from rbsf.models import CLASSIFIERS
+from rbsf.train.adversarial import SQUARE
 from rbsf.train.config import from_settings, parse_config, section, setting
+from rbsf.train.rectify import BOTH
 from rbsf.train.run_config import LoopConfig, RunConfig, check_least, resumed
 
 RESULT = "result.json"
 FLOAT = "float"  # given as the method: the real network
+AFTER, BEFORE = "after", "before"  # where maps are compared, beside the batch-norms
 # Defaults of the rival methods: without RBCN's G and B. R stays on, since it weighs PCNN's own loss
 # (its projection loss; the other rivals add none).
 RIVAL = {"gan": False, "lambda_match": 0.0, "bn_pass": 0.0}
@@ -24,6 +27,9 @@ PLAIN: dict[str, Any] = {
     "rectify": False,
     "gan": False,
     "bn_pass": 0.0,
+    "bn_learns": BOTH,
+    "gan_sees": "map",
+    "gan_loss": SQUARE,
     "norm_epochs": -1,
     "lambda_kernel": 0.0,
     "lambda_adversarial": 0.0,
@@ -96,6 +102,12 @@ class ClassifierConfig(RunConfig):
         "Start a 1-bit network from the teacher's weights, or from random ones",
         choices=("teacher", "random"),
     )
+    compare: str = setting(
+        AFTER,
+        "Compare the feature maps of student and teacher after the batch-norm of each binary"
+        " convolution, or before it",
+        choices=(AFTER, BEFORE),
+    )
     size: int = setting(
         0,
         "Cut the images of a folder to so many pixels in width and height; 0 takes 224, or 64 for"
@@ -128,6 +140,8 @@ class ClassifierConfig(RunConfig):
         super().__post_init__()
         check_least(self, images=0, subset=0, size=0)
         self._check_teaching(self.algorithm.compares_maps, self.algorithm.train_teacher)
+        if self.compare == BEFORE and not self.algorithm.lr_real:
+            raise ValueError("compare is before, which needs real layers that learn; raise lr_real")
         self.network_options(1)
 
     def _check_teaching(self, compares_maps: bool, train_teacher: bool) -> None:
@@ -183,7 +197,13 @@ class ClassifierConfig(RunConfig):
         """
         plain = dataclasses.replace(self.algorithm, **PLAIN)
         return dataclasses.replace(
-            self, algorithm=plain, method=FLOAT, method_options=[], start="random", teacher=None
+            self,
+            algorithm=plain,
+            method=FLOAT,
+            method_options=[],
+            start="random",
+            teacher=None,
+            compare=AFTER,
         )
 
     @property

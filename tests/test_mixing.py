@@ -17,6 +17,7 @@ from rbsf.datasets.pairs.mixing import (
     MixConfig,
     Target,
     add_distractor,
+    hide,
     paste_on_scene,
     random_window,
 )
@@ -24,7 +25,14 @@ from rbsf.datasets.pairs.pair_dataset import AugmentConfig, PairDataset
 
 MOVED = AugmentConfig(gray=0, light=0, blur=0)  # moves and mirrors, with unchanged colours
 RED, GREEN = (220, 30, 30), (30, 220, 30)
-SHARES = ("negative_share", "hard_share", "distractor_share", "paste_share", "random_share")
+SHARES = (
+    "negative_share",
+    "hard_share",
+    "distractor_share",
+    "hidden_share",
+    "paste_share",
+    "random_share",
+)
 
 
 def painted(color, size=(60, 40), ground=40):
@@ -109,7 +117,7 @@ def test_items_keep_their_form_and_are_pure_functions(two, share):
 
 
 @pytest.mark.parametrize(
-    "share", ["negative_share", "distractor_share", "paste_share", "random_share"]
+    "share", ["negative_share", "distractor_share", "hidden_share", "paste_share", "random_share"]
 )
 def test_shares_hold_and_other_pairs_stay_the_same_to_the_bit(two, share):
     plain = PairDataset([two], 200, seed=1, augment=PLAIN)
@@ -128,6 +136,33 @@ def test_sources_draw_for_themselves(two):
     kept = [i for i in range(60) if same(one[i], both[i])]
     assert 20 < len(kept) < 40  # the pairs that are not pasted
     assert any(not same(one[i], plain[i]) for i in kept)
+
+
+def test_a_hidden_target_is_gone_and_its_pair_is_negative(two):
+    shown, mix = 0, MixConfig(hidden_share=1.0)
+    for plain, hidden in zip(
+        PairDataset([two], 40, augment=MOVED),
+        PairDataset([two], 40, augment=MOVED, mix=mix),
+        strict=True,
+    ):
+        assert torch.equal(plain["exemplar"], hidden["exemplar"])
+        assert hidden["negative"]
+        shown += is_red(plain["search"]).sum() > 100
+        assert is_red(hidden["search"]).sum() < 5
+    assert shown > 5
+
+
+def test_what_hides_a_target_is_what_lies_beside_it():
+    grounds = set()
+    for seed in range(8):
+        red = target(RED)
+        red.pixels[:119] = GREEN  # above the ellipse, which is twice as high as the box
+        hidden = hide(red, np.random.default_rng(seed))
+        assert not is_red(hidden.pixels).any()
+        np.testing.assert_array_equal(hidden.pixels[:119], red.pixels[:119])
+        grounds.add(tuple(hidden.pixels[159, 159] // 50 * 50))
+        assert hidden.size.tolist() == [60, 40]
+    assert grounds == {(0, 0, 0), (0, 200, 0)}  # gray from both sides and below, or from above
 
 
 def test_pasted_targets_are_where_the_label_says(tmp_path):

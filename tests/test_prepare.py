@@ -533,17 +533,3 @@ def test_a_pool_that_breaks_while_it_takes_a_job_is_broken(error: Exception) -> 
 
     with pytest.raises(BrokenProcessPool):
         module._submit(Pool(), None)  # type: ignore[arg-type]
-
-
-def test_windows_replace_no_video_and_no_other_windows(tmp_path):
-    from rbsf.tools.make_windows import main as make_windows
-
-    videos, out = tmp_path / "videos", tmp_path / "out"
-    videos.mkdir()
-    (videos / "a.mp4").write_bytes(b"a")
-    with pytest.raises(ValueError, match="is the folder of the videos"):
-        make_windows(["--videos", str(videos), "--out", str(videos)])
-    (videos / "a.MKV").write_bytes(b"b")
-    with pytest.raises(ValueError, match="several videos are named a, such as"):
-        make_windows(["--videos", str(videos), "--out", str(out)])
-    assert not out.exists()

@@ -1,4 +1,4 @@
-"""The task of learning a teacher's answers for pairs of crops; no labels are used."""
+"""The task of learning a teacher's answers for pairs of crops, with or without true boxes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rbsf.tracker.anchor_free import POSITION_STRIDE
 from rbsf.tracker.teachers.pair import Lesson, TeacherPair
 
 FLOOR = 0.05  # least deviation of a feature, relative to the mean deviation
@@ -18,12 +19,21 @@ class DistillTask:
 
     A batch holds `exemplar` `[N, 3, 127, 127]` and `search` `[N, 3, 255, 255]`, uint8 RGB. Features
     are compared in units of their deviation, which `measure` computes once from some batches.
+
+    With `true_boxes` the teacher's class map counts only on the true box, see `on_true_boxes`. The
+    batch then also has `shift`, `size` and `negative`, as in `rbsf.datasets.pairs.pair_dataset`.
     """
 
     def __init__(
-        self, source: TeacherPair, features: float = 1.0, target: float = 1.0, sides: float = 1.0
+        self,
+        source: TeacherPair,
+        features: float = 1.0,
+        target: float = 1.0,
+        sides: float = 1.0,
+        true_boxes: bool = False,
     ) -> None:
         self.source, self.weights = source, (features, target, sides)
+        self.true_boxes = true_boxes
         self.mean = self.deviation = torch.zeros(1)
 
     def measure(self, batches: list[dict[str, Tensor]]) -> None:
@@ -38,6 +48,8 @@ class DistillTask:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, and its parts to log."""
         lesson = self.source(batch["exemplar"], batch["search"])
+        if self.true_boxes:
+            lesson = on_true_boxes(lesson, batch)
         if teacher is not None:  # the float twin; its maps are compared at every block
             with torch.no_grad():
                 answers(teacher, batch)
@@ -103,6 +115,30 @@ def presence_logits(net: Any, exemplar: Tensor, search: Tensor) -> Tensor:
     maps = net.head(region, template).flatten(2)  # [N, 6, positions]
     chosen = maps[:, 0].argmax(1, keepdim=True)
     return maps[:, 5].gather(1, chosen)[:, 0]
+
+
+def on_true_boxes(lesson: Lesson, batch: dict[str, Tensor]) -> Lesson:
+    """The lesson without what the teacher takes for the target elsewhere than on the true box.
+
+    Half a step between positions is added on each side, so that a small box has a position. A
+    negative pair has no true box.
+    """
+    _, rows, columns = lesson.target.shape
+    places = [_places(count, lesson.target) for count in (columns, rows)]
+    centre, reach = batch["shift"], batch["size"] / 2 + POSITION_STRIDE / 2  # [N, 2]: x, y
+    across, down = (
+        (place - centre[:, axis, None]).abs() <= reach[:, axis, None]
+        for axis, place in enumerate(places)
+    )  # [N, columns], [N, rows]
+    there = ~batch["negative"]
+    on = down[:, :, None] & across[:, None, :] & there[:, None, None]
+    return lesson._replace(target=lesson.target * on)
+
+
+def _places(count: int, like: Tensor) -> Tensor:
+    """Where `count` positions in a row lie, in pixels from the middle of the search crop."""
+    numbers = torch.arange(count, dtype=like.dtype, device=like.device)
+    return (numbers - (count - 1) / 2) * POSITION_STRIDE
 
 
 def cells_near(target: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from rbsf.datasets.pairs.mixing import (
     Target,
     add_distractor,
     check_range,
+    hide,
     paste_on_scene,
     random_window,
 )
@@ -34,7 +35,7 @@ from rbsf.train.config import setting
 Item = dict[str, torch.Tensor]
 Key = tuple[int, int, int]  # seed, epoch, i: what a pair depends on
 # Each way to change a pair draws its own random numbers, seeded by the key and this number.
-RANDOM, PASTE, DISTRACTOR = 1, 2, 3
+RANDOM, PASTE, DISTRACTOR, HIDE = 1, 2, 3, 4
 
 
 @dataclass
@@ -81,16 +82,17 @@ class PairDataset(Dataset[Item]):
     equally likely, whatever their length. With probability `still_share` it comes from one still
     target instead, varied twice.
 
-    `mix` says what else pairs are made of (the default: nothing). There are four steps, each for
+    `mix` says what else pairs are made of (the default: nothing). There are five steps, each for
     its share of the pairs. Negatives show another target, of another video or image, in the search
     crop. A random window replaces the exemplar's target and the search crop's. Both targets are
-    pasted on scenes. The search crop gets a distractor. Where the stores hold only one sequence,
-    there are no other targets and scenes, and pairs stay as they are.
+    pasted on scenes. The search crop's target is hidden. The search crop gets a distractor. Where
+    the stores hold only one sequence, there are no other targets and scenes.
 
     `dataset[i]` is a dict of tensors. `exemplar` `[3, 127, 127]` and `search` `[3, 255, 255]`:
     uint8 RGB. `shift` `[2]` float32: x, y in pixels where the response should peak: the target's
     offset from the middle of the search crop, minus its offset from the middle of the exemplar.
-    `negative` `[]` bool: the search crop's target is not the exemplar's.
+    `size` `[2]` float32: w, h of the search crop's target, in pixels of that crop.
+    `negative` `[]` bool: the search crop does not show the exemplar's target.
 
     Sequences in `exclude` (numbers of store and sequence), which are held out for validation, are
     left out. With `only`, all others are left out. Of the rest, `data_share` of the videos and of
@@ -160,6 +162,8 @@ class PairDataset(Dataset[Item]):
         mixed = self._paste_on_scenes(mixed, pair, key)
         if pair.negative:
             return mixed
+        if rng := self._stream(key, HIDE, self.mix.hidden_share):
+            mixed = mixed._replace(search=hide(mixed.search, rng), hidden=True)
         return self._add_distractor(mixed, pair, key)
 
     def _read_pair(self, pair: Pair) -> _Mixed:
@@ -208,7 +212,8 @@ class PairDataset(Dataset[Item]):
             "exemplar": _to_tensor(exemplar),
             "search": _to_tensor(search),
             "shift": torch.from_numpy((shifts[1] - shifts[0]).astype(np.float32)),
-            "negative": torch.tensor(pair.negative),
+            "size": torch.from_numpy((mixed.search.size * zooms[1]).astype(np.float32)),
+            "negative": torch.tensor(pair.negative or mixed.hidden),
         }
 
     def _read(self, crop: tuple[int, int]) -> Target:
@@ -222,6 +227,7 @@ class _Mixed(NamedTuple):
     exemplar: Target
     search: Target
     still: bool  # the pair is augmented like one made of a still image
+    hidden: bool = False  # the search crop's target is hidden
 
 
 def warp_crop(

@@ -1,0 +1,111 @@
+"""tools/make_tracks.py: what a published tracker finds and follows in videos without boxes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from requirements import peers, skip_without
+
+from rbsf.datasets.video.sequences import load_sequences
+from rbsf.tools.make_tracks import (
+    find_targets,
+    find_tracks,
+    follow_and_return,
+    main,
+    overlap,
+    random_box,
+    write_tracks,
+)
+from rbsf.tracker.onnx_pair import OnnxPair, open_pair
+
+FRAMES = 24
+
+
+@pytest.fixture(scope="module")
+def network(real_data: Path) -> OnnxPair:
+    """NanoTrack v3."""
+    try:
+        import onnxruntime  # noqa: F401
+    except ImportError:
+        skip_without("onnxruntime", "the teacher runs in it")
+    return open_pair(*peers(real_data, "nano3_backbone.onnx", "nano3_head.onnx"))
+
+
+@pytest.fixture(scope="module")
+def street(real_data: Path) -> tuple[list[np.ndarray], np.ndarray]:
+    """Frames and true boxes of a truck from above."""
+    (sequence,) = (
+        each for each in load_sequences(real_data / "UAV123_10fps") if each.name == "truck2"
+    )
+    return [sequence.image(n) for n in range(FRAMES)], sequence.boxes[:FRAMES]
+
+
+def test_a_truck_is_followed_there_and_back(
+    network: OnnxPair, street: tuple[list[np.ndarray], np.ndarray]
+) -> None:
+    frames, truth = street
+    boxes = follow_and_return(network, frames, truth[0])
+    known = ~np.isnan(boxes[:, 0])
+    assert known.sum() > FRAMES / 2
+    assert min(map(overlap, boxes[known], truth[known])) > 0.5
+
+
+def test_a_blank_wall_has_no_target_and_a_cut_ends_a_track(
+    network: OnnxPair, street: tuple[list[np.ndarray], np.ndarray]
+) -> None:
+    frames, truth = street
+    wall = np.full_like(frames[0], 90)
+    assert find_targets(network, wall, np.random.default_rng(0), 2) == []
+    boxes = follow_and_return(network, [*frames[:4], wall, wall], truth[0])
+    assert np.isnan(boxes[4:]).all()
+
+
+def test_tracks_are_the_same_each_time_and_lie_in_the_frame(
+    network: OnnxPair, street: tuple[list[np.ndarray], np.ndarray], tmp_path: Path
+) -> None:
+    frames = street[0][:12]
+    first, second = (
+        list(find_tracks(network, frames, np.random.default_rng(3), 2)) for _ in range(2)
+    )
+    assert len(first) > 0
+    for boxes, again in zip(first, second, strict=True):
+        assert boxes.shape == (12, 4)
+        assert (~np.isnan(boxes[:, 0])).sum() >= 10
+        np.testing.assert_array_equal(boxes, again)
+    assert write_tracks(tmp_path / "a.mp4", tmp_path, iter(first)) == len(first)
+    assert (tmp_path / "a_1.mp4").is_symlink()
+    assert len((tmp_path / "a_1.txt").read_text().splitlines()) == 12
+
+
+def test_random_boxes_lie_in_the_frame() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        x, y, w, h = random_box(rng, 90, 160)
+        assert min(x, y) >= 0
+        assert x + w <= 160
+        assert y + h <= 90
+        assert 0.5 <= w / h <= 2
+
+
+def test_overlap_is_a_share() -> None:
+    assert overlap((0, 0, 2, 2), (1, 0, 2, 2)) == pytest.approx(1 / 3)  # type: ignore[arg-type]
+    assert overlap((0, 0, 1, 1), (5, 5, 1, 1)) == 0  # type: ignore[arg-type]
+
+
+def test_tracks_replace_no_video_and_no_other_tracks(tmp_path: Path) -> None:
+    videos, out = tmp_path / "videos", tmp_path / "out"
+    videos.mkdir()
+    teacher = ["--teacher", "backbone.onnx,head.onnx"]
+    with pytest.raises(ValueError, match="there is no video file"):
+        main(["--videos", str(videos), "--out", str(out), *teacher])
+    (videos / "a.mp4").write_bytes(b"a")
+    with pytest.raises(ValueError, match="is the folder of the videos"):
+        main(["--videos", str(videos), "--out", str(videos), *teacher])
+    with pytest.raises(ValueError, match=r"give two files, BACKBONE\.onnx,HEAD\.onnx"):
+        main(["--videos", str(videos), "--out", str(out), "--teacher", "one.onnx"])
+    (videos / "a.MKV").write_bytes(b"b")
+    with pytest.raises(ValueError, match="several videos are named a, such as"):
+        main(["--videos", str(videos), "--out", str(out), *teacher])
+    assert not out.exists()

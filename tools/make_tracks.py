@@ -1,0 +1,269 @@
+"""Give videos that have no boxes targets to learn from: what a published tracker follows in them.
+
+The tracker's box regression pulls random boxes onto things. Each thing is followed through the
+video and back again. The frames in which both ways agree become its track. Half of the tracks begin
+in the first frame, half in the last. A track NAME_1.txt has a box for each frame, or nan where none
+is known; it stands beside a link to the video.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if not __package__:  # run as a file: the checkout is used if nothing is installed
+    sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from rbsf.system.flags import make_parser
+from rbsf.system.program import positive_int, run, seed_number
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from rbsf.tracker.anchor_free import AnchorFree
+    from rbsf.tracker.onnx_pair import OnnxPair
+
+EXAMPLE = "--videos unlabelled --teacher backbone.onnx,head.onnx --out tracks --count 8"
+SIZES = (0.08, 0.4)  # least and greatest mean side of a box, as shares of the frame's short side
+MAX_ASPECT = 2.0  # largest width / height, or height / width
+TRIES = 8  # random boxes for each track that is wanted
+LOOKS = 3  # how often a box is searched for in its own frame before it counts as found
+HELD = 0.8  # least overlap of a box with itself after that
+CONFINED = 0.7  # least share of the class map that lies on the box
+APART = 0.4  # largest overlap of two tracks where they begin
+LARGEST = 0.3  # largest area of a target, as a share of the frame
+AGREED = 0.6  # least overlap of the boxes of both ways
+CERTAIN = 0.9  # least score on the way there
+SHORTEST = 10  # least number of frames of a track
+MOST_BYTES = 1 << 29  # of frames of a video; the rest of it is left out
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser, first = make_parser(__doc__, EXAMPLE)
+    add = first.add_argument
+    add(
+        "--videos",
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help="Give targets to the video files in this folder",
+    )
+    add(
+        "--teacher",
+        required=True,
+        metavar="BACKBONE,HEAD",
+        help="Follow them by the tracker in these two ONNX files",
+    )
+    add(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help="Write to this folder, which is then a --data of tools/prepare_pairs.py",
+    )
+    add(
+        "--count",
+        type=positive_int,
+        default=8,
+        metavar="N",
+        help="Look for N tracks in each video (default: %(default)s)",
+    )
+    add(
+        "--seed",
+        type=seed_number,
+        default=0,
+        metavar="N",
+        help="Draw places and sizes by this number (default: %(default)s)",
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Find tracks and write them."""
+    args = parse_args(argv)
+    import numpy as np
+    from tqdm import tqdm
+
+    from rbsf.datasets.video.frames import VIDEO_SUFFIXES
+    from rbsf.tracker.onnx_pair import open_pair
+
+    videos = sorted(path for path in args.videos.glob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
+    if not videos:
+        raise ValueError(f"--videos {args.videos}: there is no video file")
+    files = args.teacher.split(",")
+    if len(files) != 2:
+        raise ValueError(f"--teacher {args.teacher!r}: give two files, BACKBONE.onnx,HEAD.onnx")
+    check_names(videos, args.out)
+    network = open_pair(*files)
+    args.out.mkdir(parents=True, exist_ok=True)
+    written = 0
+    for number, path in enumerate(tqdm(videos, unit="video")):
+        rng = np.random.default_rng((args.seed, number))
+        tracks = find_tracks(network, read_frames(path), rng, args.count)
+        written += write_tracks(path, args.out, tracks)
+    print(f"{args.out}: {written} tracks in {len(videos)} videos")
+
+
+def check_names(videos: list[Path], out: Path) -> None:
+    """Raise ValueError if files in `out` would replace videos or each other."""
+    if out.resolve() == videos[0].parent.resolve():
+        raise ValueError(f"--out {out} is the folder of the videos; give another")
+    names = [path.stem for path in videos]
+    for path in videos:
+        if names.count(path.stem) > 1:
+            raise ValueError(f"several videos are named {path.stem}, such as {path}; rename one")
+
+
+def read_frames(path: Path) -> list[np.ndarray]:
+    """The first frames of a video, `[H, W, 3]` uint8 RGB, as many as MOST_BYTES hold."""
+    from rbsf.datasets.video.frames import open_frames
+
+    frames = iter(open_frames(str(path)))
+    first = next(frames)
+    return [first, *islice(frames, MOST_BYTES // first.nbytes - 1)]
+
+
+def write_tracks(video: Path, out: Path, tracks: Iterator[np.ndarray]) -> int:
+    """Write tracks `[N, 4]` of a video, and a link to it beside each. Returns their number."""
+    from rbsf.system.files import write_atomically
+
+    count = 0
+    for count, boxes in enumerate(tracks, 1):
+        name = out / f"{video.stem}_{count}"
+        link = name.with_suffix(video.suffix)
+        link.unlink(missing_ok=True)
+        link.symlink_to(video.resolve())
+        lines = [",".join(f"{value:.1f}" for value in box) for box in boxes]
+        write_atomically(name.with_suffix(".txt"), "".join(f"{line}\n" for line in lines).encode())
+    return count
+
+
+def find_tracks(
+    network: OnnxPair, frames: Sequence[np.ndarray], rng: np.random.Generator, count: int
+) -> Iterator[np.ndarray]:
+    """Tracks `[N, 4]` of up to `count` targets: x, y, w, h for each frame, or nan."""
+    for backwards in (False, True):
+        way = frames[::-1] if backwards else frames
+        for box in find_targets(network, way[0], rng, (count + backwards) // 2):
+            boxes = follow_and_return(network, way, box)
+            if (boxes[:, 2] > 0).sum() >= SHORTEST:
+                yield boxes[::-1] if backwards else boxes
+
+
+def find_targets(
+    network: OnnxPair, frame: np.ndarray, rng: np.random.Generator, count: int
+) -> list[np.ndarray]:
+    """Boxes of up to `count` things in a frame, on which the network's boxes come to rest."""
+    found: list[np.ndarray] = []
+    height, width = frame.shape[:2]
+    for _ in range(TRIES * count):
+        box = settled(network, frame, random_box(rng, height, width))
+        if box is None or any(overlap(box, other) > APART for other in found):
+            continue
+        found.append(box)
+        if len(found) == count:
+            break
+    return found
+
+
+def settled(network: OnnxPair, frame: np.ndarray, start: np.ndarray) -> np.ndarray | None:
+    """The box that the network makes of `start`; None if it finds no thing of clear bounds."""
+    box = start
+    for _ in range(2):
+        tracker = new_tracker(network)
+        tracker.init(frame, box)
+        before = box
+        for _ in range(LOOKS):
+            seen = tracker.update(frame)
+        box = seen.box
+    large = box[2] * box[3] > LARGEST * frame.shape[0] * frame.shape[1]
+    if large or seen.score < CERTAIN or overlap(before, box) < HELD:
+        return None
+    return box if share_on_box(network, frame, box) >= CONFINED else None
+
+
+def share_on_box(network: OnnxPair, frame: np.ndarray, box: np.ndarray) -> float:
+    """The share of the class map that lies on the box, if the box is the template and searched."""
+    import numpy as np
+
+    from rbsf.tracker.anchor_free import POSITION_STRIDE
+    from rbsf.tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE, exemplar_side
+    from rbsf.tracker.target import Target
+
+    target, _ = Target.of(frame, box)
+    side = exemplar_side(target.size)
+    scale = side / EXEMPLAR_SIZE  # frame pixels per crop pixel
+    template = network.learn(target.crop(frame, side, EXEMPLAR_SIZE))
+    seen = network.answer(template, target.crop(frame, scale * SEARCH_SIZE, SEARCH_SIZE)).target
+    rows, columns = (np.abs(np.arange(n) - (n - 1) / 2) * POSITION_STRIDE for n in seen.shape)
+    reach = target.size / scale / 2 + POSITION_STRIDE / 2
+    on = (rows[:, None] <= reach[1]) & (columns[None, :] <= reach[0])
+    return float(seen[on].sum() / seen.sum())
+
+
+def follow_and_return(
+    network: OnnxPair, frames: Sequence[np.ndarray], box: np.ndarray
+) -> np.ndarray:
+    """Boxes `[N, 4]` from `box` in the first frame on, or nan where the way back does not agree."""
+    import numpy as np
+
+    there = follow(network, frames, box)
+    back = follow(network, frames[::-1], there.boxes[-1]).boxes[::-1]
+    agreed = [overlap(a, b) >= AGREED for a, b in zip(there.boxes, back, strict=True)]
+    known = np.array(agreed) & (there.scores >= CERTAIN)
+    return np.where(known[:, None], there.boxes, np.nan)
+
+
+class Way(NamedTuple):
+    """A target's boxes `[N, 4]`, and their scores `[N]`."""
+
+    boxes: np.ndarray
+    scores: np.ndarray
+
+
+def follow(network: OnnxPair, frames: Sequence[np.ndarray], box: np.ndarray) -> Way:
+    """Follow the target in `box` of the first frame."""
+    import numpy as np
+
+    tracker = new_tracker(network)
+    tracker.init(frames[0], box)
+    seen = [tracker.update(frame) for frame in frames[1:]]
+    boxes = np.array([box, *(each.box for each in seen)])
+    return Way(boxes, np.array([1.0, *(each.score for each in seen)]))
+
+
+def new_tracker(network: OnnxPair) -> AnchorFree:
+    """A tracker by the rules of the network's author."""
+    from rbsf.tracker.anchor_free import AnchorFree
+
+    return AnchorFree(network, network.constants)
+
+
+def overlap(box: np.ndarray, other: np.ndarray) -> float:
+    """Intersection over union of two boxes x, y, w, h."""
+    import numpy as np
+
+    first, second = np.asarray(box), np.asarray(other)
+    start = np.maximum(first[:2], second[:2])
+    end = np.minimum(first[:2] + first[2:], second[:2] + second[2:])
+    common = float(np.prod(np.maximum(end - start, 0)))
+    return common / float(first[2:].prod() + second[2:].prod() - common)
+
+
+def random_box(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """A random box x, y, w, h in pixels inside of a frame."""
+    import numpy as np
+
+    side = min(height, width) * rng.uniform(*SIZES)
+    stretch = MAX_ASPECT ** rng.uniform(-0.5, 0.5)
+    size = np.array([side * stretch, side / stretch])
+    return np.concatenate([rng.uniform(0, [width, height] - size), size])
+
+
+if __name__ == "__main__":
+    run(main)

@@ -22,6 +22,7 @@ from rbsf.tools.gpu_home import pack_home
 from rbsf.tools.gpu_items import make_items
 from rbsf.tools.gpu_run import main
 from rbsf.tools.gpu_summary import LIST, _read_log, write_list
+from rbsf.tools.studies import read_study
 from rbsf.train.worklist import DONE, state_of
 
 PROGRAM = [sys.executable, str(ROOT / "tools" / "gpu_run.py")]
@@ -32,14 +33,29 @@ def test_the_list_is_in_order_and_each_item_has_a_place_of_its_own() -> None:
     items = make_items(Path("data"))
     names = [item.name for item in items]
     table = [f"table2-32-32-64-128-{column}" for column in ("bi", "r", "r+g")]
-    assert names[:4] == ["rbsf2", "agreement", "speed", "teachers-resnet18-32-32-64-128"]
-    assert names[4:8] == [*table, FIRST]
+    float_network = "teachers-resnet18-32-32-64-128"
+    assert names[:5] == ["rbsf2", "agreement", "speed", "readings-float", "readings-float-by-sgd"]
+    first = names.index(float_network)
+    assert all(name.startswith("readings-") for name in names[3:first])
+    assert names[first + 1 : first + 5] == [*table, FIRST]
     assert len(set(names)) == len(names)
     assert len({item.results for item in items}) == len(items)
     for number, item in enumerate(items):
         assert set(item.needs) <= set(names[:number]), "what is needed comes before"
     assert all(item.needs for item in items if item.name.startswith("table2"))
-    assert [item.name for item in items if item.alone] == names[:4]
+    assert [item.name for item in items if item.alone] == [*names[:3], float_network]
+
+
+def test_every_reading_of_the_table_is_in_the_list_and_starts_from_its_float_network() -> None:
+    items = {item.name: item for item in make_items(Path("data"), rehearse=True)}
+    rows = [cell.row for cell in read_study("readings", {}).cells]
+    listed = [items["-".join(f"readings {row}".lower().replace("'", "").split())] for row in rows]
+    assert len(listed) == sum(name.startswith("readings-") for name in items)
+    for row, item in zip(rows, listed, strict=True):
+        by_sgd = row == "SGD" or "by SGD" in row or row == "paper's settings"
+        teacher = "readings-float-by-sgd" if by_sgd else "readings-float"
+        alone = row.startswith("float") or row == "Bi from scratch"
+        assert item.needs == (() if alone else (teacher,))
 
 
 def test_seeds_start_from_the_float_network_of_the_first() -> None:

@@ -49,7 +49,9 @@ def test_a_truck_is_followed_there_and_back(
     boxes = follow_and_return(network, frames, truth[0])
     known = ~np.isnan(boxes[:, 0])
     assert known.sum() > FRAMES / 2
-    assert min(map(overlap, boxes[known], truth[known])) > 0.5
+    overlaps = list(map(overlap, boxes[known], truth[known]))
+    assert min(overlaps) > 0.3  # the target is 20 x 8 pixels large
+    assert np.mean(overlaps) > 0.5
 
 
 def test_a_blank_wall_has_no_target_and_a_cut_ends_a_track(

@@ -64,13 +64,14 @@ class Training:
     minutes: float
     seed: int = 0
     alone: bool = False
+    settings: tuple[tuple[str, Any], ...] = ()  # instead of the table's
 
     @property
     def name(self) -> str:
         """The item's name, which is also its folder's."""
         seed = f"seed {self.seed}" if self.seed else ""
         text = f"{self.table} {self.row} {self.column} {seed}".lower()
-        words = text.replace("(", "").replace(")", "").split()
+        words = text.translate(str.maketrans("", "", "()'")).split()
         return "-".join(words)
 
 
@@ -107,6 +108,39 @@ CHECKS = [
         4,
         ("--device", "cpu", "--stages", "4-4-8-16", "--batch-size", "16", "--seconds", "0.2"),
     ),
+]
+READINGS = [
+    Training(
+        "readings",
+        row,
+        "",
+        "a reading of the paper's method",
+        2,
+        settings=(("epochs", 30),),
+    )
+    for row in (
+        "float",
+        "float by SGD",
+        "base",
+        "Bi",
+        "paper's settings",
+        "SGD",
+        "Bi by SGD",
+        "kernel loss of 0.01",
+        "kernel loss as a mean",
+        "kernel loss of each filter",
+        "matrix in training",
+        "maps before batch-norms",
+        "discriminators of images",
+        "logarithm",
+        "slow discriminators",
+        "adversarial loss of 0.5",
+        "adversarial loss of 50",
+        "pass of statistics",
+        "pass of affine parameters",
+        "from scratch",
+        "Bi from scratch",
+    )
 ]
 FIRST_ROW = [
     Training(
@@ -161,7 +195,7 @@ WIDE = [
     ),
     Training("table3", "RBCN (WRN40) 64-64-128-256", "CIFAR-100", "Table 3, RBCN with WRN-40", 40),
 ]
-ENTRIES: list[Entry] = [*RBSF2, *CHECKS, *FIRST_ROW, *OTHER_ROWS, *WIDE]
+ENTRIES: list[Entry] = [*RBSF2, *CHECKS, *READINGS, *FIRST_ROW, *OTHER_ROWS, *WIDE]
 
 
 def make_items(
@@ -234,9 +268,9 @@ def _distillation_item(entry: Distillation, rehearse: bool) -> Item:
 
 
 def _training_item(entry: Training, data: Path, rehearse: bool, before: list[Item]) -> Item:
-    settings: dict[str, Any] = dict(ON_GPU)
+    settings: dict[str, Any] = ON_GPU | dict(entry.settings)
     if rehearse:
-        settings |= _rehearsal_settings(entry.row)
+        settings |= _rehearsal_settings(_config_of(entry, settings).stages)
     config = _config_of(entry, settings)
     if entry.seed and config.needs_teacher:
         first = folder_of(config.float_twin(), TRAININGS)
@@ -275,7 +309,7 @@ def _teacher_folder(config: Any) -> Path | None:
     return None
 
 
-def _rehearsal_settings(row: str) -> dict[str, Any]:
-    """Settings to rehearse a table's row, whose name ends with its stages."""
-    widths = [int(width) // SHRUNK for width in row.split()[-1].split("-")]
+def _rehearsal_settings(stages: str) -> dict[str, Any]:
+    """Settings to rehearse the training of a network with these stages."""
+    widths = [int(width) // SHRUNK for width in stages.split("-")]
     return REHEARSAL | {"stages": "-".join(map(str, widths))}

@@ -14,6 +14,7 @@ from rbsf.layers import binary_layers
 from rbsf.methods import METHODS
 from rbsf.models import CLASSIFIERS, build
 from rbsf.models.alexnet import slimmed
+from rbsf.models.whole import STEP
 from rbsf.weights import load_weights, save_weights
 
 SMALL = {
@@ -21,7 +22,10 @@ SMALL = {
     "wrn22": {"stages": "8-8-16-16", "classes": 7},
     "wrn40": {"stages": "4-4-8-8", "classes": 7},
     "lenet": {"classes": 7},
+    "blocks": {"stages": "8-16", "depth": 2, "classes": 7},
 }
+
+SEVERAL_SCALES = ("abcnet", "xnor_k")  # methods that the network of blocks refuses
 
 
 def images(name, number=2):
@@ -83,13 +87,18 @@ def test_a_binary_network_has_no_relu_but_its_twin_has():
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_every_method_works_in_every_network(name, method, tmp_path):
+    if name == "blocks" and method in SEVERAL_SCALES:
+        with pytest.raises(ValueError, match=f"method '{method}' has more than one scale a filter"):
+            build(name, method)
+        return
     net = trained(name, method, **SMALL[name])
     loss = net.train()(images(name)).square().sum()
     loss.backward()
     assert all(layer.weight.grad.abs().sum() > 0 for layer in binary_layers(net).values())
     for layer in binary_layers(net).values():
         layer.constrain()
-    assert total(count(net, images(name).shape[1:])).binary > 0
+    if name != "blocks":
+        assert total(count(net, images(name).shape[1:])).binary > 0
     net.eval()
     save_weights(net, name, tmp_path / "net.safetensors")
     loaded, model, _ = load_weights(tmp_path / "net.safetensors")
@@ -97,6 +106,27 @@ def test_every_method_works_in_every_network(name, method, tmp_path):
     assert loaded.model_options == net.model_options
     with torch.no_grad():
         torch.testing.assert_close(loaded(images(name)), net(images(name)), atol=1e-4, rtol=1e-3)
+
+
+def test_a_network_of_blocks_is_checked():
+    for options, message in (
+        ({"stages": "8-x"}, "stages is '8-x'; expected 2 numbers of channels"),
+        ({"stages": 8}, "stages is 8"),
+        ({"depth": 0}, "depth is 0; give 1 or more, and 32 blocks at most"),
+        ({"depth": 40}, "depth is 40; give 1 or more"),
+        ({"method_options": {"a": 1}}, "model 'blocks' takes no method options"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            build("blocks", "bireal", **options)
+    assert not binary_layers(build("blocks"))
+
+
+def test_maps_between_blocks_are_whole_numbers_of_steps():
+    net = trained("blocks", "bireal", **SMALL["blocks"])
+    with torch.no_grad():
+        steps = net.blocks(net.stem(images("blocks"))) / STEP
+    assert torch.equal(steps, steps.round())
+    assert steps.shape == (2, 16, 16, 16)
 
 
 def test_method_options_are_kept(tmp_path):

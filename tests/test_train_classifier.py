@@ -18,6 +18,7 @@ from conftest import ROOT
 from safetensors.torch import load_file
 from trainings import NET, QUICK, rows_of, run_processes, train_resnet
 
+from rbsf.datasets.images.augment import normalise
 from rbsf.engine.run import Engine
 from rbsf.layers import binary_layers
 from rbsf.methods import METHODS
@@ -26,7 +27,7 @@ from rbsf.tools.recipes.classifier import ClassifierRecipe
 from rbsf.tools.recipes.classifier_config import FLOAT, RESULT, ClassifierConfig, read_config
 from rbsf.tools.train_classifier import main
 from rbsf.train.config import from_settings, read_yaml
-from rbsf.train.cross_entropy import ClassificationTask, evaluate
+from rbsf.train.cross_entropy import ClassificationTask, evaluate, soft_divergence
 from rbsf.train.distributed import ALONE
 from rbsf.weights import load_weights
 
@@ -53,6 +54,31 @@ def test_a_training_leaves_weights_packed_network_log_and_result(resnet_run):
     assert (model, info["input"]["classes"]) == ("resnet18", ["bright", "dark"])
     assert "resnet18, rbcn: " in said
     assert "of 4 test images" in said
+
+
+def test_a_network_of_blocks_learns_from_another_teacher_and_is_packed_exactly(
+    image_root, float_resnet, tmp_path
+):
+    flags = ["--model", "blocks", "--method", "bireal", "--start", "random", "--depth", "1"]
+    flags += ["--lambda-distill", "1", "--stem", "", "--precision", "bfloat16"]
+    assert run_main(image_root, float_resnet, tmp_path, *flags) == 0
+    assert {"entropy", "divergence"} <= rows_of(tmp_path / "log.csv")[0].keys()
+    net = load_weights(tmp_path / "blocks.safetensors")[0]
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
+    info = load_weights(tmp_path / "blocks.safetensors")[2]["input"]
+    x = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        logits = net(normalise(x, tuple(info["mean"]), tuple(info["std"])))
+    packed = Engine(tmp_path / "blocks-packed.safetensors")(pixels)
+    np.testing.assert_allclose(packed, logits.numpy(), atol=1e-4)
+
+
+def test_softened_classes_are_compared_as_hinton_does():
+    logits, guide = torch.randn(2, 3, 5, dtype=torch.float64)
+    own, other = (logits / 4).softmax(1), (guide / 4).softmax(1)
+    expected = 16 * (other * (other / own).log()).sum() / 3
+    torch.testing.assert_close(soft_divergence(logits, guide), expected)
+    assert soft_divergence(guide, guide).abs() < 1e-12
 
 
 def test_maps_can_be_compared_before_their_batch_norms(image_root, float_resnet, tmp_path):
@@ -173,6 +199,8 @@ def test_evaluate_counts_right_answers():
         (["--seed", "-1"], "seed is -1; it must be 0 or more"),
         (["--images", "64"], "images is 64: there are 8 to train on"),
         (["--train-teacher"], "train_teacher goes without gan"),
+        (["--lambda-distill", "-1"], "lambda_distill is -1.0; it must be 0 or more"),
+        (["--depth", "-1"], "depth is -1"),
         (
             ["--method", "scheme_a", "--no-train-teacher"],
             "scheme_a, which learns beside its teacher",

@@ -14,8 +14,10 @@ CLASSIFIERS = {  # name -> "file:function" in rbsf.models
     "wrn22": "wide_resnet:wrn22",
     "wrn40": "wide_resnet:wrn40",
     "lenet": "lenet:LeNet",
+    "blocks": "block_net:BlockNet",
 }
-WHOLE = {"rbsf2": "rbsf2:RBSF2"}  # networks of whole numbers, already built with binary layers
+WHOLE = {"rbsf2": "rbsf2:RBSF2"}  # trackers with a head, whose maps are whole numbers
+OWN_LAYERS = {"rbsf2", "blocks"}  # networks that are built with the layers of a method
 PLACES = dict.fromkeys(TRACKERS, "alexnet:AlexNet") | CLASSIFIERS | WHOLE
 MODELS = tuple(PLACES)
 
@@ -66,10 +68,10 @@ def _build(
     module, _, function = PLACES[name].partition(":")
     make = getattr(import_module(f"rbsf.models.{module}"), function)
     try:
-        if name in WHOLE:
+        if name in OWN_LAYERS:
             if method_options:
                 raise ValueError(f"model {name!r} takes no method options")
-            return make(method=method or "bireal", **options)
+            return make(**({"method": method} if method else {}), **options)
         net = make(for_binary=bool(method), **options)
     except TypeError as error:  # the function lacks an option, or its type is wrong
         raise ValueError(f"model {name!r}: {error}") from None

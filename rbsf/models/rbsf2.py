@@ -80,6 +80,13 @@ class Sums(nn.Module):
         return straight_through(conv.signs(), unscaled)
 
 
+def lower_gradients(net: nn.Module, dtype: torch.dtype) -> None:
+    """Compute the gradients of all binary sums of `net` in `dtype`; the sums stay exact."""
+    for module in net.modules():
+        if isinstance(module, Sums):
+            module.gradients = dtype
+
+
 class RealSums(nn.Module):
     """The float twin of `Sums`: a real convolution, padded with 0.
 

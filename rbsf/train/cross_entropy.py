@@ -12,18 +12,26 @@ from torch.nn import functional as F
 from rbsf.methods.scheme_a import apprentice_loss
 from rbsf.precision import widen
 
+TEMPERATURE = 4.0  # of the class probabilities that a student learns from its teacher
+
 
 class ClassificationTask:
     """The task in which L_S of Eq. 1 is the cross-entropy.
 
     A batch has `image` `[N, C, H, W]`, float, normalised, and `label` `[N]`, int64. With a teacher
     both networks see the batch. With `apprentice` the teacher learns too; both then use
-    Apprentice's loss.
+    Apprentice's loss. `distill` weighs the divergence from the teacher's class probabilities, see
+    `soft_divergence`.
     """
 
-    def __init__(self, precision: torch.dtype = torch.float32, apprentice: bool = False) -> None:
-        self.precision, self.apprentice = precision, apprentice
-        self.teacher_for_maps = not apprentice
+    def __init__(
+        self,
+        precision: torch.dtype = torch.float32,
+        apprentice: bool = False,
+        distill: float = 0.0,
+    ) -> None:
+        self.precision, self.apprentice, self.distill = precision, apprentice, distill
+        self.teacher_for_maps = not (apprentice or distill)
 
     def __call__(
         self, student: nn.Module, teacher: nn.Module | None, batch: dict[str, Any]
@@ -38,13 +46,28 @@ class ClassificationTask:
             return entropy, logged
         with torch.set_grad_enabled(self.apprentice):
             guide = self.classify(teacher, batch["image"])
-        return (apprentice_loss(logits, guide, labels) if self.apprentice else entropy), logged
+        if self.apprentice:
+            return apprentice_loss(logits, guide, labels), logged
+        if not self.distill:
+            return entropy, logged
+        logged["divergence"] = soft_divergence(logits, guide)
+        return entropy + self.distill * logged["divergence"], logged
 
     def classify(self, net: nn.Module, images: Tensor) -> Tensor:
         """Logits `[N, classes]` of `net`, float32, or float64 if the network is float64."""
         reduced = self.precision != torch.float32
         with torch.autocast(images.device.type, self.precision, enabled=reduced):
             return widen(net(images))
+
+
+def soft_divergence(logits: Tensor, guide: Tensor) -> Tensor:
+    """Divergence of the student's softened class probabilities from the teacher's, a scalar.
+
+    Both logits `[N, classes]` are divided by TEMPERATURE, and the mean over N is multiplied by its
+    square (Hinton et al., arXiv:1503.02531, section 2).
+    """
+    own, other = (F.log_softmax(values / TEMPERATURE, 1) for values in (logits, guide))
+    return TEMPERATURE**2 * F.kl_div(own, other, reduction="batchmean", log_target=True)
 
 
 @torch.inference_mode()

@@ -19,7 +19,8 @@ from rbsf.datasets.images.in_memory import ArrayData
 from rbsf.datasets.images.labelled import Labelled, open_labelled
 from rbsf.layers import binary_layers
 from rbsf.maps import CALIBRATION, Stats, map_statistics, measure_maps, start_from_teacher
-from rbsf.models import build
+from rbsf.models import CLASSIFIERS, OWN_LAYERS, build
+from rbsf.models.rbsf2 import lower_gradients
 from rbsf.system.files import write_atomically
 from rbsf.tools.recipes.classifier_config import AFTER, RESULT, ClassifierConfig
 from rbsf.train.cross_entropy import ClassificationTask, evaluate
@@ -43,8 +44,11 @@ class ClassifierRecipe(Recipe[ClassifierConfig]):
     ) -> None:
         super().__init__(config, process)
         self.images = images
-        precision = dtype_of(config.machine.precision, process.device)
-        self.task = ClassificationTask(precision, config.algorithm.train_teacher)
+        self.precision = dtype_of(config.machine.precision, process.device)
+        # Networks of whole numbers are exact; only their gradients have a lower precision.
+        forward = torch.float32 if config.model in OWN_LAYERS else self.precision
+        apprentice = config.algorithm.train_teacher
+        self.task = ClassificationTask(forward, apprentice, config.lambda_distill)
 
     @property
     def model(self) -> str:
@@ -100,13 +104,15 @@ class ClassifierRecipe(Recipe[ClassifierConfig]):
         config, device = self.config, self.process.device
         torch.manual_seed(config.seed)
         student = self.untrained()
+        lower_gradients(student, self.precision)
         teacher, stats = None, None
         if config.algorithm.train_teacher:
             teacher = self._new_network(config.float_twin())
         elif config.binary and config.teacher:
             teacher = place(load_teacher(config, self.training), device)
-            stats = self._start(student, teacher)
-            if not config.algorithm.compares_maps:
+            if config.needs_twin:
+                stats = self._start(student, teacher)
+            if not config.learns_from_teacher:
                 teacher = None  # only the start needed it
         if config.machine.compile:
             student.compile()
@@ -251,10 +257,10 @@ def load_teacher(config: ClassifierConfig, data: Labelled) -> nn.Module:
     Raises ValueError if it cannot teach the network of `config`.
     """
     teacher, model, info = load_weights(str(config.teacher))
-    if model != config.model or binary_layers(teacher):
-        raise ValueError(
-            f"{config.teacher}: a teacher must be a float {config.model} (--method float)"
-        )
+    known = [config.model] if config.needs_twin else [*CLASSIFIERS]
+    if model not in known or binary_layers(teacher):
+        wanted = " or ".join(known)
+        raise ValueError(f"{config.teacher}: a teacher must be a float {wanted} (--method float)")
     classes = list(data.classes)
     if info.get("input", {}).get("classes", classes) != classes:
         raise ValueError(

@@ -89,6 +89,7 @@ class ClassifierConfig(RunConfig):
     stages: str = setting(
         "", "Give the network's stages these channels, such as 32-32-64-128; none: the model's own"
     )
+    depth: int = setting(0, "Give each stage of blocks N layers; 0 takes 4", metavar="N")
     stem: str = setting(
         "", "Give resnet18 the first layer imagenet (7 x 7) or cifar (3 x 3); none: imagenet's"
     )
@@ -96,6 +97,9 @@ class ClassifierConfig(RunConfig):
         "",
         "Lead a shortcut around every convolution (conv, as Bi-Real Net) or around every two"
         " (block); none: the model's own",
+    )
+    lambda_distill: float = setting(
+        0.0, "Weigh the divergence from the teacher's class probabilities by this"
     )
     start: str = setting(
         "teacher",
@@ -138,19 +142,21 @@ class ClassifierConfig(RunConfig):
     def __post_init__(self) -> None:
         """Raise ValueError naming the field, its value and what would be valid."""
         super().__post_init__()
-        check_least(self, images=0, subset=0, size=0)
-        self._check_teaching(self.algorithm.compares_maps, self.algorithm.train_teacher)
+        check_least(self, images=0, subset=0, size=0, depth=0)
+        self._check_teaching(self.algorithm.train_teacher)
         if self.compare == BEFORE and not self.algorithm.lr_real:
             raise ValueError("compare is before, which needs real layers that learn; raise lr_real")
         self.network_options(1)
 
-    def _check_teaching(self, compares_maps: bool, train_teacher: bool) -> None:
+    def _check_teaching(self, train_teacher: bool) -> None:
         """Raise ValueError if the method does not fit the settings of its teacher."""
-        if self.method == FLOAT and (compares_maps or train_teacher):
-            needs = "gan, lambda_match or train_teacher want a teacher"
+        if self.lambda_distill < 0:
+            raise ValueError(f"lambda_distill is {self.lambda_distill}; it must be 0 or more")
+        if self.method == FLOAT and (self.learns_from_teacher or train_teacher):
+            needs = "gan, lambda_match, lambda_distill or train_teacher want a teacher"
             raise ValueError(f"method is float, but {needs}; switch them off")
-        if train_teacher and compares_maps:
-            without = "goes without gan and lambda_match: no maps are compared"
+        if train_teacher and self.learns_from_teacher:
+            without = "goes without gan, lambda_match and lambda_distill"
             raise ValueError(f"train_teacher {without}; switch them off")
         if self.method == "scheme_a" and not train_teacher:
             raise ValueError(
@@ -167,15 +173,25 @@ class ClassifierConfig(RunConfig):
         """Whether a float network has to be trained first."""
         if not self.binary or self.algorithm.train_teacher:
             return False
+        return self.learns_from_teacher or self.start == "teacher"
+
+    @property
+    def needs_twin(self) -> bool:
+        """Whether the teacher must be the network's own float twin."""
         return self.algorithm.compares_maps or self.start == "teacher"
+
+    @property
+    def learns_from_teacher(self) -> bool:
+        """Whether the student learns from a teacher's maps or class probabilities."""
+        return self.algorithm.compares_maps or self.lambda_distill > 0
 
     def network_options(self, classes: int) -> dict[str, Any]:
         """Arguments of `rbsf.models.build` besides the model's name.
 
         Raises ValueError if an item of method_options is not of the form NAME=VALUE.
         """
-        options = {"stages": self.stages, "stem": self.stem, "shortcut": self.shortcut}
-        given: dict[str, Any] = {name: value for name, value in options.items() if value}
+        names = ("stages", "depth", "stem", "shortcut")
+        given: dict[str, Any] = {name: getattr(self, name) for name in names if getattr(self, name)}
         given |= {"classes": classes, "method": self.method if self.binary else ""}
         return {**given, "method_options": self._parsed_method_options()}
 
@@ -204,6 +220,7 @@ class ClassifierConfig(RunConfig):
             start="random",
             teacher=None,
             compare=AFTER,
+            lambda_distill=0.0,
         )
 
     @property

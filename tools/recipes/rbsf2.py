@@ -20,7 +20,7 @@ from rbsf.datasets.video.sequences import Sequence, load_sequences
 from rbsf.layers import binary_layers
 from rbsf.maps import CALIBRATION, map_statistics
 from rbsf.models import build
-from rbsf.models.rbsf2 import FLOAT, Block, Sums, check_method
+from rbsf.models.rbsf2 import FLOAT, Block, check_method, lower_gradients
 from rbsf.shipped import CONFIGS
 from rbsf.tools.recipes.pairs import PairConfig, PairRecipe
 from rbsf.tools.recipes.presence import options_of, presence_auc, with_presence
@@ -197,9 +197,7 @@ class DistilledRecipe(PairRecipe[DistillConfig]):
         student = place(self.untrained(), device)
         if config.presence_of:
             return Rectifier(student, None, PresenceTask(), config.algorithm)
-        for module in student.modules():
-            if isinstance(module, Sums):
-                module.gradients = dtype_of(config.machine.precision, device)
+        lower_gradients(student, dtype_of(config.machine.precision, device))
         source = read_pair(*str(config.teacher).split(",")).to(device)
         weights = config.lambda_features, config.lambda_target, config.lambda_sides
         task = DistillTask(source, *weights, config.true_boxes)

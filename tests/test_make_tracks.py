@@ -9,12 +9,12 @@ import pytest
 from requirements import peers, skip_without
 
 from rbsf.datasets.video.sequences import load_sequences
+from rbsf.eval.metrics import overlaps
 from rbsf.tools.make_tracks import (
     find_targets,
     find_tracks,
     follow_and_return,
     main,
-    overlap,
     random_box,
     write_tracks,
 )
@@ -49,9 +49,9 @@ def test_a_truck_is_followed_there_and_back(
     boxes = follow_and_return(network, frames, truth[0])
     known = ~np.isnan(boxes[:, 0])
     assert known.sum() > FRAMES / 2
-    overlaps = list(map(overlap, boxes[known], truth[known]))
-    assert min(overlaps) > 0.3  # the target is 20 x 8 pixels large
-    assert np.mean(overlaps) > 0.5
+    found = overlaps(boxes[known], truth[known])
+    assert found.min() > 0.3  # the target is 20 x 8 pixels large
+    assert found.mean() > 0.5
 
 
 def test_a_blank_wall_has_no_target_and_a_cut_ends_a_track(
@@ -89,11 +89,6 @@ def test_random_boxes_lie_in_the_frame() -> None:
         assert x + w <= 160
         assert y + h <= 90
         assert 0.5 <= w / h <= 2
-
-
-def test_overlap_is_a_share() -> None:
-    assert overlap((0, 0, 2, 2), (1, 0, 2, 2)) == pytest.approx(1 / 3)  # type: ignore[arg-type]
-    assert overlap((0, 0, 1, 1), (5, 5, 1, 1)) == 0  # type: ignore[arg-type]
 
 
 def test_tracks_replace_no_video_and_no_other_tracks(tmp_path: Path) -> None:

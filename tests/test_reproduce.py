@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import shlex
 
 import cv2
+import numpy as np
 import pytest
 from conftest import refused
 
@@ -74,6 +76,19 @@ def test_reproduce_trains_what_is_missing_and_prints_both_figures(image_root, tm
     listed = capsys.readouterr().out
     assert (listed.count("to do"), listed.count("Bi, seed 0: done")) == (3, 1)
     assert "--method bireal --stages 8-8-8-8" in listed
+
+
+def test_cells_are_compared_image_by_image():
+    def result(bits):
+        packed = np.packbits(np.array(bits, bool))
+        return {"tested": len(bits), "right": base64.b64encode(packed).decode()}
+
+    first, other = [1, 0, 0, 0] * 25, [1, 1, 0, 0] * 25
+    assert studies._paired([result(other)], [result(first)]) == "+25.00 ± 8.53"  # 1.96 * 43.5 / 10
+    both = [result(first), result(other)]
+    assert studies._paired(both, [result(first)]) == "+12.50 ± 4.26"
+    assert studies._paired([{"tested": 4}], [result(first)]) == ""
+    assert studies._paired([], [result(first)]) == ""
 
 
 def test_a_seed_given_twice_is_refused(image_root, tmp_path):

@@ -180,6 +180,7 @@ def test_evaluate_counts_right_answers():
     batches = [{"image": torch.eye(8)[[0, 1, 2]], "label": torch.tensor([0, 1, 7])}]
     scores = evaluate(torch.nn.Identity(), batches, ClassificationTask())
     assert scores["top1"] == pytest.approx(200 / 3)
+    assert scores["right"].tolist() == [True, True, False]
     entropies = [1.2740, 1.2740, 2.2740]  # ln(e + 7), less 1 where the answer is right
     assert scores["entropy"] == pytest.approx(np.mean(entropies), abs=1e-3)
     with pytest.raises(ValueError, match="no image to evaluate on"):

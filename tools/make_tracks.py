@@ -212,10 +212,11 @@ def follow_and_return(
     """Boxes `[N, 4]` from `box` in the first frame on, or nan where the way back does not agree."""
     import numpy as np
 
+    from rbsf.eval.metrics import overlaps
+
     there = follow(network, frames, box)
     back = follow(network, frames[::-1], there.boxes[-1]).boxes[::-1]
-    agreed = [overlap(a, b) >= AGREED for a, b in zip(there.boxes, back, strict=True)]
-    known = np.array(agreed) & (there.scores >= CERTAIN)
+    known = (overlaps(there.boxes, back) >= AGREED) & (there.scores >= CERTAIN)
     return np.where(known[:, None], there.boxes, np.nan)
 
 
@@ -248,11 +249,9 @@ def overlap(box: np.ndarray, other: np.ndarray) -> float:
     """Intersection over union of two boxes x, y, w, h."""
     import numpy as np
 
-    first, second = np.asarray(box), np.asarray(other)
-    start = np.maximum(first[:2], second[:2])
-    end = np.minimum(first[:2] + first[2:], second[:2] + second[2:])
-    common = float(np.prod(np.maximum(end - start, 0)))
-    return common / float(first[2:].prod() + second[2:].prod() - common)
+    from rbsf.eval.metrics import overlaps
+
+    return float(overlaps(np.array([box]), np.array([other]))[0])
 
 
 def random_box(rng: np.random.Generator, height: int, width: int) -> np.ndarray:

@@ -10,12 +10,15 @@ import csv
 import dataclasses
 import json
 import math
+from base64 import b64decode
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
+
+import numpy as np
 
 from rbsf.shipped import CONFIGS
 from rbsf.system.files import write_atomically
@@ -213,34 +216,67 @@ def run_cell(config: RunConfig, out: Path) -> int:
     return run(RECIPES[type(config)], own)
 
 
-def result_of(config: ClassifierConfig, out: Path) -> dict[str, float] | None:
+def result_of(config: ClassifierConfig, out: Path) -> dict[str, Any] | None:
     """The result of the training of a classifier; None if it is not done."""
     path = folder_of(config, out) / RESULT
     return json.loads(path.read_text()) if path.is_file() else None
 
 
 def as_markdown(table: Study, seeds: list[int], out: Path) -> str:
-    """Paper, ours, difference, epochs, training images and seeds of every cell."""
-    heads = ["", "", "paper", "ours", "difference", "epochs", "images an epoch", "seeds"]
+    """Paper, ours, differences, epochs, training images and seeds of every cell.
+
+    One difference is to the paper, the other to the table's first cell, with the 95% interval over
+    the test images.
+    """
+    heads = ["", "", "paper", "ours", "to the paper", "to the first row (95%)"]
+    heads += ["epochs", "images an epoch", "seeds"]
     rows = [heads, ["---"] * 2 + ["---:"] * (len(heads) - 2)]
-    for cell in table.cells:
-        configs = [dataclasses.replace(cell.config, seed=seed) for seed in seeds]
-        results = [result_of(config, out) for config in configs]
-        rows.append(_row_of(cell, [result for result in results if result is not None]))
+    results = [_results_of(cell, seeds, out) for cell in table.cells]
+    for cell, own in zip(table.cells, results, strict=True):
+        to_first = "" if own is results[0] else _paired(own, results[0])
+        rows.append(_row_of(cell, own, to_first))
     lines = "\n".join("| " + " | ".join(row) + " |" for row in rows)
     return f"{table.title}\n\n{lines}\n"
 
 
-def _row_of(cell: Cell, results: list[dict[str, float]]) -> list[str]:
+def _results_of(cell: Cell, seeds: list[int], out: Path) -> list[dict[str, Any]]:
+    """The results of a cell that are there."""
+    configs = [dataclasses.replace(cell.config, seed=seed) for seed in seeds]
+    results = [result_of(config, out) for config in configs]
+    return [result for result in results if result is not None]
+
+
+def _paired(results: list[dict[str, Any]], others: list[dict[str, Any]]) -> str:
+    """Difference in top-1 accuracy of two cells, and its 95% interval over the test images.
+
+    Both are means over seeds. The text is empty if a result does not say which images are right, as
+    those of older versions do not.
+    """
+    if not all("right" in result for result in results + others) or not (results and others):
+        return ""
+    gaps = 100 * (_shares_right(results) - _shares_right(others))  # [images]
+    half = 1.96 * gaps.std(ddof=1) / math.sqrt(len(gaps))
+    return f"{gaps.mean():+.2f} ± {half:.2f}"
+
+
+def _shares_right(results: list[dict[str, Any]]) -> np.ndarray:
+    """The share of the seeds that class each test image correctly, `[images]`."""
+    packed = [np.frombuffer(b64decode(result["right"]), np.uint8) for result in results]
+    counts = [result["tested"] for result in results]
+    bits = [np.unpackbits(row, count=count) for row, count in zip(packed, counts, strict=True)]
+    return np.mean(bits, axis=0)
+
+
+def _row_of(cell: Cell, results: list[dict[str, Any]], to_first: str) -> list[str]:
     """The row of a cell in the table, from the results of its seeds."""
     names, epochs = [cell.row, cell.column, f"{cell.paper:.2f}"], str(cell.config.loop.epochs)
     if not results:
-        return [*names, "not run", "", epochs, "", ""]
+        return [*names, "not run", "", "", epochs, "", ""]
     figures = [result[cell.metric] for result in results]
     spread = f" ± {stdev(figures):.2f}" if len(figures) > 1 else ""
     ours, difference = f"{mean(figures):.2f}{spread}", f"{mean(figures) - cell.paper:+.2f}"
     images = f"{results[0]['images']:,}"
-    return [*names, ours, difference, epochs, images, str(len(figures))]
+    return [*names, ours, difference, to_first, epochs, images, str(len(figures))]
 
 
 def read_curves(log: Path) -> dict[str, list[tuple[float, float]]]:

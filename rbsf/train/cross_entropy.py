@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -73,23 +74,26 @@ def soft_divergence(logits: Tensor, guide: Tensor) -> Tensor:
 @torch.inference_mode()
 def evaluate(
     net: nn.Module, batches: Iterable[dict[str, Tensor]], task: ClassificationTask
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Mean cross-entropy, and top-1 and top-5 accuracy in percent, over all images of `batches`.
 
     `net` runs in eval mode. For `top5` the class must be among the five with the largest logits, or
-    among all classes if there are fewer. `tested` is the number of images.
+    among all classes if there are fewer. `tested` is the number of images N, and `right` `[N]` bool
+    says which of them are classed correctly.
 
     Raises ValueError if there is no image.
     """
     net.eval()
-    sums, images = torch.zeros(3, dtype=torch.float64), 0
+    sums, right = torch.zeros(3, dtype=torch.float64), []
     for batch in batches:
         logits, labels = task.classify(net, batch["image"]), batch["label"]
         best = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
         entropy = F.cross_entropy(logits, labels, reduction="sum")
         sums += torch.stack([best[:, 0].sum(), best.sum(), entropy]).double().cpu()
-        images += len(labels)
+        right.append(best[:, 0].cpu().numpy())
+    images = sum(map(len, right))
     if not images:
         raise ValueError("there is no image to evaluate on")
     top1, top5, entropy = (sums / images).tolist()
-    return {"top1": 100 * top1, "top5": 100 * top5, "entropy": entropy, "tested": images}
+    scores = {"top1": 100 * top1, "top5": 100 * top5, "entropy": entropy, "tested": images}
+    return {**scores, "right": np.concatenate(right)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from base64 import b64encode
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
@@ -205,13 +206,18 @@ class ClassifierRecipe(Recipe[ClassifierConfig]):
         return {"input": input_of(self.test)}
 
     def finish(self, weights: Path) -> None:
-        """Load the weights file, measure it in float32, and write result.json."""
+        """Load the weights file, measure it in float32, and write result.json.
+
+        The file's `right` has a bit for each test image, in base64, that is 1 if the class is
+        correct.
+        """
         net = place(load_weights(weights)[0], self.process.device)
         result = evaluate(net, self.test_batches(), ClassificationTask())
         scores = f"top-1 {result['top1']:.2f}%, top-5 {result['top5']:.2f}%"
         print(f"{scores} of {result['tested']:,} test images")
         config = self.config
         result |= {"epochs": config.loop.epochs, "images": config.images, "seed": config.seed}
+        result["right"] = b64encode(np.packbits(result["right"]).tobytes()).decode()
         write_atomically(self.folder / RESULT, json.dumps(result, indent=1).encode())
 
 

@@ -13,6 +13,9 @@ A layer with several terms pays for all of them: the bits of every kernel, and t
 multiplications and the scale of every term. A scale that is 1 everywhere (BinaryNet) is free.
 XNOR-Net's map K costs one multiplication for each of its values (the division by the size of the
 window), and one for each value of the output.
+
+RB-SF 2's 8-bit layers take 8 bits a weight. Its thresholds are free, like a batch-norm in front of
+a sign. A PReLU costs one multiplication for each value, and a correlation one for each product.
 """
 
 from __future__ import annotations
@@ -29,15 +32,24 @@ from torch import Tensor, nn
 
 from rbsf.layers import BinaryConv2d, binary_layers, distinct_signs
 from rbsf.makers import Makers
+from rbsf.models.rbsf2 import Correlation, Sums
+from rbsf.models.whole import Shift, Slope, Stem, WholeConv
 
-REAL_BITS = 32
+REAL_BITS, BYTE_BITS = 32, 8
 BINARY_SHARE = 1 / 64  # cost relative to a real multiplication: one operation takes 64 bits
 BINARY_KIND = "1-bit convolution"
 KINDS: dict[type[nn.Module], str] = {  # subclasses stand before their bases
     BinaryConv2d: BINARY_KIND,
+    Sums: BINARY_KIND,
+    WholeConv: "8-bit convolution",
+    Stem: "8-bit convolution",
     nn.Conv2d: "convolution",
     nn.Linear: "linear",
     nn.BatchNorm2d: "batch-norm",
+    Shift: "threshold",
+    Slope: "PReLU",
+    nn.PReLU: "PReLU",
+    Correlation: "correlation",
 }
 COUNTED = tuple(KINDS)
 
@@ -86,7 +98,7 @@ def measure(net: nn.Module, image: Tensor, repeat: int) -> dict[str, float]:
     parameters that follow it.
     """
     starts: list[tuple[str, float]] = []
-    counted = {name: m for name, m in net.named_modules() if isinstance(m, COUNTED)}
+    counted = _counted(net)
     hooks = [
         module.register_forward_pre_hook(_start_recorder(name, starts))
         for name, module in counted.items()
@@ -118,7 +130,7 @@ def count(net: nn.Module, shape: tuple[int, ...]) -> list[LayerCost]:
     """
     _check_known(net)
     recorder = _Recorder({f"{name}.norm" for name in binary_layers(net)})
-    counted = {name: m for name, m in net.named_modules() if isinstance(m, COUNTED)}
+    counted = _counted(net)
     hooks = [m.register_forward_hook(recorder.hook(name)) for name, m in counted.items()]
     training = net.training
     device = next(net.parameters()).device
@@ -134,6 +146,13 @@ def count(net: nn.Module, shape: tuple[int, ...]) -> list[LayerCost]:
             f"not counted, since no input reaches it: {', '.join(sorted(idle))}", stacklevel=2
         )
     return recorder.found
+
+
+def _counted(net: nn.Module) -> dict[str, nn.Module]:
+    """The layers that are counted, by name; `Sums` stand for the convolutions that they hold."""
+    found = {name: m for name, m in net.named_modules() if isinstance(m, COUNTED)}
+    held = [f"{name}.conv" for name, module in found.items() if isinstance(module, Sums)]
+    return {name: module for name, module in found.items() if name not in held}
 
 
 def _check_known(net: nn.Module) -> None:
@@ -176,11 +195,22 @@ def _counts(module: nn.Module, output: Tensor) -> tuple[int, int, int]:
     values = output.numel()
     if isinstance(module, BinaryConv2d):
         return _binary_counts(module, values, output[0, 0].numel())
+    if isinstance(module, Sums):
+        bits, _, binary = _binary_counts(module.conv, values, output[0, 0].numel())
+        return bits, 0, binary
     bits = REAL_BITS * sum(p.numel() for p in module.parameters(recurse=False))
-    if isinstance(module, nn.BatchNorm2d):
+    if isinstance(module, Shift):
+        return bits, 0, 0
+    if isinstance(module, nn.BatchNorm2d | Slope | nn.PReLU):
         return bits, values, 0
-    weights_per_value = module.weight[0].numel()  # type: ignore[index, operator]
-    return bits, values * weights_per_value, 0
+    if isinstance(module, Correlation):
+        assert module.fixed is not None  # for the type checker
+        return 0, values * module.fixed.shape[1], 0
+    weight = module.weight
+    assert isinstance(weight, Tensor)  # for the type checker
+    if isinstance(module, WholeConv | Stem):
+        bits -= (REAL_BITS - BYTE_BITS) * weight.numel()
+    return bits, values * weight[0].numel(), 0
 
 
 def _binary_counts(layer: BinaryConv2d, values: int, pixels: int) -> tuple[int, int, int]:

@@ -38,6 +38,38 @@ def test_1_bit_multiplications_of_resnet18_are_the_papers(resnet18):
     assert real.binary == 0
 
 
+def test_blocks_cost_what_is_counted_by_hand():
+    net = build("blocks", "bireal", stages="4-8", depth=1, classes=3)
+    second = [layer for layer in count(net, (3, 8, 8)) if layer.name.startswith("blocks.1")]
+    assert second == [
+        LayerCost("blocks.1.mix.0", "batch-norm", (4, 4, 4), 32 * 8, 64, 0),
+        LayerCost("blocks.1.mix.2", "8-bit convolution", (8, 4, 4), 8 * 32 + 32 * 8, 128 * 4, 0),
+        LayerCost("blocks.1.sums.conv.norm", "threshold", (4, 8, 8), 32 * 4, 0, 0),
+        LayerCost("blocks.1.sums", "1-bit convolution", (8, 4, 4), 8 * 36, 0, 128 * 36),
+        LayerCost("blocks.1.norm", "batch-norm", (8, 4, 4), 32 * 16, 128, 0),
+        LayerCost("blocks.1.slope", "PReLU", (8, 4, 4), 32 * 8, 128, 0),
+    ]
+
+
+def test_rbsf2_is_counted_with_its_head(capsys):
+    main(["--model", "rbsf2"])
+    lines = capsys.readouterr().out.splitlines()
+    (correlation,) = (line.split() for line in lines if line.startswith("head.correlation"))
+    assert correlation[2:] == [
+        "64",
+        "x",
+        "16",
+        "x",
+        "16",
+        "0",
+        "0",
+        "1,572,864",
+        "0",
+    ]  # 96 products for each value
+    (total,) = (line.split() for line in lines if line.startswith("total"))
+    assert total[1:] == ["3,115,168", "389,396", "39,315,648", "872,939,520"]
+
+
 def small():
     layers = [
         nn.Conv2d(3, 4, 3),

@@ -97,8 +97,7 @@ def test_every_method_works_in_every_network(name, method, tmp_path):
     assert all(layer.weight.grad.abs().sum() > 0 for layer in binary_layers(net).values())
     for layer in binary_layers(net).values():
         layer.constrain()
-    if name != "blocks":
-        assert total(count(net, images(name).shape[1:])).binary > 0
+    assert total(count(net, images(name).shape[1:])).binary > 0
     net.eval()
     save_weights(net, name, tmp_path / "net.safetensors")
     loaded, model, _ = load_weights(tmp_path / "net.safetensors")

@@ -33,7 +33,16 @@ Times = dict[str, dict[str, float]]  # column -> layer -> milliseconds
 Shape = tuple[int, int, int]  # channels, height and width of the input
 
 # Side of the input in pixels, by model
-SIZES = {"rbsf": 255, "xnor": 255, "resnet18": 224, "wrn22": 32, "wrn40": 32, "lenet": 28}
+SIZES = {
+    "rbsf": 255,
+    "rbsf2": 255,
+    "xnor": 255,
+    "resnet18": 224,
+    "wrn22": 32,
+    "wrn40": 32,
+    "lenet": 28,
+    "blocks": 32,
+}
 MAX_SIZE = 4096
 WORD_COLUMNS = 3  # the first columns of the table hold words, the others numbers
 
@@ -88,21 +97,31 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def build_pair(model: str, method: str = "rbcn") -> tuple[nn.Module, nn.Module]:
     """Build the 1-bit network `model`, and its float twin."""
-    from rbsf.models import TRACKERS, build
+    from rbsf.models import TRACKERS, WHOLE, build
 
-    net = build(model) if model in TRACKERS else build(model, method=method)
+    net = build(model) if model in (*TRACKERS, *WHOLE) else build(model, method=method)
     return net, float_twin(net)
 
 
 def float_twin(net: nn.Module) -> nn.Module:
     """Build the real network of the same model and options."""
-    from rbsf.models import TRACKERS, build
+    from rbsf.models import TRACKERS, WHOLE, build
+    from rbsf.models.rbsf2 import FLOAT
 
     options: Any = net.model_options
     if net.model_name in TRACKERS:
         return build("siamfc", **options)
     kept = {k: v for k, v in options.items() if k not in ("method", "method_options")}
-    return build(str(net.model_name), **kept)
+    return build(str(net.model_name), FLOAT if net.model_name in WHOLE else "", **kept)
+
+
+def as_run(net: nn.Module) -> nn.Module:
+    """The network as it runs for one image; RB-SF 2 has learned a template before."""
+    import torch
+
+    from rbsf.models.rbsf2 import RBSF2, Search
+
+    return Search(net, torch.zeros(1, 3, 127, 127)) if isinstance(net, RBSF2) else net
 
 
 def load_pair(weights: Path) -> tuple[nn.Module, nn.Module, int | None]:
@@ -128,10 +147,12 @@ def measure_all(
     from rbsf.cost import measure
 
     torch.set_num_threads(passes.threads)
-    twin = twin.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    twin = as_run(twin).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     image = torch.rand(1, *shape).contiguous(memory_format=torch.channels_last)
-    times: Times = {}
-    times["float ms"] = measure(twin, image, passes.repeat)
+    names = [layer.name for layer in layers]
+    times: Times = {"float ms": dict.fromkeys(names, 0.0)}
+    for name, milliseconds in measure(twin, image, passes.repeat).items():
+        times["float ms"][layer_of(name, names)] += milliseconds
     times["packed ms"] = measure_packed(net, layers, shape, passes)
     for column in times.values():
         column["total"] = sum(column.values())
@@ -163,13 +184,16 @@ def node_seconds(net: nn.Module, shape: Shape, passes: Passes) -> list[dict[str,
     import numpy as np
 
     from rbsf.engine.run import Engine
-    from rbsf.export.pack import Images, export_classifier, export_tracker
+    from rbsf.export.pack import Images, export_classifier, export_search, export_tracker
     from rbsf.models import TRACKERS
+    from rbsf.models.rbsf2 import RBSF2
 
     channels, height, width = shape
     model = str(net.model_name)
     if model in TRACKERS:
         packed = export_tracker(net, model).packed
+    elif isinstance(net, RBSF2):
+        packed = export_search(net).packed
     else:
         packed = export_classifier(net.eval(), model, Images((height, width, channels))).packed
     engine = Engine(packed, passes.threads)
@@ -180,8 +204,9 @@ def node_seconds(net: nn.Module, shape: Shape, passes: Passes) -> list[dict[str,
 
 
 def layer_of(node: str, layers: list[str]) -> str:
-    """The layer in `layers` that a node of a packed network belongs to, by name; empty for none."""
-    return next((layer for layer in layers if f"{node}.".startswith(f"{layer}.")), "")
+    """The layer in `layers` that a node or another layer belongs to, by name; empty for none."""
+    owners = [layer for layer in layers if f"{node}.".startswith(f"{layer}.")]
+    return max(owners, key=len, default="")
 
 
 def table(layers: list[LayerCost], times: Times) -> str:
@@ -236,7 +261,7 @@ def main(argv: list[str] | None = None) -> None:
     channels = next(net.parameters()).shape[1]  # the first layer's input
     shape = (channels, size, size)
     try:
-        layers, real = count(net, shape), count(twin, shape)
+        layers, real = count(as_run(net), shape), count(as_run(twin), shape)
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"--size {size} does not suit {model}: {reason}") from None

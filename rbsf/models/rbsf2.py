@@ -280,9 +280,9 @@ class RBSF2(nn.Module):
     def __init__(
         self,
         channels: Sequence[int] = (64, 128, 256),
-        depths: Sequence[int] = (2, 3, 3),
+        depths: Sequence[int] = (0, 3, 3),
         stem: int = 4,
-        features: int = 64,
+        features: int = 96,
         head_depth: int = 2,
         method: str = "bireal",
         teacher_features: int = 96,

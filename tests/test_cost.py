@@ -199,8 +199,8 @@ def test_counting_leaves_the_network_as_it_was():
 
 
 def test_an_unknown_layer_is_named():
-    with pytest.raises(ValueError, match="layer 1 is a PReLU"):
-        count(nn.Sequential(nn.Conv2d(3, 4, 3), nn.PReLU()), (3, 8, 8))
+    with pytest.raises(ValueError, match="layer 1 is a GroupNorm"):
+        count(nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4)), (3, 8, 8))
 
 
 def test_resnet_has_a_shortcut_around_every_convolution():

@@ -297,7 +297,7 @@ def test_bad_tables_are_refused(old, new, message, flags, tmp_path):
         ("parts", "--data", "R: no data to train on; give a crop store or a folder by --data"),
         ("parts", "--teacher", "R: a 1-bit network needs a teacher"),
         ("table2", "", "table2 trains classifiers: --data is for tables of trackers"),
-        ("part", "", "no table .*part.yaml; there are data_size, figure2, parts"),
+        ("part", "", "no table .*part.yaml; there are data_size, figure2, imagenette, parts"),
     ],
 )
 def test_a_table_without_what_it_needs_is_refused(

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rbsf.tracker.anchor_free import AnchorFree
     from rbsf.tracker.onnx_pair import OnnxPair
 
-EXAMPLE = "--videos unlabelled --teacher backbone.onnx,head.onnx --out tracks --count 8"
+EXAMPLE = "--videos unlabelled --teacher backbone.onnx,head.onnx --out tracks"
 SIZES = (0.08, 0.4)  # least and greatest mean side of a box, as shares of the frame's short side
 MAX_ASPECT = 2.0  # largest width / height, or height / width
 TRIES = 8  # random boxes for each track that is wanted

@@ -13,6 +13,7 @@ from requirements import needs
 
 from rbsf.datasets.video.frames import open_frames
 from rbsf.datasets.video.images import list_images, read_image
+from rbsf.datasets.video.pyav_reader import PyavReader, is_installed
 from rbsf.datasets.video.sources import BrokenVideo, read_video_frame
 from rbsf.datasets.video.writer import VideoWriter, fit
 
@@ -193,9 +194,12 @@ def test_a_small_file_does_not_take_the_memory(
     screen, colors = struct.pack("<HH", 16_000, 16_000), b"\xf0\0\0" + b"\0\0\0\xff\xff\xff"
     frame = b"\x21\xf9\4\0\x0a\0\0\0," + struct.pack("<HHHH", 0, 0, 1, 1) + b"\0\2\2\x44\1\0"
     (tmp_path / "large.gif").write_bytes(b"GIF89a" + screen + colors + frame * 3 + b";")
-    monkeypatch.setattr("rbsf.datasets.video.opencv_reader.most_pixels", lambda: 1 << 26)
+    monkeypatch.setattr("rbsf.datasets.video.images.most_pixels", lambda: 1 << 26)
     with pytest.raises(ValueError, match=r"large\.gif has 16000 x 16000 pixels, more than"):
         open_frames(tmp_path / "large.gif")
+    if is_installed():
+        with pytest.raises(ValueError, match=r"large\.gif has 16000 x 16000 pixels, more than"):
+            PyavReader(tmp_path / "large.gif")
     cv2.imwritemulti(str(tmp_path / "s.tiff"), [picture()] * 3)
     assert len(list(open_frames(tmp_path / "s.tiff"))) == 3
     monkeypatch.setattr("rbsf.datasets.video.images.most_pixels", lambda: 64 * 48 // 2)

@@ -149,6 +149,16 @@ def read_stack(path: Path) -> list[np.ndarray]:
     return [cv2.cvtColor(image, cv2.COLOR_BGR2RGB) for image in eight]
 
 
+def check_video_size(path: str | Path, width: int, height: int) -> None:
+    """Raise ValueError for a video whose frames have more pixels than are read."""
+    most = most_pixels() // 2  # a decoder holds several frames
+    if width * height > most:
+        raise ValueError(
+            f"video {path} has {width} x {height} pixels, more than {most:,};"
+            f" {PIXELS_VARIABLE} allows more"
+        )
+
+
 def most_pixels() -> int:
     """How many pixels OpenCV reads of an image at most."""
     text = os.environ.get(PIXELS_VARIABLE, "")

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from rbsf.datasets.video.containers import as_shown, display_turn, has_index
-from rbsf.datasets.video.images import PIXELS_VARIABLE, encodable, most_pixels
+from rbsf.datasets.video.images import check_video_size, encodable
 
 COMMON_FPS = 240  # a higher rate in a header is usually its time unit, such as 1/600 s
 MAX_FPS = 60_000  # a higher rate in a header is ignored
@@ -181,12 +181,7 @@ def open_capture(path: Path) -> cv2.VideoCapture:
     capture = cv2.VideoCapture(encodable(path))
     width = int(capture.get(cv2.CAP_PROP_FRAME_WIDTH))
     height = int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
-    most = most_pixels() // 2  # a decoder holds several frames
-    if width * height > most:
-        raise ValueError(
-            f"video {path} has {width} x {height} pixels, more than {most:,};"
-            f" {PIXELS_VARIABLE} allows more"
-        )
+    check_video_size(path, width, height)
     return capture
 
 

@@ -12,6 +12,7 @@ import cv2  # noqa: F401  (before av: in the other order, OpenCV's windows hang 
 import numpy as np
 
 from rbsf.datasets.video.containers import as_shown, display_turn
+from rbsf.datasets.video.images import check_video_size
 from rbsf.datasets.video.opencv_reader import Stamped
 
 
@@ -37,8 +38,10 @@ class PyavReader:
                 self.fps = float(stream.average_rate or Fraction(0)) or None
                 aspect = stream.sample_aspect_ratio or Fraction(1)
                 self.pixel_aspect = as_shown(aspect, self._turn)
+                size = stream.width, stream.height
         except (self._errors(), ValueError, AttributeError) as error:
             raise ValueError(f"PyAV cannot read it either ({error})") from None
+        check_video_size(path, *size)
 
     def __iter__(self) -> Iterator[Stamped]:
         """All frames; None in place of one that cannot be decoded."""

@@ -55,7 +55,7 @@ def test_a_stopped_demo_says_so_by_its_code(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "rbsf.tracker.backbones.load_backbone", lambda *args: lambda crops: next(calls)(crops)
     )
-    assert main(["--out", str(tmp_path), "--frames", "9"]) == 143
+    assert main(["--weights", "rbsf", "--out", str(tmp_path), "--frames", "9"]) == 143
     assert not (tmp_path / "demo.png").exists()
 
 

@@ -11,6 +11,7 @@ from test_track import START, track, write_video
 
 from rbsf.datasets.video.frames import open_frames
 from rbsf.datasets.video.sources import Frames
+from rbsf.shipped import DEFAULT, find_weights
 from rbsf.tools.introduction import ask_for_corners, describe_source
 
 SIZE = (640, 360)
@@ -27,7 +28,10 @@ def test_a_run_says_what_runs_on_what(capsys: pytest.CaptureFixture[str]) -> Non
     assert track("in.mp4", START, *flags) == 0
     shown = capsys.readouterr()
     lines = shown.err.splitlines()
-    assert lines[0].startswith("weights: rbsf.safetensors, 0.33 MB; packed engine, instruction set")
+    size = f"{find_weights(DEFAULT).stat().st_size / 1e6:.2f} MB"
+    assert lines[0].startswith(
+        f"weights: {DEFAULT}.safetensors, {size}; packed engine, instruction"
+    )
     assert lines[0].endswith(", 1 thread")
     assert lines[1:4] == [
         "in.mp4: 320 x 240 pixels, 10 frames a second, 5 frames (0.5 s) by its header",
@@ -35,7 +39,7 @@ def test_a_run_says_what_runs_on_what(capsys: pytest.CaptureFixture[str]) -> Non
         "target 2: x 0 to 40, y 80 to 116 of 320 x 240, in frame 1",
     ]
     assert "target" not in shown.out.replace("target 2 reaches", "")
-    assert "network: rbsf.safetensors, packed engine" in shown.out
+    assert f"network: {DEFAULT}.safetensors, packed engine" in shown.out
 
 
 def test_each_of_several_videos_is_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,7 +24,7 @@ from rbsf.datasets.synthetic.videos import make_sequence
 from rbsf.datasets.video.frames import open_frames
 from rbsf.datasets.video.sources import Frames
 from rbsf.datasets.video.writer import VideoWriter
-from rbsf.shipped import shipped_trackers
+from rbsf.shipped import DEFAULT, shipped_trackers
 from rbsf.tools import serve
 from rbsf.tools.page import attend, clips, desk, footage, lanes, uploads
 from rbsf.tools.page.clips import Clip
@@ -193,7 +193,7 @@ class TestProtocol:
             view = page.ask(do="step", frame=frame)
             assert view["lanes"][0]["milliseconds"] > 0
             got += found(view)
-        path = shipped_trackers()["rbsf"]
+        path = shipped_trackers()[DEFAULT]
         frames, _ = Clip("", 5).open()
         network = load_network(path, "cpu", threads=1)
         tracked = follow(frames.start(), [BOX], network, constants_of(path)())
@@ -212,7 +212,8 @@ class TestProtocol:
         page.ask(do="draw", frame=0, target=None, box=BOX)
         assert page.ask(do="step", frame=0)["lanes"][0]["targets"][0]["map"] is None
         map = page.ask(do="step", frame=1, maps=True)["lanes"][0]["targets"][0]["map"]
-        assert (map["rows"], map["columns"]) == (17, 17)
+        side = {"rbsf": 17, "rbsf2": 15}[DEFAULT]
+        assert (map["rows"], map["columns"]) == (side, side)
         x, y, w, h = map["box"]
         assert x < 75 < x + w
         assert y < 52 < y + h
@@ -283,8 +284,8 @@ class TestTargets:
     def test_a_tracker_that_was_cancelled_is_not_chosen(
         self, page: Page, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        path = shipped_trackers()["rbsf"]
-        monkeypatch.setattr(desk, "offered", lambda: {"rbsf": path, "siamfc": path})
+        path = shipped_trackers()[DEFAULT]
+        monkeypatch.setattr(desk, "offered", lambda: {DEFAULT: path, "siamfc": path})
         page.ask(do="draw", frame=1, target=None, box=BOX)
 
         def cancel(*_: object) -> None:
@@ -294,7 +295,7 @@ class TestTargets:
             patch.setattr(Work, "tell", cancel)
             answer = page.ask(do="trackers", names=["siamfc"], frame=1)
         assert answer == {"type": "cancelled"}
-        assert [lane["tracker"] for lane in page.ask(do="show", frame=1)["lanes"]] == ["rbsf"]
+        assert [lane["tracker"] for lane in page.ask(do="show", frame=1)["lanes"]] == [DEFAULT]
 
     def test_a_bad_box_is_refused_in_a_sentence(self, page: Page) -> None:
         for box, words in BAD_BOXES:
@@ -623,7 +624,7 @@ class TestSaving:
 
     def test_boxes_in_three_forms(self, tracked: Page) -> None:
         def saved(form: str) -> tuple[str, str]:
-            tracked.send(do="boxes", tracker="rbsf", form=form)
+            tracked.send(do="boxes", tracker=DEFAULT, form=form)
             header, data = tracked.answer()
             return header["name"], data.decode()
 
@@ -640,7 +641,7 @@ class TestSaving:
         assert json.loads(text)["images"][0]["width"] == SIZE[0]
 
     def test_a_picture_has_the_box(self, tracked: Page) -> None:
-        tracked.send(do="picture", tracker="rbsf", frame=1)
+        tracked.send(do="picture", tracker=DEFAULT, frame=1)
         header, data = tracked.answer()
         assert header["name"] == "Small_000001.png"
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
@@ -649,7 +650,7 @@ class TestSaving:
     def test_a_video_has_all_frames(
         self, tracked: Page, client: TestClient, tmp_path: Path
     ) -> None:
-        answer = tracked.ask(do="video", tracker="rbsf")
+        answer = tracked.ask(do="video", tracker=DEFAULT)
         assert answer["type"] == "video"
         got = client.get(f"/video/{tracked.hello['viewer']}")
         assert answer["name"] in got.headers["content-disposition"]
@@ -660,11 +661,11 @@ class TestSaving:
     def test_a_video_takes_the_place_of_the_one_before(
         self, tracked: Page, client: TestClient, film: Path, tmp_path: Path
     ) -> None:
-        tracked.ask(do="video", tracker="rbsf")
+        tracked.ask(do="video", tracker=DEFAULT)
         tracked.upload(client, film)
         tracked.ask(do="open")
         tracked.ask(do="draw", frame=0, target=None, box=BOX)
-        name = tracked.ask(do="video", tracker="rbsf")["name"]
+        name = tracked.ask(do="video", tracker=DEFAULT)["name"]
         assert {path.name for path in left_over(tmp_path) if "tracked" in path.name} == {name}
 
 
@@ -751,7 +752,7 @@ class TestFootage:
             large = encode(np.zeros((9000, 16, 3), np.uint8))
             for wrong in (b"", b"\xff\xd8junk", b"hello", pictures[0][:200], large):
                 assert page.ask(wrong, do="frame", seconds=1.0)["type"] == "refused"
-            assert page.ask(do="video", tracker="rbsf")["type"] == "video"
+            assert page.ask(do="video", tracker=DEFAULT)["type"] == "video"
 
     def test_a_recording_ends_at_its_limit(self, tmp_path: Path) -> None:
         footage = CameraFootage(1, Spool(tmp_path, 10**6))

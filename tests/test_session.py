@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from test_siamfc import contrast_backbone, frame
 
+from rbsf.shipped import DEFAULT, find_weights
 from rbsf.tracker.session import Session, follow
 from rbsf.tracker.siamfc import SiamFC, TrackerConfig
 
@@ -94,12 +95,13 @@ def test_opencv_style_takes_what_opencv_reads() -> None:
     What is no image is named.
     """
     import rbsf
-    from rbsf.tracker.loading import load_network, make_tracker
+    from rbsf.tracker.loading import constants_of, load_network, make_tracker
 
     rng = np.random.default_rng(0)
     bgr = rng.integers(0, 256, (8, 10, 3), np.uint8).repeat(16, 0).repeat(16, 1)
     bgra = np.dstack([bgr, np.full(bgr.shape[:2], 255, np.uint8)])
-    own = make_tracker(load_network(rbsf.shipped.find_weights("rbsf"), "cpu", threads=1), CONFIG)  # type: ignore[attr-defined]
+    weights = find_weights(DEFAULT)
+    own = make_tracker(load_network(weights, "cpu", threads=1), constants_of(weights)())
     own.init(bgr[..., ::-1].copy(), BOX)
     expected = own.update(np.roll(bgr, 3, 1)[..., ::-1].copy()).box
     for image in (bgr, bgra):

@@ -30,6 +30,7 @@ from rbsf.datasets.video.encoders import best_suffix
 from rbsf.datasets.video.frames import Frames, open_frames
 from rbsf.datasets.video.writer import VideoWriter
 from rbsf.engine.file import write_packed
+from rbsf.shipped import DEFAULT
 from rbsf.system.lock import locked
 from rbsf.tools.box_writer import BoxWriter, Row
 from rbsf.tools.jobs import source_name
@@ -59,7 +60,8 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put the backbone of a few lines in the network's place."""
+    """Put the backbone of a few lines in the place of RB-SF's network, which is the default."""
+    monkeypatch.setattr("rbsf.tracker.flags.DEFAULT", "rbsf")
     monkeypatch.setattr("rbsf.tracker.backbones.load_backbone", lambda *args: contrast_backbone)
 
 
@@ -338,6 +340,7 @@ class TestBadInput:
             return contrast_backbone(crops)
 
         before = signal.getsignal(signum)
+        monkeypatch.setattr("rbsf.tracker.flags.DEFAULT", "rbsf")
         monkeypatch.setattr("rbsf.tracker.backbones.load_backbone", lambda *args: interrupted)
         assert main(["--video", str(video), START, "--boxes", "boxes.csv"]) == 128 + signum
         assert len(read_csv(Path("boxes.csv"))) == 7  # the current frame is finished
@@ -447,7 +450,7 @@ def test_select_needs_a_screen(video: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_weights_default_to_the_repository_from_any_folder() -> None:
     args = parse_args(["--video", "x", "--init", "-1,-2,3,4", "--init", "1,2,3,4"])
-    assert args.weights == REPO / "weights" / "rbsf.safetensors"
+    assert args.weights == REPO / "weights" / f"{DEFAULT}.safetensors"
     assert args.init == ["-1,-2,3,4", "1,2,3,4"]
 
 

@@ -741,7 +741,7 @@ class TestFootage:
         with visit(client) as page:
             assert page.ask(do="camera")["type"] == "done"
             assert "none has come" in page.ask(do="show", frame=0)["text"]
-            assert page.ask(do="trackers", names=["rbsf"], frame=0)["type"] == "done"
+            assert page.ask(do="trackers", names=[DEFAULT], frame=0)["type"] == "done"
             first = page.ask(pictures[0], do="frame", seconds=0.0)
             assert (first["frame"], first["count"], first["live"]) == (0, 1, True)
             page.ask(do="draw", frame=0, target=None, box=BOX)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from requirements import peers, skip_without
+from test_frames import write_video
 
 from rbsf.datasets.video.sequences import load_sequences
 from rbsf.eval.metrics import overlaps
@@ -79,6 +80,21 @@ def test_tracks_are_the_same_each_time_and_lie_in_the_frame(
     assert write_tracks(tmp_path / "a.mp4", tmp_path, iter(first)) == len(first)
     assert (tmp_path / "a_1.mp4").is_symlink()
     assert len((tmp_path / "a_1.txt").read_text().splitlines()) == 12
+
+
+def test_a_damaged_video_is_named_and_the_others_go_on(
+    real_data: Path, network: OnnxPair, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    videos, out = tmp_path / "videos", tmp_path / "out"
+    videos.mkdir()
+    (videos / "a.mp4").write_bytes(b"junk")
+    write_video(videos / "b.mp4", [np.full((90, 120, 3), 90, np.uint8)] * 3)
+    files = peers(real_data, "nano3_backbone.onnx", "nano3_head.onnx")
+    flags = ["--videos", str(videos), "--out", str(out), "--count", "1"]
+    assert main([*flags, "--teacher", ",".join(map(str, files))]) == 1
+    shown = capsys.readouterr()
+    assert f"error: video {videos / 'a.mp4'} cannot be opened as a video" in shown.err
+    assert shown.out == f"{out}: 0 tracks in 1 videos\n"
 
 
 def test_random_boxes_lie_in_the_frame() -> None:

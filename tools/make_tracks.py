@@ -83,8 +83,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Find tracks and write them."""
+def main(argv: list[str] | None = None) -> int:
+    """Find tracks and write them; 0 if all videos could be read."""
     args = parse_args(argv)
     import numpy as np
     from tqdm import tqdm
@@ -101,12 +101,18 @@ def main(argv: list[str] | None = None) -> None:
     check_names(videos, args.out)
     network = open_pair(*files)
     args.out.mkdir(parents=True, exist_ok=True)
-    written = 0
+    written = failed = 0
     for number, path in enumerate(tqdm(videos, unit="video")):
         rng = np.random.default_rng((args.seed, number))
-        tracks = find_tracks(network, read_frames(path), rng, args.count)
-        written += write_tracks(path, args.out, tracks)
-    print(f"{args.out}: {written} tracks in {len(videos)} videos")
+        try:
+            frames = read_frames(path)
+        except ValueError as error:
+            tqdm.write(f"error: {error}", file=sys.stderr)
+            failed += 1
+            continue
+        written += write_tracks(path, args.out, find_tracks(network, frames, rng, args.count))
+    print(f"{args.out}: {written} tracks in {len(videos) - failed} videos")
+    return 1 if failed else 0
 
 
 def check_names(videos: list[Path], out: Path) -> None:

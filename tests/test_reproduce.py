@@ -78,6 +78,19 @@ def test_reproduce_trains_what_is_missing_and_prints_both_figures(image_root, tm
     assert "--method bireal --stages 8-8-8-8" in listed
 
 
+def test_a_float_cell_is_the_teacher_of_the_others(image_root, tmp_path):
+    table = tmp_path / "own.yaml"
+    plain = "rectify: false, gan: false, bn_pass: 0.0"
+    table.write_text(
+        "title: t\nconfig: classify/resnet18_cifar_small.yaml\nset: {subset: 0}\nrows:\n"
+        f"  Float: {{set: {{method: float, start: random, {plain}}}, paper: [1]}}\n"
+        f"  Bi: {{set: {{method: bireal, {plain}}}, paper: [1]}}\n"
+    )
+    flags = ["--root", str(image_root), "--out", str(tmp_path / "out"), *SET]
+    assert reproduce.main([str(table), *flags]) == 0
+    assert len(list((tmp_path / "out" / "teachers").iterdir())) == 1
+
+
 def test_cells_are_compared_image_by_image():
     def result(bits):
         packed = np.packbits(np.array(bits, bool))

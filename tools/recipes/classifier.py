@@ -44,6 +44,7 @@ class ClassifierRecipe(Recipe[ClassifierConfig]):
         images: tuple[Labelled, Labelled] | None = None,
     ) -> None:
         super().__init__(config, process)
+        self.asked = config  # `open` replaces the number of images 0, for all, by their number
         self.images = images
         self.precision = dtype_of(config.machine.precision, process.device)
         # Networks of whole numbers are exact; only their gradients have a lower precision.
@@ -89,8 +90,8 @@ class ClassifierRecipe(Recipe[ClassifierConfig]):
         config = self.config
         if not config.needs_teacher or config.teacher is not None:
             return None
-        twin = config.float_twin()
-        folder = config.shared / twin.folder_name()
+        twin = self.asked.float_twin()
+        folder = config.shared / twin.folder_name()  # the same as that of a float cell of a table
         twin = dataclasses.replace(twin, out=str(folder), resume=(folder / "config.yaml").is_file())
         return ClassifierRecipe(twin, self.process, self.images)
 

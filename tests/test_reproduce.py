@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import json
 import shlex
 
 import cv2
@@ -102,6 +103,24 @@ def test_cells_are_compared_image_by_image():
     assert studies._paired(both, [result(first)]) == "+12.50 ± 4.26"
     assert studies._paired([{"tested": 4}], [result(first)]) == ""
     assert studies._paired([], [result(first)]) == ""
+
+
+def test_only_cells_of_the_same_test_images_are_compared(tmp_path):
+    table = studies.read_study("table3", {})
+    for number, cell in enumerate(table.cells):
+        bits = np.packbits(np.arange(8) <= number % 8)
+        right = base64.b64encode(bits.tobytes()).decode()
+        result = {"top1": 50.0, "images": 8, "tested": 8, "right": right}
+        folder = studies.folder_of(cell.config, tmp_path)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / RESULT).write_text(json.dumps(result))
+    lines = studies.as_markdown(table, [0], tmp_path).splitlines()[4:]
+    shown = [line.split("|")[6].strip() for line in lines]
+    for dataset in ("cifar10", "cifar100"):
+        pairs = zip(table.cells, shown, strict=True)
+        first, second, *_ = [text for cell, text in pairs if cell.config.dataset == dataset]
+        assert first == ""
+        assert "±" in second
 
 
 def test_a_seed_given_twice_is_refused(image_root, tmp_path):

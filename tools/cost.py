@@ -120,8 +120,10 @@ def as_run(net: nn.Module) -> nn.Module:
     import torch
 
     from rbsf.models.rbsf2 import RBSF2, Search
+    from rbsf.tracker.geometry import EXEMPLAR_SIZE
 
-    return Search(net, torch.zeros(1, 3, 127, 127)) if isinstance(net, RBSF2) else net
+    exemplar = torch.zeros(1, 3, EXEMPLAR_SIZE, EXEMPLAR_SIZE)
+    return Search(net, exemplar) if isinstance(net, RBSF2) else net
 
 
 def load_pair(weights: Path) -> tuple[nn.Module, nn.Module, int | None]:

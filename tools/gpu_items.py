@@ -1,8 +1,8 @@
 """The list of this project's work for a GPU, most valuable first; `tools/gpu_run.py` runs it.
 
-An entry of ENTRIES is a check, a cell of a table of trainings, or a training of RB-SF 2. What an
-item needs follows from its entry: a 1-bit network needs the float network that it starts from, if
-the list has it.
+An entry is a check, a cell of a table of trainings, or a training of RB-SF 2. What an item needs
+follows from its entry: a 1-bit network needs the float network that it starts from, if the list has
+it.
 """
 
 from __future__ import annotations
@@ -109,39 +109,6 @@ CHECKS = [
         ("--device", "cpu", "--stages", "4-4-8-16", "--batch-size", "16", "--seconds", "0.2"),
     ),
 ]
-READINGS = [
-    Training(
-        "readings",
-        row,
-        "",
-        "a reading of the paper's method",
-        2,
-        settings=(("epochs", 30),),
-    )
-    for row in (
-        "float",
-        "float by SGD",
-        "base",
-        "Bi",
-        "paper's settings",
-        "SGD",
-        "Bi by SGD",
-        "kernel loss of 0.01",
-        "kernel loss as a mean",
-        "kernel loss of each filter",
-        "matrix in training",
-        "maps before batch-norms",
-        "discriminators of images",
-        "logarithm",
-        "slow discriminators",
-        "adversarial loss of 0.5",
-        "adversarial loss of 50",
-        "pass of statistics",
-        "pass of affine parameters",
-        "from scratch",
-        "Bi from scratch",
-    )
-]
 FIRST_ROW = [
     Training(
         "teachers",
@@ -195,7 +162,20 @@ WIDE = [
     ),
     Training("table3", "RBCN (WRN40) 64-64-128-256", "CIFAR-100", "Table 3, RBCN with WRN-40", 40),
 ]
-ENTRIES: list[Entry] = [*RBSF2, *CHECKS, *READINGS, *FIRST_ROW, *OTHER_ROWS, *WIDE]
+TABLES: list[Entry] = [*FIRST_ROW, *OTHER_ROWS, *WIDE]
+
+
+def entries() -> list[Entry]:
+    """The whole list."""
+    return [*RBSF2, *CHECKS, *readings(), *TABLES]
+
+
+def readings() -> list[Training]:
+    """A training for each row of configs/tables/readings.yaml, the float networks first."""
+    rows = [cell.row for cell in read_study("readings", {}).cells]
+    rows.sort(key=lambda row: not row.startswith("float"))
+    worth, settings = "a reading of the paper's method", (("epochs", 30),)
+    return [Training("readings", row, "", worth, 2, settings=settings) for row in rows]
 
 
 def make_items(
@@ -207,7 +187,7 @@ def make_items(
     shrinks each item to seconds on the CPU. Raises ValueError if no name holds a word of `only`.
     """
     items: list[Item] = []
-    for entry in ENTRIES:
+    for entry in entries():
         if isinstance(entry, Check):
             items.append(_check_item(entry, rehearse))
         elif isinstance(entry, Training):

@@ -197,19 +197,19 @@ def share_on_box(network: OnnxPair, frame: np.ndarray, box: np.ndarray) -> float
     """The share of the class map that lies on the box, if the box is the template and searched."""
     import numpy as np
 
-    from rbsf.tracker.anchor_free import POSITION_STRIDE
-    from rbsf.tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE, exemplar_side
     from rbsf.tracker.target import Target
 
-    target, _ = Target.of(frame, box)
-    side = exemplar_side(target.size)
-    scale = side / EXEMPLAR_SIZE  # frame pixels per crop pixel
-    template = network.learn(target.crop(frame, side, EXEMPLAR_SIZE))
-    seen = network.answer(template, target.crop(frame, scale * SEARCH_SIZE, SEARCH_SIZE)).target
-    rows, columns = (np.abs(np.arange(n) - (n - 1) / 2) * POSITION_STRIDE for n in seen.shape)
-    reach = target.size / scale / 2 + POSITION_STRIDE / 2
-    on = (rows[:, None] <= reach[1]) & (columns[None, :] <= reach[0])
-    return float(seen[on].sum() / seen.sum())
+    tracker = new_tracker(network)
+    tracker.init(frame, box)
+    tracker.update(frame)
+    seen = tracker.response
+    assert seen is not None  # for the type checker
+    spacing = seen.box[2:] / seen.values.shape[::-1]  # x, y: frame pixels between positions
+    reach = Target.of(frame, box)[0].size / 2 + spacing / 2
+    down, across = (np.abs(np.arange(n) - (n - 1) / 2) for n in seen.values.shape)
+    on_rows = down * spacing[1] <= reach[1]
+    on_columns = across * spacing[0] <= reach[0]
+    return float(seen.values[np.ix_(on_rows, on_columns)].sum() / seen.values.sum())
 
 
 def follow_and_return(

@@ -123,22 +123,24 @@ def on_true_boxes(lesson: Lesson, batch: dict[str, Tensor]) -> Lesson:
     Half a step between positions is added on each side, so that a small box has a position. A
     negative pair has no true box.
     """
-    _, rows, columns = lesson.target.shape
-    places = [_places(count, lesson.target) for count in (columns, rows)]
-    centre, reach = batch["shift"], batch["size"] / 2 + POSITION_STRIDE / 2  # [N, 2]: x, y
-    across, down = (
-        (place - centre[:, axis, None]).abs() <= reach[:, axis, None]
-        for axis, place in enumerate(places)
-    )  # [N, columns], [N, rows]
-    there = ~batch["negative"]
-    on = down[:, :, None] & across[:, None, :] & there[:, None, None]
-    return lesson._replace(target=lesson.target * on)
+    rows, columns = lesson.target.shape[1:]
+    x, y = batch["shift"].unbind(1)  # [N]
+    half_width, half_height = (batch["size"] / 2 + POSITION_STRIDE / 2).unbind(1)
+    on_columns = _within(columns, x, half_width)  # [N, columns]
+    on_rows = _within(rows, y, half_height)  # [N, rows]
+    on = on_rows[:, :, None] & on_columns[:, None, :]
+    there = ~batch["negative"][:, None, None]
+    return lesson._replace(target=lesson.target * (on & there))
 
 
-def _places(count: int, like: Tensor) -> Tensor:
-    """Where `count` positions in a row lie, in pixels from the middle of the search crop."""
-    numbers = torch.arange(count, dtype=like.dtype, device=like.device)
-    return (numbers - (count - 1) / 2) * POSITION_STRIDE
+def _within(count: int, middle: Tensor, reach: Tensor) -> Tensor:
+    """Which of `count` positions in a row lie at most `reach` `[N]` pixels from `middle` `[N]`.
+
+    Both are in pixels of the search crop, `middle` from its centre. The result is `[N, count]`.
+    """
+    numbers = torch.arange(count, dtype=middle.dtype, device=middle.device)
+    places = (numbers - (count - 1) / 2) * POSITION_STRIDE
+    return (places - middle[:, None]).abs() <= reach[:, None]
 
 
 def cells_near(target: Tensor) -> Tensor:

@@ -77,7 +77,7 @@ weights: .venv/.ready
 # DATA also has stills_unlabelled/ and videos without boxes in unlabelled/; TEACHER is NanoTrack v3.
 STORE := $(WEIGHTS)/pairs.db
 weights-rbsf2: .venv/.ready
-	test -d $(WEIGHTS)/tracks || $(BIN)/python tools/make_tracks.py --videos $(or $(DATA),$(error make weights-rbsf2 needs DATA=FOLDER))/unlabelled --teacher $(TEACHER) --out $(WEIGHTS)/tracks
+	$(BIN)/python tools/make_tracks.py --videos $(or $(DATA),$(error make weights-rbsf2 needs DATA=FOLDER))/unlabelled --teacher $(TEACHER) --out $(WEIGHTS)/tracks
 	$(BIN)/python tools/prepare_pairs.py --data $(DATA)/GOT-10k/train --data $(DATA)/stills --data $(DATA)/stills_unlabelled --data $(WEIGHTS)/tracks --out $(STORE) --max-per-sequence 80 --skip-broken
 	$(BIN)/python tools/train_rbsf.py --model rbsf2 --data $(STORE) --teacher $(or $(TEACHER),$(error make weights-rbsf2 needs TEACHER=BACKBONE.onnx,HEAD.onnx)) --out $(WEIGHTS)/rbsf2 $(if $(wildcard $(WEIGHTS)/rbsf2/config.yaml),--resume)
 

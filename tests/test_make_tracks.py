@@ -17,6 +17,7 @@ from rbsf.tools.make_tracks import (
     follow_and_return,
     main,
     random_box,
+    write_record,
     write_tracks,
 )
 from rbsf.tracker.onnx_pair import OnnxPair, open_pair
@@ -118,7 +119,29 @@ def test_tracks_replace_no_video_and_no_other_tracks(tmp_path: Path) -> None:
         main(["--videos", str(videos), "--out", str(videos), *teacher])
     with pytest.raises(ValueError, match=r"give two files, BACKBONE\.onnx,HEAD\.onnx"):
         main(["--videos", str(videos), "--out", str(out), "--teacher", "one.onnx"])
+    out.mkdir()
+    (out / "letter.txt").write_text("Dear Sir")
+    with pytest.raises(ValueError, match="has files of something else; give an empty folder"):
+        main(["--videos", str(videos), "--out", str(out), *teacher])
     (videos / "a.MKV").write_bytes(b"b")
     with pytest.raises(ValueError, match="several videos are named a, such as"):
         main(["--videos", str(videos), "--out", str(out), *teacher])
-    assert not out.exists()
+    assert [path.name for path in out.iterdir()] == ["letter.txt"]
+
+
+def test_an_interrupted_run_goes_on_with_the_same_settings_alone(
+    real_data: Path, network: OnnxPair, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    videos, out = tmp_path / "videos", tmp_path / "out"
+    videos.mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        write_video(videos / name, [np.full((90, 120, 3), 90, np.uint8)] * 3)
+    files = peers(real_data, "nano3_backbone.onnx", "nano3_head.onnx")
+    flags = ["--videos", str(videos), "--out", str(out), "--teacher", ",".join(map(str, files))]
+    settings = {"teacher": [file.name for file in files], "count": 1, "seed": 0}
+    out.mkdir()
+    write_record(out, settings, {"a.mp4": 3})
+    assert main([*flags, "--count", "1"]) == 0
+    assert capsys.readouterr().out == f"{out}: 3 tracks in 2 videos\n"
+    with pytest.raises(ValueError, match=r"has tracks of .*'count': 1.*; give an empty folder"):
+        main([*flags, "--count", "2"])

@@ -3,17 +3,18 @@
 The tracker's box regression pulls random boxes onto things. Each thing is followed through the
 video and back again. The frames in which both ways agree become its track. Half of the tracks begin
 in the first frame, half in the last. A track NAME_1.txt has a box for each frame, or nan where none
-is known; it stands beside a link to the video.
+is known; it stands beside a link to the video. A run that was interrupted goes on where it was.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if not __package__:  # run as a file: the checkout is used if nothing is installed
     sys.path.append(str(Path(__file__).resolve().parents[1]))
@@ -39,6 +40,9 @@ LARGEST = 0.3  # largest area of a target, as a share of the frame
 AGREED = 0.6  # least overlap of the boxes of both ways
 CERTAIN = 0.9  # least score on the way there
 SHORTEST = 10  # least number of frames of a track
+RECORD = (
+    "tracks.json"  # in --out: the settings, and the number of tracks of each video that is done
+)
 MOST_BYTES = 1 << 29  # of frames of a video; the rest of it is left out
 
 
@@ -99,10 +103,18 @@ def main(argv: list[str] | None = None) -> int:
     if len(files) != 2:
         raise ValueError(f"--teacher {args.teacher!r}: give two files, BACKBONE.onnx,HEAD.onnx")
     check_names(videos, args.out)
+    settings = {
+        "teacher": [Path(file).name for file in files],
+        "count": args.count,
+        "seed": args.seed,
+    }
+    done = finished_videos(args.out, settings)
     network = open_pair(*files)
     args.out.mkdir(parents=True, exist_ok=True)
-    written = failed = 0
+    failed = 0
     for number, path in enumerate(tqdm(videos, unit="video")):
+        if path.name in done:
+            continue
         rng = np.random.default_rng((args.seed, number))
         try:
             frames = read_frames(path)
@@ -110,19 +122,47 @@ def main(argv: list[str] | None = None) -> int:
             tqdm.write(f"error: {error}", file=sys.stderr)
             failed += 1
             continue
-        written += write_tracks(path, args.out, find_tracks(network, frames, rng, args.count))
-    print(f"{args.out}: {written} tracks in {len(videos) - failed} videos")
+        done[path.name] = write_tracks(
+            path, args.out, find_tracks(network, frames, rng, args.count)
+        )
+        write_record(args.out, settings, done)
+    print(f"{args.out}: {sum(done.values())} tracks in {len(done)} videos")
     return 1 if failed else 0
 
 
 def check_names(videos: list[Path], out: Path) -> None:
-    """Raise ValueError if files in `out` would replace videos or each other."""
+    """Raise ValueError if tracks would replace videos or each other."""
     if out.resolve() == videos[0].parent.resolve():
         raise ValueError(f"--out {out} is the folder of the videos; give another")
     names = [path.stem for path in videos]
     for path in videos:
         if names.count(path.stem) > 1:
             raise ValueError(f"several videos are named {path.stem}, such as {path}; rename one")
+
+
+def finished_videos(out: Path, settings: dict[str, Any]) -> dict[str, int]:
+    """The number of tracks of each video that an earlier run has finished, by the video's name.
+
+    Raises ValueError if that run had other settings, or if other files lie in `out`.
+    """
+    if not out.is_dir() or not any(out.iterdir()):
+        return {}
+    record = out / RECORD
+    if not record.is_file():
+        raise ValueError(f"--out {out} has files of something else; give an empty folder")
+    earlier = json.loads(record.read_text())
+    if earlier["settings"] != settings:
+        raise ValueError(f"--out {out} has tracks of {earlier['settings']}; give an empty folder")
+    done: dict[str, int] = earlier["videos"]
+    return done
+
+
+def write_record(out: Path, settings: dict[str, Any], done: dict[str, int]) -> None:
+    """Write what `finished_videos` reads."""
+    from rbsf.system.files import write_atomically
+
+    record = {"settings": settings, "videos": done}
+    write_atomically(out / RECORD, (json.dumps(record, indent=1) + "\n").encode())
 
 
 def read_frames(path: Path) -> list[np.ndarray]:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from rbsf.tracker.geometry import box_around, box_center, check_box, crop_square, exemplar_side
+from rbsf.tracker.target import Target
 
 
 def test_a_box_has_its_center_and_comes_back_from_it():
@@ -70,6 +71,16 @@ def test_the_center_of_a_crop_is_that_of_the_target():
 def test_bad_boxes_are_refused(box, message):
     with pytest.raises(ValueError, match=message):
         check_box(box, 100, 50)
+
+
+def test_a_box_of_one_plain_colour_has_a_note():
+    wall = np.full((90, 120, 3), 90, np.uint8)
+    wall += np.random.default_rng(0).integers(0, 2, wall.shape, np.uint8)  # noise of a codec
+    _, note = Target.of(wall, [40, 30, 20, 20])
+    assert note is not None
+    assert "one plain colour: there is nothing to follow" in note
+    wall[30:50, 40:60] += 8  # a faint square
+    assert Target.of(wall, [40, 30, 20, 20])[1] is None
 
 
 def test_boxes_partly_outside_are_clipped_with_a_note():

@@ -100,8 +100,9 @@ class Follower(ABC):
         """Learn the target in `box` (x,y,w,h pixels, 0-based) of an RGB image.
 
         The image is `[H, W, 3]` uint8; gray and RGBA are converted. Returns a sentence if the box
-        was clipped to the frame, else None. Raises ValueError for a box that has no area, is not
-        finite or is outside the frame, and for an array that is not an image.
+        was clipped to the frame or shows one plain colour, else None. Raises ValueError for a box
+        that has no area, is not finite or is outside the frame, and for an array that is not an
+        image.
         """
         image = as_rgb(image)
         target, note = Target.of(image, box)

@@ -40,7 +40,7 @@ class Session:
     def __init__(self, network: Backbone | Network, constants: Constants) -> None:
         self.network, self.constants = network, constants
         self.results: dict[int, Result] = {}  # results of the last frame
-        self.notes: list[str] = []  # sentences about boxes that were clipped to the frame
+        self.notes: list[str] = []  # sentences about boxes that are doubtful
         self._trackers: dict[int, SiamFC | AnchorFree] = {}
         self._frame: np.ndarray | None = None
         self._count = 0

@@ -7,7 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rbsf.tracker.geometry import box_center, check_box, crop_square, mean_color
+from rbsf.tracker.geometry import (
+    EXEMPLAR_SIZE,
+    box_center,
+    check_box,
+    crop_square,
+    exemplar_side,
+    mean_color,
+)
+
+LEAST_CONTRAST = 1.0  # standard deviation of the pixels of a target that can be followed
+PLAIN = "the box and what is around it show one plain colour: there is nothing to follow"
 
 
 @dataclass
@@ -21,14 +31,18 @@ class Target:
 
     @classmethod
     def of(cls, image: np.ndarray, box: Sequence[float] | np.ndarray) -> tuple[Target, str | None]:
-        """The target in `box` of an RGB image, and a sentence if the box was clipped, else None.
+        """The target in `box` of an RGB image, and a sentence if the box is doubtful, else None.
 
-        Raises ValueError as `check_box` does.
+        A box is doubtful if it was clipped to the frame, or if all its pixels and those around it
+        have one colour. Raises ValueError as `check_box` does.
         """
         height, width = image.shape[:2]
         box, note = check_box(box, width, height)
         frame = np.array([width, height])
         target = cls(box_center(box), box[2:].copy(), frame, mean_color(image))
+        crop = target.crop(image, exemplar_side(target.size), EXEMPLAR_SIZE)
+        if crop.std(axis=(0, 1)).max() < LEAST_CONTRAST:
+            note = f"{note}; {PLAIN}" if note else PLAIN
         return target, note
 
     def crop(

@@ -14,20 +14,19 @@ import numpy as np
 
 from rbsf.datasets.video.sequences import Sequence
 from rbsf.eval.metrics import overlaps
+from rbsf.eval.one_pass import one_pass
 from rbsf.eval.trackers import Tracker
 
 THRESHOLDS = 100  # scores at which precision and recall are taken
 OVERLAP = 0.5  # a visible target counts as tracked above it
 FOUND_OVERLAP, FOUND_FRAMES = 0.3, 25  # found again: this overlap within this many frames
-JUMP_OVERLAP, JUMP_FRAMES = (
-    0.1,
-    10,
-)  # jump: called tracked below this overlap for this many frames in a row
+# Jump: called tracked below this overlap for this many frames in a row.
+JUMP_OVERLAP, JUMP_FRAMES = 0.1, 10
 
 
 @dataclass(frozen=True)
 class LongRun:
-    """A tracker's output for N frames; on the first it got the true box."""
+    """A tracker's output for N frames: from the first true box, which it got, to the end."""
 
     boxes: np.ndarray  # [N, 4] x, y, w, h in pixels
     scores: np.ndarray  # [N]
@@ -73,30 +72,28 @@ class _Judged(NamedTuple):
 def track_long(
     tracker: Tracker, sequence: Sequence, progress: Callable[[], object] = lambda: None
 ) -> LongRun:
-    """Start on the first frame's box and track to the end, even while the target is absent."""
-    boxes, scores, lost = [], [], []
-    for number, image in enumerate(sequence):
-        if number == 0:
-            tracker.init(image, sequence.boxes[0])
-            boxes.append(sequence.boxes[0])
-            scores.append(1.0)
-            lost.append(False)
-        else:
-            result = tracker.update(image)
-            boxes.append(result.box)
-            scores.append(result.score)
-            lost.append(result.lost)
+    """Track a sequence in one pass; `progress` is called after each frame.
+
+    Raises the errors of `one_pass`.
+    """
+    results = []
+    for step in one_pass(tracker, sequence):
+        results.append(step.result)
         progress()
-    return LongRun(np.array(boxes), np.array(scores), np.array(lost, bool))
+    return LongRun(
+        boxes=np.array([result.box for result in results]),
+        scores=np.array([result.score for result in results]),
+        lost=np.array([result.lost for result in results]),
+    )
 
 
 def score_long(runs: Iterable[tuple[LongRun, Sequence]]) -> LongScores:
-    """The scores of a tracker's runs over sequences; the first frame of each is left out."""
+    """The scores of a tracker's runs over sequences; the first frame of each run is left out."""
     judged = [_judge(run, sequence) for run, sequence in runs]
     f, precision, recall = _best_f(judged)
     lost = np.concatenate([one.run.lost for one in judged])
     overlap = np.concatenate([one.overlap for one in judged])
-    returning = [one for one in judged if np.isnan(one.truth[:, 0]).any()]
+    returning = [one for one in judged if _returns(one.truth)]
     return LongScores(
         f=f,
         precision=precision,
@@ -171,9 +168,15 @@ def _precision_and_recall(judged: list[_Judged], threshold: float) -> tuple[floa
     return float(np.mean(precisions)), float(np.nanmean(recalls))
 
 
+def _returns(truth: np.ndarray) -> bool:
+    """Whether the target of true boxes `[N, 4]` is absent for a time and there at the end."""
+    absent = np.isnan(truth[:, 0])
+    return bool(absent.any() and not absent[-1])
+
+
 def _judge(run: LongRun, sequence: Sequence) -> _Judged:
     rest = LongRun(run.boxes[1:], run.scores[1:], run.lost[1:])
-    truth = sequence.boxes[1:]
+    truth = sequence.boxes[len(sequence) - len(rest.boxes) :]
     visible = np.isfinite(truth[:, 0])
     overlap = np.zeros(len(truth))  # 0 where the target is absent
     overlap[visible] = overlaps(rest.boxes[visible], truth[visible])

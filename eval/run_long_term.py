@@ -14,7 +14,7 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if not __package__:  # run as a file: the checkout is used if nothing is installed
     sys.path.append(str(Path(__file__).resolve().parents[1]))
@@ -135,7 +135,7 @@ def run_all(args: argparse.Namespace) -> int:
     table = as_markdown(scores, len(sequences))
     print(table)
     write_atomically(args.out / "long.md", table.encode())
-    figures = {label: asdict(found) for label, found in scores.items()}
+    figures = {label: as_json(found) for label, found in scores.items()}
     write_atomically(args.out / "long.json", json.dumps(figures, indent=1).encode())
     bins = {label: reliability(*scores_and_hits(tracked)) for label, tracked in runs.items()}
     plot_reliability(bins, args.out / "reliability.png")
@@ -168,6 +168,7 @@ def track_all(
     from tqdm import tqdm
 
     from rbsf.eval.long_term import track_long
+    from rbsf.eval.runner import FAULTS
 
     runs, failed = [], []
     frames = sum(len(sequence) for sequence in sequences)
@@ -175,9 +176,15 @@ def track_all(
         for sequence in sequences:
             try:
                 runs.append((track_long(tracker, sequence, bar.update), sequence))
-            except (ValueError, OSError) as error:  # one bad image must not end the run
+            except FAULTS as error:  # one bad image must not end the run
                 failed.append(f"{label} is not scored on {sequence.name}: {one_line(error)}")
     return runs, failed
+
+
+def as_json(scores: LongScores) -> dict[str, Any]:
+    """The figures as JSON has them: null if no such case happened."""
+    figures = asdict(scores)
+    return {name: None if value != value else value for name, value in figures.items()}
 
 
 def as_markdown(scores: dict[str, LongScores], sequences: int) -> str:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
-from itertools import islice
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -23,12 +22,15 @@ import numpy as np
 from tqdm import tqdm
 
 from rbsf.datasets.video.sequences import Sequence
-from rbsf.eval.results import ResultStore, Run, annotated
+from rbsf.eval.one_pass import one_pass
+from rbsf.eval.results import ResultStore, Run
 from rbsf.eval.trackers import Tracker, TrackerSpec
 from rbsf.eval.trackers.opencv import seed_opencv
 from rbsf.system.parent import end_with_parent
 from rbsf.system.text import one_line
 
+# What may go wrong with one sequence, such as a damaged image or a GPU without memory.
+FAULTS = (ValueError, OSError, RuntimeError, cv2.error)
 REPORT_SECONDS = 0.5  # time between a worker's reports of its progress
 
 
@@ -56,33 +58,15 @@ def track_sequence(
 ) -> Run:
     """Start on the true box of the first annotated frame and follow the target to the end.
 
-    This is one-pass evaluation. Boxes of the frames before the first are zeros. `progress` is
-    called with the number of frames done. Raises ValueError, naming the sequence, if no frame has a
-    box, or if fewer frames can be read than there are boxes.
+    Boxes of the frames before the first are zeros. `progress` is called with the number of frames
+    done. Raises the errors of `one_pass`.
     """
     boxes = np.zeros((len(sequence), 4))
     seconds = np.zeros(len(sequence))
-    known = annotated(sequence)
-    if not len(known):
-        raise ValueError(
-            f"sequence {sequence.name}: none of its {len(sequence)} frames has a box to start on"
-        )
-    first = int(known[0])
-    done = first - 1
-    boxes[first] = sequence.boxes[first]
-    for done, image in enumerate(islice(sequence, first, None), first):
-        start = time.perf_counter()
-        if done == first:
-            tracker.init(image, boxes[first])
-        else:
-            boxes[done] = tracker.update(image).box
-        seconds[done] = time.perf_counter() - start
-        progress(done + 1)
-    if done + 1 < len(sequence):
-        raise ValueError(
-            f"sequence {sequence.name}: {done + 1} frames can be read,"
-            f" but there are {len(sequence)} boxes"
-        )
+    for step in one_pass(tracker, sequence):
+        boxes[step.frame] = step.result.box
+        seconds[step.frame] = step.seconds
+        progress(step.frame + 1)
     return Run(boxes, seconds)
 
 
@@ -266,5 +250,5 @@ def _attempt(
         return track_sequence(tracker, job.sequence, progress)
     except ConnectionError:  # the parent is gone
         raise
-    except (ValueError, OSError, RuntimeError, cv2.error) as error:  # such as a GPU without memory
+    except FAULTS as error:
         return one_line(error) or type(error).__name__

@@ -72,6 +72,17 @@ def test_a_target_that_is_found_too_late_is_not_found():
         assert score_long([(run_of([HERE] * 32, [1.0] * 32, lost), truth)]).found == found
 
 
+def test_a_target_that_never_returns_cannot_be_found():
+    truth = sequence_of([HERE, HERE, ABSENT, ABSENT])
+    assert np.isnan(score_long([(run_of([HERE] * 4, [1.0] * 4, [0, 0, 1, 1]), truth)]).found)
+
+
+def test_a_run_begins_at_the_first_true_box():
+    truth = sequence_of([ABSENT, ABSENT, HERE, HERE, AWAY])
+    scores = score_long([(run_of([HERE] * 3, [1.0] * 3, [0] * 3), truth)])
+    assert scores.counts == Counts(tracked=1, failed=1)
+
+
 @pytest.fixture(scope="module")
 def footage(tmp_path_factory) -> Sequence:
     """A bright square that drifts to the left in the right half of 300 frames."""
@@ -113,6 +124,14 @@ def test_a_target_that_leaves_returns_and_one_behind_a_pillar_too(footage):
         assert len(made) - returns >= 50
 
 
+def test_a_part_of_a_departure_has_its_own_frames(footage):
+    made = leave(footage, 200, 3)
+    part = made.part(40, 60)
+    assert len(part) == 20
+    for index in (0, 19):
+        np.testing.assert_array_equal(part.image(index), made.image(40 + index))
+
+
 def test_departures_repeat_by_their_seed(footage):
     one, same, other = (leave(footage, 200, seed) for seed in (1, 1, 2))
     assert one.views == same.views
@@ -132,6 +151,14 @@ def test_the_program_writes_a_table(footage, tmp_path, capsys):
     figures = json.loads((tmp_path / "long.json").read_text())["static"]
     assert figures["counts"]["noticed"] == 0
     assert figures["noticed"] == 0.0
+
+
+def test_what_never_happened_is_null(footage, tmp_path):
+    root = Path(footage.frames[0]).parents[1]
+    flags = ["--root", str(root), "--tracker", "static", "--out", str(tmp_path), "--as-they-are"]
+    assert main(flags) == 0
+    figures = json.loads((tmp_path / "long.json").read_text(), parse_constant=pytest.fail)["static"]
+    assert figures["found"] is None
 
 
 def test_a_bad_image_ends_no_run(footage, tmp_path, capsys):

@@ -29,6 +29,9 @@ class Wrong(Right):
         return None
 class Half:
     def init(self, image, box): ...
+class Careless(Right):
+    def update(self, image):
+        return self.boxes
 class Broken:
     def __init__(self): raise OSError("no model file")
 """
@@ -86,6 +89,13 @@ def test_an_answer_that_is_no_box_is_named(code: Path) -> None:
     tracker, image = parse_tracker(f"{code}:Wrong").build(), np.zeros((20, 30, 3), np.uint8)
     tracker.init(image, np.array([1.0, 2, 3, 4]))
     with pytest.raises(ValueError, match="update returned None, expected x,y,w,h"):
+        tracker.update(image)
+
+
+def test_an_error_in_it_is_named(code: Path) -> None:
+    tracker, image = parse_tracker(f"{code}:Careless").build(), np.zeros((20, 30, 3), np.uint8)
+    tracker.init(image, np.array([1.0, 2, 3, 4]))
+    with pytest.raises(ValueError, match="Careless: AttributeError: .* no attribute 'boxes'"):
         tracker.update(image)
 
 

@@ -62,3 +62,9 @@ def test_program_shows_the_pairs_that_flags_ask_for(store, tmp_path, capsys):
     expected = PairDataset([store], 32, seed=3, mix=MixConfig(negative_share=0.5))
     # The sixth pair is in the second row and column.
     assert np.array_equal(picture[259:514, 388 : 388 + 384], draw_pair(expected[5]))
+
+
+def test_program_shows_the_pairs_of_rbsf2(store, tmp_path, capsys):
+    flags = ["--model", "rbsf2", "--data", str(store.path), "--out", str(tmp_path / "look")]
+    assert main([*flags, "--teacher", "backbone.onnx,head.onnx"]) == 0
+    assert capsys.readouterr().out.endswith("pairs.png: 32 pairs\n")

@@ -64,12 +64,11 @@ def main(argv: list[str] | None = None) -> int:
     import cv2
 
     from rbsf.system.files import write_atomically
-    from rbsf.tools.recipes.siamese import SiameseRecipe
-    from rbsf.tools.recipes.siamese_config import read_config
+    from rbsf.tools.recipes.trackers import read_recipe
     from rbsf.train.distributed import ALONE
 
-    config = read_config(argv, __doc__ or "", EXAMPLE)
-    recipe = SiameseRecipe(config, ALONE)
+    recipe_class, config = read_recipe(argv, __doc__ or "", EXAMPLE)
+    recipe = recipe_class(config, ALONE)
     recipe.open()
     items = [recipe.dataset[i] for i in range(min(COUNT, len(recipe.dataset)))]
     picture = Path(config.out) / "pairs.png"

@@ -13,7 +13,6 @@ Several GPUs: torchrun --nproc-per-node N tools/train_rbsf.py ...
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -23,25 +22,15 @@ if not __package__:  # run as a file: the checkout is used if nothing is install
 from rbsf.system.program import require, run
 
 EXAMPLE = "--data GOT-10k/train --teacher siamfc.safetensors --out runs/got10k"
-EXAMPLE_OF_RBSF2 = "--model rbsf2 --data pairs.db --teacher b.onnx,h.onnx --out runs/rbsf2"
 
 
 def main(argv: list[str] | None = None) -> int:
     """Train; 0 when done, 128 + signal when stopped."""
     require("train")
+    from rbsf.tools.recipes.trackers import read_recipe
     from rbsf.train.trainer import run as train
 
-    family = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    family.add_argument("--model")
-    known, others = family.parse_known_args(argv)
-    if known.model == "rbsf2":  # it has its own settings
-        from rbsf.tools.recipes.rbsf2 import DistilledRecipe, read_settings
-
-        return train(DistilledRecipe, read_settings(others, __doc__ or "", EXAMPLE_OF_RBSF2))
-    from rbsf.tools.recipes.siamese import SiameseRecipe
-    from rbsf.tools.recipes.siamese_config import read_config
-
-    return train(SiameseRecipe, read_config(argv, __doc__ or "", EXAMPLE))
+    return train(*read_recipe(argv, __doc__ or "", EXAMPLE))
 
 
 if __name__ == "__main__":

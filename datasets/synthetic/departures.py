@@ -48,6 +48,12 @@ class Departure(Sequence):
     views: tuple[View, ...] = ()
     seed: int = 0
 
+    def part(self, first: int, stop: int) -> Departure:
+        """See `Sequence.part`."""
+        part = super().part(first, stop)
+        assert isinstance(part, Departure)  # for the type checker
+        return replace(part, views=self.views[first:stop])
+
     def image(self, index: int) -> np.ndarray:
         """Frame `index`, `[H, W, 3]` uint8 RGB. Raises the same errors as the footage."""
         assert self.footage is not None  # for the type checker
@@ -206,7 +212,7 @@ def _turned(number: int, gone: int, back: int) -> float:
 def _departure(footage: Sequence, name: str, views: list[View], seed: int) -> Departure:
     boxes = np.array([_seen(footage.boxes[view.number], view) for view in views])
     frames = tuple(footage.frames[view.number] for view in views)
-    return Departure(name, frames, boxes, False, replace(footage), tuple(views), seed)
+    return Departure(name, frames, boxes, False, footage, tuple(views), seed)
 
 
 def _seen(box: np.ndarray, view: View) -> np.ndarray:

@@ -30,22 +30,25 @@ class OwnTracker:
         try:
             self._tracker = getattr(_run_file(path), name)()
         except Exception as error:  # a user's code may raise any class
-            reason = one_line(error, 300)
-            raise ValueError(
-                f"--tracker {self._place}: {type(error).__name__}: {reason}"
-            ) from error
+            raise self._fault(error) from error
         methods = {name: getattr(self._tracker, name, None) for name in ("init", "update")}
         missing = [name for name, method in methods.items() if not callable(method)]
         if missing:
             raise ValueError(f"--tracker {self._place} has no method {' and no '.join(missing)}")
 
     def init(self, image: np.ndarray, box: np.ndarray) -> None:
-        """Start it on a box."""
-        self._tracker.init(image, box)
+        """Start it on a box. Raises ValueError if it fails."""
+        try:
+            self._tracker.init(image, box)
+        except Exception as error:
+            raise self._fault(error) from error
 
     def update(self, image: np.ndarray) -> Result:
-        """Ask it for the box. Raises ValueError if it returns something else."""
-        found = self._tracker.update(image)
+        """Ask it for the box. Raises ValueError if it fails or returns something else."""
+        try:
+            found = self._tracker.update(image)
+        except Exception as error:
+            raise self._fault(error) from error
         if isinstance(found, Result):
             return found
         box = np.asarray(found, dtype=np.float64)
@@ -54,6 +57,12 @@ class OwnTracker:
                 f"--tracker {self._place}: update returned {found!r}, expected x,y,w,h or a Result"
             )
         return Result(box, 1.0)
+
+    def _fault(self, error: Exception) -> ValueError:
+        """What the user's code raised, as an error of one line."""
+        return ValueError(
+            f"--tracker {self._place}: {type(error).__name__}: {one_line(error, 300)}"
+        )
 
 
 @dataclass(frozen=True)

@@ -84,3 +84,12 @@ def test_a_wait_ends_when_the_run_is_to_stop():
     source = NewestFrame("cam", silent)
     source.should_stop = lambda: True
     assert list(source) == []
+
+
+def test_a_second_iteration_opens_the_source_anew():
+    source = NewestFrame("cam", numbered)
+    for _ in range(2):
+        frames = (int(image[0, 0, 0]) for image, _ in source)
+        assert next(frames) == 0
+        frames.close()
+        assert source.count.taken == 1

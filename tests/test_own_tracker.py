@@ -95,7 +95,7 @@ def test_an_answer_that_is_no_box_is_named(code: Path) -> None:
 def test_an_error_in_it_is_named(code: Path) -> None:
     tracker, image = parse_tracker(f"{code}:Careless").build(), np.zeros((20, 30, 3), np.uint8)
     tracker.init(image, np.array([1.0, 2, 3, 4]))
-    with pytest.raises(ValueError, match="Careless: AttributeError: .* no attribute 'boxes'"):
+    with pytest.raises(ValueError, match=r"Careless: AttributeError: .* no attribute 'boxes'"):
         tracker.update(image)
 
 

@@ -33,12 +33,13 @@ class LiveCount:
 
 
 class NewestFrame:
-    """Holds the newest frame of a source, which a thread reads as fast as frames come.
+    """The newest frames of a source, which a thread reads as fast as they come.
 
     `connect` opens the source and yields its frames, `[H, W, 3]` uint8 RGB. It is called again when
     they end or it raises an error. Iterating takes frames and yields each with its time of arrival,
     in seconds after the first one's. The first frame is kept until it is taken, so that a box that
-    is known in advance belongs to it. Iteration ends when `should_stop` returns True.
+    is known in advance belongs to it. Iteration ends when `should_stop` returns True; the next one
+    opens the source anew. `count` is about the last iteration.
 
     Raises SourceEnded if no frame comes for too long, or if the source cannot be opened.
     """
@@ -46,19 +47,18 @@ class NewestFrame:
     def __init__(self, name: str, connect: Callable[[], Frames]) -> None:
         self.name, self.connect, self.count = name, connect, LiveCount()
         self.should_stop: Callable[[], bool] = lambda: False
-        self._changed = threading.Condition()
-        self._slot: tuple[np.ndarray, float] | None = None  # frame and time of its arrival
-        self._stopped = False
-        self._reason = "no frame came"
-        self._refused = ""  # why the source could not be opened, before any frame came
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, float]]:
+        self.count = LiveCount()
+        slot = _Slot(self.name, self.connect, self.count)
         # A daemon thread, because reading from a silent source does not end.
-        reader = threading.Thread(target=self._read, name=f"reader of {self.name}", daemon=True)
+        reader = threading.Thread(target=slot.fill, name=f"reader of {self.name}", daemon=True)
         reader.start()
         begin: float | None = None
         try:
-            while taken := self._take(START_SECONDS if begin is None else SILENT_SECONDS):
+            while taken := slot.take(
+                START_SECONDS if begin is None else SILENT_SECONDS, self.should_stop
+            ):
                 image, arrived = taken
                 if begin is None:
                     begin = arrived
@@ -66,9 +66,7 @@ class NewestFrame:
                 self.count.age = time.monotonic() - arrived
                 yield image, arrived - begin
         finally:
-            self._stopped = True
-            with self._changed:
-                self._changed.notify_all()
+            slot.close()
             # Python aborts if it exits while a thread is inside OpenCV.
             reader.join(END_SECONDS)
 
@@ -77,22 +75,42 @@ class NewestFrame:
         taken, dropped, age = self.count.taken, self.count.dropped, self.count.age
         return f"live: {taken} frames tracked, {dropped} dropped; the last was {age:.2f} s old"
 
-    def _take(self, patience: float) -> tuple[np.ndarray, float] | None:
-        """Take the frame out of the slot; None if the run is to stop.
 
-        Raises SourceEnded if no frame comes in time.
+class _Slot:
+    """Room for one frame, between the thread that reads a source and the one that takes frames."""
+
+    def __init__(self, name: str, connect: Callable[[], Frames], count: LiveCount) -> None:
+        self.name, self.connect, self.count = name, connect, count
+        self._changed = threading.Condition()
+        self._frame: tuple[np.ndarray, float] | None = None  # with the time of its arrival
+        self._closed = False
+        self._reason = "no frame came"
+        self._refused = ""  # why the source could not be opened, before any frame came
+
+    def close(self) -> None:
+        """Let the thread that reads end."""
+        self._closed = True
+        with self._changed:
+            self._changed.notify_all()
+
+    def take(
+        self, patience: float, should_stop: Callable[[], bool]
+    ) -> tuple[np.ndarray, float] | None:
+        """Take the frame; None if `should_stop` returns True.
+
+        Raises SourceEnded if no frame comes within `patience` seconds.
         """
         end = time.monotonic() + patience
         with self._changed:
-            while self._slot is None:
-                if self.should_stop():
+            while self._frame is None:
+                if should_stop():
                     return None
                 if self._refused:
                     raise SourceEnded(self._refused)
                 if time.monotonic() > end:
                     raise SourceEnded(self._complaint(patience))
                 self._changed.wait(POLL_SECONDS)
-            taken, self._slot = self._slot, None
+            taken, self._frame = self._frame, None
             self._changed.notify_all()
         return taken
 
@@ -102,10 +120,10 @@ class NewestFrame:
         arrived = self.count.taken + self.count.dropped
         return f"{self.name} broke off after {arrived} frames ({self._reason} for {patience:.0f} s)"
 
-    def _read(self) -> None:
+    def fill(self) -> None:
         """Put each new frame into the slot, and reconnect when frames end."""
         pause = FIRST_PAUSE
-        while not self._stopped:
+        while not self._closed:
             try:
                 with closing(self.connect()) as frames:
                     for image in frames:
@@ -115,7 +133,7 @@ class NewestFrame:
                 self._reason = "no frame came"
             except (ValueError, OSError) as error:
                 self._reason = f"no frame came: {error}"
-                if not self.count.taken and self._slot is None:
+                if not self.count.taken and self._frame is None:
                     self._refused = f"{self.name} {error}"
                     return
             time.sleep(pause)
@@ -124,10 +142,10 @@ class NewestFrame:
     def _put(self, image: np.ndarray) -> bool:
         """Fill the slot. Returns False if nobody takes frames any more."""
         with self._changed:
-            while self._slot is not None and not self.count.taken and not self._stopped:
+            while self._frame is not None and not self.count.taken and not self._closed:
                 self._changed.wait(POLL_SECONDS)  # the first frame is not dropped
-            if self._slot is not None:
+            if self._frame is not None:
                 self.count.dropped += 1
-            self._slot = (image, time.monotonic())
+            self._frame = (image, time.monotonic())
             self._changed.notify_all()
-        return not self._stopped
+        return not self._closed

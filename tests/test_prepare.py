@@ -17,6 +17,7 @@ from rbsf.datasets.pairs.crop_store import CropStore, CropWriter
 from rbsf.datasets.pairs.prepare import prepare, select_frames
 from rbsf.datasets.pairs.stills import read_stills
 from rbsf.datasets.pairs.training_data import find_held_out, open_training_data
+from rbsf.datasets.video import sources
 from rbsf.datasets.video.sequences import load_sequences
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -289,9 +290,11 @@ def test_video_files_are_decoded_forward_in_chunks(tmp_path, monkeypatch, worker
 def test_a_long_video_is_decoded_once_and_held_in_parts(tmp_path, monkeypatch):
     write_clip(tmp_path / "clips", 12)
     opened, sizes = [], []
-    real_open, real_make = module.open_frames, module.make_crops
+    real_decode, real_make = sources._without_gaps, module.make_crops
     monkeypatch.setattr(module, "CHUNK", 5)
-    monkeypatch.setattr(module, "open_frames", lambda path: opened.append(path) or real_open(path))
+    monkeypatch.setattr(
+        sources, "_without_gaps", lambda reader: opened.append(reader.path) or real_decode(reader)
+    )
     monkeypatch.setattr(
         module, "make_crops", lambda job: sizes.append(len(job.frames)) or real_make(job)
     )

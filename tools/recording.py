@@ -205,14 +205,7 @@ def track_video(
         session.update(first, seconds)
         size = (first.shape[1], first.shape[0])
         tell(describe_source(source, frames, size))
-        for box in choose(first):
-            if question := ask_for_corners(box, size):
-                tell(question)
-            number = session.add(box)
-            learned = session.results[number].box
-            tell(describe_target(number, learned, size, recorder.first))
-        for note in session.notes:
-            print(note)
+        _add_targets(session, choose(first), size, recorder.first)
         if frames.pixel_aspect != 1:
             print(_describe_pixels(source, first, frames.pixel_aspect))
         # Signals wait until the outputs are complete.
@@ -237,6 +230,22 @@ def track_video(
     speed, by_user = timing.summary(recorder.frames), bool(player and player.ended)
     closed = bool(player and player.closed)
     return Ending(recorder.frames, speed, error, stop.signum, by_user, closed)
+
+
+def _add_targets(
+    session: Session, boxes: list[tuple[float, ...]], size: tuple[int, int], frame: int
+) -> None:
+    """Learn the targets in `boxes` of frame number `frame`, and say what they are.
+
+    `size` is the frame's (width, height). Raises ValueError for a box that cannot be used.
+    """
+    for box in boxes:
+        if question := ask_for_corners(box, size):
+            tell(question)
+        number = session.add(box)
+        tell(describe_target(number, session.results[number].box, size, frame))
+    for note in session.notes:
+        print(note)
 
 
 def _first_of(chosen: Iterator[Numbered], source: str, span: Span) -> Numbered:

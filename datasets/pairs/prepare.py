@@ -22,9 +22,9 @@ from tqdm import tqdm
 from rbsf.datasets.pairs.crop_store import Contents, Crop, CropWriter, finished_contents, make_crop
 from rbsf.datasets.pairs.provenance import Origin, origin_of
 from rbsf.datasets.pairs.stills import is_stills_folder, read_stills
-from rbsf.datasets.video.frames import open_frames
 from rbsf.datasets.video.images import read_image
 from rbsf.datasets.video.sequences import Sequence, VideoSequence, check_broken, load_sequences
+from rbsf.datasets.video.sources import FramesInOrder, open_reader
 from rbsf.datasets.workers import start_worker
 from rbsf.system.text import printable
 from rbsf.tracker.geometry import check_box
@@ -78,37 +78,19 @@ class Job:
         """For each frame, in order, a function that reads it: `[H, W, 3]` uint8 RGB."""
         if isinstance(self.images, Path):
             video = _open_video(self.images)
-            return (partial(video.read, frame) for frame in self.frames)
+            return (partial(video.frame, frame) for frame in self.frames)
         read_once = lru_cache(maxsize=1)(read_image)  # the boxes of a still share its image
         return (partial(read_once, path) for path in self.images)
 
 
-class _Video:
-    """A video file that is decoded forward, without a seek, while frames are read in order.
+@lru_cache(maxsize=1)
+def _open_video(path: Path) -> FramesInOrder:
+    """The frames of a video, decoded forward: the next frame takes 1 ms, a seek would take 40 ms.
 
-    Decoding the next frame takes 1 ms; a seek would take 40 ms.
+    A process goes on where its last chunk of the video ended, so it decodes a long video once, not
+    once for each chunk.
     """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._frames: Iterator[np.ndarray] = iter(())
-        self._next = sys.maxsize  # beyond any frame, so that the first read opens the file
-
-    def read(self, wanted: int) -> np.ndarray:
-        """Frame `wanted`, `[H, W, 3]` uint8 RGB. Raises ValueError if it cannot be decoded."""
-        if wanted < self._next:
-            self._frames = iter(open_frames(self.path))
-            self._next = 0
-        for image in self._frames:
-            self._next += 1
-            if self._next > wanted:
-                return image
-        raise ValueError(f"the video ends before frame {wanted}")
-
-
-# A process goes on where its last chunk of the video ended, so each process decodes a long video
-# once, not once for each chunk.
-_open_video = lru_cache(maxsize=1)(_Video)
+    return FramesInOrder(open_reader(path))
 
 
 @dataclass

@@ -301,7 +301,7 @@ def read_video_frame(path: str | Path, index: int) -> np.ndarray:
     return _in_order(reader).frame(index)
 
 
-class _InOrder:
+class FramesInOrder:
     """Frames of a file without seeks; those that are asked for in order are decoded once."""
 
     def __init__(self, reader: Reader) -> None:
@@ -333,4 +333,4 @@ class _InOrder:
 
 
 # A file that is read stays open, so few are kept.
-_in_order = lru_cache(maxsize=4)(_InOrder)
+_in_order = lru_cache(maxsize=4)(FramesInOrder)

@@ -304,3 +304,11 @@ def test_logs_of_images_and_of_pairs_are_read(tmp_path: Path) -> None:
         assert (epochs, rate) == {"images": ("1 of 40", "1,200"), "pairs": ("2 of 40", "1,250")}[
             name
         ]
+
+
+def test_an_installed_package_says_that_a_clone_is_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_run, "ROOT", tmp_path)
+    with pytest.raises(ValueError, match=r"clone it and run tools/gpu_run\.py there"):
+        gpu_run.main(["--rehearse", "--out", str(tmp_path / "out")])

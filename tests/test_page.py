@@ -30,7 +30,7 @@ from rbsf.tools.page import attend, clips, desk, footage, lanes, uploads
 from rbsf.tools.page.clips import Clip
 from rbsf.tools.page.desk import Desk
 from rbsf.tools.page.footage import CameraFootage, EndOfVideo, VideoFootage, encode
-from rbsf.tools.page.messages import Message
+from rbsf.tools.page.messages import Message, is_cancel
 from rbsf.tools.page.server import make_app, open_port
 from rbsf.tools.page.settings import Refused, Settings
 from rbsf.tools.page.spool import Spool
@@ -785,3 +785,18 @@ class TestProgram:
         args = serve.parse_args(["--max-length", "60s"])
         assert Settings(max_length=args.max_length).most_frames(30) == 1800
         assert Settings(max_length=args.max_length).length_in_words == "60 seconds"
+
+
+@pytest.mark.parametrize(
+    ("data", "cancels"),
+    [
+        ('{"do":"cancel"}', True),
+        (' {"do" : "cancel", "why": 1}', True),
+        ('{"do":"frame"}', False),
+        ('{"do":', False),
+        (b"cancel", False),
+        ('{"do":"cancel","why":"' + 200 * "x" + '"}', False),
+    ],
+)
+def test_what_cancels(data: str | bytes, cancels: bool) -> None:
+    assert is_cancel(data) is cancels

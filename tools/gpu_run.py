@@ -148,8 +148,17 @@ def print_list(only: list[str]) -> int:
     return 0
 
 
+def check_clone() -> None:
+    """Raise ValueError if this is an installed package, which lacks some of the items' programs."""
+    if not (ROOT / "benchmarks").is_dir():
+        raise ValueError(
+            "gpu-run needs the project's benchmarks/: clone it and run tools/gpu_run.py there"
+        )
+
+
 def work(args: argparse.Namespace) -> int:
     """Run the list on the GPU for the minutes given."""
+    check_clone()
     from rbsf.system.lock import locked
     from rbsf.tools import gpu_distil
     from rbsf.tools.gpu_items import make_items, read_data
@@ -174,6 +183,7 @@ def work(args: argparse.Namespace) -> int:
 
 def rehearse(args: argparse.Namespace) -> int:
     """Pack and unpack made-up data, run every item shrunk, and summarise what came home."""
+    check_clone()
     from rbsf.datasets.images.cifar_parts import pack_cifar100
     from rbsf.datasets.images.made_up_cifar import write_made_up_cifar
     from rbsf.system.lock import locked

@@ -202,7 +202,7 @@ def track_video(
         recorder.first, first, seconds = _first_of(chosen, source, span)
         timing = Timing()
         session = Session(wrapped(network, timing.of_network), constants)
-        session.update(first, seconds)
+        session.update(first)
         size = (first.shape[1], first.shape[0])
         tell(describe_source(source, frames, size))
         _add_targets(session, choose(first), size, recorder.first)
@@ -322,7 +322,7 @@ def _follow(
     with tqdm(total=total, initial=1, desc="track", unit="frame") as bar:
         try:
             for _, image, seconds in frames:
-                session.update(image, seconds)
+                session.update(image)
                 go_on = _take(image, seconds, session, recorder, player)
                 bar.update()
                 if stop.signum or not go_on:

@@ -45,11 +45,10 @@ class Session:
         self._frame: np.ndarray | None = None
         self._count = 0
 
-    def update(self, frame: np.ndarray, time: float | None = None) -> dict[int, Result]:
+    def update(self, frame: np.ndarray) -> dict[int, Result]:
         """Find all targets in the next frame, with as few network passes as possible.
 
-        `time`: time of the frame, in seconds; it is not used yet. Raises ValueError for an array
-        that is not an image.
+        Raises ValueError for an array that is not an image.
         """
         self._frame = frame
         found = update_all(list(self._trackers.values()), frame) if self._trackers else []
@@ -109,7 +108,7 @@ def follow(
     """
     session = Session(network, constants)
     for number, (image, time) in enumerate(frames):
-        session.update(image, time)
+        session.update(image)
         if number == 0:
             for box in boxes:
                 session.add(box)

@@ -17,13 +17,12 @@ from rbsf.system.text import one_line
 from rbsf.tools.page.clips import CLIPS
 from rbsf.tools.page.desk import Answer
 from rbsf.tools.page.lanes import described
-from rbsf.tools.page.messages import MOST_BYTES, NOT_UNDERSTOOD, parse
+from rbsf.tools.page.messages import MOST_BYTES, NOT_UNDERSTOOD, is_cancel, parse
 from rbsf.tools.page.settings import LEAST_SIDE, Refused, Settings
 from rbsf.tools.page.viewers import Turns, Viewer, Viewers
 from rbsf.tools.page.work import Cancelled
 
 UNANSWERED = 4  # messages that may wait; a page that sends more does not wait for answers
-CANCEL = {'{"do":"cancel"}', '{"do": "cancel"}'}  # cancels, sent without awaiting the last answer
 FAULT = "the server has a fault and wrote it to its terminal; load the page again"
 BYE_IDLE = "You did nothing for a while, and others wait. Load the page to get in line again."
 BYE_FULL = "Too many people wait for this page. Try again later."
@@ -64,7 +63,7 @@ class Visit:
                 break
             text = message.get("text")
             data = text if text is not None else message.get("bytes") or b""
-            if data in CANCEL:
+            if is_cancel(data):
                 self._viewer.work.cancel()
                 continue
             try:

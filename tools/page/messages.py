@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from rbsf.tools.page.settings import Refused
 
 LENGTH = struct.Struct(">I")
 MOST_BYTES = 4_000_000  # largest message from the page
+MOST_CANCEL = 100  # largest message that cancels; it is read while work goes on
 HIGHEST = 10**9  # largest number in a message
 NOT_UNDERSTOOD = "the server did not understand the page's message"
 
@@ -63,6 +65,15 @@ class Message:
             raise Refused(f"{NOT_UNDERSTOOD}: box is not x, y, w and h")
         numbers = Message("box", dict(zip("xywh", values, strict=True)))
         return [numbers.number(side) for side in "xywh"]
+
+
+def is_cancel(data: str | bytes) -> bool:
+    """Whether a message ends the work on the one before it, and has no answer of its own."""
+    if not isinstance(data, str) or len(data) > MOST_CANCEL:
+        return False
+    with suppress(Refused):
+        return parse(data).do == "cancel"
+    return False
 
 
 def parse(data: str | bytes) -> Message:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -124,24 +123,6 @@ class DistillConfig(PairConfig):
             "head_depth": self.head_depth,
             "method": self.method,
         }
-
-    @property
-    def result_file(self) -> str:
-        """The file that a training writes last."""
-        return "rbsf2.safetensors"
-
-    def folder_name(self) -> str:
-        """See `RunConfig.folder_name`."""
-        return f"rbsf2-seed{self.seed}-{self.digest()}"
-
-    def decisive(self) -> dict[str, Any]:
-        """See `RunConfig.decisive`; networks count by the content of their files."""
-        settings = super().decisive()
-        for name in ("teacher", "twin", "presence_of"):
-            if given := getattr(self, name):
-                content = b"".join(Path(part).read_bytes() for part in given.split(","))
-                settings[name] = hashlib.sha256(content).hexdigest()
-        return settings
 
 
 def _check_numbers(name: str, text: str, least: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -21,7 +20,7 @@ from rbsf.eval.runner import Job, pending, run_jobs
 from rbsf.eval.strips import make_strips
 from rbsf.eval.submission import SERVER, write_submission
 from rbsf.eval.summary import Entrant, Reader, summarise
-from rbsf.eval.trackers import NetworkSpec, TrackerSpec
+from rbsf.eval.trackers import NetworkSpec, TrackerSpec, check_labels
 from rbsf.system.environment import cores, environment
 from rbsf.system.files import write_atomically
 
@@ -48,11 +47,7 @@ class Benchmark:
 
     def __post_init__(self) -> None:
         """Raise ValueError for two trackers of one label, and for an unknown reference."""
-        for label, count in Counter(self.labels).items():
-            if count > 1:
-                raise ValueError(
-                    f"{count} trackers are called {label}; give them labels: --tracker LABEL=WHAT"
-                )
+        check_labels(self.labels)
         others = self.labels[1:]
         if self.reference and self.reference not in others:
             known = ", ".join(others) or "of which there is none"

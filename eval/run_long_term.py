@@ -4,7 +4,7 @@ By default departures are made from the sequences: the camera turns away from th
 returns, a pillar hides the target, or the camera jumps. With --as-they-are the sequences are
 tracked unchanged, and the target is absent in the frames that have no box. The table goes to
 OUT/long.md, the figures to OUT/long.json, and OUT/reliability.png shows how well scores match the
-probabilities that they stand for.
+probabilities that they stand for. All three are written anew after each tracker.
 """
 
 from __future__ import annotations
@@ -34,9 +34,11 @@ if TYPE_CHECKING:  # these load OpenCV, which would slow --help down
     from rbsf.eval.long_term import LongRun, LongScores
     from rbsf.eval.trackers import Tracker
 
+    Runs = list[tuple[LongRun, Sequence]]  # of one tracker
+
 EXAMPLE = "--root data/GOT-10k/val --tracker rbsf"
 KINDS = ("leave", "hide", "cut")
-COLUMNS = ("F", "precision", "recall", "noticed", "false alarms", "found", "jumps")
+COLUMNS = ("sequences", "F", "precision", "recall", "noticed", "false alarms", "found", "jumps")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -109,11 +111,28 @@ def main(argv: list[str] | None = None) -> int:
 
 def run_all(args: argparse.Namespace) -> int:
     """All of `main` that writes to --out."""
-    from rbsf.eval.long_term import score_long, scores_and_hits
-    from rbsf.eval.reliability import plot_reliability, reliability
+    trackers = load_trackers(args)
+    sequences = find_sequences(args)
+    runs: dict[str, Runs] = {}
+    failed: list[str] = []
+    for label, tracker in trackers.items():
+        tracked, faults = track_all(tracker, sequences, label)
+        failed += faults
+        if tracked:
+            runs[label] = tracked
+            table = write_results(args.out, runs)
+    if not runs:
+        raise ValueError(f"no sequence could be tracked: {failed[0]}")
+    print(table)
+    for fault in failed:
+        print(f"error: {fault}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def load_trackers(args: argparse.Namespace) -> dict[str, Tracker]:
+    """The trackers by their labels. Raises ValueError or OSError for one that cannot be loaded."""
     from rbsf.eval.report_tables import with_constants
-    from rbsf.eval.trackers import constants_for, parse_tracker
-    from rbsf.system.files import write_atomically
+    from rbsf.eval.trackers import check_labels, constants_for, parse_tracker
 
     name = name_of_constants(args.constants)
     specs = []
@@ -121,27 +140,24 @@ def run_all(args: argparse.Namespace) -> int:
         config = read_constants(args.constants, constants_for(text))
         flags = {"config": config, "redetect": args.redetect, "constants": name}
         specs.append(parse_tracker(text, **flags))
-    sequences = find_sequences(args)
-    runs, failed = {}, []
-    for spec in specs:
-        shown = with_constants(spec.label, spec.constants)
-        tracked, faults = track_all(spec.build(), sequences, shown)
-        failed += faults
-        if tracked:
-            runs[shown] = tracked
-    if not runs:
-        raise ValueError(f"no sequence could be tracked: {failed[0]}")
+    check_labels(spec.label for spec in specs)
+    return {with_constants(spec.label, spec.constants): spec.build() for spec in specs}
+
+
+def write_results(out: Path, runs: dict[str, Runs]) -> str:
+    """Write the table, the figures and the picture of all trackers so far; returns the table."""
+    from rbsf.eval.long_term import score_long, scores_and_hits
+    from rbsf.eval.reliability import plot_reliability, reliability
+    from rbsf.system.files import write_atomically
+
     scores = {label: score_long(tracked) for label, tracked in runs.items()}
-    table = as_markdown(scores, len(sequences))
-    print(table)
-    write_atomically(args.out / "long.md", table.encode())
+    table = as_markdown(scores, {label: len(tracked) for label, tracked in runs.items()})
+    write_atomically(out / "long.md", table.encode())
     figures = {label: as_json(found) for label, found in scores.items()}
-    write_atomically(args.out / "long.json", json.dumps(figures, indent=1).encode())
+    write_atomically(out / "long.json", json.dumps(figures, indent=1).encode())
     bins = {label: reliability(*scores_and_hits(tracked)) for label, tracked in runs.items()}
-    plot_reliability(bins, args.out / "reliability.png")
-    for fault in failed:
-        print(f"error: {fault}", file=sys.stderr)
-    return 1 if failed else 0
+    plot_reliability(bins, out / "reliability.png")
+    return table
 
 
 def find_sequences(args: argparse.Namespace) -> list[Sequence]:
@@ -161,9 +177,7 @@ def find_sequences(args: argparse.Namespace) -> list[Sequence]:
     return [*made]
 
 
-def track_all(
-    tracker: Tracker, sequences: list[Sequence], label: str
-) -> tuple[list[tuple[LongRun, Sequence]], list[str]]:
+def track_all(tracker: Tracker, sequences: list[Sequence], label: str) -> tuple[Runs, list[str]]:
     """Track all sequences under a progress bar; returns the runs, and what failed."""
     from tqdm import tqdm
 
@@ -187,11 +201,12 @@ def as_json(scores: LongScores) -> dict[str, Any]:
     return {name: None if value != value else value for name, value in figures.items()}
 
 
-def as_markdown(scores: dict[str, LongScores], sequences: int) -> str:
-    """A table of all trackers, and the counts of frames."""
+def as_markdown(scores: dict[str, LongScores], sequences: dict[str, int]) -> str:
+    """A table of all trackers, and the counts of frames.
+
+    `sequences` is the number of sequences that each tracker is scored on.
+    """
     lines = [
-        f"{sequences} sequences",
-        "",
         f"| tracker | {' | '.join(COLUMNS)} |",
         "| --- |" + " ---: |" * len(COLUMNS),
     ]
@@ -205,7 +220,8 @@ def as_markdown(scores: dict[str, LongScores], sequences: int) -> str:
             found.found,
             found.jumps,
         )
-        lines.append(f"| {label} | {' | '.join(f'{figure:.3f}' for figure in figures)} |")
+        cells = [str(sequences[label]), *(f"{figure:.3f}" for figure in figures)]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
     lines += ["", "Frames:", ""]
     for label, found in scores.items():
         counted = ", ".join(f"{name} {count:,}" for name, count in asdict(found.counts).items())

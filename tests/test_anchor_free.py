@@ -17,6 +17,7 @@ from rbsf.tracker.anchor_free import AS_PUBLISHED, AnchorFree, AnchorFreeConfig,
 from rbsf.tracker.teachers.pair import read_pair
 
 FRAME = np.full((240, 320, 3), 90, np.uint8)
+FRAME[:, ::2] = 100
 
 
 class Always:

@@ -146,11 +146,30 @@ def test_the_program_writes_a_table(footage, tmp_path, capsys):
     root = Path(footage.frames[0]).parents[1]
     flags = ["--root", str(root), "--tracker", "static", "--out", str(tmp_path)]
     assert main([*flags, "--departures", "leave", "cut"]) == 0
-    assert "| static | 0." in capsys.readouterr().out
+    assert "| static | 2 | 0." in capsys.readouterr().out
     assert cv2.imread(str(tmp_path / "reliability.png")).shape[2] == 3
     figures = json.loads((tmp_path / "long.json").read_text())["static"]
     assert figures["counts"]["noticed"] == 0
     assert figures["noticed"] == 0.0
+
+
+def test_two_trackers_of_one_name_are_refused(footage, tmp_path):
+    root = Path(footage.frames[0]).parents[1]
+    flags = ["--root", str(root), "--tracker", "a=static", "--tracker", "a=static"]
+    with pytest.raises(ValueError, match="2 trackers are called a; give them labels"):
+        main([*flags, "--out", str(tmp_path)])
+
+
+def test_a_tracker_that_fails_takes_no_other_results(footage, tmp_path, capsys):
+    root = Path(footage.frames[0]).parents[1]
+    code = "class Boom:\n def init(self, image, box): ...\n def update(self, image): 1 / 0\n"
+    (tmp_path / "boom.py").write_text(code)
+    flags = ["--root", str(root), "--tracker", "static", "--tracker", f"{tmp_path}/boom.py:Boom"]
+    assert main([*flags, "--as-they-are", "--out", str(tmp_path / "out")]) == 1
+    said = capsys.readouterr()
+    assert "| static | 1 |" in said.out
+    assert "Boom is not scored on square" in said.err
+    assert "static" in json.loads((tmp_path / "out" / "long.json").read_text())
 
 
 def test_what_never_happened_is_null(footage, tmp_path):

@@ -11,6 +11,7 @@ from test_frames import write_video
 
 from rbsf.datasets.video.sequences import load_sequences
 from rbsf.eval.metrics import overlaps
+from rbsf.tools import make_tracks
 from rbsf.tools.make_tracks import (
     find_targets,
     find_tracks,
@@ -64,6 +65,24 @@ def test_a_blank_wall_has_no_target_and_a_cut_ends_a_track(
     assert find_targets(network, wall, np.random.default_rng(0), 2) == []
     boxes = follow_and_return(network, [*frames[:4], wall, wall], truth[0])
     assert np.isnan(boxes[4:]).all()
+
+
+def test_names_with_dots_and_frames_without_a_track(tmp_path: Path) -> None:
+    for name in ("a.01.mp4", "a.02.mp4"):
+        assert write_tracks(tmp_path / name, tmp_path, iter([np.ones((2, 4))]), 1) == 1
+    written = sorted(path.name for path in tmp_path.iterdir())
+    assert written == ["a.01_1.mp4", "a.01_1.txt", "a.02_1.mp4", "a.02_1.txt"]
+    rows = np.loadtxt(tmp_path / "a.01_1.txt", delimiter=",")
+    assert np.isnan(rows[:, 0]).tolist() == [False, False, True]
+
+
+def test_the_frames_of_a_large_video_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_video(tmp_path / "a.mp4", [np.full((90, 120, 3), 90, np.uint8)] * 5)
+    monkeypatch.setattr(make_tracks, "MOST_BYTES", 2 * 90 * 120 * 3)
+    frames, left_out = make_tracks.read_frames(tmp_path / "a.mp4")
+    assert (len(frames), left_out) == (2, 3)
 
 
 def test_tracks_are_the_same_each_time_and_lie_in_the_frame(

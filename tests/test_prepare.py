@@ -405,6 +405,17 @@ def test_with_nothing_left_to_do_the_store_is_not_touched(videos, stills, tmp_pa
 
 
 class TestTrainingData:
+    def test_other_targets_of_a_held_out_video_are_held_out_too(self, tmp_path):
+        write_clip(tmp_path / "raw", 6)
+        (tmp_path / "tracks").mkdir()
+        for number in (1, 2):
+            (tmp_path / "tracks" / f"clip_{number}.avi").symlink_to(tmp_path / "raw" / "clip.avi")
+            boxes = f"30,30,{30 + number},30\n" * 6
+            (tmp_path / "tracks" / f"clip_{number}.txt").write_text(boxes)
+        stores, _ = open_training_data([tmp_path / "tracks"], tmp_path / "cache")
+        first = load_sequences(tmp_path / "tracks")[:1]
+        assert find_held_out(stores, first) == [(0, 0), (0, 1)]
+
     def test_one_process_prepares_and_the_others_open(self, videos, tmp_path, capsys):
         with pytest.raises(FileNotFoundError, match="no such crop store"):
             open_training_data([videos], tmp_path / "cache", prepare_missing=False)

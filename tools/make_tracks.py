@@ -43,6 +43,7 @@ SHORTEST = 10  # least number of frames of a track
 RECORD = (
     "tracks.json"  # in --out: the settings, and the number of tracks of each video that is done
 )
+UNKNOWN = "nan,nan,nan,nan"  # the line of a frame without a box
 MOST_BYTES = 1 << 29  # of frames of a video; the rest of it is left out
 
 
@@ -117,14 +118,15 @@ def main(argv: list[str] | None = None) -> int:
             continue
         rng = np.random.default_rng((args.seed, number))
         try:
-            frames = read_frames(path)
-        except ValueError as error:
+            frames, left_out = read_frames(path)
+        except (ValueError, OSError) as error:
             tqdm.write(f"error: {error}", file=sys.stderr)
             failed += 1
             continue
-        done[path.name] = write_tracks(
-            path, args.out, find_tracks(network, frames, rng, args.count)
-        )
+        if left_out:
+            tqdm.write(f"{path} is large: no target is looked for in its last {left_out} frames")
+        tracks = find_tracks(network, frames, rng, args.count)
+        done[path.name] = write_tracks(path, args.out, tracks, left_out)
         write_record(args.out, settings, done)
     print(f"{args.out}: {sum(done.values())} tracks in {len(done)} videos")
     return 1 if failed else 0
@@ -165,27 +167,35 @@ def write_record(out: Path, settings: dict[str, Any], done: dict[str, int]) -> N
     write_atomically(out / RECORD, (json.dumps(record, indent=1) + "\n").encode())
 
 
-def read_frames(path: Path) -> list[np.ndarray]:
-    """The first frames of a video, `[H, W, 3]` uint8 RGB, as many as MOST_BYTES hold."""
+def read_frames(path: Path) -> tuple[list[np.ndarray], int]:
+    """The first frames of a video, `[H, W, 3]` uint8 RGB, and the number of those after them.
+
+    They are as many as MOST_BYTES hold.
+    """
     from rbsf.datasets.video.frames import open_frames
 
     frames = iter(open_frames(str(path)))
     first = next(frames)
-    return [first, *islice(frames, MOST_BYTES // first.nbytes - 1)]
+    kept = [first, *islice(frames, MOST_BYTES // first.nbytes - 1)]
+    return kept, sum(1 for _ in frames)
 
 
-def write_tracks(video: Path, out: Path, tracks: Iterator[np.ndarray]) -> int:
-    """Write tracks `[N, 4]` of a video, and a link to it beside each. Returns their number."""
+def write_tracks(video: Path, out: Path, tracks: Iterator[np.ndarray], left_out: int = 0) -> int:
+    """Write tracks `[N, 4]` of a video, and a link to it beside each. Returns their number.
+
+    `left_out`: number of the video's frames after those of the tracks.
+    """
     from rbsf.system.files import write_atomically
 
     count = 0
     for count, boxes in enumerate(tracks, 1):
-        name = out / f"{video.stem}_{count}"
-        link = name.with_suffix(video.suffix)
+        name = f"{video.stem}_{count}"
+        link = out / f"{name}{video.suffix}"
         link.unlink(missing_ok=True)
         link.symlink_to(video.resolve())
         lines = [",".join(f"{value:.1f}" for value in box) for box in boxes]
-        write_atomically(name.with_suffix(".txt"), "".join(f"{line}\n" for line in lines).encode())
+        lines += [UNKNOWN] * left_out
+        write_atomically(out / f"{name}.txt", "".join(f"{line}\n" for line in lines).encode())
     return count
 
 

@@ -15,7 +15,13 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from rbsf.tracker.follower import Follower, Sighting
-from rbsf.tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE, box_around, exemplar_side
+from rbsf.tracker.geometry import (
+    EXEMPLAR_SIZE,
+    SEARCH_SIZE,
+    box_around,
+    exemplar_side,
+    exemplar_sides,
+)
 from rbsf.tracker.states import StateConfig
 from rbsf.tracker.target import Target
 
@@ -162,7 +168,7 @@ class AnchorFree(Follower):
 
     def _penalty(self, size: np.ndarray, before: np.ndarray) -> np.ndarray:
         """Factors `[rows, columns]`, lower where size or proportions differ more from `before`."""
-        growth = _larger(_side(size) / _side(before))
+        growth = _larger(exemplar_sides(size) / exemplar_side(before))
         stretch = _larger((size[0] / size[1]) / (before[0] / before[1]))
         return np.exp(-(growth * stretch - 1) * self.config.change_penalty)
 
@@ -189,12 +195,6 @@ def _shifted(probability: float, shift: float) -> float:
     """The probability with its logit lowered by `shift`: its odds are multiplied by exp(-shift)."""
     part = probability * math.exp(-shift)
     return part / (part + (1 - probability))
-
-
-def _side(size: np.ndarray) -> np.ndarray:
-    """Side of the square around a target of this width and height, including its context."""
-    margin = (size[0] + size[1]) / 2
-    return np.sqrt((size[0] + margin) * (size[1] + margin))
 
 
 def _larger(ratio: np.ndarray) -> np.ndarray:

@@ -37,9 +37,14 @@ def exemplar_side(size: Sequence[float] | np.ndarray, context: float = CONTEXT) 
     `size` is the target's `(w, h)`. SiamFC, section 2.4: `s^2 = (w + 2p)(h + 2p)` with
     `2p = context * (w + h)`.
     """
-    w, h = (float(v) for v in size)
+    return float(exemplar_sides(np.asarray(size, dtype=np.float64), context))
+
+
+def exemplar_sides(sizes: np.ndarray, context: float = CONTEXT) -> np.ndarray:
+    """The same for many targets: `sizes` `[2, ...]` gives an array `[...]`."""
+    w, h = sizes
     margin = context * (w + h)
-    return float(np.sqrt((w + margin) * (h + margin)))
+    return np.sqrt((w + margin) * (h + margin))
 
 
 def crop_square(

@@ -101,25 +101,28 @@ def _spread(sequences: list[Sequence], count: int) -> list[Sequence]:
 def find_held_out(stores: list[CropStore], held_out: list[Sequence]) -> list[Row]:
     """Where the stores hold crops of these sequences: numbers of store and sequence.
 
-    A stored sequence of the same name is another one if its origin is known to differ: it lies
-    elsewhere and has other boxes.
+    Other targets of the same video count too. A stored sequence of the same name is another one if
+    its origin is known to differ: it lies elsewhere and has other boxes.
     """
-    wanted: dict[str, list[Sequence]] = defaultdict(list)
+    wanted: dict[str, list[Origin]] = defaultdict(list)
     for sequence in held_out:
-        wanted[sequence.name].append(sequence)
+        wanted[sequence.name].append(origin_of(sequence.files(), sequence.boxes))
+    places = {origin.place for origins in wanted.values() for origin in origins}
     found = []
     for number, store in enumerate(stores):
         for row, (name, origin) in enumerate(zip(store.names, store.origins, strict=True)):
             has_crops = store.starts[row + 1] > store.starts[row]
-            if has_crops and _is_one_of(origin, wanted.get(name, [])):
+            same_video = origin is not None and origin.place in places
+            if has_crops and (same_video or _is_one_of(origin, wanted.get(name, []))):
                 found.append((number, row))
     return found
 
 
-def _is_one_of(origin: Origin | None, held_out: list[Sequence]) -> bool:
+def _is_one_of(origin: Origin | None, held_out: list[Origin]) -> bool:
+    """Whether a stored sequence is one of those with its name."""
     if origin is None:
         return bool(held_out)  # the name alone decides
-    return any(origin.is_of(origin_of(other.files(), other.boxes)) for other in held_out)
+    return any(origin.is_of(other) for other in held_out)
 
 
 def _synthetic(cache: Path, make: bool) -> Path:

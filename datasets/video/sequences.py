@@ -74,6 +74,11 @@ class Sequence:
         frames, boxes = self.frames[first:stop], self.boxes[first:stop]
         return replace(self, name=name, frames=frames, boxes=boxes)
 
+    def head(self, frames: int) -> Sequence:
+        """At most `frames` frames from the first one that has a box, as a sequence of its own."""
+        first = int(np.isfinite(self.boxes).all(axis=1).argmax())
+        return self.part(first, min(first + frames, len(self)))
+
 
 def whole_name(name: str) -> str:
     """Name of the whole sequence of a part; a whole sequence's own name."""

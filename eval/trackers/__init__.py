@@ -5,6 +5,8 @@ A kind of tracker is one file here, with a subclass of `TrackerSpec`, and one pl
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from rbsf.eval.trackers.network import SHIPPED, NetworkSpec
@@ -18,10 +20,27 @@ from rbsf.tracker.flags import with_redetect
 from rbsf.tracker.loading import Constants, constants_of
 from rbsf.tracker.siamfc import TrackerConfig
 
-__all__ = ["SHIPPED", "NetworkSpec", "Tracker", "TrackerSpec", "constants_for", "parse_tracker"]
+__all__ = [
+    "SHIPPED",
+    "NetworkSpec",
+    "Tracker",
+    "TrackerSpec",
+    "check_labels",
+    "constants_for",
+    "parse_tracker",
+]
 
 # All but our own networks, which take the flags of the command line as well.
 KINDS: tuple[Kind, ...] = (StaticSpec, OpenCVSpec, PairSpec, OwnSpec)
+
+
+def check_labels(labels: Iterable[str]) -> None:
+    """Raise ValueError if two trackers have one label: one's results would replace the other's."""
+    for label, count in Counter(labels).items():
+        if count > 1:
+            raise ValueError(
+                f"{count} trackers are called {label}; give them labels: --tracker LABEL=WHAT"
+            )
 
 
 def parse_tracker(

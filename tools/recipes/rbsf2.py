@@ -211,7 +211,7 @@ class DistilledRecipe(PairRecipe[DistillConfig]):
             return None
         sequences = load_sequences(Path(config.val))
         if not config.presence_of:
-            heads = self._heads(sequences)
+            heads = [sequence.head(config.val_frames) for sequence in sequences]
             return lambda net: track_heads(AnchorFree(TorchNetwork(net)), heads)
         if len(sequences) < 2:
             raise ValueError(
@@ -219,16 +219,13 @@ class DistilledRecipe(PairRecipe[DistillConfig]):
             )
         return lambda net: {"val_presence": presence_auc(net, sequences)}
 
-    def _heads(self, sequences: list[Sequence]) -> list[Sequence]:
-        most = self.config.val_frames
-        return [sequence.part(0, min(most, len(sequence))) for sequence in sequences]
-
     def yardsticks(self) -> dict[str, dict[str, float]]:
         """See `rbsf.tools.recipes.yardsticks`; for presence, the score of a guess."""
         config = self.config
         if config.presence_of:
             return {"a guess": {"val_presence": 0.5}}
-        heads = self._heads(load_sequences(Path(str(config.val))))
+        sequences = load_sequences(Path(str(config.val)))
+        heads = [sequence.head(config.val_frames) for sequence in sequences]
         threads = config.machine.threads
         return kept(self.folder, state_of(heads), lambda: still_and_shipped(heads, threads))
 

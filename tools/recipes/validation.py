@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -81,7 +79,7 @@ def _paired(
 
 def _tracked(sequences: list[Sequence], config: TrainConfig, device: torch.device) -> Validate:
     """AUC and precision of tracking the first frames of `sequences`."""
-    heads = [_head(sequence, config.val_frames) for sequence in sequences]
+    heads = [sequence.head(config.val_frames) for sequence in sequences]
     precision = str(dtype_of(config.machine.precision, device)).removeprefix("torch.")
 
     def validate(net: nn.Module) -> dict[str, float]:
@@ -100,7 +98,7 @@ def yardsticks(
     """
     if not sequences:
         return {}
-    heads = [_head(sequence, config.val_frames) for sequence in sequences]
+    heads = [sequence.head(config.val_frames) for sequence in sequences]
     rows = find_held_out(stores, sequences)
 
     def measure() -> dict[str, Figures]:
@@ -122,10 +120,3 @@ def _of_the_middle(stores: list[CropStore], rows: list[Row]) -> Figures:
     shifts = torch.stack([dataset[number]["shift"] for number in range(PAIRS)])
     hit = labels_for(shifts, RESPONSE)[:, RESPONSE // 2, RESPONSE // 2].mean().item()
     return {"val_logistic": math.log(2), "val_hit": hit}
-
-
-def _head(sequence: Sequence, frames: int) -> Sequence:
-    """The first `frames` frames from where the target is first seen."""
-    start = int(np.isfinite(sequence.boxes).all(1).argmax())
-    part = slice(start, start + frames)
-    return dataclasses.replace(sequence, frames=sequence.frames[part], boxes=sequence.boxes[part])

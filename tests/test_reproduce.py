@@ -68,7 +68,10 @@ def test_reproduce_trains_what_is_missing_and_prints_both_figures(image_root, tm
     assert reproduce.main(twice) == 0
     table = (tmp_path / "table2.md").read_text()
     assert "| 32-32-64-128 | Bi | 54.92 |" in table
-    assert table.splitlines()[-1].endswith("| 8 | 2 |")
+    (row,) = (each for each in table.splitlines() if each.startswith("| 32-32-64-128 | Bi "))
+    assert row.endswith("| 8 | 2 |")
+    assert table.count("| not run |") == 11
+    assert "(with stages=8-8-8-8, dataset=folder, " in table
     capsys.readouterr()
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob(RESULT)}
     assert reproduce.main(twice) == 0  # nothing is trained again
@@ -121,6 +124,28 @@ def test_only_cells_of_the_same_test_images_are_compared(tmp_path):
         first, second, *_ = [text for cell, text in pairs if cell.config.dataset == dataset]
         assert first == ""
         assert "±" in second
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{}", '{"top1": 50.0, "images": 8, "seed": 7}'])
+def test_a_result_that_is_no_result_is_named(text, tmp_path):
+    (cell, *_) = studies.read_study("table3", {}).cells
+    folder = studies.folder_of(cell.config, tmp_path)
+    folder.mkdir(parents=True)
+    (folder / RESULT).write_text(text)
+    refused(lambda: studies.result_of(cell.config, tmp_path), folder / RESULT, "delete the file")
+
+
+def test_cells_of_other_numbers_of_images_are_not_paired():
+    right = base64.b64encode(np.packbits(np.ones(8, bool)).tobytes()).decode()
+    results = [[{"tested": count, "right": right}] for count in (8, 7)]
+    assert studies._paired(*results) == "other test images"
+
+
+def test_settings_with_flags_of_their_own_are_refused(image_root, tmp_path):
+    flags = ["table2", "--root", str(image_root), "--out", str(tmp_path)]
+    refused(
+        lambda: reproduce.main([*flags, "--set", "seed=3"]), "--set 'seed=3': give it by --seeds"
+    )
 
 
 def test_a_seed_given_twice_is_refused(image_root, tmp_path):

@@ -24,11 +24,18 @@ from rbsf.layers import binary_layers
 from rbsf.methods import METHODS
 from rbsf.shipped import CONFIGS
 from rbsf.tools.recipes.classifier import ClassifierRecipe
-from rbsf.tools.recipes.classifier_config import FLOAT, RESULT, ClassifierConfig, read_config
+from rbsf.tools.recipes.classifier_config import (
+    FLOAT,
+    RESULT,
+    ClassifierConfig,
+    read_config,
+    with_defaults,
+)
 from rbsf.tools.train_classifier import main
 from rbsf.train.config import from_settings, read_yaml
 from rbsf.train.cross_entropy import ClassificationTask, evaluate, soft_divergence
 from rbsf.train.distributed import ALONE
+from rbsf.train.loop import Loop
 from rbsf.weights import load_weights
 
 SHIPPED = sorted((CONFIGS / "classify").glob("*.yaml"))
@@ -59,7 +66,7 @@ def test_a_training_leaves_weights_packed_network_log_and_result(resnet_run):
 def test_a_network_of_blocks_learns_from_another_teacher_and_is_packed_exactly(
     image_root, float_resnet, tmp_path
 ):
-    flags = ["--model", "blocks", "--method", "bireal", "--start", "random", "--depth", "1"]
+    flags = ["--model", "blocks", "--method", "bireal", "--depth", "1"]
     flags += ["--lambda-distill", "1", "--stem", "", "--precision", "bfloat16"]
     assert run_main(image_root, float_resnet, tmp_path, *flags) == 0
     assert {"entropy", "divergence"} <= rows_of(tmp_path / "log.csv")[0].keys()
@@ -287,8 +294,33 @@ def test_resume_with_another_configuration_is_refused(trained_resnet, tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             main(["--resume", "--out", str(run), *flags])
+    with pytest.raises(ValueError, match="epoch 2 has begun, so epochs cannot be 1; resume with 2"):
+        main(["--resume", "--out", str(run), "--epochs", "1"])
     assert (run / "config.yaml").read_text() == before
     assert main(["--resume", "--out", str(run), "--epochs", "3"]) == 0  # a longer training
+
+
+def test_a_validation_in_which_a_training_was_killed_is_made_up_for(
+    image_root, float_resnet, tmp_path, monkeypatch
+):
+    def killed(self):
+        raise RuntimeError("killed")
+
+    monkeypatch.setattr(Loop, "_validate", killed)
+    with pytest.raises(RuntimeError, match="killed"):
+        run_main(image_root, float_resnet, tmp_path / "run")
+    monkeypatch.undo()
+    assert main(["--resume", "--out", str(tmp_path / "run")]) == 0
+    assert sum(bool(row["val_top1"]) for row in rows_of(tmp_path / "run" / "log.csv")) == 2
+
+
+def test_a_network_with_its_own_layers_starts_at_random_and_has_no_twin():
+    config = read_config(["--model", "blocks"])
+    assert config.start == "random"
+    assert not config.needs_teacher
+    for flags in (["--gan"], ["--start", "teacher"], ["--lambda-match", "1"]):
+        with pytest.raises(ValueError, match="model is blocks, which has no float twin"):
+            read_config(["--model", "blocks", *flags])
 
 
 def test_images_that_the_network_does_not_take_are_refused(image_root, tmp_path):
@@ -317,8 +349,7 @@ def test_pcnn_with_several_projections_starts_from_a_teacher_on_a_part_of_the_im
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_every_shipped_config_parses(path):
-    config = from_settings(ClassifierConfig, read_yaml(ClassifierConfig, path))
-    assert config.needs_teacher
+    assert with_defaults(read_yaml(ClassifierConfig, path)).needs_teacher
 
 
 def test_mnist_learns(real_data, tmp_path):

@@ -43,6 +43,8 @@ parts --data pairs.db --teacher siamfc.npz --test OTB100=data/OTB
 """
 NAMES = (*sorted(path.stem for path in (CONFIGS / "tables").glob("*.yaml")), "table6")
 TRACK_FLAGS = ("workers", "constants", "every", "frames")  # passed on to rbsf benchmark
+# Settings that --set does not take, as they have flags of their own.
+FLAG_OF = {"seed": "--seeds", "out": "--out", "resume": "the same command again"}
 FLAGS_OF = {"classifier": ("root",), "tracker": ("data", "teacher", "test", *TRACK_FLAGS)}
 
 
@@ -129,10 +131,13 @@ def parse_settings(words: list[str]) -> dict[str, Any]:
     settings = {}
     for word in words:
         name, equals, value = word.partition("=")
+        name = name.replace("-", "_")
         if not (name and equals):
             raise ValueError(f"--set {word!r}: expected NAME=VALUE, such as epochs=3")
+        if name in FLAG_OF:
+            raise ValueError(f"--set {word!r}: give it by {FLAG_OF[name]}")
         try:
-            settings[name.replace("-", "_")] = yaml.safe_load(value)
+            settings[name] = yaml.safe_load(value)
         except yaml.YAMLError:
             raise ValueError(f"--set {word!r}: {value!r} is no value in YAML") from None
     return settings
@@ -176,7 +181,7 @@ def list_cells(table: Study, seeds: list[int], out: Path) -> None:
 
 def command(config: Any, folder: Path) -> str:
     """The command that trains the cell alone."""
-    from rbsf.tools.recipes.classifier_config import method_defaults
+    from rbsf.tools.recipes.classifier_config import defaults_of
     from rbsf.tools.recipes.siamese_config import TrainConfig, model_defaults
     from rbsf.train.config import as_settings, settings_of
 
@@ -184,7 +189,7 @@ def command(config: Any, folder: Path) -> str:
         defaults = model_defaults(config.model)
         words = ["python", "tools/train_rbsf.py", "--out", str(folder), "--model", config.model]
     else:
-        defaults = method_defaults(config.method)
+        defaults = defaults_of(config.method, config.model)
         words = ["python", "tools/train_classifier.py", "--out", str(folder)]
     known = settings_of(type(config))
     for name, value in as_settings(config).items():
@@ -214,9 +219,11 @@ def train_cells(table: Study, seeds: list[int], out: Path) -> int:
     from rbsf.tools.studies import run_cell
 
     failed: set[str] = set()
-    for cell in table.cells:
-        for seed in seeds:
-            print(f"{cell.name}, seed {seed}", flush=True)
+    count = len(table.cells) * len(seeds)
+    for number, cell in enumerate(table.cells):
+        for place, seed in enumerate(seeds):
+            done = number * len(seeds) + place
+            print(f"{cell.name}, seed {seed} (training {done + 1} of {count})", flush=True)
             try:
                 code = run_cell(dataclasses.replace(cell.config, seed=seed), out)
             except (ValueError, OSError) as error:
@@ -260,9 +267,11 @@ def open_table(args: argparse.Namespace) -> Study:
         "classifier": {"root": args.root or "data"},
         "tracker": {"data": args.data or [], "teacher": args.teacher},
     }
-    table = select(read_study(args.name, parse_settings(args.set), given), args.only)
+    table = read_study(args.name, parse_settings(args.set), given)
+    if args.set:
+        table = dataclasses.replace(table, title=f"{table.title} (with {', '.join(args.set)})")
     check_flags(args, table)
-    for cell in table.cells:
+    for cell in select(table, args.only).cells:
         if table.trains == "tracker":
             check_tracker(cell.name, cell.config)
         folder_of(cell.config, args.out)  # raises now if data or teacher is missing
@@ -295,12 +304,13 @@ def make(args: argparse.Namespace) -> tuple[str, int]:
     from rbsf.tools.studies import as_markdown, plot_curves
 
     table = open_table(args)
+    chosen = select(table, args.only)
     if args.list:
-        list_cells(table, args.seeds, args.out)
+        list_cells(chosen, args.seeds, args.out)
         return "", 0
     if table.trains == "tracker":
-        return make_trackers(args, table)
-    code = train_cells(table, args.seeds, args.out)
+        return make_trackers(args, chosen)
+    code = train_cells(chosen, args.seeds, args.out)
     text = as_markdown(table, args.seeds, args.out)
     picture = args.out / "figure2.png"
     if args.name == "figure2" and plot_curves(table, args.seeds[0], args.out, picture):

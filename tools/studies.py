@@ -217,9 +217,23 @@ def run_cell(config: RunConfig, out: Path) -> int:
 
 
 def result_of(config: ClassifierConfig, out: Path) -> dict[str, Any] | None:
-    """The result of the training of a classifier; None if it is not done."""
+    """The result of the training of a classifier; None if it is not done.
+
+    Raises ValueError for a damaged file.
+    """
     path = folder_of(config, out) / RESULT
-    return json.loads(path.read_text()) if path.is_file() else None
+    if not path.is_file():
+        return None
+    advice = "delete the file to train that cell again"
+    try:
+        result = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error}); {advice}") from None
+    if not isinstance(result, dict) or not {METRICS[0], "images"} <= result.keys():
+        raise ValueError(f"{path}: not the result of a training; {advice}")
+    if result.get("seed", config.seed) != config.seed:
+        raise ValueError(f"{path}: of seed {result['seed']}, not {config.seed}; {advice}")
+    return result
 
 
 def as_markdown(table: Study, seeds: list[int], out: Path) -> str:
@@ -256,6 +270,8 @@ def _paired(results: list[dict[str, Any]], others: list[dict[str, Any]]) -> str:
     """
     if not all("right" in result for result in results + others) or not (results and others):
         return ""
+    if len({result["tested"] for result in results + others}) > 1:
+        return "other test images"
     gaps = 100 * (_shares_right(results) - _shares_right(others))  # [images]
     half = 1.96 * gaps.std(ddof=1) / math.sqrt(len(gaps))
     return f"{gaps.mean():+.2f} ± {half:.2f}"

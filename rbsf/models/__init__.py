@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -67,6 +68,9 @@ def _build(
 
     module, _, function = PLACES[name].partition(":")
     make = getattr(import_module(f"rbsf.models.{module}"), function)
+    unknown = options.keys() - signature(make).parameters.keys()
+    if unknown:
+        raise ValueError(f"model {name!r} has no {', '.join(sorted(unknown))}; leave it out")
     try:
         if name in OWN_LAYERS:
             if method_options:

@@ -12,6 +12,8 @@ from typing import Any
 from rbsf.system.files import write_atomically
 from rbsf.system.text import read_text
 
+VALIDATED = "val_"  # the names of a validation's figures begin so
+
 
 class History:
     """Rows of numbers by step.
@@ -38,6 +40,11 @@ class History:
         if self._events is not None:
             for name, value in values.items():
                 self._events.add_scalar(name, value, step)
+
+    def has_figures(self, step: int) -> bool:
+        """Whether a validation after this step was logged."""
+        names = {name for row in self.rows if row["step"] == step for name in row}
+        return any(name.startswith(VALIDATED) for name in names)
 
     def write(self, final: bool = False) -> None:
         """Write the CSV, and the picture if it is the `final` one or the last is a minute old.

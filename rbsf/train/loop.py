@@ -33,7 +33,7 @@ class Stopped(Exception):
 
     def __init__(self, signum: int, path: Path) -> None:
         name = signal.Signals(signum).name
-        advice = "continue with --resume in the same command"
+        advice = "the same command continues, that of a single training with --resume"
         super().__init__(f"stopped by {name}; saved {path}; {advice}")
         self.signum = signum
 
@@ -128,6 +128,12 @@ class Loop:
                 f"{self.checkpoint}: not of this network and configuration ({reason})"
             ) from None
         self.epoch, self.index = state["epoch"], state["index"]
+        begun = self.epoch + (self.index > 0)  # epochs
+        if begun > self.config.epochs:
+            raise ValueError(
+                f"{self.checkpoint}: epoch {begun} has begun, so epochs cannot be"
+                f" {self.config.epochs}; resume with {begun} or more"
+            )
         self.saved = True
 
     def _order(self) -> dict[str, int]:
@@ -161,6 +167,8 @@ class Loop:
         bar = self._progress_bar()
         try:
             with StopRequest() as stop, bar:
+                if self._was_killed_in_validation():
+                    self._end_epoch(bar)
                 while self.epoch < self.config.epochs:
                     self._train_epoch(bar, stop)
         except BaseException:
@@ -198,12 +206,22 @@ class Loop:
             self._stop_if_asked(bar, stop)
         self.epoch, self.index = self.epoch + 1, 0
         self._flush(bar)
-        begun = time.monotonic()
         self.save()
+        self._end_epoch(bar)
+        self._stop_if_asked(bar, stop)
+
+    def _end_epoch(self, bar: tqdm) -> None:
+        """Validate, and log and print the figures."""
+        begun = time.monotonic()
         figures = self._validate()
         self.forecast.took(END, time.monotonic() - begun)
         self._tell(figures, bar)
-        self._stop_if_asked(bar, stop)
+
+    def _was_killed_in_validation(self) -> bool:
+        """Whether the checkpoint is of the end of an epoch whose validation is not in the log."""
+        if self.validate is None or self.rank > 0 or self.index > 0:
+            return False
+        return self.epoch > 0 and not self.history.has_figures(self.step)
 
     def _describe(self, bar: tqdm) -> None:
         """Show the epoch and the remaining time of the training in front of the bar."""

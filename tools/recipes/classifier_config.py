@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from rbsf.datasets.images.labelled import LABELLED
 from rbsf.methods import METHODS
-from rbsf.models import CLASSIFIERS
+from rbsf.models import CLASSIFIERS, OWN_LAYERS
 from rbsf.train.adversarial import SQUARE
 from rbsf.train.config import from_settings, parse_config, section, setting
 from rbsf.train.rectify import BOTH
@@ -144,6 +144,7 @@ class ClassifierConfig(RunConfig):
         super().__post_init__()
         check_least(self, images=0, subset=0, size=0, depth=0)
         self._check_teaching(self.algorithm.train_teacher)
+        self._check_own_layers()
         if self.compare == BEFORE and not self.algorithm.lr_real:
             raise ValueError("compare is before, which needs real layers that learn; raise lr_real")
         self.network_options(1)
@@ -161,6 +162,16 @@ class ClassifierConfig(RunConfig):
         if self.method == "scheme_a" and not train_teacher:
             raise ValueError(
                 "method is scheme_a, which learns beside its teacher; switch train_teacher on"
+            )
+
+    def _check_own_layers(self) -> None:
+        """Raise ValueError for what a network that is built with 1-bit layers cannot do."""
+        if self.model not in OWN_LAYERS or not self.binary:
+            return
+        if self.needs_twin or self.algorithm.train_teacher:
+            raise ValueError(
+                f"model is {self.model}, which has no float twin to compare with; give --start"
+                " random, --no-gan, --lambda-match 0 and --no-train-teacher"
             )
 
     @property
@@ -255,8 +266,13 @@ def _value(text: str) -> int | float | bool | str:
     return value if isinstance(value, (int, float, bool)) else text
 
 
-def method_defaults(method: str) -> dict[str, Any]:
-    """Defaults for `method` that replace those of `ClassifierConfig`, which are RBCN's."""
+def defaults_of(method: str, model: str) -> dict[str, Any]:
+    """Defaults for a method and a model that replace those of `ClassifierConfig`.
+
+    The latter are RBCN's for a network whose layers can be compared with its float twin's.
+    """
+    if model in OWN_LAYERS:
+        return {**RIVAL, "start": "random"}
     if method == ClassifierConfig.method:
         return {}
     if method == "scheme_a":
@@ -265,9 +281,10 @@ def method_defaults(method: str) -> dict[str, Any]:
 
 
 def with_defaults(settings: dict[str, Any]) -> ClassifierConfig:
-    """The configuration of `settings`; missing settings get the default of the method."""
-    defaults = method_defaults(settings.get("method", ClassifierConfig.method))
-    return from_settings(ClassifierConfig, defaults | settings)
+    """The configuration of `settings`; missing settings get those of method and model."""
+    method = settings.get("method", ClassifierConfig.method)
+    model = settings.get("model", ClassifierConfig.model)
+    return from_settings(ClassifierConfig, defaults_of(method, model) | settings)
 
 
 def read_config(

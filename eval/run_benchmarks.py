@@ -80,8 +80,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--tracker",
         action="append",
         metavar="[LABEL=]WHAT",
-        help="Run this tracker: rbsf or rbsf2 (shipped weights), static (a box that never moves),"
-        " a .safetensors, .npz or .pth file, opencv:MIL, opencv:KCF, opencv:CSRT,"
+        help="Run this tracker: rbsf, rbsf2 or siamfc (shipped weights), static (a box that never"
+        " moves), a .safetensors, .npz or .pth file, opencv:MIL, opencv:KCF, opencv:CSRT,"
         " opencv:Nano:BACKBONE.onnx,HEAD.onnx, opencv:Vit:MODEL.onnx,"
         " onnx:BACKBONE.onnx,HEAD.onnx (NanoTrack by its author's rules, in ONNX Runtime), or"
         " FILE.py:CLASS, a class of your own with init(image, box) and update(image); repeatable"

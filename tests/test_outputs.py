@@ -169,7 +169,7 @@ def test_without_pyav_a_named_mp4_says_what_it_is(
         f"video: out.mp4 ({find_codec('.mp4').describe()}); sound, where there was any, is left out"
     )
     assert line in capsys.readouterr().out
-    assert "browsers do not play; pip install 'rbsf[video]'" in MPEG4.describe()
+    assert "browsers do not play; an .mp4 is H.264 with pip install" in MPEG4.describe()
 
 
 @pytest.mark.parametrize("suffix", CODECS)

@@ -17,6 +17,7 @@ if not __package__:  # run as a file: the checkout is used if nothing is install
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from rbsf.methods import METHODS
+from rbsf.shipped import find_trained
 from rbsf.system.flags import make_parser
 from rbsf.system.program import positive_int, require, run, thread_count
 
@@ -63,7 +64,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--weights",
         type=Path,
         metavar="PATH",
-        help="Count the network of this file of trained 1-bit weights, in place of --model",
+        help="Count the network of this file of trained 1-bit weights, or the shipped rbsf or"
+        " rbsf2, in place of --model",
     )
     add(
         "--method",
@@ -253,7 +255,7 @@ def main(argv: list[str] | None = None) -> None:
 
     own_size = None
     if args.weights:
-        net, twin, own_size = load_pair(args.weights)
+        net, twin, own_size = load_pair(find_trained(args.weights))
     else:
         net, twin = build_pair(args.model, args.method)
     model = str(net.model_name)

@@ -165,10 +165,12 @@ def prepare(
 
 
 def _check_numbers(every: int, max_per_sequence: int | None, workers: int) -> None:
-    too_few = max_per_sequence is not None and max_per_sequence < 2
-    if every < 1 or workers < 1 or too_few:
-        numbers = f"every {every}, workers {workers}, max per sequence {max_per_sequence}"
-        raise ValueError(f"{numbers}: need at least 1, at least 1, and at least 2 if given")
+    """Raise ValueError naming the number that is too small."""
+    for name, value in (("every", every), ("workers", workers)):
+        if value < 1:
+            raise ValueError(f"{name} is {value}; give 1 or more")
+    if max_per_sequence is not None and max_per_sequence < 2:
+        raise ValueError(f"max_per_sequence is {max_per_sequence}; give 2 or more: pairs need two")
 
 
 def _first_fault(report: Report) -> str:

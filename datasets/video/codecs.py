@@ -23,7 +23,8 @@ class Codec:
         """Its name, and what to do if browsers do not play it."""
         if self.plays:
             return self.name
-        return f"{self.name}, which browsers do not play; pip install 'rbsf[video]' brings H.264"
+        advice = "an .mp4 is H.264 with pip install 'rbsf[video]'"
+        return f"{self.name}, which browsers do not play; {advice}"
 
 
 H264 = [

@@ -20,7 +20,11 @@ from rbsf.train.run_config import check_least, resumed
 class TrainConfig(PairConfig):
     """Everything about the training of a tracker of SiamFC's form."""
 
-    model: str = setting("rbsf", "Train this network", choices=tuple(TRACKERS))
+    model: str = setting(
+        "rbsf",
+        "Train this network; rbsf2 has other settings, see --model rbsf2 --help",
+        choices=tuple(TRACKERS),
+    )
     width: float = setting(
         1.0, "Multiply the hidden channels by this; they are rounded to multiples of 32"
     )

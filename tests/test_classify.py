@@ -57,8 +57,8 @@ def test_loose_images_are_cut_as_those_of_the_training(share, taken, tmp_path):
         seen.append(images)
         return np.zeros((1, 2))
 
-    shape = {"size": taken, "mean": [0, 0, 0], "classes": ["a", "b"], **share}
-    network = classify.Classifier("net", look, shape)
+    images = classify.Input(taken, taken, 3, ["a", "b"], **share)
+    network = classify.Classifier("net", look, images)
     assert classify.class_images(network, [tmp_path / "a.png"], 1) == 0
     first = (32 - taken) // 2
     np.testing.assert_array_equal(seen[0][0], image[first : 32 - first, first : 32 - first])

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 if not __package__:  # run as a file: the checkout is used if nothing is installed
     sys.path.append(str(Path(__file__).resolve().parents[1]))
@@ -45,12 +45,24 @@ SHARE = 224 / 256
 
 
 @dataclass(frozen=True)
+class Input:
+    """The images that a classifier takes, and what it calls their classes."""
+
+    width: int
+    height: int
+    channels: int  # 1 (grey) or 3 (RGB)
+    classes: list[str]
+    share: float = SHARE  # side of the crop / short side of an image
+    named: bool = True  # False: only the number of classes is known
+
+
+@dataclass(frozen=True)
 class Classifier:
     """A network that is ready to run."""
 
     name: str
     run: Callable[[np.ndarray], np.ndarray]  # uint8 images `[N, H, W, C]` to logits `[N, classes]`
-    input: dict[str, Any]  # size, mean, std and classes, as the file has them
+    input: Input
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -152,8 +164,8 @@ def load_packed(path: Path, threads: int) -> Classifier:
     return Classifier(f"packed ({engine.isa})", engine, packed_input(path, model))
 
 
-def packed_input(path: Path, model: PackedModel) -> dict[str, Any]:
-    """The input of a packed network, in the form that `check_input` returns.
+def packed_input(path: Path, model: PackedModel) -> Input:
+    """The input of a packed network.
 
     For a user's own network, which `export_network` wrote, it follows from the graph: the network
     normalises images itself and takes their largest middle part. Its classes are named by number,
@@ -162,8 +174,8 @@ def packed_input(path: Path, model: PackedModel) -> dict[str, Any]:
     Raises ValueError for images with other channels than 1 or 3, and for results that are not one
     number for each class.
     """
-    if is_input(model.info.get("input")):
-        return check_input(path, model.info)
+    if has_input(model.info):
+        return read_input(path, model.info)
     height, width, channels = model.input_shape
     if channels not in (1, 3):
         raise ValueError(f"{path}: takes images of {channels} channels; give one that takes 1 or 3")
@@ -175,31 +187,27 @@ def packed_input(path: Path, model: PackedModel) -> dict[str, Any]:
     given = model.info.get("classes")
     if given is not None and (not isinstance(given, list) or len(given) != shape[0]):
         raise ValueError(f"{path}: its info's classes are no list of {shape[0]} names")
-    return {
-        "size": (width, height),
-        "share": 1.0,
-        "mean": [0.0] * channels,
-        "std": [1.0] * channels,
-        "classes": list(map(str, given or range(shape[0]))),
-        "named": given is not None,
-    }
+    classes = [str(name) for name in given or range(shape[0])]
+    return Input(width, height, channels, classes, share=1.0, named=given is not None)
 
 
-def is_input(found: Any) -> bool:
-    """Whether an info's `input` fully describes the images that a network takes."""
+def has_input(info: dict[str, Any]) -> bool:
+    """Whether a file fully describes the images that its network takes."""
+    found = info.get("input")
     return isinstance(found, dict) and found.keys() >= {"size", "mean", "std", "classes"}
 
 
-def check_input(path: Path, info: dict[str, Any]) -> dict[str, Any]:
-    """What a file says about its images.
+def read_input(path: Path, info: dict[str, Any]) -> Input:
+    """What a file says about its images, which are square.
 
     Raises ValueError if size, mean, std or classes is missing.
     """
-    found = info.get("input")
-    if not is_input(found):
+    if not has_input(info):
         missing = "its info has no input (size, mean, std, classes)"
         raise ValueError(f"{path}: {missing}; train it by train_classifier.py")
-    return cast(dict[str, Any], found)
+    found = info["input"]
+    side, channels = found["size"], len(found["mean"])
+    return Input(side, side, channels, found["classes"], found.get("share", SHARE))
 
 
 def load_torch(path: Path, threads: int) -> Classifier:
@@ -212,11 +220,10 @@ def load_torch(path: Path, threads: int) -> Classifier:
 
     torch.set_num_threads(threads)
     net, _, info = load_weights(path)
-    check_input(path, info)
-    taken = classifier_input(path, info)
+    found, taken = read_input(path, info), classifier_input(path, info)
     net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Classifier(
-        "PyTorch", lambda images: torch_logits(net, images, taken.mean, taken.std), info["input"]
+        "PyTorch", lambda images: torch_logits(net, images, taken.mean, taken.std), found
     )
 
 
@@ -271,24 +278,22 @@ def class_images(classifier: Classifier, paths: list[Path], top: int) -> int:
 
     from rbsf.datasets.images.decode import CentreCrop, decode_crop
 
-    names, size = classifier.input["classes"], classifier.input["size"]
-    ratio = size[0] / size[1] if isinstance(size, tuple) else 1.0
-    centre = CentreCrop(classifier.input.get("share", SHARE), ratio=ratio)
-    grey = len(classifier.input["mean"]) == 1
+    taken = classifier.input
+    centre = CentreCrop(taken.share, ratio=taken.width / taken.height)
     code = 0
     for path in list_images(paths):
-        crop = decode_crop(path.read_bytes(), centre, size)  # [height, width, 3]
+        crop = decode_crop(path.read_bytes(), centre, (taken.width, taken.height))
         if crop is None:
             print(f"error: {path}: not a whole image that OpenCV can decode", file=sys.stderr)
             code = 1
             continue
-        if grey:
+        if taken.channels == 1:
             crop = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)[..., None]  # [height, width, 1]
         logits = classifier.run(crop[None])[0].astype(np.float64)  # [classes]
         shares = np.exp(logits - logits.max())
         shares /= shares.sum()
         best = np.argsort(-shares)[:top]
-        answers = [f"{names[i]} {100 * shares[i]:.1f}%" for i in best]
+        answers = [f"{taken.classes[i]} {100 * shares[i]:.1f}%" for i in best]
         print(f"{path}: {', '.join(answers)}")
     return code
 
@@ -349,26 +354,24 @@ def measure_dataset(args: argparse.Namespace) -> None:
         write_atomically(args.json, json.dumps(report, indent=1).encode())
 
 
-def open_test_set(args: argparse.Namespace, taken: dict[str, Any]) -> Labelled:
-    """Open the test set of --dataset for a network whose `input` is `taken`.
+def open_test_set(args: argparse.Namespace, taken: Input) -> Labelled:
+    """Open the test set of --dataset for a network that takes such images.
 
     Raises ValueError if the network was trained on other classes.
     """
     from rbsf.datasets.images.labelled import open_labelled
 
-    size = taken["size"]
-    if isinstance(size, tuple):
-        if size[0] != size[1]:
-            shape = f"{size[0]} x {size[1]}"
-            raise ValueError(f"{args.weights} takes images of {shape}; --dataset gives square ones")
-        size = size[0]
+    if taken.width != taken.height:
+        shape = f"{taken.width} x {taken.height}"
+        raise ValueError(f"{args.weights} takes images of {shape}; --dataset gives square ones")
     try:
-        _, test = open_labelled(args.dataset, args.root, check=args.check, size=size)
+        _, test = open_labelled(args.dataset, args.root, check=args.check, size=taken.width)
     except ValueError as error:
         raise ValueError(f"{args.weights} with --dataset {args.dataset}: {error}") from None
-    same = list(test.classes) == taken["classes"]
-    if not taken.get("named", True):  # then only the number of classes is known
-        same = len(test.classes) == len(taken["classes"])
+    if taken.named:
+        same = list(test.classes) == taken.classes
+    else:
+        same = len(test.classes) == len(taken.classes)
     if not same:
         place = f"{args.dataset} in {args.root}"
         raise ValueError(f"{args.weights} was trained on other classes than those of {place}")

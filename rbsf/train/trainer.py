@@ -8,6 +8,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
+from copy import copy
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -265,14 +266,13 @@ class Trainer:
 
     def _foresee(self, student: Recipe) -> None:
         """Time steps of the student's training, which follows, with an untrained teacher."""
-        teacher, given = self.recipe, student.config
+        teacher, trial = self.recipe, copy(student)
         with torch.random.fork_rng(devices=[]), TemporaryDirectory() as folder:
             path = Path(folder) / teacher.weights.name
             save_weights(teacher.build().student, teacher.model, path, teacher.info())
-            student.config = dataclasses.replace(given, teacher=str(path))
-            seconds = seconds_a_step(student.build(), student.some_batches(TRIED))
-        student.config = given
-        steps, epochs = sum(given.steps(self.process.world)), given.loop.epochs
+            trial.config = dataclasses.replace(student.config, teacher=str(path))
+            seconds = seconds_a_step(trial.build(), trial.some_batches(TRIED))
+        steps, epochs = sum(student.config.steps(self.process.world)), student.config.loop.epochs
         self.forecast.later = {LATER: steps * epochs}
         if student.validation():
             self.forecast.later[END] = epochs

@@ -33,7 +33,7 @@ class Stopped(Exception):
 
     def __init__(self, signum: int, path: Path) -> None:
         name = signal.Signals(signum).name
-        advice = "the same command continues, that of a single training with --resume"
+        advice = "continue with --resume in the same command, or a table without it"
         super().__init__(f"stopped by {name}; saved {path}; {advice}")
         self.signum = signum
 

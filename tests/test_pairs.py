@@ -5,7 +5,7 @@ import signal
 import sqlite3
 from dataclasses import replace
 from functools import cache
-from itertools import pairwise
+from itertools import pairwise, permutations
 
 import cv2
 import numpy as np
@@ -169,6 +169,26 @@ def test_gray_is_for_both_and_light_for_each(stills):
     corners = [(int(item["exemplar"][1, 0, 0]), int(item["search"][1, 0, 0])) for item in items]
     assert len({first for first, _ in corners}) > 10
     assert sum(first != second for first, second in corners) > 40
+
+
+def test_both_crops_are_turned_and_recoloured_alike(stills):
+    plain, varied = (
+        PairDataset([stills], 12, augment=replace(PLAIN, **settings))
+        for settings in ({}, {"turn": 1.0, "recolor": 1.0})
+    )
+    for before, after in zip(plain, varied, strict=True):
+        changes = []
+        for key in ("exemplar", "search"):
+            changes.append(
+                {
+                    (angles, order)
+                    for angles in (1, 2, 3)
+                    for order in permutations(range(3))
+                    if torch.equal(torch.rot90(before[key], angles, (1, 2))[[*order]], after[key])
+                }
+            )
+        assert changes[0] & changes[1]
+        assert sorted(before["size"]) == sorted(after["size"])
 
 
 def test_frames_are_near_but_not_the_same(films):

@@ -129,6 +129,17 @@ def add_distractor(target: Target, other: Target, rng: np.random.Generator) -> T
     return Target(_paste(target.pixels, other, place, zoom), target.size)
 
 
+def turned(target: Target, angles: int) -> Target:
+    """The target turned by so many right angles, counter-clockwise."""
+    size = target.size if angles % 2 == 0 else target.size[::-1]
+    return Target(np.ascontiguousarray(np.rot90(target.pixels, angles)), size)
+
+
+def recolored(target: Target, order: np.ndarray) -> Target:
+    """The target with its colour channels in the order `[3]`."""
+    return Target(np.ascontiguousarray(target.pixels[..., order]), target.size)
+
+
 def hide(target: Target, rng: np.random.Generator) -> Target:
     """Hide the target behind what lies beside it in the crop, on a side drawn at random."""
     covered = target.size * COVER

@@ -7,8 +7,9 @@ one. `rbsf.datasets.pairs.mixing` describes what pairs are made of besides a tar
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import ClassVar, NamedTuple
 
 import cv2
@@ -26,6 +27,8 @@ from rbsf.datasets.pairs.mixing import (
     hide,
     paste_on_scene,
     random_window,
+    recolored,
+    turned,
 )
 from rbsf.datasets.pairs.sampling import Pair, PairDraws, Row
 from rbsf.datasets.workers import start_worker
@@ -35,7 +38,7 @@ from rbsf.train.config import setting
 Item = dict[str, torch.Tensor]
 Key = tuple[int, int, int]  # seed, epoch, i: what a pair depends on
 # Each way to change a pair draws its own random numbers, seeded by the key and this number.
-RANDOM, PASTE, DISTRACTOR, HIDE = 1, 2, 3, 4
+RANDOM, PASTE, DISTRACTOR, HIDE, TURN, RECOLOR = 1, 2, 3, 4, 5, 6
 
 
 @dataclass
@@ -63,7 +66,13 @@ class AugmentConfig:
         metavar="SHARE",
     )
     flip: float = setting(0.5, "Mirror this share of the pairs left to right", metavar="SHARE")
+    turn: float = setting(
+        0.0, "Turn this share of the pairs by one, two or three right angles", metavar="SHARE"
+    )
     gray: float = setting(0.15, "Turn this share of the pairs gray", metavar="SHARE")
+    recolor: float = setting(
+        0.0, "Exchange the colour channels of this share of the pairs", metavar="SHARE"
+    )
     light: float = setting(
         0.2, "Change contrast and brightness of each crop by up to this share", metavar="SHARE"
     )
@@ -195,8 +204,16 @@ class PairDataset(Dataset[Item]):
         search = add_distractor(mixed.search, self._read(other.search), rng)
         return mixed._replace(search=search)
 
+    def _vary_both(self, mixed: _Mixed, key: Key) -> _Mixed:
+        """Turn both crops alike, and exchange their colours alike, as `augment` says."""
+        if rng := self._stream(key, TURN, self.augment.turn):
+            mixed = mixed.changed(partial(turned, angles=int(rng.integers(1, 4))))
+        if rng := self._stream(key, RECOLOR, self.augment.recolor):
+            mixed = mixed.changed(partial(recolored, order=rng.permutation(3)))
+        return mixed
+
     def _make_item(self, rng: np.random.Generator, pair: Pair, key: Key) -> Item:
-        config, mixed = self.augment, self._mix(pair, key)
+        config, mixed = self.augment, self._vary_both(self._mix(pair, key), key)
         scale = config.still_scale if mixed.still else config.scale
         mirror = bool(rng.random() < config.flip)
         gray = bool(rng.random() < config.gray)
@@ -228,6 +245,10 @@ class _Mixed(NamedTuple):
     search: Target
     still: bool  # the pair is augmented like one made of a still image
     hidden: bool = False  # the search crop's target is hidden
+
+    def changed(self, change: Callable[[Target], Target]) -> _Mixed:
+        """The pair with the same change in both crops."""
+        return self._replace(exemplar=change(self.exemplar), search=change(self.search))
 
 
 def warp_crop(

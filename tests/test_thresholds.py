@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from rbsf.engine.fusion import POOLED
+from rbsf.engine.fusions.to_bits import POOLED
 from rbsf.engine.node import Node
 from rbsf.export.fold import threshold_of_real, threshold_of_whole, with_thresholds
 

@@ -13,9 +13,10 @@ from time import perf_counter
 
 import numpy as np
 
-from rbsf.engine import fusion_kernels, ops
+from rbsf.engine import ops
 from rbsf.engine.bit_layout import Packed, layout
-from rbsf.engine.fusion import Need, Run, find_runs, need_of
+from rbsf.engine.fusion import find_runs
+from rbsf.engine.fusions.base import Fusion, Need, Run, Single, need_of
 from rbsf.engine.graph import PackedModel
 from rbsf.engine.kernel import Kernel, Target
 from rbsf.engine.node import Map, Node
@@ -56,11 +57,8 @@ class Program:
         """The form in which `run` writes its bits for readers with this need."""
         groups, padding, border = need
         channels = self.model.maps[run.output].shape[-1]
-        written_in, inverted = 1, np.zeros(channels, bool)
-        if run.kind == "to bits":
-            written_in = run.nodes[0].attributes["groups"]
-            inverted |= run.nodes[-1].tensors.get("flip", np.uint8(0)) > 0
-        return Packed(layout(channels, written_in, groups), padding, border, inverted)
+        order = layout(channels, run.written_groups(), groups)
+        return Packed(order, padding, border, run.flips(channels))
 
     def steps(self, maps: dict[str, Map]) -> list[Step]:
         """The steps for images of one size, in order."""
@@ -69,13 +67,15 @@ class Program:
     def _steps_of(self, run: Run, maps: dict[str, Map]) -> Iterator[Step]:
         inputs = tuple(self._key(*read) for read in run.inputs)
         needs = sorted(self.needs[run.output] or {None}, key=str)
-        if run.kind == "single":
-            yield from self._steps_of_single(run.nodes[0], inputs, needs, maps)
+        if isinstance(run, Single):
+            yield from self._steps_of_single(run.node, inputs, needs, maps)
             return
+        assert isinstance(run, Fusion)  # for the type checker
         (need,) = needs
         first, output = run.nodes[0], (run.output, need)
-        kernel = self._fused(run, inputs, output)
-        overwrites = inputs[-1] if fusion_kernels.ends_in_sum(run) else None
+        reads = [self.packed[key] for key in inputs if key in self.packed]
+        kernel = run.kernel(reads, self.packed.get(output), self.target)
+        overwrites = inputs[-1] if run.ends_in_sum else None
         yield Step(first.name, first.op, inputs, output, kernel, overwrites)
 
     def _steps_of_single(
@@ -97,21 +97,6 @@ class Program:
     def _key(self, name: str, need: Need | None) -> Key:
         """The array that a run reads; NumPy reads unpacked bits."""
         return name, need if self.target.isa != "numpy" else None
-
-    def _fused(self, run: Run, inputs: tuple[Key, ...], output: Key) -> Kernel:
-        target, read = self.target, self.packed.get(inputs[0])
-        if run.kind == "to bits":
-            return fusion_kernels.to_bits(run, read, self.packed[output], target)
-        if run.kind == "whole conv":
-            return fusion_kernels.whole_conv(run, self.model.maps[inputs[0][0]], target)
-        if run.kind == "rounded":
-            channels = self.model.maps[run.output].shape[-1]
-            return fusion_kernels.rounded(run, channels, target)
-        if run.kind == "scaled":
-            reads = [self.packed[key] for key in inputs if key in self.packed]
-            return fusion_kernels.scaled(run, reads, target)
-        make = fusion_kernels.to_planes if run.kind == "to planes" else fusion_kernels.steps
-        return make(run, self.packed[inputs[0]], target)
 
     def _single(self, node: Node, inputs: tuple[Key, ...], maps: dict[str, Map]) -> Kernel:
         out = maps[node.name]

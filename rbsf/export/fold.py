@@ -18,7 +18,7 @@ from dataclasses import replace
 import numpy as np
 
 from rbsf.engine.bit_layout import products
-from rbsf.engine.fusion import POOLED
+from rbsf.engine.fusions.to_bits import POOLED
 from rbsf.engine.node import Node, affine_node, spliced
 from rbsf.engine.terms import Terms, nodes_of
 from rbsf.export.modules import BINARY, TEMPLATE

@@ -1,0 +1,1 @@
+"""Sequences of operations that one kernel computes: each is a module with a `Fusion`."""

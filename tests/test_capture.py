@@ -143,7 +143,7 @@ def test_a_checkpoint_keeps_the_options_of_the_device_it_is_loaded_on():
         for group in optimizer["param_groups"]:
             group |= {"fused": True, "lr": torch.tensor(0.5), "capturable": True}
     other.load_state_dict(state)
-    for optimizer in other.optimizers.values():
+    for optimizer in other.optimizers.by_name.values():
         assert optimizer.param_groups[0]["fused"]
         assert not optimizer.param_groups[0]["capturable"]
     other.step({"image": batch()}, 0)
@@ -186,7 +186,7 @@ class TestAStepOnAnotherDevice:
         with FakeTensorMode():
             for module in rectifier.modules().values():
                 make_valueless(module)
-            for optimizer in rectifier.optimizers.values():
+            for optimizer in rectifier.optimizers.by_name.values():
                 optimizer.step = lambda: None  # it holds tensors with values
             batch = {name: valueless(tensor) for name, tensor in batch.items()}
             for step in (rectifier.step, rectifier.norm_step):

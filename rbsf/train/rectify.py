@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from rbsf.layers import BinaryConv2d, binary_layers
 from rbsf.maps import MapNorm, MapRecorder, Maps, Stats
-from rbsf.train.adversarial import (
-    LOG,
-    SQUARE,
-    Discriminators,
-    adversarial_loss,
-    discriminator_loss,
-    pool,
-)
-from rbsf.train.config import setting
-from rbsf.train.distributed import average_buffers, average_gradients
+from rbsf.train.adversarial import Discriminators, adversarial_loss, discriminator_loss, pool
+from rbsf.train.distributed import average_buffers
+from rbsf.train.optimizers import Optimizers
+from rbsf.train.rectify_config import AFFINE, STATISTICS, RectifyConfig
 
-NOT_NEGATIVE = ("lambda_", "lr_", "weight_decay")  # beginnings of settings that must be 0 or more
-DECAYED = ("binary", "real", "teacher")  # optimizers that use weight decay
-FIXED_IN_NORM_PASS = ("binary", "real", "c", "teacher")  # optimizers of weights that do not change
-BOTH, STATISTICS, AFFINE = "both", "statistics", "affine"  # what a batch-norm learns in its pass
+# Optimizers whose parameters learn in a step, and those whose parameters the batch-norm pass holds.
+LEARN_IN_STEP = ("binary", "real", "norm", "c", "teacher")
+FIXED_IN_NORM_PASS = ("binary", "real", "c", "teacher")
 
 
 class Task(Protocol):
@@ -43,112 +35,6 @@ class Task(Protocol):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """See the class."""
         ...
-
-
-@dataclass
-class RectifyConfig:
-    """Algorithm 1's switches (R, G, B of Table 2), weights and learning rates."""
-
-    TITLE: ClassVar[str] = "the method: Algorithm 1 of the paper"
-
-    rectify: bool = setting(
-        True, "Learn the matrices C and apply the kernel loss, which is R in the paper's Table 2"
-    )
-    gan: bool = setting(
-        True, "Train discriminators on the feature maps, which is G in the paper's Table 2"
-    )
-    bn_pass: float = setting(
-        0.1,
-        "Train the batch-norms alone after each epoch, for this share of an epoch, which is B in"
-        " the paper's Table 2; 0 leaves it out",
-        metavar="SHARE",
-    )
-    bn_learns: str = setting(
-        BOTH,
-        "Let the batch-norms learn their statistics, their affine parameters, or both in that pass",
-        choices=(BOTH, STATISTICS, AFFINE),
-    )
-    gan_sees: str = setting(
-        "map",
-        "Show the discriminators a single feature map at a time, or all maps of an image",
-        choices=("map", "image"),
-    )
-    gan_loss: str = setting(
-        SQUARE,
-        "Deceive the discriminators by the square of Eq. 4, or by the log-likelihood",
-        choices=(SQUARE, LOG),
-    )
-    norm_epochs: int = setting(
-        -1,
-        "Measure the statistics of the batch-norms after N epochs and keep them from then on, as"
-        " in use; with -1 training uses each batch's own statistics to the end",
-    )
-    lambda_kernel: float = setting(1e-4, "Weigh the kernel loss by this, lambda1 of Eq. 3")
-    lambda_adversarial: float = setting(0.1, "Weigh the adversarial loss by this, lambda2 of Eq. 4")
-    lambda_match: float = setting(
-        1.0,
-        "Weigh the distance between the feature maps of student and teacher by this, which is not"
-        " in the paper",
-    )
-    lambda_decay: float = setting(
-        0.9, "Multiply lambda1 and lambda2 by this after each --lambda-epochs epochs"
-    )
-    lambda_epochs: int = setting(
-        60, "Multiply lambda1 and lambda2 by --lambda-decay every N epochs"
-    )
-    lr_binary: float = setting(
-        1e-3, "Train the real weights behind the signs at this rate, eta1", changeable=True
-    )
-    lr_real: float = setting(
-        1e-3,
-        "Train the real layers at this rate; 0 keeps them and their batch-norms as they are at the"
-        " start",
-        changeable=True,
-    )
-    lr_c: float = setting(1e-3, "Train the matrices C at this rate, eta2", changeable=True)
-    lr_norm: float = setting(1e-3, "Train the batch-norms at this rate", changeable=True)
-    lr_discriminator: float = setting(
-        1e-3, "Train the discriminators at this rate", changeable=True
-    )
-    train_teacher: bool = setting(
-        False, "Train the teacher beside the student, as Apprentice's scheme A does"
-    )
-    optimizer: str = setting(
-        "adam",
-        "Train by Adam, or by SGD with momentum 0.9; the discriminators are always trained by Adam",
-        choices=("adam", "sgd"),
-    )
-    weight_decay: float = setting(
-        0.0, "Let weights decay by this, but for those of the batch-norms"
-    )
-
-    def __post_init__(self) -> None:
-        """Raise ValueError naming the field, its value and what would be valid."""
-        for field in fields(RectifyConfig):
-            if field.name.startswith(NOT_NEGATIVE):
-                self._check_not_negative(field.name)
-        if not 0 <= self.bn_pass <= 1:
-            raise ValueError(f"bn_pass is {self.bn_pass}; it is a share of an epoch, 0 to 1")
-        if self.norm_epochs < -1:
-            raise ValueError(
-                f"norm_epochs is {self.norm_epochs}; it must be 0 or more, or -1 for all epochs"
-            )
-        if self.lambda_epochs < 1:
-            raise ValueError(f"lambda_epochs is {self.lambda_epochs}; it must be 1 or more")
-
-    def _check_not_negative(self, name: str) -> None:
-        value = getattr(self, name)
-        if not value >= 0:
-            raise ValueError(f"{name} is {value}; it must be 0 or more")
-
-    @property
-    def compares_maps(self) -> bool:
-        """Whether the student's feature maps are compared with the teacher's."""
-        return self.gan or self.lambda_match > 0
-
-    def lambda_factor(self, epoch: int) -> float:
-        """The factor for lambda1 and lambda2 in `epoch` (from 0): the schedule of section 3.1."""
-        return self.lambda_decay ** (epoch // self.lambda_epochs)
 
 
 class Rectifier:
@@ -185,7 +71,7 @@ class Rectifier:
         self.recorders = self._recorders()
         if not config.lr_real:
             self._freeze_real_layers()
-        self.optimizers = self._make_optimizers()
+        self.optimizers = Optimizers(self._groups(), config)
 
     def _recorders(self) -> list[MapRecorder]:
         """Recorders for the maps of student and teacher; empty if maps are not compared."""
@@ -214,19 +100,6 @@ class Rectifier:
             if fixed or _is_frozen(norm):
                 norm.eval()
 
-    def _make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """An optimizer for each group of parameters that learns.
-
-        Their order is that of Algorithm 1: W, then C with W fixed. Batch-norms learn with W.
-        """
-        optimizers = {}
-        for name, parameters in self._groups().items():
-            learning = [parameter for parameter in parameters if parameter.requires_grad]
-            rate = self._rate(name)
-            if learning and rate:
-                optimizers[name] = self._make_optimizer(name, learning, rate)
-        return optimizers
-
     def _groups(self) -> dict[str, list[nn.Parameter]]:
         """Parameters by the name of their optimizer; matrices C are frozen without `rectify`."""
         groups = parameter_groups(self.student)
@@ -238,35 +111,9 @@ class Rectifier:
                 parameter.requires_grad_(False)
         return groups
 
-    def _make_optimizer(
-        self, name: str, parameters: list[nn.Parameter], rate: float
-    ) -> torch.optim.Optimizer:
-        decay = self.config.weight_decay if name in DECAYED else 0.0
-        # `fused` updates all parameters at once.
-        options: dict[str, Any] = {"lr": rate, "weight_decay": decay, "fused": True}
-        on_gpu = parameters[0].is_cuda
-        if on_gpu:  # a recorded step (rbsf.train.capture) reads this tensor at each replay
-            options["lr"] = torch.tensor(rate, device=parameters[0].device)
-        if self.config.optimizer == "sgd" and name != "discriminator":
-            return torch.optim.SGD(parameters, momentum=0.9, **options)
-        return torch.optim.Adam(parameters, capturable=on_gpu, **options)
-
-    def _rate(self, name: str) -> float:
-        """The configured learning rate of an optimizer.
-
-        A teacher that is trained has the rate of real weights.
-        """
-        return getattr(self.config, "lr_real" if name == "teacher" else f"lr_{name}")
-
     def set_rate_factor(self, factor: float) -> None:
         """Set every learning rate to `factor` times its configured value."""
-        for name, optimizer in self.optimizers.items():
-            rate = factor * self._rate(name)
-            for group in optimizer.param_groups:
-                if isinstance(group["lr"], Tensor):
-                    group["lr"].fill_(rate)
-                else:
-                    group["lr"] = rate
+        self.optimizers.set_rate_factor(factor)
 
     def keeps_statistics(self, epoch: int) -> bool:
         """Whether batch-norms have fixed statistics in `epoch` (from 0)."""
@@ -301,13 +148,14 @@ class Rectifier:
         pooled = self._pooled(fake)
         if self.config.gan:
             logged["discriminator"] = self._update_discriminators(pooled, self._pooled(real))
-        loss = loss + self._map_loss(fake, real, pooled, epoch, logged)
+        of_maps, parts = self._map_losses(fake, real, pooled, epoch)
+        loss, logged = loss + of_maps, logged | parts
         terms = self._kernel_losses() if self.config.rectify else []
         if terms:
             logged["kernel"] = torch.stack(terms).sum()
             weight = self.config.lambda_kernel * self.config.lambda_factor(epoch)
             loss = loss + weight * logged["kernel"]
-        self._update(loss, [name for name in self.optimizers if name != "discriminator"])
+        self._update(loss, LEARN_IN_STEP)
         return _detached(loss, logged)
 
     def norm_step(self, batch: Any, epoch: int) -> dict[str, Tensor]:
@@ -323,9 +171,10 @@ class Rectifier:
             self.student.eval()
         idle = self.config.lambda_match == 0 and getattr(self.task, "teacher_for_maps", False)
         teacher = None if idle else self.teacher  # the discriminators do not learn and only see T
-        with _held(_parameters(self._chosen(FIXED_IN_NORM_PASS))):
+        with _held(self.optimizers.parameters(FIXED_IN_NORM_PASS)):
             loss, logged, fake, real = self._forward(batch, teacher)
-            loss = loss + self._map_loss(fake, real, self._pooled(fake), epoch, logged)
+            of_maps, parts = self._map_losses(fake, real, self._pooled(fake), epoch)
+            loss, logged = loss + of_maps, logged | parts
             self._update(loss, ["norm"])
         return _detached(loss, logged)
 
@@ -373,24 +222,23 @@ class Rectifier:
         self._update(loss * len(fakes), ["discriminator"])
         return loss
 
-    def _map_loss(
-        self, fake: Maps, real: Maps, pooled: Maps, epoch: int, logged: dict[str, Tensor]
-    ) -> Tensor | float:
-        """Weighted sum of the adversarial loss and the feature regression.
+    def _map_losses(
+        self, fake: Maps, real: Maps, pooled: Maps, epoch: int
+    ) -> tuple[Tensor | float, dict[str, Tensor]]:
+        """The weighted sum of the adversarial loss and the feature regression, and its parts.
 
-        Each is a mean over points and inputs. `pooled` is `fake` as the discriminators see it.
+        Each part is a mean over points and inputs. `pooled` is `fake` as the discriminators see it.
         """
         total: Tensor | float = 0.0
-        if not fake:
-            return total
-        if self.config.gan:
-            logged["adversarial"] = self._adversarial_loss(pooled)
+        parts: dict[str, Tensor] = {}
+        if fake and self.config.gan:
+            parts["adversarial"] = self._adversarial_loss(pooled)
             weight = self.config.lambda_adversarial * self.config.lambda_factor(epoch)
-            total = total + weight * logged["adversarial"]
-        if self.config.lambda_match:
-            logged["match"] = self._match_loss(fake, real)
-            total = total + self.config.lambda_match * logged["match"]
-        return total
+            total = total + weight * parts["adversarial"]
+        if fake and self.config.lambda_match:
+            parts["match"] = self._match_loss(fake, real)
+            total = total + self.config.lambda_match * parts["match"]
+        return total, parts
 
     def _adversarial_loss(self, fakes: Maps) -> Tensor:
         with _held(self.discriminators.parameters()):
@@ -403,19 +251,9 @@ class Rectifier:
         distances = [self._norm(point).distance(t, r) for (point, t), (_, r) in pairs]
         return torch.stack(distances).mean()
 
-    def _chosen(self, names: Iterable[str]) -> list[torch.optim.Optimizer]:
-        """The optimizers with these names that exist."""
-        return [self.optimizers[name] for name in names if name in self.optimizers]
-
-    def _update(self, loss: Tensor, names: list[str]) -> None:
+    def _update(self, loss: Tensor, names: Sequence[str]) -> None:
         """Let the optimizers `names` make a step to reduce `loss`."""
-        optimizers = self._chosen(names)
-        for optimizer in optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        for optimizer in optimizers:
-            average_gradients(_parameters([optimizer]))
-            optimizer.step()
+        self.optimizers.update(loss, names)
         for layer in self.layers:
             layer.constrain()
 
@@ -439,8 +277,7 @@ class Rectifier:
     def state_dict(self) -> dict[str, Any]:
         """Weights, statistics and optimizers, for a checkpoint."""
         modules = {name: module.state_dict() for name, module in self.modules().items()}
-        optimizers = {name: each.state_dict() for name, each in self.optimizers.items()}
-        return {"modules": modules, "optimizers": optimizers}
+        return {"modules": modules, "optimizers": self.optimizers.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a `state_dict`.
@@ -449,8 +286,7 @@ class Rectifier:
         """
         for name, module in self.modules().items():
             module.load_state_dict(state["modules"][name])
-        for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(_with_options_of(optimizer, state["optimizers"][name]))
+        self.optimizers.load_state_dict(state["optimizers"])
 
 
 def parameter_groups(net: nn.Module) -> dict[str, list[nn.Parameter]]:
@@ -477,8 +313,8 @@ def _group_of(module: nn.Module, name: str) -> str:
 
 @contextmanager
 def _held(parameters: Iterable[Tensor]) -> Iterator[None]:
-    """Context manager: `parameters` get no gradient inside, and always get gradients afterwards."""
-    held = list(parameters)
+    """Context manager: `parameters` get no gradient inside."""
+    held = [parameter for parameter in parameters if parameter.requires_grad]
     for parameter in held:
         parameter.requires_grad_(False)
     try:
@@ -520,20 +356,6 @@ def _check_pairs(fake: Maps, real: Maps) -> None:
 def _detached(loss: Tensor, logged: dict[str, Tensor]) -> dict[str, Tensor]:
     """The values that a step logs, detached from their autograd graphs."""
     return {name: value.detach() for name, value in {"loss": loss, **logged}.items()}
-
-
-def _parameters(optimizers: Iterable[torch.optim.Optimizer]) -> list[Tensor]:
-    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-    return [parameter for group in groups for parameter in group["params"]]
-
-
-def _with_options_of(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-    """The saved `state` with the options of `optimizer`, since these suit its device."""
-    groups = []
-    for saved, group in zip(state["param_groups"], optimizer.param_groups, strict=True):
-        options = {name: value for name, value in group.items() if name != "params"}
-        groups.append({**saved, **options})
-    return {**state, "param_groups": groups}
 
 
 def _key(point: str) -> str:

@@ -20,7 +20,7 @@ from rbsf.train.config import (
     setting,
     settings_of,
 )
-from rbsf.train.rectify import RectifyConfig
+from rbsf.train.rectify_config import RectifyConfig
 
 
 @dataclass

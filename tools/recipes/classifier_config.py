@@ -13,7 +13,7 @@ from rbsf.methods import METHODS
 from rbsf.models import CLASSIFIERS, OWN_LAYERS
 from rbsf.train.adversarial import SQUARE
 from rbsf.train.config import from_settings, parse_config, section, setting
-from rbsf.train.rectify import BOTH
+from rbsf.train.rectify_config import BOTH
 from rbsf.train.run_config import LoopConfig, RunConfig, check_least, resumed
 
 RESULT = "result.json"

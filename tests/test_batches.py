@@ -11,7 +11,8 @@ from conftest import refused
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rbsf.datasets.images.epochs import balanced_subset, epoch_order, shares
+from rbsf.datasets.batches import shares
+from rbsf.datasets.images.epochs import balanced_subset, epoch_order
 from rbsf.datasets.images.in_memory import ArrayData
 
 

@@ -353,9 +353,9 @@ def test_loader_leaves_the_global_random_state_alone(films):
     ("options", "message"),
     [
         ({"batch_size": 0}, "batch_size 0"),
-        ({"batch_size": 2, "rank": 2, "world": 2}, "rank 2 of 2"),
+        ({"batch_size": 2, "rank": 2, "world": 2}, "rank is 2 of 2"),
         ({"batch_size": 20}, "10 pairs do not fill 1 x 20"),
-        ({"batch_size": 2, "start_batch": 6}, "start_batch is 6; an epoch has batches 0 to 5"),
+        ({"batch_size": 2, "start_batch": 6}, "start is 6; an epoch has batches 0 to 5"),
     ],
 )
 def test_bad_loader_options_are_refused(films, options, message):

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 from torch import Tensor
 
-from rbsf.datasets.images.epochs import check_limit, count_batches, epoch_order, shares
+from rbsf.datasets.batches import count_batches, shares
+from rbsf.datasets.images.epochs import check_limit, epoch_order
 
 
 class Labelled(ABC):

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from rbsf.datasets.images.base import Labelled
 from rbsf.datasets.images.decode import CentreCrop, RandomCrop, decode_crop
-from rbsf.datasets.workers import start_worker
+from rbsf.datasets.loader import open_loader
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # ImageNet's training images, as usually published
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -96,20 +96,8 @@ class FolderData(Labelled):
                 yield batch
 
     def _make_loader(self) -> DataLoader[Any]:
-        if self.workers < 0:
-            raise ValueError(f"workers is {self.workers}; give 0 or more")
-        return DataLoader(
-            _Decoder(self.size, self.share, self.reduced),
-            batch_sampler=_Requests(),
-            num_workers=self.workers,
-            collate_fn=_collate,
-            # In a forked process OpenCV would wait for threads that the fork has lost.
-            multiprocessing_context="spawn" if self.workers else None,
-            persistent_workers=self.workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            worker_init_fn=start_worker,
-            generator=torch.Generator(),  # without it a pass would draw from the global generator
-        )
+        decoder = _Decoder(self.size, self.share, self.reduced)
+        return open_loader(decoder, _Requests(), self.workers, collate_fn=_collate)
 
     def _note(self, broken: list[tuple[str, str]], left: int, train: bool) -> None:
         """Warn of a batch's broken files, or raise ValueError; `left`: images it still has."""

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from rbsf.datasets.batches import shares
+from rbsf.datasets.loader import open_loader
 from rbsf.datasets.pairs.crop_store import CROP_CENTER, CropStore
 from rbsf.datasets.pairs.mixing import (
     FROM_NEW_PIXELS,
@@ -31,7 +33,6 @@ from rbsf.datasets.pairs.mixing import (
     turned,
 )
 from rbsf.datasets.pairs.sampling import Pair, PairDraws, Row
-from rbsf.datasets.workers import start_worker
 from rbsf.tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE, mean_color
 from rbsf.train.config import setting
 
@@ -301,21 +302,23 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         self, dataset: PairDataset, batch_size: int, start_batch: int, rank: int, world: int
     ) -> None:
         self.dataset, self.batch_size, self.rank, self.world = dataset, batch_size, rank, world
-        self.count = len(dataset) // (batch_size * world)
         self._start = (dataset.epoch, start_batch)
+        self._parts()  # raises now for numbers out of range
 
     def __len__(self) -> int:
-        return self.count - self._first()
+        return len(self._parts())
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         epoch = self.dataset.epoch
-        for batch in range(self._first(), self.count):
-            start = (batch * self.world + self.rank) * self.batch_size
-            yield [(epoch, i) for i in range(start, start + self.batch_size)]
+        for part in self._parts():
+            yield [(epoch, i) for i in range(part.start, part.stop)]
 
-    def _first(self) -> int:
+    def _parts(self) -> list[slice]:
+        """The batches of this epoch that are to come, as parts of its pairs."""
         epoch, batch = self._start
-        return batch if self.dataset.epoch == epoch else 0
+        start = batch if self.dataset.epoch == epoch else 0
+        size = len(self.dataset), self.batch_size
+        return list(shares(*size, start, self.rank, self.world, unit="pair"))
 
 
 def make_loader(
@@ -334,28 +337,8 @@ def make_loader(
     `world` has its own share of an epoch. Raises ValueError for numbers out of range, and if an
     epoch does not fill one batch on every rank.
     """
-    if batch_size < 1 or workers < 0 or not 0 <= rank < world:
-        numbers = f"batch_size {batch_size}, workers {workers}, rank {rank} of {world}"
-        needed = f"at least 1, at least 0, and a rank from 0 to {world - 1}"
-        raise ValueError(f"{numbers}: need {needed}")
     batches = EpochBatches(dataset, batch_size, start_batch, rank, world)
-    if batches.count < 1:
-        lack = f"{len(dataset)} pairs do not fill {world} x {batch_size}"
-        raise ValueError(f"{lack}; raise their number an epoch")
-    if not 0 <= start_batch <= batches.count:
-        raise ValueError(f"start_batch is {start_batch}; an epoch has batches 0 to {batches.count}")
-    return DataLoader(
-        dataset,
-        batch_sampler=batches,  # type: ignore[arg-type]  # the stubs only know int keys
-        num_workers=workers,
-        # In a forked process OpenCV would wait for threads that the fork has lost.
-        multiprocessing_context="spawn" if workers else None,
-        persistent_workers=workers > 0,
-        pin_memory=torch.cuda.is_available(),
-        worker_init_fn=start_worker,
-        # Without it a pass would draw from the global generator, and a resumed run would differ.
-        generator=torch.Generator(),
-    )
+    return open_loader(dataset, batches, workers)
 
 
 def _to_tensor(crop: np.ndarray) -> torch.Tensor:

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
 from time import perf_counter
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -38,20 +39,6 @@ from rbsf.models.whole import Shift, Slope, Stem, WholeConv
 REAL_BITS, BYTE_BITS = 32, 8
 BINARY_SHARE = 1 / 64  # cost relative to a real multiplication: one operation takes 64 bits
 BINARY_KIND = "1-bit convolution"
-KINDS: dict[type[nn.Module], str] = {  # subclasses stand before their bases
-    BinaryConv2d: BINARY_KIND,
-    Sums: BINARY_KIND,
-    WholeConv: "8-bit convolution",
-    Stem: "8-bit convolution",
-    nn.Conv2d: "convolution",
-    nn.Linear: "linear",
-    nn.BatchNorm2d: "batch-norm",
-    Shift: "threshold",
-    Slope: "PReLU",
-    nn.PReLU: "PReLU",
-    Correlation: "correlation",
-}
-COUNTED = tuple(KINDS)
 
 
 @dataclass(frozen=True)
@@ -177,52 +164,94 @@ class _Recorder:
 
         def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             kind = next(kind for cls, kind in KINDS.items() if isinstance(module, cls))
-            bits, real, binary = _counts(module, output)
+            bits, real, binary = kind.count(module, output)
             if any(layer.name == name for layer in self.found):
                 bits = 0  # they were counted at its first call
             folds = name in self._sign_norms or self._makers.maker(inputs[0])
             if isinstance(module, nn.BatchNorm2d) and folds:
                 real = 0
-            self.found.append(LayerCost(name, kind, tuple(output.shape[1:]), bits, real, binary))
-            if kind != BINARY_KIND:
+            shape = tuple(output.shape[1:])
+            self.found.append(LayerCost(name, kind.name, shape, bits, real, binary))
+            if kind.name != BINARY_KIND:
                 self._makers.note(output, name)
 
         return record
 
 
-def _counts(module: nn.Module, output: Tensor) -> tuple[int, int, int]:
-    """Bits, real multiplications and 1-bit multiplications of a layer that is not folded."""
-    values = output.numel()
-    if isinstance(module, BinaryConv2d):
-        return _binary_counts(module, values, output[0, 0].numel())
-    if isinstance(module, Sums):
-        bits, _, binary = _binary_counts(module.conv, values, output[0, 0].numel())
-        return bits, 0, binary
-    bits = REAL_BITS * sum(p.numel() for p in module.parameters(recurse=False))
-    if isinstance(module, Shift):
-        return bits, 0, 0
-    if isinstance(module, nn.BatchNorm2d | Slope | nn.PReLU):
-        return bits, values, 0
-    if isinstance(module, Correlation):
-        assert module.fixed is not None  # for the type checker
-        return 0, values * module.fixed.shape[1], 0
-    weight = module.weight
-    assert isinstance(weight, Tensor)  # for the type checker
-    if isinstance(module, WholeConv | Stem):
-        bits -= (REAL_BITS - BYTE_BITS) * weight.numel()
-    return bits, values * weight[0].numel(), 0
+class Counts(NamedTuple):
+    """The cost of a layer that is not folded."""
+
+    bits: int
+    real: int  # multiplications of real numbers
+    binary: int  # multiplications of bits
 
 
-def _binary_counts(layer: BinaryConv2d, values: int, pixels: int) -> tuple[int, int, int]:
-    """The same for a binary layer; its output has `values` numbers in maps of `pixels` pixels."""
+def _of_binary(layer: BinaryConv2d, output: Tensor) -> Counts:
     terms = layer.terms()
     kernels = distinct_signs(terms)
     scaled = sum(not bool((term.scale == 1).all()) for term in terms)
     bits = len(kernels) * kernels[0].numel()
     if layer.bias is not None:
         bits += REAL_BITS * layer.bias.numel()
-    real = values * scaled
+    real = output.numel() * scaled
     if layer.input_scale:
-        real += values + pixels
+        real += output.numel() + output[0, 0].numel()
     weights_per_value = kernels[0][0].numel()
-    return bits, real, len(terms) * values * weights_per_value
+    return Counts(bits, real, len(terms) * output.numel() * weights_per_value)
+
+
+def _of_sums(layer: Sums, output: Tensor) -> Counts:
+    """The sums of a binary layer, without a scale."""
+    return _of_binary(layer.conv, output)._replace(real=0)
+
+
+def _of_real(layer: nn.Conv2d | nn.Linear, output: Tensor) -> Counts:
+    return Counts(_bits(layer), output.numel() * layer.weight[0].numel(), 0)
+
+
+def _of_bytes(layer: WholeConv | Stem, output: Tensor) -> Counts:
+    """As a real layer, with weights of 8 bits."""
+    saved = (REAL_BITS - BYTE_BITS) * layer.weight.numel()
+    return Counts(_bits(layer) - saved, output.numel() * layer.weight[0].numel(), 0)
+
+
+def _of_channels(layer: nn.Module, output: Tensor) -> Counts:
+    """A factor for each channel."""
+    return Counts(_bits(layer), output.numel(), 0)
+
+
+def _of_threshold(layer: Shift, output: Tensor) -> Counts:
+    return Counts(_bits(layer), 0, 0)
+
+
+def _of_correlation(layer: Correlation, output: Tensor) -> Counts:
+    assert layer.fixed is not None  # for the type checker
+    return Counts(0, output.numel() * layer.fixed.shape[1], 0)
+
+
+def _bits(layer: nn.Module) -> int:
+    """Bits of a layer's own parameters as real numbers."""
+    return REAL_BITS * sum(parameter.numel() for parameter in layer.parameters(recurse=False))
+
+
+class Kind(NamedTuple):
+    """A kind of layer: its name, and the function that counts its cost."""
+
+    name: str
+    count: Callable[[Any, Tensor], Counts]
+
+
+KINDS: dict[type[nn.Module], Kind] = {  # subclasses stand before their bases
+    BinaryConv2d: Kind(BINARY_KIND, _of_binary),
+    Sums: Kind(BINARY_KIND, _of_sums),
+    WholeConv: Kind("8-bit convolution", _of_bytes),
+    Stem: Kind("8-bit convolution", _of_bytes),
+    nn.Conv2d: Kind("convolution", _of_real),
+    nn.Linear: Kind("linear", _of_real),
+    nn.BatchNorm2d: Kind("batch-norm", _of_channels),
+    Shift: Kind("threshold", _of_threshold),
+    Slope: Kind("PReLU", _of_channels),
+    nn.PReLU: Kind("PReLU", _of_channels),
+    Correlation: Kind("correlation", _of_correlation),
+}
+COUNTED = tuple(KINDS)

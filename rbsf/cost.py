@@ -164,7 +164,7 @@ class _Recorder:
 
         def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             kind = next(kind for cls, kind in KINDS.items() if isinstance(module, cls))
-            bits, real, binary = kind.count(module, output)
+            bits, real, binary = kind.cost(module, output)
             if any(layer.name == name for layer in self.found):
                 bits = 0  # they were counted at its first call
             folds = name in self._sign_norms or self._makers.maker(inputs[0])
@@ -238,7 +238,7 @@ class Kind(NamedTuple):
     """A kind of layer: its name, and the function that counts its cost."""
 
     name: str
-    count: Callable[[Any, Tensor], Counts]
+    cost: Callable[[Any, Tensor], Counts]
 
 
 KINDS: dict[type[nn.Module], Kind] = {  # subclasses stand before their bases

@@ -314,6 +314,11 @@ def test_a_validation_in_which_a_training_was_killed_is_made_up_for(
     assert sum(bool(row["val_top1"]) for row in rows_of(tmp_path / "run" / "log.csv")) == 2
 
 
+def test_a_float_network_has_no_teacher():
+    with pytest.raises(ValueError, match=r"--teacher a\.safetensors: a float network has none"):
+        read_config(["--method", "float", "--teacher", "a.safetensors"])
+
+
 def test_a_network_with_its_own_layers_starts_at_random_and_has_no_twin():
     config = read_config(["--model", "blocks"])
     assert config.start == "random"

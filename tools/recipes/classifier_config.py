@@ -297,4 +297,7 @@ def read_config(
     settings = parse_config(ClassifierConfig, argv, description, example=example)
     if settings.get("resume"):
         return resumed(ClassifierConfig, settings)
-    return with_defaults(settings)
+    config = with_defaults(settings)
+    if config.teacher and not config.binary:
+        raise ValueError(f"--teacher {config.teacher}: a float network has none; leave it out")
+    return config

@@ -204,7 +204,7 @@ def sequence_table(report: dict[str, Any]) -> Table:
         columns.append("gap")
         caption += f" gap: {report['subject']} minus {report['reference']}."
     else:
-        sort = columns.index(report["subject"], 2)
+        sort = 2 + labels(report).index(report["subject"])
 
     def order(row: list[Cell]) -> tuple[bool, float, str]:
         value = row[sort].value

@@ -180,6 +180,13 @@ def test_page_has_the_scores_marks_and_notes() -> None:
     assert page.count("<svg ") == 3
 
 
+def test_sequences_of_a_tracker_with_named_constants_are_sorted_by_its_scores() -> None:
+    tracker = make_tracker("rbsf", {"Dog": 0.9, "Girl": 0.2}) | {"constants": "fast.yaml"}
+    table = sequence_table(make_report(tracker, reference=None))
+    assert table.columns[-1] == "rbsf (fast.yaml)"
+    assert [row[0].text for row in table.rows] == ["Girl", "Dog"]
+
+
 def test_sequence_table_can_be_sorted() -> None:
     page = to_html(make_report(), [])
     assert page.count("<button") == 5

@@ -36,6 +36,7 @@ if not __package__:  # run as a file: use this checkout if the project is not in
 from benchmarks.layer_speed import layer_table
 from benchmarks.sides import Timed, medians, onnx_sides, time_after_pause
 from benchmarks.speed_report import markdown, plot
+from rbsf.shipped import find_weights
 from rbsf.system.program import check_writable, positive_int, run
 from rbsf.tracker.flags import add_weights_flag, read_constants
 
@@ -81,6 +82,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="a sequence, or a folder whose first one is taken",
     )
     add_weights_flag(parser)
+    parser.set_defaults(weights=find_weights("rbsf"))
     add("--rounds", type=positive_int, default=30, metavar="N", help="of backbones (default: 30)")
     add(
         "--frames", type=positive_int, default=60, metavar="N", help="of the sequence (default: 60)"

@@ -18,6 +18,7 @@ import numpy as np
 if not __package__:  # run as a file: use this checkout if the project is not installed
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
+from rbsf.shipped import DEFAULT
 from rbsf.system.program import positive_int, run
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--tracker",
         action="append",
         metavar="[LABEL=]WHAT",
-        help="as eval/run_benchmarks.py names it; repeatable (default: rbsf)",
+        help=f"as eval/run_benchmarks.py names it; repeatable (default: {DEFAULT})",
     )
     add("--frames", type=positive_int, default=60, metavar="N", help="default: %(default)s")
     return parser.parse_args(argv)
@@ -58,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     if args.frames < 4:
         raise ValueError(f"--frames {args.frames}: give 4 or more; the last half is looked at")
-    specs = [parse_tracker(text) for text in args.tracker or ["rbsf"]]
+    specs = [parse_tracker(text) for text in args.tracker or [DEFAULT]]
     sequences = load_sequences(args.root)
     print("| " + " | ".join(HEADS) + " |")
     print("|---" + "|---:" * (len(HEADS) - 1) + "|")

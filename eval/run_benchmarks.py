@@ -24,6 +24,7 @@ if not __package__:  # run as a file: the checkout is used if nothing is install
 
 from rbsf.eval import MAX_WORKERS
 from rbsf.eval.passes import add_pass_flags
+from rbsf.shipped import DEFAULT
 from rbsf.system.flags import make_parser
 from rbsf.system.lock import locked
 from rbsf.system.program import check_writable, positive_int, process_count, require, run
@@ -31,6 +32,7 @@ from rbsf.tracker.flags import (
     add_constants_flag,
     add_network_flags,
     add_redetect_flag,
+    default_tracker,
     name_of_constants,
     read_constants,
 )
@@ -85,7 +87,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         " opencv:Nano:BACKBONE.onnx,HEAD.onnx, opencv:Vit:MODEL.onnx,"
         " onnx:BACKBONE.onnx,HEAD.onnx (NanoTrack by its author's rules, in ONNX Runtime), or"
         " FILE.py:CLASS, a class of your own with init(image, box) and update(image); repeatable"
-        " (default: rbsf)",
+        f" (default: {DEFAULT})",
     )
     add(
         "--out",
@@ -218,7 +220,7 @@ def read_specs(args: argparse.Namespace) -> list[TrackerSpec]:
     """The trackers to run; raises ValueError or FileNotFoundError for an unknown one."""
     from rbsf.eval.trackers import constants_for, parse_tracker
 
-    texts = args.tracker or ([] if args.annotations else ["rbsf"])
+    texts = args.tracker or ([] if args.annotations else [default_tracker(args.constants)])
     name = name_of_constants(args.constants)
     specs = []
     for text in texts:

@@ -34,7 +34,7 @@ from documents import (
 
 from rbsf.tools import reproduce
 from rbsf.tools.command import COMMANDS
-from rbsf.tracker.siamfc import TrackerConfig
+from rbsf.tracker.anchor_free import AnchorFreeConfig
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES]
 FOR_ALL = [ROOT / "README.md", *GUIDES]
@@ -166,7 +166,7 @@ def test_flags_that_sentences_name_are_there(page: Path, known_flags: set[str]) 
 def test_constants_in_the_guide_are_valid() -> None:
     text = (DOCS / "guide" / "tune.md").read_text()
     ((_, body),) = [block for block in FENCED.findall(text) if block[0] == "yaml"]
-    TrackerConfig(**yaml.safe_load(body))
+    AnchorFreeConfig(**yaml.safe_load(body))
 
 
 @pytest.mark.parametrize("page", DOCUMENTS, ids=page_name)

@@ -454,6 +454,19 @@ def test_weights_default_to_the_repository_from_any_folder() -> None:
     assert args.init == ["-1,-2,3,4", "1,2,3,4"]
 
 
+def test_constants_choose_the_network_that_they_are_for(tmp_path: Path) -> None:
+    def chosen(constants: str, *flags: str) -> str:
+        given = ["--video", "x", "--init", "1,2,3,4", "--constants", constants]
+        return parse_args([*given, *flags]).weights.stem
+
+    common, damaged = tmp_path / "common.yaml", tmp_path / "damaged.yaml"
+    common.write_text("lost_score: 0.1\n")
+    damaged.write_text("speed: 3\n")
+    assert chosen("fast") == chosen("siamfc") == "rbsf"
+    assert chosen(str(common)) == chosen(str(damaged)) == DEFAULT
+    assert chosen("fast", "--weights", "rbsf2") == "rbsf2"
+
+
 @pytest.mark.parametrize(
     ("video", "name"),
     [

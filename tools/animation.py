@@ -1,4 +1,4 @@
-"""Make README's animation: RB-SF tracks a car on a made-up street.
+"""Make README's animation: a tracker follows a car on a made-up street.
 
 The tracker runs on all frames, 25 a second; the animation shows every second one. Each picture has
 the tracker's box and score as `rbsf track` draws them, and the true box, thin and white, while the

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 if not __package__:  # run as a file: the checkout is used if nothing is installed
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
+from rbsf.shipped import find_weights
 from rbsf.system.flags import make_parser
 from rbsf.system.program import run
 from rbsf.tools.jobs import Failures, Job, boxes_of, jobs_of
@@ -31,6 +32,7 @@ from rbsf.tracker.flags import (
     add_network_flags,
     add_redetect_flag,
     add_weights_flag,
+    default_tracker,
     read_constants,
     with_redetect,
 )
@@ -107,7 +109,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_redetect_flag(others)
     others.add_argument("--force", action="store_true", help="Replace files that are there already")
     add_network_flags(parser)
-    return parser.parse_args(_keep_negative(sys.argv[1:] if argv is None else argv))
+    parser.set_defaults(weights=None)
+    args = parser.parse_args(_keep_negative(sys.argv[1:] if argv is None else argv))
+    args.weights = args.weights or find_weights(default_tracker(args.constants))
+    return args
 
 
 class OfVideo(argparse.Action):

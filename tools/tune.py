@@ -79,9 +79,9 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
         nargs="+",
         action="extend",
         metavar="NAME",
-        help="Search these constants of the tracker, or all of them: all (default: scale_step,"
-        " scale_penalty, window_influence and scale_rate; of RB-SF 2 window_influence,"
-        " change_penalty and size_rate)",
+        help="Search these constants of the tracker, or all of them: all (default:"
+        " window_influence, change_penalty and size_rate; of RB-SF scale_step, scale_penalty,"
+        " window_influence and scale_rate)",
     )
     add(
         "--trials",

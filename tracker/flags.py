@@ -67,7 +67,8 @@ def add_constants_flag(flags: Flags) -> None:
         type=find_constants,
         metavar="PATH",
         help="Track with the constants in this YAML file, which tools/tune.py writes, or with the"
-        " shipped ones of this name: fast, bits or siamfc (default: the tracker's own)",
+        " shipped ones of this name: fast, bits or siamfc (default: the tracker's own). If no"
+        " network is named, one that these constants are for is taken",
     )
 
 
@@ -97,7 +98,6 @@ def read_constants(path: Path | None, kind: type[Constants] | None = None) -> An
     `kind`: class of the constants, by default SiamFC's. Raises FileNotFoundError for a missing
     file, and ValueError that names file and key for a wrong file or another tracker's file.
     """
-    from rbsf.tracker.anchor_free import AnchorFreeConfig
     from rbsf.tracker.siamfc import TrackerConfig
 
     kind = kind or TrackerConfig
@@ -106,11 +106,28 @@ def read_constants(path: Path | None, kind: type[Constants] | None = None) -> An
     try:
         return _constants_in(path, kind)
     except ValueError:
-        for other, weights in ((TrackerConfig, "rbsf"), (AnchorFreeConfig, "rbsf2")):
-            if other is not kind and _has_constants(path, other):
-                advice = f"name its weights too, as in --weights {weights}"
-                raise ValueError(f"{path}: has constants of another tracker; {advice}") from None
+        for other in _trackers_for(path):
+            advice = f"name its weights too, as in --weights {other}"
+            raise ValueError(f"{path}: has constants of another tracker; {advice}") from None
         raise
+
+
+def default_tracker(constants: Path | None) -> str:
+    """The name of the shipped tracker that runs if none is named: DEFAULT, if the constants fit it.
+
+    Raises FileNotFoundError for a missing file.
+    """
+    fitting = _trackers_for(constants) if constants else []
+    return DEFAULT if DEFAULT in fitting or not fitting else fitting[0]
+
+
+def _trackers_for(constants: Path) -> list[str]:
+    """The names of the shipped 1-bit trackers that take the constants in a file."""
+    from rbsf.tracker.anchor_free import AnchorFreeConfig
+    from rbsf.tracker.siamfc import TrackerConfig
+
+    kinds: dict[str, type[Constants]] = {"rbsf": TrackerConfig, "rbsf2": AnchorFreeConfig}
+    return [name for name, kind in kinds.items() if _has_constants(constants, kind)]
 
 
 def _constants_in(path: Path, kind: type[Constants]) -> Any:

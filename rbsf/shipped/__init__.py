@@ -11,7 +11,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
 WEIGHTS = (FOLDER / "weights").resolve()
-DEFAULT = "rbsf"  # the weights that programs use if none are given
+DEFAULT = "rbsf2"  # the weights that programs use if none are given
 TRAINED = "-train"  # suffix in the names of weights from which a packed file was exported
 CONFIGS = (FOLDER / "configs").resolve()
 

@@ -52,7 +52,7 @@ def pairs_of(folder: Path, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
     sequences, pairs = load_sequences(folder), []
     for number in range(count):
         sequence = sequences[number % len(sequences)]
-        frames = np.flatnonzero(np.isfinite(sequence.boxes).all(axis=1))
+        frames = sequence.annotated()
         later = frames[(7 * number + 1) % len(frames)]
         exemplar = crop(sequence, frames[0], EXEMPLAR_SIZE)
         pairs.append((exemplar, crop(sequence, later, SEARCH_SIZE)))

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 
 from rbsf.datasets.video.sequences import Sequence, span_of, whole_name
-from rbsf.eval.results import annotated
 from rbsf.system.text import read_text
 
 UAV123 = {  # in the order of the flags in its files
@@ -96,7 +95,7 @@ def _uav123_words(sequences: list[Sequence]) -> Words:
 
 def _size(sequence: Sequence) -> set[str]:
     """The class of the target's size, a key of SIZES; empty if no frame has a box."""
-    boxes = sequence.boxes[annotated(sequence)]
+    boxes = sequence.boxes[sequence.annotated()]
     if not len(boxes):
         return set()
     pixels = np.median(boxes[:, 2] * boxes[:, 3])
@@ -144,7 +143,7 @@ def _read_flags(path: Path) -> list[str]:
 
 def _computed(sequence: Sequence) -> set[str]:
     """The attributes of COMPUTED that a sequence has."""
-    known = annotated(sequence)
+    known = sequence.annotated()
     boxes = sequence.boxes[known]
     areas = boxes[:, 2] * boxes[:, 3]
     ratios = areas / areas[:1]

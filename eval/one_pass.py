@@ -8,7 +8,6 @@ from itertools import islice
 from typing import NamedTuple
 
 from rbsf.datasets.video.sequences import Sequence
-from rbsf.eval.results import annotated
 from rbsf.eval.trackers import Tracker
 from rbsf.tracker.states import Result
 
@@ -27,7 +26,7 @@ def one_pass(tracker: Tracker, sequence: Sequence) -> Iterator[Step]:
     Raises ValueError, naming the sequence, if no frame has a box, or if fewer frames can be read
     than there are boxes.
     """
-    known = annotated(sequence)
+    known = sequence.annotated()
     if not len(known):
         raise ValueError(
             f"sequence {sequence.name}: none of its {len(sequence)} frames has a box to start on"

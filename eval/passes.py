@@ -59,8 +59,6 @@ def passes(sequence: Sequence, every: int | None, frames: int | None) -> list[Se
     cuts to fewer frames than both `every` and `frames` are left out. So are parts with fewer than
     two boxes, which cannot be scored. If none is left, the first part is kept.
     """
-    from rbsf.eval.results import annotated
-
     whole = len(sequence)
     step = every or whole
     length = frames or whole
@@ -69,5 +67,5 @@ def passes(sequence: Sequence, every: int | None, frames: int | None) -> list[Se
     for first in range(0, max(1, whole - least + 1), step):
         last = min(whole, first + length)
         parts.append(sequence.part(first, last))
-    scored = [part for part in parts if len(annotated(part)) > 1]
+    scored = [part for part in parts if len(part.annotated()) > 1]
     return scored or parts[:1]

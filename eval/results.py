@@ -156,7 +156,7 @@ def stamp(sequence: Sequence) -> str:
 
 def _start(sequence: Sequence) -> str:
     """Name, length and first box of a sequence."""
-    first = sequence.boxes[annotated(sequence)[:1]].tolist()
+    first = sequence.boxes[sequence.annotated()[:1]].tolist()
     return f"{sequence.name} {len(sequence)} {first}"
 
 
@@ -179,11 +179,6 @@ def _is_of(head: str, sequence: Sequence) -> bool:
     """
     words = head.split()
     return len(words) == 3 and (words[1] == stamp(sequence) or words[2] == fingerprint(sequence))
-
-
-def annotated(sequence: Sequence) -> np.ndarray:
-    """Numbers of the frames whose box is known."""
-    return np.flatnonzero(np.isfinite(sequence.boxes).all(axis=1))
 
 
 def read_result(path: Path, frames: int) -> np.ndarray:

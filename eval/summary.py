@@ -13,7 +13,7 @@ from rbsf.datasets.video.sequences import Sequence
 from rbsf.eval.benchmarks import BENCHMARKS, Split, paper_scores
 from rbsf.eval.metrics import Curves, Protocol, mean_curves, score_sequence, spread
 from rbsf.eval.report import FORMAT
-from rbsf.eval.results import Run, annotated
+from rbsf.eval.results import Run
 
 Reader = Callable[[Sequence], Run | None]  # a tracker's boxes in a sequence; None: not tracked
 Bound = Callable[[Sequence], tuple[int, int] | None]  # size of the frame that clips boxes
@@ -155,7 +155,7 @@ def _score_runs(
     runs: list[Run], sequence: Sequence, protocol: Protocol, bound: Bound
 ) -> list[Curves]:
     """The curves of each run; none where the first frame is the only one and does not count."""
-    if len(annotated(sequence)) <= 1 and not protocol.first_counts:
+    if len(sequence.annotated()) <= 1 and not protocol.first_counts:
         return []
     size = bound(sequence)
     return [score_sequence(run.boxes, sequence.boxes, protocol, size) for run in runs]
@@ -187,7 +187,7 @@ def _time(sequence: Sequence, runs: list[Run]) -> tuple[int, float]:
     seconds = float(sum(run.seconds.sum() for run in runs))
     if not seconds > 0:
         return 0, seconds
-    first = int(annotated(sequence)[0])
+    first = int(sequence.annotated()[0])
     return (len(sequence) - first) * len(runs), seconds
 
 

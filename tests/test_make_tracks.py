@@ -15,6 +15,7 @@ from rbsf.tools import make_tracks
 from rbsf.tools.make_tracks import (
     find_targets,
     find_tracks,
+    finished_videos,
     follow_and_return,
     main,
     random_box,
@@ -146,6 +147,15 @@ def test_tracks_replace_no_video_and_no_other_tracks(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="several videos are named a, such as"):
         main(["--videos", str(videos), "--out", str(out), *teacher])
     assert [path.name for path in out.iterdir()] == ["letter.txt"]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"settings": {}}', '{"settings": {}, "videos": [3]}', "\xff"]
+)
+def test_a_damaged_record_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "tracks.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match="has files of something else; give an empty folder"):
+        finished_videos(tmp_path, {})
 
 
 def test_an_interrupted_run_goes_on_with_the_same_settings_alone(

@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
 from optuna import Study, Trial
 from optuna.distributions import (
@@ -144,15 +143,6 @@ def chosen_constants(weights: Path, given: list[str] | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(given)) if given else SEARCHED[kind]
 
 
-def scored_frames(truth: np.ndarray) -> np.ndarray:
-    """Numbers of the frames that are scored, for true boxes `[N, 4]`.
-
-    They are all frames with a box except the first, on which the tracker starts.
-    """
-    has_box = np.isfinite(truth).all(axis=1)  # [N]
-    return np.flatnonzero(has_box)[1:]
-
-
 def sequence_scores(
     network: Backbone | Network,
     sequences: list[Sequence],
@@ -167,7 +157,7 @@ def sequence_scores(
         sequences, desc="this trial", unit="sequence", leave=False, disable=hidden
     ):
         boxes = track_sequence(loading.make_tracker(network, config), sequence).boxes  # [N, 4]
-        frames = scored_frames(sequence.boxes)
+        frames = sequence.annotated()[1:]  # the tracker is given the first box
         yield float(overlaps(boxes[frames], sequence.boxes[frames]).mean())
 
 

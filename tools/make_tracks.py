@@ -40,9 +40,7 @@ LARGEST = 0.3  # largest area of a target, as a share of the frame
 AGREED = 0.6  # least overlap of the boxes of both ways
 CERTAIN = 0.9  # least score on the way there
 SHORTEST = 10  # least number of frames of a track
-RECORD = (
-    "tracks.json"  # in --out: the settings, and the number of tracks of each video that is done
-)
+RECORD = "tracks.json"  # in --out: settings, and the number of tracks of each finished video
 UNKNOWN = "nan,nan,nan,nan"  # the line of a frame without a box
 MOST_BYTES = 1 << 29  # of frames of a video; the rest of it is left out
 
@@ -149,14 +147,16 @@ def finished_videos(out: Path, settings: dict[str, Any]) -> dict[str, int]:
     """
     if not out.is_dir() or not any(out.iterdir()):
         return {}
-    record = out / RECORD
-    if not record.is_file():
-        raise ValueError(f"--out {out} has files of something else; give an empty folder")
-    earlier = json.loads(record.read_text())
-    if earlier["settings"] != settings:
-        raise ValueError(f"--out {out} has tracks of {earlier['settings']}; give an empty folder")
-    done: dict[str, int] = earlier["videos"]
-    return done
+    foreign = f"--out {out} has files of something else; give an empty folder"
+    try:
+        earlier = json.loads((out / RECORD).read_text())
+        others, done = earlier["settings"], earlier["videos"]
+        counts = [int(count) for count in done.values()]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        raise ValueError(foreign) from None
+    if others != settings:
+        raise ValueError(f"--out {out} has tracks of {str(others)[:200]}; give an empty folder")
+    return dict(zip(done, counts, strict=True))
 
 
 def write_record(out: Path, settings: dict[str, Any], done: dict[str, int]) -> None:

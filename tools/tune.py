@@ -150,12 +150,11 @@ def find_sequences(root: Path, names: list[str] | None, frames: int | None) -> l
     broken, or no sequence is left.
     """
     from rbsf.datasets.video.sequences import load_sequences
-    from rbsf.tools.constants_search import scored_frames
 
     refuse_test_data(root)
     loaded = load_sequences(root, names=dict.fromkeys(names) if names else None)
     cut = [replace(s, frames=s.frames[:frames], boxes=s.boxes[:frames]) for s in loaded]
-    sequences = [s for s in cut if len(scored_frames(s.boxes))]
+    sequences = [s for s in cut if len(s.annotated()) > 1]
     if not sequences:
         fault = f"no sequence to tune on: none of {len(loaded)} has two frames with a box"
         among = f" among its first {frames}; give a larger --frames" if frames else "; give others"

@@ -74,9 +74,13 @@ class Sequence:
         frames, boxes = self.frames[first:stop], self.boxes[first:stop]
         return replace(self, name=name, frames=frames, boxes=boxes)
 
+    def annotated(self) -> np.ndarray:
+        """Numbers of the frames whose box is known, in order."""
+        return np.flatnonzero(np.isfinite(self.boxes).all(axis=1))
+
     def head(self, frames: int) -> Sequence:
         """At most `frames` frames from the first one that has a box, as a sequence of its own."""
-        first = int(np.isfinite(self.boxes).all(axis=1).argmax())
+        first = next(iter(self.annotated()), 0)
         return self.part(first, min(first + frames, len(self)))
 
 

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from rbsf.datasets.video.sequences import Sequence
-from rbsf.eval.results import annotated
 from rbsf.models import build
 from rbsf.tracker.distill import presence_logits
 from rbsf.tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE, target_crop
@@ -69,7 +68,7 @@ def presence_auc(net: nn.Module, sequences: list[Sequence], looks: int = 5) -> f
 
 def _looks_at(sequence: Sequence, looks: int) -> tuple[np.ndarray, list[np.ndarray]]:
     """The exemplar of the first frame that has a box, and search regions of `looks` others."""
-    frames = annotated(sequence)
+    frames = sequence.annotated()
     chosen = np.linspace(0, len(frames) - 1, looks + 1).round().astype(int)
     first, *others = frames[chosen]
     regions = [target_crop(sequence.image(n), sequence.boxes[n], SEARCH_SIZE) for n in others]

@@ -58,6 +58,7 @@ class LongScores:
     noticed: float  # share of the frames without overlap that are called lost
     false_alarms: float  # share of the frames with overlap above OVERLAP that are called lost
     found: float  # share of the targets that return
+    after: float  # overlap from a target's last return to the end
     jumps: float  # share of the sequences with a jump
 
 
@@ -94,6 +95,7 @@ def score_long(runs: Iterable[tuple[LongRun, Sequence]]) -> LongScores:
     lost = np.concatenate([one.run.lost for one in judged])
     overlap = np.concatenate([one.overlap for one in judged])
     returning = [one for one in judged if _returns(one.truth)]
+    after = [one.overlap[last_return(one.truth) :].mean() for one in returning]
     return LongScores(
         f=f,
         precision=precision,
@@ -102,6 +104,7 @@ def score_long(runs: Iterable[tuple[LongRun, Sequence]]) -> LongScores:
         noticed=_mean(lost[overlap == 0]),
         false_alarms=_mean(lost[overlap > OVERLAP]),
         found=_mean(np.array([is_found(*one) for one in returning])),
+        after=_mean(np.array(after)),
         jumps=_mean(np.array([has_jump(one.run, one.overlap) for one in judged])),
     )
 
@@ -127,9 +130,14 @@ def count_frames(run: LongRun, truth: np.ndarray, overlap: np.ndarray) -> Counts
     )
 
 
+def last_return(truth: np.ndarray) -> int:
+    """The first frame after a target's last absence; true boxes `[N, 4]`, NaN while it is absent."""
+    return int(np.flatnonzero(np.isnan(truth[:, 0]))[-1]) + 1
+
+
 def is_found(run: LongRun, truth: np.ndarray, overlap: np.ndarray) -> bool:
     """Whether a target is tracked within FOUND_FRAMES frames of its last return."""
-    back = int(np.flatnonzero(np.isnan(truth[:, 0]))[-1]) + 1
+    back = last_return(truth)
     soon = slice(back, back + FOUND_FRAMES)
     return bool((~run.lost[soon] & (overlap[soon] > FOUND_OVERLAP)).any())
 

@@ -38,7 +38,17 @@ if TYPE_CHECKING:  # these load OpenCV, which would slow --help down
 
 EXAMPLE = "--root data/GOT-10k/val --tracker rbsf"
 KINDS = ("leave", "hide", "cut")
-COLUMNS = ("sequences", "F", "precision", "recall", "noticed", "false alarms", "found", "jumps")
+COLUMNS = (
+    "sequences",
+    "F",
+    "precision",
+    "recall",
+    "noticed",
+    "false alarms",
+    "found",
+    "overlap after return",
+    "jumps",
+)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -218,6 +228,7 @@ def as_markdown(scores: dict[str, LongScores], sequences: dict[str, int]) -> str
             found.noticed,
             found.false_alarms,
             found.found,
+            found.after,
             found.jumps,
         )
         cells = [str(sequences[label]), *(f"{figure:.3f}" for figure in figures)]

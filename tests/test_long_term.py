@@ -38,6 +38,15 @@ def test_counts_and_shares_by_hand():
     assert scores.jumps == 0.0
 
 
+def test_the_overlap_after_the_last_return_is_that_of_all_frames_from_there():
+    truth = sequence_of([HERE, ABSENT, HERE, ABSENT, HERE, HERE, HERE, HERE])
+    boxes = [HERE, HERE, HERE, HERE, AWAY, HERE, HERE, HERE]
+    scores = score_long([(run_of(boxes, [1.0] * 8, [0] * 8), truth)])
+    assert scores.after == pytest.approx(3 / 4)
+    stays = score_long([(run_of([HERE] * 2, [1.0] * 2, [0] * 2), sequence_of([HERE, HERE]))])
+    assert np.isnan(stays.after)
+
+
 def test_f_is_taken_at_the_best_threshold():
     """Frames with a high score overlap, those with a low one do not: dropping these is best."""
     truth = [HERE, HERE, HERE, ABSENT, ABSENT]

@@ -131,7 +131,7 @@ def count_frames(run: LongRun, truth: np.ndarray, overlap: np.ndarray) -> Counts
 
 
 def last_return(truth: np.ndarray) -> int:
-    """The first frame after a target's last absence; true boxes `[N, 4]`, NaN while it is absent."""
+    """First frame after the last absence of a target with these boxes `[N, 4]`, NaN if absent."""
     return int(np.flatnonzero(np.isnan(truth[:, 0]))[-1]) + 1
 
 

@@ -74,13 +74,13 @@ class DistillConfig(PairConfig):
         None,
         "Let --gan and --lambda-match compare with the maps of the float network of the same form"
         " in this file",
-        metavar="PATH",
+        path=True,
     )
     from_twin: bool = setting(False, "Start from the weights of --twin")
     presence_of: str | None = setting(
         None,
         "Give the RB-SF 2 in this file a presence output, and train that alone",
-        metavar="PATH",
+        path=True,
     )
     true_boxes: bool = setting(
         False,

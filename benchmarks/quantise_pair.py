@@ -20,9 +20,8 @@ import numpy as np
 if not __package__:  # run as a file: use this checkout if the project is not installed
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.sides import Inputs, quantise
 from rbsf.system.program import positive_int, run
-
-Inputs = dict[str, np.ndarray]
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -59,28 +58,16 @@ def pairs_of(folder: Path, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
     return pairs
 
 
-def quantise(source: Path, target: Path, examples: Iterable[Inputs]) -> None:
-    """Write the graph `source` in 8 bits as `target`, with ranges measured on `examples`."""
+def quantise_any_size(source: Path, target: Path, examples: Iterable[Inputs]) -> None:
+    """Write the graph `source` in 8 bits as `target`, for inputs of any size."""
     import onnx
-    from onnxruntime.quantization import CalibrationDataReader, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
 
     from rbsf.tracker.onnx_pair import load_any_size
 
-    class Reader(CalibrationDataReader):
-        """The examples, one by one."""
-
-        def __init__(self) -> None:
-            self.rest = iter(examples)
-
-        def get_next(self) -> Inputs | None:
-            return next(self.rest, None)
-
     with tempfile.TemporaryDirectory() as folder:
-        plain, prepared = Path(folder) / "plain.onnx", Path(folder) / "prepared.onnx"
+        plain = Path(folder) / "plain.onnx"
         onnx.save(load_any_size(source), plain)
-        quant_pre_process(str(plain), str(prepared), skip_symbolic_shape=True)
-        quantize_static(str(prepared), str(target), Reader(), per_channel=True)
+        quantise(plain, target, examples, skip_symbolic_shape=True)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -93,9 +80,9 @@ def main(argv: list[str] | None = None) -> None:
     pairs = pairs_of(args.data, args.crops // 2)
     args.out.mkdir(parents=True, exist_ok=True)
     images = (network.image(crop) for pair in pairs for crop in pair)
-    quantise(backbone, args.out / "backbone.onnx", images)
+    quantise_any_size(backbone, args.out / "backbone.onnx", images)
     features = (network.features(*(network.learn(crop) for crop in pair)) for pair in pairs)
-    quantise(head, args.out / "head.onnx", features)
+    quantise_any_size(head, args.out / "head.onnx", features)
     for path in (args.out / "backbone.onnx", args.out / "head.onnx"):
         print(f"{path}: {path.stat().st_size:,} bytes")
 

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from requirements import needs
 from torch import nn
 
+from benchmarks import classifier_sides
 from rbsf.conversion import binarize
 from rbsf.datasets.images.in_memory import ArrayData
 from rbsf.export.compare import torch_logits
@@ -84,6 +86,21 @@ def test_classify_compares_packed_and_pytorch_on_a_test_set(
     assert figures.pop("differing") == 0
     assert {values["top1"] for values in figures.values()} == {result["top1"]}
     assert "predictions that differ: 0 of 4" in capsys.readouterr().out
+
+
+def test_the_benchmark_classes_all_test_images_by_all_sides(image_root, trained_resnet, capsys):
+    pytest.importorskip("onnxruntime", reason=needs("onnxruntime", "it runs the float network"))
+    flags = ["--weights", str(trained_resnet / "resnet18-packed.safetensors")]
+    flags += ["--float", str(trained_resnet / "resnet18.safetensors")]
+    classifier_sides.main(
+        [*flags, "--batch-size", "4", "--dataset", "folder", "--root", str(image_root)]
+    )
+    head, _, *rows = (row.split(" | ") for row in capsys.readouterr().out.splitlines())
+    assert head[2] == "top-1, %"
+    result = json.loads((trained_resnet / RESULT).read_text())
+    assert {row[2] for row in rows[:-1]} == {f"{result['top1']:.2f}"}  # 8 bits may differ
+    names = [row[0].removeprefix("| ") for row in rows]
+    assert names[-2:] == [f"resnet18, {form}, ONNX Runtime" for form in ("float32", "int8")]
 
 
 def test_classify_writes_its_figures_over_no_weights(image_root, trained_resnet, tmp_path, capsys):

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 if not __package__:  # run as a file: the checkout is used if nothing is installed
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
+from rbsf.shipped import CLASSIFIER, find_weights
 from rbsf.system.files import write_atomically
 from rbsf.system.flags import make_parser
 from rbsf.system.program import (
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
     from rbsf.engine.graph import PackedModel
 
 EXAMPLES = """
---weights resnet18-packed.safetensors photo.jpg photos
+photo.jpg photos
+--weights resnet18-packed.safetensors photos
 --weights resnet18-packed.safetensors --dataset cifar100 --root data
 """
 # Side of the crop / short side of the image, as for ImageNet, if a file does not give it.
@@ -72,10 +74,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("images", nargs="*", type=Path, metavar="IMAGE", help="An image, or a folder of images")
     add(
         "--weights",
-        type=Path,
-        required=True,
+        type=find_weights,
+        default=find_weights(CLASSIFIER),
         metavar="PATH",
-        help="Use this trained network: a packed file, or weights of tools/train_classifier.py",
+        help="Use this trained network: a packed file, or weights of tools/train_classifier.py"
+        f" (default: {CLASSIFIER}, a shipped one, which knows the 100 classes of CIFAR-100)",
     )
     add(
         "--top",

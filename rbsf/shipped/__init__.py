@@ -12,12 +12,13 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parent
 WEIGHTS = (FOLDER / "weights").resolve()
 DEFAULT = "rbsf2"  # the weights that programs use if none are given
+CLASSIFIER = "cifar100"  # the weights with which programs class images if none are given
 TRAINED = "-train"  # suffix in the names of weights from which a packed file was exported
 CONFIGS = (FOLDER / "configs").resolve()
 
 
 def find_weights(name: str | Path) -> Path:
-    """The path of the weights `name`; `rbsf` and `rbsf2` are shipped."""
+    """The path of the weights `name`; `rbsf2`, `rbsf`, `siamfc` and `cifar100` are shipped."""
     return _find(name, WEIGHTS, ".safetensors")
 
 
@@ -32,8 +33,12 @@ def shipped_trackers() -> dict[str, Path]:
 
     Weights from which a packed file was exported are left out.
     """
-    files = sorted(WEIGHTS.glob("*.safetensors"))
-    return {path.stem: path for path in files if not path.stem.endswith(TRAINED)}
+    files = {path.stem: path for path in sorted(WEIGHTS.glob("*.safetensors"))}
+    return {
+        name: path
+        for name, path in files.items()
+        if not name.endswith(TRAINED) and name != CLASSIFIER
+    }
 
 
 def find_constants(name: str | Path) -> Path:

@@ -1,0 +1,143 @@
+"""Measure a packed classifier beside a float one in 32 and 8 bits, on a whole test set, in one run.
+
+    python benchmarks/classifier_sides.py --root data --float resnet18.safetensors
+
+The float network runs in ONNX Runtime; the ranges of its 8 bits are measured on training images.
+Each batch of test images is classed by all sides, one after the other, so that other load affects
+them equally. Prints a table: size of the file, top-1 accuracy, and images a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if not __package__:  # run as a file: use this checkout if the project is not installed
+    sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.sides import onnx_pixels, onnx_session, write_graphs
+from rbsf.shipped import CLASSIFIER, find_weights
+from rbsf.system.program import positive_int, run
+
+if TYPE_CHECKING:
+    from rbsf.datasets.images.labelled import Labelled
+
+CALIBRATION = 8  # batches of training images that set the ranges of 8 bits
+HEADS = ("network", "file, MB", "top-1, %", "images/s")
+
+
+@dataclass
+class Side:
+    """A network, and what it has done so far."""
+
+    file: Path
+    run: Callable[[np.ndarray], np.ndarray]  # uint8 images `[N, H, W, C]` to logits `[N, classes]`
+    right: int = 0
+    images: int = 0
+    seconds: float = 0.0
+
+    def measure(self, images: np.ndarray, labels: np.ndarray) -> None:
+        """Class a batch."""
+        start = time.perf_counter()
+        logits = self.run(images)
+        self.seconds += time.perf_counter() - start
+        self.right += int((logits.argmax(1) == labels).sum())
+        self.images += len(labels)
+
+    def cells(self) -> tuple[str, str, str]:
+        """Size of the file, accuracy and speed."""
+        size = self.file.stat().st_size / 1e6
+        accuracy, speed = 100 * self.right / self.images, self.images / self.seconds
+        return f"{size:.2f}", f"{accuracy:.2f}", f"{speed:,.0f}"
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--root", type=Path, required=True, metavar="DIR", help="the folder of the data set")
+    add("--dataset", default="cifar100", metavar="NAME", help="default: %(default)s")
+    add(
+        "--weights",
+        type=find_weights,
+        default=find_weights(CLASSIFIER),
+        metavar="PATH",
+        help=f"the packed classifier (default: {CLASSIFIER})",
+    )
+    add("--float", type=Path, required=True, metavar="PATH", help="the float classifier's weights")
+    add("--subset", type=positive_int, metavar="N", help="N test images alone (default: all)")
+    add("--batch-size", type=positive_int, default=64, metavar="N", help="default: %(default)s")
+    add("--threads", type=positive_int, default=1, metavar="N", help="default: %(default)s")
+    return parser.parse_args(argv)
+
+
+def images_of(
+    data: Labelled, args: argparse.Namespace, train: bool = False
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Batches of images, uint8 `[N, H, W, C]`, and their labels `[N]`."""
+    limit = None if train else args.subset
+    for batch in data.batches(args.batch_size, 0, 0, train=train, limit=limit):
+        pixels = batch["image"].permute(0, 2, 3, 1)
+        yield np.ascontiguousarray(pixels.numpy()), batch["label"].numpy()
+
+
+def sides(args: argparse.Namespace, training: Labelled, folder: Path) -> dict[str, Side]:
+    """The packed network with each instruction set, and the float one in 32 and 8 bits."""
+    from rbsf.engine.cpu import available_isas
+    from rbsf.engine.run import Engine
+    from rbsf.export.pack import packed_weights
+
+    found = {
+        f"packed, {isa}": Side(args.weights, Engine(args.weights, args.threads, isa))
+        for isa in available_isas()
+        if isa not in ("scalar", "numpy")
+    }
+    files = [folder / f"{name}.onnx" for name in ("float32", "int8")]
+    batches = islice(images_of(training, args, train=True), CALIBRATION)
+    write_graphs(packed_weights(args.float), (images for images, _ in batches), *files)
+    for file in files:
+        session = onnx_session(file, args.threads)
+
+        def logits(images: np.ndarray, session: object = session) -> np.ndarray:
+            return session.run(None, {"image": onnx_pixels(images)})[0]  # type: ignore[attr-defined]
+
+        found[f"{args.float.stem}, {file.stem}, ONNX Runtime"] = Side(file, logits)
+    return found
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Class all test images by all sides, and print the table."""
+    from tqdm import tqdm
+
+    from rbsf.datasets.images.labelled import open_labelled
+    from rbsf.engine.file import read_packed
+    from rbsf.tools.classify import packed_input
+
+    args = parse_args(argv)
+    taken = packed_input(args.weights, read_packed(args.weights))
+    training, test = open_labelled(args.dataset, args.root, size=taken.width)
+    with tempfile.TemporaryDirectory() as folder:
+        found = sides(args, training, Path(folder))
+        batches = test.batch_count(args.batch_size, train=False, limit=args.subset)
+        for images, labels in tqdm(images_of(test, args), total=batches, unit="batch"):
+            for side in found.values():
+                side.measure(images, labels)
+        print("| " + " | ".join(HEADS) + " |")
+        print("|---" + "|---:" * (len(HEADS) - 1) + "|")
+        for name, side in found.items():
+            print(f"| {name} | {' | '.join(side.cells())} |")
+
+
+if __name__ == "__main__":
+    run(main)

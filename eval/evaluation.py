@@ -15,6 +15,7 @@ from rbsf.eval.benchmarks import BENCHMARKS, Split, default_root, find_split
 from rbsf.eval.metrics import GOT10K
 from rbsf.eval.passes import in_passes
 from rbsf.eval.report import write_report
+from rbsf.eval.report_form import Report
 from rbsf.eval.results import ResultStore, read_result_folder
 from rbsf.eval.runner import Job, pending, run_jobs
 from rbsf.eval.strips import make_strips
@@ -120,7 +121,7 @@ class Benchmark:
             failures=store.failures(),
         )
 
-    def scores(self) -> dict[str, Any]:
+    def scores(self) -> Report:
         """The report's contents, see `rbsf.eval.report`."""
         processes = {"workers": 0, "threads": 0}
         if self.specs:
@@ -130,7 +131,7 @@ class Benchmark:
         reference = self.reference or self._float_tracker()
         return summarise(self.split, self.entrants(), reference, about, attributes)
 
-    def report(self) -> dict[str, Any]:
+    def report(self) -> Report:
         """Score all trackers and write the report below OUT/reports; returns its contents."""
         found = self.scores()
         strips = make_strips(self.split.sequences, found, self._boxes()) if self.root else []
@@ -226,7 +227,7 @@ def shown(texts: list[str]) -> tuple[Entrant, ...]:
     return tuple(found)
 
 
-def failures(report: dict[str, Any]) -> list[str]:
+def failures(report: Report) -> list[str]:
     """Everything that went wrong, one line for each fault."""
     lines = [f"{name}: {why}" for name, why in report["unreadable"].items()]
     for row in report["trackers"]:
@@ -234,6 +235,6 @@ def failures(report: dict[str, Any]) -> list[str]:
     return lines
 
 
-def write_json(report: dict[str, Any], path: Path) -> None:
+def write_json(report: Report, path: Path) -> None:
     """Write a further copy of report.json."""
     write_atomically(path, (json.dumps(report, indent=1) + "\n").encode())

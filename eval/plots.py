@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import re
 from html import escape
-from typing import Any
+from typing import Any, NamedTuple
 
+from rbsf.eval.report_form import Report
 from rbsf.system.text import one_line
 
 # Each has a contrast of at least 3.5 with white and with the background of the dark page.
@@ -54,13 +55,13 @@ def tracker_style(index: int) -> str:
     return STYLES[index % len(STYLES)]
 
 
-def plot_curves(report: dict[str, Any], name: str) -> str:
+def plot_curves(report: Report, name: str) -> str:
     """SVG element of the curves called `name`, a key of `PLOTS`; empty if no tracker has any.
 
     The legend is sorted by score. Equal reports give equal text.
     """
     title, label, key = PLOTS[name]
-    drawn = _ranked(report, key)
+    drawn = _ranked(report, name, key)
     if not drawn:
         return ""
     import matplotlib
@@ -74,25 +75,37 @@ def plot_curves(report: dict[str, Any], name: str) -> str:
         thresholds = report["thresholds"][name]
         axes = _axes(figure, title, label, thresholds)
         lines, texts = [], []
-        for index, tracker in drawn:
+        for tracker in drawn:
             lines += axes.plot(
                 thresholds,
-                tracker["curves"][name],
-                color=tracker_color(index),
-                linestyle=tracker_style(index),
-                linewidth=2.4 if tracker["label"] == report["subject"] else 1.4,
+                tracker.curve,
+                color=tracker_color(tracker.place),
+                linestyle=tracker_style(tracker.place),
+                linewidth=2.4 if tracker.label == report["subject"] else 1.4,
             )
-            texts.append(f"{tracker['mean'][key]:.3f}  {tracker['label']}")
+            texts.append(f"{tracker.score:.3f}  {tracker.label}")
         _legend(figure, lines, texts)
         entries = map(one_line, texts)
         return _to_svg(figure, name, f"{title} plot. {'; '.join(entries)}")
 
 
-def _ranked(report: dict[str, Any], key: str) -> list[tuple[int, dict[str, Any]]]:
-    """The trackers that have curves, with their places in the report, the highest score first."""
-    trackers = enumerate(report["trackers"])
-    drawn = [(index, tracker) for index, tracker in trackers if tracker["curves"]]
-    return sorted(drawn, key=lambda pair: -(pair[1]["mean"][key] or 0.0))
+class _Drawn(NamedTuple):
+    """A tracker in a plot."""
+
+    place: int  # in the report, from 0
+    label: str
+    score: float
+    curve: list[float]
+
+
+def _ranked(report: Report, name: str, key: str) -> list[_Drawn]:
+    """The trackers that have the curve `name`, the highest score `key` first."""
+    drawn = []
+    for place, tracker in enumerate(report["trackers"]):
+        if tracker["mean"] and tracker["curves"]:
+            score, curve = tracker["mean"][key], tracker["curves"][name]
+            drawn.append(_Drawn(place, tracker["label"], score or 0.0, curve))
+    return sorted(drawn, key=lambda tracker: -tracker.score)
 
 
 def _legend(figure: Any, lines: list[Any], texts: list[str]) -> None:

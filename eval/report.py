@@ -1,7 +1,6 @@
 """Writes and reads a benchmark report: report.json, and report.md and report.html for readers.
 
-A report is a plain dict, made by `rbsf.eval.summary.summarise`. Scores are shares from 0 to 1; a
-missing score is None.
+`rbsf.eval.summary.summarise` makes a report's contents; `rbsf.eval.report_form` describes them.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rbsf.eval.plots import PLOTS, plot_curves, tracker_color
+from rbsf.eval.report_form import Report
 from rbsf.eval.report_tables import (
     attribute_table,
     environment_table,
@@ -32,25 +32,10 @@ if TYPE_CHECKING:
     from rbsf.eval.strips import Strip
 
 FORMAT = "rbsf-benchmark-1"
-FIELDS = (
-    "dataset",
-    "title",
-    "protocol",
-    "frames",
-    "missing",
-    "unreadable",
-    "thresholds",
-    "environment",
-    "subject",
-    "reference",
-    "trackers",
-    "attributes",
-    "paper",
-)
-TRACKER_FIELDS = ("label", "key", "mean", "sequences", "failed")
+TRACKER_FIELDS = ("label", "key", "mean", "sequences", "failed")  # those that are checked
 
 
-def write_report(report: dict[str, Any], folder: Path, strips: list[Strip]) -> None:
+def write_report(report: Report, folder: Path, strips: list[Strip]) -> None:
     """Write the three files into `folder`, each completely or not at all.
 
     Raises ValueError for a score that is not a number (NaN), and OSError if a file cannot be
@@ -65,7 +50,7 @@ def write_report(report: dict[str, Any], folder: Path, strips: list[Strip]) -> N
         write_atomically(folder / name, encode(text))
 
 
-def load_report(path: str | Path) -> dict[str, Any]:
+def load_report(path: str | Path) -> Report:
     """Read a report from report.json or the folder that holds it.
 
     Raises FileNotFoundError if there is no such file, and ValueError if it is not a report or comes
@@ -115,9 +100,9 @@ def _is_newer(form: str) -> bool:
     return found is not None and int(found[1]) > int(number)
 
 
-def _check_parts(report: dict[str, Any]) -> None:
+def _check_parts(report: Report) -> None:
     """Raise ValueError, which says in words what is wrong, for the first part that is wrong."""
-    _check_fields(report, FIELDS, "")
+    _check_fields(report, Report.__annotations__, "")
     for field in ("dataset", "title"):
         _require(_is_name(report[field]), f"its {field} is no name")
     trackers = report["trackers"]
@@ -141,7 +126,7 @@ def _check_tracker(tracker: Any, name: str) -> None:
         _require(good, f"{name} has a sequence {sequence!r} whose auc is no share from 0 to 1")
 
 
-def _check_fields(part: dict[str, Any], fields: Iterable[str], owner: str) -> None:
+def _check_fields(part: Any, fields: Iterable[str], owner: str) -> None:
     missing = [f"{owner}{field}" for field in fields if field not in part]
     _require(not missing, f"it has no {', '.join(missing)}")
 
@@ -165,7 +150,7 @@ def _is_share(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
 
-def summary(report: dict[str, Any]) -> str:
+def summary(report: Report) -> str:
     """One sentence: the subject's AUC, and what share of the reference's AUC that is."""
     name = report["subject"]
     count = f"{report['frames']:,} frames"
@@ -183,7 +168,7 @@ def summary(report: dict[str, Any]) -> str:
     return text + "."
 
 
-def problems(report: dict[str, Any]) -> list[tuple[str, list[str]]]:
+def problems(report: Report) -> list[tuple[str, list[str]]]:
     """What the scores do not include: headings, each with its lines."""
     found = []
     if missing := report["missing"]:
@@ -201,7 +186,7 @@ def problems(report: dict[str, Any]) -> list[tuple[str, list[str]]]:
     return found
 
 
-def _sections(report: dict[str, Any]) -> dict[str, Table]:
+def _sections(report: Report) -> dict[str, Table]:
     """The tables of the report, by their headings."""
     tables = {
         "Scores": main_table(report),
@@ -212,7 +197,7 @@ def _sections(report: dict[str, Any]) -> dict[str, Table]:
     return {heading: table for heading, table in tables.items() if table}
 
 
-def to_markdown(report: dict[str, Any]) -> str:
+def to_markdown(report: Report) -> str:
     """The report without pictures."""
     parts = [
         f"# {markdown_text(report['title'])}",
@@ -232,7 +217,7 @@ def to_markdown(report: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def to_html(report: dict[str, Any], strips: list[Strip]) -> str:
+def to_html(report: Report, strips: list[Strip]) -> str:
     """The report as one page that needs no other file."""
     plots = [plot_curves(report, name) for name in PLOTS]
     legend = [(label, tracker_color(index)) for index, label in enumerate(shown_names(report))]

@@ -1,13 +1,13 @@
-"""The tables of a benchmark report, from its dict (see `rbsf.eval.report`)."""
+"""The tables of a benchmark report, from its contents (see `rbsf.eval.report_form`)."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 from itertools import chain
-from typing import Any
 
 from rbsf.eval.plots import tracker_color
+from rbsf.eval.report_form import ROLES, Report, Role, TrackerRow
 from rbsf.eval.tables import NOTHING, Cell, Table, mark_best, mark_best_rows, number
 
 MEASURES = {
@@ -22,7 +22,7 @@ PAPER_MEASURES = {"success": "auc"}  # measures with another name in the paper: 
 TEACHER = "SiamFC"  # the paper's name for the float network that RB-SF learns from
 
 
-def find_tracker(report: dict[str, Any], label: str | None) -> dict[str, Any] | None:
+def find_tracker(report: Report, label: str | None) -> TrackerRow | None:
     """The tracker of that label; None if the report has none."""
     return next((tracker for tracker in report["trackers"] if tracker["label"] == label), None)
 
@@ -35,22 +35,22 @@ def with_constants(label: str, constants: str) -> str:
     return f"{label} ({constants})" if constants else label
 
 
-def shown_name(tracker: dict[str, Any]) -> str:
+def shown_name(tracker: TrackerRow) -> str:
     """The name of a tracker in tables."""
     return with_constants(tracker["label"], tracker.get("constants", ""))  # old reports have none
 
 
-def shown_names(report: dict[str, Any]) -> list[str]:
+def shown_names(report: Report) -> list[str]:
     """The names of the trackers in tables, in the order of `labels`."""
     return [shown_name(tracker) for tracker in report["trackers"]]
 
 
-def labels(report: dict[str, Any]) -> list[str]:
+def labels(report: Report) -> list[str]:
     """Labels of the trackers, in the order of their colours."""
     return [tracker["label"] for tracker in report["trackers"]]
 
 
-def main_table(report: dict[str, Any]) -> Table:
+def main_table(report: Report) -> Table:
     """Mean scores of every tracker, a row each."""
     trackers = report["trackers"]
     rows = [_main_row(report, index) for index in range(len(trackers))]
@@ -66,7 +66,7 @@ def main_table(report: dict[str, Any]) -> Table:
     return Table(caption, ["tracker", *MEASURES.values(), "fps", "file"], rows)
 
 
-def _main_row(report: dict[str, Any], index: int) -> list[Cell]:
+def _main_row(report: Report, index: int) -> list[Cell]:
     tracker = report["trackers"][index]
     tags = tuple(_tags(report, tracker))
     head = Cell(shown_name(tracker), tags=tags, color=tracker_color(index))
@@ -77,9 +77,9 @@ def _main_row(report: dict[str, Any], index: int) -> list[Cell]:
     return [head, *scores, _speed(tracker["fps"]), _size(tracker["bytes"])]
 
 
-def _tags(report: dict[str, Any], tracker: dict[str, Any]) -> list[str]:
+def _tags(report: Report, tracker: TrackerRow) -> list[str]:
     """What the main table says about a tracker besides its label."""
-    tags = [role for role in ("subject", "reference") if report[role] == tracker["label"]]
+    tags: list[str] = [role for role in ROLES if report[role] == tracker["label"]]
     if tracker["precision"]:
         tags.append(tracker["precision"])
     if tracker["runs"] > 1:
@@ -89,7 +89,7 @@ def _tags(report: dict[str, Any], tracker: dict[str, Any]) -> list[str]:
     return tags
 
 
-def _part(report: dict[str, Any], tracker: dict[str, Any]) -> str | None:
+def _part(report: Report, tracker: TrackerRow) -> str | None:
     """On how many sequences a tracker has scores; None if it has scores on all."""
     count = len(tracker["sequences"])
     tried = {name for row in report["trackers"] for name in (*row["sequences"], *row["failed"])}
@@ -107,7 +107,7 @@ def _size(size: int | None) -> Cell:
     return Cell(f"{size / 1e6:.2f} MB" if size >= 1e4 else f"{size} B", size)
 
 
-def paper_table(report: dict[str, Any]) -> Table | None:
+def paper_table(report: Report) -> Table | None:
     """The paper's scores beside ours, in separate columns; None if the paper has none."""
     paper = report["paper"]
     if not paper:
@@ -128,15 +128,17 @@ def paper_table(report: dict[str, Any]) -> Table | None:
     return Table(caption, ["network", *heads, "tracker", *heads], rows, groups)
 
 
-def _paper_rows(report: dict[str, Any], name: str, measures: list[str]) -> list[list[Cell]]:
+def _paper_rows(report: Report, name: str, measures: list[str]) -> list[list[Cell]]:
     """The paper's scores of its tracker `name` beside ours: a row for each of ours, or one row."""
+    assert report["paper"] is not None  # for the type checker
     scores = report["paper"]["scores"][name]
     theirs = [number(scores.get(key)) for key in measures]
     ours = [tracker for tracker in report["trackers"] if _is_paper(report, tracker, name)]
-    return [[Cell(name), *theirs, *_our_cells(tracker, measures)] for tracker in ours or [None]]
+    shown: list[TrackerRow | None] = [*ours] or [None]
+    return [[Cell(name), *theirs, *_our_cells(tracker, measures)] for tracker in shown]
 
 
-def _is_paper(report: dict[str, Any], tracker: dict[str, Any], name: str) -> bool:
+def _is_paper(report: Report, tracker: TrackerRow, name: str) -> bool:
     """Whether a tracker is the paper's `name`: by its label, or as the float teacher."""
     if _plain(tracker["label"]).startswith(_plain(name)):
         return True
@@ -153,7 +155,7 @@ def _our_key(key: str) -> str:
     return PAPER_MEASURES.get(key, key)
 
 
-def _our_cells(tracker: dict[str, Any] | None, measures: Iterable[str]) -> list[Cell]:
+def _our_cells(tracker: TrackerRow | None, measures: Iterable[str]) -> list[Cell]:
     label = NOTHING
     mean: dict[str, float] = {}
     if tracker:
@@ -162,7 +164,7 @@ def _our_cells(tracker: dict[str, Any] | None, measures: Iterable[str]) -> list[
     return [Cell(label), *(number(mean.get(_our_key(key))) for key in measures)]
 
 
-def attribute_table(report: dict[str, Any]) -> Table | None:
+def attribute_table(report: Report) -> Table | None:
     """AUC of every tracker over the sequences of each attribute; None without attributes."""
     found = {name for tracker in report["trackers"] for name in tracker["attributes"]}
     if not found:
@@ -176,7 +178,7 @@ def attribute_table(report: dict[str, Any]) -> Table | None:
     return Table(caption, ["attribute", "sequences", *shown_names(report)], rows)
 
 
-def _attribute_row(report: dict[str, Any], name: str) -> list[Cell]:
+def _attribute_row(report: Report, name: str) -> list[Cell]:
     scores = [tracker["attributes"].get(name, {}) for tracker in report["trackers"]]
     counts = [score.get("sequences", 0) for score in scores]
     most = max(counts)
@@ -187,7 +189,7 @@ def _attribute_row(report: dict[str, Any], name: str) -> list[Cell]:
     return [head, number(most, "d"), *mark_best(cells)]
 
 
-def sequence_table(report: dict[str, Any]) -> Table:
+def sequence_table(report: Report) -> Table:
     """AUC of every tracker on each sequence, and the gap: subject minus reference.
 
     The sequences with the lowest gap come first; without a reference, those with the subject's
@@ -213,7 +215,7 @@ def sequence_table(report: dict[str, Any]) -> Table:
     return Table(caption, columns, sorted(rows, key=order), sort=sort)
 
 
-def _sequence_row(report: dict[str, Any], name: str) -> list[Cell]:
+def _sequence_row(report: Report, name: str) -> list[Cell]:
     cells = []
     frames = None
     for tracker in report["trackers"]:
@@ -227,7 +229,7 @@ def _sequence_row(report: dict[str, Any], name: str) -> list[Cell]:
     return row
 
 
-def sequence_gap(report: dict[str, Any], name: str) -> float | None:
+def sequence_gap(report: Report, name: str) -> float | None:
     """AUC of the subject minus that of the reference on a sequence; None without both scores."""
     subject = _auc(report, "subject", name)
     reference = _auc(report, "reference", name)
@@ -236,7 +238,7 @@ def sequence_gap(report: dict[str, Any], name: str) -> float | None:
     return round(subject - reference, 9) + 0.0  # + 0.0: no minus before zero
 
 
-def _auc(report: dict[str, Any], role: str, name: str) -> float | None:
+def _auc(report: Report, role: Role, name: str) -> float | None:
     """AUC of the tracker in that role on a sequence."""
     tracker = find_tracker(report, report[role])
     if not tracker or name not in tracker["sequences"]:
@@ -244,7 +246,7 @@ def _auc(report: dict[str, Any], role: str, name: str) -> float | None:
     return tracker["sequences"][name]["auc"]
 
 
-def environment_table(report: dict[str, Any]) -> Table:
+def environment_table(report: Report) -> Table:
     """The run's environment, without its command, which is long and shown separately."""
     facts = {key: value for key, value in report["environment"].items() if key != "command"}
     rows = [[Cell(key), Cell(str(value))] for key, value in facts.items()]

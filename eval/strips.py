@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
 
 from rbsf.datasets.video.sequences import Sequence
 from rbsf.eval.plots import tracker_color
+from rbsf.eval.report_form import Report
 from rbsf.eval.report_tables import find_tracker, labels, sequence_gap
 
 WIDTH = 320  # largest width of a frame in pixels
@@ -32,7 +32,7 @@ class Strip:
 
 def make_strips(
     sequences: list[Sequence],
-    report: dict[str, Any],
+    report: Report,
     boxes: Mapping[str, Mapping[str, np.ndarray]],
     count: int = 2,
     frames: int = 5,
@@ -61,7 +61,7 @@ def make_strips(
     return strips
 
 
-def _caption(report: dict[str, Any], kind: str, name: str, score: float) -> str:
+def _caption(report: Report, kind: str, name: str, score: float) -> str:
     text = f"{name}, among the {kind} of {report['subject']}: AUC {score:.3f}"
     gap = sequence_gap(report, name)
     if gap is None:

@@ -1,4 +1,4 @@
-"""Scores of a benchmark, as the plain dict that `rbsf.eval.report` writes."""
+"""Scores of a benchmark, as `rbsf.eval.report` writes them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rbsf.datasets.video.sequences import Sequence
 from rbsf.eval.benchmarks import BENCHMARKS, Split, paper_scores
 from rbsf.eval.metrics import Curves, Protocol, mean_curves, score_sequence, spread
 from rbsf.eval.report import FORMAT
+from rbsf.eval.report_form import Report, TrackerRow
 from rbsf.eval.results import Run
 
 Reader = Callable[[Sequence], Run | None]  # a tracker's boxes in a sequence; None: not tracked
@@ -38,11 +39,11 @@ def summarise(
     reference: str | None,
     environment: dict[str, Any],
     attributes: tuple[dict[str, str], dict[str, set]],
-) -> dict[str, Any]:
+) -> Report:
     """Score every entrant on every sequence that it has results of.
 
-    `attributes`: as `rbsf.eval.attributes.attributes_of` returns them. Returns a dict in the form
-    that `rbsf.eval.report` writes.
+    `attributes`: as `rbsf.eval.attributes.attributes_of` returns them. Returns what
+    `rbsf.eval.report` writes.
     """
     protocol = BENCHMARKS[split.dataset].protocol
     bound = cache(frame_size if protocol.bounded else lambda sequence: None)
@@ -79,7 +80,7 @@ def _tracker(
     protocol: Protocol,
     bound: Bound,
     of_sequence: Mapping[str, set],
-) -> dict[str, Any]:
+) -> TrackerRow:
     """A tracker's row of the report."""
     # An earlier run may have failed on sequences that are not in the split.
     names = {sequence.name for sequence in split.sequences}
@@ -99,6 +100,8 @@ def _tracker(
             failed.setdefault(name, "no result")
     counted = {name: found for name, found in scored.items() if found.curves}
     curves = {name: found.curves for name, found in counted.items()}
+    of_runs = _over_sequences(curves, protocol.pooled)
+    mean = mean_curves(of_runs) if of_runs else None
     return {
         "label": entrant.label,
         "key": entrant.key,
@@ -106,7 +109,9 @@ def _tracker(
         "precision": entrant.precision,
         "constants": entrant.constants,
         "runs": len(entrant.runs),
-        **_means(curves, protocol.pooled),
+        "mean": asdict(mean.scores) if mean else None,
+        "spread": _spread(of_runs),
+        "curves": _curves(mean) if mean else None,
         "fps": _rate(
             sum(found.frames for found in scored.values()),
             sum(found.seconds for found in scored.values()),
@@ -135,13 +140,9 @@ def _score(
     return _Scored(_score_runs(runs, sequence, protocol, bound), *_time(sequence, runs))
 
 
-def _means(curves: Mapping[str, list[Curves]], pooled: bool) -> dict[str, Any]:
-    """Mean scores and curves over the sequences, and the spread over the runs."""
-    of_runs = [mean_curves(runs, pooled) for runs in zip(*curves.values(), strict=True)]
-    if not of_runs:
-        return {"mean": None, "spread": None, "curves": None}
-    mean = mean_curves(of_runs)
-    return {"mean": asdict(mean.scores), "spread": _spread(of_runs), "curves": _curves(mean)}
+def _over_sequences(curves: Mapping[str, list[Curves]], pooled: bool) -> list[Curves]:
+    """Mean curves over the sequences, for each run; empty without sequences."""
+    return [mean_curves(runs, pooled) for runs in zip(*curves.values(), strict=True)]
 
 
 def _load_runs(entrant: Entrant, sequence: Sequence) -> list[Run]:

@@ -13,7 +13,7 @@ import sys
 from collections import defaultdict
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if not __package__:  # run as a file: the checkout is used if nothing is installed
     sys.path.append(str(Path(__file__).resolve().parents[1]))
@@ -22,6 +22,7 @@ from rbsf.system.flags import make_parser
 from rbsf.system.program import check_not_input, check_writable, require, run
 
 if TYPE_CHECKING:
+    from rbsf.eval.report_form import Report, TrackerRow
     from rbsf.eval.tables import Cell, Table
 
 EXAMPLE = "runs/a/reports/OTB100 runs/b/reports/OTB100 --out compare.html"
@@ -34,8 +35,8 @@ class Entry:
     """A tracker of one report, under the name of its row."""
 
     name: str
-    report: dict[str, Any]
-    tracker: dict[str, Any]
+    report: Report
+    tracker: TrackerRow
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -79,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def name_entries(paths: list[str], reports: list[dict[str, Any]]) -> list[Entry]:
+def name_entries(paths: list[str], reports: list[Report]) -> list[Entry]:
     """Name every tracker by label and constants, and also by its run if several share that name."""
     from rbsf.eval.report_tables import shown_name
 
@@ -122,7 +123,7 @@ def _add_keys(entries: list[Entry]) -> list[Entry]:
     return named
 
 
-def run_names(paths: list[str], reports: list[dict[str, Any]]) -> list[str]:
+def run_names(paths: list[str], reports: list[Report]) -> list[str]:
     """Short names of runs; their paths if two runs on one data set have the same short name.
 
     Raises ValueError if a report is given twice.
@@ -193,7 +194,7 @@ def overview(entries: list[Entry]) -> Table:
     return Table(caption, columns, mark_best_rows(rows, range(1, width)), groups)
 
 
-def _means(tracker: dict[str, Any] | None, most: int) -> list[Cell]:
+def _means(tracker: TrackerRow | None, most: int) -> list[Cell]:
     """A tracker's mean scores; the first cell counts its sequences if they are under `most`."""
     from rbsf.eval.tables import number
 

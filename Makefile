@@ -5,6 +5,7 @@
 # make docs   all documents and the API reference as a site in build/site, which needs no network
 # make weights DATA=... TEACHER=...   train RB-SF as the shipped weights were; an hour on a CPU
 # make weights-rbsf2 DATA=... TEACHER=BACKBONE.onnx,HEAD.onnx   the same for RB-SF 2
+# make weights-cifar100 DATA=...   the same for the classifier; DATA has cifar-100-python/
 # make neon   compare the kernels for ARM with the scalar ones in an emulator (needs Debian's
 #   g++-aarch64-linux-gnu and qemu-user)
 # make wheel  an installable package with kernels for this machine's architecture: dist/rbsf-*.whl
@@ -23,7 +24,7 @@ PYTHON ?= python3
 TORCH_FLAGS ?=
 BIN := .venv/bin
 
-.PHONY: demo test test-all docs lint fuzz soak weights weights-rbsf2 neon wheel operation sanitize clean
+.PHONY: demo test test-all docs lint fuzz soak weights weights-rbsf2 weights-cifar100 neon wheel operation sanitize clean
 
 demo: .venv/.ready
 	$(BIN)/python tools/demo.py --out demo
@@ -84,6 +85,9 @@ weights-rbsf2: .venv/.ready
 	$(BIN)/python tools/prepare_pairs.py --data $(DATA)/stills --data $(DATA)/stills_unlabelled --data $(WEIGHTS)/tracks --data $(WEIGHTS)/synthetic60 --out $(STORE) --max-per-sequence 80 --skip-broken
 	$(BIN)/python tools/prepare_pairs.py --data $(DATA)/GOT-10k/train --out $(ANNOTATED) --max-per-sequence 80 --skip-broken
 	$(BIN)/python tools/train_rbsf.py --model rbsf2 --data $(STORE) $(foreach time,1 2 3 4 5,--data $(ANNOTATED)) --teacher $(or $(TEACHER),$(error make weights-rbsf2 needs TEACHER=BACKBONE.onnx,HEAD.onnx)) --out $(WEIGHTS)/rbsf2 $(if $(wildcard $(WEIGHTS)/rbsf2/config.yaml),--resume)
+
+weights-cifar100: .venv/.ready
+	$(BIN)/python tools/train_classifier.py --config blocks_cifar --root $(or $(DATA),$(error make weights-cifar100 needs DATA=FOLDER)) --threads 1 --teacher docs/experiments/cifar100_float_15/resnet18.safetensors --out $(WEIGHTS)/cifar100 $(if $(wildcard $(WEIGHTS)/cifar100/config.yaml),--resume)
 
 # build/sanitize gets a copy of the packages with kernels that stop at the first bad read, write or
 # overflow. build/sanitize-threads gets one with kernels that stop when two threads first use the

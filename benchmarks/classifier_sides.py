@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,6 +30,7 @@ from rbsf.system.program import positive_int, run
 
 if TYPE_CHECKING:
     from rbsf.datasets.images.labelled import Labelled
+    from rbsf.engine.graph import PackedModel
 
 CALIBRATION = 8  # batches of training images that set the ranges of 8 bits
 HEADS = ("network", "file, MB", "top-1, %", "images/s")
@@ -92,6 +93,19 @@ def images_of(
         yield np.ascontiguousarray(pixels.numpy()), batch["label"].numpy()
 
 
+def check_classes(path: Path, packed: PackedModel, data: Labelled) -> None:
+    """Raise ValueError for a network of other classes, or other images, than those of `data`."""
+    from rbsf.tools.classify import packed_input
+
+    image = next(iter(data.batches(1, 0, 0, train=False)))["image"]
+    channels, height, width = image.shape[1:]
+    if packed.input_shape != (height, width, channels):
+        taken = "x".join(map(str, packed.input_shape))
+        raise ValueError(f"{path}: takes images of {taken}; this data set has {height}x{width}")
+    if packed_input(path, packed).classes != list(data.classes):
+        raise ValueError(f"{path}: was trained on other classes than those of this data set")
+
+
 def sides(args: argparse.Namespace, training: Labelled, folder: Path) -> dict[str, Side]:
     """The packed network with each instruction set, and the float one in 32 and 8 bits."""
     from rbsf.engine.cpu import available_isas
@@ -103,14 +117,16 @@ def sides(args: argparse.Namespace, training: Labelled, folder: Path) -> dict[st
         for isa in available_isas()
         if isa not in ("scalar", "numpy")
     }
+    exported = packed_weights(args.float)
+    check_classes(args.float, exported.packed, training)
     files = [folder / f"{name}.onnx" for name in ("float32", "int8")]
     batches = islice(images_of(training, args, train=True), CALIBRATION)
-    write_graphs(packed_weights(args.float), (images for images, _ in batches), *files)
+    write_graphs(exported, (images for images, _ in batches), *files)
     for file in files:
         session = onnx_session(file, args.threads)
 
-        def logits(images: np.ndarray, session: object = session) -> np.ndarray:
-            return session.run(None, {"image": onnx_pixels(images)})[0]  # type: ignore[attr-defined]
+        def logits(images: np.ndarray, session: Any = session) -> np.ndarray:
+            return session.run(None, {"image": onnx_pixels(images)})[0]
 
         found[f"{args.float.stem}, {file.stem}, ONNX Runtime"] = Side(file, logits)
     return found
@@ -122,11 +138,11 @@ def main(argv: list[str] | None = None) -> None:
 
     from rbsf.datasets.images.labelled import open_labelled
     from rbsf.engine.file import read_packed
-    from rbsf.tools.classify import packed_input
 
     args = parse_args(argv)
-    taken = packed_input(args.weights, read_packed(args.weights))
-    training, test = open_labelled(args.dataset, args.root, size=taken.width)
+    packed = read_packed(args.weights)
+    training, test = open_labelled(args.dataset, args.root, size=packed.input_shape[0])
+    check_classes(args.weights, packed, test)
     with tempfile.TemporaryDirectory() as folder:
         found = sides(args, training, Path(folder))
         batches = test.batch_count(args.batch_size, train=False, limit=args.subset)

@@ -38,7 +38,7 @@ from benchmarks.sides import Timed, medians, onnx_sides, time_after_pause
 from benchmarks.speed_report import markdown, plot
 from rbsf.shipped import find_weights
 from rbsf.system.program import check_writable, positive_int, run
-from rbsf.tracker.flags import add_weights_flag, read_constants
+from rbsf.tracker.flags import read_constants
 
 if TYPE_CHECKING:
     import numpy as np
@@ -81,8 +81,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="DIR",
         help="a sequence, or a folder whose first one is taken",
     )
-    add_weights_flag(parser)
-    parser.set_defaults(weights=find_weights("rbsf"))
+    add(
+        "--weights",
+        type=find_weights,
+        default=find_weights("rbsf"),
+        metavar="PATH",
+        help="a packed network of RB-SF's form (default: rbsf)",
+    )
     add("--rounds", type=positive_int, default=30, metavar="N", help="of backbones (default: 30)")
     add(
         "--frames", type=positive_int, default=60, metavar="N", help="of the sequence (default: 60)"

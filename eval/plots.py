@@ -104,7 +104,7 @@ def _ranked(report: Report, name: str, key: str) -> list[_Drawn]:
     for place, tracker in enumerate(report["trackers"]):
         if tracker["mean"] and tracker["curves"]:
             score, curve = tracker["mean"][key], tracker["curves"][name]
-            drawn.append(_Drawn(place, tracker["label"], score or 0.0, curve))
+            drawn.append(_Drawn(place, tracker["label"], score, curve))
     return sorted(drawn, key=lambda tracker: -tracker.score)
 
 

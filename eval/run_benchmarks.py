@@ -153,7 +153,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="Measure the gaps of all trackers to this one (default: the first float SiamFC)",
     )
     followed = parser.add_argument_group("how targets are followed")
-    add_constants_flag(followed)
+    add_constants_flag(followed, choose=True)
     add_redetect_flag(followed)
     add_network_flags(parser)
     return parser.parse_args(argv)

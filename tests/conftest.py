@@ -75,6 +75,13 @@ def real_data() -> Path:
     return Path(folder)
 
 
+def part_of(real_data: Path, folder: str) -> Path:
+    """The folder of real data, for a test that needs `folder` in it."""
+    if not (real_data / folder).is_dir():
+        skip_without("data", f"RBSF_DATA has no {folder}")
+    return real_data
+
+
 def refused(call: Callable[[], object], *words: object) -> str:
     """The one line of an error by which `call` refuses its input; it must hold all `words`."""
     with pytest.raises((ValueError, FileNotFoundError)) as caught:

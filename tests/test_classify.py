@@ -88,12 +88,14 @@ def test_classify_compares_packed_and_pytorch_on_a_test_set(
     assert "predictions that differ: 0 of 4" in capsys.readouterr().out
 
 
-def test_the_benchmark_classes_all_test_images_by_all_sides(image_root, trained_resnet, capsys):
+def test_the_benchmark_classes_all_test_images_by_all_sides(
+    image_root, trained_resnet, tmp_path, capsys
+):
     pytest.importorskip("onnxruntime", reason=needs("onnxruntime", "it runs the float network"))
     flags = ["--weights", str(trained_resnet / "resnet18-packed.safetensors")]
     flags += ["--float", str(trained_resnet / "resnet18.safetensors")]
     classifier_sides.main(
-        [*flags, "--batch-size", "4", "--dataset", "folder", "--root", str(image_root)]
+        [*flags, "--batch-size", "3", "--dataset", "folder", "--root", str(image_root)]
     )
     head, _, *rows = (row.split(" | ") for row in capsys.readouterr().out.splitlines())
     assert head[2] == "top-1, %"
@@ -101,6 +103,11 @@ def test_the_benchmark_classes_all_test_images_by_all_sides(image_root, trained_
     assert {row[2] for row in rows[:-1]} == {f"{result['top1']:.2f}"}  # 8 bits may differ
     names = [row[0].removeprefix("| ") for row in rows]
     assert names[-2:] == [f"resnet18, {form}, ONNX Runtime" for form in ("float32", "int8")]
+    other = shutil.copytree(image_root, tmp_path / "other")
+    for split in ("train", "val"):
+        (other / split / "dark").rename(other / split / "dim")
+    with pytest.raises(ValueError, match=r"resnet18-packed.*: was trained on other classes"):
+        classifier_sides.main([*flags, "--dataset", "folder", "--root", str(other)])
 
 
 def test_classify_writes_its_figures_over_no_weights(image_root, trained_resnet, tmp_path, capsys):

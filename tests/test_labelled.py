@@ -10,8 +10,7 @@ import struct
 import numpy as np
 import pytest
 import torch
-from conftest import refused
-from requirements import skip_without
+from conftest import part_of, refused
 
 from rbsf.datasets.images.cifar import CIFAR10, CIFAR100, CIFAR100_COARSE, open_cifar
 from rbsf.datasets.images.labelled import LABELLED, open_labelled
@@ -275,12 +274,6 @@ def test_unknown_names_are_refused_and_known_ones_listed(tmp_path):
 
 
 # ---- the real sets
-
-
-def part_of(real_data, folder):
-    if not (real_data / folder).is_dir():
-        skip_without("data", f"RBSF_DATA has no {folder}")
-    return real_data
 
 
 def test_real_mnist_has_its_known_numbers(real_data):

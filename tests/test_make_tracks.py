@@ -150,7 +150,17 @@ def test_tracks_replace_no_video_and_no_other_tracks(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"settings": {}}', '{"settings": {}, "videos": [3]}', "\xff"]
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"settings": {}}',
+        '{"settings": {}, "videos": [3]}',
+        '{"settings": {}, "videos": {"a": Infinity}}',
+        "[" * 100_000,
+        "\xff",
+    ],
 )
 def test_a_damaged_record_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "tracks.json").write_bytes(text.encode("latin-1"))
@@ -169,6 +179,9 @@ def test_an_interrupted_run_goes_on_with_the_same_settings_alone(
     flags = ["--videos", str(videos), "--out", str(out), "--teacher", ",".join(map(str, files))]
     settings = {"teacher": [file.name for file in files], "count": 1, "seed": 0}
     out.mkdir()
+    write_record(out, settings, {})
+    (out / "a_1.txt").write_text("0,0,9,9\n")  # of a run that was stopped in its first video
+    assert finished_videos(out, settings) == {}
     write_record(out, settings, {"a.mp4": 3})
     assert main([*flags, "--count", "1"]) == 0
     assert capsys.readouterr().out == f"{out}: 3 tracks in 2 videos\n"

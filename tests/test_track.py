@@ -459,11 +459,12 @@ def test_constants_choose_the_network_that_they_are_for(tmp_path: Path) -> None:
         given = ["--video", "x", "--init", "1,2,3,4", "--constants", constants]
         return parse_args([*given, *flags]).weights.stem
 
-    common, damaged = tmp_path / "common.yaml", tmp_path / "damaged.yaml"
+    common, damaged, own = (tmp_path / f"{name}.yaml" for name in ("common", "damaged", "own"))
+    own.write_text("size_rate: 0.5\n")
     common.write_text("lost_score: 0.1\n")
     damaged.write_text("speed: 3\n")
     assert chosen("fast") == chosen("siamfc") == "rbsf"
-    assert chosen(str(common)) == chosen(str(damaged)) == DEFAULT
+    assert chosen(str(common)) == chosen(str(damaged)) == chosen(str(own)) == DEFAULT
     assert chosen("fast", "--weights", "rbsf2") == "rbsf2"
 
 

@@ -20,6 +20,7 @@ from rbsf.eval.trackers import NetworkSpec, parse_tracker
 from rbsf.eval.trackers.opencv import OpenCVSpec, seed_opencv
 from rbsf.eval.trackers.static import StaticSpec, StaticTracker
 from rbsf.models import build
+from rbsf.shipped import DEFAULT
 from rbsf.tracker.anchor_free import AnchorFreeConfig
 from rbsf.tracker.siamfc import TrackerConfig
 from rbsf.weights import save_weights
@@ -279,7 +280,32 @@ def test_constants_are_read_for_the_network_that_they_are_of(tmp_path: Path) -> 
     (spec,) = run_benchmarks.read_specs(run_benchmarks.parse_args([*flags, str(weights)]))
     assert spec.config == AnchorFreeConfig(size_rate=0.5)
     assert spec.constants == "own.yaml"
-    with pytest.raises(
-        ValueError, match=r"own.yaml: has constants of another tracker; .* --weights rbsf2"
-    ):
+    with pytest.raises(ValueError, match=r"own.yaml: has constants of the tracker rbsf2; choose"):
         run_benchmarks.read_specs(run_benchmarks.parse_args([*flags, "rbsf"]))
+
+
+def test_constants_choose_the_tracker_if_none_is_named(tmp_path: Path) -> None:
+    def chosen(*flags: str) -> list[str]:
+        args = run_benchmarks.parse_args(["--dataset", "synthetic", *flags])
+        return [spec.label for spec in run_benchmarks.read_specs(args)]
+
+    own = tmp_path / "own.yaml"
+    own.write_text("size_rate: 0.5\n")
+    assert chosen() == chosen("--constants", str(own)) == [DEFAULT]
+    assert chosen("--constants", "fast") == ["rbsf"]
+    assert chosen("--annotations", str(tmp_path)) == []
+
+
+def test_bad_constants_are_those_of_the_tracker_that_has_most_of_them(tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    for text, fault in (
+        ("scale_step: 0.5", "scale_step=0.5: give a factor above 1"),
+        ("scale_stpe: 1.1\nscale_penalty: 0.9", "did you mean 'scale_step'"),
+        ("size_rate: 5", "size_rate=5.0: give a number from 0 to 1"),
+        ("colour: red", "unknown setting 'colour'"),
+        ("[1, 2]", "expected settings as `name: value`, found a list"),
+    ):
+        own.write_text(text)
+        args = run_benchmarks.parse_args(["--dataset", "synthetic", "--constants", str(own)])
+        with pytest.raises(ValueError, match=re.escape(fault)):
+            run_benchmarks.read_specs(args)

@@ -177,8 +177,8 @@ def test_an_xnor_network_is_validated_by_tracking(store, teacher, tmp_path, caps
     assert f"from 1 videos and 0 stills, {held_out}" in said.out
     still = r"a box that never moves has val_auc 0\.\d+, .*, val_logistic 0\.693, val_hit 0\.\d+"
     assert re.search(f"to compare with: {still}", said.out)
-    assert "to compare with: the shipped network has val_auc 0." in said.out
-    beside = r"val_auc 0\.\d+ \(a box that never moves 0\.\d+, the shipped network 0\.\d+\)"
+    assert "to compare with: the shipped RB-SF has val_auc 0." in said.out
+    beside = r"val_auc 0\.\d+ \(a box that never moves 0\.\d+, the shipped RB-SF 0\.\d+\)"
     assert re.search(
         rf"epoch 1: {beside}, .*val_logistic \S+ \(a box that never", said.out + said.err
     )

@@ -83,7 +83,8 @@ def test_first_trial_is_the_defaults_and_the_best_is_written(tune, tmp_path, cap
     shown = capsys.readouterr().out.splitlines()
     default, best = (float(line.split()[3]) for line in shown[:2])
     assert 0 < default <= best <= 1
-    expected = f"use it: rbsf benchmark ... --constants {tmp_path}/out/tracker.yaml"
+    weights, file = tmp_path / "net.safetensors", tmp_path / "out/tracker.yaml"
+    expected = f"use it: rbsf benchmark ... --tracker {weights} --constants {file}"
     assert shown[-1] == expected
     found = read_yaml(TrackerConfig, tmp_path / "out/tracker.yaml")
     assert list(found) == list(DEFAULTS)

@@ -1,6 +1,6 @@
 """Messages at the start of a tracking run, on stderr: the network, the video and the targets.
 
-    weights: rbsf.safetensors, 0.33 MB; packed engine, instruction set avx2, 2 threads
+    weights: rbsf2.safetensors, 0.43 MB; packed engine, instruction set avx2, 2 threads
     in.mp4: 640 x 360 pixels, 25 frames a second, 250 frames (10.0 s) by its header
     target 1: x 120 to 160, y 80 to 140 of 640 x 360
 

@@ -56,7 +56,7 @@ def boxes_of(args: argparse.Namespace) -> list[list[tuple[float, ...]]]:
 def parse_box(text: str) -> tuple[float, ...]:
     """Read `x,y,w,h`. Raises ValueError if these are not four numbers.
 
-    Their values are checked later, by `SiamFC.init`.
+    Their values are checked later, by `Follower.init`.
     """
     try:
         box = tuple(float(v) for v in text.split(","))

@@ -41,6 +41,7 @@ AGREED = 0.6  # least overlap of the boxes of both ways
 CERTAIN = 0.9  # least score on the way there
 SHORTEST = 10  # least number of frames of a track
 RECORD = "tracks.json"  # in --out: settings, and the number of tracks of each finished video
+DEEP = (RecursionError, OverflowError)  # errors of JSON that nests deeply or has Infinity
 UNKNOWN = "nan,nan,nan,nan"  # the line of a frame without a box
 MOST_BYTES = 1 << 29  # of frames of a video; the rest of it is left out
 
@@ -110,6 +111,7 @@ def main(argv: list[str] | None = None) -> int:
     done = finished_videos(args.out, settings)
     network = open_pair(*files)
     args.out.mkdir(parents=True, exist_ok=True)
+    write_record(args.out, settings, done)
     failed = 0
     for number, path in enumerate(tqdm(videos, unit="video")):
         if path.name in done:
@@ -152,7 +154,7 @@ def finished_videos(out: Path, settings: dict[str, Any]) -> dict[str, int]:
         earlier = json.loads((out / RECORD).read_text())
         others, done = earlier["settings"], earlier["videos"]
         counts = [int(count) for count in done.values()]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, *DEEP):
         raise ValueError(foreign) from None
     if others != settings:
         raise ValueError(f"--out {out} has tracks of {str(others)[:200]}; give an empty folder")

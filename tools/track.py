@@ -105,7 +105,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="Show the frames in a window, which names the keys that it knows",
     )
     others = parser.add_argument_group("how targets are followed, and what is replaced")
-    add_constants_flag(others)
+    add_constants_flag(others, choose=True)
     add_redetect_flag(others)
     others.add_argument("--force", action="store_true", help="Replace files that are there already")
     add_network_flags(parser)

@@ -261,7 +261,8 @@ def finish(study: Study, default: FrozenTrial, search: Search, out: Path, comman
     for name, value in constants_of(best, search).items():
         print(f"  {name}: {value}")
     file = shlex.quote(str(out / "tracker.yaml"))
-    print(f"use it: rbsf benchmark ... --constants {file}")
+    weights = shlex.quote(str(search.weights))
+    print(f"use it: rbsf benchmark ... --tracker {weights} --constants {file}")
 
 
 def main(argv: list[str] | None = None) -> int:

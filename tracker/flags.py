@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,15 +16,15 @@ if TYPE_CHECKING:
     from rbsf.tracker.loading import Constants
 
 
-def add_weights_flag(flags: Flags) -> None:
+def add_weights_flag(flags: Flags, default: str = DEFAULT) -> None:
     """Add --weights."""
     flags.add_argument(
         "--weights",
         type=find_weights,
-        default=find_weights(DEFAULT),
+        default=find_weights(default),
         metavar="PATH",
         help="Use the network in this file, or the shipped one of this name: rbsf2, rbsf or siamfc"
-        f" (default: {DEFAULT})",
+        f" (default: {default})",
     )
 
 
@@ -60,15 +59,16 @@ def add_network_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_constants_flag(flags: Flags) -> None:
-    """Add --constants."""
+def add_constants_flag(flags: Flags, choose: bool = False) -> None:
+    """Add --constants; `choose` says that they choose the network if none is named."""
+    chosen = ". If no network is named, the one that these constants are for is taken"
     flags.add_argument(
         "--constants",
         type=find_constants,
         metavar="PATH",
         help="Track with the constants in this YAML file, which tools/tune.py writes, or with the"
-        " shipped ones of this name: fast, bits or siamfc (default: the tracker's own). If no"
-        " network is named, one that these constants are for is taken",
+        " shipped ones of this name: fast, bits or siamfc (default: the tracker's own)"
+        + (chosen if choose else ""),
     )
 
 
@@ -99,40 +99,15 @@ def read_constants(path: Path | None, kind: type[Constants] | None = None) -> An
     file, and ValueError that names file and key for a wrong file or another tracker's file.
     """
     from rbsf.tracker.siamfc import TrackerConfig
+    from rbsf.train.config import read_yaml
 
     kind = kind or TrackerConfig
     if not path:
         return kind()
-    try:
-        return _constants_in(path, kind)
-    except ValueError:
-        for other in _trackers_for(path):
-            advice = f"name its weights too, as in --weights {other}"
-            raise ValueError(f"{path}: has constants of another tracker; {advice}") from None
-        raise
-
-
-def default_tracker(constants: Path | None) -> str:
-    """The name of the shipped tracker that runs if none is named: DEFAULT, if the constants fit it.
-
-    Raises FileNotFoundError for a missing file.
-    """
-    fitting = _trackers_for(constants) if constants else []
-    return DEFAULT if DEFAULT in fitting or not fitting else fitting[0]
-
-
-def _trackers_for(constants: Path) -> list[str]:
-    """The names of the shipped 1-bit trackers that take the constants in a file."""
-    from rbsf.tracker.anchor_free import AnchorFreeConfig
-    from rbsf.tracker.siamfc import TrackerConfig
-
-    kinds: dict[str, type[Constants]] = {"rbsf": TrackerConfig, "rbsf2": AnchorFreeConfig}
-    return [name for name, kind in kinds.items() if _has_constants(constants, kind)]
-
-
-def _constants_in(path: Path, kind: type[Constants]) -> Any:
-    from rbsf.train.config import read_yaml
-
+    other = _most_known(path, kind)
+    if other is not kind:
+        name = _shipped_kinds()[other]
+        raise ValueError(f"{path}: has constants of the tracker {name}; choose that one too")
     settings = read_yaml(kind, path)
     try:
         return kind(**settings)
@@ -140,8 +115,30 @@ def _constants_in(path: Path, kind: type[Constants]) -> Any:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _has_constants(path: Path, kind: type[Constants]) -> bool:
-    with suppress(ValueError):
-        _constants_in(path, kind)
-        return True
-    return False
+def default_tracker(constants: Path | None) -> str:
+    """The name of the shipped tracker that runs if none is named.
+
+    It is DEFAULT, unless the file `constants` has more constants of another one. Raises
+    FileNotFoundError for a missing file, and ValueError for one that cannot be read.
+    """
+    if not constants:
+        return DEFAULT
+    default = next(kind for kind, name in _shipped_kinds().items() if name == DEFAULT)
+    return _shipped_kinds()[_most_known(constants, default)]
+
+
+def _shipped_kinds() -> dict[type[Constants], str]:
+    """The shipped 1-bit trackers, by the class of their constants."""
+    from rbsf.tracker.anchor_free import AnchorFreeConfig
+    from rbsf.tracker.siamfc import TrackerConfig
+
+    return {AnchorFreeConfig: "rbsf2", TrackerConfig: "rbsf"}
+
+
+def _most_known(path: Path, first: type[Constants]) -> type[Constants]:
+    """The class that has the most of the constants in a file; `first`, if no other has more."""
+    from rbsf.train.config import read_unchecked
+
+    names = read_unchecked(path).keys()
+    kinds = [first, *(kind for kind in _shipped_kinds() if kind is not first)]
+    return max(kinds, key=lambda kind: len(names & kind.__dataclass_fields__.keys()))

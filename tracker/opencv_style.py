@@ -22,7 +22,7 @@ class Tracker:
 
     Frames are as OpenCV reads them: `[H, W, 3]` uint8, **BGR**, or `[H, W]` gray. Boxes are x, y,
     w, h in pixels, 0-based, floats. `score` is the score of the last frame, see
-    `rbsf.tracker.siamfc.Result`.
+    `rbsf.tracker.states.Result`.
     """
 
     def __init__(self, weights: str | Path = DEFAULT, threads: int | None = None) -> None:

@@ -183,6 +183,14 @@ def read_yaml(cls: type, path: str | Path) -> dict[str, Any]:
 
     Raises FileNotFoundError, or ValueError that names the file, the key and what is valid.
     """
+    return check_settings(cls, read_unchecked(path), str(path))
+
+
+def read_unchecked(path: str | Path) -> dict[str, Any]:
+    """The settings in a YAML file, whatever their names and values are.
+
+    Raises FileNotFoundError for a missing file, and ValueError for one without settings.
+    """
     if not Path(path).is_file():
         raise FileNotFoundError(
             f"no config file {path}; give a .yaml file, or a shipped name that --help shows"
@@ -191,7 +199,7 @@ def read_yaml(cls: type, path: str | Path) -> dict[str, Any]:
     if not isinstance(settings, dict):
         found = type(settings).__name__
         raise ValueError(f"{path}: expected settings as `name: value`, found a {found}")
-    return check_settings(cls, settings, str(path))
+    return settings
 
 
 def check_settings(cls: type, settings: dict[str, Any], where: str) -> dict[str, Any]:

@@ -92,7 +92,7 @@ def _tracked(sequences: list[Sequence], config: TrainConfig, device: torch.devic
 def yardsticks(
     stores: list[CropStore], sequences: list[Sequence], config: TrainConfig
 ) -> dict[str, Figures]:
-    """Figures of a box that never moves and of the shipped network on the same `sequences`.
+    """Figures of a box that never moves and of the shipped RB-SF on the same `sequences`.
 
     They are measured once, and kept in the folder of the training.
     """

@@ -23,7 +23,7 @@ from rbsf.tracker.siamfc import TRACKER_VERSION, SiamFC
 Figures = dict[str, float]
 
 FILE = "yardsticks.json"
-STILL, SHIPPED = "a box that never moves", "the shipped network"
+STILL, SHIPPED = "a box that never moves", "the shipped RB-SF"
 
 
 def track_heads(tracker: Tracker, heads: list[Sequence]) -> Figures:

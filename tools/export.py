@@ -1,8 +1,8 @@
 """Turn trained weights into a packed file for this project's engine, or ONNX for other runtimes.
 
-packed: a 1-bit network with one bit per weight. A tracker's first layer is rounded to 7 bits per
-weight, or to --first-bits; a classifier's real layers stay float32. The file is only written if it
-computes the same as the rounded network does in float64.
+packed: a 1-bit network with one bit per weight. The first layer of RB-SF or XNOR-SF is rounded to 7
+bits per weight, or to --first-bits; a classifier's real layers stay float32. The file is only
+written if it computes the same as the rounded network does in float64.
 
 onnx: two graphs of a tracker, NAME_backbone.onnx and NAME_head.onnx, or one of a classifier. The
 network may be 1-bit or float. The metadata of the files say how to use them; tools/onnx_runner.py
@@ -68,7 +68,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         type=int,
         choices=range(2, 8),
         metavar="N",
-        help="Round the weights of a tracker's first layer to N bits, 2 to 7; weights of 7 bits"
+        help="Round the weights of the first layer of RB-SF or XNOR-SF to N bits, 2 to 7; 7 bits"
         " take a byte each (default: 7)",
     )
     add(

@@ -1,4 +1,4 @@
-"""Run a SiamFC tracker in the got10k toolkit (`got10k.experiments`)."""
+"""Run one of our trackers in the got10k toolkit (`got10k.experiments`)."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import numpy as np
 from got10k.trackers import Tracker
 from PIL.Image import Image
 
-from rbsf.tracker.siamfc import SiamFC
+from rbsf.tracker.follower import Follower
 
 
 class GOT10kTracker(Tracker):
-    """A `SiamFC` in the form that the toolkit needs: PIL images in, boxes x,y,w,h out.
+    """A tracker in the form that the toolkit needs: PIL images in, boxes x,y,w,h out.
 
     Boxes are in the coordinates of the data set's files. OTB and UAV123 count pixels from 1; for
     these `one_based` shifts incoming boxes by 1 and shifts results back. GOT-10k counts from 0.
     """
 
-    def __init__(self, tracker: SiamFC, one_based: bool = False) -> None:
+    def __init__(self, tracker: Follower, one_based: bool = False) -> None:
         super().__init__(tracker.name, is_deterministic=True)
         self.tracker = tracker
         self.shift = np.array([1.0, 1.0, 0.0, 0.0]) * one_based

@@ -38,17 +38,16 @@ if TYPE_CHECKING:  # these load OpenCV, which would slow --help down
 
 EXAMPLE = "--root data/GOT-10k/val --tracker rbsf"
 KINDS = ("leave", "hide", "cut")
-COLUMNS = (
-    "sequences",
-    "F",
-    "precision",
-    "recall",
-    "noticed",
-    "false alarms",
-    "found",
-    "overlap after return",
-    "jumps",
-)
+COLUMNS = {  # of the table: the field of `LongScores` under each head
+    "F": "f",
+    "precision": "precision",
+    "recall": "recall",
+    "noticed": "noticed",
+    "false alarms": "false_alarms",
+    "found": "found",
+    "overlap after return": "after",
+    "jumps": "jumps",
+}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -217,21 +216,12 @@ def as_markdown(scores: dict[str, LongScores], sequences: dict[str, int]) -> str
     `sequences` is the number of sequences that each tracker is scored on.
     """
     lines = [
-        f"| tracker | {' | '.join(COLUMNS)} |",
-        "| --- |" + " ---: |" * len(COLUMNS),
+        f"| tracker | sequences | {' | '.join(COLUMNS)} |",
+        "| --- |" + " ---: |" * (1 + len(COLUMNS)),
     ]
     for label, found in scores.items():
-        figures = (
-            found.f,
-            found.precision,
-            found.recall,
-            found.noticed,
-            found.false_alarms,
-            found.found,
-            found.after,
-            found.jumps,
-        )
-        cells = [str(sequences[label]), *(f"{figure:.3f}" for figure in figures)]
+        figures = (f"{getattr(found, field):.3f}" for field in COLUMNS.values())
+        cells = [str(sequences[label]), *figures]
         lines.append(f"| {label} | {' | '.join(cells)} |")
     lines += ["", "Frames:", ""]
     for label, found in scores.items():

@@ -448,3 +448,14 @@ def test_an_index_with_a_damaged_byte_is_none_or_whole(tmp_path):
         assert records is None or (
             records[0].name == "a" and np.array_equal(records[0].boxes, boxes)
         )
+
+
+@pytest.mark.parametrize(
+    ("known", "head"),
+    [("-xx-xx", "a@1+3"), ("xx----", "a@0+3"), ("----xx", "a@4+2"), ("------", "a@0+3")],
+)
+def test_a_head_begins_with_the_first_known_box(known: str, head: str) -> None:
+    boxes = np.array([[1.0, 2, 3, 4] if each == "x" else [np.nan] * 4 for each in known])
+    sequence = Sequence("a", tuple(known), boxes)
+    assert sequence.annotated().tolist() == [i for i, each in enumerate(known) if each == "x"]
+    assert sequence.head(3).name == head

@@ -7,8 +7,9 @@ import hashlib
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, part_of
 
+from rbsf.datasets.images.labelled import open_labelled
 from rbsf.datasets.video.sequences import load_sequences
 from rbsf.engine.file import read_packed
 from rbsf.engine.graph import PackedModel
@@ -19,7 +20,7 @@ from rbsf.eval.trackers.static import StaticTracker
 from rbsf.export.first_layer import quantise_first
 from rbsf.export.pack import export_tracker
 from rbsf.layers import binary_layers
-from rbsf.shipped import find_trained, shipped_trackers
+from rbsf.shipped import CLASSIFIER, find_trained, find_weights, shipped_trackers
 from rbsf.tracker.backbones import load_backbone
 from rbsf.tracker.loading import constants_of, load_network, make_tracker
 from rbsf.tracker.rbsf2 import PackedNetwork, TorchNetwork
@@ -38,6 +39,18 @@ def test_trackers_are_found_by_their_files():
     assert {"rbsf", "rbsf2", "siamfc"} <= trackers.keys()
     assert not {"rbsf-train", "rbsf2-train"} & trackers.keys()
     assert trackers["rbsf"].samefile(PACKED)
+
+
+def test_the_classifier_is_no_tracker_and_knows_real_images(real_data):
+    assert CLASSIFIER not in shipped_trackers()
+    packed = read_packed(find_weights(CLASSIFIER))
+    assert packed.task == "classifier"
+    assert "/" not in str(packed.info["config"]), "machine paths stay out of the weights"
+    _, test = open_labelled("cifar100", part_of(real_data, "cifar-100-python"))
+    assert packed.info["input"]["classes"] == list(test.classes)
+    batch = next(iter(test.batches(500, 0, 0, train=False)))
+    logits = Engine(packed, threads=1)(batch["image"].permute(0, 2, 3, 1).contiguous().numpy())
+    assert (logits.argmax(1) == batch["label"].numpy()).mean() > 0.5
 
 
 def test_a_name_stands_for_the_trained_weights_and_a_path_for_itself():

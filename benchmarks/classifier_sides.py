@@ -13,7 +13,7 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -27,12 +27,14 @@ if not __package__:  # run as a file: use this checkout if the project is not in
 from benchmarks.sides import onnx_pixels, onnx_session, write_graphs
 from rbsf.shipped import CLASSIFIER, find_weights
 from rbsf.system.program import positive_int, run
+from rbsf.tools.classify import check_classes, images_of, packed_input
 
 if TYPE_CHECKING:
     from rbsf.datasets.images.labelled import Labelled
     from rbsf.engine.graph import PackedModel
 
 CALIBRATION = 8  # batches of training images that set the ranges of 8 bits
+SLOW = ("scalar", "numpy")  # instruction sets that are left out
 HEADS = ("network", "file, MB", "top-1, %", "images/s")
 
 
@@ -83,27 +85,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def images_of(
-    data: Labelled, args: argparse.Namespace, train: bool = False
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Batches of images, uint8 `[N, H, W, C]`, and their labels `[N]`."""
-    limit = None if train else args.subset
-    for batch in data.batches(args.batch_size, 0, 0, train=train, limit=limit):
-        pixels = batch["image"].permute(0, 2, 3, 1)
-        yield np.ascontiguousarray(pixels.numpy()), batch["label"].numpy()
-
-
-def check_classes(path: Path, packed: PackedModel, data: Labelled) -> None:
+def check_images(path: Path, packed: PackedModel, data: Labelled, place: str) -> None:
     """Raise ValueError for a network of other classes, or other images, than those of `data`."""
-    from rbsf.tools.classify import packed_input
-
     image = next(iter(data.batches(1, 0, 0, train=False)))["image"]
     channels, height, width = image.shape[1:]
     if packed.input_shape != (height, width, channels):
         taken = "x".join(map(str, packed.input_shape))
         raise ValueError(f"{path}: takes images of {taken}; this data set has {height}x{width}")
-    if packed_input(path, packed).classes != list(data.classes):
-        raise ValueError(f"{path}: was trained on other classes than those of this data set")
+    check_classes(path, packed_input(path, packed), data, place)
 
 
 def sides(args: argparse.Namespace, training: Labelled, folder: Path) -> dict[str, Side]:
@@ -112,16 +101,16 @@ def sides(args: argparse.Namespace, training: Labelled, folder: Path) -> dict[st
     from rbsf.engine.run import Engine
     from rbsf.export.pack import packed_weights
 
-    found = {
-        f"packed, {isa}": Side(args.weights, Engine(args.weights, args.threads, isa))
-        for isa in available_isas()
-        if isa not in ("scalar", "numpy")
-    }
+    found: dict[str, Side] = {}
+    for isa in available_isas():
+        if isa not in SLOW:
+            engine = Engine(args.weights, args.threads, isa)
+            found[f"packed, {isa}"] = Side(args.weights, engine)
     exported = packed_weights(args.float)
-    check_classes(args.float, exported.packed, training)
+    check_images(args.float, exported.packed, training, args.dataset)
     files = [folder / f"{name}.onnx" for name in ("float32", "int8")]
-    batches = islice(images_of(training, args, train=True), CALIBRATION)
-    write_graphs(exported, (images for images, _ in batches), *files)
+    batches = islice(training.batches(args.batch_size, 0, 0, train=True), CALIBRATION)
+    write_graphs(exported, map(images_of, batches), *files)
     for file in files:
         session = onnx_session(file, args.threads)
 
@@ -142,11 +131,13 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     packed = read_packed(args.weights)
     training, test = open_labelled(args.dataset, args.root, size=packed.input_shape[0])
-    check_classes(args.weights, packed, test)
+    check_images(args.weights, packed, test, args.dataset)
     with tempfile.TemporaryDirectory() as folder:
         found = sides(args, training, Path(folder))
-        batches = test.batch_count(args.batch_size, train=False, limit=args.subset)
-        for images, labels in tqdm(images_of(test, args), total=batches, unit="batch"):
+        count = test.batch_count(args.batch_size, train=False, limit=args.subset)
+        batches = test.batches(args.batch_size, 0, 0, train=False, limit=args.subset)
+        for batch in tqdm(batches, total=count, unit="batch"):
+            images, labels = images_of(batch), batch["label"].numpy()
             for side in found.values():
                 side.measure(images, labels)
         print("| " + " | ".join(HEADS) + " |")

@@ -33,6 +33,7 @@ from rbsf.system.program import (
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
 
     from rbsf.datasets.images.labelled import Labelled
     from rbsf.engine.graph import PackedModel
@@ -301,6 +302,13 @@ def class_images(classifier: Classifier, paths: list[Path], top: int) -> int:
     return code
 
 
+def images_of(batch: dict[str, Tensor]) -> np.ndarray:
+    """The images of a batch, uint8 `[N, H, W, C]`."""
+    import numpy as np
+
+    return np.ascontiguousarray(batch["image"].permute(0, 2, 3, 1).numpy())
+
+
 def measure(
     classifier: Classifier, data: Labelled, batch_size: int, subset: int | None
 ) -> dict[str, Any]:
@@ -316,8 +324,7 @@ def measure(
     batches = data.batches(batch_size, 0, 0, train=False, limit=subset)
     count = data.batch_count(batch_size, train=False, limit=subset)
     for batch in tqdm(batches, total=count, unit="batch", desc=classifier.name):
-        pixels = batch["image"].permute(0, 2, 3, 1)  # [N, H, W, C]
-        images = np.ascontiguousarray(pixels.numpy())
+        images = images_of(batch)
         start = time.perf_counter()
         logits = classifier.run(images)
         seconds += time.perf_counter() - start
@@ -371,14 +378,18 @@ def open_test_set(args: argparse.Namespace, taken: Input) -> Labelled:
         _, test = open_labelled(args.dataset, args.root, check=args.check, size=taken.width)
     except ValueError as error:
         raise ValueError(f"{args.weights} with --dataset {args.dataset}: {error}") from None
-    if taken.named:
-        same = list(test.classes) == taken.classes
-    else:
-        same = len(test.classes) == len(taken.classes)
-    if not same:
-        place = f"{args.dataset} in {args.root}"
-        raise ValueError(f"{args.weights} was trained on other classes than those of {place}")
+    check_classes(args.weights, taken, test, f"{args.dataset} in {args.root}")
     return test
+
+
+def check_classes(weights: Path, taken: Input, data: Labelled, place: str) -> None:
+    """Raise ValueError if a network was trained on other classes than those of `data`."""
+    if taken.named:
+        same = list(data.classes) == taken.classes
+    else:
+        same = len(data.classes) == len(taken.classes)
+    if not same:
+        raise ValueError(f"{weights} was trained on other classes than those of {place}")
 
 
 def main(argv: list[str] | None = None) -> int:

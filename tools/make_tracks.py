@@ -41,7 +41,16 @@ AGREED = 0.6  # least overlap of the boxes of both ways
 CERTAIN = 0.9  # least score on the way there
 SHORTEST = 10  # least number of frames of a track
 RECORD = "tracks.json"  # in --out: settings, and the number of tracks of each finished video
-DEEP = (RecursionError, OverflowError)  # errors of JSON that nests deeply or has Infinity
+# What reading a damaged record raises; the last two if its JSON nests deeply or has Infinity.
+DAMAGE = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+    OverflowError,
+)
 UNKNOWN = "nan,nan,nan,nan"  # the line of a frame without a box
 MOST_BYTES = 1 << 29  # of frames of a video; the rest of it is left out
 
@@ -152,13 +161,13 @@ def finished_videos(out: Path, settings: dict[str, Any]) -> dict[str, int]:
     foreign = f"--out {out} has files of something else; give an empty folder"
     try:
         earlier = json.loads((out / RECORD).read_text())
-        others, done = earlier["settings"], earlier["videos"]
-        counts = [int(count) for count in done.values()]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, *DEEP):
+        others = earlier["settings"]
+        done = {name: int(count) for name, count in earlier["videos"].items()}
+    except DAMAGE:
         raise ValueError(foreign) from None
     if others != settings:
         raise ValueError(f"--out {out} has tracks of {str(others)[:200]}; give an empty folder")
-    return dict(zip(done, counts, strict=True))
+    return done
 
 
 def write_record(out: Path, settings: dict[str, Any], done: dict[str, int]) -> None:

@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from rbsf.tracker.loading import Constants
 
 
-def add_weights_flag(flags: Flags, default: str = DEFAULT) -> None:
+def add_weights_flag(flags: Flags) -> None:
     """Add --weights."""
     flags.add_argument(
         "--weights",
         type=find_weights,
-        default=find_weights(default),
+        default=find_weights(DEFAULT),
         metavar="PATH",
         help="Use the network in this file, or the shipped one of this name: rbsf2, rbsf or siamfc"
-        f" (default: {default})",
+        f" (default: {DEFAULT})",
     )
 
 

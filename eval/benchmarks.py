@@ -174,7 +174,7 @@ def find_split(dataset: str, root: Path, names: Iterable[str] | None = None) -> 
 def _layout(root: Path, benchmark: Dataset) -> str | None:
     """The benchmark's layout, or "videos" if its sequences are given as videos."""
     usual = benchmark.layout
-    if usual is None or not root.is_dir() or LAYOUTS[usual](root):
+    if usual is None or not root.is_dir() or LAYOUTS[usual].find(root):
         return usual
     return "videos" if find_videos(root) else usual
 

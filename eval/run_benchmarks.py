@@ -33,8 +33,6 @@ from rbsf.tracker.flags import (
     add_network_flags,
     add_redetect_flag,
     default_tracker,
-    name_of_constants,
-    read_constants,
 )
 
 if TYPE_CHECKING:  # these load OpenCV, which would slow --help down
@@ -218,16 +216,18 @@ def find_sequences(args: argparse.Namespace) -> tuple[Path | None, Split]:
 
 def read_specs(args: argparse.Namespace) -> list[TrackerSpec]:
     """The trackers to run; raises ValueError or FileNotFoundError for an unknown one."""
-    from rbsf.eval.trackers import constants_for, parse_tracker
+    from rbsf.eval.trackers import parse_trackers
 
-    texts = args.tracker or ([] if args.annotations else [default_tracker(args.constants)])
-    name = name_of_constants(args.constants)
-    specs = []
-    for text in texts:
-        config = read_constants(args.constants, constants_for(text))
-        flags = (args.precision, args.device, config, args.engine, args.redetect, name)
-        specs.append(parse_tracker(text, *flags))
-    return specs
+    if args.annotations:  # scores results that are there
+        return []
+    return parse_trackers(
+        args.tracker or [default_tracker(args.constants)],
+        precision=args.precision,
+        device=args.device,
+        constants=args.constants,
+        engine=args.engine,
+        redetect=args.redetect,
+    )
 
 
 def main(argv: list[str] | None = None) -> int:

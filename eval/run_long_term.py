@@ -25,8 +25,6 @@ from rbsf.system.text import one_line
 from rbsf.tracker.flags import (
     add_constants_flag,
     add_redetect_flag,
-    name_of_constants,
-    read_constants,
 )
 
 if TYPE_CHECKING:  # these load OpenCV, which would slow --help down
@@ -141,14 +139,9 @@ def run_all(args: argparse.Namespace) -> int:
 def load_trackers(args: argparse.Namespace) -> dict[str, Tracker]:
     """The trackers by their labels. Raises ValueError or OSError for one that cannot be loaded."""
     from rbsf.eval.report_tables import with_constants
-    from rbsf.eval.trackers import check_labels, constants_for, parse_tracker
+    from rbsf.eval.trackers import check_labels, parse_trackers
 
-    name = name_of_constants(args.constants)
-    specs = []
-    for text in args.tracker:
-        config = read_constants(args.constants, constants_for(text))
-        flags = {"config": config, "redetect": args.redetect, "constants": name}
-        specs.append(parse_tracker(text, **flags))
+    specs = parse_trackers(args.tracker, constants=args.constants, redetect=args.redetect)
     check_labels(spec.label for spec in specs)
     return {with_constants(spec.label, spec.constants): spec.build() for spec in specs}
 

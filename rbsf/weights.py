@@ -194,10 +194,14 @@ def _packed_sizes(terms: Sequence[Term], kernels: Sequence[Tensor]) -> dict[str,
 
 
 def _check_kept(terms: Sequence[Term], kept: Sequence[Term]) -> None:
-    """Raise ValueError if a layer did not keep `terms`: they are NaN or do not suit its method."""
+    """Raise ValueError if a layer did not keep `terms`, which do not suit its method.
+
+    Terms that are not finite suit none.
+    """
     for term, own in zip(terms, kept, strict=True):
         for name in ("scale", "shift"):
-            if not torch.allclose(getattr(own, name), getattr(term, name)):
+            read = getattr(term, name)
+            if not (read.isfinite().all() and torch.allclose(getattr(own, name), read)):
                 raise ValueError(f"{name} holds values that the method never makes")
 
 

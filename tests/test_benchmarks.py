@@ -375,7 +375,9 @@ def test_paper_has_no_figures_on_val() -> None:
         (["--results", "here"], "--results 'here': write LABEL=DIR"),
         (["--results", "a=/no/such"], "results folder /no/such does not exist"),
         (["--annotations", "x"], "--annotations scores boxes without images"),
-        (["--constants", "no.yaml"], "no config file no.yaml"),
+        (["--tracker", "rbsf", "--constants", "no.yaml"], "no config file no.yaml"),
+        (["--constants", "fast"], "--constants is for our own networks, and no --tracker is one"),
+        (["--redetect", "off"], "--redetect is for our own networks, and no --tracker is one"),
     ],
 )
 def test_bad_arguments_are_named(otb: Path, more: list[str], fault: str) -> None:

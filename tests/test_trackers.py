@@ -51,10 +51,12 @@ def test_shipped_weights_are_named_by_their_model() -> None:
 
 
 def test_a_weights_file_has_the_name_of_its_file(models: Path) -> None:
+    constants = models / "mine.yaml"
+    constants.write_text("scale_step: 1.05\n")
+    spec = parse_tracker(f"{models}/net.safetensors", "bfloat16", "cuda:1", constants)
     config = TrackerConfig(scale_step=1.05)
-    spec = parse_tracker(f"{models}/net.safetensors", "bfloat16", "cuda:1", config)
     assert spec == NetworkSpec(
-        "net", (models / "net.safetensors",), "", "bfloat16", "cuda:1", config
+        "net", (models / "net.safetensors",), "mine.yaml", "bfloat16", "cuda:1", config
     )
     assert spec.size() == 32
 
@@ -84,6 +86,16 @@ def test_opencv_trackers_are_named_with_their_files(models: Path) -> None:
     assert parse_tracker(f"peer={nano}").label == "peer"
     assert parse_tracker(f"opencv:Vit:{files[0]}") == OpenCVSpec("Vit", files[:1], tracker="Vit")
     assert parse_tracker("opencv:CSRT") == OpenCVSpec("CSRT", tracker="CSRT")
+
+
+def test_constants_are_of_our_own_networks_alone(tmp_path: Path) -> None:
+    """A floor beside RB-SF 2 takes no notice of its constants; another network refuses them."""
+    constants = tmp_path / "tuned.yaml"
+    constants.write_text("size_rate: 0.2\n")
+    assert parse_tracker("rbsf2", constants=constants).config.size_rate == 0.2
+    assert parse_tracker("static", constants=constants) == StaticSpec("static")
+    with pytest.raises(ValueError, match="has constants of the tracker rbsf2; choose that one"):
+        parse_tracker("rbsf", constants=constants)
 
 
 @pytest.mark.parametrize(

@@ -350,6 +350,10 @@ SEVERAL = {
         lambda t: {"shift": t["shift"] * torch.nan},
         "shift holds values that the method never makes",
     ),
+    "infinite scales": (
+        lambda t: {"scale": t["scale"] * torch.inf},
+        "scale holds values that the method never makes",
+    ),
 }
 
 

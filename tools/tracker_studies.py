@@ -16,7 +16,7 @@ from rbsf.eval.tables import Table, markdown_text, number
 from rbsf.eval.trackers import NetworkSpec, TrackerSpec, parse_tracker
 from rbsf.system.files import write_atomically
 from rbsf.tools.studies import Cell, Study, folder_of, state_of
-from rbsf.tracker.flags import name_of_constants, read_constants
+from rbsf.tracker.flags import read_constants
 from rbsf.tracker.siamfc import TrackerConfig
 from rbsf.train.device import choose_device, dtype_of
 
@@ -112,9 +112,7 @@ def _done_seeds(cell: Cell, seeds: list[int], out: Path) -> list[int]:
 def _spec(name: str, file: Path, test: EvalSet, by_signs: bool) -> TrackerSpec:
     """The tracker of a training's file; with `by_signs` it correlates the signs of features."""
     precision = str(dtype_of("auto", choose_device("auto"))).removeprefix("torch.")
-    constants = read_constants(test.constants)
-    called = name_of_constants(test.constants)
-    spec = parse_tracker(f"{name}={file}", precision, "auto", constants, constants=called)
+    spec = parse_tracker(f"{name}={file}", precision, "auto", test.constants)
     if not by_signs:
         return spec
     assert isinstance(spec, NetworkSpec)  # for the type checker

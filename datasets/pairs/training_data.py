@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import defaultdict
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from rbsf.datasets.pairs.provenance import Origin, origin_of
 from rbsf.datasets.pairs.sampling import Row
 from rbsf.datasets.pairs.stills import is_stills_folder
 from rbsf.datasets.video.sequences import Sequence, check_broken, load_sequences
+from rbsf.system.environment import cores
 from rbsf.system.text import encode
 
 # Most crops of one sequence, evenly spaced. More of one target teach little and take 16 kB each.
@@ -77,8 +77,7 @@ def _store_of(folders: list[Path], cache: Path) -> Path:
 
 
 def _prepare(folders: list[Path], store: Path, skip_broken: bool) -> None:
-    workers = os.cpu_count() or 1
-    prepare(folders, store, max_per_sequence=MAX_CROPS, workers=workers, skip_broken=skip_broken)
+    prepare(folders, store, max_per_sequence=MAX_CROPS, workers=cores(), skip_broken=skip_broken)
 
 
 def _load_whole(folders: list[Path]) -> list[Sequence]:

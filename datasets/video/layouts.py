@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 from rbsf.datasets.video.frames import VIDEO_SUFFIXES
 from rbsf.datasets.video.images import encodable, list_images, natural_key
@@ -211,12 +212,19 @@ def _is_video(file: Path) -> bool:
     return file.suffix.lower() in VIDEO_SUFFIXES and not file.name.startswith(".")
 
 
-LAYOUTS: dict[str, Callable[[Path], list[Entry]]] = {
-    "got10k": find_got10k,
-    "otb": find_otb,
-    "uav123": find_uav123,
-    "uav20l": find_uav20l,
-    "videos": find_videos,
+class Layout(NamedTuple):
+    """How sequences lie in a folder."""
+
+    find: Callable[[Path], list[Entry]]  # the sequences in a folder; none if it has another layout
+    wanted: str  # what `find` looks for, for messages
+
+
+LAYOUTS = {
+    "got10k": Layout(find_got10k, "list.txt (or NAME/groundtruth.txt) with NAME/00000001.jpg"),
+    "otb": Layout(find_otb, "NAME/img/ with NAME/groundtruth_rect.txt"),
+    "uav123": Layout(find_uav123, "anno/UAV123/NAME.txt with data_seq/UAV123/"),
+    "uav20l": Layout(find_uav20l, "anno/UAV20L/NAME.txt with data_seq/UAV123/"),
+    "videos": Layout(find_videos, "NAME.mp4 with NAME.txt"),
 }
 
 
@@ -235,7 +243,7 @@ def find_entries(root: Path, layout: str | None = None) -> list[Entry]:
         layout = "videos"
     names = [layout] if layout else list(LAYOUTS)
     for name in names:
-        entries = LAYOUTS[name](root)
+        entries = LAYOUTS[name].find(root)
         if entries:
             _warn_of_left_out(root, entries)
             entries = list(map(_with_printable_name, entries))
@@ -312,15 +320,6 @@ def _begins_with_a_box(annotation: Path) -> bool:
         return BOX.match(file.read(200)) is not None
 
 
-WANTED = {  # what a layout looks for
-    "got10k": "list.txt (or NAME/groundtruth.txt) with NAME/00000001.jpg",
-    "otb": "NAME/img/ with NAME/groundtruth_rect.txt",
-    "uav123": "anno/UAV123/NAME.txt with data_seq/UAV123/",
-    "uav20l": "anno/UAV20L/NAME.txt with data_seq/UAV123/",
-    "videos": "NAME.mp4 with NAME.txt",
-}
-
-
 def _nothing_found(root: Path, layouts: list[str]) -> str:
     if root.is_file():
         suffixes = ", ".join(VIDEO_SUFFIXES)
@@ -331,5 +330,5 @@ def _nothing_found(root: Path, layouts: list[str]) -> str:
     if folders:
         found += f" ({', '.join(folders[:3])} ...)"
     found += f" and {len(inside) - len(folders)} files"
-    wanted = "; or ".join(WANTED[layout] for layout in layouts)
+    wanted = "; or ".join(LAYOUTS[layout].wanted for layout in layouts)
     return f"no sequences in {root}: looked for {wanted}; found {found}"

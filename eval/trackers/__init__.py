@@ -16,9 +16,8 @@ from rbsf.eval.trackers.own import OwnSpec
 from rbsf.eval.trackers.spec import Kind, Tracker, TrackerSpec
 from rbsf.eval.trackers.static import StaticSpec
 from rbsf.tracker.backbones import choose_engine
-from rbsf.tracker.flags import with_redetect
-from rbsf.tracker.loading import Constants, constants_of
-from rbsf.tracker.siamfc import TrackerConfig
+from rbsf.tracker.flags import name_of_constants, read_constants, with_redetect
+from rbsf.tracker.loading import constants_of
 
 __all__ = [
     "SHIPPED",
@@ -26,8 +25,8 @@ __all__ = [
     "Tracker",
     "TrackerSpec",
     "check_labels",
-    "constants_for",
     "parse_tracker",
+    "parse_trackers",
 ]
 
 # All but our own networks, which take the flags of the command line as well.
@@ -43,20 +42,41 @@ def check_labels(labels: Iterable[str]) -> None:
             )
 
 
+def parse_trackers(
+    texts: Iterable[str],
+    *,
+    precision: str = "float32",
+    device: str = "cpu",
+    constants: Path | None = None,
+    engine: str = "auto",
+    redetect: str | None = None,
+) -> list[TrackerSpec]:
+    """Read each of `texts` by `parse_tracker`, with its errors.
+
+    Also raises ValueError for constants or `redetect` if none of the trackers takes them.
+    """
+    specs = [parse_tracker(text, precision, device, constants, engine, redetect) for text in texts]
+    flags = {"--constants": constants, "--redetect": redetect}
+    given = [flag for flag, value in flags.items() if value]
+    if given and not any(isinstance(spec, NetworkSpec) for spec in specs):
+        raise ValueError(f"{given[0]} is for our own networks, and no --tracker is one")
+    return specs
+
+
 def parse_tracker(
     text: str,
     precision: str = "float32",
     device: str = "cpu",
-    config: Constants | None = None,
+    constants: Path | None = None,
     engine: str = "auto",
     redetect: str | None = None,
-    constants: str = "",
 ) -> TrackerSpec:
     """Read `[LABEL=]WHAT`, where WHAT is one of the `FORMS` of a kind, or a weights file.
 
-    `engine`: see `rbsf.tracker.backbones.choose_engine`. `redetect`: see `StateConfig`.
-    `constants`: what `config` is called. They change our own networks alone. Raises ValueError for
-    a mistake in `text`, and where the engine cannot be had; FileNotFoundError for a missing file.
+    `constants`: file of the constants. `engine`: see `rbsf.tracker.backbones.choose_engine`.
+    `redetect`: see `StateConfig`. They change our own networks alone. Raises ValueError for a
+    mistake in `text`, for constants of another network and where the engine cannot be had;
+    FileNotFoundError for a missing file.
     """
     label, what = _split_label(text)
     for kind in KINDS:
@@ -69,19 +89,10 @@ def parse_tracker(
         raise FileNotFoundError(f"--tracker {what!r}: no such weights file; give one, or {known}")
     label = label or path.stem
     path, engine = choose_engine(path, engine)
-    own = constants_of(path)
-    if config not in (None, TrackerConfig()) and not isinstance(config, own):
-        raise ValueError(f"--tracker {what!r}: --constants are of another tracker; leave them out")
-    chosen = with_redetect(config if isinstance(config, own) else own(), redetect)
-    names = [constants, f"redetect {redetect}" if redetect else ""]
+    config = with_redetect(read_constants(constants, constants_of(path)), redetect)
+    names = [name_of_constants(constants), f"redetect {redetect}" if redetect else ""]
     named = ", ".join(name for name in names if name)
-    return NetworkSpec(label, (path,), named, precision, device, chosen, engine)
-
-
-def constants_for(text: str) -> type[Constants]:
-    """The class of the constants of `[LABEL=]WHAT`, which `--constants` has to be."""
-    _, what = _split_label(text)
-    return constants_of(SHIPPED.get(what, Path(what)))
+    return NetworkSpec(label, (path,), named, precision, device, config, engine)
 
 
 def _split_label(text: str) -> tuple[str, str]:

@@ -21,6 +21,7 @@ from rbsf.tools import gpu_run
 from rbsf.tools.gpu_home import pack_home
 from rbsf.tools.gpu_items import make_items
 from rbsf.tools.gpu_run import main
+from rbsf.tools.gpu_sharing import Mps
 from rbsf.tools.gpu_summary import LIST, _read_log, summarise, write_list
 from rbsf.tools.studies import read_study
 from rbsf.train.worklist import DONE, FAILED, State, state_of, write_state
@@ -263,6 +264,17 @@ class TestSharing:
         self.rates(tmp_path, **{"4 processes": 2.0, "4 processes, MPS": at_once})
         with gpu_run.Sharing(tmp_path) as sharing:
             assert sharing.variables(make_items(Path("data"))[3]) == {}
+
+
+def test_a_service_that_fails_without_a_message_is_not_taken_for_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError
+
+    monkeypatch.setattr("shutil.which", lambda name: name)
+    monkeypatch.setattr(Mps, "_run", fail)
+    assert Mps(tmp_path).start() == "OSError"
 
 
 def test_a_second_run_in_the_same_folder_changes_nothing(

@@ -208,18 +208,16 @@ def as_markdown(scores: dict[str, LongScores], sequences: dict[str, int]) -> str
 
     `sequences` is the number of sequences that each tracker is scored on.
     """
-    lines = [
-        f"| tracker | sequences | {' | '.join(COLUMNS)} |",
-        "| --- |" + " ---: |" * (1 + len(COLUMNS)),
-    ]
+    from rbsf.eval.tables import Cell, Table, markdown_text, number
+
+    rows, counts = [], []
     for label, found in scores.items():
-        figures = (f"{getattr(found, field):.3f}" for field in COLUMNS.values())
-        cells = [str(sequences[label]), *figures]
-        lines.append(f"| {label} | {' | '.join(cells)} |")
-    lines += ["", "Frames:", ""]
-    for label, found in scores.items():
+        figures = [number(getattr(found, field)) for field in COLUMNS.values()]
+        rows.append([Cell(label), number(sequences[label], "d"), *figures])
         counted = ", ".join(f"{name} {count:,}" for name, count in asdict(found.counts).items())
-        lines.append(f"- {label}: {counted}")
+        counts.append(f"- {markdown_text(label)}: {counted}")
+    table = Table("", ["tracker", "sequences", *COLUMNS], rows)
+    lines = [str(table), "", "Frames:", "", *counts]
     return "\n".join(lines) + "\n"
 
 

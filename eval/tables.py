@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from html import escape
+from statistics import mean, stdev
 
 from rbsf.system.text import one_line
 
@@ -87,8 +88,15 @@ def number(
         return Cell(NOTHING)
     text = f"{value:{form}}"
     if spread is not None:
-        text += f" ± {spread:{form}}"
+        text += f" ± {spread:{form.removeprefix('+')}}"
     return Cell(text, value, partial=partial)
+
+
+def average(values: Sequence[float], form: str = ".3f") -> Cell:
+    """A cell for the mean of numbers, with their standard deviation if there are several."""
+    if not values:
+        return number(None)
+    return number(mean(values), form, stdev(values) if len(values) > 1 else None)
 
 
 def mark_best(cells: Iterable[Cell]) -> list[Cell]:

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from rbsf.datasets.images import cifar, cifar_parts
-from rbsf.datasets.images.cifar import CIFAR100, open_cifar
-from rbsf.datasets.images.cifar_parts import find_parts, pack_cifar100, unpack_cifar100
+from rbsf.datasets.images.cifar import CIFAR100, CIFAR100_COARSE, open_cifar
+from rbsf.datasets.images.cifar_parts import STEM, pack_cifar100, unpack_cifar100
 from rbsf.datasets.images.made_up_cifar import write_made_up_cifar
+from rbsf.system.archive_parts import find_parts
 
 COUNTS = {"train": 5200, "test": 300}  # 2 whole pictures and a part; a part of 1
 
@@ -34,7 +35,7 @@ def parts(small, tmp_path_factory) -> Path:
     write_made_up_cifar(root)
     paths = pack_cifar100(root, root / "parts", 150_000)
     assert [path.name for path in paths] == [
-        f"cifar100-{n}-of-{len(paths)}.zip" for n in range(1, len(paths) + 1)
+        f"cifar100-{n}-of-{len(paths)}.part" for n in range(1, len(paths) + 1)
     ]
     assert len(paths) > 1
     assert all(path.stat().st_size <= 150_000 for path in paths)
@@ -71,24 +72,24 @@ def test_unpacking_again_does_nothing(parts: Path, tmp_path: Path) -> None:
 def copy_of(parts: Path, folder: Path) -> list[Path]:
     for path in parts.iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
-    return find_parts(folder)
+    return find_parts(folder, STEM)
 
 
 def test_missing_parts_are_named(parts: Path, tmp_path: Path) -> None:
-    message = r"holds no cifar100-1-of-N\.zip; make the parts with --pack"
+    message = r"holds no cifar100-1-of-N\.part; make the parts with --pack"
     with pytest.raises(FileNotFoundError, match=message):
         unpack_cifar100(tmp_path, tmp_path)
     copies = copy_of(parts, tmp_path)
     copies[1].unlink()
     with pytest.raises(FileNotFoundError, match=rf"lacks {copies[1].name}$"):
         unpack_cifar100(tmp_path, tmp_path)
-    copies[1].with_name("cifar100-2-of-9.zip").write_bytes(b"")
+    copies[1].with_name("cifar100-2-of-9.part").write_bytes(b"")
     with pytest.raises(ValueError, match="holds parts of two sets"):
         unpack_cifar100(tmp_path, tmp_path)
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "other"])
-def test_a_damaged_part_is_named_and_nothing_is_made(
+def test_a_damaged_part_is_noticed_and_nothing_is_made(
     parts: Path, tmp_path: Path, damage: str
 ) -> None:
     path = copy_of(parts, tmp_path)[0]
@@ -98,15 +99,20 @@ def test_a_damaged_part_is_named_and_nothing_is_made(
     elif damage == "changed":
         content[len(content) // 2] ^= 1
     else:
-        content = bytearray(b"not a zip file")
+        content = bytearray(b"not an archive")
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=rf"{path.name}: damaged \(.*\); copy it again"):
+    fault = r"cifar100-\*\.part: the archive is damaged \(.*\); copy its parts again$"
+    with pytest.raises(ValueError, match=fault):
         unpack_cifar100(tmp_path, tmp_path)
-    assert not (tmp_path / "cifar-100-binary" / "fine_label_names.txt").exists()
+    assert not (tmp_path / "cifar-100-binary").exists()
 
 
 @pytest.mark.slow
-def test_real_images_come_back_from_their_parts(real_data: Path, tmp_path: Path) -> None:
+def test_real_images_come_back_from_their_parts(
+    real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cifar_parts, "CIFAR100", CIFAR100)  # all images again
+    monkeypatch.setattr(cifar_parts, "CIFAR100_COARSE", CIFAR100_COARSE)
     paths = pack_cifar100(real_data, tmp_path / "parts", 40_000_000)
     assert len(paths) == 3
     unpack_cifar100(tmp_path / "parts", tmp_path)

@@ -21,9 +21,10 @@ from rbsf.tools import gpu_run
 from rbsf.tools.gpu_home import pack_home
 from rbsf.tools.gpu_items import make_items
 from rbsf.tools.gpu_run import main
-from rbsf.tools.gpu_summary import LIST, _read_log, write_list
+from rbsf.tools.gpu_sharing import Mps
+from rbsf.tools.gpu_summary import LIST, _read_log, summarise, write_list
 from rbsf.tools.studies import read_study
-from rbsf.train.worklist import DONE, state_of
+from rbsf.train.worklist import DONE, FAILED, State, state_of, write_state
 
 PROGRAM = [sys.executable, str(ROOT / "tools" / "gpu_run.py")]
 FIRST = "table2-32-32-64-128-r+g+b"
@@ -265,6 +266,17 @@ class TestSharing:
             assert sharing.variables(make_items(Path("data"))[3]) == {}
 
 
+def test_a_service_that_fails_without_a_message_is_not_taken_for_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError
+
+    monkeypatch.setattr("shutil.which", lambda name: name)
+    monkeypatch.setattr(Mps, "_run", fail)
+    assert Mps(tmp_path).start() == "OSError"
+
+
 def test_a_second_run_in_the_same_folder_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -304,6 +316,15 @@ def test_logs_of_images_and_of_pairs_are_read(tmp_path: Path) -> None:
         assert (epochs, rate) == {"images": ("1 of 40", "1,200"), "pairs": ("2 of 40", "1,250")}[
             name
         ]
+
+
+def test_the_reason_of_a_failure_stays_in_its_cell(tmp_path: Path) -> None:
+    item = make_items(Path("data"))[0]
+    write_list(tmp_path, [item])
+    write_state(tmp_path, item, State(FAILED, 60.0, "neither a | b"))
+    row = summarise(tmp_path).splitlines()[4]
+    assert row.startswith(f"| {item.name} | failed | ")
+    assert row.endswith(r": neither a \| b |")
 
 
 def test_an_installed_package_says_that_a_clone_is_needed(

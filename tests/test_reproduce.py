@@ -101,11 +101,12 @@ def test_cells_are_compared_image_by_image():
         return {"tested": len(bits), "right": base64.b64encode(packed).decode()}
 
     first, other = [1, 0, 0, 0] * 25, [1, 1, 0, 0] * 25
-    assert studies._paired([result(other)], [result(first)]) == "+25.00 ± 8.53"  # 1.96 * 43.5 / 10
+    gap = studies._paired([result(other)], [result(first)])
+    assert gap.text == "+25.00 ± 8.53"  # 1.96 * 43.5 / 10
     both = [result(first), result(other)]
-    assert studies._paired(both, [result(first)]) == "+12.50 ± 4.26"
-    assert studies._paired([{"tested": 4}], [result(first)]) == ""
-    assert studies._paired([], [result(first)]) == ""
+    assert studies._paired(both, [result(first)]).text == "+12.50 ± 4.26"
+    assert studies._paired([{"tested": 4}], [result(first)]).text == ""
+    assert studies._paired([], [result(first)]).text == ""
 
 
 def test_only_cells_of_the_same_test_images_are_compared(tmp_path):
@@ -138,7 +139,7 @@ def test_a_result_that_is_no_result_is_named(text, tmp_path):
 def test_cells_of_other_numbers_of_images_are_not_paired():
     right = base64.b64encode(np.packbits(np.ones(8, bool)).tobytes()).decode()
     results = [[{"tested": count, "right": right}] for count in (8, 7)]
-    assert studies._paired(*results) == "other test images"
+    assert studies._paired(*results).text == "other test images"
 
 
 def test_settings_with_flags_of_their_own_are_refused(image_root, tmp_path):

@@ -20,6 +20,7 @@ from rbsf.methods import METHODS
 from rbsf.shipped import find_trained
 from rbsf.system.flags import make_parser
 from rbsf.system.program import positive_int, require, run, thread_count
+from rbsf.system.text import one_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -267,7 +268,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         layers, real = count(as_run(net), shape), count(as_run(twin), shape)
     except RuntimeError as error:
-        reason = str(error).splitlines()[0]
+        reason = one_line(error, 150)
         raise ValueError(f"--size {size} does not suit {model}: {reason}") from None
     passes = Passes(args.repeat, args.threads)
     times = measure_all(net, twin, layers, shape, passes) if args.measure else {}

@@ -15,7 +15,7 @@ PART_BYTES = 15 * MEBIBYTE
 ALL_BYTES = 56 * MEBIBYTE
 STEM = "home"  # beginning of the parts' names
 RESULT = "result.json"
-LEFT_OUT = {".png", ".zip", ".part"}  # suffixes; pictures can be drawn again from the logs
+LEFT_OUT = {".png", ".part"}  # suffixes; pictures can be drawn again from the logs
 
 
 def pack_home(folder: Path, home: Path) -> tuple[list[Path], list[Path]]:

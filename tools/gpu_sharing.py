@@ -10,6 +10,8 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from rbsf.system.text import one_line
+
 FOLDER = Path(tempfile.gettempdir()) / "rbsf-mps"  # the path of the service's pipe must be short
 CONTROL = "nvidia-cuda-mps-control"
 PROBE = "import torch; torch.ones(8, device='cuda').sum().item()"
@@ -39,7 +41,7 @@ class Mps:
             self._run([sys.executable, "-c", PROBE], START_SECONDS)
         except (OSError, subprocess.SubprocessError) as error:
             self.stop()
-            return str(error).splitlines()[0][:200]
+            return one_line(error, 200) or type(error).__name__
         return ""
 
     def stop(self) -> None:

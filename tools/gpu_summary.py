@@ -12,12 +12,13 @@ from typing import Any
 
 import yaml
 
+from rbsf.eval.tables import Cell, Table
 from rbsf.system.files import write_atomically
 from rbsf.tools.gpu_home import unpack_home
 from rbsf.train.worklist import DONE, FAILED, Item, State, clock, state_of
 
 LIST = "list.json"  # the items that were run in a folder
-HEADS = ("item", "state", "time", "top-1, %", "epochs", "images a second", "what it is worth")
+HEADS = ["item", "state", "time", "top-1, %", "epochs", "images a second", "what it is worth"]
 
 
 def write_list(folder: Path, items: list[Item]) -> None:
@@ -46,13 +47,12 @@ def summarise(folder: Path) -> str:
 
 def _summarise(folder: Path) -> str:
     items = _read_list(folder)
-    rows = [_row(folder, item) for item in items]
-    lines = ["| " + " | ".join(row) + " |" for row in (HEADS, ["---"] * len(HEADS), *rows)]
+    table = Table("", HEADS, [_row(folder, item) for item in items])
     states = [state_of(folder, item).state for item in items]
     count = f"{states.count(DONE)} of {len(items)} done, {states.count(FAILED)} failed"
     files = [folder / item.results / "report.md" for item in items]
     reports = [file.read_text() for file in files if file.is_file()]
-    return "\n\n".join([count, "\n".join(lines), *reports])
+    return "\n\n".join([count, str(table), *reports])
 
 
 def _read_list(folder: Path) -> list[Item]:
@@ -64,12 +64,12 @@ def _item(entry: dict[str, Any]) -> Item:
     return Item(**{**entry, **lists})
 
 
-def _row(folder: Path, item: Item) -> list[str]:
+def _row(folder: Path, item: Item) -> list[Cell]:
     state, results = state_of(folder, item), folder / item.results
     top1 = _read_top1(results / "result.json")
     epochs, rate = _read_log(results)
-    worth = item.worth if state.state != FAILED else f"{item.worth}: **{state.reason}**"
-    return [item.name, state.state, _time(state), top1, epochs, rate, worth.replace("|", "/")]
+    texts = (item.name, state.state, _time(state), top1, epochs, rate)
+    return [*map(Cell, texts), Cell(item.worth, detail=state.reason)]
 
 
 def _time(state: State) -> str:

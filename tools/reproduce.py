@@ -239,12 +239,11 @@ def train_cells(table: Study, seeds: list[int], out: Path) -> int:
 def table6() -> str:
     """Table 6: memory and multiplications of ResNet-18, counted."""
     from rbsf.cost import count, total
+    from rbsf.eval.tables import Cell, Table
     from rbsf.tools.cost import build_pair
 
     binary, real = (total(count(net, (3, 224, 224))) for net in build_pair("resnet18"))
     rows = (
-        ("", "paper", "ours"),
-        ("---", "---:", "---:"),
         ("memory usage, RBCN", "33.7 Mbit", f"{binary.bits / 1e6:.1f} Mbit"),
         ("memory usage, ResNet-18", "374.1 Mbit", f"{real.bits / 1e6:.1f} Mbit"),
         ("memory saving", "11.10x", f"{real.bits / binary.bits:.2f}x"),
@@ -252,8 +251,8 @@ def table6() -> str:
         ("FLOPs, ResNet-18", "1.81e9", f"{real.multiplications:.2e}"),
         ("speedup", "10.86x", f"{real.multiplications / binary.multiplications:.2f}x"),
     )
-    lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    return f"Table 6: memory and multiplications; 224 x 224\n\n{lines}\n"
+    table = Table("", ["", "paper", "ours"], [[*map(Cell, row)] for row in rows])
+    return f"Table 6: memory and multiplications; 224 x 224\n\n{table}\n"
 
 
 def open_table(args: argparse.Namespace) -> Study:

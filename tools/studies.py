@@ -15,11 +15,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import numpy as np
 
+from rbsf.eval.tables import Cell as TextCell
+from rbsf.eval.tables import Table, average, markdown_text, number
 from rbsf.shipped import CONFIGS
 from rbsf.system.files import write_atomically
 from rbsf.system.yaml_file import read_yaml_file
@@ -37,6 +39,7 @@ KEYS = {"title", "trains", "config", "set", "columns", "rows"}
 REQUIRED = {"title", "config", "rows"}
 PART_KEYS = {"config", "set", "paper", "metric"}  # keys of a row or column
 METRICS = ("top1", "top5")
+EMPTY = TextCell("")  # of a table where there is no figure
 FORMS: dict[str, tuple[type, str]] = {  # by key: its type, and how to write it
     "title": (str, "text"),
     "config": (str, "FILE"),
@@ -242,17 +245,16 @@ def as_markdown(table: Study, seeds: list[int], out: Path) -> str:
     One difference is to the paper. The other, in top-1, is to the first cell with the same test
     images, with the 95% interval over these.
     """
-    heads = ["", "", "paper", "ours", "to the paper", "top-1 to the first (95%)"]
-    heads += ["epochs", "images an epoch", "seeds"]
-    rows = [heads, ["---"] * 2 + ["---:"] * (len(heads) - 2)]
+    columns = ["", "", "paper", "ours", "to the paper", "top-1 to the first (95%)"]
+    columns += ["epochs", "images an epoch", "seeds"]
+    rows = []
     firsts: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for cell in table.cells:
         own = _results_of(cell, seeds, out)
         first = firsts.setdefault((cell.config.dataset, cell.config.root), own)
         same = own is first or cell.metric != METRICS[0]
-        rows.append(_row_of(cell, own, "" if same else _paired(own, first)))
-    lines = "\n".join("| " + " | ".join(row) + " |" for row in rows)
-    return f"{table.title}\n\n{lines}\n"
+        rows.append(_row_of(cell, own, EMPTY if same else _paired(own, first)))
+    return f"{markdown_text(table.title)}\n\n{Table('', columns, rows)}\n"
 
 
 def _results_of(cell: Cell, seeds: list[int], out: Path) -> list[dict[str, Any]]:
@@ -262,19 +264,19 @@ def _results_of(cell: Cell, seeds: list[int], out: Path) -> list[dict[str, Any]]
     return [result for result in results if result is not None]
 
 
-def _paired(results: list[dict[str, Any]], others: list[dict[str, Any]]) -> str:
+def _paired(results: list[dict[str, Any]], others: list[dict[str, Any]]) -> TextCell:
     """Difference in top-1 accuracy of two cells, and its 95% interval over the test images.
 
-    Both are means over seeds. The text is empty if a result does not say which images are right, as
+    Both are means over seeds. It is empty if a result does not say which images are right, as
     those of older versions do not.
     """
     if not all("right" in result for result in results + others) or not (results and others):
-        return ""
+        return EMPTY
     if len({result["tested"] for result in results + others}) > 1:
-        return "other test images"
+        return TextCell("other test images")
     gaps = 100 * (_shares_right(results) - _shares_right(others))  # [images]
     half = 1.96 * gaps.std(ddof=1) / math.sqrt(len(gaps))
-    return f"{gaps.mean():+.2f} ± {half:.2f}"
+    return number(gaps.mean(), "+.2f", half)
 
 
 def _shares_right(results: list[dict[str, Any]]) -> np.ndarray:
@@ -285,16 +287,16 @@ def _shares_right(results: list[dict[str, Any]]) -> np.ndarray:
     return np.mean(bits, axis=0)
 
 
-def _row_of(cell: Cell, results: list[dict[str, Any]], to_first: str) -> list[str]:
+def _row_of(cell: Cell, results: list[dict[str, Any]], to_first: TextCell) -> list[TextCell]:
     """The row of a cell in the table, from the results of its seeds."""
-    names, epochs = [cell.row, cell.column, f"{cell.paper:.2f}"], str(cell.config.loop.epochs)
+    names = [TextCell(cell.row), TextCell(cell.column), number(cell.paper, ".2f")]
+    epochs = number(cell.config.loop.epochs, "d")
     if not results:
-        return [*names, "not run", "", "", epochs, "", ""]
+        return [*names, TextCell("not run"), EMPTY, EMPTY, epochs, EMPTY, EMPTY]
     figures = [result[cell.metric] for result in results]
-    spread = f" ± {stdev(figures):.2f}" if len(figures) > 1 else ""
-    ours, difference = f"{mean(figures):.2f}{spread}", f"{mean(figures) - cell.paper:+.2f}"
-    images = f"{results[0]['images']:,}"
-    return [*names, ours, difference, to_first, epochs, images, str(len(figures))]
+    difference = number(mean(figures) - cell.paper, "+.2f")
+    images, seeds = number(results[0]["images"], ","), number(len(figures), "d")
+    return [*names, average(figures, ".2f"), difference, to_first, epochs, images, seeds]
 
 
 def read_curves(log: Path) -> dict[str, list[tuple[float, float]]]:
@@ -330,9 +332,9 @@ def plot_curves(table: Study, seed: int, out: Path, path: Path) -> bool:
         return False
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
-    for number, (cell, log) in enumerate(zip(table.cells, logs, strict=True)):
+    for index, (cell, log) in enumerate(zip(table.cells, logs, strict=True)):
         if log.is_file():
-            _plot_row(axes, cell.row, log, f"C{number}")
+            _plot_row(axes, cell.row, log, f"C{index}")
     axes.set(title=table.title, xlabel="epoch", ylabel="top-1 error, %")
     axes.grid(alpha=0.3)
     axes.legend()

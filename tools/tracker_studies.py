@@ -6,13 +6,13 @@ import dataclasses
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 
 from rbsf.eval.benchmarks import BENCHMARKS, Split
 from rbsf.eval.evaluation import Benchmark, failures, find
 from rbsf.eval.summary import summarise
 from rbsf.eval.tables import Cell as TextCell
-from rbsf.eval.tables import Table, markdown_text, number
+from rbsf.eval.tables import Table, average, markdown_text
 from rbsf.eval.trackers import NetworkSpec, TrackerSpec, parse_tracker
 from rbsf.system.files import write_atomically
 from rbsf.tools.studies import Cell, Study, folder_of, state_of
@@ -155,20 +155,12 @@ def _test_cells(test: Scored, cell: Cell, first: Cell, seeds: list[int]) -> list
     gaps = [own[seed]["auc"] - others[seed]["auc"] for seed in scored if seed in others]
     if cell is first:
         gaps = []
-    return [_figure(auc), _figure(gaps, "+.3f"), _figure(precision)]
+    return [average(auc), average(gaps, "+.3f"), average(precision)]
 
 
 def _scores_by_seed(test: Scored, cell: Cell, seeds: list[int]) -> dict[int, dict[str, float]]:
     """The scores of a row on a test set, by seed, for the seeds that have some."""
     return {seed: test.scores[cell.row, seed] for seed in seeds if (cell.row, seed) in test.scores}
-
-
-def _figure(values: list[float], form: str = ".3f") -> TextCell:
-    """A cell of the values' mean ± their deviation; only the mean is written in `form`."""
-    cell = number(mean(values) if values else None, form)
-    if len(values) < 2:
-        return cell
-    return dataclasses.replace(cell, text=f"{cell.text} ± {stdev(values):.3f}")
 
 
 def plot(study: Study, seeds: list[int], tests: list[Scored], path: Path) -> bool:

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from rbsf.engine.file import packed_kind, read_packed
 from rbsf.engine.graph import PackedModel
 from rbsf.system.environment import cores
+from rbsf.system.text import one_line
 from rbsf.tracker.geometry import EXEMPLAR_SIZE
 from rbsf.tracker.siamfc import Backbone
 
@@ -93,7 +94,7 @@ def _try_out(backbone: Backbone, path: Path) -> None:
     try:
         shape = backbone(crop).shape
     except (RuntimeError, ValueError) as error:  # these messages name layers, not the file
-        reason = str(error).splitlines()[0]
+        reason = one_line(error, 150)
         raise ValueError(f"{path} holds no tracker backbone: {reason}") from error
     if len(shape) != 4 or min(shape[2:]) < 2:
         raise ValueError(

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from rbsf.system.text import one_line
 from rbsf.tracker.anchor_free import AS_PUBLISHED, AnchorFreeConfig, Answer
 from rbsf.tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE
 from rbsf.tracker.rbsf2 import answer_of
@@ -33,7 +34,7 @@ def open_pair(backbone: str | Path, head: str | Path, threads: int = 1) -> OnnxP
     try:
         answer = network.answer(network.learn(exemplar), region)
     except Exception as error:  # ONNX Runtime has its own error classes
-        raise ValueError(f"{backbone}, {head}: {' '.join(str(error).split())[:200]}") from None
+        raise ValueError(f"{backbone}, {head}: {one_line(error, 200)}") from None
     target, sides = answer.target.shape, answer.sides.shape
     if len(target) != 2 or sides != (4, *target):
         raise ValueError(
@@ -129,4 +130,4 @@ def _session(path: str | Path, threads: int) -> Any:
 
 
 def _unreadable(path: str | Path, error: Exception) -> str:
-    return f"{path}: ONNX Runtime cannot read it: {' '.join(str(error).split())[:150]}"
+    return f"{path}: ONNX Runtime cannot read it: {one_line(error, 150)}"

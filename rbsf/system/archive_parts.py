@@ -32,7 +32,7 @@ def write_parts(
                 tar.add(path, name, recursive=False)
         count = -(-archive.tell() // most_bytes)  # rounded up
         archive.seek(0)
-        parts = [folder / _part_name(stem, number, count) for number in range(1, count + 1)]
+        parts = _part_paths(folder, stem, count)
         for part in parts:
             write_atomically(part, archive.read(most_bytes))
     for old in set(folder.glob(f"{stem}-*.part")) - set(parts):
@@ -40,34 +40,36 @@ def write_parts(
     return parts
 
 
-def _part_name(stem: str, number: int, count: int) -> str:
-    return f"{stem}-{number}-of-{count}.part"
+def _part_paths(folder: Path, stem: str, count: int) -> list[Path]:
+    return [folder / f"{stem}-{number}-of-{count}.part" for number in range(1, count + 1)]
 
 
 def find_parts(folder: Path, stem: str) -> list[Path]:
     """The parts of an archive in `folder`, in order; an empty list if there are none.
 
-    Raises FileNotFoundError that names the missing parts if some are missing.
+    Raises FileNotFoundError that names the missing parts if some are missing, and ValueError for
+    parts of two sets.
     """
-    form = re.compile(re.escape(stem) + r"-(\d+)-of-(\d+)\.part")
-    found: dict[int, Path] = {}
-    counts: dict[int, int] = {}
-    for path in folder.glob("*.part"):
-        if match := form.fullmatch(path.name):
-            number = int(match[1])
-            found[number], counts[number] = path, int(match[2])
-    count = max(counts.values(), default=0)
-    numbers = range(1, count + 1)
-    missing = [_part_name(stem, number, count) for number in numbers if number not in found]
+    form = re.compile(re.escape(stem) + r"-\d+-of-(\d+)\.part")
+    matches = [form.fullmatch(path.name) for path in folder.glob("*.part")]
+    found = {int(match[1]): match[0] for match in matches if match}  # a part of each set
+    if len(found) > 1:
+        raise ValueError(
+            f"{folder} holds parts of two sets, such as {' and '.join(found.values())};"
+            " leave those of one"
+        )
+    parts = _part_paths(folder, stem, max(found, default=0))
+    missing = [part.name for part in parts if not part.is_file()]
     if missing:
         raise FileNotFoundError(f"{folder} lacks {', '.join(missing)}")
-    return [found[number] for number in numbers]
+    return parts
 
 
 def read_parts(folder: Path, stem: str, target: Path) -> bool:
     """Unpack the archive with parts in `folder` into `target`; returns False if there is none.
 
-    Raises FileNotFoundError if a part is missing, ValueError if the archive is damaged.
+    Raises FileNotFoundError if a part is missing, and ValueError if the archive is damaged or there
+    are parts of two.
     """
     parts = find_parts(folder, stem)
     if not parts:
@@ -82,7 +84,7 @@ def read_parts(folder: Path, stem: str, target: Path) -> bool:
                 tar.extractall(target, filter="data")
         except (tarfile.TarError, zlib.error, EOFError, gzip.BadGzipFile) as error:
             raise ValueError(
-                f"{folder}: the archive is damaged ({error}); copy its parts again"
+                f"{folder / stem}-*.part: the archive is damaged ({error}); copy its parts again"
             ) from None
     return True
 

@@ -8,6 +8,8 @@ from contextlib import suppress
 import torch
 from torch import nn
 
+from rbsf.system.text import one_line
+
 
 def choose_device(name: str) -> torch.device:
     """PyTorch's device called `name`; for "auto" a GPU if there is one, else the CPU.
@@ -19,7 +21,7 @@ def choose_device(name: str) -> torch.device:
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:  # PyTorch raises one or the other
-        reason = str(error).splitlines()[0]
+        reason = one_line(error, 300)
         raise ValueError(f"device {name!r} is not available here: {reason}; try cpu") from error
     return torch.device(name)
 

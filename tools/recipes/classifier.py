@@ -23,6 +23,7 @@ from rbsf.maps import CALIBRATION, Stats, map_statistics, measure_maps, start_fr
 from rbsf.models import CLASSIFIERS, OWN_LAYERS, build
 from rbsf.models.rbsf2 import lower_gradients
 from rbsf.system.files import write_atomically
+from rbsf.system.text import one_line
 from rbsf.tools.recipes.classifier_config import AFTER, RESULT, ClassifierConfig
 from rbsf.train.cross_entropy import ClassificationTask, evaluate
 from rbsf.train.device import dtype_of, place
@@ -283,6 +284,6 @@ def _check_images(model: str, net: nn.Module, data: Labelled, device: torch.devi
         with torch.no_grad():
             net.eval()(torch.zeros(1, *shape, device=device))
     except RuntimeError as error:
-        reason = str(error).splitlines()[0][:120]
+        reason = one_line(error, 120)
         sides = " x ".join(map(str, shape))
         raise ValueError(f"{model} does not take images of {sides}: {reason}") from None

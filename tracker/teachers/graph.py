@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rbsf.system.files import write_atomically
+from rbsf.system.text import one_line
 
 FORMAT = "rbsf-teacher-1"
 
@@ -90,7 +91,7 @@ def read_onnx(path: str | Path) -> OnnxGraph:
     try:
         graph = onnx.load(path).graph
     except Exception as error:  # the parser may raise any error on a damaged file
-        raise ValueError(f"{path}: no ONNX file ({str(error).splitlines()[0][:100]})") from None
+        raise ValueError(f"{path}: no ONNX file ({one_line(error, 100)})") from None
     values = {
         tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy())
         for tensor in graph.initializer
@@ -141,9 +142,7 @@ def read_graph(path: str | Path) -> OnnxGraph:
         operations = [Operation(**{**o, "inputs": tuple(o["inputs"])}) for o in nodes["operations"]]
         return OnnxGraph(nodes["inputs"], nodes["outputs"], operations, values)
     except Exception as error:  # a damaged file may raise any error
-        raise ValueError(
-            f"{path}: no graph of a teacher ({str(error).splitlines()[0][:150]})"
-        ) from None
+        raise ValueError(f"{path}: no graph of a teacher ({one_line(error, 150)})") from None
 
 
 # ---- operations as ONNX defines them, on tensors [1, ...]

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from rbsf.system.text import one_line
 from rbsf.tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE
 from rbsf.tracker.teachers.graph import OnnxGraph, read_graph
 
@@ -41,7 +42,7 @@ class TeacherPair(nn.Module):
         try:
             lesson = self(*crops)
         except (RuntimeError, TypeError, ValueError) as error:
-            reason = str(error).splitlines()[0][:150]
+            reason = one_line(error, 150)
             raise ValueError(
                 f"crops of {EXEMPLAR_SIZE} and {SEARCH_SIZE} pixels do not suit it: {reason}"
             ) from None

@@ -94,8 +94,7 @@ weights-cifar100: .venv/.ready
 # same memory at once. setuptools compiles C++ with CXXFLAGS or CFLAGS, depending on its version.
 # Symbols are checked, because a library without the sanitizer's symbols would pass every test.
 SANITIZED := build/sanitize
-ENGINE_TESTS := test_engine.py test_extension.py test_network.py test_old_networks.py test_packed.py test_network_file.py \
-  test_damaged_files.py
+ENGINE_TESTS := test_engine.py test_extension.py test_network.py test_packed.py test_network_file.py test_damaged_files.py
 library = $$(gcc -print-file-name=$(1))
 sanitize: .venv/.ready
 	$(call built_with,$(SANITIZED),address$(,)undefined,__asan_init)

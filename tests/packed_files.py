@@ -21,28 +21,8 @@ FUZZ = int(os.environ.get("RBSF_FUZZ", 300))  # files a test damages; `make sani
 
 
 def write(path: Path, model: PackedModel) -> None:
-    """Write `model` in the format of today."""
+    """Write `model` as a file."""
     write_packed(path, model.model, model.task, model.nodes, model.info)
-
-
-def write_old(path: Path, model: PackedModel, form: str = "rbsf-packed-1") -> None:
-    """Write a tracker, of operations that the first formats knew, in one of these formats."""
-    layers: list[dict[str, Any]] = []
-    tensors: dict[str, np.ndarray] = {}
-    for node in model.nodes[1:]:
-        a = node.attributes
-        if node.op in ("conv_u8", "conv_bits"):
-            geometry = {key: a[key] for key in ("kernel", "stride", "padding", "groups")}
-            sizes = {"inputs": a["channels"], "outputs": len(node.tensors["weight"]), "pool": False}
-            layers.append({"kind": node.op, "name": node.name, **geometry, **sizes})
-            layers[-1] |= {"bits": a["bits"]} if a.get("bits", 8) < 8 else {}
-        elif node.op == "max_pool":
-            layers[-1]["pool"] = True
-        elif node.op == "affine":
-            layers[-1]["kind"] = "conv_bits_real"
-        tensors |= {f"{layers[-1]['name']}.{key}": array for key, array in node.tensors.items()}
-    texts = {"layers": json.dumps(layers), "info": json.dumps(model.info)}
-    sign(path, {"format": form, "model": model.model, **texts}, tensors)
 
 
 def sign(path: Path, metadata: dict[str, str], tensors: dict[str, np.ndarray]) -> None:

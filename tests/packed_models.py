@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from rbsf.engine.graph import PackedModel
@@ -40,20 +38,6 @@ def random_model(seed: int, shapes: list[tuple] = RBSF) -> PackedModel:
             nodes.append(Node(f"{conv.name}.pool", "max_pool", (conv.name,), dict(POOL)))
         nodes.append(random_sign(rng, conv, nodes[-1].name))
     return PackedModel("rbsf", "tracker", tuple(nodes), {"seed": seed})
-
-
-def small_tracker() -> PackedModel:
-    """A tracker that files of the first formats can hold."""
-    model = random_model(0, SMALL)
-    nodes = tuple(as_before(node) for node in model.nodes)
-    return replace(model, nodes=nodes, info={"source": "test"})
-
-
-def as_before(node: Node) -> Node:
-    """The node as the first formats could hold it: they knew no flips, and padded with -1."""
-    tensors = {key: array for key, array in node.tensors.items() if key != "flip"}
-    border = {"border": -1} if node.op == "conv_bits" else {}
-    return replace(node, attributes=node.attributes | border, tensors=tensors)
 
 
 def least_size(shapes: list[tuple]) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 from rbsf.engine.graph import PackedModel, infer_maps
 from rbsf.engine.node import Map, Node
 from rbsf.engine.ops.conv_u8 import pack_whole
-from rbsf.engine.terms import Terms, nodes_of
+from rbsf.export.terms import Terms, nodes_of
 
 Shape = tuple[int, ...]
 START_SIZES = ((5, 15), (5, 15), (1, 5))  # heights, widths and channels, ends excluded

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 from conftest import ROOT
+from safetensors.numpy import save_file
 
 from rbsf.datasets.synthetic.videos import make_sequence, write_video
 from rbsf.engine.run import Engine
@@ -89,6 +90,15 @@ def test_the_packed_engine_says_that_it_has_no_precision(files, capsys):
 def test_a_packed_file_is_no_weights_file(files):
     with pytest.raises(ValueError, match="a packed tracker, which runs but does not train; give"):
         load_weights(files / "net-packed.safetensors")
+
+
+@pytest.mark.parametrize("engine", ["auto", "packed"])
+def test_a_packed_file_of_an_old_format_is_refused(engine, tmp_path):
+    path = tmp_path / "old.safetensors"
+    save_file({"conv1.weight": np.zeros(3, np.int8)}, path, {"format": "rbsf-packed-1"})
+    message = r"old.safetensors: its format is rbsf-packed-1, .* export its weights file again"
+    with pytest.raises(ValueError, match=message):
+        load_backbone(path, engine=engine)
 
 
 def test_both_engines_give_the_same_boxes_of_a_made_video(files):

@@ -1,4 +1,4 @@
-"""Damaged packed files of the current and of the first format are refused in one line."""
+"""Damaged packed files of classifiers and trackers are refused in one line."""
 
 from __future__ import annotations
 
@@ -15,24 +15,19 @@ from packed_files import (
     change_metadata,
     is_refused,
     write,
-    write_old,
 )
-from packed_models import small_tracker
+from packed_models import SMALL, random_model
 from random_networks import small_network
 
 from rbsf.engine.file import packed_kind, read_packed
 from rbsf.engine.run import Engine
 
 
-@pytest.fixture(params=["rbsf-graph-1", "rbsf-packed-1"])
+@pytest.fixture(params=[small_network(), random_model(0, SMALL)], ids=["classifier", "tracker"])
 def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A whole file of this format."""
-    path = tmp_path / "net.safetensors"
-    if request.param == "rbsf-graph-1":
-        write(path, small_network())
-    else:
-        write_old(path, small_tracker())
-    return path
+    """A whole file of this network."""
+    write(tmp_path / "net.safetensors", request.param)
+    return tmp_path / "net.safetensors"
 
 
 @pytest.mark.parametrize("load", [Engine, read_packed])

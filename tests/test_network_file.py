@@ -97,11 +97,32 @@ def test_multiples_of_powers_of_two_are_kept_as_bytes(tmp_path: Path) -> None:
         assert read.tensors["weight"].dtype == np.float32
 
 
-def test_other_formats_are_refused(path: Path) -> None:
+@pytest.mark.parametrize(
+    ("form", "kind", "advice"),
+    [
+        ("rbsf-packed-1", "tracker", "export its weights file again"),
+        ("rbsf-packed-2", "tracker", "export its weights file again"),
+        ("rbsf-network-1", "classifier", "export its weights file again"),
+        ("rbsf-graph-2", "classifier", "get a newer version"),
+        ("rbsf-graph-\n3", "classifier", "get a newer version"),
+    ],
+)
+def test_other_formats_are_refused(path: Path, form: str, kind: str, advice: str) -> None:
     metadata, tensors = parts(path)
-    save_file(tensors, path, metadata | {"format": "rbsf-graph-2"})
-    assert_refused(path, "rbsf-graph-2, and this version reads rbsf-graph-1, rbsf-packed-1")
+    save_file(tensors, path, metadata | {"format": form})
+    assert packed_kind(path) == kind
+    found = " ".join(form.split())
+    assert_refused(path, f"its format is {found}, and this version reads rbsf-graph-1; {advice}")
+
+
+@pytest.mark.parametrize("form", ["", "rbsf", "rbsf-weights-2", "other-1"])
+def test_files_that_are_not_packed_are_refused(path: Path, form: str) -> None:
+    metadata, tensors = parts(path)
+    save_file(tensors, path, metadata | {"format": form})
+    assert packed_kind(path) == ""
+    assert_refused(path, "no packed network")
     save_file(tensors, path)
+    assert packed_kind(path) == ""
     assert_refused(path, "no packed network")
 
 
@@ -325,23 +346,37 @@ def test_sums_that_double_are_refused() -> None:
         make.add("add", make.last, make.last)
 
 
-@pytest.mark.parametrize("text", ["[]", "[1, 2]", '["a"]', "[{}, {}]", '[{"name": "a"}]'])
+@pytest.mark.parametrize(
+    "text", ["[]", "[1, 2]", '["a"]', "[{}, {}]", "[[], []]", "[null, null]", '[{"name": "a"}]']
+)
 def test_nodes_that_are_none_are_refused(path: Path, text: str) -> None:
     sign(path, parts(path)[0] | {"layers": text}, {})
     assert_refused(path, "a node is|nodes: a packed network has 2 to")
 
 
+@pytest.mark.parametrize("count", [1, 4001])
+def test_too_few_and_too_many_nodes_are_refused(path: Path, count: int) -> None:
+    first, second = layers_of(path)[:2]
+    nodes = [first, *[second] * (count - 1)]
+    sign(path, parts(path)[0] | {"layers": json.dumps(nodes)}, {})
+    assert_refused(path, f"{count} nodes: a packed network has 2 to 4000")
+
+
 def test_signed_nonsense_gives_value_errors_alone(path: Path) -> None:
-    """Files with a good checksum and random values of nodes exchanged are refused or run."""
+    """Files with a good checksum and random values and tensors exchanged are refused or run."""
     rng, refused = np.random.default_rng(3), 0
     values = [0, 1, 2, 3, 16, 17, -1, 1 << 31, 1 << 63, 0.5]
     values += ["", "conv.2", "image", None, True, [], [0], [1, 0], {}]
+    shapes = ((), (3,), (2, 3), (16, 18), (0, 3))
+    arrays = [np.zeros(shape, kind) for shape in shapes for kind in (np.uint8, np.float32)]
     for number in range(FUZZ):
         if number % 10 == 0:
             write(path, random_network(number) if number % 20 else small_network())
             metadata, tensors = parts(path)
-        nodes = json.loads(metadata["layers"])
+        nodes, changed = json.loads(metadata["layers"]), dict(tensors)
         exchange_some(nodes, values, rng)
-        sign(path, metadata | {"layers": json.dumps(nodes)}, tensors)
+        if rng.random() < 0.3:
+            changed[str(rng.choice(sorted(tensors)))] = arrays[rng.integers(len(arrays))]
+        sign(path, metadata | {"layers": json.dumps(nodes)}, changed)
         refused += is_refused(lambda: run_black_image(path))
     assert refused > 0

@@ -1,7 +1,4 @@
-"""Packed files of the first formats load as the network that they hold, or are refused.
-
-These are "rbsf-packed-1" and "rbsf-packed-2", which are only for trackers.
-"""
+"""Packed trackers are read as they were written, and refused if their parts do not fit."""
 
 from __future__ import annotations
 
@@ -16,68 +13,65 @@ from packed_files import (
     assert_holds,
     assert_refused,
     change_layer,
-    change_metadata,
     change_tensor,
+    exchange_some,
     is_refused,
     layers_of,
     parts,
     sign,
     write,
-    write_old,
 )
-from packed_models import small_tracker
-from safetensors.numpy import save_file
+from packed_models import SMALL, random_model
 
+from rbsf.engine.cpu import available_isas
 from rbsf.engine.file import packed_kind, read_packed
 from rbsf.engine.graph import PackedModel, check_nodes
 from rbsf.engine.node import Node
 from rbsf.engine.ops.conv_u8 import pack_whole, unpack_whole
 from rbsf.engine.run import Engine
 
+TRACKER = random_model(0, SMALL)
+
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    write_old(tmp_path / "net.safetensors", small_tracker())
+    write(tmp_path / "net.safetensors", TRACKER)
     return tmp_path / "net.safetensors"
 
 
 def test_what_is_written_is_read(path: Path) -> None:
     assert packed_kind(path) == "tracker"
-    assert_holds(path, small_tracker())
+    assert_holds(path, TRACKER)
 
 
-def test_the_network_is_the_same_in_the_format_of_today(path: Path, tmp_path: Path) -> None:
-    today = tmp_path / "today.safetensors"
-    write(today, read_packed(path))
-    assert parts(today)[0]["format"] == "rbsf-graph-1"
+def test_a_file_computes_what_its_network_does(path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, 40, 33, 3), np.uint8)
-    features = Engine(path)(images)
+    features = Engine(TRACKER, isa="numpy")(images)
     assert features.shape == (2, 5, 9, 7)
-    assert Engine(today)(images).tobytes() == features.tobytes()
-    assert Engine(small_tracker(), isa="numpy")(images).tobytes() == features.tobytes()
+    for isa in available_isas():
+        assert Engine(path, isa=isa)(images).tobytes() == features.tobytes()
 
 
-def test_metadata_and_tensors_are_as_documented(path: Path) -> None:
-    metadata, tensors = parts(path)
-    assert metadata["format"] == "rbsf-packed-1"
-    geometry = {"kernel": 1, "stride": 1, "padding": 0, "groups": 1}
-    sizes = {"inputs": 12, "outputs": 5, "pool": False}
-    layer = {"kind": "conv_bits_real", "name": "conv3", **geometry, **sizes}
-    assert json.loads(metadata["layers"])[2] == layer
+def test_nodes_and_tensors_are_as_documented(path: Path) -> None:
+    tensors = parts(path)[1]
+    window = {"kernel": 3, "stride": 2, "padding": 0, "groups": 1, "channels": 3, "bits": 8}
+    first = {"name": "conv1", "op": "conv_u8", "inputs": ["image"], "attributes": window}
+    assert layers_of(path)[1] == first
     assert {name: (str(t.dtype), t.shape) for name, t in tensors.items()} == {
         "conv1.weight": ("int8", (8, 3, 3, 3)),
-        "conv1.threshold": ("int32", (8,)),
+        "conv1.sign.threshold": ("int32", (8,)),
+        "conv1.sign.flip": ("uint8", (8,)),
         "conv2.weight": ("uint8", (12, 5)),
-        "conv2.threshold": ("int32", (12,)),
+        "conv2.sign.threshold": ("int32", (12,)),
+        "conv2.sign.flip": ("uint8", (12,)),
         "conv3.weight": ("uint8", (5, 2)),
-        "conv3.scale": ("float32", (5,)),
-        "conv3.bias": ("float32", (5,)),
+        "conv3.scaled.scale": ("float32", (5,)),
+        "conv3.scaled.bias": ("float32", (5,)),
     }
 
 
-def test_the_tracker_that_ships_is_of_the_first_format() -> None:
+def test_the_tracker_that_ships_has_the_expected_operations() -> None:
     path = ROOT / "weights" / "rbsf.safetensors"
-    assert parts(path)[0]["format"] == "rbsf-packed-1"
     operations = ["input", "conv_u8", "max_pool", "sign", "conv_bits", "max_pool", "sign"]
     operations += ["conv_bits", "sign", "conv_bits", "sign", "conv_bits"]
     operations += ["affine", "channels_first"]
@@ -106,7 +100,7 @@ def test_a_first_layer_of_few_bits_is_read(tmp_path: Path) -> None:
     path = tmp_path / "few.safetensors"
     packed = pack_whole(np.int8([[[[3], [-3]], [[0], [1]]]]), 3)
     assert packed.tolist() == [[0b00_101_011, 0b0010]]  # the lowest bits first: 3, -3, 0, 1
-    write_old(path, tiny(packed, 3), "rbsf-packed-2")
+    write(path, tiny(packed, 3))
     read = read_packed(path)
     assert read.nodes[1].attributes["bits"] == 3
     assert unpack_whole(read.nodes[1]).tolist() == [[3, -3, 0, 1]]
@@ -130,122 +124,84 @@ def test_few_bits_do_not_hide_weights_that_exhaust_memory() -> None:
         check_nodes(nodes)
 
 
-def test_a_newer_format_is_refused(path: Path) -> None:
-    metadata, tensors = parts(path)
-    known = "rbsf-graph-1, rbsf-packed-1, rbsf-packed-2"
-    save_file(tensors, path, metadata | {"format": "rbsf-packed-3"})
-    assert_refused(path, f"rbsf-packed-3, and this version reads {known}")
-    save_file(tensors, path)
-    assert_refused(path, "no packed network")
-    assert packed_kind(path) == ""
-
-
-def test_layers_of_the_first_formats_are_refused_in_the_format_of_today(path: Path) -> None:
-    change_metadata(path, format="rbsf-graph-1", task="tracker")
-    assert_refused(path, "a node is .* expected name, op, inputs, attributes")
-    metadata, tensors = parts(path)
-    del metadata["task"]
-    sign(path, metadata | {"format": "rbsf-network-1"}, tensors)
-    assert_refused(path, "a node is .* expected name, op, inputs, attributes")
-
-
+# The nodes of TRACKER by number: 0 input, 1 conv1, 2 its pool, 3 its sign, 4 conv2, 5 its sign,
+# 6 conv3, 7 affine, 8 channels_first.
 @pytest.mark.parametrize(
     ("number", "changes", "message"),
     [
-        (1, {"kind": "conv_bits_9"}, "layer 'conv2' is conv_bits_9, number 2 must be conv_bits"),
-        (
-            1,
-            {"kind": "conv_bits_real"},
-            "layer 'conv2' is conv_bits_real, number 2 must be conv_bits",
-        ),
-        (0, {"kind": "conv_bits"}, "layer 'conv1' is conv_bits, number 1 must be conv_u8"),
-        (2, {"kind": "conv_bits"}, "layer 'conv3' is conv_bits, number 3 must be conv_bits_real"),
-        (1, {"kernel": 5}, "weight is uint8"),
-        (1, {"kernel": 0}, "kernel=0"),
-        (1, {"kernel": 3.0}, "a layer is"),
-        (1, {"kernel": True}, "a layer is"),
-        (1, {"stride": -1}, "stride=-1"),
-        (1, {"padding": 10**9}, "padding=1000000000"),
-        (1, {"groups": 3}, "do not split into 3 groups"),
-        (1, {"inputs": 1 << 40}, "channels=1099511627776"),
-        (0, {"inputs": 1 << 40}, "channels=1099511627776"),
-        (1, {"inputs": 16, "groups": 4}, "takes 16 channels, 8 come"),
-        (1, {"outputs": 14}, "layer 'conv2': its weight is not of 14 filters"),
-        (
-            1,
-            {"name": "other"},
-            r"layer 'other': its tensors are \[\], expected \['threshold', 'weight'\]",
-        ),
-        (1, {"name": "conv1"}, r"layer 'conv1': its tensors are \[\]"),
-        (1, {"name": "image"}, r"layer 'image': its tensors are \[\]"),
-        (1, {"name": ["conv2"]}, "a layer is"),
-        (1, {"more": 1}, "a layer is"),
-        (1, {"pool": 1}, "a layer is"),
-        (1, {"stride": 17}, "stride=17, expected 1 to 16"),
-        (1, {"kernel": 10**6}, "layer 'conv2': takes no images of up to 16384 pixels a side"),
-        (2, {"pool": True}, "layer 'conv3': only the first one has bits, and the last one no pool"),
-        (0, {"padding": 1}, "padding=1, expected 0 to 0"),
-        (0, {"groups": 2}, "groups=2, expected 1 to 1|do not split into 2 groups"),
-        (0, {"bits": 4}, "weight is int8"),
-        (0, {"bits": 1}, "bits=1, expected 2 to 8"),
-        (0, {"bits": 4.0}, "bits=4.0"),
-        (1, {"bits": 4}, "layer 'conv2': only the first one has bits"),
+        (4, {"op": "conv_u8"}, r"'conv2' \(conv_u8\): takes pixels, bits come"),
+        (1, {"op": "conv_bits"}, r"'conv1' \(conv_bits\): takes bits, pixels come"),
+        (4, {"inputs": ["image"]}, r"'conv2' \(conv_bits\): takes bits, pixels come"),
+        (4, {"inputs": ["conv1.pool"]}, r"'conv2' \(conv_bits\): takes bits, whole come"),
+        (1, {"inputs": ["conv2"]}, "takes 'conv2', which no node before it makes"),
+        (6, {"inputs": ["conv1.sign"]}, "takes 12 channels, 8 come"),
+        (4, {"name": "other"}, "holds tensors of no node: conv2"),
+        (4, {"name": "conv1"}, "holds tensors of no node: conv2"),
+        (4, {"name": "image"}, "holds tensors of no node: conv2"),
+        (4, {"name": ["conv2"]}, "a node is"),
+        (4, {"more": 1}, "a node is"),
+        (4, {"attributes": []}, "a node is"),
     ],
 )
-def test_a_changed_layer_is_refused(
+def test_a_changed_node_is_refused(
     path: Path, number: int, changes: dict[str, object], message: str
 ) -> None:
     change_layer(path, number, **changes)
     assert_refused(path, message)
 
 
-@pytest.mark.parametrize("layers", [[], [3], ["conv1"], [None] * 3, [{}] * 3, [[]] * 3, {}])
-def test_layers_that_are_none_are_refused(path: Path, layers: object) -> None:
-    change_metadata(path, layers=json.dumps(layers))
-    assert_refused(path, "a layer is|0 layers: a packed network has 2 to 1000|metadata 'layers'")
-
-
-@pytest.mark.parametrize("count", [1, 1001])
-def test_too_few_and_too_many_layers_are_refused(path: Path, count: int) -> None:
-    first, second, _ = layers_of(path)
-    change_metadata(path, layers=json.dumps([first, *[second] * (count - 1)]))
-    assert_refused(path, f"{count} layers: a packed network has 2 to 1000")
+@pytest.mark.parametrize(
+    ("number", "changes", "message"),
+    [
+        (0, {"channels": 1 << 40}, "channels=1099511627776"),
+        (0, {"height": 6}, "its output would be"),
+        (1, {"channels": 1 << 40}, "channels=1099511627776"),
+        (1, {"padding": 1}, "padding=1, expected 0 to 0"),
+        (1, {"groups": 2}, "groups=2, expected 1 to 1"),
+        (1, {"bits": 4}, "weight is int8"),
+        (1, {"bits": 1}, "bits=1, expected 2 to 8"),
+        (1, {"bits": 4.0}, "bits=4.0"),
+        (2, {"kernel": 10**6}, "kernel=1000000"),
+        (2, {"stride": 0}, "stride=0"),
+        (4, {"kernel": 2}, r"weight is uint8 \[12, 5\], expected uint8 \[12, 2\]"),
+        (4, {"kernel": 5}, "its output would be"),
+        (4, {"kernel": 0}, "kernel=0"),
+        (4, {"kernel": 3.0}, "kernel=3.0"),
+        (4, {"kernel": True}, "kernel=True"),
+        (4, {"kernel": 10**6}, "kernel=1000000"),
+        (4, {"stride": -1}, "stride=-1"),
+        (4, {"stride": 17}, "stride=17, expected 1 to 16"),
+        (4, {"padding": 10**9}, "padding=1000000000"),
+        (4, {"padding": None}, "padding=None"),
+        (4, {"groups": 3}, "do not split into 3 groups"),
+        (4, {"channels": 1 << 40}, "channels=1099511627776"),
+        (4, {"channels": 16, "groups": 4}, "takes 16 channels, 8 come"),
+        (4, {"bits": 4}, "has attributes"),
+        (8, {"more": 1}, "has attributes"),
+    ],
+)
+def test_a_changed_attribute_is_refused(
+    path: Path, number: int, changes: dict[str, object], message: str
+) -> None:
+    attributes = layers_of(path)[number]["attributes"]
+    change_layer(path, number, attributes=attributes | changes)
+    assert_refused(path, message)
 
 
 @pytest.mark.parametrize(
     ("name", "array", "message"),
     [
-        ("conv3.scale", np.float32([1, 2, np.nan, 4, 5]), "not finite"),
-        ("conv3.bias", np.full(5, np.inf, np.float32), "not finite"),
-        ("conv3.scale", np.ones(5), "scale is float64"),
-        (
-            "conv3.scale",
-            None,
-            r"layer 'conv3': its tensors are \['bias', 'weight'\], expected \['bias', 'scale'",
-        ),
-        ("conv3.bias", None, r"layer 'conv3': its tensors are \['scale', 'weight'\]"),
-        ("conv3.threshold", np.zeros(5, np.int32), r"layer 'conv3': its tensors are .*'threshold'"),
-        (
-            "conv2.threshold",
-            np.zeros(11, np.int32),
-            r"threshold is int32 \[11\], expected int32 \[12\]",
-        ),
-        (
-            "conv2.threshold",
-            np.zeros(12, np.float32),
-            r"threshold is float32 \[12\], expected int32 \[12\]",
-        ),
-        (
-            "conv2.threshold",
-            None,
-            r"layer 'conv2': its tensors are \['weight'\], expected \['threshold', 'weight'\]",
-        ),
-        (
-            "conv2.flip",
-            np.zeros(12, np.uint8),
-            r"layer 'conv2': its tensors are \['flip', 'threshold', 'weight'\]",
-        ),
-        ("conv2.weight", None, r"layer 'conv2': its tensors are \['threshold'\]"),
+        ("conv3.scaled.scale", np.float32([1, 2, np.nan, 4, 5]), "not finite"),
+        ("conv3.scaled.bias", np.full(5, np.inf, np.float32), "not finite"),
+        ("conv3.scaled.scale", np.ones(5), "scale is float64"),
+        ("conv3.threshold", np.zeros(5, np.int32), "threshold is int32"),
+        ("conv2.sign.threshold", np.zeros(11, np.int32), r"threshold is int32 \[11\], expected"),
+        ("conv2.sign.threshold", np.zeros(12, np.float32), "threshold is float32"),
+        ("conv2.sign.threshold", None, "threshold is absent, expected int32"),
+        ("conv2.sign.flip", np.full(12, 2, np.uint8), "other than 0 and 1"),
+        ("conv2.sign.flip", np.zeros(11, np.uint8), r"flip is uint8 \[11\], expected"),
+        ("conv2.flip", np.zeros(12, np.uint8), "flip is uint8"),
+        ("conv2.weight", None, "weight is None: 1 to 16384 filters"),
         (
             "conv2.weight",
             np.zeros((12, 6), np.uint8),
@@ -256,12 +212,12 @@ def test_too_few_and_too_many_layers_are_refused(path: Path, count: int) -> None
             np.zeros((12, 5), np.int8),
             r"weight is int8 \[12, 5\], expected uint8 \[12, 5\]",
         ),
-        ("conv2.weight", np.zeros((), np.uint8), "layer 'conv2': its weight is not of 12 filters"),
         (
             "conv2.weight",
             np.zeros(12, np.uint8),
             r"weight is uint8 \[12\], expected uint8 \[12, 5\]",
         ),
+        ("conv2.weight", np.zeros((), np.uint8), "1 to 16384 filters"),
         ("conv1.weight", np.full((8, 3, 3, 3), 64, np.int8), "weights beyond"),
         ("conv1.weight", np.full((8, 3, 3, 3), -128, np.int8), "weights beyond"),
         (
@@ -285,7 +241,7 @@ def test_signed_nonsense_gives_value_errors_alone(path: Path) -> None:
     metadata, tensors = parts(path)
     rng, refused = np.random.default_rng(5), 0
     values = [0, 1, 2, 3, 5, 8, 12, 17, -1, 1 << 31, 10**4000, 0.5]
-    values += ["", "conv1", "conv_bits", None, True, [], {}]
+    values += ["", "conv1", "conv_bits", None, True, [], ["conv1.sign"], {}]
     arrays = [
         np.zeros((), np.int8),
         np.zeros(0, np.int32),
@@ -295,15 +251,11 @@ def test_signed_nonsense_gives_value_errors_alone(path: Path) -> None:
     ]
     image = np.zeros((1, 40, 40, 3), np.uint8)
     for number in range(FUZZ):
-        layers, changed = json.loads(metadata["layers"]), dict(tensors)
-        for _ in range(rng.integers(1, 4)):
-            layer = layers[rng.integers(len(layers))]
-            value = values[rng.integers(len(values))]
-            key = [*layer, "bits"][rng.integers(len(layer) + 1)]
-            layer[key] = value
+        nodes, changed = json.loads(metadata["layers"]), dict(tensors)
+        exchange_some(nodes, values, rng)
         if number % 4 == 0:
-            name = [*tensors, "conv2.flip"][rng.integers(len(tensors) + 1)]
+            name = str(rng.choice([*tensors, "conv2.flip"]))
             changed[name] = arrays[rng.integers(len(arrays))]
-        sign(path, metadata | {"layers": json.dumps(layers)}, changed)
+        sign(path, metadata | {"layers": json.dumps(nodes)}, changed)
         refused += is_refused(lambda: Engine(path)(image))
     assert refused > 0.8 * number

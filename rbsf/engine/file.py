@@ -17,9 +17,6 @@ name}.
 
 Weights that are whole multiples of a power of two are kept as bytes. They are listed in the node's
 "bytes": [KEY] and stored as int8 `[O, ...]`, to be multiplied by NAME.KEY_steps, float32 `[O]`.
-
-Files of the older formats "rbsf-packed-1", "rbsf-packed-2" and "rbsf-network-1" can be read too,
-see `old_files.py`.
 """
 
 from __future__ import annotations
@@ -33,15 +30,16 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from rbsf.engine import old_files
-from rbsf.engine.graph import PackedModel, by_owner, check_entry, check_none_left
+from rbsf.engine.graph import PackedModel
 from rbsf.engine.node import Node
 from rbsf.system.files import write_atomically
 from rbsf.system.tensor_file import checksum, in_order
 from rbsf.system.text import one_line
 
 FORMAT = "rbsf-graph-1"
-FORMATS = (FORMAT, *old_files.FORMATS)
+FAMILY = "rbsf-graph"  # the format without its number
+# Formats that earlier versions wrote, without their number, and the task of their files.
+OLD_TASKS = {"rbsf-packed": "tracker", "rbsf-network": "classifier"}
 TASKS = ("tracker", "classifier")
 MAX_FILE_BYTES = 64 << 20
 MAX_BYTE = 127
@@ -111,8 +109,7 @@ def read_packed(path: str | Path) -> PackedModel:
     """Read and check a packed file.
 
     Raises FileNotFoundError, and ValueError in one line for a file that is cut off or changed,
-    belongs to a newer version, is too large, or holds operations that are unknown or do not fit
-    together.
+    is of another format, is too large, or holds operations that are unknown or do not fit together.
     """
     path = Path(path)
     if not path.is_file():
@@ -126,7 +123,7 @@ def read_packed(path: str | Path) -> PackedModel:
     info = _read_json(metadata, "info", dict, path)
     task = kind_of(metadata)
     try:
-        nodes = _nodes(metadata["format"], entries, tensors)
+        nodes = _nodes(entries, tensors)
         if task not in TASKS:
             raise ValueError(f"its task is {metadata.get('task')!r}, expected {' or '.join(TASKS)}")
     except ValueError as error:
@@ -137,13 +134,25 @@ def read_packed(path: str | Path) -> PackedModel:
 def _check_metadata(metadata: dict[str, str], tensors: dict[str, np.ndarray], path: Path) -> None:
     """Raise ValueError for an unknown format, and for a file that was changed."""
     form = metadata.get("format", "")
-    if form not in FORMATS:
-        newer = form.startswith(("rbsf-graph-", "rbsf-packed-", "rbsf-network-"))
-        known = f"{form}, and this version reads {', '.join(FORMATS)}"
-        raise ValueError(f"{path}: {known if newer else 'no packed network'}")
+    if form != FORMAT:
+        raise ValueError(f"{path}: {_other_format(form)}")
     if digest(metadata, tensors) != metadata.get("sha256"):
         fault = "its bytes have changed since it was written (sha256)"
         raise ValueError(f"{path}: {fault}; copy or export it again")
+
+
+def _other_format(form: str) -> str:
+    """What to say of a file of the format `form`, which is not FORMAT."""
+    family = _family(form)
+    if family != FAMILY and family not in OLD_TASKS:
+        return "no packed network"
+    advice = "get a newer version" if family == FAMILY else "export its weights file again"
+    return f"its format is {one_line(form, 50)}, and this version reads {FORMAT}; {advice}"
+
+
+def _family(form: str) -> str:
+    """A format without its number."""
+    return form.rpartition("-")[0]
 
 
 def packed_kind(path: str | Path) -> str:
@@ -160,10 +169,8 @@ def packed_kind(path: str | Path) -> str:
 
 def kind_of(metadata: dict[str, str]) -> str:
     """As `packed_kind`, for the metadata of a file."""
-    form = metadata.get("format", "").rpartition("-")[0]
-    if form == "rbsf-graph":
-        return metadata.get("task", "")
-    return old_files.TASKS.get(form, "")
+    family = _family(metadata.get("format", ""))
+    return metadata.get("task", "") if family == FAMILY else OLD_TASKS.get(family, "")
 
 
 def digest(metadata: dict[str, str], tensors: dict[str, np.ndarray]) -> str:
@@ -200,14 +207,22 @@ def _read_json(metadata: dict[str, str], key: str, kind: type, path: Path) -> An
     return value
 
 
-def _nodes(form: str, entries: list[Any], tensors: dict[str, np.ndarray]) -> list[Node]:
-    """The nodes of a file of format `form`; they are checked later."""
-    if form != FORMAT:
-        return old_files.nodes(form, entries, tensors)
-    owned = by_owner(tensors)
+def _nodes(entries: list[Any], tensors: dict[str, np.ndarray]) -> list[Node]:
+    """The nodes of a file; they are checked later."""
+    owned = _by_owner(tensors)
     nodes = [_node(entry, owned, tensors) for entry in entries]
-    check_none_left(owned)
+    if owned:
+        raise ValueError(f"holds tensors of no node: {', '.join(sorted(owned))[:100]}")
     return nodes
+
+
+def _by_owner(tensors: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+    """Tensors by the name of their node, the part before the last dot."""
+    owned: dict[str, dict[str, np.ndarray]] = {}
+    for name, array in tensors.items():
+        owner, _, key = name.rpartition(".")
+        owned.setdefault(owner, {})[key] = array
+    return owned
 
 
 def _node(
@@ -217,7 +232,7 @@ def _node(
     is_object = isinstance(entry, dict)
     shared = entry.pop("shared", {}) if is_object else {}
     in_bytes = entry.pop("bytes", []) if is_object else []
-    check_entry(entry)
+    _check_entry(entry)
     name = entry["name"]
     if not _are_shared(shared, tensors):
         fault = f"shares {str(shared)[:100]}, which the file lacks"
@@ -225,6 +240,16 @@ def _node(
     arrays = owned.pop(name, {}) | {key: tensors[source] for key, source in shared.items()}
     _widen(arrays, in_bytes, name)
     return Node(name, entry["op"], tuple(entry["inputs"]), entry["attributes"], arrays)
+
+
+def _check_entry(entry: Any) -> None:
+    """Raise ValueError if `entry` is not a node: {"name", "op", "inputs", "attributes"}."""
+    expected = {"name": str, "op": str, "inputs": list, "attributes": dict}
+    if not isinstance(entry, dict) or {k: type(v) for k, v in entry.items()} != expected:
+        raise ValueError(f"a node is {str(entry)[:100]}, expected name, op, inputs, attributes")
+    if not all(isinstance(name, str) for name in entry["inputs"]):
+        found = str(entry["inputs"])[:100]
+        raise ValueError(f"node {entry['name'][:100]!r}: inputs are {found}, expected names")
 
 
 def _are_shared(shared: Any, tensors: dict[str, np.ndarray]) -> bool:

@@ -192,28 +192,3 @@ def _has_numbers(key: str, array: np.ndarray) -> bool:
 
 def _text(form: tuple[str, tuple[int, ...]] | None) -> str:
     return f"{form[0]} {list(form[1])}" if form else "absent"
-
-
-def check_entry(entry: Any) -> None:
-    """Raise ValueError if `entry` is not a node: {"name", "op", "inputs", "attributes"}."""
-    expected = {"name": str, "op": str, "inputs": list, "attributes": dict}
-    if not isinstance(entry, dict) or {k: type(v) for k, v in entry.items()} != expected:
-        raise ValueError(f"a node is {str(entry)[:100]}, expected name, op, inputs, attributes")
-    if not all(isinstance(name, str) for name in entry["inputs"]):
-        found = str(entry["inputs"])[:100]
-        raise ValueError(f"node {entry['name'][:100]!r}: inputs are {found}, expected names")
-
-
-def by_owner(tensors: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
-    """Tensors by the name of their node, the part before the last dot."""
-    owned: dict[str, dict[str, np.ndarray]] = {}
-    for name, array in tensors.items():
-        owner, _, key = name.rpartition(".")
-        owned.setdefault(owner, {})[key] = array
-    return owned
-
-
-def check_none_left(owned: dict[str, dict[str, np.ndarray]]) -> None:
-    """Raise ValueError if `owned`, tensors by the name of their node, still holds any."""
-    if owned:
-        raise ValueError(f"holds tensors of no node: {', '.join(sorted(owned))[:100]}")

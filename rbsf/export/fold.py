@@ -20,8 +20,8 @@ import numpy as np
 from rbsf.engine.bit_layout import products
 from rbsf.engine.fusions.to_bits import POOLED
 from rbsf.engine.node import Node, affine_node, spliced
-from rbsf.engine.terms import Terms, nodes_of
 from rbsf.export.modules import BINARY, TEMPLATE
+from rbsf.export.terms import Terms, nodes_of
 from rbsf.export.trace import IMAGE, Traced
 from rbsf.export.whole import lift_scales
 

@@ -13,7 +13,13 @@ from rbsf.datasets.video.sequences import load_sequences
 from rbsf.eval.metrics import score_sequence
 from rbsf.eval.runner import track_sequence
 from rbsf.eval.trackers import parse_tracker
-from rbsf.tracker.anchor_free import AS_PUBLISHED, AnchorFree, AnchorFreeConfig, Answer
+from rbsf.tracker.anchor_free import (
+    AS_PUBLISHED,
+    AnchorFree,
+    AnchorFreeConfig,
+    Answer,
+    _mean_middle,
+)
 from rbsf.tracker.teachers.pair import read_pair
 
 FRAME = np.full((240, 320, 3), 90, np.uint8)
@@ -93,6 +99,23 @@ def test_a_correction_is_bounded_and_needs_a_target() -> None:
     for network, factor in ((Always(size=(635, 63.5)), 2), (Always(size=(635, 63.5), share=0), 1)):
         tracker = start(network, size_correction=1)
         np.testing.assert_allclose(tracker._correction, [1 / factor, 1], rtol=1e-6)
+
+
+def test_the_middle_is_a_mean_of_the_boxes_that_agree() -> None:
+    """Three positions find a target of 40 x 80 pixels, with their probabilities.
+
+    The middles of the first two differ by 5 pixels, a reach of a box's width. The third is far off.
+    """
+    target = np.zeros((15, 15))
+    target[7, 7], target[7, 8], target[2, 2] = 0.8, 0.4, 0.8
+    sides = np.full((4, 15, 15), [[[20.0]], [[40.0]], [[20.0]], [[40.0]]])
+    sides[:, 7, 8] = 20 + 11, 40, 20 - 11, 40  # its middle is 16 - 11 = 5 pixels to the right
+    answer = Answer(target, sides)
+    second = 0.25 * np.exp(-0.5)  # weight of the second box if that of the first is 1
+    found = _mean_middle(answer, 7, 7, np.array([5.0, 10.0]))
+    np.testing.assert_allclose(found, [5 * second / (1 + second), 0], atol=1e-9)
+    np.testing.assert_allclose(_mean_middle(answer, 7, 7, np.zeros(2)), [0, 0])
+    np.testing.assert_allclose(_mean_middle(answer, 0, 0, np.array([5.0, 10.0])), [-112, -112])
 
 
 def test_changes_are_penalised() -> None:

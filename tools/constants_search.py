@@ -72,6 +72,7 @@ RANGES: dict[type[Constants], dict[str, BaseDistribution]] = {
         "change_penalty": FloatDistribution(0.0, 0.5),
         "size_rate": FloatDistribution(0.02, 0.9),
         "size_correction": SHARE,
+        "middle_reach": FloatDistribution(0.0, 0.5),
         "score_shift": FloatDistribution(0.0, 6.0),
         **OF_STATES,
     },

@@ -40,6 +40,7 @@ HEAD = (
     "change_penalty",
     "size_rate",
     "size_correction",
+    "middle_reach",
     "score_shift",
     "sure_score",
     "faint_score",

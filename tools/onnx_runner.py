@@ -138,7 +138,7 @@ class HeadTracker(Tracker):
         """See `Tracker`; this also finds a correction of sizes in this image."""
         super().init(image, box)
         self.correction = np.ones(2)
-        share = self.constants.get("size_correction", 0.0)  # older files have none
+        share = self.constants["size_correction"]
         if not share:
             return
         target, (left, top, right, bottom) = self._look(image)
@@ -160,8 +160,8 @@ class HeadTracker(Tracker):
         share = constants["window_influence"]
         final = trust * (1 - share) + window * share
         at = row, column = np.unravel_index(final.argmax(), final.shape)
-        cell = np.array([column, row]) - (np.array(target.shape[::-1]) - 1) / 2
-        middle = np.array([right[at] - left[at], bottom[at] - top[at]]) / 2
+        x, y = (self.network.stride * (np.arange(n) - (n - 1) / 2) for n in target.shape[::-1])
+        middles = np.stack([x + (right - left) / 2, y[:, None] + (bottom - top) / 2])
         likely = float(target[at]) * math.exp(-constants["score_shift"])
         score = likely / (likely + (1 - float(target[at])))
         if score < constants["faint_score"]:
@@ -170,7 +170,8 @@ class HeadTracker(Tracker):
             rate = constants["size_rate"] * trust[at]
             new = self.size * (1 - rate) + size[:, row, column] * scale * rate
             self.size = np.clip(new, constants["smallest_size"], self.frame)
-        self.move((cell * self.network.stride + middle) * scale)
+        reach = constants["middle_reach"] * size[:, row, column]
+        self.move(_mean_middle(middles, target, at, reach) * scale)
         return score
 
     def _look(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -298,6 +299,20 @@ def _inside(box: Sequence[float], image: np.ndarray) -> np.ndarray:
     if min(right - left, bottom - top) < 1:
         raise ValueError(f"box {box}: less than a pixel of it is in the image, {width} x {height}")
     return np.array([left, top, right - left, bottom - top])
+
+
+def _mean_middle(
+    middles: np.ndarray, target: np.ndarray, at: tuple[int, int], reach: np.ndarray
+) -> np.ndarray:
+    """The mean of `middles` `[2, rows, columns]` that lie about `reach` (x, y) around that `at`."""
+    best = middles[:, at[0], at[1]]
+    if not reach.all():
+        return best
+    distance = (middles - best[:, None, None]) / reach[:, None, None]
+    weights = target**2 * np.exp(-(distance**2).sum(axis=0) / 2)
+    if weights[at] < 1e-12:
+        return best
+    return (middles * weights).sum(axis=(1, 2)) / weights.sum()
 
 
 def _window(shape: tuple[int, ...]) -> np.ndarray:

@@ -30,6 +30,7 @@ MOST_SHIFT = 30.0  # largest shift of a logit; with far larger ones a score woul
 SMALLEST = 10.0  # least width and height of a target, in pixels of the image
 MOST_CORRECTION = 2.0  # largest factor that corrects a width or height
 TINY = 1e-12  # replaces a sum of 0
+SHARES = ("window_influence", "change_penalty", "size_rate", "size_correction", "middle_reach")
 
 
 class Answer(NamedTuple):
@@ -65,6 +66,7 @@ class AnchorFreeConfig(StateConfig):
     change_penalty: float = 0.138  # strength of the penalty on a change of size or proportions
     size_rate: float = 0.1  # weight of the new size if the probability is 1
     size_correction: float = 0.5  # share of the first frame's error that all sizes are corrected by
+    middle_reach: float = 0.25  # boxes with middles so near, in box sizes, are averaged; 0: none
     score_shift: float = 4.0  # subtracted from the logit to give the score
 
     def __post_init__(self) -> None:
@@ -75,7 +77,7 @@ class AnchorFreeConfig(StateConfig):
             raise ValueError(
                 f"score_shift={self.score_shift}: give a number from -{most} to {most}"
             )
-        for name in ("window_influence", "change_penalty", "size_rate", "size_correction"):
+        for name in SHARES:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)}: give a number from 0 to 1")
 
@@ -86,6 +88,7 @@ AS_PUBLISHED = AnchorFreeConfig(
     change_penalty=0.138,
     size_rate=0.348,
     size_correction=0.0,
+    middle_reach=0.0,
     score_shift=0.0,
     sure_score=0,
     lost_score=0.3,
@@ -111,6 +114,9 @@ class AnchorFree(Follower):
 
     The network finds some targets too wide or too high in all frames. So it also searches the first
     frame, and the error found there corrects all sizes.
+
+    The box's middle is a mean over positions, see `_mean_middle`. The middle that one position
+    finds would tremble, because the best position changes from frame to frame.
     """
 
     def __init__(
@@ -156,14 +162,13 @@ class AnchorFree(Follower):
         size = _sizes(answer) * self._correction[:, None, None]
         trust = self._penalty(size, self._target.size / self._side) * answer.target
         final = trust * (1 - window_share) + _window(*answer.target.shape) * window_share
-        at = row, column = np.unravel_index(final.argmax(), final.shape)
-        center = (np.array(answer.target.shape[::-1]) - 1) / 2
-        position = (np.array([column, row]) - center) * POSITION_STRIDE
-        left, top, right, bottom = answer.sides[:, row, column].astype(np.float64)
-        middle = np.array([right - left, bottom - top]) / 2
-        choice = _Choice(size[:, row, column] * self._side, float(trust[at]))
-        offset, spacing = (position + middle) * self._side, POSITION_STRIDE * self._side
-        score = _shifted(float(answer.target[at]), self.config.score_shift)
+        row, column = divmod(int(final.argmax()), final.shape[1])
+        best_size = size[:, row, column]
+        reach = self.config.middle_reach * best_size
+        offset = _mean_middle(answer, row, column, reach) * self._side
+        spacing = POSITION_STRIDE * self._side
+        choice = _Choice(best_size * self._side, float(trust[row, column]))
+        score = _shifted(float(answer.target[row, column]), self.config.score_shift)
         return Sighting(offset, score, choice, answer.target, spacing)
 
     def _penalty(self, size: np.ndarray, before: np.ndarray) -> np.ndarray:
@@ -177,6 +182,36 @@ def _sizes(answer: Answer) -> np.ndarray:
     """Widths and heights, `[2, rows, columns]` float64, in pixels of the crop."""
     left, top, right, bottom = answer.sides.astype(np.float64)
     return np.stack([left + right, top + bottom])
+
+
+def _middles(answer: Answer) -> np.ndarray:
+    """The middle `[2, rows, columns]` float64 of each position's box.
+
+    x and y are pixels of the crop, from the crop's middle.
+    """
+    rows, columns = answer.target.shape
+    left, top, right, bottom = answer.sides.astype(np.float64)
+    x = (np.arange(columns) - (columns - 1) / 2) * POSITION_STRIDE
+    y = (np.arange(rows) - (rows - 1) / 2) * POSITION_STRIDE
+    return np.stack([x + (right - left) / 2, y[:, None] + (bottom - top) / 2])
+
+
+def _mean_middle(answer: Answer, row: int, column: int, reach: np.ndarray) -> np.ndarray:
+    """The mean `[2]` of the middles of all boxes that agree with the box at one position.
+
+    A box's weight is the square of its probability times a bell over the distance of the middles,
+    with the deviations `reach` (x, y), pixels of the crop. If `reach` is 0, the mean is the middle
+    of the box at that position.
+    """
+    middles = _middles(answer)
+    best = middles[:, row, column]
+    if not reach.all():
+        return best
+    distance = (middles - best[:, None, None]) / reach[:, None, None]
+    weights = answer.target**2 * np.exp(-(distance**2).sum(0) / 2)
+    if weights[row, column] < TINY:  # too small for a mean
+        return best
+    return (middles * weights).sum((1, 2)) / weights.sum()
 
 
 def _size_error(answer: Answer, true: np.ndarray) -> np.ndarray:

@@ -44,7 +44,7 @@ def test_classify_goes_on_where_an_image_is_damaged(image_root, trained_resnet, 
     whole = image_root / "val" / "bright" / "0.png"
     assert classify.main(["--weights", packed, str(cut), str(whole)]) == 1
     captured = capsys.readouterr()
-    assert "cut.png: not a whole image" in captured.err
+    assert "cut.png is not an image, or is cut short" in captured.err
     assert len(captured.out.splitlines()) == 1
 
 

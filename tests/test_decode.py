@@ -132,6 +132,7 @@ def test_sizes_are_read_from_headers():
 
 
 @given(st.binary(max_size=60))
-def test_any_bytes_are_an_image_or_none(data):
+def test_any_bytes_are_an_image_or_refused(data):
     for start in (b"", b"\xff\xd8", b"\xff\xd8\xff\xc0\0\x11\x08"):
-        assert decode_crop(start + data, CentreCrop(1.0), 8) is None
+        with pytest.raises(ValueError, match=r"is empty|is not an image|larger than OpenCV"):
+            decode_crop(start + data, CentreCrop(1.0), 8)

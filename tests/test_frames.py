@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 import resource
 import struct
@@ -97,6 +98,49 @@ def test_an_image_cut_short_is_named(tmp_path: Path, suffix: str, keep: float) -
     damage(path, keep=keep)
     with pytest.raises(ValueError, match=rf"cut\{suffix} is (empty|not an image, or is cut short)"):
         read_image(path)
+
+
+def damaged_jpeg(path: Path) -> Path:
+    """A JPEG with wrong bytes in its middle, of which OpenCV makes a picture all the same."""
+    data = bytearray(cv2.imencode(".jpg", noisy(1)[0])[1].tobytes())
+    half = len(data) // 2
+    data[half : half + 60 : 3] = b"\x5a" * 20
+    path.write_bytes(data)
+    assert cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) is not None
+    return path
+
+
+def test_a_jpeg_with_wrong_bytes_inside_is_named(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = damaged_jpeg(tmp_path / "wrong.jpg")
+    capfd.readouterr()
+    with pytest.raises(ValueError, match=r"wrong\.jpg is damaged \(Corrupt JPEG data: "):
+        read_image(path)
+    assert capfd.readouterr().err == ""
+
+
+def test_bytes_left_over_in_a_whole_jpeg_are_no_damage(tmp_path: Path) -> None:
+    data = cv2.imencode(".jpg", noisy(1)[0])[1].tobytes()
+    (tmp_path / "whole.jpg").write_bytes(data)
+    (tmp_path / "padded.jpg").write_bytes(data[:-2] + b"\0\0\0" + data[-2:])
+    images = [read_image(tmp_path / name) for name in ("whole.jpg", "padded.jpg")]
+    assert np.array_equal(*images)
+
+
+def test_what_others_write_while_a_jpeg_is_decoded_is_passed_on(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    imdecode = cv2.imdecode
+
+    def interrupted(data: np.ndarray, flags: int) -> np.ndarray | None:
+        os.write(2, b"from another thread\n")
+        return imdecode(data, flags)
+
+    cv2.imwrite(str(tmp_path / "whole.jpg"), picture())
+    monkeypatch.setattr(cv2, "imdecode", interrupted)
+    read_image(tmp_path / "whole.jpg")
+    assert capfd.readouterr().err == "from another thread\n"
 
 
 # --- folders, patterns, cameras

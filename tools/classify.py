@@ -286,9 +286,10 @@ def class_images(classifier: Classifier, paths: list[Path], top: int) -> int:
     centre = CentreCrop(taken.share, ratio=taken.width / taken.height)
     code = 0
     for path in list_images(paths):
-        crop = decode_crop(path.read_bytes(), centre, (taken.width, taken.height))
-        if crop is None:
-            print(f"error: {path}: not a whole image that OpenCV can decode", file=sys.stderr)
+        try:
+            crop = decode_crop(path.read_bytes(), centre, (taken.width, taken.height), path=path)
+        except ValueError as error:
+            print(f"error: {error}", file=sys.stderr)
             code = 1
             continue
         if taken.channels == 1:

@@ -14,6 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from rbsf.datasets.video import jpeg
 from rbsf.system.text import printable
 
 IMAGE_SUFFIXES = (
@@ -35,6 +36,10 @@ EXTREMES = (0.1, 99.9)  # percentiles of an image that become black and white wh
 DEFLATE_RATIO = 1032  # zlib cannot pack more bytes than this into one
 CUT_SHORT = "is not an image, or is cut short; replace or remove it"
 PIXELS_VARIABLE = "OPENCV_IO_MAX_IMAGE_PIXELS"  # OpenCV's; `rbsf.system.program` sets it
+TOO_LARGE = (
+    "is larger than OpenCV reads; scale it down, or raise the limit by the environment variable"
+    f" {PIXELS_VARIABLE}"
+)
 STACK = 4  # images of the largest size whose pixels a stack may have in all
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -51,9 +56,7 @@ def read_image(path: str | Path) -> np.ndarray:
     """
     path = Path(path)
     data = _read_bytes(path)
-    image = _decode(data, path)
-    if image is None:
-        raise ValueError(f"image {path} {CUT_SHORT}")
+    image = decode(data, path, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     if image.dtype != np.uint8:
         image = _to_8_bits(image, path)
     if image.ndim == 2:
@@ -64,32 +67,44 @@ def read_image(path: str | Path) -> np.ndarray:
 def _read_bytes(path: Path) -> np.ndarray:
     if not path.is_file():
         raise FileNotFoundError(f"image {path} does not exist")
-    data = np.fromfile(path, dtype=np.uint8)
+    return np.fromfile(path, dtype=np.uint8)
+
+
+def decode(data: np.ndarray, path: Path, flags: int = cv2.IMREAD_COLOR) -> np.ndarray:
+    """Decode an image file with OpenCV: `[H, W, 3]` BGR of its own type, or `[H, W]` of floats.
+
+    `flags`: as of `cv2.imdecode`. Raises ValueError, naming `path`, if it cannot be decoded whole.
+    """
+    check_file(data, path)
+    try:
+        image = _decode(data, path, flags)
+    except cv2.error:
+        raise ValueError(f"image {path} {TOO_LARGE}") from None
+    if image is None:
+        raise ValueError(f"image {path} {CUT_SHORT}")
+    return image if image.ndim == 2 else image[..., :3]
+
+
+def _decode(data: np.ndarray, path: Path, flags: int) -> np.ndarray | None:
+    if data[: len(jpeg.START)].tobytes() == jpeg.START:
+        image, complaint = jpeg.decode_jpeg(data, flags)
+        if image is not None and complaint:
+            raise ValueError(f"image {path} is damaged ({complaint}); replace or remove it")
+        return image
+    image = cv2.imdecode(data, flags)
+    if image is None:  # OpenCV does not make gray floats three channels
+        image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    return image
+
+
+def check_file(data: np.ndarray, path: Path) -> None:
+    """Raise ValueError for an empty file, and for a PNG that must be cut short or damaged.
+
+    If it claims more pixels than a file of its length can hold, OpenCV would allocate memory for
+    them before it notices.
+    """
     if not data.size:
         raise ValueError(f"image {path} is empty (0 bytes); replace or remove it")
-    return data
-
-
-def _decode(data: np.ndarray, path: Path) -> np.ndarray | None:
-    """Decode with OpenCV: `[H, W, 3]` BGR of the file's own type, or `[H, W]` of floats."""
-    check_png(data, path)
-    try:
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
-        if image is None:  # OpenCV does not make gray floats three channels
-            image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
-    except cv2.error:
-        raise ValueError(
-            f"image {path} is larger than OpenCV reads; scale it down, or raise the limit by the"
-            f" environment variable {PIXELS_VARIABLE}"
-        ) from None
-    return image if image is None or image.ndim == 2 else image[..., :3]
-
-
-def check_png(data: np.ndarray, path: Path) -> None:
-    """Raise ValueError for a PNG that claims more pixels than a file of its length can hold.
-
-    OpenCV would allocate memory for them before it notices.
-    """
     if data[: len(PNG)].tobytes() != PNG or len(data) < 24:
         return
     content = data.tobytes()
@@ -97,7 +112,8 @@ def check_png(data: np.ndarray, path: Path) -> None:
     least = width * height / 8  # bytes, at one bit a pixel
     if least > DEFLATE_RATIO * len(content):
         raise ValueError(
-            f"image {path} claims {width} x {height} pixels in {len(content)} bytes: it is damaged"
+            f"image {path} claims {width} x {height} pixels in {len(content)} bytes: it is"
+            " damaged; replace or remove it"
         )
     position = len(PNG)
     while position + 12 <= len(content):
@@ -131,7 +147,7 @@ def read_stack(path: Path) -> list[np.ndarray]:
     Raises ValueError if not all of them can be decoded.
     """
     data = _read_bytes(path)
-    check_png(data, path)
+    check_file(data, path)
     count = count_pictures(path)
     first = cv2.imdecode(data, cv2.IMREAD_COLOR)
     if first is not None and count * first.shape[0] * first.shape[1] > STACK * most_pixels():

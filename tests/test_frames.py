@@ -4,6 +4,7 @@ import os
 import re
 import resource
 import struct
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -230,6 +231,21 @@ def test_frames_of_a_file_without_an_index_are_found(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"frame 20 of video .*a\.ts cannot be decoded"):
         read_video_frame(tmp_path / "a.ts", 20)
     assert np.array_equal(read_video_frame(tmp_path / "a.ts", 1), images[1])
+
+
+def test_pyav_tells_of_frames_with_errors_once(tmp_path: Path) -> None:
+    path = tmp_path / "a.ts"
+    write_transport_stream(path, noisy(20))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(list(PyavReader(path))) == 20
+    data = bytearray(path.read_bytes())
+    half = len(data) // 2
+    data[half : half + 4000 : 40] = b"\x5a" * 100
+    path.write_bytes(data)
+    with pytest.warns(UserWarning, match=r"a\.ts is damaged: from frame \d+ on") as told:
+        assert len(list(PyavReader(path))) > 10
+    assert len(told) == 1
 
 
 def test_a_small_file_does_not_take_the_memory(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from fractions import Fraction
 from importlib.util import find_spec
@@ -44,8 +45,11 @@ class PyavReader:
         check_video_size(path, *size)
 
     def __iter__(self) -> Iterator[Stamped]:
-        """All frames; None in place of one that cannot be decoded."""
-        seconds = 0.0
+        """All frames; None in place of one that cannot be decoded.
+
+        Warns of the first one that is decoded with errors.
+        """
+        seconds, number, sound = 0.0, 0, True
         with self._open() as container:
             stream = _main_stream(container)
             stream.thread_type = "AUTO"
@@ -54,11 +58,22 @@ class PyavReader:
                     decoded = packet.decode()
                 except self._errors():
                     yield None, seconds
+                    number += 1
                     continue
                 for frame in decoded:
+                    if sound and frame.is_corrupt:
+                        sound = False
+                        self._warn_of_damage(number)
+                    number += 1
                     seconds = seconds if frame.time is None else float(frame.time)
                     image = frame.to_ndarray(format="rgb24")
                     yield self._turn.apply(image) if self._turn else image, seconds
+
+    def _warn_of_damage(self, number: int) -> None:
+        warnings.warn(
+            f"video {self.path} is damaged: from frame {number} on, pictures may be wrong",
+            stacklevel=3,
+        )
 
     def _open(self) -> Any:
         import av

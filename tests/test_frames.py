@@ -144,6 +144,20 @@ def test_what_others_write_while_a_jpeg_is_decoded_is_passed_on(
     assert capfd.readouterr().err == "from another thread\n"
 
 
+@pytest.mark.skipif(not hasattr(cv2, "imwriteanimation"), reason=needs("opencv", "OpenCV is old"))
+@pytest.mark.parametrize("suffix", [".png", ".webp"])
+def test_an_animated_image_has_its_own_clock(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"slow{suffix}"
+    animation = cv2.Animation()
+    animation.frames = [picture((value,) * 3)[..., 0] for value in (20, 120, 220)]  # gray
+    animation.durations = np.array([500, 250, 250])
+    assert cv2.imwriteanimation(str(path), animation)
+    frames = open_frames(path)
+    assert (frames.count, frames.fps) == (3, 3.0)
+    assert [seconds for _, seconds in frames.start()] == [0.0, 0.5, 0.75]
+    assert {image.shape for image in frames} == {(48, 64, 3)}
+
+
 # --- folders, patterns, cameras
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 
 from rbsf.datasets.video.images import (
@@ -70,11 +71,15 @@ def _open_folder(path: Path) -> Frames:
 
 
 def _open_image(path: Path) -> Frames:
-    """One picture, or all of an animated image."""
+    """One picture, or all of an animated image, with its own clock if it has one."""
     if count_pictures(path) == 1:
         return _open_images(str(path), [path])
-    images = read_stack(path)
-    return Frames(str(path), None, len(images), lambda: ((image, None) for image in images))
+    images, durations = read_stack(path)
+    if not durations:
+        return Frames(str(path), None, len(images), lambda: ((image, None) for image in images))
+    times = [0.0, *accumulate(durations)]  # of the pictures, and of the end
+    rate = len(images) / times[-1]
+    return Frames(str(path), rate, len(images), lambda: zip(images, times, strict=False))
 
 
 def _open_images(name: str, paths: Sequence[Path]) -> Frames:

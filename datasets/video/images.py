@@ -40,6 +40,7 @@ TOO_LARGE = (
     "is larger than OpenCV reads; scale it down, or raise the limit by the environment variable"
     f" {PIXELS_VARIABLE}"
 )
+TIMED = (".png", ".webp")  # animated images whose durations OpenCV reads; AVIF's it reads wrongly
 STACK = 4  # images of the largest size whose pixels a stack may have in all
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -57,11 +58,16 @@ def read_image(path: str | Path) -> np.ndarray:
     path = Path(path)
     data = _read_bytes(path)
     image = decode(data, path, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    return _to_rgb(image, path)
+
+
+def _to_rgb(image: np.ndarray, path: Path) -> np.ndarray:
+    """Convert gray, BGR or BGRA of any type to `[H, W, 3]` uint8 RGB."""
     if image.dtype != np.uint8:
         image = _to_8_bits(image, path)
     if image.ndim == 2:
         return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(image[..., :3], cv2.COLOR_BGR2RGB)
 
 
 def _read_bytes(path: Path) -> np.ndarray:
@@ -141,9 +147,10 @@ def _to_8_bits(image: np.ndarray, path: Path) -> np.ndarray:
     return (np.clip((image - low) / span, 0, 1) * 255).round().astype(np.uint8)
 
 
-def read_stack(path: Path) -> list[np.ndarray]:
+def read_stack(path: Path) -> tuple[list[np.ndarray], list[float]]:
     """Read all pictures of an animated image or a stack, each as `read_image` does.
 
+    Also returns how many seconds each picture is shown; an empty list if the file does not say.
     Raises ValueError if not all of them can be decoded.
     """
     data = _read_bytes(path)
@@ -155,14 +162,23 @@ def read_stack(path: Path) -> list[np.ndarray]:
             f"image {path} holds {count} pictures of {first.shape[1]} x {first.shape[0]} pixels,"
             " more than fit in memory; convert it to a video or to a folder of images"
         )
-    good, images = cv2.imdecodemulti(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
-    if not good or len(images) < count:
+    images, seconds = _decode_all(data, path)
+    if len(images) < count:
         raise ValueError(
             f"image {path} holds {count} pictures, of which {len(images)} can be decoded; convert"
             " it to a video or to a folder of images"
         )
-    eight = (each if each.dtype == np.uint8 else _to_8_bits(each, path) for each in images)
-    return [cv2.cvtColor(image, cv2.COLOR_BGR2RGB) for image in eight]
+    return [_to_rgb(image, path) for image in images], seconds
+
+
+def _decode_all(data: np.ndarray, path: Path) -> tuple[Sequence[np.ndarray], list[float]]:
+    """Pictures of a file as OpenCV gives them, and their durations as `read_stack` does."""
+    if path.suffix.lower() in TIMED and hasattr(cv2, "imdecodeanimation"):  # OpenCV 4.11
+        _, animation = cv2.imdecodeanimation(data)
+        seconds = [int(duration) / 1000 for duration in animation.durations]
+        return animation.frames, seconds if any(seconds) else []
+    _, images = cv2.imdecodemulti(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    return images, []
 
 
 def check_video_size(path: str | Path, width: int, height: int) -> None:

@@ -158,6 +158,21 @@ def test_an_animated_image_has_its_own_clock(tmp_path: Path, suffix: str) -> Non
     assert {image.shape for image in frames} == {(48, 64, 3)}
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_jpeg_of_several_pictures_is_no_video(tmp_path: Path, order: str) -> None:
+    jpeg = cv2.imencode(".jpg", picture())[1].tobytes()
+    start = b"II*\0" if order == "<" else b"MM\0*"
+    entries = struct.pack(order + "HHI4sHHIII", 0xB000, 7, 4, b"0100", 0xB001, 4, 1, 16, 0)
+    table = b"MPF\0" + start + struct.pack(order + "IH", 8, 2) + entries
+    data = jpeg[:2] + b"\xff\xe2" + struct.pack(">H", len(table) + 2) + table + jpeg[2:]
+    (tmp_path / "a.mpo").write_bytes(data * 16)
+    with pytest.raises(ValueError, match=r"a\.mpo holds 16 pictures, of which only the first"):
+        open_frames(tmp_path / "a.mpo")
+    (tmp_path / "phone.jpg").write_bytes(data * 2)
+    assert read_image(tmp_path / "phone.jpg").shape == (48, 64, 3)
+    assert len(list(open_frames(tmp_path / "phone.jpg"))) == 1
+
+
 # --- folders, patterns, cameras
 
 

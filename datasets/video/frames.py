@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 
+from rbsf.datasets.video import jpeg
 from rbsf.datasets.video.images import (
     IMAGE_SUFFIXES,
     count_pictures,
@@ -52,6 +53,8 @@ def open_frames(source: str | Path) -> Frames:
     if path.is_dir():
         return _open_folder(path)
     if path.is_file():
+        if path.suffix.lower() == ".mpo":
+            _refuse_many(path)
         return _open_image(path) if path.suffix.lower() in IMAGE_SUFFIXES else open_video(path)
     if text.isdecimal():
         return open_camera(int(text))
@@ -68,6 +71,16 @@ def open_frames(source: str | Path) -> Frames:
 def _open_folder(path: Path) -> Frames:
     folder = path if list_images(path) or not (path / "img").is_dir() else path / "img"
     return _open_images(str(path), [folder / name for name in list_images(folder)])
+
+
+def _refuse_many(path: Path) -> None:
+    """Raise ValueError for a JPEG of several pictures, of which OpenCV and FFmpeg read one."""
+    count = jpeg.count_pictures(path)
+    if count > 1:
+        raise ValueError(
+            f"image {path} holds {count} pictures, of which only the first can be read; save each"
+            " as a file of its own and give their folder"
+        )
 
 
 def _open_image(path: Path) -> Frames:

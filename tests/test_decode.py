@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from requirements import needs
 
 from rbsf.datasets.images.decode import AREA, RATIO, CentreCrop, RandomCrop, decode_crop, jpeg_size
+from rbsf.datasets.video.images import read_image
 
 
 def encode(image, suffix=".jpg"):
@@ -83,7 +84,7 @@ def test_reduced_decoding_shows_the_same_crop(monkeypatch):
     flags, imdecode = [], cv2.imdecode
 
     def decode(data, flag):
-        flags.append(flag)
+        flags.append(flag & ~cv2.IMREAD_ANYDEPTH)
         return imdecode(data, flag)
 
     monkeypatch.setattr(cv2, "imdecode", decode)
@@ -120,6 +121,17 @@ def test_gray_cmyk_and_rotated_jpegs_are_read():
     found = corners(decode_crop(rotated, CentreCrop(1.0), 32))
     assert np.abs(found[1] - (220, 30, 30)).max() < 12  # red moved from the left to the right
     assert np.abs(found[0] - (30, 30, 220)).max() < 12
+
+
+@pytest.mark.filterwarnings("ignore:.*stretched")
+@pytest.mark.parametrize("channels", [1, 3])
+def test_floats_are_read_as_tracking_reads_them(channels, tmp_path):
+    ramp = np.linspace(-3, 500, 32 * 32 * channels, dtype=np.float32).reshape(32, 32, channels)
+    path = tmp_path / "a.tif"
+    cv2.imwrite(str(path), ramp)
+    crop = decode_crop(path.read_bytes(), CentreCrop(1.0), 32, path=path)
+    assert np.array_equal(crop, read_image(path))
+    assert np.ptp(crop.astype(int)) > 200
 
 
 def test_sizes_are_read_from_headers():

@@ -57,17 +57,14 @@ def read_image(path: str | Path) -> np.ndarray:
     """
     path = Path(path)
     data = _read_bytes(path)
-    image = decode(data, path, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
-    return _to_rgb(image, path)
+    return cv2.cvtColor(decode(data, path), cv2.COLOR_BGR2RGB)
 
 
-def _to_rgb(image: np.ndarray, path: Path) -> np.ndarray:
-    """Convert gray, BGR or BGRA of any type to `[H, W, 3]` uint8 RGB."""
+def _to_bgr(image: np.ndarray, path: Path) -> np.ndarray:
+    """Convert gray, BGR or BGRA of any type to `[H, W, 3]` uint8 BGR."""
     if image.dtype != np.uint8:
         image = _to_8_bits(image, path)
-    if image.ndim == 2:
-        return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
-    return cv2.cvtColor(image[..., :3], cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) if image.ndim == 2 else image[..., :3]
 
 
 def _read_bytes(path: Path) -> np.ndarray:
@@ -77,18 +74,18 @@ def _read_bytes(path: Path) -> np.ndarray:
 
 
 def decode(data: np.ndarray, path: Path, flags: int = cv2.IMREAD_COLOR) -> np.ndarray:
-    """Decode an image file with OpenCV: `[H, W, 3]` BGR of its own type, or `[H, W]` of floats.
+    """Decode an image file as `read_image` does, but as BGR.
 
     `flags`: as of `cv2.imdecode`. Raises ValueError, naming `path`, if it cannot be decoded whole.
     """
     check_file(data, path)
     try:
-        image = _decode(data, path, flags)
+        image = _decode(data, path, flags | cv2.IMREAD_ANYDEPTH)
     except cv2.error:
         raise ValueError(f"image {path} {TOO_LARGE}") from None
     if image is None:
         raise ValueError(f"image {path} {CUT_SHORT}")
-    return image if image.ndim == 2 else image[..., :3]
+    return _to_bgr(image, path)
 
 
 def _decode(data: np.ndarray, path: Path, flags: int) -> np.ndarray | None:
@@ -168,7 +165,8 @@ def read_stack(path: Path) -> tuple[list[np.ndarray], list[float]]:
             f"image {path} holds {count} pictures, of which {len(images)} can be decoded; convert"
             " it to a video or to a folder of images"
         )
-    return [_to_rgb(image, path) for image in images], seconds
+    all_bgr = (_to_bgr(image, path) for image in images)
+    return [cv2.cvtColor(image, cv2.COLOR_BGR2RGB) for image in all_bgr], seconds
 
 
 def _decode_all(data: np.ndarray, path: Path) -> tuple[Sequence[np.ndarray], list[float]]:

@@ -5,6 +5,7 @@ import re
 import resource
 import struct
 import warnings
+import wave
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -156,6 +157,9 @@ def test_an_animated_image_has_its_own_clock(tmp_path: Path, suffix: str) -> Non
     assert (frames.count, frames.fps) == (3, 3.0)
     assert [seconds for _, seconds in frames.start()] == [0.0, 0.5, 0.75]
     assert {image.shape for image in frames} == {(48, 64, 3)}
+    damage(path, keep=0.5)
+    with pytest.raises(ValueError, match=rf"slow\{suffix} is not an image, or is cut short"):
+        open_frames(path)
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -316,6 +320,16 @@ def test_text_is_not_a_video(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_text("x,y,w,h\n" * 100)
     with pytest.raises(ValueError, match=r"a\.mp4 cannot be opened as a video"):
         open_frames(tmp_path / "a.mp4")
+
+
+def test_a_file_of_sound_is_said_to_hold_no_pictures(tmp_path: Path) -> None:
+    pytest.importorskip("av", reason=needs("pyav", "OpenCV cannot tell"))
+    with wave.open(str(tmp_path / "sound.wav"), "wb") as sound:
+        sound.setparams((1, 2, 8000, 0, "NONE", ""))
+        sound.writeframes(bytes(8000))
+    (tmp_path / "sound.wav").rename(tmp_path / "sound.mp4")
+    with pytest.raises(ValueError, match=r"sound\.mp4 holds no pictures, only sound or text"):
+        open_frames(tmp_path / "sound.mp4")
 
 
 def test_a_video_of_zeros_where_frames_should_be_is_refused(tmp_path: Path) -> None:

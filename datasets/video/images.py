@@ -154,6 +154,8 @@ def read_stack(path: Path) -> tuple[list[np.ndarray], list[float]]:
     check_file(data, path)
     count = count_pictures(path)
     first = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    if not count:
+        raise ValueError(f"image {path} {CUT_SHORT}")
     if first is not None and count * first.shape[0] * first.shape[1] > STACK * most_pixels():
         raise ValueError(
             f"image {path} holds {count} pictures of {first.shape[1]} x {first.shape[0]} pixels,"

@@ -170,6 +170,8 @@ def _choose_reader(path: Path, place: Path, changed_at: int) -> Reader:
         raise ValueError(f"video {path} {fault}; {advice(path)}")
     try:
         return PyavReader(path)
+    except pyav_reader.NoPictures:
+        raise
     except ValueError:
         raise ValueError(f"video {path} {fault}") from None
 

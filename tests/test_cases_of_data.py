@@ -319,7 +319,7 @@ def test_classes_need_names_that_are_utf8(tmp_path: Path) -> None:
 
 def test_only_images_that_are_not_hidden_are_classed() -> None:
     photos = case("16-classify-hidden-files") / "photos"
-    assert [path.name for path in list_images([photos])] == ["a.png", "z.png"]
+    assert [path.name for path in list_images(photos)] == ["a.png", "z.png"]
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -7,7 +7,7 @@ import os
 import re
 import struct
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -30,6 +30,7 @@ IMAGE_SUFFIXES = (
     ".jp2",
     ".avif",
 )
+NOTES = ("", ".txt", ".csv", ".xml", ".json", ".md", ".db", ".ini")  # known not to be images
 COUNTER = re.compile(r"%(0?\d*)d")  # a number in a pattern as FFmpeg writes it: %d, %04d
 FEW_LEVELS = 64  # a 16-bit image is stretched if its upper 8 bits span fewer levels
 EXTREMES = (0.1, 99.9)  # percentiles of an image that become black and white when it is stretched
@@ -236,6 +237,14 @@ def list_images(folder: str | Path) -> list[str]:
         if entry.name.lower().endswith(IMAGE_SUFFIXES) and not entry.is_dir()
     ]
     return sorted((name for name in names if not name.startswith(".")), key=natural_key)
+
+
+def warn_of_other_files(folder: Path, names: Iterable[str]) -> None:
+    """Warn of those files among `names` that are neither images nor notes, as they are left out."""
+    known = (*IMAGE_SUFFIXES, *NOTES)
+    if others := [name for name in names if Path(name).suffix.lower() not in known]:
+        fault = f"{len(others)} files are of no known ending of images and are left out"
+        warnings.warn(f"{folder}: {fault}, such as {others[0]}", stacklevel=3)
 
 
 def find_images(pattern: str) -> list[Path]:

@@ -319,7 +319,7 @@ def test_classes_need_names_that_are_utf8(tmp_path: Path) -> None:
 
 def test_only_images_that_are_not_hidden_are_classed() -> None:
     photos = case("16-classify-hidden-files") / "photos"
-    assert [path.name for path in list_images([photos])] == ["a.png", "z.png"]
+    assert [path.name for path in list_images(photos)] == ["a.png", "z.png"]
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -504,7 +504,10 @@ def test_an_image_over_the_limit_is_left_out_of_a_preparation(tmp_path: Path) ->
 def test_no_crop_is_cut_of_an_image_over_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENCV_IO_MAX_IMAGE_PIXELS", "1000000")
     crop = CentreCrop(1.0)
-    assert decode_crop(claiming(1001, 1000), crop, 32) is None
-    assert decode_crop(claiming(1000, 1000), crop, 32) is not None
+    with pytest.raises(ValueError, match="larger than OpenCV reads"):
+        decode_crop(claiming(1001, 1000), crop, 32)
+    with pytest.raises(ValueError, match="is damaged"):  # read, but few pixels are in the file
+        decode_crop(claiming(1000, 1000), crop, 32)
     hostile = (case("hostile") / "image.png-hang-9ce8f1fd.png").read_bytes()
-    assert decode_crop(hostile, crop, 32) is None
+    with pytest.raises(ValueError, match="is cut short"):
+        decode_crop(hostile, crop, 32)

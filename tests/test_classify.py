@@ -44,8 +44,28 @@ def test_classify_goes_on_where_an_image_is_damaged(image_root, trained_resnet, 
     whole = image_root / "val" / "bright" / "0.png"
     assert classify.main(["--weights", packed, str(cut), str(whole)]) == 1
     captured = capsys.readouterr()
-    assert "cut.png: not a whole image" in captured.err
+    assert "cut.png is not an image, or is cut short" in captured.err
     assert len(captured.out.splitlines()) == 1
+
+
+def test_classify_goes_on_where_an_image_is_missing(image_root, trained_resnet, tmp_path, capsys):
+    packed = str(trained_resnet / "resnet18-packed.safetensors")
+    (tmp_path / "empty").mkdir()
+    paths = [tmp_path / "none.jpg", tmp_path / "empty", image_root / "val" / "bright" / "0.png"]
+    assert classify.main(["--weights", packed, *map(str, paths)]) == 1
+    captured = capsys.readouterr()
+    assert f"error: no image {paths[0]}\nerror: {paths[1]} holds no images" in captured.err
+    assert captured.out.startswith(f"{paths[2]}: ")
+
+
+def test_classify_warns_of_files_that_it_leaves_out(image_root, trained_resnet, tmp_path, capsys):
+    packed = str(trained_resnet / "resnet18-packed.safetensors")
+    shutil.copy(image_root / "val" / "bright" / "0.png", tmp_path)
+    for name in ("a.gif", "x.heic", "notes.txt", ".hidden.gif"):
+        (tmp_path / name).touch()
+    with pytest.warns(UserWarning, match=r"2 files .* are left out, such as a\.gif"):
+        assert classify.main(["--weights", packed, str(tmp_path)]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1
 
 
 @pytest.mark.parametrize(("share", "taken"), [({"share": 1.0}, 32), ({"share": 0.5}, 16), ({}, 28)])
@@ -126,15 +146,12 @@ def test_classify_writes_its_figures_over_no_weights(image_root, trained_resnet,
 def test_classify_refuses_what_it_cannot_use(image_root, trained_resnet, tmp_path, capsys):
     packed = str(trained_resnet / "resnet18-packed.safetensors")
     tracker = str(ROOT / "weights" / "rbsf.safetensors")
-    (tmp_path / "empty").mkdir()
     for flags, message in (
         (
             ["--weights", packed, "--engine", "torch", str(image_root)],
             "is packed; give the weights file",
         ),
         (["--weights", tracker, str(image_root)], "a packed tracker, no classifier; give"),
-        (["--weights", packed, str(tmp_path / "empty")], "holds no images"),
-        (["--weights", packed, str(tmp_path / "none.jpg")], "no image"),
         (["--weights", str(tmp_path / "none"), str(image_root)], "no weights file"),
     ):
         with pytest.raises((ValueError, OSError), match=message):

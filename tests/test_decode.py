@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from requirements import needs
 
 from rbsf.datasets.images.decode import AREA, RATIO, CentreCrop, RandomCrop, decode_crop, jpeg_size
+from rbsf.datasets.video.images import read_image
 
 
 def encode(image, suffix=".jpg"):
@@ -83,7 +84,7 @@ def test_reduced_decoding_shows_the_same_crop(monkeypatch):
     flags, imdecode = [], cv2.imdecode
 
     def decode(data, flag):
-        flags.append(flag)
+        flags.append(flag & ~cv2.IMREAD_ANYDEPTH)
         return imdecode(data, flag)
 
     monkeypatch.setattr(cv2, "imdecode", decode)
@@ -122,6 +123,17 @@ def test_gray_cmyk_and_rotated_jpegs_are_read():
     assert np.abs(found[0] - (30, 30, 220)).max() < 12
 
 
+@pytest.mark.filterwarnings("ignore:.*stretched")
+@pytest.mark.parametrize("channels", [1, 3])
+def test_floats_are_read_as_tracking_reads_them(channels, tmp_path):
+    ramp = np.linspace(-3, 500, 32 * 32 * channels, dtype=np.float32).reshape(32, 32, channels)
+    path = tmp_path / "a.tif"
+    cv2.imwrite(str(path), ramp)
+    crop = decode_crop(path.read_bytes(), CentreCrop(1.0), 32, path=path)
+    assert np.array_equal(crop, read_image(path))
+    assert np.ptp(crop.astype(int)) > 200
+
+
 def test_sizes_are_read_from_headers():
     assert jpeg_size(encode(plain(1, 33, 21))) == (33, 21)
     jpeg = encode(plain(1, 33, 21))
@@ -132,6 +144,7 @@ def test_sizes_are_read_from_headers():
 
 
 @given(st.binary(max_size=60))
-def test_any_bytes_are_an_image_or_none(data):
+def test_any_bytes_are_an_image_or_refused(data):
     for start in (b"", b"\xff\xd8", b"\xff\xd8\xff\xc0\0\x11\x08"):
-        assert decode_crop(start + data, CentreCrop(1.0), 8) is None
+        with pytest.raises(ValueError, match=r"is empty|is not an image|larger than OpenCV"):
+            decode_crop(start + data, CentreCrop(1.0), 8)

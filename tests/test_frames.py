@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import os
 import re
 import resource
 import struct
+import warnings
+import wave
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -99,6 +102,81 @@ def test_an_image_cut_short_is_named(tmp_path: Path, suffix: str, keep: float) -
         read_image(path)
 
 
+def damaged_jpeg(path: Path) -> Path:
+    """A JPEG with wrong bytes in its middle, of which OpenCV makes a picture all the same."""
+    data = bytearray(cv2.imencode(".jpg", noisy(1)[0])[1].tobytes())
+    half = len(data) // 2
+    data[half : half + 60 : 3] = b"\x5a" * 20
+    path.write_bytes(data)
+    assert cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) is not None
+    return path
+
+
+def test_a_jpeg_with_wrong_bytes_inside_is_named(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = damaged_jpeg(tmp_path / "wrong.jpg")
+    capfd.readouterr()
+    with pytest.raises(ValueError, match=r"wrong\.jpg is damaged \(Corrupt JPEG data: "):
+        read_image(path)
+    assert capfd.readouterr().err == ""
+
+
+def test_bytes_left_over_in_a_whole_jpeg_are_no_damage(tmp_path: Path) -> None:
+    data = cv2.imencode(".jpg", noisy(1)[0])[1].tobytes()
+    (tmp_path / "whole.jpg").write_bytes(data)
+    (tmp_path / "padded.jpg").write_bytes(data[:-2] + b"\0\0\0" + data[-2:])
+    images = [read_image(tmp_path / name) for name in ("whole.jpg", "padded.jpg")]
+    assert np.array_equal(*images)
+
+
+def test_what_others_write_while_a_jpeg_is_decoded_is_passed_on(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    imdecode = cv2.imdecode
+
+    def interrupted(data: np.ndarray, flags: int) -> np.ndarray | None:
+        os.write(2, b"from another thread\n")
+        return imdecode(data, flags)
+
+    cv2.imwrite(str(tmp_path / "whole.jpg"), picture())
+    monkeypatch.setattr(cv2, "imdecode", interrupted)
+    read_image(tmp_path / "whole.jpg")
+    assert capfd.readouterr().err == "from another thread\n"
+
+
+@pytest.mark.skipif(not hasattr(cv2, "imwriteanimation"), reason=needs("opencv", "OpenCV is old"))
+@pytest.mark.parametrize("suffix", [".png", ".webp"])
+def test_an_animated_image_has_its_own_clock(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"slow{suffix}"
+    animation = cv2.Animation()
+    animation.frames = [picture((value,) * 3)[..., 0] for value in (20, 120, 220)]  # gray
+    animation.durations = np.array([500, 250, 250])
+    assert cv2.imwriteanimation(str(path), animation)
+    frames = open_frames(path)
+    assert (frames.count, frames.fps) == (3, 3.0)
+    assert [seconds for _, seconds in frames.start()] == [0.0, 0.5, 0.75]
+    assert {image.shape for image in frames} == {(48, 64, 3)}
+    damage(path, keep=0.5)
+    with pytest.raises(ValueError, match=rf"slow\{suffix} is not an image, or is cut short"):
+        open_frames(path)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_jpeg_of_several_pictures_is_no_video(tmp_path: Path, order: str) -> None:
+    jpeg = cv2.imencode(".jpg", picture())[1].tobytes()
+    start = b"II*\0" if order == "<" else b"MM\0*"
+    entries = struct.pack(order + "HHI4sHHIII", 0xB000, 7, 4, b"0100", 0xB001, 4, 1, 16, 0)
+    table = b"MPF\0" + start + struct.pack(order + "IH", 8, 2) + entries
+    data = jpeg[:2] + b"\xff\xe2" + struct.pack(">H", len(table) + 2) + table + jpeg[2:]
+    (tmp_path / "a.mpo").write_bytes(data * 16)
+    with pytest.raises(ValueError, match=r"a\.mpo holds 16 pictures, of which only the first"):
+        open_frames(tmp_path / "a.mpo")
+    (tmp_path / "phone.jpg").write_bytes(data * 2)
+    assert read_image(tmp_path / "phone.jpg").shape == (48, 64, 3)
+    assert len(list(open_frames(tmp_path / "phone.jpg"))) == 1
+
+
 # --- folders, patterns, cameras
 
 
@@ -188,6 +266,21 @@ def test_frames_of_a_file_without_an_index_are_found(tmp_path: Path) -> None:
     assert np.array_equal(read_video_frame(tmp_path / "a.ts", 1), images[1])
 
 
+def test_pyav_tells_of_frames_with_errors_once(tmp_path: Path) -> None:
+    path = tmp_path / "a.ts"
+    write_transport_stream(path, noisy(20))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(list(PyavReader(path))) == 20
+    data = bytearray(path.read_bytes())
+    half = len(data) // 2
+    data[half : half + 4000 : 40] = b"\x5a" * 100
+    path.write_bytes(data)
+    with pytest.warns(UserWarning, match=r"a\.ts is damaged: from frame \d+ on") as told:
+        assert len(list(PyavReader(path))) > 10
+    assert len(told) == 1
+
+
 def test_a_small_file_does_not_take_the_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,6 +320,16 @@ def test_text_is_not_a_video(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_text("x,y,w,h\n" * 100)
     with pytest.raises(ValueError, match=r"a\.mp4 cannot be opened as a video"):
         open_frames(tmp_path / "a.mp4")
+
+
+def test_a_file_of_sound_is_said_to_hold_no_pictures(tmp_path: Path) -> None:
+    pytest.importorskip("av", reason=needs("pyav", "OpenCV cannot tell"))
+    with wave.open(str(tmp_path / "sound.wav"), "wb") as sound:
+        sound.setparams((1, 2, 8000, 0, "NONE", ""))
+        sound.writeframes(bytes(8000))
+    (tmp_path / "sound.wav").rename(tmp_path / "sound.mp4")
+    with pytest.raises(ValueError, match=r"sound\.mp4 holds no pictures, only sound or text"):
+        open_frames(tmp_path / "sound.mp4")
 
 
 def test_a_video_of_zeros_where_frames_should_be_is_refused(tmp_path: Path) -> None:

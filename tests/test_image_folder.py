@@ -289,15 +289,16 @@ def test_a_broken_image_is_named_or_skipped_when_asked(tmp_path, capsys, kind):
         (tmp_path / split / "n01" / f"{name}.JPEG").write_bytes(content)
     train, val = small(tmp_path)
     path = tmp_path / "train" / "n01" / "n01_1.JPEG"
-    refused(lambda: read(train), f"{path}: {reason}")
+    refused(lambda: read(train), f"image {path} {reason}; replace or remove it; or leave")
     refused(lambda: read(val, train=False), "n01_0.JPEG", reason)
     train, val = small(tmp_path, skip_broken=True)
     for _ in range(2):
         batches = read(train)
         sizes = [len(batch["label"]) for batch in batches]
         assert sizes == [4, 4, 4]  # the last batch is filled up
-    assert train.broken == {str(path): reason}
-    assert f"warning: {path}: {reason}; skipped, 1 so far" in capsys.readouterr().err
+    assert train.broken == {str(path): f"image {path} {reason}; replace or remove it"}
+    warned = f"warning: {train.broken[str(path)]}; skipped, 1 so far"
+    assert warned in capsys.readouterr().err
     assert [len(batch["label"]) for batch in read(val, train=False)] == [3, 2]
 
 
@@ -325,5 +326,7 @@ def test_an_error_in_a_worker_process_ends_a_program_in_one_line(tmp_path, capsy
         run(lambda: len(read(train)))
     assert ended.value.code == 1
     error = capsys.readouterr().err
-    assert error.startswith(f"error: {tmp_path / 'train' / 'n03' / 'n03_0.JPEG'}: is not an image")
+    assert error.startswith(
+        f"error: image {tmp_path / 'train' / 'n03' / 'n03_0.JPEG'} is not an image"
+    )
     assert error.count("\n") == 1

@@ -182,6 +182,9 @@ def test_videos_with_boxes_beside_them_are_found(tmp_path: Path) -> None:
         ):  # pickled, as worker processes get it
             assert [round(image.mean(), -1) for image in view] == [40, 120, 200]
             assert round(view.image(1).mean(), -1) == 120
+    (tmp_path / "clip.txt").rename(tmp_path / "clip.TXT")
+    assert summary(load_sequences(tmp_path)) == [("clip", 3, [10, 20, 30, 40])]
+    (tmp_path / "clip.TXT").unlink()
     write_lines(tmp_path / "clip.txt", BOXES[:2])
     message = r"sequence clip: 3 frames in .*clip\.mp4 but 2 boxes in .*clip\.txt"
     with pytest.raises(ValueError, match=message):

@@ -88,9 +88,30 @@ def box(kind: bytes, content: bytes, length: int | None = None) -> bytes:
     return struct.pack(">I4s", 8 + len(content) if length is None else length, kind) + content
 
 
+def gif(pictures: int) -> bytes:
+    """A GIF of 32 x 16 pixels, of which each picture paints the first."""
+    screen, colors = struct.pack("<HH", 32, 16), b"\xf0\0\0" + b"\0\0\0\xff\xff\xff"
+    picture = b"\x21\xf9\4\0\x0a\0\0\0," + struct.pack("<HHHH", 0, 0, 1, 1) + b"\0\2\2\x44\1\0"
+    return b"GIF89a" + screen + colors + picture * pictures + b";"
+
+
+def test_a_gif_without_its_end_is_broken(tmp_path: Path) -> None:
+    (tmp_path / "a.gif").write_bytes(gif(5))
+    assert drain(iter(open_frames(tmp_path / "a.gif"))) == (5, "")
+    (tmp_path / "a.gif").write_bytes(gif(5)[:-25])
+    count, message = drain(iter(open_frames(tmp_path / "a.gif")))
+    assert f"a.gif is cut short or damaged: {count} frames could be decoded" in message
+
+
 @pytest.mark.parametrize(
     ("data", "cut"),
     [
+        (gif(2), False),
+        (gif(2) + b"\0" * 20, False),
+        (gif(2)[:-1] + b"\0" * 20, False),  # rubbish in place of the end
+        (gif(2)[:-1], True),
+        (gif(2)[:-3], True),
+        (gif(2)[:30], True),
         (box(b"ftyp", b"isom") + box(b"mdat", b"12345678"), False),
         (box(b"ftyp", b"isom") + box(b"mdat", b"12345678", 17), True),
         (box(b"ftyp", b"isom") + box(b"mdat", b"12345678", 0), False),  # to the end of the file

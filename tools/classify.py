@@ -12,7 +12,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -252,27 +252,27 @@ def load(path: Path, engine: str, threads: int) -> Classifier:
     return load_torch(path, threads)
 
 
-def list_images(paths: list[Path]) -> Iterator[Path]:
-    """Yield the given files, and the images below the given folders except hidden ones.
+def list_images(path: Path) -> list[Path]:
+    """The file `path`, or the images below this folder except hidden ones.
 
-    Raises FileNotFoundError if a path does not exist, and ValueError if a folder has no image.
+    Warns of files there that are no known images. Raises FileNotFoundError if the path does not
+    exist, and ValueError if a folder has no image.
     """
-    from rbsf.datasets.video.images import IMAGE_SUFFIXES
+    from rbsf.datasets.video.images import IMAGE_SUFFIXES, warn_of_other_files
 
-    def is_image(path: Path, root: Path) -> bool:
-        hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-        return path.suffix.lower() in IMAGE_SUFFIXES and not hidden and path.is_file()
+    def is_hidden(file: Path) -> bool:
+        return any(part.startswith(".") for part in file.relative_to(path).parts)
 
-    for path in paths:
-        if not path.exists():
-            raise FileNotFoundError(f"no image {path}")
-        if not path.is_dir():
-            yield path
-            continue
-        found = sorted(file for file in path.rglob("*") if is_image(file, path))
-        if not found:
-            raise ValueError(f"{path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
-        yield from found
+    if not path.exists():
+        raise FileNotFoundError(f"no image {path}")
+    if not path.is_dir():
+        return [path]
+    files = sorted(file for file in path.rglob("*") if not is_hidden(file) and file.is_file())
+    found = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
+    if not found:
+        raise ValueError(f"{path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    warn_of_other_files(path, [str(file.relative_to(path)) for file in files])
+    return found
 
 
 def class_images(classifier: Classifier, paths: list[Path], top: int) -> int:
@@ -284,12 +284,17 @@ def class_images(classifier: Classifier, paths: list[Path], top: int) -> int:
 
     taken = classifier.input
     centre = CentreCrop(taken.share, ratio=taken.width / taken.height)
-    code = 0
-    for path in list_images(paths):
-        crop = decode_crop(path.read_bytes(), centre, (taken.width, taken.height))
-        if crop is None:
-            print(f"error: {path}: not a whole image that OpenCV can decode", file=sys.stderr)
-            code = 1
+    images, code = [], 0
+    for path in paths:
+        try:
+            images += list_images(path)
+        except (OSError, ValueError) as error:
+            code = tell(error)
+    for path in images:
+        try:
+            crop = decode_crop(path.read_bytes(), centre, (taken.width, taken.height), path=path)
+        except (OSError, ValueError) as error:
+            code = tell(error)
             continue
         if taken.channels == 1:
             crop = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)[..., None]  # [height, width, 1]
@@ -300,6 +305,12 @@ def class_images(classifier: Classifier, paths: list[Path], top: int) -> int:
         answers = [f"{taken.classes[i]} {100 * shares[i]:.1f}%" for i in best]
         print(f"{path}: {', '.join(answers)}")
     return code
+
+
+def tell(error: Exception) -> int:
+    """Print why an image could not be read; returns the program's exit code."""
+    print(f"error: {error}", file=sys.stderr)
+    return 1
 
 
 def images_of(batch: dict[str, Tensor]) -> np.ndarray:

@@ -27,13 +27,12 @@ import numpy as np
 from tqdm import tqdm
 
 from rbsf.datasets.images.in_files import FolderData
-from rbsf.datasets.video.images import IMAGE_SUFFIXES, encodable
+from rbsf.datasets.video.images import IMAGE_SUFFIXES, encodable, warn_of_other_files
 from rbsf.system.text import read_text
 
 PLACES = (".", "ILSVRC/Data/CLS-LOC", "tiny-imagenet-200")
 VALIDATION = ("val", "validation", "test")
 DEVKITS = (".", "devkit/data", "ILSVRC2012_devkit_t12/data")
-NOTES = ("", ".txt", ".csv", ".xml", ".json", ".md", ".db", ".ini")  # known not to be images
 MANY = 100  # with at least so many classes, listing them shows a progress bar
 
 Listing = tuple[list[str], list[str]]  # files below a folder, and each file's class
@@ -154,10 +153,8 @@ def _images_below(folder: Path, name: str) -> list[str]:
         seen.add(real)
         below = Path(place).relative_to(folder).as_posix()
         found += [f"{below}/{n}" for n in inside if _is_image(n)]
-        others += [n for n in inside if not _is_image(n) and Path(n).suffix.lower() not in NOTES]
-    if others:
-        fault = f"{len(others)} files are of no known ending of images and are left out"
-        warnings.warn(f"{folder / name}: {fault}, such as {others[0]}", stacklevel=2)
+        others += [n for n in inside if not _is_image(n)]
+    warn_of_other_files(folder / name, others)
     return found
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from rbsf.datasets.video.images import check_png, most_pixels
+from rbsf.datasets.video import jpeg
+from rbsf.datasets.video.images import TOO_LARGE, decode, most_pixels
 
 AREA = (0.08, 1.0)  # range of a random crop's area, as a share of the image's
 RATIO = (3 / 4, 4 / 3)  # range of a random crop's width / height
@@ -19,7 +20,6 @@ REDUCED = {  # how OpenCV decodes at 1/8, 1/4 and 1/2 of the size
     4: cv2.IMREAD_REDUCED_COLOR_4,
     2: cv2.IMREAD_REDUCED_COLOR_2,
 }
-JPEG_START = b"\xff\xd8"
 NOT_FRAMES = (0xC4, 0xC8, 0xCC)  # JPEG markers from 0xC0 to 0xCF that begin no frame
 
 Box = tuple[int, int, int, int]  # x, y, width, height in pixels
@@ -82,26 +82,30 @@ class CentreCrop:
 
 
 def decode_crop(
-    data: bytes, crop: RandomCrop | CentreCrop, size: int | Size, reduced: bool = True
-) -> np.ndarray | None:
+    data: bytes,
+    crop: RandomCrop | CentreCrop,
+    size: int | Size,
+    reduced: bool = True,
+    path: Path = Path(),
+) -> np.ndarray:
     """Decode a crop of an image file as `[height, width, 3]` uint8 RGB.
 
-    `size` is its (width, height), or one number for both. Returns None if OpenCV cannot decode the
-    file whole, or if it is larger than `most_pixels`. Gray is repeated, CMYK converted, alpha
+    `size` is its (width, height), or one number for both. Gray is repeated, CMYK converted, alpha
     dropped, and a rotation noted in EXIF applied. With `reduced`, a JPEG is decoded at 1/2, 1/4 or
     1/8 of its size: the smallest at which the crop still has `size`.
+
+    Raises ValueError, naming `path`, if the file cannot be decoded whole, or if it is larger than
+    `most_pixels`.
     """
     if isinstance(size, int):
         size = (size, size)
     header = jpeg_size(data) if reduced else None
     flags = cv2.IMREAD_COLOR
     if header is not None and math.prod(header) > most_pixels():
-        return None  # OpenCV would check the reduced size only
+        raise ValueError(f"image {path} {TOO_LARGE}")  # OpenCV would check the reduced size only
     if header is not None:
         flags = _reduced_flags(crop.box(*header), size)
-    image = decode_image(data, flags)
-    if image is None:
-        return None
+    image = decode(np.frombuffer(data, np.uint8), path, flags)
     x, y, width, height = crop.box(image.shape[1], image.shape[0])
     # Down to half the size, linear interpolation still uses every pixel and takes a fifth of the
     # time.
@@ -111,18 +115,6 @@ def decode_crop(
     if crop.mirror:
         image = cv2.flip(image, 1)
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-
-
-def decode_image(data: bytes, flags: int) -> np.ndarray | None:
-    """Decode an image file with OpenCV, as BGR. None: it fails, or the file claims a huge size."""
-    if not data:
-        return None
-    pixels = np.frombuffer(data, np.uint8)
-    try:
-        check_png(pixels, Path())
-        return cv2.imdecode(pixels, flags)
-    except (ValueError, cv2.error):  # OpenCV refuses some sizes
-        return None
 
 
 def _reduced_flags(box: Box, size: Size) -> int:
@@ -136,7 +128,7 @@ def _reduced_flags(box: Box, size: Size) -> int:
 
 def jpeg_size(data: bytes) -> tuple[int, int] | None:
     """Width and height in a JPEG's header, before any rotation; None if it is not a JPEG."""
-    if data[:2] != JPEG_START:
+    if data[:2] != jpeg.START:
         return None
     at = 2
     while at + 9 <= len(data) and data[at] == 0xFF:

@@ -103,12 +103,11 @@ class FolderData(Labelled):
         """Warn of a batch's broken files, or raise ValueError; `left`: images it still has."""
         for path, reason in broken:
             if not self.skip_broken:
-                advice = "replace or remove it, or leave such files out (skip_broken)"
-                raise ValueError(f"{path}: {reason}; {advice}")
+                raise ValueError(f"{reason}; or leave such files out (skip_broken)")
             if path not in self.broken:
                 self.broken[path] = reason
                 so_far = f"skipped, {len(self.broken)} so far"
-                tqdm.write(f"warning: {path}: {reason}; {so_far}", file=sys.stderr)
+                tqdm.write(f"warning: {reason}; {so_far}", file=sys.stderr)
         if broken and train and not left:
             batch = f"{broken[0][0]} and the rest of its batch"
             raise ValueError(f"{batch} cannot be decoded; is the folder whole?")
@@ -143,14 +142,13 @@ class _Decoder(Dataset[Any]):
         crop: RandomCrop | CentreCrop = CentreCrop(self.share)
         if request.seeds:
             crop = RandomCrop.draw(np.random.default_rng(request.seeds))
+        path = Path(request.path)
         try:
-            data = Path(request.path).read_bytes()
+            return request, decode_crop(path.read_bytes(), crop, self.size, self.reduced, path)
         except OSError as error:
-            return request, error.strerror or "cannot be read"
-        if not data:
-            return request, "is empty (0 bytes)"
-        pixels = decode_crop(data, crop, self.size, self.reduced)
-        return request, "is not an image, or is cut short" if pixels is None else pixels
+            return request, f"{path}: {error.strerror or 'cannot be read'}"
+        except ValueError as error:
+            return request, str(error)
 
 
 def _collate(items: list[tuple[_Request, np.ndarray | str]]) -> dict[str, Any]:

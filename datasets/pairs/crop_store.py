@@ -21,15 +21,16 @@ import os
 import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from rbsf.datasets.images.decode import decode_image, jpeg_size
+from rbsf.datasets.images.decode import jpeg_size
 from rbsf.datasets.pairs.provenance import Origin
+from rbsf.datasets.video.images import decode
 from rbsf.system.lock import locked
 from rbsf.system.text import one_line
 from rbsf.tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE, box_center, crop_square, exemplar_side
@@ -204,7 +205,8 @@ class CropStore:
         data = self.jpeg(index)
         image = None
         if jpeg_size(data) in (None, (CROP_SIZE, CROP_SIZE)):  # None: no JPEG, but another format
-            image = decode_image(data, cv2.IMREAD_COLOR)
+            with suppress(ValueError):
+                image = decode(np.frombuffer(data, np.uint8), self.path)
         if image is None or image.shape != (CROP_SIZE, CROP_SIZE, 3):
             advice = "delete the file and prepare it again"
             raise ValueError(f"{self.path}: crop {index} is damaged; {advice}")

@@ -17,16 +17,18 @@ MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"moof")
 MOST_ASPECT = 8  # largest ratio of a pixel's sides; a file with a larger one is damaged
 ROUNDING = 0.002  # seconds by which durations in MP4 boxes may be rounded
 EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # elements of Matroska and WebM
+GIF = b"GIF8"
 # How AVI, Matroska, WebM, GIF, Flash and Windows Media begin.
-INDEXED = (b"RIFF", EBML, b"GIF8", b"FLV", b"\x30\x26\xb2\x75")
+INDEXED = (b"RIFF", EBML, GIF, b"FLV", b"\x30\x26\xb2\x75")
 STREAMED = (0, 0xFFFFFFFF)  # RIFF lengths that mean "unknown when written"
 
 
 def is_cut_short(path: Path) -> bool:
     """Whether an outermost block of a file claims to reach beyond the file's end.
 
-    Known formats are MP4, MOV, AVI, Matroska and WebM. Returns False for other formats, and if the
-    blocks are whole or declare no length (live recordings).
+    Known formats are MP4, MOV, AVI, Matroska, WebM and GIF, whose last block must be there too.
+    Returns False for other formats, and if the blocks are whole or declare no length (live
+    recordings).
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -35,10 +37,18 @@ def is_cut_short(path: Path) -> bool:
             ends = _riff_ends(file, size)
         elif head[:4] == EBML:
             ends = _matroska_ends(file)
+        elif head.startswith(GIF):
+            ends = iter([_gif_end(file)])
         else:
             file.seek(0)
             ends = (end for kind, end in _mp4_boxes(file) if kind in MP4_BOXES)
         return any(end > size for end in ends)
+
+
+def is_gif(path: Path) -> bool:
+    """Whether a file is a GIF, whose header does not count its frames."""
+    with path.open("rb") as file:
+        return file.read(len(GIF)) == GIF
 
 
 def has_index(path: Path) -> bool:
@@ -198,6 +208,26 @@ def _riff_ends(file: BinaryIO, size: int) -> Iterator[int]:
         start += 8 + length
         yield start
         start += length % 2
+
+
+def _gif_end(file: BinaryIO) -> int:
+    """End of a GIF's last block; beyond the file's end if that cuts a block or ends no GIF."""
+    file.seek(10)
+    file.seek(_color_bytes(file) + 2, 1)  # with the numbers of the background and the aspect
+    while (kind := file.read(1)) in (b",", b"!"):  # a picture, or an extension
+        if kind == b",":
+            file.seek(8, 1)  # place and size
+            file.seek(_color_bytes(file), 1)
+        file.seek(1, 1)  # the picture's code size, or the extension's label
+        while length := int.from_bytes(file.read(1), "big"):
+            file.seek(length, 1)
+    return file.tell() + (kind == b"")
+
+
+def _color_bytes(file: BinaryIO) -> int:
+    """Length of the colour table that a GIF's next byte announces."""
+    flags = int.from_bytes(file.read(1), "big")
+    return 3 * 2 ** (flags % 8 + 1) if flags >= 128 else 0
 
 
 def _matroska_ends(file: BinaryIO) -> Iterator[int]:

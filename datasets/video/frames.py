@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 
+from rbsf.datasets.video import jpeg
 from rbsf.datasets.video.images import (
     IMAGE_SUFFIXES,
     count_pictures,
@@ -51,6 +53,8 @@ def open_frames(source: str | Path) -> Frames:
     if path.is_dir():
         return _open_folder(path)
     if path.is_file():
+        if path.suffix.lower() == ".mpo":
+            _refuse_many(path)
         return _open_image(path) if path.suffix.lower() in IMAGE_SUFFIXES else open_video(path)
     if text.isdecimal():
         return open_camera(int(text))
@@ -69,12 +73,26 @@ def _open_folder(path: Path) -> Frames:
     return _open_images(str(path), [folder / name for name in list_images(folder)])
 
 
+def _refuse_many(path: Path) -> None:
+    """Raise ValueError for a JPEG of several pictures, of which OpenCV and FFmpeg read one."""
+    count = jpeg.count_pictures(path)
+    if count > 1:
+        raise ValueError(
+            f"image {path} holds {count} pictures, of which only the first can be read; save each"
+            " as a file of its own and give their folder"
+        )
+
+
 def _open_image(path: Path) -> Frames:
-    """One picture, or all of an animated image."""
+    """One picture, or all of an animated image, with its own clock if it has one."""
     if count_pictures(path) == 1:
         return _open_images(str(path), [path])
-    images = read_stack(path)
-    return Frames(str(path), None, len(images), lambda: ((image, None) for image in images))
+    images, durations = read_stack(path)
+    if not durations:
+        return Frames(str(path), None, len(images), lambda: ((image, None) for image in images))
+    times = [0.0, *accumulate(durations)]  # of the pictures, and of the end
+    rate = len(images) / times[-1]
+    return Frames(str(path), rate, len(images), lambda: zip(images, times, strict=False))
 
 
 def _open_images(name: str, paths: Sequence[Path]) -> Frames:

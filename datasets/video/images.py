@@ -7,13 +7,14 @@ import os
 import re
 import struct
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from rbsf.datasets.video import jpeg
 from rbsf.system.text import printable
 
 IMAGE_SUFFIXES = (
@@ -29,12 +30,18 @@ IMAGE_SUFFIXES = (
     ".jp2",
     ".avif",
 )
+NOTES = ("", ".txt", ".csv", ".xml", ".json", ".md", ".db", ".ini")  # known not to be images
 COUNTER = re.compile(r"%(0?\d*)d")  # a number in a pattern as FFmpeg writes it: %d, %04d
 FEW_LEVELS = 64  # a 16-bit image is stretched if its upper 8 bits span fewer levels
 EXTREMES = (0.1, 99.9)  # percentiles of an image that become black and white when it is stretched
 DEFLATE_RATIO = 1032  # zlib cannot pack more bytes than this into one
 CUT_SHORT = "is not an image, or is cut short; replace or remove it"
 PIXELS_VARIABLE = "OPENCV_IO_MAX_IMAGE_PIXELS"  # OpenCV's; `rbsf.system.program` sets it
+TOO_LARGE = (
+    "is larger than OpenCV reads; scale it down, or raise the limit by the environment variable"
+    f" {PIXELS_VARIABLE}"
+)
+TIMED = (".png", ".webp")  # animated images whose durations OpenCV reads; AVIF's it reads wrongly
 STACK = 4  # images of the largest size whose pixels a stack may have in all
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -51,45 +58,57 @@ def read_image(path: str | Path) -> np.ndarray:
     """
     path = Path(path)
     data = _read_bytes(path)
-    image = _decode(data, path)
-    if image is None:
-        raise ValueError(f"image {path} {CUT_SHORT}")
+    return cv2.cvtColor(decode(data, path), cv2.COLOR_BGR2RGB)
+
+
+def _to_bgr(image: np.ndarray, path: Path) -> np.ndarray:
+    """Convert gray, BGR or BGRA of any type to `[H, W, 3]` uint8 BGR."""
     if image.dtype != np.uint8:
         image = _to_8_bits(image, path)
-    if image.ndim == 2:
-        return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) if image.ndim == 2 else image[..., :3]
 
 
 def _read_bytes(path: Path) -> np.ndarray:
     if not path.is_file():
         raise FileNotFoundError(f"image {path} does not exist")
-    data = np.fromfile(path, dtype=np.uint8)
+    return np.fromfile(path, dtype=np.uint8)
+
+
+def decode(data: np.ndarray, path: Path, flags: int = cv2.IMREAD_COLOR) -> np.ndarray:
+    """Decode an image file as `read_image` does, but as BGR.
+
+    `flags`: as of `cv2.imdecode`. Raises ValueError, naming `path`, if it cannot be decoded whole.
+    """
+    check_file(data, path)
+    try:
+        image = _decode(data, path, flags | cv2.IMREAD_ANYDEPTH)
+    except cv2.error:
+        raise ValueError(f"image {path} {TOO_LARGE}") from None
+    if image is None:
+        raise ValueError(f"image {path} {CUT_SHORT}")
+    return _to_bgr(image, path)
+
+
+def _decode(data: np.ndarray, path: Path, flags: int) -> np.ndarray | None:
+    if data[: len(jpeg.START)].tobytes() == jpeg.START:
+        image, complaint = jpeg.decode_jpeg(data, flags)
+        if image is not None and complaint:
+            raise ValueError(f"image {path} is damaged ({complaint}); replace or remove it")
+        return image
+    image = cv2.imdecode(data, flags)
+    if image is None:  # OpenCV does not make gray floats three channels
+        image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    return image
+
+
+def check_file(data: np.ndarray, path: Path) -> None:
+    """Raise ValueError for an empty file, and for a PNG that must be cut short or damaged.
+
+    If it claims more pixels than a file of its length can hold, OpenCV would allocate memory for
+    them before it notices.
+    """
     if not data.size:
         raise ValueError(f"image {path} is empty (0 bytes); replace or remove it")
-    return data
-
-
-def _decode(data: np.ndarray, path: Path) -> np.ndarray | None:
-    """Decode with OpenCV: `[H, W, 3]` BGR of the file's own type, or `[H, W]` of floats."""
-    check_png(data, path)
-    try:
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
-        if image is None:  # OpenCV does not make gray floats three channels
-            image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
-    except cv2.error:
-        raise ValueError(
-            f"image {path} is larger than OpenCV reads; scale it down, or raise the limit by the"
-            f" environment variable {PIXELS_VARIABLE}"
-        ) from None
-    return image if image is None or image.ndim == 2 else image[..., :3]
-
-
-def check_png(data: np.ndarray, path: Path) -> None:
-    """Raise ValueError for a PNG that claims more pixels than a file of its length can hold.
-
-    OpenCV would allocate memory for them before it notices.
-    """
     if data[: len(PNG)].tobytes() != PNG or len(data) < 24:
         return
     content = data.tobytes()
@@ -97,7 +116,8 @@ def check_png(data: np.ndarray, path: Path) -> None:
     least = width * height / 8  # bytes, at one bit a pixel
     if least > DEFLATE_RATIO * len(content):
         raise ValueError(
-            f"image {path} claims {width} x {height} pixels in {len(content)} bytes: it is damaged"
+            f"image {path} claims {width} x {height} pixels in {len(content)} bytes: it is"
+            " damaged; replace or remove it"
         )
     position = len(PNG)
     while position + 12 <= len(content):
@@ -125,28 +145,41 @@ def _to_8_bits(image: np.ndarray, path: Path) -> np.ndarray:
     return (np.clip((image - low) / span, 0, 1) * 255).round().astype(np.uint8)
 
 
-def read_stack(path: Path) -> list[np.ndarray]:
+def read_stack(path: Path) -> tuple[list[np.ndarray], list[float]]:
     """Read all pictures of an animated image or a stack, each as `read_image` does.
 
+    Also returns how many seconds each picture is shown; an empty list if the file does not say.
     Raises ValueError if not all of them can be decoded.
     """
     data = _read_bytes(path)
-    check_png(data, path)
+    check_file(data, path)
     count = count_pictures(path)
     first = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    if not count:
+        raise ValueError(f"image {path} {CUT_SHORT}")
     if first is not None and count * first.shape[0] * first.shape[1] > STACK * most_pixels():
         raise ValueError(
             f"image {path} holds {count} pictures of {first.shape[1]} x {first.shape[0]} pixels,"
             " more than fit in memory; convert it to a video or to a folder of images"
         )
-    good, images = cv2.imdecodemulti(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
-    if not good or len(images) < count:
+    images, seconds = _decode_all(data, path)
+    if len(images) < count:
         raise ValueError(
             f"image {path} holds {count} pictures, of which {len(images)} can be decoded; convert"
             " it to a video or to a folder of images"
         )
-    eight = (each if each.dtype == np.uint8 else _to_8_bits(each, path) for each in images)
-    return [cv2.cvtColor(image, cv2.COLOR_BGR2RGB) for image in eight]
+    all_bgr = (_to_bgr(image, path) for image in images)
+    return [cv2.cvtColor(image, cv2.COLOR_BGR2RGB) for image in all_bgr], seconds
+
+
+def _decode_all(data: np.ndarray, path: Path) -> tuple[Sequence[np.ndarray], list[float]]:
+    """Pictures of a file as OpenCV gives them, and their durations as `read_stack` does."""
+    if path.suffix.lower() in TIMED and hasattr(cv2, "imdecodeanimation"):  # OpenCV 4.11
+        _, animation = cv2.imdecodeanimation(data)
+        seconds = [int(duration) / 1000 for duration in animation.durations]
+        return animation.frames, seconds if any(seconds) else []
+    _, images = cv2.imdecodemulti(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    return images, []
 
 
 def check_video_size(path: str | Path, width: int, height: int) -> None:
@@ -204,6 +237,14 @@ def list_images(folder: str | Path) -> list[str]:
         if entry.name.lower().endswith(IMAGE_SUFFIXES) and not entry.is_dir()
     ]
     return sorted((name for name in names if not name.startswith(".")), key=natural_key)
+
+
+def warn_of_other_files(folder: Path, names: Iterable[str]) -> None:
+    """Warn of those files among `names` that are neither images nor notes, as they are left out."""
+    known = (*IMAGE_SUFFIXES, *NOTES)
+    if others := [name for name in names if Path(name).suffix.lower() not in known]:
+        fault = f"{len(others)} files are of no known ending of images and are left out"
+        warnings.warn(f"{folder}: {fault}, such as {others[0]}", stacklevel=3)
 
 
 def find_images(pattern: str) -> list[Path]:

@@ -204,7 +204,13 @@ def find_videos(root: Path) -> list[Entry]:
     `root` is a folder of such videos, or one of them.
     """
     files = [root] if root.is_file() else _in_natural_order(root.iterdir())
-    return [Entry(file.stem, file, file.with_suffix(".txt")) for file in files if _is_video(file)]
+    return [Entry(file.stem, file, _boxes_beside(file)) for file in files if _is_video(file)]
+
+
+def _boxes_beside(video: Path) -> Path:
+    """The annotation of a video: `.txt`, or `.TXT` where there is only that."""
+    usual, upper = video.with_suffix(".txt"), video.with_suffix(".TXT")
+    return upper if upper.is_file() and not usual.is_file() else usual
 
 
 def _is_video(file: Path) -> bool:
@@ -310,7 +316,7 @@ def _holds_frames(path: Path) -> bool:
     if path.is_dir():
         places = [folder for folder in (path, path / "img") if folder.is_dir()]
         return any(map(list_images, places)) or any(path.glob("*/groundtruth*.txt"))
-    return _is_video(path) or _begins_with_a_box(path.with_suffix(".txt"))
+    return _is_video(path) or _begins_with_a_box(_boxes_beside(path))
 
 
 def _begins_with_a_box(annotation: Path) -> bool:

@@ -136,7 +136,10 @@ def fault_of(path: Path) -> str | None:
     capture.release()
     name = codec.to_bytes(4, "little").decode("latin-1").lower()
     if not opened:
-        return "cannot be opened as a video: cut short, damaged or of an unknown format"
+        return (
+            "cannot be opened as a video: cut short, damaged, of an unknown format or without"
+            " pictures"
+        )
     if not good and name in NOT_DECODED:
         return f"has the codec {NOT_DECODED[name]}, which OpenCV does not decode"
     if not good:

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from rbsf.datasets.video import pyav_reader
-from rbsf.datasets.video.containers import is_cut_short, shows_all_frames
+from rbsf.datasets.video.containers import is_cut_short, is_gif, shows_all_frames
 from rbsf.datasets.video.live import NewestFrame
 from rbsf.datasets.video.opencv_reader import (
     OpenCvReader,
@@ -170,6 +170,8 @@ def _choose_reader(path: Path, place: Path, changed_at: int) -> Reader:
         raise ValueError(f"video {path} {fault}; {advice(path)}")
     try:
         return PyavReader(path)
+    except pyav_reader.NoPictures:
+        raise
     except ValueError:
         raise ValueError(f"video {path} {fault}") from None
 
@@ -259,7 +261,8 @@ def _play(reader: Reader) -> Iterator[tuple[np.ndarray, float | None]]:
     Fewer frames than in the header are no proof of that. The file must end before its own blocks
     do, or the times must have a gap in a file that shows every frame it lists.
     """
-    path, count, fps = reader.path, reader.count, reader.fps
+    path, fps = reader.path, reader.fps
+    count = None if is_gif(path) else reader.count  # FFmpeg counts what is left of a GIF
     times: list[float] = []
     for image, seconds in _timed(_without_gaps(reader), fps):
         times.append(seconds or 0.0)

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from rbsf.datasets.pairs.crop_store import Contents, Crop, CropWriter, finished_contents, make_crop
 from rbsf.datasets.pairs.provenance import Origin, origin_of
-from rbsf.datasets.pairs.stills import is_stills_folder, read_stills
+from rbsf.datasets.pairs.stills import is_stills_folder, read_stills, warn_of_images
 from rbsf.datasets.video.images import read_image
 from rbsf.datasets.video.sequences import Sequence, VideoSequence, check_broken, load_sequences
 from rbsf.datasets.video.sources import FramesInOrder, open_reader
@@ -187,6 +187,7 @@ def find_jobs(root: Path, every: int, max_per_sequence: int | None, broken: list
     source = printable(str(root.resolve()))
     if is_stills_folder(root):
         return [_still_job(source, path, boxes) for path, boxes in read_stills(root)]
+    warn_of_images(root)
     faults: dict[str, str] = {}
     jobs = []
     for video in load_sequences(root, broken=faults):

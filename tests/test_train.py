@@ -360,6 +360,19 @@ def test_half_a_checkpoint_and_anothers_checkpoint_are_refused(run):
         resume(run)
 
 
+@pytest.mark.parametrize("name", ["checkpoint.pt", "teacher/checkpoint.pt", "log.csv"])
+def test_a_damaged_training_is_refused_before_data_is_read(run, name, monkeypatch):
+    from rbsf.tools.recipes.siamese import SiameseRecipe
+
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    (run / "config.yaml").write_text(yaml.safe_dump(settings | {"teacher": None}))
+    (run / "teacher").mkdir()
+    (run / name).write_bytes(b"step\n1,2" if name == "log.csv" else b"")
+    monkeypatch.setattr(SiameseRecipe, "open", lambda _: pytest.fail("data was read"))
+    with pytest.raises(ValueError, match=re.escape(str(run / name))):
+        resume(run)
+
+
 DAMAGED = {  # a file of a training's folder -> what it holds, and what is said
     "config, empty": ("config.yaml", "", r"config\.yaml is empty or cut short"),
     "config, cut": (

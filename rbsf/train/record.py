@@ -32,12 +32,12 @@ def write_record(config: RunConfig, world: int) -> None:
     folder = Path(config.out)
     write_yaml(dataclasses.replace(config, resume=False), folder / "config.yaml")
     record = folder / "environment.json"
-    starts = _read_starts(record) if config.resume and record.is_file() else []
+    starts = read_starts(record) if config.resume and record.is_file() else []
     this_start = environment() | {"processes": world}
     write_atomically(record, json.dumps([*starts, this_start], indent=1).encode())
 
 
-def _read_starts(record: Path) -> list[Any]:
+def read_starts(record: Path) -> list[Any]:
     """Earlier starts in `environment.json`. Raises ValueError if it holds anything else."""
     try:
         starts = json.loads(read_text(record))

@@ -286,13 +286,14 @@ def test_a_damaged_image_is_named(store_path):
         store.read(2)
 
 
-def test_other_settings_are_refused(tmp_path):
-    with CropWriter(tmp_path / "pairs.db", {"every": "1"}):
-        pass
+@pytest.mark.parametrize("finished", [True, False])
+def test_other_settings_are_refused(finished, tmp_path):
+    with CropWriter(tmp_path / "pairs.db", {"every": "1"}) as writer:
+        if finished:
+            writer.finish()
+    advice = "name another file" if finished else "delete this file, to begin anew"
     with (
-        pytest.raises(
-            ValueError, match="made with every 1, not 5; keep to that or name another file"
-        ),
+        pytest.raises(ValueError, match=f"made with every 1, not 5; keep to that or {advice}"),
         CropWriter(tmp_path / "pairs.db", {"every": "5"}),
     ):
         pass

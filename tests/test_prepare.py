@@ -141,6 +141,9 @@ def test_interrupted_run_goes_on(videos, stills, tmp_path, monkeypatch):
         prepare([videos, stills], broken, progress=False)
     with pytest.raises(ValueError, match="unfinished crop store; rerun"):
         CropStore(broken)
+    other = r"broken\.db\.unfinished: made with every 1, not 2; keep to that or delete this file"
+    with pytest.raises(ValueError, match=other):
+        prepare([videos, stills], broken, every=2, progress=False)
     monkeypatch.setattr(module, "make_crops", real)
     report = prepare([videos, stills], broken, progress=False)
     assert (report.added, report.already_stored) == (4, 1)  # the car was complete, the dog was not

@@ -255,11 +255,11 @@ class CropWriter:
             with _writing(self.path):
                 if self.path.exists():
                     with closing(sqlite3.connect(self.path)) as finished:
-                        self._check_settings(finished)
+                        self._check_settings(finished, self.path, "name another file")
                 self._db = self._connect()
                 opened.callback(lambda: self._db.close())  # rolls back what is not committed
                 self._open()
-                self._check_settings(self._db)
+                self._check_settings(self._db, self._part, "delete this file, to begin anew")
                 self._add_later_tables()
             self._held = opened.pop_all()
         return self
@@ -358,12 +358,12 @@ class CropWriter:
             self._db.execute(statement)
         self._db.executemany(_SET_META, {**FORMAT, **self.settings}.items())
 
-    def _check_settings(self, db: sqlite3.Connection) -> None:
-        meta = _check_meta(db, self.path)
+    def _check_settings(self, db: sqlite3.Connection, path: Path, otherwise: str) -> None:
+        meta = _check_meta(db, path)
         for key, value in self.settings.items():
             if meta.get(key) != value:
-                made = f"{self.path}: made with {key} {meta.get(key)}, not {value}"
-                raise ValueError(f"{made}; keep to that or name another file")
+                made = f"{path}: made with {key} {meta.get(key)}, not {value}"
+                raise ValueError(f"{made}; keep to that or {otherwise}")
 
     def _add_later_tables(self) -> None:
         for statement in _LATER_TABLES.split(";"):

@@ -102,12 +102,12 @@ def make_crop(image: np.ndarray, box: Sequence[float] | np.ndarray, frame: int) 
 class Contents:
     """What a store holds, and what was left out of it.
 
-    `left_out`: the frames that could not be used, by `(source, name)`. It has an entry for every
-    sequence that is stored or has no usable frame. `origins`: the known origins, by
-    `(source, name)`.
+    `stored`: the `(source, name)` of each sequence. `left_out`: the frames that could not be used,
+    by `(source, name)`. It has an entry for every sequence that is stored or has no usable frame.
+    `origins`: the known origins, by `(source, name)`.
     """
 
-    sequences: int  # number of sequences
+    stored: frozenset[tuple[str, str]]
     crops: int  # number of crops
     left_out: dict[tuple[str, str], list[int]]
     origins: dict[tuple[str, str], Origin] = field(default_factory=dict)
@@ -378,7 +378,7 @@ def _contents(db: sqlite3.Connection) -> Contents:
         for source, name, frame in frames:
             left_out.setdefault((source, name), []).append(frame)
     crops = db.execute("SELECT count(*) FROM crops").fetchone()[0]
-    return Contents(len(stored), crops, left_out, _origins(db))
+    return Contents(frozenset(stored), crops, left_out, _origins(db))
 
 
 def _origins(db: sqlite3.Connection) -> dict[tuple[str, str], Origin]:

@@ -201,11 +201,16 @@ def find(
 
 
 def make_synthetic(root: Path) -> None:
-    """Make the videos of the synthetic benchmark that are not there yet."""
-    from rbsf.datasets.synthetic.videos import video_name, write_video
+    """Make the videos of the synthetic benchmark that are not there yet.
+
+    Raises ValueError if `root` holds anything else.
+    """
+    from rbsf.datasets.synthetic.videos import check_own_folder, video_name, write_video
 
     first = SYNTHETIC["seed"]
-    for seed in range(first, first + SYNTHETIC["count"]):
+    seeds = range(first, first + SYNTHETIC["count"])
+    check_own_folder(root, [video_name(seed) + end for seed in seeds for end in (".mp4", ".txt")])
+    for seed in seeds:
         path = root / f"{video_name(seed)}.mp4"
         if not path.with_suffix(".txt").is_file():  # written last
             write_video(path, seed, SYNTHETIC["frames"])

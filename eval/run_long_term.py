@@ -119,9 +119,10 @@ def main(argv: list[str] | None = None) -> int:
 def run_all(args: argparse.Namespace) -> int:
     """All of `main` that writes to --out."""
     trackers = load_trackers(args)
-    sequences = find_sequences(args)
+    broken: dict[str, str] = {}
+    sequences = find_sequences(args, broken)
     runs: dict[str, Runs] = {}
-    failed: list[str] = []
+    failed = [f"no tracker is scored on {name}: {fault}" for name, fault in broken.items()]
     for label, tracker in trackers.items():
         tracked, faults = track_all(tracker, sequences, label)
         failed += faults
@@ -162,13 +163,16 @@ def write_results(out: Path, runs: dict[str, Runs]) -> str:
     return table
 
 
-def find_sequences(args: argparse.Namespace) -> list[Sequence]:
-    """The sequences to track. Raises ValueError if there are none."""
+def find_sequences(args: argparse.Namespace, broken: dict[str, str]) -> list[Sequence]:
+    """The sequences to track; those that cannot be read are noted in `broken`, by name.
+
+    Raises ValueError if no sequence is found, or no departure can be made.
+    """
     from rbsf.datasets.synthetic.departures import make_departures
     from rbsf.datasets.video.sequences import load_sequences
 
-    sequences = load_sequences(args.root, names=args.sequences)
-    if args.as_they_are:
+    sequences = load_sequences(args.root, names=args.sequences, broken=broken)
+    if args.as_they_are or not sequences:
         return sequences
     made = make_departures(sequences, args.departures, args.seed)
     if not made:

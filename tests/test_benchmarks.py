@@ -228,6 +228,13 @@ def test_each_folder_has_a_report(otb: Path, tmp_path: Path) -> None:
     assert report(otb, "folder-mine")["dataset"] == "folder-mine"
 
 
+def test_synthetic_videos_are_not_written_among_others(tmp_path: Path) -> None:
+    (tmp_path / "mine.mp4").touch()
+    with pytest.raises(ValueError, match=r"such as mine\.mp4; give another folder"):
+        main(["--dataset", "synthetic", "--root", str(tmp_path), "--out", str(tmp_path / "out")])
+    assert [path.name for path in tmp_path.glob("*.*")] == ["mine.mp4"]
+
+
 def test_synthetic_needs_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(evaluation.SYNTHETIC, "count", 2)
     monkeypatch.setitem(evaluation.SYNTHETIC, "frames", 5)

@@ -26,7 +26,7 @@ from rbsf.datasets.images.labelled import open_labelled
 from rbsf.datasets.images.mnist import open_mnist
 from rbsf.datasets.images.pickles import parse_pickle
 from rbsf.datasets.pairs.crop_store import CropStore
-from rbsf.datasets.pairs.prepare import prepare
+from rbsf.datasets.pairs.prepare import find_jobs, prepare
 from rbsf.datasets.pairs.stills import read_stills
 from rbsf.datasets.synthetic.videos import write_video
 from rbsf.datasets.video.sequences import load_sequences
@@ -387,9 +387,36 @@ def test_a_faulty_table_of_boxes_is_named(tmp_path: Path, content: bytes, words:
 
 def test_sequences_in_a_folder_that_is_taken_for_stills_are_named(tmp_path: Path) -> None:
     make_otb(tmp_path, "Dog", range(1, 4), {"groundtruth_rect.txt": BOXES})
+    (tmp_path / "clip.mp4").touch()
     write_image(tmp_path / "preview.png")
-    with pytest.warns(UserWarning, match="1 beside its images left out.*: Dog$"):
-        read_stills(tmp_path)
+    write_lines(tmp_path / "boxes.csv", ["file,x,y,w,h", "preview.png,1,1,9,9"])
+    with pytest.warns(UserWarning, match=r"2 beside its images left out.*: Dog, clip\.mp4$"):
+        assert [job.kind for job in find_jobs(tmp_path, 1, None, [])] == ["still"]
+
+
+@pytest.mark.parametrize("layout", ["otb", "got10k", "videos"])
+def test_a_picture_beside_sequences_is_left_out_by_name(tmp_path: Path, layout: str) -> None:
+    if layout == "otb":
+        make_otb(tmp_path, "Dog", range(1, 4), {"groundtruth_rect.txt": BOXES})
+    elif layout == "got10k":
+        make_got10k(tmp_path, names=("Dog",))
+    else:
+        write_video(tmp_path / "Dog.mp4", seed=1, frames=3, size=(64, 64))
+    write_image(tmp_path / "thumb.png")
+    with pytest.warns(UserWarning, match="1 images beside its sequences are left out: thumb.png;"):
+        jobs = find_jobs(tmp_path, 1, None, [])
+    assert [(job.name, job.kind) for job in jobs] == [("Dog", "video")]
+
+
+def test_what_is_no_sequence_leaves_a_folder_of_images_one(tmp_path: Path) -> None:
+    """A list of the images, a video without boxes, and folders of classes are no sequences."""
+    write_image(tmp_path / "a.png")
+    write_lines(tmp_path / "list.txt", ["a.png"])
+    (tmp_path / "clip.mp4").touch()
+    (tmp_path / "cups").mkdir()
+    write_image(tmp_path / "cups" / "b.png")
+    with pytest.warns(UserWarning, match=r"2 beside its images left out.*: clip\.mp4, cups$"):
+        assert [job.kind for job in find_jobs(tmp_path, 1, None, [])] == ["still"]
 
 
 def test_odd_names_are_read(tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ from rbsf.datasets.pairs.crop_store import (
     make_crop,
 )
 
+CAR, CUP = frozenset({("source", "car")}), frozenset({("source", "cup.jpg")})
+
 
 def plain_crop(frame, value):
     pixels = np.full((CROP_SIZE, CROP_SIZE, 3), value, np.uint8)
@@ -107,7 +109,7 @@ def test_what_is_not_committed_is_not_kept(tmp_path):
     with CropWriter(path) as writer:
         writer.add_crops(writer.add_sequence("source", "dog", "video"), [plain_crop(0, 2)])
     with CropWriter(path) as writer:
-        assert writer.contents() == Contents(1, 1, {("source", "car"): []})
+        assert writer.contents() == Contents(CAR, 1, {("source", "car"): []})
 
 
 def test_unfinished_store_says_what_to_do(tmp_path):
@@ -169,7 +171,7 @@ def test_what_was_begun_for_another_store_is_not_gone_on_with(store_path):
         writer.add_crops(writer.add_sequence("source", "dog", "video"), [plain_crop(0, 2)])
         writer.commit()
     with CropWriter(store_path) as writer:
-        assert (writer.resumed, writer.contents().sequences) == (True, 3)
+        assert (writer.resumed, len(writer.contents().stored)) == (True, 3)
     write_store(store_path.with_name("new.db"), [("elk", "video", [plain_crop(0, 1)])])
     os.replace(store_path.with_name("new.db"), store_path)
     with CropWriter(store_path) as writer:
@@ -190,7 +192,7 @@ def test_sequence_is_replaced_as_a_whole(store_path):
         writer.leave_out("source", "car", [6])
     with CropWriter(store_path) as writer:  # is not committed, so nothing changes
         assert writer.contents() == Contents(
-            2, 4, {("source", "car"): [2, 6], ("source", "cup.jpg"): []}
+            CAR | CUP, 4, {("source", "car"): [2, 6], ("source", "cup.jpg"): []}
         )
         writer.add_crops(
             writer.add_sequence("source", "car", "video"),
@@ -216,7 +218,7 @@ def test_stores_of_early_versions_are_read_and_extended(store_path):
     db.close()
     assert len(CropStore(store_path)) == 4
     assert finished_contents(store_path, {}) == Contents(
-        2, 4, {("source", "car"): [], ("source", "cup.jpg"): []}
+        CAR | CUP, 4, {("source", "car"): [], ("source", "cup.jpg"): []}
     )
     with CropWriter(store_path) as writer:
         writer.leave_out("source", "hat.jpg", [0])
@@ -286,13 +288,14 @@ def test_a_damaged_image_is_named(store_path):
         store.read(2)
 
 
-def test_other_settings_are_refused(tmp_path):
-    with CropWriter(tmp_path / "pairs.db", {"every": "1"}):
-        pass
+@pytest.mark.parametrize("finished", [True, False])
+def test_other_settings_are_refused(finished, tmp_path):
+    with CropWriter(tmp_path / "pairs.db", {"every": "1"}) as writer:
+        if finished:
+            writer.finish()
+    advice = "name another file" if finished else "delete this file, to begin anew"
     with (
-        pytest.raises(
-            ValueError, match="made with every 1, not 5; keep to that or name another file"
-        ),
+        pytest.raises(ValueError, match=f"made with every 1, not 5; keep to that or {advice}"),
         CropWriter(tmp_path / "pairs.db", {"every": "5"}),
     ):
         pass

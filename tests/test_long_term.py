@@ -204,3 +204,19 @@ def test_a_bad_image_ends_no_run(footage, tmp_path, capsys):
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="cannot write"):
         main([*flags, "--out", str(tmp_path / "file")])
+
+
+def test_a_sequence_that_cannot_be_read_ends_no_run(footage, tmp_path, capsys):
+    from shutil import copytree
+
+    folder = Path(footage.frames[0]).parent
+    for name in ("good", "bad"):
+        copytree(folder, tmp_path / "root" / name)
+    (tmp_path / "root" / "bad" / "groundtruth.txt").write_text("what\n")
+    flags = ["--root", str(tmp_path / "root"), "--tracker", "static", "--as-they-are"]
+    assert main([*flags, "--out", str(tmp_path / "out")]) == 1
+    said = capsys.readouterr()
+    assert "error: no tracker is scored on bad: " in said.err
+    assert "| static | 1 |" in said.out
+    with pytest.raises(ValueError, match=r"no sequence could be tracked: .* bad: .*groundtruth"):
+        main([*flags, "--sequences", "bad", "--out", str(tmp_path / "none")])

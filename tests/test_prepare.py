@@ -123,6 +123,15 @@ def test_rerun_adds_only_what_is_new(videos, stills, tmp_path):
         prepare([videos], out, every=2, progress=False)
 
 
+def test_sequences_that_data_no_longer_has_are_kept_and_counted(videos, tmp_path, capsys):
+    out = tmp_path / "pairs.db"
+    prepare([videos], out, progress=False)
+    assert capsys.readouterr().err == ""
+    (videos / "list.txt").write_text("dog\n")
+    assert prepare([videos], out, progress=False).sequences == 2
+    assert f"{out}: keeps 1 sequences of earlier runs that --data" in capsys.readouterr().err
+
+
 def test_interrupted_run_goes_on(videos, stills, tmp_path, monkeypatch):
     whole, broken = tmp_path / "whole.db", tmp_path / "broken.db"
     prepare([videos, stills], whole, progress=False)
@@ -141,6 +150,9 @@ def test_interrupted_run_goes_on(videos, stills, tmp_path, monkeypatch):
         prepare([videos, stills], broken, progress=False)
     with pytest.raises(ValueError, match="unfinished crop store; rerun"):
         CropStore(broken)
+    other = r"broken\.db\.unfinished: made with every 1, not 2; keep to that or delete this file"
+    with pytest.raises(ValueError, match=other):
+        prepare([videos, stills], broken, every=2, progress=False)
     monkeypatch.setattr(module, "make_crops", real)
     report = prepare([videos, stills], broken, progress=False)
     assert (report.added, report.already_stored) == (4, 1)  # the car was complete, the dog was not

@@ -164,6 +164,19 @@ def test_a_split_written_again_holds_only_the_new_frames(tmp_path: Path) -> None
         assert [len(s) for s in load_sequences(tmp_path)] == [frames]
 
 
+@pytest.mark.parametrize("other", ["real", "synthetic_000001", "photo.jpg"])
+def test_a_folder_with_other_data_is_refused_and_stays(tmp_path: Path, other: str) -> None:
+    """A second video of an earlier run counts: the new list would not name it."""
+    write_got10k(tmp_path, count=1, frames=2, size=SIZE)
+    (tmp_path / other).mkdir()
+    (tmp_path / "list.txt").write_text(f"{other}\n")
+    (tmp_path / ".hidden").touch()
+    with pytest.raises(ValueError, match=f"1 other files or folders, such as {other}; give anoth"):
+        write_got10k(tmp_path, count=1, frames=1, size=SIZE)
+    assert (tmp_path / "list.txt").read_text() == f"{other}\n"
+    assert len(list((tmp_path / "synthetic_000000").glob("*.jpg"))) == 2
+
+
 def test_a_written_video_reads_back(tmp_path: Path) -> None:
     write_video(tmp_path / "demo.mp4", seed=4, frames=5, size=SIZE)
     sequence = load_sequences(tmp_path)[0]

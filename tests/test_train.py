@@ -287,6 +287,29 @@ def test_resume_refuses_another_order_and_changes_nothing(flag, value, run):
     assert before == {p.name: p.read_bytes() for p in run.iterdir() if p.name in before}
 
 
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [
+        ("--data", "other.db", r"data \S+/pairs\.db, not other\.db; leave --data out, or"),
+        ("--teacher", "b.npz", r"teacher \S+/siamfc\.safetensors, not b\.npz; leave --teacher"),
+        ("--val", "OTB", r"val None, not OTB; leave --val out"),
+        ("--val-sequences", "4", r"val_sequences 0, not 4; resume with 0"),
+    ],
+)
+def test_a_resume_refuses_other_data_and_another_teacher(flag, value, message, run):
+    before = (run / "config.yaml").read_bytes()
+    with pytest.raises(ValueError, match=rf"config\.yaml: trained with {message}"):
+        resume(run, flag, value)
+    assert (run / "config.yaml").read_bytes() == before
+
+
+def test_a_resume_takes_data_that_moved(run, store, tmp_path):
+    moved = shutil.copy(store, tmp_path)
+    with pytest.warns(UserWarning, match=rf"data was {store}; {moved} is taken for the same"):
+        assert resume(run, "--epochs", "2", "--data", moved) == 0
+    assert yaml.safe_load((run / "config.yaml").read_text())["data"] == [moved]
+
+
 def test_a_training_older_than_a_setting_is_resumed(run):
     """Such a training goes on with the setting's default, and with nothing else."""
     config = run / "config.yaml"
@@ -334,6 +357,19 @@ def test_half_a_checkpoint_and_anothers_checkpoint_are_refused(run):
         resume(run)
     save_checkpoint(checkpoint, {"version": 99})
     with pytest.raises(ValueError, match="not a checkpoint of version 1"):
+        resume(run)
+
+
+@pytest.mark.parametrize("name", ["checkpoint.pt", "teacher/checkpoint.pt", "log.csv"])
+def test_a_damaged_training_is_refused_before_data_is_read(run, name, monkeypatch):
+    from rbsf.tools.recipes.siamese import SiameseRecipe
+
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    (run / "config.yaml").write_text(yaml.safe_dump(settings | {"teacher": None}))
+    (run / "teacher").mkdir()
+    (run / name).write_bytes(b"step\n1,2" if name == "log.csv" else b"")
+    monkeypatch.setattr(SiameseRecipe, "open", lambda _: pytest.fail("data was read"))
+    with pytest.raises(ValueError, match=re.escape(str(run / name))):
         resume(run)
 
 

@@ -291,6 +291,8 @@ def test_resume_with_another_configuration_is_refused(trained_resnet, tmp_path):
         (["--stages", "8-8-8-16"], "trained with stages 8-8-8-8, not 8-8-8-16"),
         (["--optimizer", "sgd"], "trained with optimizer adam, not sgd"),
         (["--lambda-kernel", "0.5"], "trained with lambda_kernel 0.0001, not 0.5"),
+        (["--root", "other"], "trained with root .*, not other; leave --root out, or give"),
+        (["--teacher", "b.npz"], "trained with teacher .*, not b.npz; leave --teacher out"),
     ):
         with pytest.raises(ValueError, match=message):
             main(["--resume", "--out", str(run), *flags])

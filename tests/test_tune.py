@@ -260,6 +260,17 @@ def test_sequence_without_a_frame_to_score_is_left_out(tune, videos, tmp_path, c
     assert "on 2 sequences, 10 frames" in (tmp_path / "out/tracker.yaml").read_text()
 
 
+def test_broken_sequences_are_left_out_if_asked(tune, videos, tmp_path, capsys):
+    shutil.copytree(videos, tmp_path / "val")
+    (tmp_path / "val/synthetic_000001/groundtruth.txt").write_text("what\n")
+    flags = ("--root", tmp_path / "val", "--trials", "1")
+    with pytest.raises(ValueError, match=r"sequences: 1: .*synthetic_000001.*--skip-broken"):
+        tune(*flags)
+    assert tune(*flags, "--skip-broken") == 0
+    assert "warning: left out: " in capsys.readouterr().err
+    assert "on 2 sequences, 10 frames" in (tmp_path / "out/tracker.yaml").read_text()
+
+
 @pytest.mark.parametrize(
     ("folder", "part"),
     [

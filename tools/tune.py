@@ -73,6 +73,11 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
         metavar="N",
         help="Track the first N frames of each video alone (default: all)",
     )
+    add(
+        "--skip-broken",
+        action="store_true",
+        help="Leave out the videos whose boxes cannot be read or do not match their frames",
+    )
     add_weights_flag(first)
     add(
         "--search",
@@ -143,16 +148,21 @@ def _test_sequence(root: Path) -> str:
     return ""
 
 
-def find_sequences(root: Path, names: list[str] | None, frames: int | None) -> list[Sequence]:
+def find_sequences(
+    root: Path, names: list[str] | None, frames: int | None, skip_broken: bool
+) -> list[Sequence]:
     """Load the sequences to tune on, cut to `frames`, without those that have no frame to score.
 
-    Raises FileNotFoundError if there is no such folder, and ValueError if the data are test data or
+    With `skip_broken`, those that cannot be read are left out too, with a warning for each. Raises
+    FileNotFoundError if there is no such folder, and ValueError if the data are test data or
     broken, or no sequence is left.
     """
-    from rbsf.datasets.video.sequences import load_sequences
+    from rbsf.datasets.video.sequences import check_broken, load_sequences
 
     refuse_test_data(root)
-    loaded = load_sequences(root, names=dict.fromkeys(names) if names else None)
+    broken: dict[str, str] = {}
+    loaded = load_sequences(root, names=dict.fromkeys(names) if names else None, broken=broken)
+    check_broken(list(broken.values()), skip_broken)
     cut = [replace(s, frames=s.frames[:frames], boxes=s.boxes[:frames]) for s in loaded]
     sequences = [s for s in cut if len(s.annotated()) > 1]
     if not sequences:
@@ -283,7 +293,7 @@ def main(argv: list[str] | None = None) -> int:
     if not args.weights.is_file():
         raise FileNotFoundError(f"no weights file {args.weights}; give one with --weights")
     names = chosen_constants(args.weights, args.search)
-    sequences = find_sequences(args.root, args.sequences, args.frames)
+    sequences = find_sequences(args.root, args.sequences, args.frames, args.skip_broken)
     if caution := caution_of(sequences):
         print(f"warning: {caution}", file=sys.stderr)
     check_log(args.out / "study.log")

@@ -103,12 +103,12 @@ def make_crop(image: np.ndarray, box: Sequence[float] | np.ndarray, frame: int) 
 class Contents:
     """What a store holds, and what was left out of it.
 
-    `left_out`: the frames that could not be used, by `(source, name)`. It has an entry for every
-    sequence that is stored or has no usable frame. `origins`: the known origins, by
-    `(source, name)`.
+    `stored`: the `(source, name)` of each sequence. `left_out`: the frames that could not be used,
+    by `(source, name)`. It has an entry for every sequence that is stored or has no usable frame.
+    `origins`: the known origins, by `(source, name)`.
     """
 
-    sequences: int  # number of sequences
+    stored: frozenset[tuple[str, str]]
     crops: int  # number of crops
     left_out: dict[tuple[str, str], list[int]]
     origins: dict[tuple[str, str], Origin] = field(default_factory=dict)
@@ -257,11 +257,11 @@ class CropWriter:
             with _writing(self.path):
                 if self.path.exists():
                     with closing(sqlite3.connect(self.path)) as finished:
-                        self._check_settings(finished)
+                        self._check_settings(finished, self.path, "name another file")
                 self._db = self._connect()
                 opened.callback(lambda: self._db.close())  # rolls back what is not committed
                 self._open()
-                self._check_settings(self._db)
+                self._check_settings(self._db, self._part, "delete this file, to begin anew")
                 self._add_later_tables()
             self._held = opened.pop_all()
         return self
@@ -360,12 +360,12 @@ class CropWriter:
             self._db.execute(statement)
         self._db.executemany(_SET_META, {**FORMAT, **self.settings}.items())
 
-    def _check_settings(self, db: sqlite3.Connection) -> None:
-        meta = _check_meta(db, self.path)
+    def _check_settings(self, db: sqlite3.Connection, path: Path, otherwise: str) -> None:
+        meta = _check_meta(db, path)
         for key, value in self.settings.items():
             if meta.get(key) != value:
-                made = f"{self.path}: made with {key} {meta.get(key)}, not {value}"
-                raise ValueError(f"{made}; keep to that or name another file")
+                made = f"{path}: made with {key} {meta.get(key)}, not {value}"
+                raise ValueError(f"{made}; keep to that or {otherwise}")
 
     def _add_later_tables(self) -> None:
         for statement in _LATER_TABLES.split(";"):
@@ -380,7 +380,7 @@ def _contents(db: sqlite3.Connection) -> Contents:
         for source, name, frame in frames:
             left_out.setdefault((source, name), []).append(frame)
     crops = db.execute("SELECT count(*) FROM crops").fetchone()[0]
-    return Contents(len(stored), crops, left_out, _origins(db))
+    return Contents(frozenset(stored), crops, left_out, _origins(db))
 
 
 def _origins(db: sqlite3.Connection) -> dict[tuple[str, str], Origin]:

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from rbsf.datasets.pairs.crop_store import Contents, Crop, CropWriter, finished_contents, make_crop
 from rbsf.datasets.pairs.provenance import Origin, origin_of
-from rbsf.datasets.pairs.stills import is_stills_folder, read_stills
+from rbsf.datasets.pairs.stills import is_stills_folder, read_stills, warn_of_images
 from rbsf.datasets.video.images import read_image
 from rbsf.datasets.video.sequences import Sequence, VideoSequence, check_broken, load_sequences
 from rbsf.datasets.video.sources import FramesInOrder, open_reader
@@ -132,7 +132,8 @@ def prepare(
 
     Sequences that are stored already are skipped, so an interrupted run goes on where it stopped. A
     sequence with an unreadable frame is done again when a rerun can read it. So is one whose boxes
-    or frames have changed since, and a message names it. If nothing is left to do, the file is
+    or frames have changed since, and a message names it. Those that `data` does not have now are
+    kept, and a message says how many. If nothing is left to do, the file is
     neither written to nor locked. What is stored does not depend on `workers` (1: in this process).
     Raises ValueError for unusable data, settings or an unfit `out`, and OSError if `out` cannot be
     written.
@@ -159,7 +160,8 @@ def prepare(
                     names = ", ".join(map(str, data))
                     raise ValueError(f"{names}: nothing could be prepared; {_first_fault(report)}")
                 writer.finish()
-    report.sequences, report.crops = contents.sequences, contents.crops
+    report.sequences, report.crops = len(contents.stored), contents.crops
+    _say_kept(len(contents.stored - {job.key for job in jobs}), out)
     report.megabytes = Path(out).stat().st_size / 1e6
     return report
 
@@ -187,6 +189,7 @@ def find_jobs(root: Path, every: int, max_per_sequence: int | None, broken: list
     source = printable(str(root.resolve()))
     if is_stills_folder(root):
         return [_still_job(source, path, boxes) for path, boxes in read_stills(root)]
+    warn_of_images(root)
     faults: dict[str, str] = {}
     jobs = []
     for video in load_sequences(root, broken=faults):
@@ -305,6 +308,13 @@ def _say_changed(report: Report, out: Path) -> None:
         names += ", ..."
     what = f"{len(report.changed)} sequences have other boxes or frames than when they were cut out"
     tqdm.write(f"{out}: {what}, and are cut out again: {names}", file=sys.stderr)
+
+
+def _say_kept(count: int, out: Path) -> None:
+    if count:
+        kept = f"keeps {count} sequences of earlier runs that --data does not have now"
+        advice = "to be without them, delete the file and prepare it again"
+        tqdm.write(f"{out}: {kept}; {advice}", file=sys.stderr)
 
 
 def _fill(

@@ -11,18 +11,35 @@ from pathlib import Path
 import numpy as np
 
 from rbsf.datasets.video.images import list_images
-from rbsf.datasets.video.layouts import warn_of_folders
+from rbsf.datasets.video.layouts import holds_sequences, is_video, warn_of_data
 from rbsf.datasets.video.sequences import MAX_PIXELS
 from rbsf.system.text import read_text
 
 
 def is_stills_folder(root: Path) -> bool:
-    """Whether a folder has a boxes.csv, or images without a groundtruth*.txt beside them."""
+    """Whether a folder has a boxes.csv, or images but no sequences.
+
+    Raises ValueError for a `list.txt` that names nothing, or several splits of a data set.
+    """
     if (root / "boxes.csv").is_file():
         return True
+    return bool(_loose_images(root)) and not holds_sequences(root)
+
+
+def _loose_images(root: Path) -> list[str]:
+    """Names of the images in a folder, but for those of a sequence, which are its frames."""
     if not root.is_dir() or any(root.glob("groundtruth*.txt")):
-        return False
-    return bool(list_images(root))
+        return []
+    return list_images(root)
+
+
+def warn_of_images(root: Path) -> None:
+    """Warn of images beside the sequences in `root`, since they are left out."""
+    names = _loose_images(root)
+    if names:
+        shown = ", ".join(names[:3]) + ", ..." * (len(names) > 3)
+        left_out = f"{len(names)} images beside its sequences are left out: {shown}"
+        warnings.warn(f"{root}: {left_out}; to use them, give them a folder", stacklevel=2)
 
 
 def read_stills(folder: Path) -> list[tuple[Path, np.ndarray]]:
@@ -31,10 +48,11 @@ def read_stills(folder: Path) -> list[tuple[Path, np.ndarray]]:
     Boxes are `[K, 4]` float64, `x, y, w, h`, from 0: the rows of `boxes.csv` (header
     `file,x,y,w,h`, further columns ignored). An image without rows, or in a folder without that
     file, has one row of NaN: the whole image is the target. A warning names such images if there is
-    a `boxes.csv`. Raises ValueError, naming file and line, for a faulty row and for an image that
-    is listed but missing.
+    a `boxes.csv`, and another the folders and videos beside the images that look like data. Raises
+    ValueError, naming file and line, for a faulty row and for an image that is listed but missing.
     """
-    warn_of_folders(folder, [path for path in folder.iterdir() if path.is_dir()], "images")
+    others = [path for path in folder.iterdir() if path.is_dir() or is_video(path)]
+    warn_of_data(folder, others, "images")
     boxes: dict[str, list[list[float]]] = {name: [] for name in list_images(folder)}
     table = folder / "boxes.csv"
     if table.is_file():

@@ -6,7 +6,7 @@ same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import cv2
@@ -39,6 +39,18 @@ def video_name(seed: int) -> str:
     return f"synthetic_{seed:06d}"
 
 
+def check_own_folder(folder: Path, own: Collection[str]) -> None:
+    """Raise ValueError if a folder holds anything but the names `own` and hidden files.
+
+    Other data in it would be lost to a `list.txt`, or taken for synthetic videos.
+    """
+    inside = folder.iterdir() if folder.is_dir() else ()
+    others = sorted(path.name for path in inside if path.name not in own and path.name[0] != ".")
+    if others:
+        found = f"it holds {len(others)} other files or folders, such as {others[0]}"
+        raise ValueError(f"{folder} is not for these videos alone: {found}; give another folder")
+
+
 def write_got10k(
     root: str | Path,
     count: int,
@@ -50,10 +62,12 @@ def write_got10k(
     """Write `count` videos as a GOT-10k split.
 
     Each has JPEG frames and `groundtruth.txt`; `list.txt` is written last. Video `i` is
-    `make_sequence(seed + i, ...)`. Raises OSError if `root` cannot be written.
+    `make_sequence(seed + i, ...)`. Raises ValueError if `root` holds anything else, and OSError if
+    it cannot be written.
     """
     root = Path(root)
     names = [video_name(seed + i) for i in range(count)]
+    check_own_folder(root, {"list.txt", *names})
     (root / "list.txt").unlink(missing_ok=True)  # from an earlier split, which is overwritten
     for i, name in enumerate(tqdm(names, unit="video", desc=f"writing {root}")):
         _empty_of_frames(root / name)

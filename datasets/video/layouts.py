@@ -204,7 +204,7 @@ def find_videos(root: Path) -> list[Entry]:
     `root` is a folder of such videos, or one of them.
     """
     files = [root] if root.is_file() else _in_natural_order(root.iterdir())
-    return [Entry(file.stem, file, _boxes_beside(file)) for file in files if _is_video(file)]
+    return [Entry(file.stem, file, _boxes_beside(file)) for file in files if is_video(file)]
 
 
 def _boxes_beside(video: Path) -> Path:
@@ -213,7 +213,7 @@ def _boxes_beside(video: Path) -> Path:
     return upper if upper.is_file() and not usual.is_file() else usual
 
 
-def _is_video(file: Path) -> bool:
+def is_video(file: Path) -> bool:
     """Whether the name is a video's. Names with a leading dot are unfinished, or macOS metadata."""
     return file.suffix.lower() in VIDEO_SUFFIXES and not file.name.startswith(".")
 
@@ -257,6 +257,12 @@ def find_entries(root: Path, layout: str | None = None) -> list[Entry]:
     raise ValueError(_nothing_found(root, names))
 
 
+def holds_sequences(root: Path) -> bool:
+    """Whether the folder `root` has the annotation of a sequence, in any layout."""
+    entries = (entry for layout in LAYOUTS.values() for entry in layout.find(root))
+    return any(entry.annotation.is_file() for entry in entries)
+
+
 def _with_printable_name(entry: Entry) -> Entry:
     """Return the entry, with a fault if its name is not UTF-8, which no report could hold."""
     name = printable(entry.name)
@@ -291,10 +297,10 @@ def _warn_of_left_out(root: Path, entries: list[Entry]) -> None:
         return
     used = {path for entry in entries for path in (entry.folder, entry.folder.parent)}
     used |= {entry.annotation for entry in entries}
-    warn_of_folders(root, [path for path in root.iterdir() if path not in used], "sequences")
+    warn_of_data(root, [path for path in root.iterdir() if path not in used], "sequences")
 
 
-def warn_of_folders(root: Path, others: Iterable[Path], taken: str) -> None:
+def warn_of_data(root: Path, others: Iterable[Path], taken: str) -> None:
     """Warn of those `others` in `root` that hold frames or boxes, since they are left out.
 
     `taken`: a word for what is read from `root`.
@@ -316,7 +322,7 @@ def _holds_frames(path: Path) -> bool:
     if path.is_dir():
         places = [folder for folder in (path, path / "img") if folder.is_dir()]
         return any(map(list_images, places)) or any(path.glob("*/groundtruth*.txt"))
-    return _is_video(path) or _begins_with_a_box(_boxes_beside(path))
+    return is_video(path) or _begins_with_a_box(_boxes_beside(path))
 
 
 def _begins_with_a_box(annotation: Path) -> bool:

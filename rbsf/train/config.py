@@ -50,7 +50,8 @@ def setting(
     `default` is a value, or `list` for an empty list. `metavar` is the name of the value, or of an
     item of a list, in the help; by default it is N, X, TEXT or PATH. `changeable` means that a
     training may be resumed with another value, `decisive` that the result depends on the value,
-    `path` that it is a path; only the last part of a path is written into weights.
+    `path` that it is a path; only the last part of a path is compared on resuming, and written into
+    weights.
     """
     metadata = {
         "help": help,

@@ -15,7 +15,7 @@ from rbsf.system.text import read_text
 from rbsf.train.config import as_settings, settings_of, write_yaml
 from rbsf.train.device import dtype_of
 from rbsf.train.distributed import Process
-from rbsf.train.run_config import RunConfig
+from rbsf.train.run_config import RunConfig, last_part
 
 
 def describe_place(config: RunConfig, process: Process) -> str:
@@ -32,12 +32,12 @@ def write_record(config: RunConfig, world: int) -> None:
     folder = Path(config.out)
     write_yaml(dataclasses.replace(config, resume=False), folder / "config.yaml")
     record = folder / "environment.json"
-    starts = _read_starts(record) if config.resume and record.is_file() else []
+    starts = read_starts(record) if config.resume and record.is_file() else []
     this_start = environment() | {"processes": world}
     write_atomically(record, json.dumps([*starts, this_start], indent=1).encode())
 
 
-def _read_starts(record: Path) -> list[Any]:
+def read_starts(record: Path) -> list[Any]:
     """Earlier starts in `environment.json`. Raises ValueError if it holds anything else."""
     try:
         starts = json.loads(read_text(record))
@@ -57,16 +57,9 @@ def provenance(config: RunConfig, world: int) -> dict[str, Any]:
     values = as_settings(config)
     for name, each in settings_of(type(config)).items():
         if each.metadata["path"] and values[name]:
-            values[name] = _last_part(values[name])
+            values[name] = last_part(values[name])
     place = {name: value for name, value in environment().items() if name != "command"}
     return {"config": values, **place, "processes": world}
-
-
-def _last_part(paths: str | list[str]) -> str | list[str]:
-    """The last part of a path, or of each of several paths."""
-    if isinstance(paths, str):
-        return Path(paths).name
-    return [Path(path).name for path in paths]
 
 
 def report_size(path: Path, folder: Path) -> None:

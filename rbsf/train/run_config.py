@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -121,7 +122,6 @@ class RunConfig:
         None,
         "Learn from the float network in this file: .safetensors, or of a tracker also .pth of"
         " siamfc-pytorch or .npz",
-        changeable=True,
         path=True,
     )
     out: str = setting(
@@ -225,7 +225,8 @@ def resumed(cls: type[Config], settings: dict[str, Any]) -> Config:
     """The settings of the training in `out`, changed by `settings`.
 
     Raises FileNotFoundError if there is no training, and ValueError for a setting that must not be
-    changed on resuming.
+    changed on resuming. A file or folder may have been moved, but must keep its name; a warning
+    says where the other was.
     """
     known = settings_of(cls)
     base = Path(settings.get("out", known["out"].default)) / "config.yaml"
@@ -240,7 +241,25 @@ def resumed(cls: type[Config], settings: dict[str, Any]) -> Config:
         raise ValueError(f"{base}: {error}; start anew without --resume") from None
     before = as_settings(trained)  # with defaults for settings that an older version lacked
     for name, value in settings.items():
-        was = before[name]
-        if value != was and not known[name].metadata["changeable"]:
-            raise ValueError(f"{base}: trained with {name} {was}, not {value}; resume with {was}")
+        if value == before[name] or known[name].metadata["changeable"]:
+            continue
+        was, now = _shown(before[name]), _shown(value)
+        if not known[name].metadata["path"]:
+            raise ValueError(f"{base}: trained with {name} {was}, not {now}; resume with {was}")
+        if last_part(value) != last_part(before[name]):
+            advice = f"leave --{name.replace('_', '-')} out, or give the same from another folder"
+            raise ValueError(f"{base}: trained with {name} {was}, not {now}; {advice}")
+        warnings.warn(f"{base}: {name} was {was}; {now} is taken for the same", stacklevel=2)
     return changed(trained, **settings)
+
+
+def _shown(value: Any) -> str:
+    """A setting's value as a message shows it."""
+    return ", ".join(value) or "none" if isinstance(value, list) else str(value)
+
+
+def last_part(paths: str | list[str] | None) -> Any:
+    """The last part of a path, or of each of several, in a list or with commas between."""
+    if isinstance(paths, list):
+        return list(map(last_part, paths))
+    return paths and ",".join(Path(path).absolute().name for path in paths.split(","))

@@ -23,13 +23,14 @@ from rbsf.layers import binary_layers
 from rbsf.system.files import remove_left_over
 from rbsf.system.lock import locked
 from rbsf.train import distributed
-from rbsf.train.checkpoint import load_checkpoint
+from rbsf.train.checkpoint import check_parts, load_checkpoint
 from rbsf.train.config import write_yaml
 from rbsf.train.device import choose_device, keep_memory
 from rbsf.train.distributed import Process
 from rbsf.train.forecast import END, LATER, STEP, TRIED, Forecast, in_words, seconds_a_step
+from rbsf.train.log import read_log
 from rbsf.train.loop import CHECKPOINT, Loop, Stopped
-from rbsf.train.record import describe_place, provenance, report_size, write_record
+from rbsf.train.record import describe_place, provenance, read_starts, report_size, write_record
 from rbsf.train.rectify import Rectifier
 from rbsf.train.run_config import RunConfig
 from rbsf.weights import save_weights
@@ -155,6 +156,23 @@ def _check_unused(folder: Path) -> None:
         raise ValueError(f"{folder} holds a training already; {advice}")
 
 
+def _check_resumable(recipe: Recipe) -> None:
+    """Raise ValueError, before data is read, if a training to resume cannot go on."""
+    if not recipe.config.resume:
+        return
+    checkpoint = recipe.folder / CHECKPOINT
+    if checkpoint.is_file():
+        check_parts(load_checkpoint(checkpoint), checkpoint)
+        for read, name in ((read_log, "log.csv"), (read_starts, "environment.json")):
+            if (recipe.folder / name).is_file():
+                read(recipe.folder / name)
+    elif recipe.weights.is_file():
+        raise ValueError(
+            f"{recipe.folder} has weights, but no {CHECKPOINT} to resume from; choose another"
+            " --out, or remove the weights to train anew"
+        )
+
+
 def _plan(recipe: Recipe) -> str:
     """A message on how a teacher that was not given is obtained."""
     if not recipe.weights.is_file():
@@ -174,6 +192,10 @@ class Trainer:
 
     def run(self) -> None:
         """Train to the end. Raises Stopped after Ctrl-C or SIGTERM."""
+        _check_resumable(self.recipe)
+        teacher = self.recipe.missing_teacher()
+        if teacher and not teacher.weights.is_file():
+            _check_resumable(teacher)
         self.recipe.open()
         self._check_export()
         self._find_teacher()
@@ -196,11 +218,6 @@ class Trainer:
         recipe, rank, world = self.recipe, self.process.rank, self.process.world
         checkpoint = recipe.folder / CHECKPOINT
         goes_on = recipe.config.resume and checkpoint.is_file()
-        if recipe.config.resume and recipe.weights.is_file() and not goes_on:
-            raise ValueError(
-                f"{recipe.folder} has weights, but no {CHECKPOINT} to resume from; choose another"
-                " --out, or remove the weights to train anew"
-            )
         if recipe.try_out and not goes_on:
             self._try_out()
         rectifier = recipe.build()

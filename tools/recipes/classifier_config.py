@@ -69,7 +69,6 @@ class ClassifierConfig(RunConfig):
     root: str = setting(
         "data",
         "Read the data set from this folder",
-        changeable=True,
         decisive=False,
         path=True,
     )

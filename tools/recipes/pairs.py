@@ -48,11 +48,10 @@ class PairConfig(RunConfig):
         list,
         "Train on the sequences or images in this folder, in any layout, or on a crop store (.db);"
         " repeatable",
-        changeable=True,
         path=True,
     )
     val: str | None = setting(
-        None, "Track the sequences in this folder after each epoch", changeable=True, path=True
+        None, "Track the sequences in this folder after each epoch", path=True
     )
     val_frames: int = setting(
         60,

@@ -49,7 +49,6 @@ class DistillConfig(PairConfig):
         None,
         "Learn from the published tracker in these two files",
         metavar="BACKBONE.onnx,HEAD.onnx",
-        changeable=True,
         path=True,
     )
     val_frames: int = setting(

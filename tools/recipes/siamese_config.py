@@ -37,7 +37,6 @@ class TrainConfig(PairConfig):
     val_sequences: int = setting(
         4,
         "Track N sequences after each epoch; without --val they are held out of --data",
-        changeable=True,
     )
     response_match: float = setting(1.0, "Weigh the distance to the teacher's response map by this")
     scratch: bool = setting(False, "Start from random weights instead of the teacher's")

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -222,11 +222,14 @@ def the_only(found: list[Path], name: str) -> Path:
     return found[0]
 
 
-def read_result_folder(folder: Path) -> Callable[[Sequence], Run | None]:
+def read_result_folder(
+    folder: Path, sequences: Container[str] = ()
+) -> Callable[[Sequence], Run | None]:
     """Reader of boxes that exist already, in text files `NAME.txt` or `NAME/NAME_001.txt`.
 
-    Seconds are zeros if the toolkit's file of times is missing. Raises FileNotFoundError if there
-    is no such folder, and ValueError for one without text files.
+    `NAME_001.txt` is also taken for NAME, unless `sequences` has one of that name itself. Seconds
+    are zeros if the toolkit's file of times is missing. Raises FileNotFoundError if there is no
+    such folder, and ValueError for one without text files.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"results folder {folder} does not exist")
@@ -234,19 +237,33 @@ def read_result_folder(folder: Path) -> Callable[[Sequence], Run | None]:
     for name, found in by_name((p.parent.name, p) for p in folder.glob("*/*_001.txt")).items():
         files.setdefault(name, []).extend(found)
     if not files:
+        there = ", ".join(sorted(path.name for path in folder.iterdir())[:3]) or "nothing"
         raise ValueError(
-            f"{folder} holds no results: expected NAME.txt with x,y,w,h lines, or NAME/NAME_001.txt"
+            f"{folder} holds no results: expected NAME.txt with x,y,w,h lines, or"
+            f" NAME/NAME_001.txt; found {there}"
         )
 
     def load(sequence: Sequence) -> Run | None:
-        found = files.get(otb_name(sequence.name))  # a video may be called Jogging-1
-        if found is None:
+        name = otb_name(sequence.name)  # a video may be called Jogging-1
+        first_run = f"{name}_001"
+        found = list(files.get(name, ()))
+        if first_run not in sequences:
+            found += files.get(first_run, ())
+        if not found:
+            _check_case(files, name)
             return None
         path = the_only(found, sequence.name)
         boxes = read_result(path, len(sequence))
         return Run(boxes - _shift(sequence), _seconds(path, len(boxes)))
 
     return load
+
+
+def _check_case(files: dict[str, list[Path]], name: str) -> None:
+    """Raise ValueError if only capital letters keep a file from being that of the sequence."""
+    for other, (path, *_) in files.items():
+        if other.lower() == name.lower():
+            raise ValueError(f"no result; {path} differs in capital letters: name it as {name}")
 
 
 def _seconds(boxes: Path, count: int) -> np.ndarray:

@@ -397,8 +397,28 @@ def test_a_result_of_another_length_is_refused(tmp_path: Path, girl: Sequence) -
         read_result_folder(tmp_path)(girl)
 
 
+def test_a_run_beside_others_is_read_unless_it_is_a_sequence_itself(tmp_path: Path) -> None:
+    clip = bare_sequence("clip", [[10, 10, 10, 10]] * 2)
+    (tmp_path / "clip_001.txt").write_text("10,10,10,10\n" * 2)
+    assert read_result_folder(tmp_path)(clip) is not None
+    assert read_result_folder(tmp_path, {"clip", "clip_001"})(clip) is None
+    (tmp_path / "clip.txt").write_text("11,10,10,10\n" * 2)
+    with pytest.raises(ValueError, match=r"clip\.txt and .*clip_001\.txt are all of clip; keep"):
+        read_result_folder(tmp_path)(clip)
+    found = read_result_folder(tmp_path, {"clip", "clip_001"})(clip)
+    assert found is not None
+    assert found.boxes[0, 0] == 11
+
+
+def test_a_name_in_other_letters_is_told(tmp_path: Path, girl: Sequence) -> None:
+    (tmp_path / "girl.txt").write_text("10,10,10,10\n" * 2)
+    with pytest.raises(ValueError, match=r"no result; .*girl\.txt differs in .*: name it as Girl"):
+        read_result_folder(tmp_path)(girl)
+
+
 def test_folder_without_results_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"holds no results: expected NAME\.txt"):
+    (tmp_path / "Girl.csv").touch()
+    with pytest.raises(ValueError, match=r"holds no results: expected NAME\.txt.* found Girl\.csv"):
         read_result_folder(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"results folder .*nowhere does not exist"):
         read_result_folder(tmp_path / "nowhere")

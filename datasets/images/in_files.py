@@ -103,7 +103,7 @@ class FolderData(Labelled):
         """Warn of a batch's broken files, or raise ValueError; `left`: images it still has."""
         for path, reason in broken:
             if not self.skip_broken:
-                advice = "replace or remove it, or leave such files out (skip_broken)"
+                advice = "replace or remove it; a training can leave such out by --skip-broken"
                 raise ValueError(f"{path}: {reason}; {advice}")
             if path not in self.broken:
                 self.broken[path] = reason

@@ -216,19 +216,20 @@ def make_synthetic(root: Path) -> None:
             write_video(path, seed, SYNTHETIC["frames"])
 
 
-def shown(texts: list[str]) -> tuple[Entrant, ...]:
-    """Trackers whose boxes exist, each given as LABEL=DIR.
+def shown(texts: list[str], split: Split) -> tuple[Entrant, ...]:
+    """Trackers whose boxes for a split's sequences exist, each given as LABEL=DIR.
 
     Raises ValueError for another form and for a folder without results, FileNotFoundError if there
     is no such folder.
     """
+    names = {sequence.name for sequence in split.sequences}
     found = []
     for text in texts:
         label, _, folder = text.partition("=")
         if not label or not folder:
             raise ValueError(f"--results {text!r}: write LABEL=DIR")
         path = Path(folder)
-        found.append(Entrant(label, path.name, [read_result_folder(path)]))
+        found.append(Entrant(label, path.name, [read_result_folder(path, names)]))
     return tuple(found)
 
 

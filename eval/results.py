@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -33,6 +33,7 @@ from rbsf.system.text import encode, read_text
 TEXT_FILES = "[!.]*.txt"
 OMITTED = {"Tiger1": 5}  # frames at the start of OTB's sequences that pytracking leaves out
 ADVICE = "replace it, or delete it to run the sequence again"
+ADVICE_TO_OTHERS = "write a line x,y,w,h for each frame, with commas, tabs or spaces between"
 
 
 @dataclass(frozen=True)
@@ -117,8 +118,7 @@ class ResultStore:
         column = self._column(number)
         if column >= len(columns) or np.isnan(columns[column]).any():
             return None
-        boxes = read_result(path, len(sequence)) - _shift(sequence)
-        return Run(boxes, columns[column])
+        return Run(_boxes_of(path, sequence, ADVICE), columns[column])
 
     def _column(self, number: int) -> int:
         """Column of a run in its file of times."""
@@ -132,7 +132,7 @@ class ResultStore:
         head = path.read_text(errors="replace").partition("\n")[0]
         if not _is_of(head, sequence):
             return []
-        table = _table(path)
+        table = _table(path, ADVICE)
         if len(table) != len(sequence):
             raise ValueError(
                 f"{path} holds {len(table)} times but the sequence {len(sequence)} frames; {ADVICE}"
@@ -181,29 +181,39 @@ def _is_of(head: str, sequence: Sequence) -> bool:
     return len(words) == 3 and (words[1] == stamp(sequence) or words[2] == fingerprint(sequence))
 
 
-def read_result(path: Path, frames: int) -> np.ndarray:
+def _boxes_of(path: Path, sequence: Sequence, advice: str) -> np.ndarray:
+    """Boxes in a file, as `Run` has them. Raises ValueError as `read_result`, and for NaN.
+
+    NaN is refused where the target is annotated, except in the first frame, which is given.
+    """
+    boxes = read_result(path, len(sequence), advice)
+    scored = sequence.annotated()[1:]
+    bad = scored[~np.isfinite(boxes[scored]).all(axis=1)]
+    if len(bad):
+        raise ValueError(f"{path}: box {bad[0] + 1} of {len(boxes)} is not finite; {advice}")
+    return boxes - _shift(sequence)
+
+
+def read_result(path: Path, frames: int, advice: str = ADVICE) -> np.ndarray:
     """Read lines x,y,w,h (comma, tab or space) unchanged, as `[frames, 4]`.
 
-    Raises ValueError, naming the file, for a damaged one and one of another length.
+    Raises ValueError, naming the file and what to do about it, `advice`, for a damaged one and one
+    of another length.
     """
-    boxes = _table(path)
-    if boxes.shape[1:] != (4,):
-        raise ValueError(
-            f"{path} is damaged (found {boxes.shape[1]} values a line, not x,y,w,h); {ADVICE}"
-        )
+    boxes = _table(path, advice, columns=4)
     if len(boxes) != frames:
-        advice = _advice(path, frames - len(boxes))
+        advice = _advice(path, frames - len(boxes), advice)
         raise ValueError(
             f"{path} holds {len(boxes)} boxes but the sequence {frames} frames; {advice}"
         )
     return boxes
 
 
-def _advice(path: Path, lacking: int) -> str:
+def _advice(path: Path, lacking: int, usual: str) -> str:
     """What to do about a file that lacks `lacking` boxes."""
     name = otb_name(path.stem)
     if OMITTED.get(name) != lacking:
-        return ADVICE
+        return usual
     return f"pytracking leaves out the first {lacking} of {name}; put {lacking} lines in front"
 
 
@@ -222,11 +232,14 @@ def the_only(found: list[Path], name: str) -> Path:
     return found[0]
 
 
-def read_result_folder(folder: Path) -> Callable[[Sequence], Run | None]:
+def read_result_folder(
+    folder: Path, sequences: Container[str] = ()
+) -> Callable[[Sequence], Run | None]:
     """Reader of boxes that exist already, in text files `NAME.txt` or `NAME/NAME_001.txt`.
 
-    Seconds are zeros if the toolkit's file of times is missing. Raises FileNotFoundError if there
-    is no such folder, and ValueError for one without text files.
+    `NAME_001.txt` is also taken for NAME, unless `sequences` has one of that name itself. Seconds
+    are zeros if the toolkit's file of times is missing. Raises FileNotFoundError if there is no
+    such folder, and ValueError for one without text files.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"results folder {folder} does not exist")
@@ -234,19 +247,33 @@ def read_result_folder(folder: Path) -> Callable[[Sequence], Run | None]:
     for name, found in by_name((p.parent.name, p) for p in folder.glob("*/*_001.txt")).items():
         files.setdefault(name, []).extend(found)
     if not files:
+        there = ", ".join(sorted(path.name for path in folder.iterdir())[:3]) or "nothing"
         raise ValueError(
-            f"{folder} holds no results: expected NAME.txt with x,y,w,h lines, or NAME/NAME_001.txt"
+            f"{folder} holds no results: expected NAME.txt with x,y,w,h lines, or"
+            f" NAME/NAME_001.txt; found {there}"
         )
 
     def load(sequence: Sequence) -> Run | None:
-        found = files.get(otb_name(sequence.name))  # a video may be called Jogging-1
-        if found is None:
+        name = otb_name(sequence.name)  # a video may be called Jogging-1
+        first_run = f"{name}_001"
+        found = list(files.get(name, ()))
+        if first_run not in sequences:
+            found += files.get(first_run, ())
+        if not found:
+            _check_case(files, name)
             return None
         path = the_only(found, sequence.name)
-        boxes = read_result(path, len(sequence))
-        return Run(boxes - _shift(sequence), _seconds(path, len(boxes)))
+        boxes = _boxes_of(path, sequence, ADVICE_TO_OTHERS)
+        return Run(boxes, _seconds(path, len(boxes)))
 
     return load
+
+
+def _check_case(files: dict[str, list[Path]], name: str) -> None:
+    """Raise ValueError if only capital letters keep a file from being that of the sequence."""
+    for other, (path, *_) in files.items():
+        if other.lower() == name.lower():
+            raise ValueError(f"no result; {path} differs in capital letters: name it as {name}")
 
 
 def _seconds(boxes: Path, count: int) -> np.ndarray:
@@ -258,7 +285,7 @@ def _seconds(boxes: Path, count: int) -> np.ndarray:
     for path in (folder / "times" / f"{name}_time.txt", folder / f"{name}_time.txt"):
         if not path.is_file():
             continue
-        table = _table(path)
+        table = _table(path, "write a line of seconds for each frame, or delete the file")
         if len(table) == count:
             return np.nan_to_num(table[:, 0])
     return np.zeros(count)
@@ -275,12 +302,31 @@ def _text(rows: np.ndarray, form: str, head: str = "") -> bytes:
     return buffer.getvalue().encode()
 
 
-def _table(path: Path) -> np.ndarray:
-    """The numbers of a text file; raises ValueError, naming the file, for a damaged one."""
+def _table(path: Path, advice: str, columns: int = 0) -> np.ndarray:
+    """The numbers of a text file, `[N, columns]`; 0 columns: as many as the first line has.
+
+    What follows a `#` is skipped. Raises ValueError, naming file and line, for other text.
+    """
+    rows: list[list[float]] = []
     try:
-        text = read_text(path).replace(",", " ")
-        if not text.strip():
-            raise ValueError("it is empty")
-        return np.loadtxt(io.StringIO(text), ndmin=2)
+        for number, line in enumerate(read_text(path).splitlines(), 1):
+            if row := _numbers(line, f"{path} line {number}"):
+                columns = columns or len(row)
+                if len(row) != columns:
+                    raise ValueError(
+                        f"{path} line {number}: found {len(row)} values, expected {columns}"
+                    )
+                rows.append(row)
+        if not rows:
+            raise ValueError(f"{path} is empty")
     except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); {ADVICE}") from None
+        raise ValueError(f"{error}; {advice}") from None
+    return np.array(rows)
+
+
+def _numbers(line: str, place: str) -> list[float]:
+    """The numbers of a line; raises ValueError, naming its place, for other text."""
+    try:
+        return [float(word) for word in line.partition("#")[0].replace(",", " ").split()]
+    except ValueError:
+        raise ValueError(f"{place}: {line.strip()[:60]!r} is no list of numbers") from None

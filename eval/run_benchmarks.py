@@ -191,7 +191,7 @@ def read_benchmark(args: argparse.Namespace) -> Benchmark:
         threads=args.threads or 0,
         resume=args.resume,
         shard=args.shard,
-        others=shown(args.results),
+        others=shown(args.results, split),
         reference=args.reference,
         whole=not args.sequences,
     )

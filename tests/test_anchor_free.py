@@ -206,7 +206,7 @@ def test_files_that_are_no_pair_of_graphs_are_refused(real_data: Path, tmp_path:
     (tmp_path / "text.onnx").write_text("no graph")
     for files, message in (
         (f"{backbone},{tmp_path / 'text.onnx'}", "cannot read it"),
-        (f"{head},{backbone}", "Required inputs"),
+        (f"{head},{backbone}", "the order is BACKBONE,HEAD"),
     ):
         with pytest.raises(ValueError, match=message):
             parse_tracker(f"onnx:{files}").build()

@@ -132,7 +132,10 @@ def test_result_moves_to_another_machine_with_its_folder(otb: Path, tmp_path: Pa
 
 @pytest.mark.parametrize(
     ("text", "fault"),
-    [("1,2,3,4\n", "holds 1 boxes but the sequence 4 frames"), ("what\n", "is damaged")],
+    [
+        ("1,2,3,4\n", "holds 1 boxes but the sequence 4 frames"),
+        ("what\n", "line 1: 'what' is no list of numbers"),
+    ],
 )
 def test_damaged_result_fails_its_sequence_alone_and_stays(
     otb: Path, tmp_path: Path, text: str, fault: str, capsys: pytest.CaptureFixture[str]

@@ -289,7 +289,11 @@ def test_a_broken_image_is_named_or_skipped_when_asked(tmp_path, capsys, kind):
         (tmp_path / split / "n01" / f"{name}.JPEG").write_bytes(content)
     train, val = small(tmp_path)
     path = tmp_path / "train" / "n01" / "n01_1.JPEG"
-    refused(lambda: read(train), f"image {path} {reason}; replace or remove it; or leave")
+    refused(
+        lambda: read(train),
+        f"image {path} {reason}; replace or remove it; ",
+        "by --skip-broken",
+    )
     refused(lambda: read(val, train=False), "n01_0.JPEG", reason)
     train, val = small(tmp_path, skip_broken=True)
     for _ in range(2):

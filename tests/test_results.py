@@ -248,11 +248,13 @@ def test_times_of_another_origin_are_none(otb: ResultStore, girl: Sequence, head
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
-        (b"what\n", r"Girl\.txt is damaged \(.*what"),
-        (b"", r"Girl\.txt is damaged \(it is empty\)"),
-        (b"\xff\xfe\n", r"Girl\.txt is damaged \(.*not UTF-8 text"),
-        (b"1,2,3\n4,5,6\n", r"Girl\.txt is damaged \(found 3 values a line"),
-        (b"1,2,3,4\n5,6,7\n", r"Girl\.txt is damaged \(.*columns"),
+        (b"what\n", r"Girl\.txt line 1: 'what' is no list of numbers"),
+        (b"1;2;3;4\n" * 2, r"Girl\.txt line 1: '1;2;3;4' is no list of numbers"),
+        (b"", r"Girl\.txt is empty"),
+        (b"\xff\xfe\n", r"Girl\.txt line 1: not UTF-8 text"),
+        (b"1,2,3\n4,5,6\n", r"Girl\.txt line 1: found 3 values, expected 4"),
+        (b"1,2,3,4\n\n5,6,7\n", r"Girl\.txt line 3: found 3 values, expected 4"),
+        (b"1,2,3,4\nnan,2,3,4\n", r"Girl\.txt: box 2 of 2 is not finite"),
         (b"1,2,3,4\n", r"Girl\.txt holds 1 boxes but the sequence 2 frames"),
     ],
 )
@@ -265,11 +267,24 @@ def test_damaged_boxes_are_named(
     with pytest.raises(ValueError, match=message) as caught:
         otb.load(girl)
     assert "\n" not in str(caught.value)
+    # Another tracker's file cannot be run again.
+    message = fault + ".*; write a line x,y,w,h for each frame, with commas"
+    with pytest.raises(ValueError, match=message):
+        read_result_folder(otb.folder)(girl)
+
+
+def test_a_result_may_lack_boxes_where_none_is_scored(tmp_path: Path) -> None:
+    nan = [NAN] * 4
+    sequence = bare_sequence("Girl", [nan, [10, 10, 10, 10], nan, [12, 10, 10, 10]])
+    (tmp_path / "Girl.txt").write_text("nan,nan,nan,nan\n" * 3 + "# end\n12,10,10,10\n")
+    found = read_result_folder(tmp_path)(sequence)
+    assert found is not None
+    assert found.boxes[3].tolist() == [12, 10, 10, 10]
 
 
 @pytest.mark.parametrize(
     ("rows", "fault"),
-    [("0.5\n", "holds 1 times but the sequence 2 frames"), ("0.5\nwhat\n", r"is damaged \(.*what")],
+    [("0.5\n", "holds 1 times but the sequence 2 frames"), ("0.5\nwhat\n", "line 3: 'what'")],
 )
 @pytest.mark.parametrize("form", ["otb", "got10k"])
 def test_damaged_times_are_named(
@@ -397,8 +412,28 @@ def test_a_result_of_another_length_is_refused(tmp_path: Path, girl: Sequence) -
         read_result_folder(tmp_path)(girl)
 
 
+def test_a_run_beside_others_is_read_unless_it_is_a_sequence_itself(tmp_path: Path) -> None:
+    clip = bare_sequence("clip", [[10, 10, 10, 10]] * 2)
+    (tmp_path / "clip_001.txt").write_text("10,10,10,10\n" * 2)
+    assert read_result_folder(tmp_path)(clip) is not None
+    assert read_result_folder(tmp_path, {"clip", "clip_001"})(clip) is None
+    (tmp_path / "clip.txt").write_text("11,10,10,10\n" * 2)
+    with pytest.raises(ValueError, match=r"clip\.txt and .*clip_001\.txt are all of clip; keep"):
+        read_result_folder(tmp_path)(clip)
+    found = read_result_folder(tmp_path, {"clip", "clip_001"})(clip)
+    assert found is not None
+    assert found.boxes[0, 0] == 11
+
+
+def test_a_name_in_other_letters_is_told(tmp_path: Path, girl: Sequence) -> None:
+    (tmp_path / "girl.txt").write_text("10,10,10,10\n" * 2)
+    with pytest.raises(ValueError, match=r"no result; .*girl\.txt differs in .*: name it as Girl"):
+        read_result_folder(tmp_path)(girl)
+
+
 def test_folder_without_results_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"holds no results: expected NAME\.txt"):
+    (tmp_path / "Girl.csv").touch()
+    with pytest.raises(ValueError, match=r"holds no results: expected NAME\.txt.* found Girl\.csv"):
         read_result_folder(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"results folder .*nowhere does not exist"):
         read_result_folder(tmp_path / "nowhere")

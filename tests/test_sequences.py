@@ -17,13 +17,14 @@ from rbsf.datasets.video.sequences import Sequence, load_sequences, read_boxes
 from rbsf.datasets.video.writer import VideoWriter
 
 BOXES = ["10,20,30,40", "11,21,30,40", "12,22,31,41"]
+BOXES_FAR = ["90,90,30,40", "91,91,30,40"]  # outside the frames of `write_frames`
 
 
 def write_frames(folder: Path, numbers: range, pattern: str = "{:08d}.jpg") -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for number in numbers:
         cv2.imwrite(
-            str(folder / pattern.format(number)), np.full((8, 8, 3), 10 * number % 256, np.uint8)
+            str(folder / pattern.format(number)), np.full((80, 80, 3), 10 * number % 256, np.uint8)
         )
 
 
@@ -59,7 +60,7 @@ def test_got10k_keeps_the_order_of_its_list_and_its_boxes(tmp_path: Path) -> Non
     assert sequences[0].frames[2] == str(tmp_path / "b" / "00000003.jpg")
     assert sequences[0].boxes.dtype == np.float64
     assert [int(image.mean()) for image in sequences[0]] == [10, 20, 30]
-    assert sequences[0].image(1).shape == (8, 8, 3)
+    assert sequences[0].image(1).shape == (80, 80, 3)
 
 
 def test_a_single_split_is_entered_and_several_must_be_chosen_from(tmp_path: Path) -> None:
@@ -275,6 +276,58 @@ def test_an_annotation_without_a_box_is_named(
     write_lines(tmp_path / "a.txt", lines)
     with pytest.raises(ValueError, match=message):
         read_boxes(tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["0.1,0.2,0.3,0.4"] * 3, "line 1: '0.1,0.2,0.3,0.4': no number is above 1; .* in pixels"),
+        (["500,500,10,10"] * 3, "line 1: '500,500,10,10' lies outside the 80x80 frame"),
+        (
+            [BOXES[0], "81,2,3,4", "81,2,3,4"],
+            "line 2: '81,2,3,4' lies, as most boxes do, outside the 80x80 frame",
+        ),
+        (
+            ["10,20,40,50", "20,25,50,55", "30,30,60,60"],
+            "line 3: '30,30,60,60' reaches outside the 80x80 frame; .* x,y,w,h, not two corners",
+        ),
+    ],
+)
+def test_boxes_that_cannot_be_pixels_are_named(
+    tmp_path: Path, lines: list[str], message: str
+) -> None:
+    make_otb(tmp_path, "Dog", range(1, 4), {"groundtruth_rect.txt": lines})
+    make_otb(tmp_path, "Cat", range(1, 4), {"groundtruth_rect.txt": BOXES})
+    broken: dict[str, str] = {}
+    assert [s.name for s in load_sequences(tmp_path, broken=broken)] == ["Cat"]
+    assert re.search(rf"Dog/groundtruth_rect\.txt {message}", broken["Dog"])
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["70,70,20,20", "90,90,20,20", "70,70,20,20"],  # the target leaves, as in UAV123
+        ["10,20,75,30", "12,20,76,30", "14,20,74,30"],  # a close target, wider than its x
+        ["nan,nan,nan,nan", "10,20,30,40", "300,20,30,40"],
+        ["1,1,1,1", "1,1,2,2", "1,1,2,2"],
+    ],
+)
+def test_boxes_may_leave_the_frame(tmp_path: Path, lines: list[str]) -> None:
+    make_otb(tmp_path, "Dog", range(1, 4), {"groundtruth_rect.txt": lines})
+    assert len(load_sequences(tmp_path)) == 1
+
+
+def test_boxes_are_judged_by_their_own_frames_size(tmp_path: Path) -> None:
+    make_otb(tmp_path, "Dog", range(1, 4), {"groundtruth_rect.txt": [BOXES[0], *BOXES_FAR]})
+    for name in ("0002.jpg", "0003.jpg"):
+        cv2.imwrite(str(tmp_path / "Dog" / "img" / name), np.zeros((160, 160, 3), np.uint8))
+    assert len(load_sequences(tmp_path)) == 1
+
+
+def test_a_damaged_first_frame_is_not_told_of_when_boxes_are_read(tmp_path: Path) -> None:
+    make_otb(tmp_path, "Dog", range(1, 4), {"groundtruth_rect.txt": BOXES})
+    (tmp_path / "Dog" / "img" / "0001.jpg").write_bytes(b"")
+    assert len(load_sequences(tmp_path)) == 1
 
 
 def test_a_missing_frame_is_named(tmp_path: Path) -> None:

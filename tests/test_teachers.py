@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from requirements import needs, peers
 
+from rbsf.tracker.onnx_pair import open_pair
 from rbsf.tracker.teachers.graph import OnnxGraph, Operation, read_graph, read_onnx, write_graph
 from rbsf.tracker.teachers.pair import TeacherPair, read_pair
 
@@ -116,6 +119,29 @@ def test_graphs_that_do_not_go_together_are_refused(files: tuple[Path, Path]) ->
     with pytest.raises(ValueError, match="numbers that are not finite"):
         TeacherPair(spoiled, head)
     assert torch.isnan(nan(torch.zeros(1, 1))[0]).all()
+
+
+@pytest.mark.parametrize("read", [read_pair, open_pair])
+@pytest.mark.parametrize(("inputs", "found"), [((2, 1), "2 and 1"), ((1, 1), "1 and 1")])
+def test_two_graphs_in_the_wrong_order_are_told(
+    tmp_path: Path, read: Callable[[Path, Path], object], inputs: tuple[int, int], found: str
+) -> None:
+    paths = tmp_path / "a.onnx", tmp_path / "b.onnx"
+    for path, count in zip(paths, inputs, strict=True):
+        onnx.save(sum_of(count), path)
+    message = rf"a\.onnx,.*b\.onnx: the order is BACKBONE,HEAD, .*; these take {found}"
+    with pytest.raises(ValueError, match=message):
+        read(*paths)
+
+
+def sum_of(count: int) -> Any:
+    """An ONNX model that adds the first and the last of its inputs, each `[1, 3, 4, 4]`."""
+    helper = onnx.helper
+    names = [f"x{number}" for number in range(count)]
+    values = [helper.make_tensor_value_info(name, 1, [1, 3, 4, 4]) for name in (*names, "y")]
+    node = helper.make_node("Add", [names[0], names[-1]], ["y"])
+    graph = helper.make_graph([node], "sum", values[:-1], values[-1:])
+    return helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 13)])
 
 
 def _values(graph: OnnxGraph) -> list[tuple[str, torch.Tensor]]:

@@ -276,6 +276,12 @@ def test_a_weights_file_of_garbage_is_named(models: Path) -> None:
         parse_tracker(f"{models}/net.safetensors").build()
 
 
+def test_models_of_nano_in_the_wrong_order_are_told(real_data: Path) -> None:
+    head, backbone = peers(real_data, "nano2_head.onnx", "nano2_backbone.onnx")
+    with pytest.raises(ValueError, match=r"cannot use .*nano2_head.* as BACKBONE,NECKHEAD \("):
+        OpenCVSpec("Nano", (head, backbone), tracker="Nano").build()
+
+
 def test_nano_follows_a_target(real_data: Path) -> None:
     files = peers(real_data, "nano2_backbone.onnx", "nano2_head.onnx")
     tracker = OpenCVSpec("Nano", tuple(files), tracker="Nano").build()

@@ -330,6 +330,15 @@ def test_a_network_with_its_own_layers_starts_at_random_and_has_no_twin():
             read_config(["--model", "blocks", *flags])
 
 
+def test_images_of_one_class_are_refused(image_root, tmp_path):
+    for split in ("train", "val"):
+        folder = sorted(path for path in (image_root / split).iterdir() if path.is_dir())[0]
+        shutil.copytree(folder, tmp_path / "data" / split / "only")
+    flags = [*NET, *QUICK, "--root", str(tmp_path / "data"), "--out", str(tmp_path / "out")]
+    with pytest.raises(ValueError, match=r"data: all images are of one class, only; .* needs two"):
+        main(flags)
+
+
 def test_images_that_the_network_does_not_take_are_refused(image_root, tmp_path):
     flags = ["--model", "lenet", "--dataset", "folder", "--root", str(image_root), "--size", "28"]
     flags += [*QUICK, "--no-gan", "--start", "random", "--out", str(tmp_path / "run")]

@@ -21,13 +21,14 @@ OWN_INPUTS = {"template", "features"}  # inputs of the heads that this project w
 def open_pair(backbone: str | Path, head: str | Path, threads: int = 1) -> OnnxPair:
     """The network made of two graphs; it uses `threads` CPU threads.
 
-    Raises ValueError if the graphs cannot be read or do not fit together, ImportError without
-    onnxruntime.
+    Raises ValueError if the graphs cannot be read, are in the wrong order or do not fit together,
+    ImportError without onnxruntime.
     """
-    head_session = _session(head, threads)
-    inputs = {given.name for given in head_session.get_inputs()}
-    kind = RBSF2Pair if inputs == OWN_INPUTS else OnnxPair
-    network = kind(_session(backbone, threads), head_session)
+    sessions = _session(backbone, threads), _session(head, threads)
+    of_backbone, of_head = ([given.name for given in one.get_inputs()] for one in sessions)
+    check_order(backbone, head, len(of_backbone), len(of_head))
+    kind = RBSF2Pair if set(of_head) == OWN_INPUTS else OnnxPair
+    network = kind(*sessions)
     exemplar, region = (
         np.zeros((size, size, 3), np.uint8) for size in (EXEMPLAR_SIZE, SEARCH_SIZE)
     )
@@ -42,6 +43,17 @@ def open_pair(backbone: str | Path, head: str | Path, threads: int = 1) -> OnnxP
             " expected (rows, columns) and (4, rows, columns)"
         )
     return network
+
+
+def check_order(
+    backbone: str | Path, head: str | Path, backbone_inputs: int, head_inputs: int
+) -> None:
+    """Raise ValueError unless the backbone's graph takes one input and the head's takes two."""
+    if (backbone_inputs, head_inputs) != (1, 2):
+        raise ValueError(
+            f"{backbone},{head}: the order is BACKBONE,HEAD, which take 1 and 2 inputs;"
+            f" these take {backbone_inputs} and {head_inputs}"
+        )
 
 
 class OnnxPair:

@@ -103,7 +103,7 @@ class FolderData(Labelled):
         """Warn of a batch's broken files, or raise ValueError; `left`: images it still has."""
         for path, reason in broken:
             if not self.skip_broken:
-                raise ValueError(f"{reason}; or leave such files out (skip_broken)")
+                raise ValueError(f"{reason}; a training can leave such out by --skip-broken")
             if path not in self.broken:
                 self.broken[path] = reason
                 so_far = f"skipped, {len(self.broken)} so far"

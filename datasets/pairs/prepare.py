@@ -172,7 +172,7 @@ def _check_numbers(every: int, max_per_sequence: int | None, workers: int) -> No
         if value < 1:
             raise ValueError(f"{name} is {value}; give 1 or more")
     if max_per_sequence is not None and max_per_sequence < 2:
-        raise ValueError(f"max_per_sequence is {max_per_sequence}; give 2 or more: pairs need two")
+        raise ValueError(f"--max-per-sequence is {max_per_sequence}; give 2 or more for pairs")
 
 
 def _first_fault(report: Report) -> str:

@@ -21,7 +21,7 @@ import numpy as np
 from rbsf.system.files import write_atomically
 from rbsf.system.text import encode
 
-FORMAT = "rbsf-index-1"
+FORMAT = "rbsf-index-2"
 PARTS = ("names", "folders", "counts", "files", "boxes")  # arrays in the file, beside the key
 
 

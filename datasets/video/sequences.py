@@ -12,6 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -23,6 +24,7 @@ from rbsf.datasets.video.frames import open_frames
 from rbsf.datasets.video.images import list_images, read_image
 from rbsf.datasets.video.index import Record, default_cache, fingerprint, load_index, save_index
 from rbsf.datasets.video.layouts import Entry, find_entries, otb_name
+from rbsf.datasets.video.pixels import are_fractions, misfit
 from rbsf.datasets.video.sources import count_frames, read_video_frame
 from rbsf.system.text import encode, read_text
 
@@ -122,8 +124,8 @@ def read_boxes(path: Path) -> np.ndarray:
     """Read lines of `x, y, w, h` (comma, tab or space between) as `[N, 4]` float64, not shifted.
 
     A row of NaN is an absent target. So is a row of no area (OTB writes 0,0,0,0), which becomes
-    NaN. Raises ValueError, naming file and line, for anything else that is not a box, and
-    FileNotFoundError if there is no file.
+    NaN. Raises ValueError, naming file and line, for anything else that is not a box and for
+    fractions of the frame, and FileNotFoundError if there is no file.
     """
     lines = _box_lines(path)
     return _parse_boxes(path, lines, np.zeros(len(lines), dtype=bool))
@@ -148,7 +150,16 @@ def _parse_boxes(path: Path, lines: list[str], absent: np.ndarray) -> np.ndarray
     if np.isnan(boxes[:, 0]).all():
         nowhere = f"the target is absent from all {len(boxes)} frames"
         raise ValueError(f"annotation {path} has no box at all: {nowhere}")
+    if are_fractions(boxes):
+        row = int(np.isfinite(boxes[:, 0]).argmax())
+        fault = "no number is above 1; write x,y,w,h in pixels, not in parts of the frame"
+        raise ValueError(f"{_place(path, lines, row)}: {fault}")
     return boxes
+
+
+def _place(path: Path, lines: list[str], row: int) -> str:
+    """File, number and text of a line, for messages."""
+    return f"{path} line {row + 1}: {lines[row].strip()!r}"
 
 
 def _parse_box(line: str, path: Path, number: int) -> list[float]:
@@ -203,11 +214,19 @@ def _frame_number(name: str) -> int:
 def read_entry(entry: Entry) -> Sequence:
     """Read the boxes of an entry and list its frames.
 
-    Raises ValueError if the two do not match, and FileNotFoundError if one is missing.
+    Raises ValueError if the two do not match in number, or the boxes cannot be pixels of the
+    frames, and FileNotFoundError if one is missing.
     """
     if entry.fault:
         raise ValueError(f"sequence {entry.name}: {entry.fault}")
     lines = _box_lines(entry.annotation)
+    sequence = _with_frames(entry, lines)
+    _check_fit(entry.annotation, lines, sequence)
+    return sequence
+
+
+def _with_frames(entry: Entry, lines: list[str]) -> Sequence:
+    """The sequence of an entry, with the boxes in the lines of its annotation."""
     boxes = _parse_boxes(entry.annotation, lines, _absent(entry, len(lines)))
     if entry.one_based:
         boxes[:, :2] -= 1
@@ -221,6 +240,24 @@ def read_entry(entry: Entry) -> Sequence:
         raise ValueError(_mismatch(entry, names, len(boxes)))
     frames = tuple(str(entry.folder / name) for name in names)
     return Sequence(entry.name, frames, boxes, entry.one_based)
+
+
+def _check_fit(annotation: Path, lines: list[str], sequence: Sequence) -> None:
+    """Raise ValueError, naming file and line, if boxes cannot be pixels of a sequence's frames.
+
+    This reads one frame. One that cannot be read is told of later, where it is needed.
+    """
+
+    def size_of(index: int) -> tuple[int, int]:
+        height, width = sequence.image(index).shape[:2]
+        return width, height
+
+    found = None
+    with suppress(ValueError, OSError):
+        found = misfit(sequence.boxes, size_of)
+    if found:
+        row, fault = found
+        raise ValueError(f"{_place(annotation, lines, row)} {fault}")
 
 
 def _list_frames(entry: Entry, count: int) -> list[str]:

@@ -44,7 +44,9 @@ class OpenCVTracker:
 
     def __init__(self, name: str, files: tuple[Path, ...] = ()) -> None:
         self._make = partial(_make_opencv, name, files)
-        self._make()  # a model that cannot be read fails here
+        tracker = self._make()  # a model that cannot be read fails here
+        if files:  # models in the wrong order fail when they are first used
+            tracker.init(np.zeros((64, 64, 3), np.uint8), (16, 16, 32, 32))
 
     def init(self, image: np.ndarray, box: np.ndarray) -> None:
         """Start on a box, which OpenCV takes in whole pixels."""
@@ -128,4 +130,5 @@ def _build_opencv(name: str, files: tuple[Path, ...]) -> OpenCVTracker:
         message = str(getattr(error, "err", error))  # `err` leaves out the place in OpenCV's source
         given = ", ".join(map(str, files))
         reason = one_line(message, 300)
-        raise ValueError(f"opencv:{name} cannot use {given} ({reason})") from None
+        order = ",".join(OPENCV[name]).upper()
+        raise ValueError(f"opencv:{name} cannot use {given} as {order} ({reason})") from None

@@ -75,6 +75,12 @@ class ClassifierRecipe(Recipe[ClassifierConfig]):
         config = self.config
         build(config.model, **config.network_options(1))
         self.images = self.images or open_data(config, self.process.device)
+        classes = self.training.classes
+        if len(classes) < 2:
+            raise ValueError(
+                f"--root {config.root}: all images are of one class, {classes[0]};"
+                " a classifier needs two"
+            )
         available = self._available()
         if config.images > available:
             raise ValueError(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from rbsf.system.text import one_line
 from rbsf.tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE
+from rbsf.tracker.onnx_pair import check_order
 from rbsf.tracker.teachers.graph import OnnxGraph, read_graph
 
 
@@ -65,9 +66,10 @@ class TeacherPair(nn.Module):
 def read_pair(backbone: str | Path, head: str | Path) -> TeacherPair:
     """Read a teacher from its two files.
 
-    Errors are those of `read_graph` and `TeacherPair`, and name the files.
+    Errors are those of `read_graph`, `check_order` and `TeacherPair`, and name the files.
     """
     graphs = read_graph(backbone), read_graph(head)
+    check_order(backbone, head, *(len(graph.inputs) for graph in graphs))
     try:
         return TeacherPair(*graphs)
     except ValueError as error:

@@ -154,6 +154,7 @@ def test_they_follow_a_target_of_otb(name, weights, real_data):
     assert overlaps(boxes[1:40], sequence.boxes[1:40]).mean() > 0.5
 
 
+@pytest.mark.slow
 def test_packed_and_torch_give_the_same_boxes_of_a_real_video(real_data):
     (sequence,) = load_sequences(real_data / "OTB", names=["Skiing"])
     packed, torch = (

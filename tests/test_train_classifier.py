@@ -160,6 +160,7 @@ def test_apprentice_trains_the_teacher_beside_the_student(image_root, tmp_path):
     assert "teacher" in state["optimizers"]
 
 
+@pytest.mark.slow
 def test_two_processes_train_a_teacher_and_its_student(image_root, tmp_path):
     flags = [*NET, "--root", str(image_root), "--out", str(tmp_path / "two"), *QUICK]
     flags += ["--epochs", "1", "--batch-size", "2"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -275,9 +276,15 @@ def _training_item(entry: Training, data: Path, rehearse: bool, before: list[Ite
 
 
 def _config_of(entry: Training, settings: dict[str, Any]) -> Any:
-    cells = read_study(entry.table, settings).cells
-    configs = {(cell.row, cell.column): cell.config for cell in cells}
+    configs = _configs(entry.table, tuple(settings.items()))
     return configs[entry.row, entry.column]
+
+
+@cache
+def _configs(table: str, settings: tuple[tuple[str, Any], ...]) -> dict[tuple[str, str], Any]:
+    """The configurations of a table, by row and column, with `settings` in all of them."""
+    cells = read_study(table, dict(settings)).cells
+    return {(cell.row, cell.column): cell.config for cell in cells}
 
 
 def _teacher_folder(config: Any) -> Path | None:

@@ -16,7 +16,7 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -82,8 +82,13 @@ class Setting:
     title: str = ""  # title of the group that it belongs to
 
 
-def settings_of(cls: type) -> dict[str, Setting]:
+def settings_of(cls: type) -> Mapping[str, Setting]:
     """All settings of a configuration by name, including those of its sections."""
+    return _settings_of(cls)
+
+
+@cache
+def _settings_of(cls: Any) -> Mapping[str, Setting]:  # Any, as mypy takes no class for hashable
     kinds = typing.get_type_hints(cls)
     found = {}
     title = getattr(cls, "TITLE", OTHERS)

@@ -28,6 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.gpu_report import end_cleanly_on_sigterm, trial_parser, write_report
 from rbsf.system.program import positive_int, run
+from rbsf.system.text import one_line
 from rbsf.tools.gpu_sharing import Mps
 from rbsf.tools.step_trial import Trial, trial_config
 from rbsf.train.capture import WARM_UP, CapturedSteps
@@ -128,7 +129,7 @@ def time_alone(args: argparse.Namespace) -> Iterator[Row]:
         try:
             yield name, Runner(args, **way).rate(args.seconds), ""  # type: ignore[arg-type]
         except (RuntimeError, ValueError) as error:
-            yield name, float("nan"), str(error).splitlines()[0][:120]
+            yield name, float("nan"), one_line(error, 120)
 
 
 def time_beside(args: argparse.Namespace) -> Iterator[Row]:
@@ -152,7 +153,7 @@ def attempt(function: Callable[[], float]) -> tuple[float, str]:
     try:
         return function(), ""
     except (RuntimeError, ValueError, OSError, subprocess.SubprocessError) as error:
-        return float("nan"), str(error).splitlines()[0][:120]
+        return float("nan"), one_line(error, 120)
 
 
 def time_streams(args: argparse.Namespace) -> float:
@@ -355,7 +356,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         report.text = profile_step(args)
     except RuntimeError as error:
-        report.text = f"No profile here: {str(error).splitlines()[0]}"
+        report.text = f"No profile here: {one_line(error, 150)}"
     report.write()
     return 0
 

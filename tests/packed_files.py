@@ -53,6 +53,12 @@ def change_layer(path: Path, number: int, **changes: object) -> None:
     change_metadata(path, layers=json.dumps(layers))
 
 
+def change_attributes(path: Path, number: int, changes: dict[str, object]) -> None:
+    """Put other attributes into one node, with a checksum that fits."""
+    attributes = layers_of(path)[number]["attributes"]
+    change_layer(path, number, attributes=attributes | changes)
+
+
 def change_tensor(path: Path, name: str, array: np.ndarray | None) -> None:
     """Put another array in, or leave the tensor out, with a checksum that fits."""
     metadata, tensors = parts(path)

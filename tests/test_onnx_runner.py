@@ -106,6 +106,18 @@ def test_boxes_of_rbsf2_are_those_of_the_packed_engine(
         assert np.ptp(boxes, axis=0).min() > 1  # all of x, y, w, h change
 
 
+def test_a_file_older_than_means_of_middles_tracks_without_them(folder: Path) -> None:
+    packed = load_network(folder / "net.safetensors", engine="packed", threads=1)
+    other = AnchorFree(packed, AnchorFreeConfig(redetect="off", middle_reach=0.0, faint_score=0.0))
+    tracker = open_tracker(folder / "net_backbone.onnx", folder / "net_head.onnx")
+    del tracker.constants["middle_reach"]
+    tracker.constants["faint_score"] = 0.0
+    tracker.init(FRAMES[0], BOX)
+    other.init(FRAMES[0], BOX)
+    for frame in FRAMES[1:]:
+        np.testing.assert_allclose(tracker.update(frame)[0], other.update(frame).box, atol=1e-9)
+
+
 @pytest.mark.slow
 def test_boxes_of_rbsf_are_those_of_the_packed_engine_as_published(tmp_path: Path) -> None:
     export_to(ROOT / "weights" / "rbsf-train.safetensors", tmp_path / "net.onnx")

@@ -12,6 +12,7 @@ from packed_files import (
     FUZZ,
     assert_holds,
     assert_refused,
+    change_attributes,
     change_layer,
     change_tensor,
     exchange_some,
@@ -183,8 +184,7 @@ def test_a_changed_node_is_refused(
 def test_a_changed_attribute_is_refused(
     path: Path, number: int, changes: dict[str, object], message: str
 ) -> None:
-    attributes = layers_of(path)[number]["attributes"]
-    change_layer(path, number, attributes=attributes | changes)
+    change_attributes(path, number, changes)
     assert_refused(path, message)
 
 

@@ -138,7 +138,7 @@ class HeadTracker(Tracker):
         """See `Tracker`; this also finds a correction of sizes in this image."""
         super().init(image, box)
         self.correction = np.ones(2)
-        share = self.constants["size_correction"]
+        share = self.constants.get("size_correction", 0.0)  # older files have none
         if not share:
             return
         target, (left, top, right, bottom) = self._look(image)
@@ -152,7 +152,8 @@ class HeadTracker(Tracker):
     def follow(self, image: np.ndarray) -> float:
         """See `Tracker`."""
         constants, scale = self.constants, self.scale
-        target, (left, top, right, bottom) = self._look(image)
+        target, sides = self._look(image)
+        left, top, right, bottom = sides
         size = np.stack([left + right, top + bottom])  # [2, rows, columns], crop pixels
         size *= self.correction[:, None, None]
         trust = target * self._penalty(size, self.size / scale)
@@ -160,8 +161,6 @@ class HeadTracker(Tracker):
         share = constants["window_influence"]
         final = trust * (1 - share) + window * share
         at = row, column = np.unravel_index(final.argmax(), final.shape)
-        x, y = (self.network.stride * (np.arange(n) - (n - 1) / 2) for n in target.shape[::-1])
-        middles = np.stack([x + (right - left) / 2, y[:, None] + (bottom - top) / 2])
         likely = float(target[at]) * math.exp(-constants["score_shift"])
         score = likely / (likely + (1 - float(target[at])))
         if score < constants["faint_score"]:
@@ -170,7 +169,8 @@ class HeadTracker(Tracker):
             rate = constants["size_rate"] * trust[at]
             new = self.size * (1 - rate) + size[:, row, column] * scale * rate
             self.size = np.clip(new, constants["smallest_size"], self.frame)
-        reach = constants["middle_reach"] * size[:, row, column]
+        reach = constants.get("middle_reach", 0.0) * size[:, row, column]  # older files have none
+        middles = _middles(sides, self.network.stride)
         self.move(_mean_middle(middles, target, at, reach) * scale)
         return score
 
@@ -299,6 +299,15 @@ def _inside(box: Sequence[float], image: np.ndarray) -> np.ndarray:
     if min(right - left, bottom - top) < 1:
         raise ValueError(f"box {box}: less than a pixel of it is in the image, {width} x {height}")
     return np.array([left, top, right - left, bottom - top])
+
+
+def _middles(sides: np.ndarray, stride: int) -> np.ndarray:
+    """(x, y) of the middle of each place's box `[2, rows, columns]`, from the crop's middle."""
+    left, top, right, bottom = sides
+    rows, columns = left.shape
+    x = (np.arange(columns) - (columns - 1) / 2) * stride
+    y = (np.arange(rows) - (rows - 1) / 2) * stride
+    return np.stack([x + (right - left) / 2, y[:, None] + (bottom - top) / 2])
 
 
 def _mean_middle(

@@ -133,8 +133,8 @@ def prepare(
     Sequences that are stored already are skipped, so an interrupted run goes on where it stopped. A
     sequence with an unreadable frame is done again when a rerun can read it. So is one whose boxes
     or frames have changed since, and a message names it. Those that `data` does not have now are
-    kept, and a message says how many. If nothing is left to do, the file is
-    neither written to nor locked. What is stored does not depend on `workers` (1: in this process).
+    kept, and a message says how many. If nothing is left to do, the file is neither written to nor
+    locked. What is stored does not depend on `workers` (1: in this process).
     Raises ValueError for unusable data, settings or an unfit `out`, and OSError if `out` cannot be
     written.
     """

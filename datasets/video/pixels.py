@@ -35,7 +35,8 @@ def misfit(boxes: np.ndarray, size_of: Callable[[int], Size]) -> tuple[int, str]
         test, verb, advice = _reach_out, "reaches", "a box is x,y,w,h, not two corners"
     else:
         return None
-    row = int(known[test(found, size).argmax()])
+    first = test(found, size).argmax()
+    row = int(known[first])
     width, height = size = size_of(row)  # frames may differ in size
     if not test(boxes[row : row + 1], size)[0]:
         return None

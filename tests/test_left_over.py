@@ -17,12 +17,12 @@ from rbsf.system.files import remove_left_over, write_atomically
 from rbsf.train.checkpoint import save_checkpoint
 
 WORKERS = """
-import multiprocessing, sys, time
+import multiprocessing, os, sys, time
 from rbsf.datasets.workers import start_worker
 
 def work():
     start_worker()
-    print(multiprocessing.current_process().pid, flush=True)
+    os.write(1, f"{os.getpid()}\\n".encode())  # one write: lines of workers never mix
     time.sleep(60)
 
 if __name__ == "__main__":

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from requirements import peers, skip_without
 from test_frames import write_video
 
+from rbsf.datasets.pairs.stills import read_stills
 from rbsf.datasets.video.sequences import load_sequences
 from rbsf.eval.metrics import overlaps
 from rbsf.tools import make_tracks
 from rbsf.tools.make_tracks import (
     find_targets,
     find_tracks,
-    finished_videos,
+    finished_files,
     follow_and_return,
     main,
+    most_distinct,
     random_box,
+    write_boxes,
     write_record,
     write_tracks,
 )
@@ -115,7 +119,64 @@ def test_a_damaged_video_is_named_and_the_others_go_on(
     assert main([*flags, "--teacher", ",".join(map(str, files))]) == 1
     shown = capsys.readouterr()
     assert f"error: video {videos / 'a.mp4'} cannot be opened as a video" in shown.err
-    assert shown.out == f"{out}: 0 tracks in 1 videos\n"
+    assert shown.out == f"{out}: 0 targets in 1 files\n"
+
+
+def test_a_thing_on_a_wall_is_the_most_distinct_target(network: OnnxPair) -> None:
+    rng = np.random.default_rng(1)
+    picture = np.full((180, 240, 3), 90, np.uint8)
+    picture[60:110, 120:170] = rng.integers(0, 256, (5, 5, 3), np.uint8).repeat(10, 0).repeat(10, 1)
+    (box,) = most_distinct(network, picture, rng, 1)
+    assert overlaps(box[None], np.array([[120, 60, 50, 50]])) > 0.5
+
+
+def test_pictures_get_a_table_of_boxes(
+    real_data: Path, network: OnnxPair, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures, out = tmp_path / "pictures", tmp_path / "out"
+    pictures.mkdir()
+    for still in sorted((real_data / "stills").glob("caltech_Leopards_*.jpg"))[:2]:
+        (pictures / still.name.replace("_", ",")).symlink_to(still)
+    cv2.imwrite(str(pictures / "wall.png"), np.full((90, 120, 3), 90, np.uint8))
+    (pictures / "cut.png").write_bytes((pictures / "wall.png").read_bytes()[:90])
+    files = peers(real_data, "nano3_backbone.onnx", "nano3_head.onnx")
+    flags = ["--videos", str(pictures), "--out", str(out), "--teacher", ",".join(map(str, files))]
+    assert main([*flags, "--count", "1"]) == 1
+    shown = capsys.readouterr()
+    assert f"{pictures / 'cut.png'} is not an image, or is cut short" in shown.err
+    assert shown.out == f"{out}: 2 targets in 3 files\n"
+    found = read_stills(out)  # the wall has no target, so it is not there
+    assert [len(boxes) for _, boxes in found] == [1, 1]
+    for picture, boxes in found:
+        height, width = cv2.imread(str(picture)).shape[:2]
+        assert (boxes[:, :2] >= 0).all()
+        assert (boxes[:, :2] + boxes[:, 2:] <= [width, height]).all()
+
+
+def test_boxes_that_a_killed_run_left_are_replaced(tmp_path: Path) -> None:
+    for picture in ("a.png", "b.png", "a.png"):
+        write_boxes(tmp_path / "from" / picture, tmp_path, [np.ones(4), np.arange(4)])
+    rows = (tmp_path / "boxes.csv").read_text().splitlines()
+    assert rows == [
+        "file,x,y,w,h",
+        *["b.png,1.0,1.0,1.0,1.0", "b.png,0.0,1.0,2.0,3.0"],
+        *["a.png,1.0,1.0,1.0,1.0", "a.png,0.0,1.0,2.0,3.0"],
+    ]
+
+
+def test_videos_and_pictures_are_not_mixed(tmp_path: Path) -> None:
+    for name in ("a.mp4", "b.png"):
+        (tmp_path / name).write_bytes(b"x")
+    flags = [
+        "--videos",
+        str(tmp_path),
+        "--out",
+        str(tmp_path / "out"),
+        "--teacher",
+        "a.onnx,b.onnx",
+    ]
+    with pytest.raises(ValueError, match=r"videos and pictures, such as a\.mp4 and b\.png; give"):
+        main(flags)
 
 
 def test_random_boxes_lie_in_the_frame() -> None:
@@ -132,10 +193,10 @@ def test_tracks_replace_no_video_and_no_other_tracks(tmp_path: Path) -> None:
     videos, out = tmp_path / "videos", tmp_path / "out"
     videos.mkdir()
     teacher = ["--teacher", "backbone.onnx,head.onnx"]
-    with pytest.raises(ValueError, match="there is no video file"):
+    with pytest.raises(ValueError, match="there is no video file and no picture"):
         main(["--videos", str(videos), "--out", str(out), *teacher])
     (videos / "a.mp4").write_bytes(b"a")
-    with pytest.raises(ValueError, match="is the folder of the videos"):
+    with pytest.raises(ValueError, match="is the folder of --videos"):
         main(["--videos", str(videos), "--out", str(videos), *teacher])
     with pytest.raises(ValueError, match=r"give two files, BACKBONE\.onnx,HEAD\.onnx"):
         main(["--videos", str(videos), "--out", str(out), "--teacher", "one.onnx"])
@@ -144,7 +205,7 @@ def test_tracks_replace_no_video_and_no_other_tracks(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has files of something else; give an empty folder"):
         main(["--videos", str(videos), "--out", str(out), *teacher])
     (videos / "a.MKV").write_bytes(b"b")
-    with pytest.raises(ValueError, match="several videos are named a, such as"):
+    with pytest.raises(ValueError, match="several files are named a, such as"):
         main(["--videos", str(videos), "--out", str(out), *teacher])
     assert [path.name for path in out.iterdir()] == ["letter.txt"]
 
@@ -165,7 +226,7 @@ def test_tracks_replace_no_video_and_no_other_tracks(tmp_path: Path) -> None:
 def test_a_damaged_record_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "tracks.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(ValueError, match="has files of something else; give an empty folder"):
-        finished_videos(tmp_path, {})
+        finished_files(tmp_path, {})
 
 
 def test_an_interrupted_run_goes_on_with_the_same_settings_alone(
@@ -181,9 +242,9 @@ def test_an_interrupted_run_goes_on_with_the_same_settings_alone(
     out.mkdir()
     write_record(out, settings, {})
     (out / "a_1.txt").write_text("0,0,9,9\n")  # of a run that was stopped in its first video
-    assert finished_videos(out, settings) == {}
+    assert finished_files(out, settings) == {}
     write_record(out, settings, {"a.mp4": 3})
     assert main([*flags, "--count", "1"]) == 0
-    assert capsys.readouterr().out == f"{out}: 3 tracks in 2 videos\n"
-    with pytest.raises(ValueError, match=r"has tracks of .*'count': 1.*; give an empty folder"):
+    assert capsys.readouterr().out == f"{out}: 3 targets in 2 files\n"
+    with pytest.raises(ValueError, match=r"has targets of .*'count': 1.*; give an empty folder"):
         main([*flags, "--count", "2"])

@@ -33,7 +33,7 @@ COMMANDS = {  # name: (module, what it does)
     "reproduce": ("rbsf.tools.reproduce", "train the tables of the paper"),
     "serve": ("rbsf.tools.serve", "track in the browser"),
     "demo": ("rbsf.tools.demo", "make a video, track it, score it"),
-    "make-tracks": ("rbsf.tools.make_tracks", "find targets in videos that have no boxes"),
+    "make-tracks": ("rbsf.tools.make_tracks", "find targets where there are no boxes"),
     "make-synthetic": ("rbsf.tools.make_synthetic", "make videos with true boxes"),
     "animation": ("rbsf.tools.animation", "track a made-up street, as in the README"),
     "gpu-run": ("rbsf.tools.gpu_run", "do a list of work that needs a GPU"),

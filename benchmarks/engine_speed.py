@@ -54,9 +54,9 @@ import re, sys, time
 start = time.perf_counter()
 sys.path.insert(0, {root!r})
 import numpy as np
-from rbsf.tracker.backbones import load_backbone
+from rbsf.tracker.loading import load_network
 from rbsf.tracker.siamfc import SiamFC
-tracker = SiamFC(load_backbone({weights!r}, engine={engine!r}))
+tracker = SiamFC(load_network({weights!r}, engine={engine!r}))
 ready = time.perf_counter() - start
 image = np.random.default_rng(0).integers(0, 256, (360, 640, 3), dtype=np.uint8)
 tracker.init(image, (100, 100, 60, 60))

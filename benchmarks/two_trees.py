@@ -34,12 +34,12 @@ import cv2
 import numpy as np
 from rbsf.tools.classify import load
 from rbsf.tracker.flags import read_constants
-from rbsf.tracker.backbones import load_backbone
+from rbsf.tracker.loading import load_network
 from rbsf.tracker.siamfc import SiamFC
 
 folders, networks, repeat = json.loads(sys.argv[1])
 digest, found = hashlib.sha256(), {}
-backbone = load_backbone("weights/rbsf.safetensors", threads=1)
+backbone = load_network("weights/rbsf.safetensors", threads=1)
 for scales, config in (("three scales", "siamfc.yaml"), ("one scale", "fast.yaml")):
     times = []
     for folder in folders:

@@ -14,7 +14,8 @@ from rbsf.datasets.synthetic.videos import make_sequence, write_video
 from rbsf.engine.run import Engine
 from rbsf.export.pack import pack_weights
 from rbsf.models import build
-from rbsf.tracker.backbones import choose_engine, is_packed, load_backbone
+from rbsf.tracker.engines import choose_engine, is_packed
+from rbsf.tracker.loading import load_network
 from rbsf.tracker.siamfc import SiamFC
 from rbsf.weights import load_weights, save_weights
 
@@ -56,29 +57,29 @@ def test_torch_needs_the_network_that_was_packed(files, tmp_path):
 
 
 def test_weights_are_packed_on_loading(files):
-    loaded = load_backbone(files / "net.safetensors", engine="packed", threads=1)
+    loaded = load_network(files / "net.safetensors", engine="packed", threads=1)
     assert isinstance(loaded, Engine)
     images = np.random.default_rng(0).integers(0, 256, (1, 127, 127, 3), dtype=np.uint8)
     np.testing.assert_array_equal(
-        loaded(images), load_backbone(files / "net-packed.safetensors")(images)
+        loaded(images), load_network(files / "net-packed.safetensors")(images)
     )
     message = r"float.safetensors: .* no binary convolution.*leave out --engine packed"
     with pytest.raises(ValueError, match=message):
-        load_backbone(files / "float.safetensors", engine="packed")
+        load_network(files / "float.safetensors", engine="packed")
 
 
 def test_the_packed_engine_runs_on_the_cpu_alone(files):
     for device in ("auto", "cpu"):
-        load_backbone(files / "net-packed.safetensors", device)
+        load_network(files / "net-packed.safetensors", device)
     message = "device 'cuda': the packed engine runs on the CPU; add --engine torch"
     with pytest.raises(ValueError, match=message):
-        load_backbone(files / "net-packed.safetensors", "cuda")
+        load_network(files / "net-packed.safetensors", "cuda")
 
 
 def test_the_packed_engine_says_that_it_has_no_precision(files, capsys):
-    load_backbone(files / "net-packed.safetensors")
+    load_network(files / "net-packed.safetensors")
     assert capsys.readouterr().err == ""
-    load_backbone(files / "net-packed.safetensors", precision="bfloat16")
+    load_network(files / "net-packed.safetensors", precision="bfloat16")
     said = capsys.readouterr().err
     assert (
         "net-packed.safetensors: the packed engine counts bits, --precision bfloat16 is PyTorch's"
@@ -98,14 +99,14 @@ def test_a_packed_file_of_an_old_format_is_refused(engine, tmp_path):
     save_file({"conv1.weight": np.zeros(3, np.int8)}, path, {"format": "rbsf-packed-1"})
     message = r"old.safetensors: its format is rbsf-packed-1, .* export its weights file again"
     with pytest.raises(ValueError, match=message):
-        load_backbone(path, engine=engine)
+        load_network(path, engine=engine)
 
 
 def test_both_engines_give_the_same_boxes_of_a_made_video(files):
     frames = list(make_sequence(5, frames=8))
     boxes = {}
     for engine in ("packed", "torch"):
-        backbone = load_backbone(files / "net-packed.safetensors", "cpu", engine=engine, threads=1)
+        backbone = load_network(files / "net-packed.safetensors", "cpu", engine=engine, threads=1)
         tracker = SiamFC(backbone)
         tracker.init(frames[0][0], frames[0][1])
         boxes[engine] = [tracker.update(image).box for image, _ in frames[1:]]

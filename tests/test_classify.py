@@ -22,7 +22,7 @@ from rbsf.export.pack import export_network
 from rbsf.tools import classify
 from rbsf.tools.recipes.classifier import input_of, open_data
 from rbsf.tools.recipes.classifier_config import RESULT, ClassifierConfig
-from rbsf.tracker.backbones import load_backbone
+from rbsf.tracker.loading import load_network
 
 
 def test_classify_names_the_classes_of_images(image_root, trained_resnet, capsys):
@@ -172,11 +172,11 @@ def test_a_test_set_of_other_classes_is_refused(image_root, trained_resnet, tmp_
 
 def test_a_classifier_is_no_tracker(trained_resnet):
     for name, message in (
-        ("resnet18", "holds no tracker backbone"),
+        ("resnet18", "holds no tracker"),
         ("resnet18-packed", "classifier, no tracker"),
     ):
         with pytest.raises(ValueError, match=message):
-            load_backbone(trained_resnet / f"{name}.safetensors")
+            load_network(trained_resnet / f"{name}.safetensors")
 
 
 def own_network(path: Path, shape: tuple[int, int, int], **options: object) -> nn.Module:

@@ -36,7 +36,7 @@ def test_a_demo_of_the_default_length_follows_its_target(tmp_path, capsys):
 def test_network_flags_are_passed_on(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        "rbsf.tracker.backbones.load_backbone", lambda *args: seen.append(args) or contrast_backbone
+        "rbsf.tracker.loading.load_network", lambda *args: seen.append(args) or contrast_backbone
     )
     flags = shlex.split(
         "--precision bfloat16 --device cpu --threads 3 --engine torch --weights net.npz"
@@ -53,7 +53,7 @@ def test_a_stopped_demo_says_so_by_its_code(tmp_path, monkeypatch):
     # The calls are of the exemplar, of its copies, and of the second frame.
     calls = iter([contrast_backbone, contrast_backbone, stopped])
     monkeypatch.setattr(
-        "rbsf.tracker.backbones.load_backbone", lambda *args: lambda crops: next(calls)(crops)
+        "rbsf.tracker.loading.load_network", lambda *args: lambda crops: next(calls)(crops)
     )
     assert main(["--weights", "rbsf", "--out", str(tmp_path), "--frames", "9"]) == 143
     assert not (tmp_path / "demo.png").exists()

@@ -15,7 +15,8 @@ from rbsf.engine.file import read_packed
 from rbsf.export import fold
 from rbsf.models import build
 from rbsf.tools.export import main
-from rbsf.tracker.backbones import is_packed, load_backbone
+from rbsf.tracker.engines import is_packed
+from rbsf.tracker.loading import load_network
 from rbsf.weights import save_weights
 
 TRAINED = ROOT / "weights" / "rbsf-train.safetensors"
@@ -93,9 +94,7 @@ def test_onnx_graphs_equal_torch(model, tmp_path, capsys):
     (features,) = onnxruntime.InferenceSession(tmp_path / "net_backbone.onnx").run(
         None, {"image": pixels}
     )
-    np.testing.assert_allclose(
-        features, load_backbone(weights, "cpu")(images), rtol=1e-3, atol=1e-3
-    )
+    np.testing.assert_allclose(features, load_network(weights, "cpu")(images), rtol=1e-3, atol=1e-3)
     head = onnxruntime.InferenceSession(tmp_path / "net_head.onnx")
     template, scene = np.ones((1, 256, 2, 2), np.float32), np.ones((3, 256, 4, 5), np.float32)
     (response,) = head.run(None, {"template": template, "features": scene})

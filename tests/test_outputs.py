@@ -41,7 +41,8 @@ SHIFTED = "--init=115,90,48,36"  # the target's box in frame 5
 @pytest.fixture(autouse=True)
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("rbsf.tracker.backbones.load_backbone", lambda *args: contrast_backbone)
+    monkeypatch.setattr("rbsf.tracker.flags.DEFAULT", "rbsf")
+    monkeypatch.setattr("rbsf.tracker.loading.load_network", lambda *args: contrast_backbone)
 
 
 @pytest.fixture

@@ -21,7 +21,6 @@ from rbsf.export.first_layer import quantise_first
 from rbsf.export.pack import export_tracker
 from rbsf.layers import binary_layers
 from rbsf.shipped import CLASSIFIER, find_trained, find_weights, shipped_trackers
-from rbsf.tracker.backbones import load_backbone
 from rbsf.tracker.loading import constants_of, load_network, make_tracker
 from rbsf.tracker.rbsf2 import PackedNetwork, TorchNetwork
 from rbsf.tracker.siamfc import SiamFC
@@ -159,7 +158,7 @@ def test_packed_and_torch_give_the_same_boxes_of_a_real_video(real_data):
     (sequence,) = load_sequences(real_data / "OTB", names=["Skiing"])
     packed, torch = (
         track_sequence(
-            SiamFC(load_backbone(PACKED, "cpu", engine=engine)), sequence.part(0, 30)
+            SiamFC(load_network(PACKED, "cpu", engine=engine)), sequence.part(0, 30)
         ).boxes
         for engine in ("packed", "torch")
     )

@@ -17,7 +17,7 @@ from rbsf.tracker.backbones import torch_backbone
 from rbsf.tracker.box_regression import COPY_SIZE, BoxRegression, stretch
 from rbsf.tracker.geometry import EXEMPLAR_SIZE, crop_square, exemplar_side
 from rbsf.tracker.got10k_adapter import GOT10kTracker
-from rbsf.tracker.siamfc import SiamFC, TrackerConfig, _upsampling, update_all
+from rbsf.tracker.siamfc import SiamFC, TrackerConfig, _upsampling
 from rbsf.tracker.states import State
 from rbsf.tracker.template import correlate, look_at
 
@@ -309,7 +309,7 @@ def test_several_targets_in_one_pass_are_as_each_alone() -> None:
     for group in (together, alone):
         for tracker, box in zip(group, starts, strict=True):
             tracker.init(frame(100, 80), box)
-    results = update_all(together, frame(104, 82))
+    results = SiamFC.update_all(together, frame(104, 82))
     for result, tracker in zip(results, alone, strict=True):
         np.testing.assert_array_equal(result.box, tracker.update(frame(104, 82)).box)
 
@@ -320,7 +320,7 @@ def test_targets_with_other_numbers_of_sizes_share_a_pass() -> None:
     )
     for tracker in (*together, *alone):
         tracker.init(frame(100, 80), (100, 80, 48, 36))
-    results = update_all(together, frame(104, 82))
+    results = SiamFC.update_all(together, frame(104, 82))
     for result, tracker in zip(results, alone, strict=True):
         np.testing.assert_array_equal(result.box, tracker.update(frame(104, 82)).box)
 

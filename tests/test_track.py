@@ -62,7 +62,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """Put the backbone of a few lines in the place of RB-SF's network, which is the default."""
     monkeypatch.setattr("rbsf.tracker.flags.DEFAULT", "rbsf")
-    monkeypatch.setattr("rbsf.tracker.backbones.load_backbone", lambda *args: contrast_backbone)
+    monkeypatch.setattr("rbsf.tracker.loading.load_network", lambda *args: contrast_backbone)
 
 
 @pytest.fixture
@@ -240,7 +240,7 @@ class TestOutputs:
         before = path.read_bytes()
         with monkeypatch.context() as patch:
             patch.setattr(
-                "rbsf.tracker.backbones.load_backbone", lambda *args: pytest.fail("it is too late")
+                "rbsf.tracker.loading.load_network", lambda *args: pytest.fail("it is too late")
             )
             with pytest.raises(ValueError, match=rf"{path} is there already; .* --force"):
                 track(video, START, *flags)
@@ -302,7 +302,7 @@ class TestBadInput:
         self, video: Path, monkeypatch: pytest.MonkeyPatch, flag: str
     ) -> None:
         monkeypatch.setattr(
-            "rbsf.tracker.backbones.load_backbone", lambda *args: pytest.fail("tracking has begun")
+            "rbsf.tracker.loading.load_network", lambda *args: pytest.fail("tracking has begun")
         )
         Path("file").touch()
         suffix = {"--out": "mp4", "--boxes": "csv"}[flag]
@@ -341,7 +341,7 @@ class TestBadInput:
 
         before = signal.getsignal(signum)
         monkeypatch.setattr("rbsf.tracker.flags.DEFAULT", "rbsf")
-        monkeypatch.setattr("rbsf.tracker.backbones.load_backbone", lambda *args: interrupted)
+        monkeypatch.setattr("rbsf.tracker.loading.load_network", lambda *args: interrupted)
         assert main(["--video", str(video), START, "--boxes", "boxes.csv"]) == 128 + signum
         assert len(read_csv(Path("boxes.csv"))) == 7  # the current frame is finished
         assert len(list(open_frames("in_tracked.mp4"))) == 7
@@ -501,7 +501,7 @@ def test_bad_weights_are_named(video: Path, weights: Path) -> None:
 def test_network_that_is_no_backbone_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from rbsf.tracker.backbones import load_backbone
+    from rbsf.tracker.loading import load_network
 
     for net in (
         torch.nn.Linear(4, 4),
@@ -510,8 +510,8 @@ def test_network_that_is_no_backbone_is_named(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr(
             "rbsf.tracker.teachers.siamfc.load_tracker", lambda path, net=net: (net, "lenet", {})
         )
-        with pytest.raises(ValueError, match=r"lenet.pth holds no tracker backbone"):
-            load_backbone("lenet.pth")
+        with pytest.raises(ValueError, match=r"lenet.pth holds no tracker"):
+            load_network("lenet.pth")
 
 
 def run_tool(*flags: str, **options: object) -> subprocess.CompletedProcess[str]:

@@ -23,7 +23,7 @@ from trainings import rows_of, run_processes
 
 from rbsf.models import build
 from rbsf.tools.train_rbsf import main
-from rbsf.tracker.backbones import load_backbone
+from rbsf.tracker.loading import load_network
 from rbsf.train.checkpoint import load_checkpoint, save_checkpoint
 from rbsf.train.log import History
 from rbsf.train.loop import rate_factor
@@ -87,9 +87,9 @@ def test_a_narrow_network_starts_from_a_part_of_a_wide_teacher(
     first = load_weights(wide_teacher)[0].layers[0].conv.weight
     assert torch.equal(net.layers[0].conv.weight, first[[*range(32), *range(48, 80)]])
     crops = np.random.default_rng(0).integers(0, 256, (1, 127, 127, 3), dtype=np.uint8)
-    packed = load_backbone(run / "rbsf-packed.safetensors", threads=1)(crops)
+    packed = load_network(run / "rbsf-packed.safetensors", threads=1)(crops)
     assert packed.shape == (1, 256, 6, 6)
-    real = load_backbone(narrow, "cpu", engine="packed", threads=1)(crops)
+    real = load_network(narrow, "cpu", engine="packed", threads=1)(crops)
     np.testing.assert_array_equal(packed, real)
 
 

@@ -57,7 +57,7 @@ def videos(tmp_path_factory):
 @pytest.fixture
 def tune(videos, tmp_path, monkeypatch):
     """The program on made videos and a cheap backbone; a later flag wins over an earlier one."""
-    monkeypatch.setattr("rbsf.tracker.backbones.load_backbone", lambda *_: colours)
+    monkeypatch.setattr("rbsf.tracker.loading.load_network", lambda *_: colours)
     monkeypatch.setattr("rbsf.tools.tune.plot", lambda *args: args[-1].touch())
     (tmp_path / "net.safetensors").write_bytes(b"a network")
     weights, out = tmp_path / "net.safetensors", tmp_path / "out"

@@ -100,7 +100,8 @@ def user(monkeypatch: pytest.MonkeyPatch) -> User:
 def video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A video of 12 frames, and a backbone of a few lines in the network's place."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("rbsf.tracker.backbones.load_backbone", lambda *args: contrast_backbone)
+    monkeypatch.setattr("rbsf.tracker.flags.DEFAULT", "rbsf")
+    monkeypatch.setattr("rbsf.tracker.loading.load_network", lambda *args: contrast_backbone)
     with VideoWriter("in.mp4", 10) as writer:
         for number in range(12):
             writer.write(frame(100 + 3 * number, 80))

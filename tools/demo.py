@@ -89,11 +89,11 @@ def track(
     from rbsf.datasets.video.frames import open_frames
     from rbsf.tools.recording import Outputs, track_video
     from rbsf.tools.span import Span
-    from rbsf.tracker.backbones import describe_backbone
+    from rbsf.tracker.engines import describe_engine
     from rbsf.tracker.loading import constants_of, load_network
 
     network = load_network(args.weights, args.device, args.precision, args.threads, args.engine)
-    print(f"network: {args.weights.name}, {describe_backbone(network)}")
+    print(f"network: {args.weights.name}, {describe_engine(network)}")
     results: list[Result] = []
     files = (args.out / "tracked.mp4", args.out / "boxes.csv")
     outputs = Outputs(*files, watch=results.extend)

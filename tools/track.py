@@ -163,7 +163,7 @@ def main(argv: list[str] | None = None) -> int:
 
     from rbsf.datasets.video.frames import open_frames
     from rbsf.tools.introduction import describe_weights, tell
-    from rbsf.tracker.backbones import choose_engine, describe_backbone, describe_run
+    from rbsf.tracker.engines import choose_engine, describe_engine, describe_run
     from rbsf.tracker.loading import constants_of, load_network
 
     constants = with_redetect(
@@ -177,7 +177,7 @@ def main(argv: list[str] | None = None) -> int:
     if not opened:
         return failures.tell()
     network = load_network(args.weights, args.device, args.precision, args.threads, args.engine)
-    print(f"network: {args.weights.name}, {describe_backbone(network)}")
+    print(f"network: {args.weights.name}, {describe_engine(network)}")
     file, _ = choose_engine(args.weights, args.engine)
     tell(describe_weights(file, describe_run(network, args.device, args.precision)))
     for job, frames in opened:

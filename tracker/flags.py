@@ -129,10 +129,9 @@ def default_tracker(constants: Path | None) -> str:
 
 def _shipped_kinds() -> dict[type[Constants], str]:
     """The shipped 1-bit trackers, by the class of their constants."""
-    from rbsf.tracker.anchor_free import AnchorFreeConfig
-    from rbsf.tracker.siamfc import TrackerConfig
+    from rbsf.tracker.loading import BOXES, RESPONSES
 
-    return {AnchorFreeConfig: "rbsf2", TrackerConfig: "rbsf"}
+    return {kind.constants: kind.shipped for kind in (BOXES, RESPONSES)}
 
 
 def _most_known(path: Path, first: type[Constants]) -> type[Constants]:

@@ -120,6 +120,14 @@ class Follower(ABC):
         """
         return self.locate(self._answers(self.search_crops(image)))
 
+    @staticmethod
+    def update_all(trackers: Sequence[Follower], image: np.ndarray) -> list[Result]:
+        """Update trackers that share a network, on the next frame.
+
+        Each needs a pass of its own, unless a subclass joins them.
+        """
+        return [tracker.update(image) for tracker in trackers]
+
     def search_crops(self, image: np.ndarray) -> np.ndarray:
         """First half of `update`: the crops for the network, `[N, 255, 255, 3]` uint8."""
         image, past = as_rgb(image), self._known

@@ -1,34 +1,58 @@
-"""Loads trackers from files.
-
-RB-SF and SiamFC find the target with a response map, RB-SF 2 with a head.
-"""
+"""Loads trackers from files. Each kind of tracker is described by one `Kind`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
+from rbsf.engine.run import Engine
 from rbsf.system.environment import cores
-from rbsf.tracker import backbones, siamfc
+from rbsf.system.text import one_line
 from rbsf.tracker.anchor_free import AnchorFree, AnchorFreeConfig, Network
-from rbsf.tracker.backbones import is_rbsf2
+from rbsf.tracker.backbones import torch_backbone, try_backbone
+from rbsf.tracker.engines import check_on_cpu, choose_engine, packed_model
+from rbsf.tracker.rbsf2 import PackedNetwork, torch_network, try_network
 from rbsf.tracker.siamfc import Backbone, SiamFC, TrackerConfig
 from rbsf.tracker.states import Result
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 Constants = TrackerConfig | AnchorFreeConfig
 
 
+class Kind(NamedTuple):
+    """A kind of tracker: its parts, and how they are made from a file."""
+
+    shipped: str  # name of its shipped weights
+    constants: type[Constants]
+    tracker: type[SiamFC] | type[AnchorFree]
+    packed: Callable[..., Any]  # a network in the packed engine, of a PackedModel and threads
+    in_torch: Callable[..., Any]  # one in PyTorch, of a module, a device and a precision
+    try_out: Callable[[Any], None]  # raises RuntimeError or ValueError for an unfit network
+
+
+RESPONSES = Kind("rbsf", TrackerConfig, SiamFC, Engine, torch_backbone, try_backbone)
+BOXES = Kind("rbsf2", AnchorFreeConfig, AnchorFree, PackedNetwork, torch_network, try_network)
+KINDS = {"rbsf2": BOXES}  # by a model's name; all other models give features for RESPONSES
+
+
+def kind_of(path: str | Path) -> Kind:
+    """The kind of tracker in a file, packed or not, according to its header."""
+    try:
+        with safe_open(path, "numpy") as file:
+            return KINDS.get((file.metadata() or {}).get("model", ""), RESPONSES)
+    except (OSError, SafetensorError):  # loading the file reports the error
+        return RESPONSES
+
+
 def constants_of(path: str | Path) -> type[Constants]:
     """The class of tracking constants for the network in a file."""
-    return AnchorFreeConfig if is_rbsf2(path) else TrackerConfig
+    return kind_of(path).constants
 
 
 def load_network(
@@ -38,67 +62,56 @@ def load_network(
     threads: int | None = None,
     engine: str = "auto",
 ) -> Backbone | Network:
-    """Load the network of a file.
+    """Load the network of a tracker, and try it on empty crops.
 
-    Parameters and errors are those of `rbsf.tracker.backbones.load_backbone`.
+    `engine`: see `rbsf.tracker.engines.choose_engine`. `threads`: CPU threads of the network, and
+    of OpenCV and PyTorch in this process; None uses all cores. `precision` only affects PyTorch; if
+    the packed engine runs, a line on stderr says so. Raises FileNotFoundError for a missing file;
+    ValueError for a broken file, another network's weights, or an engine, device or precision that
+    is not available.
     """
-    if not is_rbsf2(path):
-        return backbones.load_backbone(path, device, precision, threads, engine)
-    path, engine = backbones.choose_engine(path, engine)
-    if precision != "float32":
-        raise ValueError(
-            f"--precision {precision}: RB-SF 2 counts in whole numbers, which need float32;"
-            " leave it out"
-        )
+    kind = kind_of(path)
+    path, engine = choose_engine(path, engine)
     if threads is not None:
         cv2.setNumThreads(threads)
-    if engine == "packed":
-        return _packed(path, device, threads)
-    return _in_torch(path, device, threads)
+    if engine == "torch":
+        network = _in_torch(kind, path, device, precision, threads)
+    else:
+        check_on_cpu(device)
+        if precision != "float32":  # not an error, since float networks may run next to this one
+            note = f"the packed engine counts bits, --precision {precision} is PyTorch's"
+            print(f"{path}: {note}", file=sys.stderr)
+        network = kind.packed(packed_model(path), threads or cores())
+    try:
+        kind.try_out(network)
+    except (RuntimeError, ValueError) as error:  # these messages name layers, not the file
+        raise ValueError(f"{path} holds no tracker: {one_line(error, 150)}") from error
+    return network
 
 
-def _packed(path: Path, device: str, threads: int | None) -> Network:
-    from rbsf.tracker.rbsf2 import PackedNetwork
-
-    backbones.check_on_cpu(device)
-    if backbones.is_packed(path):
-        return PackedNetwork(path, threads or cores())
-    from rbsf.export.pack import packed_weights
-
-    return PackedNetwork(packed_weights(path).packed, threads or cores())
-
-
-def _in_torch(path: Path, device: str, threads: int | None) -> Network:
+def _in_torch(kind: Kind, path: Path, device: str, precision: str, threads: int | None) -> Any:
     import torch
 
-    from rbsf.tracker.rbsf2 import TorchNetwork
-    from rbsf.train.device import choose_device
-    from rbsf.weights import load_weights
+    from rbsf.tracker.teachers.siamfc import load_tracker
 
     if threads is not None:
         torch.set_num_threads(threads)
-    return TorchNetwork(load_weights(path)[0].to(choose_device(device)))
+    net, _, _ = load_tracker(path)
+    return kind.in_torch(net, device, precision)
 
 
 def make_tracker(
     network: Backbone | Network, constants: Constants, name: str = ""
 ) -> SiamFC | AnchorFree:
     """A tracker of one target; `constants` are of the class that `constants_of` returns."""
+    kind = next(kind for kind in (RESPONSES, BOXES) if isinstance(constants, kind.constants))
     named = {"name": name} if name else {}
-    if isinstance(constants, AnchorFreeConfig):
-        return AnchorFree(network, constants, **named)  # type: ignore[arg-type]
-    return SiamFC(network, constants, **named)  # type: ignore[arg-type]
+    return kind.tracker(network, constants, **named)  # type: ignore[arg-type]
 
 
 def update_all(trackers: Sequence[SiamFC | AnchorFree], image: np.ndarray) -> list[Result]:
-    """Update all trackers, which share a network.
-
-    SiamFC's crops go through the network together. RB-SF 2 needs one pass for each target, because
-    its template is part of the network; one pass for several would take as long.
-    """
-    if all(isinstance(tracker, SiamFC) for tracker in trackers):
-        return siamfc.update_all(trackers, image)  # type: ignore[arg-type]
-    return [tracker.update(image) for tracker in trackers]
+    """Update trackers that share a network, on the next frame `[H, W, 3]` uint8 RGB."""
+    return type(trackers[0]).update_all(trackers, image)  # type: ignore[arg-type]
 
 
 def wrapped(

@@ -11,7 +11,7 @@ from rbsf.engine.file import read_packed
 from rbsf.engine.graph import PackedModel
 from rbsf.engine.run import Engine
 from rbsf.engine.template import TemplateNode
-from rbsf.tracker.anchor_free import Answer
+from rbsf.tracker.anchor_free import Answer, Network
 from rbsf.tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE
 
 if TYPE_CHECKING:  # torch takes a second to import, and packed networks do not need it
@@ -37,14 +37,6 @@ class PackedNetwork:
         self._features = Engine(model.up_to(self._template.features), threads, isa)
         self._search = Engine(model, threads, isa)  # its template is replaced for each target
         self.isa = self._features.isa
-        exemplar, region = (
-            np.zeros((1, size, size, 3), np.uint8) for size in (EXEMPLAR_SIZE, SEARCH_SIZE)
-        )
-        shape = self.learn(exemplar[0])(region).shape
-        if len(shape) != 4 or shape[1] not in MAPS:
-            raise ValueError(
-                f"{model.path or 'the network'}: gives {shape}, expected (1, 5 or 6, rows, columns)"
-            )
 
     def __str__(self) -> str:
         return str(self._search)
@@ -88,12 +80,37 @@ class TorchNetwork:
             return self.net.backbone(pixels.permute(0, 3, 1, 2).float())  # takes [1, 3, S, S]
 
 
+def torch_network(net: nn.Module, device: str = "auto", precision: str = "float32") -> TorchNetwork:
+    """RB-SF 2 in PyTorch, on `device`: a torch device's name, or "auto" (a GPU if there is one).
+
+    Raises ValueError for a missing device, and for a precision other than "float32".
+    """
+    from rbsf.train.device import choose_device
+
+    if precision != "float32":
+        raise ValueError(
+            f"--precision {precision}: RB-SF 2 counts in whole numbers, which need float32;"
+            " leave it out"
+        )
+    return TorchNetwork(net.to(choose_device(device)))
+
+
+def try_network(network: Network) -> None:
+    """Raise RuntimeError or ValueError if a network finds no target's maps in empty crops."""
+    exemplar, region = (
+        np.zeros((size, size, 3), np.uint8) for size in (EXEMPLAR_SIZE, SEARCH_SIZE)
+    )
+    network.answer(network.learn(exemplar), region)
+
+
 def answer_of(maps: np.ndarray) -> Answer:
     """Convert the head's maps `[5 or 6, rows, columns]` to an answer.
 
     The maps are logits of the target, logs of the distances to its four sides and, if there are
-    six, logits of presence.
+    six, logits of presence. Raises ValueError for another shape.
     """
+    if maps.ndim != 3 or len(maps) not in MAPS:
+        raise ValueError(f"it gives {maps.shape}, expected (5 or 6, rows, columns)")
     wide = maps.astype(np.float64)
     presence = _sigmoid(wide[5]) if len(wide) > 5 else None
     return Answer(_sigmoid(wide[0]), np.exp(wide[1:5]), presence)

@@ -132,6 +132,14 @@ class SiamFC(Follower):
         self._steps = self.config.scale_step ** np.arange(-half, half + 1)
         self._model: _Model | None = None
 
+    @staticmethod
+    def update_all(trackers: Sequence[SiamFC], image: np.ndarray) -> list[Result]:  # type: ignore[override]
+        """Update trackers that share a backbone, with one backbone pass for all crops."""
+        crops = [tracker.search_crops(image) for tracker in trackers]
+        ends = np.cumsum([len(own) for own in crops])
+        features = np.split(trackers[0].backbone(np.concatenate(crops)), ends[:-1])
+        return [tracker.locate(own) for tracker, own in zip(trackers, features, strict=True)]
+
     def _learn(self, image: np.ndarray, target: Target) -> None:
         config = self.config
         crop = target.crop(image, exemplar_side(target.size), EXEMPLAR_SIZE)
@@ -245,14 +253,6 @@ def offset_at_peak(regression: BoxRegression, features: np.ndarray, peak: np.nda
     seen = regression(features[:, row : row + size, column : column + size])
     x, y = seen.shift + (cells * STRIDE - peak)
     return seen._replace(x=x, y=y)
-
-
-def update_all(trackers: Sequence[SiamFC], image: np.ndarray) -> list[Result]:
-    """Update several trackers that share a backbone, with one backbone pass for all crops."""
-    crops = [tracker.search_crops(image) for tracker in trackers]
-    ends = np.cumsum([len(own) for own in crops])
-    features = np.split(trackers[0].backbone(np.concatenate(crops)), ends[:-1])
-    return [tracker.locate(own) for tracker, own in zip(trackers, features, strict=True)]
 
 
 @cache

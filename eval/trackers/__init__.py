@@ -15,7 +15,7 @@ from rbsf.eval.trackers.opencv import OpenCVSpec
 from rbsf.eval.trackers.own import OwnSpec
 from rbsf.eval.trackers.spec import Kind, Tracker, TrackerSpec
 from rbsf.eval.trackers.static import StaticSpec
-from rbsf.tracker.backbones import choose_engine
+from rbsf.tracker.engines import choose_engine
 from rbsf.tracker.flags import name_of_constants, read_constants, with_redetect
 from rbsf.tracker.loading import constants_of
 
@@ -73,7 +73,7 @@ def parse_tracker(
 ) -> TrackerSpec:
     """Read `[LABEL=]WHAT`, where WHAT is one of the `FORMS` of a kind, or a weights file.
 
-    `constants`: file of the constants. `engine`: see `rbsf.tracker.backbones.choose_engine`.
+    `constants`: file of the constants. `engine`: see `rbsf.tracker.engines.choose_engine`.
     `redetect`: see `StateConfig`. They change our own networks alone. Raises ValueError for a
     mistake in `text`, for constants of another network and where the engine cannot be had;
     FileNotFoundError for a missing file.

@@ -12,7 +12,7 @@ import numpy as np
 
 from rbsf.shipped import shipped_trackers
 from rbsf.tracker.anchor_free import Network
-from rbsf.tracker.backbones import is_packed
+from rbsf.tracker.engines import is_packed
 from rbsf.tracker.follower import Response
 from rbsf.tracker.loading import Constants, constants_of, load_network
 from rbsf.tracker.session import Session

@@ -17,8 +17,8 @@ from rbsf.eval.trackers import parse_tracker
 from rbsf.shipped import find_weights
 from rbsf.system.files import write_atomically
 from rbsf.system.text import read_text
-from rbsf.tracker.backbones import load_backbone
-from rbsf.tracker.siamfc import TRACKER_VERSION, SiamFC
+from rbsf.tracker.loading import load_network, make_tracker
+from rbsf.tracker.siamfc import TRACKER_VERSION, TrackerConfig
 
 Figures = dict[str, float]
 
@@ -49,7 +49,7 @@ def still_and_shipped(heads: list[Sequence], threads: int) -> dict[str, Figures]
     figures = {STILL: track_heads(parse_tracker("static").build(), heads)}
     weights = find_weights("rbsf")
     if weights.is_file():
-        tracker = SiamFC(load_backbone(weights, threads=threads or None))
+        tracker = make_tracker(load_network(weights, threads=threads or None), TrackerConfig())
         figures[SHIPPED] = track_heads(tracker, heads)
     return figures
 

@@ -29,7 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.gpu_report import end_cleanly_on_sigterm, trial_parser, write_report
 from rbsf.system.program import positive_int, run
 from rbsf.system.text import one_line
-from rbsf.tools.gpu_sharing import Mps
+from rbsf.tools.gpu.sharing import Mps
 from rbsf.tools.step_trial import Trial, trial_config
 from rbsf.train.capture import WARM_UP, CapturedSteps
 from rbsf.train.device import choose_device

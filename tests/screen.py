@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 from requirements import skip_without
 
-from rbsf.tools.window import LEAST_WIDTH, WINDOW
+from rbsf.tools.tracking.window import LEAST_WIDTH, WINDOW
 
 SIZE = (1280, 800)
 PATIENCE = 60.0  # seconds for what takes one or two on an idle machine

@@ -19,7 +19,7 @@ from rbsf.shipped import WEIGHTS
 from rbsf.tools.recipes.siamese import SiameseRecipe
 from rbsf.tools.recipes.siamese_config import TrainConfig
 from rbsf.tools.recipes.yardsticks import SHIPPED, STILL, kept, state_of, still_and_shipped
-from rbsf.tools.studies import run_cell
+from rbsf.tools.tables.studies import run_cell
 from rbsf.tools.train_rbsf import main
 from rbsf.train.config import from_settings
 from rbsf.train.distributed import ALONE
@@ -96,7 +96,7 @@ def test_pairs_lie_in_out_or_where_cache_says(store: Path, tmp_path: Path) -> No
 
 def test_cells_of_a_table_share_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained = []
-    monkeypatch.setattr("rbsf.tools.studies.run", lambda _, config: trained.append(config))
+    monkeypatch.setattr("rbsf.tools.tables.studies.run", lambda _, config: trained.append(config))
     run_cell(TrainConfig(), tmp_path)
     run_cell(TrainConfig(cache="mine"), tmp_path)
     assert [str(config.shared) for config in trained] == [str(tmp_path), "mine"]

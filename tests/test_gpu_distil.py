@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from rbsf.tools import gpu_distil
+from rbsf.tools.gpu import distil
 from rbsf.tools.gpu_run import main
 from rbsf.tracker.teachers.graph import read_graph
 from rbsf.weights import load_weights
@@ -20,33 +20,33 @@ PROGRAM = [sys.executable, str(ROOT / "tools" / "gpu_run.py")]
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made")
-    gpu_distil.make_up(folder)
-    return folder / gpu_distil.FOLDER
+    distil.make_up(folder)
+    return folder / distil.FOLDER
 
 
 def teacher(made: Path) -> str:
-    return ",".join(str(made / name) for name in gpu_distil.TEACHER)
+    return ",".join(str(made / name) for name in distil.TEACHER)
 
 
 def test_parts_give_the_data_and_the_teacher_again(
     made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert not gpu_distil.unpack(tmp_path, tmp_path / "run")
+    assert not distil.unpack(tmp_path, tmp_path / "run")
     flags = ["--pairs", str(made / "pairs.db"), "--teacher", teacher(made)]
     assert main(["--pack", str(tmp_path), *flags]) == 0
     assert "rbsf2-1-of-1.part: " in capsys.readouterr().out
-    parts = gpu_distil.pack(made / "pairs.db", teacher(made), tmp_path, 50_000)
+    parts = distil.pack(made / "pairs.db", teacher(made), tmp_path, 50_000)
     assert len(parts) > 1
     assert all(part.stat().st_size <= 50_000 for part in parts)
-    assert gpu_distil.unpack(tmp_path, tmp_path / "run")
-    target = tmp_path / "run" / gpu_distil.FOLDER
+    assert distil.unpack(tmp_path, tmp_path / "run")
+    target = tmp_path / "run" / distil.FOLDER
     assert (target / "pairs.db").read_bytes() == (made / "pairs.db").read_bytes()
-    for name in gpu_distil.TEACHER:
+    for name in distil.TEACHER:
         assert read_graph(target / name).operations == read_graph(made / name).operations
     parts[-1].unlink()
-    assert gpu_distil.unpack(tmp_path, tmp_path / "run"), "what is there is not put together again"
+    assert distil.unpack(tmp_path, tmp_path / "run"), "what is there is not put together again"
     with pytest.raises(FileNotFoundError, match=f"lacks {parts[-1].name}"):
-        gpu_distil.unpack(tmp_path, tmp_path / "other")
+        distil.unpack(tmp_path, tmp_path / "other")
 
 
 def test_a_rehearsal_leaves_weights(tmp_path: Path) -> None:

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rbsf.tools import gpu_home
-from rbsf.tools.gpu_home import choose_files, pack_home, unpack_home
+from rbsf.tools.gpu.home import choose_files, pack_home, unpack_home
 
 FILES = {
     "list.json": 20,
@@ -49,7 +48,7 @@ def names_of(folder: Path) -> set[str]:
 def test_the_archive_gives_every_file_again(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gpu_home, "PART_BYTES", 25_000)
+    monkeypatch.setattr("rbsf.tools.gpu.home.PART_BYTES", 25_000)
     for _ in range(2):  # the second replaces the first and does not contain it
         parts, left = pack_home(folder, folder / "home")
         assert not left
@@ -64,7 +63,7 @@ def test_the_archive_gives_every_file_again(
 def test_results_come_before_weights_and_weights_before_checkpoints(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gpu_home, "ALL_BYTES", 30_000)
+    monkeypatch.setattr("rbsf.tools.gpu.home.ALL_BYTES", 30_000)
     chosen, left = choose_files(folder, folder / "home")
     assert [path.relative_to(folder).as_posix() for path in left] == ["tables/other/checkpoint.pt"]
     assert [path.suffix for path in chosen[-2:]] == [".safetensors", ".pt"]
@@ -74,7 +73,7 @@ def test_parts_that_are_missing_or_damaged_are_named(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert not unpack_home(tmp_path, tmp_path / "new")
-    monkeypatch.setattr(gpu_home, "PART_BYTES", 25_000)
+    monkeypatch.setattr("rbsf.tools.gpu.home.PART_BYTES", 25_000)
     parts, _ = pack_home(folder, folder / "home")
     content = bytearray(parts[1].read_bytes())
     content[1000] ^= 255

@@ -18,12 +18,12 @@ from test_cifar_parts import parts, small  # noqa: F401
 
 from rbsf.system.lock import locked
 from rbsf.tools import gpu_run
-from rbsf.tools.gpu_home import pack_home
-from rbsf.tools.gpu_items import make_items
+from rbsf.tools.gpu.home import pack_home
+from rbsf.tools.gpu.items import make_items
+from rbsf.tools.gpu.sharing import Mps
+from rbsf.tools.gpu.summary import LIST, _read_log, summarise, write_list
 from rbsf.tools.gpu_run import main
-from rbsf.tools.gpu_sharing import Mps
-from rbsf.tools.gpu_summary import LIST, _read_log, summarise, write_list
-from rbsf.tools.studies import read_study
+from rbsf.tools.tables.studies import read_study
 from rbsf.train.worklist import DONE, FAILED, State, state_of, write_state
 
 PROGRAM = [sys.executable, str(ROOT / "tools" / "gpu_run.py")]
@@ -246,7 +246,7 @@ class TestSharing:
     def test_turns_until_it_is_measured_then_what_was_faster(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("rbsf.tools.gpu_sharing.Mps.start", lambda self: "")
+        monkeypatch.setattr("rbsf.tools.gpu.sharing.Mps.start", lambda self: "")
         speed, training = (make_items(Path("data"), rbsf2=False)[number] for number in (1, 3))
         with gpu_run.Sharing(tmp_path) as sharing:
             assert sharing.variables(training) == {}
@@ -260,7 +260,7 @@ class TestSharing:
     def test_turns_where_that_is_faster_or_all_there_is(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: float, reason: str
     ) -> None:
-        monkeypatch.setattr("rbsf.tools.gpu_sharing.Mps.start", lambda self: reason)
+        monkeypatch.setattr("rbsf.tools.gpu.sharing.Mps.start", lambda self: reason)
         self.rates(tmp_path, **{"4 processes": 2.0, "4 processes, MPS": at_once})
         with gpu_run.Sharing(tmp_path) as sharing:
             assert sharing.variables(make_items(Path("data"))[3]) == {}

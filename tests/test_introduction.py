@@ -12,7 +12,7 @@ from test_track import START, track, write_video
 from rbsf.datasets.video.frames import open_frames
 from rbsf.datasets.video.sources import Frames
 from rbsf.shipped import DEFAULT, find_weights
-from rbsf.tools.introduction import ask_for_corners, describe_source
+from rbsf.tools.tracking.introduction import ask_for_corners, describe_source
 
 SIZE = (640, 360)
 

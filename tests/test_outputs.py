@@ -27,10 +27,10 @@ from rbsf.datasets.video.encoders import Original, best_suffix, find_codec
 from rbsf.datasets.video.frames import open_frames
 from rbsf.datasets.video.opencv_reader import OpenCvReader
 from rbsf.datasets.video.writer import VideoWriter, shown_size
-from rbsf.tools.jobs import unlike
-from rbsf.tools.recording import MAX_AHEAD, Recorder
-from rbsf.tools.span import Span, place
 from rbsf.tools.track import main
+from rbsf.tools.tracking.jobs import unlike
+from rbsf.tools.tracking.recording import MAX_AHEAD, Recorder
+from rbsf.tools.tracking.span import Span, place
 
 with_pyav = pytest.mark.skipif(
     not pyav_reader.is_installed(), reason=needs("pyav", "PyAV is not installed")
@@ -241,7 +241,7 @@ def test_boxes_as_motchallenge_count_from_one_and_leave_lost_frames_out(video: P
     assert lines[0] == "1,1,101.0,81.0,48.0,36.0,1.0,-1,-1,-1"
     assert lines[1] == "1,2,96.0,76.0,58.0,46.0,1.0,-1,-1,-1"
     assert len(lines) == 24
-    from rbsf.tools.box_forms import form_of
+    from rbsf.tools.tracking.box_forms import form_of
 
     row = {"frame": 0, "x": 1.0, "y": 1.0, "w": 2.0, "h": 2.0, "score": 0.1, "lost": 1}
     assert form_of(Path("b.txt")).text([row], {}, True) == ""

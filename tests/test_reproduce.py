@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from conftest import refused
 
-from rbsf.tools import reproduce, studies
+from rbsf.tools import reproduce
 from rbsf.tools.recipes.classifier_config import RESULT, read_config
+from rbsf.tools.tables import studies
 
 OWN_TABLE = """
 title: t

@@ -32,9 +32,9 @@ from rbsf.datasets.video.writer import VideoWriter
 from rbsf.engine.file import write_packed
 from rbsf.shipped import DEFAULT
 from rbsf.system.lock import locked
-from rbsf.tools.box_writer import BoxWriter, Row
-from rbsf.tools.jobs import source_name
 from rbsf.tools.track import main, parse_args
+from rbsf.tools.tracking.box_writer import BoxWriter, Row
+from rbsf.tools.tracking.jobs import source_name
 
 REPO = Path(__file__).resolve().parents[1]
 START = "--init=100,80,48,36"
@@ -378,7 +378,7 @@ class TestBoxWriter:
     ) -> None:
         # The times are: made, frame 0, frame 1, its writing, frame 2, its writing.
         clock = iter([0.0, 0.4, 1.1, 1.1, 1.5, 1.6])
-        monkeypatch.setattr("rbsf.tools.recording.time.monotonic", lambda: next(clock))
+        monkeypatch.setattr("rbsf.tools.tracking.recording.time.monotonic", lambda: next(clock))
         Path("b.csv").write_text("old")
         Path("b.csv.part").write_text("of a run that was killed")
         with BoxWriter(Path("b.csv")) as boxes:
@@ -402,7 +402,7 @@ class TestBoxWriter:
     def test_a_disk_that_fills_up_leaves_whole_rows(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        monkeypatch.setattr("rbsf.tools.box_writer.FLUSH_SECONDS", 0)
+        monkeypatch.setattr("rbsf.tools.tracking.box_writer.FLUSH_SECONDS", 0)
         resource = pytest.importorskip("resource", reason=needs("linux", "no module resource"))
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
         old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # Python's default

@@ -19,9 +19,10 @@ from rbsf.engine.file import write_packed
 from rbsf.eval.evaluation import Benchmark
 from rbsf.eval.results import Run
 from rbsf.eval.trackers import parse_tracker
-from rbsf.tools import reproduce, studies
+from rbsf.tools import reproduce
 from rbsf.tools.recipes.siamese_config import TrainConfig, read_config
-from rbsf.tools.tracker_studies import finish, open_test
+from rbsf.tools.tables import studies
+from rbsf.tools.tables.tracker_studies import finish, open_test
 from rbsf.tracker.siamfc import TrackerConfig
 from rbsf.train import loop
 from rbsf.train.config import from_settings, parse_config

@@ -28,11 +28,11 @@ from rbsf.datasets.video.live import NewestFrame
 from rbsf.datasets.video.sources import Frames
 from rbsf.datasets.video.writer import VideoWriter
 from rbsf.engine.file import write_packed
-from rbsf.tools import controls, window
-from rbsf.tools.controls import select_boxes
-from rbsf.tools.drawing import LOST_COLOR, color_of
 from rbsf.tools.track import main
-from rbsf.tools.window import Fit, room_on
+from rbsf.tools.tracking import controls, window
+from rbsf.tools.tracking.controls import select_boxes
+from rbsf.tools.tracking.drawing import LOST_COLOR, color_of
+from rbsf.tools.tracking.window import Fit, room_on
 
 SLIM = [
     (11, 2, 0, 1, 3, 8, True),
@@ -281,7 +281,7 @@ class TestShow:
     def test_one_more_target_gives_all_rows_a_column(
         self, user: User, video: str, monkeypatch: pytest.MonkeyPatch, name: str
     ) -> None:
-        monkeypatch.setattr("rbsf.tools.box_writer.FLUSH_SECONDS", 0)
+        monkeypatch.setattr("rbsf.tools.tracking.box_writer.FLUSH_SECONDS", 0)
         user.acts = ["", "", "", "a", lambda: user.drag((20, 20), (80, 80))]
         assert show(video, BOX, "--boxes", name) == 0
         rows = rows_in() if name == "boxes.csv" else json.loads(Path(name).read_text())
@@ -322,8 +322,8 @@ class TestShow:
         def full(path: Path, content: bytes) -> None:
             raise OSError(f"cannot write {path}: No space left on device")
 
-        monkeypatch.setattr("rbsf.tools.box_writer.FLUSH_SECONDS", 0)
-        monkeypatch.setattr("rbsf.tools.box_writer.write_atomically", full)
+        monkeypatch.setattr("rbsf.tools.tracking.box_writer.FLUSH_SECONDS", 0)
+        monkeypatch.setattr("rbsf.tools.tracking.box_writer.write_atomically", full)
         user.acts = ["", "", "a", lambda: user.drag((20, 20), (80, 80))]
         with pytest.raises(OSError, match="No space left"):
             show(video, BOX)

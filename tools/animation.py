@@ -117,7 +117,7 @@ def draw_boxes(image: np.ndarray, result: Result, box: np.ndarray) -> np.ndarray
     import cv2
     import numpy as np
 
-    from rbsf.tools.drawing import draw
+    from rbsf.tools.tracking.drawing import draw
 
     image = image.copy()
     if np.isfinite(box).all():

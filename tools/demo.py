@@ -87,8 +87,8 @@ def track(
     Returns a result for each frame, and the signal that ended the run early, if one did.
     """
     from rbsf.datasets.video.frames import open_frames
-    from rbsf.tools.recording import Outputs, track_video
-    from rbsf.tools.span import Span
+    from rbsf.tools.tracking.recording import Outputs, track_video
+    from rbsf.tools.tracking.span import Span
     from rbsf.tracker.engines import describe_engine
     from rbsf.tracker.loading import constants_of, load_network
 

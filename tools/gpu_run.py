@@ -29,7 +29,7 @@ from rbsf.system.flags import make_parser
 from rbsf.system.program import positive_int, run
 
 if TYPE_CHECKING:
-    from rbsf.tools.gpu_sharing import Mps
+    from rbsf.tools.gpu.sharing import Mps
     from rbsf.train.worklist import Item
 
 EXAMPLES = """
@@ -127,11 +127,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def pack(args: argparse.Namespace) -> int:
     """Write the parts and say how large they are."""
     from rbsf.datasets.images.cifar_parts import pack_cifar100
-    from rbsf.tools import gpu_distil
+    from rbsf.tools.gpu import distil
 
     if bool(args.pairs) != bool(args.teacher):
         raise ValueError("--pairs and --teacher go together: RB-SF 2 learns from both")
-    paths = gpu_distil.pack(args.pairs, args.teacher, args.pack, PART_BYTES) if args.pairs else []
+    paths = distil.pack(args.pairs, args.teacher, args.pack, PART_BYTES) if args.pairs else []
     for path in paths or pack_cifar100(args.root, args.pack, PART_BYTES):
         print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
     return 0
@@ -139,7 +139,7 @@ def pack(args: argparse.Namespace) -> int:
 
 def print_list(only: list[str]) -> int:
     """Print the items."""
-    from rbsf.tools.gpu_items import make_items
+    from rbsf.tools.gpu.items import make_items
 
     for item in make_items(Path("DATA"), only=only):
         alone = ", alone" if item.alone else ""
@@ -160,8 +160,8 @@ def work(args: argparse.Namespace) -> int:
     """Run the list on the GPU for the minutes given."""
     check_clone()
     from rbsf.system.lock import locked
-    from rbsf.tools import gpu_distil
-    from rbsf.tools.gpu_items import make_items, read_data
+    from rbsf.tools.gpu import distil
+    from rbsf.tools.gpu.items import make_items, read_data
 
     folder = (args.out or Path("runs/gpu")).resolve()
     check_minutes(args.minutes)
@@ -170,9 +170,9 @@ def work(args: argparse.Namespace) -> int:
     parts = args.data.resolve()
     with locked(folder):
         data = find_data(parts, folder)
-        rbsf2 = gpu_distil.unpack(parts, folder)
+        rbsf2 = distil.unpack(parts, folder)
         if not rbsf2:
-            print(f"{args.data}: holds no {gpu_distil.STEM}-1-of-N.part; RB-SF 2 is left out")
+            print(f"{args.data}: holds no {distil.STEM}-1-of-N.part; RB-SF 2 is left out")
         items = make_items(data, only=args.only, rbsf2=rbsf2)
         if read_data(items):
             unpack_data(parts, data)
@@ -187,9 +187,9 @@ def rehearse(args: argparse.Namespace) -> int:
     from rbsf.datasets.images.cifar_parts import pack_cifar100
     from rbsf.datasets.images.made_up_cifar import write_made_up_cifar
     from rbsf.system.lock import locked
-    from rbsf.tools import gpu_distil
-    from rbsf.tools.gpu_items import RBSF2, make_items, read_data
-    from rbsf.tools.gpu_summary import summarise
+    from rbsf.tools.gpu import distil
+    from rbsf.tools.gpu.items import RBSF2, make_items, read_data
+    from rbsf.tools.gpu.summary import summarise
 
     folder = (args.out or REHEARSAL).resolve()
     parts, data = folder / "parts", folder / "data"
@@ -202,7 +202,7 @@ def rehearse(args: argparse.Namespace) -> int:
                 pack_cifar100(folder / "raw", parts, PART_BYTES)
             unpack_data(parts, data)
         if {entry.name for entry in RBSF2} & {item.name for item in items}:
-            gpu_distil.make_up(folder)
+            distil.make_up(folder)
         beside = min(2, args.beside)
         code = work_down(items, folder, beside, lambda item: {"OMP_NUM_THREADS": "1"}, end)
     print(summarise(folder / "home"))
@@ -221,8 +221,8 @@ def work_down(
     `variables` gives the environment variables of an item. The archive is written in any case.
     """
     from rbsf.system.environment import cores
-    from rbsf.tools.gpu_home import pack_home
-    from rbsf.tools.gpu_summary import write_list
+    from rbsf.tools.gpu.home import pack_home
+    from rbsf.tools.gpu.summary import write_list
     from rbsf.train.worklist import Worklist
 
     def environment(item: Item) -> dict[str, str]:
@@ -290,8 +290,8 @@ def find_data(folder: Path, out: Path) -> Path:
     If an archive that came home lies beside the parts, it is put back into an `out` without runs.
     Raises FileNotFoundError if there is no `folder`.
     """
-    from rbsf.tools.gpu_home import unpack_home
-    from rbsf.tools.gpu_summary import LIST
+    from rbsf.tools.gpu.home import unpack_home
+    from rbsf.tools.gpu.summary import LIST
 
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}; make one with --pack")
@@ -340,7 +340,7 @@ class Sharing:
         return self.chosen or {}
 
     def _choose(self, rates: dict[str, float]) -> dict[str, str]:
-        from rbsf.tools.gpu_sharing import Mps
+        from rbsf.tools.gpu.sharing import Mps
 
         in_turns = [rate for name, rate in rates.items() if name.endswith(" processes")]
         at_once = [rate for name, rate in rates.items() if name.endswith("MPS")]
@@ -368,7 +368,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.list:
         return print_list(args.only)
     if args.summary:
-        from rbsf.tools.gpu_summary import summarise
+        from rbsf.tools.gpu.summary import summarise
 
         print(summarise(args.summary))
         return 0

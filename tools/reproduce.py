@@ -35,7 +35,7 @@ from rbsf.system.text import encode
 from rbsf.tracker.flags import add_constants_flag
 
 if TYPE_CHECKING:
-    from rbsf.tools.studies import Study
+    from rbsf.tools.tables.studies import Study
 
 EXAMPLES = """
 table2 --root data
@@ -167,7 +167,7 @@ def check_names(only: list[str], known: set[str]) -> None:
 
 def list_cells(table: Study, seeds: list[int], out: Path) -> None:
     """Print each training's state, and the command that runs it alone."""
-    from rbsf.tools.studies import folder_of, state_of
+    from rbsf.tools.tables.studies import folder_of, state_of
 
     for cell in table.cells:
         for seed in seeds:
@@ -216,7 +216,7 @@ def train_cells(table: Study, seeds: list[int], out: Path) -> int:
 
     A cell whose data is missing is named and left out.
     """
-    from rbsf.tools.studies import run_cell
+    from rbsf.tools.tables.studies import run_cell
 
     failed: set[str] = set()
     count = len(table.cells) * len(seeds)
@@ -260,7 +260,7 @@ def open_table(args: argparse.Namespace) -> Study:
 
     Raises ValueError for flags of the other kind of table.
     """
-    from rbsf.tools.studies import folder_of, read_study
+    from rbsf.tools.tables.studies import folder_of, read_study
 
     given = {
         "classifier": {"root": args.root or "data"},
@@ -300,7 +300,7 @@ def check_tracker(name: str, config: Any) -> None:
 
 def make(args: argparse.Namespace) -> tuple[str, int]:
     """Run the missing trainings. Returns the table and the exit code."""
-    from rbsf.tools.studies import as_markdown, plot_curves
+    from rbsf.tools.tables.studies import as_markdown, plot_curves
 
     table = open_table(args)
     chosen = select(table, args.only)
@@ -322,7 +322,7 @@ def make_trackers(args: argparse.Namespace, table: Study) -> tuple[str, int]:
 
     There is no table if a training was stopped.
     """
-    from rbsf.tools.tracker_studies import finish, open_test
+    from rbsf.tools.tables.tracker_studies import finish, open_test
 
     # Opened before the training, so that faults of a test set are reported now.
     flags = {name: getattr(args, name) for name in TRACK_FLAGS}

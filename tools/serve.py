@@ -17,7 +17,7 @@ if not __package__:  # run as a file: the checkout is used if nothing is install
 
 from rbsf.system.flags import make_parser
 from rbsf.system.program import positive_int, require, run, thread_count
-from rbsf.tools.span import place
+from rbsf.tools.tracking.span import place
 
 HIGHEST_PORT = 65535
 

@@ -25,8 +25,8 @@ if not __package__:  # run as a file: the checkout is used if nothing is install
 from rbsf.shipped import find_weights
 from rbsf.system.flags import make_parser
 from rbsf.system.program import run
-from rbsf.tools.jobs import Failures, Job, boxes_of, jobs_of
-from rbsf.tools.span import Span, place
+from rbsf.tools.tracking.jobs import Failures, Job, boxes_of, jobs_of
+from rbsf.tools.tracking.span import Span, place
 from rbsf.tracker.flags import (
     add_constants_flag,
     add_network_flags,
@@ -40,7 +40,7 @@ from rbsf.tracker.flags import (
 # Functions below import OpenCV and PyTorch themselves, so that --help and errors come at once.
 if TYPE_CHECKING:
     from rbsf.datasets.video.sources import Frames
-    from rbsf.tools.recording import Ending
+    from rbsf.tools.tracking.recording import Ending
     from rbsf.tracker.anchor_free import Network
     from rbsf.tracker.loading import Constants
     from rbsf.tracker.siamfc import Backbone
@@ -162,7 +162,7 @@ def main(argv: list[str] | None = None) -> int:
         check_screen()
 
     from rbsf.datasets.video.frames import open_frames
-    from rbsf.tools.introduction import describe_weights, tell
+    from rbsf.tools.tracking.introduction import describe_weights, tell
     from rbsf.tracker.engines import choose_engine, describe_engine, describe_run
     from rbsf.tracker.loading import constants_of, load_network
 
@@ -199,8 +199,8 @@ def track_job(
 
     Raises the error that ended the run.
     """
-    from rbsf.tools.controls import select_boxes
-    from rbsf.tools.recording import track_video
+    from rbsf.tools.tracking.controls import select_boxes
+    from rbsf.tools.tracking.recording import track_video
 
     choose = select_boxes if select else lambda image: job.boxes
     return tell_ending(

@@ -10,11 +10,11 @@ import numpy as np
 
 from rbsf.datasets.video.encoders import Original, best_suffix, find_codec
 from rbsf.datasets.video.writer import VideoWriter
-from rbsf.tools.box_forms import FORMS, rows_of
-from rbsf.tools.drawing import draw
 from rbsf.tools.page.footage import EndOfVideo, Footage
 from rbsf.tools.page.settings import Refused
 from rbsf.tools.page.work import Work
+from rbsf.tools.tracking.box_forms import FORMS, rows_of
+from rbsf.tools.tracking.drawing import draw
 from rbsf.tracker.states import Result
 
 Found = dict[int, dict[int, Result]]  # results by frame and by number of the target

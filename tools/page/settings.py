@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rbsf.tools.span import Place
+from rbsf.tools.tracking.span import Place
 
 DEFAULT_FPS = 25.0  # for videos without a rate
 MEGABYTE = 1_000_000

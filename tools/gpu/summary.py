@@ -14,7 +14,7 @@ import yaml
 
 from rbsf.eval.tables import Cell, Table
 from rbsf.system.files import write_atomically
-from rbsf.tools.gpu_home import unpack_home
+from rbsf.tools.gpu.home import unpack_home
 from rbsf.train.worklist import DONE, FAILED, Item, State, clock, state_of
 
 LIST = "list.json"  # the items that were run in a folder

@@ -1,7 +1,7 @@
 """Tables of trainings from configs/tables/NAME.yaml: cells, their runs and their results.
 
 Tables of classifiers are the paper's, with our figures beside its own. Code that is special to
-tables of trackers is in `rbsf.tools.tracker_studies`.
+tables of trackers is in `rbsf.tools.tables.tracker_studies`.
 """
 
 from __future__ import annotations

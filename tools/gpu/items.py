@@ -14,11 +14,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from rbsf.tools.gpu_distil import FOLDER, PAIRS, TEACHER
-from rbsf.tools.studies import folder_of, read_study
+from rbsf.tools.gpu.distil import FOLDER, PAIRS, TEACHER
+from rbsf.tools.tables.studies import folder_of, read_study
 from rbsf.train.worklist import Item
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TRAININGS = Path("tables")  # below the list's folder
 SHRUNK = 8  # a rehearsal's networks have an eighth of the channels
 REHEARSAL = {
@@ -78,7 +78,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Distillation:
-    """A training of RB-SF 2 by configs/rbsf2.yaml, on what `rbsf.tools.gpu_distil` packs."""
+    """A training of RB-SF 2 by configs/rbsf2.yaml, on what `rbsf.tools.gpu.distil` packs."""
 
     name: str
     worth: str

@@ -15,7 +15,7 @@ from rbsf.eval.tables import Cell as TextCell
 from rbsf.eval.tables import Table, average, markdown_text
 from rbsf.eval.trackers import NetworkSpec, TrackerSpec, parse_tracker
 from rbsf.system.files import write_atomically
-from rbsf.tools.studies import Cell, Study, folder_of, state_of
+from rbsf.tools.tables.studies import Cell, Study, folder_of, state_of
 from rbsf.tracker.flags import read_constants
 from rbsf.tracker.siamfc import TrackerConfig
 from rbsf.train.device import choose_device, dtype_of

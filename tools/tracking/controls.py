@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from rbsf.system.stop import StopRequest
-from rbsf.tools.window import CONFIRM, ESCAPE, SPACE, UNDO, Box, Window
+from rbsf.tools.tracking.window import CONFIRM, ESCAPE, SPACE, UNDO, Box, Window
 from rbsf.tracker.session import Session
 from rbsf.tracker.states import Result
 

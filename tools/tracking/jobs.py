@@ -15,10 +15,10 @@ from urllib.parse import urlsplit
 
 from rbsf.system.program import check_writable, is_same_file
 from rbsf.system.text import one_line
-from rbsf.tools.box_forms import form_of
+from rbsf.tools.tracking.box_forms import form_of
 
 if TYPE_CHECKING:  # modules with OpenCV are imported late, so that --help is quick
-    from rbsf.tools.recording import Outputs
+    from rbsf.tools.tracking.recording import Outputs
 
 
 @dataclass
@@ -70,7 +70,7 @@ def parse_box(text: str) -> tuple[float, ...]:
 
 def outputs_of(args: argparse.Namespace) -> list[Outputs]:
     """Where the results of each video go. Raises ValueError if an output cannot be written."""
-    from rbsf.tools.recording import Outputs
+    from rbsf.tools.tracking.recording import Outputs
 
     single = len(args.video) == 1
     outputs = []

@@ -12,7 +12,7 @@ from typing import Any
 
 from rbsf.system.files import write_atomically
 from rbsf.system.lock import locked_name
-from rbsf.tools.box_forms import FORMS, Row, Size, form_of
+from rbsf.tools.tracking.box_forms import FORMS, Row, Size, form_of
 
 FLUSH_SECONDS = 1.0  # between two writes to a file that grows by rows
 ENCODING = ("utf-8", "surrogateescape")  # names of files need not be UTF-8

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from rbsf.tools.drawing import BLACK, WHITE, draw
+from rbsf.tools.tracking.drawing import BLACK, WHITE, draw
 from rbsf.tracker.states import Result
 
 Box = tuple[float, float, float, float]  # x, y, w, h in pixels of the frame, 0-based

@@ -19,13 +19,13 @@ from rbsf.datasets.video.encoders import Original, find_codec
 from rbsf.datasets.video.sources import Frames
 from rbsf.datasets.video.writer import VideoWriter, shown_size
 from rbsf.system.stop import StopRequest
-from rbsf.tools.box_forms import Row, rows_of
-from rbsf.tools.box_writer import BoxWriter
-from rbsf.tools.controls import Player
-from rbsf.tools.drawing import draw
-from rbsf.tools.introduction import ask_for_corners, describe_source, describe_target, tell
-from rbsf.tools.span import Numbered, Span, describe
-from rbsf.tools.window import Window
+from rbsf.tools.tracking.box_forms import Row, rows_of
+from rbsf.tools.tracking.box_writer import BoxWriter
+from rbsf.tools.tracking.controls import Player
+from rbsf.tools.tracking.drawing import draw
+from rbsf.tools.tracking.introduction import ask_for_corners, describe_source, describe_target, tell
+from rbsf.tools.tracking.span import Numbered, Span, describe
+from rbsf.tools.tracking.window import Window
 from rbsf.tracker.anchor_free import Network
 from rbsf.tracker.loading import Constants, wrapped
 from rbsf.tracker.session import Session

@@ -1,0 +1,1 @@
+"""What tools/gpu_run.py is made of: a list of long trainings on a machine with a GPU."""

@@ -1,0 +1,1 @@
+"""The tables that tools/reproduce.py runs, of classifiers and of trackers."""

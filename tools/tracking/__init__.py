@@ -1,0 +1,1 @@
+"""What programs that track a video share: windows, boxes, recordings and what they say."""
